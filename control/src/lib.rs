@@ -1,0 +1,1 @@
+//! The control plane: manifests in, xDS and status out.

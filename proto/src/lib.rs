@@ -1,0 +1,1 @@
+//! Words both planes share: xDS messages, SPIFFE identity, resource names, annotations.

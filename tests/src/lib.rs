@@ -1,0 +1,1 @@
+//! Every ring of tests that needs more than one crate.
