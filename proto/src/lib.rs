@@ -1,1 +1,16 @@
 //! Words both planes share: xDS messages, SPIFFE identity, resource names, annotations.
+
+pub mod annotations;
+pub mod epoch;
+pub mod identity;
+pub mod names;
+pub mod xds;
+
+/// Everything `build.rs` generates, nested by protobuf package. [`xds`] and [`mesh`] are the short ways in.
+#[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::too_many_lines, clippy::large_futures)]
+pub mod generated {
+    include!(concat!(env!("OUT_DIR"), "/generated.rs"));
+}
+
+/// Our own messages, package `meshwright.v1`.
+pub use generated::meshwright::v1 as mesh;

@@ -1,0 +1,31 @@
+//! Labels and annotations that people write on namespaces, pods and Workloads (contract, section 2).
+
+/// Label: `enabled` puts a namespace (or one pod or Workload) into the mesh; any other value takes it out.
+pub const INJECT: &str = "meshwright.dev/inject";
+/// The value of [`INJECT`] that means yes.
+pub const ENABLED: &str = "enabled";
+/// Ports that leave untouched, comma-separated.
+pub const EXCLUDE_OUTBOUND_PORTS: &str = "meshwright.dev/exclude-outbound-ports";
+/// Ports that arrive untouched, comma-separated.
+pub const EXCLUDE_INBOUND_PORTS: &str = "meshwright.dev/exclude-inbound-ports";
+/// Destinations that leave untouched, comma-separated CIDRs.
+pub const EXCLUDE_OUTBOUND_CIDRS: &str = "meshwright.dev/exclude-outbound-cidrs";
+/// CPU request of the sidecar.
+pub const PROXY_CPU: &str = "meshwright.dev/proxy-cpu";
+/// Memory request of the sidecar.
+pub const PROXY_MEMORY: &str = "meshwright.dev/proxy-memory";
+/// Log filter of the sidecar.
+pub const LOG_LEVEL: &str = "meshwright.dev/log-level";
+/// Ports whose bytes are never looked at, comma-separated.
+pub const OPAQUE_PORTS: &str = "meshwright.dev/opaque-ports";
+/// The namespace of the mesh's own objects.
+pub const ROOT_NAMESPACE: &str = "meshwright-system";
+/// Our GatewayClass.
+pub const GATEWAY_CLASS: &str = "meshwright";
+/// The controller name in GatewayClass and in status.
+pub const CONTROLLER: &str = "meshwright.dev/controller";
+
+/// Whether a workload is meshed: its own label decides, else its namespace's.
+pub fn meshed(own: Option<&str>, namespace: Option<&str>) -> bool {
+    own.or(namespace) == Some(ENABLED)
+}

@@ -1,0 +1,144 @@
+//! Names of the resources on our ADS stream. Proxies and control plane build and read them here only.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+/// The one [`crate::mesh::Epoch`] resource.
+pub const EPOCH: &str = "epoch";
+/// The one [`crate::mesh::ProxyConfig`] resource.
+pub const PROXY: &str = "proxy";
+/// The Secret that holds the trust bundle.
+pub const ROOT_CA: &str = "ROOTCA";
+/// The sidecar's inbound Listener.
+pub const INBOUND: &str = "inbound";
+/// ALPN between sidecars: HTTP/1.1.
+pub const ALPN_H1: &str = "mw-h1";
+/// ALPN between sidecars: HTTP/2.
+pub const ALPN_H2: &str = "mw-h2";
+/// ALPN between sidecars: opaque bytes.
+pub const ALPN_TCP: &str = "mw-tcp";
+/// Key of our own facts in Envoy `Metadata.filter_metadata` and in Node metadata keys' prefix.
+pub const METADATA: &str = "meshwright.dev";
+/// Node metadata key that says which kind of client speaks.
+pub const NODE_CLIENT: &str = "meshwright.dev/client";
+/// Node metadata key with `NS/NAME` of the workload.
+pub const NODE_WORKLOAD: &str = "meshwright.dev/workload";
+
+/// A Listener that a sidecar asks for at the first connection to that address.
+pub fn outbound(address: SocketAddr) -> String {
+    format!("out/{address}")
+}
+
+/// The address of an [`outbound`] name; `None` for any other name.
+pub fn outbound_address(name: &str) -> Option<SocketAddr> {
+    name.strip_prefix("out/")?.parse().ok()
+}
+
+/// The Listener of an edge proxy for one port of its Gateway.
+pub fn edge(port: u16) -> String {
+    format!("edge/{port}")
+}
+
+/// The port of an [`edge`] name.
+pub fn edge_port(name: &str) -> Option<u16> {
+    name.strip_prefix("edge/")?.parse().ok()
+}
+
+/// A DNS question as a resource; lower case, no trailing dot.
+pub fn dns(host: &str) -> String {
+    format!("dns/{}", host.trim_end_matches('.').to_ascii_lowercase())
+}
+
+/// The host of a [`dns`] name.
+pub fn dns_host(name: &str) -> Option<&str> {
+    name.strip_prefix("dns/")
+}
+
+/// Cluster (and route table) of a Service port: `NS/SERVICE:PORT`.
+pub fn service_port(namespace: &str, service: &str, port: u16) -> String {
+    format!("{namespace}/{service}:{port}")
+}
+
+/// Cluster of one instance's port, for calls to its own address: `pod/NS/INSTANCE:PORT`.
+pub fn instance_port(namespace: &str, instance: &str, port: u16) -> String {
+    format!("pod/{namespace}/{instance}:{port}")
+}
+
+/// Node id of our own proxies: `<sidecar|edge>/<namespace>/<instance>`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId {
+    /// Sidecar or edge.
+    pub mode: Mode,
+    /// Namespace of the workload or Gateway.
+    pub namespace: String,
+    /// Instance name.
+    pub instance: String,
+}
+
+/// What a proxy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Mode {
+    /// Beside one workload instance.
+    Sidecar,
+    /// A Gateway's.
+    Edge,
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mode = match self.mode {
+            Mode::Sidecar => "sidecar",
+            Mode::Edge => "edge",
+        };
+        write!(f, "{mode}/{}/{}", self.namespace, self.instance)
+    }
+}
+
+/// A node id that is not one of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a node id of the form sidecar|edge/NAMESPACE/INSTANCE")]
+pub struct NotANodeId(pub String);
+
+impl FromStr for NodeId {
+    type Err = NotANodeId;
+
+    fn from_str(text: &str) -> Result<Self, NotANodeId> {
+        let wrong = || NotANodeId(text.chars().take(300).collect());
+        let mut parts = text.split('/');
+        let (Some(mode), Some(namespace), Some(instance), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+            return Err(wrong());
+        };
+        let mode = match mode {
+            "sidecar" => Mode::Sidecar,
+            "edge" => Mode::Edge,
+            _ => return Err(wrong()),
+        };
+        if namespace.is_empty() || instance.is_empty() {
+            return Err(wrong());
+        }
+        Ok(Self { mode, namespace: namespace.to_owned(), instance: instance.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Aim: every name that one side writes, the other reads, in both address families.
+    #[test]
+    fn names_round_trip() {
+        for text in ["10.96.0.1:80", "[fd00:6d77::1]:443"] {
+            let address: SocketAddr = text.parse().unwrap();
+            assert_eq!(outbound_address(&outbound(address)), Some(address));
+        }
+        assert_eq!(outbound_address("out/x"), None);
+        assert_eq!(edge_port(&edge(8080)), Some(8080));
+        assert_eq!(dns("Catalog.Shop."), "dns/catalog.shop");
+        assert_eq!(dns_host("dns/catalog.shop"), Some("catalog.shop"));
+        let id: NodeId = "sidecar/shop/catalog-v2-0".parse().unwrap();
+        assert_eq!(id.to_string(), "sidecar/shop/catalog-v2-0");
+        assert!("router/shop/x".parse::<NodeId>().is_err());
+        assert!("sidecar/shop".parse::<NodeId>().is_err());
+    }
+}
