@@ -1,2 +1,8 @@
-//! Starts the program.
+//! The `meshwright` binary.
+
+mod command;
+mod echo;
+mod netns;
+mod up;
+
 fn main() {}

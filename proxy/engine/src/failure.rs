@@ -1,0 +1,210 @@
+//! What may go wrong with an exchange, whose fault it is and what the caller sees.
+
+use http::{HeaderValue, StatusCode};
+
+/// Who has to act. Picks the metric, the log level and who gets paged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Blame {
+    /// The downstream sent something wrong or went away.
+    Client,
+    /// Our proxy on the caller's side, or its configuration.
+    ClientProxy,
+    /// The path between the proxies.
+    Network,
+    /// Our proxy on the server's side, or its configuration.
+    ServerProxy,
+    /// The application that was called.
+    Application,
+    /// A rule said no.
+    Policy,
+}
+
+/// The closed set of reason codes (contract, section 4): header `x-meshwright-reason`, access log, span and metric.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "the names are the contract's own; `text` and `blame` say the rest")]
+pub enum Reason {
+    NoRoute,
+    BadBackend,
+    NoEndpoints,
+    ConnectFailed,
+    ConnectTimeout,
+    TlsFailed,
+    IdentityMismatch,
+    UpstreamReset,
+    UpstreamProtocol,
+    RequestTimeout,
+    AttemptTimeout,
+    IdleTimeout,
+    ClientGone,
+    Overflow,
+    RateLimited,
+    Denied,
+    Unauthenticated,
+    Fault,
+    ConfigPending,
+    Draining,
+    BadRequest,
+    TooLarge,
+    Misdirected,
+}
+
+impl Reason {
+    /// Every reason, in order; `reason as usize` is its index.
+    pub const ALL: [Self; 23] = [
+        Self::NoRoute,
+        Self::BadBackend,
+        Self::NoEndpoints,
+        Self::ConnectFailed,
+        Self::ConnectTimeout,
+        Self::TlsFailed,
+        Self::IdentityMismatch,
+        Self::UpstreamReset,
+        Self::UpstreamProtocol,
+        Self::RequestTimeout,
+        Self::AttemptTimeout,
+        Self::IdleTimeout,
+        Self::ClientGone,
+        Self::Overflow,
+        Self::RateLimited,
+        Self::Denied,
+        Self::Unauthenticated,
+        Self::Fault,
+        Self::ConfigPending,
+        Self::Draining,
+        Self::BadRequest,
+        Self::TooLarge,
+        Self::Misdirected,
+    ];
+
+    /// The code as the contract spells it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::NoRoute => "no_route",
+            Self::BadBackend => "bad_backend",
+            Self::NoEndpoints => "no_endpoints",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::TlsFailed => "tls_failed",
+            Self::IdentityMismatch => "identity_mismatch",
+            Self::UpstreamReset => "upstream_reset",
+            Self::UpstreamProtocol => "upstream_protocol",
+            Self::RequestTimeout => "request_timeout",
+            Self::AttemptTimeout => "attempt_timeout",
+            Self::IdleTimeout => "idle_timeout",
+            Self::ClientGone => "client_gone",
+            Self::Overflow => "overflow",
+            Self::RateLimited => "rate_limited",
+            Self::Denied => "denied",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Fault => "fault",
+            Self::ConfigPending => "config_pending",
+            Self::Draining => "draining",
+            Self::BadRequest => "bad_request",
+            Self::TooLarge => "too_large",
+            Self::Misdirected => "misdirected",
+        }
+    }
+
+    /// The code as a header value.
+    pub const fn header(self) -> HeaderValue {
+        HeaderValue::from_static(self.text())
+    }
+
+    /// Whose fault it is, where the place that made the failure does not know better.
+    pub const fn blame(self) -> Blame {
+        match self {
+            Self::BadRequest | Self::TooLarge | Self::ClientGone | Self::Misdirected => Blame::Client,
+            Self::NoRoute | Self::BadBackend | Self::NoEndpoints | Self::ConfigPending | Self::Overflow | Self::Draining => Blame::ClientProxy,
+            Self::ConnectFailed | Self::ConnectTimeout => Blame::Network,
+            Self::TlsFailed | Self::IdentityMismatch => Blame::ServerProxy,
+            Self::UpstreamReset | Self::UpstreamProtocol | Self::RequestTimeout | Self::AttemptTimeout | Self::IdleTimeout => Blame::Application,
+            Self::RateLimited | Self::Denied | Self::Unauthenticated | Self::Fault => Blame::Policy,
+        }
+    }
+
+    /// The status that a caller over HTTP sees.
+    pub const fn status(self) -> StatusCode {
+        match self {
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::BadBackend => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
+            Self::RequestTimeout | Self::AttemptTimeout | Self::IdleTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            Self::Denied => StatusCode::FORBIDDEN,
+            Self::Unauthenticated => StatusCode::UNAUTHORIZED,
+            Self::BadRequest | Self::ClientGone => StatusCode::BAD_REQUEST,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            _ => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+}
+
+impl Blame {
+    /// As the access log spells it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::ClientProxy => "client_proxy",
+            Self::Network => "network",
+            Self::ServerProxy => "server_proxy",
+            Self::Application => "application",
+            Self::Policy => "policy",
+        }
+    }
+}
+
+/// May the attempt be made again on another endpoint?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// Nothing of the request was written upstream: free replay, for any method (RFC 9110, section 9.2.2).
+    NeverWritten,
+    /// Something may have arrived.
+    No,
+}
+
+/// The one error of the road.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {cause}", reason.text())]
+pub struct Failure {
+    /// What the caller is told.
+    pub reason: Reason,
+    /// Whose fault it is.
+    pub blame: Blame,
+    /// Whether the attempt may be made again.
+    pub retry: Retry,
+    /// For the log: names the peer and what happened.
+    pub cause: String,
+}
+
+impl Failure {
+    /// A failure with the reason's own blame that must not be retried.
+    pub fn new(reason: Reason, cause: impl Into<String>) -> Self {
+        Self { reason, blame: reason.blame(), retry: Retry::No, cause: cause.into() }
+    }
+
+    /// The same, of a request of which nothing was written upstream.
+    pub fn never_written(reason: Reason, cause: impl Into<String>) -> Self {
+        Self { retry: Retry::NeverWritten, ..Self::new(reason, cause) }
+    }
+}
+
+/// An answer that the mesh itself makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalReply {
+    /// Status of the answer.
+    pub status: StatusCode,
+    /// Present on every error of the mesh's own.
+    pub reason: Option<Reason>,
+    /// Further headers, e.g. `location`.
+    pub headers: Vec<(http::HeaderName, HeaderValue)>,
+    /// Body, usually empty or one line of text.
+    pub body: bytes::Bytes,
+}
+
+impl From<Reason> for LocalReply {
+    fn from(reason: Reason) -> Self {
+        Self { status: reason.status(), reason: Some(reason), headers: Vec::new(), body: bytes::Bytes::new() }
+    }
+}
