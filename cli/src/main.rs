@@ -1,8 +1,29 @@
-//! The `meshwright` binary.
+//! The `meshwright` binary: every command of the mesh.
 
+mod client;
 mod command;
 mod echo;
 mod netns;
+mod output;
+mod state;
 mod up;
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+#[cfg(feature = "mimalloc")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    output::install_panic_hook();
+    // No runtime is started here: `up` and `enter` change namespaces first, which needs a process of one thread.
+    match command::Cli::parse().run() {
+        Ok(code) => code,
+        Err(error) => {
+            output::print_error(&error);
+            ExitCode::FAILURE
+        }
+    }
+}

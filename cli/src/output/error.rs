@@ -1,0 +1,35 @@
+//! Errors as sentences on stderr.
+
+use std::io::Write;
+use std::panic::PanicHookInfo;
+
+/// Prints `error: …`, each cause after a colon, on stderr.
+pub(crate) fn print_error(error: &anyhow::Error) {
+    // Nowhere is left to complain when stderr is gone.
+    let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
+}
+
+/// Replaces the default panic message by one for people: what failed, where, and what to do about it.
+pub(crate) fn install_panic_hook() {
+    std::panic::set_hook(Box::new(|panic| {
+        let text = message(panic);
+        // `head` and friends close our stdout early; that is the reader's right and no failure of ours.
+        if text.contains("Broken pipe") && text.contains("stdout") {
+            std::process::exit(0);
+        }
+        let place = panic.location().map(|place| format!(" ({}:{})", place.file(), place.line())).unwrap_or_default();
+        let _ = writeln!(
+            std::io::stderr().lock(),
+            "error: meshwright hit a bug{place}: {text}\nThis is a fault in meshwright, not in your configuration; please report it with the command you ran."
+        );
+    }));
+}
+
+fn message(panic: &PanicHookInfo<'_>) -> String {
+    let payload = panic.payload();
+    payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
