@@ -1,1 +1,17 @@
-//! See docs/architecture.md.
+//! The only door to the outside: sockets, clock and chance.
+//!
+//! Everything else in the proxy gets these as values. A simulation passes its own, and then runs the binary's own code.
+
+mod clock;
+mod draw;
+mod network;
+mod original;
+mod rewound;
+mod socket;
+
+pub use clock::Clock;
+pub use draw::Draw;
+pub use network::{Accepted, Listening, Network, VirtualListening, VirtualNetwork, bind};
+pub use original::original_destination;
+pub use rewound::Rewound;
+pub use socket::{Socket, VirtualSocket, pipe};

@@ -1,0 +1,199 @@
+//! Connecting and accepting, in the kernel or in a simulation.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use socket2::{Domain, Protocol, SockRef, Type};
+use tokio::net::{TcpListener, TcpSocket};
+
+use super::original::{canonical, original_destination};
+use super::socket::Socket;
+
+/// Connections that wait in the kernel to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// What a simulation's network must be able to do.
+#[async_trait]
+pub trait VirtualNetwork: Send + Sync {
+    /// Opens a connection. Dropping the future gives it up.
+    async fn connect(&self, address: SocketAddr) -> io::Result<Socket>;
+    /// Opens a listening socket.
+    async fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn VirtualListening>>;
+}
+
+/// A simulation's listening socket.
+#[async_trait]
+pub trait VirtualListening: Send {
+    /// The next connection; the original destination is injected. Cancel-safe.
+    async fn accept(&mut self) -> io::Result<Accepted>;
+    /// Its own address.
+    fn local_address(&self) -> SocketAddr;
+}
+
+/// Where connections come from and go to.
+#[derive(Clone)]
+pub enum Network {
+    /// The machine's, every socket we open marked so that redirection leaves it alone (rootless; otherwise the uid exempts it).
+    Kernel {
+        /// `SO_MARK` of our own connections.
+        mark: Option<u32>,
+    },
+    /// A simulation's.
+    Virtual(Arc<dyn VirtualNetwork>),
+}
+
+/// A connection somebody made to us.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The bytes.
+    pub socket: Socket,
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
+    /// Where the client wanted to go; `None` when it wanted to come here.
+    pub original: Option<SocketAddr>,
+}
+
+/// A listening socket.
+pub enum Listening {
+    /// The kernel's.
+    Kernel(TcpListener),
+    /// A simulation's.
+    Virtual(Box<dyn VirtualListening>),
+}
+
+impl Network {
+    /// Opens a connection with `TCP_NODELAY`. Dropping the future gives it up; there is no timeout of its own.
+    ///
+    /// # Errors
+    /// The kernel's, e.g. refused or unreachable.
+    pub async fn connect(&self, address: SocketAddr) -> io::Result<Socket> {
+        match self {
+            Self::Kernel { mark } => {
+                let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+                if let Some(mark) = mark {
+                    SockRef::from(&socket).set_mark(*mark)?;
+                }
+                let stream = socket.connect(address).await?;
+                stream.set_nodelay(true)?;
+                Ok(Socket::Tcp(stream))
+            }
+            Self::Virtual(network) => network.connect(address).await,
+        }
+    }
+
+    /// Opens a listening socket.
+    ///
+    /// # Errors
+    /// The kernel's, e.g. the port is taken.
+    pub async fn listen(&self, address: SocketAddr) -> io::Result<Listening> {
+        match self {
+            Self::Kernel { .. } => Listening::adopt(bind(address)?),
+            Self::Virtual(network) => Ok(Listening::Virtual(network.listen(address).await?)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Kernel { mark } => f.debug_struct("Kernel").field("mark", mark).finish(),
+            Self::Virtual(_) => f.write_str("Virtual"),
+        }
+    }
+}
+
+/// Binds a listening socket outside any runtime, so that it can be opened before rights are dropped and shared by several workers
+/// (`try_clone`: one queue, many acceptors). An IPv6 socket takes IPv6 only; open one per family.
+///
+/// # Errors
+/// The kernel's, e.g. the port is taken or the family is missing.
+pub fn bind(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+impl Listening {
+    /// Takes a socket that is bound already, e.g. one inherited or shared with other workers.
+    ///
+    /// # Errors
+    /// The kernel's; outside a runtime.
+    pub fn adopt(listener: std::net::TcpListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        Ok(Self::Kernel(TcpListener::from_std(listener)?))
+    }
+
+    /// The next connection, with `TCP_NODELAY` and its original destination. Cancel-safe.
+    ///
+    /// # Errors
+    /// The kernel's: those of the connection itself (aborted) are retried here; what comes out needs a pause (no descriptors left).
+    pub async fn accept(&mut self) -> io::Result<Accepted> {
+        match self {
+            Self::Kernel(listener) => loop {
+                let (stream, peer) = match listener.accept().await {
+                    Ok(accepted) => accepted,
+                    Err(error) if died_in_the_queue(&error) => continue,
+                    Err(error) => return Err(error),
+                };
+                // These fail only for a connection that is dead already.
+                let (Ok(()), Ok(local)) = (stream.set_nodelay(true), stream.local_addr()) else { continue };
+                let original = original_destination(&stream);
+                return Ok(Accepted { socket: Socket::Tcp(stream), peer: canonical(peer), local: canonical(local), original });
+            },
+            Self::Virtual(listener) => listener.accept().await,
+        }
+    }
+
+    /// Its own address.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Kernel(listener) => listener.local_addr().map(canonical),
+            Self::Virtual(listener) => Ok(listener.local_address()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Listening {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Listening({:?})", self.local_address())
+    }
+}
+
+/// Errors of one connection that died while it waited to be accepted.
+fn died_in_the_queue(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn the_kernel_network_connects() {
+        // Aim: bind outside, adopt, connect and accept with canonical addresses.
+        let mut listening = Listening::adopt(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
+        let address = listening.local_address().unwrap();
+        let network = Network::Kernel { mark: None };
+        let (client, accepted) = tokio::join!(network.connect(address), listening.accept());
+        let (mut client, mut accepted) = (client.unwrap(), accepted.unwrap());
+        assert_eq!(accepted.local, address);
+        assert_eq!(accepted.original, None);
+        client.write_all(b"hi").await.unwrap();
+        let mut two = [0; 2];
+        accepted.socket.read_exact(&mut two).await.unwrap();
+        assert_eq!(&two, b"hi");
+    }
+}

@@ -1,0 +1,100 @@
+//! One end of a byte stream.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::TcpStream;
+
+/// What a simulation's sockets must be able to do.
+pub trait VirtualSocket: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> VirtualSocket for T {}
+
+/// A connected byte stream. The kernel's own is a variant of its own, so that nothing is boxed on the way.
+pub enum Socket {
+    /// The kernel's.
+    Tcp(TcpStream),
+    /// A simulation's.
+    Virtual(Box<dyn VirtualSocket>),
+    /// One end of a memory pipe: the hairpin to this proxy's own inbound side, and tests.
+    Pipe(DuplexStream),
+}
+
+/// Bytes a memory pipe holds before its writer waits.
+const PIPE_BYTES: usize = 64 << 10;
+
+/// Two connected ends of a memory pipe.
+pub fn pipe() -> (Socket, Socket) {
+    let (near, far) = tokio::io::duplex(PIPE_BYTES);
+    (Socket::Pipe(near), Socket::Pipe(far))
+}
+
+impl std::fmt::Debug for Socket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp(_) => "Tcp",
+            Self::Virtual(_) => "Virtual",
+            Self::Pipe(_) => "Pipe",
+        })
+    }
+}
+
+impl AsyncRead for Socket {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Virtual(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+            Self::Pipe(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Socket {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Virtual(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+            Self::Pipe(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    #[inline]
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Virtual(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+            Self::Pipe(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    #[inline]
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Virtual(stream) => stream.is_write_vectored(),
+            Self::Pipe(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            // A TCP socket has nothing to flush.
+            Self::Tcp(_) => Poll::Ready(Ok(())),
+            Self::Virtual(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+            Self::Pipe(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Virtual(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            Self::Pipe(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
