@@ -1,0 +1,7 @@
+//! Kernel truth: network namespaces, real sockets, programs nobody here wrote. Needs root (or a user namespace's); without the right
+//! these tests fail, they never skip.
+
+#[path = "netns/intercept.rs"]
+mod intercept;
+#[path = "netns/namespace.rs"]
+mod namespace;
