@@ -1,1 +1,317 @@
-//! See docs/architecture.md.
+//! Mesh TLS: TLS 1.3, mutual, both ends proved by SPIFFE identity against one trust bundle.
+//!
+//! [`Tls::connect`] opens a connection to an endpoint that must prove one identity; [`Tls::accept`] takes one from any peer of the
+//! trust domain. Credential and trust bundle are read from cells, so a rotation needs no new configuration and cuts nothing: new
+//! handshakes use the new leaf, and [`Tls::generation`] tells pools which connections were opened with an older one.
+
+mod control;
+mod credential;
+mod peer;
+mod sessions;
+#[doc(hidden)]
+pub mod testing;
+mod trust;
+mod verify;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use engine::failure::{Failure, Reason};
+use parking_lot::Mutex;
+use proto::identity::Identity;
+use proto::names::{ALPN_H1, ALPN_H2, ALPN_TCP};
+use rustls::client::ResolvesClientCert;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::ServerName;
+use rustls::server::{ResolvesServerCert, ServerConfig};
+use rustls::time_provider::TimeProvider;
+use rustls::version::TLS13;
+use rustls::{CipherSuite, ClientConfig, CommonState, HandshakeKind, NamedGroup, ProtocolVersion};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+pub use control::{ControlTls, ControlTlsError};
+pub use credential::{Credential, CredentialCell, CredentialError};
+pub use peer::{Peer, PeerError, read_peer};
+pub use trust::{TrustCell, TrustError};
+
+use credential::Resolver;
+use sessions::{BoundedTickets, Sessions};
+use verify::{ClientVerifier, ServerVerifier, Verify};
+
+/// Client configurations kept, one per identity called. A proxy that calls more than this many identities starts afresh.
+const IDENTITIES_MAX: usize = 1024;
+
+/// The one crypto provider: aws-lc, X25519MLKEM768 first, AES-128-GCM preferred (half the key schedule of AES-256, same hardware path).
+pub fn provider() -> CryptoProvider {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    provider
+}
+
+/// What a mesh connection carries; said by ALPN (contract, section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Carries {
+    /// HTTP/1.1: `mw-h1`.
+    H1,
+    /// HTTP/2: `mw-h2`.
+    H2,
+    /// Opaque bytes: `mw-tcp`.
+    Tcp,
+}
+
+impl Carries {
+    /// The protocol name on the wire.
+    pub const fn alpn(self) -> &'static str {
+        match self {
+            Self::H1 => ALPN_H1,
+            Self::H2 => ALPN_H2,
+            Self::Tcp => ALPN_TCP,
+        }
+    }
+}
+
+/// Facts of a finished handshake, for access log and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TlsFacts {
+    /// `TLSv1.3`.
+    pub version: &'static str,
+    /// IANA name of the cipher suite.
+    pub cipher: &'static str,
+    /// IANA name of the key exchange group.
+    pub group: &'static str,
+    /// Whether an earlier session was resumed.
+    pub resumed: bool,
+}
+
+/// An open connection to a peer that proved the identity asked for.
+#[derive(Debug)]
+pub struct TlsConnected<S> {
+    /// The encrypted stream.
+    pub stream: tokio_rustls::client::TlsStream<S>,
+    /// Who answered.
+    pub peer: Arc<Peer>,
+    /// How.
+    pub facts: TlsFacts,
+}
+
+/// An accepted connection of a peer that proved an identity of our trust domain.
+#[derive(Debug)]
+pub struct TlsAccepted<S> {
+    /// The encrypted stream.
+    pub stream: tokio_rustls::server::TlsStream<S>,
+    /// Mesh ALPN; `None` for a foreign one (or none), see `alpn`.
+    pub carries: Option<Carries>,
+    /// The protocol agreed on: one of [`Carries::alpn`], `h2` or `http/1.1`; `None` if the client offered nothing.
+    pub alpn: Option<&'static str>,
+    /// Who called.
+    pub peer: Arc<Peer>,
+    /// How.
+    pub facts: TlsFacts,
+}
+
+/// Opens and accepts mesh connections. One per process, shared by all workers.
+pub struct Tls {
+    credentials: Arc<CredentialCell>,
+    verify: Arc<Verify>,
+    resolver: Arc<dyn ResolvesClientCert>,
+    sessions: Arc<Sessions>,
+    provider: Arc<CryptoProvider>,
+    time: Arc<dyn TimeProvider>,
+    clients: Mutex<HashMap<Arc<Identity>, ClientConfigs>>,
+    server: Arc<ServerConfig>,
+}
+
+/// One identity's configurations. They share verifier, resolver and session store, else rustls would not resume.
+#[derive(Clone)]
+struct ClientConfigs {
+    h1: Arc<ClientConfig>,
+    h2: Arc<ClientConfig>,
+    tcp: Arc<ClientConfig>,
+}
+
+impl std::fmt::Debug for Tls {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tls").field("generation", &self.generation()).finish_non_exhaustive()
+    }
+}
+
+impl Tls {
+    /// Builds both sides over the cells that the identity agent and the control plane's bundle fill.
+    ///
+    /// # Errors
+    /// The crypto library refuses TLS 1.3 or has no randomness: a broken build or machine.
+    pub fn new(credentials: Arc<CredentialCell>, trust: Arc<TrustCell>, time: Arc<dyn TimeProvider>) -> Result<Self, rustls::Error> {
+        let provider = Arc::new(provider());
+        let verify = Arc::new(Verify::new(Arc::clone(&credentials), Arc::clone(&trust), provider.signature_verification_algorithms));
+        let resolver = Arc::new(Resolver(Arc::clone(&credentials)));
+        let sessions = Arc::new(Sessions::new(Arc::clone(&credentials), trust, Arc::clone(&time)));
+        let mut server = ServerConfig::builder_with_details(Arc::clone(&provider), Arc::clone(&time))
+            .with_protocol_versions(&[&TLS13])?
+            .with_client_cert_verifier(Arc::new(ClientVerifier(Arc::clone(&verify))))
+            .with_cert_resolver(Arc::clone(&resolver) as Arc<dyn ResolvesServerCert>);
+        server.alpn_protocols = SERVER_ALPN.iter().map(|name| name.as_bytes().to_vec()).collect();
+        server.ticketer = Arc::new(BoundedTickets::new(Arc::clone(&credentials))?);
+        Ok(Self { credentials, verify, resolver, sessions, provider, time, clients: Mutex::default(), server: Arc::new(server) })
+    }
+
+    /// Counts credentials: grows by one whenever a new leaf is published. 0 before the first.
+    pub fn generation(&self) -> u64 {
+        self.credentials.generation()
+    }
+
+    /// The credential in use, if there is one yet.
+    pub fn credential(&self) -> Option<Arc<Credential>> {
+        self.credentials.current()
+    }
+
+    /// Opens mesh TLS over `socket` to the endpoint at `address`, which must prove `identity`. Dropping the future closes the socket.
+    ///
+    /// # Errors
+    /// [`Reason::ConfigPending`] before the first certificate; [`Reason::IdentityMismatch`] when the peer is someone else;
+    /// [`Reason::TlsFailed`] otherwise. In every case nothing of a request has been written.
+    pub async fn connect<S>(
+        &self,
+        identity: &Arc<Identity>,
+        address: SocketAddr,
+        carries: Carries,
+        socket: S,
+    ) -> Result<TlsConnected<S>, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Some(credential) = self.credentials.current() else {
+            return Err(Failure::never_written(Reason::ConfigPending, "this proxy has no certificate yet, so it cannot open mesh TLS"));
+        };
+        let config = self.client_config(identity, carries).map_err(|error| {
+            Failure::never_written(Reason::TlsFailed, format!("TLS to {address} ({identity}) cannot be configured: {error}"))
+        })?;
+        let generation = self.credentials.generation();
+        // An IP address as name: nothing is sent as SNI, and sessions are kept per address.
+        let name = ServerName::IpAddress(address.ip().into());
+        let failed = |error: std::io::Error| connect_failure(&error, address, identity);
+        let stream = TlsConnector::from(config).connect(name.clone(), socket).await.map_err(failed)?;
+        let state: &CommonState = stream.get_ref().1;
+        let (peer, until) = self
+            .prove(state, verify::Side::Server)
+            .and_then(|(peer, until)| if *peer.identity == **identity { Ok((peer, until)) } else { Err(mismatch(identity, &peer)) })
+            .map_err(|error| failed(std::io::Error::other(error)))?;
+        self.sessions.note(&name, generation, until.min(credential.not_after_unix()));
+        let facts = facts(state);
+        Ok(TlsConnected { stream, peer, facts })
+    }
+
+    /// Accepts mesh TLS on `socket`. Dropping the future closes the socket.
+    ///
+    /// # Errors
+    /// [`Reason::IdentityMismatch`] when the peer belongs to another trust domain, [`Reason::TlsFailed`] otherwise.
+    pub async fn accept<S>(&self, socket: S) -> Result<TlsAccepted<S>, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let stream = TlsAcceptor::from(Arc::clone(&self.server)).accept(socket).await.map_err(|error| accept_failure(&error))?;
+        let state: &CommonState = stream.get_ref().1;
+        let (peer, _) = self.prove(state, verify::Side::Client).map_err(|error| accept_failure(&std::io::Error::other(error)))?;
+        let alpn = state.alpn_protocol().and_then(|name| SERVER_ALPN.into_iter().find(|known| known.as_bytes() == name));
+        let carries = [Carries::H1, Carries::H2, Carries::Tcp].into_iter().find(|carries| Some(carries.alpn()) == alpn);
+        let facts = facts(state);
+        Ok(TlsAccepted { stream, carries, alpn, peer, facts })
+    }
+
+    /// The peer of a finished handshake. After a resumed one rustls has verified nothing anew, so bundle and dates are judged here.
+    fn prove(&self, state: &CommonState, side: verify::Side) -> Result<(Arc<Peer>, u64), rustls::Error> {
+        let [leaf, intermediates @ ..] = state.peer_certificates().unwrap_or_default() else {
+            return Err(rustls::Error::NoCertificatesPresented);
+        };
+        let now = self.time.current_time().ok_or(rustls::Error::FailedToGetCurrentTime)?;
+        self.verify.check(leaf, intermediates, now, side)
+    }
+
+    fn client_config(&self, identity: &Arc<Identity>, carries: Carries) -> Result<Arc<ClientConfig>, rustls::Error> {
+        let mut clients = self.clients.lock();
+        let configs = match clients.get(identity) {
+            Some(configs) => configs.clone(),
+            None => {
+                if clients.len() >= IDENTITIES_MAX {
+                    clients.clear();
+                }
+                let configs = self.new_client_configs(identity)?;
+                clients.insert(Arc::clone(identity), configs.clone());
+                configs
+            }
+        };
+        Ok(match carries {
+            Carries::H1 => configs.h1,
+            Carries::H2 => configs.h2,
+            Carries::Tcp => configs.tcp,
+        })
+    }
+
+    fn new_client_configs(&self, identity: &Arc<Identity>) -> Result<ClientConfigs, rustls::Error> {
+        let verifier = Arc::new(ServerVerifier { verify: Arc::clone(&self.verify), expected: Arc::clone(identity) });
+        let mut base = ClientConfig::builder_with_details(Arc::clone(&self.provider), Arc::clone(&self.time))
+            .with_protocol_versions(&[&TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(verifier)
+            .with_client_cert_resolver(Arc::clone(&self.resolver));
+        base.resumption = rustls::client::Resumption::store(Arc::clone(&self.sessions) as Arc<dyn rustls::client::ClientSessionStore>);
+        let with = |carries: Carries| {
+            let mut config = base.clone();
+            config.alpn_protocols = vec![carries.alpn().as_bytes().to_vec()];
+            Arc::new(config)
+        };
+        Ok(ClientConfigs { h1: with(Carries::H1), h2: with(Carries::H2), tcp: with(Carries::Tcp) })
+    }
+}
+
+/// What the inbound side agrees to, mesh first.
+const SERVER_ALPN: [&str; 5] = [ALPN_H1, ALPN_H2, ALPN_TCP, "h2", "http/1.1"];
+
+fn mismatch(expected: &Arc<Identity>, peer: &Peer) -> rustls::Error {
+    PeerError::WrongIdentity { expected: Arc::clone(expected), found: Arc::clone(&peer.identity) }.into()
+}
+
+fn connect_failure(error: &std::io::Error, address: SocketAddr, identity: &Identity) -> Failure {
+    let Some(peer) = PeerError::of(error) else {
+        return Failure::never_written(Reason::TlsFailed, format!("TLS to {address} (expected {identity}): {error}"));
+    };
+    let reason = match peer {
+        PeerError::WrongIdentity { .. } | PeerError::OtherTrustDomain { .. } => Reason::IdentityMismatch,
+        _ => Reason::TlsFailed,
+    };
+    Failure::never_written(reason, format!("TLS to {address} (expected {identity}): {peer}"))
+}
+
+fn accept_failure(error: &std::io::Error) -> Failure {
+    match PeerError::of(error) {
+        Some(peer @ PeerError::OtherTrustDomain { .. }) => Failure::new(Reason::IdentityMismatch, format!("TLS from the peer: {peer}")),
+        Some(peer) => Failure::new(Reason::TlsFailed, format!("TLS from the peer: {peer}")),
+        None => Failure::new(Reason::TlsFailed, format!("TLS from the peer: {error}")),
+    }
+}
+
+fn facts(state: &CommonState) -> TlsFacts {
+    let version = match state.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+        Some(ProtocolVersion::TLSv1_2) => "TLSv1.2",
+        _ => "unknown",
+    };
+    let cipher = match state.negotiated_cipher_suite().map(|suite| suite.suite()) {
+        Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => "TLS_AES_128_GCM_SHA256",
+        Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => "TLS_AES_256_GCM_SHA384",
+        Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256) => "TLS_CHACHA20_POLY1305_SHA256",
+        _ => "unknown",
+    };
+    let group = match state.negotiated_key_exchange_group().map(|group| group.name()) {
+        Some(NamedGroup::X25519MLKEM768) => "X25519MLKEM768",
+        Some(NamedGroup::X25519) => "x25519",
+        Some(NamedGroup::secp256r1) => "secp256r1",
+        Some(NamedGroup::secp384r1) => "secp384r1",
+        _ => "unknown",
+    };
+    TlsFacts { version, cipher, group, resumed: state.handshake_kind() == Some(HandshakeKind::Resumed) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,113 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::model::{Outbound, Protocol, Settings, Snapshot};
+use tokio::time::Instant;
+
+use super::*;
+
+fn settings(denied: bool) -> Arc<Settings> {
+    Arc::new(Settings {
+        trust_domain: "cluster.local".into(),
+        outside_mesh_denied: denied,
+        mesh_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
+        dns_zones: Vec::new(),
+        access_log: false,
+        otlp_endpoint: None,
+        sample_threshold: 0,
+        span_attributes: std::collections::BTreeMap::default(),
+        leaf_life: Duration::from_secs(3600),
+        rotate_at_percent: 66,
+        metric_series_max: 1000,
+        namespace: "shop".into(),
+        workload: "frontend".into(),
+        service_account: "default".into(),
+        own_addresses: Vec::new(),
+    })
+}
+
+fn with(addresses: &[&str], denied: bool) -> Arc<Snapshot> {
+    let outbound = addresses.iter().map(|address| {
+        let outbound = Outbound { name: (*address).into(), protocol: Protocol::Tcp, http: None, tcp: None };
+        (address.parse().unwrap(), Arc::new(outbound))
+    });
+    Arc::new(Snapshot { settings: Some(settings(denied)), outbound: outbound.collect(), ..Snapshot::default() })
+}
+
+/// Aim: a first use asks once, waits for the swap and is answered by it; a later one waits for nothing.
+#[tokio::test(start_paused = true)]
+async fn a_first_use_is_fetched() {
+    let snapshots = Snapshots::default();
+    snapshots.publish(with(&[], false));
+    snapshots.wanted().connected(true);
+    let address = "10.96.0.1:80".parse().unwrap();
+    let asking = tokio::spawn({
+        let snapshots = snapshots.clone();
+        async move { snapshots.outbound(address).await }
+    });
+    snapshots.wanted().changed().await;
+    assert_eq!(snapshots.wanted().take().subscribe, [Want::Outbound(address)]);
+    snapshots.publish(with(&["10.96.0.1:80"], false));
+    assert!(matches!(asking.await.unwrap(), Lookup::Found(_)));
+    assert!(matches!(snapshots.outbound(address).await, Lookup::Found(_)));
+    assert_eq!(snapshots.wanted().take(), WantedChange::default());
+}
+
+/// Aim: what an unknown address means, by its range, the mesh's policy and whether the control plane answers.
+#[tokio::test(start_paused = true)]
+async fn unknown_addresses_are_judged() {
+    for (address, denied, connected, absent, expected, waits) in [
+        ("192.0.2.1:80", false, true, true, "Outside", false),
+        ("192.0.2.1:80", true, true, true, "Denied", false),
+        ("10.96.9.9:80", false, true, true, "Pending", false),
+        ("192.0.2.1:80", false, false, false, "Outside", false),
+        ("10.96.9.9:80", false, false, false, "Pending", true),
+        ("192.0.2.1:80", false, true, false, "Outside", true),
+    ] {
+        let snapshots = Snapshots::default();
+        snapshots.publish(with(&[], denied));
+        snapshots.wanted().connected(connected);
+        let address = address.parse().unwrap();
+        if absent {
+            snapshots.wanted().ask(&Want::Outbound(address), Instant::now());
+            snapshots.wanted().answered(&Want::Outbound(address), false);
+        }
+        let began = Instant::now();
+        let lookup = snapshots.outbound(address).await;
+        assert!(format!("{lookup:?}").starts_with(expected), "{address} {lookup:?}, expected {expected}");
+        assert_eq!(began.elapsed() >= FETCH_WAIT, waits, "{address} {expected}");
+    }
+}
+
+/// Aim: before the first configuration nothing passes, even outside the mesh's ranges.
+#[tokio::test(start_paused = true)]
+async fn nothing_passes_before_the_first_configuration() {
+    let snapshots = Snapshots::default();
+    assert!(matches!(snapshots.outbound("192.0.2.1:80".parse().unwrap()).await, Lookup::Pending));
+}
+
+/// Aim: idle names are unsubscribed, absent ones sooner, used ones not; and the bound holds.
+#[tokio::test(start_paused = true)]
+async fn names_expire_and_are_bounded() {
+    let wanted = Wanted::default();
+    wanted.connected(true);
+    let want = |port: usize| Want::Name(format!("name{port}").into());
+    let now = Instant::now();
+    wanted.ask(&want(1), now);
+    wanted.ask(&want(2), now);
+    wanted.answered(&want(2), false);
+    assert_eq!(wanted.ask(&want(2), now), Answer::Absent);
+    wanted.take();
+    wanted.expire(now + IDLE_ABSENT);
+    assert_eq!(wanted.take().unsubscribe, [want(2)]);
+    wanted.used(&want(1), now + Duration::from_secs(1));
+    wanted.expire(now + IDLE);
+    assert_eq!(wanted.len(), 1);
+    for port in 2..=NAMES_MAX {
+        wanted.ask(&want(port), now);
+    }
+    assert_eq!(wanted.ask(&want(0), now), Answer::Refused);
+    wanted.answered(&want(7), false);
+    assert_eq!(wanted.ask(&want(0), now), Answer::Awaited);
+    assert_eq!(wanted.len(), NAMES_MAX);
+}

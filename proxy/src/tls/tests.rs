@@ -1,0 +1,188 @@
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use engine::failure::{Reason, Retry};
+use rcgen::SanType;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use super::testing::{Authority, Party, party};
+use super::*;
+
+const FRONTEND: &str = "spiffe://cluster.local/ns/shop/sa/frontend";
+const CATALOG: &str = "spiffe://cluster.local/ns/shop/sa/catalog";
+
+type Pair = (Result<TlsConnected<DuplexStream>, Failure>, Result<TlsAccepted<DuplexStream>, Failure>);
+
+/// One handshake, with a byte each way so that tickets arrive.
+async fn pair(client: &Party, server: &Party, expected: &str, carries: Carries) -> Pair {
+    let (near, far) = duplex(64 << 10);
+    let expected = Arc::new(expected.parse().unwrap());
+    let address = "10.77.0.9:80".parse().unwrap();
+    let (mut connected, mut accepted) = tokio::join!(client.tls.connect(&expected, address, carries, near), server.tls.accept(far));
+    if let (Ok(connected), Ok(accepted)) = (&mut connected, &mut accepted) {
+        accepted.stream.write_all(b"x").await.unwrap();
+        accepted.stream.flush().await.unwrap();
+        connected.stream.read_exact(&mut [0]).await.unwrap();
+    }
+    (connected, accepted)
+}
+
+/// Aim: two proxies prove themselves to each other with the post-quantum group, and each learns whom it speaks to and what is carried.
+#[tokio::test]
+async fn a_pair_proves_itself() {
+    let authority = Authority::new("root");
+    let (client, server) = (party(&authority, FRONTEND, "frontend"), party(&authority, CATALOG, "catalog-v1"));
+    for (carries, alpn) in [(Carries::H1, "mw-h1"), (Carries::H2, "mw-h2"), (Carries::Tcp, "mw-tcp")] {
+        let (connected, accepted) = pair(&client, &server, CATALOG, carries).await;
+        let (connected, accepted) = (connected.unwrap(), accepted.unwrap());
+        assert_eq!((accepted.carries, accepted.alpn), (Some(carries), Some(alpn)));
+        assert_eq!((accepted.peer.identity.to_string().as_str(), &*accepted.peer.workload), (FRONTEND, "frontend"));
+        assert_eq!((connected.peer.identity.to_string().as_str(), &*connected.peer.workload), (CATALOG, "catalog-v1"));
+        assert_eq!((connected.facts.version, connected.facts.group), ("TLSv1.3", "X25519MLKEM768"));
+        assert_eq!(connected.peer.certificate_hash_hex.len(), 64);
+    }
+}
+
+/// Aim: the second connection resumes, also when it carries something else; a rotation ends resumption once and raises the generation.
+#[tokio::test]
+async fn sessions_resume_until_the_leaf_changes() {
+    let authority = Authority::new("root");
+    let (client, server) = (party(&authority, FRONTEND, "frontend"), party(&authority, CATALOG, "catalog"));
+    let resumed = async |carries| pair(&client, &server, CATALOG, carries).await.0.unwrap().facts.resumed;
+    assert!(!resumed(Carries::H1).await);
+    assert!(resumed(Carries::H1).await);
+    assert!(resumed(Carries::Tcp).await);
+    client.credentials.publish(authority.issue(FRONTEND, "frontend"));
+    assert_eq!(client.tls.generation(), 2);
+    assert!(!resumed(Carries::H1).await);
+    assert!(resumed(Carries::H1).await);
+    client.trust.publish([authority.roots(), Authority::new("next").roots()].concat()).unwrap();
+    assert!(!resumed(Carries::H1).await);
+}
+
+/// Aim: a session outlives neither side's leaf: after the server rotated and its old leaf ended, a full handshake opens the connection.
+#[tokio::test]
+async fn a_session_ends_with_the_leaf_it_rests_on() {
+    let authority = Authority::new("root");
+    let (client, server) = (party(&authority, FRONTEND, "frontend"), party(&authority, CATALOG, "catalog"));
+    let now = SystemTime::now();
+    server.credentials.publish(authority.issue_for(CATALOG, "catalog", now - Duration::from_secs(5), now + Duration::from_secs(60)));
+    assert!(!pair(&client, &server, CATALOG, Carries::H1).await.0.unwrap().facts.resumed);
+    server.credentials.publish(authority.issue_for(CATALOG, "catalog", now, now + Duration::from_secs(3600)));
+    client.time.advance(Duration::from_secs(120));
+    server.time.advance(Duration::from_secs(120));
+    assert!(!pair(&client, &server, CATALOG, Carries::H1).await.0.unwrap().facts.resumed);
+}
+
+/// Aim: every wrong peer is refused with the right reason, and nothing was written.
+#[tokio::test]
+async fn wrong_peers_are_refused() {
+    let (authority, other) = (Authority::new("root"), Authority::new("other"));
+    let client = party(&authority, FRONTEND, "frontend");
+    let now = SystemTime::now();
+    let server = |credential| {
+        let server = party(&authority, CATALOG, "catalog");
+        server.credentials.publish(credential);
+        server
+    };
+    let expired = authority.issue_for(CATALOG, "catalog", now - Duration::from_secs(3600), now - Duration::from_secs(60));
+    let cases = [
+        ("someone else", server(authority.issue("spiffe://cluster.local/ns/shop/sa/checkout", "x")), Reason::IdentityMismatch),
+        ("another trust domain", server(authority.issue("spiffe://other.local/ns/shop/sa/catalog", "x")), Reason::IdentityMismatch),
+        ("another authority", server(other.issue(CATALOG, "catalog")), Reason::TlsFailed),
+        ("expired", server(expired), Reason::TlsFailed),
+    ];
+    for (case, server, reason) in cases {
+        let failure = pair(&client, &server, CATALOG, Carries::H1).await.0.unwrap_err();
+        assert_eq!((failure.reason, failure.retry), (reason, Retry::NeverWritten), "{case}: {failure}");
+        assert!(failure.cause.contains("10.77.0.9:80"), "{case}: {failure}");
+    }
+}
+
+/// Aim: the accepting side refuses strangers too, and says why.
+#[tokio::test]
+async fn wrong_callers_are_refused() {
+    let (authority, other) = (Authority::new("root"), Authority::new("other"));
+    let server = party(&authority, CATALOG, "catalog");
+    let stranger = party(&authority, FRONTEND, "frontend");
+    stranger.credentials.publish(other.issue(FRONTEND, "frontend"));
+    assert_eq!(pair(&stranger, &server, CATALOG, Carries::H1).await.1.unwrap_err().reason, Reason::TlsFailed);
+    let foreign = party(&authority, FRONTEND, "frontend");
+    foreign.credentials.publish(authority.issue("spiffe://other.local/ns/a/sa/b", "b"));
+    let (near, far) = duplex(64 << 10);
+    let expected = Arc::new(CATALOG.parse().unwrap());
+    let bare = Tls::new(Arc::clone(&foreign.credentials), Arc::new(TrustCell::default()), Arc::clone(&foreign.time) as _).unwrap();
+    let (connected, accepted) =
+        tokio::join!(bare.connect(&expected, "10.77.0.9:1".parse().unwrap(), Carries::H1, near), server.tls.accept(far));
+    assert!(connected.unwrap_err().cause.contains("no trust bundle yet"));
+    assert_eq!(accepted.unwrap_err().reason, Reason::TlsFailed);
+}
+
+/// Aim: before the first certificate a call fails as `config_pending`.
+#[tokio::test]
+async fn no_certificate_is_pending() {
+    let authority = Authority::new("root");
+    let client = party(&authority, FRONTEND, "frontend");
+    let none = Tls::new(Arc::new(CredentialCell::default()), Arc::clone(&client.trust), Arc::clone(&client.time) as _).unwrap();
+    let (near, _far) = duplex(1024);
+    let failure = none.connect(&client.identity, "10.77.0.9:1".parse().unwrap(), Carries::H1, near).await.unwrap_err();
+    assert_eq!(failure.reason, Reason::ConfigPending);
+}
+
+/// Aim: a stock client (`h2`, mutual TLS) is accepted as foreign, its protocol kept.
+#[tokio::test]
+async fn foreign_alpn_is_kept() {
+    let authority = Authority::new("root");
+    let (client, server) = (party(&authority, FRONTEND, "frontend"), party(&authority, CATALOG, "catalog"));
+    let config = client.tls.client_config(&Arc::new(CATALOG.parse().unwrap()), Carries::H2).unwrap();
+    let mut config = (*config).clone();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let (near, far) = duplex(64 << 10);
+    let name = ServerName::try_from("catalog.shop").unwrap();
+    let (_connected, accepted) = tokio::join!(TlsConnector::from(Arc::new(config)).connect(name, near), server.tls.accept(far));
+    let accepted = accepted.unwrap();
+    assert_eq!((accepted.carries, accepted.alpn), (None, Some("h2")));
+}
+
+/// Aim: what is no SPIFFE certificate is refused by name.
+#[test]
+fn leaves_are_read_strictly() {
+    let authority = Authority::new("root");
+    let now = SystemTime::now();
+    let uri = |text: &str| SanType::URI(text.try_into().unwrap());
+    for (names, expected) in [
+        (vec![], "0 URI names"),
+        (vec![uri(FRONTEND), uri(CATALOG)], "2 URI names"),
+        (vec![uri("https://example.com/")], "is not an identity"),
+        (vec![SanType::DnsName("catalog.shop".try_into().unwrap())], "0 URI names"),
+    ] {
+        let (chain, _) = authority.leaf(&names, "x", now, now + Duration::from_secs(60));
+        let error = read_peer(&chain[0]).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+    assert!(read_peer(&vec![1, 2, 3].into()).is_err());
+}
+
+/// Aim: the control plane is known by its SPIFFE identity under the given roots; a workload of the same authority is not believed.
+#[tokio::test]
+async fn only_the_control_plane_is_the_control_plane() {
+    let (authority, other) = (Authority::new("root"), Authority::new("other"));
+    let me = party(&authority, FRONTEND, "frontend");
+    let control = "spiffe://cluster.local/ns/meshwright-system/sa/control";
+    for (issuer, identity, works) in [
+        (&authority, control, true),
+        (&authority, CATALOG, false),
+        (&other, control, false),
+        (&authority, "spiffe://x/ns/meshwright-system/sa/control", false),
+    ] {
+        let time: Arc<dyn TimeProvider> = Arc::clone(&me.time) as _;
+        let tls = ControlTls::new(authority.roots(), &me.credentials, &me.trust, &time).unwrap();
+        assert!(tls.has_root(&authority.root_hash_hex()) && !tls.has_root(&other.root_hash_hex()));
+        let server = party(&authority, CATALOG, "catalog");
+        server.credentials.publish(issuer.issue(identity, "control"));
+        let (near, far) = duplex(64 << 10);
+        let name = ServerName::try_from("10.77.0.1").unwrap();
+        let (connected, _) = tokio::join!(TlsConnector::from(tls.config(true)).connect(name, near), server.tls.accept(far));
+        assert_eq!(connected.is_ok(), works, "{identity}");
+    }
+}

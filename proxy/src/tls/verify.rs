@@ -1,0 +1,215 @@
+//! Judging a peer: its chain ends in the trust bundle, its dates hold, its one URI name is who we expect.
+//!
+//! No host name is compared: in a mesh the identity is the name (SPIFFE X.509-SVID, section 5).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use proto::identity::Identity;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme};
+use webpki::{EndEntityCert, KeyUsage};
+
+use super::credential::CredentialCell;
+use super::peer::{self, Parsed, Peer, PeerError, sha256};
+use super::trust::TrustCell;
+
+/// Leaves remembered as verified. Beyond it the memory starts afresh, at the cost of one verification each.
+const VERIFIED_MAX: usize = 1024;
+
+/// Which side the peer is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Side {
+    Server,
+    Client,
+}
+
+/// The judgement both directions share. Remembers chains it has verified under the present bundle, so that a resumed handshake costs
+/// a hash instead of two signatures.
+#[derive(Debug)]
+pub(super) struct Verify {
+    credentials: Arc<CredentialCell>,
+    trust: Arc<TrustCell>,
+    algorithms: WebPkiSupportedAlgorithms,
+    verified: Mutex<HashMap<([u8; 32], Side), (Parsed, u64)>>,
+}
+
+impl Verify {
+    pub(super) fn new(credentials: Arc<CredentialCell>, trust: Arc<TrustCell>, algorithms: WebPkiSupportedAlgorithms) -> Self {
+        Self { credentials, trust, algorithms, verified: Mutex::default() }
+    }
+
+    /// The peer and the last second its leaf is good for.
+    pub(super) fn check(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        side: Side,
+    ) -> Result<(Arc<Peer>, u64), Error> {
+        let key = (sha256(leaf), side);
+        let trust = self.trust.current();
+        let known =
+            self.verified.lock().get(&key).filter(|(_, generation)| *generation == trust.generation).map(|(parsed, _)| parsed.clone());
+        let parsed = match known {
+            Some(parsed) => parsed,
+            None => {
+                if trust.anchors.is_empty() {
+                    return Err(PeerError::NoBundle.into());
+                }
+                chain(leaf, intermediates, &trust.anchors, now, side, self.algorithms)?;
+                let parsed = peer::parse(leaf)?;
+                let mut verified = self.verified.lock();
+                if verified.len() >= VERIFIED_MAX {
+                    verified.clear();
+                }
+                verified.insert(key, (parsed.clone(), trust.generation));
+                parsed
+            }
+        };
+        dates(&parsed, now)?;
+        self.same_trust_domain(&parsed.peer)?;
+        Ok((parsed.peer, parsed.not_after))
+    }
+
+    fn same_trust_domain(&self, peer: &Peer) -> Result<(), PeerError> {
+        let Some(own) = self.credentials.current() else { return Ok(()) };
+        if own.identity.trust_domain() == peer.identity.trust_domain() {
+            return Ok(());
+        }
+        Err(PeerError::OtherTrustDomain { expected: own.identity.trust_domain().to_owned(), found: Arc::clone(&peer.identity) })
+    }
+}
+
+fn dates(parsed: &Parsed, now: UnixTime) -> Result<(), Error> {
+    let at = UnixTime::since_unix_epoch;
+    let secs = std::time::Duration::from_secs;
+    if now.as_secs() > parsed.not_after {
+        return Err(CertificateError::ExpiredContext { time: now, not_after: at(secs(parsed.not_after)) }.into());
+    }
+    if now.as_secs() < parsed.not_before {
+        return Err(CertificateError::NotValidYetContext { time: now, not_before: at(secs(parsed.not_before)) }.into());
+    }
+    Ok(())
+}
+
+/// Path building by webpki, in rustls' words.
+pub(super) fn chain(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    anchors: &[rustls::pki_types::TrustAnchor<'static>],
+    now: UnixTime,
+    side: Side,
+    algorithms: WebPkiSupportedAlgorithms,
+) -> Result<(), Error> {
+    let usage = match side {
+        Side::Server => KeyUsage::server_auth(),
+        Side::Client => KeyUsage::client_auth(),
+    };
+    let leaf = EndEntityCert::try_from(leaf).map_err(webpki_error)?;
+    leaf.verify_for_usage(algorithms.all, anchors, intermediates, now, usage, None, None).map(|_| ()).map_err(webpki_error)
+}
+
+fn webpki_error(error: webpki::Error) -> Error {
+    use webpki::Error as E;
+    match error {
+        E::CertExpired { time, not_after } => CertificateError::ExpiredContext { time, not_after }.into(),
+        E::CertNotValidYet { time, not_before } => CertificateError::NotValidYetContext { time, not_before }.into(),
+        E::UnknownIssuer => CertificateError::UnknownIssuer.into(),
+        E::InvalidSignatureForPublicKey => CertificateError::BadSignature.into(),
+        E::BadDer | E::BadDerTime | E::TrailingData(_) => CertificateError::BadEncoding.into(),
+        other => CertificateError::Other(rustls::OtherError(Arc::new(other))).into(),
+    }
+}
+
+/// The client's view of one endpoint identity.
+#[derive(Debug)]
+pub(super) struct ServerVerifier {
+    pub(super) verify: Arc<Verify>,
+    pub(super) expected: Arc<Identity>,
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let (peer, _) = self.verify.check(leaf, intermediates, now, Side::Server)?;
+        if *peer.identity != *self.expected {
+            return Err(PeerError::WrongIdentity { expected: Arc::clone(&self.expected), found: Arc::clone(&peer.identity) }.into());
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::Tls13RequiredForQuic.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.verify.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verify.algorithms.supported_schemes()
+    }
+}
+
+/// The server's view of any peer of the trust domain.
+#[derive(Debug)]
+pub(super) struct ClientVerifier(pub(super) Arc<Verify>);
+
+impl ClientCertVerifier for ClientVerifier {
+    /// No hints: every peer has one certificate only, and names of roots would only tell strangers about the mesh.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.0.check(leaf, intermediates, now, Side::Client).map(|_| ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        Err(PeerIncompatible::Tls13RequiredForQuic.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.0.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.algorithms.supported_schemes()
+    }
+}
