@@ -2,6 +2,8 @@
 
 mod client;
 mod command;
+mod documents;
+mod duration;
 mod echo;
 mod netns;
 mod output;

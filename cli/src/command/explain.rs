@@ -3,12 +3,157 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use proto::mesh::{ExplainRequest, Header};
+use serde_json::Value;
+
+use super::token;
+use crate::client;
+use crate::output::{self, Columns, TextOrJson};
 
 /// Arguments of `meshwright explain`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: meshwright explain")]
-pub(crate) struct ExplainArgs {}
+#[command(after_help = "Example: meshwright explain --from shop/frontend -H x-beta:1 GET http://catalog/items")]
+pub(crate) struct ExplainArgs {
+    /// The workload (or instance) that would send the request
+    #[arg(long, value_name = "NS/WORKLOAD", value_parser = token::workload)]
+    from: String,
+    /// A request header; may be given several times
+    #[arg(short = 'H', long = "header", value_name = "NAME:VALUE", value_parser = header)]
+    headers: Vec<(String, String)>,
+    /// The request's method
+    #[arg(value_parser = method)]
+    method: String,
+    /// The request's URL, with the host as the workload would write it
+    #[arg(value_parser = url)]
+    url: String,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: TextOrJson,
+}
 
-pub(crate) fn run(_args: ExplainArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`explain` is not part of this build")
+fn header(text: &str) -> Result<(String, String), String> {
+    let wrong = || format!("`{text}` is not of the form NAME:VALUE, for example x-beta:1");
+    let (name, value) = text.split_once(':').ok_or_else(wrong)?;
+    let name = http::HeaderName::try_from(name.trim()).map_err(|_| wrong())?;
+    let value = http::HeaderValue::try_from(value.trim()).map_err(|_| wrong())?;
+    Ok((name.as_str().to_owned(), value.to_str().map_err(|_| wrong())?.to_owned()))
+}
+
+fn method(text: &str) -> Result<String, String> {
+    match http::Method::from_bytes(text.as_bytes()) {
+        Ok(_) if !text.contains("://") => Ok(text.to_owned()),
+        _ => Err(format!("`{text}` is not a method; write METHOD URL, for example GET http://catalog/items")),
+    }
+}
+
+fn url(text: &str) -> Result<String, String> {
+    let wrong = |why: &str| Err(format!("`{text}` {why}; write for example http://catalog/items"));
+    match text.parse::<http::Uri>() {
+        Ok(uri) if uri.host().is_none() => wrong("names no host"),
+        Ok(uri) if matches!(uri.scheme_str(), Some("http" | "https" | "grpc" | "tcp")) => Ok(text.to_owned()),
+        Ok(_) => wrong("has no scheme of http, https, grpc or tcp"),
+        Err(_) => wrong("is not a URL"),
+    }
+}
+
+pub(crate) fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
+    output::block_on(async {
+        let mut control = client::connect().await?;
+        let heading = format!("{} from {} would send {} {}", "a request", args.from, args.method, args.url);
+        let headers = args.headers.into_iter().map(|(name, value)| Header { name, value }).collect();
+        let request = ExplainRequest { from: args.from, method: args.method, url: args.url, headers };
+        let json = control.explain(request).await.map_err(|status| client::refused(&status))?.into_inner().json;
+        match args.output {
+            TextOrJson::Json => output::print(&json)?,
+            TextOrJson::Text => output::print(&format!("{heading}\n{}", side(&output::parse(&json)?, "client")))?,
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// One side's verdict, then the server's beneath it.
+fn side(answer: &Value, whose: &str) -> String {
+    let mut text = format!("\n{whose} side, epoch {}\n", answer["epoch"]);
+    let mut line = |name: &str, value: &str| {
+        if !value.is_empty() {
+            text += &format!("  {name:<10} {value}\n");
+        }
+    };
+    let field = |value: &Value, name: &str| value[name].as_str().map(str::to_owned).unwrap_or_default();
+    line("listener", &field(answer, "listener"));
+    let route = &answer["route"];
+    if route.is_object() {
+        let name =
+            format!("{} {}/{} rule {}", field(route, "kind"), field(route, "namespace"), field(route, "name"), plain(&route["rule"]));
+        line("route", &name);
+        line("because", &field(route, "why"));
+    }
+    for stage in answer["stages"].as_array().into_iter().flatten() {
+        line("stage", &format!("{}: {} {}", field(stage, "name"), field(stage, "verdict"), field(stage, "why")));
+    }
+    for policy in answer["policies"].as_array().into_iter().flatten() {
+        let name =
+            format!("{} {}/{} rule {}", field(policy, "kind"), field(policy, "namespace"), field(policy, "name"), plain(&policy["rule"]));
+        line("policy", &format!("{name}: {}", field(policy, "verdict")));
+    }
+    line("decision", &field(answer, "decision"));
+    if answer["reply"].is_object() {
+        line("reply", &format!("{} {}", plain(&answer["reply"]["status"]), field(&answer["reply"], "reason")));
+    }
+    line("cluster", &field(answer, "cluster"));
+    let mut endpoints = Columns::new(&[
+        ("ENDPOINT", "address"),
+        ("WORKLOAD", "workload"),
+        ("WEIGHT", "weight"),
+        ("HEALTH", "health"),
+        ("IN FLIGHT", "in_flight"),
+        ("CHANCE", "chance"),
+    ]);
+    for endpoint in answer["endpoints"].as_array().into_iter().flatten() {
+        endpoints.row(endpoint);
+    }
+    text += &endpoints.render("").lines().map(|line| format!("  {line}\n")).collect::<String>();
+    if answer["server"].is_object() {
+        text += &side(&answer["server"], "server");
+    }
+    text
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Aim: both sides of the road are told, with route, reason and endpoints.
+    #[test]
+    fn both_sides_are_told() {
+        let answer = json!({"epoch": 4, "listener": "out/10.96.0.1:80", "decision": "Forward", "cluster": "shop/catalog:80", "reply": null,
+            "route": {"kind": "HTTPRoute", "namespace": "shop", "name": "catalog", "rule": 0, "why": "path / matches"},
+            "stages": [], "policies": [], "endpoints": [{"address": "10.77.0.2:8080", "workload": "shop/catalog-v1", "chance": 0.9}],
+            "server": {"epoch": 4, "decision": "Reply", "reply": {"status": 403, "reason": "denied"}}});
+        let text = side(&answer, "client");
+        for part in
+            ["client side, epoch 4", "HTTPRoute shop/catalog rule 0", "path / matches", "10.77.0.2:8080", "server side", "403 denied"]
+        {
+            assert!(text.contains(part), "{part} is missing in {text}");
+        }
+    }
+
+    /// Aim: what is no header, method or URL is a usage error with an example.
+    #[test]
+    fn arguments_are_checked() {
+        assert_eq!(header("x-beta: 1"), Ok(("x-beta".to_owned(), "1".to_owned())));
+        assert!(header("nonsense").is_err() && header("a b:c").is_err());
+        assert!(method("http://x").is_err() && method("GET").is_ok());
+        assert!(url("/items").unwrap_err().contains("names no host"));
+        assert!(url("ftp://x/").is_err() && url("http://catalog/items").is_ok());
+    }
 }

@@ -2,13 +2,240 @@
 
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
+use proto::mesh::GetRequest;
+use serde_json::Value;
+
+use crate::client;
+use crate::output::{self, Columns, Format};
 
 /// Arguments of `meshwright get`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: meshwright get")]
-pub(crate) struct GetArgs {}
+#[command(
+    after_help = "Examples:\n  meshwright get proxies\n  meshwright get objects catalog -n shop -o yaml\n  meshwright get endpoints frontend -n shop"
+)]
+pub(crate) struct GetArgs {
+    /// What to show
+    #[arg(value_enum)]
+    kind: Kind,
+    /// Only the object, workload or instance of this name
+    name: Option<String>,
+    /// Only this namespace
+    #[arg(short, long)]
+    namespace: Option<String>,
+    /// How to print it
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Format,
+}
 
-pub(crate) fn run(_args: GetArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`get` is not part of this build")
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Every object, its status, and the last good version where a newer one is refused
+    Objects,
+    /// Connected proxies and the epoch each of them runs
+    Proxies,
+    /// Listeners that each proxy runs
+    Listeners,
+    /// Routes that each proxy runs
+    Routes,
+    /// Clusters that each proxy runs
+    Clusters,
+    /// Endpoints that each proxy knows
+    Endpoints,
+    /// Certificates in use
+    Certs,
+    /// Epochs, newest first
+    Epochs,
+    /// Who still speaks plaintext to whom
+    Plaintext,
+}
+
+impl Kind {
+    /// As the control plane names it, which is as the command line does.
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Objects => "objects",
+            Self::Proxies => "proxies",
+            Self::Listeners => "listeners",
+            Self::Routes => "routes",
+            Self::Clusters => "clusters",
+            Self::Endpoints => "endpoints",
+            Self::Certs => "certs",
+            Self::Epochs => "epochs",
+            Self::Plaintext => "plaintext",
+        }
+    }
+
+    /// The columns of a table, where the fields are fixed by kinds.md.
+    const fn columns(self) -> Option<&'static [(&'static str, &'static str)]> {
+        match self {
+            Self::Proxies => Some(&[
+                ("NAMESPACE", "namespace"),
+                ("INSTANCE", "instance"),
+                ("WORKLOAD", "workload"),
+                ("KIND", "kind"),
+                ("MODE", "mode"),
+                ("EPOCH", "epoch"),
+                ("VERSION", "version"),
+                ("PID", "pid"),
+                ("CONNECTED SINCE", "connected_since"),
+            ]),
+            Self::Certs => Some(&[
+                ("NAMESPACE", "namespace"),
+                ("INSTANCE", "instance"),
+                ("IDENTITY", "identity"),
+                ("SERIAL", "serial"),
+                ("NOT AFTER", "not_after"),
+                ("ISSUER", "issuer"),
+            ]),
+            Self::Epochs => Some(&[
+                ("EPOCH", "epoch"),
+                ("ACCEPTED", "accepted"),
+                ("LIVE", "live"),
+                ("LIVE MS", "live_ms"),
+                ("CONCERNED", "proxies.concerned"),
+                ("ACKNOWLEDGED", "proxies.acknowledged"),
+                ("WAITING", "proxies.waiting"),
+                ("OBJECTS", "objects"),
+            ]),
+            Self::Plaintext => Some(&[
+                ("SOURCE", "source"),
+                ("DESTINATION", "destination"),
+                ("PORT", "port"),
+                ("CONNECTIONS", "connections"),
+                ("LAST SEEN", "last_seen"),
+            ]),
+            Self::Objects | Self::Listeners | Self::Routes | Self::Clusters | Self::Endpoints => None,
+        }
+    }
+}
+
+pub(crate) fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
+    output::block_on(async {
+        let json = fetch(args.kind.text(), args.namespace.as_deref(), args.name.as_deref()).await?;
+        match args.output {
+            Format::Json => output::print(&json)?,
+            Format::Yaml => output::print(&output::yaml(&json)?)?,
+            Format::Table => output::print(&table(args.kind, &output::parse(&json)?))?,
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// One answer of the control plane's `get`.
+///
+/// # Errors
+/// No mesh runs, or it refuses.
+pub(super) async fn fetch(kind: &str, namespace: Option<&str>, name: Option<&str>) -> anyhow::Result<String> {
+    let mut control = client::connect().await?;
+    let request = GetRequest {
+        kind: kind.to_owned(),
+        namespace: namespace.unwrap_or_default().to_owned(),
+        name: name.unwrap_or_default().to_owned(),
+    };
+    Ok(control.get(request).await.map_err(|status| client::refused(&status))?.into_inner().json)
+}
+
+fn table(kind: Kind, answer: &Value) -> String {
+    let rows = match kind {
+        Kind::Objects => answer.as_array().into_iter().flatten().map(object).collect(),
+        _ => rows(answer),
+    };
+    let mut table = match kind.columns() {
+        Some(columns) => Columns::new(columns),
+        None => Columns::of(&rows, &["proxy", "kind", "namespace", "name", "address", "service", "route", "cluster", "workload"]),
+    };
+    for row in &rows {
+        table.row(row);
+    }
+    table.render(&format!("no {} here\n", kind.text()))
+}
+
+/// An object with its metadata in front and its conditions in one cell.
+fn object(object: &Value) -> Value {
+    let mut row = serde_json::Map::new();
+    for field in ["kind", "namespace", "name"] {
+        let value = object.get(field).or_else(|| object.get("metadata").and_then(|metadata| metadata.get(field)));
+        row.insert(field.to_owned(), value.cloned().unwrap_or(Value::Null));
+    }
+    let mut conditions = Vec::new();
+    conditions_of(object.get("status").unwrap_or(&Value::Null), &mut conditions);
+    row.insert("status".to_owned(), Value::from(conditions.join(", ")));
+    for field in ["source", "live", "error", "file"] {
+        if let Some(value) = object.get(field).filter(|value| !value.is_object() && !value.is_array()) {
+            row.insert(field.to_owned(), value.clone());
+        }
+    }
+    Value::Object(row)
+}
+
+/// Every condition anywhere in a status, as `Accepted` or `ResolvedRefs=False (BackendNotFound)`, each once.
+fn conditions_of(status: &Value, found: &mut Vec<String>) {
+    match status {
+        Value::Array(items) => items.iter().for_each(|item| conditions_of(item, found)),
+        Value::Object(fields) => {
+            if let (Some(kind), Some(state)) = (status["type"].as_str(), status["status"].as_str()) {
+                let reason = status["reason"].as_str().unwrap_or_default();
+                let text = if state == "True" { kind.to_owned() } else { format!("{kind}={state} ({reason})") };
+                if !found.contains(&text) {
+                    found.push(text);
+                }
+                return;
+            }
+            fields.values().for_each(|value| conditions_of(value, found));
+        }
+        _ => {}
+    }
+}
+
+/// A list as it is; `{"NS/INSTANCE": [ … ]}` as one list with the proxy in each row.
+fn rows(answer: &Value) -> Vec<Value> {
+    match answer {
+        Value::Array(rows) => rows.clone(),
+        Value::Object(proxies) => proxies
+            .iter()
+            .flat_map(|(proxy, rows)| rows.as_array().into_iter().flatten().map(move |row| (proxy, row)))
+            .map(|(proxy, row)| match row {
+                Value::Object(fields) => {
+                    let mut fields = fields.clone();
+                    fields.insert("proxy".to_owned(), Value::from(proxy.clone()));
+                    Value::Object(fields)
+                }
+                other => serde_json::json!({"proxy": proxy, "name": other}),
+            })
+            .collect(),
+        other => vec![serde_json::json!({"name": other})],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    /// Aim: what each proxy runs becomes one table that says whose it is.
+    #[test]
+    fn answers_per_proxy_make_one_table() {
+        let answer = json!({"shop/a": [{"name": "inbound"}], "shop/b": [{"name": "out/10.96.0.1:80"}]});
+        assert_eq!(table(Kind::Listeners, &answer), "PROXY    NAME\nshop/a   inbound\nshop/b   out/10.96.0.1:80\n");
+        assert_eq!(table(Kind::Clusters, &json!({})), "no clusters here\n");
+    }
+
+    /// Aim: an object's conditions stand in one cell, and those that are not met say why.
+    #[test]
+    fn objects_show_their_conditions() {
+        let status = json!({"parents": [{"conditions": [
+            {"type": "Accepted", "status": "True", "reason": "Accepted"},
+            {"type": "ResolvedRefs", "status": "False", "reason": "BackendNotFound"}]}]});
+        let answer = json!([{"kind": "HTTPRoute", "metadata": {"namespace": "shop", "name": "catalog"}, "status": status}]);
+        let text = table(Kind::Objects, &answer);
+        assert!(text.contains("HTTPRoute   shop        catalog   Accepted, ResolvedRefs=False (BackendNotFound)"), "{text}");
+    }
+
+    /// Aim: the columns of kinds.md stand in their order, also when a proxy has no pid.
+    #[test]
+    fn proxies_have_their_columns() {
+        let text = table(Kind::Proxies, &json!([{"namespace": "shop", "instance": "a", "epoch": 3}]));
+        assert!(text.starts_with("NAMESPACE   INSTANCE   WORKLOAD   KIND"), "{text}");
+    }
 }

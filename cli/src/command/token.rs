@@ -1,14 +1,53 @@
-//! `meshwright token`.
+//! `meshwright token create`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
+use proto::mesh::TokenRequest;
+
+use crate::{client, duration, output};
 
 /// Arguments of `meshwright token`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: meshwright token")]
-pub(crate) struct TokenArgs {}
+#[command(after_help = "Example: meshwright token create --workload shop/catalog > token")]
+pub(crate) struct TokenArgs {
+    #[command(subcommand)]
+    action: Action,
+}
 
-pub(crate) fn run(_args: TokenArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`token` is not part of this build")
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Prints a one-time join token for one workload; it pins the root certificate's hash.
+    #[command(after_help = "Example: meshwright token create --workload shop/catalog --life 10m > token")]
+    Create {
+        /// The Workload (or Gateway) that may join with it
+        #[arg(long, value_name = "NS/NAME", value_parser = workload)]
+        workload: String,
+        /// Only this instance of the workload
+        #[arg(long)]
+        instance: Option<String>,
+        /// How long the token may be used; the authority's default where not given
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+        life: Option<Duration>,
+    },
+}
+
+/// `NS/NAME`, checked.
+pub(super) fn workload(text: &str) -> Result<String, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => Ok(text.to_owned()),
+        _ => Err(format!("`{text}` is not of the form NAMESPACE/NAME, for example shop/catalog")),
+    }
+}
+
+pub(crate) fn run(args: TokenArgs) -> anyhow::Result<ExitCode> {
+    let Action::Create { workload, instance, life } = args.action;
+    output::block_on(async {
+        let mut control = client::connect().await?;
+        let request = TokenRequest { workload, life: life.map(duration::to_message), instance: instance.unwrap_or_default() };
+        let answer = control.create_token(request).await.map_err(|status| client::refused(&status))?.into_inner();
+        output::print(&answer.token)?;
+        Ok(ExitCode::SUCCESS)
+    })
 }

@@ -1,0 +1,58 @@
+//! Durations on the command line, in the form of Gateway API (GEP-2257): `1h30m`, `150ms`, `10s`.
+
+use std::time::Duration;
+
+/// Reads a duration: one to four numbers of up to five digits, each with `h`, `m`, `s` or `ms`.
+///
+/// # Errors
+/// A sentence for clap that shows the right form.
+pub(crate) fn parse(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a duration; write for example 30s, 1m30s or 150ms");
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    let mut terms = 0;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, tail) = rest.split_at(digits);
+        let letters = tail.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let (unit, tail) = tail.split_at(letters);
+        terms += 1;
+        if terms > 4 || digits > 5 {
+            return Err(wrong());
+        }
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        total += match unit {
+            "h" => Duration::from_secs(number * 3600),
+            "m" => Duration::from_secs(number * 60),
+            "s" => Duration::from_secs(number),
+            "ms" => Duration::from_millis(number),
+            _ => return Err(wrong()),
+        };
+        rest = tail;
+    }
+    if terms == 0 { Err(wrong()) } else { Ok(total) }
+}
+
+/// The same for a message to the control plane.
+pub(crate) fn to_message(duration: Duration) -> prost_types::Duration {
+    prost_types::Duration {
+        seconds: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Aim: what GEP-2257 allows is read, everything else is refused with an example.
+    #[test]
+    fn durations_are_read_or_refused() {
+        for (text, ms) in [("150ms", 150), ("1m30s", 90_000), ("1h", 3_600_000), ("0s", 0), ("1s500ms", 1500)] {
+            assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for text in ["", "5", "5d", "s", "-1s", "1.5s", "123456s", "1h1m1s1ms1ms", "10 s"] {
+            assert!(parse(text).unwrap_err().contains("for example"), "{text}");
+        }
+    }
+}

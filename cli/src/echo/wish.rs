@@ -1,0 +1,96 @@
+//! What a request wants its answer to be: `?status=503&delay=200ms&fail=10%&bytes=1024`.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::duration;
+
+/// Longest body that a request may ask for.
+const BYTES_MAX: usize = 64 << 20;
+
+/// The wish, read.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(super) struct Wish {
+    /// Status of the answer.
+    pub(super) status: Option<StatusCode>,
+    /// Wait before the answer.
+    pub(super) delay: Duration,
+    /// Share of requests, 0 to 1, that get `status` (503 where none is wished); the others get 200.
+    pub(super) fail: Option<f64>,
+    /// So many bytes instead of JSON.
+    pub(super) bytes: Option<usize>,
+}
+
+impl Wish {
+    /// Reads a query; fields of other names are not ours.
+    ///
+    /// # Errors
+    /// A field of ours has an impossible value; the sentence says which.
+    pub(super) fn read(query: &str) -> Result<Self, String> {
+        let mut wish = Self::default();
+        for (name, value) in query.split('&').filter_map(|field| field.split_once('=')) {
+            let wrong = |example: &str| format!("{name}={value} is not understood; write for example {name}={example}");
+            match name {
+                "status" => wish.status = Some(status(value).ok_or_else(|| wrong("503"))?),
+                "delay" => wish.delay = duration::parse(value).map_err(|_| wrong("200ms"))?,
+                "fail" => wish.fail = Some(share(value).ok_or_else(|| wrong("10%"))?),
+                "bytes" => {
+                    wish.bytes = Some(value.parse().ok().filter(|bytes| *bytes <= BYTES_MAX).ok_or_else(|| wrong("1024"))?);
+                }
+                _ => {}
+            }
+        }
+        Ok(wish)
+    }
+
+    /// The status to answer with, given a draw from 0 to 1.
+    pub(super) fn status(&self, draw: f64) -> StatusCode {
+        match (self.fail, self.status) {
+            (None, status) => status.unwrap_or(StatusCode::OK),
+            (Some(share), status) if draw < share => status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
+            (Some(_), _) => StatusCode::OK,
+        }
+    }
+}
+
+fn status(text: &str) -> Option<StatusCode> {
+    // 1xx are no final answers.
+    StatusCode::from_bytes(text.as_bytes()).ok().filter(|status| (200..600).contains(&status.as_u16()))
+}
+
+/// `10`, `10%` or `10%25` (a percent sign, encoded) as 0.1.
+fn share(text: &str) -> Option<f64> {
+    let number = text.strip_suffix("%25").or_else(|| text.strip_suffix('%')).unwrap_or(text);
+    number.parse::<f64>().ok().filter(|percent| (0.0..=100.0).contains(percent)).map(|percent| percent / 100.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Aim: every wish of the contract is understood, and what is impossible is refused with an example.
+    #[test]
+    fn wishes_are_read() {
+        let wish = Wish::read("status=503&delay=200ms&fail=10%&bytes=7&other=x").unwrap();
+        assert_eq!(wish.status, Some(StatusCode::SERVICE_UNAVAILABLE));
+        assert_eq!(wish.delay, Duration::from_millis(200));
+        assert_eq!(wish.fail, Some(0.1));
+        assert_eq!(wish.bytes, Some(7));
+        assert_eq!(Wish::read("fail=2.5%25").unwrap().fail, Some(0.025));
+        assert_eq!(Wish::read("").unwrap(), Wish::default());
+        for wrong in ["status=99", "status=100", "delay=5", "fail=101%", "fail=NaN", "bytes=99999999999"] {
+            assert!(Wish::read(wrong).unwrap_err().contains("for example"), "{wrong}");
+        }
+    }
+
+    /// Aim: `fail` hits its share only, with the status wished for.
+    #[test]
+    fn failing_hits_its_share() {
+        let wish = Wish::read("fail=10%&status=500").unwrap();
+        assert_eq!(wish.status(0.05), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(wish.status(0.5), StatusCode::OK);
+        assert_eq!(Wish::read("fail=10").unwrap().status(0.0), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(Wish::default().status(0.0), StatusCode::OK);
+    }
+}
