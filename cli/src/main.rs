@@ -7,6 +7,7 @@ mod duration;
 mod echo;
 mod netns;
 mod output;
+mod shop;
 mod state;
 mod up;
 

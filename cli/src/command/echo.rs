@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use bytes::Bytes;
 use clap::Args;
 
 use crate::echo::{self, Rule, Settings, Who};
@@ -30,7 +31,7 @@ pub(crate) struct EchoArgs {
     tcp: Vec<u16>,
     /// What TCP clients hear before they have said anything; \r, \n, \t, \0 and \\ are understood
     #[arg(long, value_name = "TEXT", requires = "tcp", value_parser = echo::unescape)]
-    tcp_greeting: Option<Vec<u8>>,
+    tcp_greeting: Option<Bytes>,
     /// Call on before answering, and embed the answers: http://, http2://, grpc:// or tcp://; with PATH= only for paths below it
     #[arg(long, value_name = "[PATH=]URL", value_delimiter = ',', value_parser = echo::rule)]
     call: Vec<Rule>,
@@ -63,7 +64,7 @@ pub(crate) fn run(args: EchoArgs) -> anyhow::Result<ExitCode> {
         who: Who { workload: args.name, namespace: args.namespace, instance, version: args.as_version },
         http,
         tcp: args.tcp,
-        greeting: args.tcp_greeting.unwrap_or_default().into(),
+        greeting: args.tcp_greeting.unwrap_or_default(),
         rules: args.call,
         listen: args.listen,
     };

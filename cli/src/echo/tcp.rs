@@ -18,7 +18,7 @@ pub(super) async fn echo(stream: TcpStream, greeting: Bytes) {
 ///
 /// # Errors
 /// A backslash before anything else.
-pub(crate) fn unescape(text: &str) -> Result<Vec<u8>, String> {
+pub(crate) fn unescape(text: &str) -> Result<Bytes, String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut characters = text.chars();
     while let Some(character) = characters.next() {
@@ -35,7 +35,7 @@ pub(crate) fn unescape(text: &str) -> Result<Vec<u8>, String> {
             _ => return Err(format!("`{text}` has a backslash before something else than r, n, t, 0 or \\")),
         });
     }
-    Ok(bytes)
+    Ok(bytes.into())
 }
 
 #[cfg(test)]

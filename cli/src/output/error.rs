@@ -6,7 +6,14 @@ use std::panic::PanicHookInfo;
 /// Prints `error: …`, each cause after a colon, on stderr.
 pub(crate) fn print_error(error: &anyhow::Error) {
     // Nowhere is left to complain when stderr is gone.
-    let _ = writeln!(std::io::stderr().lock(), "error: {error:#}");
+    let _ = writeln!(std::io::stderr().lock(), "error: {}", without_numbers(&format!("{error:#}")));
+}
+
+/// Takes out ` (os error 13)`: the words before it say the same to people.
+fn without_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| text + part.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches(')'))
 }
 
 /// Replaces the default panic message by one for people: what failed, where, and what to do about it.
@@ -32,4 +39,19 @@ fn message(panic: &PanicHookInfo<'_>) -> String {
         .map(|text| (*text).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned())
         .unwrap_or_else(|| "no message".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Aim: numbers of the operating system do not reach people, and the rest of the sentence does.
+    #[test]
+    fn numbers_are_taken_out() {
+        assert_eq!(
+            without_numbers("cannot open x: No such file or directory (os error 2): y"),
+            "cannot open x: No such file or directory: y"
+        );
+        assert_eq!(without_numbers("plain"), "plain");
+    }
 }
