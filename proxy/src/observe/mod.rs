@@ -1,1 +1,31 @@
-//! See docs/architecture.md.
+//! What the proxy tells about its traffic: metrics, access log, spans, and the summary for the control plane.
+//!
+//! Aside from the road: the road tells an [`Exchange`] what happened, and the exchange's drop records it once. Sampling is decided
+//! first; of a request that is neither sampled nor logged nothing is formatted and nothing is allocated. Each worker counts in its
+//! own shard and shares no lock with another; a scrape adds the shards up.
+
+mod access;
+mod exchange;
+mod export;
+mod labels;
+mod observer;
+mod own;
+mod process;
+mod record;
+mod render;
+mod series;
+mod span;
+mod telemetry;
+pub mod trace;
+mod traffic;
+
+#[cfg(test)]
+mod tests;
+
+pub use access::{AccessLog, LogLines};
+pub use exchange::Exchange;
+pub use export::Exporter;
+pub use labels::{BUCKET_BOUNDS_SECS, Direction};
+pub use observer::{Downstream, Observer};
+pub use own::own_tasks_layer;
+pub use telemetry::{Facts, OPENMETRICS_CONTENT_TYPE, Telemetry, TelemetryOptions};

@@ -1,0 +1,357 @@
+//! One worker's observer: its shard, its interned handles, its draws.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::failure::Reason;
+use engine::model::Snapshot;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::request::Parts;
+
+use super::exchange::Exchange;
+use super::labels::{Direction, Family, Labels, Wire};
+use super::record::{Detail, Head, Record, Seen, clip, text};
+use super::series::{Exemplar, Series, Shard};
+use super::span::SpanRecord;
+use super::telemetry::Telemetry;
+use super::trace::{self, Context};
+use super::{access, export::Finished};
+use crate::io::Draw;
+use crate::tls::{Peer, TlsFacts};
+
+/// Interned handles of one worker; beyond, they are interned anew.
+const HANDLES_MAX: usize = 4096;
+/// Callers told apart by one worker; further ones are `unknown`.
+const SOURCES_MAX: usize = 4096;
+/// Label sets told apart before the proxy has its settings.
+const SERIES_MAX_DEFAULT: usize = 1000;
+/// Number of the source `unknown`.
+const SOURCE_UNKNOWN: u32 = 0;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The other end of an accepted connection. One per connection, made by [`Observer::downstream`].
+#[derive(Clone, Debug)]
+pub struct Downstream {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Where it meant to go: the original destination.
+    pub local: SocketAddr,
+    /// What it proved; `None`: plaintext.
+    pub peer: Option<Arc<Peer>>,
+    /// How the connection is encrypted.
+    pub tls: Option<TlsFacts>,
+    source: u32,
+}
+
+/// Of one worker; clones share it. Not `Send`: nothing here is locked between threads.
+#[derive(Clone, Debug)]
+pub struct Observer {
+    pub(super) worker: Rc<Worker>,
+}
+
+/// See [`Observer`].
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) telemetry: Arc<Telemetry>,
+    shard: Arc<Shard>,
+    handles: RefCell<HashMap<Key, Handle, BuildHasherDefault<Fold>>>,
+    sources: RefCell<Sources>,
+    draw: Draw,
+}
+
+#[derive(Debug)]
+struct Sources {
+    numbers: HashMap<(Arc<str>, Arc<str>), u32>,
+    labels: Vec<(Arc<str>, Arc<str>)>,
+}
+
+/// What tells one series from another, as numbers. Addresses of label texts stand for the texts: [`Handle::held`] keeps them alive,
+/// so that an address cannot come to mean something else.
+type Key = [u64; 5];
+
+#[derive(Debug)]
+struct Handle {
+    series: Arc<Series>,
+    overflow: bool,
+    #[allow(dead_code, reason = "held so that the addresses in the key stay theirs")]
+    held: Option<(Arc<str>, Arc<str>)>,
+}
+
+impl Observer {
+    /// A new worker's observer. `draw` decides on sampling and makes trace ids.
+    pub fn new(telemetry: Arc<Telemetry>, draw: Draw) -> Self {
+        let shard = telemetry.registry.lock().add_shard();
+        let unknown: Arc<str> = Arc::from("unknown");
+        let sources = Sources { numbers: HashMap::new(), labels: vec![(Arc::clone(&unknown), unknown)] };
+        Self { worker: Rc::new(Worker { telemetry, shard, handles: RefCell::default(), sources: RefCell::new(sources), draw }) }
+    }
+
+    /// Facts of an accepted connection, once per connection. Takes note of a plaintext peer on the inbound side.
+    pub fn downstream(
+        &self,
+        direction: Direction,
+        snapshot: &Snapshot,
+        (address, local): (SocketAddr, SocketAddr),
+        peer: Option<Arc<Peer>>,
+        tls: Option<TlsFacts>,
+    ) -> Downstream {
+        if direction == Direction::Inbound && peer.is_none() {
+            let telemetry = &self.worker.telemetry;
+            let own = snapshot.settings.as_deref();
+            telemetry.plaintext.lock().note(address.ip(), local.port(), own, telemetry.clock.wall());
+        }
+        let source = peer.as_deref().map_or(SOURCE_UNKNOWN, |peer| self.worker.source(peer));
+        Downstream { address, local, peer, tls, source }
+    }
+
+    /// Begins the record of one HTTP request; its trace headers are rewritten in `parts`. Allocates only where the access log is on,
+    /// the request is sampled, or tracing is on and the request starts an unsampled trace.
+    pub fn begin_http(&self, direction: Direction, snapshot: &Arc<Snapshot>, parts: &mut Parts, downstream: &Downstream) -> Exchange {
+        let worker = &self.worker;
+        let started = worker.telemetry.clock.now();
+        let mtls = direction == Direction::Inbound && downstream.peer.is_some();
+        let seen = Seen::new(Arc::clone(snapshot), Family::Http, direction, wire(parts), downstream.source, mtls);
+        let settings = snapshot.settings.as_deref();
+        let logged = settings.is_some_and(|settings| settings.access_log);
+        let tracing = worker.telemetry.otlp_endpoint(settings).is_some();
+        if !logged && !tracing {
+            return Exchange::new(Rc::clone(worker), seen, None, started);
+        }
+        let threshold = settings.map_or(0, |settings| settings.sample_threshold);
+        let context = worker.trace(parts, tracing, threshold);
+        let sampled = context.is_some_and(|context| context.sampled);
+        let detail = (logged || sampled).then(|| {
+            // Mesh TLS is ours; the application speaks plain HTTP inside it.
+            let mut head = Head::of(parts, downstream.tls.is_some() && downstream.peer.is_none());
+            head.request_id = if logged { Some(worker.request_id(parts)) } else { text(&parts.headers, &X_REQUEST_ID).map(clip) };
+            detail(logged, context, Some(head), direction, downstream)
+        });
+        Exchange::new(Rc::clone(worker), seen, detail, started)
+    }
+
+    /// Begins the record of one opaque connection. No span: there is no context to continue.
+    pub fn begin_tcp(&self, direction: Direction, snapshot: &Arc<Snapshot>, downstream: &Downstream) -> Exchange {
+        let started = self.worker.telemetry.clock.now();
+        let mtls = direction == Direction::Inbound && downstream.peer.is_some();
+        let seen = Seen::new(Arc::clone(snapshot), Family::Tcp, direction, Wire::Tcp, downstream.source, mtls);
+        let logged = snapshot.settings.as_deref().is_some_and(|settings| settings.access_log);
+        let detail = logged.then(|| detail(true, None, None, direction, downstream));
+        Exchange::new(Rc::clone(&self.worker), seen, detail, started)
+    }
+}
+
+fn detail(logged: bool, context: Option<Context>, head: Option<Head>, direction: Direction, downstream: &Downstream) -> Box<Detail> {
+    Box::new(Detail {
+        logged,
+        context,
+        head,
+        downstream: downstream.address,
+        local: downstream.local,
+        peer: downstream.peer.clone(),
+        tls: if direction == Direction::Inbound { downstream.tls } else { None },
+        retries: Vec::new(),
+        cause: None,
+        attempt_started: None,
+        upstream: None,
+    })
+}
+
+fn wire(parts: &Parts) -> Wire {
+    if parts.version != http::Version::HTTP_2 {
+        return Wire::Http1;
+    }
+    match parts.headers.get(CONTENT_TYPE) {
+        Some(kind) if kind.as_bytes().starts_with(b"application/grpc") => Wire::Grpc,
+        _ => Wire::Http2,
+    }
+}
+
+impl Worker {
+    /// Continues or starts a trace. The caller's decision holds; without one a draw decides. `None`: no trace.
+    fn trace(&self, parts: &mut Parts, tracing: bool, threshold: u64) -> Option<Context> {
+        let found = trace::read(&parts.headers);
+        let parent = found.remote.map(|remote| remote.span_id);
+        if !tracing {
+            return found.remote.map(|remote| Context { trace_id: remote.trace_id, span_id: 0, parent, sampled: false });
+        }
+        let sampled = found.sampled.unwrap_or_else(|| self.draw.next() >> 32 < threshold);
+        let trace_id = found.remote.map(|remote| remote.trace_id);
+        if !sampled {
+            // A decision travels on as it is. Where nobody has decided, ours must travel, lest the next hop draws again.
+            if found.sampled.is_some() {
+                return trace_id.map(|trace_id| Context { trace_id, span_id: 0, parent, sampled });
+            }
+        }
+        let trace_id = trace_id.unwrap_or_else(|| self.wide_draw().max(1));
+        let context = Context { trace_id, span_id: self.draw.next().max(1), parent, sampled };
+        trace::write(&mut parts.headers, &found, &context);
+        Some(if sampled { context } else { Context { span_id: 0, ..context } })
+    }
+
+    fn wide_draw(&self) -> u128 {
+        u128::from(self.draw.next()) << 64 | u128::from(self.draw.next())
+    }
+
+    /// The request's id, made and put into the request where there is none.
+    fn request_id(&self, parts: &mut Parts) -> String {
+        if let Some(id) = text(&parts.headers, &X_REQUEST_ID) {
+            return clip(id);
+        }
+        // A random UUID (RFC 9562, section 5.4).
+        let bits = self.wide_draw() & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+        let hex = trace::hex_of_u128(bits);
+        let hex = String::from_utf8_lossy(&hex);
+        let id = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
+        if let Ok(value) = HeaderValue::from_str(&id) {
+            parts.headers.insert(X_REQUEST_ID, value);
+        }
+        id
+    }
+
+    fn source(&self, peer: &Peer) -> u32 {
+        let mut sources = self.sources.borrow_mut();
+        let labels: (Arc<str>, Arc<str>) = (Arc::from(peer.identity.namespace()), Arc::clone(&peer.workload));
+        if let Some(number) = sources.numbers.get(&labels) {
+            return *number;
+        }
+        let number = u32::try_from(sources.labels.len()).unwrap_or(SOURCE_UNKNOWN);
+        if sources.labels.len() >= SOURCES_MAX {
+            return SOURCE_UNKNOWN;
+        }
+        sources.labels.push(labels.clone());
+        sources.numbers.insert(labels, number);
+        number
+    }
+
+    /// Counts into the series of what was seen. `family`, `code` and `reason` may differ from it, for retries and opened connections.
+    pub(super) fn count<R>(&self, seen: &Seen, family: Family, reason: Option<Reason>, count: impl FnOnce(&Arc<Series>) -> R) -> R {
+        let key = key(seen, family, reason);
+        let mut handles = self.handles.borrow_mut();
+        if handles.len() >= HANDLES_MAX && !handles.contains_key(&key) {
+            handles.clear();
+        }
+        let handle = handles.entry(key).or_insert_with(|| self.handle(seen, family, reason));
+        if handle.overflow {
+            self.shard.overflow.add(1);
+        }
+        count(&handle.series)
+    }
+
+    #[cold]
+    fn handle(&self, seen: &Seen, family: Family, reason: Option<Reason>) -> Handle {
+        let labels = self.labels(seen, family, reason);
+        let max = seen.settings().map_or(SERIES_MAX_DEFAULT, |settings| settings.metric_series_max);
+        let (series, overflow) = self.telemetry.registry.lock().series(labels, &self.shard, max);
+        let held = seen.destination().map(|(namespace, service)| (Arc::clone(namespace), Arc::clone(service)));
+        Handle { series, overflow, held }
+    }
+
+    fn labels(&self, seen: &Seen, family: Family, reason: Option<Reason>) -> Labels {
+        let own = |of: fn(&engine::model::Settings) -> &str| Arc::<str>::from(seen.settings().map_or("", of));
+        let (own_namespace, own_workload) = (own(|own| &own.namespace), own(|own| &own.workload));
+        let destination = seen.destination();
+        let service = destination.map_or_else(|| Arc::from(""), |(_, service)| Arc::clone(service));
+        let (source, to_namespace, to_workload) = match seen.direction {
+            Direction::Inbound => (self.sources.borrow().labels[seen.source as usize].clone(), own_namespace, own_workload),
+            Direction::Outbound => (
+                (own_namespace, own_workload),
+                destination.map_or_else(|| Arc::from(""), |(namespace, _)| Arc::clone(namespace)),
+                seen.endpoint.as_ref().map_or_else(|| Arc::from(""), |endpoint| Arc::clone(&endpoint.workload)),
+            ),
+        };
+        Labels {
+            family,
+            direction: seen.direction,
+            source_namespace: source.0,
+            source_workload: source.1,
+            destination_namespace: to_namespace,
+            destination_service: service,
+            destination_workload: to_workload,
+            route: seen.rule.as_ref().map_or_else(|| Arc::from(""), |rule| Arc::clone(&rule.source.label)),
+            wire: seen.wire,
+            code: seen.code,
+            grpc_code: seen.grpc,
+            reason,
+            mtls: seen.mtls,
+        }
+    }
+
+    /// Log line and span of a finished exchange.
+    pub(super) fn record(&self, seen: &Seen, detail: Box<Detail>, duration: Duration) {
+        let ended = self.telemetry.clock.wall();
+        let started = ended.checked_sub(duration).unwrap_or(ended);
+        if detail.logged {
+            let record = Record { seen, detail: &detail, started, duration };
+            if !self.telemetry.access.write(access::line(&record)) {
+                self.shard.lines_dropped.add(1);
+            }
+        }
+        if detail.context.is_some_and(|context| context.sampled) {
+            let span = SpanRecord { seen: seen.clone(), detail, started, ended };
+            if self.telemetry.spans.try_send(Finished::Exchange(Box::new(span))).is_err() {
+                self.shard.spans_dropped.add(1);
+            }
+        }
+    }
+
+    /// The exemplar of a sampled exchange.
+    pub(super) fn exemplar(&self, detail: Option<&Detail>, duration: Duration) -> Option<Exemplar> {
+        let context = detail?.context.filter(|context| context.sampled)?;
+        Some(Exemplar { trace_id: context.trace_id, span_id: context.span_id, duration, at: self.telemetry.clock.wall() })
+    }
+}
+
+fn key(seen: &Seen, family: Family, reason: Option<Reason>) -> Key {
+    let (namespace, service) = seen.destination().map_or((0, 0), |(namespace, service)| (address_of(namespace), address_of(service)));
+    let rule = seen.rule.as_ref().map_or(u32::MAX, |rule| rule.id);
+    let workload = match seen.direction {
+        Direction::Inbound => u32::MAX,
+        Direction::Outbound => seen.endpoint.as_ref().map_or(u32::MAX, |endpoint| endpoint.workload_id),
+    };
+    let reason = reason.map_or(u8::MAX, |reason| reason as u8);
+    let flags = (family as u64) << 24 | (seen.direction as u64) << 16 | (seen.wire as u64) << 8 | u64::from(seen.mtls);
+    [
+        u64::from(rule) << 32 | u64::from(workload),
+        namespace,
+        service,
+        u64::from(seen.source) << 32 | u64::from(seen.code) << 16 | u64::from(seen.grpc) << 8 | u64::from(reason),
+        flags,
+    ]
+}
+
+fn address_of(text: &Arc<str>) -> u64 {
+    Arc::as_ptr(text).cast::<u8>() as u64
+}
+
+/// Multiply and rotate per word: keys are few and ours, so no defence against chosen keys is needed, and SipHash would cost more
+/// than the counting.
+#[derive(Debug, Default)]
+struct Fold(u64);
+
+impl Hasher for Fold {
+    fn finish(&self) -> u64 {
+        self.0 ^ self.0 >> 32
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+}

@@ -1,0 +1,239 @@
+//! `/metrics` as OpenMetrics text: the shards' sums, facts, the process.
+
+use std::fmt::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use engine::failure::Reason;
+use prometheus_client::encoding::text::encode_registry;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::labels::{BUCKET_BOUNDS_SECS, Family, Labels};
+use super::process::Process;
+use super::series::{BUCKETS, Exemplar, Sum};
+use super::telemetry::Telemetry;
+use super::trace::{hex_of_u64, hex_of_u128};
+
+/// Everything a scrape shows, read at one moment.
+#[derive(Debug)]
+struct Scrape {
+    sums: Vec<(Arc<Labels>, Sum)>,
+    epoch: u64,
+    cert_expiry_secs: Option<i64>,
+    rejected: u64,
+    ejections: u64,
+    overflow: u64,
+    spans_exported: u64,
+    spans_dropped: u64,
+    lines_dropped: u64,
+    process: Process,
+    started_secs: f64,
+}
+
+impl Telemetry {
+    /// All metrics as OpenMetrics text, [`super::OPENMETRICS_CONTENT_TYPE`].
+    pub fn render(&self) -> String {
+        self.scrape(Process::read()).text()
+    }
+
+    fn scrape(&self, process: Process) -> Scrape {
+        let registry = self.registry.lock();
+        let expiry = self.facts.cert_expiry_unix_secs.load(Ordering::Relaxed);
+        let now = i64::try_from(since_1970(self.clock.wall()).as_secs()).unwrap_or(i64::MAX);
+        Scrape {
+            sums: registry.sums(),
+            epoch: self.facts.config_epoch.load(Ordering::Relaxed),
+            cert_expiry_secs: (expiry != 0).then(|| expiry.saturating_sub(now)),
+            rejected: self.facts.config_rejected.load(Ordering::Relaxed),
+            ejections: self.facts.ejections.load(Ordering::Relaxed),
+            overflow: registry.total(|shard| &shard.overflow),
+            spans_exported: self.spans_exported.load(Ordering::Relaxed),
+            spans_dropped: registry.total(|shard| &shard.spans_dropped) + self.spans_lost.load(Ordering::Relaxed),
+            lines_dropped: registry.total(|shard| &shard.lines_dropped),
+            process,
+            started_secs: since_1970(self.started).as_secs_f64(),
+        }
+    }
+}
+
+fn since_1970(at: SystemTime) -> std::time::Duration {
+    at.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+impl Scrape {
+    fn text(self) -> String {
+        let exemplars: Vec<_> = self.of(Family::Http).flat_map(|(_, sum)| sum.exemplars).collect();
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self));
+        let mut text = String::new();
+        // Writing into a string does not fail.
+        let _ = encode_registry(&mut text, &registry);
+        let mut text = with_exemplars(text, &exemplars);
+        text.push_str("# EOF\n");
+        text
+    }
+
+    fn of(&self, family: Family) -> impl Iterator<Item = &(Arc<Labels>, Sum)> {
+        self.sums.iter().filter(move |(labels, _)| labels.family == family)
+    }
+
+    fn counters(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        (name, unit, help): (&str, Option<Unit>, &str),
+        family: Family,
+        wanted: impl Fn(&Labels) -> bool,
+        value: impl Fn(&Sum) -> u64,
+    ) -> fmt::Result {
+        let mut metric = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Counter)?;
+        for (labels, sum) in self.of(family).filter(|(labels, _)| wanted(labels)) {
+            ConstCounter::new(value(sum)).encode(metric.encode_family(&**labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn http(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let all = |_: &Labels| true;
+        let family = Family::Http;
+        self.counters(encoder, ("meshwright_requests", None, "HTTP requests that ended"), family, all, |sum| sum.count)?;
+        self.durations(encoder)?;
+        let name = ("meshwright_request", Some(Unit::Bytes), "Body bytes from downstream");
+        self.counters(encoder, name, family, all, |sum| sum.request_bytes)?;
+        let name = ("meshwright_response", Some(Unit::Bytes), "Body bytes towards downstream");
+        self.counters(encoder, name, family, all, |sum| sum.response_bytes)
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "a sum of seconds")]
+    fn durations(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "Time from a request's head to the end of its answer";
+        let mut metric = encoder.encode_descriptor("meshwright_request_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        for (labels, sum) in self.of(Family::Http) {
+            let mut buckets = [(f64::INFINITY, 0); BUCKETS];
+            for (n, (bound, count)) in buckets.iter_mut().enumerate() {
+                *bound = BUCKET_BOUNDS_SECS.get(n).copied().unwrap_or(f64::INFINITY);
+                *count = sum.buckets[n];
+            }
+            let count = sum.buckets.iter().sum();
+            metric.encode_family(&**labels)?.encode_histogram::<NoLabelSet>(sum.nanos as f64 / 1e9, count, &buckets, None)?;
+        }
+        Ok(())
+    }
+
+    fn tcp(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let family = Family::Tcp;
+        let plain = |labels: &Labels| labels.reason.is_none();
+        let all = |_: &Labels| true;
+        let opened = ("meshwright_tcp_connections_opened", None, "Opaque connections whose upstream was chosen");
+        self.counters(encoder, opened, family, plain, |sum| sum.opened)?;
+        let closed =
+            ("meshwright_tcp_connections_closed", None, "Opaque connections that ended; reason says why where the mesh ended them");
+        self.counters(encoder, closed, family, all, |sum| sum.count)?;
+        let sent = ("meshwright_tcp_sent", Some(Unit::Bytes), "Bytes of opaque connections towards downstream");
+        self.counters(encoder, sent, family, plain, |sum| sum.response_bytes)?;
+        let received = ("meshwright_tcp_received", Some(Unit::Bytes), "Bytes of opaque connections from downstream");
+        self.counters(encoder, received, family, plain, |sum| sum.request_bytes)
+    }
+
+    fn policy(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let retries = ("meshwright_retries", None, "Attempts that were made again; reason says why");
+        self.counters(encoder, retries, Family::Retry, |_| true, |sum| sum.count)?;
+        number(encoder, "meshwright_ejections", "Endpoints ejected from balancing", self.ejections)?;
+        let help = "Requests and connections that a rule refused";
+        let mut metric = encoder.encode_descriptor("meshwright_policy_denied", help, None, MetricType::Counter)?;
+        for (labels, sum) in self.sums.iter().filter(|(labels, _)| labels.family != Family::Retry && is_denial(labels)) {
+            ConstCounter::new(sum.count).encode(metric.encode_family(&**labels)?)?;
+        }
+        Ok(())
+    }
+
+    fn own(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        if let Some(secs) = self.cert_expiry_secs {
+            gauge(
+                encoder,
+                ("meshwright_cert_expiry", Some(Unit::Seconds), "Time until the leaf expires; negative after"),
+                &ConstGauge::new(secs),
+            )?;
+        }
+        let epoch = i64::try_from(self.epoch).unwrap_or(i64::MAX);
+        gauge(encoder, ("meshwright_config_epoch", None, "Number of the epoch in force"), &ConstGauge::new(epoch))?;
+        number(encoder, "meshwright_config_rejected", "Resources refused; the last good version stays", self.rejected)?;
+        number(
+            encoder,
+            "meshwright_metric_series_overflow",
+            "Records counted in an overflow series, for want of a series of their own",
+            self.overflow,
+        )?;
+        number(encoder, "meshwright_spans_exported", "Spans that a collector took", self.spans_exported)?;
+        number(encoder, "meshwright_spans_dropped", "Spans lost to a full queue or a failing collector", self.spans_dropped)?;
+        number(encoder, "meshwright_access_log_dropped", "Access log lines lost to a full queue", self.lines_dropped)
+    }
+
+    fn process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        if let Some(secs) = self.process.cpu_secs {
+            let metric = encoder.encode_descriptor("process_cpu", "User and system CPU time", Some(&Unit::Seconds), MetricType::Counter)?;
+            ConstCounter::new(secs).encode(metric)?;
+        }
+        if let Some(bytes) = self.process.resident_bytes {
+            let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+            gauge(encoder, ("process_resident_memory", Some(Unit::Bytes), "Resident memory"), &ConstGauge::new(bytes))?;
+        }
+        if let Some(fds) = self.process.open_fds {
+            let fds = i64::try_from(fds).unwrap_or(i64::MAX);
+            gauge(encoder, ("process_open_fds", None, "Open file descriptors"), &ConstGauge::new(fds))?;
+        }
+        let start = ("process_start_time", Some(Unit::Seconds), "Start of the process, seconds since 1970");
+        gauge(encoder, start, &ConstGauge::new(self.started_secs))
+    }
+}
+
+impl prometheus_client::collector::Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.http(&mut encoder)?;
+        self.tcp(&mut encoder)?;
+        self.policy(&mut encoder)?;
+        self.own(&mut encoder)?;
+        self.process(&mut encoder)
+    }
+}
+
+fn is_denial(labels: &Labels) -> bool {
+    matches!(labels.reason, Some(Reason::Denied | Reason::Unauthenticated | Reason::RateLimited))
+}
+
+fn number(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let metric: MetricEncoder<'_> = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    ConstCounter::new(value).encode(metric)
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, (name, unit, help): (&str, Option<Unit>, &str), value: &impl EncodeMetric) -> fmt::Result {
+    let metric = encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
+    value.encode(metric)
+}
+
+/// Appends exemplars to the histogram's bucket lines, which come in the order of `exemplars`. (An exemplar of `prometheus_client`
+/// can only be made by observing a value, which a sum of shards cannot do.)
+fn with_exemplars(text: String, exemplars: &[Option<Exemplar>]) -> String {
+    if exemplars.iter().all(Option::is_none) {
+        return text;
+    }
+    let mut exemplars = exemplars.iter();
+    let mut out = String::with_capacity(text.len() + 4096);
+    for line in text.lines() {
+        out.push_str(line);
+        if line.starts_with("meshwright_request_duration_seconds_bucket{")
+            && let Some(Some(exemplar)) = exemplars.next()
+        {
+            let (trace_id, span_id) = (hex_of_u128(exemplar.trace_id), hex_of_u64(exemplar.span_id));
+            let (trace_id, span_id) = (String::from_utf8_lossy(&trace_id), String::from_utf8_lossy(&span_id));
+            let (value, at) = (exemplar.duration.as_secs_f64(), since_1970(exemplar.at).as_secs_f64());
+            let _ = write!(out, " # {{trace_id=\"{trace_id}\",span_id=\"{span_id}\"}} {value} {at:.3}");
+        }
+        out.push('\n');
+    }
+    out
+}

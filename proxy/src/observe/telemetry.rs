@@ -1,0 +1,101 @@
+//! The part that all workers and the shell share: the registry of shards, facts, queues.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwapOption;
+use engine::model::Settings;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use super::access::{AccessLog, LogLines};
+use super::export::{Exporter, Finished, SPAN_QUEUE_MAX};
+use super::series::Registry;
+use super::traffic::PlaintextPeers;
+use crate::io::Clock;
+
+/// Content type of [`Telemetry::render`].
+pub const OPENMETRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What a proxy's telemetry is started with.
+#[derive(Debug, Default)]
+pub struct TelemetryOptions {
+    /// Name of the instance, for `service.instance.id`.
+    pub instance: String,
+    /// OTLP/gRPC endpoint given by flag; wins over the mesh's configuration.
+    pub otlp_endpoint: Option<String>,
+    /// Endpoint used where neither flag nor configuration names one: `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    pub otlp_fallback: Option<String>,
+    /// Where access log lines go.
+    pub log: LogLines,
+}
+
+/// Facts that other modules know and metrics show. Written by their owners at any time.
+#[derive(Debug, Default)]
+pub struct Facts {
+    /// Number of the epoch in force.
+    pub config_epoch: AtomicU64,
+    /// When the leaf expires, seconds since 1970; 0: no leaf yet.
+    pub cert_expiry_unix_secs: AtomicI64,
+    /// Resources refused since the start.
+    pub config_rejected: AtomicU64,
+    /// Endpoints ejected since the start.
+    pub ejections: AtomicU64,
+}
+
+/// Shared by all workers, the admin listener, reports and the span exporter.
+#[derive(Debug)]
+pub struct Telemetry {
+    /// See [`Facts`].
+    pub facts: Facts,
+    pub(super) registry: Mutex<Registry>,
+    pub(super) plaintext: Mutex<PlaintextPeers>,
+    pub(super) spans: mpsc::Sender<Finished>,
+    pub(super) access: AccessLog,
+    pub(super) options: TelemetryOptions,
+    pub(super) clock: Clock,
+    pub(super) started: SystemTime,
+    pub(super) settings: ArcSwapOption<Settings>,
+    pub(super) spans_exported: AtomicU64,
+    pub(super) spans_lost: AtomicU64,
+}
+
+impl Telemetry {
+    /// Starts with empty counters. The exporter must be run for spans to leave; where it is not, they are dropped and counted.
+    pub fn new(options: TelemetryOptions, clock: Clock) -> (Arc<Self>, Exporter) {
+        let (spans, queue) = mpsc::channel(SPAN_QUEUE_MAX);
+        let started = clock.wall();
+        let telemetry = Arc::new(Self {
+            facts: Facts::default(),
+            registry: Mutex::default(),
+            plaintext: Mutex::default(),
+            spans,
+            access: AccessLog::new(options.log.clone()),
+            options,
+            clock,
+            started,
+            settings: ArcSwapOption::empty(),
+            spans_exported: AtomicU64::new(0),
+            spans_lost: AtomicU64::new(0),
+        });
+        let exporter = Exporter::new(Arc::clone(&telemetry), queue);
+        (telemetry, exporter)
+    }
+
+    /// Tells the settings in force, for the spans of the proxy's own tasks. Traffic carries its own snapshot.
+    pub fn configured(&self, settings: &Arc<Settings>) {
+        self.settings.store(Some(Arc::clone(settings)));
+    }
+
+    /// Writes out what the access log still holds, and stops it. Waits at most a second.
+    pub fn close_log(&self) {
+        self.access.close();
+    }
+
+    /// Where spans go under these settings: flag, then configuration, then environment.
+    pub(super) fn otlp_endpoint<'a>(&'a self, settings: Option<&'a Settings>) -> Option<&'a str> {
+        let configured = settings.and_then(|settings| settings.otlp_endpoint.as_deref());
+        self.options.otlp_endpoint.as_deref().or(configured).or(self.options.otlp_fallback.as_deref())
+    }
+}

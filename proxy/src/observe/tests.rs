@@ -1,0 +1,420 @@
+//! Whole exchanges, from begin to what metrics, log and span say of them.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use engine::failure::{Failure, Reason};
+use engine::model::{
+    Action, Cluster, ClusterKind, Endpoint, EndpointCell, Forward, InboundPort, Match, MtlsMode, Protocol, RouteTable, Rule, RuleSource,
+    Settings, Snapshot,
+};
+use http::request::Parts;
+use http::{HeaderMap, Request, StatusCode, Version};
+use opentelemetry::trace::{SpanId, SpanKind};
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use parking_lot::Mutex;
+use proto::identity::Identity;
+
+use super::span::SpanRecord;
+use super::*;
+use crate::io::{Clock, Draw};
+use crate::tls::{Peer, TlsFacts};
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call is handed on unchanged to the system's allocator.
+#[allow(unsafe_code, reason = "an allocator cannot be written otherwise; tests only")]
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
+        // SAFETY: as above.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+fn settings(access_log: bool, otlp: Option<&str>, sample_percent: u64) -> Settings {
+    Settings {
+        trust_domain: "cluster.local".into(),
+        outside_mesh_denied: false,
+        mesh_cidrs: vec![],
+        dns_zones: vec![],
+        access_log,
+        otlp_endpoint: otlp.map(str::to_owned),
+        sample_threshold: (sample_percent << 32) / 100,
+        span_attributes: [("env".to_owned(), "test".to_owned())].into(),
+        leaf_life: Duration::from_secs(60),
+        rotate_at_percent: 66,
+        metric_series_max: 1000,
+        namespace: "shop".into(),
+        workload: "frontend".into(),
+        service_account: "web".into(),
+        own_addresses: vec![],
+    }
+}
+
+fn snapshot(settings: Settings) -> Arc<Snapshot> {
+    Arc::new(Snapshot { epoch: 7, settings: Some(Arc::new(settings)), ..Snapshot::default() })
+}
+
+fn rule() -> Arc<Rule> {
+    let forward = Forward { backends: vec![], weight_total: 0, stages: vec![], request_timeout: None, idle_timeout: None };
+    Arc::new(Rule {
+        id: 3,
+        source: RuleSource {
+            kind: "HTTPRoute".into(),
+            namespace: "shop".into(),
+            name: "catalog".into(),
+            rule: "0".into(),
+            label: "shop/catalog".into(),
+        },
+        matches: Match::default(),
+        action: Action::Forward(Arc::new(forward)),
+    })
+}
+
+fn cluster() -> Arc<Cluster> {
+    Arc::new(Cluster {
+        name: "shop/catalog:80".into(),
+        namespace: "shop".into(),
+        service: "catalog".into(),
+        protocol: Protocol::Http,
+        connect_timeout: Duration::from_secs(1),
+        kind: ClusterKind::Endpoints,
+        endpoints: Arc::new(EndpointCell::default()),
+    })
+}
+
+fn endpoint() -> Arc<Endpoint> {
+    Arc::new(Endpoint {
+        address: "10.77.0.3:8080".parse().unwrap(),
+        weight: 1,
+        identity: Some(Arc::new(Identity::new("cluster.local", "shop", "catalog").unwrap())),
+        namespace: "shop".into(),
+        workload: "catalog-v1".into(),
+        workload_id: 5,
+        live: Arc::default(),
+    })
+}
+
+fn port() -> Arc<InboundPort> {
+    let table = RouteTable { name: "inbound".into(), exact: [].into(), suffix: vec![], any: None, hosts: vec![] };
+    Arc::new(InboundPort {
+        mode: MtlsMode::Permissive,
+        protocol: Protocol::Http,
+        http: Arc::new(table),
+        service_namespace: "shop".into(),
+        service: "frontend".into(),
+    })
+}
+
+const TLS: TlsFacts = TlsFacts { version: "TLSv1.3", cipher: "TLS13_AES_128_GCM_SHA256", group: "X25519MLKEM768", resumed: false };
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn parts(headers: &[(&'static str, &str)]) -> Parts {
+    let mut request = Request::get("/v1/item?id=1").header("host", "catalog.shop").header("user-agent", "curl/8").body(()).unwrap();
+    for (name, value) in headers {
+        request.headers_mut().append(*name, value.parse().unwrap());
+    }
+    request.into_parts().0
+}
+
+struct World {
+    telemetry: Arc<Telemetry>,
+    exporter: Option<Exporter>,
+    observer: Observer,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+fn world() -> World {
+    let lines = Arc::new(Mutex::new(vec![]));
+    let options = TelemetryOptions { instance: "frontend-0".into(), log: LogLines::Memory(Arc::clone(&lines)), ..Default::default() };
+    let clock = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
+    let (telemetry, exporter) = Telemetry::new(options, clock);
+    let observer = Observer::new(Arc::clone(&telemetry), Draw::seeded(1));
+    World { telemetry, exporter: Some(exporter), observer, lines }
+}
+
+impl World {
+    fn caller(&self, direction: Direction, snapshot: &Snapshot, meshed: bool) -> Downstream {
+        let peer = Peer {
+            identity: Arc::new(Identity::new("cluster.local", "edge", "gate").unwrap()),
+            workload: "gate".into(),
+            certificate_hash_hex: "00".into(),
+        };
+        let addresses = (address("10.77.0.2:40000"), address("10.96.0.9:80"));
+        self.observer.downstream(direction, snapshot, addresses, meshed.then(|| Arc::new(peer)), meshed.then_some(TLS))
+    }
+}
+
+/// One of each kind of exchange.
+async fn some_traffic(world: &World, snapshot: &Arc<Snapshot>) {
+    let (rule, cluster, endpoint, port) = (rule(), cluster(), endpoint(), port());
+    let app = world.caller(Direction::Outbound, snapshot, false);
+    let mut sampled = parts(&[("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), ("x-request-id", "r1")]);
+    let mut exchange = world.observer.begin_http(Direction::Outbound, snapshot, &mut sampled, &app);
+    exchange.routed(&rule, &cluster);
+    exchange.attempted(&endpoint, Some(&TLS));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    exchange.retried(endpoint.address, Reason::ConnectFailed);
+    exchange.attempted(&endpoint, Some(&TLS));
+    tokio::time::advance(Duration::from_millis(3)).await;
+    exchange.response(StatusCode::OK, &HeaderMap::new());
+    exchange.add_request_bytes(10);
+    exchange.add_response_bytes(2000);
+    tokio::time::advance(Duration::from_micros(500)).await;
+    drop(exchange);
+
+    let caller = world.caller(Direction::Inbound, snapshot, true);
+    let mut call =
+        Request::post("/shop.Checkout/Pay").version(Version::HTTP_2).header("content-type", "application/grpc").body(()).unwrap();
+    call.headers_mut().insert("x-request-id", "r2".parse().unwrap());
+    let mut exchange = world.observer.begin_http(Direction::Inbound, snapshot, &mut call.into_parts().0, &caller);
+    exchange.at_port(&port);
+    exchange.replied(&Reason::Denied.into());
+    exchange.grpc_status(7);
+    drop(exchange);
+
+    let mut exchange = world.observer.begin_tcp(Direction::Outbound, snapshot, &app);
+    exchange.to_cluster(&cluster);
+    exchange.attempted(&endpoint, Some(&TLS));
+    exchange.add_request_bytes(5);
+    exchange.add_response_bytes(7);
+    exchange.failed(&Failure::new(Reason::UpstreamReset, "10.77.0.3:8080: connection reset"));
+}
+
+/// Aim: names, labels and units are those of contract section 5, with exemplars of sampled requests, in a stable order.
+#[tokio::test(start_paused = true)]
+async fn metrics_read_as_the_contract_says() {
+    let world = world();
+    let snapshot = snapshot(settings(false, Some("http://127.0.0.1:4317"), 0));
+    some_traffic(&world, &snapshot).await;
+    world.telemetry.facts.config_epoch.store(7, Ordering::Relaxed);
+    world.telemetry.facts.cert_expiry_unix_secs.store(1_800_003_600, Ordering::Relaxed);
+    let text = world.telemetry.render();
+    let steady: String = text.lines().filter(|line| !line.contains("process_")).map(|line| format!("{line}\n")).collect();
+    if std::env::var_os("MESHWRIGHT_BLESS").is_some() {
+        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/observe/golden/metrics.txt"), &steady).unwrap();
+    }
+    assert_eq!(steady, include_str!("golden/metrics.txt"));
+    assert!(text.contains("process_cpu_seconds_total ") && text.contains("process_resident_memory_bytes "), "{text}");
+}
+
+/// Aim: log lines have exactly the fields of kinds.md, in that order, for HTTP, a denial over gRPC, and opaque TCP.
+#[tokio::test(start_paused = true)]
+async fn log_lines_read_as_kinds_says() {
+    let world = world();
+    some_traffic(&world, &snapshot(settings(true, Some("http://127.0.0.1:4317"), 0))).await;
+    let lines: String = world.lines.lock().iter().map(|line| format!("{line}\n")).collect();
+    if std::env::var_os("MESHWRIGHT_BLESS").is_some() {
+        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/observe/golden/access.jsonl"), &lines).unwrap();
+    }
+    assert_eq!(lines, include_str!("golden/access.jsonl"));
+}
+
+/// Aim: with the log off, a request that is not sampled allocates nothing between begin and drop.
+#[tokio::test(start_paused = true)]
+async fn a_plain_request_allocates_nothing() {
+    let world = world();
+    for otlp in [None, Some("http://127.0.0.1:4317")] {
+        let snapshot = snapshot(settings(false, otlp, 0));
+        let (rule, cluster, endpoint) = (rule(), cluster(), endpoint());
+        let app = world.caller(Direction::Outbound, &snapshot, false);
+        let mut parts = parts(&[("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00")]);
+        let headers = HeaderMap::new();
+        let mut counted = 0;
+        for _ in 0..3 {
+            let before = ALLOCATIONS.get();
+            let mut exchange = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts, &app);
+            exchange.routed(&rule, &cluster);
+            exchange.attempted(&endpoint, Some(&TLS));
+            exchange.response(StatusCode::OK, &headers);
+            exchange.add_response_bytes(1024);
+            drop(exchange);
+            counted = ALLOCATIONS.get() - before;
+        }
+        assert_eq!(counted, 0, "with tracing {otlp:?}");
+    }
+    assert!(size_of::<Exchange>() <= 192, "an exchange takes {} bytes", size_of::<Exchange>());
+}
+
+/// Aim: the caller's decision holds; without one the draw decides and travels; without tracing nothing is touched.
+#[tokio::test(start_paused = true)]
+async fn sampling_is_respected() {
+    let on = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let off = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+    let otlp = Some("http://127.0.0.1:4317");
+    // (tracing, percent, incoming) -> (rewritten, sampled)
+    for (otlp, percent, incoming, rewritten, sampled) in [
+        (None, 100, None, false, false),
+        (None, 100, Some(on), false, false),
+        (otlp, 100, Some(off), false, false),
+        (otlp, 0, Some(on), true, true),
+        (otlp, 0, None, true, false),
+        (otlp, 100, None, true, true),
+    ] {
+        let mut world = world();
+        let snapshot = snapshot(settings(false, otlp, percent));
+        let app = world.caller(Direction::Outbound, &snapshot, false);
+        let headers: Vec<_> = incoming.iter().map(|value| ("traceparent", *value)).collect();
+        let mut parts = parts(&headers);
+        drop(world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts, &app));
+        let outgoing = parts.headers.get("traceparent").map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(outgoing.as_deref() != incoming, rewritten, "{otlp:?} {percent} {incoming:?} -> {outgoing:?}");
+        if let Some(outgoing) = outgoing.filter(|_| rewritten) {
+            assert_eq!(outgoing.ends_with("-01"), sampled, "{outgoing}");
+        }
+        assert_eq!(world.exporter.take().unwrap().next_span().is_some(), sampled);
+    }
+}
+
+/// Aim: app -> CLIENT -> SERVER -> app is one chain of parents within one trace.
+#[tokio::test(start_paused = true)]
+async fn spans_are_each_others_parents() {
+    let mut world = world();
+    let snapshot = snapshot(settings(false, Some("http://127.0.0.1:4317"), 100));
+    let mut parts = parts(&[]);
+    let app = world.caller(Direction::Outbound, &snapshot, false);
+    let client = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts, &app);
+    let between = parts.headers["traceparent"].clone();
+    let peer = world.caller(Direction::Inbound, &snapshot, true);
+    let server = world.observer.begin_http(Direction::Inbound, &snapshot, &mut parts, &peer);
+    let after = parts.headers["traceparent"].clone();
+    drop(server);
+    drop(client);
+    let exporter = world.exporter.as_mut().unwrap();
+    let (server, client) = (exporter.next_span().unwrap(), exporter.next_span().unwrap());
+    assert_eq!((&server.span_kind, &client.span_kind), (&SpanKind::Server, &SpanKind::Client));
+    assert_eq!(client.parent_span_id, SpanId::INVALID);
+    assert_eq!(server.parent_span_id, client.span_context.span_id());
+    assert_eq!(server.span_context.trace_id(), client.span_context.trace_id());
+    assert_eq!(&between.to_str().unwrap()[36..52], client.span_context.span_id().to_string());
+    assert_eq!(&after.to_str().unwrap()[36..52], server.span_context.span_id().to_string());
+}
+
+impl Exporter {
+    fn next_span(&mut self) -> Option<opentelemetry_sdk::trace::SpanData> {
+        self.next_record().and_then(|record: Box<SpanRecord>| record.span())
+    }
+}
+
+#[derive(Clone, Default)]
+struct Collector(Arc<Mutex<Vec<ExportTraceServiceRequest>>>);
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, tonic::Status> {
+        self.0.lock().push(request.into_inner());
+        Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+/// Aim: spans reach a collector over OTLP/gRPC with the resource and attributes promised; a dead collector costs only the spans.
+#[tokio::test]
+async fn spans_leave_by_otlp() {
+    let collector = Collector::default();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let collector_url = format!("http://{}", listener.local_addr().unwrap());
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(collector.clone()));
+    let server = tokio::spawn(server.serve_with_incoming(incoming));
+
+    let mut world = world();
+    for otlp in ["http://127.0.0.1:1", &collector_url] {
+        let snapshot = snapshot(settings(false, Some(otlp), 100));
+        let app = world.caller(Direction::Outbound, &snapshot, false);
+        let mut exchange = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &app);
+        exchange.routed(&rule(), &cluster());
+        exchange.attempted(&endpoint(), Some(&TLS));
+        exchange.response(StatusCode::OK, &HeaderMap::new());
+    }
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = world.exporter.take().unwrap().run(async { drop(stopped.await) });
+    let watch = async {
+        for _ in 0..500 {
+            if !collector.0.lock().is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        drop(stop);
+    };
+    tokio::join!(running, watch);
+    server.abort();
+
+    let requests = collector.0.lock();
+    let spans = &requests[0].resource_spans[0];
+    let resource: Vec<_> = spans.resource.as_ref().unwrap().attributes.iter().map(|a| format!("{}={:?}", a.key, a.value)).collect();
+    let resource = resource.join("\n");
+    for wanted in ["service.name", "frontend", "service.namespace", "shop", "service.instance.id", "frontend-0"] {
+        assert!(resource.contains(wanted), "{wanted} in {resource}");
+    }
+    let span = &spans.scope_spans[0].spans[0];
+    assert_eq!(span.name, "GET catalog.shop");
+    let attributes: Vec<_> = span.attributes.iter().map(|a| a.key.as_str()).collect();
+    for wanted in [
+        "http.request.method",
+        "url.path",
+        "http.response.status_code",
+        "server.address",
+        "network.protocol.name",
+        "network.peer.address",
+        "meshwright.route",
+        "meshwright.destination.identity",
+        "env",
+    ] {
+        assert!(attributes.contains(&wanted), "{wanted} in {attributes:?}");
+    }
+    let text = world.telemetry.render();
+    assert!(text.contains("meshwright_spans_exported_total 1\n") && text.contains("meshwright_spans_dropped_total 1\n"), "{text}");
+}
+
+/// Aim: the summary for the control plane counts per direction and service, and names plaintext peers of the inbound side only.
+#[tokio::test(start_paused = true)]
+async fn the_summary_counts_services_and_plaintext() {
+    let world = world();
+    let snapshot = snapshot(settings(false, None, 0));
+    some_traffic(&world, &snapshot).await;
+    world.caller(Direction::Inbound, &snapshot, false);
+    let traffic = world.telemetry.traffic();
+    let rows: Vec<_> = traffic.services.iter().map(|s| (&*s.direction, &*s.service, s.requests, s.failures)).collect();
+    assert_eq!(rows, [("inbound", "frontend", 1, 0), ("outbound", "catalog", 1, 0)]);
+    assert_eq!(traffic.services[1].duration_buckets.iter().sum::<u64>(), 1);
+    let peers: Vec<_> = traffic.plaintext.iter().map(|p| (&*p.source, &*p.destination, p.port, p.connections)).collect();
+    assert_eq!(peers, [("10.77.0.2", "shop/frontend", 80, 1)]);
+}
+
+/// Aim: an exchange dropped before any answer is the client's going away, whatever was known of it.
+#[tokio::test(start_paused = true)]
+async fn an_abandoned_exchange_is_client_gone() {
+    let world = world();
+    let snapshot = snapshot(settings(true, None, 0));
+    let app = world.caller(Direction::Outbound, &snapshot, false);
+    drop(world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &app));
+    let line = world.lines.lock().join("");
+    assert!(line.contains(r#""status":null,"grpc_status":null,"reason":"client_gone","blame":"client""#), "{line}");
+    let made = line.split(r#""request_id":""#).nth(1).unwrap();
+    assert_eq!(made.as_bytes()[14], b'4', "{made}");
+}

@@ -1,0 +1,375 @@
+//! Trace context in headers: W3C `traceparent`/`tracestate` and B3 in both forms, read and rewritten in place. Pure.
+//!
+//! W3C Trace Context (Recommendation 2021-11-23), section 3.2; B3 propagation (openzipkin/b3-propagation). Where several forms are
+//! present, W3C wins over B3 single, B3 single over B3 multi. What does not parse counts as absent.
+
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const B3: HeaderName = HeaderName::from_static("b3");
+const B3_TRACE_ID: HeaderName = HeaderName::from_static("x-b3-traceid");
+const B3_SPAN_ID: HeaderName = HeaderName::from_static("x-b3-spanid");
+const B3_PARENT: HeaderName = HeaderName::from_static("x-b3-parentspanid");
+const B3_SAMPLED: HeaderName = HeaderName::from_static("x-b3-sampled");
+const B3_FLAGS: HeaderName = HeaderName::from_static("x-b3-flags");
+
+/// Longest `traceparent` that is looked at; later versions may append fields.
+const TRACEPARENT_BYTES_MAX: usize = 256;
+/// Length of a version 00 `traceparent`.
+const TRACEPARENT_BYTES: usize = 55;
+
+/// The caller's span, as the headers name it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// 16 bytes, never zero.
+    pub trace_id: u128,
+    /// 8 bytes, never zero.
+    pub span_id: u64,
+}
+
+/// What the headers of a request said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The caller's span, if any form named one.
+    pub remote: Option<Remote>,
+    /// The caller's sampling decision, if it made one.
+    pub sampled: Option<bool>,
+    /// A valid `traceparent` was there.
+    pub w3c: bool,
+    /// A `b3` header was there, in any state.
+    pub b3_single: bool,
+    /// `x-b3-traceid` or `x-b3-sampled` was there, in any state.
+    pub b3_multi: bool,
+}
+
+/// A span of ours, for the headers of the request that goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Context {
+    /// The trace.
+    pub trace_id: u128,
+    /// Our span.
+    pub span_id: u64,
+    /// The caller's span, where there is one.
+    pub parent: Option<u64>,
+    /// The decision that travels on.
+    pub sampled: bool,
+}
+
+/// Reads what the headers say. Bounded work; allocates nothing.
+pub fn read(headers: &HeaderMap) -> Found {
+    let b3 = headers.get(&B3);
+    let multi_id = headers.get(&B3_TRACE_ID);
+    let multi_sampled = headers.get(&B3_SAMPLED);
+    let mut found = Found {
+        b3_single: b3.is_some(),
+        b3_multi: multi_id.is_some() || multi_sampled.is_some() || headers.contains_key(&B3_FLAGS),
+        ..Found::default()
+    };
+    if let Some((remote, sampled)) = single_traceparent(headers) {
+        return Found { remote: Some(remote), sampled: Some(sampled), w3c: true, ..found };
+    }
+    if let Some((remote, sampled)) = b3.and_then(|value| parse_b3(value.as_bytes())) {
+        return Found { remote, sampled, ..found };
+    }
+    if found.b3_multi {
+        found.sampled = parse_b3_sampled(headers);
+        found.remote = multi_id
+            .and_then(|id| parse_b3_trace_id(id.as_bytes()))
+            .zip(headers.get(&B3_SPAN_ID).and_then(|id| hex_u64(id.as_bytes())))
+            .map(|(trace_id, span_id)| Remote { trace_id, span_id });
+    }
+    found
+}
+
+/// Puts our span into the headers: `traceparent` always, each B3 form only where the caller used it. `tracestate` travels on
+/// unchanged within its own trace and is removed where a new trace starts (section 3.3.1.4).
+pub fn write(headers: &mut HeaderMap, found: &Found, context: &Context) {
+    headers.insert(TRACEPARENT, traceparent(context));
+    if !found.w3c {
+        headers.remove(&TRACESTATE);
+    }
+    if found.b3_single {
+        headers.insert(B3, b3_single(context));
+    }
+    if found.b3_multi {
+        headers.insert(B3_TRACE_ID, hex_value(&hex_of_u128(context.trace_id)));
+        headers.insert(B3_SPAN_ID, hex_value(&hex_of_u64(context.span_id)));
+        match context.parent {
+            Some(parent) => headers.insert(B3_PARENT, hex_value(&hex_of_u64(parent))),
+            None => headers.remove(&B3_PARENT),
+        };
+        // `x-b3-flags: 1` (debug) implies the decision; both would contradict the specification.
+        if !headers.contains_key(&B3_FLAGS) {
+            headers.insert(B3_SAMPLED, HeaderValue::from_static(if context.sampled { "1" } else { "0" }));
+        }
+    }
+}
+
+fn traceparent(context: &Context) -> HeaderValue {
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    text[3..35].copy_from_slice(&hex_of_u128(context.trace_id));
+    text[36..52].copy_from_slice(&hex_of_u64(context.span_id));
+    text[54] = if context.sampled { b'1' } else { b'0' };
+    hex_value(&text)
+}
+
+fn b3_single(context: &Context) -> HeaderValue {
+    let mut text = Vec::with_capacity(68);
+    text.extend_from_slice(&hex_of_u128(context.trace_id));
+    text.push(b'-');
+    text.extend_from_slice(&hex_of_u64(context.span_id));
+    text.extend_from_slice(if context.sampled { b"-1" } else { b"-0" });
+    if let Some(parent) = context.parent {
+        text.push(b'-');
+        text.extend_from_slice(&hex_of_u64(parent));
+    }
+    hex_value(&text)
+}
+
+fn hex_value(text: &[u8]) -> HeaderValue {
+    // Hex digits and dashes only, so the fallback cannot be reached.
+    HeaderValue::from_bytes(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+/// Several `traceparent` headers are none (section 3.2.1: exactly one).
+fn single_traceparent(headers: &HeaderMap) -> Option<(Remote, bool)> {
+    let mut values = headers.get_all(&TRACEPARENT).iter();
+    let first = values.next()?;
+    if values.next().is_some() {
+        return None;
+    }
+    parse_traceparent(first.as_bytes())
+}
+
+/// `version "-" trace-id "-" parent-id "-" flags`, lower-case hex; a later version may append `-…`.
+pub fn parse_traceparent(text: &[u8]) -> Option<(Remote, bool)> {
+    if text.len() < TRACEPARENT_BYTES || text.len() > TRACEPARENT_BYTES_MAX || text.iter().any(u8::is_ascii_uppercase) {
+        return None;
+    }
+    if text[2] != b'-' || text[35] != b'-' || text[52] != b'-' {
+        return None;
+    }
+    let version = hex(&text[..2])?;
+    let longer = text.len() > TRACEPARENT_BYTES;
+    if version == 0xff || (version == 0 && longer) || (longer && text[TRACEPARENT_BYTES] != b'-') {
+        return None;
+    }
+    let trace_id = hex(&text[3..35]).filter(|id| *id != 0)?;
+    let span_id = hex_u64(&text[36..52])?;
+    let flags = hex(&text[53..55])?;
+    Some((Remote { trace_id, span_id }, flags & 1 == 1))
+}
+
+/// `{TraceId}-{SpanId}[-{SamplingState}[-{ParentSpanId}]]`, or the sampling state alone.
+pub fn parse_b3(text: &[u8]) -> Option<(Option<Remote>, Option<bool>)> {
+    if let Some(sampled) = b3_state(text) {
+        return Some((None, Some(sampled)));
+    }
+    let mut parts = text.splitn(4, |byte| *byte == b'-');
+    let trace_id = parse_b3_trace_id(parts.next()?)?;
+    let span_id = hex_u64(parts.next()?)?;
+    let sampled = match parts.next() {
+        None => None,
+        Some(state) => Some(b3_state(state)?),
+    };
+    if let Some(parent) = parts.next() {
+        hex_u64(parent)?;
+    }
+    Some((Some(Remote { trace_id, span_id }), sampled))
+}
+
+fn b3_state(text: &[u8]) -> Option<bool> {
+    match text {
+        b"1" | b"d" | b"true" => Some(true),
+        b"0" | b"false" => Some(false),
+        _ => None,
+    }
+}
+
+fn parse_b3_sampled(headers: &HeaderMap) -> Option<bool> {
+    if headers.get(&B3_FLAGS).is_some_and(|flags| flags.as_bytes() == b"1") {
+        return Some(true);
+    }
+    headers.get(&B3_SAMPLED).and_then(|state| b3_state(state.as_bytes()))
+}
+
+/// 64 bits are widened with zeroes, as the B3 specification says.
+fn parse_b3_trace_id(text: &[u8]) -> Option<u128> {
+    if text.len() != 16 && text.len() != 32 {
+        return None;
+    }
+    hex(text).filter(|id| *id != 0)
+}
+
+fn hex_u64(text: &[u8]) -> Option<u64> {
+    if text.len() != 16 {
+        return None;
+    }
+    hex(text).and_then(|value| u64::try_from(value).ok()).filter(|id| *id != 0)
+}
+
+/// At most 32 hex digits; the callers bound the length.
+fn hex(text: &[u8]) -> Option<u128> {
+    let mut value = 0u128;
+    for byte in text {
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            b'A'..=b'F' => byte - b'A' + 10,
+            _ => return None,
+        };
+        value = value << 4 | u128::from(digit);
+    }
+    Some(value)
+}
+
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+/// 32 lower-case digits.
+pub fn hex_of_u128(value: u128) -> [u8; 32] {
+    let mut text = [0; 32];
+    for (byte, pair) in value.to_be_bytes().iter().zip(text.chunks_exact_mut(2)) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    text
+}
+
+/// 16 lower-case digits.
+pub fn hex_of_u64(value: u64) -> [u8; 16] {
+    let mut text = [0; 16];
+    for (byte, pair) in value.to_be_bytes().iter().zip(text.chunks_exact_mut(2)) {
+        pair[0] = DIGITS[usize::from(byte >> 4)];
+        pair[1] = DIGITS[usize::from(byte & 15)];
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TRACE: u128 = 0x4bf9_2f35_77b3_4da6_a3ce_929d_0e0e_4736;
+    const SPAN: u64 = 0x00f0_67aa_0ba9_02b7;
+    const W3C: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(*name, value.parse().unwrap());
+        }
+        map
+    }
+
+    /// Aim: every form is read, the order of precedence holds, and the caller's decision is found.
+    #[test]
+    fn every_form_is_read() {
+        let remote = Some(Remote { trace_id: TRACE, span_id: SPAN });
+        let narrow = Some(Remote { trace_id: 0xa3ce_929d_0e0e_4736, span_id: SPAN });
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let b3_1 = format!("{id}-00f067aa0ba902b7-1-05e3ac9a4f6e3b90");
+        let other = "00-00000000000000000000000000000001-0000000000000001-00";
+        let one = Some(Remote { trace_id: 1, span_id: 1 });
+        type Row<'a> = (Vec<(&'static str, &'a str)>, Option<Remote>, Option<bool>);
+        let table: Vec<Row<'_>> = vec![
+            (vec![], None, None),
+            (vec![("traceparent", W3C)], remote, Some(true)),
+            (vec![("b3", &b3_1)], remote, Some(true)),
+            (vec![("b3", "a3ce929d0e0e4736-00f067aa0ba902b7")], narrow, None),
+            (vec![("b3", "a3ce929d0e0e4736-00f067aa0ba902b7-d")], narrow, Some(true)),
+            (vec![("b3", "0")], None, Some(false)),
+            (vec![("x-b3-traceid", id), ("x-b3-spanid", "00f067aa0ba902b7"), ("x-b3-sampled", "0")], remote, Some(false)),
+            (vec![("x-b3-traceid", id), ("x-b3-spanid", "00f067aa0ba902b7"), ("x-b3-flags", "1")], remote, Some(true)),
+            (vec![("x-b3-sampled", "true")], None, Some(true)),
+            (vec![("traceparent", other), ("b3", &b3_1)], one, Some(false)),
+            (vec![("traceparent", "nonsense"), ("b3", &b3_1)], remote, Some(true)),
+            (vec![("traceparent", W3C), ("traceparent", other)], None, None),
+        ];
+        for (pairs, remote, sampled) in table {
+            let found = read(&headers(&pairs));
+            assert_eq!((found.remote, found.sampled), (remote, sampled), "{pairs:?}");
+        }
+    }
+
+    /// Aim: a traceparent that breaks a rule of section 3.2.2 counts as absent; a later version is read for what we know.
+    #[test]
+    fn broken_traceparents_are_absent() {
+        let with = |from: usize, text: &str| {
+            let mut value = W3C.to_owned();
+            value.replace_range(from..from + text.len(), text);
+            value
+        };
+        let zero_trace = with(3, "00000000000000000000000000000000");
+        let zero_span = with(36, "0000000000000000");
+        for bad in ["", "00", &with(0, "ff"), &with(3, "4B"), &with(3, "zz"), &zero_trace, &zero_span, &with(52, "x"), &format!("{W3C}-x")]
+        {
+            assert_eq!(parse_traceparent(bad.as_bytes()), None, "{bad}");
+        }
+        assert!(parse_traceparent(format!("{}-what", with(0, "01")).as_bytes()).is_some());
+        assert!(parse_traceparent(format!("{}.what", with(0, "01")).as_bytes()).is_none());
+    }
+
+    /// Aim: our span replaces the caller's in every form the caller used, and in W3C always.
+    #[test]
+    fn headers_are_rewritten_in_the_forms_the_caller_used() {
+        let context = Context { trace_id: TRACE, span_id: 7, parent: Some(SPAN), sampled: true };
+        let ours = "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000007-01";
+
+        let mut map = headers(&[("traceparent", W3C), ("tracestate", "a=b")]);
+        let found = read(&map);
+        write(&mut map, &found, &context);
+        assert_eq!(map, headers(&[("traceparent", ours), ("tracestate", "a=b")]));
+
+        let mut map = headers(&[("tracestate", "a=b"), ("b3", "1")]);
+        let found = read(&map);
+        write(&mut map, &found, &Context { parent: None, ..context });
+        assert_eq!(map, headers(&[("traceparent", ours), ("b3", "4bf92f3577b34da6a3ce929d0e0e4736-0000000000000007-1")]));
+
+        let mut map = headers(&[("x-b3-traceid", "4bf92f3577b34da6a3ce929d0e0e4736"), ("x-b3-spanid", "00f067aa0ba902b7")]);
+        let found = read(&map);
+        write(&mut map, &found, &context);
+        assert_eq!(
+            map,
+            headers(&[
+                ("x-b3-traceid", "4bf92f3577b34da6a3ce929d0e0e4736"),
+                ("x-b3-spanid", "0000000000000007"),
+                ("x-b3-parentspanid", "00f067aa0ba902b7"),
+                ("x-b3-sampled", "1"),
+                ("traceparent", ours),
+            ])
+        );
+    }
+
+    proptest! {
+        /// Aim: no bytes make the parsers panic.
+        #[test]
+        fn any_bytes_are_survived(text in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = parse_traceparent(&text);
+            let _ = parse_b3(&text);
+        }
+
+        /// Aim: near-valid text is survived too, cut and bent at any place.
+        #[test]
+        fn bent_contexts_are_survived(at in 0usize..55, byte in any::<u8>(), cut in 0usize..80) {
+            let mut text = format!("{W3C}-1-05e3ac9a4f6e3b90-----").into_bytes();
+            text[at] = byte;
+            text.truncate(cut);
+            let _ = parse_traceparent(&text);
+            let _ = parse_b3(&text);
+            let _ = parse_b3(&text[text.len().min(3)..]);
+        }
+
+        /// Aim: what we write is what we read.
+        #[test]
+        fn contexts_round_trip(trace_id in 1u128.., span_id in 1u64.., parent in proptest::option::of(1u64..), sampled: bool) {
+            let context = Context { trace_id, span_id, parent, sampled };
+            let expected = (Remote { trace_id, span_id }, sampled);
+            prop_assert_eq!(parse_traceparent(traceparent(&context).as_bytes()), Some(expected));
+            prop_assert_eq!(parse_b3(b3_single(&context).as_bytes()), Some((Some(expected.0), Some(sampled))));
+        }
+    }
+}
