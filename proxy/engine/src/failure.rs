@@ -106,6 +106,11 @@ impl Reason {
         }
     }
 
+    /// The reason that [`Reason::text`] spells so.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.text() == text)
+    }
+
     /// The code as a header value.
     pub const fn header(self) -> HeaderValue {
         HeaderValue::from_static(self.text())
@@ -115,10 +120,14 @@ impl Reason {
     pub const fn blame(self) -> Blame {
         match self {
             Self::BadRequest | Self::TooLarge | Self::ClientGone | Self::Misdirected => Blame::Client,
-            Self::NoRoute | Self::BadBackend | Self::NoEndpoints | Self::ConfigPending | Self::Overflow | Self::Draining => Blame::ClientProxy,
+            Self::NoRoute | Self::BadBackend | Self::NoEndpoints | Self::ConfigPending | Self::Overflow | Self::Draining => {
+                Blame::ClientProxy
+            }
             Self::ConnectFailed | Self::ConnectTimeout => Blame::Network,
             Self::TlsFailed | Self::IdentityMismatch => Blame::ServerProxy,
-            Self::UpstreamReset | Self::UpstreamProtocol | Self::RequestTimeout | Self::AttemptTimeout | Self::IdleTimeout => Blame::Application,
+            Self::UpstreamReset | Self::UpstreamProtocol | Self::RequestTimeout | Self::AttemptTimeout | Self::IdleTimeout => {
+                Blame::Application
+            }
             Self::RateLimited | Self::Denied | Self::Unauthenticated | Self::Fault => Blame::Policy,
         }
     }
@@ -203,8 +212,31 @@ pub struct LocalReply {
     pub body: bytes::Bytes,
 }
 
+impl LocalReply {
+    /// The answer for a reason, without further headers or body.
+    pub const fn of(reason: Reason) -> Self {
+        Self { status: reason.status(), reason: Some(reason), headers: Vec::new(), body: bytes::Bytes::new() }
+    }
+}
+
 impl From<Reason> for LocalReply {
     fn from(reason: Reason) -> Self {
-        Self { status: reason.status(), reason: Some(reason), headers: Vec::new(), body: bytes::Bytes::new() }
+        Self::of(reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_listed_once_and_spelled_one_way() {
+        // Aim: `reason as usize` is the index in ALL, and text and parse are inverse.
+        for (index, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, index);
+            assert_eq!(Reason::parse(reason.text()), Some(reason));
+            assert!(reason.status().as_u16() >= 400);
+        }
+        assert_eq!(Reason::parse("made_up"), None);
     }
 }

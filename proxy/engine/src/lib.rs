@@ -1,5 +1,14 @@
 //! The pure half of the proxy: no async, no I/O, no clock of its own.
+//!
+//! [`model::build::Parts`] turns resources into a [`model::Snapshot`]; [`sniff::sniff`] judges first bytes; [`decide::decide`] turns
+//! (table, request, draw) into a value; [`balance::pick`] chooses an endpoint; [`retry::next`] judges a failed attempt;
+//! [`explain`] says why, and dumps what runs.
 
+pub mod balance;
+pub mod decide;
 pub mod failure;
 pub mod filter;
 pub mod model;
+pub(crate) mod rejected;
+pub mod retry;
+pub mod sniff;

@@ -1,0 +1,140 @@
+//! Which rule and which backend a request meets. A pure function of table, request and draw: what the road carries out, what
+//! `explain` prints and what the tests judge are one and the same value. Nothing here allocates on the way to a backend.
+
+mod host;
+pub(crate) mod matching;
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Method};
+
+use crate::failure::{LocalReply, Reason};
+use crate::model::{Action, Backend, Cluster, Forward, RouteTable, Rule, Target};
+
+pub use host::without_port;
+
+static NO_ROUTE: LocalReply = LocalReply::of(Reason::NoRoute);
+static BAD_BACKEND: LocalReply = LocalReply::of(Reason::BadBackend);
+
+/// What a decision may depend on; borrowed from the request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'r> {
+    /// Method.
+    pub method: &'r Method,
+    /// Path as received, without query.
+    pub path: &'r str,
+    /// Query as received, without the question mark.
+    pub query: Option<&'r str>,
+    /// Host as the client named it; a port is ignored.
+    pub host: &'r str,
+    /// Headers.
+    pub headers: &'r HeaderMap,
+}
+
+impl<'r> RequestHead<'r> {
+    /// The head of a request: the host is the URI's authority, else the `host` header (RFC 9112, section 3.2.2), else empty.
+    pub fn of<B>(request: &'r http::Request<B>) -> Self {
+        Self::new(request.method(), request.uri(), request.headers())
+    }
+
+    /// See [`RequestHead::of`].
+    pub fn new(method: &'r Method, uri: &'r http::Uri, headers: &'r HeaderMap) -> Self {
+        let named = || headers.get(http::header::HOST).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let host = uri.authority().map_or_else(named, http::uri::Authority::as_str);
+        Self { method, path: uri.path(), query: uri.query(), host, headers }
+    }
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug)]
+pub enum Decision<'s> {
+    /// It goes to a cluster.
+    Forward(Plan<'s>),
+    /// The mesh answers by itself.
+    Reply {
+        /// The answer.
+        reply: &'s LocalReply,
+        /// The rule that matched; `None`: no rule did.
+        rule: Option<&'s Arc<Rule>>,
+    },
+}
+
+/// Where a request goes and what happens on the way.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan<'s> {
+    /// The rule that matched.
+    pub rule: &'s Arc<Rule>,
+    /// Its timeouts and stages.
+    pub forward: &'s Arc<Forward>,
+    /// The backend that the draw chose, with its own stages.
+    pub backend: &'s Backend,
+    /// The cluster behind it.
+    pub cluster: &'s Arc<Cluster>,
+}
+
+impl Plan<'_> {
+    /// Runs the request side of all stages: the backend's, then the rule's, as Envoy does.
+    pub fn on_request(&self, headers: &mut HeaderMap) {
+        self.backend.stages.iter().chain(&self.forward.stages).for_each(|stage| stage.on_request(headers));
+    }
+
+    /// Runs the response side of all stages, in the same order.
+    pub fn on_response(&self, headers: &mut HeaderMap) {
+        self.backend.stages.iter().chain(&self.forward.stages).for_each(|stage| stage.on_response(headers));
+    }
+}
+
+/// Decides about one request. `draw` is uniform over all of `u64` and chooses between weighted backends.
+///
+/// The virtual host is the exact one, else the one with the longest matching wildcard suffix, else `*`; its first matching rule
+/// wins, and without one the answer is 404 `no_route`.
+pub fn decide<'s>(table: &'s RouteTable, head: &RequestHead<'_>, draw: u64) -> Decision<'s> {
+    match rule(table, head) {
+        Some(rule) => act(rule, draw),
+        None => Decision::Reply { reply: &NO_ROUTE, rule: None },
+    }
+}
+
+/// The first rule that matches.
+fn rule<'s>(table: &'s RouteTable, head: &RequestHead<'_>) -> Option<&'s Arc<Rule>> {
+    rules(table, head.host)?.iter().find(|rule| matching::matches(&rule.matches, head))
+}
+
+/// The rules of the virtual host for a host.
+pub(crate) fn rules<'s>(table: &'s RouteTable, host: &str) -> Option<&'s [Arc<Rule>]> {
+    let index = host::choose(table, host)?;
+    table.hosts.get(index).map(Vec::as_slice)
+}
+
+/// What a rule does for this draw.
+fn act(rule: &Arc<Rule>, draw: u64) -> Decision<'_> {
+    let forward = match &rule.action {
+        Action::Forward(forward) => forward,
+        Action::Reply(reply) => return Decision::Reply { reply, rule: Some(rule) },
+    };
+    let Some(backend) = choose(forward, draw) else {
+        return Decision::Reply { reply: &BAD_BACKEND, rule: Some(rule) };
+    };
+    match &backend.target {
+        Target::Cluster(cluster) => Decision::Forward(Plan { rule, forward, backend, cluster }),
+        Target::Reply(reply) => Decision::Reply { reply, rule: Some(rule) },
+    }
+}
+
+/// The backend that a draw falls on, each in proportion to its weight; `None` without any. For opaque connections, too.
+pub fn choose(forward: &Forward, draw: u64) -> Option<&Backend> {
+    if let [only] = forward.backends.as_slice() {
+        return Some(only);
+    }
+    let mut point = ((u128::from(draw) * u128::from(forward.weight_total)) >> 64) as u64;
+    for backend in &forward.backends {
+        if point < backend.weight {
+            return Some(backend);
+        }
+        point -= backend.weight;
+    }
+    forward.backends.last()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! When a rule applies, from Envoy's `RouteMatch`.
+
+use http::{HeaderName, Method};
+use proto::xds::matcher::string_matcher::MatchPattern;
+use proto::xds::matcher::{RegexMatcher, StringMatcher};
+use proto::xds::route::header_matcher::HeaderMatchSpecifier;
+use proto::xds::route::query_parameter_matcher::QueryParameterMatchSpecifier;
+use proto::xds::route::route_match::PathSpecifier;
+use proto::xds::route::{HeaderMatcher, QueryParameterMatcher, RouteMatch};
+use regex::{Regex, RegexBuilder};
+
+use crate::model::{Match, PathMatch, ValueMatch};
+use crate::rejected::{Wrong, refuse};
+
+/// Longest regular expression, in bytes.
+pub(super) const REGEX_BYTES_MAX: usize = 4096;
+/// Most memory of one compiled regular expression, and of its lazy automaton, in bytes.
+const REGEX_PROGRAM_BYTES_MAX: usize = 256 << 10;
+/// Most conditions of one kind in a match.
+const CONDITIONS_MAX: usize = 64;
+/// Longest text that a match compares with, in bytes.
+const TEXT_BYTES_MAX: usize = 8 << 10;
+
+pub(super) fn compile(raw: &RouteMatch) -> Result<Match, Wrong> {
+    refuse(raw.case_sensitive == Some(false), "case_sensitive")?;
+    refuse(raw.runtime_fraction.is_some(), "runtime_fraction")?;
+    for (field, count) in [("headers", raw.headers.len()), ("query_parameters", raw.query_parameters.len())] {
+        if count > CONDITIONS_MAX {
+            return Err(Wrong::new(field, format!("holds more than {CONDITIONS_MAX} conditions")));
+        }
+    }
+    let mut compiled = Match { path: path(raw.path_specifier.as_ref())?, ..Match::default() };
+    for (index, raw) in raw.headers.iter().enumerate() {
+        condition(raw, &mut compiled).map_err(|wrong| wrong.within(format!("headers[{index}]")))?;
+    }
+    for (index, raw) in raw.query_parameters.iter().enumerate() {
+        let value = query(raw).map_err(|wrong| wrong.within(format!("query_parameters[{index}]")))?;
+        compiled.query.push((raw.name.clone(), value));
+    }
+    Ok(compiled)
+}
+
+fn path(raw: Option<&PathSpecifier>) -> Result<PathMatch, Wrong> {
+    Ok(match raw {
+        None => return Err(Wrong::new("path_specifier", "is missing: prefix, path, path_separated_prefix or safe_regex")),
+        Some(PathSpecifier::Prefix(prefix)) if prefix.is_empty() || prefix == "/" => PathMatch::Any,
+        Some(PathSpecifier::Prefix(prefix)) => PathMatch::StringPrefix(rooted(prefix, "prefix")?),
+        Some(PathSpecifier::Path(path)) => PathMatch::Exact(rooted(path, "path")?),
+        Some(PathSpecifier::PathSeparatedPrefix(prefix)) => match rooted(prefix, "path_separated_prefix")?.trim_end_matches('/') {
+            "" => PathMatch::Any,
+            elements => PathMatch::Prefix(elements.to_owned()),
+        },
+        Some(PathSpecifier::SafeRegex(raw)) => PathMatch::Regex(regex(raw).map_err(|wrong| wrong.within("safe_regex"))?),
+    })
+}
+
+fn rooted(path: &str, field: &str) -> Result<String, Wrong> {
+    if !path.starts_with('/') {
+        return Err(Wrong::new(field, format!("`{}` does not start with `/`", path.escape_debug())));
+    }
+    if path.contains(['?', '#']) {
+        return Err(Wrong::new(field, format!("`{}` holds a query or fragment", path.escape_debug())));
+    }
+    text(path).map_err(|wrong| wrong.within(field))
+}
+
+fn text(text: &str) -> Result<String, Wrong> {
+    if text.len() > TEXT_BYTES_MAX {
+        return Err(Wrong::new("", format!("longer than {TEXT_BYTES_MAX} bytes")));
+    }
+    Ok(text.to_owned())
+}
+
+/// A header, or the method in Envoy's spelling.
+fn condition(raw: &HeaderMatcher, compiled: &mut Match) -> Result<(), Wrong> {
+    refuse(raw.treat_missing_header_as_empty, "treat_missing_header_as_empty")?;
+    if raw.name == ":method" {
+        return method(raw, compiled);
+    }
+    if raw.name.starts_with(':') {
+        return Err(Wrong::new("name", format!("pseudo header `{}` cannot be matched, except `:method`", raw.name.escape_debug())));
+    }
+    let name: HeaderName =
+        raw.name.parse().map_err(|_| Wrong::new("name", format!("`{}` is not a header name", raw.name.escape_debug())))?;
+    let value = match &raw.header_match_specifier {
+        None => ValueMatch::Present(!raw.invert_match),
+        Some(HeaderMatchSpecifier::PresentMatch(present)) => ValueMatch::Present(*present != raw.invert_match),
+        Some(HeaderMatchSpecifier::RangeMatch(_)) => return Err(Wrong::unsupported("range_match")),
+        Some(HeaderMatchSpecifier::StringMatch(raw_match)) => {
+            let value = string(raw_match).map_err(|wrong| wrong.within("string_match"))?;
+            if raw.invert_match { ValueMatch::Not(Box::new(value)) } else { value }
+        }
+    };
+    compiled.headers.push((name, value));
+    Ok(())
+}
+
+fn method(raw: &HeaderMatcher, compiled: &mut Match) -> Result<(), Wrong> {
+    let exact = match &raw.header_match_specifier {
+        Some(HeaderMatchSpecifier::StringMatch(StringMatcher { match_pattern: Some(MatchPattern::Exact(text)), ignore_case: false })) => {
+            text
+        }
+        _ => return Err(Wrong::new("string_match", "`:method` can only be compared with string_match.exact")),
+    };
+    refuse(raw.invert_match, "invert_match")?;
+    let method = Method::from_bytes(exact.as_bytes())
+        .map_err(|_| Wrong::new("string_match.exact", format!("`{}` is not a method", exact.escape_debug())))?;
+    if compiled.method.as_ref().is_some_and(|other| *other != method) {
+        return Err(Wrong::new("name", "`:method` is compared with two values, which never holds"));
+    }
+    compiled.method = Some(method);
+    Ok(())
+}
+
+fn query(raw: &QueryParameterMatcher) -> Result<ValueMatch, Wrong> {
+    if raw.name.is_empty() {
+        return Err(Wrong::new("name", "is empty"));
+    }
+    text(&raw.name).map_err(|wrong| wrong.within("name"))?;
+    match &raw.query_parameter_match_specifier {
+        None => Ok(ValueMatch::Present(true)),
+        Some(QueryParameterMatchSpecifier::PresentMatch(present)) => Ok(ValueMatch::Present(*present)),
+        Some(QueryParameterMatchSpecifier::StringMatch(raw)) => string(raw).map_err(|wrong| wrong.within("string_match")),
+    }
+}
+
+fn string(raw: &StringMatcher) -> Result<ValueMatch, Wrong> {
+    refuse(raw.ignore_case, "ignore_case")?;
+    Ok(match &raw.match_pattern {
+        None => return Err(Wrong::new("match_pattern", "is missing")),
+        Some(MatchPattern::Exact(raw)) => ValueMatch::Exact(text(raw)?),
+        Some(MatchPattern::Prefix(raw)) => ValueMatch::Prefix(text(raw)?),
+        Some(MatchPattern::Suffix(raw)) => ValueMatch::Suffix(text(raw)?),
+        Some(MatchPattern::Contains(raw)) => ValueMatch::Contains(text(raw)?),
+        Some(MatchPattern::SafeRegex(raw)) => ValueMatch::Regex(regex(raw).map_err(|wrong| wrong.within("safe_regex"))?),
+    })
+}
+
+/// Envoy matches the whole string, so the expression is anchored. It must be whole by itself first: `a)|(b` is not.
+fn regex(raw: &RegexMatcher) -> Result<Regex, Wrong> {
+    let at = |why: String| Wrong::new("regex", why);
+    if raw.regex.len() > REGEX_BYTES_MAX {
+        return Err(at(format!("longer than {REGEX_BYTES_MAX} bytes")));
+    }
+    let build =
+        |pattern: &str| RegexBuilder::new(pattern).size_limit(REGEX_PROGRAM_BYTES_MAX).dfa_size_limit(REGEX_PROGRAM_BYTES_MAX).build();
+    let shown = raw.regex.escape_debug();
+    let why = |error: regex::Error| match error {
+        regex::Error::CompiledTooBig(limit) => at(format!("`{shown}` needs more than {limit} bytes")),
+        other => at(format!("`{shown}` is not a regular expression: {}", other.to_string().lines().last().unwrap_or_default())),
+    };
+    build(&raw.regex).map_err(why)?;
+    build(&format!(r"\A(?:{})\z", raw.regex)).map_err(why)
+}

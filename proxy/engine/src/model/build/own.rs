@@ -1,0 +1,219 @@
+//! Resources that are not Envoy's: the proxy's own facts, DNS answers, and the trust bundle out of its Secret.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use proto::mesh::{DnsRecord, ProxyConfig};
+use proto::xds::core::data_source::Specifier;
+use proto::xds::tls::{Secret, secret};
+
+use super::{duration, same_name};
+use crate::model::{DnsAnswer, Settings};
+use crate::rejected::{Wrong, refuse};
+
+/// Most addresses in one DNS answer.
+const DNS_ADDRESSES_MAX: usize = 4096;
+/// Most roots in a trust bundle.
+const ROOTS_MAX: usize = 64;
+/// Largest root certificate, in bytes of DER.
+const ROOT_BYTES_MAX: usize = 64 << 10;
+/// Most ranges and zones in the proxy's facts.
+const FACTS_MAX: usize = 1024;
+/// Life of a leaf where the mesh names none (kinds, `Mesh`).
+const LEAF_LIFE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
+const ROTATE_AT_PERCENT_DEFAULT: u32 = 66;
+const METRIC_SERIES_MAX_DEFAULT: usize = 1000;
+
+pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong> {
+    if name != proto::names::PROXY {
+        return Err(Wrong::new("", format!("the only resource of this type is `{}`", proto::names::PROXY)));
+    }
+    for (field, count) in [
+        ("mesh_cidrs", raw.mesh_cidrs.len()),
+        ("dns_zones", raw.dns_zones.len()),
+        ("own_addresses", raw.own_addresses.len()),
+        ("tracing.attributes", raw.tracing.as_ref().map_or(0, |tracing| tracing.attributes.len())),
+    ] {
+        if count > FACTS_MAX {
+            return Err(Wrong::new(field, format!("holds more than {FACTS_MAX} entries")));
+        }
+    }
+    let tracing = raw.tracing.clone().unwrap_or_default();
+    let percent = tracing.sample_percent;
+    if !(0.0..=100.0).contains(&percent) {
+        return Err(Wrong::new("tracing.sample_percent", format!("{percent} is not between 0 and 100")));
+    }
+    let rotate_at_percent = if raw.rotate_at_percent == 0 { ROTATE_AT_PERCENT_DEFAULT } else { raw.rotate_at_percent };
+    if rotate_at_percent > 99 {
+        return Err(Wrong::new("rotate_at_percent", format!("{rotate_at_percent} is not between 1 and 99")));
+    }
+    let leaf_life = duration(raw.leaf_life.as_ref(), "leaf_life")?.unwrap_or(LEAF_LIFE_DEFAULT);
+    if leaf_life < Duration::from_secs(1) {
+        return Err(Wrong::new("leaf_life", "is shorter than a second"));
+    }
+    Ok(Settings {
+        trust_domain: trust_domain(&raw.trust_domain)?,
+        outside_mesh_denied: raw.outside_mesh_denied,
+        mesh_cidrs: parse_all(&raw.mesh_cidrs, "mesh_cidrs", "a range like 10.0.0.0/8", |text| text.parse::<IpNet>().ok())?,
+        dns_zones: raw.dns_zones.iter().map(|zone| zone.trim_end_matches('.').to_ascii_lowercase()).collect(),
+        access_log: raw.access_log.as_ref().is_some_and(|log| log.enabled),
+        otlp_endpoint: otlp_endpoint(&tracing.otlp_endpoint)?,
+        sample_threshold: (percent / 100.0 * (1_u64 << 32) as f64) as u64,
+        span_attributes: tracing.attributes,
+        leaf_life,
+        rotate_at_percent,
+        metric_series_max: if raw.metric_series_max == 0 { METRIC_SERIES_MAX_DEFAULT } else { raw.metric_series_max as usize },
+        namespace: raw.namespace.clone(),
+        workload: raw.workload.clone(),
+        service_account: raw.service_account.clone(),
+        own_addresses: parse_all(&raw.own_addresses, "own_addresses", "an IP address", |text| text.parse::<IpAddr>().ok())?,
+    })
+}
+
+fn trust_domain(text: &str) -> Result<String, Wrong> {
+    let text = if text.is_empty() { proto::identity::DEFAULT_TRUST_DOMAIN } else { text };
+    // Judged by the one parser of identities.
+    proto::identity::Identity::new(text, "a", "a").map_err(|error| Wrong::new("trust_domain", error.why))?;
+    Ok(text.to_owned())
+}
+
+fn otlp_endpoint(text: &str) -> Result<Option<String>, Wrong> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let uri: Option<http::Uri> = text.parse().ok();
+    let good = uri.is_some_and(|uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https")));
+    if good { Ok(Some(text.to_owned())) } else { Err(Wrong::new("tracing.otlp_endpoint", "is not of the form http://HOST:PORT")) }
+}
+
+fn parse_all<T>(texts: &[String], field: &str, wanted: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, Wrong> {
+    let one = |(index, text): (usize, &String)| {
+        parse(text).ok_or_else(|| Wrong::new(format!("{field}[{index}]"), format!("`{}` is not {wanted}", text.escape_debug())))
+    };
+    texts.iter().enumerate().map(one).collect()
+}
+
+pub(super) fn dns(name: &str, raw: &DnsRecord) -> Result<DnsAnswer, Wrong> {
+    if proto::names::dns_host(name).is_none_or(str::is_empty) {
+        return Err(Wrong::new("", "the name is not of the form dns/HOST"));
+    }
+    if raw.addresses.len() > DNS_ADDRESSES_MAX {
+        return Err(Wrong::new("addresses", format!("holds more than {DNS_ADDRESSES_MAX} entries")));
+    }
+    let addresses = parse_all(&raw.addresses, "addresses", "an IP address", |text| text.parse::<IpAddr>().ok())?;
+    Ok(DnsAnswer { addresses, ttl_secs: raw.ttl_secs })
+}
+
+/// The roots of `ROOTCA`: PEM in `validation_context.trusted_ca.inline_bytes`.
+pub(super) fn trust_bundle(name: &str, raw: &Secret) -> Result<Vec<Vec<u8>>, Wrong> {
+    same_name(name, &raw.name, "name")?;
+    if name != proto::names::ROOT_CA {
+        return Err(Wrong::new("", format!("this proxy takes no secret but `{}`", proto::names::ROOT_CA)));
+    }
+    let Some(secret::Type::ValidationContext(context)) = &raw.r#type else {
+        return Err(Wrong::new("validation_context", "is missing"));
+    };
+    refuse(!context.match_typed_subject_alt_names.is_empty(), "validation_context.match_typed_subject_alt_names")?;
+    refuse(!context.match_subject_alt_names.is_empty(), "validation_context.match_subject_alt_names")?;
+    let pem = match context.trusted_ca.as_ref().and_then(|source| source.specifier.as_ref()) {
+        Some(Specifier::InlineBytes(bytes)) => bytes.as_ref(),
+        Some(Specifier::InlineString(text)) => text.as_bytes(),
+        Some(Specifier::Filename(_)) => return Err(Wrong::unsupported("validation_context.trusted_ca.filename")),
+        None => return Err(Wrong::new("validation_context.trusted_ca", "is missing")),
+    };
+    certificates(pem).map_err(|wrong| wrong.within("validation_context.trusted_ca"))
+}
+
+/// Certificates of a PEM text (RFC 7468); text between the blocks is skipped.
+fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, Wrong> {
+    let text = std::str::from_utf8(pem).map_err(|_| Wrong::new("", "is not PEM text"))?;
+    let mut roots = Vec::new();
+    let mut rest = text;
+    while let Some((_, after)) = rest.split_once("-----BEGIN CERTIFICATE-----") {
+        let number = roots.len() + 1;
+        let Some((body, tail)) = after.split_once("-----END CERTIFICATE-----") else {
+            return Err(Wrong::new("", format!("certificate {number} has no end")));
+        };
+        if body.len() > ROOT_BYTES_MAX * 2 || number > ROOTS_MAX {
+            return Err(Wrong::new("", format!("more than {ROOTS_MAX} certificates, or one beyond {ROOT_BYTES_MAX} bytes")));
+        }
+        let der = base64(body).ok_or_else(|| Wrong::new("", format!("certificate {number} is not base64")))?;
+        // A DER SEQUENCE; what is inside is judged by the verifier.
+        if der.first() != Some(&0x30) {
+            return Err(Wrong::new("", format!("certificate {number} is not DER")));
+        }
+        roots.push(der);
+        rest = tail;
+    }
+    if roots.is_empty() {
+        return Err(Wrong::new("", "holds no certificate"));
+    }
+    Ok(roots)
+}
+
+/// RFC 4648, section 4; white space is skipped.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    if digits.len() % 4 != 0 {
+        return None;
+    }
+    let padding = digits.iter().rev().take_while(|byte| **byte == b'=').count();
+    let digits = &digits[..digits.len() - padding.min(2)];
+    let mut out = Vec::with_capacity(digits.len() / 4 * 3 + 2);
+    for group in digits.chunks(4) {
+        let mut bits = 0_u32;
+        for digit in group {
+            bits = bits << 6
+                | match digit {
+                    b'A'..=b'Z' => u32::from(digit - b'A'),
+                    b'a'..=b'z' => u32::from(digit - b'a') + 26,
+                    b'0'..=b'9' => u32::from(digit - b'0') + 52,
+                    b'+' => 62,
+                    b'/' => 63,
+                    _ => return None,
+                };
+        }
+        bits <<= 6 * (4 - group.len());
+        out.extend(&bits.to_be_bytes()[1..group.len()]);
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_reads_every_length() {
+        // Aim: the RFC's own examples, and refusal of what is none.
+        let table = [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9v\nYmFy", "foobar")];
+        for (text, wanted) in table {
+            assert_eq!(base64(text).unwrap(), wanted.as_bytes());
+        }
+        for bad in ["Zg", "Z===", "Zm9*", "=Zg="] {
+            assert!(base64(bad).is_none_or(|bytes| bytes.is_empty()), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_bundle_is_split_into_its_roots() {
+        // Aim: several roots with text between; no root, a broken one or an endless one is refused.
+        let block = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+        let two = certificates(format!("# a\n{block}# b\n{block}").as_bytes()).unwrap();
+        assert_eq!(two, [vec![0x30, 0], vec![0x30, 0]]);
+        for bad in ["", "x", "-----BEGIN CERTIFICATE-----\nMAA=", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----"] {
+            assert!(certificates(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_sampling_threshold_covers_both_ends() {
+        // Aim: 0 % samples nothing, 100 % everything, half half.
+        for (percent, wanted) in [(0.0, 0), (50.0, 1 << 31), (100.0, 1_u64 << 32)] {
+            let raw =
+                ProxyConfig { tracing: Some(proto::mesh::Tracing { sample_percent: percent, ..Default::default() }), ..Default::default() };
+            assert_eq!(settings("proxy", &raw).unwrap().sample_threshold, wanted);
+        }
+    }
+}

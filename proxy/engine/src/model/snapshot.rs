@@ -1,0 +1,82 @@
+//! The snapshot itself, and the proxy's own facts in it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Cluster, Inbound, Outbound, RouteTable};
+
+/// One epoch's whole configuration of one proxy. A spine of `Arc`s: cloning it copies no content.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Number of the epoch; 0 before the first.
+    pub epoch: u64,
+    /// The proxy's own facts and switches; `None` before the first configuration.
+    pub settings: Option<Arc<Settings>>,
+    /// The sidecar's inbound side.
+    pub inbound: Option<Arc<Inbound>>,
+    /// Outbound listeners by original destination; only those asked for.
+    pub outbound: HashMap<SocketAddr, Arc<Outbound>>,
+    /// Edge listeners by port.
+    pub edges: BTreeMap<u16, Arc<Outbound>>,
+    /// DNS answers by lower-case name; only those asked for.
+    pub names: HashMap<String, Arc<DnsAnswer>>,
+    /// All route tables by name, for dumps.
+    pub routes: BTreeMap<String, Arc<RouteTable>>,
+    /// All clusters by name, for dumps.
+    pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// The trust bundle, DER roots.
+    pub trust_bundle: Arc<Vec<Vec<u8>>>,
+}
+
+/// From [`proto::mesh::ProxyConfig`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The mesh's trust domain.
+    pub trust_domain: String,
+    /// Refuse what the mesh does not know.
+    pub outside_mesh_denied: bool,
+    /// Ranges that hold mesh addresses only.
+    pub mesh_cidrs: Vec<ipnet::IpNet>,
+    /// DNS zones that the mesh answers for alone, lower case, without trailing dot.
+    pub dns_zones: Vec<String>,
+    /// Whether each exchange is written to the access log.
+    pub access_log: bool,
+    /// OTLP/gRPC endpoint for spans, if any.
+    pub otlp_endpoint: Option<String>,
+    /// Chance of a new trace to be sampled, of 2^32.
+    pub sample_threshold: u64,
+    /// Attributes added to every span.
+    pub span_attributes: BTreeMap<String, String>,
+    /// Asked-for life of a leaf.
+    pub leaf_life: Duration,
+    /// When to renew, per cent of the life.
+    pub rotate_at_percent: u32,
+    /// Bound on metric label sets.
+    pub metric_series_max: usize,
+    /// This proxy's namespace.
+    pub namespace: String,
+    /// This proxy's workload.
+    pub workload: String,
+    /// This proxy's service account.
+    pub service_account: String,
+    /// Addresses of this instance.
+    pub own_addresses: Vec<IpAddr>,
+}
+
+impl Settings {
+    /// Whether only the mesh can live at this address: unknown there means "not yet known", never "outside".
+    pub fn mesh_holds(&self, address: IpAddr) -> bool {
+        self.mesh_cidrs.iter().any(|range| range.contains(&address))
+    }
+}
+
+/// The mesh's answer for one name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DnsAnswer {
+    /// Both families.
+    pub addresses: Vec<IpAddr>,
+    /// Time to live.
+    pub ttl_secs: u32,
+}
