@@ -1,1 +1,47 @@
-//! See docs/architecture.md.
+//! Where objects come from: the text of manifests, and the folder that holds them.
+
+use crate::world::object::{Candidate, read};
+use crate::world::problem::{Problem, Severity};
+use crate::world::tree::documents;
+
+/// What a file's text holds.
+#[derive(Clone, Debug, Default)]
+pub struct Parsed {
+    /// Every document that names an object, in order, the same object at most once.
+    pub candidates: Vec<Candidate>,
+    /// Problems that belong to no object.
+    pub problems: Vec<Problem>,
+    /// Whether some document could not even be told to be which object: what is missing may be in there.
+    pub unclear: bool,
+}
+
+/// Reads a file's text: YAML or JSON, one or more documents. Never fails: what is wrong is in the answer.
+pub fn parse(file: &str, text: &str) -> Parsed {
+    let mut parsed = Parsed::default();
+    for document in documents(text) {
+        let candidate = match document {
+            Ok(node) => read(file, &node),
+            Err(error) => {
+                parsed.unclear = true;
+                let problem =
+                    Problem::of_file(Severity::Error, file, error.line, error.message, "correct the text; the rest of the file is read");
+                parsed.problems.push(problem);
+                continue;
+            }
+        };
+        match candidate {
+            Ok(candidate) => match parsed.candidates.iter().find(|known| known.key == candidate.key) {
+                None => parsed.candidates.push(candidate),
+                Some(first) => {
+                    let message = format!("{} stands twice in this file; the one at line {} stays", candidate.key, first.line);
+                    parsed.problems.push(Problem::of_file(Severity::Error, file, candidate.line, message, "remove one of them"));
+                }
+            },
+            Err(problem) => {
+                parsed.unclear |= problem.severity == Severity::Error;
+                parsed.problems.push(problem);
+            }
+        }
+    }
+    parsed
+}

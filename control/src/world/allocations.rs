@@ -1,0 +1,150 @@
+//! Stable addresses: a virtual one for each Service, one of its own for each instance and Gateway. Pure; the same names get the
+//! same addresses whatever the order, as long as they do not collide, and an address once given is kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::{Ipv4Net, Ipv6Net};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+/// Where addresses come from. Within one pair of ranges, both families share their low bits.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ranges {
+    /// Virtual addresses of Services.
+    pub services: (Ipv4Net, Ipv6Net),
+    /// Addresses of instances and Gateways; the first is the bridge's.
+    pub instances: (Ipv4Net, Ipv6Net),
+}
+
+impl Default for Ranges {
+    fn default() -> Self {
+        let v4 = |a, b, bits| Ipv4Net::new_assert(Ipv4Addr::new(a, b, 0, 0), bits);
+        Self {
+            services: (v4(10, 96, 12), Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x6d77, 0, 0, 0, 0, 0, 0), 108)),
+            instances: (v4(10, 77, 16), Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x6d77, 0x77, 0, 0, 0, 0, 0), 64)),
+        }
+    }
+}
+
+/// Low bits below this belong to the fabric itself (bridge, relays) or to nobody.
+const FIRST_INSTANCE: u32 = 10;
+
+/// Which low bits each name got. Kept on disk, so that addresses outlive a restart.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocations {
+    /// By `NAMESPACE/SERVICE`.
+    services: BTreeMap<String, u32>,
+    /// By `NAMESPACE/INSTANCE`, Gateways as `gateway:NAMESPACE/NAME`.
+    instances: BTreeMap<String, u32>,
+}
+
+/// The name under which a Gateway's own address is kept.
+pub fn gateway_name(namespace: &str, name: &str) -> String {
+    format!("gateway:{namespace}/{name}")
+}
+
+impl Allocations {
+    /// Gives an address to every name that has none yet. Names that are gone lose theirs only when a range is full. Returns
+    /// whether anything changed, and the names for which no address was left.
+    pub fn allocate(&mut self, ranges: &Ranges, services: &BTreeSet<String>, instances: &BTreeSet<String>) -> (bool, Vec<String>) {
+        let mut left = Vec::new();
+        let mut changed = fill(&mut self.services, services, 1, room(ranges.services.0), &mut left);
+        changed |= fill(&mut self.instances, instances, FIRST_INSTANCE, room(ranges.instances.0), &mut left);
+        (changed, left)
+    }
+
+    /// Virtual addresses of a Service, IPv4 first.
+    pub fn service(&self, ranges: &Ranges, name: &str) -> Option<[IpAddr; 2]> {
+        self.services.get(name).map(|low| addresses(ranges.services, *low))
+    }
+
+    /// Addresses of an instance (or, under [`gateway_name`], of a Gateway), IPv4 first.
+    pub fn instance(&self, ranges: &Ranges, name: &str) -> Option<[IpAddr; 2]> {
+        self.instances.get(name).map(|low| addresses(ranges.instances, *low))
+    }
+}
+
+/// One past the last usable low bits: the last address of an IPv4 network is for broadcasts.
+fn room(range: Ipv4Net) -> u32 {
+    let hosts = 1_u64 << (32 - u32::from(range.prefix_len()));
+    u32::try_from(hosts.saturating_sub(1)).unwrap_or(u32::MAX)
+}
+
+fn addresses((v4, v6): (Ipv4Net, Ipv6Net), low: u32) -> [IpAddr; 2] {
+    let first = u32::from(v4.network()).wrapping_add(low);
+    let second = u128::from(v6.network()).wrapping_add(u128::from(low));
+    [IpAddr::V4(Ipv4Addr::from(first)), IpAddr::V6(Ipv6Addr::from(second))]
+}
+
+/// Hash, then probe. The hash alone decides where there is no collision, so the order of arrival hardly ever matters.
+fn fill(given: &mut BTreeMap<String, u32>, wanted: &BTreeSet<String>, first: u32, end: u32, left: &mut Vec<String>) -> bool {
+    let missing: Vec<&String> = wanted.iter().filter(|name| !given.contains_key(*name)).collect();
+    if missing.is_empty() {
+        return false;
+    }
+    let room = end.saturating_sub(first);
+    if (given.len() + missing.len()) as u64 > u64::from(room) {
+        given.retain(|name, _| wanted.contains(name));
+    }
+    let mut taken: BTreeSet<u32> = given.values().copied().collect();
+    let mut changed = false;
+    for name in missing {
+        if taken.len() as u64 >= u64::from(room) {
+            left.push(name.clone());
+            continue;
+        }
+        let mut low = first + u32::try_from(xxh3_64(name.as_bytes()) % u64::from(room)).unwrap_or(0);
+        while !taken.insert(low) {
+            low = if low + 1 >= end { first } else { low + 1 };
+        }
+        given.insert(name.clone(), low);
+        changed = true;
+    }
+    changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn addresses_are_stable_and_twins() {
+        // Aim: an address depends on the name, both families share their low bits, and what was given stays.
+        let ranges = Ranges::default();
+        let mut first = Allocations::default();
+        assert_eq!(first.allocate(&ranges, &names(&["shop/a", "shop/b"]), &names(&["shop/x"])), (true, vec![]));
+        let mut second = Allocations::default();
+        second.allocate(&ranges, &names(&["shop/b"]), &names(&[]));
+        second.allocate(&ranges, &names(&["shop/a", "shop/b"]), &names(&["shop/x"]));
+        assert_eq!(first, second);
+        assert_eq!(second.allocate(&ranges, &names(&["shop/a"]), &names(&[])), (false, vec![]));
+        let [IpAddr::V4(v4), IpAddr::V6(v6)] = first.instance(&ranges, "shop/x").unwrap() else { panic!("one of each family") };
+        assert!(ranges.instances.0.contains(&v4) && ranges.instances.1.contains(&v6));
+        assert_eq!(u128::from(u32::from(v4) & 0xffff), u128::from(v6) & 0xffff);
+        assert!(ranges.services.0.contains(&match first.service(&ranges, "shop/a").unwrap()[0] {
+            IpAddr::V4(v4) => v4,
+            IpAddr::V6(_) => panic!("IPv4 first"),
+        }));
+    }
+
+    #[test]
+    fn a_full_range_forgets_the_dead_and_names_who_gets_nothing() {
+        // Aim: collisions are probed away; a small range is used to its last address; nobody shares one.
+        let ranges =
+            Ranges { instances: (Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 28), Ranges::default().instances.1), ..Ranges::default() };
+        let mut book = Allocations::default();
+        let all: Vec<String> = (0..5).map(|n| format!("a/{n}")).collect();
+        let five: BTreeSet<String> = all.iter().cloned().collect();
+        assert_eq!(book.allocate(&ranges, &names(&[]), &five).1, Vec::<String>::new());
+        let distinct: BTreeSet<_> = five.iter().map(|name| book.instance(&ranges, name).unwrap()).collect();
+        assert_eq!(distinct.len(), 5);
+        let six: BTreeSet<String> = five.iter().cloned().chain(["b/0".to_owned()]).collect();
+        assert_eq!(book.allocate(&ranges, &names(&[]), &six).1, ["b/0"]);
+        assert_eq!(book.allocate(&ranges, &names(&[]), &names(&["b/0"])), (true, vec![]));
+    }
+}

@@ -1,0 +1,263 @@
+//! Kubernetes' own kinds: Service, EndpointSlice, Secret, ConfigMap.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::door::{Cursor, Fields};
+
+/// Most ports, addresses or endpoints of one object; Kubernetes' own bound on an EndpointSlice is 1,000.
+const ITEMS_MAX: usize = 1_000;
+
+/// A stable name and address in front of workloads.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Service {
+    /// Labels of the workloads behind it; empty: its endpoints come from EndpointSlices only.
+    pub selector: BTreeMap<String, String>,
+    /// `clusterIP: None`: its name leads to the endpoints themselves.
+    pub headless: bool,
+    /// Addresses its author chose.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `publishNotReadyAddresses`.
+    pub publish_not_ready: bool,
+    /// `type: ExternalName`, which this version cannot serve.
+    pub external_name: bool,
+    /// Its ports, TCP only: nothing else can be proxied.
+    pub ports: Vec<ServicePort>,
+}
+
+/// One port of a [`Service`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServicePort {
+    /// Its name; empty where there is only one.
+    pub name: String,
+    /// The port callers use.
+    pub port: u16,
+    /// The port of the workload.
+    pub target: PortRef,
+    /// `appProtocol`.
+    pub app_protocol: Option<String>,
+}
+
+/// A port by number or by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PortRef {
+    /// This number.
+    Number(u16),
+    /// Whatever number the workload gives that name.
+    Name(String),
+}
+
+impl PortRef {
+    pub(super) fn read(at: &Cursor<'_>) -> Option<Self> {
+        if at.is_text() { at.text().map(Self::Name) } else { at.port().map(Self::Number) }
+    }
+}
+
+impl Service {
+    pub(super) fn read(mut fields: Fields<'_>) -> Option<Self> {
+        let single = fields.get("clusterIP");
+        let mut listed: Vec<_> = fields.get("clusterIPs").map(|ips| ips.list(2)).unwrap_or_default();
+        if listed.is_empty() {
+            listed.extend(single);
+        }
+        let word = |ip: &Cursor<'_>, word: &str| ip.is_text() && ip.text().as_deref() == Some(word);
+        let headless = listed.iter().any(|ip| word(ip, "None"));
+        let cluster_ips = listed.iter().filter(|ip| !word(ip, "None") && !word(ip, "")).filter_map(address).collect();
+        let words = [("ClusterIP", false), ("NodePort", false), ("LoadBalancer", false), ("ExternalName", true)];
+        let service = Self {
+            selector: fields.get("selector").map(|selector| selector.text_map()).unwrap_or_default(),
+            headless,
+            cluster_ips,
+            publish_not_ready: fields.get("publishNotReadyAddresses").and_then(|flag| flag.flag()).unwrap_or(false),
+            external_name: fields.get("type").and_then(|kind| kind.word(&words)).unwrap_or(false),
+            ports: read_ports(&mut fields),
+        };
+        if let Some(affinity) = fields.get("sessionAffinity")
+            && affinity.text().is_some_and(|affinity| affinity != "None")
+        {
+            affinity.warn("session affinity is not supported by this version; it has no effect", "remove it");
+        }
+        if service.external_name {
+            fields
+                .at()
+                .warn("type ExternalName is not supported by this version; the Service has no effect", "call the external name itself");
+        }
+        fields.ignore(&[
+            "sessionAffinityConfig",
+            "externalName",
+            "externalIPs",
+            "externalTrafficPolicy",
+            "internalTrafficPolicy",
+            "ipFamilies",
+            "ipFamilyPolicy",
+            "loadBalancerIP",
+            "loadBalancerClass",
+            "loadBalancerSourceRanges",
+            "allocateLoadBalancerNodePorts",
+            "healthCheckNodePort",
+            "trafficDistribution",
+        ]);
+        fields.done();
+        Some(service)
+    }
+}
+
+fn read_ports(fields: &mut Fields<'_>) -> Vec<ServicePort> {
+    let mut ports: Vec<ServicePort> = Vec::new();
+    let Some(list) = fields.get("ports") else { return ports };
+    for at in list.list(ITEMS_MAX) {
+        let mut port = at.fields();
+        let name = port.get("name").and_then(|name| name.text()).unwrap_or_default();
+        let number = port.need("port").and_then(|number| number.port());
+        let target = port.get("targetPort").and_then(|target| PortRef::read(&target));
+        let app_protocol = port.get("appProtocol").and_then(|protocol| protocol.text());
+        let protocol = port.get("protocol");
+        port.ignore(&["nodePort"]);
+        port.done();
+        let tcp = match protocol.as_ref().and_then(Cursor::text).as_deref() {
+            None | Some("TCP") => true,
+            Some("UDP" | "SCTP") => {
+                at.warn("only TCP is proxied; this port is left alone", "");
+                false
+            }
+            Some(other) => {
+                at.error(format!("unknown protocol `{other}`"), "one of TCP, UDP, SCTP");
+                false
+            }
+        };
+        let Some(number) = number.filter(|_| tcp) else { continue };
+        if ports.iter().any(|known| known.port == number) {
+            at.error(format!("port {number} stands twice"), "give each port its own number");
+            continue;
+        }
+        ports.push(ServicePort { name, port: number, target: target.unwrap_or(PortRef::Number(number)), app_protocol });
+    }
+    ports
+}
+
+fn address(at: &Cursor<'_>) -> Option<IpAddr> {
+    let text = at.text()?;
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        at.error(format!("`{text}` is no IP address"), "");
+    }
+    parsed
+}
+
+/// Endpoints written by hand, or by Kubernetes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EndpointSlice {
+    /// The Service they belong to (label `kubernetes.io/service-name`); empty: none.
+    pub service: String,
+    /// The endpoints.
+    pub endpoints: Vec<SliceEndpoint>,
+    /// Port numbers by Service port name.
+    pub ports: BTreeMap<String, u16>,
+}
+
+/// One endpoint of a slice.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SliceEndpoint {
+    /// Its address: all addresses of one endpoint are the same thing, so the first counts.
+    pub address: IpAddr,
+    /// `conditions.ready`; absent means yes.
+    pub ready: bool,
+    /// `conditions.terminating`.
+    pub terminating: bool,
+    /// Name below the Service's, if any.
+    pub hostname: Option<String>,
+    /// The pod behind it, if the slice says so.
+    pub target: Option<String>,
+}
+
+/// The label that ties a slice to its Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+impl EndpointSlice {
+    pub(super) fn read(fields: &mut Fields<'_>) -> Option<Self> {
+        let mut slice = Self { service: fields.label(SERVICE_NAME).unwrap_or_default(), ..Self::default() };
+        if slice.service.is_empty() {
+            fields.at().warn(format!("the slice belongs to no Service: it has no label `{SERVICE_NAME}`"), "add the label");
+        }
+        fields.get("addressType").and_then(|kind| kind.word(&[("IPv4", ()), ("IPv6", ())]));
+        for at in fields.get("endpoints").map(|list| list.list(ITEMS_MAX)).unwrap_or_default() {
+            slice.endpoints.extend(SliceEndpoint::read(&at));
+        }
+        for at in fields.get("ports").map(|list| list.list(100)).unwrap_or_default() {
+            let mut port = at.fields();
+            let name = port.get("name").and_then(|name| name.text()).unwrap_or_default();
+            if let Some(number) = port.get("port").and_then(|number| number.port()) {
+                slice.ports.insert(name, number);
+            }
+            port.ignore(&["protocol", "appProtocol"]);
+            port.done();
+        }
+        Some(slice)
+    }
+}
+
+impl SliceEndpoint {
+    fn read(at: &Cursor<'_>) -> Option<Self> {
+        let mut fields = at.fields();
+        let address = fields.need("addresses").and_then(|list| list.list(100).first().and_then(address));
+        let (mut ready, mut terminating) = (true, false);
+        if let Some(conditions) = fields.get("conditions") {
+            let mut conditions = conditions.fields();
+            ready = conditions.get("ready").and_then(|flag| flag.flag()).unwrap_or(true);
+            terminating = conditions.get("terminating").and_then(|flag| flag.flag()).unwrap_or(false);
+            conditions.ignore(&["serving"]);
+            conditions.done();
+        }
+        let hostname = fields.get("hostname").and_then(|name| name.text());
+        let target = fields.get("targetRef").and_then(|target| {
+            let mut target = target.fields();
+            target.ignore(&["kind", "namespace", "uid", "apiVersion", "resourceVersion", "fieldPath"]);
+            let name = target.get("name").and_then(|name| name.text());
+            target.done();
+            name
+        });
+        fields.ignore(&["nodeName", "zone", "hints", "deprecatedTopology"]);
+        fields.done();
+        Some(Self { address: address?, ready, terminating, hostname, target })
+    }
+}
+
+/// Only the names of its entries: what they hold is nobody's business here.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Secret {
+    /// Names of the entries.
+    pub entries: Vec<String>,
+}
+
+impl Secret {
+    pub(super) fn read(fields: &mut Fields<'_>) -> Self {
+        let mut entries = Vec::new();
+        for name in ["data", "stringData"] {
+            if let Some(found) = fields.get(name) {
+                entries.extend(found.entries().into_iter().map(|(name, _)| name.to_owned()));
+            }
+        }
+        fields.ignore(&["type", "immutable"]);
+        Self { entries }
+    }
+}
+
+/// Only the names of its entries.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ConfigMap {
+    /// Names of the entries.
+    pub entries: Vec<String>,
+}
+
+impl ConfigMap {
+    pub(super) fn read(fields: &mut Fields<'_>) -> Self {
+        let mut entries = Vec::new();
+        for name in ["data", "binaryData"] {
+            if let Some(found) = fields.get(name) {
+                entries.extend(found.entries().into_iter().map(|(name, _)| name.to_owned()));
+            }
+        }
+        fields.ignore(&["immutable"]);
+        Self { entries }
+    }
+}

@@ -1,0 +1,254 @@
+//! What translation looks up, built once per [`World`]: objects by what they are about, instances by Service, everything by
+//! address. Ordered throughout, and lists of rivals have the oldest first, so that equal worlds translate to equal bytes.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::core::Service;
+use super::instance::{Instance, instances};
+use super::object::Object;
+use super::own::Mesh;
+use super::{Kind, ObjectKey, Spec, World, gateway_name};
+
+/// (namespace, name).
+pub type Name = (String, String);
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Index {
+    /// The mesh's switches.
+    pub mesh: Mesh,
+    /// Labels and annotations of every namespace that anything lives in.
+    pub namespaces: BTreeMap<String, NamespaceView>,
+    /// Services with what is behind them.
+    pub services: BTreeMap<Name, ServiceView>,
+    /// Instances by (namespace, instance).
+    pub instances: BTreeMap<Name, Instance>,
+    /// Instances of each Workload, by (namespace, workload).
+    pub workloads: BTreeMap<Name, Vec<Name>>,
+    /// Who has an address.
+    pub addresses: BTreeMap<IpAddr, Address>,
+    /// EndpointSlices by (namespace, Service).
+    pub slices: BTreeMap<Name, Vec<Arc<Object>>>,
+    /// Every HTTPRoute, the oldest first.
+    pub routes: Vec<Arc<Object>>,
+    /// HTTPRoutes by the Service they name as a parent, the oldest first.
+    pub service_routes: BTreeMap<Name, Vec<Arc<Object>>>,
+    /// Service ports that an HTTPRoute names as backend or parent: they carry HTTP whatever their name says.
+    pub http_ports: std::collections::BTreeSet<(String, String, u16)>,
+    /// Gateways of our classes.
+    pub gateways: BTreeMap<Name, Arc<Object>>,
+    /// PeerAuthentications, the oldest first.
+    pub peer_authentications: Vec<Arc<Object>>,
+    /// Telemetries, the oldest first.
+    pub telemetries: Vec<Arc<Object>>,
+    /// ReferenceGrants by namespace.
+    pub grants: BTreeMap<String, Vec<Arc<Object>>>,
+    /// Instances that another Workload's instance of the same name hides: (namespace, instance, hidden Workload).
+    pub hidden: Vec<(String, String, String)>,
+}
+
+/// A namespace's labels and annotations.
+#[derive(Clone, Debug, Default)]
+pub struct NamespaceView {
+    /// Labels, with the one Kubernetes adds by itself.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A Service and what is behind it.
+#[derive(Clone, Debug)]
+pub struct ServiceView {
+    /// The Service.
+    pub object: Arc<Object>,
+    /// Its virtual addresses, IPv4 first; none for a headless one.
+    pub addresses: Vec<IpAddr>,
+    /// The instances that its selector picks.
+    pub instances: Vec<Name>,
+}
+
+impl ServiceView {
+    /// The Service's content.
+    pub fn service(&self) -> Option<&Service> {
+        if let Spec::Service(service) = &self.object.spec { Some(service) } else { None }
+    }
+
+    /// (namespace, name).
+    pub fn name(&self) -> (&str, &str) {
+        (&self.object.key.namespace, &self.object.key.name)
+    }
+}
+
+/// Who has an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// A Service, as its virtual address.
+    Service(Name),
+    /// An instance.
+    Instance(Name),
+    /// A Gateway's proxy.
+    Gateway(Name),
+}
+
+impl Index {
+    pub(super) fn build(world: &World) -> Self {
+        let mut index = Self::default();
+        let classes = our_classes(world);
+        for (key, object) in world.live() {
+            index.add_namespace(&key.namespace);
+            index.add(key, object, &classes);
+        }
+        for (_, object) in world.live() {
+            if let Spec::Workload(workload) = &object.spec {
+                index.add_workload(world, object, workload);
+            }
+        }
+        for (_, object) in world.live() {
+            if let Spec::Service(service) = &object.spec {
+                index.add_service(world, object, service);
+            }
+        }
+        index.add_addresses(world);
+        let age = |object: &Arc<Object>| (world.created_ms(object), object.key.clone());
+        index.routes.sort_by_cached_key(age);
+        index.peer_authentications.sort_by_cached_key(age);
+        index.telemetries.sort_by_cached_key(age);
+        for route in &index.routes {
+            let Spec::HttpRoute(spec) = &route.spec else { continue };
+            let namespace = |given: &Option<String>| given.clone().unwrap_or_else(|| route.key.namespace.clone());
+            for parent in spec.parents.iter().filter(|parent| parent.is_service()) {
+                let routes = index.service_routes.entry((namespace(&parent.namespace), parent.name.clone())).or_default();
+                // A route may name one Service several times, for several ports.
+                if routes.last().is_none_or(|last| last.key != route.key) {
+                    routes.push(Arc::clone(route));
+                }
+            }
+            for backend in spec.rules.iter().flat_map(|rule| &rule.backends) {
+                if let Some(port) = backend.port {
+                    index.http_ports.insert((namespace(&backend.namespace), backend.name.clone(), port));
+                }
+            }
+        }
+        index
+    }
+
+    fn add_namespace(&mut self, name: &str) {
+        if name.is_empty() || self.namespaces.contains_key(name) {
+            return;
+        }
+        let labels = BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), name.to_owned())]);
+        self.namespaces.insert(name.to_owned(), NamespaceView { labels, annotations: BTreeMap::new() });
+    }
+
+    fn add(&mut self, key: &ObjectKey, object: &Arc<Object>, classes: &[String]) {
+        let name = (key.namespace.clone(), key.name.clone());
+        match &object.spec {
+            Spec::Namespace => {
+                self.add_namespace(&key.name);
+                if let Some(namespace) = self.namespaces.get_mut(&key.name) {
+                    namespace.labels.extend(object.metadata.labels.clone());
+                    namespace.annotations.clone_from(&object.metadata.annotations);
+                }
+            }
+            Spec::Mesh(mesh) => self.mesh = mesh.clone(),
+            Spec::EndpointSlice(slice) if !slice.service.is_empty() => {
+                self.slices.entry((name.0, slice.service.clone())).or_default().push(Arc::clone(object));
+            }
+            Spec::PeerAuthentication(_) => self.peer_authentications.push(Arc::clone(object)),
+            Spec::Telemetry(_) => self.telemetries.push(Arc::clone(object)),
+            Spec::HttpRoute(_) => self.routes.push(Arc::clone(object)),
+            Spec::ReferenceGrant(_) => self.grants.entry(name.0).or_default().push(Arc::clone(object)),
+            Spec::Gateway(gateway) if classes.contains(&gateway.class) => {
+                self.gateways.insert(name, Arc::clone(object));
+            }
+            _ => {}
+        }
+    }
+
+    fn add_workload(&mut self, world: &World, object: &Arc<Object>, workload: &super::workload::Workload) {
+        let label = self.namespace_label(&object.key.namespace, proto::annotations::INJECT).map(str::to_owned);
+        let mut names = Vec::new();
+        for instance in instances(world, object, workload, label.as_deref()) {
+            let name = (instance.namespace.clone(), instance.name.clone());
+            if self.instances.contains_key(&name) {
+                self.hidden.push((name.0, name.1, instance.workload));
+                continue;
+            }
+            names.push(name.clone());
+            self.instances.insert(name, instance);
+        }
+        self.workloads.insert((object.key.namespace.clone(), object.key.name.clone()), names);
+    }
+
+    fn add_service(&mut self, world: &World, object: &Arc<Object>, service: &Service) {
+        let key = &object.key;
+        let mut addresses = service.cluster_ips.clone();
+        if addresses.is_empty() && !service.headless && !service.external_name {
+            let given = world.allocations().service(&world.settings().ranges, &format!("{}/{}", key.namespace, key.name));
+            addresses.extend(given.into_iter().flatten());
+        }
+        addresses.sort_by_key(IpAddr::is_ipv6);
+        let fits = |instance: &&Instance| {
+            let labels = instance.labels();
+            instance.namespace == key.namespace && service.selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+        };
+        let mut selected = Vec::new();
+        if !service.selector.is_empty() {
+            let near = self.instances.range((key.namespace.clone(), String::new())..).map(|(_, instance)| instance);
+            let near = near.take_while(|instance| instance.namespace == key.namespace);
+            selected.extend(near.filter(fits).map(|instance| (instance.namespace.clone(), instance.name.clone())));
+        }
+        let view = ServiceView { object: Arc::clone(object), addresses, instances: selected };
+        self.services.insert((key.namespace.clone(), key.name.clone()), view);
+    }
+
+    fn add_addresses(&mut self, world: &World) {
+        let ranges = &world.settings().ranges;
+        for name in self.gateways.keys() {
+            let given = world.allocations().instance(ranges, &gateway_name(&name.0, &name.1));
+            self.addresses.extend(given.into_iter().flatten().map(|address| (address, Address::Gateway(name.clone()))));
+        }
+        // Where two claim one address, the first by name has it; Services before instances.
+        for (name, instance) in self.instances.iter().rev() {
+            self.addresses.extend(instance.addresses.iter().map(|address| (*address, Address::Instance(name.clone()))));
+        }
+        for (name, service) in self.services.iter().rev() {
+            self.addresses.extend(service.addresses.iter().map(|address| (*address, Address::Service(name.clone()))));
+        }
+    }
+
+    /// A label of a namespace.
+    pub fn namespace_label(&self, namespace: &str, label: &str) -> Option<&str> {
+        self.namespaces.get(namespace)?.labels.get(label).map(String::as_str)
+    }
+
+    /// Whether a grant in `to_namespace` lets objects of `from` (group, kind, namespace) refer to `to` (group, kind, name).
+    pub fn granted(&self, from: (&str, &str, &str), to_namespace: &str, to: (&str, &str, &str)) -> bool {
+        self.grants.get(to_namespace).into_iter().flatten().any(|object| {
+            let Spec::ReferenceGrant(grant) = &object.spec else { return false };
+            grant.from.iter().any(|(group, kind, namespace)| (group.as_str(), kind.as_str(), namespace.as_str()) == from)
+                && grant.to.iter().any(|(group, kind, name)| {
+                    (group.as_str(), kind.as_str()) == (to.0, to.1) && name.as_deref().is_none_or(|name| name == to.2)
+                })
+        })
+    }
+}
+
+/// Names of the GatewayClasses that we serve: those with our controller, and ours by name where nobody wrote it down.
+fn our_classes(world: &World) -> Vec<String> {
+    let mut classes = Vec::new();
+    for (key, object) in world.live() {
+        if let Spec::GatewayClass(class) = &object.spec
+            && class.controller == proto::annotations::CONTROLLER
+        {
+            classes.push(key.name.clone());
+        }
+    }
+    let own = proto::annotations::GATEWAY_CLASS;
+    if world.get(&ObjectKey::new(Kind::GatewayClass, "", own)).is_none() {
+        classes.push(own.to_owned());
+    }
+    classes
+}

@@ -1,0 +1,139 @@
+//! What runs of a Workload.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use proto::mesh;
+
+use super::object::Object;
+use super::workload::Workload;
+use super::{Change, World};
+
+/// What the node agent says of one instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InstanceState {
+    /// Its command has been started.
+    pub started: bool,
+    /// It is ready for traffic.
+    pub ready: bool,
+    /// What it waits for, or why it failed.
+    pub message: String,
+    /// Process of the command; 0: none.
+    pub pid: u32,
+    /// Process of its sidecar; 0: none.
+    pub proxy_pid: u32,
+    /// How often it was restarted.
+    pub restarts: u32,
+    /// The order that it runs.
+    pub fingerprint: String,
+}
+
+/// What the node agent says of one Gateway.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GatewayState {
+    /// Its proxy serves.
+    pub ready: bool,
+    /// What it waits for, or why it failed.
+    pub message: String,
+    /// Process of its proxy; 0: none.
+    pub proxy_pid: u32,
+    /// Host port by listener port.
+    pub bound: BTreeMap<u16, u16>,
+}
+
+/// One instance of a Workload: declared, whether or not it runs yet.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Namespace.
+    pub namespace: String,
+    /// Its own name.
+    pub name: String,
+    /// Name of its Workload.
+    pub workload: String,
+    /// Its addresses, IPv4 first.
+    pub addresses: Vec<IpAddr>,
+    /// Whether it has a sidecar.
+    pub meshed: bool,
+    /// Whether it may get traffic.
+    pub ready: bool,
+    /// Whether its proxy is leaving.
+    pub draining: bool,
+    /// The Workload.
+    pub object: Arc<Object>,
+}
+
+impl Instance {
+    /// The Workload's content.
+    pub fn workload(&self) -> Option<&Workload> {
+        if let super::Spec::Workload(workload) = &self.object.spec { Some(workload) } else { None }
+    }
+
+    /// Labels of the Workload.
+    pub fn labels(&self) -> &BTreeMap<String, String> {
+        &self.object.metadata.labels
+    }
+
+    /// Where callers connect to: each IPv4 address, or each IPv6 address where there is no IPv4. Both families of one instance
+    /// are one endpoint, not two.
+    pub fn endpoint_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let dual = self.addresses.iter().any(IpAddr::is_ipv4);
+        self.addresses.iter().copied().filter(move |address| address.is_ipv4() == dual)
+    }
+}
+
+/// Names of a Workload's instances: its own name for one replica, else numbered (`kinds.md`).
+pub(super) fn names(name: &str, workload: &Workload) -> impl Iterator<Item = String> {
+    let replicas = if workload.command.is_empty() { 1 } else { workload.replicas };
+    (0..replicas).map(move |number| if replicas == 1 { name.to_owned() } else { format!("{name}-{number}") })
+}
+
+/// Every instance of one Workload as it is now.
+pub(super) fn instances(world: &World, object: &Arc<Object>, workload: &Workload, namespace_label: Option<&str>) -> Vec<Instance> {
+    let namespace = &object.key.namespace;
+    let meshed = proto::annotations::meshed(object.label(proto::annotations::INJECT), namespace_label);
+    let instance = |name: String| {
+        let key = (namespace.clone(), name.clone());
+        let given = world.allocations().instance(&world.settings().ranges, &format!("{namespace}/{name}"));
+        let mut addresses = workload.addresses.clone();
+        if addresses.is_empty() {
+            addresses.extend(given.into_iter().flatten());
+        }
+        addresses.sort_by_key(IpAddr::is_ipv6);
+        let reported = world.instance_states().get(&key).is_some_and(|state| state.ready);
+        Instance {
+            namespace: namespace.clone(),
+            workload: object.key.name.clone(),
+            addresses,
+            meshed,
+            ready: reported || workload.command.is_empty() || world.settings().assume_ready,
+            draining: world.draining.contains(&key),
+            object: Arc::clone(object),
+            name,
+        }
+    };
+    names(&object.key.name, workload).map(instance).collect()
+}
+
+/// A node agent's report as a [`Change`].
+pub fn reported(report: &mesh::NodeReport) -> Change {
+    let instance = |state: &mesh::InstanceState| {
+        let value = InstanceState {
+            started: state.started,
+            ready: state.ready,
+            message: state.message.clone(),
+            pid: state.pid,
+            proxy_pid: state.proxy_pid,
+            restarts: state.restarts,
+            fingerprint: state.fingerprint.clone(),
+        };
+        ((state.namespace.clone(), state.instance.clone()), value)
+    };
+    let gateway = |state: &mesh::GatewayState| {
+        let port = |port| u16::try_from(port).ok();
+        let bound = state.bound.iter().filter_map(|bound| Some((port(bound.listener_port)?, port(bound.host_port)?))).collect();
+        let value = GatewayState { ready: state.ready, message: state.message.clone(), proxy_pid: state.proxy_pid, bound };
+        ((state.namespace.clone(), state.name.clone()), value)
+    };
+    Change::Node { instances: report.instances.iter().map(instance).collect(), gateways: report.gateways.iter().map(gateway).collect() }
+}

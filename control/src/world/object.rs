@@ -1,0 +1,286 @@
+//! One object: what every kind has in common, and the way from a document to it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::core::{ConfigMap, EndpointSlice, Secret, Service};
+use super::door::{Cursor, Door, Fields, is_label, is_subdomain};
+use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
+use super::key::{Kind, ObjectKey};
+use super::own::{Mesh, PeerAuthentication, Telemetry};
+use super::problem::{Problem, Severity, nearest};
+use super::route::HttpRoute;
+use super::tree::Node;
+use super::workload::Workload;
+
+/// An accepted object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object {
+    /// Its name.
+    pub key: ObjectKey,
+    /// Labels, annotations, age.
+    pub metadata: Metadata,
+    /// What its author wants.
+    pub spec: Spec,
+}
+
+/// The parts of `metadata` that matter to us.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Metadata {
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// `creationTimestamp`, milliseconds since 1970.
+    pub created_ms: Option<i64>,
+    /// `generation`, where an API server counts it.
+    pub generation: Option<i64>,
+}
+
+/// The typed content of each kind.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "each is the kind of that name")]
+pub enum Spec {
+    Namespace,
+    ServiceAccount,
+    Service(Service),
+    EndpointSlice(EndpointSlice),
+    Secret(Secret),
+    ConfigMap(ConfigMap),
+    Workload(Workload),
+    Mesh(Mesh),
+    PeerAuthentication(PeerAuthentication),
+    Telemetry(Telemetry),
+    GatewayClass(GatewayClass),
+    Gateway(Gateway),
+    HttpRoute(HttpRoute),
+    ReferenceGrant(ReferenceGrant),
+    /// A kind that this version recognises and gives no effect.
+    Unsupported,
+}
+
+/// One version of an object as somebody handed it to us: good, or refused with reasons.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Its name.
+    pub key: ObjectKey,
+    /// File it came from, as named to us.
+    pub file: String,
+    /// Line of its document.
+    pub line: u32,
+    /// The typed object; `None` when a problem of severity Error refuses it.
+    pub object: Option<Arc<Object>>,
+    /// Everything that is wrong with it, warnings included.
+    pub problems: Vec<Problem>,
+    /// The document as JSON.
+    pub raw: Arc<serde_json::Value>,
+    /// Hash of the document's content, without `status`: equal content, equal digest.
+    pub digest: String,
+}
+
+/// Reads one document.
+///
+/// # Errors
+/// The document names no object: no `kind`, no `metadata.name`, a kind we do not know (a warning).
+pub fn read(file: &str, node: &Node) -> Result<Candidate, Problem> {
+    let kind = kind_of(file, node)?;
+    let key = key_of(file, node, kind)?;
+    let mut raw = node.json();
+    if let serde_json::Value::Object(map) = &mut raw {
+        map.remove("status");
+    }
+    let digest = proto::epoch::version(raw.to_string().as_bytes());
+    if kind == Kind::Secret {
+        redact(&mut raw);
+    }
+    let door = Door::new(file, key.clone());
+    let (metadata, spec) = read_object(&door, node, kind);
+    let problems = door.problems();
+    let refused = problems.iter().any(|problem| problem.severity == Severity::Error);
+    let object = spec.filter(|_| !refused).map(|spec| Arc::new(Object { key: key.clone(), metadata, spec }));
+    Ok(Candidate { key, file: file.to_owned(), line: node.line, object, problems, raw: Arc::new(raw), digest })
+}
+
+/// Takes the values out of a Secret: what is kept is printed and stored.
+fn redact(raw: &mut serde_json::Value) {
+    for part in ["data", "stringData"] {
+        if let Some(entries) = raw.get_mut(part).and_then(serde_json::Value::as_object_mut) {
+            entries.values_mut().for_each(|value| *value = "REDACTED".into());
+        }
+    }
+}
+
+fn kind_of(file: &str, node: &Node) -> Result<Kind, Problem> {
+    let wrong = |line, message: String, remedy: String| Problem::of_file(Severity::Error, file, line, message, remedy);
+    let text = |name| node.get(name).and_then(Node::text);
+    let (Some(version), Some(kind)) = (text("apiVersion"), text("kind")) else {
+        let missing = if text("kind").is_none() { "kind" } else { "apiVersion" };
+        return Err(wrong(
+            node.line,
+            format!("the document has no `{missing}`"),
+            format!("add `{missing}`, as in every Kubernetes manifest"),
+        ));
+    };
+    let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
+    if let Some(found) = Kind::find(group, kind) {
+        if found.versions().contains(&version) {
+            return Ok(found);
+        }
+        let message = format!("{kind} has no version `{version}`");
+        return Err(wrong(node.line, message, format!("use {}", api_version(found))));
+    }
+    let named = Kind::ALL.into_iter().find(|known| known.text() == kind);
+    let near = || nearest(kind, Kind::ALL.into_iter().map(Kind::text));
+    let known_group = Kind::ALL.into_iter().any(|known| known.group() == group && !group.is_empty());
+    let remedy = match (named, known_group.then(near).flatten()) {
+        (Some(known), _) => format!("did you mean apiVersion {}?", api_version(known)),
+        (None, Some(near)) => format!("did you mean `{near}`?"),
+        _ => "it has no effect on the mesh".to_owned(),
+    };
+    // In our own group an unknown kind is a slip; elsewhere it belongs to somebody else.
+    let severity = if group == super::key::OWN { Severity::Error } else { Severity::Warning };
+    let shown: String = kind.chars().take(80).collect();
+    let message = if group.is_empty() { format!("unknown kind `{shown}`") } else { format!("unknown kind `{shown}` of group `{group}`") };
+    Err(Problem::of_file(severity, file, node.line, message, remedy))
+}
+
+/// `group/version` of a kind, as manifests write it.
+pub fn api_version(kind: Kind) -> String {
+    let version = kind.versions().first().copied().unwrap_or("v1");
+    if kind.group().is_empty() { version.to_owned() } else { format!("{}/{version}", kind.group()) }
+}
+
+fn key_of(file: &str, node: &Node, kind: Kind) -> Result<ObjectKey, Problem> {
+    let metadata = node.get("metadata");
+    let line = metadata.map_or(node.line, |metadata| metadata.line);
+    let wrong = |message: String, remedy: &str| {
+        let problem = Problem::of_file(Severity::Error, file, line, message, remedy);
+        Problem { kind: kind.text().to_owned(), field: "metadata.name".to_owned(), ..problem }
+    };
+    let Some(name) = metadata.and_then(|metadata| metadata.get("name")).and_then(Node::text) else {
+        return Err(wrong("the object has no name".to_owned(), "add metadata.name, as text"));
+    };
+    let labelled = matches!(kind, Kind::Namespace | Kind::Service | Kind::Workload);
+    let fits = if labelled { is_label(name) } else { is_subdomain(name) };
+    let shown: String = name.chars().take(300).collect();
+    if !fits {
+        return Err(wrong(
+            format!("`{shown}` is no valid name"),
+            "use lower-case letters, digits and `-`, starting and ending with a letter or digit",
+        ));
+    }
+    if kind.cluster_scoped() {
+        return Ok(ObjectKey::new(kind, "", name));
+    }
+    let namespace = metadata.and_then(|metadata| metadata.get("namespace")).map_or(Some("default"), Node::text);
+    match namespace.filter(|namespace| is_label(namespace)) {
+        Some(namespace) => Ok(ObjectKey::new(kind, namespace, name)),
+        None => Err(Problem {
+            name: shown,
+            field: "metadata.namespace".to_owned(),
+            ..wrong("the namespace is no valid name".to_owned(), "use lower-case letters, digits and `-`")
+        }),
+    }
+}
+
+fn read_object(door: &Door<'_>, node: &Node, kind: Kind) -> (Metadata, Option<Spec>) {
+    let mut fields = Cursor::new(node, "", door).fields();
+    fields.ignore(&["apiVersion", "kind", "status"]);
+    let metadata = fields.get("metadata").map(|metadata| read_metadata(&metadata)).unwrap_or_default();
+    if !kind.supported() {
+        return (metadata, Some(Spec::Unsupported));
+    }
+    let spec = read_spec(kind, &mut fields);
+    fields.done();
+    (metadata, spec)
+}
+
+fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
+    Some(match kind {
+        Kind::Namespace => {
+            fields.ignore(&["spec"]);
+            Spec::Namespace
+        }
+        Kind::ServiceAccount => {
+            fields.ignore(&["secrets", "imagePullSecrets", "automountServiceAccountToken"]);
+            Spec::ServiceAccount
+        }
+        Kind::Secret => Spec::Secret(Secret::read(fields)),
+        Kind::ConfigMap => Spec::ConfigMap(ConfigMap::read(fields)),
+        Kind::EndpointSlice => Spec::EndpointSlice(EndpointSlice::read(fields)?),
+        Kind::Service => Spec::Service(Service::read(fields.need("spec")?.fields())?),
+        Kind::Workload => Spec::Workload(Workload::read(fields.need("spec")?.fields())?),
+        Kind::Mesh => Spec::Mesh(read_mesh(fields)?),
+        Kind::PeerAuthentication => Spec::PeerAuthentication(PeerAuthentication::read(fields.need("spec")?.fields())?),
+        Kind::Telemetry => Spec::Telemetry(Telemetry::read(fields.need("spec")?.fields())?),
+        Kind::GatewayClass => Spec::GatewayClass(GatewayClass::read(fields.need("spec")?.fields())?),
+        Kind::Gateway => Spec::Gateway(Gateway::read(fields.need("spec")?.fields())?),
+        Kind::HTTPRoute => Spec::HttpRoute(HttpRoute::read(fields.need("spec")?.fields())?),
+        Kind::ReferenceGrant => Spec::ReferenceGrant(ReferenceGrant::read(fields.need("spec")?.fields())?),
+        _ => Spec::Unsupported,
+    })
+}
+
+fn read_mesh(fields: &mut Fields<'_>) -> Option<Mesh> {
+    let key = fields.at().key();
+    if key.name != "default" || key.namespace != proto::annotations::ROOT_NAMESPACE {
+        let remedy = format!("name it `default` in namespace `{}`", proto::annotations::ROOT_NAMESPACE);
+        fields.at().error("there is one Mesh object only", remedy);
+    }
+    match fields.get("spec") {
+        Some(spec) => Mesh::read(spec.fields()),
+        None => Some(Mesh::default()),
+    }
+}
+
+fn read_metadata(at: &Cursor<'_>) -> Metadata {
+    let mut fields = at.fields();
+    fields.ignore(&[
+        "name",
+        "namespace",
+        "uid",
+        "resourceVersion",
+        "managedFields",
+        "finalizers",
+        "ownerReferences",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generateName",
+        "selfLink",
+    ]);
+    let metadata = Metadata {
+        labels: fields.get("labels").map(|labels| labels.text_map()).unwrap_or_default(),
+        annotations: fields.get("annotations").map(|annotations| annotations.text_map()).unwrap_or_default(),
+        created_ms: fields.get("creationTimestamp").and_then(|created| timestamp(&created)),
+        generation: fields.get("generation").and_then(|generation| generation.int(0..=i64::MAX)),
+    };
+    fields.done();
+    metadata
+}
+
+fn timestamp(at: &Cursor<'_>) -> Option<i64> {
+    let text = at.text()?;
+    let Ok(parsed) = time::OffsetDateTime::parse(&text, &time::format_description::well_known::Rfc3339) else {
+        at.error(format!("`{text}` is no time"), "write it as 2026-01-31T12:00:00Z");
+        return None;
+    };
+    i64::try_from(parsed.unix_timestamp_nanos() / 1_000_000).ok()
+}
+
+impl Object {
+    /// A label's value.
+    pub fn label(&self, name: &str) -> Option<&str> {
+        self.metadata.labels.get(name).map(String::as_str)
+    }
+
+    /// An annotation's value.
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.metadata.annotations.get(name).map(String::as_str)
+    }
+
+    /// The ports of a comma-separated annotation; what is no port is left out (and reported by `analyze`).
+    pub fn annotated_ports(&self, name: &str) -> Vec<u16> {
+        let parts = self.annotation(name).into_iter().flat_map(|value| value.split(','));
+        parts.filter_map(|part| part.trim().parse().ok()).collect()
+    }
+}

@@ -1,0 +1,237 @@
+//! Our own mesh-wide kinds: Mesh, PeerAuthentication, Telemetry. Every field is honoured or refused (`kinds.md`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::door::{Cursor, Fields};
+
+/// The mesh's switches; the defaults are those of a mesh without a Mesh object.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mesh {
+    /// SPIFFE trust domain.
+    pub trust_domain: String,
+    /// Life of a leaf certificate.
+    pub leaf_life: Duration,
+    /// When to renew it, per cent of its life.
+    pub rotate_at_percent: u32,
+    /// Life of an issuing certificate.
+    pub intermediate_life: Duration,
+    /// Life of a root.
+    pub root_life: Duration,
+    /// Whether traffic to addresses the mesh does not know is refused.
+    pub outside_denied: bool,
+}
+
+/// One hour.
+const HOUR: Duration = Duration::from_secs(3600);
+
+impl Default for Mesh {
+    fn default() -> Self {
+        Self {
+            trust_domain: proto::identity::DEFAULT_TRUST_DOMAIN.to_owned(),
+            leaf_life: 24 * HOUR,
+            rotate_at_percent: 66,
+            intermediate_life: 2_160 * HOUR,
+            root_life: 87_600 * HOUR,
+            outside_denied: false,
+        }
+    }
+}
+
+/// Shortest leaf: renewals need some time.
+const LEAF_LIFE_MIN: Duration = Duration::from_secs(30);
+
+impl Mesh {
+    pub(super) fn read(mut fields: Fields<'_>) -> Option<Self> {
+        let mut mesh = Self::default();
+        if let Some(at) = fields.get("trustDomain") {
+            let text = at.text()?;
+            if proto::identity::Identity::new(&text, "a", "a").is_err() {
+                at.error(format!("`{text}` is no trust domain"), "use lower-case letters, digits, `.`, `-` and `_`");
+            }
+            mesh.trust_domain = text;
+        }
+        if let Some(at) = fields.get("certificates") {
+            mesh.read_certificates(at.fields());
+        }
+        if let Some(at) = fields.get("outsideMesh") {
+            mesh.outside_denied = at.word(&[("Allow", false), ("Deny", true)])?;
+        }
+        if let Some(at) = fields.get("configCache") {
+            let mut cache = at.fields();
+            if let Some(enabled) = cache.get("enabled")
+                && enabled.flag() == Some(true)
+            {
+                enabled.error("the configuration cache is not supported by this version", "remove it, or say `false`");
+            }
+            cache.done();
+        }
+        fields.done();
+        Some(mesh)
+    }
+
+    fn read_certificates(&mut self, mut fields: Fields<'_>) {
+        let mut life = |name, into: &mut Duration| {
+            let Some(at) = fields.get(name) else { return };
+            let Some(life) = at.duration() else { return };
+            if life < LEAF_LIFE_MIN {
+                at.error("too short", "use at least 30s");
+            }
+            *into = life;
+        };
+        life("leafLife", &mut self.leaf_life);
+        life("intermediateLife", &mut self.intermediate_life);
+        life("rootLife", &mut self.root_life);
+        if let Some(percent) = fields.get("rotateAtPercent").and_then(|at| at.int(1..=95)) {
+            self.rotate_at_percent = u32::try_from(percent).unwrap_or(66);
+        }
+        if self.leaf_life > self.intermediate_life || self.intermediate_life > self.root_life {
+            fields.at().error("a certificate would outlive its issuer", "leafLife ≤ intermediateLife ≤ rootLife");
+        }
+        fields.done();
+    }
+}
+
+/// Which workloads an object of ours is about: those with all these labels; `None`: its whole namespace.
+pub type Selector = Option<BTreeMap<String, String>>;
+
+fn read_selector(fields: &mut Fields<'_>) -> Selector {
+    let mut selector = fields.get("selector")?.fields();
+    let labels = selector.get("matchLabels").map(|labels| labels.text_map()).unwrap_or_default();
+    selector.done();
+    Some(labels).filter(|labels| !labels.is_empty())
+}
+
+/// How a workload's ports may be spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MtlsMode {
+    /// mTLS only.
+    Strict,
+    /// Both.
+    Permissive,
+    /// Plaintext only.
+    Disabled,
+}
+
+impl MtlsMode {
+    /// As manifests spell it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Strict => "Strict",
+            Self::Permissive => "Permissive",
+            Self::Disabled => "Disabled",
+        }
+    }
+
+    fn read(at: &Cursor<'_>) -> Option<Self> {
+        let mut fields = at.fields();
+        let words = [("Strict", Self::Strict), ("Permissive", Self::Permissive), ("Disabled", Self::Disabled)];
+        let mode = fields.need("mode").and_then(|mode| mode.word(&words));
+        fields.done();
+        mode
+    }
+}
+
+/// Demands on the inbound side.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PeerAuthentication {
+    /// For whom.
+    pub selector: Selector,
+    /// The mode of every port.
+    pub mode: Option<MtlsMode>,
+    /// Exceptions, by workload port.
+    pub ports: BTreeMap<u16, MtlsMode>,
+}
+
+impl PeerAuthentication {
+    pub(super) fn read(mut fields: Fields<'_>) -> Option<Self> {
+        let mut read = Self { selector: read_selector(&mut fields), ..Self::default() };
+        read.mode = fields.get("mtls").and_then(|at| MtlsMode::read(&at));
+        for (port, at) in fields.get("portLevelMtls").map(|ports| ports.entries()).unwrap_or_default() {
+            match (port.parse().ok().filter(|port: &u16| *port > 0), MtlsMode::read(&at)) {
+                (Some(port), Some(mode)) => {
+                    read.ports.insert(port, mode);
+                }
+                (None, _) => at.error(format!("`{port}` is no port"), "use the workload's port number, in quotes"),
+                (Some(_), None) => {}
+            }
+        }
+        if read.mode.is_none() && read.ports.is_empty() {
+            fields.at().error("it sets no mode", "add mtls.mode or portLevelMtls");
+        }
+        fields.done();
+        Some(read)
+    }
+}
+
+/// What a proxy tells about its traffic. `None` leaves a field to the next wider object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Telemetry {
+    /// For whom.
+    pub selector: Selector,
+    /// Whether each exchange is logged.
+    pub access_log: Option<bool>,
+    /// OTLP/gRPC endpoint of spans.
+    pub otlp_endpoint: Option<String>,
+    /// Share of new traces.
+    pub sample_percent: Option<f64>,
+    /// Attributes of every span.
+    pub attributes: Option<BTreeMap<String, String>>,
+    /// Bound on metric label sets.
+    pub series_max: Option<u32>,
+}
+
+impl Telemetry {
+    pub(super) fn read(mut fields: Fields<'_>) -> Option<Self> {
+        let mut read = Self { selector: read_selector(&mut fields), ..Self::default() };
+        if let Some(at) = fields.get("accessLog") {
+            let mut log = at.fields();
+            read.access_log = log.get("enabled").and_then(|at| at.flag());
+            if let Some(at) = log.get("format") {
+                at.word(&[("Json", ())]);
+            }
+            log.unsupported(&["fields", "filter", "sampleSuccessPercent"]);
+            log.done();
+        }
+        if let Some(at) = fields.get("tracing") {
+            read.read_tracing(at.fields());
+        }
+        if let Some(at) = fields.get("metrics") {
+            let mut metrics = at.fields();
+            read.series_max = metrics.get("seriesMax").and_then(|at| at.int(1..=1_000_000)).and_then(|max| u32::try_from(max).ok());
+            metrics.unsupported(&["labels", "otlp"]);
+            metrics.done();
+        }
+        fields.done();
+        Some(read)
+    }
+
+    fn read_tracing(&mut self, mut fields: Fields<'_>) {
+        if let Some(at) = fields.get("otlp") {
+            let mut otlp = at.fields();
+            if let Some(at) = otlp.need("endpoint") {
+                self.otlp_endpoint = endpoint(&at);
+            }
+            if let Some(at) = otlp.get("protocol") {
+                at.word(&[("Grpc", ())]);
+            }
+            otlp.done();
+        }
+        self.sample_percent = fields.get("samplePercent").and_then(|at| at.percent());
+        self.attributes = fields.get("attributes").map(|at| at.text_map());
+        fields.unsupported(&["keepErrors", "keepSlowerThan"]);
+        fields.done();
+    }
+}
+
+/// `http://HOST:PORT`, nothing behind it.
+fn endpoint(at: &Cursor<'_>) -> Option<String> {
+    let text = at.text()?;
+    let uri: Option<http::Uri> = text.parse().ok();
+    let fits = uri.is_some_and(|uri| uri.scheme_str() == Some("http") && uri.port_u16().is_some() && matches!(uri.path(), "" | "/"));
+    if !fits {
+        at.error(format!("`{text}` is no OTLP/gRPC endpoint"), "write it as http://HOST:4317");
+        return None;
+    }
+    Some(text.trim_end_matches('/').to_owned())
+}
