@@ -1,14 +1,61 @@
 //! `meshwright inject`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context;
 use clap::Args;
+use injector::{Decision, Settings};
+
+use crate::{documents, output};
 
 /// Arguments of `meshwright inject`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: meshwright inject")]
-pub(crate) struct InjectArgs {}
+#[command(
+    after_help = "Example: meshwright inject -f deployment.yaml | kubectl apply -f -\n  What happened to each pod is told on stderr."
+)]
+pub(crate) struct InjectArgs {
+    /// A manifest file, a folder of them, or `-` for standard input; may be given several times
+    #[arg(short, long = "filename", value_name = "FILE", required = true)]
+    file: Vec<PathBuf>,
+    /// The image that holds `meshwright`
+    #[arg(long)]
+    image: Option<String>,
+    /// HOST:PORT of the control plane, as the pods reach it
+    #[arg(long, value_name = "HOST:PORT")]
+    control: Option<String>,
+    /// ConfigMap of each namespace whose key `ca.pem` holds the mesh's roots
+    #[arg(long, value_name = "NAME")]
+    ca_config_map: Option<String>,
+}
 
-pub(crate) fn run(_args: InjectArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`inject` is not part of this build")
+pub(crate) fn run(args: InjectArgs) -> anyhow::Result<ExitCode> {
+    let defaults = Settings::default();
+    let settings = Settings {
+        image: args.image.unwrap_or(defaults.image),
+        control: args.control.unwrap_or(defaults.control),
+        ca_config_map: args.ca_config_map.unwrap_or(defaults.ca_config_map),
+        ..defaults
+    };
+    // All documents at once: a Namespace may stand in another file than its pods.
+    let mut text = String::new();
+    for document in documents::read(&args.file)? {
+        if !text.is_empty() && !document.text.starts_with("---") {
+            text += "---\n";
+        }
+        text += &document.text;
+        if !text.ends_with('\n') {
+            text.push('\n');
+        }
+    }
+    let injected = injector::inject(&text, &settings).context("nothing was injected")?;
+    for outcome in &injected.outcomes {
+        let verdict = match outcome.decision {
+            Decision::Inject => "gets a sidecar".to_owned(),
+            Decision::Skip(why) => format!("is left alone: {why}"),
+        };
+        eprintln!("{} {}/{} {verdict}", outcome.kind, outcome.namespace, outcome.name);
+    }
+    output::print(&injected.text)?;
+    Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,237 @@
+//! A text of many documents in, the same text with sidecars out.
+
+use std::collections::BTreeMap;
+
+use proto::annotations;
+use serde_json::Value;
+
+use crate::decide::{Decision, decide};
+use crate::pods::{self, Place};
+use crate::sidecar::{self, BadAnnotation, Settings};
+
+/// Namespace of objects that name none.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// The result for one text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Injected {
+    /// The documents, in their order; those without a pod that got a sidecar are untouched, byte for byte.
+    pub text: String,
+    /// What became of each pod.
+    pub outcomes: Vec<Outcome>,
+}
+
+/// What became of one pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Kind of the object that holds it.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Whether it got a sidecar.
+    pub decision: Decision,
+}
+
+/// Why a text cannot be worked on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A document is no YAML.
+    #[error("the document that starts in line {line} is not YAML: {why}")]
+    NotYaml {
+        /// First line of the document, from 1.
+        line: usize,
+        /// The parser's word.
+        why: String,
+    },
+    /// An annotation of ours is impossible.
+    #[error("{kind} {namespace}/{name}: {source}; correct it or take it out")]
+    Annotation {
+        /// Kind of the object.
+        kind: String,
+        /// Its namespace.
+        namespace: String,
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        source: BadAnnotation,
+    },
+}
+
+/// Adds sidecars to the pods of a text. A Namespace in the same text decides for its pods; where it is not there, the wish of whoever calls
+/// this decides, and that is yes.
+///
+/// # Errors
+/// A document is no YAML, or an annotation of ours is impossible; nothing is changed then.
+pub fn inject(text: &str, settings: &Settings) -> Result<Injected, Error> {
+    let documents: Vec<(&str, Value)> = split(text)
+        .into_iter()
+        .map(|(line, part)| Ok((part, parse(part).map_err(|why| Error::NotYaml { line, why })?)))
+        .collect::<Result<_, _>>()?;
+    let namespaces: BTreeMap<&str, Option<&str>> = documents.iter().flat_map(|(_, document)| namespaces(document)).collect();
+    let mut injected = Injected { text: String::new(), outcomes: Vec::new() };
+    for (part, document) in &documents {
+        let mut changed: Option<Value> = None;
+        for place in pods::find(document) {
+            let pod = document.pointer(&place.pointer).unwrap_or(&Value::Null);
+            let namespace = place.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
+            let decision = decide(namespaces.get(namespace.as_str()).copied(), &pod["metadata"], &pod["spec"]);
+            if decision == Decision::Inject {
+                let with = sidecar::add(pod, &place.name, settings).map_err(|source| bad(&place, &namespace, source))?;
+                let target = changed.get_or_insert_with(|| document.clone());
+                if let Some(slot) = target.pointer_mut(&place.pointer) {
+                    *slot = with;
+                }
+            }
+            injected.outcomes.push(Outcome { kind: place.kind, namespace, name: place.name, decision });
+        }
+        match changed {
+            None => injected.text += part,
+            Some(document) => injected.text += &rewritten(part, &document),
+        }
+    }
+    Ok(injected)
+}
+
+fn bad(place: &Place, namespace: &str, source: BadAnnotation) -> Error {
+    Error::Annotation { kind: place.kind.clone(), namespace: namespace.to_owned(), name: place.name.clone(), source }
+}
+
+/// Namespaces that a document declares, with their label.
+fn namespaces(document: &Value) -> Vec<(&str, Option<&str>)> {
+    let items = document["items"].as_array().into_iter().flatten().chain([document]);
+    let declared = items.filter(|item| item["kind"] == "Namespace").filter_map(|namespace| {
+        let metadata = &namespace["metadata"];
+        Some((metadata["name"].as_str()?, metadata["labels"][annotations::INJECT].as_str()))
+    });
+    declared.collect()
+}
+
+/// Cuts a text before every `---`; each part comes with the number of its first line. A `---` at the start of a line always parts
+/// documents (YAML 1.2, section 9.1.2).
+fn split(text: &str) -> Vec<(usize, &str)> {
+    let mut parts = Vec::new();
+    let (mut start, mut start_line, mut at) = (0, 1, 0);
+    for (index, line) in text.split_inclusive('\n').enumerate() {
+        let marker = line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\n', '\r']));
+        if marker && at > start {
+            parts.push((start_line, &text[start..at]));
+            (start, start_line) = (at, index + 1);
+        }
+        at += line.len();
+    }
+    if at > start {
+        parts.push((start_line, &text[start..at]));
+    }
+    parts
+}
+
+fn parse(part: &str) -> Result<Value, String> {
+    let content = part.lines().filter(|line| !line.trim_start().starts_with('#') && !line.starts_with("---"));
+    if content.into_iter().all(|line| line.trim().is_empty()) && !part.lines().any(|line| line.starts_with("--- ")) {
+        return Ok(Value::Null);
+    }
+    serde_saphyr::from_str(part).map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned())
+}
+
+/// The document anew, with the marker line that its text began with.
+fn rewritten(part: &str, document: &Value) -> String {
+    let marker = if part.starts_with("---") { "---\n" } else { "" };
+    // Whatever was read as YAML can be written as YAML.
+    let yaml = serde_saphyr::to_string(document).unwrap_or_default();
+    let end = if yaml.ends_with('\n') { "" } else { "\n" };
+    format!("{marker}{yaml}{end}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::Skip;
+
+    const MIXED: &str = "\
+# A shop's manifests
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {meshwright.dev/inject: enabled}}
+---
+apiVersion: v1
+kind: Service   # stays as it is
+metadata: {name: catalog, namespace: shop}
+spec: {selector: {app: catalog}, ports: [{port: 80}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: catalog, namespace: shop}
+spec:
+  selector: {matchLabels: {app: catalog}}
+  template:
+    metadata:
+      labels: {app: catalog, on: \"yes\"}
+      annotations: {meshwright.dev/exclude-outbound-ports: \"5432\"}
+    spec:
+      serviceAccountName: catalog
+      containers:
+        - {name: app, image: catalog, env: [{name: VERSION, value: \"1.10\"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: alone, namespace: shop, labels: {meshwright.dev/inject: disabled}}
+spec: {containers: [{name: app, image: x}]}
+";
+
+    /// Aim: golden file of a whole text: the pod of the mesh has its sidecar, all else is untouched byte for byte.
+    #[test]
+    fn a_mixed_text() {
+        let injected =
+            inject(MIXED, &Settings { version: "1.2.3".into(), image: "meshwright:1.2.3".into(), ..Settings::default() }).unwrap();
+        insta::assert_snapshot!(injected.text);
+        let decisions: Vec<_> = injected.outcomes.iter().map(|outcome| outcome.decision).collect();
+        assert_eq!(decisions, [Decision::Inject, Decision::Skip(Skip::OptedOut)]);
+        let before: Vec<_> = split(MIXED).into_iter().map(|(_, part)| part).collect();
+        assert!(injected.text.starts_with(&format!("{}{}", before[0], before[1])) && injected.text.ends_with(before[3]));
+    }
+
+    /// Aim: a second run changes nothing.
+    #[test]
+    fn injecting_twice_is_injecting_once() {
+        let once = inject(MIXED, &Settings::default()).unwrap();
+        let twice = inject(&once.text, &Settings::default()).unwrap();
+        assert_eq!(once.text, twice.text);
+        assert_eq!(twice.outcomes[0].decision, Decision::Skip(Skip::AlreadyInjected));
+    }
+
+    /// Aim: texts that look like other types to a YAML 1.1 reader, such as Kubernetes', come out as text.
+    #[test]
+    fn values_keep_their_type() {
+        let values = ["yes", "on", "0123", "1e3", "null", "~", "1.10", "true", "0x1f", "12:30", ""];
+        let pod = serde_json::json!({"kind": "Pod", "metadata": {"name": "p"}, "spec": {"args": values}});
+        let injected = inject(&pod.to_string(), &Settings::default()).unwrap();
+        let back: Value = serde_saphyr::from_str(&injected.text).unwrap();
+        assert_eq!(back["spec"]["args"], serde_json::json!(values));
+        for value in values {
+            let bare = format!("- {value}\n");
+            assert!(!injected.text.contains(&bare), "{value} is bare in {}", injected.text);
+        }
+    }
+
+    /// Aim: errors name the document's line, or the object and its annotation.
+    #[test]
+    fn errors_name_the_place() {
+        let broken = inject("kind: Pod\n---\nkind: [\n", &Settings::default()).unwrap_err();
+        assert!(matches!(broken, Error::NotYaml { line: 2, .. }), "{broken}");
+        let pod = "kind: Pod\nmetadata: {name: p, annotations: {meshwright.dev/exclude-inbound-ports: \"x\"}}\nspec: {}\n";
+        let error = inject(pod, &Settings::default()).unwrap_err().to_string();
+        assert!(error.starts_with("Pod default/p: annotation meshwright.dev/exclude-inbound-ports: `x` is not a port"), "{error}");
+    }
+
+    /// Aim: empty and comment-only documents, other line ends and lists are taken as they are.
+    #[test]
+    fn odd_texts_are_taken() {
+        for text in ["", "# nothing\n", "---\n", "---\n---\r\n# x\r\n", "kind: ConfigMap\ndata:\n  x: |\n    ---\n    a\n"] {
+            assert_eq!(inject(text, &Settings::default()).unwrap().text, text);
+        }
+        let list = r#"{"kind": "List", "items": [{"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": []}}]}"#;
+        assert_eq!(inject(list, &Settings::default()).unwrap().outcomes[0].decision, Decision::Inject);
+    }
+}
