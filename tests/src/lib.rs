@@ -1,1 +1,5 @@
-//! Every ring of tests that needs more than one crate.
+//! Every ring of tests that needs more than one crate: whole proxies over memory pipes, the whole mesh in simulation.
+
+pub mod application;
+pub mod wire;
+pub mod witness;
