@@ -79,6 +79,7 @@ pub fn unpack<M: Message + Name + Default>(any: &Any) -> Result<M, UnpackError> 
 mod tests {
     use super::*;
 
+    /// Aim: the type URLs we compare with are the messages' own.
     #[test]
     fn type_urls_are_those_of_the_messages() {
         assert_eq!(LISTENER, listener::Listener::type_url());
@@ -88,12 +89,14 @@ mod tests {
         assert_eq!(SECRET, tls::Secret::type_url());
     }
 
+    /// Aim: what we send is what we read.
     #[test]
     fn what_is_packed_unpacks() {
         let cluster = cluster::Cluster { name: "reviews".into(), ..Default::default() };
         assert_eq!(unpack::<cluster::Cluster>(&pack(&cluster)), Ok(cluster));
     }
 
+    /// Aim: a resource of another type is refused, naming both.
     #[test]
     fn another_type_is_refused() {
         let any = pack(&cluster::Cluster::default());
@@ -101,12 +104,14 @@ mod tests {
         assert_eq!(error, UnpackError::Type { expected: LISTENER.into(), found: CLUSTER.into() });
     }
 
+    /// Aim: a type URL has its prefix.
     #[test]
     fn a_bare_name_is_no_type_url() {
         let any = Any { type_url: cluster::Cluster::full_name(), value: Vec::new() };
         assert!(matches!(unpack::<cluster::Cluster>(&any), Err(UnpackError::Type { .. })));
     }
 
+    /// Aim: an error names the message that could not be read.
     #[test]
     fn broken_bytes_are_named() {
         let any = Any { type_url: CLUSTER.into(), value: vec![0xff] };

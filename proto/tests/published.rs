@@ -154,12 +154,14 @@ fn published(pool: &DescriptorPool) -> BTreeMap<String, MessageDescriptor> {
     pool.all_messages().filter(|m| foreign(m) && !m.is_map_entry()).map(|m| (m.full_name().to_owned(), m)).collect()
 }
 
+/// Aim: no message of ours escapes the comparison.
 #[test]
 fn every_message_of_the_subset_is_listed() {
     let ours: BTreeSet<_> = published(&pool()).into_keys().collect();
     assert_eq!(hops().into_keys().collect::<BTreeSet<_>>(), ours);
 }
 
+/// Aim: each field has the published number and type.
 #[test]
 fn every_field_survives_the_published_type() {
     let hops = hops();
@@ -175,6 +177,7 @@ fn every_field_survives_the_published_type() {
     }
 }
 
+/// Aim: stock clients find the service.
 #[test]
 fn the_service_has_the_published_name() {
     use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server as theirs;

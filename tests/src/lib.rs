@@ -1,5 +1,7 @@
 //! Every ring of tests that needs more than one crate: whole proxies over memory pipes, the whole mesh in simulation.
 
 pub mod application;
+#[cfg(test)]
+mod tidy;
 pub mod wire;
 pub mod witness;
