@@ -136,7 +136,7 @@ impl Exchange {
             && self.seen.direction == Direction::Outbound
             && let Some(code) = headers.get("x-meshwright-reason")
         {
-            self.seen.reason = Reason::ALL.into_iter().find(|reason| reason.text().as_bytes() == code.as_bytes());
+            self.seen.reason = code.to_str().ok().and_then(Reason::parse);
             self.seen.blame = self.seen.reason.map(Reason::blame);
         }
         if let Some(detail) = &mut self.detail

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use engine::failure::{Failure, Reason};
 use engine::model::{
-    Action, Cluster, ClusterKind, Endpoint, EndpointCell, Forward, InboundPort, Match, MtlsMode, Protocol, RouteTable, Rule, RuleSource,
-    Settings, Snapshot,
+    Action, Cluster, ClusterKind, Endpoint, EndpointCell, Forward, Health, InboundPort, Match, MtlsMode, Protocol, RouteTable, Rule,
+    RuleSource, Settings, Snapshot,
 };
 use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode, Version};
@@ -105,6 +105,8 @@ fn endpoint() -> Arc<Endpoint> {
     Arc::new(Endpoint {
         address: "10.77.0.3:8080".parse().unwrap(),
         weight: 1,
+        health: Health::Healthy,
+        instance: "catalog-v1-0".into(),
         identity: Some(Arc::new(Identity::new("cluster.local", "shop", "catalog").unwrap())),
         namespace: "shop".into(),
         workload: "catalog-v1".into(),
@@ -114,13 +116,14 @@ fn endpoint() -> Arc<Endpoint> {
 }
 
 fn port() -> Arc<InboundPort> {
-    let table = RouteTable { name: "inbound".into(), exact: [].into(), suffix: vec![], any: None, hosts: vec![] };
+    let table = RouteTable { name: "inbound".into(), exact: [].into(), suffix: vec![], any: None, hosts: vec![], content: 0 };
     Arc::new(InboundPort {
         mode: MtlsMode::Permissive,
         protocol: Protocol::Http,
         http: Arc::new(table),
         service_namespace: "shop".into(),
         service: "frontend".into(),
+        idle_timeout: None,
     })
 }
 
