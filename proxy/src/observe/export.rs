@@ -109,6 +109,15 @@ impl Exporter {
         }
     }
 
+    /// Name of the next queued span of the proxy's own tasks.
+    #[cfg(test)]
+    pub(super) fn next_own(&mut self) -> Option<String> {
+        match self.queue.try_recv() {
+            Ok(Finished::Own(span)) => Some(span.name.into_owned()),
+            _ => None,
+        }
+    }
+
     fn is_open_for(&self, settings: Option<&Arc<Settings>>) -> bool {
         let same = |open: &Open| match (&open.settings, settings) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
