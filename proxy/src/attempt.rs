@@ -1,1 +1,173 @@
-//! See docs/architecture.md.
+//! Pick, lease, send; and again elsewhere while nothing was written.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use engine::balance;
+use engine::failure::{Failure, Reason};
+use engine::model::{Cluster, InFlight};
+use engine::retry::{self, Next};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use smallvec::SmallVec;
+
+use crate::body::Body;
+use crate::io::{Rewound, Stream};
+use crate::observe::Exchange;
+use crate::pool::{Freshness, Lease, Sent, To};
+use crate::shared::Shared;
+use crate::tls::{Carries, TlsFacts};
+
+/// Endpoints that an exchange has tried in vain.
+type Tried = SmallVec<[SocketAddr; 2]>;
+
+/// The attempts of one exchange: where the next one goes.
+struct Attempts<'a> {
+    cluster: Option<&'a Arc<Cluster>>,
+    only: Option<&'a To>,
+    tried: Tried,
+    made: u32,
+}
+
+impl<'a> Attempts<'a> {
+    const fn new(aim: Aim<'a>) -> Self {
+        Self { cluster: aim.cluster, only: aim.only, tried: Tried::new_const(), made: 0 }
+    }
+
+    fn next(&mut self, shared: &Shared) -> Result<To, Failure> {
+        self.made += 1;
+        if let Some(to) = self.only {
+            return Ok(to.clone());
+        }
+        let Some(cluster) = self.cluster else {
+            return Err(Failure::new(Reason::NoEndpoints, "there is nowhere to go"));
+        };
+        let set = cluster.endpoints.0.load();
+        let Some(endpoint) = balance::pick(&set, shared.draw.next(), &self.tried) else {
+            return Err(Failure::new(Reason::NoEndpoints, format!("cluster {} has no endpoint that is ready", cluster.name)));
+        };
+        Ok(To { endpoint: Arc::clone(endpoint), local: None, timeout: cluster.connect_timeout })
+    }
+
+    /// Goes on, or hands the failure back when it is final.
+    #[cold]
+    fn failed(&mut self, failure: Failure) -> Result<Reason, Failure> {
+        match retry::next(self.made, &failure) {
+            Next::Stop => Err(failure),
+            Next::Again => {
+                tracing::debug!(%failure, "an attempt failed and is made again");
+                Ok(failure.reason)
+            }
+        }
+    }
+}
+
+/// Where attempts may go: to the one place given, else to the cluster's endpoints.
+#[derive(Clone, Copy)]
+pub struct Aim<'a> {
+    /// A set of endpoints to pick from.
+    pub cluster: Option<&'a Arc<Cluster>>,
+    /// The only place: the application beside us, or the original destination.
+    pub only: Option<&'a To>,
+}
+
+/// Sends a request to where it may go. Replays on another endpoint what was never written, within the engine's bound. Dropping the
+/// future gives up the exchange.
+///
+/// # Errors
+/// The last attempt's failure.
+pub async fn send(
+    shared: &Shared,
+    mut request: Request<Body>,
+    aim: Aim<'_>,
+    carries: Carries,
+    exchange: &mut Exchange,
+) -> Result<(Response<Incoming>, Lease), Failure> {
+    let mut attempts = Attempts::new(aim);
+    let mut freshness = Freshness::Any;
+    loop {
+        let to = attempts.next(shared)?;
+        let at = to.endpoint.address;
+        begin(&to, exchange);
+        let mut lease = match shared.pool.lease(&to, carries, freshness).await {
+            Ok(lease) => lease,
+            Err(failure) => {
+                exchange.retried(at, attempts.failed(failure)?);
+                attempts.tried.push(at);
+                continue;
+            }
+        };
+        exchange.secured(lease.tls());
+        match lease.send(request).await {
+            Sent::Answered(response) => return Ok((response, lease)),
+            Sent::Failed(failure) => return Err(Failure { cause: format!("{at}: {}", failure.cause), ..failure }),
+            Sent::NeverWritten(again, failure) => {
+                exchange.retried(at, attempts.failed(failure)?);
+                request = *again;
+                freshness = Freshness::New;
+            }
+        }
+    }
+}
+
+/// Tells that an attempt begins.
+fn begin(to: &To, exchange: &mut Exchange) {
+    if to.local.is_some() {
+        exchange.attempted_locally();
+    } else {
+        exchange.attempted(&to.endpoint, None);
+    }
+}
+
+/// An open opaque connection upstream, and how it came to be. The exchange is told later, by [`OpenedTcp::tell`]: a connection that was
+/// opened on suspicion may turn out not to be wanted.
+pub struct OpenedTcp {
+    /// Its bytes.
+    pub stream: Rewound<Stream>,
+    /// Counts at the endpoint while it lives.
+    pub in_flight: InFlight,
+    cluster: Option<Arc<Cluster>>,
+    to: To,
+    tls: Option<TlsFacts>,
+    retries: SmallVec<[(SocketAddr, Reason); 2]>,
+}
+
+impl OpenedTcp {
+    /// The cluster it leads to.
+    pub fn cluster(&self) -> Option<Arc<Cluster>> {
+        self.cluster.clone()
+    }
+
+    /// Tells where it leads and what was tried before.
+    pub fn tell(&self, exchange: &mut Exchange) {
+        for (address, reason) in &self.retries {
+            exchange.retried(*address, *reason);
+        }
+        begin(&self.to, exchange);
+        exchange.secured(self.tls.as_ref());
+    }
+}
+
+/// Opens an opaque connection to where it may go; tries other endpoints while none answers. Dropping the future gives it up.
+///
+/// # Errors
+/// The last attempt's failure.
+pub async fn open(shared: &Shared, aim: Aim<'_>) -> Result<OpenedTcp, Failure> {
+    let mut attempts = Attempts::new(aim);
+    let mut retries = SmallVec::new();
+    loop {
+        let to = attempts.next(shared)?;
+        let at = to.endpoint.address;
+        let in_flight = to.endpoint.live.enter();
+        match shared.pool.connector().open(&to, Carries::Tcp).await {
+            Ok((stream, tls)) => {
+                let stream = Rewound::new(bytes::Bytes::new(), stream);
+                return Ok(OpenedTcp { stream, in_flight, cluster: aim.cluster.cloned(), to, tls, retries });
+            }
+            Err(failure) => {
+                retries.push((at, attempts.failed(failure)?));
+                attempts.tried.push(at);
+            }
+        }
+    }
+}

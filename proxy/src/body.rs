@@ -1,1 +1,159 @@
-//! See docs/architecture.md.
+//! The one body type of the road.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use engine::failure::Reason;
+use http_body::{Body as _, Frame, SizeHint};
+use hyper::body::Incoming;
+
+/// A message's body. No generics over bodies anywhere: this is the type.
+#[derive(Default)]
+pub enum Body {
+    /// None.
+    #[default]
+    Empty,
+    /// Whole and in memory: the mesh's own answers.
+    Bytes(Bytes),
+    /// Passing through, with nobody watching.
+    Plain(Incoming),
+    /// Passing through, with somebody told of each frame and of the end.
+    Followed(Followed),
+}
+
+/// See [`Body::Followed`].
+pub struct Followed {
+    incoming: Incoming,
+    follower: Box<dyn Follower>,
+    over: bool,
+}
+
+/// Is told what passes through a body, and how it ended. Dropped without [`Follower::ended`] the receiver went away.
+pub trait Follower {
+    /// A frame passes.
+    fn frame(&mut self, frame: &Frame<Bytes>);
+    /// Nothing comes any more: complete, or cut by the sender or by this proxy.
+    fn ended(&mut self, outcome: Result<(), &Cut>);
+    /// Whether the next frame has been waited for too long; asked only while waiting.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason>;
+}
+
+/// Why a body ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Cut {
+    /// The sender broke off or broke the rules.
+    #[error("the sender broke off: {0}")]
+    Sender(#[from] hyper::Error),
+    /// It took too long.
+    #[error("{}", .0.text())]
+    Overdue(Reason),
+}
+
+impl Body {
+    /// The body as it came, or none when it has none.
+    pub fn plain(incoming: Incoming) -> Self {
+        if incoming.is_end_stream() { Self::Empty } else { Self::Plain(incoming) }
+    }
+
+    /// The body as it came, with a follower. The end of an empty body is told at once.
+    pub fn followed(incoming: Incoming, mut follower: Box<dyn Follower>) -> Self {
+        if incoming.is_end_stream() {
+            follower.ended(Ok(()));
+            return Self::Empty;
+        }
+        Self::Followed(Followed { incoming, follower, over: false })
+    }
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "Empty",
+            Self::Bytes(_) => "Bytes",
+            Self::Plain(_) => "Plain",
+            Self::Followed(_) => "Followed",
+        })
+    }
+}
+
+impl Followed {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let cut = match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                self.follower.frame(&frame);
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            Poll::Ready(None) => {
+                self.over = true;
+                self.follower.ended(Ok(()));
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Err(error))) => Cut::Sender(error),
+            Poll::Pending => match self.follower.poll_overdue(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(reason) => Cut::Overdue(reason),
+            },
+        };
+        self.over = true;
+        self.follower.ended(Err(&cut));
+        Poll::Ready(Some(Err(cut)))
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        // A receiver that knows the length does not poll for the end.
+        if !self.over && self.incoming.is_end_stream() {
+            self.follower.ended(Ok(()));
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let this = self.get_mut();
+        match this {
+            Self::Empty => Poll::Ready(None),
+            Self::Bytes(bytes) => {
+                let bytes = std::mem::take(bytes);
+                *this = Self::Empty;
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+            }
+            Self::Plain(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Cut::Sender),
+            Self::Followed(followed) => followed.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Bytes(bytes) => bytes.is_empty(),
+            Self::Plain(incoming) => incoming.is_end_stream(),
+            Self::Followed(followed) => followed.over || followed.incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Plain(incoming) => incoming.size_hint(),
+            Self::Followed(followed) => followed.incoming.size_hint(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_stays_small() {
+        // Aim: hyper keeps room for one body per connection and direction; its size is memory per idle connection.
+        assert!(size_of::<Body>() <= 80, "{} bytes", size_of::<Body>());
+    }
+}

@@ -1,1 +1,187 @@
-//! See docs/architecture.md.
+//! Opaque bytes, both ways, with half-close.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use engine::failure::{Failure, Reason};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::http::Wait;
+use crate::limits::{COPY_BUFFER_BYTES, COPY_BUFFERS_KEPT_MAX};
+use crate::observe::Exchange;
+
+type Buffer = Box<[u8; COPY_BUFFER_BYTES]>;
+
+/// One worker's copy buffers. A connection holds one per direction only while bytes are under way, so idle ones cost none.
+#[derive(Debug, Default)]
+pub struct Buffers(RefCell<Vec<Buffer>>);
+
+impl Buffers {
+    fn take(&self) -> Buffer {
+        self.0.borrow_mut().pop().unwrap_or_else(|| {
+            let zeroed: Box<[u8]> = vec![0; COPY_BUFFER_BYTES].into_boxed_slice();
+            zeroed.try_into().expect("the slice has the buffer's length")
+        })
+    }
+
+    fn give_back(&self, buffer: Buffer) {
+        let mut kept = self.0.borrow_mut();
+        if kept.len() < COPY_BUFFERS_KEPT_MAX {
+            kept.push(buffer);
+        }
+    }
+}
+
+/// Why copying stopped short.
+#[derive(Debug)]
+enum Broken {
+    Reading(io::Error),
+    Writing(io::Error),
+}
+
+/// One direction's state.
+struct Flow {
+    buffer: Option<Buffer>,
+    start: usize,
+    end: usize,
+    ended: bool,
+    unflushed: bool,
+    done: bool,
+}
+
+impl Flow {
+    const fn new() -> Self {
+        Self { buffer: None, start: 0, end: 0, ended: false, unflushed: false, done: false }
+    }
+
+    /// Moves what can be moved. Ready when the reader has ended and the writer knows.
+    fn poll<R, W>(
+        &mut self,
+        cx: &mut Context<'_>,
+        (reader, writer): (&mut R, &mut W),
+        buffers: &Buffers,
+        mut moved: impl FnMut(usize),
+    ) -> Poll<Result<(), Broken>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        loop {
+            if self.start == self.end && !self.ended {
+                match self.poll_fill(cx, reader, buffers) {
+                    Poll::Ready(result) => moved(result.map_err(Broken::Reading)?),
+                    Poll::Pending => {
+                        if self.unflushed {
+                            ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Broken::Writing)?;
+                            self.unflushed = false;
+                        }
+                        return Poll::Pending;
+                    }
+                }
+            }
+            while let Some(buffer) = &self.buffer
+                && self.start < self.end
+            {
+                let count = ready!(Pin::new(&mut *writer).poll_write(cx, &buffer[self.start..self.end])).map_err(Broken::Writing)?;
+                if count == 0 {
+                    return Poll::Ready(Err(Broken::Writing(io::ErrorKind::WriteZero.into())));
+                }
+                self.start += count;
+                self.unflushed = true;
+            }
+            if self.ended {
+                ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Broken::Writing)?;
+                self.done = true;
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Reads once; gives the buffer back when there is nothing to read.
+    fn poll_fill<R: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, reader: &mut R, buffers: &Buffers) -> Poll<io::Result<usize>> {
+        let mut buffer = self.buffer.take().unwrap_or_else(|| buffers.take());
+        let mut free = ReadBuf::new(&mut buffer[..]);
+        let polled = Pin::new(reader).poll_read(cx, &mut free);
+        let count = free.filled().len();
+        match polled {
+            Poll::Ready(Ok(())) if count > 0 => {
+                (self.start, self.end) = (0, count);
+                self.buffer = Some(buffer);
+                Poll::Ready(Ok(count))
+            }
+            Poll::Ready(Ok(())) => {
+                self.ended = true;
+                buffers.give_back(buffer);
+                Poll::Ready(Ok(0))
+            }
+            Poll::Ready(Err(error)) => {
+                buffers.give_back(buffer);
+                Poll::Ready(Err(error))
+            }
+            Poll::Pending => {
+                buffers.give_back(buffer);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// Carries bytes both ways until both directions have ended, one side breaks off, or nothing moves for as long as `wait` allows. Tells
+/// `exchange` the bytes and how it ended. The streams are closed on return; on cancel they are dropped.
+pub async fn carry<D, U>(mut downstream: D, mut upstream: U, exchange: &mut Exchange, wait: &Wait, buffers: &Rc<Buffers>)
+where
+    D: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut up, mut down) = (Flow::new(), Flow::new());
+    let failure = poll_fn(|cx| {
+        if !up.done {
+            let moved = |bytes: usize| {
+                wait.touch();
+                exchange.add_request_bytes(bytes as u64);
+            };
+            if let Poll::Ready(Err(broken)) = up.poll(cx, (&mut downstream, &mut upstream), buffers, moved) {
+                return Poll::Ready(Some(failure(broken, Side::Downstream)));
+            }
+        }
+        if !down.done {
+            let moved = |bytes: usize| {
+                wait.touch();
+                exchange.add_response_bytes(bytes as u64);
+            };
+            if let Poll::Ready(Err(broken)) = down.poll(cx, (&mut upstream, &mut downstream), buffers, moved) {
+                return Poll::Ready(Some(failure(broken, Side::Upstream)));
+            }
+        }
+        if up.done && down.done {
+            return Poll::Ready(None);
+        }
+        wait.poll_overdue(cx).map(|()| Some(Failure::new(Reason::IdleTimeout, "nothing was sent by either side for too long")))
+    })
+    .await;
+    if let Some(failure) = failure {
+        exchange.failed(&failure);
+    }
+}
+
+/// Who was being read from.
+#[derive(Clone, Copy)]
+enum Side {
+    Downstream,
+    Upstream,
+}
+
+fn failure(broken: Broken, reading_from: Side) -> Failure {
+    match (broken, reading_from) {
+        (Broken::Reading(error), Side::Downstream) | (Broken::Writing(error), Side::Upstream) => {
+            Failure::new(Reason::ClientGone, format!("the client broke off: {error}"))
+        }
+        (Broken::Reading(error), Side::Upstream) | (Broken::Writing(error), Side::Downstream) => {
+            Failure::new(Reason::UpstreamReset, format!("the server broke off: {error}"))
+        }
+    }
+}

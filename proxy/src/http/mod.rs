@@ -1,1 +1,16 @@
-//! See docs/architecture.md.
+//! hyper, and the rules of HTTP that a proxy has to keep: what belongs to one hop, versions, upgrades, the mesh's own answers.
+
+mod convert;
+mod hop;
+mod idle;
+mod reply;
+mod serve;
+mod upgrade;
+
+pub use convert::{to_http1, to_http2};
+pub use hop::{Upgrade, clean_request, clean_response};
+pub(crate) use idle::ticks;
+pub use idle::{Overdue, Patience, Upload, Wait};
+pub use reply::{grpc_status, local_reply};
+pub use serve::{LocalTasks, Serving, Version, serve};
+pub use upgrade::{Tunnel, tunnel};

@@ -8,6 +8,7 @@ mod network;
 mod original;
 mod rewound;
 mod socket;
+mod stream;
 
 pub use clock::Clock;
 pub use draw::Draw;
@@ -15,3 +16,4 @@ pub use network::{Accepted, Listening, Network, VirtualListening, VirtualNetwork
 pub use original::original_destination;
 pub use rewound::Rewound;
 pub use socket::{Socket, VirtualSocket, pipe};
+pub use stream::Stream;

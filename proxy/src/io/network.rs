@@ -3,9 +3,10 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
-use socket2::{Domain, Protocol, SockRef, Type};
+use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpSocket};
 
 use super::original::{canonical, original_destination};
@@ -13,6 +14,10 @@ use super::socket::Socket;
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;
+
+/// Silence after which the kernel asks whether a peer is still there, and how often it asks.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// What a simulation's network must be able to do.
 #[async_trait]
@@ -79,6 +84,7 @@ impl Network {
                 }
                 let stream = socket.connect(address).await?;
                 stream.set_nodelay(true)?;
+                SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
                 Ok(Socket::Tcp(stream))
             }
             Self::Virtual(network) => network.connect(address).await,
@@ -129,6 +135,10 @@ impl Listening {
     /// The kernel's; outside a runtime.
     pub fn adopt(listener: std::net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
+        // What is accepted inherits these from the listening socket: no system calls per connection.
+        let reference = SockRef::from(&listener);
+        reference.set_tcp_nodelay(true)?;
+        reference.set_tcp_keepalive(&keepalive())?;
         Ok(Self::Kernel(TcpListener::from_std(listener)?))
     }
 
@@ -144,8 +154,8 @@ impl Listening {
                     Err(error) if died_in_the_queue(&error) => continue,
                     Err(error) => return Err(error),
                 };
-                // These fail only for a connection that is dead already.
-                let (Ok(()), Ok(local)) = (stream.set_nodelay(true), stream.local_addr()) else { continue };
+                // This fails only for a connection that is dead already.
+                let Ok(local) = stream.local_addr() else { continue };
                 let original = original_destination(&stream);
                 return Ok(Accepted { socket: Socket::Tcp(stream), peer: canonical(peer), local: canonical(local), original });
             },
@@ -169,6 +179,11 @@ impl std::fmt::Debug for Listening {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Listening({:?})", self.local_address())
     }
+}
+
+/// Finds peers that vanished without a word.
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL)
 }
 
 /// Errors of one connection that died while it waited to be accepted.

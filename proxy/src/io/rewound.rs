@@ -20,6 +20,11 @@ impl<T> Rewound<T> {
         Self { seen, inner }
     }
 
+    /// Puts bytes back that were just read from this stream; they come before everything else.
+    pub fn put_back(&mut self, bytes: Bytes) {
+        self.seen = if self.seen.is_empty() { bytes } else { [bytes, std::mem::take(&mut self.seen)].concat().into() };
+    }
+
     /// What was seen and not read again yet, and the stream.
     pub fn into_parts(self) -> (Bytes, T) {
         (self.seen, self.inner)

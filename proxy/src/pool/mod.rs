@@ -1,1 +1,232 @@
-//! See docs/architecture.md.
+//! Upstream connections of one worker, kept and leased. No locks, no other thread: a lease and its connection live on the worker.
+//!
+//! Connections are kept per (address, what they carry, whether TLS); those of another identity or an older credential than asked
+//! for are closed as they are met, so a rotation cuts nothing and keeps nothing.
+
+mod connect;
+mod lease;
+mod slot;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::failure::{Failure, Reason};
+use engine::model::{Endpoint, InFlight};
+
+pub use connect::{Connector, Hairpin, Open, Opened};
+pub use lease::{Lease, Sent};
+pub(crate) use lease::{reason, told};
+
+use crate::http::Patience;
+use crate::limits;
+use crate::tls::Carries;
+use slot::{Slot, Waited};
+
+/// Where a lease should lead.
+#[derive(Clone, Debug)]
+pub struct To {
+    /// The endpoint; its identity decides between mTLS and plaintext.
+    pub endpoint: Arc<Endpoint>,
+    /// The application beside us: never by way of the hairpin, and at this other address (the same instance's, of the other family)
+    /// where `endpoint`'s refuses.
+    pub local: Option<Local>,
+    /// Time for TCP connect and TLS handshake together.
+    pub timeout: Duration,
+}
+
+/// See [`To::local`].
+#[derive(Clone, Copy, Debug)]
+pub struct Local {
+    /// The other family's address, if the instance has one.
+    pub fallback: Option<SocketAddr>,
+}
+
+/// How much a lease may rely on what is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// A kept connection will do.
+    Any,
+    /// A kept one has just proved dead: open a new one (HTTP/1).
+    New,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Key {
+    address: SocketAddr,
+    carries: Carries,
+    mesh: bool,
+}
+
+/// See the module.
+pub struct Pool {
+    connector: Connector,
+    patience: Rc<Patience>,
+    slots: RefCell<HashMap<Key, Rc<Slot>, BuildHasherDefault<Fold>>>,
+    counts: Rc<Counts>,
+}
+
+/// Connections of one worker's pool.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Kept and unused.
+    pub idle: Cell<usize>,
+    /// All.
+    pub open: Cell<usize>,
+}
+
+impl Pool {
+    /// An empty pool. `patience` gives it the tick by which idle connections age.
+    pub fn new(connector: Connector, patience: Rc<Patience>) -> Self {
+        Self { connector, patience, slots: RefCell::default(), counts: Rc::default() }
+    }
+
+    /// Connections now kept and open.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Opens connections that are not kept: opaque ones.
+    pub fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
+    /// A connection for one request: a kept one, a stream on one, or a new one. Counts as in flight at the endpoint from here on.
+    /// Dropping the future gives up what it was opening, except where others wait for it too (HTTP/2).
+    ///
+    /// # Errors
+    /// What opening a connection may fail with, and [`Reason::Overflow`]. Nothing of a request was written.
+    pub async fn lease(&self, to: &To, carries: Carries, freshness: Freshness) -> Result<Lease, Failure> {
+        let in_flight = to.endpoint.live.enter();
+        let slot = self.slot(&to.endpoint, carries);
+        match carries {
+            Carries::H2 => self.lease_stream(to, slot, in_flight).await,
+            Carries::H1 | Carries::Tcp => self.lease_connection(to, slot, in_flight, freshness).await,
+        }
+    }
+
+    fn slot(&self, endpoint: &Endpoint, carries: Carries) -> Rc<Slot> {
+        let key = Key { address: endpoint.address, carries, mesh: endpoint.identity.is_some() };
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.entry(key).or_insert_with(|| Rc::new(Slot::new(key.mesh, Rc::clone(&self.counts))));
+        let generation = if key.mesh { self.connector.generation() } else { 0 };
+        slot.meet(generation, endpoint.identity.as_ref());
+        Rc::clone(slot)
+    }
+
+    async fn lease_connection(&self, to: &To, slot: Rc<Slot>, in_flight: InFlight, freshness: Freshness) -> Result<Lease, Failure> {
+        if freshness == Freshness::New {
+            slot.forget_idle();
+        }
+        let now = self.patience.tick();
+        while let Some(idle) = slot.take_idle() {
+            if idle.rested(now) {
+                // What the other side closed meanwhile is seen once the runtime has looked at its sockets.
+                tokio::task::yield_now().await;
+                if !idle.usable() {
+                    continue;
+                }
+            }
+            return Ok(Lease::kept(slot, idle, in_flight, Rc::clone(&self.patience)));
+        }
+        self.room()?;
+        let (sender, tls) = Box::pin(self.connector.open_http1(to, &self.counts)).await?;
+        Ok(Lease::opened(slot, sender, tls, in_flight, Rc::clone(&self.patience)))
+    }
+
+    async fn lease_stream(&self, to: &To, slot: Rc<Slot>, in_flight: InFlight) -> Result<Lease, Failure> {
+        loop {
+            if let Some((sender, streams, tls)) = slot.take_stream() {
+                return Ok(Lease::stream(slot, sender, streams, tls, in_flight, Rc::clone(&self.patience)));
+            }
+            match slot.opening() {
+                Some(opening) => match opening.wait().await {
+                    Waited::Opened => {}
+                    Waited::Failed(failure) => return Err(failure),
+                },
+                None => {
+                    self.room()?;
+                    self.open_for_all(to, &slot);
+                }
+            }
+        }
+    }
+
+    /// Opens an HTTP/2 connection in a task of its own, so that who waits for it may come and go.
+    fn open_for_all(&self, to: &To, slot: &Rc<Slot>) {
+        let opening = slot.begin_opening();
+        let (connector, counts, slot, to) = (self.connector.clone(), Rc::clone(&self.counts), Rc::clone(slot), to.clone());
+        tokio::task::spawn_local(async move {
+            let opened = connector.open_http2(&to, &counts).await;
+            slot.end_opening(&opening, opened);
+        });
+    }
+
+    fn room(&self) -> Result<(), Failure> {
+        if self.counts.open.get() < limits::UPSTREAM_CONNECTIONS_MAX {
+            return Ok(());
+        }
+        let max = limits::UPSTREAM_CONNECTIONS_MAX;
+        Err(Failure::new(Reason::Overflow, format!("this worker has {max} upstream connections already, which is its bound")))
+    }
+
+    /// Closes what is dead, of an older credential or unused for too long. Called once per tick.
+    pub fn sweep(&self) {
+        let (now, generation) = (self.patience.tick(), self.connector.generation());
+        self.slots.borrow_mut().retain(|key, slot| {
+            slot.sweep(now, if key.mesh { generation } else { 0 });
+            !slot.empty() || Rc::strong_count(slot) > 1
+        });
+    }
+
+    /// Whether there is nothing to sweep.
+    pub fn is_empty(&self) -> bool {
+        self.slots.borrow().is_empty()
+    }
+}
+
+/// Addresses are few and not of a caller's choosing, so no defence against chosen keys: multiply and rotate per word.
+#[derive(Default)]
+struct Fold(u64);
+
+impl Hasher for Fold {
+    fn finish(&self) -> u64 {
+        self.0 ^ (self.0 >> 32)
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.write_u64(u64::from_le_bytes(word));
+        }
+    }
+
+    fn write_u8(&mut self, word: u8) {
+        self.write_u64(u64::from(word));
+    }
+
+    fn write_u16(&mut self, word: u16) {
+        self.write_u64(u64::from(word));
+    }
+
+    fn write_u32(&mut self, word: u32) {
+        self.write_u64(u64::from(word));
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+
+    fn write_isize(&mut self, word: isize) {
+        self.write_u64(word as u64);
+    }
+}

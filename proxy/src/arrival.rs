@@ -1,0 +1,98 @@
+//! A connection on its way into a road.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::failure::{Failure, Reason};
+use engine::model::Snapshot;
+use engine::sniff::Sniffed;
+use http::Request;
+use hyper::body::Incoming;
+
+use crate::attempt::OpenedTcp;
+use crate::forward;
+use crate::http::{Version, serve};
+use crate::io::{Rewound, Socket, Stream};
+use crate::limits::REFUSAL_WAIT;
+use crate::observe::{Direction, Downstream, Exchange};
+use crate::shared::Shared;
+use crate::{tcp, watch};
+
+/// An accepted connection and where it was meant to go.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Its bytes.
+    pub socket: Socket,
+    /// Who connected.
+    pub peer: SocketAddr,
+    /// The destination: the original one of a redirected connection, or the one that an explicit listener stands for.
+    pub destination: SocketAddr,
+}
+
+/// The HTTP version of what was sniffed, if it is HTTP.
+pub fn http_version(sniffed: &Sniffed) -> Option<Version> {
+    match sniffed {
+        Sniffed::Http1 => Some(Version::Http1),
+        Sniffed::Http2 => Some(Version::Http2),
+        _ => None,
+    }
+}
+
+/// Carries opaque bytes to where a connection was opened to; or records why there is none, and closes.
+pub async fn carry(
+    shared: &Rc<Shared>,
+    downstream: Rewound<Stream>,
+    opened: Result<OpenedTcp, Failure>,
+    idle: Option<Duration>,
+    mut exchange: Exchange,
+) {
+    match opened {
+        Ok(opened) => {
+            opened.tell(&mut exchange);
+            let OpenedTcp { stream, in_flight, .. } = opened;
+            let wait = shared.patience.wait(idle);
+            tcp::carry(downstream, stream, &mut exchange, &wait, &shared.buffers).await;
+            drop(in_flight);
+        }
+        Err(failure) => {
+            tracing::debug!(%failure, "an opaque connection could not be carried");
+            exchange.failed(&failure);
+        }
+    }
+}
+
+/// Refuses a connection: HTTP gets an answer that says why, everything else is closed.
+pub async fn refuse(
+    shared: Rc<Shared>,
+    mut stream: Stream,
+    direction: Direction,
+    snapshot: Rc<Arc<Snapshot>>,
+    downstream: Downstream,
+    reason: Reason,
+) {
+    let said = watch::client_first(&mut stream, Some(REFUSAL_WAIT)).await;
+    let cause = match reason {
+        Reason::Denied => "the mesh forbids calls to addresses it does not know (Mesh spec.outsideMesh: Deny)",
+        Reason::ConfigPending => "nothing is known yet about this destination: the control plane has not answered",
+        _ => "refused",
+    };
+    let (Some(said), local) = (said, downstream.local) else { return };
+    let Some(version) = http_version(&said.sniffed) else {
+        let mut exchange = shared.observer.begin_tcp(direction, &snapshot, &downstream);
+        exchange.failed(&Failure::new(reason, format!("{local}: {cause}")));
+        return;
+    };
+    let stream = Rewound::new(said.seen, stream);
+    let (own, downstream) = (Rc::clone(&shared), Rc::new(downstream));
+    let answer = move |request: Request<Incoming>| {
+        let (shared, snapshot, downstream) = (Rc::clone(&own), Rc::clone(&snapshot), Rc::clone(&downstream));
+        async move {
+            let (mut parts, _) = request.into_parts();
+            let exchange = shared.observer.begin_http(direction, &snapshot, &mut parts, &downstream);
+            forward::failed(&shared, &Failure::new(reason, format!("{local}: {cause}")), parts.version, exchange)
+        }
+    };
+    serve(stream, version, true, &shared.serving, &shared.drain, answer).await;
+}

@@ -1,0 +1,203 @@
+//! Carrying out a decided request: the part of the road that outbound, inbound and gateway have in common.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use engine::decide::Plan;
+use engine::failure::{Failure, LocalReply, Reason};
+use engine::model::Protocol;
+use http::header::CONNECTION;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use http_body::{Body as _, Frame};
+use hyper::body::Incoming;
+
+use crate::attempt::{self, Aim};
+use crate::body::{Body, Cut, Follower};
+use crate::chain;
+use crate::http::{Overdue, Tunnel, Upgrade, Upload, clean_request, clean_response, grpc_status, local_reply, to_http1, to_http2, tunnel};
+use crate::observe::Exchange;
+use crate::pool::{Lease, To};
+use crate::shared::Shared;
+use crate::tls::Carries;
+
+/// Sends on a request as decided and brings the answer back. Never fails: a failure is an answer. Dropped before it is done, the
+/// exchange is recorded as the client's leaving.
+pub async fn forward(
+    shared: &Rc<Shared>,
+    mut parts: request::Parts,
+    incoming: Incoming,
+    plan: &Plan<'_>,
+    (only, destination): (Option<&To>, SocketAddr),
+    mut exchange: Exchange,
+) -> Response<Body> {
+    let (version, connect) = (parts.version, parts.method == Method::CONNECT);
+    let upgrade = clean_request(&mut parts);
+    let carries = carries(plan.cluster.protocol, version, upgrade);
+    chain::forth(plan, &mut parts.headers);
+    match carries {
+        Carries::H2 => to_http2(&mut parts, destination),
+        Carries::H1 | Carries::Tcp => to_http1(&mut parts, destination),
+    }
+    let mut overdue = Overdue::new(&shared.patience, plan.forward.idle_timeout, plan.forward.request_timeout);
+    let mut request = Request::from_parts(parts, body(incoming, &overdue));
+    let upgraded = (upgrade == Upgrade::Asked).then(|| hyper::upgrade::on(&mut request));
+    let sent = {
+        let aim = Aim { cluster: Some(plan.cluster), only };
+        let mut sending = pin!(attempt::send(shared, request, aim, carries, &mut exchange));
+        poll_fn(|cx| match sending.as_mut().poll(cx) {
+            Poll::Ready(sent) => Poll::Ready(sent),
+            Poll::Pending => overdue.poll(cx).map(|reason| Err(too_late(reason))),
+        })
+        .await
+    };
+    let (mut response, lease) = match sent {
+        Ok(answered) => answered,
+        Err(failure) => {
+            exchange.add_request_bytes(overdue.wait.uploaded());
+            return failed(shared, &failure, version, exchange);
+        }
+    };
+    let switching = switches(upgraded.is_some(), connect, response.status());
+    clean_response(response.headers_mut(), switching, version, lease.tls().is_some());
+    exchange.response(response.status(), response.headers());
+    chain::back(plan, response.headers_mut());
+    *response.version_mut() = Version::HTTP_11;
+    if shared.drain.draining() && version != Version::HTTP_2 && !switching {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    match upgraded.filter(|_| switching) {
+        Some(downstream) => {
+            let upstream = hyper::upgrade::on(&mut response);
+            let idle = plan.forward.idle_timeout;
+            let both = Tunnel { downstream, upstream, exchange, idle };
+            tokio::task::spawn_local(tunnel(both, lease, Rc::clone(&shared.patience), Rc::clone(&shared.buffers)));
+            response.map(|_| Body::Empty)
+        }
+        None => response.map(|incoming| Body::followed(incoming, Box::new(Answer { exchange, lease, overdue, over: false }))),
+    }
+}
+
+/// Answers with the mesh's own words.
+pub fn reply(shared: &Shared, reply: &LocalReply, version: Version, mut exchange: Exchange) -> Response<Body> {
+    let grpc = exchange.is_grpc();
+    exchange.replied(reply);
+    if grpc {
+        exchange.grpc_status(u32::from(grpc_status(reply)));
+    }
+    let mut response = local_reply(reply, grpc);
+    if shared.drain.draining() && version != Version::HTTP_2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Answers a failure.
+#[cold]
+pub fn failed(shared: &Shared, failure: &Failure, version: Version, mut exchange: Exchange) -> Response<Body> {
+    tracing::debug!(%failure, "a request failed");
+    exchange.failed(failure);
+    reply(shared, &failure.reason.into(), version, exchange)
+}
+
+/// HTTP/1.1 stays HTTP/1.1 and HTTP/2 stays HTTP/2, unless the application is known to speak one only. What upgrades is HTTP/1.1.
+const fn carries(protocol: Protocol, version: Version, upgrade: Upgrade) -> Carries {
+    match (protocol, version, upgrade) {
+        (_, Version::HTTP_2, Upgrade::Asked) => Carries::H2,
+        (_, _, Upgrade::Asked) | (Protocol::Http1, ..) => Carries::H1,
+        (Protocol::Http2, ..) | (_, Version::HTTP_2, _) => Carries::H2,
+        _ => Carries::H1,
+    }
+}
+
+const fn switches(asked: bool, connect: bool, status: StatusCode) -> bool {
+    asked && (matches!(status, StatusCode::SWITCHING_PROTOCOLS) || (connect && status.as_u16() / 100 == 2))
+}
+
+/// The request's body; where there is one, its bytes are counted and keep the exchange from being taken for idle.
+fn body(incoming: Incoming, overdue: &Overdue) -> Body {
+    if incoming.is_end_stream() {
+        return Body::Empty;
+    }
+    Body::followed(incoming, Box::new(overdue.wait.upload()))
+}
+
+#[cold]
+fn too_late(reason: Reason) -> Failure {
+    Failure::new(
+        reason,
+        match reason {
+            Reason::RequestTimeout => "the whole request took longer than its timeout",
+            _ => "nothing was sent by either side for too long",
+        },
+    )
+}
+
+impl Follower for Upload {
+    fn frame(&mut self, frame: &Frame<Bytes>) {
+        self.moved(frame.data_ref().map_or(0, Bytes::len));
+    }
+
+    fn ended(&mut self, _: Result<(), &Cut>) {}
+
+    fn poll_overdue(&mut self, _: &mut Context<'_>) -> Poll<Reason> {
+        // The answer's side watches for both.
+        Poll::Pending
+    }
+}
+
+/// Follows an answer to its end: then the connection goes back and the exchange is recorded.
+struct Answer {
+    exchange: Exchange,
+    lease: Lease,
+    overdue: Overdue,
+    over: bool,
+}
+
+impl Follower for Answer {
+    fn frame(&mut self, frame: &Frame<Bytes>) {
+        self.overdue.wait.touch();
+        if let Some(data) = frame.data_ref() {
+            self.exchange.add_response_bytes(data.len() as u64);
+        } else if let Some(status) = frame.trailers_ref().and_then(|trailers| trailers.get("grpc-status"))
+            && let Some(status) = status.to_str().ok().and_then(|text| text.parse().ok())
+        {
+            self.exchange.grpc_status(status);
+        }
+    }
+
+    fn ended(&mut self, outcome: Result<(), &Cut>) {
+        self.over = true;
+        match outcome {
+            Ok(()) => self.lease.give_back(),
+            Err(cut) => self.exchange.failed(&cut_off(cut)),
+        }
+    }
+
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        self.overdue.poll(cx)
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.exchange.add_request_bytes(self.overdue.wait.uploaded());
+        if !self.over {
+            self.exchange.failed(&Failure::new(Reason::ClientGone, "the client went away before the answer was complete"));
+        }
+    }
+}
+
+#[cold]
+fn cut_off(cut: &Cut) -> Failure {
+    match cut {
+        Cut::Sender(error) => {
+            let reason = crate::pool::reason(error);
+            Failure::new(reason, format!("the answer broke off: {}", crate::pool::told(error)))
+        }
+        Cut::Overdue(reason) => too_late(*reason),
+    }
+}

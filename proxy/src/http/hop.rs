@@ -1,0 +1,171 @@
+//! Headers that belong to one hop (RFC 9110, section 7.6.1).
+
+use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+const X_MESHWRIGHT_REASON: HeaderName = HeaderName::from_static("x-meshwright-reason");
+
+/// Whether a request asks for its connection to become something else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upgrade {
+    /// It does not.
+    No,
+    /// By `Upgrade` (WebSocket and others) or CONNECT.
+    Asked,
+}
+
+/// Takes off a request what was meant for this hop alone. `Upgrade` stays where it is asked for (h2c excepted: this hop speaks HTTP/2 by
+/// prior knowledge only), `te: trailers` stays, `transfer-encoding` stays for hyper to frame by.
+pub fn clean_request(parts: &mut request::Parts) -> Upgrade {
+    let connect = parts.method == Method::CONNECT;
+    let headers = &mut parts.headers;
+    if headers.contains_key(TE) {
+        keep_te_trailers(headers);
+    }
+    let upgrades = if headers.contains_key(CONNECTION) {
+        let upgrades = parts.version == Version::HTTP_11 && names_upgrade(headers);
+        clean_connection(headers, upgrades);
+        upgrades
+    } else {
+        // Without `connection: upgrade` the header means nothing.
+        if headers.contains_key(UPGRADE) {
+            headers.remove(UPGRADE);
+        }
+        false
+    };
+    headers.remove(KEEP_ALIVE);
+    headers.remove(PROXY_CONNECTION);
+    if connect || upgrades { Upgrade::Asked } else { Upgrade::No }
+}
+
+/// Takes off an answer what was meant for this hop alone. `mesh_peer` says whether the sender proved itself: only then is its word on
+/// what the mesh did believed. A downstream of HTTP/1.0 knows no transfer codings.
+pub fn clean_response(headers: &mut HeaderMap, switching: bool, downstream: Version, mesh_peer: bool) {
+    if !switching {
+        if headers.contains_key(CONNECTION) {
+            clean_connection(headers, false);
+        }
+        if headers.contains_key(UPGRADE) && downstream == Version::HTTP_2 {
+            headers.remove(UPGRADE);
+        }
+    }
+    headers.remove(KEEP_ALIVE);
+    headers.remove(PROXY_CONNECTION);
+    if downstream != Version::HTTP_11 {
+        headers.remove(TRANSFER_ENCODING);
+    }
+    if !mesh_peer {
+        headers.remove(X_MESHWRIGHT_REASON);
+    }
+}
+
+/// `te` may pass as `trailers` only: other codings are between neighbours.
+fn keep_te_trailers(headers: &mut HeaderMap) {
+    let trailers = headers.get_all(TE).iter().any(|value| list(value).any(|item| item.eq_ignore_ascii_case(b"trailers")));
+    if trailers && headers.get(TE).is_some_and(|value| value.as_bytes() == b"trailers") {
+        return;
+    }
+    headers.remove(TE);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Whether `connection` names `upgrade` and `upgrade` names something other than HTTP/2.
+fn names_upgrade(headers: &HeaderMap) -> bool {
+    let asked = headers.get_all(CONNECTION).iter().any(|value| list(value).any(|item| item.eq_ignore_ascii_case(b"upgrade")));
+    let protocol = headers.get(UPGRADE).map(HeaderValue::as_bytes);
+    asked && protocol.is_some_and(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"))
+}
+
+/// Removes `connection` and every header it names; where an upgrade goes on, leaves those two.
+fn clean_connection(headers: &mut HeaderMap, upgrades: bool) {
+    let only = headers.get(CONNECTION).filter(|_| headers.get_all(CONNECTION).iter().nth(1).is_none());
+    // The usual cases need no list of names: `keep-alive`, `close`, `upgrade`.
+    if only.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive") || value.as_bytes().eq_ignore_ascii_case(b"close")) {
+        headers.remove(CONNECTION);
+    } else if !(upgrades && only.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"upgrade"))) {
+        let named: Vec<HeaderName> = headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(list)
+            .filter_map(|name| HeaderName::from_bytes(name).ok())
+            .filter(|name| ![UPGRADE, TE, HOST].contains(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+        if upgrades {
+            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        }
+    }
+    if !upgrades {
+        headers.remove(UPGRADE);
+        headers.remove(HTTP2_SETTINGS);
+    }
+}
+
+/// The items of a comma-separated value.
+fn list(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(method: &str, headers: &[(&str, &str)]) -> request::Parts {
+        let mut request = http::Request::builder().method(method).uri("/");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn text(headers: &HeaderMap) -> String {
+        headers.iter().map(|(name, value)| format!("{name}={} ", value.to_str().unwrap())).collect::<String>().trim_end().to_owned()
+    }
+
+    #[test]
+    fn requests_lose_what_is_for_one_hop() {
+        // Aim: RFC 9110 7.6.1 without breaking upgrade, te: trailers or host.
+        let cases: &[(&[(&str, &str)], &str, Upgrade)] = &[
+            (&[("host", "a")], "host=a", Upgrade::No),
+            (&[("connection", "keep-alive"), ("keep-alive", "timeout=5")], "", Upgrade::No),
+            (&[("connection", "close, X-One"), ("x-one", "1"), ("x-two", "2")], "x-two=2", Upgrade::No),
+            (&[("connection", "host, x-one"), ("host", "a"), ("x-one", "1")], "host=a", Upgrade::No),
+            (&[("connection", "Upgrade"), ("upgrade", "websocket")], "connection=Upgrade upgrade=websocket", Upgrade::Asked),
+            (&[("upgrade", "tls/1.3"), ("connection", "keep-alive, Upgrade")], "upgrade=tls/1.3 connection=upgrade", Upgrade::Asked),
+            (&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AA")], "", Upgrade::No),
+            (&[("upgrade", "websocket")], "", Upgrade::No),
+            (&[("te", "trailers"), ("connection", "te")], "te=trailers", Upgrade::No),
+            (&[("te", "gzip, trailers")], "te=trailers", Upgrade::No),
+            (&[("te", "gzip")], "", Upgrade::No),
+            (&[("transfer-encoding", "chunked")], "transfer-encoding=chunked", Upgrade::No),
+        ];
+        for (given, wanted, upgrade) in cases {
+            let mut parts = parts("GET", given);
+            assert_eq!(clean_request(&mut parts), *upgrade, "{given:?}");
+            assert_eq!(text(&parts.headers), *wanted, "{given:?}");
+        }
+        assert_eq!(clean_request(&mut parts("CONNECT", &[])), Upgrade::Asked);
+    }
+
+    #[test]
+    fn answers_lose_what_is_for_one_hop_and_foreign_reasons() {
+        // Aim: an application cannot speak for the mesh, and a 101 keeps what makes it one.
+        let given = [("connection", "close"), ("upgrade", "h2c"), ("x-meshwright-reason", "denied"), ("transfer-encoding", "chunked")];
+        let of = |switching, version, mesh| {
+            let mut headers = parts("GET", &given).headers;
+            clean_response(&mut headers, switching, version, mesh);
+            text(&headers)
+        };
+        assert_eq!(of(false, Version::HTTP_11, false), "transfer-encoding=chunked");
+        assert_eq!(of(false, Version::HTTP_10, true), "x-meshwright-reason=denied");
+        assert_eq!(of(true, Version::HTTP_11, true), "connection=close upgrade=h2c x-meshwright-reason=denied transfer-encoding=chunked");
+    }
+}

@@ -1,0 +1,240 @@
+//! Waiting with patience: coarse idle timeouts that cost a request no timer.
+//!
+//! A wait notes the tick at which something last moved; one sweep per tick finds those that stood still too long. The sweep runs
+//! only while somebody waits. Nothing is allocated once a worker has seen its usual number of waits.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use engine::failure::Reason;
+use tokio::sync::Notify;
+use tokio::time::Sleep;
+
+use crate::limits::TICK;
+
+/// One worker's waits.
+#[derive(Debug, Default)]
+pub struct Patience {
+    tick: Rc<Cell<u32>>,
+    pulses: RefCell<Vec<Rc<Pulse>>>,
+    free: RefCell<Vec<u32>>,
+    asleep: Cell<bool>,
+    wake: Notify,
+}
+
+#[derive(Debug)]
+struct Pulse {
+    index: u32,
+    /// Counts uses of this place, so that a late upload of an earlier use does not touch a later one.
+    generation: Cell<u32>,
+    /// Ticks of silence allowed; 0: not in use or unlimited.
+    limit: Cell<u32>,
+    last: Cell<u32>,
+    overdue: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    /// Bytes that came from downstream.
+    uploaded: Cell<u64>,
+}
+
+impl Patience {
+    /// A wait of at most `limit` without movement; `None` waits for ever. Rounded up to whole ticks.
+    pub fn wait(self: &Rc<Self>, limit: Option<Duration>) -> Wait {
+        let pulse = match self.free.borrow_mut().pop() {
+            Some(index) => Rc::clone(&self.pulses.borrow()[index as usize]),
+            None => self.grow(),
+        };
+        if self.asleep.replace(false) {
+            self.wake.notify_one();
+        }
+        pulse.limit.set(limit.map_or(0, ticks));
+        pulse.last.set(self.tick.get());
+        Wait { patience: Rc::clone(self), pulse }
+    }
+
+    #[cold]
+    fn grow(&self) -> Rc<Pulse> {
+        let mut pulses = self.pulses.borrow_mut();
+        let pulse = Rc::new(Pulse {
+            index: u32::try_from(pulses.len()).unwrap_or(u32::MAX),
+            generation: Cell::new(0),
+            limit: Cell::new(0),
+            last: Cell::new(0),
+            overdue: Cell::new(false),
+            waker: RefCell::new(None),
+            uploaded: Cell::new(0),
+        });
+        pulses.push(Rc::clone(&pulse));
+        pulse
+    }
+
+    /// The present tick.
+    pub fn tick(&self) -> u32 {
+        self.tick.get()
+    }
+
+    /// Resolves at the next wait: the sweep may sleep until then. Cancel-safe.
+    pub async fn woken(&self) {
+        self.asleep.set(true);
+        self.wake.notified().await;
+    }
+
+    /// Waits now in use.
+    pub fn waiting(&self) -> usize {
+        self.pulses.borrow().len() - self.free.borrow().len()
+    }
+
+    /// One tick passes: wakes what stood still too long.
+    pub fn advance(&self) {
+        let now = self.tick.get().wrapping_add(1);
+        self.tick.set(now);
+        for pulse in self.pulses.borrow().iter() {
+            let limit = pulse.limit.get();
+            if limit > 0 && now.wrapping_sub(pulse.last.get()) > limit {
+                pulse.overdue.set(true);
+                if let Some(waker) = pulse.waker.borrow_mut().take() {
+                    waker.wake();
+                }
+            }
+        }
+    }
+}
+
+/// Whole ticks of a duration, at least one.
+pub(crate) fn ticks(duration: Duration) -> u32 {
+    let count = duration.as_nanos().div_ceil(TICK.as_nanos());
+    u32::try_from(count).unwrap_or(u32::MAX / 2).max(1)
+}
+
+/// One wait; dropping it ends it.
+#[derive(Debug)]
+pub struct Wait {
+    patience: Rc<Patience>,
+    pulse: Rc<Pulse>,
+}
+
+impl Wait {
+    /// Something moved.
+    pub fn touch(&self) {
+        self.pulse.last.set(self.patience.tick.get());
+    }
+
+    /// Ready when nothing moved for too long.
+    pub fn poll_overdue(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.pulse.overdue.get() {
+            return Poll::Ready(());
+        }
+        if self.pulse.limit.get() > 0 {
+            let mut waker = self.pulse.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+        }
+        Poll::Pending
+    }
+
+    /// The other direction's share in this wait.
+    pub fn upload(&self) -> Upload {
+        Upload { tick: Rc::clone(&self.patience.tick), pulse: Rc::clone(&self.pulse), generation: self.pulse.generation.get() }
+    }
+
+    /// Bytes counted by [`Upload::moved`].
+    pub fn uploaded(&self) -> u64 {
+        self.pulse.uploaded.get()
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let pulse = &self.pulse;
+        pulse.limit.set(0);
+        pulse.overdue.set(false);
+        pulse.waker.borrow_mut().take();
+        pulse.uploaded.set(0);
+        pulse.generation.set(pulse.generation.get().wrapping_add(1));
+        self.patience.free.borrow_mut().push(pulse.index);
+    }
+}
+
+/// Keeps a [`Wait`] alive from the request's side.
+#[derive(Debug)]
+pub struct Upload {
+    tick: Rc<Cell<u32>>,
+    pulse: Rc<Pulse>,
+    generation: u32,
+}
+
+impl Upload {
+    /// Bytes moved upwards.
+    pub fn moved(&self, bytes: usize) {
+        if self.pulse.generation.get() == self.generation {
+            self.pulse.last.set(self.tick.get());
+            self.pulse.uploaded.set(self.pulse.uploaded.get() + bytes as u64);
+        }
+    }
+}
+
+/// The timeouts of one request: idle always coarse, the whole request's only armed where there is one.
+#[derive(Debug)]
+pub struct Overdue {
+    /// Silence.
+    pub wait: Wait,
+    whole: Option<Pin<Box<Sleep>>>,
+}
+
+impl Overdue {
+    /// Starts both.
+    pub fn new(patience: &Rc<Patience>, idle: Option<Duration>, whole: Option<Duration>) -> Self {
+        Self { wait: patience.wait(idle), whole: whole.map(|whole| Box::pin(tokio::time::sleep(whole))) }
+    }
+
+    /// Ready when one has passed; says which.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        if let Some(whole) = &mut self.whole
+            && whole.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Reason::RequestTimeout);
+        }
+        self.wait.poll_overdue(cx).map(|()| Reason::IdleTimeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    fn patience() -> Rc<Patience> {
+        Rc::new(Patience::default())
+    }
+
+    #[tokio::test]
+    async fn silence_ends_a_wait_and_movement_does_not() {
+        // Aim: never early, both directions count as movement, and places are reused clean.
+        let patience = patience();
+        let wait = patience.wait(Some(TICK * 2));
+        let upload = wait.upload();
+        for _ in 0..10 {
+            patience.advance();
+            upload.moved(3);
+            assert!(poll_fn(|cx| Poll::Ready(wait.poll_overdue(cx))).await.is_pending());
+        }
+        assert_eq!(wait.uploaded(), 30);
+        for _ in 0..3 {
+            assert!(poll_fn(|cx| Poll::Ready(wait.poll_overdue(cx))).await.is_pending());
+            patience.advance();
+        }
+        poll_fn(|cx| wait.poll_overdue(cx)).await;
+        drop(wait);
+        let again = patience.wait(None);
+        upload.moved(5);
+        assert_eq!((again.uploaded(), patience.waiting()), (0, 1), "a late upload of an earlier use does not count");
+        for _ in 0..10 {
+            patience.advance();
+        }
+        assert!(poll_fn(|cx| Poll::Ready(again.poll_overdue(cx))).await.is_pending(), "no limit, no end");
+    }
+}

@@ -1,0 +1,96 @@
+//! The mesh's own answers.
+
+use bytes::Bytes;
+use engine::failure::{LocalReply, Reason};
+use http::header::{CONTENT_TYPE, HeaderName};
+use http::{HeaderValue, Response, StatusCode};
+
+use crate::body::Body;
+
+const X_MESHWRIGHT_REASON: HeaderName = HeaderName::from_static("x-meshwright-reason");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Makes the answer. A gRPC caller gets an answer of trailers only: status 200, and the code where it looks for it.
+pub fn local_reply(reply: &LocalReply, grpc: bool) -> Response<Body> {
+    let mut response = Response::new(Body::Empty);
+    let headers = response.headers_mut();
+    if let Some(reason) = reply.reason {
+        headers.insert(X_MESHWRIGHT_REASON, reason.header());
+    }
+    if grpc {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(reply)));
+        let message = reply.reason.map_or("answered by the mesh", Reason::text);
+        headers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
+        return response;
+    }
+    for (name, value) in &reply.headers {
+        headers.append(name.clone(), value.clone());
+    }
+    *response.status_mut() = reply.status;
+    *response.body_mut() = body(reply);
+    response
+}
+
+/// What a person sees who looks at the body: the reason, where the reply has no text of its own.
+fn body(reply: &LocalReply) -> Body {
+    match (&reply.body, reply.reason) {
+        (text, _) if !text.is_empty() => Body::Bytes(text.clone()),
+        (_, Some(reason)) => Body::Bytes(Bytes::from_static(reason.text().as_bytes())),
+        _ => Body::Empty,
+    }
+}
+
+/// The gRPC status of a reply: of its reason, else of its HTTP status (gRPC's "HTTP to gRPC status code mapping").
+pub fn grpc_status(reply: &LocalReply) -> u16 {
+    const UNKNOWN: u16 = 2;
+    const DEADLINE_EXCEEDED: u16 = 4;
+    const PERMISSION_DENIED: u16 = 7;
+    const RESOURCE_EXHAUSTED: u16 = 8;
+    const UNIMPLEMENTED: u16 = 12;
+    const INTERNAL: u16 = 13;
+    const UNAVAILABLE: u16 = 14;
+    const UNAUTHENTICATED: u16 = 16;
+    match (reply.reason, reply.status) {
+        (Some(Reason::RequestTimeout | Reason::AttemptTimeout | Reason::IdleTimeout), _) => DEADLINE_EXCEEDED,
+        (Some(Reason::Denied), _) | (None, StatusCode::FORBIDDEN) => PERMISSION_DENIED,
+        (Some(Reason::Unauthenticated), _) | (None, StatusCode::UNAUTHORIZED) => UNAUTHENTICATED,
+        (Some(Reason::NoRoute | Reason::Misdirected), _) | (None, StatusCode::NOT_FOUND) => UNIMPLEMENTED,
+        (Some(Reason::TooLarge), _) => RESOURCE_EXHAUSTED,
+        (Some(Reason::BadRequest | Reason::UpstreamProtocol), _) | (None, StatusCode::BAD_REQUEST) => INTERNAL,
+        (Some(_), _)
+        | (None, StatusCode::TOO_MANY_REQUESTS | StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT) => {
+            UNAVAILABLE
+        }
+        _ => UNKNOWN,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_reaches_both_kinds_of_caller() {
+        // Aim: status, reason header, and the gRPC codes that the contract names.
+        for reason in Reason::ALL {
+            let plain = local_reply(&reason.into(), false);
+            assert_eq!(plain.status(), reason.status());
+            assert_eq!(plain.headers()[X_MESHWRIGHT_REASON], reason.text());
+            let grpc = local_reply(&reason.into(), true);
+            assert_eq!((grpc.status(), &grpc.headers()[X_MESHWRIGHT_REASON]), (StatusCode::OK, &reason.header()));
+            assert_ne!(grpc.headers()[GRPC_STATUS], "0");
+        }
+        let codes = [
+            (Reason::NoEndpoints, "14"),
+            (Reason::ConnectTimeout, "14"),
+            (Reason::RequestTimeout, "4"),
+            (Reason::Denied, "7"),
+            (Reason::NoRoute, "12"),
+        ];
+        for (reason, code) in codes {
+            assert_eq!(local_reply(&reason.into(), true).headers()[GRPC_STATUS], code, "{reason:?}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Serving HTTP on a connection.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::rt::Executor;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use crate::body::Body;
+use crate::drain::Drain;
+use crate::io::{Rewound, Stream};
+use crate::limits;
+
+/// Runs hyper's tasks on the worker's own thread.
+#[derive(Clone, Copy, Debug)]
+pub struct LocalTasks;
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for LocalTasks {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(task);
+    }
+}
+
+/// What a connection speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.0 or 1.1.
+    Http1,
+    /// HTTP/2 with prior knowledge.
+    Http2,
+}
+
+/// How connections are served: built once per worker.
+#[derive(Debug)]
+pub struct Serving {
+    http1: http1::Builder,
+    http1_guarded: http1::Builder,
+    http2: http2::Builder<LocalTasks>,
+}
+
+impl Default for Serving {
+    fn default() -> Self {
+        Self { http1: http1_builder(None), http1_guarded: http1_builder(Some(limits::HEAD_WAIT)), http2: http2_builder() }
+    }
+}
+
+fn http1_builder(head_wait: Option<Duration>) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .preserve_header_case(true)
+        .auto_date_header(false)
+        .half_close(true)
+        .max_header_size(limits::HEAD_BYTES_MAX)
+        .header_read_timeout(head_wait)
+        .timer(TokioTimer::new());
+    builder
+}
+
+fn http2_builder() -> http2::Builder<LocalTasks> {
+    let mut builder = http2::Builder::new(LocalTasks);
+    builder
+        .auto_date_header(false)
+        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
+        .max_send_buf_size(limits::STREAM_SEND_BYTES_MAX)
+        .max_header_list_size(u32::try_from(limits::HEAD_BYTES_MAX).unwrap_or(u32::MAX));
+    builder
+}
+
+/// Serves one connection to its end. `guarded` bounds how long a head may take; the application beside us and mesh peers are trusted
+/// with their time. While the worker drains, HTTP/2 says GOAWAY here; HTTP/1 answers say `connection: close` where they are made.
+pub async fn serve<F, A>(stream: Rewound<Stream>, version: Version, guarded: bool, serving: &Serving, drain: &Rc<Drain>, answer: F)
+where
+    F: Fn(Request<Incoming>) -> A,
+    A: Future<Output = Response<Body>> + 'static,
+{
+    let service = service_fn(|request| {
+        let answer = answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let io = TokioIo::new(stream);
+    match version {
+        Version::Http1 => {
+            let builder = if guarded { &serving.http1_guarded } else { &serving.http1 };
+            if let Err(error) = builder.serve_connection(io, service).with_upgrades().await {
+                tracing::debug!(%error, "an HTTP/1 connection ended badly");
+            }
+        }
+        Version::Http2 => {
+            let mut member = drain.join();
+            let mut told = false;
+            let mut connection = pin!(serving.http2.serve_connection(io, service));
+            let ended = poll_fn(|cx| {
+                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+                    return Poll::Ready(ended);
+                }
+                if !told && member.poll_draining(cx).is_ready() {
+                    told = true;
+                    connection.as_mut().graceful_shutdown();
+                    return connection.as_mut().poll(cx);
+                }
+                Poll::Pending
+            });
+            if let Err(error) = ended.await {
+                tracing::debug!(%error, "an HTTP/2 connection ended badly");
+            }
+        }
+    }
+}

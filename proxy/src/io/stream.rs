@@ -1,0 +1,79 @@
+//! A connection as the roads see it: plain or under TLS, one type.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::{client, server};
+
+use super::{Rewound, Socket};
+
+/// One type for every connection, so that HTTP and copying are compiled once. TLS states are boxed: they are a kilobyte and more, and
+/// plain connections should not pay for them.
+#[derive(Debug)]
+pub enum Stream {
+    /// Plaintext.
+    Plain(Socket),
+    /// TLS we opened.
+    Opened(Box<client::TlsStream<Socket>>),
+    /// TLS we accepted.
+    Accepted(Box<server::TlsStream<Rewound<Socket>>>),
+}
+
+impl AsyncRead for Stream {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Opened(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+            Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Opened(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+            Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+        }
+    }
+
+    #[inline]
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Opened(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+            Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    #[inline]
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Opened(stream) => stream.is_write_vectored(),
+            Self::Accepted(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Opened(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+            Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Opened(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+        }
+    }
+}

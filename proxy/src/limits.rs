@@ -1,0 +1,44 @@
+//! The bounds of the data path. Each has a unit in its name and a tested or documented behaviour when it is reached.
+
+use std::time::Duration;
+
+/// Downstream connections of one worker. At the bound a listener stops accepting: further ones wait in the kernel's queue.
+pub const CONNECTIONS_MAX: usize = 20_000;
+/// Upstream connections of one worker, idle ones included. At the bound a request that needs a new one is answered `overflow`.
+pub const UPSTREAM_CONNECTIONS_MAX: usize = 20_000;
+/// Idle HTTP/1 connections kept per destination; the oldest goes first.
+pub const IDLE_PER_DESTINATION_MAX: usize = 256;
+/// Idle HTTP/1 connections kept in all; beyond it a connection is closed instead of kept.
+pub const IDLE_MAX: usize = 4096;
+/// How long an unused connection to another sidecar is kept; the other side never closes it first.
+pub const IDLE_MESH: Duration = Duration::from_secs(90);
+/// How long an unused plaintext connection is kept: below the keep-alive of common servers (Node.js closes after 5 s).
+pub const IDLE_PLAIN: Duration = Duration::from_secs(4);
+/// Requests at once on one HTTP/2 connection; further ones wait at the peer (downstream) or take another connection (upstream).
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 1000;
+/// HTTP/2 flow-control window of a stream. 64 KiB costs half as much again per byte.
+pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// HTTP/2 flow-control window of a connection.
+pub const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// Bytes of an HTTP/2 stream that wait to be sent before its writer waits.
+pub const STREAM_SEND_BYTES_MAX: usize = 1 << 20;
+/// Bytes of one message's head. Beyond it: 431.
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
+/// How long a head may take at the edge and from plaintext clients. Keep-alive between two requests counts too.
+pub const HEAD_WAIT: Duration = Duration::from_secs(75);
+/// How long a TLS handshake with a client may take, first byte included.
+pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
+/// How long both sides of a connection may be silent before the upstream is opened on suspicion of a server that speaks first.
+pub const SPECULATE_AFTER: Duration = Duration::from_millis(10);
+/// How long a client that began to speak may leave its protocol undecided; then its bytes are taken as opaque.
+pub const SNIFF_WAIT: Duration = Duration::from_secs(5);
+/// How long a connection whose destination is refused may take to say that it speaks HTTP, so that it gets an answer.
+pub const REFUSAL_WAIT: Duration = Duration::from_secs(1);
+/// One buffer of an opaque connection; held only while bytes are under way.
+pub const COPY_BUFFER_BYTES: usize = 32 << 10;
+/// Copy buffers one worker keeps for reuse.
+pub const COPY_BUFFERS_KEPT_MAX: usize = 64;
+/// How long accepting pauses after the kernel ran out of descriptors or memory.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Granularity of idle timeouts: they fire up to two of it late, never early.
+pub const TICK: Duration = Duration::from_millis(250);

@@ -1,0 +1,168 @@
+//! Opening connections: TCP or the hairpin, then mTLS where the endpoint has an identity, then HTTP where it is wanted.
+
+use std::cell::Cell;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use engine::failure::{Failure, Reason};
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::slot::{Multiplexed, Streams};
+use super::{Counts, To};
+use crate::body::Body;
+use crate::http::LocalTasks;
+use crate::io::{Network, Rewound, Socket, Stream};
+use crate::limits;
+use crate::tls::{Carries, Tls, TlsFacts};
+
+/// Gives a connection to this proxy's own inbound side where an address is one of the instance's own; `None` elsewhere.
+pub type Hairpin = Rc<dyn Fn(SocketAddr) -> Option<Socket>>;
+
+/// Opens upstream connections. Cheap to clone.
+#[derive(Clone)]
+pub struct Connector {
+    network: Network,
+    tls: Arc<Tls>,
+    hairpin: Option<Hairpin>,
+}
+
+/// A connection that was opened, and how it is encrypted.
+pub type Opened = (Stream, Option<TlsFacts>);
+
+/// An open connection is counted as long as this lives.
+pub struct Open(Rc<Counts>);
+
+impl Open {
+    /// Counts one more.
+    pub fn count(counts: &Rc<Counts>) -> Self {
+        step(&counts.open, 1);
+        Self(Rc::clone(counts))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        step(&self.0.open, -1);
+    }
+}
+
+pub(super) fn step(count: &Cell<usize>, by: isize) {
+    count.set(count.get().saturating_add_signed(by));
+}
+
+impl Connector {
+    /// A connector over a network. `hairpin` is consulted for every endpoint that is not said to be local.
+    pub fn new(network: Network, tls: Arc<Tls>, hairpin: Option<Hairpin>) -> Self {
+        Self { network, tls, hairpin }
+    }
+
+    /// See [`Tls::generation`].
+    pub fn generation(&self) -> u64 {
+        self.tls.generation()
+    }
+
+    /// Opens a connection within the time allowed. Dropping the future gives it up.
+    ///
+    /// # Errors
+    /// [`Reason::ConnectFailed`], [`Reason::ConnectTimeout`], and TLS's own. Nothing of a request was written.
+    pub async fn open(&self, to: &To, carries: Carries) -> Result<Opened, Failure> {
+        let live = &to.endpoint.live;
+        match tokio::time::timeout(to.timeout, self.open_unbounded(to, carries)).await {
+            Ok(Ok(opened)) => {
+                live.connected();
+                Ok(opened)
+            }
+            Ok(Err(failure)) => {
+                live.connect_failed();
+                Err(failure)
+            }
+            Err(_) => {
+                live.connect_failed();
+                let cause = format!("no connection to {} within {:?}", to.endpoint.address, to.timeout);
+                Err(Failure::never_written(Reason::ConnectTimeout, cause))
+            }
+        }
+    }
+
+    async fn open_unbounded(&self, to: &To, carries: Carries) -> Result<Opened, Failure> {
+        let address = to.endpoint.address;
+        let socket = self.dial(to).await.map_err(|error| refused(address, &error))?;
+        let Some(identity) = &to.endpoint.identity else {
+            return Ok((Stream::Plain(socket), None));
+        };
+        let connected = self.tls.connect(identity, address, carries, socket).await?;
+        Ok((Stream::Opened(Box::new(connected.stream)), Some(connected.facts)))
+    }
+
+    async fn dial(&self, to: &To) -> io::Result<Socket> {
+        let address = to.endpoint.address;
+        let Some(local) = to.local else {
+            if let Some(hairpin) = &self.hairpin
+                && let Some(socket) = hairpin(address)
+            {
+                return Ok(socket);
+            }
+            return self.network.connect(address).await;
+        };
+        match (self.network.connect(address).await, local.fallback) {
+            (Err(error), Some(other)) if error.kind() == io::ErrorKind::ConnectionRefused => self.network.connect(other).await,
+            (connected, _) => connected,
+        }
+    }
+
+    pub(super) async fn open_http1(&self, to: &To, counts: &Rc<Counts>) -> Result<(http1::SendRequest<Body>, Option<TlsFacts>), Failure> {
+        let (stream, tls) = self.open(to, Carries::H1).await?;
+        let open = Open::count(counts);
+        let (sender, connection) = http1::Builder::new()
+            .preserve_header_case(true)
+            .max_header_size(limits::HEAD_BYTES_MAX)
+            .handshake(TokioIo::new(Rewound::new(bytes::Bytes::new(), stream)))
+            .await
+            .map_err(|error| refused(to.endpoint.address, &io::Error::other(error)))?;
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.with_upgrades().await {
+                tracing::debug!(%error, "an upstream HTTP/1 connection ended badly");
+            }
+            drop(open);
+        });
+        Ok((sender, tls))
+    }
+
+    pub(super) async fn open_http2(&self, to: &To, counts: &Rc<Counts>) -> Result<Multiplexed, Failure> {
+        let (stream, tls) = self.open(to, Carries::H2).await?;
+        let open = Open::count(counts);
+        let (sender, connection) = http2::Builder::new(LocalTasks)
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(limits::STREAM_SEND_BYTES_MAX)
+            .max_header_list_size(u32::try_from(limits::HEAD_BYTES_MAX).unwrap_or(u32::MAX))
+            .handshake(TokioIo::new(Rewound::new(bytes::Bytes::new(), stream)))
+            .await
+            .map_err(|error| refused(to.endpoint.address, &io::Error::other(error)))?;
+        let streams = Rc::new(Streams::default());
+        let known = Rc::clone(&streams);
+        tokio::task::spawn_local(async move {
+            let mut connection = pin!(connection);
+            let ended = poll_fn(|cx| {
+                let ended = connection.as_mut().poll(cx);
+                known.max.set(connection.current_max_send_streams());
+                ended
+            });
+            if let Err(error) = ended.await {
+                tracing::debug!(%error, "an upstream HTTP/2 connection ended badly");
+            }
+            drop(open);
+        });
+        Ok(Multiplexed { sender, tls, streams })
+    }
+}
+
+fn refused(address: SocketAddr, error: &io::Error) -> Failure {
+    Failure::never_written(Reason::ConnectFailed, format!("connect to {address}: {error}"))
+}

@@ -1,0 +1,161 @@
+//! The use of one upstream connection by one request.
+
+use std::rc::Rc;
+
+use engine::failure::{Failure, Reason};
+use engine::model::InFlight;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+
+use super::slot::{Idle, Slot, Streams};
+use crate::body::Body;
+use crate::http::Patience;
+use crate::tls::TlsFacts;
+
+/// One request's connection. Given back by [`Lease::give_back`] when the exchange is complete; dropped before, an HTTP/1 connection is
+/// closed and an HTTP/2 stream reset.
+pub struct Lease {
+    sender: Sender,
+    slot: Rc<Slot>,
+    patience: Rc<Patience>,
+    generation: u64,
+    tls: Option<TlsFacts>,
+    kept: bool,
+    _in_flight: InFlight,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Body>),
+    Http2(http2::SendRequest<Body>, Rc<Streams>),
+    GivenBack,
+}
+
+/// What became of a request that was handed to a connection.
+pub enum Sent {
+    /// Answered.
+    Answered(Response<Incoming>),
+    /// Nothing was written: here it is again.
+    NeverWritten(Box<Request<Body>>, Failure),
+    /// Something may have arrived.
+    Failed(Failure),
+}
+
+impl Lease {
+    pub(super) fn kept(slot: Rc<Slot>, idle: Idle, in_flight: InFlight, patience: Rc<Patience>) -> Self {
+        let mut lease = Self::opened(slot, idle.sender, idle.tls, in_flight, patience);
+        lease.kept = true;
+        lease
+    }
+
+    pub(super) fn opened(
+        slot: Rc<Slot>,
+        sender: http1::SendRequest<Body>,
+        tls: Option<TlsFacts>,
+        in_flight: InFlight,
+        patience: Rc<Patience>,
+    ) -> Self {
+        let generation = slot.generation();
+        Self { sender: Sender::Http1(sender), slot, patience, generation, tls, kept: false, _in_flight: in_flight }
+    }
+
+    pub(super) fn stream(
+        slot: Rc<Slot>,
+        sender: http2::SendRequest<Body>,
+        streams: Rc<Streams>,
+        tls: Option<TlsFacts>,
+        in_flight: InFlight,
+        patience: Rc<Patience>,
+    ) -> Self {
+        streams.count.set(streams.count.get() + 1);
+        let generation = slot.generation();
+        Self { sender: Sender::Http2(sender, streams), slot, patience, generation, tls, kept: true, _in_flight: in_flight }
+    }
+
+    /// How the connection is encrypted; `None`: plaintext.
+    pub const fn tls(&self) -> Option<&TlsFacts> {
+        self.tls.as_ref()
+    }
+
+    /// Whether the connection was not opened for this request.
+    pub const fn was_kept(&self) -> bool {
+        self.kept
+    }
+
+    /// Sends a request and waits for the head of the answer. Dropping the future gives up the exchange.
+    pub async fn send(&mut self, request: Request<Body>) -> Sent {
+        let sent = match &mut self.sender {
+            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http2(sender, _) => sender.try_send_request(request).await,
+            Sender::GivenBack => return Sent::Failed(Failure::new(Reason::UpstreamReset, "the connection was given back")),
+        };
+        match sent {
+            Ok(response) => Sent::Answered(response),
+            Err(error) => not_answered(error),
+        }
+    }
+
+    /// The exchange is complete: the connection may serve another.
+    pub fn give_back(&mut self) {
+        if matches!(self.sender, Sender::Http1(_))
+            && let Sender::Http1(sender) = std::mem::replace(&mut self.sender, Sender::GivenBack)
+        {
+            self.slot.keep(sender, self.tls, self.generation, self.patience.tick());
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Sender::Http2(_, streams) = &self.sender {
+            streams.count.set(streams.count.get() - 1);
+            streams.last_used.set(self.patience.tick());
+        }
+    }
+}
+
+#[cold]
+fn not_answered(mut error: TrySendError<Request<Body>>) -> Sent {
+    if let Some(request) = error.take_message() {
+        let cause = format!("the connection was closed before the request was written: {}", error.into_error());
+        return Sent::NeverWritten(Box::new(request), Failure::never_written(Reason::UpstreamReset, cause));
+    }
+    let error = error.into_error();
+    Sent::Failed(Failure::new(reason(&error), told(&error)))
+}
+
+/// Whose fault an exchange's end was.
+pub(crate) fn reason(error: &hyper::Error) -> Reason {
+    if error.is_user() {
+        // The only thing of ours that can fail is the body, and that is the client's.
+        return Reason::ClientGone;
+    }
+    if error.is_parse() || error.is_parse_status() || is_protocol_error(error) {
+        return Reason::UpstreamProtocol;
+    }
+    Reason::UpstreamReset
+}
+
+fn is_protocol_error(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
+            // Broken rules found by us are `PROTOCOL_ERROR` and its like, sent by the library.
+            return h2.is_library() && !h2.is_io();
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// An error with its causes, which hyper's own text leaves out.
+pub(crate) fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
