@@ -6,6 +6,7 @@
 
 pub mod balance;
 pub mod decide;
+pub mod explain;
 pub mod failure;
 pub mod filter;
 pub mod model;

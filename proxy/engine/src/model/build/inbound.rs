@@ -191,7 +191,13 @@ fn inner_protocol(chains: &[&Chain<'_>], whose: &str) -> Result<Protocol, Wrong>
             End::Http { protocol, .. } => protocol,
             End::Tcp(_) => Protocol::Tcp,
         }),
-        [one, two] if one.sniffed != two.sniffed => Ok(Protocol::Auto),
+        [one, two] if one.sniffed != two.sniffed => {
+            // Version by the first bytes: that is what "undeclared" means.
+            let plain = |chain: &Chain<'_>| !matches!(chain.end, End::Http { protocol: Protocol::Http1 | Protocol::Http2, .. });
+            let other = if one.sniffed { two } else { one };
+            refuse(!plain(one) || !plain(two) || !matches!(other.end, End::Tcp(_)), &format!("{}.filters[0]", other.field))?;
+            Ok(Protocol::Auto)
+        }
         _ => Err(Wrong::new("filter_chains", format!("two chains of {whose} match the same, or the one for other bytes is missing"))),
     }
 }

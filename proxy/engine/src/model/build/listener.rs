@@ -88,38 +88,29 @@ fn listener_filters(raw: &Raw) -> Result<(), Wrong> {
 
 /// Declared HTTP, declared TCP, or both chains of an undeclared protocol.
 fn road(raw: &Raw) -> Result<Road, Wrong> {
-    let mut road = Road { content: stamp(), protocol: Protocol::Auto, http: None, tcp: None };
-    let mut http = None;
-    let chains = raw.filter_chains.iter().enumerate().map(|(index, chain)| (format!("filter_chains[{index}]"), chain));
-    let chains: Vec<_> = chains.chain(raw.default_filter_chain.iter().map(|chain| ("default_filter_chain".to_owned(), chain))).collect();
-    if chains.is_empty() || chains.len() > 2 {
-        return Err(Wrong::new("filter_chains", format!("there are {} filter chains instead of one or two", chains.len())));
-    }
-    for (field, chain) in &chains {
-        let at = |wrong: Wrong| wrong.within(field);
+    let mut http: Option<(Protocol, Source, bool)> = None;
+    let mut tcp: Option<forward::Forward> = None;
+    for (field, chain) in chains(raw).chain(raw.default_filter_chain.iter().map(|chain| ("default_filter_chain".to_owned(), chain))) {
+        let at = |wrong: Wrong| wrong.within(&field);
         let sniffed = outbound_match(chain.filter_chain_match.as_ref()).map_err(at)?;
         refuse(chain.transport_socket.is_some(), "transport_socket").map_err(at)?;
         match hcm::compile(chain, Side::Outbound).map_err(at)? {
-            End::Http { protocol, routes } if http.is_none() => http = Some((protocol, source(routes).map_err(at)?)),
-            End::Tcp(raw) if road.tcp.is_none() => road.tcp = Some(forward::tcp(&raw).map_err(|w| at(w.within("filters[0]")))?),
-            _ => return Err(at(Wrong::new("filters", "a second chain of the same kind"))),
-        }
-        if sniffed && (road.tcp.is_some() && http.is_none() || chains.len() == 1) {
-            return Err(at(Wrong::new("filter_chain_match.application_protocols", "belongs to the HTTP chain of an undeclared protocol")));
+            End::Http { protocol, routes } if http.is_none() => http = Some((protocol, source(routes).map_err(at)?, sniffed)),
+            End::Tcp(raw) if tcp.is_none() && !sniffed => tcp = Some(forward::tcp(&raw).map_err(|w| at(w.within("filters[0]")))?),
+            End::Http { .. } | End::Tcp(_) => return Err(at(Wrong::new("filters", "another chain takes the same connections"))),
         }
     }
-    let http = match (http, &road.tcp) {
-        (None, _) => {
-            road.protocol = Protocol::Tcp;
-            None
+    let (protocol, http) = match (http, &tcp) {
+        (None, None) => return Err(Wrong::new("filter_chains", "is empty")),
+        (None, Some(_)) => (Protocol::Tcp, None),
+        (Some((protocol, source, false)), None) => (protocol, Some(source)),
+        (Some((Protocol::Http, source, true)), Some(_)) => (Protocol::Auto, Some(source)),
+        (Some(_), _) => {
+            let why = "spell neither a declared protocol nor the two chains (HTTP by application_protocols, the rest) of an undeclared one";
+            return Err(Wrong::new("filter_chains", why));
         }
-        (Some((protocol, source)), None) => {
-            road.protocol = protocol;
-            Some(source)
-        }
-        (Some((_, source)), Some(_)) => Some(source),
     };
-    Ok(Road { http, ..road })
+    Ok(Road { content: stamp(), protocol, http, tcp })
 }
 
 /// Whether the chain is for bytes that turned out to be HTTP.

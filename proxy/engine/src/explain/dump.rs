@@ -1,0 +1,280 @@
+//! What this proxy runs, row by row: `get listeners|routes|clusters|endpoints -o json`. Read from the snapshot, so it is what runs
+//! and not what was sent.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::view::{ReplyView, workload};
+use super::words;
+use crate::filter::Stage;
+use crate::model::{Action, Cluster, ClusterKind, Endpoint, Forward, InboundPort, Outbound, RouteTable, Rule, Snapshot, Target};
+
+/// One listener, or one port of the inbound one.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ListenerRow {
+    /// Resource name.
+    pub name: String,
+    /// `Outbound`, `Inbound` or `Edge`.
+    pub direction: &'static str,
+    /// `IP:PORT` outbound; the port inbound and at the edge; `*` for every other inbound port.
+    pub address: String,
+    /// `http`, `http1`, `http2`, `tcp` or `auto`.
+    pub protocol: &'static str,
+    /// PeerAuthentication mode; inbound only.
+    pub mtls: Option<&'static str>,
+    /// Route table of HTTP requests.
+    pub routes: Option<String>,
+    /// Where opaque bytes go.
+    pub tcp: Vec<BackendRow>,
+    /// Idle timeout of opaque connections; `null`: none.
+    pub idle_timeout_ms: Option<u64>,
+    /// `NS/NAME` of the Service behind an inbound port.
+    pub service: Option<String>,
+}
+
+/// One rule of a route table.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RouteRow {
+    /// Name of the table.
+    pub table: String,
+    /// Hosts of its virtual host.
+    pub hosts: Vec<String>,
+    /// Place within the virtual host; the first match wins.
+    pub position: usize,
+    /// Kind of the object that wrote it.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Rule name, else its index.
+    pub rule: String,
+    /// Conditions in words.
+    pub matches: String,
+    /// The mesh's own answer, where it is one.
+    pub reply: Option<ReplyView>,
+    /// Weighted backends.
+    pub backends: Vec<BackendRow>,
+    /// What happens on the way, in words.
+    pub stages: Vec<String>,
+    /// Whole-request timeout; `null`: none.
+    pub request_timeout_ms: Option<u64>,
+    /// Idle timeout; `null`: none.
+    pub idle_timeout_ms: Option<u64>,
+}
+
+/// One weighted backend.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BackendRow {
+    /// Its cluster.
+    pub cluster: Option<String>,
+    /// The answer in place of a cluster.
+    pub reply: Option<ReplyView>,
+    /// Its weight.
+    pub weight: u64,
+    /// What happens on the way to this backend alone, in words.
+    pub stages: Vec<String>,
+}
+
+/// One cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClusterRow {
+    /// Resource name.
+    pub name: String,
+    /// `Endpoints`, `Local` or `OriginalDestination`.
+    pub kind: &'static str,
+    /// Namespace of the Service.
+    pub namespace: String,
+    /// Name of the Service (or instance).
+    pub service: String,
+    /// The application's protocol.
+    pub protocol: &'static str,
+    /// Time for TCP connect and TLS handshake together.
+    pub connect_timeout_ms: u64,
+    /// Endpoints to pick from.
+    pub ready: usize,
+    /// Endpoints that are known, ready or not.
+    pub known: usize,
+}
+
+/// One endpoint of one cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EndpointRow {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// `IP:PORT`.
+    pub address: String,
+    /// `NAMESPACE/NAME` of the workload.
+    pub workload: String,
+    /// Instance name.
+    pub instance: String,
+    /// The identity it must prove; `null`: plaintext.
+    pub identity: Option<String>,
+    /// Its weight.
+    pub weight: u32,
+    /// `Healthy`, `Unhealthy` or `Draining`.
+    pub health: &'static str,
+    /// Requests in flight from this proxy.
+    pub in_flight: u32,
+    /// Requests ever sent by this proxy.
+    pub sent: u64,
+    /// Consecutive connect failures.
+    pub connect_failures: u32,
+}
+
+/// Rows of `get listeners`.
+pub fn listeners(snapshot: &Snapshot) -> Vec<ListenerRow> {
+    let outbound: BTreeMap<_, _> = snapshot.outbound.iter().collect();
+    let outbound = outbound.into_iter().map(|(address, listener)| road(listener, "Outbound", address.to_string()));
+    let edges = snapshot.edges.iter().map(|(port, listener)| road(listener, "Edge", port.to_string()));
+    let inbound = snapshot.inbound.iter().flat_map(|inbound| {
+        let ports: BTreeMap<_, _> = inbound.ports.iter().collect();
+        let ports = ports.into_iter().map(|(port, rule)| inbound_port(rule, port.to_string()));
+        ports.chain([inbound_port(&inbound.other, "*".to_owned())])
+    });
+    inbound.chain(outbound).chain(edges).collect()
+}
+
+fn road(listener: &Outbound, direction: &'static str, address: String) -> ListenerRow {
+    ListenerRow {
+        name: listener.name.to_string(),
+        direction,
+        address,
+        protocol: listener.protocol.text(),
+        mtls: None,
+        routes: listener.http.as_ref().map(|table| table.name.to_string()),
+        tcp: listener.tcp.as_ref().map(|forward| backends(forward)).unwrap_or_default(),
+        idle_timeout_ms: listener.tcp.as_ref().and_then(|forward| forward.idle_timeout).map(millis),
+        service: None,
+    }
+}
+
+fn inbound_port(rule: &InboundPort, address: String) -> ListenerRow {
+    ListenerRow {
+        name: proto::names::INBOUND.to_owned(),
+        direction: "Inbound",
+        address,
+        protocol: rule.protocol.text(),
+        mtls: Some(rule.mode.text()),
+        routes: Some(rule.http.name.to_string()),
+        tcp: Vec::new(),
+        idle_timeout_ms: rule.idle_timeout.map(millis),
+        service: (!rule.service.is_empty()).then(|| format!("{}/{}", rule.service_namespace, rule.service)),
+    }
+}
+
+/// Rows of `get routes`: every rule of every table, in the order they are tried.
+pub fn routes(snapshot: &Snapshot) -> Vec<RouteRow> {
+    snapshot.routes.values().flat_map(|table| table_rows(table)).collect()
+}
+
+/// Rows of one table, also of one that has no name of its own in the snapshot (inline inbound routes).
+pub fn table_rows(table: &RouteTable) -> Vec<RouteRow> {
+    let hosts = |index: usize| {
+        let exact = table.exact.iter().filter(|(_, at)| **at == index).map(|(host, _)| host.clone());
+        let suffix = table.suffix.iter().filter(|(_, at)| *at == index).map(|(suffix, _)| format!("*{suffix}"));
+        let any = table.any.filter(|at| *at == index).map(|_| "*".to_owned());
+        let mut hosts: Vec<String> = exact.chain(suffix).chain(any).collect();
+        hosts.sort();
+        hosts
+    };
+    let rows = table.hosts.iter().enumerate().flat_map(|(index, rules)| {
+        let hosts = hosts(index);
+        rules.iter().enumerate().map(move |(position, rule)| route_row(&table.name, &hosts, position, rule))
+    });
+    rows.collect()
+}
+
+fn route_row(table: &str, hosts: &[String], position: usize, rule: &Rule) -> RouteRow {
+    let (reply, forward) = match &rule.action {
+        Action::Reply(reply) => (Some(ReplyView::of(reply)), None),
+        Action::Forward(forward) => (None, Some(forward)),
+    };
+    RouteRow {
+        table: table.to_owned(),
+        hosts: hosts.to_vec(),
+        position,
+        kind: rule.source.kind.to_string(),
+        namespace: rule.source.namespace.to_string(),
+        name: rule.source.name.to_string(),
+        rule: rule.source.rule.to_string(),
+        matches: words::conditions(&rule.matches),
+        reply,
+        backends: forward.map(|forward| backends(forward)).unwrap_or_default(),
+        stages: forward.map(|forward| stories(&forward.stages)).unwrap_or_default(),
+        request_timeout_ms: forward.and_then(|forward| forward.request_timeout).map(millis),
+        idle_timeout_ms: forward.and_then(|forward| forward.idle_timeout).map(millis),
+    }
+}
+
+fn backends(forward: &Forward) -> Vec<BackendRow> {
+    let row = |backend: &crate::model::Backend| {
+        let (cluster, reply) = match &backend.target {
+            Target::Cluster(cluster) => (Some(cluster.name.to_string()), None),
+            Target::Reply(reply) => (None, Some(ReplyView::of(reply))),
+        };
+        BackendRow { cluster, reply, weight: backend.weight, stages: stories(&backend.stages) }
+    };
+    forward.backends.iter().map(row).collect()
+}
+
+fn stories(stages: &[Stage]) -> Vec<String> {
+    let story = |stage: &Stage| match stage {
+        Stage::Local(filter) => format!("{}: {}", filter.name(), filter.story()),
+    };
+    stages.iter().map(story).collect()
+}
+
+/// Rows of `get clusters`.
+pub fn clusters(snapshot: &Snapshot) -> Vec<ClusterRow> {
+    snapshot.clusters.values().map(|cluster| cluster_row(cluster)).collect()
+}
+
+fn cluster_row(cluster: &Cluster) -> ClusterRow {
+    let set = cluster.endpoints.0.load();
+    ClusterRow {
+        name: cluster.name.to_string(),
+        kind: match cluster.kind {
+            ClusterKind::Endpoints => "Endpoints",
+            ClusterKind::Local => "Local",
+            ClusterKind::OriginalDestination => "OriginalDestination",
+        },
+        namespace: cluster.namespace.to_string(),
+        service: cluster.service.to_string(),
+        protocol: cluster.protocol.text(),
+        connect_timeout_ms: millis(cluster.connect_timeout),
+        ready: set.ready.len(),
+        known: set.ready.len() + set.other.len(),
+    }
+}
+
+/// Rows of `get endpoints`.
+pub fn endpoints(snapshot: &Snapshot) -> Vec<EndpointRow> {
+    let rows = snapshot.clusters.values().flat_map(|cluster| {
+        let set = cluster.endpoints.0.load();
+        set.ready.iter().chain(&set.other).map(|endpoint| endpoint_row(&cluster.name, endpoint)).collect::<Vec<_>>()
+    });
+    rows.collect()
+}
+
+fn endpoint_row(cluster: &str, endpoint: &Endpoint) -> EndpointRow {
+    EndpointRow {
+        cluster: cluster.to_owned(),
+        address: endpoint.address.to_string(),
+        workload: workload(endpoint),
+        instance: endpoint.instance.to_string(),
+        identity: endpoint.identity.as_ref().map(|identity| identity.to_string()),
+        weight: endpoint.weight,
+        health: endpoint.health.text(),
+        in_flight: endpoint.live.in_flight.load(Ordering::Relaxed),
+        sent: endpoint.live.sent.load(Ordering::Relaxed),
+        connect_failures: endpoint.live.connect_failures.load(Ordering::Relaxed),
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

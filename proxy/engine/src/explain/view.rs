@@ -1,0 +1,178 @@
+//! The shapes of `explain -o json` (kinds.md): fields are added, never renamed.
+
+use std::sync::atomic::Ordering;
+
+use serde::Serialize;
+
+use crate::failure::LocalReply;
+use crate::model::Endpoint;
+
+/// The whole answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Explanation {
+    /// Epoch of the snapshot that was asked.
+    pub epoch: u64,
+    /// Name of the listener; empty where none is known for the destination.
+    pub listener: String,
+    /// The rule that matched.
+    pub route: Option<RouteView>,
+    /// What happens on the way, in order.
+    pub stages: Vec<StageView>,
+    /// Verdicts of authorization policies.
+    pub policies: Vec<PolicyView>,
+    /// Whether it goes on or is answered by the mesh.
+    pub decision: Verb,
+    /// The mesh's own answer.
+    pub reply: Option<ReplyView>,
+    /// The cluster (of a split: the likeliest).
+    pub cluster: Option<String>,
+    /// Every backend of the rule.
+    pub backends: Vec<BackendView>,
+    /// Every endpoint of those backends.
+    pub endpoints: Vec<EndpointView>,
+    /// The same from the server's side; joined in by the control plane.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<Box<Explanation>>,
+}
+
+/// See [`Explanation::decision`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Verb {
+    /// To a backend.
+    Forward,
+    /// Answered by the mesh.
+    Reply,
+}
+
+/// The object behind the rule, and why it was this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct RouteView {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Rule name, else its index.
+    pub rule: String,
+    /// Which conditions held, and why earlier rules did not match.
+    pub why: String,
+}
+
+/// One step on the way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StageView {
+    /// What it is.
+    pub name: String,
+    /// `Continue`, `Reply` or `Close`.
+    pub verdict: &'static str,
+    /// A sentence for people.
+    pub why: String,
+}
+
+/// One authorization policy's verdict.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PolicyView {
+    /// Its kind.
+    pub kind: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The rule that decided.
+    pub rule: String,
+    /// Allow, Deny or Audit.
+    pub verdict: String,
+}
+
+/// An answer of the mesh's own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReplyView {
+    /// Status; 0: the connection is closed without an answer.
+    pub status: u16,
+    /// Reason code.
+    pub reason: Option<&'static str>,
+}
+
+/// One weighted backend.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct BackendView {
+    /// Its cluster.
+    pub cluster: Option<String>,
+    /// The answer in place of a cluster.
+    pub reply: Option<ReplyView>,
+    /// Its weight.
+    pub weight: u64,
+    /// Its share of requests, 0 to 1.
+    pub chance: f64,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EndpointView {
+    /// `IP:PORT`.
+    pub address: String,
+    /// `NAMESPACE/NAME` of the workload.
+    pub workload: String,
+    /// Its weight.
+    pub weight: u32,
+    /// `Healthy`, `Unhealthy` or `Draining`.
+    pub health: &'static str,
+    /// Requests in flight from this proxy.
+    pub in_flight: u32,
+    /// Chance that this request goes there while all are idle, 0 to 1.
+    pub chance: f64,
+}
+
+impl Explanation {
+    pub(super) fn new(epoch: u64, listener: &str) -> Self {
+        Self {
+            epoch,
+            listener: listener.to_owned(),
+            route: None,
+            stages: Vec::new(),
+            policies: Vec::new(),
+            decision: Verb::Forward,
+            reply: None,
+            cluster: None,
+            backends: Vec::new(),
+            endpoints: Vec::new(),
+            server: None,
+        }
+    }
+
+    pub(super) fn stage(mut self, name: &str, verdict: &'static str, why: impl Into<String>) -> Self {
+        self.stages.push(StageView { name: name.to_owned(), verdict, why: why.into() });
+        self
+    }
+
+    pub(super) fn reply(mut self, reply: &LocalReply) -> Self {
+        self.decision = Verb::Reply;
+        self.reply = Some(ReplyView::of(reply));
+        self
+    }
+}
+
+impl ReplyView {
+    pub(super) fn of(reply: &LocalReply) -> Self {
+        Self { status: reply.status.as_u16(), reason: reply.reason.map(|reason| reason.text()) }
+    }
+}
+
+impl EndpointView {
+    pub(super) fn of(endpoint: &Endpoint, chance: f64) -> Self {
+        Self {
+            address: endpoint.address.to_string(),
+            workload: workload(endpoint),
+            weight: endpoint.weight,
+            health: endpoint.health.text(),
+            in_flight: endpoint.live.in_flight.load(Ordering::Relaxed),
+            chance,
+        }
+    }
+}
+
+/// `NAMESPACE/NAME`, empty where the control plane names none.
+pub(super) fn workload(endpoint: &Endpoint) -> String {
+    if endpoint.workload.is_empty() { String::new() } else { format!("{}/{}", endpoint.namespace, endpoint.workload) }
+}
