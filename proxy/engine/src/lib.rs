@@ -9,6 +9,8 @@ pub mod decide;
 pub mod explain;
 pub mod failure;
 pub mod filter;
+#[cfg(test)]
+mod fixture;
 pub mod model;
 pub(crate) mod rejected;
 pub mod retry;

@@ -1,0 +1,254 @@
+//! Resources as the control plane writes them (docs/architecture.md), for tests.
+
+use std::collections::BTreeMap;
+
+use prost::{Message, Name};
+use prost_types::{Struct, Value, value};
+use proto::xds::cluster::Cluster;
+use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
+use proto::xds::core::{Address, HealthStatus, Metadata, SocketAddress, TransportSocket, address, socket_address, transport_socket};
+use proto::xds::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint};
+use proto::xds::hcm::http_connection_manager::{CodecType, RouteSpecifier};
+use proto::xds::hcm::{HttpConnectionManager, HttpFilter, Rds, http_filter};
+use proto::xds::listener::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter};
+use proto::xds::matcher::{RegexMatcher, StringMatcher, string_matcher};
+use proto::xds::route::header_matcher::HeaderMatchSpecifier;
+use proto::xds::route::query_parameter_matcher::QueryParameterMatchSpecifier;
+use proto::xds::route::route_match::PathSpecifier;
+use proto::xds::route::{
+    HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster, route,
+    route_action, weighted_cluster,
+};
+use proto::xds::tcp_proxy::{TcpProxy, tcp_proxy};
+use proto::xds::tls::DownstreamTlsContext;
+use proto::xds::{http_inspector, router};
+
+use crate::model::build::{Parts, Rejected};
+
+pub(crate) fn put<M: Message + Name>(parts: &mut Parts, name: &str, message: &M) -> Result<(), Rejected> {
+    let any = proto::xds::pack(message);
+    parts.put(&M::type_url(), name, &proto::epoch::version(&any.value), &any)
+}
+
+pub(crate) fn facts(pairs: &[(&str, &str)]) -> Metadata {
+    let text = |text: &str| Value { kind: Some(value::Kind::StringValue(text.to_owned())) };
+    let fields = pairs.iter().map(|(key, value)| ((*key).to_owned(), text(value))).collect();
+    Metadata { filter_metadata: BTreeMap::from([(proto::names::METADATA.to_owned(), Struct { fields })]) }
+}
+
+pub(crate) fn address(text: &str) -> Address {
+    let socket: std::net::SocketAddr = text.parse().unwrap();
+    Address {
+        address: Some(address::Address::SocketAddress(SocketAddress {
+            address: socket.ip().to_string(),
+            port_specifier: Some(socket_address::PortSpecifier::PortValue(socket.port().into())),
+            ..Default::default()
+        })),
+    }
+}
+
+pub(crate) fn cluster(name: &str) -> Cluster {
+    Cluster {
+        name: name.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+        lb_policy: LbPolicy::LeastRequest.into(),
+        connect_timeout: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+        metadata: Some(facts(&[("namespace", "shop"), ("service", name), ("protocol", "http")])),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn endpoint(at: &str, workload: &str, health: HealthStatus) -> LbEndpoint {
+    let identity = format!("spiffe://cluster.local/ns/shop/sa/{workload}");
+    LbEndpoint {
+        host_identifier: Some(lb_endpoint::HostIdentifier::Endpoint(Endpoint { address: Some(address(at)), ..Default::default() })),
+        health_status: health.into(),
+        metadata: Some(facts(&[("namespace", "shop"), ("workload", workload), ("instance", workload), ("identity", &identity)])),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn assignment(name: &str, endpoints: Vec<LbEndpoint>) -> ClusterLoadAssignment {
+    ClusterLoadAssignment {
+        cluster_name: name.to_owned(),
+        endpoints: vec![LocalityLbEndpoints { lb_endpoints: endpoints, ..Default::default() }],
+        ..Default::default()
+    }
+}
+
+pub(crate) fn prefix(path: &str) -> RouteMatch {
+    let specifier = if path == "/" { PathSpecifier::Prefix("/".into()) } else { PathSpecifier::PathSeparatedPrefix(path.into()) };
+    RouteMatch { path_specifier: Some(specifier), ..Default::default() }
+}
+
+pub(crate) fn exact(path: &str) -> RouteMatch {
+    RouteMatch { path_specifier: Some(PathSpecifier::Path(path.into())), ..Default::default() }
+}
+
+pub(crate) fn path_regex(regex: &str) -> RouteMatch {
+    RouteMatch { path_specifier: Some(PathSpecifier::SafeRegex(RegexMatcher { regex: regex.into() })), ..Default::default() }
+}
+
+pub(crate) fn string(pattern: string_matcher::MatchPattern) -> StringMatcher {
+    StringMatcher { match_pattern: Some(pattern), ..Default::default() }
+}
+
+pub(crate) fn header(name: &str, value: &str) -> HeaderMatcher {
+    let exact = string(string_matcher::MatchPattern::Exact(value.into()));
+    HeaderMatcher { name: name.into(), header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(exact)), ..Default::default() }
+}
+
+pub(crate) fn query(name: &str, value: &str) -> QueryParameterMatcher {
+    let exact = string(string_matcher::MatchPattern::Exact(value.into()));
+    QueryParameterMatcher { name: name.into(), query_parameter_match_specifier: Some(QueryParameterMatchSpecifier::StringMatch(exact)) }
+}
+
+/// A rule to one cluster, or to several by weight.
+pub(crate) fn rule(name: &str, wanted: RouteMatch, to: &[(&str, u32)]) -> Route {
+    let weight = |(name, weight): &(&str, u32)| weighted_cluster::ClusterWeight {
+        name: (*name).to_owned(),
+        weight: Some(*weight),
+        ..Default::default()
+    };
+    let specifier = match to {
+        [(only, 1)] => route_action::ClusterSpecifier::Cluster((*only).to_owned()),
+        many => route_action::ClusterSpecifier::WeightedClusters(WeightedCluster { clusters: many.iter().map(weight).collect() }),
+    };
+    Route {
+        name: name.to_owned(),
+        r#match: Some(wanted),
+        action: Some(route::Action::Route(RouteAction {
+            cluster_specifier: Some(specifier),
+            timeout: Some(prost_types::Duration::default()),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+pub(crate) fn host(domains: &[&str], routes: Vec<Route>) -> VirtualHost {
+    let domains: Vec<String> = domains.iter().map(|domain| (*domain).to_owned()).collect();
+    VirtualHost { name: domains.join(","), domains, routes, ..Default::default() }
+}
+
+pub(crate) fn table(name: &str, hosts: Vec<VirtualHost>) -> RouteConfiguration {
+    RouteConfiguration { name: name.to_owned(), virtual_hosts: hosts, ..Default::default() }
+}
+
+pub(crate) fn hcm(route_specifier: RouteSpecifier) -> HttpConnectionManager {
+    HttpConnectionManager {
+        codec_type: CodecType::Auto.into(),
+        route_specifier: Some(route_specifier),
+        http_filters: vec![HttpFilter {
+            name: "router".into(),
+            config_type: Some(http_filter::ConfigType::TypedConfig(proto::xds::pack(&router::Router {}))),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+pub(crate) fn chain<M: Message + Name>(message: &M) -> FilterChain {
+    let config = Some(filter::ConfigType::TypedConfig(proto::xds::pack(message)));
+    FilterChain { filters: vec![Filter { name: "f".into(), config_type: config }], ..Default::default() }
+}
+
+pub(crate) fn rds(table: &str) -> HttpConnectionManager {
+    hcm(RouteSpecifier::Rds(Rds { route_config_name: table.into(), ..Default::default() }))
+}
+
+pub(crate) fn tcp_to(cluster: &str) -> TcpProxy {
+    TcpProxy { cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(cluster.into())), ..Default::default() }
+}
+
+/// Declared HTTP.
+pub(crate) fn out_http(at: &str, table: &str) -> Listener {
+    Listener {
+        name: format!("out/{at}"),
+        address: Some(address(at)),
+        filter_chains: vec![chain(&rds(table))],
+        traffic_direction: 2,
+        bind_to_port: Some(false),
+        ..Default::default()
+    }
+}
+
+/// Undeclared.
+pub(crate) fn out_auto(at: &str, table: &str, cluster: &str) -> Listener {
+    let inspector = proto::xds::pack(&http_inspector::HttpInspector {});
+    let sniffed = FilterChainMatch { application_protocols: vec!["http/1.1".into(), "h2c".into()], ..Default::default() };
+    Listener {
+        filter_chains: vec![FilterChain { filter_chain_match: Some(sniffed), ..chain(&rds(table)) }],
+        default_filter_chain: Some(chain(&tcp_to(cluster))),
+        listener_filters: vec![ListenerFilter {
+            name: "envoy.filters.listener.http_inspector".into(),
+            config_type: Some(listener_filter::ConfigType::TypedConfig(inspector)),
+        }],
+        ..out_http(at, table)
+    }
+}
+
+pub(crate) fn inbound_chain(port: Option<u32>, transport: &str, alpn: &[&str], mesh: bool, inner: FilterChain) -> FilterChain {
+    let context = DownstreamTlsContext { require_client_certificate: Some(true), ..Default::default() };
+    let socket = TransportSocket {
+        name: "envoy.transport_sockets.tls".into(),
+        config_type: Some(transport_socket::ConfigType::TypedConfig(proto::xds::pack(&context))),
+    };
+    FilterChain {
+        filter_chain_match: Some(FilterChainMatch {
+            destination_port: port,
+            transport_protocol: transport.into(),
+            application_protocols: alpn.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
+        }),
+        transport_socket: mesh.then_some(socket),
+        ..inner
+    }
+}
+
+/// The inline table of an inbound chain.
+pub(crate) fn to_application() -> FilterChain {
+    let routes = table("inbound", vec![host(&["*"], vec![rule("inbound", prefix("/"), &[("inbound", 1)])])]);
+    chain(&hcm(RouteSpecifier::RouteConfig(routes)))
+}
+
+pub(crate) const MESH_ALPN: [&str; 3] = ["mw-h1", "mw-h2", "mw-tcp"];
+
+pub(crate) fn strict(port: Option<u32>) -> Vec<FilterChain> {
+    vec![inbound_chain(port, "tls", &[], true, to_application())]
+}
+
+/// Permissive, with plaintext of undeclared protocol.
+pub(crate) fn permissive(port: Option<u32>) -> Vec<FilterChain> {
+    let tcp = || chain(&tcp_to("inbound"));
+    vec![
+        inbound_chain(port, "tls", &MESH_ALPN, true, to_application()),
+        inbound_chain(port, "raw_buffer", &["http/1.1", "h2c"], false, to_application()),
+        inbound_chain(port, "raw_buffer", &[], false, tcp()),
+        inbound_chain(port, "tls", &[], false, tcp()),
+    ]
+}
+
+pub(crate) fn inbound(filter_chains: Vec<FilterChain>) -> Listener {
+    Listener { name: "inbound".into(), address: Some(address("0.0.0.0:15006")), filter_chains, traffic_direction: 1, ..Default::default() }
+}
+
+/// A shop of one canary: `shop/catalog:80` splits 90/10 between two clusters of one endpoint each, behind 10.0.0.1:80.
+pub(crate) fn shop() -> Parts {
+    let mut parts = Parts::default();
+    let split = [("shop/catalog-v1:80", 90), ("shop/catalog-v2:80", 10)];
+    let routes = vec![
+        rule("HTTPRoute/shop/catalog/beta", RouteMatch { headers: vec![header("x-beta", "1")], ..prefix("/v1") }, &[split[1]]),
+        rule("HTTPRoute/shop/catalog/1", prefix("/v1"), &split),
+    ];
+    put(&mut parts, "shop/catalog:80", &table("shop/catalog:80", vec![host(&["*"], routes)])).unwrap();
+    for (index, (name, _)) in split.iter().enumerate() {
+        put(&mut parts, name, &cluster(name)).unwrap();
+        let at = format!("10.1.0.{}:8080", index + 1);
+        let workload = format!("catalog-v{}", index + 1);
+        put(&mut parts, name, &assignment(name, vec![endpoint(&at, &workload, HealthStatus::Healthy)])).unwrap();
+    }
+    put(&mut parts, "out/10.0.0.1:80", &out_http("10.0.0.1:80", "shop/catalog:80")).unwrap();
+    put(&mut parts, "inbound", &inbound([permissive(None), strict(Some(9090))].concat())).unwrap();
+    parts
+}
