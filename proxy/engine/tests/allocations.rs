@@ -46,7 +46,9 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 fn put<M: Message + Name>(parts: &mut Parts, name: &str, message: &M) {
-    parts.put(&M::type_url(), name, "1", &proto::xds::pack(message)).unwrap();
+    if let Err(rejected) = parts.put(&M::type_url(), name, "1", &proto::xds::pack(message)) {
+        panic!("{rejected}");
+    }
 }
 
 fn rule(wanted: RouteMatch, to: &[&str]) -> Route {

@@ -11,8 +11,11 @@ use crate::fixture;
 use crate::model::Snapshot;
 use crate::model::build::Parts;
 
-/// One table of rules `(name, match)`, each to its own cluster, per virtual host.
-fn table(hosts: &[(&[&str], Vec<(&str, RouteMatch)>)]) -> Arc<RouteTable> {
+/// Domains, and rules `(name, match)`.
+type Host<'h> = (&'h [&'h str], Vec<(&'h str, RouteMatch)>);
+
+/// One table; each rule leads to a cluster of its own name.
+fn table(hosts: &[Host<'_>]) -> Arc<RouteTable> {
     let mut parts = Parts::default();
     let hosts = hosts.iter().map(|(domains, rules)| {
         let rules = rules.iter().map(|(name, wanted)| fixture::rule(name, wanted.clone(), &[(*name, 1)]));

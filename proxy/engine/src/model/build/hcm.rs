@@ -110,10 +110,7 @@ fn http_filters(filters: &[HttpFilter]) -> Result<(), Wrong> {
     let mut routers = 0;
     for (index, filter) in filters.iter().enumerate() {
         let at = |wrong: Wrong| wrong.within(format!("http_filters[{index}]"));
-        let config = match &filter.config_type {
-            Some(http_filter::ConfigType::TypedConfig(config)) => Some(config),
-            None => None,
-        };
+        let config = filter.config_type.as_ref().map(|http_filter::ConfigType::TypedConfig(config)| config);
         let router = config.is_some_and(|config| config.type_url == Router::type_url());
         if !router && (filter.is_optional || filter.disabled) {
             continue;

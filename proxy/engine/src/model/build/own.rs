@@ -155,7 +155,7 @@ fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, Wrong> {
 /// RFC 4648, section 4; white space is skipped.
 fn base64(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    if digits.len() % 4 != 0 {
+    if !digits.len().is_multiple_of(4) {
         return None;
     }
     let padding = digits.iter().rev().take_while(|byte| **byte == b'=').count();

@@ -1,2 +1,3 @@
 mod assemble;
+mod broken;
 mod door;
