@@ -46,14 +46,10 @@ pub enum Error {
         why: String,
     },
     /// An annotation of ours is impossible.
-    #[error("{kind} {namespace}/{name}: {source}; correct it or take it out")]
+    #[error("{object}: {source}; correct it or take it out")]
     Annotation {
-        /// Kind of the object.
-        kind: String,
-        /// Its namespace.
-        namespace: String,
-        /// Its name.
-        name: String,
+        /// `KIND NAMESPACE/NAME`.
+        object: String,
         /// What is wrong.
         source: BadAnnotation,
     },
@@ -95,7 +91,7 @@ pub fn inject(text: &str, settings: &Settings) -> Result<Injected, Error> {
 }
 
 fn bad(place: &Place, namespace: &str, source: BadAnnotation) -> Error {
-    Error::Annotation { kind: place.kind.clone(), namespace: namespace.to_owned(), name: place.name.clone(), source }
+    Error::Annotation { object: format!("{} {namespace}/{}", place.kind, place.name), source }
 }
 
 /// Namespaces that a document declares, with their label.
