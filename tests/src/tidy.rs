@@ -122,7 +122,8 @@ fn names_say_something() {
     let mut wrong = Vec::new();
     for (path, text) in texts() {
         for line in text.lines().map(str::trim_start) {
-            let declared = ["pub struct ", "struct ", "pub enum ", "enum ", "pub trait ", "trait "].iter().find_map(|k| line.strip_prefix(k));
+            let declared =
+                ["pub struct ", "struct ", "pub enum ", "enum ", "pub trait ", "trait "].iter().find_map(|k| line.strip_prefix(k));
             if let Some(name) = declared.map(first_word)
                 && EMPTY_WORDS.iter().any(|word| name.ends_with(word))
             {
@@ -170,7 +171,9 @@ fn the_lock_file_keeps_the_bans() {
     for (name, why) in BANNED_CRATES {
         assert!(!versions.contains_key(name), "Cargo.lock holds {name}: {why}");
     }
-    for one in ["tokio", "hyper", "hyper-util", "http", "http-body", "h2", "tonic", "prost", "rustls", "aws-lc-rs", "rcgen", "opentelemetry"] {
+    for one in
+        ["tokio", "hyper", "hyper-util", "http", "http-body", "h2", "tonic", "prost", "rustls", "aws-lc-rs", "rcgen", "opentelemetry"]
+    {
         assert!(versions.get(one).is_none_or(|found| found.len() == 1), "several versions of {one}: {:?}", versions[one]);
     }
 }

@@ -1,0 +1,6 @@
+//! Tests of the whole repository that need neither rights nor foreign programs. The rules for sources are in `tests/src/tidy.rs`.
+
+#[path = "it/build.rs"]
+mod build;
+#[path = "it/pages.rs"]
+mod pages;

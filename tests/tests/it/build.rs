@@ -1,0 +1,70 @@
+//! What is really built, as cargo resolves it; the lock file alone also names what no target reaches.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+/// Crates that must not be built: a second TLS stack, a second HTTP client.
+const BANNED: [&str; 6] = ["ring", "openssl", "openssl-sys", "native-tls", "reqwest", "hyper-tls"];
+/// Crates of which one version must do for all.
+const SINGLE: [&str; 16] = [
+    "aws-lc-rs",
+    "bytes",
+    "h2",
+    "http",
+    "http-body",
+    "hyper",
+    "hyper-util",
+    "prost",
+    "rcgen",
+    "rustls",
+    "rustls-webpki",
+    "socket2",
+    "tokio",
+    "tonic",
+    "tower",
+    "x509-parser",
+];
+
+/// Name and versions of each line of `cargo tree --prefix none --format {p}`.
+fn versions(output: &str) -> BTreeMap<&str, BTreeSet<&str>> {
+    let mut crates: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for line in output.lines() {
+        let mut words = line.split_whitespace();
+        if let (Some(name), Some(version)) = (words.next(), words.next()) {
+            crates.entry(name).or_default().insert(version);
+        }
+    }
+    crates
+}
+
+fn complaints(crates: &BTreeMap<&str, BTreeSet<&str>>) -> Vec<String> {
+    let banned = BANNED.iter().filter(|name| crates.contains_key(**name)).map(|name| format!("`{name}` is built"));
+    let several = SINGLE.iter().filter_map(|name| {
+        let versions = crates.get(name).filter(|versions| versions.len() > 1)?;
+        Some(format!("`{name}` is built in several versions: {versions:?}"))
+    });
+    banned.chain(several).collect()
+}
+
+/// Aim: one TLS stack and one of each important crate in what is built, development dependencies aside.
+#[test]
+fn the_build_has_one_of_each() {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["tree", "--locked", "--offline", "--workspace", "--edges", "normal,build", "--prefix", "none", "--format", "{p}"])
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let crates = versions(&text);
+    assert!(crates.contains_key("tokio"), "cargo tree was not understood:\n{text}");
+    assert_eq!(complaints(&crates), Vec::<String>::new());
+}
+
+/// Aim: the check itself sees a banned crate and a doubled one.
+#[test]
+fn the_check_has_teeth() {
+    assert_eq!(complaints(&versions("ring v0.17.14\nh2 v0.4.1\nh2 v0.3.9 (*)\nserde v1.0.0\n")).len(), 2);
+}
