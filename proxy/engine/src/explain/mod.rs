@@ -77,7 +77,7 @@ pub fn inbound(snapshot: &Snapshot, port: u16, peer: Option<&str>, head: &Reques
     if verdict == "Close" {
         // Closed without an answer: there is no status to see.
         explanation.decision = Verb::Reply;
-        explanation.reply = Some(ReplyView { status: 0, reason: Some(Reason::Unauthenticated.text()) });
+        explanation.reply = Some(ReplyView { status: 0, reason: Some(Reason::Denied.text()) });
         return explanation;
     }
     if rule.protocol == Protocol::Tcp {

@@ -107,37 +107,33 @@ impl Parts {
     }
 
     fn link_table(&self, staged: &route::Table, previous: Option<&Arc<RouteTable>>) -> Arc<RouteTable> {
-        let former: HashMap<u32, &Arc<Rule>> =
-            previous.into_iter().flat_map(|table| table.hosts.iter().flatten()).map(|rule| (rule.id, rule)).collect();
-        let mut reused_all = true;
-        let hosts: Vec<Vec<Arc<Rule>>> = staged
-            .hosts
-            .iter()
-            .map(|rules| {
-                let link = |rule: &route::Rule| match former.get(&rule.id) {
-                    Some(kept) if self.same_action(&rule.action, &kept.action) => Arc::clone(kept),
-                    _ => {
-                        reused_all = false;
-                        Arc::new(self.link_rule(rule))
-                    }
-                };
-                rules.iter().map(link).collect()
-            })
-            .collect();
         if let Some(previous) = previous
-            && reused_all
             && previous.content == staged.content
+            && self.same_rules(staged, previous)
         {
             return previous.clone();
         }
+        let former: HashMap<u32, &Arc<Rule>> =
+            previous.into_iter().flat_map(|table| table.hosts.iter().flatten()).map(|rule| (rule.id, rule)).collect();
+        // An id belongs to one content, so a former rule with it can differ in its links only.
+        let link = |rule: &route::Rule| match former.get(&rule.id) {
+            Some(kept) if self.same_action(&rule.action, &kept.action) => Arc::clone(kept),
+            _ => Arc::new(self.link_rule(rule)),
+        };
         Arc::new(RouteTable {
             name: staged.name.clone(),
             exact: staged.exact.clone(),
             suffix: staged.suffix.clone(),
             any: staged.any,
-            hosts,
+            hosts: staged.hosts.iter().map(|rules| rules.iter().map(link).collect()).collect(),
             content: staged.content,
         })
+    }
+
+    /// `linked` is of the same content, so rule stands by rule.
+    fn same_rules(&self, staged: &route::Table, linked: &RouteTable) -> bool {
+        let mut pairs = staged.hosts.iter().flatten().zip(linked.hosts.iter().flatten());
+        pairs.all(|(staged, linked)| self.same_action(&staged.action, &linked.action))
     }
 
     fn link_rule(&self, staged: &route::Rule) -> Rule {
