@@ -1,1 +1,200 @@
-//! See docs/architecture.md.
+//! The Reports stream beside ADS: what this proxy is and does goes up, questions come down.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use proto::mesh::command::Kind as Asked;
+use proto::mesh::report::Kind as Told;
+use proto::mesh::reports_client::ReportsClient;
+use proto::mesh::{Answer, Certificate, Command, Draining, Hello, Report, Traffic};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::transport::Channel;
+use tracing::debug;
+
+use crate::inspect;
+use crate::io::Draw;
+use crate::lifecycle::Lifecycle;
+use crate::logs::LogFilter;
+use crate::observe::Telemetry;
+use crate::snapshots::Snapshots;
+use crate::tls::{Credential, CredentialCell, TrustCell};
+use crate::xds::{Backoff, NodeIdentity};
+
+/// Reports waiting to be sent; beyond it the stream waits.
+const REPORTS_AHEAD: usize = 16;
+/// How often traffic is summed up, if it changed.
+const TRAFFIC_EVERY: Duration = Duration::from_secs(2);
+/// Questions answered at once.
+const ANSWERS_MAX: usize = 16;
+/// Largest answer; the control plane takes no more.
+const ANSWER_BYTES_MAX: usize = 3 << 20;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Reporter {
+    /// Reconnects by itself; the one ADS uses.
+    pub channel: Channel,
+    /// Who we are.
+    pub node: NodeIdentity,
+    /// What questions are answered from.
+    pub snapshots: Snapshots,
+    /// Where traffic is counted.
+    pub telemetry: Arc<Telemetry>,
+    /// The leaf in use.
+    pub credentials: Arc<CredentialCell>,
+    /// The roots in use.
+    pub trust: Arc<TrustCell>,
+    /// When to say that we leave.
+    pub lifecycle: Lifecycle,
+    /// The log's filter, changed on demand.
+    pub logs: LogFilter,
+    /// Questions being answered; make it with [`answering`].
+    pub answering: Arc<Semaphore>,
+}
+
+/// The bound on questions answered at once.
+pub fn answering() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(ANSWERS_MAX))
+}
+
+impl Reporter {
+    /// Runs until `stop`, through any number of streams.
+    pub async fn run(self, draw: Draw, stop: CancellationToken) {
+        let mut backoff = Backoff::default();
+        let mut leaves = self.credentials.changes();
+        while self.credentials.current().is_none() {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                _ = leaves.changed() => {}
+            }
+        }
+        loop {
+            let ended = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                ended = self.stream(&mut backoff) => ended,
+            };
+            debug!("the reports stream ended ({:?}: {})", ended.code(), ended.message());
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = sleep(backoff.next(draw.next())) => {}
+            }
+        }
+    }
+
+    async fn stream(&self, backoff: &mut Backoff) -> Status {
+        let (reports, outgoing) = mpsc::channel(REPORTS_AHEAD);
+        let send = async |kind: Told| reports.send(Report { kind: Some(kind) }).await.is_ok();
+        let mut leaves = self.credentials.changes();
+        leaves.mark_unchanged();
+        // Queued before the call: the server may answer nothing before it has heard who speaks.
+        let mut fine = send(Told::Hello(self.hello())).await;
+        if let Some(leaf) = self.credentials.current() {
+            fine &= send(Told::Certificate(self.certificate(&leaf))).await;
+        }
+        let client = ReportsClient::new(self.channel.clone());
+        let mut commands = match client.max_decoding_message_size(ANSWER_BYTES_MAX).stream(ReceiverStream::new(outgoing)).await {
+            Ok(commands) => commands.into_inner(),
+            Err(status) => return status,
+        };
+        let mut every = interval(TRAFFIC_EVERY);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = Traffic::default();
+        let mut said_draining = false;
+        while fine {
+            fine = tokio::select! {
+                biased;
+                command = commands.message() => match command {
+                    Ok(Some(command)) => {
+                        backoff.reset();
+                        self.obey(command, &reports);
+                        true
+                    }
+                    Ok(None) => return Status::unavailable("the control plane closed the stream"),
+                    Err(status) => return status,
+                },
+                () = self.lifecycle.draining.cancelled(), if !said_draining => {
+                    said_draining = true;
+                    send(Told::Draining(Draining {})).await
+                }
+                Ok(()) = leaves.changed() => match self.credentials.current() {
+                    Some(leaf) => send(Told::Certificate(self.certificate(&leaf))).await,
+                    None => true,
+                },
+                _ = every.tick() => {
+                    let traffic = self.telemetry.traffic();
+                    if traffic == told {
+                        continue;
+                    }
+                    told.clone_from(&traffic);
+                    // A stream that carries reports is a working one.
+                    backoff.reset();
+                    send(Told::Traffic(traffic)).await
+                }
+            };
+        }
+        Status::unavailable("the stream was closed")
+    }
+
+    fn hello(&self) -> Hello {
+        Hello {
+            node_id: self.node.id.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            mode: self.node.mode().to_owned(),
+            workload: self.node.workload.clone(),
+        }
+    }
+
+    fn certificate(&self, leaf: &Credential) -> Certificate {
+        Certificate {
+            identity: leaf.identity.to_string(),
+            serial: leaf.serial.clone(),
+            not_before: rfc3339(leaf.not_before),
+            not_after: rfc3339(leaf.not_after),
+            issuer: leaf.issuer.clone(),
+            trust_bundle: self.trust.fingerprints(),
+        }
+    }
+
+    /// Answers a command in a task of its own: an explanation may have to fetch. Beyond the bound it is answered "busy" at once.
+    fn obey(&self, command: Command, reports: &mpsc::Sender<Report>) {
+        let id = command.id;
+        // A command of a newer control plane is passed over.
+        let Some(asked) = command.kind else { return };
+        let permit = Arc::clone(&self.answering).try_acquire_owned();
+        let (snapshots, logs, mode, reports) = (self.snapshots.clone(), self.logs.clone(), self.node.id.mode, reports.clone());
+        tokio::spawn(async move {
+            let answered = match (permit, asked) {
+                (Err(_), _) => Err(format!("this proxy answers {ANSWERS_MAX} questions already; ask again")),
+                (Ok(_), Asked::Explain(ask)) => inspect::explain(&snapshots, mode, &ask).await,
+                (Ok(_), Asked::Dump(ask)) => inspect::dump(&snapshots.load(), &ask.kind),
+                (Ok(_), Asked::LogLevel(ask)) => {
+                    logs.set(&ask.filter).map(|()| serde_json::json!({"filter": logs.current()})).map_err(|error| error.to_string())
+                }
+            };
+            let answer = match answered.map(|json| json.to_string()) {
+                Ok(json) if json.len() <= ANSWER_BYTES_MAX => Answer { id, json, error: String::new() },
+                Ok(json) => {
+                    let error = format!("the answer has {} bytes, at most {ANSWER_BYTES_MAX} are sent", json.len());
+                    Answer { id, json: String::new(), error }
+                }
+                Err(error) => Answer { id, json: String::new(), error },
+            };
+            let _ = reports.send(Report { kind: Some(Told::Answer(answer)) }).await;
+        });
+    }
+}
+
+/// RFC 3339, seconds.
+pub(crate) fn rfc3339(time: SystemTime) -> String {
+    OffsetDateTime::from(time).replace_nanosecond(0).ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
+}

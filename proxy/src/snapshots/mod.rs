@@ -3,6 +3,8 @@
 //! A sidecar holds only what its application has used: [`Snapshots::outbound`] and [`Snapshots::name`] answer from the snapshot
 //! without waiting, and otherwise ask the control plane (by way of [`Wanted`]) and wait a second at most.
 
+#[doc(hidden)]
+pub mod testing;
 mod wanted;
 
 use std::cell::RefCell;

@@ -7,28 +7,12 @@ use tokio::time::Instant;
 use super::*;
 
 fn settings(denied: bool) -> Arc<Settings> {
-    Arc::new(Settings {
-        trust_domain: "cluster.local".into(),
-        outside_mesh_denied: denied,
-        mesh_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
-        dns_zones: Vec::new(),
-        access_log: false,
-        otlp_endpoint: None,
-        sample_threshold: 0,
-        span_attributes: std::collections::BTreeMap::default(),
-        leaf_life: Duration::from_secs(3600),
-        rotate_at_percent: 66,
-        metric_series_max: 1000,
-        namespace: "shop".into(),
-        workload: "frontend".into(),
-        service_account: "default".into(),
-        own_addresses: Vec::new(),
-    })
+    Arc::new(Settings { outside_mesh_denied: denied, ..testing::settings() })
 }
 
 fn with(addresses: &[&str], denied: bool) -> Arc<Snapshot> {
     let outbound = addresses.iter().map(|address| {
-        let outbound = Outbound { name: (*address).into(), protocol: Protocol::Tcp, http: None, tcp: None };
+        let outbound = Outbound { name: (*address).into(), protocol: Protocol::Tcp, http: None, tcp: None, content: 0 };
         (address.parse().unwrap(), Arc::new(outbound))
     });
     Arc::new(Snapshot { settings: Some(settings(denied)), outbound: outbound.collect(), ..Snapshot::default() })

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use proto::annotations::ROOT_NAMESPACE;
 use proto::identity::Identity;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -27,6 +28,7 @@ const CONTROL_ACCOUNT: &str = "control";
 #[derive(Clone)]
 pub struct ControlTls {
     roots: Arc<Vec<CertificateDer<'static>>>,
+    verifier: Arc<ControlVerifier>,
     with_leaf: Arc<ClientConfig>,
     without_leaf: Arc<ClientConfig>,
 }
@@ -54,12 +56,14 @@ impl ControlTls {
             trust: Arc::clone(trust),
             credentials: Arc::clone(credentials),
             algorithms: provider.signature_verification_algorithms,
+            trust_domain: ArcSwapOption::empty(),
         });
         let resolver = Arc::new(Resolver(Arc::clone(credentials)));
         Ok(Self {
             roots: Arc::new(roots),
             with_leaf: Arc::new(config(&provider, time, &verifier, Some(resolver))?),
             without_leaf: Arc::new(config(&provider, time, &verifier, None)?),
+            verifier,
         })
     }
 
@@ -71,6 +75,11 @@ impl ControlTls {
     /// The roots given at the start.
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.roots
+    }
+
+    /// The trust domain that the control plane proved to be of; `None` before the first connection.
+    pub fn trust_domain(&self) -> Option<String> {
+        self.verifier.trust_domain.load().as_deref().cloned()
     }
 
     /// Whether one of the given roots has this SHA-256 (hex): what a join token pins.
@@ -116,6 +125,7 @@ struct ControlVerifier {
     trust: Arc<TrustCell>,
     credentials: Arc<CredentialCell>,
     algorithms: WebPkiSupportedAlgorithms,
+    trust_domain: ArcSwapOption<String>,
 }
 
 impl ControlVerifier {
@@ -135,6 +145,7 @@ impl ControlVerifier {
         let domain = domain.unwrap_or_else(|| found.trust_domain().to_owned());
         let expected = Identity::new(&domain, ROOT_NAMESPACE, CONTROL_ACCOUNT).map_err(PeerError::from)?;
         if *found == expected {
+            self.trust_domain.store(Some(Arc::new(domain)));
             return Ok(());
         }
         Err(PeerError::WrongIdentity { expected: Arc::new(expected), found }.into())

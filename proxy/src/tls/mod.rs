@@ -23,7 +23,7 @@ use proto::identity::Identity;
 use proto::names::{ALPN_H1, ALPN_H2, ALPN_TCP};
 use rustls::client::ResolvesClientCert;
 use rustls::crypto::CryptoProvider;
-use rustls::pki_types::ServerName;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{ResolvesServerCert, ServerConfig};
 use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
@@ -36,6 +36,7 @@ pub use credential::{Credential, CredentialCell, CredentialError};
 pub use peer::{Peer, PeerError, read_peer};
 pub use trust::{TrustCell, TrustError};
 
+use crate::io::Clock;
 use credential::Resolver;
 use sessions::{BoundedTickets, Sessions};
 use verify::{ClientVerifier, ServerVerifier, Verify};
@@ -48,6 +49,26 @@ pub fn provider() -> CryptoProvider {
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
     provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
     provider
+}
+
+/// Wall time for rustls, from our own clock.
+#[derive(Debug)]
+pub struct WallTime(pub Clock);
+
+impl TimeProvider for WallTime {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(self.0.unix()))
+    }
+}
+
+/// Whether a chain (leaf first) ends in one of `roots` at that time; for a server's use, which every leaf of the mesh has.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn verify_chain(chain: &[CertificateDer<'_>], roots: &[CertificateDer<'static>], now: UnixTime) -> Result<(), rustls::Error> {
+    let [leaf, intermediates @ ..] = chain else { return Err(rustls::Error::NoCertificatesPresented) };
+    let anchors = trust::anchors(roots).map_err(|error| rustls::Error::General(error.to_string()))?;
+    verify::chain(leaf, intermediates, &anchors, now, verify::Side::Server, provider().signature_verification_algorithms)
 }
 
 /// What a mesh connection carries; said by ALPN (contract, section 4).

@@ -79,6 +79,11 @@ impl TrustCell {
         self.current.load().roots.is_empty()
     }
 
+    /// The roots, DER.
+    pub fn roots(&self) -> Vec<CertificateDer<'static>> {
+        self.current.load().roots.clone()
+    }
+
     /// SHA-256 of each root, hex, for `get certs`.
     pub fn fingerprints(&self) -> Vec<String> {
         self.current.load().roots.iter().map(|root| hex(&sha256(root))).collect()

@@ -1,0 +1,185 @@
+//! Connections to the control plane: gRPC over our own TLS and sockets.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use tokio::net::lookup_host;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint};
+use tower::service_fn;
+
+use crate::io::{Network, Socket};
+use crate::tls::ControlTls;
+
+/// Longest wait for name, connection and handshake.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// Pings on a silent connection: half-dead ones are the commonest cause of stale proxies.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// A ping unanswered for this long ends the connection.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Addresses of the control plane's name that are tried.
+const ADDRESSES_MAX: usize = 8;
+
+/// Where the control plane listens: `HOST:PORT`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Name or IP address, without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+/// Not a `HOST:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not of the form HOST:PORT (an IPv6 address stands in brackets)")]
+pub struct NotATarget(String);
+
+impl FromStr for Target {
+    type Err = NotATarget;
+
+    fn from_str(text: &str) -> Result<Self, NotATarget> {
+        let wrong = || NotATarget(text.to_owned());
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return Ok(Self { host: address.ip().to_string(), port: address.port() });
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().map_err(|_| wrong())?;
+        if host.is_empty() || host.contains([':', '/', '[', ']']) {
+            return Err(wrong());
+        }
+        Ok(Self { host: host.to_owned(), port })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
+    }
+}
+
+/// Why the control plane was not reached.
+#[derive(Debug, thiserror::Error)]
+#[error("the control plane at {target} is not reached: {cause}")]
+pub struct DialError {
+    target: Target,
+    cause: String,
+}
+
+/// Opens channels to the control plane.
+#[derive(Clone, Debug)]
+pub struct Dialer {
+    network: Network,
+    target: Target,
+    tls: ControlTls,
+}
+
+impl Dialer {
+    /// Dials `target` through `network`.
+    pub fn new(network: Network, target: Target, tls: ControlTls) -> Self {
+        Self { network, target, tls }
+    }
+
+    /// Where it dials.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// How it proves both ends.
+    pub fn tls(&self) -> &ControlTls {
+        &self.tls
+    }
+
+    /// A channel that is connected now, with the proxy's leaf as client certificate or without.
+    ///
+    /// # Errors
+    /// The control plane does not answer or does not prove itself.
+    pub async fn connect(&self, with_leaf: bool) -> Result<Channel, DialError> {
+        let endpoint = self.endpoint().map_err(|error| self.failed(&error))?;
+        endpoint.connect_with_connector(self.connector(with_leaf)).await.map_err(|error| self.failed(&error))
+    }
+
+    /// A channel that connects at its first use, with the proxy's leaf, and again by itself after each loss.
+    ///
+    /// # Errors
+    /// The target is no URI authority.
+    pub fn channel(&self) -> Result<Channel, DialError> {
+        let endpoint = self.endpoint().map_err(|error| self.failed(&error))?;
+        Ok(endpoint.connect_with_connector_lazy(self.connector(true)))
+    }
+
+    fn endpoint(&self) -> Result<Endpoint, tonic::transport::Error> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.target))?;
+        Ok(endpoint
+            .connect_timeout(CONNECT_MAX)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true)
+            .buffer_size(16))
+    }
+
+    fn connector(
+        &self,
+        with_leaf: bool,
+    ) -> impl tower::Service<Uri, Response = TokioIo<TlsStream<Socket>>, Error = io::Error, Future: Send> + Send + 'static {
+        let dialer = self.clone();
+        service_fn(move |_: Uri| {
+            let dialer = dialer.clone();
+            async move {
+                let opened = tokio::time::timeout(CONNECT_MAX, dialer.open(with_leaf));
+                let stream = opened.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection within 5 s"))??;
+                Ok(TokioIo::new(stream))
+            }
+        })
+    }
+
+    async fn open(&self, with_leaf: bool) -> io::Result<TlsStream<Socket>> {
+        let name = ServerName::try_from(self.target.host.clone()).map_err(io::Error::other)?;
+        let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+        for address in self.resolve().await?.into_iter().take(ADDRESSES_MAX) {
+            match self.network.connect(address).await {
+                Ok(socket) => return TlsConnector::from(self.tls.config(with_leaf)).connect(name, socket).await,
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
+        if let Ok(ip) = self.target.host.parse() {
+            return Ok(vec![SocketAddr::new(ip, self.target.port)]);
+        }
+        Ok(lookup_host((self.target.host.as_str(), self.target.port)).await?.collect())
+    }
+
+    fn failed(&self, error: &dyn std::error::Error) -> DialError {
+        // tonic says "transport error" and keeps the reason below.
+        let mut cause = error;
+        while let Some(inner) = cause.source() {
+            cause = inner;
+        }
+        DialError { target: self.target.clone(), cause: cause.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Aim: names and both address families are read and printed alike; nonsense is refused with the form.
+    #[test]
+    fn targets_round_trip() {
+        for text in ["10.77.0.1:15012", "[fd00::1]:15012", "control.meshwright-system:15012"] {
+            assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
+        }
+        for bad in ["", "control", "control:", ":1", "control:99999", "http://control:1", "fd00::1"] {
+            assert!(bad.parse::<Target>().unwrap_err().to_string().contains("HOST:PORT"), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+use std::collections::HashMap;
+use std::net::SocketAddr;
+
+use engine::model::{DnsAnswer, Snapshot};
+use hickory_proto::op::{Edns, Message, OpCode, Query};
+use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+
+use super::*;
+use crate::io::{Network, bind};
+use crate::snapshots::testing::settings;
+
+fn snapshots(count: usize) -> Snapshots {
+    let answer = |addresses: Vec<std::net::IpAddr>| Arc::new(DnsAnswer { addresses, ttl_secs: 30 });
+    let both = answer(vec!["10.96.0.1".parse().unwrap(), "fd00:6d77::1".parse().unwrap()]);
+    let one = answer(vec!["10.96.0.2".parse().unwrap()]);
+    let many = answer((0..count).map(|n| std::net::IpAddr::from([10, 77, 1, u8::try_from(n).unwrap()])).collect());
+    let mut names = HashMap::new();
+    for name in ["catalog", "catalog.shop", "catalog.shop.svc", "catalog.shop.svc.cluster.local"] {
+        names.insert(name.to_owned(), Arc::clone(&both));
+    }
+    names.insert("store".to_owned(), one);
+    names.insert("many".to_owned(), many);
+    let snapshots = Snapshots::default();
+    let mut settings = settings();
+    settings.dns_zones = vec!["cluster.local".into()];
+    snapshots.publish(Arc::new(Snapshot { settings: Some(Arc::new(settings)), names, ..Snapshot::default() }));
+    snapshots.wanted().connected(true);
+    snapshots
+}
+
+/// Says that what is asked for and not in the snapshot does not exist.
+fn deny_the_rest(snapshots: &Snapshots) {
+    let snapshots = snapshots.clone();
+    tokio::spawn(async move {
+        loop {
+            snapshots.wanted().changed().await;
+            for want in snapshots.wanted().take().subscribe {
+                snapshots.wanted().answered(&want, false);
+            }
+            snapshots.wake();
+        }
+    });
+}
+
+fn question(name: &str, kind: RecordType, edns: Option<u16>) -> Vec<u8> {
+    let mut message = Message::new(7, hickory_proto::op::MessageType::Query, OpCode::Query);
+    message.metadata.recursion_desired = true;
+    message.add_query(Query::query(Name::from_ascii(name).unwrap(), kind));
+    if let Some(bytes) = edns {
+        let mut edns = Edns::new();
+        edns.set_max_payload(bytes);
+        message.set_edns(edns);
+    }
+    message.to_vec().unwrap()
+}
+
+/// A resolver of the outside world that knows every name as 192.0.2.7, by UDP and TCP on one port.
+async fn outside() -> SocketAddr {
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = udp.local_addr().unwrap();
+    let mut tcp = Listening::adopt(bind(address).unwrap()).unwrap();
+    let answer = |bytes: &[u8]| {
+        let mut message = Message::from_vec(bytes).unwrap().into_response();
+        let name = message.queries[0].name().clone();
+        message.add_answer(Record::from_rdata(name, 60, RData::A(A("192.0.2.7".parse().unwrap()))));
+        message.to_vec().unwrap()
+    };
+    tokio::spawn(async move {
+        let mut buffer = [0; 1500];
+        loop {
+            let (length, client) = udp.recv_from(&mut buffer).await.unwrap();
+            // A forged answer first: it must be passed over.
+            udp.send_to(&[0xff; 20], client).await.unwrap();
+            udp.send_to(&answer(&buffer[..length]), client).await.unwrap();
+        }
+    });
+    tokio::spawn(async move {
+        loop {
+            let mut socket = tcp.accept().await.unwrap().socket;
+            let question = read_message(&mut socket).await.unwrap();
+            write_message(&mut socket, &answer(&question)).await.unwrap();
+        }
+    });
+    address
+}
+
+async fn ask(resolver: &Resolver, name: &str, kind: RecordType) -> (ResponseCode, Vec<String>) {
+    let reply = resolver.answer(&question(name, kind, None), Transport::Udp).await.unwrap();
+    let message = Message::from_vec(&reply).unwrap();
+    assert_eq!(message.metadata.id, 7);
+    (message.metadata.response_code, message.answers.iter().map(|record| record.data.to_string()).collect())
+}
+
+/// Aim: every form of a mesh name, both families, what is missing, and what is passed on.
+#[tokio::test]
+async fn names_are_answered_or_passed_on() {
+    let snapshots = snapshots(1);
+    deny_the_rest(&snapshots);
+    let resolver = Resolver::new(snapshots, Upstream::new(Network::Kernel { mark: None }, vec![outside().await]));
+    let fine = ResponseCode::NoError;
+    for (name, kind, code, expected) in [
+        ("catalog", RecordType::A, fine, Some("10.96.0.1")),
+        ("catalog.shop.", RecordType::A, fine, Some("10.96.0.1")),
+        ("Catalog.Shop.SVC.", RecordType::AAAA, fine, Some("fd00:6d77::1")),
+        ("catalog.shop.svc.cluster.local.", RecordType::A, fine, Some("10.96.0.1")),
+        ("store.", RecordType::AAAA, fine, None),
+        ("store.", RecordType::MX, fine, None),
+        ("gone.shop.svc.cluster.local.", RecordType::A, ResponseCode::NXDomain, None),
+        ("example.com.", RecordType::A, fine, Some("192.0.2.7")),
+        ("a.b.example.com.", RecordType::A, fine, Some("192.0.2.7")),
+    ] {
+        let (found, answers) = ask(&resolver, name, kind).await;
+        assert_eq!((found, answers.first().map(String::as_str)), (code, expected), "{name} {kind}");
+    }
+}
+
+/// Aim: with no other resolver a short name does not exist and another one is a server failure; a silent one costs two seconds.
+#[tokio::test(start_paused = true)]
+async fn without_a_resolver_the_mesh_is_all_there_is() {
+    let snapshots = snapshots(1);
+    deny_the_rest(&snapshots);
+    let resolver = Resolver::new(snapshots.clone(), Upstream::new(Network::Kernel { mark: None }, Vec::new()));
+    assert_eq!(ask(&resolver, "nothing.", RecordType::A).await.0, ResponseCode::NXDomain);
+    assert_eq!(ask(&resolver, "www.a.example.com.", RecordType::A).await.0, ResponseCode::ServFail);
+}
+
+/// Aim: a question that is not answered in the mesh's own zone while the control plane is away is a failure, not a denial.
+#[tokio::test(start_paused = true)]
+async fn an_unreached_control_plane_is_no_denial() {
+    let snapshots = snapshots(1);
+    snapshots.wanted().connected(false);
+    let resolver = Resolver::new(snapshots, Upstream::new(Network::Kernel { mark: None }, Vec::new()));
+    assert_eq!(ask(&resolver, "new.shop.svc.cluster.local.", RecordType::A).await.0, ResponseCode::ServFail);
+}
+
+/// Aim: what does not fit is truncated by UDP and whole by TCP; EDNS raises the limit.
+#[tokio::test]
+async fn large_answers_are_truncated() {
+    let resolver = Resolver::new(snapshots(60), Upstream::new(Network::Kernel { mark: None }, Vec::new()));
+    for (edns, transport, truncated) in [
+        (None, Transport::Udp, true),
+        (Some(1232), Transport::Udp, false),
+        (Some(100), Transport::Udp, true),
+        (None, Transport::Tcp, false),
+    ] {
+        let reply = resolver.answer(&question("many.", RecordType::A, edns), transport).await.unwrap();
+        let message = Message::from_vec(&reply).unwrap();
+        assert_eq!(message.metadata.truncation, truncated, "{edns:?} {transport:?}");
+        assert_eq!(message.answers.len(), if truncated { 0 } else { 60 });
+        assert_eq!(message.edns.is_some(), edns.is_some());
+    }
+}
+
+/// Aim: no bytes bring the resolver down, and answers are never answered.
+#[tokio::test]
+async fn garbage_is_refused() {
+    let resolver = Resolver::new(snapshots(1), Upstream::new(Network::Kernel { mark: None }, Vec::new()));
+    assert_eq!(resolver.answer(&[], Transport::Udp).await, None);
+    assert_eq!(resolver.answer(&[1], Transport::Udp).await, None);
+    let reply = resolver.answer(&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 63], Transport::Udp).await.unwrap();
+    assert_eq!(Message::from_vec(&reply).unwrap().metadata.response_code, ResponseCode::FormErr);
+    let response = Message::from_vec(&question("catalog.", RecordType::A, None)).unwrap().into_response().to_vec().unwrap();
+    assert_eq!(resolver.answer(&response, Transport::Udp).await, None);
+}
+
+/// Aim: the same over real sockets, both transports, several questions on one connection.
+#[tokio::test]
+async fn both_transports_serve() {
+    let resolver = Resolver::new(snapshots(1), Upstream::new(Network::Kernel { mark: None }, Vec::new()));
+    let stop = CancellationToken::new();
+    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let address = udp.local_addr().unwrap();
+    let tcp = Listening::adopt(bind(address).unwrap()).unwrap();
+    let tasks = [
+        tokio::spawn(Arc::clone(&resolver).serve_udp(udp, stop.clone())),
+        tokio::spawn(Arc::clone(&resolver).serve_tcp(tcp, stop.clone())),
+    ];
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.send_to(&question("catalog.", RecordType::A, None), address).await.unwrap();
+    let mut buffer = [0; 512];
+    let length = client.recv(&mut buffer).await.unwrap();
+    assert_eq!(Message::from_vec(&buffer[..length]).unwrap().answers.len(), 1);
+    let mut stream = Network::Kernel { mark: None }.connect(address).await.unwrap();
+    for _ in 0..2 {
+        write_message(&mut stream, &question("catalog.", RecordType::AAAA, None)).await.unwrap();
+        assert_eq!(Message::from_vec(&read_message(&mut stream).await.unwrap()).unwrap().answers.len(), 1);
+    }
+    stop.cancel();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}

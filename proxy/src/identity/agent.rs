@@ -1,0 +1,362 @@
+//! The task that keeps the proxy's leaf fresh.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use proto::identity::{DEFAULT_TRUST_DOMAIN, Identity, NotAnIdentity};
+use proto::mesh::certificates_client::CertificatesClient;
+use proto::mesh::{SignRequest, SignResponse};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+use tracing::{debug, info, warn};
+
+use super::rotation::{Effect, Event, Rotation};
+use super::token::{Token, TokenFile};
+use crate::dial::{DialError, Dialer};
+use crate::io::{Clock, Draw};
+use crate::snapshots::Snapshots;
+use crate::tls::{Credential, CredentialCell, CredentialError, TrustCell, TrustError, verify_chain};
+
+/// Longest an attempt may take, connection included.
+const ATTEMPT_MAX: Duration = Duration::from_secs(10);
+/// A leaf that ended less than this ago may still renew itself once (kinds.md, "What `up` does").
+const EXPIRED_GRACE: Duration = Duration::from_secs(24 * 3600);
+/// How far into the future a leaf may begin: the authority's clock may be a little ahead.
+const CLOCK_SKEW: Duration = Duration::from_secs(60);
+
+/// Who asks.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// Namespace of the workload.
+    pub namespace: String,
+    /// Workload.
+    pub workload: String,
+    /// Instance.
+    pub instance: String,
+    /// Service account asked for; the authority has the last word.
+    pub service_account: String,
+}
+
+/// Why no leaf was had.
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("{0}")]
+    Token(String),
+    #[error("the authority refused: {} ({:?})", .0.message(), .0.code())]
+    Refused(#[from] Status),
+    #[error("no key could be made: {0}")]
+    Key(#[from] rcgen::Error),
+    #[error(transparent)]
+    Identity(#[from] NotAnIdentity),
+    #[error("the authority answered with {0}")]
+    Answer(#[from] BadAnswer),
+    #[error("no answer within {} s", ATTEMPT_MAX.as_secs())]
+    Timeout,
+}
+
+/// What may be wrong with an answer.
+#[derive(Debug, thiserror::Error)]
+pub enum BadAnswer {
+    /// Chain or key.
+    #[error("a certificate that cannot be used: {0}")]
+    Credential(#[from] CredentialError),
+    /// Someone else's identity.
+    #[error("a certificate for {found}, not one for the namespace `{namespace}` of the trust domain `{trust_domain}`")]
+    Identity {
+        /// What it names.
+        found: Arc<Identity>,
+        /// Our namespace.
+        namespace: String,
+        /// Our trust domain.
+        trust_domain: String,
+    },
+    /// Another workload's name.
+    #[error("a certificate for the workload `{found}`, not `{expected}`")]
+    Workload {
+        /// What it names.
+        found: Arc<str>,
+        /// Our own.
+        expected: String,
+    },
+    /// Ended, or not begun.
+    #[error("a certificate that is not valid now; compare the clocks of both machines")]
+    Dates,
+    /// The chain.
+    #[error("a chain that does not end in the trust bundle: {0}")]
+    Chain(rustls::Error),
+    /// The bundle.
+    #[error("an unusable bundle: {0}")]
+    Bundle(#[from] TrustError),
+    /// The bundle holds none of the roots this proxy was told to trust.
+    #[error("a bundle that holds none of the roots of --control-ca")]
+    StrangeBundle,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Agent {
+    /// Way to the control plane.
+    pub dialer: Dialer,
+    /// Where leaves are published.
+    pub credentials: Arc<CredentialCell>,
+    /// Where the first bundle is published; later ones come by ADS.
+    pub trust: Arc<TrustCell>,
+    /// Leaf life and renewal point.
+    pub snapshots: Snapshots,
+    /// Wall time.
+    pub clock: Clock,
+    /// Who we are.
+    pub subject: Subject,
+    /// Where a token may lie.
+    pub token: Option<TokenFile>,
+}
+
+impl Agent {
+    /// Runs until `stop`. Dropping it mid-way loses nothing: what is published stays.
+    pub async fn run(self, draw: Draw, stop: CancellationToken) {
+        let mut rotation = Rotation::default();
+        let mut changes = self.snapshots.changes();
+        let mut wake = self.clock.wall();
+        let mut failures = 0_u32;
+        loop {
+            let pause = wake.duration_since(self.clock.wall()).unwrap_or_default();
+            let event = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = sleep(pause) => Event::Due,
+                Ok(()) = changes.changed() => match self.snapshots.load().settings.as_deref() {
+                    Some(settings) => Event::Percent(settings.rotate_at_percent),
+                    None => continue,
+                },
+            };
+            let mut effects = rotation.on(event, self.clock.wall(), chance(&draw));
+            if effects == [Effect::Request] {
+                let outcome = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => return,
+                    outcome = self.attempt(failures) => outcome,
+                };
+                failures = if outcome == Event::Failed { failures.saturating_add(1) } else { 0 };
+                effects = rotation.on(outcome, self.clock.wall(), chance(&draw));
+            }
+            for effect in effects {
+                match effect {
+                    Effect::WakeAt(at) => wake = at,
+                    Effect::Warn { left } => warn!(left_secs = left.as_secs(), "the certificate ends soon and could not be renewed yet"),
+                    Effect::Request => wake = self.clock.wall(),
+                }
+            }
+        }
+    }
+
+    /// One attempt, and what became of it.
+    async fn attempt(&self, failures: u32) -> Event {
+        let renewed = match tokio::time::timeout(ATTEMPT_MAX, self.renew(failures)).await {
+            Ok(renewed) => renewed,
+            Err(_) => Err(Failed::Timeout),
+        };
+        match renewed {
+            Ok(credential) => {
+                let (not_before, not_after) = (credential.not_before, credential.not_after);
+                info!(identity = %credential.identity, workload = %credential.workload, serial = credential.serial, "certificate issued");
+                self.credentials.publish(Arc::new(credential));
+                Event::Issued { not_before, not_after }
+            }
+            Err(error) => {
+                let first = failures < 3 || failures.is_multiple_of(20);
+                if first {
+                    warn!("no certificate from the control plane at {}: {error}", self.dialer.target());
+                } else {
+                    debug!("no certificate from the control plane at {}: {error}", self.dialer.target());
+                }
+                Event::Failed
+            }
+        }
+    }
+
+    async fn renew(&self, failures: u32) -> Result<Credential, Failed> {
+        let now = self.clock.wall();
+        let current = self.credentials.current();
+        let left = current.as_ref().map(|credential| credential.not_after.duration_since(now));
+        match left {
+            // Valid: it speaks for itself. Refused (revoked, forgotten), a token may help.
+            Some(Ok(_)) => match self.ask(None).await {
+                Err(Failed::Refused(status)) if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied) => {
+                    let Ok(token) = self.token() else { return Err(status.into()) };
+                    self.ask(Some(token)).await
+                }
+                outcome => outcome,
+            },
+            // Ended a while ago: by token and by the old leaf in turn.
+            Some(Err(since)) if since.duration() < EXPIRED_GRACE => match self.token() {
+                Ok(token) if failures.is_multiple_of(2) => self.ask(Some(token)).await,
+                _ => self.ask(None).await,
+            },
+            _ => self.ask(Some(self.token().map_err(Failed::Token)?)).await,
+        }
+    }
+
+    /// The token, if there is one for us that trusts a root we trust.
+    fn token(&self) -> Result<Token, String> {
+        let Some(file) = &self.token else {
+            return Err("there is no certificate to renew and no --token-file: make a token with `meshwright token create`".to_owned());
+        };
+        let token = file.read().map_err(|error| error.to_string())?;
+        let expected = format!("{}/{}", self.subject.namespace, self.subject.workload);
+        if token.workload != expected {
+            return Err(format!(
+                "the token in {} is for {}, but this proxy is of {expected} (--workload)",
+                file.path().display(),
+                token.workload
+            ));
+        }
+        if !self.dialer.tls().has_root(&token.ca) {
+            return Err(format!(
+                "the token in {} pins a root that --control-ca does not hold: one of them is of another mesh",
+                file.path().display()
+            ));
+        }
+        Ok(token)
+    }
+
+    async fn ask(&self, token: Option<Token>) -> Result<Credential, Failed> {
+        // Connected first: the control plane's own certificate says the trust domain.
+        let channel = self.dialer.connect(token.is_none()).await?;
+        let trust_domain = self.dialer.tls().trust_domain().unwrap_or_else(|| DEFAULT_TRUST_DOMAIN.to_owned());
+        let asked = Identity::new(&trust_domain, &self.subject.namespace, &self.subject.service_account)?;
+        let (key, csr_der) = certificate_request(&asked, &self.subject.workload)?;
+        let life = self.snapshots.load().settings.as_deref().map(|settings| settings.leaf_life);
+        let request = SignRequest {
+            csr_der: csr_der.into(),
+            token: token.map(|token| token.text).unwrap_or_default(),
+            instance: self.subject.instance.clone(),
+            life: life.and_then(|life| life.try_into().ok()),
+        };
+        let answer = CertificatesClient::new(channel).sign(request).await?.into_inner();
+        let roots = self.dialer.tls().roots();
+        let (credential, bundle) = judge(answer, &key, &self.subject, &trust_domain, roots, &self.trust, self.clock.wall())?;
+        if self.trust.is_empty() {
+            self.trust.publish(bundle).map_err(BadAnswer::from)?;
+        }
+        Ok(credential)
+    }
+}
+
+fn chance(draw: &Draw) -> f64 {
+    f64::from((draw.next() >> 32) as u32) / f64::from(u32::MAX)
+}
+
+/// A fresh P-256 key and the request (PKCS#10, DER) for an identity.
+///
+/// # Errors
+/// The crypto library's.
+pub fn certificate_request(identity: &Identity, workload: &str) -> Result<(KeyPair, Vec<u8>), rcgen::Error> {
+    let key = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, workload);
+    params.subject_alt_names = vec![SanType::URI(identity.to_string().try_into()?)];
+    let request = params.serialize_request(&key)?;
+    Ok((key, request.der().to_vec()))
+}
+
+/// Judges an answer before use: the key fits, the name is ours, the dates hold, the chain ends in the bundle. Until a bundle came by
+/// ADS, the one in the answer counts, provided it holds one of `roots`.
+///
+/// # Errors
+/// What is wrong with it; nothing has been published then.
+pub fn judge(
+    answer: SignResponse,
+    key: &KeyPair,
+    subject: &Subject,
+    trust_domain: &str,
+    roots: &[CertificateDer<'static>],
+    trust: &TrustCell,
+    now: SystemTime,
+) -> Result<(Credential, Vec<CertificateDer<'static>>), BadAnswer> {
+    let der = |list: Vec<bytes::Bytes>| list.into_iter().map(|bytes| CertificateDer::from(bytes.to_vec())).collect::<Vec<_>>();
+    let (chain, bundle) = (der(answer.chain_der), der(answer.bundle_der));
+    let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|text| CredentialError::Key(rustls::Error::General(text.to_owned())))?;
+    let credential = Credential::new(chain, key)?;
+    let found = &credential.identity;
+    if found.namespace() != subject.namespace || found.trust_domain() != trust_domain {
+        let (namespace, trust_domain) = (subject.namespace.clone(), trust_domain.to_owned());
+        return Err(BadAnswer::Identity { found: Arc::clone(found), namespace, trust_domain });
+    }
+    if *credential.workload != *subject.workload {
+        return Err(BadAnswer::Workload { found: Arc::clone(&credential.workload), expected: subject.workload.clone() });
+    }
+    if credential.not_before > now + CLOCK_SKEW || credential.not_after <= now {
+        return Err(BadAnswer::Dates);
+    }
+    let known = trust.roots();
+    let bundle = if known.is_empty() { bundle } else { known };
+    if trust.is_empty() && !bundle.iter().any(|root| roots.contains(root)) {
+        return Err(BadAnswer::StrangeBundle);
+    }
+    let at = now.max(credential.not_before).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    verify_chain(credential.chain(), &bundle, UnixTime::since_unix_epoch(at)).map_err(BadAnswer::Chain)?;
+    Ok((credential, bundle))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::testing::Authority;
+
+    fn subject() -> Subject {
+        Subject { namespace: "shop".into(), workload: "catalog".into(), instance: "catalog-0".into(), service_account: "catalog".into() }
+    }
+
+    /// Aim: a good answer is taken; one with a foreign key, name, workload, date, chain or bundle is refused, each by its reason.
+    #[test]
+    fn answers_are_judged() {
+        let (authority, other) = (Authority::new("root"), Authority::new("other"));
+        let now = SystemTime::now();
+        let hour = Duration::from_secs(3600);
+        let ours: Identity = "spiffe://cluster.local/ns/shop/sa/catalog".parse().unwrap();
+        let foreign: Identity = "spiffe://cluster.local/ns/bank/sa/catalog".parse().unwrap();
+        let (key, csr) = certificate_request(&ours, "catalog").unwrap();
+        let answer = |authority: &Authority, csr: &[u8], from, to, bundle: &Authority| SignResponse {
+            chain_der: vec![authority.sign(csr, from, to).to_vec().into()],
+            bundle_der: bundle.roots().into_iter().map(|root| root.to_vec().into()).collect(),
+            ..Default::default()
+        };
+        let (_, csr_foreign_key) = certificate_request(&ours, "catalog").unwrap();
+        // Only the name is judged, so the same key signs a request for another identity.
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(foreign.to_string().try_into().unwrap())];
+        let csr_foreign = params.serialize_request(&key).unwrap().der().to_vec();
+        params.subject_alt_names = vec![SanType::URI(ours.to_string().try_into().unwrap())];
+        let csr_other_workload = params.serialize_request(&key).unwrap().der().to_vec();
+        let judged = |answer, known: Option<&Authority>| {
+            let trust = TrustCell::default();
+            if let Some(known) = known {
+                trust.publish(known.roots()).unwrap();
+            }
+            judge(answer, &key, &subject(), "cluster.local", &authority.roots(), &trust, now).map(|(credential, _)| credential)
+        };
+        let good = |bundle| answer(&authority, &csr, now - hour, now + hour, bundle);
+        assert_eq!(judged(good(&authority), None).unwrap().identity.to_string(), ours.to_string());
+        assert!(judged(good(&other), Some(&authority)).is_ok(), "a bundle by ADS outranks the answer's");
+        for (case, answer, known, expected) in [
+            ("empty", SignResponse::default(), None, "chain is empty"),
+            ("foreign key", answer(&authority, &csr_foreign_key, now - hour, now + hour, &authority), None, "does not fit"),
+            ("foreign name", answer(&authority, &csr_foreign, now - hour, now + hour, &authority), None, "ns/bank"),
+            ("workload", answer(&authority, &csr_other_workload, now - hour, now + hour, &authority), None, "workload"),
+            ("ended", answer(&authority, &csr, now - hour * 2, now - hour, &authority), None, "not valid now"),
+            ("not begun", answer(&authority, &csr, now + hour, now + hour * 2, &authority), None, "not valid now"),
+            ("strange bundle", good(&other), None, "none of the roots"),
+            ("chain", answer(&other, &csr, now - hour, now + hour, &authority), None, "does not end"),
+            ("outdated", good(&authority), Some(&other), "does not end"),
+        ] {
+            let error = judged(answer, known).unwrap_err().to_string();
+            assert!(error.contains(expected), "{case}: {error}");
+        }
+    }
+}

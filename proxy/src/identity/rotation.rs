@@ -1,0 +1,189 @@
+//! When to ask for the next leaf: pure, time and chance come in as arguments.
+//!
+//! A leaf is renewed at a given share of its life, give or take five per cent of it, so that leaves issued together are not renewed
+//! together. The old one serves until it expires; failures are retried with growing, jittered pauses that shrink again near the end.
+
+use std::time::{Duration, SystemTime};
+
+/// Renewal point where the mesh does not say: two thirds.
+pub const PERCENT_DEFAULT: u32 = 66;
+/// How far the renewal point is spread, per cent of the life, both ways together.
+const JITTER_PERCENT: f64 = 10.0;
+/// First pause after a failure.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+/// Longest pause while the old leaf holds.
+const PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Longest pause without a valid leaf: a fresh proxy is waiting.
+const PAUSE_WITHOUT_MAX: Duration = Duration::from_secs(5);
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The wake-up that [`Effect::WakeAt`] asked for, or the start.
+    Due,
+    /// A new leaf was verified and published.
+    Issued {
+        /// Start of its validity.
+        not_before: SystemTime,
+        /// End of its validity.
+        not_after: SystemTime,
+    },
+    /// The attempt came to nothing.
+    Failed,
+    /// The mesh's share of life changed.
+    Percent(u32),
+}
+
+/// What to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Ask for a leaf; then tell [`Event::Issued`] or [`Event::Failed`].
+    Request,
+    /// Tell [`Event::Due`] at that time; replaces an earlier wish.
+    WakeAt(SystemTime),
+    /// The leaf ends soon (or has ended, with zero) and no new one could be had.
+    Warn {
+        /// Time left.
+        left: Duration,
+    },
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    percent: u32,
+    leaf: Option<(SystemTime, SystemTime)>,
+    failures: u32,
+}
+
+impl Default for Rotation {
+    fn default() -> Self {
+        Self { percent: PERCENT_DEFAULT, leaf: None, failures: 0 }
+    }
+}
+
+impl Rotation {
+    /// Takes an event at wall time `now`; `chance` is uniform in 0..1.
+    pub fn on(&mut self, event: Event, now: SystemTime, chance: f64) -> Vec<Effect> {
+        match event {
+            Event::Due => vec![Effect::Request],
+            Event::Issued { not_before, not_after } => {
+                self.leaf = Some((not_before, not_after));
+                self.failures = 0;
+                vec![Effect::WakeAt(self.due(chance).max(now + PAUSE_MIN))]
+            }
+            Event::Failed => self.failed(now, chance),
+            Event::Percent(percent) => {
+                let percent = percent.clamp(1, 95);
+                if percent == self.percent || self.leaf.is_none() {
+                    self.percent = percent;
+                    return Vec::new();
+                }
+                self.percent = percent;
+                vec![Effect::WakeAt(self.due(chance).max(now))]
+            }
+        }
+    }
+
+    fn due(&self, chance: f64) -> SystemTime {
+        let Some((not_before, not_after)) = self.leaf else { return SystemTime::UNIX_EPOCH };
+        let life = not_after.duration_since(not_before).unwrap_or_default();
+        let percent = (f64::from(self.percent) + (chance - 0.5) * JITTER_PERCENT).clamp(1.0, 98.0);
+        not_before + life.mul_f64(percent / 100.0)
+    }
+
+    fn failed(&mut self, now: SystemTime, chance: f64) -> Vec<Effect> {
+        self.failures = self.failures.saturating_add(1);
+        let left = self.leaf.map(|(_, end)| end.duration_since(now).unwrap_or_default());
+        // Near the end there must be time for several more attempts.
+        let longest = match left {
+            Some(left) if !left.is_zero() => PAUSE_MAX.min(left / 8).max(PAUSE_MIN),
+            _ => PAUSE_WITHOUT_MAX,
+        };
+        let grown = PAUSE_MIN.saturating_mul(1 << self.failures.saturating_sub(1).min(16));
+        let pause = grown.min(longest).mul_f64(0.5 + chance / 2.0);
+        let mut effects = vec![Effect::WakeAt(now + pause)];
+        if let (Some(left), Some((begin, end))) = (left, self.leaf) {
+            let life = end.duration_since(begin).unwrap_or_default();
+            if left < life / 5 {
+                effects.push(Effect::Warn { left });
+            }
+        }
+        effects
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn start() -> SystemTime {
+        SystemTime::UNIX_EPOCH + HOUR * 24 * 365 * 50
+    }
+
+    /// Aim: a month of daily leaves, each renewed between 61 and 71 per cent of its life.
+    #[test]
+    fn a_month_of_rotations() {
+        let mut rotation = Rotation::default();
+        let mut now = start();
+        for day in 0..30 {
+            assert_eq!(rotation.on(Event::Due, now, 0.5), [Effect::Request]);
+            let issued = Event::Issued { not_before: now, not_after: now + HOUR * 24 };
+            let effects = rotation.on(issued, now, f64::from(day) / 30.0);
+            let [Effect::WakeAt(at)] = effects.as_slice() else { panic!("{effects:?}") };
+            let share = at.duration_since(now).unwrap().as_secs_f64() / (HOUR * 24).as_secs_f64();
+            assert!((0.609..0.711).contains(&share), "{share}");
+            now = *at;
+        }
+    }
+
+    /// Aim: a leaf of one minute is renewed with time for many attempts, which never wait past its end.
+    #[test]
+    fn a_minute_is_enough() {
+        let mut rotation = Rotation::default();
+        let end = start() + Duration::from_secs(60);
+        let effects = rotation.on(Event::Issued { not_before: start(), not_after: end }, start(), 0.0);
+        let &[Effect::WakeAt(mut now)] = effects.as_slice() else { panic!("{effects:?}") };
+        let (mut attempts, mut warned) = (0, false);
+        while now < end {
+            attempts += 1;
+            let effects = rotation.on(Event::Failed, now, 1.0);
+            warned |= effects.iter().any(|effect| matches!(effect, Effect::Warn { .. }));
+            let Effect::WakeAt(next) = effects[0] else { panic!("{effects:?}") };
+            now = next;
+        }
+        assert!(attempts >= 10 && warned, "{attempts} attempts");
+        assert!(now < end + PAUSE_WITHOUT_MAX);
+    }
+
+    /// Aim: without any leaf the pauses grow to five seconds and no further, jittered downwards.
+    #[test]
+    fn a_fresh_proxy_asks_often() {
+        let mut rotation = Rotation::default();
+        let mut pauses = Vec::new();
+        for _ in 0..12 {
+            let effects = rotation.on(Event::Failed, start(), 1.0);
+            let [Effect::WakeAt(at)] = effects.as_slice() else { panic!("{effects:?}") };
+            pauses.push(at.duration_since(start()).unwrap());
+        }
+        assert_eq!((pauses[0], pauses[11]), (PAUSE_MIN, PAUSE_WITHOUT_MAX));
+        assert!(pauses.is_sorted());
+        let effects = rotation.on(Event::Failed, start(), 0.0);
+        assert_eq!(effects, [Effect::WakeAt(start() + PAUSE_WITHOUT_MAX / 2)]);
+    }
+
+    /// Aim: a changed share moves the renewal; before the first leaf it is only remembered.
+    #[test]
+    fn the_mesh_may_move_the_point() {
+        let mut rotation = Rotation::default();
+        assert!(rotation.on(Event::Percent(50), start(), 0.5).is_empty());
+        let issued = Event::Issued { not_before: start(), not_after: start() + HOUR };
+        assert_eq!(rotation.on(issued, start(), 0.5), [Effect::WakeAt(start() + HOUR / 2)]);
+        assert_eq!(rotation.on(Event::Percent(25), start(), 0.5), [Effect::WakeAt(start() + HOUR / 4)]);
+        assert!(rotation.on(Event::Percent(25), start(), 0.5).is_empty());
+        let late = start() + HOUR / 2;
+        assert_eq!(rotation.on(Event::Percent(30), late, 0.5), [Effect::WakeAt(late)]);
+    }
+}

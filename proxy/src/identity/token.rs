@@ -1,0 +1,134 @@
+//! One-time join tokens: `mw1.` and base64url of JSON `{workload, ca, secret}` (docs/architecture.md).
+
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use parking_lot::Mutex;
+use serde::Deserialize;
+
+/// Tokens are a few hundred bytes.
+const TOKEN_BYTES_MAX: u64 = 8 << 10;
+const PREFIX: &str = "mw1.";
+
+/// A token read: what it is for, and the text to present.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// `NS/NAME` it admits.
+    pub workload: String,
+    /// SHA-256 of the root it trusts, hex.
+    pub ca: String,
+    /// The whole token; a secret.
+    pub text: String,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Token").field("workload", &self.workload).field("ca", &self.ca).finish_non_exhaustive()
+    }
+}
+
+/// Why a text is no token.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("this is no join token: {0}; make one with `meshwright token create --workload NS/NAME`")]
+pub struct NotAToken(&'static str);
+
+#[derive(Deserialize)]
+struct Content {
+    workload: String,
+    ca: String,
+}
+
+impl std::str::FromStr for Token {
+    type Err = NotAToken;
+
+    fn from_str(text: &str) -> Result<Self, NotAToken> {
+        let text = text.trim();
+        let body = text.strip_prefix(PREFIX).ok_or(NotAToken("it does not start with mw1."))?;
+        let json = BASE64_URL_SAFE_NO_PAD.decode(body.trim_end_matches('=')).map_err(|_| NotAToken("it is not base64url"))?;
+        let content: Content = serde_json::from_slice(&json).map_err(|_| NotAToken("its content cannot be read"))?;
+        Ok(Self { workload: content.workload, ca: content.ca, text: text.to_owned() })
+    }
+}
+
+/// The file a token lies in, read again at each attempt: whoever started the proxy may refill it.
+#[derive(Debug)]
+pub struct TokenFile {
+    path: PathBuf,
+    kept: Option<Mutex<File>>,
+}
+
+impl TokenFile {
+    /// Remembers the file, and keeps it open where it exists: after the rights are dropped it may not be openable by name.
+    pub fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), kept: File::open(path).ok().map(Mutex::new) }
+    }
+
+    /// Its path, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it holds now.
+    ///
+    /// # Errors
+    /// It cannot be read (kind as the kernel says) or holds no token (`InvalidData`). The message names the file.
+    pub fn read(&self) -> io::Result<Token> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("the token file {}: {error}", self.path.display()));
+        let text = match (File::open(&self.path), &self.kept) {
+            (Ok(mut file), _) => content(&mut file),
+            (Err(_), Some(kept)) => {
+                let mut file = kept.lock();
+                file.seek(SeekFrom::Start(0)).and_then(|_| content(&mut file))
+            }
+            (Err(error), None) => Err(error),
+        };
+        text.map_err(named)?.parse().map_err(|error| named(io::Error::new(io::ErrorKind::InvalidData, error)))
+    }
+}
+
+fn content(file: &mut File) -> io::Result<String> {
+    let mut text = String::new();
+    file.take(TOKEN_BYTES_MAX).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+pub(crate) fn make(workload: &str, ca: &str) -> String {
+    let json = serde_json::json!({"workload": workload, "ca": ca, "secret": "s3cret"});
+    format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(json.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Aim: our tokens are read, anything else is refused with the command that makes one, and none shows in a log.
+    #[test]
+    fn tokens_are_read_strictly() {
+        let token: Token = format!(" {}\n", make("shop/catalog", "ab")).parse().unwrap();
+        assert_eq!((token.workload.as_str(), token.ca.as_str()), ("shop/catalog", "ab"));
+        assert!(!format!("{token:?}").contains("mw1."));
+        for bad in ["", "mw2.e30", "mw1.%%%", "mw1.e30", "mw1."] {
+            let error = bad.parse::<Token>().unwrap_err().to_string();
+            assert!(error.contains("token create"), "{error}");
+        }
+    }
+
+    /// Aim: a refilled file is read anew, also one that can no longer be opened by name.
+    #[test]
+    fn a_refilled_file_is_read_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        assert!(TokenFile::new(&path).read().unwrap_err().to_string().contains("token"));
+        std::fs::write(&path, make("shop/a", "1")).unwrap();
+        let file = TokenFile::new(&path);
+        assert_eq!(file.read().unwrap().workload, "shop/a");
+        std::fs::write(&path, make("shop/b", "2")).unwrap();
+        assert_eq!(file.read().unwrap().workload, "shop/b");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(file.read().unwrap().workload, "shop/b");
+    }
+}

@@ -1,0 +1,110 @@
+//! Where the proxy is between its start and its end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::snapshots::Snapshots;
+use crate::tls::CredentialCell;
+
+/// Shared by signals, admin and probes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Lifecycle {
+    snapshots: Snapshots,
+    credentials: Arc<CredentialCell>,
+    bound: Arc<AtomicBool>,
+    started: Arc<AtomicBool>,
+    /// Cancelled when the drain begins: not ready any more, peers are told, connections end in order.
+    pub draining: CancellationToken,
+    /// Cancelled when the process shall end once it is drained.
+    pub leaving: CancellationToken,
+    /// Cancelled when the process shall end now.
+    pub quit: CancellationToken,
+}
+
+impl Lifecycle {
+    /// A proxy that has just begun.
+    pub fn new(snapshots: Snapshots, credentials: Arc<CredentialCell>) -> Self {
+        Self {
+            snapshots,
+            credentials,
+            bound: Arc::default(),
+            started: Arc::default(),
+            draining: CancellationToken::new(),
+            leaving: CancellationToken::new(),
+            quit: CancellationToken::new(),
+        }
+    }
+
+    /// The listeners are open.
+    pub fn bound(&self) {
+        self.bound.store(true, Ordering::Release);
+    }
+
+    /// Begins the drain and lets the process end after it; the second time it ends at once.
+    pub fn leave(&self) {
+        if self.leaving.is_cancelled() {
+            self.quit.cancel();
+        }
+        self.draining.cancel();
+        self.leaving.cancel();
+    }
+
+    /// Whether traffic should be sent here: certificate, first epoch, open listeners, no drain.
+    ///
+    /// # Errors
+    /// What is missing, in words.
+    pub fn ready(&self) -> Result<(), &'static str> {
+        if self.draining.is_cancelled() {
+            return Err("draining");
+        }
+        if !self.bound.load(Ordering::Acquire) {
+            return Err("the listeners are not open yet");
+        }
+        if self.credentials.current().is_none() {
+            return Err("no certificate yet");
+        }
+        if self.snapshots.load().settings.is_none() {
+            return Err("no configuration yet");
+        }
+        self.started.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Whether it was ever ready.
+    ///
+    /// # Errors
+    /// What is missing, in words.
+    pub fn started(&self) -> Result<(), &'static str> {
+        if self.started.load(Ordering::Acquire) { Ok(()) } else { self.ready() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::model::Snapshot;
+
+    use super::*;
+    use crate::tls::testing::Authority;
+
+    /// Aim: ready needs certificate, configuration and listeners, ends with the drain; started stays; a second wish to leave is final.
+    #[test]
+    fn readiness_follows_the_parts() {
+        let (snapshots, credentials) = (Snapshots::default(), Arc::new(CredentialCell::default()));
+        let life = Lifecycle::new(snapshots.clone(), Arc::clone(&credentials));
+        assert_eq!(life.ready(), Err("the listeners are not open yet"));
+        life.bound();
+        assert_eq!(life.ready(), Err("no certificate yet"));
+        credentials.publish(Authority::new("root").issue("spiffe://cluster.local/ns/shop/sa/a", "a"));
+        assert_eq!(life.started(), Err("no configuration yet"));
+        let settings = Some(Arc::new(crate::snapshots::testing::settings()));
+        snapshots.publish(Arc::new(Snapshot { settings, ..Snapshot::default() }));
+        assert_eq!(life.ready(), Ok(()));
+        life.leave();
+        assert_eq!((life.ready(), life.started()), (Err("draining"), Ok(())));
+        assert!(!life.quit.is_cancelled());
+        life.leave();
+        assert!(life.quit.is_cancelled());
+    }
+}

@@ -1,0 +1,28 @@
+//! A configuration for tests of this crate and of others. Not part of the proxy's interface.
+#![allow(clippy::unwrap_used, missing_docs, reason = "for tests only")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use engine::model::Settings;
+
+/// The settings of `shop/frontend` in a mesh whose addresses are 10.96.0.0/12.
+pub fn settings() -> Settings {
+    Settings {
+        trust_domain: "cluster.local".into(),
+        outside_mesh_denied: false,
+        mesh_cidrs: vec!["10.96.0.0/12".parse().unwrap()],
+        dns_zones: Vec::new(),
+        access_log: false,
+        otlp_endpoint: None,
+        sample_threshold: 0,
+        span_attributes: BTreeMap::new(),
+        leaf_life: Duration::from_secs(24 * 3600),
+        rotate_at_percent: 66,
+        metric_series_max: 1000,
+        namespace: "shop".into(),
+        workload: "frontend".into(),
+        service_account: "default".into(),
+        own_addresses: Vec::new(),
+    }
+}
