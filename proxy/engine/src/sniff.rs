@@ -316,7 +316,8 @@ mod tests {
     }
 
     proptest! {
-        #[test]
+        /// Aim: never panics, and what n bytes decided, n + 1 bytes decide alike, also for broken input.
+    #[test]
         fn a_decision_never_changes_with_more_bytes(
             head in prop_oneof![
                 Just(b"GET /a HTTP/1.1\r\nHost: x\r\n".to_vec()),
@@ -329,7 +330,6 @@ mod tests {
             tail in prop::collection::vec(any::<u8>(), 0..300),
             flip in any::<(u16, u8)>(),
         ) {
-            // Aim: never panics, and what n bytes decided, n + 1 bytes decide alike, also for broken input.
             let mut bytes = head;
             bytes.truncate(cut.max(3));
             bytes.extend(tail);

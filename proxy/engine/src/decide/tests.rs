@@ -211,6 +211,7 @@ fn backends_share_by_weight_and_bad_ones_keep_their_share() {
 }
 
 proptest! {
+    /// Aim: what the door accepts, decide carries without a panic, whatever the request.
     #[test]
     fn decide_survives_any_head_on_any_accepted_table(
         domains in prop::collection::vec("\\*|\\*\\.[a-z]{1,3}|[a-z]{1,3}(\\.[a-z]{1,3})?|\\PC{0,6}", 1..4),
@@ -221,7 +222,6 @@ proptest! {
         headers in prop::collection::vec(("[a-b]", prop::collection::vec(any::<u8>(), 0..5)), 0..4),
         draw in any::<u64>(),
     ) {
-        // Aim: what the door accepts, decide carries without a panic, whatever the request.
         let mut parts = Parts::default();
         let mut rules = Vec::new();
         for (index, path) in paths.iter().enumerate() {

@@ -221,9 +221,9 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
+    /// Aim: whatever the way, reuse included, a snapshot is what its accepted resources say.
     #[test]
     fn step_by_step_equals_from_scratch(steps in steps()) {
-        // Aim: whatever the way, reuse included, a snapshot is what its accepted resources say.
         let mut parts = Parts::default();
         let mut held: BTreeMap<(usize, usize), usize> = BTreeMap::new();
         let mut snapshot = Snapshot::default();

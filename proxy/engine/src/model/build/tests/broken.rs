@@ -29,6 +29,7 @@ fn good() -> Vec<(&'static str, &'static str, Any)> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
+    /// Aim: a resource with flipped, cut or random bytes is refused or accepted; the snapshot with it still explains and dumps.
     #[test]
     fn broken_bytes_are_refused_or_carried_never_a_panic(
         which in 0..8_usize,
@@ -36,7 +37,6 @@ proptest! {
         cut in any::<u16>(),
         random in prop::option::weighted(0.1, prop::collection::vec(any::<u8>(), 0..64)),
     ) {
-        // Aim: a resource with flipped, cut or random bytes is refused or accepted; the snapshot with it still explains and dumps.
         let mut parts = fixture::shop();
         let resources = good();
         for (index, (kind, name, any)) in resources.into_iter().enumerate() {
