@@ -5,6 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use anyhow::bail;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+/// Moves the instances' ranges.
+const INSTANCE_FLAG: &str = "--instance-cidr";
+/// Moves the Services' ranges.
+const SERVICE_FLAG: &str = "--service-cidr";
+
 /// The ranges of contract section 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ranges {
@@ -33,10 +38,10 @@ impl Ranges {
     /// Each range with the flag that moves it.
     pub(crate) fn flags(&self) -> [(&'static str, IpNet); 4] {
         [
-            ("--instance-range", IpNet::V4(self.instances)),
-            ("--instance-range-v6", IpNet::V6(self.instances_v6)),
-            ("--service-range", IpNet::V4(self.services)),
-            ("--service-range-v6", IpNet::V6(self.services_v6)),
+            (INSTANCE_FLAG, IpNet::V4(self.instances)),
+            (INSTANCE_FLAG, IpNet::V6(self.instances_v6)),
+            (SERVICE_FLAG, IpNet::V4(self.services)),
+            (SERVICE_FLAG, IpNet::V6(self.services_v6)),
         ]
     }
 
@@ -64,6 +69,16 @@ impl Ranges {
         }
     }
 
+    /// Ranges with what the command line moves: at most one range per family for each.
+    ///
+    /// # Errors
+    /// Two ranges of one family.
+    pub(crate) fn moved(mut self, instances: &[IpNet], services: &[IpNet]) -> anyhow::Result<Self> {
+        pick(INSTANCE_FLAG, instances, &mut self.instances, &mut self.instances_v6)?;
+        pick(SERVICE_FLAG, services, &mut self.services, &mut self.services_v6)?;
+        Ok(self)
+    }
+
     /// Refuses ranges that are too small, that overlap one another, or that this machine uses already.
     ///
     /// # Errors
@@ -88,6 +103,20 @@ impl Ranges {
     }
 }
 
+fn pick(flag: &str, given: &[IpNet], v4: &mut Ipv4Net, v6: &mut Ipv6Net) -> anyhow::Result<()> {
+    let fours = given.iter().filter(|range| range.addr().is_ipv4()).count();
+    if fours > 1 || given.len() - fours > 1 {
+        bail!("{flag} takes one range per family, for example {flag} 10.78.0.0/16,fd00:6d78::/64");
+    }
+    for range in given {
+        match range {
+            IpNet::V4(range) => *v4 = range.trunc(),
+            IpNet::V6(range) => *v6 = range.trunc(),
+        }
+    }
+    Ok(())
+}
+
 fn overlap(a: &IpNet, b: &IpNet) -> bool {
     a.contains(b) || b.contains(a)
 }
@@ -106,11 +135,11 @@ mod tests {
         let ranges = Ranges::default();
         ranges.check(&nets(&["192.168.0.0/24", "10.78.0.0/16", "fe80::/64", "fd00:6d77:78::/64"])).unwrap();
         for (taken, flag) in [
-            ("10.77.3.0/24", "--instance-range"),
-            ("10.0.0.0/8", "--instance-range"),
-            ("10.100.0.0/16", "--service-range"),
-            ("fd00:6d77:77::5/128", "--instance-range-v6"),
-            ("fd00:6d77::/120", "--service-range-v6"),
+            ("10.77.3.0/24", "--instance-cidr"),
+            ("10.0.0.0/8", "--instance-cidr"),
+            ("10.100.0.0/16", "--service-cidr"),
+            ("fd00:6d77:77::5/128", "--instance-cidr"),
+            ("fd00:6d77::/120", "--service-cidr"),
         ] {
             let said = ranges.check(&nets(&[taken])).unwrap_err().to_string();
             assert!(said.contains(taken) && said.ends_with(flag), "{said}");
@@ -121,9 +150,20 @@ mod tests {
     #[test]
     fn own_ranges_make_sense() {
         let overlapping = Ranges { services: "10.77.4.0/24".parse().unwrap(), ..Ranges::default() };
-        assert!(overlapping.check(&[]).unwrap_err().to_string().contains("overlaps --service-range"));
+        assert!(overlapping.check(&[]).unwrap_err().to_string().contains("overlaps --service-cidr"));
         let tiny = Ranges { instances: "10.77.0.0/30".parse().unwrap(), ..Ranges::default() };
         assert!(tiny.check(&[]).unwrap_err().to_string().contains("too small"));
+    }
+
+    /// Aim: a range given moves its family alone; two of one family are refused.
+    #[test]
+    fn ranges_move() {
+        let moved = Ranges::default().moved(&nets(&["10.78.1.0/16"]), &nets(&["fd01::/108"])).unwrap();
+        assert_eq!((moved.instances.to_string(), moved.services_v6.to_string()), ("10.78.0.0/16".to_owned(), "fd01::/108".to_owned()));
+        assert_eq!(moved.services, Ranges::default().services);
+        assert!(
+            Ranges::default().moved(&nets(&["10.78.0.0/16", "10.79.0.0/16"]), &[]).unwrap_err().to_string().contains("--instance-cidr")
+        );
     }
 
     /// Aim: the bridge has the first address of both families.
