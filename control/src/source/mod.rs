@@ -1,5 +1,11 @@
 //! Where objects come from: the text of manifests, and the folder that holds them.
 
+mod folder;
+mod watch;
+
+pub use folder::{FileChange, Folder};
+pub use watch::{Watch, load};
+
 use crate::world::object::{Candidate, read};
 use crate::world::problem::{Problem, Severity};
 use crate::world::tree::documents;

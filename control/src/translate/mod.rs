@@ -1,18 +1,39 @@
 //! From a [`World`] to what each proxy runs, what each object's status says and what the node agent starts. Pure: same world,
 //! same answer, whatever the order in which it came about.
 
+mod analyze;
+mod attach;
+mod cluster;
+mod conflict;
+mod dns;
+mod listener;
+mod mtls;
+mod node;
+mod protocol;
+mod route;
+mod settings;
 mod status;
+mod view;
+mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use prost_types::Any;
-use proto::names::NodeId;
+use proto::names::{Mode, NodeId};
 
-pub use status::{Condition, Status};
+pub use analyze::{analyze, audit};
+pub use node::node_order;
+pub use status::{AncestorStatus, Condition, ListenerStatus, ParentStatus, Status, statuses};
+pub use view::view;
 
-use crate::world::{ObjectKey, World};
+use crate::world::World;
+
+/// Type URL of [`proto::mesh::ProxyConfig`].
+pub const PROXY_CONFIG: &str = "type.googleapis.com/meshwright.v1.ProxyConfig";
+/// Type URL of [`proto::mesh::DnsRecord`].
+pub const DNS_RECORD: &str = "type.googleapis.com/meshwright.v1.DnsRecord";
 
 /// Whom a view is for. Translation sees nothing else of a client, so this is the whole key of a cache.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,25 +68,44 @@ pub struct View {
     pub missing: BTreeSet<String>,
 }
 
-/// The audience that a node id stands for: a declared instance or Gateway; `None` if there is none of that name.
+/// The audience that a node id stands for: a declared instance that is meshed, or a Gateway of ours; `None` if there is none.
 pub fn audience(world: &World, node: &NodeId) -> Option<Audience> {
-    let _ = (world, node);
-    None
+    let index = world.index();
+    let name = (node.namespace.clone(), node.instance.clone());
+    match node.mode {
+        Mode::Sidecar => {
+            let instance = index.instances.get(&name).filter(|instance| instance.meshed)?;
+            Some(Audience {
+                node: node.clone(),
+                workload: instance.workload.clone(),
+                labels: instance.labels().clone(),
+                service_account: instance.workload()?.service_account.clone(),
+                addresses: instance.addresses.clone(),
+            })
+        }
+        Mode::Edge => {
+            let gateway = index.gateways.get(&name)?;
+            Some(Audience {
+                node: node.clone(),
+                workload: node.instance.clone(),
+                labels: gateway.metadata.labels.clone(),
+                service_account: edge_account(&node.instance),
+                addresses: index.gateway_addresses.get(&name).cloned().unwrap_or_default(),
+            })
+        }
+    }
 }
 
-/// What a proxy should hold: what its own listeners imply, and the closure of the names it `wants` (`out/IP:PORT`, `dns/NAME`).
-pub fn view(world: &World, audience: &Audience, wants: &BTreeSet<String>) -> View {
-    let _ = (world, audience);
-    View { missing: wants.clone(), ..View::default() }
+/// Every audience that the world declares, in order.
+pub fn audiences(world: &World) -> Vec<Audience> {
+    let index = world.index();
+    let node = |mode, name: &(String, String)| NodeId { mode, namespace: name.0.clone(), instance: name.1.clone() };
+    let sidecars = index.instances.keys().map(|name| node(Mode::Sidecar, name));
+    let edges = index.gateways.keys().map(|name| node(Mode::Edge, name));
+    sidecars.chain(edges).filter_map(|node| audience(world, &node)).collect()
 }
 
-/// What the status of every object says.
-pub fn statuses(world: &World) -> BTreeMap<ObjectKey, Status> {
-    let _ = world;
-    BTreeMap::new()
-}
-
-/// What the node agent should run now; the epoch's number is the caller's to fill in.
-pub fn node_order(world: &World) -> proto::mesh::NodeOrder {
-    proto::mesh::NodeOrder { synced: world.synced(), ..Default::default() }
+/// The service account of a Gateway's proxy: its own name, so that policies can name it.
+fn edge_account(gateway: &str) -> String {
+    gateway.to_owned()
 }

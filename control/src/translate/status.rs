@@ -1,8 +1,19 @@
-//! What status says of each object.
+//! What status says of each object (Gateway API's shapes; `gateway-api.md`, section 1). `Live` is added by whoever knows which
+//! proxies have acknowledged.
 
 use std::collections::BTreeMap;
 
+use proto::annotations::CONTROLLER;
 use serde::Serialize;
+use serde_json::json;
+
+use super::attach::{self, Judged, Refusal, Standing};
+use super::conflict;
+use crate::world::gateway::Gateway;
+use crate::world::key::GATEWAY_API;
+use crate::world::own::Selector;
+use crate::world::route::{HttpRoute, ParentRef, Rule};
+use crate::world::{Candidate, Kind, Name, Object, ObjectKey, Spec, World};
 
 /// One condition, as Kubernetes writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -78,4 +89,234 @@ pub struct AncestorStatus {
     pub controller_name: &'static str,
     /// The standing.
     pub conditions: Vec<Condition>,
+}
+
+/// What the status of every object says; objects without anything to say are left out.
+pub fn statuses(world: &World) -> BTreeMap<ObjectKey, Status> {
+    let mut statuses = BTreeMap::new();
+    for (key, slot) in world.slots() {
+        let by = Conditions { generation: slot.generation() };
+        let status = match (slot.live().and_then(|live| live.object.as_ref()), slot.refused()) {
+            (Some(object), _) => of_object(world, object, &by),
+            (None, Some(refused)) => Some(of_refused(refused, &by)),
+            (None, None) => None,
+        };
+        statuses.extend(status.map(|status| (key.clone(), status)));
+    }
+    statuses
+}
+
+/// Makes conditions that speak of one generation.
+struct Conditions {
+    generation: i64,
+}
+
+impl Conditions {
+    fn say(&self, kind: &str, status: &'static str, reason: &str, message: impl Into<String>) -> Condition {
+        Condition { kind: kind.to_owned(), status, reason: reason.to_owned(), message: message.into(), observed_generation: self.generation }
+    }
+
+    /// True with the kind's own name as the reason, as in Gateway API.
+    fn holds(&self, kind: &str) -> Condition {
+        self.say(kind, "True", kind, "")
+    }
+
+    fn fails(&self, kind: &str, refusal: &Refusal) -> Condition {
+        self.say(kind, "False", refusal.reason, refusal.message.clone())
+    }
+}
+
+fn of_refused(refused: &Candidate, by: &Conditions) -> Status {
+    let first = refused.problems.iter().find(|problem| problem.severity == crate::world::Severity::Error);
+    let message = first.map(|problem| format!("{}: {}", problem.field, problem.message)).unwrap_or_default();
+    Status { conditions: vec![by.say("Accepted", "False", "Invalid", message)], ..Status::default() }
+}
+
+fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> {
+    let index = world.index();
+    let name: Name = (object.key.namespace.clone(), object.key.name.clone());
+    match &object.spec {
+        Spec::Unsupported => {
+            let condition = by.say("Accepted", "False", "Unsupported", "not supported by this version; it has no effect");
+            Some(Status { conditions: vec![condition], ..Status::default() })
+        }
+        Spec::GatewayClass(class) => {
+            let refusal = class.parameters.then(|| Refusal::new("InvalidParameters", "this controller has no parameters"));
+            let condition = refusal.map_or_else(|| by.holds("Accepted"), |refusal| by.fails("Accepted", &refusal));
+            (class.controller == CONTROLLER).then(|| Status { conditions: vec![condition], ..Status::default() })
+        }
+        Spec::Gateway(gateway) => index.gateways.contains_key(&name).then(|| of_gateway(world, &name, gateway, by)),
+        Spec::HttpRoute(route) => Some(of_route(world, object, route, by)),
+        Spec::PeerAuthentication(spec) => Some(of_policy(world, object, &spec.selector, by)),
+        Spec::Telemetry(spec) => Some(of_policy(world, object, &spec.selector, by)),
+        Spec::Mesh(_) => Some(Status { conditions: vec![by.holds("Accepted")], ..Status::default() }),
+        Spec::Workload(_) => {
+            let instances: Vec<_> = index.workloads.get(&name)?.iter().filter_map(|name| index.instances.get(name)).collect();
+            let ready = instances.iter().filter(|instance| instance.ready).count();
+            let message = format!("{ready} of {} instances are ready", instances.len());
+            let all = ready == instances.len();
+            let condition = by.say("Ready", if all { "True" } else { "False" }, if all { "Ready" } else { "NotReady" }, message);
+            Some(Status { conditions: vec![by.holds("Accepted"), condition], ..Status::default() })
+        }
+        _ => None,
+    }
+}
+
+fn of_gateway(world: &World, name: &Name, gateway: &Gateway, by: &Conditions) -> Status {
+    let refused = attach::refused(gateway);
+    let judged = attach::listeners(gateway);
+    let good = judged.iter().filter(|judged| judged.refused.is_none()).count();
+    let accepted = match &refused {
+        Some(refusal) => by.fails("Accepted", refusal),
+        None if good == 0 => by.say("Accepted", "False", "ListenersNotValid", "no listener can be served"),
+        None if good < judged.len() => by.say("Accepted", "True", "ListenersNotValid", "some listeners cannot be served"),
+        None => by.holds("Accepted"),
+    };
+    let state = world.gateway_states().get(name);
+    let ready = world.settings().assume_ready || state.is_some_and(|state| state.ready);
+    let programmed = |served: bool| match served {
+        false => by.say("Programmed", "False", "Invalid", ""),
+        true if ready => by.holds("Programmed"),
+        true => by.say("Programmed", "False", "Pending", state.map(|state| state.message.clone()).unwrap_or_default()),
+    };
+    let served = refused.is_none() && good > 0;
+    let addresses = world.index().gateway_addresses.get(name).filter(|_| served).map_or(&[][..], Vec::as_slice);
+    let address = |address: &std::net::IpAddr| BTreeMap::from([("type", "IPAddress".to_owned()), ("value", address.to_string())]);
+    let counts = attached_routes(world, name, judged.len());
+    let listeners = judged.iter().zip(counts);
+    Status {
+        conditions: vec![accepted, programmed(served)],
+        listeners: listeners.map(|(judged, count)| of_listener(judged, count, programmed(served && judged.refused.is_none()), by)).collect(),
+        addresses: addresses.iter().map(address).collect(),
+        ..Status::default()
+    }
+}
+
+fn of_listener(judged: &Judged<'_>, attached_routes: usize, programmed: Condition, by: &Conditions) -> ListenerStatus {
+    let mut conditions = vec![match &judged.refused {
+        Some(refusal) if judged.conflicted() => by.say("Accepted", "False", "ListenerConflict", refusal.message.clone()),
+        Some(refusal) => by.fails("Accepted", refusal),
+        None => by.holds("Accepted"),
+    }];
+    if let Some(refusal) = judged.refused.as_ref().filter(|_| judged.conflicted()) {
+        conditions.push(by.say("Conflicted", "True", refusal.reason, refusal.message.clone()));
+    }
+    conditions.push(if judged.invalid_kinds.is_empty() {
+        by.holds("ResolvedRefs")
+    } else {
+        by.say("ResolvedRefs", "False", "InvalidRouteKinds", format!("it cannot carry {}", judged.invalid_kinds.join(", ")))
+    });
+    conditions.push(programmed);
+    let kind = BTreeMap::from([("group", GATEWAY_API.to_owned()), ("kind", Kind::HTTPRoute.text().to_owned())]);
+    let supported = judged.http_routes && judged.refused.is_none();
+    ListenerStatus {
+        name: judged.listener.name.clone(),
+        supported_kinds: supported.then_some(kind).into_iter().collect(),
+        attached_routes,
+        conditions,
+    }
+}
+
+/// How many accepted routes each listener of a Gateway has; unresolved backends do not matter.
+fn attached_routes(world: &World, gateway: &Name, listeners: usize) -> Vec<usize> {
+    let index = world.index();
+    let mut counts = vec![0; listeners];
+    for route in &index.routes {
+        let Some(spec) = attach::content(route).filter(|spec| wholly_invalid(spec).is_none()) else { continue };
+        let mut places = std::collections::BTreeSet::new();
+        for parent in &spec.parents {
+            if let Standing::Gateway(name, attached) = attach::standing(index, route, parent)
+                && name == *gateway
+            {
+                places.extend(attached.into_iter().map(|(place, _)| place));
+            }
+        }
+        for place in places {
+            counts[place] += 1;
+        }
+    }
+    counts
+}
+
+fn is_invalid(rule: &Rule) -> bool {
+    !rule.unmatchable.is_empty() || !rule.failing.is_empty()
+}
+
+/// Why no rule of the route can be served as written.
+pub(super) fn wholly_invalid(route: &HttpRoute) -> Option<Refusal> {
+    route.rules.iter().all(is_invalid).then(|| Refusal::new("UnsupportedValue", invalid_parts(route)))
+}
+
+/// What is wrong with which rule, in Gateway API's words.
+fn invalid_parts(route: &HttpRoute) -> String {
+    let mut parts = Vec::new();
+    for (number, rule) in route.rules.iter().enumerate() {
+        let dropped = rule.unmatchable.iter().map(|fault| format!("Dropped Rule {number}: {}", fault.message));
+        parts.extend(dropped);
+        if rule.unmatchable.is_empty() {
+            parts.extend(rule.failing.iter().map(|fault| format!("Dropped Rule {number}: {}; its requests are answered 500", fault.message)));
+        }
+        let backends = rule.backends.iter().flat_map(|backend| backend.failing.iter().map(move |fault| (&backend.name, fault)));
+        parts.extend(backends.map(|(name, fault)| {
+            format!("Dropped Rule {number}: {}; the share of backend {name} is answered 500", fault.message)
+        }));
+        parts.extend(rule.without.iter().map(|fault| format!("Fall Back: {}; rule {number} is served without it", fault.message)));
+    }
+    parts.join(". ")
+}
+
+fn of_route(world: &World, object: &Object, route: &HttpRoute, by: &Conditions) -> Status {
+    let mut parents = Vec::new();
+    for parent in &route.parents {
+        let standing = attach::standing(world.index(), object, parent);
+        if matches!(standing, Standing::Foreign) {
+            continue;
+        }
+        let accepted = match (&standing, wholly_invalid(route)) {
+            (Standing::Refused(refusal), _) => by.fails("Accepted", refusal),
+            (_, Some(refusal)) => by.fails("Accepted", &refusal),
+            _ => by.holds("Accepted"),
+        };
+        let mesh = matches!(standing, Standing::Service(..)) || parent.is_service();
+        let unresolved = route.rules.iter().flat_map(|rule| &rule.backends).find_map(|backend| attach::backend(world.index(), object, backend, mesh).err());
+        let resolved = unresolved.map_or_else(|| by.holds("ResolvedRefs"), |refusal| by.fails("ResolvedRefs", &refusal));
+        let parts = invalid_parts(route);
+        let partly = (accepted.status == "True" && !parts.is_empty()).then(|| by.say("PartiallyInvalid", "True", "UnsupportedValue", parts));
+        parents.push(ParentStatus {
+            parent_ref: echo(parent),
+            controller_name: CONTROLLER,
+            conditions: [accepted, resolved].into_iter().chain(partly).collect(),
+        });
+    }
+    Status { parents, ..Status::default() }
+}
+
+/// A parent reference as its author wrote it.
+fn echo(parent: &ParentRef) -> serde_json::Value {
+    let mut echo = serde_json::Map::new();
+    let texts = [("group", &parent.group), ("kind", &parent.kind), ("namespace", &parent.namespace), ("sectionName", &parent.section)];
+    for (name, text) in texts {
+        if let Some(text) = text {
+            echo.insert(name.to_owned(), json!(text));
+        }
+    }
+    echo.insert("name".to_owned(), json!(parent.name));
+    if let Some(port) = parent.port {
+        echo.insert("port".to_owned(), json!(port));
+    }
+    serde_json::Value::Object(echo)
+}
+
+fn of_policy(world: &World, object: &Object, selector: &Selector, by: &Conditions) -> Status {
+    let ancestor = match super::mtls::place(object, selector) {
+        super::mtls::Place::Mesh => json!({"group": "meshwright.dev", "kind": "Mesh", "namespace": object.key.namespace, "name": "default"}),
+        _ => json!({"group": "", "kind": "Namespace", "name": object.key.namespace}),
+    };
+    let accepted = match conflict::of(world.index(), object) {
+        Some(found) if found.whole => by.say("Accepted", "False", "Conflicted", format!("{} is older and wins", found.winner)),
+        Some(found) => by.say("Accepted", "True", "Accepted", format!("{} is older and wins where both say something", found.winner)),
+        None => by.holds("Accepted"),
+    };
+    let ancestors = vec![AncestorStatus { ancestor_ref: ancestor, controller_name: CONTROLLER, conditions: vec![accepted] }];
+    Status { ancestors, ..Status::default() }
 }

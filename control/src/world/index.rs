@@ -39,6 +39,10 @@ pub struct Index {
     pub http_ports: std::collections::BTreeSet<(String, String, u16)>,
     /// Gateways of our classes.
     pub gateways: BTreeMap<Name, Arc<Object>>,
+    /// Own addresses of our Gateways' proxies, IPv4 first.
+    pub gateway_addresses: BTreeMap<Name, Vec<IpAddr>>,
+    /// Gateways of other controllers' classes.
+    pub foreign_gateways: std::collections::BTreeSet<Name>,
     /// PeerAuthentications, the oldest first.
     pub peer_authentications: Vec<Arc<Object>>,
     /// Telemetries, the oldest first.
@@ -163,6 +167,9 @@ impl Index {
             Spec::Gateway(gateway) if classes.contains(&gateway.class) => {
                 self.gateways.insert(name, Arc::clone(object));
             }
+            Spec::Gateway(_) => {
+                self.foreign_gateways.insert(name);
+            }
             _ => {}
         }
     }
@@ -207,8 +214,9 @@ impl Index {
     fn add_addresses(&mut self, world: &World) {
         let ranges = &world.settings().ranges;
         for name in self.gateways.keys() {
-            let given = world.allocations().instance(ranges, &gateway_name(&name.0, &name.1));
-            self.addresses.extend(given.into_iter().flatten().map(|address| (address, Address::Gateway(name.clone()))));
+            let given: Vec<IpAddr> = world.allocations().instance(ranges, &gateway_name(&name.0, &name.1)).into_iter().flatten().collect();
+            self.addresses.extend(given.iter().map(|address| (*address, Address::Gateway(name.clone()))));
+            self.gateway_addresses.insert(name.clone(), given);
         }
         // Where two claim one address, the first by name has it; Services before instances.
         for (name, instance) in self.instances.iter().rev() {

@@ -15,7 +15,9 @@ const ITEMS_MAX: usize = 16;
 const PATH_BYTES_MAX: usize = 1024;
 const PATTERN_BYTES_MAX: usize = 4096;
 /// Largest compiled expression, as in the proxy's engine.
-const PATTERN_SIZE_MAX: usize = 1 << 20;
+const PATTERN_SIZE_MAX: usize = 256 << 10;
+/// Longest value of a header or query parameter.
+const VALUE_BYTES_MAX: usize = 4096;
 
 /// Rules for HTTP requests, attached to Gateways or Services.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -334,7 +336,9 @@ fn pattern(at: &Cursor<'_>, text: &str) -> Result<(), Fault> {
     if text.len() > PATTERN_BYTES_MAX {
         return Err(fault(at, format!("the regular expression has more than {PATTERN_BYTES_MAX} bytes")));
     }
-    let compiled = regex::RegexBuilder::new(&format!("^(?:{text})$")).size_limit(PATTERN_SIZE_MAX).build();
+    let build = |text: &str| regex::RegexBuilder::new(text).size_limit(PATTERN_SIZE_MAX).dfa_size_limit(PATTERN_SIZE_MAX).build();
+    // Whole by itself first: `a)|(b` is not, although it is between parentheses.
+    let compiled = build(text).and_then(|_| build(&format!(r"\A(?:{text})\z")));
     compiled.map(|_| ()).map_err(|error| {
         let last = error.to_string().lines().last().unwrap_or_default().trim().to_owned();
         fault(at, format!("`{text}` is no regular expression: {last}"))
@@ -351,6 +355,10 @@ fn read_values(at: &Cursor<'_>, headers: bool) -> Result<Vec<(String, ValueMatch
         let value = fields.need("value").and_then(|at| at.text());
         fields.done();
         let (kind, mut name, value) = (kind.ok_or(None)?, name.ok_or(None)?, value.ok_or(None)?);
+        if name.is_empty() || name.len() > 256 || value.len() > VALUE_BYTES_MAX {
+            at.error("the name is empty or a part is too long", format!("at most 256 bytes of name and {VALUE_BYTES_MAX} of value"));
+            continue;
+        }
         if headers {
             name = name.to_lowercase();
             if http::HeaderName::try_from(name.as_str()).is_err() {
@@ -452,7 +460,7 @@ fn read_pair(at: &Cursor<'_>) -> Option<(String, String)> {
     let value = fields.need("value").and_then(|at| at.text());
     fields.done();
     let (name, value) = (name?, value?);
-    if http::HeaderName::try_from(name.as_str()).is_err() || http::HeaderValue::try_from(value.as_str()).is_err() {
+    if value.len() > VALUE_BYTES_MAX || http::HeaderName::try_from(name.as_str()).is_err() || http::HeaderValue::try_from(value.as_str()).is_err() {
         at.error(format!("`{name}: {value}` is no header"), "");
         return None;
     }

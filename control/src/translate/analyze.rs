@@ -1,0 +1,362 @@
+//! Findings: what `analyze` says beyond what was wrong at the door. The same translator, and the same engine as the proxy's, look
+//! at the same world; nothing is guessed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use engine::model::build::Parts;
+use proto::annotations as word;
+use proto::names::{self, Mode};
+
+use super::attach::{self, Refusal, Standing};
+use super::cluster::targets;
+use super::mtls::applies;
+use super::{Audience, audiences, conflict, route, view};
+use crate::source::{FileChange, Folder};
+use crate::world::problem::{Problem, Severity};
+use crate::world::route::{Fault, HttpRoute, PathMatch};
+use crate::world::{Allocations, Change, Index, Kind, Object, ObjectKey, ServiceView, Spec, World, WorldSettings};
+
+/// Judges manifests offline: everything that is wrong with them, sorted by file and line.
+pub fn analyze(files: Vec<FileChange>) -> Vec<Problem> {
+    let settings = WorldSettings { assume_ready: true, ..WorldSettings::default() };
+    let mut world = World::new(settings, Allocations::default());
+    let mut changes = Folder::default().update(files, 0);
+    changes.push(Change::FolderRead);
+    world.apply(changes);
+    let mut problems = world.problems();
+    problems.extend(audit(&world));
+    problems.sort();
+    problems.dedup();
+    problems
+}
+
+/// Findings about a world, sorted: conflicts, what leads nowhere, what has no effect, what the proxy would refuse.
+pub fn audit(world: &World) -> Vec<Problem> {
+    let mut audit = Audit { world, index: world.index(), problems: Vec::new() };
+    for (_, object) in world.live() {
+        audit.object(object);
+    }
+    audit.hidden();
+    audit.gateways();
+    audit.addresses();
+    audit.tables();
+    audit.engine();
+    let mut problems = audit.problems;
+    problems.sort();
+    problems.dedup();
+    problems
+}
+
+struct Audit<'a> {
+    world: &'a World,
+    index: &'a Index,
+    problems: Vec<Problem>,
+}
+
+impl Audit<'_> {
+    /// `line` 0: the object's own.
+    fn say(&mut self, severity: Severity, key: &ObjectKey, (field, line): (&str, u32), message: impl Into<String>, remedy: impl Into<String>) {
+        let live = self.world.slots().get(key).and_then(|slot| slot.live());
+        let (file, own) = live.map_or(("", 0), |live| (live.file.as_str(), live.line));
+        let line = if line == 0 { own } else { line };
+        self.problems.push(Problem::of_object(severity, (file, line), key, field, message, remedy));
+    }
+
+    fn object(&mut self, object: &Arc<Object>) {
+        let key = &object.key;
+        self.annotations(object);
+        match &object.spec {
+            Spec::Unsupported => {
+                let severity = if key.kind.protects() { Severity::Error } else { Severity::Warning };
+                let message = format!("{} is not supported by this version; it has no effect", key.kind);
+                let remedy = if key.kind.protects() { "do not rely on it: what it should close is open" } else { "remove it" };
+                self.say(severity, key, ("kind", 0), message, remedy);
+            }
+            Spec::HttpRoute(route) => self.route(object, route),
+            Spec::Service(_) => self.service(key),
+            Spec::Workload(workload) => self.workload(key, &workload.service_account),
+            Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
+            Spec::Telemetry(spec) => self.policy(object, &spec.selector),
+            Spec::EndpointSlice(slice) if !slice.service.is_empty() => {
+                if !self.index.services.contains_key(&(key.namespace.clone(), slice.service.clone())) {
+                    self.say(Severity::Warning, key, ("metadata.labels", 0), format!("there is no Service {}", slice.service), "add it");
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// What an annotation lists and is none is left out; say so.
+    fn annotations(&mut self, object: &Object) {
+        let ports = [word::EXCLUDE_OUTBOUND_PORTS, word::EXCLUDE_INBOUND_PORTS, word::OPAQUE_PORTS];
+        for (name, value) in &object.metadata.annotations {
+            let good = |part: &str| match name.as_str() {
+                name if ports.contains(&name) => part.parse().is_ok_and(|port: u16| port > 0),
+                word::EXCLUDE_OUTBOUND_CIDRS => part.parse::<ipnet::IpNet>().is_ok(),
+                _ => true,
+            };
+            for part in value.split(',').map(str::trim).filter(|part| !part.is_empty() && !good(part)) {
+                let message = format!("`{part}` is none of what belongs here; it is left out");
+                let remedy = "list port numbers (or CIDRs), separated by commas";
+                self.say(Severity::Warning, &object.key, (&format!("metadata.annotations.{name}"), 0), message, remedy);
+            }
+        }
+        let known = [
+            word::EXCLUDE_OUTBOUND_PORTS,
+            word::EXCLUDE_INBOUND_PORTS,
+            word::EXCLUDE_OUTBOUND_CIDRS,
+            word::PROXY_CPU,
+            word::PROXY_MEMORY,
+            word::LOG_LEVEL,
+            word::OPAQUE_PORTS,
+        ];
+        for name in object.metadata.annotations.keys().filter(|name| name.starts_with("meshwright.dev/") && !known.contains(&name.as_str())) {
+            let near = crate::world::problem::nearest(name, known);
+            let remedy = near.map_or_else(|| "remove it".to_owned(), |near| format!("did you mean `{near}`?"));
+            self.say(Severity::Warning, &object.key, ("metadata.annotations", 0), format!("unknown annotation `{name}`"), remedy);
+        }
+    }
+
+    fn route(&mut self, object: &Arc<Object>, route: &HttpRoute) {
+        let key = &object.key;
+        for fault in route.rules.iter().flat_map(|rule| &rule.unmatchable) {
+            self.fault(key, fault, "; the rule is dropped", Severity::Error);
+        }
+        for fault in route.rules.iter().flat_map(|rule| &rule.failing) {
+            self.fault(key, fault, "; the rule's requests are answered 500", Severity::Error);
+        }
+        for fault in route.rules.iter().flat_map(|rule| &rule.backends).flat_map(|backend| &backend.failing) {
+            self.fault(key, fault, "; the backend's share of requests is answered 500", Severity::Error);
+        }
+        for fault in route.rules.iter().flat_map(|rule| &rule.without) {
+            self.fault(key, fault, "; the rule is served without it", Severity::Warning);
+        }
+        if route.parents.is_empty() {
+            self.say(Severity::Warning, key, ("spec.parentRefs", 0), "the route attaches to nothing", "name a Gateway or a Service");
+        }
+        let mut mesh = true;
+        for (number, parent) in route.parents.iter().enumerate() {
+            let at = format!("spec.parentRefs[{number}]");
+            match attach::standing(self.index, object, parent) {
+                Standing::Refused(Refusal { reason, message }) => {
+                    let remedy = format!("it is not attached there ({reason})");
+                    self.say(Severity::Warning, key, (&at, parent.line), message, remedy);
+                }
+                Standing::Gateway(..) => mesh = false,
+                Standing::Service(..) | Standing::Foreign => {}
+            }
+            if parent.is_service() && !route.hostnames.is_empty() {
+                let message = "hostnames mean nothing for a Service: its address is what is called";
+                self.say(Severity::Info, key, ("spec.hostnames", 0), message, "remove them");
+            }
+        }
+        for (number, rule) in route.rules.iter().enumerate() {
+            let at = format!("spec.rules[{number}].backendRefs");
+            if rule.backends.is_empty() && rule.failing.is_empty() {
+                self.say(Severity::Warning, key, (&at, rule.line), "without backends the rule's requests are answered 500", "name a backend");
+            } else if !rule.backends.is_empty() && rule.backends.iter().all(|backend| backend.weight == 0) {
+                let message = "all weights are 0: the rule's requests are answered 500";
+                self.say(Severity::Warning, key, (&at, rule.line), message, "give a backend some weight");
+            }
+            for (place, backend) in rule.backends.iter().enumerate() {
+                let Err(Refusal { reason, message }) = attach::backend(self.index, object, backend, mesh) else { continue };
+                let remedy = match reason {
+                    "RefNotPermitted" => "add the ReferenceGrant; until then its share of requests is answered 500",
+                    "BackendNotFound" => "add it, or correct the name or port; until then its share of requests is answered 500",
+                    _ => "its share of requests is answered 500",
+                };
+                self.say(Severity::Warning, key, (&format!("{at}[{place}]"), backend.line), message, remedy);
+            }
+        }
+    }
+
+    fn fault(&mut self, key: &ObjectKey, fault: &Fault, what: &str, severity: Severity) {
+        self.say(severity, key, (&fault.field, fault.line), format!("{}{what}", fault.message), "remove it, or wait for a version that supports it");
+    }
+
+    fn service(&mut self, key: &ObjectKey) {
+        let Some(view) = self.index.services.get(&(key.namespace.clone(), key.name.clone())) else { return };
+        let Some(service) = view.service().filter(|service| !service.external_name) else { return };
+        let sliced = self.index.slices.contains_key(&(key.namespace.clone(), key.name.clone()));
+        if view.instances.is_empty() && !sliced {
+            let message = if service.selector.is_empty() { "it has no selector, and no EndpointSlice" } else { "its selector matches no workload" };
+            self.say(Severity::Warning, key, ("spec.selector", 0), message, "calls are answered 503 until there is an endpoint");
+            return;
+        }
+        for (number, port) in service.ports.iter().enumerate() {
+            if targets(self.index, view, port).is_empty() && !view.instances.is_empty() {
+                let message = format!("no workload behind it has the port {:?}", port.target);
+                let remedy = "name the workload's port as targetPort does, or use its number";
+                self.say(Severity::Warning, key, (&format!("spec.ports[{number}].targetPort"), 0), message, remedy);
+            }
+        }
+    }
+
+    fn workload(&mut self, key: &ObjectKey, account: &str) {
+        let declared = account == "default" || self.world.get(&ObjectKey::new(Kind::ServiceAccount, &key.namespace, account)).is_some();
+        if !declared {
+            let message = format!("there is no ServiceAccount {}/{account}", key.namespace);
+            self.say(Severity::Info, key, ("spec.serviceAccount", 0), message, "it works without; Kubernetes would want it");
+        }
+    }
+
+    fn policy(&mut self, object: &Arc<Object>, selector: &crate::world::own::Selector) {
+        let key = &object.key;
+        if let Some(conflict) = conflict::of(self.index, object) {
+            let message = if conflict.whole {
+                format!("{} is older and says the same fields for the same workloads; this one has no effect", conflict.winner)
+            } else {
+                format!("{} is older and wins where both say something", conflict.winner)
+            };
+            self.say(Severity::Warning, key, ("spec", 0), message, "merge the two");
+        }
+        let mut chosen = self.index.instances.values().filter(|instance| applies(object, selector, &instance.namespace, instance.labels())).peekable();
+        if selector.is_some() && chosen.peek().is_none() {
+            self.say(Severity::Warning, key, ("spec.selector", 0), "it selects no workload", "correct the labels");
+        } else if key.kind == Kind::PeerAuthentication && chosen.peek().is_some() && chosen.all(|instance| !instance.meshed) {
+            let remedy = format!("label the namespace {}: {}", word::INJECT, word::ENABLED);
+            self.say(Severity::Warning, key, ("spec", 0), "none of the workloads it selects has a sidecar: nothing is enforced", remedy);
+        }
+    }
+
+    fn hidden(&mut self) {
+        for (namespace, instance, workload) in &self.index.hidden {
+            let key = ObjectKey::new(Kind::Workload, namespace, workload);
+            let message = format!("another Workload has an instance named `{instance}` already; this one is not run");
+            self.say(Severity::Error, &key, ("metadata.name", 0), message, "rename one of the Workloads");
+        }
+    }
+
+    fn gateways(&mut self) {
+        let mut ports: BTreeMap<u16, ObjectKey> = BTreeMap::new();
+        for (key, object) in self.world.live() {
+            let Spec::Gateway(gateway) = &object.spec else { continue };
+            let name = (key.namespace.clone(), key.name.clone());
+            if !self.index.gateways.contains_key(&name) {
+                if self.world.get(&ObjectKey::new(Kind::GatewayClass, "", &gateway.class)).is_none() {
+                    let remedy = crate::world::problem::nearest(&gateway.class, [word::GATEWAY_CLASS]);
+                    let remedy = remedy.map_or_else(|| format!("ours is `{}`", word::GATEWAY_CLASS), |near| format!("did you mean `{near}`?"));
+                    let message = format!("there is no GatewayClass `{}`: nobody serves this Gateway", gateway.class);
+                    self.say(Severity::Warning, key, ("spec.gatewayClassName", 0), message, remedy);
+                }
+                continue;
+            }
+            if let Some(Refusal { reason, message }) = attach::refused(gateway) {
+                self.say(Severity::Error, key, ("spec", 0), message, format!("the Gateway is not served ({reason})"));
+            }
+            for (number, judged) in attach::listeners(gateway).iter().enumerate() {
+                let at = format!("spec.listeners[{number}]");
+                let line = judged.listener.line;
+                if let Some(Refusal { reason, message }) = &judged.refused {
+                    self.say(Severity::Error, key, (&at, line), message, format!("the listener is not served ({reason})"));
+                } else if let Some(other) = ports.get(&judged.listener.port).filter(|other| *other != key) {
+                    let message = format!("{other} has port {} too", judged.listener.port);
+                    self.say(Severity::Warning, key, (&at, line), message, "on one machine one of them gets another port");
+                }
+                if !judged.invalid_kinds.is_empty() {
+                    let message = format!("routes of kind {} are not supported", judged.invalid_kinds.join(", "));
+                    self.say(Severity::Warning, key, (&format!("{at}.allowedRoutes.kinds"), line), message, "remove them");
+                }
+                if judged.refused.is_none() {
+                    ports.entry(judged.listener.port).or_insert_with(|| key.clone());
+                }
+            }
+        }
+    }
+
+    /// Addresses that two claim.
+    fn addresses(&mut self) {
+        let mut owners: BTreeMap<std::net::IpAddr, ObjectKey> = BTreeMap::new();
+        let services = self.index.services.values().map(|view| (view.object.key.clone(), view.addresses.clone()));
+        let instances = self.index.instances.values().filter(|instance| instance.workload().is_some_and(|workload| workload.command.is_empty()));
+        let instances = instances.map(|instance| (instance.object.key.clone(), instance.addresses.clone()));
+        for (key, addresses) in services.chain(instances) {
+            for address in addresses {
+                let owner = owners.entry(address).or_insert_with(|| key.clone()).clone();
+                // Workloads on one machine may share its address; then their ports tell them apart.
+                if owner != key && !(owner.kind == Kind::Workload && key.kind == Kind::Workload) {
+                    let message = format!("{owner} has the address {address} already, and keeps it");
+                    self.say(Severity::Error, &key, ("spec", 0), message, "choose another, or leave it to the mesh");
+                }
+            }
+        }
+    }
+
+    /// Rules that can never be reached because an earlier one matches the same.
+    fn tables(&mut self) {
+        let client_namespaces: BTreeSet<&str> = self.index.routes.iter().map(|route| route.key.namespace.as_str()).collect();
+        for (name, service) in &self.index.services {
+            let ports = service.service().map_or(&[][..], |service| &service.ports);
+            for (port, client) in ports.iter().flat_map(|port| client_namespaces.iter().map(move |client| (port.port, *client))) {
+                let (routes, _) = attach::service_routes(self.index, name, port, client);
+                self.unreachable(routes.into_iter().map(|route| (route, "*".to_owned())));
+            }
+        }
+        for (name, object) in &self.index.gateways {
+            let listeners = route::gateway(object).map(attach::listeners).unwrap_or_default();
+            for place in (0..listeners.len()).filter(|place| listeners[*place].refused.is_none()) {
+                self.unreachable(route::attached(self.index, name, place));
+            }
+        }
+    }
+
+    fn unreachable<'r>(&mut self, routes: impl IntoIterator<Item = (&'r Arc<Object>, String)>) {
+        let entries = route::entries(self.world, routes);
+        for (place, entry) in entries.iter().enumerate() {
+            let same = |other: &&route::Entry<'_>| other.host == entry.host && other.matched == entry.matched;
+            let Some(winner) = entries[..place].iter().find(same) else { continue };
+            let rule = |entry: &route::Entry<'_>| entry.rule.name.clone().unwrap_or_else(|| entry.number.to_string());
+            let what = match &entry.matched.path {
+                PathMatch::Exact(path) => path.clone(),
+                PathMatch::Prefix(path) => format!("{path}/*"),
+                PathMatch::Regex(pattern) => format!("~{pattern}"),
+            };
+            let message = format!("a match on {what} is never reached: rule {} of {} is the same and comes first", rule(winner), winner.route.key);
+            let field = format!("spec.rules[{}].matches", entry.number);
+            self.say(Severity::Warning, &entry.route.key, (&field, entry.rule.line), message, "remove one, or make it more specific");
+        }
+    }
+
+    /// Hands every audience's view to the proxy's own engine.
+    fn engine(&mut self) {
+        let mut asked = BTreeSet::new();
+        let mut problems = BTreeSet::new();
+        for audience in audiences(self.world) {
+            // Sidecars of one namespace see the same outbound side.
+            let first = audience.node.mode == Mode::Sidecar && asked.insert(audience.node.namespace.clone());
+            let wants = if first { self.wants() } else { BTreeSet::new() };
+            problems.extend(refused_by_engine(self.world, &audience, &wants));
+        }
+        self.problems.extend(problems);
+    }
+
+    /// Everything that a proxy may ask for.
+    fn wants(&self) -> BTreeSet<String> {
+        let services = self.index.services.values().filter_map(|view| Some((view, view.service()?)));
+        let addresses = services.flat_map(|(view, service)| {
+            let pairs = service.ports.iter().flat_map(|port| view.addresses.iter().map(move |address| (*address, port.port)));
+            pairs.map(|(address, port)| names::outbound(std::net::SocketAddr::new(address, port))).collect::<Vec<_>>()
+        });
+        let instances = self.index.instances.values().flat_map(|instance| {
+            let ports = instance.workload().map_or(&[][..], |workload| &workload.ports);
+            let pairs = ports.iter().flat_map(|port| instance.addresses.iter().map(move |address| (*address, port.port)));
+            pairs.map(|(address, port)| names::outbound(std::net::SocketAddr::new(address, port))).collect::<Vec<_>>()
+        });
+        let hosts = self.index.services.values().map(|view: &ServiceView| names::dns(&format!("{}.{}", view.name().1, view.name().0)));
+        addresses.chain(instances).chain(hosts).collect()
+    }
+}
+
+/// What the proxy's engine would refuse of a view: by our own doing, so always an error.
+fn refused_by_engine(world: &World, audience: &Audience, wants: &BTreeSet<String>) -> Vec<Problem> {
+    let mut parts = Parts::default();
+    let mut problems = Vec::new();
+    for ((type_url, name), resource) in &view(world, audience, wants).resources {
+        if let Err(rejected) = parts.put(type_url, name, &resource.version, &resource.any) {
+            let message = format!("the proxy {} would refuse what this leads to: {rejected}", audience.node);
+            problems.push(Problem::of_file(Severity::Error, "", 0, message, "its last good version stays in force; please report this"));
+        }
+    }
+    problems
+}

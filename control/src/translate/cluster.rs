@@ -1,0 +1,259 @@
+//! Clusters and their endpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use proto::names::{self, Mode};
+use proto::xds::cluster::Cluster;
+use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy, TransportSocketMatch};
+use proto::xds::core::{HealthStatus, Locality, Metadata};
+use proto::xds::endpoint::lb_endpoint::HostIdentifier;
+use proto::xds::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
+use proto::xds::{core, tls};
+
+use super::attach::Backend;
+use super::protocol::{self, Protocol};
+use super::wire;
+use crate::world::core::ServicePort;
+use crate::world::{Address, Index, Instance, Name, ServiceView, Spec};
+
+/// Time for TCP connect and TLS handshake together (`kinds.md`, defaults).
+const CONNECT_SECS: i64 = 1;
+
+/// What a cluster stands for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Destination {
+    /// The endpoints of a Service port.
+    Service(Backend),
+    /// One instance by its own address: (namespace, instance) and port.
+    Instance(Name, u16),
+    /// A Gateway's proxy by its own address: (namespace, name) and port.
+    Gateway(Name, u16),
+}
+
+impl Destination {
+    /// Name of the cluster and of its assignment.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Service(backend) => names::service_port(&backend.service.0, &backend.service.1, backend.port),
+            Self::Instance(name, port) => names::instance_port(&name.0, &name.1, *port),
+            Self::Gateway(name, port) => names::instance_port(&name.0, &format!("gateway/{}", name.1), *port),
+        }
+    }
+
+    pub(super) fn protocol(&self, index: &Index) -> Protocol {
+        match self {
+            Self::Service(backend) => {
+                let view = index.services.get(&backend.service);
+                let port = view.and_then(|view| port_of(view, backend.port));
+                view.zip(port).map_or(Protocol::Auto, |(view, port)| protocol::of_service(index, view, port))
+            }
+            Self::Instance(name, port) => {
+                index.instances.get(name).map_or(Protocol::Auto, |instance| protocol::of_instance(index, instance, *port))
+            }
+            // HTTP is all that the listeners of a Gateway speak.
+            Self::Gateway(..) => Protocol::Http,
+        }
+    }
+
+    /// The labels of metrics: namespace and Service (or Workload).
+    pub(super) fn labels<'a>(&'a self, index: &'a Index) -> (&'a str, &'a str) {
+        match self {
+            Self::Service(backend) => (&backend.service.0, &backend.service.1),
+            Self::Instance(name, _) => (&name.0, index.instances.get(name).map_or(name.1.as_str(), |instance| &instance.workload)),
+            Self::Gateway(name, _) => (&name.0, &name.1),
+        }
+    }
+}
+
+/// A port of a Service by number.
+pub(super) fn port_of(view: &ServiceView, number: u16) -> Option<&ServicePort> {
+    view.service()?.ports.iter().find(|port| port.port == number)
+}
+
+/// The cluster itself. It does not depend on the endpoints, which travel at once.
+pub(super) fn cluster(index: &Index, destination: &Destination, mode: Mode) -> Cluster {
+    let name = destination.name();
+    let protocol = match (destination.protocol(index), mode) {
+        // From outside the mesh the caller's HTTP version says nothing about the application's (GEP-1911).
+        (Protocol::Http | Protocol::Auto, Mode::Edge) | (Protocol::Http1, _) => "http1",
+        (Protocol::Http | Protocol::Auto, Mode::Sidecar) => "http",
+        (Protocol::Http2, _) => "http2",
+        (Protocol::Tcp, _) => "tcp",
+    };
+    let (namespace, service) = destination.labels(index);
+    let mesh = tls::UpstreamTlsContext {
+        common_tls_context: Some(wire::mesh_tls(&index.mesh.trust_domain, wire::mesh_names())),
+        sni: String::new(),
+    };
+    let matches = vec![
+        TransportSocketMatch {
+            name: "mesh".to_owned(),
+            r#match: Some(wire::texts(&[("tlsMode", "mesh")])),
+            transport_socket: Some(wire::transport("envoy.transport_sockets.tls", &mesh)),
+        },
+        TransportSocketMatch {
+            name: "plaintext".to_owned(),
+            r#match: Some(prost_types::Struct::default()),
+            transport_socket: Some(wire::plaintext()),
+        },
+    ];
+    Cluster {
+        name: name.clone(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+        eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(wire::ads()), service_name: String::new() }),
+        connect_timeout: Some(wire::seconds(CONNECT_SECS)),
+        lb_policy: LbPolicy::LeastRequest.into(),
+        transport_socket_matches: matches,
+        metadata: Some(wire::facts(&[("namespace", namespace), ("protocol", protocol), ("service", service)])),
+        ..Cluster::default()
+    }
+}
+
+/// One endpoint before it is written down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    pub address: SocketAddr,
+    pub namespace: String,
+    pub workload: String,
+    pub instance: String,
+    pub identity: Option<String>,
+    pub health: HealthStatus,
+    pub weight: u32,
+    pub locality: (String, String),
+    /// Its name below a headless Service.
+    pub hostname: Option<String>,
+}
+
+impl Target {
+    fn of(index: &Index, instance: &Instance, address: SocketAddr) -> Self {
+        let workload = instance.workload();
+        let account = workload.map_or("default", |workload| workload.service_account.as_str());
+        let identity = || format!("spiffe://{}/ns/{}/sa/{account}", index.mesh.trust_domain, instance.namespace);
+        let health = match (instance.draining, instance.ready) {
+            (true, _) => HealthStatus::Draining,
+            (false, true) => HealthStatus::Healthy,
+            (false, false) => HealthStatus::Unhealthy,
+        };
+        Self {
+            address,
+            namespace: instance.namespace.clone(),
+            workload: instance.workload.clone(),
+            instance: instance.name.clone(),
+            identity: instance.meshed.then(identity),
+            health,
+            weight: workload.map_or(1, |workload| workload.weight),
+            locality: workload.map(|workload| workload.locality.clone()).unwrap_or_default(),
+            hostname: Some(instance.name.clone()),
+        }
+    }
+}
+
+/// Everything behind a Service port: the instances it selects, and what EndpointSlices say. Sorted by address, each once.
+pub(super) fn targets(index: &Index, view: &ServiceView, port: &ServicePort) -> Vec<Target> {
+    let mut targets = BTreeMap::new();
+    let lenient = view.service().is_some_and(|service| service.publish_not_ready);
+    let mut add = |mut target: Target| {
+        if lenient && target.health == HealthStatus::Unhealthy {
+            target.health = HealthStatus::Healthy;
+        }
+        targets.entry(target.address).or_insert(target);
+    };
+    for instance in view.instances.iter().filter_map(|name| index.instances.get(name)) {
+        let Some(number) = protocol::target(port, instance) else { continue };
+        instance.endpoint_addresses().for_each(|address| add(Target::of(index, instance, SocketAddr::new(address, number))));
+    }
+    let (namespace, service) = view.name();
+    for slice in index.slices.get(&(namespace.to_owned(), service.to_owned())).into_iter().flatten() {
+        let Spec::EndpointSlice(content) = &slice.spec else { continue };
+        let Some(number) = content.ports.get(&port.name) else { continue };
+        for endpoint in &content.endpoints {
+            let address = SocketAddr::new(endpoint.address, *number);
+            let known = match index.addresses.get(&endpoint.address) {
+                Some(Address::Instance(name)) => index.instances.get(name),
+                _ => None,
+            };
+            let mut target = known.map_or_else(|| stranger(namespace, service, endpoint.target.as_deref(), address), |known| Target::of(index, known, address));
+            target.hostname.clone_from(&endpoint.hostname);
+            if endpoint.terminating {
+                target.health = HealthStatus::Draining;
+            } else if !endpoint.ready {
+                target.health = HealthStatus::Unhealthy;
+            }
+            add(target);
+        }
+    }
+    targets.into_values().collect()
+}
+
+/// An address that no Workload declares: plaintext, named after its pod, else its Service.
+fn stranger(namespace: &str, service: &str, pod: Option<&str>, address: SocketAddr) -> Target {
+    let name = pod.unwrap_or(service).to_owned();
+    Target {
+        address,
+        namespace: namespace.to_owned(),
+        workload: name.clone(),
+        instance: name,
+        identity: None,
+        health: HealthStatus::Healthy,
+        weight: 1,
+        locality: Default::default(),
+        hostname: None,
+    }
+}
+
+/// The endpoints of a destination, grouped by locality. A destination without any is an empty assignment, never a missing one.
+pub(super) fn assignment(index: &Index, destination: &Destination) -> ClusterLoadAssignment {
+    let targets = match destination {
+        Destination::Service(backend) => {
+            let view = index.services.get(&backend.service);
+            let port = view.and_then(|view| port_of(view, backend.port));
+            view.zip(port).map(|(view, port)| targets(index, view, port)).unwrap_or_default()
+        }
+        Destination::Instance(name, port) => {
+            let instance = index.instances.get(name);
+            let addresses = instance.into_iter().flat_map(|instance| instance.endpoint_addresses().map(move |address| (instance, address)));
+            // Whoever calls an instance by its address wants that one, ready or not.
+            let target = |(instance, address)| Target {
+                health: HealthStatus::Healthy,
+                ..Target::of(index, instance, SocketAddr::new(address, *port))
+            };
+            addresses.map(target).collect()
+        }
+        Destination::Gateway(name, port) => {
+            let address = index.gateway_addresses.get(name).and_then(|addresses| addresses.first());
+            address.map(|address| stranger(&name.0, &name.1, None, SocketAddr::new(*address, *port))).into_iter().collect()
+        }
+    };
+    let mut groups: BTreeMap<(String, String), Vec<LbEndpoint>> = BTreeMap::new();
+    for target in targets {
+        groups.entry(target.locality.clone()).or_default().push(endpoint(target));
+    }
+    let group = |((region, zone), lb_endpoints)| LocalityLbEndpoints {
+        locality: Some(Locality { region, zone, sub_zone: String::new() }),
+        lb_endpoints,
+        ..LocalityLbEndpoints::default()
+    };
+    ClusterLoadAssignment { cluster_name: destination.name(), endpoints: groups.into_iter().map(group).collect(), policy: None }
+}
+
+fn endpoint(target: Target) -> LbEndpoint {
+    let mut facts = vec![("instance", target.instance.as_str()), ("namespace", &target.namespace), ("workload", &target.workload)];
+    facts.extend(target.identity.as_deref().map(|identity| ("identity", identity)));
+    let Metadata { mut filter_metadata } = wire::facts(&facts);
+    if target.identity.is_some() {
+        filter_metadata.insert("envoy.transport_socket_match".to_owned(), wire::texts(&[("tlsMode", "mesh")]));
+    }
+    let host = Endpoint { address: Some(wire::socket(target.address.ip(), target.address.port())), hostname: String::new() };
+    LbEndpoint {
+        host_identifier: Some(HostIdentifier::Endpoint(host)),
+        health_status: target.health.into(),
+        metadata: Some(core::Metadata { filter_metadata }),
+        load_balancing_weight: Some(target.weight),
+    }
+}
+
+/// The backends of a set as destinations.
+pub(super) fn destinations(backends: BTreeSet<Backend>) -> impl Iterator<Item = Destination> {
+    backends.into_iter().map(Destination::Service)
+}

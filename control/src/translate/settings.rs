@@ -1,0 +1,104 @@
+//! ProxyConfig: what a proxy must know about itself, and what it is to tell about its traffic.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+
+use proto::mesh::{AccessLog, ProxyConfig, RelayOrder, Tracing};
+
+use super::mtls::{Place, applies, place};
+use super::{Audience, dns};
+use crate::world::own::Telemetry;
+use crate::world::{Index, Object, Spec, World};
+
+/// First port at which the node agent relays loopback OTLP endpoints.
+const RELAY_PORT_FIRST: u16 = 15400;
+/// Most relays.
+const RELAYS_MAX: usize = 100;
+/// Share of new traces where nobody says one.
+const SAMPLE_PERCENT_DEFAULT: f64 = 100.0;
+/// Bound on metric label sets where nobody says one (contract, section 5).
+const SERIES_MAX_DEFAULT: u32 = 1000;
+
+/// The content of a Telemetry.
+pub(super) fn content(object: &Object) -> Option<&Telemetry> {
+    if let Spec::Telemetry(spec) = &object.spec { Some(spec) } else { None }
+}
+
+/// Everything that Telemetry objects say of one workload: more specific wins per field, at one place the oldest.
+fn telemetry(index: &Index, namespace: &str, labels: &BTreeMap<String, String>) -> Telemetry {
+    let about = |object| content(object).filter(|spec| applies(object, &spec.selector, namespace, labels));
+    let mut found: Vec<(Place, &Telemetry)> =
+        index.telemetries.iter().filter_map(|object| about(object).map(|spec| (place(object, &spec.selector), spec))).collect();
+    // Stable: at one place the oldest stays first.
+    found.sort_by_key(|(place, _)| *place);
+    let mut all = Telemetry::default();
+    for (_, spec) in found {
+        all.access_log = all.access_log.or(spec.access_log);
+        all.otlp_endpoint = all.otlp_endpoint.take().or_else(|| spec.otlp_endpoint.clone());
+        all.sample_percent = all.sample_percent.or(spec.sample_percent);
+        all.attributes = all.attributes.take().or_else(|| spec.attributes.clone());
+        all.series_max = all.series_max.or(spec.series_max);
+    }
+    all
+}
+
+/// The relays that the node agent runs: one per loopback OTLP endpoint, which means the host's. None without a bridge.
+pub(super) fn relays(world: &World) -> Vec<RelayOrder> {
+    if world.settings().bridge.is_none() {
+        return Vec::new();
+    }
+    let told = world.index().telemetries.iter().filter_map(|object| content(object)?.otlp_endpoint.as_deref());
+    let targets: BTreeSet<&str> = told.chain(world.settings().otlp_endpoint.as_deref()).filter(|endpoint| is_loopback(endpoint)).collect();
+    let order = |(place, endpoint): (u16, &str)| {
+        let target = endpoint.trim_start_matches("http://").to_owned();
+        RelayOrder { port: u32::from(RELAY_PORT_FIRST + place), target }
+    };
+    (0..).zip(targets).take(RELAYS_MAX).map(order).collect()
+}
+
+fn is_loopback(endpoint: &str) -> bool {
+    let uri: Option<http::Uri> = endpoint.parse().ok();
+    let host = uri.as_ref().and_then(http::Uri::host).unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+}
+
+/// What is meant by an endpoint, seen from inside the fabric.
+fn relayed(world: &World, endpoint: &str) -> String {
+    let target = endpoint.trim_start_matches("http://");
+    let relay = relays(world).into_iter().find(|relay| relay.target == target);
+    match (relay, world.settings().bridge) {
+        (Some(relay), Some(bridge)) => {
+            let port = u16::try_from(relay.port).unwrap_or(RELAY_PORT_FIRST);
+            format!("http://{}", std::net::SocketAddr::new(bridge, port))
+        }
+        _ => endpoint.to_owned(),
+    }
+}
+
+/// The resource for one audience.
+pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
+    let index = world.index();
+    let telemetry = telemetry(index, &audience.node.namespace, &audience.labels);
+    let ranges = &world.settings().ranges;
+    let endpoint = telemetry.otlp_endpoint.as_ref().or(world.settings().otlp_endpoint.as_ref());
+    let cidrs = [ranges.services.0.to_string(), ranges.services.1.to_string(), ranges.instances.0.to_string(), ranges.instances.1.to_string()];
+    ProxyConfig {
+        trust_domain: index.mesh.trust_domain.clone(),
+        outside_mesh_denied: index.mesh.outside_denied,
+        mesh_cidrs: cidrs.to_vec(),
+        dns_zones: dns::ZONES.map(str::to_owned).to_vec(),
+        access_log: Some(AccessLog { enabled: telemetry.access_log.unwrap_or(true) }),
+        tracing: Some(Tracing {
+            otlp_endpoint: endpoint.map(|endpoint| relayed(world, endpoint)).unwrap_or_default(),
+            sample_percent: telemetry.sample_percent.unwrap_or(SAMPLE_PERCENT_DEFAULT),
+            attributes: telemetry.attributes.unwrap_or_default(),
+        }),
+        leaf_life: prost_types::Duration::try_from(index.mesh.leaf_life).ok(),
+        rotate_at_percent: index.mesh.rotate_at_percent,
+        metric_series_max: telemetry.series_max.unwrap_or(SERIES_MAX_DEFAULT),
+        namespace: audience.node.namespace.clone(),
+        workload: audience.workload.clone(),
+        service_account: audience.service_account.clone(),
+        own_addresses: audience.addresses.iter().map(ToString::to_string).collect(),
+    }
+}

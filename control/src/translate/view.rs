@@ -1,0 +1,155 @@
+//! The view of one proxy: its own listeners, the names it asked for, and the closure of both.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use prost::{Message, Name as _};
+use proto::mesh::DnsRecord;
+use proto::names::{self, Mode};
+use proto::xds::route::RouteConfiguration;
+use proto::xds::{self, pack};
+
+use super::cluster::{Destination, assignment, cluster, destinations, port_of};
+use super::mtls::Modes;
+use super::{Audience, DNS_RECORD, Encoded, PROXY_CONFIG, View, dns, listener, protocol, route, settings};
+use crate::world::{Address, World};
+
+/// What a proxy should hold: what its own listeners imply, and the closure of the names it `wants` (`out/IP:PORT`, `dns/NAME`).
+pub fn view(world: &World, audience: &Audience, wants: &BTreeSet<String>) -> View {
+    let mut closure = Closure { world, audience, view: View::default(), destinations: BTreeSet::new() };
+    closure.add(PROXY_CONFIG, names::PROXY.to_owned(), &settings::proxy_config(world, audience));
+    match audience.node.mode {
+        Mode::Sidecar => closure.inbound(),
+        Mode::Edge => closure.edge(),
+    }
+    for name in wants {
+        let found = if let Some(address) = names::outbound_address(name) {
+            closure.outbound(address)
+        } else if let Some(host) = names::dns_host(name) {
+            closure.dns(name, host)
+        } else {
+            false
+        };
+        if !found {
+            closure.view.missing.insert(name.clone());
+        }
+    }
+    closure.finish()
+}
+
+struct Closure<'a> {
+    world: &'a World,
+    audience: &'a Audience,
+    view: View,
+    destinations: BTreeSet<Destination>,
+}
+
+impl Closure<'_> {
+    fn add<M: Message + prost::Name>(&mut self, type_url: &'static str, name: String, message: &M) {
+        debug_assert_eq!(type_url, M::type_url());
+        let any = pack(message);
+        let version = proto::epoch::version(&any.value);
+        self.view.resources.insert((type_url, name), Arc::new(Encoded { version, any }));
+    }
+
+    fn inbound(&mut self) {
+        let index = self.world.index();
+        let node = &self.audience.node;
+        let instance = index.instances.get(&(node.namespace.clone(), node.instance.clone()));
+        let modes = Modes::new(index, &node.namespace, &self.audience.labels);
+        self.add(xds::LISTENER, names::INBOUND.to_owned(), &listener::inbound(index, instance, &modes));
+    }
+
+    fn edge(&mut self) {
+        let node = &self.audience.node;
+        let name = (node.namespace.clone(), node.instance.clone());
+        let Some(gateway) = self.world.index().gateways.get(&name).and_then(|object| route::gateway(object)) else { return };
+        for port in super::attach::ports(gateway) {
+            self.add(xds::LISTENER, names::edge(port), &listener::edge(port));
+            let table = route::edge(self.world, &name, gateway, port);
+            self.destinations.extend(destinations(table.backends));
+            self.table(&table.config);
+        }
+    }
+
+    fn table(&mut self, config: &RouteConfiguration) {
+        self.add(xds::ROUTE, config.name.clone(), config);
+    }
+
+    /// Whether that address leads anywhere.
+    fn outbound(&mut self, address: SocketAddr) -> bool {
+        let index = self.world.index();
+        match index.addresses.get(&address.ip()) {
+            Some(Address::Service(name)) => {
+                let Some(view) = index.services.get(name) else { return false };
+                let Some(port) = port_of(view, address.port()) else { return false };
+                let protocol = protocol::of_service(index, view, port);
+                let cluster = names::service_port(&name.0, &name.1, port.port);
+                let mut table = cluster.clone();
+                if protocol != protocol::Protocol::Tcp {
+                    let routes = route::service(self.world, name, port.port, &self.audience.node.namespace);
+                    table.clone_from(&routes.config.name);
+                    self.destinations.extend(destinations(routes.backends));
+                    self.table(&routes.config);
+                }
+                // The whole port, for bytes that are no HTTP; with routes there are none.
+                if !protocol.is_http() {
+                    self.destinations.insert(Destination::Service(super::attach::Backend { service: name.clone(), port: port.port }));
+                }
+                self.listener(address, protocol, &table, &cluster);
+                true
+            }
+            Some(Address::Instance(name)) => {
+                let workload = index.instances.get(name).map_or(name.1.as_str(), |instance| &instance.workload);
+                let object = format!("Workload/{}/{workload}", name.0);
+                self.single(address, Destination::Instance(name.clone(), address.port()), &object)
+            }
+            Some(Address::Gateway(name)) => {
+                let gateway = index.gateways.get(name).and_then(|object| route::gateway(object));
+                if !gateway.is_some_and(|gateway| super::attach::ports(gateway).contains(&address.port())) {
+                    return false;
+                }
+                let object = format!("Gateway/{}/{}", name.0, name.1);
+                self.single(address, Destination::Gateway(name.clone(), address.port()), &object)
+            }
+            None => false,
+        }
+    }
+
+    /// A destination that nothing routes: its own table, its own cluster.
+    fn single(&mut self, address: SocketAddr, destination: Destination, object: &str) -> bool {
+        let protocol = destination.protocol(self.world.index());
+        let name = destination.name();
+        if protocol != protocol::Protocol::Tcp {
+            self.table(&route::single(name.clone(), object));
+        }
+        self.listener(address, protocol, &name, &name);
+        self.destinations.insert(destination);
+        true
+    }
+
+    fn listener(&mut self, address: SocketAddr, protocol: protocol::Protocol, table: &str, cluster: &str) {
+        self.add(xds::LISTENER, names::outbound(address), &listener::outbound(address, protocol, table, cluster));
+    }
+
+    fn dns(&mut self, name: &str, host: &str) -> bool {
+        let Some(answer) = dns::answer(self.world.index(), &self.audience.node.namespace, host) else { return false };
+        let record = DnsRecord { addresses: answer.addresses.iter().map(ToString::to_string).collect(), ttl_secs: dns::TTL_SECS };
+        self.add(DNS_RECORD, name.to_owned(), &record);
+        for address in answer.destinations {
+            self.outbound(address);
+        }
+        true
+    }
+
+    fn finish(mut self) -> View {
+        let index = self.world.index();
+        for destination in std::mem::take(&mut self.destinations) {
+            let name = destination.name();
+            self.add(xds::CLUSTER, name.clone(), &cluster(index, &destination, self.audience.node.mode));
+            self.add(xds::ENDPOINT, name, &assignment(index, &destination));
+        }
+        self.view
+    }
+}

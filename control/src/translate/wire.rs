@@ -1,0 +1,153 @@
+//! The small messages that every resource is made of.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use prost_types::{Struct, Value, value};
+use proto::names;
+use proto::xds::core::{Metadata, SocketAddress, TransportSocket, address, config_source, socket_address, transport_socket};
+use proto::xds::hcm::http_connection_manager::{CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig};
+use proto::xds::hcm::{HttpConnectionManager, HttpFilter, Rds, http_filter};
+use proto::xds::listener::{Filter, ListenerFilter, filter, listener_filter};
+use proto::xds::route::RouteConfiguration;
+use proto::xds::tcp_proxy::{TcpProxy, tcp_proxy};
+use proto::xds::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
+use proto::xds::{core, http_inspector, matcher, pack, raw_buffer, router, tls};
+
+use super::protocol::Protocol;
+
+/// Texts as a `Struct`.
+pub(super) fn texts(pairs: &[(&str, &str)]) -> Struct {
+    let value = |text: &str| Value { kind: Some(value::Kind::StringValue(text.to_owned())) };
+    Struct { fields: pairs.iter().map(|(name, text)| ((*name).to_owned(), value(text))).collect() }
+}
+
+/// Our own facts about a resource.
+pub(super) fn facts(pairs: &[(&str, &str)]) -> Metadata {
+    Metadata { filter_metadata: BTreeMap::from([(names::METADATA.to_owned(), texts(pairs))]) }
+}
+
+pub(super) fn ads() -> core::ConfigSource {
+    core::ConfigSource {
+        config_source_specifier: Some(config_source::ConfigSourceSpecifier::Ads(core::AggregatedConfigSource {})),
+        initial_fetch_timeout: None,
+        resource_api_version: core::ApiVersion::V3.into(),
+    }
+}
+
+pub(super) fn socket(ip: IpAddr, port: u16) -> core::Address {
+    let socket = SocketAddress {
+        address: ip.to_string(),
+        port_specifier: Some(socket_address::PortSpecifier::PortValue(port.into())),
+        ..SocketAddress::default()
+    };
+    core::Address { address: Some(address::Address::SocketAddress(socket)) }
+}
+
+/// A duration in seconds.
+pub(super) fn seconds(seconds: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos: 0 }
+}
+
+/// Where a connection manager has its routes from.
+pub(super) enum Routes {
+    /// The table of that name.
+    Named(String),
+    /// This table.
+    Inline(RouteConfiguration),
+}
+
+/// HTTP on a chain. `inbound`: the side that tells the application who called.
+pub(super) fn http(protocol: Protocol, routes: Routes, inbound: bool) -> Filter {
+    let codec = match protocol {
+        Protocol::Http1 => CodecType::Http1,
+        Protocol::Http2 => CodecType::Http2,
+        Protocol::Http | Protocol::Tcp | Protocol::Auto => CodecType::Auto,
+    };
+    let router = HttpFilter {
+        name: "envoy.filters.http.router".to_owned(),
+        config_type: Some(http_filter::ConfigType::TypedConfig(pack(&router::Router::default()))),
+        ..HttpFilter::default()
+    };
+    let forwarding = if inbound { ForwardClientCertDetails::SanitizeSet } else { ForwardClientCertDetails::Sanitize };
+    let manager = HttpConnectionManager {
+        codec_type: codec.into(),
+        stat_prefix: if inbound { "inbound" } else { "outbound" }.to_owned(),
+        route_specifier: Some(match routes {
+            Routes::Named(name) => RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name }),
+            Routes::Inline(table) => RouteSpecifier::RouteConfig(table),
+        }),
+        http_filters: vec![router],
+        forward_client_cert_details: forwarding.into(),
+        set_current_client_cert_details: inbound.then(|| SetCurrentClientCertDetails { uri: true, ..Default::default() }),
+        upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), enabled: None }],
+        ..HttpConnectionManager::default()
+    };
+    Filter {
+        name: "envoy.filters.network.http_connection_manager".to_owned(),
+        config_type: Some(filter::ConfigType::TypedConfig(pack(&manager))),
+    }
+}
+
+/// Bytes to a cluster.
+pub(super) fn tcp(cluster: &str) -> Filter {
+    let proxy = TcpProxy {
+        stat_prefix: "tcp".to_owned(),
+        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
+        ..TcpProxy::default()
+    };
+    Filter { name: "envoy.filters.network.tcp_proxy".to_owned(), config_type: Some(filter::ConfigType::TypedConfig(pack(&proxy))) }
+}
+
+/// Tells HTTP from other bytes.
+pub(super) fn http_inspector() -> ListenerFilter {
+    ListenerFilter {
+        name: "envoy.filters.listener.http_inspector".to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(pack(&http_inspector::HttpInspector {}))),
+    }
+}
+
+/// What the HTTP inspector calls the versions.
+pub(super) fn http_names() -> Vec<String> {
+    vec!["http/1.1".to_owned(), "h2c".to_owned()]
+}
+
+/// The ALPN names of mesh peers.
+pub(super) fn mesh_names() -> Vec<String> {
+    [names::ALPN_H1, names::ALPN_H2, names::ALPN_TCP].map(str::to_owned).to_vec()
+}
+
+/// What both ends of mesh TLS share: our own certificate, the trust bundle, identities of the trust domain, TLS 1.3.
+pub(super) fn mesh_tls(trust_domain: &str, alpn: Vec<String>) -> tls::CommonTlsContext {
+    let peer = tls::SubjectAltNameMatcher {
+        san_type: tls::subject_alt_name_matcher::SanType::Uri.into(),
+        matcher: Some(matcher::StringMatcher {
+            match_pattern: Some(matcher::string_matcher::MatchPattern::Prefix(format!("spiffe://{trust_domain}/"))),
+            ignore_case: false,
+        }),
+    };
+    let trust = CombinedCertificateValidationContext {
+        default_validation_context: Some(tls::CertificateValidationContext {
+            match_typed_subject_alt_names: vec![peer],
+            ..Default::default()
+        }),
+        validation_context_sds_secret_config: Some(tls::SdsSecretConfig { name: names::ROOT_CA.to_owned(), sds_config: Some(ads()) }),
+    };
+    tls::CommonTlsContext {
+        tls_params: Some(tls::TlsParameters {
+            tls_minimum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv13.into(),
+            tls_maximum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv13.into(),
+        }),
+        tls_certificate_sds_secret_configs: vec![tls::SdsSecretConfig { name: "default".to_owned(), sds_config: Some(ads()) }],
+        validation_context_type: Some(ValidationContextType::CombinedValidationContext(trust)),
+        alpn_protocols: alpn,
+    }
+}
+
+pub(super) fn transport<M: prost::Message + prost::Name>(name: &str, config: &M) -> TransportSocket {
+    TransportSocket { name: name.to_owned(), config_type: Some(transport_socket::ConfigType::TypedConfig(pack(config))) }
+}
+
+pub(super) fn plaintext() -> TransportSocket {
+    transport("envoy.transport_sockets.raw_buffer", &raw_buffer::RawBuffer {})
+}
