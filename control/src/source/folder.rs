@@ -41,7 +41,8 @@ impl Folder {
         }
         let mut out = Vec::new();
         for key in touched {
-            let holders: Vec<&String> = self.files.iter().filter(|(_, file)| file.objects.contains_key(&key)).map(|(name, _)| name).collect();
+            let holders: Vec<&String> =
+                self.files.iter().filter(|(_, file)| file.objects.contains_key(&key)).map(|(name, _)| name).collect();
             // Whoever shares an object must be told anew who has it.
             files.extend(holders.iter().map(|name| (*name).clone()));
             let Some(first) = holders.first().map(|name| (*name).clone()) else {
@@ -74,7 +75,8 @@ impl Folder {
             None => *file = File::default(),
             // What cannot be read now keeps what was read before.
             Some(Err(why)) => {
-                file.problems = vec![Problem::of_file(Severity::Error, &change.file, 0, why, "its objects stay as they were; make the file readable")];
+                file.problems =
+                    vec![Problem::of_file(Severity::Error, &change.file, 0, why, "its objects stay as they were; make the file readable")];
             }
             Some(Ok(text)) => {
                 let parsed = parse(&change.file, text);
@@ -116,7 +118,7 @@ mod tests {
     }
 
     fn account(name: &str, label: &str) -> String {
-        format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, labels: {{v: {label}}}}}\n---\n")
+        format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, labels: {{v: \"{label}\"}}}}\n---\n")
     }
 
     struct Case {
@@ -143,7 +145,10 @@ mod tests {
         let mut case = Case::new();
         let (live, problems) = case.after(vec![change("d/b.yaml", &account("x", "b")), change("d/c.yaml", &account("x", "c"))]);
         assert_eq!(live, ["x=b"]);
-        assert_eq!(problems, ["d/c.yaml:1: error: ServiceAccount default/x: the same object stands in d/b.yaml, and that one stays (remove one of them)"]);
+        assert_eq!(
+            problems,
+            ["d/c.yaml:1: error: ServiceAccount default/x: the same object stands in d/b.yaml, and that one stays (remove one of them)"]
+        );
         let (live, problems) = case.after(vec![change("d/a.yaml", &account("x", "a"))]);
         assert_eq!((live, problems.len()), (vec!["x=b".to_owned()], 2));
         let (live, problems) = case.after(vec![FileChange { file: "d/b.yaml".to_owned(), text: None }]);
@@ -162,9 +167,13 @@ mod tests {
         assert!(problems[0].starts_with("a.yaml:"), "{problems:?}");
         let (live, problems) = case.after(vec![FileChange { file: "a.yaml".to_owned(), text: Some(Err("permission denied".to_owned())) }]);
         assert_eq!((live.len(), problems.len()), (2, 1));
-        let (live, problems) = case.after(vec![change("a.yaml", "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: x, labels: {v: 3}}\n")]);
+        let (live, problems) =
+            case.after(vec![change("a.yaml", "apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: x, labels: {v: 3}}\n")]);
         assert_eq!(live, ["x=2"]);
-        assert_eq!(problems, ["a.yaml:3: error: ServiceAccount default/x: metadata.labels.v: expected text, found a number (put it in quotes)"]);
+        assert_eq!(
+            problems,
+            ["a.yaml:3: error: ServiceAccount default/x: metadata.labels.v: expected text, found a number (put it in quotes)"]
+        );
         let key = ObjectKey::new(Kind::ServiceAccount, "default", "x");
         assert!(case.world.slots()[&key].refused().is_some());
         let (live, problems) = case.after(vec![change("a.yaml", &account("x", "four"))]);

@@ -85,7 +85,9 @@ impl Watch {
     fn listen(&mut self) {
         let poke = self.poke.clone();
         // A full channel means that a look is due anyway.
-        let watcher = notify::recommended_watcher(move |_| drop(poke.try_send(())));
+        let watcher = notify::recommended_watcher(move |_| {
+            let _ = poke.try_send(());
+        });
         let watched = watcher.and_then(|mut watcher| watcher.watch(&self.folder, RecursiveMode::Recursive).map(|()| watcher));
         match watched {
             Ok(watcher) => self.watcher = Some(watcher),
@@ -191,7 +193,10 @@ mod tests {
         fs::write(at(".hidden.yaml"), "1").unwrap();
         fs::write(at("notes.txt"), "1").unwrap();
         let (mut watch, first) = Watch::start(folder.path()).unwrap();
-        assert_eq!(first.iter().map(|change| change.file.clone()).collect::<Vec<_>>(), ["a.json", "b.yaml"].map(|name| at(name).to_string_lossy().into_owned()));
+        assert_eq!(
+            first.iter().map(|change| change.file.clone()).collect::<Vec<_>>(),
+            ["a.json", "b.yaml"].map(|name| at(name).to_string_lossy().into_owned())
+        );
         fs::write(at("b.yaml~"), "2").unwrap();
         fs::rename(at("b.yaml~"), at("b.yaml")).unwrap();
         assert_eq!(names(&mut watch).await, [("b.yaml".to_owned(), true)]);

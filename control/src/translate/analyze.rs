@@ -56,7 +56,14 @@ struct Audit<'a> {
 
 impl Audit<'_> {
     /// `line` 0: the object's own.
-    fn say(&mut self, severity: Severity, key: &ObjectKey, (field, line): (&str, u32), message: impl Into<String>, remedy: impl Into<String>) {
+    fn say(
+        &mut self,
+        severity: Severity,
+        key: &ObjectKey,
+        (field, line): (&str, u32),
+        message: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         let live = self.world.slots().get(key).and_then(|slot| slot.live());
         let (file, own) = live.map_or(("", 0), |live| (live.file.as_str(), live.line));
         let line = if line == 0 { own } else { line };
@@ -111,7 +118,8 @@ impl Audit<'_> {
             word::LOG_LEVEL,
             word::OPAQUE_PORTS,
         ];
-        for name in object.metadata.annotations.keys().filter(|name| name.starts_with("meshwright.dev/") && !known.contains(&name.as_str())) {
+        for name in object.metadata.annotations.keys().filter(|name| name.starts_with("meshwright.dev/") && !known.contains(&name.as_str()))
+        {
             let near = crate::world::problem::nearest(name, known);
             let remedy = near.map_or_else(|| "remove it".to_owned(), |near| format!("did you mean `{near}`?"));
             self.say(Severity::Warning, &object.key, ("metadata.annotations", 0), format!("unknown annotation `{name}`"), remedy);
@@ -154,7 +162,13 @@ impl Audit<'_> {
         for (number, rule) in route.rules.iter().enumerate() {
             let at = format!("spec.rules[{number}].backendRefs");
             if rule.backends.is_empty() && rule.failing.is_empty() {
-                self.say(Severity::Warning, key, (&at, rule.line), "without backends the rule's requests are answered 500", "name a backend");
+                self.say(
+                    Severity::Warning,
+                    key,
+                    (&at, rule.line),
+                    "without backends the rule's requests are answered 500",
+                    "name a backend",
+                );
             } else if !rule.backends.is_empty() && rule.backends.iter().all(|backend| backend.weight == 0) {
                 let message = "all weights are 0: the rule's requests are answered 500";
                 self.say(Severity::Warning, key, (&at, rule.line), message, "give a backend some weight");
@@ -172,7 +186,13 @@ impl Audit<'_> {
     }
 
     fn fault(&mut self, key: &ObjectKey, fault: &Fault, what: &str, severity: Severity) {
-        self.say(severity, key, (&fault.field, fault.line), format!("{}{what}", fault.message), "remove it, or wait for a version that supports it");
+        self.say(
+            severity,
+            key,
+            (&fault.field, fault.line),
+            format!("{}{what}", fault.message),
+            "remove it, or wait for a version that supports it",
+        );
     }
 
     fn service(&mut self, key: &ObjectKey) {
@@ -180,7 +200,8 @@ impl Audit<'_> {
         let Some(service) = view.service().filter(|service| !service.external_name) else { return };
         let sliced = self.index.slices.contains_key(&(key.namespace.clone(), key.name.clone()));
         if view.instances.is_empty() && !sliced {
-            let message = if service.selector.is_empty() { "it has no selector, and no EndpointSlice" } else { "its selector matches no workload" };
+            let message =
+                if service.selector.is_empty() { "it has no selector, and no EndpointSlice" } else { "its selector matches no workload" };
             self.say(Severity::Warning, key, ("spec.selector", 0), message, "calls are answered 503 until there is an endpoint");
             return;
         }
@@ -211,7 +232,8 @@ impl Audit<'_> {
             };
             self.say(Severity::Warning, key, ("spec", 0), message, "merge the two");
         }
-        let mut chosen = self.index.instances.values().filter(|instance| applies(object, selector, &instance.namespace, instance.labels())).peekable();
+        let mut chosen =
+            self.index.instances.values().filter(|instance| applies(object, selector, &instance.namespace, instance.labels())).peekable();
         if selector.is_some() && chosen.peek().is_none() {
             self.say(Severity::Warning, key, ("spec.selector", 0), "it selects no workload", "correct the labels");
         } else if key.kind == Kind::PeerAuthentication && chosen.peek().is_some() && chosen.all(|instance| !instance.meshed) {
@@ -236,7 +258,8 @@ impl Audit<'_> {
             if !self.index.gateways.contains_key(&name) {
                 if self.world.get(&ObjectKey::new(Kind::GatewayClass, "", &gateway.class)).is_none() {
                     let remedy = crate::world::problem::nearest(&gateway.class, [word::GATEWAY_CLASS]);
-                    let remedy = remedy.map_or_else(|| format!("ours is `{}`", word::GATEWAY_CLASS), |near| format!("did you mean `{near}`?"));
+                    let remedy =
+                        remedy.map_or_else(|| format!("ours is `{}`", word::GATEWAY_CLASS), |near| format!("did you mean `{near}`?"));
                     let message = format!("there is no GatewayClass `{}`: nobody serves this Gateway", gateway.class);
                     self.say(Severity::Warning, key, ("spec.gatewayClassName", 0), message, remedy);
                 }
@@ -269,7 +292,8 @@ impl Audit<'_> {
     fn addresses(&mut self) {
         let mut owners: BTreeMap<std::net::IpAddr, ObjectKey> = BTreeMap::new();
         let services = self.index.services.values().map(|view| (view.object.key.clone(), view.addresses.clone()));
-        let instances = self.index.instances.values().filter(|instance| instance.workload().is_some_and(|workload| workload.command.is_empty()));
+        let instances =
+            self.index.instances.values().filter(|instance| instance.workload().is_some_and(|workload| workload.command.is_empty()));
         let instances = instances.map(|instance| (instance.object.key.clone(), instance.addresses.clone()));
         for (key, addresses) in services.chain(instances) {
             for address in addresses {
@@ -312,7 +336,8 @@ impl Audit<'_> {
                 PathMatch::Prefix(path) => format!("{path}/*"),
                 PathMatch::Regex(pattern) => format!("~{pattern}"),
             };
-            let message = format!("a match on {what} is never reached: rule {} of {} is the same and comes first", rule(winner), winner.route.key);
+            let message =
+                format!("a match on {what} is never reached: rule {} of {} is the same and comes first", rule(winner), winner.route.key);
             let field = format!("spec.rules[{}].matches", entry.number);
             self.say(Severity::Warning, &entry.route.key, (&field, entry.rule.line), message, "remove one, or make it more specific");
         }

@@ -145,7 +145,9 @@ fn to_gateway(index: &Index, route: &Object, parent: &ParentRef, name: Name) -> 
         let message = format!("Gateway {}/{} has no such listener", name.0, name.1);
         return Standing::Refused(Refusal::new("NoMatchingParent", message));
     }
-    chosen.retain(|(_, judged)| judged.http_routes && judged.refused.is_none() && admits(index, &name.0, judged.listener, &route.key.namespace));
+    chosen.retain(|(_, judged)| {
+        judged.http_routes && judged.refused.is_none() && admits(index, &name.0, judged.listener, &route.key.namespace)
+    });
     if chosen.is_empty() {
         return Standing::Refused(Refusal::new("NotAllowedByListeners", "no listener takes routes of this kind from this namespace"));
     }
@@ -256,7 +258,8 @@ pub(super) fn backend(index: &Index, route: &Object, reference: &BackendRef, gra
     };
     if !routable(port.app_protocol.as_deref()) {
         let protocol = port.app_protocol.as_deref().unwrap_or_default();
-        let message = format!("port {} of Service {}/{} speaks {protocol}, which no HTTPRoute can lead to", port.port, service.0, service.1);
+        let message =
+            format!("port {} of Service {}/{} speaks {protocol}, which no HTTPRoute can lead to", port.port, service.0, service.1);
         return Err(Refusal::new("UnsupportedProtocol", message));
     }
     Ok(Backend { service, port: port.port })

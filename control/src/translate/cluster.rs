@@ -9,7 +9,7 @@ use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClust
 use proto::xds::core::{HealthStatus, Locality, Metadata};
 use proto::xds::endpoint::lb_endpoint::HostIdentifier;
 use proto::xds::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
-use proto::xds::{core, tls};
+use proto::xds::tls;
 
 use super::attach::Backend;
 use super::protocol::{self, Protocol};
@@ -173,7 +173,10 @@ pub(super) fn targets(index: &Index, view: &ServiceView, port: &ServicePort) -> 
                 Some(Address::Instance(name)) => index.instances.get(name),
                 _ => None,
             };
-            let mut target = known.map_or_else(|| stranger(namespace, service, endpoint.target.as_deref(), address), |known| Target::of(index, known, address));
+            let mut target = known.map_or_else(
+                || stranger(namespace, service, endpoint.target.as_deref(), address),
+                |known| Target::of(index, known, address),
+            );
             target.hostname.clone_from(&endpoint.hostname);
             if endpoint.terminating {
                 target.health = HealthStatus::Draining;
@@ -248,7 +251,7 @@ fn endpoint(target: Target) -> LbEndpoint {
     LbEndpoint {
         host_identifier: Some(HostIdentifier::Endpoint(host)),
         health_status: target.health.into(),
-        metadata: Some(core::Metadata { filter_metadata }),
+        metadata: Some(Metadata { filter_metadata }),
         load_balancing_weight: Some(target.weight),
     }
 }

@@ -34,9 +34,9 @@ pub(super) fn answer(index: &Index, client: &str, host: &str) -> Option<Answer> 
             // `instance.service`, within the namespace, has the form of `service.namespace`.
             if labels.len() == 2 { found.or_else(|| of_service(index, client, namespace, Some(service))) } else { found }
         }
-        [instance, service, namespace] | [instance, service, namespace, "svc"] | [instance, service, namespace, "svc", "cluster", "local"] => {
-            of_service(index, namespace, service, Some(instance))
-        }
+        [instance, service, namespace]
+        | [instance, service, namespace, "svc"]
+        | [instance, service, namespace, "svc", "cluster", "local"] => of_service(index, namespace, service, Some(instance)),
         [dashed, namespace, "pod", "cluster", "local"] => of_pod(index, namespace, dashed),
         _ => None,
     }

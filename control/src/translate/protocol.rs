@@ -134,7 +134,11 @@ pub(super) fn of_instance(index: &Index, instance: &Instance, port: u16) -> Prot
 }
 
 /// The Service ports that lead to an instance's port.
-pub(super) fn in_front<'a>(index: &'a Index, instance: &'a Instance, port: u16) -> impl Iterator<Item = (&'a ServiceView, &'a ServicePort)> {
+pub(super) fn in_front<'a>(
+    index: &'a Index,
+    instance: &'a Instance,
+    port: u16,
+) -> impl Iterator<Item = (&'a ServiceView, &'a ServicePort)> {
     let ports = |view: &'a ServiceView| view.service().map_or(&[][..], |service: &Service| &service.ports);
     let pairs = selecting(index, instance).flat_map(move |view| ports(view).iter().map(move |known| (view, known)));
     pairs.filter(move |(_, known)| target(known, instance) == Some(port))

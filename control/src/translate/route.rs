@@ -16,7 +16,8 @@ use proto::xds::route::route_action::ClusterSpecifier;
 use proto::xds::route::route_match::PathSpecifier;
 use proto::xds::route::weighted_cluster::ClusterWeight;
 use proto::xds::route::{
-    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster,
+    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost,
+    WeightedCluster,
 };
 
 use super::attach::{self, Backend, Standing, content};
@@ -177,7 +178,8 @@ fn host(domain: String, routes: Vec<Route>) -> VirtualHost {
 
 /// Everything to one cluster.
 fn plain(name: String, cluster: String) -> Route {
-    let action = RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)), timeout: Some(wire::seconds(0)), ..Default::default() };
+    let action =
+        RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)), timeout: Some(wire::seconds(0)), ..Default::default() };
     Route { name, r#match: Some(match_of(&Match::any())), action: Some(Action::Route(action)), ..Route::default() }
 }
 
@@ -212,13 +214,15 @@ fn compile(index: &Index, entry: &Entry<'_>, mesh: bool, backends: &mut BTreeSet
         (weight.response_headers_to_add, weight.response_headers_to_remove) = header_ops(response);
         weights.push(weight);
     }
-    let alone = weights.len() == 1 && weights[0] == ClusterWeight { name: weights[0].name.clone(), weight: weights[0].weight, ..Default::default() };
+    let alone = weights.len() == 1
+        && weights[0] == ClusterWeight { name: weights[0].name.clone(), weight: weights[0].weight, ..Default::default() };
     let specifier = match weights.first() {
         Some(only) if alone && only.weight != Some(0) => ClusterSpecifier::Cluster(only.name.clone()),
         _ => ClusterSpecifier::WeightedClusters(WeightedCluster { clusters: weights }),
     };
     let timeout = rule.timeout.and_then(|timeout| prost_types::Duration::try_from(timeout).ok());
-    let action = RouteAction { cluster_specifier: Some(specifier), timeout: Some(timeout.unwrap_or(wire::seconds(0))), ..Default::default() };
+    let action =
+        RouteAction { cluster_specifier: Some(specifier), timeout: Some(timeout.unwrap_or(wire::seconds(0))), ..Default::default() };
     compiled.action = Some(Action::Route(action));
     (compiled.request_headers_to_add, compiled.request_headers_to_remove) = header_ops(&rule.headers.request);
     (compiled.response_headers_to_add, compiled.response_headers_to_remove) = header_ops(&rule.headers.response);

@@ -81,7 +81,8 @@ pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
     let telemetry = telemetry(index, &audience.node.namespace, &audience.labels);
     let ranges = &world.settings().ranges;
     let endpoint = telemetry.otlp_endpoint.as_ref().or(world.settings().otlp_endpoint.as_ref());
-    let cidrs = [ranges.services.0.to_string(), ranges.services.1.to_string(), ranges.instances.0.to_string(), ranges.instances.1.to_string()];
+    let cidrs =
+        [ranges.services.0.to_string(), ranges.services.1.to_string(), ranges.instances.0.to_string(), ranges.instances.1.to_string()];
     ProxyConfig {
         trust_domain: index.mesh.trust_domain.clone(),
         outside_mesh_denied: index.mesh.outside_denied,

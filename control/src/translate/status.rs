@@ -113,7 +113,13 @@ struct Conditions {
 
 impl Conditions {
     fn say(&self, kind: &str, status: &'static str, reason: &str, message: impl Into<String>) -> Condition {
-        Condition { kind: kind.to_owned(), status, reason: reason.to_owned(), message: message.into(), observed_generation: self.generation }
+        Condition {
+            kind: kind.to_owned(),
+            status,
+            reason: reason.to_owned(),
+            message: message.into(),
+            observed_generation: self.generation,
+        }
     }
 
     /// True with the kind's own name as the reason, as in Gateway API.
@@ -186,7 +192,9 @@ fn of_gateway(world: &World, name: &Name, gateway: &Gateway, by: &Conditions) ->
     let listeners = judged.iter().zip(counts);
     Status {
         conditions: vec![accepted, programmed(served)],
-        listeners: listeners.map(|(judged, count)| of_listener(judged, count, programmed(served && judged.refused.is_none()), by)).collect(),
+        listeners: listeners
+            .map(|(judged, count)| of_listener(judged, count, programmed(served && judged.refused.is_none()), by))
+            .collect(),
         addresses: addresses.iter().map(address).collect(),
         ..Status::default()
     }
@@ -254,12 +262,14 @@ fn invalid_parts(route: &HttpRoute) -> String {
         let dropped = rule.unmatchable.iter().map(|fault| format!("Dropped Rule {number}: {}", fault.message));
         parts.extend(dropped);
         if rule.unmatchable.is_empty() {
-            parts.extend(rule.failing.iter().map(|fault| format!("Dropped Rule {number}: {}; its requests are answered 500", fault.message)));
+            parts.extend(
+                rule.failing.iter().map(|fault| format!("Dropped Rule {number}: {}; its requests are answered 500", fault.message)),
+            );
         }
         let backends = rule.backends.iter().flat_map(|backend| backend.failing.iter().map(move |fault| (&backend.name, fault)));
-        parts.extend(backends.map(|(name, fault)| {
-            format!("Dropped Rule {number}: {}; the share of backend {name} is answered 500", fault.message)
-        }));
+        parts.extend(
+            backends.map(|(name, fault)| format!("Dropped Rule {number}: {}; the share of backend {name} is answered 500", fault.message)),
+        );
         parts.extend(rule.without.iter().map(|fault| format!("Fall Back: {}; rule {number} is served without it", fault.message)));
     }
     parts.join(". ")
@@ -278,10 +288,15 @@ fn of_route(world: &World, object: &Object, route: &HttpRoute, by: &Conditions) 
             _ => by.holds("Accepted"),
         };
         let mesh = matches!(standing, Standing::Service(..)) || parent.is_service();
-        let unresolved = route.rules.iter().flat_map(|rule| &rule.backends).find_map(|backend| attach::backend(world.index(), object, backend, mesh).err());
+        let unresolved = route
+            .rules
+            .iter()
+            .flat_map(|rule| &rule.backends)
+            .find_map(|backend| attach::backend(world.index(), object, backend, mesh).err());
         let resolved = unresolved.map_or_else(|| by.holds("ResolvedRefs"), |refusal| by.fails("ResolvedRefs", &refusal));
         let parts = invalid_parts(route);
-        let partly = (accepted.status == "True" && !parts.is_empty()).then(|| by.say("PartiallyInvalid", "True", "UnsupportedValue", parts));
+        let partly =
+            (accepted.status == "True" && !parts.is_empty()).then(|| by.say("PartiallyInvalid", "True", "UnsupportedValue", parts));
         parents.push(ParentStatus {
             parent_ref: echo(parent),
             controller_name: CONTROLLER,
@@ -309,7 +324,9 @@ fn echo(parent: &ParentRef) -> serde_json::Value {
 
 fn of_policy(world: &World, object: &Object, selector: &Selector, by: &Conditions) -> Status {
     let ancestor = match super::mtls::place(object, selector) {
-        super::mtls::Place::Mesh => json!({"group": "meshwright.dev", "kind": "Mesh", "namespace": object.key.namespace, "name": "default"}),
+        super::mtls::Place::Mesh => {
+            json!({"group": "meshwright.dev", "kind": "Mesh", "namespace": object.key.namespace, "name": "default"})
+        }
         _ => json!({"group": "", "kind": "Namespace", "name": object.key.namespace}),
     };
     let accepted = match conflict::of(world.index(), object) {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use prost::{Message, Name as _};
+use prost::Message;
 use proto::mesh::DnsRecord;
 use proto::names::{self, Mode};
 use proto::xds::route::RouteConfiguration;

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use prost_types::{Struct, Value, value};
 use proto::names;
 use proto::xds::core::{Metadata, SocketAddress, TransportSocket, address, config_source, socket_address, transport_socket};
-use proto::xds::hcm::http_connection_manager::{CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig};
+use proto::xds::hcm::http_connection_manager::{
+    CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails, UpgradeConfig,
+};
 use proto::xds::hcm::{HttpConnectionManager, HttpFilter, Rds, http_filter};
 use proto::xds::listener::{Filter, ListenerFilter, filter, listener_filter};
 use proto::xds::route::RouteConfiguration;

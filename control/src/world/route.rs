@@ -460,7 +460,10 @@ fn read_pair(at: &Cursor<'_>) -> Option<(String, String)> {
     let value = fields.need("value").and_then(|at| at.text());
     fields.done();
     let (name, value) = (name?, value?);
-    if value.len() > VALUE_BYTES_MAX || http::HeaderName::try_from(name.as_str()).is_err() || http::HeaderValue::try_from(value.as_str()).is_err() {
+    if value.len() > VALUE_BYTES_MAX
+        || http::HeaderName::try_from(name.as_str()).is_err()
+        || http::HeaderValue::try_from(value.as_str()).is_err()
+    {
         at.error(format!("`{name}: {value}` is no header"), "");
         return None;
     }
