@@ -11,7 +11,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use proto::mesh::{BoundPort, GatewayOrder, GatewayState};
-use proxy::intercept::EXEMPT_MARK;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -121,9 +120,6 @@ impl Life {
         let (ours, theirs) = UnixStream::pair().context("cannot make a socket pair")?;
         let mut command = self.mesh.proxy_command(&self.order.namespace, &self.order.name, &self.order.name);
         command.extend(["--mode".into(), "edge".into(), "--sockets-fd".into(), "0".into()]);
-        if self.mesh.rights.rootless {
-            command.extend(["--exempt-mark".into(), EXEMPT_MARK.to_string().into()]);
-        }
         let process = Start {
             state: &self.mesh.state,
             namespace: &self.namespace,

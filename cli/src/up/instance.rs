@@ -139,8 +139,8 @@ impl Life {
 
     fn start_sidecar(&self) -> anyhow::Result<Process> {
         let mut command = self.mesh.proxy_command(&self.order.namespace, &self.order.workload, &self.order.instance);
-        if self.mesh.rights.rootless {
-            command.extend(["--exempt-mark".into(), EXEMPT_MARK.to_string().into()]);
+        if !self.order.service_account.is_empty() {
+            command.extend(["--service-account".into(), self.order.service_account.clone().into()]);
         }
         if !self.order.log_level.is_empty() {
             command.extend(["--log-level".into(), self.order.log_level.clone().into()]);

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use proto::mesh::{GatewayState, InstanceState, TokenRequest, VirtualService};
+use proxy::intercept::{EXEMPT_MARK, EXEMPT_UID};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep};
 
@@ -152,6 +153,8 @@ impl Mesh {
     /// The command line of a proxy: what a user would type.
     pub(crate) fn proxy_command(&self, namespace: &str, workload: &str, instance: &str) -> Vec<OsString> {
         let text = |text: &str| OsString::from(text);
+        // Without root there is no uid to drop to: a mark on its sockets exempts the proxy.
+        let exempt = if self.rights.rootless { format!("mark:{EXEMPT_MARK:#x}") } else { format!("uid:{EXEMPT_UID}") };
         vec![
             text("meshwright"),
             text("proxy"),
@@ -165,6 +168,8 @@ impl Mesh {
             text(&format!("{namespace}/{workload}")),
             text("--instance"),
             text(instance),
+            text("--exempt"),
+            text(&exempt),
         ]
     }
 
