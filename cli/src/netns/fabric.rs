@@ -10,7 +10,7 @@ use proxy::intercept::table::{Chain, Family, Hook, Table, When};
 
 use super::Namespace;
 use super::link::Netlink;
-use super::ranges::Ranges;
+use super::ranges::{Ranges, possible};
 
 /// The bridge's name, inside its own namespace.
 pub(crate) const BRIDGE: &str = "mw0";
@@ -53,7 +53,7 @@ impl Fabric {
         namespace.run(|| {
             let mut netlink = Netlink::new();
             netlink.bridge(BRIDGE).context("does this kernel have CONFIG_BRIDGE (`modprobe bridge`)?")?;
-            for address in ranges.bridge() {
+            for address in ranges.bridge_here() {
                 netlink.address(BRIDGE, address)?;
             }
             netlink.up(BRIDGE)
@@ -104,7 +104,7 @@ impl Fabric {
     /// Runs inside the instance's namespace: addresses, and routes so that `connect` to a virtual address gets as far as the rules.
     fn address(&self, addresses: &[IpAddr]) -> anyhow::Result<()> {
         let mut netlink = Netlink::new();
-        for address in addresses {
+        for address in addresses.iter().filter(|address| possible(**address)) {
             netlink.address(INTERFACE, self.ranges.on_link(*address))?;
         }
         netlink.up(INTERFACE)?;
@@ -114,7 +114,7 @@ impl Fabric {
             routes.push(IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 0)));
         }
         for range in routes {
-            if addresses.iter().any(|address| address.is_ipv4() == range.addr().is_ipv4()) {
+            if addresses.iter().any(|address| address.is_ipv4() == range.addr().is_ipv4() && possible(*address)) {
                 netlink.route(range, self.ranges.gateway(range.addr()))?;
             }
         }

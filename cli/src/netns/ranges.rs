@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use std::path::Path;
+
 use anyhow::bail;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -55,6 +57,11 @@ impl Ranges {
         ]
     }
 
+    /// The bridge's addresses that this kernel can have: a machine may be without IPv6.
+    pub(crate) fn bridge_here(&self) -> Vec<IpNet> {
+        self.bridge().into_iter().filter(|address| possible(address.addr())).collect()
+    }
+
     /// The bridge's address of one family.
     pub(crate) fn gateway(&self, like: IpAddr) -> IpAddr {
         let [v4, v6] = self.bridge();
@@ -101,6 +108,11 @@ impl Ranges {
         }
         Ok(())
     }
+}
+
+/// Whether this kernel has the address's family.
+pub(crate) fn possible(address: IpAddr) -> bool {
+    address.is_ipv4() || Path::new("/proc/net/if_inet6").exists()
 }
 
 fn pick(flag: &str, given: &[IpNet], v4: &mut Ipv4Net, v6: &mut Ipv6Net) -> anyhow::Result<()> {

@@ -234,7 +234,7 @@ impl Fleet {
 pub(crate) fn relay_to_host(mesh: &Rc<Mesh>, port: u32, target: &str) -> anyhow::Result<JoinHandle<()>> {
     let port = u16::try_from(port).with_context(|| format!("{port} is not a port"))?;
     let mut listeners = Vec::new();
-    for address in mesh.settings.ranges.bridge() {
+    for address in mesh.settings.ranges.bridge_here() {
         listeners.push(mesh.fabric.borrow().listen(SocketAddr::new(address.addr(), port))?);
     }
     let target = target.strip_prefix("http://").unwrap_or(target).trim_end_matches('/').to_owned();

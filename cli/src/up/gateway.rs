@@ -5,6 +5,7 @@ use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -112,7 +113,7 @@ impl Life {
             let phase = left_running(&mut self.phase.clone()).await;
             if phase == Phase::Stop { GRACE.1 } else { GRACE.0 }
         };
-        self.mesh.keep(&format!("edge {}/{}", self.key.0, self.key.1), start, on, stop).await;
+        self.mesh.keep(&format!("edge {}/{}", self.key.0, self.key.1), &self.log(), start, on, stop).await;
         self.gone.send_replace(true);
     }
 
@@ -128,7 +129,7 @@ impl Life {
             env: Vec::new(),
             env_removed: &[OTLP_ENV],
             directory: None,
-            log: &self.mesh.log(&format!("{}.{}.proxy", self.key.0, self.key.1)),
+            log: &self.log(),
             input: Some(OwnedFd::from(theirs)),
             drop_rights: false,
         }
@@ -182,6 +183,10 @@ impl Life {
                 url: url(bound.host_port),
             });
         }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.mesh.log(&format!("{}.{}.proxy", self.key.0, self.key.1))
     }
 
     async fn refill(&self) -> anyhow::Result<()> {

@@ -134,7 +134,7 @@ impl Life {
             let _ = self.workload_gone.subscribe().wait_for(|gone| *gone).await;
             grace(phase)
         };
-        self.mesh.keep(&format!("{}'s proxy", self.name()), start, on, stop).await;
+        self.mesh.keep(&format!("{}'s proxy", self.name()), &self.log(".proxy"), start, on, stop).await;
     }
 
     fn start_sidecar(&self) -> anyhow::Result<Process> {
@@ -168,17 +168,12 @@ impl Life {
             self.start_workload()
         };
         let on = |change: Result<u32, String>| {
-            let log = self.log("");
             self.change(|state| match change {
                 Ok(pid) => {
                     state.restarts += u32::from(state.started);
                     (state.started, state.pid) = (true, pid);
                 }
-                Err(reason) => {
-                    let said = last_line(&log).map(|line| format!(": {line}")).unwrap_or_default();
-                    (state.pid, state.ready, state.message) = (0, false, format!("command {reason}{said}"));
-                    tell(&self.mesh, &self.order, "failed", None, &state.message);
-                }
+                Err(reason) => (state.pid, state.ready, state.message) = (0, false, format!("command {reason}")),
             });
         };
         let stop = async {
@@ -193,7 +188,7 @@ impl Life {
         if self.order.command.is_empty() {
             stop.await;
         } else {
-            self.mesh.keep(&self.name(), start, on, stop).await;
+            self.mesh.keep(&self.name(), &self.log(""), start, on, stop).await;
         }
         self.workload_gone.send_replace(true);
     }

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep};
 
 use super::book::{Book, Entry};
-use super::process::{Backoff, Process};
+use super::process::{Backoff, Process, last_line};
 use super::rights::Rights;
 use super::screen::{Event, Screen};
 use super::{Settings, tidy};
@@ -187,10 +187,11 @@ impl Mesh {
     }
 
     /// Keeps a part running until `stop` says with how much grace it ends. `start` starts it, `on` hears each change: its pid, or why
-    /// there is none.
+    /// there is none, with the last words in its log.
     pub(crate) async fn keep(
         &self,
         part: &str,
+        log: &Path,
         mut start: impl AsyncFnMut() -> anyhow::Result<Process>,
         on: impl Fn(Result<u32, String>),
         stop: impl Future<Output = Duration>,
@@ -210,7 +211,7 @@ impl Mesh {
                     let reason = tokio::select! {
                         biased;
                         grace = &mut stop => return process.stop(grace).await,
-                        reason = process.ended() => reason,
+                        reason = process.ended() => last_words(reason, log),
                     };
                     on(Err(reason.clone()));
                     let wait = (!self.settings.no_restart).then(|| backoff.wait(Instant::now()));
@@ -235,6 +236,14 @@ impl Mesh {
                 () = sleep(wait) => {}
             }
         }
+    }
+}
+
+/// A program that gave up by itself mostly says why.
+fn last_words(reason: String, log: &Path) -> String {
+    match last_line(log) {
+        Some(line) if reason.contains("status") => format!("{reason} ({line})"),
+        _ => reason,
     }
 }
 

@@ -215,7 +215,7 @@ async fn keep_book(mesh: Rc<Mesh>) {
 }
 
 fn serve_dns(mesh: &Rc<Mesh>, dns: &Rc<Dns>) -> anyhow::Result<()> {
-    for address in mesh.settings.ranges.bridge() {
+    for address in mesh.settings.ranges.bridge_here() {
         let address = SocketAddr::new(address.addr(), DNS_PORT);
         let (udp, tcp) = (mesh.fabric.borrow().bind_udp(address)?, mesh.fabric.borrow().listen(address)?);
         spawn_local(Rc::clone(dns).serve_udp(udp));
@@ -229,10 +229,12 @@ fn serve_nat(mesh: &Rc<Mesh>) -> anyhow::Result<()> {
     // One port in both families: the rule names only one.
     let v4 = mesh.fabric.borrow().listen(([0, 0, 0, 0], 0).into())?;
     let port = v4.local_addr()?.port();
-    let [_, v6] = mesh.settings.ranges.bridge();
-    let v6 = mesh.fabric.borrow().listen(SocketAddr::new(v6.addr(), port))?;
+    let mut listeners = vec![v4];
+    for address in mesh.settings.ranges.bridge_here().into_iter().filter(|address| address.addr().is_ipv6()) {
+        listeners.push(mesh.fabric.borrow().listen(SocketAddr::new(address.addr(), port))?);
+    }
     mesh.fabric.borrow().divert_leaving(port)?;
-    for listener in [v4, v6] {
+    for listener in listeners {
         spawn_local(relay::run(listener, |near| {
             let wanted = relay::original_destination(near);
             async move { relay::from_host(wanted?.to_string()).await }

@@ -12,7 +12,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::sleep;
 
 use super::mesh::{Mesh, Phase, left_running};
-use super::process::{Start, last_line};
+use super::process::Start;
 use super::screen::Event;
 use super::tidy;
 use crate::client;
@@ -83,8 +83,7 @@ async fn keep(mesh: Rc<Mesh>, folder: PathBuf, phase: watch::Receiver<Phase>, fa
             pid.send_replace(0);
             deaths.set(deaths.get() + 1);
             if !answered.get() && (deaths.get() >= DEATHS_MAX || mesh.settings.no_restart) {
-                let said = last_line(&log).unwrap_or_default();
-                fail.send_replace(Some(format!("it {reason}: {said} (see {})", log.display())));
+                fail.send_replace(Some(format!("it {reason}; see {}", log.display())));
             }
         }
     };
@@ -106,7 +105,7 @@ async fn keep(mesh: Rc<Mesh>, folder: PathBuf, phase: watch::Receiver<Phase>, fa
         }
     };
     tokio::select! {
-        () = mesh.keep("control plane", start, on, stop) => {}
+        () = mesh.keep("control plane", &log, start, on, stop) => {}
         () = announce => {}
     }
 }
