@@ -1,1 +1,3 @@
-//! See docs/architecture.md.
+//! What each stream gets, and who runs which epoch.
+
+pub mod session;

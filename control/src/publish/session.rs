@@ -1,0 +1,377 @@
+//! One delta ADS stream as a pure state machine (`xds.md` section 1.4, and the epoch barrier of the contract, section 4).
+//!
+//! Requests go in by [`Session::request`], what the client should have by [`Session::show`], and whenever the transport has room,
+//! [`Session::next`] says what to send: the difference between what should be and what the client holds *now*. So there is never a
+//! queue: a client that reads slowly costs one response and skips the states between.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use proto::mesh::{DnsRecord, Epoch, ProxyConfig};
+use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
+use proto::{epoch, names, xds};
+use prost::{Message, Name};
+
+use crate::translate::Encoded;
+
+/// A response is cut before it grows beyond this; stock gRPC refuses 4 MiB.
+pub const RESPONSE_BYTES_MAX: usize = 3 << 20;
+/// Most names one stream may subscribe, per type.
+pub const NAMES_MAX: usize = 20_000;
+/// Longest name.
+pub const NAME_BYTES_MAX: usize = 1024;
+/// Most `Epoch`s sent and not yet answered that are remembered.
+const BARRIERS_MAX: usize = 64;
+
+/// What a client should have: type URL, then name.
+pub type Content = BTreeMap<&'static str, BTreeMap<String, Arc<Encoded>>>;
+
+/// The types we serve, in the order in which they are added: what is referred to comes before what refers to it
+/// (`xds.md` section 1.5). Removals go the other way round, after all additions.
+pub fn types() -> [String; 7] {
+    [
+        xds::SECRET.to_owned(),
+        ProxyConfig::type_url(),
+        xds::CLUSTER.to_owned(),
+        xds::ENDPOINT.to_owned(),
+        xds::LISTENER.to_owned(),
+        xds::ROUTE.to_owned(),
+        DnsRecord::type_url(),
+    ]
+}
+
+/// What a request meant, beside its subscriptions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heard {
+    /// The names wanted by name changed: the content has to be computed anew and shown.
+    pub wants_changed: bool,
+    /// The client runs this epoch.
+    pub acknowledged: Option<u64>,
+    /// The client runs this epoch without what it refused, and says what.
+    pub refused: Option<(u64, String)>,
+    /// A response of some type was refused in part or whole; the barrier decides about the epoch.
+    pub rejected: Option<String>,
+    /// A type we do not serve; said once per stream and type.
+    pub unknown_type: Option<String>,
+}
+
+/// A request beyond a bound; the stream has to end with `RESOURCE_EXHAUSTED`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TooMuch {
+    /// See [`NAMES_MAX`].
+    #[error("more than {NAMES_MAX} names subscribed of {0}")]
+    Names(String),
+    /// See [`NAME_BYTES_MAX`].
+    #[error("a resource name of more than {NAME_BYTES_MAX} bytes")]
+    Name,
+}
+
+/// State of one type on the stream.
+#[derive(Debug, Default)]
+struct Subscription {
+    wildcard: bool,
+    names: BTreeSet<String>,
+    /// Name to version: what was sent and not removed, accepted or not.
+    held: BTreeMap<String, String>,
+    /// Names that must be answered although the client holds their version.
+    owed: BTreeSet<String>,
+    /// Something may differ from `held`.
+    dirty: bool,
+    nonce: u64,
+}
+
+impl Subscription {
+    fn covers(&self, name: &str) -> bool {
+        self.wildcard || self.names.contains(name)
+    }
+}
+
+/// An `Epoch` on its way.
+#[derive(Debug)]
+struct Barrier {
+    nonce: u64,
+    number: u64,
+}
+
+/// The server's side of one delta stream.
+#[derive(Debug, Default)]
+pub struct Session {
+    order: Vec<&'static str>,
+    types: BTreeMap<String, Subscription>,
+    unknown: BTreeSet<String>,
+    content: Content,
+    number: u64,
+    shown: bool,
+    nonce: u64,
+    barriers: VecDeque<Barrier>,
+    /// Digest of the last `Epoch` sent.
+    digest: Option<Vec<u8>>,
+    /// An `Epoch` must follow even if the digest stays.
+    owes_epoch: bool,
+}
+
+impl Session {
+    /// A stream on which nothing was said yet.
+    pub fn new() -> Self {
+        Self { order: type_urls().to_vec(), ..Self::default() }
+    }
+
+    /// Names subscribed by name, all types together: what [`crate::translate::view`] needs beside the audience.
+    pub fn wants(&self) -> BTreeSet<String> {
+        self.types.iter().filter(|(url, _)| !is_epoch(url)).flat_map(|(_, subscription)| subscription.names.iter().cloned()).collect()
+    }
+
+    /// Takes in one request: its subscriptions, and its ACK or NACK. The two are independent; a stale nonce cancels neither.
+    ///
+    /// # Errors
+    /// [`TooMuch`]; the session must not be used any more.
+    pub fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<Heard, TooMuch> {
+        let mut heard = Heard::default();
+        let url = request.type_url.clone();
+        if !is_epoch(&url) && !self.order.contains(&url.as_str()) {
+            if self.unknown.len() < BARRIERS_MAX && self.unknown.insert(url.clone()) {
+                heard.unknown_type = Some(url);
+            }
+            return Ok(heard);
+        }
+        self.answer(&request, &mut heard);
+        self.subscribe(request, &mut heard)?;
+        Ok(heard)
+    }
+
+    fn answer(&mut self, request: &DeltaDiscoveryRequest, heard: &mut Heard) {
+        if request.response_nonce.is_empty() {
+            return;
+        }
+        let refusal = request.error_detail.as_ref().map(|status| status.message.clone());
+        if is_epoch(&request.type_url) {
+            let Some(at) = self.barriers.iter().position(|barrier| barrier.nonce.to_string() == request.response_nonce) else {
+                return;
+            };
+            let number = self.barriers[at].number;
+            self.barriers.drain(..=at);
+            match refusal {
+                Some(message) => heard.refused = Some((number, message)),
+                None => heard.acknowledged = Some(number),
+            }
+        } else {
+            heard.rejected = refusal;
+        }
+    }
+
+    fn subscribe(&mut self, request: DeltaDiscoveryRequest, heard: &mut Heard) -> Result<(), TooMuch> {
+        let first = !self.types.contains_key(&request.type_url);
+        let subscription = self.types.entry(request.type_url.clone()).or_default();
+        let (added, dropped) = (request.resource_names_subscribe, request.resource_names_unsubscribe);
+        if first {
+            subscription.held = request.initial_resource_versions;
+            subscription.wildcard = added.is_empty() && dropped.is_empty();
+            subscription.dirty = true;
+            self.owes_epoch = true;
+        }
+        for name in added {
+            if name.len() > NAME_BYTES_MAX {
+                return Err(TooMuch::Name);
+            }
+            subscription.dirty = true;
+            self.owes_epoch = true;
+            if name == "*" {
+                subscription.wildcard = true;
+                continue;
+            }
+            // In the first request the versions say what the client has; later a name asked for again may have been dropped.
+            if !(first && subscription.held.contains_key(&name)) {
+                subscription.owed.insert(name.clone());
+            }
+            heard.wants_changed |= subscription.names.insert(name);
+            if subscription.names.len() > NAMES_MAX {
+                return Err(TooMuch::Names(request.type_url));
+            }
+        }
+        for name in dropped {
+            subscription.dirty = true;
+            if name == "*" {
+                subscription.wildcard = false;
+                let names = &subscription.names;
+                subscription.held.retain(|held, _| names.contains(held));
+            } else if subscription.names.remove(&name) {
+                heard.wants_changed = true;
+                if subscription.wildcard {
+                    subscription.owed.insert(name);
+                } else {
+                    subscription.held.remove(&name);
+                    subscription.owed.remove(&name);
+                }
+            } else if subscription.wildcard && subscription.held.contains_key(&name) {
+                subscription.owed.insert(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Says what the client should have from now on, and as which epoch. Returns whether this epoch concerns it: whether anything
+    /// that an epoch covers differs from what was shown before, or an earlier epoch is not answered yet.
+    pub fn show(&mut self, content: Content, number: u64) -> bool {
+        let changed = !self.shown || differs(&self.content, &content);
+        for (url, subscription) in &mut self.types {
+            if self.content.get(url.as_str()) != content.get(url.as_str()) {
+                subscription.dirty = true;
+            }
+        }
+        let concerned = number > self.number && (changed || self.owes_epoch || !self.barriers.is_empty());
+        self.owes_epoch |= concerned;
+        self.content = content;
+        self.number = number;
+        self.shown = true;
+        concerned
+    }
+
+    /// What to send next, if anything: additions, then removals, then the barrier. The result counts as sent.
+    pub fn next(&mut self) -> Option<DeltaDiscoveryResponse> {
+        if !self.shown {
+            return None;
+        }
+        for index in 0..self.order.len() {
+            if let Some(response) = self.additions(self.order[index]) {
+                return Some(response);
+            }
+        }
+        for index in (0..self.order.len()).rev() {
+            if let Some(response) = self.removals(self.order[index]) {
+                return Some(response);
+            }
+        }
+        self.barrier()
+    }
+
+    fn additions(&mut self, url: &'static str) -> Option<DeltaDiscoveryResponse> {
+        let subscription = self.types.get_mut(url).filter(|subscription| subscription.dirty)?;
+        let mut resources = Vec::new();
+        let mut bytes = 0;
+        for (name, item) in self.content.get(url).into_iter().flatten() {
+            let fresh = subscription.held.get(name) != Some(&item.version);
+            if !subscription.covers(name) || !(fresh || subscription.owed.contains(name)) {
+                continue;
+            }
+            let size = item.any.value.len() + name.len() + 128;
+            if bytes + size > RESPONSE_BYTES_MAX && !resources.is_empty() {
+                break;
+            }
+            bytes += size;
+            subscription.owed.remove(name);
+            subscription.held.insert(name.clone(), item.version.clone());
+            resources.push(resource(name, &item.version, item.any.clone()));
+        }
+        if resources.is_empty() {
+            return None;
+        }
+        if url == xds::CLUSTER {
+            self.owe_endpoints(&resources);
+        }
+        Some(self.response(url, resources, Vec::new()))
+    }
+
+    /// A cluster that is sent again warms again, and some clients wait for endpoints they do not ask for a second time.
+    fn owe_endpoints(&mut self, clusters: &[Resource]) {
+        if let Some(endpoints) = self.types.get_mut(xds::ENDPOINT) {
+            for cluster in clusters.iter().filter(|cluster| endpoints.wildcard || endpoints.names.contains(&cluster.name)) {
+                if self.content.get(xds::ENDPOINT).is_some_and(|known| known.contains_key(&cluster.name)) {
+                    endpoints.owed.insert(cluster.name.clone());
+                    endpoints.dirty = true;
+                }
+            }
+        }
+    }
+
+    /// What is held and gone, and what was asked for and is not there. Everything to add has been added by now.
+    fn removals(&mut self, url: &'static str) -> Option<DeltaDiscoveryResponse> {
+        let subscription = self.types.get_mut(url).filter(|subscription| subscription.dirty)?;
+        subscription.dirty = false;
+        let content = self.content.get(url);
+        let absent = |name: &&String| !content.is_some_and(|content| content.contains_key(*name));
+        let mut gone: BTreeSet<String> = subscription.held.keys().filter(|name| subscription.covers(name)).filter(absent).cloned().collect();
+        gone.extend(std::mem::take(&mut subscription.owed).into_iter().filter(|name| absent(&name)));
+        if gone.is_empty() {
+            return None;
+        }
+        subscription.held.retain(|name, _| !gone.contains(name));
+        Some(self.response(url, Vec::new(), gone.into_iter().collect()))
+    }
+
+    fn barrier(&mut self) -> Option<DeltaDiscoveryResponse> {
+        let url = Epoch::type_url();
+        // A proxy subscribes every type at its start; before the last of them has come, no digest can fit.
+        if !self.types.contains_key(&url) || !self.order.iter().all(|url| !epoch::counts(url) || self.types.contains_key(*url)) {
+            return None;
+        }
+        let digest = self.held_digest();
+        if !self.owes_epoch && self.digest.as_ref() == Some(&digest) {
+            return None;
+        }
+        self.owes_epoch = false;
+        self.digest = Some(digest.clone());
+        let any = xds::pack(&Epoch { number: self.number, digest: digest.into() });
+        let version = epoch::version(&any.value);
+        let response = self.response(&url, vec![resource(names::EPOCH, &version, any)], Vec::new());
+        self.barriers.push_back(Barrier { nonce: self.nonce, number: self.number });
+        if self.barriers.len() > BARRIERS_MAX {
+            self.barriers.pop_front();
+        }
+        Some(response)
+    }
+
+    /// The digest of what the client holds, as far as an epoch covers it.
+    pub fn held_digest(&self) -> Vec<u8> {
+        epoch::digest(self.types.iter().flat_map(|(url, subscription)| {
+            subscription.held.iter().map(move |(name, version)| (url.as_str(), name.as_str(), version.as_str()))
+        }))
+    }
+
+    /// How many resources the client holds.
+    pub fn held_count(&self) -> usize {
+        self.types.values().map(|subscription| subscription.held.len()).sum()
+    }
+
+    fn response(&mut self, url: &str, resources: Vec<Resource>, removed_resources: Vec<String>) -> DeltaDiscoveryResponse {
+        self.nonce += 1;
+        if let Some(subscription) = self.types.get_mut(url) {
+            subscription.nonce = self.nonce;
+        }
+        DeltaDiscoveryResponse {
+            system_version_info: self.number.to_string(),
+            resources,
+            type_url: url.to_owned(),
+            removed_resources,
+            nonce: self.nonce.to_string(),
+            control_plane: None,
+        }
+    }
+}
+
+fn resource(name: &str, version: &str, any: prost_types::Any) -> Resource {
+    Resource { name: name.to_owned(), version: version.to_owned(), resource: Some(any), ..Resource::default() }
+}
+
+fn is_epoch(url: &str) -> bool {
+    url.strip_prefix("type.googleapis.com/").is_some_and(|name| name == Epoch::full_name())
+}
+
+/// [`types`] as static text: interned once.
+pub fn type_urls() -> &'static [&'static str; 7] {
+    static URLS: std::sync::OnceLock<[&'static str; 7]> = std::sync::OnceLock::new();
+    URLS.get_or_init(|| types().map(|url| &*url.leak()))
+}
+
+/// Whether two contents differ in what an epoch covers.
+fn differs(a: &Content, b: &Content) -> bool {
+    type_urls().iter().filter(|url| epoch::counts(url)).any(|url| {
+        let versions = |content: &Content| -> Vec<(String, String)> {
+            content.get(url).into_iter().flatten().map(|(name, item)| (name.clone(), item.version.clone())).collect()
+        };
+        versions(a) != versions(b)
+    })
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;
