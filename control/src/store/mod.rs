@@ -1,1 +1,185 @@
-//! See docs/architecture.md.
+//! What the control plane remembers across restarts: `book.redb` in the data folder, 0600.
+//!
+//! A few rows of JSON, each written whole. A write that fails is said once and tried again with the next change: the mesh goes on
+//! from memory.
+
+use std::fs::{DirBuilder, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use parking_lot::Mutex;
+use redb::{Database, ReadableDatabase, TableDefinition};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+const FILE: &str = "book.redb";
+const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
+
+/// The rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Row {
+    /// [`crate::publish::epoch::Mark`].
+    Epoch,
+    /// Objects given by `apply`, which override the folder's.
+    Applied,
+    /// First acceptance of each object.
+    Ages,
+    /// Addresses of Services and instances.
+    Allocations,
+}
+
+impl Row {
+    fn key(self) -> &'static str {
+        match self {
+            Self::Epoch => "epoch",
+            Self::Applied => "applied",
+            Self::Ages => "ages",
+            Self::Allocations => "allocations",
+        }
+    }
+}
+
+/// Why the book cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {verb} the control plane's book {path}: {cause}; {remedy}")]
+pub struct StoreError {
+    /// `open`, `read` or `write`.
+    pub verb: &'static str,
+    /// The file.
+    pub path: PathBuf,
+    /// What the system says.
+    pub cause: String,
+    /// What to do.
+    pub remedy: &'static str,
+}
+
+struct State {
+    database: Option<Database>,
+    failure: Option<String>,
+}
+
+/// The open book.
+pub struct Store {
+    path: PathBuf,
+    state: Mutex<State>,
+}
+
+impl Store {
+    /// Opens or creates the book in `folder`, which is created 0700 where it is missing.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn open(folder: &Path) -> Result<Self, StoreError> {
+        let path = folder.join(FILE);
+        let remedy = "check space and rights there, or choose another folder with --data-dir";
+        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| StoreError {
+            verb: "open",
+            path: path.clone(),
+            cause: error.to_string(),
+            remedy,
+        })?;
+        let database = open_file(&path).map_err(|cause| StoreError { verb: "open", path: path.clone(), cause, remedy })?;
+        Ok(Self { path, state: Mutex::new(State { database: Some(database), failure: None }) })
+    }
+
+    /// Reads a row; `None` where there is none yet.
+    ///
+    /// # Errors
+    /// [`StoreError`], also for a row that does not read back.
+    pub fn load<T: DeserializeOwned>(&self, row: Row) -> Result<Option<T>, StoreError> {
+        let failed = |cause: String| StoreError { verb: "read", path: self.path.clone(), cause, remedy: "restore it from a backup, or move it away to start over" };
+        let state = self.state.lock();
+        let Some(database) = &state.database else {
+            return Err(failed("it is closed".to_owned()));
+        };
+        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
+            match database.begin_read()?.open_table(ROWS) {
+                Ok(rows) => Ok(rows.get(row.key())?.map(|value| value.value().to_vec())),
+                Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+                Err(error) => Err(error.into()),
+            }
+        };
+        let bytes = read().map_err(|error| failed(error.to_string()))?;
+        bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(|error| failed(format!("row `{}`: {error}", row.key())))).transpose()
+    }
+
+    /// Writes a row, durably. A failure is logged and kept for [`Store::failure`]; the caller goes on.
+    pub fn save<T: Serialize>(&self, row: Row, value: &T) {
+        let mut state = self.state.lock();
+        let result = serde_json::to_vec(value).map_err(|error| error.to_string()).and_then(|bytes| {
+            if state.database.is_none() {
+                state.database = Some(open_file(&self.path)?);
+            }
+            match &state.database {
+                Some(database) => write(database, row, &bytes).map_err(|error| error.to_string()),
+                None => Err("it is closed".to_owned()),
+            }
+        });
+        match result {
+            Ok(()) => {
+                if state.failure.take().is_some() {
+                    tracing::info!(path = %self.path.display(), "the book can be written again");
+                }
+            }
+            Err(cause) => {
+                // An I/O error closes the database for good; the next write opens it again.
+                state.database = None;
+                let error = StoreError {
+                    verb: "write",
+                    path: self.path.clone(),
+                    cause,
+                    remedy: "the mesh goes on from memory; make space or rights there before the control plane restarts",
+                };
+                if state.failure.replace(error.to_string()).is_none() {
+                    tracing::error!(%error);
+                }
+            }
+        }
+    }
+
+    /// Why the last write failed, if it did.
+    pub fn failure(&self) -> Option<String> {
+        self.state.lock().failure.clone()
+    }
+}
+
+fn open_file(path: &Path) -> Result<Database, String> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(|e| e.to_string())?;
+    let backend = redb::backends::FileBackend::new(file).map_err(|error| error.to_string())?;
+    Database::builder().create_with_backend(backend).map_err(|error| match error {
+        redb::DatabaseError::DatabaseAlreadyOpen => "another control plane has it open".to_owned(),
+        error => error.to_string(),
+    })
+}
+
+fn write(database: &Database, row: Row, bytes: &[u8]) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    transaction.open_table(ROWS)?.insert(row.key(), bytes)?;
+    Ok(transaction.commit()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::publish::epoch::Mark;
+
+    #[test]
+    fn rows_outlive_the_process() {
+        // Aim: what was saved is loaded, by the next process, and an absent row is no error.
+        let folder = tempfile::tempdir().unwrap();
+        let mark = Mark { number: 42, content: "abc".into() };
+        Store::open(folder.path()).unwrap().save(Row::Epoch, &mark);
+        let store = Store::open(folder.path()).unwrap();
+        assert_eq!(store.load::<Mark>(Row::Epoch).unwrap(), Some(mark));
+        assert_eq!(store.load::<Mark>(Row::Applied).unwrap(), None);
+        assert!(store.load::<Vec<u8>>(Row::Epoch).unwrap_err().to_string().contains("row `epoch`"));
+    }
+
+    #[test]
+    fn two_control_planes_cannot_share_a_book() {
+        // Aim: the second one is told why.
+        let folder = tempfile::tempdir().unwrap();
+        let _first = Store::open(folder.path()).unwrap();
+        assert!(Store::open(folder.path()).err().unwrap().to_string().contains("another control plane"));
+    }
+}

@@ -1,0 +1,321 @@
+//! The book of epochs: which proxies an epoch concerns, who runs it, who refused it. Pure: time comes in as milliseconds.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+/// Epochs kept for `get epochs`; older ones are forgotten.
+pub const EPOCHS_MAX: usize = 256;
+/// Refusals kept per epoch.
+pub const REFUSALS_MAX: usize = 256;
+
+/// What is persisted: the newest number, and a digest of the objects behind it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Never goes back.
+    pub number: u64,
+    /// The same objects after a restart are the same epoch.
+    pub content: String,
+}
+
+/// One object of an epoch, as `apply` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Touched {
+    /// Its kind.
+    pub kind: String,
+    /// Empty for cluster-scoped kinds.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// `created`, `changed`, `unchanged` or `deleted`.
+    pub result: &'static str,
+}
+
+/// A proxy that runs an epoch without something, and what.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refusal {
+    /// `NAMESPACE/INSTANCE`.
+    pub proxy: String,
+    /// The resource, type first.
+    pub object: String,
+    /// As the proxy says it.
+    pub reason: String,
+}
+
+/// Where one epoch stands.
+#[derive(Clone, Debug, Default)]
+pub struct Entry {
+    /// Its number.
+    pub number: u64,
+    /// When it was accepted, milliseconds since 1970.
+    pub accepted_ms: u64,
+    /// What changed.
+    pub objects: Vec<Touched>,
+    /// Proxies (`NAMESPACE/INSTANCE`) that have not answered. Those that are not connected are among them.
+    pub waiting: BTreeSet<String>,
+    /// Of all proxies, those whose view changed.
+    pub concerned: BTreeSet<String>,
+    /// Of the concerned, those that run it.
+    pub acknowledged: BTreeSet<String>,
+    /// Advanced in the book: nothing changed for them.
+    pub unaffected: BTreeSet<String>,
+    /// Said no to a part.
+    pub refused: Vec<Refusal>,
+    /// From acceptance to the last answer.
+    pub live_ms: Option<f64>,
+}
+
+impl Entry {
+    /// Every proxy runs it, whole.
+    pub fn live(&self) -> bool {
+        self.waiting.is_empty() && self.refused.is_empty()
+    }
+
+    /// Nobody has still to answer.
+    pub fn settled(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// `proxies` of `apply` and `wait`.
+    pub fn counts(&self) -> serde_json::Value {
+        serde_json::json!({"concerned": self.concerned.len(), "unaffected": self.unaffected.len(), "waiting": self.waiting})
+    }
+
+    /// One row of `get epochs`.
+    pub fn row(&self) -> serde_json::Value {
+        serde_json::json!({
+            "epoch": self.number,
+            "accepted": moment(self.accepted_ms),
+            "live": self.live(),
+            "live_ms": self.live_ms,
+            "objects": self.objects,
+            "refused": self.refused,
+            "proxies": {
+                "concerned": self.concerned.len(),
+                "acknowledged": self.acknowledged.len(),
+                "unaffected": self.unaffected.len(),
+                "waiting": self.waiting,
+            },
+        })
+    }
+
+    fn settle(&mut self, proxy: &str, now_ms: u64) -> bool {
+        let was = self.waiting.remove(proxy);
+        if was && self.waiting.is_empty() {
+            self.live_ms = Some(since(self.accepted_ms, now_ms));
+        }
+        was
+    }
+}
+
+fn since(start_ms: u64, now_ms: u64) -> f64 {
+    // Milliseconds of one epoch fit a float exactly.
+    #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
+    let span = now_ms.saturating_sub(start_ms) as f64;
+    span
+}
+
+/// RFC 3339, with milliseconds.
+pub fn moment(ms: u64) -> String {
+    let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000);
+    at.ok().and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok()).unwrap_or_default()
+}
+
+/// Every epoch that is remembered, and which one each proxy runs.
+#[derive(Debug, Default)]
+pub struct Book {
+    entries: VecDeque<Entry>,
+    running: BTreeMap<String, u64>,
+}
+
+impl Book {
+    /// Begins an epoch. `expected` are all proxies that should run it: the declared ones, and whoever is connected.
+    ///
+    /// # Panics
+    /// Never; a number that is not higher than the last is ignored, because numbers never go back.
+    pub fn open(&mut self, number: u64, objects: Vec<Touched>, expected: BTreeSet<String>, now_ms: u64) {
+        if self.newest().is_some_and(|newest| newest.number >= number) {
+            return;
+        }
+        let live_ms = expected.is_empty().then_some(0.0);
+        self.entries.push_back(Entry { number, accepted_ms: now_ms, objects, waiting: expected, live_ms, ..Entry::default() });
+        if self.entries.len() > EPOCHS_MAX {
+            self.entries.pop_front();
+        }
+    }
+
+    /// The newest epoch.
+    pub fn newest(&self) -> Option<&Entry> {
+        self.entries.back()
+    }
+
+    /// One epoch, while it is remembered.
+    pub fn entry(&self, number: u64) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.number == number)
+    }
+
+    /// All, newest first.
+    pub fn newest_first(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().rev()
+    }
+
+    /// What a proxy runs; 0: nothing yet.
+    pub fn running(&self, proxy: &str) -> u64 {
+        self.running.get(proxy).copied().unwrap_or(0)
+    }
+
+    /// The epoch changes something for that proxy.
+    pub fn concerned(&mut self, proxy: &str, number: u64) {
+        for entry in self.up_to(number).filter(|entry| entry.waiting.contains(proxy)) {
+            entry.concerned.insert(proxy.to_owned());
+        }
+    }
+
+    /// Nothing changes for that proxy, and it has answered everything before: it is advanced.
+    pub fn unaffected(&mut self, proxy: &str, number: u64, now_ms: u64) {
+        self.run(proxy, number);
+        for entry in self.up_to(number) {
+            if entry.settle(proxy, now_ms) {
+                let set = if entry.concerned.contains(proxy) { &mut entry.acknowledged } else { &mut entry.unaffected };
+                set.insert(proxy.to_owned());
+            }
+        }
+    }
+
+    /// The proxy runs that epoch, and so every one before.
+    pub fn acknowledged(&mut self, proxy: &str, number: u64, now_ms: u64) {
+        self.run(proxy, number);
+        for entry in self.up_to(number) {
+            if entry.settle(proxy, now_ms) {
+                entry.concerned.insert(proxy.to_owned());
+                entry.acknowledged.insert(proxy.to_owned());
+            }
+        }
+    }
+
+    /// The proxy runs that epoch without what `message` names, one `TYPE NAME: reason` a line.
+    pub fn refused(&mut self, proxy: &str, number: u64, message: &str, now_ms: u64) {
+        if number > 0 {
+            self.acknowledged(proxy, number - 1, now_ms);
+        }
+        self.run(proxy, number);
+        for entry in self.up_to(number).filter(|entry| entry.number == number) {
+            if entry.settle(proxy, now_ms) {
+                entry.concerned.insert(proxy.to_owned());
+                let room = REFUSALS_MAX.saturating_sub(entry.refused.len());
+                entry.refused.extend(refusals(proxy, message).into_iter().take(room));
+            }
+        }
+    }
+
+    /// Waits no longer for proxies that are neither declared nor connected any more.
+    pub fn expect(&mut self, expected: &BTreeSet<String>, now_ms: u64) {
+        self.running.retain(|proxy, _| expected.contains(proxy));
+        for entry in &mut self.entries {
+            let gone: Vec<String> = entry.waiting.difference(expected).cloned().collect();
+            for proxy in gone {
+                entry.concerned.remove(&proxy);
+                entry.settle(&proxy, now_ms);
+            }
+        }
+    }
+
+    fn run(&mut self, proxy: &str, number: u64) {
+        let running = self.running.entry(proxy.to_owned()).or_default();
+        *running = (*running).max(number);
+    }
+
+    fn up_to(&mut self, number: u64) -> impl Iterator<Item = &mut Entry> {
+        self.entries.iter_mut().filter(move |entry| entry.number <= number)
+    }
+}
+
+fn refusals(proxy: &str, message: &str) -> Vec<Refusal> {
+    let one = |line: &str| {
+        let (object, reason) = line.split_once(": ").unwrap_or(("", line));
+        Refusal { proxy: proxy.to_owned(), object: object.to_owned(), reason: reason.to_owned() }
+    };
+    let lines: Vec<&str> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    if lines.is_empty() { vec![one("refused without a reason")] } else { lines.into_iter().map(one).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    fn book(expected: &[&str]) -> Book {
+        let mut book = Book::default();
+        book.open(7, Vec::new(), set(expected), 1000);
+        book
+    }
+
+    #[test]
+    fn an_epoch_is_live_when_the_last_concerned_proxy_answers() {
+        // Aim: the concerned acknowledge, the others are advanced, and the time is that of the last answer.
+        let mut book = book(&["shop/a", "shop/b", "shop/c"]);
+        book.concerned("shop/a", 7);
+        book.unaffected("shop/b", 7, 1001);
+        book.unaffected("shop/c", 7, 1002);
+        assert!(!book.newest().unwrap().live());
+        book.acknowledged("shop/a", 7, 1012);
+        let entry = book.newest().unwrap();
+        assert!(entry.live());
+        assert_eq!((entry.live_ms, entry.concerned.len(), entry.unaffected.len()), (Some(12.0), 1, 2));
+        assert_eq!((book.running("shop/a"), book.running("shop/c"), book.running("x")), (7, 7, 0));
+    }
+
+    #[test]
+    fn a_refusal_settles_an_epoch_that_is_never_live() {
+        // Aim: the book names proxy, object and reason, and a later epoch can be live again.
+        let mut book = book(&["shop/a"]);
+        book.refused("shop/a", 7, "RouteConfiguration shop/catalog:80: bad regex\nCluster x: unknown policy", 1005);
+        let entry = book.newest().unwrap();
+        assert!(entry.settled() && !entry.live());
+        assert_eq!(entry.refused[0].object, "RouteConfiguration shop/catalog:80");
+        assert_eq!(entry.refused[1].reason, "unknown policy");
+        book.open(8, Vec::new(), set(&["shop/a"]), 2000);
+        book.acknowledged("shop/a", 8, 2001);
+        assert!(book.newest().unwrap().live());
+        assert!(!book.entry(7).unwrap().live());
+    }
+
+    #[test]
+    fn a_later_answer_settles_what_came_before() {
+        // Aim: a proxy that skipped an epoch runs it by running the next one.
+        let mut book = book(&["shop/a"]);
+        book.concerned("shop/a", 7);
+        book.open(8, Vec::new(), set(&["shop/a"]), 1001);
+        book.concerned("shop/a", 8);
+        book.acknowledged("shop/a", 8, 1003);
+        assert!(book.entry(7).unwrap().live() && book.entry(8).unwrap().live());
+    }
+
+    #[test]
+    fn nobody_waits_for_the_gone_and_everybody_for_the_absent() {
+        // Aim: a declared proxy that is not connected holds an epoch up; one that is no longer declared does not.
+        let mut book = book(&["shop/a", "shop/b"]);
+        book.acknowledged("shop/a", 7, 1001);
+        assert_eq!(book.newest().unwrap().waiting, set(&["shop/b"]));
+        book.expect(&set(&["shop/a"]), 1005);
+        assert!(book.newest().unwrap().live());
+    }
+
+    #[test]
+    fn numbers_never_go_back_and_the_book_is_bounded() {
+        // Aim: an old number opens nothing; history keeps its bound; an epoch that concerns nobody is live at once.
+        let mut book = book(&[]);
+        assert!(book.newest().unwrap().live());
+        book.open(7, Vec::new(), set(&[]), 1);
+        book.open(3, Vec::new(), set(&[]), 1);
+        assert_eq!(book.newest_first().count(), 1);
+        for number in 8..2000 {
+            book.open(number, Vec::new(), set(&[]), 1);
+        }
+        assert_eq!(book.newest_first().count(), EPOCHS_MAX);
+        assert_eq!(book.newest().unwrap().number, 1999);
+    }
+}
