@@ -1,1 +1,214 @@
-//! See docs/architecture.md.
+//! Start and stop of the control plane: read the book, open the doors, watch the folder, serve until told to stop.
+
+mod writer;
+
+use std::fs::{self, OpenOptions, Permissions};
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+
+use crate::api::Api;
+use crate::node::Agents;
+use crate::publish::board::{Board, Event, now_ms};
+use crate::serve::ads::Ads;
+use crate::serve::authority::SharedAuthority;
+use crate::serve::metrics::{self, Metrics};
+use crate::serve::reports::Desk;
+use crate::serve::{listen, serve, tls};
+use crate::settings::ControlArgs;
+use crate::source::{Folder, Watch};
+use crate::store::{Row, Store};
+use crate::world::{Change, World};
+use writer::Writer;
+
+/// Open requests get this long after a stop.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The doors, bound.
+struct Doors {
+    tls: TcpListener,
+    plaintext: Option<TcpListener>,
+    metrics: TcpListener,
+    socket: UnixListener,
+    path: PathBuf,
+}
+
+/// A control plane that has started.
+pub struct Running {
+    /// Its tasks; one that ends early is a failure.
+    pub tasks: JoinSet<anyhow::Result<()>>,
+    /// Where the TLS door is.
+    pub listen: SocketAddr,
+    /// Where the plaintext door is.
+    pub plaintext: Option<SocketAddr>,
+}
+
+/// Runs the control plane until SIGTERM or SIGINT.
+///
+/// `authority` signs; `certificates` adds its gRPC service to the TLS door. Bad manifests never end it: they are told on stderr,
+/// by `get objects` and by `health`.
+///
+/// # Errors
+/// The folder, the data folder or a port cannot be had; each with its name and the remedy.
+pub async fn run(args: ControlArgs, authority: SharedAuthority, certificates: impl FnOnce(Routes) -> Routes + Send) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let Running { mut tasks, .. } = start(&args, authority, certificates, &stop).await?;
+    let ended = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        ended = tasks.join_next() => ended.unwrap_or(Ok(Ok(()))).map_err(anyhow::Error::from).and_then(|ended| ended),
+    };
+    tracing::info!("stopping");
+    stop.cancel();
+    // Streams end by themselves; whoever holds on longer is cut.
+    let _ = tokio::time::timeout(GRACE, async { while tasks.join_next().await.is_some() {} }).await;
+    tasks.shutdown().await;
+    // A socket that is gone already is as good.
+    let _ = fs::remove_file(args.socket());
+    ended
+}
+
+/// Starts every task of the control plane; they end with `stop`.
+///
+/// # Errors
+/// See [`run`].
+pub async fn start(
+    args: &ControlArgs,
+    authority: SharedAuthority,
+    certificates: impl FnOnce(Routes) -> Routes + Send,
+    stop: &CancellationToken,
+) -> anyhow::Result<Running> {
+    let plaintext = args.plaintext()?;
+    let settings = args.world()?;
+    let store = Arc::new(Store::open(&args.data_dir)?);
+    let world = World::new(settings, store.load(Row::Allocations)?.unwrap_or_default());
+    let names = args.names();
+    let (config, leaf, lasts) = tls::config(&authority, &names)?;
+    write_bundle(args, &authority.bundle_pem())?;
+    let doors = bind(args, plaintext).await?;
+    let listen = doors.tls.local_addr().context("the TLS door has no address")?;
+    let plaintext = doors.plaintext.as_ref().and_then(|listener| listener.local_addr().ok());
+
+    let (board, events) = Board::new();
+    let metrics = Arc::new(Metrics::default());
+    let writer = Writer::new(board.clone(), store.clone(), authority.clone(), metrics.clone(), world)?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(done(writer.run(events, stop.clone())));
+    tasks.spawn(watch(args.config.clone(), board.clone(), stop.clone()));
+    tasks.spawn(done(tls::keep(authority.clone(), names, leaf, lasts, stop.clone())));
+    tasks.spawn(done(metrics::serve(doors.metrics, metrics.clone(), stop.clone())));
+
+    let ads = || Ads::service(board.clone(), metrics.clone(), stop.clone());
+    let routes = Routes::new(ads()).add_service(Desk::service(board.clone(), stop.clone()));
+    tasks.spawn(served(certificates(routes), listen::tls(doors.tls, config, stop.clone()), stop.clone()));
+    if let Some(listener) = doors.plaintext {
+        tasks.spawn(served(Routes::new(ads()), listen::plaintext(listener, stop.clone()), stop.clone()));
+    }
+    let api = Api::service(board.clone(), authority, store, stop.clone());
+    let local = Routes::new(api).add_service(Agents::service(board.clone(), stop.clone()));
+    tasks.spawn(served(local, listen::unix(doors.socket, stop.clone()), stop.clone()));
+    tracing::info!(%listen, socket = %doors.path.display(), "the control plane is ready");
+    Ok(Running { tasks, listen, plaintext })
+}
+
+async fn done(work: impl Future<Output = ()>) -> anyhow::Result<()> {
+    work.await;
+    Ok(())
+}
+
+async fn served(routes: Routes, incoming: listen::Incoming, stop: CancellationToken) -> anyhow::Result<()> {
+    serve(routes, incoming, stop).await.context("a server of the control plane failed")
+}
+
+/// Reads the folder, then hands every change to the writer.
+async fn watch(folder: PathBuf, board: Arc<Board>, stop: CancellationToken) -> anyhow::Result<()> {
+    let place = folder.display().to_string();
+    let (mut watch, first) = tokio::task::spawn_blocking(move || Watch::start(&folder))
+        .await?
+        .with_context(|| format!("cannot read the folder of manifests {place}"))?;
+    let mut objects = Folder::default();
+    let now = || i64::try_from(now_ms()).unwrap_or(i64::MAX);
+    let mut changes = objects.update(first, now());
+    changes.push(Change::FolderRead);
+    board.send(Event::Folder(changes)).await;
+    loop {
+        let files = tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            files = watch.next() => files,
+        };
+        let changes = objects.update(files, now());
+        if !changes.is_empty() && !board.send(Event::Folder(changes)).await {
+            return Ok(());
+        }
+    }
+}
+
+async fn bind(args: &ControlArgs, plaintext: Option<SocketAddr>) -> anyhow::Result<Doors> {
+    let plaintext = match plaintext {
+        Some(address) => Some(tcp(address, "--plaintext-xds").await?),
+        None => None,
+    };
+    let path = args.socket();
+    Ok(Doors {
+        tls: tcp(args.listen, "--listen").await?,
+        plaintext,
+        metrics: tcp(args.metrics_listen, "--metrics-listen").await?,
+        socket: unix(&path).await?,
+        path,
+    })
+}
+
+async fn tcp(address: SocketAddr, flag: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}; stop whoever holds it, or choose another address with {flag}"))
+}
+
+/// A socket of mode 0600 from the moment it can be found.
+async fn unix(path: &Path) -> anyhow::Result<UnixListener> {
+    if tokio::net::UnixStream::connect(path).await.is_ok() {
+        bail!("another control plane answers on {}; stop it, or choose another socket with --api-socket", path.display());
+    }
+    let fresh = path.with_extension(format!("{}.tmp", std::process::id()));
+    let bound = || -> std::io::Result<UnixListener> {
+        // Left over from a process of the same number.
+        let _ = fs::remove_file(&fresh);
+        let listener = UnixListener::bind(&fresh)?;
+        fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
+        fs::rename(&fresh, path)?;
+        Ok(listener)
+    };
+    bound().with_context(|| format!("cannot make the socket {}; check its folder, or choose another with --api-socket", path.display()))
+}
+
+/// The trust bundle for proxies that start: `ca.pem` in the data folder, and where `--ca-file` says.
+fn write_bundle(args: &ControlArgs, pem: &str) -> anyhow::Result<()> {
+    let own = args.data_dir.join("ca.pem");
+    for path in [Some(&own), args.ca_file.as_ref()].into_iter().flatten() {
+        replace(path, pem).with_context(|| format!("cannot write the trust bundle {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Readers see the old file or the new one, never half of one.
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
+    let fresh = path.with_extension(format!("{}.tmp", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&fresh)?;
+    file.write_all(text.as_bytes())?;
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)
+}

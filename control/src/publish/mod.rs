@@ -1,4 +1,7 @@
 //! What each stream gets, and who runs which epoch.
 
+pub mod board;
+pub mod cache;
 pub mod epoch;
+pub mod peer;
 pub mod session;

@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
+use prost::Name;
 use proto::mesh::{DnsRecord, Epoch, ProxyConfig};
 use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use proto::{epoch, names, xds};
-use prost::{Message, Name};
 
 use crate::translate::Encoded;
 
@@ -289,7 +289,8 @@ impl Session {
         subscription.dirty = false;
         let content = self.content.get(url);
         let absent = |name: &&String| !content.is_some_and(|content| content.contains_key(*name));
-        let mut gone: BTreeSet<String> = subscription.held.keys().filter(|name| subscription.covers(name)).filter(absent).cloned().collect();
+        let mut gone: BTreeSet<String> =
+            subscription.held.keys().filter(|name| subscription.covers(name)).filter(absent).cloned().collect();
         gone.extend(std::mem::take(&mut subscription.owed).into_iter().filter(|name| absent(&name)));
         if gone.is_empty() {
             return None;

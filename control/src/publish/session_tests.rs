@@ -1,6 +1,7 @@
 //! Each rule of `xds.md` section 1.4 by its number, the barrier, and a property over random streams.
 
 use proptest::prelude::*;
+use prost::Message;
 
 use super::*;
 
@@ -293,7 +294,11 @@ fn too_many_and_too_long_names_end_the_stream() {
     let many: Vec<String> = (0..=NAMES_MAX).map(|index| index.to_string()).collect();
     let request = DeltaDiscoveryRequest { type_url: CDS.into(), resource_names_subscribe: many, ..Default::default() };
     assert!(matches!(session.request(request), Err(TooMuch::Names(_))));
-    let request = DeltaDiscoveryRequest { type_url: CDS.into(), resource_names_subscribe: vec!["x".repeat(NAME_BYTES_MAX + 1)], ..Default::default() };
+    let request = DeltaDiscoveryRequest {
+        type_url: CDS.into(),
+        resource_names_subscribe: vec!["x".repeat(NAME_BYTES_MAX + 1)],
+        ..Default::default()
+    };
     assert_eq!(showing(&[]).request(request), Err(TooMuch::Name));
 }
 

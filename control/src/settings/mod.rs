@@ -1,1 +1,182 @@
-//! See docs/architecture.md.
+//! Flags of `meshwright control`, and what they resolve to.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::Args;
+use ipnet::IpNet;
+
+use crate::serve::tls::Names;
+use crate::world::{Ranges, WorldSettings};
+
+/// The control plane's Unix socket within the data folder.
+const SOCKET: &str = "control.sock";
+
+/// Arguments of `meshwright control`.
+#[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Examples:\n  meshwright control --config manifests --data-dir /var/lib/meshwright\n  meshwright control --config manifests --listen 10.0.0.5:15012 --name control.example.com"
+)]
+pub struct ControlArgs {
+    /// Folder of manifests, watched
+    #[arg(long, value_name = "DIR", env = "MESHWRIGHT_CONFIG")]
+    pub config: PathBuf,
+    /// Where the certificate authority, epochs and applied objects are kept (mode 0700)
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/meshwright", env = "MESHWRIGHT_DATA_DIR")]
+    pub data_dir: PathBuf,
+    /// Address of xDS and the certificate authority, over TLS
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:15012")]
+    pub listen: SocketAddr,
+    /// Also serve xDS without TLS to clients on this machine, routing only
+    #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:15010")]
+    pub plaintext_xds: Option<SocketAddr>,
+    /// Unix socket of the commands and the node agent [default: control.sock in the data folder]
+    #[arg(long, value_name = "PATH")]
+    pub api_socket: Option<PathBuf>,
+    /// Address of the control plane's own metrics
+    #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:15014")]
+    pub metrics_listen: SocketAddr,
+    /// Ranges of virtual Service addresses, one per family
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub service_cidr: Vec<IpNet>,
+    /// Ranges of instance addresses, one per family
+    #[arg(long, value_name = "CIDR", value_delimiter = ',')]
+    pub instance_cidr: Vec<IpNet>,
+    /// The node agent's own address, where it relays loopback OTLP endpoints
+    #[arg(long, value_name = "ADDR")]
+    pub bridge_address: Option<IpAddr>,
+    /// More names of the control plane's certificate: DNS names or addresses
+    #[arg(long = "name", value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Write the trust bundle here too, for `meshwright proxy --control-ca`
+    #[arg(long, value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Where proxies send spans unless a Telemetry object says so
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
+    pub otlp_endpoint: Option<String>,
+    /// Log filter, such as `info` or `control=debug`
+    #[arg(long, value_name = "FILTER", default_value = "info", env = "MESHWRIGHT_LOG")]
+    pub log_level: String,
+}
+
+impl ControlArgs {
+    /// The Unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.api_socket.clone().unwrap_or_else(|| self.data_dir.join(SOCKET))
+    }
+
+    /// The loopback address of plaintext xDS, if asked for.
+    ///
+    /// # Errors
+    /// The address is not loopback: plaintext leaves no machine.
+    pub fn plaintext(&self) -> anyhow::Result<Option<SocketAddr>> {
+        match self.plaintext_xds {
+            Some(address) if !address.ip().is_loopback() => {
+                bail!(
+                    "--plaintext-xds={address}: only a loopback address may serve xDS without TLS; use 127.0.0.1:{} or [::1]:{0}",
+                    address.port()
+                )
+            }
+            address => Ok(address),
+        }
+    }
+
+    /// What translation is told at the start.
+    ///
+    /// # Errors
+    /// The folder is missing, or two ranges are of one family.
+    pub fn world(&self) -> anyhow::Result<WorldSettings> {
+        let folder =
+            self.config.canonicalize().with_context(|| format!("cannot read the folder of manifests {}", self.config.display()))?;
+        if !folder.is_dir() {
+            bail!("--config {}: not a folder", self.config.display());
+        }
+        let mut ranges = Ranges::default();
+        pick("--service-cidr", &self.service_cidr, &mut ranges.services)?;
+        pick("--instance-cidr", &self.instance_cidr, &mut ranges.instances)?;
+        Ok(WorldSettings { ranges, bridge: self.bridge_address, otlp_endpoint: self.otlp_endpoint.clone(), folder, assume_ready: false })
+    }
+
+    /// Names on our certificate: every address we may be reached at, and what was asked for.
+    pub fn names(&self) -> Names {
+        let mut names = Names {
+            dns: vec![
+                "localhost".to_owned(),
+                "control.meshwright-system.svc".to_owned(),
+                "control.meshwright-system.svc.cluster.local".to_owned(),
+            ],
+            addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(std::net::Ipv6Addr::LOCALHOST)],
+        };
+        let more = [self.bridge_address, Some(self.listen.ip()).filter(|ip| !ip.is_unspecified())];
+        names.addresses.extend(more.into_iter().flatten());
+        for name in &self.names {
+            match name.parse() {
+                Ok(address) => names.addresses.push(address),
+                Err(_) => names.dns.push(name.clone()),
+            }
+        }
+        names.addresses.sort();
+        names.addresses.dedup();
+        names
+    }
+}
+
+fn pick(flag: &str, given: &[IpNet], ranges: &mut (ipnet::Ipv4Net, ipnet::Ipv6Net)) -> anyhow::Result<()> {
+    let families = (given.iter().filter(|net| net.addr().is_ipv4()).count(), given.iter().filter(|net| net.addr().is_ipv6()).count());
+    if families.0 > 1 || families.1 > 1 {
+        bail!("{flag}: give one range per family, such as `{flag} 10.96.0.0/12,fd00:6d77::/108`");
+    }
+    for net in given {
+        match net {
+            IpNet::V4(net) => ranges.0 = net.trunc(),
+            IpNet::V6(net) => ranges.1 = net.trunc(),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: ControlArgs,
+    }
+
+    fn parse(flags: &[&str]) -> ControlArgs {
+        Cli::try_parse_from([&["control", "--config", "."], flags].concat()).unwrap().args
+    }
+
+    #[test]
+    fn plaintext_is_loopback_only() {
+        // Aim: the flag alone means the contract's port; any other machine's address is refused.
+        assert_eq!(parse(&[]).plaintext().unwrap(), None);
+        assert_eq!(parse(&["--plaintext-xds"]).plaintext().unwrap(), Some("127.0.0.1:15010".parse().unwrap()));
+        assert!(parse(&["--plaintext-xds=0.0.0.0:15010"]).plaintext().unwrap_err().to_string().contains("loopback"));
+    }
+
+    #[test]
+    fn ranges_move_one_family_or_both() {
+        // Aim: a range given replaces that family's default; two of one family are refused.
+        let world = parse(&["--service-cidr", "10.200.0.0/16", "--instance-cidr", "10.78.0.0/16,fd01::/64"]).world().unwrap();
+        assert_eq!(world.ranges.services.0.to_string(), "10.200.0.0/16");
+        assert_eq!(world.ranges.services.1, Ranges::default().services.1);
+        assert_eq!(world.ranges.instances.1.to_string(), "fd01::/64");
+        assert!(parse(&["--service-cidr", "10.0.0.0/16,10.1.0.0/16"]).world().is_err());
+    }
+
+    #[test]
+    fn the_certificate_names_where_we_are() {
+        // Aim: listening address, bridge and asked-for names are on it, once each.
+        let names =
+            parse(&["--listen", "10.77.0.1:15012", "--bridge-address", "10.77.0.1", "--name", "control.example.com", "--name", "::2"])
+                .names();
+        assert_eq!(names.addresses.iter().filter(|address| address.to_string() == "10.77.0.1").count(), 1);
+        assert!(names.dns.contains(&"control.example.com".to_owned()) && names.addresses.contains(&"::2".parse().unwrap()));
+    }
+}

@@ -87,7 +87,12 @@ impl Store {
     /// # Errors
     /// [`StoreError`], also for a row that does not read back.
     pub fn load<T: DeserializeOwned>(&self, row: Row) -> Result<Option<T>, StoreError> {
-        let failed = |cause: String| StoreError { verb: "read", path: self.path.clone(), cause, remedy: "restore it from a backup, or move it away to start over" };
+        let failed = |cause: String| StoreError {
+            verb: "read",
+            path: self.path.clone(),
+            cause,
+            remedy: "restore it from a backup, or move it away to start over",
+        };
         let state = self.state.lock();
         let Some(database) = &state.database else {
             return Err(failed("it is closed".to_owned()));

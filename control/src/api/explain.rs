@@ -1,0 +1,81 @@
+//! `explain`: the caller's own proxy decides, then the server's own proxy does.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use proto::mesh::{ExplainCommand, ExplainRequest, command};
+use serde_json::Value;
+use tonic::Status;
+
+use super::PATIENCE;
+use crate::publish::board::{Board, Edition};
+use crate::world::Address;
+
+pub(super) async fn run(board: &Arc<Board>, edition: &Edition, request: ExplainRequest) -> Result<Value, Status> {
+    let (from, identity) = caller(board, edition, &request.from)?;
+    let question = ExplainCommand {
+        method: request.method.clone(),
+        url: request.url.clone(),
+        headers: request.headers.clone(),
+        ..ExplainCommand::default()
+    };
+    let mut answer = ask(board, &from, question).await.map_err(Status::failed_precondition)?;
+    answer["server"] = match server(board, edition, &answer) {
+        Some((key, port)) => {
+            let question = ExplainCommand {
+                method: request.method,
+                url: request.url,
+                headers: request.headers,
+                inbound: true,
+                port: u32::from(port),
+                peer_identity: identity,
+            };
+            ask(board, &key, question).await.unwrap_or_else(|error| serde_json::json!({"error": error}))
+        }
+        None => Value::Null,
+    };
+    Ok(answer)
+}
+
+async fn ask(board: &Board, key: &str, question: ExplainCommand) -> Result<Value, String> {
+    let json = board.ask(key, command::Kind::Explain(question), PATIENCE).await?;
+    match serde_json::from_str(&json) {
+        Ok(Value::Object(fields)) => Ok(Value::Object(fields)),
+        _ => Err(format!("the proxy of {key} answered something else than an object")),
+    }
+}
+
+/// Key and identity of the connected proxy that is meant: an instance, or the first connected one of a workload.
+fn caller(board: &Board, edition: &Edition, from: &str) -> Result<(String, String), Status> {
+    let Some((namespace, name)) = from.split_once('/') else {
+        return Err(Status::invalid_argument(format!("`{from}` is not of the form NAMESPACE/WORKLOAD")));
+    };
+    let talks = board.correspondents();
+    let fits = |claim: &crate::publish::peer::Claim| {
+        claim.namespace == namespace && (claim.instance == name || claim.workload == name) && talks.contains(&claim.key())
+    };
+    if let Some(presence) = board.present().into_iter().find(|presence| fits(&presence.claim)) {
+        return Ok((presence.claim.key(), presence.identity));
+    }
+    let key = (namespace.to_owned(), name.to_owned());
+    let index = edition.world.index();
+    let declared = index.workloads.contains_key(&key) || index.instances.contains_key(&key) || index.gateways.contains_key(&key);
+    Err(if declared {
+        Status::failed_precondition(format!("no proxy of {from} is connected; see `meshwright get proxies`"))
+    } else {
+        Status::not_found(format!("there is no workload {from}; see `meshwright get objects`"))
+    })
+}
+
+/// The instance that the likeliest endpoint belongs to, if it has a proxy that talks to us.
+fn server(board: &Board, edition: &Edition, answer: &Value) -> Option<(String, u16)> {
+    let endpoints = answer["endpoints"].as_array()?;
+    let chance = |endpoint: &Value| endpoint["chance"].as_f64().unwrap_or(0.0);
+    let best = endpoints.iter().max_by(|a, b| chance(a).total_cmp(&chance(b)))?;
+    let address: SocketAddr = best["address"].as_str()?.parse().ok()?;
+    let Address::Instance((namespace, instance)) = edition.world.index().addresses.get(&address.ip())? else {
+        return None;
+    };
+    let key = format!("{namespace}/{instance}");
+    board.correspondents().contains(&key).then_some((key, address.port()))
+}

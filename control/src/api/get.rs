@@ -1,0 +1,194 @@
+//! `get`: what is live, as `kinds.md` prints it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::future::join_all;
+use proto::mesh::{DumpCommand, GetRequest, command};
+use serde_json::{Value, json};
+use tonic::Status;
+
+use super::PATIENCE;
+use crate::publish::board::{Board, Edition};
+use crate::serve::authority::SharedAuthority;
+use crate::store::Store;
+use crate::translate::{Status as ObjectStatus, statuses};
+use crate::world::key::ObjectKey;
+use crate::world::problem::{Problem, Severity};
+use crate::world::{Layer, Slot};
+
+/// Proxies asked at a time.
+const ASKED_MAX: usize = 256;
+
+pub(super) async fn rows(
+    board: &Arc<Board>,
+    authority: &SharedAuthority,
+    edition: &Edition,
+    request: &GetRequest,
+) -> Result<Value, Status> {
+    let wanted = Wanted { namespace: &request.namespace, name: &request.name };
+    match request.kind.as_str() {
+        "objects" => Ok(objects(edition, &wanted)),
+        "proxies" => Ok(wanted.filter(board.proxies())),
+        "listeners" | "routes" | "clusters" | "endpoints" => Ok(dumps(board, &request.kind, &wanted).await),
+        "certs" => Ok(wanted.filter(certs(board, authority.clone()).await?)),
+        "epochs" => Ok(board.read(|book| book.newest_first().map(crate::publish::epoch::Entry::row).collect())),
+        "plaintext" => Ok(plaintext(board, &wanted)),
+        "traffic" => Ok(traffic(board, &wanted)),
+        other => Err(Status::invalid_argument(format!(
+            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, traffic"
+        ))),
+    }
+}
+
+/// Filters of the command line.
+struct Wanted<'a> {
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl Wanted<'_> {
+    fn fits(&self, namespace: &str, names: &[&str]) -> bool {
+        (self.namespace.is_empty() || self.namespace == namespace) && (self.name.is_empty() || names.contains(&self.name))
+    }
+
+    /// Keeps rows whose workload or instance is meant.
+    fn filter(&self, rows: Vec<Value>) -> Value {
+        let text = |row: &Value, field: &str| row[field].as_str().unwrap_or_default().to_owned();
+        let fits = |row: &Value| self.fits(&text(row, "namespace"), &[&text(row, "workload"), &text(row, "instance")]);
+        rows.into_iter().filter(fits).collect()
+    }
+
+    /// Whether a proxy (`NAMESPACE/INSTANCE`) of that workload is meant.
+    fn proxy(&self, key: &str, workload: &str) -> bool {
+        key.split_once('/').is_some_and(|(namespace, instance)| self.fits(namespace, &[instance, workload]))
+    }
+}
+
+fn objects(edition: &Edition, wanted: &Wanted<'_>) -> Value {
+    let statuses = statuses(&edition.world);
+    let slots = edition.world.slots().iter().filter(|(key, _)| wanted.fits(&key.namespace, &[&key.name]));
+    slots.map(|(key, slot)| object(edition, key, slot, statuses.get(key))).collect()
+}
+
+fn object(edition: &Edition, key: &ObjectKey, slot: &Slot, status: Option<&ObjectStatus>) -> Value {
+    let live = slot.live();
+    let mut row = live.or(slot.refused()).map(|version| (*version.raw).clone()).unwrap_or_else(|| json!({}));
+    row["kind"] = key.kind.text().into();
+    row["namespace"] = key.namespace.as_str().into();
+    row["name"] = key.name.as_str().into();
+    row["live"] = live.is_some().into();
+    row["source"] = match slot.layer() {
+        Some(Layer::Folder) => "Folder".into(),
+        Some(Layer::Applied) => "Applied".into(),
+        None => Value::Null,
+    };
+    if let Some(version) = live {
+        row["file"] = version.file.as_str().into();
+        row["line"] = version.line.into();
+        if let Some(object) = &version.object {
+            row["created"] = u64::try_from(edition.world.created_ms(object)).map(crate::publish::epoch::moment).unwrap_or_default().into();
+        }
+    }
+    row["status"] = json!(status);
+    if let Some(refused) = slot.refused() {
+        let errors: Vec<_> = refused.problems.iter().filter(|problem| problem.severity == Severity::Error).collect();
+        row["error"] = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ").into();
+        row["refused"] = json!({"file": refused.file, "line": refused.line, "problems": refused.problems, "object": *refused.raw});
+    }
+    row
+}
+
+/// Errors and warnings now in force, as `analyze -o json` prints them.
+pub(super) fn problems(board: &Board, store: &Store, edition: &Edition) -> Value {
+    let mut problems = edition.world.problems();
+    let own = |message: String, remedy: &str| Problem::of_file(Severity::Error, "", 0, message, remedy);
+    for (resource, reason) in board.cache.refused() {
+        let message = format!("the proxy's engine refuses {resource}: {reason}");
+        problems.push(own(message, "its last good version stays; report this, with `meshwright get objects -o yaml`"));
+    }
+    problems.extend(store.failure().map(|failure| own(failure, "")));
+    json!(problems)
+}
+
+/// Asks every proxy that is meant what it runs.
+async fn dumps(board: &Arc<Board>, kind: &str, wanted: &Wanted<'_>) -> Value {
+    let present: BTreeMap<String, String> = board.present().into_iter().map(|p| (p.claim.key(), p.claim.workload)).collect();
+    let keys: Vec<String> = board
+        .correspondents()
+        .into_iter()
+        .filter(|key| wanted.proxy(key, present.get(key).map(String::as_str).unwrap_or_default()))
+        .collect();
+    let mut rows = serde_json::Map::new();
+    for some in keys.chunks(ASKED_MAX) {
+        let asked = some.iter().map(|key| async move {
+            let question = command::Kind::Dump(DumpCommand { kind: kind.to_owned() });
+            let answer = board
+                .ask(key, question, PATIENCE)
+                .await
+                .and_then(|json| serde_json::from_str::<Value>(&json).map_err(|error| format!("its answer does not read: {error}")));
+            (key.clone(), answer.unwrap_or_else(|error| json!([{"error": error}])))
+        });
+        rows.extend(join_all(asked).await);
+    }
+    Value::Object(rows)
+}
+
+async fn certs(board: &Board, authority: SharedAuthority) -> Result<Vec<Value>, Status> {
+    let told = tokio::task::spawn_blocking(move || (authority.issued(), authority.bundle_hashes())).await;
+    let (issued, bundle) = told.map_err(|_| Status::internal("reading the authority's book ended unexpectedly"))?;
+    let row = |leaf: crate::serve::authority::Issued| {
+        let key = format!("{}/{}", leaf.namespace, leaf.instance);
+        let used = board.correspondent(&key, |correspondent| correspondent.certificate.clone()).flatten();
+        let trusted = used.as_ref().map(|used| used.trust_bundle.clone()).filter(|trusted| !trusted.is_empty());
+        json!({
+            "namespace": leaf.namespace,
+            "workload": leaf.workload,
+            "instance": leaf.instance,
+            "identity": leaf.identity,
+            "serial": leaf.serial,
+            "not_before": leaf.not_before,
+            "not_after": leaf.not_after,
+            "issuer": leaf.issuer,
+            "trust_bundle": trusted.unwrap_or_else(|| bundle.clone()),
+        })
+    };
+    Ok(issued.into_iter().map(row).collect())
+}
+
+fn plaintext(board: &Board, wanted: &Wanted<'_>) -> Value {
+    let mut rows = Vec::new();
+    for key in board.correspondents().into_iter().filter(|key| wanted.proxy(key, "")) {
+        let peers = board.correspondent(&key, |correspondent| correspondent.traffic.plaintext.clone()).unwrap_or_default();
+        rows.extend(peers.into_iter().map(|peer| {
+            json!({
+                "source": peer.source,
+                "destination": if peer.destination.is_empty() { key.clone() } else { peer.destination },
+                "port": peer.port,
+                "connections": peer.connections,
+                "last_seen": peer.last_seen,
+            })
+        }));
+    }
+    Value::Array(rows)
+}
+
+fn traffic(board: &Board, wanted: &Wanted<'_>) -> Value {
+    let mut rows = serde_json::Map::new();
+    for key in board.correspondents().into_iter().filter(|key| wanted.proxy(key, "")) {
+        let services = board.correspondent(&key, |correspondent| correspondent.traffic.services.clone()).unwrap_or_default();
+        let row = |service: proto::mesh::ServiceTraffic| {
+            json!({
+                "direction": service.direction,
+                "namespace": service.namespace,
+                "service": service.service,
+                "requests": service.requests,
+                "failures": service.failures,
+                "duration_buckets": service.duration_buckets,
+                "duration_sum_ms": service.duration_sum_secs * 1000.0,
+            })
+        };
+        rows.insert(key, services.into_iter().map(row).collect());
+    }
+    Value::Object(rows)
+}

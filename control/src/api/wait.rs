@@ -1,0 +1,105 @@
+//! `wait`: until the mesh is live, as `kinds.md` defines it ("Live means").
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proto::mesh::{Progress, WaitRequest};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tonic::Status;
+
+use super::apply::some_of;
+use super::{last, timeout};
+use crate::publish::board::{Board, Edition};
+use crate::publish::epoch::Entry;
+
+/// Look again at least this often: presence of proxies turns no page of the book.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Where a wait stands.
+struct Standing {
+    entry: Option<Entry>,
+    laggards: Vec<String>,
+}
+
+pub(super) async fn run(board: Arc<Board>, request: WaitRequest, sender: mpsc::Sender<Result<Progress, Status>>) {
+    let deadline = Instant::now() + timeout(request.timeout);
+    let mut turns = board.turns();
+    // 0 means the newest at the time of the call, which is known once the folder has been read.
+    let mut number = request.epoch;
+    let mut told = String::new();
+    loop {
+        if number == 0 {
+            number = board.entry(0).map_or(0, |entry| entry.number);
+        }
+        let standing = look(&board, number);
+        let refused = standing.entry.as_ref().is_some_and(|entry| entry.settled() && !entry.refused.is_empty());
+        let live = standing.laggards.is_empty() && !refused;
+        if live || refused || Instant::now() >= deadline {
+            // The receiver is gone when the caller is; nobody is left to tell.
+            let _ = sender.send(Ok(last(&result(number, live, &standing), live))).await;
+            return;
+        }
+        let line = format!("waiting for {}", some_of(standing.laggards.iter().map(String::as_str)));
+        if line != told && sender.send(Ok(Progress { waiting_for: line.clone(), ..Progress::default() })).await.is_err() {
+            return;
+        }
+        told = line;
+        let until = deadline.min(Instant::now() + LOOK);
+        // A timeout only means: look again.
+        let _ = tokio::time::timeout_at(until.into(), turns.changed()).await;
+    }
+}
+
+fn result(number: u64, live: bool, standing: &Standing) -> serde_json::Value {
+    let mut proxies = standing.entry.as_ref().map_or_else(|| json!({"concerned": 0, "unaffected": 0}), Entry::counts);
+    proxies["waiting"] = json!(standing.laggards);
+    let refused = standing.entry.as_ref().map(|entry| entry.refused.clone()).unwrap_or_default();
+    json!({"epoch": number, "live": live, "proxies": proxies, "refused": refused})
+}
+
+fn look(board: &Board, number: u64) -> Standing {
+    let Some(edition) = board.edition() else {
+        return Standing { entry: None, laggards: vec!["the manifests to be read".to_owned()] };
+    };
+    let entry = board.entry(number);
+    let mut laggards = unready(&edition);
+    if edition.epoch < number {
+        laggards.push(format!("epoch {number} (the newest is {})", edition.epoch));
+    }
+    for proxy in entry.iter().flat_map(|entry| &entry.waiting) {
+        let why =
+            if board.is_present(proxy) { format!("has not acknowledged epoch {number}") } else { "its proxy is not connected".to_owned() };
+        laggards.push(format!("{proxy} ({why})"));
+    }
+    Standing { entry, laggards }
+}
+
+/// Declared instances and Gateways that are not started and ready.
+fn unready(edition: &Edition) -> Vec<String> {
+    let (world, mut laggards) = (&edition.world, Vec::new());
+    for (key, instance) in &world.index().instances {
+        let Some(workload) = instance.workload().filter(|workload| !workload.command.is_empty()) else {
+            continue;
+        };
+        let state = world.instance_states().get(key);
+        let started = state.is_some_and(|state| state.started);
+        if instance.ready || (started && workload.ports.is_empty()) {
+            continue;
+        }
+        let message = state.map(|state| state.message.as_str()).unwrap_or_default();
+        laggards.push(reason(key, if started { "not ready" } else { "not started" }, message));
+    }
+    for key in world.index().gateways.keys() {
+        let state = world.gateway_states().get(key);
+        if state.is_none_or(|state| !state.ready) {
+            laggards.push(reason(key, "Gateway not ready", state.map(|state| state.message.as_str()).unwrap_or_default()));
+        }
+    }
+    laggards
+}
+
+fn reason((namespace, name): &(String, String), what: &str, message: &str) -> String {
+    let colon = if message.is_empty() { "" } else { ": " };
+    format!("{namespace}/{name} ({what}{colon}{message})")
+}

@@ -1,0 +1,316 @@
+//! The one task that changes the world: events in, epochs and editions out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::publish::board::{Board, Edition, Event, Outcome, now_ms};
+use crate::publish::epoch::{Mark, Touched};
+use crate::serve::authority::SharedAuthority;
+use crate::serve::metrics::Metrics;
+use crate::store::{Row, Store, StoreError};
+use crate::translate::statuses;
+use crate::world::object::{Candidate, read};
+use crate::world::problem::{Problem, Severity};
+use crate::world::tree::documents;
+use crate::world::{Applied, Change, Layer, ObjectKey, Outcome as Result_, World};
+
+/// Events handled as one step at most.
+const BATCH_MAX: usize = 64;
+
+/// An applied object at rest.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct AppliedRow {
+    file: String,
+    object: Value,
+    over: Option<String>,
+}
+
+/// See the module.
+pub(super) struct Writer {
+    board: Arc<Board>,
+    store: Arc<Store>,
+    authority: SharedAuthority,
+    metrics: Arc<Metrics>,
+    world: World,
+    mark: Mark,
+    serial: u64,
+    /// Whole text of every applied object: what the world keeps has no secret values.
+    applied: BTreeMap<ObjectKey, (String, Value)>,
+}
+
+impl Writer {
+    /// Takes up where the last process left: ages and applied objects come back, numbers go on.
+    ///
+    /// # Errors
+    /// The book cannot be read.
+    pub(super) fn new(
+        board: Arc<Board>,
+        store: Arc<Store>,
+        authority: SharedAuthority,
+        metrics: Arc<Metrics>,
+        mut world: World,
+    ) -> Result<Self, StoreError> {
+        let mark = store.load(Row::Epoch)?.unwrap_or_default();
+        let mut changes = Vec::new();
+        for (key, created_ms) in store.load::<Vec<(ObjectKey, i64)>>(Row::Ages)?.unwrap_or_default() {
+            changes.push(Change::Age { key, created_ms });
+        }
+        let mut applied = BTreeMap::new();
+        for row in store.load::<Vec<AppliedRow>>(Row::Applied)?.unwrap_or_default() {
+            match parse_one(&row.file, &row.object) {
+                Some(candidate) => {
+                    applied.insert(candidate.key.clone(), (row.file, row.object));
+                    changes.push(Change::Restore { candidate, over: row.over });
+                }
+                None => tracing::warn!(file = row.file, "an applied object from before does not read any more; it is dropped"),
+            }
+        }
+        world.apply(changes);
+        Ok(Self { board, store, authority, metrics, world, mark, serial: 0, applied })
+    }
+
+    /// Handles events until `stop`. Never ends on bad input.
+    pub(super) async fn run(mut self, mut events: mpsc::Receiver<Event>, stop: CancellationToken) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                count = events.recv_many(&mut batch, BATCH_MAX) => if count == 0 { return },
+            }
+            // States of what runs are common and cheap: those in a row are one edition.
+            let mut runtime = Vec::new();
+            for event in batch.drain(..) {
+                match event {
+                    Event::Runtime(change) => runtime.push(change),
+                    Event::Folder(changes) => {
+                        self.runtime(std::mem::take(&mut runtime));
+                        self.folder(changes);
+                    }
+                    Event::Apply { documents, delete, reply } => {
+                        self.runtime(std::mem::take(&mut runtime));
+                        // Whoever asked may have given up.
+                        let _ = reply.send(self.apply(&documents, delete));
+                    }
+                }
+            }
+            self.runtime(runtime);
+        }
+    }
+
+    fn runtime(&mut self, changes: Vec<Change>) {
+        if !changes.is_empty() && self.world.apply(changes).runtime {
+            self.publish();
+        }
+    }
+
+    fn folder(&mut self, changes: Vec<Change>) {
+        let first = !self.world.synced();
+        let applied = self.world.apply(changes);
+        for problem in &applied.problems {
+            say(problem);
+        }
+        if first && self.world.synced() {
+            self.begin();
+        } else {
+            self.step(&applied);
+        }
+    }
+
+    /// The folder has been read once: the same objects as before the restart are the same epoch.
+    fn begin(&mut self) {
+        let content = content(&self.world);
+        let same = self.mark.content == content && self.mark.number > 0;
+        if !same {
+            self.mark = Mark { number: self.mark.number + 1, content };
+            self.store.save(Row::Epoch, &self.mark);
+        }
+        let all = self.world.live().map(|(key, _)| touched(key, if same { "unchanged" } else { "created" })).collect();
+        self.save();
+        self.board.open_epoch(self.mark.number, all, &self.world);
+        tracing::info!(epoch = self.mark.number, objects = self.world.live().count(), same, "the manifests have been read");
+        self.publish();
+    }
+
+    /// After any change of objects: an epoch if the objects in force differ, and an edition in any case.
+    fn step(&mut self, applied: &Applied) {
+        if !self.world.synced() {
+            return;
+        }
+        let content = content(&self.world);
+        if content != self.mark.content {
+            self.mark = Mark { number: self.mark.number + 1, content };
+            self.store.save(Row::Epoch, &self.mark);
+            let rows = applied.outcomes.iter().filter(|(key, _)| applied.changed.contains(key));
+            let rows: Vec<_> = rows.filter_map(|(key, outcome)| Some(touched(key, word(*outcome)?))).collect();
+            tracing::info!(epoch = self.mark.number, objects = rows.len(), "accepted a change");
+            self.board.open_epoch(self.mark.number, rows, &self.world);
+        }
+        if applied.book {
+            self.save();
+        }
+        self.publish();
+    }
+
+    /// All or nothing: a file with an error changes nothing.
+    fn apply(&mut self, files: &[(String, String)], delete: bool) -> Result<Outcome, String> {
+        if !self.world.synced() {
+            return Err("the manifests have not been read yet; try again in a moment".to_owned());
+        }
+        let (candidates, problems) = read_all(files);
+        let errors: Vec<String> = problems.iter().filter(|p| p.severity == Severity::Error).map(ToString::to_string).collect();
+        if !errors.is_empty() && !delete {
+            return Err(errors.join("\n"));
+        }
+        let mut changes = Vec::new();
+        let now = i64::try_from(now_ms()).unwrap_or(i64::MAX);
+        for (candidate, object) in candidates {
+            let key = candidate.key.clone();
+            if delete {
+                self.applied.remove(&key);
+                changes.push(Change::Remove { layer: Layer::Applied, key });
+            } else {
+                self.applied.insert(key, (candidate.file.clone(), object));
+                changes.push(Change::Put { layer: Layer::Applied, candidate, now_ms: now });
+            }
+        }
+        let applied = self.world.apply(changes);
+        self.step(&applied);
+        self.save_applied();
+        let rows: Vec<_> = applied.outcomes.iter().filter_map(|(key, outcome)| Some(touched(key, word(*outcome)?))).collect();
+        let mut warnings: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        if !delete {
+            warnings.extend(self.unmet(&applied));
+        }
+        if delete {
+            let still = |(key, _): &&(ObjectKey, Result_)| self.world.get(key).is_some();
+            let folder =
+                |(key, _): &(ObjectKey, Result_)| format!("{key} is in the folder too, and stays as it is there; remove it from its file");
+            warnings.extend(applied.outcomes.iter().filter(still).map(folder));
+        }
+        Ok(Outcome { epoch: self.mark.number, objects: rows, warnings })
+    }
+
+    /// Conditions of the applied objects that do not hold.
+    fn unmet(&self, applied: &Applied) -> Vec<String> {
+        let statuses = statuses(&self.world);
+        let mut lines = Vec::new();
+        for (key, _) in &applied.outcomes {
+            let Some(status) = statuses.get(key) else { continue };
+            let parents = status.parents.iter().flat_map(|parent| &parent.conditions);
+            let listeners = status.listeners.iter().flat_map(|listener| &listener.conditions);
+            let ancestors = status.ancestors.iter().flat_map(|ancestor| &ancestor.conditions);
+            for condition in status.conditions.iter().chain(parents).chain(listeners).chain(ancestors) {
+                // Programmed and Live follow; what the author can mend comes first.
+                if condition.status == "False" && matches!(condition.kind.as_str(), "Accepted" | "ResolvedRefs") {
+                    lines.push(format!("{key}: {} is False, {}: {}", condition.kind, condition.reason, condition.message));
+                }
+            }
+        }
+        lines.dedup();
+        lines
+    }
+
+    fn save(&mut self) {
+        let ages: Vec<_> = self.world.ages().iter().collect();
+        self.store.save(Row::Ages, &ages);
+        self.store.save(Row::Allocations, self.world.allocations());
+        // The folder's new content may have ended what was applied over the old.
+        if self.applied.keys().any(|key| self.world.slots().get(key).is_none_or(|slot| slot.applied.is_none())) {
+            self.save_applied();
+        }
+    }
+
+    fn save_applied(&mut self) {
+        let slots = self.world.slots();
+        let over = |key: &ObjectKey| slots.get(key).and_then(|slot| slot.applied.as_ref()).map(|held| held.over.clone());
+        self.applied.retain(|key, _| over(key).is_some());
+        let rows: Vec<_> = self
+            .applied
+            .iter()
+            .map(|(key, (file, object))| AppliedRow { file: file.clone(), object: object.clone(), over: over(key).flatten() })
+            .collect();
+        self.store.save(Row::Applied, &rows);
+    }
+
+    fn publish(&mut self) {
+        if !self.world.synced() {
+            return;
+        }
+        self.authority.follow(&self.world.index().mesh);
+        self.serial += 1;
+        let errors = self.world.problems().iter().filter(|problem| problem.severity == Severity::Error).count();
+        self.metrics.errors.set(i64::try_from(errors).unwrap_or(i64::MAX));
+        self.metrics.epoch.set(i64::try_from(self.mark.number).unwrap_or(i64::MAX));
+        self.metrics.objects.set(i64::try_from(self.world.live().count()).unwrap_or(i64::MAX));
+        let bundle = self.authority.bundle_pem().into();
+        self.board.publish(Edition { world: self.world.clone(), epoch: self.mark.number, serial: self.serial, bundle });
+    }
+}
+
+/// Every object of every file with its whole content, and what is wrong with the files.
+fn read_all(files: &[(String, String)]) -> (Vec<(Candidate, Value)>, Vec<Problem>) {
+    let (mut found, mut problems) = (Vec::<(Candidate, Value)>::new(), Vec::new());
+    for (file, text) in files {
+        for document in documents(text) {
+            match document {
+                Ok(node) => match read(file, &node) {
+                    Ok(candidate) => {
+                        problems.extend(candidate.problems.iter().cloned());
+                        if let Some((first, _)) = found.iter().find(|(known, _)| known.key == candidate.key) {
+                            let message = format!("{} was given before, in {}:{}", candidate.key, first.file, first.line);
+                            problems.push(Problem::of_file(Severity::Error, file, candidate.line, message, "remove one of them"));
+                        } else {
+                            found.push((candidate, node.json()));
+                        }
+                    }
+                    Err(problem) => problems.push(problem),
+                },
+                Err(error) => problems.push(Problem::of_file(Severity::Error, file, error.line, error.message, "correct the text")),
+            }
+        }
+    }
+    (found, problems)
+}
+
+fn parse_one(file: &str, object: &Value) -> Option<Candidate> {
+    // JSON is YAML: the same door reads both.
+    let node = documents(&object.to_string()).into_iter().next()?.ok()?;
+    read(file, &node).ok().filter(|candidate| candidate.object.is_some())
+}
+
+/// A digest of every object in force: what an epoch number stands for.
+fn content(world: &World) -> String {
+    let live = world.slots().iter().filter_map(|(key, slot)| Some((key, &slot.live()?.digest)));
+    let text: String = live.map(|(key, digest)| format!("{key} {digest}\n")).collect();
+    proto::epoch::version(text.as_bytes())
+}
+
+fn touched(key: &ObjectKey, result: &'static str) -> Touched {
+    Touched { kind: key.kind.text().to_owned(), namespace: key.namespace.clone(), name: key.name.clone(), result }
+}
+
+/// As `apply -o json` says it; a refused version is no result.
+fn word(outcome: Result_) -> Option<&'static str> {
+    match outcome {
+        Result_::Created => Some("created"),
+        Result_::Changed => Some("changed"),
+        Result_::Unchanged => Some("unchanged"),
+        Result_::Deleted => Some("deleted"),
+        Result_::Refused => None,
+    }
+}
+
+/// One problem on stderr.
+fn say(problem: &Problem) {
+    match problem.severity {
+        Severity::Error => tracing::error!("{problem}"),
+        Severity::Warning => tracing::warn!("{problem}"),
+        Severity::Info => tracing::info!("{problem}"),
+    }
+}

@@ -1,0 +1,387 @@
+//! The board: what is published now, who is connected, and who runs which epoch. One writer (`app`) pins new editions; every stream
+//! looks at the newest one at its own pace.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use proto::mesh::{Answer, Certificate, Command, Traffic, command};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::cache::Cache;
+use super::epoch::{Book, Entry, Touched, moment};
+use super::peer::Claim;
+use crate::world::{Change, World};
+
+/// Events that wait for the writer; a sender waits when it is full.
+pub const EVENTS_MAX: usize = 256;
+/// Commands under way to one proxy.
+pub const COMMANDS_MAX: usize = 64;
+/// Streams (all kinds) that may be open at once.
+pub const STREAMS_MAX: usize = 20_000;
+
+/// One state of everything, as all streams see it.
+#[derive(Clone, Debug)]
+pub struct Edition {
+    /// The objects.
+    pub world: World,
+    /// The epoch they belong to.
+    pub epoch: u64,
+    /// Counts editions; endpoint changes have editions and no epochs.
+    pub serial: u64,
+    /// The trust bundle, PEM.
+    pub bundle: Arc<str>,
+}
+
+/// What the writer is asked to do.
+pub enum Event {
+    /// The folder changed.
+    Folder(Vec<Change>),
+    /// `apply` or `delete`.
+    Apply {
+        /// (path, text) of each file.
+        documents: Vec<(String, String)>,
+        /// Take back instead.
+        delete: bool,
+        /// Gets the outcome, or why nothing was done.
+        reply: oneshot::Sender<Result<Outcome, String>>,
+    },
+    /// The node agent, or a proxy, says what runs.
+    Runtime(Change),
+}
+
+/// What `apply` came to.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The epoch that holds it.
+    pub epoch: u64,
+    /// One row per object.
+    pub objects: Vec<Touched>,
+    /// Lines for people.
+    pub warnings: Vec<String>,
+}
+
+/// A proxy (or stock client) with an open ADS stream.
+#[derive(Clone, Debug)]
+pub struct Presence {
+    /// Who it is.
+    pub claim: Claim,
+    /// SPIFFE URI; empty on plaintext.
+    pub identity: String,
+    /// Milliseconds since 1970.
+    pub connected_ms: u64,
+}
+
+/// A proxy's Reports stream.
+pub struct Correspondent {
+    /// Its version.
+    pub version: String,
+    /// Its process, where known.
+    pub pid: u32,
+    /// The leaf in use.
+    pub certificate: Option<Certificate>,
+    /// Cumulative traffic.
+    pub traffic: Traffic,
+    commands: mpsc::Sender<Command>,
+    waiting: BTreeMap<u64, oneshot::Sender<Answer>>,
+    stream: u64,
+}
+
+/// See the module.
+pub struct Board {
+    edition: watch::Sender<Option<Arc<Edition>>>,
+    /// Turns whenever the book changes.
+    turned: watch::Sender<u64>,
+    book: Mutex<Book>,
+    present: Mutex<BTreeMap<u64, Presence>>,
+    correspondents: Mutex<BTreeMap<String, Correspondent>>,
+    next: std::sync::atomic::AtomicU64,
+    events: mpsc::Sender<Event>,
+    /// Views, shared between streams.
+    pub cache: Cache,
+}
+
+/// Milliseconds since 1970.
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl Board {
+    /// An empty board, and the writer's end of its events.
+    pub fn new() -> (Arc<Self>, mpsc::Receiver<Event>) {
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let board = Self {
+            edition: watch::Sender::new(None),
+            turned: watch::Sender::new(0),
+            book: Mutex::default(),
+            present: Mutex::default(),
+            correspondents: Mutex::default(),
+            next: 1.into(),
+            events,
+            cache: Cache::default(),
+        };
+        (Arc::new(board), receiver)
+    }
+
+    /// Hands an event to the writer; waits while it is busy. False: it has ended.
+    pub async fn send(&self, event: Event) -> bool {
+        self.events.send(event).await.is_ok()
+    }
+
+    /// Pins an edition. Only the writer does.
+    pub fn publish(&self, edition: Edition) {
+        let expected = self.expected(&edition.world);
+        let mut book = self.book.lock();
+        book.expect(&expected, now_ms());
+        drop(book);
+        self.edition.send_replace(Some(Arc::new(edition)));
+        self.turn();
+    }
+
+    /// Begins an epoch in the book. Before [`Board::publish`], so that no answer comes before the question.
+    pub fn open_epoch(&self, number: u64, objects: Vec<Touched>, world: &World) {
+        let expected = self.expected(world);
+        self.book.lock().open(number, objects, expected, now_ms());
+        self.turn();
+    }
+
+    /// The newest edition; `None` until the folder has been read once.
+    pub fn edition(&self) -> Option<Arc<Edition>> {
+        self.edition.borrow().clone()
+    }
+
+    /// Follows editions.
+    pub fn editions(&self) -> watch::Receiver<Option<Arc<Edition>>> {
+        self.edition.subscribe()
+    }
+
+    /// Follows the book.
+    pub fn turns(&self) -> watch::Receiver<u64> {
+        self.turned.subscribe()
+    }
+
+    /// Looks into the book.
+    pub fn read<T>(&self, look: impl FnOnce(&Book) -> T) -> T {
+        look(&self.book.lock())
+    }
+
+    /// Writes into the book.
+    pub fn write(&self, edit: impl FnOnce(&mut Book, u64)) {
+        edit(&mut self.book.lock(), now_ms());
+        self.turn();
+    }
+
+    /// The newest epoch's entry, or that of a number.
+    pub fn entry(&self, number: u64) -> Option<Entry> {
+        self.read(|book| if number == 0 { book.newest() } else { book.entry(number) }.cloned())
+    }
+
+    fn turn(&self) {
+        self.turned.send_modify(|count| *count += 1);
+    }
+
+    /// Proxies that should run what is published: the declared ones and whoever of ours is connected.
+    pub fn expected(&self, world: &World) -> BTreeSet<String> {
+        let mut expected = declared(world);
+        expected.extend(self.present.lock().values().filter(|presence| presence.claim.ours()).map(|presence| presence.claim.key()));
+        expected
+    }
+
+    /// Somebody opened an ADS stream. `None`: too many are open.
+    pub fn arrive(self: &Arc<Self>, claim: Claim, identity: String) -> Option<Seated> {
+        let id = self.ticket();
+        let mut present = self.present.lock();
+        if present.len() >= STREAMS_MAX {
+            return None;
+        }
+        present.insert(id, Presence { claim, identity, connected_ms: now_ms() });
+        drop(present);
+        self.turn();
+        Some(Seated { board: self.clone(), id })
+    }
+
+    /// Everybody with an open ADS stream, ordered by key.
+    pub fn present(&self) -> Vec<Presence> {
+        let mut present: Vec<_> = self.present.lock().values().cloned().collect();
+        present.sort_by_key(|presence| presence.claim.key());
+        present
+    }
+
+    /// Whether that proxy has an open ADS stream.
+    pub fn is_present(&self, key: &str) -> bool {
+        self.present.lock().values().any(|presence| presence.claim.key() == key)
+    }
+
+    /// A proxy opened its Reports stream; a former one of the same name is replaced. Returns the stream's number and its commands.
+    pub fn correspond(&self, key: &str, version: &str, pid: u32) -> (u64, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let stream = self.ticket();
+        let correspondent = Correspondent {
+            version: version.chars().take(64).collect(),
+            pid,
+            certificate: None,
+            traffic: Traffic::default(),
+            commands,
+            waiting: BTreeMap::new(),
+            stream,
+        };
+        self.correspondents.lock().insert(key.to_owned(), correspondent);
+        self.turn();
+        (stream, receiver)
+    }
+
+    /// A Reports stream ended; questions that wait for it end too.
+    pub fn hang_up(&self, key: &str, stream: u64) {
+        let mut correspondents = self.correspondents.lock();
+        if correspondents.get(key).is_some_and(|correspondent| correspondent.stream == stream) {
+            correspondents.remove(key);
+        }
+        drop(correspondents);
+        self.turn();
+    }
+
+    /// Looks at a proxy's reports, or changes them.
+    pub fn correspondent<T>(&self, key: &str, work: impl FnOnce(&mut Correspondent) -> T) -> Option<T> {
+        self.correspondents.lock().get_mut(key).map(work)
+    }
+
+    /// Every proxy with a Reports stream.
+    pub fn correspondents(&self) -> Vec<String> {
+        self.correspondents.lock().keys().cloned().collect()
+    }
+
+    /// An answer came.
+    pub fn answered(&self, key: &str, answer: Answer) {
+        let waiting = self.correspondent(key, |correspondent| correspondent.waiting.remove(&answer.id)).flatten();
+        if let Some(waiting) = waiting {
+            // Whoever asked may have given up.
+            let _ = waiting.send(answer);
+        }
+    }
+
+    /// Asks a proxy and waits at most `patience`.
+    ///
+    /// # Errors
+    /// Not connected, busy, silent, or the proxy's own error; as text.
+    pub async fn ask(&self, key: &str, kind: command::Kind, patience: Duration) -> Result<String, String> {
+        let id = self.ticket();
+        let (sender, receiver) = oneshot::channel();
+        self.correspondent(key, |correspondent| {
+            correspondent.waiting.retain(|_, waiting| !waiting.is_closed());
+            if correspondent.waiting.len() >= COMMANDS_MAX {
+                return Err(format!("{key} has {COMMANDS_MAX} questions open; try again later"));
+            }
+            let command = Command { id, kind: Some(kind) };
+            correspondent.commands.try_send(command).map_err(|_| format!("{key} does not take questions at the moment; try again"))?;
+            correspondent.waiting.insert(id, sender);
+            Ok(())
+        })
+        .unwrap_or_else(|| Err(format!("the proxy of {key} is not connected; see `meshwright get proxies`")))?;
+        match tokio::time::timeout(patience, receiver).await {
+            Ok(Ok(answer)) if answer.error.is_empty() => Ok(answer.json),
+            Ok(Ok(answer)) => Err(answer.error),
+            Ok(Err(_)) => Err(format!("the proxy of {key} disconnected before it answered")),
+            Err(_) => Err(format!("the proxy of {key} did not answer within {} s", patience.as_secs())),
+        }
+    }
+
+    /// One row of `get proxies` per open stream.
+    pub fn proxies(&self) -> Vec<serde_json::Value> {
+        let row = |presence: Presence| {
+            let key = presence.claim.key();
+            let told = self.correspondent(&key, |correspondent| (correspondent.version.clone(), correspondent.pid));
+            let (version, pid) = told.unwrap_or_default();
+            serde_json::json!({
+                "namespace": presence.claim.namespace,
+                "workload": presence.claim.workload,
+                "instance": presence.claim.instance,
+                "identity": presence.identity,
+                "kind": presence.claim.client.text(),
+                "mode": presence.claim.mode_text(),
+                "version": version,
+                "epoch": self.read(|book| book.running(&key)),
+                "connected_since": moment(presence.connected_ms),
+                "pid": (pid != 0).then_some(pid),
+            })
+        };
+        self.present().into_iter().map(row).collect()
+    }
+
+    fn ticket(&self) -> u64 {
+        self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+/// A place among [`Board::present`], given back when dropped.
+pub struct Seated {
+    board: Arc<Board>,
+    id: u64,
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        self.board.present.lock().remove(&self.id);
+        self.board.turn();
+    }
+}
+
+/// Every sidecar and edge proxy that a node agent is to run, connected or not.
+pub fn declared(world: &World) -> BTreeSet<String> {
+    let index = world.index();
+    let started = |workload: &crate::world::workload::Workload| !workload.command.is_empty();
+    let sidecars = index.instances.values().filter(|instance| instance.meshed && instance.workload().is_some_and(started));
+    let sidecars = sidecars.map(|instance| format!("{}/{}", instance.namespace, instance.name));
+    sidecars.chain(index.gateways.keys().map(|(namespace, name)| format!("{namespace}/{name}"))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::publish::peer::Client;
+
+    fn claim(instance: &str) -> Claim {
+        Claim {
+            client: Client::Meshwright,
+            mode: proto::names::Mode::Sidecar,
+            namespace: "shop".into(),
+            workload: "catalog".into(),
+            instance: instance.into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_question_finds_its_answer_or_a_clear_end() {
+        // Aim: answered, refused by the proxy, hung up, not connected: each its own text, none waits forever.
+        let (board, _events) = Board::new();
+        let dump = || command::Kind::Dump(proto::mesh::DumpCommand { kind: "routes".into() });
+        let patience = Duration::from_secs(2);
+        assert!(board.ask("shop/a", dump(), patience).await.unwrap_err().contains("not connected"));
+        let (stream, mut commands) = board.correspond("shop/a", "0.1.0", 7);
+        let proxy = board.clone();
+        let talk = tokio::spawn(async move {
+            let first = commands.recv().await.unwrap();
+            proxy.answered("shop/a", Answer { id: first.id, json: "[]".into(), error: String::new() });
+            let second = commands.recv().await.unwrap();
+            proxy.answered("shop/a", Answer { id: second.id, json: String::new(), error: "no such kind".into() });
+            commands.recv().await.unwrap();
+            proxy.hang_up("shop/a", stream);
+        });
+        assert_eq!(board.ask("shop/a", dump(), patience).await.unwrap(), "[]");
+        assert_eq!(board.ask("shop/a", dump(), patience).await.unwrap_err(), "no such kind");
+        assert!(board.ask("shop/a", dump(), patience).await.unwrap_err().contains("disconnected"));
+        talk.await.unwrap();
+    }
+
+    #[test]
+    fn presence_ends_with_its_stream() {
+        // Aim: two streams of one node count as present until both are gone.
+        let (board, _events) = Board::new();
+        let first = board.arrive(claim("a"), String::new());
+        let second = board.arrive(claim("a"), String::new());
+        drop(first);
+        assert!(board.is_present("shop/a"));
+        drop(second);
+        assert!(!board.is_present("shop/a"));
+    }
+}

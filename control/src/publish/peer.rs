@@ -1,0 +1,261 @@
+//! Who is at the other end of a connection, and whether what it claims is true.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use proto::identity::Identity;
+use proto::names::{Mode, NODE_CLIENT, NODE_WORKLOAD, NodeId};
+use proto::xds::core::Node;
+use rustls_pki_types::CertificateDer;
+use tonic::{Extensions, Status};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// Through which door a connection came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// Port 15012.
+    Tls,
+    /// The loopback port without TLS: believed for routing only.
+    Plaintext,
+    /// The Unix socket, whose mode lets in its owner only.
+    Local,
+}
+
+/// The other end of one connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Its door.
+    pub door: Door,
+    /// Where it comes from; `None` on the Unix socket.
+    pub address: Option<SocketAddr>,
+    /// What it proved by TLS.
+    pub proven: Option<Arc<Proven>>,
+}
+
+/// A verified client certificate of ours.
+#[derive(Debug)]
+pub struct Proven {
+    /// The leaf.
+    pub leaf: CertificateDer<'static>,
+    /// Its only URI name.
+    pub identity: Identity,
+    /// Its common name.
+    pub workload: String,
+}
+
+impl Proven {
+    /// Reads identity and workload out of a leaf whose chain TLS has verified. `None`: not a workload's leaf.
+    pub fn read(leaf: CertificateDer<'static>) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(&leaf).ok()?;
+        let names = parsed.subject_alternative_name().ok().flatten()?;
+        let uris: Vec<_> = names.value.general_names.iter().collect();
+        let [GeneralName::URI(uri)] = uris.as_slice() else { return None };
+        let identity = uri.parse().ok()?;
+        let workload = parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
+        Some(Self { identity, workload, leaf })
+    }
+}
+
+/// The verified leaf of a request's caller; the authority's service reads renewals by it.
+pub fn leaf_of(extensions: &Extensions) -> Option<CertificateDer<'static>> {
+    extensions.get::<Peer>()?.proven.as_ref().map(|proven| proven.leaf.clone())
+}
+
+/// The caller of a request.
+///
+/// # Errors
+/// `INTERNAL` when the request came through no door of ours.
+pub fn peer_of(extensions: &Extensions) -> Result<Peer, Status> {
+    extensions.get::<Peer>().cloned().ok_or_else(|| Status::internal("a connection without a peer"))
+}
+
+/// Which generator serves a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Client {
+    /// Our own proxy.
+    Meshwright,
+    /// Stock Envoy, and every kind we do not know.
+    Envoy,
+    /// gRPC without a proxy.
+    Grpc,
+}
+
+impl Client {
+    /// As `get proxies` prints it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Meshwright => "Meshwright",
+            Self::Envoy => "Envoy",
+            Self::Grpc => "Grpc",
+        }
+    }
+}
+
+/// A client's claims, checked against what it proved.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// Which generator.
+    pub client: Client,
+    /// Sidecar or edge; stock clients count as sidecars.
+    pub mode: Mode,
+    /// Namespace.
+    pub namespace: String,
+    /// Workload or Gateway.
+    pub workload: String,
+    /// Instance; for stock clients, their node id.
+    pub instance: String,
+}
+
+impl Claim {
+    /// The key of the book and of every list: `NAMESPACE/INSTANCE`.
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.namespace, self.instance)
+    }
+
+    /// Whether it is one of our own proxies.
+    pub fn ours(&self) -> bool {
+        self.client == Client::Meshwright
+    }
+
+    /// As `get proxies` prints it.
+    pub fn mode_text(&self) -> &'static str {
+        match self.mode {
+            Mode::Sidecar => "Sidecar",
+            Mode::Edge => "Edge",
+        }
+    }
+}
+
+/// Reads what a node says it is and refuses what its certificate does not bear out (contract, section 4: Node).
+///
+/// # Errors
+/// `INVALID_ARGUMENT` without a node or an id, `UNAUTHENTICATED` without a certificate where one is needed, `PERMISSION_DENIED`
+/// where the certificate is another's.
+pub fn check(node: Option<&Node>, peer: &Peer) -> Result<Claim, Status> {
+    let node = node
+        .filter(|node| !node.id.is_empty())
+        .ok_or_else(|| Status::invalid_argument("the first request must carry a node with an id"))?;
+    let claim = read_claim(node)?;
+    match (&peer.proven, peer.door) {
+        (Some(proven), _) => bears_out(&claim, proven)?,
+        (None, Door::Plaintext | Door::Local) => {}
+        (None, Door::Tls) => return Err(no_certificate()),
+    }
+    Ok(claim)
+}
+
+/// Without a client certificate only the certificate call answers.
+pub fn no_certificate() -> Status {
+    Status::unauthenticated("a client certificate of this mesh is needed here; get one by join token with the Certificates service")
+}
+
+fn read_claim(node: &Node) -> Result<Claim, Status> {
+    let metadata = |key: &str| text(node, key);
+    let workload = metadata(NODE_WORKLOAD).and_then(|text| text.split_once('/')).map(|(a, b)| (a.to_owned(), b.to_owned()));
+    let client = match metadata(NODE_CLIENT) {
+        Some("proxy") => Client::Meshwright,
+        Some("grpc") => Client::Grpc,
+        Some(_) => Client::Envoy,
+        None if node.user_agent_name.to_ascii_lowercase().starts_with("grpc") => Client::Grpc,
+        None => Client::Envoy,
+    };
+    if client == Client::Meshwright {
+        let id: NodeId = node.id.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        let (namespace, name) =
+            workload.ok_or_else(|| Status::invalid_argument(format!("node metadata lacks `{NODE_WORKLOAD}: NAMESPACE/NAME`")))?;
+        if namespace != id.namespace {
+            return Err(Status::invalid_argument(format!("node id `{id}` and workload `{namespace}/{name}` differ in their namespace")));
+        }
+        return Ok(Claim { client, mode: id.mode, namespace, workload: name, instance: id.instance });
+    }
+    let id: String = node.id.chars().take(253).collect();
+    let (namespace, name) = workload.or_else(|| istio_id(&node.id)).unwrap_or_else(|| ("default".to_owned(), id.clone()));
+    Ok(Claim { client, mode: Mode::Sidecar, namespace, workload: name, instance: id })
+}
+
+/// `sidecar~IP~NAME.NAMESPACE~DOMAIN`.
+fn istio_id(id: &str) -> Option<(String, String)> {
+    let pod = id.split('~').nth(2)?;
+    let (name, namespace) = pod.rsplit_once('.')?;
+    Some((namespace.to_owned(), name.to_owned()))
+}
+
+fn text<'a>(node: &'a Node, key: &str) -> Option<&'a str> {
+    match node.metadata.as_ref()?.fields.get(key)?.kind.as_ref()? {
+        prost_types::value::Kind::StringValue(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn bears_out(claim: &Claim, proven: &Proven) -> Result<(), Status> {
+    let same = proven.identity.namespace() == claim.namespace && (claim.client != Client::Meshwright || proven.workload == claim.workload);
+    if same {
+        return Ok(());
+    }
+    Err(Status::permission_denied(format!(
+        "the node claims to be {}/{}, its certificate is {} for workload {}",
+        claim.namespace, claim.workload, proven.identity, proven.workload
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(id: &str, metadata: &[(&str, &str)], agent: &str) -> Node {
+        let value = |text: &str| prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(text.into())) };
+        let fields = metadata.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect();
+        Node { id: id.into(), metadata: Some(prost_types::Struct { fields }), user_agent_name: agent.into(), ..Default::default() }
+    }
+
+    fn peer(door: Door, certificate: Option<(&str, &str)>) -> Peer {
+        let proven = certificate.map(|(identity, workload)| {
+            Arc::new(Proven { leaf: CertificateDer::from(vec![]), identity: identity.parse().unwrap(), workload: workload.into() })
+        });
+        Peer { door, address: None, proven }
+    }
+
+    const CATALOG: &str = "spiffe://cluster.local/ns/shop/sa/catalog";
+
+    #[test]
+    fn kinds_and_names_are_read_as_the_contract_says() {
+        // Aim: metadata first, then user agent, then Istio's id, then `default`.
+        let plain = peer(Door::Plaintext, None);
+        for (node, client, name) in [
+            (
+                node("sidecar/shop/catalog-0", &[(NODE_CLIENT, "proxy"), (NODE_WORKLOAD, "shop/catalog")], ""),
+                Client::Meshwright,
+                "shop/catalog",
+            ),
+            (node("x", &[(NODE_CLIENT, "grpc"), (NODE_WORKLOAD, "shop/catalog")], "envoy"), Client::Grpc, "shop/catalog"),
+            (node("x", &[], "gRPC C-core linux Python"), Client::Grpc, "default/x"),
+            (node("sidecar~10.0.0.1~pod-1.shop~shop.svc", &[], "envoy"), Client::Envoy, "shop/pod-1"),
+            (node("x", &[(NODE_CLIENT, "other")], ""), Client::Envoy, "default/x"),
+        ] {
+            let claim = check(Some(&node), &plain).unwrap();
+            assert_eq!((claim.client, format!("{}/{}", claim.namespace, claim.workload).as_str()), (client, name));
+        }
+    }
+
+    #[test]
+    fn a_false_claim_is_refused() {
+        // Aim: another namespace, another workload, no certificate, no node, a strange id: each with its own code.
+        let ours = |id: &str, workload: &str| node(id, &[(NODE_CLIENT, "proxy"), (NODE_WORKLOAD, workload)], "");
+        let good = peer(Door::Tls, Some((CATALOG, "catalog")));
+        assert!(check(Some(&ours("sidecar/shop/catalog-0", "shop/catalog")), &good).is_ok());
+        use tonic::Code::{InvalidArgument, PermissionDenied, Unauthenticated};
+        for (node, peer, code) in [
+            (Some(ours("sidecar/bank/catalog-0", "bank/catalog")), good.clone(), PermissionDenied),
+            (Some(ours("sidecar/shop/store-0", "shop/store")), good.clone(), PermissionDenied),
+            (Some(node("x", &[(NODE_WORKLOAD, "bank/x")], "envoy")), good.clone(), PermissionDenied),
+            (Some(ours("sidecar/shop/catalog-0", "shop/catalog")), peer(Door::Tls, None), Unauthenticated),
+            (Some(ours("sidecar/shop/catalog-0", "bank/catalog")), good.clone(), InvalidArgument),
+            (Some(ours("catalog", "shop/catalog")), good.clone(), InvalidArgument),
+            (Some(node("sidecar/shop/a", &[(NODE_CLIENT, "proxy")], "")), good.clone(), InvalidArgument),
+            (Some(node("", &[], "")), good.clone(), InvalidArgument),
+            (None, good, InvalidArgument),
+        ] {
+            assert_eq!(check(node.as_ref(), &peer).unwrap_err().code(), code);
+        }
+    }
+}

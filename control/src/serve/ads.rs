@@ -1,0 +1,250 @@
+//! The ADS service: one task per stream feeds a [`Session`] and writes what it says, one response at a time.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use proto::xds;
+use proto::xds::discovery::aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer};
+use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::audience::audience;
+use super::metrics::Metrics;
+use crate::publish::board::{Board, Edition, Seated};
+use crate::publish::peer::{Claim, Door, Peer, check, no_certificate, peer_of};
+use crate::publish::session::{Content, Session};
+use crate::translate::Audience;
+
+/// Largest request: all names of one type at once.
+const REQUEST_BYTES_MAX: usize = 8 << 20;
+
+/// The service.
+pub struct Ads {
+    board: Arc<Board>,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+}
+
+impl Ads {
+    /// To be added to a server.
+    pub fn service(board: Arc<Board>, metrics: Arc<Metrics>, stop: CancellationToken) -> AggregatedDiscoveryServiceServer<Self> {
+        AggregatedDiscoveryServiceServer::new(Self { board, metrics, stop }).max_decoding_message_size(REQUEST_BYTES_MAX)
+    }
+}
+
+type Boxed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AggregatedDiscoveryService for Ads {
+    type StreamAggregatedResourcesStream = Boxed<DiscoveryResponse>;
+    type DeltaAggregatedResourcesStream = Boxed<DeltaDiscoveryResponse>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        request: Request<Streaming<DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        let peer = peer_of(request.extensions())?;
+        if peer.door == Door::Tls && peer.proven.is_none() {
+            return Err(no_certificate());
+        }
+        Err(Status::unimplemented("state-of-the-world streams are not served yet; use DeltaAggregatedResources"))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: Request<Streaming<DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let peer = peer_of(request.extensions())?;
+        if peer.door == Door::Tls && peer.proven.is_none() {
+            return Err(no_certificate());
+        }
+        let Some(edition) = self.board.edition() else {
+            return Err(Status::unavailable("the configuration has not been read yet; try again in a moment"));
+        };
+        // One response at a time: what is not sent yet is not computed yet.
+        let (sender, receiver) = mpsc::channel(1);
+        let stream = Delta {
+            board: self.board.clone(),
+            metrics: self.metrics.clone(),
+            peer,
+            session: Session::new(),
+            shown: Content::new(),
+            edition,
+            seat: None,
+        };
+        let stop = self.stop.clone();
+        tokio::spawn(async move { stream.run(request.into_inner(), sender, stop).await });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+/// One delta stream.
+struct Delta {
+    board: Arc<Board>,
+    metrics: Arc<Metrics>,
+    peer: Peer,
+    session: Session,
+    /// What the session was last shown; the engine's refusals fall back to it.
+    shown: Content,
+    edition: Arc<Edition>,
+    seat: Option<Seat>,
+}
+
+/// Known once the first request has come.
+struct Seat {
+    claim: Claim,
+    key: String,
+    audience: Option<Audience>,
+    _present: Seated,
+}
+
+impl Delta {
+    async fn run(
+        mut self,
+        mut requests: Streaming<DeltaDiscoveryRequest>,
+        sender: mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>,
+        stop: CancellationToken,
+    ) {
+        self.metrics.streams.inc();
+        let mut editions = self.board.editions();
+        let mut more = false;
+        let end = loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break Some(Status::unavailable("the control plane is stopping; connect again")),
+                request = requests.message() => match request {
+                    Ok(Some(request)) => match self.request(request) {
+                        Ok(()) => more = true,
+                        Err(status) => break Some(status),
+                    },
+                    Ok(None) => break None,
+                    Err(status) => {
+                        tracing::debug!(%status, "an ADS stream broke");
+                        break None;
+                    }
+                },
+                changed = editions.changed() => {
+                    if changed.is_err() {
+                        break Some(Status::unavailable("the control plane is stopping; connect again"));
+                    }
+                    let newest = editions.borrow_and_update().clone();
+                    if let Some(newest) = newest {
+                        if let Err(status) = self.adopt(newest) {
+                            break Some(status);
+                        }
+                        more = true;
+                    }
+                }
+                permit = sender.reserve(), if more => match permit {
+                    Ok(permit) => match self.session.next() {
+                        Some(response) => {
+                            self.metrics.pushes.inc();
+                            permit.send(Ok(response));
+                        }
+                        None => more = false,
+                    },
+                    Err(_) => break None,
+                },
+            }
+        };
+        self.metrics.streams.dec();
+        if let Some(status) = end {
+            if let Some(seat) = &self.seat {
+                tracing::info!(proxy = seat.key, reason = status.message(), "ended an ADS stream");
+            }
+            // The client may be gone already.
+            let _ = sender.try_send(Err(status));
+        }
+    }
+
+    fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+        if self.seat.is_none() {
+            let claim = check(request.node.as_ref(), &self.peer)?;
+            self.sit(claim)?;
+        }
+        let url = request.type_url.clone();
+        let heard = self.session.request(request).map_err(|error| Status::resource_exhausted(error.to_string()))?;
+        let Some(key) = self.seat.as_ref().map(|seat| seat.key.clone()) else {
+            return Ok(());
+        };
+        if let Some(url) = heard.unknown_type {
+            tracing::info!(proxy = key, url, "a client asks for a type that we do not serve");
+        }
+        if let Some(reason) = heard.rejected {
+            self.metrics.rejected.inc();
+            tracing::warn!(proxy = key, url, reason, "a proxy refused resources");
+        }
+        if let Some(number) = heard.acknowledged {
+            self.board.write(|book, now| book.acknowledged(&key, number, now));
+        }
+        if let Some((number, message)) = heard.refused {
+            self.metrics.rejected.inc();
+            tracing::error!(proxy = key, epoch = number, message, "a proxy runs the epoch without what it refused");
+            self.board.write(|book, now| book.refused(&key, number, &message, now));
+        }
+        if heard.wants_changed {
+            self.show();
+        }
+        Ok(())
+    }
+
+    fn sit(&mut self, claim: Claim) -> Result<(), Status> {
+        let audience = audience(&claim, &self.edition.world)?;
+        let identity = self.peer.proven.as_ref().map(|proven| proven.identity.to_string()).unwrap_or_default();
+        let present =
+            self.board.arrive(claim.clone(), identity).ok_or_else(|| Status::resource_exhausted("too many streams are open here"))?;
+        let key = claim.key();
+        tracing::info!(proxy = key, client = claim.client.text(), epoch = self.edition.epoch, "a client connected");
+        if audience.is_none() {
+            tracing::warn!(
+                proxy = key,
+                client = claim.client.text(),
+                "stock clients are not served yet; this one gets an empty configuration"
+            );
+        }
+        self.seat = Some(Seat { claim, key, audience, _present: present });
+        self.show();
+        Ok(())
+    }
+
+    /// Takes over a newer edition, and tells the book whether it concerns this proxy.
+    fn adopt(&mut self, edition: Arc<Edition>) -> Result<(), Status> {
+        let fresh = edition.epoch > self.edition.epoch;
+        self.edition = edition;
+        if let Some(seat) = &mut self.seat {
+            // The claim is judged again: the workload may be gone, or no longer be meshed.
+            seat.audience = audience(&seat.claim, &self.edition.world)?;
+        }
+        let concerned = self.show();
+        let number = self.edition.epoch;
+        if let Some(seat) = self.seat.as_ref().filter(|seat| fresh && seat.claim.ours()) {
+            let key = seat.key.clone();
+            self.board.write(|book, now| if concerned { book.concerned(&key, number) } else { book.unaffected(&key, number, now) });
+        }
+        Ok(())
+    }
+
+    /// Computes what this stream should have now and shows it to the session.
+    fn show(&mut self) -> bool {
+        let content = match self.seat.as_ref().and_then(|seat| seat.audience.as_ref()) {
+            Some(audience) => {
+                let wants: BTreeSet<String> = self.session.wants();
+                let content = self.board.cache.content(&self.edition, audience, &wants);
+                let mut vetted = self.board.cache.vetted(&content, &self.shown);
+                if self.peer.door == Door::Plaintext {
+                    // Believed for routing only (contract, section 4).
+                    vetted.remove(xds::SECRET);
+                }
+                vetted
+            }
+            None => Content::new(),
+        };
+        self.shown.clone_from(&content);
+        self.session.show(content, self.edition.epoch)
+    }
+}

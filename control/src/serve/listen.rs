@@ -1,0 +1,184 @@
+//! The three doors: TLS on 15012, plaintext on loopback where asked for, and a Unix socket for commands and the node agent.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected;
+
+use crate::publish::peer::{Door, Peer, Proven};
+
+/// Most connections per door; more wait in the kernel's queue.
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// Connections that have been accepted and not yet taken up by the server.
+const READY_MAX: usize = 64;
+/// A handshake that takes longer is cut.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// After an accept that failed (out of descriptors), wait this long.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+enum Stream {
+    Tls(Box<TlsStream<TcpStream>>),
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// One accepted connection; its place among [`CONNECTIONS_MAX`] is free again when it drops.
+pub struct Connection {
+    stream: Stream,
+    peer: Peer,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().stream {
+            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// What tonic serves.
+pub type Incoming = ReceiverStream<io::Result<Connection>>;
+
+/// Accepts TLS. Each handshake has its own task, so that a slow one delays nobody.
+pub fn tls(listener: TcpListener, config: Arc<ServerConfig>, stop: CancellationToken) -> Incoming {
+    let (sender, receiver) = mpsc::channel(READY_MAX);
+    let acceptor = TlsAcceptor::from(config);
+    tokio::spawn(async move {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        while let Some((stream, address, place)) = accept_tcp(&listener, &places, &stop).await {
+            let (acceptor, sender) = (acceptor.clone(), sender.clone());
+            tokio::spawn(async move {
+                match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                    Ok(Ok(stream)) => {
+                        let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
+                        let proven = leaf.and_then(|leaf| Proven::read(leaf.into_owned())).map(Arc::new);
+                        let peer = Peer { door: Door::Tls, address: Some(address), proven };
+                        // The receiver is gone only while we stop.
+                        let _ = sender.send(Ok(Connection { stream: Stream::Tls(Box::new(stream)), peer, _place: place })).await;
+                    }
+                    Ok(Err(error)) => tracing::info!(%address, %error, "TLS handshake failed"),
+                    Err(_) => tracing::info!(%address, "TLS handshake took longer than {HANDSHAKE:?}"),
+                }
+            });
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+/// Accepts plaintext.
+pub fn plaintext(listener: TcpListener, stop: CancellationToken) -> Incoming {
+    let (sender, receiver) = mpsc::channel(READY_MAX);
+    tokio::spawn(async move {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        while let Some((stream, address, place)) = accept_tcp(&listener, &places, &stop).await {
+            let peer = Peer { door: Door::Plaintext, address: Some(address), proven: None };
+            if sender.send(Ok(Connection { stream: Stream::Tcp(stream), peer, _place: place })).await.is_err() {
+                return;
+            }
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+/// Accepts on the Unix socket. Its mode (0600) says who may connect.
+pub fn unix(listener: UnixListener, stop: CancellationToken) -> Incoming {
+    let (sender, receiver) = mpsc::channel(READY_MAX);
+    tokio::spawn(async move {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let accepted = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let peer = Peer { door: Door::Local, address: None, proven: None };
+                    if sender.send(Ok(Connection { stream: Stream::Unix(stream), peer, _place: place })).await.is_err() {
+                        return;
+                    }
+                }
+                Err(error) => pause(&error).await,
+            }
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+async fn accept_tcp(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    stop: &CancellationToken,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let place = places.clone().acquire_owned().await.ok()?;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return None,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                // Small frames must not wait for one another; a socket that refuses this is still good.
+                let _ = stream.set_nodelay(true);
+                return Some((stream, address, place));
+            }
+            Err(error) => pause(&error).await,
+        }
+    }
+}
+
+async fn pause(error: &io::Error) {
+    tracing::warn!(%error, "cannot accept a connection; raise the limit of open files (ulimit -n) if this goes on");
+    tokio::time::sleep(ACCEPT_RETRY).await;
+}

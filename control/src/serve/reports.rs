@@ -1,0 +1,126 @@
+//! `meshwright.v1.Reports`: what proxies tell beside ADS, and the questions put to them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use proto::mesh::reports_server::{Reports, ReportsServer};
+use proto::mesh::{Command, Hello, Report, report};
+use proto::names::NodeId;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::publish::board::{Board, Event};
+use crate::publish::peer::{Door, Peer, no_certificate, peer_of};
+use crate::world::Change;
+
+/// Largest report: 256 rows of traffic, or a dump of one kind.
+const REPORT_BYTES_MAX: usize = 16 << 20;
+/// Rows kept of one traffic report.
+const ROWS_MAX: usize = 256;
+
+/// The service.
+pub struct Desk {
+    board: Arc<Board>,
+    stop: CancellationToken,
+}
+
+impl Desk {
+    /// To be added to a server.
+    pub fn service(board: Arc<Board>, stop: CancellationToken) -> ReportsServer<Self> {
+        ReportsServer::new(Self { board, stop }).max_decoding_message_size(REPORT_BYTES_MAX)
+    }
+}
+
+#[tonic::async_trait]
+impl Reports for Desk {
+    type StreamStream = Pin<Box<dyn Stream<Item = Result<Command, Status>> + Send>>;
+
+    async fn stream(&self, request: Request<Streaming<Report>>) -> Result<Response<Self::StreamStream>, Status> {
+        let peer = peer_of(request.extensions())?;
+        if peer.door == Door::Tls && peer.proven.is_none() {
+            return Err(no_certificate());
+        }
+        let (sender, receiver) = mpsc::channel(1);
+        let (board, stop) = (self.board.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            if let Err(status) = talk(&board, &peer, request.into_inner(), &sender, &stop).await {
+                // The proxy may be gone already.
+                let _ = sender.try_send(Err(status));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+async fn talk(
+    board: &Arc<Board>,
+    peer: &Peer,
+    mut reports: Streaming<Report>,
+    sender: &mpsc::Sender<Result<Command, Status>>,
+    stop: &CancellationToken,
+) -> Result<(), Status> {
+    let first = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        first = reports.message() => first?,
+    };
+    let Some(Report { kind: Some(report::Kind::Hello(hello)) }) = first else {
+        return Err(Status::invalid_argument("the first report must be a Hello"));
+    };
+    let id = believed(&hello, peer)?;
+    let key = format!("{}/{}", id.namespace, id.instance);
+    let (stream, mut commands) = board.correspond(&key, &hello.version, hello.pid);
+    // A proxy that is back has stopped draining.
+    board.send(Event::Runtime(Change::Draining { instance: (id.namespace.clone(), id.instance.clone()), draining: false })).await;
+    let end = loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break Ok(()),
+            report = reports.message() => match report {
+                Ok(Some(Report { kind: Some(kind) })) => take(board, &id, &key, kind).await,
+                Ok(Some(Report { kind: None })) => {}
+                Ok(None) | Err(_) => break Ok(()),
+            },
+            command = commands.recv() => match command {
+                Some(command) => if sender.send(Ok(command)).await.is_err() { break Ok(()) },
+                // Another stream of the same proxy took over.
+                None => break Err(Status::aborted("another Reports stream of this proxy was opened")),
+            },
+        }
+    };
+    board.hang_up(&key, stream);
+    end
+}
+
+fn believed(hello: &Hello, peer: &Peer) -> Result<NodeId, Status> {
+    let id: NodeId = hello.node_id.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+    match &peer.proven {
+        Some(proven) if proven.identity.namespace() != id.namespace => {
+            Err(Status::permission_denied(format!("the proxy claims to be {id}, its certificate is {}", proven.identity)))
+        }
+        _ => Ok(id),
+    }
+}
+
+async fn take(board: &Arc<Board>, id: &NodeId, key: &str, kind: report::Kind) {
+    match kind {
+        report::Kind::Hello(_) => {}
+        report::Kind::Answer(answer) => board.answered(key, answer),
+        report::Kind::Traffic(mut traffic) => {
+            traffic.services.truncate(ROWS_MAX);
+            traffic.plaintext.truncate(ROWS_MAX);
+            board.correspondent(key, |correspondent| correspondent.traffic = traffic);
+        }
+        report::Kind::Certificate(certificate) => {
+            board.correspondent(key, |correspondent| correspondent.certificate = Some(certificate));
+        }
+        report::Kind::Draining(_) => {
+            tracing::info!(proxy = key, "a proxy is draining");
+            let instance = (id.namespace.clone(), id.instance.clone());
+            board.send(Event::Runtime(Change::Draining { instance, draining: true })).await;
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! TLS of port 15012: our own leaf, renewed in place; client certificates asked for, verified when shown, not demanded.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{RootCertStore, ServerConfig};
+use tokio_util::sync::CancellationToken;
+
+use super::authority::SharedAuthority;
+
+/// Wait this long before asking again for a leaf that could not be had.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// Holds the leaf in use.
+#[derive(Debug, Default)]
+pub struct Leaf(ArcSwapOption<CertifiedKey>);
+
+impl ResolvesServerCert for Leaf {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.load_full()
+    }
+}
+
+/// Names on the control plane's certificate.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// DNS names.
+    pub dns: Vec<String>,
+    /// Addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// The server's TLS configuration, with a first leaf in it, and how long that lasts.
+///
+/// # Errors
+/// The authority gives no leaf, or the bundle holds no root.
+pub fn config(authority: &SharedAuthority, names: &Names) -> anyhow::Result<(Arc<ServerConfig>, Arc<Leaf>, Duration)> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    for root in authority.bundle_der() {
+        roots.add(root)?;
+    }
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).allow_unauthenticated().build()?;
+    let leaf = Arc::new(Leaf::default());
+    let lasts = renew(authority, names, &provider, &leaf)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(leaf.clone());
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok((Arc::new(config), leaf, lasts))
+}
+
+fn renew(authority: &SharedAuthority, names: &Names, provider: &CryptoProvider, leaf: &Leaf) -> anyhow::Result<Duration> {
+    let seat = authority.seat(&names.dns, &names.addresses).map_err(anyhow::Error::msg)?;
+    let key = provider.key_provider.load_private_key(seat.key)?;
+    leaf.0.store(Some(Arc::new(CertifiedKey::new(seat.chain, key))));
+    Ok(seat.lasts)
+}
+
+/// Renews the leaf again and again; connections that are open stay as they are. Ends with `stop`.
+pub async fn keep(authority: SharedAuthority, names: Names, leaf: Arc<Leaf>, mut lasts: Duration, stop: CancellationToken) {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(lasts) => {}
+        }
+        let (authority, names, leaf, provider) = (authority.clone(), names.clone(), leaf.clone(), provider.clone());
+        let renewed = tokio::task::spawn_blocking(move || renew(&authority, &names, &provider, &leaf)).await;
+        lasts = match renewed {
+            Ok(Ok(lasts)) => lasts,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the control plane's own certificate was not renewed");
+                RETRY
+            }
+            Err(_) => RETRY,
+        };
+    }
+}
