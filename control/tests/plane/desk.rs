@@ -1,0 +1,260 @@
+//! A control plane in this process, with a small authority, and clients for every door.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use control::app::{Running, start};
+use control::serve::authority::{Authority, Issued, Seat, TokenOrder};
+use control::settings::ControlArgs;
+use control::world::own::Mesh;
+use hyper_util::rt::TokioIo;
+use proto::generated::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
+use proto::mesh::control_client::ControlClient;
+use proto::mesh::node_client::NodeClient;
+use proto::mesh::{ApplyRequest, Document, Epoch, GetRequest, Progress, WaitRequest};
+use proto::names::{NODE_CLIENT, NODE_WORKLOAD};
+use proto::xds;
+use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
+use prost::Name;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, SanType};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use serde_json::Value;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Status, Streaming};
+
+/// Signs anything for the tests.
+pub struct TestAuthority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl TestAuthority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "test root");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+    }
+
+    pub fn leaf(&self, identity: &str, workload: &str, addresses: &[IpAddr]) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, workload);
+        params.subject_alt_names = vec![SanType::URI(identity.try_into().unwrap())];
+        params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+    }
+}
+
+impl Authority for TestAuthority {
+    fn bundle_pem(&self) -> String {
+        self.issuer.pem()
+    }
+    fn bundle_der(&self) -> Vec<CertificateDer<'static>> {
+        vec![self.issuer.der().clone()]
+    }
+    fn bundle_hashes(&self) -> Vec<String> {
+        vec!["hash".into()]
+    }
+    fn seat(&self, _dns: &[String], addresses: &[IpAddr]) -> Result<Seat, String> {
+        let (chain, key) = self.leaf("spiffe://cluster.local/ns/meshwright-system/sa/control", "control", addresses);
+        Ok(Seat { chain, key, lasts: Duration::from_secs(3600) })
+    }
+    fn create_token(&self, order: &TokenOrder) -> Result<String, String> {
+        Ok(format!("mw1.{}.{}", order.workload, order.identity))
+    }
+    fn issued(&self) -> Vec<Issued> {
+        Vec::new()
+    }
+    fn follow(&self, _mesh: &Mesh) {}
+}
+
+#[derive(Parser)]
+struct Cli {
+    #[command(flatten)]
+    args: ControlArgs,
+}
+
+/// One control plane over one folder; `data` outlives it.
+pub struct Plane {
+    pub authority: Arc<TestAuthority>,
+    pub listen: SocketAddr,
+    socket: std::path::PathBuf,
+    stop: CancellationToken,
+    running: Running,
+}
+
+impl Plane {
+    pub async fn start(folder: &Path, data: &Path, authority: &Arc<TestAuthority>) -> Self {
+        let text = |path: &Path| path.display().to_string();
+        let flags = ["control", "--config", &text(folder), "--data-dir", &text(data), "--listen", "127.0.0.1:0"];
+        let more = ["--metrics-listen", "127.0.0.1:0", "--plaintext-xds=127.0.0.1:0"];
+        let args = Cli::try_parse_from([&flags[..], &more[..]].concat()).unwrap().args;
+        let stop = CancellationToken::new();
+        let running = start(&args, authority.clone(), |routes| routes, &stop).await.unwrap();
+        let plane = Self { authority: authority.clone(), listen: running.listen, socket: args.socket(), stop, running };
+        plane.settle().await;
+        plane
+    }
+
+    /// Until the folder has been read.
+    async fn settle(&self) {
+        let wait = async {
+            while self.get("epochs").await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap();
+    }
+
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        while self.running.tasks.join_next().await.is_some() {}
+    }
+
+    async fn local(&self) -> Channel {
+        let path = self.socket.clone();
+        let connector = tower::service_fn(move |_: Uri| {
+            let path = path.clone();
+            async move { UnixStream::connect(path).await.map(TokioIo::new) }
+        });
+        Endpoint::from_static("http://control").connect_with_connector(connector).await.unwrap()
+    }
+
+    pub async fn api(&self) -> ControlClient<Channel> {
+        ControlClient::new(self.local().await)
+    }
+
+    pub async fn node(&self) -> NodeClient<Channel> {
+        NodeClient::new(self.local().await)
+    }
+
+    pub async fn get(&self, kind: &str) -> Result<Value, Status> {
+        let request = GetRequest { kind: kind.into(), ..Default::default() };
+        Ok(serde_json::from_str(&self.api().await.get(request).await?.into_inner().json).unwrap())
+    }
+
+    pub async fn apply(&self, text: &str, delete: bool, wait: bool) -> (Value, bool) {
+        let documents = vec![Document { path: "given.yaml".into(), text: text.into() }];
+        let timeout = Some(prost_types::Duration { seconds: 5, nanos: 0 });
+        let stream = self.api().await.apply(ApplyRequest { documents, delete, wait, timeout }).await.unwrap().into_inner();
+        last(stream).await
+    }
+
+    pub async fn wait(&self, seconds: i64) -> (Value, bool) {
+        let request = WaitRequest { epoch: 0, timeout: Some(prost_types::Duration { seconds, nanos: 0 }) };
+        last(self.api().await.wait(request).await.unwrap().into_inner()).await
+    }
+
+    /// A channel through the TLS door; with a leaf (identity, workload) or without.
+    pub async fn tls(&self, leaf: Option<(&str, &str)>) -> Channel {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.authority.bundle_der().remove(0)).unwrap();
+        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+        let mut config = match leaf {
+            Some((identity, workload)) => {
+                let (chain, key) = self.authority.leaf(identity, workload, &[]);
+                builder.with_client_auth_cert(chain, key).unwrap()
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        let (connector, address) = (tokio_rustls::TlsConnector::from(Arc::new(config)), self.listen);
+        let service = tower::service_fn(move |_: Uri| {
+            let connector = connector.clone();
+            async move {
+                let stream = TcpStream::connect(address).await?;
+                connector.connect(ServerName::IpAddress(address.ip().into()), stream).await.map(TokioIo::new)
+            }
+        });
+        Endpoint::from_static("http://control").connect_with_connector(service).await.unwrap()
+    }
+
+    /// An ADS stream of one of our sidecars, every type subscribed.
+    pub async fn sidecar(&self, workload: &str, instance: &str) -> Sidecar {
+        let identity = format!("spiffe://cluster.local/ns/shop/sa/{workload}");
+        let channel = self.tls(Some((&identity, workload))).await;
+        Sidecar::open(channel, "shop", workload, instance).await.unwrap()
+    }
+}
+
+async fn last(mut stream: Streaming<Progress>) -> (Value, bool) {
+    loop {
+        let progress = stream.message().await.unwrap().unwrap();
+        if progress.done {
+            return (serde_json::from_str(&progress.json).unwrap(), progress.ok);
+        }
+    }
+}
+
+/// The proxy's end of an ADS stream.
+pub struct Sidecar {
+    requests: mpsc::Sender<DeltaDiscoveryRequest>,
+    responses: Streaming<DeltaDiscoveryResponse>,
+    pub seen: Vec<DeltaDiscoveryResponse>,
+}
+
+pub fn all_types() -> Vec<String> {
+    control::publish::session::types().into_iter().chain([Epoch::type_url()]).collect()
+}
+
+impl Sidecar {
+    pub async fn open(channel: Channel, namespace: &str, workload: &str, instance: &str) -> Result<Self, Status> {
+        let value = |text: &str| prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(text.into())) };
+        let fields = [(NODE_CLIENT, "proxy".to_owned()), (NODE_WORKLOAD, format!("{namespace}/{workload}"))];
+        let node = xds::core::Node {
+            id: format!("sidecar/{namespace}/{instance}"),
+            metadata: Some(prost_types::Struct { fields: fields.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect() }),
+            ..Default::default()
+        };
+        let (requests, receiver) = mpsc::channel(32);
+        for (index, type_url) in all_types().into_iter().enumerate() {
+            let node = (index == 0).then(|| node.clone());
+            requests.send(DeltaDiscoveryRequest { node, type_url, resource_names_subscribe: vec!["*".into()], ..Default::default() }).await.unwrap();
+        }
+        let mut client = AggregatedDiscoveryServiceClient::new(channel);
+        let responses = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await?.into_inner();
+        Ok(Self { requests, responses, seen: Vec::new() })
+    }
+
+    pub async fn subscribe(&self, type_url: &str, name: &str) {
+        let names = vec![name.to_owned()];
+        self.requests.send(DeltaDiscoveryRequest { type_url: type_url.into(), resource_names_subscribe: names, ..Default::default() }).await.unwrap();
+    }
+
+    /// Acknowledges everything up to the next `Epoch`, which is returned unanswered.
+    pub async fn next_epoch(&mut self) -> Result<(String, Epoch), Status> {
+        loop {
+            let message = tokio::time::timeout(Duration::from_secs(10), self.responses.message()).await.expect("an epoch within 10 s")?;
+            let response = message.ok_or_else(|| Status::aborted("the stream ended"))?;
+            if response.type_url == Epoch::type_url() {
+                let epoch = xds::unpack(response.resources[0].resource.as_ref().unwrap()).unwrap();
+                return Ok((response.nonce, epoch));
+            }
+            self.answer(&response.type_url, &response.nonce, None).await;
+            self.seen.push(response);
+        }
+    }
+
+    pub async fn answer(&self, type_url: &str, nonce: &str, error: Option<&str>) {
+        let error_detail = error.map(|message| xds::rpc::Status { code: 3, message: message.into(), ..Default::default() });
+        let request = DeltaDiscoveryRequest { type_url: type_url.into(), response_nonce: nonce.into(), error_detail, ..Default::default() };
+        self.requests.send(request).await.unwrap();
+    }
+
+    pub async fn take_epoch(&mut self, error: Option<&str>) -> u64 {
+        let (nonce, epoch) = self.next_epoch().await.unwrap();
+        self.answer(&Epoch::type_url(), &nonce, error).await;
+        epoch.number
+    }
+}

@@ -1,0 +1,249 @@
+//! The whole control plane in one process, through its own doors: TLS, the Unix socket, and the folder.
+
+// Helpers may unwrap as tests do.
+#![allow(clippy::unwrap_used)]
+
+mod desk;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use desk::{Plane, Sidecar, TestAuthority};
+use proto::mesh::{InstanceState, NodeOrder, NodeReport, TokenRequest};
+use proto::xds;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+
+const SHOP: &str = r"
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {meshwright.dev/inject: enabled}}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: frontend, namespace: shop, labels: {app: frontend}}
+spec: {serviceAccount: frontend, command: [sleep, '1'], ports: [{name: http, port: 8080}]}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: catalog, namespace: shop, labels: {app: catalog}}
+spec: {serviceAccount: catalog, command: [sleep, '1'], ports: [{name: http, port: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: catalog, namespace: shop}
+spec: {selector: {app: catalog}, clusterIP: 10.96.7.7, ports: [{name: http, port: 80, targetPort: 8080}]}
+";
+
+const ROUTE: &str = r"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: catalog, namespace: shop}
+spec:
+  parentRefs: [{group: '', kind: Service, name: catalog}]
+  rules: [{backendRefs: [{name: catalog, port: 80}], filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: x-a, value: 'VALUE'}]}}]}]
+";
+
+struct Folders {
+    manifests: tempfile::TempDir,
+    data: tempfile::TempDir,
+    authority: Arc<TestAuthority>,
+}
+
+impl Folders {
+    fn new() -> Self {
+        let folders = Self {
+            manifests: tempfile::tempdir().unwrap(),
+            data: tempfile::tempdir().unwrap(),
+            authority: Arc::new(TestAuthority::new()),
+        };
+        fs::write(folders.manifests.path().join("shop.yaml"), SHOP).unwrap();
+        folders
+    }
+
+    async fn start(&self) -> Plane {
+        Plane::start(self.manifests.path(), self.data.path(), &self.authority).await
+    }
+}
+
+fn route(value: &str) -> String {
+    ROUTE.replace("VALUE", value)
+}
+
+/// A node agent that says everything is ready.
+async fn agent(plane: &Plane) -> (NodeOrder, mpsc::Sender<NodeReport>) {
+    let (sender, receiver) = mpsc::channel(4);
+    let mut orders = plane.node().await.attach(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let order = orders.message().await.unwrap().unwrap();
+    let ready = |order: &proto::mesh::InstanceOrder| InstanceState {
+        namespace: order.namespace.clone(),
+        instance: order.instance.clone(),
+        started: true,
+        ready: true,
+        fingerprint: order.fingerprint.clone(),
+        ..Default::default()
+    };
+    sender.send(NodeReport { instances: order.instances.iter().map(ready).collect(), gateways: Vec::new() }).await.unwrap();
+    tokio::spawn(async move { while let Ok(Some(_)) = orders.message().await {} });
+    (order, sender)
+}
+
+#[tokio::test]
+async fn a_change_is_live_when_every_proxy_concerned_has_answered() {
+    // Aim: `apply --wait` counts concerned and unaffected proxies right, and returns after the last ACK.
+    let folders = Folders::new();
+    let plane = folders.start().await;
+    let mut frontend = plane.sidecar("frontend", "frontend").await;
+    let mut catalog = plane.sidecar("catalog", "catalog").await;
+    assert_eq!((frontend.take_epoch(None).await, catalog.take_epoch(None).await), (1, 1));
+    frontend.subscribe(xds::LISTENER, "out/10.96.7.7:80").await;
+    assert_eq!(frontend.take_epoch(None).await, 1);
+    assert!(frontend.seen.iter().any(|response| response.resources.iter().any(|resource| resource.name == "out/10.96.7.7:80")));
+    let proxy = tokio::spawn(async move {
+        assert_eq!(frontend.take_epoch(None).await, 2);
+        frontend
+    });
+    let (result, ok) = plane.apply(&route("1"), false, true).await;
+    assert!(ok, "{result}");
+    assert_eq!(result["epoch"], 2);
+    assert_eq!(result["objects"][0]["result"], "created");
+    assert_eq!((&result["proxies"]["concerned"], &result["proxies"]["unaffected"]), (&1.into(), &1.into()), "{result}");
+    let _frontend = proxy.await.unwrap();
+    let proxies = plane.get("proxies").await.unwrap();
+    assert_eq!((proxies[0]["epoch"].as_u64(), proxies[1]["epoch"].as_u64()), (Some(2), Some(2)), "{proxies}");
+    assert_eq!(proxies[0]["identity"], "spiffe://cluster.local/ns/shop/sa/catalog");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_refusal_ends_the_wait_and_names_proxy_object_and_reason() {
+    // Aim: a NACK is not a timeout.
+    let folders = Folders::new();
+    let plane = folders.start().await;
+    let mut frontend = plane.sidecar("frontend", "frontend").await;
+    let mut catalog = plane.sidecar("catalog", "catalog").await;
+    frontend.take_epoch(None).await;
+    catalog.take_epoch(None).await;
+    frontend.subscribe(xds::LISTENER, "out/10.96.7.7:80").await;
+    frontend.take_epoch(None).await;
+    let proxy = tokio::spawn(async move {
+        frontend.take_epoch(Some("RouteConfiguration shop/catalog:80: too strange")).await;
+        frontend
+    });
+    let (result, ok) = plane.apply(&route("1"), false, true).await;
+    assert!(!ok && result["live"] == false, "{result}");
+    let refused = &result["refused"][0];
+    assert_eq!((&refused["proxy"], &refused["object"]), (&"shop/frontend".into(), &"RouteConfiguration shop/catalog:80".into()));
+    let _frontend = proxy.await.unwrap();
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn live_means_started_ready_and_acknowledged() {
+    // Aim: `wait` names each laggard with its reason, and returns when the last one is there.
+    let folders = Folders::new();
+    let plane = folders.start().await;
+    let (result, ok) = plane.wait(1).await;
+    assert!(!ok);
+    let waiting = result["proxies"]["waiting"].to_string();
+    assert!(waiting.contains("shop/catalog (not started)") && waiting.contains("its proxy is not connected"), "{waiting}");
+    let (order, _agent) = agent(&plane).await;
+    assert!(order.synced);
+    assert_eq!(order.instances.iter().map(|instance| instance.instance.as_str()).collect::<Vec<_>>(), ["catalog", "frontend"]);
+    let mut frontend = plane.sidecar("frontend", "frontend").await;
+    let mut catalog = plane.sidecar("catalog", "catalog").await;
+    frontend.take_epoch(None).await;
+    catalog.take_epoch(None).await;
+    let (result, ok) = plane.wait(5).await;
+    assert!(ok, "{result}");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn numbers_and_applied_objects_outlive_a_restart_and_nothing_is_sent_twice() {
+    // Aim: the same objects are the same epoch; a proxy that comes back with its versions gets only the barrier.
+    let folders = Folders::new();
+    let plane = folders.start().await;
+    let (result, ok) = plane.apply(&route("1"), false, false).await;
+    assert!(ok && result["epoch"] == 2, "{result}");
+    plane.stop().await;
+    let plane = folders.start().await;
+    assert_eq!(plane.get("epochs").await.unwrap()[0]["epoch"], 2);
+    let objects = plane.get("objects").await.unwrap();
+    let applied = objects.as_array().unwrap().iter().find(|object| object["kind"] == "HTTPRoute").unwrap();
+    assert_eq!((&applied["source"], &applied["live"]), (&"Applied".into(), &true.into()));
+    let (result, _) = plane.apply(&route("1"), false, false).await;
+    assert_eq!((&result["epoch"], &result["objects"][0]["result"]), (&2.into(), &"unchanged".into()));
+    let (result, ok) = plane.apply(&route("1"), true, false).await;
+    assert!(ok && result["epoch"] == 3 && result["objects"][0]["result"] == "deleted", "{result}");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_broken_file_or_apply_changes_nothing() {
+    // Aim: the last good version stays, the error names the file, and the control plane lives.
+    let folders = Folders::new();
+    let plane = folders.start().await;
+    let (result, ok) = plane.apply("kind: HTTPRoute\nspec: [", false, false).await;
+    assert!(!ok && result["warnings"][0].as_str().unwrap().contains("given.yaml"), "{result}");
+    fs::write(folders.manifests.path().join("shop.yaml"), SHOP.replace("command: [sleep, '1']", "comand: [sleep, '1']")).unwrap();
+    let told = async {
+        loop {
+            let objects = plane.get("objects").await.unwrap();
+            let catalog = objects.as_array().unwrap().iter().find(|object| object["kind"] == "Workload").unwrap().clone();
+            if catalog["error"].is_string() {
+                return catalog;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let catalog = tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+    assert_eq!(catalog["live"], true);
+    assert!(catalog["error"].as_str().unwrap().contains("comand"), "{catalog}");
+    assert_eq!(plane.get("epochs").await.unwrap()[0]["epoch"], 1);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_is_served_as_somebody_else() {
+    // Aim: no certificate, another's certificate, an undeclared instance: refused, each with its code.
+    let folders = Folders::new();
+    let plane = folders.start().await;
+    let catalog = Some(("spiffe://cluster.local/ns/shop/sa/catalog", "catalog"));
+    for (leaf, workload, instance, code) in [
+        (None, "catalog", "catalog", Code::Unauthenticated),
+        (catalog, "frontend", "frontend", Code::PermissionDenied),
+        (catalog, "catalog", "frontend", Code::PermissionDenied),
+        (catalog, "catalog", "catalog-7", Code::FailedPrecondition),
+        (Some(("spiffe://cluster.local/ns/bank/sa/catalog", "catalog")), "catalog", "catalog", Code::PermissionDenied),
+    ] {
+        let channel = plane.tls(leaf).await;
+        let ended = match Sidecar::open(channel, "shop", workload, instance).await {
+            Err(status) => status,
+            Ok(mut stream) => stream.next_epoch().await.unwrap_err(),
+        };
+        assert_eq!(ended.code(), code, "{workload} {instance}: {ended}");
+    }
+    assert_eq!(plane.get("proxies").await.unwrap(), serde_json::json!([]));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn tokens_are_for_declared_workloads_and_the_socket_for_its_owner() {
+    // Aim: the identity of a token is the declared one; strangers and other instances get none; the socket has mode 0600.
+    let folders = Folders::new();
+    let plane = folders.start().await;
+    let mode = fs::metadata(folders.data.path().join("control.sock")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    let ask = |workload: &str, instance: &str| TokenRequest { workload: workload.into(), instance: instance.into(), life: None };
+    let mut api = plane.api().await;
+    let token = api.create_token(ask("shop/catalog", "catalog")).await.unwrap().into_inner().token;
+    assert_eq!(token, "mw1.shop/catalog.spiffe://cluster.local/ns/shop/sa/catalog");
+    for (workload, instance, code) in [("shop/nobody", "", Code::NotFound), ("shop/catalog", "other", Code::NotFound), ("shop", "", Code::InvalidArgument)] {
+        assert_eq!(api.create_token(ask(workload, instance)).await.unwrap_err().code(), code);
+    }
+    plane.stop().await;
+}
