@@ -114,8 +114,7 @@ fn translate(edition: &Edition, audience: &Audience, wants: &BTreeSet<String>) -
 }
 
 fn root_ca(bundle: &str) -> Arc<Encoded> {
-    let trusted_ca =
-        Some(DataSource { specifier: Some(Specifier::InlineBytes(bundle.as_bytes().to_vec().into())), ..DataSource::default() });
+    let trusted_ca = Some(DataSource { specifier: Some(Specifier::InlineBytes(bundle.as_bytes().to_vec().into())) });
     let context = CertificateValidationContext { trusted_ca, ..CertificateValidationContext::default() };
     let any = xds::pack(&Secret { name: names::ROOT_CA.to_owned(), r#type: Some(secret::Type::ValidationContext(context)) });
     Arc::new(Encoded { version: epoch::version(&any.value), any })

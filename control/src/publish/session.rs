@@ -1,7 +1,7 @@
 //! One delta ADS stream as a pure state machine (`xds.md` section 1.4, and the epoch barrier of the contract, section 4).
 //!
 //! Requests go in by [`Session::request`], what the client should have by [`Session::show`], and whenever the transport has room,
-//! [`Session::next`] says what to send: the difference between what should be and what the client holds *now*. So there is never a
+//! [`Session::next_response`] says what to send: the difference between what should be and what the client holds *now*. So there is never a
 //! queue: a client that reads slowly costs one response and skips the states between.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -227,7 +227,7 @@ impl Session {
     }
 
     /// What to send next, if anything: additions, then removals, then the barrier. The result counts as sent.
-    pub fn next(&mut self) -> Option<DeltaDiscoveryResponse> {
+    pub fn next_response(&mut self) -> Option<DeltaDiscoveryResponse> {
         if !self.shown {
             return None;
         }

@@ -55,7 +55,7 @@ impl Ask {
 
 /// Everything that is sent now: (short type, added names, removed names).
 fn drain(session: &mut Session) -> Vec<(String, Vec<String>, Vec<String>)> {
-    std::iter::from_fn(|| session.next())
+    std::iter::from_fn(|| session.next_response())
         .map(|r| {
             let short = r.type_url.rsplit('.').next().unwrap().to_owned();
             (short, r.resources.into_iter().map(|r| r.name).collect(), r.removed_resources)
@@ -89,7 +89,7 @@ fn rule_1_subscriptions_and_acks_are_independent() {
     // Aim: a request with a stale nonce, or with a NACK, still subscribes.
     let mut session = showing(&[(CDS, "a", "1"), (CDS, "b", "1"), (CDS, "c", "1")]);
     ask(CDS).more(&["a"]).to(&mut session);
-    let first = session.next().unwrap();
+    let first = session.next_response().unwrap();
     ask(CDS).more(&["b"]).ack("999").to(&mut session);
     assert_eq!(drain(&mut session), [said("Cluster", &["b"], &[])]);
     let heard = ask(CDS).more(&["c"]).nack(&first.nonce, "no").to(&mut session);
@@ -214,7 +214,7 @@ fn rule_9_responses_are_well_formed() {
     // Aim: names, versions and nonces are there, and no nonce comes twice.
     let mut session = proxy(&[(CDS, "a", "1"), (LDS, "l", "1")]);
     let mut nonces = BTreeSet::new();
-    while let Some(response) = session.next() {
+    while let Some(response) = session.next_response() {
         assert!(nonces.insert(response.nonce.clone()) && !response.nonce.is_empty());
         assert!(response.resources.iter().all(|r| !r.version.is_empty() && !r.name.is_empty() && r.resource.is_some()));
     }
@@ -226,7 +226,7 @@ fn rule_10_a_nacked_resource_is_sent_again_only_when_it_changes() {
     // Aim: no NACK loop.
     let mut session = showing(&[(CDS, "a", "1")]);
     ask(CDS).to(&mut session);
-    let sent = session.next().unwrap();
+    let sent = session.next_response().unwrap();
     ask(CDS).nack(&sent.nonce, "bad").to(&mut session);
     session.show(content(&[(CDS, "a", "1"), (CDS, "b", "1")]), 2);
     assert_eq!(drain(&mut session), [said("Cluster", &["b"], &[])]);
@@ -247,7 +247,7 @@ fn rule_11_large_states_are_cut() {
     session.show(big, 1);
     ask(CDS).to(&mut session);
     let mut names = Vec::new();
-    while let Some(response) = session.next() {
+    while let Some(response) = session.next_response() {
         assert!(response.encoded_len() <= RESPONSE_BYTES_MAX || response.resources.len() == 1);
         names.extend(response.resources.into_iter().map(|r| r.name));
     }
@@ -263,9 +263,9 @@ fn back_pressure_keeps_only_the_newest_state() {
     for version in 2..100 {
         session.show(content(&[(CDS, "a", &version.to_string())]), version);
     }
-    let response = session.next().unwrap();
+    let response = session.next_response().unwrap();
     assert_eq!(response.resources[0].version, "99");
-    assert!(session.next().is_none());
+    assert!(session.next_response().is_none());
 }
 
 #[test]
@@ -303,7 +303,7 @@ fn too_many_and_too_long_names_end_the_stream() {
 }
 
 fn epochs(session: &mut Session) -> Vec<(String, Epoch)> {
-    std::iter::from_fn(|| session.next())
+    std::iter::from_fn(|| session.next_response())
         .filter(|response| is_epoch(&response.type_url))
         .map(|response| (response.nonce, xds::unpack::<Epoch>(response.resources[0].resource.as_ref().unwrap()).unwrap()))
         .collect()
@@ -454,7 +454,7 @@ proptest! {
                 Step::Subscribe(url, name) => { ask(type_urls()[url]).more(&[&format!("n{name}")]).to(&mut session); }
                 Step::Unsubscribe(url, name) => { ask(type_urls()[url]).less(&[&format!("n{name}")]).to(&mut session); }
                 Step::Send(count) => for _ in 0..count {
-                    let Some(response) = session.next() else { break };
+                    let Some(response) = session.next_response() else { break };
                     client.take(&response);
                     sent.push((response.type_url, response.nonce));
                 },
@@ -465,7 +465,7 @@ proptest! {
                 Step::Reconnect => { session = reconnect(&client, &rows, number); sent.clear(); }
             }
         }
-        while let Some(response) = session.next() {
+        while let Some(response) = session.next_response() {
             client.take(&response);
         }
         let should: BTreeMap<_, _> = rows.iter().flat_map(|(url, items)| items.iter().map(move |(name, item)| (((*url).to_owned(), name.clone()), item.version.clone()))).collect();

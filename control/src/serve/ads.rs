@@ -141,7 +141,7 @@ impl Delta {
                     }
                 }
                 permit = sender.reserve(), if more => match permit {
-                    Ok(permit) => match self.session.next() {
+                    Ok(permit) => match self.session.next_response() {
                         Some(response) => {
                             self.metrics.pushes.inc();
                             permit.send(Ok(response));

@@ -11,6 +11,7 @@ use control::serve::authority::{Authority, Issued, Seat, TokenOrder};
 use control::settings::ControlArgs;
 use control::world::own::Mesh;
 use hyper_util::rt::TokioIo;
+use prost::Name;
 use proto::generated::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use proto::mesh::control_client::ControlClient;
 use proto::mesh::node_client::NodeClient;
@@ -18,7 +19,6 @@ use proto::mesh::{ApplyRequest, Document, Epoch, GetRequest, Progress, WaitReque
 use proto::names::{NODE_CLIENT, NODE_WORKLOAD};
 use proto::xds;
 use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
-use prost::Name;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, SanType};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use serde_json::Value;
@@ -30,12 +30,12 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Status, Streaming};
 
 /// Signs anything for the tests.
-pub struct TestAuthority {
+pub(crate) struct TestAuthority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 impl TestAuthority {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "test root");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -43,7 +43,12 @@ impl TestAuthority {
         Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
     }
 
-    pub fn leaf(&self, identity: &str, workload: &str, addresses: &[IpAddr]) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    pub(crate) fn leaf(
+        &self,
+        identity: &str,
+        workload: &str,
+        addresses: &[IpAddr],
+    ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, workload);
@@ -85,16 +90,16 @@ struct Cli {
 }
 
 /// One control plane over one folder; `data` outlives it.
-pub struct Plane {
-    pub authority: Arc<TestAuthority>,
-    pub listen: SocketAddr,
+pub(crate) struct Plane {
+    pub(crate) authority: Arc<TestAuthority>,
+    pub(crate) listen: SocketAddr,
     socket: std::path::PathBuf,
     stop: CancellationToken,
     running: Running,
 }
 
 impl Plane {
-    pub async fn start(folder: &Path, data: &Path, authority: &Arc<TestAuthority>) -> Self {
+    pub(crate) async fn start(folder: &Path, data: &Path, authority: &Arc<TestAuthority>) -> Self {
         let text = |path: &Path| path.display().to_string();
         let flags = ["control", "--config", &text(folder), "--data-dir", &text(data), "--listen", "127.0.0.1:0"];
         let more = ["--metrics-listen", "127.0.0.1:0", "--plaintext-xds=127.0.0.1:0"];
@@ -116,7 +121,7 @@ impl Plane {
         tokio::time::timeout(Duration::from_secs(10), wait).await.unwrap();
     }
 
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.stop.cancel();
         while self.running.tasks.join_next().await.is_some() {}
     }
@@ -130,37 +135,40 @@ impl Plane {
         Endpoint::from_static("http://control").connect_with_connector(connector).await.unwrap()
     }
 
-    pub async fn api(&self) -> ControlClient<Channel> {
+    pub(crate) async fn api(&self) -> ControlClient<Channel> {
         ControlClient::new(self.local().await)
     }
 
-    pub async fn node(&self) -> NodeClient<Channel> {
+    pub(crate) async fn node(&self) -> NodeClient<Channel> {
         NodeClient::new(self.local().await)
     }
 
-    pub async fn get(&self, kind: &str) -> Result<Value, Status> {
+    pub(crate) async fn get(&self, kind: &str) -> Result<Value, Status> {
         let request = GetRequest { kind: kind.into(), ..Default::default() };
         Ok(serde_json::from_str(&self.api().await.get(request).await?.into_inner().json).unwrap())
     }
 
-    pub async fn apply(&self, text: &str, delete: bool, wait: bool) -> (Value, bool) {
+    pub(crate) async fn apply(&self, text: &str, delete: bool, wait: bool) -> (Value, bool) {
         let documents = vec![Document { path: "given.yaml".into(), text: text.into() }];
         let timeout = Some(prost_types::Duration { seconds: 5, nanos: 0 });
         let stream = self.api().await.apply(ApplyRequest { documents, delete, wait, timeout }).await.unwrap().into_inner();
         last(stream).await
     }
 
-    pub async fn wait(&self, seconds: i64) -> (Value, bool) {
+    pub(crate) async fn wait(&self, seconds: i64) -> (Value, bool) {
         let request = WaitRequest { epoch: 0, timeout: Some(prost_types::Duration { seconds, nanos: 0 }) };
         last(self.api().await.wait(request).await.unwrap().into_inner()).await
     }
 
     /// A channel through the TLS door; with a leaf (identity, workload) or without.
-    pub async fn tls(&self, leaf: Option<(&str, &str)>) -> Channel {
+    pub(crate) async fn tls(&self, leaf: Option<(&str, &str)>) -> Channel {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.authority.bundle_der().remove(0)).unwrap();
-        let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+        let builder = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
         let mut config = match leaf {
             Some((identity, workload)) => {
                 let (chain, key) = self.authority.leaf(identity, workload, &[]);
@@ -181,7 +189,7 @@ impl Plane {
     }
 
     /// An ADS stream of one of our sidecars, every type subscribed.
-    pub async fn sidecar(&self, workload: &str, instance: &str) -> Sidecar {
+    pub(crate) async fn sidecar(&self, workload: &str, instance: &str) -> Sidecar {
         let identity = format!("spiffe://cluster.local/ns/shop/sa/{workload}");
         let channel = self.tls(Some((&identity, workload))).await;
         Sidecar::open(channel, "shop", workload, instance).await.unwrap()
@@ -198,18 +206,18 @@ async fn last(mut stream: Streaming<Progress>) -> (Value, bool) {
 }
 
 /// The proxy's end of an ADS stream.
-pub struct Sidecar {
+pub(crate) struct Sidecar {
     requests: mpsc::Sender<DeltaDiscoveryRequest>,
     responses: Streaming<DeltaDiscoveryResponse>,
-    pub seen: Vec<DeltaDiscoveryResponse>,
+    pub(crate) seen: Vec<DeltaDiscoveryResponse>,
 }
 
-pub fn all_types() -> Vec<String> {
+pub(crate) fn all_types() -> Vec<String> {
     control::publish::session::types().into_iter().chain([Epoch::type_url()]).collect()
 }
 
 impl Sidecar {
-    pub async fn open(channel: Channel, namespace: &str, workload: &str, instance: &str) -> Result<Self, Status> {
+    pub(crate) async fn open(channel: Channel, namespace: &str, workload: &str, instance: &str) -> Result<Self, Status> {
         let value = |text: &str| prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(text.into())) };
         let fields = [(NODE_CLIENT, "proxy".to_owned()), (NODE_WORKLOAD, format!("{namespace}/{workload}"))];
         let node = xds::core::Node {
@@ -220,20 +228,26 @@ impl Sidecar {
         let (requests, receiver) = mpsc::channel(32);
         for (index, type_url) in all_types().into_iter().enumerate() {
             let node = (index == 0).then(|| node.clone());
-            requests.send(DeltaDiscoveryRequest { node, type_url, resource_names_subscribe: vec!["*".into()], ..Default::default() }).await.unwrap();
+            requests
+                .send(DeltaDiscoveryRequest { node, type_url, resource_names_subscribe: vec!["*".into()], ..Default::default() })
+                .await
+                .unwrap();
         }
         let mut client = AggregatedDiscoveryServiceClient::new(channel);
         let responses = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await?.into_inner();
         Ok(Self { requests, responses, seen: Vec::new() })
     }
 
-    pub async fn subscribe(&self, type_url: &str, name: &str) {
+    pub(crate) async fn subscribe(&self, type_url: &str, name: &str) {
         let names = vec![name.to_owned()];
-        self.requests.send(DeltaDiscoveryRequest { type_url: type_url.into(), resource_names_subscribe: names, ..Default::default() }).await.unwrap();
+        self.requests
+            .send(DeltaDiscoveryRequest { type_url: type_url.into(), resource_names_subscribe: names, ..Default::default() })
+            .await
+            .unwrap();
     }
 
     /// Acknowledges everything up to the next `Epoch`, which is returned unanswered.
-    pub async fn next_epoch(&mut self) -> Result<(String, Epoch), Status> {
+    pub(crate) async fn next_epoch(&mut self) -> Result<(String, Epoch), Status> {
         loop {
             let message = tokio::time::timeout(Duration::from_secs(10), self.responses.message()).await.expect("an epoch within 10 s")?;
             let response = message.ok_or_else(|| Status::aborted("the stream ended"))?;
@@ -246,13 +260,13 @@ impl Sidecar {
         }
     }
 
-    pub async fn answer(&self, type_url: &str, nonce: &str, error: Option<&str>) {
+    pub(crate) async fn answer(&self, type_url: &str, nonce: &str, error: Option<&str>) {
         let error_detail = error.map(|message| xds::rpc::Status { code: 3, message: message.into(), ..Default::default() });
         let request = DeltaDiscoveryRequest { type_url: type_url.into(), response_nonce: nonce.into(), error_detail, ..Default::default() };
         self.requests.send(request).await.unwrap();
     }
 
-    pub async fn take_epoch(&mut self, error: Option<&str>) -> u64 {
+    pub(crate) async fn take_epoch(&mut self, error: Option<&str>) -> u64 {
         let (nonce, epoch) = self.next_epoch().await.unwrap();
         self.answer(&Epoch::type_url(), &nonce, error).await;
         epoch.number

@@ -55,11 +55,8 @@ struct Folders {
 
 impl Folders {
     fn new() -> Self {
-        let folders = Self {
-            manifests: tempfile::tempdir().unwrap(),
-            data: tempfile::tempdir().unwrap(),
-            authority: Arc::new(TestAuthority::new()),
-        };
+        let folders =
+            Self { manifests: tempfile::tempdir().unwrap(), data: tempfile::tempdir().unwrap(), authority: Arc::new(TestAuthority::new()) };
         fs::write(folders.manifests.path().join("shop.yaml"), SHOP).unwrap();
         folders
     }
@@ -242,7 +239,9 @@ async fn tokens_are_for_declared_workloads_and_the_socket_for_its_owner() {
     let mut api = plane.api().await;
     let token = api.create_token(ask("shop/catalog", "catalog")).await.unwrap().into_inner().token;
     assert_eq!(token, "mw1.shop/catalog.spiffe://cluster.local/ns/shop/sa/catalog");
-    for (workload, instance, code) in [("shop/nobody", "", Code::NotFound), ("shop/catalog", "other", Code::NotFound), ("shop", "", Code::InvalidArgument)] {
+    for (workload, instance, code) in
+        [("shop/nobody", "", Code::NotFound), ("shop/catalog", "other", Code::NotFound), ("shop", "", Code::InvalidArgument)]
+    {
         assert_eq!(api.create_token(ask(workload, instance)).await.unwrap_err().code(), code);
     }
     plane.stop().await;
