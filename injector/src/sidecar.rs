@@ -138,7 +138,7 @@ fn proxy(notes: &Value, workload: &str, settings: &Settings) -> Value {
         json!({"name": "MESHWRIGHT_CONTROL_CA", "value": format!("{CA_DIR}/ca.pem")}),
         json!({"name": "MESHWRIGHT_TOKEN_FILE", "value": format!("{TOKEN_DIR}/token")}),
     ];
-    env.extend(note(annotations::LOG_LEVEL).map(|level| json!({"name": "MESHWRIGHT_LOG", "value": level})));
+    env.extend(note(annotations::LOG_LEVEL).map(|level| json!({"name": "MESHWRIGHT_LOG_LEVEL", "value": level})));
     json!({
         "name": PROXY_CONTAINER,
         "image": settings.image,

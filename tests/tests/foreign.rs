@@ -1,0 +1,12 @@
+//! The product as people meet it: `meshwright up` on a folder, and programs nobody here wrote as its clients and servers: curl, wrk,
+//! h2load, openssl, Python. Needs root or user namespaces, and what `tests/run-all` installs; without them these tests fail, they never
+//! skip.
+
+#[path = "foreign/faults.rs"]
+mod faults;
+#[path = "foreign/mesh.rs"]
+mod mesh;
+#[path = "foreign/rotation.rs"]
+mod rotation;
+#[path = "foreign/shop.rs"]
+mod shop;
