@@ -33,6 +33,14 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     if terms == 0 { Err(wrong()) } else { Ok(total) }
 }
 
+/// A duration as [`parse`] reads it, in the largest units: `1h30m`, `150ms`.
+pub(crate) fn show(duration: Duration) -> String {
+    let (seconds, ms) = (duration.as_secs(), duration.subsec_millis());
+    let terms = [(seconds / 3600, "h"), (seconds / 60 % 60, "m"), (seconds % 60, "s"), (u64::from(ms), "ms")];
+    let text: String = terms.into_iter().filter(|(number, _)| *number > 0).map(|(number, unit)| format!("{number}{unit}")).collect();
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 /// The same for a message to the control plane.
 pub(crate) fn to_message(duration: Duration) -> prost_types::Duration {
     prost_types::Duration {
@@ -50,6 +58,7 @@ mod tests {
     fn durations_are_read_or_refused() {
         for (text, ms) in [("150ms", 150), ("1m30s", 90_000), ("1h", 3_600_000), ("0s", 0), ("1s500ms", 1500)] {
             assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text}");
+            assert_eq!(show(Duration::from_millis(ms)), text);
         }
         for text in ["", "5", "5d", "s", "-1s", "1.5s", "123456s", "1h1m1s1ms1ms", "10 s"] {
             assert!(parse(text).unwrap_err().contains("for example"), "{text}");
