@@ -5,3 +5,5 @@
 mod intercept;
 #[path = "netns/namespace.rs"]
 mod namespace;
+#[path = "netns/up.rs"]
+mod up;
