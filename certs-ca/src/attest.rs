@@ -34,12 +34,15 @@ pub struct Token {
     pub ca: String,
     /// base64url.
     pub secret: String,
+    /// The identity it admits, so that the bearer asks for just that; absent in tokens of older authorities.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub identity: String,
 }
 
 impl Token {
     /// `mw1.` + base64url(JSON).
     pub fn encode(&self) -> String {
-        // A struct of three strings always serialises.
+        // A struct of strings always serialises.
         format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(serde_json::to_vec(self).unwrap_or_default()))
     }
 
@@ -171,7 +174,7 @@ mod tests {
     #[test]
     fn a_token_reads_back_and_noise_does_not() {
         // Aim: the published form round-trips; anything else is refused with the remedy.
-        let token = Token { workload: "shop/catalog".into(), ca: "ab".into(), secret: "s".into() };
+        let token = Token { workload: "shop/catalog".into(), ca: "ab".into(), secret: "s".into(), identity: String::new() };
         assert!(token.encode().starts_with("mw1."));
         assert_eq!(Token::decode(&format!(" {}\n", token.encode())).unwrap(), token);
         for noise in ["", "mw1.", "mw1.####", "mw2.abcd", "mw1.e30", &"x".repeat(5000)] {

@@ -206,7 +206,8 @@ impl Ca {
             return Err(CaError::Name(workload, "NAMESPACE/NAME in the identity's namespace"));
         }
         let now = (self.clock)();
-        let token = Token { workload, ca: self.roots.pin(), secret: URL_SAFE_NO_PAD.encode(random::<SECRET_BYTES>()?) };
+        let secret = URL_SAFE_NO_PAD.encode(random::<SECRET_BYTES>()?);
+        let token = Token { workload, ca: self.roots.pin(), secret, identity: order.identity.to_string() };
         let grant = Grant {
             workload: token.workload.clone(),
             identity: order.identity.to_string(),

@@ -48,22 +48,13 @@ pub enum Exempt {
     None,
 }
 
-impl FromStr for Exempt {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let number = |digits: &str| match digits.strip_prefix("0x") {
-            Some(hex) => u32::from_str_radix(hex, 16).ok(),
-            None => digits.parse().ok(),
-        };
-        let parsed = match text.split_once(':') {
-            Some(("uid", digits)) => number(digits).filter(|uid| *uid != 0).map(Self::Uid),
-            Some(("mark", digits)) => number(digits).filter(|mark| *mark != 0).map(Self::Mark),
-            None if text == "none" => Some(Self::None),
-            _ => None,
-        };
-        parsed.ok_or_else(|| "give uid:N, mark:N (N above 0) or none".to_owned())
-    }
+/// Decimal, or hexadecimal with `0x`.
+fn number(text: &str) -> Result<u32, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16).ok(),
+        None => text.parse().ok(),
+    };
+    parsed.ok_or_else(|| "give a number, decimal or 0x…".to_owned())
 }
 
 /// An explicit outbound listener: what connects to `address` goes to a Service's port.
@@ -122,9 +113,12 @@ pub struct ProxyArgs {
     /// Explicit outbound listener, for programs that cannot be redirected (repeatable)
     #[arg(long, env = "MESHWRIGHT_MAP", value_name = "ADDR:PORT=SERVICE.NS:PORT", value_delimiter = ',')]
     pub map: Vec<Map>,
-    /// How our own traffic is exempt from redirection: uid:N, mark:N or none; default: uid:1337 as root, else none
-    #[arg(long, env = "MESHWRIGHT_EXEMPT", value_name = "HOW")]
-    pub exempt: Option<Exempt>,
+    /// Uid to run as, by which our own traffic is exempt from redirection; 0: stay as we are; default: 1337 as root
+    #[arg(long, env = "MESHWRIGHT_EXEMPT_UID", value_name = "UID", conflicts_with = "exempt_mark", value_parser = number)]
+    pub exempt_uid: Option<u32>,
+    /// Mark on our own sockets, by which they are exempt where uids are not ours to choose (rootless)
+    #[arg(long, env = "MESHWRIGHT_EXEMPT_MARK", value_name = "MARK", value_parser = number)]
+    pub exempt_mark: Option<u32>,
     /// Worker threads; default: 1 as a sidecar, one per core at the edge
     #[arg(long, env = "MESHWRIGHT_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
@@ -262,7 +256,13 @@ impl ProxyArgs {
             },
             control_roots,
             token: self.token_file.as_deref().map(TokenFile::new),
-            exempt: self.exempt.unwrap_or(if is_root { Exempt::Uid(PROXY_UID) } else { Exempt::None }),
+            exempt: match (self.exempt_uid, self.exempt_mark) {
+                (_, Some(mark)) => Exempt::Mark(mark),
+                (Some(0), None) => Exempt::None,
+                (Some(uid), None) => Exempt::Uid(uid),
+                (None, None) if is_root => Exempt::Uid(PROXY_UID),
+                (None, None) => Exempt::None,
+            },
             workers,
             dns_upstream,
             drain,
@@ -346,7 +346,7 @@ mod tests {
         assert_eq!((sidecar.exempt, sidecar.workers, sidecar.drain.as_secs()), (Exempt::Uid(1337), 1, 30));
         let ports = Ports { outbound: 15001, inbound: 15006, dns: 15053, admin: 15000, metrics: 15020, health: 15021 };
         assert_eq!((sidecar.ports, sidecar.control_roots.len()), (ports, 1));
-        let edge = parse(&["--mode", "edge", "--instance", "front-0", "--exempt", "none", "--admin-port", "0"]).unwrap();
+        let edge = parse(&["--mode", "edge", "--instance", "front-0", "--exempt-uid", "0", "--admin-port", "0"]).unwrap();
         assert_eq!(edge.node.id.to_string(), "edge/shop/front-0");
         assert_eq!((edge.ports.outbound, edge.ports.admin, edge.exempt), (0, 0, Exempt::None));
         assert!(edge.workers >= 1);
@@ -355,7 +355,7 @@ mod tests {
     /// Aim: repeatable flags and their forms.
     #[test]
     fn maps_marks_and_resolvers_are_read() {
-        let line = ["--map", "127.0.0.1:8081=catalog.shop:80", "--map", "[::1]:5432=store.shop:5432", "--exempt", "mark:0x539"];
+        let line = ["--map", "127.0.0.1:8081=catalog.shop:80", "--map", "[::1]:5432=store.shop:5432", "--exempt-mark", "0x539"];
         let bootstrap = parse(&[&line[..], &["--dns-upstream", "10.77.0.1:53", "--dns-upstream", "[fd00::1]:53"]].concat()).unwrap();
         assert_eq!(bootstrap.maps[0], Map { address: "127.0.0.1:8081".parse().unwrap(), host: "catalog.shop".into(), port: 80 });
         assert_eq!((bootstrap.maps.len(), bootstrap.exempt, bootstrap.dns_upstream.len()), (2, Exempt::Mark(1337), 2));
@@ -369,15 +369,14 @@ mod tests {
             (&["--control-ca", "/nowhere/ca.pem"], ["--control-ca", "cannot be read"]),
             (&["--control-ca", "/dev/null"], ["--control-ca", "ca.pem"]),
             (&["--map", "8081=catalog:80"], ["--map", "SERVICE.NS"]),
-            (&["--exempt", "uid:0"], ["--exempt", "uid:N"]),
+            (&["--exempt-mark", "x"], ["--exempt-mark", "0x"]),
             (&["--workers", "0"], ["--workers", "1 to 64"]),
             (&["--log-level", "proxy=loudly"], ["--log-level", "loudly"]),
             (&["--drain-secs", "99999"], ["--drain-secs", "3600"]),
             (&["--dns-upstream", "127.0.0.1:15053"], ["--dns-upstream", "before"]),
             (&["--instance", "a/b"], ["--instance", "a/b"]),
         ] {
-            let line: Vec<&str> = if line[0] == "--workload" { line.to_vec() } else { line.to_vec() };
-            let error = parse_or_override(&line);
+            let error = parse_or_override(line);
             for word in words {
                 assert!(error.contains(word), "{line:?}: {error}");
             }

@@ -6,9 +6,14 @@ use clap::Args;
 
 /// Arguments of `meshwright proxy`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: meshwright proxy")]
-pub(crate) struct ProxyArgs {}
+#[command(
+    after_help = "Example: meshwright proxy --control 10.77.0.1:15012 --control-ca ca.pem --token-file token --workload shop/catalog\n  SIGTERM drains and ends; a second one ends at once."
+)]
+pub(crate) struct ProxyArgs {
+    #[command(flatten)]
+    args: proxy::settings::ProxyArgs,
+}
 
-pub(crate) fn run(_args: ProxyArgs) -> anyhow::Result<ExitCode> {
-    anyhow::bail!("`proxy` is not part of this build")
+pub(crate) fn run(args: ProxyArgs) -> anyhow::Result<ExitCode> {
+    proxy::app::run(args.args)
 }

@@ -228,7 +228,13 @@ impl Agent {
         // Connected first: the control plane's own certificate says the trust domain.
         let channel = self.dialer.connect(token.is_none()).await?;
         let trust_domain = self.dialer.tls().trust_domain().unwrap_or_else(|| DEFAULT_TRUST_DOMAIN.to_owned());
-        let asked = Identity::new(&trust_domain, &self.subject.namespace, &self.subject.service_account)?;
+        // The token knows best, then the leaf that is renewed, then the flag.
+        let admitted = token.as_ref().and_then(|token| token.identity.clone());
+        let asked = match (admitted, self.credentials.current()) {
+            (Some(identity), _) => identity,
+            (None, Some(leaf)) => (*leaf.identity).clone(),
+            (None, None) => Identity::new(&trust_domain, &self.subject.namespace, &self.subject.service_account)?,
+        };
         let (key, csr_der) = certificate_request(&asked, &self.subject.workload)?;
         let life = self.snapshots.load().settings.as_deref().map(|settings| settings.leaf_life);
         let request = SignRequest {

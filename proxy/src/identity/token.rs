@@ -1,4 +1,4 @@
-//! One-time join tokens: `mw1.` and base64url of JSON `{workload, ca, secret}` (docs/architecture.md).
+//! One-time join tokens: `mw1.` and base64url of JSON `{workload, ca, secret, identity}` (docs/architecture.md).
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
+use proto::identity::Identity;
 use serde::Deserialize;
 
 /// Tokens are a few hundred bytes.
@@ -20,6 +21,8 @@ pub struct Token {
     pub workload: String,
     /// SHA-256 of the root it trusts, hex.
     pub ca: String,
+    /// The identity it admits, where the token says it.
+    pub identity: Option<Identity>,
     /// The whole token; a secret.
     pub text: String,
 }
@@ -39,6 +42,7 @@ pub struct NotAToken(&'static str);
 struct Content {
     workload: String,
     ca: String,
+    identity: Option<String>,
 }
 
 impl std::str::FromStr for Token {
@@ -49,7 +53,8 @@ impl std::str::FromStr for Token {
         let body = text.strip_prefix(PREFIX).ok_or(NotAToken("it does not start with mw1."))?;
         let json = BASE64_URL_SAFE_NO_PAD.decode(body.trim_end_matches('=')).map_err(|_| NotAToken("it is not base64url"))?;
         let content: Content = serde_json::from_slice(&json).map_err(|_| NotAToken("its content cannot be read"))?;
-        Ok(Self { workload: content.workload, ca: content.ca, text: text.to_owned() })
+        let identity = content.identity.and_then(|identity| identity.parse().ok());
+        Ok(Self { workload: content.workload, ca: content.ca, identity, text: text.to_owned() })
     }
 }
 
@@ -97,7 +102,8 @@ fn content(file: &mut File) -> io::Result<String> {
 
 #[cfg(test)]
 pub(crate) fn make(workload: &str, ca: &str) -> String {
-    let json = serde_json::json!({"workload": workload, "ca": ca, "secret": "s3cret"});
+    let identity = format!("spiffe://cluster.local/ns/{}/sa/catalog", workload.split('/').next().unwrap_or_default());
+    let json = serde_json::json!({"workload": workload, "ca": ca, "secret": "s3cret", "identity": identity});
     format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(json.to_string()))
 }
 
@@ -110,6 +116,7 @@ mod tests {
     fn tokens_are_read_strictly() {
         let token: Token = format!(" {}\n", make("shop/catalog", "ab")).parse().unwrap();
         assert_eq!((token.workload.as_str(), token.ca.as_str()), ("shop/catalog", "ab"));
+        assert_eq!(token.identity.as_ref().unwrap().service_account(), "catalog");
         assert!(!format!("{token:?}").contains("mw1."));
         for bad in ["", "mw2.e30", "mw1.%%%", "mw1.e30", "mw1."] {
             let error = bad.parse::<Token>().unwrap_err().to_string();

@@ -4,6 +4,7 @@
 
 mod clock;
 mod draw;
+mod inherited;
 mod network;
 mod original;
 mod rewound;
@@ -12,6 +13,7 @@ mod stream;
 
 pub use clock::Clock;
 pub use draw::Draw;
+pub use inherited::{adopt_channel, receive_listener};
 pub use network::{Accepted, Listening, Network, VirtualListening, VirtualNetwork, bind};
 pub use original::original_destination;
 pub use rewound::Rewound;

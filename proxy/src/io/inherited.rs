@@ -1,0 +1,105 @@
+//! Listening sockets handed over by whoever started us: `PORT\n` with one descriptor each, over a Unix socket (SCM_RIGHTS).
+#![allow(unsafe_code, reason = "descriptors by number exist at this door only; each block says why it holds")]
+
+use std::io::{self, IoSliceMut};
+use std::net::TcpListener;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+
+/// Longest message: a port and a newline.
+const MESSAGE_BYTES_MAX: usize = 16;
+
+/// Takes the Unix socket that was inherited under this number. Call it once per number, at the start.
+///
+/// # Errors
+/// The number is no open socket.
+pub fn adopt_channel(fd: RawFd) -> io::Result<UnixStream> {
+    if fd < 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a descriptor's number is not negative"));
+    }
+    // SAFETY: the number was given to us by our parent to own (`--sockets-fd`), nothing else in this program uses it, and it is asked
+    // for once. If it is not open, the first use fails with EBADF and nothing of ours is touched.
+    let channel = unsafe { UnixStream::from_raw_fd(fd) };
+    match channel.local_addr() {
+        Ok(_) => Ok(channel),
+        Err(error) => {
+            // Not ours after all: leave the number alone.
+            std::mem::forget(channel);
+            Err(error)
+        }
+    }
+}
+
+/// Waits for the next listening socket and the port it is for; `None` when the other end is closed. Blocks.
+///
+/// # Errors
+/// The kernel's, or a message that is not of that form; further messages may be read.
+pub fn receive_listener(channel: &UnixStream) -> io::Result<Option<(u16, TcpListener)>> {
+    let mut buffer = [0; MESSAGE_BYTES_MAX];
+    let mut rights = nix::cmsg_space!([RawFd; 4]);
+    let mut slices = [IoSliceMut::new(&mut buffer)];
+    let message = recvmsg::<()>(channel.as_raw_fd(), &mut slices, Some(&mut rights), MsgFlags::MSG_CMSG_CLOEXEC)?;
+    let length = message.bytes;
+    let mut received: Vec<OwnedFd> = Vec::new();
+    for part in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(descriptors) = part {
+            // SAFETY: the kernel has just made these descriptors for us; nobody else knows their numbers.
+            received.extend(descriptors.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
+        }
+    }
+    if length == 0 {
+        return Ok(None);
+    }
+    let bad =
+        |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("a message on --sockets-fd is no `PORT\\n` with a socket: {why}"));
+    let text = std::str::from_utf8(&buffer[..length]).map_err(|_| bad("it is no text"))?;
+    let port = text.trim_end().parse().map_err(|_| bad("it names no port"))?;
+    let socket = received.pop().filter(|_| received.is_empty()).ok_or_else(|| bad("it does not carry one descriptor"))?;
+    let listening = socket2::Socket::from(socket);
+    if !listening.is_listener().unwrap_or(false) {
+        return Err(bad("the descriptor does not listen"));
+    }
+    Ok(Some((port, listening.into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use nix::sys::socket::{ControlMessage, sendmsg};
+
+    use super::*;
+    use crate::io::bind;
+
+    /// Aim: sockets arrive with their ports one by one, what is none is refused without harm, and the end is told.
+    #[test]
+    fn sockets_arrive_with_their_ports() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let send = |text: &str, fds: &[RawFd]| {
+            let rights = [ControlMessage::ScmRights(fds)];
+            let rights = if fds.is_empty() { &rights[..0] } else { &rights[..] };
+            sendmsg::<()>(theirs.as_raw_fd(), &[IoSlice::new(text.as_bytes())], rights, MsgFlags::empty(), None).unwrap();
+        };
+        send("80\n", &[listener.as_raw_fd()]);
+        send("443\n", &[listener.as_raw_fd()]);
+        let (port, received) = receive_listener(&ours).unwrap().unwrap();
+        assert_eq!((port, received.local_addr().unwrap()), (80, listener.local_addr().unwrap()));
+        assert_eq!(receive_listener(&ours).unwrap().unwrap().0, 443);
+        for (text, fds) in [("http\n", &[listener.as_raw_fd()][..]), ("80\n", &[]), ("80\n", &[theirs.as_raw_fd()])] {
+            send(text, fds);
+            assert_eq!(receive_listener(&ours).unwrap_err().kind(), io::ErrorKind::InvalidData, "{text}");
+        }
+        drop(theirs);
+        assert!(receive_listener(&ours).unwrap().is_none());
+    }
+
+    /// Aim: a number that is no socket is refused.
+    #[test]
+    fn a_number_must_be_a_socket() {
+        assert!(adopt_channel(-1).is_err());
+        assert!(adopt_channel(987_654).is_err());
+    }
+}
