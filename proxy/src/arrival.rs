@@ -31,6 +31,26 @@ pub struct Arrival {
     pub destination: SocketAddr,
 }
 
+/// What a connection turned out to carry. Finding out takes a large future for a short time; what follows takes a small one for long.
+pub enum Carried<C> {
+    /// Requests, which `connection` answers.
+    Http(Rewound<Stream>, Version, Rc<C>),
+    /// Bytes.
+    Opaque(Box<Opaque>),
+}
+
+/// An opaque connection with its upstream, or why there is none.
+pub struct Opaque {
+    /// The client's side.
+    pub downstream: Rewound<Stream>,
+    /// The server's side.
+    pub opened: Result<OpenedTcp, Failure>,
+    /// Silence that ends it.
+    pub idle: Option<Duration>,
+    /// Recorded at the end.
+    pub exchange: Exchange,
+}
+
 /// The HTTP version of what was sniffed, if it is HTTP.
 pub fn http_version(sniffed: &Sniffed) -> Option<Version> {
     match sniffed {
@@ -41,13 +61,8 @@ pub fn http_version(sniffed: &Sniffed) -> Option<Version> {
 }
 
 /// Carries opaque bytes to where a connection was opened to; or records why there is none, and closes.
-pub async fn carry(
-    shared: &Rc<Shared>,
-    downstream: Rewound<Stream>,
-    opened: Result<OpenedTcp, Failure>,
-    idle: Option<Duration>,
-    mut exchange: Exchange,
-) {
+pub async fn carry(shared: &Rc<Shared>, opaque: Opaque) {
+    let Opaque { downstream, opened, idle, mut exchange } = opaque;
     match opened {
         Ok(opened) => {
             opened.tell(&mut exchange);
@@ -78,7 +93,8 @@ pub async fn refuse(
         Reason::ConfigPending => "nothing is known yet about this destination: the control plane has not answered",
         _ => "refused",
     };
-    let (Some(said), local) = (said, downstream.local) else { return };
+    let Some(said) = said else { return };
+    let local = downstream.local;
     let Some(version) = http_version(&said.sniffed) else {
         let mut exchange = shared.observer.begin_tcp(direction, &snapshot, &downstream);
         exchange.failed(&Failure::new(reason, format!("{local}: {cause}")));
@@ -91,7 +107,7 @@ pub async fn refuse(
         async move {
             let (mut parts, _) = request.into_parts();
             let exchange = shared.observer.begin_http(direction, &snapshot, &mut parts, &downstream);
-            forward::failed(&shared, &Failure::new(reason, format!("{local}: {cause}")), parts.version, exchange)
+            Ok(forward::failed(&shared, &Failure::new(reason, format!("{local}: {cause}")), parts.version, exchange))
         }
     };
     serve(stream, version, true, &shared.serving, &shared.drain, answer).await;

@@ -78,7 +78,7 @@ pub struct Aim<'a> {
 /// The last attempt's failure.
 pub async fn send(
     shared: &Shared,
-    mut request: Request<Body>,
+    request: &mut Option<Request<Body>>,
     aim: Aim<'_>,
     carries: Carries,
     exchange: &mut Exchange,
@@ -103,7 +103,7 @@ pub async fn send(
             Sent::Failed(failure) => return Err(Failure { cause: format!("{at}: {}", failure.cause), ..failure }),
             Sent::NeverWritten(again, failure) => {
                 exchange.retried(at, attempts.failed(failure)?);
-                request = *again;
+                *request = Some(*again);
                 freshness = Freshness::New;
             }
         }

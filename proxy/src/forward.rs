@@ -1,19 +1,22 @@
 //! Carrying out a decided request: the part of the road that outbound, inbound and gateway have in common.
 
-use std::future::poll_fn;
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use engine::decide::Plan;
 use engine::failure::{Failure, LocalReply, Reason};
-use engine::model::Protocol;
+use engine::model::{Cluster, Forward, Protocol};
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
 use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use crate::attempt::{self, Aim};
 use crate::body::{Body, Cut, Follower};
@@ -24,60 +27,129 @@ use crate::pool::{Lease, To};
 use crate::shared::Shared;
 use crate::tls::Carries;
 
-/// Sends on a request as decided and brings the answer back. Never fails: a failure is an answer. Dropped before it is done, the
-/// exchange is recorded as the client's leaving.
-pub async fn forward(
-    shared: &Rc<Shared>,
-    mut parts: request::Parts,
-    incoming: Incoming,
-    plan: &Plan<'_>,
-    (only, destination): (Option<&To>, SocketAddr),
-    mut exchange: Exchange,
-) -> Response<Body> {
-    let (version, connect) = (parts.version, parts.method == Method::CONNECT);
-    let upgrade = clean_request(&mut parts);
-    let carries = carries(plan.cluster.protocol, version, upgrade);
-    chain::forth(plan, &mut parts.headers);
-    match carries {
-        Carries::H2 => to_http2(&mut parts, destination),
-        Carries::H1 | Carries::Tcp => to_http1(&mut parts, destination),
-    }
-    let mut overdue = Overdue::new(&shared.patience, plan.forward.idle_timeout, plan.forward.request_timeout);
-    let mut request = Request::from_parts(parts, body(incoming, &overdue));
-    let upgraded = (upgrade == Upgrade::Asked).then(|| hyper::upgrade::on(&mut request));
-    let sent = {
-        let aim = Aim { cluster: Some(plan.cluster), only };
-        let mut sending = pin!(attempt::send(shared, request, aim, carries, &mut exchange));
-        poll_fn(|cx| match sending.as_mut().poll(cx) {
-            Poll::Ready(sent) => Poll::Ready(sent),
-            Poll::Pending => overdue.poll(cx).map(|reason| Err(too_late(reason))),
-        })
-        .await
-    };
-    let (mut response, lease) = match sent {
-        Ok(answered) => answered,
-        Err(failure) => {
-            exchange.add_request_bytes(overdue.wait.uploaded());
-            return failed(shared, &failure, version, exchange);
+/// A request that is being answered. Everything that needs no waiting is done before the future starts, so that the future, of which
+/// there is one per connection or stream, holds each thing once.
+#[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and boxing it would cost every request")]
+pub enum Answering {
+    /// Answered already.
+    Ready(Option<Response<Body>>),
+    /// On its way to where it was decided to go.
+    Forward(Journey),
+    /// Configuration has to be fetched first.
+    Later(Pin<Box<dyn Future<Output = Self>>>),
+}
+
+impl Answering {
+    /// The answer. Never fails: a failure is an answer. Dropped before it is done, the exchange is recorded as the client's leaving.
+    pub fn answer(self) -> impl Future<Output = Result<Response<Body>, Infallible>> {
+        let mut answering = self;
+        // Captured and used in place: an argument of an `async fn` would be held twice.
+        async move {
+            loop {
+                match &mut answering {
+                    Self::Ready(response) => return Ok(response.take().unwrap_or_default()),
+                    Self::Forward(journey) => return Ok(journey.go().await),
+                    Self::Later(later) => answering = later.await,
+                }
+            }
         }
-    };
-    let switching = switches(upgraded.is_some(), connect, response.status());
-    clean_response(response.headers_mut(), switching, version, lease.tls().is_some());
-    exchange.response(response.status(), response.headers());
-    chain::back(plan, response.headers_mut());
-    *response.version_mut() = Version::HTTP_11;
-    if shared.drain.draining() && version != Version::HTTP_2 && !switching {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
-    match upgraded.filter(|_| switching) {
-        Some(downstream) => {
-            let upstream = hyper::upgrade::on(&mut response);
-            let idle = plan.forward.idle_timeout;
-            let both = Tunnel { downstream, upstream, exchange, idle };
-            tokio::task::spawn_local(tunnel(both, lease, Rc::clone(&shared.patience), Rc::clone(&shared.buffers)));
-            response.map(|_| Body::Empty)
+}
+
+/// A decided request and all it needs on its way.
+pub struct Journey {
+    shared: Rc<Shared>,
+    request: Option<Request<Body>>,
+    exchange: Option<Exchange>,
+    overdue: Option<Overdue>,
+    upgraded: Option<OnUpgrade>,
+    cluster: Arc<Cluster>,
+    forward: Arc<Forward>,
+    backend: usize,
+    only: Option<To>,
+    carries: Carries,
+    version: Version,
+    connect: bool,
+}
+
+impl Journey {
+    /// Makes a request ready to be sent as decided: to `only` where the decision leaves no choice, else to the cluster's endpoints.
+    /// `destination` stands in for a host that the request does not name.
+    pub fn begin(
+        shared: &Rc<Shared>,
+        (mut parts, incoming): (request::Parts, Incoming),
+        plan: &Plan<'_>,
+        (only, destination): (Option<To>, SocketAddr),
+        exchange: Exchange,
+    ) -> Self {
+        let (version, connect) = (parts.version, parts.method == Method::CONNECT);
+        let upgrade = clean_request(&mut parts);
+        let carries = carries(plan.cluster.protocol, version, upgrade);
+        chain::forth(plan, &mut parts.headers);
+        match carries {
+            Carries::H2 => to_http2(&mut parts, destination),
+            Carries::H1 | Carries::Tcp => to_http1(&mut parts, destination),
         }
-        None => response.map(|incoming| Body::followed(incoming, Box::new(Answer { exchange, lease, overdue, over: false }))),
+        let overdue = Overdue::new(&shared.patience, plan.forward.idle_timeout, plan.forward.request_timeout);
+        let mut request = Request::from_parts(parts, body(incoming, &overdue));
+        let upgraded = (upgrade == Upgrade::Asked).then(|| hyper::upgrade::on(&mut request));
+        Self {
+            shared: Rc::clone(shared),
+            request: Some(request),
+            exchange: Some(exchange),
+            overdue: Some(overdue),
+            upgraded,
+            cluster: Arc::clone(plan.cluster),
+            forward: Arc::clone(plan.forward),
+            backend: plan.forward.backends.iter().position(|backend| std::ptr::eq(backend, plan.backend)).unwrap_or_default(),
+            only,
+            carries,
+            version,
+            connect,
+        }
+    }
+
+    async fn go(&mut self) -> Response<Body> {
+        let (Some(exchange), Some(overdue)) = (&mut self.exchange, &mut self.overdue) else { return Response::default() };
+        let aim = Aim { cluster: Some(&self.cluster), only: self.only.as_ref() };
+        let sent = {
+            let mut sending = pin!(attempt::send(&self.shared, &mut self.request, aim, self.carries, exchange));
+            poll_fn(|cx| match sending.as_mut().poll(cx) {
+                Poll::Ready(sent) => Poll::Ready(sent),
+                Poll::Pending => overdue.poll(cx).map(|reason| Err(too_late(reason))),
+            })
+            .await
+        };
+        self.end(sent)
+    }
+
+    /// Makes the answer of what came of it.
+    fn end(&mut self, sent: Result<(Response<Incoming>, Lease), Failure>) -> Response<Body> {
+        let (Some(mut exchange), Some(overdue)) = (self.exchange.take(), self.overdue.take()) else { return Response::default() };
+        let (mut response, lease) = match sent {
+            Ok(answered) => answered,
+            Err(failure) => {
+                exchange.add_request_bytes(overdue.wait.uploaded());
+                return failed(&self.shared, &failure, self.version, exchange);
+            }
+        };
+        let switching = switches(self.upgraded.is_some(), self.connect, response.status());
+        clean_response(response.headers_mut(), switching, self.version, lease.tls().is_some());
+        exchange.response(response.status(), response.headers());
+        if let Some(backend) = self.forward.backends.get(self.backend) {
+            chain::back(backend, &self.forward, response.headers_mut());
+        }
+        *response.version_mut() = Version::HTTP_11;
+        if self.shared.drain.draining() && self.version != Version::HTTP_2 && !switching {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let Some(downstream) = self.upgraded.take().filter(|_| switching) else {
+            return response.map(|incoming| Body::followed(incoming, Box::new(Answer { exchange, lease, overdue, over: false })));
+        };
+        let upstream = hyper::upgrade::on(&mut response);
+        let both = Tunnel { downstream, upstream, exchange, idle: self.forward.idle_timeout };
+        tokio::task::spawn_local(tunnel(both, lease, Rc::clone(&self.shared.patience), Rc::clone(&self.shared.buffers)));
+        response.map(|_| Body::Empty)
     }
 }
 

@@ -8,12 +8,11 @@ use std::sync::Arc;
 use engine::decide::{Decision, RequestHead, decide};
 use engine::failure::{LocalReply, Reason};
 use engine::model::{Outbound, Snapshot};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use hyper::body::Incoming;
 
 use crate::arrival::{Arrival, http_version};
-use crate::body::Body;
-use crate::forward::{forward, reply};
+use crate::forward::{Answering, Journey, reply};
 use crate::http::{Version, serve};
 use crate::io::{Rewound, Stream};
 use crate::limits::HEAD_WAIT;
@@ -40,10 +39,7 @@ pub async fn serve_connection(arrival: Arrival, port: u16, shared: Rc<Shared>) {
     let view = RefCell::new(View { snapshot, edge });
     let own = Rc::clone(&shared);
     let connection = Rc::new(Connection { shared, port, destination, downstream, client, view });
-    let answer = move |request| {
-        let connection = Rc::clone(&connection);
-        async move { connection.answer(request).await }
-    };
+    let answer = move |request| connection.answer(request).answer();
     serve(Rewound::new(said.seen, stream), version, true, &own.serving, &own.drain, answer).await;
 }
 
@@ -58,7 +54,6 @@ struct Connection {
 }
 
 /// One epoch, and what it says of this connection's port.
-#[derive(Clone)]
 struct View {
     snapshot: Arc<Snapshot>,
     edge: Option<Arc<Outbound>>,
@@ -66,26 +61,27 @@ struct View {
 
 impl Connection {
     /// One request: one epoch for the whole of it.
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        let view = self.view();
+    fn answer(&self, request: Request<Incoming>) -> Answering {
+        self.refresh();
+        let view = self.view.borrow();
         let (mut parts, incoming) = request.into_parts();
         let mut exchange = self.shared.observer.begin_http(Direction::Outbound, &view.snapshot, &mut parts, &self.downstream);
         let Some(table) = view.edge.as_deref().and_then(|edge| edge.http.as_ref()) else {
             let reason = if view.snapshot.settings.is_none() { Reason::ConfigPending } else { Reason::NoRoute };
-            return reply(&self.shared, &LocalReply::of(reason), parts.version, exchange);
+            return Answering::Ready(Some(reply(&self.shared, &LocalReply::of(reason), parts.version, exchange)));
         };
         self.mark(&mut parts.headers);
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
         match decide(table, &head, self.shared.draw.next()) {
             Decision::Forward(plan) => {
                 exchange.routed(plan.rule, plan.cluster);
-                forward(&self.shared, parts, incoming, &plan, (None, self.destination), exchange).await
+                Answering::Forward(Journey::begin(&self.shared, (parts, incoming), &plan, (None, self.destination), exchange))
             }
             Decision::Reply { reply: answer, rule } => {
                 if let Some(rule) = rule {
                     exchange.matched(rule);
                 }
-                reply(&self.shared, answer, parts.version, exchange)
+                Answering::Ready(Some(reply(&self.shared, answer, parts.version, exchange)))
             }
         }
     }
@@ -100,14 +96,14 @@ impl Connection {
         }
     }
 
-    fn view(&self) -> View {
+    /// Takes up the live epoch.
+    fn refresh(&self) {
         let mut view = self.view.borrow_mut();
         self.shared.reader.with(|live| {
             if !Arc::ptr_eq(live, &view.snapshot) {
                 *view = View { snapshot: Arc::clone(live), edge: live.edges.get(&self.port).cloned() };
             }
         });
-        view.clone()
     }
 }
 

@@ -35,4 +35,7 @@ pub mod tcp;
 pub mod tls;
 pub mod watch;
 pub mod worker;
+
+#[cfg(test)]
+mod tests;
 pub mod xds;

@@ -6,16 +6,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use engine::decide::{Decision, RequestHead, choose, decide};
 use engine::failure::{Failure, LocalReply, Reason};
 use engine::model::{Forward, Outbound, Protocol, Snapshot, Target};
-use http::{Request, Response};
+use http::Request;
 use hyper::body::Incoming;
 
-use crate::arrival::{Arrival, carry, http_version, refuse};
+use crate::arrival::{Arrival, Carried, Opaque, carry, http_version, refuse};
 use crate::attempt::{self, Aim, OpenedTcp};
-use crate::body::Body;
-use crate::forward::{forward, reply};
+use crate::forward::{Answering, Journey, reply};
 use crate::http::{Version, serve, ticks};
 use crate::io::{Rewound, Stream};
 use crate::observe::{Direction, Downstream};
@@ -30,71 +30,86 @@ const USE_TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// Serves one connection to its end. The service is found by (address, port), never by Host. Dropping the future cuts the connection.
 pub async fn serve_connection(arrival: Arrival, shared: Rc<Shared>) {
+    match Box::pin(recognise(arrival, &shared)).await {
+        None => {}
+        Some(Carried::Opaque(opaque)) => Box::pin(carry(&shared, *opaque)).await,
+        Some(Carried::Http(stream, version, connection)) => {
+            let answer = move |request| connection.answer(request).answer();
+            serve(stream, version, false, &shared.serving, &shared.drain, answer).await;
+        }
+    }
+}
+
+/// Finds out where a connection goes and what it carries; what is refused is answered here. `None`: it is over.
+async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried<Connection>> {
     let Arrival { socket, peer, destination } = arrival;
-    let lookup = Box::pin(shared.snapshots.outbound(destination)).await;
+    let lookup = shared.snapshots.outbound(destination).await;
     let snapshot = shared.reader.load();
     let downstream = shared.observer.downstream(Direction::Outbound, &snapshot, (peer, destination), None, None);
     let stream = Stream::Plain(socket);
     let reason = match lookup {
         Lookup::Found(outbound) => {
-            let connection = Connection::new(shared, destination, downstream, View { snapshot, outbound });
+            let connection = Connection::new(Rc::clone(shared), destination, downstream, View { snapshot, outbound });
             return by_protocol(stream, connection).await;
         }
-        Lookup::Outside => return outside(stream, destination, &snapshot, &downstream, &shared).await,
+        Lookup::Outside => return Some(outside(stream, destination, &snapshot, &downstream, shared).await),
         Lookup::Denied => Reason::Denied,
         Lookup::Pending => Reason::ConfigPending,
     };
-    Box::pin(refuse(shared, stream, Direction::Outbound, Rc::new(snapshot), downstream, reason)).await;
+    refuse(Rc::clone(shared), stream, Direction::Outbound, Rc::new(snapshot), downstream, reason).await;
+    None
 }
 
-async fn by_protocol(mut stream: Stream, connection: Rc<Connection>) {
+/// What a connection to the mesh carries: as declared, or by watching.
+async fn by_protocol(mut stream: Stream, connection: Rc<Connection>) -> Option<Carried<Connection>> {
     let outbound = connection.view.borrow().outbound.clone();
-    let nothing_seen = |stream| Rewound::new(bytes::Bytes::new(), stream);
-    match outbound.protocol {
-        Protocol::Http1 => connection.http(nothing_seen(stream), Version::Http1).await,
-        Protocol::Http2 => connection.http(nothing_seen(stream), Version::Http2).await,
+    let (seen, version) = match outbound.protocol {
+        Protocol::Http1 => (Bytes::new(), Version::Http1),
+        Protocol::Http2 => (Bytes::new(), Version::Http2),
         Protocol::Http => {
-            let Some(said) = watch::client_first(&mut stream, None).await else { return };
+            let said = watch::client_first(&mut stream, None).await?;
             // What is no HTTP either is answered 400 by the HTTP/1 server.
-            let version = http_version(&said.sniffed).unwrap_or(Version::Http1);
-            connection.http(Rewound::new(said.seen, stream), version).await;
+            (said.seen, http_version(&said.sniffed).unwrap_or(Version::Http1))
         }
         Protocol::Tcp => {
-            let opened = Box::pin(connection.open(&outbound)).await;
-            connection.opaque(nothing_seen(stream), opened).await;
+            let opened = connection.open(&outbound).await;
+            return Some(connection.opaque(Rewound::new(Bytes::new(), stream), opened));
         }
-        Protocol::Auto => {
-            let watched = Box::pin(watch::both_sides(&mut stream, connection.open(&outbound))).await;
-            let (seen, opened) = match watched {
-                Err(_) => return,
-                Ok(Watched::Client(said, opened)) => {
-                    if let Some(version) = http_version(&said.sniffed) {
-                        return connection.http(Rewound::new(said.seen, stream), version).await;
-                    }
+        Protocol::Auto => match watch::both_sides(&mut stream, connection.open(&outbound)).await.ok()? {
+            Watched::Client(said, opened) => match http_version(&said.sniffed) {
+                Some(version) => (said.seen, version),
+                None => {
                     let opened = match opened {
                         Some(opened) => Ok(*opened),
-                        None => Box::pin(connection.open(&outbound)).await,
+                        None => connection.open(&outbound).await,
                     };
-                    (said.seen, opened)
+                    return Some(connection.opaque(Rewound::new(said.seen, stream), opened));
                 }
-                Ok(Watched::Server(opened)) => (bytes::Bytes::new(), Ok(*opened)),
-                Ok(Watched::Unreachable(failure)) => (bytes::Bytes::new(), Err(failure)),
-            };
-            connection.opaque(Rewound::new(seen, stream), opened).await;
-        }
-    }
+            },
+            Watched::Server(opened) => return Some(connection.opaque(Rewound::new(Bytes::new(), stream), Ok(*opened))),
+            Watched::Unreachable(failure) => return Some(connection.opaque(Rewound::new(Bytes::new(), stream), Err(failure))),
+        },
+    };
+    Some(Carried::Http(Rewound::new(seen, stream), version, connection))
 }
 
 /// Past the mesh, untouched and in plaintext (but for the instance's own address, which is reached by way of the inbound side).
-async fn outside(stream: Stream, destination: SocketAddr, snapshot: &Arc<Snapshot>, downstream: &Downstream, shared: &Rc<Shared>) {
+async fn outside(
+    stream: Stream,
+    destination: SocketAddr,
+    snapshot: &Arc<Snapshot>,
+    downstream: &Downstream,
+    shared: &Shared,
+) -> Carried<Connection> {
     let to = Shared::outside(destination);
-    let opened = Box::pin(attempt::open(shared, Aim { cluster: None, only: Some(&to) })).await;
+    let opened = attempt::open(shared, Aim { cluster: None, only: Some(&to) }).await;
     let exchange = shared.observer.begin_tcp(Direction::Outbound, snapshot, downstream);
-    carry(shared, Rewound::new(bytes::Bytes::new(), stream), opened, Some(IDLE_OUTSIDE), exchange).await;
+    let downstream = Rewound::new(Bytes::new(), stream);
+    Carried::Opaque(Box::new(Opaque { downstream, opened, idle: Some(IDLE_OUTSIDE), exchange }))
 }
 
 /// One downstream connection to a destination of the mesh.
-pub(crate) struct Connection {
+struct Connection {
     shared: Rc<Shared>,
     destination: SocketAddr,
     downstream: Downstream,
@@ -115,64 +130,64 @@ impl Connection {
         Rc::new(Self { shared, destination, downstream, view: RefCell::new(view), told_use })
     }
 
-    async fn http(self: Rc<Self>, stream: Rewound<Stream>, version: Version) {
-        let (serving, drain) = (Rc::clone(&self.shared), Rc::clone(&self.shared.drain));
-        let answer = move |request| {
-            let connection = Rc::clone(&self);
-            async move { connection.answer(request).await }
-        };
-        serve(stream, version, false, &serving.serving, &drain, answer).await;
+    /// One request: one epoch for the whole of it.
+    fn answer(self: &Rc<Self>, request: Request<Incoming>) -> Answering {
+        self.tell_use();
+        if self.shared.reader.with(|live| Arc::ptr_eq(live, &self.view.borrow().snapshot)) {
+            return self.decide(request);
+        }
+        let connection = Rc::clone(self);
+        let snapshot = self.shared.reader.load();
+        match snapshot.outbound.get(&self.destination).cloned() {
+            Some(outbound) => {
+                self.view.replace(View { snapshot, outbound });
+                self.decide(request)
+            }
+            None => Answering::Later(Box::pin(async move {
+                connection.look_again().await;
+                connection.decide(request)
+            })),
+        }
     }
 
-    /// One request: one epoch for the whole of it.
-    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        let view = self.view().await;
+    fn decide(&self, request: Request<Incoming>) -> Answering {
+        let view = self.view.borrow();
         let (mut parts, incoming) = request.into_parts();
         let mut exchange = self.shared.observer.begin_http(Direction::Outbound, &view.snapshot, &mut parts, &self.downstream);
         let Some(table) = &view.outbound.http else {
-            return reply(&self.shared, &LocalReply::of(Reason::NoRoute), parts.version, exchange);
+            return Answering::Ready(Some(reply(&self.shared, &LocalReply::of(Reason::NoRoute), parts.version, exchange)));
         };
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
         match decide(table, &head, self.shared.draw.next()) {
             Decision::Forward(plan) => {
                 exchange.routed(plan.rule, plan.cluster);
                 let only = Shared::fixed(plan.cluster.kind, &view.snapshot, self.destination);
-                forward(&self.shared, parts, incoming, &plan, (only.as_ref(), self.destination), exchange).await
+                Answering::Forward(Journey::begin(&self.shared, (parts, incoming), &plan, (only, self.destination), exchange))
             }
             Decision::Reply { reply: answer, rule } => {
                 if let Some(rule) = rule {
                     exchange.matched(rule);
                 }
-                reply(&self.shared, answer, parts.version, exchange)
+                Answering::Ready(Some(reply(&self.shared, answer, parts.version, exchange)))
             }
         }
     }
 
-    /// The live epoch's view. Where the destination has vanished meanwhile, what was known of it stays in force for this connection: its
-    /// clusters' endpoints are live in any case.
-    async fn view(&self) -> View {
+    /// Now and then, so that a destination in use is not forgotten although no new connection asks for it.
+    fn tell_use(&self) {
         let now = self.shared.patience.tick();
         if now.wrapping_sub(self.told_use.get()) >= ticks(USE_TOLD_EVERY) {
             self.told_use.set(now);
             self.shared.snapshots.wanted().used(&Want::Outbound(self.destination), tokio::time::Instant::now());
         }
-        let same = self.shared.reader.with(|live| Arc::ptr_eq(live, &self.view.borrow().snapshot));
-        if !same {
-            self.look_again().await;
-        }
-        self.view.borrow().clone()
     }
 
-    #[cold]
+    /// The destination is not in the live epoch. Where it cannot be had again, what was known of it stays in force for this connection:
+    /// its clusters' endpoints are live in any case.
     async fn look_again(&self) {
-        let snapshot = self.shared.reader.load();
-        let known = snapshot.outbound.get(&self.destination).cloned();
-        let outbound = match known {
-            Some(outbound) => outbound,
-            None => match Box::pin(self.shared.snapshots.outbound(self.destination)).await {
-                Lookup::Found(outbound) => outbound,
-                _ => Arc::clone(&self.view.borrow().outbound),
-            },
+        let outbound = match self.shared.snapshots.outbound(self.destination).await {
+            Lookup::Found(outbound) => outbound,
+            _ => Arc::clone(&self.view.borrow().outbound),
         };
         self.view.replace(View { snapshot: self.shared.reader.load(), outbound });
     }
@@ -195,15 +210,15 @@ impl Connection {
         }
     }
 
-    async fn opaque(&self, stream: Rewound<Stream>, opened: Result<OpenedTcp, Failure>) {
+    fn opaque(&self, downstream: Rewound<Stream>, opened: Result<OpenedTcp, Failure>) -> Carried<Self> {
         let view = self.view.borrow().clone();
         let mut exchange = self.shared.observer.begin_tcp(Direction::Outbound, &view.snapshot, &self.downstream);
-        let tcp: Option<&Arc<Forward>> = view.outbound.tcp.as_ref();
+        let tcp = view.outbound.tcp.as_ref();
         if let Some(cluster) = opened.as_ref().ok().and_then(OpenedTcp::cluster).or_else(|| tcp.and_then(|forward| only_cluster(forward))) {
             exchange.to_cluster(&cluster);
         }
         let idle = tcp.and_then(|forward| forward.idle_timeout);
-        carry(&self.shared, stream, opened, idle, exchange).await;
+        Carried::Opaque(Box::new(Opaque { downstream, opened, idle, exchange }))
     }
 }
 

@@ -78,7 +78,9 @@ fn join_cookies(parts: &mut request::Parts) {
 mod tests {
     use super::*;
 
-    fn parts(version: Version, uri: &str, headers: &[(&str, &str)]) -> request::Parts {
+    type Headers = &'static [(&'static str, &'static str)];
+
+    fn parts(version: Version, uri: &str, headers: Headers) -> request::Parts {
         let mut request = http::Request::builder().version(version).uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -93,7 +95,7 @@ mod tests {
     #[test]
     fn to_http1_has_origin_form_and_a_host() {
         // Aim: target, host and cookies as RFC 9112 and 9113 want them.
-        let cases: &[(Version, &str, &[(&str, &str)], &str, &str)] = &[
+        let cases: [(Version, &str, Headers, &str, &str); 5] = [
             (Version::HTTP_11, "/a?b", &[("host", "x")], "/a?b", "x"),
             (Version::HTTP_11, "http://y:81/a", &[("host", "x")], "/a", "y:81"),
             (Version::HTTP_11, "http://u@y", &[], "/", "y"),
@@ -101,10 +103,10 @@ mod tests {
             (Version::HTTP_2, "http://z/a", &[], "/a", "z"),
         ];
         for (version, uri, headers, path, host) in cases {
-            let mut parts = parts(*version, uri, headers);
+            let mut parts = parts(version, uri, headers);
             to_http1(&mut parts, destination());
-            assert_eq!((parts.uri.to_string().as_str(), parts.version), (*path, Version::HTTP_11), "{uri}");
-            assert_eq!(parts.headers[HOST], *host, "{uri}");
+            assert_eq!((parts.uri.to_string().as_str(), parts.version), (path, Version::HTTP_11), "{uri}");
+            assert_eq!(parts.headers[HOST], host, "{uri}");
         }
         let mut parts = parts(Version::HTTP_2, "http://z/", &[("cookie", "a=1"), ("cookie", "b=2")]);
         to_http1(&mut parts, destination());

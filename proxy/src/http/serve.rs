@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -81,12 +80,9 @@ fn http2_builder() -> http2::Builder<LocalTasks> {
 pub async fn serve<F, A>(stream: Rewound<Stream>, version: Version, guarded: bool, serving: &Serving, drain: &Rc<Drain>, answer: F)
 where
     F: Fn(Request<Incoming>) -> A,
-    A: Future<Output = Response<Body>> + 'static,
+    A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
 {
-    let service = service_fn(|request| {
-        let answer = answer(request);
-        async move { Ok::<_, Infallible>(answer.await) }
-    });
+    let service = service_fn(answer);
     let io = TokioIo::new(stream);
     match version {
         Version::Http1 => {
@@ -98,7 +94,8 @@ where
         Version::Http2 => {
             let mut member = drain.join();
             let mut told = false;
-            let mut connection = pin!(serving.http2.serve_connection(io, service));
+            // Boxed because it is twice as large as HTTP/1's, whose connections are many.
+            let mut connection = Box::pin(serving.http2.serve_connection(io, service));
             let ended = poll_fn(|cx| {
                 if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
                     return Poll::Ready(ended);

@@ -82,8 +82,9 @@ impl Lease {
         self.kept
     }
 
-    /// Sends a request and waits for the head of the answer. Dropping the future gives up the exchange.
-    pub async fn send(&mut self, request: Request<Body>) -> Sent {
+    /// Takes a request out of its place, sends it and waits for the head of the answer. Dropping the future gives up the exchange.
+    pub async fn send(&mut self, request: &mut Option<Request<Body>>) -> Sent {
+        let Some(request) = request.take() else { return Sent::Failed(Failure::new(Reason::UpstreamReset, "there is no request")) };
         let sent = match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(request).await,
             Sender::Http2(sender, _) => sender.try_send_request(request).await,

@@ -1,0 +1,274 @@
+//! HTTP/1.1 end to end.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use engine::model::Protocol;
+use tokio::io::AsyncWriteExt;
+
+use super::*;
+
+#[test]
+fn connections_are_kept_on_both_sides_and_headers_keep_their_case() {
+    // Aim: two requests travel over one connection of the client, one between the proxies and one to the application; header case, host
+    // and the peer's certificate arrive as they should, and what the caller said of itself does not.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut client = world.dial(SERVICE);
+        write(&mut client, "GET /a HTTP/1.1\r\nHost: catalog\r\nX-CaSe: KePt\r\nX-Forwarded-Client-Cert: URI=me\r\n\r\n").await;
+        let mut application = world.application().await;
+        let request = head(&mut application).await;
+        assert!(request.starts_with("GET /a HTTP/1.1\r\nHost: catalog\r\nX-CaSe: KePt\r\n"), "{request}");
+        assert!(request.contains(&format!("By={CATALOG};Hash=")), "{request}");
+        assert!(request.contains(&format!(";URI={FRONTEND}\r\n")) && !request.contains("URI=me"), "{request}");
+        write(&mut application, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-AnSwEr: KePt\r\n\r\nhello").await;
+        let answer = head(&mut client).await;
+        assert_eq!(answer, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nX-AnSwEr: KePt\r\n\r\n");
+        assert_eq!(exactly(&mut client, 5).await, "hello");
+        for round in 0..3 {
+            tokio::time::sleep(Duration::from_secs(round)).await;
+            write(&mut client, "POST /b HTTP/1.1\r\nhost: catalog\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").await;
+            let request = head(&mut application).await;
+            assert!(request.starts_with("POST /b HTTP/1.1\r\nhost: catalog\r\n"), "{request}");
+            assert_eq!(exactly(&mut application, 13).await, "3\r\nabc\r\n0\r\n\r\n");
+            write(&mut application, "HTTP/1.1 204 No Content\r\n\r\n").await;
+            assert_eq!(head(&mut client).await, "HTTP/1.1 204 No Content\r\n\r\n");
+        }
+        assert_eq!((world.client.pool.counts().open.get(), world.server.pool.counts().open.get()), (1, 1));
+        assert!(world.applications.try_recv().is_err(), "one connection to the application was enough");
+    });
+}
+
+#[test]
+fn head_answers_and_close_delimited_answers_pass() {
+    // Aim: a HEAD keeps its length, and an HTTP/1.0 server's answer without one arrives whole.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut client = world.dial(SERVICE);
+        write(&mut client, "HEAD / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let mut application = world.application().await;
+        head(&mut application).await;
+        write(&mut application, "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await;
+        assert_eq!(head(&mut client).await, "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n");
+        write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        head(&mut application).await;
+        write(&mut application, "HTTP/1.0 200 OK\r\nserver: BaseHTTP\r\n\r\nold").await;
+        drop(application);
+        assert_eq!(head(&mut client).await, "HTTP/1.1 200 OK\r\nserver: BaseHTTP\r\ntransfer-encoding: chunked\r\n\r\n");
+        assert_eq!(exactly(&mut client, 13).await, "3\r\nold\r\n0\r\n\r\n");
+    });
+}
+
+#[test]
+fn trailers_and_interim_answers_pass() {
+    // Aim: trailers travel both ways, and a client that waits for 100 gets it.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut client = world.dial(SERVICE);
+        write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\nte: trailers\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n").await;
+        assert_eq!(head(&mut client).await, "HTTP/1.1 100 Continue\r\n\r\n");
+        write(&mut client, "ok").await;
+        let mut application = world.application().await;
+        assert!(head(&mut application).await.contains("te: trailers\r\n"));
+        assert_eq!(exactly(&mut application, 2).await, "ok");
+        write(&mut application, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n")
+            .await;
+        head(&mut client).await;
+        assert_eq!(exactly(&mut client, 22).await, "2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n");
+    });
+}
+
+#[test]
+fn an_upgrade_becomes_a_tunnel() {
+    // Aim: WebSocket and its like pass both proxies, bytes flow both ways, and the tunnel ends when both sides have.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut client = world.dial(SERVICE);
+        write(&mut client, "GET /chat HTTP/1.1\r\nhost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+        let mut application = world.application().await;
+        let request = head(&mut application).await;
+        assert!(request.contains("Connection: Upgrade\r\nUpgrade: websocket\r\n"), "{request}");
+        write(&mut application, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst").await;
+        let answer = head(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 101 Switching Protocols\r\n") && answer.contains("Upgrade: websocket"), "{answer}");
+        assert_eq!(exactly(&mut client, 5).await, "first");
+        for n in 0..100 {
+            write(&mut client, &format!("{n:03}")).await;
+            assert_eq!(exactly(&mut application, 3).await, format!("{n:03}"));
+        }
+        client.shutdown().await.unwrap();
+        assert_eq!(rest(&mut application).await, "");
+        write(&mut application, "last").await;
+        drop(application);
+        assert_eq!(rest(&mut client).await, "last");
+        assert_eq!(world.client.patience.waiting(), 0, "nothing is left over");
+    });
+}
+
+#[test]
+fn what_was_never_written_is_replayed() {
+    // Aim: a dead endpoint costs no request, and neither does a kept connection that the other side has closed.
+    run(|| async {
+        let mut world = World::new(Setup { endpoints: vec![SERVER, TWIN], ..Setup::default() });
+        world.client_wires.refused.lock().insert(TWIN.parse().unwrap());
+        let mut client = world.dial(SERVICE);
+        for _ in 0..20 {
+            write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi").await;
+            let mut application = world.application().await;
+            head(&mut application).await;
+            assert_eq!(exactly(&mut application, 2).await, "hi");
+            write(&mut application, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+            assert_eq!(head(&mut client).await, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+            // The application closes after each answer without saying so.
+            drop(application);
+            tokio::task::yield_now().await;
+        }
+    });
+}
+
+#[test]
+fn failures_have_a_status_and_a_reason() {
+    // Aim: each way in which an upstream can fail ends in its own code of the closed set, and the next request is served.
+    run(|| async {
+        let mut world = World::new(Setup { request_timeout: Some(Duration::from_secs(2)), ..Setup::default() });
+        let mut client = world.dial(SERVICE);
+        let ask = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        let cases: [(Option<&str>, &str, &str); 4] = [
+            (Some("SSH-2.0-OpenSSH\r\n"), "502", "upstream_protocol"),
+            (Some("HTTP/1.1 200 O"), "503", "upstream_reset"),
+            (Some(""), "503", "upstream_reset"),
+            (None, "504", "request_timeout"),
+        ];
+        for (said, status, reason) in cases {
+            write(&mut client, ask).await;
+            let mut application = world.application().await;
+            head(&mut application).await;
+            if let Some(said) = said {
+                write(&mut application, said).await;
+                drop(application);
+            } else {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+            }
+            let answer = head(&mut client).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{reason}: {answer}");
+            assert!(answer.contains(&format!("x-meshwright-reason: {reason}\r\n")), "{reason}: {answer}");
+            assert_eq!(exactly(&mut client, reason.len()).await, reason);
+        }
+        write(&mut client, "GET /nowhere HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let answer = head(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("no_route"), "{answer}");
+    });
+}
+
+#[test]
+fn unreachable_upstreams_have_their_own_reasons() {
+    // Aim: refused, silent, and absent endpoints are told apart; connects have a bound; the server side's failures keep their reason.
+    run(|| async {
+        let ask = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        for (endpoints, refused, silent, at_server, status, reason) in [
+            (vec![], false, false, false, "503", "no_endpoints"),
+            (vec![SERVER], true, false, false, "503", "connect_failed"),
+            (vec![SERVER], false, true, false, "503", "connect_timeout"),
+            (vec![SERVER], true, false, true, "503", "connect_failed"),
+        ] {
+            let world = World::new(Setup { endpoints, ..Setup::default() });
+            let wires = if at_server { &world.server_wires } else { &world.client_wires };
+            for address in [SERVER, "[fd00:6d77:77::2]:8080"] {
+                let address = address.parse().unwrap();
+                if refused {
+                    wires.refused.lock().insert(address);
+                }
+                if silent {
+                    wires.silent.lock().insert(address);
+                }
+            }
+            let mut client = world.dial(SERVICE);
+            write(&mut client, ask).await;
+            let answer = head(&mut client).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{reason}: {answer}");
+            assert!(answer.contains(&format!("x-meshwright-reason: {reason}\r\n")), "{reason}: {answer}");
+        }
+    });
+}
+
+#[test]
+fn an_answer_cut_short_is_cut_short_for_the_client() {
+    // Aim: a reset in the middle of a body never looks like a complete answer.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        for framing in ["content-length: 10\r\n\r\nabc", "transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n"] {
+            let mut client = world.dial(SERVICE);
+            write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            let mut application = world.application().await;
+            head(&mut application).await;
+            write(&mut application, &format!("HTTP/1.1 200 OK\r\n{framing}")).await;
+            head(&mut client).await;
+            drop(application);
+            let rest = rest(&mut client).await;
+            assert!(rest.contains("abc") && !rest.ends_with("0\r\n\r\n"), "{rest}");
+        }
+    });
+}
+
+#[test]
+fn silence_ends_and_a_client_that_leaves_is_let_go() {
+    // Aim: idle timeouts answer 504 idle_timeout, and an abandoned exchange does not keep its upstream connection.
+    run(|| async {
+        let mut world = World::new(Setup { idle_timeout: Some(Duration::from_secs(5)), ..Setup::default() });
+        let mut client = world.dial(SERVICE);
+        write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let mut application = world.application().await;
+        head(&mut application).await;
+        let answer = head(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("idle_timeout"), "{answer}");
+        assert_eq!(rest(&mut application).await, "");
+        let mut client = world.dial(SERVICE);
+        write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let mut application = world.application().await;
+        head(&mut application).await;
+        write(&mut application, "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n").await;
+        head(&mut client).await;
+        drop(client);
+        assert_eq!(rest(&mut application).await, "");
+        assert_eq!((world.client.patience.waiting(), world.server.patience.waiting()), (0, 0));
+    });
+}
+
+#[test]
+fn while_draining_answers_say_close() {
+    // Aim: a drain loses nothing: requests are still taken, the answer says close, and the drain ends when all is quiet.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut client = world.dial(SERVICE);
+        write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let mut application = world.application().await;
+        head(&mut application).await;
+        let shared = Rc::clone(&world.client);
+        let draining = tokio::task::spawn_local(async move { worker::drain(&shared, Duration::from_secs(30)).await });
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(!draining.is_finished(), "a request is under way");
+        write(&mut application, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        assert!(head(&mut client).await.contains("connection: close\r\n"));
+        assert_eq!(rest(&mut client).await, "");
+        let mut late = world.dial(SERVICE);
+        write(&mut late, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        head(&mut application).await;
+        write(&mut application, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        assert!(head(&mut late).await.contains("connection: close\r\n"));
+        draining.await.unwrap();
+    });
+}
+
+#[test]
+fn the_application_may_speak_one_version_only() {
+    // Aim: a cluster declared HTTP/2 gets HTTP/2 although the caller speaks HTTP/1.1.
+    run(|| async {
+        let mut world = World::new(Setup { application: Protocol::Http2, ..Setup::default() });
+        let mut client = world.dial(SERVICE);
+        write(&mut client, "GET /a HTTP/1.1\r\nhost: catalog\r\n\r\n").await;
+        let application = world.application().await;
+        tokio::task::spawn_local(http2::application(application));
+        let answer = head(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("x-target: http://catalog/a\r\n"), "{answer}");
+    });
+}

@@ -1,0 +1,177 @@
+//! HTTP/2 and gRPC end to end.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::model::Protocol;
+use http::{HeaderMap, Request, Response, Version};
+use http_body::Frame;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+
+use super::*;
+use crate::http::LocalTasks;
+
+type Sender = hyper::client::conn::http2::SendRequest<BoxBody<Bytes, Infallible>>;
+
+/// An application that sends back what it got, with the target in a header and a gRPC status in the trailers.
+pub(super) async fn application(socket: Socket) {
+    let service = hyper::service::service_fn(|request: Request<Incoming>| async move {
+        let target = request.uri().to_string();
+        let (mut trailers, version) = (HeaderMap::new(), request.version());
+        assert_eq!(version, Version::HTTP_2);
+        trailers.insert("grpc-status", "0".parse().unwrap());
+        let forwarded = request.headers().get("x-forwarded-client-cert").cloned();
+        let body = request.into_body().with_trailers(async move { Some(Ok(trailers)) });
+        let mut response = Response::new(body);
+        response.headers_mut().insert("x-target", target.parse().unwrap());
+        if let Some(forwarded) = forwarded {
+            response.headers_mut().insert("x-peer", forwarded);
+        }
+        Ok::<_, Infallible>(response)
+    });
+    let builder = hyper::server::conn::http2::Builder::new(LocalTasks);
+    let _ = builder.serve_connection(TokioIo::new(socket), service).await;
+}
+
+async fn client(socket: Socket) -> Sender {
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(LocalTasks).handshake(TokioIo::new(socket)).await.unwrap();
+    tokio::task::spawn_local(connection);
+    sender
+}
+
+fn call(path: &str, body: &'static str) -> Request<BoxBody<Bytes, Infallible>> {
+    Request::builder()
+        .version(Version::HTTP_2)
+        .method("POST")
+        .uri(format!("http://catalog{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Full::new(Bytes::from_static(body.as_bytes())).boxed())
+        .unwrap()
+}
+
+#[test]
+fn calls_share_a_connection_and_trailers_pass() {
+    // Aim: HTTP/2 stays HTTP/2, many calls at once share one connection between the proxies and one to the application, trailers arrive.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let sender = client(world.dial(SERVICE)).await;
+        let calls: Vec<_> = (0..50)
+            .map(|n| {
+                let mut sender = sender.clone();
+                tokio::task::spawn_local(async move { sender.send_request(call(&format!("/{n}"), "hello")).await.unwrap() })
+            })
+            .collect();
+        let application_socket = world.application().await;
+        tokio::task::spawn_local(application(application_socket));
+        for (n, call) in calls.into_iter().enumerate() {
+            let response = call.await.unwrap();
+            assert_eq!(response.headers()["x-target"], format!("http://catalog/{n}"));
+            assert!(response.headers()["x-peer"].to_str().unwrap().ends_with(&format!("URI={FRONTEND}")));
+            let body = response.into_body().collect().await.unwrap();
+            assert_eq!(body.trailers().unwrap()["grpc-status"], "0");
+            assert_eq!(body.to_bytes(), "hello");
+        }
+        assert_eq!((world.client.pool.counts().open.get(), world.server.pool.counts().open.get()), (1, 1));
+    });
+}
+
+#[test]
+fn streams_flow_both_ways_and_wait_for_a_slow_reader() {
+    // Aim: a message is answered before the next is sent, and a reader that does not read stops the writer (bounded memory).
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut sender = client(world.dial(SERVICE)).await;
+        let (feed, fed) = mpsc::channel::<Bytes>(1);
+        let stream = futures::stream::unfold(fed, |mut fed| async move {
+            let item = fed.recv().await?;
+            Some((Ok::<_, Infallible>(Frame::data(item)), fed))
+        });
+        let body = BodyExt::boxed(StreamBody::new(stream));
+        let request = call("/stream", "").map(|_| body);
+        let calling = tokio::task::spawn_local(async move { sender.send_request(request).await.unwrap() });
+        let socket = world.application().await;
+        tokio::task::spawn_local(application(socket));
+        let mut answer = calling.await.unwrap().into_body();
+        for n in 0..10 {
+            feed.send(Bytes::from(format!("message {n}"))).await.unwrap();
+            let frame = answer.frame().await.unwrap().unwrap().into_data().unwrap();
+            assert_eq!(frame, format!("message {n}"));
+        }
+        let chunk = Bytes::from(vec![0; 1 << 20]);
+        let mut sent = 0;
+        while tokio::time::timeout(Duration::from_secs(1), feed.send(chunk.clone())).await.is_ok() {
+            sent += 1;
+            assert!(sent < 100, "nobody reads, and everything is taken");
+        }
+        let mut read = 0;
+        while read < sent << 20 {
+            read += answer.frame().await.unwrap().unwrap().into_data().unwrap().len();
+        }
+        drop(feed);
+        assert_eq!(answer.collect().await.unwrap().trailers().unwrap()["grpc-status"], "0");
+    });
+}
+
+#[test]
+fn grpc_callers_get_their_own_codes() {
+    // Aim: the mesh's own answers reach gRPC callers as status 200 with a grpc-status, and with the reason.
+    run(|| async {
+        let world = World::new(Setup { endpoints: vec![], ..Setup::default() });
+        let mut sender = client(world.dial(SERVICE)).await;
+        for (path, code, reason) in [("/a", "14", "no_endpoints"), ("/nowhere", "12", "no_route")] {
+            let response = sender.send_request(call(path, "")).await.unwrap();
+            let headers = response.headers();
+            assert_eq!(
+                (response.status().as_u16(), &headers["grpc-status"], &headers["x-meshwright-reason"]),
+                (200, &code.parse().unwrap(), &reason.parse().unwrap())
+            );
+        }
+    });
+}
+
+#[test]
+fn a_drain_says_goaway_and_finishes_what_is_under_way() {
+    // Aim: the call under way is answered, and the connection ends by itself.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let socket = world.dial(SERVICE);
+        let (mut sender, connection) = hyper::client::conn::http2::Builder::new(LocalTasks).handshake(TokioIo::new(socket)).await.unwrap();
+        let connection = tokio::task::spawn_local(connection);
+        let calling = tokio::task::spawn_local(async move { sender.send_request(call("/", "hi")).await.unwrap() });
+        let socket = world.application().await;
+        let shared = Rc::clone(&world.client);
+        let draining = tokio::task::spawn_local(async move { worker::drain(&shared, Duration::from_secs(30)).await });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        tokio::task::spawn_local(application(socket));
+        assert_eq!(calling.await.unwrap().into_body().collect().await.unwrap().to_bytes(), "hi");
+        connection.await.unwrap().unwrap();
+        draining.await.unwrap();
+    });
+}
+
+#[test]
+fn an_application_that_speaks_http1_only_is_reached() {
+    // Aim: a cluster declared HTTP/1 gets HTTP/1.1 although the caller speaks HTTP/2; cookies are joined again.
+    run(|| async {
+        let mut world = World::new(Setup { application: Protocol::Http1, ..Setup::default() });
+        let mut sender = client(world.dial(SERVICE)).await;
+        let request = Request::get("http://catalog/a").header("cookie", "a=1").header("cookie", "b=2");
+        let request = request.version(Version::HTTP_2).body(Full::default().boxed()).unwrap();
+        let calling = tokio::task::spawn_local(async move { sender.send_request(request).await.unwrap() });
+        let mut application = world.application().await;
+        let request = head(&mut application).await;
+        assert!(request.starts_with("GET /a HTTP/1.1\r\n") && request.contains("host: catalog\r\n"), "{request}");
+        assert!(request.contains("cookie: a=1; b=2\r\n"), "{request}");
+        write(&mut application, "HTTP/1.1 200 OK\r\nconnection: keep-alive\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n")
+            .await;
+        let response = calling.await.unwrap();
+        assert!(!response.headers().contains_key("transfer-encoding") && !response.headers().contains_key("connection"));
+        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hi");
+    });
+}

@@ -1,0 +1,136 @@
+//! Bytes that are no HTTP.
+
+use std::time::Duration;
+
+use engine::model::{MtlsMode, Protocol};
+use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
+
+use super::*;
+
+fn undeclared(mode: MtlsMode) -> Setup {
+    Setup { mode, protocol: Protocol::Auto, ..Setup::default() }
+}
+
+#[test]
+fn a_server_may_speak_first() {
+    // Aim: a greeting passes both proxies with no declaration and no wait worth the name.
+    run(|| async {
+        for mode in [MtlsMode::Strict, MtlsMode::Permissive] {
+            for meshed in [true, false] {
+                if mode == MtlsMode::Strict && !meshed {
+                    continue;
+                }
+                let mut world = World::new(Setup { meshed, ..undeclared(mode) });
+                let began = Instant::now();
+                let mut client = world.dial(SERVICE);
+                let mut application = world.application().await;
+                write(&mut application, "220 ready\r\n").await;
+                assert_eq!(exactly(&mut client, 11).await, "220 ready\r\n");
+                assert!(began.elapsed() <= Duration::from_millis(25), "{:?}", began.elapsed());
+                write(&mut client, "QUIT\r\n").await;
+                assert_eq!(exactly(&mut application, 6).await, "QUIT\r\n");
+            }
+        }
+    });
+}
+
+#[test]
+fn http_that_comes_late_is_http_still() {
+    // Aim: what was opened on suspicion is given up when the client turns out to speak HTTP.
+    run(|| async {
+        let mut world = World::new(undeclared(MtlsMode::Strict));
+        let mut client = world.dial(SERVICE);
+        let mut suspected = world.application().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert_eq!(rest(&mut suspected).await, "");
+        let mut application = world.application().await;
+        assert!(head(&mut application).await.contains("x-forwarded-client-cert"));
+        write(&mut application, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        head(&mut client).await;
+    });
+}
+
+#[test]
+fn each_direction_closes_on_its_own() {
+    // Aim: half-close works both ways through both proxies, declared or not, at any size.
+    run(|| async {
+        for protocol in [Protocol::Tcp, Protocol::Auto] {
+            let mut world = World::new(Setup { protocol, ..Setup::default() });
+            let mut client = world.dial(SERVICE);
+            let big = "x".repeat(1 << 20);
+            let sent = big.clone();
+            let sending = tokio::task::spawn_local(async move {
+                write(&mut client, &sent).await;
+                client.shutdown().await.unwrap();
+                rest(&mut client).await
+            });
+            let mut application = world.application().await;
+            assert!(rest(&mut application).await == big);
+            write(&mut application, &big).await;
+            application.shutdown().await.unwrap();
+            assert!(sending.await.unwrap() == big);
+        }
+    });
+}
+
+#[test]
+fn the_applications_own_tls_passes_untouched() {
+    // Aim: an application's ClientHello reaches the application byte for byte, over mTLS between the proxies and past a permissive port.
+    run(|| async {
+        let mut hello = vec![22, 3, 1, 0, 47, 1, 0, 0, 43, 3, 3];
+        hello.extend([7; 32]);
+        hello.extend([0, 0, 2, 0x13, 1, 1, 0, 0, 0]);
+        let hello = String::from_utf8(hello).unwrap();
+        for from_mesh in [true, false] {
+            let mut world = World::new(undeclared(MtlsMode::Permissive));
+            let mut client = if from_mesh { world.dial(SERVICE) } else { world.dial_server() };
+            write(&mut client, &hello).await;
+            let mut application = world.application().await;
+            assert_eq!(exactly(&mut application, hello.len()).await, hello);
+            write(&mut application, "answer").await;
+            assert_eq!(exactly(&mut client, 6).await, "answer");
+        }
+    });
+}
+
+#[test]
+fn silence_ends_a_connection_and_a_dead_server_closes_it() {
+    // Aim: idle connections end, and where nothing can be reached the client learns it.
+    run(|| async {
+        let setup = Setup { protocol: Protocol::Tcp, idle_timeout: Some(Duration::from_secs(10)), ..Setup::default() };
+        let mut world = World::new(setup);
+        let mut client = world.dial(SERVICE);
+        let mut application = world.application().await;
+        let began = Instant::now();
+        assert_eq!(rest(&mut client).await, "");
+        assert_eq!(rest(&mut application).await, "");
+        assert!((10..=11).contains(&began.elapsed().as_secs()), "{:?}", began.elapsed());
+        world.client_wires.refused.lock().insert(SERVER.parse().unwrap());
+        assert_eq!(rest(&mut world.dial(SERVICE)).await, "");
+    });
+}
+
+#[test]
+fn outside_the_mesh_bytes_pass_in_plaintext_or_are_refused() {
+    // Aim: what the mesh does not know goes where it wanted to, unless the mesh forbids it; HTTP is told why.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut client = world.dial("192.0.2.1:443");
+        let (destination, mut outside) = world.applications.recv().await.unwrap();
+        assert_eq!(destination.to_string(), "192.0.2.1:443");
+        write(&mut client, "hello").await;
+        assert_eq!(exactly(&mut outside, 5).await, "hello");
+
+        let world = World::new(Setup { outside_denied: true, ..Setup::default() });
+        let mut client = world.dial("192.0.2.1:80");
+        write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let answer = head(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("x-meshwright-reason: denied"), "{answer}");
+        assert_eq!(rest(&mut world.dial("192.0.2.1:80")).await, "");
+        let mut client = world.dial("10.96.0.9:80");
+        write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert!(head(&mut client).await.contains("x-meshwright-reason: config_pending"));
+    });
+}
