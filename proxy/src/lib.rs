@@ -35,7 +35,7 @@ pub mod tcp;
 pub mod tls;
 pub mod watch;
 pub mod worker;
+pub mod xds;
 
 #[cfg(test)]
 mod tests;
-pub mod xds;
