@@ -118,8 +118,8 @@ pub(super) fn failure(result: &Value) -> String {
     let laggards: Vec<&str> = list(&result["proxies"], "waiting").filter_map(Value::as_str).collect();
     if !laggards.is_empty() {
         return format!(
-            "not acknowledged in time by {}; `meshwright get proxies` shows their epochs, `meshwright logs --proxy` their side",
-            laggards.join(", ")
+            "not live in time, because of\n       {}\n`meshwright get proxies` shows their epochs, `meshwright logs -n NAMESPACE WORKLOAD --proxy` their side",
+            laggards.join("\n       ")
         );
     }
     "the configuration was not taken; the lines above say why, and `meshwright get objects` shows what is in force".to_owned()
@@ -156,7 +156,7 @@ mod tests {
     fn failures_name_the_culprit() {
         let refused = json!({"refused": [{"proxy": "shop/a", "object": "HTTPRoute shop/x", "reason": "bad regex"}]});
         assert_eq!(failure(&refused), "shop/a refused HTTPRoute shop/x: bad regex");
-        assert!(failure(&json!({"proxies": {"waiting": ["shop/a", "shop/b"]}})).contains("in time by shop/a, shop/b"));
+        assert!(failure(&json!({"proxies": {"waiting": ["shop/a", "shop/b"]}})).contains("because of\n       shop/a\n       shop/b\n"));
         assert!(failure(&json!({})).contains("get objects"));
     }
 }

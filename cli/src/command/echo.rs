@@ -59,9 +59,11 @@ pub(crate) fn run(args: EchoArgs) -> anyhow::Result<ExitCode> {
     if http.is_empty() && args.tcp.is_empty() {
         http.push(HTTP_PORT_DEFAULT);
     }
-    let instance = args.instance.unwrap_or_else(|| args.name.clone());
+    // A sidecar's environment names the workload with its namespace.
+    let name = args.name.rsplit('/').next().unwrap_or_default().to_owned();
+    let instance = args.instance.unwrap_or_else(|| name.clone());
     let settings = Settings {
-        who: Who { workload: args.name, namespace: args.namespace, instance, version: args.as_version },
+        who: Who { workload: name, namespace: args.namespace, instance, version: args.as_version },
         http,
         tcp: args.tcp,
         greeting: args.tcp_greeting.unwrap_or_default(),

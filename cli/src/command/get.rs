@@ -50,6 +50,24 @@ enum Kind {
     Plaintext,
 }
 
+/// Columns that stand in front, where the rows have them; long ones come last.
+const FIRST: &[&str] = &[
+    "proxy",
+    "kind",
+    "namespace",
+    "name",
+    "address",
+    "service",
+    "route",
+    "cluster",
+    "workload",
+    "status",
+    "live",
+    "source",
+    "error",
+    "file",
+];
+
 impl Kind {
     /// As the control plane names it, which is as the command line does.
     const fn text(self) -> &'static str {
@@ -143,7 +161,7 @@ fn table(kind: Kind, answer: &Value) -> String {
     };
     let mut table = match kind.columns() {
         Some(columns) => Columns::new(columns),
-        None => Columns::of(&rows, &["proxy", "kind", "namespace", "name", "address", "service", "route", "cluster", "workload"]),
+        None => Columns::of(&rows, FIRST),
     };
     for row in &rows {
         table.row(row);

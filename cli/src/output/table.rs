@@ -77,9 +77,18 @@ fn cell(value: Option<&Value>) -> String {
         Some(Value::Array(items)) if items.is_empty() => "-".to_owned(),
         Some(Value::Array(items)) => items.iter().map(|item| cell(Some(item))).collect::<Vec<_>>().join(", "),
         Some(Value::Object(fields)) if fields.is_empty() => "-".to_owned(),
+        Some(Value::Object(fields)) if fields.contains_key("kind") && fields.contains_key("name") => object(fields),
         Some(other) => other.to_string(),
     };
     cut(&text)
+}
+
+/// An object of the mesh named in a list: `HTTPRoute shop/catalog changed`.
+fn object(fields: &serde_json::Map<String, Value>) -> String {
+    let field = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default();
+    let slash = if field("namespace").is_empty() { "" } else { "/" };
+    let text = format!("{} {}{slash}{} {}", field("kind"), field("namespace"), field("name"), field("result"));
+    text.trim_end().to_owned()
 }
 
 fn cut(text: &str) -> String {
@@ -113,6 +122,13 @@ mod tests {
             table.row(row);
         });
         assert_eq!(table.render(""), "NAME   B   C\nx      1   -\ny      -   {\"d\":2}\n");
+    }
+
+    /// Aim: objects in a list read as people name them.
+    #[test]
+    fn objects_in_a_list_are_named() {
+        let list = json!([{"kind": "HTTPRoute", "namespace": "shop", "name": "catalog", "result": "changed"}, {"kind": "Namespace", "name": "shop"}]);
+        assert_eq!(cell(Some(&list)), "HTTPRoute shop/catalog changed, Namespace shop");
     }
 
     /// Aim: a long cell is cut, never wrapped.
