@@ -1,5 +1,6 @@
 //! `meshwright control`: the control plane and its certificate authority in one server.
 
+use std::io::IsTerminal;
 use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -24,7 +25,12 @@ const THREADS: usize = 2;
 pub(crate) fn run(args: ControlArgs) -> anyhow::Result<ExitCode> {
     let filter = EnvFilter::try_new(&args.log_level)
         .map_err(|error| anyhow::anyhow!("--log-level {}: {error}; use `info`, or `control=debug`", args.log_level))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
     runtime.block_on(async {
         let clock: Clock = Arc::new(time::OffsetDateTime::now_utc);

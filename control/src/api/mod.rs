@@ -126,7 +126,7 @@ impl Control for Api {
         };
         let authority = self.authority.clone();
         let token = tokio::task::spawn_blocking(move || authority.create_token(&order)).await;
-        let token = token.map_err(|_| Status::internal("making a token ended unexpectedly"))?.map_err(Status::unavailable)?;
+        let token = token.map_err(|_| Status::internal("making a token ended unexpectedly"))?.map_err(Status::failed_precondition)?;
         Ok(Response::new(TokenResponse { token }))
     }
 

@@ -67,7 +67,9 @@ fn look(board: &Board, number: u64) -> Standing {
     if edition.epoch < number {
         laggards.push(format!("epoch {number} (the newest is {})", edition.epoch));
     }
-    for proxy in entry.iter().flat_map(|entry| &entry.waiting) {
+    // What has not started has no proxy either; once is enough.
+    let named: Vec<String> = laggards.iter().filter_map(|line| line.split_once(' ')).map(|(name, _)| name.to_owned()).collect();
+    for proxy in entry.iter().flat_map(|entry| &entry.waiting).filter(|proxy| !named.contains(proxy)) {
         let why =
             if board.is_present(proxy) { format!("has not acknowledged epoch {number}") } else { "its proxy is not connected".to_owned() };
         laggards.push(format!("{proxy} ({why})"));

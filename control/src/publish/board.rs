@@ -177,6 +177,15 @@ impl Board {
         self.read(|book| if number == 0 { book.newest() } else { book.entry(number) }.cloned())
     }
 
+    /// Somebody is gone: an epoch that waits must not wait for those that nobody declares.
+    fn sweep(&self) {
+        let waits = self.read(|book| book.newest().is_some_and(|newest| !newest.settled()));
+        if let Some(edition) = self.edition().filter(|_| waits) {
+            let expected = self.expected(&edition.world);
+            self.book.lock().expect(&expected, now_ms());
+        }
+    }
+
     fn turn(&self) {
         self.turned.send_modify(|count| *count += 1);
     }
@@ -322,6 +331,7 @@ pub struct Seated {
 impl Drop for Seated {
     fn drop(&mut self) {
         self.board.present.lock().remove(&self.id);
+        self.board.sweep();
         self.board.turn();
     }
 }

@@ -112,6 +112,9 @@ impl Delta {
     ) {
         self.metrics.streams.inc();
         let mut editions = self.board.editions();
+        if let Some(newest) = editions.borrow_and_update().clone() {
+            self.edition = newest;
+        }
         let mut more = false;
         let end = loop {
             tokio::select! {
