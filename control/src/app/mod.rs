@@ -2,10 +2,10 @@
 
 mod writer;
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, DirBuilder, OpenOptions, Permissions};
 use std::io::Write as _;
 use std::net::SocketAddr;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,27 +80,38 @@ pub async fn run(args: ControlArgs, authority: SharedAuthority, certificates: im
     ended
 }
 
-/// Starts every task of the control plane; they end with `stop`.
+/// A control plane without doors: what answers behind each of them, and the tasks behind that.
+pub struct Assembled {
+    /// End with the token given to [`assemble`].
+    pub tasks: JoinSet<anyhow::Result<()>>,
+    /// Behind TLS: ADS, Reports, Certificates.
+    pub remote: Routes,
+    /// Behind the loopback port without TLS: ADS.
+    pub plaintext: Routes,
+    /// Behind the Unix socket: Control, Node.
+    pub local: Routes,
+    /// For the TLS door.
+    pub tls: Arc<rustls::ServerConfig>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Reads the book and starts everything behind the doors. Simulations bring doors of their own ([`listen::virtual_door`]).
 ///
 /// # Errors
-/// See [`run`].
-pub async fn start(
+/// The folder or the data folder cannot be used, or the authority signs nothing.
+pub fn assemble(
     args: &ControlArgs,
     authority: SharedAuthority,
-    certificates: impl FnOnce(Routes) -> Routes + Send,
+    certificates: impl FnOnce(Routes) -> Routes,
     stop: &CancellationToken,
-) -> anyhow::Result<Running> {
-    let plaintext = args.plaintext()?;
+) -> anyhow::Result<Assembled> {
     let settings = args.world()?;
     let store = Arc::new(Store::open(&args.data_dir)?);
     let world = World::new(settings, store.load(Row::Allocations)?.unwrap_or_default());
     let names = args.names();
-    let (config, leaf, lasts) = tls::config(&authority, &names)?;
+    let (tls, leaf, lasts) = tls::config(&authority, &names)?;
     write_bundle(args, &authority.bundle_pem())?;
-    let doors = bind(args, plaintext).await?;
-    let listen = doors.tls.local_addr().context("the TLS door has no address")?;
-    let plaintext = doors.plaintext.as_ref().and_then(|listener| listener.local_addr().ok());
-
     let (board, events) = Board::new();
     let metrics = Arc::new(Metrics::default());
     let writer = Writer::new(board.clone(), store.clone(), authority.clone(), metrics.clone(), world)?;
@@ -108,17 +119,34 @@ pub async fn start(
     tasks.spawn(done(writer.run(events, stop.clone())));
     tasks.spawn(watch(args.config.clone(), board.clone(), stop.clone()));
     tasks.spawn(done(tls::keep(authority.clone(), names, leaf, lasts, stop.clone())));
-    tasks.spawn(done(metrics::serve(doors.metrics, metrics.clone(), stop.clone())));
-
     let ads = || Ads::service(board.clone(), metrics.clone(), stop.clone());
-    let routes = Routes::new(ads()).add_service(Desk::service(board.clone(), stop.clone()));
-    tasks.spawn(served(certificates(routes), listen::tls(doors.tls, config, stop.clone()), stop.clone()));
-    if let Some(listener) = doors.plaintext {
-        tasks.spawn(served(Routes::new(ads()), listen::plaintext(listener, stop.clone()), stop.clone()));
-    }
+    let remote = certificates(Routes::new(ads()).add_service(Desk::service(board.clone(), stop.clone())));
     let api = Api::service(board.clone(), authority, store, stop.clone());
     let local = Routes::new(api).add_service(Agents::service(board.clone(), stop.clone()));
-    tasks.spawn(served(local, listen::unix(doors.socket, stop.clone()), stop.clone()));
+    Ok(Assembled { tasks, remote, plaintext: Routes::new(ads()), local, tls, metrics })
+}
+
+/// [`assemble`], with doors.
+///
+/// # Errors
+/// See [`run`].
+pub async fn start(
+    args: &ControlArgs,
+    authority: SharedAuthority,
+    certificates: impl FnOnce(Routes) -> Routes,
+    stop: &CancellationToken,
+) -> anyhow::Result<Running> {
+    let doors = bind(args, args.plaintext()?).await?;
+    let listen = doors.tls.local_addr().context("the TLS door has no address")?;
+    let plaintext = doors.plaintext.as_ref().and_then(|listener| listener.local_addr().ok());
+    let plane = assemble(args, authority, certificates, stop)?;
+    let mut tasks = plane.tasks;
+    tasks.spawn(done(metrics::serve(doors.metrics, plane.metrics, stop.clone())));
+    tasks.spawn(served(plane.remote, listen::tls(doors.tls, plane.tls, stop.clone()), stop.clone()));
+    if let Some(listener) = doors.plaintext {
+        tasks.spawn(served(plane.plaintext, listen::plaintext(listener, stop.clone()), stop.clone()));
+    }
+    tasks.spawn(served(plane.local, listen::unix(doors.socket, stop.clone()), stop.clone()));
     tracing::info!(%listen, socket = %doors.path.display(), "the control plane is ready");
     Ok(Running { tasks, listen, plaintext })
 }
@@ -184,6 +212,9 @@ async fn unix(path: &Path) -> anyhow::Result<UnixListener> {
     }
     let fresh = path.with_extension(format!("{}.tmp", std::process::id()));
     let bound = || -> std::io::Result<UnixListener> {
+        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        }
         // Left over from a process of the same number.
         let _ = fs::remove_file(&fresh);
         let listener = UnixListener::bind(&fresh)?;

@@ -55,7 +55,11 @@ impl Writer {
         metrics: Arc<Metrics>,
         mut world: World,
     ) -> Result<Self, StoreError> {
-        let mark = store.load(Row::Epoch)?.unwrap_or_default();
+        let mut mark: Mark = store.load(Row::Epoch)?.unwrap_or_default();
+        if store.floor() > mark.number {
+            // The book missed some epochs: what their objects were is unknown, their numbers are used.
+            mark = Mark { number: store.floor(), content: String::new() };
+        }
         let mut changes = Vec::new();
         for (key, created_ms) in store.load::<Vec<(ObjectKey, i64)>>(Row::Ages)?.unwrap_or_default() {
             changes.push(Change::Age { key, created_ms });
@@ -127,14 +131,20 @@ impl Writer {
         let content = content(&self.world);
         let same = self.mark.content == content && self.mark.number > 0;
         if !same {
-            self.mark = Mark { number: self.mark.number + 1, content };
-            self.store.save(Row::Epoch, &self.mark);
+            self.turn(content);
         }
         let all = self.world.live().map(|(key, _)| touched(key, if same { "unchanged" } else { "created" })).collect();
         self.save();
         self.board.open_epoch(self.mark.number, all, &self.world);
         tracing::info!(epoch = self.mark.number, objects = self.world.live().count(), same, "the manifests have been read");
         self.publish();
+    }
+
+    /// The next number, on disk before anybody sees it.
+    fn turn(&mut self, content: String) {
+        self.mark = Mark { number: self.mark.number + 1, content };
+        self.store.raise_floor(self.mark.number);
+        self.store.save(Row::Epoch, &self.mark);
     }
 
     /// After any change of objects: an epoch if the objects in force differ, and an edition in any case.
@@ -144,8 +154,7 @@ impl Writer {
         }
         let content = content(&self.world);
         if content != self.mark.content {
-            self.mark = Mark { number: self.mark.number + 1, content };
-            self.store.save(Row::Epoch, &self.mark);
+            self.turn(content);
             let rows = applied.outcomes.iter().filter(|(key, _)| applied.changed.contains(key));
             let rows: Vec<_> = rows.filter_map(|(key, outcome)| Some(touched(key, word(*outcome)?))).collect();
             tracing::info!(epoch = self.mark.number, objects = rows.len(), "accepted a change");

@@ -28,7 +28,14 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// After an accept that failed (out of descriptors), wait this long.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// A connection that is no socket: a memory pipe, or one of a simulation.
+pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
 enum Stream {
+    VirtualTls(Box<TlsStream<Box<dyn Io>>>),
+    Virtual(Box<dyn Io>),
     Tls(Box<TlsStream<TcpStream>>),
     Tcp(TcpStream),
     Unix(UnixStream),
@@ -52,6 +59,8 @@ impl Connected for Connection {
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().stream {
+            Stream::VirtualTls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Virtual(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -62,6 +71,8 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().stream {
+            Stream::VirtualTls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Virtual(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -70,6 +81,8 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().stream {
+            Stream::VirtualTls(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Virtual(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
@@ -78,6 +91,8 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().stream {
+            Stream::VirtualTls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Virtual(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
@@ -99,9 +114,7 @@ pub fn tls(listener: TcpListener, config: Arc<ServerConfig>, stop: CancellationT
             tokio::spawn(async move {
                 match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                     Ok(Ok(stream)) => {
-                        let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
-                        let proven = leaf.and_then(|leaf| Proven::read(leaf.into_owned())).map(Arc::new);
-                        let peer = Peer { door: Door::Tls, address: Some(address), proven };
+                        let peer = Peer { door: Door::Tls, address: Some(address), proven: proven(stream.get_ref().1) };
                         // The receiver is gone only while we stop.
                         let _ = sender.send(Ok(Connection { stream: Stream::Tls(Box::new(stream)), peer, _place: place })).await;
                     }
@@ -112,6 +125,42 @@ pub fn tls(listener: TcpListener, config: Arc<ServerConfig>, stop: CancellationT
         }
     });
     ReceiverStream::new(receiver)
+}
+
+/// Takes connections that are no sockets: with TLS where a configuration is given, else as if through the Unix socket.
+pub fn virtual_door(mut given: mpsc::Receiver<(Box<dyn Io>, SocketAddr)>, config: Option<Arc<ServerConfig>>) -> Incoming {
+    let (sender, receiver) = mpsc::channel(READY_MAX);
+    let acceptor = config.map(TlsAcceptor::from);
+    tokio::spawn(async move {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        while let Some((stream, address)) = given.recv().await {
+            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let (acceptor, sender) = (acceptor.clone(), sender.clone());
+            tokio::spawn(async move {
+                let connection = match acceptor {
+                    None => {
+                        let peer = Peer { door: Door::Local, address: None, proven: None };
+                        Connection { stream: Stream::Virtual(stream), peer, _place: place }
+                    }
+                    Some(acceptor) => match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                        Ok(Ok(stream)) => {
+                            let peer = Peer { door: Door::Tls, address: Some(address), proven: proven(stream.get_ref().1) };
+                            Connection { stream: Stream::VirtualTls(Box::new(stream)), peer, _place: place }
+                        }
+                        Ok(Err(_)) | Err(_) => return,
+                    },
+                };
+                // The receiver is gone only while we stop.
+                let _ = sender.send(Ok(connection)).await;
+            });
+        }
+    });
+    ReceiverStream::new(receiver)
+}
+
+fn proven(connection: &rustls::ServerConnection) -> Option<Arc<Proven>> {
+    let leaf = connection.peer_certificates()?.first()?.clone();
+    Proven::read(leaf.into_owned()).map(Arc::new)
 }
 
 /// Accepts plaintext.

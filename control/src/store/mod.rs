@@ -3,7 +3,8 @@
 //! A few rows of JSON, each written whole. A write that fails is said once and tried again with the next change: the mesh goes on
 //! from memory.
 
-use std::fs::{DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 const FILE: &str = "book.redb";
+const FLOOR: &str = "epoch";
+/// Digits of [`FLOOR`]: as many as the largest number has, so that its blocks never change in size.
+const FLOOR_DIGITS: usize = 20;
 const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
 
 /// The rows.
@@ -61,6 +65,7 @@ struct State {
 /// The open book.
 pub struct Store {
     path: PathBuf,
+    floor: PathBuf,
     state: Mutex<State>,
 }
 
@@ -79,7 +84,7 @@ impl Store {
             remedy,
         })?;
         let database = open_file(&path).map_err(|cause| StoreError { verb: "open", path: path.clone(), cause, remedy })?;
-        Ok(Self { path, state: Mutex::new(State { database: Some(database), failure: None }) })
+        Ok(Self { path, floor: folder.join(FLOOR), state: Mutex::new(State { database: Some(database), failure: None }) })
     }
 
     /// Reads a row; `None` where there is none yet.
@@ -142,6 +147,24 @@ impl Store {
         }
     }
 
+    /// Notes that this epoch number has been used. Overwritten in place, which a full disk still takes: numbers never go back, also
+    /// when the book could not be written before a restart.
+    pub fn raise_floor(&self, number: u64) {
+        let raise = || -> std::io::Result<()> {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.floor)?;
+            file.write_all(format!("{number:0FLOOR_DIGITS$}\n").as_bytes())?;
+            file.sync_data()
+        };
+        if let Err(error) = raise() {
+            tracing::error!(path = %self.floor.display(), %error, "cannot note the epoch's number; it may come again after a restart");
+        }
+    }
+
+    /// The highest number ever noted.
+    pub fn floor(&self) -> u64 {
+        fs::read_to_string(&self.floor).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+    }
+
     /// Why the last write failed, if it did.
     pub fn failure(&self) -> Option<String> {
         self.state.lock().failure.clone()
@@ -178,6 +201,19 @@ mod tests {
         assert_eq!(store.load::<Mark>(Row::Epoch).unwrap(), Some(mark));
         assert_eq!(store.load::<Mark>(Row::Applied).unwrap(), None);
         assert!(store.load::<Vec<u8>>(Row::Epoch).unwrap_err().to_string().contains("row `epoch`"));
+    }
+
+    #[test]
+    fn the_floor_only_needs_the_blocks_it_has() {
+        // Aim: the highest number survives, and the file keeps its size whatever the number.
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).unwrap();
+        assert_eq!(store.floor(), 0);
+        for number in [1, 1000, u64::MAX] {
+            store.raise_floor(number);
+            assert_eq!(fs::metadata(folder.path().join(FLOOR)).unwrap().len(), 21);
+            assert_eq!(store.floor(), number);
+        }
     }
 
     #[test]
