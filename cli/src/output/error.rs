@@ -24,7 +24,9 @@ pub(crate) fn install_panic_hook() {
         if text.contains("Broken pipe") && text.contains("stdout") {
             std::process::exit(0);
         }
-        let place = panic.location().map(|place| format!(" ({}:{})", place.file(), place.line())).unwrap_or_default();
+        // The file alone: whoever built this has folders that are nobody's business.
+        let file = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+        let place = panic.location().map(|place| format!(" ({}:{})", file(place.file()), place.line())).unwrap_or_default();
         let _ = writeln!(
             std::io::stderr().lock(),
             "error: meshwright hit a bug{place}: {text}\nThis is a fault in meshwright, not in your configuration; please report it with the command you ran."
