@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use proto::mesh::{GetRequest, WaitRequest};
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::gateway::url;
+use super::golden::Sample;
 use super::mesh::Mesh;
 use super::screen::Event;
 use crate::output::Columns;
@@ -37,13 +38,18 @@ pub(crate) async fn watch(mesh: &Rc<Mesh>, folder: &Path, began: std::time::Inst
     let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     mesh.screen.tell(&Event::Live { epoch, instances, elapsed_ms });
     summary(mesh, folder);
+    let mut before: Option<(Sample, Instant)> = None;
     loop {
         sleep(METRICS).await;
-        if mesh.screen.moves()
-            && let Ok(line) = golden(mesh).await
-        {
-            mesh.screen.moving(&line);
+        if !mesh.screen.moves() {
+            continue;
         }
+        let Ok(now) = sample(mesh).await else { continue };
+        let at = Instant::now();
+        if let Some((before, since)) = &before {
+            mesh.screen.moving(&now.line(before, at.duration_since(*since).as_secs_f64()));
+        }
+        before = Some((now, at));
     }
 }
 
@@ -118,44 +124,20 @@ fn this_program() -> String {
     }
 }
 
-/// One line of golden metrics.
-async fn golden(mesh: &Mesh) -> anyhow::Result<String> {
+async fn sample(mesh: &Mesh) -> anyhow::Result<Sample> {
     let mut control = client::connect_to(&mesh.state.join(CONTROL_SOCKET)).await?;
     let request = GetRequest { kind: "traffic".to_owned(), ..GetRequest::default() };
-    let answer: Value = serde_json::from_str(&control.get(request).await?.into_inner().json)?;
-    Ok(line(&answer))
-}
-
-fn line(answer: &Value) -> String {
-    let rows: Vec<&Value> = match answer {
-        Value::Array(rows) => rows.iter().collect(),
-        one => vec![one],
-    };
-    let number = |row: &Value, field: &str| row[field].as_f64();
-    let parts: Vec<String> = rows
-        .into_iter()
-        .filter_map(|row| {
-            let rate = number(row, "rate").or_else(|| number(row, "requests_per_second"))?;
-            let name = row["service"].as_str().or_else(|| row["name"].as_str()).unwrap_or("all");
-            let success = number(row, "success").or_else(|| number(row, "success_percent")).unwrap_or(100.0);
-            let p99 = number(row, "p99_ms").map(|ms| format!(" p99 {ms:.1} ms")).unwrap_or_default();
-            Some(format!("{name} {rate:.0}/s {success:.1}%{p99}"))
-        })
-        .collect();
-    if parts.is_empty() { "no requests yet".to_owned() } else { parts.join(" · ") }
+    Ok(Sample::read(&serde_json::from_str(&control.get(request).await?.into_inner().json)?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Aim: laggards are named, and a mesh without requests says so.
+    /// Aim: laggards are named.
     #[test]
-    fn lines() {
+    fn laggards_have_names() {
         let answer = serde_json::json!({"proxies": {"waiting": ["shop/web", "shop/db"]}});
         assert_eq!(laggards(&answer), "waiting for shop/web, shop/db");
-        assert_eq!(line(&serde_json::json!([])), "no requests yet");
-        let rows = serde_json::json!([{"service": "shop/catalog", "rate": 12.4, "success": 99.5, "p99_ms": 3.21}]);
-        assert_eq!(line(&rows), "shop/catalog 12/s 99.5% p99 3.2 ms");
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod agent;
 pub(crate) mod book;
 pub(crate) mod dns;
 pub(crate) mod gateway;
+pub(crate) mod golden;
 pub(crate) mod inside;
 pub(crate) mod instance;
 pub(crate) mod live;
