@@ -11,6 +11,7 @@ use clap::Args;
 #[command(
     after_help = "Example: meshwright proxy --control 10.77.0.1:15012 --control-ca ca.pem --token-file token --workload shop/catalog\n  SIGTERM drains and ends; a second one ends at once."
 )]
+#[group(skip)]
 pub(crate) struct ProxyArgs {
     #[command(flatten)]
     args: proxy::settings::ProxyArgs,

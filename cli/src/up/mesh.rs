@@ -154,8 +154,11 @@ impl Mesh {
     pub(crate) fn proxy_command(&self, namespace: &str, workload: &str, instance: &str) -> Vec<OsString> {
         let text = |text: &str| OsString::from(text);
         // Without root there is no uid to drop to: a mark on its sockets exempts the proxy.
-        let exempt = if self.rights.rootless { format!("mark:{EXEMPT_MARK:#x}") } else { format!("uid:{EXEMPT_UID}") };
-        vec![
+        let exempt = match self.rights.rootless {
+            true => vec![text("--exempt-uid"), text("0"), text("--exempt-mark"), text(&EXEMPT_MARK.to_string())],
+            false => vec![text("--exempt-uid"), text(&EXEMPT_UID.to_string())],
+        };
+        let command = vec![
             text("meshwright"),
             text("proxy"),
             text("--control"),
@@ -168,9 +171,8 @@ impl Mesh {
             text(&format!("{namespace}/{workload}")),
             text("--instance"),
             text(instance),
-            text("--exempt"),
-            text(&exempt),
-        ]
+        ];
+        command.into_iter().chain(exempt).collect()
     }
 
     /// Environment that workloads see instead of the host's.
