@@ -45,7 +45,7 @@ pub fn parse(file: &str, text: &str) -> Parsed {
             },
             Err(problem) => {
                 parsed.unclear |= problem.severity == Severity::Error;
-                parsed.problems.push(problem);
+                parsed.problems.push(*problem);
             }
         }
     }

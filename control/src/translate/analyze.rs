@@ -15,13 +15,14 @@ use super::{Audience, audiences, conflict, route, view};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
 use crate::world::route::{Fault, HttpRoute, PathMatch};
-use crate::world::{Allocations, Change, Index, Kind, Object, ObjectKey, ServiceView, Spec, World, WorldSettings};
+use crate::world::{Address, Allocations, Change, Index, Kind, Object, ObjectKey, ServiceView, Spec, World, WorldSettings};
 
 /// Judges manifests offline: everything that is wrong with them, sorted by file and line.
 pub fn analyze(files: Vec<FileChange>) -> Vec<Problem> {
     let settings = WorldSettings { assume_ready: true, ..WorldSettings::default() };
     let mut world = World::new(settings, Allocations::default());
-    let mut changes = Folder::default().update(files, 0);
+    // What has no age of its own is younger than what has one.
+    let mut changes = Folder::default().update(files, i64::MAX);
     changes.push(Change::FolderRead);
     world.apply(changes);
     let mut problems = world.problems();
@@ -85,10 +86,10 @@ impl Audit<'_> {
             Spec::Workload(workload) => self.workload(key, &workload.service_account),
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
-            Spec::EndpointSlice(slice) if !slice.service.is_empty() => {
-                if !self.index.services.contains_key(&(key.namespace.clone(), slice.service.clone())) {
-                    self.say(Severity::Warning, key, ("metadata.labels", 0), format!("there is no Service {}", slice.service), "add it");
-                }
+            Spec::EndpointSlice(slice)
+                if !slice.service.is_empty() && !self.index.services.contains_key(&(key.namespace.clone(), slice.service.clone())) =>
+            {
+                self.say(Severity::Warning, key, ("metadata.labels", 0), format!("there is no Service {}", slice.service), "add it");
             }
             _ => {}
         }
@@ -207,7 +208,7 @@ impl Audit<'_> {
         }
         for (number, port) in service.ports.iter().enumerate() {
             if targets(self.index, view, port).is_empty() && !view.instances.is_empty() {
-                let message = format!("no workload behind it has the port {:?}", port.target);
+                let message = format!("no workload behind it has the port {}", port.target);
                 let remedy = "name the workload's port as targetPort does, or use its number";
                 self.say(Severity::Warning, key, (&format!("spec.ports[{number}].targetPort"), 0), message, remedy);
             }
@@ -253,6 +254,18 @@ impl Audit<'_> {
     fn gateways(&mut self) {
         let mut ports: BTreeMap<u16, ObjectKey> = BTreeMap::new();
         for (key, object) in self.world.live() {
+            if let Spec::GatewayClass(class) = &object.spec
+                && class.controller == word::CONTROLLER
+                && class.parameters
+            {
+                self.say(
+                    Severity::Error,
+                    key,
+                    ("spec.parametersRef", 0),
+                    "this controller has no parameters",
+                    "remove it; its Gateways are not served",
+                );
+            }
             let Spec::Gateway(gateway) = &object.spec else { continue };
             let name = (key.namespace.clone(), key.name.clone());
             if !self.index.gateways.contains_key(&name) {
@@ -290,14 +303,19 @@ impl Audit<'_> {
 
     /// Addresses that two claim.
     fn addresses(&mut self) {
-        let mut owners: BTreeMap<std::net::IpAddr, ObjectKey> = BTreeMap::new();
         let services = self.index.services.values().map(|view| (view.object.key.clone(), view.addresses.clone()));
-        let instances =
-            self.index.instances.values().filter(|instance| instance.workload().is_some_and(|workload| workload.command.is_empty()));
-        let instances = instances.map(|instance| (instance.object.key.clone(), instance.addresses.clone()));
+        let instances = self.index.instances.values().map(|instance| (instance.object.key.clone(), instance.addresses.clone()));
         for (key, addresses) in services.chain(instances) {
             for address in addresses {
-                let owner = owners.entry(address).or_insert_with(|| key.clone()).clone();
+                let owner = match self.index.addresses.get(&address) {
+                    Some(Address::Service(name)) => ObjectKey::new(Kind::Service, &name.0, &name.1),
+                    Some(Address::Instance(name)) => match self.index.instances.get(name) {
+                        Some(instance) => instance.object.key.clone(),
+                        None => continue,
+                    },
+                    Some(Address::Gateway(name)) => ObjectKey::new(Kind::Gateway, &name.0, &name.1),
+                    None => continue,
+                };
                 // Workloads on one machine may share its address; then their ports tell them apart.
                 if owner != key && !(owner.kind == Kind::Workload && key.kind == Kind::Workload) {
                     let message = format!("{owner} has the address {address} already, and keeps it");

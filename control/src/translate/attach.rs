@@ -182,9 +182,14 @@ fn to_service(index: &Index, parent: &ParentRef, name: Name) -> Standing {
     let wanted = service.ports.iter().filter(|port| {
         parent.section.as_ref().is_none_or(|section| *section == port.name) && parent.port.is_none_or(|number| number == port.port)
     });
-    let ports: Vec<u16> = wanted.map(|port| port.port).collect();
-    if ports.is_empty() {
+    let wanted: Vec<_> = wanted.collect();
+    if wanted.is_empty() {
         return Standing::Refused(Refusal::new("NoMatchingParent", format!("Service {}/{} has no such port", name.0, name.1)));
+    }
+    let ports: Vec<u16> = wanted.iter().filter(|port| routable(port.app_protocol.as_deref())).map(|port| port.port).collect();
+    if ports.is_empty() {
+        let message = "the port's appProtocol is none that an HTTPRoute can carry";
+        return Standing::Refused(Refusal::new("UnsupportedValue", message));
     }
     Standing::Service(name, ports)
 }

@@ -114,3 +114,60 @@ fn of_pod(index: &Index, namespace: &str, dashed: &str) -> Option<Answer> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::{FileChange, Folder};
+    use crate::world::{Allocations, World, WorldSettings};
+
+    #[test]
+    fn names_lead_where_kubernetes_says() {
+        // Aim: every form of a name, from inside and outside its namespace, with headless Services and instances below them.
+        let text = "\
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {clusterIP: 10.96.0.1, ports: [{port: 80}, {port: 81}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {clusterIP: None, selector: {app: db}, ports: [{port: 1, targetPort: 3306}]}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: db-a, namespace: shop, labels: {app: db}}
+spec: {addresses: [10.1.0.1, 'fd01::1']}
+";
+        let change = FileChange { file: "f".to_owned(), text: Some(Ok(text.to_owned())) };
+        let mut world = World::new(WorldSettings::default(), Allocations::default());
+        world.apply(Folder::default().update(vec![change], 0));
+        let both = "10.1.0.1 fd01::1";
+        for (client, name, wanted) in [
+            ("shop", "web", Some("10.96.0.1")),
+            ("other", "web", None),
+            ("other", "web.shop", Some("10.96.0.1")),
+            ("other", "web.shop.svc", Some("10.96.0.1")),
+            ("other", "web.shop.svc.cluster.local", Some("10.96.0.1")),
+            ("other", "web.shop.svc.cluster.example", None),
+            ("other", "nothing.shop.svc.cluster.local", None),
+            ("other", "x.web.shop", None),
+            ("shop", "db", Some(both)),
+            ("other", "db.shop", Some(both)),
+            ("other", "db-a.db.shop.svc.cluster.local", Some(both)),
+            ("shop", "db-a.db", Some(both)),
+            ("other", "db-b.db.shop", None),
+            ("other", "10-1-0-1.shop.pod.cluster.local", Some("10.1.0.1")),
+            ("other", "10-1-0-1.other.pod.cluster.local", None),
+            ("shop", "", None),
+        ] {
+            let answer = answer(world.index(), client, name);
+            let addresses = answer.map(|answer| answer.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
+            assert_eq!(addresses.as_deref(), wanted, "{name} from {client}");
+        }
+        let calls = |name| answer(world.index(), "shop", name).unwrap().destinations.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(calls("web"), ["10.96.0.1:80", "10.96.0.1:81"]);
+        assert_eq!(calls("db"), ["10.1.0.1:3306", "[fd01::1]:3306"]);
+    }
+}

@@ -53,12 +53,6 @@ pub(super) struct Modes {
     places: BTreeMap<Place, Said>,
 }
 
-impl Default for Place {
-    fn default() -> Self {
-        Self::Mesh
-    }
-}
-
 impl Modes {
     pub(super) fn new(index: &Index, namespace: &str, labels: &BTreeMap<String, String>) -> Self {
         let mut modes = Self::default();

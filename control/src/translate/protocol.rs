@@ -81,8 +81,12 @@ pub(super) fn target(port: &ServicePort, instance: &Instance) -> Option<u16> {
 }
 
 /// Whether some HTTPRoute leads to or from a Service port: then it carries HTTP, whatever else says what.
-fn routed(index: &Index, view: &ServiceView, port: u16) -> bool {
+fn routed(index: &Index, view: &ServiceView, port: &ServicePort) -> bool {
+    if !routable(port.app_protocol.as_deref()) {
+        return false;
+    }
     let (namespace, name) = view.name();
+    let port = port.port;
     if index.http_ports.contains(&(namespace.to_owned(), name.to_owned(), port)) {
         return true;
     }
@@ -97,7 +101,7 @@ fn routed(index: &Index, view: &ServiceView, port: u16) -> bool {
 /// What a Service port speaks: HTTP where it is routed, bytes where anybody concerned says that it is opaque, else as declared.
 pub(super) fn of_service(index: &Index, view: &ServiceView, port: &ServicePort) -> Protocol {
     let declared = declared(port.app_protocol.as_deref(), &port.name);
-    if routed(index, view, port.port) {
+    if routed(index, view, port) {
         return if declared.is_http() { declared } else { Protocol::Http };
     }
     let opaque = proto::annotations::OPAQUE_PORTS;

@@ -134,7 +134,11 @@ impl Conditions {
 
 fn of_refused(refused: &Candidate, by: &Conditions) -> Status {
     let first = refused.problems.iter().find(|problem| problem.severity == crate::world::Severity::Error);
-    let message = first.map(|problem| format!("{}: {}", problem.field, problem.message)).unwrap_or_default();
+    let message = first.map(|problem| match problem.field.as_str() {
+        "" => problem.message.clone(),
+        field => format!("{field}: {}", problem.message),
+    });
+    let message = message.unwrap_or_default();
     Status { conditions: vec![by.say("Accepted", "False", "Invalid", message)], ..Status::default() }
 }
 
@@ -160,6 +164,10 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
             let instances: Vec<_> = index.workloads.get(&name)?.iter().filter_map(|name| index.instances.get(name)).collect();
             let ready = instances.iter().filter(|instance| instance.ready).count();
             let message = format!("{ready} of {} instances are ready", instances.len());
+            if index.hidden.iter().any(|(namespace, _, workload)| (namespace, workload) == (&name.0, &name.1)) {
+                let hidden = by.say("Accepted", "False", "Conflicted", "another Workload has an instance of that name already");
+                return Some(Status { conditions: vec![hidden], ..Status::default() });
+            }
             let all = ready == instances.len();
             let condition = by.say("Ready", if all { "True" } else { "False" }, if all { "Ready" } else { "NotReady" }, message);
             Some(Status { conditions: vec![by.holds("Accepted"), condition], ..Status::default() })

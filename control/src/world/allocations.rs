@@ -39,6 +39,17 @@ pub struct Allocations {
     instances: BTreeMap<String, u32>,
 }
 
+/// Who needs an address.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Services as `NAMESPACE/NAME`.
+    pub services: BTreeSet<String>,
+    /// Instances as `NAMESPACE/INSTANCE`, and Gateways by [`gateway_name`].
+    pub instances: BTreeSet<String>,
+    /// Addresses that people chose themselves; nobody else gets them.
+    pub chosen: BTreeSet<IpAddr>,
+}
+
 /// The name under which a Gateway's own address is kept.
 pub fn gateway_name(namespace: &str, name: &str) -> String {
     format!("gateway:{namespace}/{name}")
@@ -47,10 +58,12 @@ pub fn gateway_name(namespace: &str, name: &str) -> String {
 impl Allocations {
     /// Gives an address to every name that has none yet. Names that are gone lose theirs only when a range is full. Returns
     /// whether anything changed, and the names for which no address was left.
-    pub fn allocate(&mut self, ranges: &Ranges, services: &BTreeSet<String>, instances: &BTreeSet<String>) -> (bool, Vec<String>) {
+    pub fn allocate(&mut self, ranges: &Ranges, wanted: &Wanted) -> (bool, Vec<String>) {
         let mut left = Vec::new();
-        let mut changed = fill(&mut self.services, services, 1, room(ranges.services.0), &mut left);
-        changed |= fill(&mut self.instances, instances, FIRST_INSTANCE, room(ranges.instances.0), &mut left);
+        let own = low_bits(ranges.services, &wanted.chosen);
+        let mut changed = fill(&mut self.services, &wanted.services, (1, room(ranges.services.0)), own, &mut left);
+        let own = low_bits(ranges.instances, &wanted.chosen);
+        changed |= fill(&mut self.instances, &wanted.instances, (FIRST_INSTANCE, room(ranges.instances.0)), own, &mut left);
         (changed, left)
     }
 
@@ -77,17 +90,36 @@ fn addresses((v4, v6): (Ipv4Net, Ipv6Net), low: u32) -> [IpAddr; 2] {
     [IpAddr::V4(Ipv4Addr::from(first)), IpAddr::V6(Ipv6Addr::from(second))]
 }
 
+/// Low bits of those addresses that lie in a pair of ranges.
+fn low_bits((v4, v6): (Ipv4Net, Ipv6Net), chosen: &BTreeSet<IpAddr>) -> BTreeSet<u32> {
+    let low = |address: &IpAddr| match address {
+        IpAddr::V4(address) => v4.contains(address).then(|| u32::from(*address).wrapping_sub(u32::from(v4.network()))),
+        IpAddr::V6(address) => {
+            let low = u128::from(*address).wrapping_sub(u128::from(v6.network()));
+            u32::try_from(low).ok().filter(|_| v6.contains(address))
+        }
+    };
+    chosen.iter().filter_map(low).collect()
+}
+
 /// Hash, then probe. The hash alone decides where there is no collision, so the order of arrival hardly ever matters.
-fn fill(given: &mut BTreeMap<String, u32>, wanted: &BTreeSet<String>, first: u32, end: u32, left: &mut Vec<String>) -> bool {
+fn fill(
+    given: &mut BTreeMap<String, u32>,
+    wanted: &BTreeSet<String>,
+    (first, end): (u32, u32),
+    mut taken: BTreeSet<u32>,
+    left: &mut Vec<String>,
+) -> bool {
     let missing: Vec<&String> = wanted.iter().filter(|name| !given.contains_key(*name)).collect();
     if missing.is_empty() {
         return false;
     }
     let room = end.saturating_sub(first);
-    if (given.len() + missing.len()) as u64 > u64::from(room) {
+    taken.retain(|low| (first..end).contains(low));
+    if (given.len() + missing.len() + taken.len()) as u64 > u64::from(room) {
         given.retain(|name, _| wanted.contains(name));
     }
-    let mut taken: BTreeSet<u32> = given.values().copied().collect();
+    taken.extend(given.values().copied());
     let mut changed = false;
     for name in missing {
         if taken.len() as u64 >= u64::from(room) {
@@ -108,8 +140,9 @@ fn fill(given: &mut BTreeMap<String, u32>, wanted: &BTreeSet<String>, first: u32
 mod tests {
     use super::*;
 
-    fn names(names: &[&str]) -> BTreeSet<String> {
-        names.iter().map(|name| (*name).to_owned()).collect()
+    fn wanted(services: &[&str], instances: &[&str]) -> Wanted {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Wanted { services: names(services), instances: names(instances), chosen: BTreeSet::new() }
     }
 
     #[test]
@@ -117,12 +150,16 @@ mod tests {
         // Aim: an address depends on the name, both families share their low bits, and what was given stays.
         let ranges = Ranges::default();
         let mut first = Allocations::default();
-        assert_eq!(first.allocate(&ranges, &names(&["shop/a", "shop/b"]), &names(&["shop/x"])), (true, vec![]));
+        assert_eq!(first.allocate(&ranges, &wanted(&["shop/a", "shop/b"], &["shop/x"])), (true, vec![]));
         let mut second = Allocations::default();
-        second.allocate(&ranges, &names(&["shop/b"]), &names(&[]));
-        second.allocate(&ranges, &names(&["shop/a", "shop/b"]), &names(&["shop/x"]));
+        second.allocate(&ranges, &wanted(&["shop/b"], &[]));
+        second.allocate(&ranges, &wanted(&["shop/a", "shop/b"], &["shop/x"]));
         assert_eq!(first, second);
-        assert_eq!(second.allocate(&ranges, &names(&["shop/a"]), &names(&[])), (false, vec![]));
+        assert_eq!(second.allocate(&ranges, &wanted(&["shop/a"], &[])), (false, vec![]));
+        let chosen = first.service(&ranges, "shop/a").unwrap();
+        let mut third = Allocations::default();
+        third.allocate(&ranges, &Wanted { chosen: chosen.into(), ..wanted(&["shop/a"], &[]) });
+        assert_ne!(third.service(&ranges, "shop/a").unwrap(), chosen);
         let [IpAddr::V4(v4), IpAddr::V6(v6)] = first.instance(&ranges, "shop/x").unwrap() else { panic!("one of each family") };
         assert!(ranges.instances.0.contains(&v4) && ranges.instances.1.contains(&v6));
         assert_eq!(u128::from(u32::from(v4) & 0xffff), u128::from(v6) & 0xffff);
@@ -138,13 +175,12 @@ mod tests {
         let ranges =
             Ranges { instances: (Ipv4Net::new_assert(Ipv4Addr::new(10, 0, 0, 0), 28), Ranges::default().instances.1), ..Ranges::default() };
         let mut book = Allocations::default();
-        let all: Vec<String> = (0..5).map(|n| format!("a/{n}")).collect();
-        let five: BTreeSet<String> = all.iter().cloned().collect();
-        assert_eq!(book.allocate(&ranges, &names(&[]), &five).1, Vec::<String>::new());
-        let distinct: BTreeSet<_> = five.iter().map(|name| book.instance(&ranges, name).unwrap()).collect();
+        let mut all = vec!["a/0", "a/1", "a/2", "a/3", "a/4"];
+        assert_eq!(book.allocate(&ranges, &wanted(&[], &all)).1, Vec::<String>::new());
+        let distinct: BTreeSet<_> = all.iter().map(|name| book.instance(&ranges, name).unwrap()).collect();
         assert_eq!(distinct.len(), 5);
-        let six: BTreeSet<String> = five.iter().cloned().chain(["b/0".to_owned()]).collect();
-        assert_eq!(book.allocate(&ranges, &names(&[]), &six).1, ["b/0"]);
-        assert_eq!(book.allocate(&ranges, &names(&[]), &names(&["b/0"])), (true, vec![]));
+        all.push("b/0");
+        assert_eq!(book.allocate(&ranges, &wanted(&[], &all)).1, ["b/0"]);
+        assert_eq!(book.allocate(&ranges, &wanted(&[], &["b/0"])), (true, vec![]));
     }
 }

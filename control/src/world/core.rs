@@ -47,6 +47,15 @@ pub enum PortRef {
     Name(String),
 }
 
+impl std::fmt::Display for PortRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Number(number) => write!(f, "{number}"),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
+
 impl PortRef {
     pub(super) fn read(at: &Cursor<'_>) -> Option<Self> {
         if at.is_text() { at.text().map(Self::Name) } else { at.port().map(Self::Number) }

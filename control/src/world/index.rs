@@ -218,12 +218,19 @@ impl Index {
             self.addresses.extend(given.iter().map(|address| (*address, Address::Gateway(name.clone()))));
             self.gateway_addresses.insert(name.clone(), given);
         }
-        // Where two claim one address, the first by name has it; Services before instances.
-        for (name, instance) in self.instances.iter().rev() {
-            self.addresses.extend(instance.addresses.iter().map(|address| (*address, Address::Instance(name.clone()))));
+        // Where two claim one address, the older has it; Services before instances.
+        let mut claims = Vec::new();
+        for (name, service) in &self.services {
+            let age = (0, world.created_ms(&service.object), name);
+            claims.extend(service.addresses.iter().map(|address| (age, *address, Address::Service(name.clone()))));
         }
-        for (name, service) in self.services.iter().rev() {
-            self.addresses.extend(service.addresses.iter().map(|address| (*address, Address::Service(name.clone()))));
+        for (name, instance) in &self.instances {
+            let age = (1, world.created_ms(&instance.object), name);
+            claims.extend(instance.addresses.iter().map(|address| (age, *address, Address::Instance(name.clone()))));
+        }
+        claims.sort_by(|a, b| a.0.cmp(&b.0));
+        for (_, address, owner) in claims {
+            self.addresses.entry(address).or_insert(owner);
         }
     }
 
@@ -244,12 +251,13 @@ impl Index {
     }
 }
 
-/// Names of the GatewayClasses that we serve: those with our controller, and ours by name where nobody wrote it down.
+/// Names of the GatewayClasses that we serve: those with our controller (and no parameters, which we have none of), and ours by name where nobody wrote it down.
 fn our_classes(world: &World) -> Vec<String> {
     let mut classes = Vec::new();
     for (key, object) in world.live() {
         if let Spec::GatewayClass(class) = &object.spec
             && class.controller == proto::annotations::CONTROLLER
+            && !class.parameters
         {
             classes.push(key.name.clone());
         }

@@ -23,7 +23,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-pub use allocations::{Allocations, Ranges, gateway_name};
+pub use allocations::{Allocations, Ranges, Wanted, gateway_name};
 pub use index::{Address, Index, Name, NamespaceView, ServiceView};
 pub use instance::{GatewayState, Instance, InstanceState, reported};
 pub use key::{Kind, ObjectKey};
@@ -365,23 +365,24 @@ impl World {
     }
 
     fn allocate(&mut self) {
-        let mut services = BTreeSet::new();
-        let mut instances = BTreeSet::new();
+        let mut wanted = Wanted::default();
         for (key, object) in self.live() {
             match &object.spec {
-                Spec::Service(service) if !service.headless && !service.external_name && service.cluster_ips.is_empty() => {
-                    services.insert(format!("{}/{}", key.namespace, key.name));
+                Spec::Service(service) if !service.cluster_ips.is_empty() => wanted.chosen.extend(&service.cluster_ips),
+                Spec::Service(service) if !service.headless && !service.external_name => {
+                    wanted.services.insert(format!("{}/{}", key.namespace, key.name));
                 }
                 Spec::Workload(workload) if workload.addresses.is_empty() => {
-                    instances.extend(instance::names(&key.name, workload).map(|name| format!("{}/{name}", key.namespace)));
+                    wanted.instances.extend(instance::names(&key.name, workload).map(|name| format!("{}/{name}", key.namespace)));
                 }
+                Spec::Workload(workload) => wanted.chosen.extend(&workload.addresses),
                 Spec::Gateway(_) => {
-                    instances.insert(gateway_name(&key.namespace, &key.name));
+                    wanted.instances.insert(gateway_name(&key.namespace, &key.name));
                 }
                 _ => {}
             }
         }
-        let (_, left) = Arc::make_mut(&mut self.allocations).allocate(&self.settings.ranges, &services, &instances);
+        let (_, left) = Arc::make_mut(&mut self.allocations).allocate(&self.settings.ranges, &wanted);
         self.unaddressed = Arc::new(left);
     }
 
@@ -454,3 +455,6 @@ impl World {
         self.index.get_or_init(|| Index::build(self))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,7 +82,7 @@ pub struct Candidate {
 ///
 /// # Errors
 /// The document names no object: no `kind`, no `metadata.name`, a kind we do not know (a warning).
-pub fn read(file: &str, node: &Node) -> Result<Candidate, Problem> {
+pub fn read(file: &str, node: &Node) -> Result<Candidate, Box<Problem>> {
     let kind = kind_of(file, node)?;
     let key = key_of(file, node, kind)?;
     let mut raw = node.json();
@@ -110,8 +110,8 @@ fn redact(raw: &mut serde_json::Value) {
     }
 }
 
-fn kind_of(file: &str, node: &Node) -> Result<Kind, Problem> {
-    let wrong = |line, message: String, remedy: String| Problem::of_file(Severity::Error, file, line, message, remedy);
+fn kind_of(file: &str, node: &Node) -> Result<Kind, Box<Problem>> {
+    let wrong = |line, message: String, remedy: String| Box::new(Problem::of_file(Severity::Error, file, line, message, remedy));
     let text = |name| node.get(name).and_then(Node::text);
     let (Some(version), Some(kind)) = (text("apiVersion"), text("kind")) else {
         let missing = if text("kind").is_none() { "kind" } else { "apiVersion" };
@@ -141,7 +141,7 @@ fn kind_of(file: &str, node: &Node) -> Result<Kind, Problem> {
     let severity = if group == super::key::OWN { Severity::Error } else { Severity::Warning };
     let shown: String = kind.chars().take(80).collect();
     let message = if group.is_empty() { format!("unknown kind `{shown}`") } else { format!("unknown kind `{shown}` of group `{group}`") };
-    Err(Problem::of_file(severity, file, node.line, message, remedy))
+    Err(Box::new(Problem::of_file(severity, file, node.line, message, remedy)))
 }
 
 /// `group/version` of a kind, as manifests write it.
@@ -150,12 +150,12 @@ pub fn api_version(kind: Kind) -> String {
     if kind.group().is_empty() { version.to_owned() } else { format!("{}/{version}", kind.group()) }
 }
 
-fn key_of(file: &str, node: &Node, kind: Kind) -> Result<ObjectKey, Problem> {
+fn key_of(file: &str, node: &Node, kind: Kind) -> Result<ObjectKey, Box<Problem>> {
     let metadata = node.get("metadata");
     let line = metadata.map_or(node.line, |metadata| metadata.line);
     let wrong = |message: String, remedy: &str| {
         let problem = Problem::of_file(Severity::Error, file, line, message, remedy);
-        Problem { kind: kind.text().to_owned(), field: "metadata.name".to_owned(), ..problem }
+        Box::new(Problem { kind: kind.text().to_owned(), field: "metadata.name".to_owned(), ..problem })
     };
     let Some(name) = metadata.and_then(|metadata| metadata.get("name")).and_then(Node::text) else {
         return Err(wrong("the object has no name".to_owned(), "add metadata.name, as text"));
@@ -175,11 +175,11 @@ fn key_of(file: &str, node: &Node, kind: Kind) -> Result<ObjectKey, Problem> {
     let namespace = metadata.and_then(|metadata| metadata.get("namespace")).map_or(Some("default"), Node::text);
     match namespace.filter(|namespace| is_label(namespace)) {
         Some(namespace) => Ok(ObjectKey::new(kind, namespace, name)),
-        None => Err(Problem {
+        None => Err(Box::new(Problem {
             name: shown,
             field: "metadata.namespace".to_owned(),
-            ..wrong("the namespace is no valid name".to_owned(), "use lower-case letters, digits and `-`")
-        }),
+            ..*wrong("the namespace is no valid name".to_owned(), "use lower-case letters, digits and `-`")
+        })),
     }
 }
 

@@ -146,8 +146,12 @@ pub struct PeerAuthentication {
 impl PeerAuthentication {
     pub(super) fn read(mut fields: Fields<'_>) -> Option<Self> {
         let mut read = Self { selector: read_selector(&mut fields), ..Self::default() };
-        read.mode = fields.get("mtls").and_then(|at| MtlsMode::read(&at));
-        for (port, at) in fields.get("portLevelMtls").map(|ports| ports.entries()).unwrap_or_default() {
+        let (general, ports) = (fields.get("mtls"), fields.get("portLevelMtls"));
+        if general.is_none() && ports.is_none() {
+            fields.at().error("it sets no mode", "add mtls.mode or portLevelMtls");
+        }
+        read.mode = general.and_then(|at| MtlsMode::read(&at));
+        for (port, at) in ports.map(|ports| ports.entries()).unwrap_or_default() {
             match (port.parse().ok().filter(|port: &u16| *port > 0), MtlsMode::read(&at)) {
                 (Some(port), Some(mode)) => {
                     read.ports.insert(port, mode);
@@ -155,9 +159,6 @@ impl PeerAuthentication {
                 (None, _) => at.error(format!("`{port}` is no port"), "use the workload's port number, in quotes"),
                 (Some(_), None) => {}
             }
-        }
-        if read.mode.is_none() && read.ports.is_empty() {
-            fields.at().error("it sets no mode", "add mtls.mode or portLevelMtls");
         }
         fields.done();
         Some(read)

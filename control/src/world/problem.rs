@@ -98,11 +98,12 @@ impl fmt::Display for Problem {
         }
         write!(f, "{}: ", self.severity.text().to_lowercase())?;
         if !self.kind.is_empty() {
-            write!(f, "{} ", self.kind)?;
-            if !self.namespace.is_empty() {
-                write!(f, "{}/", self.namespace)?;
+            f.write_str(&self.kind)?;
+            if !self.name.is_empty() {
+                let slash = if self.namespace.is_empty() { "" } else { "/" };
+                write!(f, " {}{slash}{}", self.namespace, self.name)?;
             }
-            write!(f, "{}: ", self.name)?;
+            f.write_str(": ")?;
         }
         if !self.field.is_empty() {
             write!(f, "{}: ", self.field)?;

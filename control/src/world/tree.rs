@@ -111,10 +111,8 @@ fn parse(first_line: u32, chunk: &str, read: &mut Vec<Result<Node, SyntaxError>>
             Ok((event, span)) => (event, builder.line(span.start.line())),
             Err(error) => {
                 let line = builder.line(error.marker().line());
-                let message = error.to_string();
-                // The parser counts lines within the chunk; ours is the one that fits the file.
-                let message = message.split(" at byte").next().unwrap_or(&message).to_owned();
-                read.push(Err(SyntaxError { line, message }));
+                // The error's own text counts lines within the chunk; its kind alone has none.
+                read.push(Err(SyntaxError { line, message: error.kind().to_string() }));
                 return;
             }
         };

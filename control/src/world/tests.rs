@@ -1,0 +1,112 @@
+use super::*;
+
+fn candidate(text: &str) -> Candidate {
+    crate::source::parse("f.yaml", text).candidates.remove(0)
+}
+
+fn service(port: &str) -> Candidate {
+    let text = format!("apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: a}}\nspec: {{ports: [{{port: {port}}}]}}\n");
+    candidate(&text)
+}
+
+fn put(layer: Layer, candidate: Candidate) -> Change {
+    Change::Put { layer, candidate, now_ms: 7 }
+}
+
+fn world() -> World {
+    World::new(WorldSettings::default(), Allocations::default())
+}
+
+fn key() -> ObjectKey {
+    ObjectKey::new(Kind::Service, "a", "web")
+}
+
+fn port(world: &World) -> Option<u16> {
+    let Spec::Service(service) = &world.get(&key())?.spec else { return None };
+    Some(service.ports[0].port)
+}
+
+/// Applies one change and says what it came to.
+fn one(world: &mut World, change: Change) -> Outcome {
+    world.apply(vec![change]).outcomes[0].1
+}
+
+#[test]
+fn an_applied_object_lies_over_the_folders_until_that_changes() {
+    // Aim: apply overrides, the same folder content again changes nothing, other content ends the override, delete takes back.
+    let mut world = world();
+    assert_eq!(one(&mut world, put(Layer::Folder, service("1"))), Outcome::Created);
+    assert_eq!(one(&mut world, put(Layer::Applied, service("2"))), Outcome::Changed);
+    assert_eq!((port(&world), world.slots()[&key()].layer()), (Some(2), Some(Layer::Applied)));
+    assert_eq!(one(&mut world, put(Layer::Folder, service("1"))), Outcome::Unchanged);
+    assert_eq!(port(&world), Some(2));
+    assert_eq!(one(&mut world, Change::Remove { layer: Layer::Applied, key: key() }), Outcome::Changed);
+    assert_eq!(port(&world), Some(1));
+    one(&mut world, put(Layer::Applied, service("2")));
+    assert_eq!(one(&mut world, put(Layer::Folder, service("3"))), Outcome::Changed);
+    assert_eq!(port(&world), Some(3));
+    assert_eq!(one(&mut world, Change::Remove { layer: Layer::Folder, key: key() }), Outcome::Deleted);
+    assert!(world.slots().is_empty() && world.ages().is_empty());
+}
+
+#[test]
+fn a_refused_version_never_replaces_a_good_one() {
+    // Aim: the last good version stays live with the newer one's reason beside it; a refused apply leaves no trace.
+    let mut world = world();
+    one(&mut world, put(Layer::Folder, service("1")));
+    assert_eq!(one(&mut world, put(Layer::Folder, service("x"))), Outcome::Refused);
+    assert_eq!(port(&world), Some(1));
+    assert!(world.slots()[&key()].refused().is_some());
+    assert_eq!(world.problems().len(), 1);
+    assert_eq!(one(&mut world, put(Layer::Applied, service("y"))), Outcome::Refused);
+    assert_eq!(one(&mut world, put(Layer::Folder, service("1"))), Outcome::Unchanged);
+    assert!(world.slots()[&key()].refused().is_none());
+    assert_eq!(world.slots()[&key()].generation(), 1);
+    one(&mut world, put(Layer::Folder, service("2")));
+    assert_eq!(world.slots()[&key()].generation(), 2);
+}
+
+#[test]
+fn what_was_applied_survives_a_restart_unless_the_folder_moved_on() {
+    // Aim: restored objects hold over the same folder content, in either order, and give way to other content or to its absence.
+    let over = Some(service("1").digest);
+    let restore = || Change::Restore { candidate: service("2"), over: over.clone() };
+    let after = |changes: Vec<Change>| {
+        let mut world = world();
+        world.apply(changes);
+        world.apply(vec![Change::FolderRead]);
+        port(&world)
+    };
+    assert_eq!(after(vec![restore(), put(Layer::Folder, service("1"))]), Some(2));
+    assert_eq!(after(vec![put(Layer::Folder, service("1")), restore()]), Some(2));
+    assert_eq!(after(vec![restore(), put(Layer::Folder, service("3"))]), Some(3));
+    assert_eq!(after(vec![put(Layer::Folder, service("3")), restore()]), Some(3));
+    assert_eq!(after(vec![restore()]), None);
+    assert_eq!(after(vec![Change::Restore { candidate: service("2"), over: None }]), Some(2));
+}
+
+#[test]
+fn ages_are_first_acceptances_and_come_back() {
+    // Aim: an edit does not make an object young again, a restored age holds, and ages of what is gone are dropped.
+    let mut world = world();
+    let gone = ObjectKey::new(Kind::Service, "a", "gone");
+    world.apply(vec![Change::Age { key: key(), created_ms: 3 }, Change::Age { key: gone, created_ms: 3 }]);
+    world.apply(vec![put(Layer::Folder, service("1")), put(Layer::Folder, service("2")), Change::FolderRead]);
+    assert_eq!(world.created_ms(world.get(&key()).unwrap()), 3);
+    assert_eq!(world.ages().len(), 1);
+    let dated =
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: a, creationTimestamp: \"1970-01-01T00:00:01Z\"}\nspec: {}\n";
+    world.apply(vec![put(Layer::Folder, candidate(dated))]);
+    assert_eq!(world.created_ms(world.get(&key()).unwrap()), 1000);
+}
+
+#[test]
+fn clones_share_and_do_not_change() {
+    // Aim: a clone is a picture of its moment.
+    let mut world = world();
+    one(&mut world, put(Layer::Folder, service("1")));
+    let before = world.clone();
+    one(&mut world, put(Layer::Folder, service("2")));
+    assert_eq!((port(&before), port(&world)), (Some(1), Some(2)));
+    assert_eq!(before.index().services.len(), 1);
+}
