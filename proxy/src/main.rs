@@ -10,11 +10,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Sidecar and edge proxy of Meshwright.
 #[derive(Parser)]
-#[command(
-    name = "meshwright-proxy",
-    version,
-    after_help = "Example: meshwright-proxy --control 10.77.0.1:15012 --control-ca ca.pem --token-file token --workload shop/catalog"
-)]
+#[command(name = "meshwright-proxy", version)]
 struct Line {
     #[command(flatten)]
     args: ProxyArgs,

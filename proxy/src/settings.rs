@@ -88,6 +88,9 @@ impl FromStr for Map {
 
 /// Arguments of `meshwright proxy`.
 #[derive(Clone, Debug, Args)]
+#[command(
+    after_help = "Example: meshwright proxy --control 10.77.0.1:15012 --control-ca ca.pem --token-file token --workload shop/catalog\n  SIGTERM drains and ends; a second one ends at once."
+)]
 pub struct ProxyArgs {
     /// What kind of proxy this is
     #[arg(long, value_enum, env = "MESHWRIGHT_MODE", default_value = "sidecar")]
@@ -114,7 +117,7 @@ pub struct ProxyArgs {
     #[arg(long, env = "MESHWRIGHT_MAP", value_name = "ADDR:PORT=SERVICE.NS:PORT", value_delimiter = ',')]
     pub map: Vec<Map>,
     /// Uid to run as, by which our own traffic is exempt from redirection; 0: stay as we are; default: 1337 as root
-    #[arg(long, env = "MESHWRIGHT_EXEMPT_UID", value_name = "UID", conflicts_with = "exempt_mark", value_parser = number)]
+    #[arg(long, env = "MESHWRIGHT_EXEMPT_UID", value_name = "UID", value_parser = number)]
     pub exempt_uid: Option<u32>,
     /// Mark on our own sockets, by which they are exempt where uids are not ours to choose (rootless)
     #[arg(long, env = "MESHWRIGHT_EXEMPT_MARK", value_name = "MARK", value_parser = number)]
