@@ -278,7 +278,7 @@ fn read_all(files: &[(String, String)]) -> (Vec<(Candidate, Value)>, Vec<Problem
                             found.push((candidate, node.json()));
                         }
                     }
-                    Err(problem) => problems.push(problem),
+                    Err(problem) => problems.push(*problem),
                 },
                 Err(error) => problems.push(Problem::of_file(Severity::Error, file, error.line, error.message, "correct the text")),
             }
