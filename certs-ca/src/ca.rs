@@ -27,6 +27,8 @@ pub type Clock = Arc<dyn Fn() -> OffsetDateTime + Send + Sync>;
 
 /// Life of the control plane's own leaf.
 pub(crate) const SERVER_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// A leaf that ended less than this ago may be renewed, once: a machine that slept finds its way back (`kinds.md`).
+pub const EXPIRED_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// An issuing certificate is replaced once this share of its life is over.
 const ISSUING_ROTATE_PERCENT: i32 = 66;
 
@@ -236,13 +238,17 @@ impl Ca {
             return Err(CaError::TrustDomain { identity: csr.identity.to_string(), trust_domain: policy.trust_domain });
         }
         let life = life.filter(|life| !life.is_zero()).unwrap_or(policy.leaf_life).min(policy.leaf_life);
-        if let Proof::Leaf(leaf) = proof {
-            same_holder(leaf, &csr)?;
-        }
+        let ended = if let Proof::Leaf(leaf) = proof { ended(leaf, &csr, now)? } else { None };
         // Signed first and taken second: a failure to sign must not cost the bearer its token.
         let leaf = authority::sign(&csr, &csr.identity, &issuing, life, now, random::<SERIAL_BYTES>()?)?;
         if let Proof::Token(text) = proof {
             self.take(text, &csr, instance, now)?;
+        }
+        if let Some((serial, not_after)) = ended {
+            let forget = (now - EXPIRED_GRACE).unix_timestamp();
+            if !self.store.revive(&serial, not_after.unix_timestamp(), forget)? {
+                return Err(CaError::Leaf("it has expired and was renewed once since; join again with a token"));
+            }
         }
         self.note(&csr, instance, &leaf, issuer, now);
         Ok(leaf)
@@ -382,8 +388,8 @@ fn corrupt(store: &Store, what: &'static str) -> StoreError {
     StoreError::Corrupt { path: store.path().to_owned(), what }
 }
 
-/// A renewal may ask for what the caller holds: same identity, same workload.
-fn same_holder(leaf: &CertificateDer<'_>, csr: &Csr) -> Result<(), CaError> {
+/// A renewal may ask for what the caller holds: same identity, same workload. Returns serial and end of a leaf that has ended.
+fn ended(leaf: &CertificateDer<'_>, csr: &Csr, now: OffsetDateTime) -> Result<Option<(String, OffsetDateTime)>, CaError> {
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| CaError::Leaf("it does not parse"))?;
     let names = parsed.subject_alternative_name().ok().flatten().map(|names| names.value.general_names.as_slice());
     let Some([GeneralName::URI(identity)]) = names else {
@@ -394,7 +400,14 @@ fn same_holder(leaf: &CertificateDer<'_>, csr: &Csr) -> Result<(), CaError> {
         let (held, asked) = (format!("{identity} ({workload})"), format!("{} ({})", csr.identity, csr.workload));
         return Err(CaError::NotYours { held, asked });
     }
-    Ok(())
+    let not_after = parsed.validity().not_after.to_datetime();
+    if now <= not_after {
+        return Ok(None);
+    }
+    if now >= not_after + EXPIRED_GRACE {
+        return Err(CaError::Leaf("it expired more than a day ago; join again with a token"));
+    }
+    Ok(Some((authority::hex(parsed.raw_serial()), not_after)))
 }
 
 fn random<const N: usize>() -> Result<[u8; N], CaError> {
@@ -477,6 +490,22 @@ mod tests {
     }
 
     #[test]
+    fn a_leaf_that_ended_within_a_day_comes_back_once() {
+        // Aim: a machine that slept renews by its old leaf; a second time, or a day later, it needs a token.
+        let desk = desk();
+        let csr = request(&[CATALOG], "catalog");
+        let leaf = desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", Some(Duration::from_secs(60))).unwrap();
+        let renew = || desk.ca.sign(&csr, &Proof::Leaf(&leaf.chain[0]), "catalog-0", None);
+        desk.time.store(START + 3600, Ordering::Relaxed);
+        renew().unwrap();
+        assert!(renew().unwrap_err().to_string().contains("renewed once"));
+        let other = desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-1", Some(Duration::from_secs(60))).unwrap();
+        desk.time.store(START + 3600 + 60 + 24 * 3600, Ordering::Relaxed);
+        let late = desk.ca.sign(&csr, &Proof::Leaf(&other.chain[0]), "catalog-1", None).unwrap_err();
+        assert!(late.to_string().contains("more than a day"), "{late}");
+    }
+
+    #[test]
     fn keys_tokens_and_book_survive_a_restart() {
         // Aim: same root, token still good, book still there after the process is gone.
         let desk = desk();
@@ -500,10 +529,9 @@ mod tests {
         let day = 24 * 3600;
         let mut issuers = std::collections::BTreeSet::new();
         let csr = request(&[CATALOG], "catalog");
-        let mut leaf = desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", None).unwrap();
         for month in 1..121 {
             desk.time.store(START + month * 30 * day, Ordering::Relaxed);
-            leaf = desk.ca.sign(&csr, &Proof::Leaf(&leaf.chain[0]), "catalog-0", None).unwrap();
+            let leaf = desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", None).unwrap();
             let (_, issuer_end) = dates(&leaf.chain[1]).unwrap();
             assert!(leaf.not_after <= issuer_end);
             issuers.insert(leaf.chain[1].to_vec());
@@ -511,7 +539,7 @@ mod tests {
         assert!(issuers.len() > 40, "{}", issuers.len());
         desk.time.store(START + 3650 * day, Ordering::Relaxed);
         assert!(matches!(
-            desk.ca.sign(&csr, &Proof::Leaf(&leaf.chain[0]), "catalog-0", None),
+            desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", None),
             Err(CaError::Sign(SignError::IssuerExpired(_)))
         ));
     }

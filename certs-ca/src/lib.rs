@@ -12,4 +12,4 @@ pub mod roots;
 pub mod serve;
 pub mod store;
 
-pub use ca::{Ca, CaError, Clock, Policy, Proof, Seat, ServerNames, TokenOrder};
+pub use ca::{Ca, CaError, Clock, EXPIRED_GRACE, Policy, Proof, Seat, ServerNames, TokenOrder};

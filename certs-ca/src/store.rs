@@ -17,6 +17,8 @@ pub const TOKENS_MAX: usize = 20_000;
 const FILE: &str = "ca.redb";
 const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
 const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
+/// Serials of expired leaves that were renewed, with their end.
+const REVIVED: TableDefinition<'_, &str, i64> = TableDefinition::new("revived");
 const BOOK: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("book");
 
 /// What went wrong below the authority. Says which file, and what to do.
@@ -119,6 +121,7 @@ impl Store {
             transaction.open_table(KEYS)?;
             transaction.open_table(TOKENS)?;
             transaction.open_table(BOOK)?;
+            transaction.open_table(REVIVED)?;
             Ok(())
         })?;
         Ok(store)
@@ -191,6 +194,19 @@ impl Store {
                 tokens.insert(key, row.as_slice())?;
             }
             Ok(verdict)
+        })
+    }
+
+    /// Takes the one renewal that an expired leaf has. False: it was taken before. Forgets leaves that ended by `forget`.
+    ///
+    /// # Errors
+    /// [`StoreError::Access`].
+    pub fn revive(&self, serial: &str, not_after: i64, forget: i64) -> Result<bool, StoreError> {
+        self.write(|transaction| {
+            let mut revived = transaction.open_table(REVIVED)?;
+            revived.retain(|_, ended| ended > forget)?;
+            let fresh = revived.insert(serial, not_after)?.is_none();
+            Ok(fresh)
         })
     }
 

@@ -41,18 +41,22 @@ pub struct Proven {
     pub identity: Identity,
     /// Its common name.
     pub workload: String,
+    /// It had ended when it was shown: good for a renewal only.
+    pub expired: bool,
 }
 
 impl Proven {
-    /// Reads identity and workload out of a leaf whose chain TLS has verified. `None`: not a workload's leaf.
-    pub fn read(leaf: CertificateDer<'static>) -> Option<Self> {
+    /// Reads identity and workload out of a leaf whose chain TLS has verified, at that moment (seconds since 1970). `None`: not a
+    /// workload's leaf.
+    pub fn read(leaf: CertificateDer<'static>, now_secs: i64) -> Option<Self> {
         let (_, parsed) = X509Certificate::from_der(&leaf).ok()?;
         let names = parsed.subject_alternative_name().ok().flatten()?;
         let uris: Vec<_> = names.value.general_names.iter().collect();
         let [GeneralName::URI(uri)] = uris.as_slice() else { return None };
         let identity = uri.parse().ok()?;
         let workload = parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
-        Some(Self { identity, workload, leaf })
+        let expired = parsed.validity().not_after.timestamp() < now_secs;
+        Some(Self { identity, workload, expired, leaf })
     }
 }
 
@@ -144,8 +148,20 @@ pub fn check(node: Option<&Node>, peer: &Peer) -> Result<Claim, Status> {
     Ok(claim)
 }
 
+/// Whether a caller may have more than the certificate call: any door but TLS, or a certificate that has not ended.
+///
+/// # Errors
+/// `UNAUTHENTICATED`.
+pub fn admitted(peer: &Peer) -> Result<(), Status> {
+    match &peer.proven {
+        Some(proven) if proven.expired => Err(Status::unauthenticated("the client certificate has expired; renew it first")),
+        None if peer.door == Door::Tls => Err(no_certificate()),
+        _ => Ok(()),
+    }
+}
+
 /// Without a client certificate only the certificate call answers.
-pub fn no_certificate() -> Status {
+fn no_certificate() -> Status {
     Status::unauthenticated("a client certificate of this mesh is needed here; get one by join token with the Certificates service")
 }
 
@@ -210,7 +226,12 @@ mod tests {
 
     fn peer(door: Door, certificate: Option<(&str, &str)>) -> Peer {
         let proven = certificate.map(|(identity, workload)| {
-            Arc::new(Proven { leaf: CertificateDer::from(vec![]), identity: identity.parse().unwrap(), workload: workload.into() })
+            Arc::new(Proven {
+                leaf: CertificateDer::from(vec![]),
+                identity: identity.parse().unwrap(),
+                workload: workload.into(),
+                expired: false,
+            })
         });
         Peer { door, address: None, proven }
     }

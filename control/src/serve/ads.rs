@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::audience::audience;
 use super::metrics::Metrics;
 use crate::publish::board::{Board, Edition, Seated};
-use crate::publish::peer::{Claim, Door, Peer, check, no_certificate, peer_of};
+use crate::publish::peer::{Claim, Door, Peer, admitted, check, peer_of};
 use crate::publish::session::{Content, Session};
 use crate::translate::Audience;
 
@@ -49,9 +49,7 @@ impl AggregatedDiscoveryService for Ads {
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
         let peer = peer_of(request.extensions())?;
-        if peer.door == Door::Tls && peer.proven.is_none() {
-            return Err(no_certificate());
-        }
+        admitted(&peer)?;
         Err(Status::unimplemented("state-of-the-world streams are not served yet; use DeltaAggregatedResources"))
     }
 
@@ -60,9 +58,7 @@ impl AggregatedDiscoveryService for Ads {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let peer = peer_of(request.extensions())?;
-        if peer.door == Door::Tls && peer.proven.is_none() {
-            return Err(no_certificate());
-        }
+        admitted(&peer)?;
         let Some(edition) = self.board.edition() else {
             return Err(Status::unavailable("the configuration has not been read yet; try again in a moment"));
         };

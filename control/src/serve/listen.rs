@@ -17,6 +17,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use crate::publish::board::now_ms;
 use crate::publish::peer::{Door, Peer, Proven};
 
 /// Most connections per door; more wait in the kernel's queue.
@@ -160,7 +161,8 @@ pub fn virtual_door(mut given: mpsc::Receiver<(Box<dyn Io>, SocketAddr)>, config
 
 fn proven(connection: &rustls::ServerConnection) -> Option<Arc<Proven>> {
     let leaf = connection.peer_certificates()?.first()?.clone();
-    Proven::read(leaf.into_owned()).map(Arc::new)
+    let now_secs = i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX);
+    Proven::read(leaf.into_owned(), now_secs).map(Arc::new)
 }
 
 /// Accepts plaintext.

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::publish::board::{Board, Event};
-use crate::publish::peer::{Door, Peer, no_certificate, peer_of};
+use crate::publish::peer::{Peer, admitted, peer_of};
 use crate::world::Change;
 
 /// Largest report: 256 rows of traffic, or a dump of one kind.
@@ -40,9 +40,7 @@ impl Reports for Desk {
 
     async fn stream(&self, request: Request<Streaming<Report>>) -> Result<Response<Self::StreamStream>, Status> {
         let peer = peer_of(request.extensions())?;
-        if peer.door == Door::Tls && peer.proven.is_none() {
-            return Err(no_certificate());
-        }
+        admitted(&peer)?;
         let (sender, receiver) = mpsc::channel(1);
         let (board, stop) = (self.board.clone(), self.stop.clone());
         tokio::spawn(async move {

@@ -5,14 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use tokio_util::sync::CancellationToken;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::authority::SharedAuthority;
 
+/// A leaf that ended less than this ago may still ask for the next one, as the authority says.
+pub const EXPIRED_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// Wait this long before asking again for a leaf that could not be had.
 const RETRY: Duration = Duration::from_secs(10);
 
@@ -24,6 +30,66 @@ impl ResolvesServerCert for Leaf {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.load_full()
     }
+}
+
+/// Lets in a leaf that ended a short while ago, so that it can be renewed; nothing else is answered to it (`peer::Proven`).
+#[derive(Debug)]
+struct Lenient(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for Lenient {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        let verdict = self.0.verify_client_cert(leaf, intermediates, now);
+        let Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) = &verdict else {
+            return verdict;
+        };
+        match last_second(leaf) {
+            // Everything else must hold as it did in its last second.
+            Some(end) if now.as_secs() < end + EXPIRED_GRACE.as_secs() => {
+                self.0.verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(Duration::from_secs(end)))
+            }
+            _ => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls12_signature(message, leaf, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.0.verify_tls13_signature(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+fn last_second(leaf: &CertificateDer<'_>) -> Option<u64> {
+    let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
+    u64::try_from(parsed.validity().not_after.timestamp()).ok()
 }
 
 /// Names on the control plane's certificate.
@@ -45,7 +111,8 @@ pub fn config(authority: &SharedAuthority, names: &Names) -> anyhow::Result<(Arc
     for root in authority.bundle_der() {
         roots.add(root)?;
     }
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).allow_unauthenticated().build()?;
+    let strict = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).allow_unauthenticated().build()?;
+    let verifier = Arc::new(Lenient(strict));
     let leaf = Arc::new(Leaf::default());
     let lasts = renew(authority, names, &provider, &leaf)?;
     let mut config = ServerConfig::builder_with_provider(provider)

@@ -49,11 +49,22 @@ impl TestAuthority {
         workload: &str,
         addresses: &[IpAddr],
     ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        self.leaf_until(identity, workload, addresses, time::OffsetDateTime::now_utc() + Duration::from_secs(3600))
+    }
+
+    pub(crate) fn leaf_until(
+        &self,
+        identity: &str,
+        workload: &str,
+        addresses: &[IpAddr],
+        end: time::OffsetDateTime,
+    ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, workload);
         params.subject_alt_names = vec![SanType::URI(identity.try_into().unwrap())];
         params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
+        params.not_after = end;
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         (vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
@@ -162,6 +173,13 @@ impl Plane {
 
     /// A channel through the TLS door; with a leaf (identity, workload) or without.
     pub(crate) async fn tls(&self, leaf: Option<(&str, &str)>) -> Channel {
+        self.tls_with(leaf.map(|(identity, workload)| self.authority.leaf(identity, workload, &[]))).await.unwrap()
+    }
+
+    pub(crate) async fn tls_with(
+        &self,
+        leaf: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    ) -> Result<Channel, tonic::transport::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.authority.bundle_der().remove(0)).unwrap();
@@ -170,10 +188,7 @@ impl Plane {
             .unwrap()
             .with_root_certificates(roots);
         let mut config = match leaf {
-            Some((identity, workload)) => {
-                let (chain, key) = self.authority.leaf(identity, workload, &[]);
-                builder.with_client_auth_cert(chain, key).unwrap()
-            }
+            Some((chain, key)) => builder.with_client_auth_cert(chain, key).unwrap(),
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
@@ -185,7 +200,7 @@ impl Plane {
                 connector.connect(ServerName::IpAddress(address.ip().into()), stream).await.map(TokioIo::new)
             }
         });
-        Endpoint::from_static("http://control").connect_with_connector(service).await.unwrap()
+        Endpoint::from_static("http://control").connect_with_connector(service).await
     }
 
     /// An ADS stream of one of our sidecars, every type subscribed.

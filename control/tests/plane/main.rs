@@ -229,6 +229,28 @@ async fn nobody_is_served_as_somebody_else() {
 }
 
 #[tokio::test]
+async fn a_leaf_that_ended_opens_the_certificate_call_only() {
+    // Aim: within a day of its end a leaf gets through TLS and no further than a renewal; after that not even through TLS.
+    let folders = Folders::new();
+    let plane = folders.start().await;
+    let identity = "spiffe://cluster.local/ns/shop/sa/catalog";
+    let ended = |hours: u64| {
+        let end = time::OffsetDateTime::now_utc() - Duration::from_secs(hours * 3600);
+        plane.authority.leaf_until(identity, "catalog", &[], end)
+    };
+    let channel = plane.tls_with(Some(ended(1))).await.unwrap();
+    let refused = Sidecar::open(channel, "shop", "catalog", "catalog").await.err().unwrap();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(refused.message().contains("expired"), "{refused}");
+    // TLS 1.3 tells a client of its bad certificate after the handshake: the connection, or the first call, fails.
+    if let Ok(channel) = plane.tls_with(Some(ended(25))).await {
+        let refused = Sidecar::open(channel, "shop", "catalog", "catalog").await.err().unwrap();
+        assert_ne!(refused.code(), Code::Unauthenticated, "{refused}");
+    }
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn tokens_are_for_declared_workloads_and_the_socket_for_its_owner() {
     // Aim: the identity of a token is the declared one; strangers and other instances get none; the socket has mode 0600.
     let folders = Folders::new();
