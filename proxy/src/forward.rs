@@ -133,6 +133,7 @@ impl Journey {
                 return failed(&self.shared, &failure, self.version, exchange);
             }
         };
+        overdue.wait.touch();
         let switching = switches(self.upgraded.is_some(), self.connect, response.status());
         clean_response(response.headers_mut(), switching, self.version, lease.tls().is_some());
         exchange.response(response.status(), response.headers());

@@ -56,7 +56,8 @@ fn http1_builder(head_wait: Option<Duration>) -> http1::Builder {
     builder
         .preserve_header_case(true)
         .auto_date_header(false)
-        .half_close(true)
+        // A client that closes its side has gone, as nginx and Envoy see it too: so what it no longer waits for is given up end to end.
+        .half_close(false)
         .max_header_size(limits::HEAD_BYTES_MAX)
         .header_read_timeout(head_wait)
         .timer(TokioTimer::new());

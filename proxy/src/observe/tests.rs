@@ -1,7 +1,5 @@
 //! Whole exchanges, from begin to what metrics, log and span say of them.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,31 +21,8 @@ use proto::identity::Identity;
 use super::span::SpanRecord;
 use super::*;
 use crate::io::{Clock, Draw};
+use crate::tests::allocations;
 use crate::tls::{Peer, TlsFacts};
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-struct Counting;
-
-// SAFETY: every call is handed on unchanged to the system's allocator.
-#[allow(unsafe_code, reason = "an allocator cannot be written otherwise; tests only")]
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let _ = ALLOCATIONS.try_with(|count| count.set(count.get() + 1));
-        // SAFETY: as above.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: as above.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
-#[global_allocator]
-static COUNTING: Counting = Counting;
 
 fn settings(access_log: bool, otlp: Option<&str>, sample_percent: u64) -> Settings {
     Settings {
@@ -246,14 +221,14 @@ async fn a_plain_request_allocates_nothing() {
         let headers = HeaderMap::new();
         let mut counted = 0;
         for _ in 0..3 {
-            let before = ALLOCATIONS.get();
+            let before = allocations();
             let mut exchange = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts, &app);
             exchange.routed(&rule, &cluster);
             exchange.attempted(&endpoint, Some(&TLS));
             exchange.response(StatusCode::OK, &headers);
             exchange.add_response_bytes(1024);
             drop(exchange);
-            counted = ALLOCATIONS.get() - before;
+            counted = allocations() - before;
         }
         assert_eq!(counted, 0, "with tracing {otlp:?}");
     }

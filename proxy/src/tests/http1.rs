@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use engine::model::Protocol;
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 
 use super::*;
 
@@ -222,14 +223,20 @@ fn silence_ends_and_a_client_that_leaves_is_let_go() {
         let answer = head(&mut client).await;
         assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("idle_timeout"), "{answer}");
         assert_eq!(rest(&mut application).await, "");
-        let mut client = world.dial(SERVICE);
-        write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
-        let mut application = world.application().await;
-        head(&mut application).await;
-        write(&mut application, "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n").await;
-        head(&mut client).await;
-        drop(client);
-        assert_eq!(rest(&mut application).await, "");
+        for answered in [true, false] {
+            let mut client = world.dial(SERVICE);
+            write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            let mut application = world.application().await;
+            head(&mut application).await;
+            if answered {
+                write(&mut application, "HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n").await;
+                head(&mut client).await;
+            }
+            let began = Instant::now();
+            drop(client);
+            assert_eq!(rest(&mut application).await, "");
+            assert!(began.elapsed() < Duration::from_secs(1), "given up at once, not by a timeout");
+        }
         assert_eq!((world.client.patience.waiting(), world.server.patience.waiting()), (0, 0));
     });
 }

@@ -1,11 +1,14 @@
 //! Whole roads over memory pipes: a client's proxy and a server's, with nothing of the kernel between them.
 
 mod cost;
+mod counting;
 mod edge;
 mod http1;
 mod http2;
 mod opaque;
 mod policy;
+
+pub(crate) use counting::allocations;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::future::Future;
