@@ -16,9 +16,7 @@ pub enum Body {
     Empty,
     /// Whole and in memory: the mesh's own answers.
     Bytes(Bytes),
-    /// Passing through, with nobody watching.
-    Plain(Incoming),
-    /// Passing through, with somebody told of each frame and of the end.
+    /// Passing through; somebody is told of each frame and of the end.
     Followed(Followed),
 }
 
@@ -51,11 +49,6 @@ pub enum Cut {
 }
 
 impl Body {
-    /// The body as it came, or none when it has none.
-    pub fn plain(incoming: Incoming) -> Self {
-        if incoming.is_end_stream() { Self::Empty } else { Self::Plain(incoming) }
-    }
-
     /// The body as it came, with a follower. The end of an empty body is told at once.
     pub fn followed(incoming: Incoming, mut follower: Box<dyn Follower>) -> Self {
         if incoming.is_end_stream() {
@@ -71,7 +64,6 @@ impl std::fmt::Debug for Body {
         f.write_str(match self {
             Self::Empty => "Empty",
             Self::Bytes(_) => "Bytes",
-            Self::Plain(_) => "Plain",
             Self::Followed(_) => "Followed",
         })
     }
@@ -123,7 +115,6 @@ impl http_body::Body for Body {
                 *this = Self::Empty;
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
             }
-            Self::Plain(incoming) => Pin::new(incoming).poll_frame(cx).map_err(Cut::Sender),
             Self::Followed(followed) => followed.poll_frame(cx),
         }
     }
@@ -132,7 +123,6 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => true,
             Self::Bytes(bytes) => bytes.is_empty(),
-            Self::Plain(incoming) => incoming.is_end_stream(),
             Self::Followed(followed) => followed.over || followed.incoming.is_end_stream(),
         }
     }
@@ -141,7 +131,6 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Plain(incoming) => incoming.size_hint(),
             Self::Followed(followed) => followed.incoming.size_hint(),
         }
     }

@@ -123,9 +123,14 @@ impl Slot {
 
     /// Closes what was opened to another identity or with an older credential.
     pub(super) fn meet(&self, generation: u64, identity: Option<&Arc<Identity>>) {
-        let same = match (&*self.identity.borrow(), identity) {
+        let same = match (&mut *self.identity.borrow_mut(), identity) {
             (None, None) => true,
-            (Some(held), Some(wanted)) => Arc::ptr_eq(held, wanted) || held == wanted,
+            (Some(held), Some(wanted)) if Arc::ptr_eq(held, wanted) => true,
+            (Some(held), Some(wanted)) if held == wanted => {
+                // The next comparison is one of pointers again.
+                *held = Arc::clone(wanted);
+                true
+            }
             _ => false,
         };
         if !same || self.generation.get() != generation {

@@ -5,6 +5,7 @@ mod counting;
 mod edge;
 mod http1;
 mod http2;
+mod kernel;
 mod opaque;
 mod policy;
 

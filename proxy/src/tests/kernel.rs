@@ -1,0 +1,71 @@
+//! A worker thread over the kernel's own sockets.
+
+use std::net::TcpListener;
+
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::io::bind;
+use crate::listener::Door;
+use crate::worker::Worker;
+
+/// An application that answers every request on every connection with its path.
+async fn application(listener: tokio::net::TcpListener) {
+    while let Ok((socket, _)) = listener.accept().await {
+        tokio::spawn(async move {
+            let mut socket = Socket::Tcp(socket);
+            loop {
+                let request = head(&mut socket).await;
+                let path = request.split(' ').nth(1).unwrap().to_owned();
+                write(&mut socket, &format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{path}", path.len())).await;
+            }
+        });
+    }
+}
+
+fn loopback() -> TcpListener {
+    bind("127.0.0.1:0".parse().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_worker_accepts_serves_drains_and_ends() {
+    // Aim: doors open and close while the worker runs, several may share a socket, and its end is orderly.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint: &'static str = Box::leak(listener.local_addr().unwrap().to_string().into_boxed_str());
+    let serving = tokio::spawn(application(listener));
+    let setup = Setup { endpoints: vec![endpoint], meshed: false, ..Setup::default() };
+    let snapshots = Snapshots::default();
+    snapshots.publish(Arc::new(client_snapshot(&setup, 1)));
+    let means = Means {
+        snapshots,
+        tls: party(&Authority::new("root"), FRONTEND, "frontend").tls,
+        telemetry: Telemetry::new(TelemetryOptions::default(), Clock::System).0,
+        network: Network::Kernel { mark: None },
+    };
+    let workers: Vec<_> = (0..2).map(|n| Worker::spawn(format!("worker-{n}"), means.clone(), n).unwrap()).collect();
+    let (fixed, redirected) = (loopback(), loopback());
+    let (at, direct) = (fixed.local_addr().unwrap(), redirected.local_addr().unwrap());
+    let door = Door::Fixed { destination: SERVICE.parse().unwrap() };
+    for worker in &workers {
+        worker.open(door, fixed.try_clone().unwrap()).await;
+        worker.open(Door::Outbound, redirected.try_clone().unwrap()).await;
+    }
+    drop(fixed);
+    for n in 0..20 {
+        let mut client = Socket::Tcp(TcpStream::connect(at).await.unwrap());
+        for round in 0..5 {
+            write(&mut client, &format!("GET /a{n}-{round} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+            head(&mut client).await;
+            assert_eq!(exactly(&mut client, format!("/a{n}-{round}").len()).await, format!("/a{n}-{round}"));
+        }
+    }
+    let mut looping = Socket::Tcp(TcpStream::connect(direct).await.unwrap());
+    assert_eq!(rest(&mut looping).await, "", "what nobody redirected is closed");
+    for worker in &workers {
+        worker.close(door).await;
+        worker.drain(Duration::from_secs(10)).await;
+    }
+    assert!(TcpStream::connect(at).await.is_err(), "the door is closed");
+    tokio::task::spawn_blocking(|| workers.into_iter().for_each(Worker::join)).await.unwrap();
+    serving.abort();
+}
