@@ -14,7 +14,26 @@ const CRATES: [&str; 9] = ["proto", "proxy", "proxy/engine", "control", "certs-c
 /// A module of the proxy imports its own level or lower ones only (docs/architecture.md).
 const LEVELS: [(u8, &[&str]); 4] = [
     (0, &["io", "body", "limits", "drain"]),
-    (2, &["observe", "tls", "dial", "identity", "xds", "snapshots", "reports", "pool", "http", "tcp", "dns", "intercept", "inspect", "lifecycle", "logs"]),
+    (
+        2,
+        &[
+            "observe",
+            "tls",
+            "dial",
+            "identity",
+            "xds",
+            "snapshots",
+            "reports",
+            "pool",
+            "http",
+            "tcp",
+            "dns",
+            "intercept",
+            "inspect",
+            "lifecycle",
+            "logs",
+        ],
+    ),
     (3, &["chain", "attempt", "inbound", "outbound", "gateway", "road", "arrival", "forward", "shared", "watch"]),
     (4, &["listener", "admin", "settings", "worker", "rights", "ports", "doors", "app", "main", "lib"]),
 ];

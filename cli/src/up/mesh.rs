@@ -154,9 +154,10 @@ impl Mesh {
     pub(crate) fn proxy_command(&self, namespace: &str, workload: &str, instance: &str) -> Vec<OsString> {
         let text = |text: &str| OsString::from(text);
         // Without root there is no uid to drop to: a mark on its sockets exempts the proxy.
-        let exempt = match self.rights.rootless {
-            true => vec![text("--exempt-uid"), text("0"), text("--exempt-mark"), text(&EXEMPT_MARK.to_string())],
-            false => vec![text("--exempt-uid"), text(&EXEMPT_UID.to_string())],
+        let exempt = if self.rights.rootless {
+            [text("--exempt-mark"), text(&EXEMPT_MARK.to_string())]
+        } else {
+            [text("--exempt-uid"), text(&EXEMPT_UID.to_string())]
         };
         let command = vec![
             text("meshwright"),

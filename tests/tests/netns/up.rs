@@ -189,7 +189,9 @@ fn remains(state: &Path) -> Vec<i32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     entries
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|one| one == mark.as_bytes())))
+        .filter(|pid| {
+            fs::read(format!("/proc/{pid}/environ")).is_ok_and(|environ| environ.split(|byte| *byte == 0).any(|one| one == mark.as_bytes()))
+        })
         .collect()
 }
 
@@ -216,7 +218,7 @@ fn a_folder_becomes_a_mesh_and_goes_without_a_trace() {
     let fabric = up.book()["fabric"].as_str().unwrap().to_owned();
     let capture = up.folder.path().join("mesh.pcap");
     let mut tcpdump = Command::new(program())
-        .args(["enter", "--netns", &fabric, "--", "tcpdump", "-U", "-i", "mw0", "-w"])
+        .args(["enter", "--netns", &fabric, "--", "tcpdump", "-U", "--immediate-mode", "-i", "mw0", "-w"])
         .arg(&capture)
         .args(["tcp", "port", "8080"])
         .stderr(Stdio::piped())
@@ -226,7 +228,7 @@ fn a_folder_becomes_a_mesh_and_goes_without_a_trace() {
     assert!(said.any(|line| line.unwrap().contains("listening on")), "tcpdump did not start");
     assert_eq!(up.curl("shop/client", "http://web/"), "200");
     assert_eq!(up.curl("shop/client", "http://web.shop.svc.cluster.local/"), "200");
-    thread::sleep(Duration::from_millis(300));
+    thread::sleep(Duration::from_millis(500));
     kill(Pid::from_raw(tcpdump.id().cast_signed()), Signal::SIGINT).unwrap();
     tcpdump.wait().unwrap();
     let bytes = fs::read(&capture).unwrap();
