@@ -67,7 +67,9 @@ fn render(problems: &[Problem], files: usize) -> String {
         }
     }
     let count = |severity| problems.iter().filter(|problem| problem.severity == severity).count();
-    text + &format!("{files} files, {} errors, {} warnings\n", count(Severity::Error), count(Severity::Warning))
+    let some = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let sum = [some(files, "file"), some(count(Severity::Error), "error"), some(count(Severity::Warning), "warning")];
+    text + &sum.join(", ") + "\n"
 }
 
 /// What holds for each object, whether its manifest says it or not.
@@ -162,7 +164,7 @@ mod tests {
         };
         assert_eq!(
             render(&[problem], 1),
-            "a.yaml:3: info: HTTPRoute shop/catalog: spec.rules: no\n    add it\n1 files, 0 errors, 0 warnings\n"
+            "a.yaml:3: info: HTTPRoute shop/catalog: spec.rules: no\n    add it\n1 file, 0 errors, 0 warnings\n"
         );
     }
 

@@ -82,7 +82,12 @@ async fn ask(mut control: Control, epoch: Option<u64>, deadline: Instant, line: 
     let answer = async { apply::last(control.wait(request).await?.into_inner(), line).await };
     match tokio::time::timeout(left + ANSWER_GRACE, answer).await {
         Ok(Ok(last)) => Ok(Some(last)),
-        Ok(Err(status)) if status.code() != tonic::Code::Unavailable => Err(client::refused(&status)),
+        Ok(Err(status)) if !broken(&status) => Err(client::refused(&status)),
         Ok(Err(_)) | Err(_) => Ok(None),
     }
+}
+
+/// Whether the connection broke, rather than the question was refused: tonic calls a reset `Unknown`.
+fn broken(status: &tonic::Status) -> bool {
+    matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled)
 }
