@@ -3,11 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use prost::Message;
+use proto::mesh::NodeReport;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::node::remembered;
 use crate::publish::board::{Board, Edition, Event, Outcome, now_ms};
 use crate::publish::epoch::{Mark, Touched};
 use crate::serve::authority::SharedAuthority;
@@ -17,7 +22,7 @@ use crate::translate::statuses;
 use crate::world::object::{Candidate, read};
 use crate::world::problem::{Problem, Severity};
 use crate::world::tree::documents;
-use crate::world::{Applied, Change, Layer, ObjectKey, Outcome as Result_, World};
+use crate::world::{Applied, Change, Layer, ObjectKey, Outcome as Result_, World, reported};
 
 /// Events handled as one step at most.
 const BATCH_MAX: usize = 64;
@@ -74,6 +79,9 @@ impl Writer {
                 None => tracing::warn!(file = row.file, "an applied object from before does not read any more; it is dropped"),
             }
         }
+        if let Some(report) = store.load::<String>(Row::Runtime)?.and_then(|text| decode(&text)) {
+            changes.push(reported(&report));
+        }
         world.apply(changes);
         Ok(Self { board, store, authority, metrics, world, mark, serial: 0, applied })
     }
@@ -110,6 +118,7 @@ impl Writer {
     fn runtime(&mut self, changes: Vec<Change>) {
         if !changes.is_empty() && self.world.apply(changes).runtime {
             self.publish();
+            self.store.save(Row::Runtime, &STANDARD.encode(remembered(&self.world).encode_to_vec()));
         }
     }
 
@@ -285,6 +294,10 @@ fn read_all(files: &[(String, String)]) -> (Vec<(Candidate, Value)>, Vec<Problem
         }
     }
     (found, problems)
+}
+
+fn decode(text: &str) -> Option<NodeReport> {
+    NodeReport::decode(STANDARD.decode(text).ok()?.as_slice()).ok()
 }
 
 fn parse_one(file: &str, object: &Value) -> Option<Candidate> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::Stream;
 use proto::mesh::node_server::{Node, NodeServer};
-use proto::mesh::{NodeOrder, NodeReport};
+use proto::mesh::{BoundPort, GatewayState, InstanceState, NodeOrder, NodeReport};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::publish::board::{Board, Edition, Event};
 use crate::translate::node_order;
-use crate::world::{Change, reported};
+use crate::world::{Change, World, reported};
 
 /// An agent that is gone may be restarting: what it ran keeps its state this long.
 const GRACE: Duration = Duration::from_secs(10);
@@ -35,7 +35,19 @@ impl Agents {
     /// To be added to the server of the Unix socket.
     pub fn service(board: Arc<Board>, stop: CancellationToken) -> NodeServer<Self> {
         let agents = Self { board, stop, newest: Arc::default(), takeover: watch::Sender::new(0) };
+        agents.expect_one();
         NodeServer::new(agents).max_decoding_message_size(REPORT_BYTES_MAX)
+    }
+
+    /// The states of before a restart hold until an agent reports; if none does, they end like those of an agent that is gone.
+    fn expect_one(&self) {
+        let (board, newest, stop) = (self.board.clone(), self.newest.clone(), self.stop.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(GRACE).await;
+            if newest.load(Ordering::Relaxed) == 0 && !stop.is_cancelled() {
+                abandon(&board).await;
+            }
+        });
     }
 }
 
@@ -112,6 +124,34 @@ async fn attend(
 fn order(edition: Option<&Edition>) -> NodeOrder {
     // Without an edition the order says `synced: false`: nothing is to be stopped.
     edition.map(|edition| NodeOrder { epoch: edition.epoch, ..node_order(&edition.world) }).unwrap_or_default()
+}
+
+/// What runs as a report, to be kept across a restart: resynchronising must never go through "nothing is ready".
+pub(crate) fn remembered(world: &World) -> NodeReport {
+    let instances = world.instance_states().iter().map(|((namespace, instance), state)| InstanceState {
+        namespace: namespace.clone(),
+        instance: instance.clone(),
+        started: state.started,
+        ready: state.ready,
+        message: state.message.clone(),
+        pid: state.pid,
+        proxy_pid: state.proxy_pid,
+        restarts: state.restarts,
+        fingerprint: state.fingerprint.clone(),
+    });
+    let gateways = world.gateway_states().iter().map(|((namespace, name), state)| GatewayState {
+        namespace: namespace.clone(),
+        name: name.clone(),
+        ready: state.ready,
+        message: state.message.clone(),
+        proxy_pid: state.proxy_pid,
+        bound: state
+            .bound
+            .iter()
+            .map(|(listener, host)| BoundPort { listener_port: (*listener).into(), host_port: (*host).into() })
+            .collect(),
+    });
+    NodeReport { instances: instances.collect(), gateways: gateways.collect() }
 }
 
 /// Nobody watches over the instances any more: those whose proxy is gone too are not ready.

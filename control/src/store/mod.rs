@@ -30,6 +30,8 @@ pub enum Row {
     Ages,
     /// Addresses of Services and instances.
     Allocations,
+    /// What the node agent last reported.
+    Runtime,
 }
 
 impl Row {
@@ -39,6 +41,7 @@ impl Row {
             Self::Applied => "applied",
             Self::Ages => "ages",
             Self::Allocations => "allocations",
+            Self::Runtime => "runtime",
         }
     }
 }

@@ -180,6 +180,34 @@ async fn numbers_and_applied_objects_outlive_a_restart_and_nothing_is_sent_twice
 }
 
 #[tokio::test]
+async fn a_restart_never_goes_through_nothing_is_ready() {
+    // Aim: until the agent reports again, what was ready before the restart is ready: callers keep their endpoints.
+    let folders = Folders::new();
+    let plane = folders.start().await;
+    let (_, _agent) = agent(&plane).await;
+    while ready(&plane).await != 1 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    plane.stop().await;
+    let plane = folders.start().await;
+    assert_eq!(ready(&plane).await, 1);
+    plane.stop().await;
+}
+
+/// How many healthy endpoints a caller of catalog is told of.
+async fn ready(plane: &Plane) -> usize {
+    let mut frontend = plane.sidecar("frontend", "frontend").await;
+    frontend.take_epoch(None).await;
+    frontend.subscribe(xds::LISTENER, "out/10.96.7.7:80").await;
+    frontend.take_epoch(None).await;
+    let resources = frontend.seen.iter().filter(|response| response.type_url == xds::ENDPOINT).flat_map(|response| &response.resources);
+    let last = resources.filter(|resource| resource.name == "shop/catalog:80").last().unwrap();
+    let assignment: xds::endpoint::ClusterLoadAssignment = xds::unpack(last.resource.as_ref().unwrap()).unwrap();
+    let endpoints = assignment.endpoints.iter().flat_map(|locality| &locality.lb_endpoints);
+    endpoints.filter(|endpoint| endpoint.health_status == xds::core::HealthStatus::Healthy as i32).count()
+}
+
+#[tokio::test]
 async fn a_broken_file_or_apply_changes_nothing() {
     // Aim: the last good version stays, the error names the file, and the control plane lives.
     let folders = Folders::new();
