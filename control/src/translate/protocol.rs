@@ -150,9 +150,8 @@ pub(super) fn in_front<'a>(
 
 /// The Services that pick an instance.
 pub(super) fn selecting<'a>(index: &'a Index, instance: &'a Instance) -> impl Iterator<Item = &'a ServiceView> {
-    let near = index.services.range((instance.namespace.clone(), String::new())..).map(|(_, view)| view);
-    let near = near.take_while(|view| view.object.key.namespace == instance.namespace);
-    near.filter(|view| view.instances.iter().any(|(_, name)| *name == instance.name))
+    let names = index.fronts.get(&(instance.namespace.clone(), instance.name.clone()));
+    names.into_iter().flatten().filter_map(|name| index.services.get(name))
 }
 
 #[cfg(test)]

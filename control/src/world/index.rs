@@ -27,6 +27,8 @@ pub struct Index {
     pub instances: BTreeMap<Name, Instance>,
     /// Instances of each Workload, by (namespace, workload).
     pub workloads: BTreeMap<Name, Vec<Name>>,
+    /// Services in front of each instance.
+    pub fronts: BTreeMap<Name, Vec<Name>>,
     /// Who has an address.
     pub addresses: BTreeMap<IpAddr, Address>,
     /// EndpointSlices by (namespace, Service).
@@ -109,9 +111,10 @@ impl Index {
                 index.add_workload(world, object, workload);
             }
         }
+        let labelled = index.labelled();
         for (_, object) in world.live() {
             if let Spec::Service(service) = &object.spec {
-                index.add_service(world, object, service);
+                index.add_service(world, object, service, &labelled);
             }
         }
         index.add_addresses(world);
@@ -189,7 +192,24 @@ impl Index {
         self.workloads.insert((object.key.namespace.clone(), object.key.name.clone()), names);
     }
 
-    fn add_service(&mut self, world: &World, object: &Arc<Object>, service: &Service) {
+    /// Instances by namespace and one of their labels.
+    fn labelled(&self) -> BTreeMap<(String, String, String), Vec<Name>> {
+        let mut labelled: BTreeMap<_, Vec<Name>> = BTreeMap::new();
+        for (name, instance) in &self.instances {
+            for (label, value) in instance.labels() {
+                labelled.entry((name.0.clone(), label.clone(), value.clone())).or_default().push(name.clone());
+            }
+        }
+        labelled
+    }
+
+    fn add_service(
+        &mut self,
+        world: &World,
+        object: &Arc<Object>,
+        service: &Service,
+        labelled: &BTreeMap<(String, String, String), Vec<Name>>,
+    ) {
         let key = &object.key;
         let mut addresses = service.cluster_ips.clone();
         if addresses.is_empty() && !service.headless && !service.external_name {
@@ -197,15 +217,16 @@ impl Index {
             addresses.extend(given.into_iter().flatten());
         }
         addresses.sort_by_key(IpAddr::is_ipv6);
-        let fits = |instance: &&Instance| {
-            let labels = instance.labels();
-            instance.namespace == key.namespace && service.selector.iter().all(|(name, value)| labels.get(name) == Some(value))
+        // The rarest label of the selector leaves the fewest to look at.
+        let label = |(label, value): (&String, &String)| labelled.get(&(key.namespace.clone(), label.clone(), value.clone()));
+        let groups = service.selector.iter().map(|pair| label(pair).map_or(&[][..], Vec::as_slice));
+        let fits = |name: &&Name| {
+            let labels = self.instances.get(*name).map(Instance::labels);
+            labels.is_some_and(|labels| service.selector.iter().all(|(label, value)| labels.get(label) == Some(value)))
         };
-        let mut selected = Vec::new();
-        if !service.selector.is_empty() {
-            let near = self.instances.range((key.namespace.clone(), String::new())..).map(|(_, instance)| instance);
-            let near = near.take_while(|instance| instance.namespace == key.namespace);
-            selected.extend(near.filter(fits).map(|instance| (instance.namespace.clone(), instance.name.clone())));
+        let selected: Vec<Name> = groups.min_by_key(|group| group.len()).unwrap_or_default().iter().filter(fits).cloned().collect();
+        for name in &selected {
+            self.fronts.entry(name.clone()).or_default().push((key.namespace.clone(), key.name.clone()));
         }
         let view = ServiceView { object: Arc::clone(object), addresses, instances: selected };
         self.services.insert((key.namespace.clone(), key.name.clone()), view);
