@@ -1,6 +1,9 @@
 //! Every ring of tests that needs more than one crate: whole proxies over memory pipes, the whole mesh in simulation.
 
 pub mod application;
+pub mod mesh;
+pub mod plane;
+pub mod sidecar;
 #[cfg(test)]
 mod tidy;
 pub mod wire;

@@ -2,5 +2,7 @@
 
 #[path = "it/build.rs"]
 mod build;
+#[path = "it/mesh.rs"]
+mod mesh;
 #[path = "it/pages.rs"]
 mod pages;

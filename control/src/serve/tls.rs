@@ -115,7 +115,7 @@ pub fn config(authority: &SharedAuthority, names: &Names) -> anyhow::Result<(Arc
     let verifier = Arc::new(Lenient(strict));
     let leaf = Arc::new(Leaf::default());
     let lasts = renew(authority, names, &provider, &leaf)?;
-    let mut config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_details(provider, authority.time())
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(leaf.clone());

@@ -75,9 +75,7 @@ impl Exchange {
 
     fn attempt(&mut self, tls: Option<&TlsFacts>) {
         self.seen.attempts += 1;
-        if self.seen.direction == Direction::Outbound {
-            self.secured(tls);
-        }
+        self.secured(tls);
         if let Some(detail) = &mut self.detail {
             detail.attempt_started = Some(self.worker.telemetry.clock.now());
         }
@@ -86,8 +84,12 @@ impl Exchange {
         }
     }
 
-    /// Outbound: how the upstream connection is encrypted, where it is known only after the attempt began.
+    /// How the upstream connection is encrypted, where it is known only after the attempt began. Only the outbound side's counts: on
+    /// the inbound side it is the caller's connection that the mesh secures.
     pub fn secured(&mut self, tls: Option<&TlsFacts>) {
+        if self.seen.direction == Direction::Inbound {
+            return;
+        }
         self.seen.mtls = tls.is_some();
         if let Some(detail) = &mut self.detail {
             detail.tls = tls.copied();

@@ -168,6 +168,8 @@ async fn some_traffic(world: &World, snapshot: &Arc<Snapshot>) {
     call.headers_mut().insert("x-request-id", "r2".parse().unwrap());
     let mut exchange = world.observer.begin_http(Direction::Inbound, snapshot, &mut call.into_parts().0, &caller);
     exchange.at_port(&port);
+    exchange.attempted_locally();
+    exchange.secured(None);
     exchange.replied(&Reason::Denied.into());
     exchange.grpc_status(7);
     drop(exchange);

@@ -1,0 +1,126 @@
+//! A sidecar on a host of a [`Wire`]: the binary's own core, worker and doors, on the current thread.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use parking_lot::Mutex;
+use proto::names::{Mode, NodeId};
+use proxy::app::{Core, Membership};
+use proxy::dial::Target;
+use proxy::identity::{Subject, TokenFile};
+use proxy::io::Clock;
+use proxy::listener::{Door, Permits, listen};
+use proxy::logs::LogFilter;
+use proxy::observe::{LogLines, TelemetryOptions};
+use proxy::snapshots::{NameLookup, Snapshots};
+use proxy::tls::CredentialCell;
+use proxy::worker::{Means, shared};
+use proxy::xds::NodeIdentity;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+use serde_json::Value;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::wire::{INBOUND_PORT, OUTBOUND_PORT, Wire};
+
+/// Who a sidecar is.
+#[derive(Clone, Copy, Debug)]
+pub struct Spec {
+    /// Namespace of its workload.
+    pub namespace: &'static str,
+    /// Its workload, and its only instance.
+    pub workload: &'static str,
+    /// Account of its identity.
+    pub service_account: &'static str,
+    /// Its host.
+    pub ip: IpAddr,
+}
+
+/// The access log of one or several sidecars. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    /// Every line so far, parsed.
+    pub fn lines(&self) -> Vec<Value> {
+        self.0.lock().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+}
+
+/// A running sidecar; its tasks end when it is dropped.
+pub struct Sidecar {
+    /// Cells shared with its worker.
+    pub means: Means,
+    /// Its leaf.
+    pub credentials: Arc<CredentialCell>,
+    _tasks: JoinSet<()>,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl Sidecar {
+    /// Starts a sidecar. Must be called inside a local task set.
+    ///
+    /// # Errors
+    /// The bundle cannot be read, or a port is taken.
+    pub async fn start(
+        spec: Spec,
+        (control, bundle, token): (SocketAddr, &Path, &Path),
+        wire: &Wire,
+        (clock, seed): (Clock, u64),
+        log: &Log,
+    ) -> anyhow::Result<Self> {
+        wire.mesh(spec.ip);
+        let network = wire.exempt(spec.ip);
+        let pem = std::fs::read(bundle).with_context(|| format!("{} cannot be read", bundle.display()))?;
+        let (namespace, workload) = (spec.namespace.to_owned(), spec.workload.to_owned());
+        let id = NodeId { mode: Mode::Sidecar, namespace: namespace.clone(), instance: workload.clone() };
+        let service_account = spec.service_account.to_owned();
+        let member = Membership {
+            node: NodeIdentity { id, workload: workload.clone() },
+            subject: Subject { namespace, workload: workload.clone(), instance: workload.clone(), service_account },
+            control: Target { host: control.ip().to_string(), port: control.port() },
+            control_roots: CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>()?,
+            token: Some(TokenFile::new(token)),
+        };
+        let options = TelemetryOptions { instance: workload, log: LogLines::Memory(Arc::clone(&log.0)), ..TelemetryOptions::default() };
+        let core = Core::new(member, network.clone(), clock, options)?;
+        let (means, credentials) = (core.means.clone(), Arc::clone(&core.credentials));
+        let worker = shared(&means, seed);
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        core.start(&mut tasks, LogFilter::default(), seed ^ 1, &stop)?;
+        let permits = Permits::default();
+        for (door, port) in [(Door::Outbound, OUTBOUND_PORT), (Door::Inbound, INBOUND_PORT)] {
+            let listening = network.listen(SocketAddr::new(spec.ip, port)).await?;
+            tasks.spawn_local(listen(listening, door, std::rc::Rc::clone(&worker), permits.clone()));
+        }
+        Ok(Self { means, credentials, _tasks: tasks, _stop: stop.drop_guard() })
+    }
+
+    /// Until it has its leaf and its first configuration.
+    ///
+    /// # Errors
+    /// Not within a minute.
+    pub async fn ready(&self) -> anyhow::Result<()> {
+        let ready = async {
+            while self.credentials.current().is_none() || self.means.snapshots.load().inbound.is_none() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), ready).await.context("a sidecar is not ready within a minute")
+    }
+}
+
+/// What the sidecar's resolver answers for a name: its IPv4 address.
+///
+/// # Errors
+/// The mesh does not know it.
+pub async fn resolve(snapshots: &Snapshots, name: &str) -> anyhow::Result<IpAddr> {
+    match snapshots.name(name).await {
+        NameLookup::Found(answer) => answer.addresses.iter().find(|ip| ip.is_ipv4()).copied().context("no IPv4 address"),
+        other => anyhow::bail!("{name} is {other:?}"),
+    }
+}

@@ -1,0 +1,213 @@
+//! A whole mesh over memory pipes, in virtual time: control plane, authority and three sidecars in one thread.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use tests::application::Client;
+use tests::mesh::{APPLICATION_PORT, Mesh};
+use tests::plane::patiently;
+use tests::sidecar::{Sidecar, Spec, resolve};
+use tests::wire::Medium;
+
+const CONTROL: IpAddr = ip(1);
+const FRONTEND: Spec = Spec { namespace: "shop", workload: "frontend", service_account: "web", ip: ip(2) };
+const CATALOG_1: Spec = Spec { namespace: "shop", workload: "catalog-v1", service_account: "catalog", ip: ip(3) };
+const CATALOG_2: Spec = Spec { namespace: "shop", workload: "catalog-v2", service_account: "catalog", ip: ip(4) };
+const STRANGER: IpAddr = ip(9);
+
+const fn ip(last: u8) -> IpAddr {
+    IpAddr::V4(std::net::Ipv4Addr::new(10, 9, 0, last))
+}
+
+const SHOP: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {meshwright.dev/inject: enabled}}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Telemetry
+metadata: {name: default, namespace: meshwright-system}
+spec: {accessLog: {enabled: true}, tracing: {otlp: {endpoint: "http://127.0.0.1:1", protocol: Grpc}, samplePercent: 100}}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: PeerAuthentication
+metadata: {name: default, namespace: shop}
+spec: {mtls: {mode: Strict}}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: frontend, namespace: shop, labels: {app: frontend}}
+spec: {serviceAccount: web, addresses: [10.9.0.2], ports: [{name: http, port: 8080}]}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: catalog-v1, namespace: shop, labels: {app: catalog, version: v1}}
+spec: {serviceAccount: catalog, addresses: [10.9.0.3], ports: [{name: http, port: 8080}]}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: catalog-v2, namespace: shop, labels: {app: catalog, version: v2}}
+spec: {serviceAccount: catalog, addresses: [10.9.0.4], ports: [{name: http, port: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: catalog, namespace: shop}
+spec: {selector: {app: catalog}, ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: catalog-v1, namespace: shop}
+spec: {selector: {app: catalog, version: v1}, ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: catalog-v2, namespace: shop}
+spec: {selector: {app: catalog, version: v2}, ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]}
+---
+"#;
+
+fn route(v1: u32, v2: u32) -> String {
+    format!(
+        r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: catalog, namespace: shop}}
+spec:
+  parentRefs: [{{group: "", kind: Service, name: catalog}}]
+  rules:
+    - backendRefs: [{{name: catalog-v1, port: 80, weight: {v1}}}, {{name: catalog-v2, port: 80, weight: {v2}}}]
+"#
+    )
+}
+
+/// Runs a test in virtual time on one thread, bounded.
+fn run<F: Future<Output = anyhow::Result<()>>>(test: impl FnOnce() -> F) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let bounded = async { tokio::time::timeout(Duration::from_secs(3600), test()).await };
+    tokio::task::LocalSet::new().block_on(&runtime, bounded).expect("the test hangs").expect("the test fails");
+}
+
+struct Shop {
+    mesh: Mesh,
+    frontend: Sidecar,
+    _catalog: [Sidecar; 2],
+}
+
+impl Shop {
+    async fn open() -> anyhow::Result<Self> {
+        let mesh = Mesh::new(Medium::Memory, CONTROL, &[SHOP, &route(90, 10)].concat(), 7)?;
+        let clock = mesh.clock(Duration::ZERO);
+        let (plane, network) = (mesh.plane.clone(), mesh.wire.exempt(CONTROL));
+        tokio::task::spawn_local(async move { plane.run(network, clock).await.expect("the control plane runs") });
+        let frontend = mesh.join(FRONTEND, clock).await?;
+        let catalog = [mesh.join(CATALOG_1, clock).await?, mesh.join(CATALOG_2, clock).await?];
+        Ok(Self { mesh, frontend, _catalog: catalog })
+    }
+
+    async fn client(&self) -> anyhow::Result<Client> {
+        let catalog = resolve(&self.frontend.means.snapshots, "catalog.shop").await?;
+        Ok(Client::new(self.mesh.wire.application(FRONTEND.ip), SocketAddr::new(catalog, 80), "catalog.shop"))
+    }
+}
+
+/// How many of `requests` each server answered.
+async fn shares(client: &mut Client, requests: u32) -> anyhow::Result<BTreeMap<String, u32>> {
+    let mut shares = BTreeMap::new();
+    for n in 0..requests {
+        let answer = client.get(&format!("/item/{n}")).await?;
+        anyhow::ensure!(answer.status == 200, "request {n}: {answer:?}");
+        *shares.entry(answer.served_by().to_owned()).or_default() += 1;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(shares)
+}
+
+/// Aim: a name resolves, a declared split holds, both sides prove who they are, nothing travels in plaintext, and one trace links
+/// caller and server.
+#[test]
+fn a_request_crosses_the_mesh() {
+    run(|| async {
+        let shop = Shop::open().await?;
+        let mut client = shop.client().await?;
+        let shares = shares(&mut client, 1000).await?;
+        let v2 = shares.get("catalog-v2").copied().unwrap_or_default();
+        assert!((70..=130).contains(&v2), "v2 answered {v2} of 1000 at weight 10 of 100: {shares:?}");
+
+        let caller = "spiffe://cluster.local/ns/shop/sa/web";
+        let called = "spiffe://cluster.local/ns/shop/sa/catalog";
+        let lines = shop.mesh.log.lines();
+        assert_eq!(lines.len(), 2000, "one line on each side");
+        for line in &lines {
+            assert_eq!((&line["source"]["identity"], &line["destination"]["identity"]), (&caller.into(), &called.into()), "{line}");
+            assert_eq!((&line["mtls"]["version"], &line["status"]), (&"TLSv1.3".into(), &200.into()), "{line}");
+            assert_eq!(line["source"]["workload"], "frontend", "{line}");
+            if line["direction"] == "outbound" {
+                let (service, workload) = (&line["destination"]["service"], &line["destination"]["workload"]);
+                assert_eq!((service, &line["route"]), (workload, &"shop/catalog".into()), "{line}");
+            }
+        }
+        assert_eq!(shop.mesh.wire.witness().plaintext_to(APPLICATION_PORT).len(), 0);
+        assert!(shop.mesh.wire.witness().connections_to(APPLICATION_PORT) >= 2);
+
+        let answer = client.get("/traced").await?;
+        let lines = shop.mesh.log.lines();
+        let side = |direction: &str| lines.iter().rfind(|line| line["path"] == "/traced" && line["direction"] == direction).unwrap();
+        assert_eq!(side("inbound")["trace_id"], side("outbound")["trace_id"]);
+        let wanted = format!("00-{}-{}-01", side("inbound")["trace_id"].as_str().unwrap(), side("inbound")["span_id"].as_str().unwrap());
+        assert_eq!(answer.seen("traceparent"), wanted, "the application sees the SERVER span");
+        assert!(answer.seen("x-forwarded-client-cert").contains(caller), "{answer:?}");
+        Ok(())
+    });
+}
+
+/// Aim: a change of weights is live when `apply --wait` returns, and no request fails meanwhile.
+#[test]
+fn an_edit_under_load_fails_nothing() {
+    run(|| async {
+        let shop = Shop::open().await?;
+        let (mut load, mut client) = (shop.client().await?, shop.client().await?);
+        shares(&mut client, 10).await?;
+        let stop = tokio_util::sync::CancellationToken::new();
+        let stopped = stop.clone();
+        let running = tokio::task::spawn_local(async move {
+            while !stopped.is_cancelled() {
+                // A failure is in the tally.
+                let _ = load.get("/load").await;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            load
+        });
+        for (v1, v2, least, most) in [(50, 50, 200, 300), (0, 1, 500, 500), (1, 0, 0, 0)] {
+            let live = shop.mesh.desk().apply(&route(v1, v2)).await?;
+            assert_eq!(live["live"], true, "{live}");
+            let v2 = shares(&mut client, 500).await?.get("catalog-v2").copied().unwrap_or_default();
+            assert!((least..=most).contains(&v2), "v2 answered {v2} of 500 after {live}");
+        }
+        stop.cancel();
+        let load = running.await?;
+        assert_eq!(load.failures(), 0, "{:?}", load.tally);
+        assert!(load.tally["200"] > 100, "{:?}", load.tally);
+        Ok(())
+    });
+}
+
+/// Aim: a Strict port gives no byte of the application to a caller in plaintext, and it is told who tried.
+#[test]
+fn strict_gives_a_stranger_nothing() {
+    run(|| async {
+        let shop = Shop::open().await?;
+        let target = SocketAddr::new(CATALOG_1.ip, APPLICATION_PORT);
+        let mut stranger = Client::new(shop.mesh.wire.application(STRANGER), target, "catalog.shop");
+        let answer = stranger.get("/secret").await;
+        assert!(answer.is_err(), "{answer:?}");
+        patiently(async || {
+            let peers = shop.mesh.desk().get("plaintext").await?;
+            let known = peers.as_array().is_some_and(|rows| rows.iter().any(|row| row["source"].as_str() == Some("10.9.0.9")));
+            anyhow::ensure!(known, "{peers}");
+            Ok(())
+        })
+        .await
+    });
+}
