@@ -20,6 +20,11 @@ pub const STREAMS_PER_CONNECTION_MAX: u32 = 1000;
 pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 /// HTTP/2 flow-control window of a connection.
 pub const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// How often a busy HTTP/2 connection between sidecars is asked whether the other side lives: a dead machine says nothing. Not asked of
+/// applications: stock gRPC servers take such questions for an attack.
+pub const PING_EVERY: Duration = Duration::from_secs(20);
+/// How long the answer may take.
+pub const PING_WAIT: Duration = Duration::from_secs(10);
 /// Bytes of an HTTP/2 stream that wait to be sent before its writer waits.
 pub const STREAM_SEND_BYTES_MAX: usize = 1 << 20;
 /// Bytes of one message's head. Beyond it: 431.

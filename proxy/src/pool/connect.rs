@@ -141,6 +141,8 @@ impl Connector {
             .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
             .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
             .max_send_buf_size(limits::STREAM_SEND_BYTES_MAX)
+            .keep_alive_interval(tls.map(|_| limits::PING_EVERY))
+            .keep_alive_timeout(limits::PING_WAIT)
             .max_header_list_size(u32::try_from(limits::HEAD_BYTES_MAX).unwrap_or(u32::MAX))
             .handshake(TokioIo::new(Rewound::new(bytes::Bytes::new(), stream)))
             .await

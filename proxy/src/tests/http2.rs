@@ -12,6 +12,7 @@ use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
 
 use super::*;
 use crate::http::LocalTasks;
@@ -173,5 +174,26 @@ fn an_application_that_speaks_http1_only_is_reached() {
         let response = calling.await.unwrap();
         assert!(!response.headers().contains_key("transfer-encoding") && !response.headers().contains_key("connection"));
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "hi");
+    });
+}
+
+#[test]
+fn a_peer_that_vanished_is_found_out() {
+    // Aim: a machine that died in silence ends the calls on its connection within half a minute, and the next call goes elsewhere.
+    run(|| async {
+        let mut world = World::new(Setup { idle_timeout: None, ..Setup::default() });
+        let mut sender = client(world.dial(SERVICE)).await;
+        world.client_wires.frozen.lock().insert(SERVER.parse().unwrap());
+        let response = sender.send_request(call("/a", "hello"));
+        let calling = tokio::task::spawn_local(response);
+        let _socket = world.application().await;
+        world.freeze();
+        let began = Instant::now();
+        let response = calling.await.unwrap().unwrap();
+        assert_eq!(
+            (&response.headers()["grpc-status"], &response.headers()["x-meshwright-reason"]),
+            (&"14".parse().unwrap(), &"upstream_reset".parse().unwrap())
+        );
+        assert!(began.elapsed() <= Duration::from_secs(35), "{:?}", began.elapsed());
     });
 }

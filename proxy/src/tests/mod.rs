@@ -26,8 +26,8 @@ use engine::model::{
 };
 use parking_lot::Mutex;
 use proto::identity::Identity;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::mpsc;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::sync::{mpsc, watch};
 
 use crate::arrival::Arrival;
 use crate::io::{Clock, Network, Socket, VirtualListening, VirtualNetwork, pipe};
@@ -54,6 +54,9 @@ pub(crate) struct Wires {
     dialled: mpsc::UnboundedSender<Dialled>,
     pub(crate) refused: Mutex<HashSet<SocketAddr>>,
     pub(crate) silent: Mutex<HashSet<SocketAddr>>,
+    /// Connections to these addresses can be frozen later: their bytes stay where they are.
+    pub(crate) frozen: Mutex<HashSet<SocketAddr>>,
+    freeze: watch::Sender<bool>,
 }
 
 #[async_trait]
@@ -65,7 +68,18 @@ impl VirtualNetwork for Wires {
         if self.refused.lock().contains(&address) {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        let (near, far) = pipe();
+        let (near, mut far) = pipe();
+        if self.frozen.lock().contains(&address) {
+            let (mut relayed, beyond) = pipe();
+            let mut frozen = self.freeze.subscribe();
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = copy_bidirectional(&mut far, &mut relayed) => {}
+                    _ = frozen.changed() => std::future::pending::<()>().await,
+                }
+            });
+            far = beyond;
+        }
         self.dialled.send((address, far)).map_err(|_| io::ErrorKind::NotConnected)?;
         Ok(near)
     }
@@ -77,7 +91,16 @@ impl VirtualNetwork for Wires {
 
 fn wires() -> (Arc<Wires>, mpsc::UnboundedReceiver<Dialled>) {
     let (dialled, taken) = mpsc::unbounded_channel();
-    (Arc::new(Wires { dialled, refused: Mutex::default(), silent: Mutex::default() }), taken)
+    (
+        Arc::new(Wires {
+            dialled,
+            refused: Mutex::default(),
+            silent: Mutex::default(),
+            frozen: Mutex::default(),
+            freeze: watch::Sender::new(false),
+        }),
+        taken,
+    )
 }
 
 /// How the pair is configured.
@@ -193,6 +216,11 @@ impl World {
         let arrival = Arrival { socket: far, peer: "192.0.2.9:5000".parse().unwrap(), destination: SERVER.parse().unwrap() };
         tokio::task::spawn_local(inbound::serve_connection(arrival, Rc::clone(&self.server)));
         near
+    }
+
+    /// Lets the frozen connections say nothing any more.
+    pub(crate) fn freeze(&self) {
+        self.client_wires.freeze.send_replace(true);
     }
 
     /// The next connection that reaches an application.
