@@ -1,13 +1,16 @@
 //! Giving up what is not needed any more. Everything here acts on the calling thread or the whole process and is called before any
 //! other thread exists.
 
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::OsStringExt as _;
+
 use anyhow::{Context, bail};
 use caps::{CapSet, Capability, CapsHashSet};
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Uid, geteuid, getppid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, execv, geteuid, getppid, setgroups, setresgid, setresuid};
 use tracing::warn;
 
 use crate::settings::Exempt;
@@ -33,6 +36,22 @@ pub fn die_with_parent() -> anyhow::Result<()> {
         bail!("the process that started this proxy (pid {parent}) is gone");
     }
     Ok(())
+}
+
+/// Keeps the kernel from backing a few kilobytes with huge pages of two megabytes each: a sidecar is one of many. The allocator has
+/// touched some before `main`, so the program begins anew, once, with huge pages off; the setting survives that.
+pub fn stay_small() {
+    if prctl::get_thp_disable().unwrap_or(true) || prctl::set_thp_disable(true).is_err() {
+        return;
+    }
+    let text = |text: OsString| CString::new(text.into_vec()).ok();
+    let (Ok(program), Some(arguments)) = (std::env::current_exe(), std::env::args_os().map(text).collect::<Option<Vec<_>>>()) else {
+        return;
+    };
+    // Where the program cannot begin anew (its file is gone), it goes on as it is, only larger.
+    if let Some(program) = text(program.into_os_string()) {
+        let _ = execv(&program, &arguments);
+    }
 }
 
 /// Allows as many descriptors as the machine does: each connection takes one or two.

@@ -43,6 +43,7 @@ const TELL: Duration = Duration::from_millis(50);
 /// # Errors
 /// It cannot start: what is missing, and the flag or right that helps.
 pub fn run(args: ProxyArgs) -> anyhow::Result<ExitCode> {
+    rights::stay_small();
     rights::die_with_parent()?;
     let bootstrap = args.bootstrap(rights::is_root())?;
     let _ = tls::provider().install_default();

@@ -130,7 +130,7 @@ impl Agent {
                 () = stop.cancelled() => return,
                 () = sleep(pause) => Event::Due,
                 Ok(()) = changes.changed() => match self.snapshots.load().settings.as_deref() {
-                    Some(settings) => Event::Percent(settings.rotate_at_percent),
+                    Some(settings) => Event::Mesh { percent: settings.rotate_at_percent, life: settings.leaf_life },
                     None => continue,
                 },
             };

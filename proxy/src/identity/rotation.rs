@@ -9,6 +9,8 @@ use std::time::{Duration, SystemTime};
 pub const PERCENT_DEFAULT: u32 = 66;
 /// How far the renewal point is spread, per cent of the life, both ways together.
 const JITTER_PERCENT: f64 = 10.0;
+/// Shortest life believed.
+const LIFE_MIN: Duration = Duration::from_secs(1);
 /// First pause after a failure.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 /// Longest pause while the old leaf holds.
@@ -30,8 +32,14 @@ pub enum Event {
     },
     /// The attempt came to nothing.
     Failed,
-    /// The mesh's share of life changed.
-    Percent(u32),
+    /// The mesh says how long leaves live and at which share of it they are renewed. A leaf issued for longer than the mesh now
+    /// wishes is renewed as if it had the wished life.
+    Mesh {
+        /// Per cent of the life.
+        percent: u32,
+        /// Wished life.
+        life: Duration,
+    },
 }
 
 /// What to do now.
@@ -52,13 +60,14 @@ pub enum Effect {
 #[derive(Clone, Debug)]
 pub struct Rotation {
     percent: u32,
+    wished: Duration,
     leaf: Option<(SystemTime, SystemTime)>,
     failures: u32,
 }
 
 impl Default for Rotation {
     fn default() -> Self {
-        Self { percent: PERCENT_DEFAULT, leaf: None, failures: 0 }
+        Self { percent: PERCENT_DEFAULT, wished: Duration::MAX, leaf: None, failures: 0 }
     }
 }
 
@@ -73,21 +82,21 @@ impl Rotation {
                 vec![Effect::WakeAt(self.due(chance).max(now + PAUSE_MIN))]
             }
             Event::Failed => self.failed(now, chance),
-            Event::Percent(percent) => {
-                let percent = percent.clamp(1, 95);
-                if percent == self.percent || self.leaf.is_none() {
-                    self.percent = percent;
+            Event::Mesh { percent, life } => {
+                let (percent, life) = (percent.clamp(1, 95), life.max(LIFE_MIN));
+                if (percent, life) == (self.percent, self.wished) {
                     return Vec::new();
                 }
-                self.percent = percent;
-                vec![Effect::WakeAt(self.due(chance).max(now))]
+                (self.percent, self.wished) = (percent, life);
+                let pending = self.leaf.is_some() && self.failures == 0;
+                if pending { vec![Effect::WakeAt(self.due(chance).max(now))] } else { Vec::new() }
             }
         }
     }
 
     fn due(&self, chance: f64) -> SystemTime {
         let Some((not_before, not_after)) = self.leaf else { return SystemTime::UNIX_EPOCH };
-        let life = not_after.duration_since(not_before).unwrap_or_default();
+        let life = not_after.duration_since(not_before).unwrap_or_default().min(self.wished);
         let percent = (f64::from(self.percent) + (chance - 0.5) * JITTER_PERCENT).clamp(1.0, 98.0);
         not_before + life.mul_f64(percent / 100.0)
     }
@@ -178,12 +187,19 @@ mod tests {
     #[test]
     fn the_mesh_may_move_the_point() {
         let mut rotation = Rotation::default();
-        assert!(rotation.on(Event::Percent(50), start(), 0.5).is_empty());
+        let mesh = |percent, life| Event::Mesh { percent, life };
+        assert!(rotation.on(mesh(50, HOUR), start(), 0.5).is_empty());
         let issued = Event::Issued { not_before: start(), not_after: start() + HOUR };
         assert_eq!(rotation.on(issued, start(), 0.5), [Effect::WakeAt(start() + HOUR / 2)]);
-        assert_eq!(rotation.on(Event::Percent(25), start(), 0.5), [Effect::WakeAt(start() + HOUR / 4)]);
-        assert!(rotation.on(Event::Percent(25), start(), 0.5).is_empty());
+        assert_eq!(rotation.on(mesh(25, HOUR), start(), 0.5), [Effect::WakeAt(start() + HOUR / 4)]);
+        assert!(rotation.on(mesh(25, HOUR), start(), 0.5).is_empty());
         let late = start() + HOUR / 2;
-        assert_eq!(rotation.on(Event::Percent(30), late, 0.5), [Effect::WakeAt(late)]);
+        assert_eq!(rotation.on(mesh(30, HOUR), late, 0.5), [Effect::WakeAt(late)]);
+        assert_eq!(
+            rotation.on(mesh(30, HOUR * 24), start(), 0.5),
+            [Effect::WakeAt(start() + HOUR * 3 / 10)],
+            "a longer life waits for the next leaf"
+        );
+        assert_eq!(rotation.on(mesh(50, HOUR / 60), start(), 0.5), [Effect::WakeAt(start() + HOUR / 120)], "a shorter one counts at once");
     }
 }
