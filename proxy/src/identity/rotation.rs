@@ -77,7 +77,8 @@ impl Rotation {
         match event {
             Event::Due => vec![Effect::Request],
             Event::Issued { not_before, not_after } => {
-                self.leaf = Some((not_before, not_after));
+                // Authorities date leaves back a little, for clocks that lag; the life that counts begins now.
+                self.leaf = Some((not_before.max(now), not_after));
                 self.failures = 0;
                 vec![Effect::WakeAt(self.due(chance).max(now + PAUSE_MIN))]
             }
@@ -95,10 +96,10 @@ impl Rotation {
     }
 
     fn due(&self, chance: f64) -> SystemTime {
-        let Some((not_before, not_after)) = self.leaf else { return SystemTime::UNIX_EPOCH };
-        let life = not_after.duration_since(not_before).unwrap_or_default().min(self.wished);
+        let Some((begin, not_after)) = self.leaf else { return SystemTime::UNIX_EPOCH };
+        let life = not_after.duration_since(begin).unwrap_or_default().min(self.wished);
         let percent = (f64::from(self.percent) + (chance - 0.5) * JITTER_PERCENT).clamp(1.0, 98.0);
-        not_before + life.mul_f64(percent / 100.0)
+        begin + life.mul_f64(percent / 100.0)
     }
 
     fn failed(&mut self, now: SystemTime, chance: f64) -> Vec<Effect> {
@@ -165,6 +166,16 @@ mod tests {
         }
         assert!(attempts >= 10 && warned, "{attempts} attempts");
         assert!(now < end + PAUSE_WITHOUT_MAX);
+    }
+
+    /// Aim: a leaf dated back by as much as it lives is not renewed at once.
+    #[test]
+    fn a_backdated_leaf_is_as_good() {
+        let mut rotation = Rotation::default();
+        let minute = Duration::from_secs(60);
+        rotation.on(Event::Mesh { percent: 50, life: minute }, start(), 0.5);
+        let issued = Event::Issued { not_before: start() - minute, not_after: start() + minute };
+        assert_eq!(rotation.on(issued, start(), 0.5), [Effect::WakeAt(start() + minute / 2)]);
     }
 
     /// Aim: without any leaf the pauses grow to five seconds and no further, jittered downwards.
