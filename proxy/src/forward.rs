@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use engine::decide::Plan;
 use engine::failure::{Failure, LocalReply, Reason};
-use engine::model::{Cluster, Forward, Protocol};
+use engine::model::{Cluster, Forward, Protocol, Snapshot};
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
 use http_body::{Body as _, Frame};
@@ -22,7 +22,7 @@ use crate::attempt::{self, Aim};
 use crate::body::{Body, Cut, Follower};
 use crate::chain;
 use crate::http::{Overdue, Tunnel, Upgrade, Upload, clean_request, clean_response, grpc_status, local_reply, to_http1, to_http2, tunnel};
-use crate::observe::Exchange;
+use crate::observe::{Direction, Downstream, Exchange};
 use crate::pool::{Lease, To};
 use crate::shared::Shared;
 use crate::tls::Carries;
@@ -174,6 +174,14 @@ pub fn failed(shared: &Shared, failure: &Failure, version: Version, mut exchange
     tracing::debug!(%failure, "a request failed");
     exchange.failed(failure);
     reply(shared, &failure.reason.into(), version, exchange)
+}
+
+/// Records that a client's bytes were no HTTP, which hyper has answered with `status` by itself.
+#[cold]
+pub fn malformed(shared: &Shared, direction: Direction, snapshot: &Arc<Snapshot>, downstream: &Downstream, status: StatusCode) {
+    let mut parts = Request::new(()).into_parts().0;
+    let mut exchange = shared.observer.begin_http(direction, snapshot, &mut parts, downstream);
+    exchange.replied(&LocalReply { status, ..LocalReply::of(Reason::BadRequest) });
 }
 
 /// HTTP/1.1 stays HTTP/1.1 and HTTP/2 stays HTTP/2, unless the application is known to speak one only. What upgrades is HTTP/1.1.

@@ -12,7 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use hyper::body::Incoming;
 
 use crate::arrival::{Arrival, http_version};
-use crate::forward::{Answering, Journey, reply};
+use crate::forward::{Answering, Journey, malformed, reply};
 use crate::http::{Version, serve};
 use crate::io::{Rewound, Stream};
 use crate::limits::HEAD_WAIT;
@@ -39,8 +39,11 @@ pub async fn serve_connection(arrival: Arrival, port: u16, shared: Rc<Shared>) {
     let view = RefCell::new(View { snapshot, edge });
     let own = Rc::clone(&shared);
     let connection = Rc::new(Connection { shared, port, destination, downstream, client, view });
-    let answer = move |request| connection.answer(request).answer();
-    serve(Rewound::new(said.seen, stream), version, true, &own.serving, &own.drain, answer).await;
+    let answering = Rc::clone(&connection);
+    let answer = move |request| answering.answer(request).answer();
+    if let Some(status) = serve(Rewound::new(said.seen, stream), version, true, &own.serving, &own.drain, answer).await {
+        malformed(&own, Direction::Outbound, &connection.view.borrow().snapshot, &connection.downstream, status);
+    }
 }
 
 /// One downstream connection of the edge.

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::arrival::{Arrival, Carried, Opaque, carry, http_version};
 use crate::attempt::{self, Aim, OpenedTcp};
 use crate::body::Body;
-use crate::forward::{Answering, Journey, reply};
+use crate::forward::{Answering, Journey, malformed, reply};
 use crate::http::{Version, serve};
 use crate::io::{Rewound, Socket, Stream};
 use crate::limits::HANDSHAKE_WAIT;
@@ -37,8 +37,11 @@ pub async fn serve_connection(arrival: Arrival, shared: Rc<Shared>) {
         Some(Carried::Opaque(opaque)) => Box::pin(carry(&shared, *opaque)).await,
         Some(Carried::Http(stream, version, connection)) => {
             let guarded = connection.downstream.peer.is_none();
-            let answer = move |request| connection.answer(request).answer();
-            serve(stream, version, guarded, &shared.serving, &shared.drain, answer).await;
+            let answering = Rc::clone(&connection);
+            let answer = move |request| answering.answer(request).answer();
+            if let Some(status) = serve(stream, version, guarded, &shared.serving, &shared.drain, answer).await {
+                malformed(&shared, Direction::Inbound, &connection.view.borrow().snapshot, &connection.downstream, status);
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 
 use crate::arrival::{Arrival, Carried, Opaque, carry, http_version, refuse};
 use crate::attempt::{self, Aim, OpenedTcp};
-use crate::forward::{Answering, Journey, reply};
+use crate::forward::{Answering, Journey, malformed, reply};
 use crate::http::{Version, serve, ticks};
 use crate::io::{Rewound, Stream};
 use crate::observe::{Direction, Downstream};
@@ -34,8 +34,11 @@ pub async fn serve_connection(arrival: Arrival, shared: Rc<Shared>) {
         None => {}
         Some(Carried::Opaque(opaque)) => Box::pin(carry(&shared, *opaque)).await,
         Some(Carried::Http(stream, version, connection)) => {
-            let answer = move |request| connection.answer(request).answer();
-            serve(stream, version, false, &shared.serving, &shared.drain, answer).await;
+            let answering = Rc::clone(&connection);
+            let answer = move |request| answering.answer(request).answer();
+            if let Some(status) = serve(stream, version, false, &shared.serving, &shared.drain, answer).await {
+                malformed(&shared, Direction::Outbound, &connection.view.borrow().snapshot, &connection.downstream, status);
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
@@ -78,7 +78,16 @@ fn http2_builder() -> http2::Builder<LocalTasks> {
 
 /// Serves one connection to its end. `guarded` bounds how long a head may take; the application beside us and mesh peers are trusted
 /// with their time. While the worker drains, HTTP/2 says GOAWAY here; HTTP/1 answers say `connection: close` where they are made.
-pub async fn serve<F, A>(stream: Rewound<Stream>, version: Version, guarded: bool, serving: &Serving, drain: &Rc<Drain>, answer: F)
+///
+/// Returns the status of the answer that hyper has given by itself, if the client's bytes were no HTTP/1 message.
+pub async fn serve<F, A>(
+    stream: Rewound<Stream>,
+    version: Version,
+    guarded: bool,
+    serving: &Serving,
+    drain: &Rc<Drain>,
+    answer: F,
+) -> Option<StatusCode>
 where
     F: Fn(Request<Incoming>) -> A,
     A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
@@ -88,8 +97,12 @@ where
     match version {
         Version::Http1 => {
             let builder = if guarded { &serving.http1_guarded } else { &serving.http1 };
-            if let Err(error) = builder.serve_connection(io, service).with_upgrades().await {
-                tracing::debug!(%error, "an HTTP/1 connection ended badly");
+            let error = builder.serve_connection(io, service).with_upgrades().await.err()?;
+            tracing::debug!(%error, "an HTTP/1 connection ended badly");
+            match (error.is_parse_too_large(), error.is_parse()) {
+                (true, _) => Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+                (false, true) => Some(StatusCode::BAD_REQUEST),
+                (false, false) => None,
             }
         }
         Version::Http2 => {
@@ -111,6 +124,7 @@ where
             if let Err(error) = ended.await {
                 tracing::debug!(%error, "an HTTP/2 connection ended badly");
             }
+            None
         }
     }
 }

@@ -41,6 +41,9 @@ fn a_port_without_configuration_says_so() {
             write(&mut client, said).await;
             let answer = head(&mut client).await;
             assert!(answer.starts_with(wanted), "{answer}");
+            rest(&mut client).await;
         }
+        let metrics = world.client_means.telemetry.render();
+        assert!(metrics.contains("reason=\"bad_request\""), "{metrics}");
     });
 }
