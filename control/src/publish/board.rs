@@ -107,6 +107,11 @@ pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
+/// Microseconds since 1970, for the book.
+fn now_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
+}
+
 impl Board {
     /// An empty board, and the writer's end of its events.
     pub fn new() -> (Arc<Self>, mpsc::Receiver<Event>) {
@@ -133,7 +138,7 @@ impl Board {
     pub fn publish(&self, edition: Edition) {
         let expected = self.expected(&edition.world);
         let mut book = self.book.lock();
-        book.expect(&expected, now_ms());
+        book.expect(&expected, now_us());
         drop(book);
         self.edition.send_replace(Some(Arc::new(edition)));
         self.turn();
@@ -142,7 +147,7 @@ impl Board {
     /// Begins an epoch in the book. Before [`Board::publish`], so that no answer comes before the question.
     pub fn open_epoch(&self, number: u64, objects: Vec<Touched>, world: &World) {
         let expected = self.expected(world);
-        self.book.lock().open(number, objects, expected, now_ms());
+        self.book.lock().open(number, objects, expected, now_us());
         self.turn();
     }
 
@@ -168,7 +173,7 @@ impl Board {
 
     /// Writes into the book.
     pub fn write(&self, edit: impl FnOnce(&mut Book, u64)) {
-        edit(&mut self.book.lock(), now_ms());
+        edit(&mut self.book.lock(), now_us());
         self.turn();
     }
 
@@ -182,7 +187,7 @@ impl Board {
         let waits = self.read(|book| book.newest().is_some_and(|newest| !newest.settled()));
         if let Some(edition) = self.edition().filter(|_| waits) {
             let expected = self.expected(&edition.world);
-            self.book.lock().expect(&expected, now_ms());
+            self.book.lock().expect(&expected, now_us());
         }
     }
 

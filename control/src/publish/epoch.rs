@@ -1,4 +1,4 @@
-//! The book of epochs: which proxies an epoch concerns, who runs it, who refused it. Pure: time comes in as milliseconds.
+//! The book of epochs: which proxies an epoch concerns, who runs it, who refused it. Pure: time comes in as microseconds.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -47,8 +47,8 @@ pub struct Refusal {
 pub struct Entry {
     /// Its number.
     pub number: u64,
-    /// When it was accepted, milliseconds since 1970.
-    pub accepted_ms: u64,
+    /// When it was accepted, microseconds since 1970.
+    pub accepted_us: u64,
     /// What changed.
     pub objects: Vec<Touched>,
     /// Proxies (`NAMESPACE/INSTANCE`) that have not answered. Those that are not connected are among them.
@@ -85,7 +85,7 @@ impl Entry {
     pub fn row(&self) -> serde_json::Value {
         serde_json::json!({
             "epoch": self.number,
-            "accepted": moment(self.accepted_ms),
+            "accepted": moment(self.accepted_us / 1000),
             "live": self.live(),
             "live_ms": self.live_ms,
             "objects": self.objects,
@@ -99,20 +99,20 @@ impl Entry {
         })
     }
 
-    fn settle(&mut self, proxy: &str, now_ms: u64) -> bool {
+    fn settle(&mut self, proxy: &str, now_us: u64) -> bool {
         let was = self.waiting.remove(proxy);
         if was && self.waiting.is_empty() {
-            self.live_ms = Some(since(self.accepted_ms, now_ms));
+            self.live_ms = Some(since(self.accepted_us, now_us));
         }
         was
     }
 }
 
-fn since(start_ms: u64, now_ms: u64) -> f64 {
-    // Milliseconds of one epoch fit a float exactly.
+/// Milliseconds.
+fn since(start_us: u64, now_us: u64) -> f64 {
     #[allow(clippy::cast_precision_loss, reason = "far below 2^53")]
-    let span = now_ms.saturating_sub(start_ms) as f64;
-    span
+    let span = now_us.saturating_sub(start_us) as f64;
+    span / 1000.0
 }
 
 /// RFC 3339, with milliseconds.
@@ -133,12 +133,12 @@ impl Book {
     ///
     /// # Panics
     /// Never; a number that is not higher than the last is ignored, because numbers never go back.
-    pub fn open(&mut self, number: u64, objects: Vec<Touched>, expected: BTreeSet<String>, now_ms: u64) {
+    pub fn open(&mut self, number: u64, objects: Vec<Touched>, expected: BTreeSet<String>, now_us: u64) {
         if self.newest().is_some_and(|newest| newest.number >= number) {
             return;
         }
         let live_ms = expected.is_empty().then_some(0.0);
-        self.entries.push_back(Entry { number, accepted_ms: now_ms, objects, waiting: expected, live_ms, ..Entry::default() });
+        self.entries.push_back(Entry { number, accepted_us: now_us, objects, waiting: expected, live_ms, ..Entry::default() });
         if self.entries.len() > EPOCHS_MAX {
             self.entries.pop_front();
         }
@@ -172,10 +172,10 @@ impl Book {
     }
 
     /// Nothing changes for that proxy, and it has answered everything before: it is advanced.
-    pub fn unaffected(&mut self, proxy: &str, number: u64, now_ms: u64) {
+    pub fn unaffected(&mut self, proxy: &str, number: u64, now_us: u64) {
         self.run(proxy, number);
         for entry in self.up_to(number) {
-            if entry.settle(proxy, now_ms) {
+            if entry.settle(proxy, now_us) {
                 let set = if entry.concerned.contains(proxy) { &mut entry.acknowledged } else { &mut entry.unaffected };
                 set.insert(proxy.to_owned());
             }
@@ -183,10 +183,10 @@ impl Book {
     }
 
     /// The proxy runs that epoch, and so every one before.
-    pub fn acknowledged(&mut self, proxy: &str, number: u64, now_ms: u64) {
+    pub fn acknowledged(&mut self, proxy: &str, number: u64, now_us: u64) {
         self.run(proxy, number);
         for entry in self.up_to(number) {
-            if entry.settle(proxy, now_ms) {
+            if entry.settle(proxy, now_us) {
                 entry.concerned.insert(proxy.to_owned());
                 entry.acknowledged.insert(proxy.to_owned());
             }
@@ -194,13 +194,13 @@ impl Book {
     }
 
     /// The proxy runs that epoch without what `message` names, one `TYPE NAME: reason` a line.
-    pub fn refused(&mut self, proxy: &str, number: u64, message: &str, now_ms: u64) {
+    pub fn refused(&mut self, proxy: &str, number: u64, message: &str, now_us: u64) {
         if number > 0 {
-            self.acknowledged(proxy, number - 1, now_ms);
+            self.acknowledged(proxy, number - 1, now_us);
         }
         self.run(proxy, number);
         for entry in self.up_to(number).filter(|entry| entry.number == number) {
-            if entry.settle(proxy, now_ms) {
+            if entry.settle(proxy, now_us) {
                 entry.concerned.insert(proxy.to_owned());
                 let room = REFUSALS_MAX.saturating_sub(entry.refused.len());
                 entry.refused.extend(refusals(proxy, message).into_iter().take(room));
@@ -209,13 +209,13 @@ impl Book {
     }
 
     /// Waits no longer for proxies that are neither declared nor connected any more.
-    pub fn expect(&mut self, expected: &BTreeSet<String>, now_ms: u64) {
+    pub fn expect(&mut self, expected: &BTreeSet<String>, now_us: u64) {
         self.running.retain(|proxy, _| expected.contains(proxy));
         for entry in &mut self.entries {
             let gone: Vec<String> = entry.waiting.difference(expected).cloned().collect();
             for proxy in gone {
                 entry.concerned.remove(&proxy);
-                entry.settle(&proxy, now_ms);
+                entry.settle(&proxy, now_us);
             }
         }
     }
@@ -249,7 +249,7 @@ mod tests {
 
     fn book(expected: &[&str]) -> Book {
         let mut book = Book::default();
-        book.open(7, Vec::new(), set(expected), 1000);
+        book.open(7, Vec::new(), set(expected), 1_000_000);
         book
     }
 
@@ -261,10 +261,10 @@ mod tests {
         book.unaffected("shop/b", 7, 1001);
         book.unaffected("shop/c", 7, 1002);
         assert!(!book.newest().unwrap().live());
-        book.acknowledged("shop/a", 7, 1012);
+        book.acknowledged("shop/a", 7, 1_012_500);
         let entry = book.newest().unwrap();
         assert!(entry.live());
-        assert_eq!((entry.live_ms, entry.concerned.len(), entry.unaffected.len()), (Some(12.0), 1, 2));
+        assert_eq!((entry.live_ms, entry.concerned.len(), entry.unaffected.len()), (Some(12.5), 1, 2));
         assert_eq!((book.running("shop/a"), book.running("shop/c"), book.running("x")), (7, 7, 0));
     }
 
