@@ -89,7 +89,7 @@ fn side(answer: &Value, whose: &str) -> String {
         line("because", &field(route, "why"));
     }
     for stage in answer["stages"].as_array().into_iter().flatten() {
-        line("stage", &format!("{}: {} {}", field(stage, "name"), field(stage, "verdict"), field(stage, "why")));
+        line("stage", &format!("{}: {}, {}", field(stage, "name"), field(stage, "verdict"), field(stage, "why")));
     }
     for policy in answer["policies"].as_array().into_iter().flatten() {
         let name =

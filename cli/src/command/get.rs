@@ -123,7 +123,49 @@ impl Kind {
                 ("CONNECTIONS", "connections"),
                 ("LAST SEEN", "last_seen"),
             ]),
-            Self::Objects | Self::Listeners | Self::Routes | Self::Clusters | Self::Endpoints => None,
+            Self::Listeners => Some(&[
+                ("PROXY", "proxy"),
+                ("NAME", "name"),
+                ("DIRECTION", "direction"),
+                ("ADDRESS", "address"),
+                ("PROTOCOL", "protocol"),
+                ("MTLS", "mtls"),
+                ("ROUTES", "routes"),
+                ("TCP", "tcp"),
+                ("SERVICE", "service"),
+            ]),
+            Self::Routes => Some(&[
+                ("PROXY", "proxy"),
+                ("TABLE", "table"),
+                ("KIND", "kind"),
+                ("NAMESPACE", "namespace"),
+                ("NAME", "name"),
+                ("RULE", "rule"),
+                ("MATCHES", "matches"),
+                ("BACKENDS", "backends"),
+                ("TIMEOUT MS", "request_timeout_ms"),
+            ]),
+            Self::Clusters => Some(&[
+                ("PROXY", "proxy"),
+                ("NAME", "name"),
+                ("KIND", "kind"),
+                ("PROTOCOL", "protocol"),
+                ("READY", "ready"),
+                ("KNOWN", "known"),
+                ("CONNECT TIMEOUT MS", "connect_timeout_ms"),
+            ]),
+            Self::Endpoints => Some(&[
+                ("PROXY", "proxy"),
+                ("CLUSTER", "cluster"),
+                ("ADDRESS", "address"),
+                ("INSTANCE", "instance"),
+                ("HEALTH", "health"),
+                ("WEIGHT", "weight"),
+                ("IN FLIGHT", "in_flight"),
+                ("SENT", "sent"),
+                ("IDENTITY", "identity"),
+            ]),
+            Self::Objects => None,
         }
     }
 }
@@ -235,7 +277,9 @@ mod tests {
     #[test]
     fn answers_per_proxy_make_one_table() {
         let answer = json!({"shop/a": [{"name": "inbound"}], "shop/b": [{"name": "out/10.96.0.1:80"}]});
-        assert_eq!(table(Kind::Listeners, &answer), "PROXY    NAME\nshop/a   inbound\nshop/b   out/10.96.0.1:80\n");
+        let text = table(Kind::Listeners, &answer);
+        assert!(text.starts_with("PROXY    NAME               DIRECTION"), "{text}");
+        assert!(text.contains("\nshop/b   out/10.96.0.1:80   -"), "{text}");
         assert_eq!(table(Kind::Clusters, &json!({})), "no clusters here\n");
     }
 

@@ -78,6 +78,7 @@ fn cell(value: Option<&Value>) -> String {
         Some(Value::Array(items)) => items.iter().map(|item| cell(Some(item))).collect::<Vec<_>>().join(", "),
         Some(Value::Object(fields)) if fields.is_empty() => "-".to_owned(),
         Some(Value::Object(fields)) if fields.contains_key("kind") && fields.contains_key("name") => object(fields),
+        Some(Value::Object(fields)) if fields.contains_key("cluster") => backend(fields),
         Some(other) => other.to_string(),
     };
     cut(&text)
@@ -89,6 +90,13 @@ fn object(fields: &serde_json::Map<String, Value>) -> String {
     let slash = if field("namespace").is_empty() { "" } else { "/" };
     let text = format!("{} {}{slash}{} {}", field("kind"), field("namespace"), field("name"), field("result"));
     text.trim_end().to_owned()
+}
+
+/// A route's backend in a list: `shop/catalog-v1:80 (90)`, or what is answered in its place.
+fn backend(fields: &serde_json::Map<String, Value>) -> String {
+    let field = |name: &str| fields.get(name).filter(|value| !value.is_null()).map(|value| cell(Some(value)));
+    let target = field("cluster").or_else(|| field("reply")).unwrap_or_else(|| "-".to_owned());
+    field("weight").map_or_else(|| target.clone(), |weight| format!("{target} ({weight})"))
 }
 
 fn cut(text: &str) -> String {
@@ -129,6 +137,13 @@ mod tests {
     fn objects_in_a_list_are_named() {
         let list = json!([{"kind": "HTTPRoute", "namespace": "shop", "name": "catalog", "result": "changed"}, {"kind": "Namespace", "name": "shop"}]);
         assert_eq!(cell(Some(&list)), "HTTPRoute shop/catalog changed, Namespace shop");
+    }
+
+    /// Aim: backends of a route read with their weights.
+    #[test]
+    fn backends_have_their_weight() {
+        let list = json!([{"cluster": "shop/catalog-v1:80", "reply": null, "stages": [], "weight": 90}, {"cluster": null, "weight": 10}]);
+        assert_eq!(cell(Some(&list)), "shop/catalog-v1:80 (90), - (10)");
     }
 
     /// Aim: a long cell is cut, never wrapped.
