@@ -156,7 +156,14 @@ impl Life {
                     state.ready = ready;
                     pid = Some(state.proxy_pid);
                 });
-                tell(&self.mesh, &self.order, if ready { "ready" } else { "not_ready" }, pid, "the edge proxy's readiness changed");
+                let running = *self.phase.borrow() == Phase::Run;
+                match ready {
+                    true => tell(&self.mesh, &self.order, "ready", pid, ""),
+                    false if running => {
+                        tell(&self.mesh, &self.order, "not_ready", pid, "the edge proxy does not answer its readiness probe")
+                    }
+                    false => {}
+                }
                 if ready {
                     self.announce();
                 }
