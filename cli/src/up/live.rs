@@ -1,5 +1,6 @@
 //! From "starting" to "live", and what is shown then: URLs, what runs, what to try, and the golden metrics once a second.
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,6 +23,8 @@ const WAIT_SECS: i64 = 30;
 const RETRY: Duration = Duration::from_millis(100);
 /// Pause between two looks at the metrics.
 const METRICS: Duration = Duration::from_secs(1);
+/// Looks that the window of the rates spans.
+const LOOKS_MAX: usize = 6;
 
 /// Waits until everything declared is live, says so, and then shows metrics on a terminal. Never returns.
 pub(crate) async fn watch(mesh: &Rc<Mesh>, folder: &Path, began: std::time::Instant) {
@@ -38,7 +41,8 @@ pub(crate) async fn watch(mesh: &Rc<Mesh>, folder: &Path, began: std::time::Inst
     let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     mesh.screen.tell(&Event::Live { epoch, instances, elapsed_ms });
     summary(mesh, folder);
-    let mut before: Option<(Sample, Instant)> = None;
+    // Proxies report every few seconds: a window that long shows a steady rate.
+    let mut looks: VecDeque<(Sample, Instant)> = VecDeque::with_capacity(LOOKS_MAX);
     loop {
         sleep(METRICS).await;
         if !mesh.screen.moves() {
@@ -46,10 +50,13 @@ pub(crate) async fn watch(mesh: &Rc<Mesh>, folder: &Path, began: std::time::Inst
         }
         let Ok(now) = sample(mesh).await else { continue };
         let at = Instant::now();
-        if let Some((before, since)) = &before {
+        if let Some((before, since)) = looks.front() {
             mesh.screen.moving(&now.line(before, at.duration_since(*since).as_secs_f64()));
         }
-        before = Some((now, at));
+        if looks.len() == LOOKS_MAX {
+            looks.pop_front();
+        }
+        looks.push_back((now, at));
     }
 }
 
@@ -66,7 +73,7 @@ async fn wait(mesh: &Mesh) -> anyhow::Result<Option<u64>> {
             }
             return Ok(step.ok.then(|| answer["epoch"].as_u64().unwrap_or_default()));
         }
-        mesh.screen.moving(&format!("starting: {}", step.waiting_for));
+        mesh.screen.moving(&step.waiting_for);
     }
     Ok(None)
 }
