@@ -85,11 +85,7 @@ impl FromStr for Identity {
                 return Err(wrong("namespace and service account may hold letters, digits, '.', '-' and '_' only"));
             }
         }
-        Ok(Self {
-            trust_domain: trust_domain.to_owned(),
-            namespace: namespace.to_owned(),
-            service_account: service_account.to_owned(),
-        })
+        Ok(Self { trust_domain: trust_domain.to_owned(), namespace: namespace.to_owned(), service_account: service_account.to_owned() })
     }
 }
 

@@ -12,6 +12,9 @@ use crate::observe::{Telemetry, own_tasks_layer};
 /// Longest filter text.
 const FILTER_BYTES_MAX: usize = 1024;
 
+/// The exporters' own words, once per failed batch: `observe` says the same once a minute, with what to do.
+const QUIET: &str = "opentelemetry-otlp=off,opentelemetry_sdk=off,";
+
 /// A filter that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{filter}` is no log filter (try `info` or `warn,proxy::xds=debug`): {why}")]
@@ -33,7 +36,7 @@ pub fn parse(filter: &str) -> Result<EnvFilter, BadFilter> {
     if filter.len() > FILTER_BYTES_MAX {
         return Err(bad("it is too long".to_owned()));
     }
-    EnvFilter::try_new(filter).map_err(|error| bad(error.to_string()))
+    EnvFilter::try_new(format!("{QUIET}{filter}")).map_err(|error| bad(error.to_string()))
 }
 
 /// Starts the log. A second start in one process (a test) keeps the first.
