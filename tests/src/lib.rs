@@ -4,6 +4,7 @@ pub mod application;
 pub mod mesh;
 pub mod plane;
 pub mod sidecar;
+pub mod sim;
 #[cfg(test)]
 mod tidy;
 pub mod wire;

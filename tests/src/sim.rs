@@ -1,0 +1,280 @@
+//! The whole mesh in simulation: control plane, authority and sidecars as turmoil hosts, in virtual time, from one seed.
+//!
+//! A run is checked at every step: epochs only grow, no proxy's leaf is past its end, nothing travels in plaintext between meshed
+//! hosts. A run that fails prints its seed; `MESHWRIGHT_SIM_SEED=… cargo sim` replays it.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use proxy::snapshots::Snapshots;
+use proxy::tls::CredentialCell;
+use turmoil::Sim;
+
+use crate::application::Client;
+use crate::mesh::{APPLICATION_PORT, Mesh};
+use crate::plane::Desk;
+use crate::sidecar::{Sidecar, Spec, resolve};
+use crate::wire::Medium;
+
+/// Time between two steps of the simulation, and so the grain of all its time.
+const TICK: Duration = Duration::from_millis(5);
+/// Longest simulation.
+const DURATION_MAX: Duration = Duration::from_secs(3600);
+/// Latency between two hosts, least and most.
+const LATENCY: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(20));
+/// Steps between two looks of the checkers.
+const CHECK_EVERY: u32 = 10;
+/// Requests of a load between two new connections.
+const REQUESTS_PER_CONNECTION: usize = 10;
+/// Host of the control plane.
+const CONTROL: &str = "control";
+
+/// One request of a load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shot {
+    /// When it was sent, since the start of the simulation.
+    pub sent: Duration,
+    /// Who answered with 200, or what went wrong.
+    pub answer: Result<String, String>,
+}
+
+/// What the outside of the simulation sees of its hosts.
+#[derive(Default)]
+struct Seen {
+    proxies: BTreeMap<&'static str, (Snapshots, Arc<CredentialCell>)>,
+    epochs: BTreeMap<&'static str, u64>,
+    leaves: BTreeMap<&'static str, u64>,
+    shots: Vec<Shot>,
+}
+
+/// See the module.
+pub struct Simulation {
+    sim: Sim<'static>,
+    mesh: Arc<Mesh>,
+    seen: Arc<Mutex<Seen>>,
+    steps: u32,
+    commands: u32,
+    seed: u64,
+}
+
+/// The seed of this run: `MESHWRIGHT_SIM_SEED`, else the given one.
+pub fn seed(usual: u64) -> u64 {
+    std::env::var("MESHWRIGHT_SIM_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+impl Simulation {
+    /// A simulation whose control plane serves these manifests. Hosts get the addresses 192.168.0.1 (the control plane), .2, .3 and so
+    /// on, in the order in which they join.
+    ///
+    /// # Errors
+    /// No temporary folder can be made.
+    pub fn new(seed: u64, manifests: &str) -> anyhow::Result<Self> {
+        let mut sim = turmoil::Builder::new()
+            .rng_seed(seed)
+            .tick_duration(TICK)
+            .simulation_duration(DURATION_MAX)
+            .min_message_latency(LATENCY.0)
+            .max_message_latency(LATENCY.1)
+            .tcp_capacity(4096)
+            .build();
+        let mesh = Arc::new(Mesh::new(Medium::Turmoil, sim.lookup(CONTROL), manifests, seed)?);
+        let inside = Arc::clone(&mesh);
+        sim.host(CONTROL, move || {
+            let mesh = Arc::clone(&inside);
+            async move {
+                let clock = mesh.clock(turmoil::sim_elapsed().unwrap_or_default());
+                Ok(mesh.plane.run(mesh.wire.exempt(mesh.plane.ip), clock).await?)
+            }
+        });
+        Ok(Self { sim, mesh, seen: Arc::default(), steps: 0, commands: 0, seed })
+    }
+
+    /// Adds a host with a sidecar and an application that says its workload's name.
+    pub fn join(&mut self, namespace: &'static str, workload: &'static str, service_account: &'static str) {
+        let ip = self.sim.lookup(workload);
+        let spec = Spec { namespace, workload, service_account, ip };
+        let (mesh, seen) = (Arc::clone(&self.mesh), Arc::clone(&self.seen));
+        self.sim.host(workload, move || {
+            let (mesh, seen) = (Arc::clone(&mesh), Arc::clone(&seen));
+            async move {
+                let sidecar = mesh.join(spec, mesh.clock(turmoil::sim_elapsed().unwrap_or_default())).await?;
+                let Sidecar { means, credentials, .. } = &sidecar;
+                lock(&seen).proxies.insert(workload, (means.snapshots.clone(), Arc::clone(credentials)));
+                std::future::pending::<()>().await;
+                drop(sidecar);
+                Ok(())
+            }
+        });
+    }
+
+    /// The same, and its application calls `service` (`NAME.NAMESPACE`, port 80) every `pause`, once its proxy is ready.
+    pub fn join_with_load(
+        &mut self,
+        (namespace, workload, account): (&'static str, &'static str, &'static str),
+        service: &'static str,
+        pause: Duration,
+    ) {
+        let ip = self.sim.lookup(workload);
+        let spec = Spec { namespace, workload, service_account: account, ip };
+        let (mesh, seen) = (Arc::clone(&self.mesh), Arc::clone(&self.seen));
+        self.sim.host(workload, move || {
+            let (mesh, seen) = (Arc::clone(&mesh), Arc::clone(&seen));
+            async move {
+                let sidecar = mesh.join(spec, mesh.clock(turmoil::sim_elapsed().unwrap_or_default())).await?;
+                let snapshots = sidecar.means.snapshots.clone();
+                lock(&seen).proxies.insert(workload, (snapshots.clone(), Arc::clone(&sidecar.credentials)));
+                let address = SocketAddr::new(resolve(&snapshots, service).await?, 80);
+                let mut client = Client::new(mesh.wire.application(ip), address, service);
+                for number in 0.. {
+                    if number % REQUESTS_PER_CONNECTION == 0 {
+                        client.hang_up();
+                    }
+                    let sent = turmoil::sim_elapsed().unwrap_or_default();
+                    let answer = match client.get("/").await {
+                        Ok(answer) if answer.status == 200 => Ok(answer.served_by().to_owned()),
+                        Ok(answer) => Err(format!("{} {}", answer.status, answer.header("x-meshwright-reason"))),
+                        Err(error) => Err(format!("{error:#}")),
+                    };
+                    lock(&seen).shots.push(Shot { sent, answer });
+                    tokio::time::sleep(pause).await;
+                }
+                drop(sidecar);
+                Ok(())
+            }
+        });
+    }
+
+    /// Time since the start.
+    pub fn elapsed(&self) -> Duration {
+        self.sim.elapsed()
+    }
+
+    /// Every request of the loads so far.
+    pub fn shots(&self) -> Vec<Shot> {
+        lock(&self.seen).shots.clone()
+    }
+
+    /// Requests that did not succeed.
+    pub fn failures(&self) -> Vec<Shot> {
+        self.shots().into_iter().filter(|shot| shot.answer.is_err()).collect()
+    }
+
+    /// How many leaves a proxy has had.
+    pub fn leaves(&self, workload: &str) -> u64 {
+        lock(&self.seen).leaves.get(workload).copied().unwrap_or_default()
+    }
+
+    /// The epoch that a proxy runs.
+    pub fn epoch(&self, workload: &str) -> u64 {
+        lock(&self.seen).epochs.get(workload).copied().unwrap_or_default()
+    }
+
+    /// The control plane is gone, from one moment to the next; its disk stays.
+    pub fn kill_control(&mut self) {
+        self.sim.crash(CONTROL);
+    }
+
+    /// It is back.
+    pub fn restart_control(&mut self) {
+        self.sim.bounce(CONTROL);
+    }
+
+    /// No packet passes between the control plane and this host, in either direction.
+    pub fn cut_off(&mut self, workload: &str) {
+        self.sim.partition(CONTROL, workload);
+    }
+
+    /// Packets pass again.
+    pub fn heal(&mut self, workload: &str) {
+        self.sim.repair(CONTROL, workload);
+    }
+
+    /// Runs for a while.
+    ///
+    /// # Errors
+    /// A host fails or a checker objects.
+    pub fn run_for(&mut self, time: Duration) -> anyhow::Result<()> {
+        let end = self.elapsed() + time;
+        while self.elapsed() < end {
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Runs until something holds.
+    ///
+    /// # Errors
+    /// A host fails, a checker objects, or `patience` ends first.
+    pub fn run_until(&mut self, what: &str, patience: Duration, mut holds: impl FnMut(&Self) -> bool) -> anyhow::Result<()> {
+        let end = self.elapsed() + patience;
+        while !holds(self) {
+            ensure!(self.elapsed() < end, "not within {patience:?}: {what}");
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Runs a command of an operator to its end.
+    ///
+    /// # Errors
+    /// The command's own, or as for [`Simulation::run_until`].
+    pub fn command<T: Send + 'static, F>(&mut self, command: impl FnOnce(Desk) -> F) -> anyhow::Result<T>
+    where
+        F: Future<Output = anyhow::Result<T>> + 'static,
+    {
+        let place: Arc<Mutex<Option<anyhow::Result<T>>>> = Arc::default();
+        let (result, work) = (Arc::clone(&place), command(self.mesh.desk()));
+        self.commands += 1;
+        self.sim.client(format!("operator-{}", self.commands), async move {
+            let outcome = work.await;
+            *lock(&result) = Some(outcome);
+            Ok(())
+        });
+        self.run_until("the operator's command ends", Duration::from_secs(120), |_| lock(&place).is_some())?;
+        let outcome = lock(&place).take();
+        outcome.context("the command has ended")?
+    }
+
+    fn step(&mut self) -> anyhow::Result<()> {
+        self.sim.step().map_err(|error| anyhow::anyhow!("a host failed after {:?}: {error}", self.elapsed()))?;
+        self.steps += 1;
+        if self.steps.is_multiple_of(CHECK_EVERY) {
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    /// What must hold at any moment.
+    fn check(&self) -> anyhow::Result<()> {
+        let wall = self.mesh.wall + self.elapsed();
+        let mut seen = lock(&self.seen);
+        let Seen { proxies, epochs, leaves, .. } = &mut *seen;
+        for (workload, (snapshots, credentials)) in proxies {
+            let (epoch, before) = (snapshots.load().epoch, epochs.get(workload).copied().unwrap_or_default());
+            ensure!(epoch >= before, "{workload} went back from epoch {before} to {epoch}");
+            epochs.insert(workload, epoch);
+            let leaf = credentials.current().context("a proxy that joined has a leaf")?;
+            ensure!(leaf.not_after > wall, "{workload}'s leaf is past its end at {:?}", self.elapsed());
+            leaves.insert(workload, credentials.generation());
+        }
+        let plain = self.mesh.wire.witness().plaintext_to(APPLICATION_PORT);
+        ensure!(plain.is_empty(), "plaintext between meshed hosts: {:?}", plain.first());
+        Ok(())
+    }
+}
+
+impl Drop for Simulation {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the simulation failed at {:?}; replay it with MESHWRIGHT_SIM_SEED={} cargo sim", self.elapsed(), self.seed);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
