@@ -156,7 +156,7 @@ impl Listening {
                 };
                 // This fails only for a connection that is dead already.
                 let Ok(local) = stream.local_addr() else { continue };
-                let original = original_destination(&stream);
+                let original = original_destination(&stream, local);
                 return Ok(Accepted { socket: Socket::Tcp(stream), peer: canonical(peer), local: canonical(local), original });
             },
             Self::Virtual(listener) => listener.accept().await,

@@ -7,8 +7,9 @@ use tokio::net::TcpStream;
 
 /// Where the client wanted to go before the kernel's redirection, or `None` when the kernel knows of none (the connection was made to
 /// this proxy's own port). IPv4-mapped addresses come back as IPv4.
-pub fn original_destination(stream: &TcpStream) -> Option<SocketAddr> {
-    let local = canonical(stream.local_addr().ok()?);
+/// `local` is the connection's own address.
+pub fn original_destination(stream: &TcpStream, local: SocketAddr) -> Option<SocketAddr> {
+    let local = canonical(local);
     let reference = SockRef::from(stream);
     let original = if local.is_ipv4() { reference.original_dst_v4() } else { reference.original_dst_v6() };
     let original = canonical(original.ok()?.as_socket()?);
@@ -42,6 +43,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         client.unwrap();
-        assert_eq!(original_destination(&accepted.unwrap().0), None);
+        let accepted = accepted.unwrap().0;
+        assert_eq!(original_destination(&accepted, accepted.local_addr().unwrap()), None);
     }
 }

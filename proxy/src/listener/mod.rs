@@ -49,8 +49,11 @@ impl Clone for Permits {
 /// Accepts until dropped; each connection runs in a task of its own on this thread. At the bound, connections wait in the kernel's
 /// queue. When the kernel has no descriptors left, accepting pauses.
 pub async fn listen(mut listening: Listening, door: Door, shared: Rc<Shared>, permits: Permits) {
+    let mut full = false;
     loop {
-        if permits.0.available_permits() == 0 {
+        // Told once per time that it fills up, not once per connection.
+        let was_full = std::mem::replace(&mut full, permits.0.available_permits() == 0);
+        if full && !was_full {
             tracing::warn!(?door, bound = CONNECTIONS_MAX, "no more connections are accepted until some end");
         }
         let Ok(permit) = permits.0.acquire().await else { return };
