@@ -2,6 +2,8 @@
 //! h2load, openssl, Python. Needs root or user namespaces, and what `tests/run-all` installs; without them these tests fail, they never
 //! skip.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where its ground gives way")]
+
 #[path = "foreign/faults.rs"]
 mod faults;
 #[path = "foreign/mesh.rs"]

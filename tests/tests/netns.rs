@@ -1,6 +1,8 @@
 //! Kernel truth: network namespaces, real sockets, programs nobody here wrote. Needs root (or a user namespace's); without the right
 //! these tests fail, they never skip.
 
+#![allow(clippy::unwrap_used, reason = "a test stops where its ground gives way")]
+
 #[path = "netns/intercept.rs"]
 mod intercept;
 #[path = "netns/namespace.rs"]

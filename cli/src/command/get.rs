@@ -50,6 +50,82 @@ enum Kind {
     Plaintext,
 }
 
+/// Headings and the fields below them.
+type Table = &'static [(&'static str, &'static str)];
+
+const PROXIES: Table = &[
+    ("NAMESPACE", "namespace"),
+    ("INSTANCE", "instance"),
+    ("WORKLOAD", "workload"),
+    ("KIND", "kind"),
+    ("MODE", "mode"),
+    ("EPOCH", "epoch"),
+    ("VERSION", "version"),
+    ("PID", "pid"),
+    ("CONNECTED SINCE", "connected_since"),
+];
+const CERTS: Table = &[
+    ("NAMESPACE", "namespace"),
+    ("INSTANCE", "instance"),
+    ("IDENTITY", "identity"),
+    ("SERIAL", "serial"),
+    ("NOT AFTER", "not_after"),
+    ("ISSUER", "issuer"),
+];
+const EPOCHS: Table = &[
+    ("EPOCH", "epoch"),
+    ("ACCEPTED", "accepted"),
+    ("LIVE", "live"),
+    ("LIVE MS", "live_ms"),
+    ("CONCERNED", "proxies.concerned"),
+    ("ACKNOWLEDGED", "proxies.acknowledged"),
+    ("WAITING", "proxies.waiting"),
+    ("OBJECTS", "objects"),
+];
+const PLAINTEXT: Table =
+    &[("SOURCE", "source"), ("DESTINATION", "destination"), ("PORT", "port"), ("CONNECTIONS", "connections"), ("LAST SEEN", "last_seen")];
+const LISTENERS: Table = &[
+    ("PROXY", "proxy"),
+    ("NAME", "name"),
+    ("DIRECTION", "direction"),
+    ("ADDRESS", "address"),
+    ("PROTOCOL", "protocol"),
+    ("MTLS", "mtls"),
+    ("ROUTES", "routes"),
+    ("TCP", "tcp"),
+    ("SERVICE", "service"),
+];
+const ROUTES: Table = &[
+    ("PROXY", "proxy"),
+    ("TABLE", "table"),
+    ("KIND", "kind"),
+    ("NAMESPACE", "namespace"),
+    ("NAME", "name"),
+    ("RULE", "rule"),
+    ("MATCHES", "matches"),
+    ("BACKENDS", "backends"),
+    ("TIMEOUT MS", "request_timeout_ms"),
+];
+const CLUSTERS: Table = &[
+    ("PROXY", "proxy"),
+    ("NAME", "name"),
+    ("KIND", "kind"),
+    ("PROTOCOL", "protocol"),
+    ("READY", "ready"),
+    ("KNOWN", "known"),
+    ("CONNECT TIMEOUT MS", "connect_timeout_ms"),
+];
+const ENDPOINTS: Table = &[
+    ("PROXY", "proxy"),
+    ("CLUSTER", "cluster"),
+    ("ADDRESS", "address"),
+    ("INSTANCE", "instance"),
+    ("HEALTH", "health"),
+    ("WEIGHT", "weight"),
+    ("IN FLIGHT", "in_flight"),
+    ("SENT", "sent"),
+    ("IDENTITY", "identity"),
+];
 /// Columns that stand in front, where the rows have them; long ones come last.
 const FIRST: &[&str] = &[
     "proxy",
@@ -85,86 +161,16 @@ impl Kind {
     }
 
     /// The columns of a table, where the fields are fixed by kinds.md.
-    const fn columns(self) -> Option<&'static [(&'static str, &'static str)]> {
+    const fn columns(self) -> Option<Table> {
         match self {
-            Self::Proxies => Some(&[
-                ("NAMESPACE", "namespace"),
-                ("INSTANCE", "instance"),
-                ("WORKLOAD", "workload"),
-                ("KIND", "kind"),
-                ("MODE", "mode"),
-                ("EPOCH", "epoch"),
-                ("VERSION", "version"),
-                ("PID", "pid"),
-                ("CONNECTED SINCE", "connected_since"),
-            ]),
-            Self::Certs => Some(&[
-                ("NAMESPACE", "namespace"),
-                ("INSTANCE", "instance"),
-                ("IDENTITY", "identity"),
-                ("SERIAL", "serial"),
-                ("NOT AFTER", "not_after"),
-                ("ISSUER", "issuer"),
-            ]),
-            Self::Epochs => Some(&[
-                ("EPOCH", "epoch"),
-                ("ACCEPTED", "accepted"),
-                ("LIVE", "live"),
-                ("LIVE MS", "live_ms"),
-                ("CONCERNED", "proxies.concerned"),
-                ("ACKNOWLEDGED", "proxies.acknowledged"),
-                ("WAITING", "proxies.waiting"),
-                ("OBJECTS", "objects"),
-            ]),
-            Self::Plaintext => Some(&[
-                ("SOURCE", "source"),
-                ("DESTINATION", "destination"),
-                ("PORT", "port"),
-                ("CONNECTIONS", "connections"),
-                ("LAST SEEN", "last_seen"),
-            ]),
-            Self::Listeners => Some(&[
-                ("PROXY", "proxy"),
-                ("NAME", "name"),
-                ("DIRECTION", "direction"),
-                ("ADDRESS", "address"),
-                ("PROTOCOL", "protocol"),
-                ("MTLS", "mtls"),
-                ("ROUTES", "routes"),
-                ("TCP", "tcp"),
-                ("SERVICE", "service"),
-            ]),
-            Self::Routes => Some(&[
-                ("PROXY", "proxy"),
-                ("TABLE", "table"),
-                ("KIND", "kind"),
-                ("NAMESPACE", "namespace"),
-                ("NAME", "name"),
-                ("RULE", "rule"),
-                ("MATCHES", "matches"),
-                ("BACKENDS", "backends"),
-                ("TIMEOUT MS", "request_timeout_ms"),
-            ]),
-            Self::Clusters => Some(&[
-                ("PROXY", "proxy"),
-                ("NAME", "name"),
-                ("KIND", "kind"),
-                ("PROTOCOL", "protocol"),
-                ("READY", "ready"),
-                ("KNOWN", "known"),
-                ("CONNECT TIMEOUT MS", "connect_timeout_ms"),
-            ]),
-            Self::Endpoints => Some(&[
-                ("PROXY", "proxy"),
-                ("CLUSTER", "cluster"),
-                ("ADDRESS", "address"),
-                ("INSTANCE", "instance"),
-                ("HEALTH", "health"),
-                ("WEIGHT", "weight"),
-                ("IN FLIGHT", "in_flight"),
-                ("SENT", "sent"),
-                ("IDENTITY", "identity"),
-            ]),
+            Self::Proxies => Some(PROXIES),
+            Self::Certs => Some(CERTS),
+            Self::Epochs => Some(EPOCHS),
+            Self::Plaintext => Some(PLAINTEXT),
+            Self::Listeners => Some(LISTENERS),
+            Self::Routes => Some(ROUTES),
+            Self::Clusters => Some(CLUSTERS),
+            Self::Endpoints => Some(ENDPOINTS),
             Self::Objects => None,
         }
     }

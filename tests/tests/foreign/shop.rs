@@ -180,7 +180,7 @@ fn spans_link_the_whole_road() {
     while road(&spans).unwrap_or(0) < 4 {
         let left = deadline.saturating_duration_since(Instant::now());
         let span = collector.spans.recv_timeout(left).unwrap_or_else(|_| panic!("the spans of {trace} do not link: {spans:#?}"));
-        if span["trace"] == Value::from(trace.as_str()) {
+        if span["trace"] == trace.as_str() {
             spans.push(span);
         }
     }
