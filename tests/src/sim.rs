@@ -183,6 +183,17 @@ impl Simulation {
         self.sim.bounce(CONTROL);
     }
 
+    /// A workload's host is gone, its application and its sidecar with it.
+    pub fn kill(&mut self, workload: &'static str) {
+        lock(&self.seen).proxies.remove(workload);
+        self.sim.crash(workload);
+    }
+
+    /// It is back, with a fresh token.
+    pub fn restart(&mut self, workload: &'static str) {
+        self.sim.bounce(workload);
+    }
+
     /// No packet passes between the control plane and this host, in either direction.
     pub fn cut_off(&mut self, workload: &str) {
         self.sim.partition(CONTROL, workload);

@@ -72,7 +72,12 @@ spec:
 
 /// A frontend that calls a catalog of two versions, half and half, every `pause`; runs until the load has begun.
 fn shop(usual_seed: u64, more: &str, pause: Duration) -> anyhow::Result<Simulation> {
-    let mut sim = Simulation::new(seed(usual_seed), &[SHOP, more, &route(1, 1)].concat())?;
+    start(seed(usual_seed), &[SHOP, more, &route(1, 1)].concat(), pause)
+}
+
+/// The same hosts with other manifests.
+fn start(seed: u64, manifests: &str, pause: Duration) -> anyhow::Result<Simulation> {
+    let mut sim = Simulation::new(seed, manifests)?;
     sim.join_with_load(("shop", "frontend", "web"), "catalog.shop", pause);
     sim.join("shop", "catalog-v1", "catalog");
     sim.join("shop", "catalog-v2", "catalog");
@@ -129,6 +134,25 @@ fn a_partition_heals() -> anyhow::Result<()> {
     sim.run_for(5 * SECOND)?;
     assert!(recent(&sim, 4 * SECOND).iter().all(|answer| answer.as_deref() == Ok("catalog-v2")));
     assert_eq!(sim.failures().len(), early, "{:?}", sim.failures().last());
+    Ok(())
+}
+
+/// Aim: an endpoint that dies costs at most the request that was under way: what was never written is sent elsewhere; back again, it
+/// takes its share.
+#[test]
+fn a_dead_endpoint_costs_what_was_under_way() -> anyhow::Result<()> {
+    let mut sim = start(seed(15), SHOP, SECOND / 20)?;
+    let early = sim.failures().len();
+    sim.kill("catalog-v2");
+    sim.run_for(20 * SECOND)?;
+    assert!(sim.failures().len() <= early + 1, "{:?}", sim.failures());
+    let answers = recent(&sim, 15 * SECOND);
+    assert!(answers.len() > 50 && answers.iter().all(|answer| answer.as_deref() == Ok("catalog-v1")), "{answers:?}");
+    sim.restart("catalog-v2");
+    sim.run_until("the endpoint takes its share again", 60 * SECOND, |sim| {
+        recent(sim, 5 * SECOND).iter().any(|answer| answer.as_deref() == Ok("catalog-v2"))
+    })?;
+    assert!(sim.failures().len() <= early + 1, "{:?}", sim.failures());
     Ok(())
 }
 
