@@ -201,7 +201,8 @@ async fn ready(plane: &Plane) -> usize {
     frontend.subscribe(xds::LISTENER, "out/10.96.7.7:80").await;
     frontend.take_epoch(None).await;
     let resources = frontend.seen.iter().filter(|response| response.type_url == xds::ENDPOINT).flat_map(|response| &response.resources);
-    let last = resources.filter(|resource| resource.name == "shop/catalog:80").last().unwrap();
+    let mut resources = resources.filter(|resource| resource.name == "shop/catalog:80");
+    let last = resources.next_back().unwrap();
     let assignment: xds::endpoint::ClusterLoadAssignment = xds::unpack(last.resource.as_ref().unwrap()).unwrap();
     let endpoints = assignment.endpoints.iter().flat_map(|locality| &locality.lb_endpoints);
     endpoints.filter(|endpoint| endpoint.health_status == xds::core::HealthStatus::Healthy as i32).count()
