@@ -236,15 +236,7 @@ impl ProxyArgs {
         if drain > DRAIN_MAX {
             bail!("--drain-secs: {} is too long, give at most {}", self.drain_secs, DRAIN_MAX.as_secs());
         }
-        let dns_upstream = if self.dns_upstream.is_empty() {
-            fs::read_to_string(RESOLV_CONF).map(|text| nameservers(&text)).unwrap_or_default()
-        } else {
-            self.dns_upstream.clone()
-        };
-        let own_port = |server: &SocketAddr| self.dns_port != 0 && server.port() == self.dns_port && server.ip().is_loopback();
-        if let Some(server) = dns_upstream.iter().find(|server| own_port(server)) {
-            bail!("--dns-upstream: {server} is this proxy's own resolver; give the one that was there before");
-        }
+        let dns_upstream = self.resolvers()?;
         let edge = self.mode == ProxyMode::Edge;
         Ok(Bootstrap {
             node: NodeIdentity {
@@ -284,6 +276,19 @@ impl ProxyArgs {
             log_level: self.log_level,
             otlp_endpoint: self.otlp_endpoint,
         })
+    }
+
+    fn resolvers(&self) -> anyhow::Result<Vec<SocketAddr>> {
+        let servers = if self.dns_upstream.is_empty() {
+            fs::read_to_string(RESOLV_CONF).map(|text| nameservers(&text)).unwrap_or_default()
+        } else {
+            self.dns_upstream.clone()
+        };
+        let own = |server: &&SocketAddr| self.dns_port != 0 && server.port() == self.dns_port && server.ip().is_loopback();
+        if let Some(server) = servers.iter().find(own) {
+            bail!("--dns-upstream: {server} is this proxy's own resolver; give the one that was there before");
+        }
+        Ok(servers)
     }
 
     fn roots(&self) -> anyhow::Result<Vec<CertificateDer<'static>>> {

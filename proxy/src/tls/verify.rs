@@ -35,7 +35,14 @@ pub(super) struct Verify {
     credentials: Arc<CredentialCell>,
     trust: Arc<TrustCell>,
     algorithms: WebPkiSupportedAlgorithms,
-    verified: Mutex<HashMap<([u8; 32], Side), (Parsed, u64)>>,
+    verified: Mutex<HashMap<([u8; 32], Side), Verified>>,
+}
+
+/// A leaf whose chain was verified under the bundle of that generation.
+#[derive(Clone, Debug)]
+struct Verified {
+    parsed: Parsed,
+    trust: u64,
 }
 
 impl Verify {
@@ -53,8 +60,7 @@ impl Verify {
     ) -> Result<(Arc<Peer>, u64), Error> {
         let key = (sha256(leaf), side);
         let trust = self.trust.current();
-        let known =
-            self.verified.lock().get(&key).filter(|(_, generation)| *generation == trust.generation).map(|(parsed, _)| parsed.clone());
+        let known = self.verified.lock().get(&key).filter(|known| known.trust == trust.generation).map(|known| known.parsed.clone());
         let parsed = match known {
             Some(parsed) => parsed,
             None => {
@@ -67,7 +73,7 @@ impl Verify {
                 if verified.len() >= VERIFIED_MAX {
                     verified.clear();
                 }
-                verified.insert(key, (parsed.clone(), trust.generation));
+                verified.insert(key, Verified { parsed: parsed.clone(), trust: trust.generation });
                 parsed
             }
         };

@@ -188,7 +188,7 @@ impl Client {
             };
             for effect in effects {
                 match effect {
-                    Effect::Send(request) => waiting.push_back(request),
+                    Effect::Send(request) => waiting.push_back(*request),
                     Effect::StartOver => return Ended::StartOver,
                     other => self.carry_out(other),
                 }
@@ -233,3 +233,7 @@ impl Client {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;

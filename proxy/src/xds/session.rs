@@ -27,7 +27,7 @@ const INVALID_ARGUMENT: i32 = 3;
 #[derive(Debug)]
 pub enum Effect {
     /// Send this request.
-    Send(DeltaDiscoveryRequest),
+    Send(Box<DeltaDiscoveryRequest>),
     /// Make this snapshot live.
     Publish(Arc<Snapshot>),
     /// Judge peers by these roots from now on.
@@ -299,7 +299,7 @@ impl Session {
 static NOTHING: Held = Held { versions: BTreeMap::new(), names: BTreeSet::new(), leaving: BTreeSet::new() };
 
 /// An ACK, or a NACK that names everything refused.
-fn answer(type_url: &str, nonce: String, refused: &[Rejected]) -> DeltaDiscoveryRequest {
+fn answer(type_url: &str, nonce: String, refused: &[Rejected]) -> Box<DeltaDiscoveryRequest> {
     let error_detail = (!refused.is_empty()).then(|| {
         let mut message = String::new();
         for rejected in refused {
@@ -315,7 +315,7 @@ fn answer(type_url: &str, nonce: String, refused: &[Rejected]) -> DeltaDiscovery
         }
         rpc::Status { code: INVALID_ARGUMENT, message, details: Vec::new() }
     });
-    DeltaDiscoveryRequest { type_url: type_url.to_owned(), response_nonce: nonce, error_detail, ..Default::default() }
+    Box::new(DeltaDiscoveryRequest { type_url: type_url.to_owned(), response_nonce: nonce, error_detail, ..Default::default() })
 }
 
 #[cfg(test)]
