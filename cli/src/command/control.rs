@@ -22,7 +22,10 @@ pub(crate) type ControlArgs = Flags;
 /// Threads of the control plane: it must leave the machine to the mesh.
 const THREADS: usize = 2;
 
-pub(crate) fn run(args: ControlArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(mut args: ControlArgs) -> anyhow::Result<ExitCode> {
+    if args.api_socket.is_none() {
+        args.api_socket = Some(crate::state::create()?.join(crate::state::CONTROL_SOCKET));
+    }
     let filter = EnvFilter::try_new(&args.log_level)
         .map_err(|error| anyhow::anyhow!("--log-level {}: {error}; use `info`, or `control=debug`", args.log_level))?;
     tracing_subscriber::fmt()

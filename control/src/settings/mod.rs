@@ -31,7 +31,7 @@ pub struct ControlArgs {
     /// Also serve xDS without TLS to clients on this machine, routing only
     #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:15010")]
     pub plaintext_xds: Option<SocketAddr>,
-    /// Unix socket of the commands and the node agent [default: control.sock in the data folder]
+    /// Unix socket of the commands and the node agent [default: control.sock in the state directory, where every command looks for it]
     #[arg(long, value_name = "PATH")]
     pub api_socket: Option<PathBuf>,
     /// Address of the control plane's own metrics
