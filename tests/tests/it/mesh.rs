@@ -92,7 +92,7 @@ fn run<F: Future<Output = anyhow::Result<()>>>(test: impl FnOnce() -> F) {
 struct Shop {
     mesh: Mesh,
     frontend: Sidecar,
-    _catalog: [Sidecar; 2],
+    catalog: [Sidecar; 2],
 }
 
 impl Shop {
@@ -103,7 +103,7 @@ impl Shop {
         tokio::task::spawn_local(async move { plane.run(network, clock).await.expect("the control plane runs") });
         let frontend = mesh.join(FRONTEND, clock).await?;
         let catalog = [mesh.join(CATALOG_1, clock).await?, mesh.join(CATALOG_2, clock).await?];
-        Ok(Self { mesh, frontend, _catalog: catalog })
+        Ok(Self { mesh, frontend, catalog })
     }
 
     async fn client(&self) -> anyhow::Result<Client> {
@@ -150,6 +150,14 @@ fn a_request_crosses_the_mesh() {
         }
         assert_eq!(shop.mesh.wire.witness().plaintext_to(APPLICATION_PORT).len(), 0);
         assert!(shop.mesh.wire.witness().connections_to(APPLICATION_PORT) >= 2);
+
+        let metrics = shop.frontend.means.telemetry.render();
+        let counted = |text: &str, wanted: &[&str]| text.lines().any(|line| wanted.iter().all(|part| line.contains(part)));
+        let outbound = ["meshwright_requests_total{", r#"direction="outbound""#, r#"route="shop/catalog""#, r#"code="200""#, r#"mtls="true""#];
+        assert!(counted(&metrics, &outbound) && counted(&metrics, &["meshwright_config_epoch 1"]), "{metrics}");
+        let metrics = shop.catalog[0].means.telemetry.render();
+        let inbound = ["meshwright_requests_total{", r#"direction="inbound""#, r#"source_workload="frontend""#, r#"mtls="true""#];
+        assert!(counted(&metrics, &inbound) && counted(&metrics, &["meshwright_cert_expiry_seconds "]), "{metrics}");
 
         let answer = client.get("/traced").await?;
         let lines = shop.mesh.log.lines();
