@@ -63,6 +63,7 @@ impl Core {
         let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(WallTime(clock));
         let tls = Tls::new(Arc::clone(&credentials), Arc::clone(&trust), Arc::clone(&time)).context("mesh TLS cannot be set up")?;
         let control = ControlTls::new(member.control_roots, &credentials, &trust, &time).context("--control-ca")?;
+        let options = TelemetryOptions { network: network.clone(), ..options };
         let (telemetry, exporter) = Telemetry::new(options, clock);
         let snapshots = Snapshots::default();
         Ok(Self {

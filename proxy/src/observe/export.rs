@@ -8,10 +8,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use engine::model::Settings;
-use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig};
+use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig, WithTonicConfig};
 use opentelemetry_sdk::trace::{SpanData, SpanExporter};
 use tokio::sync::mpsc;
 
+use super::collector::channel;
 use super::span::{SpanRecord, resource};
 use super::telemetry::Telemetry;
 
@@ -133,16 +134,21 @@ impl Exporter {
         if let Some(open) = self.open.take().filter(|open| open.endpoint == endpoint && open.same_resource(settings.as_deref())) {
             return Some(Open { settings, ..open });
         }
-        match Otlp::builder().with_tonic().with_endpoint(&endpoint).with_timeout(EXPORT_TIMEOUT).build() {
+        match self.client(&endpoint) {
             Ok(mut otlp) => {
                 otlp.set_resource(&resource(settings.as_deref(), &self.telemetry.options.instance));
                 Some(Open { endpoint, settings, otlp })
             }
             Err(error) => {
-                self.complain(&endpoint, &error);
+                self.complain(&endpoint, &*error);
                 None
             }
         }
+    }
+
+    fn client(&self, endpoint: &str) -> Result<Otlp, Box<dyn std::error::Error + Send + Sync>> {
+        let channel = channel(endpoint, &self.telemetry.options.network, EXPORT_TIMEOUT)?;
+        Ok(Otlp::builder().with_tonic().with_channel(channel).with_timeout(EXPORT_TIMEOUT).build()?)
     }
 
     async fn send(&mut self, spans: Vec<SpanData>) {

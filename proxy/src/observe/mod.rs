@@ -5,6 +5,7 @@
 //! own shard and shares no lock with another; a scrape adds the shards up.
 
 mod access;
+mod collector;
 mod exchange;
 mod export;
 mod labels;

@@ -13,13 +13,13 @@ use super::access::{AccessLog, LogLines};
 use super::export::{Exporter, Finished, SPAN_QUEUE_MAX};
 use super::series::Registry;
 use super::traffic::PlaintextPeers;
-use crate::io::Clock;
+use crate::io::{Clock, Network};
 
 /// Content type of [`Telemetry::render`].
 pub const OPENMETRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// What a proxy's telemetry is started with.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct TelemetryOptions {
     /// Name of the instance, for `service.instance.id`.
     pub instance: String,
@@ -29,6 +29,20 @@ pub struct TelemetryOptions {
     pub otlp_fallback: Option<String>,
     /// Where access log lines go.
     pub log: LogLines,
+    /// How collectors are reached: as the proxy's own connections, which redirection leaves alone.
+    pub network: Network,
+}
+
+impl Default for TelemetryOptions {
+    fn default() -> Self {
+        Self {
+            instance: String::new(),
+            otlp_endpoint: None,
+            otlp_fallback: None,
+            log: LogLines::Stdout,
+            network: Network::Kernel { mark: None },
+        }
+    }
 }
 
 /// Facts that other modules know and metrics show. Written by their owners at any time.
