@@ -36,6 +36,8 @@ const READY: (u16, &str) = (15021, "/healthz/ready");
 const PERIOD: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// Longest wait for one answer.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// So many answers in a row may be missing before the proxy counts as not ready.
+const SILENCES_MAX: u32 = 3;
 /// A token that was not used within this time is replaced.
 const REFILL: Duration = Duration::from_secs(3);
 /// What the proxy may take to drain when it alone ends, and when the whole mesh ends.
@@ -144,12 +146,16 @@ impl Life {
 
     async fn readiness(&self) {
         let mut refilled = Instant::now();
+        let mut silences = 0;
         let mut gone = self.gone.subscribe();
         while !*gone.borrow_and_update() {
             let check = Check::Http { port: READY.0, path: READY.1.to_owned() };
             let addresses = self.addresses.clone();
-            let ready = self.namespace.spawn(move || probe::ask(&check, &addresses, ANSWER_MAX)).await.is_ok();
+            let answered = self.namespace.spawn(move || probe::ask(&check, &addresses, ANSWER_MAX)).await.is_ok();
+            silences = if answered { 0 } else { silences + 1 };
+            // A proxy that died was taken out when it died; one late answer is no reason.
             let before = self.mesh.roster.borrow().gateways.get(&self.key).is_some_and(|state| state.ready);
+            let ready = answered || (before && silences < SILENCES_MAX);
             if ready != before {
                 let mut pid = None;
                 state(&self.mesh, &self.key, |state| {

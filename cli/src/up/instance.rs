@@ -29,6 +29,8 @@ const READY: (u16, &str) = (15021, "/healthz/ready");
 const EAGER: Duration = Duration::from_millis(50);
 /// Longest wait for one answer unless the probe says otherwise.
 const ANSWER_MAX: Duration = Duration::from_secs(1);
+/// So many answers in a row may be missing before a sidecar counts as not ready, as with a kubelet.
+const SILENCES_MAX: u32 = 3;
 /// A token that was not used within this time is replaced: it may have been refused, or the control plane began anew.
 const REFILL: Duration = Duration::from_secs(3);
 /// An instance that needs longer does not hold others up.
@@ -220,11 +222,13 @@ impl Life {
     async fn readiness(&self) {
         let began = Instant::now();
         let mut refilled = Instant::now();
-        let mut failures = 0;
+        let (mut failures, mut silences) = (0, 0);
         let mut gone = self.workload_gone.subscribe();
         while !*gone.borrow_and_update() {
             if self.order.meshed {
-                let ready = self.ask_sidecar().await;
+                // On a machine that has no time one answer may be late; a sidecar that died is known without asking.
+                silences = if self.ask_sidecar().await { 0 } else { silences + 1 };
+                let ready = silences == 0 || (silences < SILENCES_MAX && *self.sidecar_ready.borrow());
                 self.sidecar_ready.send_if_modified(|before| std::mem::replace(before, ready) != ready);
                 if !ready && refilled.elapsed() > REFILL {
                     refilled = Instant::now();

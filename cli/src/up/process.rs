@@ -169,7 +169,8 @@ impl Backoff {
 pub(crate) fn last_line(log: &Path) -> Option<String> {
     let text = std::fs::read(log).ok()?;
     let tail = String::from_utf8_lossy(&text[text.len().saturating_sub(4096)..]).into_owned();
-    let mut lines = tail.lines().rev().filter(|line| !line.trim().is_empty());
+    // Lines of an access log say nothing about their writer.
+    let mut lines = tail.lines().rev().filter(|line| !line.trim().is_empty() && !line.starts_with('{'));
     let line = lines.clone().find(|line| line.starts_with("error")).or_else(|| lines.next())?;
     Some(line.trim().chars().take(300).collect())
 }
