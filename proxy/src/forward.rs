@@ -21,7 +21,9 @@ use hyper::upgrade::OnUpgrade;
 use crate::attempt::{self, Aim};
 use crate::body::{Body, Cut, Follower};
 use crate::chain;
-use crate::http::{Overdue, Tunnel, Upgrade, Upload, clean_request, clean_response, grpc_status, local_reply, to_http1, to_http2, tunnel};
+use crate::http::{
+    Overdue, Tunnel, Upgrade, Upload, clean_request, clean_response, frame_for_http1, grpc_status, local_reply, to_http1, to_http2, tunnel,
+};
 use crate::observe::{Direction, Downstream, Exchange};
 use crate::pool::{Lease, To};
 use crate::shared::Shared;
@@ -88,7 +90,12 @@ impl Journey {
         chain::forth(plan, &mut parts.headers);
         match carries {
             Carries::H2 => to_http2(&mut parts, destination),
-            Carries::H1 | Carries::Tcp => to_http1(&mut parts, destination),
+            Carries::H1 | Carries::Tcp => {
+                to_http1(&mut parts, destination);
+                if version == Version::HTTP_2 {
+                    frame_for_http1(&mut parts, incoming.is_end_stream(), incoming.size_hint().exact());
+                }
+            }
         }
         let overdue = Overdue::new(&shared.patience, plan.forward.idle_timeout, plan.forward.request_timeout);
         let mut request = Request::from_parts(parts, body(incoming, &overdue));
@@ -135,6 +142,11 @@ impl Journey {
         };
         overdue.wait.touch();
         let switching = switches(self.upgraded.is_some(), self.connect, response.status());
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS && !switching {
+            exchange.add_request_bytes(overdue.wait.uploaded());
+            let failure = Failure::new(Reason::UpstreamProtocol, "the server switched protocols, which nobody had asked for");
+            return failed(&self.shared, &failure, self.version, exchange);
+        }
         clean_response(response.headers_mut(), switching, self.version, lease.tls().is_some());
         exchange.response(response.status(), response.headers());
         if let Some(backend) = self.forward.backends.get(self.backend) {

@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 
 use crate::arrival::{Arrival, http_version};
 use crate::forward::{Answering, Journey, malformed, reply};
-use crate::http::{Version, serve};
+use crate::http::{Version, names_two_hosts, serve};
 use crate::io::{Rewound, Stream};
 use crate::limits::HEAD_WAIT;
 use crate::observe::{Direction, Downstream};
@@ -74,6 +74,9 @@ impl Connection {
             return Answering::Ready(Some(reply(&self.shared, &LocalReply::of(reason), parts.version, exchange)));
         };
         self.mark(&mut parts.headers);
+        if names_two_hosts(&parts.headers) {
+            return Answering::Ready(Some(reply(&self.shared, &LocalReply::of(Reason::BadRequest), parts.version, exchange)));
+        }
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
         match decide(table, &head, self.shared.draw.next()) {
             Decision::Forward(plan) => {

@@ -19,9 +19,9 @@ use crate::arrival::{Arrival, Carried, Opaque, carry, http_version};
 use crate::attempt::{self, Aim, OpenedTcp};
 use crate::body::Body;
 use crate::forward::{Answering, Journey, malformed, reply};
-use crate::http::{Version, serve};
+use crate::http::{Version, names_two_hosts, serve};
 use crate::io::{Rewound, Socket, Stream};
-use crate::limits::HANDSHAKE_WAIT;
+use crate::limits::{HANDSHAKE_WAIT, HEAD_WAIT};
 use crate::observe::{Direction, Downstream, Exchange};
 use crate::pool::To;
 use crate::shared::Shared;
@@ -90,7 +90,7 @@ impl Came<'_> {
         if !self.declared_http() {
             return self.watch(socket).await;
         }
-        let said = watch::client_first(&mut socket, None).await?;
+        let said = watch::client_first(&mut socket, Some(HEAD_WAIT)).await?;
         self.said(said, socket, None).await
     }
 
@@ -103,7 +103,7 @@ impl Came<'_> {
             }
             Protocol::Auto => self.watch(socket).await,
             Protocol::Http | Protocol::Http1 | Protocol::Http2 => {
-                let said = watch::client_first(&mut socket, None).await?;
+                let said = watch::client_first(&mut socket, Some(HEAD_WAIT)).await?;
                 self.said(said, socket, None).await
             }
         }
@@ -256,6 +256,9 @@ impl Connection {
             // Replaces whatever the caller said of itself.
             Some(value) => drop(parts.headers.insert(X_FORWARDED_CLIENT_CERT, value.clone())),
             None => drop(parts.headers.remove(X_FORWARDED_CLIENT_CERT)),
+        }
+        if names_two_hosts(&parts.headers) {
+            return Answering::Ready(Some(reply(&self.shared, &LocalReply::of(Reason::BadRequest), parts.version, exchange)));
         }
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
         match decide(&view.port.http, &head, self.shared.draw.next()) {

@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 use crate::arrival::{Arrival, Carried, Opaque, carry, http_version, refuse};
 use crate::attempt::{self, Aim, OpenedTcp};
 use crate::forward::{Answering, Journey, malformed, reply};
-use crate::http::{Version, serve, ticks};
+use crate::http::{Version, names_two_hosts, serve, ticks};
 use crate::io::{Rewound, Stream};
 use crate::observe::{Direction, Downstream};
 use crate::shared::Shared;
@@ -160,6 +160,9 @@ impl Connection {
         let Some(table) = &view.outbound.http else {
             return Answering::Ready(Some(reply(&self.shared, &LocalReply::of(Reason::NoRoute), parts.version, exchange)));
         };
+        if names_two_hosts(&parts.headers) {
+            return Answering::Ready(Some(reply(&self.shared, &LocalReply::of(Reason::BadRequest), parts.version, exchange)));
+        }
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
         match decide(table, &head, self.shared.draw.next()) {
             Decision::Forward(plan) => {

@@ -35,6 +35,8 @@ pub fn to_http1(parts: &mut request::Parts, destination: SocketAddr) {
 /// Makes a request fit for an HTTP/2 upstream: scheme and authority in the target, no headers that HTTP/2 forbids.
 pub fn to_http2(parts: &mut request::Parts, destination: SocketAddr) {
     if parts.version == Version::HTTP_2 && parts.uri.authority().is_some() && parts.uri.scheme().is_some() {
+        // The authority is what was judged; another name beside it would be believed by some (RFC 9113, section 8.3.1).
+        parts.headers.remove(HOST);
         return;
     }
     if parts.version != Version::HTTP_2 {
@@ -56,6 +58,13 @@ pub fn to_http2(parts: &mut request::Parts, destination: SocketAddr) {
     uri.scheme.get_or_insert(Scheme::HTTP);
     uri.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
     parts.uri = Uri::from_parts(uri).unwrap_or_default();
+}
+
+/// Frames a body that came over HTTP/2 with no `length` of its own: hyper takes a GET or HEAD that does not say for one without a body.
+pub fn frame_for_http1(parts: &mut request::Parts, empty: bool, length: Option<u64>) {
+    if !empty && length.is_none() {
+        parts.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 fn without_user(authority: &Authority) -> &str {

@@ -1,12 +1,23 @@
 //! Headers that belong to one hop (RFC 9110, section 7.6.1).
 
-use http::header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 const X_MESHWRIGHT_REASON: HeaderName = HeaderName::from_static("x-meshwright-reason");
+/// What `connection` cannot take off: what this proxy says itself may stand there already, and a sender must not unsay it.
+const KEPT: [HeaderName; 8] = [
+    UPGRADE,
+    TE,
+    HOST,
+    HeaderName::from_static("x-forwarded-client-cert"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("tracestate"),
+];
 
 /// Whether a request asks for its connection to become something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +52,11 @@ pub fn clean_request(parts: &mut request::Parts) -> Upgrade {
     if connect || upgrades { Upgrade::Asked } else { Upgrade::No }
 }
 
+/// Whether a request names more than one host: proxies and applications would disagree on which counts (RFC 9112, section 3.2).
+pub fn names_two_hosts(headers: &HeaderMap) -> bool {
+    headers.get_all(HOST).iter().nth(1).is_some()
+}
+
 /// Takes off an answer what was meant for this hop alone. `mesh_peer` says whether the sender proved itself: only then is its word on
 /// what the mesh did believed. A downstream of HTTP/1.0 knows no transfer codings.
 pub fn clean_response(headers: &mut HeaderMap, switching: bool, downstream: Version, mesh_peer: bool) {
@@ -54,6 +70,10 @@ pub fn clean_response(headers: &mut HeaderMap, switching: bool, downstream: Vers
     }
     headers.remove(KEEP_ALIVE);
     headers.remove(PROXY_CONNECTION);
+    if headers.contains_key(TRANSFER_ENCODING) {
+        // It overrides a length, which must not travel on (RFC 9112, section 6.3).
+        headers.remove(CONTENT_LENGTH);
+    }
     if downstream != Version::HTTP_11 {
         headers.remove(TRANSFER_ENCODING);
     }
@@ -93,7 +113,7 @@ fn clean_connection(headers: &mut HeaderMap, upgrades: bool) {
             .iter()
             .flat_map(list)
             .filter_map(|name| HeaderName::from_bytes(name).ok())
-            .filter(|name| ![UPGRADE, TE, HOST].contains(name))
+            .filter(|name| !KEPT.contains(name))
             .collect();
         for name in named {
             headers.remove(name);

@@ -47,3 +47,42 @@ fn a_port_without_configuration_says_so() {
         assert!(metrics.contains("reason=\"bad_request\""), "{metrics}");
     });
 }
+
+/// A connection from outside to the edge's port 80.
+fn knock(world: &World) -> Socket {
+    let (client, far) = pipe();
+    let arrival = Arrival { socket: far, peer: "192.0.2.9:5000".parse().unwrap(), destination: "10.0.0.1:8080".parse().unwrap() };
+    tokio::task::spawn_local(gateway::serve_connection(arrival, 80, Rc::clone(&world.client)));
+    client
+}
+
+#[test]
+fn a_client_cannot_take_off_what_the_edge_adds() {
+    // Aim: `connection` names headers of this hop; naming the edge's own words does not remove them.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut client = knock(&world);
+        let ask = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close, X-Forwarded-For, x-forwarded-proto, x-forwarded-client-cert, x-own\r\nx-own: 1\r\n\r\n";
+        write(&mut client, ask).await;
+        let request = head(&mut world.application().await).await;
+        for wanted in ["x-forwarded-for: 192.0.2.9\r\n", "x-forwarded-proto: http\r\n", "x-forwarded-client-cert: By="] {
+            assert!(request.contains(wanted), "{wanted}: {request}");
+        }
+        assert!(!request.contains("x-own"), "{request}");
+    });
+}
+
+#[test]
+fn two_hosts_are_refused() {
+    // Aim: who routes by the first host and who serves by the last must not disagree (RFC 9112, section 3.2).
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let ask = "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n";
+        for mut client in [knock(&world), world.dial(SERVICE)] {
+            write(&mut client, ask).await;
+            let answer = head(&mut client).await;
+            assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("bad_request"), "{answer}");
+        }
+        assert!(world.applications.try_recv().is_err());
+    });
+}

@@ -279,3 +279,36 @@ fn the_application_may_speak_one_version_only() {
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.contains("x-target: http://catalog/a\r\n"), "{answer}");
     });
 }
+
+#[test]
+fn an_answer_with_two_lengths_is_framed_once() {
+    // Aim: `transfer-encoding` wins over `content-length`, which must not travel on (RFC 9112, section 6.3).
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut client = world.dial(SERVICE);
+        write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let mut application = world.application().await;
+        head(&mut application).await;
+        write(&mut application, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n").await;
+        assert_eq!(head(&mut client).await, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n");
+        assert_eq!(exactly(&mut client, 15).await, "5\r\nhello\r\n0\r\n\r\n");
+    });
+}
+
+#[test]
+fn a_switch_nobody_asked_for_is_garbage() {
+    // Aim: an application that answers 101 out of nowhere gets the client a 502, not a connection in no known protocol.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut client = world.dial(SERVICE);
+        for _ in 0..2 {
+            write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            let mut application = world.application().await;
+            head(&mut application).await;
+            write(&mut application, "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n").await;
+            let answer = head(&mut client).await;
+            assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("upstream_protocol"), "{answer}");
+            assert_eq!(exactly(&mut client, 17).await, "upstream_protocol");
+        }
+    });
+}

@@ -197,3 +197,21 @@ fn a_peer_that_vanished_is_found_out() {
         assert!(began.elapsed() <= Duration::from_secs(35), "{:?}", began.elapsed());
     });
 }
+
+#[test]
+fn a_request_is_framed_anew_for_http1() {
+    // Aim: what HTTP/2 frames by itself keeps its body in HTTP/1.1, whatever the method.
+    run(|| async {
+        let mut world = World::new(Setup { application: Protocol::Http1, ..Setup::default() });
+        let mut sender = client(world.dial(SERVICE)).await;
+        let stream = futures::stream::iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"hello")))]);
+        let with_body = Request::get("http://catalog/a").version(Version::HTTP_2).body(BodyExt::boxed(StreamBody::new(stream))).unwrap();
+        let calling = tokio::task::spawn_local(sender.send_request(with_body));
+        let mut application = world.application().await;
+        let request = head(&mut application).await;
+        assert!(request.contains("transfer-encoding: chunked\r\n"), "{request}");
+        assert_eq!(exactly(&mut application, 15).await, "5\r\nhello\r\n0\r\n\r\n");
+        write(&mut application, "HTTP/1.1 204 No Content\r\n\r\n").await;
+        calling.await.unwrap().unwrap();
+    });
+}

@@ -140,3 +140,16 @@ fn a_new_credential_cuts_nothing() {
         assert_eq!(world.client.pool.counts().open.get(), 1, "the connection of the older credential is closed");
     });
 }
+
+#[test]
+fn a_stranger_that_says_nothing_is_let_go() {
+    // Aim: connections from outside that never speak do not hold a place for ever.
+    run(|| async {
+        for mode in [MtlsMode::Permissive, MtlsMode::Disabled] {
+            let world = World::new(Setup { mode, ..Setup::default() });
+            let mut client = world.dial_server();
+            let ended = tokio::time::timeout(crate::limits::HEAD_WAIT * 2, rest(&mut client)).await;
+            assert_eq!(ended.as_deref(), Ok(""), "{mode:?}");
+        }
+    });
+}
