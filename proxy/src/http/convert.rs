@@ -16,7 +16,10 @@ pub fn to_http1(parts: &mut request::Parts, destination: SocketAddr) {
         return;
     }
     if let Some(authority) = parts.uri.authority() {
-        if let Ok(host) = HeaderValue::from_str(without_user(authority)) {
+        // Beside an HTTP/2 authority, a host is the route's own (the client's was taken off).
+        if !(from_http2 && parts.headers.contains_key(HOST))
+            && let Ok(host) = HeaderValue::from_str(without_user(authority))
+        {
             // Inserting keeps the place and, on HTTP/1, the case of the name.
             parts.headers.insert(HOST, host);
         }
@@ -35,8 +38,9 @@ pub fn to_http1(parts: &mut request::Parts, destination: SocketAddr) {
 /// Makes a request fit for an HTTP/2 upstream: scheme and authority in the target, no headers that HTTP/2 forbids.
 pub fn to_http2(parts: &mut request::Parts, destination: SocketAddr) {
     if parts.version == Version::HTTP_2 && parts.uri.authority().is_some() && parts.uri.scheme().is_some() {
-        // The authority is what was judged; another name beside it would be believed by some (RFC 9113, section 8.3.1).
-        parts.headers.remove(HOST);
+        if let Some(host) = parts.headers.remove(HOST) {
+            rename(parts, &host);
+        }
         return;
     }
     if parts.version != Version::HTTP_2 {
@@ -57,6 +61,15 @@ pub fn to_http2(parts: &mut request::Parts, destination: SocketAddr) {
     }
     uri.scheme.get_or_insert(Scheme::HTTP);
     uri.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
+    parts.uri = Uri::from_parts(uri).unwrap_or_default();
+}
+
+/// A route has named another host.
+#[cold]
+fn rename(parts: &mut request::Parts, host: &HeaderValue) {
+    let Ok(authority) = Authority::try_from(host.as_bytes()) else { return };
+    let mut uri = std::mem::take(&mut parts.uri).into_parts();
+    uri.authority = Some(authority);
     parts.uri = Uri::from_parts(uri).unwrap_or_default();
 }
 
@@ -117,6 +130,9 @@ mod tests {
             assert_eq!((parts.uri.to_string().as_str(), parts.version), (path, Version::HTTP_11), "{uri}");
             assert_eq!(parts.headers[HOST], host, "{uri}");
         }
+        let mut renamed = parts(Version::HTTP_2, "http://z/", &[("host", "route")]);
+        to_http1(&mut renamed, destination());
+        assert_eq!(renamed.headers[HOST], "route", "the route's word counts");
         let mut parts = parts(Version::HTTP_2, "http://z/", &[("cookie", "a=1"), ("cookie", "b=2")]);
         to_http1(&mut parts, destination());
         assert_eq!(parts.headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2"]);
@@ -135,5 +151,8 @@ mod tests {
         let mut same = parts(Version::HTTP_2, "https://x/a", &[]);
         to_http2(&mut same, destination());
         assert_eq!(same.uri.to_string(), "https://x/a");
+        let mut renamed = parts(Version::HTTP_2, "http://z/a", &[("host", "route")]);
+        to_http2(&mut renamed, destination());
+        assert_eq!((renamed.uri.to_string().as_str(), renamed.headers.len()), ("http://route/a", 0), "the route's word counts");
     }
 }

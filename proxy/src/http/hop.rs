@@ -33,6 +33,10 @@ pub enum Upgrade {
 pub fn clean_request(parts: &mut request::Parts) -> Upgrade {
     let connect = parts.method == Method::CONNECT;
     let headers = &mut parts.headers;
+    if parts.version == Version::HTTP_2 && parts.uri.authority().is_some() {
+        // The authority was judged; another name beside it would be believed by some (RFC 9113, section 8.3.1).
+        headers.remove(HOST);
+    }
     if headers.contains_key(TE) {
         keep_te_trailers(headers);
     }
@@ -175,6 +179,10 @@ mod tests {
             assert_eq!(text(&parts.headers), wanted, "{given:?}");
         }
         assert_eq!(clean_request(&mut parts("CONNECT", &[])), Upgrade::Asked);
+        let mut named = parts("GET", &[("host", "b")]);
+        (named.version, named.uri) = (Version::HTTP_2, "http://a/".parse().unwrap());
+        clean_request(&mut named);
+        assert_eq!(text(&named.headers), "", "the authority is the only name");
     }
 
     #[test]
