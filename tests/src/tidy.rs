@@ -200,7 +200,9 @@ fn the_lock_file_keeps_the_bans() {
 /// Aim: unsafe code stays where its safety can be argued.
 #[test]
 fn unsafe_code_stays_in_its_places() {
-    let allowed = |path: &str| path.starts_with("proxy/src/io/") || path.starts_with("cli/src/netns/") || path.ends_with("tests.rs") || path.contains("/tests/");
+    let allowed = |path: &str| {
+        path.starts_with("proxy/src/io/") || path.starts_with("cli/src/netns/") || path.ends_with("tests.rs") || path.contains("/tests/")
+    };
     let wrong: Vec<_> = texts()
         .into_iter()
         .filter(|(path, text)| !allowed(path) && !path.ends_with("tidy.rs") && text.contains("allow(unsafe_code"))

@@ -53,12 +53,14 @@ pub(super) fn change(args: ChangeArgs, delete: bool) -> anyhow::Result<ExitCode>
         let line = ProgressLine::start(if delete { "deleting" } else { "applying" });
         let last = last(stream, &line).await.map_err(|status| client::refused(&status))?;
         drop(line);
+        let result = output::parse(&last.json)?;
         match args.output {
             TextOrJson::Json => output::print(&last.json)?,
-            TextOrJson::Text => output::print(&summary(&output::parse(&last.json)?))?,
+            TextOrJson::Text if list(&result, "errors").next().is_none() => output::print(&summary(&result))?,
+            TextOrJson::Text => {}
         }
         if !last.ok && args.output == TextOrJson::Text {
-            eprintln!("error: {}", failure(&output::parse(&last.json)?));
+            eprintln!("error: {}", failure(&result));
         }
         Ok(if last.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
@@ -109,6 +111,10 @@ pub(super) fn epoch(result: &Value) -> String {
 
 /// What stands in the way, as one sentence or several lines.
 pub(super) fn failure(result: &Value) -> String {
+    let errors: Vec<&str> = list(result, "errors").filter_map(Value::as_str).collect();
+    if !errors.is_empty() {
+        return format!("nothing was changed, because of\n       {}", errors.join("\n       "));
+    }
     let refused: Vec<String> = list(result, "refused")
         .map(|refusal| format!("{} refused {}: {}", string(refusal, "proxy"), string(refusal, "object"), string(refusal, "reason")))
         .collect();
@@ -122,7 +128,7 @@ pub(super) fn failure(result: &Value) -> String {
             laggards.join("\n       ")
         );
     }
-    "the configuration was not taken; the lines above say why, and `meshwright get objects` shows what is in force".to_owned()
+    "the configuration was not taken; `meshwright get objects` shows what is in force".to_owned()
 }
 
 fn list<'a>(value: &'a Value, field: &str) -> impl Iterator<Item = &'a Value> {
@@ -158,5 +164,6 @@ mod tests {
         assert_eq!(failure(&refused), "shop/a refused HTTPRoute shop/x: bad regex");
         assert!(failure(&json!({"proxies": {"waiting": ["shop/a", "shop/b"]}})).contains("because of\n       shop/a\n       shop/b\n"));
         assert!(failure(&json!({})).contains("get objects"));
+        assert_eq!(failure(&json!({"errors": ["a.yaml:2: no"]})), "nothing was changed, because of\n       a.yaml:2: no");
     }
 }

@@ -83,9 +83,10 @@ fn side(answer: &Value, whose: &str) -> String {
     line("listener", &field(answer, "listener"));
     let route = &answer["route"];
     if route.is_object() {
-        let name =
-            format!("{} {}/{} rule {}", field(route, "kind"), field(route, "namespace"), field(route, "name"), plain(&route["rule"]));
-        line("route", &name);
+        let object = format!("{} {}/{} ", field(route, "kind"), field(route, "namespace"), field(route, "name"));
+        // The inbound side's own rule belongs to no object.
+        let object = if field(route, "kind").is_empty() { String::new() } else { object };
+        line("route", &format!("{object}rule {}", plain(&route["rule"])));
         line("because", &field(route, "why"));
     }
     for stage in answer["stages"].as_array().into_iter().flatten() {

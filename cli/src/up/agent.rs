@@ -125,6 +125,9 @@ impl Fleet {
         let (reports, stream) = mpsc::channel(REPORTS_MAX);
         reports.try_send(report(mesh)).context("the channel is new")?;
         let mut orders = node.attach(ReceiverStream::new(stream)).await?.into_inner();
+        // One future for all turns of the loop: dropped between notice and report, it would lose the notice.
+        let change = changed(mesh);
+        tokio::pin!(change);
         loop {
             tokio::select! {
                 order = orders.message() => {
@@ -133,7 +136,10 @@ impl Fleet {
                         self.take(mesh, zone, order);
                     }
                 }
-                () = changed(mesh) => reports.send(report(mesh)).await.context("the stream has ended")?,
+                () = &mut change => {
+                    change.set(changed(mesh));
+                    reports.send(report(mesh)).await.context("the stream has ended")?;
+                }
                 Some(done) = self.lives.join_next() => self.left(mesh, done.ok()),
             }
         }

@@ -22,8 +22,15 @@ pub(super) async fn run(board: Arc<Board>, request: ApplyRequest, sender: mpsc::
         Err(status) => sender.send(Err(status)).await,
         Ok(Err(reasons)) => {
             let newest = board.entry(0).map_or(0, |entry| entry.number);
-            let warnings: Vec<&str> = reasons.lines().collect();
-            sender.send(Ok(last(&json!({"epoch": newest, "objects": [], "warnings": warnings, "refused": []}), false))).await
+            let errors: Vec<&str> = reasons.lines().collect();
+            let mut json = json!({"epoch": newest, "objects": [], "warnings": [], "errors": errors});
+            if request.wait {
+                json["live"] = false.into();
+                json["live_ms"] = serde_json::Value::Null;
+                json["proxies"] = Entry::default().counts();
+                json["refused"] = json!([]);
+            }
+            sender.send(Ok(last(&json, false))).await
         }
         Ok(Ok(outcome)) if !request.wait => sender.send(Ok(last(&head(&outcome), true))).await,
         Ok(Ok(outcome)) => {
@@ -32,7 +39,7 @@ pub(super) async fn run(board: Arc<Board>, request: ApplyRequest, sender: mpsc::
             let live = entry.as_ref().is_some_and(Entry::live);
             json["live"] = live.into();
             json["live_ms"] = json!(entry.as_ref().and_then(|entry| entry.live_ms));
-            json["proxies"] = entry.as_ref().map_or_else(|| json!({"concerned": 0, "unaffected": 0, "waiting": []}), Entry::counts);
+            json["proxies"] = entry.as_ref().map_or_else(|| Entry::default().counts(), Entry::counts);
             json["refused"] = json!(entry.map(|entry| entry.refused).unwrap_or_default());
             sender.send(Ok(last(&json, live))).await
         }

@@ -1,6 +1,7 @@
 //! `get`: what is live, as `kinds.md` prints it.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures::future::join_all;
@@ -9,13 +10,14 @@ use serde_json::{Value, json};
 use tonic::Status;
 
 use super::PATIENCE;
+use super::live::Ledger;
 use crate::publish::board::{Board, Edition};
 use crate::serve::authority::SharedAuthority;
 use crate::store::Store;
 use crate::translate::{Status as ObjectStatus, statuses};
 use crate::world::key::ObjectKey;
 use crate::world::problem::{Problem, Severity};
-use crate::world::{Layer, Slot};
+use crate::world::{Address, Layer, Slot};
 
 /// Proxies asked at a time.
 const ASKED_MAX: usize = 256;
@@ -28,12 +30,12 @@ pub(super) async fn rows(
 ) -> Result<Value, Status> {
     let wanted = Wanted { namespace: &request.namespace, name: &request.name };
     match request.kind.as_str() {
-        "objects" => Ok(objects(edition, &wanted)),
+        "objects" => Ok(objects(&board.read(Ledger::read), edition, &wanted)),
         "proxies" => Ok(wanted.filter(board.proxies())),
         "listeners" | "routes" | "clusters" | "endpoints" => Ok(dumps(board, &request.kind, &wanted).await),
         "certs" => Ok(wanted.filter(certs(board, authority.clone()).await?)),
         "epochs" => Ok(board.read(|book| book.newest_first().map(crate::publish::epoch::Entry::row).collect())),
-        "plaintext" => Ok(plaintext(board, &wanted)),
+        "plaintext" => Ok(plaintext(board, edition, &wanted)),
         "traffic" => Ok(traffic(board, &wanted)),
         other => Err(Status::invalid_argument(format!(
             "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, traffic"
@@ -65,8 +67,11 @@ impl Wanted<'_> {
     }
 }
 
-fn objects(edition: &Edition, wanted: &Wanted<'_>) -> Value {
-    let statuses = statuses(&edition.world);
+fn objects(ledger: &Ledger, edition: &Edition, wanted: &Wanted<'_>) -> Value {
+    let mut statuses = statuses(&edition.world);
+    for (key, status) in &mut statuses {
+        ledger.complete(key, status);
+    }
     let slots = edition.world.slots().iter().filter(|(key, _)| wanted.fits(&key.namespace, &[&key.name]));
     slots.map(|(key, slot)| object(edition, key, slot, statuses.get(key))).collect()
 }
@@ -111,9 +116,14 @@ pub(super) fn problems(board: &Board, store: &Store, edition: &Edition) -> Value
     json!(problems)
 }
 
+/// The workload of each connected proxy.
+fn workloads(board: &Board) -> BTreeMap<String, String> {
+    board.present().into_iter().map(|presence| (presence.claim.key(), presence.claim.workload)).collect()
+}
+
 /// Asks every proxy that is meant what it runs.
 async fn dumps(board: &Arc<Board>, kind: &str, wanted: &Wanted<'_>) -> Value {
-    let present: BTreeMap<String, String> = board.present().into_iter().map(|p| (p.claim.key(), p.claim.workload)).collect();
+    let present = workloads(board);
     let keys: Vec<String> = board
         .correspondents()
         .into_iter()
@@ -156,13 +166,20 @@ async fn certs(board: &Board, authority: SharedAuthority) -> Result<Vec<Value>, 
     Ok(issued.into_iter().map(row).collect())
 }
 
-fn plaintext(board: &Board, wanted: &Wanted<'_>) -> Value {
+/// Sources are `NAMESPACE/INSTANCE` where the address is a declared one's: most are workloads that have not joined the mesh.
+fn plaintext(board: &Board, edition: &Edition, wanted: &Wanted<'_>) -> Value {
+    let index = edition.world.index();
+    let named = |source: String| match source.parse().ok().and_then(|ip: IpAddr| index.addresses.get(&ip)) {
+        Some(Address::Instance((namespace, instance))) => format!("{namespace}/{instance}"),
+        _ => source,
+    };
+    let present = workloads(board);
     let mut rows = Vec::new();
-    for key in board.correspondents().into_iter().filter(|key| wanted.proxy(key, "")) {
+    for key in board.correspondents().into_iter().filter(|key| wanted.proxy(key, present.get(key).map_or("", String::as_str))) {
         let peers = board.correspondent(&key, |correspondent| correspondent.traffic.plaintext.clone()).unwrap_or_default();
         rows.extend(peers.into_iter().map(|peer| {
             json!({
-                "source": peer.source,
+                "source": named(peer.source),
                 "destination": if peer.destination.is_empty() { key.clone() } else { peer.destination },
                 "port": peer.port,
                 "connections": peer.connections,

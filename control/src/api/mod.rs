@@ -3,6 +3,7 @@
 mod apply;
 mod explain;
 mod get;
+mod live;
 mod wait;
 
 use std::pin::Pin;

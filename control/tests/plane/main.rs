@@ -214,7 +214,9 @@ async fn a_broken_file_or_apply_changes_nothing() {
     let folders = Folders::new();
     let plane = folders.start().await;
     let (result, ok) = plane.apply("kind: HTTPRoute\nspec: [", false, false).await;
-    assert!(!ok && result["warnings"][0].as_str().unwrap().contains("given.yaml"), "{result}");
+    assert!(!ok && result["errors"][0].as_str().unwrap().contains("given.yaml") && result.get("live").is_none(), "{result}");
+    let (result, ok) = plane.apply("kind: HTTPRoute\nspec: [", false, true).await;
+    assert!(!ok && result["live"] == false && result["proxies"]["waiting"].is_array() && result["refused"].is_array(), "{result}");
     fs::write(folders.manifests.path().join("shop.yaml"), SHOP.replace("command: [sleep, '1']", "comand: [sleep, '1']")).unwrap();
     let told = async {
         loop {

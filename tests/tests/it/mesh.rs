@@ -153,7 +153,8 @@ fn a_request_crosses_the_mesh() {
 
         let metrics = shop.frontend.means.telemetry.render();
         let counted = |text: &str, wanted: &[&str]| text.lines().any(|line| wanted.iter().all(|part| line.contains(part)));
-        let outbound = ["meshwright_requests_total{", r#"direction="outbound""#, r#"route="shop/catalog""#, r#"code="200""#, r#"mtls="true""#];
+        let outbound =
+            ["meshwright_requests_total{", r#"direction="outbound""#, r#"route="shop/catalog""#, r#"code="200""#, r#"mtls="true""#];
         assert!(counted(&metrics, &outbound) && counted(&metrics, &["meshwright_config_epoch 1"]), "{metrics}");
         let metrics = shop.catalog[0].means.telemetry.render();
         let inbound = ["meshwright_requests_total{", r#"direction="inbound""#, r#"source_workload="frontend""#, r#"mtls="true""#];
