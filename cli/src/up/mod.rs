@@ -16,6 +16,7 @@ pub(crate) mod lock;
 pub(crate) mod mesh;
 pub(crate) mod plane;
 pub(crate) mod probe;
+pub(crate) mod problems;
 pub(crate) mod process;
 pub(crate) mod relay;
 pub(crate) mod rights;
@@ -160,6 +161,7 @@ async fn serve(
         reason = ending(exit_after, began) => Ok(reason),
         error = plane.failed() => Err(error),
         () = fleet.attend(&mesh, &dns.zone) => Ok("the agent ended".to_owned()),
+        () = problems::watch(&mesh) => Ok("the look-out for problems ended".to_owned()),
         () = live::watch(&mesh, &folder, began) => Ok("the watch ended".to_owned()),
     };
     mesh.screen.still();

@@ -22,6 +22,18 @@ pub(crate) enum Event {
     Died { part: String, pid: u32, reason: String, restart_in_ms: Option<u64> },
     /// An edge listener's port on this machine.
     Edge { namespace: String, gateway: String, port: u16, host_port: u16, url: String },
+    /// Something is wrong with a manifest; the fields are those of `analyze -o json`.
+    Problem {
+        severity: String,
+        file: String,
+        line: u64,
+        kind: String,
+        namespace: String,
+        name: String,
+        field: String,
+        message: String,
+        remedy: String,
+    },
     /// Anything else that a person should know.
     Notice { message: String },
     /// Everything declared is live.
@@ -34,7 +46,7 @@ pub(crate) enum Event {
 
 impl Event {
     /// As a sentence; `None` where a person need not see it.
-    fn text(&self, terminal: bool) -> Option<String> {
+    pub(crate) fn text(&self, terminal: bool) -> Option<String> {
         Some(match self {
             Self::Starting { pid, state_dir, manifests, rootless } => {
                 let how = if *rootless { ", without root in a user namespace" } else { "" };
@@ -54,6 +66,14 @@ impl Event {
             Self::Edge { namespace, gateway, port, host_port, url } => {
                 let moved = if port == host_port { String::new() } else { format!(" (port {port} is taken or privileged)") };
                 format!("edge {namespace}/{gateway}: {url}{moved}")
+            }
+            Self::Problem { severity, file, line, kind, namespace, name, field, message, remedy } => {
+                let place = if file.is_empty() { String::new() } else { format!("{file}:{line}: ") };
+                let slash = if namespace.is_empty() { "" } else { "/" };
+                let object = if kind.is_empty() { String::new() } else { format!("{kind} {namespace}{slash}{name}: ") };
+                let field = if field.is_empty() { String::new() } else { format!("{field}: ") };
+                let remedy = if remedy.is_empty() { String::new() } else { format!("\n    {remedy}") };
+                format!("{place}{}: {object}{field}{message}{remedy}", severity.to_lowercase())
             }
             Self::Notice { message } => message.clone(),
             Self::Live { epoch, instances, elapsed_ms } => {
@@ -107,7 +127,10 @@ impl Screen {
                 self.print(&value.to_string());
             }
             Mode::Terminal | Mode::Plain => {
-                if let Some(text) = event.text(self.moves()) {
+                let Some(text) = event.text(self.moves()) else { return };
+                if matches!(event, Event::Problem { .. }) {
+                    self.complain(&text);
+                } else {
                     self.print(&text);
                 }
             }
@@ -148,6 +171,18 @@ impl Screen {
     pub(crate) fn still(&self) {
         if let Some(bar) = self.line.borrow_mut().take() {
             bar.finish_and_clear();
+        }
+    }
+
+    /// What is wrong goes to stderr, so that it is seen where the output is piped away.
+    fn complain(&self, text: &str) {
+        let say = || {
+            // A reader that went away does not end the mesh.
+            let _ = writeln!(io::stderr().lock(), "{text}");
+        };
+        match self.line.borrow().as_ref() {
+            Some(bar) => bar.suspend(say),
+            None => say(),
         }
     }
 
