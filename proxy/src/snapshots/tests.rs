@@ -47,6 +47,7 @@ async fn unknown_addresses_are_judged() {
         ("192.0.2.1:80", false, false, false, "Outside", false),
         ("10.96.9.9:80", false, false, false, "Pending", true),
         ("192.0.2.1:80", false, true, false, "Outside", true),
+        ("10.96.9.9:80", false, false, true, "Pending", false),
     ] {
         let snapshots = Snapshots::default();
         snapshots.publish(with(&[], denied));
@@ -61,6 +62,22 @@ async fn unknown_addresses_are_judged() {
         assert!(format!("{lookup:?}").starts_with(expected), "{address} {lookup:?}, expected {expected}");
         assert_eq!(began.elapsed() >= FETCH_WAIT, waits, "{address} {expected}");
     }
+}
+
+/// Aim: a name that the control plane has denied stays denied while it is away: resolvers that search through domains ask for such
+/// names on their way to the right one, and some give up at anything else.
+#[tokio::test(start_paused = true)]
+async fn what_does_not_exist_is_remembered_without_the_control_plane() {
+    let snapshots = Snapshots::default();
+    snapshots.publish(with(&[], false));
+    let host = "catalog.shop.shop.svc.cluster.local";
+    snapshots.wanted().connected(true);
+    snapshots.wanted().ask(&Want::Name(host.into()), Instant::now());
+    snapshots.wanted().answered(&Want::Name(host.into()), false);
+    snapshots.wanted().connected(false);
+    let began = Instant::now();
+    assert!(matches!(snapshots.name(host).await, NameLookup::Absent));
+    assert_eq!(began.elapsed(), Duration::ZERO);
 }
 
 /// Aim: before the first configuration nothing passes, even outside the mesh's ranges.

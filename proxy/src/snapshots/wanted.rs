@@ -54,7 +54,7 @@ impl Want {
 pub enum Answer {
     /// Asked; the answer is on its way.
     Awaited,
-    /// The control plane says that there is no such thing.
+    /// The control plane says, or has said before it went away, that there is no such thing.
     Absent,
     /// No control plane to ask now; it will be asked when it is back.
     Away,
@@ -106,7 +106,7 @@ impl Wanted {
         let waiting = if connected { Answer::Awaited } else { Answer::Away };
         if let Some(held) = state.names.get_mut(want) {
             held.last_used = now;
-            return if held.absent && connected { Answer::Absent } else { waiting };
+            return if held.absent { Answer::Absent } else { waiting };
         }
         if state.names.len() >= NAMES_MAX && !state.make_room() {
             return Answer::Refused;
