@@ -33,7 +33,7 @@ pub(super) async fn rows(
         "objects" => Ok(objects(&board.read(Ledger::read), edition, &wanted)),
         "proxies" => Ok(wanted.filter(board.proxies())),
         "listeners" | "routes" | "clusters" | "endpoints" => Ok(dumps(board, &request.kind, &wanted).await),
-        "certs" => Ok(wanted.filter(certs(board, authority.clone()).await?)),
+        "certs" => Ok(wanted.filter(certs(board, authority.clone(), edition).await?)),
         "epochs" => Ok(board.read(|book| book.newest_first().map(crate::publish::epoch::Entry::row).collect())),
         "plaintext" => Ok(plaintext(board, edition, &wanted)),
         "traffic" => Ok(traffic(board, &wanted)),
@@ -144,7 +144,8 @@ async fn dumps(board: &Arc<Board>, kind: &str, wanted: &Wanted<'_>) -> Value {
     Value::Object(rows)
 }
 
-async fn certs(board: &Board, authority: SharedAuthority) -> Result<Vec<Value>, Status> {
+/// Leaves of what is declared or connected; the authority's book also remembers what was there before.
+async fn certs(board: &Board, authority: SharedAuthority, edition: &Edition) -> Result<Vec<Value>, Status> {
     let told = tokio::task::spawn_blocking(move || (authority.issued(), authority.bundle_hashes())).await;
     let (issued, bundle) = told.map_err(|_| Status::internal("reading the authority's book ended unexpectedly"))?;
     let row = |leaf: crate::serve::authority::Issued| {
@@ -163,7 +164,13 @@ async fn certs(board: &Board, authority: SharedAuthority) -> Result<Vec<Value>, 
             "trust_bundle": trusted.unwrap_or_else(|| bundle.clone()),
         })
     };
-    Ok(issued.into_iter().map(row).collect())
+    let (index, present) = (edition.world.index(), workloads(board));
+    let there = |leaf: &crate::serve::authority::Issued| {
+        let name = (leaf.namespace.clone(), leaf.instance.clone());
+        let declared = index.instances.contains_key(&name) || index.gateways.contains_key(&name);
+        declared || present.contains_key(&format!("{}/{}", name.0, name.1))
+    };
+    Ok(issued.into_iter().filter(there).map(row).collect())
 }
 
 /// Sources are `NAMESPACE/INSTANCE` where the address is a declared one's: most are workloads that have not joined the mesh.
