@@ -107,7 +107,8 @@ pub(super) fn instances(world: &World, object: &Arc<Object>, workload: &Workload
             addresses,
             meshed,
             ready: reported || workload.command.is_empty() || world.settings().assume_ready,
-            draining: world.draining.contains(&key),
+            // Without a proxy nobody would take the word back that the one before it had said.
+            draining: meshed && world.draining.contains(&key),
             object: Arc::clone(object),
             name,
         }

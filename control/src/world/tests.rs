@@ -110,3 +110,19 @@ fn clones_share_and_do_not_change() {
     assert_eq!((port(&before), port(&world)), (Some(1), Some(2)));
     assert_eq!(before.index().services.len(), 1);
 }
+
+#[test]
+fn an_instance_that_leaves_the_mesh_is_not_draining_for_ever() {
+    // Aim: its last proxy said that it drains; without a proxy the instance gets traffic all the same, with a new one it waits for its word.
+    let workload = |inject: &str| {
+        let labels = format!("{{meshwright.dev/inject: {inject}}}");
+        let head = "apiVersion: meshwright.dev/v1alpha1\nkind: Workload\n";
+        candidate(&format!("{head}metadata: {{name: web, namespace: a, labels: {labels}}}\nspec: {{command: [sleep]}}\n"))
+    };
+    let mut world = world();
+    let name = ("a".to_owned(), "web".to_owned());
+    world.apply(vec![put(Layer::Folder, workload("enabled")), Change::Draining { instance: name.clone(), draining: true }]);
+    assert!(world.index().instances[&name].draining);
+    one(&mut world, put(Layer::Folder, workload("disabled")));
+    assert!(!world.index().instances[&name].draining);
+}
