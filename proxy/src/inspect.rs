@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::snapshots::Snapshots;
 
-/// What [`dump`] can show.
+/// What [`dump()`] can show.
 pub const DUMP_KINDS: [&str; 4] = ["listeners", "routes", "clusters", "endpoints"];
 
 /// What runs, of one of [`DUMP_KINDS`].

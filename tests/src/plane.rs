@@ -1,4 +1,4 @@
-//! A control plane with its authority on a host of a [`Wire`]: the binary's own code behind doors of our own.
+//! A control plane with its authority on a host of a `Wire`: the binary's own code behind doors of our own.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -1,4 +1,4 @@
-//! Why a request goes where it goes, in the JSON of kinds.md (`explain -o json`): asked of the same [`decide`](crate::decide) that
+//! Why a request goes where it goes, in the JSON of kinds.md (`explain -o json`): asked of the same `decide` that
 //! carries requests. Pure; the shell fetches what is not yet subscribed and asks again.
 
 pub mod dump;

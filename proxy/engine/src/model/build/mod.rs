@@ -1,4 +1,4 @@
-//! From resources to a [`Snapshot`], in two steps. [`Parts::put`] checks and compiles one resource by itself, so that a bad one is
+//! From resources to a `Snapshot`, in two steps. [`Parts::put`] checks and compiles one resource by itself, so that a bad one is
 //! refused alone and its last good content stays; [`Parts::assemble`] links names to `Arc`s, reusing what the previous snapshot
 //! holds where nothing changed.
 //!
