@@ -1,0 +1,33 @@
+//! The measuring programs: see `benches --help`.
+
+use clap::{Parser, Subcommand};
+
+/// As the floor that the goals are set against (docs/performance.md); load generator and backend do not mind.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Measures what proxies cost.
+#[derive(Debug, Parser)]
+#[command(name = "benches", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Sends load and tells latency from the time each request was due.
+    Load(benches::load::Args),
+    /// Answers: HTTP/1.1, HTTP/2 with gRPC, and raw TCP.
+    Backend(benches::backend::Args),
+    /// Forwards, and does nothing else: the least that one side of a sidecar pair costs.
+    Floor(benches::floor::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Load(args) => benches::load::run(args),
+        Command::Backend(args) => benches::backend::run(args),
+        Command::Floor(args) => benches::floor::run(args),
+    }
+}
