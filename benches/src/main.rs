@@ -1,5 +1,7 @@
 //! The measuring programs: see `benches --help`.
 
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// As the floor that the goals are set against (docs/performance.md); load generator and backend do not mind.
@@ -22,12 +24,19 @@ enum Command {
     Backend(benches::backend::Args),
     /// Forwards, and does nothing else: the least that one side of a sidecar pair costs.
     Floor(benches::floor::Args),
+    /// Measures whole systems side by side: direct, our pair, the floor, nginx, haproxy, Envoy.
+    Pair(Box<benches::pair::Args>),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
-        Command::Load(args) => benches::load::run(args),
-        Command::Backend(args) => benches::backend::run(args),
-        Command::Floor(args) => benches::floor::run(args),
-    }
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Load(args) => benches::load::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Backend(args) => benches::backend::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Floor(args) => benches::floor::run(args).map(|()| ExitCode::SUCCESS),
+        Command::Pair(args) => benches::pair::run(&args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
