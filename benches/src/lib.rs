@@ -7,3 +7,4 @@ pub mod backend;
 pub mod floor;
 pub mod load;
 pub mod pair;
+pub mod sockets;
