@@ -26,6 +26,8 @@ enum Command {
     Floor(benches::floor::Args),
     /// Measures whole systems side by side: direct, our pair, the floor, nginx, haproxy, Envoy.
     Pair(Box<benches::pair::Args>),
+    /// Takes spans over OTLP and keeps none.
+    Collector(benches::pair::CollectorArgs),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +36,7 @@ fn main() -> ExitCode {
         Command::Backend(args) => benches::backend::run(args).map(|()| ExitCode::SUCCESS),
         Command::Floor(args) => benches::floor::run(args).map(|()| ExitCode::SUCCESS),
         Command::Pair(args) => benches::pair::run(&args),
+        Command::Collector(args) => benches::pair::collect(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -8,6 +8,7 @@ mod account;
 mod args;
 mod catalogue;
 mod certs;
+mod collector;
 mod goals;
 mod growth;
 mod lab;
@@ -34,6 +35,7 @@ use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 pub use args::Args;
+pub use collector::{CollectorArgs, collect};
 
 use args::{Output, QUICK_TOPOLOGIES, Scope};
 use catalogue::{DIRECT, OURS, USUAL};
