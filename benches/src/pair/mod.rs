@@ -133,10 +133,10 @@ fn from_file(file: &Path) -> anyhow::Result<Spec> {
     let folder = file.parent().map_or_else(PathBuf::new, Path::to_owned);
     let read = |name: &str| {
         let path = folder.join(name);
-        if name == spec::BACKEND || !path.is_file() {
-            if let Ok(text) = catalogue::file(name) {
-                return Ok(text);
-            }
+        if (name == spec::BACKEND || !path.is_file())
+            && let Ok(text) = catalogue::file(name)
+        {
+            return Ok(text);
         }
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
     };
