@@ -26,8 +26,8 @@ pub(super) enum Output {
     bulk (downloads); conn:N, connsat, tcpconn:N (new connections).\n\
     Exit status: 0 done, 1 failed or some load failed, 2 usage.")]
 pub struct Args {
-    /// Topologies, by name; `direct` is always among them [default: all that can run here, without the variants meshwright-log and
-    /// meshwright-traced]
+    /// Topologies, by name; `direct` is always among them [default: direct, meshwright, floor, splice, tcp-tls, and
+    /// nginx, haproxy, envoy where they are installed; others: floor-h2, meshwright-log, meshwright-traced]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub(super) topologies: Vec<String>,
     /// One more topology, from a file (repeatable)
@@ -39,7 +39,7 @@ pub struct Args {
     /// Rounds; each runs every phase over all topologies [default: 3]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) rounds: Option<u32>,
-    /// Seconds that each reading of load counts [default: 2]
+    /// Seconds that each reading of load counts [default: 1.5]
     #[arg(long, value_parser = seconds)]
     pub(super) secs: Option<f64>,
     /// Seconds of load before each reading
@@ -48,7 +48,7 @@ pub struct Args {
     /// About a minute: one round of one second each, over meshwright, floor, splice and nginx
     #[arg(long)]
     pub(super) quick: bool,
-    /// Ratios to print, as A/B (repeatable) [default: meshwright over each other pair]
+    /// Ratios to print, as A/B (repeatable) [default: meshwright over floor, nginx, envoy and those of --spec]
     #[arg(long, value_name = "A/B", value_parser = quotient)]
     pub(super) ratio: Vec<Quotient>,
     /// Write all readings, summaries and goals here
@@ -129,7 +129,7 @@ impl Args {
             }
         });
         phases.sort_by_key(|phase| !phase.wants_fresh());
-        let (rounds, secs) = if self.quick { (1, 1.0) } else { (3, 2.0) };
+        let (rounds, secs) = if self.quick { (1, 1.0) } else { (3, 1.5) };
         Ok(Scope { rounds: self.rounds.map_or(rounds, |rounds| rounds as usize), secs: self.secs.unwrap_or(secs), phases })
     }
 }
@@ -156,7 +156,7 @@ mod tests {
             let scope = parse(text).unwrap().scope().unwrap();
             (scope.rounds, scope.secs, scope.phases.iter().map(Phase::to_string).collect::<Vec<_>>().join(","))
         };
-        assert_eq!(of(""), (3, 2.0, "mem,rate:4000,sat,h2sat,bulk,conn:500".to_owned()));
+        assert_eq!(of(""), (3, 1.5, "mem,rate:4000,sat,h2sat,bulk,conn:500".to_owned()));
         assert_eq!(of("--quick --phases sat,idle:10,sat"), (1, 1.0, "idle:10,sat".to_owned()));
         assert_eq!(of("--quick --rounds 4 --secs 3"), (4, 3.0, USUAL_PHASES.to_owned()));
     }

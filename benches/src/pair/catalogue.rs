@@ -26,7 +26,7 @@ const FILES: [(&str, &str); 12] = [
 ];
 
 /// What is measured unless the user says otherwise, in order of the report.
-pub(super) const USUAL: [&str; 9] = [DIRECT, OURS, "floor", "floor-h2", "splice", "tcp-tls", "nginx", "haproxy", "envoy"];
+pub(super) const USUAL: [&str; 8] = [DIRECT, OURS, "floor", "splice", "tcp-tls", "nginx", "haproxy", "envoy"];
 
 /// Names of all topologies in the binary.
 pub(super) fn names() -> Vec<&'static str> {

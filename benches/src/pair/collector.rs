@@ -11,7 +11,8 @@ use hyper::body::{Body, Incoming};
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::net::TcpListener;
+
+use crate::sockets;
 
 /// An empty gRPC message: not compressed, no bytes. `ExportTraceServiceResponse` without a word of reproach.
 const ACCEPTED: &[u8] = &[0; 5];
@@ -31,10 +32,9 @@ pub struct CollectorArgs {
 pub fn collect(args: &CollectorArgs) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the asynchronous runtime")?;
     runtime.block_on(async {
-        let listener = TcpListener::bind(args.listen).await.with_context(|| format!("cannot listen on {}", args.listen))?;
+        let listener = sockets::listen(args.listen)?;
         loop {
-            // A connection that broke before it was taken is its sender's matter.
-            let Ok((stream, _)) = listener.accept().await else { continue };
+            let stream = sockets::accept(&listener).await;
             let served = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service_fn(take));
             tokio::spawn(async move { drop(served.await) });
         }

@@ -181,12 +181,13 @@ async fn rest(topology: &Topology<'_>) {
     tokio::time::sleep(Duration::from_secs_f64(REST_SECS).saturating_sub(since)).await;
 }
 
-fn memory(topology: &Topology<'_>) -> [Memory; 2] {
-    [Role::Client, Role::Server].map(|role| Memory::read(&topology.pids(role, true)))
+/// Memory of client's and server's side; all processes, or those that stand for a sidecar (`procs[].memory`).
+fn memory(topology: &Topology<'_>, sidecars_only: bool) -> [Memory; 2] {
+    [Role::Client, Role::Server].map(|role| Memory::read(&topology.pids(role, sidecars_only)))
 }
 
 fn resident(topology: &Topology<'_>) -> BTreeMap<Figure, f64> {
-    let [client, server] = memory(topology);
+    let [client, server] = memory(topology, true);
     BTreeMap::from([
         (Figure::RssClient, client.rss),
         (Figure::RssServer, server.rss),
@@ -211,7 +212,7 @@ fn each(before: [Memory; 2], after: [Memory; 2], count: f64) -> BTreeMap<Figure,
 /// Memory per connection held.
 async fn idle(topology: &mut Topology<'_>, phase: Phase, program: &str) -> anyhow::Result<Cell> {
     rest(topology).await;
-    let before = memory(topology);
+    let before = memory(topology, false);
     topology.touch();
     let timing = Timing { warm_secs: HOLD_SECS, secs: 2.0 * HOLD_SECS };
     let mut child = load(topology, phase, timing, program)?.spawn().context("cannot start the load generator")?;
@@ -219,7 +220,7 @@ async fn idle(topology: &mut Topology<'_>, phase: Phase, program: &str) -> anyho
     let talk = async {
         until(&mut lines, "begin").await?;
         tokio::time::sleep(Duration::from_secs_f64(HOLD_SECS)).await;
-        let held = memory(topology);
+        let held = memory(topology, false);
         until(&mut lines, "end").await?;
         anyhow::Ok((held, said(&mut lines).await?))
     };
@@ -234,10 +235,10 @@ async fn grown(topology: &mut Topology<'_>, phase: Phase) -> anyhow::Result<Cell
     let count = phase.number.unwrap_or(1);
     let more = if phase.kind == Kind::Routes { growth::routes(count) } else { growth::services(count) };
     rest(topology).await;
-    let before = memory(topology);
+    let before = memory(topology, false);
     topology.start(Some(("more.yaml", &more))).await?;
     rest(topology).await;
-    let after = memory(topology);
+    let after = memory(topology, false);
     topology.touch();
     Ok(Cell { units: f64::from(count), figures: each(before, after, f64::from(count)), ..Cell::default() })
 }

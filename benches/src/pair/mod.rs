@@ -49,6 +49,8 @@ use summary::Facts;
 use table::{Ink, Quotient};
 use topology::{Topology, Vars};
 
+/// Pairs that ours is put over unless the user says otherwise.
+const RIVALS: [&str; 3] = ["floor", "nginx", "envoy"];
 /// Topologies of one run at most: each has a network of its own in 10.231.0.0/16.
 const TOPOLOGIES_MAX: usize = 200;
 
@@ -268,12 +270,14 @@ async fn reading(topology: &mut Topology<'_>, step: &Step, timing: Timing, progr
     measure::take(topology, step.phase, timing, program).await
 }
 
-/// Ratios to print: those asked for, or ours over every other pair.
+/// Ratios to print: those asked for, or ours over the telling ones and those from files.
 fn quotients(args: &Args, run: &Run) -> Vec<Quotient> {
     if !args.ratio.is_empty() || !run.topologies.iter().any(|name| name == OURS) {
         return args.ratio.clone();
     }
-    let others = run.topologies.iter().filter(|name| *name != OURS && *name != DIRECT);
+    let known = catalogue::names();
+    let telling = |name: &&String| RIVALS.contains(&name.as_str()) || !known.contains(&name.as_str());
+    let others = run.topologies.iter().filter(telling);
     others.map(|other| Quotient { over: OURS.to_owned(), under: other.clone() }).collect()
 }
 
@@ -286,8 +290,11 @@ fn report(args: &Args, run: &Run, facts: &Facts) -> anyhow::Result<()> {
     }
     if let Some(path) = &args.svg {
         let subtitle = format!(
-            "{} rounds, medians; whiskers: range. {} CPUs, Linux {}. Bars of figures that cost: shorter is better.",
-            facts.rounds, facts.cpus, facts.kernel
+            "{} of {} s, medians; whiskers: range. {} CPUs, Linux {}.",
+            if facts.rounds == 1 { "1 round".to_owned() } else { format!("{} rounds", facts.rounds) },
+            facts.secs,
+            facts.cpus,
+            facts.kernel
         );
         fs::write(path, svg::picture(run, &subtitle)).with_context(|| format!("cannot write {}", path.display()))?;
     }

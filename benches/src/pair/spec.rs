@@ -133,7 +133,7 @@ pub(super) struct Process {
     /// Seconds to wait after its start.
     #[serde(default)]
     pub(super) wait: f64,
-    /// Whether its memory counts as its side's; false for a second process that stands for a road the first one does not have.
+    /// Whether its memory counts as a fresh sidecar's; false for a second process of a side, which stands for a road the first one lacks.
     #[serde(default = "yes")]
     pub(super) memory: bool,
 }

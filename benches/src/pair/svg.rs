@@ -103,8 +103,8 @@ fn charts(run: &Run, phase: Phase, names: &[&str]) -> Vec<Chart> {
     let rate = |head: &str, figure: Figure| chart(head, &|name| plain(run.spread(phase, name, figure)));
     match (phase.unit(), phase.kind) {
         (Unit::Memory, Kind::Mem) => vec![
-            chart("resident, MiB", &|name| pair(name, Figure::RssClient, sum(name, Figure::RssClient, Figure::RssServer))),
-            chart("PSS, MiB", &|name| pair(name, Figure::PssClient, sum(name, Figure::PssClient, Figure::PssServer))),
+            chart("resident, MiB of both", &|name| pair(name, Figure::RssClient, sum(name, Figure::RssClient, Figure::RssServer))),
+            chart("PSS, MiB of both", &|name| pair(name, Figure::PssClient, sum(name, Figure::PssClient, Figure::PssServer))),
         ],
         (Unit::Memory, _) => vec![
             chart("resident, KiB each", &|name| pair(name, Figure::RssEachClient, sum(name, Figure::RssEachClient, Figure::RssEachServer))),

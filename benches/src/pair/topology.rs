@@ -218,9 +218,10 @@ impl<'a> Topology<'a> {
         self.spec.procs.iter().filter_map(tail).collect()
     }
 
-    /// Processes of an account with all that descend from them; `memory` leaves out those whose memory does not count.
-    pub(super) fn pids(&self, role: Role, memory: bool) -> Vec<u32> {
-        let counts = |process: &Process| process.account() == Some(role) && (process.memory || !memory);
+    /// Processes of an account with all that descend from them; `sidecars_only` leaves out those that are a second process of their
+    /// side.
+    pub(super) fn pids(&self, role: Role, sidecars_only: bool) -> Vec<u32> {
+        let counts = |process: &Process| process.account() == Some(role) && (process.memory || !sidecars_only);
         self.running
             .iter()
             .filter(|(index, _)| counts(&self.spec.procs[*index]))
