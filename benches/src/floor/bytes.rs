@@ -36,14 +36,22 @@ async fn pour(from: OwnedReadHalf, to: OwnedWriteHalf) -> io::Result<()> {
     let room = usize::try_from(fcntl(&inlet, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES))?).unwrap_or(BUFFER_BYTES);
     let flags = SpliceFFlags::SPLICE_F_MOVE | SpliceFFlags::SPLICE_F_NONBLOCK;
     loop {
+        from.readable().await?;
         let fill = || kernel_splice(from, None, &inlet, None, room, flags).map_err(io::Error::from);
-        let mut left = from.async_io(Interest::READABLE, fill).await?;
-        if left == 0 {
-            return Ok(());
-        }
+        let mut left = match from.try_io(Interest::READABLE, fill) {
+            Ok(0) => return Ok(()),
+            Ok(count) => count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(error),
+        };
         while left > 0 {
             let empty = || kernel_splice(&outlet, None, to, None, left, flags).map_err(io::Error::from);
-            left -= to.async_io(Interest::WRITABLE, empty).await?;
+            match to.try_io(Interest::WRITABLE, empty) {
+                Ok(count) => left -= count,
+                // Most often there is room at once, and no waiting is set up.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => to.writable().await?,
+                Err(error) => return Err(error),
+            }
         }
     }
 }

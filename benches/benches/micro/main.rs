@@ -1,6 +1,9 @@
 //! The pure parts on the road of a request and of a configuration, on the shop of `examples/shop`.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark may fail, and criterion's macros write undocumented items")]
 
+mod routes;
+mod tls;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
 use std::path::Path;
@@ -85,5 +88,5 @@ fn micro(criterion: &mut Criterion) {
     criterion.bench_function("swap: nothing changed", |bench| bench.iter(|| staged.assemble(2, &snapshot).epoch));
 }
 
-criterion_group!(benches, micro);
+criterion_group!(benches, micro, routes::decisions, routes::stages, tls::handshakes, tls::records);
 criterion_main!(benches);

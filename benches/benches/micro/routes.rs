@@ -1,0 +1,142 @@
+//! Route match over tables of many rules, and the stages of a rule.
+
+use std::hint::black_box;
+
+use criterion::{BenchmarkId, Criterion};
+use engine::decide::{Decision, RequestHead, decide};
+use engine::model::Snapshot;
+use engine::model::build::Parts;
+use http::{HeaderMap, HeaderValue, Method, Uri};
+use prost::{Message, Name};
+use proto::xds::cluster::Cluster;
+use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
+use proto::xds::core::{HeaderValue as RawValue, HeaderValueOption, header_value_option::HeaderAppendAction};
+use proto::xds::matcher::{StringMatcher, string_matcher::MatchPattern};
+use proto::xds::route::header_matcher::HeaderMatchSpecifier;
+use proto::xds::route::route_match::PathSpecifier;
+use proto::xds::route::{
+    HeaderMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route, route_action::ClusterSpecifier,
+};
+
+/// Rules in a table: what a Service of many routes has, and what nobody should have.
+const RULES: [usize; 4] = [1, 10, 100, 1000];
+const TABLE: &str = "shop/catalog:80";
+
+/// `decide` where the last rule is the one, and where none is.
+pub(crate) fn decisions(criterion: &mut Criterion) {
+    for (kind, wanted) in [("path", path as fn(usize) -> RouteMatch), ("header", header)] {
+        let mut group = criterion.benchmark_group(format!("decide: rules by {kind}"));
+        for rules in RULES {
+            let snapshot = snapshot((0..rules).map(|n| rule(n, wanted(n))).collect());
+            let table = &snapshot.routes[TABLE];
+            let headers = headers(&format!("tenant-{}", rules - 1));
+            for (which, text) in [("last", format!("/area/{}/products?x=1", rules - 1)), ("none", "/else".to_owned())] {
+                let uri: Uri = text.parse().unwrap();
+                let none = HeaderMap::new();
+                let head = RequestHead::new(&Method::GET, &uri, if which == "last" { &headers } else { &none });
+                assert_eq!(matches!(decide(table, &head, 0), Decision::Forward(_)), which == "last");
+                group.bench_with_input(BenchmarkId::new(which, rules), &head, |bench, head| {
+                    bench.iter(|| matches!(decide(table, black_box(head), 0), Decision::Forward(_)));
+                });
+            }
+        }
+        group.finish();
+    }
+}
+
+/// A rule's header filters, on a request of the usual size and on its response.
+pub(crate) fn stages(criterion: &mut Criterion) {
+    let mut rule = rule(0, path(0));
+    rule.request_headers_to_add = vec![set("x-tenant", "shop"), add("x-via", "mesh")];
+    rule.request_headers_to_remove = vec!["x-internal".to_owned()];
+    rule.response_headers_to_add = vec![set("x-served-by", "catalog")];
+    let snapshot = snapshot(vec![rule]);
+    let uri: Uri = "/area/0/products".parse().unwrap();
+    let request = headers("tenant-0");
+    let head = RequestHead::new(&Method::GET, &uri, &request);
+    let Decision::Forward(plan) = decide(&snapshot.routes[TABLE], &head, 0) else { panic!("the only rule matches") };
+    let mut headers = request.clone();
+    plan.on_request(&mut headers);
+    // After the first run every run does the same: `add` alone would let the map grow.
+    criterion.bench_function("stages: set, add and remove on a request, set on its response", |bench| {
+        bench.iter(|| {
+            headers.remove("x-via");
+            plan.on_request(black_box(&mut headers));
+            plan.on_response(black_box(&mut headers));
+        });
+    });
+}
+
+fn headers(tenant: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in [("host", "catalog"), ("user-agent", "bench"), ("accept", "*/*"), ("x-internal", "1"), ("x-tenant", tenant)] {
+        headers.insert(name, HeaderValue::from_str(value).unwrap());
+    }
+    headers
+}
+
+fn path(n: usize) -> RouteMatch {
+    RouteMatch { path_specifier: Some(PathSpecifier::PathSeparatedPrefix(format!("/area/{n}"))), ..Default::default() }
+}
+
+fn header(n: usize) -> RouteMatch {
+    let exact = StringMatcher { match_pattern: Some(MatchPattern::Exact(format!("tenant-{n}"))), ..Default::default() };
+    RouteMatch {
+        path_specifier: Some(PathSpecifier::Prefix("/".to_owned())),
+        headers: vec![HeaderMatcher {
+            name: "x-tenant".to_owned(),
+            header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(exact)),
+            ..Default::default()
+        }],
+        ..Default::default()
+    }
+}
+
+fn rule(n: usize, wanted: RouteMatch) -> Route {
+    Route {
+        name: format!("HTTPRoute/shop/catalog/{n}"),
+        r#match: Some(wanted),
+        action: Some(route::Action::Route(RouteAction {
+            cluster_specifier: Some(ClusterSpecifier::Cluster(TABLE.to_owned())),
+            ..Default::default()
+        })),
+        ..Default::default()
+    }
+}
+
+fn set(name: &str, value: &str) -> HeaderValueOption {
+    option(name, value, HeaderAppendAction::OverwriteIfExistsOrAdd)
+}
+
+fn add(name: &str, value: &str) -> HeaderValueOption {
+    option(name, value, HeaderAppendAction::AppendIfExistsOrAdd)
+}
+
+fn option(name: &str, value: &str, action: HeaderAppendAction) -> HeaderValueOption {
+    HeaderValueOption {
+        header: Some(RawValue { key: name.to_owned(), value: value.to_owned() }),
+        append_action: action.into(),
+        ..Default::default()
+    }
+}
+
+/// One table with these rules, as the proxy builds it from resources.
+fn snapshot(routes: Vec<Route>) -> Snapshot {
+    let hosts = vec![VirtualHost { name: "*".to_owned(), domains: vec!["*".to_owned()], routes, ..Default::default() }];
+    let table = RouteConfiguration { name: TABLE.to_owned(), virtual_hosts: hosts, ..Default::default() };
+    let cluster = Cluster {
+        name: TABLE.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+        lb_policy: LbPolicy::LeastRequest.into(),
+        ..Default::default()
+    };
+    let mut parts = Parts::default();
+    put(&mut parts, &table);
+    put(&mut parts, &cluster);
+    parts.assemble(1, &Snapshot::default())
+}
+
+fn put<M: Message + Name>(parts: &mut Parts, message: &M) {
+    let any = proto::xds::pack(message);
+    parts.put(&M::type_url(), TABLE, &proto::epoch::version(&any.value), &any).unwrap();
+}
