@@ -93,9 +93,9 @@ const ROWS: [Row; 20] = [
         Measure::Plain(Figure::PssServer),
         "",
     ),
-    row("memory per held connection, client side, over floor", &[Kind::Idle, Kind::TcpIdle], Figure::RssEachClient, FLOOR, 1.25),
+    row("memory per held connection, client side, over floor", &[Kind::Idle, Kind::TcpIdle], Figure::DirtyEachClient, FLOOR, 1.25),
     // Pooled connections are few at the server's side, whatever is held at the client's.
-    row("the same, server side", &[Kind::TcpIdle], Figure::RssEachServer, FLOOR, 1.25),
+    row("the same, server side", &[Kind::TcpIdle], Figure::DirtyEachServer, FLOOR, 1.25),
     Row {
         what: "memory per service not used, KiB",
         kinds: &[Kind::Services],

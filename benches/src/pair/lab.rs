@@ -1,4 +1,4 @@
-//! The place of a run: a folder, pairs of network namespaces joined by a veth pair, CPUs, priority; all gone when the run is over.
+//! The place of a run: a folder, pairs of network namespaces joined by a veth pair, CPUs; all gone when the run is over.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -31,7 +31,6 @@ pub(super) struct Lab {
     folder: PathBuf,
     /// CPU of the client side and of the server side, as if they were two nodes; none on a machine of one CPU.
     cpus: Option<[usize; 2]>,
-    priority: Option<Priority>,
     /// Whether the folder stays.
     keep: bool,
 }
@@ -56,7 +55,7 @@ impl Lab {
         let folder = std::env::temp_dir().join(format!("{prefix}{}", std::process::id()));
         let made = fs::create_dir_all(&folder).and_then(|()| fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)));
         made.with_context(|| format!("cannot make the run's folder {}", folder.display()))?;
-        Ok(Self { folder, cpus: if pinned { two_cpus() } else { None }, priority: Priority::raise(), keep })
+        Ok(Self { folder, cpus: if pinned { two_cpus() } else { None }, keep })
     }
 
     /// The run's own folder.
@@ -121,7 +120,7 @@ impl Lab {
     }
 
     /// Removes everything the lab made; a second time does nothing.
-    pub(super) fn close(&mut self) {
+    pub(super) fn close(&self) {
         for name in namespaces().filter(|name| owner(name) == Some(std::process::id())) {
             remove_namespace(&name);
         }
@@ -129,37 +128,12 @@ impl Lab {
             // Left in place if it cannot be removed: the next run does.
             let _ = fs::remove_dir_all(&self.folder);
         }
-        if let Some(priority) = self.priority.take() {
-            priority.lower();
-        }
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
         self.close();
-    }
-}
-
-/// Priority of our session's scheduling group: with autogroups, niceness counts only within a session.
-#[derive(Debug)]
-struct Priority {
-    was: String,
-}
-
-impl Priority {
-    const FILE: &str = "/proc/self/autogroup";
-
-    /// None where the kernel has no autogroups.
-    fn raise() -> Option<Self> {
-        let was = fs::read_to_string(Self::FILE).ok()?.split_ascii_whitespace().last()?.to_owned();
-        fs::write(Self::FILE, NICE.to_string()).ok()?;
-        Some(Self { was })
-    }
-
-    fn lower(self) {
-        // The session may have ended meanwhile; then nobody is left to have the priority.
-        let _ = fs::write(Self::FILE, self.was);
     }
 }
 
@@ -230,10 +204,16 @@ fn clear_leftovers() {
     }
 }
 
-/// Whether a process is a run of this program, so that its namespaces are in use.
+/// Whether a process is a run of this program, so that its namespaces are in use. One that was killed and not yet mourned is none.
 fn is_run(pid: u32) -> bool {
-    let name = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
-    name(&pid.to_string()).is_some_and(|other| Some(other) == name("self"))
+    let fact = |pid: &str, file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let (pid, own) = (pid.to_string(), fact("self", "comm"));
+    fact(&pid, "comm") == own && !is_ended(&fact(&pid, "stat"))
+}
+
+/// State of `/proc/PID/stat`, behind the command's name in parentheses: ended, but its parent has not asked yet.
+fn is_ended(stat: &str) -> bool {
+    stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with(['Z', 'X']))
 }
 
 #[cfg(test)]
@@ -247,6 +227,7 @@ mod tests {
         assert_eq!((owner("mwbench-x"), owner("other-12")), (None, None));
         assert!(is_run(std::process::id()));
         assert!(!is_run(u32::MAX));
+        assert!(is_ended("7 (a) b) Z 1 7") && !is_ended("7 (Z) S 1 7") && !is_ended(""));
     }
 
     /// Aim: a program is found by name and by path, or not at all.

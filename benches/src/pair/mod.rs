@@ -63,7 +63,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let scope = args.scope().map_err(anyhow::Error::msg)?;
     let specs = wanted(args)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the asynchronous runtime")?;
-    let mut lab = Lab::open(!args.no_pin, args.keep)?;
+    let lab = Lab::open(!args.no_pin, args.keep)?;
     let place = lab.folder().to_owned();
     let (run, facts) = runtime.block_on(async {
         tokio::select! {
@@ -164,7 +164,8 @@ fn vars(args: &Args, lab: &Lab, certs: &Path, own: &Path) -> anyhow::Result<Vars
     for (name, program) in [("MESHWRIGHT_BIN", args.meshwright.clone().or(built)), ("ENVOY_BIN", args.envoy.clone())] {
         if let Some(program) = program {
             // Programs are started from other folders than ours.
-            let path = fs::canonicalize(&program).with_context(|| format!("there is no program {}", program.display()))?;
+            let path = fs::canonicalize(&program)
+                .map_err(|_| anyhow::anyhow!("there is no program {}: build or install it, or name another", program.display()))?;
             given.insert(name.to_owned(), path.display().to_string());
         }
     }

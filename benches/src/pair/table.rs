@@ -94,6 +94,15 @@ fn with_range(spread: Option<Spread>) -> String {
     }
 }
 
+/// A figure that stands beside a bound: with so many places that one can see on which side it is.
+fn exact(spread: Spread) -> String {
+    if spread.median.abs() >= 10.0 {
+        return with_range(Some(spread));
+    }
+    let range = if spread.rounds < 2 { String::new() } else { format!(" [{:.3}..{:.3}]", spread.min, spread.max) };
+    format!("{:.3}{range}", spread.median)
+}
+
 fn phase_part(run: &Run, phase: Phase, ink: Ink) -> Option<String> {
     let took_part = |name: &&String| run.readings.iter().any(|reading| reading.phase == phase && reading.topology == **name);
     let names: Vec<&String> = run.topologies.iter().filter(took_part).collect();
@@ -211,7 +220,7 @@ fn goal_table(goals: &[Goal], ink: Ink) -> String {
         table.add_row([
             Cell::new(goal.what),
             Cell::new(goal.phase.to_string()),
-            Cell::new(with_range(Some(goal.figure))),
+            Cell::new(exact(goal.figure)),
             Cell::new(&goal.goal),
             verdict(word(goal.reached), goal.reached, ink),
             Cell::new(goal.stretch.as_deref().unwrap_or(NONE)),
