@@ -7,7 +7,7 @@ use crate::pair::spec::Spec;
 /// Pause between readings, seconds: sockets of the last one close.
 pub(super) const SETTLE_SECS: f64 = 0.3;
 /// What a start of a topology takes, seconds: an estimate.
-pub(super) const START_SECS: f64 = 1.5;
+pub(super) const START_SECS: f64 = 0.8;
 
 /// One reading to take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

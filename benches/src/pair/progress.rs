@@ -9,6 +9,9 @@ use crate::pair::plan::minutes;
 /// How often the line moves.
 const TICK: Duration = Duration::from_millis(200);
 
+/// Estimated seconds that must be over before their true length corrects the rest.
+const LEARN_SECS: f64 = 15.0;
+
 /// The line; gone without a trace when dropped, and never there in a pipe.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -53,7 +56,7 @@ impl Drop for Progress {
 /// Seconds left: the estimate, corrected by how long its first part really took.
 fn time_left(elapsed: f64, done: f64, all: f64) -> f64 {
     // Before there is something to learn from, the estimate stands.
-    let pace = if done > 5.0 { elapsed / done } else { 1.0 };
+    let pace = if done > LEARN_SECS { elapsed / done } else { 1.0 };
     (all - done).max(0.0) * pace
 }
 

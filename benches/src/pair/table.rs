@@ -56,13 +56,16 @@ fn plain(ink: Ink, heads: &[&str]) -> Table {
 
 /// Columns of numbers stand to the right.
 fn finish(mut table: Table, texts: &[usize]) -> String {
+    if let Some(first) = table.column_mut(0) {
+        first.set_padding((0, 1));
+    }
     let count = table.column_count();
     for index in (0..count).filter(|index| !texts.contains(index)) {
         if let Some(column) = table.column_mut(index) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
 }
 
 /// A number with as many places as are worth reading.
