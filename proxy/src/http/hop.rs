@@ -37,6 +37,9 @@ pub fn clean_request(parts: &mut request::Parts) -> Upgrade {
         // The authority was judged; another name beside it would be believed by some (RFC 9113, section 8.3.1).
         headers.remove(HOST);
     }
+    if !speaks_of_its_hop(headers) {
+        return if connect { Upgrade::Asked } else { Upgrade::No };
+    }
     if headers.contains_key(TE) {
         keep_te_trailers(headers);
     }
@@ -56,6 +59,20 @@ pub fn clean_request(parts: &mut request::Parts) -> Upgrade {
     if connect || upgrades { Upgrade::Asked } else { Upgrade::No }
 }
 
+/// Whether any header is there that belongs to one hop, framing aside. Most messages have none; one walk then spares a lookup for each.
+fn speaks_of_its_hop(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| {
+        let name = name.as_str();
+        match name.len() {
+            2 => name == "te",
+            7 => name == "upgrade",
+            10 => name == "connection" || name == "keep-alive",
+            16 => name == "proxy-connection",
+            _ => false,
+        }
+    })
+}
+
 /// Whether a request names more than one host: proxies and applications would disagree on which counts (RFC 9112, section 3.2).
 pub fn names_two_hosts(headers: &HeaderMap) -> bool {
     headers.get_all(HOST).iter().nth(1).is_some()
@@ -64,16 +81,18 @@ pub fn names_two_hosts(headers: &HeaderMap) -> bool {
 /// Takes off an answer what was meant for this hop alone. `mesh_peer` says whether the sender proved itself: only then is its word on
 /// what the mesh did believed. A downstream of HTTP/1.0 knows no transfer codings.
 pub fn clean_response(headers: &mut HeaderMap, switching: bool, downstream: Version, mesh_peer: bool) {
-    if !switching {
-        if headers.contains_key(CONNECTION) {
-            clean_connection(headers, false);
+    if speaks_of_its_hop(headers) {
+        if !switching {
+            if headers.contains_key(CONNECTION) {
+                clean_connection(headers, false);
+            }
+            if headers.contains_key(UPGRADE) && downstream == Version::HTTP_2 {
+                headers.remove(UPGRADE);
+            }
         }
-        if headers.contains_key(UPGRADE) && downstream == Version::HTTP_2 {
-            headers.remove(UPGRADE);
-        }
+        headers.remove(KEEP_ALIVE);
+        headers.remove(PROXY_CONNECTION);
     }
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
     if headers.contains_key(TRANSFER_ENCODING) {
         // It overrides a length, which must not travel on (RFC 9112, section 6.3).
         headers.remove(CONTENT_LENGTH);

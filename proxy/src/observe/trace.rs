@@ -40,8 +40,10 @@ pub struct Found {
     pub w3c: bool,
     /// A `b3` header was there, in any state.
     pub b3_single: bool,
-    /// `x-b3-traceid` or `x-b3-sampled` was there, in any state.
+    /// `x-b3-traceid`, `x-b3-sampled` or `x-b3-flags` was there, in any state.
     pub b3_multi: bool,
+    /// A `tracestate` was there.
+    pub tracestate: bool,
 }
 
 /// A span of ours, for the headers of the request that goes on.
@@ -59,23 +61,22 @@ pub struct Context {
 
 /// Reads what the headers say. Bounded work; allocates nothing.
 pub fn read(headers: &HeaderMap) -> Found {
-    let b3 = headers.get(&B3);
-    let multi_id = headers.get(&B3_TRACE_ID);
-    let multi_sampled = headers.get(&B3_SAMPLED);
-    let mut found = Found {
-        b3_single: b3.is_some(),
-        b3_multi: multi_id.is_some() || multi_sampled.is_some() || headers.contains_key(&B3_FLAGS),
-        ..Found::default()
-    };
-    if let Some((remote, sampled)) = single_traceparent(headers) {
+    let there = Forms::of(headers);
+    let mut found = Found { b3_single: there.b3_single, b3_multi: there.b3_multi, tracestate: there.tracestate, ..Found::default() };
+    if there.traceparent
+        && let Some((remote, sampled)) = single_traceparent(headers)
+    {
         return Found { remote: Some(remote), sampled: Some(sampled), w3c: true, ..found };
     }
-    if let Some((remote, sampled)) = b3.and_then(|value| parse_b3(value.as_bytes())) {
+    if there.b3_single
+        && let Some((remote, sampled)) = headers.get(&B3).and_then(|value| parse_b3(value.as_bytes()))
+    {
         return Found { remote, sampled, ..found };
     }
     if found.b3_multi {
         found.sampled = parse_b3_sampled(headers);
-        found.remote = multi_id
+        found.remote = headers
+            .get(&B3_TRACE_ID)
             .and_then(|id| parse_b3_trace_id(id.as_bytes()))
             .zip(headers.get(&B3_SPAN_ID).and_then(|id| hex_u64(id.as_bytes())))
             .map(|(trace_id, span_id)| Remote { trace_id, span_id });
@@ -83,11 +84,38 @@ pub fn read(headers: &HeaderMap) -> Found {
     found
 }
 
+/// Which forms are there: one walk instead of a lookup for each.
+#[derive(Default)]
+struct Forms {
+    traceparent: bool,
+    tracestate: bool,
+    b3_single: bool,
+    b3_multi: bool,
+}
+
+impl Forms {
+    fn of(headers: &HeaderMap) -> Self {
+        let mut there = Self::default();
+        for name in headers.keys() {
+            let name = name.as_str();
+            match name.len() {
+                2 => there.b3_single |= name == "b3",
+                10 if name == "tracestate" => there.tracestate = true,
+                10 => there.b3_multi |= name == "x-b3-flags",
+                11 => there.traceparent |= name == "traceparent",
+                12 => there.b3_multi |= name == "x-b3-sampled" || name == "x-b3-traceid",
+                _ => {}
+            }
+        }
+        there
+    }
+}
+
 /// Puts our span into the headers: `traceparent` always, each B3 form only where the caller used it. `tracestate` travels on
 /// unchanged within its own trace and is removed where a new trace starts (section 3.3.1.4).
 pub fn write(headers: &mut HeaderMap, found: &Found, context: &Context) {
     headers.insert(TRACEPARENT, traceparent(context));
-    if !found.w3c {
+    if found.tracestate && !found.w3c {
         headers.remove(&TRACESTATE);
     }
     if found.b3_single {
@@ -145,7 +173,8 @@ fn single_traceparent(headers: &HeaderMap) -> Option<(Remote, bool)> {
 
 /// `version "-" trace-id "-" parent-id "-" flags`, lower-case hex; a later version may append `-…`.
 pub fn parse_traceparent(text: &[u8]) -> Option<(Remote, bool)> {
-    if text.len() < TRACEPARENT_BYTES || text.len() > TRACEPARENT_BYTES_MAX || text.iter().any(u8::is_ascii_uppercase) {
+    if text.len() < TRACEPARENT_BYTES || text.len() > TRACEPARENT_BYTES_MAX || text[..TRACEPARENT_BYTES].iter().any(u8::is_ascii_uppercase)
+    {
         return None;
     }
     if text[2] != b'-' || text[35] != b'-' || text[52] != b'-' {
@@ -212,18 +241,35 @@ fn hex_u64(text: &[u8]) -> Option<u64> {
 
 /// At most 32 hex digits; the callers bound the length.
 fn hex(text: &[u8]) -> Option<u128> {
-    let mut value = 0u128;
-    for byte in text {
-        let digit = match byte {
-            b'0'..=b'9' => byte - b'0',
-            b'a'..=b'f' => byte - b'a' + 10,
-            b'A'..=b'F' => byte - b'A' + 10,
-            _ => return None,
-        };
-        value = value << 4 | u128::from(digit);
-    }
-    Some(value)
+    let (high, low) = text.split_at(text.len().saturating_sub(16));
+    Some(u128::from(hex_word(high)?) << 64 | u128::from(hex_word(low)?))
 }
+
+/// At most 16 hex digits.
+fn hex_word(text: &[u8]) -> Option<u64> {
+    let (mut value, mut seen) = (0, 0);
+    for byte in text {
+        let digit = VALUES[usize::from(*byte)];
+        seen |= digit;
+        value = value << 4 | u64::from(digit);
+    }
+    (seen < NO_DIGIT).then_some(value)
+}
+
+/// In [`VALUES`]: not a hex digit. The bit that no digit has.
+const NO_DIGIT: u8 = 0x10;
+/// Of each byte, its value as a hex digit.
+static VALUES: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut digit = 0;
+    while digit < 16 {
+        let lower = DIGITS[digit];
+        values[lower as usize] = digit as u8;
+        values[lower.to_ascii_uppercase() as usize] = digit as u8;
+        digit += 1;
+    }
+    values
+};
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
