@@ -39,13 +39,13 @@ pub(super) async fn application(socket: Socket) {
     let _ = builder.serve_connection(TokioIo::new(socket), service).await;
 }
 
-async fn client(socket: Socket) -> Sender {
+pub(super) async fn client(socket: Socket) -> Sender {
     let (sender, connection) = hyper::client::conn::http2::Builder::new(LocalTasks).handshake(TokioIo::new(socket)).await.unwrap();
     tokio::task::spawn_local(connection);
     sender
 }
 
-fn call(path: &str, body: &'static str) -> Request<BoxBody<Bytes, Infallible>> {
+pub(super) fn call(path: &str, body: &'static str) -> Request<BoxBody<Bytes, Infallible>> {
     Request::builder()
         .version(Version::HTTP_2)
         .method("POST")
@@ -54,6 +54,11 @@ fn call(path: &str, body: &'static str) -> Request<BoxBody<Bytes, Infallible>> {
         .header("te", "trailers")
         .body(Full::new(Bytes::from_static(body.as_bytes())).boxed())
         .unwrap()
+}
+
+/// Reads an answer to its end.
+pub(super) async fn finished(answer: Response<Incoming>) {
+    answer.into_body().collect().await.unwrap();
 }
 
 #[test]

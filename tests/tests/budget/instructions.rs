@@ -1,0 +1,100 @@
+//! User-space instructions per request, by valgrind's callgrind: only calls between two marks are counted, so start-up, handshakes and the
+//! first use of a connection are not in it.
+//!
+//! Figures repeat to about 1 % on one machine. Another processor may take other paths of memcpy and of the cipher (valgrind shows none
+//! its AVX-512, which levels most of it), another libc others again; hence [`TOLERANCE`].
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use crate::book::{Budget, Tolerance};
+use crate::caller::Road;
+use crate::pair::{Hop, Pair, artifacts};
+
+/// Twice what one machine shows, and room for a processor of another make.
+const TOLERANCE: Tolerance = Tolerance::Share(0.04);
+/// Calls before counting begins.
+const WARM_UP: usize = 200;
+/// Calls that are counted. One in a hundred is traced.
+const COUNTED: usize = 1500;
+/// How often vgdb is asked, where a proxy is too busy to hear it.
+const TRIES: usize = 5;
+
+fn wrap(hop: Hop, folder: &Path) -> Vec<String> {
+    let folder = folder.display();
+    let out = format!("--callgrind-out-file={folder}/{}.callgrind", hop.name());
+    let options = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--trace-children=yes", "--dump-line=no", "--combine-dumps=no"];
+    let options = options.map(str::to_owned).into_iter().chain([out, format!("--vgdb-prefix={folder}/vgdb")]);
+    options.collect()
+}
+
+/// Gives valgrind an order.
+fn order(pair: &Pair, hop: Hop, words: &[&str]) {
+    let mut said = String::new();
+    for _ in 0..TRIES {
+        let mut command = Command::new("vgdb");
+        command.arg(format!("--pid={}", pair.pid(hop))).arg(format!("--vgdb-prefix={}/vgdb", pair.folder().display()));
+        let output = command.arg("--wait=60").args(words).output().expect("vgdb, of valgrind; tests/run-all installs it");
+        if output.status.success() {
+            return;
+        }
+        said = String::from_utf8_lossy(&output.stderr).into_owned();
+        thread::sleep(Duration::from_millis(300));
+    }
+    panic!("vgdb {words:?} to the {} sidecar: {said}", hop.name());
+}
+
+fn dumps(pair: &Pair, hop: Hop) -> BTreeSet<PathBuf> {
+    let named =
+        |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{}.callgrind.", hop.name())));
+    fs::read_dir(pair.folder()).unwrap().map(|entry| entry.unwrap().path()).filter(named).collect()
+}
+
+/// Writes down what was counted since the last zero, keeps the profile, and returns the sum.
+fn dump(pair: &Pair, hop: Hop, keep: &Path) -> u64 {
+    let before = dumps(pair, hop);
+    order(pair, hop, &["dump"]);
+    let new = dumps(pair, hop).difference(&before).last().cloned().expect("a dump of callgrind");
+    fs::copy(&new, keep).unwrap();
+    let text = fs::read_to_string(&new).unwrap();
+    let sum = text.lines().rev().find_map(|line| line.strip_prefix("totals: ").or_else(|| line.strip_prefix("summary: ")));
+    sum.and_then(|sum| sum.trim().parse().ok()).expect("the sum of a dump")
+}
+
+/// Aim: what a request costs each hop in user space, on four roads, with routing from a real snapshot, mTLS, identity check, metrics and
+/// tracing at 1 %.
+#[test]
+#[ignore = "needs root, valgrind and the release binary: tests/run-all budgets"]
+fn requests_stay_within_their_instructions() {
+    let pair = Pair::start(wrap);
+    let kept = artifacts().join("budgets");
+    fs::create_dir_all(&kept).unwrap();
+    pair.settle();
+    for hop in Hop::BOTH {
+        order(&pair, hop, &["instrumentation", "on"]);
+    }
+    let mut measured = Vec::new();
+    for road in Road::ALL {
+        let mut caller = pair.caller(road).unwrap();
+        caller.calls(WARM_UP);
+        for hop in Hop::BOTH {
+            order(&pair, hop, &["zero"]);
+        }
+        caller.calls(COUNTED);
+        for hop in Hop::BOTH {
+            let keep = kept.join(format!("{}.{}.callgrind", road.name().replace(' ', "-"), hop.name()));
+            let each = dump(&pair, hop, &keep) as f64 / COUNTED as f64;
+            measured.push((format!("{}/{}", road.name(), hop.name()), each));
+        }
+    }
+    drop(pair);
+    let look = format!(
+        "callgrind_annotate --inclusive=yes {}/ROAD.HOP.callgrind | head -60   (instructions of {COUNTED} requests by function; without --inclusive each function's own)",
+        kept.display()
+    );
+    Budget { group: "instructions", unit: "per request", tolerance: |_| TOLERANCE, look: &look }.judge(&measured);
+}

@@ -1,0 +1,339 @@
+//! The smallest real mesh: a control plane, two sidecars and their applications in two network namespaces joined by a wire, all of it
+//! processes of the release binary and traffic redirected as it is in production.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, gettid};
+use tempfile::TempDir;
+
+use crate::backend;
+use crate::caller::{Caller, Road};
+
+/// From nothing to the first answer; valgrind makes a proxy fifty times slower.
+const READY_MAX: Duration = Duration::from_secs(240);
+/// Calls of which one is traced, all but surely, and how long until its span has been sent.
+const SPANNED: usize = 500;
+const EXPORTED: Duration = Duration::from_secs(6);
+/// What the mark of both sidecars exempts from redirection; they stay root, so that vgdb may talk to them.
+const MARK: &str = "0x6d77";
+const CLIENT_IP: &str = "10.231.0.1";
+const SERVER_IP: &str = "10.231.0.2";
+/// The Service's address, which nobody has.
+pub(crate) const SERVICE_IP: &str = "10.96.1.1";
+
+const MANIFESTS: &str = r#"
+apiVersion: v1
+kind: Namespace
+metadata: {name: bench, labels: {meshwright.dev/inject: enabled}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: bench}
+spec:
+  clusterIP: 10.96.1.1
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}, {name: h2, port: 81, targetPort: 8081, appProtocol: kubernetes.io/h2c}]
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: web, namespace: bench, labels: {app: web}}
+spec: {addresses: ["10.231.0.2"], ports: [{name: http, port: 8080}, {name: h2, port: 8081}]}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: load, namespace: bench, labels: {app: load}}
+spec: {addresses: ["10.231.0.1"]}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Telemetry
+metadata: {name: default, namespace: meshwright-system}
+spec: {accessLog: {enabled: false}, tracing: {otlp: {endpoint: "http://10.231.0.2:4317", protocol: Grpc}, samplePercent: 1}}
+"#;
+
+/// The machine is small: one pair at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A network namespace, held by a thread that works in it.
+pub(crate) struct Namespace {
+    jobs: mpsc::Sender<Job>,
+    thread: Pid,
+}
+
+impl Namespace {
+    fn new() -> Self {
+        let (jobs, work) = mpsc::channel::<Job>();
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace of our own needs root: run the budgets as root");
+            tell.send(gettid()).unwrap();
+            work.into_iter().for_each(|job| job());
+        });
+        Self { jobs, thread: told.recv().unwrap() }
+    }
+
+    /// Does `job` in the namespace: what it opens and starts belongs there.
+    pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
+        let (tell, told) = mpsc::channel();
+        let job = move || {
+            let _ = tell.send(job());
+        };
+        self.jobs.send(Box::new(job)).unwrap();
+        told.recv().expect("the job failed; its panic is above")
+    }
+
+    fn command(&self, program: &Path, args: &[&str]) -> String {
+        let mut command = Command::new(program);
+        command.args(args);
+        let name = format!("{command:?}");
+        let output = self.run(move || command.output()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+/// Which of the two sidecars.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hop {
+    Client,
+    Server,
+}
+
+impl Hop {
+    pub(crate) const BOTH: [Self; 2] = [Self::Client, Self::Server];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+
+    fn workload(self) -> &'static str {
+        match self {
+            Self::Client => "load",
+            Self::Server => "web",
+        }
+    }
+}
+
+/// A running mesh of two. Dropped, everything of it ends.
+pub(crate) struct Pair {
+    client: Namespace,
+    server: Namespace,
+    children: Vec<(&'static str, Child)>,
+    folder: TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Pair {
+    /// Starts everything and waits until calls of each road are answered. `wrap` gives the program and arguments to run a sidecar under.
+    pub(crate) fn start(wrap: impl Fn(Hop, &Path) -> Vec<String>) -> Self {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        steadily();
+        let folder = tempfile::Builder::new().prefix("budget.").tempdir().unwrap();
+        let (client, server) = (Namespace::new(), Namespace::new());
+        let mut pair = Self { client, server, children: Vec::new(), folder, _alone: alone };
+        pair.join();
+        pair.server.run(|| backend::serve(SERVER_IP));
+        pair.control();
+        for hop in Hop::BOTH {
+            let command = pair.sidecar(hop, wrap(hop, pair.folder.path()));
+            pair.spawn(hop.name(), hop, command);
+        }
+        pair.wait_ready();
+        pair
+    }
+
+    /// Waits until what happens once is over: first reports, and the connections to the collector, which open with the first span.
+    pub(crate) fn settle(&self) {
+        self.caller(Road::Get).unwrap().calls(SPANNED);
+        thread::sleep(EXPORTED);
+    }
+
+    pub(crate) fn namespace(&self, hop: Hop) -> &Namespace {
+        match hop {
+            Hop::Client => &self.client,
+            Hop::Server => &self.server,
+        }
+    }
+
+    /// Where the pair's files lie.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The process that was started for a sidecar: its wrapper, or what the wrapper became.
+    pub(crate) fn pid(&self, hop: Hop) -> u32 {
+        self.children.iter().find(|(name, _)| *name == hop.name()).unwrap().1.id()
+    }
+
+    /// Opens a connection of the client's application and makes a first call on it.
+    pub(crate) fn caller(&self, road: Road) -> Result<Caller, String> {
+        let socket = self.client.run(move || road.connect()).map_err(|error| error.to_string())?;
+        let mut caller = Caller::new(road, socket)?;
+        caller.call()?;
+        Ok(caller)
+    }
+
+    /// A wire between both namespaces, and redirection in each.
+    fn join(&self) {
+        let ip = |namespace: &Namespace, line: &str| namespace.command(Path::new("ip"), &line.split(' ').collect::<Vec<_>>());
+        ip(&self.client, &format!("link add v0 type veth peer name v0 netns {}", self.server.thread));
+        for (namespace, address) in [(&self.client, CLIENT_IP), (&self.server, SERVER_IP)] {
+            ip(namespace, "link set lo up");
+            ip(namespace, &format!("addr add {address}/24 dev v0"));
+            ip(namespace, "link set v0 up");
+        }
+        ip(&self.client, &format!("route add 10.96.0.0/12 via {SERVER_IP}"));
+        let install = ["intercept", "install", "--exempt-mark", MARK];
+        self.client.command(&binary(), &install);
+        self.server.command(&binary(), &[&install[..], &["--exclude-inbound-ports", "15012,4317"]].concat());
+    }
+
+    fn control(&mut self) {
+        let folder = self.folder.path();
+        let manifests = folder.join("manifests");
+        fs::create_dir_all(&manifests).unwrap();
+        fs::create_dir_all(folder.join("state")).unwrap();
+        fs::write(manifests.join("mesh.yaml"), MANIFESTS).unwrap();
+        let mut command = self.meshwright();
+        command.arg("control").arg("--config").arg(manifests).arg("--data-dir").arg(folder.join("state/control"));
+        command.args(["--listen", &format!("{SERVER_IP}:15012")]).arg("--api-socket").arg(folder.join("state/control.sock"));
+        let (socket, roots) = (folder.join("state/control.sock"), folder.join("state/control/ca.pem"));
+        self.spawn("control", Hop::Server, command);
+        self.wait("the control plane", || socket.exists() && fs::metadata(&roots).is_ok_and(|file| file.len() > 0));
+    }
+
+    fn meshwright(&self) -> Command {
+        let mut command = Command::new(binary());
+        command.env("MESHWRIGHT_STATE_DIR", self.folder.path().join("state"));
+        command
+    }
+
+    /// A join token, as soon as the control plane has loaded the manifests.
+    fn token(&self, workload: &str) -> Vec<u8> {
+        let until = Instant::now() + READY_MAX;
+        loop {
+            let created = self.meshwright().args(["token", "create", "--workload", workload]).output().unwrap();
+            if created.status.success() {
+                return created.stdout;
+            }
+            assert!(Instant::now() < until, "token create: {}\n{}", String::from_utf8_lossy(&created.stderr), self.logs());
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn sidecar(&self, hop: Hop, wrap: Vec<String>) -> Command {
+        let workload = format!("bench/{}", hop.workload());
+        let token = self.folder.path().join(format!("token-{}", hop.name()));
+        fs::write(&token, self.token(&workload)).unwrap();
+        let mut command = Command::new(&wrap[0]);
+        command.args(&wrap[1..]).arg(binary()).args(["proxy", "--control", &format!("{SERVER_IP}:15012"), "--control-ca"]);
+        command.arg(self.folder.path().join("state/control/ca.pem")).arg("--token-file").arg(token);
+        command.args(["--workload", &workload, "--exempt-uid", "0", "--exempt-mark", MARK]);
+        command
+    }
+
+    fn spawn(&mut self, name: &'static str, hop: Hop, mut command: Command) {
+        let log = File::create(self.log(name)).unwrap();
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let line = format!("{command:?}");
+        let child = self.namespace(hop).run(move || command.spawn());
+        self.children.push((name, child.unwrap_or_else(|error| panic!("{line}: {error}; tests/run-all installs what is needed"))));
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.log"))
+    }
+
+    fn wait_ready(&mut self) {
+        for road in Road::ALL {
+            let mut last = String::new();
+            let until = Instant::now() + READY_MAX;
+            while let Err(error) = self.caller(road) {
+                last.clone_from(&error);
+                self.check();
+                assert!(Instant::now() < until, "no answer to {} within {READY_MAX:?}: {last}\n{}", road.name(), self.logs());
+                thread::sleep(Duration::from_millis(200));
+            }
+        }
+    }
+
+    fn wait(&mut self, what: &str, done: impl Fn() -> bool) {
+        let until = Instant::now() + READY_MAX;
+        while !done() {
+            self.check();
+            assert!(Instant::now() < until, "{what} is not ready within {READY_MAX:?}\n{}", self.logs());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Everything still runs.
+    fn check(&mut self) {
+        let ended = self.children.iter_mut().find_map(|(name, child)| Some((*name, child.try_wait().unwrap()?)));
+        if let Some((name, status)) = ended {
+            panic!("{name} ended: {status}\n{}", self.logs());
+        }
+    }
+
+    fn logs(&self) -> String {
+        let tail = |name: &str| {
+            let log = fs::read_to_string(self.log(name)).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            format!("--- {name}\n{}\n", lines[lines.len().saturating_sub(12)..].join("\n"))
+        };
+        self.children.iter().map(|(name, _)| tail(name)).collect()
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for (_, child) in &mut self.children {
+            // A tracer that is killed leaves what it traces behind, so that goes first.
+            for pid in descendants(child.id()) {
+                let _ = kill(pid, Signal::SIGKILL);
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn descendants(of: u32) -> Vec<Pid> {
+    let children = fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
+    let children = children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok());
+    children.flat_map(|pid| descendants(pid).into_iter().chain([Pid::from_raw(pid.cast_signed())])).collect()
+}
+
+/// Puts the calling thread, and all that it starts from now on, on one processor where none interrupts another: what one writes in two
+/// pieces the next reads as often in every run. (Batch scheduling: sched(7).)
+fn steadily() {
+    let allowed = sched_getaffinity(Pid::this()).unwrap();
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap()).unwrap()).unwrap();
+    sched_setaffinity(gettid(), &one).unwrap();
+    let set = Command::new("chrt").args(["--batch", "--pid", "0", &gettid().to_string()]).status();
+    assert!(set.expect("chrt, of util-linux; tests/run-all installs it").success());
+}
+
+/// The folder of build artifacts.
+pub(crate) fn artifacts() -> PathBuf {
+    let own = std::env::current_exe().unwrap();
+    own.ancestors().nth(3).unwrap().to_owned()
+}
+
+/// The release binary: what a development build costs says nothing.
+pub(crate) fn binary() -> PathBuf {
+    let binary = std::env::var_os("MESHWRIGHT_BIN").map_or_else(|| artifacts().join("release/meshwright"), PathBuf::from);
+    assert!(binary.is_file(), "{} is missing: build it with `cargo build --release --locked -p cli`", binary.display());
+    binary
+}
