@@ -51,11 +51,13 @@ struct Flow {
     ended: bool,
     unflushed: bool,
     done: bool,
+    /// Reading failed after bytes that are to be written first.
+    broken: Option<io::Error>,
 }
 
 impl Flow {
     const fn new() -> Self {
-        Self { buffer: None, start: 0, end: 0, ended: false, unflushed: false, done: false }
+        Self { buffer: None, start: 0, end: 0, ended: false, unflushed: false, done: false, broken: None }
     }
 
     /// Moves what can be moved. Ready when the reader has ended and the writer knows.
@@ -71,15 +73,19 @@ impl Flow {
         W: AsyncWrite + Unpin,
     {
         loop {
+            let mut dry = false;
             if self.start == self.end && !self.ended {
-                match self.poll_fill(cx, reader, buffers) {
-                    Poll::Ready(result) => moved(result.map_err(Broken::Reading)?),
-                    Poll::Pending => {
+                match self.poll_fill(cx, reader, buffers).map_err(Broken::Reading)? {
+                    Filled::Nothing => {
                         if self.unflushed {
                             ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Broken::Writing)?;
                             self.unflushed = false;
                         }
                         return Poll::Pending;
+                    }
+                    Filled::All { more } => {
+                        moved(self.end);
+                        dry = !more;
                     }
                 }
             }
@@ -93,41 +99,63 @@ impl Flow {
                 self.start += count;
                 self.unflushed = true;
             }
+            if let Some(buffer) = self.buffer.take() {
+                buffers.give_back(buffer);
+            }
             if self.ended {
                 ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Broken::Writing)?;
                 self.done = true;
                 return Poll::Ready(Ok(()));
             }
+            if dry {
+                // The reader wakes us when there is more.
+                ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Broken::Writing)?;
+                self.unflushed = false;
+                return Poll::Pending;
+            }
         }
     }
 
-    /// Reads once; gives the buffer back when there is nothing to read.
-    fn poll_fill<R: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, reader: &mut R, buffers: &Buffers) -> Poll<io::Result<usize>> {
+    /// Reads until the buffer is full or there is nothing more to read now, so that a TLS reader, which gives one record at a time, costs
+    /// the writer one system call for several of them.
+    fn poll_fill<R: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, reader: &mut R, buffers: &Buffers) -> io::Result<Filled> {
+        if let Some(error) = self.broken.take() {
+            return Err(error);
+        }
         let mut buffer = self.buffer.take().unwrap_or_else(|| buffers.take());
         let mut free = ReadBuf::new(&mut buffer[..]);
-        let polled = Pin::new(reader).poll_read(cx, &mut free);
+        let mut more = true;
+        while free.remaining() > 0 {
+            let before = free.filled().len();
+            match Pin::new(&mut *reader).poll_read(cx, &mut free) {
+                Poll::Ready(Ok(())) if free.filled().len() > before => continue,
+                Poll::Ready(Ok(())) => self.ended = true,
+                Poll::Ready(Err(error)) => self.broken = Some(error),
+                Poll::Pending => more = false,
+            }
+            break;
+        }
         let count = free.filled().len();
-        match polled {
-            Poll::Ready(Ok(())) if count > 0 => {
-                (self.start, self.end) = (0, count);
-                self.buffer = Some(buffer);
-                Poll::Ready(Ok(count))
-            }
-            Poll::Ready(Ok(())) => {
-                self.ended = true;
-                buffers.give_back(buffer);
-                Poll::Ready(Ok(0))
-            }
-            Poll::Ready(Err(error)) => {
-                buffers.give_back(buffer);
-                Poll::Ready(Err(error))
-            }
-            Poll::Pending => {
-                buffers.give_back(buffer);
-                Poll::Pending
-            }
+        (self.start, self.end) = (0, count);
+        if count > 0 {
+            self.buffer = Some(buffer);
+            return Ok(Filled::All { more });
+        }
+        buffers.give_back(buffer);
+        match self.broken.take() {
+            Some(error) => Err(error),
+            None if self.ended => Ok(Filled::All { more }),
+            None => Ok(Filled::Nothing),
         }
     }
+}
+
+/// What one round of reading brought.
+enum Filled {
+    /// Nothing; the reader wakes us.
+    Nothing,
+    /// What there was, or the end. `more`: there may be more; else the reader wakes us.
+    All { more: bool },
 }
 
 /// Carries bytes both ways until both directions have ended, one side breaks off, or nothing moves for as long as `wait` allows. Tells

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::body::Body;
 use crate::drain::Drain;
-use crate::io::{Rewound, Stream};
+use crate::io::{Rewound, Stream, gather};
 use crate::limits;
 
 /// Runs hyper's tasks on the worker's own thread.
@@ -92,12 +93,11 @@ where
     F: Fn(Request<Incoming>) -> A,
     A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
 {
-    let service = service_fn(answer);
-    let io = TokioIo::new(stream);
     match version {
         Version::Http1 => {
+            let io = TokioIo::new(stream);
             let builder = if guarded { &serving.http1_guarded } else { &serving.http1 };
-            let error = builder.serve_connection(io, service).with_upgrades().await.err()?;
+            let error = builder.serve_connection(io, service_fn(answer)).with_upgrades().await.err()?;
             tracing::debug!(%error, "an HTTP/1 connection ended badly");
             match (error.is_parse_too_large(), error.is_parse()) {
                 (true, _) => Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
@@ -106,25 +106,38 @@ where
             }
         }
         Version::Http2 => {
-            let mut member = drain.join();
-            let mut told = false;
-            // Boxed because it is twice as large as HTTP/1's, whose connections are many.
-            let mut connection = Box::pin(serving.http2.serve_connection(io, service));
-            let ended = poll_fn(|cx| {
-                if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-                    return Poll::Ready(ended);
-                }
-                if !told && member.poll_draining(cx).is_ready() {
-                    told = true;
-                    connection.as_mut().graceful_shutdown();
-                    return connection.as_mut().poll(cx);
-                }
-                Poll::Pending
-            });
-            if let Err(error) = ended.await {
-                tracing::debug!(%error, "an HTTP/2 connection ended badly");
-            }
+            // Boxed because it is far larger than HTTP/1's, whose connections are many and pay for moving what they do not use.
+            Box::pin(serve_http2(stream, serving, drain, answer)).await;
             None
         }
     }
+}
+
+/// Serves HTTP/2 to its end; every turn of the connection ends with what it wrote on its way.
+async fn serve_http2<F, A>(stream: Rewound<Stream>, serving: &Serving, drain: &Rc<Drain>, answer: F)
+where
+    F: Fn(Request<Incoming>) -> A,
+    A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
+{
+    let (stream, gathering) = gather(stream);
+    let mut connection = pin!(serving.http2.serve_connection(TokioIo::new(stream), service_fn(answer)));
+    let mut member = drain.join();
+    let mut told = false;
+    let ended = poll_fn(|cx| {
+        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
+            return Poll::Ready(ended);
+        }
+        if !told && member.poll_draining(cx).is_ready() {
+            told = true;
+            connection.as_mut().graceful_shutdown();
+            return connection.as_mut().poll(cx);
+        }
+        Poll::Pending
+    });
+    let logged = async {
+        if let Err(error) = ended.await {
+            tracing::debug!(%error, "an HTTP/2 connection ended badly");
+        }
+    };
+    gathering.drive(logged, || false).await;
 }

@@ -3,7 +3,9 @@
 //! Everything else in the proxy gets these as values. A simulation passes its own, and then runs the binary's own code.
 
 mod clock;
+mod corked;
 mod draw;
+mod gathered;
 mod inherited;
 mod network;
 mod original;
@@ -12,7 +14,9 @@ mod socket;
 mod stream;
 
 pub use clock::Clock;
+pub use corked::Corked;
 pub use draw::Draw;
+pub use gathered::{Gathered, Gathering, gather};
 pub use inherited::{adopt_channel, receive_listener};
 pub use network::{Accepted, Listening, Network, VirtualListening, VirtualNetwork, bind};
 pub use original::original_destination;

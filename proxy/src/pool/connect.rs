@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use engine::failure::{Failure, Reason};
 use hyper::client::conn::{http1, http2};
+use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::slot::{Multiplexed, Streams};
 use super::{Counts, To};
 use crate::body::Body;
-use crate::http::LocalTasks;
-use crate::io::{Network, Rewound, Socket, Stream};
+use crate::io::{Gathering, Network, Rewound, Socket, Stream, gather};
 use crate::limits;
 use crate::tls::{Carries, Tls, TlsFacts};
 
@@ -136,7 +136,10 @@ impl Connector {
     pub(super) async fn open_http2(&self, to: &To, counts: &Rc<Counts>) -> Result<Multiplexed, Failure> {
         let (stream, tls) = self.open(to, Carries::H2).await?;
         let open = Open::count(counts);
-        let (sender, connection) = http2::Builder::new(LocalTasks)
+        let streams = Rc::new(Streams::default());
+        let (stream, gathering) = gather(Rewound::new(bytes::Bytes::new(), stream));
+        let tasks = Tasks { driver: Rc::new(Cell::new(Some((gathering, Rc::clone(&streams))))) };
+        let (sender, connection) = http2::Builder::new(tasks)
             .timer(TokioTimer::new())
             .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
             .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
@@ -144,10 +147,9 @@ impl Connector {
             .keep_alive_interval(tls.map(|_| limits::PING_EVERY))
             .keep_alive_timeout(limits::PING_WAIT)
             .max_header_list_size(u32::try_from(limits::HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-            .handshake(TokioIo::new(Rewound::new(bytes::Bytes::new(), stream)))
+            .handshake(TokioIo::new(stream))
             .await
             .map_err(|error| refused(to.endpoint.address, &io::Error::other(error)))?;
-        let streams = Rc::new(Streams::default());
         let known = Rc::clone(&streams);
         tokio::task::spawn_local(async move {
             let mut connection = pin!(connection);
@@ -162,6 +164,28 @@ impl Connector {
             drop(open);
         });
         Ok(Multiplexed { sender, tls, streams })
+    }
+}
+
+/// Runs the tasks of one HTTP/2 connection on the worker's own thread. The first one drives the connection: its turns end with what was
+/// written on its way, but where a request's body follows its head, they leave together.
+#[derive(Clone)]
+struct Tasks {
+    driver: Rc<Cell<Option<Driver>>>,
+}
+
+type Driver = (Rc<Gathering<Rewound<Stream>>>, Rc<Streams>);
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
+    fn execute(&self, task: F) {
+        match self.driver.take() {
+            Some((gathering, streams)) => {
+                tokio::task::spawn_local(async move { gathering.drive(task, || streams.body_follows.take()).await });
+            }
+            None => {
+                tokio::task::spawn_local(task);
+            }
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use engine::failure::{Failure, Reason};
 use engine::model::InFlight;
 use http::{Request, Response};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http1, http2};
 
@@ -87,7 +88,12 @@ impl Lease {
         let Some(request) = request.take() else { return Sent::Failed(Failure::new(Reason::UpstreamReset, "there is no request")) };
         let sent = match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(request).await,
-            Sender::Http2(sender, _) => sender.try_send_request(request).await,
+            Sender::Http2(sender, streams) => {
+                if !request.body().is_end_stream() {
+                    streams.body_follows.set(true);
+                }
+                sender.try_send_request(request).await
+            }
             Sender::GivenBack => return Sent::Failed(Failure::new(Reason::UpstreamReset, "the connection was given back")),
         };
         match sent {

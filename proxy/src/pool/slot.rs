@@ -55,11 +55,13 @@ pub(super) struct Streams {
     /// How many the peer takes at once.
     pub(super) max: Cell<usize>,
     pub(super) last_used: Cell<u32>,
+    /// Since this was last asked, a request was sent whose body comes after its head.
+    pub(super) body_follows: Cell<bool>,
 }
 
 impl Default for Streams {
     fn default() -> Self {
-        Self { count: Cell::new(0), max: Cell::new(STREAMS_BEFORE_SETTINGS), last_used: Cell::new(0) }
+        Self { count: Cell::new(0), max: Cell::new(STREAMS_BEFORE_SETTINGS), last_used: Cell::new(0), body_follows: Cell::new(false) }
     }
 }
 
