@@ -47,3 +47,5 @@ pub const COPY_BUFFERS_KEPT_MAX: usize = 32;
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Granularity of idle timeouts: they fire up to two of it late, never early.
 pub const TICK: Duration = Duration::from_millis(250);
+/// Ticks between two looks for memory that was free for a while: one second. A worker with nothing under way gives back all at once.
+pub const GIVE_BACK_TICKS: u32 = 4;

@@ -10,13 +10,16 @@ use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-use nix::unistd::{Gid, Uid, execv, geteuid, getppid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, execve, geteuid, getppid, setgroups, setresgid, setresuid};
 use tracing::warn;
 
 use crate::settings::Exempt;
 
 /// Names the process that this one must not outlive; set by `meshwright up`.
 const PARENT_ENV: &str = "MESHWRIGHT_PARENT_PID";
+
+/// How much address space the allocator takes at a time, in KiB. Its bookkeeping for 32 MiB instead of a gigabyte is 150 KiB smaller.
+const ARENA_ENV: (&str, &str) = ("MIMALLOC_ARENA_RESERVE", "32768");
 
 /// Whether this process is root (of its user namespace).
 pub fn is_root() -> bool {
@@ -39,7 +42,8 @@ pub fn die_with_parent() -> anyhow::Result<()> {
 }
 
 /// Keeps the kernel from backing a few kilobytes with huge pages of two megabytes each: a sidecar is one of many. The allocator has
-/// touched some before `main`, so the program begins anew, once, with huge pages off; the setting survives that.
+/// touched some before `main`, so the program begins anew, once, with huge pages off; the setting survives that, and the allocator
+/// learns that it serves a small process.
 pub fn stay_small() {
     if prctl::get_thp_disable().unwrap_or(true) || prctl::set_thp_disable(true).is_err() {
         return;
@@ -50,8 +54,23 @@ pub fn stay_small() {
     };
     // Where the program cannot begin anew (its file is gone), it goes on as it is, only larger.
     if let Some(program) = text(program.into_os_string()) {
-        let _ = execv(&program, &arguments);
+        let _ = execve(&program, &arguments, &environment(text));
     }
+}
+
+/// This process's environment, and [`ARENA_ENV`] unless somebody has set it.
+fn environment(text: impl Fn(OsString) -> Option<CString>) -> Vec<CString> {
+    let mut pairs: Vec<CString> = std::env::vars_os()
+        .filter_map(|(mut name, value)| {
+            name.push("=");
+            name.push(value);
+            text(name)
+        })
+        .collect();
+    if std::env::var_os(ARENA_ENV.0).is_none() {
+        pairs.extend(text(format!("{}={}", ARENA_ENV.0, ARENA_ENV.1).into()));
+    }
+    pairs
 }
 
 /// Allows as many descriptors as the machine does: each connection takes one or two.

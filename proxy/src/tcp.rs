@@ -28,6 +28,11 @@ impl Buffers {
         })
     }
 
+    /// Frees what is kept, which comes again with the next bytes.
+    pub fn forget(&self) {
+        self.0.take();
+    }
+
     fn give_back(&self, buffer: Buffer) {
         let mut kept = self.0.borrow_mut();
         if kept.len() < COPY_BUFFERS_KEPT_MAX {

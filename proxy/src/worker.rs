@@ -15,8 +15,8 @@ use crate::arrival::Arrival;
 use crate::drain::Drain;
 use crate::http::Patience;
 use crate::inbound;
-use crate::io::{Draw, Listening, Network, pipe};
-use crate::limits::TICK;
+use crate::io::{Draw, Free, Listening, Network, give_back_heap, pipe};
+use crate::limits::{GIVE_BACK_TICKS, TICK};
 use crate::listener::{Door, Permits, listen};
 use crate::observe::{Observer, Telemetry};
 use crate::pool::{Connector, Hairpin, Pool};
@@ -83,7 +83,7 @@ fn hairpin(own: Weak<Shared>) -> Hairpin {
     })
 }
 
-/// Coarse time: idle timeouts and idle connections. Sleeps for good while there is neither.
+/// Coarse time: idle timeouts, idle connections, and memory that is free. Sleeps for good while there is none of them.
 async fn tick(shared: Weak<Shared>) {
     let mut timer = tokio::time::interval(TICK);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -94,9 +94,13 @@ async fn tick(shared: Weak<Shared>) {
         shared.pool.sweep();
         if shared.patience.waiting() == 0 && shared.pool.is_empty() {
             let woken = Rc::clone(&shared.patience);
+            shared.buffers.forget();
             drop(shared);
+            give_back_heap(Free::Now);
             woken.woken().await;
             timer.reset();
+        } else if shared.patience.tick().is_multiple_of(GIVE_BACK_TICKS) {
+            give_back_heap(Free::ForAWhile);
         }
     }
 }

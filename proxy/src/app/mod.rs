@@ -1,6 +1,7 @@
 //! Start and end of the proxy process: open what needs rights, give the rights up, start the threads, end in order.
 
 mod core;
+mod rest;
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::unix::net::UnixStream;
@@ -123,6 +124,7 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
     let resolver = Resolver::new(snapshots.clone(), Upstream::new(network, bootstrap.dns_upstream));
     serve_own_ports(&mut tasks, core.admin(&logs), &resolver, sockets.pages, (sockets.dns_udp, sockets.dns_tcp), &stop)?;
     core.start(&mut tasks, logs, draw.next(), &stop)?;
+    tasks.spawn(rest::give_back_at_rest(lifecycle.clone(), stop.clone()));
 
     for (door, listeners) in [(Door::Outbound, &sockets.outbound), (Door::Inbound, &sockets.inbound)] {
         for listener in listeners {

@@ -47,9 +47,7 @@ impl Patience {
             Some(index) => Rc::clone(&self.pulses.borrow()[index as usize]),
             None => self.grow(),
         };
-        if self.asleep.replace(false) {
-            self.wake.notify_one();
-        }
+        self.stir();
         pulse.limit.set(limit.map_or(0, ticks));
         pulse.last.set(self.tick.get());
         Wait { patience: Rc::clone(self), pulse }
@@ -76,7 +74,14 @@ impl Patience {
         self.tick.get()
     }
 
-    /// Resolves at the next wait: the sweep may sleep until then. Cancel-safe.
+    /// Ends the sweep's sleep, if it sleeps: there is something to look after.
+    pub fn stir(&self) {
+        if self.asleep.replace(false) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Resolves at the next wait or [`Self::stir`]: the sweep may sleep until then. Cancel-safe.
     pub async fn woken(&self) {
         self.asleep.set(true);
         self.wake.notified().await;

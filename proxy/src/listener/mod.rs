@@ -70,8 +70,10 @@ pub async fn listen(mut listening: Listening, door: Door, shared: Rc<Shared>, pe
         };
         let shared = Rc::clone(&shared);
         tokio::task::spawn_local(async move {
-            enter(accepted, door, shared).await;
+            enter(accepted, door, Rc::clone(&shared)).await;
             drop(held);
+            // What it held is free now.
+            shared.patience.stir();
         });
     }
 }
