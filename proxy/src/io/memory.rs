@@ -18,7 +18,8 @@ pub enum Free {
     Now,
 }
 
-/// Lets the allocator give back what the calling thread has freed. Without the `mimalloc` feature the allocator does as it pleases.
+/// Lets the allocator give back what the calling thread has freed; [`Free::Now`] also empties what C libraries have freed. Without the
+/// `mimalloc` feature only the latter.
 pub fn give_back_heap(free: Free) {
     #[cfg(feature = "mimalloc")]
     // SAFETY: collecting is allowed at any time on any thread; it touches free memory only. Where another allocator serves the process
@@ -26,8 +27,13 @@ pub fn give_back_heap(free: Free) {
     unsafe {
         libmimalloc_sys::mi_collect(free == Free::Now);
     }
-    #[cfg(not(feature = "mimalloc"))]
-    let _ = free;
+    #[cfg(target_env = "gnu")]
+    if free == Free::Now {
+        // SAFETY: trimming is allowed at any time on any thread; it takes the C allocator's own lock and touches free memory only.
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    }
 }
 
 /// Gives back the pages of program and library files that are mapped read-only: what is needed again comes back from the page cache, at
