@@ -85,11 +85,12 @@ impl Lease {
 
     /// Takes a request out of its place, sends it and waits for the head of the answer. Dropping the future gives up the exchange.
     pub async fn send(&mut self, request: &mut Option<Request<Body>>) -> Sent {
+        let body_follows = request.as_ref().is_some_and(|request| !request.body().is_end_stream());
         let Some(request) = request.take() else { return Sent::Failed(Failure::new(Reason::UpstreamReset, "there is no request")) };
         let sent = match &mut self.sender {
             Sender::Http1(sender) => sender.try_send_request(request).await,
             Sender::Http2(sender, streams) => {
-                if !request.body().is_end_stream() {
+                if body_follows {
                     streams.body_follows.set(true);
                 }
                 sender.try_send_request(request).await
