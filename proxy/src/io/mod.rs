@@ -3,7 +3,6 @@
 //! Everything else in the proxy gets these as values. A simulation passes its own, and then runs the binary's own code.
 
 mod clock;
-mod corked;
 mod draw;
 mod gathered;
 mod inherited;
@@ -15,7 +14,6 @@ mod socket;
 mod stream;
 
 pub use clock::Clock;
-pub use corked::Corked;
 pub use draw::Draw;
 pub use gathered::{Gathered, Gathering, gather};
 pub use inherited::{adopt_channel, receive_listener};

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{client, server};
 
-use super::{Corked, Rewound, Socket};
+use super::{Rewound, Socket};
 
 /// One type for every connection, so that HTTP and copying are compiled once. TLS states are boxed: they are a kilobyte and more, and
 /// plain connections should not pay for them.
@@ -16,9 +16,9 @@ pub enum Stream {
     /// Plaintext.
     Plain(Socket),
     /// TLS we opened.
-    Opened(Box<client::TlsStream<Corked<Socket>>>),
+    Opened(Box<client::TlsStream<Socket>>),
     /// TLS we accepted.
-    Accepted(Box<server::TlsStream<Corked<Rewound<Socket>>>>),
+    Accepted(Box<server::TlsStream<Rewound<Socket>>>),
 }
 
 impl AsyncRead for Stream {

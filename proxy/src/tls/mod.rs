@@ -36,9 +36,9 @@ pub use credential::{Credential, CredentialCell, CredentialError};
 pub use peer::{Peer, PeerError, read_peer};
 pub use trust::{TrustCell, TrustError};
 
-use crate::io::{Clock, Corked};
+use crate::io::Clock;
 use credential::Resolver;
-use sessions::{BoundedTickets, Sessions, TICKETS_PER_HANDSHAKE};
+use sessions::{BoundedTickets, Sessions};
 use verify::{ClientVerifier, ServerVerifier, Verify};
 
 /// Client configurations kept, one per identity called. A proxy that calls more than this many identities starts afresh.
@@ -110,7 +110,7 @@ pub struct TlsFacts {
 #[derive(Debug)]
 pub struct TlsConnected<S> {
     /// The encrypted stream.
-    pub stream: tokio_rustls::client::TlsStream<Corked<S>>,
+    pub stream: tokio_rustls::client::TlsStream<S>,
     /// Who answered.
     pub peer: Arc<Peer>,
     /// How.
@@ -121,7 +121,7 @@ pub struct TlsConnected<S> {
 #[derive(Debug)]
 pub struct TlsAccepted<S> {
     /// The encrypted stream.
-    pub stream: tokio_rustls::server::TlsStream<Corked<S>>,
+    pub stream: tokio_rustls::server::TlsStream<S>,
     /// Mesh ALPN; `None` for a foreign one (or none), see `alpn`.
     pub carries: Option<Carries>,
     /// The protocol agreed on: one of [`Carries::alpn`], `h2` or `http/1.1`; `None` if the client offered nothing.
@@ -173,7 +173,6 @@ impl Tls {
             .with_client_cert_verifier(Arc::new(ClientVerifier(Arc::clone(&verify))))
             .with_cert_resolver(Arc::clone(&resolver) as Arc<dyn ResolvesServerCert>);
         server.alpn_protocols = SERVER_ALPN.iter().map(|name| name.as_bytes().to_vec()).collect();
-        server.send_tls13_tickets = TICKETS_PER_HANDSHAKE;
         server.ticketer = Arc::new(BoundedTickets::new(Arc::clone(&credentials))?);
         Ok(Self { credentials, verify, resolver, sessions, provider, time, clients: Mutex::default(), server: Arc::new(server) })
     }
@@ -189,7 +188,6 @@ impl Tls {
     }
 
     /// Opens mesh TLS over `socket` to the endpoint at `address`, which must prove `identity`. Dropping the future closes the socket.
-    /// The last message of the handshake leaves with the first data, or when the stream is read from or flushed.
     ///
     /// # Errors
     /// [`Reason::ConfigPending`] before the first certificate; [`Reason::IdentityMismatch`] when the peer is someone else;
@@ -214,14 +212,7 @@ impl Tls {
         // An IP address as name: nothing is sent as SNI, and sessions are kept per address.
         let name = ServerName::IpAddress(address.ip().into());
         let failed = |error: std::io::Error| connect_failure(&error, address, identity);
-        let mut stream = match TlsConnector::from(config).connect(name.clone(), Corked::new(socket)).into_fallible().await {
-            Ok(stream) => stream,
-            Err((error, socket)) => {
-                socket.say_goodbye().await;
-                return Err(failed(error));
-            }
-        };
-        stream.get_mut().0.shook_hands(true);
+        let stream = TlsConnector::from(config).connect(name.clone(), socket).await.map_err(failed)?;
         let state: &CommonState = stream.get_ref().1;
         let (peer, until) = self
             .prove(state, verify::Side::Server)
@@ -232,7 +223,7 @@ impl Tls {
         Ok(TlsConnected { stream, peer, facts })
     }
 
-    /// Accepts mesh TLS on `socket`. Dropping the future closes the socket. The client's ticket leaves with the first data.
+    /// Accepts mesh TLS on `socket`. Dropping the future closes the socket.
     ///
     /// # Errors
     /// [`Reason::IdentityMismatch`] when the peer belongs to another trust domain, [`Reason::TlsFailed`] otherwise.
@@ -240,14 +231,7 @@ impl Tls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut stream = match TlsAcceptor::from(Arc::clone(&self.server)).accept(Corked::new(socket)).into_fallible().await {
-            Ok(stream) => stream,
-            Err((error, socket)) => {
-                socket.say_goodbye().await;
-                return Err(accept_failure(&error));
-            }
-        };
-        stream.get_mut().0.shook_hands(false);
+        let stream = TlsAcceptor::from(Arc::clone(&self.server)).accept(socket).await.map_err(|error| accept_failure(&error))?;
         let state: &CommonState = stream.get_ref().1;
         let (peer, _) = self.prove(state, verify::Side::Client).map_err(|error| accept_failure(&std::io::Error::other(error)))?;
         let alpn = state.alpn_protocol().and_then(|name| SERVER_ALPN.into_iter().find(|known| known.as_bytes() == name));

@@ -20,11 +20,8 @@ use super::trust::TrustCell;
 
 /// Servers remembered; beyond it the memory starts afresh.
 const SERVERS_MAX: usize = 1024;
-/// Tickets sent per handshake, resumed or not. One replaces the one that was used, so there are as many in circulation as connections
-/// were ever opened at once.
-pub(super) const TICKETS_PER_HANDSHAKE: usize = 1;
-/// Tickets kept per server; the newest win, and each is used once.
-const TICKETS_PER_SERVER_MAX: usize = 8;
+/// Tickets kept per server; the newest win. A server sends two per handshake, each is used once.
+const TICKETS_PER_SERVER_MAX: usize = 4;
 /// Longest life of a ticket, seconds.
 const TICKET_SECS_MAX: u32 = 6 * 3600;
 
