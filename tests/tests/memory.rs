@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,9 @@ const CONNECTIONS: u64 = 400;
 const CONNECTION_KIB_MAX: u64 = 24;
 /// What stays when they are gone, per connection.
 const REMEMBERED_KIB_MAX: u64 = 4;
+
+/// Free ports are found and taken one start at a time.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// A control plane and one sidecar, which nothing redirects to: its explicit listener stands for the Service `web`.
 struct Sidecar {
@@ -99,13 +102,14 @@ spec: {{addresses: [10.98.{high}.{low}], ports: [{{name: http, port: 8080}}]}}
 impl Sidecar {
     /// Starts both; returns when the sidecar has given back what its start used.
     fn start(unused: usize) -> Self {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = TempDir::new().unwrap();
         let path = |name: &str| directory.path().join(name);
         fs::create_dir(path("manifests")).unwrap();
         fs::write(path("manifests/mesh.yaml"), manifests(unused)).unwrap();
         let (socket, address) = (path("control.sock"), format!("127.0.0.1:{}", free_port()));
         let control = Command::new(program())
-            .args(["control", "--listen", &address])
+            .args(["control", "--listen", &address, "--metrics-listen", &format!("127.0.0.1:{}", free_port())])
             .args([
                 Path::new("--config"),
                 &path("manifests"),
@@ -180,7 +184,8 @@ fn token(state: &Path) -> Vec<u8> {
         if output.status.success() {
             return output.stdout;
         }
-        assert!(Instant::now() < end, "{}", String::from_utf8_lossy(&output.stderr));
+        let told = || fs::read_to_string(state.join("control.log")).unwrap_or_default();
+        assert!(Instant::now() < end, "{}\ncontrol: {}", String::from_utf8_lossy(&output.stderr), told());
         thread::sleep(Duration::from_millis(50));
     }
 }
