@@ -1,8 +1,8 @@
 //! An open-loop load generator: latency runs from the time a request was due, so that a stall is charged to every request it held up.
 //!
-//! `args` → [`plan`] → per runtime: [`lane`]s are opened, then [`drive`]n by a [`schedule`] through the [`line`] (open loop) or one
-//! request after another (closed loop); a [`tally`] counts, a [`report`] tells. A lane is a [`wire`] (HTTP/1.1, TCP) or one of the
-//! [`streams`] of an HTTP/2 connection.
+//! `args` → `plan` → per runtime: `lane`s are opened, then `drive`n by a `schedule` through the [`line`] (open loop) or one
+//! request after another (closed loop); a `tally` counts, a `report` tells. A lane is a `wire` (HTTP/1.1, TCP) or one of the
+//! `streams` of an HTTP/2 connection.
 //!
 //! On standard output: `begin` when counting starts, `end` when it ends, then the report as one line of JSON.
 
