@@ -1,6 +1,7 @@
 //! Every ring of tests that needs more than one crate: whole proxies over memory pipes, the whole mesh in simulation.
 
 pub mod application;
+pub mod look;
 pub mod mesh;
 pub mod plane;
 pub mod sidecar;

@@ -5,13 +5,14 @@
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+use tests::look::{program, until};
 
 /// From nothing to a proxy at rest, development build, busy machine.
 const REST_MAX: Duration = Duration::from_secs(90);
@@ -49,14 +50,6 @@ impl Drop for Sidecar {
             let _ = child.wait();
         }
     }
-}
-
-/// The binary beside this test's own, as `cargo build` and `cargo test` leave it.
-fn program() -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    let program = own.parent().and_then(Path::parent).unwrap().join("meshwright");
-    assert!(program.is_file(), "{} is missing: build it with `cargo build -p cli` first", program.display());
-    program
 }
 
 fn free_port() -> u16 {
@@ -174,20 +167,13 @@ impl Sidecar {
 
 /// A join token for the client, as soon as the control plane gives one.
 fn token(state: &Path) -> Vec<u8> {
-    let end = Instant::now() + REST_MAX;
-    loop {
-        let output = Command::new(program())
-            .args(["token", "create", "--workload", "shop/client"])
-            .env("MESHWRIGHT_STATE_DIR", state)
-            .output()
-            .unwrap();
-        if output.status.success() {
-            return output.stdout;
-        }
-        let told = || fs::read_to_string(state.join("control.log")).unwrap_or_default();
-        assert!(Instant::now() < end, "{}\ncontrol: {}", String::from_utf8_lossy(&output.stderr), told());
-        thread::sleep(Duration::from_millis(50));
-    }
+    let created = || {
+        let mut command = Command::new(program());
+        let output = command.args(["token", "create", "--workload", "shop/client"]).env("MESHWRIGHT_STATE_DIR", state).output().unwrap();
+        output.status.success().then_some(output.stdout).ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let told = || fs::read_to_string(state.join("control.log")).unwrap_or_default();
+    until(REST_MAX, created).unwrap_or_else(|last| panic!("{last}\ncontrol: {}", told()))
 }
 
 fn lines(stderr: impl Read + Send + 'static) -> mpsc::Receiver<String> {
@@ -221,9 +207,10 @@ fn connections_take_little_and_leave_nothing() {
     let held = sidecar.own_kib().saturating_sub(before);
     assert!(held <= CONNECTIONS * CONNECTION_KIB_MAX, "{held} KiB for {CONNECTIONS} connections");
     drop(connections);
-    let end = Instant::now() + REST_MAX;
-    while sidecar.own_kib() > before + CONNECTIONS * REMEMBERED_KIB_MAX {
-        assert!(Instant::now() < end, "{} KiB stay of {held}, {before} before", sidecar.own_kib());
-        thread::sleep(Duration::from_millis(100));
-    }
+    let fell = || {
+        let own = sidecar.own_kib();
+        if own > before + CONNECTIONS * REMEMBERED_KIB_MAX { Err(own) } else { Ok(()) }
+    };
+    let stays = until(REST_MAX, || fell().map_err(|own| format!("{own} KiB stay of {held}, {before} before")));
+    assert_eq!(stays, Ok(()));
 }

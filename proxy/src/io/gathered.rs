@@ -97,7 +97,8 @@ impl<T: AsyncWrite + Unpin> Gathering<T> {
     }
 
     /// Runs `task`, the one that drives the connection, and ends each of its turns with [`Gathering::poll_out`]. Where `more` says that
-    /// another task is about to add to what is held, that one is let run first. A connection that cannot be written to is dropped.
+    /// another task is about to add to what is held, that one is let run first. A connection that cannot be written to is dropped. The library
+    /// shuts the stream down before its task ends, which writes out what is held; what it leaves behind without that is nobody's.
     pub async fn drive<F: Future<Output = ()>>(&self, task: F, more: impl Fn() -> bool) {
         let mut task = pin!(task);
         let mut waited = false;

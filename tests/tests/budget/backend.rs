@@ -1,9 +1,12 @@
 //! What the sidecars talk to: the application behind the server's, and a collector for spans. All of it in threads of the test.
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -25,7 +28,7 @@ const OTLP: u16 = 4317;
 pub(crate) const BODY: usize = 1024;
 
 /// Opens every port at `address` in the calling thread's namespace and serves for good.
-pub(crate) fn serve(address: &str) {
+pub(crate) fn serve(address: &str, spans: Arc<Spans>) {
     let listen = |port| TcpListener::bind((address, port)).unwrap();
     let (http1, http2, otlp) = (listen(HTTP1), listen(HTTP2), listen(OTLP));
     thread::spawn(move || {
@@ -36,7 +39,7 @@ pub(crate) fn serve(address: &str) {
     });
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async { tokio::join!(serve_http2(http2), collect(otlp)) });
+        runtime.block_on(async { tokio::join!(serve_http2(http2), collect(otlp, spans)) });
     });
 }
 
@@ -99,16 +102,38 @@ async fn call(request: Request<Incoming>) -> Result<Response<BoxBody<Bytes, Infa
     Ok(answer)
 }
 
-struct Collector;
+/// Who has sent spans.
+#[derive(Default)]
+pub(crate) struct Spans {
+    from: Mutex<BTreeSet<IpAddr>>,
+    came: Condvar,
+}
+
+impl Spans {
+    /// Whether all of these have, or do within `wait`.
+    pub(crate) fn heard(&self, all: &[&str], wait: Duration) -> bool {
+        let from = self.from.lock().unwrap();
+        let missing = |from: &mut BTreeSet<IpAddr>| !all.iter().all(|address| from.contains(&address.parse().unwrap()));
+        !self.came.wait_timeout_while(from, wait, missing).unwrap().1.timed_out()
+    }
+}
+
+struct Collector(Arc<Spans>);
 
 #[async_trait::async_trait]
 impl TraceService for Collector {
-    async fn export(&self, _: tonic::Request<ExportTraceServiceRequest>) -> Result<tonic::Response<ExportTraceServiceResponse>, Status> {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportTraceServiceRequest>,
+    ) -> Result<tonic::Response<ExportTraceServiceResponse>, Status> {
+        let from = request.remote_addr().ok_or_else(|| Status::internal("a peer without an address"))?;
+        self.0.from.lock().unwrap().insert(from.ip());
+        self.0.came.notify_all();
         Ok(tonic::Response::new(ExportTraceServiceResponse::default()))
     }
 }
 
-async fn collect(listener: TcpListener) {
+async fn collect(listener: TcpListener, spans: Arc<Spans>) {
     let incoming = TcpListenerStream::new(listen(listener));
-    Server::builder().add_service(TraceServiceServer::new(Collector)).serve_with_incoming(incoming).await.unwrap();
+    Server::builder().add_service(TraceServiceServer::new(Collector(spans))).serve_with_incoming(incoming).await.unwrap();
 }

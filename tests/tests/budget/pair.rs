@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,13 +12,14 @@ use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unsha
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, gettid};
 use tempfile::TempDir;
+use tests::look::until;
 
-use crate::backend;
+use crate::backend::{self, Spans};
 use crate::caller::{Caller, Road};
 
 /// From nothing to the first answer; valgrind makes a proxy fifty times slower.
 const READY_MAX: Duration = Duration::from_secs(240);
-/// Calls of which one is traced, all but surely, and how long until its span has been sent.
+/// Calls of which some are traced, nearly always, and how long until their spans have been sent.
 const SPANNED: usize = 500;
 const EXPORTED: Duration = Duration::from_secs(6);
 /// What the mark of both sidecars exempts from redirection; they stay root, so that vgdb may talk to them.
@@ -130,6 +131,7 @@ pub(crate) struct Pair {
     client: Namespace,
     server: Namespace,
     children: Vec<(&'static str, Child)>,
+    spans: Arc<Spans>,
     folder: TempDir,
     _alone: MutexGuard<'static, ()>,
 }
@@ -141,9 +143,10 @@ impl Pair {
         steadily();
         let folder = tempfile::Builder::new().prefix("budget.").tempdir().unwrap();
         let (client, server) = (Namespace::new(), Namespace::new());
-        let mut pair = Self { client, server, children: Vec::new(), folder, _alone: alone };
+        let mut pair = Self { client, server, children: Vec::new(), spans: Arc::default(), folder, _alone: alone };
         pair.join();
-        pair.server.run(|| backend::serve(SERVER_IP));
+        let spans = Arc::clone(&pair.spans);
+        pair.server.run(|| backend::serve(SERVER_IP, spans));
         pair.control();
         for hop in Hop::BOTH {
             let command = pair.sidecar(hop, wrap(hop, pair.folder.path()));
@@ -155,8 +158,13 @@ impl Pair {
 
     /// Waits until what happens once is over: first reports, and the connections to the collector, which open with the first span.
     pub(crate) fn settle(&self) {
-        self.caller(Road::Get).unwrap().calls(SPANNED);
-        thread::sleep(EXPORTED);
+        let end = Instant::now() + READY_MAX;
+        let mut caller = self.caller(Road::Get).unwrap();
+        // One call in a hundred is traced, so a round may, rarely, have had none.
+        while !self.spans.heard(&[CLIENT_IP, SERVER_IP], EXPORTED) {
+            assert!(Instant::now() < end, "no spans of both sidecars within {READY_MAX:?}\n{}", self.logs());
+            caller.calls(SPANNED);
+        }
     }
 
     pub(crate) fn namespace(&self, hop: Hop) -> &Namespace {
@@ -221,15 +229,11 @@ impl Pair {
 
     /// A join token, as soon as the control plane has loaded the manifests.
     fn token(&self, workload: &str) -> Vec<u8> {
-        let until = Instant::now() + READY_MAX;
-        loop {
-            let created = self.meshwright().args(["token", "create", "--workload", workload]).output().unwrap();
-            if created.status.success() {
-                return created.stdout;
-            }
-            assert!(Instant::now() < until, "token create: {}\n{}", String::from_utf8_lossy(&created.stderr), self.logs());
-            thread::sleep(Duration::from_millis(100));
-        }
+        let created = || {
+            let output = self.meshwright().args(["token", "create", "--workload", workload]).output().unwrap();
+            output.status.success().then_some(output.stdout).ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        until(READY_MAX, created).unwrap_or_else(|last| panic!("token create: {last}\n{}", self.logs()))
     }
 
     fn sidecar(&self, hop: Hop, wrap: Vec<String>) -> Command {
@@ -257,24 +261,20 @@ impl Pair {
 
     fn wait_ready(&mut self) {
         for road in Road::ALL {
-            let mut last = String::new();
-            let until = Instant::now() + READY_MAX;
-            while let Err(error) = self.caller(road) {
-                last.clone_from(&error);
+            let answered = until(READY_MAX, || {
                 self.check();
-                assert!(Instant::now() < until, "no answer to {} within {READY_MAX:?}: {last}\n{}", road.name(), self.logs());
-                thread::sleep(Duration::from_millis(200));
-            }
+                self.caller(road).map(drop)
+            });
+            answered.unwrap_or_else(|last| panic!("no answer to {} within {READY_MAX:?}: {last}\n{}", road.name(), self.logs()));
         }
     }
 
     fn wait(&mut self, what: &str, done: impl Fn() -> bool) {
-        let until = Instant::now() + READY_MAX;
-        while !done() {
+        let seen = until(READY_MAX, || {
             self.check();
-            assert!(Instant::now() < until, "{what} is not ready within {READY_MAX:?}\n{}", self.logs());
-            thread::sleep(Duration::from_millis(20));
-        }
+            done().then_some(()).ok_or_else(|| format!("{what} is not ready within {READY_MAX:?}"))
+        });
+        seen.unwrap_or_else(|last| panic!("{last}\n{}", self.logs()));
     }
 
     /// Everything still runs.

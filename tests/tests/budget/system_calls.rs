@@ -19,7 +19,8 @@ const COUNTED: usize = 1000;
 const TOLERANCE: Tolerance = Tolerance::Units(0.1);
 /// Over HTTP/2 a peer that writes head and body apart is read at once or twice, as it happens.
 const TOLERANCE_READS: Tolerance = Tolerance::Units(0.75);
-/// How long an idle sidecar is watched, and how long it may settle before.
+/// How long an idle sidecar is watched, and how long it may settle before. Time itself is what is measured over here: idleness has no end
+/// to wait for.
 const IDLE: Duration = Duration::from_secs(10);
 const SETTLE: Duration = Duration::from_secs(3);
 /// A report of its own, sent or not.
@@ -72,6 +73,7 @@ struct Found {
 }
 
 /// Aim: each hop reads once, writes once and waits once per direction; a call that was not made before is named.
+// Ignored in a plain `cargo test`, which has no release binary; tests/run-all includes it, and there nothing may be missing.
 #[test]
 #[ignore = "needs root, strace and the release binary: tests/run-all budgets"]
 fn requests_stay_within_their_system_calls() {

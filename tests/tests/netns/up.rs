@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tests::look::program;
 
 /// What the promise of ten seconds leaves a slow machine.
 const END_MAX: Duration = Duration::from_secs(10);
@@ -66,14 +67,6 @@ kind: PeerAuthentication
 metadata: {name: default, namespace: shop}
 spec: {mtls: {mode: Strict}}
 "#;
-
-/// The binary beside this test's own, as `cargo build` and `cargo test` leave it.
-fn program() -> PathBuf {
-    let own = std::env::current_exe().unwrap();
-    let program = own.parent().and_then(Path::parent).unwrap().join("meshwright");
-    assert!(program.is_file(), "{} is missing: build it with `cargo build -p cli` first", program.display());
-    program
-}
 
 /// A running `up` with a state directory and a folder of its own. Dropped, it is killed and what it left is removed.
 struct Up {
