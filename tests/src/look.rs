@@ -1,10 +1,19 @@
 //! Waiting for another process, which tells a test nothing when it is ready: looking again and again, under a deadline.
 
+use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 /// Pause between two looks. Short beside what is waited for, long beside a look.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Ports given to programs under test. Below the range from which Linux takes ports for clients by itself
+/// (`ip_local_port_range`, from 32768), so no connection can take one between its choice and its use.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// How many ports this process has asked for.
+static ASKED: AtomicU16 = AtomicU16::new(0);
 
 /// Looks until `look` finds what is waited for.
 ///
@@ -31,4 +40,17 @@ pub fn program() -> PathBuf {
     let program = own.ancestors().nth(2).map(|folder| folder.join("meshwright")).unwrap_or_default();
     assert!(program.is_file(), "{} is missing: build it with `cargo build -p cli` first", program.display());
     program
+}
+
+/// A TCP port that nothing listens on, other than all given before; test programs beside each other begin at different ones.
+///
+/// # Panics
+/// All are taken.
+pub fn free_port() -> u16 {
+    let count = PORTS.end - PORTS.start;
+    let begin = (std::process::id() % u32::from(count)) as u16;
+    (0..count)
+        .map(|_| PORTS.start + begin.wrapping_add(ASKED.fetch_add(1, Ordering::Relaxed)) % count)
+        .find(|&port| TcpListener::bind(("0.0.0.0", port)).is_ok())
+        .unwrap_or_else(|| panic!("no free port in {PORTS:?}"))
 }

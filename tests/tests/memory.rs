@@ -4,15 +4,15 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, PoisonError, mpsc};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tests::look::{program, until};
+use tests::look::{free_port, program, until};
 
 /// From nothing to a proxy at rest, development build, busy machine.
 const REST_MAX: Duration = Duration::from_secs(90);
@@ -31,9 +31,6 @@ const CONNECTION_KIB_MAX: u64 = 24;
 /// What stays when they are gone, per connection.
 const REMEMBERED_KIB_MAX: u64 = 4;
 
-/// Free ports are found and taken one start at a time.
-static ALONE: Mutex<()> = Mutex::new(());
-
 /// A control plane and one sidecar, which nothing redirects to: its explicit listener stands for the Service `web`.
 struct Sidecar {
     control: Child,
@@ -50,10 +47,6 @@ impl Drop for Sidecar {
             let _ = child.wait();
         }
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn manifests(unused: usize) -> String {
@@ -95,7 +88,6 @@ spec: {{addresses: [10.98.{high}.{low}], ports: [{{name: http, port: 8080}}]}}
 impl Sidecar {
     /// Starts both; returns when the sidecar has given back what its start used.
     fn start(unused: usize) -> Self {
-        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = TempDir::new().unwrap();
         let path = |name: &str| directory.path().join(name);
         fs::create_dir(path("manifests")).unwrap();

@@ -55,11 +55,21 @@ fn question(name: &str, kind: RecordType, edns: Option<u16>) -> Vec<u8> {
     message.to_vec().unwrap()
 }
 
+/// Both transports on one port. A port that is free for UDP may be taken for TCP, also by a connection that has ended, so several are tried.
+async fn on_one_port() -> (UdpSocket, Listening) {
+    for _ in 0..100 {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        if let Ok(tcp) = bind(udp.local_addr().unwrap()) {
+            return (udp, Listening::adopt(tcp).unwrap());
+        }
+    }
+    panic!("100 ports were free for UDP and taken for TCP");
+}
+
 /// A resolver of the outside world that knows every name as 192.0.2.7, by UDP and TCP on one port.
 async fn outside() -> SocketAddr {
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (udp, mut tcp) = on_one_port().await;
     let address = udp.local_addr().unwrap();
-    let mut tcp = Listening::adopt(bind(address).unwrap()).unwrap();
     let answer = |bytes: &[u8]| {
         let mut message = Message::from_vec(bytes).unwrap().into_response();
         let name = message.queries[0].name().clone();
@@ -169,9 +179,8 @@ async fn garbage_is_refused() {
 async fn both_transports_serve() {
     let resolver = Resolver::new(snapshots(1), Upstream::new(Network::Kernel { mark: None }, Vec::new()));
     let stop = CancellationToken::new();
-    let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let (udp, tcp) = on_one_port().await;
     let address = udp.local_addr().unwrap();
-    let tcp = Listening::adopt(bind(address).unwrap()).unwrap();
     let tasks = [
         tokio::spawn(Arc::clone(&resolver).serve_udp(udp, stop.clone())),
         tokio::spawn(Arc::clone(&resolver).serve_tcp(tcp, stop.clone())),

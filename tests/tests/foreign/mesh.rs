@@ -1,7 +1,6 @@
 //! A mesh for one test, and what is needed to look at it.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -44,11 +43,6 @@ pub(crate) fn python() -> PathBuf {
 /// A program of `tests/clients`.
 pub(crate) fn client(name: &str) -> String {
     root().join("tests/clients").join(name).display().to_string()
-}
-
-/// A port of this machine that is free now.
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// A running mesh; gone when dropped, or the test fails.

@@ -8,8 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use tests::look::free_port;
 
-use crate::mesh::{Load, Mesh, client, eventually, free_port, python, root, text};
+use crate::mesh::{Load, Mesh, client, eventually, python, root, text};
 
 /// Requests whose share is counted: enough for one per cent to be more than four standard deviations.
 const COUNTED: usize = 20_000;
