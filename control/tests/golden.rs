@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use control::source::{FileChange, Folder, load};
 use control::translate::{Audience, analyze, audiences, node_order, statuses, view};
-use control::world::{Allocations, Change, GatewayState, InstanceState, Spec, World, WorldSettings};
+use control::world::{Address, Allocations, Change, GatewayState, InstanceState, Spec, World, WorldSettings};
 use engine::explain::dump;
 use engine::model::Snapshot;
 use engine::model::build::Parts;
@@ -234,4 +234,23 @@ fn the_shop_has_nothing_to_complain_about() {
     let shop = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop");
     let problems: Vec<_> = analyze(load(&shop).unwrap()).iter().map(ToString::to_string).collect();
     assert_eq!(problems, Vec::<String>::new());
+}
+
+#[test]
+fn ports_that_are_not_served_are_told_from_addresses_that_nobody_has() {
+    // Aim: a declared port leads somewhere, another port of the same Service or Gateway nowhere, and a free address is missing.
+    let folder = scenarios().into_iter().find(|folder| folder.ends_with("edges")).unwrap();
+    let world = world_of(files(&folder));
+    let audience = audiences(&world).into_iter().find(|audience| audience.node.mode == Mode::Sidecar).unwrap();
+    let of_service = |address: &std::net::SocketAddr| matches!(world.index().addresses.get(&address.ip()), Some(Address::Service(_)));
+    let mut asked = wants(&world).into_iter().filter_map(|name| names::outbound_address(&name));
+    let served = asked.find(|address| address.port() != 1 && of_service(address)).unwrap();
+    let gateway = *world.index().gateway_addresses.values().flatten().next().unwrap();
+    let nobody = ([10, 111, 255, 254], 80).into();
+    let asked = [served, (served.ip(), 9).into(), (gateway, 9).into(), nobody].map(names::outbound);
+    let (snapshot, missing) = snapshot_of(&world, &audience, &asked.into());
+    let leads = |address: std::net::SocketAddr| snapshot.outbound.get(&address).map(|outbound| !outbound.leads_nowhere());
+    assert_eq!(leads(served), Some(true), "{served}");
+    assert_eq!((leads((served.ip(), 9).into()), leads((gateway, 9).into()), leads(nobody)), (Some(false), Some(false), None));
+    assert_eq!(missing, BTreeSet::from([names::outbound(nobody)]));
 }

@@ -91,6 +91,7 @@ pub async fn refuse(
     let cause = match reason {
         Reason::Denied => "the mesh forbids calls to addresses it does not know (Mesh spec.outsideMesh: Deny)",
         Reason::ConfigPending => "nothing is known yet about this destination: the control plane has not answered",
+        Reason::NoRoute => "the mesh serves nothing at this port of the address: its Service or Gateway does not declare it",
         _ => "refused",
     };
     let Some(said) = said else { return };

@@ -51,6 +51,7 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried<Conn
     let downstream = shared.observer.downstream(Direction::Outbound, &snapshot, (peer, destination), None, None);
     let stream = Stream::Plain(socket);
     let reason = match lookup {
+        Lookup::Found(outbound) if outbound.leads_nowhere() => Reason::NoRoute,
         Lookup::Found(outbound) => {
             let connection = Connection::new(Rc::clone(shared), destination, downstream, View { snapshot, outbound });
             return by_protocol(stream, connection).await;

@@ -17,6 +17,17 @@ use crate::world::{Index, Instance, ServiceView};
 /// Where redirected inbound connections arrive (contract, section 3).
 const INBOUND_PORT: u16 = 15006;
 
+/// The listener for a port that a mesh address does not serve: without any chain, so that proxies refuse instead of waiting.
+pub(super) fn nowhere(address: SocketAddr) -> Listener {
+    Listener {
+        name: names::outbound(address),
+        address: Some(wire::socket(address.ip(), address.port())),
+        bind_to_port: Some(false),
+        traffic_direction: TrafficDirection::Outbound.into(),
+        ..Listener::default()
+    }
+}
+
 /// The listener for one original destination: its route table, its cluster, or both where the protocol is undeclared.
 pub(super) fn outbound(address: SocketAddr, protocol: Protocol, table: &str, cluster: &str) -> Listener {
     let http = || FilterChain {
@@ -25,13 +36,7 @@ pub(super) fn outbound(address: SocketAddr, protocol: Protocol, table: &str, clu
         ..FilterChain::default()
     };
     let tcp = || FilterChain { name: "tcp".to_owned(), filters: vec![wire::tcp(cluster)], ..FilterChain::default() };
-    let mut listener = Listener {
-        name: names::outbound(address),
-        address: Some(wire::socket(address.ip(), address.port())),
-        bind_to_port: Some(false),
-        traffic_direction: TrafficDirection::Outbound.into(),
-        ..Listener::default()
-    };
+    let mut listener = nowhere(address);
     match protocol {
         Protocol::Tcp => listener.filter_chains.push(tcp()),
         Protocol::Auto => {

@@ -77,13 +77,13 @@ impl Closure<'_> {
         self.add(xds::ROUTE, config.name.clone(), config);
     }
 
-    /// Whether that address leads anywhere.
+    /// Whether the mesh has that address. A port that it does not serve is a listener that leads nowhere.
     fn outbound(&mut self, address: SocketAddr) -> bool {
         let index = self.world.index();
         match index.addresses.get(&address.ip()) {
             Some(Address::Service(name)) => {
                 let Some(view) = index.services.get(name) else { return false };
-                let Some(port) = port_of(view, address.port()) else { return false };
+                let Some(port) = port_of(view, address.port()) else { return self.nowhere(address) };
                 let protocol = protocol::of_service(index, view, port);
                 let cluster = names::service_port(&name.0, &name.1, port.port);
                 let mut table = cluster.clone();
@@ -108,7 +108,7 @@ impl Closure<'_> {
             Some(Address::Gateway(name)) => {
                 let gateway = index.gateways.get(name).and_then(|object| route::gateway(object));
                 if !gateway.is_some_and(|gateway| super::attach::ports(gateway).contains(&address.port())) {
-                    return false;
+                    return self.nowhere(address);
                 }
                 let object = format!("Gateway/{}/{}", name.0, name.1);
                 self.single(address, Destination::Gateway(name.clone(), address.port()), &object)
@@ -126,6 +126,11 @@ impl Closure<'_> {
         }
         self.listener(address, protocol, &name, &name);
         self.destinations.insert(destination);
+        true
+    }
+
+    fn nowhere(&mut self, address: SocketAddr) -> bool {
+        self.add(xds::LISTENER, names::outbound(address), &listener::nowhere(address));
         true
     }
 

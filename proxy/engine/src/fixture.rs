@@ -188,6 +188,10 @@ pub(crate) fn out_auto(at: &str, table: &str, cluster: &str) -> Listener {
     }
 }
 
+pub(crate) fn out_nowhere(at: &str) -> Listener {
+    Listener { filter_chains: Vec::new(), ..out_http(at, "") }
+}
+
 pub(crate) fn inbound_chain(port: Option<u32>, transport: &str, alpn: &[&str], mesh: bool, inner: FilterChain) -> FilterChain {
     let context = DownstreamTlsContext { require_client_certificate: Some(true), ..Default::default() };
     let socket = TransportSocket {

@@ -25,7 +25,7 @@ pub const FETCH_WAIT: Duration = Duration::from_secs(1);
 /// What is known about an original destination.
 #[derive(Clone, Debug)]
 pub enum Lookup {
-    /// The mesh's own: this is how it is served.
+    /// The mesh's own: this is how it is served, or that it is not ([`Outbound::leads_nowhere`]).
     Found(Arc<Outbound>),
     /// Not of the mesh: pass it through untouched.
     Outside,
@@ -122,7 +122,13 @@ impl Snapshots {
         let want = Want::Outbound(address);
         let pick = |snapshot: &Snapshot| snapshot.outbound.get(&address).map(Arc::clone);
         match self.fetch(&want, pick, |settings| outside_mesh(settings, address.ip())).await {
-            Fetched::Found(outbound) => Lookup::Found(outbound),
+            Fetched::Found(outbound) => {
+                if outbound.leads_nowhere() {
+                    // As soon forgotten as what does not exist: a scan of ports makes many of them.
+                    self.wanted.answered(&want, false);
+                }
+                Lookup::Found(outbound)
+            }
             Fetched::Absent | Fetched::Unknown => {
                 self.load().settings.as_deref().map_or(Lookup::Pending, |settings| outside(settings, address.ip()))
             }

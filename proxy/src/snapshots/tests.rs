@@ -80,6 +80,25 @@ async fn what_does_not_exist_is_remembered_without_the_control_plane() {
     assert_eq!(began.elapsed(), Duration::ZERO);
 }
 
+/// Aim: a port that the mesh does not serve is found, and forgotten as soon as what does not exist; declared later it is held for long.
+#[tokio::test(start_paused = true)]
+async fn what_leads_nowhere_is_forgotten_soon() {
+    let snapshots = Snapshots::default();
+    snapshots.publish(with(&["10.96.0.1:81"], false));
+    snapshots.wanted().connected(true);
+    let want = Want::Outbound("10.96.0.1:81".parse().unwrap());
+    snapshots.wanted().ask(&want, Instant::now());
+    snapshots.wanted().answered(&want, true);
+    assert!(matches!(snapshots.outbound("10.96.0.1:81".parse().unwrap()).await, Lookup::Found(found) if found.leads_nowhere()));
+    snapshots.wanted().expire(Instant::now() + IDLE_ABSENT);
+    assert_eq!(snapshots.wanted().take().unsubscribe, std::slice::from_ref(&want));
+    snapshots.wanted().ask(&want, Instant::now());
+    snapshots.wanted().answered(&want, false);
+    snapshots.wanted().answered(&want, true);
+    snapshots.wanted().expire(Instant::now() + IDLE_ABSENT);
+    assert_eq!(snapshots.wanted().len(), 1);
+}
+
 /// Aim: before the first configuration nothing passes, even outside the mesh's ranges.
 #[tokio::test(start_paused = true)]
 async fn nothing_passes_before_the_first_configuration() {

@@ -134,3 +134,36 @@ fn outside_the_mesh_bytes_pass_in_plaintext_or_are_refused() {
         assert!(head(&mut client).await.contains("x-meshwright-reason: config_pending"));
     });
 }
+
+#[test]
+fn a_port_that_a_mesh_address_does_not_serve_is_refused_at_once() {
+    // Aim: 404 `no_route` for HTTP, a close for bytes, no wait; and a connection whose port is taken away is told the same.
+    run(|| async {
+        let world = World::new(Setup::default());
+        let nowhere = |port: u16| {
+            let address = format!("10.96.0.1:{port}").parse().unwrap();
+            (address, Arc::new(Outbound { name: "nowhere".into(), protocol: Protocol::Auto, http: None, tcp: None, content: 9 }))
+        };
+        let mut closed = client_snapshot(&Setup::default(), 2);
+        closed.outbound.extend([nowhere(81)]);
+        world.client_means.snapshots.publish(Arc::new(closed));
+        let began = Instant::now();
+        let mut client = world.dial("10.96.0.1:81");
+        write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let answer = head(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 404 ") && answer.contains("x-meshwright-reason: no_route"), "{answer}");
+        assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+        let mut client = world.dial("10.96.0.1:81");
+        write(&mut client, "\x01\x02\x03\x04\x05\x06\x07\x08").await;
+        assert_eq!(rest(&mut client).await, "");
+
+        let mut open = world.dial(SERVICE);
+        write(&mut open, "GET /nowhere HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert!(head(&mut open).await.contains("x-meshwright-reason: no_route"));
+        let mut taken = client_snapshot(&Setup::default(), 3);
+        taken.outbound.extend([nowhere(80)]);
+        world.client_means.snapshots.publish(Arc::new(taken));
+        write(&mut open, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert!(head(&mut open).await.contains("x-meshwright-reason: no_route"));
+    });
+}

@@ -142,7 +142,10 @@ fn along(snapshot: &Snapshot, listener: &Outbound, head: &RequestHead<'_>) -> Ex
             let explanation = explanation.stage("protocol", "Continue", "declared opaque: carried as bytes");
             towards(explanation, forward)
         }
-        (None, None) => explanation.reply(&LocalReply::of(Reason::NoRoute)),
+        (None, None) => {
+            let why = "the address is the mesh's, but nothing is served at this port: its Service or Gateway does not declare it";
+            explanation.stage("listener", "Reply", why).reply(&LocalReply::of(Reason::NoRoute))
+        }
     }
 }
 

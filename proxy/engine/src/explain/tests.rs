@@ -38,7 +38,7 @@ fn a_split_is_explained_with_chances() {
 
 #[test]
 fn unknown_destinations_and_strict_ports_say_why() {
-    // Aim: config_pending inside the mesh, pass-through or denial outside, closure of plaintext on a strict port.
+    // Aim: config_pending inside the mesh, no_route at a port that is not served, pass-through or denial outside, closure of plaintext on a strict port.
     let mut parts = fixture::shop();
     let config = proto::mesh::ProxyConfig {
         mesh_cidrs: vec!["10.0.0.0/8".into()],
@@ -51,11 +51,14 @@ fn unknown_destinations_and_strict_ports_say_why() {
     fixture::put(&mut parts, "proxy", &config).unwrap();
     let record = proto::mesh::DnsRecord { addresses: vec!["10.0.0.1".into()], ttl_secs: 5 };
     fixture::put(&mut parts, "dns/catalog.shop", &record).unwrap();
+    let nowhere = fixture::out_nowhere("10.0.0.1:81");
+    fixture::put(&mut parts, "out/10.0.0.1:81", &nowhere).unwrap();
     let snapshot = parts.assemble(1, &Snapshot::default());
     let headers = HeaderMap::new();
     let head = head(&Method::GET, "/", &headers);
     let reason = |explanation: Explanation| explanation.reply.unwrap().reason.unwrap();
     assert_eq!(reason(outbound(&snapshot, "10.9.9.9:80".parse().unwrap(), &head)), "config_pending");
+    assert_eq!(reason(outbound(&snapshot, "10.0.0.1:81".parse().unwrap(), &head)), "no_route");
     assert_eq!(reason(outbound(&snapshot, "192.0.2.1:80".parse().unwrap(), &head)), "denied");
     let closed = inbound(&snapshot, 9090, None, &head);
     assert_eq!(closed.stages.last().unwrap().verdict, "Close");

@@ -6,19 +6,27 @@ use std::time::Duration;
 
 use super::{Forward, Protocol, RouteTable};
 
-/// The outbound side for one original destination, or one edge port.
+/// The outbound side for one original destination, or one edge port. One with neither `http` nor `tcp` says that the mesh has the
+/// address and serves nothing at that port.
 #[derive(Debug)]
 pub struct Outbound {
     /// Resource name.
     pub name: Arc<str>,
     /// How to treat the connection.
     pub protocol: Protocol,
-    /// Where HTTP requests go; present unless the protocol is `Tcp`.
+    /// Where HTTP requests go; absent for `Tcp`.
     pub http: Option<Arc<RouteTable>>,
     /// Where opaque bytes go; present for `Tcp` and `Auto`.
     pub tcp: Option<Arc<Forward>>,
     /// Stamp of the resource content behind it, unique in this process.
     pub content: u64,
+}
+
+impl Outbound {
+    /// Whether the mesh has the address and serves nothing at that port (`no_route`).
+    pub const fn leads_nowhere(&self) -> bool {
+        self.http.is_none() && self.tcp.is_none()
+    }
 }
 
 /// The inbound side of a sidecar.

@@ -57,11 +57,16 @@ pub(super) fn compile(name: &str, raw: &Raw) -> Result<Listener, Wrong> {
     if let Some(destination) = proto::names::outbound_address(name) {
         // The proxy's one outbound socket serves all of these.
         refuse(raw.bind_to_port == Some(true), "bind_to_port")?;
-        return if destination == address { Ok(Listener::Out(destination, road(raw)?)) } else { Err(wrong_address()) };
+        return if destination == address {
+            Ok(Listener::Out(destination, road(raw)?.unwrap_or_else(nowhere)))
+        } else {
+            Err(wrong_address())
+        };
     }
+    let road = || road(raw)?.ok_or_else(|| Wrong::new("filter_chains", "is empty"));
     if let Some(port) = proto::names::edge_port(name) {
         refuse(raw.bind_to_port == Some(false), "bind_to_port")?;
-        return if port == address.port() && port != 0 { Ok(Listener::Edge(port, road(raw)?)) } else { Err(wrong_address()) };
+        return if port == address.port() && port != 0 { Ok(Listener::Edge(port, road()?)) } else { Err(wrong_address()) };
     }
     Err(Wrong::new("name", "is none of inbound, out/IP:PORT, edge/PORT"))
 }
@@ -86,8 +91,13 @@ fn listener_filters(raw: &Raw) -> Result<(), Wrong> {
     refuse(timeout.is_some() && !raw.continue_on_listener_filters_timeout, "continue_on_listener_filters_timeout: false")
 }
 
-/// Declared HTTP, declared TCP, or both chains of an undeclared protocol.
-fn road(raw: &Raw) -> Result<Road, Wrong> {
+/// What a mesh address's port that nothing is served at becomes.
+fn nowhere() -> Road {
+    Road { content: stamp(), protocol: Protocol::Auto, http: None, tcp: None }
+}
+
+/// Declared HTTP, declared TCP, or both chains of an undeclared protocol; `None` without any chain.
+fn road(raw: &Raw) -> Result<Option<Road>, Wrong> {
     let mut http: Option<(Protocol, Source, bool)> = None;
     let mut tcp: Option<forward::Forward> = None;
     for (field, chain) in chains(raw).chain(raw.default_filter_chain.iter().map(|chain| ("default_filter_chain".to_owned(), chain))) {
@@ -101,7 +111,7 @@ fn road(raw: &Raw) -> Result<Road, Wrong> {
         }
     }
     let (protocol, http) = match (http, &tcp) {
-        (None, None) => return Err(Wrong::new("filter_chains", "is empty")),
+        (None, None) => return Ok(None),
         (None, Some(_)) => (Protocol::Tcp, None),
         (Some((protocol, source, false)), None) => (protocol, Some(source)),
         (Some((Protocol::Http, source, true)), Some(_)) => (Protocol::Auto, Some(source)),
@@ -110,7 +120,7 @@ fn road(raw: &Raw) -> Result<Road, Wrong> {
             return Err(Wrong::new("filter_chains", why));
         }
     };
-    Ok(Road { content: stamp(), protocol, http, tcp })
+    Ok(Some(Road { content: stamp(), protocol, http, tcp }))
 }
 
 /// Whether the chain is for bytes that turned out to be HTTP.

@@ -206,12 +206,13 @@ fn outbound_listeners_declare_http_tcp_or_neither() {
         (edit(|raw| raw.address = Some(fixture::address("10.0.0.2:80"))), "does not fit the name"),
         (edit(|raw| raw.traffic_direction = 1), "traffic_direction"),
         (edit(|raw| raw.bind_to_port = Some(true)), "bind_to_port"),
-        (edit(|raw| raw.filter_chains.clear()), "filter_chains: is empty"),
         (edit(|raw| raw.default_filter_chain = Some(chain(&tcp_to("c")))), "spell neither"),
     ] {
         let text = refusal("out/10.0.0.1:80", &raw);
         assert!(text.contains(part), "{text} should hold {part}");
     }
+    let edge = Listener { name: "edge/80".into(), bind_to_port: None, ..fixture::out_nowhere("0.0.0.0:80") };
+    assert!(refusal("edge/80", &edge).contains("filter_chains: is empty"));
 }
 
 #[test]
