@@ -19,6 +19,9 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Where a wait stands.
 struct Standing {
     entry: Option<Entry>,
+    /// Declared instances and Gateways that are not started and ready.
+    down: Vec<String>,
+    /// All that is waited for; what is down comes first.
     laggards: Vec<String>,
 }
 
@@ -55,15 +58,16 @@ fn result(number: u64, live: bool, standing: &Standing) -> serde_json::Value {
     let mut proxies = standing.entry.as_ref().map_or_else(|| json!({"concerned": 0, "unaffected": 0}), Entry::counts);
     proxies["waiting"] = json!(standing.laggards);
     let refused = standing.entry.as_ref().map(|entry| entry.refused.clone()).unwrap_or_default();
-    json!({"epoch": number, "live": live, "proxies": proxies, "refused": refused})
+    json!({"epoch": number, "live": live, "proxies": proxies, "down": standing.down, "refused": refused})
 }
 
 fn look(board: &Board, number: u64) -> Standing {
     let Some(edition) = board.edition() else {
-        return Standing { entry: None, laggards: vec!["the manifests to be read".to_owned()] };
+        return Standing { entry: None, down: Vec::new(), laggards: vec!["the manifests to be read".to_owned()] };
     };
     let entry = board.entry(number);
-    let mut laggards = unready(&edition);
+    let down = unready(&edition);
+    let mut laggards = down.clone();
     if edition.epoch < number {
         laggards.push(format!("epoch {number} (the newest is {})", edition.epoch));
     }
@@ -74,7 +78,7 @@ fn look(board: &Board, number: u64) -> Standing {
             if board.is_present(proxy) { format!("has not acknowledged epoch {number}") } else { "its proxy is not connected".to_owned() };
         laggards.push(format!("{proxy} ({why})"));
     }
-    Standing { entry, laggards }
+    Standing { entry, down, laggards }
 }
 
 /// Declared instances and Gateways that are not started and ready.

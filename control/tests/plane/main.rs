@@ -147,6 +147,7 @@ async fn live_means_started_ready_and_acknowledged() {
     assert!(!ok);
     let waiting = result["proxies"]["waiting"].to_string();
     assert!(waiting.contains("shop/catalog (not started)") && waiting.contains("shop/frontend (not started)"), "{waiting}");
+    assert_eq!(result["down"], serde_json::json!(["shop/catalog (not started)", "shop/frontend (not started)"]));
     let (order, _agent) = agent(&plane).await;
     assert!(order.synced);
     assert_eq!(order.instances.iter().map(|instance| instance.instance.as_str()).collect::<Vec<_>>(), ["catalog", "frontend"]);

@@ -1,13 +1,20 @@
 //! How the running mesh is.
 
+use std::time::Duration;
+
+use proto::mesh::WaitRequest;
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Finding;
-use crate::command::get;
-use crate::{client, output, state};
+use crate::client::{self, Control};
+use crate::command::{apply, get};
+use crate::output::{self, ProgressLine};
+use crate::{duration, state};
 
+/// Time in which `wait` is to say how things stand: it looks at once.
+const LOOK: Duration = Duration::from_millis(1);
 /// Proxies named in one line.
 const NAMED_MAX: usize = 5;
 /// A leaf renews at two thirds of its life; one that has less left than this part of it is late.
@@ -15,11 +22,12 @@ const LATE_SHARE: f64 = 0.2;
 
 /// What the control plane says of its mesh; `None` where none runs.
 pub(super) async fn findings() -> Option<Vec<Finding>> {
-    client::connect_to(&state::control_socket()).await.ok()?;
+    let control = client::connect_to(&state::control_socket()).await.ok()?;
     let mut findings = Vec::new();
     let mut answers = Vec::new();
-    for kind in ["epochs", "proxies", "certs"] {
-        match get::fetch(kind, None, None).await.and_then(|json| output::parse(&json)) {
+    let asked = [standing(control).await, get::fetch("proxies", None, None).await, get::fetch("certs", None, None).await];
+    for json in asked {
+        match json.and_then(|json| output::parse(&json)) {
             Ok(answer) => answers.push(answer),
             Err(error) => {
                 findings.push(Finding::failed("control plane", format!("{error:#}"), "look at `meshwright logs control`"));
@@ -28,25 +36,46 @@ pub(super) async fn findings() -> Option<Vec<Finding>> {
         }
     }
     findings.push(Finding::ok("control plane", "answers"));
-    let epoch = answers[0][0]["epoch"].as_u64();
-    findings.push(epochs(&answers[0]));
-    findings.push(proxies(&answers[1], epoch));
+    findings.extend(live(&answers[0]));
+    findings.push(proxies(&answers[1], answers[0]["epoch"].as_u64()));
     findings.push(certificates(&answers[2], OffsetDateTime::now_utc()));
     Some(findings)
 }
 
-fn epochs(epochs: &Value) -> Finding {
-    let newest = &epochs[0];
-    let number = &newest["epoch"];
-    if newest.is_null() {
-        return Finding::warning("epoch", "no configuration has been accepted yet", "look at `meshwright logs control`");
+/// What `meshwright wait` would say now, so that both mean the same by "live".
+async fn standing(mut control: Control) -> anyhow::Result<String> {
+    let request = WaitRequest { epoch: 0, timeout: Some(duration::to_message(LOOK)) };
+    let line = ProgressLine::start("looking at the mesh");
+    let answer = async { apply::last(control.wait(request).await?.into_inner(), &line).await };
+    Ok(answer.await.map_err(|status| client::refused(&status))?.json)
+}
+
+/// The newest epoch, and what of the declared mesh is not up.
+fn live(standing: &Value) -> Vec<Finding> {
+    let number = &standing["epoch"];
+    let texts = |value: &Value| value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>();
+    let (down, waiting) = (texts(&standing["down"]), texts(&standing["proxies"]["waiting"]));
+    let mut findings = Vec::new();
+    if let Some(refused) = standing["refused"].as_array().filter(|refused| !refused.is_empty()) {
+        let text = |row: &Value, field: &str| row[field].as_str().unwrap_or("?").to_owned();
+        let line = |row: &Value| format!("{} refused {}: {}", text(row, "proxy"), text(row, "object"), text(row, "reason"));
+        let lines: Vec<String> = refused.iter().map(line).collect();
+        let message = format!("{number} is not live: {}", named(&lines));
+        findings.push(Finding::failed("epoch", message, "mend that object; what was live before stays in force meanwhile"));
+    } else if number.as_u64().unwrap_or(0) == 0 {
+        findings.push(Finding::warning("epoch", "no configuration has been accepted yet", "look at `meshwright logs control`"));
+    } else if waiting.is_empty() {
+        findings.push(Finding::ok("epoch", format!("{number} is live")));
+    } else {
+        let message = format!("{number} is not yet live; waiting for {}", named(&waiting));
+        findings.push(Finding::warning("epoch", message, "`meshwright wait` returns when it is live, or names who holds it up"));
     }
-    let waiting: Vec<&str> = newest["proxies"]["waiting"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    if waiting.is_empty() {
-        return Finding::ok("epoch", format!("{number} is live"));
+    if !down.is_empty() {
+        let remedy =
+            "`meshwright logs -n NAMESPACE WORKLOAD` says why, with --proxy its sidecar's side; `meshwright wait` returns when all are up";
+        findings.push(Finding::failed("workloads", format!("down: {}", named(&down)), remedy));
     }
-    let message = format!("{number} is not yet live; waiting for {}", named(&waiting));
-    Finding::warning("epoch", message, "run `meshwright wait`; it names who refuses what")
+    findings
 }
 
 fn proxies(proxies: &Value, newest: Option<u64>) -> Finding {
@@ -56,7 +85,6 @@ fn proxies(proxies: &Value, newest: Option<u64>) -> Finding {
     if behind.is_empty() {
         return Finding::ok("proxies", format!("{} connected", all.len()));
     }
-    let behind: Vec<&str> = behind.iter().map(String::as_str).collect();
     let message = format!("{} connected, {} behind the newest epoch: {}", all.len(), behind.len(), named(&behind));
     Finding::warning("proxies", message, "`meshwright get epochs` shows what they wait for")
 }
@@ -74,18 +102,17 @@ fn certificates(certs: &Value, now: OffsetDateTime) -> Finding {
             late.push(name(cert));
         }
     }
-    let names = |of: &[String]| named(&of.iter().map(String::as_str).collect::<Vec<_>>());
     if !expired.is_empty() {
         return Finding::failed(
             "certificates",
-            format!("expired: {}", names(&expired)),
+            format!("expired: {}", named(&expired)),
             "restart those workloads, and look at `meshwright logs control`",
         );
     }
     if !late.is_empty() {
         return Finding::warning(
             "certificates",
-            format!("late to renew: {}", names(&late)),
+            format!("late to renew: {}", named(&late)),
             "look at the proxies' logs: `meshwright logs --proxy`",
         );
     }
@@ -97,7 +124,7 @@ fn name(row: &Value) -> String {
     format!("{}/{}", row["namespace"].as_str().unwrap_or("?"), row["instance"].as_str().unwrap_or("?"))
 }
 
-fn named(names: &[&str]) -> String {
+fn named(names: &[String]) -> String {
     let more = names.len().saturating_sub(NAMED_MAX);
     let shown = names[..names.len().min(NAMED_MAX)].join(", ");
     if more == 0 { shown } else { format!("{shown} and {more} more") }
@@ -134,7 +161,21 @@ mod tests {
             "{}",
             finding.message
         );
-        assert_eq!(epochs(&json!([])).state, State::Warning);
-        assert_eq!(epochs(&json!([{"epoch": 2, "proxies": {"waiting": []}}])).message, "2 is live");
+    }
+
+    /// Aim: what `wait` would not call live is not called live here: each thing that is down is named, with what to do.
+    #[test]
+    fn what_is_down_is_named() {
+        let said = |standing: Value| live(&standing).into_iter().map(|finding| (finding.state, finding.message)).collect::<Vec<_>>();
+        assert_eq!(said(json!({"epoch": 0})), [(State::Warning, "no configuration has been accepted yet".to_owned())]);
+        assert_eq!(said(json!({"epoch": 2, "down": [], "proxies": {"waiting": []}})), [(State::Ok, "2 is live".to_owned())]);
+        let down = json!({"epoch": 2, "down": ["shop/catalog (not ready: port 8080 refuses)"],
+            "proxies": {"waiting": ["shop/catalog (not ready: port 8080 refuses)", "shop/b (has not acknowledged epoch 2)"]}});
+        let findings = live(&down);
+        assert_eq!((findings[0].state, findings[1].state), (State::Warning, State::Failed));
+        assert_eq!(findings[1].message, "down: shop/catalog (not ready: port 8080 refuses)");
+        assert!(findings[1].remedy.as_ref().unwrap().contains("meshwright logs"));
+        let refused = said(json!({"epoch": 3, "refused": [{"proxy": "shop/a", "object": "Listener inbound", "reason": "no"}]}));
+        assert_eq!(refused, [(State::Failed, "3 is not live: shop/a refused Listener inbound: no".to_owned())]);
     }
 }
