@@ -33,6 +33,17 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     if terms == 0 { Err(wrong()) } else { Ok(total) }
 }
 
+/// The same, but not zero: where nothing could come of it.
+///
+/// # Errors
+/// As [`parse`].
+pub(crate) fn positive(text: &str) -> Result<Duration, String> {
+    match parse(text) {
+        Ok(Duration::ZERO) => Err(format!("`{text}` is no time at all; write for example 30s")),
+        other => other,
+    }
+}
+
 /// A duration as [`parse`] reads it, in the largest units: `1h30m`, `150ms`.
 pub(crate) fn show(duration: Duration) -> String {
     let (seconds, ms) = (duration.as_secs(), duration.subsec_millis());
@@ -60,6 +71,7 @@ mod tests {
             assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text}");
             assert_eq!(show(Duration::from_millis(ms)), text);
         }
+        assert!(positive("0s").is_err() && positive("1ms").is_ok());
         for text in ["", "5", "5d", "s", "-1s", "1.5s", "123456s", "1h1m1s1ms1ms", "10 s"] {
             assert!(parse(text).unwrap_err().contains("for example"), "{text}");
         }

@@ -22,11 +22,5 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     output::install_panic_hook();
     // No runtime is started here: `up` and `enter` change namespaces first, which needs a process of one thread.
-    match command::Cli::parse().run() {
-        Ok(code) => code,
-        Err(error) => {
-            output::print_error(&error);
-            ExitCode::FAILURE
-        }
-    }
+    command::Cli::parse().run().unwrap_or_else(|error| output::print_error(&error))
 }

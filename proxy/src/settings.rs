@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use clap::error::ErrorKind;
 use clap::{Args, ValueEnum};
 use proto::names::{Mode, NodeId};
 use rustls::pki_types::CertificateDer;
@@ -211,32 +212,32 @@ impl ProxyArgs {
     /// Checks everything and reads the files it names. Call it with the rights the process was started with.
     ///
     /// # Errors
-    /// What is wrong, with the flag and what to give instead.
+    /// What is wrong, with the flag and what to give instead; a [`clap::Error`] where the command line itself is.
     pub fn bootstrap(self, is_root: bool) -> anyhow::Result<Bootstrap> {
         let (namespace, workload) = self
             .workload
             .split_once('/')
             .filter(|(namespace, name)| is_name(namespace) && is_name(name))
-            .with_context(|| format!("--workload: `{}` is not of the form NS/NAME, e.g. shop/catalog", self.workload))?;
+            .ok_or_else(|| wrong(format!("--workload: `{}` is not of the form NS/NAME, e.g. shop/catalog", self.workload)))?;
         let instance = self.instance.clone().unwrap_or_else(|| workload.to_owned());
         if !is_name(&instance) {
-            bail!("--instance: `{instance}` is no name; give letters, digits, `-` and `.`");
+            return Err(wrong(format!("--instance: `{instance}` is no name; give letters, digits, `-` and `.`")));
         }
-        let control_roots = self.roots()?;
         let mode = match self.mode {
             ProxyMode::Sidecar => Mode::Sidecar,
             ProxyMode::Edge => Mode::Edge,
         };
         if self.map.len() > MAPS_MAX {
-            bail!("--map: {} explicit listeners, at most {MAPS_MAX} are opened", self.map.len());
+            return Err(wrong(format!("--map: {} explicit listeners, at most {MAPS_MAX} are opened", self.map.len())));
         }
-        logs::parse(&self.log_level).context("--log-level")?;
+        logs::parse(&self.log_level).map_err(|error| wrong(format!("--log-level: {error:#}")))?;
         let workers = self.worker_count()?;
         let drain = Duration::from_secs(self.drain_secs);
         if drain > DRAIN_MAX {
-            bail!("--drain-secs: {} is too long, give at most {}", self.drain_secs, DRAIN_MAX.as_secs());
+            return Err(wrong(format!("--drain-secs: {} is too long, give at most {}", self.drain_secs, DRAIN_MAX.as_secs())));
         }
         let dns_upstream = self.resolvers()?;
+        let control_roots = self.roots()?;
         let edge = self.mode == ProxyMode::Edge;
         Ok(Bootstrap {
             node: NodeIdentity {
@@ -286,7 +287,7 @@ impl ProxyArgs {
         };
         let own = |server: &&SocketAddr| self.dns_port != 0 && server.port() == self.dns_port && server.ip().is_loopback();
         if let Some(server) = servers.iter().find(own) {
-            bail!("--dns-upstream: {server} is this proxy's own resolver; give the one that was there before");
+            return Err(wrong(format!("--dns-upstream: {server} is this proxy's own resolver; give the one that was there before")));
         }
         Ok(servers)
     }
@@ -309,10 +310,15 @@ impl ProxyArgs {
         };
         let workers = self.workers.unwrap_or(default);
         if workers == 0 || workers > WORKERS_MAX {
-            bail!("--workers: {workers} is out of range, give 1 to {WORKERS_MAX}");
+            return Err(wrong(format!("--workers: {workers} is out of range, give 1 to {WORKERS_MAX}")));
         }
         Ok(workers)
     }
+}
+
+/// An error of the command line (exit code 2), of the kind that clap makes by itself.
+fn wrong(text: String) -> anyhow::Error {
+    clap::Error::raw(ErrorKind::ValueValidation, text + "\n").into()
 }
 
 /// A Kubernetes name, loosely: what may stand in an identity and in a node id.
@@ -369,7 +375,7 @@ mod tests {
         assert_eq!((bootstrap.maps.len(), bootstrap.exempt, bootstrap.dns_upstream.len()), (2, Exempt::Mark(1337), 2));
     }
 
-    /// Aim: what is wrong is refused by the name of its flag and with what to give.
+    /// Aim: what is wrong is refused by the name of its flag and with what to give; as wrong usage, unless a file is the culprit.
     #[test]
     fn nonsense_is_refused_with_flag_and_remedy() {
         for (line, words) in [
@@ -385,20 +391,22 @@ mod tests {
             (&["--instance", "a/b"], ["--instance", "a/b"]),
         ] {
             let error = parse_or_override(line);
+            assert_eq!(error.is::<clap::Error>(), line[0] != "--control-ca", "{line:?}");
+            let error = format!("{error:#}");
             for word in words {
                 assert!(error.contains(word), "{line:?}: {error}");
             }
         }
     }
 
-    fn parse_or_override(line: &[&str]) -> String {
+    fn parse_or_override(line: &[&str]) -> anyhow::Error {
         if line[0] == "--workload" {
             let folder = tempfile::tempdir().unwrap();
             let ca = folder.path().join("ca.pem");
             fs::write(&ca, Authority::new("root").root_pem()).unwrap();
             let all = ["proxy", "--control", "a:1", "--workload", line[1], "--control-ca", ca.to_str().unwrap()];
-            return format!("{:#}", Line::try_parse_from(all).unwrap().args.bootstrap(false).unwrap_err());
+            return Line::try_parse_from(all).unwrap().args.bootstrap(false).unwrap_err();
         }
-        format!("{:#}", parse(line).unwrap_err())
+        parse(line).unwrap_err()
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct ChangeArgs {
     #[arg(long)]
     wait: bool,
     /// How long to wait
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::positive)]
     timeout: Duration,
     /// How to print the result
     #[arg(short, long, value_enum, default_value_t)]

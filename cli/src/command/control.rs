@@ -16,6 +16,8 @@ use control::world::own::Mesh;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use tracing_subscriber::EnvFilter;
 
+use crate::output;
+
 /// Arguments of `meshwright control`.
 pub(crate) type ControlArgs = Flags;
 
@@ -27,7 +29,7 @@ pub(crate) fn run(mut args: ControlArgs) -> anyhow::Result<ExitCode> {
         args.api_socket = Some(crate::state::create()?.join(crate::state::CONTROL_SOCKET));
     }
     let filter = EnvFilter::try_new(&args.log_level)
-        .map_err(|error| anyhow::anyhow!("--log-level {}: {error}; use `info`, or `control=debug`", args.log_level))?;
+        .map_err(|error| output::usage(format!("--log-level {}: {error}; use `info`, or `control=debug`", args.log_level)))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

@@ -1,5 +1,6 @@
 //! `meshwright echo`.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::process::ExitCode;
 
@@ -8,6 +9,7 @@ use bytes::Bytes;
 use clap::Args;
 
 use crate::echo::{self, Rule, Settings, Who};
+use crate::output;
 
 /// Port of plain HTTP where no port of any kind is given.
 const HTTP_PORT_DEFAULT: u16 = 8080;
@@ -58,6 +60,10 @@ pub(crate) fn run(args: EchoArgs) -> anyhow::Result<ExitCode> {
     http.extend(args.grpc);
     if http.is_empty() && args.tcp.is_empty() {
         http.push(HTTP_PORT_DEFAULT);
+    }
+    let mut taken = BTreeSet::new();
+    if let Some(port) = http.iter().chain(&args.tcp).find(|port| **port != 0 && !taken.insert(**port)) {
+        return Err(output::usage(format!("port {port} is given twice; --http and --grpc are one service, give its port once")));
     }
     // A sidecar's environment names the workload with its namespace.
     let name = args.name.rsplit('/').next().unwrap_or_default().to_owned();

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 use injector::{Decision, Settings};
+use proxy::dial::Target;
 
 use crate::{documents, output};
 
@@ -23,7 +24,7 @@ pub(crate) struct InjectArgs {
     image: Option<String>,
     /// HOST:PORT of the control plane, as the pods reach it
     #[arg(long, value_name = "HOST:PORT")]
-    control: Option<String>,
+    control: Option<Target>,
     /// ConfigMap of each namespace whose key `ca.pem` holds the mesh's roots
     #[arg(long, value_name = "NAME")]
     ca_config_map: Option<String>,
@@ -33,7 +34,7 @@ pub(crate) fn run(args: InjectArgs) -> anyhow::Result<ExitCode> {
     let defaults = Settings::default();
     let settings = Settings {
         image: args.image.unwrap_or(defaults.image),
-        control: args.control.unwrap_or(defaults.control),
+        control: args.control.map_or(defaults.control, |control| control.to_string()),
         ca_config_map: args.ca_config_map.unwrap_or(defaults.ca_config_map),
         ..defaults
     };

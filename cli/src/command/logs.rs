@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
+use crate::output::usage;
 use crate::state;
 use crate::up::book::Book;
 use crate::up::tidy::LOGS;
@@ -65,6 +66,9 @@ pub(crate) fn run(args: LogsArgs) -> anyhow::Result<ExitCode> {
 
 fn choose(place: &Path, args: &LogsArgs) -> anyhow::Result<PathBuf> {
     if args.workload == CONTROL && args.namespace.is_none() {
+        if args.proxy {
+            return Err(usage("`logs control` is the control plane's log, and it has no proxy; leave --proxy out".to_owned()));
+        }
         return Ok(place.join(LOGS).join("control.log"));
     }
     let book = Book::read(place);

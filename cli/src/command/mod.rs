@@ -113,3 +113,61 @@ impl Cli {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether a command line ends with exit code 2. Not for `proxy`, which begins by changing the process; it has a test of its own.
+    fn is_wrong(line: &str) -> bool {
+        match Cli::try_parse_from(line.split(' ')) {
+            Err(error) => error.exit_code() == 2,
+            Ok(cli) => cli.run().is_err_and(|error| error.is::<clap::Error>()),
+        }
+    }
+
+    /// Aim: exit code 2 for every way to write a command line wrong, whether clap sees it or we do; 1 for what only the world refuses.
+    #[test]
+    fn wrong_command_lines_are_usage_errors() {
+        let control = "meshwright control --config . --data-dir /dev/null/x --api-socket /dev/null/y";
+        for line in [
+            "meshwright",
+            "meshwright nonsense",
+            "meshwright get",
+            "meshwright get nonsense",
+            "meshwright get proxies -o xml",
+            "meshwright apply",
+            "meshwright apply -f x --timeout soon",
+            "meshwright wait --timeout 0s",
+            "meshwright wait --epoch 0",
+            "meshwright explain --from shop GET http://catalog/",
+            "meshwright explain --from shop/frontend http://catalog/",
+            "meshwright explain --from shop/frontend GET /items",
+            "meshwright explain --from shop/frontend -H nonsense GET http://catalog/",
+            "meshwright token create --workload catalog",
+            "meshwright token create --workload shop/catalog --life 0s",
+            "meshwright exec frontend",
+            "meshwright logs",
+            "meshwright logs control --proxy",
+            "meshwright up --exit-after 5",
+            "meshwright up --plaintext-xds=192.0.2.1:15010",
+            "meshwright up --instance-cidr nonsense",
+            "meshwright up --instance-cidr 10.78.0.0/16,10.79.0.0/16",
+            "meshwright intercept install --exempt-mark 0",
+            "meshwright intercept install --exclude-outbound-cidrs 10.0.0.0/33",
+            "meshwright inject -f x --control nonsense",
+            "meshwright echo --http 99999",
+            "meshwright echo --http 8080 --tcp 8080",
+            "meshwright echo --tcp-greeting hello",
+            "meshwright echo --call nonsense",
+            "meshwright completions cmd",
+            &format!("{control} --log-level control=loudly"),
+            &format!("{control} --plaintext-xds=0.0.0.0:15010"),
+        ] {
+            assert!(is_wrong(line), "{line}");
+        }
+        for line in ["meshwright apply -f /dev/null/nowhere", "meshwright analyze /dev/null/nowhere"] {
+            assert!(!is_wrong(line), "{line}");
+        }
+    }
+}

@@ -28,7 +28,7 @@ enum Action {
         #[arg(long)]
         instance: Option<String>,
         /// How long the token may be used; the authority's default where not given
-        #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+        #[arg(long, value_name = "DURATION", value_parser = duration::positive)]
         life: Option<Duration>,
     },
 }

@@ -28,7 +28,7 @@ pub(crate) struct WaitArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     epoch: Option<u64>,
     /// How long to wait, also for a mesh that does not run yet
-    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::positive)]
     timeout: Duration,
     /// How to print the result
     #[arg(short, long, value_enum, default_value_t)]

@@ -7,6 +7,8 @@ use std::path::Path;
 use anyhow::bail;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::output::usage;
+
 /// Moves the instances' ranges.
 const INSTANCE_FLAG: &str = "--instance-cidr";
 /// Moves the Services' ranges.
@@ -95,12 +97,12 @@ impl Ranges {
         for (flag, range) in flags {
             let room = range.max_prefix_len() - range.prefix_len();
             if room < 4 {
-                bail!("{flag} {range} is too small: a mesh needs at least 16 addresses there");
+                return Err(usage(format!("{flag} {range} is too small: a mesh needs at least 16 addresses there")));
             }
         }
         for (at, (flag, range)) in flags.iter().enumerate() {
             if let Some((other, theirs)) = flags[at + 1..].iter().find(|(_, theirs)| overlap(range, theirs)) {
-                bail!("{flag} {range} overlaps {other} {theirs}; give one of them another range");
+                return Err(usage(format!("{flag} {range} overlaps {other} {theirs}; give one of them another range")));
             }
             if let Some(theirs) = taken.iter().find(|theirs| overlap(range, theirs)) {
                 bail!("the range {range} is taken: this machine has a route to {theirs}; choose another one with {flag}");
@@ -118,7 +120,7 @@ pub(crate) fn possible(address: IpAddr) -> bool {
 fn pick(flag: &str, given: &[IpNet], v4: &mut Ipv4Net, v6: &mut Ipv6Net) -> anyhow::Result<()> {
     let fours = given.iter().filter(|range| range.addr().is_ipv4()).count();
     if fours > 1 || given.len() - fours > 1 {
-        bail!("{flag} takes one range per family, for example {flag} 10.78.0.0/16,fd00:6d78::/64");
+        return Err(usage(format!("{flag} takes one range per family, for example {flag} 10.78.0.0/16,fd00:6d78::/64")));
     }
     for range in given {
         match range {

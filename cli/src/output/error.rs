@@ -2,11 +2,25 @@
 
 use std::io::Write;
 use std::panic::PanicHookInfo;
+use std::process::ExitCode;
 
-/// Prints `error: …`, each cause after a colon, on stderr.
-pub(crate) fn print_error(error: &anyhow::Error) {
+/// Exit code of a wrong command line (contract, section 1).
+const USAGE: u8 = 2;
+
+/// A wrong command line, as clap tells it, for what clap cannot see: flags that do not fit one another.
+pub(crate) fn usage(text: String) -> anyhow::Error {
+    clap::Error::raw(clap::error::ErrorKind::ValueValidation, text + "\n").into()
+}
+
+/// Prints `error: …`, each cause after a colon, on stderr, and says how to exit: 2 where the command line was wrong, else 1.
+pub(crate) fn print_error(error: &anyhow::Error) -> ExitCode {
     // Nowhere is left to complain when stderr is gone.
+    if let Some(usage) = error.downcast_ref::<clap::Error>() {
+        let _ = usage.print();
+        return ExitCode::from(USAGE);
+    }
     let _ = writeln!(std::io::stderr().lock(), "error: {}", without_numbers(&format!("{error:#}")));
+    ExitCode::FAILURE
 }
 
 /// Takes out ` (os error 13)`: the words before it say the same to people.

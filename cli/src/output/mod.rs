@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use anyhow::Context;
 use clap::ValueEnum;
 
-pub(crate) use error::{install_panic_hook, print_error};
+pub(crate) use error::{install_panic_hook, print_error, usage};
 pub(crate) use progress::ProgressLine;
 pub(crate) use table::Columns;
 

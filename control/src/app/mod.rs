@@ -136,7 +136,7 @@ pub async fn start(
     certificates: impl FnOnce(Routes) -> Routes,
     stop: &CancellationToken,
 ) -> anyhow::Result<Running> {
-    let doors = bind(args, args.plaintext()?).await?;
+    let doors = bind(args, args.plaintext_xds).await?;
     let listen = doors.tls.local_addr().context("the TLS door has no address")?;
     let plaintext = doors.plaintext.as_ref().and_then(|listener| listener.local_addr().ok());
     let plane = assemble(args, authority, certificates, stop)?;

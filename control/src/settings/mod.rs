@@ -29,7 +29,7 @@ pub struct ControlArgs {
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:15012")]
     pub listen: SocketAddr,
     /// Also serve xDS without TLS to clients on this machine, routing only
-    #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:15010")]
+    #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, require_equals = true, default_missing_value = "127.0.0.1:15010", value_parser = loopback)]
     pub plaintext_xds: Option<SocketAddr>,
     /// Unix socket of the commands and the node agent [default: control.sock in the state directory, where every command looks for it]
     #[arg(long, value_name = "PATH")]
@@ -66,26 +66,10 @@ impl ControlArgs {
         self.api_socket.clone().unwrap_or_else(|| self.data_dir.join(SOCKET))
     }
 
-    /// The loopback address of plaintext xDS, if asked for.
-    ///
-    /// # Errors
-    /// The address is not loopback: plaintext leaves no machine.
-    pub fn plaintext(&self) -> anyhow::Result<Option<SocketAddr>> {
-        match self.plaintext_xds {
-            Some(address) if !address.ip().is_loopback() => {
-                bail!(
-                    "--plaintext-xds={address}: only a loopback address may serve xDS without TLS; use 127.0.0.1:{} or [::1]:{0}",
-                    address.port()
-                )
-            }
-            address => Ok(address),
-        }
-    }
-
     /// What translation is told at the start.
     ///
     /// # Errors
-    /// The folder is missing, or two ranges are of one family.
+    /// The folder is missing; or two ranges are of one family, which is a [`clap::Error`].
     pub fn world(&self) -> anyhow::Result<WorldSettings> {
         let folder =
             self.config.canonicalize().with_context(|| format!("cannot read the folder of manifests {}", self.config.display()))?;
@@ -122,10 +106,20 @@ impl ControlArgs {
     }
 }
 
+/// Plaintext leaves no machine.
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr = text.parse().map_err(|_| format!("`{text}` is not ADDR:PORT; write for example 127.0.0.1:15010"))?;
+    if !address.ip().is_loopback() {
+        return Err(format!("only a loopback address may serve xDS without TLS; use 127.0.0.1:{} or [::1]:{0}", address.port()));
+    }
+    Ok(address)
+}
+
 fn pick(flag: &str, given: &[IpNet], ranges: &mut (ipnet::Ipv4Net, ipnet::Ipv6Net)) -> anyhow::Result<()> {
     let families = (given.iter().filter(|net| net.addr().is_ipv4()).count(), given.iter().filter(|net| net.addr().is_ipv6()).count());
     if families.0 > 1 || families.1 > 1 {
-        bail!("{flag}: give one range per family, such as `{flag} 10.96.0.0/12,fd00:6d77::/108`");
+        let why = format!("{flag}: give one range per family, such as `{flag} 10.96.0.0/12,fd00:6d77::/108`\n");
+        return Err(clap::Error::raw(clap::error::ErrorKind::ValueValidation, why).into());
     }
     for net in given {
         match net {
@@ -149,15 +143,19 @@ mod tests {
     }
 
     fn parse(flags: &[&str]) -> ControlArgs {
-        Cli::try_parse_from([&["control", "--config", "."], flags].concat()).unwrap().args
+        try_parse(flags).unwrap()
+    }
+
+    fn try_parse(flags: &[&str]) -> Result<ControlArgs, clap::Error> {
+        Ok(Cli::try_parse_from([&["control", "--config", "."], flags].concat())?.args)
     }
 
     #[test]
     fn plaintext_is_loopback_only() {
         // Aim: the flag alone means the contract's port; any other machine's address is refused.
-        assert_eq!(parse(&[]).plaintext().unwrap(), None);
-        assert_eq!(parse(&["--plaintext-xds"]).plaintext().unwrap(), Some("127.0.0.1:15010".parse().unwrap()));
-        assert!(parse(&["--plaintext-xds=0.0.0.0:15010"]).plaintext().unwrap_err().to_string().contains("loopback"));
+        assert_eq!(parse(&[]).plaintext_xds, None);
+        assert_eq!(parse(&["--plaintext-xds"]).plaintext_xds, Some("127.0.0.1:15010".parse().unwrap()));
+        assert!(try_parse(&["--plaintext-xds=0.0.0.0:15010"]).unwrap_err().to_string().contains("loopback"));
     }
 
     #[test]
