@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::body::Body;
 use crate::drain::Drain;
-use crate::io::{Rewound, Stream, gather};
+use crate::io::{Rewound, Stream, Unasked, gather};
 use crate::limits;
 
 /// Runs hyper's tasks on the worker's own thread.
@@ -80,7 +82,8 @@ fn http2_builder() -> http2::Builder<LocalTasks> {
 /// Serves one connection to its end. `guarded` bounds how long a head may take; the application beside us and mesh peers are trusted
 /// with their time. While the worker drains, HTTP/2 says GOAWAY here; HTTP/1 answers say `connection: close` where they are made.
 ///
-/// Returns the status of the answer that hyper has given by itself, if the client's bytes were no HTTP/1 message.
+/// Returns the status of the answer that hyper has given by itself, if the client's bytes were no HTTP/1 message. Instead of a first
+/// request it says why in `x-meshwright-reason`; a later one's refusal cannot be told from answers without a price on every write.
 pub async fn serve<F, A>(
     stream: Rewound<Stream>,
     version: Version,
@@ -95,7 +98,13 @@ where
 {
     match version {
         Version::Http1 => {
-            let io = TokioIo::new(stream);
+            let asked = Arc::new(AtomicBool::new(false));
+            let (seen, stream) = stream.into_parts();
+            let io = TokioIo::new(Rewound::new(seen, Stream::Unasked(Box::new(Unasked::new(stream, Arc::clone(&asked))))));
+            let answer = move |request| {
+                asked.store(true, Ordering::Relaxed);
+                answer(request)
+            };
             let builder = if guarded { &serving.http1_guarded } else { &serving.http1 };
             let error = builder.serve_connection(io, service_fn(answer)).with_upgrades().await.err()?;
             tracing::debug!(%error, "an HTTP/1 connection ended badly");

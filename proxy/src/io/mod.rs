@@ -12,6 +12,7 @@ mod original;
 mod rewound;
 mod socket;
 mod stream;
+mod unasked;
 
 pub use clock::Clock;
 pub use draw::Draw;
@@ -23,3 +24,4 @@ pub use original::original_destination;
 pub use rewound::Rewound;
 pub use socket::{Socket, VirtualSocket, pipe};
 pub use stream::Stream;
+pub use unasked::Unasked;

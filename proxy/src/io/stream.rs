@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{client, server};
 
-use super::{Rewound, Socket};
+use super::{Rewound, Socket, Unasked};
 
 /// One type for every connection, so that HTTP and copying are compiled once. TLS states are boxed: they are a kilobyte and more, and
 /// plain connections should not pay for them.
@@ -19,6 +19,28 @@ pub enum Stream {
     Opened(Box<client::TlsStream<Socket>>),
     /// TLS we accepted.
     Accepted(Box<server::TlsStream<Rewound<Socket>>>),
+    /// HTTP/1 that has not brought a request yet.
+    Unasked(Box<Unasked>),
+}
+
+impl Stream {
+    /// A write while no request may have come: the first answer's, or a refusal.
+    #[cold]
+    fn poll_first(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let Self::Unasked(unasked) = self else { return Poll::Ready(Err(gone())) };
+        match unasked.step_aside() {
+            Some(stream) => {
+                *self = stream;
+                Pin::new(self).poll_write_vectored(cx, bufs)
+            }
+            None => unasked.poll_refuse(cx, bufs),
+        }
+    }
+}
+
+#[cold]
+fn gone() -> io::Error {
+    io::ErrorKind::NotConnected.into()
 }
 
 impl AsyncRead for Stream {
@@ -28,6 +50,10 @@ impl AsyncRead for Stream {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Opened(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
             Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+            Self::Unasked(unasked) => match unasked.get_mut() {
+                Some(stream) => Pin::new(stream).poll_read(cx, buf),
+                None => Poll::Ready(Err(gone())),
+            },
         }
     }
 }
@@ -35,19 +61,23 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        match this {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Opened(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
             Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+            Self::Unasked(_) => this.poll_first(cx, &[IoSlice::new(buf)]),
         }
     }
 
     #[inline]
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        match this {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Opened(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
             Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+            Self::Unasked(_) => this.poll_first(cx, bufs),
         }
     }
 
@@ -57,6 +87,7 @@ impl AsyncWrite for Stream {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Opened(stream) => stream.is_write_vectored(),
             Self::Accepted(stream) => stream.is_write_vectored(),
+            Self::Unasked(unasked) => unasked.get_ref().is_some_and(AsyncWrite::is_write_vectored),
         }
     }
 
@@ -66,6 +97,10 @@ impl AsyncWrite for Stream {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Opened(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
             Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+            Self::Unasked(unasked) => match unasked.get_mut() {
+                Some(stream) => Pin::new(stream).poll_flush(cx),
+                None => Poll::Ready(Err(gone())),
+            },
         }
     }
 
@@ -74,6 +109,10 @@ impl AsyncWrite for Stream {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Opened(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
             Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            Self::Unasked(unasked) => match unasked.get_mut() {
+                Some(stream) => Pin::new(stream).poll_shutdown(cx),
+                None => Poll::Ready(Err(gone())),
+            },
         }
     }
 }

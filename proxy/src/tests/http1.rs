@@ -312,3 +312,26 @@ fn a_switch_nobody_asked_for_is_garbage() {
         }
     });
 }
+
+#[test]
+fn what_is_no_request_is_refused_with_the_reason() {
+    // Aim: hyper's own 400 and 431 say why, as every error of the mesh's does, in plaintext and between proxies; what follows a good
+    // beginning passes as it is.
+    run(|| async {
+        let long = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "x".repeat(crate::limits::HEAD_BYTES_MAX));
+        for (text, status) in [
+            ("GET / HTTP/1.1\r\nbad header\r\n\r\n", "400 "),
+            ("nonsense\r\n\r\n", "400 "),
+            ("GET / HTTP/9.9\r\nhost: a\r\n\r\n", "400 "),
+            (&long, "431 "),
+        ] {
+            let world = World::new(Setup { endpoints: Vec::new(), ..Setup::default() });
+            let mut client = world.dial(SERVICE);
+            // The proxy may have answered and closed before it has read everything.
+            let _ = client.write_all(text.as_bytes()).await;
+            let answer = rest(&mut client).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{status}: {answer}");
+            assert!(answer.contains("\r\nx-meshwright-reason: bad_request\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+        }
+    });
+}
