@@ -84,6 +84,14 @@ pub fn inbound(snapshot: &Snapshot, port: u16, peer: Option<&str>, head: &Reques
         explanation = explanation.stage("protocol", "Continue", "declared opaque: carried as bytes unless the peer's ALPN says HTTP");
     }
     explanation = routed(explanation, &rule.http, head);
+    // The inbound side's one rule has no object of its own; the Workload is what it serves.
+    if let (Some(route), Some(settings)) = (&mut explanation.route, &snapshot.settings)
+        && route.kind.is_empty()
+    {
+        "Workload".clone_into(&mut route.kind);
+        route.namespace.clone_from(&settings.namespace);
+        route.name.clone_from(&settings.workload);
+    }
     if let (Verb::Forward, Some(settings)) = (explanation.decision, &snapshot.settings) {
         explanation.endpoints = settings.own_addresses.first().map(|ip| local_endpoint(settings, *ip, port)).into_iter().collect();
     }

@@ -45,6 +45,7 @@ fn unknown_destinations_and_strict_ports_say_why() {
         outside_mesh_denied: true,
         own_addresses: vec!["10.1.0.9".into()],
         namespace: "shop".into(),
+        workload: "frontend".into(),
         service_account: "frontend".into(),
         ..Default::default()
     };
@@ -67,6 +68,8 @@ fn unknown_destinations_and_strict_ports_say_why() {
     assert_eq!((hairpin.listener.as_str(), hairpin.decision), ("inbound", Verb::Forward));
     assert_eq!(hairpin.cluster.as_deref(), Some("inbound"));
     assert_eq!(hairpin.endpoints[0].address, "10.1.0.9:9090");
+    let route = hairpin.route.unwrap();
+    assert_eq!((&*route.kind, &*route.namespace, &*route.name, &*route.rule), ("Workload", "shop", "frontend", "inbound"));
     for (url, wanted) in [
         ("http://catalog/", Some("10.0.0.1:80")),
         ("http://Catalog.shop:8080/x", Some("10.0.0.1:8080")),
