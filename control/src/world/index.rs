@@ -2,11 +2,12 @@
 //! address. Ordered throughout, and lists of rivals have the oldest first, so that equal worlds translate to equal bytes.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::core::Service;
-use super::instance::{Instance, instances};
+use super::instance::{Instance, former_names, instances, names as names_of};
 use super::object::Object;
 use super::own::Mesh;
 use super::{Kind, ObjectKey, Spec, World, gateway_name};
@@ -111,6 +112,11 @@ impl Index {
                 index.add_workload(world, object, workload);
             }
         }
+        for (_, object) in world.live() {
+            if let Spec::Workload(workload) = &object.spec {
+                index.add_former(world, object, workload);
+            }
+        }
         let labelled = index.labelled();
         for (_, object) in world.live() {
             if let Spec::Service(service) = &object.spec {
@@ -180,7 +186,7 @@ impl Index {
     fn add_workload(&mut self, world: &World, object: &Arc<Object>, workload: &super::workload::Workload) {
         let label = self.namespace_label(&object.key.namespace, proto::annotations::INJECT).map(str::to_owned);
         let mut names = Vec::new();
-        for instance in instances(world, object, workload, label.as_deref()) {
+        for instance in instances(world, object, workload, label.as_deref(), names_of(&object.key.name, workload)) {
             let name = (instance.namespace.clone(), instance.name.clone());
             if self.instances.contains_key(&name) {
                 self.hidden.push((name.0, name.1, instance.workload));
@@ -190,6 +196,26 @@ impl Index {
             self.instances.insert(name, instance);
         }
         self.workloads.insert((object.key.namespace.clone(), object.key.name.clone()), names);
+    }
+
+    /// A change between one replica and several renames every instance. Those that run under their old names stay until the first
+    /// new one is ready, so that there is always somebody to serve.
+    fn add_former(&mut self, world: &World, object: &Arc<Object>, workload: &super::workload::Workload) {
+        let key = (object.key.namespace.clone(), object.key.name.clone());
+        let Some(names) = self.workloads.get_mut(&key) else { return };
+        if names.iter().any(|name| self.instances.get(name).is_some_and(|instance| instance.ready)) {
+            return;
+        }
+        let label = self.namespaces.get(&key.0).and_then(|namespace| namespace.labels.get(proto::annotations::INJECT));
+        let former = former_names(world, &object.key, workload);
+        for instance in instances(world, object, workload, label.map(String::as_str), former) {
+            let name = (instance.namespace.clone(), instance.name.clone());
+            // What another Workload declares is its own.
+            if let Entry::Vacant(place) = self.instances.entry(name.clone()) {
+                place.insert(instance);
+                names.push(name);
+            }
+        }
     }
 
     /// Instances by namespace and one of their labels.

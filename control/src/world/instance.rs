@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use proto::mesh;
 
+use super::key::ObjectKey;
 use super::object::Object;
 use super::workload::Workload;
 use super::{Change, World};
@@ -88,8 +89,32 @@ pub(super) fn names(name: &str, workload: &Workload) -> impl Iterator<Item = Str
     (0..replicas).map(move |number| if replicas == 1 { name.to_owned() } else { format!("{name}-{number}") })
 }
 
-/// Every instance of one Workload as it is now.
-pub(super) fn instances(world: &World, object: &Arc<Object>, workload: &Workload, namespace_label: Option<&str>) -> Vec<Instance> {
+/// Names that instances of a Workload had under another number of replicas, and that the node agent still reports as ready.
+pub(super) fn former_names(world: &World, key: &ObjectKey, workload: &Workload) -> Vec<String> {
+    if workload.command.is_empty() || !workload.addresses.is_empty() {
+        return Vec::new();
+    }
+    let numbered = |rest: &str| rest.strip_prefix('-').is_some_and(|number| number.parse::<u32>().is_ok_and(|n| n.to_string() == number));
+    let first = (key.namespace.clone(), key.name.clone());
+    let states = world.instance_states().range(first..).take_while(|((namespace, name), _)| {
+        // Names with the prefix stand together.
+        *namespace == key.namespace && name.starts_with(&key.name)
+    });
+    let ready = states.filter(|((_, name), state)| {
+        let rest = &name[key.name.len()..];
+        state.ready && (rest.is_empty() || numbered(rest))
+    });
+    ready.map(|((_, name), _)| name.clone()).collect()
+}
+
+/// Instances of one Workload by the names given, as they are now.
+pub(super) fn instances(
+    world: &World,
+    object: &Arc<Object>,
+    workload: &Workload,
+    namespace_label: Option<&str>,
+    names: impl IntoIterator<Item = String>,
+) -> Vec<Instance> {
     let namespace = &object.key.namespace;
     let meshed = proto::annotations::meshed(object.label(proto::annotations::INJECT), namespace_label);
     let instance = |name: String| {
@@ -113,7 +138,7 @@ pub(super) fn instances(world: &World, object: &Arc<Object>, workload: &Workload
             name,
         }
     };
-    names(&object.key.name, workload).map(instance).collect()
+    names.into_iter().map(instance).collect()
 }
 
 /// A node agent's report as a [`Change`].

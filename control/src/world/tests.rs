@@ -126,3 +126,33 @@ fn an_instance_that_leaves_the_mesh_is_not_draining_for_ever() {
     one(&mut world, put(Layer::Folder, workload("disabled")));
     assert!(!world.index().instances[&name].draining);
 }
+
+#[test]
+fn instances_that_a_change_of_replicas_renames_serve_until_others_do() {
+    // Aim: between one replica and several, what is ready under an old name stays until the first new name is ready; what is not ready,
+    // what another Workload declares and what only looks alike is not kept.
+    let workload = |name: &str, replicas: u32| {
+        let head = "apiVersion: meshwright.dev/v1alpha1\nkind: Workload\n";
+        candidate(&format!("{head}metadata: {{name: {name}, namespace: a}}\nspec: {{command: [sleep], replicas: {replicas}}}\n"))
+    };
+    let ready = |names: &[&str]| {
+        let state = |name: &&str| (("a".to_owned(), (*name).to_owned()), InstanceState { ready: true, ..InstanceState::default() });
+        Change::Node { instances: names.iter().map(state).collect(), gateways: BTreeMap::new() }
+    };
+    let seen = |world: &World| {
+        let all = world.index().instances.values().map(|instance| (instance.name.clone(), instance.ready));
+        all.map(|(name, ready)| if ready { name } else { format!("({name})") }).collect::<Vec<_>>().join(" ")
+    };
+    let mut world = world();
+    world.apply(vec![put(Layer::Folder, workload("web", 3)), put(Layer::Folder, workload("web-2", 1)), ready(&["web-0", "web-1"])]);
+    assert_eq!(seen(&world), "web-0 web-1 (web-2)");
+    world.apply(vec![put(Layer::Folder, workload("web", 1)), ready(&["web-0", "web-1", "web-2", "web-01", "web-x", "webs-0"])]);
+    assert_eq!(seen(&world), "(web) web-0 web-1 web-2");
+    assert_eq!(world.index().workloads[&("a".to_owned(), "web".to_owned())].len(), 3);
+    world.apply(vec![ready(&["web", "web-0", "web-1", "web-2"])]);
+    assert_eq!(seen(&world), "web web-2");
+    world.apply(vec![ready(&["web", "web-2"]), put(Layer::Folder, workload("web", 2))]);
+    assert_eq!(seen(&world), "web (web-0) (web-1) web-2");
+    world.apply(vec![ready(&["web", "web-1", "web-2"])]);
+    assert_eq!(seen(&world), "(web-0) web-1 web-2");
+}
