@@ -1,13 +1,25 @@
-//! The way to the running control plane: gRPC over the Unix socket in the state directory.
+//! The way to the control plane's one API: gRPC over the Unix socket in the state directory, or over TLS with a token.
 
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
+use clap::Args;
 use hyper_util::rt::TokioIo;
 use proto::mesh::control_client::ControlClient;
+use proxy::dial::{Dialer, Target};
+use proxy::io::Network;
+use proxy::settings::read_roots;
+use proxy::tls::ControlTls;
+use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use tokio::net::UnixStream;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Request, Status};
 
 use crate::state;
 
@@ -15,15 +27,94 @@ use crate::state;
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
 /// A client of the control plane's one API.
-pub(crate) type Control = ControlClient<Channel>;
+pub(crate) type Control = ControlClient<InterceptedService<Channel, Bearer>>;
 
-/// Connects to the mesh that the state directory names.
-///
-/// # Errors
-/// No mesh runs there, or it does not answer; the sentence names the socket and the remedy.
-pub(crate) async fn connect() -> anyhow::Result<Control> {
-    let socket = state::control_socket();
-    connect_to(&socket).await.map_err(|error| explain(&socket, &error))
+/// Shows the API token, where one is needed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Bearer(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Bearer {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(value) = &self.0 {
+            request.metadata_mut().insert("authorization", value.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// Which mesh a command means.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "A mesh elsewhere")]
+pub(crate) struct Place {
+    /// Its control plane's TLS port; the mesh that runs on this machine where not given
+    #[arg(long, value_name = "HOST:PORT", requires = "control_ca", requires = "token_file")]
+    control: Option<Target>,
+    /// Its trust bundle: `ca.pem` of the control plane's data folder
+    #[arg(long, value_name = "FILE", requires = "control")]
+    control_ca: Option<PathBuf>,
+    /// Its API token: `api-token` of the control plane's data folder
+    #[arg(long, value_name = "FILE", requires = "control")]
+    token_file: Option<PathBuf>,
+}
+
+/// Why there is no connection, and whether it is worth another try.
+pub(crate) enum Unreached {
+    /// Nobody answers there now.
+    Absent(anyhow::Error),
+    /// Something is wrong with what was given.
+    Wrong(anyhow::Error),
+}
+
+impl From<Unreached> for anyhow::Error {
+    fn from(unreached: Unreached) -> Self {
+        let (Unreached::Absent(error) | Unreached::Wrong(error)) = unreached;
+        error
+    }
+}
+
+impl Place {
+    /// Connects once.
+    ///
+    /// # Errors
+    /// No mesh runs there, or it does not answer; the sentence names the place and the remedy.
+    pub(crate) async fn connect(&self) -> Result<Control, Unreached> {
+        let (Some(target), Some(roots), Some(token)) = (&self.control, &self.control_ca, &self.token_file) else {
+            let socket = state::control_socket();
+            return connect_to(&socket).await.map_err(|error| Unreached::Absent(explain(&socket, &error)));
+        };
+        let (dialer, bearer) = remote(target, roots, token).map_err(Unreached::Wrong)?;
+        let channel = dialer.connect(false).await.map_err(|error| Unreached::Absent(error.into()))?;
+        Ok(client(channel, bearer))
+    }
+
+    /// Whether the mesh of this machine is meant.
+    pub(crate) const fn is_here(&self) -> bool {
+        self.control.is_none()
+    }
+
+    /// As a sentence names it.
+    pub(crate) fn shown(&self) -> String {
+        match &self.control {
+            Some(target) => format!("asked the control plane at {target}"),
+            None => format!("looked in {}", state::find().display()),
+        }
+    }
+}
+
+fn remote(target: &Target, roots: &Path, token: &Path) -> anyhow::Result<(Dialer, Bearer)> {
+    let text = fs::read_to_string(token).with_context(|| format!("--token-file: {} cannot be read", token.display()))?;
+    let wrong = || format!("--token-file: {} holds no token; give the control plane's file api-token", token.display());
+    let text = Some(text.trim()).filter(|text| !text.is_empty()).with_context(wrong)?;
+    let bearer = format!("Bearer {text}").parse().ok().with_context(wrong)?;
+    let time: Arc<dyn TimeProvider> = Arc::new(DefaultTimeProvider);
+    let tls = ControlTls::new(read_roots(roots)?, &Arc::default(), &Arc::default(), &time).context("--control-ca")?;
+    Ok((Dialer::new(Network::Kernel { mark: None }, target.clone(), tls), Bearer(Some(bearer))))
+}
+
+fn client(channel: Channel, bearer: Bearer) -> Control {
+    ControlClient::with_interceptor(channel, bearer)
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// Connects once to the socket given.
@@ -39,7 +130,7 @@ pub(crate) async fn connect_to(socket: &Path) -> io::Result<Control> {
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     let channel = Endpoint::from_static("http://control.sock").connect_with_connector(connector).await.map_err(io::Error::other)?;
-    Ok(ControlClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX))
+    Ok(client(channel, Bearer::default()))
 }
 
 fn explain(socket: &Path, error: &io::Error) -> anyhow::Error {
@@ -57,9 +148,9 @@ fn explain(socket: &Path, error: &io::Error) -> anyhow::Error {
 }
 
 /// A status of the control plane as a sentence.
-pub(crate) fn refused(status: &tonic::Status) -> anyhow::Error {
+pub(crate) fn refused(status: &Status) -> anyhow::Error {
     match status.code() {
-        tonic::Code::Unavailable | tonic::Code::Cancelled => {
+        Code::Unavailable | Code::Cancelled => {
             anyhow!("the connection to the control plane broke ({}); `meshwright logs control` says why", status.message())
         }
         _ => anyhow!("{}", status.message()),

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -237,7 +237,7 @@ impl ProxyArgs {
             return Err(wrong(format!("--drain-secs: {} is too long, give at most {}", self.drain_secs, DRAIN_MAX.as_secs())));
         }
         let dns_upstream = self.resolvers()?;
-        let control_roots = self.roots()?;
+        let control_roots = read_roots(&self.control_ca)?;
         let edge = self.mode == ProxyMode::Edge;
         Ok(Bootstrap {
             node: NodeIdentity {
@@ -292,17 +292,6 @@ impl ProxyArgs {
         Ok(servers)
     }
 
-    fn roots(&self) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-        let file = self.control_ca.display();
-        let pem = fs::read(&self.control_ca).with_context(|| format!("--control-ca: {file} cannot be read"))?;
-        let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-        let roots = roots.with_context(|| format!("--control-ca: {file} is no PEM file of certificates"))?;
-        if roots.is_empty() {
-            bail!("--control-ca: {file} holds no certificate; give the root that the control plane wrote, ca.pem");
-        }
-        Ok(roots)
-    }
-
     fn worker_count(&self) -> anyhow::Result<usize> {
         let default = match self.mode {
             ProxyMode::Sidecar => 1,
@@ -314,6 +303,21 @@ impl ProxyArgs {
         }
         Ok(workers)
     }
+}
+
+/// The roots that `--control-ca` names.
+///
+/// # Errors
+/// The file cannot be read, or holds no certificate in PEM.
+pub fn read_roots(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    let shown = file.display();
+    let pem = fs::read(file).with_context(|| format!("--control-ca: {shown} cannot be read"))?;
+    let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let roots = roots.with_context(|| format!("--control-ca: {shown} is no PEM file of certificates"))?;
+    if roots.is_empty() {
+        bail!("--control-ca: {shown} holds no certificate; give the root that the control plane wrote, ca.pem");
+    }
+    Ok(roots)
 }
 
 /// An error of the command line (exit code 2), of the kind that clap makes by itself.

@@ -9,8 +9,9 @@ use proto::mesh::{ApplyRequest, Progress};
 use serde_json::Value;
 use tonic::Streaming;
 
+use crate::client::{self, Place};
 use crate::output::{self, ProgressLine, TextOrJson};
-use crate::{client, documents, duration};
+use crate::{documents, duration};
 
 /// Arguments of `meshwright apply`.
 #[derive(Debug, Args)]
@@ -34,6 +35,8 @@ pub(crate) struct ChangeArgs {
     /// How long to wait
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::positive)]
     timeout: Duration,
+    #[command(flatten)]
+    place: Place,
     /// How to print the result
     #[arg(short, long, value_enum, default_value_t)]
     output: TextOrJson,
@@ -47,7 +50,7 @@ pub(crate) fn run(args: ApplyArgs) -> anyhow::Result<ExitCode> {
 pub(super) fn change(args: ChangeArgs, delete: bool) -> anyhow::Result<ExitCode> {
     let documents = documents::read(&args.file)?;
     output::block_on(async {
-        let mut control = client::connect().await?;
+        let mut control = args.place.connect().await?;
         let request = ApplyRequest { documents, delete, wait: args.wait, timeout: Some(duration::to_message(args.timeout)) };
         let stream = control.apply(request).await.map_err(|status| client::refused(&status))?.into_inner();
         let line = ProgressLine::start(if delete { "deleting" } else { "applying" });

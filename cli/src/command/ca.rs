@@ -7,6 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::get;
+use crate::client::Place;
 use crate::output::{self, Columns, TextOrJson};
 
 /// Arguments of `meshwright ca`.
@@ -22,6 +23,8 @@ enum Action {
     /// Shows the roots that are trusted, the issuers in use and how many certificates each of them has out.
     #[command(after_help = "Example: meshwright ca show -o json")]
     Show {
+        #[command(flatten)]
+        place: Place,
         /// How to print it
         #[arg(short, long, value_enum, default_value_t)]
         output: TextOrJson,
@@ -29,9 +32,9 @@ enum Action {
 }
 
 pub(crate) fn run(args: CaArgs) -> anyhow::Result<ExitCode> {
-    let Action::Show { output } = args.action;
+    let Action::Show { place, output } = args.action;
     output::block_on(async {
-        let summary = summarise(&output::parse(&get::fetch("certs", None, None).await?)?);
+        let summary = summarise(&output::parse(&get::fetch(&place, "certs", None, None).await?)?);
         match output {
             TextOrJson::Json => output::print(&serde_json::to_string_pretty(&summary)?)?,
             TextOrJson::Text => output::print(&render(&summary))?,

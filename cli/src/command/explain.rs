@@ -7,7 +7,7 @@ use proto::mesh::{ExplainRequest, Header};
 use serde_json::Value;
 
 use super::token;
-use crate::client;
+use crate::client::{self, Place};
 use crate::output::{self, Columns, TextOrJson};
 
 /// Arguments of `meshwright explain`.
@@ -26,6 +26,8 @@ pub(crate) struct ExplainArgs {
     /// The request's URL, with the host as the workload would write it
     #[arg(value_parser = url)]
     url: String,
+    #[command(flatten)]
+    place: Place,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     output: TextOrJson,
@@ -58,7 +60,7 @@ fn url(text: &str) -> Result<String, String> {
 
 pub(crate) fn run(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     output::block_on(async {
-        let mut control = client::connect().await?;
+        let mut control = args.place.connect().await?;
         let heading = format!("{} from {} would send {} {}", "a request", args.from, args.method, args.url);
         let headers = args.headers.into_iter().map(|(name, value)| Header { name, value }).collect();
         let request = ExplainRequest { from: args.from, method: args.method, url: args.url, headers };

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use proto::mesh::GetRequest;
 use serde_json::Value;
 
-use crate::client;
+use crate::client::{self, Place};
 use crate::output::{self, Columns, Format};
 
 /// Arguments of `meshwright get`.
@@ -23,6 +23,8 @@ pub(crate) struct GetArgs {
     /// Only this namespace
     #[arg(short, long)]
     namespace: Option<String>,
+    #[command(flatten)]
+    place: Place,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
@@ -178,7 +180,7 @@ impl Kind {
 
 pub(crate) fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
     output::block_on(async {
-        let json = fetch(args.kind.text(), args.namespace.as_deref(), args.name.as_deref()).await?;
+        let json = fetch(&args.place, args.kind.text(), args.namespace.as_deref(), args.name.as_deref()).await?;
         match args.output {
             Format::Json => output::print(&json)?,
             Format::Yaml => output::print(&output::yaml(&json)?)?,
@@ -192,8 +194,8 @@ pub(crate) fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
 ///
 /// # Errors
 /// No mesh runs, or it refuses.
-pub(super) async fn fetch(kind: &str, namespace: Option<&str>, name: Option<&str>) -> anyhow::Result<String> {
-    let mut control = client::connect().await?;
+pub(super) async fn fetch(place: &Place, kind: &str, namespace: Option<&str>, name: Option<&str>) -> anyhow::Result<String> {
+    let mut control = place.connect().await?;
     let request = GetRequest {
         kind: kind.to_owned(),
         namespace: namespace.unwrap_or_default().to_owned(),

@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use proto::mesh::TokenRequest;
 
-use crate::{client, duration, output};
+use crate::client::{self, Place};
+use crate::{duration, output};
 
 /// Arguments of `meshwright token`.
 #[derive(Debug, Args)]
@@ -30,6 +31,8 @@ enum Action {
         /// How long the token may be used; the authority's default where not given
         #[arg(long, value_name = "DURATION", value_parser = duration::positive)]
         life: Option<Duration>,
+        #[command(flatten)]
+        place: Place,
     },
 }
 
@@ -42,9 +45,9 @@ pub(super) fn workload(text: &str) -> Result<String, String> {
 }
 
 pub(crate) fn run(args: TokenArgs) -> anyhow::Result<ExitCode> {
-    let Action::Create { workload, instance, life } = args.action;
+    let Action::Create { workload, instance, life, place } = args.action;
     output::block_on(async {
-        let mut control = client::connect().await?;
+        let mut control = place.connect().await?;
         let request = TokenRequest { workload, life: life.map(duration::to_message), instance: instance.unwrap_or_default() };
         let answer = control.create_token(request).await.map_err(|status| client::refused(&status))?.into_inner();
         output::print(&answer.token)?;

@@ -9,7 +9,7 @@ use proto::mesh::{Progress, WaitRequest};
 use tokio::time::Instant;
 
 use super::apply;
-use crate::client::{self, Control};
+use crate::client::{self, Control, Place, Unreached};
 use crate::output::{self, ProgressLine, TextOrJson};
 use crate::{duration, state};
 
@@ -30,6 +30,8 @@ pub(crate) struct WaitArgs {
     /// How long to wait, also for a mesh that does not run yet
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::positive)]
     timeout: Duration,
+    #[command(flatten)]
+    place: Place,
     /// How to print the result
     #[arg(short, long, value_enum, default_value_t)]
     output: TextOrJson,
@@ -37,13 +39,13 @@ pub(crate) struct WaitArgs {
 
 pub(crate) fn run(args: WaitArgs) -> anyhow::Result<ExitCode> {
     output::block_on(async {
-        let result = until_live(args.epoch, Instant::now() + args.timeout).await?;
+        let result = until_live(&args.place, args.epoch, Instant::now() + args.timeout).await?;
         let Some(last) = result else {
             bail!(
-                "no mesh answered within {}; start one with `meshwright up`, or set {} to its state directory (looked in {})",
+                "no mesh answered within {}; start one with `meshwright up`, or set {} to its state directory ({})",
                 output::milliseconds(args.timeout.as_secs_f64() * 1000.0),
                 state::STATE_DIR_ENV,
-                state::find().display()
+                args.place.shown()
             );
         };
         let value = output::parse(&last.json)?;
@@ -59,14 +61,18 @@ pub(crate) fn run(args: WaitArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Asks until the deadline; `None` when no control plane gave an answer by then. A control plane that restarts is asked again.
-async fn until_live(epoch: Option<u64>, deadline: Instant) -> anyhow::Result<Option<Progress>> {
+async fn until_live(place: &Place, epoch: Option<u64>, deadline: Instant) -> anyhow::Result<Option<Progress>> {
     let line = ProgressLine::start("waiting for a mesh");
     loop {
-        if let Ok(control) = client::connect_to(&state::control_socket()).await {
-            line.say("waiting for the proxies");
-            if let Some(last) = ask(control, epoch, deadline, &line).await? {
-                return Ok(Some(last));
+        match place.connect().await {
+            Ok(control) => {
+                line.say("waiting for the proxies");
+                if let Some(last) = ask(control, epoch, deadline, &line).await? {
+                    return Ok(Some(last));
+                }
             }
+            Err(Unreached::Absent(_)) => {}
+            Err(Unreached::Wrong(error)) => return Err(error),
         }
         if Instant::now() + RETRY_EVERY > deadline {
             return Ok(None);

@@ -43,7 +43,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// To be added to the server of the Unix socket.
+    /// To be added to the server of the Unix socket, and behind the API token to that of the TLS door.
     pub fn service(board: Arc<Board>, authority: SharedAuthority, store: Arc<Store>, stop: CancellationToken) -> ControlServer<Self> {
         ControlServer::new(Self { board, authority, store, stop })
             .max_decoding_message_size(REQUEST_BYTES_MAX)

@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
 
 use crate::api::Api;
 use crate::node::Agents;
@@ -24,6 +25,7 @@ use crate::serve::ads::Ads;
 use crate::serve::authority::SharedAuthority;
 use crate::serve::metrics::{self, Metrics};
 use crate::serve::reports::Desk;
+use crate::serve::token::ApiToken;
 use crate::serve::{listen, serve, tls};
 use crate::settings::ControlArgs;
 use crate::source::{Folder, Watch};
@@ -84,7 +86,7 @@ pub async fn run(args: ControlArgs, authority: SharedAuthority, certificates: im
 pub struct Assembled {
     /// End with the token given to [`assemble`].
     pub tasks: JoinSet<anyhow::Result<()>>,
-    /// Behind TLS: ADS, Reports, Certificates.
+    /// Behind TLS: ADS, Reports, Certificates, and Control by token.
     pub remote: Routes,
     /// Behind the loopback port without TLS: ADS.
     pub plaintext: Routes,
@@ -120,9 +122,10 @@ pub fn assemble(
     tasks.spawn(watch(args.config.clone(), board.clone(), stop.clone()));
     tasks.spawn(done(tls::keep(authority.clone(), names, leaf, lasts, stop.clone())));
     let ads = || Ads::service(board.clone(), metrics.clone(), stop.clone());
-    let remote = certificates(Routes::new(ads()).add_service(Desk::service(board.clone(), stop.clone())));
-    let api = Api::service(board.clone(), authority, store, stop.clone());
-    let local = Routes::new(api).add_service(Agents::service(board.clone(), stop.clone()));
+    let api = || Api::service(board.clone(), authority.clone(), store.clone(), stop.clone());
+    let guarded = InterceptedService::new(api(), ApiToken::open(&args.data_dir)?);
+    let remote = certificates(Routes::new(ads()).add_service(Desk::service(board.clone(), stop.clone())).add_service(guarded));
+    let local = Routes::new(api()).add_service(Agents::service(board.clone(), stop.clone()));
     Ok(Assembled { tasks, remote, plaintext: Routes::new(ads()), local, tls, metrics })
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | TLS, 15012 | clients with a certificate of the mesh | ADS, Reports, Certificates |
 //! | TLS, 15012 | clients without | Certificates, by token |
+//! | TLS, 15012 | commands that show the API token | Control |
 //! | plaintext, loopback | stock clients on this machine | ADS, routing only |
 //! | Unix socket, 0600 | commands, the node agent | Control, Node |
 
@@ -14,6 +15,7 @@ pub mod listen;
 pub mod metrics;
 pub mod reports;
 pub mod tls;
+pub mod token;
 
 use std::time::Duration;
 

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use desk::{Plane, Sidecar, TestAuthority};
-use proto::mesh::{InstanceState, NodeOrder, NodeReport, TokenRequest};
+use proto::mesh::control_client::ControlClient;
+use proto::mesh::{GetRequest, InstanceState, NodeOrder, NodeReport, TokenRequest};
 use proto::xds;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -297,6 +298,30 @@ async fn tokens_are_for_declared_workloads_and_the_socket_for_its_owner() {
         [("shop/nobody", "", Code::NotFound), ("shop/catalog", "other", Code::NotFound), ("shop", "", Code::InvalidArgument)]
     {
         assert_eq!(api.create_token(ask(workload, instance)).await.unwrap_err().code(), code);
+    }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn commands_come_in_over_the_network_by_token_only() {
+    // Aim: behind TLS the API answers to the token of the data folder; without one, or with another, not even to a mesh certificate.
+    let folders = Folders::new();
+    let plane = folders.start().await;
+    let token = fs::read_to_string(folders.data.path().join("api-token")).unwrap();
+    let catalog = Some(("spiffe://cluster.local/ns/shop/sa/catalog", "catalog"));
+    for (leaf, shown, code) in [
+        (None, Some(token.trim()), None),
+        (catalog, Some(token.trim()), None),
+        (None, None, Some(Code::Unauthenticated)),
+        (catalog, None, Some(Code::Unauthenticated)),
+        (None, Some("mwa1.another"), Some(Code::Unauthenticated)),
+    ] {
+        let mut request = tonic::Request::new(GetRequest { kind: "epochs".into(), ..Default::default() });
+        if let Some(shown) = shown {
+            request.metadata_mut().insert("authorization", format!("Bearer {shown}").parse().unwrap());
+        }
+        let answer = ControlClient::new(plane.tls(leaf).await).get(request).await;
+        assert_eq!(answer.err().map(|status| status.code()), code, "{leaf:?} {shown:?}");
     }
     plane.stop().await;
 }

@@ -8,10 +8,10 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Finding;
-use crate::client::{self, Control};
+use crate::client::{self, Control, Place};
 use crate::command::{apply, get};
+use crate::duration;
 use crate::output::{self, ProgressLine};
-use crate::{duration, state};
 
 /// Time in which `wait` is to say how things stand: it looks at once.
 const LOOK: Duration = Duration::from_millis(1);
@@ -21,11 +21,22 @@ const NAMED_MAX: usize = 5;
 const LATE_SHARE: f64 = 0.2;
 
 /// What the control plane says of its mesh; `None` where none runs.
-pub(super) async fn findings() -> Option<Vec<Finding>> {
-    let control = client::connect_to(&state::control_socket()).await.ok()?;
+pub(super) async fn findings(place: &Place) -> Option<Vec<Finding>> {
+    let control = match place.connect().await {
+        Ok(control) => control,
+        Err(_) if place.is_here() => return None,
+        Err(error) => {
+            let message = format!("{:#}", anyhow::Error::from(error));
+            return Some(vec![Finding::failed(
+                "control plane",
+                message,
+                "look whether it runs, and at --control, --control-ca and --token-file",
+            )]);
+        }
+    };
     let mut findings = Vec::new();
     let mut answers = Vec::new();
-    let asked = [standing(control).await, get::fetch("proxies", None, None).await, get::fetch("certs", None, None).await];
+    let asked = [standing(control).await, get::fetch(place, "proxies", None, None).await, get::fetch(place, "certs", None, None).await];
     for json in asked {
         match json.and_then(|json| output::parse(&json)) {
             Ok(answer) => answers.push(answer),

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
+use crate::client::Place;
 use crate::output::{self, Columns, TextOrJson};
 
 /// Arguments of `meshwright check`.
@@ -16,6 +17,8 @@ use crate::output::{self, Columns, TextOrJson};
     after_help = "Example: meshwright check\n  Exit code 1 when something failed; warnings alone are none. Without a running mesh only the machine is looked at."
 )]
 pub(crate) struct CheckArgs {
+    #[command(flatten)]
+    place: Place,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     output: TextOrJson,
@@ -62,7 +65,7 @@ pub(crate) fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
         host::probe()?;
         return Ok(ExitCode::SUCCESS);
     }
-    let of_mesh = output::block_on(async { Ok(mesh::findings().await) })?;
+    let of_mesh = output::block_on(async { Ok(mesh::findings(&args.place).await) })?;
     let mut findings = host::findings();
     match of_mesh {
         // The mesh that runs holds ports itself.
