@@ -4,6 +4,7 @@ pub mod application;
 pub mod look;
 pub mod mesh;
 pub mod plane;
+pub mod shop;
 pub mod sidecar;
 pub mod sim;
 #[cfg(test)]

@@ -2,51 +2,13 @@
 
 use std::time::Duration;
 
+use tests::shop::{route, shop as manifests};
 use tests::sim::{Simulation, seed};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-const SHOP: &str = r#"
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop, labels: {meshwright.dev/inject: enabled}}
----
-apiVersion: meshwright.dev/v1alpha1
-kind: PeerAuthentication
-metadata: {name: default, namespace: shop}
-spec: {mtls: {mode: Strict}}
----
-apiVersion: meshwright.dev/v1alpha1
-kind: Workload
-metadata: {name: frontend, namespace: shop, labels: {app: frontend}}
-spec: {serviceAccount: web, addresses: [192.168.0.2], ports: [{name: http, port: 8080}]}
----
-apiVersion: meshwright.dev/v1alpha1
-kind: Workload
-metadata: {name: catalog-v1, namespace: shop, labels: {app: catalog, version: v1}}
-spec: {serviceAccount: catalog, addresses: [192.168.0.3], ports: [{name: http, port: 8080}]}
----
-apiVersion: meshwright.dev/v1alpha1
-kind: Workload
-metadata: {name: catalog-v2, namespace: shop, labels: {app: catalog, version: v2}}
-spec: {serviceAccount: catalog, addresses: [192.168.0.4], ports: [{name: http, port: 8080}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: catalog, namespace: shop}
-spec: {selector: {app: catalog}, ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: catalog-v1, namespace: shop}
-spec: {selector: {app: catalog, version: v1}, ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: catalog-v2, namespace: shop}
-spec: {selector: {app: catalog, version: v2}, ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]}
----
-"#;
+/// Of the simulation's hosts.
+const NETWORK: &str = "192.168.0";
 
 const LEAVES_OF_A_MINUTE: &str = r"
 apiVersion: meshwright.dev/v1alpha1
@@ -56,23 +18,9 @@ spec: {certificates: {leafLife: 1m}}
 ---
 ";
 
-fn route(v1: u32, v2: u32) -> String {
-    format!(
-        r#"
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{name: catalog, namespace: shop}}
-spec:
-  parentRefs: [{{group: "", kind: Service, name: catalog}}]
-  rules:
-    - backendRefs: [{{name: catalog-v1, port: 80, weight: {v1}}}, {{name: catalog-v2, port: 80, weight: {v2}}}]
-"#
-    )
-}
-
 /// A frontend that calls a catalog of two versions, half and half, every `pause`; runs until the load has begun.
 fn shop(usual_seed: u64, more: &str, pause: Duration) -> anyhow::Result<Simulation> {
-    start(seed(usual_seed), &[SHOP, more, &route(1, 1)].concat(), pause)
+    start(seed(usual_seed), &[&manifests(NETWORK), more, &route(1, 1)].concat(), pause)
 }
 
 /// The same hosts with other manifests.
@@ -141,7 +89,7 @@ fn a_partition_heals() -> anyhow::Result<()> {
 /// takes its share.
 #[test]
 fn a_dead_endpoint_costs_what_was_under_way() -> anyhow::Result<()> {
-    let mut sim = start(seed(15), SHOP, SECOND / 20)?;
+    let mut sim = start(seed(15), &manifests(NETWORK), SECOND / 20)?;
     let early = sim.failures().len();
     sim.kill("catalog-v2");
     sim.run_for(20 * SECOND)?;

@@ -310,22 +310,11 @@ fn state(mesh: &Mesh, key: &Key, change: impl FnOnce(&mut GatewayState)) {
 }
 
 fn forget(mesh: &Mesh, key: &Key) {
-    let mut roster = mesh.roster.borrow_mut();
-    roster.gateways.remove(key);
-    roster.entries.remove(key);
-    drop(roster);
-    mesh.changed();
+    mesh.forget(key, |roster| drop(roster.gateways.remove(key)));
 }
 
 fn tell(mesh: &Mesh, order: &GatewayOrder, state: &'static str, pid: Option<u32>, message: &str) {
-    mesh.screen.tell(&Event::Instance {
-        namespace: order.namespace.clone(),
-        workload: order.name.clone(),
-        instance: order.name.clone(),
-        state,
-        pid,
-        message: message.to_owned(),
-    });
+    mesh.tell((&order.namespace, &order.name, &order.name), state, pid, message);
 }
 
 #[cfg(test)]

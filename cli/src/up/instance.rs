@@ -18,7 +18,6 @@ use super::book::Entry;
 use super::mesh::{Key, Mesh, OTLP_ENV, Phase, left_running};
 use super::probe::{self, Check};
 use super::process::{Backoff, Process, Start, last_line};
-use super::screen::Event;
 use super::{dns, tidy};
 use crate::netns::fabric::Port;
 use crate::netns::{Namespace, services};
@@ -465,22 +464,11 @@ fn state(mesh: &Mesh, key: &Key, change: impl FnOnce(&mut InstanceState)) {
 }
 
 fn forget(mesh: &Mesh, key: &Key) {
-    let mut roster = mesh.roster.borrow_mut();
-    roster.instances.remove(key);
-    roster.entries.remove(key);
-    drop(roster);
-    mesh.changed();
+    mesh.forget(key, |roster| drop(roster.instances.remove(key)));
 }
 
 fn tell(mesh: &Mesh, order: &InstanceOrder, state: &'static str, pid: Option<u32>, message: &str) {
-    mesh.screen.tell(&Event::Instance {
-        namespace: order.namespace.clone(),
-        workload: order.workload.clone(),
-        instance: order.instance.clone(),
-        state,
-        pid,
-        message: message.to_owned(),
-    });
+    mesh.tell((&order.namespace, &order.workload, &order.instance), state, pid, message);
 }
 
 /// Who lives where, for the resolver.

@@ -112,6 +112,27 @@ impl Mesh {
         self.rewrite.notify_one();
     }
 
+    /// Shows how a part stands: an instance by namespace, workload and its own name, or a Gateway, which is all three at once.
+    pub(crate) fn tell(&self, (namespace, workload, instance): (&str, &str, &str), state: &'static str, pid: Option<u32>, message: &str) {
+        self.screen.tell(&Event::Instance {
+            namespace: namespace.to_owned(),
+            workload: workload.to_owned(),
+            instance: instance.to_owned(),
+            state,
+            pid,
+            message: message.to_owned(),
+        });
+    }
+
+    /// Takes a part that has ended off the roster; `state` takes its state off.
+    pub(crate) fn forget(&self, key: &Key, state: impl FnOnce(&mut Roster)) {
+        let mut roster = self.roster.borrow_mut();
+        state(&mut roster);
+        roster.entries.remove(key);
+        drop(roster);
+        self.changed();
+    }
+
     /// The control plane's address on the bridge.
     pub(crate) fn control_address(&self) -> SocketAddr {
         let [v4, _] = self.settings.ranges.bridge();

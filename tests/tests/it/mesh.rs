@@ -8,6 +8,7 @@ use std::time::Duration;
 use tests::application::Client;
 use tests::mesh::{APPLICATION_PORT, Mesh};
 use tests::plane::patiently;
+use tests::shop::{route, shop};
 use tests::sidecar::{Sidecar, Spec, resolve};
 use tests::wire::Medium;
 
@@ -21,66 +22,14 @@ const fn ip(last: u8) -> IpAddr {
     IpAddr::V4(std::net::Ipv4Addr::new(10, 9, 0, last))
 }
 
-const SHOP: &str = r#"
-apiVersion: v1
-kind: Namespace
-metadata: {name: shop, labels: {meshwright.dev/inject: enabled}}
----
+/// Everything is logged and traced.
+const TELEMETRY: &str = r#"
 apiVersion: meshwright.dev/v1alpha1
 kind: Telemetry
 metadata: {name: default, namespace: meshwright-system}
 spec: {accessLog: {enabled: true}, tracing: {otlp: {endpoint: "http://127.0.0.1:1", protocol: Grpc}, samplePercent: 100}}
 ---
-apiVersion: meshwright.dev/v1alpha1
-kind: PeerAuthentication
-metadata: {name: default, namespace: shop}
-spec: {mtls: {mode: Strict}}
----
-apiVersion: meshwright.dev/v1alpha1
-kind: Workload
-metadata: {name: frontend, namespace: shop, labels: {app: frontend}}
-spec: {serviceAccount: web, addresses: [10.9.0.2], ports: [{name: http, port: 8080}]}
----
-apiVersion: meshwright.dev/v1alpha1
-kind: Workload
-metadata: {name: catalog-v1, namespace: shop, labels: {app: catalog, version: v1}}
-spec: {serviceAccount: catalog, addresses: [10.9.0.3], ports: [{name: http, port: 8080}]}
----
-apiVersion: meshwright.dev/v1alpha1
-kind: Workload
-metadata: {name: catalog-v2, namespace: shop, labels: {app: catalog, version: v2}}
-spec: {serviceAccount: catalog, addresses: [10.9.0.4], ports: [{name: http, port: 8080}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: catalog, namespace: shop}
-spec: {selector: {app: catalog}, ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: catalog-v1, namespace: shop}
-spec: {selector: {app: catalog, version: v1}, ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]}
----
-apiVersion: v1
-kind: Service
-metadata: {name: catalog-v2, namespace: shop}
-spec: {selector: {app: catalog, version: v2}, ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}]}
----
 "#;
-
-fn route(v1: u32, v2: u32) -> String {
-    format!(
-        r#"
-apiVersion: gateway.networking.k8s.io/v1
-kind: HTTPRoute
-metadata: {{name: catalog, namespace: shop}}
-spec:
-  parentRefs: [{{group: "", kind: Service, name: catalog}}]
-  rules:
-    - backendRefs: [{{name: catalog-v1, port: 80, weight: {v1}}}, {{name: catalog-v2, port: 80, weight: {v2}}}]
-"#
-    )
-}
 
 /// Runs a test in virtual time on one thread, bounded.
 fn run<F: Future<Output = anyhow::Result<()>>>(test: impl FnOnce() -> F) {
@@ -97,7 +46,7 @@ struct Shop {
 
 impl Shop {
     async fn open() -> anyhow::Result<Self> {
-        let mesh = Mesh::new(Medium::Memory, CONTROL, &[SHOP, &route(90, 10)].concat(), 7)?;
+        let mesh = Mesh::new(Medium::Memory, CONTROL, &[TELEMETRY, &shop("10.9.0"), &route(90, 10)].concat(), 7)?;
         let clock = mesh.clock(Duration::ZERO);
         let (plane, network) = (mesh.plane.clone(), mesh.wire.exempt(CONTROL));
         tokio::task::spawn_local(async move { plane.run(network, clock).await.expect("the control plane runs") });
