@@ -7,5 +7,9 @@
 mod intercept;
 #[path = "netns/namespace.rs"]
 mod namespace;
+#[path = "netns/outward.rs"]
+mod outward;
+#[path = "netns/running.rs"]
+mod running;
 #[path = "netns/up.rs"]
 mod up;
