@@ -207,4 +207,17 @@ mod tests {
         let used = Grant { used: Some(999), ..grant };
         assert!(used.covers(&csr("catalog", "catalog"), "catalog-0", now).unwrap_err().to_string().contains("used before"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_survived(text in "\\PC{0,80}", body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            // Aim: no token makes it panic, whether it is text, base64 of bytes, or JSON of another shape.
+            let _ = Token::decode(&text);
+            let _ = Token::decode(&format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(&body)));
+            let _ = Token::decode(&format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(serde_json::json!({"workload": text, "ca": 1}).to_string())));
+            if let Some((namespace, name)) = split_workload(&text) {
+                proptest::prop_assert!(!namespace.is_empty() && !name.is_empty());
+            }
+        }
+    }
 }

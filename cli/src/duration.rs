@@ -76,4 +76,16 @@ mod tests {
             assert!(parse(text).unwrap_err().contains("for example"), "{text}");
         }
     }
+
+    proptest::proptest! {
+        /// Aim: no text makes it panic, and what is read is shown so that it reads the same.
+        #[test]
+        fn any_text_is_survived(text in "\\PC{0,20}|([0-9]{1,6}(h|m|s|ms))(([0-9]{1,6})(h|m|s|ms)){0,4}") {
+            if let Ok(duration) = parse(&text)
+                && duration < Duration::from_secs(99_999 * 3600)
+            {
+                proptest::prop_assert_eq!(parse(&show(duration)), Ok(duration));
+            }
+        }
+    }
 }

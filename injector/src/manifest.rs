@@ -230,4 +230,26 @@ spec: {containers: [{name: app, image: x}]}
         let list = r#"{"kind": "List", "items": [{"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": []}}]}"#;
         assert_eq!(inject(list, &Settings::default()).unwrap().outcomes[0].decision, Decision::Inject);
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+        /// Aim: whatever a slip of the hand makes of a manifest, it is injected, left alone or refused; what comes out is YAML again.
+        #[test]
+        fn any_text_is_survived(
+            edits in proptest::collection::vec(
+                (proptest::prelude::any::<proptest::sample::Index>(), 0_usize..12, "[-\\[\\]{}:&*!|>'\"#%@, a-z0-9\n\té]{0,4}"),
+                0..6,
+            ),
+        ) {
+            let mut letters: Vec<char> = MIXED.chars().collect();
+            for (from, length, word) in edits {
+                let from = from.index(letters.len());
+                let to = (from + length).min(letters.len());
+                letters.splice(from..to, word.chars());
+            }
+            if let Ok(injected) = inject(&letters.into_iter().collect::<String>(), &Settings::default()) {
+                proptest::prop_assert!(inject(&injected.text, &Settings::default()).is_ok(), "{}", injected.text);
+            }
+        }
+    }
 }

@@ -113,4 +113,14 @@ mod tests {
             assert!(bad.parse::<Identity>().is_err(), "{bad}");
         }
     }
+
+    proptest::proptest! {
+        /// Aim: no text makes it panic, and what is an identity is printed as it was written.
+        #[test]
+        fn any_text_is_survived(text in "(spiffe://)?(\\PC{0,60}|[a-z.]{0,9}/ns/[a-zA-Z.]{0,9}/sa/[a-zA-Z._-]{0,9}/?)") {
+            if let Ok(identity) = text.parse::<Identity>() {
+                proptest::prop_assert_eq!(identity.to_string(), text);
+            }
+        }
+    }
 }

@@ -141,4 +141,19 @@ mod tests {
         assert!("router/shop/x".parse::<NodeId>().is_err());
         assert!("sidecar/shop".parse::<NodeId>().is_err());
     }
+
+    proptest::proptest! {
+        /// Aim: no name makes the readers panic, and what they read is written the same.
+        #[test]
+        fn any_name_is_survived(text in "(out/|edge/|dns/|sidecar/|edge/)?(\\PC{0,40}|[0-9a-f:.\\[\\]/%]{0,40})") {
+            if let Some(address) = outbound_address(&text) {
+                proptest::prop_assert_eq!(outbound_address(&outbound(address)), Some(address));
+            }
+            edge_port(&text);
+            dns_host(&text);
+            if let Ok(id) = text.parse::<NodeId>() {
+                proptest::prop_assert_eq!(id.to_string(), text);
+            }
+        }
+    }
 }

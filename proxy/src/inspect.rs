@@ -118,4 +118,22 @@ mod tests {
         let inbound = ExplainCommand { inbound: true, port: 80, ..ask("http://catalog/") };
         assert_eq!(explain(&snapshots, sidecar, &inbound).await.unwrap()["decision"], "Reply");
     }
+
+    proptest::proptest! {
+        /// Aim: no question of the control plane makes it panic.
+        #[test]
+        fn any_question_is_survived(
+            (method, name, value) in ("\\PC{0,12}", "\\PC{0,12}", "\\PC{0,12}"),
+            url in "\\PC{0,40}|(http|grpc)://[\\[\\]a-z0-9.:%]{0,30}/\\PC{0,10}",
+            (port, inbound) in proptest::prelude::any::<(u32, bool)>(),
+        ) {
+            let snapshots = Snapshots::default();
+            snapshots.publish(Arc::new(Snapshot { settings: Some(Arc::new(settings())), ..Snapshot::default() }));
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            let question = ExplainCommand { method, url, headers: vec![Header { name, value }], port, inbound, ..ExplainCommand::default() };
+            for mode in [Mode::Sidecar, Mode::Edge] {
+                let _ = runtime.block_on(explain(&snapshots, mode, &question));
+            }
+        }
+    }
 }

@@ -413,4 +413,15 @@ mod tests {
         }
         parse(line).unwrap_err()
     }
+
+    proptest::proptest! {
+        /// Aim: no value of a flag makes its reader panic.
+        #[test]
+        fn any_value_is_survived(text in "\\PC{0,60}|[0-9a-f:.\\[\\]]{0,30}=[a-z.-]{0,30}:[0-9]{0,6}|0x[0-9a-f]{0,12}") {
+            let _ = (text.parse::<Map>(), number(&text));
+            if let Ok(target) = text.parse::<Target>() {
+                proptest::prop_assert_eq!(target.to_string().parse::<Target>(), Ok(target));
+            }
+        }
+    }
 }

@@ -159,4 +159,15 @@ mod tests {
         assert!(url("/items").unwrap_err().contains("names no host"));
         assert!(url("ftp://x/").is_err() && url("http://catalog/items").is_ok());
     }
+
+    proptest::proptest! {
+        /// Aim: no argument and no answer of another shape makes it panic.
+        #[test]
+        fn any_text_is_survived(text in "\\PC{0,40}|[a-z]{0,5}://[a-z0-9.:\\[\\]]{0,20}/?", number in proptest::prelude::any::<i64>()) {
+            let _ = (header(&text), method(&text), url(&text), token::workload(&text));
+            for answer in [json!(text), json!(number), json!({"epoch": text, "route": {"kind": number}, "endpoints": [text, number, {}], "server": {"stages": text}})] {
+                side(&answer, "client");
+            }
+        }
+    }
 }

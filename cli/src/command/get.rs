@@ -308,4 +308,16 @@ mod tests {
         let text = table(Kind::Proxies, &json!([{"namespace": "shop", "instance": "a", "epoch": 3}]));
         assert!(text.starts_with("NAMESPACE   INSTANCE   WORKLOAD   KIND"), "{text}");
     }
+
+    proptest::proptest! {
+        /// Aim: no answer of another shape makes a table panic.
+        #[test]
+        fn any_answer_is_survived(text in "\\PC{0,20}", number in proptest::prelude::any::<i64>(), which in 0_usize..9) {
+            let kind = Kind::value_variants()[which];
+            let row = serde_json::json!({"proxies": number, "status": {"conditions": [text, {"type": number}]}, "objects": {"a": [text]}, "kind": number});
+            for answer in [row.clone(), serde_json::json!([row, text, number, null]), serde_json::json!({"a/b": [row], "c": text})] {
+                table(kind, &answer);
+            }
+        }
+    }
 }

@@ -224,4 +224,17 @@ mod tests {
         assert!(take(&mut BytesMut::from(&[0, 255, 0, 0, 0][..])).unwrap_err().contains("longer"));
         assert!(only_message(&[]).is_err());
     }
+
+    proptest::proptest! {
+        /// Aim: no bytes make the reader of frames panic, and what it takes was there.
+        #[test]
+        fn any_frames_are_survived(mut bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60), length in 0_u8..40) {
+            let _ = only_message(&bytes);
+            bytes.splice(0..0, [0, 0, 0, 0, length]);
+            let mut arrived = BytesMut::from(&bytes[..]);
+            while let Ok(Some(message)) = take(&mut arrived) {
+                proptest::prop_assert!(message.len() < bytes.len());
+            }
+        }
+    }
 }

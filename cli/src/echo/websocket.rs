@@ -185,4 +185,18 @@ mod tests {
         assert_eq!(converse(&[0x81, 1, b'x']).await, [0x88, 2, 3, 234], "unmasked");
         assert_eq!(converse(&[0x82, 0xFF, 0, 0, 0, 0, 1, 0, 0, 0]).await, [0x88, 2, 3, 241], "16 MiB");
     }
+
+    proptest::proptest! {
+        /// Aim: no bytes make the server panic or hang.
+        #[test]
+        fn any_bytes_are_survived(sent in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300), first in 0_u8..16) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(async {
+                let (mut client, server) = tokio::io::duplex(1 << 20);
+                client.write_all(&[&[0x80 | first, 0x80 | 20][..], &sent].concat()).await.unwrap();
+                client.shutdown().await.unwrap();
+                let _ = echo(server).await;
+            });
+        }
+    }
 }

@@ -93,4 +93,12 @@ mod tests {
         assert_eq!(Wish::read("fail=10").unwrap().status(0.0), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(Wish::default().status(0.0), StatusCode::OK);
     }
+
+    proptest::proptest! {
+        /// Aim: no query makes it panic.
+        #[test]
+        fn any_query_is_survived(query in "\\PC{0,60}|((status|delay|fail|bytes)=[-+0-9a-zA-Z.%]{0,12}&?){0,5}") {
+            let _ = Wish::read(&query);
+        }
+    }
 }

@@ -305,4 +305,18 @@ mod tests {
         assert!(text.starts_with("nameserver 10.77.0.1\nsearch shop.svc.cluster.local "));
         assert_eq!(nsswitch("passwd: files\nhosts: resolve [!UNAVAIL=return] files\n"), "passwd: files\nhosts: files dns\n");
     }
+
+    proptest::proptest! {
+        /// Aim: no question and no resolver file makes it panic.
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..100), text in "(?s)(nameserver )?\\PC{0,40}") {
+            for bytes in [bytes.clone(), [&[0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0][..], &bytes].concat()] {
+                if let Ok(question) = Message::from_vec(&bytes) {
+                    zone().answer(&question, "10.77.0.3".parse().unwrap());
+                }
+            }
+            resolvers(&text);
+            nsswitch(&text);
+        }
+    }
 }

@@ -326,4 +326,13 @@ mod tests {
             assert_eq!(duration(text), None, "{text}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_survived(text in "\\PC{0,40}|([0-9]{1,6}(h|m|s|ms|x)?){0,6}|[a-z0-9.-]{0,300}") {
+            // Aim: no duration or name makes it panic.
+            let _ = (duration(&text), is_label(&text));
+            proptest::prop_assert!(!is_label(&text) || is_subdomain(&text));
+        }
+    }
 }

@@ -200,3 +200,37 @@ async fn both_transports_serve() {
         task.await.unwrap();
     }
 }
+
+proptest::proptest! {
+    /// Aim: whatever a packet holds, it is answered or not, never a panic; an answer carries its id and fits.
+    #[test]
+    fn any_bytes_are_survived(
+        noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..120),
+        flips in proptest::collection::vec(proptest::prelude::any::<(u16, u8)>(), 0..4),
+        cut in 0_usize..64,
+    ) {
+        let mut spoilt = question("catalog.shop", RecordType::A, Some(1400));
+        for (at, bits) in flips {
+            let at = usize::from(at) % spoilt.len();
+            spoilt[at] ^= bits;
+        }
+        spoilt.truncate(spoilt.len().saturating_sub(cut.saturating_sub(32)));
+        let found = DnsAnswer { addresses: vec!["10.96.0.1".parse().unwrap(); 200], ttl_secs: 5 };
+        for bytes in [noise, spoilt] {
+            let Ok(asked) = answer::read(&bytes) else { continue };
+            for (transport, most) in [(Transport::Udp, 1232), (Transport::Tcp, usize::from(u16::MAX))] {
+                for reply in [Reply::Addresses(&found), Reply::Code(ResponseCode::NXDomain)] {
+                    let Some(reply) = asked.reply(&reply, transport) else { continue };
+                    proptest::prop_assert_eq!(&reply[..2], &asked.id().to_be_bytes()[..]);
+                    proptest::prop_assert!(reply.len() <= most, "{} bytes", reply.len());
+                }
+            }
+        }
+    }
+
+    /// Aim: no resolver file makes it panic.
+    #[test]
+    fn any_resolver_file_is_survived(text in "(?s)(nameserver[ \t]*(\\PC{0,20}|[0-9a-f:.%]{0,20})\n?|\\PC{0,40}){0,6}") {
+        proptest::prop_assert!(nameservers(&text).len() <= 3);
+    }
+}

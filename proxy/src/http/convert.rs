@@ -155,4 +155,24 @@ mod tests {
         to_http2(&mut renamed, destination());
         assert_eq!((renamed.uri.to_string().as_str(), renamed.headers.len()), ("http://route/a", 0), "the route's word counts");
     }
+
+    proptest::proptest! {
+        /// Aim: no address of a request makes the change of version panic.
+        #[test]
+        fn any_request_is_survived(
+            uri in "\\*|/[!-~]{0,20}|[a-z0-9@:.-]{1,20}|https?://[a-z0-9@:.\\[\\]-]{1,20}(/[!-~]{0,9})?",
+            host in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..20),
+        ) {
+            let Ok(uri) = uri.parse::<Uri>() else { return Ok(()) };
+            let Ok(host) = HeaderValue::from_bytes(&host) else { return Ok(()) };
+            for change in [to_http1, to_http2] {
+                let mut parts = http::Request::new(()).into_parts().0;
+                parts.uri = uri.clone();
+                parts.headers.append("host", host.clone());
+                parts.headers.append("cookie", host.clone());
+                parts.headers.append("cookie", host.clone());
+                change(&mut parts, destination());
+            }
+        }
+    }
 }

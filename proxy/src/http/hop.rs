@@ -217,4 +217,32 @@ mod tests {
         assert_eq!(of(false, Version::HTTP_10, true), "x-meshwright-reason=denied");
         assert_eq!(of(true, Version::HTTP_11, true), "connection=close upgrade=h2c x-meshwright-reason=denied transfer-encoding=chunked");
     }
+
+    proptest::proptest! {
+        /// Aim: no header makes the cleaning panic, and nothing that belongs to one hop gets through it.
+        #[test]
+        fn any_headers_are_survived(
+            method in proptest::sample::select(vec!["GET", "CONNECT", "POST", "OPTIONS"]),
+            given in proptest::collection::vec(
+                (
+                    proptest::sample::select(vec!["connection", "te", "upgrade", "expect", "host", "keep-alive", "x-a", "transfer-encoding"]),
+                    proptest::collection::vec(proptest::prelude::any::<u8>(), 0..30),
+                ),
+                0..8,
+            ),
+        ) {
+            let mut parts = parts(method, &[]);
+            for (name, value) in &given {
+                if let Ok(value) = HeaderValue::from_bytes(value) {
+                    parts.headers.append(*name, value);
+                }
+            }
+            let mut answer = parts.headers.clone();
+            names_two_hosts(&parts.headers);
+            clean_request(&mut parts);
+            proptest::prop_assert!(!parts.headers.contains_key("keep-alive"));
+            clean_response(&mut answer, false, Version::HTTP_11, true);
+            proptest::prop_assert!(!answer.contains_key("keep-alive"));
+        }
+    }
 }

@@ -138,4 +138,14 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         assert_eq!(file.read().unwrap().workload, "shop/b");
     }
+
+    proptest::proptest! {
+        /// Aim: no text makes it panic, whether it is base64 of bytes or JSON of another shape.
+        #[test]
+        fn any_text_is_survived(text in "\\PC{0,80}", body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            let _ = text.parse::<Token>();
+            let _ = format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(&body)).parse::<Token>();
+            let _ = format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(format!("{{\"workload\":\"{text}\",\"ca\":1}}"))).parse::<Token>();
+        }
+    }
 }

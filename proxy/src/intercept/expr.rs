@@ -278,4 +278,24 @@ mod tests {
             let _ = well_formed(garbage);
         }
     }
+
+    proptest::proptest! {
+        /// Aim: whatever the kernel tells, the walk ends and the comparison answers; a list is contained in itself.
+        #[test]
+        fn any_bytes_are_survived(
+            noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200),
+            flips in proptest::collection::vec(proptest::prelude::any::<(u16, u8)>(), 0..4),
+        ) {
+            let ours = list(&[Expr::Load(Meta::Mark), Expr::equal_host(7), Expr::Redirect(15001)]);
+            let mut theirs = ours.clone();
+            for (at, bits) in flips {
+                let at = usize::from(at) % theirs.len();
+                theirs[at] ^= bits;
+            }
+            for list in [&noise, &theirs] {
+                let _ = (attributes(list).count(), well_formed(list), contained(&ours, list), contained(list, &ours));
+            }
+            proptest::prop_assert!(contained(&ours, &ours));
+        }
+    }
 }

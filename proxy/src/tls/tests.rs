@@ -186,3 +186,25 @@ async fn only_the_control_plane_is_the_control_plane() {
         assert_eq!(connected.is_ok(), works, "{identity}");
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(400))]
+    /// Aim: no certificate makes its reader panic: bytes at random, and a real one cut and spoilt.
+    #[test]
+    fn any_certificate_is_survived(
+        noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+        flips in proptest::collection::vec(proptest::prelude::any::<(u16, u8)>(), 1..4),
+        cut in proptest::prelude::any::<u16>(),
+    ) {
+        static LEAF: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| Authority::new("root").roots()[0].to_vec());
+        let mut spoilt = LEAF.clone();
+        for (at, bits) in flips {
+            let at = usize::from(at) % spoilt.len();
+            spoilt[at] ^= bits;
+        }
+        let cut = usize::from(cut) % spoilt.len();
+        for bytes in [&noise[..], &spoilt, &spoilt[..cut]] {
+            let _ = read_peer(&CertificateDer::from(bytes.to_vec()));
+        }
+    }
+}

@@ -240,3 +240,25 @@ fn odd_responses_do_no_harm() {
     let nameless = words(&session.on(response(xds::LISTENER, "7", vec![resource("", xds::pack(&unused))], &[]), now));
     assert!(nameless[0].starts_with("nack"), "{nameless:?}");
 }
+
+proptest::proptest! {
+    /// Aim: whatever a control plane sends, in whatever order, the session goes on; what does not fit is answered, not a panic.
+    #[test]
+    fn any_responses_are_survived(
+        sent in proptest::collection::vec(
+            (0_usize..10, "(out/|dns/|edge/|inbound|epoch|proxy|ROOTCA)?\\PC{0,12}", proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60), 0_u8..8),
+            0..12,
+        ),
+    ) {
+        let mut session = session();
+        session.open(&[Want::Name("catalog".into())]);
+        for (kind, name, body, how) in sent {
+            let url = types().into_iter().chain([String::new(), "x/y.Z".to_owned()]).nth(kind).unwrap();
+            let any = prost_types::Any { type_url: if how & 1 == 0 { url.clone() } else { name.clone() }, value: body };
+            let whole = Resource { resource: (how & 2 == 0).then(|| any.clone()), ..resource(&name, any) };
+            let removed: &[&str] = if how & 4 == 0 { &[] } else { &[&name] };
+            session.on(response(&url, "n", vec![whole], removed), Instant::now());
+            session.tick(Instant::now() + FIT_WAIT);
+        }
+    }
+}
