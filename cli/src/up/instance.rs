@@ -386,7 +386,9 @@ fn set_up(mesh: &Mesh, order: &InstanceOrder) -> anyhow::Result<(Port, Vec<(Path
     let mounts = files(mesh, order)?;
     let port = mesh.fabric.borrow_mut().plug(&addresses)?;
     if order.meshed {
-        let plan = plan(mesh.rights.rootless, order);
+        let mut plan = plan(mesh.rights.rootless, order);
+        // What `up` itself serves there is not the mesh's: telemetry goes straight to its relay. Questions for names are caught before.
+        plan.exclude_outbound_cidrs.extend(mesh.settings.ranges.bridge_here().into_iter().map(|bridge| IpNet::from(bridge.addr())));
         port.namespace.run(|| Ok(intercept::install(&plan)?))?;
     }
     let key = (order.namespace.clone(), order.instance.clone());

@@ -84,8 +84,10 @@ pub(crate) struct Mesh {
     pub(crate) rewrite: Notify,
     /// Bounds simultaneous starts.
     pub(crate) starts: Arc<Semaphore>,
-    /// `OTEL_EXPORTER_OTLP_ENDPOINT` as parts inside the fabric have to see it.
+    /// `HOST:PORT` of `OTEL_EXPORTER_OTLP_ENDPOINT` where that is the host's loopback.
     pub(crate) otlp: Option<String>,
+    /// Port on the bridge of each relay to the host, by target.
+    pub(crate) relays: RefCell<BTreeMap<String, u16>>,
 }
 
 impl Mesh {
@@ -103,6 +105,7 @@ impl Mesh {
             rewrite: Notify::new(),
             starts: Arc::new(Semaphore::new(STARTS_MAX)),
             otlp,
+            relays: RefCell::default(),
         }
     }
 
@@ -197,10 +200,12 @@ impl Mesh {
         command.into_iter().chain(exempt).collect()
     }
 
-    /// Environment that workloads see instead of the host's.
+    /// Environment that workloads see instead of the host's: the relay where an endpoint on the host's loopback is meant.
     pub(crate) fn workload_env(&self) -> Vec<(OsString, OsString)> {
-        let otlp = self.otlp.iter().map(|endpoint| (OTLP_ENV.into(), endpoint.into()));
-        otlp.collect()
+        let [bridge, _] = self.settings.ranges.bridge();
+        let relays = self.relays.borrow();
+        let port = self.otlp.as_ref().and_then(|target| relays.get(target));
+        port.map(|port| (OTLP_ENV.into(), format!("http://{}:{port}", bridge.addr()).into())).into_iter().collect()
     }
 
     /// The book as it stands.

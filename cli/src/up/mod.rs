@@ -143,7 +143,7 @@ async fn serve(
     began: std::time::Instant,
 ) -> anyhow::Result<ExitCode> {
     let exit_after = settings.exit_after;
-    let otlp = otlp_inside(&settings);
+    let otlp = otlp_here();
     let mesh = Rc::new(Mesh::new(settings, place, rights, fabric, screen, otlp));
     spawn_local(keep_book(Rc::clone(&mesh)));
     spawn_local(process::bound_logs(mesh.state.join(tidy::LOGS)));
@@ -258,14 +258,14 @@ fn serve_plaintext_xds(mesh: &Rc<Mesh>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// `OTEL_EXPORTER_OTLP_ENDPOINT` as workloads have to see it where it means the host's loopback: the control plane, which has the same
-/// variable, orders the relay on the bridge.
-fn otlp_inside(settings: &Settings) -> Option<String> {
-    let endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok()?;
-    let authority = endpoint.strip_prefix("http://")?.trim_end_matches('/').replace("localhost", "127.0.0.1");
-    let target: SocketAddr = authority.parse().ok().filter(|address: &SocketAddr| address.ip().is_loopback())?;
-    let [bridge, _] = settings.ranges.bridge();
-    Some(format!("http://{}:{}", bridge.addr(), target.port()))
+/// The target of `OTEL_EXPORTER_OTLP_ENDPOINT` where it is the host's loopback: the control plane, which has the same variable, orders a
+/// relay for it.
+fn otlp_here() -> Option<String> {
+    let endpoint = std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|endpoint| endpoint.starts_with("http://"))?;
+    let target = agent::authority(&endpoint);
+    let (host, _) = target.rsplit_once(':')?;
+    let loopback = host.trim_matches(['[', ']']).parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+    (host == "localhost" || loopback).then(|| target.to_owned())
 }
 
 /// Waits for a future, but not for ever; for the end of parts.

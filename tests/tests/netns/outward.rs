@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
 use std::process::Command;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -126,6 +127,37 @@ spec: {{tracing: {{otlp: {{endpoint: "{endpoint}", protocol: Grpc}}, samplePerce
     assert_eq!(up.curl("shop/client", "http://web/"), "200");
     let bytes = heard.join().unwrap();
     assert!(bytes.starts_with(b"PRI * HTTP/2.0"), "{}", String::from_utf8_lossy(&bytes));
+    up.end();
+}
+
+/// Aim: a workload finds the host's collector by `OTEL_EXPORTER_OTLP_ENDPOINT` as programs on the host do, through its sidecar's redirection.
+#[test]
+fn workloads_find_the_hosts_collector() {
+    const SENDER: &str = r#"
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: sender, namespace: shop}
+spec: {command: [sh, -c, 'while sleep 0.2; do curl -s -m 1 "$OTEL_EXPORTER_OTLP_ENDPOINT/from-a-workload"; done']}
+"#;
+    let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("OTEL_EXPORTER_OTLP_ENDPOINT=http://{}", collector.local_addr().unwrap());
+    let (heard, listening) = mpsc::channel();
+    thread::spawn(move || {
+        // Sidecars send their spans here, too.
+        for stream in collector.incoming().map_while(Result::ok) {
+            let heard = heard.clone();
+            thread::spawn(move || {
+                let mut first = [0; 22];
+                let mut stream = stream;
+                if stream.read_exact(&mut first).is_ok() && first == *b"GET /from-a-workload H" {
+                    let _ = heard.send(());
+                }
+            });
+        }
+    });
+    let up = Up::start_within(&["env", &endpoint], &[MANIFESTS, SENDER], &[]);
+    up.wait_for("live", LIVE_MAX);
+    listening.recv_timeout(SOON).expect("a call of the workload's own");
     up.end();
 }
 
