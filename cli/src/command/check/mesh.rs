@@ -81,12 +81,19 @@ fn live(standing: &Value) -> Vec<Finding> {
         let message = format!("{number} is not yet live; waiting for {}", named(&waiting));
         findings.push(Finding::warning("epoch", message, "`meshwright wait` returns when it is live, or names who holds it up"));
     }
-    if !down.is_empty() {
-        let remedy =
-            "`meshwright logs -n NAMESPACE WORKLOAD` says why, with --proxy its sidecar's side; `meshwright wait` returns when all are up";
-        findings.push(Finding::failed("workloads", format!("down: {}", named(&down)), remedy));
+    findings.extend(down.iter().take(NAMED_MAX).map(|line| is_down(line)));
+    if down.len() > NAMED_MAX {
+        let message = format!("{} more are down", down.len() - NAMED_MAX);
+        findings.push(Finding::failed("workload", message, "`meshwright wait` names them all, and returns when they are up"));
     }
     findings
+}
+
+/// A line of `wait`: `NAMESPACE/INSTANCE (why)`.
+fn is_down(line: &str) -> Finding {
+    let (namespace, name) = line.split_once(' ').map_or(line, |(key, _)| key).split_once('/').unwrap_or_default();
+    let remedy = format!("`meshwright logs -n {namespace} {name}` says why, with --proxy its sidecar's side");
+    Finding::failed("workload", format!("{line} is down"), remedy)
 }
 
 fn proxies(proxies: &Value, newest: Option<u64>) -> Finding {
@@ -184,8 +191,10 @@ mod tests {
             "proxies": {"waiting": ["shop/catalog (not ready: port 8080 refuses)", "shop/b (has not acknowledged epoch 2)"]}});
         let findings = live(&down);
         assert_eq!((findings[0].state, findings[1].state), (State::Warning, State::Failed));
-        assert_eq!(findings[1].message, "down: shop/catalog (not ready: port 8080 refuses)");
-        assert!(findings[1].remedy.as_ref().unwrap().contains("meshwright logs"));
+        assert_eq!(findings[1].message, "shop/catalog (not ready: port 8080 refuses) is down");
+        assert!(findings[1].remedy.as_ref().unwrap().contains("meshwright logs -n shop catalog"));
+        let many = json!({"epoch": 2, "down": vec!["a/b (c)"; 7], "proxies": {"waiting": ["a/b (c)"]}});
+        assert_eq!(live(&many).last().unwrap().message, "2 more are down");
         let refused = said(json!({"epoch": 3, "refused": [{"proxy": "shop/a", "object": "Listener inbound", "reason": "no"}]}));
         assert_eq!(refused, [(State::Failed, "3 is not live: shop/a refused Listener inbound: no".to_owned())]);
     }
