@@ -17,7 +17,7 @@ use clap::Parser;
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: proxy::io::Allocator = proxy::io::Allocator;
 
 fn main() -> ExitCode {
     output::install_panic_hook();

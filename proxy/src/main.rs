@@ -6,7 +6,7 @@ use clap::Parser;
 use proxy::settings::ProxyArgs;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: proxy::io::Allocator = proxy::io::Allocator;
 
 /// Sidecar and edge proxy of Meshwright.
 #[derive(Parser)]

@@ -2,6 +2,8 @@
 //!
 //! Everything else in the proxy gets these as values. A simulation passes its own, and then runs the binary's own code.
 
+#[cfg(feature = "mimalloc")]
+mod allocator;
 mod clock;
 mod draw;
 mod gathered;
@@ -14,6 +16,8 @@ mod socket;
 mod stream;
 mod unasked;
 
+#[cfg(feature = "mimalloc")]
+pub use allocator::Allocator;
 pub use clock::Clock;
 pub use draw::Draw;
 pub use gathered::{Gathered, Gathering, gather};
