@@ -37,70 +37,91 @@ pub fn clean_request(parts: &mut request::Parts) -> Upgrade {
         // The authority was judged; another name beside it would be believed by some (RFC 9113, section 8.3.1).
         headers.remove(HOST);
     }
-    if !speaks_of_its_hop(headers) {
-        return if connect { Upgrade::Asked } else { Upgrade::No };
-    }
-    if headers.contains_key(TE) {
+    let there = OfHop::in_headers(headers);
+    if there.te {
         keep_te_trailers(headers);
     }
-    let upgrades = if headers.contains_key(CONNECTION) {
-        let upgrades = parts.version == Version::HTTP_11 && names_upgrade(headers);
-        clean_connection(headers, upgrades);
-        upgrades
-    } else {
+    let mut upgrades = false;
+    if there.connection {
+        upgrades = parts.version == Version::HTTP_11 && names_upgrade(headers);
+        clean_connection(headers, upgrades, there);
+    } else if there.upgrade {
         // Without `connection: upgrade` the header means nothing.
-        if headers.contains_key(UPGRADE) {
-            headers.remove(UPGRADE);
-        }
-        false
-    };
-    headers.remove(KEEP_ALIVE);
-    headers.remove(PROXY_CONNECTION);
+        headers.remove(UPGRADE);
+    }
+    there.clean_keeping_alive(headers);
     if connect || upgrades { Upgrade::Asked } else { Upgrade::No }
 }
 
-/// Whether any header is there that belongs to one hop, framing aside. Most messages have none; one walk then spares a lookup for each.
-fn speaks_of_its_hop(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| {
-        let name = name.as_str();
-        match name.len() {
-            2 => name == "te",
-            7 => name == "upgrade",
-            10 => name == "connection" || name == "keep-alive",
-            16 => name == "proxy-connection",
-            _ => false,
+/// Which headers are there that belong to one hop or are not believed of everybody: one walk spares a lookup for each, of which most
+/// messages have none.
+#[derive(Clone, Copy, Default)]
+struct OfHop {
+    te: bool,
+    upgrade: bool,
+    connection: bool,
+    keep_alive: bool,
+    http2_settings: bool,
+    proxy_connection: bool,
+    transfer_encoding: bool,
+    reason: bool,
+}
+
+impl OfHop {
+    fn in_headers(headers: &HeaderMap) -> Self {
+        let mut there = Self::default();
+        for name in headers.keys() {
+            let name = name.as_str();
+            match name.len() {
+                2 => there.te |= name == "te",
+                7 => there.upgrade |= name == "upgrade",
+                10 if name == "connection" => there.connection = true,
+                10 => there.keep_alive |= name == "keep-alive",
+                14 => there.http2_settings |= name == "http2-settings",
+                16 => there.proxy_connection |= name == "proxy-connection",
+                17 => there.transfer_encoding |= name == "transfer-encoding",
+                19 => there.reason |= name == "x-meshwright-reason",
+                _ => {}
+            }
         }
-    })
+        there
+    }
+
+    fn clean_keeping_alive(self, headers: &mut HeaderMap) {
+        if self.keep_alive {
+            headers.remove(KEEP_ALIVE);
+        }
+        if self.proxy_connection {
+            headers.remove(PROXY_CONNECTION);
+        }
+    }
 }
 
 /// Whether a request names more than one host: proxies and applications would disagree on which counts (RFC 9112, section 3.2).
 pub fn names_two_hosts(headers: &HeaderMap) -> bool {
-    headers.get_all(HOST).iter().nth(1).is_some()
+    let some_name_repeats = headers.len() > headers.keys_len();
+    some_name_repeats && headers.get_all(HOST).iter().nth(1).is_some()
 }
 
 /// Takes off an answer what was meant for this hop alone. `mesh_peer` says whether the sender proved itself: only then is its word on
 /// what the mesh did believed. A downstream of HTTP/1.0 knows no transfer codings.
 pub fn clean_response(headers: &mut HeaderMap, switching: bool, downstream: Version, mesh_peer: bool) {
-    if speaks_of_its_hop(headers) {
-        if !switching {
-            if headers.contains_key(CONNECTION) {
-                clean_connection(headers, false);
-            }
-            if headers.contains_key(UPGRADE) && downstream == Version::HTTP_2 {
-                headers.remove(UPGRADE);
-            }
-        }
-        headers.remove(KEEP_ALIVE);
-        headers.remove(PROXY_CONNECTION);
+    let there = OfHop::in_headers(headers);
+    if there.connection && !switching {
+        clean_connection(headers, false, there);
     }
-    if headers.contains_key(TRANSFER_ENCODING) {
+    if there.upgrade && !switching && downstream == Version::HTTP_2 {
+        headers.remove(UPGRADE);
+    }
+    there.clean_keeping_alive(headers);
+    if there.transfer_encoding {
         // It overrides a length, which must not travel on (RFC 9112, section 6.3).
         headers.remove(CONTENT_LENGTH);
+        if downstream != Version::HTTP_11 {
+            headers.remove(TRANSFER_ENCODING);
+        }
     }
-    if downstream != Version::HTTP_11 {
-        headers.remove(TRANSFER_ENCODING);
-    }
-    if !mesh_peer {
+    if there.reason && !mesh_peer {
         headers.remove(X_MESHWRIGHT_REASON);
     }
 }
@@ -125,7 +146,7 @@ fn names_upgrade(headers: &HeaderMap) -> bool {
 }
 
 /// Removes `connection` and every header it names; where an upgrade goes on, leaves those two.
-fn clean_connection(headers: &mut HeaderMap, upgrades: bool) {
+fn clean_connection(headers: &mut HeaderMap, upgrades: bool, there: OfHop) {
     let only = headers.get(CONNECTION).filter(|_| headers.get_all(CONNECTION).iter().nth(1).is_none());
     // The usual cases need no list of names: `keep-alive`, `close`, `upgrade`.
     if only.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive") || value.as_bytes().eq_ignore_ascii_case(b"close")) {
@@ -146,8 +167,10 @@ fn clean_connection(headers: &mut HeaderMap, upgrades: bool) {
             headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         }
     }
-    if !upgrades {
+    if there.upgrade && !upgrades {
         headers.remove(UPGRADE);
+    }
+    if there.http2_settings && !upgrades {
         headers.remove(HTTP2_SETTINGS);
     }
 }
