@@ -78,7 +78,7 @@ pub fn read(headers: &HeaderMap) -> Found {
         found.remote = headers
             .get(&B3_TRACE_ID)
             .and_then(|id| parse_b3_trace_id(id.as_bytes()))
-            .zip(headers.get(&B3_SPAN_ID).and_then(|id| hex_u64(id.as_bytes())))
+            .zip(headers.get(&B3_SPAN_ID).and_then(|id| parse_b3_span_id(id.as_bytes())))
             .map(|(trace_id, span_id)| Remote { trace_id, span_id });
     }
     found
@@ -173,21 +173,20 @@ fn single_traceparent(headers: &HeaderMap) -> Option<(Remote, bool)> {
 
 /// `version "-" trace-id "-" parent-id "-" flags`, lower-case hex; a later version may append `-…`.
 pub fn parse_traceparent(text: &[u8]) -> Option<(Remote, bool)> {
-    if text.len() < TRACEPARENT_BYTES || text.len() > TRACEPARENT_BYTES_MAX || text[..TRACEPARENT_BYTES].iter().any(u8::is_ascii_uppercase)
-    {
+    if text.len() < TRACEPARENT_BYTES || text.len() > TRACEPARENT_BYTES_MAX {
         return None;
     }
     if text[2] != b'-' || text[35] != b'-' || text[52] != b'-' {
         return None;
     }
-    let version = hex(&text[..2])?;
+    let version = hex_u8(&text[..2])?;
     let longer = text.len() > TRACEPARENT_BYTES;
     if version == 0xff || (version == 0 && longer) || (longer && text[TRACEPARENT_BYTES] != b'-') {
         return None;
     }
-    let trace_id = hex(&text[3..35]).filter(|id| *id != 0)?;
-    let span_id = hex_u64(&text[36..52])?;
-    let flags = hex(&text[53..55])?;
+    let trace_id = hex_u128(&text[3..35]).filter(|id| *id != 0)?;
+    let span_id = hex_u64(&text[36..52]).filter(|id| *id != 0)?;
+    let flags = hex_u8(&text[53..55])?;
     Some((Remote { trace_id, span_id }, flags & 1 == 1))
 }
 
@@ -198,13 +197,13 @@ pub fn parse_b3(text: &[u8]) -> Option<(Option<Remote>, Option<bool>)> {
     }
     let mut parts = text.splitn(4, |byte| *byte == b'-');
     let trace_id = parse_b3_trace_id(parts.next()?)?;
-    let span_id = hex_u64(parts.next()?)?;
+    let span_id = parse_b3_span_id(parts.next()?)?;
     let sampled = match parts.next() {
         None => None,
         Some(state) => Some(b3_state(state)?),
     };
     if let Some(parent) = parts.next() {
-        hex_u64(parent)?;
+        parse_b3_span_id(parent)?;
     }
     Some((Some(Remote { trace_id, span_id }), sampled))
 }
@@ -224,72 +223,85 @@ fn parse_b3_sampled(headers: &HeaderMap) -> Option<bool> {
     headers.get(&B3_SAMPLED).and_then(|state| b3_state(state.as_bytes()))
 }
 
-/// 64 bits are widened with zeroes, as the B3 specification says.
+/// 64 bits are widened with zeroes, as the B3 specification says. Capital digits are taken too.
 fn parse_b3_trace_id(text: &[u8]) -> Option<u128> {
-    if text.len() != 16 && text.len() != 32 {
-        return None;
+    let mut digits = [b'0'; 32];
+    match text.len() {
+        16 => digits[16..].copy_from_slice(text),
+        32 => digits.copy_from_slice(text),
+        _ => return None,
     }
-    hex(text).filter(|id| *id != 0)
+    digits.make_ascii_lowercase();
+    hex_u128(&digits).filter(|id| *id != 0)
 }
 
+fn parse_b3_span_id(text: &[u8]) -> Option<u64> {
+    let mut digits: [u8; 16] = text.try_into().ok()?;
+    digits.make_ascii_lowercase();
+    hex_u64(&digits).filter(|id| *id != 0)
+}
+
+/// Two lower-case digits.
+fn hex_u8(text: &[u8]) -> Option<u8> {
+    let digit = |byte: u8| match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    };
+    let [high, low] = text.try_into().ok()?;
+    Some(digit(high)? << 4 | digit(low)?)
+}
+
+/// Sixteen lower-case digits.
 fn hex_u64(text: &[u8]) -> Option<u64> {
-    if text.len() != 16 {
-        return None;
-    }
-    hex(text).and_then(|value| u64::try_from(value).ok()).filter(|id| *id != 0)
+    let (high, low) = text.split_at_checked(8)?;
+    Some(u64::from(hex_u32(high)?) << 32 | u64::from(hex_u32(low)?))
 }
 
-/// At most 32 hex digits; the callers bound the length.
-fn hex(text: &[u8]) -> Option<u128> {
-    let (high, low) = text.split_at(text.len().saturating_sub(16));
-    Some(u128::from(hex_word(high)?) << 64 | u128::from(hex_word(low)?))
+/// Thirty-two lower-case digits.
+fn hex_u128(text: &[u8]) -> Option<u128> {
+    let (high, low) = text.split_at_checked(16)?;
+    Some(u128::from(hex_u64(high)?) << 64 | u128::from(hex_u64(low)?))
 }
 
-/// At most 16 hex digits.
-fn hex_word(text: &[u8]) -> Option<u64> {
-    let (mut value, mut seen) = (0, 0);
-    for byte in text {
-        let digit = VALUES[usize::from(*byte)];
-        seen |= digit;
-        value = value << 4 | u64::from(digit);
-    }
-    (seen < NO_DIGIT).then_some(value)
+/// One in each byte of a word.
+const ONES: u64 = 0x0101_0101_0101_0101;
+
+/// Eight lower-case digits, all at once: a byte's low half is the digit's value, and nine more where it is a letter. What is no digit
+/// does not come out again when the value is written.
+fn hex_u32(text: &[u8]) -> Option<u32> {
+    let text: [u8; 8] = text.try_into().ok()?;
+    let bytes = u64::from_be_bytes(text);
+    let digits = (bytes & 0xf * ONES) + 9 * (bytes >> 6 & ONES);
+    let pairs = (digits | digits >> 4) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs | pairs >> 8) & 0x0000_ffff_0000_ffff;
+    let value = (fours | fours >> 16) as u32;
+    (hex_of_u32(value) == text).then_some(value)
 }
 
-/// In [`VALUES`]: not a hex digit. The bit that no digit has.
-const NO_DIGIT: u8 = 0x10;
-/// Of each byte, its value as a hex digit.
-static VALUES: [u8; 256] = {
-    let mut values = [NO_DIGIT; 256];
-    let mut digit = 0;
-    while digit < 16 {
-        let lower = DIGITS[digit];
-        values[lower as usize] = digit as u8;
-        values[lower.to_ascii_uppercase() as usize] = digit as u8;
-        digit += 1;
-    }
-    values
-};
-
-const DIGITS: &[u8; 16] = b"0123456789abcdef";
+/// Eight lower-case digits, all at once.
+fn hex_of_u32(value: u32) -> [u8; 8] {
+    let value = u64::from(value);
+    let fours = (value | value << 16) & 0x0000_ffff_0000_ffff;
+    let pairs = (fours | fours << 8) & 0x00ff_00ff_00ff_00ff;
+    let digits = (pairs | pairs << 4) & 0xf * ONES;
+    let letters = (digits + 6 * ONES) >> 4 & ONES;
+    (digits + u64::from(b'0') * ONES + u64::from(b'a' - b'0' - 10) * letters).to_be_bytes()
+}
 
 /// 32 lower-case digits.
 pub fn hex_of_u128(value: u128) -> [u8; 32] {
     let mut text = [0; 32];
-    for (byte, pair) in value.to_be_bytes().iter().zip(text.chunks_exact_mut(2)) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
-    }
+    text[..16].copy_from_slice(&hex_of_u64((value >> 64) as u64));
+    text[16..].copy_from_slice(&hex_of_u64(value as u64));
     text
 }
 
 /// 16 lower-case digits.
 pub fn hex_of_u64(value: u64) -> [u8; 16] {
     let mut text = [0; 16];
-    for (byte, pair) in value.to_be_bytes().iter().zip(text.chunks_exact_mut(2)) {
-        pair[0] = DIGITS[usize::from(byte >> 4)];
-        pair[1] = DIGITS[usize::from(byte & 15)];
-    }
+    text[..8].copy_from_slice(&hex_of_u32((value >> 32) as u32));
+    text[8..].copy_from_slice(&hex_of_u32(value as u32));
     text
 }
 
@@ -388,6 +400,19 @@ mod tests {
                 ("traceparent", ours),
             ])
         );
+    }
+
+    /// Aim: of all bytes, in every place, only the sixteen digits count.
+    #[test]
+    fn only_digits_are_digits() {
+        for place in 0..8 {
+            for byte in 0..=u8::MAX {
+                let mut text = *b"0189abef";
+                text[place] = byte;
+                let told = std::str::from_utf8(&text).ok().filter(|_| byte.is_ascii_hexdigit() && !byte.is_ascii_uppercase());
+                assert_eq!(hex_u32(&text), told.and_then(|text| u32::from_str_radix(text, 16).ok()), "{byte:#x} at {place}");
+            }
+        }
     }
 
     proptest! {
