@@ -147,7 +147,7 @@ impl Came<'_> {
             Err(_) => return self.not_proved(&Failure::new(Reason::TlsFailed, "the TLS handshake took too long")),
         };
         let downstream = self.downstream(Some(Arc::clone(&accepted.peer)), Some(accepted.facts));
-        let mut stream = Stream::Accepted(Box::new(accepted.stream));
+        let mut stream = Stream::accepted(accepted.stream);
         let (seen, version) = match (accepted.carries, accepted.alpn) {
             (Some(Carries::H1), _) | (None, Some("http/1.1")) => (Bytes::new(), Version::Http1),
             (Some(Carries::H2), _) | (None, Some("h2")) => (Bytes::new(), Version::Http2),

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{client, server};
@@ -16,14 +16,44 @@ pub enum Stream {
     /// Plaintext.
     Plain(Socket),
     /// TLS we opened.
-    Opened(Box<client::TlsStream<Socket>>),
+    Opened(Box<Dry<client::TlsStream<Socket>>>),
     /// TLS we accepted.
-    Accepted(Box<server::TlsStream<Rewound<Socket>>>),
+    Accepted(Box<Dry<server::TlsStream<Rewound<Socket>>>>),
     /// HTTP/1 that has not brought a request yet.
     Unasked(Box<Unasked>),
 }
 
+/// TLS that remembers when it has given all it had. HTTP asks again and again whether there is more, at every turn of a connection; then
+/// the socket is asked first, and TLS only when bytes have come.
+#[derive(Debug)]
+pub struct Dry<T> {
+    tls: T,
+    dry: bool,
+}
+
+impl<T: AsyncRead + Unpin> Dry<T> {
+    #[inline]
+    fn poll_read(&mut self, socket: fn(&T) -> &Socket, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.dry {
+            ready!(socket(&self.tls).poll_readable(cx))?;
+        }
+        let read = Pin::new(&mut self.tls).poll_read(cx, buf);
+        self.dry = read.is_pending();
+        read
+    }
+}
+
 impl Stream {
+    /// TLS we opened.
+    pub fn opened(tls: client::TlsStream<Socket>) -> Self {
+        Self::Opened(Box::new(Dry { tls, dry: false }))
+    }
+
+    /// TLS we accepted.
+    pub fn accepted(tls: server::TlsStream<Rewound<Socket>>) -> Self {
+        Self::Accepted(Box::new(Dry { tls, dry: false }))
+    }
+
     /// A write while no request may have come: the first answer's, or a refusal.
     #[cold]
     fn poll_first(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
@@ -48,8 +78,8 @@ impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Opened(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
-            Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_read(cx, buf),
+            Self::Opened(stream) => stream.poll_read(|tls| tls.get_ref().0, cx, buf),
+            Self::Accepted(stream) => stream.poll_read(|tls| tls.get_ref().0.get_ref(), cx, buf),
             Self::Unasked(unasked) => match unasked.get_mut() {
                 Some(stream) => Pin::new(stream).poll_read(cx, buf),
                 None => Poll::Ready(Err(gone())),
@@ -64,8 +94,8 @@ impl AsyncWrite for Stream {
         let this = self.get_mut();
         match this {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Opened(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
-            Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_write(cx, buf),
+            Self::Opened(stream) => Pin::new(&mut stream.tls).poll_write(cx, buf),
+            Self::Accepted(stream) => Pin::new(&mut stream.tls).poll_write(cx, buf),
             Self::Unasked(_) => this.poll_first(cx, &[IoSlice::new(buf)]),
         }
     }
@@ -75,8 +105,8 @@ impl AsyncWrite for Stream {
         let this = self.get_mut();
         match this {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Opened(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
-            Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_write_vectored(cx, bufs),
+            Self::Opened(stream) => Pin::new(&mut stream.tls).poll_write_vectored(cx, bufs),
+            Self::Accepted(stream) => Pin::new(&mut stream.tls).poll_write_vectored(cx, bufs),
             Self::Unasked(_) => this.poll_first(cx, bufs),
         }
     }
@@ -85,8 +115,8 @@ impl AsyncWrite for Stream {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Opened(stream) => stream.is_write_vectored(),
-            Self::Accepted(stream) => stream.is_write_vectored(),
+            Self::Opened(stream) => stream.tls.is_write_vectored(),
+            Self::Accepted(stream) => stream.tls.is_write_vectored(),
             Self::Unasked(unasked) => unasked.get_ref().is_some_and(AsyncWrite::is_write_vectored),
         }
     }
@@ -95,8 +125,8 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Opened(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
-            Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_flush(cx),
+            Self::Opened(stream) => Pin::new(&mut stream.tls).poll_flush(cx),
+            Self::Accepted(stream) => Pin::new(&mut stream.tls).poll_flush(cx),
             Self::Unasked(unasked) => match unasked.get_mut() {
                 Some(stream) => Pin::new(stream).poll_flush(cx),
                 None => Poll::Ready(Err(gone())),
@@ -107,8 +137,8 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Opened(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
-            Self::Accepted(stream) => Pin::new(stream.as_mut()).poll_shutdown(cx),
+            Self::Opened(stream) => Pin::new(&mut stream.tls).poll_shutdown(cx),
+            Self::Accepted(stream) => Pin::new(&mut stream.tls).poll_shutdown(cx),
             Self::Unasked(unasked) => match unasked.get_mut() {
                 Some(stream) => Pin::new(stream).poll_shutdown(cx),
                 None => Poll::Ready(Err(gone())),

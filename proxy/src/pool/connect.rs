@@ -96,7 +96,7 @@ impl Connector {
             return Ok((Stream::Plain(socket), None));
         };
         let connected = self.tls.connect(identity, address, carries, socket).await?;
-        Ok((Stream::Opened(Box::new(connected.stream)), Some(connected.facts)))
+        Ok((Stream::opened(connected.stream), Some(connected.facts)))
     }
 
     async fn dial(&self, to: &To) -> io::Result<Socket> {
