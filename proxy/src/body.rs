@@ -8,6 +8,8 @@ use engine::failure::Reason;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use crate::wakes::Wakes;
+
 /// A message's body. No generics over bodies anywhere: this is the type.
 #[derive(Default)]
 pub enum Body {
@@ -35,6 +37,8 @@ pub trait Follower {
     fn ended(&mut self, outcome: Result<(), &Cut>);
     /// Whether the next frame has been waited for too long; asked only while waiting.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason>;
+    /// The wakes of the sender's task, where they may be held back.
+    fn sender(&self) -> Option<&Wakes>;
 }
 
 /// Why a body ended before its end.
@@ -71,7 +75,7 @@ impl std::fmt::Debug for Body {
 
 impl Followed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let cut = match Pin::new(&mut self.incoming).poll_frame(cx) {
+        let cut = match self.poll_incoming(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.follower.frame(&frame);
                 return Poll::Ready(Some(Ok(frame)));
@@ -90,6 +94,15 @@ impl Followed {
         self.over = true;
         self.follower.ended(Err(&cut));
         Poll::Ready(Some(Err(cut)))
+    }
+
+    /// The next frame. Who has sent the last one is not woken to send more.
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let Some(sender) = self.follower.sender() else { return Pin::new(&mut self.incoming).poll_frame(cx) };
+        sender.hold();
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        sender.release(!self.incoming.is_end_stream());
+        polled
     }
 }
 

@@ -28,6 +28,7 @@ use crate::observe::{Direction, Downstream, Exchange};
 use crate::pool::{Lease, To};
 use crate::shared::Shared;
 use crate::tls::Carries;
+use crate::wakes::Wakes;
 
 /// A request that is being answered. Everything that needs no waiting is done before the future starts, so that the future, of which
 /// there is one per connection or stream, holds each thing once.
@@ -240,6 +241,10 @@ impl Follower for Upload {
         // The answer's side watches for both.
         Poll::Pending
     }
+
+    fn sender(&self) -> Option<&Wakes> {
+        None
+    }
 }
 
 /// Follows an answer to its end: then the connection goes back and the exchange is recorded.
@@ -272,6 +277,10 @@ impl Follower for Answer {
 
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         self.overdue.poll(cx)
+    }
+
+    fn sender(&self) -> Option<&Wakes> {
+        self.lease.wakes()
     }
 }
 

@@ -33,6 +33,7 @@ pub mod shared;
 pub mod snapshots;
 pub mod tcp;
 pub mod tls;
+pub mod wakes;
 pub mod watch;
 pub mod worker;
 pub mod xds;

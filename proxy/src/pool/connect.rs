@@ -13,12 +13,12 @@ use hyper::client::conn::{http1, http2};
 use hyper::rt::Executor;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use super::slot::{Multiplexed, Streams};
+use super::slot::{Http1, Multiplexed, Streams};
 use super::{Counts, To};
-use crate::body::Body;
 use crate::io::{Gathering, Network, Rewound, Socket, Stream, gather};
 use crate::limits;
 use crate::tls::{Carries, Tls, TlsFacts};
+use crate::wakes::Wakes;
 
 /// Gives a connection to this proxy's own inbound side where an address is one of the instance's own; `None` elsewhere.
 pub type Hairpin = Rc<dyn Fn(SocketAddr) -> Option<Socket>>;
@@ -115,7 +115,7 @@ impl Connector {
         }
     }
 
-    pub(super) async fn open_http1(&self, to: &To, counts: &Rc<Counts>) -> Result<(http1::SendRequest<Body>, Option<TlsFacts>), Failure> {
+    pub(super) async fn open_http1(&self, to: &To, counts: &Rc<Counts>) -> Result<(Http1, Option<TlsFacts>), Failure> {
         let (stream, tls) = self.open(to, Carries::H1).await?;
         let open = Open::count(counts);
         let (sender, connection) = http1::Builder::new()
@@ -124,13 +124,15 @@ impl Connector {
             .handshake(TokioIo::new(Rewound::new(bytes::Bytes::new(), stream)))
             .await
             .map_err(|error| refused(to.endpoint.address, &io::Error::other(error)))?;
+        let wakes = Arc::new(Wakes::default());
+        let driven = Arc::clone(&wakes).drive(connection.with_upgrades());
         tokio::task::spawn_local(async move {
-            if let Err(error) = connection.with_upgrades().await {
+            if let Err(error) = driven.await {
                 tracing::debug!(%error, "an upstream HTTP/1 connection ended badly");
             }
             drop(open);
         });
-        Ok((sender, tls))
+        Ok((Http1 { sender, wakes }, tls))
     }
 
     pub(super) async fn open_http2(&self, to: &To, counts: &Rc<Counts>) -> Result<Multiplexed, Failure> {

@@ -7,12 +7,13 @@ use engine::model::InFlight;
 use http::{Request, Response};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::client::conn::{TrySendError, http2};
 
-use super::slot::{Idle, Slot, Streams};
+use super::slot::{Http1, Idle, Slot, Streams};
 use crate::body::Body;
 use crate::http::Patience;
 use crate::tls::TlsFacts;
+use crate::wakes::Wakes;
 
 /// One request's connection. Given back by [`Lease::give_back`] when the exchange is complete; dropped before, an HTTP/1 connection is
 /// closed and an HTTP/2 stream reset.
@@ -27,7 +28,7 @@ pub struct Lease {
 }
 
 enum Sender {
-    Http1(http1::SendRequest<Body>),
+    Http1(Http1),
     Http2(http2::SendRequest<Body>, Rc<Streams>),
     GivenBack,
 }
@@ -44,20 +45,14 @@ pub enum Sent {
 
 impl Lease {
     pub(super) fn kept(slot: Rc<Slot>, idle: Idle, in_flight: InFlight, patience: Rc<Patience>) -> Self {
-        let mut lease = Self::opened(slot, idle.sender, idle.tls, in_flight, patience);
+        let mut lease = Self::opened(slot, idle.connection, idle.tls, in_flight, patience);
         lease.kept = true;
         lease
     }
 
-    pub(super) fn opened(
-        slot: Rc<Slot>,
-        sender: http1::SendRequest<Body>,
-        tls: Option<TlsFacts>,
-        in_flight: InFlight,
-        patience: Rc<Patience>,
-    ) -> Self {
+    pub(super) fn opened(slot: Rc<Slot>, connection: Http1, tls: Option<TlsFacts>, in_flight: InFlight, patience: Rc<Patience>) -> Self {
         let generation = slot.generation();
-        Self { sender: Sender::Http1(sender), slot, patience, generation, tls, kept: false, _in_flight: in_flight }
+        Self { sender: Sender::Http1(connection), slot, patience, generation, tls, kept: false, _in_flight: in_flight }
     }
 
     pub(super) fn stream(
@@ -83,12 +78,20 @@ impl Lease {
         self.kept
     }
 
+    /// The wakes of the connection's task, where it carries one exchange at a time.
+    pub(crate) fn wakes(&self) -> Option<&Wakes> {
+        match &self.sender {
+            Sender::Http1(connection) => Some(&connection.wakes),
+            Sender::Http2(..) | Sender::GivenBack => None,
+        }
+    }
+
     /// Takes a request out of its place, sends it and waits for the head of the answer. Dropping the future gives up the exchange.
     pub async fn send(&mut self, request: &mut Option<Request<Body>>) -> Sent {
         let body_follows = request.as_ref().is_some_and(|request| !request.body().is_end_stream());
         let Some(request) = request.take() else { return Sent::Failed(Failure::new(Reason::UpstreamReset, "there is no request")) };
         let sent = match &mut self.sender {
-            Sender::Http1(sender) => sender.try_send_request(request).await,
+            Sender::Http1(connection) => connection.sender.try_send_request(request).await,
             Sender::Http2(sender, streams) => {
                 if body_follows {
                     streams.body_follows.set(true);
@@ -106,9 +109,9 @@ impl Lease {
     /// The exchange is complete: the connection may serve another.
     pub fn give_back(&mut self) {
         if matches!(self.sender, Sender::Http1(_))
-            && let Sender::Http1(sender) = std::mem::replace(&mut self.sender, Sender::GivenBack)
+            && let Sender::Http1(connection) = std::mem::replace(&mut self.sender, Sender::GivenBack)
         {
-            self.slot.keep(sender, self.tls, self.generation, self.patience.tick());
+            self.slot.keep(connection, self.tls, self.generation, self.patience.tick());
         }
     }
 }

@@ -134,8 +134,8 @@ impl Pool {
             return Ok(Lease::kept(slot, idle, in_flight, Rc::clone(&self.patience)));
         }
         self.room()?;
-        let (sender, tls) = Box::pin(self.connector.open_http1(to, &self.counts)).await?;
-        Ok(Lease::opened(slot, sender, tls, in_flight, Rc::clone(&self.patience)))
+        let (connection, tls) = Box::pin(self.connector.open_http1(to, &self.counts)).await?;
+        Ok(Lease::opened(slot, connection, tls, in_flight, Rc::clone(&self.patience)))
     }
 
     async fn lease_stream(&self, to: &To, slot: Rc<Slot>, in_flight: InFlight) -> Result<Lease, Failure> {

@@ -16,6 +16,7 @@ use crate::body::Body;
 use crate::http::ticks;
 use crate::limits;
 use crate::tls::TlsFacts;
+use crate::wakes::Wakes;
 
 /// Streams opened before the peer has said how many it takes.
 const STREAMS_BEFORE_SETTINGS: usize = 100;
@@ -33,9 +34,15 @@ pub(super) struct Slot {
     opening: RefCell<Option<Rc<Opening>>>,
 }
 
+/// An HTTP/1 connection.
+pub(super) struct Http1 {
+    pub(super) sender: http1::SendRequest<Body>,
+    pub(super) wakes: Arc<Wakes>,
+}
+
 /// A kept HTTP/1 connection.
 pub(super) struct Idle {
-    pub(super) sender: http1::SendRequest<Body>,
+    pub(super) connection: Http1,
     pub(super) tls: Option<TlsFacts>,
     since: u32,
     generation: u64,
@@ -106,7 +113,7 @@ impl Idle {
 
     /// Whether it can take a request now.
     pub(super) fn usable(&self) -> bool {
-        self.sender.is_ready()
+        self.connection.sender.is_ready()
     }
 }
 
@@ -166,7 +173,7 @@ impl Slot {
                 step(&self.counts.idle, -1);
                 return idle.remove(index);
             }
-            if candidate.sender.is_closed() {
+            if candidate.connection.sender.is_closed() {
                 step(&self.counts.idle, -1);
                 idle.remove(index);
             }
@@ -175,8 +182,8 @@ impl Slot {
     }
 
     /// Keeps a connection whose exchange is over.
-    pub(super) fn keep(&self, sender: http1::SendRequest<Body>, tls: Option<TlsFacts>, generation: u64, now: u32) {
-        if sender.is_closed() || generation != self.generation.get() || self.counts.idle.get() >= limits::IDLE_MAX {
+    pub(super) fn keep(&self, connection: Http1, tls: Option<TlsFacts>, generation: u64, now: u32) {
+        if connection.sender.is_closed() || generation != self.generation.get() || self.counts.idle.get() >= limits::IDLE_MAX {
             return;
         }
         let mut idle = self.idle.borrow_mut();
@@ -185,7 +192,7 @@ impl Slot {
             step(&self.counts.idle, -1);
         }
         step(&self.counts.idle, 1);
-        idle.push_back(Idle { sender, tls, since: now, generation });
+        idle.push_back(Idle { connection, tls, since: now, generation });
     }
 
     /// A stream on a kept HTTP/2 connection that has room for one.
@@ -232,7 +239,7 @@ impl Slot {
         let max = self.idle_ticks_max;
         let mut idle = self.idle.borrow_mut();
         let before = idle.len();
-        idle.retain(|kept| !kept.sender.is_closed() && kept.generation == generation && now.wrapping_sub(kept.since) < max);
+        idle.retain(|kept| !kept.connection.sender.is_closed() && kept.generation == generation && now.wrapping_sub(kept.since) < max);
         step(&self.counts.idle, idle.len() as isize - before as isize);
         let stale = self.generation.get() != generation;
         self.multiplexed.borrow_mut().retain(|connection| {
