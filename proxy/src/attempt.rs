@@ -71,8 +71,8 @@ pub struct Aim<'a> {
     pub only: Option<&'a To>,
 }
 
-/// Sends a request to where it may go. Replays on another endpoint what was never written, within the engine's bound. Dropping the
-/// future gives up the exchange.
+/// Sends a request to where it may go. Replays on another endpoint what was never written, within the engine's bound. `place` takes the
+/// connection that answered. Dropping the future gives up the exchange.
 ///
 /// # Errors
 /// The last attempt's failure.
@@ -82,15 +82,16 @@ pub async fn send(
     aim: Aim<'_>,
     carries: Carries,
     exchange: &mut Exchange,
-) -> Result<(Response<Incoming>, Lease), Failure> {
+    place: &mut Option<Lease>,
+) -> Result<Response<Incoming>, Failure> {
     let mut attempts = Attempts::new(aim);
     let mut freshness = Freshness::Any;
     loop {
         let to = attempts.next(shared)?;
         let at = to.endpoint.address;
         begin(&to, exchange);
-        let mut lease = match shared.pool.lease(&to, carries, freshness).await {
-            Ok(lease) => lease,
+        let lease = match shared.pool.lease(&to, carries, freshness).await {
+            Ok(lease) => place.insert(lease),
             Err(failure) => {
                 exchange.retried(at, attempts.failed(failure)?);
                 attempts.tried.push(at);
@@ -99,11 +100,12 @@ pub async fn send(
         };
         exchange.secured(lease.tls());
         match lease.send(request).await {
-            Sent::Answered(response) => return Ok((response, lease)),
+            Sent::Answered(response) => return Ok(response),
             Sent::Failed(failure) => return Err(Failure { cause: format!("{at}: {}", failure.cause), ..failure }),
             Sent::NeverWritten(again, failure) => {
                 exchange.retried(at, attempts.failed(failure)?);
                 *request = Some(*again);
+                *place = None;
                 freshness = Freshness::New;
             }
         }

@@ -30,14 +30,12 @@ use crate::shared::Shared;
 use crate::tls::Carries;
 use crate::wakes::Wakes;
 
-/// A request that is being answered. Everything that needs no waiting is done before the future starts, so that the future, of which
-/// there is one per connection or stream, holds each thing once.
-#[allow(clippy::large_enum_variant, reason = "the large one is the usual one, and boxing it would cost every request")]
+/// A request that is being answered. Everything that needs no waiting is done before the future starts.
 pub enum Answering {
     /// Answered already.
     Ready(Option<Response<Body>>),
     /// On its way to where it was decided to go.
-    Forward(Journey),
+    Forward(Box<Journey>),
     /// Configuration has to be fetched first.
     Later(Pin<Box<dyn Future<Output = Self>>>),
 }
@@ -49,9 +47,12 @@ impl Answering {
         // Captured and used in place: an argument of an `async fn` would be held twice.
         async move {
             loop {
-                match &mut answering {
-                    Self::Ready(response) => return Ok(response.take().unwrap_or_default()),
-                    Self::Forward(journey) => return Ok(journey.go().await),
+                match answering {
+                    Self::Ready(response) => return Ok(response.unwrap_or_default()),
+                    Self::Forward(mut journey) => {
+                        let sent = journey.go().await;
+                        return Ok(journey.end(sent));
+                    }
                     Self::Later(later) => answering = later.await,
                 }
             }
@@ -59,12 +60,14 @@ impl Answering {
     }
 }
 
-/// A decided request and all it needs on its way.
+/// A decided request and all it needs on its way there and back. Boxed once, because hyper moves what answers a request from hand to hand:
+/// first it is sent, then it follows the answer to its end, where the connection goes back and the exchange is recorded.
 pub struct Journey {
     shared: Rc<Shared>,
     request: Option<Request<Body>>,
     exchange: Option<Exchange>,
-    overdue: Option<Overdue>,
+    lease: Option<Lease>,
+    overdue: Overdue,
     upgraded: Option<OnUpgrade>,
     cluster: Arc<Cluster>,
     forward: Arc<Forward>,
@@ -73,6 +76,7 @@ pub struct Journey {
     carries: Carries,
     version: Version,
     connect: bool,
+    over: bool,
 }
 
 impl Journey {
@@ -84,7 +88,7 @@ impl Journey {
         plan: &Plan<'_>,
         (only, destination): (Option<To>, SocketAddr),
         exchange: Exchange,
-    ) -> Self {
+    ) -> Box<Self> {
         let (version, connect) = (parts.version, parts.method == Method::CONNECT);
         let upgrade = clean_request(&mut parts);
         let carries = carries(plan.cluster.protocol, version, upgrade);
@@ -101,11 +105,12 @@ impl Journey {
         let overdue = Overdue::new(&shared.patience, plan.forward.idle_timeout, plan.forward.request_timeout);
         let mut request = Request::from_parts(parts, body(incoming, &overdue));
         let upgraded = (upgrade == Upgrade::Asked).then(|| hyper::upgrade::on(&mut request));
-        Self {
+        Box::new(Self {
             shared: Rc::clone(shared),
             request: Some(request),
             exchange: Some(exchange),
-            overdue: Some(overdue),
+            lease: None,
+            overdue,
             upgraded,
             cluster: Arc::clone(plan.cluster),
             forward: Arc::clone(plan.forward),
@@ -114,42 +119,39 @@ impl Journey {
             carries,
             version,
             connect,
-        }
+            over: false,
+        })
     }
 
-    async fn go(&mut self) -> Response<Body> {
-        let (Some(exchange), Some(overdue)) = (&mut self.exchange, &mut self.overdue) else { return Response::default() };
-        let aim = Aim { cluster: Some(&self.cluster), only: self.only.as_ref() };
-        let sent = {
-            let mut sending = pin!(attempt::send(&self.shared, &mut self.request, aim, self.carries, exchange));
-            poll_fn(|cx| match sending.as_mut().poll(cx) {
-                Poll::Ready(sent) => Poll::Ready(sent),
-                Poll::Pending => overdue.poll(cx).map(|reason| Err(too_late(reason))),
-            })
-            .await
+    async fn go(&mut self) -> Result<Response<Incoming>, Failure> {
+        let Self { shared, request, exchange: Some(exchange), lease, overdue, cluster, only, carries, .. } = self else {
+            return Err(Failure::new(Reason::UpstreamReset, "the exchange is over"));
         };
-        self.end(sent)
+        let aim = Aim { cluster: Some(cluster), only: only.as_ref() };
+        let mut sending = pin!(attempt::send(shared, request, aim, *carries, exchange, lease));
+        poll_fn(|cx| match sending.as_mut().poll(cx) {
+            Poll::Ready(sent) => Poll::Ready(sent),
+            Poll::Pending => overdue.poll(cx).map(|reason| Err(too_late(reason))),
+        })
+        .await
     }
 
     /// Makes the answer of what came of it.
-    fn end(&mut self, sent: Result<(Response<Incoming>, Lease), Failure>) -> Response<Body> {
-        let (Some(mut exchange), Some(overdue)) = (self.exchange.take(), self.overdue.take()) else { return Response::default() };
-        let (mut response, lease) = match sent {
-            Ok(answered) => answered,
-            Err(failure) => {
-                exchange.add_request_bytes(overdue.wait.uploaded());
-                return failed(&self.shared, &failure, self.version, exchange);
-            }
+    fn end(mut self: Box<Self>, sent: Result<Response<Incoming>, Failure>) -> Response<Body> {
+        let mut response = match sent {
+            Ok(response) => response,
+            Err(failure) => return self.fail(&failure),
         };
-        overdue.wait.touch();
+        self.overdue.wait.touch();
         let switching = switches(self.upgraded.is_some(), self.connect, response.status());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS && !switching {
-            exchange.add_request_bytes(overdue.wait.uploaded());
-            let failure = Failure::new(Reason::UpstreamProtocol, "the server switched protocols, which nobody had asked for");
-            return failed(&self.shared, &failure, self.version, exchange);
+            return self.fail(&Failure::new(Reason::UpstreamProtocol, "the server switched protocols, which nobody had asked for"));
         }
-        clean_response(response.headers_mut(), switching, self.version, lease.tls().is_some());
-        exchange.response(response.status(), response.headers());
+        let mesh_peer = self.lease.as_ref().is_some_and(|lease| lease.tls().is_some());
+        clean_response(response.headers_mut(), switching, self.version, mesh_peer);
+        if let Some(exchange) = &mut self.exchange {
+            exchange.response(response.status(), response.headers());
+        }
         if let Some(backend) = self.forward.backends.get(self.backend) {
             chain::back(backend, &self.forward, response.headers_mut());
         }
@@ -157,13 +159,66 @@ impl Journey {
         if self.shared.drain.draining() && self.version != Version::HTTP_2 && !switching {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let Some(downstream) = self.upgraded.take().filter(|_| switching) else {
-            return response.map(|incoming| Body::followed(incoming, Box::new(Answer { exchange, lease, overdue, over: false })));
-        };
-        let upstream = hyper::upgrade::on(&mut response);
+        if switching {
+            self.become_tunnel(hyper::upgrade::on(&mut response));
+            return response.map(|_| Body::Empty);
+        }
+        response.map(|incoming| Body::followed(incoming, self))
+    }
+
+    fn fail(mut self: Box<Self>, failure: &Failure) -> Response<Body> {
+        let Some(mut exchange) = self.exchange.take() else { return Response::default() };
+        exchange.add_request_bytes(self.overdue.wait.uploaded());
+        failed(&self.shared, failure, self.version, exchange)
+    }
+
+    /// From here on it is bytes both ways.
+    fn become_tunnel(&mut self, upstream: OnUpgrade) {
+        let (Some(downstream), Some(exchange)) = (self.upgraded.take(), self.exchange.take()) else { return };
         let both = Tunnel { downstream, upstream, exchange, idle: self.forward.idle_timeout };
-        tokio::task::spawn_local(tunnel(both, lease, Rc::clone(&self.shared.patience), Rc::clone(&self.shared.buffers)));
-        response.map(|_| Body::Empty)
+        let (patience, buffers) = (Rc::clone(&self.shared.patience), Rc::clone(&self.shared.buffers));
+        tokio::task::spawn_local(tunnel(both, self.lease.take(), patience, buffers));
+    }
+}
+
+impl Follower for Journey {
+    fn frame(&mut self, frame: &Frame<Bytes>) {
+        self.overdue.wait.touch();
+        let Some(exchange) = &mut self.exchange else { return };
+        if let Some(data) = frame.data_ref() {
+            exchange.add_response_bytes(data.len() as u64);
+        } else if let Some(status) = frame.trailers_ref().and_then(|trailers| trailers.get("grpc-status"))
+            && let Some(status) = status.to_str().ok().and_then(|text| text.parse().ok())
+        {
+            exchange.grpc_status(status);
+        }
+    }
+
+    fn ended(&mut self, outcome: Result<(), &Cut>) {
+        self.over = true;
+        match (outcome, &mut self.lease, &mut self.exchange) {
+            (Ok(()), Some(lease), _) => lease.give_back(),
+            (Err(cut), _, Some(exchange)) => exchange.failed(&cut_off(cut)),
+            _ => {}
+        }
+    }
+
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        self.overdue.poll(cx)
+    }
+
+    fn sender(&self) -> Option<&Wakes> {
+        self.lease.as_ref()?.wakes()
+    }
+}
+
+impl Drop for Journey {
+    fn drop(&mut self) {
+        let Some(exchange) = &mut self.exchange else { return };
+        exchange.add_request_bytes(self.overdue.wait.uploaded());
+        if !self.over {
+            exchange.failed(&Failure::new(Reason::ClientGone, "the client went away before the answer was complete"));
+        }
     }
 }
 
@@ -244,52 +299,6 @@ impl Follower for Upload {
 
     fn sender(&self) -> Option<&Wakes> {
         None
-    }
-}
-
-/// Follows an answer to its end: then the connection goes back and the exchange is recorded.
-struct Answer {
-    exchange: Exchange,
-    lease: Lease,
-    overdue: Overdue,
-    over: bool,
-}
-
-impl Follower for Answer {
-    fn frame(&mut self, frame: &Frame<Bytes>) {
-        self.overdue.wait.touch();
-        if let Some(data) = frame.data_ref() {
-            self.exchange.add_response_bytes(data.len() as u64);
-        } else if let Some(status) = frame.trailers_ref().and_then(|trailers| trailers.get("grpc-status"))
-            && let Some(status) = status.to_str().ok().and_then(|text| text.parse().ok())
-        {
-            self.exchange.grpc_status(status);
-        }
-    }
-
-    fn ended(&mut self, outcome: Result<(), &Cut>) {
-        self.over = true;
-        match outcome {
-            Ok(()) => self.lease.give_back(),
-            Err(cut) => self.exchange.failed(&cut_off(cut)),
-        }
-    }
-
-    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
-        self.overdue.poll(cx)
-    }
-
-    fn sender(&self) -> Option<&Wakes> {
-        self.lease.wakes()
-    }
-}
-
-impl Drop for Answer {
-    fn drop(&mut self) {
-        self.exchange.add_request_bytes(self.overdue.wait.uploaded());
-        if !self.over {
-            self.exchange.failed(&Failure::new(Reason::ClientGone, "the client went away before the answer was complete"));
-        }
     }
 }
 
