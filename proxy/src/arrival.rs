@@ -9,9 +9,9 @@ use engine::failure::{Failure, Reason};
 use engine::model::Snapshot;
 use engine::sniff::Sniffed;
 use http::Request;
-use hyper::body::Incoming;
 
 use crate::attempt::OpenedTcp;
+use crate::body::Received;
 use crate::forward;
 use crate::http::{Version, serve};
 use crate::io::{Rewound, Socket, Stream};
@@ -103,7 +103,7 @@ pub async fn refuse(
     };
     let stream = Rewound::new(said.seen, stream);
     let (own, downstream) = (Rc::clone(&shared), Rc::new(downstream));
-    let answer = move |request: Request<Incoming>| {
+    let answer = move |request: Request<Received>| {
         let (shared, snapshot, downstream) = (Rc::clone(&own), Rc::clone(&snapshot), Rc::clone(&downstream));
         async move {
             let (mut parts, _) = request.into_parts();

@@ -1,6 +1,7 @@
 //! The one body type of the road.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -22,9 +23,15 @@ pub enum Body {
     Followed(Followed),
 }
 
+/// A body as it comes in from a connection.
+pub struct Received {
+    incoming: Incoming,
+    sender: Option<Arc<Wakes>>,
+}
+
 /// See [`Body::Followed`].
 pub struct Followed {
-    incoming: Incoming,
+    received: Received,
     follower: Box<dyn Follower>,
     over: bool,
 }
@@ -37,8 +44,6 @@ pub trait Follower {
     fn ended(&mut self, outcome: Result<(), &Cut>);
     /// Whether the next frame has been waited for too long; asked only while waiting.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason>;
-    /// The wakes of the sender's task, where they may be held back.
-    fn sender(&self) -> Option<&Wakes>;
 }
 
 /// Why a body ended before its end.
@@ -52,14 +57,42 @@ pub enum Cut {
     Overdue(Reason),
 }
 
+impl Received {
+    /// `sender` wakes the connection that sends, where that carries one message at a time.
+    pub fn new(incoming: Incoming, sender: Option<&Arc<Wakes>>) -> Self {
+        let sender = sender.filter(|_| !incoming.is_end_stream()).cloned();
+        Self { incoming, sender }
+    }
+
+    /// Whether nothing comes any more.
+    pub fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    /// What is known of its length.
+    pub fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+
+    /// The next frame. Who has sent the last one is not woken to send more.
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let incoming = Pin::new(&mut self.incoming);
+        let Some(sender) = &self.sender else { return incoming.poll_frame(cx) };
+        sender.hold();
+        let polled = incoming.poll_frame(cx);
+        sender.release(!self.incoming.is_end_stream());
+        polled
+    }
+}
+
 impl Body {
     /// The body as it came, with a follower. The end of an empty body is told at once.
-    pub fn followed(incoming: Incoming, mut follower: Box<dyn Follower>) -> Self {
-        if incoming.is_end_stream() {
+    pub fn followed(received: Received, mut follower: Box<dyn Follower>) -> Self {
+        if received.is_end_stream() {
             follower.ended(Ok(()));
             return Self::Empty;
         }
-        Self::Followed(Followed { incoming, follower, over: false })
+        Self::Followed(Followed { received, follower, over: false })
     }
 }
 
@@ -75,7 +108,7 @@ impl std::fmt::Debug for Body {
 
 impl Followed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let cut = match self.poll_incoming(cx) {
+        let cut = match self.received.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.follower.frame(&frame);
                 return Poll::Ready(Some(Ok(frame)));
@@ -95,21 +128,12 @@ impl Followed {
         self.follower.ended(Err(&cut));
         Poll::Ready(Some(Err(cut)))
     }
-
-    /// The next frame. Who has sent the last one is not woken to send more.
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let Some(sender) = self.follower.sender() else { return Pin::new(&mut self.incoming).poll_frame(cx) };
-        sender.hold();
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        sender.release(!self.incoming.is_end_stream());
-        polled
-    }
 }
 
 impl Drop for Followed {
     fn drop(&mut self) {
         // A receiver that knows the length does not poll for the end.
-        if !self.over && self.incoming.is_end_stream() {
+        if !self.over && self.received.is_end_stream() {
             self.follower.ended(Ok(()));
         }
     }
@@ -136,7 +160,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => true,
             Self::Bytes(bytes) => bytes.is_empty(),
-            Self::Followed(followed) => followed.over || followed.incoming.is_end_stream(),
+            Self::Followed(followed) => followed.over || followed.received.is_end_stream(),
         }
     }
 
@@ -144,7 +168,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Followed(followed) => followed.incoming.size_hint(),
+            Self::Followed(followed) => followed.received.size_hint(),
         }
     }
 }

@@ -14,12 +14,12 @@ use engine::failure::{Failure, LocalReply, Reason};
 use engine::model::{Cluster, Forward, Protocol, Snapshot};
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
-use http_body::{Body as _, Frame};
+use http_body::Frame;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use crate::attempt::{self, Aim};
-use crate::body::{Body, Cut, Follower};
+use crate::body::{Body, Cut, Follower, Received};
 use crate::chain;
 use crate::http::{
     Overdue, Tunnel, Upgrade, Upload, clean_request, clean_response, frame_for_http1, grpc_status, local_reply, to_http1, to_http2, tunnel,
@@ -28,7 +28,6 @@ use crate::observe::{Direction, Downstream, Exchange};
 use crate::pool::{Lease, To};
 use crate::shared::Shared;
 use crate::tls::Carries;
-use crate::wakes::Wakes;
 
 /// A request that is being answered. Everything that needs no waiting is done before the future starts.
 pub enum Answering {
@@ -84,7 +83,7 @@ impl Journey {
     /// `destination` stands in for a host that the request does not name.
     pub fn begin(
         shared: &Rc<Shared>,
-        (mut parts, incoming): (request::Parts, Incoming),
+        (mut parts, received): (request::Parts, Received),
         plan: &Plan<'_>,
         (only, destination): (Option<To>, SocketAddr),
         exchange: Exchange,
@@ -98,12 +97,12 @@ impl Journey {
             Carries::H1 | Carries::Tcp => {
                 to_http1(&mut parts, destination);
                 if version == Version::HTTP_2 {
-                    frame_for_http1(&mut parts, incoming.is_end_stream(), incoming.size_hint().exact());
+                    frame_for_http1(&mut parts, received.is_end_stream(), received.size_hint().exact());
                 }
             }
         }
         let overdue = Overdue::new(&shared.patience, plan.forward.idle_timeout, plan.forward.request_timeout);
-        let mut request = Request::from_parts(parts, body(incoming, &overdue));
+        let mut request = Request::from_parts(parts, body(received, &overdue));
         let upgraded = (upgrade == Upgrade::Asked).then(|| hyper::upgrade::on(&mut request));
         Box::new(Self {
             shared: Rc::clone(shared),
@@ -163,7 +162,8 @@ impl Journey {
             self.become_tunnel(hyper::upgrade::on(&mut response));
             return response.map(|_| Body::Empty);
         }
-        response.map(|incoming| Body::followed(incoming, self))
+        let sender = self.lease.as_ref().and_then(Lease::wakes).cloned();
+        response.map(|incoming| Body::followed(Received::new(incoming, sender.as_ref()), self))
     }
 
     fn fail(mut self: Box<Self>, failure: &Failure) -> Response<Body> {
@@ -205,10 +205,6 @@ impl Follower for Journey {
 
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         self.overdue.poll(cx)
-    }
-
-    fn sender(&self) -> Option<&Wakes> {
-        self.lease.as_ref()?.wakes()
     }
 }
 
@@ -267,11 +263,11 @@ const fn switches(asked: bool, connect: bool, status: StatusCode) -> bool {
 }
 
 /// The request's body; where there is one, its bytes are counted and keep the exchange from being taken for idle.
-fn body(incoming: Incoming, overdue: &Overdue) -> Body {
-    if incoming.is_end_stream() {
+fn body(received: Received, overdue: &Overdue) -> Body {
+    if received.is_end_stream() {
         return Body::Empty;
     }
-    Body::followed(incoming, Box::new(overdue.wait.upload()))
+    Body::followed(received, Box::new(overdue.wait.upload()))
 }
 
 #[cold]
@@ -295,10 +291,6 @@ impl Follower for Upload {
     fn poll_overdue(&mut self, _: &mut Context<'_>) -> Poll<Reason> {
         // The answer's side watches for both.
         Poll::Pending
-    }
-
-    fn sender(&self) -> Option<&Wakes> {
-        None
     }
 }
 

@@ -9,9 +9,9 @@ use engine::decide::{Decision, RequestHead, decide};
 use engine::failure::{LocalReply, Reason};
 use engine::model::{Outbound, Snapshot};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
-use hyper::body::Incoming;
 
 use crate::arrival::{Arrival, http_version};
+use crate::body::Received;
 use crate::forward::{Answering, Journey, malformed, reply};
 use crate::http::{Version, names_two_hosts, serve};
 use crate::io::{Rewound, Stream};
@@ -64,10 +64,10 @@ struct View {
 
 impl Connection {
     /// One request: one epoch for the whole of it.
-    fn answer(&self, request: Request<Incoming>) -> Answering {
+    fn answer(&self, request: Request<Received>) -> Answering {
         self.refresh();
         let view = self.view.borrow();
-        let (mut parts, incoming) = request.into_parts();
+        let (mut parts, received) = request.into_parts();
         let mut exchange = self.shared.observer.begin_http(Direction::Outbound, &view.snapshot, &mut parts, &self.downstream);
         let Some(table) = view.edge.as_deref().and_then(|edge| edge.http.as_ref()) else {
             let reason = if view.snapshot.settings.is_none() { Reason::ConfigPending } else { Reason::NoRoute };
@@ -81,7 +81,7 @@ impl Connection {
         match decide(table, &head, self.shared.draw.next()) {
             Decision::Forward(plan) => {
                 exchange.routed(plan.rule, plan.cluster);
-                Answering::Forward(Journey::begin(&self.shared, (parts, incoming), &plan, (None, self.destination), exchange))
+                Answering::Forward(Journey::begin(&self.shared, (parts, received), &plan, (None, self.destination), exchange))
             }
             Decision::Reply { reply: answer, rule } => {
                 if let Some(rule) = rule {

@@ -12,12 +12,11 @@ use engine::model::{InboundPort, MtlsMode, Protocol, Snapshot};
 use engine::sniff::{ClientHello, Sniffed};
 use http::header::CONNECTION;
 use http::{HeaderName, HeaderValue, Request, Response, Version as HttpVersion};
-use hyper::body::Incoming;
 use tokio::time::timeout;
 
 use crate::arrival::{Arrival, Carried, Opaque, carry, http_version};
 use crate::attempt::{self, Aim, OpenedTcp};
-use crate::body::Body;
+use crate::body::{Body, Received};
 use crate::forward::{Answering, Journey, malformed, reply};
 use crate::http::{Version, names_two_hosts, serve};
 use crate::io::{Rewound, Socket, Stream};
@@ -243,10 +242,10 @@ struct View {
 
 impl Connection {
     /// One request: one epoch for the whole of it.
-    fn answer(&self, request: Request<Incoming>) -> Answering {
+    fn answer(&self, request: Request<Received>) -> Answering {
         self.refresh();
         let view = self.view.borrow();
-        let (mut parts, incoming) = request.into_parts();
+        let (mut parts, received) = request.into_parts();
         let mut exchange = self.shared.observer.begin_http(Direction::Inbound, &view.snapshot, &mut parts, &self.downstream);
         exchange.at_port(&view.port);
         if view.port.mode == MtlsMode::Strict && self.downstream.peer.is_none() {
@@ -265,7 +264,7 @@ impl Connection {
             Decision::Forward(plan) => {
                 exchange.routed(plan.rule, plan.cluster);
                 let application = Some(self.application.clone());
-                Answering::Forward(Journey::begin(&self.shared, (parts, incoming), &plan, (application, self.destination), exchange))
+                Answering::Forward(Journey::begin(&self.shared, (parts, received), &plan, (application, self.destination), exchange))
             }
             Decision::Reply { reply: answer, rule } => {
                 if let Some(rule) = rule {

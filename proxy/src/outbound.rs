@@ -11,10 +11,10 @@ use engine::decide::{Decision, RequestHead, choose, decide};
 use engine::failure::{Failure, LocalReply, Reason};
 use engine::model::{Forward, Outbound, Protocol, Snapshot, Target};
 use http::Request;
-use hyper::body::Incoming;
 
 use crate::arrival::{Arrival, Carried, Opaque, carry, http_version, refuse};
 use crate::attempt::{self, Aim, OpenedTcp};
+use crate::body::Received;
 use crate::forward::{Answering, Journey, malformed, reply};
 use crate::http::{Version, names_two_hosts, serve, ticks};
 use crate::io::{Rewound, Stream};
@@ -135,7 +135,7 @@ impl Connection {
     }
 
     /// One request: one epoch for the whole of it.
-    fn answer(self: &Rc<Self>, request: Request<Incoming>) -> Answering {
+    fn answer(self: &Rc<Self>, request: Request<Received>) -> Answering {
         self.tell_use();
         if self.shared.reader.with(|live| Arc::ptr_eq(live, &self.view.borrow().snapshot)) {
             return self.decide(request);
@@ -154,9 +154,9 @@ impl Connection {
         }
     }
 
-    fn decide(&self, request: Request<Incoming>) -> Answering {
+    fn decide(&self, request: Request<Received>) -> Answering {
         let view = self.view.borrow();
-        let (mut parts, incoming) = request.into_parts();
+        let (mut parts, received) = request.into_parts();
         let mut exchange = self.shared.observer.begin_http(Direction::Outbound, &view.snapshot, &mut parts, &self.downstream);
         let Some(table) = &view.outbound.http else {
             return Answering::Ready(Some(reply(&self.shared, &LocalReply::of(Reason::NoRoute), parts.version, exchange)));
@@ -169,7 +169,7 @@ impl Connection {
             Decision::Forward(plan) => {
                 exchange.routed(plan.rule, plan.cluster);
                 let only = Shared::fixed(plan.cluster.kind, &view.snapshot, self.destination);
-                Answering::Forward(Journey::begin(&self.shared, (parts, incoming), &plan, (only, self.destination), exchange))
+                Answering::Forward(Journey::begin(&self.shared, (parts, received), &plan, (only, self.destination), exchange))
             }
             Decision::Reply { reply: answer, rule } => {
                 if let Some(rule) = rule {

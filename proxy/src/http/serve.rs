@@ -16,10 +16,11 @@ use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
-use crate::body::Body;
+use crate::body::{Body, Received};
 use crate::drain::Drain;
 use crate::io::{Rewound, Stream, Unasked, gather};
 use crate::limits;
+use crate::wakes::Wakes;
 
 /// Runs hyper's tasks on the worker's own thread.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +94,7 @@ pub async fn serve<F, A>(
     answer: F,
 ) -> Option<StatusCode>
 where
-    F: Fn(Request<Incoming>) -> A,
+    F: Fn(Request<Received>) -> A + Unpin,
     A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
 {
     match version {
@@ -101,12 +102,14 @@ where
             let asked = Arc::new(AtomicBool::new(false));
             let (seen, stream) = stream.into_parts();
             let io = TokioIo::new(Rewound::new(seen, Stream::Unasked(Box::new(Unasked::new(stream, Arc::clone(&asked))))));
-            let answer = move |request| {
-                asked.store(true, Ordering::Relaxed);
-                answer(request)
-            };
             let builder = if guarded { &serving.http1_guarded } else { &serving.http1 };
-            let error = builder.serve_connection(io, service_fn(answer)).with_upgrades().await.err()?;
+            let wakes = Arc::new(Wakes::default());
+            let sender = Arc::clone(&wakes);
+            let answer = service_fn(move |request: Request<Incoming>| {
+                asked.store(true, Ordering::Relaxed);
+                answer(request.map(|body| Received::new(body, Some(&sender))))
+            });
+            let error = wakes.drive(builder.serve_connection(io, answer).with_upgrades()).await.err()?;
             tracing::debug!(%error, "an HTTP/1 connection ended badly");
             match (error.is_parse_too_large(), error.is_parse()) {
                 (true, _) => Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
@@ -125,10 +128,11 @@ where
 /// Serves HTTP/2 to its end; every turn of the connection ends with what it wrote on its way.
 async fn serve_http2<F, A>(stream: Rewound<Stream>, serving: &Serving, drain: &Rc<Drain>, answer: F)
 where
-    F: Fn(Request<Incoming>) -> A,
+    F: Fn(Request<Received>) -> A,
     A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
 {
     let (stream, gathering) = gather(stream);
+    let answer = move |request: Request<Incoming>| answer(request.map(|body| Received::new(body, None)));
     let mut connection = pin!(serving.http2.serve_connection(TokioIo::new(stream), service_fn(answer)));
     let mut member = drain.join();
     let mut told = false;

@@ -1,6 +1,7 @@
 //! The use of one upstream connection by one request.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use engine::failure::{Failure, Reason};
 use engine::model::InFlight;
@@ -79,7 +80,7 @@ impl Lease {
     }
 
     /// The wakes of the connection's task, where it carries one exchange at a time.
-    pub(crate) fn wakes(&self) -> Option<&Wakes> {
+    pub(crate) fn wakes(&self) -> Option<&Arc<Wakes>> {
         match &self.sender {
             Sender::Http1(connection) => Some(&connection.wakes),
             Sender::Http2(..) | Sender::GivenBack => None,
