@@ -147,24 +147,12 @@ fn names_upgrade(headers: &HeaderMap) -> bool {
 
 /// Removes `connection` and every header it names; where an upgrade goes on, leaves those two.
 fn clean_connection(headers: &mut HeaderMap, upgrades: bool, there: OfHop) {
-    let only = headers.get(CONNECTION).filter(|_| headers.get_all(CONNECTION).iter().nth(1).is_none());
-    // The usual cases need no list of names: `keep-alive`, `close`, `upgrade`.
-    if only.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"keep-alive") || value.as_bytes().eq_ignore_ascii_case(b"close")) {
-        headers.remove(CONNECTION);
-    } else if !(upgrades && only.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"upgrade"))) {
-        let named: Vec<HeaderName> = headers
-            .get_all(CONNECTION)
-            .iter()
-            .flat_map(list)
-            .filter_map(|name| HeaderName::from_bytes(name).ok())
-            .filter(|name| !KEPT.contains(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
-        if upgrades {
-            headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    let some_name_repeats = headers.len() > headers.keys_len();
+    if upgrades || some_name_repeats {
+        clean_listed(headers, upgrades);
+    } else if let Some(value) = headers.remove(CONNECTION) {
+        if !names_no_header(&value) {
+            named(&value).for_each(|name| drop(headers.remove(name)));
         }
     }
     if there.upgrade && !upgrades {
@@ -173,6 +161,34 @@ fn clean_connection(headers: &mut HeaderMap, upgrades: bool, there: OfHop) {
     if there.http2_settings && !upgrades {
         headers.remove(HTTP2_SETTINGS);
     }
+}
+
+/// The same where there may be several lines, or an upgrade goes on.
+fn clean_listed(headers: &mut HeaderMap, upgrades: bool) {
+    let only = headers.get(CONNECTION).filter(|_| headers.get_all(CONNECTION).iter().nth(1).is_none());
+    if upgrades && only.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"upgrade")) {
+        return;
+    }
+    if !only.is_some_and(names_no_header) {
+        let all: Vec<HeaderName> = headers.get_all(CONNECTION).iter().flat_map(named).collect();
+        for name in all {
+            headers.remove(name);
+        }
+    }
+    headers.remove(CONNECTION);
+    if upgrades {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+}
+
+/// The usual values.
+fn names_no_header(value: &HeaderValue) -> bool {
+    value.as_bytes().eq_ignore_ascii_case(b"keep-alive") || value.as_bytes().eq_ignore_ascii_case(b"close")
+}
+
+/// The headers that a `connection` line takes off.
+fn named(value: &HeaderValue) -> impl Iterator<Item = HeaderName> {
+    list(value).filter_map(|name| HeaderName::from_bytes(name).ok()).filter(|name| !KEPT.contains(name))
 }
 
 /// The items of a comma-separated value.
