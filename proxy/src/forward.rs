@@ -104,22 +104,27 @@ impl Journey {
         let overdue = Overdue::new(&shared.patience, plan.forward.idle_timeout, plan.forward.request_timeout);
         let mut request = Request::from_parts(parts, body(received, &overdue));
         let upgraded = (upgrade == Upgrade::Asked).then(|| hyper::upgrade::on(&mut request));
-        Box::new(Self {
-            shared: Rc::clone(shared),
-            request: Some(request),
-            exchange: Some(exchange),
-            lease: None,
-            overdue,
-            upgraded,
-            cluster: Arc::clone(plan.cluster),
-            forward: Arc::clone(plan.forward),
-            backend: plan.forward.backends.iter().position(|backend| std::ptr::eq(backend, plan.backend)).unwrap_or_default(),
-            only,
-            carries,
-            version,
-            connect,
-            over: false,
-        })
+        // Written in its place: built first and boxed then, it would be copied.
+        let place = Box::new_uninit();
+        Box::write(
+            place,
+            Self {
+                shared: Rc::clone(shared),
+                request: Some(request),
+                exchange: Some(exchange),
+                lease: None,
+                overdue,
+                upgraded,
+                cluster: Arc::clone(plan.cluster),
+                forward: Arc::clone(plan.forward),
+                backend: plan.forward.backends.iter().position(|backend| std::ptr::eq(backend, plan.backend)).unwrap_or_default(),
+                only,
+                carries,
+                version,
+                connect,
+                over: false,
+            },
+        )
     }
 
     async fn go(&mut self) -> Result<Response<Incoming>, Failure> {
