@@ -20,8 +20,10 @@ use super::telemetry::Telemetry;
 pub(super) const SPAN_QUEUE_MAX: usize = 4096;
 /// Spans of one request to the collector.
 const BATCH_SPANS_MAX: usize = 512;
-/// Pause between batches that are not full.
-const BATCH_EVERY: Duration = Duration::from_millis(500);
+/// Pause between batches, unless one is full before: a request to the collector costs a hundred times what a span in it costs.
+const BATCH_EVERY: Duration = Duration::from_secs(2);
+/// How often the pause looks whether a batch is full.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 /// A collector that does not answer for so long has failed.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
 /// What is still queued at the end gets so long to leave.
@@ -71,7 +73,7 @@ impl Exporter {
             let full = batch.len() == BATCH_SPANS_MAX;
             self.export(&mut batch).await;
             if !full {
-                tokio::select! { biased; () = &mut stop => break, () = tokio::time::sleep(BATCH_EVERY) => {} }
+                tokio::select! { biased; () = &mut stop => break, () = self.pause() => {} }
             }
         }
         self.queue.close();
@@ -82,6 +84,14 @@ impl Exporter {
         };
         // Nobody is left who could act on spans that did not make it.
         let _ = tokio::time::timeout(LAST_EXPORT_TIMEOUT, last).await;
+    }
+
+    /// Until the next batch is due, or full.
+    async fn pause(&self) {
+        let due = tokio::time::Instant::now() + BATCH_EVERY;
+        while tokio::time::Instant::now() < due && self.queue.len() < BATCH_SPANS_MAX {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 
     /// Sends a batch, one request for each run of spans that share endpoint and resource.
