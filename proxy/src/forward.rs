@@ -32,7 +32,7 @@ use crate::tls::Carries;
 /// A request that is being answered. Everything that needs no waiting is done before the future starts.
 pub enum Answering {
     /// Answered already.
-    Ready(Option<Response<Body>>),
+    Ready(Box<Response<Body>>),
     /// On its way to where it was decided to go.
     Forward(Box<Journey>),
     /// Configuration has to be fetched first.
@@ -47,7 +47,7 @@ impl Answering {
         async move {
             loop {
                 match answering {
-                    Self::Ready(response) => return Ok(response.unwrap_or_default()),
+                    Self::Ready(response) => return Ok(*response),
                     Self::Forward(mut journey) => {
                         let sent = journey.go().await;
                         return Ok(journey.end(sent));

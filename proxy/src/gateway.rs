@@ -71,11 +71,11 @@ impl Connection {
         let mut exchange = self.shared.observer.begin_http(Direction::Outbound, &view.snapshot, &mut parts, &self.downstream);
         let Some(table) = view.edge.as_deref().and_then(|edge| edge.http.as_ref()) else {
             let reason = if view.snapshot.settings.is_none() { Reason::ConfigPending } else { Reason::NoRoute };
-            return Answering::Ready(Some(reply(&self.shared, &LocalReply::of(reason), parts.version, exchange)));
+            return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(reason), parts.version, exchange)));
         };
         self.mark(&mut parts.headers);
         if names_two_hosts(&parts.headers) {
-            return Answering::Ready(Some(reply(&self.shared, &LocalReply::of(Reason::BadRequest), parts.version, exchange)));
+            return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(Reason::BadRequest), parts.version, exchange)));
         }
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
         match decide(table, &head, self.shared.draw.next()) {
@@ -87,7 +87,7 @@ impl Connection {
                 if let Some(rule) = rule {
                     exchange.matched(rule);
                 }
-                Answering::Ready(Some(reply(&self.shared, answer, parts.version, exchange)))
+                Answering::Ready(Box::new(reply(&self.shared, answer, parts.version, exchange)))
             }
         }
     }

@@ -249,7 +249,7 @@ impl Connection {
         let mut exchange = self.shared.observer.begin_http(Direction::Inbound, &view.snapshot, &mut parts, &self.downstream);
         exchange.at_port(&view.port);
         if view.port.mode == MtlsMode::Strict && self.downstream.peer.is_none() {
-            return Answering::Ready(Some(self.no_longer_permitted(parts.version, exchange)));
+            return Answering::Ready(Box::new(self.no_longer_permitted(parts.version, exchange)));
         }
         match &self.client_cert {
             // Replaces whatever the caller said of itself.
@@ -257,7 +257,7 @@ impl Connection {
             None => drop(parts.headers.remove(X_FORWARDED_CLIENT_CERT)),
         }
         if names_two_hosts(&parts.headers) {
-            return Answering::Ready(Some(reply(&self.shared, &LocalReply::of(Reason::BadRequest), parts.version, exchange)));
+            return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(Reason::BadRequest), parts.version, exchange)));
         }
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
         match decide(&view.port.http, &head, self.shared.draw.next()) {
@@ -270,7 +270,7 @@ impl Connection {
                 if let Some(rule) = rule {
                     exchange.matched(rule);
                 }
-                Answering::Ready(Some(reply(&self.shared, answer, parts.version, exchange)))
+                Answering::Ready(Box::new(reply(&self.shared, answer, parts.version, exchange)))
             }
         }
     }

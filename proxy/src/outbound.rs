@@ -159,10 +159,10 @@ impl Connection {
         let (mut parts, received) = request.into_parts();
         let mut exchange = self.shared.observer.begin_http(Direction::Outbound, &view.snapshot, &mut parts, &self.downstream);
         let Some(table) = &view.outbound.http else {
-            return Answering::Ready(Some(reply(&self.shared, &LocalReply::of(Reason::NoRoute), parts.version, exchange)));
+            return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(Reason::NoRoute), parts.version, exchange)));
         };
         if names_two_hosts(&parts.headers) {
-            return Answering::Ready(Some(reply(&self.shared, &LocalReply::of(Reason::BadRequest), parts.version, exchange)));
+            return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(Reason::BadRequest), parts.version, exchange)));
         }
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
         match decide(table, &head, self.shared.draw.next()) {
@@ -175,7 +175,7 @@ impl Connection {
                 if let Some(rule) = rule {
                     exchange.matched(rule);
                 }
-                Answering::Ready(Some(reply(&self.shared, answer, parts.version, exchange)))
+                Answering::Ready(Box::new(reply(&self.shared, answer, parts.version, exchange)))
             }
         }
     }
