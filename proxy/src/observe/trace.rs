@@ -140,7 +140,10 @@ fn traceparent(context: &Context) -> HeaderValue {
     text[3..35].copy_from_slice(&hex_of_u128(context.trace_id));
     text[36..52].copy_from_slice(&hex_of_u64(context.span_id));
     text[54] = if context.sampled { b'1' } else { b'0' };
-    hex_value(&text)
+    let mut value = hex_value(&text);
+    // Never the same again: in HTTP/2's table of headers (RFC 7541, section 6.2.3) it would only push out what comes again.
+    value.set_sensitive(true);
+    value
 }
 
 fn b3_single(context: &Context) -> HeaderValue {
