@@ -115,7 +115,7 @@ impl Connector {
         }
     }
 
-    pub(super) async fn open_http1(&self, to: &To, counts: &Rc<Counts>) -> Result<(Http1, Option<TlsFacts>), Failure> {
+    pub(super) async fn open_http1(&self, to: &To, counts: &Rc<Counts>) -> Result<Box<Http1>, Failure> {
         let (stream, tls) = self.open(to, Carries::H1).await?;
         let open = Open::count(counts);
         let (sender, connection) = http1::Builder::new()
@@ -132,13 +132,13 @@ impl Connector {
             }
             drop(open);
         });
-        Ok((Http1 { sender, wakes }, tls))
+        Ok(Box::new(Http1 { sender, wakes, tls, generation: 0 }))
     }
 
     pub(super) async fn open_http2(&self, to: &To, counts: &Rc<Counts>) -> Result<Multiplexed, Failure> {
         let (stream, tls) = self.open(to, Carries::H2).await?;
         let open = Open::count(counts);
-        let streams = Rc::new(Streams::default());
+        let streams = Rc::new(Streams::new(tls));
         let (stream, gathering) = gather(Rewound::new(bytes::Bytes::new(), stream));
         let tasks = Tasks { driver: Rc::new(Cell::new(Some((gathering, Rc::clone(&streams))))) };
         let (sender, connection) = http2::Builder::new(tasks)
@@ -165,7 +165,7 @@ impl Connector {
             }
             drop(open);
         });
-        Ok(Multiplexed { sender, tls, streams })
+        Ok(Multiplexed { sender, streams })
     }
 }
 

@@ -22,14 +22,12 @@ pub struct Lease {
     sender: Sender,
     slot: Rc<Slot>,
     patience: Rc<Patience>,
-    generation: u64,
-    tls: Option<TlsFacts>,
     kept: bool,
     _in_flight: InFlight,
 }
 
 enum Sender {
-    Http1(Http1),
+    Http1(Box<Http1>),
     Http2(http2::SendRequest<Body>, Rc<Streams>),
     GivenBack,
 }
@@ -46,32 +44,33 @@ pub enum Sent {
 
 impl Lease {
     pub(super) fn kept(slot: Rc<Slot>, idle: Idle, in_flight: InFlight, patience: Rc<Patience>) -> Self {
-        let mut lease = Self::opened(slot, idle.connection, idle.tls, in_flight, patience);
+        let mut lease = Self::opened(slot, idle.connection, in_flight, patience);
         lease.kept = true;
         lease
     }
 
-    pub(super) fn opened(slot: Rc<Slot>, connection: Http1, tls: Option<TlsFacts>, in_flight: InFlight, patience: Rc<Patience>) -> Self {
-        let generation = slot.generation();
-        Self { sender: Sender::Http1(connection), slot, patience, generation, tls, kept: false, _in_flight: in_flight }
+    pub(super) fn opened(slot: Rc<Slot>, mut connection: Box<Http1>, in_flight: InFlight, patience: Rc<Patience>) -> Self {
+        connection.generation = slot.generation();
+        Self { sender: Sender::Http1(connection), slot, patience, kept: false, _in_flight: in_flight }
     }
 
     pub(super) fn stream(
         slot: Rc<Slot>,
-        sender: http2::SendRequest<Body>,
-        streams: Rc<Streams>,
-        tls: Option<TlsFacts>,
+        (sender, streams): (http2::SendRequest<Body>, Rc<Streams>),
         in_flight: InFlight,
         patience: Rc<Patience>,
     ) -> Self {
         streams.count.set(streams.count.get() + 1);
-        let generation = slot.generation();
-        Self { sender: Sender::Http2(sender, streams), slot, patience, generation, tls, kept: true, _in_flight: in_flight }
+        Self { sender: Sender::Http2(sender, streams), slot, patience, kept: true, _in_flight: in_flight }
     }
 
-    /// How the connection is encrypted; `None`: plaintext.
-    pub const fn tls(&self) -> Option<&TlsFacts> {
-        self.tls.as_ref()
+    /// How the connection is encrypted; `None`: plaintext, or given back.
+    pub fn tls(&self) -> Option<&TlsFacts> {
+        match &self.sender {
+            Sender::Http1(connection) => connection.tls.as_ref(),
+            Sender::Http2(_, streams) => streams.tls.as_ref(),
+            Sender::GivenBack => None,
+        }
     }
 
     /// Whether the connection was not opened for this request.
@@ -112,7 +111,7 @@ impl Lease {
         if matches!(self.sender, Sender::Http1(_))
             && let Sender::Http1(connection) = std::mem::replace(&mut self.sender, Sender::GivenBack)
         {
-            self.slot.keep(connection, self.tls, self.generation, self.patience.tick());
+            self.slot.keep(connection, self.patience.tick());
         }
     }
 }

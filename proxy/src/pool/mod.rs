@@ -134,14 +134,14 @@ impl Pool {
             return Ok(Lease::kept(slot, idle, in_flight, Rc::clone(&self.patience)));
         }
         self.room()?;
-        let (connection, tls) = Box::pin(self.connector.open_http1(to, &self.counts)).await?;
-        Ok(Lease::opened(slot, connection, tls, in_flight, Rc::clone(&self.patience)))
+        let connection = Box::pin(self.connector.open_http1(to, &self.counts)).await?;
+        Ok(Lease::opened(slot, connection, in_flight, Rc::clone(&self.patience)))
     }
 
     async fn lease_stream(&self, to: &To, slot: Rc<Slot>, in_flight: InFlight) -> Result<Lease, Failure> {
         loop {
-            if let Some((sender, streams, tls)) = slot.take_stream() {
-                return Ok(Lease::stream(slot, sender, streams, tls, in_flight, Rc::clone(&self.patience)));
+            if let Some(stream) = slot.take_stream() {
+                return Ok(Lease::stream(slot, stream, in_flight, Rc::clone(&self.patience)));
             }
             match slot.opening() {
                 Some(opening) => match opening.wait().await {

@@ -34,24 +34,24 @@ pub(super) struct Slot {
     opening: RefCell<Option<Rc<Opening>>>,
 }
 
-/// An HTTP/1 connection.
+/// An HTTP/1 connection. Boxed once and then handed over: from its opening to a lease, to the slot, to the next lease.
 pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<Body>,
     pub(super) wakes: Arc<Wakes>,
+    pub(super) tls: Option<TlsFacts>,
+    /// The slot's when it was last leased.
+    pub(super) generation: u64,
 }
 
 /// A kept HTTP/1 connection.
 pub(super) struct Idle {
-    pub(super) connection: Http1,
-    pub(super) tls: Option<TlsFacts>,
+    pub(super) connection: Box<Http1>,
     since: u32,
-    generation: u64,
 }
 
 /// A kept HTTP/2 connection.
 pub(super) struct Multiplexed {
     pub(super) sender: http2::SendRequest<Body>,
-    pub(super) tls: Option<TlsFacts>,
     pub(super) streams: Rc<Streams>,
 }
 
@@ -64,11 +64,15 @@ pub(super) struct Streams {
     pub(super) last_used: Cell<u32>,
     /// Since this was last asked, a request was sent whose body comes after its head.
     pub(super) body_follows: Cell<bool>,
+    /// How their connection is encrypted.
+    pub(super) tls: Option<TlsFacts>,
 }
 
-impl Default for Streams {
-    fn default() -> Self {
-        Self { count: Cell::new(0), max: Cell::new(STREAMS_BEFORE_SETTINGS), last_used: Cell::new(0), body_follows: Cell::new(false) }
+impl Streams {
+    /// None yet.
+    pub(super) fn new(tls: Option<TlsFacts>) -> Self {
+        let max = Cell::new(STREAMS_BEFORE_SETTINGS);
+        Self { count: Cell::new(0), max, last_used: Cell::new(0), body_follows: Cell::new(false), tls }
     }
 }
 
@@ -182,8 +186,8 @@ impl Slot {
     }
 
     /// Keeps a connection whose exchange is over.
-    pub(super) fn keep(&self, connection: Http1, tls: Option<TlsFacts>, generation: u64, now: u32) {
-        if connection.sender.is_closed() || generation != self.generation.get() || self.counts.idle.get() >= limits::IDLE_MAX {
+    pub(super) fn keep(&self, connection: Box<Http1>, now: u32) {
+        if connection.sender.is_closed() || connection.generation != self.generation.get() || self.counts.idle.get() >= limits::IDLE_MAX {
             return;
         }
         let mut idle = self.idle.borrow_mut();
@@ -192,18 +196,18 @@ impl Slot {
             step(&self.counts.idle, -1);
         }
         step(&self.counts.idle, 1);
-        idle.push_back(Idle { connection, tls, since: now, generation });
+        idle.push_back(Idle { connection, since: now });
     }
 
     /// A stream on a kept HTTP/2 connection that has room for one.
-    pub(super) fn take_stream(&self) -> Option<(http2::SendRequest<Body>, Rc<Streams>, Option<TlsFacts>)> {
+    pub(super) fn take_stream(&self) -> Option<(http2::SendRequest<Body>, Rc<Streams>)> {
         let mut multiplexed = self.multiplexed.borrow_mut();
         multiplexed.retain(|connection| !connection.sender.is_closed());
         let free = multiplexed.iter().find(|connection| {
             let max = connection.streams.max.get().min(limits::STREAMS_PER_CONNECTION_MAX as usize);
             connection.streams.count.get() < max
         })?;
-        Some((free.sender.clone(), Rc::clone(&free.streams), free.tls))
+        Some((free.sender.clone(), Rc::clone(&free.streams)))
     }
 
     pub(super) fn opening(&self) -> Option<Rc<Opening>> {
@@ -239,7 +243,9 @@ impl Slot {
         let max = self.idle_ticks_max;
         let mut idle = self.idle.borrow_mut();
         let before = idle.len();
-        idle.retain(|kept| !kept.connection.sender.is_closed() && kept.generation == generation && now.wrapping_sub(kept.since) < max);
+        idle.retain(|kept| {
+            !kept.connection.sender.is_closed() && kept.connection.generation == generation && now.wrapping_sub(kept.since) < max
+        });
         step(&self.counts.idle, idle.len() as isize - before as isize);
         let stale = self.generation.get() != generation;
         self.multiplexed.borrow_mut().retain(|connection| {
