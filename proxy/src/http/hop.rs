@@ -150,10 +150,10 @@ fn clean_connection(headers: &mut HeaderMap, upgrades: bool, there: OfHop) {
     let some_name_repeats = headers.len() > headers.keys_len();
     if upgrades || some_name_repeats {
         clean_listed(headers, upgrades);
-    } else if let Some(value) = headers.remove(CONNECTION) {
-        if !names_no_header(&value) {
-            named(&value).for_each(|name| drop(headers.remove(name)));
-        }
+    } else if let Some(value) = headers.remove(CONNECTION)
+        && !names_no_header(&value)
+    {
+        named(&value).for_each(|name| drop(headers.remove(name)));
     }
     if there.upgrade && !upgrades {
         headers.remove(UPGRADE);

@@ -269,13 +269,15 @@ fn hex_u128(text: &[u8]) -> Option<u128> {
 
 /// One in each byte of a word.
 const ONES: u64 = 0x0101_0101_0101_0101;
+/// The low half of each byte.
+const LOW_HALVES: u64 = 0xf * ONES;
 
 /// Eight lower-case digits, all at once: a byte's low half is the digit's value, and nine more where it is a letter. What is no digit
 /// does not come out again when the value is written.
 fn hex_u32(text: &[u8]) -> Option<u32> {
     let text: [u8; 8] = text.try_into().ok()?;
     let bytes = u64::from_be_bytes(text);
-    let digits = (bytes & 0xf * ONES) + 9 * (bytes >> 6 & ONES);
+    let digits = (bytes & LOW_HALVES) + 9 * (bytes >> 6 & ONES);
     let pairs = (digits | digits >> 4) & 0x00ff_00ff_00ff_00ff;
     let fours = (pairs | pairs >> 8) & 0x0000_ffff_0000_ffff;
     let value = (fours | fours >> 16) as u32;
@@ -287,7 +289,7 @@ fn hex_of_u32(value: u32) -> [u8; 8] {
     let value = u64::from(value);
     let fours = (value | value << 16) & 0x0000_ffff_0000_ffff;
     let pairs = (fours | fours << 8) & 0x00ff_00ff_00ff_00ff;
-    let digits = (pairs | pairs << 4) & 0xf * ONES;
+    let digits = (pairs | pairs << 4) & LOW_HALVES;
     let letters = (digits + 6 * ONES) >> 4 & ONES;
     (digits + u64::from(b'0') * ONES + u64::from(b'a' - b'0' - 10) * letters).to_be_bytes()
 }
