@@ -37,6 +37,7 @@ pub use peer::{Peer, PeerError, read_peer};
 pub use trust::{TrustCell, TrustError};
 
 use crate::io::Clock;
+use crate::limits::TLS_UNSENT_BYTES_MAX;
 use credential::Resolver;
 use sessions::{BoundedTickets, Sessions};
 use verify::{ClientVerifier, ServerVerifier, Verify};
@@ -212,7 +213,8 @@ impl Tls {
         // An IP address as name: nothing is sent as SNI, and sessions are kept per address.
         let name = ServerName::IpAddress(address.ip().into());
         let failed = |error: std::io::Error| connect_failure(&error, address, identity);
-        let stream = TlsConnector::from(config).connect(name.clone(), socket).await.map_err(failed)?;
+        let mut stream = TlsConnector::from(config).connect(name.clone(), socket).await.map_err(failed)?;
+        stream.get_mut().1.set_buffer_limit(Some(TLS_UNSENT_BYTES_MAX));
         let state: &CommonState = stream.get_ref().1;
         let (peer, until) = self
             .prove(state, verify::Side::Server)
@@ -231,7 +233,8 @@ impl Tls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let stream = TlsAcceptor::from(Arc::clone(&self.server)).accept(socket).await.map_err(|error| accept_failure(&error))?;
+        let mut stream = TlsAcceptor::from(Arc::clone(&self.server)).accept(socket).await.map_err(|error| accept_failure(&error))?;
+        stream.get_mut().1.set_buffer_limit(Some(TLS_UNSENT_BYTES_MAX));
         let state: &CommonState = stream.get_ref().1;
         let (peer, _) = self.prove(state, verify::Side::Client).map_err(|error| accept_failure(&std::io::Error::other(error)))?;
         let alpn = state.alpn_protocol().and_then(|name| SERVER_ALPN.into_iter().find(|known| known.as_bytes() == name));
