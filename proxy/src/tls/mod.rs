@@ -21,7 +21,7 @@ use engine::failure::{Failure, Reason};
 use parking_lot::Mutex;
 use proto::identity::Identity;
 use proto::names::{ALPN_H1, ALPN_H2, ALPN_TCP};
-use rustls::client::ResolvesClientCert;
+use rustls::client::{ResolvesClientCert, TicketRequest};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::{ResolvesServerCert, ServerConfig};
@@ -44,6 +44,9 @@ use verify::{ClientVerifier, ServerVerifier, Verify};
 
 /// Client configurations kept, one per identity called. A proxy that calls more than this many identities starts afresh.
 const IDENTITIES_MAX: usize = 1024;
+
+/// Tickets a server gives a client that does not say how many it wants: those of other makes take one per connection.
+const TICKETS_UNASKED: usize = 1;
 
 /// The one crypto provider: aws-lc, X25519MLKEM768 first, AES-128-GCM preferred (half the key schedule of AES-256, same hardware path).
 pub fn provider() -> CryptoProvider {
@@ -151,6 +154,8 @@ struct ClientConfigs {
     h1: Arc<ClientConfig>,
     h2: Arc<ClientConfig>,
     tcp: Arc<ClientConfig>,
+    /// The same, where tickets run low.
+    tcp_low: Arc<ClientConfig>,
 }
 
 impl std::fmt::Debug for Tls {
@@ -174,6 +179,8 @@ impl Tls {
             .with_client_cert_verifier(Arc::new(ClientVerifier(Arc::clone(&verify))))
             .with_cert_resolver(Arc::clone(&resolver) as Arc<dyn ResolvesServerCert>);
         server.alpn_protocols = SERVER_ALPN.iter().map(|name| name.as_bytes().to_vec()).collect();
+        server.send_tls13_tickets = TICKETS_UNASKED;
+        server.max_tls13_tickets = sessions::TICKETS_PER_SERVER_MAX;
         server.ticketer = Arc::new(BoundedTickets::new(Arc::clone(&credentials))?);
         Ok(Self { credentials, verify, resolver, sessions, provider, time, clients: Mutex::default(), server: Arc::new(server) })
     }
@@ -206,12 +213,12 @@ impl Tls {
         let Some(credential) = self.credentials.current() else {
             return Err(Failure::never_written(Reason::ConfigPending, "this proxy has no certificate yet, so it cannot open mesh TLS"));
         };
-        let config = self.client_config(identity, carries).map_err(|error| {
+        // An IP address as name: nothing is sent as SNI, and sessions are kept per address.
+        let name = ServerName::IpAddress(address.ip().into());
+        let config = self.client_config(identity, carries, &name).map_err(|error| {
             Failure::never_written(Reason::TlsFailed, format!("TLS to {address} ({identity}) cannot be configured: {error}"))
         })?;
         let generation = self.credentials.generation();
-        // An IP address as name: nothing is sent as SNI, and sessions are kept per address.
-        let name = ServerName::IpAddress(address.ip().into());
         let failed = |error: std::io::Error| connect_failure(&error, address, identity);
         let mut stream = TlsConnector::from(config).connect(name.clone(), socket).await.map_err(failed)?;
         stream.get_mut().1.set_buffer_limit(Some(TLS_UNSENT_BYTES_MAX));
@@ -252,7 +259,12 @@ impl Tls {
         self.verify.check(leaf, intermediates, now, side)
     }
 
-    fn client_config(&self, identity: &Arc<Identity>, carries: Carries) -> Result<Arc<ClientConfig>, rustls::Error> {
+    fn client_config(
+        &self,
+        identity: &Arc<Identity>,
+        carries: Carries,
+        name: &ServerName<'static>,
+    ) -> Result<Arc<ClientConfig>, rustls::Error> {
         let mut clients = self.clients.lock();
         let configs = match clients.get(identity) {
             Some(configs) => configs.clone(),
@@ -268,6 +280,7 @@ impl Tls {
         Ok(match carries {
             Carries::H1 => configs.h1,
             Carries::H2 => configs.h2,
+            Carries::Tcp if self.sessions.low(name) => configs.tcp_low,
             Carries::Tcp => configs.tcp,
         })
     }
@@ -280,12 +293,18 @@ impl Tls {
             .with_custom_certificate_verifier(verifier)
             .with_client_cert_resolver(Arc::clone(&self.resolver));
         base.resumption = rustls::client::Resumption::store(Arc::clone(&self.sessions) as Arc<dyn rustls::client::ClientSessionStore>);
-        let with = |carries: Carries| {
+        let with = |carries: Carries, resumed: u8| {
             let mut config = base.clone();
             config.alpn_protocols = vec![carries.alpn().as_bytes().to_vec()];
+            config.send_ticket_request = Some(TicketRequest { new_session_count: 1, resumption_count: resumed });
             Arc::new(config)
         };
-        Ok(ClientConfigs { h1: with(Carries::H1), h2: with(Carries::H2), tcp: with(Carries::Tcp) })
+        Ok(ClientConfigs {
+            h1: with(Carries::H1, 1),
+            h2: with(Carries::H2, 1),
+            tcp: with(Carries::Tcp, 0),
+            tcp_low: with(Carries::Tcp, sessions::TICKETS_PER_BATCH),
+        })
     }
 }
 

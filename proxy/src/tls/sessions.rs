@@ -3,6 +3,9 @@
 //! A ticket carries the client's certificate and stands for the server's; resuming with one of them expired would fail a connection
 //! that a full handshake would have opened. So the client drops tickets when its own leaf or the trust bundle changes or the server's
 //! leaf ends, and the server hands out tickets that live a quarter of a leaf's life at most.
+//!
+//! Each ticket is used once. Pooled connections bring back the one they took; opaque ones, which come in numbers, fetch a batch where the
+//! stock is low (RFC 9149), so that most of them have no ticket to wake up for.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -20,8 +23,12 @@ use super::trust::TrustCell;
 
 /// Servers remembered; beyond it the memory starts afresh.
 const SERVERS_MAX: usize = 1024;
-/// Tickets kept per server; the newest win. A server sends two per handshake, each is used once.
-const TICKETS_PER_SERVER_MAX: usize = 4;
+/// Tickets kept per server; the newest win. So many handshakes at once can resume.
+pub(super) const TICKETS_PER_SERVER_MAX: usize = 16;
+/// Tickets an opaque connection asks for where the stock is low.
+pub(super) const TICKETS_PER_BATCH: u8 = 8;
+/// Tickets for handshakes that begin before a batch has come.
+const TICKETS_LOW: usize = 2;
 /// Longest life of a ticket, seconds.
 const TICKET_SECS_MAX: u32 = 6 * 3600;
 
@@ -57,6 +64,16 @@ impl Sessions {
             }
             (server.generation, server.trust, server.until) = (generation, trust, until);
         });
+    }
+
+    /// Whether this server's tickets run low.
+    pub(super) fn low(&self, name: &ServerName<'_>) -> bool {
+        self.servers.lock().get(name).is_none_or(|server| server.tickets.len() <= TICKETS_LOW)
+    }
+
+    #[cfg(test)]
+    pub(super) fn stock(&self, name: &ServerName<'_>) -> usize {
+        self.servers.lock().get(name).map_or(0, |server| server.tickets.len())
     }
 
     fn edit(&self, name: &ServerName<'static>, change: impl FnOnce(&mut Server)) {

@@ -60,6 +60,28 @@ async fn sessions_resume_until_the_leaf_changes() {
     assert!(!resumed(Carries::H1).await);
 }
 
+/// Aim: connections one after another and many at once resume; most of them bring no ticket, and the stock stays within its bound.
+#[tokio::test]
+async fn opaque_connections_fetch_tickets_in_batches() {
+    let authority = Authority::new("root");
+    let (client, server) = (party(&authority, FRONTEND, "frontend"), party(&authority, CATALOG, "catalog"));
+    let name = ServerName::IpAddress("10.77.0.9".parse::<std::net::IpAddr>().unwrap().into());
+    let mut fetched = 0;
+    for number in 0..40 {
+        let before = client.tls.sessions.stock(&name);
+        let resumed = pair(&client, &server, CATALOG, Carries::Tcp).await.0.unwrap().facts.resumed;
+        assert_eq!(resumed, number > 0, "connection {number}");
+        fetched += usize::from(client.tls.sessions.stock(&name) >= before);
+        assert!(client.tls.sessions.stock(&name) <= 16);
+    }
+    assert!(fetched <= 40 / 7 + 2, "{fetched} of 40 connections fetched tickets");
+    while client.tls.sessions.stock(&name) < 6 {
+        assert!(pair(&client, &server, CATALOG, Carries::Tcp).await.0.unwrap().facts.resumed);
+    }
+    let at_once = (0..6).map(|_| pair(&client, &server, CATALOG, Carries::Tcp));
+    assert!(futures::future::join_all(at_once).await.into_iter().all(|pair| pair.0.unwrap().facts.resumed));
+}
+
 /// Aim: a session outlives neither side's leaf: after the server rotated and its old leaf ended, a full handshake opens the connection.
 #[tokio::test]
 async fn a_session_ends_with_the_leaf_it_rests_on() {
@@ -134,11 +156,11 @@ async fn no_certificate_is_pending() {
 async fn foreign_alpn_is_kept() {
     let authority = Authority::new("root");
     let (client, server) = (party(&authority, FRONTEND, "frontend"), party(&authority, CATALOG, "catalog"));
-    let config = client.tls.client_config(&Arc::new(CATALOG.parse().unwrap()), Carries::H2).unwrap();
+    let name = ServerName::try_from("catalog.shop").unwrap();
+    let config = client.tls.client_config(&Arc::new(CATALOG.parse().unwrap()), Carries::H2, &name).unwrap();
     let mut config = (*config).clone();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let (near, far) = duplex(64 << 10);
-    let name = ServerName::try_from("catalog.shop").unwrap();
     let (_connected, accepted) = tokio::join!(TlsConnector::from(Arc::new(config)).connect(name, near), server.tls.accept(far));
     let accepted = accepted.unwrap();
     assert_eq!((accepted.carries, accepted.alpn), (None, Some("h2")));
