@@ -4,7 +4,8 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 /// What a simulation's sockets must be able to do.
@@ -29,6 +30,21 @@ const PIPE_BYTES: usize = 64 << 10;
 pub fn pipe() -> (Socket, Socket) {
     let (near, far) = tokio::io::duplex(PIPE_BYTES);
     (Socket::Pipe(near), Socket::Pipe(far))
+}
+
+impl Socket {
+    /// Hands bytes to the kernel that are to leave with what follows: more bytes, or the end. Whoever calls this must let something follow.
+    ///
+    /// # Errors
+    /// `WouldBlock` when there is no room, and always where it is not the kernel's socket; else the kernel's.
+    pub fn try_write_more(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => {
+                stream.try_io(Interest::WRITABLE, || SockRef::from(stream).send_with_flags(bytes, libc::MSG_MORE | libc::MSG_NOSIGNAL))
+            }
+            Self::Virtual(_) | Self::Pipe(_) => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
 }
 
 impl std::fmt::Debug for Socket {

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use rustls::{ConnectionCommon, SideData};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{client, server};
 
@@ -73,6 +74,28 @@ fn gone() -> io::Error {
     io::ErrorKind::NotConnected.into()
 }
 
+/// Leaves the close alert with the kernel, for the end that follows. What does not work here, the shutdown itself does or tells.
+fn say_goodbye<D: SideData>(socket: &Socket, session: &mut ConnectionCommon<D>) {
+    if session.wants_write() {
+        return;
+    }
+    session.send_close_notify();
+    let _ = session.write_tls(&mut MoreFollows(socket));
+}
+
+/// Writes what is to leave together with what comes next.
+struct MoreFollows<'a>(&'a Socket);
+
+impl io::Write for MoreFollows<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.try_write_more(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl AsyncRead for Stream {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -134,11 +157,20 @@ impl AsyncWrite for Stream {
         }
     }
 
+    /// TLS says goodbye in the packet that ends the connection: one wake-up of the peer instead of two.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Opened(stream) => Pin::new(&mut stream.tls).poll_shutdown(cx),
-            Self::Accepted(stream) => Pin::new(&mut stream.tls).poll_shutdown(cx),
+            Self::Opened(stream) => {
+                let (socket, session) = stream.tls.get_mut();
+                say_goodbye(socket, session);
+                Pin::new(&mut stream.tls).poll_shutdown(cx)
+            }
+            Self::Accepted(stream) => {
+                let (socket, session) = stream.tls.get_mut();
+                say_goodbye(socket.get_ref(), session);
+                Pin::new(&mut stream.tls).poll_shutdown(cx)
+            }
             Self::Unasked(unasked) => match unasked.get_mut() {
                 Some(stream) => Pin::new(stream).poll_shutdown(cx),
                 None => Poll::Ready(Err(gone())),
