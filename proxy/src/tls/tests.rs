@@ -1,9 +1,12 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use engine::failure::{Reason, Retry};
 use rcgen::SanType;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+use crate::io::{Listening, Network, Rewound, Stream, bind};
 
 use super::testing::{Authority, Party, party};
 use super::*;
@@ -80,6 +83,44 @@ async fn opaque_connections_fetch_tickets_in_batches() {
     }
     let at_once = (0..6).map(|_| pair(&client, &server, CATALOG, Carries::Tcp));
     assert!(futures::future::join_all(at_once).await.into_iter().all(|pair| pair.0.unwrap().facts.resumed));
+}
+
+/// Aim: over the kernel's sockets each direction comes whole and ends by itself, with TLS's own word for it, also to a reader that is slow.
+#[tokio::test]
+async fn each_direction_says_goodbye() {
+    let authority = Authority::new("root");
+    let (client, server) = (party(&authority, FRONTEND, "frontend"), party(&authority, CATALOG, "catalog"));
+    let mut listening = Listening::adopt(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
+    let address = listening.local_address().unwrap();
+    let network = Network::Kernel { mark: None };
+    let (near, far) = tokio::join!(network.connect(address), listening.accept());
+    let (near, far) = (near.unwrap(), Rewound::new(Bytes::new(), far.unwrap().socket));
+    let expected = Arc::new(CATALOG.parse().unwrap());
+    let (near, far) = tokio::join!(client.tls.connect(&expected, address, Carries::Tcp, near), server.tls.accept(far));
+    let mut near = Stream::opened(near.unwrap().stream);
+    let mut far = Stream::accepted(far.unwrap().stream);
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| (number % 251) as u8).collect();
+    let up = async {
+        near.write_all(&bytes).await.unwrap();
+        near.shutdown().await.unwrap();
+        let mut read = Vec::new();
+        near.read_to_end(&mut read).await.unwrap();
+        assert!(read == bytes, "{} bytes came down", read.len());
+    };
+    let down = async {
+        let (mut read, mut piece) = (Vec::new(), [0; 1000]);
+        loop {
+            tokio::task::yield_now().await;
+            match far.read(&mut piece).await.unwrap() {
+                0 => break,
+                count => read.extend_from_slice(&piece[..count]),
+            }
+        }
+        assert!(read == bytes, "{} bytes came up", read.len());
+        far.write_all(&bytes).await.unwrap();
+        far.shutdown().await.unwrap();
+    };
+    tokio::join!(up, down);
 }
 
 /// Aim: a session outlives neither side's leaf: after the server rotated and its old leaf ended, a full handshake opens the connection.
