@@ -87,7 +87,7 @@ pub async fn refuse(
     downstream: Downstream,
     reason: Reason,
 ) {
-    let said = watch::client_first(&mut stream, Some(REFUSAL_WAIT)).await;
+    let said = watch::client_first(&mut stream, Some(REFUSAL_WAIT), shared.drain.of(direction)).await;
     let cause = match reason {
         Reason::Denied => "the mesh forbids calls to addresses it does not know (Mesh spec.outsideMesh: Deny)",
         Reason::ConfigPending => "nothing is known yet about this destination: the control plane has not answered",
@@ -111,5 +111,5 @@ pub async fn refuse(
             Ok(forward::failed(&shared, &Failure::new(reason, format!("{local}: {cause}")), parts.version, exchange))
         }
     };
-    serve(stream, version, true, &shared.serving, &shared.drain, answer).await;
+    serve(stream, version, true, &shared.serving, shared.drain.of(direction), answer).await;
 }

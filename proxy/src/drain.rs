@@ -1,82 +1,104 @@
-//! Ending a worker's work in order: connections are told once, and counted while they last.
+//! Ending one direction of a worker's work in order: everybody who has to hear of it is woken at each stage.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-/// One worker's drain. A connection that joined costs one comparison per wake-up until the drain begins.
+/// How far the end has come. A later stage includes the earlier ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// No end in sight.
+    #[default]
+    Open,
+    /// Peers are told: GOAWAY, and `connection: close` on every answer.
+    Told,
+    /// Doors take what has queued up before them, and close.
+    Shut,
+    /// Connections without work are closed: kept ones, and those that have not said a word.
+    Closing,
+}
+
+/// One direction's drain. A connection that joined costs one comparison per wake-up until the drain begins.
 #[derive(Debug, Default)]
 pub struct Drain {
-    draining: Cell<bool>,
+    stage: Cell<Stage>,
     members: RefCell<Members>,
 }
 
 #[derive(Debug, Default)]
 struct Members {
     wakers: Vec<Option<Waker>>,
-    free: Vec<usize>,
+    free: Vec<u32>,
 }
 
-/// A connection's place in a [`Drain`]; dropping it leaves.
+/// A place in a [`Drain`]; dropping it leaves.
 #[derive(Debug)]
 pub struct Member {
     drain: Rc<Drain>,
-    index: usize,
+    index: u32,
     registered: bool,
 }
 
 impl Drain {
-    /// Begins the drain and wakes every member. Idempotent.
-    pub fn begin(&self) {
-        if !self.draining.replace(true) {
-            for waker in &mut self.members.borrow_mut().wakers {
-                if let Some(waker) = waker.take() {
-                    waker.wake();
-                }
-            }
+    /// Goes on to a stage and wakes every member; never back.
+    pub fn reach(&self, stage: Stage) {
+        if self.stage.get() < stage {
+            self.stage.set(stage);
+            self.members.borrow().wakers.iter().flatten().for_each(Waker::wake_by_ref);
         }
     }
 
     /// Whether the drain has begun.
     pub fn draining(&self) -> bool {
-        self.draining.get()
+        self.reached(Stage::Told)
     }
 
-    /// Connections that joined and did not leave.
-    pub fn open(&self) -> usize {
+    /// Whether the drain has come as far as `stage`.
+    pub fn reached(&self, stage: Stage) -> bool {
+        self.stage.get() >= stage
+    }
+
+    /// Members that joined and did not leave.
+    pub fn members(&self) -> usize {
         let members = self.members.borrow();
         members.wakers.len() - members.free.len()
     }
 
-    /// Joins. The future that polls [`Member::poll_draining`] must stay in one task.
+    /// Joins. The future that polls [`Member::poll_stage`] must stay in one task.
     pub fn join(self: &Rc<Self>) -> Member {
         let mut members = self.members.borrow_mut();
         let index = members.free.pop().unwrap_or_else(|| {
             members.wakers.push(None);
-            members.wakers.len() - 1
+            u32::try_from(members.wakers.len() - 1).unwrap_or(u32::MAX)
         });
         Member { drain: Rc::clone(self), index, registered: false }
     }
 }
 
 impl Member {
-    /// Ready once the drain has begun.
-    pub fn poll_draining(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.drain.draining.get() {
+    /// Ready once the drain has come as far as `stage`.
+    pub fn poll_stage(&mut self, stage: Stage, cx: &mut Context<'_>) -> Poll<()> {
+        if self.drain.reached(stage) {
             return Poll::Ready(());
         }
         if !self.registered {
             self.registered = true;
-            self.drain.members.borrow_mut().wakers[self.index] = Some(cx.waker().clone());
+            self.drain.members.borrow_mut().wakers[self.index as usize] = Some(cx.waker().clone());
         }
         Poll::Pending
+    }
+
+    /// Resolves once the drain has come as far as `stage`. Cancel-safe.
+    pub async fn stage(&mut self, stage: Stage) {
+        poll_fn(|cx| self.poll_stage(stage, cx)).await;
     }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
         let mut members = self.drain.members.borrow_mut();
-        members.wakers[self.index] = None;
+        members.wakers[self.index as usize] = None;
         members.free.push(self.index);
     }
 }
@@ -84,24 +106,28 @@ impl Drop for Member {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::future::poll_fn;
 
     #[tokio::test]
     async fn members_are_told_and_counted() {
-        // Aim: a waiting member hears of the drain, places are reused, and the end is noticed.
+        // Aim: a waiting member hears of each stage, a stage is never taken back, places are reused, and the end is noticed.
         let drain = Rc::new(Drain::default());
         drop(drain.join());
         let mut member = drain.join();
-        assert_eq!(drain.open(), 1);
+        assert_eq!(drain.members(), 1);
         let told = async {
-            poll_fn(|cx| member.poll_draining(cx)).await;
+            member.stage(Stage::Told).await;
+            assert!(poll_fn(|cx| Poll::Ready(member.poll_stage(Stage::Closing, cx))).await.is_pending());
+            member.stage(Stage::Closing).await;
             drop(member);
         };
         let begin = async {
             tokio::task::yield_now().await;
-            drain.begin();
+            drain.reach(Stage::Shut);
+            drain.reach(Stage::Told);
+            tokio::task::yield_now().await;
+            drain.reach(Stage::Closing);
         };
         tokio::join!(told, begin);
-        assert_eq!(drain.open(), 0);
+        assert_eq!((drain.members(), drain.draining()), (0, true));
     }
 }

@@ -160,7 +160,7 @@ impl Journey {
             chain::back(backend, &self.forward, response.headers_mut());
         }
         *response.version_mut() = Version::HTTP_11;
-        if self.shared.drain.draining() && self.version != Version::HTTP_2 && !switching {
+        if self.shared.draining() && self.version != Version::HTTP_2 && !switching {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if switching {
@@ -180,9 +180,11 @@ impl Journey {
     /// From here on it is bytes both ways.
     fn become_tunnel(&mut self, upstream: OnUpgrade) {
         let (Some(downstream), Some(exchange)) = (self.upgraded.take(), self.exchange.take()) else { return };
+        // An HTTP/1 connection is over as such and goes on as the tunnel.
+        let guest = (self.version != Version::HTTP_2).then(|| self.shared.guests.of(exchange.direction()).enter());
         let both = Tunnel { downstream, upstream, exchange, idle: self.forward.idle_timeout };
         let (patience, buffers) = (Rc::clone(&self.shared.patience), Rc::clone(&self.shared.buffers));
-        tokio::task::spawn_local(tunnel(both, self.lease.take(), patience, buffers));
+        tokio::task::spawn_local(tunnel(both, (self.lease.take(), guest), patience, buffers));
     }
 }
 
@@ -231,7 +233,7 @@ pub fn reply(shared: &Shared, reply: &LocalReply, version: Version, mut exchange
         exchange.grpc_status(u32::from(grpc_status(reply)));
     }
     let mut response = local_reply(reply, grpc);
-    if shared.drain.draining() && version != Version::HTTP_2 {
+    if shared.draining() && version != Version::HTTP_2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response

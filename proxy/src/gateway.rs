@@ -29,7 +29,7 @@ const X_MESHWRIGHT_REASON: HeaderName = HeaderName::from_static("x-meshwright-re
 pub async fn serve_connection(arrival: Arrival, port: u16, shared: Rc<Shared>) {
     let Arrival { socket, peer, destination } = arrival;
     let mut stream = Stream::Plain(socket);
-    let Some(said) = Box::pin(watch::client_first(&mut stream, Some(HEAD_WAIT))).await else { return };
+    let Some(said) = Box::pin(watch::client_first(&mut stream, Some(HEAD_WAIT), &shared.drain.outbound)).await else { return };
     // What is no HTTP is answered 400 by the HTTP/1 server.
     let version = http_version(&said.sniffed).unwrap_or(Version::Http1);
     let snapshot = shared.reader.load();
@@ -41,7 +41,7 @@ pub async fn serve_connection(arrival: Arrival, port: u16, shared: Rc<Shared>) {
     let connection = Rc::new(Connection { shared, port, destination, downstream, client, view });
     let answering = Rc::clone(&connection);
     let answer = move |request| answering.answer(request).answer();
-    if let Some(status) = serve(Rewound::new(said.seen, stream), version, true, &own.serving, &own.drain, answer).await {
+    if let Some(status) = serve(Rewound::new(said.seen, stream), version, true, &own.serving, &own.drain.outbound, answer).await {
         malformed(&own, Direction::Outbound, &connection.view.borrow().snapshot, &connection.downstream, status);
     }
 }

@@ -38,7 +38,7 @@ pub async fn serve_connection(arrival: Arrival, shared: Rc<Shared>) {
             let guarded = connection.downstream.peer.is_none();
             let answering = Rc::clone(&connection);
             let answer = move |request| answering.answer(request).answer();
-            if let Some(status) = serve(stream, version, guarded, &shared.serving, &shared.drain, answer).await {
+            if let Some(status) = serve(stream, version, guarded, &shared.serving, &shared.drain.inbound, answer).await {
                 malformed(&shared, Direction::Inbound, &connection.view.borrow().snapshot, &connection.downstream, status);
             }
         }
@@ -74,7 +74,7 @@ struct Came<'a> {
 impl Came<'_> {
     /// Mesh TLS or nothing: plaintext is closed without an answer.
     async fn strict(&self, mut socket: Socket) -> Option<Carried<Connection>> {
-        let said = watch::client_first(&mut socket, Some(HANDSHAKE_WAIT)).await?;
+        let said = watch::client_first(&mut socket, Some(HANDSHAKE_WAIT), &self.shared.drain.inbound).await?;
         if let Sniffed::Tls(_) = said.sniffed {
             return self.mesh_tls(Rewound::new(said.seen, socket)).await;
         }
@@ -89,7 +89,7 @@ impl Came<'_> {
         if !self.declared_http() {
             return self.watch(socket).await;
         }
-        let said = watch::client_first(&mut socket, Some(HEAD_WAIT)).await?;
+        let said = watch::client_first(&mut socket, Some(HEAD_WAIT), &self.shared.drain.inbound).await?;
         self.said(said, socket, None).await
     }
 
@@ -102,7 +102,7 @@ impl Came<'_> {
             }
             Protocol::Auto => self.watch(socket).await,
             Protocol::Http | Protocol::Http1 | Protocol::Http2 => {
-                let said = watch::client_first(&mut socket, Some(HEAD_WAIT)).await?;
+                let said = watch::client_first(&mut socket, Some(HEAD_WAIT), &self.shared.drain.inbound).await?;
                 self.said(said, socket, None).await
             }
         }
@@ -110,7 +110,7 @@ impl Came<'_> {
 
     /// Both sides are watched: the application may speak first.
     async fn watch(&self, mut socket: Socket) -> Option<Carried<Connection>> {
-        match watch::both_sides(&mut socket, self.open()).await.ok()? {
+        match watch::both_sides(&mut socket, self.open(), &self.shared.drain.inbound).await.ok()? {
             Watched::Client(said, opened) => self.said(said, socket, opened).await,
             Watched::Server(opened) => Some(self.opaque(Bytes::new(), Stream::Plain(socket), Ok(*opened), None)),
             Watched::Unreachable(failure) => Some(self.opaque(Bytes::new(), Stream::Plain(socket), Err(failure), None)),
@@ -151,7 +151,7 @@ impl Came<'_> {
             (Some(Carries::H1), _) | (None, Some("http/1.1")) => (Bytes::new(), Version::Http1),
             (Some(Carries::H2), _) | (None, Some("h2")) => (Bytes::new(), Version::Http2),
             (None, _) if self.declared_http() => {
-                let said = watch::client_first(&mut stream, None).await?;
+                let said = watch::client_first(&mut stream, None, &self.shared.drain.inbound).await?;
                 (said.seen, http_version(&said.sniffed).unwrap_or(Version::Http1))
             }
             _ => {

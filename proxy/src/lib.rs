@@ -12,6 +12,7 @@ pub mod doors;
 pub mod drain;
 pub mod forward;
 pub mod gateway;
+pub mod guests;
 pub mod http;
 pub mod identity;
 pub mod inbound;

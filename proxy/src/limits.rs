@@ -2,10 +2,26 @@
 
 use std::time::Duration;
 
-/// Downstream connections of one worker. At the bound a listener stops accepting: further ones wait in the kernel's queue.
-pub const CONNECTIONS_MAX: usize = 20_000;
-/// Upstream connections of one worker, idle ones included. At the bound a request that needs a new one is answered `overflow`.
+/// Downstream connections to the application beside one worker. At the bound its doors stop accepting: further ones wait in the kernel's
+/// queue, and `meshwright_connections_full_total` counts it.
+pub const INBOUND_CONNECTIONS_MAX: usize = 20_000;
+/// The same for the application's own calls, and for the clients of an edge.
+pub const OUTBOUND_CONNECTIONS_MAX: usize = 20_000;
+/// Descriptors that are not for traffic: listeners, control plane, admin, logs, pollers.
+pub const OWN_DESCRIPTORS: u64 = 64;
+/// How often running out of descriptors is told while it lasts.
+pub const ACCEPT_TOLD_EVERY: Duration = Duration::from_secs(10);
+/// Connections that a door takes from its queue when it is shut; more than queue up.
+pub const QUEUED_MAX: usize = 4096;
+/// How long connections without work are kept once a drain has shut the doors: peers hear meanwhile that nobody should be called here.
+pub const IDLE_GRACE: Duration = Duration::from_secs(1);
+/// Upstream connections of one worker to others, idle ones included. At the bound a request that needs a new one is answered `overflow`.
 pub const UPSTREAM_CONNECTIONS_MAX: usize = 20_000;
+/// The same for those to the application beside it: what the application calls does not keep it from being called.
+pub const APPLICATION_CONNECTIONS_MAX: usize = 20_000;
+/// How long a peer may take nothing of what is written to it before its HTTP connection is given up; noticed after twice that at most.
+/// As long as exchanges may be silent by default.
+pub const STALL_WAIT: Duration = Duration::from_secs(300);
 /// Idle HTTP/1 connections kept per destination; the oldest goes first.
 pub const IDLE_PER_DESTINATION_MAX: usize = 256;
 /// Idle HTTP/1 connections kept in all; beyond it a connection is closed instead of kept.
@@ -52,3 +68,23 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub const TICK: Duration = Duration::from_millis(250);
 /// Ticks between two looks for memory that was free for a while: one second. A worker with nothing under way gives back all at once.
 pub const GIVE_BACK_TICKS: u32 = 4;
+
+/// Downstream connections of one worker and direction that `descriptors` suffice for, where `shares` workers and directions divide them
+/// and each connection may need another one upstream. A proxy that takes in more than it can serve fails all of them.
+pub fn affordable_connections(descriptors: u64, shares: usize) -> usize {
+    let each = descriptors.saturating_sub(OWN_DESCRIPTORS) / 2 / shares.max(1) as u64;
+    usize::try_from(each).unwrap_or(usize::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Aim: on a usual machine the bounds are the documented ones; with few descriptors half of them are left for upstreams.
+    #[test]
+    fn connections_fit_the_descriptors() {
+        assert!(affordable_connections(524_288, 2) >= INBOUND_CONNECTIONS_MAX);
+        assert_eq!(affordable_connections(256, 2), 48);
+        assert_eq!((affordable_connections(1024, 1), affordable_connections(0, 0)), (480, 1));
+    }
+}

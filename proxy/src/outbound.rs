@@ -36,7 +36,7 @@ pub async fn serve_connection(arrival: Arrival, shared: Rc<Shared>) {
         Some(Carried::Http(stream, version, connection)) => {
             let answering = Rc::clone(&connection);
             let answer = move |request| answering.answer(request).answer();
-            if let Some(status) = serve(stream, version, false, &shared.serving, &shared.drain, answer).await {
+            if let Some(status) = serve(stream, version, false, &shared.serving, &shared.drain.outbound, answer).await {
                 malformed(&shared, Direction::Outbound, &connection.view.borrow().snapshot, &connection.downstream, status);
             }
         }
@@ -71,7 +71,7 @@ async fn by_protocol(mut stream: Stream, connection: Rc<Connection>) -> Option<C
         Protocol::Http1 => (Bytes::new(), Version::Http1),
         Protocol::Http2 => (Bytes::new(), Version::Http2),
         Protocol::Http => {
-            let said = watch::client_first(&mut stream, None).await?;
+            let said = watch::client_first(&mut stream, None, &connection.shared.drain.outbound).await?;
             // What is no HTTP either is answered 400 by the HTTP/1 server.
             (said.seen, http_version(&said.sniffed).unwrap_or(Version::Http1))
         }
@@ -79,7 +79,7 @@ async fn by_protocol(mut stream: Stream, connection: Rc<Connection>) -> Option<C
             let opened = connection.open(&outbound).await;
             return Some(connection.opaque(Rewound::new(Bytes::new(), stream), opened));
         }
-        Protocol::Auto => match watch::both_sides(&mut stream, connection.open(&outbound)).await.ok()? {
+        Protocol::Auto => match watch::both_sides(&mut stream, connection.open(&outbound), &connection.shared.drain.outbound).await.ok()? {
             Watched::Client(said, opened) => match http_version(&said.sniffed) {
                 Some(version) => (said.seen, version),
                 None => {

@@ -83,6 +83,11 @@ pub fn raise_descriptors() {
     }
 }
 
+/// Descriptors that this process may have.
+pub fn descriptors() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft)
+}
+
 /// Drops to the exempt uid, or (where that is not ours to choose) keeps the one right that marks need. `low_ports`: listeners below
 /// 1024 may still have to be opened.
 ///

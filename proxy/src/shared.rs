@@ -7,6 +7,7 @@ use std::sync::Arc;
 use engine::model::{ClusterKind, Endpoint, EndpointLive, Health, Snapshot};
 
 use crate::drain::Drain;
+use crate::guests::{Both, Guests};
 use crate::http::{Patience, Serving};
 use crate::io::Draw;
 use crate::observe::Observer;
@@ -31,8 +32,10 @@ pub struct Shared {
     pub patience: Rc<Patience>,
     /// Buffers of opaque connections.
     pub buffers: Rc<Buffers>,
+    /// Downstream connections.
+    pub guests: Both<Rc<Guests>>,
     /// The end in order.
-    pub drain: Rc<Drain>,
+    pub drain: Both<Rc<Drain>>,
     /// HTTP servers.
     pub serving: Serving,
     /// Chance.
@@ -43,6 +46,11 @@ pub struct Shared {
 const CONNECT_TIMEOUT_DIRECT: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl Shared {
+    /// Whether this worker is about to end: answers say so.
+    pub fn draining(&self) -> bool {
+        self.drain.inbound.draining()
+    }
+
     /// The application beside this proxy, at the address it was called by; never loopback. A program may listen on one family only, so
     /// the instance's address of the other one is the fallback.
     pub fn application(snapshot: &Snapshot, address: SocketAddr) -> To {

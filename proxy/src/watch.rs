@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
+use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::timeout;
 
 use crate::attempt::OpenedTcp;
-use crate::limits::{REFUSAL_WAIT, SNIFF_WAIT, SPECULATE_AFTER};
+use crate::drain::{Drain, Stage};
+use crate::limits::{IDLE_GRACE, REFUSAL_WAIT, SNIFF_WAIT, SPECULATE_AFTER};
 
 /// Bytes looked at per read while watching.
 const LOOK_BYTES: usize = 4096;
@@ -38,13 +40,13 @@ pub enum Watched {
     Unreachable(Failure),
 }
 
-/// Waits for the client's first words until they can be told from others; `wait` bounds the silence before them. `None`: it said nothing,
-/// or went away. On cancel, bytes taken are lost with the stream.
-pub async fn client_first<S: AsyncRead + Unpin>(client: &mut S, wait: Option<Duration>) -> Option<Said> {
+/// Waits for the client's first words until they can be told from others; `wait` bounds the silence before them, and so does the end of
+/// `drain`. `None`: it said nothing, or went away. On cancel, bytes taken are lost with the stream.
+pub async fn client_first<S: AsyncRead + Unpin>(client: &mut S, wait: Option<Duration>, drain: &Rc<Drain>) -> Option<Said> {
     let mut seen = BytesMut::new();
     let first = match wait {
-        Some(wait) => timeout(wait, more(client, &mut seen)).await.ok()?,
-        None => more(client, &mut seen).await,
+        Some(wait) => timeout(wait, first(client, &mut seen, drain)).await.ok()?,
+        None => first(client, &mut seen, drain).await,
     };
     match first {
         Ok(1..) => Some(decided(client, seen).await),
@@ -56,8 +58,8 @@ pub async fn client_first<S: AsyncRead + Unpin>(client: &mut S, wait: Option<Dur
 /// side speaks first decides; an HTTP preface wins as long as the server has said nothing.
 ///
 /// # Errors
-/// The client went away.
-pub async fn both_sides<S, O>(client: &mut S, open: O) -> io::Result<Watched>
+/// The client went away, or `drain` has come to its end and neither side has said a word.
+pub async fn both_sides<S, O>(client: &mut S, open: O, drain: &Rc<Drain>) -> io::Result<Watched>
 where
     S: AsyncRead + Unpin,
     O: Future<Output = Result<OpenedTcp, Failure>>,
@@ -91,7 +93,7 @@ where
     let mut greeting = BytesMut::new();
     tokio::select! {
         biased;
-        count = more(client, &mut seen) => present(count?)?,
+        count = first(client, &mut seen, drain) => present(count?)?,
         // Its end and its errors are found again by who carries the bytes.
         _ = more(&mut opened.stream, &mut greeting) => {
             opened.stream.put_back(greeting.freeze());
@@ -123,6 +125,19 @@ async fn decided<S: AsyncRead + Unpin>(client: &mut S, mut seen: BytesMut) -> Sa
     };
     let sniffed = timeout(SNIFF_WAIT, deciding).await.unwrap_or(Sniffed::Opaque);
     Said { sniffed, seen: seen.freeze() }
+}
+
+/// Reads once; takes the end of a drain for the client's. Who is let in after that end has its grace, too.
+async fn first<S: AsyncRead + Unpin>(client: &mut S, seen: &mut BytesMut, drain: &Rc<Drain>) -> io::Result<usize> {
+    if drain.reached(Stage::Closing) {
+        return timeout(IDLE_GRACE, more(client, seen)).await.unwrap_or(Ok(0));
+    }
+    let mut member = drain.join();
+    tokio::select! {
+        biased;
+        count = more(client, seen) => count,
+        () = member.stage(Stage::Closing) => Ok(0),
+    }
 }
 
 /// Reads once, without room of its own while it waits. Cancel-safe.

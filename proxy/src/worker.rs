@@ -12,13 +12,14 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::arrival::Arrival;
-use crate::drain::Drain;
+use crate::drain::Stage;
+use crate::guests::Both;
 use crate::http::Patience;
 use crate::inbound;
 use crate::io::{Draw, Free, Listening, Network, give_back_heap, pipe};
-use crate::limits::{GIVE_BACK_TICKS, TICK};
-use crate::listener::{Door, Permits, listen};
-use crate::observe::{Observer, Telemetry};
+use crate::limits::{GIVE_BACK_TICKS, IDLE_GRACE, TICK};
+use crate::listener::{Door, listen};
+use crate::observe::{Direction, Observer, Telemetry};
 use crate::pool::{Connector, Hairpin, Pool};
 use crate::shared::Shared;
 use crate::snapshots::Snapshots;
@@ -26,8 +27,8 @@ use crate::tls::Tls;
 
 /// Commands that wait for a worker; each is taken at once.
 const COMMANDS_MAX: usize = 64;
-/// How long nothing must be under way for a drain to be over.
-const QUIET: Duration = Duration::from_secs(1);
+/// Parts in four of a drain's time that calls to the application may take before the application's own calls end too.
+const INBOUND_QUARTERS: u32 = 3;
 
 /// What the workers of one process have in common.
 #[derive(Clone)]
@@ -40,6 +41,8 @@ pub struct Means {
     pub telemetry: Arc<Telemetry>,
     /// How to connect.
     pub network: Network,
+    /// Downstream connections of one worker and direction, where fewer than the usual bounds.
+    pub connections_max: usize,
 }
 
 /// Builds one worker's means on the current thread. Must be called inside a local task set or runtime, where it also starts the tick.
@@ -57,7 +60,8 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
             observer: Observer::new(Arc::clone(&means.telemetry), Draw::seeded(draw.next())),
             patience: Rc::clone(&patience),
             buffers: Rc::default(),
-            drain: Rc::new(Drain::default()),
+            guests: Both::new(&means.telemetry, means.connections_max),
+            drain: Both { inbound: Rc::default(), outbound: Rc::default() },
             serving: crate::http::Serving::default(),
             draw,
         }
@@ -105,20 +109,29 @@ async fn tick(shared: Weak<Shared>) {
     }
 }
 
-/// Begins a drain and resolves when nothing has been under way for a second, or after `bound`. Connections are still accepted.
+/// Ends the worker's work in order; resolves when no connection is left, or after `bound`. Every peer is told at once. The doors to the
+/// application are shut first, and only when its callers have gone those of its own calls: an answer may depend on some.
 pub async fn drain(shared: &Shared, bound: Duration) {
-    shared.drain.begin();
-    let quiet = async {
-        let mut since = tokio::time::Instant::now();
-        while since.elapsed() < QUIET {
-            tokio::time::sleep(TICK).await;
-            if shared.patience.waiting() > 0 {
-                since = tokio::time::Instant::now();
-            }
-        }
+    shared.drain.inbound.reach(Stage::Told);
+    shared.drain.outbound.reach(Stage::Told);
+    let in_order = async {
+        let _ = tokio::time::timeout(bound * INBOUND_QUARTERS / 4, end(shared, Direction::Inbound)).await;
+        end(shared, Direction::Outbound).await;
+        shared.guests.inbound.gone().await;
     };
-    if tokio::time::timeout(bound, quiet).await.is_err() {
-        tracing::warn!(under_way = shared.patience.waiting(), "the drain's time is over; what is still under way is cut");
+    if tokio::time::timeout(bound, in_order).await.is_err() {
+        let (inbound, outbound) = (shared.guests.inbound.open(), shared.guests.outbound.open());
+        tracing::warn!(inbound, outbound, "the drain's time is over; the connections that are left are cut");
+    }
+}
+
+/// Shuts a direction's doors and waits until its connections have gone.
+async fn end(shared: &Shared, direction: Direction) {
+    let (drain, guests) = (shared.drain.of(direction), shared.guests.of(direction));
+    drain.reach(Stage::Shut);
+    if tokio::time::timeout(IDLE_GRACE, guests.gone()).await.is_err() {
+        drain.reach(Stage::Closing);
+        guests.gone().await;
     }
 }
 
@@ -168,7 +181,7 @@ impl Worker {
         let _ = self.commands.send(Command::Close(door)).await;
     }
 
-    /// Drains; resolves when nothing is under way any more, or after `bound`.
+    /// Drains (see [`drain`]); resolves when no connection is left, or after `bound`.
     pub async fn drain(&self, bound: Duration) {
         let (done, drained) = oneshot::channel();
         if self.commands.send(Command::Drain(bound, done)).await.is_ok() {
@@ -188,13 +201,12 @@ impl Worker {
 /// A worker's life: until nobody is left to command it.
 async fn obey(means: Means, seed: u64, mut commands: mpsc::Receiver<Command>) {
     let shared = shared(&means, seed);
-    let permits = Permits::default();
     let mut doors: HashMap<Door, Vec<tokio::task::JoinHandle<()>>> = HashMap::new();
     while let Some(command) = commands.recv().await {
         match command {
             Command::Open(door, listener) => match Listening::adopt(listener) {
                 Ok(listening) => {
-                    let accepting = tokio::task::spawn_local(listen(listening, door, Rc::clone(&shared), permits.clone()));
+                    let accepting = tokio::task::spawn_local(listen(listening, door, Rc::clone(&shared)));
                     doors.entry(door).or_default().push(accepting);
                 }
                 Err(error) => tracing::error!(?door, %error, "a listening socket cannot be used"),

@@ -12,7 +12,7 @@ use proxy::app::{Core, Membership};
 use proxy::dial::Target;
 use proxy::identity::{Subject, TokenFile};
 use proxy::io::Clock;
-use proxy::listener::{Door, Permits, listen};
+use proxy::listener::{Door, listen};
 use proxy::logs::LogFilter;
 use proxy::observe::{LogLines, TelemetryOptions};
 use proxy::snapshots::{NameLookup, Snapshots};
@@ -92,10 +92,9 @@ impl Sidecar {
         let worker = shared(&means, seed);
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         core.start(&mut tasks, LogFilter::default(), seed ^ 1, &stop)?;
-        let permits = Permits::default();
         for (door, port) in [(Door::Outbound, OUTBOUND_PORT), (Door::Inbound, INBOUND_PORT)] {
             let listening = network.listen(SocketAddr::new(spec.ip, port)).await?;
-            tasks.spawn_local(listen(listening, door, std::rc::Rc::clone(&worker), permits.clone()));
+            tasks.spawn_local(listen(listening, door, std::rc::Rc::clone(&worker)));
         }
         Ok(Self { means, credentials, _tasks: tasks, _stop: stop.drop_guard() })
     }

@@ -69,7 +69,7 @@ impl Core {
         Ok(Self {
             lifecycle: Lifecycle::new(snapshots.clone(), Arc::clone(&credentials)),
             dialer: Dialer::new(network.clone(), member.control, control),
-            means: Means { snapshots, tls: Arc::new(tls), telemetry, network },
+            means: Means { snapshots, tls: Arc::new(tls), telemetry, network, connections_max: usize::MAX },
             credentials,
             trust,
             clock,

@@ -23,6 +23,7 @@ use crate::dns::{Resolver, Upstream};
 use crate::doors::{Edges, arrivals, open_everywhere, serve_map};
 use crate::io::{Clock, Draw, Listening, Network, adopt_channel};
 use crate::lifecycle::Lifecycle;
+use crate::limits::affordable_connections;
 use crate::listener::Door;
 use crate::logs;
 use crate::observe::TelemetryOptions;
@@ -111,7 +112,10 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
         token: bootstrap.token,
     };
     let node = member.node.clone();
-    let core = Core::new(member, network.clone(), Clock::System, options)?;
+    let mut core = Core::new(member, network.clone(), Clock::System, options)?;
+    // An edge has no direction but the one.
+    let directions = if node.id.mode == Mode::Edge { 1 } else { 2 };
+    core.means.connections_max = affordable_connections(rights::descriptors(), bootstrap.workers * directions);
     let logs = logs::start(&bootstrap.log_level, &core.means.telemetry)?;
     info!(node = %node.id, version = env!("CARGO_PKG_VERSION"), workers = bootstrap.workers, "proxy starts");
 
@@ -132,13 +136,14 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
         }
     }
     drop((sockets.outbound, sockets.inbound));
+    // These let go of their sockets with the drain: a door is closed only when nobody holds it open.
     for (map, listener) in sockets.maps {
-        tasks.spawn(serve_map(map, listener, snapshots.clone(), Arc::clone(&workers), stop.clone()));
+        tasks.spawn(serve_map(map, listener, snapshots.clone(), Arc::clone(&workers), lifecycle.draining.clone()));
     }
     if node.id.mode == Mode::Edge {
         let arrivals = sockets.handed_over.map(arrivals).transpose().context("no thread can be started")?;
         let edges = Edges { snapshots, workers: Arc::clone(&workers), arrivals, passed: Default::default() };
-        tasks.spawn(edges.run(stop.clone()));
+        tasks.spawn(edges.run(lifecycle.draining.clone()));
     }
     lifecycle.bound();
 

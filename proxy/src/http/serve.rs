@@ -17,8 +17,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use crate::body::{Body, Received};
-use crate::drain::Drain;
-use crate::io::{Rewound, Stream, Unasked, gather};
+use crate::drain::{Drain, Stage};
+use crate::io::{Rewound, Stream, Unasked, Unstalled, gather};
 use crate::limits;
 use crate::wakes::Wakes;
 
@@ -81,7 +81,8 @@ fn http2_builder() -> http2::Builder<LocalTasks> {
 }
 
 /// Serves one connection to its end. `guarded` bounds how long a head may take; the application beside us and mesh peers are trusted
-/// with their time. While the worker drains, HTTP/2 says GOAWAY here; HTTP/1 answers say `connection: close` where they are made.
+/// with their time. While the worker drains, HTTP/2 says GOAWAY here; HTTP/1 answers say `connection: close` where they are made, and
+/// connections that are only kept are closed here in the end.
 ///
 /// Returns the status of the answer that hyper has given by itself, if the client's bytes were no HTTP/1 message. Instead of a first
 /// request it says why in `x-meshwright-reason`; a later one's refusal cannot be told from answers without a price on every write.
@@ -101,7 +102,8 @@ where
         Version::Http1 => {
             let asked = Arc::new(AtomicBool::new(false));
             let (seen, stream) = stream.into_parts();
-            let io = TokioIo::new(Rewound::new(seen, Stream::Unasked(Box::new(Unasked::new(stream, Arc::clone(&asked))))));
+            let stream = Rewound::new(seen, Stream::Unasked(Box::new(Unasked::new(stream, Arc::clone(&asked)))));
+            let io = TokioIo::new(Unstalled::new(stream));
             let builder = if guarded { &serving.http1_guarded } else { &serving.http1 };
             let wakes = Arc::new(Wakes::default());
             let sender = Arc::clone(&wakes);
@@ -109,7 +111,19 @@ where
                 asked.store(true, Ordering::Relaxed);
                 answer(request.map(|body| Received::new(body, Some(&sender))))
             });
-            let error = wakes.drive(builder.serve_connection(io, answer).with_upgrades()).await.err()?;
+            let mut connection = pin!(builder.serve_connection(io, answer).with_upgrades());
+            // Who is let in so late has come with a request, whose answer ends the connection.
+            let (mut member, mut told) = (drain.join(), drain.reached(Stage::Closing));
+            let ended = poll_fn(move |cx| {
+                let polled = connection.as_mut().poll(cx);
+                if polled.is_pending() && !told && member.poll_stage(Stage::Closing, cx).is_ready() {
+                    told = true;
+                    connection.as_mut().graceful_shutdown();
+                    return connection.as_mut().poll(cx);
+                }
+                polled
+            });
+            let error = wakes.drive(ended).await.err()?;
             tracing::debug!(%error, "an HTTP/1 connection ended badly");
             match (error.is_parse_too_large(), error.is_parse()) {
                 (true, _) => Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
@@ -119,14 +133,14 @@ where
         }
         Version::Http2 => {
             // Boxed because it is far larger than HTTP/1's, whose connections are many and pay for moving what they do not use.
-            Box::pin(serve_http2(stream, serving, drain, answer)).await;
+            Box::pin(serve_http2(Unstalled::new(stream), serving, drain, answer)).await;
             None
         }
     }
 }
 
 /// Serves HTTP/2 to its end; every turn of the connection ends with what it wrote on its way.
-async fn serve_http2<F, A>(stream: Rewound<Stream>, serving: &Serving, drain: &Rc<Drain>, answer: F)
+async fn serve_http2<F, A>(stream: Unstalled<Rewound<Stream>>, serving: &Serving, drain: &Rc<Drain>, answer: F)
 where
     F: Fn(Request<Received>) -> A,
     A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
@@ -134,13 +148,12 @@ where
     let (stream, gathering) = gather(stream);
     let answer = move |request: Request<Incoming>| answer(request.map(|body| Received::new(body, None)));
     let mut connection = pin!(serving.http2.serve_connection(TokioIo::new(stream), service_fn(answer)));
-    let mut member = drain.join();
-    let mut told = false;
+    let (mut member, mut told) = (drain.join(), false);
     let ended = poll_fn(|cx| {
         if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
             return Poll::Ready(ended);
         }
-        if !told && member.poll_draining(cx).is_ready() {
+        if !told && member.poll_stage(Stage::Told, cx).is_ready() {
             told = true;
             connection.as_mut().graceful_shutdown();
             return connection.as_mut().poll(cx);

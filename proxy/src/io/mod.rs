@@ -15,6 +15,7 @@ mod rewound;
 mod socket;
 mod stream;
 mod unasked;
+mod unstalled;
 
 #[cfg(feature = "mimalloc")]
 pub use allocator::Allocator;
@@ -23,9 +24,10 @@ pub use draw::Draw;
 pub use gathered::{Gathered, Gathering, gather};
 pub use inherited::{adopt_channel, receive_listener};
 pub use memory::{Free, cpu_used, give_back_heap, give_back_program};
-pub use network::{Accepted, Listening, Network, VirtualListening, VirtualNetwork, bind};
+pub use network::{Accepted, Listening, Network, Queued, VirtualListening, VirtualNetwork, bind};
 pub use original::original_destination;
 pub use rewound::Rewound;
 pub use socket::{Socket, VirtualSocket, pipe};
 pub use stream::Stream;
 pub use unasked::Unasked;
+pub use unstalled::Unstalled;

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::FutureExt as _;
 use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpSocket};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::original::{canonical, original_destination};
 use super::socket::Socket;
@@ -156,10 +157,18 @@ impl Listening {
                 };
                 // This fails only for a connection that is dead already.
                 let Ok(local) = stream.local_addr() else { continue };
-                let original = original_destination(&stream, local);
-                return Ok(Accepted { socket: Socket::Tcp(stream), peer: canonical(peer), local: canonical(local), original });
+                return Ok(accepted(stream, peer, local));
             },
             Self::Virtual(listener) => listener.accept().await,
+        }
+    }
+
+    /// Accepts no more but what has queued up, without waiting for anybody; dropping it closes the socket.
+    pub fn queued(self) -> Queued {
+        match self {
+            // What cannot be taken back from the runtime is closed with it.
+            Self::Kernel(listener) => Queued(listener.into_std().ok().map(Left::Kernel)),
+            Self::Virtual(listener) => Queued(Some(Left::Virtual(listener))),
         }
     }
 
@@ -173,6 +182,41 @@ impl Listening {
             Self::Virtual(listener) => Ok(listener.local_address()),
         }
     }
+}
+
+/// What had queued up at a listening socket: see [`Listening::queued`].
+pub struct Queued(Option<Left>);
+
+enum Left {
+    Kernel(std::net::TcpListener),
+    Virtual(Box<dyn VirtualListening>),
+}
+
+impl Iterator for Queued {
+    type Item = Accepted;
+
+    fn next(&mut self) -> Option<Accepted> {
+        match self.0.as_mut()? {
+            Left::Kernel(listener) => loop {
+                match listener.accept() {
+                    Ok((stream, peer)) => {
+                        // Each of these fails only for a connection that is dead already.
+                        let Ok(local) = stream.local_addr() else { continue };
+                        let Ok(stream) = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream)) else { continue };
+                        return Some(accepted(stream, peer, local));
+                    }
+                    Err(error) if died_in_the_queue(&error) => {}
+                    Err(_) => return None,
+                }
+            },
+            Left::Virtual(listener) => listener.accept().now_or_never()?.ok(),
+        }
+    }
+}
+
+fn accepted(stream: TcpStream, peer: SocketAddr, local: SocketAddr) -> Accepted {
+    let original = original_destination(&stream, local);
+    Accepted { socket: Socket::Tcp(stream), peer: canonical(peer), local: canonical(local), original }
 }
 
 impl std::fmt::Debug for Listening {
@@ -210,5 +254,27 @@ mod tests {
         let mut two = [0; 2];
         accepted.socket.read_exact(&mut two).await.unwrap();
         assert_eq!(&two, b"hi");
+    }
+
+    #[tokio::test]
+    async fn what_has_queued_up_is_taken() {
+        // Aim: connections that nobody has accepted yet come out whole, then the socket is closed.
+        let listening = Listening::adopt(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
+        let address = listening.local_address().unwrap();
+        let network = Network::Kernel { mark: None };
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(network.connect(address).await.unwrap());
+        }
+        let mut queued = listening.queued();
+        for client in &mut clients {
+            let mut accepted = queued.next().unwrap();
+            accepted.socket.write_all(b"hi").await.unwrap();
+            let mut two = [0; 2];
+            client.read_exact(&mut two).await.unwrap();
+        }
+        assert!(queued.next().is_none());
+        drop(queued);
+        assert!(network.connect(address).await.is_err());
     }
 }

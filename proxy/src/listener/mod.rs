@@ -3,11 +3,14 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use tokio::sync::Semaphore;
+use tokio::time::Instant;
 
 use crate::arrival::Arrival;
+use crate::drain::Stage;
+use crate::guests::Guest;
 use crate::io::{Accepted, Listening};
-use crate::limits::{ACCEPT_PAUSE, CONNECTIONS_MAX};
+use crate::limits::{ACCEPT_PAUSE, ACCEPT_TOLD_EVERY, QUEUED_MAX};
+use crate::observe::Direction;
 use crate::shared::Shared;
 use crate::{gateway, inbound, outbound};
 
@@ -30,61 +33,65 @@ pub enum Door {
     },
 }
 
-/// Downstream connections that one worker may hold, over all its doors.
-#[derive(Debug)]
-pub struct Permits(Rc<Semaphore>);
-
-impl Default for Permits {
-    fn default() -> Self {
-        Self(Rc::new(Semaphore::new(CONNECTIONS_MAX)))
-    }
-}
-
-impl Clone for Permits {
-    fn clone(&self) -> Self {
-        Self(Rc::clone(&self.0))
-    }
-}
-
-/// Accepts until dropped; each connection runs in a task of its own on this thread. At the bound, connections wait in the kernel's
-/// queue. When the kernel has no descriptors left, accepting pauses.
-pub async fn listen(mut listening: Listening, door: Door, shared: Rc<Shared>, permits: Permits) {
-    let mut full = false;
-    loop {
-        // Told once per time that it fills up, not once per connection.
-        let was_full = std::mem::replace(&mut full, permits.0.available_permits() == 0);
-        if full && !was_full {
-            tracing::warn!(?door, bound = CONNECTIONS_MAX, "no more connections are accepted until some end");
+impl Door {
+    /// The direction whose bound counts and whose drain closes it.
+    pub const fn direction(self) -> Direction {
+        match self {
+            Self::Inbound => Direction::Inbound,
+            Self::Outbound | Self::Edge { .. } | Self::Fixed { .. } => Direction::Outbound,
         }
-        let Ok(permit) = permits.0.acquire().await else { return };
-        permit.forget();
-        let held = Held(permits.clone());
-        let accepted = loop {
-            match listening.accept().await {
-                Ok(accepted) => break accepted,
-                Err(error) => {
-                    tracing::warn!(?door, %error, "accepting pauses");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        };
-        let shared = Rc::clone(&shared);
-        tokio::task::spawn_local(async move {
-            enter(accepted, door, Rc::clone(&shared)).await;
-            drop(held);
-            // What it held is free now.
-            shared.patience.stir();
-        });
     }
 }
 
-/// One connection's permit.
-struct Held(Permits);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.0.add_permits(1);
+/// Accepts until the direction's drain shuts the door, or until dropped; each connection runs in a task of its own on this thread. At
+/// the direction's bound, connections wait in the kernel's queue. When the kernel has no descriptors left, accepting pauses. A door that
+/// is shut takes what has queued up before it: those clients are connected already, and would see their connections reset.
+pub async fn listen(mut listening: Listening, door: Door, shared: Rc<Shared>) {
+    let guests = Rc::clone(shared.guests.of(door.direction()));
+    let _doorway = guests.door();
+    let mut told = None;
+    let mut member = shared.drain.of(door.direction()).join();
+    loop {
+        let place = guests.place().await;
+        let accepted = tokio::select! {
+            biased;
+            () = member.stage(Stage::Shut) => break,
+            accepted = accept(&mut listening, door, &mut told) => accepted,
+        };
+        admit(accepted, door, &shared, place.taken());
     }
+    let mut queued = listening.queued();
+    for _ in 0..QUEUED_MAX {
+        let place = guests.place().await;
+        let Some(accepted) = queued.next() else { return };
+        admit(accepted, door, &shared, place.taken());
+    }
+}
+
+/// `told`: when it was last told that there is nothing to accept with.
+async fn accept(listening: &mut Listening, door: Door, told: &mut Option<Instant>) -> Accepted {
+    loop {
+        match listening.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                if told.is_none_or(|at| at.elapsed() >= ACCEPT_TOLD_EVERY) {
+                    *told = Some(Instant::now());
+                    tracing::warn!(?door, %error, "accepting pauses");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn admit(accepted: Accepted, door: Door, shared: &Rc<Shared>, guest: Guest) {
+    let shared = Rc::clone(shared);
+    tokio::task::spawn_local(async move {
+        enter(accepted, door, Rc::clone(&shared)).await;
+        drop(guest);
+        // What it held is free now.
+        shared.patience.stir();
+    });
 }
 
 /// Sends a connection down its road. One that nobody redirected, to a door that takes only redirected ones, is closed: it would come

@@ -36,6 +36,11 @@ impl Exchange {
         Self { worker, seen, detail, started, live: None }
     }
 
+    /// Which road it takes.
+    pub fn direction(&self) -> Direction {
+        self.seen.direction
+    }
+
     /// When it began.
     pub fn started(&self) -> Instant {
         self.started

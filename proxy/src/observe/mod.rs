@@ -29,4 +29,4 @@ pub use export::Exporter;
 pub use labels::{BUCKET_BOUNDS_SECS, Direction};
 pub use observer::{Downstream, Observer};
 pub use own::own_tasks_layer;
-pub use telemetry::{Facts, OPENMETRICS_CONTENT_TYPE, Telemetry, TelemetryOptions};
+pub use telemetry::{Facts, OPENMETRICS_CONTENT_TYPE, Occupancy, Telemetry, TelemetryOptions};

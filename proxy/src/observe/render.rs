@@ -13,7 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::labels::{BUCKET_BOUNDS_SECS, Family, Labels};
+use super::labels::{BUCKET_BOUNDS_SECS, Direction, Family, Labels};
 use super::process::Process;
 use super::series::{BUCKETS, Exemplar, Sum};
 use super::telemetry::Telemetry;
@@ -31,6 +31,7 @@ struct Scrape {
     spans_exported: u64,
     spans_dropped: u64,
     lines_dropped: u64,
+    connections: [(Direction, u64, u64); 2],
     process: Process,
     started_secs: f64,
 }
@@ -55,6 +56,10 @@ impl Telemetry {
             spans_exported: self.spans_exported.load(Ordering::Relaxed),
             spans_dropped: registry.total(|shard| &shard.spans_dropped) + self.spans_lost.load(Ordering::Relaxed),
             lines_dropped: registry.total(|shard| &shard.lines_dropped),
+            connections: [Direction::Inbound, Direction::Outbound].map(|direction| {
+                let occupancy = self.facts.occupancy(direction);
+                (direction, occupancy.open.load(Ordering::Relaxed), occupancy.full.load(Ordering::Relaxed))
+            }),
             process,
             started_secs: since_1970(self.started).as_secs_f64(),
         }
@@ -173,6 +178,21 @@ impl Scrape {
         number(encoder, "meshwright_access_log_dropped", "Access log lines lost to a full queue", self.lines_dropped)
     }
 
+    fn connections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let label = |direction: Direction| [("direction", direction.text())];
+        let help = "Downstream connections now open";
+        let mut metric = encoder.encode_descriptor("meshwright_connections", help, None, MetricType::Gauge)?;
+        for (direction, open, _) in self.connections {
+            ConstGauge::new(i64::try_from(open).unwrap_or(i64::MAX)).encode(metric.encode_family(&label(direction))?)?;
+        }
+        let help = "How often a worker had as many downstream connections as it may, and let further ones wait";
+        let mut metric = encoder.encode_descriptor("meshwright_connections_full", help, None, MetricType::Counter)?;
+        for (direction, _, full) in self.connections {
+            ConstCounter::new(full).encode(metric.encode_family(&label(direction))?)?;
+        }
+        Ok(())
+    }
+
     fn process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         if let Some(secs) = self.process.cpu_secs {
             let metric = encoder.encode_descriptor("process_cpu", "User and system CPU time", Some(&Unit::Seconds), MetricType::Counter)?;
@@ -197,6 +217,7 @@ impl prometheus_client::collector::Collector for Scrape {
         self.tcp(&mut encoder)?;
         self.policy(&mut encoder)?;
         self.own(&mut encoder)?;
+        self.connections(&mut encoder)?;
         self.process(&mut encoder)
     }
 }

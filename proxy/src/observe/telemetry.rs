@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::access::{AccessLog, LogLines};
 use super::export::{Exporter, Finished, SPAN_QUEUE_MAX};
+use super::labels::Direction;
 use super::series::Registry;
 use super::traffic::PlaintextPeers;
 use crate::io::{Clock, Network};
@@ -56,6 +57,27 @@ pub struct Facts {
     pub config_rejected: AtomicU64,
     /// Endpoints ejected since the start.
     pub ejections: AtomicU64,
+    inbound: Occupancy,
+    outbound: Occupancy,
+}
+
+impl Facts {
+    /// Downstream connections of a direction.
+    pub const fn occupancy(&self, direction: Direction) -> &Occupancy {
+        match direction {
+            Direction::Inbound => &self.inbound,
+            Direction::Outbound => &self.outbound,
+        }
+    }
+}
+
+/// Downstream connections of one direction, over all workers.
+#[derive(Debug, Default)]
+pub struct Occupancy {
+    /// Now here.
+    pub open: AtomicU64,
+    /// How often a worker's bound was reached.
+    pub full: AtomicU64,
 }
 
 /// Shared by all workers, the admin listener, reports and the span exporter.

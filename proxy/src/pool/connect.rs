@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::slot::{Http1, Multiplexed, Streams};
 use super::{Counts, To};
-use crate::io::{Gathering, Network, Rewound, Socket, Stream, gather};
+use crate::io::{Gathering, Network, Rewound, Socket, Stream, Unstalled, gather};
 use crate::limits;
 use crate::tls::{Carries, Tls, TlsFacts};
 use crate::wakes::Wakes;
@@ -35,19 +35,24 @@ pub struct Connector {
 pub type Opened = (Stream, Option<TlsFacts>);
 
 /// An open connection is counted as long as this lives.
-pub struct Open(Rc<Counts>);
+pub struct Open {
+    counts: Rc<Counts>,
+    local: bool,
+}
 
 impl Open {
-    /// Counts one more.
-    pub fn count(counts: &Rc<Counts>) -> Self {
+    /// Counts one more. `local`: it leads to the application beside us.
+    pub fn count(counts: &Rc<Counts>, local: bool) -> Self {
         step(&counts.open, 1);
-        Self(Rc::clone(counts))
+        step(&counts.local, isize::from(local));
+        Self { counts: Rc::clone(counts), local }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        step(&self.0.open, -1);
+        step(&self.counts.open, -1);
+        step(&self.counts.local, -isize::from(self.local));
     }
 }
 
@@ -117,11 +122,11 @@ impl Connector {
 
     pub(super) async fn open_http1(&self, to: &To, counts: &Rc<Counts>) -> Result<Box<Http1>, Failure> {
         let (stream, tls) = self.open(to, Carries::H1).await?;
-        let open = Open::count(counts);
+        let open = Open::count(counts, to.local.is_some());
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .max_header_size(limits::HEAD_BYTES_MAX)
-            .handshake(TokioIo::new(Rewound::new(bytes::Bytes::new(), stream)))
+            .handshake(TokioIo::new(attended(stream)))
             .await
             .map_err(|error| refused(to.endpoint.address, &io::Error::other(error)))?;
         let wakes = Arc::new(Wakes::default());
@@ -132,14 +137,14 @@ impl Connector {
             }
             drop(open);
         });
-        Ok(Box::new(Http1 { sender, wakes, tls, generation: 0 }))
+        Ok(Box::new(Http1 { sender, wakes, tls, age: 0 }))
     }
 
     pub(super) async fn open_http2(&self, to: &To, counts: &Rc<Counts>) -> Result<Multiplexed, Failure> {
         let (stream, tls) = self.open(to, Carries::H2).await?;
-        let open = Open::count(counts);
+        let open = Open::count(counts, to.local.is_some());
         let streams = Rc::new(Streams::new(tls));
-        let (stream, gathering) = gather(Rewound::new(bytes::Bytes::new(), stream));
+        let (stream, gathering) = gather(attended(stream));
         let tasks = Tasks { driver: Rc::new(Cell::new(Some((gathering, Rc::clone(&streams))))) };
         let (sender, connection) = http2::Builder::new(tasks)
             .timer(TokioTimer::new())
@@ -176,7 +181,14 @@ struct Tasks {
     driver: Rc<Cell<Option<Driver>>>,
 }
 
-type Driver = (Rc<Gathering<Rewound<Stream>>>, Rc<Streams>);
+type Driver = (Rc<Gathering<Attended>>, Rc<Streams>);
+
+/// A connection that HTTP is spoken on.
+type Attended = Unstalled<Rewound<Stream>>;
+
+const fn attended(stream: Stream) -> Attended {
+    Unstalled::new(Rewound::new(bytes::Bytes::new(), stream))
+}
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
     fn execute(&self, task: F) {

@@ -49,8 +49,8 @@ impl Lease {
         lease
     }
 
-    pub(super) fn opened(slot: Rc<Slot>, mut connection: Box<Http1>, in_flight: InFlight, patience: Rc<Patience>) -> Self {
-        connection.generation = slot.generation();
+    /// The connection knows the slot's age from before it was opened.
+    pub(super) fn opened(slot: Rc<Slot>, connection: Box<Http1>, in_flight: InFlight, patience: Rc<Patience>) -> Self {
         Self { sender: Sender::Http1(connection), slot, patience, kept: false, _in_flight: in_flight }
     }
 

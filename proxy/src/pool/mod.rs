@@ -77,6 +77,8 @@ pub struct Counts {
     pub idle: Cell<usize>,
     /// All.
     pub open: Cell<usize>,
+    /// Those of them that lead to the application beside us.
+    pub local: Cell<usize>,
 }
 
 impl Pool {
@@ -113,9 +115,13 @@ impl Pool {
         let key = Key { address: endpoint.address, carries, mesh: endpoint.identity.is_some() };
         let mut slots = self.slots.borrow_mut();
         let slot = slots.entry(key).or_insert_with(|| Rc::new(Slot::new(key.mesh, Rc::clone(&self.counts))));
-        let generation = if key.mesh { self.connector.generation() } else { 0 };
-        slot.meet(generation, endpoint.identity.as_ref());
+        self.meet(slot, endpoint);
         Rc::clone(slot)
+    }
+
+    fn meet(&self, slot: &Slot, endpoint: &Endpoint) {
+        let generation = if endpoint.identity.is_some() { self.connector.generation() } else { 0 };
+        slot.meet(generation, endpoint.identity.as_ref());
     }
 
     async fn lease_connection(&self, to: &To, slot: Rc<Slot>, in_flight: InFlight, freshness: Freshness) -> Result<Lease, Failure> {
@@ -133,8 +139,11 @@ impl Pool {
             }
             return Ok(Lease::kept(slot, idle, in_flight, Rc::clone(&self.patience)));
         }
-        self.room()?;
-        let connection = Box::pin(self.connector.open_http1(to, &self.counts)).await?;
+        self.room(to)?;
+        // What the slot stands for may change while the connection is opened.
+        let age = slot.age();
+        let mut connection = Box::pin(self.connector.open_http1(to, &self.counts)).await?;
+        connection.age = age;
         Ok(Lease::opened(slot, connection, in_flight, Rc::clone(&self.patience)))
     }
 
@@ -145,11 +154,12 @@ impl Pool {
             }
             match slot.opening() {
                 Some(opening) => match opening.wait().await {
-                    Waited::Opened => {}
+                    // Another request may have met another identity here meanwhile.
+                    Waited::Opened => self.meet(&slot, &to.endpoint),
                     Waited::Failed(failure) => return Err(failure),
                 },
                 None => {
-                    self.room()?;
+                    self.room(to)?;
                     self.open_for_all(to, &slot);
                 }
             }
@@ -166,12 +176,16 @@ impl Pool {
         });
     }
 
-    fn room(&self) -> Result<(), Failure> {
-        if self.counts.open.get() < limits::UPSTREAM_CONNECTIONS_MAX {
+    fn room(&self, to: &To) -> Result<(), Failure> {
+        let local = self.counts.local.get();
+        let (open, max, whither) = match to.local {
+            Some(_) => (local, limits::APPLICATION_CONNECTIONS_MAX, "to the application"),
+            None => (self.counts.open.get() - local, limits::UPSTREAM_CONNECTIONS_MAX, "to others"),
+        };
+        if open < max {
             return Ok(());
         }
-        let max = limits::UPSTREAM_CONNECTIONS_MAX;
-        Err(Failure::new(Reason::Overflow, format!("this worker has {max} upstream connections already, which is its bound")))
+        Err(Failure::new(Reason::Overflow, format!("this worker has {max} connections {whither} already, which is its bound")))
     }
 
     /// Closes what is dead, of an older credential or unused for too long. Called once per tick.

@@ -26,6 +26,8 @@ pub(super) struct Slot {
     counts: Rc<Counts>,
     idle_ticks_max: u32,
     generation: Cell<u64>,
+    /// Counts the changes of the two that connections were opened for, so that one opened before such a change is not kept after it.
+    age: Cell<u64>,
     identity: RefCell<Option<Arc<Identity>>>,
     /// HTTP/1, the most recently used last.
     idle: RefCell<VecDeque<Idle>>,
@@ -39,8 +41,8 @@ pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<Body>,
     pub(super) wakes: Arc<Wakes>,
     pub(super) tls: Option<TlsFacts>,
-    /// The slot's when it was last leased.
-    pub(super) generation: u64,
+    /// The slot's before it was opened.
+    pub(super) age: u64,
 }
 
 /// A kept HTTP/1 connection.
@@ -127,6 +129,7 @@ impl Slot {
             counts,
             idle_ticks_max: ticks(if mesh { limits::IDLE_MESH } else { limits::IDLE_PLAIN }),
             generation: Cell::new(0),
+            age: Cell::new(0),
             identity: RefCell::new(None),
             idle: RefCell::default(),
             multiplexed: RefCell::default(),
@@ -148,6 +151,7 @@ impl Slot {
         };
         if !same || self.generation.get() != generation {
             self.generation.set(generation);
+            self.age.set(self.age.get() + 1);
             self.identity.replace(identity.cloned());
             self.forget_idle();
             // Streams under way keep their connection; it closes with the last of them.
@@ -156,8 +160,8 @@ impl Slot {
         }
     }
 
-    pub(super) fn generation(&self) -> u64 {
-        self.generation.get()
+    pub(super) fn age(&self) -> u64 {
+        self.age.get()
     }
 
     pub(super) fn forget_idle(&self) {
@@ -187,7 +191,7 @@ impl Slot {
 
     /// Keeps a connection whose exchange is over.
     pub(super) fn keep(&self, connection: Box<Http1>, now: u32) {
-        if connection.sender.is_closed() || connection.generation != self.generation.get() || self.counts.idle.get() >= limits::IDLE_MAX {
+        if connection.sender.is_closed() || connection.age != self.age.get() || self.counts.idle.get() >= limits::IDLE_MAX {
             return;
         }
         let mut idle = self.idle.borrow_mut();
@@ -243,11 +247,9 @@ impl Slot {
         let max = self.idle_ticks_max;
         let mut idle = self.idle.borrow_mut();
         let before = idle.len();
-        idle.retain(|kept| {
-            !kept.connection.sender.is_closed() && kept.connection.generation == generation && now.wrapping_sub(kept.since) < max
-        });
-        step(&self.counts.idle, idle.len() as isize - before as isize);
         let stale = self.generation.get() != generation;
+        idle.retain(|kept| !stale && !kept.connection.sender.is_closed() && now.wrapping_sub(kept.since) < max);
+        step(&self.counts.idle, idle.len() as isize - before as isize);
         self.multiplexed.borrow_mut().retain(|connection| {
             let unused = connection.streams.count.get() == 0 && now.wrapping_sub(connection.streams.last_used.get()) >= max;
             !connection.sender.is_closed() && !stale && !unused

@@ -41,6 +41,7 @@ async fn a_worker_accepts_serves_drains_and_ends() {
         tls: party(&Authority::new("root"), FRONTEND, "frontend").tls,
         telemetry: Telemetry::new(TelemetryOptions::default(), Clock::System).0,
         network: Network::Kernel { mark: None },
+        connections_max: usize::MAX,
     };
     let workers: Vec<_> = (0..2).map(|n| Worker::spawn(format!("worker-{n}"), means.clone(), n).unwrap()).collect();
     let (fixed, redirected) = (loopback(), loopback());
@@ -61,11 +62,20 @@ async fn a_worker_accepts_serves_drains_and_ends() {
     }
     let mut looping = Socket::Tcp(TcpStream::connect(direct).await.unwrap());
     assert_eq!(rest(&mut looping).await, "", "what nobody redirected is closed");
+    drop(redirected);
     for worker in &workers {
-        worker.close(door).await;
+        worker.close(Door::Outbound).await;
+    }
+    let mut kept = Socket::Tcp(TcpStream::connect(at).await.unwrap());
+    write(&mut kept, "GET /kept HTTP/1.1\r\nhost: a\r\n\r\n").await;
+    head(&mut kept).await;
+    for worker in &workers {
         worker.drain(Duration::from_secs(10)).await;
     }
-    assert!(TcpStream::connect(at).await.is_err(), "the door is closed");
+    for (door, told) in [(at, "by the drain"), (direct, "by a command")] {
+        assert!(TcpStream::connect(door).await.is_err(), "a door is shut {told}");
+    }
+    assert_eq!(rest(&mut kept).await, "/kept");
     tokio::task::spawn_blocking(|| workers.into_iter().for_each(Worker::join)).await.unwrap();
     serving.abort();
 }

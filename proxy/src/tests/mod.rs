@@ -2,12 +2,16 @@
 
 mod cost;
 mod counting;
+mod doors;
 mod edge;
+mod framing;
 mod http1;
 mod http2;
 mod kernel;
 mod opaque;
 mod policy;
+mod rough;
+mod slow;
 
 pub(crate) use counting::allocations;
 
@@ -31,7 +35,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::arrival::Arrival;
 use crate::io::{Clock, Network, Socket, VirtualListening, VirtualNetwork, pipe};
-use crate::observe::{Telemetry, TelemetryOptions};
+use crate::observe::{Direction, Telemetry, TelemetryOptions};
 use crate::shared::Shared;
 use crate::snapshots::Snapshots;
 use crate::tls::CredentialCell;
@@ -46,6 +50,9 @@ pub(crate) const TWIN: &str = "10.77.0.3:8080";
 pub(crate) const FRONTEND: &str = "spiffe://cluster.local/ns/shop/sa/frontend";
 pub(crate) const CATALOG: &str = "spiffe://cluster.local/ns/shop/sa/catalog";
 
+/// See [`Wires::slow`].
+pub(crate) const SLOW: Duration = Duration::from_millis(500);
+
 /// What somebody dialled.
 pub(crate) type Dialled = (SocketAddr, Socket);
 
@@ -57,6 +64,10 @@ pub(crate) struct Wires {
     /// Connections to these addresses can be frozen later: their bytes stay where they are.
     pub(crate) frozen: Mutex<HashSet<SocketAddr>>,
     freeze: watch::Sender<bool>,
+    /// The first bytes to these addresses take [`SLOW`].
+    pub(crate) slow: Mutex<HashSet<SocketAddr>>,
+    /// Connections are rough from now on, each by its own seed.
+    pub(crate) rough: Mutex<Option<u64>>,
 }
 
 #[async_trait]
@@ -68,11 +79,19 @@ impl VirtualNetwork for Wires {
         if self.refused.lock().contains(&address) {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        let (near, mut far) = pipe();
-        if self.frozen.lock().contains(&address) {
+        let (mut near, mut far) = pipe();
+        if let Some(seed) = &mut *self.rough.lock() {
+            *seed += 1000;
+            near = rough::Rough::wrap(near, *seed, 3000);
+        }
+        let slow = self.slow.lock().contains(&address);
+        if slow || self.frozen.lock().contains(&address) {
             let (mut relayed, beyond) = pipe();
             let mut frozen = self.freeze.subscribe();
             tokio::spawn(async move {
+                if slow {
+                    tokio::time::sleep(SLOW).await;
+                }
                 tokio::select! {
                     _ = copy_bidirectional(&mut far, &mut relayed) => {}
                     _ = frozen.changed() => std::future::pending::<()>().await,
@@ -98,6 +117,8 @@ fn wires() -> (Arc<Wires>, mpsc::UnboundedReceiver<Dialled>) {
             silent: Mutex::default(),
             frozen: Mutex::default(),
             freeze: watch::Sender::new(false),
+            slow: Mutex::default(),
+            rough: Mutex::default(),
         }),
         taken,
     )
@@ -153,6 +174,15 @@ pub(crate) fn run<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
     });
 }
 
+/// Serves a connection as a door would.
+fn serve(shared: &Rc<Shared>, direction: Direction, connection: impl Future<Output = ()> + 'static) {
+    let guest = shared.guests.of(direction).enter();
+    tokio::task::spawn_local(async move {
+        connection.await;
+        drop(guest);
+    });
+}
+
 impl World {
     pub(crate) fn new(setup: Setup) -> Self {
         let authority = Authority::new("root");
@@ -166,7 +196,7 @@ impl World {
             let telemetry = Telemetry::new(TelemetryOptions::default(), Clock::System).0;
             let Party { tls, credentials: cell, .. } = party(&authority, identity, workload);
             credentials.push(cell);
-            Means { snapshots, tls, telemetry, network: Network::Virtual(Arc::clone(wires) as _) }
+            Means { snapshots, tls, telemetry, network: Network::Virtual(Arc::clone(wires) as _), connections_max: usize::MAX }
         };
         let client_means = means(FRONTEND, "frontend", &client_wires, client_snapshot(&setup, 1));
         let server_means = means(CATALOG, "catalog-v1", &server_wires, server_snapshot(&setup, 1));
@@ -177,7 +207,7 @@ impl World {
             while let Some((destination, socket)) = to_server.recv().await {
                 if destination.port() == 8080 {
                     let arrival = Arrival { socket, peer: CLIENT.parse().unwrap(), destination };
-                    tokio::task::spawn_local(inbound::serve_connection(arrival, Rc::clone(&at_server)));
+                    serve(&at_server, Direction::Inbound, inbound::serve_connection(arrival, Rc::clone(&at_server)));
                 } else {
                     let _ = direct.send((destination, socket));
                 }
@@ -206,7 +236,7 @@ impl World {
     pub(crate) fn dial(&self, destination: &str) -> Socket {
         let (near, far) = pipe();
         let arrival = Arrival { socket: far, peer: CLIENT.parse().unwrap(), destination: destination.parse().unwrap() };
-        tokio::task::spawn_local(outbound::serve_connection(arrival, Rc::clone(&self.client)));
+        serve(&self.client, Direction::Outbound, outbound::serve_connection(arrival, Rc::clone(&self.client)));
         near
     }
 
@@ -214,7 +244,7 @@ impl World {
     pub(crate) fn dial_server(&self) -> Socket {
         let (near, far) = pipe();
         let arrival = Arrival { socket: far, peer: "192.0.2.9:5000".parse().unwrap(), destination: SERVER.parse().unwrap() };
-        tokio::task::spawn_local(inbound::serve_connection(arrival, Rc::clone(&self.server)));
+        serve(&self.server, Direction::Inbound, inbound::serve_connection(arrival, Rc::clone(&self.server)));
         near
     }
 

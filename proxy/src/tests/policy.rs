@@ -153,3 +153,27 @@ fn a_stranger_that_says_nothing_is_let_go() {
         }
     });
 }
+
+#[test]
+fn a_connection_opened_across_a_rotation_serves_once() {
+    // Aim: what was opened with the old credential is not kept as if it were of the new one, though another request met that meanwhile.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        world.client_wires.slow.lock().insert(SERVER.parse().unwrap());
+        let (mut early, mut late) = (world.dial(SERVICE), world.dial(SERVICE));
+        write(&mut early, ASK).await;
+        tokio::time::sleep(SLOW / 2).await;
+        world.credentials.publish(world.authority.issue(FRONTEND, "frontend"));
+        world.client_wires.slow.lock().clear();
+        write(&mut late, ASK).await;
+        for client in [&mut late, &mut early] {
+            let mut application = world.application().await;
+            head(&mut application).await;
+            write(&mut application, OK).await;
+            assert_eq!(head(client).await, OK);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let counts = world.client.pool.counts();
+        assert_eq!((counts.idle.get(), counts.open.get()), (1, 1));
+    });
+}
