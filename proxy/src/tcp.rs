@@ -121,6 +121,14 @@ impl Flow {
         }
     }
 
+    /// Nobody takes this direction's bytes any more.
+    fn give_up(&mut self, buffers: &Buffers) {
+        self.done = true;
+        if let Some(buffer) = self.buffer.take() {
+            buffers.give_back(buffer);
+        }
+    }
+
     /// Reads until the buffer is full or there is nothing more to read now, so that a TLS reader, which gives one record at a time, costs
     /// the writer one system call for several of them.
     fn poll_fill<R: AsyncRead + Unpin>(&mut self, cx: &mut Context<'_>, reader: &mut R, buffers: &Buffers) -> io::Result<Filled> {
@@ -163,22 +171,29 @@ enum Filled {
     All { more: bool },
 }
 
-/// Carries bytes both ways until both directions have ended, one side breaks off, or nothing moves for as long as `wait` allows. Tells
-/// `exchange` the bytes and how it ended. The streams are closed on return; on cancel they are dropped.
+/// Carries bytes both ways until both directions have ended, one side breaks off, or nothing moves for as long as `wait` allows. What a side
+/// said before it stopped listening still arrives: servers turn clients away with a word and a reset. Tells `exchange` the bytes and how
+/// it ended. The streams are closed on return; on cancel they are dropped.
 pub async fn carry<D, U>(mut downstream: D, mut upstream: U, exchange: &mut Exchange, wait: &Wait, buffers: &Rc<Buffers>)
 where
     D: AsyncRead + AsyncWrite + Unpin,
     U: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut up, mut down) = (Flow::new(), Flow::new());
+    let mut deaf = None;
     let failure = poll_fn(|cx| {
         if !up.done {
             let moved = |bytes: usize| {
                 wait.touch();
                 exchange.add_request_bytes(bytes as u64);
             };
-            if let Poll::Ready(Err(broken)) = up.poll(cx, (&mut downstream, &mut upstream), buffers, moved) {
-                return Poll::Ready(Some(failure(broken, Side::Downstream)));
+            match up.poll(cx, (&mut downstream, &mut upstream), buffers, moved) {
+                Poll::Ready(Err(broken @ Broken::Writing(_))) => {
+                    up.give_up(buffers);
+                    deaf.get_or_insert_with(|| failure(broken, Side::Downstream));
+                }
+                Poll::Ready(Err(broken)) => return Poll::Ready(Some(failure(broken, Side::Downstream))),
+                _ => {}
             }
         }
         if !down.done {
@@ -186,12 +201,17 @@ where
                 wait.touch();
                 exchange.add_response_bytes(bytes as u64);
             };
-            if let Poll::Ready(Err(broken)) = down.poll(cx, (&mut upstream, &mut downstream), buffers, moved) {
-                return Poll::Ready(Some(failure(broken, Side::Upstream)));
+            match down.poll(cx, (&mut upstream, &mut downstream), buffers, moved) {
+                Poll::Ready(Err(broken @ Broken::Writing(_))) => {
+                    down.give_up(buffers);
+                    deaf.get_or_insert_with(|| failure(broken, Side::Upstream));
+                }
+                Poll::Ready(Err(broken)) => return Poll::Ready(Some(failure(broken, Side::Upstream))),
+                _ => {}
             }
         }
         if up.done && down.done {
-            return Poll::Ready(None);
+            return Poll::Ready(deaf.take());
         }
         wait.poll_overdue(cx).map(|()| Some(Failure::new(Reason::IdleTimeout, "nothing was sent by either side for too long")))
     })

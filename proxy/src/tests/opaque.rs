@@ -167,3 +167,23 @@ fn a_port_that_a_mesh_address_does_not_serve_is_refused_at_once() {
         assert!(head(&mut open).await.contains("x-meshwright-reason: no_route"));
     });
 }
+
+#[test]
+fn a_server_that_turns_away_is_heard() {
+    // Aim: what a server says before it closes without having read everything arrives, and the connection ends.
+    run(|| async {
+        let mut world = World::new(Setup { protocol: Protocol::Tcp, ..Setup::default() });
+        let client = world.dial(SERVICE);
+        let mut application = world.application().await;
+        let (mut from, mut to) = tokio::io::split(client);
+        let sending = tokio::task::spawn_local(async move { while to.write_all(&[0; 4096]).await.is_ok() {} });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        write(&mut application, "421 too busy\r\n").await;
+        drop(application);
+        let mut said = Vec::new();
+        let _ = from.read_to_end(&mut said).await;
+        assert_eq!(String::from_utf8_lossy(&said), "421 too busy\r\n");
+        tokio::time::timeout(Duration::from_secs(1), sending).await.unwrap().unwrap();
+        assert_eq!((world.client.patience.waiting(), world.server.patience.waiting()), (0, 0));
+    });
+}
