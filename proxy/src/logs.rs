@@ -1,4 +1,4 @@
-//! The proxy's own log: lines on standard error, filtered by a filter that can be changed while it runs.
+//! The proxy's own log: lines on standard error, filtered by a filter that can be changed while it runs. Nobody waits for its reader.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use tracing_subscriber::reload::Handle;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Registry, fmt, reload};
 
+use crate::io::Lossy;
 use crate::observe::{Telemetry, own_tasks_layer};
 
 /// Longest filter text.
@@ -45,7 +46,7 @@ pub fn parse(filter: &str) -> Result<EnvFilter, BadFilter> {
 /// The filter cannot be read.
 pub fn start(filter: &str, telemetry: &Arc<Telemetry>) -> Result<LogFilter, BadFilter> {
     let (filter, handle) = reload::Layer::new(parse(filter)?);
-    let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(true);
+    let lines = fmt::layer().with_writer(Arc::new(Lossy::new(std::io::stderr()))).with_ansi(false).with_target(true);
     let started = tracing_subscriber::registry().with(filter).with(lines.boxed()).with(own_tasks_layer(telemetry)).try_init();
     Ok(LogFilter(started.is_ok().then_some(handle)))
 }
