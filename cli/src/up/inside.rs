@@ -23,6 +23,9 @@ const NOT_FOUND: u8 = 127;
 /// Exit status of a shell for a command that cannot be run.
 const NOT_RUNNABLE: u8 = 126;
 
+/// What orders call this program.
+const OWN_NAME: &str = "meshwright";
+
 /// What is joined and given up before the command starts.
 #[derive(Debug, Default)]
 pub(crate) struct Entry {
@@ -58,8 +61,8 @@ pub(crate) fn become_command(entry: &Entry, command: &[OsString]) -> anyhow::Res
         }
     }
     let Some((program, args)) = command.split_first() else { bail!("no command given") };
-    let mut becoming = Command::new(program);
-    becoming.args(args).env("PATH", search_path());
+    let mut becoming = Command::new(file_of(program));
+    becoming.arg0(program).args(args).env("PATH", search_path());
     if let Some(state) = &entry.mark {
         becoming.env(MARK_ENV, state);
     }
@@ -67,6 +70,12 @@ pub(crate) fn become_command(entry: &Entry, command: &[OsString]) -> anyhow::Res
     let code = if error.kind() == io::ErrorKind::NotFound { NOT_FOUND } else { NOT_RUNNABLE };
     eprintln!("error: cannot run `{}`: {}", program.to_string_lossy(), reason(program, &error));
     Ok(ExitCode::from(code))
+}
+
+/// Where a command lies: this program is meant by its own name, whatever its file is called; anything else is found on PATH.
+fn file_of(program: &OsStr) -> PathBuf {
+    let own = (program == OWN_NAME).then(env::current_exe).and_then(Result::ok).filter(|file| file.exists());
+    own.unwrap_or_else(|| program.into())
 }
 
 fn reason(program: &OsStr, error: &io::Error) -> String {
@@ -122,4 +131,16 @@ pub(crate) fn search_path() -> OsString {
     let inherited = env::var_os("PATH").unwrap_or_else(|| "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into());
     let rest: Vec<PathBuf> = env::split_paths(&inherited).filter(|path| Some(path) != own.as_ref()).collect();
     env::join_paths(own.into_iter().chain(rest)).unwrap_or(inherited)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renamed_program_finds_itself() {
+        // Aim: parts run from the file that `up` runs from, also one that is called `meshwright-linux-amd64`; other commands as the shell has them.
+        assert_eq!(file_of(OsStr::new("meshwright")), env::current_exe().unwrap());
+        assert_eq!(file_of(OsStr::new("sh")), Path::new("sh"));
+    }
 }
