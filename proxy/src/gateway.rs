@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use crate::arrival::{Arrival, http_version};
 use crate::body::Received;
 use crate::forward::{Answering, Journey, malformed, reply};
-use crate::http::{Version, names_two_hosts, serve};
+use crate::http::{Version, names_no_one_host, serve};
 use crate::io::{Rewound, Stream};
 use crate::limits::HEAD_WAIT;
 use crate::observe::{Direction, Downstream};
@@ -74,7 +74,7 @@ impl Connection {
             return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(reason), parts.version, exchange)));
         };
         self.mark(&mut parts.headers);
-        if names_two_hosts(&parts.headers) {
+        if names_no_one_host(&parts) {
             return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(Reason::BadRequest), parts.version, exchange)));
         }
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);

@@ -18,7 +18,7 @@ use crate::arrival::{Arrival, Carried, Opaque, carry, http_version};
 use crate::attempt::{self, Aim, OpenedTcp};
 use crate::body::{Body, Received};
 use crate::forward::{Answering, Journey, malformed, reply};
-use crate::http::{Version, names_two_hosts, serve};
+use crate::http::{Version, names_no_one_host, serve};
 use crate::io::{Rewound, Socket, Stream};
 use crate::limits::{HANDSHAKE_WAIT, HEAD_WAIT};
 use crate::observe::{Direction, Downstream, Exchange};
@@ -256,7 +256,7 @@ impl Connection {
             Some(value) => drop(parts.headers.insert(X_FORWARDED_CLIENT_CERT, value.clone())),
             None => drop(parts.headers.remove(X_FORWARDED_CLIENT_CERT)),
         }
-        if names_two_hosts(&parts.headers) {
+        if names_no_one_host(&parts) {
             return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(Reason::BadRequest), parts.version, exchange)));
         }
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);

@@ -16,7 +16,7 @@ use crate::arrival::{Arrival, Carried, Opaque, carry, http_version, refuse};
 use crate::attempt::{self, Aim, OpenedTcp};
 use crate::body::Received;
 use crate::forward::{Answering, Journey, malformed, reply};
-use crate::http::{Version, names_two_hosts, serve, ticks};
+use crate::http::{Version, names_no_one_host, serve, ticks};
 use crate::io::{Rewound, Stream};
 use crate::observe::{Direction, Downstream};
 use crate::shared::Shared;
@@ -161,7 +161,7 @@ impl Connection {
         let Some(table) = &view.outbound.http else {
             return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(Reason::NoRoute), parts.version, exchange)));
         };
-        if names_two_hosts(&parts.headers) {
+        if names_no_one_host(&parts) {
             return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(Reason::BadRequest), parts.version, exchange)));
         }
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);

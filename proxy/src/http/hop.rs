@@ -97,10 +97,15 @@ impl OfHop {
     }
 }
 
-/// Whether a request names more than one host: proxies and applications would disagree on which counts (RFC 9112, section 3.2).
-pub fn names_two_hosts(headers: &HeaderMap) -> bool {
-    let some_name_repeats = headers.len() > headers.keys_len();
-    some_name_repeats && headers.get_all(HOST).iter().nth(1).is_some()
+/// Whether a request names more than one host, or as HTTP/1.1 none at all: proxies and applications would disagree on which counts
+/// (RFC 9112, section 3.2).
+pub fn names_no_one_host(parts: &request::Parts) -> bool {
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => true,
+        (None, None) => parts.version == Version::HTTP_11 && parts.uri.authority().is_none(),
+        (Some(_), None) => false,
+    }
 }
 
 /// Takes off an answer what was meant for this hop alone. `mesh_peer` says whether the sender proved itself: only then is its word on
@@ -277,7 +282,7 @@ mod tests {
                 }
             }
             let mut answer = parts.headers.clone();
-            names_two_hosts(&parts.headers);
+            names_no_one_host(&parts);
             clean_request(&mut parts);
             proptest::prop_assert!(!parts.headers.contains_key("keep-alive"));
             clean_response(&mut answer, false, Version::HTTP_11, true);

@@ -8,7 +8,7 @@ mod serve;
 mod upgrade;
 
 pub use convert::{frame_for_http1, to_http1, to_http2};
-pub use hop::{Upgrade, clean_request, clean_response, names_two_hosts};
+pub use hop::{Upgrade, clean_request, clean_response, names_no_one_host};
 pub(crate) use idle::ticks;
 pub use idle::{Overdue, Patience, Upload, Wait};
 pub use reply::{grpc_status, local_reply};

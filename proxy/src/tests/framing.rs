@@ -201,7 +201,9 @@ fn odd_targets_reach_no_one_else() {
             ("GET /%00 HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200"),
             ("PRI / HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200"),
             ("GET / HTTP/1.1\r\nHost: \r\n\r\n", "HTTP/1.1 "),
-            ("GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 "),
+            ("GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 400"),
+            ("GET / HTTP/1.0\r\n\r\n", "HTTP/1.0 200"),
+            ("GET http://a/ HTTP/1.1\r\n\r\n", "HTTP/1.1 200"),
         ] {
             let (seen, answer) = told(sent).await;
             assert!(answer.starts_with(wanted), "{sent:?}: {answer:?}, application: {seen:?}");
