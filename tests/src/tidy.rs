@@ -24,6 +24,7 @@ const LEVELS: [(u8, &[&str]); 4] = [
             "xds",
             "snapshots",
             "reports",
+            "guests",
             "pool",
             "http",
             "tcp",
