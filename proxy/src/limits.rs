@@ -66,6 +66,9 @@ pub const COPY_BUFFERS_KEPT_MAX: usize = 16;
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Granularity of idle timeouts: they fire up to two of it late, never early.
 pub const TICK: Duration = Duration::from_millis(250);
+/// Longest rest of the sweep while nothing is under way but connections are kept: a dead one, or one of an older credential, may stay that
+/// long. One that is unused for too long ends the rest in time.
+pub const REST_MAX: Duration = Duration::from_secs(5);
 /// Ticks between two looks for memory that was free for a while: one second. A worker with nothing under way gives back all at once.
 pub const GIVE_BACK_TICKS: u32 = 4;
 

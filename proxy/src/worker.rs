@@ -17,7 +17,7 @@ use crate::guests::Both;
 use crate::http::Patience;
 use crate::inbound;
 use crate::io::{Draw, Free, Listening, Network, give_back_heap, pipe};
-use crate::limits::{GIVE_BACK_TICKS, IDLE_GRACE, TICK};
+use crate::limits::{GIVE_BACK_TICKS, IDLE_GRACE, REST_MAX, TICK};
 use crate::listener::{Door, listen};
 use crate::observe::{Direction, Observer, Telemetry};
 use crate::pool::{Connector, Hairpin, Pool};
@@ -87,7 +87,8 @@ fn hairpin(own: Weak<Shared>) -> Hairpin {
     })
 }
 
-/// Coarse time: idle timeouts, idle connections, and memory that is free. Sleeps for good while there is none of them.
+/// Coarse time: idle timeouts, idle connections, and memory that is free. Rests while nothing is under way: for good while no connection
+/// is kept either, else until one is due.
 async fn tick(shared: Weak<Shared>) {
     let mut timer = tokio::time::interval(TICK);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -96,16 +97,25 @@ async fn tick(shared: Weak<Shared>) {
         let Some(shared) = shared.upgrade() else { return };
         shared.patience.advance();
         shared.pool.sweep();
-        if shared.patience.waiting() == 0 && shared.pool.is_empty() {
-            let woken = Rc::clone(&shared.patience);
+        let under_way = shared.patience.waiting() > 0;
+        let calm = shared.patience.calm();
+        let (rest, free) = if !under_way && shared.pool.is_empty() {
             shared.buffers.forget();
-            drop(shared);
-            give_back_heap(Free::Now);
-            woken.woken().await;
-            timer.reset();
-        } else if shared.patience.tick().is_multiple_of(GIVE_BACK_TICKS) {
-            give_back_heap(Free::ForAWhile);
-        }
+            (None, Free::Now)
+        } else if !under_way && calm {
+            let due = shared.pool.due().map_or(REST_MAX, |ticks| TICK * ticks);
+            (Some(due.min(REST_MAX)), Free::ForAWhile)
+        } else {
+            if shared.patience.tick().is_multiple_of(GIVE_BACK_TICKS) {
+                give_back_heap(Free::ForAWhile);
+            }
+            continue;
+        };
+        let patience = Rc::clone(&shared.patience);
+        drop(shared);
+        give_back_heap(free);
+        patience.rest(rest).await;
+        timer.reset();
     }
 }
 

@@ -1,7 +1,7 @@
 //! Waiting with patience: coarse idle timeouts that cost a request no timer.
 //!
-//! A wait notes the tick at which something last moved; one sweep per tick finds those that stood still too long. The sweep runs
-//! only while somebody waits. Nothing is allocated once a worker has seen its usual number of waits.
+//! A wait notes the tick at which something last moved; one sweep per tick finds those that stood still too long. While nobody waits the
+//! sweep rests, and the tick catches up with the clock when it is needed again. Nothing is allocated once a worker has seen its usual number of waits.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use engine::failure::Reason;
 use tokio::sync::Notify;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep, timeout};
 
 use crate::limits::TICK;
 
@@ -22,7 +22,10 @@ pub struct Patience {
     tick: Rc<Cell<u32>>,
     pulses: RefCell<Vec<Rc<Pulse>>>,
     free: RefCell<Vec<u32>>,
-    asleep: Cell<bool>,
+    /// Something was begun since this was last asked.
+    stirred: Cell<bool>,
+    /// Since when the sweep rests.
+    resting: Cell<Option<Instant>>,
     wake: Notify,
 }
 
@@ -74,17 +77,39 @@ impl Patience {
         self.tick.get()
     }
 
-    /// Ends the sweep's sleep, if it sleeps: there is something to look after.
+    /// Ends the sweep's rest, if it rests: there is something to look after.
     pub fn stir(&self) {
-        if self.asleep.replace(false) {
+        self.stirred.set(true);
+        if self.rested() {
             self.wake.notify_one();
         }
     }
 
-    /// Resolves at the next wait or [`Self::stir`]: the sweep may sleep until then. Cancel-safe.
-    pub async fn woken(&self) {
-        self.asleep.set(true);
-        self.wake.notified().await;
+    /// Whether nothing was begun since this was last asked.
+    pub fn calm(&self) -> bool {
+        !self.stirred.replace(false)
+    }
+
+    /// Resolves at the next wait or [`Self::stir`], or after `at_most`: the sweep may rest until then. The tick stands still meanwhile and
+    /// has caught up when this ends, and before the wait that ends it begins. Only while nobody waits. On cancel the tick stands still
+    /// until the next wait.
+    pub async fn rest(&self, at_most: Option<Duration>) {
+        self.resting.set(Some(Instant::now()));
+        match at_most {
+            // Which of both it was makes no difference.
+            Some(at_most) => drop(timeout(at_most, self.wake.notified()).await),
+            None => self.wake.notified().await,
+        }
+        self.rested();
+    }
+
+    /// Lets the tick catch up after a rest, rounded down, so that nothing is overdue early. Returns whether there was a rest.
+    fn rested(&self) -> bool {
+        let Some(since) = self.resting.take() else { return false };
+        let passed = since.elapsed().as_nanos() / TICK.as_nanos();
+        // Ticks are compared by their difference and may wrap.
+        self.tick.set(self.tick.get().wrapping_add(passed as u32));
+        true
     }
 
     /// Waits now in use.
@@ -211,6 +236,31 @@ impl Overdue {
 mod tests {
     use super::*;
     use std::future::poll_fn;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_tick_catches_up_after_a_rest() {
+        // Aim: a wait that ends a rest begins at the right tick, so that it is not overdue early; and a rest has its bound.
+        let patience = patience();
+        let (began, clock) = (patience.tick(), Instant::now());
+        patience.rest(Some(TICK * 8)).await;
+        assert_eq!((patience.tick() - began, clock.elapsed()), (8, TICK * 8));
+        assert!(patience.calm());
+
+        let resting = Rc::clone(&patience);
+        let begin = async {
+            tokio::time::sleep(TICK * 5 + TICK / 2).await;
+            let wait = patience.wait(Some(TICK * 2));
+            assert_eq!(patience.tick() - began, 13);
+            wait
+        };
+        let (wait, ()) = tokio::join!(begin, resting.rest(None));
+        assert_eq!((patience.tick() - began, patience.calm(), patience.calm()), (13, false, true));
+        patience.advance();
+        patience.advance();
+        assert!(poll_fn(|cx| Poll::Ready(wait.poll_overdue(cx))).await.is_pending(), "the rest does not count as silence");
+        patience.advance();
+        poll_fn(|cx| wait.poll_overdue(cx)).await;
+    }
 
     fn patience() -> Rc<Patience> {
         Rc::new(Patience::default())

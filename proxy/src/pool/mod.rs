@@ -197,6 +197,12 @@ impl Pool {
         });
     }
 
+    /// Ticks until the first connection is unused for too long; `None`: none is unused.
+    pub fn due(&self) -> Option<u32> {
+        let now = self.patience.tick();
+        self.slots.borrow().values().filter_map(|slot| slot.due(now)).min()
+    }
+
     /// Whether there is nothing to sweep.
     pub fn is_empty(&self) -> bool {
         self.slots.borrow().is_empty()

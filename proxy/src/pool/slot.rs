@@ -256,6 +256,16 @@ impl Slot {
         });
     }
 
+    /// Ticks until the first of them is unused for too long.
+    pub(super) fn due(&self, now: u32) -> Option<u32> {
+        // The one that is unused longest comes first.
+        let idle = self.idle.borrow().front().map(|kept| kept.since);
+        let multiplexed = self.multiplexed.borrow();
+        let unused = multiplexed.iter().filter(|connection| connection.streams.count.get() == 0);
+        let since = unused.map(|connection| connection.streams.last_used.get()).chain(idle);
+        since.map(|since| self.idle_ticks_max.saturating_sub(now.wrapping_sub(since))).min()
+    }
+
     pub(super) fn empty(&self) -> bool {
         self.idle.borrow().is_empty() && self.multiplexed.borrow().is_empty() && self.opening.borrow().is_none()
     }
