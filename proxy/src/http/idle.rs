@@ -107,8 +107,8 @@ impl Patience {
     fn rested(&self) -> bool {
         let Some(since) = self.resting.take() else { return false };
         let passed = since.elapsed().as_nanos() / TICK.as_nanos();
-        // Ticks are compared by their difference and may wrap.
-        self.tick.set(self.tick.get().wrapping_add(passed as u32));
+        // Ticks are compared by their difference and may wrap; a rest of 34 years is longer than any wait.
+        self.tick.set(self.tick.get().wrapping_add(u32::try_from(passed).unwrap_or(u32::MAX)));
         true
     }
 

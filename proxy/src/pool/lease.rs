@@ -111,6 +111,8 @@ impl Lease {
         if matches!(self.sender, Sender::Http1(_))
             && let Sender::Http1(connection) = std::mem::replace(&mut self.sender, Sender::GivenBack)
         {
+            // What is kept from here on has to be swept in time.
+            self.patience.stir();
             self.slot.keep(connection, self.patience.tick());
         }
     }
@@ -120,6 +122,7 @@ impl Drop for Lease {
     fn drop(&mut self) {
         if let Sender::Http2(_, streams) = &self.sender {
             streams.count.set(streams.count.get() - 1);
+            self.patience.stir();
             streams.last_used.set(self.patience.tick());
         }
     }

@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use super::*;
+use crate::limits;
 
 #[test]
 fn connections_are_kept_on_both_sides_and_headers_keep_their_case() {
@@ -37,6 +38,29 @@ fn connections_are_kept_on_both_sides_and_headers_keep_their_case() {
         }
         assert_eq!((world.client.pool.counts().open.get(), world.server.pool.counts().open.get()), (1, 1));
         assert!(world.applications.try_recv().is_err(), "one connection to the application was enough");
+    });
+}
+
+#[test]
+fn unused_connections_close_in_time_although_the_sweep_rests() {
+    // Aim: never early, two ticks late at most, also when the exchange before was a long one and the sweep rested meanwhile.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut client = world.dial(SERVICE);
+        for pause in [Duration::ZERO, Duration::from_millis(100), Duration::from_millis(2600)] {
+            write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            let mut application = world.application().await;
+            head(&mut application).await;
+            tokio::time::sleep(pause).await;
+            write(&mut application, "HTTP/1.1 204 No Content\r\n\r\n").await;
+            head(&mut client).await;
+            let answered = Instant::now();
+            assert_eq!(rest(&mut application).await, "");
+            let kept = answered.elapsed();
+            assert!(kept >= limits::IDLE_PLAIN - limits::TICK && kept <= limits::IDLE_PLAIN + 2 * limits::TICK, "{pause:?}: {kept:?}");
+        }
+        tokio::time::sleep(limits::IDLE_MESH + 2 * limits::TICK).await;
+        assert_eq!((world.client.pool.counts().open.get(), world.server.pool.counts().open.get()), (0, 0));
     });
 }
 
@@ -315,7 +339,7 @@ fn what_is_no_request_is_refused_with_the_reason() {
     // Aim: hyper's own 400 and 431 say why, as every error of the mesh's does, in plaintext and between proxies; what follows a good
     // beginning passes as it is.
     run(|| async {
-        let long = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "x".repeat(crate::limits::HEAD_BYTES_MAX));
+        let long = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "x".repeat(limits::HEAD_BYTES_MAX));
         for (text, status) in [
             ("GET / HTTP/1.1\r\nbad header\r\n\r\n", "400 "),
             ("nonsense\r\n\r\n", "400 "),
