@@ -56,7 +56,7 @@ pub const SNIFF_WAIT: Duration = Duration::from_secs(5);
 /// How long a connection whose destination is refused may take to say that it speaks HTTP, so that it gets an answer.
 pub const REFUSAL_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of records that TLS makes before it writes: eight of the largest in one system call. Half of it leaves a small packet behind every
-/// large one, twice of it is no longer in the processor's nearer cache when the kernel copies it.
+/// large one; more of it brought nothing (`docs/performance.md`).
 pub const TLS_UNSENT_BYTES_MAX: usize = 128 << 10;
 /// One buffer of an opaque connection; held only while bytes are under way.
 pub const COPY_BUFFER_BYTES: usize = 128 << 10;
