@@ -3,19 +3,25 @@
 //! hyper wakes the sender of a body whenever its receiver takes a piece, and after the last piece too, when nothing is left to send. That
 //! is one turn of a connection more for every answer, in which it looks at everything and finds nothing.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::ptr;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Wake, Waker};
 
-/// Wakes the task of one connection, and can be held back for a moment. Everybody who wakes through it lives on the task's own thread:
-/// what is held back can only be the doing of who holds.
+thread_local! {
+    /// Whose wakes this thread holds back. Of this thread alone: a wake that comes from another one meanwhile, of a drain or a first use, is
+    /// not the doing of who holds, and passes.
+    static HELD: Cell<*const Wakes> = const { Cell::new(ptr::null()) };
+    /// Whether one was held back.
+    static MISSED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Wakes the task of one connection, and can be held back on the task's own thread for a moment.
 #[derive(Debug, Default)]
 pub struct Wakes {
     task: OnceLock<Waker>,
-    held: AtomicBool,
-    missed: AtomicBool,
 }
 
 impl Wakes {
@@ -34,17 +40,15 @@ impl Wakes {
 
     /// Holds wakes back until [`Self::release`]. Nothing but the work in between may happen meanwhile.
     pub fn hold(&self) {
-        self.held.store(true, Ordering::Relaxed);
+        MISSED.set(false);
+        HELD.set(self);
     }
 
     /// Ends [`Self::hold`]. `wanted` says whether what was held back is still needed.
     pub fn release(&self, wanted: bool) {
-        self.held.store(false, Ordering::Relaxed);
-        if self.missed.load(Ordering::Relaxed) {
-            self.missed.store(false, Ordering::Relaxed);
-            if wanted {
-                self.wake();
-            }
+        HELD.set(ptr::null());
+        if MISSED.replace(false) && wanted {
+            self.wake();
         }
     }
 
@@ -61,8 +65,8 @@ impl Wake for Wakes {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if self.held.load(Ordering::Relaxed) {
-            self.missed.store(true, Ordering::Relaxed);
+        if ptr::eq(HELD.get(), Arc::as_ptr(self)) {
+            MISSED.set(true);
         } else {
             Self::wake(self);
         }
@@ -72,7 +76,6 @@ impl Wake for Wakes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::cell::Cell;
     use std::rc::Rc;
     use std::task::Poll;
 
@@ -111,5 +114,11 @@ mod tests {
         wakes.release(true);
         settle().await;
         assert_eq!(turns.get(), 3, "nothing was held back");
+        wakes.hold();
+        let other = inner.borrow().clone().unwrap();
+        std::thread::spawn(move || other.wake()).join().unwrap();
+        wakes.release(false);
+        settle().await;
+        assert_eq!(turns.get(), 4, "another thread's wake is never held back");
     }
 }
