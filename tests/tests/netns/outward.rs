@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::net::TcpListener;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -168,17 +168,18 @@ fn a_change_of_replicas_leaves_somebody_to_serve() {
     let up = Up::start(&[&replicas(2)], &[]);
     up.wait_for("live", LIVE_MAX);
     for (count, last) in [(1, "web"), (2, "web-1")] {
-        let state = up.state.path().to_owned();
-        let calls = thread::spawn(move || {
-            let script = "for i in $(seq 150); do curl -s -m 5 -o /dev/null -w '%{http_code} ' http://web/; sleep 0.03; done";
-            let mut command = Command::new(tests::look::program());
-            command.args(["exec", "-n", "shop", "client", "--", "sh", "-c", script]).env("MESHWRIGHT_STATE_DIR", state);
-            String::from_utf8(command.output().unwrap().stdout).unwrap()
-        });
-        thread::sleep(Duration::from_millis(500));
+        let script = "for i in $(seq 150); do curl -s -m 5 -o /dev/null -w '%{http_code} ' http://web/; sleep 0.03; done";
+        let mut command = Command::new(tests::look::program());
+        command.args(["exec", "-n", "shop", "client", "--", "sh", "-c", script]).env("MESHWRIGHT_STATE_DIR", up.state.path());
+        let mut calls = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut answers = calls.stdout.take().unwrap();
+        let mut first = [0; 4];
+        answers.read_exact(&mut first).unwrap();
         fs::write(up.folder.path().join("0.yaml"), replicas(count)).unwrap();
         up.wait_until(SOON, last, |event| event["event"] == "instance" && event["instance"] == last && event["state"] == "ready");
-        let codes = calls.join().unwrap();
+        let mut codes = String::from_utf8(first.to_vec()).unwrap();
+        answers.read_to_string(&mut codes).unwrap();
+        calls.wait().unwrap();
         assert!(codes.split_whitespace().count() == 150 && codes.split_whitespace().all(|code| code == "200"), "to {count}: {codes}");
     }
     up.end();
