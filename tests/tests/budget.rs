@@ -1,5 +1,5 @@
 //! What a hop costs at run time, counted on real processes: system calls by strace, user-space instructions by valgrind. Counts, never
-//! times, so that a busy machine gives the same figures. They need root, both programs and the release binary; without one of them they
+//! times, so that a busy machine gives the same figures. They need root, both programs and the binary that ships; without one of them they
 //! fail and say so. `tests/run-all budgets` runs them alone, `MESHWRIGHT_RECORD=1 tests/run-all budgets` records what it finds.
 
 #![allow(clippy::unwrap_used, reason = "a test stops where its ground gives way")]

@@ -60,7 +60,7 @@ pub struct Args {
     /// How the result is printed
     #[arg(short, long, value_enum, default_value_t = Output::Table)]
     pub(super) output: Output,
-    /// Our program [default: target/release/meshwright beside this one]
+    /// Our program [default: target/dist/meshwright]
     #[arg(long, value_name = "FILE", env = "MESHWRIGHT_BIN")]
     pub(super) meshwright: Option<PathBuf>,
     /// Envoy's program

@@ -159,8 +159,8 @@ fn vars(args: &Args, lab: &Lab, certs: &Path, own: &Path) -> anyhow::Result<Vars
         ("BODY1K".to_owned(), "x".repeat(1024)),
     ]);
     let beside = own.with_file_name(OURS);
-    let release = own.parent().and_then(Path::parent).map(|target| target.join("release").join(OURS));
-    let built = [Some(beside), release].into_iter().flatten().find(|path| path.is_file());
+    let shipped = own.parent().and_then(Path::parent).map(|target| target.join("dist").join(OURS));
+    let built = [shipped, Some(beside)].into_iter().flatten().find(|path| path.is_file());
     for (name, program) in [("MESHWRIGHT_BIN", args.meshwright.clone().or(built)), ("ENVOY_BIN", args.envoy.clone())] {
         if let Some(program) = program {
             // Programs are started from other folders than ours.

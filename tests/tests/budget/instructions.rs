@@ -63,9 +63,9 @@ fn dump(pair: &Pair, hop: Hop, keep: &Path) -> u64 {
 
 /// Aim: what a request costs each hop in user space, on four roads, with routing from a real snapshot, mTLS, identity check, metrics and
 /// tracing at 1 %.
-// Ignored in a plain `cargo test`, which has no release binary; tests/run-all includes it, and there nothing may be missing.
+// Ignored in a plain `cargo test`, which has no binary that ships; tests/run-all includes it, and there nothing may be missing.
 #[test]
-#[ignore = "needs root, valgrind and the release binary: tests/run-all budgets"]
+#[ignore = "needs root, valgrind and the binary that ships: tests/run-all budgets"]
 fn requests_stay_within_their_instructions() {
     let pair = Pair::start(wrap);
     let kept = artifacts().join("budgets");

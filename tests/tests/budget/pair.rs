@@ -331,9 +331,9 @@ pub(crate) fn artifacts() -> PathBuf {
     own.ancestors().nth(3).unwrap().to_owned()
 }
 
-/// The release binary: what a development build costs says nothing.
+/// The binary that ships: what another build costs says nothing.
 pub(crate) fn binary() -> PathBuf {
-    let binary = std::env::var_os("MESHWRIGHT_BIN").map_or_else(|| artifacts().join("release/meshwright"), PathBuf::from);
-    assert!(binary.is_file(), "{} is missing: build it with `cargo build --release --locked -p cli`", binary.display());
+    let binary = std::env::var_os("MESHWRIGHT_BIN").map_or_else(|| artifacts().join("dist/meshwright"), PathBuf::from);
+    assert!(binary.is_file(), "{} is missing: build it with `cargo build --profile dist --locked -p cli`", binary.display());
     binary
 }

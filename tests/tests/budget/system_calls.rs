@@ -73,9 +73,9 @@ struct Found {
 }
 
 /// Aim: each hop reads once, writes once and waits once per direction; a call that was not made before is named.
-// Ignored in a plain `cargo test`, which has no release binary; tests/run-all includes it, and there nothing may be missing.
+// Ignored in a plain `cargo test`, which has no binary that ships; tests/run-all includes it, and there nothing may be missing.
 #[test]
-#[ignore = "needs root, strace and the release binary: tests/run-all budgets"]
+#[ignore = "needs root, strace and the binary that ships: tests/run-all budgets"]
 fn requests_stay_within_their_system_calls() {
     let pair = Pair::start(wrap);
     pair.settle();
