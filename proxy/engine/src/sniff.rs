@@ -285,6 +285,12 @@ mod tests {
             (b"PRI / HTTP/1.1\r\n", Sniffed::Http1),
             (b"EHLO example.com\r\n", Sniffed::Opaque),
             (b"get key\r\n", Sniffed::Opaque),
+            (b"use tube\r\n", Sniffed::Opaque),
+            (b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n", Sniffed::Opaque),
+            // pymongo: OP_MSG. The Cassandra driver: version 2 and 4, OPTIONS.
+            (b"\x9c\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x00\xdd\x07\x00\x00", Sniffed::Opaque),
+            (b"\x42\x00\x00\x00\x05\x00\x00\x00\x00", Sniffed::Opaque),
+            (b"\x04\x00\x00\x00\x05\x00\x00\x00\x00", Sniffed::Opaque),
             (b"SSH-2.0-OpenSSH_9.6\r\n", Sniffed::Opaque),
             (b"*1\r\n$4\r\nPING\r\n", Sniffed::Opaque),
             (b"\x00\x00\x00\x08", Sniffed::Opaque),

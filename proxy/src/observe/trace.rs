@@ -44,6 +44,8 @@ pub struct Found {
     pub b3_multi: bool,
     /// A `tracestate` was there.
     pub tracestate: bool,
+    /// The single `b3` header asked for debugging (`d`), which is more than sampled.
+    pub debug: bool,
 }
 
 /// A span of ours, for the headers of the request that goes on.
@@ -71,7 +73,7 @@ pub fn read(headers: &HeaderMap) -> Found {
     if there.b3_single
         && let Some((remote, sampled)) = headers.get(&B3).and_then(|value| parse_b3(value.as_bytes()))
     {
-        return Found { remote, sampled, ..found };
+        return Found { remote, sampled, debug: asks_for_debugging(headers), ..found };
     }
     if found.b3_multi {
         found.sampled = parse_b3_sampled(headers);
@@ -82,6 +84,14 @@ pub fn read(headers: &HeaderMap) -> Found {
             .map(|(trace_id, span_id)| Remote { trace_id, span_id });
     }
     found
+}
+
+/// Whether a single `b3` that parses has the state `d`: it stands alone, or third.
+fn asks_for_debugging(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(&B3) else { return false };
+    let mut parts = value.as_bytes().split(|byte| *byte == b'-');
+    let (first, state) = (parts.next(), parts.nth(1));
+    state.or(first) == Some(b"d")
 }
 
 /// Which forms are there: one walk instead of a lookup for each.
@@ -119,7 +129,7 @@ pub fn write(headers: &mut HeaderMap, found: &Found, context: &Context) {
         headers.remove(&TRACESTATE);
     }
     if found.b3_single {
-        headers.insert(B3, b3_single(context));
+        headers.insert(B3, b3_single(context, found.debug));
     }
     if found.b3_multi {
         headers.insert(B3_TRACE_ID, hex_value(&hex_of_u128(context.trace_id)));
@@ -129,7 +139,7 @@ pub fn write(headers: &mut HeaderMap, found: &Found, context: &Context) {
             None => headers.remove(&B3_PARENT),
         };
         // `x-b3-flags: 1` (debug) implies the decision; both would contradict the specification.
-        if !headers.contains_key(&B3_FLAGS) {
+        if headers.get(&B3_FLAGS).is_none_or(|flags| flags.as_bytes() != b"1") {
             headers.insert(B3_SAMPLED, HeaderValue::from_static(if context.sampled { "1" } else { "0" }));
         }
     }
@@ -146,12 +156,16 @@ fn traceparent(context: &Context) -> HeaderValue {
     value
 }
 
-fn b3_single(context: &Context) -> HeaderValue {
+fn b3_single(context: &Context, debug: bool) -> HeaderValue {
     let mut text = Vec::with_capacity(68);
     text.extend_from_slice(&hex_of_u128(context.trace_id));
     text.push(b'-');
     text.extend_from_slice(&hex_of_u64(context.span_id));
-    text.extend_from_slice(if context.sampled { b"-1" } else { b"-0" });
+    text.extend_from_slice(match (context.sampled, debug) {
+        (true, true) => b"-d",
+        (true, false) => b"-1",
+        (false, _) => b"-0",
+    });
     if let Some(parent) = context.parent {
         text.push(b'-');
         text.extend_from_slice(&hex_of_u64(parent));
@@ -407,6 +421,34 @@ mod tests {
         );
     }
 
+    /// Aim: the stock B3 propagator drops a bare state and takes ids without a state for undecided: ids and a decision always, and `d`, which
+    /// is more than `1`, stays `d`.
+    #[test]
+    fn b3_always_has_ids_and_an_explicit_decision() {
+        let id = "4bf92f3577b34da6a3ce929d0e0e4736";
+        for (before, sampled, state) in [
+            ("d", true, "d"),
+            (&format!("{id}-00f067aa0ba902b7-d"), true, "d"),
+            (&format!("{id}-00f067aa0ba902b7-d-05e3ac9a4f6e3b90"), true, "d"),
+            (&format!("{id}-00f067aa0ba902b7-1-0000000000000ddd"), true, "1"),
+            (&format!("{id}-00f067aa0ba902b7"), true, "1"),
+            ("0", false, "0"),
+            ("1", true, "1"),
+        ] {
+            let mut map = headers(&[("b3", before)]);
+            let found = read(&map);
+            write(&mut map, &found, &Context { trace_id: TRACE, span_id: 7, parent: None, sampled });
+            assert_eq!(map["b3"], format!("{id}-0000000000000007-{state}"), "{before}");
+        }
+        for (name, value, sampled) in [("x-b3-flags", "1", None), ("x-b3-flags", "0", Some("1")), ("x-b3-sampled", "1", Some("1"))] {
+            let mut map = headers(&[(name, value)]);
+            let found = read(&map);
+            write(&mut map, &found, &Context { trace_id: TRACE, span_id: 7, parent: None, sampled: true });
+            assert_eq!(map.get("x-b3-sampled").and_then(|value| value.to_str().ok()), sampled, "{name}: {value}");
+            assert!(map.contains_key("x-b3-traceid") && map.contains_key("x-b3-spanid"));
+        }
+    }
+
     /// Aim: of all bytes, in every place, only the sixteen digits count.
     #[test]
     fn only_digits_are_digits() {
@@ -445,7 +487,9 @@ mod tests {
             let context = Context { trace_id, span_id, parent, sampled };
             let expected = (Remote { trace_id, span_id }, sampled);
             prop_assert_eq!(parse_traceparent(traceparent(&context).as_bytes()), Some(expected));
-            prop_assert_eq!(parse_b3(b3_single(&context).as_bytes()), Some((Some(expected.0), Some(sampled))));
+            for debug in [false, true] {
+                prop_assert_eq!(parse_b3(b3_single(&context, debug).as_bytes()), Some((Some(expected.0), Some(sampled))));
+            }
         }
     }
 }

@@ -20,7 +20,9 @@ pub(super) fn choose(table: &RouteTable, host: &str) -> Option<usize> {
     if table.exact.is_empty() && table.suffix.is_empty() {
         return table.any;
     }
+    // `shop.example.` is the same name, spelled in full (RFC 1034, section 3.1).
     let host = without_port(host);
+    let host = host.strip_suffix('.').unwrap_or(host);
     if host.is_empty() || host.len() > HOST_BYTES_MAX {
         return table.any;
     }

@@ -249,3 +249,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_host_spelled_in_full_is_the_same_host() {
+    // Aim: a trailing dot, a port, capitals and all of them at once, as clients and Envoy write them; two dots are another name.
+    let table =
+        table(&[(&["shop.example"], vec![("shop", fixture::prefix("/"))]), (&["*.wild.example"], vec![("wild", fixture::prefix("/"))])]);
+    for (host, wanted) in [
+        ("shop.example", "shop"),
+        ("shop.example.", "shop"),
+        ("shop.example:80", "shop"),
+        ("shop.example.:80", "shop"),
+        ("SHOP.example.:8080", "shop"),
+        ("a.wild.example.", "wild"),
+        ("shop.example..", "404"),
+        (".", "404"),
+        ("wild.example.", "404"),
+    ] {
+        assert_eq!(winner(&table, "GET", "/", &[("host", host)]), wanted, "{host}");
+    }
+}
