@@ -13,7 +13,7 @@ use http::Request;
 use crate::attempt::OpenedTcp;
 use crate::body::Received;
 use crate::forward;
-use crate::http::{Version, serve};
+use crate::http::{Caller, Version, serve};
 use crate::io::{Rewound, Socket, Stream};
 use crate::limits::REFUSAL_WAIT;
 use crate::observe::{Direction, Downstream, Exchange};
@@ -111,5 +111,5 @@ pub async fn refuse(
             Ok(forward::failed(&shared, &Failure::new(reason, format!("{local}: {cause}")), parts.version, exchange))
         }
     };
-    serve(stream, version, true, &shared.serving, shared.drain.of(direction), answer).await;
+    serve(stream, version, Caller::Anybody, &shared.serving, shared.drain.of(direction), answer).await;
 }

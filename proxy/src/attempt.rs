@@ -12,7 +12,9 @@ use hyper::body::Incoming;
 use smallvec::SmallVec;
 
 use crate::body::Body;
+use crate::http::unpack;
 use crate::io::{Rewound, Stream};
+use crate::line::Line;
 use crate::observe::Exchange;
 use crate::pool::{Freshness, Lease, Sent, To};
 use crate::shared::Shared;
@@ -72,7 +74,7 @@ pub struct Aim<'a> {
 }
 
 /// Sends a request to where it may go. Replays on another endpoint what was never written, within the engine's bound. `place` takes the
-/// connection that answered. Dropping the future gives up the exchange.
+/// connection that answered; interim answers go to `downstream`. Dropping the future gives up the exchange.
 ///
 /// # Errors
 /// The last attempt's failure.
@@ -81,7 +83,7 @@ pub async fn send(
     request: &mut Option<Request<Body>>,
     aim: Aim<'_>,
     carries: Carries,
-    exchange: &mut Exchange,
+    (exchange, downstream): (&mut Exchange, Option<&Arc<Line>>),
     place: &mut Option<Lease>,
 ) -> Result<Response<Incoming>, Failure> {
     let mut attempts = Attempts::new(aim);
@@ -99,11 +101,13 @@ pub async fn send(
             }
         };
         exchange.secured(lease.tls());
-        match lease.send(request).await {
+        match lease.send(request, downstream).await {
             Sent::Answered(response) => return Ok(response),
             Sent::Failed(failure) => return Err(Failure { cause: format!("{at}: {}", failure.cause), ..failure }),
-            Sent::NeverWritten(again, failure) => {
+            Sent::NeverWritten(mut again, failure) => {
                 exchange.retried(at, attempts.failed(failure)?);
+                // The next endpoint may be none of the mesh.
+                unpack(again.headers_mut());
                 *request = Some(*again);
                 *place = None;
                 freshness = Freshness::New;

@@ -1,15 +1,18 @@
 //! The one body type of the road.
 
+use std::error::Error as _;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use engine::failure::Reason;
+use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::wakes::Wakes;
+use crate::line::Line;
 
 /// A message's body. No generics over bodies anywhere: this is the type.
 #[derive(Default)]
@@ -19,21 +22,33 @@ pub enum Body {
     Empty,
     /// Whole and in memory: the mesh's own answers.
     Bytes(Bytes),
+    /// None, although the head declares this length: of what a GET would have brought (RFC 9110, section 8.6).
+    Claimed(u64),
     /// Passing through; somebody is told of each frame and of the end.
     Followed(Followed),
 }
 
-/// A body as it comes in from a connection.
+/// A body as it comes in from a connection. A request's that is not read to its end is left to its connection to be read and forgotten.
 pub struct Received {
-    incoming: Incoming,
-    sender: Option<Arc<Wakes>>,
+    /// Absent once it is left to its connection.
+    incoming: Option<Incoming>,
+    line: Option<Arc<Line>>,
+    kind: Kind,
+    over: bool,
+}
+
+/// Whose body it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Request,
+    Answer,
 }
 
 /// See [`Body::Followed`].
 pub struct Followed {
     received: Received,
     follower: Box<dyn Follower>,
-    over: bool,
+    gated: bool,
 }
 
 /// Is told what passes through a body, and how it ended. Dropped without [`Follower::ended`] the receiver went away.
@@ -44,6 +59,16 @@ pub trait Follower {
     fn ended(&mut self, outcome: Result<(), &Cut>);
     /// Whether the next frame has been waited for too long; asked only while waiting.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason>;
+    /// Whether the first frame may be asked for: `false` means that nobody wants it any more. Asked of gated bodies only.
+    fn poll_gate(&mut self, _: &mut Context<'_>) -> Poll<bool> {
+        Poll::Ready(true)
+    }
+    /// Takes trailers that it brings to where they go by itself, else hands them back.
+    fn trailers(&mut self, trailers: HeaderMap) -> Option<HeaderMap> {
+        Some(trailers)
+    }
+    /// The body goes on over this line.
+    fn goes_over(&mut self, _: &Arc<Line>) {}
 }
 
 /// Why a body ended before its end.
@@ -55,33 +80,77 @@ pub enum Cut {
     /// It took too long.
     #[error("{}", .0.text())]
     Overdue(Reason),
+    /// The answer came before anybody asked for it.
+    #[error("the answer came before the body was asked for")]
+    Unwanted,
+}
+
+impl Cut {
+    /// Whether the sender broke the rules, and did not merely go.
+    pub fn breaks_rules(&self) -> bool {
+        matches!(self, Self::Sender(error) if breaks_coding(error))
+    }
+}
+
+/// Whether a body ended because its chunks are none (RFC 9112, section 7.1). hyper tells that as an I/O error.
+pub(crate) fn breaks_coding(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| matches!(cause.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData))
 }
 
 impl Received {
-    /// `sender` wakes the connection that sends, where that carries one message at a time.
-    pub fn new(incoming: Incoming, sender: Option<&Arc<Wakes>>) -> Self {
-        let sender = sender.filter(|_| !incoming.is_end_stream()).cloned();
-        Self { incoming, sender }
+    /// A request's body. `line` is that of the connection it comes over, where that carries one exchange at a time.
+    pub fn request(incoming: Incoming, line: Option<&Arc<Line>>) -> Self {
+        Self { incoming: Some(incoming), line: line.cloned(), kind: Kind::Request, over: false }
+    }
+
+    /// An answer's body.
+    pub fn answer(incoming: Incoming, line: Option<&Arc<Line>>) -> Self {
+        let line = line.filter(|_| !incoming.is_end_stream()).cloned();
+        Self { incoming: Some(incoming), line, kind: Kind::Answer, over: false }
+    }
+
+    /// The line of its connection.
+    pub const fn line(&self) -> Option<&Arc<Line>> {
+        self.line.as_ref()
     }
 
     /// Whether nothing comes any more.
     pub fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.over || self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     /// What is known of its length.
     pub fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        self.incoming.as_ref().map(Incoming::size_hint).unwrap_or_default()
     }
 
     /// The next frame. Who has sent the last one is not woken to send more.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let incoming = Pin::new(&mut self.incoming);
-        let Some(sender) = &self.sender else { return incoming.poll_frame(cx) };
-        sender.hold();
-        let polled = incoming.poll_frame(cx);
-        sender.release(!self.incoming.is_end_stream());
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let polled = match self.line.as_ref().and_then(|line| line.wakes()) {
+            None => Pin::new(incoming).poll_frame(cx),
+            Some(sender) => {
+                sender.hold();
+                let polled = Pin::new(&mut *incoming).poll_frame(cx);
+                sender.release(!incoming.is_end_stream());
+                polled
+            }
+        };
+        self.over = matches!(polled, Poll::Ready(None | Some(Err(_))));
         polled
+    }
+}
+
+impl Drop for Received {
+    fn drop(&mut self) {
+        if self.kind == Kind::Request
+            && !self.is_end_stream()
+            && let Some(line) = &self.line
+            && let Some(rest) = self.incoming.take()
+        {
+            line.leave_unread(rest);
+        }
     }
 }
 
@@ -92,7 +161,19 @@ impl Body {
             follower.ended(Ok(()));
             return Self::Empty;
         }
-        Self::Followed(Followed { received, follower, over: false })
+        Self::Followed(Followed { received, follower, gated: false })
+    }
+
+    /// The same, whose first frame is asked for only when the follower says so ([`Follower::poll_gate`]).
+    pub fn gated(received: Received, follower: Box<dyn Follower>) -> Self {
+        Self::Followed(Followed { received, follower, gated: true })
+    }
+
+    /// The body goes on over this line.
+    pub fn goes_over(&mut self, line: &Arc<Line>) {
+        if let Self::Followed(followed) = self {
+            followed.follower.goes_over(line);
+        }
     }
 }
 
@@ -101,6 +182,7 @@ impl std::fmt::Debug for Body {
         f.write_str(match self {
             Self::Empty => "Empty",
             Self::Bytes(_) => "Bytes",
+            Self::Claimed(_) => "Claimed",
             Self::Followed(_) => "Followed",
         })
     }
@@ -108,13 +190,18 @@ impl std::fmt::Debug for Body {
 
 impl Followed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if self.gated {
+            if !ready!(self.follower.poll_gate(cx)) {
+                return Poll::Ready(Some(Err(Cut::Unwanted)));
+            }
+            self.gated = false;
+        }
         let cut = match self.received.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.follower.frame(&frame);
-                return Poll::Ready(Some(Ok(frame)));
+                return Poll::Ready(self.passed(frame).map(Ok));
             }
             Poll::Ready(None) => {
-                self.over = true;
                 self.follower.ended(Ok(()));
                 return Poll::Ready(None);
             }
@@ -124,16 +211,31 @@ impl Followed {
                 Poll::Ready(reason) => Cut::Overdue(reason),
             },
         };
-        self.over = true;
+        self.received.over = true;
         self.follower.ended(Err(&cut));
         Poll::Ready(Some(Err(cut)))
+    }
+
+    /// A frame as the next one up sees it. Trailers that the follower brings to where they go are the end.
+    fn passed(&mut self, frame: Frame<Bytes>) -> Option<Frame<Bytes>> {
+        match frame.into_trailers() {
+            Err(frame) => Some(frame),
+            Ok(trailers) => {
+                let left = self.follower.trailers(trailers);
+                if left.is_none() {
+                    self.received.over = true;
+                    self.follower.ended(Ok(()));
+                }
+                left.map(Frame::trailers)
+            }
+        }
     }
 }
 
 impl Drop for Followed {
     fn drop(&mut self) {
         // A receiver that knows the length does not poll for the end.
-        if !self.over && self.received.is_end_stream() {
+        if !self.received.over && self.received.is_end_stream() {
             self.follower.ended(Ok(()));
         }
     }
@@ -146,7 +248,7 @@ impl http_body::Body for Body {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let this = self.get_mut();
         match this {
-            Self::Empty => Poll::Ready(None),
+            Self::Empty | Self::Claimed(_) => Poll::Ready(None),
             Self::Bytes(bytes) => {
                 let bytes = std::mem::take(bytes);
                 *this = Self::Empty;
@@ -160,7 +262,9 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => true,
             Self::Bytes(bytes) => bytes.is_empty(),
-            Self::Followed(followed) => followed.over || followed.received.is_end_stream(),
+            // Else the length would not be written.
+            Self::Claimed(_) => false,
+            Self::Followed(followed) => followed.received.is_end_stream(),
         }
     }
 
@@ -168,6 +272,7 @@ impl http_body::Body for Body {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Claimed(length) => SizeHint::with_exact(*length),
             Self::Followed(followed) => followed.received.size_hint(),
         }
     }

@@ -6,24 +6,28 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use engine::decide::Plan;
-use engine::failure::{Failure, LocalReply, Reason};
+use engine::failure::{Blame, Failure, LocalReply, Reason};
 use engine::model::{Cluster, Forward, Protocol, Snapshot};
 use http::header::CONNECTION;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request};
 use http_body::Frame;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
+use tokio::time::{Sleep, sleep};
 
 use crate::attempt::{self, Aim};
 use crate::body::{Body, Cut, Follower, Received};
 use crate::chain;
 use crate::http::{
-    Overdue, Tunnel, Upgrade, Upload, clean_request, clean_response, frame_for_http1, grpc_status, local_reply, to_http1, to_http2, tunnel,
+    Hop, OfHop, Overdue, Tunnel, Upgrade, Upload, Wrong, clean_request, clean_response, declared_length, frame_for_http1, grpc_status,
+    judge_answer, local_reply, pack, to_http1, to_http2, tunnel,
 };
+use crate::limits::CONTINUE_WAIT;
+use crate::line::{Continued, Line};
 use crate::observe::{Direction, Downstream, Exchange};
 use crate::pool::{Lease, To};
 use crate::shared::Shared;
@@ -66,6 +70,8 @@ pub struct Journey {
     request: Option<Request<Body>>,
     exchange: Option<Exchange>,
     lease: Option<Lease>,
+    /// The downstream's.
+    line: Option<Arc<Line>>,
     overdue: Overdue,
     upgraded: Option<OnUpgrade>,
     cluster: Arc<Cluster>,
@@ -75,22 +81,26 @@ pub struct Journey {
     carries: Carries,
     version: Version,
     connect: bool,
+    /// The downstream is a mesh peer.
+    peer: bool,
+    /// The answer's body goes on in chunks.
+    chunked: bool,
     over: bool,
 }
 
 impl Journey {
-    /// Makes a request ready to be sent as decided: to `only` where the decision leaves no choice, else to the cluster's endpoints.
-    /// `destination` stands in for a host that the request does not name.
+    /// Makes a request that was judged ready to be sent as decided: to `only` where the decision leaves no choice, else to the cluster's
+    /// endpoints. `destination` stands in for a host that the request does not name; `speaks` is what the application speaks.
     pub fn begin(
         shared: &Rc<Shared>,
-        (mut parts, received): (request::Parts, Received),
+        (mut parts, received, there, at): (request::Parts, Received, OfHop, Hop),
         plan: &Plan<'_>,
-        (only, destination): (Option<To>, SocketAddr),
+        (only, destination, speaks): (Option<To>, SocketAddr, Protocol),
         exchange: Exchange,
     ) -> Box<Self> {
         let (version, connect) = (parts.version, parts.method == Method::CONNECT);
-        let upgrade = clean_request(&mut parts);
-        let carries = carries(plan.cluster.protocol, version, upgrade);
+        let upgrade = clean_request(&mut parts, there);
+        let carries = carries(speaks, version, upgrade);
         chain::forth(plan, &mut parts.headers);
         match carries {
             Carries::H2 => to_http2(&mut parts, destination),
@@ -102,7 +112,10 @@ impl Journey {
             }
         }
         let overdue = Overdue::new(&shared.patience, plan.forward.idle_timeout, plan.forward.request_timeout);
-        let mut request = Request::from_parts(parts, body(received, &overdue));
+        let line = received.line().cloned();
+        // HTTP/1.0 knows neither interim answers nor what asks for them.
+        let holds_back = there.expect && version != Version::HTTP_10;
+        let mut request = Request::from_parts(parts, body(received, &overdue, line.as_ref().filter(|_| holds_back)));
         let upgraded = (upgrade == Upgrade::Asked).then(|| hyper::upgrade::on(&mut request));
         // Written in its place: built first and boxed then, it would be copied.
         let place = Box::new_uninit();
@@ -113,6 +126,7 @@ impl Journey {
                 request: Some(request),
                 exchange: Some(exchange),
                 lease: None,
+                line,
                 overdue,
                 upgraded,
                 cluster: Arc::clone(plan.cluster),
@@ -122,17 +136,20 @@ impl Journey {
                 carries,
                 version,
                 connect,
+                peer: at == Hop::Inner,
+                chunked: false,
                 over: false,
             },
         )
     }
 
     async fn go(&mut self) -> Result<Response<Incoming>, Failure> {
-        let Self { shared, request, exchange: Some(exchange), lease, overdue, cluster, only, carries, .. } = self else {
+        let Self { shared, request, exchange: Some(exchange), lease, line, overdue, cluster, only, carries, version, .. } = self else {
             return Err(Failure::new(Reason::UpstreamReset, "the exchange is over"));
         };
         let aim = Aim { cluster: Some(cluster), only: only.as_ref() };
-        let mut sending = pin!(attempt::send(shared, request, aim, *carries, exchange, lease));
+        let downstream = line.as_ref().filter(|_| *version != Version::HTTP_10);
+        let mut sending = pin!(attempt::send(shared, request, aim, *carries, (exchange, downstream), lease));
         poll_fn(|cx| match sending.as_mut().poll(cx) {
             Poll::Ready(sent) => Poll::Ready(sent),
             Poll::Pending => overdue.poll(cx).map(|reason| Err(too_late(reason))),
@@ -152,7 +169,11 @@ impl Journey {
             return self.fail(&Failure::new(Reason::UpstreamProtocol, "the server switched protocols, which nobody had asked for"));
         }
         let mesh_peer = self.lease.as_ref().is_some_and(|lease| lease.tls().is_some());
-        clean_response(response.headers_mut(), switching, self.version, mesh_peer);
+        let there = match judge_answer(response.headers_mut(), if mesh_peer { Hop::Inner } else { Hop::First }) {
+            Ok(there) => there,
+            Err(failure) => return self.fail(&failure),
+        };
+        clean_response(response.headers_mut(), there, switching, self.version, mesh_peer);
         if let Some(exchange) = &mut self.exchange {
             exchange.response(response.status(), response.headers());
         }
@@ -160,6 +181,9 @@ impl Journey {
             chain::back(backend, &self.forward, response.headers_mut());
         }
         *response.version_mut() = Version::HTTP_11;
+        if self.peer && self.version != Version::HTTP_2 {
+            pack(response.headers_mut());
+        }
         if self.shared.draining() && self.version != Version::HTTP_2 && !switching {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -167,8 +191,25 @@ impl Journey {
             self.become_tunnel(hyper::upgrade::on(&mut response));
             return response.map(|_| Body::Empty);
         }
-        let sender = self.lease.as_ref().and_then(Lease::wakes).cloned();
-        response.map(|incoming| Body::followed(Received::new(incoming, sender.as_ref()), self))
+        if response.status() == StatusCode::NOT_MODIFIED
+            && self.version != Version::HTTP_2
+            && let Some(length) = declared_length(response.headers())
+        {
+            return response.map(|incoming| self.claim(incoming, length));
+        }
+        let sender = self.lease.as_ref().and_then(Lease::line).cloned();
+        response.map(|incoming| {
+            let received = Received::answer(incoming, sender.as_ref());
+            // With a length there is no place for trailers.
+            self.chunked = self.version == Version::HTTP_11 && received.size_hint().exact().is_none();
+            Body::followed(received, self)
+        })
+    }
+
+    /// No body, but the length of one: hyper would leave it out.
+    fn claim(self: Box<Self>, incoming: Incoming, length: u64) -> Body {
+        Body::followed(Received::answer(incoming, None), self);
+        Body::Claimed(length)
     }
 
     fn fail(mut self: Box<Self>, failure: &Failure) -> Response<Body> {
@@ -180,6 +221,9 @@ impl Journey {
     /// From here on it is bytes both ways.
     fn become_tunnel(&mut self, upstream: OnUpgrade) {
         let (Some(downstream), Some(exchange)) = (self.upgraded.take(), self.exchange.take()) else { return };
+        if let Some(line) = &self.line {
+            line.becomes_tunnel();
+        }
         // An HTTP/1 connection is over as such and goes on as the tunnel.
         let guest = (self.version != Version::HTTP_2).then(|| self.shared.guests.of(exchange.direction()).enter());
         let both = Tunnel { downstream, upstream, exchange, idle: self.forward.idle_timeout };
@@ -213,10 +257,26 @@ impl Follower for Journey {
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         self.overdue.poll(cx)
     }
+
+    fn trailers(&mut self, trailers: HeaderMap) -> Option<HeaderMap> {
+        match &self.line {
+            Some(line) if self.chunked => {
+                line.trail(&trailers);
+                None
+            }
+            _ => Some(trailers),
+        }
+    }
 }
 
 impl Drop for Journey {
     fn drop(&mut self) {
+        if let Some(line) = &self.line {
+            line.ended();
+            if line.holds_back() {
+                line.left();
+            }
+        }
         let Some(exchange) = &mut self.exchange else { return };
         exchange.add_request_bytes(self.overdue.wait.uploaded());
         if !self.over {
@@ -244,7 +304,20 @@ pub fn reply(shared: &Shared, reply: &LocalReply, version: Version, mut exchange
 pub fn failed(shared: &Shared, failure: &Failure, version: Version, mut exchange: Exchange) -> Response<Body> {
     tracing::debug!(%failure, "a request failed");
     exchange.failed(failure);
-    reply(shared, &failure.reason.into(), version, exchange)
+    let mut answer = LocalReply::of(failure.reason);
+    if failure.reason == Reason::TooLarge && failure.blame != Blame::Client {
+        // An answer's head, which is not the caller's doing.
+        answer.status = StatusCode::BAD_GATEWAY;
+    }
+    reply(shared, &answer, version, exchange)
+}
+
+/// Answers a request whose head is wrong.
+#[cold]
+pub fn refused(shared: &Shared, wrong: Wrong, version: Version, mut exchange: Exchange) -> Response<Body> {
+    tracing::debug!(status = %wrong.status, why = wrong.why, "a request was refused");
+    exchange.failed(&wrong.failure());
+    reply(shared, &wrong.reply(), version, exchange)
 }
 
 /// Records that a client's bytes were no HTTP, which hyper has answered with `status` by itself.
@@ -252,7 +325,8 @@ pub fn failed(shared: &Shared, failure: &Failure, version: Version, mut exchange
 pub fn malformed(shared: &Shared, direction: Direction, snapshot: &Arc<Snapshot>, downstream: &Downstream, status: StatusCode) {
     let mut parts = Request::new(()).into_parts().0;
     let mut exchange = shared.observer.begin_http(direction, snapshot, &mut parts, downstream);
-    exchange.replied(&LocalReply { status, ..LocalReply::of(Reason::BadRequest) });
+    let too_large = matches!(status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE | StatusCode::URI_TOO_LONG);
+    exchange.replied(&LocalReply { status, ..LocalReply::of(if too_large { Reason::TooLarge } else { Reason::BadRequest }) });
 }
 
 /// HTTP/1.1 stays HTTP/1.1 and HTTP/2 stays HTTP/2, unless the application is known to speak one only. What upgrades is HTTP/1.1.
@@ -269,12 +343,34 @@ const fn switches(asked: bool, connect: bool, status: StatusCode) -> bool {
     asked && (matches!(status, StatusCode::SWITCHING_PROTOCOLS) || (connect && status.as_u16() / 100 == 2))
 }
 
-/// The request's body; where there is one, its bytes are counted and keep the exchange from being taken for idle.
-fn body(received: Received, overdue: &Overdue) -> Body {
+/// The request's body; where there is one, its bytes are counted and keep the exchange from being taken for idle. The client holds it back
+/// until `held` brings the upstream's word.
+fn body(received: Received, overdue: &Overdue, held: Option<&Arc<Line>>) -> Body {
     if received.is_end_stream() {
         return Body::Empty;
     }
-    Body::followed(received, Box::new(overdue.wait.upload()))
+    // With a length there is no place for trailers.
+    let chunked = received.size_hint().exact().is_none();
+    let mut uploading = Box::new(Uploading { upload: overdue.wait.upload(), chunked, upstream: None, held: None });
+    let Some(line) = held else { return Body::followed(received, uploading) };
+    line.expects();
+    uploading.held = Some(Box::new(Held { line: Arc::clone(line), patience: Box::pin(sleep(CONTINUE_WAIT)) }));
+    Body::gated(received, uploading)
+}
+
+/// Follows a request's body.
+struct Uploading {
+    upload: Upload,
+    chunked: bool,
+    upstream: Option<Arc<Line>>,
+    held: Option<Box<Held>>,
+}
+
+/// A body that the client holds back (RFC 9110, section 10.1.1).
+struct Held {
+    line: Arc<Line>,
+    /// An application that knows nothing of expectations gets its body all the same.
+    patience: Pin<Box<Sleep>>,
 }
 
 #[cold]
@@ -288,9 +384,9 @@ fn too_late(reason: Reason) -> Failure {
     )
 }
 
-impl Follower for Upload {
+impl Follower for Uploading {
     fn frame(&mut self, frame: &Frame<Bytes>) {
-        self.moved(frame.data_ref().map_or(0, Bytes::len));
+        self.upload.moved(frame.data_ref().map_or(0, Bytes::len));
     }
 
     fn ended(&mut self, _: Result<(), &Cut>) {}
@@ -299,6 +395,35 @@ impl Follower for Upload {
         // The answer's side watches for both.
         Poll::Pending
     }
+
+    fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let Some(held) = &mut self.held else { return Poll::Ready(true) };
+        match held.line.poll_continued(cx) {
+            Poll::Ready(Continued::Wanted) => {}
+            Poll::Ready(Continued::Unwanted) => return Poll::Ready(false),
+            Poll::Ready(Continued::Answered) => return Poll::Pending,
+            Poll::Pending => {
+                ready!(held.patience.as_mut().poll(cx));
+                held.line.continues();
+            }
+        }
+        self.held = None;
+        Poll::Ready(true)
+    }
+
+    fn trailers(&mut self, trailers: HeaderMap) -> Option<HeaderMap> {
+        match &self.upstream {
+            Some(line) if self.chunked => {
+                line.trail(&trailers);
+                None
+            }
+            _ => Some(trailers),
+        }
+    }
+
+    fn goes_over(&mut self, line: &Arc<Line>) {
+        self.upstream = Some(Arc::clone(line));
+    }
 }
 
 #[cold]
@@ -306,8 +431,9 @@ fn cut_off(cut: &Cut) -> Failure {
     match cut {
         Cut::Sender(error) => {
             let reason = crate::pool::reason(error);
-            Failure::new(reason, format!("the answer broke off: {}", crate::pool::told(error)))
+            Failure::upstream(reason, format!("the answer broke off: {}", crate::pool::told(error)))
         }
         Cut::Overdue(reason) => too_late(*reason),
+        Cut::Unwanted => Failure::new(Reason::ClientGone, cut.to_string()),
     }
 }

@@ -12,8 +12,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
 use crate::arrival::{Arrival, http_version};
 use crate::body::Received;
-use crate::forward::{Answering, Journey, malformed, reply};
-use crate::http::{Version, names_no_one_host, serve};
+use crate::forward::{Answering, Journey, malformed, refused, reply};
+use crate::http::{Caller, Hop, Version, judge_request, serve};
 use crate::io::{Rewound, Stream};
 use crate::limits::HEAD_WAIT;
 use crate::observe::{Direction, Downstream};
@@ -41,7 +41,8 @@ pub async fn serve_connection(arrival: Arrival, port: u16, shared: Rc<Shared>) {
     let connection = Rc::new(Connection { shared, port, destination, downstream, client, view });
     let answering = Rc::clone(&connection);
     let answer = move |request| answering.answer(request).answer();
-    if let Some(status) = serve(Rewound::new(said.seen, stream), version, true, &own.serving, &own.drain.outbound, answer).await {
+    if let Some(status) = serve(Rewound::new(said.seen, stream), version, Caller::Anybody, &own.serving, &own.drain.outbound, answer).await
+    {
         malformed(&own, Direction::Outbound, &connection.view.borrow().snapshot, &connection.downstream, status);
     }
 }
@@ -68,20 +69,28 @@ impl Connection {
         self.refresh();
         let view = self.view.borrow();
         let (mut parts, received) = request.into_parts();
+        let fields = parts.headers.len();
         let mut exchange = self.shared.observer.begin_http(Direction::Outbound, &view.snapshot, &mut parts, &self.downstream);
         let Some(table) = view.edge.as_deref().and_then(|edge| edge.http.as_ref()) else {
             let reason = if view.snapshot.settings.is_none() { Reason::ConfigPending } else { Reason::NoRoute };
             return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(reason), parts.version, exchange)));
         };
         self.mark(&mut parts.headers);
-        if names_no_one_host(&parts) {
-            return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(Reason::BadRequest), parts.version, exchange)));
-        }
+        let there = match judge_request(&mut parts, Hop::First, fields) {
+            Ok(there) => there,
+            Err(wrong) => return Answering::Ready(Box::new(refused(&self.shared, wrong, parts.version, exchange))),
+        };
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
         match decide(table, &head, self.shared.draw.next()) {
             Decision::Forward(plan) => {
                 exchange.routed(plan.rule, plan.cluster);
-                Answering::Forward(Journey::begin(&self.shared, (parts, received), &plan, (None, self.destination), exchange))
+                Answering::Forward(Journey::begin(
+                    &self.shared,
+                    (parts, received, there, Hop::First),
+                    &plan,
+                    (None, self.destination, plan.cluster.protocol),
+                    exchange,
+                ))
             }
             Decision::Reply { reply: answer, rule } => {
                 if let Some(rule) = rule {

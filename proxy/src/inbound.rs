@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use crate::arrival::{Arrival, Carried, Opaque, carry, http_version};
 use crate::attempt::{self, Aim, OpenedTcp};
 use crate::body::{Body, Received};
-use crate::forward::{Answering, Journey, malformed, reply};
-use crate::http::{Version, names_no_one_host, serve};
+use crate::forward::{Answering, Journey, malformed, refused, reply};
+use crate::http::{Caller, Hop, Version, judge_request, serve};
 use crate::io::{Rewound, Socket, Stream};
 use crate::limits::{HANDSHAKE_WAIT, HEAD_WAIT};
 use crate::observe::{Direction, Downstream, Exchange};
@@ -35,10 +35,10 @@ pub async fn serve_connection(arrival: Arrival, shared: Rc<Shared>) {
         None => {}
         Some(Carried::Opaque(opaque)) => Box::pin(carry(&shared, *opaque)).await,
         Some(Carried::Http(stream, version, connection)) => {
-            let guarded = connection.downstream.peer.is_none();
+            let caller = if connection.downstream.peer.is_some() { Caller::Peer } else { Caller::Anybody };
             let answering = Rc::clone(&connection);
             let answer = move |request| answering.answer(request).answer();
-            if let Some(status) = serve(stream, version, guarded, &shared.serving, &shared.drain.inbound, answer).await {
+            if let Some(status) = serve(stream, version, caller, &shared.serving, &shared.drain.inbound, answer).await {
                 malformed(&shared, Direction::Inbound, &connection.view.borrow().snapshot, &connection.downstream, status);
             }
         }
@@ -214,6 +214,14 @@ impl Came<'_> {
     }
 }
 
+/// What the application speaks: as its port declares, else as the cluster does.
+const fn spoken(port: Protocol, cluster: Protocol) -> Protocol {
+    match port {
+        Protocol::Http1 | Protocol::Http2 => port,
+        Protocol::Http | Protocol::Tcp | Protocol::Auto => cluster,
+    }
+}
+
 fn from_mesh(hello: &ClientHello) -> bool {
     [Carries::H1, Carries::H2, Carries::Tcp].into_iter().any(|carries| hello.offers(carries.alpn()))
 }
@@ -246,6 +254,7 @@ impl Connection {
         self.refresh();
         let view = self.view.borrow();
         let (mut parts, received) = request.into_parts();
+        let fields = parts.headers.len();
         let mut exchange = self.shared.observer.begin_http(Direction::Inbound, &view.snapshot, &mut parts, &self.downstream);
         exchange.at_port(&view.port);
         if view.port.mode == MtlsMode::Strict && self.downstream.peer.is_none() {
@@ -256,15 +265,18 @@ impl Connection {
             Some(value) => drop(parts.headers.insert(X_FORWARDED_CLIENT_CERT, value.clone())),
             None => drop(parts.headers.remove(X_FORWARDED_CLIENT_CERT)),
         }
-        if names_no_one_host(&parts) {
-            return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(Reason::BadRequest), parts.version, exchange)));
-        }
+        let at = if self.downstream.peer.is_some() { Hop::Inner } else { Hop::First };
+        let there = match judge_request(&mut parts, at, fields) {
+            Ok(there) => there,
+            Err(wrong) => return Answering::Ready(Box::new(refused(&self.shared, wrong, parts.version, exchange))),
+        };
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
         match decide(&view.port.http, &head, self.shared.draw.next()) {
             Decision::Forward(plan) => {
                 exchange.routed(plan.rule, plan.cluster);
                 let application = Some(self.application.clone());
-                Answering::Forward(Journey::begin(&self.shared, (parts, received), &plan, (application, self.destination), exchange))
+                let to = (application, self.destination, spoken(view.port.protocol, plan.cluster.protocol));
+                Answering::Forward(Journey::begin(&self.shared, (parts, received, there, at), &plan, to, exchange))
             }
             Decision::Reply { reply: answer, rule } => {
                 if let Some(rule) = rule {

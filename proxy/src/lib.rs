@@ -21,6 +21,7 @@ pub mod intercept;
 pub mod io;
 pub mod lifecycle;
 pub mod limits;
+pub mod line;
 pub mod listener;
 pub mod logs;
 pub mod observe;

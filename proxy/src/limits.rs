@@ -43,8 +43,24 @@ pub const PING_EVERY: Duration = Duration::from_secs(20);
 pub const PING_WAIT: Duration = Duration::from_secs(10);
 /// Bytes of an HTTP/2 stream that wait to be sent before its writer waits.
 pub const STREAM_SEND_BYTES_MAX: usize = 1 << 20;
-/// Bytes of one message's head. Beyond it: 431.
+/// Bytes of one message's head where it comes into the mesh. Beyond it: 431 `too_large`; an answer's: 502 `too_large`.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
+/// What the mesh itself may add to a head: the bound between sidecars is higher by this.
+pub const HEAD_BYTES_ADDED_MAX: usize = 8 << 10;
+/// Fields of one message's head where it comes into the mesh, as [`HEAD_BYTES_MAX`].
+pub const FIELDS_MAX: usize = 100;
+/// What the mesh itself may add of them, as [`HEAD_BYTES_ADDED_MAX`].
+pub const FIELDS_ADDED_MAX: usize = 16;
+/// Interim answers of one exchange that wait to be written; what comes beyond is forgotten.
+pub const INTERIM_ANSWERS_MAX: usize = 16;
+/// How long a body that the client holds back (`Expect: 100-continue`) waits for the upstream's word: then it is taken as it comes, as
+/// from clients that ask for no word.
+pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+/// How long the sender of a body that nobody wants any more may be silent until its connection is closed. Meanwhile the body is read and
+/// forgotten, so that its sender gets to the answer.
+pub const UNWANTED_SILENCE: Duration = Duration::from_secs(10);
+/// How long such a body may take in all.
+pub const UNWANTED_WAIT: Duration = Duration::from_secs(600);
 /// How long a head may take at the edge and from plaintext clients. Keep-alive between two requests counts too.
 pub const HEAD_WAIT: Duration = Duration::from_secs(75);
 /// How long a TLS handshake with a client may take, first byte included.

@@ -15,8 +15,8 @@ use http::Request;
 use crate::arrival::{Arrival, Carried, Opaque, carry, http_version, refuse};
 use crate::attempt::{self, Aim, OpenedTcp};
 use crate::body::Received;
-use crate::forward::{Answering, Journey, malformed, reply};
-use crate::http::{Version, names_no_one_host, serve, ticks};
+use crate::forward::{Answering, Journey, malformed, refused, reply};
+use crate::http::{Caller, Hop, Version, judge_request, serve, ticks};
 use crate::io::{Rewound, Stream};
 use crate::observe::{Direction, Downstream};
 use crate::shared::Shared;
@@ -36,7 +36,7 @@ pub async fn serve_connection(arrival: Arrival, shared: Rc<Shared>) {
         Some(Carried::Http(stream, version, connection)) => {
             let answering = Rc::clone(&connection);
             let answer = move |request| answering.answer(request).answer();
-            if let Some(status) = serve(stream, version, false, &shared.serving, &shared.drain.outbound, answer).await {
+            if let Some(status) = serve(stream, version, Caller::Application, &shared.serving, &shared.drain.outbound, answer).await {
                 malformed(&shared, Direction::Outbound, &connection.view.borrow().snapshot, &connection.downstream, status);
             }
         }
@@ -68,9 +68,8 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried<Conn
 async fn by_protocol(mut stream: Stream, connection: Rc<Connection>) -> Option<Carried<Connection>> {
     let outbound = connection.view.borrow().outbound.clone();
     let (seen, version) = match outbound.protocol {
-        Protocol::Http1 => (Bytes::new(), Version::Http1),
-        Protocol::Http2 => (Bytes::new(), Version::Http2),
-        Protocol::Http => {
+        // The version is the caller's choice; what the application speaks is converted to.
+        Protocol::Http | Protocol::Http1 | Protocol::Http2 => {
             let said = watch::client_first(&mut stream, None, &connection.shared.drain.outbound).await?;
             // What is no HTTP either is answered 400 by the HTTP/1 server.
             (said.seen, http_version(&said.sniffed).unwrap_or(Version::Http1))
@@ -157,19 +156,27 @@ impl Connection {
     fn decide(&self, request: Request<Received>) -> Answering {
         let view = self.view.borrow();
         let (mut parts, received) = request.into_parts();
+        let fields = parts.headers.len();
         let mut exchange = self.shared.observer.begin_http(Direction::Outbound, &view.snapshot, &mut parts, &self.downstream);
         let Some(table) = &view.outbound.http else {
             return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(Reason::NoRoute), parts.version, exchange)));
         };
-        if names_no_one_host(&parts) {
-            return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(Reason::BadRequest), parts.version, exchange)));
-        }
+        let there = match judge_request(&mut parts, Hop::First, fields) {
+            Ok(there) => there,
+            Err(wrong) => return Answering::Ready(Box::new(refused(&self.shared, wrong, parts.version, exchange))),
+        };
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
         match decide(table, &head, self.shared.draw.next()) {
             Decision::Forward(plan) => {
                 exchange.routed(plan.rule, plan.cluster);
                 let only = Shared::fixed(plan.cluster.kind, &view.snapshot, self.destination);
-                Answering::Forward(Journey::begin(&self.shared, (parts, received), &plan, (only, self.destination), exchange))
+                Answering::Forward(Journey::begin(
+                    &self.shared,
+                    (parts, received, there, Hop::First),
+                    &plan,
+                    (only, self.destination, plan.cluster.protocol),
+                    exchange,
+                ))
             }
             Decision::Reply { reply: answer, rule } => {
                 if let Some(rule) = rule {

@@ -48,11 +48,12 @@ impl Wakes {
     pub fn release(&self, wanted: bool) {
         HELD.set(ptr::null());
         if MISSED.replace(false) && wanted {
-            self.wake();
+            self.wake_task();
         }
     }
 
-    fn wake(&self) {
+    /// Wakes the task, whoever holds wakes back.
+    pub fn wake_task(&self) {
         if let Some(task) = self.task.get() {
             task.wake_by_ref();
         }
@@ -68,7 +69,7 @@ impl Wake for Wakes {
         if ptr::eq(HELD.get(), Arc::as_ptr(self)) {
             MISSED.set(true);
         } else {
-            Self::wake(self);
+            self.wake_task();
         }
     }
 }

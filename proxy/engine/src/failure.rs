@@ -143,7 +143,7 @@ impl Reason {
             Self::Denied => StatusCode::FORBIDDEN,
             Self::Unauthenticated => StatusCode::UNAUTHORIZED,
             Self::BadRequest | Self::ClientGone => StatusCode::BAD_REQUEST,
-            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -191,6 +191,12 @@ impl Failure {
     /// A failure with the reason's own blame that must not be retried.
     pub fn new(reason: Reason, cause: impl Into<String>) -> Self {
         Self { reason, blame: reason.blame(), retry: Retry::No, cause: cause.into() }
+    }
+
+    /// The same, of what came from upstream: what is too large there is the application's.
+    pub fn upstream(reason: Reason, cause: impl Into<String>) -> Self {
+        let blame = if reason == Reason::TooLarge { Blame::Application } else { reason.blame() };
+        Self { blame, ..Self::new(reason, cause) }
     }
 
     /// The same, of a request of which nothing was written upstream.

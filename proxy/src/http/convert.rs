@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use http::header::{COOKIE, EXPECT, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{COOKIE, HOST, TRANSFER_ENCODING, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Uri, Version, request};
 
@@ -46,8 +46,6 @@ pub fn to_http2(parts: &mut request::Parts, destination: SocketAddr) {
     if parts.version != Version::HTTP_2 {
         parts.headers.remove(TRANSFER_ENCODING);
         parts.headers.remove(UPGRADE);
-        // Answered on this hop already, where it was asked.
-        parts.headers.remove(EXPECT);
     }
     parts.version = Version::HTTP_2;
     if parts.method == Method::CONNECT {

@@ -1,6 +1,6 @@
 //! Headers that belong to one hop (RFC 9110, section 7.6.1).
 
-use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -29,17 +29,20 @@ pub enum Upgrade {
 }
 
 /// Takes off a request what was meant for this hop alone. `Upgrade` stays where it is asked for (h2c excepted: this hop speaks HTTP/2 by
-/// prior knowledge only), `te: trailers` stays, `transfer-encoding` stays for hyper to frame by.
-pub fn clean_request(parts: &mut request::Parts) -> Upgrade {
+/// prior knowledge only), `te: trailers` stays, `transfer-encoding` stays for hyper to frame by. `there` is what the head was judged to have.
+pub fn clean_request(parts: &mut request::Parts, there: OfHop) -> Upgrade {
     let connect = parts.method == Method::CONNECT;
     let headers = &mut parts.headers;
     if parts.version == Version::HTTP_2 && parts.uri.authority().is_some() {
         // The authority was judged; another name beside it would be believed by some (RFC 9113, section 8.3.1).
         headers.remove(HOST);
     }
-    let there = OfHop::in_headers(headers);
     if there.te {
         keep_te_trailers(headers);
+    }
+    if there.expect && parts.version == Version::HTTP_10 {
+        // It goes on as HTTP/1.1, where it would mean something (RFC 9110, section 10.1.1).
+        headers.remove(EXPECT);
     }
     let mut upgrades = false;
     if there.connection {
@@ -55,32 +58,38 @@ pub fn clean_request(parts: &mut request::Parts) -> Upgrade {
 
 /// Which headers are there that belong to one hop or are not believed of everybody: one walk spares a lookup for each, of which most
 /// messages have none.
-#[derive(Clone, Copy, Default)]
-struct OfHop {
-    te: bool,
-    upgrade: bool,
-    connection: bool,
-    keep_alive: bool,
-    http2_settings: bool,
-    proxy_connection: bool,
-    transfer_encoding: bool,
-    reason: bool,
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs, reason = "each is the name of a header")]
+pub struct OfHop {
+    pub te: bool,
+    pub expect: bool,
+    pub upgrade: bool,
+    pub connection: bool,
+    pub keep_alive: bool,
+    pub http2_settings: bool,
+    pub proxy_connection: bool,
+    pub transfer_encoding: bool,
+    pub reason: bool,
+    pub packed: bool,
 }
 
 impl OfHop {
-    fn in_headers(headers: &HeaderMap) -> Self {
+    /// Looks once at each name.
+    pub fn in_headers(headers: &HeaderMap) -> Self {
         let mut there = Self::default();
         for name in headers.keys() {
             let name = name.as_str();
             match name.len() {
                 2 => there.te |= name == "te",
+                6 => there.expect |= name == "expect",
                 7 => there.upgrade |= name == "upgrade",
                 10 if name == "connection" => there.connection = true,
                 10 => there.keep_alive |= name == "keep-alive",
                 14 => there.http2_settings |= name == "http2-settings",
                 16 => there.proxy_connection |= name == "proxy-connection",
                 17 => there.transfer_encoding |= name == "transfer-encoding",
-                19 => there.reason |= name == "x-meshwright-reason",
+                19 if name == "x-meshwright-reason" => there.reason = true,
+                19 => there.packed |= name == "x-meshwright-fields",
                 _ => {}
             }
         }
@@ -97,21 +106,10 @@ impl OfHop {
     }
 }
 
-/// Whether a request names more than one host, or as HTTP/1.1 none at all: proxies and applications would disagree on which counts
-/// (RFC 9112, section 3.2).
-pub fn names_no_one_host(parts: &request::Parts) -> bool {
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => true,
-        (None, None) => parts.version == Version::HTTP_11 && parts.uri.authority().is_none(),
-        (Some(_), None) => false,
-    }
-}
-
 /// Takes off an answer what was meant for this hop alone. `mesh_peer` says whether the sender proved itself: only then is its word on
-/// what the mesh did believed. A downstream of HTTP/1.0 knows no transfer codings.
-pub fn clean_response(headers: &mut HeaderMap, switching: bool, downstream: Version, mesh_peer: bool) {
-    let there = OfHop::in_headers(headers);
+/// what the mesh did believed. A downstream of HTTP/1.0 knows no transfer codings, and what becomes a tunnel has no framing
+/// (RFC 9110, section 9.3.6).
+pub fn clean_response(headers: &mut HeaderMap, there: OfHop, switching: bool, downstream: Version, mesh_peer: bool) {
     if there.connection && !switching {
         clean_connection(headers, false, there);
     }
@@ -119,7 +117,10 @@ pub fn clean_response(headers: &mut HeaderMap, switching: bool, downstream: Vers
         headers.remove(UPGRADE);
     }
     there.clean_keeping_alive(headers);
-    if there.transfer_encoding {
+    if switching {
+        headers.remove(CONTENT_LENGTH);
+        headers.remove(TRANSFER_ENCODING);
+    } else if there.transfer_encoding {
         // It overrides a length, which must not travel on (RFC 9112, section 6.3).
         headers.remove(CONTENT_LENGTH);
         if downstream != Version::HTTP_11 {
@@ -204,6 +205,7 @@ fn list(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::{Hop, judge_request};
 
     type Headers = &'static [(&'static str, &'static str)];
 
@@ -238,13 +240,14 @@ mod tests {
         ];
         for (given, wanted, upgrade) in cases {
             let mut parts = parts("GET", given);
-            assert_eq!(clean_request(&mut parts), upgrade, "{given:?}");
+            let there = OfHop::in_headers(&parts.headers);
+            assert_eq!(clean_request(&mut parts, there), upgrade, "{given:?}");
             assert_eq!(text(&parts.headers), wanted, "{given:?}");
         }
-        assert_eq!(clean_request(&mut parts("CONNECT", &[])), Upgrade::Asked);
+        assert_eq!(clean_request(&mut parts("CONNECT", &[]), OfHop::default()), Upgrade::Asked);
         let mut named = parts("GET", &[("host", "b")]);
         (named.version, named.uri) = (Version::HTTP_2, "http://a/".parse().unwrap());
-        clean_request(&mut named);
+        clean_request(&mut named, OfHop::default());
         assert_eq!(text(&named.headers), "", "the authority is the only name");
     }
 
@@ -254,12 +257,13 @@ mod tests {
         let given = [("connection", "close"), ("upgrade", "h2c"), ("x-meshwright-reason", "denied"), ("transfer-encoding", "chunked")];
         let of = |switching, version, mesh| {
             let mut headers = parts("GET", &given).headers;
-            clean_response(&mut headers, switching, version, mesh);
+            let there = OfHop::in_headers(&headers);
+            clean_response(&mut headers, there, switching, version, mesh);
             text(&headers)
         };
         assert_eq!(of(false, Version::HTTP_11, false), "transfer-encoding=chunked");
         assert_eq!(of(false, Version::HTTP_10, true), "x-meshwright-reason=denied");
-        assert_eq!(of(true, Version::HTTP_11, true), "connection=close upgrade=h2c x-meshwright-reason=denied transfer-encoding=chunked");
+        assert_eq!(of(true, Version::HTTP_11, true), "connection=close upgrade=h2c x-meshwright-reason=denied");
     }
 
     proptest::proptest! {
@@ -282,10 +286,12 @@ mod tests {
                 }
             }
             let mut answer = parts.headers.clone();
-            names_no_one_host(&parts);
-            clean_request(&mut parts);
+            let _ = judge_request(&mut parts, Hop::First, 0);
+            let there = OfHop::in_headers(&parts.headers);
+            clean_request(&mut parts, there);
             proptest::prop_assert!(!parts.headers.contains_key("keep-alive"));
-            clean_response(&mut answer, false, Version::HTTP_11, true);
+            let there = OfHop::in_headers(&answer);
+            clean_response(&mut answer, there, false, Version::HTTP_11, true);
             proptest::prop_assert!(!answer.contains_key("keep-alive"));
         }
     }

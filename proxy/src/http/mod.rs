@@ -3,14 +3,18 @@
 mod convert;
 mod hop;
 mod idle;
+mod judge;
+mod packed;
 mod reply;
 mod serve;
 mod upgrade;
 
 pub use convert::{frame_for_http1, to_http1, to_http2};
-pub use hop::{Upgrade, clean_request, clean_response, names_no_one_host};
+pub use hop::{OfHop, Upgrade, clean_request, clean_response};
 pub(crate) use idle::ticks;
 pub use idle::{Overdue, Patience, Upload, Wait};
+pub use judge::{Hop, Wrong, declared_length, judge_answer, judge_request};
+pub use packed::{pack, unpack};
 pub use reply::{grpc_status, local_reply};
-pub use serve::{LocalTasks, Serving, Version, serve};
+pub use serve::{Caller, LocalTasks, Serving, Version, serve};
 pub use upgrade::{Tunnel, tunnel};

@@ -2,24 +2,27 @@
 
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::{Request, Response, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::body::{Body, Received};
 use crate::drain::{Drain, Stage};
-use crate::io::{Rewound, Stream, Unasked, Unstalled, gather};
+use crate::io::{Rewound, Served, Stream, Unstalled, gather};
 use crate::limits;
+use crate::line::Line;
 use crate::wakes::Wakes;
 
 /// Runs hyper's tasks on the worker's own thread.
@@ -41,28 +44,46 @@ pub enum Version {
     Http2,
 }
 
+/// Who calls, and how far that one is trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// The application beside us: with its time.
+    Application,
+    /// A mesh peer: with its time, and with room for what the mesh adds to heads.
+    Peer,
+    /// Anybody: a head has its time.
+    Anybody,
+}
+
 /// How connections are served: built once per worker.
 #[derive(Debug)]
 pub struct Serving {
-    http1: http1::Builder,
-    http1_guarded: http1::Builder,
+    application: http1::Builder,
+    peer: http1::Builder,
+    anybody: http1::Builder,
     http2: http2::Builder<LocalTasks>,
 }
 
 impl Default for Serving {
     fn default() -> Self {
-        Self { http1: http1_builder(None), http1_guarded: http1_builder(Some(limits::HEAD_WAIT)), http2: http2_builder() }
+        let builder = |head_wait, added| http1_builder(head_wait, limits::HEAD_BYTES_MAX + added);
+        Self {
+            application: builder(None, 0),
+            peer: builder(None, limits::HEAD_BYTES_ADDED_MAX),
+            anybody: builder(Some(limits::HEAD_WAIT), 0),
+            http2: http2_builder(),
+        }
     }
 }
 
-fn http1_builder(head_wait: Option<Duration>) -> http1::Builder {
+fn http1_builder(head_wait: Option<Duration>, head_bytes_max: usize) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .preserve_header_case(true)
         .auto_date_header(false)
         // A client that closes its side has gone, as nginx and Envoy see it too: so what it no longer waits for is given up end to end.
         .half_close(false)
-        .max_header_size(limits::HEAD_BYTES_MAX)
+        .max_header_size(head_bytes_max)
         .header_read_timeout(head_wait)
         .timer(TokioTimer::new());
     builder
@@ -80,16 +101,15 @@ fn http2_builder() -> http2::Builder<LocalTasks> {
     builder
 }
 
-/// Serves one connection to its end. `guarded` bounds how long a head may take; the application beside us and mesh peers are trusted
-/// with their time. While the worker drains, HTTP/2 says GOAWAY here; HTTP/1 answers say `connection: close` where they are made, and
+/// Serves one connection to its end. While the worker drains, HTTP/2 says GOAWAY here; HTTP/1 answers say `connection: close` where they are made, and
 /// connections that are only kept are closed here in the end.
 ///
-/// Returns the status of the answer that hyper has given by itself, if the client's bytes were no HTTP/1 message. Instead of a first
-/// request it says why in `x-meshwright-reason`; a later one's refusal cannot be told from answers without a price on every write.
+/// Returns the status of the answer that hyper has given by itself, if the client's bytes were no HTTP/1 message. It says why in
+/// `x-meshwright-reason`.
 pub async fn serve<F, A>(
     stream: Rewound<Stream>,
     version: Version,
-    guarded: bool,
+    caller: Caller,
     serving: &Serving,
     drain: &Rc<Drain>,
     answer: F,
@@ -100,26 +120,35 @@ where
 {
     match version {
         Version::Http1 => {
-            let asked = Arc::new(AtomicBool::new(false));
-            let (seen, stream) = stream.into_parts();
-            let stream = Rewound::new(seen, Stream::Unasked(Box::new(Unasked::new(stream, Arc::clone(&asked)))));
-            let io = TokioIo::new(Unstalled::new(stream));
-            let builder = if guarded { &serving.http1_guarded } else { &serving.http1 };
             let wakes = Arc::new(Wakes::default());
-            let sender = Arc::clone(&wakes);
+            let line = Line::of(Arc::clone(&wakes));
+            let io = TokioIo::new(Served::new(Unstalled::new(stream), Arc::clone(&line)));
+            let builder = match caller {
+                Caller::Application => &serving.application,
+                Caller::Peer => &serving.peer,
+                Caller::Anybody => &serving.anybody,
+            };
+            let own = Arc::clone(&line);
             let answer = service_fn(move |request: Request<Incoming>| {
-                asked.store(true, Ordering::Relaxed);
-                answer(request.map(|body| Received::new(body, Some(&sender))))
+                own.begin();
+                let answer = answer(request.map(|body| Received::request(body, Some(&own))));
+                Telling { answer, line: Arc::clone(&own) }
             });
             let mut connection = pin!(builder.serve_connection(io, answer).with_upgrades());
             // Who is let in so late has come with a request, whose answer ends the connection.
             let (mut member, mut told) = (drain.join(), drain.reached(Stage::Closing));
+            let mut unwanted = None;
             let ended = poll_fn(move |cx| {
-                let polled = connection.as_mut().poll(cx);
+                let mut polled = connection.as_mut().poll(cx);
                 if polled.is_pending() && !told && member.poll_stage(Stage::Closing, cx).is_ready() {
                     told = true;
                     connection.as_mut().graceful_shutdown();
-                    return connection.as_mut().poll(cx);
+                    polled = connection.as_mut().poll(cx);
+                }
+                if polled.is_pending() && line.has_unread() {
+                    unwanted.get_or_insert_with(Unwanted::begin).poll(&line, cx);
+                } else {
+                    unwanted = None;
                 }
                 polled
             });
@@ -139,6 +168,63 @@ where
     }
 }
 
+pin_project! {
+    /// Tells the connection's line what becomes of the answer.
+    struct Telling<A> {
+        #[pin]
+        answer: A,
+        line: Arc<Line>,
+    }
+}
+
+impl<A: Future<Output = Result<Response<Body>, Infallible>>> Future for Telling<A> {
+    type Output = A::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut answered = ready!(this.answer.poll(cx));
+        this.line.answered();
+        if let Ok(answer) = &mut answered {
+            if this.line.holds_back() {
+                // Whether the body still comes is the client's choice; the next request could not be told from it.
+                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            if !matches!(answer.body(), Body::Followed(_)) {
+                this.line.ended();
+            }
+        }
+        Poll::Ready(answered)
+    }
+}
+
+/// The reading of a body that nobody wants any more. Its sender may not look for the answer before it has sent everything, and a connection
+/// that is closed with bytes unread is reset, which takes the answer with it (RFC 9112, section 9.6).
+struct Unwanted {
+    silence: Pin<Box<Sleep>>,
+    whole: Pin<Box<Sleep>>,
+}
+
+impl Unwanted {
+    fn begin() -> Box<Self> {
+        Box::new(Self { silence: Box::pin(sleep(limits::UNWANTED_SILENCE)), whole: Box::pin(sleep(limits::UNWANTED_WAIT)) })
+    }
+
+    /// Reads what there is, within bounds; beyond them the connection is hyper's to close.
+    #[cold]
+    fn poll(&mut self, line: &Line, cx: &mut Context<'_>) {
+        while let Poll::Ready(more) = line.poll_unread(cx) {
+            if !more {
+                return;
+            }
+            self.silence.as_mut().reset(Instant::now() + limits::UNWANTED_SILENCE);
+        }
+        if self.silence.as_mut().poll(cx).is_ready() || self.whole.as_mut().poll(cx).is_ready() {
+            line.give_up_unread();
+            cx.waker().wake_by_ref();
+        }
+    }
+}
+
 /// Serves HTTP/2 to its end; every turn of the connection ends with what it wrote on its way.
 async fn serve_http2<F, A>(stream: Unstalled<Rewound<Stream>>, serving: &Serving, drain: &Rc<Drain>, answer: F)
 where
@@ -146,7 +232,7 @@ where
     A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
 {
     let (stream, gathering) = gather(stream);
-    let answer = move |request: Request<Incoming>| answer(request.map(|body| Received::new(body, None)));
+    let answer = move |request: Request<Incoming>| answer(request.map(|body| Received::request(body, None)));
     let mut connection = pin!(serving.http2.serve_connection(TokioIo::new(stream), service_fn(answer)));
     let (mut member, mut told) = (drain.join(), false);
     let ended = poll_fn(|cx| {

@@ -4,22 +4,25 @@
 
 #[cfg(feature = "mimalloc")]
 mod allocator;
+mod called;
 mod clock;
 mod draw;
 mod gathered;
 mod inherited;
+mod inserted;
 mod lossy;
 mod memory;
 mod network;
 mod original;
 mod rewound;
+mod served;
 mod socket;
 mod stream;
-mod unasked;
 mod unstalled;
 
 #[cfg(feature = "mimalloc")]
 pub use allocator::Allocator;
+pub use called::Called;
 pub use clock::Clock;
 pub use draw::Draw;
 pub use gathered::{Gathered, Gathering, gather};
@@ -29,7 +32,7 @@ pub use memory::{Free, cpu_used, give_back_heap, give_back_program};
 pub use network::{Accepted, Listening, Network, Queued, VirtualListening, VirtualNetwork, bind};
 pub use original::original_destination;
 pub use rewound::Rewound;
+pub use served::Served;
 pub use socket::{Socket, VirtualSocket, pipe};
 pub use stream::Stream;
-pub use unasked::Unasked;
 pub use unstalled::Unstalled;

@@ -8,7 +8,7 @@ use rustls::{ConnectionCommon, SideData};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{client, server};
 
-use super::{Rewound, Socket, Unasked};
+use super::{Rewound, Socket};
 
 /// One type for every connection, so that HTTP and copying are compiled once. TLS states are boxed: they are a kilobyte and more, and
 /// plain connections should not pay for them.
@@ -20,8 +20,6 @@ pub enum Stream {
     Opened(Box<Dry<client::TlsStream<Socket>>>),
     /// TLS we accepted.
     Accepted(Box<Dry<server::TlsStream<Rewound<Socket>>>>),
-    /// HTTP/1 that has not brought a request yet.
-    Unasked(Box<Unasked>),
 }
 
 /// TLS that remembers when it has given all it had. HTTP asks again and again whether there is more, at every turn of a connection; then
@@ -54,24 +52,6 @@ impl Stream {
     pub fn accepted(tls: server::TlsStream<Rewound<Socket>>) -> Self {
         Self::Accepted(Box::new(Dry { tls, dry: false }))
     }
-
-    /// A write while no request may have come: the first answer's, or a refusal.
-    #[cold]
-    fn poll_first(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let Self::Unasked(unasked) = self else { return Poll::Ready(Err(gone())) };
-        match unasked.step_aside() {
-            Some(stream) => {
-                *self = stream;
-                Pin::new(self).poll_write_vectored(cx, bufs)
-            }
-            None => unasked.poll_refuse(cx, bufs),
-        }
-    }
-}
-
-#[cold]
-fn gone() -> io::Error {
-    io::ErrorKind::NotConnected.into()
 }
 
 /// Leaves the close alert with the kernel, for the end that follows. What does not work here, the shutdown itself does or tells.
@@ -103,10 +83,6 @@ impl AsyncRead for Stream {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Opened(stream) => stream.poll_read(|tls| tls.get_ref().0, cx, buf),
             Self::Accepted(stream) => stream.poll_read(|tls| tls.get_ref().0.get_ref(), cx, buf),
-            Self::Unasked(unasked) => match unasked.get_mut() {
-                Some(stream) => Pin::new(stream).poll_read(cx, buf),
-                None => Poll::Ready(Err(gone())),
-            },
         }
     }
 }
@@ -114,23 +90,19 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        match this {
+        match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Opened(stream) => Pin::new(&mut stream.tls).poll_write(cx, buf),
             Self::Accepted(stream) => Pin::new(&mut stream.tls).poll_write(cx, buf),
-            Self::Unasked(_) => this.poll_first(cx, &[IoSlice::new(buf)]),
         }
     }
 
     #[inline]
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        match this {
+        match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Opened(stream) => Pin::new(&mut stream.tls).poll_write_vectored(cx, bufs),
             Self::Accepted(stream) => Pin::new(&mut stream.tls).poll_write_vectored(cx, bufs),
-            Self::Unasked(_) => this.poll_first(cx, bufs),
         }
     }
 
@@ -140,7 +112,6 @@ impl AsyncWrite for Stream {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Opened(stream) => stream.tls.is_write_vectored(),
             Self::Accepted(stream) => stream.tls.is_write_vectored(),
-            Self::Unasked(unasked) => unasked.get_ref().is_some_and(AsyncWrite::is_write_vectored),
         }
     }
 
@@ -150,10 +121,6 @@ impl AsyncWrite for Stream {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Opened(stream) => Pin::new(&mut stream.tls).poll_flush(cx),
             Self::Accepted(stream) => Pin::new(&mut stream.tls).poll_flush(cx),
-            Self::Unasked(unasked) => match unasked.get_mut() {
-                Some(stream) => Pin::new(stream).poll_flush(cx),
-                None => Poll::Ready(Err(gone())),
-            },
         }
     }
 
@@ -171,10 +138,6 @@ impl AsyncWrite for Stream {
                 say_goodbye(socket.get_ref(), session);
                 Pin::new(&mut stream.tls).poll_shutdown(cx)
             }
-            Self::Unasked(unasked) => match unasked.get_mut() {
-                Some(stream) => Pin::new(stream).poll_shutdown(cx),
-                None => Poll::Ready(Err(gone())),
-            },
         }
     }
 }

@@ -15,8 +15,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::slot::{Http1, Multiplexed, Streams};
 use super::{Counts, To};
-use crate::io::{Gathering, Network, Rewound, Socket, Stream, Unstalled, gather};
+use crate::io::{Called, Gathering, Network, Rewound, Socket, Stream, Unstalled, gather};
 use crate::limits;
+use crate::line::Line;
 use crate::tls::{Carries, Tls, TlsFacts};
 use crate::wakes::Wakes;
 
@@ -123,21 +124,23 @@ impl Connector {
     pub(super) async fn open_http1(&self, to: &To, counts: &Rc<Counts>) -> Result<Box<Http1>, Failure> {
         let (stream, tls) = self.open(to, Carries::H1).await?;
         let open = Open::count(counts, to.local.is_some());
+        let wakes = Arc::new(Wakes::default());
+        let line = Line::of(Arc::clone(&wakes));
+        let added = if tls.is_some() { limits::HEAD_BYTES_ADDED_MAX } else { 0 };
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
-            .max_header_size(limits::HEAD_BYTES_MAX)
-            .handshake(TokioIo::new(attended(stream)))
+            .max_header_size(limits::HEAD_BYTES_MAX + added)
+            .handshake(TokioIo::new(Called::new(attended(stream), Arc::clone(&line))))
             .await
             .map_err(|error| refused(to.endpoint.address, &io::Error::other(error)))?;
-        let wakes = Arc::new(Wakes::default());
-        let driven = Arc::clone(&wakes).drive(connection.with_upgrades());
+        let driven = wakes.drive(connection.with_upgrades());
         tokio::task::spawn_local(async move {
             if let Err(error) = driven.await {
                 tracing::debug!(%error, "an upstream HTTP/1 connection ended badly");
             }
             drop(open);
         });
-        Ok(Box::new(Http1 { sender, wakes, tls, age: 0 }))
+        Ok(Box::new(Http1 { sender, line, tls, age: 0 }))
     }
 
     pub(super) async fn open_http2(&self, to: &To, counts: &Rc<Counts>) -> Result<Multiplexed, Failure> {

@@ -11,10 +11,10 @@ use hyper::body::Incoming;
 use hyper::client::conn::{TrySendError, http2};
 
 use super::slot::{Http1, Idle, Slot, Streams};
-use crate::body::Body;
-use crate::http::Patience;
+use crate::body::{Body, Cut};
+use crate::http::{Patience, pack};
+use crate::line::Line;
 use crate::tls::TlsFacts;
-use crate::wakes::Wakes;
 
 /// One request's connection. Given back by [`Lease::give_back`] when the exchange is complete; dropped before, an HTTP/1 connection is
 /// closed and an HTTP/2 stream reset.
@@ -78,17 +78,19 @@ impl Lease {
         self.kept
     }
 
-    /// The wakes of the connection's task, where it carries one exchange at a time.
-    pub(crate) fn wakes(&self) -> Option<&Arc<Wakes>> {
+    /// The connection's line, where it carries one exchange at a time.
+    pub(crate) fn line(&self) -> Option<&Arc<Line>> {
         match &self.sender {
-            Sender::Http1(connection) => Some(&connection.wakes),
+            Sender::Http1(connection) => Some(&connection.line),
             Sender::Http2(..) | Sender::GivenBack => None,
         }
     }
 
-    /// Takes a request out of its place, sends it and waits for the head of the answer. Dropping the future gives up the exchange.
-    pub async fn send(&mut self, request: &mut Option<Request<Body>>) -> Sent {
+    /// Takes a request out of its place, sends it and waits for the head of the final answer; interim ones go to `downstream`. Dropping the
+    /// future gives up the exchange.
+    pub async fn send(&mut self, request: &mut Option<Request<Body>>, downstream: Option<&Arc<Line>>) -> Sent {
         let body_follows = request.as_ref().is_some_and(|request| !request.body().is_end_stream());
+        self.prepare(request, downstream);
         let Some(request) = request.take() else { return Sent::Failed(Failure::new(Reason::UpstreamReset, "there is no request")) };
         let sent = match &mut self.sender {
             Sender::Http1(connection) => connection.sender.try_send_request(request).await,
@@ -104,6 +106,16 @@ impl Lease {
             Ok(response) => Sent::Answered(response),
             Err(error) => not_answered(error),
         }
+    }
+
+    /// What a request needs on an HTTP/1 connection.
+    fn prepare(&self, request: &mut Option<Request<Body>>, downstream: Option<&Arc<Line>>) {
+        let (Sender::Http1(connection), Some(request)) = (&self.sender, request) else { return };
+        if connection.tls.is_some() {
+            pack(request.headers_mut());
+        }
+        connection.line.ask(downstream);
+        request.body_mut().goes_over(&connection.line);
     }
 
     /// The exchange is complete: the connection may serve another.
@@ -135,14 +147,20 @@ fn not_answered(mut error: TrySendError<Request<Body>>) -> Sent {
         return Sent::NeverWritten(Box::new(request), Failure::never_written(Reason::UpstreamReset, cause));
     }
     let error = error.into_error();
-    Sent::Failed(Failure::new(reason(&error), told(&error)))
+    Sent::Failed(Failure::upstream(reason(&error), told(&error)))
 }
 
 /// Whose fault an exchange's end was.
 pub(crate) fn reason(error: &hyper::Error) -> Reason {
     if error.is_user() {
         // The only thing of ours that can fail is the body, and that is the client's.
-        return Reason::ClientGone;
+        return if cause::<Cut>(error).is_some_and(Cut::breaks_rules) { Reason::BadRequest } else { Reason::ClientGone };
+    }
+    if error.is_parse_too_large() {
+        return Reason::TooLarge;
+    }
+    if crate::body::breaks_coding(error) {
+        return Reason::UpstreamProtocol;
     }
     if error.is_parse() || error.is_parse_status() || is_protocol_error(error) {
         return Reason::UpstreamProtocol;
@@ -150,16 +168,21 @@ pub(crate) fn reason(error: &hyper::Error) -> Reason {
     Reason::UpstreamReset
 }
 
-fn is_protocol_error(error: &hyper::Error) -> bool {
+/// The first cause of a kind.
+fn cause<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        if let Some(h2) = cause.downcast_ref::<h2::Error>() {
-            // Broken rules found by us are `PROTOCOL_ERROR` and its like, sent by the library.
-            return h2.is_library() && !h2.is_io();
+        if let Some(found) = cause.downcast_ref() {
+            return Some(found);
         }
         source = cause.source();
     }
-    false
+    None
+}
+
+fn is_protocol_error(error: &hyper::Error) -> bool {
+    // Broken rules found by us are `PROTOCOL_ERROR` and its like, sent by the library.
+    cause::<h2::Error>(error).is_some_and(|h2| h2.is_library() && !h2.is_io())
 }
 
 /// An error with its causes, which hyper's own text leaves out.

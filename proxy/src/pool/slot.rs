@@ -15,8 +15,8 @@ use super::connect::step;
 use crate::body::Body;
 use crate::http::ticks;
 use crate::limits;
+use crate::line::Line;
 use crate::tls::TlsFacts;
-use crate::wakes::Wakes;
 
 /// Streams opened before the peer has said how many it takes.
 const STREAMS_BEFORE_SETTINGS: usize = 100;
@@ -39,7 +39,7 @@ pub(super) struct Slot {
 /// An HTTP/1 connection. Boxed once and then handed over: from its opening to a lease, to the slot, to the next lease.
 pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<Body>,
-    pub(super) wakes: Arc<Wakes>,
+    pub(super) line: Arc<Line>,
     pub(super) tls: Option<TlsFacts>,
     /// The slot's before it was opened.
     pub(super) age: u64,

@@ -48,20 +48,12 @@ fn a_port_without_configuration_says_so() {
     });
 }
 
-/// A connection from outside to the edge's port 80.
-fn knock(world: &World) -> Socket {
-    let (client, far) = pipe();
-    let arrival = Arrival { socket: far, peer: "192.0.2.9:5000".parse().unwrap(), destination: "10.0.0.1:8080".parse().unwrap() };
-    tokio::task::spawn_local(gateway::serve_connection(arrival, 80, Rc::clone(&world.client)));
-    client
-}
-
 #[test]
 fn a_client_cannot_take_off_what_the_edge_adds() {
     // Aim: `connection` names headers of this hop; naming the edge's own words does not remove them.
     run(|| async {
         let mut world = World::new(Setup::default());
-        let mut client = knock(&world);
+        let mut client = world.knock();
         let ask = "GET / HTTP/1.1\r\nHost: a\r\nConnection: close, X-Forwarded-For, x-forwarded-proto, x-forwarded-client-cert, x-own\r\nx-own: 1\r\n\r\n";
         write(&mut client, ask).await;
         let request = head(&mut world.application().await).await;
@@ -78,7 +70,7 @@ fn two_hosts_are_refused() {
     run(|| async {
         let mut world = World::new(Setup::default());
         let ask = "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n";
-        for mut client in [knock(&world), world.dial(SERVICE)] {
+        for mut client in [world.knock(), world.dial(SERVICE)] {
             write(&mut client, ask).await;
             let answer = head(&mut client).await;
             assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("bad_request"), "{answer}");

@@ -85,21 +85,178 @@ fn head_answers_and_close_delimited_answers_pass() {
 }
 
 #[test]
-fn trailers_and_interim_answers_pass() {
-    // Aim: trailers travel both ways, and a client that waits for 100 gets it.
+fn trailers_arrive_announced_or_not() {
+    // Aim: both ways, whether a `Trailer` announced them and whether `TE` asked for them; both connections serve on.
     run(|| async {
         let mut world = World::new(Setup::default());
         let mut client = world.dial(SERVICE);
-        write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\nte: trailers\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n").await;
-        assert_eq!(head(&mut client).await, "HTTP/1.1 100 Continue\r\n\r\n");
-        write(&mut client, "ok").await;
+        let (mut application, mut round) = (None, 0);
+        for announced in ["", "trailer: x-sum\r\n"] {
+            for asked in ["", "te: trailers\r\n"] {
+                round += 1;
+                let body = format!("2\r\nok\r\n0\r\nx-sum: {round}\r\nx-more: a\r\n\r\n");
+                let framing = format!("transfer-encoding: chunked\r\n{announced}\r\n{body}");
+                write(&mut client, &format!("POST / HTTP/1.1\r\nhost: a\r\n{asked}{framing}")).await;
+                if application.is_none() {
+                    application = Some(world.application().await);
+                }
+                let application = application.as_mut().unwrap();
+                assert_eq!(head(application).await.contains("te: trailers\r\n"), !asked.is_empty());
+                assert_eq!(exactly(application, body.len()).await, body, "{announced:?} {asked:?}");
+                write(application, &format!("HTTP/1.1 200 OK\r\n{framing}")).await;
+                head(&mut client).await;
+                assert_eq!(exactly(&mut client, body.len()).await, body, "{announced:?} {asked:?}");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_answer_without_a_body_keeps_its_length() {
+    // Aim: a 304 says how long the answer to a GET would have been (RFC 9110, section 8.6), and the next answer comes after it.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut client = world.dial(SERVICE);
+        for length in [0, 1000] {
+            write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\nif-none-match: \"a\"\r\n\r\n").await;
+            let mut application = world.application().await;
+            head(&mut application).await;
+            write(&mut application, &format!("HTTP/1.1 304 Not Modified\r\ncontent-length: {length}\r\netag: \"a\"\r\n\r\n")).await;
+            let answer = head(&mut client).await;
+            assert_eq!(answer, format!("HTTP/1.1 304 Not Modified\r\ncontent-length: {length}\r\netag: \"a\"\r\n\r\n"));
+            write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            head(&mut application).await;
+            write(&mut application, "HTTP/1.1 204 No Content\r\n\r\n").await;
+            assert_eq!(head(&mut client).await, "HTTP/1.1 204 No Content\r\n\r\n");
+            drop(application);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    });
+}
+
+#[test]
+fn connect_is_a_tunnel_whatever_its_answer_says_of_a_body() {
+    // Aim: RFC 9110, section 9.3.6: Content-Length and Transfer-Encoding of a 2xx to CONNECT are ignored.
+    run(|| async {
+        for framing in ["", "Content-Length: 0\r\n", "Content-Length: 5\r\n", "Transfer-Encoding: chunked\r\n"] {
+            let mut world = World::new(Setup::default());
+            let mut snapshot = client_snapshot(&world.setup, 2);
+            everywhere(&mut snapshot);
+            world.client_means.snapshots.publish(Arc::new(snapshot));
+            let mut snapshot = server_snapshot(&world.setup, 2);
+            everywhere_inbound(&mut snapshot);
+            world.server_means.snapshots.publish(Arc::new(snapshot));
+            let mut client = world.dial(SERVICE);
+            write(&mut client, "CONNECT db:5432 HTTP/1.1\r\nhost: db:5432\r\n\r\n").await;
+            let mut application = world.application().await;
+            assert!(head(&mut application).await.starts_with("CONNECT db:5432 HTTP/1.1\r\n"));
+            write(&mut application, &format!("HTTP/1.1 200 OK\r\n{framing}\r\nfirst")).await;
+            let answer = head(&mut client).await;
+            assert_eq!(answer, "HTTP/1.1 200 OK\r\n\r\n", "{framing}");
+            assert_eq!(exactly(&mut client, 5).await, "first");
+            write(&mut client, "HTTP/1.1 400 bytes\r\n\r\n").await;
+            assert_eq!(head(&mut application).await, "HTTP/1.1 400 bytes\r\n\r\n");
+        }
+    });
+}
+
+/// Routes with no path at all.
+fn everywhere(snapshot: &mut Snapshot) {
+    let outbound = snapshot.outbound.get_mut(&SERVICE.parse().unwrap()).unwrap();
+    let Outbound { name, protocol, http, tcp, content } = &**outbound;
+    let http = http.as_deref().map(any_path);
+    *outbound = Arc::new(Outbound { name: Arc::clone(name), protocol: *protocol, http, tcp: tcp.clone(), content: *content });
+}
+
+fn everywhere_inbound(snapshot: &mut Snapshot) {
+    let inbound = snapshot.inbound.as_ref().unwrap();
+    let other = &inbound.other;
+    let port = || {
+        Arc::new(InboundPort {
+            mode: other.mode,
+            protocol: other.protocol,
+            http: any_path(&other.http),
+            service_namespace: Arc::clone(&other.service_namespace),
+            service: Arc::clone(&other.service),
+            idle_timeout: other.idle_timeout,
+        })
+    };
+    snapshot.inbound = Some(Arc::new(Inbound { ports: HashMap::from([(8080, port())]), other: port(), content: 2 }));
+}
+
+fn any_path(before: &RouteTable) -> Arc<RouteTable> {
+    let Action::Forward(forward) = &before.hosts[0][0].action else { unreachable!() };
+    let mut after = Arc::into_inner(table(Arc::clone(forward))).unwrap();
+    let rule = Arc::get_mut(&mut after.hosts[0][0]).unwrap();
+    rule.matches = Match::default();
+    Arc::new(after)
+}
+
+/// A head of that many fields.
+fn fields(start: &str, count: usize) -> String {
+    let named = start.matches("\r\n").count() - 1;
+    let more: String = (named..count).map(|number| format!("X-Field-{number}: {number}\r\n")).collect();
+    format!("{start}{more}\r\n")
+}
+
+#[test]
+fn a_hundred_fields_pass_every_hop_and_one_more_passes_none() {
+    // Aim: the bound is counted where a head comes in, and what the mesh adds finds room behind it; 431 for requests, 502 for answers.
+    run(|| async {
+        for edge in [false, true] {
+            let mut world = World::new(Setup::default());
+            let dial = |world: &World| if edge { world.knock() } else { world.dial(SERVICE) };
+            let mut client = dial(&world);
+            for _ in 0..2 {
+                write(&mut client, &fields("GET / HTTP/1.1\r\nHost: a\r\n", 100)).await;
+                let mut application = world.application().await;
+                let request = head(&mut application).await.to_lowercase();
+                assert!((1..100).all(|n| request.contains(&format!("x-field-{n}: {n}\r\n"))), "{request}");
+                assert!(!request.contains("x-meshwright-fields"), "{request}");
+                write(&mut application, &fields("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n", 100)).await;
+                let answer = head(&mut client).await.to_lowercase();
+                assert!(answer.starts_with("http/1.1 200 ok\r\n"), "{answer}");
+                assert!((1..100).all(|n| answer.contains(&format!("x-field-{n}: {n}\r\n"))), "{answer}");
+                drop(application);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+            write(&mut client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+            let mut application = world.application().await;
+            head(&mut application).await;
+            write(&mut application, &fields("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n", 101)).await;
+            let answer = head(&mut client).await;
+            assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("x-meshwright-reason: too_large\r\n"), "{answer}");
+            exactly(&mut client, "too_large".len()).await;
+            write(&mut client, &fields("GET / HTTP/1.1\r\nHost: a\r\n", 101)).await;
+            let answer = rest(&mut client).await;
+            assert!(answer.starts_with("HTTP/1.1 431 ") && answer.contains("x-meshwright-reason: too_large\r\n"), "{answer}");
+        }
+    });
+}
+
+#[test]
+fn the_bound_on_a_heads_bytes_is_the_first_hops() {
+    // Aim: as with fields, for 64 KiB, of requests and answers.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let filled = |start: &str, bytes: usize| format!("{start}x: {}\r\n\r\n", "x".repeat(bytes - start.len() - 7));
+        let (ask, answer) = ("GET / HTTP/1.1\r\nHost: a\r\n", "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n");
+        let mut client = world.knock();
+        write(&mut client, &filled(ask, limits::HEAD_BYTES_MAX)).await;
         let mut application = world.application().await;
-        assert!(head(&mut application).await.contains("te: trailers\r\n"));
-        assert_eq!(exactly(&mut application, 2).await, "ok");
-        write(&mut application, "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\ntrailer: x-sum\r\n\r\n2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n")
-            .await;
-        head(&mut client).await;
-        assert_eq!(exactly(&mut client, 22).await, "2\r\nhi\r\n0\r\nx-sum: 7\r\n\r\n");
+        head(&mut application).await;
+        let writing = filled(answer, limits::HEAD_BYTES_MAX);
+        let (_, got) = tokio::join!(write(&mut application, &writing), head(&mut client));
+        assert_eq!(got.len(), limits::HEAD_BYTES_MAX);
+        write(&mut client, "GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        head(&mut application).await;
+        let writing = filled(answer, limits::HEAD_BYTES_MAX + 1);
+        let (_, got) = tokio::join!(application.write_all(writing.as_bytes()), head(&mut client));
+        assert!(got.starts_with("HTTP/1.1 502 ") && got.contains("x-meshwright-reason: too_large\r\n"), "{got}");
+        exactly(&mut client, "too_large".len()).await;
+        let _ = client.write_all(filled(ask, limits::HEAD_BYTES_MAX + 1).as_bytes()).await;
+        let got = rest(&mut client).await;
+        assert!(got.starts_with("HTTP/1.1 431 ") && got.contains("x-meshwright-reason: too_large\r\n"), "{got}");
     });
 }
 
@@ -336,23 +493,33 @@ fn a_switch_nobody_asked_for_is_garbage() {
 
 #[test]
 fn what_is_no_request_is_refused_with_the_reason() {
-    // Aim: hyper's own 400 and 431 say why, as every error of the mesh's does, in plaintext and between proxies; what follows a good
-    // beginning passes as it is.
+    // Aim: hyper's own 400 and 431 say why, as every error of the mesh's does, for a connection's first request and for a later one.
     run(|| async {
         let long = format!("GET / HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "x".repeat(limits::HEAD_BYTES_MAX));
-        for (text, status) in [
-            ("GET / HTTP/1.1\r\nbad header\r\n\r\n", "400 "),
-            ("nonsense\r\n\r\n", "400 "),
-            ("GET / HTTP/9.9\r\nhost: a\r\n\r\n", "400 "),
-            (&long, "431 "),
+        for (text, status, reason) in [
+            ("GET / HTTP/1.1\r\nbad header\r\n\r\n", "400 ", "bad_request"),
+            ("nonsense\r\n\r\n", "400 ", "bad_request"),
+            ("GET / HTTP/9.9\r\nhost: a\r\n\r\n", "400 ", "bad_request"),
+            (&long, "431 ", "too_large"),
         ] {
-            let world = World::new(Setup { endpoints: Vec::new(), ..Setup::default() });
-            let mut client = world.dial(SERVICE);
-            // The proxy may have answered and closed before it has read everything.
-            let _ = client.write_all(text.as_bytes()).await;
-            let answer = rest(&mut client).await;
-            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{status}: {answer}");
-            assert!(answer.contains("\r\nx-meshwright-reason: bad_request\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+            for later in [false, true] {
+                let mut world = World::new(Setup::default());
+                let mut client = world.dial(SERVICE);
+                if later {
+                    write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi").await;
+                    let mut application = world.application().await;
+                    head(&mut application).await;
+                    write(&mut application, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi").await;
+                    head(&mut client).await;
+                    exactly(&mut client, 2).await;
+                }
+                // The proxy may have answered and closed before it has read everything.
+                let _ = client.write_all(text.as_bytes()).await;
+                let answer = rest(&mut client).await;
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{status}: {answer}");
+                let header = format!("\r\nx-meshwright-reason: {reason}\r\n");
+                assert!(answer.contains(&header) && answer.ends_with("\r\n\r\n"), "later {later}: {answer}");
+            }
         }
     });
 }

@@ -3,15 +3,19 @@
 mod cost;
 mod counting;
 mod doors;
+mod early;
 mod edge;
 mod framing;
 mod http1;
 mod http2;
+mod interim;
 mod kernel;
 mod opaque;
 mod policy;
 mod rough;
 mod slow;
+mod stacks;
+mod versions;
 
 pub(crate) use counting::allocations;
 
@@ -68,6 +72,20 @@ pub(crate) struct Wires {
     pub(crate) slow: Mutex<HashSet<SocketAddr>>,
     /// Connections are rough from now on, each by its own seed.
     pub(crate) rough: Mutex<Option<u64>>,
+    /// Connections are the kernel's from now on.
+    pub(crate) real: Mutex<bool>,
+}
+
+/// Two connected ends of the kernel's own.
+pub(crate) fn kernel_pair() -> (Socket, Socket) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let far = listener.accept().unwrap().0;
+    let real = |stream: std::net::TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        Socket::Tcp(tokio::net::TcpStream::from_std(stream).unwrap())
+    };
+    (real(near), real(far))
 }
 
 #[async_trait]
@@ -79,7 +97,7 @@ impl VirtualNetwork for Wires {
         if self.refused.lock().contains(&address) {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        let (mut near, mut far) = pipe();
+        let (mut near, mut far) = if *self.real.lock() { kernel_pair() } else { pipe() };
         if let Some(seed) = &mut *self.rough.lock() {
             *seed += 1000;
             near = rough::Rough::wrap(near, *seed, 3000);
@@ -119,6 +137,7 @@ fn wires() -> (Arc<Wires>, mpsc::UnboundedReceiver<Dialled>) {
             freeze: watch::Sender::new(false),
             slow: Mutex::default(),
             rough: Mutex::default(),
+            real: Mutex::default(),
         }),
         taken,
     )
@@ -234,9 +253,17 @@ impl World {
 
     /// A connection of the client's application to a destination.
     pub(crate) fn dial(&self, destination: &str) -> Socket {
-        let (near, far) = pipe();
+        let (near, far) = if *self.client_wires.real.lock() { kernel_pair() } else { pipe() };
         let arrival = Arrival { socket: far, peer: CLIENT.parse().unwrap(), destination: destination.parse().unwrap() };
         serve(&self.client, Direction::Outbound, outbound::serve_connection(arrival, Rc::clone(&self.client)));
+        near
+    }
+
+    /// A connection from outside to the edge's port 80.
+    pub(crate) fn knock(&self) -> Socket {
+        let (near, far) = if *self.client_wires.real.lock() { kernel_pair() } else { pipe() };
+        let arrival = Arrival { socket: far, peer: "192.0.2.9:5000".parse().unwrap(), destination: "10.0.0.1:8080".parse().unwrap() };
+        serve(&self.client, Direction::Outbound, crate::gateway::serve_connection(arrival, 80, Rc::clone(&self.client)));
         near
     }
 
