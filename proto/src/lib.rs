@@ -1,9 +1,10 @@
-//! Words both planes share: xDS messages, SPIFFE identity, resource names, annotations.
+//! Words both planes share: xDS messages, SPIFFE identity, resource names, annotations, refusals.
 
 pub mod annotations;
 pub mod epoch;
 pub mod identity;
 pub mod names;
+pub mod refusal;
 pub mod xds;
 
 /// Everything `build.rs` generates, nested by protobuf package. [`xds`] and [`mesh`] are the short ways in.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use proto::refusal;
 use serde::{Deserialize, Serialize};
 
 /// Epochs kept for `get epochs`; older ones are forgotten.
@@ -193,7 +194,7 @@ impl Book {
         }
     }
 
-    /// The proxy runs that epoch without what `message` names, one `TYPE NAME: reason` a line.
+    /// The proxy runs that epoch without what `message` names ([`proto::refusal`]).
     pub fn refused(&mut self, proxy: &str, number: u64, message: &str, now_us: u64) {
         if number > 0 {
             self.acknowledged(proxy, number - 1, now_us);
@@ -231,12 +232,8 @@ impl Book {
 }
 
 fn refusals(proxy: &str, message: &str) -> Vec<Refusal> {
-    let one = |line: &str| {
-        let (object, reason) = line.split_once(": ").unwrap_or(("", line));
-        Refusal { proxy: proxy.to_owned(), object: object.to_owned(), reason: reason.to_owned() }
-    };
-    let lines: Vec<&str> = message.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    if lines.is_empty() { vec![one("refused without a reason")] } else { lines.into_iter().map(one).collect() }
+    let named = |refusal: refusal::Refusal| Refusal { proxy: proxy.to_owned(), object: refusal.resource, reason: refusal.reason };
+    refusal::read(message).into_iter().map(named).collect()
 }
 
 #[cfg(test)]
@@ -272,11 +269,14 @@ mod tests {
     fn a_refusal_settles_an_epoch_that_is_never_live() {
         // Aim: the book names proxy, object and reason, and a later epoch can be live again.
         let mut book = book(&["shop/a"]);
-        book.refused("shop/a", 7, "RouteConfiguration shop/catalog:80: bad regex\nCluster x: unknown policy", 1005);
+        let message = refusal::write(["RouteConfiguration shop/catalog:80: match.regex: bad; very bad", "Cluster x: unknown policy"]);
+        book.refused("shop/a", 7, &message, 1005);
         let entry = book.newest().unwrap();
         assert!(entry.settled() && !entry.live());
-        assert_eq!(entry.refused[0].object, "RouteConfiguration shop/catalog:80");
-        assert_eq!(entry.refused[1].reason, "unknown policy");
+        let said = |refusal: &Refusal| format!("{} | {} | {}", refusal.proxy, refusal.object, refusal.reason);
+        let said: Vec<_> = entry.refused.iter().map(said).collect();
+        let wanted = ["shop/a | RouteConfiguration shop/catalog:80 | match.regex: bad; very bad", "shop/a | Cluster x | unknown policy"];
+        assert_eq!(said, wanted);
         book.open(8, Vec::new(), set(&["shop/a"]), 2000);
         book.acknowledged("shop/a", 8, 2001);
         assert!(book.newest().unwrap().live());

@@ -11,15 +11,13 @@ use prost::Name as _;
 use proto::mesh::{DnsRecord, Epoch, ProxyConfig};
 use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use proto::xds::rpc;
-use proto::{epoch, names, xds};
+use proto::{epoch, names, refusal, xds};
 use tokio::time::Instant;
 
 use crate::snapshots::{Want, WantedChange};
 
 /// How long an epoch may wait for its resources before everything is asked for anew.
 pub const FIT_WAIT: Duration = Duration::from_secs(15);
-/// Longest text of a NACK.
-const NACK_BYTES_MAX: usize = 4 << 10;
 /// gRPC's INVALID_ARGUMENT.
 const INVALID_ARGUMENT: i32 = 3;
 
@@ -301,18 +299,8 @@ static NOTHING: Held = Held { versions: BTreeMap::new(), names: BTreeSet::new(),
 /// An ACK, or a NACK that names everything refused.
 fn answer(type_url: &str, nonce: String, refused: &[Rejected]) -> Box<DeltaDiscoveryRequest> {
     let error_detail = (!refused.is_empty()).then(|| {
-        let mut message = String::new();
-        for rejected in refused {
-            let line = rejected.to_string();
-            if message.len() + line.len() > NACK_BYTES_MAX {
-                message.push_str(if message.is_empty() { "a resource was refused" } else { "; …" });
-                break;
-            }
-            if !message.is_empty() {
-                message.push_str("; ");
-            }
-            message.push_str(&line);
-        }
+        let lines: Vec<String> = refused.iter().map(Rejected::to_string).collect();
+        let message = refusal::write(lines.iter().map(String::as_str));
         rpc::Status { code: INVALID_ARGUMENT, message, details: Vec::new() }
     });
     Box::new(DeltaDiscoveryRequest { type_url: type_url.to_owned(), response_nonce: nonce, error_detail, ..Default::default() })

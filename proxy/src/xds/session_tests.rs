@@ -114,6 +114,12 @@ fn a_refused_resource_is_named_with_the_epoch() {
     let effects = words(&session.on(announce(1, "2", &[(CLUSTERS, &bad), (CLUSTERS, &good)]), now));
     assert!(effects[0] == "publish 1" && effects[1].starts_with("nack [Cluster shop/b:80: "), "{effects:?}");
     assert_eq!(session.live().clusters.len(), 1);
+    let worse = resource("shop/c:80", prost_types::Any { type_url: CLUSTERS.into(), value: vec![0xff] });
+    let effects = session.on(response(CLUSTERS, "2b", vec![bad.clone(), worse.clone()], &[]), now);
+    let Some(Effect::Send(nack)) = effects.first() else { panic!("{effects:?}") };
+    let read = refusal::read(&nack.error_detail.as_ref().unwrap().message);
+    assert_eq!(read.iter().map(|refusal| refusal.resource.as_str()).collect::<Vec<_>>(), ["Cluster shop/b:80", "Cluster shop/c:80"]);
+    session.on(response(CLUSTERS, "2c", Vec::new(), &["shop/c:80"]), now);
     let fixed = eds("shop/b:80");
     session.on(response(CLUSTERS, "3", vec![fixed.clone()], &[]), now);
     let effects = words(&session.on(announce(2, "4", &[(CLUSTERS, &fixed), (CLUSTERS, &good)]), now));
