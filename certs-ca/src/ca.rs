@@ -227,8 +227,7 @@ impl Ca {
     ///
     /// # Errors
     /// See [`CaError`].
-    pub fn sign(&self, csr_der: &[u8], proof: &Proof<'_>, instance: &str, life: Option<Duration>) -> Result<Leaf, CaError> {
-        let csr = Csr::parse(csr_der)?;
+    pub fn sign(&self, csr: &Csr, proof: &Proof<'_>, instance: &str, life: Option<Duration>) -> Result<Leaf, CaError> {
         if !is_name(instance) {
             return Err(CaError::Name(instance.chars().take(300).collect(), "an instance's name"));
         }
@@ -238,11 +237,11 @@ impl Ca {
             return Err(CaError::TrustDomain { identity: csr.identity.to_string(), trust_domain: policy.trust_domain });
         }
         let life = life.filter(|life| !life.is_zero()).unwrap_or(policy.leaf_life).min(policy.leaf_life);
-        let ended = if let Proof::Leaf(leaf) = proof { ended(leaf, &csr, now)? } else { None };
+        let ended = if let Proof::Leaf(leaf) = proof { ended(leaf, csr, now)? } else { None };
         // Signed first and taken second: a failure to sign must not cost the bearer its token.
-        let leaf = authority::sign(&csr, &csr.identity, &issuing, life, now, random::<SERIAL_BYTES>()?)?;
+        let leaf = authority::sign(csr, &csr.identity, &issuing, life, now, random::<SERIAL_BYTES>()?)?;
         if let Proof::Token(text) = proof {
-            self.take(text, &csr, instance, now)?;
+            self.take(text, csr, instance, now)?;
         }
         if let Some((serial, not_after)) = ended {
             let forget = (now - EXPIRED_GRACE).unix_timestamp();
@@ -250,7 +249,7 @@ impl Ca {
                 return Err(CaError::Leaf("it has expired and was renewed once since; join again with a token"));
             }
         }
-        self.note(&csr, instance, &leaf, issuer, now);
+        self.note(csr, instance, &leaf, issuer, now);
         Ok(leaf)
     }
 
@@ -421,10 +420,14 @@ mod tests {
     use std::sync::atomic::{AtomicI64, Ordering};
 
     use super::*;
-    use crate::csr::tests::request;
+    use crate::csr::tests::request as request_der;
 
     const START: i64 = 1_800_000_000;
     const CATALOG: &str = "spiffe://cluster.local/ns/shop/sa/catalog";
+
+    fn request(uris: &[&str], workload: &str) -> Csr {
+        Csr::parse(&request_der(uris, workload)).unwrap()
+    }
 
     struct Desk {
         ca: Ca,

@@ -1,8 +1,10 @@
-//! `meshwright.v1.Certificates` over gRPC. The server it joins does TLS and says, by [`PeerOf`], which leaf the caller proved.
+//! `meshwright.v1.Certificates` over gRPC. The server it joins does TLS and says, by its [`Gate`], whether the caller may have what it
+//! asks for.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::identity::Applicant;
 use proto::mesh::certificates_server::{Certificates, CertificatesServer};
 use proto::mesh::{SignRequest, SignResponse};
 use rustls_pki_types::CertificateDer;
@@ -11,38 +13,46 @@ use tonic::{Code, Extensions, Request, Response, Status};
 
 use crate::attest::TokenError;
 use crate::ca::{Ca, CaError, Proof};
-use crate::csr::CSR_BYTES_MAX;
+use crate::csr::{CSR_BYTES_MAX, Csr};
 
-/// Reads the verified leaf of the caller out of a request's extensions.
-pub type PeerOf = fn(&Extensions) -> Option<CertificateDer<'static>>;
+/// The server's own word on a caller, found by a request's extensions: the leaf that it proved, if any, or why it gets none.
+pub type Gate = Arc<dyn Fn(&Extensions, &Applicant<'_>) -> Result<Option<CertificateDer<'static>>, Status> + Send + Sync>;
 
 /// Largest message that is decoded: a request, a token, and room.
 pub const MESSAGE_BYTES_MAX: usize = CSR_BYTES_MAX + (8 << 10);
 
 /// The service, to be added to a server.
-pub fn service(ca: Arc<Ca>, peer_of: PeerOf) -> CertificatesServer<Service> {
-    CertificatesServer::new(Service { ca, peer_of }).max_decoding_message_size(MESSAGE_BYTES_MAX)
+pub fn service(ca: Arc<Ca>, gate: Gate) -> CertificatesServer<Service> {
+    CertificatesServer::new(Service { ca, gate }).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// See [`service`].
 pub struct Service {
     ca: Arc<Ca>,
-    peer_of: PeerOf,
+    gate: Gate,
 }
 
 #[tonic::async_trait]
 impl Certificates for Service {
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
-        let peer = (self.peer_of)(request.extensions());
-        let (ca, request) = (self.ca.clone(), request.into_inner());
+        let (ca, gate) = (self.ca.clone(), self.gate.clone());
+        let (_, extensions, request) = request.into_parts();
         // Once begun it ends, also when the caller hangs up: a token taken is a leaf in the book.
-        let signed = tokio::task::spawn_blocking(move || sign(&ca, &request, peer.as_ref()));
+        let signed = tokio::task::spawn_blocking(move || sign(&ca, &request, &gate, &extensions));
         signed.await.map_err(|_| Status::internal("signing ended unexpectedly"))?.map(Response::new)
     }
 }
 
-fn sign(ca: &Ca, request: &SignRequest, peer: Option<&CertificateDer<'_>>) -> Result<SignResponse, Status> {
-    let proof = match (request.token.as_str(), peer) {
+fn sign(ca: &Ca, request: &SignRequest, gate: &Gate, extensions: &Extensions) -> Result<SignResponse, Status> {
+    let refused = |status: Status| {
+        tracing::warn!(instance = request.instance, reason = status.message(), "refused to sign");
+        status
+    };
+    let csr = Csr::parse(&request.csr_der).map_err(|error| refused(status(&error.into())))?;
+    let by_token = !request.token.is_empty();
+    let applicant = Applicant { identity: &csr.identity, workload: &csr.workload, instance: &request.instance, by_token };
+    let peer = gate(extensions, &applicant).map_err(refused)?;
+    let proof = match (request.token.as_str(), &peer) {
         ("", None) => {
             return Err(Status::unauthenticated(
                 "neither a join token nor a client certificate; make a token with `meshwright token create --workload NS/NAME`",
@@ -52,10 +62,7 @@ fn sign(ca: &Ca, request: &SignRequest, peer: Option<&CertificateDer<'_>>) -> Re
         (token, _) => Proof::Token(token),
     };
     let life = request.life.as_ref().map(|life| Duration::from_secs(u64::try_from(life.seconds).unwrap_or(0)));
-    let leaf = ca.sign(&request.csr_der, &proof, &request.instance, life).map_err(|error| {
-        tracing::warn!(instance = request.instance, %error, "refused to sign");
-        status(&error)
-    })?;
+    let leaf = ca.sign(&csr, &proof, &request.instance, life).map_err(|error| refused(status(&error)))?;
     Ok(SignResponse {
         chain_der: leaf.chain.iter().map(|certificate| certificate.to_vec().into()).collect(),
         bundle_der: ca.roots().der().iter().map(|root| root.to_vec().into()).collect(),

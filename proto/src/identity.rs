@@ -14,6 +14,19 @@ pub struct Identity {
     service_account: String,
 }
 
+/// Who asks for a leaf, as its request says; whether that is true is for others to judge.
+#[derive(Clone, Copy, Debug)]
+pub struct Applicant<'a> {
+    /// The identity it wants.
+    pub identity: &'a Identity,
+    /// Name of its workload or Gateway.
+    pub workload: &'a str,
+    /// Name of its instance.
+    pub instance: &'a str,
+    /// A join token speaks for it, else the leaf it has.
+    pub by_token: bool,
+}
+
 /// Why a text is no identity of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is not an identity of the form spiffe://TRUST-DOMAIN/ns/NAMESPACE/sa/SERVICE-ACCOUNT: {why}")]

@@ -7,21 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use certs_ca::{Ca, Policy, ServerNames};
+use cli::plane::means;
 use control::app::assemble;
-use control::publish::peer::leaf_of;
-use control::serve::authority::{Authority, Issued, Seat, TokenOrder};
 use control::serve::listen::{Io, virtual_door};
 use control::settings::ControlArgs;
-use control::world::own::Mesh;
 use hyper_util::rt::TokioIo;
 use proto::mesh::control_client::ControlClient;
 use proto::mesh::{ApplyRequest, Document, GetRequest, TokenRequest};
 use proxy::io::{Clock, Network};
-use rustls::time_provider::TimeProvider;
-use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::Value;
-use time::OffsetDateTime;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
@@ -58,12 +52,6 @@ impl std::fmt::Debug for Desk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Desk")
     }
-}
-
-/// The authority as the control plane sees it.
-struct Joined {
-    ca: Arc<Ca>,
-    clock: Clock,
 }
 
 impl Plane {
@@ -105,13 +93,10 @@ impl Plane {
     /// # Errors
     /// What failed.
     pub async fn run(&self, network: Network, clock: Clock) -> anyhow::Result<()> {
-        let authority_clock: certs_ca::Clock = Arc::new(move || OffsetDateTime::from(clock.wall()));
-        let ca = Arc::new(Ca::open(&self.data, Policy::default(), authority_clock)?);
-        let certificates = certs_ca::serve::service(Arc::clone(&ca), leaf_of);
+        let means = means(&self.data, clock)?;
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();
-        let joined = Arc::new(Joined { ca, clock });
-        let mut plane = assemble(&self.args(), joined, move |routes| routes.add_service(certificates), &stop)?;
+        let mut plane = assemble(&self.args(), means, &stop)?;
         let (remote, remote_given) = mpsc::channel(HANDED_MAX);
         let (local, local_given) = mpsc::channel(HANDED_MAX);
         let doors = [(plane.remote, virtual_door(remote_given, Some(plane.tls))), (plane.local, virtual_door(local_given, None))];
@@ -217,58 +202,5 @@ pub async fn patiently<T>(mut attempt: impl AsyncFnMut() -> anyhow::Result<T>) -
             Err(_) if tokio::time::Instant::now() < end => tokio::time::sleep(Duration::from_millis(100)).await,
             result => return result,
         }
-    }
-}
-
-impl Authority for Joined {
-    fn bundle_pem(&self) -> String {
-        self.ca.bundle_pem()
-    }
-
-    fn bundle_der(&self) -> Vec<CertificateDer<'static>> {
-        self.ca.roots().der().to_vec()
-    }
-
-    fn bundle_hashes(&self) -> Vec<String> {
-        self.ca.roots().hashes()
-    }
-
-    fn seat(&self, dns: &[String], addresses: &[IpAddr]) -> Result<Seat, String> {
-        let names = ServerNames { dns: dns.to_vec(), addresses: addresses.to_vec() };
-        let seat = self.ca.seat(&names).map_err(|error| error.to_string())?;
-        Ok(Seat { chain: seat.chain, key: PrivatePkcs8KeyDer::from(seat.key.to_vec()).into(), lasts: seat.lasts })
-    }
-
-    fn create_token(&self, order: &TokenOrder) -> Result<String, String> {
-        let TokenOrder { workload, identity, instance, life } = order.clone();
-        self.ca.issue_token(&certs_ca::TokenOrder { workload, identity, instance, life }).map_err(|error| error.to_string())
-    }
-
-    fn issued(&self) -> Vec<Issued> {
-        let moment = certs_ca::attest::moment;
-        let row = |entry: certs_ca::book::Entry| Issued {
-            namespace: entry.namespace,
-            workload: entry.workload,
-            instance: entry.instance,
-            identity: entry.identity,
-            serial: entry.serial,
-            not_before: moment(entry.not_before),
-            not_after: moment(entry.not_after),
-            issuer: entry.issuer,
-        };
-        self.ca.certs().into_iter().map(row).collect()
-    }
-
-    fn time(&self) -> Arc<dyn TimeProvider> {
-        Arc::new(proxy::tls::WallTime(self.clock))
-    }
-
-    fn follow(&self, mesh: &Mesh) {
-        self.ca.set_policy(Policy {
-            trust_domain: mesh.trust_domain.clone(),
-            leaf_life: mesh.leaf_life.max(Duration::from_secs(1)),
-            intermediate_life: mesh.intermediate_life,
-            root_life: mesh.root_life,
-        });
     }
 }

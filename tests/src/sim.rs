@@ -3,7 +3,7 @@
 //! A run is checked at every step: epochs only grow, no proxy's leaf is past its end, nothing travels in plaintext between meshed
 //! hosts. A run that fails prints its seed; `MESHWRIGHT_SIM_SEED=… cargo sim` replays it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -59,6 +59,10 @@ pub struct Simulation {
     steps: u32,
     commands: u32,
     seed: u64,
+    /// Hosts that cannot reach the control plane: their leaves may end.
+    cut: BTreeSet<String>,
+    /// Those that could not, until they have a fresh leaf.
+    late: BTreeSet<String>,
 }
 
 /// The seed of this run: `MESHWRIGHT_SIM_SEED`, else the given one.
@@ -90,7 +94,7 @@ impl Simulation {
                 Ok(mesh.plane.run(mesh.wire.exempt(mesh.plane.ip), clock).await?)
             }
         });
-        Ok(Self { sim, mesh, seen: Arc::default(), steps: 0, commands: 0, seed })
+        Ok(Self { sim, mesh, seen: Arc::default(), steps: 0, commands: 0, seed, cut: BTreeSet::new(), late: BTreeSet::new() })
     }
 
     /// Adds a host with a sidecar and an application that says its workload's name.
@@ -196,11 +200,14 @@ impl Simulation {
 
     /// No packet passes between the control plane and this host, in either direction.
     pub fn cut_off(&mut self, workload: &str) {
+        self.cut.insert(workload.to_owned());
+        self.late.insert(workload.to_owned());
         self.sim.partition(CONTROL, workload);
     }
 
     /// Packets pass again.
     pub fn heal(&mut self, workload: &str) {
+        self.cut.remove(workload);
         self.sim.repair(CONTROL, workload);
     }
 
@@ -260,8 +267,9 @@ impl Simulation {
     }
 
     /// What must hold at any moment.
-    fn check(&self) -> anyhow::Result<()> {
-        let wall = self.mesh.wall + self.elapsed();
+    fn check(&mut self) -> anyhow::Result<()> {
+        let elapsed = self.elapsed();
+        let wall = self.mesh.wall + elapsed;
         let mut seen = lock(&self.seen);
         let Seen { proxies, epochs, leaves, .. } = &mut *seen;
         for (workload, (snapshots, credentials)) in proxies {
@@ -269,7 +277,13 @@ impl Simulation {
             ensure!(epoch >= before, "{workload} went back from epoch {before} to {epoch}");
             epochs.insert(workload, epoch);
             let leaf = credentials.current().context("a proxy that joined has a leaf")?;
-            ensure!(leaf.not_after > wall, "{workload}'s leaf is past its end at {:?}", self.elapsed());
+            if leaf.not_after > wall {
+                if !self.cut.contains(*workload) {
+                    self.late.remove(*workload);
+                }
+            } else {
+                ensure!(self.late.contains(*workload), "{workload}'s leaf is past its end at {elapsed:?}");
+            }
             leaves.insert(workload, credentials.generation());
         }
         let plain = self.mesh.wire.witness().plaintext_to(APPLICATION_PORT);

@@ -119,6 +119,23 @@ fn a_seed_replays() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Aim: a leaf that ended while its proxy could not reach the control plane opens the certificate call, by the clock of the simulation;
+/// healed, the proxy renews by it and takes the next epoch.
+#[test]
+fn a_leaf_that_ended_in_a_partition_comes_back() -> anyhow::Result<()> {
+    let mut sim = shop(16, LEAVES_OF_A_MINUTE, SECOND / 5)?;
+    sim.cut_off("catalog-v2");
+    sim.run_for(120 * SECOND)?;
+    let leaves = sim.leaves("catalog-v2");
+    sim.heal("catalog-v2");
+    sim.run_until("the leaf is renewed", 300 * SECOND, |sim| sim.leaves("catalog-v2") > leaves)?;
+    let live = sim.command(async |desk| desk.apply(&route(0, 1)).await)?;
+    assert_eq!(live["live"], true, "{live}");
+    sim.run_for(10 * SECOND)?;
+    assert!(recent(&sim, 8 * SECOND).iter().all(|answer| answer.as_deref() == Ok("catalog-v2")), "{:?}", recent(&sim, 8 * SECOND));
+    Ok(())
+}
+
 /// Aim: leaves of one minute rotate for ten minutes under load, and no request notices.
 #[test]
 fn leaves_of_a_minute_rotate_for_ten() -> anyhow::Result<()> {

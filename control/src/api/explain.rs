@@ -8,7 +8,8 @@ use serde_json::Value;
 use tonic::Status;
 
 use super::PATIENCE;
-use crate::publish::board::{Board, Edition};
+use crate::publish::board::Board;
+use crate::publish::edition::Edition;
 use crate::world::Address;
 
 pub(super) async fn run(board: &Arc<Board>, edition: &Edition, request: ExplainRequest) -> Result<Value, Status> {

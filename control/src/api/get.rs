@@ -11,7 +11,9 @@ use tonic::Status;
 
 use super::PATIENCE;
 use super::live::Ledger;
-use crate::publish::board::{Board, Edition};
+use crate::publish::board::Board;
+use crate::publish::edition::Edition;
+use crate::publish::epoch::Entry;
 use crate::serve::authority::SharedAuthority;
 use crate::store::Store;
 use crate::translate::{Status as ObjectStatus, statuses};

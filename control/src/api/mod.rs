@@ -20,7 +20,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use crate::publish::board::{Board, Edition};
+use crate::publish::board::Board;
+use crate::publish::edition::Edition;
 use crate::serve::authority::{SharedAuthority, TokenOrder};
 use crate::store::Store;
 use crate::translate;

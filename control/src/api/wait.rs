@@ -1,16 +1,18 @@
 //! `wait`: until the mesh is live, as `kinds.md` defines it ("Live means").
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::mesh::{Progress, WaitRequest};
 use serde_json::json;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
 use super::apply::some_of;
 use super::{last, timeout};
-use crate::publish::board::{Board, Edition};
+use crate::publish::board::Board;
+use crate::publish::edition::Edition;
 use crate::publish::epoch::Entry;
 
 /// Look again at least this often: presence of proxies turns no page of the book.
@@ -50,7 +52,7 @@ pub(super) async fn run(board: Arc<Board>, request: WaitRequest, sender: mpsc::S
         told = line;
         let until = deadline.min(Instant::now() + LOOK);
         // A timeout only means: look again.
-        let _ = tokio::time::timeout_at(until.into(), turns.changed()).await;
+        let _ = timeout_at(until, turns.changed()).await;
     }
 }
 

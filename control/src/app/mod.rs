@@ -19,8 +19,10 @@ use tonic::service::Routes;
 use tonic::service::interceptor::InterceptedService;
 
 use crate::api::Api;
+use crate::clock::Clock;
 use crate::node::Agents;
-use crate::publish::board::{Board, Event, now_ms};
+use crate::publish::board::{Board, Event};
+use crate::serve::admit::Gate;
 use crate::serve::ads::Ads;
 use crate::serve::authority::SharedAuthority;
 use crate::serve::metrics::{self, Metrics};
@@ -55,18 +57,26 @@ pub struct Running {
     pub plaintext: Option<SocketAddr>,
 }
 
-/// Runs the control plane until SIGTERM or SIGINT.
-///
-/// `authority` signs; `certificates` adds its gRPC service to the TLS door. Bad manifests never end it: they are told on stderr,
-/// by `get objects` and by `health`.
+/// What the control plane is given: it makes none of these itself.
+pub struct Means {
+    /// Wall time.
+    pub clock: Clock,
+    /// Signs.
+    pub authority: SharedAuthority,
+    /// Adds the authority's gRPC service to the TLS door, behind the gate.
+    pub certificates: Box<dyn FnOnce(Routes, Gate) -> Routes + Send>,
+}
+
+/// Runs the control plane until SIGTERM or SIGINT. Bad manifests never end it: they are told on stderr, by `get objects` and by
+/// `health`.
 ///
 /// # Errors
 /// The folder, the data folder or a port cannot be had; each with its name and the remedy.
-pub async fn run(args: ControlArgs, authority: SharedAuthority, certificates: impl FnOnce(Routes) -> Routes + Send) -> anyhow::Result<()> {
+pub async fn run(args: ControlArgs, means: Means) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let Running { mut tasks, .. } = start(&args, authority, certificates, &stop).await?;
+    let Running { mut tasks, .. } = start(&args, means, &stop).await?;
     let ended = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
@@ -93,7 +103,7 @@ pub struct Assembled {
     /// Behind the Unix socket: Control, Node.
     pub local: Routes,
     /// For the TLS door.
-    pub tls: Arc<rustls::ServerConfig>,
+    pub tls: tls::Tls,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -102,19 +112,15 @@ pub struct Assembled {
 ///
 /// # Errors
 /// The folder or the data folder cannot be used, or the authority signs nothing.
-pub fn assemble(
-    args: &ControlArgs,
-    authority: SharedAuthority,
-    certificates: impl FnOnce(Routes) -> Routes,
-    stop: &CancellationToken,
-) -> anyhow::Result<Assembled> {
+pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> anyhow::Result<Assembled> {
+    let Means { clock, authority, certificates } = means;
     let settings = args.world()?;
     let store = Arc::new(Store::open(&args.data_dir)?);
     let world = World::new(settings, store.load(Row::Allocations)?.unwrap_or_default());
     let names = args.names();
-    let (tls, leaf, lasts) = tls::config(&authority, &names)?;
+    let (tls, leaf, lasts) = tls::config(&authority, &names, &clock)?;
     write_bundle(args, &authority.bundle_pem())?;
-    let (board, events) = Board::new();
+    let (board, events) = Board::new(clock);
     let metrics = Arc::new(Metrics::default());
     let writer = Writer::new(board.clone(), store.clone(), authority.clone(), metrics.clone(), world)?;
     let mut tasks = JoinSet::new();
@@ -124,7 +130,8 @@ pub fn assemble(
     let ads = || Ads::service(board.clone(), metrics.clone(), stop.clone());
     let api = || Api::service(board.clone(), authority.clone(), store.clone(), stop.clone());
     let guarded = InterceptedService::new(api(), ApiToken::open(&args.data_dir)?);
-    let remote = certificates(Routes::new(ads()).add_service(Desk::service(board.clone(), stop.clone())).add_service(guarded));
+    let remote = Routes::new(ads()).add_service(Desk::service(board.clone(), stop.clone())).add_service(guarded);
+    let remote = certificates(remote, Gate::new(board.clone()));
     let local = Routes::new(api()).add_service(Agents::service(board.clone(), stop.clone()));
     Ok(Assembled { tasks, remote, plaintext: Routes::new(ads()), local, tls, metrics })
 }
@@ -133,16 +140,11 @@ pub fn assemble(
 ///
 /// # Errors
 /// See [`run`].
-pub async fn start(
-    args: &ControlArgs,
-    authority: SharedAuthority,
-    certificates: impl FnOnce(Routes) -> Routes,
-    stop: &CancellationToken,
-) -> anyhow::Result<Running> {
+pub async fn start(args: &ControlArgs, means: Means, stop: &CancellationToken) -> anyhow::Result<Running> {
     let doors = bind(args, args.plaintext_xds).await?;
     let listen = doors.tls.local_addr().context("the TLS door has no address")?;
     let plaintext = doors.plaintext.as_ref().and_then(|listener| listener.local_addr().ok());
-    let plane = assemble(args, authority, certificates, stop)?;
+    let plane = assemble(args, means, stop)?;
     let mut tasks = plane.tasks;
     tasks.spawn(done(metrics::serve(doors.metrics, plane.metrics, stop.clone())));
     tasks.spawn(served(plane.remote, listen::tls(doors.tls, plane.tls, stop.clone()), stop.clone()));
@@ -170,8 +172,7 @@ async fn watch(folder: PathBuf, board: Arc<Board>, stop: CancellationToken) -> a
         .await?
         .with_context(|| format!("cannot read the folder of manifests {place}"))?;
     let mut objects = Folder::default();
-    let now = || i64::try_from(now_ms()).unwrap_or(i64::MAX);
-    let mut changes = objects.update(first, now());
+    let mut changes = objects.update(first, board.clock.age_ms());
     changes.push(Change::FolderRead);
     board.send(Event::Folder(changes)).await;
     loop {
@@ -180,7 +181,7 @@ async fn watch(folder: PathBuf, board: Arc<Board>, stop: CancellationToken) -> a
             () = stop.cancelled() => return Ok(()),
             files = watch.next() => files,
         };
-        let changes = objects.update(files, now());
+        let changes = objects.update(files, board.clock.age_ms());
         if !changes.is_empty() && !board.send(Event::Folder(changes)).await {
             return Ok(());
         }

@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::remembered;
-use crate::publish::board::{Board, Edition, Event, Outcome, now_ms};
+use crate::publish::board::{Board, Event, Outcome};
+use crate::publish::edition::Edition;
 use crate::publish::epoch::{Mark, Touched};
 use crate::serve::authority::SharedAuthority;
 use crate::serve::metrics::Metrics;
@@ -186,7 +187,7 @@ impl Writer {
             return Err(errors.join("\n"));
         }
         let mut changes = Vec::new();
-        let now = i64::try_from(now_ms()).unwrap_or(i64::MAX);
+        let now_ms = self.board.clock.age_ms();
         for (candidate, object) in candidates {
             let key = candidate.key.clone();
             if delete {
@@ -194,7 +195,7 @@ impl Writer {
                 changes.push(Change::Remove { layer: Layer::Applied, key });
             } else {
                 self.applied.insert(key, (candidate.file.clone(), object));
-                changes.push(Change::Put { layer: Layer::Applied, candidate, now_ms: now });
+                changes.push(Change::Put { layer: Layer::Applied, candidate, now_ms });
             }
         }
         let applied = self.world.apply(changes);

@@ -13,7 +13,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::publish::board::{Board, Edition, Event};
+use crate::publish::board::{Board, Event};
+use crate::publish::edition::Edition;
 use crate::translate::node_order;
 use crate::world::{Change, World, reported};
 

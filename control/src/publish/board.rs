@@ -3,15 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use proto::mesh::{Answer, Certificate, Command, Traffic, command};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::cache::Cache;
+use super::edition::Edition;
 use super::epoch::{Book, Entry, Touched, moment};
 use super::peer::Claim;
+use crate::clock::Clock;
 use crate::world::{Change, World};
 
 /// Events that wait for the writer; a sender waits when it is full.
@@ -20,19 +22,6 @@ pub const EVENTS_MAX: usize = 256;
 pub const COMMANDS_MAX: usize = 64;
 /// Streams (all kinds) that may be open at once.
 pub const STREAMS_MAX: usize = 20_000;
-
-/// One state of everything, as all streams see it.
-#[derive(Clone, Debug)]
-pub struct Edition {
-    /// The objects.
-    pub world: World,
-    /// The epoch they belong to.
-    pub epoch: u64,
-    /// Counts editions; endpoint changes have editions and no epochs.
-    pub serial: u64,
-    /// The trust bundle, PEM.
-    pub bundle: Arc<str>,
-}
 
 /// What the writer is asked to do.
 pub enum Event {
@@ -98,23 +87,15 @@ pub struct Board {
     correspondents: Mutex<BTreeMap<String, Correspondent>>,
     next: std::sync::atomic::AtomicU64,
     events: mpsc::Sender<Event>,
+    /// What all of the control plane goes by.
+    pub clock: Clock,
     /// Views, shared between streams.
     pub cache: Cache,
 }
 
-/// Milliseconds since 1970.
-pub fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-}
-
-/// Microseconds since 1970, for the book.
-fn now_us() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
-}
-
 impl Board {
     /// An empty board, and the writer's end of its events.
-    pub fn new() -> (Arc<Self>, mpsc::Receiver<Event>) {
+    pub fn new(clock: Clock) -> (Arc<Self>, mpsc::Receiver<Event>) {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let board = Self {
             edition: watch::Sender::new(None),
@@ -124,6 +105,7 @@ impl Board {
             correspondents: Mutex::default(),
             next: 1.into(),
             events,
+            clock,
             cache: Cache::default(),
         };
         (Arc::new(board), receiver)
@@ -138,7 +120,7 @@ impl Board {
     pub fn publish(&self, edition: Edition) {
         let expected = self.expected(&edition.world);
         let mut book = self.book.lock();
-        book.expect(&expected, now_us());
+        book.expect(&expected, self.clock.us());
         drop(book);
         self.edition.send_replace(Some(Arc::new(edition)));
         self.turn();
@@ -147,7 +129,7 @@ impl Board {
     /// Begins an epoch in the book. Before [`Board::publish`], so that no answer comes before the question.
     pub fn open_epoch(&self, number: u64, objects: Vec<Touched>, world: &World) {
         let expected = self.expected(world);
-        self.book.lock().open(number, objects, expected, now_us());
+        self.book.lock().open(number, objects, expected, self.clock.us());
         self.turn();
     }
 
@@ -173,7 +155,7 @@ impl Board {
 
     /// Writes into the book.
     pub fn write(&self, edit: impl FnOnce(&mut Book, u64)) {
-        edit(&mut self.book.lock(), now_us());
+        edit(&mut self.book.lock(), self.clock.us());
         self.turn();
     }
 
@@ -187,7 +169,7 @@ impl Board {
         let waits = self.read(|book| book.newest().is_some_and(|newest| !newest.settled()));
         if let Some(edition) = self.edition().filter(|_| waits) {
             let expected = self.expected(&edition.world);
-            self.book.lock().expect(&expected, now_us());
+            self.book.lock().expect(&expected, self.clock.us());
         }
     }
 
@@ -209,7 +191,7 @@ impl Board {
         if present.len() >= STREAMS_MAX {
             return None;
         }
-        present.insert(id, Presence { claim, identity, connected_ms: now_ms() });
+        present.insert(id, Presence { claim, identity, connected_ms: self.clock.ms() });
         drop(present);
         self.turn();
         Some(Seated { board: self.clone(), id })
@@ -368,7 +350,7 @@ mod tests {
     #[tokio::test]
     async fn a_question_finds_its_answer_or_a_clear_end() {
         // Aim: answered, refused by the proxy, hung up, not connected: each its own text, none waits forever.
-        let (board, _events) = Board::new();
+        let (board, _events) = Board::new(Clock::new(|| std::time::UNIX_EPOCH));
         let dump = || command::Kind::Dump(proto::mesh::DumpCommand { kind: "routes".into() });
         let patience = Duration::from_secs(2);
         assert!(board.ask("shop/a", dump(), patience).await.unwrap_err().contains("not connected"));
@@ -391,7 +373,7 @@ mod tests {
     #[test]
     fn presence_ends_with_its_stream() {
         // Aim: two streams of one node count as present until both are gone.
-        let (board, _events) = Board::new();
+        let (board, _events) = Board::new(Clock::new(|| std::time::UNIX_EPOCH));
         let first = board.arrive(claim("a"), String::new());
         let second = board.arrive(claim("a"), String::new());
         drop(first);

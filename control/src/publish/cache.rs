@@ -9,7 +9,7 @@ use proto::xds::core::{DataSource, data_source::Specifier};
 use proto::xds::tls::{CertificateValidationContext, Secret, secret};
 use proto::{epoch, names, xds};
 
-use super::board::Edition;
+use super::edition::Edition;
 use super::session::{Content, type_urls};
 use crate::translate::{Audience, Encoded, view};
 

@@ -13,15 +13,18 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::audience::audience;
+use super::admit::{admit, presented};
 use super::metrics::Metrics;
-use crate::publish::board::{Board, Edition, Seated};
-use crate::publish::peer::{Claim, Door, Peer, admitted, check, peer_of};
+use crate::publish::board::{Board, Seated};
+use crate::publish::edition::Edition;
+use crate::publish::peer::{Claim, Door, Peer, peer_of};
 use crate::publish::session::{Content, Session};
 use crate::translate::Audience;
 
 /// Largest request: all names of one type at once.
 const REQUEST_BYTES_MAX: usize = 8 << 20;
+/// Refusals of one NACK that are written to the log.
+const REFUSALS_SAID_MAX: usize = 16;
 
 /// The service.
 pub struct Ads {
@@ -49,7 +52,7 @@ impl AggregatedDiscoveryService for Ads {
         request: Request<Streaming<DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
         let peer = peer_of(request.extensions())?;
-        admitted(&peer)?;
+        presented(&peer)?;
         Err(Status::unimplemented("state-of-the-world streams are not served yet; use DeltaAggregatedResources"))
     }
 
@@ -58,7 +61,7 @@ impl AggregatedDiscoveryService for Ads {
         request: Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let peer = peer_of(request.extensions())?;
-        admitted(&peer)?;
+        presented(&peer)?;
         let Some(edition) = self.board.edition() else {
             return Err(Status::unavailable("the configuration has not been read yet; try again in a moment"));
         };
@@ -163,7 +166,7 @@ impl Delta {
 
     fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
         if self.seat.is_none() {
-            let claim = check(request.node.as_ref(), &self.peer)?;
+            let claim = Claim::of_node(request.node.as_ref())?;
             self.sit(claim)?;
         }
         let url = request.type_url.clone();
@@ -183,7 +186,10 @@ impl Delta {
         }
         if let Some((number, message)) = heard.refused {
             self.metrics.rejected.inc();
-            tracing::error!(proxy = key, epoch = number, message, "a proxy runs the epoch without what it refused");
+            for refusal in proto::refusal::read(&message).into_iter().take(REFUSALS_SAID_MAX) {
+                let (resource, reason) = (refusal.resource, refusal.reason);
+                tracing::error!(proxy = key, epoch = number, resource, reason, "a proxy runs the epoch without what it refused");
+            }
             self.board.write(|book, now| book.refused(&key, number, &message, now));
         }
         if heard.wants_changed {
@@ -193,7 +199,7 @@ impl Delta {
     }
 
     fn sit(&mut self, claim: Claim) -> Result<(), Status> {
-        let audience = audience(&claim, &self.edition.world)?;
+        let audience = admit(&claim, &self.peer, &self.edition.world)?;
         let identity = self.peer.proven.as_ref().map(|proven| proven.identity.to_string()).unwrap_or_default();
         let present =
             self.board.arrive(claim.clone(), identity).ok_or_else(|| Status::resource_exhausted("too many streams are open here"))?;
@@ -217,7 +223,7 @@ impl Delta {
         self.edition = edition;
         if let Some(seat) = &mut self.seat {
             // The claim is judged again: the workload may be gone, or no longer be meshed.
-            seat.audience = audience(&seat.claim, &self.edition.world)?;
+            seat.audience = admit(&seat.claim, &self.peer, &self.edition.world)?;
         }
         let concerned = self.show();
         let number = self.edition.epoch;

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::identity::Identity;
-use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::world::own::Mesh;
@@ -79,11 +78,6 @@ pub trait Authority: Send + Sync + 'static {
 
     /// The newest unexpired leaf of each instance.
     fn issued(&self) -> Vec<Issued>;
-
-    /// The clock that certificates are judged by: the authority's own, so that a simulation needs only one.
-    fn time(&self) -> Arc<dyn TimeProvider> {
-        Arc::new(DefaultTimeProvider)
-    }
 
     /// Takes over lives and trust domain of the `Mesh` object.
     fn follow(&self, mesh: &Mesh);

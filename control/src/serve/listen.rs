@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -17,7 +16,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-use crate::publish::board::now_ms;
+use super::tls::Tls;
+use crate::clock::Clock;
 use crate::publish::peer::{Door, Peer, Proven};
 
 /// Most connections per door; more wait in the kernel's queue.
@@ -105,17 +105,17 @@ impl AsyncWrite for Connection {
 pub type Incoming = ReceiverStream<io::Result<Connection>>;
 
 /// Accepts TLS. Each handshake has its own task, so that a slow one delays nobody.
-pub fn tls(listener: TcpListener, config: Arc<ServerConfig>, stop: CancellationToken) -> Incoming {
+pub fn tls(listener: TcpListener, tls: Tls, stop: CancellationToken) -> Incoming {
     let (sender, receiver) = mpsc::channel(READY_MAX);
-    let acceptor = TlsAcceptor::from(config);
+    let acceptor = TlsAcceptor::from(tls.config.clone());
     tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         while let Some((stream, address, place)) = accept_tcp(&listener, &places, &stop).await {
-            let (acceptor, sender) = (acceptor.clone(), sender.clone());
+            let (acceptor, sender, clock) = (acceptor.clone(), sender.clone(), tls.clock.clone());
             tokio::spawn(async move {
                 match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                     Ok(Ok(stream)) => {
-                        let peer = Peer { door: Door::Tls, address: Some(address), proven: proven(stream.get_ref().1) };
+                        let peer = Peer { door: Door::Tls, address: Some(address), proven: proven(stream.get_ref().1, &clock) };
                         // The receiver is gone only while we stop.
                         let _ = sender.send(Ok(Connection { stream: Stream::Tls(Box::new(stream)), peer, _place: place })).await;
                     }
@@ -128,10 +128,10 @@ pub fn tls(listener: TcpListener, config: Arc<ServerConfig>, stop: CancellationT
     ReceiverStream::new(receiver)
 }
 
-/// Takes connections that are no sockets: with TLS where a configuration is given, else as if through the Unix socket.
-pub fn virtual_door(mut given: mpsc::Receiver<(Box<dyn Io>, SocketAddr)>, config: Option<Arc<ServerConfig>>) -> Incoming {
+/// Takes connections that are no sockets: with TLS where it is given, else as if through the Unix socket.
+pub fn virtual_door(mut given: mpsc::Receiver<(Box<dyn Io>, SocketAddr)>, tls: Option<Tls>) -> Incoming {
     let (sender, receiver) = mpsc::channel(READY_MAX);
-    let acceptor = config.map(TlsAcceptor::from);
+    let acceptor = tls.map(|tls| (TlsAcceptor::from(tls.config), tls.clock));
     tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         while let Some((stream, address)) = given.recv().await {
@@ -143,9 +143,9 @@ pub fn virtual_door(mut given: mpsc::Receiver<(Box<dyn Io>, SocketAddr)>, config
                         let peer = Peer { door: Door::Local, address: None, proven: None };
                         Connection { stream: Stream::Virtual(stream), peer, _place: place }
                     }
-                    Some(acceptor) => match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                    Some((acceptor, clock)) => match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                         Ok(Ok(stream)) => {
-                            let peer = Peer { door: Door::Tls, address: Some(address), proven: proven(stream.get_ref().1) };
+                            let peer = Peer { door: Door::Tls, address: Some(address), proven: proven(stream.get_ref().1, &clock) };
                             Connection { stream: Stream::VirtualTls(Box::new(stream)), peer, _place: place }
                         }
                         Ok(Err(_)) | Err(_) => return,
@@ -159,9 +159,9 @@ pub fn virtual_door(mut given: mpsc::Receiver<(Box<dyn Io>, SocketAddr)>, config
     ReceiverStream::new(receiver)
 }
 
-fn proven(connection: &rustls::ServerConnection) -> Option<Arc<Proven>> {
+fn proven(connection: &rustls::ServerConnection, clock: &Clock) -> Option<Arc<Proven>> {
     let leaf = connection.peer_certificates()?.first()?.clone();
-    let now_secs = i64::try_from(now_ms() / 1000).unwrap_or(i64::MAX);
+    let now_secs = i64::try_from(clock.unix().as_secs()).unwrap_or(i64::MAX);
     Proven::read(leaf.into_owned(), now_secs).map(Arc::new)
 }
 

@@ -8,8 +8,8 @@
 //! | plaintext, loopback | stock clients on this machine | ADS, routing only |
 //! | Unix socket, 0600 | commands, the node agent | Control, Node |
 
+pub mod admit;
 pub mod ads;
-mod audience;
 pub mod authority;
 pub mod listen;
 pub mod metrics;

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use futures::Stream;
 use proto::mesh::reports_server::{Reports, ReportsServer};
-use proto::mesh::{Command, Hello, Report, report};
-use proto::names::NodeId;
+use proto::mesh::{Command, Report, report};
+use proto::names::Mode;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::admit::{admit, presented};
 use crate::publish::board::{Board, Event};
-use crate::publish::peer::{Peer, admitted, peer_of};
+use crate::publish::peer::{Claim, Peer, peer_of};
 use crate::world::Change;
 
 /// Largest report: 256 rows of traffic, or a dump of one kind.
@@ -40,7 +41,7 @@ impl Reports for Desk {
 
     async fn stream(&self, request: Request<Streaming<Report>>) -> Result<Response<Self::StreamStream>, Status> {
         let peer = peer_of(request.extensions())?;
-        admitted(&peer)?;
+        presented(&peer)?;
         let (sender, receiver) = mpsc::channel(1);
         let (board, stop) = (self.board.clone(), self.stop.clone());
         tokio::spawn(async move {
@@ -68,17 +69,21 @@ async fn talk(
     let Some(Report { kind: Some(report::Kind::Hello(hello)) }) = first else {
         return Err(Status::invalid_argument("the first report must be a Hello"));
     };
-    let id = believed(&hello, peer)?;
-    let key = format!("{}/{}", id.namespace, id.instance);
+    let Some(edition) = board.edition() else {
+        return Err(Status::unavailable("the configuration has not been read yet; try again in a moment"));
+    };
+    let node = Claim::of_hello(&hello, peer)?;
+    admit(&node, peer, &edition.world)?;
+    let key = node.key();
     let (stream, mut commands) = board.correspond(&key, &hello.version, hello.pid);
     // A proxy that is back has stopped draining.
-    board.send(Event::Runtime(Change::Draining { instance: (id.namespace.clone(), id.instance.clone()), draining: false })).await;
+    leaving(board, &node, false).await;
     let end = loop {
         tokio::select! {
             biased;
             () = stop.cancelled() => break Ok(()),
             report = reports.message() => match report {
-                Ok(Some(Report { kind: Some(kind) })) => take(board, &id, &key, kind).await,
+                Ok(Some(Report { kind: Some(kind) })) => take(board, &node, &key, kind).await,
                 Ok(Some(Report { kind: None })) => {}
                 Ok(None) | Err(_) => break Ok(()),
             },
@@ -93,17 +98,7 @@ async fn talk(
     end
 }
 
-fn believed(hello: &Hello, peer: &Peer) -> Result<NodeId, Status> {
-    let id: NodeId = hello.node_id.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
-    match &peer.proven {
-        Some(proven) if proven.identity.namespace() != id.namespace => {
-            Err(Status::permission_denied(format!("the proxy claims to be {id}, its certificate is {}", proven.identity)))
-        }
-        _ => Ok(id),
-    }
-}
-
-async fn take(board: &Arc<Board>, id: &NodeId, key: &str, kind: report::Kind) {
+async fn take(board: &Arc<Board>, node: &Claim, key: &str, kind: report::Kind) {
     match kind {
         report::Kind::Hello(_) => {}
         report::Kind::Answer(answer) => board.answered(key, answer),
@@ -117,8 +112,15 @@ async fn take(board: &Arc<Board>, id: &NodeId, key: &str, kind: report::Kind) {
         }
         report::Kind::Draining(_) => {
             tracing::info!(proxy = key, "a proxy is draining");
-            let instance = (id.namespace.clone(), id.instance.clone());
-            board.send(Event::Runtime(Change::Draining { instance, draining: true })).await;
+            leaving(board, node, true).await;
         }
+    }
+}
+
+/// Callers drop an instance whose sidecar leaves; a Gateway has none that know it.
+async fn leaving(board: &Arc<Board>, node: &Claim, draining: bool) {
+    if node.mode == Mode::Sidecar {
+        let instance = (node.namespace.clone(), node.instance.clone());
+        board.send(Event::Runtime(Change::Draining { instance, draining })).await;
     }
 }

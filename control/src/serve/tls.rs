@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::authority::SharedAuthority;
+use crate::clock::Clock;
 
 /// A leaf that ended less than this ago may still ask for the next one, as the authority says.
 pub const EXPIRED_GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -101,11 +102,20 @@ pub struct Names {
     pub addresses: Vec<IpAddr>,
 }
 
-/// The server's TLS configuration, with a first leaf in it, and how long that lasts.
+/// What a TLS door needs.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Whom it lets in, and as whom it answers.
+    pub config: Arc<ServerConfig>,
+    /// Whether a leaf has ended is judged by this.
+    pub clock: Clock,
+}
+
+/// The server's side of TLS, with a first leaf in it, and how long that lasts.
 ///
 /// # Errors
 /// The authority gives no leaf, or the bundle holds no root.
-pub fn config(authority: &SharedAuthority, names: &Names) -> anyhow::Result<(Arc<ServerConfig>, Arc<Leaf>, Duration)> {
+pub fn config(authority: &SharedAuthority, names: &Names, clock: &Clock) -> anyhow::Result<(Tls, Arc<Leaf>, Duration)> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     for root in authority.bundle_der() {
@@ -115,12 +125,12 @@ pub fn config(authority: &SharedAuthority, names: &Names) -> anyhow::Result<(Arc
     let verifier = Arc::new(Lenient(strict));
     let leaf = Arc::new(Leaf::default());
     let lasts = renew(authority, names, &provider, &leaf)?;
-    let mut config = ServerConfig::builder_with_details(provider, authority.time())
+    let mut config = ServerConfig::builder_with_details(provider, Arc::new(clock.clone()))
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(leaf.clone());
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok((Arc::new(config), leaf, lasts))
+    Ok((Tls { config: Arc::new(config), clock: clock.clone() }, leaf, lasts))
 }
 
 fn renew(authority: &SharedAuthority, names: &Names, provider: &CryptoProvider, leaf: &Leaf) -> anyhow::Result<Duration> {

@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::Parser;
-use control::app::{Running, start};
+use control::app::{Means, Running, start};
+use control::clock::Clock;
 use control::serve::authority::{Authority, Issued, Seat, TokenOrder};
 use control::settings::ControlArgs;
 use control::world::own::Mesh;
@@ -15,7 +16,8 @@ use prost::Name;
 use proto::generated::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use proto::mesh::control_client::ControlClient;
 use proto::mesh::node_client::NodeClient;
-use proto::mesh::{ApplyRequest, Document, Epoch, GetRequest, Progress, WaitRequest};
+use proto::mesh::reports_client::ReportsClient;
+use proto::mesh::{ApplyRequest, Command, Document, Epoch, GetRequest, Hello, Progress, Report, WaitRequest, report};
 use proto::names::{NODE_CLIENT, NODE_WORKLOAD};
 use proto::xds;
 use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
@@ -111,12 +113,18 @@ pub(crate) struct Plane {
 
 impl Plane {
     pub(crate) async fn start(folder: &Path, data: &Path, authority: &Arc<TestAuthority>) -> Self {
+        Self::start_by(Clock::new(SystemTime::now), folder, data, authority).await
+    }
+
+    /// With a clock of its own.
+    pub(crate) async fn start_by(clock: Clock, folder: &Path, data: &Path, authority: &Arc<TestAuthority>) -> Self {
         let text = |path: &Path| path.display().to_string();
         let flags = ["control", "--config", &text(folder), "--data-dir", &text(data), "--listen", "127.0.0.1:0"];
         let more = ["--metrics-listen", "127.0.0.1:0", "--plaintext-xds=127.0.0.1:0"];
         let args = Cli::try_parse_from([&flags[..], &more[..]].concat()).unwrap().args;
         let stop = CancellationToken::new();
-        let running = start(&args, authority.clone(), |routes| routes, &stop).await.unwrap();
+        let means = Means { clock, authority: authority.clone(), certificates: Box::new(|routes, _| routes) };
+        let running = start(&args, means, &stop).await.unwrap();
         let plane = Self { authority: authority.clone(), listen: running.listen, socket: args.socket(), stop, running };
         plane.settle().await;
         plane
@@ -160,8 +168,17 @@ impl Plane {
     }
 
     pub(crate) async fn apply(&self, text: &str, delete: bool, wait: bool) -> (Value, bool) {
+        self.change(text, delete, wait, 5).await
+    }
+
+    /// `apply --wait --timeout`.
+    pub(crate) async fn apply_within(&self, text: &str, seconds: i64) -> (Value, bool) {
+        self.change(text, false, true, seconds).await
+    }
+
+    async fn change(&self, text: &str, delete: bool, wait: bool, seconds: i64) -> (Value, bool) {
         let documents = vec![Document { path: "given.yaml".into(), text: text.into() }];
-        let timeout = Some(prost_types::Duration { seconds: 5, nanos: 0 });
+        let timeout = Some(prost_types::Duration { seconds, nanos: 0 });
         let stream = self.api().await.apply(ApplyRequest { documents, delete, wait, timeout }).await.unwrap().into_inner();
         last(stream).await
     }
@@ -217,6 +234,27 @@ async fn last(mut stream: Streaming<Progress>) -> (Value, bool) {
         if progress.done {
             return (serde_json::from_str(&progress.json).unwrap(), progress.ok);
         }
+    }
+}
+
+/// The proxy's end of a Reports stream.
+pub(crate) struct Reporter {
+    reports: mpsc::Sender<Report>,
+    pub(crate) commands: Streaming<Command>,
+}
+
+impl Reporter {
+    /// Opens a stream as that node. The answer's head says nothing yet: a refusal is the first message.
+    pub(crate) async fn open(channel: Channel, node_id: &str, workload: &str) -> Self {
+        let (reports, receiver) = mpsc::channel(8);
+        let hello = Hello { node_id: node_id.into(), workload: workload.into(), version: "1".into(), ..Default::default() };
+        reports.send(Report { kind: Some(report::Kind::Hello(hello)) }).await.unwrap();
+        let commands = ReportsClient::new(channel).stream(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        Self { reports, commands }
+    }
+
+    pub(crate) async fn say(&self, kind: report::Kind) {
+        self.reports.send(Report { kind: Some(kind) }).await.unwrap();
     }
 }
 

@@ -8,12 +8,13 @@ mod desk;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use desk::{Plane, Sidecar, TestAuthority};
+use control::clock::Clock;
+use desk::{Plane, Reporter, Sidecar, TestAuthority};
 use proto::mesh::control_client::ControlClient;
-use proto::mesh::{GetRequest, InstanceState, NodeOrder, NodeReport, TokenRequest};
-use proto::xds;
+use proto::mesh::{Answer, BoundPort, Draining, GatewayState, GetRequest, InstanceState, NodeOrder, NodeReport, TokenRequest, report};
+use proto::{refusal, xds};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -71,12 +72,9 @@ fn route(value: &str) -> String {
     ROUTE.replace("VALUE", value)
 }
 
-/// A node agent that says everything is ready.
-async fn agent(plane: &Plane) -> (NodeOrder, mpsc::Sender<NodeReport>) {
-    let (sender, receiver) = mpsc::channel(4);
-    let mut orders = plane.node().await.attach(ReceiverStream::new(receiver)).await.unwrap().into_inner();
-    let order = orders.message().await.unwrap().unwrap();
-    let ready = |order: &proto::mesh::InstanceOrder| InstanceState {
+/// All that an order wants runs as it wants it.
+fn all_ready(order: &NodeOrder) -> NodeReport {
+    let instance = |order: &proto::mesh::InstanceOrder| InstanceState {
         namespace: order.namespace.clone(),
         instance: order.instance.clone(),
         started: true,
@@ -84,7 +82,22 @@ async fn agent(plane: &Plane) -> (NodeOrder, mpsc::Sender<NodeReport>) {
         fingerprint: order.fingerprint.clone(),
         ..Default::default()
     };
-    sender.send(NodeReport { instances: order.instances.iter().map(ready).collect(), gateways: Vec::new() }).await.unwrap();
+    let gateway = |order: &proto::mesh::GatewayOrder| GatewayState {
+        namespace: order.namespace.clone(),
+        name: order.name.clone(),
+        ready: true,
+        bound: order.ports.iter().map(|port| BoundPort { listener_port: *port, host_port: *port }).collect(),
+        ..Default::default()
+    };
+    NodeReport { instances: order.instances.iter().map(instance).collect(), gateways: order.gateways.iter().map(gateway).collect() }
+}
+
+/// A node agent that says everything is ready.
+async fn agent(plane: &Plane) -> (NodeOrder, mpsc::Sender<NodeReport>) {
+    let (sender, receiver) = mpsc::channel(4);
+    let mut orders = plane.node().await.attach(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let order = orders.message().await.unwrap().unwrap();
+    sender.send(all_ready(&order)).await.unwrap();
     tokio::spawn(async move { while let Ok(Some(_)) = orders.message().await {} });
     (order, sender)
 }
@@ -118,7 +131,7 @@ async fn a_change_is_live_when_every_proxy_concerned_has_answered() {
 
 #[tokio::test]
 async fn a_refusal_ends_the_wait_and_names_proxy_object_and_reason() {
-    // Aim: a NACK is not a timeout.
+    // Aim: a NACK is not a timeout, and one that names two resources is two refusals.
     let folders = Folders::new();
     let plane = folders.start().await;
     let mut frontend = plane.sidecar("frontend", "frontend").await;
@@ -128,13 +141,14 @@ async fn a_refusal_ends_the_wait_and_names_proxy_object_and_reason() {
     frontend.subscribe(xds::LISTENER, "out/10.96.7.7:80").await;
     frontend.take_epoch(None).await;
     let proxy = tokio::spawn(async move {
-        frontend.take_epoch(Some("RouteConfiguration shop/catalog:80: too strange")).await;
+        frontend.take_epoch(Some(&refusal::write(["RouteConfiguration shop/catalog:80: too; strange", "Cluster x: no"]))).await;
         frontend
     });
     let (result, ok) = plane.apply(&route("1"), false, true).await;
     assert!(!ok && result["live"] == false, "{result}");
     let refused = &result["refused"][0];
     assert_eq!((&refused["proxy"], &refused["object"]), (&"shop/frontend".into(), &"RouteConfiguration shop/catalog:80".into()));
+    assert_eq!((&refused["reason"], &result["refused"][1]["object"]), (&"too; strange".into(), &"Cluster x".into()));
     let _frontend = proxy.await.unwrap();
     plane.stop().await;
 }
@@ -280,6 +294,75 @@ async fn a_leaf_that_ended_opens_the_certificate_call_only() {
         let refused = Sidecar::open(channel, "shop", "catalog", "catalog").await.err().unwrap();
         assert_ne!(refused.code(), Code::Unauthenticated, "{refused}");
     }
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_leaf_ends_by_the_clock_that_the_control_plane_was_given() {
+    // Aim: whether a leaf has ended is judged by the clock from outside, in TLS and behind it.
+    let folders = Folders::new();
+    let ahead = |hours: u64| Clock::new(move || SystemTime::now() + Duration::from_secs(hours * 3600));
+    let identity = "spiffe://cluster.local/ns/shop/sa/catalog";
+    let leaf = || folders.authority.leaf_until(identity, "catalog", &[], time::OffsetDateTime::now_utc() + Duration::from_secs(3600));
+    let plane = Plane::start_by(ahead(2), folders.manifests.path(), folders.data.path(), &folders.authority).await;
+    let refused = Sidecar::open(plane.tls_with(Some(leaf())).await.unwrap(), "shop", "catalog", "catalog").await.err().unwrap();
+    assert!(refused.code() == Code::Unauthenticated && refused.message().contains("expired"), "{refused}");
+    plane.stop().await;
+    let plane = Plane::start_by(ahead(26), folders.manifests.path(), folders.data.path(), &folders.authority).await;
+    if let Ok(channel) = plane.tls_with(Some(leaf())).await {
+        let refused = Sidecar::open(channel, "shop", "catalog", "catalog").await.err().unwrap();
+        assert_ne!(refused.code(), Code::Unauthenticated, "TLS itself ends it: {refused}");
+    }
+    plane.stop().await;
+}
+
+/// The health of each endpoint that a caller of catalog is told of.
+async fn health(plane: &Plane, account: &str) -> Vec<i32> {
+    let mut frontend = Sidecar::open(plane.tls(Some((account, "frontend"))).await, "shop", "frontend", "frontend").await.unwrap();
+    frontend.take_epoch(None).await;
+    frontend.subscribe(xds::LISTENER, "out/10.96.7.7:80").await;
+    frontend.take_epoch(None).await;
+    let mut resources = frontend.seen.iter().filter(|response| response.type_url == xds::ENDPOINT).flat_map(|response| &response.resources);
+    let last = resources.rfind(|resource| resource.name == "shop/catalog:80").unwrap();
+    let assignment: xds::endpoint::ClusterLoadAssignment = xds::unpack(last.resource.as_ref().unwrap()).unwrap();
+    assignment.endpoints.iter().flat_map(|locality| &locality.lb_endpoints).map(|endpoint| endpoint.health_status).collect()
+}
+
+#[tokio::test]
+async fn nobody_reports_as_somebody_else() {
+    // Aim: of two sidecars with one namespace and one account, the lying one neither takes over the other's command stream nor declares
+    // it draining; the honest one does both for itself.
+    let folders = Folders::new();
+    fs::write(folders.manifests.path().join("shop.yaml"), SHOP.replace("serviceAccount: frontend", "serviceAccount: catalog")).unwrap();
+    let plane = folders.start().await;
+    let (_, _agent) = agent(&plane).await;
+    let account = "spiffe://cluster.local/ns/shop/sa/catalog";
+    let mut honest = Reporter::open(plane.tls(Some((account, "catalog"))).await, "sidecar/shop/catalog", "catalog").await;
+    for (leaf, node_id, workload, code) in [
+        ((account, "frontend"), "sidecar/shop/catalog", "catalog", Code::PermissionDenied),
+        ((account, "frontend"), "sidecar/shop/catalog", "frontend", Code::PermissionDenied),
+        ((account, "frontend"), "sidecar/shop/nobody", "frontend", Code::FailedPrecondition),
+        (("spiffe://cluster.local/ns/shop/sa/other", "catalog"), "sidecar/shop/catalog", "catalog", Code::PermissionDenied),
+        (("spiffe://cluster.local/ns/bank/sa/catalog", "catalog"), "sidecar/shop/catalog", "catalog", Code::PermissionDenied),
+    ] {
+        let mut liar = Reporter::open(plane.tls(Some(leaf)).await, node_id, workload).await;
+        let refused = liar.commands.message().await.unwrap_err();
+        assert_eq!(refused.code(), code, "{leaf:?} as {node_id}: {refused}");
+    }
+    let (rows, ()) = tokio::join!(plane.get("routes"), async {
+        let asked = honest.commands.message().await.unwrap().unwrap();
+        honest.say(report::Kind::Answer(Answer { id: asked.id, json: r#"["mine"]"#.into(), error: String::new() })).await;
+    });
+    assert_eq!(rows.unwrap()["shop/catalog"], serde_json::json!(["mine"]), "the honest one is asked");
+    let draining = xds::core::HealthStatus::Draining as i32;
+    assert!(!health(&plane, account).await.contains(&draining));
+    honest.say(report::Kind::Draining(Draining {})).await;
+    let told = async {
+        while !health(&plane, account).await.contains(&draining) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
     plane.stop().await;
 }
 

@@ -1,0 +1,18 @@
+//! What is published: one state of everything.
+
+use std::sync::Arc;
+
+use crate::world::World;
+
+/// One state of everything, as all streams see it.
+#[derive(Clone, Debug)]
+pub struct Edition {
+    /// The objects.
+    pub world: World,
+    /// The epoch they belong to.
+    pub epoch: u64,
+    /// Counts editions; endpoint changes have editions and no epochs.
+    pub serial: u64,
+    /// The trust bundle, PEM.
+    pub bundle: Arc<str>,
+}

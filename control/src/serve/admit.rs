@@ -1,0 +1,238 @@
+//! The one gate: who a caller is, and whether what it says of itself is true. ADS, Reports and Certificates ask here, and what follows
+//! does too. The leaf decides: its identity (namespace and account) and the peer's own word (its common name, the workload). A node
+//! may name an instance, and only one of that workload's.
+
+use std::sync::Arc;
+
+use proto::identity::{Applicant, Identity};
+use proto::names::{Mode, NodeId};
+use rustls_pki_types::CertificateDer;
+use tonic::{Extensions, Status};
+
+use crate::publish::board::Board;
+use crate::publish::peer::{Claim, Client, Door, Peer, Proven, peer_of};
+use crate::translate::{self, Audience};
+use crate::world::World;
+
+/// Whether a caller may have more than the certificate call: any door but TLS, or a certificate that has not ended.
+///
+/// # Errors
+/// `UNAUTHENTICATED`.
+pub fn presented(peer: &Peer) -> Result<(), Status> {
+    match &peer.proven {
+        Some(proven) if proven.expired => Err(Status::unauthenticated("the client certificate has expired; renew it first")),
+        None if peer.door == Door::Tls => Err(no_certificate()),
+        _ => Ok(()),
+    }
+}
+
+/// Lets a node in as what it claims to be. The audience is that of one of our own proxies; stock clients have none yet.
+///
+/// # Errors
+/// `UNAUTHENTICATED` without a certificate where one is needed; `PERMISSION_DENIED` where the certificate is another's, or the instance
+/// another workload's; `FAILED_PRECONDITION` where nothing of that name is declared or meshed.
+pub fn admit(node: &Claim, peer: &Peer, world: &World) -> Result<Option<Audience>, Status> {
+    match (&peer.proven, peer.door) {
+        (Some(proven), _) => bears_out(node, proven)?,
+        // Believed for routing only (contract, section 4), or let in by the socket's mode.
+        (None, Door::Plaintext | Door::Local) => {}
+        (None, Door::Tls) => return Err(no_certificate()),
+    }
+    declared(node, peer.proven.as_ref().map(|proven| &proven.identity), world)
+}
+
+/// Without a client certificate only the certificate call answers.
+fn no_certificate() -> Status {
+    Status::unauthenticated(
+        "a client certificate of this mesh is needed here; get one by join token (`meshwright token create --workload NS/NAME`)",
+    )
+}
+
+fn bears_out(node: &Claim, proven: &Proven) -> Result<(), Status> {
+    let same = proven.identity.namespace() == node.namespace && (!node.ours() || proven.workload == node.workload);
+    if same {
+        return Ok(());
+    }
+    Err(Status::permission_denied(format!(
+        "the node claims to be {} of {}/{}, its certificate is {} for workload {}",
+        node.instance, node.namespace, node.workload, proven.identity, proven.workload
+    )))
+}
+
+/// What the objects say of one of our own proxies, held against its claim and its identity.
+fn declared(node: &Claim, identity: Option<&Identity>, world: &World) -> Result<Option<Audience>, Status> {
+    if !node.ours() {
+        return Ok(None);
+    }
+    let id = NodeId { mode: node.mode, namespace: node.namespace.clone(), instance: node.instance.clone() };
+    let audience = translate::audience(world, &id).ok_or_else(|| {
+        Status::failed_precondition(format!(
+            "nothing declared is {id}; add its Workload or Gateway, or label its namespace, and connect again"
+        ))
+    })?;
+    if audience.workload != node.workload {
+        return Err(Status::permission_denied(format!(
+            "{id} is an instance of {}/{}, the certificate is for workload {}",
+            node.namespace, audience.workload, node.workload
+        )));
+    }
+    match identity {
+        Some(identity) if identity.service_account() != audience.service_account => Err(Status::permission_denied(format!(
+            "{id} runs as service account {}, the certificate is {identity}; join again with a fresh token",
+            audience.service_account
+        ))),
+        _ => Ok(Some(audience)),
+    }
+}
+
+/// The gate as the authority's own service asks it.
+#[derive(Clone)]
+pub struct Gate(Arc<Board>);
+
+impl Gate {
+    pub(crate) fn new(board: Arc<Board>) -> Self {
+        Self(board)
+    }
+
+    /// Whether somebody may have a leaf: what it asks for must be declared, and without a token its own leaf must say the same. Returns
+    /// that leaf, which may have ended; the authority judges tokens and ends.
+    ///
+    /// # Errors
+    /// As [`admit`]; `UNAVAILABLE` until the objects have been read.
+    pub fn leaf(&self, extensions: &Extensions, applicant: &Applicant<'_>) -> Result<Option<CertificateDer<'static>>, Status> {
+        let Some(edition) = self.0.edition() else {
+            return Err(Status::unavailable("the configuration has not been read yet; try again in a moment"));
+        };
+        let peer = peer_of(extensions)?;
+        let judge = |mode| {
+            let node = Claim {
+                client: Client::Meshwright,
+                mode,
+                namespace: applicant.identity.namespace().to_owned(),
+                workload: applicant.workload.to_owned(),
+                instance: applicant.instance.to_owned(),
+            };
+            if applicant.by_token { declared(&node, Some(applicant.identity), &edition.world) } else { admit(&node, &peer, &edition.world) }
+        };
+        let name = (applicant.identity.namespace().to_owned(), applicant.instance.to_owned());
+        // A request does not say its mode; a Gateway and an instance may share a name.
+        let gateway = edition.world.index().gateways.contains_key(&name);
+        match judge(Mode::Sidecar) {
+            Err(_) if gateway => judge(Mode::Edge)?,
+            verdict => verdict?,
+        };
+        Ok(peer.proven.map(|proven| proven.leaf.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+    use crate::source::{FileChange, Folder};
+    use crate::world::{Allocations, WorldSettings};
+
+    /// Two workloads of one account, one of another, and a Gateway.
+    const MANIFESTS: &str = "\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {meshwright.dev/inject: enabled}}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: catalog, namespace: shop}
+spec: {serviceAccount: shared, replicas: 2, command: [x]}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: cart, namespace: shop}
+spec: {serviceAccount: shared, command: [x]}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: store, namespace: shop}
+spec: {serviceAccount: store, command: [x]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: public, namespace: shop}
+spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protocol: HTTP}]}
+";
+
+    fn world() -> World {
+        let change = FileChange { file: "f".to_owned(), text: Some(Ok(MANIFESTS.to_owned())) };
+        let mut world = World::new(WorldSettings::default(), Allocations::default());
+        world.apply(Folder::default().update(vec![change], 0));
+        world
+    }
+
+    fn peer(door: Door, leaf: Option<(&str, &str)>) -> Peer {
+        let proven = leaf.map(|(account, workload)| {
+            let identity = Identity::new("cluster.local", "shop", account).unwrap();
+            Arc::new(Proven { leaf: CertificateDer::from(vec![]), identity, workload: workload.into(), expired: false })
+        });
+        Peer { door, address: None, proven }
+    }
+
+    fn node(mode: Mode, namespace: &str, workload: &str, instance: &str) -> Claim {
+        let [namespace, workload, instance] = [namespace, workload, instance].map(str::to_owned);
+        Claim { client: Client::Meshwright, mode, namespace, workload, instance }
+    }
+
+    #[test]
+    fn only_the_truth_is_let_in() {
+        // Aim: every part of a claim is held against leaf and objects; an account shared with others proves no workload.
+        let world = world();
+        let catalog = peer(Door::Tls, Some(("shared", "catalog")));
+        let sidecar = |workload, instance| node(Mode::Sidecar, "shop", workload, instance);
+        for (node, peer, wanted) in [
+            (sidecar("catalog", "catalog-0"), catalog.clone(), None),
+            (sidecar("catalog", "catalog-1"), catalog.clone(), None),
+            (sidecar("cart", "cart"), catalog.clone(), Some(Code::PermissionDenied)),
+            (sidecar("catalog", "cart"), catalog.clone(), Some(Code::PermissionDenied)),
+            (sidecar("cart", "catalog-0"), catalog.clone(), Some(Code::PermissionDenied)),
+            (sidecar("catalog", "catalog-2"), catalog.clone(), Some(Code::FailedPrecondition)),
+            (node(Mode::Sidecar, "bank", "catalog", "catalog-0"), catalog.clone(), Some(Code::PermissionDenied)),
+            (node(Mode::Edge, "shop", "catalog", "catalog-0"), catalog.clone(), Some(Code::FailedPrecondition)),
+            (sidecar("store", "store"), peer(Door::Tls, Some(("shared", "store"))), Some(Code::PermissionDenied)),
+            (node(Mode::Edge, "shop", "public", "public"), peer(Door::Tls, Some(("public", "public"))), None),
+            (sidecar("catalog", "catalog-0"), peer(Door::Tls, None), Some(Code::Unauthenticated)),
+            (sidecar("catalog", "catalog-0"), peer(Door::Plaintext, None), None),
+            (sidecar("catalog", "cart"), peer(Door::Plaintext, None), Some(Code::PermissionDenied)),
+            (Claim { client: Client::Envoy, ..node(Mode::Sidecar, "bank", "x", "x") }, catalog, Some(Code::PermissionDenied)),
+        ] {
+            let verdict = admit(&node, &peer, &world);
+            assert_eq!(verdict.as_ref().err().map(Status::code), wanted, "{node:?} as {peer:?}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn leaves_are_for_what_is_declared() {
+        // Aim: the certificate call lets in by the same rule: the own leaf for the own workload's instances, and a token only for what is
+        // declared as it says, so that a slip in a flag does not use it up.
+        let (board, _events) = Board::new(crate::clock::Clock::new(|| std::time::UNIX_EPOCH));
+        let gate = Gate::new(board.clone());
+        let shared = Identity::new("cluster.local", "shop", "shared").unwrap();
+        let code = |leaf, (workload, instance), by_token| {
+            let mut extensions = Extensions::default();
+            extensions.insert(peer(Door::Tls, leaf));
+            gate.leaf(&extensions, &Applicant { identity: &shared, workload, instance, by_token }).err().map(|status| status.code())
+        };
+        let catalog = Some(("shared", "catalog"));
+        assert_eq!(code(catalog, ("catalog", "catalog-0"), false), Some(Code::Unavailable), "nothing has been read yet");
+        board.publish(crate::publish::edition::Edition { world: world(), epoch: 1, serial: 1, bundle: "".into() });
+        for (leaf, asked, by_token, wanted) in [
+            (catalog, ("catalog", "catalog-0"), false, None),
+            (catalog, ("catalog", "cart"), false, Some(Code::PermissionDenied)),
+            (catalog, ("cart", "cart"), false, Some(Code::PermissionDenied)),
+            (catalog, ("catalog", "catalog-7"), false, Some(Code::FailedPrecondition)),
+            (None, ("catalog", "catalog-0"), false, Some(Code::Unauthenticated)),
+            (None, ("catalog", "catalog-0"), true, None),
+            (None, ("catalog", "catalog-7"), true, Some(Code::FailedPrecondition)),
+            (None, ("store", "store"), true, Some(Code::PermissionDenied)),
+        ] {
+            assert_eq!(code(leaf, asked, by_token), wanted, "{leaf:?} {asked:?} by token: {by_token}");
+        }
+    }
+}
