@@ -16,7 +16,7 @@ use crate::{documents, duration};
 /// Arguments of `meshwright apply`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example: meshwright apply -f examples/shop/catalog-route.yaml --wait\n  Returns when every proxy concerned runs the change, and says how many and how long."
+    after_help = "Example: meshwright apply -f examples/shop/catalog-route.yaml --wait\n  Returns when every proxy concerned runs the change and all that it declares is ready, and says how many and how long."
 )]
 pub(crate) struct ApplyArgs {
     #[command(flatten)]
@@ -29,7 +29,7 @@ pub(crate) struct ChangeArgs {
     /// A manifest file, a folder of them, or `-` for standard input; may be given several times
     #[arg(short, long = "filename", value_name = "FILE", required = true)]
     file: Vec<PathBuf>,
-    /// Wait until every proxy concerned has acknowledged the change
+    /// Wait until every proxy concerned has acknowledged the change, and every instance and Gateway that it declares is ready
     #[arg(long)]
     wait: bool,
     /// How long to wait

@@ -1,13 +1,14 @@
-//! `apply` and `delete`: one change, one epoch; with `wait`, until every proxy concerned has answered.
+//! `apply` and `delete`: one change, one epoch; with `wait`, until every proxy concerned has answered and what it declares is ready.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use proto::mesh::{ApplyRequest, Progress};
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
+use super::ready::{Scope, silent, unready};
 use super::{last, timeout};
 use crate::publish::board::{Board, Event, Outcome};
 use crate::publish::epoch::Entry;
@@ -16,7 +17,7 @@ use crate::publish::epoch::Entry;
 const DOCUMENTS_MAX: usize = 10_000;
 
 pub(super) async fn run(board: Arc<Board>, request: ApplyRequest, sender: mpsc::Sender<Result<Progress, Status>>) {
-    let deadline = Instant::now() + timeout(request.timeout);
+    let began = Instant::now();
     // The receiver is gone when the caller is; nobody is left to tell.
     let _ = match change(&board, &request).await {
         Err(status) => sender.send(Err(status)).await,
@@ -28,19 +29,23 @@ pub(super) async fn run(board: Arc<Board>, request: ApplyRequest, sender: mpsc::
                 json["live"] = false.into();
                 json["live_ms"] = serde_json::Value::Null;
                 json["proxies"] = Entry::default().counts();
+                json["down"] = json!([]);
                 json["refused"] = json!([]);
             }
             sender.send(Ok(last(&json, false))).await
         }
         Ok(Ok(outcome)) if !request.wait => sender.send(Ok(last(&head(&outcome), true))).await,
         Ok(Ok(outcome)) => {
-            let entry = settled(&board, outcome.epoch, deadline, &sender).await;
+            let scope = if request.delete { Scope::none() } else { Scope::of(&outcome.objects) };
+            let standing = settled(&board, outcome.epoch, &scope, began + timeout(request.timeout), &sender).await;
+            let live = standing.live();
             let mut json = head(&outcome);
-            let live = entry.as_ref().is_some_and(Entry::live);
             json["live"] = live.into();
-            json["live_ms"] = json!(entry.as_ref().and_then(|entry| entry.live_ms));
-            json["proxies"] = entry.as_ref().map_or_else(|| Entry::default().counts(), Entry::counts);
-            json["refused"] = json!(entry.map(|entry| entry.refused).unwrap_or_default());
+            json["live_ms"] = json!(standing.live_ms(began).filter(|_| live));
+            json["proxies"] = standing.entry.as_ref().map_or_else(|| Entry::default().counts(), Entry::counts);
+            json["proxies"]["waiting"] = json!(standing.laggards);
+            json["down"] = json!(standing.down);
+            json["refused"] = json!(standing.entry.map(|entry| entry.refused).unwrap_or_default());
             sender.send(Ok(last(&json, live))).await
         }
     };
@@ -66,27 +71,56 @@ async fn change(board: &Board, request: &ApplyRequest) -> Result<Result<Outcome,
     answer.await.map_err(|_| stopping())
 }
 
-/// Waits until an epoch has all its answers; the entry as it is then, or at the deadline.
-async fn settled(board: &Board, number: u64, deadline: Instant, sender: &mpsc::Sender<Result<Progress, Status>>) -> Option<Entry> {
+/// Where a change stands.
+struct Standing {
+    /// The epoch's; `None`: it is forgotten, or the caller is gone.
+    entry: Option<Entry>,
+    /// Declared by the change, and not ready.
+    down: Vec<String>,
+    /// All that is waited for, what is down first.
+    laggards: Vec<String>,
+    /// Whether something declared had to be waited for.
+    started: bool,
+}
+
+impl Standing {
+    fn live(&self) -> bool {
+        self.down.is_empty() && self.entry.as_ref().is_some_and(Entry::live)
+    }
+
+    /// Until the last acknowledgement, or since `began` where instances or Gateways had to start.
+    fn live_ms(&self, began: Instant) -> Option<f64> {
+        if self.started { Some(began.elapsed().as_secs_f64() * 1000.0) } else { self.entry.as_ref()?.live_ms }
+    }
+}
+
+/// Waits until an epoch has all its answers and what the change declares is ready. A refusal ends it, and so does the deadline.
+async fn settled(
+    board: &Board,
+    number: u64,
+    scope: &Scope,
+    deadline: Instant,
+    sender: &mpsc::Sender<Result<Progress, Status>>,
+) -> Standing {
     let mut turns = board.turns();
-    let mut told = String::new();
+    let (mut told, mut started) = (String::new(), false);
     loop {
         // An epoch may be the folder's too, which has been live for long.
         let entry = board.entry(number);
-        match &entry {
-            Some(entry) if entry.settled() => return Some(entry.clone()),
-            Some(entry) => {
-                let line = format!("epoch {number}: waiting for {}", some_of(entry.waiting.iter().map(String::as_str)));
-                if line != told && sender.send(Ok(Progress { waiting_for: line.clone(), ..Progress::default() })).await.is_err() {
-                    return None;
-                }
-                told = line;
-            }
-            None => return None,
+        let down = board.edition().map(|edition| unready(&edition, scope)).unwrap_or_default();
+        started |= !down.is_empty();
+        let laggards: Vec<String> = down.iter().cloned().chain(entry.iter().flat_map(|entry| silent(board, entry, &down))).collect();
+        let over = entry.as_ref().is_none_or(|entry| entry.settled() && (down.is_empty() || !entry.refused.is_empty()));
+        if over || Instant::now() >= deadline {
+            return Standing { entry, down, laggards, started };
         }
-        if tokio::time::timeout_at(deadline.into(), turns.changed()).await.is_err() {
-            return entry;
+        let line = format!("epoch {number}: waiting for {}", some_of(laggards.iter().map(String::as_str)));
+        if line != told && sender.send(Ok(Progress { waiting_for: line.clone(), ..Progress::default() })).await.is_err() {
+            return Standing { entry: None, down, laggards, started };
         }
+        told = line;
+        // Past the deadline it is looked at once more.
+        let _ = timeout_at(deadline, turns.changed()).await;
     }
 }
 

@@ -4,6 +4,7 @@ mod apply;
 mod explain;
 mod get;
 mod live;
+mod ready;
 mod wait;
 
 use std::pin::Pin;

@@ -10,9 +10,9 @@ use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
 use super::apply::some_of;
+use super::ready::{Scope, silent, unready};
 use super::{last, timeout};
 use crate::publish::board::Board;
-use crate::publish::edition::Edition;
 use crate::publish::epoch::Entry;
 
 /// Look again at least this often: presence of proxies turns no page of the book.
@@ -68,46 +68,11 @@ fn look(board: &Board, number: u64) -> Standing {
         return Standing { entry: None, down: Vec::new(), laggards: vec!["the manifests to be read".to_owned()] };
     };
     let entry = board.entry(number);
-    let down = unready(&edition);
+    let down = unready(&edition, &Scope::Mesh);
     let mut laggards = down.clone();
     if edition.epoch < number {
         laggards.push(format!("epoch {number} (the newest is {})", edition.epoch));
     }
-    // What has not started has no proxy either; once is enough.
-    let named: Vec<String> = laggards.iter().filter_map(|line| line.split_once(' ')).map(|(name, _)| name.to_owned()).collect();
-    for proxy in entry.iter().flat_map(|entry| &entry.waiting).filter(|proxy| !named.contains(proxy)) {
-        let why =
-            if board.is_present(proxy) { format!("has not acknowledged epoch {number}") } else { "its proxy is not connected".to_owned() };
-        laggards.push(format!("{proxy} ({why})"));
-    }
+    laggards.extend(entry.iter().flat_map(|entry| silent(board, entry, &down)));
     Standing { entry, down, laggards }
-}
-
-/// Declared instances and Gateways that are not started and ready.
-fn unready(edition: &Edition) -> Vec<String> {
-    let (world, mut laggards) = (&edition.world, Vec::new());
-    for (key, instance) in &world.index().instances {
-        let Some(workload) = instance.workload().filter(|workload| !workload.command.is_empty()) else {
-            continue;
-        };
-        let state = world.instance_states().get(key);
-        let started = state.is_some_and(|state| state.started);
-        if instance.ready || (started && workload.ports.is_empty()) {
-            continue;
-        }
-        let message = state.map(|state| state.message.as_str()).unwrap_or_default();
-        laggards.push(reason(key, if started { "not ready" } else { "not started" }, message));
-    }
-    for key in world.index().gateways.keys() {
-        let state = world.gateway_states().get(key);
-        if state.is_none_or(|state| !state.ready) {
-            laggards.push(reason(key, "Gateway not ready", state.map(|state| state.message.as_str()).unwrap_or_default()));
-        }
-    }
-    laggards
-}
-
-fn reason((namespace, name): &(String, String), what: &str, message: &str) -> String {
-    let colon = if message.is_empty() { "" } else { ": " };
-    format!("{namespace}/{name} ({what}{colon}{message})")
 }

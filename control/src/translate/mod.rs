@@ -24,7 +24,7 @@ use prost_types::Any;
 use proto::names::{Mode, NodeId};
 
 pub use analyze::{analyze, audit};
-pub use node::node_order;
+pub use node::{gateway_ports, instance_fingerprint, node_order};
 pub use status::{AncestorStatus, Condition, ListenerStatus, ParentStatus, Status, statuses};
 pub use view::view;
 

@@ -1,6 +1,6 @@
 //! What the node agent (`meshwright up`) starts: instances, Gateways, relays, and what instances outside the mesh see of Services.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use prost::Message;
@@ -13,7 +13,7 @@ use proto::xds::core::HealthStatus;
 use super::cluster::targets;
 use super::{attach, dns, route, settings};
 use crate::world::workload::{ProbeKind, Workload};
-use crate::world::{Index, Instance, ServiceView, World};
+use crate::world::{Index, Instance, Name, ServiceView, World};
 
 /// What the node agent should run now; the epoch's number is the caller's to fill in.
 pub fn node_order(world: &World) -> NodeOrder {
@@ -27,6 +27,17 @@ pub fn node_order(world: &World) -> NodeOrder {
         epoch: 0,
         synced: world.synced(),
     }
+}
+
+/// What stands for an instance's order in the node agent's report; `None`: it cannot be started, because no address is left.
+pub fn instance_fingerprint(world: &World, instance: &Instance) -> Option<String> {
+    instance_order(world, instance).map(|order| order.fingerprint)
+}
+
+/// The ports that a Gateway of ours serves.
+pub fn gateway_ports(world: &World, name: &Name) -> BTreeSet<u16> {
+    let gateway = world.index().gateways.get(name).and_then(|object| route::gateway(object));
+    gateway.map(attach::ports).unwrap_or_default()
 }
 
 fn gateways(index: &Index) -> Vec<GatewayOrder> {

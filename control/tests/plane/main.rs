@@ -176,6 +176,50 @@ async fn live_means_started_ready_and_acknowledged() {
 }
 
 #[tokio::test]
+async fn apply_waits_for_what_it_declares() {
+    // Aim: a new Workload, and one that still runs as it was before the change, hold `apply --wait` up by name until the agent says that
+    // they are ready as declared now; a Gateway until its ports are open; what the change does not declare holds nothing up.
+    let folders = Folders::new();
+    let plane = folders.start().await;
+    let (sender, receiver) = mpsc::channel(4);
+    let mut orders = plane.node().await.attach(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+    let first = orders.message().await.unwrap().unwrap();
+    // The folder's Workloads are not what the change declares: they need not be ready, but their proxies are waited for.
+    let (mut frontend, mut catalog) = (plane.sidecar("frontend", "frontend").await, plane.sidecar("catalog", "catalog").await);
+    frontend.take_epoch(None).await;
+    catalog.take_epoch(None).await;
+    let tool = |command: &str| {
+        format!(
+            "apiVersion: meshwright.dev/v1alpha1\nkind: Workload\nmetadata: {{name: tool, namespace: out}}\nspec: {{command: [{command}], ports: [{{port: 80}}]}}\n"
+        )
+    };
+    let late = |result: &serde_json::Value| (result["live"].clone(), result["down"].clone(), result["proxies"]["waiting"].to_string());
+    for command in ["one", "two"] {
+        let (result, ok) = plane.apply_within(&tool(command), 1).await;
+        let (live, down, waiting) = late(&result);
+        assert!(!ok && live == false && result["live_ms"].is_null(), "{command}: {result}");
+        assert!(down[0].as_str().unwrap().starts_with("out/tool (not started"), "{command}: {result}");
+        assert!(waiting.contains("out/tool (not started"), "{command}: {result}");
+        let report = loop {
+            let order = orders.message().await.unwrap().unwrap();
+            if order.instances.iter().any(|instance| instance.command == [command]) {
+                break all_ready(&order);
+            }
+        };
+        sender.send(report).await.unwrap();
+        let (result, ok) = plane.apply_within(&tool(command), 5).await;
+        assert!(ok && result["live"] == true && result["down"] == serde_json::json!([]), "{command}: {result}");
+    }
+    let gateway = "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: public, namespace: out}\nspec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protocol: HTTP}]}\n";
+    let (result, ok) = plane.apply_within(gateway, 1).await;
+    assert!(!ok && result["down"] == serde_json::json!(["out/public (Gateway not ready)"]), "{result}");
+    assert_eq!(first.instances.len(), 2);
+    let (result, ok) = plane.apply(gateway, true, true).await;
+    assert!(ok, "what is taken back has nothing to start: {result}");
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn numbers_and_applied_objects_outlive_a_restart_and_nothing_is_sent_twice() {
     // Aim: the same objects are the same epoch; a proxy that comes back with its versions gets only the barrier.
     let folders = Folders::new();
