@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use anyhow::bail;
 use clap::{Args, ValueEnum};
 use proto::mesh::GetRequest;
 use serde_json::Value;
@@ -18,7 +19,7 @@ pub(crate) struct GetArgs {
     /// What to show
     #[arg(value_enum)]
     kind: Kind,
-    /// Only the object, workload or instance of this name
+    /// Only the object, workload or instance of this name, or the epoch of this number
     name: Option<String>,
     /// Only this namespace
     #[arg(short, long)]
@@ -181,6 +182,9 @@ impl Kind {
 pub(crate) fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
     output::block_on(async {
         let json = fetch(&args.place, args.kind.text(), args.namespace.as_deref(), args.name.as_deref()).await?;
+        if let Some(name) = &args.name {
+            found(args.kind, args.namespace.as_deref(), name, &output::parse(&json)?)?;
+        }
         match args.output {
             Format::Json => output::print(&json)?,
             Format::Yaml => output::print(&output::yaml(&json)?)?,
@@ -188,6 +192,25 @@ pub(crate) fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Who asks for something by its name wants to know that it is not there.
+///
+/// # Errors
+/// Nothing was found.
+fn found(kind: Kind, namespace: Option<&str>, name: &str, answer: &Value) -> anyhow::Result<()> {
+    let empty = answer.as_array().is_some_and(Vec::is_empty) || answer.as_object().is_some_and(serde_json::Map::is_empty);
+    if !empty {
+        return Ok(());
+    }
+    let place = namespace.map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
+    match kind {
+        Kind::Objects => bail!("there is no object named {name}{place}; `meshwright get objects` lists all that are"),
+        Kind::Certs => bail!("no workload or instance {name}{place} has a certificate; `meshwright get certs` lists those that have"),
+        Kind::Plaintext => bail!("nobody speaks plaintext to a workload or instance {name}{place}"),
+        Kind::Epochs => bail!("there is no epoch {name} any more, or not yet; `meshwright get epochs` lists those that are remembered"),
+        _ => bail!("no proxy of a workload or instance {name}{place} is connected; `meshwright get proxies` lists those that are"),
+    }
 }
 
 /// One answer of the control plane's `get`.
@@ -289,6 +312,20 @@ mod tests {
         assert!(text.starts_with("PROXY    NAME               DIRECTION"), "{text}");
         assert!(text.contains("\nshop/b   out/10.96.0.1:80   -"), "{text}");
         assert_eq!(table(Kind::Clusters, &json!({})), "no clusters here\n");
+    }
+
+    /// Aim: a name that nothing has is an error with words, whatever the kind; without a name nothing is a table that says so.
+    #[test]
+    fn a_name_of_nothing_is_an_error() {
+        let said = |kind, namespace, answer| found(kind, namespace, "nope", &answer).map_err(|error| error.to_string());
+        for kind in Kind::value_variants() {
+            let empty = if kind.columns().is_some_and(|columns| columns[0].1 == "proxy") { json!({}) } else { json!([]) };
+            let words = if *kind == Kind::Epochs { "nope" } else { "nope in namespace shop" };
+            assert!(said(*kind, Some("shop"), empty).unwrap_err().contains(words), "{kind:?}");
+            assert_eq!(said(*kind, None, json!([{"name": "nope"}])), Ok(()));
+        }
+        let wanted = "there is no object named nope; `meshwright get objects` lists all that are";
+        assert_eq!(said(Kind::Objects, None, json!([])), Err(wanted.to_owned()));
     }
 
     /// Aim: an object's conditions stand in one cell, and those that are not met say why.

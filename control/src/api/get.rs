@@ -36,7 +36,10 @@ pub(super) async fn rows(
         "proxies" => Ok(wanted.filter(board.proxies())),
         "listeners" | "routes" | "clusters" | "endpoints" => Ok(dumps(board, &request.kind, &wanted).await),
         "certs" => Ok(wanted.filter(certs(board, authority.clone(), edition).await?)),
-        "epochs" => Ok(board.read(|book| book.newest_first().map(crate::publish::epoch::Entry::row).collect())),
+        "epochs" => {
+            let meant = |entry: &&Entry| wanted.name.is_empty() || entry.number.to_string() == wanted.name;
+            Ok(board.read(|book| book.newest_first().filter(meant).map(Entry::row).collect()))
+        }
         "plaintext" => Ok(plaintext(board, edition, &wanted)),
         "traffic" => Ok(traffic(board, &wanted)),
         other => Err(Status::invalid_argument(format!(

@@ -20,6 +20,7 @@ use crate::serve::authority::SharedAuthority;
 use crate::serve::metrics::Metrics;
 use crate::store::{Row, Store, StoreError};
 use crate::translate::statuses;
+use crate::world::list::parts;
 use crate::world::object::{Candidate, read};
 use crate::world::problem::{Problem, Severity};
 use crate::world::tree::documents;
@@ -204,6 +205,8 @@ impl Writer {
         let rows: Vec<_> = applied.outcomes.iter().filter_map(|(key, outcome)| Some(touched(key, word(*outcome)?))).collect();
         let mut warnings: Vec<String> = problems.iter().map(ToString::to_string).collect();
         if !delete {
+            let known: Vec<String> = applied.problems.iter().map(ToString::to_string).filter(|line| !warnings.contains(line)).collect();
+            warnings.extend(known);
             warnings.extend(self.unmet(&applied));
         }
         if delete {
@@ -275,22 +278,31 @@ impl Writer {
 /// Every object of every file with its whole content, and what is wrong with the files.
 fn read_all(files: &[(String, String)]) -> (Vec<(Candidate, Value)>, Vec<Problem>) {
     let (mut found, mut problems) = (Vec::<(Candidate, Value)>::new(), Vec::new());
+    let mut places: BTreeMap<ObjectKey, (String, u32)> = BTreeMap::new();
     for (file, text) in files {
         for document in documents(text) {
-            match document {
-                Ok(node) => match read(file, &node) {
-                    Ok(candidate) => {
+            let parts = match document {
+                Ok(node) => parts(file, node),
+                Err(error) => {
+                    problems.push(Problem::of_file(Severity::Error, file, error.line, error.message, "correct the text"));
+                    continue;
+                }
+            };
+            for part in parts {
+                let read = part.and_then(|part| read(file, &part).map(|candidate| (candidate, part.node.json())));
+                match read {
+                    Err(problem) => problems.push(*problem),
+                    Ok((candidate, whole)) => {
                         problems.extend(candidate.problems.iter().cloned());
-                        if let Some((first, _)) = found.iter().find(|(known, _)| known.key == candidate.key) {
-                            let message = format!("{} was given before, in {}:{}", candidate.key, first.file, first.line);
+                        if let Some((first, line)) = places.get(&candidate.key) {
+                            let message = format!("{} was given before, in {first}:{line}", candidate.key);
                             problems.push(Problem::of_file(Severity::Error, file, candidate.line, message, "remove one of them"));
                         } else {
-                            found.push((candidate, node.json()));
+                            places.insert(candidate.key.clone(), (file.clone(), candidate.line));
+                            found.push((candidate, whole));
                         }
                     }
-                    Err(problem) => problems.push(*problem),
-                },
-                Err(error) => problems.push(Problem::of_file(Severity::Error, file, error.line, error.message, "correct the text")),
+                }
             }
         }
     }
@@ -304,7 +316,8 @@ fn decode(text: &str) -> Option<NodeReport> {
 fn parse_one(file: &str, object: &Value) -> Option<Candidate> {
     // JSON is YAML: the same door reads both.
     let node = documents(&object.to_string()).into_iter().next()?.ok()?;
-    read(file, &node).ok().filter(|candidate| candidate.object.is_some())
+    let part = parts(file, node).into_iter().next()?.ok()?;
+    read(file, &part).ok().filter(|candidate| candidate.object.is_some())
 }
 
 /// A digest of every object in force: what an epoch number stands for.

@@ -15,7 +15,7 @@ use super::attach::Backend;
 use super::protocol::{self, Protocol};
 use super::wire;
 use crate::world::core::ServicePort;
-use crate::world::{Address, Index, Instance, Name, ServiceView, Spec};
+use crate::world::{Address, Families, Index, Instance, Name, ServiceView, Spec};
 
 /// Time for TCP connect and TLS handshake together (`kinds.md`, defaults).
 const CONNECT_SECS: i64 = 1;
@@ -75,11 +75,11 @@ pub(super) fn port_of(view: &ServiceView, number: u16) -> Option<&ServicePort> {
 pub(super) fn cluster(index: &Index, destination: &Destination, mode: Mode) -> Cluster {
     let name = destination.name();
     let protocol = match (destination.protocol(index), mode) {
-        // From outside the mesh the caller's HTTP version says nothing about the application's (GEP-1911).
-        (Protocol::Http | Protocol::Auto, Mode::Edge) | (Protocol::Http1, _) => "http1",
-        (Protocol::Http | Protocol::Auto, Mode::Sidecar) => "http",
         (Protocol::Http2, _) => "http2",
-        (Protocol::Tcp, _) => "tcp",
+        // From outside the mesh the caller's HTTP version says nothing about the application's (GEP-1911), and nothing but HTTP gets here.
+        (_, Mode::Edge) | (Protocol::Http1, _) => "http1",
+        (Protocol::Http | Protocol::Auto, Mode::Sidecar) => "http",
+        (Protocol::Tcp, Mode::Sidecar) => "tcp",
     };
     let (namespace, service) = destination.labels(index);
     let mesh = tls::UpstreamTlsContext {
@@ -153,6 +153,7 @@ impl Target {
 pub(super) fn targets(index: &Index, view: &ServiceView, port: &ServicePort) -> Vec<Target> {
     let mut targets = BTreeMap::new();
     let lenient = view.service().is_some_and(|service| service.publish_not_ready);
+    let families = view.service().map(|service| service.families).unwrap_or_default();
     let mut add = |mut target: Target| {
         if lenient && target.health == HealthStatus::Unhealthy {
             target.health = HealthStatus::Healthy;
@@ -161,7 +162,7 @@ pub(super) fn targets(index: &Index, view: &ServiceView, port: &ServicePort) -> 
     };
     for instance in view.instances.iter().filter_map(|name| index.instances.get(name)) {
         let Some(number) = protocol::target(port, instance) else { continue };
-        instance.endpoint_addresses().for_each(|address| add(Target::of(index, instance, SocketAddr::new(address, number))));
+        instance.endpoint_addresses(families).for_each(|address| add(Target::of(index, instance, SocketAddr::new(address, number))));
     }
     let (namespace, service) = view.name();
     for slice in index.slices.get(&(namespace.to_owned(), service.to_owned())).into_iter().flatten() {
@@ -215,7 +216,9 @@ pub(super) fn assignment(index: &Index, destination: &Destination) -> ClusterLoa
         }
         Destination::Instance(name, port) => {
             let instance = index.instances.get(name);
-            let addresses = instance.into_iter().flat_map(|instance| instance.endpoint_addresses().map(move |address| (instance, address)));
+            let addresses = instance
+                .into_iter()
+                .flat_map(|instance| instance.endpoint_addresses(Families::Both).map(move |address| (instance, address)));
             // Whoever calls an instance by its address wants that one, ready or not.
             let target = |(instance, address)| Target {
                 health: HealthStatus::Healthy,

@@ -59,12 +59,13 @@ fn of_service(index: &Index, namespace: &str, service: &str, instance: Option<&s
 fn of_headless(index: &Index, view: &ServiceView, instance: Option<&str>) -> Option<Answer> {
     let mut answer = Answer::default();
     let mut found = false;
+    let families = view.service().map(|service| service.families).unwrap_or_default();
     for target in headless_targets(index, view) {
         if instance.is_some_and(|name| target.1.hostname.as_deref() != Some(name)) {
             continue;
         }
         found = true;
-        for address in both_families(index, &target.1) {
+        for address in both_families(index, &target.1).into_iter().filter(|address| families.has(address)) {
             if !answer.addresses.contains(&address) && answer.addresses.len() < ANSWERS_MAX {
                 answer.addresses.push(address);
             }

@@ -133,7 +133,8 @@ fn virtual_service(index: &Index, view: &ServiceView) -> Option<VirtualService> 
     if service.headless {
         for (_, target) in dns::headless_targets(index, view) {
             let hostname = target.hostname.clone().unwrap_or_default();
-            named.extend(dns::both_families(index, &target).into_iter().map(|address| ((hostname.clone(), address), ())));
+            let addresses = dns::both_families(index, &target).into_iter().filter(|address| service.families.has(address));
+            named.extend(addresses.map(|address| ((hostname.clone(), address), ())));
         }
     }
     let endpoint = |(hostname, address): (String, std::net::IpAddr)| NamedAddress { hostname, address: address.to_string() };

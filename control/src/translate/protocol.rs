@@ -80,16 +80,14 @@ pub(super) fn target(port: &ServicePort, instance: &Instance) -> Option<u16> {
     }
 }
 
-/// Whether some HTTPRoute leads to or from a Service port: then it carries HTTP, whatever else says what.
+/// Whether an HTTPRoute is attached to a Service port: then it carries HTTP, whatever else says what. A route that only leads there
+/// (an edge's, another Service's) says how its own requests travel, and nothing of what others send.
 fn routed(index: &Index, view: &ServiceView, port: &ServicePort) -> bool {
     if !routable(port.app_protocol.as_deref()) {
         return false;
     }
     let (namespace, name) = view.name();
     let port = port.port;
-    if index.http_ports.contains(&(namespace.to_owned(), name.to_owned(), port)) {
-        return true;
-    }
     let routes = index.service_routes.get(&(namespace.to_owned(), name.to_owned()));
     let mut parents = routes.into_iter().flatten().flat_map(|route| match &route.spec {
         Spec::HttpRoute(spec) => spec.parents.as_slice(),

@@ -27,6 +27,17 @@ impl Default for Ranges {
     }
 }
 
+impl Ranges {
+    /// Whether an address of that choice can be a Service's: packets for it find their way out of an instance, and nobody else has it.
+    pub fn serve(&self, address: &IpAddr) -> bool {
+        let within = |(v4, v6): (Ipv4Net, Ipv6Net)| match address {
+            IpAddr::V4(address) => v4.contains(address).then(|| u128::from(u32::from(*address) - u32::from(v4.network()))),
+            IpAddr::V6(address) => v6.contains(address).then(|| u128::from(*address) - u128::from(v6.network())),
+        };
+        within(self.services).is_some_and(|low| low > 0) || within(self.instances).is_some_and(|low| low >= u128::from(FIRST_INSTANCE))
+    }
+}
+
 /// Low bits below this belong to the fabric itself (bridge, relays) or to nobody.
 const FIRST_INSTANCE: u32 = 10;
 

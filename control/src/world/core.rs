@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::allocations::Ranges;
 use super::door::{Cursor, Fields};
+use super::families::Families;
 
 /// Most ports, addresses or endpoints of one object; Kubernetes' own bound on an EndpointSlice is 1,000.
 const ITEMS_MAX: usize = 1_000;
@@ -15,8 +17,10 @@ pub struct Service {
     pub selector: BTreeMap<String, String>,
     /// `clusterIP: None`: its name leads to the endpoints themselves.
     pub headless: bool,
-    /// Addresses its author chose.
+    /// Addresses its author chose; those outside the mesh's ranges lead nowhere, and are replaced.
     pub cluster_ips: Vec<IpAddr>,
+    /// The families it has addresses of.
+    pub families: Families,
     /// `publishNotReadyAddresses`.
     pub publish_not_ready: bool,
     /// `type: ExternalName`, which this version cannot serve.
@@ -71,11 +75,12 @@ impl Service {
         }
         let word = |ip: &Cursor<'_>, word: &str| ip.is_text() && ip.text().as_deref() == Some(word);
         let headless = listed.iter().any(|ip| word(ip, "None"));
-        let cluster_ips = listed.iter().filter(|ip| !word(ip, "None") && !word(ip, "")).filter_map(address).collect();
+        let cluster_ips: Vec<IpAddr> = listed.iter().filter(|ip| !word(ip, "None") && !word(ip, "")).filter_map(address).collect();
         let words = [("ClusterIP", false), ("NodePort", false), ("LoadBalancer", false), ("ExternalName", true)];
         let service = Self {
             selector: fields.get("selector").map(|selector| selector.text_map()).unwrap_or_default(),
             headless,
+            families: Families::read(&mut fields, &cluster_ips),
             cluster_ips,
             publish_not_ready: fields.get("publishNotReadyAddresses").and_then(|flag| flag.flag()).unwrap_or(false),
             external_name: fields.get("type").and_then(|kind| kind.word(&words)).unwrap_or(false),
@@ -97,8 +102,6 @@ impl Service {
             "externalIPs",
             "externalTrafficPolicy",
             "internalTrafficPolicy",
-            "ipFamilies",
-            "ipFamilyPolicy",
             "loadBalancerIP",
             "loadBalancerClass",
             "loadBalancerSourceRanges",
@@ -108,6 +111,35 @@ impl Service {
         ]);
         fields.done();
         Some(service)
+    }
+}
+
+impl Service {
+    /// Chosen addresses that the mesh cannot serve, because nothing leads there from an instance.
+    pub(super) fn unserved<'a>(&'a self, ranges: &'a Ranges) -> impl Iterator<Item = &'a IpAddr> {
+        self.cluster_ips.iter().filter(|address| !ranges.serve(address))
+    }
+
+    /// Whether it needs an address of our own beside what its author chose.
+    pub(super) fn wants_address(&self, ranges: &Ranges) -> bool {
+        let served = |v4: bool| self.cluster_ips.iter().any(|address| address.is_ipv4() == v4 && ranges.serve(address));
+        let wants = |v4: bool| self.families != if v4 { Families::V6 } else { Families::V4 };
+        !self.headless && !self.external_name && [true, false].into_iter().any(|v4| wants(v4) && !served(v4))
+    }
+
+    /// Its addresses, IPv4 first, given what was allocated for it.
+    pub(super) fn addresses(&self, ranges: &Ranges, given: Option<[IpAddr; 2]>) -> Vec<IpAddr> {
+        if self.headless || self.external_name {
+            return Vec::new();
+        }
+        let mut addresses: Vec<IpAddr> = self.cluster_ips.iter().copied().filter(|address| ranges.serve(address)).collect();
+        for own in given.into_iter().flatten().filter(|own| self.families.has(own)) {
+            if !addresses.iter().any(|address| address.is_ipv4() == own.is_ipv4()) {
+                addresses.push(own);
+            }
+        }
+        addresses.sort_by_key(IpAddr::is_ipv6);
+        addresses
     }
 }
 

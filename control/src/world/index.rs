@@ -38,8 +38,6 @@ pub struct Index {
     pub routes: Vec<Arc<Object>>,
     /// HTTPRoutes by the Service they name as a parent, the oldest first.
     pub service_routes: BTreeMap<Name, Vec<Arc<Object>>>,
-    /// Service ports that an HTTPRoute names as backend or parent: they carry HTTP whatever their name says.
-    pub http_ports: std::collections::BTreeSet<(String, String, u16)>,
     /// Gateways of our classes.
     pub gateways: BTreeMap<Name, Arc<Object>>,
     /// Own addresses of our Gateways' proxies, IPv4 first.
@@ -138,11 +136,6 @@ impl Index {
                     routes.push(Arc::clone(route));
                 }
             }
-            for backend in spec.rules.iter().flat_map(|rule| &rule.backends) {
-                if let Some(port) = backend.port {
-                    index.http_ports.insert((namespace(&backend.namespace), backend.name.clone(), port));
-                }
-            }
         }
         index
     }
@@ -237,12 +230,8 @@ impl Index {
         labelled: &BTreeMap<(String, String, String), Vec<Name>>,
     ) {
         let key = &object.key;
-        let mut addresses = service.cluster_ips.clone();
-        if addresses.is_empty() && !service.headless && !service.external_name {
-            let given = world.allocations().service(&world.settings().ranges, &format!("{}/{}", key.namespace, key.name));
-            addresses.extend(given.into_iter().flatten());
-        }
-        addresses.sort_by_key(IpAddr::is_ipv6);
+        let ranges = &world.settings().ranges;
+        let addresses = service.addresses(ranges, world.allocations().service(ranges, &format!("{}/{}", key.namespace, key.name)));
         // The rarest label of the selector leaves the fewest to look at.
         let label = |(label, value): (&String, &String)| labelled.get(&(key.namespace.clone(), label.clone(), value.clone()));
         let groups = service.selector.iter().map(|pair| label(pair).map_or(&[][..], Vec::as_slice));

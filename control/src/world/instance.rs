@@ -9,7 +9,7 @@ use proto::mesh;
 use super::key::ObjectKey;
 use super::object::Object;
 use super::workload::Workload;
-use super::{Change, World};
+use super::{Change, Families, World};
 
 /// What the node agent says of one instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,11 +75,12 @@ impl Instance {
         &self.object.metadata.labels
     }
 
-    /// Where callers connect to: each IPv4 address, or each IPv6 address where there is no IPv4. Both families of one instance
-    /// are one endpoint, not two.
-    pub fn endpoint_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        let dual = self.addresses.iter().any(IpAddr::is_ipv4);
-        self.addresses.iter().copied().filter(move |address| address.is_ipv4() == dual)
+    /// Where callers connect to: each address of one family, which is IPv4 unless they want IPv6 alone or there is no IPv4. Both
+    /// families of one instance are one endpoint, not two.
+    pub fn endpoint_addresses(&self, families: Families) -> impl Iterator<Item = IpAddr> + '_ {
+        let has = |v4: bool| self.addresses.iter().any(|address| address.is_ipv4() == v4);
+        let v4 = has(true) && !(families == Families::V6 && has(false));
+        self.addresses.iter().copied().filter(move |address| address.is_ipv4() == v4)
     }
 }
 

@@ -7,10 +7,12 @@
 mod allocations;
 pub mod core;
 mod door;
+mod families;
 pub mod gateway;
 mod index;
 mod instance;
 pub mod key;
+pub mod list;
 pub mod object;
 pub mod own;
 pub mod problem;
@@ -24,6 +26,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 pub use allocations::{Allocations, Ranges, Wanted, gateway_name};
+pub use families::Families;
 pub use index::{Address, Index, Name, NamespaceView, ServiceView};
 pub use instance::{GatewayState, Instance, InstanceState, reported};
 pub use key::{Kind, ObjectKey};
@@ -203,8 +206,8 @@ pub struct World {
     gateways: Arc<BTreeMap<(String, String), GatewayState>>,
     draining: Arc<BTreeSet<(String, String)>>,
     allocations: Arc<Allocations>,
-    /// Names for which a range had no address left.
-    unaddressed: Arc<Vec<String>>,
+    /// Who has no address, or another one than was chosen.
+    addressing: Arc<Vec<Problem>>,
     synced: bool,
     index: Arc<OnceLock<Index>>,
 }
@@ -221,7 +224,7 @@ impl World {
             gateways: Arc::default(),
             draining: Arc::default(),
             allocations: Arc::new(allocations),
-            unaddressed: Arc::default(),
+            addressing: Arc::default(),
             synced: false,
             index: Arc::default(),
         }
@@ -235,7 +238,9 @@ impl World {
         }
         if !applied.changed.is_empty() {
             applied.book = true;
+            let before = Arc::clone(&self.addressing);
             self.allocate();
+            applied.problems.extend(self.addressing.iter().filter(|problem| !before.contains(problem)).cloned());
         }
         self.index = Arc::default();
         applied
@@ -365,12 +370,14 @@ impl World {
     }
 
     fn allocate(&mut self) {
-        let mut wanted = Wanted::default();
+        let (mut wanted, settings) = (Wanted::default(), Arc::clone(&self.settings));
         for (key, object) in self.live() {
             match &object.spec {
-                Spec::Service(service) if !service.cluster_ips.is_empty() => wanted.chosen.extend(&service.cluster_ips),
-                Spec::Service(service) if !service.headless && !service.external_name => {
-                    wanted.services.insert(format!("{}/{}", key.namespace, key.name));
+                Spec::Service(service) => {
+                    wanted.chosen.extend(&service.cluster_ips);
+                    if service.wants_address(&settings.ranges) {
+                        wanted.services.insert(format!("{}/{}", key.namespace, key.name));
+                    }
                 }
                 Spec::Workload(workload) if workload.addresses.is_empty() => {
                     wanted.instances.extend(instance::names(&key.name, workload).map(|name| format!("{}/{name}", key.namespace)));
@@ -382,8 +389,29 @@ impl World {
                 _ => {}
             }
         }
-        let (_, left) = Arc::make_mut(&mut self.allocations).allocate(&self.settings.ranges, &wanted);
-        self.unaddressed = Arc::new(left);
+        let (_, left) = Arc::make_mut(&mut self.allocations).allocate(&settings.ranges, &wanted);
+        let none = |name: String| Problem::of_file(Severity::Error, "", 0, format!("no address is left for {name}"), "use a larger range");
+        let mut problems: Vec<Problem> = left.into_iter().map(none).collect();
+        problems
+            .extend(self.slots.iter().filter_map(|(key, slot)| Some((key, slot.live()?))).flat_map(|(key, live)| self.replaced(key, live)));
+        self.addressing = Arc::new(problems);
+    }
+
+    /// Addresses that a Service's author chose and that lead nowhere, each with what it has instead.
+    fn replaced(&self, key: &ObjectKey, live: &Candidate) -> Vec<Problem> {
+        let ranges = &self.settings.ranges;
+        let Some(Spec::Service(service)) = live.object.as_ref().map(|object| &object.spec) else { return Vec::new() };
+        let given = self.allocations.service(ranges, &format!("{}/{}", key.namespace, key.name));
+        let has = service.addresses(ranges, given);
+        let problem = |address: &IpAddr| {
+            let instead = has.iter().find(|own| own.is_ipv4() == address.is_ipv4());
+            let instead = instead.map_or_else(|| "no address".to_owned(), ToString::to_string);
+            let (v4, v6) = ranges.services;
+            let message = format!("{address} lies outside the mesh's ranges {v4} and {v6}; the Service has {instead} instead");
+            let remedy = "remove it, choose one of those ranges, or move them with --service-cidr";
+            Problem::of_object(Severity::Warning, (&live.file, live.line), key, "spec.clusterIP", message, remedy)
+        };
+        service.unserved(ranges).map(problem).collect()
     }
 
     /// What it was told at the start.
@@ -442,9 +470,7 @@ impl World {
         let versions = held.flat_map(|held| held.good.iter().chain(&held.refused));
         let mut problems: Vec<_> =
             versions.flat_map(|version| version.problems.iter()).chain(self.files.values().flatten()).cloned().collect();
-        for name in self.unaddressed.iter() {
-            problems.push(Problem::of_file(Severity::Error, "", 0, format!("no address is left for {name}"), "use a larger range"));
-        }
+        problems.extend(self.addressing.iter().cloned());
         problems.sort();
         problems.dedup();
         problems

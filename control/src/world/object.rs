@@ -10,7 +10,7 @@ use super::key::{Kind, ObjectKey};
 use super::own::{Mesh, PeerAuthentication, Telemetry};
 use super::problem::{Problem, Severity, nearest};
 use super::route::HttpRoute;
-use super::tree::Node;
+use super::tree::{Node, Part};
 use super::workload::Workload;
 
 /// An accepted object.
@@ -78,13 +78,20 @@ pub struct Candidate {
     pub digest: String,
 }
 
-/// Reads one document.
+/// Reads one object.
 ///
 /// # Errors
-/// The document names no object: no `kind`, no `metadata.name`, a kind we do not know (a warning).
-pub fn read(file: &str, node: &Node) -> Result<Candidate, Box<Problem>> {
-    let kind = kind_of(file, node)?;
-    let key = key_of(file, node, kind)?;
+/// The text names no object: no `kind`, no `metadata.name`, a kind we do not know (a warning).
+pub fn read(file: &str, part: &Part) -> Result<Candidate, Box<Problem>> {
+    let node = &part.node;
+    // A problem that belongs to no object is known by its place alone.
+    let placed = |mut problem: Box<Problem>| {
+        let dot = if part.place.is_empty() || problem.field.is_empty() { "" } else { "." };
+        problem.field = format!("{}{dot}{}", part.place, problem.field);
+        problem
+    };
+    let kind = kind_of(file, node).map_err(placed)?;
+    let key = key_of(file, node, kind).map_err(placed)?;
     let mut raw = node.json();
     if let serde_json::Value::Object(map) = &mut raw {
         map.remove("status");
@@ -94,7 +101,7 @@ pub fn read(file: &str, node: &Node) -> Result<Candidate, Box<Problem>> {
         redact(&mut raw);
     }
     let door = Door::new(file, key.clone());
-    let (metadata, spec) = read_object(&door, node, kind);
+    let (metadata, spec) = read_object(&door, part, kind);
     let problems = door.problems();
     let refused = problems.iter().any(|problem| problem.severity == Severity::Error);
     let object = spec.filter(|_| !refused).map(|spec| Arc::new(Object { key: key.clone(), metadata, spec }));
@@ -110,18 +117,24 @@ fn redact(raw: &mut serde_json::Value) {
     }
 }
 
+/// Group, version and kind of a text that has them.
+pub(super) fn type_of(node: &Node) -> Option<(&str, &str, &str)> {
+    let text = |name| node.get(name).and_then(Node::text);
+    let (version, kind) = (text("apiVersion")?, text("kind")?);
+    let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
+    Some((group, version, kind))
+}
+
 fn kind_of(file: &str, node: &Node) -> Result<Kind, Box<Problem>> {
     let wrong = |line, message: String, remedy: String| Box::new(Problem::of_file(Severity::Error, file, line, message, remedy));
-    let text = |name| node.get(name).and_then(Node::text);
-    let (Some(version), Some(kind)) = (text("apiVersion"), text("kind")) else {
-        let missing = if text("kind").is_none() { "kind" } else { "apiVersion" };
+    let Some((group, version, kind)) = type_of(node) else {
+        let missing = if node.get("kind").and_then(Node::text).is_none() { "kind" } else { "apiVersion" };
         return Err(wrong(
             node.line,
             format!("the document has no `{missing}`"),
             format!("add `{missing}`, as in every Kubernetes manifest"),
         ));
     };
-    let (group, version) = version.rsplit_once('/').unwrap_or(("", version));
     if let Some(found) = Kind::find(group, kind) {
         if found.versions().contains(&version) {
             return Ok(found);
@@ -129,19 +142,25 @@ fn kind_of(file: &str, node: &Node) -> Result<Kind, Box<Problem>> {
         let message = format!("{kind} has no version `{version}`");
         return Err(wrong(node.line, message, format!("use {}", api_version(found))));
     }
-    let named = Kind::ALL.into_iter().find(|known| known.text() == kind);
-    let near = || nearest(kind, Kind::ALL.into_iter().map(Kind::text));
-    let known_group = Kind::ALL.into_iter().any(|known| known.group() == group && !group.is_empty());
-    let remedy = match (named, known_group.then(near).flatten()) {
-        (Some(known), _) => format!("did you mean apiVersion {}?", api_version(known)),
-        (None, Some(near)) => format!("did you mean `{near}`?"),
-        _ => "it has no effect on the mesh".to_owned(),
-    };
+    let remedy = meant(group, kind).unwrap_or_else(|| "it has no effect on the mesh".to_owned());
     // In our own group an unknown kind is a slip; elsewhere it belongs to somebody else.
     let severity = if group == super::key::OWN { Severity::Error } else { Severity::Warning };
     let shown: String = kind.chars().take(80).collect();
     let message = if group.is_empty() { format!("unknown kind `{shown}`") } else { format!("unknown kind `{shown}` of group `{group}`") };
     Err(Box::new(Problem::of_file(severity, file, node.line, message, remedy)))
+}
+
+/// What somebody may have meant who wrote a kind that does not exist. Of a group that is not near one of ours only a kind's own name is
+/// taken for a slip: the others' kinds are many, and some of their names are like ours.
+fn meant(group: &str, kind: &str) -> Option<String> {
+    if let Some(known) = Kind::ALL.into_iter().find(|known| known.text() == kind) {
+        return Some(format!("did you mean apiVersion {}?", api_version(known)));
+    }
+    let near_group = nearest(group, Kind::ALL.into_iter().map(Kind::group))?;
+    let near = nearest(kind, Kind::ALL.into_iter().map(Kind::text))?;
+    let known = Kind::ALL.into_iter().find(|known| known.text() == near)?;
+    let elsewhere = known.group() != group || near_group != group;
+    Some(if elsewhere { format!("did you mean `{near}` of {}?", api_version(known)) } else { format!("did you mean `{near}`?") })
 }
 
 /// `group/version` of a kind, as manifests write it.
@@ -183,8 +202,8 @@ fn key_of(file: &str, node: &Node, kind: Kind) -> Result<ObjectKey, Box<Problem>
     }
 }
 
-fn read_object(door: &Door<'_>, node: &Node, kind: Kind) -> (Metadata, Option<Spec>) {
-    let mut fields = Cursor::new(node, "", door).fields();
+fn read_object(door: &Door<'_>, part: &Part, kind: Kind) -> (Metadata, Option<Spec>) {
+    let mut fields = Cursor::new(&part.node, part.place.as_str(), door).fields();
     fields.ignore(&["apiVersion", "kind", "status"]);
     let metadata = fields.get("metadata").map(|metadata| read_metadata(&metadata)).unwrap_or_default();
     if !kind.supported() {

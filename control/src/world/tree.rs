@@ -42,6 +42,15 @@ pub enum Value {
     Map(Vec<(String, Node)>),
 }
 
+/// The text of one object, and where it stands in its document.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Part {
+    /// The text.
+    pub node: Node,
+    /// `items[3]`; empty: it is the whole document.
+    pub place: String,
+}
+
 /// Why a document cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SyntaxError {
