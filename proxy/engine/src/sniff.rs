@@ -321,6 +321,21 @@ mod tests {
         assert!(matches!(sniff(&endless), Sniffed::Tls(_)), "bounded");
     }
 
+    #[test]
+    fn a_hello_of_1493_bytes_in_two_segments_is_read() {
+        // Aim: facts.md, SPIFFE: Go's ClientHello with three hybrid groups does not fit one segment, and its SNI may come in the second:
+        // nothing is decided before the last byte, wherever it is cut.
+        let groups = extension(51, &[7; 1401]);
+        let [name, alpn] = usual();
+        let bytes = hello(&[groups, alpn, name], 1 << 14);
+        assert_eq!(bytes.len(), 1493);
+        for cut in [1, 5, 43, 1380, 1448, 1460, 1492] {
+            assert_eq!(sniff(&bytes[..cut]), Sniffed::NeedMore, "cut at {cut}");
+        }
+        let Sniffed::Tls(found) = sniff(&bytes) else { panic!("not TLS") };
+        assert!(found.sni.as_deref() == Some("shop.example") && found.offers("mw-h2"), "{found:?}");
+    }
+
     proptest! {
         /// Aim: never panics, and what n bytes decided, n + 1 bytes decide alike, also for broken input.
     #[test]

@@ -17,7 +17,7 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
 use super::credential::{CredentialCell, Resolver};
-use super::peer::{PeerError, hex, sha256, uri_names};
+use super::peer::{PeerError, hex, sha256, uri_name};
 use super::trust::{TrustCell, TrustError, anchors};
 use super::verify::{Side, chain};
 
@@ -132,11 +132,7 @@ impl ControlVerifier {
     /// The SPIFFE identity of the control plane; a certificate without any URI name (a load balancer's) is judged by host name.
     fn name(&self, leaf: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {
         let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| PeerError::Malformed(error.to_string()))?;
-        let uris = uri_names(&certificate)?;
-        let [uri] = uris.as_slice() else {
-            if !uris.is_empty() {
-                return Err(PeerError::UriNames(uris.len()).into());
-            }
+        let Some(uri) = uri_name(&certificate)? else {
             let leaf = webpki::EndEntityCert::try_from(leaf).map_err(|_| CertificateError::BadEncoding)?;
             return leaf.verify_is_valid_for_subject_name(name).map_err(|_| CertificateError::NotValidForName.into());
         };

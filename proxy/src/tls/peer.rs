@@ -6,10 +6,13 @@ use std::sync::Arc;
 use proto::identity::{Identity, NotAnIdentity};
 use rustls::pki_types::CertificateDer;
 use rustls::{CertificateError, Error, OtherError};
+use x509_parser::asn1_rs::Tag;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
+/// `uniformResourceIdentifier [6]` (RFC 5280, section 4.2.1.6).
+const URI_TAG: Tag = Tag(6);
 /// Longest common name taken for a workload; Kubernetes names are shorter.
 const WORKLOAD_BYTES_MAX: usize = 253;
 
@@ -93,8 +96,7 @@ pub fn read_peer(leaf: &CertificateDer<'_>) -> Result<Arc<Peer>, PeerError> {
 
 pub(super) fn parse(leaf: &CertificateDer<'_>) -> Result<Parsed, PeerError> {
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| PeerError::Malformed(error.to_string()))?;
-    let uris = uri_names(&certificate)?;
-    let [uri] = uris.as_slice() else { return Err(PeerError::UriNames(uris.len())) };
+    let uri = uri_name(&certificate)?.ok_or(PeerError::UriNames(0))?;
     let identity = Arc::new(uri.parse::<Identity>()?);
     let workload = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
     let workload = if workload.len() > WORKLOAD_BYTES_MAX { "" } else { workload };
@@ -108,11 +110,22 @@ pub(super) fn parse(leaf: &CertificateDer<'_>) -> Result<Parsed, PeerError> {
     })
 }
 
-/// The URI names of a certificate.
-pub(super) fn uri_names<'a>(certificate: &'a X509Certificate<'_>) -> Result<Vec<&'a str>, PeerError> {
+/// The one URI name of a certificate; `None` if it has none at all. A URI name that is not UTF-8 (x509-parser: `Invalid`, without an error) is one all the same.
+pub(super) fn uri_name<'a>(certificate: &'a X509Certificate<'_>) -> Result<Option<&'a str>, PeerError> {
     let names = certificate.subject_alternative_name().map_err(|error| PeerError::Malformed(error.to_string()))?;
     let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
-    Ok(names.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None }).collect())
+    let uri = |name: &GeneralName<'a>| match name {
+        GeneralName::URI(uri) => Some(Some(*uri)),
+        GeneralName::Invalid(URI_TAG, _) => Some(None),
+        _ => None,
+    };
+    let uris: Vec<Option<&str>> = names.iter().filter_map(uri).collect();
+    match uris.as_slice() {
+        [] => Ok(None),
+        [Some(uri)] => Ok(Some(uri)),
+        [None] => Err(PeerError::Malformed("its URI name is not UTF-8".to_owned())),
+        _ => Err(PeerError::UriNames(uris.len())),
+    }
 }
 
 pub(super) fn sha256(bytes: &[u8]) -> [u8; 32] {

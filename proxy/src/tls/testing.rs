@@ -85,6 +85,21 @@ impl Authority {
         let mut params = CertificateParams::default();
         shape(&mut params, workload, not_before, not_after);
         params.subject_alt_names = names.to_vec();
+        self.signed(&params)
+    }
+
+    /// A leaf whose alternative names are these URI names, byte for byte; good for an hour. Names of fewer than 120 bytes in all.
+    pub fn leaf_with_uris(&self, uris: &[&[u8]]) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let names: Vec<u8> = uris.iter().flat_map(|uri| [&[0x86, uri.len() as u8], *uri].concat()).collect();
+        let mut params = CertificateParams::default();
+        let now = SystemTime::now();
+        shape(&mut params, "x", now - Duration::from_secs(60), now + Duration::from_secs(3600));
+        let content = [&[0x30, names.len() as u8][..], &names].concat();
+        params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], content)];
+        self.signed(&params)
+    }
+
+    fn signed(&self, params: &CertificateParams) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
         (vec![leaf.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())

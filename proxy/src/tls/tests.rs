@@ -250,6 +250,95 @@ async fn only_the_control_plane_is_the_control_plane() {
     }
 }
 
+/// Aim: facts.md, SPIFFE: a URI name that is not UTF-8 counts as a URI name: beside a good one it makes two, alone it is no identity, and
+/// it keeps the control plane's certificate from being judged by host name.
+#[tokio::test]
+async fn a_uri_name_that_is_not_utf8_is_a_uri_name() {
+    let authority = Authority::new("root");
+    let read = |uris: &[&[u8]]| read_peer(&authority.leaf_with_uris(uris).0[0]);
+    assert_eq!(read(&[FRONTEND.as_bytes()]).unwrap().identity.to_string(), FRONTEND);
+    let bad: &[u8] = b"spiffe://cluster.local/ns/shop/sa/\xff\xfe";
+    for (uris, why) in
+        [(&[FRONTEND.as_bytes(), bad][..], "2 URI names"), (&[bad, FRONTEND.as_bytes()], "2 URI names"), (&[bad], "not UTF-8")]
+    {
+        let error = read(uris).unwrap_err().to_string();
+        assert!(error.contains(why), "{error}");
+    }
+    let me = party(&authority, FRONTEND, "frontend");
+    let time: Arc<dyn TimeProvider> = Arc::clone(&me.time) as _;
+    let control = ControlTls::new(authority.roots(), &me.credentials, &me.trust, &time).unwrap();
+    let server = party(&authority, CATALOG, "catalog");
+    let (chain, key) = authority.leaf_with_uris(&[bad]);
+    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(&key).unwrap();
+    let certified = Arc::new(rustls::sign::CertifiedKey::new(chain, key));
+    let mut config = (*server.tls.server).clone();
+    config.cert_resolver = Arc::new(rustls::sign::SingleCertAndKey::from((*certified).clone()));
+    let (near, far) = duplex(64 << 10);
+    let connecting = TlsConnector::from(control.config(true)).connect(ServerName::try_from("control.example").unwrap(), near);
+    let (connected, _) = tokio::join!(connecting, TlsAcceptor::from(Arc::new(config)).accept(far));
+    assert!(connected.unwrap_err().to_string().contains("not UTF-8"));
+}
+
+/// Aim: facts.md, SPIFFE: a TLS 1.3 client without a certificate finishes its handshake and may never see the alert, so the cause is told
+/// by the server's side.
+#[tokio::test]
+async fn a_client_without_a_certificate_is_told_of_by_the_server() {
+    let authority = Authority::new("root");
+    let server = party(&authority, CATALOG, "catalog");
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.roots().remove(0)).unwrap();
+    let time: Arc<dyn TimeProvider> = Arc::clone(&server.time) as _;
+    let verifier = ServerVerifier { verify: Arc::clone(&server.tls.verify), expected: Arc::new(CATALOG.parse().unwrap()) };
+    let config = ClientConfig::builder_with_details(Arc::new(provider()), time)
+        .with_protocol_versions(&[&TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    let (near, far) = duplex(64 << 10);
+    let connecting = TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("catalog.shop").unwrap(), near);
+    let (connected, accepted) = tokio::join!(connecting, server.tls.accept(far));
+    assert!(connected.is_ok(), "its own side sees nothing wrong");
+    let failure = accepted.unwrap_err();
+    assert_eq!(failure.reason, Reason::TlsFailed);
+    assert!(failure.cause.contains("sent no certificate"), "{failure}");
+}
+
+/// Aim: facts.md, SPIFFE: a private ALPN makes some strangers end the handshake, so `mw-*` is offered to mesh peers alone: the control
+/// plane, the one other TLS server that a proxy calls, is offered `h2`.
+#[test]
+fn private_alpn_is_offered_to_mesh_peers_only() {
+    let authority = Authority::new("root");
+    let me = party(&authority, FRONTEND, "frontend");
+    let time: Arc<dyn TimeProvider> = Arc::clone(&me.time) as _;
+    let control = ControlTls::new(authority.roots(), &me.credentials, &me.trust, &time).unwrap();
+    for with_leaf in [true, false] {
+        assert_eq!(control.config(with_leaf).alpn_protocols, [b"h2"]);
+    }
+    let name = ServerName::try_from("catalog.shop").unwrap();
+    for carries in [Carries::H1, Carries::H2, Carries::Tcp] {
+        let config = me.tls.client_config(&Arc::new(CATALOG.parse().unwrap()), carries, &name).unwrap();
+        assert_eq!(config.alpn_protocols, [carries.alpn().as_bytes()], "a peer that must prove an identity is a known one");
+    }
+}
+
+/// Aim: facts.md, SPIFFE: OpenSSL 3.0 knows no X25519MLKEM768 and meets X25519 at once, so a server offers both, the hybrid first.
+#[tokio::test]
+async fn a_peer_without_the_hybrid_group_is_met() {
+    let groups: Vec<NamedGroup> = provider().kx_groups.iter().map(|group| group.name()).collect();
+    assert_eq!(groups[0], NamedGroup::X25519MLKEM768);
+    let authority = Authority::new("root");
+    let (client, server) = (party(&authority, FRONTEND, "frontend"), party(&authority, CATALOG, "catalog"));
+    let mut old = provider();
+    old.kx_groups.retain(|group| group.name() != NamedGroup::X25519MLKEM768);
+    let tls = Tls { provider: Arc::new(old), ..Tls::new(client.credentials, client.trust, Arc::clone(&client.time) as _).unwrap() };
+    let (near, far) = duplex(64 << 10);
+    let expected = Arc::new(CATALOG.parse().unwrap());
+    let (connected, accepted) =
+        tokio::join!(tls.connect(&expected, "10.77.0.9:80".parse().unwrap(), Carries::H1, near), server.tls.accept(far));
+    assert_eq!((connected.unwrap().facts.group, accepted.unwrap().facts.group), ("x25519", "x25519"));
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(400))]
     /// Aim: no certificate makes its reader panic: bytes at random, and a real one cut and spoilt.
