@@ -39,16 +39,23 @@ const LEVELS: [(u8, &[&str]); 4] = [
     (4, &["listener", "admin", "settings", "worker", "rights", "ports", "doors", "app", "main", "lib"]),
 ];
 
+/// The same for the control plane: translation knows no stream, streams know no command.
+const CONTROL_LEVELS: [(u8, &[&str]); 8] = [
+    (0, &["clock"]),
+    (1, &["world"]),
+    (2, &["source"]),
+    (3, &["translate"]),
+    (4, &["publish"]),
+    (5, &["serve", "store"]),
+    (6, &["api", "node"]),
+    (7, &["settings", "app", "lib"]),
+];
+
+/// Crates whose modules import one another in circles until they are regrouped (docs/architecture.md, "The proxy, level by level").
+const CIRCULAR_YET: [&str; 2] = ["proxy", "proxy/engine"];
+
 /// What never may be, whatever the level: (importer, imported).
 const NEVER: [(&str, &str); 3] = [("tls", "identity"), ("tls", "xds"), ("io", "observe")];
-
-/// Crates that must not be in the tree at all, and their reason.
-const BANNED_CRATES: [(&str, &str); 4] = [
-    ("openssl-sys", "one TLS stack: rustls on aws-lc-rs"),
-    ("native-tls", "one TLS stack: rustls on aws-lc-rs"),
-    ("reqwest", "OTLP goes over tonic; nothing else needs an HTTP client of its own"),
-    ("openssl", "one TLS stack: rustls on aws-lc-rs"),
-];
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
@@ -81,18 +88,49 @@ fn texts() -> BTreeMap<String, String> {
     paths.into_iter().map(text).collect()
 }
 
-/// Names a source imports with `crate::NAME`, tests left out.
-fn imports(text: &str) -> BTreeSet<&str> {
+/// A source without its tests and comments.
+fn code(text: &str) -> String {
     let code = text.split("#[cfg(test)]").next().unwrap_or(text);
-    let lines = code.lines().map(str::trim_start).filter(|line| !line.starts_with("//"));
-    lines
-        .flat_map(|line| line.split("crate::").skip(1))
-        .flat_map(|rest| {
-            let list = rest.strip_prefix('{').and_then(|list| list.split('}').next());
-            list.map_or_else(|| vec![first_word(rest)], |list| list.split(',').map(|item| first_word(item.trim())).collect())
-        })
-        .filter(|name| !name.is_empty())
-        .collect()
+    let lines = code.lines().filter(|line| !line.trim_start().starts_with("//"));
+    lines.flat_map(|line| [line, "\n"]).collect()
+}
+
+/// Names that code imports right below a path (`crate::`, `super::`), alone or in a list, whatever stands within.
+fn imports<'a>(code: &'a str, path: &str) -> BTreeSet<&'a str> {
+    let mut names = BTreeSet::new();
+    for (at, _) in code.match_indices(path) {
+        // `super::super::x` is none of `super::`'s, nor is `supercrate::x` of `crate::`'s.
+        if code[..at].ends_with(|last: char| last.is_alphanumeric() || last == '_' || last == ':') {
+            continue;
+        }
+        let rest = &code[at + path.len()..];
+        let Some(list) = rest.strip_prefix('{') else {
+            names.insert(first_word(rest));
+            continue;
+        };
+        let (mut depth, mut begin) = (0, 0);
+        for (place, letter) in list.char_indices() {
+            match letter {
+                '{' => depth += 1,
+                '}' | ',' if depth == 0 => {
+                    names.insert(first_word(list[begin..place].trim_start()));
+                    begin = place + 1;
+                    if letter == '}' {
+                        break;
+                    }
+                }
+                '}' => depth -= 1,
+                _ => {}
+            }
+        }
+    }
+    names.remove("");
+    names
+}
+
+/// Whether a source is for tests only.
+fn is_test(path: &str) -> bool {
+    path.ends_with("tests.rs") || path.contains("/tests/") || path.contains("/testing")
 }
 
 fn first_word(text: &str) -> &str {
@@ -100,33 +138,107 @@ fn first_word(text: &str) -> &str {
     &text[..end]
 }
 
-fn level(module: &str) -> Option<u8> {
-    LEVELS.iter().find(|(_, modules)| modules.contains(&module)).map(|(level, _)| *level)
+fn level(levels: &[(u8, &[&str])], module: &str) -> Option<u8> {
+    levels.iter().find(|(_, modules)| modules.contains(&module)).map(|(level, _)| *level)
 }
 
-/// Aim: the proxy's modules know only what lies below them, so that the road can be read downward.
+/// Aim: the modules of proxy and control plane know only what lies below them, so that the road can be read downward.
 #[test]
 fn modules_import_downward() {
     let mut wrong = Vec::new();
     for (path, text) in texts() {
-        let Some(below) = path.strip_prefix("proxy/src/") else { continue };
-        if below.contains("tests") || below.contains("testing") {
+        // At the top, wiring, anything may meet.
+        let (levels, below, top) = match (path.strip_prefix("proxy/src/"), path.strip_prefix("control/src/")) {
+            (Some(below), _) => (&LEVELS[..], below, 4),
+            (_, Some(below)) => (&CONTROL_LEVELS[..], below, 7),
+            _ => continue,
+        };
+        if is_test(&path) || below.starts_with("tests") {
             continue;
         }
         let module = below.split(['/', '.']).next().unwrap_or(below);
-        let Some(own) = level(module) else {
+        let Some(own) = level(levels, module) else {
             wrong.push(format!("{path}: module `{module}` has no level; give it one here and in docs/architecture.md"));
             continue;
         };
-        for name in imports(&text) {
+        for name in imports(&code(&text), "crate::") {
             // Macros and items of lib.rs itself have no level.
-            let Some(other) = level(name) else { continue };
-            if name != module && (other > own || NEVER.contains(&(module, name)) || name == "app") && own < 4 {
+            let Some(other) = level(levels, name) else { continue };
+            if name != module && (other > own || NEVER.contains(&(module, name)) || name == "app") && own < top {
                 wrong.push(format!("{path}: `{module}` (level {own}) imports `{name}` (level {other})"));
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Siblings that a module imports, by folder and module: from anywhere below it by `crate::…`, from its own file by `super::`.
+fn siblings(crate_name: &str, texts: &BTreeMap<String, String>) -> BTreeMap<String, BTreeMap<String, BTreeSet<String>>> {
+    let mut folders: BTreeMap<String, BTreeMap<String, BTreeSet<String>>> = BTreeMap::new();
+    let root = format!("{crate_name}/src");
+    for (path, text) in texts {
+        let Some(below) = path.strip_prefix(&format!("{root}/")).filter(|below| !is_test(path) && !below.starts_with("tests")) else {
+            continue;
+        };
+        let code = code(text);
+        let parts: Vec<&str> = below.trim_end_matches(".rs").split('/').collect();
+        for depth in 0..parts.len() {
+            let (folder, module) = (&parts[..depth], parts[depth]);
+            if matches!(module, "mod" | "lib" | "main") {
+                continue;
+            }
+            let place = folder.iter().fold("crate::".to_owned(), |place, part| format!("{place}{part}::"));
+            let mut names = imports(&code, &place);
+            if parts.len() == depth + 1 || (parts.len() == depth + 2 && parts[depth + 1] == "mod") {
+                names.extend(imports(&code, "super::"));
+            }
+            let known = folders.entry(format!("{root}/{}", folder.join("/"))).or_default().entry(module.to_owned()).or_default();
+            known.extend(names.into_iter().filter(|name| *name != module).map(str::to_owned));
+        }
+    }
+    folders
+}
+
+/// Those that stand in a circle, or import one: what is left when whoever imports nobody that is left has gone.
+fn circle(mut modules: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, BTreeSet<String>> {
+    loop {
+        let names: BTreeSet<String> = modules.keys().cloned().collect();
+        modules.values_mut().for_each(|imported| imported.retain(|name| names.contains(name)));
+        let before = modules.len();
+        modules.retain(|_, imported| !imported.is_empty());
+        if modules.len() == before {
+            return modules;
+        }
+    }
+}
+
+/// Aim: of two files in one folder one is read first: none imports the other in a circle.
+#[test]
+fn siblings_import_in_no_circle() {
+    let texts = texts();
+    let mut wrong = Vec::new();
+    for name in CRATES.iter().filter(|name| !CIRCULAR_YET.contains(name)) {
+        for (folder, modules) in siblings(name, &texts) {
+            let circle = circle(modules);
+            if !circle.is_empty() {
+                wrong.push(format!("{folder}: {circle:?}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Aim: the check sees a circle through lists and nesting, and no circle where there is none.
+#[test]
+fn circles_are_seen() {
+    let source = |texts: &[(&str, &str)]| {
+        let texts = texts.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
+        siblings("x", &texts).into_values().map(circle).filter(|circle| !circle.is_empty()).count()
+    };
+    let a = ("x/src/a.rs", "use super::{\n    b::{C, D},\n    E,\n};");
+    assert_eq!(source(&[a, ("x/src/b/mod.rs", "use crate::e::F;"), ("x/src/b/c.rs", "//! use crate::a;\nuse crate::{e, a};")]), 1);
+    assert_eq!(source(&[a, ("x/src/b/mod.rs", "use crate::e::F;\n#[cfg(test)]\nmod tests { use crate::a; }"), ("x/src/e.rs", "")]), 0);
+    assert_eq!(imports("use super::super::x; use super::{y, z::{a, b}, c}; super::d()", "super::"), ["c", "d", "super", "y", "z"].into());
 }
 
 /// Aim: a file can be read in one sitting.
@@ -172,30 +284,6 @@ fn tests_say_their_aim() {
         }
     }
     assert!(silent.is_empty(), "tests without an aim:\n{}", silent.join("\n"));
-}
-
-/// Aim: one TLS stack, one version of what must be one, judged by the lock file.
-#[test]
-fn the_lock_file_keeps_the_bans() {
-    let lock = fs::read_to_string(root().join("Cargo.lock")).expect("Cargo.lock");
-    let mut versions: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    let mut name = "";
-    for line in lock.lines() {
-        let value = |prefix: &str| line.strip_prefix(prefix).map(|value| value.trim_matches('"'));
-        if let Some(value) = value("name = ") {
-            name = value;
-        } else if let Some(version) = value("version = ") {
-            versions.entry(name).or_default().insert(version);
-        }
-    }
-    for (name, why) in BANNED_CRATES {
-        assert!(!versions.contains_key(name), "Cargo.lock holds {name}: {why}");
-    }
-    for one in
-        ["tokio", "hyper", "hyper-util", "http", "http-body", "h2", "tonic", "prost", "rustls", "aws-lc-rs", "rcgen", "opentelemetry"]
-    {
-        assert!(versions.get(one).is_none_or(|found| found.len() == 1), "several versions of {one}: {:?}", versions[one]);
-    }
 }
 
 /// Aim: unsafe code stays where its safety can be argued.

@@ -4,6 +4,7 @@
 //! No routing, no metrics, no policy, no retry: what a proxy costs above this is its own.
 
 mod bytes;
+mod convert;
 mod requests;
 mod tls;
 mod upstream;

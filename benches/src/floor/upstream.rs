@@ -15,7 +15,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::tls::Dial;
-use super::{Http, requests};
+use super::{Http, convert};
 use crate::sockets;
 
 /// Idle connections kept; one that comes back beyond is closed.
@@ -62,14 +62,14 @@ impl Upstream {
     pub(super) async fn send(&self, mut request: Request<Incoming>) -> io::Result<Response<Passing>> {
         match self.http {
             Http::H1 => {
-                requests::into_h1(&mut request)?;
+                convert::into_h1(&mut request)?;
                 let mut connection = self.one().await?;
                 let response = connection.send_request(request).await.map_err(io::Error::other)?;
                 let back = Some((connection, Arc::clone(&self.idle)));
                 Ok(response.map(|body| Passing { body, back }))
             }
             Http::H2 => {
-                requests::into_h2(&mut request)?;
+                convert::into_h2(&mut request)?;
                 let mut connection = self.many().await?;
                 connection.ready().await.map_err(io::Error::other)?;
                 let response = connection.send_request(request).await.map_err(io::Error::other)?;
@@ -103,8 +103,8 @@ impl Upstream {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
-            .initial_stream_window_size(requests::STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(requests::CONNECTION_WINDOW_BYTES);
+            .initial_stream_window_size(convert::STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(convert::CONNECTION_WINDOW_BYTES);
         let (connection, work) = builder.handshake(TokioIo::new(self.open().await?)).await.map_err(io::Error::other)?;
         tokio::spawn(async move { drop(work.await) });
         *shared = Some(connection.clone());

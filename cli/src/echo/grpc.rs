@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use prost::Message;
 
 use super::Service;
-use super::http::{Body, describe};
+use super::answer::{Body, describe};
 
 /// Largest message taken.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;

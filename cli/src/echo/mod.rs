@@ -1,7 +1,8 @@
 //! The test service of examples and tests: HTTP/1.1, HTTP/2, gRPC, WebSocket and raw TCP; says what it saw and calls on if told to.
 //!
-//! `mod` listens, `http` answers, `wish` reads what the request wants, `call` calls on, `grpc`, `websocket` and `tcp` speak the rest.
+//! `mod` listens, `http` answers (in the words of `answer`), `wish` reads what the request wants, `call` calls on, `grpc`, `websocket` and `tcp` speak the rest.
 
+mod answer;
 mod call;
 mod grpc;
 mod http;

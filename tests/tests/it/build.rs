@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 
-/// Crates that must not be built: a second TLS stack, a second HTTP client.
+/// Crates that must not be built: a second TLS stack, a second HTTP client. `.deny.toml` has the same list for the desk.
 const BANNED: [&str; 6] = ["ring", "openssl", "openssl-sys", "native-tls", "reqwest", "hyper-tls"];
 /// Crates of which one version must do for all.
-const SINGLE: [&str; 16] = [
+const SINGLE: [&str; 17] = [
     "aws-lc-rs",
     "bytes",
     "h2",
@@ -15,6 +15,7 @@ const SINGLE: [&str; 16] = [
     "http-body",
     "hyper",
     "hyper-util",
+    "opentelemetry",
     "prost",
     "rcgen",
     "rustls",
@@ -47,12 +48,13 @@ fn complaints(crates: &BTreeMap<&str, BTreeSet<&str>>) -> Vec<String> {
     banned.chain(several).collect()
 }
 
-/// Aim: one TLS stack and one of each important crate in what is built, development dependencies aside.
+/// Aim: one TLS stack and one of each important crate in what is built, for tests too.
 #[test]
 fn the_build_has_one_of_each() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["tree", "--locked", "--offline", "--workspace", "--edges", "normal,build", "--prefix", "none", "--format", "{p}"])
+        .args(["tree", "--locked", "--offline", "--workspace", "--edges", "normal,build,dev", "--target", "all", "--prefix", "none"])
+        .args(["--format", "{p}"])
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
         .output()
         .unwrap();
@@ -61,6 +63,15 @@ fn the_build_has_one_of_each() {
     let crates = versions(&text);
     assert!(crates.contains_key("tokio"), "cargo tree was not understood:\n{text}");
     assert_eq!(complaints(&crates), Vec::<String>::new());
+}
+
+/// Aim: what the desk's check bans, this one bans, and the other way round.
+#[test]
+fn both_lists_of_bans_are_one() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../.deny.toml")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("deny = ")).unwrap();
+    let listed: BTreeSet<&str> = line.split('"').skip(1).step_by(2).collect();
+    assert_eq!(listed, BANNED.into());
 }
 
 /// Aim: the check itself sees a banned crate and a doubled one.
