@@ -5,6 +5,7 @@ pub mod epoch;
 pub mod identity;
 pub mod names;
 pub mod refusal;
+pub mod words;
 pub mod xds;
 
 /// Everything `build.rs` generates, nested by protobuf package. [`xds`] and [`mesh`] are the short ways in.
@@ -12,6 +13,9 @@ pub mod xds;
 pub mod generated {
     include!(concat!(env!("OUT_DIR"), "/generated.rs"));
 }
+
+/// The whole subset as a `FileDescriptorSet`, for tests that walk every field of it.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// Our own messages, package `meshwright.v1`.
 pub use generated::meshwright::v1 as mesh;

@@ -18,8 +18,37 @@ pub const ALPN_H1: &str = "mw-h1";
 pub const ALPN_H2: &str = "mw-h2";
 /// ALPN between sidecars: opaque bytes.
 pub const ALPN_TCP: &str = "mw-tcp";
+/// All that mesh peers offer each other, as transport sockets and filter chains list it.
+pub const ALPN_MESH: [&str; 3] = [ALPN_H1, ALPN_H2, ALPN_TCP];
+/// The Secret that a TLS context names for the proxy's own certificate (which never travels by ADS to our own proxies).
+pub const LEAF: &str = "default";
+/// Port of the address that the [`INBOUND`] Listener names (contract, section 3); a proxy may be told to listen elsewhere.
+pub const INBOUND_PORT: u16 = 15006;
+/// The cluster whose share of requests is answered 500 `bad_backend`.
+pub const BAD_BACKEND: &str = "bad_backend";
 /// Key of our own facts in Envoy `Metadata.filter_metadata` and in Node metadata keys' prefix.
 pub const METADATA: &str = "meshwright.dev";
+/// Keys of our own facts, below [`METADATA`].
+pub mod fact {
+    /// Namespace of a cluster's Service, or of an endpoint's workload.
+    pub const NAMESPACE: &str = "namespace";
+    /// Service of a cluster; `NS/NAME` on an inbound filter chain.
+    pub const SERVICE: &str = "service";
+    /// What a cluster's application speaks.
+    pub const PROTOCOL: &str = "protocol";
+    /// Workload of an endpoint.
+    pub const WORKLOAD: &str = "workload";
+    /// Instance of an endpoint.
+    pub const INSTANCE: &str = "instance";
+    /// SPIFFE identity of an endpoint; exactly mesh peers have one.
+    pub const IDENTITY: &str = "identity";
+    /// Reason code of a route's fixed answer.
+    pub const REASON: &str = "reason";
+}
+/// Envoy's own metadata key that chooses among a cluster's transport sockets.
+pub const SOCKET_MATCH: &str = "envoy.transport_socket_match";
+/// The one entry of [`SOCKET_MATCH`]: key and value of mesh peers.
+pub const TLS_MODE_MESH: (&str, &str) = ("tlsMode", "mesh");
 /// Node metadata key that says which kind of client speaks.
 pub const NODE_CLIENT: &str = "meshwright.dev/client";
 /// Node metadata key with `NS/NAME` of the workload.
@@ -63,6 +92,20 @@ pub fn service_port(namespace: &str, service: &str, port: u16) -> String {
 /// Cluster of one instance's port, for calls to its own address: `pod/NS/INSTANCE:PORT`.
 pub fn instance_port(namespace: &str, instance: &str, port: u16) -> String {
     format!("pod/{namespace}/{instance}:{port}")
+}
+
+/// What the one rule of an object without rules of its own is called.
+pub const DEFAULT_RULE: &str = "default";
+
+/// A rule of a route table, by the object that wrote it: `KIND/NAMESPACE/NAME/RULE`.
+pub fn rule(kind: &str, namespace: &str, name: &str, rule: &str) -> String {
+    format!("{kind}/{namespace}/{name}/{rule}")
+}
+
+/// Kind, namespace, name and rule of a [`rule`] name; `None` for any other name. A rule's own name may hold slashes.
+pub fn rule_parts(name: &str) -> Option<[&str; 4]> {
+    let mut parts = name.splitn(4, '/');
+    Some([parts.next()?, parts.next()?, parts.next()?, parts.next()?])
 }
 
 /// Node id of our own proxies: `<sidecar|edge>/<namespace>/<instance>`.
@@ -136,6 +179,8 @@ mod tests {
         assert_eq!(edge_port(&edge(8080)), Some(8080));
         assert_eq!(dns("Catalog.Shop."), "dns/catalog.shop");
         assert_eq!(dns_host("dns/catalog.shop"), Some("catalog.shop"));
+        assert_eq!(rule_parts(&rule("HTTPRoute", "shop", "catalog", "a/b")), Some(["HTTPRoute", "shop", "catalog", "a/b"]));
+        assert_eq!(rule_parts("inbound"), None);
         let id: NodeId = "sidecar/shop/catalog-v2-0".parse().unwrap();
         assert_eq!(id.to_string(), "sidecar/shop/catalog-v2-0");
         assert!("router/shop/x".parse::<NodeId>().is_err());

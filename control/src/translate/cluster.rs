@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use proto::names::{self, Mode};
+use proto::names::{self, Mode, SOCKET_MATCH, TLS_MODE_MESH, fact};
 use proto::xds::cluster::Cluster;
 use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy, TransportSocketMatch};
 use proto::xds::core::{HealthStatus, Locality, Metadata};
@@ -75,11 +75,11 @@ pub(super) fn port_of(view: &ServiceView, number: u16) -> Option<&ServicePort> {
 pub(super) fn cluster(index: &Index, destination: &Destination, mode: Mode) -> Cluster {
     let name = destination.name();
     let protocol = match (destination.protocol(index), mode) {
-        (Protocol::Http2, _) => "http2",
+        (Protocol::Http2, _) => Protocol::Http2,
         // From outside the mesh the caller's HTTP version says nothing about the application's (GEP-1911), and nothing but HTTP gets here.
-        (_, Mode::Edge) | (Protocol::Http1, _) => "http1",
-        (Protocol::Http | Protocol::Auto, Mode::Sidecar) => "http",
-        (Protocol::Tcp, Mode::Sidecar) => "tcp",
+        (_, Mode::Edge) => Protocol::Http1,
+        (Protocol::Auto, Mode::Sidecar) => Protocol::Http,
+        (declared, Mode::Sidecar) => declared,
     };
     let (namespace, service) = destination.labels(index);
     let mesh = tls::UpstreamTlsContext {
@@ -89,7 +89,7 @@ pub(super) fn cluster(index: &Index, destination: &Destination, mode: Mode) -> C
     let matches = vec![
         TransportSocketMatch {
             name: "mesh".to_owned(),
-            r#match: Some(wire::texts(&[("tlsMode", "mesh")])),
+            r#match: Some(wire::texts(&[TLS_MODE_MESH])),
             transport_socket: Some(wire::transport("envoy.transport_sockets.tls", &mesh)),
         },
         TransportSocketMatch {
@@ -105,7 +105,7 @@ pub(super) fn cluster(index: &Index, destination: &Destination, mode: Mode) -> C
         connect_timeout: Some(wire::seconds(CONNECT_SECS)),
         lb_policy: LbPolicy::LeastRequest.into(),
         transport_socket_matches: matches,
-        metadata: Some(wire::facts(&[("namespace", namespace), ("protocol", protocol), ("service", service)])),
+        metadata: Some(wire::facts(&[(fact::NAMESPACE, namespace), (fact::PROTOCOL, protocol.text()), (fact::SERVICE, service)])),
         ..Cluster::default()
     }
 }
@@ -244,11 +244,12 @@ pub(super) fn assignment(index: &Index, destination: &Destination) -> ClusterLoa
 }
 
 fn endpoint(target: Target) -> LbEndpoint {
-    let mut facts = vec![("instance", target.instance.as_str()), ("namespace", &target.namespace), ("workload", &target.workload)];
-    facts.extend(target.identity.as_deref().map(|identity| ("identity", identity)));
+    let mut facts =
+        vec![(fact::INSTANCE, target.instance.as_str()), (fact::NAMESPACE, &target.namespace), (fact::WORKLOAD, &target.workload)];
+    facts.extend(target.identity.as_deref().map(|identity| (fact::IDENTITY, identity)));
     let Metadata { mut filter_metadata } = wire::facts(&facts);
     if target.identity.is_some() {
-        filter_metadata.insert("envoy.transport_socket_match".to_owned(), wire::texts(&[("tlsMode", "mesh")]));
+        filter_metadata.insert(SOCKET_MATCH.to_owned(), wire::texts(&[TLS_MODE_MESH]));
     }
     let host = Endpoint { address: Some(wire::socket(target.address.ip(), target.address.port())), hostname: String::new() };
     LbEndpoint {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use proto::names;
+use proto::words::MtlsMode;
 use proto::xds::core::TrafficDirection;
 use proto::xds::listener::{FilterChain, FilterChainMatch, Listener};
 use proto::xds::tls;
@@ -11,11 +12,7 @@ use proto::xds::tls;
 use super::mtls::Modes;
 use super::protocol::{self, Protocol};
 use super::wire::{self, Routes};
-use crate::world::own::MtlsMode;
 use crate::world::{Index, Instance, ServiceView};
-
-/// Where redirected inbound connections arrive (contract, section 3).
-const INBOUND_PORT: u16 = 15006;
 
 /// The listener for a port that a mesh address does not serve: without any chain, so that proxies refuse instead of waiting.
 pub(super) fn nowhere(address: SocketAddr) -> Listener {
@@ -82,7 +79,7 @@ pub(super) fn inbound(index: &Index, instance: Option<&Instance>, modes: &Modes)
     rest.chains(&mut chains);
     Listener {
         name: names::INBOUND.to_owned(),
-        address: Some(wire::socket(IpAddr::V4(Ipv4Addr::UNSPECIFIED), INBOUND_PORT)),
+        address: Some(wire::socket(IpAddr::V4(Ipv4Addr::UNSPECIFIED), names::INBOUND_PORT)),
         filter_chains: chains,
         traffic_direction: TrafficDirection::Inbound.into(),
         ..Listener::default()
@@ -166,7 +163,7 @@ impl Port<'_> {
             }),
             filters: vec![filter],
             transport_socket: encrypted.then(|| wire::transport("envoy.transport_sockets.tls", &tls())),
-            metadata: (!self.service.is_empty()).then(|| wire::facts(&[("service", &self.service)])),
+            metadata: (!self.service.is_empty()).then(|| wire::facts(&[(names::fact::SERVICE, &self.service)])),
         }
     }
 }

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::world::own::{MtlsMode, PeerAuthentication};
+use proto::words::MtlsMode;
+
+use crate::world::own::PeerAuthentication;
 use crate::world::{Index, Object, Spec};
 
 /// Where a policy of ours applies, most specific first (`kinds.md`).

@@ -1,28 +1,9 @@
 //! What a port speaks, as far as its declaration says.
 
+pub(super) use proto::words::Protocol;
+
 use crate::world::core::{PortRef, Service, ServicePort};
 use crate::world::{Index, Instance, ServiceView, Spec};
-
-/// See the module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Protocol {
-    /// HTTP of either version, as the caller speaks it.
-    Http,
-    /// HTTP/1.1.
-    Http1,
-    /// HTTP/2 with prior knowledge.
-    Http2,
-    /// Bytes.
-    Tcp,
-    /// Undeclared.
-    Auto,
-}
-
-impl Protocol {
-    pub(super) const fn is_http(self) -> bool {
-        matches!(self, Self::Http | Self::Http1 | Self::Http2)
-    }
-}
 
 /// Words of `appProtocol` (GEP-1911, Kubernetes' own and Istio's) and of port names up to their first `-`.
 const WORDS: [(&str, Protocol); 29] = [

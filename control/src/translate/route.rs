@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use proto::names;
+use proto::names::{self, BAD_BACKEND, fact};
 use proto::xds::core::{HeaderValue, HeaderValueOption, header_value_option::HeaderAppendAction};
 use proto::xds::matcher::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
 use proto::xds::route::header_matcher::HeaderMatchSpecifier;
@@ -25,9 +25,6 @@ use super::wire;
 use crate::world::gateway::Gateway;
 use crate::world::route::{HeaderOps, Headers, Match, PathMatch, Rule, ValueMatch};
 use crate::world::{Index, Name, Object, Spec, World};
-
-/// Cluster name whose share of requests is answered 500 (architecture, "Routes, clusters, endpoints").
-const BAD_BACKEND: &str = "bad_backend";
 
 /// A table and the backends that its rules lead to.
 pub(super) struct Table {
@@ -98,7 +95,7 @@ pub(super) fn service(world: &World, service: &Name, port: u16, client: &str) ->
     let rules = if routes.is_empty() {
         backends.insert(Backend { service: service.clone(), port });
         let cluster = names::service_port(&service.0, &service.1, port);
-        vec![plain(format!("Service/{}/{}/default", service.0, service.1), cluster)]
+        vec![plain(names::rule("Service", &service.0, &service.1, names::DEFAULT_RULE), cluster)]
     } else {
         let entries = entries(world, routes.into_iter().map(|route| (route, "*".to_owned())));
         entries.iter().map(|entry| compile(world.index(), entry, true, &mut backends)).collect()
@@ -106,10 +103,9 @@ pub(super) fn service(world: &World, service: &Name, port: u16, client: &str) ->
     Table { config: table(name, vec![host("*".to_owned(), rules)]), backends }
 }
 
-/// The table for calls to an address of one's own: nothing but the cluster of that name, written by nobody but that `object`
-/// (`KIND/NAMESPACE/NAME`).
-pub(super) fn single(name: String, object: &str) -> RouteConfiguration {
-    let rule = plain(format!("{object}/default"), name.clone());
+/// The table for calls to an address of one's own: one rule, to the cluster of that name.
+pub(super) fn single(name: String, rule: String) -> RouteConfiguration {
+    let rule = plain(rule, name.clone());
     table(name, vec![host("*".to_owned(), vec![rule])])
 }
 
@@ -189,7 +185,7 @@ fn compile(index: &Index, entry: &Entry<'_>, mesh: bool, backends: &mut BTreeSet
     let key = &route.key;
     let rule_name = rule.name.clone().unwrap_or_else(|| number.to_string());
     let mut compiled = Route {
-        name: format!("{}/{}/{}/{rule_name}", key.kind, key.namespace, key.name),
+        name: names::rule(key.kind.text(), &key.namespace, &key.name, &rule_name),
         r#match: Some(match_of(matched)),
         ..Route::default()
     };
@@ -197,7 +193,7 @@ fn compile(index: &Index, entry: &Entry<'_>, mesh: bool, backends: &mut BTreeSet
     // that no broader rule catches its requests.
     if !rule.failing.is_empty() || rule.backends.is_empty() {
         compiled.action = Some(Action::DirectResponse(DirectResponseAction { status: 500, body: None }));
-        compiled.metadata = Some(wire::facts(&[("reason", BAD_BACKEND)]));
+        compiled.metadata = Some(wire::facts(&[(fact::REASON, BAD_BACKEND)]));
         return compiled;
     }
     let mut weights = Vec::new();

@@ -102,27 +102,27 @@ impl Closure<'_> {
             }
             Some(Address::Instance(name)) => {
                 let workload = index.instances.get(name).map_or(name.1.as_str(), |instance| &instance.workload);
-                let object = format!("Workload/{}/{workload}", name.0);
-                self.single(address, Destination::Instance(name.clone(), address.port()), &object)
+                let rule = names::rule("Workload", &name.0, workload, names::DEFAULT_RULE);
+                self.single(address, Destination::Instance(name.clone(), address.port()), rule)
             }
             Some(Address::Gateway(name)) => {
                 let gateway = index.gateways.get(name).and_then(|object| route::gateway(object));
                 if !gateway.is_some_and(|gateway| super::attach::ports(gateway).contains(&address.port())) {
                     return self.nowhere(address);
                 }
-                let object = format!("Gateway/{}/{}", name.0, name.1);
-                self.single(address, Destination::Gateway(name.clone(), address.port()), &object)
+                let rule = names::rule("Gateway", &name.0, &name.1, names::DEFAULT_RULE);
+                self.single(address, Destination::Gateway(name.clone(), address.port()), rule)
             }
             None => false,
         }
     }
 
     /// A destination that nothing routes: its own table, its own cluster.
-    fn single(&mut self, address: SocketAddr, destination: Destination, object: &str) -> bool {
+    fn single(&mut self, address: SocketAddr, destination: Destination, rule: String) -> bool {
         let protocol = destination.protocol(self.world.index());
         let name = destination.name();
         if protocol != protocol::Protocol::Tcp {
-            self.table(&route::single(name.clone(), object));
+            self.table(&route::single(name.clone(), rule));
         }
         self.listener(address, protocol, &name, &name);
         self.destinations.insert(destination);

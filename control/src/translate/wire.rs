@@ -116,7 +116,7 @@ pub(super) fn http_names() -> Vec<String> {
 
 /// The ALPN names of mesh peers.
 pub(super) fn mesh_names() -> Vec<String> {
-    [names::ALPN_H1, names::ALPN_H2, names::ALPN_TCP].map(str::to_owned).to_vec()
+    names::ALPN_MESH.map(str::to_owned).to_vec()
 }
 
 /// What both ends of mesh TLS share: our own certificate, the trust bundle, identities of the trust domain, TLS 1.3.
@@ -140,7 +140,7 @@ pub(super) fn mesh_tls(trust_domain: &str, alpn: Vec<String>) -> tls::CommonTlsC
             tls_minimum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv13.into(),
             tls_maximum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv13.into(),
         }),
-        tls_certificate_sds_secret_configs: vec![tls::SdsSecretConfig { name: "default".to_owned(), sds_config: Some(ads()) }],
+        tls_certificate_sds_secret_configs: vec![tls::SdsSecretConfig { name: names::LEAF.to_owned(), sds_config: Some(ads()) }],
         validation_context_type: Some(ValidationContextType::CombinedValidationContext(trust)),
         alpn_protocols: alpn,
     }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use proto::words::MtlsMode;
+
 use super::door::{Cursor, Fields};
 
 /// The mesh's switches; the defaults are those of a mesh without a Mesh object.
@@ -102,34 +104,12 @@ fn read_selector(fields: &mut Fields<'_>) -> Selector {
     Some(labels).filter(|labels| !labels.is_empty())
 }
 
-/// How a workload's ports may be spoken to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MtlsMode {
-    /// mTLS only.
-    Strict,
-    /// Both.
-    Permissive,
-    /// Plaintext only.
-    Disabled,
-}
-
-impl MtlsMode {
-    /// As manifests spell it.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Strict => "Strict",
-            Self::Permissive => "Permissive",
-            Self::Disabled => "Disabled",
-        }
-    }
-
-    fn read(at: &Cursor<'_>) -> Option<Self> {
-        let mut fields = at.fields();
-        let words = [("Strict", Self::Strict), ("Permissive", Self::Permissive), ("Disabled", Self::Disabled)];
-        let mode = fields.need("mode").and_then(|mode| mode.word(&words));
-        fields.done();
-        mode
-    }
+fn read_mode(at: &Cursor<'_>) -> Option<MtlsMode> {
+    let mut fields = at.fields();
+    let words = MtlsMode::ALL.map(|mode| (mode.text(), mode));
+    let mode = fields.need("mode").and_then(|mode| mode.word(&words));
+    fields.done();
+    mode
 }
 
 /// Demands on the inbound side.
@@ -150,9 +130,9 @@ impl PeerAuthentication {
         if general.is_none() && ports.is_none() {
             fields.at().error("it sets no mode", "add mtls.mode or portLevelMtls");
         }
-        read.mode = general.and_then(|at| MtlsMode::read(&at));
+        read.mode = general.and_then(|at| read_mode(&at));
         for (port, at) in ports.map(|ports| ports.entries()).unwrap_or_default() {
-            match (port.parse().ok().filter(|port: &u16| *port > 0), MtlsMode::read(&at)) {
+            match (port.parse().ok().filter(|port: &u16| *port > 0), read_mode(&at)) {
                 (Some(port), Some(mode)) => {
                     read.ports.insert(port, mode);
                 }

@@ -6,9 +6,12 @@ use prost::{Message, Name};
 use prost_types::{Struct, Value, value};
 use proto::xds::cluster::Cluster;
 use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
-use proto::xds::core::{Address, HealthStatus, Metadata, SocketAddress, TransportSocket, address, socket_address, transport_socket};
+use proto::xds::core::{
+    Address, AggregatedConfigSource, ApiVersion, ConfigSource, HealthStatus, Metadata, SocketAddress, TransportSocket, address,
+    config_source, socket_address, transport_socket,
+};
 use proto::xds::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint};
-use proto::xds::hcm::http_connection_manager::{CodecType, RouteSpecifier};
+use proto::xds::hcm::http_connection_manager::{CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails};
 use proto::xds::hcm::{HttpConnectionManager, HttpFilter, Rds, http_filter};
 use proto::xds::listener::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter};
 use proto::xds::matcher::{RegexMatcher, StringMatcher, string_matcher};
@@ -20,8 +23,14 @@ use proto::xds::route::{
     route_action, weighted_cluster,
 };
 use proto::xds::tcp_proxy::{TcpProxy, tcp_proxy};
-use proto::xds::tls::DownstreamTlsContext;
-use proto::xds::{http_inspector, router};
+use proto::xds::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
+use proto::xds::tls::subject_alt_name_matcher::SanType;
+use proto::xds::tls::tls_parameters::TlsProtocol;
+use proto::xds::tls::{
+    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, SubjectAltNameMatcher, TlsParameters,
+    UpstreamTlsContext,
+};
+use proto::xds::{http_inspector, raw_buffer, router};
 
 use crate::model::build::{Parts, Rejected};
 
@@ -132,7 +141,7 @@ pub(crate) fn host(domains: &[&str], routes: Vec<Route>) -> VirtualHost {
 }
 
 pub(crate) fn table(name: &str, hosts: Vec<VirtualHost>) -> RouteConfiguration {
-    RouteConfiguration { name: name.to_owned(), virtual_hosts: hosts, ..Default::default() }
+    RouteConfiguration { name: name.to_owned(), virtual_hosts: hosts, ignore_port_in_host_matching: true, ..Default::default() }
 }
 
 pub(crate) fn hcm(route_specifier: RouteSpecifier) -> HttpConnectionManager {
@@ -192,12 +201,55 @@ pub(crate) fn out_nowhere(at: &str) -> Listener {
     Listener { filter_chains: Vec::new(), ..out_http(at, "") }
 }
 
-pub(crate) fn inbound_chain(port: Option<u32>, transport: &str, alpn: &[&str], mesh: bool, inner: FilterChain) -> FilterChain {
-    let context = DownstreamTlsContext { require_client_certificate: Some(true), ..Default::default() };
-    let socket = TransportSocket {
-        name: "envoy.transport_sockets.tls".into(),
-        config_type: Some(transport_socket::ConfigType::TypedConfig(proto::xds::pack(&context))),
+pub(crate) fn ads() -> ConfigSource {
+    ConfigSource {
+        config_source_specifier: Some(config_source::ConfigSourceSpecifier::Ads(AggregatedConfigSource {})),
+        initial_fetch_timeout: None,
+        resource_api_version: ApiVersion::V3.into(),
+    }
+}
+
+pub(crate) fn socket_of<M: Message + Name>(name: &str, config: &M) -> TransportSocket {
+    TransportSocket { name: name.into(), config_type: Some(transport_socket::ConfigType::TypedConfig(proto::xds::pack(config))) }
+}
+
+pub(crate) fn plaintext() -> TransportSocket {
+    socket_of("envoy.transport_sockets.raw_buffer", &raw_buffer::RawBuffer {})
+}
+
+/// `{tlsMode: mesh}`.
+pub(crate) fn mesh_mode() -> Struct {
+    let (key, value) = proto::names::TLS_MODE_MESH;
+    Struct { fields: BTreeMap::from([(key.to_owned(), Value { kind: Some(value::Kind::StringValue(value.to_owned())) })]) }
+}
+
+pub(crate) fn mesh_tls() -> CommonTlsContext {
+    let secret = |name: &str| SdsSecretConfig { name: name.to_owned(), sds_config: Some(ads()) };
+    let peer = SubjectAltNameMatcher {
+        san_type: SanType::Uri.into(),
+        matcher: Some(string(string_matcher::MatchPattern::Prefix("spiffe://cluster.local/".into()))),
     };
+    let context = CertificateValidationContext { match_typed_subject_alt_names: vec![peer], ..Default::default() };
+    CommonTlsContext {
+        tls_params: Some(TlsParameters {
+            tls_minimum_protocol_version: TlsProtocol::TlSv13.into(),
+            tls_maximum_protocol_version: TlsProtocol::TlSv13.into(),
+        }),
+        tls_certificate_sds_secret_configs: vec![secret(proto::names::LEAF)],
+        validation_context_type: Some(ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+            default_validation_context: Some(context),
+            validation_context_sds_secret_config: Some(secret(proto::names::ROOT_CA)),
+        })),
+        alpn_protocols: MESH_ALPN.map(str::to_owned).to_vec(),
+    }
+}
+
+pub(crate) fn upstream_tls() -> TransportSocket {
+    socket_of("envoy.transport_sockets.tls", &UpstreamTlsContext { common_tls_context: Some(mesh_tls()), sni: String::new() })
+}
+
+pub(crate) fn inbound_chain(port: Option<u32>, transport: &str, alpn: &[&str], mesh: bool, inner: FilterChain) -> FilterChain {
+    let context = DownstreamTlsContext { require_client_certificate: Some(true), common_tls_context: Some(mesh_tls()) };
     FilterChain {
         filter_chain_match: Some(FilterChainMatch {
             destination_port: port,
@@ -205,7 +257,7 @@ pub(crate) fn inbound_chain(port: Option<u32>, transport: &str, alpn: &[&str], m
             application_protocols: alpn.iter().map(|name| (*name).to_owned()).collect(),
             ..Default::default()
         }),
-        transport_socket: mesh.then_some(socket),
+        transport_socket: mesh.then(|| socket_of("envoy.transport_sockets.tls", &context)),
         ..inner
     }
 }
@@ -213,13 +265,30 @@ pub(crate) fn inbound_chain(port: Option<u32>, transport: &str, alpn: &[&str], m
 /// The inline table of an inbound chain.
 pub(crate) fn to_application() -> FilterChain {
     let routes = table("inbound", vec![host(&["*"], vec![rule("inbound", prefix("/"), &[("inbound", 1)])])]);
-    chain(&hcm(RouteSpecifier::RouteConfig(routes)))
+    chain(&telling(hcm(RouteSpecifier::RouteConfig(routes))))
 }
 
-pub(crate) const MESH_ALPN: [&str; 3] = ["mw-h1", "mw-h2", "mw-tcp"];
+/// As the inbound side has it: the application is told who calls.
+pub(crate) fn telling(manager: HttpConnectionManager) -> HttpConnectionManager {
+    HttpConnectionManager {
+        forward_client_cert_details: ForwardClientCertDetails::SanitizeSet.into(),
+        set_current_client_cert_details: Some(SetCurrentClientCertDetails { uri: true, ..Default::default() }),
+        ..manager
+    }
+}
+
+pub(crate) const MESH_ALPN: [&str; 3] = proto::names::ALPN_MESH;
 
 pub(crate) fn strict(port: Option<u32>) -> Vec<FilterChain> {
     vec![inbound_chain(port, "tls", &[], true, to_application())]
+}
+
+/// The same, of undeclared protocol.
+pub(crate) fn strict_auto(port: Option<u32>) -> Vec<FilterChain> {
+    vec![
+        inbound_chain(port, "tls", &["http/1.1", "h2c", "h2"], true, to_application()),
+        inbound_chain(port, "tls", &[], true, chain(&tcp_to("inbound"))),
+    ]
 }
 
 /// Permissive, with plaintext of undeclared protocol.

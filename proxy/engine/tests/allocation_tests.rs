@@ -91,7 +91,11 @@ fn snapshot() -> Snapshot {
     ];
     let domains = ["catalog.shop", "*.example.com", "*"];
     let host = VirtualHost { domains: domains.map(String::from).to_vec(), routes, ..Default::default() };
-    put(&mut parts, "t", &RouteConfiguration { name: "t".into(), virtual_hosts: vec![host], ..Default::default() });
+    put(
+        &mut parts,
+        "t",
+        &RouteConfiguration { name: "t".into(), virtual_hosts: vec![host], ignore_port_in_host_matching: true, ..Default::default() },
+    );
     for name in ["v1", "v2"] {
         let cluster = Cluster {
             name: name.into(),

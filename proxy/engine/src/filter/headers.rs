@@ -1,8 +1,8 @@
 //! The header operations that both header filters share, compiled from Envoy's `HeaderValueOption`.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
-use proto::xds::core::HeaderValueOption;
 use proto::xds::core::header_value_option::HeaderAppendAction;
+use proto::xds::core::{HeaderValue as RawValue, HeaderValueOption};
 
 use crate::rejected::Wrong;
 
@@ -105,13 +105,14 @@ impl HeaderOps {
 }
 
 fn op(option: &HeaderValueOption, side: Side) -> Result<HeaderOp, Wrong> {
-    let Some(raw) = &option.header else {
+    let HeaderValueOption { header, append_action, keep_empty_value } = option;
+    let Some(RawValue { key, value: text }) = header else {
         return Err(Wrong::new("header", "is missing"));
     };
-    let name = name(&raw.key).map_err(|wrong| wrong.within("header.key"))?;
-    let value = value(&raw.value, option.keep_empty_value).map_err(|wrong| wrong.within("header.value"))?;
-    let action = HeaderAppendAction::try_from(option.append_action)
-        .map_err(|_| Wrong::new("append_action", format!("unknown value {}", option.append_action)))?;
+    let name = name(key).map_err(|wrong| wrong.within("header.key"))?;
+    let value = value(text, *keep_empty_value).map_err(|wrong| wrong.within("header.value"))?;
+    let action =
+        HeaderAppendAction::try_from(*append_action).map_err(|_| Wrong::new("append_action", format!("unknown value {append_action}")))?;
     if name == header::HOST && (side == Side::Response || action != HeaderAppendAction::OverwriteIfExistsOrAdd) {
         return Err(Wrong::new("header.key", "`host` can only be set, and only on requests"));
     }
@@ -163,8 +164,6 @@ fn value(text: &str, keep_empty: bool) -> Result<HeaderValue, Wrong> {
 
 #[cfg(test)]
 mod tests {
-    use proto::xds::core::HeaderValue as RawValue;
-
     use super::*;
 
     fn option(key: &str, value: &str, action: HeaderAppendAction) -> HeaderValueOption {

@@ -3,35 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::EndpointCell;
-
-/// What carries a connection's bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// HTTP, version by the first bytes (preface or not).
-    Http,
-    /// HTTP/1.x only.
-    Http1,
-    /// HTTP/2 with prior knowledge only.
-    Http2,
-    /// Opaque bytes; the server may speak first.
-    Tcp,
-    /// Unknown: both sides are watched.
-    Auto,
-}
-
-impl Protocol {
-    /// As dumps and cluster metadata spell it.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Http => "http",
-            Self::Http1 => "http1",
-            Self::Http2 => "http2",
-            Self::Tcp => "tcp",
-            Self::Auto => "auto",
-        }
-    }
-}
+use super::{EndpointCell, Protocol};
 
 /// A named set of endpoints and how they are spoken to.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Forward, Protocol, RouteTable};
+use super::{Forward, MtlsMode, Protocol, RouteTable};
 
 /// The outbound side for one original destination, or one edge port. One with neither `http` nor `tcp` says that the mesh has the
 /// address and serves nothing at that port.
@@ -62,26 +62,4 @@ pub struct InboundPort {
     pub service: Arc<str>,
     /// Idle timeout of opaque connections to the application.
     pub idle_timeout: Option<Duration>,
-}
-
-/// PeerAuthentication's modes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum MtlsMode {
-    /// mTLS only; plaintext is closed without an answer.
-    Strict,
-    /// Both; the application's own TLS is passed through.
-    Permissive,
-    /// Plaintext only.
-    Disabled,
-}
-
-impl MtlsMode {
-    /// As PeerAuthentication spells it.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Strict => "Strict",
-            Self::Permissive => "Permissive",
-            Self::Disabled => "Disabled",
-        }
-    }
 }

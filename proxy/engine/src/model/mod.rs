@@ -10,8 +10,9 @@ mod listener;
 mod route;
 mod snapshot;
 
-pub use cluster::{Cluster, ClusterKind, Protocol};
+pub use cluster::{Cluster, ClusterKind};
 pub use endpoint::{Endpoint, EndpointCell, EndpointLive, EndpointSet, Health, InFlight};
-pub use listener::{Inbound, InboundPort, MtlsMode, Outbound};
+pub use listener::{Inbound, InboundPort, Outbound};
+pub use proto::words::{MtlsMode, Protocol};
 pub use route::{Action, Backend, Forward, Match, PathMatch, RouteTable, Rule, RuleSource, Target, ValueMatch};
 pub use snapshot::{DnsAnswer, Settings, Snapshot};

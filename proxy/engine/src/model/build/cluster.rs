@@ -1,17 +1,25 @@
 //! Clusters, from Envoy's `Cluster`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Name;
 use prost_types::Any;
-use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbConfig, LbPolicy};
-use proto::xds::cluster::{CircuitBreakers, Cluster as Raw};
+use proto::names::fact;
+use proto::xds::cluster::circuit_breakers::Thresholds;
+use proto::xds::cluster::cluster::{
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, LeastRequestLbConfig, TransportSocketMatch,
+};
+use proto::xds::cluster::{CircuitBreakers, Cluster as Raw, LoadBalancingPolicy, load_balancing_policy};
+use proto::xds::core::{Http1ProtocolOptions, Metadata, RoutingPriority, TransportSocket, TypedExtensionConfig};
+use proto::xds::types::Percent;
 use proto::xds::upstream_http::HttpProtocolOptions;
-use proto::xds::upstream_http::http_protocol_options::UpstreamProtocolOptions;
 use proto::xds::upstream_http::http_protocol_options::explicit_http_config::ProtocolConfig;
-use proto::xds::{core, least_request, raw_buffer, tls};
+use proto::xds::upstream_http::http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig};
+use proto::xds::{core, least_request};
 
+use super::transport::{self, Transport, config_source};
 use super::{CONNECT_TIMEOUT_DEFAULT, INBOUND_CLUSTER, duration, metadata, same_name, unpack};
 use crate::model::{Cluster, ClusterKind, EndpointCell, Protocol};
 use crate::rejected::{Wrong, refuse};
@@ -32,24 +40,45 @@ impl Draft {
 }
 
 pub(super) fn compile(name: &str, raw: &Raw) -> Result<Draft, Wrong> {
-    same_name(name, &raw.name, "name")?;
-    refuse(raw.load_assignment.is_some(), "load_assignment")?;
-    refuse(raw.upstream_bind_config.is_some(), "upstream_bind_config")?;
-    let kind = kind(name, raw)?;
-    let assignment = assignment(name, raw, kind)?;
-    balancing(raw, kind)?;
-    circuit_breakers(raw.circuit_breakers.as_ref())?;
-    transport(raw)?;
-    let connect_timeout = duration(raw.connect_timeout.as_ref(), "connect_timeout")?.unwrap_or(CONNECT_TIMEOUT_DEFAULT);
+    let Raw {
+        transport_socket_matches,
+        name: inner,
+        alt_stat_name,
+        cluster_discovery_type,
+        eds_cluster_config,
+        connect_timeout,
+        lb_policy,
+        load_assignment,
+        circuit_breakers,
+        typed_extension_protocol_options,
+        upstream_bind_config,
+        lb_config,
+        common_lb_config,
+        transport_socket,
+        metadata,
+        load_balancing_policy,
+    } = raw;
+    same_name(name, inner, "name")?;
+    refuse(!alt_stat_name.is_empty(), "alt_stat_name")?;
+    refuse(load_assignment.is_some(), "load_assignment")?;
+    refuse(upstream_bind_config.is_some(), "upstream_bind_config")?;
+    let kind = kind(name, cluster_discovery_type.as_ref())?;
+    let assignment = assignment(name, eds_cluster_config.as_ref(), kind)?;
+    panic_threshold(common_lb_config.as_ref())?;
+    balancing((*lb_policy, lb_config.as_ref(), load_balancing_policy.as_ref()), kind)?;
+    limits(circuit_breakers.as_ref())?;
+    sockets(transport_socket_matches, transport_socket.as_ref(), kind)?;
+    let connect_timeout = duration(connect_timeout.as_ref(), "connect_timeout")?.unwrap_or(CONNECT_TIMEOUT_DEFAULT);
     if connect_timeout == Duration::ZERO {
         return Err(Wrong::new("connect_timeout", "must be longer than 0s"));
     }
-    let metadata = raw.metadata.as_ref();
+    let metadata = metadata.as_ref();
+    metadata::only(metadata, &[fact::NAMESPACE, fact::SERVICE, fact::PROTOCOL])?;
     let cluster = Cluster {
         name: name.into(),
-        namespace: metadata::text_or_empty(metadata, "namespace")?.into(),
-        service: metadata::text_or_empty(metadata, "service")?.into(),
-        protocol: protocol(raw)?,
+        namespace: metadata::text_or_empty(metadata, fact::NAMESPACE)?.into(),
+        service: metadata::text_or_empty(metadata, fact::SERVICE)?.into(),
+        protocol: protocol(typed_extension_protocol_options, metadata)?,
         connect_timeout,
         kind,
         endpoints: Arc::default(),
@@ -57,11 +86,11 @@ pub(super) fn compile(name: &str, raw: &Raw) -> Result<Draft, Wrong> {
     Ok(Draft { cluster, assignment })
 }
 
-fn kind(name: &str, raw: &Raw) -> Result<ClusterKind, Wrong> {
-    let Some(ClusterDiscoveryType::Type(value)) = raw.cluster_discovery_type else {
+fn kind(name: &str, raw: Option<&ClusterDiscoveryType>) -> Result<ClusterKind, Wrong> {
+    let Some(ClusterDiscoveryType::Type(value)) = raw else {
         return Err(Wrong::new("type", "is missing: EDS or ORIGINAL_DST"));
     };
-    match DiscoveryType::try_from(value) {
+    match DiscoveryType::try_from(*value) {
         Ok(DiscoveryType::Eds) => Ok(ClusterKind::Endpoints),
         Ok(DiscoveryType::OriginalDst) if name == INBOUND_CLUSTER => Ok(ClusterKind::Local),
         Ok(DiscoveryType::OriginalDst) => Ok(ClusterKind::OriginalDestination),
@@ -70,129 +99,149 @@ fn kind(name: &str, raw: &Raw) -> Result<ClusterKind, Wrong> {
     }
 }
 
-fn assignment(name: &str, raw: &Raw, kind: ClusterKind) -> Result<String, Wrong> {
-    let Some(eds) = &raw.eds_cluster_config else {
+fn assignment(name: &str, raw: Option<&EdsClusterConfig>, kind: ClusterKind) -> Result<String, Wrong> {
+    let Some(EdsClusterConfig { eds_config, service_name }) = raw else {
         return Ok(name.to_owned());
     };
     if kind != ClusterKind::Endpoints {
         return Err(Wrong::new("eds_cluster_config", "belongs to clusters of type EDS only"));
     }
-    config_source(eds.eds_config.as_ref(), "eds_cluster_config.eds_config")?;
-    Ok(if eds.service_name.is_empty() { name.to_owned() } else { eds.service_name.clone() })
+    config_source(eds_config.as_ref(), "eds_cluster_config.eds_config")?;
+    Ok(if service_name.is_empty() { name.to_owned() } else { service_name.clone() })
 }
 
-/// Everything comes on the one ADS stream; what is not there is waited for by the control plane, not by us.
-pub(super) fn config_source(raw: Option<&core::ConfigSource>, field: &str) -> Result<(), Wrong> {
-    use core::config_source::ConfigSourceSpecifier as Source;
-    match raw.and_then(|source| source.config_source_specifier.as_ref()) {
-        None | Some(Source::Ads(_) | Source::Self_(_)) => Ok(()),
-    }
-    .and_then(|()| refuse(raw.is_some_and(|source| source.initial_fetch_timeout.is_some()), &format!("{field}.initial_fetch_timeout")))
-    .and_then(|()| refuse(raw.is_some_and(|source| source.resource_api_version == core::ApiVersion::V2 as i32), field))
+/// Endpoints known dead get nothing while one lives.
+fn panic_threshold(raw: Option<&CommonLbConfig>) -> Result<(), Wrong> {
+    let Some(CommonLbConfig { healthy_panic_threshold }) = raw else { return Ok(()) };
+    let zero = healthy_panic_threshold.as_ref().is_none_or(|Percent { value }| *value == 0.0);
+    if zero { Ok(()) } else { Err(Wrong::new("common_lb_config.healthy_panic_threshold", "must be 0")) }
 }
 
-/// One balancer is built in: least request over two.
-fn balancing(raw: &Raw, kind: ClusterKind) -> Result<(), Wrong> {
-    let policy = LbPolicy::try_from(raw.lb_policy).map_err(|_| Wrong::new("lb_policy", format!("unknown value {}", raw.lb_policy)))?;
-    if let Some(common) = &raw.common_lb_config {
-        let panic = common.healthy_panic_threshold.as_ref().map_or(0.0, |percent| percent.value);
-        refuse(panic != 0.0, "common_lb_config.healthy_panic_threshold")?;
-    }
+/// One balancer is built in: least request over two. A cluster that is no set of endpoints has nothing to balance.
+fn balancing((policy, config, policies): (i32, Option<&LbConfig>, Option<&LoadBalancingPolicy>), kind: ClusterKind) -> Result<(), Wrong> {
+    let policy = LbPolicy::try_from(policy).map_err(|_| Wrong::new("lb_policy", format!("unknown value {policy}")))?;
     if kind != ClusterKind::Endpoints {
-        return refuse(raw.load_balancing_policy.is_some() || raw.lb_config.is_some(), "load_balancing_policy");
+        refuse(policies.is_some(), "load_balancing_policy")?;
+        refuse(config.is_some(), "least_request_lb_config")?;
+        let fits = policy == LbPolicy::ClusterProvided;
+        return if fits { Ok(()) } else { Err(Wrong::new("lb_policy", "must be CLUSTER_PROVIDED for a cluster of type ORIGINAL_DST")) };
     }
-    if let Some(LbConfig::LeastRequestLbConfig(config)) = &raw.lb_config {
-        refuse(config.choice_count.is_some_and(|count| count != 2), "least_request_lb_config.choice_count")?;
+    if let Some(LbConfig::LeastRequestLbConfig(LeastRequestLbConfig { choice_count })) = config {
+        two(*choice_count, "least_request_lb_config.choice_count")?;
     }
-    if let Some(policies) = &raw.load_balancing_policy {
-        // The first policy that the client knows counts; the others are for other clients.
-        let known = least_request::LeastRequest::type_url();
-        let configs = policies.policies.iter().filter_map(|policy| policy.typed_extension_config.as_ref()?.typed_config.as_ref());
-        let Some(config) = configs.into_iter().find(|config| config.type_url == known) else {
-            return Err(Wrong::new("load_balancing_policy", "names no policy that this proxy knows: least_request"));
-        };
-        let config: least_request::LeastRequest = unpack(config)?;
-        return refuse(config.choice_count.is_some_and(|count| count != 2), "load_balancing_policy.least_request.choice_count");
+    match (policies, policy) {
+        (Some(policies), _) => first_known(policies).map_err(|wrong| wrong.within("load_balancing_policy")),
+        (None, LbPolicy::LeastRequest) => Ok(()),
+        (None, other) => Err(Wrong::new("lb_policy", format!("{} is not supported by this proxy: LEAST_REQUEST", other.as_str_name()))),
     }
-    match policy {
-        LbPolicy::LeastRequest => Ok(()),
-        other => Err(Wrong::new("lb_policy", format!("{} is not supported by this proxy: LEAST_REQUEST", other.as_str_name()))),
+}
+
+/// It goes before `lb_policy`, which is then for clients that do not know it. The first policy that the client knows counts; the others are
+/// for other clients, and their names are labels.
+fn first_known(LoadBalancingPolicy { policies }: &LoadBalancingPolicy) -> Result<(), Wrong> {
+    let known = least_request::LeastRequest::type_url();
+    for (index, load_balancing_policy::Policy { typed_extension_config }) in policies.iter().enumerate() {
+        let Some(TypedExtensionConfig { name: _, typed_config: Some(config) }) = typed_extension_config else { continue };
+        if config.type_url == known {
+            let at = |wrong: Wrong| wrong.within(format!("policies[{index}]"));
+            let least_request::LeastRequest { choice_count } = unpack(config).map_err(at)?;
+            return two(choice_count, "least_request.choice_count").map_err(at);
+        }
     }
+    Err(Wrong::new("", "names no policy that this proxy knows: least_request"))
+}
+
+fn two(choices: Option<u32>, field: &str) -> Result<(), Wrong> {
+    if choices.is_none_or(|count| count == 2) { Ok(()) } else { Err(Wrong::new(field, "must be 2")) }
 }
 
 /// Envoy's own defaults bite, so "no limit" is written out as the largest number. Real limits are not carried out yet.
-fn circuit_breakers(raw: Option<&CircuitBreakers>) -> Result<(), Wrong> {
-    for (index, threshold) in raw.iter().flat_map(|raw| &raw.thresholds).enumerate() {
-        let limits = [threshold.max_connections, threshold.max_pending_requests, threshold.max_requests, threshold.max_retries];
-        refuse(limits.iter().flatten().any(|limit| *limit != u32::MAX), &format!("circuit_breakers.thresholds[{index}]"))?;
+fn limits(raw: Option<&CircuitBreakers>) -> Result<(), Wrong> {
+    let Some(CircuitBreakers { thresholds }) = raw else { return Ok(()) };
+    for (index, threshold) in thresholds.iter().enumerate() {
+        let at = |field: &str| format!("circuit_breakers.thresholds[{index}].{field}");
+        let Thresholds { priority, max_connections, max_pending_requests, max_requests, max_retries } = threshold;
+        // No limit is no limit, whatever the priority.
+        RoutingPriority::try_from(*priority).map_err(|_| Wrong::new(at("priority"), format!("unknown value {priority}")))?;
+        for (limit, field) in [
+            (max_connections, "max_connections"),
+            (max_pending_requests, "max_pending_requests"),
+            (max_requests, "max_requests"),
+            (max_retries, "max_retries"),
+        ] {
+            refuse(limit.is_some_and(|limit| limit != u32::MAX), &at(field))?;
+        }
     }
     Ok(())
 }
 
 /// Which transport an endpoint takes follows from its identity (mesh TLS with one, plaintext without): just what these say.
-fn transport(raw: &Raw) -> Result<(), Wrong> {
-    for (index, entry) in raw.transport_socket_matches.iter().enumerate() {
-        let field = || format!("transport_socket_matches[{index}]");
-        let config = socket_config(entry.transport_socket.as_ref()).ok_or_else(|| Wrong::new(field(), "has no transport_socket"))?;
-        let by_mode = entry.r#match.as_ref().is_some_and(|wanted| !wanted.fields.is_empty());
-        let mesh = config.type_url == tls::UpstreamTlsContext::type_url();
-        let plain = config.type_url == raw_buffer::RawBuffer::type_url();
-        if !(mesh && by_mode || plain && !by_mode) {
-            return Err(Wrong::new(field(), "is neither mesh TLS by tlsMode nor plaintext for the rest"));
-        }
-        if mesh {
-            unpack::<tls::UpstreamTlsContext>(config).map_err(|wrong| wrong.within(field()))?;
+fn sockets(matches: &[TransportSocketMatch], rest: Option<&TransportSocket>, kind: ClusterKind) -> Result<(), Wrong> {
+    refuse(!matches.is_empty() && kind != ClusterKind::Endpoints, "transport_socket_matches")?;
+    let mut plaintext = false;
+    for (index, entry) in matches.iter().enumerate() {
+        let at = |wrong: Wrong| wrong.within(format!("transport_socket_matches[{index}]"));
+        // The name is a label.
+        let TransportSocketMatch { name: _, r#match: wanted, transport_socket } = entry;
+        let socket = transport_socket.as_ref().ok_or_else(|| at(Wrong::new("transport_socket", "is missing")))?;
+        let transport = transport::upstream(socket).map_err(|wrong| at(wrong.within("transport_socket")))?;
+        let everyone = wanted.as_ref().is_none_or(|wanted| wanted.fields.is_empty());
+        match (transport, everyone) {
+            // The first that fits counts.
+            _ if plaintext => return Err(at(Wrong::new("", "comes after the one for every endpoint"))),
+            (Transport::Mesh, false) if wanted.as_ref().is_some_and(metadata::mesh_mode) => {}
+            (Transport::Plain, true) => plaintext = true,
+            _ => return Err(at(Wrong::new("match", "is neither mesh TLS by tlsMode nor plaintext for the rest"))),
         }
     }
-    let plain = |config: &Any| config.type_url == raw_buffer::RawBuffer::type_url();
-    refuse(socket_config(raw.transport_socket.as_ref()).is_some_and(|config| !plain(config)), "transport_socket")
-}
-
-pub(super) fn socket_config(socket: Option<&core::TransportSocket>) -> Option<&Any> {
-    use core::transport_socket::ConfigType;
-    match socket?.config_type.as_ref()? {
-        ConfigType::TypedConfig(config) => Some(config),
+    match rest.map(transport::upstream).transpose().map_err(|wrong| wrong.within("transport_socket"))? {
+        None | Some(Transport::Plain) => Ok(()),
+        Some(Transport::Mesh) => Err(Wrong::new("transport_socket", "is for endpoints without an identity: plaintext")),
     }
 }
 
 /// Our metadata says it most precisely; Envoy's protocol options must not contradict, and stand in where there is no metadata.
-fn protocol(raw: &Raw) -> Result<Protocol, Wrong> {
-    let options = match raw.typed_extension_protocol_options.iter().find(|(key, _)| *key != HTTP_OPTIONS) {
-        Some((key, _)) => return Err(Wrong::unsupported(format!("typed_extension_protocol_options[\"{key}\"]"))),
-        None => raw.typed_extension_protocol_options.get(HTTP_OPTIONS).map(http_options).transpose()?,
-    };
-    let declared = match metadata::text(raw.metadata.as_ref(), "protocol")? {
-        None => return Ok(options.unwrap_or(Protocol::Auto)),
-        Some("http") => Protocol::Http,
-        Some("http1") => Protocol::Http1,
-        Some("http2") => Protocol::Http2,
-        Some("tcp") => Protocol::Tcp,
-        Some("" | "auto") => Protocol::Auto,
-        Some(other) => {
-            let why = format!("`{}` is not one of http, http1, http2, tcp", other.escape_debug());
-            return Err(Wrong::new("metadata[\"meshwright.dev\"].protocol", why));
-        }
-    };
-    match (declared, options) {
-        (Protocol::Http1, Some(Protocol::Http2)) | (Protocol::Http2, Some(Protocol::Http1)) => {
-            Err(Wrong::new(format!("typed_extension_protocol_options[\"{HTTP_OPTIONS}\"]"), "contradicts the protocol in the metadata"))
-        }
-        _ => Ok(declared),
+fn protocol(options: &BTreeMap<String, Any>, metadata: Option<&Metadata>) -> Result<Protocol, Wrong> {
+    let at = |key: &str| format!("typed_extension_protocol_options[\"{}\"]", key.escape_debug());
+    if let Some(key) = options.keys().find(|key| *key != HTTP_OPTIONS) {
+        return Err(Wrong::unsupported(at(key)));
     }
+    let options = options.get(HTTP_OPTIONS).map(http_options).transpose().map_err(|wrong| wrong.within(at(HTTP_OPTIONS)))?;
+    let declared = match metadata::text(metadata, fact::PROTOCOL)? {
+        None => return Ok(options.unwrap_or(Protocol::Auto)),
+        Some("") => Protocol::Auto,
+        Some(text) => Protocol::parse(text).ok_or_else(|| {
+            let why = format!("`{}` is not one of http, http1, http2, tcp, auto", text.escape_debug());
+            Wrong::new(format!("metadata[\"{}\"].{}", proto::names::METADATA, fact::PROTOCOL), why)
+        })?,
+    };
+    if options.is_some_and(|options| options != declared) {
+        return Err(Wrong::new(at(HTTP_OPTIONS), "contradicts the protocol in the metadata"));
+    }
+    Ok(declared)
 }
 
 fn http_options(raw: &Any) -> Result<Protocol, Wrong> {
-    let field = || format!("typed_extension_protocol_options[\"{HTTP_OPTIONS}\"]");
-    let options: HttpProtocolOptions = unpack(raw).map_err(|wrong| wrong.within(field()))?;
-    let (protocol, http2) = match options.upstream_protocol_options {
-        None => (Protocol::Http1, None),
-        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) => (Protocol::Http, config.http2_protocol_options),
-        Some(UpstreamProtocolOptions::ExplicitHttpConfig(config)) => match config.protocol_config {
-            Some(ProtocolConfig::Http2ProtocolOptions(options)) => (Protocol::Http2, Some(options)),
-            Some(ProtocolConfig::HttpProtocolOptions(_)) | None => (Protocol::Http1, None),
+    let HttpProtocolOptions { upstream_protocol_options } = unpack(raw)?;
+    match upstream_protocol_options {
+        None => Ok(Protocol::Http1),
+        Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(config)) => {
+            let UseDownstreamHttpConfig { http_protocol_options, http2_protocol_options } = config;
+            let _: Option<Http1ProtocolOptions> = http_protocol_options;
+            untuned(http2_protocol_options).map(|()| Protocol::Http)
+        }
+        Some(UpstreamProtocolOptions::ExplicitHttpConfig(ExplicitHttpConfig { protocol_config })) => match protocol_config {
+            Some(ProtocolConfig::Http2ProtocolOptions(options)) => untuned(Some(options)).map(|()| Protocol::Http2),
+            Some(ProtocolConfig::HttpProtocolOptions(Http1ProtocolOptions {})) | None => Ok(Protocol::Http1),
         },
+    }
+}
+
+fn untuned(raw: Option<core::Http2ProtocolOptions>) -> Result<(), Wrong> {
+    let Some(core::Http2ProtocolOptions { max_concurrent_streams, initial_stream_window_size, initial_connection_window_size }) = raw
+    else {
+        return Ok(());
     };
-    let tuned = http2.is_some_and(|options| options != core::Http2ProtocolOptions::default());
-    refuse(tuned, &format!("{}.http2_protocol_options", field()))?;
-    Ok(protocol)
+    let tuned = [max_concurrent_streams, initial_stream_window_size, initial_connection_window_size].iter().any(Option::is_some);
+    refuse(tuned, "http2_protocol_options")
 }

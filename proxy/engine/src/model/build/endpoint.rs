@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use proto::identity::Identity;
-use proto::xds::core::{Address, HealthStatus, address, socket_address};
+use proto::names::fact;
+use proto::xds::core::{Address, HealthStatus, Locality, SocketAddress, address, socket_address};
+use proto::xds::endpoint::cluster_load_assignment::Policy;
 use proto::xds::endpoint::lb_endpoint::HostIdentifier;
-use proto::xds::endpoint::{ClusterLoadAssignment, LbEndpoint};
+use proto::xds::endpoint::{ClusterLoadAssignment, Endpoint as RawEndpoint, LbEndpoint, LocalityLbEndpoints};
 
 use super::{metadata, same_name};
 use crate::model::{Endpoint, EndpointCell, EndpointLive, EndpointSet, Health};
@@ -31,18 +33,23 @@ pub(super) struct Draft {
 }
 
 pub(super) fn compile(name: &str, raw: &ClusterLoadAssignment) -> Result<Vec<Draft>, Wrong> {
-    same_name(name, &raw.cluster_name, "cluster_name")?;
-    let overprovisioning = raw.policy.as_ref().and_then(|policy| policy.overprovisioning_factor);
-    refuse(overprovisioning.is_some(), "policy.overprovisioning_factor")?;
-    if raw.endpoints.iter().map(|group| group.lb_endpoints.len()).sum::<usize>() > ENDPOINTS_MAX {
+    let ClusterLoadAssignment { cluster_name, endpoints: groups, policy } = raw;
+    same_name(name, cluster_name, "cluster_name")?;
+    if let Some(Policy { overprovisioning_factor }) = policy {
+        refuse(overprovisioning_factor.is_some(), "policy.overprovisioning_factor")?;
+    }
+    if groups.iter().map(|group| group.lb_endpoints.len()).sum::<usize>() > ENDPOINTS_MAX {
         return Err(Wrong::new("endpoints", format!("holds more than {ENDPOINTS_MAX} endpoints")));
     }
     let mut drafts = Vec::new();
     let mut seen = HashSet::new();
-    for (index, group) in raw.endpoints.iter().enumerate() {
-        // The locality is a label and its weight counts only where locality balancing is asked for, which no cluster of ours may.
-        refuse(group.priority != 0, &format!("endpoints[{index}].priority"))?;
-        for (inner, endpoint) in group.lb_endpoints.iter().enumerate() {
+    for (index, group) in groups.iter().enumerate() {
+        let LocalityLbEndpoints { locality, lb_endpoints, load_balancing_weight, priority } = group;
+        // Where an endpoint lives is a label; what would follow from it is refused.
+        let _: &Option<Locality> = locality;
+        refuse(load_balancing_weight.is_some(), &format!("endpoints[{index}].load_balancing_weight"))?;
+        refuse(*priority != 0, &format!("endpoints[{index}].priority"))?;
+        for (inner, endpoint) in lb_endpoints.iter().enumerate() {
             let at = |wrong: Wrong| wrong.within(format!("endpoints[{index}].lb_endpoints[{inner}]"));
             let draft = one(endpoint).map_err(at)?;
             if !seen.insert(draft.address) {
@@ -55,52 +62,60 @@ pub(super) fn compile(name: &str, raw: &ClusterLoadAssignment) -> Result<Vec<Dra
 }
 
 fn one(raw: &LbEndpoint) -> Result<Draft, Wrong> {
-    let Some(HostIdentifier::Endpoint(endpoint)) = &raw.host_identifier else {
+    let LbEndpoint { host_identifier, health_status, metadata: facts, load_balancing_weight } = raw;
+    let Some(HostIdentifier::Endpoint(RawEndpoint { address, hostname })) = host_identifier else {
         return Err(Wrong::new("endpoint", "is missing"));
     };
-    let address = socket(endpoint.address.as_ref()).map_err(|wrong| wrong.within("endpoint.address"))?;
+    refuse(!hostname.is_empty(), "endpoint.hostname")?;
+    let address = socket(address.as_ref()).map_err(|wrong| wrong.within("endpoint.address"))?;
     if address.port() == 0 {
         return Err(Wrong::new("endpoint.address", "port 0"));
     }
-    let health = match HealthStatus::try_from(raw.health_status) {
+    let health = match HealthStatus::try_from(*health_status) {
         Ok(HealthStatus::Healthy | HealthStatus::Unknown) => Health::Healthy,
         Ok(HealthStatus::Unhealthy | HealthStatus::Timeout) => Health::Unhealthy,
         Ok(HealthStatus::Draining) => Health::Draining,
         Ok(HealthStatus::Degraded) => return Err(Wrong::unsupported("health_status DEGRADED")),
-        Err(_) => return Err(Wrong::new("health_status", format!("unknown value {}", raw.health_status))),
+        Err(_) => return Err(Wrong::new("health_status", format!("unknown value {health_status}"))),
     };
-    let weight = raw.load_balancing_weight.unwrap_or(1);
+    let weight = load_balancing_weight.unwrap_or(1);
     if weight == 0 {
         return Err(Wrong::new("load_balancing_weight", "must be at least 1"));
     }
-    let facts = raw.metadata.as_ref();
-    let identity = metadata::text(facts, "identity")?.filter(|text| !text.is_empty());
+    let facts = facts.as_ref();
+    let mesh = metadata::only_of_endpoint(facts, &[fact::NAMESPACE, fact::WORKLOAD, fact::INSTANCE, fact::IDENTITY])?;
+    let identity = metadata::text(facts, fact::IDENTITY)?.filter(|text| !text.is_empty());
     let identity = identity.map(str::parse).transpose();
+    let identity = identity.map_err(|error: proto::identity::NotAnIdentity| Wrong::new("metadata.identity", error.to_string()))?;
+    if mesh && identity.is_none() {
+        return Err(Wrong::new("metadata.identity", "is missing for an endpoint that is to be met by mesh TLS"));
+    }
     Ok(Draft {
         address,
         weight,
         health,
-        identity: identity.map_err(|error: proto::identity::NotAnIdentity| Wrong::new("metadata.identity", error.to_string()))?,
-        namespace: metadata::text_or_empty(facts, "namespace")?.to_owned(),
-        workload: metadata::text_or_empty(facts, "workload")?.to_owned(),
-        instance: metadata::text_or_empty(facts, "instance")?.to_owned(),
+        identity,
+        namespace: metadata::text_or_empty(facts, fact::NAMESPACE)?.to_owned(),
+        workload: metadata::text_or_empty(facts, fact::WORKLOAD)?.to_owned(),
+        instance: metadata::text_or_empty(facts, fact::INSTANCE)?.to_owned(),
     })
 }
 
 /// An IP address and TCP port.
 pub(super) fn socket(raw: Option<&Address>) -> Result<SocketAddr, Wrong> {
-    let Some(address::Address::SocketAddress(socket)) = raw.and_then(|raw| raw.address.as_ref()) else {
+    let Some(Address { address: Some(address::Address::SocketAddress(socket)) }) = raw else {
         return Err(Wrong::new("socket_address", "is missing"));
     };
-    refuse(socket.protocol != 0, "socket_address.protocol")?;
-    let ip: IpAddr = socket.address.parse().map_err(|_| {
-        let text = socket.address.escape_debug();
+    let SocketAddress { protocol, address, port_specifier } = socket;
+    refuse(*protocol != 0, "socket_address.protocol")?;
+    let ip: IpAddr = address.parse().map_err(|_| {
+        let text = address.escape_debug();
         Wrong::new("socket_address.address", format!("`{text}` is not an IP address"))
     })?;
-    let Some(socket_address::PortSpecifier::PortValue(port)) = socket.port_specifier else {
+    let Some(socket_address::PortSpecifier::PortValue(port)) = port_specifier else {
         return Err(Wrong::new("socket_address.port_value", "is missing"));
     };
-    let port = u16::try_from(port).map_err(|_| Wrong::new("socket_address.port_value", format!("{port} is not a port")))?;
+    let port = u16::try_from(*port).map_err(|_| Wrong::new("socket_address.port_value", format!("{port} is not a port")))?;
     Ok(SocketAddr::new(ip, port))
 }
 

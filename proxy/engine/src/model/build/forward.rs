@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use proto::names::BAD_BACKEND;
 use proto::xds::route::route_action::{ClusterNotFoundResponseCode, ClusterSpecifier};
-use proto::xds::route::{RouteAction, weighted_cluster};
+use proto::xds::route::{RouteAction, WeightedCluster, weighted_cluster};
 use proto::xds::tcp_proxy::TcpProxy;
-use proto::xds::tcp_proxy::tcp_proxy::ClusterSpecifier as TcpCluster;
+use proto::xds::tcp_proxy::tcp_proxy::{self as tcp_proxy, ClusterSpecifier as TcpCluster};
 
-use super::{BAD_BACKEND, IDLE_TIMEOUT_DEFAULT, timeout};
+use super::{IDLE_TIMEOUT_DEFAULT, timeout};
 use crate::filter::{Filter, RequestHeaders, ResponseHeaders, Stage};
 use crate::rejected::{Wrong, refuse};
 
@@ -52,43 +53,58 @@ impl Target {
 
 /// `stages` are those of the rule itself and of the levels above.
 pub(super) fn http(raw: &RouteAction, stages: Vec<Stage>) -> Result<Forward, Wrong> {
-    unsupported(raw)?;
-    let backends = match &raw.cluster_specifier {
+    let RouteAction {
+        cluster_not_found_response_code,
+        prefix_rewrite,
+        regex_rewrite,
+        timeout: whole,
+        idle_timeout,
+        retry_policy,
+        max_stream_duration,
+        cluster_specifier,
+        host_rewrite_specifier,
+    } = raw;
+    refuse(!prefix_rewrite.is_empty(), "prefix_rewrite")?;
+    refuse(regex_rewrite.is_some(), "regex_rewrite")?;
+    refuse(host_rewrite_specifier.is_some(), "host_rewrite_literal")?;
+    refuse(retry_policy.is_some(), "retry_policy")?;
+    refuse(max_stream_duration.is_some(), "max_stream_duration")?;
+    let unavailable = ClusterNotFoundResponseCode::ServiceUnavailable as i32;
+    refuse(*cluster_not_found_response_code != unavailable, "cluster_not_found_response_code")?;
+    let backends = match cluster_specifier {
         None => return Err(Wrong::new("cluster", "is missing")),
         Some(ClusterSpecifier::Cluster(name)) => {
             vec![Backend { weight: 1, target: Target::named(name, "cluster")?, stages: Vec::new() }]
         }
-        Some(ClusterSpecifier::WeightedClusters(split)) => {
+        Some(ClusterSpecifier::WeightedClusters(WeightedCluster { clusters })) => {
             let one = |(index, raw): (usize, &weighted_cluster::ClusterWeight)| {
                 weighted(raw).map_err(|wrong| wrong.within(format!("weighted_clusters.clusters[{index}]")))
             };
-            split.clusters.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?
+            clusters.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?
         }
     };
     Ok(Forward {
         backends: checked(backends, "weighted_clusters.clusters")?,
         stages,
         // Envoy would take 15 s for an absent timeout; ours always say, and "none" is the mesh's default.
-        request_timeout: timeout(raw.timeout.as_ref(), "timeout", None)?,
-        idle_timeout: timeout(raw.idle_timeout.as_ref(), "idle_timeout", Some(IDLE_TIMEOUT_DEFAULT))?,
+        request_timeout: timeout(whole.as_ref(), "timeout", None)?,
+        idle_timeout: timeout(idle_timeout.as_ref(), "idle_timeout", Some(IDLE_TIMEOUT_DEFAULT))?,
     })
 }
 
-fn unsupported(raw: &RouteAction) -> Result<(), Wrong> {
-    refuse(!raw.prefix_rewrite.is_empty(), "prefix_rewrite")?;
-    refuse(raw.regex_rewrite.is_some(), "regex_rewrite")?;
-    refuse(raw.host_rewrite_specifier.is_some(), "host_rewrite_literal")?;
-    refuse(raw.retry_policy.is_some(), "retry_policy")?;
-    refuse(raw.max_stream_duration.is_some(), "max_stream_duration")?;
-    let unavailable = ClusterNotFoundResponseCode::ServiceUnavailable as i32;
-    refuse(raw.cluster_not_found_response_code != unavailable, "cluster_not_found_response_code")
-}
-
 fn weighted(raw: &weighted_cluster::ClusterWeight) -> Result<Backend, Wrong> {
-    let request = RequestHeaders::compile(&raw.request_headers_to_add, &raw.request_headers_to_remove)?;
-    let response = ResponseHeaders::compile(&raw.response_headers_to_add, &raw.response_headers_to_remove)?;
-    let weight = raw.weight.ok_or_else(|| Wrong::new("weight", "is missing"))?;
-    Ok(Backend { weight, target: Target::named(&raw.name, "name")?, stages: stages(request, response) })
+    let weighted_cluster::ClusterWeight {
+        name,
+        weight,
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+    } = raw;
+    let request = RequestHeaders::compile(request_headers_to_add, request_headers_to_remove)?;
+    let response = ResponseHeaders::compile(response_headers_to_add, response_headers_to_remove)?;
+    let weight = weight.ok_or_else(|| Wrong::new("weight", "is missing"))?;
+    Ok(Backend { weight, target: Target::named(name, "name")?, stages: stages(request, response) })
 }
 
 pub(super) fn stages(request: Option<RequestHeaders>, response: Option<ResponseHeaders>) -> Vec<Stage> {
@@ -98,24 +114,30 @@ pub(super) fn stages(request: Option<RequestHeaders>, response: Option<ResponseH
 }
 
 pub(super) fn tcp(raw: &TcpProxy) -> Result<Forward, Wrong> {
-    let backends = match &raw.cluster_specifier {
+    let TcpProxy { stat_prefix, idle_timeout, cluster_specifier } = raw;
+    // Envoy asks for the name of its own statistics, which this proxy does not keep.
+    if !matches!(stat_prefix.as_str(), "" | "tcp") {
+        return Err(Wrong::new("stat_prefix", "must be tcp"));
+    }
+    let backends = match cluster_specifier {
         None => return Err(Wrong::new("cluster", "is missing")),
         Some(TcpCluster::Cluster(name)) => {
             vec![Backend { weight: 1, target: Target::named(name, "cluster")?, stages: Vec::new() }]
         }
-        Some(TcpCluster::WeightedClusters(split)) => {
-            let one = |(index, raw): (usize, &proto::xds::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight)| {
-                let target = Target::named(&raw.name, "name").map_err(|w| w.within(format!("weighted_clusters.clusters[{index}]")))?;
-                Ok(Backend { weight: raw.weight, target, stages: Vec::new() })
+        Some(TcpCluster::WeightedClusters(tcp_proxy::WeightedCluster { clusters })) => {
+            let one = |(index, raw): (usize, &tcp_proxy::weighted_cluster::ClusterWeight)| {
+                let tcp_proxy::weighted_cluster::ClusterWeight { name, weight } = raw;
+                let target = Target::named(name, "name").map_err(|w| w.within(format!("weighted_clusters.clusters[{index}]")))?;
+                Ok(Backend { weight: *weight, target, stages: Vec::new() })
             };
-            split.clusters.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?
+            clusters.iter().enumerate().map(one).collect::<Result<Vec<_>, _>>()?
         }
     };
     Ok(Forward {
         backends: checked(backends, "weighted_clusters.clusters")?,
         stages: Vec::new(),
         request_timeout: None,
-        idle_timeout: timeout(raw.idle_timeout.as_ref(), "idle_timeout", Some(IDLE_TIMEOUT_DEFAULT))?,
+        idle_timeout: timeout(idle_timeout.as_ref(), "idle_timeout", Some(IDLE_TIMEOUT_DEFAULT))?,
     })
 }
 

@@ -3,16 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use prost::Name;
-use proto::xds::listener::{FilterChain, Listener as Raw};
+use proto::names::{ALPN_MESH, fact};
+use proto::xds::core::Metadata;
+use proto::xds::listener::{FilterChain, FilterChainMatch};
 use proto::xds::route::RouteConfiguration;
-use proto::xds::tls::common_tls_context::ValidationContextType;
-use proto::xds::tls::{DownstreamTlsContext, TlsParameters};
-use proto::xds::{raw_buffer, tls};
 
-use super::cluster::{config_source, socket_config};
 use super::hcm::{self, End, Routes, Side};
-use super::{INBOUND_CLUSTER, forward, metadata, route, stamp, unpack};
+use super::transport::{self, Transport};
+use super::{INBOUND_CLUSTER, forward, metadata, route, stamp};
 use crate::model::{MtlsMode, Protocol};
 use crate::rejected::{Wrong, refuse};
 
@@ -51,22 +49,22 @@ enum Role {
     Plain,
 }
 
-struct Chain<'l> {
+struct Chain {
     field: String,
-    raw: &'l FilterChain,
+    /// `NS/NAME` labels.
+    service: (String, String),
     role: Role,
     /// Only for what the inspector found to be HTTP.
     sniffed: bool,
     end: End,
 }
 
-pub(super) fn compile(raw: &Raw) -> Result<Inbound, Wrong> {
-    refuse(raw.default_filter_chain.is_some(), "default_filter_chain")?;
-    if raw.filter_chains.len() > CHAINS_MAX {
+pub(super) fn compile(chains: &[FilterChain]) -> Result<Inbound, Wrong> {
+    if chains.len() > CHAINS_MAX {
         return Err(Wrong::new("filter_chains", format!("holds more than {CHAINS_MAX} chains")));
     }
-    let mut groups: BTreeMap<Option<u16>, Vec<Chain<'_>>> = BTreeMap::new();
-    for (field, chain) in super::listener::chains(raw) {
+    let mut groups: BTreeMap<Option<u16>, Vec<Chain>> = BTreeMap::new();
+    for (field, chain) in super::listener::chains(chains) {
         let (port, chain) = read(chain, &field).map_err(|wrong| wrong.within(&field))?;
         groups.entry(port).or_default().push(chain);
     }
@@ -74,44 +72,49 @@ pub(super) fn compile(raw: &Raw) -> Result<Inbound, Wrong> {
         return Err(Wrong::new("filter_chains", "no chain without destination_port: the rule for every other port is missing"));
     };
     let other = fold(&other, "every other port")?;
-    let port = |(port, chains): (Option<u16>, Vec<Chain<'_>>)| {
+    let port = |(port, chains): (Option<u16>, Vec<Chain>)| {
         let port = port.unwrap_or_default();
         Ok((port, fold(&chains, &format!("port {port}"))?))
     };
     Ok(Inbound { content: stamp(), ports: groups.into_iter().map(port).collect::<Result<_, Wrong>>()?, other })
 }
 
-fn read<'l>(raw: &'l FilterChain, field: &str) -> Result<(Option<u16>, Chain<'l>), Wrong> {
-    let wanted = raw.filter_chain_match.clone().unwrap_or_default();
+fn read(raw: &FilterChain, field: &str) -> Result<(Option<u16>, Chain), Wrong> {
+    // The name is a label.
+    let FilterChain { filter_chain_match, filters, metadata, transport_socket, name: _ } = raw;
+    let wanted = filter_chain_match.clone().unwrap_or_default();
+    let FilterChainMatch { destination_port, prefix_ranges, server_names, transport_protocol, application_protocols: protocols } = wanted;
     let at = |name: &str| format!("filter_chain_match.{name}");
-    refuse(!wanted.prefix_ranges.is_empty(), &at("prefix_ranges"))?;
-    refuse(!wanted.server_names.is_empty(), &at("server_names"))?;
-    let port = match wanted.destination_port {
+    refuse(!prefix_ranges.is_empty(), &at("prefix_ranges"))?;
+    refuse(!server_names.is_empty(), &at("server_names"))?;
+    let port = match destination_port {
         None => None,
         Some(port) => match u16::try_from(port) {
             Ok(port) if port > 0 => Some(port),
             _ => return Err(Wrong::new(at("destination_port"), format!("{port} is not a port"))),
         },
     };
-    let mesh = mesh_tls(raw)?;
-    let protocols = &wanted.application_protocols;
-    let marker = |name: &String| [proto::names::ALPN_H1, proto::names::ALPN_H2, proto::names::ALPN_TCP].contains(&name.as_str());
-    let marked = !protocols.is_empty() && protocols.iter().all(marker);
-    let (role, sniffed) = match (wanted.transport_protocol.as_str(), mesh, marked) {
-        ("tls", true, true) => (Role::Marked, false),
-        ("tls", true, false) => (Role::AnyTls, foreign_http(protocols)?),
-        ("tls", false, false) if protocols.is_empty() => (Role::Passthrough, false),
-        ("raw_buffer", false, false) => (Role::Plain, http_names(protocols)?),
-        _ => return Err(Wrong::new("filter_chain_match", "is none of mesh TLS, TLS passed through and plaintext")),
+    let transport = transport_socket.as_ref().map(transport::downstream).transpose().map_err(|wrong| wrong.within("transport_socket"))?;
+    let (role, sniffed) = match (transport_protocol.as_str(), transport == Some(Transport::Mesh)) {
+        ("tls", true) if protocols == ALPN_MESH => (Role::Marked, false),
+        ("tls", true) => (Role::AnyTls, foreign_http(&protocols)?),
+        ("tls", false) if protocols.is_empty() => (Role::Passthrough, false),
+        ("tls", false) => return Err(Wrong::unsupported(at("application_protocols"))),
+        ("raw_buffer", false) => (Role::Plain, http_names(&protocols)?),
+        _ => return Err(Wrong::new(at("transport_protocol"), "is none of mesh TLS, TLS passed through and plaintext")),
     };
-    let end = hcm::compile(raw, Side::Inbound)?;
-    if sniffed && matches!(end, End::Tcp(_)) {
-        return Err(Wrong::new(at("application_protocols"), "names HTTP for a chain that is not"));
+    let end = hcm::compile(filters, Side::Inbound)?;
+    match (role, &end) {
+        (_, End::Tcp(_)) if sniffed => return Err(Wrong::new(at("application_protocols"), "names HTTP for a chain that is not")),
+        (Role::Passthrough, End::Http { .. }) => {
+            return Err(Wrong::new("filters[0]", "the application's own TLS can only be passed through"));
+        }
+        (Role::Marked, End::Http { protocol, .. }) if *protocol != Protocol::Http => {
+            return Err(Wrong::new("filters[0].codec_type", "must be AUTO: mesh ALPN says the version"));
+        }
+        _ => {}
     }
-    if role == Role::Passthrough && !matches!(end, End::Tcp(_)) {
-        return Err(Wrong::new("filters[0]", "the application's own TLS can only be passed through"));
-    }
-    Ok((port, Chain { field: field.to_owned(), raw, role, sniffed, end }))
+    Ok((port, Chain { field: field.to_owned(), service: service(metadata.as_ref())?, role, sniffed, end }))
 }
 
 fn http_names(protocols: &[String]) -> Result<bool, Wrong> {
@@ -121,50 +124,15 @@ fn http_names(protocols: &[String]) -> Result<bool, Wrong> {
 /// Under Strict the inner protocol shows in the ALPN of stock clients, or in the first bytes.
 fn foreign_http(protocols: &[String]) -> Result<bool, Wrong> {
     let others: Vec<String> = protocols.iter().filter(|name| *name != "h2").cloned().collect();
-    Ok(http_names(&others)? || !protocols.is_empty())
-}
-
-/// Whether the chain ends mesh TLS. Certificates, trust and identities are the proxy's own affair, so a chain can only say what is so anyway.
-fn mesh_tls(chain: &FilterChain) -> Result<bool, Wrong> {
-    let Some(socket) = &chain.transport_socket else { return Ok(false) };
-    let at = |wrong: Wrong| wrong.within("transport_socket");
-    let Some(config) = socket_config(Some(socket)) else {
-        return Err(Wrong::new("transport_socket.typed_config", "is missing"));
-    };
-    if config.type_url == raw_buffer::RawBuffer::type_url() {
-        return Ok(false);
+    let sniffed = http_names(&others)?;
+    if sniffed == (others.len() < protocols.len()) {
+        return Ok(sniffed);
     }
-    if config.type_url != DownstreamTlsContext::type_url() {
-        return Err(Wrong::unsupported(format!("transport_socket `{}`", socket.name.escape_debug())));
-    }
-    let context: DownstreamTlsContext = unpack(config).map_err(at)?;
-    if context.require_client_certificate != Some(true) {
-        return Err(at(Wrong::new("require_client_certificate", "must be true: mesh TLS is mutual")));
-    }
-    let common = context.common_tls_context.unwrap_or_default();
-    tls_context(&common).map_err(|wrong| at(wrong.within("common_tls_context")))?;
-    Ok(true)
-}
-
-fn tls_context(common: &tls::CommonTlsContext) -> Result<(), Wrong> {
-    for secret in &common.tls_certificate_sds_secret_configs {
-        config_source(secret.sds_config.as_ref(), "tls_certificate_sds_secret_configs")?;
-    }
-    let inline = match &common.validation_context_type {
-        Some(ValidationContextType::ValidationContext(context)) => context.trusted_ca.is_some(),
-        Some(ValidationContextType::CombinedValidationContext(combined)) => {
-            combined.default_validation_context.as_ref().is_some_and(|context| context.trusted_ca.is_some())
-        }
-        Some(ValidationContextType::ValidationContextSdsSecretConfig(_)) | None => false,
-    };
-    refuse(inline, "validation_context.trusted_ca")?;
-    let TlsParameters { tls_maximum_protocol_version: most, .. } = common.tls_params.unwrap_or_default();
-    // 0 is "auto", 4 is TLS 1.3, which is all that mesh peers speak.
-    refuse(!matches!(most, 0 | 4), "tls_params.tls_maximum_protocol_version")
+    Err(Wrong::new("filter_chain_match.application_protocols", "must name all of http/1.1, h2c and h2, or none"))
 }
 
 /// Which of PeerAuthentication's modes a port's chains spell.
-fn fold(chains: &[Chain<'_>], whose: &str) -> Result<Port, Wrong> {
+fn fold(chains: &[Chain], whose: &str) -> Result<Port, Wrong> {
     let with = |role: Role| chains.iter().filter(|chain| chain.role == role).collect::<Vec<_>>();
     let (marked, any_tls, passed, plain) = (with(Role::Marked), with(Role::AnyTls), with(Role::Passthrough), with(Role::Plain));
     let (mode, deciding) = match (marked.is_empty(), any_tls.is_empty(), passed.is_empty(), plain.is_empty()) {
@@ -176,16 +144,23 @@ fn fold(chains: &[Chain<'_>], whose: &str) -> Result<Port, Wrong> {
             return Err(Wrong::new("filter_chains", why));
         }
     };
-    if passed.len() > 1 || marked.len() > 2 {
+    if passed.len() > 1 || marked.len() > 1 {
         return Err(Wrong::new("filter_chains", format!("two chains of {whose} match the same")));
     }
     let protocol = inner_protocol(deciding, whose)?;
-    let (service_namespace, service) = service(deciding[0])?;
+    // Whatever is declared, mesh ALPN says what a peer brings; only the declaration itself may not differ.
+    if let Some(odd) = marked.iter().find(|chain| matches!(chain.end, End::Tcp(_)) != (protocol == Protocol::Tcp)) {
+        return Err(Wrong::new(format!("{}.filters[0]", odd.field), format!("the chains of {whose} declare different protocols")));
+    }
+    let (service_namespace, service) = deciding[0].service.clone();
+    if let Some(odd) = chains.iter().find(|chain| chain.service != deciding[0].service) {
+        return Err(Wrong::new(format!("{}.metadata", odd.field), format!("{} differs between the chains of {whose}", fact::SERVICE)));
+    }
     Ok(Port { mode, protocol, table: table(chains)?, service_namespace, service, idle_timeout: idle_timeout(chains)? })
 }
 
 /// One chain declares a protocol, two leave it to the first bytes.
-fn inner_protocol(chains: &[&Chain<'_>], whose: &str) -> Result<Protocol, Wrong> {
+fn inner_protocol(chains: &[&Chain], whose: &str) -> Result<Protocol, Wrong> {
     match chains {
         [only] if !only.sniffed => Ok(match only.end {
             End::Http { protocol, .. } => protocol,
@@ -193,7 +168,7 @@ fn inner_protocol(chains: &[&Chain<'_>], whose: &str) -> Result<Protocol, Wrong>
         }),
         [one, two] if one.sniffed != two.sniffed => {
             // Version by the first bytes: that is what "undeclared" means.
-            let plain = |chain: &Chain<'_>| !matches!(chain.end, End::Http { protocol: Protocol::Http1 | Protocol::Http2, .. });
+            let plain = |chain: &Chain| !matches!(chain.end, End::Http { protocol: Protocol::Http1 | Protocol::Http2, .. });
             let other = if one.sniffed { two } else { one };
             refuse(!plain(one) || !plain(two) || !matches!(other.end, End::Tcp(_)), &format!("{}.filters[0]", other.field))?;
             Ok(Protocol::Auto)
@@ -202,17 +177,18 @@ fn inner_protocol(chains: &[&Chain<'_>], whose: &str) -> Result<Protocol, Wrong>
     }
 }
 
-fn service(chain: &Chain<'_>) -> Result<(String, String), Wrong> {
-    let text = metadata::text_or_empty(chain.raw.metadata.as_ref(), "service").map_err(|wrong| wrong.within(&chain.field))?;
+fn service(metadata: Option<&Metadata>) -> Result<(String, String), Wrong> {
+    metadata::only(metadata, &[fact::SERVICE])?;
+    let text = metadata::text_or_empty(metadata, fact::SERVICE)?;
     match text.split_once('/') {
         Some((namespace, name)) if !name.contains('/') => Ok((namespace.to_owned(), name.to_owned())),
         None if text.is_empty() => Ok((String::new(), String::new())),
-        _ => Err(Wrong::new(format!("{}.metadata.service", chain.field), format!("`{}` is not NS/NAME", text.escape_debug()))),
+        _ => Err(Wrong::new(format!("metadata.{}", fact::SERVICE), format!("`{}` is not NS/NAME", text.escape_debug()))),
     }
 }
 
 /// The one route table of a port's HTTP chains; a port without any still meets peers whose mesh ALPN says HTTP.
-fn table(chains: &[Chain<'_>]) -> Result<route::Table, Wrong> {
+fn table(chains: &[Chain]) -> Result<route::Table, Wrong> {
     let mut found: Option<&RouteConfiguration> = None;
     for chain in chains {
         let End::Http { routes, .. } = &chain.end else { continue };
@@ -241,11 +217,16 @@ fn default_routes() -> RouteConfiguration {
         ..Default::default()
     };
     let host = VirtualHost { name: INBOUND_CLUSTER.to_owned(), domains: vec!["*".to_owned()], routes: vec![rule], ..Default::default() };
-    RouteConfiguration { name: INBOUND_CLUSTER.to_owned(), virtual_hosts: vec![host], ..Default::default() }
+    RouteConfiguration {
+        name: INBOUND_CLUSTER.to_owned(),
+        virtual_hosts: vec![host],
+        ignore_port_in_host_matching: true,
+        ..Default::default()
+    }
 }
 
 /// Opaque connections go to the application and nowhere else; their timeout is the same in all chains of a port.
-fn idle_timeout(chains: &[Chain<'_>]) -> Result<Option<Duration>, Wrong> {
+fn idle_timeout(chains: &[Chain]) -> Result<Option<Duration>, Wrong> {
     let mut found = None;
     for chain in chains {
         let End::Tcp(raw) = &chain.end else { continue };

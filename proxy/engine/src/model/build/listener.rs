@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 
 use prost::Name;
+use prost_types::Any;
 use proto::xds::core::TrafficDirection;
 use proto::xds::listener::{FilterChain, FilterChainMatch, Listener as Raw, ListenerFilter, listener_filter};
 use proto::xds::{http_inspector, original_dst, tls_inspector};
 
 use super::hcm::{self, End, Routes, Side};
-use super::{SNIFF_TIMEOUT, duration, endpoint, forward, inbound, route, same_name, stamp};
+use super::transport::{self, Transport};
+use super::{SNIFF_TIMEOUT, duration, endpoint, forward, inbound, metadata, route, same_name, stamp, unpack};
 use crate::model::Protocol;
 use crate::rejected::{Wrong, refuse};
 
@@ -37,58 +39,101 @@ pub(super) enum Source {
 }
 
 pub(super) fn compile(name: &str, raw: &Raw) -> Result<Listener, Wrong> {
-    same_name(name, &raw.name, "name")?;
-    refuse(raw.api_listener.is_some(), "api_listener")?;
-    listener_filters(raw)?;
-    let direction = TrafficDirection::try_from(raw.traffic_direction);
+    let Raw {
+        name: inner,
+        address,
+        stat_prefix,
+        filter_chains,
+        use_original_dst,
+        default_filter_chain,
+        metadata,
+        listener_filters,
+        listener_filters_timeout,
+        continue_on_listener_filters_timeout,
+        traffic_direction,
+        api_listener,
+        bind_to_port,
+    } = raw;
+    same_name(name, inner, "name")?;
+    refuse(api_listener.is_some(), "api_listener")?;
+    refuse(!stat_prefix.is_empty(), "stat_prefix")?;
+    refuse(*use_original_dst == Some(true), "use_original_dst")?;
+    metadata::only(metadata.as_ref(), &[])?;
+    inspectors(listener_filters)?;
+    inspection(listener_filters_timeout.as_ref(), *continue_on_listener_filters_timeout)?;
+    let direction = TrafficDirection::try_from(*traffic_direction);
     let wrong_direction = || Wrong::new("traffic_direction", format!("does not fit the name `{name}`"));
-    let address = endpoint::socket(raw.address.as_ref()).map_err(|wrong| wrong.within("address"))?;
+    let address = endpoint::socket(address.as_ref()).map_err(|wrong| wrong.within("address"))?;
+    let wrong_address = || Wrong::new("address", format!("{address} does not fit the name `{name}`"));
+    let chains = (filter_chains.as_slice(), default_filter_chain.as_ref());
     if name == proto::names::INBOUND {
         if direction != Ok(TrafficDirection::Inbound) {
             return Err(wrong_direction());
         }
-        return Ok(Listener::Inbound(inbound::compile(raw)?));
+        refuse(*bind_to_port == Some(false), "bind_to_port")?;
+        refuse(default_filter_chain.is_some(), "default_filter_chain")?;
+        let fits = address.ip().is_unspecified() && address.port() == proto::names::INBOUND_PORT;
+        return if fits { Ok(Listener::Inbound(inbound::compile(filter_chains)?)) } else { Err(wrong_address()) };
     }
     if direction == Ok(TrafficDirection::Inbound) || direction.is_err() {
         return Err(wrong_direction());
     }
-    refuse(raw.use_original_dst == Some(true), "use_original_dst")?;
-    let wrong_address = || Wrong::new("address", format!("{address} does not fit the name `{name}`"));
     if let Some(destination) = proto::names::outbound_address(name) {
         // The proxy's one outbound socket serves all of these.
-        refuse(raw.bind_to_port == Some(true), "bind_to_port")?;
+        refuse(*bind_to_port == Some(true), "bind_to_port")?;
         return if destination == address {
-            Ok(Listener::Out(destination, road(raw)?.unwrap_or_else(nowhere)))
+            Ok(Listener::Out(destination, road(chains, Side::Outbound)?.unwrap_or_else(nowhere)))
         } else {
             Err(wrong_address())
         };
     }
-    let road = || road(raw)?.ok_or_else(|| Wrong::new("filter_chains", "is empty"));
     if let Some(port) = proto::names::edge_port(name) {
-        refuse(raw.bind_to_port == Some(false), "bind_to_port")?;
-        return if port == address.port() && port != 0 { Ok(Listener::Edge(port, road()?)) } else { Err(wrong_address()) };
+        refuse(*bind_to_port == Some(false), "bind_to_port")?;
+        let road = || road(chains, Side::Edge)?.ok_or_else(|| Wrong::new("filter_chains", "is empty"));
+        let fits = address.ip().is_unspecified() && port == address.port() && port != 0;
+        return if fits { Ok(Listener::Edge(port, road()?)) } else { Err(wrong_address()) };
     }
     Err(Wrong::new("name", "is none of inbound, out/IP:PORT, edge/PORT"))
 }
 
-/// The proxy learns the original destination and the first bytes by itself; these filters say no more than that.
-fn listener_filters(raw: &Raw) -> Result<(), Wrong> {
-    let known = [original_dst::OriginalDst::type_url(), tls_inspector::TlsInspector::type_url(), http_inspector::HttpInspector::type_url()];
-    for (index, filter) in raw.listener_filters.iter().enumerate() {
-        let ListenerFilter { name, config_type: Some(listener_filter::ConfigType::TypedConfig(config)) } = filter else {
-            return Err(Wrong::new(format!("listener_filters[{index}].typed_config"), "is missing"));
+/// The proxy learns the original destination and the first bytes by itself; these filters say no more than that. Their names are labels.
+fn inspectors(filters: &[ListenerFilter]) -> Result<(), Wrong> {
+    for (index, filter) in filters.iter().enumerate() {
+        let at = |wrong: Wrong| wrong.within(format!("listener_filters[{index}].typed_config"));
+        let ListenerFilter { name, config_type } = filter;
+        let Some(listener_filter::ConfigType::TypedConfig(config)) = config_type else {
+            return Err(at(Wrong::new("", "is missing")));
         };
-        if !known.contains(&config.type_url) {
-            let why = format!("filter `{}` is not supported", name.escape_debug());
-            return Err(Wrong::new(format!("listener_filters[{index}]"), why));
-        }
+        inspector(name, config).map_err(at)?;
     }
-    let timeout = duration(raw.listener_filters_timeout.as_ref(), "listener_filters_timeout")?;
-    if timeout.is_some_and(|timeout| timeout != SNIFF_TIMEOUT) {
+    Ok(())
+}
+
+fn inspector(name: &str, config: &Any) -> Result<(), Wrong> {
+    if config.type_url == original_dst::OriginalDst::type_url() {
+        let original_dst::OriginalDst {} = unpack(config)?;
+    } else if config.type_url == tls_inspector::TlsInspector::type_url() {
+        let tls_inspector::TlsInspector {} = unpack(config)?;
+    } else if config.type_url == http_inspector::HttpInspector::type_url() {
+        let http_inspector::HttpInspector {} = unpack(config)?;
+    } else {
+        return Err(Wrong::new("", format!("filter `{}` is not supported", name.escape_debug())));
+    }
+    Ok(())
+}
+
+/// Who has said nothing by then is not cut off: both sides are watched from then on.
+fn inspection(wait: Option<&prost_types::Duration>, go_on: bool) -> Result<(), Wrong> {
+    let wait = duration(wait, "listener_filters_timeout")?;
+    if wait.is_some_and(|wait| wait != SNIFF_TIMEOUT) {
         let why = format!("is fixed to {} ms in this proxy", SNIFF_TIMEOUT.as_millis());
         return Err(Wrong::new("listener_filters_timeout", why));
     }
-    refuse(timeout.is_some() && !raw.continue_on_listener_filters_timeout, "continue_on_listener_filters_timeout: false")
+    if wait.is_some() != go_on {
+        let why = "goes together with listener_filters_timeout: this proxy waits that long and then goes on";
+        return Err(Wrong::new("continue_on_listener_filters_timeout", why));
+    }
+    Ok(())
 }
 
 /// What a mesh address's port that nothing is served at becomes.
@@ -97,14 +142,19 @@ fn nowhere() -> Road {
 }
 
 /// Declared HTTP, declared TCP, or both chains of an undeclared protocol; `None` without any chain.
-fn road(raw: &Raw) -> Result<Option<Road>, Wrong> {
+fn road((listed, rest): (&[FilterChain], Option<&FilterChain>), side: Side) -> Result<Option<Road>, Wrong> {
     let mut http: Option<(Protocol, Source, bool)> = None;
     let mut tcp: Option<forward::Forward> = None;
-    for (field, chain) in chains(raw).chain(raw.default_filter_chain.iter().map(|chain| ("default_filter_chain".to_owned(), chain))) {
+    for (field, chain) in chains(listed).chain(rest.map(|chain| ("default_filter_chain".to_owned(), chain))) {
         let at = |wrong: Wrong| wrong.within(&field);
-        let sniffed = outbound_match(chain.filter_chain_match.as_ref()).map_err(at)?;
-        refuse(chain.transport_socket.is_some(), "transport_socket").map_err(at)?;
-        match hcm::compile(chain, Side::Outbound).map_err(at)? {
+        // The name is a label.
+        let FilterChain { filter_chain_match, filters, metadata, transport_socket, name: _ } = chain;
+        // What is left over is asked for nothing.
+        refuse(rest.is_some_and(|rest| std::ptr::eq(rest, chain)) && filter_chain_match.is_some(), "filter_chain_match").map_err(at)?;
+        let sniffed = outbound_match(filter_chain_match.as_ref()).map_err(at)?;
+        plaintext(transport_socket.as_ref()).map_err(at)?;
+        metadata::only(metadata.as_ref(), &[]).map_err(at)?;
+        match hcm::compile(filters, side).map_err(at)? {
             End::Http { protocol, routes } if http.is_none() => http = Some((protocol, source(routes).map_err(at)?, sniffed)),
             End::Tcp(raw) if tcp.is_none() && !sniffed => tcp = Some(forward::tcp(&raw).map_err(|w| at(w.within("filters[0]")))?),
             End::Http { .. } | End::Tcp(_) => return Err(at(Wrong::new("filters", "another chain takes the same connections"))),
@@ -123,23 +173,34 @@ fn road(raw: &Raw) -> Result<Option<Road>, Wrong> {
     Ok(Some(Road { content: stamp(), protocol, http, tcp }))
 }
 
+/// Applications and an edge's clients come in plaintext.
+fn plaintext(raw: Option<&proto::xds::core::TransportSocket>) -> Result<(), Wrong> {
+    match raw.map(transport::downstream).transpose().map_err(|wrong| wrong.within("transport_socket"))? {
+        None | Some(Transport::Plain) => Ok(()),
+        Some(Transport::Mesh) => Err(Wrong::unsupported("transport_socket")),
+    }
+}
+
 /// Whether the chain is for bytes that turned out to be HTTP.
 fn outbound_match(raw: Option<&FilterChainMatch>) -> Result<bool, Wrong> {
     let Some(raw) = raw else { return Ok(false) };
     let at = |field: &str| format!("filter_chain_match.{field}");
-    refuse(raw.destination_port.is_some(), &at("destination_port"))?;
-    refuse(!raw.prefix_ranges.is_empty(), &at("prefix_ranges"))?;
-    refuse(!raw.server_names.is_empty(), &at("server_names"))?;
-    refuse(!matches!(raw.transport_protocol.as_str(), "" | "raw_buffer"), &at("transport_protocol"))?;
-    application_http(&raw.application_protocols).map_err(|wrong| wrong.within("filter_chain_match"))
+    let FilterChainMatch { destination_port, prefix_ranges, server_names, transport_protocol, application_protocols } = raw;
+    refuse(destination_port.is_some(), &at("destination_port"))?;
+    refuse(!prefix_ranges.is_empty(), &at("prefix_ranges"))?;
+    refuse(!server_names.is_empty(), &at("server_names"))?;
+    refuse(!matches!(transport_protocol.as_str(), "" | "raw_buffer"), &at("transport_protocol"))?;
+    application_http(application_protocols).map_err(|wrong| wrong.within("filter_chain_match"))
 }
 
-/// True for the names that the HTTP inspector gives, false for none.
+/// True for the names that the HTTP inspector gives to both versions, false for none. One version alone would send the other elsewhere.
 pub(super) fn application_http(protocols: &[String]) -> Result<bool, Wrong> {
+    let at = |why: String| Wrong::new("application_protocols", why);
     if let Some(other) = protocols.iter().find(|name| !matches!(name.as_str(), "http/1.0" | "http/1.1" | "h2c")) {
-        return Err(Wrong::new("application_protocols", format!("`{}` is not supported here", other.escape_debug())));
+        return Err(at(format!("`{}` is not supported here", other.escape_debug())));
     }
-    Ok(!protocols.is_empty())
+    let both = ["http/1.1", "h2c"].iter().all(|wanted| protocols.iter().any(|name| name == wanted));
+    if protocols.is_empty() || both { Ok(both) } else { Err(at("must name both http/1.1 and h2c, or none".to_owned())) }
 }
 
 fn source(routes: Routes) -> Result<Source, Wrong> {
@@ -150,6 +211,6 @@ fn source(routes: Routes) -> Result<Source, Wrong> {
 }
 
 /// A chain's place in a message about several.
-pub(super) fn chains(raw: &Raw) -> impl Iterator<Item = (String, &FilterChain)> {
-    raw.filter_chains.iter().enumerate().map(|(index, chain)| (format!("filter_chains[{index}]"), chain))
+pub(super) fn chains(listed: &[FilterChain]) -> impl Iterator<Item = (String, &FilterChain)> {
+    listed.iter().enumerate().map(|(index, chain)| (format!("filter_chains[{index}]"), chain))
 }

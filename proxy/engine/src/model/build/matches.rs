@@ -22,20 +22,20 @@ const CONDITIONS_MAX: usize = 64;
 const TEXT_BYTES_MAX: usize = 8 << 10;
 
 pub(super) fn compile(raw: &RouteMatch) -> Result<Match, Wrong> {
-    refuse(raw.case_sensitive == Some(false), "case_sensitive")?;
-    refuse(raw.runtime_fraction.is_some(), "runtime_fraction")?;
-    for (field, count) in [("headers", raw.headers.len()), ("query_parameters", raw.query_parameters.len())] {
+    let RouteMatch { path_specifier, case_sensitive, runtime_fraction, headers, query_parameters } = raw;
+    refuse(*case_sensitive == Some(false), "case_sensitive")?;
+    refuse(runtime_fraction.is_some(), "runtime_fraction")?;
+    for (field, count) in [("headers", headers.len()), ("query_parameters", query_parameters.len())] {
         if count > CONDITIONS_MAX {
             return Err(Wrong::new(field, format!("holds more than {CONDITIONS_MAX} conditions")));
         }
     }
-    let mut compiled = Match { path: path(raw.path_specifier.as_ref())?, ..Match::default() };
-    for (index, raw) in raw.headers.iter().enumerate() {
+    let mut compiled = Match { path: path(path_specifier.as_ref())?, ..Match::default() };
+    for (index, raw) in headers.iter().enumerate() {
         condition(raw, &mut compiled).map_err(|wrong| wrong.within(format!("headers[{index}]")))?;
     }
-    for (index, raw) in raw.query_parameters.iter().enumerate() {
-        let value = query(raw).map_err(|wrong| wrong.within(format!("query_parameters[{index}]")))?;
-        compiled.query.push((raw.name.clone(), value));
+    for (index, raw) in query_parameters.iter().enumerate() {
+        compiled.query.push(query(raw).map_err(|wrong| wrong.within(format!("query_parameters[{index}]")))?);
     }
     Ok(compiled)
 }
@@ -73,36 +73,36 @@ fn text(text: &str) -> Result<String, Wrong> {
 
 /// A header, or the method in Envoy's spelling.
 fn condition(raw: &HeaderMatcher, compiled: &mut Match) -> Result<(), Wrong> {
-    refuse(raw.treat_missing_header_as_empty, "treat_missing_header_as_empty")?;
-    if raw.name == ":method" {
-        return method(raw, compiled);
+    let HeaderMatcher { name, header_match_specifier: wanted, invert_match: inverted, treat_missing_header_as_empty } = raw;
+    refuse(*treat_missing_header_as_empty, "treat_missing_header_as_empty")?;
+    if name == ":method" {
+        refuse(*inverted, "invert_match")?;
+        return method(wanted.as_ref(), compiled);
     }
-    if raw.name.starts_with(':') {
-        return Err(Wrong::new("name", format!("pseudo header `{}` cannot be matched, except `:method`", raw.name.escape_debug())));
+    if name.starts_with(':') {
+        return Err(Wrong::new("name", format!("pseudo header `{}` cannot be matched, except `:method`", name.escape_debug())));
     }
-    let name: HeaderName =
-        raw.name.parse().map_err(|_| Wrong::new("name", format!("`{}` is not a header name", raw.name.escape_debug())))?;
-    let value = match &raw.header_match_specifier {
-        None => ValueMatch::Present(!raw.invert_match),
-        Some(HeaderMatchSpecifier::PresentMatch(present)) => ValueMatch::Present(*present != raw.invert_match),
+    let name: HeaderName = name.parse().map_err(|_| Wrong::new("name", format!("`{}` is not a header name", name.escape_debug())))?;
+    let value = match wanted {
+        None => ValueMatch::Present(!inverted),
+        Some(HeaderMatchSpecifier::PresentMatch(present)) => ValueMatch::Present(present != inverted),
         Some(HeaderMatchSpecifier::RangeMatch(_)) => return Err(Wrong::unsupported("range_match")),
         Some(HeaderMatchSpecifier::StringMatch(raw_match)) => {
             let value = string(raw_match).map_err(|wrong| wrong.within("string_match"))?;
-            if raw.invert_match { ValueMatch::Not(Box::new(value)) } else { value }
+            if *inverted { ValueMatch::Not(Box::new(value)) } else { value }
         }
     };
     compiled.headers.push((name, value));
     Ok(())
 }
 
-fn method(raw: &HeaderMatcher, compiled: &mut Match) -> Result<(), Wrong> {
-    let exact = match &raw.header_match_specifier {
+fn method(wanted: Option<&HeaderMatchSpecifier>, compiled: &mut Match) -> Result<(), Wrong> {
+    let exact = match wanted {
         Some(HeaderMatchSpecifier::StringMatch(StringMatcher { match_pattern: Some(MatchPattern::Exact(text)), ignore_case: false })) => {
             text
         }
         _ => return Err(Wrong::new("string_match", "`:method` can only be compared with string_match.exact")),
     };
-    refuse(raw.invert_match, "invert_match")?;
     let method = Method::from_bytes(exact.as_bytes())
         .map_err(|_| Wrong::new("string_match.exact", format!("`{}` is not a method", exact.escape_debug())))?;
     if compiled.method.as_ref().is_some_and(|other| *other != method) {
@@ -112,21 +112,23 @@ fn method(raw: &HeaderMatcher, compiled: &mut Match) -> Result<(), Wrong> {
     Ok(())
 }
 
-fn query(raw: &QueryParameterMatcher) -> Result<ValueMatch, Wrong> {
-    if raw.name.is_empty() {
+fn query(raw: &QueryParameterMatcher) -> Result<(String, ValueMatch), Wrong> {
+    let QueryParameterMatcher { name, query_parameter_match_specifier } = raw;
+    if name.is_empty() {
         return Err(Wrong::new("name", "is empty"));
     }
-    text(&raw.name).map_err(|wrong| wrong.within("name"))?;
-    match &raw.query_parameter_match_specifier {
-        None => Ok(ValueMatch::Present(true)),
-        Some(QueryParameterMatchSpecifier::PresentMatch(present)) => Ok(ValueMatch::Present(*present)),
-        Some(QueryParameterMatchSpecifier::StringMatch(raw)) => string(raw).map_err(|wrong| wrong.within("string_match")),
-    }
+    let value = match query_parameter_match_specifier {
+        None => ValueMatch::Present(true),
+        Some(QueryParameterMatchSpecifier::PresentMatch(present)) => ValueMatch::Present(*present),
+        Some(QueryParameterMatchSpecifier::StringMatch(raw)) => string(raw).map_err(|wrong| wrong.within("string_match"))?,
+    };
+    Ok((text(name).map_err(|wrong| wrong.within("name"))?, value))
 }
 
 fn string(raw: &StringMatcher) -> Result<ValueMatch, Wrong> {
-    refuse(raw.ignore_case, "ignore_case")?;
-    Ok(match &raw.match_pattern {
+    let StringMatcher { match_pattern, ignore_case } = raw;
+    refuse(*ignore_case, "ignore_case")?;
+    Ok(match match_pattern {
         None => return Err(Wrong::new("match_pattern", "is missing")),
         Some(MatchPattern::Exact(raw)) => ValueMatch::Exact(text(raw)?),
         Some(MatchPattern::Prefix(raw)) => ValueMatch::Prefix(text(raw)?),
@@ -137,18 +139,18 @@ fn string(raw: &StringMatcher) -> Result<ValueMatch, Wrong> {
 }
 
 /// Envoy matches the whole string, so the expression is anchored. It must be whole by itself first: `a)|(b` is not.
-fn regex(raw: &RegexMatcher) -> Result<Regex, Wrong> {
+fn regex(RegexMatcher { regex }: &RegexMatcher) -> Result<Regex, Wrong> {
     let at = |why: String| Wrong::new("regex", why);
-    if raw.regex.len() > REGEX_BYTES_MAX {
+    if regex.len() > REGEX_BYTES_MAX {
         return Err(at(format!("longer than {REGEX_BYTES_MAX} bytes")));
     }
     let build =
         |pattern: &str| RegexBuilder::new(pattern).size_limit(REGEX_PROGRAM_BYTES_MAX).dfa_size_limit(REGEX_PROGRAM_BYTES_MAX).build();
-    let shown = raw.regex.escape_debug();
+    let shown = regex.escape_debug();
     let why = |error: regex::Error| match error {
         regex::Error::CompiledTooBig(limit) => at(format!("`{shown}` needs more than {limit} bytes")),
         other => at(format!("`{shown}` is not a regular expression: {}", other.to_string().lines().last().unwrap_or_default())),
     };
-    build(&raw.regex).map_err(why)?;
-    build(&format!(r"\A(?:{})\z", raw.regex)).map_err(why)
+    build(regex).map_err(why)?;
+    build(&format!(r"\A(?:{regex})\z")).map_err(why)
 }

@@ -18,6 +18,7 @@ mod own;
 mod route;
 #[cfg(test)]
 mod tests;
+mod transport;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,9 +42,7 @@ pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
 /// How long both sides of an undeclared protocol are watched before the upstream is opened.
 pub const SNIFF_TIMEOUT: Duration = Duration::from_millis(10);
 /// Name of the cluster that is the application beside a sidecar.
-pub const INBOUND_CLUSTER: &str = "inbound";
-/// Name of the cluster whose share of requests is answered 500 `bad_backend`.
-pub const BAD_BACKEND: &str = "bad_backend";
+pub const INBOUND_CLUSTER: &str = proto::names::INBOUND;
 /// Longest duration that a resource may name: beyond it, sums of times could overflow.
 const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 

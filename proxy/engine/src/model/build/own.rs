@@ -3,10 +3,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
-use proto::mesh::{DnsRecord, ProxyConfig};
+use proto::mesh::{AccessLog, DnsRecord, ProxyConfig, Tracing};
+use proto::xds::core::DataSource;
 use proto::xds::core::data_source::Specifier;
-use proto::xds::tls::{Secret, secret};
+use proto::xds::tls::{CertificateValidationContext, Secret, secret};
 
 use super::{duration, same_name};
 use crate::model::{DnsAnswer, Settings};
@@ -29,56 +32,70 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
     if name != proto::names::PROXY {
         return Err(Wrong::new("", format!("the only resource of this type is `{}`", proto::names::PROXY)));
     }
+    let ProxyConfig {
+        trust_domain,
+        outside_mesh_denied,
+        mesh_cidrs,
+        dns_zones,
+        access_log,
+        tracing,
+        leaf_life,
+        rotate_at_percent,
+        metric_series_max,
+        namespace,
+        workload,
+        service_account,
+        own_addresses,
+    } = raw;
+    let Tracing { otlp_endpoint, sample_percent: percent, attributes } = tracing.clone().unwrap_or_default();
     for (field, count) in [
-        ("mesh_cidrs", raw.mesh_cidrs.len()),
-        ("dns_zones", raw.dns_zones.len()),
-        ("own_addresses", raw.own_addresses.len()),
-        ("tracing.attributes", raw.tracing.as_ref().map_or(0, |tracing| tracing.attributes.len())),
+        ("mesh_cidrs", mesh_cidrs.len()),
+        ("dns_zones", dns_zones.len()),
+        ("own_addresses", own_addresses.len()),
+        ("tracing.attributes", attributes.len()),
     ] {
         if count > FACTS_MAX {
             return Err(Wrong::new(field, format!("holds more than {FACTS_MAX} entries")));
         }
     }
-    let tracing = raw.tracing.clone().unwrap_or_default();
-    let percent = tracing.sample_percent;
     if !(0.0..=100.0).contains(&percent) {
         return Err(Wrong::new("tracing.sample_percent", format!("{percent} is not between 0 and 100")));
     }
-    let rotate_at_percent = if raw.rotate_at_percent == 0 { ROTATE_AT_PERCENT_DEFAULT } else { raw.rotate_at_percent };
+    let rotate_at_percent = if *rotate_at_percent == 0 { ROTATE_AT_PERCENT_DEFAULT } else { *rotate_at_percent };
     if rotate_at_percent > 99 {
         return Err(Wrong::new("rotate_at_percent", format!("{rotate_at_percent} is not between 1 and 99")));
     }
-    let leaf_life = duration(raw.leaf_life.as_ref(), "leaf_life")?.unwrap_or(LEAF_LIFE_DEFAULT);
+    let leaf_life = duration(leaf_life.as_ref(), "leaf_life")?.unwrap_or(LEAF_LIFE_DEFAULT);
     if leaf_life < Duration::from_secs(1) {
         return Err(Wrong::new("leaf_life", "is shorter than a second"));
     }
     Ok(Settings {
-        trust_domain: trust_domain(&raw.trust_domain)?,
-        outside_mesh_denied: raw.outside_mesh_denied,
-        mesh_cidrs: parse_all(&raw.mesh_cidrs, "mesh_cidrs", "a range like 10.0.0.0/8", |text| text.parse::<IpNet>().ok())?,
-        dns_zones: raw.dns_zones.iter().map(|zone| zone.trim_end_matches('.').to_ascii_lowercase()).collect(),
-        access_log: raw.access_log.as_ref().is_some_and(|log| log.enabled),
-        otlp_endpoint: otlp_endpoint(&tracing.otlp_endpoint)?,
+        trust_domain: judged_trust_domain(trust_domain)?,
+        outside_mesh_denied: *outside_mesh_denied,
+        mesh_cidrs: parse_all(mesh_cidrs, "mesh_cidrs", "a range like 10.0.0.0/8", |text| text.parse::<IpNet>().ok())?,
+        dns_zones: dns_zones.iter().map(|zone| zone.trim_end_matches('.').to_ascii_lowercase()).collect(),
+        access_log: access_log.as_ref().is_some_and(|AccessLog { enabled }| *enabled),
+        otlp_endpoint: judged_otlp_endpoint(&otlp_endpoint)?,
         sample_threshold: (percent / 100.0 * (1_u64 << 32) as f64) as u64,
-        span_attributes: tracing.attributes,
+        span_attributes: attributes,
         leaf_life,
         rotate_at_percent,
-        metric_series_max: if raw.metric_series_max == 0 { METRIC_SERIES_MAX_DEFAULT } else { raw.metric_series_max as usize },
-        namespace: raw.namespace.clone(),
-        workload: raw.workload.clone(),
-        service_account: raw.service_account.clone(),
-        own_addresses: parse_all(&raw.own_addresses, "own_addresses", "an IP address", |text| text.parse::<IpAddr>().ok())?,
+        metric_series_max: if *metric_series_max == 0 { METRIC_SERIES_MAX_DEFAULT } else { *metric_series_max as usize },
+        namespace: namespace.clone(),
+        workload: workload.clone(),
+        service_account: service_account.clone(),
+        own_addresses: parse_all(own_addresses, "own_addresses", "an IP address", |text| text.parse::<IpAddr>().ok())?,
     })
 }
 
-fn trust_domain(text: &str) -> Result<String, Wrong> {
+fn judged_trust_domain(text: &str) -> Result<String, Wrong> {
     let text = if text.is_empty() { proto::identity::DEFAULT_TRUST_DOMAIN } else { text };
     // Judged by the one parser of identities.
     proto::identity::Identity::new(text, "a", "a").map_err(|error| Wrong::new("trust_domain", error.why))?;
     Ok(text.to_owned())
 }
 
-fn otlp_endpoint(text: &str) -> Result<Option<String>, Wrong> {
+fn judged_otlp_endpoint(text: &str) -> Result<Option<String>, Wrong> {
     if text.is_empty() {
         return Ok(None);
     }
@@ -98,25 +115,28 @@ pub(super) fn dns(name: &str, raw: &DnsRecord) -> Result<DnsAnswer, Wrong> {
     if proto::names::dns_host(name).is_none_or(str::is_empty) {
         return Err(Wrong::new("", "the name is not of the form dns/HOST"));
     }
-    if raw.addresses.len() > DNS_ADDRESSES_MAX {
+    let DnsRecord { addresses, ttl_secs } = raw;
+    if addresses.len() > DNS_ADDRESSES_MAX {
         return Err(Wrong::new("addresses", format!("holds more than {DNS_ADDRESSES_MAX} entries")));
     }
-    let addresses = parse_all(&raw.addresses, "addresses", "an IP address", |text| text.parse::<IpAddr>().ok())?;
-    Ok(DnsAnswer { addresses, ttl_secs: raw.ttl_secs })
+    let addresses = parse_all(addresses, "addresses", "an IP address", |text| text.parse::<IpAddr>().ok())?;
+    Ok(DnsAnswer { addresses, ttl_secs: *ttl_secs })
 }
 
 /// The roots of `ROOTCA`: PEM in `validation_context.trusted_ca.inline_bytes`.
 pub(super) fn trust_bundle(name: &str, raw: &Secret) -> Result<Vec<Vec<u8>>, Wrong> {
-    same_name(name, &raw.name, "name")?;
+    let Secret { name: inner, r#type } = raw;
+    same_name(name, inner, "name")?;
     if name != proto::names::ROOT_CA {
         return Err(Wrong::new("", format!("this proxy takes no secret but `{}`", proto::names::ROOT_CA)));
     }
-    let Some(secret::Type::ValidationContext(context)) = &raw.r#type else {
+    let Some(secret::Type::ValidationContext(context)) = r#type else {
         return Err(Wrong::new("validation_context", "is missing"));
     };
-    refuse(!context.match_typed_subject_alt_names.is_empty(), "validation_context.match_typed_subject_alt_names")?;
-    refuse(!context.match_subject_alt_names.is_empty(), "validation_context.match_subject_alt_names")?;
-    let pem = match context.trusted_ca.as_ref().and_then(|source| source.specifier.as_ref()) {
+    let CertificateValidationContext { trusted_ca, match_typed_subject_alt_names, match_subject_alt_names } = context;
+    refuse(!match_typed_subject_alt_names.is_empty(), "validation_context.match_typed_subject_alt_names")?;
+    refuse(!match_subject_alt_names.is_empty(), "validation_context.match_subject_alt_names")?;
+    let pem = match trusted_ca.as_ref().and_then(|DataSource { specifier }| specifier.as_ref()) {
         Some(Specifier::InlineBytes(bytes)) => bytes.as_ref(),
         Some(Specifier::InlineString(text)) => text.as_bytes(),
         Some(Specifier::Filename(_)) => return Err(Wrong::unsupported("validation_context.trusted_ca.filename")),
@@ -155,46 +175,12 @@ fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, Wrong> {
 /// RFC 4648, section 4; white space is skipped.
 fn base64(text: &str) -> Option<Vec<u8>> {
     let digits: Vec<u8> = text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    if !digits.len().is_multiple_of(4) {
-        return None;
-    }
-    let padding = digits.iter().rev().take_while(|byte| **byte == b'=').count();
-    let digits = &digits[..digits.len() - padding.min(2)];
-    let mut out = Vec::with_capacity(digits.len() / 4 * 3 + 2);
-    for group in digits.chunks(4) {
-        let mut bits = 0_u32;
-        for digit in group {
-            bits = bits << 6
-                | match digit {
-                    b'A'..=b'Z' => u32::from(digit - b'A'),
-                    b'a'..=b'z' => u32::from(digit - b'a') + 26,
-                    b'0'..=b'9' => u32::from(digit - b'0') + 52,
-                    b'+' => 62,
-                    b'/' => 63,
-                    _ => return None,
-                };
-        }
-        bits <<= 6 * (4 - group.len());
-        out.extend(&bits.to_be_bytes()[1..group.len()]);
-    }
-    Some(out)
+    STANDARD.decode(digits).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn base64_reads_every_length() {
-        // Aim: the RFC's own examples, and refusal of what is none.
-        let table = [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9v\nYmFy", "foobar")];
-        for (text, wanted) in table {
-            assert_eq!(base64(text).unwrap(), wanted.as_bytes());
-        }
-        for bad in ["Zg", "Z===", "Zm9*", "=Zg="] {
-            assert!(base64(bad).is_none_or(|bytes| bytes.is_empty()), "{bad}");
-        }
-    }
 
     #[test]
     fn a_bundle_is_split_into_its_roots() {
@@ -211,8 +197,7 @@ mod tests {
     fn the_sampling_threshold_covers_both_ends() {
         // Aim: 0 % samples nothing, 100 % everything, half half.
         for (percent, wanted) in [(0.0, 0), (50.0, 1 << 31), (100.0, 1_u64 << 32)] {
-            let raw =
-                ProxyConfig { tracing: Some(proto::mesh::Tracing { sample_percent: percent, ..Default::default() }), ..Default::default() };
+            let raw = ProxyConfig { tracing: Some(Tracing { sample_percent: percent, ..Default::default() }), ..Default::default() };
             assert_eq!(settings("proxy", &raw).unwrap().sample_threshold, wanted);
         }
     }

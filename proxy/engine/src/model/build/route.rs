@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use http::StatusCode;
 use prost::Message;
-use proto::xds::core::HeaderValueOption;
+use proto::names::fact;
 use proto::xds::core::data_source::Specifier;
+use proto::xds::core::{DataSource, HeaderValueOption, Metadata};
 use proto::xds::route::route::Action as RawAction;
 use proto::xds::route::{DirectResponseAction, Route, RouteConfiguration, VirtualHost};
 
@@ -59,22 +60,37 @@ pub(super) fn compile_named(name: &str, raw: &RouteConfiguration, previous: Opti
 }
 
 pub(super) fn compile(raw: &RouteConfiguration, previous: Option<&Table>) -> Result<Table, Wrong> {
-    refuse(raw.validate_clusters == Some(true), "validate_clusters")?;
-    let size = raw.virtual_hosts.iter().map(|host| host.domains.len() + host.routes.len()).sum::<usize>();
+    let outer = Level::of_table(raw)?;
+    let RouteConfiguration {
+        name,
+        virtual_hosts,
+        validate_clusters,
+        ignore_port_in_host_matching,
+        request_headers_to_add: _,
+        request_headers_to_remove: _,
+        response_headers_to_add: _,
+        response_headers_to_remove: _,
+    } = raw;
+    refuse(*validate_clusters == Some(true), "validate_clusters")?;
+    // Ports are ignored; where every host is served alike, that makes no difference.
+    let named = || virtual_hosts.iter().flat_map(|host| &host.domains).any(|domain| domain != "*");
+    if !ignore_port_in_host_matching && named() {
+        return Err(Wrong::new("ignore_port_in_host_matching", "must be true: ports are ignored in host matching"));
+    }
+    let size = virtual_hosts.iter().map(|host| host.domains.len() + host.routes.len()).sum::<usize>();
     if size > TABLE_MAX {
         return Err(Wrong::new("virtual_hosts", format!("hold more than {TABLE_MAX} domains and routes")));
     }
     let mut table = Table {
-        name: raw.name.as_str().into(),
+        name: name.as_str().into(),
         content: stamp(),
         exact: HashMap::new(),
         suffix: Vec::new(),
         any: None,
-        hosts: Vec::with_capacity(raw.virtual_hosts.len()),
+        hosts: Vec::with_capacity(virtual_hosts.len()),
     };
-    let outer = Level::of_table(raw)?;
     let mut ids = Ids::of(previous);
-    for (index, host) in raw.virtual_hosts.iter().enumerate() {
+    for (index, host) in virtual_hosts.iter().enumerate() {
         let at = |wrong: Wrong| wrong.within(format!("virtual_hosts[{index}]"));
         for (inner, domain) in host.domains.iter().enumerate() {
             add_domain(&mut table, domain, index).map_err(|wrong| at(wrong.within(format!("domains[{inner}]"))))?;
@@ -138,17 +154,26 @@ impl Level {
     }
 
     fn of_host(raw: &VirtualHost) -> Result<Self, Wrong> {
+        let VirtualHost {
+            name: _, // A label: the domains decide.
+            domains: _,
+            routes: _,
+            request_headers_to_add,
+            request_headers_to_remove,
+            response_headers_to_add,
+            response_headers_to_remove,
+            metadata,
+        } = raw;
+        metadata::only(metadata.as_ref(), &[])?;
         let bare = VirtualHost {
-            request_headers_to_add: raw.request_headers_to_add.clone(),
-            request_headers_to_remove: raw.request_headers_to_remove.clone(),
-            response_headers_to_add: raw.response_headers_to_add.clone(),
-            response_headers_to_remove: raw.response_headers_to_remove.clone(),
+            request_headers_to_add: request_headers_to_add.clone(),
+            request_headers_to_remove: request_headers_to_remove.clone(),
+            response_headers_to_add: response_headers_to_add.clone(),
+            response_headers_to_remove: response_headers_to_remove.clone(),
             ..VirtualHost::default()
         };
-        let stages = header_stages(
-            (&raw.request_headers_to_add, &raw.request_headers_to_remove),
-            (&raw.response_headers_to_add, &raw.response_headers_to_remove),
-        )?;
+        let stages =
+            header_stages((request_headers_to_add, request_headers_to_remove), (response_headers_to_add, response_headers_to_remove))?;
         Ok(Self { stages, hash: proto::epoch::version(&bare.encode_to_vec()) })
     }
 }
@@ -161,36 +186,50 @@ fn header_stages(request: RawOps<'_>, response: RawOps<'_>) -> Result<Vec<Stage>
 
 /// `levels` from the inside out: operations run in that order, as in Envoy.
 fn compile_rule(raw: &Route, levels: &[&Level], ids: &mut Ids) -> Result<Rule, Wrong> {
-    let Some(raw_match) = &raw.r#match else {
+    let Route {
+        name,
+        r#match,
+        action,
+        metadata,
+        request_headers_to_add,
+        request_headers_to_remove,
+        response_headers_to_add,
+        response_headers_to_remove,
+    } = raw;
+    let Some(raw_match) = r#match else {
         return Err(Wrong::new("match", "is missing"));
     };
     let matches = matches::compile(raw_match).map_err(|wrong| wrong.within("match"))?;
-    let mut stages = header_stages(
-        (&raw.request_headers_to_add, &raw.request_headers_to_remove),
-        (&raw.response_headers_to_add, &raw.response_headers_to_remove),
-    )?;
+    let mut stages =
+        header_stages((request_headers_to_add, request_headers_to_remove), (response_headers_to_add, response_headers_to_remove))?;
     stages.extend(levels.iter().flat_map(|level| level.stages.iter().cloned()));
-    let action = match &raw.action {
+    let metadata = metadata.as_ref();
+    let action = match action {
         None => return Err(Wrong::new("action", "is missing")),
-        Some(RawAction::Route(raw)) => Action::Forward(forward::http(raw, stages).map_err(|wrong| wrong.within("route"))?),
+        Some(RawAction::Route(raw)) => {
+            metadata::only(metadata, &[])?;
+            Action::Forward(forward::http(raw, stages).map_err(|wrong| wrong.within("route"))?)
+        }
         Some(RawAction::Redirect(_)) => return Err(Wrong::unsupported("redirect")),
-        Some(RawAction::DirectResponse(fixed)) => Action::Reply(reply(fixed, raw, &stages)?),
+        Some(RawAction::DirectResponse(fixed)) => Action::Reply(reply(fixed, metadata, &stages)?),
     };
     let mut content = raw.encode_to_vec();
     levels.iter().for_each(|level| content.extend_from_slice(level.hash.as_bytes()));
     let hash = proto::epoch::version(&content);
-    Ok(Rule { id: ids.take(&hash), hash, source: source(&raw.name), matches, action })
+    Ok(Rule { id: ids.take(&hash), hash, source: source(name), matches, action })
 }
 
 /// Response operations apply to fixed answers too (as in Envoy), so they are carried out here, once.
-fn reply(fixed: &DirectResponseAction, raw: &Route, stages: &[Stage]) -> Result<LocalReply, Wrong> {
+fn reply(fixed: &DirectResponseAction, metadata: Option<&Metadata>, stages: &[Stage]) -> Result<LocalReply, Wrong> {
     let at = |field: &str| format!("direct_response.{field}");
-    let code = u16::try_from(fixed.status).ok().filter(|code| (200..600).contains(code));
+    metadata::only(metadata, &[fact::REASON])?;
+    let DirectResponseAction { status, body } = fixed;
+    let code = u16::try_from(*status).ok().filter(|code| (200..600).contains(code));
     let status = code.and_then(|code| StatusCode::from_u16(code).ok());
     let Some(status) = status else {
         return Err(Wrong::new(at("status"), format!("{} is not a status from 200 to 599", fixed.status)));
     };
-    let body = match fixed.body.as_ref().and_then(|source| source.specifier.as_ref()) {
+    let body = match body.as_ref().and_then(|DataSource { specifier }| specifier.as_ref()) {
         None => bytes::Bytes::new(),
         Some(Specifier::InlineBytes(bytes)) => bytes.clone(),
         Some(Specifier::InlineString(text)) => bytes::Bytes::copy_from_slice(text.as_bytes()),
@@ -199,7 +238,7 @@ fn reply(fixed: &DirectResponseAction, raw: &Route, stages: &[Stage]) -> Result<
     if body.len() > BODY_BYTES_MAX {
         return Err(Wrong::new(at("body"), format!("longer than {BODY_BYTES_MAX} bytes")));
     }
-    let reason = match metadata::text(raw.metadata.as_ref(), "reason")? {
+    let reason = match metadata::text(metadata, fact::REASON)? {
         Some(text) => {
             let unknown = || Wrong::new("metadata.reason", format!("`{}` is not a reason", text.escape_debug()));
             Some(Reason::parse(text).ok_or_else(unknown)?)
@@ -214,8 +253,7 @@ fn reply(fixed: &DirectResponseAction, raw: &Route, stages: &[Stage]) -> Result<
 
 /// `KIND/NAMESPACE/NAME/RULE`; any other name is shown as it is.
 fn source(name: &str) -> RuleSource {
-    let mut parts = name.splitn(4, '/');
-    let (Some(kind), Some(namespace), Some(object), Some(rule)) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+    let Some([kind, namespace, object, rule]) = proto::names::rule_parts(name) else {
         return RuleSource { kind: "".into(), namespace: "".into(), name: "".into(), rule: name.into(), label: "".into() };
     };
     let label = if kind == "Service" { String::new() } else { format!("{namespace}/{object}") };

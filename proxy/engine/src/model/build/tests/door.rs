@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use prost_types::Any;
 use proto::xds::cluster::Cluster;
-use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
+use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy, TransportSocketMatch};
 use proto::xds::core::HealthStatus;
-use proto::xds::hcm::HttpFilter;
+use proto::xds::hcm::http_connection_manager::CodecType;
+use proto::xds::hcm::{HttpConnectionManager, HttpFilter};
 use proto::xds::listener::{FilterChain, Listener};
 use proto::xds::route::{DirectResponseAction, RedirectAction, RetryPolicy, Route, RouteAction, RouteConfiguration, RouteMatch, route};
+use proto::xds::tls::common_tls_context::ValidationContextType;
+use proto::xds::tls::{CertificateValidationContext, UpstreamTlsContext};
 
 use crate::fixture::{self, chain, host, inbound_chain, prefix, put, rule, table, tcp_to};
 use crate::model::build::{Parts, RESOURCES_MAX};
@@ -216,6 +219,57 @@ fn outbound_listeners_declare_http_tcp_or_neither() {
 }
 
 #[test]
+fn what_would_be_dropped_is_refused() {
+    // Aim: an edge's TCP proxy or codec, TLS details of either side, ports in host matching, facts that nobody reads.
+    let edge = |filters: FilterChain| Listener {
+        name: "edge/80".into(),
+        bind_to_port: None,
+        filter_chains: vec![filters],
+        ..fixture::out_nowhere("0.0.0.0:80")
+    };
+    let http1 = HttpConnectionManager { codec_type: CodecType::Http1.into(), ..fixture::rds("t") };
+    for (raw, part) in [
+        (edge(chain(&tcp_to("c"))), "filters[0].typed_config: a TcpProxy is not supported at an edge"),
+        (edge(chain(&http1)), "filters[0].codec_type: must be AUTO at an edge"),
+    ] {
+        let text = refusal("edge/80", &raw);
+        assert!(text.contains(part), "{text} should hold {part}");
+    }
+    let mesh = |change: fn(&mut UpstreamTlsContext)| {
+        let mut context = UpstreamTlsContext { common_tls_context: Some(fixture::mesh_tls()), sni: String::new() };
+        change(&mut context);
+        let entry = TransportSocketMatch {
+            name: "mesh".into(),
+            r#match: Some(fixture::mesh_mode()),
+            transport_socket: Some(fixture::socket_of("tls", &context)),
+        };
+        Cluster { transport_socket_matches: vec![entry], ..fixture::cluster("c") }
+    };
+    assert!(put(&mut Parts::default(), "c", &mesh(|_| ())).is_ok());
+    for (raw, part) in [
+        (mesh(|context| context.sni = "a".into()), "transport_socket_matches[0].transport_socket.sni"),
+        (mesh(|context| context.common_tls_context.get_or_insert_default().alpn_protocols = vec!["h2".into()]), "alpn_protocols: must be"),
+        (
+            mesh(|context| {
+                let peers = CertificateValidationContext { match_typed_subject_alt_names: vec![Default::default()], ..Default::default() };
+                context.common_tls_context.get_or_insert_default().validation_context_type =
+                    Some(ValidationContextType::ValidationContext(peers));
+            }),
+            "match_typed_subject_alt_names: must be the one URI prefix",
+        ),
+        (
+            Cluster { metadata: Some(fixture::facts(&[("color", "red")])), ..fixture::cluster("c") },
+            "metadata[\"meshwright.dev\"].color: is not read here; known facts: namespace, service, protocol",
+        ),
+    ] {
+        let text = refusal("c", &raw);
+        assert!(text.contains(part), "{text} should hold {part}");
+    }
+    let by_port = RouteConfiguration { ignore_port_in_host_matching: false, ..table("t", vec![host(&["a"], vec![])]) };
+    assert!(refusal("t", &by_port).contains("ignore_port_in_host_matching: must be true"));
+}
+
+#[test]
 fn inbound_chains_fold_into_modes() {
     // Aim: Strict, Permissive and Disabled per port, protocols declared or not, the rule for the rest, labels.
     let disabled = |port| vec![inbound_chain(port, "raw_buffer", &[], false, chain(&tcp_to("inbound")))];
@@ -259,7 +313,7 @@ fn inbound_chains_that_spell_no_mode_are_refused() {
         ([rest(), vec![plain(fixture::to_application()), plain(fixture::to_application())]].concat(), "match the same"),
         ([rest(), vec![one_sided]].concat(), "require_client_certificate"),
         ([rest(), vec![plain(chain(&tcp_to("elsewhere")))]].concat(), "must be `inbound`"),
-        ([rest(), vec![plain(chain(&fixture::rds("t")))]].concat(), "must be inline"),
+        ([rest(), vec![plain(chain(&fixture::telling(fixture::rds("t"))))]].concat(), "must be inline"),
     ] {
         let text = refusal("inbound", &fixture::inbound(chains));
         assert!(text.starts_with("Listener inbound: ") && text.contains(part), "{text} should hold {part}");

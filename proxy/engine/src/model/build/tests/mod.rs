@@ -1,3 +1,5 @@
 mod assemble;
 mod broken;
 mod door;
+mod fields;
+mod walk;

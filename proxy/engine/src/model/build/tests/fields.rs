@@ -1,0 +1,282 @@
+//! Every field of every message that a proxy takes, set in turn to something else: it is refused by name, or it changes what runs, or it
+//! stands in [`WITHOUT_EFFECT`] with the reason.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use prost::{Message, Name};
+use prost_types::Any;
+use proto::mesh::{AccessLog, DnsRecord, ProxyConfig, Tracing};
+use proto::xds::cluster::cluster::{
+    ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, LeastRequestLbConfig, TransportSocketMatch,
+};
+use proto::xds::cluster::{CircuitBreakers, Cluster, LoadBalancingPolicy, circuit_breakers::Thresholds, load_balancing_policy};
+use proto::xds::core::{DataSource, HealthStatus, Locality, RoutingPriority, TypedExtensionConfig, data_source::Specifier};
+use proto::xds::core::{HeaderValue, HeaderValueOption};
+use proto::xds::endpoint::ClusterLoadAssignment;
+use proto::xds::hcm::http_connection_manager::{RouteSpecifier, UpgradeConfig};
+use proto::xds::listener::Listener;
+use proto::xds::matcher::string_matcher::MatchPattern;
+use proto::xds::route::header_matcher::HeaderMatchSpecifier;
+use proto::xds::route::{DirectResponseAction, HeaderMatcher, QueryParameterMatcher, Route, RouteConfiguration, RouteMatch, route};
+use proto::xds::tls::{CertificateValidationContext, Secret, secret};
+use proto::xds::types::Percent;
+use proto::xds::{least_request, round_robin};
+use protox::prost_reflect::{DescriptorPool, DynamicMessage};
+
+use super::walk::Walk;
+use crate::fixture::{self, assignment, chain, endpoint, host, prefix, rule, table};
+use crate::model::Snapshot;
+use crate::model::build::Parts;
+
+/// Deepest message that is made up where none is.
+const MADE_UP_MAX: usize = 3;
+
+/// What is accepted and never changes anything, and why that is honest.
+const WITHOUT_EFFECT: &[(&str, &str)] = &[
+    ("FilterChain.name", "a label"),
+    ("Filter.name", "a label: the type decides"),
+    ("ListenerFilter.name", "a label: the type decides"),
+    ("HttpFilter.name", "a label: the type decides"),
+    ("TransportSocket.name", "a label: the type decides"),
+    ("TransportSocketMatch.name", "a label"),
+    ("TypedExtensionConfig.name", "a label: the type decides"),
+    ("VirtualHost.name", "a label: the domains decide"),
+    ("Locality.region", "a label, as long as no weight or priority follows from it"),
+    ("Locality.zone", "the same"),
+    ("Locality.sub_zone", "the same"),
+    ("ConfigSource.ads", "there is one stream, however it is called"),
+    ("ConfigSource.self", "the same"),
+    ("CommonTlsContext.validation_context", "empty, it says nothing of the peers, which are verified all the same"),
+    ("HeaderValueOption.keep_empty_value", "counts together with an empty value"),
+    ("HttpFilter.is_optional", "counts for filters that we do not know"),
+];
+
+/// Fields of which some values say what is so anyway, as here; others are honoured or refused.
+const SO_ANYWAY: &[(&str, &str)] = &[
+    ("Any.type_url", "balancers of other clients are passed over"),
+    ("Cluster.lb_policy", "load_balancing_policy goes before it"),
+    ("Cluster.least_request_lb_config", "the choice of two"),
+    ("ConfigSource.resource_api_version", "V3 is what AUTO is"),
+    ("HttpConnectionManager.stat_prefix", "empty says nothing"),
+    ("HttpConnectionManager.use_remote_address", "false at a sidecar, true at an edge"),
+    ("LbEndpoint.health_status", "UNKNOWN is taken for healthy"),
+    ("Listener.bind_to_port", "true where we listen, false where we do not"),
+    ("Listener.traffic_direction", "an outbound name says it already"),
+    ("Listener.use_original_dst", "false"),
+    ("ProxyConfig.trust_domain", "empty is the default"),
+    ("QueryParameterMatcher.present_match", "true is what absent is"),
+    ("Route.request_headers_to_remove", "a fixed answer sends no request"),
+    ("Route.response_headers_to_remove", "a fixed answer has nothing to remove"),
+    ("RouteConfiguration.ignore_port_in_host_matching", "false where only `*` is served"),
+    ("RouteConfiguration.request_headers_to_remove", "the inline table has no rules"),
+    ("RouteConfiguration.response_headers_to_remove", "the same"),
+    ("RouteConfiguration.validate_clusters", "false"),
+    ("RouteMatch.prefix", "empty is every path, as `/` is"),
+    ("RouteMatch.case_sensitive", "true"),
+    ("SetCurrentClientCertDetails.subject", "false"),
+    ("Thresholds.priority", "no limit is no limit"),
+    ("TlsParameters.tls_maximum_protocol_version", "AUTO leaves it to us"),
+    ("TlsParameters.tls_minimum_protocol_version", "AUTO leaves it to us"),
+    ("UpgradeConfig.enabled", "true"),
+    ("VirtualHost.request_headers_to_remove", "a host without rules"),
+    ("VirtualHost.response_headers_to_remove", "the same"),
+];
+
+/// A resource by type and name.
+type Resource = (String, String, Any);
+
+fn resource<M: Message + Name>(name: &str, message: &M) -> Resource {
+    (M::type_url(), name.to_owned(), proto::xds::pack(message))
+}
+
+fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+fn ops(name: &str) -> Vec<HeaderValueOption> {
+    let header = HeaderValue { key: name.to_owned(), value: "v".to_owned() };
+    vec![HeaderValueOption { header: Some(header), append_action: 2, keep_empty_value: true }]
+}
+
+fn routes() -> RouteConfiguration {
+    let wanted = RouteMatch {
+        headers: vec![
+            fixture::header(":method", "GET"),
+            HeaderMatcher {
+                name: "x-present".into(),
+                header_match_specifier: Some(HeaderMatchSpecifier::PresentMatch(true)),
+                ..HeaderMatcher::default()
+            },
+            HeaderMatcher {
+                header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(fixture::string(MatchPattern::Prefix("p".into())))),
+                ..fixture::header("x-prefix", "")
+            },
+        ],
+        query_parameters: vec![fixture::query("q", "1"), QueryParameterMatcher { name: "r".into(), query_parameter_match_specifier: None }],
+        case_sensitive: Some(true),
+        ..fixture::path_regex("/a+")
+    };
+    let mut split = rule("HTTPRoute/shop/catalog/0", wanted, &[("shop/a:80", 3), ("shop/b:80", 1)]);
+    (split.request_headers_to_add, split.response_headers_to_add) = (ops("x-a"), ops("x-b"));
+    let fixed = Route {
+        action: Some(route::Action::DirectResponse(DirectResponseAction {
+            status: 503,
+            body: Some(DataSource { specifier: Some(Specifier::InlineString("later".into())) }),
+        })),
+        metadata: Some(fixture::facts(&[("reason", "config_pending")])),
+        ..rule("HTTPRoute/shop/catalog/1", fixture::exact("/fixed"), &[])
+    };
+    let mut all = host(&["catalog", "*.shop"], vec![split, fixed, rule("Service/shop/a/default", prefix("/v1"), &[("shop/a:80", 1)])]);
+    all.request_headers_to_remove = vec!["x-c".into()];
+    RouteConfiguration { response_headers_to_remove: vec!["x-d".into()], ..table("shop/a:80", vec![all]) }
+}
+
+fn cluster() -> Cluster {
+    let policy = |config: Any| load_balancing_policy::Policy {
+        typed_extension_config: Some(TypedExtensionConfig { name: "n".into(), typed_config: Some(config) }),
+    };
+    let two = least_request::LeastRequest { choice_count: Some(2) };
+    let no_limit = Thresholds {
+        priority: RoutingPriority::Default.into(),
+        max_connections: Some(u32::MAX),
+        max_pending_requests: Some(u32::MAX),
+        max_requests: Some(u32::MAX),
+        max_retries: Some(u32::MAX),
+    };
+    Cluster {
+        eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(fixture::ads()), service_name: String::new() }),
+        lb_config: Some(LbConfig::LeastRequestLbConfig(LeastRequestLbConfig { choice_count: Some(2) })),
+        common_lb_config: Some(CommonLbConfig { healthy_panic_threshold: Some(Percent { value: 0.0 }) }),
+        circuit_breakers: Some(CircuitBreakers { thresholds: vec![no_limit] }),
+        load_balancing_policy: Some(LoadBalancingPolicy {
+            policies: vec![policy(proto::xds::pack(&two)), policy(proto::xds::pack(&round_robin::RoundRobin {}))],
+        }),
+        transport_socket: Some(fixture::plaintext()),
+        transport_socket_matches: vec![
+            TransportSocketMatch {
+                name: "mesh".into(),
+                r#match: Some(fixture::mesh_mode()),
+                transport_socket: Some(fixture::upstream_tls()),
+            },
+            TransportSocketMatch { name: "plaintext".into(), r#match: None, transport_socket: Some(fixture::plaintext()) },
+        ],
+        ..fixture::cluster("shop/a:80")
+    }
+}
+
+fn endpoints() -> ClusterLoadAssignment {
+    let mut mesh = endpoint("10.1.0.1:8080", "w", HealthStatus::Healthy);
+    mesh.load_balancing_weight = Some(2);
+    if let Some(metadata) = &mut mesh.metadata {
+        metadata.filter_metadata.insert(proto::names::SOCKET_MATCH.to_owned(), fixture::mesh_mode());
+    }
+    let mut whole = assignment("shop/a:80", vec![mesh, endpoint("10.1.0.2:8080", "v", HealthStatus::Draining)]);
+    whole.endpoints[0].locality = Some(Locality { region: "r".into(), zone: "z".into(), sub_zone: String::new() });
+    whole
+}
+
+fn good() -> Vec<Resource> {
+    let out = |at: &str| Listener {
+        listener_filters_timeout: Some(prost_types::Duration { seconds: 0, nanos: 10_000_000 }),
+        continue_on_listener_filters_timeout: true,
+        ..fixture::out_auto(at, "shop/a:80", "shop/a:80")
+    };
+    let websocket = UpgradeConfig { upgrade_type: "websocket".into(), enabled: None };
+    let mut manager = fixture::hcm(RouteSpecifier::RouteConfig(table("inline", vec![host(&["*"], vec![])])));
+    (manager.upgrade_configs, manager.stat_prefix) = (vec![websocket], "outbound".into());
+    let edge = Listener {
+        name: "edge/80".into(),
+        address: Some(fixture::address("0.0.0.0:80")),
+        bind_to_port: None,
+        filter_chains: vec![chain(&manager)],
+        ..fixture::out_nowhere("0.0.0.0:80")
+    };
+    let chains = [fixture::permissive(None), fixture::strict(Some(9090)), fixture::strict_auto(Some(9091))].concat();
+    let settings = ProxyConfig {
+        trust_domain: "cluster.local".into(),
+        mesh_cidrs: vec!["10.0.0.0/8".into()],
+        dns_zones: vec!["cluster.local".into()],
+        access_log: Some(AccessLog { enabled: true }),
+        tracing: Some(Tracing { otlp_endpoint: "http://127.0.0.1:4317".into(), sample_percent: 1.0, ..Tracing::default() }),
+        leaf_life: seconds(3600),
+        namespace: "shop".into(),
+        workload: "frontend".into(),
+        service_account: "frontend".into(),
+        own_addresses: vec!["10.1.0.9".into()],
+        ..ProxyConfig::default()
+    };
+    let block = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
+    let context = CertificateValidationContext {
+        trusted_ca: Some(DataSource { specifier: Some(Specifier::InlineBytes(block.into())) }),
+        ..CertificateValidationContext::default()
+    };
+    let outside = Cluster {
+        name: "outside".into(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        ..fixture::cluster("outside")
+    };
+    vec![
+        resource("proxy", &settings),
+        resource("inbound", &fixture::inbound(chains)),
+        resource("out/10.0.0.1:80", &out("10.0.0.1:80")),
+        resource("edge/80", &edge),
+        resource("shop/a:80", &routes()),
+        resource("shop/a:80", &cluster()),
+        resource("shop/b:80", &fixture::cluster("shop/b:80")),
+        resource("outside", &outside),
+        resource("shop/a:80", &endpoints()),
+        resource("shop/b:80", &assignment("shop/b:80", vec![endpoint("10.1.0.3:8080", "u", HealthStatus::Healthy)])),
+        resource("ROOTCA", &Secret { name: "ROOTCA".into(), r#type: Some(secret::Type::ValidationContext(context)) }),
+        resource("dns/catalog", &DnsRecord { addresses: vec!["10.0.0.1".into()], ttl_secs: 5 }),
+    ]
+}
+
+/// Whatever runs, line by line; numbers that only say "not the same as before" left out.
+fn picture(resources: &[Resource]) -> Result<Vec<String>, String> {
+    let mut parts = Parts::default();
+    for (kind, name, any) in resources {
+        parts.put(kind, name, "1", any).map_err(|rejected| rejected.to_string())?;
+    }
+    let snapshot = format!("{:#?}", parts.assemble(1, &Snapshot::default()));
+    let number = |line: &&str| !["id: ", "content: ", "workload_id: "].iter().any(|word| line.trim_start().starts_with(word));
+    let mut lines: Vec<String> = snapshot.lines().filter(number).map(str::to_owned).collect();
+    lines.sort_unstable();
+    Ok(lines)
+}
+
+#[test]
+fn every_field_is_honoured_or_refused() {
+    // Aim: whatever is set to something else is refused, naming it, or changes what runs; what does neither is on a short list.
+    let walk = Walk { pool: DescriptorPool::decode(proto::DESCRIPTORS).unwrap() };
+    let resources = good();
+    let before = picture(&resources).unwrap();
+    let mut silent: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let (mut honoured, mut refused) = (BTreeSet::new(), BTreeSet::new());
+    for (index, (kind, name, any)) in resources.iter().enumerate() {
+        let descriptor = walk.pool.get_message_by_name(kind.rsplit('/').next().unwrap()).unwrap();
+        let message = DynamicMessage::decode(descriptor, any.value.as_slice()).unwrap();
+        for changed in walk.changes(&message, name, MADE_UP_MAX) {
+            let mut resources = resources.clone();
+            resources[index].2.value = changed.message.encode_to_vec();
+            match picture(&resources) {
+                Err(text) => {
+                    assert!(text.contains(name.as_str()), "{}: {text}", changed.at);
+                    refused.insert(changed.field);
+                }
+                Ok(after) if after != before => drop(honoured.insert(changed.field)),
+                Ok(_) => silent.entry(changed.field).or_default().push(changed.at),
+            }
+        }
+    }
+    let told: BTreeSet<&str> = honoured.union(&refused).map(String::as_str).collect();
+    let labels: BTreeSet<&str> = WITHOUT_EFFECT.iter().map(|(field, _)| *field).collect();
+    let anyway: BTreeSet<&str> = SO_ANYWAY.iter().map(|(field, _)| *field).collect();
+    let known = |field: &str| labels.contains(field) || (anyway.contains(field) && told.contains(field));
+    let dropped: Vec<_> = silent.iter().filter(|(field, _)| !known(field)).collect();
+    assert!(dropped.is_empty(), "accepted and dropped: {dropped:#?}");
+    let stale: Vec<_> = labels.union(&anyway).filter(|field| !silent.contains_key(**field)).collect();
+    assert!(stale.is_empty(), "no longer without effect: {stale:?}");
+    let all: BTreeSet<&str> = told.union(&labels).copied().collect();
+    assert!(all.len() > 120, "only {} fields were met", all.len());
+}
