@@ -8,22 +8,17 @@ use std::sync::Arc;
 use engine::decide::{Decision, RequestHead, decide};
 use engine::failure::{LocalReply, Reason};
 use engine::model::{Outbound, Snapshot};
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::{HeaderValue, Request};
 
 use crate::arrival::{Arrival, http_version};
 use crate::body::Received;
 use crate::forward::{Answering, Journey, malformed, refused, reply};
-use crate::http::{Caller, Hop, Version, judge_request, serve};
+use crate::http::{Caller, Hop, Version, judge_request, mark_outside, serve};
 use crate::io::{Rewound, Stream};
 use crate::limits::HEAD_WAIT;
 use crate::observe::{Direction, Downstream};
 use crate::shared::Shared;
 use crate::watch;
-
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-const X_MESHWRIGHT_REASON: HeaderName = HeaderName::from_static("x-meshwright-reason");
 
 /// Serves one connection to a Gateway's port (the port of its listener, whatever the socket's own is). Dropping the future cuts it.
 pub async fn serve_connection(arrival: Arrival, port: u16, shared: Rc<Shared>) {
@@ -75,7 +70,7 @@ impl Connection {
             let reason = if view.snapshot.settings.is_none() { Reason::ConfigPending } else { Reason::NoRoute };
             return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(reason), parts.version, exchange)));
         };
-        self.mark(&mut parts.headers);
+        mark_outside(&mut parts.headers, self.client.as_ref());
         let there = match judge_request(&mut parts, Hop::First, fields) {
             Ok(there) => there,
             Err(wrong) => return Answering::Ready(Box::new(refused(&self.shared, wrong, parts.version, exchange))),
@@ -101,16 +96,6 @@ impl Connection {
         }
     }
 
-    /// Says who called and how, and takes off what only the mesh may say.
-    fn mark(&self, headers: &mut HeaderMap) {
-        headers.remove(X_FORWARDED_CLIENT_CERT);
-        headers.remove(X_MESHWRIGHT_REASON);
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
-        if let Some(client) = &self.client {
-            append(headers, client);
-        }
-    }
-
     /// Takes up the live epoch.
     fn refresh(&self) {
         let mut view = self.view.borrow_mut();
@@ -119,36 +104,5 @@ impl Connection {
                 *view = View { snapshot: Arc::clone(live), edge: live.edges.get(&self.port).cloned() };
             }
         });
-    }
-}
-
-/// Adds the client to `x-forwarded-for`: behind what it says itself, as every proxy on the way does.
-fn append(headers: &mut HeaderMap, client: &HeaderValue) {
-    let before: Vec<&[u8]> = headers.get_all(X_FORWARDED_FOR).iter().map(HeaderValue::as_bytes).collect();
-    if before.is_empty() {
-        headers.insert(X_FORWARDED_FOR, client.clone());
-        return;
-    }
-    let all = [before.as_slice(), &[client.as_bytes()]].concat().join(&b", "[..]);
-    if let Ok(value) = HeaderValue::from_bytes(&all) {
-        headers.insert(X_FORWARDED_FOR, value);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_client_is_added_behind_what_it_says() {
-        // Aim: one header, the nearest hop last.
-        for (before, after) in [(&[][..], "192.0.2.7"), (&["a"], "a, 192.0.2.7"), (&["a, b", "c"], "a, b, c, 192.0.2.7")] {
-            let mut headers = HeaderMap::new();
-            for value in before {
-                headers.append(X_FORWARDED_FOR, value.parse().unwrap());
-            }
-            append(&mut headers, &"192.0.2.7".parse().unwrap());
-            assert_eq!(headers.get_all(X_FORWARDED_FOR).iter().collect::<Vec<_>>(), [after]);
-        }
     }
 }

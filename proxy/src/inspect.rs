@@ -1,14 +1,17 @@
 //! What this proxy runs and what it would do, in the JSON of kinds.md; for the control plane's questions and for the admin port.
 
-use engine::decide::RequestHead;
-use engine::explain::{self, dump};
+use engine::decide::{Fault, RequestHead, Version};
+use engine::explain::{self, Asked, dump};
 use engine::model::Snapshot;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
+use http::header::HOST;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, request};
 use proto::mesh::ExplainCommand;
 use proto::names::Mode;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::http::{Hop, Wrong, judge_request, mark_outside};
 use crate::snapshots::Snapshots;
 
 /// What [`dump()`] can show.
@@ -45,15 +48,18 @@ pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand) ->
         let value = HeaderValue::from_str(&header.value).map_err(|_| format!("the value of header `{name}` cannot be sent"))?;
         headers.append(name, value);
     }
-    let head = RequestHead::new(&method, &url, &headers);
+    let (version, mut parts) = as_sent(method, &url, headers)?;
+    let fields = parts.headers.len();
     if ask.inbound {
         let port = u16::try_from(ask.port).map_err(|_| format!("{} is no port", ask.port))?;
         let peer = (!ask.peer_identity.is_empty()).then_some(ask.peer_identity.as_str());
-        return json(&explain::inbound(&snapshots.load(), port, peer, &head));
+        let at = if peer.is_some() { Hop::Inner } else { Hop::First };
+        return json(&explain::inbound(&snapshots.load(), port, peer, &asked(version, &mut parts, at, fields)));
     }
     if mode == Mode::Edge {
         let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
-        return json(&explain::edge(&snapshots.load(), port, &head));
+        mark_outside(&mut parts.headers, None);
+        return json(&explain::edge(&snapshots.load(), port, &asked(version, &mut parts, Hop::First, fields)));
     }
     let destination = match explain::destination(&snapshots.load(), &url) {
         Ok(destination) => destination,
@@ -63,7 +69,32 @@ pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand) ->
         }
     };
     snapshots.outbound(destination).await;
-    json(&explain::outbound(&snapshots.load(), destination, &head))
+    json(&explain::outbound(&snapshots.load(), destination, &asked(version, &mut parts, Hop::First, fields)))
+}
+
+/// The request as a client sends it to the URL's address: in origin form, with the URL's host where no other is asked for (RFC 9112,
+/// section 3.2). gRPC speaks HTTP/2, everybody else is taken for HTTP/1.1.
+fn as_sent(method: Method, url: &Uri, mut headers: HeaderMap) -> Result<(Version, request::Parts), String> {
+    if let (Some(authority), false) = (url.authority(), headers.contains_key(HOST)) {
+        let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+        headers.insert(HOST, HeaderValue::from_str(host).map_err(|_| format!("`{host}` is no host"))?);
+    }
+    let target = match url.authority() {
+        Some(authority) if method == Method::CONNECT => Uri::from(authority.clone()),
+        _ => url.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/")).into(),
+    };
+    let mut parts = Request::new(()).into_parts().0;
+    (parts.method, parts.uri, parts.headers) = (method, target, headers);
+    let version = if url.scheme_str() == Some("grpc") { Version::Http2 } else { Version::Http1 };
+    parts.version = if version == Version::Http2 { http::Version::HTTP_2 } else { http::Version::HTTP_11 };
+    Ok((version, parts))
+}
+
+/// The question about a request that was sent, and came to this hop with so many `fields`.
+pub fn asked(version: Version, parts: &mut request::Parts, at: Hop, fields: usize) -> Asked<'_> {
+    let wrong = judge_request(parts, at, fields).err();
+    let fault = wrong.map(|Wrong { status, reason, why }| Fault { status, reason, why });
+    Asked { head: RequestHead::new(&parts.method, &parts.uri, &parts.headers), version, fault }
 }
 
 /// Fetches the name as written, then in the proxy's own namespace.

@@ -22,14 +22,14 @@ pub(super) async fn run(board: &Arc<Board>, edition: &Edition, request: ExplainR
     };
     let mut answer = ask(board, &from, question).await.map_err(Status::failed_precondition)?;
     answer["server"] = match server(board, edition, &answer) {
-        Some((key, port)) => {
+        Some((key, port, by_mesh_tls)) => {
             let question = ExplainCommand {
                 method: request.method,
                 url: request.url,
                 headers: request.headers,
                 inbound: true,
                 port: u32::from(port),
-                peer_identity: identity,
+                peer_identity: if by_mesh_tls { identity } else { String::new() },
             };
             ask(board, &key, question).await.unwrap_or_else(|error| serde_json::json!({"error": error}))
         }
@@ -68,8 +68,8 @@ fn caller(board: &Board, edition: &Edition, from: &str) -> Result<(String, Strin
     })
 }
 
-/// The instance that the likeliest endpoint belongs to, if it has a proxy that talks to us.
-fn server(board: &Board, edition: &Edition, answer: &Value) -> Option<(String, u16)> {
+/// The instance that the likeliest endpoint belongs to, if it has a proxy that talks to us; its port, and whether it is met by mesh TLS.
+fn server(board: &Board, edition: &Edition, answer: &Value) -> Option<(String, u16, bool)> {
     let endpoints = answer["endpoints"].as_array()?;
     let chance = |endpoint: &Value| endpoint["chance"].as_f64().unwrap_or(0.0);
     let best = endpoints.iter().max_by(|a, b| chance(a).total_cmp(&chance(b)))?;
@@ -78,5 +78,5 @@ fn server(board: &Board, edition: &Edition, answer: &Value) -> Option<(String, u
         return None;
     };
     let key = format!("{namespace}/{instance}");
-    board.correspondents().contains(&key).then_some((key, address.port()))
+    board.correspondents().contains(&key).then_some((key, address.port(), best["identity"].is_string()))
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use proto::names::{self, Mode, SOCKET_MATCH, TLS_MODE_MESH, fact};
+use proto::words::MtlsMode;
 use proto::xds::cluster::Cluster;
 use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy, TransportSocketMatch};
 use proto::xds::core::{HealthStatus, Locality, Metadata};
@@ -12,6 +13,7 @@ use proto::xds::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, Locality
 use proto::xds::tls;
 
 use super::attach::Backend;
+use super::mtls::Modes;
 use super::protocol::{self, Protocol};
 use super::wire;
 use crate::world::core::ServicePort;
@@ -129,6 +131,8 @@ impl Target {
     fn of(index: &Index, instance: &Instance, address: SocketAddr) -> Self {
         let workload = instance.workload();
         let account = workload.map_or("default", |workload| workload.service_account.as_str());
+        // A server that takes plaintext only is spoken to in plaintext: mesh TLS would be bytes like any other to it.
+        let plaintext = || Modes::new(index, &instance.namespace, instance.labels()).of(address.port()) == MtlsMode::Disabled;
         let identity = || format!("spiffe://{}/ns/{}/sa/{account}", index.mesh.trust_domain, instance.namespace);
         let health = match (instance.draining, instance.ready) {
             (true, _) => HealthStatus::Draining,
@@ -140,7 +144,7 @@ impl Target {
             namespace: instance.namespace.clone(),
             workload: instance.workload.clone(),
             instance: instance.name.clone(),
-            identity: instance.meshed.then(identity),
+            identity: (instance.meshed && !plaintext()).then(identity),
             health,
             weight: workload.map_or(1, |workload| workload.weight),
             locality: workload.map(|workload| workload.locality.clone()).unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! hyper, and the rules of HTTP that a proxy has to keep: what belongs to one hop, versions, upgrades, the mesh's own answers.
 
 mod convert;
+mod forwarded;
 mod hop;
 mod idle;
 mod judge;
@@ -10,6 +11,7 @@ mod serve;
 mod upgrade;
 
 pub use convert::{frame_for_http1, to_http1, to_http2};
+pub use forwarded::mark_outside;
 pub use hop::{OfHop, Upgrade, clean_request, clean_response};
 pub(crate) use idle::ticks;
 pub use idle::{Overdue, Patience, Upload, Wait};

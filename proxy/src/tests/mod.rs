@@ -5,6 +5,7 @@ mod counting;
 mod doors;
 mod early;
 mod edge;
+mod explained;
 mod framing;
 mod http1;
 mod http2;

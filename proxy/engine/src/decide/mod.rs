@@ -1,8 +1,11 @@
-//! Which rule and which backend a request meets. A pure function of table, request and draw: what the road carries out, what
-//! `explain` prints and what the tests judge are one and the same value. Nothing here allocates on the way to a backend.
+//! What becomes of a connection, and which rule and which backend a request meets. Pure functions of snapshot, facts, request and draw:
+//! what the road carries out, what `explain` prints and what the tests judge are one and the same value. Nothing here allocates on the
+//! way to a backend.
 
+mod connection;
 mod host;
 pub(crate) mod matching;
+mod request;
 
 use std::sync::Arc;
 
@@ -11,7 +14,9 @@ use http::{HeaderMap, Method};
 use crate::failure::{LocalReply, Reason};
 use crate::model::{Action, Backend, Cluster, Forward, RouteTable, Rule, Target};
 
+pub use connection::{Carry, Course, Door, First, Known, Learn, Proved, Step, Version, connection};
 pub use host::without_port;
+pub use request::{Facts, Fault, Refusal, View, admit, request};
 
 static NO_ROUTE: LocalReply = LocalReply::of(Reason::NoRoute);
 static BAD_BACKEND: LocalReply = LocalReply::of(Reason::BadBackend);
@@ -68,6 +73,8 @@ pub struct Plan<'s> {
     pub forward: &'s Arc<Forward>,
     /// The backend that the draw chose, with its own stages.
     pub backend: &'s Backend,
+    /// Its place in [`Forward::backends`].
+    pub place: usize,
     /// The cluster behind it.
     pub cluster: &'s Arc<Cluster>,
 }
@@ -97,7 +104,8 @@ pub fn decide<'s>(table: &'s RouteTable, head: &RequestHead<'_>, draw: u64) -> D
 
 /// The first rule that matches.
 fn rule<'s>(table: &'s RouteTable, head: &RequestHead<'_>) -> Option<&'s Arc<Rule>> {
-    rules(table, head.host)?.iter().find(|rule| matching::matches(&rule.matches, head))
+    let rules = rules(table, head.host)?;
+    rules.get(first(rules, head)?)
 }
 
 /// The rules of the virtual host for a host.
@@ -106,34 +114,44 @@ pub(crate) fn rules<'s>(table: &'s RouteTable, host: &str) -> Option<&'s [Arc<Ru
     table.hosts.get(index).map(Vec::as_slice)
 }
 
+/// The place of the first rule that matches.
+pub(crate) fn first(rules: &[Arc<Rule>], head: &RequestHead<'_>) -> Option<usize> {
+    rules.iter().position(|rule| matching::matches(&rule.matches, head))
+}
+
 /// What a rule does for this draw.
 fn act(rule: &Arc<Rule>, draw: u64) -> Decision<'_> {
     let forward = match &rule.action {
         Action::Forward(forward) => forward,
         Action::Reply(reply) => return Decision::Reply { reply, rule: Some(rule) },
     };
-    let Some(backend) = choose(forward, draw) else {
+    let Some((place, backend)) = drawn(forward, draw) else {
         return Decision::Reply { reply: &BAD_BACKEND, rule: Some(rule) };
     };
     match &backend.target {
-        Target::Cluster(cluster) => Decision::Forward(Plan { rule, forward, backend, cluster }),
+        Target::Cluster(cluster) => Decision::Forward(Plan { rule, forward, backend, place, cluster }),
         Target::Reply(reply) => Decision::Reply { reply, rule: Some(rule) },
     }
 }
 
 /// The backend that a draw falls on, each in proportion to its weight; `None` without any. For opaque connections, too.
 pub fn choose(forward: &Forward, draw: u64) -> Option<&Backend> {
+    drawn(forward, draw).map(|(_, backend)| backend)
+}
+
+/// The same, with its place.
+fn drawn(forward: &Forward, draw: u64) -> Option<(usize, &Backend)> {
     if let [only] = forward.backends.as_slice() {
-        return Some(only);
+        return Some((0, only));
     }
     let mut point = ((u128::from(draw) * u128::from(forward.weight_total)) >> 64) as u64;
-    for backend in &forward.backends {
+    for (place, backend) in forward.backends.iter().enumerate() {
         if point < backend.weight {
-            return Some(backend);
+            return Some((place, backend));
         }
         point -= backend.weight;
     }
-    forward.backends.last()
+    forward.backends.iter().enumerate().last()
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! Why a request goes where it goes, in the JSON of kinds.md (`explain -o json`): asked of the same `decide` that
-//! carries requests. Pure; the shell fetches what is not yet subscribed and asks again.
+//! Why a request goes where it goes, in the JSON of kinds.md (`explain -o json`): the client's connection and its request are walked
+//! through the same [`decide::connection`] and [`decide::admit`] that the road carries out, and every step is told. Pure; the shell fetches
+//! what is not yet subscribed and asks again.
 
 pub mod dump;
 mod view;
@@ -8,14 +9,26 @@ mod words;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use proto::names::{ALPN_H1, ALPN_H2, ALPN_TCP};
+
 use crate::balance;
-use crate::decide::{self, RequestHead, without_port};
+use crate::decide::{self, Carry, Course, Door, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Version, View, without_port};
 use crate::failure::{LocalReply, Reason};
-use crate::model::{
-    Action, Cluster, ClusterKind, Forward, InboundPort, MtlsMode, Outbound, Protocol, RouteTable, Rule, Settings, Snapshot, Target,
-};
+use crate::model::{Action, Cluster, ClusterKind, Forward, InboundPort, MtlsMode, Protocol, RouteTable, Rule, Settings, Snapshot, Target};
+use crate::sniff::{ClientHello, Sniffed};
 
 pub use view::{BackendView, EndpointView, Explanation, PolicyView, ReplyView, RouteView, StageView, Verb};
+
+/// A request as a client sends it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'r> {
+    /// Its head.
+    pub head: RequestHead<'r>,
+    /// The HTTP that the client speaks.
+    pub version: Version,
+    /// See [`Facts::fault`].
+    pub fault: Option<Fault>,
+}
 
 /// Where a URL leads as this proxy sees it: an address as written, else the mesh's answer for the name, tried as written and then
 /// in the proxy's own namespace. IPv4 is preferred, as most resolvers do where the host has no global IPv6.
@@ -41,49 +54,46 @@ pub fn destination(snapshot: &Snapshot, url: &http::Uri) -> Result<SocketAddr, S
     address.map(|ip| SocketAddr::new(*ip, port)).ok_or_else(|| format!("the name `{host}` has no address"))
 }
 
-/// What a request to that original destination meets on the caller's side.
-pub fn outbound(snapshot: &Snapshot, destination: SocketAddr, head: &RequestHead<'_>) -> Explanation {
-    let own = snapshot.settings.as_ref().filter(|settings| settings.own_addresses.contains(&destination.ip()));
-    if let Some(settings) = own {
-        return inbound(snapshot, destination.port(), Some(&own_identity(settings)), head);
-    }
-    match snapshot.outbound.get(&destination) {
-        Some(listener) => along(snapshot, listener, head),
-        None => unknown(snapshot, destination),
+/// What a request to that original destination meets on the caller's side. What is not in the snapshot is taken for unknown.
+pub fn outbound(snapshot: &Snapshot, destination: SocketAddr, asked: &Asked<'_>) -> Explanation {
+    let name = snapshot.outbound.get(&destination).map_or("", |listener| &*listener.name);
+    let explanation = Explanation::new(snapshot.epoch, name);
+    let (course, _) = walk(snapshot, Door::Outbound(destination), &Client::plaintext(asked.version));
+    match course {
+        Course::Carry(Carry::Outside) => outside(snapshot, destination, asked, explanation),
+        Course::Refuse(reason) => {
+            let why = refused(snapshot, destination, reason);
+            explanation.stage("listener", "Reply", why).reply(&LocalReply::of(reason))
+        }
+        course => taken(explanation, course, asked, false),
     }
 }
 
 /// What a request to a Gateway's listener port meets.
-pub fn edge(snapshot: &Snapshot, port: u16, head: &RequestHead<'_>) -> Explanation {
-    match snapshot.edges.get(&port) {
-        Some(listener) => along(snapshot, listener, head),
-        None => {
-            let why = format!("this proxy has no listener on port {port}");
-            Explanation::new(snapshot.epoch, "").stage("listener", "Reply", why).reply(&LocalReply::of(Reason::NoRoute))
-        }
-    }
+pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
+    let name = snapshot.edges.get(&port).map_or("", |listener| &*listener.name);
+    let explanation = Explanation::new(snapshot.epoch, name);
+    let explanation = match name {
+        "" => explanation.stage("listener", "Reply", format!("this proxy has no listener on port {port}")),
+        _ => explanation,
+    };
+    let (course, proved) = walk(snapshot, Door::Edge(port), &Client::plaintext(asked.version));
+    taken(explanation, course, asked, proved)
 }
 
-/// What a request to the application's port meets on the server's side. `peer` is the SPIFFE identity of the caller, absent for
-/// plaintext.
-pub fn inbound(snapshot: &Snapshot, port: u16, peer: Option<&str>, head: &RequestHead<'_>) -> Explanation {
-    let mut explanation = Explanation::new(snapshot.epoch, proto::names::INBOUND);
+/// What a request to the application's port meets on the server's side. `peer` is the SPIFFE identity of a caller that comes by mesh TLS,
+/// absent for plaintext.
+pub fn inbound(snapshot: &Snapshot, port: u16, peer: Option<&str>, asked: &Asked<'_>) -> Explanation {
+    let explanation = Explanation::new(snapshot.epoch, proto::names::INBOUND);
     let Some(inbound) = &snapshot.inbound else {
-        return explanation.stage("listener", "Reply", "no inbound listener yet").reply(&LocalReply::of(Reason::ConfigPending));
+        let why = "no inbound listener yet: connections are closed without an answer";
+        return explanation.stage("listener", "Close", why).closed(Reason::ConfigPending);
     };
     let rule = inbound.port(port);
-    let (verdict, why) = mtls(rule, inbound.ports.contains_key(&port), peer);
-    explanation = explanation.stage("mtls", verdict, why);
-    if verdict == "Close" {
-        // Closed without an answer: there is no status to see.
-        explanation.decision = Verb::Reply;
-        explanation.reply = Some(ReplyView { status: 0, reason: Some(Reason::Denied.text()) });
-        return explanation;
-    }
-    if rule.protocol == Protocol::Tcp {
-        explanation = explanation.stage("protocol", "Continue", "declared opaque: carried as bytes unless the peer's ALPN says HTTP");
-    }
-    explanation = routed(explanation, &rule.http, head);
+    let client = if peer.is_some() { Client::mesh(asked.version, rule) } else { Client::plaintext(asked.version) };
+    let (course, proved) = walk(snapshot, Door::Inbound(port), &client);
+    let (verdict, why) = mtls(rule, inbound.ports.contains_key(&port), (peer, proved), &course);
+    let mut explanation = taken(explanation.stage("mtls", verdict, why), course, asked, proved);
     // The inbound side's one rule has no object of its own; the Workload is what it serves.
     if let (Some(route), Some(settings)) = (&mut explanation.route, &snapshot.settings)
         && route.kind.is_empty()
@@ -98,14 +108,120 @@ pub fn inbound(snapshot: &Snapshot, port: u16, peer: Option<&str>, head: &Reques
     explanation
 }
 
-fn own_identity(settings: &Settings) -> String {
-    format!("spiffe://{}/ns/{}/sa/{}", settings.trust_domain, settings.namespace, settings.service_account)
+/// A client whose connection is walked: what it says first, and after a mesh handshake.
+struct Client {
+    first: Sniffed,
+    inside: Sniffed,
+    alpn: Option<&'static str>,
+}
+
+impl Client {
+    const fn plaintext(version: Version) -> Self {
+        Self { first: words_of(version), inside: words_of(version), alpn: None }
+    }
+
+    /// The proxy of a peer. It was told of the same declaration, so it carries bytes where the port declares them.
+    fn mesh(version: Version, port: &InboundPort) -> Self {
+        let alpn = match (port.protocol, version) {
+            (Protocol::Tcp, _) => ALPN_TCP,
+            (_, Version::Http1) => ALPN_H1,
+            (_, Version::Http2) => ALPN_H2,
+        };
+        let hello = ClientHello { sni: None, alpn: vec![alpn.as_bytes().to_vec()] };
+        Self { first: Sniffed::Tls(hello), inside: words_of(version), alpn: Some(alpn) }
+    }
+}
+
+const fn words_of(version: Version) -> Sniffed {
+    match version {
+        Version::Http1 => Sniffed::Http1,
+        Version::Http2 => Sniffed::Http2,
+    }
+}
+
+/// Walks a connection to its course; whether the client proved itself on the way. Each step learns what was not known before, so it ends.
+fn walk<'s>(snapshot: &'s Snapshot, door: Door, client: &Client) -> (Course<'s>, bool) {
+    let mut known = Known { asked: true, ..Known::default() };
+    loop {
+        match decide::connection(snapshot, door, &known) {
+            Step::Take(course) => return (course, known.proved.is_some()),
+            Step::Learn(Learn::Listener) => known.asked = true,
+            Step::Learn(Learn::Words | Learn::EitherSide) => known.first = Some(First::Client(&client.first)),
+            Step::Learn(Learn::Proof) => known.proved = Some(Proved { alpn: client.alpn }),
+            Step::Learn(Learn::WordsInside) => known.inside = Some(&client.inside),
+        }
+    }
+}
+
+/// What a course comes to for the request.
+fn taken(explanation: Explanation, course: Course<'_>, asked: &Asked<'_>, proved: bool) -> Explanation {
+    match course {
+        Course::Serve(_, view) => served(explanation, view, asked, proved),
+        Course::Unreadable(_) => {
+            let why = "HTTP in plaintext is all that is served here, and this is TLS";
+            explanation.stage("protocol", "Reply", why).reply(&LocalReply::of(Reason::BadRequest))
+        }
+        Course::Carry(carry) => {
+            let mut explanation = explanation.stage("protocol", "Continue", "opaque: carried as bytes");
+            match carry {
+                Carry::Forward(_, forward) => {
+                    let explanation = towards(explanation, forward);
+                    // Bytes get no answer that says why.
+                    match explanation.reply.as_ref().map(|reply| reply.reason) {
+                        Some(reason) => explanation.unanswered(reason),
+                        None => explanation,
+                    }
+                }
+                Carry::Application(_) => {
+                    explanation.cluster = Some(proto::names::INBOUND.to_owned());
+                    explanation
+                }
+                Carry::Outside => explanation,
+            }
+        }
+        Course::Refuse(reason) => explanation.reply(&LocalReply::of(reason)),
+        Course::Close(reason) => explanation.closed(reason),
+    }
+}
+
+fn served(explanation: Explanation, view: View<'_>, asked: &Asked<'_>, proved: bool) -> Explanation {
+    match decide::admit(view, Facts { proved, fault: asked.fault }) {
+        Ok(table) => routed(explanation, table, &asked.head),
+        Err(refusal) => {
+            let explanation = match asked.fault {
+                Some(fault) if fault.reason == refusal.reason => explanation.stage("head", "Reply", fault.why),
+                _ => explanation,
+            };
+            explanation.reply(&refusal.reply())
+        }
+    }
+}
+
+/// Past the mesh; but the instance's own address is reached by way of its inbound side.
+fn outside(snapshot: &Snapshot, destination: SocketAddr, asked: &Asked<'_>, explanation: Explanation) -> Explanation {
+    let own = snapshot.settings.as_ref().is_some_and(|settings| settings.own_addresses.contains(&destination.ip()));
+    if own && snapshot.inbound.is_some() {
+        return inbound(snapshot, destination.port(), None, asked);
+    }
+    explanation.stage("listener", "Continue", format!("{destination} is outside the mesh: passed through as it is"))
+}
+
+fn refused(snapshot: &Snapshot, destination: SocketAddr, reason: Reason) -> String {
+    match reason {
+        Reason::NoRoute => {
+            "the address is the mesh's, but nothing is served at this port: its Service or Gateway does not declare it".to_owned()
+        }
+        Reason::Denied => format!("{destination} is outside the mesh, and outsideMesh is Deny"),
+        _ if snapshot.settings.is_none() => "no configuration yet".to_owned(),
+        _ => format!("{destination} lies in the mesh's ranges, but no listener is known for it"),
+    }
 }
 
 fn local_endpoint(settings: &Settings, ip: IpAddr, port: u16) -> EndpointView {
     EndpointView {
         address: SocketAddr::new(ip, port).to_string(),
         workload: format!("{}/{}", settings.namespace, settings.workload),
+        identity: None,
         weight: 1,
         health: "Healthy",
         in_flight: 0,
@@ -113,47 +229,16 @@ fn local_endpoint(settings: &Settings, ip: IpAddr, port: u16) -> EndpointView {
     }
 }
 
-fn mtls(rule: &InboundPort, declared: bool, peer: Option<&str>) -> (&'static str, String) {
+/// Verdict and story of the port's mode. `peer`: who calls by mesh TLS, and whether it was asked to prove it.
+fn mtls(rule: &InboundPort, declared: bool, peer: (Option<&str>, bool), course: &Course<'_>) -> (&'static str, String) {
     let whose = if declared { "this port" } else { "every other port" };
     let mode = rule.mode.text();
-    match (rule.mode, peer) {
-        (MtlsMode::Strict | MtlsMode::Permissive, Some(peer)) => ("Continue", format!("{mode} for {whose}: mTLS with {peer}")),
-        (MtlsMode::Strict, None) => ("Close", format!("{mode} for {whose}: plaintext is closed without an answer")),
-        (MtlsMode::Permissive, None) => ("Continue", format!("{mode} for {whose}: plaintext is taken")),
-        (MtlsMode::Disabled, None) => ("Continue", format!("{mode} for {whose}: plaintext")),
-        (MtlsMode::Disabled, Some(_)) => ("Continue", format!("{mode} for {whose}: mesh peers speak plaintext here too")),
-    }
-}
-
-/// No listener for the destination: not yet known, outside the mesh, or kept inside.
-fn unknown(snapshot: &Snapshot, destination: SocketAddr) -> Explanation {
-    let explanation = Explanation::new(snapshot.epoch, "");
-    let Some(settings) = &snapshot.settings else {
-        return explanation.stage("listener", "Reply", "no configuration yet").reply(&LocalReply::of(Reason::ConfigPending));
-    };
-    if settings.mesh_holds(destination.ip()) {
-        let why = format!("{destination} lies in the mesh's ranges, but no listener is known for it");
-        return explanation.stage("listener", "Reply", why).reply(&LocalReply::of(Reason::ConfigPending));
-    }
-    if settings.outside_mesh_denied {
-        let why = format!("{destination} is outside the mesh, and outsideMesh is Deny");
-        return explanation.stage("listener", "Reply", why).reply(&LocalReply::of(Reason::Denied));
-    }
-    explanation.stage("listener", "Continue", format!("{destination} is outside the mesh: passed through as it is"))
-}
-
-fn along(snapshot: &Snapshot, listener: &Outbound, head: &RequestHead<'_>) -> Explanation {
-    let explanation = Explanation::new(snapshot.epoch, &listener.name);
-    match (&listener.http, &listener.tcp) {
-        (Some(table), _) => routed(explanation, table, head),
-        (None, Some(forward)) => {
-            let explanation = explanation.stage("protocol", "Continue", "declared opaque: carried as bytes");
-            towards(explanation, forward)
-        }
-        (None, None) => {
-            let why = "the address is the mesh's, but nothing is served at this port: its Service or Gateway does not declare it";
-            explanation.stage("listener", "Reply", why).reply(&LocalReply::of(Reason::NoRoute))
-        }
+    match (course, peer) {
+        (Course::Close(_), _) => ("Close", format!("{mode} for {whose}: plaintext is closed without an answer")),
+        (_, (Some(peer), true)) => ("Continue", format!("{mode} for {whose}: mTLS with {peer}")),
+        (_, (Some(_), false)) => ("Continue", format!("{mode} for {whose}: TLS is not ended here, it is bytes like any other")),
+        (_, (None, _)) if rule.mode == MtlsMode::Disabled => ("Continue", format!("{mode} for {whose}: plaintext")),
+        (_, (None, _)) => ("Continue", format!("{mode} for {whose}: plaintext is taken")),
     }
 }
 
@@ -162,7 +247,7 @@ fn routed(mut explanation: Explanation, table: &RouteTable, head: &RequestHead<'
         let why = format!("no virtual host of {} is for `{}`", table.name, without_port(head.host));
         return explanation.stage("route", "Reply", why).reply(&LocalReply::of(Reason::NoRoute));
     };
-    let Some(index) = rules.iter().position(|rule| decide::matching::matches(&rule.matches, head)) else {
+    let Some(index) = decide::first(rules, head) else {
         let why = format!("no rule of {} matches{}", table.name, words::passed_over(rules, head));
         return explanation.stage("route", "Reply", why).reply(&LocalReply::of(Reason::NoRoute));
     };

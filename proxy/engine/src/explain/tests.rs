@@ -1,11 +1,16 @@
 use http::{HeaderMap, HeaderValue, Method};
+use proptest::prelude::*;
 
 use super::*;
+use crate::decide::Decision;
 use crate::fixture;
 use crate::model::Snapshot;
 
-fn head<'r>(method: &'r Method, path: &'r str, headers: &'r HeaderMap) -> RequestHead<'r> {
-    RequestHead { method, path, query: None, host: "catalog", headers }
+const FAULT: Fault = Fault { status: http::StatusCode::EXPECTATION_FAILED, reason: Reason::BadRequest, why: "it expects too much" };
+
+fn asked<'r>(method: &'r Method, path: &'r str, headers: &'r HeaderMap) -> Asked<'r> {
+    let head = RequestHead { method, path, query: None, host: "catalog", headers };
+    Asked { head, version: Version::Http1, fault: None }
 }
 
 #[test]
@@ -14,7 +19,7 @@ fn a_split_is_explained_with_chances() {
     let snapshot = fixture::shop().assemble(7, &Snapshot::default());
     let destination = "10.0.0.1:80".parse().unwrap();
     let mut headers = HeaderMap::new();
-    let json = serde_json::to_value(outbound(&snapshot, destination, &head(&Method::GET, "/v1/items", &headers))).unwrap();
+    let json = serde_json::to_value(outbound(&snapshot, destination, &asked(&Method::GET, "/v1/items", &headers))).unwrap();
     assert_eq!(json["epoch"], 7);
     assert_eq!(json["listener"], "out/10.0.0.1:80");
     assert_eq!(json["route"]["kind"], "HTTPRoute");
@@ -29,9 +34,9 @@ fn a_split_is_explained_with_chances() {
     assert_eq!(json["endpoints"][0]["address"], "10.1.0.1:8080");
 
     headers.insert("x-beta", HeaderValue::from_static("1"));
-    let beta = outbound(&snapshot, destination, &head(&Method::GET, "/v1/items", &headers));
+    let beta = outbound(&snapshot, destination, &asked(&Method::GET, "/v1/items", &headers));
     assert_eq!(beta.cluster.as_deref(), Some("shop/catalog-v2:80"));
-    let missed = outbound(&snapshot, destination, &head(&Method::GET, "/v2", &headers));
+    let missed = outbound(&snapshot, destination, &asked(&Method::GET, "/v2", &headers));
     assert_eq!(missed.reply, Some(ReplyView { status: 404, reason: Some("no_route") }));
     assert_eq!((missed.decision, missed.route), (Verb::Reply, None));
 }
@@ -56,18 +61,29 @@ fn unknown_destinations_and_strict_ports_say_why() {
     fixture::put(&mut parts, "out/10.0.0.1:81", &nowhere).unwrap();
     let snapshot = parts.assemble(1, &Snapshot::default());
     let headers = HeaderMap::new();
-    let head = head(&Method::GET, "/", &headers);
+    let asked = asked(&Method::GET, "/", &headers);
     let reason = |explanation: Explanation| explanation.reply.unwrap().reason.unwrap();
-    assert_eq!(reason(outbound(&snapshot, "10.9.9.9:80".parse().unwrap(), &head)), "config_pending");
-    assert_eq!(reason(outbound(&snapshot, "10.0.0.1:81".parse().unwrap(), &head)), "no_route");
-    assert_eq!(reason(outbound(&snapshot, "192.0.2.1:80".parse().unwrap(), &head)), "denied");
-    let closed = inbound(&snapshot, 9090, None, &head);
+    assert_eq!(reason(outbound(&snapshot, "10.9.9.9:80".parse().unwrap(), &asked)), "config_pending");
+    assert_eq!(reason(outbound(&snapshot, "10.0.0.1:81".parse().unwrap(), &asked)), "no_route");
+    assert_eq!(reason(outbound(&snapshot, "192.0.2.1:80".parse().unwrap(), &asked)), "denied");
+    let two = Asked { fault: Some(FAULT), ..asked };
+    assert_eq!(reason(outbound(&snapshot, "10.0.0.1:80".parse().unwrap(), &two)), "bad_request");
+    assert_eq!(reason(edge(&snapshot, 80, &asked)), "no_route");
+    assert_eq!(reason(edge(&Snapshot::default(), 80, &asked)), "config_pending");
+    let closed = inbound(&snapshot, 9090, None, &asked);
     assert_eq!(closed.stages.last().unwrap().verdict, "Close");
     assert_eq!(closed.reply.unwrap().status, 0);
-    let hairpin = outbound(&snapshot, "10.1.0.9:9090".parse().unwrap(), &head);
+    let proved = inbound(&snapshot, 9090, Some("spiffe://cluster.local/ns/shop/sa/frontend"), &asked);
+    assert_eq!(proved.decision, Verb::Forward);
+    // Within the mesh's ranges the instance's own address is like any other: it has a listener, or it is not known yet.
+    assert_eq!(reason(outbound(&snapshot, "10.1.0.9:8080".parse().unwrap(), &asked)), "config_pending");
+    let own = proto::mesh::ProxyConfig { outside_mesh_denied: false, own_addresses: vec!["192.0.2.9".into()], ..config };
+    fixture::put(&mut parts, "proxy", &own).unwrap();
+    let snapshot = parts.assemble(2, &snapshot);
+    let hairpin = outbound(&snapshot, "192.0.2.9:8080".parse().unwrap(), &asked);
     assert_eq!((hairpin.listener.as_str(), hairpin.decision), ("inbound", Verb::Forward));
     assert_eq!(hairpin.cluster.as_deref(), Some("inbound"));
-    assert_eq!(hairpin.endpoints[0].address, "10.1.0.9:9090");
+    assert_eq!(hairpin.endpoints[0].address, "192.0.2.9:8080");
     let route = hairpin.route.unwrap();
     assert_eq!((&*route.kind, &*route.namespace, &*route.name, &*route.rule), ("Workload", "shop", "frontend", "inbound"));
     for (url, wanted) in [
@@ -79,6 +95,69 @@ fn unknown_destinations_and_strict_ports_say_why() {
     ] {
         let found = destination(&snapshot, &url.parse().unwrap()).ok().map(|address| address.to_string());
         assert_eq!(found.as_deref(), wanted, "{url}");
+    }
+}
+
+#[test]
+fn what_is_no_http_to_a_port_is_told() {
+    // Aim: mesh TLS into a port that does not end it is 400 where HTTP is declared, and bytes elsewhere; opaque failures close.
+    let plain = |port, inner| vec![fixture::inbound_chain(port, "raw_buffer", &[], false, inner)];
+    let tcp = || fixture::chain(&fixture::tcp_to("inbound"));
+    let chains = [plain(Some(80), fixture::to_application()), plain(Some(81), tcp()), fixture::permissive(None)].concat();
+    let mut parts = fixture::shop();
+    fixture::put(&mut parts, "inbound", &fixture::inbound(chains)).unwrap();
+    fixture::put(&mut parts, "empty", &fixture::cluster("empty")).unwrap();
+    let opaque = proto::xds::listener::Listener {
+        filter_chains: vec![fixture::chain(&fixture::tcp_to("empty"))],
+        ..fixture::out_http("10.0.0.1:5432", "")
+    };
+    fixture::put(&mut parts, "out/10.0.0.1:5432", &opaque).unwrap();
+    let snapshot = parts.assemble(1, &Snapshot::default());
+    let headers = HeaderMap::new();
+    let asked = asked(&Method::GET, "/", &headers);
+    let reply = |explanation: Explanation| explanation.reply.map(|reply| (reply.status, reply.reason.unwrap()));
+    let peer = Some("spiffe://cluster.local/ns/shop/sa/frontend");
+    assert_eq!(reply(inbound(&snapshot, 80, peer, &asked)), Some((400, "bad_request")));
+    assert_eq!(reply(inbound(&snapshot, 81, peer, &asked)), None);
+    assert_eq!(reply(inbound(&snapshot, 82, peer, &asked)), None);
+    assert_eq!(reply(outbound(&snapshot, "10.0.0.1:5432".parse().unwrap(), &asked)), Some((0, "no_endpoints")));
+}
+
+proptest! {
+    /// Aim: whatever a draw decides, `explain` names: the rule, the cluster with a chance, the answer.
+    #[test]
+    fn every_decision_is_among_those_explained(
+        weights in prop::collection::vec(0..4_u32, 1..4),
+        paths in prop::collection::vec("/[ab]{0,2}", 1..4),
+        (path, draw, fault) in ("/[ab]{0,2}", any::<u64>(), prop::option::weighted(0.2, Just(FAULT))),
+    ) {
+        let mut parts = fixture::shop();
+        let targets = ["shop/catalog-v1:80", "bad_backend", "shop/catalog-v2:80"];
+        let to: Vec<(&str, u32)> = targets.into_iter().zip(weights).collect();
+        let rules = paths.iter().enumerate().map(|(n, path)| fixture::rule(&format!("HTTPRoute/shop/catalog/{n}"), fixture::prefix(path), &to));
+        let table = fixture::table("shop/catalog:80", vec![fixture::host(&["*"], rules.collect())]);
+        fixture::put(&mut parts, "shop/catalog:80", &table).unwrap();
+        let snapshot = parts.assemble(1, &Snapshot::default());
+        let destination = "10.0.0.1:80".parse().unwrap();
+        let headers = HeaderMap::new();
+        let asked = Asked { fault, ..asked(&Method::GET, &path, &headers) };
+        let explained = outbound(&snapshot, destination, &asked);
+        let view = View::Outbound(&snapshot.outbound[&destination]);
+        let shown = |reply: &LocalReply| Some(ReplyView::of(reply));
+        match decide::request(view, Facts { proved: false, fault }, &asked.head, draw) {
+            Err(refusal) => prop_assert_eq!(explained.reply, shown(&refusal.reply())),
+            Ok(Decision::Reply { reply, rule: None }) => prop_assert_eq!(explained.reply, shown(reply)),
+            Ok(Decision::Reply { reply, rule: Some(rule) }) => {
+                prop_assert_eq!(&*explained.route.unwrap().rule, &*rule.source.rule);
+                let shares = explained.backends.iter().any(|backend| backend.reply == shown(reply) && backend.chance > 0.0);
+                prop_assert!(shares || explained.reply == shown(reply));
+            }
+            Ok(Decision::Forward(plan)) => {
+                prop_assert_eq!(&*explained.route.unwrap().rule, &*plan.rule.source.rule);
+                let backend = &explained.backends[plan.place];
+                prop_assert!(backend.cluster.as_deref() == Some(&*plan.cluster.name) && backend.chance > 0.0);
+            }
+        }
     }
 }
 

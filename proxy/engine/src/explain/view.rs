@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
-use crate::failure::LocalReply;
+use crate::failure::{LocalReply, Reason};
 use crate::model::Endpoint;
 
 /// The whole answer.
@@ -114,6 +114,9 @@ pub struct EndpointView {
     pub address: String,
     /// `NAMESPACE/NAME` of the workload.
     pub workload: String,
+    /// The identity that it must prove by mesh TLS; absent: it is met in plaintext.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
     /// Its weight.
     pub weight: u32,
     /// `Healthy`, `Unhealthy` or `Draining`.
@@ -153,6 +156,20 @@ impl Explanation {
     }
 }
 
+impl Explanation {
+    /// The connection is closed without an answer: there is no status to see.
+    pub(super) fn closed(self, reason: Reason) -> Self {
+        self.unanswered(Some(reason.text()))
+    }
+
+    /// The same for what would have been an answer of the mesh's own.
+    pub(super) fn unanswered(mut self, reason: Option<&'static str>) -> Self {
+        self.decision = Verb::Reply;
+        self.reply = Some(ReplyView { status: 0, reason });
+        self
+    }
+}
+
 impl ReplyView {
     pub(super) fn of(reply: &LocalReply) -> Self {
         Self { status: reply.status.as_u16(), reason: reply.reason.map(|reason| reason.text()) }
@@ -164,6 +181,7 @@ impl EndpointView {
         Self {
             address: endpoint.address.to_string(),
             workload: workload(endpoint),
+            identity: endpoint.identity.as_ref().map(|identity| identity.to_string()),
             weight: endpoint.weight,
             health: endpoint.health.text(),
             in_flight: endpoint.live.in_flight.load(Ordering::Relaxed),

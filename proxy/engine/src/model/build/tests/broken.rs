@@ -6,8 +6,8 @@ use prost_types::Any;
 use proto::xds::core::HealthStatus;
 use proto::xds::{CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET};
 
-use crate::decide::RequestHead;
-use crate::explain::{self, dump};
+use crate::decide::{RequestHead, Version};
+use crate::explain::{self, Asked, dump};
 use crate::fixture::{self, assignment, endpoint, host, prefix, rule, table};
 use crate::model::Snapshot;
 
@@ -62,10 +62,11 @@ proptest! {
         let snapshot = parts.assemble(1, &Snapshot::default());
         let headers = HeaderMap::new();
         let head = RequestHead { method: &Method::GET, path: "/a", query: Some("x"), host: "a", headers: &headers };
+        let asked = Asked { head, version: Version::Http1, fault: None };
         for destination in snapshot.outbound.keys() {
-            explain::outbound(&snapshot, *destination, &head);
+            explain::outbound(&snapshot, *destination, &asked);
         }
-        explain::inbound(&snapshot, 80, None, &head);
+        explain::inbound(&snapshot, 80, None, &asked);
         prop_assert!(!dump::listeners(&snapshot).is_empty());
         dump::endpoints(&snapshot);
         dump::routes(&snapshot);

@@ -1,0 +1,321 @@
+//! What becomes of a connection. A pure function of snapshot, door and what is known so far: while that is not enough it says what to
+//! find out next, and then what to do. The road carries it out, `explain` prints it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use proto::names::{ALPN_H1, ALPN_H2, ALPN_MESH};
+
+use super::View;
+use crate::failure::Reason;
+use crate::model::{Forward, InboundPort, MtlsMode, Outbound, Protocol, Snapshot};
+use crate::sniff::{ClientHello, Sniffed};
+
+/// The door that a connection came in by, and where it was meant to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// The application's own call to this original destination.
+    Outbound(SocketAddr),
+    /// A call to this port of the application.
+    Inbound(u16),
+    /// A call to this port of the proxy's Gateway.
+    Edge(u16),
+}
+
+/// What is known of a connection by now. It begins as nothing; who carries a [`Learn`] out adds what came of it and asks again.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known<'c> {
+    /// The control plane was asked for the destination, and what is in the snapshot is all that there is now.
+    pub asked: bool,
+    /// Who spoke first.
+    pub first: Option<First<'c>>,
+    /// The peer proved itself to be of the mesh.
+    pub proved: Option<Proved<'c>>,
+    /// The client's first words inside that TLS.
+    pub inside: Option<&'c Sniffed>,
+}
+
+/// Who spoke first on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum First<'c> {
+    /// The client, and this is what it said.
+    Client(&'c Sniffed),
+    /// The server that was opened on suspicion.
+    Server,
+    /// Nobody: the client is silent and the server is not reached.
+    Nobody,
+}
+
+/// A finished mesh handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proved<'c> {
+    /// The protocol agreed on by ALPN, if any.
+    pub alpn: Option<&'c str>,
+}
+
+/// The next word on a connection.
+#[derive(Clone, Copy, Debug)]
+pub enum Step<'s> {
+    /// Find this out and ask again.
+    Learn(Learn),
+    /// This becomes of it.
+    Take(Course<'s>),
+}
+
+/// What is to be found out next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learn {
+    /// [`Known::asked`]: what the control plane has for the destination.
+    Listener,
+    /// [`Known::first`]: the client's first words; it speaks first.
+    Words,
+    /// [`Known::first`]: the first words of either side.
+    EitherSide,
+    /// [`Known::proved`]: who the peer is, by a mesh handshake.
+    Proof,
+    /// [`Known::inside`]: the client's first words inside TLS.
+    WordsInside,
+}
+
+/// What becomes of a connection.
+#[derive(Clone, Copy, Debug)]
+pub enum Course<'s> {
+    /// Its requests are answered one by one (see [`super::request`]), in the version that it speaks.
+    Serve(Version, View<'s>),
+    /// HTTP is all that is served here, and this is none: the HTTP/1 server answers 400.
+    Unreadable(View<'s>),
+    /// Its bytes are carried.
+    Carry(Carry<'s>),
+    /// HTTP is answered with the reason, anything else is closed.
+    Refuse(Reason),
+    /// It is closed without an answer.
+    Close(Reason),
+}
+
+/// Where opaque bytes go.
+#[derive(Clone, Copy, Debug)]
+pub enum Carry<'s> {
+    /// To the backends of an outbound listener.
+    Forward(&'s Arc<Outbound>, &'s Arc<Forward>),
+    /// To the application.
+    Application(&'s Arc<InboundPort>),
+    /// To the original destination, outside the mesh.
+    Outside,
+}
+
+/// A version of HTTP on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// HTTP/1.x.
+    Http1,
+    /// HTTP/2.
+    Http2,
+}
+
+impl Version {
+    /// The version of first words that are HTTP.
+    pub const fn of(sniffed: &Sniffed) -> Option<Self> {
+        match sniffed {
+            Sniffed::Http1 => Some(Self::Http1),
+            Sniffed::Http2 => Some(Self::Http2),
+            Sniffed::NeedMore | Sniffed::Tls(_) | Sniffed::Opaque => None,
+        }
+    }
+}
+
+/// Decides about one connection, as far as what is known allows.
+pub fn connection<'s>(snapshot: &'s Snapshot, door: Door, known: &Known<'_>) -> Step<'s> {
+    match door {
+        Door::Outbound(destination) => outbound(snapshot, destination, known),
+        Door::Inbound(port) => inbound(snapshot, port, known),
+        Door::Edge(port) => match known.first {
+            None => Step::Learn(Learn::Words),
+            Some(first) => serve(first.version(), View::of_edge(snapshot, port)),
+        },
+    }
+}
+
+/// Where HTTP is all that is served.
+const fn serve(version: Option<Version>, view: View<'_>) -> Step<'_> {
+    Step::Take(match version {
+        Some(version) => Course::Serve(version, view),
+        None => Course::Unreadable(view),
+    })
+}
+
+/// By (address, port), never by Host.
+fn outbound<'s>(snapshot: &'s Snapshot, destination: SocketAddr, known: &Known<'_>) -> Step<'s> {
+    let Some(listener) = snapshot.outbound.get(&destination) else {
+        if !known.asked {
+            return Step::Learn(Learn::Listener);
+        }
+        return Step::Take(match &snapshot.settings {
+            None => Course::Refuse(Reason::ConfigPending),
+            // Inside the mesh's ranges it means "not yet", never "outside".
+            Some(settings) if settings.mesh_holds(destination.ip()) => Course::Refuse(Reason::ConfigPending),
+            Some(settings) if settings.outside_mesh_denied => Course::Refuse(Reason::Denied),
+            Some(_) => Course::Carry(Carry::Outside),
+        });
+    };
+    let view = View::Outbound(listener);
+    let carry = || match &listener.tcp {
+        Some(forward) => Step::Take(Course::Carry(Carry::Forward(listener, forward))),
+        None => Step::Take(Course::Refuse(Reason::NoRoute)),
+    };
+    match (listener.protocol, known.first) {
+        _ if listener.leads_nowhere() => Step::Take(Course::Refuse(Reason::NoRoute)),
+        (Protocol::Tcp, _) => carry(),
+        (Protocol::Http | Protocol::Http1 | Protocol::Http2, None) => Step::Learn(Learn::Words),
+        (Protocol::Http | Protocol::Http1 | Protocol::Http2, Some(first)) => serve(first.version(), view),
+        (Protocol::Auto, None) => Step::Learn(Learn::EitherSide),
+        (Protocol::Auto, Some(first)) => first.version().map_or_else(carry, |version| serve(Some(version), view)),
+    }
+}
+
+/// Under the mode of the port. Plaintext only: TLS is bytes like any other. Strict: mesh TLS or nothing. Permissive: mesh TLS where the
+/// client offers mesh ALPN, the application's own TLS passed through, plaintext as the port declares it.
+fn inbound<'s>(snapshot: &'s Snapshot, port: u16, known: &Known<'_>) -> Step<'s> {
+    let Some(inbound) = &snapshot.inbound else {
+        return Step::Take(Course::Close(Reason::ConfigPending));
+    };
+    let port = inbound.port(port);
+    if let Some(proved) = known.proved {
+        return inside(port, proved, known.inside);
+    }
+    let carry = Step::Take(Course::Carry(Carry::Application(port)));
+    let Some(first) = known.first else {
+        return match (port.mode, port.protocol) {
+            (MtlsMode::Strict, _) | (_, Protocol::Http | Protocol::Http1 | Protocol::Http2) => Step::Learn(Learn::Words),
+            (MtlsMode::Disabled, Protocol::Tcp) => carry,
+            // The application may speak first; a client of the mesh speaks TLS although the port is opaque.
+            (MtlsMode::Permissive, Protocol::Tcp) | (_, Protocol::Auto) => Step::Learn(Learn::EitherSide),
+        };
+    };
+    match (port.mode, first) {
+        (MtlsMode::Strict, First::Client(Sniffed::Tls(_))) => Step::Learn(Learn::Proof),
+        (MtlsMode::Strict, _) => Step::Take(Course::Close(Reason::Denied)),
+        (MtlsMode::Permissive, First::Client(Sniffed::Tls(hello))) if of_mesh(hello) => Step::Learn(Learn::Proof),
+        (MtlsMode::Permissive, First::Client(Sniffed::Tls(_))) => carry,
+        _ => match (port.protocol, first.version()) {
+            (Protocol::Tcp, _) | (Protocol::Auto, None) => carry,
+            (_, version) => serve(version, View::Inbound(port)),
+        },
+    }
+}
+
+/// The peer has proved itself; its ALPN says what comes.
+fn inside<'s>(port: &'s Arc<InboundPort>, proved: Proved<'_>, words: Option<&Sniffed>) -> Step<'s> {
+    let serve = |version| serve(version, View::Inbound(port));
+    match (proved.alpn, words) {
+        (Some(ALPN_H1 | "http/1.1"), _) => serve(Some(Version::Http1)),
+        (Some(ALPN_H2 | "h2"), _) => serve(Some(Version::Http2)),
+        (None, None) if port.protocol.is_http() => Step::Learn(Learn::WordsInside),
+        (None, Some(words)) if port.protocol.is_http() => serve(Version::of(words)),
+        _ => Step::Take(Course::Carry(Carry::Application(port))),
+    }
+}
+
+/// Whether a client offers the ALPN of mesh peers.
+fn of_mesh(hello: &ClientHello) -> bool {
+    ALPN_MESH.iter().any(|name| hello.offers(name))
+}
+
+impl First<'_> {
+    /// The version of HTTP that the client speaks, if it is HTTP.
+    const fn version(self) -> Option<Version> {
+        match self {
+            Self::Client(sniffed) => Version::of(sniffed),
+            Self::Server | Self::Nobody => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture;
+
+    /// What is decided, in a word.
+    fn word(step: Step<'_>) -> String {
+        match step {
+            Step::Learn(learn) => format!("{learn:?}"),
+            Step::Take(Course::Serve(version, _)) => format!("{version:?}"),
+            Step::Take(Course::Unreadable(_)) => "Unreadable".to_owned(),
+            Step::Take(Course::Carry(Carry::Forward(..))) => "Forward".to_owned(),
+            Step::Take(Course::Carry(Carry::Application(_))) => "Application".to_owned(),
+            Step::Take(Course::Carry(Carry::Outside)) => "Outside".to_owned(),
+            Step::Take(Course::Refuse(reason)) => format!("Refuse {}", reason.text()),
+            Step::Take(Course::Close(reason)) => format!("Close {}", reason.text()),
+        }
+    }
+
+    fn hello(alpn: &str) -> Sniffed {
+        Sniffed::Tls(ClientHello { sni: None, alpn: vec![alpn.as_bytes().to_vec()] })
+    }
+
+    #[test]
+    fn an_outbound_connection_is_decided_step_by_step() {
+        // Aim: fetched first, then as declared; only what nobody declared is watched from both sides.
+        let mut parts = fixture::shop();
+        let tcp = |at: &str| proto::xds::listener::Listener {
+            filter_chains: vec![fixture::chain(&fixture::tcp_to("c"))],
+            ..fixture::out_http(at, "")
+        };
+        fixture::put(&mut parts, "out/10.0.0.2:80", &tcp("10.0.0.2:80")).unwrap();
+        fixture::put(&mut parts, "out/10.0.0.3:80", &fixture::out_auto("10.0.0.3:80", "shop/catalog:80", "c")).unwrap();
+        fixture::put(&mut parts, "out/10.0.0.4:80", &fixture::out_nowhere("10.0.0.4:80")).unwrap();
+        let snapshot = parts.assemble(1, &Snapshot::default());
+        let at = |address: &str, known: Known<'_>| word(connection(&snapshot, Door::Outbound(address.parse().unwrap()), &known));
+        let own = hello("h2");
+        let said = |sniffed| Known { first: Some(First::Client(sniffed)), ..Known::default() };
+        assert_eq!(at("10.0.0.9:80", Known::default()), "Listener");
+        assert_eq!(at("10.0.0.9:80", Known { asked: true, ..Known::default() }), "Refuse config_pending");
+        assert_eq!(at("10.0.0.4:80", Known::default()), "Refuse no_route");
+        assert_eq!(at("10.0.0.2:80", Known::default()), "Forward");
+        assert_eq!(at("10.0.0.1:80", Known::default()), "Words");
+        assert_eq!(at("10.0.0.1:80", said(&Sniffed::Http2)), "Http2");
+        assert_eq!(at("10.0.0.1:80", said(&Sniffed::Opaque)), "Unreadable");
+        assert_eq!(at("10.0.0.3:80", Known::default()), "EitherSide");
+        assert_eq!(at("10.0.0.3:80", said(&Sniffed::Http1)), "Http1");
+        assert_eq!(at("10.0.0.3:80", said(&own)), "Forward");
+        assert_eq!(at("10.0.0.3:80", Known { first: Some(First::Server), ..Known::default() }), "Forward");
+        let edge = |known| word(connection(&snapshot, Door::Edge(80), &known));
+        assert_eq!((edge(Known::default()), edge(said(&Sniffed::Http1))), ("Words".into(), "Http1".into()));
+    }
+
+    #[test]
+    fn an_inbound_connection_is_decided_by_mode_and_alpn() {
+        // Aim: per mode and first words: proof, plaintext, the application's own TLS, or the door shut.
+        let plain = fixture::inbound_chain(Some(80), "raw_buffer", &[], false, fixture::to_application());
+        let chains = [vec![plain], fixture::strict(Some(81)), fixture::permissive(None), fixture::strict_auto(Some(82))].concat();
+        let mut parts = crate::model::build::Parts::default();
+        fixture::put(&mut parts, "inbound", &fixture::inbound(chains)).unwrap();
+        let snapshot = parts.assemble(1, &Snapshot::default());
+        let at = |port, known: Known<'_>| word(connection(&snapshot, Door::Inbound(port), &known));
+        let (mesh, own) = (hello(ALPN_H1), hello("h2"));
+        for (first, disabled, strict, permissive) in [
+            (None, "Words", "Words", "EitherSide"),
+            (Some(First::Client(&Sniffed::Http1)), "Http1", "Close denied", "Http1"),
+            (Some(First::Client(&Sniffed::Opaque)), "Unreadable", "Close denied", "Application"),
+            (Some(First::Client(&mesh)), "Unreadable", "Proof", "Proof"),
+            (Some(First::Client(&own)), "Unreadable", "Proof", "Application"),
+            (Some(First::Server), "Unreadable", "Close denied", "Application"),
+        ] {
+            let known = Known { first, ..Known::default() };
+            assert_eq!([at(80, known), at(81, known), at(1, known)], [disabled, strict, permissive], "{first:?}");
+        }
+        let proved = |alpn, inside| Known { proved: Some(Proved { alpn }), inside, ..Known::default() };
+        for (alpn, inside, declared, undeclared) in [
+            (Some(ALPN_H1), None, "Http1", "Http1"),
+            (Some("h2"), None, "Http2", "Http2"),
+            (Some("mw-tcp"), None, "Application", "Application"),
+            (None, None, "WordsInside", "Application"),
+            (None, Some(&Sniffed::Http2), "Http2", "Application"),
+            (None, Some(&Sniffed::Opaque), "Unreadable", "Application"),
+        ] {
+            let known = proved(alpn, inside);
+            assert_eq!([at(81, known), at(82, known)], [declared, undeclared], "{alpn:?} {inside:?}");
+        }
+        assert_eq!(word(connection(&Snapshot::default(), Door::Inbound(80), &Known::default())), "Close config_pending");
+    }
+}

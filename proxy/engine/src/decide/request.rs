@@ -1,0 +1,110 @@
+//! What becomes of one request on a connection that is served: who may ask, then the rules.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+
+use super::{Decision, RequestHead, decide};
+use crate::failure::{LocalReply, Reason};
+use crate::model::{InboundPort, MtlsMode, Outbound, RouteTable, Snapshot};
+
+/// What one epoch says of a connection's requests.
+#[derive(Clone, Copy, Debug)]
+pub enum View<'s> {
+    /// Of the application's own calls.
+    Outbound(&'s Arc<Outbound>),
+    /// Of calls to the application's port.
+    Inbound(&'s Arc<InboundPort>),
+    /// Of calls to a Gateway's port.
+    Edge(&'s Arc<Outbound>),
+    /// The Gateway has no such port (any more).
+    NoPort,
+    /// Nothing was configured yet.
+    Unconfigured,
+}
+
+impl<'s> View<'s> {
+    /// What a snapshot says of a Gateway's port.
+    pub fn of_edge(snapshot: &'s Snapshot, port: u16) -> Self {
+        match snapshot.edges.get(&port) {
+            Some(edge) => Self::Edge(edge),
+            None if snapshot.settings.is_none() => Self::Unconfigured,
+            None => Self::NoPort,
+        }
+    }
+}
+
+/// What a request decision depends on beside the head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// The peer proved itself to be of the mesh.
+    pub proved: bool,
+    /// What the head breaks of the rules of its version, if any: the shell judges it, which alone knows the version.
+    pub fault: Option<Fault>,
+}
+
+/// A head that nobody acts on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The answer's status.
+    pub status: StatusCode,
+    /// The answer's reason.
+    pub reason: Reason,
+    /// The rule it breaks.
+    pub why: &'static str,
+}
+
+/// A request that no rule is asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct Refusal {
+    /// The answer's status.
+    pub status: StatusCode,
+    /// The answer's reason.
+    pub reason: Reason,
+    /// It is the connection's last.
+    pub last: bool,
+}
+
+impl Refusal {
+    const fn of(reason: Reason) -> Self {
+        Self { status: reason.status(), reason, last: false }
+    }
+
+    /// What the caller is told.
+    pub fn reply(self) -> LocalReply {
+        LocalReply { status: self.status, ..LocalReply::of(self.reason) }
+    }
+}
+
+/// The rules that a request is judged by.
+///
+/// # Errors
+/// It is answered without.
+pub fn admit<'s>(view: View<'s>, facts: Facts) -> Result<&'s RouteTable, Refusal> {
+    let refused = |reason| Err(Refusal::of(reason));
+    let table = match view {
+        View::Outbound(listener) | View::Edge(listener) => match &listener.http {
+            Some(table) => table,
+            None => return refused(Reason::NoRoute),
+        },
+        // The port became Strict under a plaintext connection: one answer, and the end.
+        View::Inbound(port) if port.mode == MtlsMode::Strict && !facts.proved => {
+            return Err(Refusal { last: true, ..Refusal::of(Reason::Denied) });
+        }
+        View::Inbound(port) => &port.http,
+        View::NoPort => return refused(Reason::NoRoute),
+        View::Unconfigured => return refused(Reason::ConfigPending),
+    };
+    match facts.fault {
+        None => Ok(table),
+        Some(Fault { status, reason, .. }) => Err(Refusal { status, reason, last: false }),
+    }
+}
+
+/// Decides about one request; `draw` as for [`decide`].
+///
+/// # Errors
+/// It is answered before any rule is asked.
+pub fn request<'s>(view: View<'s>, facts: Facts, head: &RequestHead<'_>, draw: u64) -> Result<Decision<'s>, Refusal> {
+    Ok(decide(admit(view, facts)?, head, draw))
+}
