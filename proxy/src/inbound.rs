@@ -163,7 +163,8 @@ impl Came<'_> {
     }
 
     fn not_proved(&self, failure: &Failure) -> Option<Carried<Connection>> {
-        tracing::debug!(peer = %self.peer, %failure, "an inbound TLS handshake failed");
+        // Said aloud: in TLS 1.3 the client's own side may never learn why (facts.md, SPIFFE).
+        tracing::info!(peer = %self.peer, %failure, "an inbound TLS handshake failed");
         let downstream = self.downstream(None, None);
         self.exchange_tcp(&downstream).failed(failure);
         None
