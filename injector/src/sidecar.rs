@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use proto::annotations;
+use proto::{annotations, ports};
 use serde_json::{Map, Value, json};
 
 /// Name of the sidecar.
@@ -128,7 +128,7 @@ fn intercept(notes: &Value, settings: &Settings) -> Result<Value, BadAnnotation>
 fn proxy(notes: &Value, workload: &str, settings: &Settings) -> Value {
     let note = |name: &str| notes[name].as_str();
     let downward = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
-    let probe = |path: &str, period: u32, failures: u32| json!({"httpGet": {"path": path, "port": 15021}, "periodSeconds": period, "failureThreshold": failures});
+    let probe = |path: &str, period: u32, failures: u32| json!({"httpGet": {"path": path, "port": ports::HEALTH}, "periodSeconds": period, "failureThreshold": failures});
     let mut env = vec![
         downward("POD_NAMESPACE", "metadata.namespace"),
         downward("MESHWRIGHT_INSTANCE", "metadata.name"),
@@ -147,8 +147,8 @@ fn proxy(notes: &Value, workload: &str, settings: &Settings) -> Value {
         "restartPolicy": "Always",
         "env": env,
         "ports": [
-            {"name": "mw-metrics", "containerPort": 15020, "protocol": "TCP"},
-            {"name": "mw-health", "containerPort": 15021, "protocol": "TCP"},
+            {"name": "mw-metrics", "containerPort": ports::METRICS, "protocol": "TCP"},
+            {"name": "mw-health", "containerPort": ports::HEALTH, "protocol": "TCP"},
         ],
         "startupProbe": probe("/healthz/startup", 1, STARTUP_SECS_MAX),
         "readinessProbe": probe("/healthz/ready", 5, 3),

@@ -1,9 +1,10 @@
-//! Words both planes share: xDS messages, SPIFFE identity, resource names, annotations, refusals.
+//! Words both planes share: xDS messages, SPIFFE identity, resource names, annotations, ports, refusals.
 
 pub mod annotations;
 pub mod epoch;
 pub mod identity;
 pub mod names;
+pub mod ports;
 pub mod refusal;
 pub mod words;
 pub mod xds;

@@ -121,7 +121,7 @@ fn begin(to: &To, exchange: &mut Exchange) {
     if to.local.is_some() {
         exchange.attempted_locally();
     } else {
-        exchange.attempted(&to.endpoint, None);
+        exchange.attempted(&to.endpoint);
     }
 }
 

@@ -154,10 +154,10 @@ pub struct ProxyArgs {
     #[arg(long, env = "MESHWRIGHT_ADMIN_PORT", value_name = "PORT", default_value_t = 15000)]
     pub admin_port: u16,
     /// Metrics; 0: none
-    #[arg(long, env = "MESHWRIGHT_METRICS_PORT", value_name = "PORT", default_value_t = 15020)]
+    #[arg(long, env = "MESHWRIGHT_METRICS_PORT", value_name = "PORT", default_value_t = proto::ports::METRICS)]
     pub metrics_port: u16,
     /// Health probes; 0: none
-    #[arg(long, env = "MESHWRIGHT_HEALTH_PORT", value_name = "PORT", default_value_t = 15021)]
+    #[arg(long, env = "MESHWRIGHT_HEALTH_PORT", value_name = "PORT", default_value_t = proto::ports::HEALTH)]
     pub health_port: u16,
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use engine::model::{Endpoint, MtlsMode};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
@@ -71,13 +72,17 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
 }
 
 /// A call to one of the instance's own addresses stays inside: one end of a memory pipe goes down the inbound road, so that policy and
-/// mTLS hold there as everywhere and the kernel's redirection cannot loop.
+/// mTLS hold there as everywhere and the kernel's redirection cannot loop. Not where the control plane says plaintext of a port that would refuse
+/// it: such a port arrives untouched by the inbound side (the sidecar's own pages, excluded ports), from others and so from oneself.
 fn hairpin(own: Weak<Shared>) -> Hairpin {
-    Rc::new(move |address: SocketAddr| {
+    Rc::new(move |endpoint: &Endpoint| {
         let shared = own.upgrade()?;
+        let address = endpoint.address;
+        let plaintext = endpoint.identity.is_none() && !endpoint.instance.is_empty();
         let here = shared.reader.with(|live| {
-            let settings = live.settings.as_deref()?;
-            (live.inbound.is_some() && settings.own_addresses.contains(&address.ip())).then_some(())
+            let (settings, inbound) = (live.settings.as_deref()?, live.inbound.as_ref()?);
+            let untouched = plaintext && inbound.port(address.port()).mode == MtlsMode::Strict;
+            (!untouched && settings.own_addresses.contains(&address.ip())).then_some(())
         });
         here?;
         let (near, far) = pipe();

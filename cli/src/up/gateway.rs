@@ -31,7 +31,7 @@ const TRIES_MAX: u16 = 100;
 /// Backlog of an edge listener.
 const BACKLOG: i32 = 1_024;
 /// The proxy's readiness.
-const READY: (u16, &str) = (15021, "/healthz/ready");
+const READY: (u16, &str) = (proto::ports::HEALTH, "/healthz/ready");
 /// How often it is asked: until ready, then.
 const PERIOD: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// Longest wait for one answer.

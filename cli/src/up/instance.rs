@@ -23,7 +23,7 @@ use crate::netns::fabric::Port;
 use crate::netns::{Namespace, services};
 
 /// The sidecar's readiness.
-const READY: (u16, &str) = (15021, "/healthz/ready");
+const READY: (u16, &str) = (proto::ports::HEALTH, "/healthz/ready");
 /// How often readiness is asked until it is there; afterwards the probe's own period counts.
 const EAGER: Duration = Duration::from_millis(50);
 /// Longest wait for one answer unless the probe says otherwise.

@@ -10,7 +10,8 @@ use tonic::Status;
 use super::PATIENCE;
 use crate::publish::board::Board;
 use crate::publish::edition::Edition;
-use crate::world::Address;
+use crate::translate::arrives_untouched;
+use crate::world::{Address, Instance};
 
 pub(super) async fn run(board: &Arc<Board>, edition: &Edition, request: ExplainRequest) -> Result<Value, Status> {
     let (from, identity) = caller(board, edition, &request.from)?;
@@ -68,7 +69,8 @@ fn caller(board: &Board, edition: &Edition, from: &str) -> Result<(String, Strin
     })
 }
 
-/// The instance that the likeliest endpoint belongs to, if it has a proxy that talks to us; its port, and whether it is met by mesh TLS.
+/// The instance that the likeliest endpoint belongs to, if it has a proxy that talks to us and the call comes by its inbound side; its port, and
+/// whether it is met by mesh TLS.
 fn server(board: &Board, edition: &Edition, answer: &Value) -> Option<(String, u16, bool)> {
     let endpoints = answer["endpoints"].as_array()?;
     let chance = |endpoint: &Value| endpoint["chance"].as_f64().unwrap_or(0.0);
@@ -77,6 +79,10 @@ fn server(board: &Board, edition: &Edition, answer: &Value) -> Option<(String, u
     let Address::Instance((namespace, instance)) = edition.world.index().addresses.get(&address.ip())? else {
         return None;
     };
+    let untouched = |instance: &Instance| arrives_untouched(instance, address.port());
+    if edition.world.index().instances.get(&(namespace.clone(), instance.clone())).is_some_and(untouched) {
+        return None;
+    }
     let key = format!("{namespace}/{instance}");
     board.correspondents().contains(&key).then_some((key, address.port(), best["identity"].is_string()))
 }

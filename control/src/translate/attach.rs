@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use proto::ports;
+
 use super::protocol::routable;
 use crate::world::gateway::{From, Gateway, Listener};
 use crate::world::key::{CORE, GATEWAY_API};
@@ -11,7 +13,7 @@ use crate::world::route::{BackendRef, HttpRoute, ParentRef};
 use crate::world::{Index, Name, Object, ServiceView, Spec};
 
 /// Ports that an edge proxy needs for itself (contract, section 3).
-const RESERVED: [u16; 6] = [15000, 15001, 15006, 15020, 15021, 15053];
+const RESERVED: [u16; 6] = [15000, 15001, 15006, ports::METRICS, ports::HEALTH, 15053];
 
 /// A word and a sentence: why not.
 #[derive(Clone, Debug, PartialEq, Eq)]

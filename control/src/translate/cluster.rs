@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
+use proto::annotations::EXCLUDE_INBOUND_PORTS;
 use proto::names::{self, Mode, SOCKET_MATCH, TLS_MODE_MESH, fact};
+use proto::ports;
 use proto::words::MtlsMode;
 use proto::xds::cluster::Cluster;
 use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy, TransportSocketMatch};
@@ -144,13 +146,19 @@ impl Target {
             namespace: instance.namespace.clone(),
             workload: instance.workload.clone(),
             instance: instance.name.clone(),
-            identity: (instance.meshed && !plaintext()).then(identity),
+            identity: (instance.meshed && !plaintext() && !arrives_untouched(instance, address.port())).then(identity),
             health,
             weight: workload.map_or(1, |workload| workload.weight),
             locality: workload.map(|workload| workload.locality.clone()).unwrap_or_default(),
             hostname: Some(instance.name.clone()),
         }
     }
+}
+
+/// Whether a connection to that port goes past the sidecar's inbound side: to the sidecar's own pages, or to a port that its annotation
+/// excludes. Nobody takes mesh TLS there.
+pub(crate) fn arrives_untouched(instance: &Instance, port: u16) -> bool {
+    ports::PAGES.contains(&port) || instance.object.annotated_ports(EXCLUDE_INBOUND_PORTS).contains(&port)
 }
 
 /// Everything behind a Service port: the instances it selects, and what EndpointSlices say. Sorted by address, each once.
@@ -267,4 +275,54 @@ fn endpoint(target: Target) -> LbEndpoint {
 /// The backends of a set as destinations.
 pub(super) fn destinations(backends: BTreeSet<Backend>) -> impl Iterator<Item = Destination> {
     backends.into_iter().map(Destination::Service)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::{FileChange, Folder};
+    use crate::world::{Allocations, World, WorldSettings};
+
+    #[test]
+    fn mesh_tls_goes_only_where_a_sidecar_takes_it() {
+        // Aim: a meshed peer's metrics and health ports, and ports that arrive there untouched, are called in plaintext, by the instance's
+        // own address and by a Service alike; all others by mesh TLS.
+        let text = "\
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop, labels: {meshwright.dev/inject: enabled}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {selector: {app: web}, ports: [{name: a, port: 80, targetPort: 8080}, {name: b, port: 81, targetPort: 15020}]}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: web, namespace: shop, labels: {app: web}, annotations: {meshwright.dev/exclude-inbound-ports: '22, 9100'}}
+spec: {addresses: [10.1.0.1], ports: [{name: a, port: 8080}]}
+";
+        let change = FileChange { file: "f".to_owned(), text: Some(Ok(text.to_owned())) };
+        let mut world = World::new(WorldSettings::default(), Allocations::default());
+        world.apply(Folder::default().update(vec![change], 0));
+        let name = ("shop".to_owned(), "web".to_owned());
+        let instance = |port| Destination::Instance(name.clone(), port);
+        let service = |port| Destination::Service(Backend { service: name.clone(), port });
+        for (destination, meshed) in [
+            (instance(8080), true),
+            (instance(15006), true),
+            (instance(15020), false),
+            (instance(15021), false),
+            (instance(22), false),
+            (instance(9100), false),
+            (service(80), true),
+            (service(81), false),
+        ] {
+            let assignment = assignment(world.index(), &destination);
+            let endpoint = &assignment.endpoints[0].lb_endpoints[0];
+            let facts = &endpoint.metadata.as_ref().unwrap().filter_metadata;
+            assert_eq!(facts[names::METADATA].fields.contains_key("identity"), meshed, "{destination:?}");
+            assert_eq!(facts.contains_key("envoy.transport_socket_match"), meshed, "{destination:?}");
+        }
+    }
 }

@@ -24,6 +24,7 @@ use prost_types::Any;
 use proto::names::{Mode, NodeId};
 
 pub use analyze::{analyze, audit};
+pub(crate) use cluster::arrives_untouched;
 pub use node::{gateway_ports, instance_fingerprint, node_order};
 pub use status::{AncestorStatus, Condition, ListenerStatus, ParentStatus, Status, statuses};
 pub use view::view;

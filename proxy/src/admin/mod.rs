@@ -86,7 +86,7 @@ impl Admin {
             tokio::spawn(async move {
                 let service = service_fn(|request: Request<Incoming>| {
                     let admin = Arc::clone(&admin);
-                    async move { Ok::<_, Infallible>(admin.page(pages, request.method(), request.uri()).await) }
+                    async move { Ok::<_, Infallible>(admin.page(pages, &request.into_parts().0).await) }
                 });
                 let mut builder = http1::Builder::new();
                 builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(BUFFER_BYTES);

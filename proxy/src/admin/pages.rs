@@ -1,7 +1,8 @@
 //! What each page says: plain functions of the proxy's state.
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, VARY};
+use http::request::Parts;
 use http::{HeaderValue, Method, Response, StatusCode, Uri};
 use http_body_util::Full;
 use proto::mesh::{ExplainCommand, Header};
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Admin, Pages};
 use crate::inspect;
-use crate::observe::OPENMETRICS_CONTENT_TYPE;
+use crate::observe::Exposition;
 use crate::reports::rfc3339;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -18,12 +19,16 @@ const JSON: &str = "application/json";
 type Page = Response<Full<Bytes>>;
 
 impl Admin {
-    pub(super) async fn page(&self, pages: Pages, method: &Method, uri: &Uri) -> Page {
+    pub(super) async fn page(&self, pages: Pages, head: &Parts) -> Page {
+        let (method, uri) = (&head.method, &head.uri);
         let reading = matches!(*method, Method::GET | Method::HEAD);
         let query = Query::of(uri);
         match (pages, uri.path()) {
             (Pages::Metrics, "/metrics") | (Pages::Admin, "/stats" | "/metrics") if reading => {
-                page(StatusCode::OK, OPENMETRICS_CONTENT_TYPE, self.telemetry.render())
+                let exposition = Exposition::accepted(&head.headers);
+                let mut page = page(StatusCode::OK, exposition.content_type(), self.telemetry.render_as(exposition));
+                page.headers_mut().insert(VARY, HeaderValue::from_static("accept"));
+                page
             }
             (Pages::Health, "/healthz/ready") if reading => health(self.lifecycle.ready()),
             (Pages::Health, "/healthz/startup") if reading => health(self.lifecycle.started()),

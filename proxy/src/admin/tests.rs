@@ -1,5 +1,6 @@
 use engine::model::Snapshot;
-use http::{Method, StatusCode};
+use http::StatusCode;
+use http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use http_body_util::BodyExt;
 
 use super::*;
@@ -17,7 +18,7 @@ fn admin() -> Admin {
 }
 
 async fn get(admin: &Admin, pages: Pages, method: &str, path: &str) -> (StatusCode, String) {
-    let page = admin.page(pages, &Method::from_bytes(method.as_bytes()).unwrap(), &path.parse().unwrap()).await;
+    let page = admin.page(pages, &Request::builder().method(method).uri(path).body(()).unwrap().into_parts().0).await;
     let status = page.status();
     (status, String::from_utf8(page.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
 }
@@ -27,7 +28,7 @@ async fn get(admin: &Admin, pages: Pages, method: &str, path: &str) -> (StatusCo
 async fn pages_are_where_they_belong() {
     let admin = admin();
     for (pages, method, path, status, word) in [
-        (Pages::Metrics, "GET", "/metrics", 200, "# EOF"),
+        (Pages::Metrics, "GET", "/metrics", 200, "# TYPE meshwright_config_epoch gauge"),
         (Pages::Metrics, "GET", "/config_dump", 404, "no such page"),
         (Pages::Health, "GET", "/healthz/live", 200, "ok"),
         (Pages::Health, "GET", "/healthz/ready", 503, "listeners"),
@@ -45,6 +46,31 @@ async fn pages_are_where_they_belong() {
         let (found, body) = get(&admin, pages, method, path).await;
         assert_eq!(found, status, "{method} {path}: {body}");
         assert!(body.contains(word), "{method} {path}: {body}");
+    }
+}
+
+/// Aim: a scraper gets the format that it accepts, under the content type of just that format; what is asked for by none is text.
+#[tokio::test(start_paused = true)]
+async fn metrics_come_in_the_format_that_is_accepted() {
+    let admin = admin();
+    for (accept, kind, counter, end) in [
+        ("*/*", "text/plain; version=0.0.4; charset=utf-8", "# TYPE meshwright_config_rejected_total counter\n", false),
+        ("text/plain;version=0.0.4", "text/plain; version=0.0.4; charset=utf-8", "meshwright_config_rejected_total 0\n", false),
+        (
+            "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1",
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            "# TYPE meshwright_config_rejected counter\n",
+            true,
+        ),
+    ] {
+        for (pages, path) in [(Pages::Metrics, "/metrics"), (Pages::Admin, "/stats")] {
+            let head = Request::get(path).header(ACCEPT, accept).body(()).unwrap().into_parts().0;
+            let page = admin.page(pages, &head).await;
+            assert_eq!(page.headers()[CONTENT_TYPE], kind, "{accept}");
+            assert_eq!(page.headers()[VARY], "accept");
+            let text = String::from_utf8(page.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+            assert!(text.contains(counter) && text.ends_with("# EOF\n") == end, "{accept}: {text}");
+        }
     }
 }
 

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
+use proto::ports;
 
 use super::table::{Chain, Family, Hook, Rule, Table, When};
 use super::{DNS_PORT, INBOUND_PORT, OUTBOUND_PORT, TABLE};
 
 /// Ports of the sidecar that are reached directly: inbound itself, metrics, health.
-const OWN_PORTS: [u16; 3] = [INBOUND_PORT, 15020, 15021];
+const OWN_PORTS: [u16; 3] = [INBOUND_PORT, ports::METRICS, ports::HEALTH];
 /// DNS.
 const DNS: u16 = 53;
 

@@ -67,37 +67,46 @@ impl Exchange {
         self.seen.cluster = Some(Arc::clone(cluster));
     }
 
-    /// An attempt begins on this endpoint, over TLS or not. Call again for each attempt.
-    pub fn attempted(&mut self, endpoint: &Arc<Endpoint>, tls: Option<&TlsFacts>) {
+    /// An attempt begins on this endpoint. Call again for each attempt, and tell with [`Exchange::secured`] how its connection is encrypted
+    /// once there is one. Until then a mesh peer counts as called by mTLS, since no other way leads to it: a plaintext label must mean
+    /// plaintext.
+    pub fn attempted(&mut self, endpoint: &Arc<Endpoint>) {
+        if self.seen.direction == Direction::Outbound {
+            self.seen.mtls = endpoint.identity.is_some();
+        }
         self.seen.endpoint = Some(Arc::clone(endpoint));
-        self.attempt(tls);
+        self.attempt();
     }
 
     /// An attempt begins on the application itself or another place that is no endpoint.
     pub fn attempted_locally(&mut self) {
-        self.attempt(None);
+        if self.seen.direction == Direction::Outbound {
+            self.seen.mtls = false;
+        }
+        self.attempt();
     }
 
-    fn attempt(&mut self, tls: Option<&TlsFacts>) {
+    fn attempt(&mut self) {
         self.seen.attempts += 1;
-        self.secured(tls);
         if let Some(detail) = &mut self.detail {
             detail.attempt_started = Some(self.worker.telemetry.clock.now());
+            if self.seen.direction == Direction::Outbound {
+                detail.tls = None;
+            }
+        }
+    }
+
+    /// The attempt's connection is there: how it is encrypted. Counts an opaque connection as opened. Only the outbound side's encryption
+    /// counts: on the inbound side it is the caller's connection that the mesh secures.
+    pub fn secured(&mut self, tls: Option<&TlsFacts>) {
+        if self.seen.direction == Direction::Outbound {
+            self.seen.mtls = tls.is_some();
+            if let Some(detail) = &mut self.detail {
+                detail.tls = tls.copied();
+            }
         }
         if self.seen.family == Family::Tcp {
             self.open();
-        }
-    }
-
-    /// How the upstream connection is encrypted, where it is known only after the attempt began. Only the outbound side's counts: on
-    /// the inbound side it is the caller's connection that the mesh secures.
-    pub fn secured(&mut self, tls: Option<&TlsFacts>) {
-        if self.seen.direction == Direction::Inbound {
-            return;
-        }
-        self.seen.mtls = tls.is_some();
-        if let Some(detail) = &mut self.detail {
-            detail.tls = tls.copied();
         }
     }
 
@@ -191,6 +200,9 @@ impl Exchange {
 
     fn close(&mut self) {
         if self.live.is_none() {
+            if self.seen.attempts == 0 && self.seen.direction == Direction::Outbound {
+                self.seen.mtls = self.seen.cluster.as_deref().is_some_and(leads_to_peers);
+            }
             self.open();
             let Some(series) = &self.live else { return };
             series.request_bytes.add(self.seen.request_bytes);
@@ -198,6 +210,12 @@ impl Exchange {
         }
         self.worker.count(&self.seen, Family::Tcp, self.seen.reason, |series| series.count.add(1));
     }
+}
+
+/// Whether mesh peers are behind it: what could not be opened there would have been encrypted.
+fn leads_to_peers(cluster: &Cluster) -> bool {
+    let endpoints = cluster.endpoints.0.load();
+    endpoints.ready.iter().chain(&endpoints.other).any(|endpoint| endpoint.identity.is_some())
 }
 
 impl Drop for Exchange {

@@ -1,4 +1,4 @@
-//! `/metrics` as OpenMetrics text: the shards' sums, facts, the process.
+//! `/metrics`: the shards' sums, facts, the process.
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::exposition::{Exposition, plain};
 use super::labels::{BUCKET_BOUNDS_SECS, Direction, Family, Labels};
 use super::process::Process;
 use super::series::{BUCKETS, Exemplar, Sum};
@@ -37,9 +38,14 @@ struct Scrape {
 }
 
 impl Telemetry {
-    /// All metrics as OpenMetrics text, [`super::OPENMETRICS_CONTENT_TYPE`].
+    /// All metrics in OpenMetrics, which says most.
     pub fn render(&self) -> String {
-        self.scrape(Process::read()).text()
+        self.render_as(Exposition::OpenMetrics)
+    }
+
+    /// All metrics.
+    pub fn render_as(&self, exposition: Exposition) -> String {
+        self.scrape(Process::read()).text(exposition)
     }
 
     fn scrape(&self, process: Process) -> Scrape {
@@ -71,16 +77,17 @@ fn since_1970(at: SystemTime) -> std::time::Duration {
 }
 
 impl Scrape {
-    fn text(self) -> String {
+    fn text(self, exposition: Exposition) -> String {
         let exemplars: Vec<_> = self.of(Family::Http).flat_map(|(_, sum)| sum.exemplars).collect();
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));
         let mut text = String::new();
         // Writing into a string does not fail.
         let _ = encode_registry(&mut text, &registry);
-        let mut text = with_exemplars(text, &exemplars);
-        text.push_str("# EOF\n");
-        text
+        match exposition {
+            Exposition::Text => plain(&text),
+            Exposition::OpenMetrics => with_exemplars(text, &exemplars) + "# EOF\n",
+        }
     }
 
     fn of(&self, family: Family) -> impl Iterator<Item = &(Arc<Labels>, Sum)> {

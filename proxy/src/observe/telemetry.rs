@@ -16,9 +16,6 @@ use super::series::Registry;
 use super::traffic::PlaintextPeers;
 use crate::io::{Clock, Network};
 
-/// Content type of [`Telemetry::render`].
-pub const OPENMETRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// What a proxy's telemetry is started with.
 #[derive(Debug)]
 pub struct TelemetryOptions {

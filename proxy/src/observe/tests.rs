@@ -1,5 +1,7 @@
 //! Whole exchanges, from begin to what metrics, log and span say of them.
 
+mod scrape;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -7,8 +9,8 @@ use std::time::{Duration, SystemTime};
 
 use engine::failure::{Failure, Reason};
 use engine::model::{
-    Action, Cluster, ClusterKind, Endpoint, EndpointCell, Forward, Health, InboundPort, Match, MtlsMode, Protocol, RouteTable, Rule,
-    RuleSource, Settings, Snapshot,
+    Action, Cluster, ClusterKind, Endpoint, EndpointCell, EndpointSet, Forward, Health, InboundPort, Match, MtlsMode, Protocol, RouteTable,
+    Rule, RuleSource, Settings, Snapshot,
 };
 use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode, Version};
@@ -151,10 +153,12 @@ async fn some_traffic(world: &World, snapshot: &Arc<Snapshot>) {
     let mut sampled = parts(&[("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), ("x-request-id", "r1")]);
     let mut exchange = world.observer.begin_http(Direction::Outbound, snapshot, &mut sampled, &app);
     exchange.routed(&rule, &cluster);
-    exchange.attempted(&endpoint, Some(&TLS));
+    exchange.attempted(&endpoint);
+    exchange.secured(Some(&TLS));
     tokio::time::advance(Duration::from_millis(1)).await;
     exchange.retried(endpoint.address, Reason::ConnectFailed);
-    exchange.attempted(&endpoint, Some(&TLS));
+    exchange.attempted(&endpoint);
+    exchange.secured(Some(&TLS));
     tokio::time::advance(Duration::from_millis(3)).await;
     exchange.response(StatusCode::OK, &HeaderMap::new());
     exchange.add_request_bytes(10);
@@ -176,10 +180,18 @@ async fn some_traffic(world: &World, snapshot: &Arc<Snapshot>) {
 
     let mut exchange = world.observer.begin_tcp(Direction::Outbound, snapshot, &app);
     exchange.to_cluster(&cluster);
-    exchange.attempted(&endpoint, Some(&TLS));
+    exchange.attempted(&endpoint);
+    exchange.secured(Some(&TLS));
     exchange.add_request_bytes(5);
     exchange.add_response_bytes(7);
     exchange.failed(&Failure::new(Reason::UpstreamReset, "10.77.0.3:8080: connection reset"));
+}
+
+/// Telemetry that has seen one of each.
+async fn busy_world() -> Arc<Telemetry> {
+    let world = world();
+    some_traffic(&world, &snapshot(settings(false, Some("http://127.0.0.1:4317"), 0))).await;
+    world.telemetry
 }
 
 /// Aim: names, labels and units are those of contract section 5, with exemplars of sampled requests, in a stable order.
@@ -211,6 +223,56 @@ async fn log_lines_read_as_kinds_says() {
     assert_eq!(lines, include_str!("golden/access.jsonl"));
 }
 
+/// Aim: opened and closed agree in every label, whatever became of the connection; what a mesh peer was called by never counts as plaintext,
+/// and no series stands beside that counts nothing (an open connection's `closed` excepted).
+#[tokio::test(start_paused = true)]
+async fn opened_and_closed_have_the_same_labels() {
+    let meshed = Arc::new(EndpointCell(arc_swap::ArcSwap::from_pointee(EndpointSet::new(vec![endpoint()], vec![]))));
+    let peers = Arc::new(Cluster { endpoints: meshed, ..Arc::into_inner(cluster()).unwrap() });
+    let stranger = Arc::new(Endpoint { identity: None, ..Arc::into_inner(endpoint()).unwrap() });
+    // (cluster, endpoint reached, encrypted) -> mtls
+    for (cluster, reached, tls, mtls) in [
+        (&peers, Some(endpoint()), Some(&TLS), true),
+        (&peers, None, None, true),
+        (&cluster(), None, None, false),
+        (&cluster(), Some(stranger), None, false),
+    ] {
+        let world = world();
+        let snapshot = snapshot(settings(false, None, 0));
+        let app = world.caller(Direction::Outbound, &snapshot, false);
+        let mut exchange = world.observer.begin_tcp(Direction::Outbound, &snapshot, &app);
+        exchange.to_cluster(cluster);
+        if let Some(endpoint) = &reached {
+            exchange.attempted(endpoint);
+            exchange.secured(tls);
+        }
+        drop(exchange);
+        let text = world.telemetry.render();
+        for name in ["opened", "closed"] {
+            let name = format!("meshwright_tcp_connections_{name}_total{{");
+            let lines: Vec<_> = text.lines().filter(|line| line.starts_with(&name)).collect();
+            assert!(matches!(lines[..], [line] if line.ends_with(&format!("mtls=\"{mtls}\"}} 1"))), "{lines:#?}");
+        }
+    }
+}
+
+/// Aim: an attempt on a mesh peer that fails before there is a connection is no plaintext either.
+#[tokio::test(start_paused = true)]
+async fn a_failed_attempt_on_a_peer_is_not_plaintext() {
+    let world = world();
+    let snapshot = snapshot(settings(false, None, 0));
+    let app = world.caller(Direction::Outbound, &snapshot, false);
+    let mut exchange = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &app);
+    exchange.routed(&rule(), &cluster());
+    exchange.attempted(&endpoint());
+    exchange.retried(endpoint().address, Reason::ConnectFailed);
+    exchange.attempted(&endpoint());
+    exchange.failed(&Failure::new(Reason::ConnectFailed, "refused"));
+    drop(exchange);
+    let text = world.telemetry.render();
+    assert!(!text.contains("mtls=\"false\""), "{text}");
+}
+
 /// Aim: with the log off, a request that is not sampled allocates nothing between begin and drop.
 #[tokio::test(start_paused = true)]
 async fn a_plain_request_allocates_nothing() {
@@ -226,7 +288,8 @@ async fn a_plain_request_allocates_nothing() {
             let before = allocations();
             let mut exchange = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts, &app);
             exchange.routed(&rule, &cluster);
-            exchange.attempted(&endpoint, Some(&TLS));
+            exchange.attempted(&endpoint);
+            exchange.secured(Some(&TLS));
             exchange.response(StatusCode::OK, &headers);
             exchange.add_response_bytes(1024);
             drop(exchange);
@@ -327,7 +390,8 @@ async fn spans_leave_by_otlp() {
         let app = world.caller(Direction::Outbound, &snapshot, false);
         let mut exchange = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &app);
         exchange.routed(&rule(), &cluster());
-        exchange.attempted(&endpoint(), Some(&TLS));
+        exchange.attempted(&endpoint());
+        exchange.secured(Some(&TLS));
         exchange.response(StatusCode::OK, &HeaderMap::new());
     }
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();

@@ -22,7 +22,7 @@ use crate::tls::{Carries, Tls, TlsFacts};
 use crate::wakes::Wakes;
 
 /// Gives a connection to this proxy's own inbound side where an address is one of the instance's own; `None` elsewhere.
-pub type Hairpin = Rc<dyn Fn(SocketAddr) -> Option<Socket>>;
+pub type Hairpin = Rc<dyn Fn(&engine::model::Endpoint) -> Option<Socket>>;
 
 /// Opens upstream connections. Cheap to clone.
 #[derive(Clone)]
@@ -109,7 +109,7 @@ impl Connector {
         let address = to.endpoint.address;
         let Some(local) = to.local else {
             if let Some(hairpin) = &self.hairpin
-                && let Some(socket) = hairpin(address)
+                && let Some(socket) = hairpin(&to.endpoint)
             {
                 return Ok(socket);
             }

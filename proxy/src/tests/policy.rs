@@ -122,6 +122,28 @@ fn a_call_to_ones_own_address_stays_inside() {
 }
 
 #[test]
+fn a_call_to_ones_own_untouched_port_goes_straight_there() {
+    // Aim: what arrives untouched from others (the sidecar's own metrics, excluded ports) is called by oneself in the same way, although
+    // everything else is Strict.
+    run(|| async {
+        let mut world = World::new(Setup { endpoints: vec!["10.77.0.2:15020"], meshed: false, ..Setup::default() });
+        let mut both = server_snapshot(&world.setup, 2);
+        both.outbound = client_snapshot(&world.setup, 2).outbound;
+        world.server_means.snapshots.publish(Arc::new(both));
+        let (mut client, far) = pipe();
+        let arrival = Arrival { socket: far, peer: SERVER.parse().unwrap(), destination: SERVICE.parse().unwrap() };
+        tokio::task::spawn_local(outbound::serve_connection(arrival, Rc::clone(&world.server)));
+        write(&mut client, ASK).await;
+        let (address, mut application) = world.applications.recv().await.unwrap();
+        assert_eq!(address.to_string(), "10.77.0.2:15020");
+        let request = head(&mut application).await;
+        assert!(request.contains("x-forwarded-client-cert: URI=forged\r\n"), "the inbound side has touched it: {request}");
+        write(&mut application, OK).await;
+        assert_eq!(head(&mut client).await, OK);
+    });
+}
+
+#[test]
 fn a_new_credential_cuts_nothing() {
     // Aim: after a rotation new connections are opened, the exchange under way goes on.
     run(|| async {

@@ -95,6 +95,48 @@ fn plaintext_xds_is_served_on_the_hosts_loopback() {
     up.end();
 }
 
+/// Aim: a sidecar's metrics and health ports answer whoever asks, meshed, unmeshed and its own workload, by IPv4 and IPv6, although its
+/// namespace is Strict; metrics come in the format that the scraper accepts.
+#[test]
+fn scrapers_reach_a_sidecar_from_everywhere() {
+    const STRICT: &str = r#"
+apiVersion: meshwright.dev/v1alpha1
+kind: PeerAuthentication
+metadata: {name: default, namespace: shop}
+spec: {mtls: {mode: Strict}}
+"#;
+    let up = Up::start(&[MANIFESTS, STRICT], &[]);
+    up.wait_for("live", LIVE_MAX);
+    let book = up.book();
+    let instances = book["instances"].as_array().unwrap();
+    let web = instances.iter().find(|instance| instance["instance"] == "web").unwrap();
+    let addresses: Vec<_> = web["addresses"].as_array().unwrap().iter().map(|address| address.as_str().unwrap().to_owned()).collect();
+    assert_eq!(addresses.len(), 2, "{web}");
+    for address in addresses {
+        let host = if address.contains(':') { format!("[{address}]") } else { address };
+        for asker in ["shop/client", "outside/stranger", "shop/web"] {
+            assert_eq!(up.curl(asker, &format!("http://{host}:15021/healthz/ready")), "200", "{asker} {host}");
+            for (accept, ends) in [("*/*", false), ("application/openmetrics-text", true)] {
+                let url = format!("http://{host}:15020/metrics");
+                let output = up.exec(asker, &["curl", "-sS", "-m", "10", "-H", &format!("accept: {accept}"), &url]);
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                assert!(text.contains("meshwright_config_epoch"), "{asker} {host}: {output:?}");
+                assert_eq!(text.ends_with("# EOF\n"), ends, "{asker} {host} {accept}");
+            }
+        }
+    }
+    let explained = up.meshwright(&[
+        "explain",
+        "--from",
+        "shop/client",
+        "GET",
+        &format!("http://{}:15020/metrics", web["addresses"][0].as_str().unwrap()),
+    ]);
+    let explained = String::from_utf8_lossy(&explained.stdout).into_owned();
+    assert!(explained.contains("Forward") && !explained.contains("spiffe://"), "{explained}");
+    up.end();
+}
+
 /// Aim: a loopback OTLP endpoint means the host's: spans of a sidecar arrive at a collector that listens there.
 #[test]
 fn telemetry_is_relayed_to_the_hosts_loopback() {
