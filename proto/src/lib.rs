@@ -1,6 +1,7 @@
-//! Words both planes share: xDS messages, SPIFFE identity, resource names, annotations, ports, refusals.
+//! Words both planes share: xDS messages, SPIFFE identity, resource names, annotations, ports, defaults, refusals.
 
 pub mod annotations;
+pub mod defaults;
 pub mod epoch;
 pub mod identity;
 pub mod names;

@@ -27,7 +27,8 @@ pub(super) enum Output {
     Exit status: 0 done, 1 failed or some load failed, 2 usage.")]
 pub struct Args {
     /// Topologies, by name; `direct` is always among them [default: direct, meshwright, floor, splice, tcp-tls, and
-    /// nginx, haproxy, envoy where they are installed; others: floor-h2, meshwright-log, meshwright-traced]
+    /// nginx, haproxy, envoy where they are installed; others: floor-h2, meshwright-log, meshwright-traced,
+    /// meshwright-both]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub(super) topologies: Vec<String>,
     /// One more topology, from a file (repeatable)

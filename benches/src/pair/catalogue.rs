@@ -10,7 +10,7 @@ pub(super) const DIRECT: &str = "direct";
 pub(super) const OURS: &str = "meshwright";
 
 /// Spec files in the binary: file name and text.
-const FILES: [(&str, &str); 12] = [
+const FILES: [(&str, &str); 13] = [
     ("backend.json", include_str!("../../specs/backend.json")),
     ("direct.json", include_str!("../../specs/direct.json")),
     ("meshwright.json", include_str!("../../specs/meshwright.json")),
@@ -23,6 +23,7 @@ const FILES: [(&str, &str); 12] = [
     ("envoy.json", include_str!("../../specs/envoy.json")),
     ("meshwright-log.json", include_str!("../../specs/meshwright-log.json")),
     ("meshwright-traced.json", include_str!("../../specs/meshwright-traced.json")),
+    ("meshwright-both.json", include_str!("../../specs/meshwright-both.json")),
 ];
 
 /// What is measured unless the user says otherwise, in order of the report.

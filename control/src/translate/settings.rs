@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
+use proto::defaults::METRIC_SERIES_MAX;
 use proto::mesh::{AccessLog, ProxyConfig, RelayOrder, Tracing};
 
 use super::mtls::{Place, applies, place};
@@ -16,8 +17,6 @@ const RELAY_PORT_FIRST: u16 = 15400;
 const RELAYS_MAX: usize = 100;
 /// Share of new traces where nobody says one.
 const SAMPLE_PERCENT_DEFAULT: f64 = 100.0;
-/// Bound on metric label sets where nobody says one (contract, section 5).
-const SERIES_MAX_DEFAULT: u32 = 1000;
 
 /// The content of a Telemetry.
 pub(super) fn content(object: &Object) -> Option<&Telemetry> {
@@ -96,7 +95,7 @@ pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
         }),
         leaf_life: prost_types::Duration::try_from(index.mesh.leaf_life).ok(),
         rotate_at_percent: index.mesh.rotate_at_percent,
-        metric_series_max: telemetry.series_max.unwrap_or(SERIES_MAX_DEFAULT),
+        metric_series_max: telemetry.series_max.unwrap_or(METRIC_SERIES_MAX.into()),
         namespace: audience.node.namespace.clone(),
         workload: audience.workload.clone(),
         service_account: audience.service_account.clone(),

@@ -1,6 +1,6 @@
 //! What may go wrong with an exchange, whose fault it is and what the caller sees.
 
-use http::{HeaderValue, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 /// Who has to act. Picks the metric, the log level and who gets paged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +18,9 @@ pub enum Blame {
     /// A rule said no.
     Policy,
 }
+
+/// Carries a [`Reason`] on every error that the mesh itself made (contract, section 4).
+pub const REASON_HEADER: HeaderName = HeaderName::from_static("x-meshwright-reason");
 
 /// The closed set of reason codes (contract, section 4): header `x-meshwright-reason`, access log, span and metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -213,7 +216,7 @@ pub struct LocalReply {
     /// Present on every error of the mesh's own.
     pub reason: Option<Reason>,
     /// Further headers, e.g. `location`.
-    pub headers: Vec<(http::HeaderName, HeaderValue)>,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Body, usually empty or one line of text.
     pub body: bytes::Bytes,
 }

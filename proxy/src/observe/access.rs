@@ -1,33 +1,25 @@
-//! The access log: one JSON line per exchange, with the fields of kinds.md in that order.
+//! The access log: who writes its lines, and where to.
 
-use std::fmt;
-use std::io::{BufWriter, Write};
-use std::net::SocketAddr;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use engine::failure::{Blame, Reason};
-use http::Version;
 use parking_lot::Mutex;
-use serde::{Serialize, Serializer};
-use time::OffsetDateTime;
 
-use super::labels::{CODE_NONE, GRPC_NONE, Wire};
-use super::record::{Party, Record, Who};
-use super::trace::{hex_of_u64, hex_of_u128};
+use super::batch::{Batch, Outbox, Outboxes};
+use super::line::Lines;
 
-/// Lines waiting for the writer; beyond, lines are dropped and counted.
-const LINE_QUEUE_MAX: usize = 16_384;
-/// Pause of the writer after it has written all there was: lines gather meanwhile, and a busy worker need not wake it for each.
-const GATHER: Duration = Duration::from_millis(2);
-/// Pauses of [`AccessLog::close`], a second in all.
+/// Pause of the writer after it has written all there was: records gather meanwhile, and a worker need not wake it for each.
+const GATHER: Duration = Duration::from_millis(20);
+/// Bytes gathered before they are written: all of a usual batch.
+const WRITE_BYTES: usize = 256 << 10;
+/// Steps of [`AccessLog::close`], and how many make a second.
+const CLOSE_STEP: Duration = Duration::from_millis(2);
 const CLOSE_STEPS_MAX: u32 = 500;
-/// A first guess at the length of a line.
-const LINE_BYTES: usize = 1024;
-/// Bytes gathered before they are written.
-const WRITE_BYTES: usize = 64 << 10;
 
 /// Where lines go.
 #[derive(Clone, Debug, Default)]
@@ -35,246 +27,163 @@ pub enum LogLines {
     /// To standard output, by a thread of its own.
     #[default]
     Stdout,
-    /// Into memory, for simulation and tests.
+    /// To an open file or pipe, by a thread of its own.
+    File(Arc<File>),
+    /// Into memory and at once, for simulation and tests.
     Memory(Arc<Mutex<Vec<String>>>),
 }
 
-/// The writing end; never waits for the device.
+/// Takes records from workers and writes their lines; nobody ever waits for the device.
 #[derive(Debug)]
 pub struct AccessLog {
     lines: LogLines,
-    writer: OnceLock<Option<Writer>>,
-}
-
-#[derive(Debug)]
-struct Writer {
-    /// `None` is the last message: write out and end.
-    queue: SyncSender<Option<Vec<u8>>>,
-    thread: JoinHandle<()>,
+    outboxes: Arc<Outboxes>,
+    writer: OnceLock<Option<JoinHandle<()>>>,
+    ending: Arc<AtomicBool>,
+    /// Lines that the device refused.
+    lost: Arc<AtomicU64>,
 }
 
 impl AccessLog {
-    /// The writer's thread starts with the first line: most proxies never write one.
+    /// The writer's thread starts with the first worker that logs: most proxies never write a line.
     pub(super) fn new(lines: LogLines) -> Self {
-        Self { lines, writer: OnceLock::new() }
+        Self { lines, outboxes: Arc::default(), writer: OnceLock::new(), ending: Arc::default(), lost: Arc::default() }
     }
 
-    /// Queues one line, its line feed included. False: the queue is full and the line is lost.
-    pub(super) fn write(&self, line: Vec<u8>) -> bool {
-        match &self.lines {
-            LogLines::Memory(lines) => {
-                lines.lock().push(String::from_utf8_lossy(&line).trim_end().to_owned());
-                true
-            }
-            LogLines::Stdout => {
-                self.writer.get_or_init(start_writer).as_ref().is_some_and(|writer| writer.queue.try_send(Some(line)).is_ok())
-            }
+    /// One more worker's records.
+    pub(super) fn open(&self) -> Arc<Outbox> {
+        if !matches!(self.lines, LogLines::Memory(_)) {
+            self.writer.get_or_init(|| self.start());
+        }
+        self.outboxes.open()
+    }
+
+    /// A worker has added to its outbox.
+    pub(super) fn added(&self, outbox: &Outbox) {
+        if let LogLines::Memory(kept) = &self.lines
+            && let Some(batch) = outbox.take()
+        {
+            let mut lines = Lines::default();
+            batch.records.iter().for_each(|record| lines.push(&batch, record));
+            kept.lock().extend(String::from_utf8_lossy(lines.bytes()).lines().map(str::to_owned));
+            outbox.give_back(batch);
         }
     }
 
-    /// Writes out what is queued and ends the writer; gives up after a second.
+    /// Lines that could not be written.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Writes out what the workers have left and ends the writer; gives up after a second.
     pub(super) fn close(&self) {
         let Some(Some(writer)) = self.writer.get() else { return };
-        let mut patience = CLOSE_STEPS_MAX;
-        while matches!(writer.queue.try_send(None), Err(TrySendError::Full(_))) && patience > 0 {
-            patience -= 1;
-            std::thread::sleep(GATHER);
-        }
-        while !writer.thread.is_finished() && patience > 0 {
-            patience -= 1;
-            std::thread::sleep(GATHER);
-        }
-    }
-}
-
-fn start_writer() -> Option<Writer> {
-    let (queue, receiver) = sync_channel(LINE_QUEUE_MAX);
-    let thread = std::thread::Builder::new().name("access-log".to_owned()).spawn(move || write_out(&receiver, std::io::stdout()));
-    match thread {
-        Ok(thread) => Some(Writer { queue, thread }),
-        Err(error) => {
-            tracing::error!(%error, "cannot start the access log's writer; no access log will be written until restart");
-            None
+        self.ending.store(true, Ordering::SeqCst);
+        self.outboxes.bell.ring();
+        for _ in 0..CLOSE_STEPS_MAX {
+            if writer.is_finished() {
+                return;
+            }
+            std::thread::sleep(CLOSE_STEP);
         }
     }
-}
 
-/// Until the last message. A line that standard output refuses is lost: nobody is left to be told.
-fn write_out(queue: &Receiver<Option<Vec<u8>>>, out: impl Write) {
-    let mut out = BufWriter::with_capacity(WRITE_BYTES, out);
-    while let Ok(Some(first)) = queue.recv() {
-        let _ = out.write_all(&first);
-        loop {
-            match queue.try_recv() {
-                Ok(Some(line)) => {
-                    let _ = out.write_all(&line);
-                }
-                Ok(None) => return drop(out.flush()),
-                Err(_) => break,
+    fn start(&self) -> Option<JoinHandle<()>> {
+        let out = match &self.lines {
+            LogLines::File(file) => file.try_clone(),
+            // Past the library's own buffer, which looks for the last line's end in all that is written.
+            _ => io::stdout().as_fd().try_clone_to_owned().map(File::from),
+        };
+        let writer = |out| Writer {
+            out,
+            outboxes: Arc::clone(&self.outboxes),
+            ending: Arc::clone(&self.ending),
+            lost: Arc::clone(&self.lost),
+            lines: Lines::default(),
+            pending: 0,
+        };
+        let thread = out.and_then(|out| {
+            let mut writer = writer(out);
+            std::thread::Builder::new().name("access-log".to_owned()).spawn(move || writer.run())
+        });
+        match thread {
+            Ok(thread) => {
+                let woken = thread.thread().clone();
+                self.outboxes.bell.rings(move || woken.unpark());
+                Some(thread)
+            }
+            Err(error) => {
+                tracing::error!(%error, "cannot start the access log's writer; no access log will be written until restart");
+                None
             }
         }
-        let _ = out.flush();
-        std::thread::sleep(GATHER);
     }
 }
 
-/// One line with its line feed.
-pub(super) fn line(record: &Record<'_>) -> Vec<u8> {
-    let mut line = Vec::with_capacity(LINE_BYTES);
-    // Writing into memory fails for no value of these types.
-    let _ = serde_json::to_writer(&mut line, &Line::of(record));
-    line.push(b'\n');
-    line
+/// The thread that encodes and writes.
+struct Writer<W> {
+    out: W,
+    outboxes: Arc<Outboxes>,
+    ending: Arc<AtomicBool>,
+    lost: Arc<AtomicU64>,
+    lines: Lines,
+    /// Lines in `lines`.
+    pending: u64,
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    #[serde(serialize_with = "as_text")]
-    time: Rfc3339,
-    direction: &'static str,
-    epoch: u64,
-    trace_id: Option<Hex<32>>,
-    span_id: Option<Hex<16>>,
-    method: Option<&'a str>,
-    scheme: Option<&'static str>,
-    host: Option<&'a str>,
-    path: Option<&'a str>,
-    protocol: &'static str,
-    status: Option<u16>,
-    grpc_status: Option<u8>,
-    reason: Option<&'static str>,
-    blame: Option<&'static str>,
-    route: Option<&'a str>,
-    rule: Option<&'a str>,
-    source: Source<'a>,
-    destination: Destination<'a>,
-    mtls: Option<Mtls>,
-    request_bytes: u64,
-    response_bytes: u64,
-    duration_ms: f64,
-    upstream_ms: Option<f64>,
-    attempts: u32,
-    retries: Vec<RetryLine>,
-    fault: Option<&'static str>,
-    user_agent: Option<&'a str>,
-    request_id: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct Source<'a> {
-    namespace: Option<&'a str>,
-    workload: Option<&'a str>,
-    identity: Option<AsText<Who<'a>>>,
-    address: Option<SocketAddr>,
-}
-
-#[derive(Serialize)]
-struct Destination<'a> {
-    namespace: Option<&'a str>,
-    service: Option<&'a str>,
-    workload: Option<&'a str>,
-    identity: Option<AsText<Who<'a>>>,
-    address: Option<SocketAddr>,
-}
-
-#[derive(Serialize)]
-struct Mtls {
-    version: &'static str,
-    cipher: &'static str,
-    group: &'static str,
-}
-
-#[derive(Serialize)]
-struct RetryLine {
-    address: SocketAddr,
-    reason: &'static str,
-}
-
-impl<'a> Line<'a> {
-    fn of(record: &'a Record<'_>) -> Self {
-        let (seen, detail) = (record.seen, record.detail);
-        let head = detail.head.as_ref();
-        let rule = seen.rule.as_ref().map(|rule| &rule.source);
-        let Party { namespace, workload, identity, address, .. } = record.source();
-        let source = Source { namespace, workload, identity: identity.map(AsText), address };
-        let Party { namespace, service, workload, identity, address } = record.destination();
-        let destination = Destination { namespace, service, workload, identity: identity.map(AsText), address };
-        let reason = seen.reason.map(Reason::text);
-        Self {
-            time: Rfc3339(record.started),
-            direction: seen.direction.text(),
-            epoch: seen.snapshot.epoch,
-            trace_id: detail.context.map(|context| Hex(hex_of_u128(context.trace_id))),
-            span_id: detail.context.filter(|context| context.sampled).map(|context| Hex(hex_of_u64(context.span_id))),
-            method: head.map(|head| head.method.as_str()),
-            scheme: head.map(|head| head.scheme),
-            host: head.map(|head| head.host.as_str()),
-            path: head.map(|head| head.path.as_str()),
-            protocol: head.map_or("TCP", |head| version_text(head.version)),
-            status: Some(seen.code).filter(|code| *code != CODE_NONE),
-            grpc_status: Some(seen.grpc).filter(|code| *code != GRPC_NONE && seen.wire == Wire::Grpc),
-            reason,
-            blame: seen.blame.map(Blame::text),
-            route: rule.map(|rule| &*rule.label).filter(|label| !label.is_empty()),
-            rule: rule.map(|rule| &*rule.rule),
-            source,
-            destination,
-            mtls: detail.tls.as_ref().map(|tls| Mtls { version: tls.version, cipher: tls.cipher, group: tls.group }),
-            request_bytes: seen.request_bytes,
-            response_bytes: seen.response_bytes,
-            duration_ms: millis(record.duration),
-            upstream_ms: detail.upstream.map(millis),
-            attempts: seen.attempts,
-            retries: detail.retries.iter().map(|(address, reason)| RetryLine { address: *address, reason: reason.text() }).collect(),
-            fault: reason.filter(|_| seen.reason == Some(Reason::Fault)),
-            user_agent: head.and_then(|head| head.user_agent.as_deref()),
-            request_id: head.and_then(|head| head.request_id.as_deref()),
+impl<W: Write> Writer<W> {
+    fn run(&mut self) {
+        let mut resting = false;
+        loop {
+            let ending = self.ending.load(Ordering::SeqCst);
+            let any = self.write_out();
+            if ending {
+                return;
+            }
+            if any {
+                resting = false;
+                std::thread::park_timeout(GATHER);
+            } else if resting {
+                resting = false;
+                std::thread::park();
+            } else {
+                // Once more after having said so: see `Bell::rest`.
+                resting = true;
+                self.outboxes.forget_spares();
+                self.lines.clear(0);
+                self.outboxes.bell.rest();
+            }
         }
     }
-}
 
-fn version_text(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_10 => "HTTP/1.0",
-        Version::HTTP_2 => "HTTP/2",
-        Version::HTTP_3 => "HTTP/3",
-        _ => "HTTP/1.1",
+    /// Writes what the workers have left, in one go unless it is much. Whether there was anything.
+    fn write_out(&mut self) -> bool {
+        let mut any = false;
+        for outbox in self.outboxes.all() {
+            let Some(batch) = outbox.take() else { continue };
+            any = true;
+            self.encode(&batch);
+            outbox.give_back(batch);
+        }
+        self.flush();
+        any
     }
-}
 
-/// Milliseconds with three decimals.
-#[allow(clippy::cast_precision_loss, reason = "exact below 285 years")]
-fn millis(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1000.0
-}
-
-struct AsText<T>(T);
-
-impl<T: fmt::Display> Serialize for AsText<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&self.0)
+    fn encode(&mut self, batch: &Batch) {
+        for record in &batch.records {
+            self.lines.push(batch, record);
+            self.pending += 1;
+            if self.lines.bytes().len() >= WRITE_BYTES {
+                self.flush();
+            }
+        }
     }
-}
 
-fn as_text<T: fmt::Display, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(value)
-}
-
-struct Hex<const N: usize>([u8; N]);
-
-impl<const N: usize> Serialize for Hex<N> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(std::str::from_utf8(&self.0).unwrap_or(""))
-    }
-}
-
-/// A moment as RFC 3339 in UTC with microseconds.
-pub(super) struct Rfc3339(pub(super) SystemTime);
-
-impl fmt::Display for Rfc3339 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let at = OffsetDateTime::from(self.0);
-        let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
-        write!(f, "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}.{:06}Z", at.hour(), at.minute(), at.second(), at.microsecond())
+    fn flush(&mut self) {
+        if self.pending > 0 && self.out.write_all(self.lines.bytes()).is_err() {
+            self.lost.fetch_add(self.pending, Ordering::Relaxed);
+        }
+        self.pending = 0;
+        self.lines.clear(2 * WRITE_BYTES);
     }
 }

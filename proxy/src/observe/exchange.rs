@@ -5,13 +5,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use engine::failure::{Failure, LocalReply, Reason};
+use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::model::{Cluster, Endpoint, InboundPort, Rule};
 use http::{HeaderMap, StatusCode};
 
 use super::labels::{CODE_NONE, Direction, Family, GRPC_NONE, Wire};
 use super::observer::Worker;
-use super::record::{Detail, RETRIES_LISTED_MAX, Seen};
+use super::record::{Detail, RETRIES_LISTED_MAX, Seen, Word};
 use super::series::Series;
 use crate::tls::TlsFacts;
 
@@ -125,7 +125,7 @@ impl Exchange {
         self.seen.reason = Some(failure.reason);
         self.seen.blame = Some(failure.blame);
         if let Some(detail) = &mut self.detail {
-            detail.cause = Some(failure.cause.clone());
+            detail.word(Word::Cause, &failure.cause);
         }
     }
 
@@ -150,7 +150,7 @@ impl Exchange {
         if (status.is_client_error() || status.is_server_error())
             && self.seen.mtls
             && self.seen.direction == Direction::Outbound
-            && let Some(code) = headers.get("x-meshwright-reason")
+            && let Some(code) = headers.get(REASON_HEADER)
         {
             self.seen.reason = code.to_str().ok().and_then(Reason::parse);
             self.seen.blame = self.seen.reason.map(Reason::blame);
@@ -220,7 +220,9 @@ fn leads_to_peers(cluster: &Cluster) -> bool {
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        let duration = self.worker.telemetry.clock.now().saturating_duration_since(self.started);
+        let clock = &self.worker.telemetry.clock;
+        let duration = clock.now().saturating_duration_since(self.started);
+        let noted = self.detail.take().map(|detail| (detail, clock.wall()));
         if self.seen.family == Family::Tcp {
             self.close();
         } else {
@@ -231,20 +233,23 @@ impl Drop for Exchange {
             if self.seen.wire != Wire::Grpc {
                 self.seen.grpc = GRPC_NONE;
             }
-            let exemplar = self.worker.exemplar(self.detail.as_deref(), duration);
+            let exemplar = noted.as_ref().and_then(|(detail, ended)| Worker::exemplar(detail, duration, *ended));
             let (request_bytes, response_bytes) = (self.seen.request_bytes, self.seen.response_bytes);
             self.worker.count(&self.seen, Family::Http, self.seen.reason, |series| {
                 series.count.add(1);
                 series.request_bytes.add(request_bytes);
                 series.response_bytes.add(response_bytes);
                 let bucket = series.observe(duration);
-                if exemplar.is_some() {
-                    series.exemplars.lock()[bucket] = exemplar;
+                // One that a scrape is reading is as good as this one.
+                if exemplar.is_some()
+                    && let Some(mut exemplars) = series.exemplars.try_lock()
+                {
+                    exemplars[bucket] = exemplar;
                 }
             });
         }
-        if let Some(detail) = self.detail.take() {
-            self.worker.record(&self.seen, detail, duration);
+        if let Some((detail, ended)) = noted {
+            self.worker.record(&self.seen, detail, duration, ended);
         }
     }
 }

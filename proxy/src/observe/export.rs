@@ -1,207 +1,233 @@
-//! Finished spans leave by OTLP/gRPC, in batches, from the control thread. The endpoint is that of each span's own snapshot, so a
+//! Finished spans leave by OTLP/gRPC, in requests of many, from the control thread. The endpoint is that of each span's own snapshot, so a
 //! change of the mesh's configuration takes effect with the next span.
 
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use engine::model::Settings;
-use opentelemetry_otlp::{SpanExporter as Otlp, WithExportConfig, WithTonicConfig};
-use opentelemetry_sdk::trace::{SpanData, SpanExporter};
-use tokio::sync::mpsc;
+use opentelemetry_sdk::trace::SpanData;
+use prost::Message;
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
-use super::collector::channel;
-use super::span::{SpanRecord, resource};
+use super::batch::{Batch, Outbox};
+use super::collector::{Collector, Refused};
+use super::span::{SPANS, Spans, envelope};
 use super::telemetry::Telemetry;
+use super::wire;
 
-/// Spans waiting for export; beyond, spans are dropped and counted.
-pub(super) const SPAN_QUEUE_MAX: usize = 4096;
-/// Spans of one request to the collector.
-const BATCH_SPANS_MAX: usize = 512;
-/// Pause between batches, unless one is full before: a request to the collector costs a hundred times what a span in it costs.
-const BATCH_EVERY: Duration = Duration::from_secs(2);
-/// How often the pause looks whether a batch is full.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// A collector that does not answer for so long has failed.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Spans of the proxy's own tasks that wait; beyond, they are dropped and counted.
+pub(super) const OWN_SPANS_MAX: usize = 256;
+/// A request to the collector is sent when its spans take so much: some two hundred. A collector takes 4 MiB by default, and what is written
+/// at once should stay in the processor's cache.
+const REQUEST_BYTES: usize = 256 << 10;
+/// Longest wait of a span for others: a request to the collector costs a hundred times what a span in it costs.
+const REQUEST_EVERY: Duration = Duration::from_secs(2);
 /// What is still queued at the end gets so long to leave.
 const LAST_EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A failing collector is complained about once in this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
-/// A span on its way.
-#[derive(Debug)]
-pub(super) enum Finished {
-    Exchange(Box<SpanRecord>),
-    Own(Box<SpanData>),
-}
-
-/// Drains the queue of spans; made by [`Telemetry::new`].
+/// Encodes and sends the spans that workers and own tasks leave; made by [`Telemetry::new`].
 #[derive(Debug)]
 pub struct Exporter {
     telemetry: Arc<Telemetry>,
-    queue: mpsc::Receiver<Finished>,
-    open: Option<Open>,
-    complained: Option<Instant>,
+    own: mpsc::Receiver<Box<SpanData>>,
+    rung: Arc<Notify>,
+    spans: Spans,
+    request: Request,
+    collector: Option<Collector>,
+    complained: Option<std::time::Instant>,
 }
 
-/// The connection to one collector.
-#[derive(Debug)]
-struct Open {
-    endpoint: String,
+/// Spans that share endpoint and resource, encoded.
+#[derive(Debug, Default)]
+struct Request {
     settings: Option<Arc<Settings>>,
-    otlp: Otlp,
+    /// As fields of `ScopeSpans`; whoever sends them shares it for as long as that takes.
+    spans: Arc<Vec<u8>>,
+    count: u64,
+    /// When it is sent at the latest; `None`: it is empty.
+    due: Option<Instant>,
 }
 
 impl Exporter {
-    pub(super) fn new(telemetry: Arc<Telemetry>, queue: mpsc::Receiver<Finished>) -> Self {
-        Self { telemetry, queue, open: None, complained: None }
+    pub(super) fn new(telemetry: Arc<Telemetry>, own: mpsc::Receiver<Box<SpanData>>) -> Self {
+        let rung = Arc::new(Notify::new());
+        let ring = Arc::clone(&rung);
+        telemetry.spans.bell.rings(move || ring.notify_one());
+        Self { telemetry, own, rung, spans: Spans::default(), request: Request::default(), collector: None, complained: None }
     }
 
     /// Exports until `stop` is done, then sends what is queued, for at most two seconds. Runs inside a tokio runtime.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
-        let mut batch = Vec::with_capacity(BATCH_SPANS_MAX);
+        let mut own_end = false;
         loop {
+            if !self.gather().await && self.request.due.is_none() {
+                self.telemetry.spans.forget_spares();
+                // Once more after having said so: see `Bell::rest`.
+                self.telemetry.spans.bell.rest();
+                self.gather().await;
+            }
+            let due = self.request.due;
             tokio::select! {
                 biased;
                 () = &mut stop => break,
-                received = self.queue.recv_many(&mut batch, BATCH_SPANS_MAX) => if received == 0 { break },
-            }
-            let full = batch.len() == BATCH_SPANS_MAX;
-            self.export(&mut batch).await;
-            if !full {
-                tokio::select! { biased; () = &mut stop => break, () = self.pause() => {} }
+                () = self.rung.notified() => {}
+                span = self.own.recv(), if !own_end => match span {
+                    Some(span) => self.add_own(*span).await,
+                    None => own_end = true,
+                },
+                () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.gather().await;
+                    self.send().await;
+                }
             }
         }
-        self.queue.close();
         let last = async {
-            while self.queue.recv_many(&mut batch, BATCH_SPANS_MAX).await > 0 {
-                self.export(&mut batch).await;
+            self.own.close();
+            while let Some(span) = self.own.recv().await {
+                self.add_own(*span).await;
             }
+            self.gather().await;
+            self.send().await;
         };
         // Nobody is left who could act on spans that did not make it.
         let _ = tokio::time::timeout(LAST_EXPORT_TIMEOUT, last).await;
     }
 
-    /// Until the next batch is due, or full.
-    async fn pause(&self) {
-        let due = tokio::time::Instant::now() + BATCH_EVERY;
-        while tokio::time::Instant::now() < due && self.queue.len() < BATCH_SPANS_MAX {
-            tokio::time::sleep(LOOK_EVERY).await;
+    /// Encodes what the workers have left; full requests are sent. Whether there was anything.
+    async fn gather(&mut self) -> bool {
+        let mut any = false;
+        for outbox in self.telemetry.spans.all() {
+            let Some(batch) = outbox.take() else { continue };
+            any = true;
+            self.encode(&outbox, batch).await;
         }
+        any
     }
 
-    /// Sends a batch, one request for each run of spans that share endpoint and resource.
-    async fn export(&mut self, batch: &mut Vec<Finished>) {
-        let mut spans: Vec<SpanData> = Vec::with_capacity(batch.len());
-        for finished in batch.drain(..) {
-            let (settings, span) = match finished {
-                Finished::Exchange(record) => (record.seen.snapshot.settings.clone(), record.span()),
-                Finished::Own(span) => (self.telemetry.settings.load_full(), Some(*span)),
-            };
-            if !self.is_open_for(settings.as_ref()) {
-                self.send(std::mem::take(&mut spans)).await;
-                self.open = self.connect(settings);
+    async fn encode(&mut self, outbox: &Outbox, batch: Box<Batch>) {
+        for record in &batch.records {
+            let settings = &batch.shape(record).settings;
+            if !self.request.is_for(settings) || self.request.spans.len() >= REQUEST_BYTES {
+                self.send().await;
             }
-            spans.extend(span);
+            let (request, spans) = (&mut self.request, &mut self.spans);
+            request.add(settings, |out| spans.push(out, &batch, record));
         }
-        self.send(spans).await;
-    }
-
-    /// The next queued span of traffic, without sending it.
-    #[cfg(test)]
-    pub(super) fn next_record(&mut self) -> Option<Box<SpanRecord>> {
-        match self.queue.try_recv() {
-            Ok(Finished::Exchange(record)) => Some(record),
-            _ => None,
+        outbox.give_back(batch);
+        if self.request.spans.len() >= REQUEST_BYTES {
+            self.send().await;
         }
     }
 
-    /// Name of the next queued span of the proxy's own tasks.
-    #[cfg(test)]
-    pub(super) fn next_own(&mut self) -> Option<String> {
-        match self.queue.try_recv() {
-            Ok(Finished::Own(span)) => Some(span.name.into_owned()),
-            _ => None,
+    /// A span of the proxy's own tasks: rare, so it goes by way of the generated messages.
+    async fn add_own(&mut self, span: SpanData) {
+        let settings = self.telemetry.settings.load_full();
+        if !self.request.is_for(&settings) {
+            self.send().await;
         }
+        let span = opentelemetry_proto::tonic::trace::v1::Span::from(span);
+        self.request.add(&settings, |out| {
+            wire::bytes(out, SPANS, &span.encode_to_vec());
+            true
+        });
     }
 
-    fn is_open_for(&self, settings: Option<&Arc<Settings>>) -> bool {
-        let same = |open: &Open| match (&open.settings, settings) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            (None, None) => true,
-            _ => false,
-        };
-        self.open.as_ref().is_some_and(same)
-    }
-
-    /// A client for these settings; the old one where only other settings changed. Connects with the first batch.
-    fn connect(&mut self, settings: Option<Arc<Settings>>) -> Option<Open> {
-        let endpoint = self.telemetry.otlp_endpoint(settings.as_deref())?.to_owned();
-        if let Some(open) = self.open.take().filter(|open| open.endpoint == endpoint && open.same_resource(settings.as_deref())) {
-            return Some(Open { settings, ..open });
-        }
-        match self.client(&endpoint) {
-            Ok(mut otlp) => {
-                otlp.set_resource(&resource(settings.as_deref(), &self.telemetry.options.instance));
-                Some(Open { endpoint, settings, otlp })
-            }
-            Err(error) => {
-                self.complain(&endpoint, &*error);
-                None
-            }
-        }
-    }
-
-    fn client(&self, endpoint: &str) -> Result<Otlp, Box<dyn std::error::Error + Send + Sync>> {
-        let channel = channel(endpoint, &self.telemetry.options.network, EXPORT_TIMEOUT)?;
-        Ok(Otlp::builder().with_tonic().with_channel(channel).with_timeout(EXPORT_TIMEOUT).build()?)
-    }
-
-    async fn send(&mut self, spans: Vec<SpanData>) {
-        let count = spans.len() as u64;
+    async fn send(&mut self) {
+        let count = self.request.count;
         if count == 0 {
             return;
         }
-        let result = match &self.open {
-            Some(open) => open.otlp.export(spans).await.map_err(|error| (open.endpoint.clone(), error)),
-            // No endpoint is configured any more, or it is no address; said when it was opened.
-            None => {
-                self.telemetry.spans_lost.fetch_add(count, Ordering::Relaxed);
-                return;
+        let lost = match self.sent().await {
+            Ok(rejected) => rejected.min(count),
+            Err(refused) => {
+                self.complain(&refused);
+                count
             }
         };
-        match result {
-            Ok(()) => {
-                self.telemetry.spans_exported.fetch_add(count, Ordering::Relaxed);
-            }
-            Err((endpoint, error)) => {
-                self.telemetry.spans_lost.fetch_add(count, Ordering::Relaxed);
-                self.complain(&endpoint, &error);
-            }
-        }
+        self.telemetry.spans_exported.fetch_add(count - lost, Ordering::Relaxed);
+        self.telemetry.spans_lost.fetch_add(lost, Ordering::Relaxed);
+        self.request.clear();
     }
 
-    fn complain(&mut self, endpoint: &str, error: &dyn std::error::Error) {
+    /// Sends the request at hand to where its settings say; how many spans were refused.
+    async fn sent(&mut self) -> Result<u64, Refused> {
+        let Request { settings, spans, count, .. } = &self.request;
+        let settings = settings.as_deref();
+        let options = &self.telemetry.options;
+        // No endpoint is configured any more: nobody is missing them.
+        let Some(endpoint) = self.telemetry.otlp_endpoint(settings) else { return Ok(*count) };
+        let collector = match &mut self.collector {
+            Some(collector) if collector.endpoint() == endpoint => collector,
+            other => other.insert(Collector::new(endpoint, &options.network)?),
+        };
+        collector.export(envelope(settings, &options.instance, spans.len()), Arc::clone(spans)).await
+    }
+
+    fn complain(&mut self, refused: &Refused) {
         let now = self.telemetry.clock.now();
         if self.complained.is_some_and(|last| now.saturating_duration_since(last) < COMPLAIN_EVERY) {
             return;
         }
         self.complained = Some(now);
         tracing::warn!(
-            %endpoint,
-            %error,
+            endpoint = %refused.endpoint,
+            error = %refused.why,
             "spans cannot be exported and are dropped; check that an OTLP/gRPC collector listens there (said once a minute)"
         );
     }
 }
 
-impl Open {
-    fn same_resource(&self, settings: Option<&Settings>) -> bool {
-        let names = |settings: Option<&Settings>| settings.map(|s| (s.namespace.clone(), s.workload.clone()));
-        names(self.settings.as_deref()) == names(settings)
+impl Request {
+    /// Whether spans of these settings may go with it.
+    fn is_for(&self, settings: &Option<Arc<Settings>>) -> bool {
+        self.count == 0 || self.settings.as_ref().map(Arc::as_ptr) == settings.as_ref().map(Arc::as_ptr)
+    }
+
+    fn add(&mut self, settings: &Option<Arc<Settings>>, write: impl FnOnce(&mut Vec<u8>) -> bool) {
+        if self.count == 0 {
+            self.settings.clone_from(settings);
+        }
+        // Nobody shares it but while it is sent.
+        if write(Arc::make_mut(&mut self.spans)) {
+            self.count += 1;
+            self.due.get_or_insert_with(|| Instant::now() + REQUEST_EVERY);
+        }
+    }
+
+    /// Empty again, with its room where that is the usual.
+    fn clear(&mut self) {
+        let mut spans = std::mem::take(&mut self.spans);
+        if let Some(room) = Arc::get_mut(&mut spans) {
+            room.clear();
+            room.shrink_to(2 * REQUEST_BYTES);
+            self.spans = spans;
+        }
+        (self.count, self.due, self.settings) = (0, None, None);
+    }
+}
+
+#[cfg(test)]
+impl Exporter {
+    /// The next spans that workers have left, decoded, without sending them.
+    pub(super) fn left(&mut self) -> Vec<opentelemetry_proto::tonic::trace::v1::Span> {
+        let mut out = Vec::new();
+        for batch in self.telemetry.spans.all().iter().filter_map(|outbox| outbox.take()) {
+            for record in &batch.records {
+                self.spans.push(&mut out, &batch, record);
+            }
+        }
+        opentelemetry_proto::tonic::trace::v1::ScopeSpans::decode(&out[..]).unwrap().spans
+    }
+
+    /// Name of the next queued span of the proxy's own tasks.
+    pub(super) fn next_own(&mut self) -> Option<String> {
+        self.own.try_recv().ok().map(|span| span.name.into_owned())
     }
 }

@@ -5,21 +5,25 @@
 //! own shard and shares no lock with another; a scrape adds the shards up.
 
 mod access;
+mod batch;
 mod collector;
 mod exchange;
 mod export;
 mod exposition;
 mod labels;
+mod line;
 mod observer;
 mod own;
 mod process;
 mod record;
 mod render;
 mod series;
+mod shape;
 mod span;
 mod telemetry;
 pub mod trace;
 mod traffic;
+mod wire;
 
 #[cfg(test)]
 mod tests;

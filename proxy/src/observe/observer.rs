@@ -1,26 +1,28 @@
 //! One worker's observer: its shard, its interned handles, its draws.
 
-use std::cell::RefCell;
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use engine::failure::Reason;
 use engine::model::Snapshot;
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::request::Parts;
+use proto::defaults::METRIC_SERIES_MAX;
+use proto::identity::Identity;
 
+use super::batch::{Outbox, Sink};
 use super::exchange::Exchange;
 use super::labels::{Direction, Family, Labels, Wire};
-use super::record::{Detail, Head, Record, Seen, clip, text};
+use super::record::{Detail, Seen, Word, text};
 use super::series::{Exemplar, Series, Shard};
-use super::span::SpanRecord;
+use super::shape::Shapes;
 use super::telemetry::Telemetry;
 use super::trace::{self, Context};
-use super::{access, export::Finished};
 use crate::io::Draw;
 use crate::tls::{Peer, TlsFacts};
 
@@ -28,8 +30,8 @@ use crate::tls::{Peer, TlsFacts};
 const HANDLES_MAX: usize = 4096;
 /// Callers told apart by one worker; further ones are `unknown`.
 const SOURCES_MAX: usize = 4096;
-/// Label sets told apart before the proxy has its settings.
-const SERIES_MAX_DEFAULT: usize = 1000;
+/// Notes kept for the next exchanges that are logged or sampled.
+const NOTES_KEPT_MAX: usize = 64;
 /// Number of the source `unknown`.
 const SOURCE_UNKNOWN: u32 = 0;
 
@@ -47,6 +49,8 @@ pub struct Downstream {
     /// How the connection is encrypted.
     pub tls: Option<TlsFacts>,
     source: u32,
+    /// The same [`Peer`] for all connections of one caller, as far as they are told apart.
+    caller: Option<Arc<Peer>>,
 }
 
 /// Of one worker; clones share it. Not `Send`: nothing here is locked between threads.
@@ -62,13 +66,32 @@ pub(super) struct Worker {
     shard: Arc<Shard>,
     handles: RefCell<HashMap<Key, Handle, BuildHasherDefault<Fold>>>,
     sources: RefCell<Sources>,
+    shapes: RefCell<Shapes>,
+    notes: RefCell<Vec<Box<Detail>>>,
+    log: Output,
+    spans: Output,
     draw: Draw,
+}
+
+/// Where records of one kind go; opened with the first.
+#[derive(Debug, Default)]
+struct Output {
+    outbox: OnceCell<Arc<Outbox>>,
+    /// Of the last batch begun.
+    serial: Cell<u64>,
 }
 
 #[derive(Debug)]
 struct Sources {
-    numbers: HashMap<(Arc<str>, Arc<str>), u32>,
-    labels: Vec<(Arc<str>, Arc<str>)>,
+    numbers: HashMap<(Arc<Identity>, Arc<str>), u32>,
+    all: Vec<Source>,
+}
+
+#[derive(Debug)]
+struct Source {
+    namespace: Arc<str>,
+    workload: Arc<str>,
+    caller: Option<Arc<Peer>>,
 }
 
 /// What tells one series from another, as numbers. Addresses of label texts stand for the texts: [`Handle::held`] keeps them alive,
@@ -88,8 +111,20 @@ impl Observer {
     pub fn new(telemetry: Arc<Telemetry>, draw: Draw) -> Self {
         let shard = telemetry.registry.lock().add_shard();
         let unknown: Arc<str> = Arc::from("unknown");
-        let sources = Sources { numbers: HashMap::new(), labels: vec![(Arc::clone(&unknown), unknown)] };
-        Self { worker: Rc::new(Worker { telemetry, shard, handles: RefCell::default(), sources: RefCell::new(sources), draw }) }
+        let unknown = Source { namespace: Arc::clone(&unknown), workload: unknown, caller: None };
+        let sources = RefCell::new(Sources { numbers: HashMap::new(), all: vec![unknown] });
+        let worker = Worker {
+            telemetry,
+            shard,
+            handles: RefCell::default(),
+            sources,
+            shapes: RefCell::default(),
+            notes: RefCell::default(),
+            log: Output::default(),
+            spans: Output::default(),
+            draw,
+        };
+        Self { worker: Rc::new(worker) }
     }
 
     /// Facts of an accepted connection, once per connection. Takes note of a plaintext peer on the inbound side.
@@ -106,12 +141,12 @@ impl Observer {
             let own = snapshot.settings.as_deref();
             telemetry.plaintext.lock().note(address.ip(), local.port(), own, telemetry.clock.wall());
         }
-        let source = peer.as_deref().map_or(SOURCE_UNKNOWN, |peer| self.worker.source(peer));
-        Downstream { address, local, peer, tls, source }
+        let (source, caller) = peer.as_ref().map(|peer| self.worker.source(peer)).unzip();
+        Downstream { address, local, peer, tls, source: source.unwrap_or(SOURCE_UNKNOWN), caller }
     }
 
-    /// Begins the record of one HTTP request; its trace headers are rewritten in `parts`. Allocates only where the access log is on,
-    /// the request is sampled, or tracing is on and the request starts an unsampled trace.
+    /// Begins the record of one HTTP request; its trace headers are rewritten in `parts`. Allocates for headers only: trace context where
+    /// tracing is on, and a request's id where the access log is on.
     pub fn begin_http(&self, direction: Direction, snapshot: &Arc<Snapshot>, parts: &mut Parts, downstream: &Downstream) -> Exchange {
         let worker = &self.worker;
         let started = worker.telemetry.clock.now();
@@ -127,10 +162,13 @@ impl Observer {
         let context = worker.trace(parts, tracing, threshold);
         let sampled = context.is_some_and(|context| context.sampled);
         let detail = (logged || sampled).then(|| {
+            let mut detail = worker.notes(logged, context, direction, downstream);
             // Mesh TLS is ours; the application speaks plain HTTP inside it.
-            let mut head = Head::of(parts, downstream.tls.is_some() && downstream.peer.is_none());
-            head.request_id = if logged { Some(worker.request_id(parts)) } else { text(&parts.headers, &X_REQUEST_ID).map(clip) };
-            detail(logged, context, Some(head), direction, downstream)
+            detail.read_head(parts, downstream.tls.is_some() && downstream.peer.is_none());
+            if logged {
+                worker.request_id(parts, &mut detail);
+            }
+            detail
         });
         Exchange::new(Rc::clone(worker), seen, detail, started)
     }
@@ -141,25 +179,9 @@ impl Observer {
         let mtls = direction == Direction::Inbound && downstream.peer.is_some();
         let seen = Seen::new(Arc::clone(snapshot), Family::Tcp, direction, Wire::Tcp, downstream.source, mtls);
         let logged = snapshot.settings.as_deref().is_some_and(|settings| settings.access_log);
-        let detail = logged.then(|| detail(true, None, None, direction, downstream));
+        let detail = logged.then(|| self.worker.notes(true, None, direction, downstream));
         Exchange::new(Rc::clone(&self.worker), seen, detail, started)
     }
-}
-
-fn detail(logged: bool, context: Option<Context>, head: Option<Head>, direction: Direction, downstream: &Downstream) -> Box<Detail> {
-    Box::new(Detail {
-        logged,
-        context,
-        head,
-        downstream: downstream.address,
-        local: downstream.local,
-        peer: downstream.peer.clone(),
-        tls: if direction == Direction::Inbound { downstream.tls } else { None },
-        retries: Vec::new(),
-        cause: None,
-        attempt_started: None,
-        upstream: None,
-    })
 }
 
 fn wire(parts: &Parts) -> Wire {
@@ -198,35 +220,51 @@ impl Worker {
         u128::from(self.draw.next()) << 64 | u128::from(self.draw.next())
     }
 
-    /// The request's id, made and put into the request where there is none.
-    fn request_id(&self, parts: &mut Parts) -> String {
+    /// Fresh notes, in the room of used ones where there are any.
+    fn notes(&self, logged: bool, context: Option<Context>, direction: Direction, downstream: &Downstream) -> Box<Detail> {
+        let kept = self.notes.borrow_mut().pop();
+        let mut notes = kept.unwrap_or_else(|| Box::new(Detail::new(downstream.address, downstream.local)));
+        (notes.downstream, notes.local) = (downstream.address, downstream.local);
+        (notes.logged, notes.context) = (logged, context);
+        notes.caller.clone_from(&downstream.caller);
+        notes.tls = if direction == Direction::Inbound { downstream.tls } else { None };
+        notes
+    }
+
+    /// Notes the request's id, made and put into the request where there is none.
+    fn request_id(&self, parts: &mut Parts, detail: &mut Detail) {
         if let Some(id) = text(&parts.headers, &X_REQUEST_ID) {
-            return clip(id);
+            return detail.word(Word::RequestId, id);
         }
         // A random UUID (RFC 9562, section 5.4).
         let bits = self.wide_draw() & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
         let hex = trace::hex_of_u128(bits);
-        let hex = String::from_utf8_lossy(&hex);
-        let id = format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
-        if let Ok(value) = HeaderValue::from_str(&id) {
+        let mut id = [b'-'; 36];
+        for (from, to) in [(0..8, 0), (8..12, 9), (12..16, 14), (16..20, 19), (20..32, 24)] {
+            id[to..to + from.len()].copy_from_slice(&hex[from]);
+        }
+        detail.word(Word::RequestId, std::str::from_utf8(&id).unwrap_or_default());
+        if let Ok(value) = HeaderValue::from_bytes(&id) {
             parts.headers.insert(X_REQUEST_ID, value);
         }
-        id
     }
 
-    fn source(&self, peer: &Peer) -> u32 {
+    /// The number of a caller for labels, and the one [`Peer`] that stands for it.
+    fn source(&self, peer: &Arc<Peer>) -> (u32, Arc<Peer>) {
         let mut sources = self.sources.borrow_mut();
-        let labels: (Arc<str>, Arc<str>) = (Arc::from(peer.identity.namespace()), Arc::clone(&peer.workload));
-        if let Some(number) = sources.numbers.get(&labels) {
-            return *number;
+        let key = (Arc::clone(&peer.identity), Arc::clone(&peer.workload));
+        if let Some(number) = sources.numbers.get(&key) {
+            let known = sources.all[*number as usize].caller.as_ref();
+            return (*number, Arc::clone(known.unwrap_or(peer)));
         }
-        let number = u32::try_from(sources.labels.len()).unwrap_or(SOURCE_UNKNOWN);
-        if sources.labels.len() >= SOURCES_MAX {
-            return SOURCE_UNKNOWN;
+        if sources.all.len() >= SOURCES_MAX {
+            return (SOURCE_UNKNOWN, Arc::clone(peer));
         }
-        sources.labels.push(labels.clone());
-        sources.numbers.insert(labels, number);
-        number
+        let number = u32::try_from(sources.all.len()).unwrap_or(SOURCE_UNKNOWN);
+        let namespace = Arc::from(peer.identity.namespace());
+        sources.all.push(Source { namespace, workload: Arc::clone(&peer.workload), caller: Some(Arc::clone(peer)) });
+        sources.numbers.insert(key, number);
+        (number, Arc::clone(peer))
     }
 
     /// Counts into the series of what was seen. `family`, `code` and `reason` may differ from it, for retries and opened connections.
@@ -246,7 +284,7 @@ impl Worker {
     #[cold]
     fn handle(&self, seen: &Seen, family: Family, reason: Option<Reason>) -> Handle {
         let labels = self.labels(seen, family, reason);
-        let max = seen.settings().map_or(SERIES_MAX_DEFAULT, |settings| settings.metric_series_max);
+        let max = seen.settings().map_or(usize::from(METRIC_SERIES_MAX), |settings| settings.metric_series_max);
         let (series, overflow) = self.telemetry.registry.lock().series(labels, &self.shard, max);
         let held = seen.destination().map(|(namespace, service)| (Arc::clone(namespace), Arc::clone(service)));
         Handle { series, overflow, held }
@@ -258,7 +296,11 @@ impl Worker {
         let destination = seen.destination();
         let service = destination.map_or_else(|| Arc::from(""), |(_, service)| Arc::clone(service));
         let (source, to_namespace, to_workload) = match seen.direction {
-            Direction::Inbound => (self.sources.borrow().labels[seen.source as usize].clone(), own_namespace, own_workload),
+            Direction::Inbound => {
+                let sources = self.sources.borrow();
+                let Source { namespace, workload, .. } = &sources.all[seen.source as usize];
+                ((Arc::clone(namespace), Arc::clone(workload)), own_namespace, own_workload)
+            }
             Direction::Outbound => (
                 (own_namespace, own_workload),
                 destination.map_or_else(|| Arc::from(""), |(namespace, _)| Arc::clone(namespace)),
@@ -282,28 +324,41 @@ impl Worker {
         }
     }
 
-    /// Log line and span of a finished exchange.
-    pub(super) fn record(&self, seen: &Seen, detail: Box<Detail>, duration: Duration) {
-        let ended = self.telemetry.clock.wall();
-        let started = ended.checked_sub(duration).unwrap_or(ended);
+    /// Leaves the record of a finished exchange to those who write log and spans.
+    pub(super) fn record(&self, seen: &Seen, detail: Box<Detail>, duration: Duration, ended: SystemTime) {
+        let started = ended.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(duration);
+        let times = (u64::try_from(started.as_nanos()).unwrap_or(u64::MAX), duration);
         if detail.logged {
-            let record = Record { seen, detail: &detail, started, duration };
-            if !self.telemetry.access.write(access::line(&record)) {
+            let outbox = self.log.outbox.get_or_init(|| self.telemetry.access.open());
+            if self.put(outbox, &self.log.serial, Sink::Log, seen, &detail, times) {
+                self.telemetry.access.added(outbox);
+            } else {
                 self.shard.lines_dropped.add(1);
             }
         }
         if detail.context.is_some_and(|context| context.sampled) {
-            let span = SpanRecord { seen: seen.clone(), detail, started, ended };
-            if self.telemetry.spans.try_send(Finished::Exchange(Box::new(span))).is_err() {
+            let outbox = self.spans.outbox.get_or_init(|| self.telemetry.spans.open());
+            if !self.put(outbox, &self.spans.serial, Sink::Spans, seen, &detail, times) {
                 self.shard.spans_dropped.add(1);
             }
         }
+        let mut notes = self.notes.borrow_mut();
+        if notes.len() < NOTES_KEPT_MAX {
+            notes.extend(detail.emptied());
+        }
+    }
+
+    fn put(&self, outbox: &Outbox, serial: &Cell<u64>, sink: Sink, seen: &Seen, detail: &Detail, times: (u64, Duration)) -> bool {
+        outbox.add(serial, |batch| {
+            let shape = self.shapes.borrow_mut().number(seen, detail, batch, sink);
+            batch.add(shape, seen, detail, times);
+        })
     }
 
     /// The exemplar of a sampled exchange.
-    pub(super) fn exemplar(&self, detail: Option<&Detail>, duration: Duration) -> Option<Exemplar> {
-        let context = detail?.context.filter(|context| context.sampled)?;
-        Some(Exemplar { trace_id: context.trace_id, span_id: context.span_id, duration, at: self.telemetry.clock.wall() })
+    pub(super) fn exemplar(detail: &Detail, duration: Duration, at: SystemTime) -> Option<Exemplar> {
+        let context = detail.context.filter(|context| context.sampled)?;
+        Some(Exemplar { trace_id: context.trace_id, span_id: context.span_id, duration, at })
     }
 }
 

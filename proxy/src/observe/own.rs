@@ -12,7 +12,6 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 
-use super::export::Finished;
 use super::span::scope;
 use super::telemetry::Telemetry;
 
@@ -43,9 +42,7 @@ impl SpanProcessor for Queue {
 
     fn on_end(&self, span: SpanData) {
         let settings = self.telemetry.settings.load();
-        if self.telemetry.otlp_endpoint(settings.as_deref()).is_some()
-            && self.telemetry.spans.try_send(Finished::Own(Box::new(span))).is_err()
-        {
+        if self.telemetry.otlp_endpoint(settings.as_deref()).is_some() && self.telemetry.own_spans.try_send(Box::new(span)).is_err() {
             self.telemetry.spans_lost.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
     }

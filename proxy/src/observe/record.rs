@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use engine::failure::{Blame, Reason};
 use engine::model::{Cluster, Endpoint, InboundPort, Rule, Settings, Snapshot};
-use http::{HeaderMap, Method, Version, header, request::Parts};
+use http::{HeaderMap, Version, header, request::Parts};
 
 use super::labels::{CODE_NONE, Direction, Family, GRPC_NONE, Wire};
 use super::trace::Context;
@@ -16,6 +16,8 @@ use crate::tls::{Peer, TlsFacts};
 const TEXT_BYTES_MAX: usize = 4096;
 /// Retries that are listed; further ones are only counted.
 pub(super) const RETRIES_LISTED_MAX: usize = 16;
+/// Notes whose texts took more than this are not used again.
+const TEXT_KEPT_BYTES_MAX: usize = 1024;
 
 /// Kept of every exchange. Only `Arc`s and numbers.
 #[derive(Clone, Debug)]
@@ -39,19 +41,66 @@ pub(super) struct Seen {
     pub(super) response_bytes: u64,
 }
 
-/// The head of the request, copied before the road changes it.
-#[derive(Debug)]
-pub(super) struct Head {
-    pub(super) method: Method,
-    pub(super) scheme: &'static str,
-    pub(super) host: String,
-    pub(super) path: String,
-    pub(super) version: Version,
-    pub(super) user_agent: Option<String>,
-    pub(super) request_id: Option<String>,
+/// A text of an exchange, in the order in which they are learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Word {
+    Method,
+    Host,
+    Path,
+    UserAgent,
+    RequestId,
+    /// Of the failure.
+    Cause,
 }
 
-/// Kept of an exchange that is logged or sampled.
+/// How many [`Word`]s there are.
+pub(super) const WORDS: usize = 6;
+
+/// The texts of one exchange, one behind the other in one buffer.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Words {
+    /// Where each ends.
+    ends: [u16; WORDS],
+    /// Which are there: an empty one is not none.
+    there: u8,
+}
+
+impl Words {
+    /// Adds a text, clipped; it and all later ones are replaced.
+    pub(super) fn set(&mut self, buffer: &mut String, word: Word, text: &str) {
+        buffer.truncate(self.start(word));
+        buffer.push_str(clip(text));
+        // Six texts of 4 KiB: it fits.
+        self.ends[word as usize..].fill(u16::try_from(buffer.len()).unwrap_or(u16::MAX));
+        self.there = self.there & ((1 << word as u8) - 1) | 1 << word as u8;
+    }
+
+    /// A text, in a buffer that holds this exchange's only.
+    pub(super) fn get<'a>(&self, buffer: &'a str, word: Word) -> Option<&'a str> {
+        if self.there & 1 << word as u8 == 0 {
+            return None;
+        }
+        buffer.get(self.start(word)..usize::from(self.ends[word as usize]))
+    }
+
+    /// Length of all.
+    pub(super) fn len(&self) -> usize {
+        usize::from(self.ends[WORDS - 1])
+    }
+
+    fn start(&self, word: Word) -> usize {
+        (word as usize).checked_sub(1).map_or(0, |before| usize::from(self.ends[before]))
+    }
+}
+
+/// What is kept of a request's head besides its texts; copied before the road changes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Head {
+    pub(super) https: bool,
+    pub(super) version: Version,
+}
+
+/// Notes on an exchange that is logged or sampled, while it lives.
 #[derive(Debug)]
 pub(super) struct Detail {
     pub(super) logged: bool,
@@ -60,47 +109,13 @@ pub(super) struct Detail {
     pub(super) head: Option<Head>,
     pub(super) downstream: SocketAddr,
     pub(super) local: SocketAddr,
-    pub(super) peer: Option<Arc<Peer>>,
+    pub(super) caller: Option<Arc<Peer>>,
     pub(super) tls: Option<TlsFacts>,
     pub(super) retries: Vec<(SocketAddr, Reason)>,
-    pub(super) cause: Option<String>,
     pub(super) attempt_started: Option<Instant>,
     pub(super) upstream: Option<Duration>,
-}
-
-/// A finished exchange that is logged or sampled.
-#[derive(Debug)]
-pub(super) struct Record<'a> {
-    pub(super) seen: &'a Seen,
-    pub(super) detail: &'a Detail,
-    pub(super) started: SystemTime,
-    pub(super) duration: Duration,
-}
-
-/// One side of an exchange, as log and span show it.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Party<'a> {
-    pub(super) namespace: Option<&'a str>,
-    pub(super) service: Option<&'a str>,
-    pub(super) workload: Option<&'a str>,
-    pub(super) identity: Option<Who<'a>>,
-    pub(super) address: Option<SocketAddr>,
-}
-
-/// An identity, ours or proven.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Who<'a> {
-    Own(&'a Settings),
-    Proven(&'a proto::identity::Identity),
-}
-
-impl std::fmt::Display for Who<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Own(own) => write!(f, "spiffe://{}/ns/{}/sa/{}", own.trust_domain, own.namespace, own.service_account),
-            Self::Proven(identity) => write!(f, "{identity}"),
-        }
-    }
+    pub(super) words: Words,
+    pub(super) text: String,
 }
 
 impl Seen {
@@ -132,84 +147,78 @@ impl Seen {
 
     /// The service's namespace and name, shared with the configuration.
     pub(super) fn destination(&self) -> Option<(&Arc<str>, &Arc<str>)> {
-        match self.direction {
-            Direction::Inbound => self.port.as_ref().map(|port| (&port.service_namespace, &port.service)),
-            Direction::Outbound => self.cluster.as_ref().map(|cluster| (&cluster.namespace, &cluster.service)),
-        }
+        destination(self.direction, self.port.as_deref(), self.cluster.as_deref())
     }
 }
 
-impl Record<'_> {
-    pub(super) fn source(&self) -> Party<'_> {
-        match self.seen.direction {
-            Direction::Outbound => Party { address: Some(self.detail.downstream), service: None, ..self.own() },
-            Direction::Inbound => {
-                let peer = self.detail.peer.as_deref();
-                Party {
-                    namespace: peer.map(|peer| peer.identity.namespace()),
-                    service: None,
-                    workload: peer.map(|peer| &*peer.workload),
-                    identity: peer.map(|peer| Who::Proven(&peer.identity)),
-                    address: Some(self.detail.downstream),
-                }
-            }
-        }
-    }
-
-    pub(super) fn destination(&self) -> Party<'_> {
-        let service = self.seen.destination().map(|(_, service)| &**service).filter(|service| !service.is_empty());
-        match self.seen.direction {
-            Direction::Inbound => Party { service, address: Some(self.detail.local), ..self.own() },
-            Direction::Outbound => {
-                let endpoint = self.seen.endpoint.as_deref();
-                Party {
-                    namespace: self.seen.destination().map(|(namespace, _)| &**namespace).filter(|namespace| !namespace.is_empty()),
-                    service,
-                    workload: endpoint.map(|endpoint| &*endpoint.workload).filter(|workload| !workload.is_empty()),
-                    identity: endpoint.filter(|_| self.seen.mtls).and_then(|e| e.identity.as_deref()).map(Who::Proven),
-                    address: Some(endpoint.map_or(self.detail.local, |endpoint| endpoint.address)),
-                }
-            }
-        }
-    }
-
-    fn own(&self) -> Party<'_> {
-        let own = self.seen.settings();
-        Party {
-            namespace: own.map(|own| own.namespace.as_str()),
-            service: None,
-            workload: own.map(|own| own.workload.as_str()),
-            identity: own.map(Who::Own),
-            address: None,
-        }
+/// The service's namespace and name, shared with the configuration.
+pub(super) fn destination<'a>(
+    direction: Direction,
+    port: Option<&'a InboundPort>,
+    cluster: Option<&'a Cluster>,
+) -> Option<(&'a Arc<str>, &'a Arc<str>)> {
+    match direction {
+        Direction::Inbound => port.map(|port| (&port.service_namespace, &port.service)),
+        Direction::Outbound => cluster.map(|cluster| (&cluster.namespace, &cluster.service)),
     }
 }
 
-impl Head {
-    /// Copies what log and span need of the request.
-    pub(super) fn of(parts: &Parts, tls: bool) -> Self {
+impl Detail {
+    /// Notes without anything in them; addresses are set by whoever begins.
+    pub(super) fn new(downstream: SocketAddr, local: SocketAddr) -> Self {
+        Self {
+            logged: false,
+            context: None,
+            head: None,
+            downstream,
+            local,
+            caller: None,
+            tls: None,
+            retries: Vec::new(),
+            attempt_started: None,
+            upstream: None,
+            words: Words::default(),
+            text: String::new(),
+        }
+    }
+
+    /// The same notes for another exchange, with the room they have; `None`: they have grown too large to be kept.
+    pub(super) fn emptied(mut self: Box<Self>) -> Option<Box<Self>> {
+        if self.text.capacity() > TEXT_KEPT_BYTES_MAX {
+            return None;
+        }
+        let (mut text, mut retries) = (std::mem::take(&mut self.text), std::mem::take(&mut self.retries));
+        text.clear();
+        retries.clear();
+        *self = Self { text, retries, ..Self::new(self.downstream, self.local) };
+        Some(self)
+    }
+
+    /// Copies what log and span need of the request's head. `tls`: it came encrypted by the application's own doing.
+    pub(super) fn read_head(&mut self, parts: &Parts, tls: bool) {
         let host = match parts.uri.authority() {
             Some(authority) => authority.as_str(),
             None => text(&parts.headers, &header::HOST).unwrap_or(""),
         };
-        Self {
-            method: parts.method.clone(),
-            scheme: scheme(parts, tls),
-            host: clip(host),
-            path: clip(parts.uri.path_and_query().map_or("/", |path| path.as_str())),
-            version: parts.version,
-            user_agent: text(&parts.headers, &header::USER_AGENT).map(clip),
-            request_id: None,
+        self.head = Some(Head { https: is_https(parts, tls), version: parts.version });
+        self.word(Word::Method, parts.method.as_str());
+        self.word(Word::Host, host);
+        self.word(Word::Path, parts.uri.path_and_query().map_or("/", |path| path.as_str()));
+        if let Some(agent) = text(&parts.headers, &header::USER_AGENT) {
+            self.word(Word::UserAgent, agent);
         }
+    }
+
+    /// Adds a text.
+    pub(super) fn word(&mut self, word: Word, text: &str) {
+        self.words.set(&mut self.text, word, text);
     }
 }
 
-fn scheme(parts: &Parts, tls: bool) -> &'static str {
+fn is_https(parts: &Parts, tls: bool) -> bool {
     match parts.uri.scheme_str() {
-        Some("https") => "https",
-        Some(_) => "http",
-        None if tls => "https",
-        None => "http",
+        Some(scheme) => scheme == "https",
+        None => tls,
     }
 }
 
@@ -218,11 +227,38 @@ pub(super) fn text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Opt
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// A bounded copy.
-pub(super) fn clip(text: &str) -> String {
+/// A bounded part of it.
+fn clip(text: &str) -> &str {
     let mut end = text.len().min(TEXT_BYTES_MAX);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    text[..end].to_owned()
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Aim: each text is found again, empty is not none, a later word replaces what it was, and all are bounded.
+    #[test]
+    fn words_lie_one_behind_the_other() {
+        let (mut words, mut buffer) = (Words::default(), String::new());
+        words.set(&mut buffer, Word::Method, "GET");
+        words.set(&mut buffer, Word::Host, "");
+        words.set(&mut buffer, Word::RequestId, "r1");
+        words.set(&mut buffer, Word::Cause, "refused, at length");
+        words.set(&mut buffer, Word::Cause, "refused");
+        let get = |word| words.get(&buffer, word);
+        assert_eq!((get(Word::Method), get(Word::Host), get(Word::Path)), (Some("GET"), Some(""), None));
+        assert_eq!((get(Word::UserAgent), get(Word::RequestId), get(Word::Cause)), (None, Some("r1"), Some("refused")));
+        assert_eq!((words.len(), buffer.as_str()), (12, "GETr1refused"));
+        let long = "é".repeat(TEXT_BYTES_MAX);
+        let mut all = Words::default();
+        buffer.clear();
+        for word in [Word::Method, Word::Host, Word::Path, Word::UserAgent, Word::RequestId, Word::Cause] {
+            all.set(&mut buffer, word, &format!("x{long}"));
+            assert_eq!(all.get(&buffer, word).unwrap().len(), TEXT_BYTES_MAX - 1);
+        }
+    }
 }

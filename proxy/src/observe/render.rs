@@ -61,7 +61,7 @@ impl Telemetry {
             overflow: registry.total(|shard| &shard.overflow),
             spans_exported: self.spans_exported.load(Ordering::Relaxed),
             spans_dropped: registry.total(|shard| &shard.spans_dropped) + self.spans_lost.load(Ordering::Relaxed),
-            lines_dropped: registry.total(|shard| &shard.lines_dropped),
+            lines_dropped: registry.total(|shard| &shard.lines_dropped) + self.access.lost(),
             connections: [Direction::Inbound, Direction::Outbound].map(|direction| {
                 let occupancy = self.facts.occupancy(direction);
                 (direction, occupancy.open.load(Ordering::Relaxed), occupancy.full.load(Ordering::Relaxed))
@@ -182,7 +182,12 @@ impl Scrape {
         )?;
         number(encoder, "meshwright_spans_exported", "Spans that a collector took", self.spans_exported)?;
         number(encoder, "meshwright_spans_dropped", "Spans lost to a full queue or a failing collector", self.spans_dropped)?;
-        number(encoder, "meshwright_access_log_dropped", "Access log lines lost to a full queue", self.lines_dropped)
+        number(
+            encoder,
+            "meshwright_access_log_dropped",
+            "Access log lines lost to a full queue or a device that refused them",
+            self.lines_dropped,
+        )
     }
 
     fn connections(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -1,158 +1,187 @@
-//! A finished exchange as a span, named after OpenTelemetry's semantic conventions for HTTP. Made on the exporter's thread.
+//! Finished exchanges as spans of OTLP (opentelemetry-proto 1.x, `trace/v1/trace.proto`), named after OpenTelemetry's semantic conventions
+//! for HTTP, written directly in protobuf's wire format: a message object per span would cost ten times the writing.
 
-use std::time::SystemTime;
+use std::net::SocketAddr;
 
+use engine::failure::{Blame, Reason};
 use engine::model::Settings;
-use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
+use http::Version;
 use opentelemetry::{InstrumentationScope, KeyValue};
-use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use opentelemetry_proto::tonic::resource::v1::Resource;
+use prost::Message;
 
+use super::batch::{Batch, Record};
 use super::labels::{CODE_NONE, Direction, GRPC_NONE};
-use super::record::{Detail, Head, Party, Record, Seen};
+use super::record::Word;
+use super::shape::{Party, Shape};
+use super::wire::{bytes, fixed32, fixed64, int_attribute, text_attribute, true_or_false_attribute, varint_field};
 
-/// What a sampled exchange leaves behind.
+/// Fields of `Span`.
+const TRACE_ID: u32 = 1;
+const SPAN_ID: u32 = 2;
+const PARENT_SPAN_ID: u32 = 4;
+const NAME: u32 = 5;
+const KIND: u32 = 6;
+const START: u32 = 7;
+const END: u32 = 8;
+const STATUS: u32 = 15;
+const FLAGS: u32 = 16;
+/// `SpanKind`.
+const SERVER: u64 = 2;
+const CLIENT: u64 = 3;
+/// Fields of `Status`, and `STATUS_CODE_ERROR`.
+const STATUS_MESSAGE: u32 = 2;
+const STATUS_CODE: u32 = 3;
+const ERROR: u64 = 2;
+/// `SpanFlags`: sampled; whether the parent is remote is known; it is.
+const SAMPLED: u32 = 1;
+const REMOTE_KNOWN: u32 = 0x100;
+const REMOTE: u32 = 0x200;
+/// Field of `ScopeSpans` that holds one span.
+pub(super) const SPANS: u32 = 2;
+
+/// What all spans of a shape have in common.
 #[derive(Debug)]
-pub(super) struct SpanRecord {
-    pub(super) seen: Seen,
-    pub(super) detail: Box<Detail>,
-    pub(super) started: SystemTime,
-    pub(super) ended: SystemTime,
+pub(super) struct SpanParts {
+    /// Attributes.
+    attributes: Vec<u8>,
+    /// The name without its method.
+    name: String,
+    /// The callee's address is among the attributes, or is not to be.
+    destination_known: bool,
 }
 
-impl SpanRecord {
-    /// The span, or `None` of an exchange that was not sampled.
-    pub(super) fn span(&self) -> Option<SpanData> {
-        let context = self.detail.context.filter(|context| context.sampled)?;
-        let record = Record {
-            seen: &self.seen,
-            detail: &self.detail,
-            started: self.started,
-            duration: self.ended.duration_since(self.started).unwrap_or_default(),
-        };
-        Some(SpanData {
-            span_context: SpanContext::new(
-                TraceId::from_bytes(context.trace_id.to_be_bytes()),
-                SpanId::from_bytes(context.span_id.to_be_bytes()),
-                TraceFlags::SAMPLED,
-                false,
-                TraceState::NONE,
-            ),
-            parent_span_id: context.parent.map_or(SpanId::INVALID, |parent| SpanId::from_bytes(parent.to_be_bytes())),
-            parent_span_is_remote: context.parent.is_some(),
-            span_kind: if self.seen.direction == Direction::Inbound { SpanKind::Server } else { SpanKind::Client },
-            name: name(&record).into(),
-            start_time: self.started,
-            end_time: self.ended,
-            attributes: attributes(&record),
-            dropped_attributes_count: 0,
-            events: SpanEvents::default(),
-            links: SpanLinks::default(),
-            status: status(&record),
-            instrumentation_scope: scope(),
-        })
+/// Writes spans; keeps its room.
+#[derive(Debug, Default)]
+pub(super) struct Spans {
+    one: Vec<u8>,
+    small: Vec<u8>,
+}
+
+impl Spans {
+    /// Adds a record's span to `out`, as a field of `ScopeSpans`. False: it was not sampled.
+    pub(super) fn push(&mut self, out: &mut Vec<u8>, batch: &Batch, record: &Record) -> bool {
+        let Some(context) = record.context.filter(|context| context.sampled) else { return false };
+        let shape = batch.shape(record);
+        let parts = shape.span.get_or_init(|| SpanParts::of(shape));
+        let inbound = shape.direction == Direction::Inbound;
+        let (one, small) = (&mut self.one, &mut self.small);
+        one.clear();
+        bytes(one, TRACE_ID, &context.trace_id.to_be_bytes());
+        bytes(one, SPAN_ID, &context.span_id.to_be_bytes());
+        if let Some(parent) = context.parent {
+            bytes(one, PARENT_SPAN_ID, &parent.to_be_bytes());
+        }
+        small.clear();
+        small.extend_from_slice(batch.word(record, Word::Method).unwrap_or("TCP").as_bytes());
+        small.extend_from_slice(parts.name.as_bytes());
+        bytes(one, NAME, small);
+        varint_field(one, KIND, if inbound { SERVER } else { CLIENT });
+        fixed64(one, START, record.started_nanos);
+        let nanos = u64::try_from(record.duration.as_nanos()).unwrap_or(u64::MAX);
+        fixed64(one, END, record.started_nanos.saturating_add(nanos));
+        head(one, batch, record);
+        outcome(one, record);
+        one.extend_from_slice(&parts.attributes);
+        socket(one, ["client.address", "client.port"], record.downstream);
+        if !parts.destination_known {
+            socket(one, ["network.peer.address", "network.peer.port"], record.local);
+        }
+        status(one, small, batch, record, inbound);
+        fixed32(one, FLAGS, SAMPLED | REMOTE_KNOWN | if context.parent.is_some() { REMOTE } else { 0 });
+        bytes(out, SPANS, one);
+        true
     }
 }
 
-/// The scope of all our spans.
-pub(super) fn scope() -> InstrumentationScope {
-    InstrumentationScope::builder("meshwright").with_version(env!("CARGO_PKG_VERSION")).build()
+impl SpanParts {
+    fn of(shape: &Shape) -> Self {
+        let mut all = Vec::with_capacity(512);
+        if let Some(rule) = shape.rule.as_ref().map(|rule| &rule.source) {
+            text_attribute(&mut all, "meshwright.route", &rule.label);
+            text_attribute(&mut all, "meshwright.rule", &rule.rule);
+        }
+        text_attribute(&mut all, "meshwright.direction", shape.direction.text());
+        true_or_false_attribute(&mut all, "meshwright.mtls", shape.mtls);
+        of_party(&mut all, &shape.source(), &SOURCE);
+        let destination = shape.destination();
+        of_party(&mut all, &destination, &DESTINATION);
+        if let Some(address) = destination.address {
+            socket(&mut all, ["network.peer.address", "network.peer.port"], address);
+        }
+        for (name, value) in shape.settings.iter().flat_map(|settings| &settings.span_attributes) {
+            text_attribute(&mut all, name, value);
+        }
+        // Of the inbound side the request's own host name, `server.address`, says more than the address it led to.
+        let destination_known = destination.address.is_some() || shape.direction == Direction::Inbound;
+        Self { attributes: all, name: name(&destination), destination_known }
+    }
 }
 
-/// Who sends the spans.
-pub(super) fn resource(settings: Option<&Settings>, instance: &str) -> Resource {
-    let mut attributes = vec![KeyValue::new("service.instance.id", instance.to_owned())];
-    let name = settings.map_or(instance, |settings| &settings.workload);
-    if let Some(settings) = settings {
-        attributes.push(KeyValue::new("service.namespace", settings.namespace.clone()));
+/// ` {service}.{namespace}`: few values, whatever the paths.
+fn name(destination: &Party<'_>) -> String {
+    match (destination.service, destination.namespace) {
+        (Some(service), Some(namespace)) => format!(" {service}.{namespace}"),
+        (Some(service), None) => format!(" {service}"),
+        (None, _) => String::new(),
     }
-    Resource::builder().with_service_name(name.to_owned()).with_attributes(attributes).build()
 }
 
-/// `{method} {service}.{namespace}`: few values, whatever the paths.
-fn name(record: &Record<'_>) -> String {
-    let method = record.detail.head.as_ref().map_or("TCP", |head| head.method.as_str());
-    let Party { namespace, service, .. } = record.destination();
-    match (service, namespace) {
-        (Some(service), Some(namespace)) => format!("{method} {service}.{namespace}"),
-        (Some(service), None) => format!("{method} {service}"),
-        (None, _) => method.to_owned(),
+fn head(out: &mut Vec<u8>, batch: &Batch, record: &Record) {
+    let Some(version) = record.version else { return };
+    let word = |word| batch.word(record, word);
+    text_attribute(out, "http.request.method", word(Word::Method).unwrap_or_default());
+    let target = word(Word::Path).unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    text_attribute(out, "url.path", path);
+    if !query.is_empty() {
+        text_attribute(out, "url.query", query);
     }
+    text_attribute(out, "url.scheme", if record.https { "https" } else { "http" });
+    text_attribute(out, "server.address", host_name(word(Word::Host).unwrap_or_default()));
+    text_attribute(out, "network.protocol.name", "http");
+    let version = match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        Version::HTTP_3 => "3",
+        _ => "1.1",
+    };
+    text_attribute(out, "network.protocol.version", version);
+    if let Some(agent) = word(Word::UserAgent) {
+        text_attribute(out, "user_agent.original", agent);
+    }
+}
+
+fn outcome(out: &mut Vec<u8>, record: &Record) {
+    if record.code != CODE_NONE {
+        int_attribute(out, "http.response.status_code", u64::from(record.code));
+    }
+    if record.grpc != GRPC_NONE {
+        text_attribute(out, "rpc.system", "grpc");
+        int_attribute(out, "rpc.grpc.status_code", u64::from(record.grpc));
+    }
+    if let Some(reason) = record.reason.map(Reason::text) {
+        text_attribute(out, "error.type", reason);
+        text_attribute(out, "meshwright.reason", reason);
+    }
+    if let Some(blame) = record.blame.map(Blame::text) {
+        text_attribute(out, "meshwright.blame", blame);
+    }
+    int_attribute(out, "meshwright.epoch", record.epoch);
+    int_attribute(out, "meshwright.attempts", u64::from(record.attempts));
 }
 
 /// Client spans take 4xx as errors, server spans do not (semantic conventions for HTTP spans, "Status").
-fn status(record: &Record<'_>) -> Status {
-    let code = record.seen.code;
-    let lowest = if record.seen.direction == Direction::Inbound { 500 } else { 400 };
-    let failed_grpc = record.seen.grpc != GRPC_NONE && record.seen.grpc != 0;
-    if record.seen.reason.is_some() || failed_grpc || (code != CODE_NONE && code >= lowest) {
-        Status::error(record.detail.cause.clone().unwrap_or_default())
-    } else {
-        Status::Unset
+fn status(out: &mut Vec<u8>, small: &mut Vec<u8>, batch: &Batch, record: &Record, inbound: bool) {
+    let lowest = if inbound { 500 } else { 400 };
+    let failed_grpc = record.grpc != GRPC_NONE && record.grpc != 0;
+    if record.reason.is_none() && !failed_grpc && (record.code == CODE_NONE || record.code < lowest) {
+        return;
     }
-}
-
-fn attributes(record: &Record<'_>) -> Vec<KeyValue> {
-    let seen = record.seen;
-    let mut all = Vec::with_capacity(28);
-    if let Some(head) = &record.detail.head {
-        of_head(&mut all, head);
-    }
-    if seen.code != CODE_NONE {
-        all.push(KeyValue::new("http.response.status_code", i64::from(seen.code)));
-    }
-    if seen.grpc != GRPC_NONE {
-        all.push(KeyValue::new("rpc.system", "grpc"));
-        all.push(KeyValue::new("rpc.grpc.status_code", i64::from(seen.grpc)));
-    }
-    if let Some(reason) = seen.reason {
-        all.push(KeyValue::new("error.type", reason.text()));
-        all.push(KeyValue::new("meshwright.reason", reason.text()));
-    }
-    if let Some(blame) = seen.blame {
-        all.push(KeyValue::new("meshwright.blame", blame.text()));
-    }
-    if let Some(rule) = seen.rule.as_ref().map(|rule| &rule.source) {
-        all.push(KeyValue::new("meshwright.route", rule.label.to_string()));
-        all.push(KeyValue::new("meshwright.rule", rule.rule.to_string()));
-    }
-    all.push(KeyValue::new("meshwright.epoch", i64::try_from(seen.snapshot.epoch).unwrap_or(i64::MAX)));
-    all.push(KeyValue::new("meshwright.direction", seen.direction.text()));
-    all.push(KeyValue::new("meshwright.attempts", i64::from(seen.attempts)));
-    all.push(KeyValue::new("meshwright.mtls", seen.mtls));
-    of_party(&mut all, &record.source(), ["client.address", "client.port"], &SOURCE);
-    let peer = if seen.direction == Direction::Inbound {
-        ["server.address", "server.port"]
-    } else {
-        ["network.peer.address", "network.peer.port"]
-    };
-    of_party(&mut all, &record.destination(), peer, &DESTINATION);
-    if let Some(settings) = seen.settings() {
-        all.extend(settings.span_attributes.iter().map(|(name, value)| KeyValue::new(name.clone(), value.clone())));
-    }
-    all
-}
-
-fn of_head(all: &mut Vec<KeyValue>, head: &Head) {
-    all.push(KeyValue::new("http.request.method", head.method.as_str().to_owned()));
-    let (path, query) = head.path.split_once('?').unwrap_or((&head.path, ""));
-    all.push(KeyValue::new("url.path", path.to_owned()));
-    if !query.is_empty() {
-        all.push(KeyValue::new("url.query", query.to_owned()));
-    }
-    all.push(KeyValue::new("url.scheme", head.scheme));
-    all.push(KeyValue::new("server.address", host_name(&head.host).to_owned()));
-    all.push(KeyValue::new("network.protocol.name", "http"));
-    let version = match head.version {
-        http::Version::HTTP_10 => "1.0",
-        http::Version::HTTP_2 => "2",
-        http::Version::HTTP_3 => "3",
-        _ => "1.1",
-    };
-    all.push(KeyValue::new("network.protocol.version", version));
-    if let Some(agent) = &head.user_agent {
-        all.push(KeyValue::new("user_agent.original", agent.clone()));
-    }
+    small.clear();
+    bytes(small, STATUS_MESSAGE, batch.word(record, Word::Cause).unwrap_or_default().as_bytes());
+    varint_field(small, STATUS_CODE, ERROR);
+    bytes(out, STATUS, small);
 }
 
 /// The host without its port.
@@ -172,20 +201,71 @@ const DESTINATION: [&str; 4] = [
     "meshwright.destination.identity",
 ];
 
-fn of_party(all: &mut Vec<KeyValue>, party: &Party<'_>, [address, port]: [&'static str; 2], names: &[&'static str; 4]) {
+fn of_party(out: &mut Vec<u8>, party: &Party<'_>, names: &[&'static str; 4]) {
     let identity = party.identity.map(|identity| identity.to_string());
     let values = [party.namespace, party.service, party.workload, identity.as_deref()];
     for (name, value) in names.iter().zip(values) {
         if let Some(value) = value {
-            all.push(KeyValue::new(*name, value.to_owned()));
+            text_attribute(out, name, value);
         }
     }
-    // The host name of the request says more than the address it led to.
-    let known = all.iter().any(|attribute| attribute.key.as_str() == address);
-    if let Some(socket) = party.address
-        && !known
-    {
-        all.push(KeyValue::new(address, socket.ip().to_string()));
-        all.push(KeyValue::new(port, i64::from(socket.port())));
+}
+
+fn socket(out: &mut Vec<u8>, [address, port]: [&str; 2], socket: SocketAddr) {
+    let mut room = [0; 46];
+    text_attribute(out, address, ip_text(&mut room, socket));
+    int_attribute(out, port, u64::from(socket.port()));
+}
+
+/// The address alone, without formatting machinery for the common family.
+fn ip_text(room: &mut [u8; 46], socket: SocketAddr) -> &str {
+    use std::io::Write;
+    let mut out = std::io::Cursor::new(&mut room[..]);
+    // The longest IPv6 address fits.
+    let _ = match socket {
+        SocketAddr::V4(v4) => {
+            let mut digits = itoa::Buffer::new();
+            v4.ip().octets().into_iter().enumerate().try_for_each(|(n, part)| {
+                out.write_all(if n > 0 { b"." } else { b"" })?;
+                out.write_all(digits.format(part).as_bytes())
+            })
+        }
+        SocketAddr::V6(v6) => write!(out, "{}", v6.ip()),
+    };
+    let length = usize::try_from(out.position()).unwrap_or(0);
+    std::str::from_utf8(&room[..length]).unwrap_or_default()
+}
+
+/// The scope of all our spans.
+pub(super) fn scope() -> InstrumentationScope {
+    InstrumentationScope::builder("meshwright").with_version(env!("CARGO_PKG_VERSION")).build()
+}
+
+/// What stands before the spans of a request to the collector, whose `ScopeSpans` come from one proxy.
+pub(super) fn envelope(settings: Option<&Settings>, instance: &str, spans: usize) -> Vec<u8> {
+    let mut resource = Vec::new();
+    bytes(&mut resource, 1, &resource_of(settings, instance).encode_to_vec());
+    let scope = opentelemetry_proto::tonic::common::v1::InstrumentationScope::from((scope(), None));
+    let mut scope_field = Vec::new();
+    bytes(&mut scope_field, 1, &scope.encode_to_vec());
+    let mut out = Vec::new();
+    let of_scope = scope_field.len() + spans;
+    let of_resource = resource.len() + super::wire::field_length(2, of_scope);
+    // ExportTraceServiceRequest.resource_spans, ResourceSpans.resource and .scope_spans, ScopeSpans.scope.
+    super::wire::prefix(&mut out, 1, of_resource);
+    out.extend_from_slice(&resource);
+    super::wire::prefix(&mut out, 2, of_scope);
+    out.extend_from_slice(&scope_field);
+    out
+}
+
+/// Who sends the spans.
+fn resource_of(settings: Option<&Settings>, instance: &str) -> Resource {
+    let mut attributes = vec![KeyValue::new("service.instance.id", instance.to_owned())];
+    let name = settings.map_or(instance, |settings| &settings.workload);
+    if let Some(settings) = settings {
+        attributes.push(KeyValue::new("service.namespace", settings.namespace.clone()));
     }
+    let resource = opentelemetry_sdk::Resource::builder().with_service_name(name.to_owned()).with_attributes(attributes).build();
+    Resource::from(&resource)
 }

@@ -6,11 +6,13 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwapOption;
 use engine::model::Settings;
+use opentelemetry_sdk::trace::SpanData;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::access::{AccessLog, LogLines};
-use super::export::{Exporter, Finished, SPAN_QUEUE_MAX};
+use super::batch::Outboxes;
+use super::export::{Exporter, OWN_SPANS_MAX};
 use super::labels::Direction;
 use super::series::Registry;
 use super::traffic::PlaintextPeers;
@@ -84,7 +86,10 @@ pub struct Telemetry {
     pub facts: Facts,
     pub(super) registry: Mutex<Registry>,
     pub(super) plaintext: Mutex<PlaintextPeers>,
-    pub(super) spans: mpsc::Sender<Finished>,
+    /// Of traffic.
+    pub(super) spans: Outboxes,
+    /// Of the proxy's own tasks.
+    pub(super) own_spans: mpsc::Sender<Box<SpanData>>,
     pub(super) access: AccessLog,
     pub(super) options: TelemetryOptions,
     pub(super) clock: Clock,
@@ -97,13 +102,14 @@ pub struct Telemetry {
 impl Telemetry {
     /// Starts with empty counters. The exporter must be run for spans to leave; where it is not, they are dropped and counted.
     pub fn new(options: TelemetryOptions, clock: Clock) -> (Arc<Self>, Exporter) {
-        let (spans, queue) = mpsc::channel(SPAN_QUEUE_MAX);
+        let (own_spans, own) = mpsc::channel(OWN_SPANS_MAX);
         let started = clock.wall();
         let telemetry = Arc::new(Self {
             facts: Facts::default(),
             registry: Mutex::default(),
             plaintext: Mutex::default(),
-            spans,
+            spans: Outboxes::default(),
+            own_spans,
             access: AccessLog::new(options.log.clone()),
             options,
             clock,
@@ -112,7 +118,7 @@ impl Telemetry {
             spans_exported: AtomicU64::new(0),
             spans_lost: AtomicU64::new(0),
         });
-        let exporter = Exporter::new(Arc::clone(&telemetry), queue);
+        let exporter = Exporter::new(Arc::clone(&telemetry), own);
         (telemetry, exporter)
     }
 

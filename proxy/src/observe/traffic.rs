@@ -8,8 +8,8 @@ use std::time::SystemTime;
 use engine::model::Settings;
 use proto::mesh::{PlaintextPeer, ServiceTraffic, Traffic};
 
-use super::access::Rfc3339;
 use super::labels::{CODE_NONE, Direction, Family, Labels};
+use super::line::Rfc3339;
 use super::series::{BUCKETS, Sum};
 use super::telemetry::Telemetry;
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
+use proto::defaults::METRIC_SERIES_MAX;
 use proto::mesh::{AccessLog, DnsRecord, ProxyConfig, Tracing};
 use proto::xds::core::DataSource;
 use proto::xds::core::data_source::Specifier;
@@ -26,7 +27,6 @@ const FACTS_MAX: usize = 1024;
 /// Life of a leaf where the mesh names none (kinds, `Mesh`).
 const LEAF_LIFE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 const ROTATE_AT_PERCENT_DEFAULT: u32 = 66;
-const METRIC_SERIES_MAX_DEFAULT: usize = 1000;
 
 pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong> {
     if name != proto::names::PROXY {
@@ -80,7 +80,7 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         span_attributes: attributes,
         leaf_life,
         rotate_at_percent,
-        metric_series_max: if *metric_series_max == 0 { METRIC_SERIES_MAX_DEFAULT } else { *metric_series_max as usize },
+        metric_series_max: if *metric_series_max == 0 { usize::from(METRIC_SERIES_MAX) } else { *metric_series_max as usize },
         namespace: namespace.clone(),
         workload: workload.clone(),
         service_account: service_account.clone(),

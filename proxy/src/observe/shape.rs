@@ -1,0 +1,191 @@
+//! What many exchanges have in common: who called, what was meant, how it was encrypted. A worker knows a shape again by comparing a few
+//! pointers; what log and span say of it is written down once, by whoever encodes the first record of it.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+
+use engine::model::{Cluster, Endpoint, InboundPort, Rule, Settings};
+
+use super::batch::{Batch, SINKS, Sink};
+use super::labels::Direction;
+use super::line::LineParts;
+use super::record::{Detail, Seen, destination};
+use super::span::SpanParts;
+use crate::tls::{Peer, TlsFacts};
+
+/// Shapes one worker knows again; a power of two. One that finds its place taken is made anew, which costs two microseconds.
+const SHAPES: usize = 256;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Shape {
+    pub(super) direction: Direction,
+    pub(super) mtls: bool,
+    pub(super) tls: Option<TlsFacts>,
+    pub(super) settings: Option<Arc<Settings>>,
+    pub(super) rule: Option<Arc<Rule>>,
+    cluster: Option<Arc<Cluster>>,
+    endpoint: Option<Arc<Endpoint>>,
+    port: Option<Arc<InboundPort>>,
+    caller: Option<Arc<Peer>>,
+    /// What the access log says of it.
+    pub(super) line: OnceLock<LineParts>,
+    /// What spans say of it.
+    pub(super) span: OnceLock<SpanParts>,
+}
+
+/// One side of an exchange, as log and span show it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Party<'a> {
+    pub(super) namespace: Option<&'a str>,
+    pub(super) service: Option<&'a str>,
+    pub(super) workload: Option<&'a str>,
+    pub(super) identity: Option<Who<'a>>,
+    /// Where it is the same for all exchanges of the shape.
+    pub(super) address: Option<SocketAddr>,
+}
+
+/// An identity, ours or proven.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Who<'a> {
+    Own(&'a Settings),
+    Proven(&'a proto::identity::Identity),
+}
+
+impl std::fmt::Display for Who<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Own(own) => write!(f, "spiffe://{}/ns/{}/sa/{}", own.trust_domain, own.namespace, own.service_account),
+            Self::Proven(identity) => write!(f, "{identity}"),
+        }
+    }
+}
+
+impl Shape {
+    fn of(seen: &Seen, detail: &Detail) -> Self {
+        Self {
+            direction: seen.direction,
+            mtls: seen.mtls,
+            tls: detail.tls,
+            settings: seen.snapshot.settings.clone(),
+            rule: seen.rule.clone(),
+            cluster: seen.cluster.clone(),
+            endpoint: seen.endpoint.clone(),
+            port: seen.port.clone(),
+            caller: detail.caller.clone(),
+            line: OnceLock::new(),
+            span: OnceLock::new(),
+        }
+    }
+
+    /// Whether an exchange has this shape. What it was made of is held, so an address cannot have come to mean something else.
+    fn fits(&self, seen: &Seen, detail: &Detail) -> bool {
+        self.direction == seen.direction
+            && self.mtls == seen.mtls
+            && same(&self.settings, &seen.snapshot.settings)
+            && same(&self.rule, &seen.rule)
+            && same(&self.cluster, &seen.cluster)
+            && same(&self.endpoint, &seen.endpoint)
+            && same(&self.port, &seen.port)
+            && same(&self.caller, &detail.caller)
+            && self.tls == detail.tls
+    }
+
+    /// The caller.
+    pub(super) fn source(&self) -> Party<'_> {
+        match self.direction {
+            Direction::Outbound => self.own(),
+            Direction::Inbound => {
+                let caller = self.caller.as_deref();
+                Party {
+                    namespace: caller.map(|caller| caller.identity.namespace()),
+                    service: None,
+                    workload: caller.map(|caller| &*caller.workload),
+                    identity: caller.map(|caller| Who::Proven(&caller.identity)),
+                    address: None,
+                }
+            }
+        }
+    }
+
+    /// Who was called.
+    pub(super) fn destination(&self) -> Party<'_> {
+        let named = destination(self.direction, self.port.as_deref(), self.cluster.as_deref());
+        let service = named.map(|(_, service)| &**service).filter(|service| !service.is_empty());
+        match self.direction {
+            Direction::Inbound => Party { service, ..self.own() },
+            Direction::Outbound => {
+                let endpoint = self.endpoint.as_deref();
+                Party {
+                    namespace: named.map(|(namespace, _)| &**namespace).filter(|namespace| !namespace.is_empty()),
+                    service,
+                    workload: endpoint.map(|endpoint| &*endpoint.workload).filter(|workload| !workload.is_empty()),
+                    identity: endpoint.filter(|_| self.mtls).and_then(|endpoint| endpoint.identity.as_deref()).map(Who::Proven),
+                    address: endpoint.map(|endpoint| endpoint.address),
+                }
+            }
+        }
+    }
+
+    fn own(&self) -> Party<'_> {
+        let own = self.settings.as_deref();
+        Party {
+            namespace: own.map(|own| own.namespace.as_str()),
+            service: None,
+            workload: own.map(|own| own.workload.as_str()),
+            identity: own.map(Who::Own),
+            address: None,
+        }
+    }
+}
+
+fn same<T>(a: &Option<Arc<T>>, b: &Option<Arc<T>>) -> bool {
+    address(a) == address(b)
+}
+
+fn address<T>(value: &Option<Arc<T>>) -> usize {
+    value.as_ref().map_or(0, |value| Arc::as_ptr(value).addr())
+}
+
+/// The shapes that one worker has met of late.
+#[derive(Debug, Default)]
+pub(super) struct Shapes {
+    /// Empty until something is logged or sampled.
+    places: Vec<Option<Known>>,
+    epoch: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    shape: Arc<Shape>,
+    /// For each sink: the serial of the last batch that has it, and its number there.
+    numbers: [(u64, u32); SINKS],
+}
+
+impl Shapes {
+    /// The number of an exchange's shape in a batch, to which it is added where it is new to it.
+    pub(super) fn number(&mut self, seen: &Seen, detail: &Detail, batch: &mut Batch, sink: Sink) -> u32 {
+        // What an older epoch spoke of is not held on to.
+        if self.places.is_empty() || self.epoch < seen.snapshot.epoch {
+            self.places.clear();
+            self.places.resize_with(SHAPES, || None);
+            self.epoch = seen.snapshot.epoch;
+        }
+        let known = match &mut self.places[place(seen, detail)] {
+            Some(known) if known.shape.fits(seen, detail) => known,
+            other => other.insert(Known { shape: Arc::new(Shape::of(seen, detail)), numbers: [(0, 0); SINKS] }),
+        };
+        let (serial, number) = &mut known.numbers[sink as usize];
+        if *serial != batch.serial {
+            (*serial, *number) = (batch.serial, batch.add_shape(Arc::clone(&known.shape)));
+        }
+        *number
+    }
+}
+
+/// By the addresses of what differs most.
+fn place(seen: &Seen, detail: &Detail) -> usize {
+    let parts = [address(&seen.rule), address(&seen.endpoint), address(&seen.port), address(&detail.caller), usize::from(seen.mtls)];
+    let mixed = parts.iter().fold(0_u64, |sum, part| (sum.rotate_left(23) ^ *part as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    (mixed >> 32) as usize & (SHAPES - 1)
+}
