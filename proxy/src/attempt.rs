@@ -8,10 +8,9 @@ use engine::failure::{Failure, Reason};
 use engine::model::{Cluster, InFlight};
 use engine::retry::{self, Next};
 use http::{Request, Response};
-use hyper::body::Incoming;
 use smallvec::SmallVec;
 
-use crate::body::Body;
+use crate::body::{Body, Received};
 use crate::http::unpack;
 use crate::io::{Rewound, Stream};
 use crate::line::Line;
@@ -85,14 +84,14 @@ pub async fn send(
     carries: Carries,
     (exchange, downstream): (&mut Exchange, Option<&Arc<Line>>),
     place: &mut Option<Lease>,
-) -> Result<Response<Incoming>, Failure> {
+) -> Result<Response<Received>, Failure> {
     let mut attempts = Attempts::new(aim);
     let mut freshness = Freshness::Any;
     loop {
         let to = attempts.next(shared)?;
         let at = to.endpoint.address;
         begin(&to, exchange);
-        let lease = match shared.pool.lease(&to, carries, freshness).await {
+        let lease = match shared.pool.lease(&to, carries, freshness, request).await {
             Ok(lease) => place.insert(lease),
             Err(failure) => {
                 exchange.retried(at, attempts.failed(failure)?);

@@ -15,7 +15,6 @@ use engine::model::{Cluster, Forward, Protocol, Snapshot};
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request};
 use http_body::Frame;
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use tokio::time::{Sleep, sleep};
 
@@ -68,6 +67,8 @@ impl Answering {
 pub struct Journey {
     shared: Rc<Shared>,
     request: Option<Request<Body>>,
+    /// Why it goes nowhere.
+    refused: Option<Reason>,
     exchange: Option<Exchange>,
     lease: Option<Lease>,
     /// The downstream's.
@@ -112,11 +113,13 @@ impl Journey {
             }
         }
         let overdue = Overdue::new(&shared.patience, plan.forward.idle_timeout, plan.forward.request_timeout);
+        let refused = received.refused();
         let line = received.line().cloned();
         // HTTP/1.0 knows neither interim answers nor what asks for them.
         let holds_back = there.expect && version != Version::HTTP_10;
         let mut request = Request::from_parts(parts, body(received, &overdue, line.as_ref().filter(|_| holds_back)));
-        let upgraded = (upgrade == Upgrade::Asked).then(|| hyper::upgrade::on(&mut request));
+        // Over HTTP/2 CONNECT is an exchange like others, whose bodies do not end by themselves.
+        let upgraded = (upgrade == Upgrade::Asked && version != Version::HTTP_2).then(|| hyper::upgrade::on(&mut request));
         // Written in its place: built first and boxed then, it would be copied.
         let place = Box::new_uninit();
         Box::write(
@@ -124,6 +127,7 @@ impl Journey {
             Self {
                 shared: Rc::clone(shared),
                 request: Some(request),
+                refused,
                 exchange: Some(exchange),
                 lease: None,
                 line,
@@ -143,10 +147,18 @@ impl Journey {
         )
     }
 
-    async fn go(&mut self) -> Result<Response<Incoming>, Failure> {
-        let Self { shared, request, exchange: Some(exchange), lease, line, overdue, cluster, only, carries, version, .. } = self else {
+    async fn go(&mut self) -> Result<Response<Received>, Failure> {
+        let Self { shared, request, refused, exchange: Some(exchange), lease, line, overdue, cluster, only, carries, version, .. } = self
+        else {
             return Err(Failure::new(Reason::UpstreamReset, "the exchange is over"));
         };
+        if let Some(reason) = refused {
+            let cause = match reason {
+                Reason::TooLarge => "the head is larger than a head may be",
+                _ => "this worker takes in as many bodies as it may already",
+            };
+            return Err(Failure::new(*reason, cause));
+        }
         let aim = Aim { cluster: Some(cluster), only: only.as_ref() };
         let downstream = line.as_ref().filter(|_| *version != Version::HTTP_10);
         let mut sending = pin!(attempt::send(shared, request, aim, *carries, (exchange, downstream), lease));
@@ -158,7 +170,7 @@ impl Journey {
     }
 
     /// Makes the answer of what came of it.
-    fn end(mut self: Box<Self>, sent: Result<Response<Incoming>, Failure>) -> Response<Body> {
+    fn end(mut self: Box<Self>, sent: Result<Response<Received>, Failure>) -> Response<Body> {
         let mut response = match sent {
             Ok(response) => response,
             Err(failure) => return self.fail(&failure),
@@ -195,11 +207,9 @@ impl Journey {
             && self.version != Version::HTTP_2
             && let Some(length) = declared_length(response.headers())
         {
-            return response.map(|incoming| self.claim(incoming, length));
+            return response.map(|received| self.claim(received, length));
         }
-        let sender = self.lease.as_ref().and_then(Lease::line).cloned();
-        response.map(|incoming| {
-            let received = Received::answer(incoming, sender.as_ref());
+        response.map(|received| {
             // With a length there is no place for trailers.
             self.chunked = self.version == Version::HTTP_11 && received.size_hint().exact().is_none();
             Body::followed(received, self)
@@ -207,8 +217,8 @@ impl Journey {
     }
 
     /// No body, but the length of one: hyper would leave it out.
-    fn claim(self: Box<Self>, incoming: Incoming, length: u64) -> Body {
-        Body::followed(Received::answer(incoming, None), self);
+    fn claim(self: Box<Self>, received: Received, length: u64) -> Body {
+        Body::followed(received, self);
         Body::Claimed(length)
     }
 
@@ -224,8 +234,8 @@ impl Journey {
         if let Some(line) = &self.line {
             line.becomes_tunnel();
         }
-        // An HTTP/1 connection is over as such and goes on as the tunnel.
-        let guest = (self.version != Version::HTTP_2).then(|| self.shared.guests.of(exchange.direction()).enter());
+        // The HTTP/1 connection is over as such and goes on as the tunnel.
+        let guest = self.shared.guests.of(exchange.direction()).enter();
         let both = Tunnel { downstream, upstream, exchange, idle: self.forward.idle_timeout };
         let (patience, buffers) = (Rc::clone(&self.shared.patience), Rc::clone(&self.shared.buffers));
         tokio::task::spawn_local(tunnel(both, (self.lease.take(), guest), patience, buffers));
@@ -431,6 +441,10 @@ fn cut_off(cut: &Cut) -> Failure {
     match cut {
         Cut::Sender(error) => {
             let reason = crate::pool::reason(error);
+            Failure::upstream(reason, format!("the answer broke off: {}", crate::pool::told(error)))
+        }
+        Cut::Stream(error) => {
+            let reason = crate::pool::stream_reason(error);
             Failure::upstream(reason, format!("the answer broke off: {}", crate::pool::told(error)))
         }
         Cut::Overdue(reason) => too_late(*reason),

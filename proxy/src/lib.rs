@@ -37,6 +37,7 @@ pub mod tcp;
 pub mod tls;
 pub mod wakes;
 pub mod watch;
+pub mod windows;
 pub mod worker;
 pub mod xds;
 

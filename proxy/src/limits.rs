@@ -31,18 +31,34 @@ pub const IDLE_MESH: Duration = Duration::from_secs(90);
 /// How long an unused plaintext connection is kept: below the keep-alive of common servers (Node.js closes after 5 s).
 pub const IDLE_PLAIN: Duration = Duration::from_secs(4);
 /// Requests at once on one HTTP/2 connection; further ones wait at the peer (downstream) or take another connection (upstream).
-pub const STREAMS_PER_CONNECTION_MAX: u32 = 1000;
-/// HTTP/2 flow-control window of a stream. 64 KiB costs half as much again per byte.
+pub const STREAMS_PER_CONNECTION_MAX: u32 = 2048;
+/// HTTP/2 flow-control window of a stream while there are few. 64 KiB costs half as much again per byte. See `windows`.
 pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
-/// HTTP/2 flow-control window of a connection.
-pub const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+/// HTTP/2 flow-control window of a connection: more than all its streams' together, so that none stops another. A peer that keeps to no
+/// stream's window has this much held for it, and is cut after [`SETTINGS_WAIT`].
+pub const CONNECTION_WINDOW_BYTES: u32 = 256 << 20;
+/// Bodies that come in over HTTP/2 at once on one worker. At the bound a further request with a body is answered `overflow`.
+pub const BODIES_PER_WORKER_MAX: usize = 65_536;
+/// How long an HTTP/2 peer may take to acknowledge SETTINGS where further ones wait for it.
+pub const SETTINGS_WAIT: Duration = Duration::from_secs(10);
+/// Requests on an upstream HTTP/2 connection before its SETTINGS have come: they may allow a single one. Further ones wait for them as
+/// long as a connection may take to open, and then take [`STREAMS_UNTOLD_MAX`] for granted.
+pub const STREAMS_BEFORE_SETTINGS: usize = 1;
+/// Requests at once on an upstream HTTP/2 connection that says nothing of how many it takes (RFC 9113, section 6.5.2: no less than 100).
+pub const STREAMS_UNTOLD_MAX: usize = 100;
+/// Window of a connection to an application as every HTTP/2 server has it at least, and many have no more (RFC 9113, section 6.9.2).
+pub const UPLOAD_WINDOW_BYTES: u64 = 65_535;
+/// Frames of a request's body that are looked at to see whether it has come to its end already.
+pub const LOOK_AHEAD_PIECES_MAX: usize = 4;
+/// Bytes of a request's body that are kept until its answer begins, so that it can be sent again if the server did not process it.
+pub const REPLAY_BYTES_MAX: usize = 64 << 10;
 /// How often a busy HTTP/2 connection between sidecars is asked whether the other side lives: a dead machine says nothing. Not asked of
 /// applications: stock gRPC servers take such questions for an attack.
 pub const PING_EVERY: Duration = Duration::from_secs(20);
 /// How long the answer may take.
 pub const PING_WAIT: Duration = Duration::from_secs(10);
-/// Bytes of an HTTP/2 stream that wait to be sent before its writer waits.
-pub const STREAM_SEND_BYTES_MAX: usize = 1 << 20;
+/// Bytes of an HTTP/2 stream that wait to be sent before its writer waits: one full write.
+pub const STREAM_SEND_BYTES_MAX: usize = 128 << 10;
 /// Bytes of one message's head where it comes into the mesh. Beyond it: 431 `too_large`; an answer's: 502 `too_large`.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// What the mesh itself may add to a head: the bound between sidecars is higher by this.
@@ -61,6 +77,8 @@ pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 pub const UNWANTED_SILENCE: Duration = Duration::from_secs(10);
 /// How long such a body may take in all.
 pub const UNWANTED_WAIT: Duration = Duration::from_secs(600);
+/// Bytes of a head that are read over HTTP/2 to be refused with a reason. Beyond it the library refuses by itself: a bare 431, and a reset.
+pub const HEAD_BYTES_READ_MAX: u32 = 256 << 10;
 /// How long a head may take at the edge and from plaintext clients. Keep-alive between two requests counts too.
 pub const HEAD_WAIT: Duration = Duration::from_secs(75);
 /// How long a TLS handshake with a client may take, first byte included.

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::arrival::Arrival;
 use crate::drain::Stage;
 use crate::guests::Both;
-use crate::http::Patience;
+use crate::http::{Patience, Serving};
 use crate::inbound;
 use crate::io::{Draw, Free, Listening, Network, give_back_heap, pipe};
 use crate::limits::{GIVE_BACK_TICKS, IDLE_GRACE, REST_MAX, TICK};
@@ -25,6 +25,7 @@ use crate::pool::{Connector, Hairpin, Pool};
 use crate::shared::Shared;
 use crate::snapshots::Snapshots;
 use crate::tls::Tls;
+use crate::windows::Bodies;
 
 /// Commands that wait for a worker; each is taken at once.
 const COMMANDS_MAX: usize = 64;
@@ -49,7 +50,7 @@ pub struct Means {
 /// Builds one worker's means on the current thread. Must be called inside a local task set or runtime, where it also starts the tick.
 /// `seed` feeds all chance of this worker.
 pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
-    let patience = Rc::new(Patience::default());
+    let (patience, bodies) = (Rc::new(Patience::default()), Bodies::new(Arc::clone(&means.telemetry.facts.http2_bodies)));
     let draw = Draw::seeded(seed);
     let shared = Rc::new_cyclic(|own: &Weak<Shared>| {
         let connector = Connector::new(means.network.clone(), Arc::clone(&means.tls), Some(hairpin(own.clone())));
@@ -57,13 +58,13 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
             snapshots: means.snapshots.clone(),
             reader: means.snapshots.reader(),
             tls: Arc::clone(&means.tls),
-            pool: Pool::new(connector, Rc::clone(&patience)),
+            pool: Pool::new(connector, Rc::clone(&patience), Rc::clone(&bodies), means.connections_max),
             observer: Observer::new(Arc::clone(&means.telemetry), Draw::seeded(draw.next())),
             patience: Rc::clone(&patience),
             buffers: Rc::default(),
             guests: Both::new(&means.telemetry, means.connections_max),
             drain: Both { inbound: Rc::default(), outbound: Rc::default() },
-            serving: crate::http::Serving::default(),
+            serving: Serving::new(Rc::clone(&bodies), Rc::clone(&patience)),
             draw,
         }
     });
@@ -102,6 +103,7 @@ async fn tick(shared: Weak<Shared>) {
         let Some(shared) = shared.upgrade() else { return };
         shared.patience.advance();
         shared.pool.sweep();
+        shared.pool.bodies().show();
         let under_way = shared.patience.waiting() > 0;
         let calm = shared.patience.calm();
         let (rest, free) = if !under_way && shared.pool.is_empty() {

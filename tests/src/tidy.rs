@@ -13,7 +13,7 @@ const CRATES: [&str; 9] = ["proto", "proxy", "proxy/engine", "control", "certs-c
 
 /// A module of the proxy imports its own level or lower ones only (docs/architecture.md).
 const LEVELS: [(u8, &[&str]); 4] = [
-    (0, &["io", "body", "limits", "drain", "wakes", "line"]),
+    (0, &["io", "body", "limits", "drain", "wakes", "line", "windows"]),
     (
         2,
         &[

@@ -3,6 +3,7 @@
 mod convert;
 mod forwarded;
 mod hop;
+pub(crate) mod http2;
 mod idle;
 mod judge;
 mod packed;
@@ -18,5 +19,5 @@ pub use idle::{Overdue, Patience, Upload, Wait};
 pub use judge::{Hop, Wrong, declared_length, judge_answer, judge_request};
 pub use packed::{pack, unpack};
 pub use reply::{grpc_status, local_reply};
-pub use serve::{Caller, LocalTasks, Serving, Version, serve};
+pub use serve::{Caller, Serving, Version, serve};
 pub use upgrade::{Tunnel, tunnel};

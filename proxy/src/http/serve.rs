@@ -11,29 +11,20 @@ use std::time::Duration;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::rt::Executor;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::{Patience, http2};
 use crate::body::{Body, Received};
 use crate::drain::{Drain, Stage};
-use crate::io::{Rewound, Served, Stream, Unstalled, gather};
+use crate::io::{Rewound, Served, Stream, Unstalled};
 use crate::limits;
 use crate::line::Line;
 use crate::wakes::Wakes;
-
-/// Runs hyper's tasks on the worker's own thread.
-#[derive(Clone, Copy, Debug)]
-pub struct LocalTasks;
-
-impl<F: Future<Output = ()> + 'static> Executor<F> for LocalTasks {
-    fn execute(&self, task: F) {
-        tokio::task::spawn_local(task);
-    }
-}
+use crate::windows::Bodies;
 
 /// What a connection speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,17 +52,20 @@ pub struct Serving {
     application: http1::Builder,
     peer: http1::Builder,
     anybody: http1::Builder,
-    http2: http2::Builder<LocalTasks>,
+    bodies: Rc<Bodies>,
+    patience: Rc<Patience>,
 }
 
-impl Default for Serving {
-    fn default() -> Self {
+impl Serving {
+    /// `bodies` are those of the worker, `patience` its time.
+    pub fn new(bodies: Rc<Bodies>, patience: Rc<Patience>) -> Self {
         let builder = |head_wait, added| http1_builder(head_wait, limits::HEAD_BYTES_MAX + added);
         Self {
             application: builder(None, 0),
             peer: builder(None, limits::HEAD_BYTES_ADDED_MAX),
             anybody: builder(Some(limits::HEAD_WAIT), 0),
-            http2: http2_builder(),
+            bodies,
+            patience,
         }
     }
 }
@@ -86,18 +80,6 @@ fn http1_builder(head_wait: Option<Duration>, head_bytes_max: usize) -> http1::B
         .max_header_size(head_bytes_max)
         .header_read_timeout(head_wait)
         .timer(TokioTimer::new());
-    builder
-}
-
-fn http2_builder() -> http2::Builder<LocalTasks> {
-    let mut builder = http2::Builder::new(LocalTasks);
-    builder
-        .auto_date_header(false)
-        .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-        .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION_MAX)
-        .max_send_buf_size(limits::STREAM_SEND_BYTES_MAX)
-        .max_header_list_size(u32::try_from(limits::HEAD_BYTES_MAX).unwrap_or(u32::MAX));
     builder
 }
 
@@ -162,7 +144,8 @@ where
         }
         Version::Http2 => {
             // Boxed because it is far larger than HTTP/1's, whose connections are many and pay for moving what they do not use.
-            Box::pin(serve_http2(Unstalled::new(stream), serving, drain, answer)).await;
+            let inner = matches!(caller, Caller::Peer);
+            Box::pin(http2::serve(Unstalled::new(stream), (&serving.bodies, &serving.patience, inner), drain, answer)).await;
             None
         }
     }
@@ -223,33 +206,4 @@ impl Unwanted {
             cx.waker().wake_by_ref();
         }
     }
-}
-
-/// Serves HTTP/2 to its end; every turn of the connection ends with what it wrote on its way.
-async fn serve_http2<F, A>(stream: Unstalled<Rewound<Stream>>, serving: &Serving, drain: &Rc<Drain>, answer: F)
-where
-    F: Fn(Request<Received>) -> A,
-    A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
-{
-    let (stream, gathering) = gather(stream);
-    let answer = move |request: Request<Incoming>| answer(request.map(|body| Received::request(body, None)));
-    let mut connection = pin!(serving.http2.serve_connection(TokioIo::new(stream), service_fn(answer)));
-    let (mut member, mut told) = (drain.join(), false);
-    let ended = poll_fn(|cx| {
-        if let Poll::Ready(ended) = connection.as_mut().poll(cx) {
-            return Poll::Ready(ended);
-        }
-        if !told && member.poll_stage(Stage::Told, cx).is_ready() {
-            told = true;
-            connection.as_mut().graceful_shutdown();
-            return connection.as_mut().poll(cx);
-        }
-        Poll::Pending
-    });
-    let logged = async {
-        if let Err(error) = ended.await {
-            tracing::debug!(%error, "an HTTP/2 connection ended badly");
-        }
-    };
-    gathering.drive(logged, || false).await;
 }

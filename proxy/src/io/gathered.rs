@@ -33,11 +33,12 @@ struct State<T> {
     held: Vec<u8>,
     start: usize,
     unflushed: bool,
+    heard: bool,
 }
 
 /// Wraps a stream.
 pub fn gather<T>(inner: T) -> (Gathered<T>, Rc<Gathering<T>>) {
-    let state = State { inner, held: Vec::new(), start: 0, unflushed: false };
+    let state = State { inner, held: Vec::new(), start: 0, unflushed: false, heard: false };
     let gathering = Rc::new(Gathering(RefCell::new(state)));
     (Gathered(Rc::clone(&gathering)), gathering)
 }
@@ -96,25 +97,18 @@ impl<T: AsyncWrite + Unpin> Gathering<T> {
         self.0.borrow_mut().poll_out(cx)
     }
 
-    fn holds(&self) -> bool {
-        !self.0.borrow().held.is_empty()
+    /// Whether anything was read since this was last asked.
+    pub fn heard(&self) -> bool {
+        std::mem::take(&mut self.0.borrow_mut().heard)
     }
 
-    /// Runs `task`, the one that drives the connection, and ends each of its turns with [`Gathering::poll_out`]. Where `more` says that
-    /// another task is about to add to what is held, that one is let run first. A connection that cannot be written to is dropped. The library
-    /// shuts the stream down before its task ends, which writes out what is held; what it leaves behind without that is nobody's.
-    pub async fn drive<F: Future<Output = ()>>(&self, task: F, more: impl Fn() -> bool) {
+    /// Runs `task`, the one that drives the connection, and ends each of its turns with [`Gathering::poll_out`]. A connection that cannot be
+    /// written to is dropped. The library shuts the stream down before its task ends, which writes out what is held; what it leaves behind
+    /// without that is nobody's.
+    pub async fn drive<F: Future<Output = ()>>(&self, task: F) {
         let mut task = pin!(task);
-        let mut waited = false;
         poll_fn(|cx| {
             let polled = task.as_mut().poll(cx);
-            if polled.is_pending() && !waited && self.holds() && more() {
-                // Tasks run in the order in which they were woken.
-                waited = true;
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            waited = false;
             match self.poll_out(cx) {
                 Poll::Ready(Err(error)) => {
                     tracing::debug!(%error, "a connection cannot be written to");
@@ -130,7 +124,10 @@ impl<T: AsyncWrite + Unpin> Gathering<T> {
 impl<T: AsyncRead + Unpin> AsyncRead for Gathered<T> {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.0.borrow_mut().inner).poll_read(cx, buf)
+        let mut state = self.0.0.borrow_mut();
+        ready!(Pin::new(&mut state.inner).poll_read(cx, buf))?;
+        state.heard = true;
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -33,6 +33,7 @@ struct Scrape {
     spans_dropped: u64,
     lines_dropped: u64,
     connections: [(Direction, u64, u64); 2],
+    http2_bodies: i64,
     process: Process,
     started_secs: f64,
 }
@@ -66,6 +67,7 @@ impl Telemetry {
                 let occupancy = self.facts.occupancy(direction);
                 (direction, occupancy.open.load(Ordering::Relaxed), occupancy.full.load(Ordering::Relaxed))
             }),
+            http2_bodies: self.facts.http2_bodies.load(Ordering::Relaxed),
             process,
             started_secs: since_1970(self.started).as_secs_f64(),
         }
@@ -202,7 +204,7 @@ impl Scrape {
         for (direction, _, full) in self.connections {
             ConstCounter::new(full).encode(metric.encode_family(&label(direction))?)?;
         }
-        Ok(())
+        gauge(encoder, ("meshwright_http2_bodies", None, "Bodies now coming in over HTTP/2"), &ConstGauge::new(self.http2_bodies))
     }
 
     fn process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -56,6 +56,8 @@ pub struct Facts {
     pub config_rejected: AtomicU64,
     /// Endpoints ejected since the start.
     pub ejections: AtomicU64,
+    /// Bodies that are coming in over HTTP/2.
+    pub http2_bodies: Arc<AtomicI64>,
     inbound: Occupancy,
     outbound: Occupancy,
 }

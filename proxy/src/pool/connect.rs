@@ -1,25 +1,26 @@
 //! Opening connections: TCP or the hairpin, then mTLS where the endpoint has an identity, then HTTP where it is wanted.
 
 use std::cell::Cell;
-use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use engine::failure::{Failure, Reason};
-use hyper::client::conn::{http1, http2};
-use hyper::rt::Executor;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 
-use super::slot::{Http1, Multiplexed, Streams};
+use super::multiplexed::Multiplexed;
+use super::slot::Http1;
 use super::{Counts, To};
-use crate::io::{Called, Gathering, Network, Rewound, Socket, Stream, Unstalled, gather};
+use crate::http::Patience;
+use crate::http::http2::client_builder;
+use crate::io::{Called, Network, Rewound, Socket, Stream, Unstalled, gather};
 use crate::limits;
 use crate::line::Line;
 use crate::tls::{Carries, Tls, TlsFacts};
 use crate::wakes::Wakes;
+use crate::windows::Bodies;
 
 /// Gives a connection to this proxy's own inbound side where an address is one of the instance's own; `None` elsewhere.
 pub type Hairpin = Rc<dyn Fn(&engine::model::Endpoint) -> Option<Socket>>;
@@ -143,67 +144,33 @@ impl Connector {
         Ok(Box::new(Http1 { sender, line, tls, age: 0 }))
     }
 
-    pub(super) async fn open_http2(&self, to: &To, counts: &Rc<Counts>) -> Result<Multiplexed, Failure> {
+    pub(super) async fn open_http2(
+        &self,
+        to: &To,
+        counts: &Rc<Counts>,
+        (bodies, patience): (&Rc<Bodies>, &Rc<Patience>),
+    ) -> Result<Rc<Multiplexed>, Failure> {
         let (stream, tls) = self.open(to, Carries::H2).await?;
         let open = Open::count(counts, to.local.is_some());
-        let streams = Rc::new(Streams::new(tls));
+        let windows = bodies.connection();
         let (stream, gathering) = gather(attended(stream));
-        let tasks = Tasks { driver: Rc::new(Cell::new(Some((gathering, Rc::clone(&streams))))) };
-        let (sender, connection) = http2::Builder::new(tasks)
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
-            .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
-            .max_send_buf_size(limits::STREAM_SEND_BYTES_MAX)
-            .keep_alive_interval(tls.map(|_| limits::PING_EVERY))
-            .keep_alive_timeout(limits::PING_WAIT)
-            .max_header_list_size(u32::try_from(limits::HEAD_BYTES_MAX).unwrap_or(u32::MAX))
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|error| refused(to.endpoint.address, &io::Error::other(error)))?;
-        let known = Rc::clone(&streams);
-        tokio::task::spawn_local(async move {
-            let mut connection = pin!(connection);
-            let ended = poll_fn(|cx| {
-                let ended = connection.as_mut().poll(cx);
-                known.max.set(connection.current_max_send_streams());
-                ended
-            });
-            if let Err(error) = ended.await {
-                tracing::debug!(%error, "an upstream HTTP/2 connection ended badly");
-            }
-            drop(open);
-        });
-        Ok(Multiplexed { sender, streams })
+        let (sender, mut connection) =
+            client_builder(&windows).handshake(stream).await.map_err(|error| refused(to.endpoint.address, &io::Error::other(error)))?;
+        let pings = tls.and_then(|_| connection.ping_pong());
+        let multiplexed = Multiplexed::new(sender, tls, windows, patience);
+        let driver = tokio::task::spawn_local(Rc::clone(&multiplexed).drive(connection, gathering, open));
+        if let Some(pings) = pings {
+            tokio::task::spawn_local(Rc::clone(&multiplexed).keep_alive(pings, driver.abort_handle()));
+        }
+        Ok(multiplexed)
     }
 }
 
-/// Runs the tasks of one HTTP/2 connection on the worker's own thread. The first one drives the connection: its turns end with what was
-/// written on its way, but where a request's body follows its head, they leave together.
-#[derive(Clone)]
-struct Tasks {
-    driver: Rc<Cell<Option<Driver>>>,
-}
-
-type Driver = (Rc<Gathering<Attended>>, Rc<Streams>);
-
 /// A connection that HTTP is spoken on.
-type Attended = Unstalled<Rewound<Stream>>;
+pub(super) type Attended = Unstalled<Rewound<Stream>>;
 
 const fn attended(stream: Stream) -> Attended {
     Unstalled::new(Rewound::new(bytes::Bytes::new(), stream))
-}
-
-impl<F: Future<Output = ()> + 'static> Executor<F> for Tasks {
-    fn execute(&self, task: F) {
-        match self.driver.take() {
-            Some((gathering, streams)) => {
-                tokio::task::spawn_local(async move { gathering.drive(task, || streams.body_follows.take()).await });
-            }
-            None => {
-                tokio::task::spawn_local(task);
-            }
-        }
-    }
 }
 
 fn refused(address: SocketAddr, error: &io::Error) -> Failure {

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use engine::failure::{Failure, Reason};
 use engine::model::InFlight;
 use http::{Request, Response};
-use http_body::Body as _;
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http2};
+use hyper::client::conn::TrySendError;
 
-use super::slot::{Http1, Idle, Slot, Streams};
-use crate::body::{Body, Cut};
+use super::multiplexed::Use;
+use super::slot::{Http1, Idle, Slot};
+use super::stream;
+use crate::body::{Body, Cut, Received};
 use crate::http::{Patience, pack};
 use crate::line::Line;
 use crate::tls::TlsFacts;
@@ -28,15 +28,15 @@ pub struct Lease {
 
 enum Sender {
     Http1(Box<Http1>),
-    Http2(http2::SendRequest<Body>, Rc<Streams>),
+    Http2(Use),
     GivenBack,
 }
 
 /// What became of a request that was handed to a connection.
 pub enum Sent {
     /// Answered.
-    Answered(Response<Incoming>),
-    /// Nothing was written: here it is again.
+    Answered(Response<Received>),
+    /// Nothing was written, or what was written was not processed: here it is again.
     NeverWritten(Box<Request<Body>>, Failure),
     /// Something may have arrived.
     Failed(Failure),
@@ -54,21 +54,15 @@ impl Lease {
         Self { sender: Sender::Http1(connection), slot, patience, kept: false, _in_flight: in_flight }
     }
 
-    pub(super) fn stream(
-        slot: Rc<Slot>,
-        (sender, streams): (http2::SendRequest<Body>, Rc<Streams>),
-        in_flight: InFlight,
-        patience: Rc<Patience>,
-    ) -> Self {
-        streams.count.set(streams.count.get() + 1);
-        Self { sender: Sender::Http2(sender, streams), slot, patience, kept: true, _in_flight: in_flight }
+    pub(super) fn stream(slot: Rc<Slot>, used: Use, in_flight: InFlight, patience: Rc<Patience>) -> Self {
+        Self { sender: Sender::Http2(used), slot, patience, kept: true, _in_flight: in_flight }
     }
 
     /// How the connection is encrypted; `None`: plaintext, or given back.
     pub fn tls(&self) -> Option<&TlsFacts> {
         match &self.sender {
             Sender::Http1(connection) => connection.tls.as_ref(),
-            Sender::Http2(_, streams) => streams.tls.as_ref(),
+            Sender::Http2(used) => used.connection().tls(),
             Sender::GivenBack => None,
         }
     }
@@ -78,32 +72,19 @@ impl Lease {
         self.kept
     }
 
-    /// The connection's line, where it carries one exchange at a time.
-    pub(crate) fn line(&self) -> Option<&Arc<Line>> {
-        match &self.sender {
-            Sender::Http1(connection) => Some(&connection.line),
-            Sender::Http2(..) | Sender::GivenBack => None,
-        }
-    }
-
     /// Takes a request out of its place, sends it and waits for the head of the final answer; interim ones go to `downstream`. Dropping the
     /// future gives up the exchange.
     pub async fn send(&mut self, request: &mut Option<Request<Body>>, downstream: Option<&Arc<Line>>) -> Sent {
-        let body_follows = request.as_ref().is_some_and(|request| !request.body().is_end_stream());
         self.prepare(request, downstream);
         let Some(request) = request.take() else { return Sent::Failed(Failure::new(Reason::UpstreamReset, "there is no request")) };
-        let sent = match &mut self.sender {
-            Sender::Http1(connection) => connection.sender.try_send_request(request).await,
-            Sender::Http2(sender, streams) => {
-                if body_follows {
-                    streams.body_follows.set(true);
-                }
-                sender.try_send_request(request).await
-            }
+        let connection = match &mut self.sender {
+            Sender::Http1(connection) => connection,
+            // Boxed because HTTP/1, whose connections are many, keeps room for what it does not use.
+            Sender::Http2(used) => return Box::pin(stream::exchange(used, request, downstream)).await,
             Sender::GivenBack => return Sent::Failed(Failure::new(Reason::UpstreamReset, "the connection was given back")),
         };
-        match sent {
-            Ok(response) => Sent::Answered(response),
+        match connection.sender.try_send_request(request).await {
+            Ok(response) => Sent::Answered(response.map(|body| Received::answer(body, Some(&connection.line)))),
             Err(error) => not_answered(error),
         }
     }
@@ -130,16 +111,6 @@ impl Lease {
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if let Sender::Http2(_, streams) = &self.sender {
-            streams.count.set(streams.count.get() - 1);
-            self.patience.stir();
-            streams.last_used.set(self.patience.tick());
-        }
-    }
-}
-
 #[cold]
 fn not_answered(mut error: TrySendError<Request<Body>>) -> Sent {
     if let Some(request) = error.take_message() {
@@ -162,10 +133,7 @@ pub(crate) fn reason(error: &hyper::Error) -> Reason {
     if crate::body::breaks_coding(error) {
         return Reason::UpstreamProtocol;
     }
-    if error.is_parse() || error.is_parse_status() || is_protocol_error(error) {
-        return Reason::UpstreamProtocol;
-    }
-    Reason::UpstreamReset
+    if error.is_parse() || error.is_parse_status() { Reason::UpstreamProtocol } else { Reason::UpstreamReset }
 }
 
 /// The first cause of a kind.
@@ -178,11 +146,6 @@ fn cause<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
         source = cause.source();
     }
     None
-}
-
-fn is_protocol_error(error: &hyper::Error) -> bool {
-    // Broken rules found by us are `PROTOCOL_ERROR` and its like, sent by the library.
-    cause::<h2::Error>(error).is_some_and(|h2| h2.is_library() && !h2.is_io())
 }
 
 /// An error with its causes, which hyper's own text leaves out.

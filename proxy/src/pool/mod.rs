@@ -5,7 +5,9 @@
 
 mod connect;
 mod lease;
+mod multiplexed;
 mod slot;
+mod stream;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -17,15 +19,19 @@ use std::time::Duration;
 
 use engine::failure::{Failure, Reason};
 use engine::model::{Endpoint, InFlight};
+use http::Request;
 
 pub use connect::{Connector, Hairpin, Open, Opened};
 pub use lease::{Lease, Sent};
 pub(crate) use lease::{reason, told};
+pub(crate) use stream::reason as stream_reason;
 
+use crate::body::Body;
 use crate::http::Patience;
 use crate::limits;
 use crate::tls::Carries;
-use slot::{Slot, Waited};
+use crate::windows::Bodies;
+use slot::{Opening, Slot, Stream, Waited};
 
 /// Where a lease should lead.
 #[derive(Clone, Debug)]
@@ -68,6 +74,9 @@ pub struct Pool {
     patience: Rc<Patience>,
     slots: RefCell<HashMap<Key, Rc<Slot>, BuildHasherDefault<Fold>>>,
     counts: Rc<Counts>,
+    bodies: Rc<Bodies>,
+    /// Connections in each direction that descriptors suffice for.
+    affordable: Cell<usize>,
 }
 
 /// Connections of one worker's pool.
@@ -82,14 +91,26 @@ pub struct Counts {
 }
 
 impl Pool {
-    /// An empty pool. `patience` gives it the tick by which idle connections age.
-    pub fn new(connector: Connector, patience: Rc<Patience>) -> Self {
-        Self { connector, patience, slots: RefCell::default(), counts: Rc::default() }
+    /// An empty pool. `patience` gives it the tick by which idle connections age; `bodies` are those of the worker; `affordable` is how many
+    /// connections descriptors suffice for in each direction, where fewer than the usual bounds.
+    pub fn new(connector: Connector, patience: Rc<Patience>, bodies: Rc<Bodies>, affordable: usize) -> Self {
+        Self { connector, patience, slots: RefCell::default(), counts: Rc::default(), bodies, affordable: Cell::new(affordable) }
     }
 
     /// Connections now kept and open.
     pub fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// Bodies that are coming in over HTTP/2, of requests and of answers.
+    pub fn bodies(&self) -> &Bodies {
+        &self.bodies
+    }
+
+    /// Another bound.
+    #[cfg(test)]
+    pub(crate) fn bound(&self, affordable: usize) {
+        self.affordable.set(affordable);
     }
 
     /// Opens connections that are not kept: opaque ones.
@@ -98,15 +119,26 @@ impl Pool {
     }
 
     /// A connection for one request: a kept one, a stream on one, or a new one. Counts as in flight at the endpoint from here on.
-    /// Dropping the future gives up what it was opening, except where others wait for it too (HTTP/2).
+    /// The body of `request` decides whether it may share an HTTP/2 connection with others. Dropping the future gives up what it was
+    /// opening, except where others wait for it too (HTTP/2).
     ///
     /// # Errors
     /// What opening a connection may fail with, and [`Reason::Overflow`]. Nothing of a request was written.
-    pub async fn lease(&self, to: &To, carries: Carries, freshness: Freshness) -> Result<Lease, Failure> {
+    pub async fn lease(
+        &self,
+        to: &To,
+        carries: Carries,
+        freshness: Freshness,
+        request: &mut Option<Request<Body>>,
+    ) -> Result<Lease, Failure> {
         let in_flight = to.endpoint.live.enter();
         let slot = self.slot(&to.endpoint, carries);
         match carries {
-            Carries::H2 => self.lease_stream(to, slot, in_flight).await,
+            Carries::H2 => {
+                // A peer of the mesh opens its windows wide.
+                let bytes = if to.endpoint.identity.is_some() { 0 } else { unread_bytes(request.as_mut()) };
+                self.lease_stream(to, slot, in_flight, bytes).await
+            }
             Carries::H1 | Carries::Tcp => self.lease_connection(to, slot, in_flight, freshness).await,
         }
     }
@@ -147,33 +179,47 @@ impl Pool {
         Ok(Lease::opened(slot, connection, in_flight, Rc::clone(&self.patience)))
     }
 
-    async fn lease_stream(&self, to: &To, slot: Rc<Slot>, in_flight: InFlight) -> Result<Lease, Failure> {
+    async fn lease_stream(&self, to: &To, slot: Rc<Slot>, in_flight: InFlight, bytes: u64) -> Result<Lease, Failure> {
         loop {
-            if let Some(stream) = slot.take_stream() {
-                return Ok(Lease::stream(slot, stream, in_flight, Rc::clone(&self.patience)));
-            }
-            match slot.opening() {
-                Some(opening) => match opening.wait().await {
-                    // Another request may have met another identity here meanwhile.
-                    Waited::Opened => self.meet(&slot, &to.endpoint),
-                    Waited::Failed(failure) => return Err(failure),
-                },
-                None => {
-                    self.room(to)?;
-                    self.open_for_all(to, &slot);
+            match slot.take_stream(bytes) {
+                Stream::Free(used) => return Ok(Lease::stream(slot, used, in_flight, Rc::clone(&self.patience))),
+                Stream::Later(connection) => {
+                    if tokio::time::timeout(to.timeout, connection.told()).await.is_err() {
+                        connection.untold();
+                    }
+                    continue;
                 }
+                Stream::None => {}
+            }
+            let opening = match slot.opening(bytes) {
+                Some(opening) => opening,
+                None => match self.room(to) {
+                    Ok(()) => self.open_for_all(to, &slot),
+                    // Better beside others than not at all.
+                    Err(full) => match slot.share_stream(bytes) {
+                        Some(used) => return Ok(Lease::stream(slot, used, in_flight, Rc::clone(&self.patience))),
+                        None => return Err(full),
+                    },
+                },
+            };
+            match opening.wait(bytes).await {
+                // Another request may have met another identity here meanwhile.
+                Waited::Opened => self.meet(&slot, &to.endpoint),
+                Waited::Failed(failure) => return Err(failure),
             }
         }
     }
 
     /// Opens an HTTP/2 connection in a task of its own, so that who waits for it may come and go.
-    fn open_for_all(&self, to: &To, slot: &Rc<Slot>) {
+    fn open_for_all(&self, to: &To, slot: &Rc<Slot>) -> Rc<Opening> {
         let opening = slot.begin_opening();
         let (connector, counts, slot, to) = (self.connector.clone(), Rc::clone(&self.counts), Rc::clone(slot), to.clone());
+        let (bodies, patience, begun) = (Rc::clone(&self.bodies), Rc::clone(&self.patience), Rc::clone(&opening));
         tokio::task::spawn_local(async move {
-            let opened = connector.open_http2(&to, &counts).await;
-            slot.end_opening(&opening, opened);
+            let opened = connector.open_http2(&to, &counts, (&bodies, &patience)).await;
+            slot.end_opening(&begun, opened);
         });
+        opening
     }
 
     fn room(&self, to: &To) -> Result<(), Failure> {
@@ -182,6 +228,7 @@ impl Pool {
             Some(_) => (local, limits::APPLICATION_CONNECTIONS_MAX, "to the application"),
             None => (self.counts.open.get() - local, limits::UPSTREAM_CONNECTIONS_MAX, "to others"),
         };
+        let max = max.min(self.affordable.get());
         if open < max {
             return Ok(());
         }
@@ -207,6 +254,12 @@ impl Pool {
     pub fn is_empty(&self) -> bool {
         self.slots.borrow().is_empty()
     }
+}
+
+/// Bytes of a request's body that may stand unread at an application: a length that is known, else a whole window.
+fn unread_bytes(request: Option<&mut Request<Body>>) -> u64 {
+    let length = request.map_or(Some(0), |request| request.body_mut().look_ahead());
+    length.map_or(limits::UPLOAD_WINDOW_BYTES, |length| length.min(limits::UPLOAD_WINDOW_BYTES))
 }
 
 /// Addresses are few and not of a caller's choosing, so no defence against chosen keys: multiply and rotate per word.

@@ -6,24 +6,23 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use engine::failure::Failure;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http1;
 use proto::identity::Identity;
 use tokio::sync::Notify;
 
 use super::Counts;
 use super::connect::step;
+use super::multiplexed::{Multiplexed, Room, Use};
 use crate::body::Body;
 use crate::http::ticks;
 use crate::limits;
 use crate::line::Line;
 use crate::tls::TlsFacts;
 
-/// Streams opened before the peer has said how many it takes.
-const STREAMS_BEFORE_SETTINGS: usize = 100;
-
 /// Connections to one destination that carry one thing.
 pub(super) struct Slot {
     counts: Rc<Counts>,
+    mesh: bool,
     idle_ticks_max: u32,
     generation: Cell<u64>,
     /// Counts the changes of the two that connections were opened for, so that one opened before such a change is not kept after it.
@@ -32,8 +31,8 @@ pub(super) struct Slot {
     /// HTTP/1, the most recently used last.
     idle: RefCell<VecDeque<Idle>>,
     /// HTTP/2.
-    multiplexed: RefCell<Vec<Multiplexed>>,
-    opening: RefCell<Option<Rc<Opening>>>,
+    multiplexed: RefCell<Vec<Kept>>,
+    openings: RefCell<Vec<Rc<Opening>>>,
 }
 
 /// An HTTP/1 connection. Boxed once and then handed over: from its opening to a lease, to the slot, to the next lease.
@@ -51,38 +50,33 @@ pub(super) struct Idle {
     since: u32,
 }
 
-/// A kept HTTP/2 connection.
-pub(super) struct Multiplexed {
-    pub(super) sender: http2::SendRequest<Body>,
-    pub(super) streams: Rc<Streams>,
-}
+/// A kept HTTP/2 connection. Once it is not kept any more it takes no further request.
+struct Kept(Rc<Multiplexed>);
 
-/// Requests under way on one HTTP/2 connection.
-#[derive(Debug)]
-pub(super) struct Streams {
-    pub(super) count: Cell<usize>,
-    /// How many the peer takes at once.
-    pub(super) max: Cell<usize>,
-    pub(super) last_used: Cell<u32>,
-    /// Since this was last asked, a request was sent whose body comes after its head.
-    pub(super) body_follows: Cell<bool>,
-    /// How their connection is encrypted.
-    pub(super) tls: Option<TlsFacts>,
-}
-
-impl Streams {
-    /// None yet.
-    pub(super) fn new(tls: Option<TlsFacts>) -> Self {
-        let max = Cell::new(STREAMS_BEFORE_SETTINGS);
-        Self { count: Cell::new(0), max, last_used: Cell::new(0), body_follows: Cell::new(false), tls }
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.retire();
     }
 }
 
+/// What there is for a request on kept HTTP/2 connections.
+pub(super) enum Stream {
+    /// A stream.
+    Free(Use),
+    /// Perhaps one on this connection, when its peer has said how many it takes.
+    Later(Rc<Multiplexed>),
+    /// None.
+    None,
+}
+
 /// An HTTP/2 connection being opened, for all who wait for it.
-#[derive(Default)]
 pub(super) struct Opening {
     done: Notify,
     result: RefCell<Option<Option<Failure>>>,
+    /// Requests that wait for it, and the bytes of their bodies.
+    waiting: Cell<usize>,
+    waiting_bytes: Cell<u64>,
+    age: u64,
 }
 
 /// See [`Opening::wait`].
@@ -92,8 +86,22 @@ pub(super) enum Waited {
 }
 
 impl Opening {
+    fn new(age: u64) -> Rc<Self> {
+        let (waiting, waiting_bytes) = (Cell::new(0), Cell::new(0));
+        Rc::new(Self { done: Notify::new(), result: RefCell::default(), waiting, waiting_bytes, age })
+    }
+
+    /// Whether there will be room for one request more, with a body of so many bytes.
+    fn fits(&self, mesh: bool, bytes: u64) -> bool {
+        let bytes_fit = mesh || bytes == 0 || self.waiting_bytes.get() + bytes <= limits::UPLOAD_WINDOW_BYTES;
+        let streams_max = if mesh { limits::STREAMS_PER_CONNECTION_MAX as usize } else { limits::STREAMS_UNTOLD_MAX };
+        bytes_fit && self.waiting.get() < streams_max
+    }
+
     /// Resolves when the opening is over. Cancel-safe.
-    pub(super) async fn wait(&self) -> Waited {
+    pub(super) async fn wait(&self, bytes: u64) -> Waited {
+        self.waiting.set(self.waiting.get() + 1);
+        self.waiting_bytes.set(self.waiting_bytes.get() + bytes);
         loop {
             let done = self.done.notified();
             match &*self.result.borrow() {
@@ -127,13 +135,14 @@ impl Slot {
     pub(super) fn new(mesh: bool, counts: Rc<Counts>) -> Self {
         Self {
             counts,
+            mesh,
             idle_ticks_max: ticks(if mesh { limits::IDLE_MESH } else { limits::IDLE_PLAIN }),
             generation: Cell::new(0),
             age: Cell::new(0),
             identity: RefCell::new(None),
             idle: RefCell::default(),
             multiplexed: RefCell::default(),
-            opening: RefCell::default(),
+            openings: RefCell::default(),
         }
     }
 
@@ -156,7 +165,7 @@ impl Slot {
             self.forget_idle();
             // Streams under way keep their connection; it closes with the last of them.
             self.multiplexed.borrow_mut().clear();
-            self.opening.borrow_mut().take();
+            self.openings.borrow_mut().clear();
         }
     }
 
@@ -203,42 +212,58 @@ impl Slot {
         idle.push_back(Idle { connection, since: now });
     }
 
-    /// A stream on a kept HTTP/2 connection that has room for one.
-    pub(super) fn take_stream(&self) -> Option<(http2::SendRequest<Body>, Rc<Streams>)> {
+    /// A stream on a kept HTTP/2 connection, for a request whose body may have so many bytes.
+    pub(super) fn take_stream(&self, bytes: u64) -> Stream {
         let mut multiplexed = self.multiplexed.borrow_mut();
-        multiplexed.retain(|connection| !connection.sender.is_closed());
-        let free = multiplexed.iter().find(|connection| {
-            let max = connection.streams.max.get().min(limits::STREAMS_PER_CONNECTION_MAX as usize);
-            connection.streams.count.get() < max
-        })?;
-        Some((free.sender.clone(), Rc::clone(&free.streams)))
+        let mut later = None;
+        let mut index = 0;
+        while let Some(Kept(connection)) = multiplexed.get(index) {
+            let room = connection.room(bytes);
+            if matches!(room, Room::Full | Room::Shared) {
+                index += 1;
+            } else if connection.over() {
+                multiplexed.swap_remove(index);
+            } else if room == Room::Free {
+                return Stream::Free(connection.enter(bytes));
+            } else {
+                later.get_or_insert_with(|| Rc::clone(connection));
+                index += 1;
+            }
+        }
+        later.map_or(Stream::None, Stream::Later)
     }
 
-    pub(super) fn opening(&self) -> Option<Rc<Opening>> {
-        self.opening.borrow().clone()
+    /// A stream beside bodies that may stand still: on the connection where the fewest bytes do.
+    pub(super) fn share_stream(&self, bytes: u64) -> Option<Use> {
+        let multiplexed = self.multiplexed.borrow();
+        let shared = multiplexed.iter().filter(|kept| kept.0.room(bytes) == Room::Shared && !kept.0.over());
+        Some(shared.min_by_key(|kept| kept.0.unread_bytes())?.0.enter(bytes))
+    }
+
+    /// One that is under way and will have room.
+    pub(super) fn opening(&self, bytes: u64) -> Option<Rc<Opening>> {
+        self.openings.borrow().iter().find(|opening| opening.fits(self.mesh, bytes)).cloned()
     }
 
     pub(super) fn begin_opening(&self) -> Rc<Opening> {
-        let opening = Rc::new(Opening::default());
-        self.opening.replace(Some(Rc::clone(&opening)));
+        let opening = Opening::new(self.age());
+        self.openings.borrow_mut().push(Rc::clone(&opening));
         opening
     }
 
-    pub(super) fn end_opening(&self, opening: &Rc<Opening>, opened: Result<Multiplexed, Failure>) {
-        let current = self.opening.borrow().as_ref().is_some_and(|current| Rc::ptr_eq(current, opening));
+    pub(super) fn end_opening(&self, opening: &Rc<Opening>, opened: Result<Rc<Multiplexed>, Failure>) {
         let failure = match opened {
             Ok(connection) => {
+                let kept = Kept(connection);
                 // One that was overtaken by a rotation is not kept; who waited for it looks again.
-                if current {
-                    self.multiplexed.borrow_mut().push(connection);
+                if opening.age == self.age() {
+                    self.multiplexed.borrow_mut().push(kept);
                 }
                 None
             }
             Err(failure) => Some(failure),
         };
-        if current {
-            self.opening.borrow_mut().take();
-        }
+        self.openings.borrow_mut().retain(|other| !Rc::ptr_eq(other, opening));
         opening.result.replace(Some(failure));
         opening.done.notify_waiters();
     }
@@ -250,9 +275,9 @@ impl Slot {
         let stale = self.generation.get() != generation;
         idle.retain(|kept| !stale && !kept.connection.sender.is_closed() && now.wrapping_sub(kept.since) < max);
         step(&self.counts.idle, idle.len() as isize - before as isize);
-        self.multiplexed.borrow_mut().retain(|connection| {
-            let unused = connection.streams.count.get() == 0 && now.wrapping_sub(connection.streams.last_used.get()) >= max;
-            !connection.sender.is_closed() && !stale && !unused
+        self.multiplexed.borrow_mut().retain(|kept| {
+            let unused = kept.0.unused_since().is_some_and(|since| now.wrapping_sub(since) >= max);
+            !stale && !unused && !kept.0.over()
         });
     }
 
@@ -261,12 +286,11 @@ impl Slot {
         // The one that is unused longest comes first.
         let idle = self.idle.borrow().front().map(|kept| kept.since);
         let multiplexed = self.multiplexed.borrow();
-        let unused = multiplexed.iter().filter(|connection| connection.streams.count.get() == 0);
-        let since = unused.map(|connection| connection.streams.last_used.get()).chain(idle);
+        let since = multiplexed.iter().filter_map(|kept| kept.0.unused_since()).chain(idle);
         since.map(|since| self.idle_ticks_max.saturating_sub(now.wrapping_sub(since))).min()
     }
 
     pub(super) fn empty(&self) -> bool {
-        self.idle.borrow().is_empty() && self.multiplexed.borrow().is_empty() && self.opening.borrow().is_none()
+        self.idle.borrow().is_empty() && self.multiplexed.borrow().is_empty() && self.openings.borrow().is_empty()
     }
 }

@@ -15,7 +15,16 @@ use hyper_util::rt::TokioIo;
 use tokio::time::Instant;
 
 use super::*;
-use crate::http::LocalTasks;
+
+/// Runs hyper's tasks on the test's own thread.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LocalTasks;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalTasks {
+    fn execute(&self, task: F) {
+        tokio::task::spawn_local(task);
+    }
+}
 
 type Sender = hyper::client::conn::http2::SendRequest<BoxBody<Bytes, Infallible>>;
 
@@ -218,5 +227,83 @@ fn a_request_is_framed_anew_for_http1() {
         assert_eq!(exactly(&mut application, 15).await, "5\r\nhello\r\n0\r\n\r\n");
         write(&mut application, "HTTP/1.1 204 No Content\r\n\r\n").await;
         calling.await.unwrap().unwrap();
+    });
+}
+
+/// The same rule for every target, also of a CONNECT, which has no path.
+fn for_every_target(table: &RouteTable) -> Arc<RouteTable> {
+    let rule = &table.hosts[0][0];
+    let Action::Forward(forward) = &rule.action else { unreachable!("the tests' rule forwards") };
+    let RuleSource { kind, namespace, name, rule: number, label } = &rule.source;
+    let source =
+        RuleSource { kind: kind.clone(), namespace: namespace.clone(), name: name.clone(), rule: number.clone(), label: label.clone() };
+    let rule = Rule { id: rule.id, source, matches: Match::default(), action: Action::Forward(Arc::clone(forward)) };
+    Arc::new(RouteTable {
+        name: table.name.clone(),
+        exact: HashMap::new(),
+        suffix: Vec::new(),
+        any: Some(0),
+        hosts: vec![vec![Arc::new(rule)]],
+        content: 2,
+    })
+}
+
+#[test]
+fn a_connect_is_a_tunnel() {
+    // Aim: bytes pass both ways at once over CONNECT on HTTP/2, each side ends by itself, and the exchange is over with both.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut near = client_snapshot(&world.setup, 2);
+        let outbound = near.outbound.values().next().unwrap();
+        let http = outbound.http.as_deref().map(for_every_target);
+        let outbound = Outbound { name: "out".into(), protocol: outbound.protocol, http, tcp: None, content: 2 };
+        near.outbound.insert(SERVICE.parse().unwrap(), Arc::new(outbound));
+        world.client_means.snapshots.publish(Arc::new(near));
+        let mut far = server_snapshot(&world.setup, 2);
+        let inbound = far.inbound.take().unwrap();
+        let port = inbound.port(8080);
+        let port = |service: &str| {
+            Arc::new(InboundPort {
+                mode: port.mode,
+                protocol: port.protocol,
+                http: for_every_target(&port.http),
+                service_namespace: "shop".into(),
+                service: service.into(),
+                idle_timeout: None,
+            })
+        };
+        far.inbound = Some(Arc::new(Inbound { ports: HashMap::from([(8080, port("catalog"))]), other: port("other"), content: 2 }));
+        world.server_means.snapshots.publish(Arc::new(far));
+
+        let mut sender = unread::client(world.dial(SERVICE)).await;
+        let request = Request::builder().method("CONNECT").uri("catalog:80").body(()).unwrap();
+        let (answer, mut up) = sender.send_request(request, false).unwrap();
+        let socket = world.application().await;
+        tokio::task::spawn_local(async move {
+            let mut connection = h2::server::handshake(socket).await.unwrap();
+            while let Some(Ok((request, mut reply))) = connection.accept().await {
+                tokio::task::spawn_local(async move {
+                    assert_eq!(request.method(), "CONNECT");
+                    let mut down = reply.send_response(Response::new(()), false).unwrap();
+                    let mut up = request.into_body();
+                    while let Some(data) = up.data().await {
+                        let data = data.unwrap();
+                        up.flow_control().release_capacity(data.len()).unwrap();
+                        down.send_data(data, false).unwrap();
+                    }
+                    down.send_data(Bytes::from_static(b"bye"), true).unwrap();
+                });
+            }
+        });
+        let mut down = answer.await.unwrap().into_body();
+        for word in ["one", "two"] {
+            up.send_data(Bytes::from_static(word.as_bytes()), false).unwrap();
+            assert_eq!(down.data().await.unwrap().unwrap(), word);
+        }
+        up.send_data(Bytes::new(), true).unwrap();
+        assert_eq!(down.data().await.unwrap().unwrap(), "bye");
+        assert!(down.data().await.is_none());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!((world.client.patience.waiting(), world.server.patience.waiting()), (0, 0));
     });
 }

@@ -13,9 +13,11 @@ mod interim;
 mod kernel;
 mod opaque;
 mod policy;
+mod refused;
 mod rough;
 mod slow;
 mod stacks;
+mod unread;
 mod versions;
 
 pub(crate) use counting::allocations;

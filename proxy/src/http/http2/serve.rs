@@ -1,0 +1,183 @@
+//! Serving HTTP/2 on a connection.
+
+use std::convert::Infallible;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use engine::failure::Reason;
+use h2::RecvStream;
+use h2::server::{Connection, SendResponse};
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Request, Response};
+use http_body::Body as _;
+
+use super::Pump;
+use crate::body::{Body, Received};
+use crate::drain::{Drain, Member, Stage};
+use crate::http::Patience;
+use crate::io::{Gathered, Rewound, Stream, Unstalled, gather};
+use crate::line::{Interim, Line};
+use crate::windows::{Bodies, Turned, Windows};
+
+/// What HTTP/2 is read from and written to.
+type Io = Gathered<Unstalled<Rewound<Stream>>>;
+
+/// Serves HTTP/2 to its end; every turn of the connection ends with what it wrote on its way. `inner` says that a peer of the mesh calls. Says GOAWAY when the worker drains. Dropping
+/// the future cuts the connection; what is being answered on it ends by itself.
+pub(crate) async fn serve<F, A>(
+    stream: Unstalled<Rewound<Stream>>,
+    (bodies, patience, inner): (&Rc<Bodies>, &Rc<Patience>, bool),
+    drain: &Rc<Drain>,
+    answer: F,
+) where
+    F: Fn(Request<Received>) -> A,
+    A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
+{
+    let (stream, gathering) = gather(stream);
+    let windows = bodies.connection();
+    let serving = async {
+        let mut member = drain.join();
+        let handshake = pin!(super::server_builder(&windows).handshake(stream));
+        let ended = match shake_hands(handshake, &mut member).await {
+            Some(Ok(connection)) => {
+                let serving = Serving { connection, windows, patience, inner, member, told: false, answer };
+                serving.run().await
+            }
+            Some(Err(error)) => Err(error),
+            None => Ok(()),
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "an HTTP/2 connection ended badly");
+        }
+    };
+    gathering.drive(serving).await;
+}
+
+/// `None`: the drain came to its end first.
+async fn shake_hands(
+    mut handshake: Pin<&mut h2::server::Handshake<Io, Bytes>>,
+    member: &mut Member,
+) -> Option<Result<Connection<Io, Bytes>, h2::Error>> {
+    poll_fn(|cx| match handshake.as_mut().poll(cx) {
+        Poll::Ready(shaken) => Poll::Ready(Some(shaken)),
+        Poll::Pending => member.poll_stage(Stage::Closing, cx).map(|()| None),
+    })
+    .await
+}
+
+/// A connection and what its turns need.
+struct Serving<'a, F> {
+    connection: Connection<Io, Bytes>,
+    windows: Rc<Windows>,
+    patience: &'a Patience,
+    /// The peer is one of the mesh.
+    inner: bool,
+    member: Member,
+    told: bool,
+    answer: F,
+}
+
+impl<F, A> Serving<'_, F>
+where
+    F: Fn(Request<Received>) -> A,
+    A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
+{
+    async fn run(mut self) -> Result<(), h2::Error> {
+        poll_fn(|cx| self.poll(cx)).await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        loop {
+            match self.connection.poll_accept(cx) {
+                // After an error of the connection there would be no end of further ones.
+                Poll::Ready(Some(accepted)) => {
+                    let (request, reply) = accepted?;
+                    self.begin(request, reply);
+                }
+                Poll::Ready(None) => return Poll::Ready(Ok(())),
+                Poll::Pending if self.has_more_to_say(cx) => {}
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn begin(&self, request: Request<RecvStream>, reply: SendResponse<Bytes>) {
+        let (head, stream) = request.into_parts();
+        let admitted = if super::too_large(&head.headers, Some(&head.uri), self.inner) {
+            Err(Reason::TooLarge)
+        } else if stream.is_end_stream() {
+            Ok(None)
+        } else if self.windows.full() {
+            Err(Reason::Overflow)
+        } else {
+            Ok(Some(self.windows.enter()))
+        };
+        let line = Arc::<Line>::default();
+        let received = Received::http2(stream, &head.headers, admitted, Some(Arc::clone(&line)));
+        tokio::task::spawn_local(respond((self.answer)(Request::from_parts(head, received)), reply, line));
+    }
+
+    fn has_more_to_say(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.told && self.member.poll_stage(Stage::Told, cx).is_ready() {
+            self.told = true;
+            self.connection.graceful_shutdown();
+            return true;
+        }
+        let connection = &mut self.connection;
+        match self.windows.turn(self.patience.tick(), cx, |size| connection.set_initial_window_size(size).is_ok()) {
+            Turned::Same => false,
+            Turned::Told => true,
+            Turned::Owed => {
+                tracing::debug!("an HTTP/2 peer does not acknowledge SETTINGS");
+                connection.abrupt_shutdown(h2::Reason::SETTINGS_TIMEOUT);
+                true
+            }
+        }
+    }
+}
+
+/// Answers one request, with the interim answers that come over `line` before. Who resets the stream is not waited for: the answer is dropped.
+async fn respond<A>(answer: A, mut reply: SendResponse<Bytes>, line: Arc<Line>)
+where
+    A: Future<Output = Result<Response<Body>, Infallible>>,
+{
+    let answered = {
+        let mut answer = pin!(answer);
+        poll_fn(|cx| {
+            let polled = answer.as_mut().poll(cx);
+            while let Poll::Ready(Interim { status, headers }) = line.poll_interim(cx) {
+                let mut head = Response::new(());
+                (*head.status_mut(), *head.headers_mut()) = (status, headers);
+                let _ = reply.send_informational(head);
+            }
+            match polled {
+                Poll::Ready(answered) => Poll::Ready(Some(answered)),
+                Poll::Pending => reply.poll_reset(cx).map(|_| None),
+            }
+        })
+        .await
+    };
+    line.answered();
+    let Some(Ok(response)) = answered else { return };
+    let (mut head, body) = response.into_parts();
+    super::fit(&mut head.headers, false);
+    if let Body::Bytes(bytes) = &body {
+        head.headers.entry(CONTENT_LENGTH).or_insert_with(|| HeaderValue::from(bytes.len()));
+    }
+    let end = body.is_end_stream();
+    match reply.send_response(Response::from_parts(head, ()), end) {
+        Ok(_) if end => {}
+        Ok(stream) => {
+            drop(reply);
+            Pump::new(body, stream).run().await;
+        }
+        Err(error) => {
+            tracing::debug!(%error, "an answer cannot be sent");
+            reply.send_reset(h2::Reason::INTERNAL_ERROR);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! One request on a stream of HTTP/2.
+
+use std::future::{Future as _, poll_fn};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+
+use bytes::Bytes;
+use engine::failure::{Failure, Reason};
+use h2::client::ResponseFuture;
+use h2::{RecvStream, SendStream};
+use http::{Request, Response, StatusCode, request};
+use http_body::Body as _;
+
+use super::lease::{Sent, told};
+use super::multiplexed::Use;
+use crate::body::{Body, Cut, Received};
+use crate::http::http2::{Pump, Stopped, fit_request, too_large};
+use crate::line::{Interim, Line};
+
+/// Sends a request and waits for the head of the answer; interim ones go to `downstream`. What is left of its body then goes on by itself. Dropping the future gives up the
+/// exchange.
+pub(super) async fn exchange(used: &mut Use, request: Request<Body>, downstream: Option<&Arc<Line>>) -> Sent {
+    let (mut head, body) = request.into_parts();
+    fit_request(&mut head.headers);
+    let begun = begin(used, &head, body.is_end_stream());
+    let (answer, stream) = match begun {
+        Some(Ok(begun)) => begun,
+        Some(Err(error)) => return never_written(head, body, &told(&error)),
+        None => return never_written(head, body, "it is not used any more"),
+    };
+    let share = used.connection().windows().enter();
+    let mut sending = Sending::new(answer, body, stream);
+    match poll_fn(|cx| sending.poll(cx, used, downstream)).await {
+        Ok(response) => {
+            sending.go_on(used);
+            let (head, stream) = response.into_parts();
+            if too_large(&head.headers, None, used.connection().tls().is_some()) {
+                return Sent::Failed(Failure::upstream(Reason::TooLarge, "the answer's head is larger than a head may be"));
+            }
+            let received = Received::http2(stream, &head.headers, Ok(Some(share)), None);
+            Sent::Answered(Response::from_parts(head, received))
+        }
+        Err(Broken::Body(cut)) => {
+            let reason = if cut.breaks_rules() { Reason::BadRequest } else { Reason::ClientGone };
+            Sent::Failed(Failure::new(reason, format!("the request's body was cut: {cut}")))
+        }
+        Err(Broken::Stream(error)) => sending.failed(head, &error),
+    }
+}
+
+/// Opens a stream; `None`: the connection takes none any more. Where it fails nothing was written.
+fn begin(used: &Use, head: &request::Parts, end: bool) -> Option<Result<(ResponseFuture, SendStream<Bytes>), h2::Error>> {
+    let mut sender = used.connection().sender().borrow_mut();
+    let sender = sender.as_mut()?;
+    let begun = sender.send_request(copy(head), end);
+    if begun.is_err() && sender.poll_ready(&mut Context::from_waker(Waker::noop())).is_pending() {
+        // The last one still waits to be opened, which only this sender of it minds.
+        *sender = sender.clone();
+        return Some(sender.send_request(copy(head), end));
+    }
+    Some(begun)
+}
+
+/// The same head for another time; extensions are this proxy's own and stay behind.
+fn copy(head: &request::Parts) -> Request<()> {
+    let mut copy = Request::new(());
+    *copy.method_mut() = head.method.clone();
+    *copy.uri_mut() = head.uri.clone();
+    *copy.version_mut() = head.version;
+    *copy.headers_mut() = head.headers.clone();
+    copy
+}
+
+/// A request that is on its way.
+struct Sending {
+    answer: ResponseFuture,
+    pump: Option<Pump>,
+    /// The body is not sent any further.
+    sent: bool,
+}
+
+enum Broken {
+    Body(Cut),
+    Stream(h2::Error),
+}
+
+impl Sending {
+    fn new(answer: ResponseFuture, body: Body, stream: SendStream<Bytes>) -> Self {
+        if body.is_end_stream() {
+            return Self { answer, pump: None, sent: true };
+        }
+        Self { answer, pump: Some(Pump::of_request(body, stream)), sent: false }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, used: &mut Use, downstream: Option<&Arc<Line>>) -> Poll<Result<Response<RecvStream>, Broken>> {
+        if !self.sent
+            && let Some(pump) = &mut self.pump
+            && let Poll::Ready(ended) = pump.poll(cx)
+        {
+            self.sent = true;
+            match ended {
+                Ok(()) => used.settle(pump.sent_bytes()),
+                Err(Stopped::Body(cut)) => return Poll::Ready(Err(Broken::Body(cut))),
+                // The answer says why, if there is one (RFC 9113, section 8.1).
+                Err(Stopped::Peer(_)) => {}
+            }
+        }
+        while let Some(interim) = ready!(self.answer.poll_informational(cx)) {
+            let (head, ()) = interim.map_err(Broken::Stream)?.into_parts();
+            if let Some(downstream) = downstream.filter(|_| head.status != StatusCode::SWITCHING_PROTOCOLS) {
+                downstream.pass(Interim { status: head.status, headers: head.headers });
+            }
+        }
+        Pin::new(&mut self.answer).poll(cx).map_err(Broken::Stream)
+    }
+
+    /// The answer has begun: what is left of the body is sent beside it.
+    fn go_on(mut self, used: &mut Use) {
+        if let Some(mut pump) = self.pump.take().filter(|_| !self.sent) {
+            pump.forget();
+            let used = used.split();
+            tokio::task::spawn_local(async move {
+                pump.run().await;
+                drop(used);
+            });
+        }
+    }
+
+    /// What became of a request whose stream broke off before its answer.
+    #[cold]
+    fn failed(self, head: request::Parts, error: &h2::Error) -> Sent {
+        if unprocessed(error) {
+            let body = self.pump.map_or(Some(Body::Empty), Pump::again);
+            if let Some(body) = body {
+                return never_written(head, body, &told(error));
+            }
+        }
+        Sent::Failed(Failure::upstream(reason(error), told(error)))
+    }
+}
+
+/// Whether the peer says that it has done nothing with the stream: it refused it, or it goes away and has not come to it (RFC 9113, sections
+/// 8.7 and 6.8; the library ends by GOAWAY the streams beyond the last one that it names, and no others).
+fn unprocessed(error: &h2::Error) -> bool {
+    error.is_remote() && (error.is_go_away() || (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM)))
+}
+
+#[cold]
+fn never_written(head: request::Parts, body: Body, why: &str) -> Sent {
+    let cause = format!("the connection took no request: {why}");
+    Sent::NeverWritten(Box::new(Request::from_parts(head, body)), Failure::never_written(Reason::UpstreamReset, cause))
+}
+
+/// Whose fault a stream's end was.
+pub(crate) fn reason(error: &h2::Error) -> Reason {
+    // Broken rules found by us are `PROTOCOL_ERROR` and its like, sent by the library.
+    if error.is_library() && !error.is_io() { Reason::UpstreamProtocol } else { Reason::UpstreamReset }
+}
