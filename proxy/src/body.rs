@@ -151,6 +151,9 @@ pub(crate) fn breaks_coding(error: &hyper::Error) -> bool {
 impl Received {
     /// The body of a request over HTTP/1. `line` is that of the connection it comes over.
     pub fn request(incoming: Incoming, line: Option<&Arc<Line>>) -> Self {
+        if let Some(line) = line.filter(|_| !incoming.is_end_stream()) {
+            line.body_comes();
+        }
         Self(Source::Http1(Single { incoming: Some(incoming), line: line.cloned(), kind: Kind::Request, over: false }))
     }
 
@@ -321,11 +324,13 @@ impl Single {
 
 impl Drop for Single {
     fn drop(&mut self) {
-        if self.kind == Kind::Request
-            && !self.is_end_stream()
-            && let Some(line) = &self.line
-            && let Some(rest) = self.incoming.take()
-        {
+        if self.kind != Kind::Request {
+            return;
+        }
+        let ended = self.is_end_stream();
+        let Some(line) = &self.line else { return };
+        line.body_over();
+        if !ended && let Some(rest) = self.incoming.take() {
             line.leave_unread(rest);
         }
     }

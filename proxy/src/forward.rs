@@ -231,9 +231,8 @@ impl Journey {
     /// From here on it is bytes both ways.
     fn become_tunnel(&mut self, upstream: OnUpgrade) {
         let (Some(downstream), Some(exchange)) = (self.upgraded.take(), self.exchange.take()) else { return };
-        if let Some(line) = &self.line {
-            line.becomes_tunnel();
-        }
+        let upstreams = self.lease.as_ref().and_then(Lease::line);
+        self.line.iter().chain(upstreams).for_each(|line| line.becomes_tunnel());
         // The HTTP/1 connection is over as such and goes on as the tunnel.
         let guest = self.shared.guests.of(exchange.direction()).enter();
         let both = Tunnel { downstream, upstream, exchange, idle: self.forward.idle_timeout };

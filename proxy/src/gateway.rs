@@ -13,7 +13,7 @@ use http::{HeaderValue, Request};
 use crate::arrival::{Arrival, http_version};
 use crate::body::Received;
 use crate::forward::{Answering, Journey, malformed, refused, reply};
-use crate::http::{Caller, Hop, Version, judge_request, mark_outside, serve};
+use crate::http::{Caller, Hop, Raw, Version, judge_request, mark_outside, serve};
 use crate::io::{Rewound, Stream};
 use crate::limits::HEAD_WAIT;
 use crate::observe::{Direction, Downstream};
@@ -64,14 +64,14 @@ impl Connection {
         self.refresh();
         let view = self.view.borrow();
         let (mut parts, received) = request.into_parts();
-        let fields = parts.headers.len();
+        let raw = Raw::of(&parts.headers, &received, Hop::First);
         let mut exchange = self.shared.observer.begin_http(Direction::Outbound, &view.snapshot, &mut parts, &self.downstream);
         let Some(table) = view.edge.as_deref().and_then(|edge| edge.http.as_ref()) else {
             let reason = if view.snapshot.settings.is_none() { Reason::ConfigPending } else { Reason::NoRoute };
             return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(reason), parts.version, exchange)));
         };
         mark_outside(&mut parts.headers, self.client.as_ref());
-        let there = match judge_request(&mut parts, Hop::First, fields) {
+        let there = match judge_request(&mut parts, raw) {
             Ok(there) => there,
             Err(wrong) => return Answering::Ready(Box::new(refused(&self.shared, wrong, parts.version, exchange))),
         };

@@ -18,7 +18,7 @@ use crate::arrival::{Arrival, Carried, Opaque, carry, http_version};
 use crate::attempt::{self, Aim, OpenedTcp};
 use crate::body::{Body, Received};
 use crate::forward::{Answering, Journey, malformed, refused, reply};
-use crate::http::{Caller, Hop, Version, judge_request, serve};
+use crate::http::{Caller, Hop, Raw, Version, judge_request, serve};
 use crate::io::{Rewound, Socket, Stream};
 use crate::limits::{HANDSHAKE_WAIT, HEAD_WAIT};
 use crate::observe::{Direction, Downstream, Exchange};
@@ -255,7 +255,8 @@ impl Connection {
         self.refresh();
         let view = self.view.borrow();
         let (mut parts, received) = request.into_parts();
-        let fields = parts.headers.len();
+        let at = if self.downstream.peer.is_some() { Hop::Inner } else { Hop::First };
+        let raw = Raw::of(&parts.headers, &received, at);
         let mut exchange = self.shared.observer.begin_http(Direction::Inbound, &view.snapshot, &mut parts, &self.downstream);
         exchange.at_port(&view.port);
         if view.port.mode == MtlsMode::Strict && self.downstream.peer.is_none() {
@@ -266,8 +267,7 @@ impl Connection {
             Some(value) => drop(parts.headers.insert(X_FORWARDED_CLIENT_CERT, value.clone())),
             None => drop(parts.headers.remove(X_FORWARDED_CLIENT_CERT)),
         }
-        let at = if self.downstream.peer.is_some() { Hop::Inner } else { Hop::First };
-        let there = match judge_request(&mut parts, at, fields) {
+        let there = match judge_request(&mut parts, raw) {
             Ok(there) => there,
             Err(wrong) => return Answering::Ready(Box::new(refused(&self.shared, wrong, parts.version, exchange))),
         };

@@ -45,8 +45,14 @@ const UNREAD: u32 = 1 << 9;
 const HEAD: u32 = 1 << 10;
 /// hyper's own 100 is not to be written.
 const NOT_OURS: u32 = 1 << 11;
+/// The target of the head that is being read has a fragment.
+const COMES_WITH_FRAGMENT: u32 = 1 << 12;
+/// This exchange's target has one.
+const FRAGMENT: u32 = 1 << 13;
+/// The request's body is still coming.
+const BODY: u32 = 1 << 14;
 /// One exchange more.
-const TURN: u32 = 1 << 12;
+const TURN: u32 = 1 << 15;
 /// What tells exchanges apart.
 const TURNS: u32 = !(TURN - 1) | OPEN;
 
@@ -150,7 +156,8 @@ impl Line {
         if state & (INTERIM | TRAILERS) != 0 {
             self.forget();
         }
-        self.set((state & (TURNS | CLEAN | UNREAD)).wrapping_add(TURN) | OPEN);
+        let fragment = if state & COMES_WITH_FRAGMENT == 0 { 0 } else { FRAGMENT };
+        self.set((state & (TURNS | CLEAN | UNREAD)).wrapping_add(TURN) | OPEN | fragment);
     }
 
     #[cold]
@@ -182,6 +189,18 @@ impl Line {
     /// What is written from here on is no HTTP.
     pub fn becomes_tunnel(&self) {
         self.add(TUNNEL | OPEN);
+    }
+
+    /// The request has a body, which comes from here on.
+    #[inline]
+    pub fn body_comes(&self) {
+        self.add(BODY);
+    }
+
+    /// No more of it comes to anybody.
+    #[inline]
+    pub fn body_over(&self) {
+        self.take(BODY);
     }
 
     /// Takes the rest of a request that nobody wants, to be read and forgotten: who still sends it would otherwise meet a reset instead of
@@ -227,6 +246,11 @@ impl Line {
         Poll::Pending
     }
 
+    /// Whether it is no HTTP any more.
+    pub fn is_tunnel(&self) -> bool {
+        self.has(TUNNEL)
+    }
+
     // Downstream: the road.
 
     /// Passes an interim answer on: it is written before the final one where hyper has nothing unwritten. Beyond
@@ -247,6 +271,12 @@ impl Line {
             self.add(INTERIM);
             self.wake();
         }
+    }
+
+    /// Whether the request's target has a fragment, which hyper cuts off in silence.
+    #[inline]
+    pub fn has_fragment(&self) -> bool {
+        self.has(FRAGMENT)
     }
 
     /// The client waits for a 100 before it sends the body. That one is the upstream's to say.
@@ -333,6 +363,18 @@ impl Line {
     pub(crate) fn quiet_turn(&self) -> Option<u32> {
         let turn = self.turn();
         (turn & OPEN == 0).then_some(turn)
+    }
+
+    /// Whether what is read next is a head.
+    #[inline]
+    pub(crate) fn heads_come(&self) -> bool {
+        !self.has(BODY | UNREAD)
+    }
+
+    /// The target of the head that is being read has a fragment.
+    #[cold]
+    pub(crate) fn comes_with_fragment(&self) {
+        self.add(COMES_WITH_FRAGMENT);
     }
 
     /// Whether hyper has nothing unwritten.

@@ -16,7 +16,7 @@ use crate::arrival::{Arrival, Carried, Opaque, carry, http_version, refuse};
 use crate::attempt::{self, Aim, OpenedTcp};
 use crate::body::Received;
 use crate::forward::{Answering, Journey, malformed, refused, reply};
-use crate::http::{Caller, Hop, Version, judge_request, serve, ticks};
+use crate::http::{Caller, Hop, Raw, Version, judge_request, serve, ticks};
 use crate::io::{Rewound, Stream};
 use crate::observe::{Direction, Downstream};
 use crate::shared::Shared;
@@ -156,12 +156,12 @@ impl Connection {
     fn decide(&self, request: Request<Received>) -> Answering {
         let view = self.view.borrow();
         let (mut parts, received) = request.into_parts();
-        let fields = parts.headers.len();
+        let raw = Raw::of(&parts.headers, &received, Hop::First);
         let mut exchange = self.shared.observer.begin_http(Direction::Outbound, &view.snapshot, &mut parts, &self.downstream);
         let Some(table) = &view.outbound.http else {
             return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(Reason::NoRoute), parts.version, exchange)));
         };
-        let there = match judge_request(&mut parts, Hop::First, fields) {
+        let there = match judge_request(&mut parts, raw) {
             Ok(there) => there,
             Err(wrong) => return Answering::Ready(Box::new(refused(&self.shared, wrong, parts.version, exchange))),
         };

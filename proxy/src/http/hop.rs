@@ -205,7 +205,7 @@ fn list(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::http::{Hop, judge_request};
+    use crate::http::{Hop, Raw, judge_request};
 
     type Headers = &'static [(&'static str, &'static str)];
 
@@ -286,7 +286,7 @@ mod tests {
                 }
             }
             let mut answer = parts.headers.clone();
-            let _ = judge_request(&mut parts, Hop::First, 0);
+            let _ = judge_request(&mut parts, Raw::plainly(Hop::First, 0));
             let there = OfHop::in_headers(&parts.headers);
             clean_request(&mut parts, there);
             proptest::prop_assert!(!parts.headers.contains_key("keep-alive"));

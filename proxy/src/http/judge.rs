@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
 
 use super::hop::OfHop;
 use super::packed::{X_MESHWRIGHT_FIELDS, unpack};
+use crate::body::Received;
 use crate::limits::{FIELDS_ADDED_MAX, FIELDS_MAX};
 
 /// Which hop of the mesh a message has come to.
@@ -17,6 +18,27 @@ pub enum Hop {
     First,
     /// It comes from another sidecar or an edge, which may have added something.
     Inner,
+}
+
+/// How a request came, before anything was added to it.
+#[derive(Clone, Copy, Debug)]
+pub struct Raw {
+    at: Hop,
+    fields: usize,
+    fragment: bool,
+}
+
+impl Raw {
+    /// As it comes from its connection.
+    pub fn of(headers: &HeaderMap, received: &Received, at: Hop) -> Self {
+        Self { at, fields: headers.len(), fragment: received.line().is_some_and(|line| line.has_fragment()) }
+    }
+
+    /// With so many fields.
+    #[cfg(test)]
+    pub(super) const fn plainly(at: Hop, fields: usize) -> Self {
+        Self { at, fields, fragment: false }
+    }
 }
 
 /// Why a request is not acted on.
@@ -46,12 +68,12 @@ impl Wrong {
     }
 }
 
-/// Judges a request's head, which came with so many `fields` before anything was added. What it says of its hop is handed back, so that
-/// nobody has to look for it again.
+/// Judges a request's head. What it says of its hop is handed back, so that nobody has to look for it again.
 ///
 /// # Errors
 /// A rule is broken: which, and how it is answered.
-pub fn judge_request(parts: &mut request::Parts, at: Hop, mut fields: usize) -> Result<OfHop, Wrong> {
+pub fn judge_request(parts: &mut request::Parts, raw: Raw) -> Result<OfHop, Wrong> {
+    let Raw { at, mut fields, fragment } = raw;
     let mut hop = OfHop::in_headers(&parts.headers);
     if hop.packed {
         let before = parts.headers.len();
@@ -60,6 +82,9 @@ pub fn judge_request(parts: &mut request::Parts, at: Hop, mut fields: usize) -> 
     }
     host(parts)?;
     target(parts)?;
+    if fragment {
+        return Err(Wrong::bad("the target has a fragment (RFC 9112, section 3.2)"));
+    }
     if hop.transfer_encoding && !one_final_chunked(&parts.headers) {
         return Err(Wrong::bad("Transfer-Encoding is not one final `chunked` (RFC 9112, section 6.1)"));
     }
@@ -222,8 +247,8 @@ mod tests {
             request = request.header(*name, *value);
         }
         let mut parts = request.body(()).unwrap().into_parts().0;
-        let fields = parts.headers.len();
-        judge_request(&mut parts, Hop::First, fields).err().map(|wrong| wrong.status.as_u16())
+        let raw = Raw::plainly(Hop::First, parts.headers.len());
+        judge_request(&mut parts, raw).err().map(|wrong| wrong.status.as_u16())
     }
 
     const HOST_A: (&str, &str) = ("host", "a");
@@ -324,7 +349,7 @@ mod tests {
         };
         for (count, at, fits) in [(100, Hop::First, true), (101, Hop::First, false), (116, Hop::Inner, true), (117, Hop::Inner, false)] {
             let mut parts = with(count);
-            let judged = judge_request(&mut parts, at, count);
+            let judged = judge_request(&mut parts, Raw::plainly(at, count));
             assert_eq!(judged.is_ok(), fits, "{count}");
             if let Err(wrong) = judged {
                 assert_eq!((wrong.status.as_u16(), wrong.reason), (431, Reason::TooLarge));

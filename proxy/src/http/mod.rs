@@ -16,7 +16,7 @@ pub use forwarded::mark_outside;
 pub use hop::{OfHop, Upgrade, clean_request, clean_response};
 pub(crate) use idle::ticks;
 pub use idle::{Overdue, Patience, Upload, Wait};
-pub use judge::{Hop, Wrong, declared_length, judge_answer, judge_request};
+pub use judge::{Hop, Raw, Wrong, declared_length, judge_answer, judge_request};
 pub use packed::{pack, unpack};
 pub use reply::{grpc_status, local_reply};
 pub use serve::{Caller, Serving, Version, serve};

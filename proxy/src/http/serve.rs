@@ -104,7 +104,7 @@ where
         Version::Http1 => {
             let wakes = Arc::new(Wakes::default());
             let line = Line::of(Arc::clone(&wakes));
-            let io = TokioIo::new(Served::new(Unstalled::new(stream), Arc::clone(&line)));
+            let io = TokioIo::new(Served::new(Unstalled::new(stream), Arc::clone(&line), caller != Caller::Peer));
             let builder = match caller {
                 Caller::Application => &serving.application,
                 Caller::Peer => &serving.peer,

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -48,6 +48,11 @@ impl<S> Called<S> {
         Self { inner, line, held: BytesMut::new(), insert: None, deaf: false }
     }
 
+    /// What was read and not given out yet, and the stream beneath: it has become a tunnel.
+    pub fn into_parts(self) -> (Bytes, S) {
+        (self.held.freeze(), self.inner)
+    }
+
     fn give(&mut self, buf: &mut ReadBuf<'_>) {
         let count = self.held.len().min(buf.remaining());
         buf.put_slice(&self.held[..count]);
@@ -60,7 +65,7 @@ impl<S> Called<S> {
     /// A failed write is told by what is read then: the answer, or the end.
     fn heard_out<T>(&mut self, polled: Poll<io::Result<T>>, instead: T) -> Poll<io::Result<T>> {
         match polled {
-            Poll::Ready(Err(error)) if no_longer_taken(&error) => {
+            Poll::Ready(Err(error)) if no_longer_taken(&error) && !self.line.is_tunnel() => {
                 self.deaf = true;
                 Poll::Ready(Ok(instead))
             }

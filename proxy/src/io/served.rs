@@ -27,12 +27,54 @@ pub struct Served<S> {
     /// that are no request.
     quiet: u32,
     insert: Option<Box<Insert>>,
+    look: Look,
+    /// The turn it was looked in.
+    looked: u32,
+}
+
+/// How far a request line has been looked through for a fragment (`#` in the target).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// Nobody asks.
+    Never,
+    /// Before its first byte; empty lines may come first (RFC 9112, section 2.2).
+    Before,
+    Method,
+    Target,
+    /// Beyond the target.
+    Beyond,
+}
+
+impl Look {
+    /// Looks on; whether there is a fragment.
+    fn through(&mut self, bytes: &[u8]) -> bool {
+        for byte in bytes {
+            *self = match (*self, byte) {
+                (Self::Before, b'\r' | b'\n') => Self::Before,
+                (Self::Before, _) => Self::Method,
+                (Self::Method, b' ') => Self::Target,
+                (Self::Target, b'#') => {
+                    *self = Self::Beyond;
+                    return true;
+                }
+                (Self::Method | Self::Target, b'\n') | (Self::Target, b' ') => Self::Beyond,
+                (Self::Method | Self::Target, _) => continue,
+                (Self::Never | Self::Beyond, _) => return false,
+            };
+        }
+        false
+    }
 }
 
 impl<S: AsyncWrite + Unpin> Served<S> {
-    /// `line` is told by who serves.
-    pub const fn new(inner: S, line: Arc<Line>) -> Self {
-        Self { inner, line, quiet: 0, insert: None }
+    /// `line` is told by who serves. `looks` says to look for fragments, which hyper cuts off before anybody sees them.
+    pub const fn new(inner: S, line: Arc<Line>, looks: bool) -> Self {
+        Self { inner, line, quiet: 0, insert: None, looked: 0, look: if looks { Look::Before } else { Look::Never } }
+    }
+
+    /// The stream beneath: it has become a tunnel.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 
     #[inline]
@@ -109,9 +151,22 @@ fn with_reason(mut bytes: Vec<u8>) -> Bytes {
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Served<S> {
+    /// What is read while nothing is open is a head. Those that are sent ahead of their turn are not looked through.
     #[inline]
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.look == Look::Beyond && this.quiet != this.looked && this.quiet != NOT_QUIET && this.line.heads_come() {
+            (this.look, this.looked) = (Look::Before, this.quiet);
+        }
+        if matches!(this.look, Look::Never | Look::Beyond) {
+            return Pin::new(&mut this.inner).poll_read(cx, buf);
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.inner).poll_read(cx, buf))?;
+        if this.look.through(&buf.filled()[before..]) {
+            this.line.comes_with_fragment();
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -175,7 +230,7 @@ mod tests {
     fn served() -> (Served<Socket>, Arc<Line>, Socket) {
         let (near, far) = pipe();
         let line = Arc::new(Line::default());
-        (Served::new(near, Arc::clone(&line)), line, far)
+        (Served::new(near, Arc::clone(&line), true), line, far)
     }
 
     async fn all(mut stream: Served<Socket>, mut far: Socket) -> String {
@@ -223,6 +278,25 @@ mod tests {
         assert_eq!(with_reason(b"220 hello\r\n".to_vec()), "220 hello\r\n");
         assert_eq!(with_reason(b"HTTP/1.1 4".to_vec()), "HTTP/1.1 4");
         assert!(with_reason(b"HTTP/1.1 431 Too\r\n\r\n".to_vec()).windows(9).any(|nine| nine == b"too_large"));
+    }
+
+    #[test]
+    fn fragments_are_seen() {
+        // Aim: in the target and nowhere else, however the line is cut.
+        for (head, wanted) in [
+            ("GET /a HTTP/1.1\r\nx: #\r\n\r\n", false),
+            ("\r\nGET /a#b HTTP/1.1\r\n", true),
+            ("GET /# HTTP/1.1\r\n", true),
+            ("G#T /a HTTP/1.1\r\n", false),
+            ("GET /a HTTP/1.1#\r\n", false),
+            ("GET\r\n#", false),
+        ] {
+            for step in [1, 3, 100] {
+                let mut look = Look::Before;
+                let seen = head.as_bytes().chunks(step).any(|piece| look.through(piece));
+                assert_eq!(seen, wanted, "{head:?} in steps of {step}");
+            }
+        }
     }
 
     fn hints() -> Interim {

@@ -74,6 +74,9 @@ fn ambiguous_requests_are_refused() {
             "GET a:80 HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
             "GET a/b HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
             "GET #a HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+            "GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+            "GET /a?b#c HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+            "GET http://a/#b HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
             "GET * HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
             "GET *a HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
             "GET http:/a HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
@@ -117,6 +120,33 @@ fn ambiguous_answers_are_refused() {
             assert!(answer.starts_with("HTTP/1.1 502 "), "{framing}: {answer}");
             assert!(answer.contains("x-meshwright-reason: upstream_protocol\r\n"), "{framing}: {answer}");
             assert_eq!(rest(&mut application).await, "", "{framing}: closed");
+        }
+    });
+}
+
+#[test]
+fn a_fragment_is_refused_in_every_head_and_only_there() {
+    // Aim: hyper cuts it off in silence; a later head is looked through too, bodies and headers are not.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut client = world.dial(SERVICE);
+        let mut application = None;
+        for _ in 0..3 {
+            write(&mut client, "POST /a HTTP/1.1\r\nhost: a\r\nx: a #b\r\ncontent-length: 10\r\n\r\n").await;
+            if application.is_none() {
+                application = Some(world.application().await);
+            }
+            let application = application.as_mut().unwrap();
+            head(application).await;
+            // Answered before the body has come.
+            write(application, DONE).await;
+            assert_eq!(head(&mut client).await, DONE);
+            write(&mut client, "GET /a#b \n").await;
+            assert_eq!(exactly(application, 10).await, "GET /a#b \n");
+            write(&mut client, "GET /a#b HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            let answer = head(&mut client).await;
+            assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("bad_request"), "{answer}");
+            exactly(&mut client, "bad_request".len()).await;
         }
     });
 }
