@@ -1,5 +1,8 @@
 //! Interim answers: passed on exactly where they came, none of our own.
 
+use engine::model::Protocol;
+use http::{Request, Response};
+
 use super::*;
 use crate::limits::CONTINUE_WAIT;
 
@@ -126,5 +129,50 @@ fn unknown_expectations_are_refused() {
         write(&mut client, "GET / HTTP/1.1\r\nhost: a\r\nexpect: magic\r\n\r\n").await;
         let answer = head(&mut client).await;
         assert!(answer.starts_with("HTTP/1.1 417 ") && answer.contains("x-meshwright-reason: bad_request\r\n"), "{answer}");
+    });
+}
+
+#[test]
+fn interim_answers_cross_versions() {
+    // Aim: 100 and 103 of an application in HTTP/1 reach a caller in HTTP/2 as they come, and the other way round; the body waits for the 100.
+    run(|| async {
+        let mut world = World::new(Setup { application: Protocol::Http1, ..Setup::default() });
+        let (mut sender, connection) = h2::client::handshake(world.dial(SERVICE)).await.unwrap();
+        tokio::task::spawn_local(connection);
+        let request = Request::post("http://catalog/a").header("expect", "100-continue").body(()).unwrap();
+        let (mut answer, mut stream) = sender.send_request(request, false).unwrap();
+        let mut application = world.application().await;
+        assert!(head(&mut application).await.contains("expect: 100-continue\r\n"));
+        for status in [100, 103] {
+            write(&mut application, &format!("HTTP/1.1 {status} Interim\r\nLink: </a>\r\n\r\n")).await;
+            let interim = std::future::poll_fn(|cx| answer.poll_informational(cx)).await.unwrap().unwrap();
+            assert_eq!((interim.status().as_u16(), &interim.headers()["link"]), (status, &"</a>".parse().unwrap()));
+        }
+        stream.send_data("ok".into(), true).unwrap();
+        assert_eq!(exactly(&mut application, 12).await, "2\r\nok\r\n0\r\n\r\n");
+        write(&mut application, DONE).await;
+        assert_eq!(answer.await.unwrap().status(), 200);
+
+        let mut world = World::new(Setup { application: Protocol::Http2, ..Setup::default() });
+        let mut client = world.dial(SERVICE);
+        write(&mut client, ASK).await;
+        let socket = world.application().await;
+        tokio::task::spawn_local(async move {
+            let mut connection = h2::server::handshake(socket).await.unwrap();
+            let (request, mut reply) = connection.accept().await.unwrap().unwrap();
+            tokio::task::spawn_local(async move { while connection.accept().await.is_some() {} });
+            assert_eq!(request.headers()["expect"], "100-continue");
+            for status in [100, 103] {
+                reply.send_informational(Response::builder().status(status).body(()).unwrap()).unwrap();
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+            let mut body = request.into_body();
+            assert_eq!(body.data().await.unwrap().unwrap(), "ok");
+            reply.send_response(Response::new(()), true).unwrap();
+        });
+        assert_eq!(soon(&mut client).await, "HTTP/1.1 100 Continue\r\n\r\n");
+        write(&mut client, "ok").await;
+        assert_eq!(head(&mut client).await, "HTTP/1.1 103 Early Hints\r\n\r\n");
+        assert_eq!(head(&mut client).await, DONE);
     });
 }
