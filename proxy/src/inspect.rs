@@ -11,7 +11,7 @@ use proto::names::Mode;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::http::{Hop, Wrong, judge_request, mark_outside};
+use crate::http::{Hop, Raw, Wrong, judge_request, mark_outside};
 use crate::snapshots::Snapshots;
 
 /// What [`dump()`] can show.
@@ -92,7 +92,7 @@ fn as_sent(method: Method, url: &Uri, mut headers: HeaderMap) -> Result<(Version
 
 /// The question about a request that was sent, and came to this hop with so many `fields`.
 pub fn asked(version: Version, parts: &mut request::Parts, at: Hop, fields: usize) -> Asked<'_> {
-    let wrong = judge_request(parts, at, fields).err();
+    let wrong = judge_request(parts, Raw::plainly(at, fields)).err();
     let fault = wrong.map(|Wrong { status, reason, why }| Fault { status, reason, why });
     Asked { head: RequestHead::new(&parts.method, &parts.uri, &parts.headers), version, fault }
 }

@@ -34,9 +34,8 @@ impl Raw {
         Self { at, fields: headers.len(), fragment: received.line().is_some_and(|line| line.has_fragment()) }
     }
 
-    /// With so many fields.
-    #[cfg(test)]
-    pub(super) const fn plainly(at: Hop, fields: usize) -> Self {
+    /// With so many fields, over no connection.
+    pub const fn plainly(at: Hop, fields: usize) -> Self {
         Self { at, fields, fragment: false }
     }
 }

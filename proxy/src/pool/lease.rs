@@ -67,6 +67,14 @@ impl Lease {
         }
     }
 
+    /// The connection's line, where it carries one exchange at a time.
+    pub(crate) const fn line(&self) -> Option<&Arc<Line>> {
+        match &self.sender {
+            Sender::Http1(connection) => Some(&connection.line),
+            Sender::Http2(..) | Sender::GivenBack => None,
+        }
+    }
+
     /// Whether the connection was not opened for this request.
     pub const fn was_kept(&self) -> bool {
         self.kept
