@@ -10,6 +10,7 @@ use proto::mesh::NodeReport;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use crate::node::remembered;
@@ -18,7 +19,7 @@ use crate::publish::edition::Edition;
 use crate::publish::epoch::{Mark, Touched};
 use crate::serve::authority::SharedAuthority;
 use crate::serve::metrics::Metrics;
-use crate::store::{Row, Store, StoreError};
+use crate::store::{Page, Row, Store, StoreError};
 use crate::translate::statuses;
 use crate::world::list::parts;
 use crate::world::object::{Candidate, read};
@@ -48,6 +49,12 @@ pub(super) struct Writer {
     serial: u64,
     /// Whole text of every applied object: what the world keeps has no secret values.
     applied: BTreeMap<ObjectKey, (String, Value)>,
+    /// What must be on disk before it is seen.
+    page: Page,
+    /// What runs, on its way to the disk; nobody waits for it.
+    saving: JoinSet<()>,
+    /// What runs has changed since.
+    unsaved: bool,
 }
 
 impl Writer {
@@ -85,17 +92,22 @@ impl Writer {
             changes.push(reported(&report));
         }
         world.apply(changes);
-        Ok(Self { board, store, authority, metrics, world, mark, serial: 0, applied })
+        let (page, saving) = (Page::default(), JoinSet::new());
+        Ok(Self { board, store, authority, metrics, world, mark, serial: 0, applied, page, saving, unsaved: false })
     }
 
-    /// Handles events until `stop`. Never ends on bad input.
+    /// Handles events until `stop`. Never ends on bad input. Whatever the disk does, streams are served and states of what runs travel.
     pub(super) async fn run(mut self, mut events: mpsc::Receiver<Event>, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
-                count = events.recv_many(&mut batch, BATCH_MAX) => if count == 0 { return },
+                () = stop.cancelled() => break,
+                Some(_) = self.saving.join_next() => {
+                    self.save_runtime();
+                    continue;
+                }
+                count = events.recv_many(&mut batch, BATCH_MAX) => if count == 0 { break },
             }
             // States of what runs are common and cheap: those in a row are one edition.
             let mut runtime = Vec::new();
@@ -104,41 +116,67 @@ impl Writer {
                     Event::Runtime(change) => runtime.push(change),
                     Event::Folder(changes) => {
                         self.runtime(std::mem::take(&mut runtime));
-                        self.folder(changes);
+                        self.folder(changes).await;
                     }
                     Event::Apply { documents, delete, reply } => {
                         self.runtime(std::mem::take(&mut runtime));
                         // Whoever asked may have given up.
-                        let _ = reply.send(self.apply(&documents, delete));
+                        let _ = reply.send(self.apply(&documents, delete).await);
                     }
                 }
             }
             self.runtime(runtime);
+        }
+        while self.saving.join_next().await.is_some() {
+            self.save_runtime();
         }
     }
 
     fn runtime(&mut self, changes: Vec<Change>) {
         if !changes.is_empty() && self.world.apply(changes).runtime {
             self.publish();
-            self.store.save(Row::Runtime, &STANDARD.encode(remembered(&self.world).encode_to_vec()));
+            self.unsaved = true;
+            self.save_runtime();
         }
     }
 
-    fn folder(&mut self, changes: Vec<Change>) {
+    /// Begins to write what runs, unless an earlier state is still being written: then it follows that one.
+    fn save_runtime(&mut self) {
+        if !self.unsaved || !self.saving.is_empty() {
+            return;
+        }
+        self.unsaved = false;
+        let (mut page, store) = (Page::default(), self.store.clone());
+        page.put(Row::Runtime, &STANDARD.encode(remembered(&self.world).encode_to_vec()));
+        self.saving.spawn_blocking(move || store.write(page));
+    }
+
+    /// Writes the page, and returns when it is on disk.
+    async fn write(&mut self) {
+        let (page, store) = (std::mem::take(&mut self.page), self.store.clone());
+        if page.is_empty() {
+            return;
+        }
+        if let Err(error) = spawn_blocking(move || store.write(page)).await {
+            tracing::error!(%error, "writing the control plane's book ended unexpectedly");
+        }
+    }
+
+    async fn folder(&mut self, changes: Vec<Change>) {
         let first = !self.world.synced();
         let applied = self.world.apply(changes);
         for problem in &applied.problems {
             say(problem);
         }
         if first && self.world.synced() {
-            self.begin();
+            self.begin().await;
         } else {
-            self.step(&applied);
+            self.step(&applied).await;
         }
     }
 
     /// The folder has been read once: the same objects as before the restart are the same epoch.
-    fn begin(&mut self) {
+    async fn begin(&mut self) {
         let content = content(&self.world);
         let same = self.mark.content == content && self.mark.number > 0;
         if !same {
@@ -146,6 +184,7 @@ impl Writer {
         }
         let all = self.world.live().map(|(key, _)| touched(key, if same { "unchanged" } else { "created" })).collect();
         self.save();
+        self.write().await;
         self.board.open_epoch(self.mark.number, all, &self.world);
         tracing::info!(epoch = self.mark.number, objects = self.world.live().count(), same, "the manifests have been read");
         self.publish();
@@ -154,31 +193,35 @@ impl Writer {
     /// The next number, on disk before anybody sees it.
     fn turn(&mut self, content: String) {
         self.mark = Mark { number: self.mark.number + 1, content };
-        self.store.raise_floor(self.mark.number);
-        self.store.save(Row::Epoch, &self.mark);
+        self.page.raise_floor(self.mark.number);
+        self.page.put(Row::Epoch, &self.mark);
     }
 
     /// After any change of objects: an epoch if the objects in force differ, and an edition in any case.
-    fn step(&mut self, applied: &Applied) {
+    async fn step(&mut self, applied: &Applied) {
         if !self.world.synced() {
             return;
         }
         let content = content(&self.world);
-        if content != self.mark.content {
+        let fresh = content != self.mark.content;
+        if fresh {
             self.turn(content);
+        }
+        if applied.book {
+            self.save();
+        }
+        self.write().await;
+        if fresh {
             let rows = applied.outcomes.iter().filter(|(key, _)| applied.changed.contains(key));
             let rows: Vec<_> = rows.filter_map(|(key, outcome)| Some(touched(key, word(*outcome)?))).collect();
             tracing::info!(epoch = self.mark.number, objects = rows.len(), "accepted a change");
             self.board.open_epoch(self.mark.number, rows, &self.world);
         }
-        if applied.book {
-            self.save();
-        }
         self.publish();
     }
 
     /// All or nothing: a file with an error changes nothing.
-    fn apply(&mut self, files: &[(String, String)], delete: bool) -> Result<Outcome, String> {
+    async fn apply(&mut self, files: &[(String, String)], delete: bool) -> Result<Outcome, String> {
         if !self.world.synced() {
             return Err("the manifests have not been read yet; try again in a moment".to_owned());
         }
@@ -200,8 +243,8 @@ impl Writer {
             }
         }
         let applied = self.world.apply(changes);
-        self.step(&applied);
         self.save_applied();
+        self.step(&applied).await;
         let rows: Vec<_> = applied.outcomes.iter().filter_map(|(key, outcome)| Some(touched(key, word(*outcome)?))).collect();
         let mut warnings: Vec<String> = problems.iter().map(ToString::to_string).collect();
         if !delete {
@@ -240,8 +283,8 @@ impl Writer {
 
     fn save(&mut self) {
         let ages: Vec<_> = self.world.ages().iter().collect();
-        self.store.save(Row::Ages, &ages);
-        self.store.save(Row::Allocations, self.world.allocations());
+        self.page.put(Row::Ages, &ages);
+        self.page.put(Row::Allocations, self.world.allocations());
         // The folder's new content may have ended what was applied over the old.
         if self.applied.keys().any(|key| self.world.slots().get(key).is_none_or(|slot| slot.applied.is_none())) {
             self.save_applied();
@@ -257,7 +300,7 @@ impl Writer {
             .iter()
             .map(|(key, (file, object))| AppliedRow { file: file.clone(), object: object.clone(), over: over(key).flatten() })
             .collect();
-        self.store.save(Row::Applied, &rows);
+        self.page.put(Row::Applied, &rows);
     }
 
     fn publish(&mut self) {
@@ -350,3 +393,7 @@ fn say(problem: &Problem) {
         Severity::Info => tracing::info!("{problem}"),
     }
 }
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;

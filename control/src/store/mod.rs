@@ -1,8 +1,9 @@
 //! What the control plane remembers across restarts: `book.redb` in the data folder, 0600.
 //!
-//! A few rows of JSON, each written whole. A write that fails is said once and tried again with the next change: the mesh goes on
-//! from memory.
+//! A few rows of JSON, each written whole, those of one step together. A write that fails is said once and tried again with the next
+//! change: the mesh goes on from memory. A write may take as long as the disk likes, so it is done off the runtime.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -20,7 +21,7 @@ const FLOOR_DIGITS: usize = 20;
 const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
 
 /// The rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Row {
     /// [`crate::publish::epoch::Mark`].
     Epoch,
@@ -60,16 +61,38 @@ pub struct StoreError {
     pub remedy: &'static str,
 }
 
-struct State {
-    database: Option<Database>,
-    failure: Option<String>,
+/// Rows to be written together, already encoded: pure until [`Store::write`].
+#[derive(Debug, Default)]
+pub struct Page {
+    floor: Option<u64>,
+    rows: BTreeMap<Row, Result<Vec<u8>, String>>,
+}
+
+impl Page {
+    /// Writes this row too; a later one of the same kind takes its place.
+    pub fn put<T: Serialize>(&mut self, row: Row, value: &T) {
+        self.rows.insert(row, serde_json::to_vec(value).map_err(|error| error.to_string()));
+    }
+
+    /// Notes, before the rows, that this epoch number has been used. Overwritten in place, which a full disk still takes: numbers never
+    /// go back, also when the book could not be written before a restart.
+    pub fn raise_floor(&mut self, number: u64) {
+        self.floor = Some(number);
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.floor.is_none() && self.rows.is_empty()
+    }
 }
 
 /// The open book.
 pub struct Store {
     path: PathBuf,
     floor: PathBuf,
-    state: Mutex<State>,
+    database: Mutex<Option<Database>>,
+    /// Apart from the database, so that who asks for it never waits for a disk.
+    failure: Mutex<Option<String>>,
 }
 
 impl Store {
@@ -87,7 +110,7 @@ impl Store {
             remedy,
         })?;
         let database = open_file(&path).map_err(|cause| StoreError { verb: "open", path: path.clone(), cause, remedy })?;
-        Ok(Self { path, floor: folder.join(FLOOR), state: Mutex::new(State { database: Some(database), failure: None }) })
+        Ok(Self { path, floor: folder.join(FLOOR), database: Mutex::new(Some(database)), failure: Mutex::default() })
     }
 
     /// Reads a row; `None` where there is none yet.
@@ -101,8 +124,8 @@ impl Store {
             cause,
             remedy: "restore it from a backup, or move it away to start over",
         };
-        let state = self.state.lock();
-        let Some(database) = &state.database else {
+        let guard = self.database.lock();
+        let Some(database) = &*guard else {
             return Err(failed("it is closed".to_owned()));
         };
         let read = || -> Result<Option<Vec<u8>>, redb::Error> {
@@ -116,43 +139,48 @@ impl Store {
         bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(|error| failed(format!("row `{}`: {error}", row.key())))).transpose()
     }
 
-    /// Writes a row, durably. A failure is logged and kept for [`Store::failure`]; the caller goes on.
-    pub fn save<T: Serialize>(&self, row: Row, value: &T) {
-        let mut state = self.state.lock();
-        let result = serde_json::to_vec(value).map_err(|error| error.to_string()).and_then(|bytes| {
-            if state.database.is_none() {
-                state.database = Some(open_file(&self.path)?);
-            }
-            match &state.database {
-                Some(database) => write(database, row, &bytes).map_err(|error| error.to_string()),
-                None => Err("it is closed".to_owned()),
-            }
-        });
-        match result {
+    /// Writes a page, durably and whole. Blocks for as long as the disk takes: not for a runtime's threads. A failure is logged and kept
+    /// for [`Store::failure`]; the caller goes on.
+    pub fn write(&self, page: Page) {
+        if let Some(number) = page.floor {
+            self.raise_floor(number);
+        }
+        if page.rows.is_empty() {
+            return;
+        }
+        match self.try_write(page.rows) {
             Ok(()) => {
-                if state.failure.take().is_some() {
+                if self.failure.lock().take().is_some() {
                     tracing::info!(path = %self.path.display(), "the book can be written again");
                 }
             }
             Err(cause) => {
-                // An I/O error closes the database for good; the next write opens it again.
-                state.database = None;
                 let error = StoreError {
                     verb: "write",
                     path: self.path.clone(),
                     cause,
                     remedy: "the mesh goes on from memory; make space or rights there before the control plane restarts",
                 };
-                if state.failure.replace(error.to_string()).is_none() {
+                if self.failure.lock().replace(error.to_string()).is_none() {
                     tracing::error!(%error);
                 }
             }
         }
     }
 
-    /// Notes that this epoch number has been used. Overwritten in place, which a full disk still takes: numbers never go back, also
-    /// when the book could not be written before a restart.
-    pub fn raise_floor(&self, number: u64) {
+    fn try_write(&self, rows: BTreeMap<Row, Result<Vec<u8>, String>>) -> Result<(), String> {
+        let mut guard = self.database.lock();
+        let database = match guard.take() {
+            Some(database) => database,
+            None => open_file(&self.path)?,
+        };
+        // An I/O error closes the database for good; the next write opens it again.
+        commit(&database, rows)?;
+        *guard = Some(database);
+        Ok(())
+    }
+
+    fn raise_floor(&self, number: u64) {
         let raise = || -> std::io::Result<()> {
             let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.floor)?;
             file.write_all(format!("{number:0FLOOR_DIGITS$}\n").as_bytes())?;
@@ -168,9 +196,15 @@ impl Store {
         fs::read_to_string(&self.floor).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
     }
 
-    /// Why the last write failed, if it did.
+    /// Why the last write failed, if it did. Waits for nothing.
     pub fn failure(&self) -> Option<String> {
-        self.state.lock().failure.clone()
+        self.failure.lock().clone()
+    }
+
+    /// Holds every write up until the guard is dropped, as a slow disk would.
+    #[cfg(test)]
+    pub(crate) fn hold(&self) -> impl Sized + '_ {
+        self.database.lock()
     }
 }
 
@@ -183,10 +217,16 @@ fn open_file(path: &Path) -> Result<Database, String> {
     })
 }
 
-fn write(database: &Database, row: Row, bytes: &[u8]) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    transaction.open_table(ROWS)?.insert(row.key(), bytes)?;
-    Ok(transaction.commit()?)
+fn commit(database: &Database, rows: BTreeMap<Row, Result<Vec<u8>, String>>) -> Result<(), String> {
+    let run = |rows: Vec<(Row, Vec<u8>)>| -> Result<(), redb::Error> {
+        let transaction = database.begin_write()?;
+        for (row, bytes) in &rows {
+            transaction.open_table(ROWS)?.insert(row.key(), bytes.as_slice())?;
+        }
+        Ok(transaction.commit()?)
+    };
+    let rows: Result<Vec<_>, String> = rows.into_iter().map(|(row, bytes)| Ok((row, bytes?))).collect();
+    run(rows?).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -199,7 +239,9 @@ mod tests {
         // Aim: what was saved is loaded, by the next process, and an absent row is no error.
         let folder = tempfile::tempdir().unwrap();
         let mark = Mark { number: 42, content: "abc".into() };
-        Store::open(folder.path()).unwrap().save(Row::Epoch, &mark);
+        let mut page = Page::default();
+        page.put(Row::Epoch, &mark);
+        Store::open(folder.path()).unwrap().write(page);
         let store = Store::open(folder.path()).unwrap();
         assert_eq!(store.load::<Mark>(Row::Epoch).unwrap(), Some(mark));
         assert_eq!(store.load::<Mark>(Row::Applied).unwrap(), None);
@@ -213,7 +255,7 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         assert_eq!(store.floor(), 0);
         for number in [1, 1000, u64::MAX] {
-            store.raise_floor(number);
+            store.write(Page { floor: Some(number), ..Page::default() });
             assert_eq!(fs::metadata(folder.path().join(FLOOR)).unwrap().len(), 21);
             assert_eq!(store.floor(), number);
         }

@@ -1,0 +1,133 @@
+use std::net::IpAddr;
+use std::sync::mpsc as blocking;
+use std::time::Duration;
+
+use rustls_pki_types::CertificateDer;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::*;
+use crate::serve::authority::{Authority, Issued, Seat, TokenOrder};
+use crate::source::{FileChange, Folder};
+use crate::world::own::Mesh;
+use crate::world::{Allocations, WorldSettings};
+
+/// Longer than anything takes that waits for no disk.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Signs nothing.
+struct Idle;
+
+impl Authority for Idle {
+    fn bundle_pem(&self) -> String {
+        String::new()
+    }
+
+    fn bundle_der(&self) -> Vec<CertificateDer<'static>> {
+        Vec::new()
+    }
+
+    fn bundle_hashes(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn seat(&self, _: &[String], _: &[IpAddr]) -> Result<Seat, String> {
+        Err("idle".to_owned())
+    }
+
+    fn create_token(&self, _: &TokenOrder) -> Result<String, String> {
+        Err("idle".to_owned())
+    }
+
+    fn issued(&self) -> Vec<Issued> {
+        Vec::new()
+    }
+
+    fn follow(&self, _: &Mesh) {}
+}
+
+const SERVICE: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: shop}
+spec: {ports: [{port: 80}]}
+";
+
+/// A writer over `folder`, running, with its manifests read.
+async fn running(folder: &std::path::Path) -> (Arc<Board>, Arc<Store>) {
+    let store = Arc::new(Store::open(folder).unwrap());
+    let (board, events) = Board::new();
+    let world = World::new(WorldSettings::default(), Allocations::default());
+    let writer = Writer::new(board.clone(), store.clone(), Arc::new(Idle), Arc::default(), world).unwrap();
+    tokio::spawn(writer.run(events, CancellationToken::new()));
+    let first = FileChange { file: "web.yaml".to_owned(), text: Some(Ok(SERVICE.to_owned())) };
+    let mut changes = Folder::default().update(vec![first], 0);
+    changes.push(Change::FolderRead);
+    board.send(Event::Folder(changes)).await;
+    edition(&board, |_| true).await;
+    (board, store)
+}
+
+/// Waits for an edition that fits.
+async fn edition(board: &Board, fits: impl Fn(&Edition) -> bool) {
+    let mut editions = board.editions();
+    let wanted = editions.wait_for(|edition| edition.as_deref().is_some_and(&fits));
+    timeout(PATIENCE, wanted).await.unwrap().unwrap();
+}
+
+/// A disk that takes nothing until the sender is dropped, or 5 s have passed.
+fn stuck(store: &Arc<Store>) -> (blocking::Sender<()>, std::thread::JoinHandle<()>) {
+    let (release, released) = blocking::channel::<()>();
+    let (held, holds) = blocking::channel();
+    let store = store.clone();
+    let disk = std::thread::spawn(move || {
+        let _hold = store.hold();
+        held.send(()).unwrap();
+        // Released, or too late: what waits for it ends in any case.
+        let _ = released.recv_timeout(Duration::from_secs(5));
+    });
+    holds.recv().unwrap();
+    (release, disk)
+}
+
+fn ready(message: &str) -> Event {
+    let state = crate::world::InstanceState { started: true, ready: true, message: message.to_owned(), ..Default::default() };
+    let instances = BTreeMap::from([(("shop".to_owned(), "web".to_owned()), state)]);
+    Event::Runtime(Change::Node { instances, gateways: BTreeMap::new() })
+}
+
+fn says(edition: &Edition, message: &str) -> bool {
+    edition.world.instance_states().values().any(|state| state.message == message)
+}
+
+#[tokio::test]
+async fn a_stuck_disk_holds_up_nobody_but_who_needs_it() {
+    // Aim: on one thread, while the disk takes nothing, states of what runs become editions and health is told; a change of objects
+    // waits, because its number must be on disk first; and all of it is there after a restart.
+    let folder = tempfile::tempdir().unwrap();
+    let (board, store) = running(folder.path()).await;
+    let (release, disk) = stuck(&store);
+    for message in ["one", "two", "three"] {
+        board.send(ready(message)).await;
+        edition(&board, |edition| says(edition, message)).await;
+    }
+    assert_eq!(store.failure(), None);
+    let (reply, mut applied) = oneshot::channel();
+    let documents = vec![("b.yaml".to_owned(), SERVICE.replace("name: web", "name: other"))];
+    board.send(Event::Apply { documents, delete: false, reply }).await;
+    tokio::task::yield_now().await;
+    assert!(timeout(Duration::from_millis(20), &mut applied).await.is_err(), "an epoch was told before it was on disk");
+    assert!(!disk.is_finished(), "the disk was waited for");
+    drop(release);
+    let outcome = timeout(PATIENCE, applied).await.unwrap().unwrap().unwrap();
+    assert_eq!(outcome.epoch, 2);
+    disk.join().unwrap();
+    let last = || store.load::<String>(Row::Runtime).unwrap().and_then(|text| decode(&text)).map(|report| report.instances);
+    let saved = async {
+        while last().is_none_or(|instances| instances[0].message != "three") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, saved).await.unwrap();
+    assert_eq!((store.load::<Mark>(Row::Epoch).unwrap().unwrap().number, store.floor()), (2, 2));
+}
