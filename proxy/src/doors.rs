@@ -156,7 +156,7 @@ pub async fn serve_map(map: Map, listener: TcpListener, snapshots: Snapshots, wo
     let mut standing: Option<SocketAddr> = None;
     let mut changes = snapshots.changes();
     loop {
-        if let NameLookup::Found(answer) = snapshots.name(&map.host).await {
+        if let NameLookup::Found(answer) = snapshots.name(&map.host, false).await {
             let ip = answer.addresses.iter().find(|ip| ip.is_ipv4()).or(answer.addresses.first());
             let destination = ip.map(|ip| SocketAddr::new(*ip, map.port));
             if let Some(destination) = destination.filter(|destination| Some(*destination) != standing) {

@@ -101,9 +101,9 @@ pub fn asked(version: Version, parts: &mut request::Parts, at: Hop, fields: usiz
 async fn fetch_name(snapshots: &Snapshots, url: &Uri) {
     let host = url.host().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
     let Some(settings) = snapshots.load().settings.clone() else { return };
-    snapshots.name(&host).await;
+    snapshots.name(&host, false).await;
     if !snapshots.load().names.contains_key(&host) {
-        snapshots.name(&format!("{host}.{}", settings.namespace)).await;
+        snapshots.name(&format!("{host}.{}", settings.namespace), false).await;
     }
 }
 

@@ -80,7 +80,7 @@ impl Answer {
 pub struct Client {
     network: Network,
     target: SocketAddr,
-    host: &'static str,
+    host: String,
     connection: Option<SendRequest<Full<Bytes>>>,
     /// Answers by status, and `error` where none came.
     pub tally: BTreeMap<String, u64>,
@@ -88,8 +88,8 @@ pub struct Client {
 
 impl Client {
     /// Calls `host` at `target`.
-    pub fn new(network: Network, target: SocketAddr, host: &'static str) -> Self {
-        Self { network, target, host, connection: None, tally: BTreeMap::new() }
+    pub fn new(network: Network, target: SocketAddr, host: impl Into<String>) -> Self {
+        Self { network, target, host: host.into(), connection: None, tally: BTreeMap::new() }
     }
 
     /// One GET.
@@ -105,7 +105,7 @@ impl Client {
     /// # Errors
     /// No connection, or no whole answer.
     pub async fn send(&mut self, request: http::request::Builder) -> anyhow::Result<Answer> {
-        let result = self.exchange(request.header("host", self.host).body(Full::default())?).await;
+        let result = self.exchange(request.header("host", &*self.host).body(Full::default())?).await;
         let key = match &result {
             Ok(answer) => answer.status.as_u16().to_string(),
             Err(_) => "error".to_owned(),

@@ -118,7 +118,7 @@ impl Sidecar {
 /// # Errors
 /// The mesh does not know it.
 pub async fn resolve(snapshots: &Snapshots, name: &str) -> anyhow::Result<IpAddr> {
-    match snapshots.name(name).await {
+    match snapshots.name(name, false).await {
         NameLookup::Found(answer) => answer.addresses.iter().find(|ip| ip.is_ipv4()).copied().context("no IPv4 address"),
         other => anyhow::bail!("{name} is {other:?}"),
     }

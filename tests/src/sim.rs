@@ -10,8 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use proxy::snapshots::Snapshots;
+use proxy::io::{Draw, Network};
+use proxy::snapshots::{FETCH_WAIT, NameLookup, Snapshots};
 use proxy::tls::CredentialCell;
+use tokio::time::timeout;
 use turmoil::Sim;
 
 use crate::application::Client;
@@ -49,6 +51,7 @@ struct Seen {
     epochs: BTreeMap<&'static str, u64>,
     leaves: BTreeMap<&'static str, u64>,
     shots: Vec<Shot>,
+    released: bool,
 }
 
 /// See the module.
@@ -68,6 +71,15 @@ pub struct Simulation {
 /// The seed of this run: `MESHWRIGHT_SIM_SEED`, else the given one.
 pub fn seed(usual: u64) -> u64 {
     std::env::var("MESHWRIGHT_SIM_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
+/// The seeds of a test that has many: `MESHWRIGHT_SIM_SEED` alone, or `MESHWRIGHT_SIM_SEEDS` of them, else `count`, from `first` on.
+pub fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    match number("MESHWRIGHT_SIM_SEED") {
+        Some(seed) => seed..seed.saturating_add(1),
+        None => first..first.saturating_add(number("MESHWRIGHT_SIM_SEEDS").unwrap_or(count)),
+    }
 }
 
 impl Simulation {
@@ -150,6 +162,50 @@ impl Simulation {
                 Ok(())
             }
         });
+    }
+
+    /// The same, and its application, from [`Simulation::release`] on, uses each of `services` (`NAME.NAMESPACE`, port 80) for the first
+    /// time, with little pause and often several at once: the name, then a request. A service called `missing-…` must be denied. Each use
+    /// is a shot.
+    pub fn join_with_first_uses(
+        &mut self,
+        (namespace, workload, account): (&'static str, &'static str, &'static str),
+        services: &[String],
+    ) {
+        let ip = self.sim.lookup(workload);
+        let spec = Spec { namespace, workload, service_account: account, ip };
+        let (mesh, seen, services) = (Arc::clone(&self.mesh), Arc::clone(&self.seen), services.to_vec());
+        self.sim.host(workload, move || {
+            let (mesh, seen, services) = (Arc::clone(&mesh), Arc::clone(&seen), services.clone());
+            async move {
+                let sidecar = mesh.join(spec, mesh.clock(turmoil::sim_elapsed().unwrap_or_default())).await?;
+                let snapshots = sidecar.means.snapshots.clone();
+                lock(&seen).proxies.insert(workload, (snapshots.clone(), Arc::clone(&sidecar.credentials)));
+                while !lock(&seen).released {
+                    tokio::time::sleep(TICK).await;
+                }
+                let draw = Draw::seeded(mesh.seed ^ u64::from(workload.bytes().map(u32::from).sum::<u32>()));
+                for service in services {
+                    if draw.next() % 2 == 0 {
+                        tokio::time::sleep(Duration::from_millis(draw.next() % 200)).await;
+                    }
+                    let (snapshots, network, seen) = (snapshots.clone(), mesh.wire.application(ip), Arc::clone(&seen));
+                    tokio::task::spawn_local(async move {
+                        let sent = turmoil::sim_elapsed().unwrap_or_default();
+                        let answer = first_use(&snapshots, network, &service).await.map_err(|error| format!("{service}: {error:#}"));
+                        lock(&seen).shots.push(Shot { sent, answer });
+                    });
+                }
+                std::future::pending::<()>().await;
+                drop(sidecar);
+                Ok(())
+            }
+        });
+    }
+
+    /// First uses begin, now and on whatever joins later.
+    pub fn release(&mut self) {
+        lock(&self.seen).released = true;
     }
 
     /// Time since the start.
@@ -298,6 +354,20 @@ impl Drop for Simulation {
             eprintln!("the simulation failed at {:?}; replay it with MESHWRIGHT_SIM_SEED={} cargo sim", self.elapsed(), self.seed);
         }
     }
+}
+
+/// One name and one request behind it, none of which may take as long as the longest wait for the control plane.
+async fn first_use(snapshots: &Snapshots, network: Network, service: &str) -> anyhow::Result<String> {
+    let host = format!("{service}.svc.cluster.local");
+    let address = match timeout(FETCH_WAIT, snapshots.name(&host, false)).await.context("its name is waited for")? {
+        NameLookup::Absent if service.starts_with("missing") => return Ok("absent".to_owned()),
+        NameLookup::Found(answer) => *answer.addresses.first().context("no address")?,
+        other => anyhow::bail!("its name is {other:?}"),
+    };
+    let mut client = Client::new(network, SocketAddr::new(address, 80), service);
+    let answer = timeout(FETCH_WAIT, client.get("/")).await.context("its answer is waited for")??;
+    ensure!(answer.status == 200, "{} {}", answer.status, answer.header("x-meshwright-reason"));
+    Ok(answer.served_by().to_owned())
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,9 +1,12 @@
 //! The mesh under faults, in virtual time and from a seed: `cargo sim`, and `MESHWRIGHT_SIM_SEED=… cargo sim NAME` for a replay.
 
+#[path = "sim/stream.rs"]
+mod stream;
+
 use std::time::Duration;
 
 use tests::shop::{route, shop as manifests};
-use tests::sim::{Simulation, seed};
+use tests::sim::{Simulation, seed, seeds};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -147,5 +150,47 @@ fn leaves_of_a_minute_rotate_for_ten() -> anyhow::Result<()> {
     }
     assert!(sim.shots().len() > 1500, "{}", sim.shots().len());
     assert_eq!(sim.failures().len(), early, "{:?}", sim.failures().last());
+    Ok(())
+}
+
+/// Services in front of the catalog that nobody has used before, and names that lead nowhere; in an order of the seed's.
+fn unused(count: u64, seed: u64) -> (String, Vec<String>) {
+    let service = |number| {
+        format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: s{number}, namespace: shop}}\n\
+             spec: {{selector: {{app: catalog}}, ports: [{{port: 80, targetPort: 8080, appProtocol: http}}]}}\n---\n"
+        )
+    };
+    let mut names: Vec<String> = (0..count).flat_map(|number| [format!("s{number}.shop"), format!("missing-{number}.shop")]).collect();
+    names.sort_by_key(|name| name.bytes().fold(seed, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)));
+    ((0..count).map(service).collect(), names)
+}
+
+/// Aim: whatever the timing of the start, a control plane that is killed amidst it, and changes that go live meanwhile: everything used
+/// for the first time right after the mesh was said to be live is answered at once. More seeds:
+/// `MESHWRIGHT_SIM_SEEDS=1000 cargo sim first_uses`.
+#[test]
+fn first_uses_right_after_the_start_are_answered() -> anyhow::Result<()> {
+    for seed in seeds(100, 40) {
+        let (services, names) = unused(6, seed);
+        let mut sim = Simulation::new(seed, &[&manifests(NETWORK), &*services, &route(1, 1)].concat())?;
+        sim.join_with_first_uses(("shop", "frontend", "web"), &names);
+        sim.join_with_first_uses(("shop", "catalog-v1", "catalog"), &names);
+        sim.join("shop", "catalog-v2", "catalog");
+        if seed % 3 == 0 {
+            sim.run_for(SECOND / 100 * u32::try_from(seed % 97)?)?;
+            sim.kill_control();
+            sim.run_for(SECOND / 10)?;
+            sim.restart_control();
+        }
+        let everybody = ["frontend", "catalog-v1", "catalog-v2"];
+        sim.run_until("every proxy is ready", 60 * SECOND, |sim| everybody.iter().all(|workload| sim.epoch(workload) > 0))?;
+        let apply = |sim: &mut Simulation, weight| sim.command(async move |desk| desk.apply(&route(weight, 2)).await);
+        assert_eq!(apply(&mut sim, 1)?["live"], true);
+        sim.release();
+        assert_eq!(apply(&mut sim, 3)?["live"], true);
+        sim.run_until("everything is used", 60 * SECOND, |sim| sim.shots().len() == 2 * names.len())?;
+        assert!(sim.failures().is_empty(), "seed {seed}: {:?}", sim.failures());
+    }
     Ok(())
 }

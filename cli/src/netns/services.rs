@@ -78,7 +78,11 @@ mod tests {
             namespace: "shop".to_owned(),
             name: "catalog".to_owned(),
             addresses: vec!["10.96.0.7".to_owned(), "fd00:6d77::7".to_owned()],
-            ports: vec![VirtualPort { port: 80, endpoints: endpoints.iter().map(|&text| text.to_owned()).collect() }],
+            ports: vec![VirtualPort {
+                port: 80,
+                endpoints: endpoints.iter().map(|&text| text.to_owned()).collect(),
+                ..VirtualPort::default()
+            }],
             endpoints: Vec::new(),
         }
     }

@@ -1,6 +1,5 @@
 //! The node agent: told by the control plane what should run here, it makes it so and reports what does.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -105,7 +104,7 @@ impl Fleet {
     }
 
     /// Runs what should run, until the control plane's stream breaks; then tries again, for ever.
-    pub(crate) async fn attend(&mut self, mesh: &Rc<Mesh>, zone: &Rc<RefCell<Zone>>) {
+    pub(crate) async fn attend(&mut self, mesh: &Rc<Mesh>, zone: &Zone) {
         loop {
             // A control plane that is away is told by whoever keeps it running.
             let _ = self.attached(mesh, zone).await;
@@ -120,7 +119,7 @@ impl Fleet {
         }
     }
 
-    async fn attached(&mut self, mesh: &Rc<Mesh>, zone: &Rc<RefCell<Zone>>) -> anyhow::Result<()> {
+    async fn attached(&mut self, mesh: &Rc<Mesh>, zone: &Zone) -> anyhow::Result<()> {
         let mut node = connect(mesh.state.join(CONTROL_SOCKET)).await?;
         let (reports, stream) = mpsc::channel(REPORTS_MAX);
         reports.try_send(report(mesh)).context("the channel is new")?;
@@ -145,9 +144,8 @@ impl Fleet {
         }
     }
 
-    fn take(&mut self, mesh: &Rc<Mesh>, zone: &Rc<RefCell<Zone>>, order: NodeOrder) {
-        zone.borrow_mut().services(&order.services);
-        zone.borrow_mut().askers(instance::askers(&order.instances));
+    fn take(&mut self, mesh: &Rc<Mesh>, zone: &Zone, order: NodeOrder) {
+        zone.take(&order.services, instance::askers(&order.instances));
         mesh.services.send_if_modified(|before| {
             let differs = **before != order.services;
             if differs {

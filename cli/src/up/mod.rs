@@ -28,12 +28,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use proxy::io::Listening;
+use tokio::net::UdpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use self::agent::Fleet;
 use self::dns::Dns;
@@ -147,7 +151,7 @@ async fn serve(
     let mesh = Rc::new(Mesh::new(settings, place, rights, fabric, screen, otlp));
     spawn_local(keep_book(Rc::clone(&mesh)));
     spawn_local(process::bound_logs(mesh.state.join(tidy::LOGS)));
-    let dns = Dns::new(mesh.settings.nat);
+    let dns = dns::dns(mesh.settings.nat);
     serve_dns(&mesh, &dns)?;
     if mesh.settings.nat {
         serve_nat(&mesh)?;
@@ -160,7 +164,7 @@ async fn serve(
         biased;
         reason = ending(exit_after, began) => Ok(reason),
         error = plane.failed() => Err(error),
-        () = fleet.attend(&mesh, &dns.zone) => Ok("the agent ended".to_owned()),
+        () = fleet.attend(&mesh, dns.names()) => Ok("the agent ended".to_owned()),
         () = problems::watch(&mesh) => Ok("the look-out for problems ended".to_owned()),
         () = live::watch(&mesh, &folder, began) => Ok("the watch ended".to_owned()),
     };
@@ -217,12 +221,13 @@ async fn keep_book(mesh: Rc<Mesh>) {
     }
 }
 
-fn serve_dns(mesh: &Rc<Mesh>, dns: &Rc<Dns>) -> anyhow::Result<()> {
+fn serve_dns(mesh: &Rc<Mesh>, dns: &Arc<Dns>) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
     for address in mesh.settings.ranges.bridge_here() {
         let address = SocketAddr::new(address.addr(), DNS_PORT);
         let (udp, tcp) = (mesh.fabric.borrow().bind_udp(address)?, mesh.fabric.borrow().listen(address)?);
-        spawn_local(Rc::clone(dns).serve_udp(udp));
-        spawn_local(Rc::clone(dns).serve_tcp(tcp));
+        spawn_local(Arc::clone(dns).serve_udp(UdpSocket::from_std(udp).context("cannot serve DNS")?, stop.clone()));
+        spawn_local(Arc::clone(dns).serve_tcp(Listening::adopt(tcp).context("cannot serve DNS")?, stop.clone()));
     }
     Ok(())
 }

@@ -1,101 +1,115 @@
-//! Names: those of Services and of instances below headless ones, as in Kubernetes.
+//! What names are answered from: the world's Services, instances and namespaces. The names themselves are `engine`'s.
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
+use engine::dns::{Directory, Endpoint, Port, Service};
+use proto::mesh::{DnsRecord, DnsService};
 use proto::xds::core::HealthStatus;
 
 use super::cluster::{Target, targets};
-use crate::world::{Index, ServiceView};
+use crate::world::core::{self, PortRef, ServicePort};
+use crate::world::{Address, Index, ServiceView, Spec};
 
-/// How long an answer holds; short, as Kubernetes' own.
-pub(super) const TTL_SECS: u32 = 5;
-/// Zones in which nobody else has names.
-pub(super) const ZONES: [&str; 2] = ["cluster.local", "svc"];
-/// Most endpoints in the answer for a headless name.
-const ANSWERS_MAX: usize = 64;
+/// Destinations told ahead with one name; the listeners of the others come at the first connection.
+pub(super) const CALLS_AHEAD_MAX: usize = 64;
+/// Records in the answer for one name: more do not fit into a DNS message (RFC 1035, section 4.2.2).
+const RECORDS_MAX: usize = 4_096;
 
-/// What a name leads to.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Answer {
-    /// Its addresses.
-    pub addresses: Vec<IpAddr>,
-    /// The destinations that will be called next.
-    pub destinations: BTreeSet<SocketAddr>,
+/// The resource, and the destinations that will be called next, for a name as a workload of namespace `client` sees it; `None`: no such
+/// name.
+pub(super) fn record(index: &Index, client: &str, host: &str) -> Option<(DnsRecord, Vec<SocketAddr>)> {
+    let answer = engine::dns::answer(&Names(index), client, host)?;
+    let service = |(port, target): (u16, String)| DnsService { port: port.into(), target };
+    let record = DnsRecord {
+        addresses: answer.addresses.iter().take(RECORDS_MAX).map(ToString::to_string).collect(),
+        ttl_secs: engine::dns::TTL_SECS,
+        services: answer.services.into_iter().take(RECORDS_MAX).map(service).collect(),
+        pointers: answer.pointers.into_iter().take(RECORDS_MAX).collect(),
+    };
+    Some((record, answer.calls.into_iter().take(CALLS_AHEAD_MAX).collect()))
 }
 
-/// The answer for a name as a workload of namespace `client` sees it; `None`: no such name.
-pub(super) fn answer(index: &Index, client: &str, host: &str) -> Option<Answer> {
-    let labels: Vec<&str> = host.split('.').collect();
-    match labels.as_slice() {
-        [service] => of_service(index, client, service, None),
-        [service, namespace] | [service, namespace, "svc"] | [service, namespace, "svc", "cluster", "local"] => {
-            let found = of_service(index, namespace, service, None);
-            // `instance.service`, within the namespace, has the form of `service.namespace`.
-            if labels.len() == 2 { found.or_else(|| of_service(index, client, namespace, Some(service))) } else { found }
+struct Names<'a>(&'a Index);
+
+impl Directory for Names<'_> {
+    fn service(&self, namespace: &str, name: &str) -> Option<Cow<'_, Service>> {
+        service(self.0, self.0.services.get(&(namespace.to_owned(), name.to_owned()))?).map(Cow::Owned)
+    }
+
+    fn has_namespace(&self, namespace: &str) -> bool {
+        self.0.namespaces.contains_key(namespace)
+    }
+
+    fn services_at(&self, address: IpAddr) -> Vec<Cow<'_, Service>> {
+        let (index, mut names) = (self.0, Vec::new());
+        match index.addresses.get(&address) {
+            Some(Address::Service(name)) => names.push(name.clone()),
+            Some(Address::Instance(name)) => names.extend(index.fronts.get(name).into_iter().flatten().cloned()),
+            Some(Address::Gateway(_)) | None => {}
         }
-        [instance, service, namespace]
-        | [instance, service, namespace, "svc"]
-        | [instance, service, namespace, "svc", "cluster", "local"] => of_service(index, namespace, service, Some(instance)),
-        [dashed, namespace, "pod", "cluster", "local"] => of_pod(index, namespace, dashed),
-        _ => None,
-    }
-}
-
-fn of_service(index: &Index, namespace: &str, service: &str, instance: Option<&str>) -> Option<Answer> {
-    let view = index.services.get(&(namespace.to_owned(), service.to_owned()))?;
-    let service = view.service().filter(|service| !service.external_name)?;
-    if service.headless {
-        return of_headless(index, view, instance);
-    }
-    if instance.is_some() {
-        return None;
-    }
-    let calls = view.addresses.iter().flat_map(|address| service.ports.iter().map(|port| SocketAddr::new(*address, port.port)));
-    Some(Answer { addresses: view.addresses.clone(), destinations: calls.collect() })
-}
-
-/// Ready endpoints, in both families where they have both; one of them where its name is given.
-fn of_headless(index: &Index, view: &ServiceView, instance: Option<&str>) -> Option<Answer> {
-    let mut answer = Answer::default();
-    let mut found = false;
-    let families = view.service().map(|service| service.families).unwrap_or_default();
-    for target in headless_targets(index, view) {
-        if instance.is_some_and(|name| target.1.hostname.as_deref() != Some(name)) {
-            continue;
-        }
-        found = true;
-        for address in both_families(index, &target.1).into_iter().filter(|address| families.has(address)) {
-            if !answer.addresses.contains(&address) && answer.addresses.len() < ANSWERS_MAX {
-                answer.addresses.push(address);
-            }
-            if answer.addresses.contains(&address) && target.0 {
-                answer.destinations.insert(SocketAddr::new(address, target.1.address.port()));
+        for (name, slices) in &index.slices {
+            let holds =
+                |slice: &Spec| matches!(slice, Spec::EndpointSlice(slice) if slice.endpoints.iter().any(|one| one.address == address));
+            if slices.iter().any(|slice| holds(&slice.spec)) && !names.contains(name) {
+                names.push(name.clone());
             }
         }
+        names.iter().filter_map(|name| service(index, index.services.get(name)?).map(Cow::Owned)).collect()
     }
-    // The Service's own name exists without endpoints; an instance's does not.
-    (found || instance.is_none()).then_some(answer)
+
+    fn instance_at(&self, address: IpAddr) -> Option<&str> {
+        match self.0.addresses.get(&address)? {
+            Address::Instance(name) => Some(&name.0),
+            Address::Service(_) | Address::Gateway(_) => None,
+        }
+    }
 }
 
-/// Ready endpoints of a headless Service with, for each, whether it has a port to be called at: a headless Service may have none.
-pub(super) fn headless_targets(index: &Index, view: &ServiceView) -> Vec<(bool, Target)> {
-    let Some(service) = view.service() else { return Vec::new() };
-    let mut all = Vec::new();
-    for port in &service.ports {
-        all.extend(targets(index, view, port).into_iter().map(|target| (true, target)));
+/// A Service as names see it; endpoints only of a headless one. `None`: it has no names.
+pub(super) fn service(index: &Index, view: &ServiceView) -> Option<Service> {
+    let content = view.service().filter(|service| !service.external_name)?;
+    let (namespace, name) = view.name();
+    let mut found = Service {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        addresses: view.addresses.clone(),
+        ports: content.ports.iter().map(|port| Port { name: port.name.clone(), number: port.port, endpoints: Vec::new() }).collect(),
+        endpoints: Vec::new(),
+    };
+    if !content.headless {
+        return Some(found);
     }
-    if service.ports.is_empty() {
-        let portless = crate::world::core::ServicePort {
-            name: String::new(),
-            port: 1,
-            target: crate::world::core::PortRef::Number(1),
-            app_protocol: None,
-        };
-        all.extend(targets(index, view, &portless).into_iter().map(|target| (false, target)));
+    for (port, told) in content.ports.iter().zip(&mut found.ports) {
+        for target in ready(index, view, port) {
+            let addresses = addresses(index, content, &target);
+            told.endpoints.extend(addresses.iter().map(|address| SocketAddr::new(*address, target.address.port())));
+            add(&mut found.endpoints, &target, addresses);
+        }
     }
-    all.retain(|(_, target)| target.health == HealthStatus::Healthy);
-    all
+    if content.ports.is_empty() {
+        // A headless Service may have no port at all.
+        let portless = ServicePort { name: String::new(), port: 1, target: PortRef::Number(1), app_protocol: None };
+        for target in ready(index, view, &portless) {
+            add(&mut found.endpoints, &target, addresses(index, content, &target));
+        }
+    }
+    found.endpoints.sort_by(|a, b| (a.address, &a.hostname).cmp(&(b.address, &b.hostname)));
+    found.endpoints.dedup();
+    Some(found)
+}
+
+fn add(endpoints: &mut Vec<Endpoint>, target: &Target, addresses: Vec<IpAddr>) {
+    endpoints.extend(addresses.into_iter().map(|address| Endpoint { hostname: target.hostname.clone(), address }));
+}
+
+fn ready(index: &Index, view: &ServiceView, port: &ServicePort) -> impl Iterator<Item = Target> {
+    targets(index, view, port).into_iter().filter(|target| target.health == HealthStatus::Healthy)
+}
+
+/// Those of the Service's families.
+fn addresses(index: &Index, service: &core::Service, target: &Target) -> Vec<IpAddr> {
+    both_families(index, target).into_iter().filter(|address| service.families.has(address)).collect()
 }
 
 /// All addresses of the instance behind a target.
@@ -105,70 +119,103 @@ pub(super) fn both_families(index: &Index, target: &Target) -> Vec<IpAddr> {
     instance.map_or_else(|| vec![target.address.ip()], |instance| instance.addresses.clone())
 }
 
-/// `10-77-0-5.NAMESPACE.pod.cluster.local`.
-fn of_pod(index: &Index, namespace: &str, dashed: &str) -> Option<Answer> {
-    let address: IpAddr = dashed.replace('-', ".").parse().or_else(|_| dashed.replace('-', ":").parse()).ok()?;
-    match index.addresses.get(&address)? {
-        crate::world::Address::Instance(name) if name.0 == namespace => {
-            Some(Answer { addresses: vec![address], destinations: BTreeSet::new() })
-        }
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::source::{FileChange, Folder};
     use crate::world::{Allocations, World, WorldSettings};
 
-    #[test]
-    fn names_lead_where_kubernetes_says() {
-        // Aim: every form of a name, from inside and outside its namespace, with headless Services and instances below them.
-        let text = "\
+    fn world(text: &str) -> World {
+        let change = FileChange { file: "f".to_owned(), text: Some(Ok(text.to_owned())) };
+        let mut world = World::new(WorldSettings::default(), Allocations::default());
+        world.apply(Folder::default().update(vec![change], 0));
+        world
+    }
+
+    const SHOP: &str = "\
 apiVersion: v1
 kind: Service
 metadata: {name: web, namespace: shop}
-spec: {clusterIP: 10.96.0.1, ports: [{port: 80}, {port: 81}]}
+spec: {clusterIP: 10.96.0.1, ports: [{name: http, port: 80}, {name: admin, port: 81}]}
 ---
 apiVersion: v1
 kind: Service
 metadata: {name: db, namespace: shop}
-spec: {clusterIP: None, selector: {app: db}, ports: [{port: 1, targetPort: 3306}]}
+spec: {clusterIP: None, selector: {app: db}, ports: [{name: mysql, port: 1, targetPort: 3306}]}
 ---
 apiVersion: meshwright.dev/v1alpha1
 kind: Workload
 metadata: {name: db-a, namespace: shop, labels: {app: db}}
 spec: {addresses: [10.1.0.1, 'fd01::1']}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: lone, namespace: shop}
+spec: {addresses: [10.1.0.9]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: db-outside, namespace: shop, labels: {kubernetes.io/service-name: db}}
+addressType: IPv4
+ports: [{name: mysql, port: 3307}]
+endpoints: [{addresses: [192.0.2.9]}, {addresses: [192.0.2.8], conditions: {ready: false}}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: away, namespace: shop}
+spec: {type: ExternalName, externalName: example.com}
 ";
-        let change = FileChange { file: "f".to_owned(), text: Some(Ok(text.to_owned())) };
-        let mut world = World::new(WorldSettings::default(), Allocations::default());
-        world.apply(Folder::default().update(vec![change], 0));
-        let both = "10.1.0.1 fd01::1";
-        for (client, name, wanted) in [
-            ("shop", "web", Some("10.96.0.1")),
-            ("other", "web", None),
-            ("other", "web.shop", Some("10.96.0.1")),
-            ("other", "web.shop.svc", Some("10.96.0.1")),
-            ("other", "web.shop.svc.cluster.local", Some("10.96.0.1")),
-            ("other", "web.shop.svc.cluster.example", None),
-            ("other", "nothing.shop.svc.cluster.local", None),
-            ("other", "x.web.shop", None),
-            ("shop", "db", Some(both)),
-            ("other", "db.shop", Some(both)),
-            ("other", "db-a.db.shop.svc.cluster.local", Some(both)),
-            ("shop", "db-a.db", Some(both)),
-            ("other", "db-b.db.shop", None),
-            ("other", "10-1-0-1.shop.pod.cluster.local", Some("10.1.0.1")),
-            ("other", "10-1-0-1.other.pod.cluster.local", None),
-            ("shop", "", None),
+
+    #[test]
+    fn the_world_is_what_names_are_answered_from() {
+        // Aim: Services, headless ones with instances and slices (ready ones only), instances by name and address, namespaces; and the
+        // calls that follow.
+        let world = world(SHOP);
+        let said = |host: &str| {
+            record(world.index(), "shop", host).map(|(record, calls)| {
+                let services = record.services.iter().map(|service| format!("{}:{}", service.target, service.port));
+                let records = record.addresses.iter().cloned().chain(services).chain(record.pointers.iter().cloned());
+                (records.collect::<Vec<_>>().join(" "), calls.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+            })
+        };
+        for (host, expected) in [
+            ("web", Some(("10.96.0.1", "10.96.0.1:80 10.96.0.1:81"))),
+            ("_http._tcp.web.shop.svc.cluster.local", Some(("web.shop.svc.cluster.local:80", "10.96.0.1:80"))),
+            ("db", Some(("10.1.0.1 192.0.2.9 fd01::1", "10.1.0.1:3306 192.0.2.9:3307 [fd01::1]:3306"))),
+            ("db-a.db.shop", Some(("10.1.0.1 fd01::1", "10.1.0.1:3306 [fd01::1]:3306"))),
+            (
+                "_mysql._tcp.db.shop.svc.cluster.local",
+                Some((
+                    "db-a.db.shop.svc.cluster.local:3306 192-0-2-9.db.shop.svc.cluster.local:3307",
+                    "10.1.0.1:3306 192.0.2.9:3307 [fd01::1]:3306",
+                )),
+            ),
+            ("1.0.96.10.in-addr.arpa", Some(("web.shop.svc.cluster.local", ""))),
+            ("1.0.1.10.in-addr.arpa", Some(("db-a.db.shop.svc.cluster.local", ""))),
+            ("9.2.0.192.in-addr.arpa", Some(("192-0-2-9.db.shop.svc.cluster.local", ""))),
+            ("9.0.1.10.in-addr.arpa", Some(("10-1-0-9.shop.pod.cluster.local", ""))),
+            ("8.2.0.192.in-addr.arpa", None),
+            ("shop.svc.cluster.local", Some(("", ""))),
+            ("away.shop", None),
         ] {
-            let answer = answer(world.index(), client, name);
-            let addresses = answer.map(|answer| answer.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
-            assert_eq!(addresses.as_deref(), wanted, "{name} from {client}");
+            let found = said(host);
+            assert_eq!(found.as_ref().map(|(records, calls)| (records.as_str(), calls.as_str())), expected, "{host}");
         }
-        let calls = |name| answer(world.index(), "shop", name).unwrap().destinations.iter().map(ToString::to_string).collect::<Vec<_>>();
-        assert_eq!(calls("web"), ["10.96.0.1:80", "10.96.0.1:81"]);
-        assert_eq!(calls("db"), ["10.1.0.1:3306", "[fd01::1]:3306"]);
+    }
+
+    #[test]
+    fn every_ready_endpoint_of_a_headless_service_has_its_record() {
+        // Aim: a thousand endpoints are a thousand records, while only so many listeners are sent ahead.
+        let endpoints: Vec<String> = (0..1000).map(|n| format!("{{addresses: [10.1.{}.{}]}}", n / 250, n % 250 + 1)).collect();
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: many, namespace: shop}}\nspec: {{clusterIP: None, ports: [{{port: 80}}]}}\n---\n\
+             apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: many-1, namespace: shop, labels: {{kubernetes.io/service-name: many}}}}\n\
+             addressType: IPv4\nports: [{{port: 80}}]\nendpoints: [{}]\n",
+            endpoints.join(", ")
+        );
+        let world = world(&text);
+        let (record, calls) = record(world.index(), "shop", "many").unwrap();
+        assert_eq!((record.addresses.len(), calls.len()), (1000, CALLS_AHEAD_MAX));
     }
 }

@@ -1,6 +1,6 @@
 //! What the node agent (`meshwright up`) starts: instances, Gateways, relays, and what instances outside the mesh see of Services.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use prost::Message;
@@ -12,6 +12,7 @@ use proto::xds::core::HealthStatus;
 
 use super::cluster::targets;
 use super::{attach, dns, route, settings};
+use crate::world::core::ServicePort;
 use crate::world::workload::{ProbeKind, Workload};
 use crate::world::{Index, Instance, Name, ServiceView, World};
 
@@ -118,9 +119,9 @@ fn readiness(workload: &Workload) -> Probe {
 }
 
 fn virtual_service(index: &Index, view: &ServiceView) -> Option<VirtualService> {
-    let service = view.service().filter(|service| !service.external_name)?;
-    let (namespace, name) = view.name();
-    let ready = |port| {
+    let content = view.service()?;
+    let service = dns::service(index, view)?;
+    let ready = |port: &ServicePort| {
         let mut endpoints = Vec::new();
         for target in targets(index, view, port).into_iter().filter(|target| target.health == HealthStatus::Healthy) {
             let number = target.address.port();
@@ -128,21 +129,16 @@ fn virtual_service(index: &Index, view: &ServiceView) -> Option<VirtualService> 
         }
         endpoints
     };
-    let ports = service.ports.iter().map(|port| VirtualPort { port: port.port.into(), endpoints: ready(port) });
-    let mut named = BTreeMap::new();
-    if service.headless {
-        for (_, target) in dns::headless_targets(index, view) {
-            let hostname = target.hostname.clone().unwrap_or_default();
-            let addresses = dns::both_families(index, &target).into_iter().filter(|address| service.families.has(address));
-            named.extend(addresses.map(|address| ((hostname.clone(), address), ())));
-        }
-    }
-    let endpoint = |(hostname, address): (String, std::net::IpAddr)| NamedAddress { hostname, address: address.to_string() };
+    let port = |port: &ServicePort| VirtualPort { port: port.port.into(), endpoints: ready(port), name: port.name.clone() };
+    let endpoint = |endpoint: engine::dns::Endpoint| NamedAddress {
+        hostname: endpoint.hostname.unwrap_or_default(),
+        address: endpoint.address.to_string(),
+    };
     Some(VirtualService {
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        addresses: view.addresses.iter().map(ToString::to_string).collect(),
-        ports: ports.collect(),
-        endpoints: named.into_keys().map(endpoint).collect(),
+        ports: content.ports.iter().map(port).collect(),
+        addresses: service.addresses.iter().map(ToString::to_string).collect(),
+        endpoints: service.endpoints.into_iter().map(endpoint).collect(),
+        namespace: service.namespace,
+        name: service.name,
     })
 }

@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use proto::defaults::METRIC_SERIES_MAX;
 use proto::mesh::{AccessLog, ProxyConfig, RelayOrder, Tracing};
 
+use super::Audience;
 use super::mtls::{Place, applies, place};
-use super::{Audience, dns};
 use crate::world::own::Telemetry;
 use crate::world::{Index, Object, Spec, World};
 
@@ -86,7 +86,7 @@ pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
         trust_domain: index.mesh.trust_domain.clone(),
         outside_mesh_denied: index.mesh.outside_denied,
         mesh_cidrs: cidrs.to_vec(),
-        dns_zones: dns::ZONES.map(str::to_owned).to_vec(),
+        dns_zones: engine::dns::ZONES.map(str::to_owned).to_vec(),
         access_log: Some(AccessLog { enabled: telemetry.access_log.unwrap_or(true) }),
         tracing: Some(Tracing {
             otlp_endpoint: endpoint.map(|endpoint| relayed(world, endpoint)).unwrap_or_default(),

@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use prost::Message;
-use proto::mesh::DnsRecord;
 use proto::names::{self, Mode};
 use proto::xds::route::RouteConfiguration;
 use proto::xds::{self, pack};
@@ -139,10 +138,9 @@ impl Closure<'_> {
     }
 
     fn dns(&mut self, name: &str, host: &str) -> bool {
-        let Some(answer) = dns::answer(self.world.index(), &self.audience.node.namespace, host) else { return false };
-        let record = DnsRecord { addresses: answer.addresses.iter().map(ToString::to_string).collect(), ttl_secs: dns::TTL_SECS };
+        let Some((record, calls)) = dns::record(self.world.index(), &self.audience.node.namespace, host) else { return false };
         self.add(DNS_RECORD, name.to_owned(), &record);
-        for address in answer.destinations {
+        for address in calls {
             self.outbound(address);
         }
         true

@@ -2,10 +2,11 @@
 //!
 //! [`model::build::Parts`] turns resources into a [`model::Snapshot`]; [`sniff::sniff`] judges first bytes; [`decide::decide`] turns
 //! (table, request, draw) into a value; [`balance::pick`] chooses an endpoint; [`retry::next`] judges a failed attempt;
-//! [`explain`] says why, and dumps what runs.
+//! [`dns`] says what a name of the mesh leads to; [`explain`] says why, and dumps what runs.
 
 pub mod balance;
 pub mod decide;
+pub mod dns;
 pub mod explain;
 pub mod failure;
 pub mod filter;

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Type};
 use tokio::net::UdpSocket;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{Transport, read_message, write_message};
 use crate::io::Network;
 
 /// Longest wait for an answer, all servers together.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
+/// A question by UDP that is not answered by then is sent again: packets get lost.
+const AGAIN: Duration = Duration::from_millis(500);
 /// Largest answer by UDP.
 const UDP_BYTES_MAX: usize = 4096;
 
@@ -61,7 +63,11 @@ impl Upstream {
         socket.send(question).await?;
         let mut buffer = vec![0; UDP_BYTES_MAX];
         loop {
-            let length = socket.recv(&mut buffer).await?;
+            let Ok(received) = timeout(AGAIN, socket.recv(&mut buffer)).await else {
+                socket.send(question).await?;
+                continue;
+            };
+            let length = received?;
             // Anything else is late or forged.
             if buffer[..length].first_chunk::<2>() == Some(&id.to_be_bytes()) && length >= 12 && buffer[2] & 0x80 != 0 {
                 buffer.truncate(length);

@@ -1,17 +1,21 @@
-//! The sidecar's resolver: mesh names from the control plane, everything else from the resolvers that were there before.
+//! The resolver: mesh names from whoever has them ([`Names`]), everything else from the resolvers that were there before.
 //!
-//! Listens on loopback, where redirection sends the application's questions. A name in the mesh's own zones is answered here alone; a
-//! short name (up to three labels, or ending in `.svc`) is answered here if the mesh has it and passed on otherwise.
+//! In a sidecar it listens on loopback, where redirection sends the application's questions, and names come from the control plane; the
+//! cluster DNS of `up` is the same with names of its own. A name in the mesh's own zones, and the reverse name of an address that only the
+//! mesh can have, is answered here alone; a short name (up to three labels) or another reverse name is answered here if the mesh has it
+//! and passed on otherwise.
 
 mod answer;
 mod forward;
 mod resolv;
 
+use std::future::Future;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::model::Settings;
+use engine::dns::{Place, place, zone};
 use hickory_proto::op::ResponseCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UdpSocket;
@@ -22,7 +26,7 @@ use tracing::{debug, warn};
 
 use crate::io::{Listening, Socket};
 use crate::snapshots::{NameLookup, Snapshots};
-use answer::{Question, Reply};
+use answer::Reply;
 
 pub use forward::Upstream;
 pub use resolv::{RESOLV_CONF, nameservers};
@@ -47,24 +51,52 @@ pub enum Transport {
     Tcp,
 }
 
+/// Where the mesh's names come from.
+pub trait Names: Send + Sync + 'static {
+    /// Who answers for a name (lower case, no trailing dot).
+    fn place(&self, host: &str) -> Place;
+
+    /// What the mesh answers to somebody at that address.
+    fn find(&self, host: &str, asker: IpAddr) -> impl Future<Output = NameLookup> + Send;
+}
+
+impl Names for Snapshots {
+    fn place(&self, host: &str) -> Place {
+        match &self.load().settings {
+            Some(settings) => place(host, &settings.dns_zones, |address| settings.mesh_holds(address)),
+            None => place(host, &[""; 0], |_| false),
+        }
+    }
+
+    fn find(&self, host: &str, _: IpAddr) -> impl Future<Output = NameLookup> + Send {
+        // While the control plane is away, nobody need wait for it who can be answered by others.
+        self.name(host, self.place(host) != Place::Mesh)
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
-pub struct Resolver {
-    snapshots: Snapshots,
+pub struct Resolver<N = Snapshots> {
+    names: N,
     upstream: Upstream,
     questions: Arc<Semaphore>,
     connections: Arc<Semaphore>,
 }
 
-impl Resolver {
+impl<N: Names> Resolver<N> {
     /// A resolver that forwards to `upstream`.
-    pub fn new(snapshots: Snapshots, upstream: Upstream) -> Arc<Self> {
+    pub fn new(names: N, upstream: Upstream) -> Arc<Self> {
         Arc::new(Self {
-            snapshots,
+            names,
             upstream,
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         })
+    }
+
+    /// Where its names come from.
+    pub fn names(&self) -> &N {
+        &self.names
     }
 
     /// Answers what comes to a UDP socket, until `stop`.
@@ -89,7 +121,7 @@ impl Resolver {
             let Ok(permit) = Arc::clone(&self.questions).try_acquire_owned() else { continue };
             let (resolver, socket, question) = (Arc::clone(&self), Arc::clone(&socket), buffer[..length].to_vec());
             tokio::spawn(async move {
-                if let Some(reply) = resolver.answer(&question, Transport::Udp).await {
+                if let Some(reply) = resolver.answer(&question, client.ip(), Transport::Udp).await {
                     let _ = socket.send_to(&reply, client).await;
                 }
                 drop(permit);
@@ -116,35 +148,40 @@ impl Resolver {
             let Ok(permit) = Arc::clone(&self.connections).try_acquire_owned() else { continue };
             let resolver = Arc::clone(&self);
             tokio::spawn(async move {
-                let _ = resolver.converse(accepted.socket).await;
+                let _ = resolver.converse(accepted.socket, accepted.peer.ip()).await;
                 drop(permit);
             });
         }
     }
 
-    async fn converse(&self, mut socket: Socket) -> io::Result<()> {
+    async fn converse(&self, mut socket: Socket, asker: IpAddr) -> io::Result<()> {
         loop {
             let read = timeout(IDLE, read_message(&mut socket)).await;
             let Ok(Ok(question)) = read else { return Ok(()) };
             let Ok(_permit) = self.questions.try_acquire() else { return Ok(()) };
-            let Some(reply) = self.answer(&question, Transport::Tcp).await else { return Ok(()) };
-            write_message(&mut socket, &reply).await?;
+            let Some(reply) = self.answer(&question, asker, Transport::Tcp).await else { return Ok(()) };
+            // Whoever does not read is as idle as who does not ask.
+            let Ok(written) = timeout(IDLE, write_message(&mut socket, &reply)).await else { return Ok(()) };
+            written?;
         }
     }
 
-    /// The answer to one question; `None` where nothing should be said (what came is no question).
-    pub async fn answer(&self, bytes: &[u8], transport: Transport) -> Option<Vec<u8>> {
+    /// The answer to one question of somebody at that address; `None` where nothing should be said (what came is no question).
+    pub async fn answer(&self, bytes: &[u8], asker: IpAddr, transport: Transport) -> Option<Vec<u8>> {
         let question = match answer::read(bytes) {
             Ok(question) => question,
             Err(reply) => return reply,
         };
-        let settings = self.snapshots.load().settings.clone();
-        let place = place(&question, settings.as_deref());
+        let say = |reply: &Reply<'_>| question.reply(reply, zone(question.host()), transport);
+        if question.is_of_the_future() {
+            return say(&Reply::Code(ResponseCode::BADVERS));
+        }
+        let place = if question.is_internet() { self.names.place(question.host()) } else { Place::Elsewhere };
         if place != Place::Elsewhere {
-            match self.snapshots.name(question.host()).await {
-                NameLookup::Found(found) => return question.reply(&Reply::Addresses(&found), transport),
-                NameLookup::Absent if place == Place::Mesh => return question.reply(&Reply::Code(ResponseCode::NXDomain), transport),
-                NameLookup::Unknown if place == Place::Mesh => return question.reply(&Reply::Code(ResponseCode::ServFail), transport),
+            match self.names.find(question.host(), asker.to_canonical()).await {
+                NameLookup::Found(found) => return say(&Reply::Found(&found)),
+                NameLookup::Absent if place == Place::Mesh => return say(&Reply::Denied),
+                NameLookup::Unknown if place == Place::Mesh => return say(&Reply::Code(ResponseCode::ServFail)),
                 NameLookup::Absent | NameLookup::Unknown => {}
             }
         }
@@ -154,36 +191,10 @@ impl Resolver {
                 debug!("DNS: {} is not answered: {error}", question.host());
                 // Without any resolver the mesh is all there is, and it does not have the name.
                 let nobody_else = self.upstream.is_empty() && place == Place::Perhaps;
-                let code = if nobody_else { ResponseCode::NXDomain } else { ResponseCode::ServFail };
-                question.reply(&Reply::Code(code), transport)
+                say(&if nobody_else { Reply::Denied } else { Reply::Code(ResponseCode::ServFail) })
             }
         }
     }
-}
-
-/// Who answers for a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// The mesh alone.
-    Mesh,
-    /// The mesh, if it has the name.
-    Perhaps,
-    /// Others.
-    Elsewhere,
-}
-
-fn place(question: &Question, settings: Option<&Settings>) -> Place {
-    let host = question.host();
-    if host.is_empty() || !question.is_internet() {
-        return Place::Elsewhere;
-    }
-    let within = |zone: &String| host == zone || host.strip_suffix(zone.as_str()).is_some_and(|rest| rest.ends_with('.'));
-    if settings.is_some_and(|settings| settings.dns_zones.iter().any(within)) {
-        return Place::Mesh;
-    }
-    let labels = host.split('.').count();
-    let reverse = host.ends_with(".arpa");
-    if !reverse && (labels <= 3 || host.ends_with(".svc")) { Place::Perhaps } else { Place::Elsewhere }
 }
 
 /// One message with its length before it (RFC 1035, section 4.2.2).

@@ -135,10 +135,11 @@ impl Snapshots {
         }
     }
 
-    /// What the mesh answers for a name (lower case, no trailing dot). The same waits as [`Snapshots::outbound`].
-    pub async fn name(&self, host: &str) -> NameLookup {
+    /// What the mesh answers for a name (lower case, no trailing dot). The same waits as [`Snapshots::outbound`]: while the control plane
+    /// is away, a name that others may know (`elsewhere`) is `Unknown` at once.
+    pub async fn name(&self, host: &str, elsewhere: bool) -> NameLookup {
         let pick = |snapshot: &Snapshot| snapshot.names.get(host).map(Arc::clone);
-        match self.fetch(&Want::Name(host.into()), pick, |_| false).await {
+        match self.fetch(&Want::Name(host.into()), pick, |_| elsewhere).await {
             Fetched::Found(answer) => NameLookup::Found(answer),
             Fetched::Absent => NameLookup::Absent,
             Fetched::Unknown => NameLookup::Unknown,

@@ -76,7 +76,7 @@ async fn what_does_not_exist_is_remembered_without_the_control_plane() {
     snapshots.wanted().answered(&Want::Name(host.into()), false);
     snapshots.wanted().connected(false);
     let began = Instant::now();
-    assert!(matches!(snapshots.name(host).await, NameLookup::Absent));
+    assert!(matches!(snapshots.name(host, false).await, NameLookup::Absent));
     assert_eq!(began.elapsed(), Duration::ZERO);
 }
 
@@ -97,6 +97,41 @@ async fn what_leads_nowhere_is_forgotten_soon() {
     snapshots.wanted().answered(&want, true);
     snapshots.wanted().expire(Instant::now() + IDLE_ABSENT);
     assert_eq!(snapshots.wanted().len(), 1);
+}
+
+/// Aim: a name that is asked for again just when it is being forgotten is subscribed anew, because what was said of it is forgotten;
+/// the control plane must say it again.
+#[tokio::test(start_paused = true)]
+async fn what_is_forgotten_and_asked_for_at_once_is_asked_anew() {
+    let wanted = Wanted::default();
+    wanted.connected(true);
+    let (want, now) = (Want::Name("gone".into()), Instant::now());
+    wanted.ask(&want, now);
+    wanted.answered(&want, false);
+    wanted.take();
+    wanted.expire(now + IDLE_ABSENT);
+    assert_eq!(wanted.ask(&want, now + IDLE_ABSENT), Answer::Awaited);
+    assert_eq!(wanted.take(), WantedChange { subscribe: vec![want.clone()], unsubscribe: vec![want] });
+}
+
+/// Aim: a listener that came along with a name outlives that name while it is in use, and only then.
+#[tokio::test(start_paused = true)]
+async fn a_listener_in_use_outlives_the_name_that_brought_it() {
+    let snapshots = Snapshots::default();
+    snapshots.publish(with(&["10.96.0.1:80", "10.96.0.1:81"], false));
+    let wanted = snapshots.wanted();
+    wanted.connected(true);
+    let (name, begin) = (Want::Name("web".into()), Instant::now());
+    wanted.ask(&name, begin);
+    wanted.answered(&name, true);
+    let used = Want::Outbound("10.96.0.1:80".parse().unwrap());
+    assert!(matches!(snapshots.outbound("10.96.0.1:81".parse().unwrap()).await, Lookup::Found(_)));
+    assert_eq!(wanted.all(), std::slice::from_ref(&name), "the name stands for what came with it");
+    tokio::time::advance(IDLE / 2).await;
+    wanted.used(&used, Instant::now());
+    wanted.expire(begin + IDLE);
+    assert_eq!(wanted.take(), WantedChange { subscribe: vec![used.clone()], unsubscribe: vec![name] });
+    assert_eq!(wanted.all(), [used]);
 }
 
 /// Aim: before the first configuration nothing passes, even outside the mesh's ranges.

@@ -1,7 +1,8 @@
 //! What was asked for on first use: the names subscribed beside `*`, when each was last used, and what the control plane said.
 //!
 //! Shared between the workers, which ask, and the xDS client, which turns changes into subscriptions. A name that does not exist stays
-//! subscribed while it is used, so that the control plane says so when it appears.
+//! subscribed while it is used, so that the control plane says so when it appears. A listener that came along with a name is not
+//! subscribed by itself; it is when the name goes and the listener is still in use.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -89,13 +90,18 @@ struct State {
 struct Held {
     last_used: Instant,
     absent: bool,
+    /// Not subscribed: it came along with a name.
+    implied: bool,
 }
 
 impl Wanted {
     /// Records a use of something the snapshot holds.
     pub fn used(&self, want: &Want, now: Instant) {
-        if let Some(held) = self.state.lock().names.get_mut(want) {
+        let mut state = self.state.lock();
+        if let Some(held) = state.names.get_mut(want) {
             held.last_used = now;
+        } else if state.names.len() < NAMES_MAX {
+            state.names.insert(want.clone(), Held { last_used: now, absent: false, implied: true });
         }
     }
 
@@ -104,15 +110,15 @@ impl Wanted {
         let mut state = self.state.lock();
         let connected = state.connected;
         let waiting = if connected { Answer::Awaited } else { Answer::Away };
-        if let Some(held) = state.names.get_mut(want) {
+        if let Some(held) = state.names.get_mut(want).filter(|held| !held.implied) {
             held.last_used = now;
             return if held.absent { Answer::Absent } else { waiting };
         }
-        if state.names.len() >= NAMES_MAX && !state.make_room() {
+        if !state.names.contains_key(want) && state.names.len() >= NAMES_MAX && !state.make_room() {
             return Answer::Refused;
         }
-        state.names.insert(want.clone(), Held { last_used: now, absent: false });
-        state.change.unsubscribe.retain(|other| other != want);
+        state.names.insert(want.clone(), Held { last_used: now, absent: false, implied: false });
+        // An unsubscription that waits to be sent stays: what the control plane said before is forgotten, so it has to be asked again.
         state.change.subscribe.push(want.clone());
         drop(state);
         self.changed.notify_one();
@@ -133,21 +139,30 @@ impl Wanted {
     pub fn all(&self) -> Vec<Want> {
         let mut state = self.state.lock();
         state.change = WantedChange::default();
-        state.names.keys().cloned().collect()
+        state.names.iter().filter(|(_, held)| !held.implied).map(|(want, _)| want.clone()).collect()
     }
 
     /// Forgets what was not used for long; [`Wanted::take`] then holds the unsubscriptions.
     pub fn expire(&self, now: Instant) {
         let mut state = self.state.lock();
         let State { names, change, .. } = &mut *state;
+        let mut name_leaves = false;
         names.retain(|want, held| {
             let keep = now.duration_since(held.last_used) < if held.absent { IDLE_ABSENT } else { IDLE };
-            if !keep {
+            if !keep && !held.implied {
+                name_leaves |= matches!(want, Want::Name(_));
                 change.subscribe.retain(|other| other != want);
                 change.unsubscribe.push(want.clone());
             }
             keep
         });
+        if name_leaves {
+            // Which name brought which listener is not known here; a subscription too many costs little.
+            for (want, held) in names.iter_mut().filter(|(_, held)| held.implied) {
+                held.implied = false;
+                change.subscribe.push(want.clone());
+            }
+        }
         if *change != WantedChange::default() {
             drop(state);
             self.changed.notify_one();
@@ -181,9 +196,11 @@ impl State {
     fn make_room(&mut self) -> bool {
         let oldest = self.names.iter().filter(|(_, held)| held.absent).min_by_key(|(_, held)| held.last_used);
         let Some(want) = oldest.map(|(want, _)| want.clone()) else { return false };
-        self.names.remove(&want);
-        self.change.subscribe.retain(|other| *other != want);
-        self.change.unsubscribe.push(want);
+        let held = self.names.remove(&want);
+        if held.is_some_and(|held| !held.implied) {
+            self.change.subscribe.retain(|other| *other != want);
+            self.change.unsubscribe.push(want);
+        }
         true
     }
 }

@@ -148,10 +148,10 @@ async fn a_stream_is_kept_and_taken_up_again() {
 
     let asking = tokio::spawn({
         let snapshots = snapshots.clone();
-        async move { (snapshots.name("catalog").await, snapshots.name("nothing").await) }
+        async move { (snapshots.name("catalog", false).await, snapshots.name("nothing", false).await) }
     });
     request(&mut heard, &dns_url, |request| request.resource_names_subscribe == ["dns/catalog"]).await;
-    let dns = resource("dns/catalog", xds::pack(&DnsRecord { addresses: vec!["10.96.0.1".into()], ttl_secs: 30 }));
+    let dns = resource("dns/catalog", xds::pack(&DnsRecord { addresses: vec!["10.96.0.1".into()], ttl_secs: 30, ..Default::default() }));
     send(&heard, &dns_url, "3", vec![dns.clone()], &[]).await;
     announce(&heard, 5, "4", &[(&proxy_url, &proxy), (&dns_url, &dns)]).await;
     request(&mut heard, &dns_url, |request| request.resource_names_subscribe == ["dns/nothing"]).await;
@@ -162,7 +162,7 @@ async fn a_stream_is_kept_and_taken_up_again() {
     heard.responses.send(Err(Status::unavailable("restarting"))).await.unwrap();
     drop(heard);
     let mut heard = arrived.recv().await.unwrap();
-    assert!(matches!(snapshots.name("catalog").await, NameLookup::Found(_)), "what is live serves on");
+    assert!(matches!(snapshots.name("catalog", false).await, NameLookup::Found(_)), "what is live serves on");
     assert!(matches!(snapshots.outbound("192.0.2.1:80".parse().unwrap()).await, Lookup::Outside), "the way out stays open");
     let again = request(&mut heard, &dns_url, |_| true).await;
     assert_eq!(again.initial_resource_versions["dns/catalog"], dns.version);

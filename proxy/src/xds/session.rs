@@ -47,6 +47,8 @@ struct Held {
     names: BTreeSet<String>,
     /// Unsubscribed, and not yet confirmed.
     leaving: BTreeSet<String>,
+    /// Wanted again while leaving: subscribed when that is confirmed. Earlier, its removal would read as "there is no such thing".
+    returning: BTreeSet<String>,
 }
 
 /// An `Epoch` that waits for its digest to fit.
@@ -107,6 +109,7 @@ impl Session {
         for held in self.types.values_mut() {
             held.names.clear();
             held.leaving.clear();
+            held.returning.clear();
         }
         for want in wants {
             let (url, name) = want.resource();
@@ -142,18 +145,18 @@ impl Session {
         for want in change.unsubscribe {
             let (url, name) = want.resource();
             let held = self.types.entry(url.clone()).or_default();
+            held.returning.remove(&name);
             if held.names.remove(&name) {
-                if held.versions.contains_key(&name) {
-                    held.leaving.insert(name.clone());
-                }
+                held.leaving.insert(name.clone());
                 requests.entry(url).or_default().resource_names_unsubscribe.push(name);
             }
         }
         for want in change.subscribe {
             let (url, name) = want.resource();
             let held = self.types.entry(url.clone()).or_default();
-            held.leaving.remove(&name);
-            if held.names.insert(name.clone()) {
+            if held.leaving.contains(&name) {
+                held.returning.insert(name);
+            } else if held.names.insert(name.clone()) {
                 requests.entry(url).or_default().resource_names_subscribe.push(name);
             }
         }
@@ -205,7 +208,7 @@ impl Session {
         for resource in &response.resources {
             let key = (url.clone(), resource.name.clone());
             held.versions.insert(resource.name.clone(), resource.version.clone());
-            held.leaving.remove(&resource.name);
+            effects.extend(held.left(url, &resource.name).1);
             self.stale.remove(&key);
             // A resource without a body is a heartbeat of the version we hold.
             let Some(body) = &resource.resource else { continue };
@@ -221,11 +224,14 @@ impl Session {
         for name in &response.removed_resources {
             let key = (url.clone(), name.clone());
             held.versions.remove(name);
-            held.leaving.remove(name);
+            let (was_leaving, again) = held.left(url, name);
             self.stale.remove(&key);
             self.parts.remove(url, name);
             self.refused.remove(&key);
-            effects.extend(Want::of(name).map(|want| Effect::Answered(want, false)));
+            // The end of an unsubscription says nothing about what exists, nor does that of what came along with another name.
+            let denied = !was_leaving && held.names.contains(name);
+            effects.extend(Want::of(name).filter(|_| denied).map(|want| Effect::Answered(want, false)));
+            effects.extend(again);
         }
         let bundle = self.parts.trust_bundle();
         if *bundle != *self.trust_bundle && !bundle.is_empty() {
@@ -244,7 +250,9 @@ impl Session {
         match body.map(xds::unpack::<Epoch>) {
             // A later one takes the place of one that still waits; its ACK stands for both.
             Some(Ok(Epoch { number, digest })) => {
-                self.barrier = Some(Barrier { number, digest: digest.to_vec(), nonce: response.nonce.clone(), since: now });
+                // What does not fit stays so however many epochs follow: the wait began with the first.
+                let since = self.barrier.take().map_or(now, |waits| waits.since);
+                self.barrier = Some(Barrier { number, digest: digest.to_vec(), nonce: response.nonce.clone(), since });
             }
             Some(Err(error)) => {
                 let rejected = Rejected {
@@ -268,7 +276,8 @@ impl Session {
                 return;
             }
             for (url, held) in &mut self.types {
-                for name in std::mem::take(&mut held.leaving) {
+                for name in held.leaving.clone() {
+                    effects.extend(held.left(url, &name).1);
                     held.versions.remove(&name);
                     self.parts.remove(url, &name);
                     self.refused.remove(&(url.clone(), name));
@@ -294,7 +303,23 @@ impl Session {
     }
 }
 
-static NOTHING: Held = Held { versions: BTreeMap::new(), names: BTreeSet::new(), leaving: BTreeSet::new() };
+static NOTHING: Held = Held { versions: BTreeMap::new(), names: BTreeSet::new(), leaving: BTreeSet::new(), returning: BTreeSet::new() };
+
+impl Held {
+    /// The server has heard of an unsubscription. Returns whether there was one, and the request for a name that is wanted again.
+    fn left(&mut self, url: &str, name: &str) -> (bool, Option<Effect>) {
+        let was_leaving = self.leaving.remove(name);
+        let again = self.returning.remove(name).then(|| {
+            self.names.insert(name.to_owned());
+            Effect::Send(Box::new(DeltaDiscoveryRequest {
+                type_url: url.to_owned(),
+                resource_names_subscribe: vec![name.to_owned()],
+                ..Default::default()
+            }))
+        });
+        (was_leaving, again)
+    }
+}
 
 /// An ACK, or a NACK that names everything refused.
 fn answer(type_url: &str, nonce: String, refused: &[Rejected]) -> Box<DeltaDiscoveryRequest> {

@@ -32,7 +32,7 @@ fn eds(name: &str) -> Resource {
 }
 
 fn dns(host: &str, ip: &str) -> Resource {
-    resource(&names::dns(host), xds::pack(&DnsRecord { addresses: vec![ip.into()], ttl_secs: 30 }))
+    resource(&names::dns(host), xds::pack(&DnsRecord { addresses: vec![ip.into()], ttl_secs: 30, ..Default::default() }))
 }
 
 fn response(url: &str, nonce: &str, resources: Vec<Resource>, removed: &[&str]) -> DeltaDiscoveryResponse {
@@ -54,6 +54,9 @@ fn announce(number: u64, nonce: &str, sent: &[(&str, &Resource)]) -> DeltaDiscov
 /// The effects as short words, for comparison.
 fn words(effects: &[Effect]) -> Vec<String> {
     let word = |effect: &Effect| match effect {
+        Effect::Send(request) if !request.resource_names_subscribe.is_empty() => {
+            format!("subscribe {}", request.resource_names_subscribe.join(" "))
+        }
         Effect::Send(request) => {
             let verb = request.error_detail.as_ref().map_or("ack".to_owned(), |status| format!("nack [{}]", status.message));
             format!("{verb} {} {}", request.type_url.rsplit('.').next().unwrap(), request.response_nonce)
@@ -225,6 +228,52 @@ fn wishes_become_subscriptions() {
     assert_eq!(words(&session.on(announce(2, "3", &[(&url, &a)]), now)), ["publish 2", "ack Epoch 3"], "announced before it heard");
     assert_eq!(words(&session.on(announce(2, "4", &[]), now)), ["publish 2", "ack Epoch 4"], "left out without a word");
     assert!(session.live().names.is_empty());
+}
+
+/// Aim: a name wanted again before its unsubscription was heard is asked for when that is confirmed, by a removal, by the resource or by
+/// an epoch without it; and the removal does not say that there is no such thing.
+#[test]
+fn what_returns_before_it_has_left_is_asked_for_anew() {
+    let url = DnsRecord::type_url();
+    let change = |subscribe: bool| {
+        let wants = vec![Want::Name("a".into())];
+        if subscribe {
+            WantedChange { subscribe: wants, ..Default::default() }
+        } else {
+            WantedChange { unsubscribe: wants, ..Default::default() }
+        }
+    };
+    let a = dns("a", "10.96.0.1");
+    for (how, expected) in [
+        (response(&url, "3", vec![], &["dns/a"]), vec!["subscribe dns/a", "ack DnsRecord 3"]),
+        (response(&url, "3", vec![a.clone()], &[]), vec!["subscribe dns/a", "a true", "ack DnsRecord 3"]),
+        (announce(2, "3", &[]), vec!["subscribe dns/a", "publish 2", "ack Epoch 3"]),
+    ] {
+        let now = Instant::now();
+        let mut session = session();
+        session.open(&[Want::Name("a".into())]);
+        session.on(response(&url, "1", vec![a.clone()], &[]), now);
+        session.on(announce(1, "2", &[(&url, &a)]), now);
+        assert_eq!(session.want(change(false))[0].resource_names_unsubscribe, ["dns/a"]);
+        assert!(session.want(change(true)).is_empty(), "not before it has left");
+        assert_eq!(words(&session.on(how, now)), expected);
+        // From now on a removal is a denial again.
+        assert_eq!(words(&session.on(response(&url, "9", vec![], &["dns/a"]), now)), ["a false", "ack DnsRecord 9"]);
+    }
+}
+
+/// Aim: epochs that follow one another do not put off the end of a wait that none of them fits.
+#[test]
+fn a_row_of_epochs_that_do_not_fit_starts_over_in_time() {
+    let begin = Instant::now();
+    let mut session = session();
+    session.open(&[]);
+    let lost = eds("shop/lost:80");
+    for number in 1..=3_u32 {
+        session.on(announce(number.into(), "1", &[(CLUSTERS, &lost)]), begin + FIT_WAIT / 4 * number);
+    }
+    assert!(session.tick(begin + FIT_WAIT).is_empty());
+    assert_eq!(words(&session.tick(begin + FIT_WAIT / 4 + FIT_WAIT)), ["start over"]);
 }
 
 /// Aim: types we did not ask for and broken epochs are refused, heartbeats keep what is held, and nothing panics.

@@ -55,7 +55,7 @@ fn unknown_destinations_and_strict_ports_say_why() {
         ..Default::default()
     };
     fixture::put(&mut parts, "proxy", &config).unwrap();
-    let record = proto::mesh::DnsRecord { addresses: vec!["10.0.0.1".into()], ttl_secs: 5 };
+    let record = proto::mesh::DnsRecord { addresses: vec!["10.0.0.1".into()], ttl_secs: 5, ..Default::default() };
     fixture::put(&mut parts, "dns/catalog.shop", &record).unwrap();
     let nowhere = fixture::out_nowhere("10.0.0.1:81");
     fixture::put(&mut parts, "out/10.0.0.1:81", &nowhere).unwrap();

@@ -73,10 +73,14 @@ impl Settings {
 }
 
 /// The mesh's answer for one name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DnsAnswer {
     /// Both families.
     pub addresses: Vec<IpAddr>,
+    /// Ports by name: number, and the full name that has the address, without trailing dot.
+    pub services: Vec<(u16, String)>,
+    /// Full names of an address, without trailing dot.
+    pub pointers: Vec<String>,
     /// Time to live.
     pub ttl_secs: u32,
 }

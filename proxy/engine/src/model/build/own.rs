@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
 use proto::defaults::METRIC_SERIES_MAX;
-use proto::mesh::{AccessLog, DnsRecord, ProxyConfig, Tracing};
+use proto::mesh::{AccessLog, DnsRecord, DnsService, ProxyConfig, Tracing};
 use proto::xds::core::DataSource;
 use proto::xds::core::data_source::Specifier;
 use proto::xds::tls::{CertificateValidationContext, Secret, secret};
@@ -17,7 +17,7 @@ use crate::model::{DnsAnswer, Settings};
 use crate::rejected::{Wrong, refuse};
 
 /// Most addresses in one DNS answer.
-const DNS_ADDRESSES_MAX: usize = 4096;
+const DNS_RECORDS_MAX: usize = 16_384;
 /// Most roots in a trust bundle.
 const ROOTS_MAX: usize = 64;
 /// Largest root certificate, in bytes of DER.
@@ -115,12 +115,34 @@ pub(super) fn dns(name: &str, raw: &DnsRecord) -> Result<DnsAnswer, Wrong> {
     if proto::names::dns_host(name).is_none_or(str::is_empty) {
         return Err(Wrong::new("", "the name is not of the form dns/HOST"));
     }
-    let DnsRecord { addresses, ttl_secs } = raw;
-    if addresses.len() > DNS_ADDRESSES_MAX {
-        return Err(Wrong::new("addresses", format!("holds more than {DNS_ADDRESSES_MAX} entries")));
+    let DnsRecord { addresses, ttl_secs, services, pointers } = raw;
+    for (field, count) in [("addresses", addresses.len()), ("services", services.len()), ("pointers", pointers.len())] {
+        if count > DNS_RECORDS_MAX {
+            return Err(Wrong::new(field, format!("holds more than {DNS_RECORDS_MAX} entries")));
+        }
     }
-    let addresses = parse_all(addresses, "addresses", "an IP address", |text| text.parse::<IpAddr>().ok())?;
-    Ok(DnsAnswer { addresses, ttl_secs: *ttl_secs })
+    let service = |(index, DnsService { port, target }): (usize, &DnsService)| {
+        let number = u16::try_from(*port).ok().filter(|port| *port > 0);
+        let number = number.ok_or_else(|| Wrong::new(format!("services[{index}].port"), format!("{port} is not from 1 to 65535")))?;
+        Ok((number, full_name(target, || format!("services[{index}].target"))?))
+    };
+    let pointer = |(index, name): (usize, &String)| full_name(name, || format!("pointers[{index}]"));
+    Ok(DnsAnswer {
+        addresses: parse_all(addresses, "addresses", "an IP address", |text| text.parse::<IpAddr>().ok())?,
+        services: services.iter().enumerate().map(service).collect::<Result<_, _>>()?,
+        pointers: pointers.iter().enumerate().map(pointer).collect::<Result<_, _>>()?,
+        ttl_secs: *ttl_secs,
+    })
+}
+
+/// A name that can be written into an answer (RFC 1035, section 2.3.4).
+fn full_name(text: &str, field: impl FnOnce() -> String) -> Result<String, Wrong> {
+    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(|byte| byte.is_ascii_graphic());
+    if text.len() <= 253 && text.split('.').all(label) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err(Wrong::new(field(), format!("`{}` is not a full domain name without trailing dot", text.escape_debug())))
+    }
 }
 
 /// The roots of `ROOTCA`: PEM in `validation_context.trusted_ca.inline_bytes`.
