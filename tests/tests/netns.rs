@@ -5,6 +5,8 @@
 
 #[path = "netns/intercept.rs"]
 mod intercept;
+#[path = "netns/names.rs"]
+mod names;
 #[path = "netns/namespace.rs"]
 mod namespace;
 #[path = "netns/outward.rs"]

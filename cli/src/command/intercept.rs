@@ -1,9 +1,11 @@
 //! `meshwright intercept`.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use proxy::dns::{RESOLV_CONF, nameservers};
 use proxy::intercept::{self, EXEMPT_UID, Families, Plan};
 
 /// Arguments of `meshwright intercept`.
@@ -48,8 +50,11 @@ struct Rules {
     /// Which address families are redirected.
     #[arg(long, value_enum, default_value_t = Family::Both)]
     family: Family,
+    /// Resolvers whose port 53 is answered by the sidecar [default: those of /etc/resolv.conf].
+    #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
+    resolvers: Vec<IpAddr>,
     /// Leaves DNS questions alone.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "resolvers")]
     keep_dns: bool,
 }
 
@@ -61,7 +66,15 @@ enum Family {
 }
 
 impl Rules {
-    fn plan(self) -> Plan {
+    fn plan(self, resolv_conf: &str) -> Plan {
+        let mut resolvers = self.resolvers;
+        if resolvers.is_empty() && !self.keep_dns {
+            resolvers.extend(nameservers(resolv_conf).iter().map(SocketAddr::ip));
+        }
+        if resolvers.is_empty() && !self.keep_dns {
+            // resolv.conf(5): without a line the resolver on this machine is asked.
+            resolvers.push(Ipv4Addr::LOCALHOST.into());
+        }
         Plan {
             exempt_uid: self.exempt_uid.or(self.exempt_mark.is_none().then_some(EXEMPT_UID)),
             exempt_mark: self.exempt_mark,
@@ -73,7 +86,7 @@ impl Rules {
                 Family::Ipv4 => Families::Ipv4,
                 Family::Ipv6 => Families::Ipv6,
             },
-            keep_dns: self.keep_dns,
+            resolvers,
         }
     }
 }
@@ -86,12 +99,16 @@ fn mark(text: &str) -> Result<u32, String> {
     }
 }
 
+fn resolv_conf() -> String {
+    std::fs::read_to_string(RESOLV_CONF).unwrap_or_default()
+}
+
 pub(crate) fn run(args: InterceptArgs) -> anyhow::Result<ExitCode> {
     match args.action {
-        Action::Install(rules) => intercept::install(&rules.plan())?,
+        Action::Install(rules) => intercept::install(&rules.plan(&resolv_conf()))?,
         Action::Remove => intercept::remove()?,
         Action::Verify(rules) => {
-            let missing = intercept::verify(&rules.plan())?;
+            let missing = intercept::verify(&rules.plan(&resolv_conf()))?;
             for one in &missing {
                 println!("{one}");
             }
@@ -101,4 +118,34 @@ pub(crate) fn run(args: InterceptArgs) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Aim: the resolvers that are redirected are the given ones, else those of the file, else the one that libc asks; or none.
+    #[test]
+    fn resolvers_are_those_that_programs_ask() {
+        let rules = |resolvers: &[&str], keep_dns| Rules {
+            exempt_uid: None,
+            exempt_mark: None,
+            exclude_outbound_ports: Vec::new(),
+            exclude_inbound_ports: Vec::new(),
+            exclude_outbound_cidrs: Vec::new(),
+            family: Family::Both,
+            resolvers: resolvers.iter().map(|text| text.parse().unwrap()).collect(),
+            keep_dns,
+        };
+        let file = "nameserver 10.77.0.1\nnameserver fd00::1\n";
+        for (given, keep, file, expected) in [
+            (&["192.0.2.1"][..], false, file, &["192.0.2.1"][..]),
+            (&[], false, file, &["10.77.0.1", "fd00::1"]),
+            (&[], false, "", &["127.0.0.1"]),
+            (&[], true, file, &[]),
+        ] {
+            let plan = rules(given, keep).plan(file);
+            assert_eq!(plan.resolvers.iter().map(ToString::to_string).collect::<Vec<_>>(), expected, "{given:?} {file:?}");
+        }
+    }
 }

@@ -386,7 +386,7 @@ fn set_up(mesh: &Mesh, order: &InstanceOrder) -> anyhow::Result<(Port, Vec<(Path
     let mounts = files(mesh, order)?;
     let port = mesh.fabric.borrow_mut().plug(&addresses)?;
     if order.meshed {
-        let mut plan = plan(mesh.rights.rootless, order);
+        let mut plan = plan(mesh.rights.rootless, mesh.resolver(), order);
         // What `up` itself serves there is not the mesh's: telemetry goes straight to its relay. Questions for names are caught before.
         plan.exclude_outbound_cidrs.extend(mesh.settings.ranges.bridge_here().into_iter().map(|bridge| IpNet::from(bridge.addr())));
         port.namespace.run(|| Ok(intercept::install(&plan)?))?;
@@ -416,7 +416,7 @@ fn set_up(mesh: &Mesh, order: &InstanceOrder) -> anyhow::Result<(Port, Vec<(Path
 }
 
 /// The rules of a meshed instance. The mark exempts probes, and without root the sidecar too.
-fn plan(rootless: bool, order: &InstanceOrder) -> Plan {
+fn plan(rootless: bool, resolver: IpAddr, order: &InstanceOrder) -> Plan {
     let ports = |list: &[u32]| list.iter().filter_map(|port| u16::try_from(*port).ok()).collect();
     Plan {
         exempt_uid: (!rootless).then_some(EXEMPT_UID),
@@ -424,6 +424,7 @@ fn plan(rootless: bool, order: &InstanceOrder) -> Plan {
         exclude_outbound_ports: ports(&order.exclude_outbound_ports),
         exclude_inbound_ports: ports(&order.exclude_inbound_ports),
         exclude_outbound_cidrs: order.exclude_outbound_cidrs.iter().filter_map(|text| text.parse::<IpNet>().ok()).collect(),
+        resolvers: vec![resolver],
         ..Plan::default()
     }
 }

@@ -26,7 +26,7 @@ pub enum Families {
     Ipv6,
 }
 
-/// The rules of one namespace as a value. The default redirects everything and exempts nobody.
+/// The rules of one namespace as a value. The default redirects every TCP connection, no DNS question, and exempts nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Traffic of this uid is left alone: the proxy's own.
@@ -37,16 +37,17 @@ pub struct Plan {
     pub exclude_outbound_ports: BTreeSet<u16>,
     /// TCP ports that arrive untouched.
     pub exclude_inbound_ports: BTreeSet<u16>,
-    /// Destinations that leave untouched. DNS questions are taken all the same.
+    /// Destinations that leave untouched. Questions to [`Plan::resolvers`] are taken all the same.
     pub exclude_outbound_cidrs: Vec<IpNet>,
     /// Which families.
     pub families: Families,
-    /// DNS questions stay untouched.
-    pub keep_dns: bool,
+    /// The resolvers that the namespace's programs ask: what goes to their port 53, by UDP and TCP, is the sidecar's to answer. Port 53
+    /// of anything else is a Service like any other.
+    pub resolvers: Vec<IpAddr>,
 }
 
 impl Plan {
-    /// The table. First match wins: exemptions, then DNS (also to loopback resolvers), then loopback, then the rest.
+    /// The table. First match wins: exemptions, then the resolvers (also those on loopback), then loopback, then the rest.
     pub fn table(&self) -> Table {
         let chains = vec![
             Chain { name: "output", hook: Hook::NatOutput, rules: self.output() },
@@ -68,9 +69,10 @@ impl Plan {
         rules.extend(self.exempt_mark.map(|mark| When::any().mark(mark).leave()));
         rules.extend(self.exempt_uid.map(|uid| When::any().uid(uid).leave()));
         rules.extend(self.exclude_outbound_ports.iter().map(|port| When::any().tcp_port(*port).leave()));
-        if !self.keep_dns {
-            rules.push(When::any().udp_port(DNS).redirect(DNS_PORT));
-            rules.push(When::any().tcp_port(DNS).redirect(DNS_PORT));
+        for resolver in self.resolvers.iter().filter(|resolver| self.serves(**resolver)) {
+            let to = || When::within(self.family()).destination(*resolver, u8::MAX);
+            rules.push(to().udp_port(DNS).redirect(DNS_PORT));
+            rules.push(to().tcp_port(DNS).redirect(DNS_PORT));
         }
         let loopback = [(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8), (IpAddr::V6(Ipv6Addr::LOCALHOST), 128)];
         let excluded = self.exclude_outbound_cidrs.iter().map(|net| (net.network(), net.prefix_len()));
@@ -117,6 +119,7 @@ mod tests {
             exclude_outbound_ports: [9000, 22].into(),
             exclude_inbound_ports: [9001].into(),
             exclude_outbound_cidrs: vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
+            resolvers: vec!["10.77.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
             ..Plan::default()
         };
         let table = plan.table();
@@ -128,8 +131,10 @@ mod tests {
                 "meta skuid 1337 return",
                 "tcp dport 22 return",
                 "tcp dport 9000 return",
-                "udp dport 53 redirect to :15053",
-                "tcp dport 53 redirect to :15053",
+                "ip daddr 10.77.0.1 udp dport 53 redirect to :15053",
+                "ip daddr 10.77.0.1 tcp dport 53 redirect to :15053",
+                "ip6 daddr fd00::1 udp dport 53 redirect to :15053",
+                "ip6 daddr fd00::1 tcp dport 53 redirect to :15053",
                 "ip daddr 127.0.0.0/8 return",
                 "ip6 daddr ::1 return",
                 "ip daddr 192.0.2.0/24 return",
@@ -150,12 +155,12 @@ mod tests {
         );
     }
 
-    /// Aim: one family alone has no rule of the other, and DNS can be left alone.
+    /// Aim: one family alone has no rule of the other, neither for ranges nor for resolvers.
     #[test]
-    fn one_family_without_dns() {
+    fn one_family_alone() {
         let plan = Plan {
             families: Families::Ipv6,
-            keep_dns: true,
+            resolvers: vec!["10.77.0.1".parse().unwrap()],
             exclude_outbound_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
             ..Plan::default()
         };

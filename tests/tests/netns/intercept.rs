@@ -13,8 +13,12 @@ use crate::namespace::{fresh, run};
 
 const WAIT: Duration = Duration::from_secs(5);
 
+/// Those of a `resolv.conf`.
+const RESOLVERS: [&str; 4] = ["127.0.0.53", "10.77.0.1", "::1", "fd00:6d77:77::1"];
+
 fn plan() -> Plan {
-    Plan { exempt_uid: Some(1337), exempt_mark: Some(EXEMPT_MARK), ..Plan::default() }
+    let resolvers = RESOLVERS.iter().map(|text| text.parse().unwrap()).collect();
+    Plan { exempt_uid: Some(1337), exempt_mark: Some(EXEMPT_MARK), resolvers, ..Plan::default() }
 }
 
 /// A namespace with one interface that has a route to addresses nobody has.
@@ -93,31 +97,51 @@ fn ask_short(address: &str) -> std::io::Result<TcpStream> {
     TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_millis(300))
 }
 
-/// Aim: DNS questions to any resolver, even one on loopback, reach the sidecar's DNS port over UDP and TCP, in both families.
+/// Aim: DNS questions to the resolvers, even one on loopback, reach the sidecar's DNS port over UDP and TCP, in both families; what goes to
+/// port 53 of anything else is not the resolver's: TCP is a connection like any other, UDP stays untouched.
 #[test]
-fn dns_is_redirected_even_on_loopback() {
+fn questions_to_the_resolvers_are_redirected_and_nothing_else() {
     fresh(|| {
         with_interface();
         intercept::install(&plan()).unwrap();
+        assert!(intercept::verify(&plan()).unwrap().is_empty());
+        // While nobody listens on the resolver's port by TCP, whoever is answered came by another.
+        let _v4 = tell_destination("0.0.0.0:15001".parse().unwrap());
+        let _v6 = tell_destination("[::1]:15001".parse().unwrap());
+        for service in ["10.96.0.53:53", "[fd00:6d77::53]:53"] {
+            assert_eq!(ask(service).as_deref(), Some(service));
+        }
+        for own in ["10.77.0.2:53", "[fd00:6d77:77::2]:53"] {
+            answers_udp(&UdpSocket::bind(own).unwrap(), own);
+        }
+
         let v4 = UdpSocket::bind("127.0.0.1:15053").unwrap();
         let v6 = UdpSocket::bind("[::1]:15053").unwrap();
         let _tcp = tell_destination("127.0.0.1:15053".parse().unwrap());
-        for (server, target) in [(&v4, "127.0.0.53:53"), (&v4, "10.77.0.1:53"), (&v6, "[::1]:53"), (&v6, "[fd00:6d77:77::1]:53")] {
-            let address: SocketAddr = target.parse().unwrap();
-            let client = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
-            client.set_read_timeout(Some(WAIT)).unwrap();
-            server.set_read_timeout(Some(WAIT)).unwrap();
-            client.connect(address).unwrap();
-            client.send(b"ask").unwrap();
-            let mut buffer = [0; 16];
-            let (len, from) = server.recv_from(&mut buffer).unwrap_or_else(|error| panic!("{target}: {error}"));
-            assert_eq!(&buffer[..len], b"ask");
-            server.send_to(b"answer", from).unwrap();
-            // The answer comes from the address that was asked, or `connect` would have dropped it.
-            assert_eq!(client.recv(&mut buffer).unwrap(), 6, "{target}");
+        let _tcp = tell_destination("[::1]:15053".parse().unwrap());
+        for resolver in RESOLVERS.map(|address| SocketAddr::new(address.parse().unwrap(), 53)) {
+            answers_udp(if resolver.is_ipv4() { &v4 } else { &v6 }, &resolver.to_string());
         }
-        assert_eq!(ask("127.0.0.53:53").as_deref(), Some("127.0.0.53:53"));
+        // On loopback nothing is redirected but questions, so these reached the resolver.
+        for resolver in ["127.0.0.53:53", "[::1]:53"] {
+            assert_eq!(ask(resolver).as_deref(), Some(resolver));
+        }
     });
+}
+
+/// A question to `target` reaches `server`, and its answer comes from the address that was asked, or `connect` would have dropped it.
+fn answers_udp(server: &UdpSocket, target: &str) {
+    let address: SocketAddr = target.parse().unwrap();
+    let client = UdpSocket::bind(if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
+    client.set_read_timeout(Some(WAIT)).unwrap();
+    server.set_read_timeout(Some(WAIT)).unwrap();
+    client.connect(address).unwrap();
+    client.send(b"ask").unwrap();
+    let mut buffer = [0; 16];
+    let (len, from) = server.recv_from(&mut buffer).unwrap_or_else(|error| panic!("{target}: {error}"));
+    assert_eq!(&buffer[..len], b"ask");
+    server.send_to(b"answer", from).unwrap();
+    assert_eq!(client.recv(&mut buffer).unwrap(), 6, "{target}");
 }
 
 /// Aim: what arrives from another namespace reaches the inbound port in both families; the sidecar's own ports do not.

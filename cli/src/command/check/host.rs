@@ -110,7 +110,7 @@ pub(super) fn probe() -> anyhow::Result<()> {
         exclude_inbound_ports: [].into(),
         exclude_outbound_cidrs: Vec::new(),
         families: Families::Both,
-        keep_dns: false,
+        resolvers: vec![Ipv4Addr::LOCALHOST.into()],
     };
     intercept::install(&plan).context("cannot install rules")?;
     let missing = intercept::verify(&plan).context("cannot read rules")?;
