@@ -168,6 +168,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::up::relay::original_destination;
 
     fn addresses(last: u8) -> Vec<IpAddr> {
         vec![format!("10.77.0.{last}").parse().unwrap(), format!("fd00:6d77:77::{last:x}").parse().unwrap()]
@@ -213,7 +214,8 @@ mod tests {
         let one = fabric.plug(&addresses(10)).unwrap();
         for target in ["192.0.2.1:443", "[2001:db8::1]:443"] {
             let _client = one.namespace.run(|| Ok(TcpStream::connect_timeout(&target.parse()?, Duration::from_secs(2))?)).unwrap();
-            listener.accept().unwrap();
+            let (stream, _) = listener.accept().unwrap();
+            assert_eq!(original_destination(&stream).unwrap(), target.parse().unwrap());
         }
     }
 }

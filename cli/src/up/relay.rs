@@ -3,11 +3,13 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::sys::socket::{getsockopt, sockopt};
+use socket2::SockRef;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -70,8 +72,8 @@ pub(crate) async fn from_inside(namespace: Namespace, target: SocketAddr) -> any
 ///
 /// # Errors
 /// The connection was not redirected: there would be nowhere to relay it but back here.
-pub(crate) fn original_destination(stream: &TcpStream) -> anyhow::Result<SocketAddr> {
-    let local = stream.local_addr()?;
+pub(crate) fn original_destination(stream: &impl AsFd) -> anyhow::Result<SocketAddr> {
+    let local = SockRef::from(stream).local_addr()?.as_socket().context("the connection has no address")?;
     let destination = if local.ip().to_canonical().is_ipv4() {
         let raw = getsockopt(stream, sockopt::OriginalDst).map_err(io::Error::from)?;
         SocketAddr::new(IpAddr::V4(Ipv4Addr::from(u32::from_be(raw.sin_addr.s_addr))), u16::from_be(raw.sin_port))

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::*;
+use crate::clock::Clock;
 use crate::serve::authority::{Authority, Issued, Seat, TokenOrder};
 use crate::source::{FileChange, Folder};
 use crate::world::own::Mesh;
@@ -56,7 +57,7 @@ spec: {ports: [{port: 80}]}
 /// A writer over `folder`, running, with its manifests read.
 async fn running(folder: &std::path::Path) -> (Arc<Board>, Arc<Store>) {
     let store = Arc::new(Store::open(folder).unwrap());
-    let (board, events) = Board::new();
+    let (board, events) = Board::new(Clock::new(|| std::time::UNIX_EPOCH));
     let world = World::new(WorldSettings::default(), Allocations::default());
     let writer = Writer::new(board.clone(), store.clone(), Arc::new(Idle), Arc::default(), world).unwrap();
     tokio::spawn(writer.run(events, CancellationToken::new()));

@@ -174,7 +174,9 @@ mod tests {
         let names =
             parse(&["--listen", "10.77.0.1:15012", "--bridge-address", "10.77.0.1", "--name", "control.example.com", "--name", "::2"])
                 .names();
-        assert_eq!(names.addresses.iter().filter(|address| address.to_string() == "10.77.0.1").count(), 1);
-        assert!(names.dns.contains(&"control.example.com".to_owned()) && names.addresses.contains(&"::2".parse().unwrap()));
+        for address in ["10.77.0.1", "::2"] {
+            assert_eq!(names.addresses.iter().filter(|known| known.to_string() == address).count(), 1, "{address}");
+        }
+        assert_eq!(names.dns.iter().filter(|name| *name == "control.example.com").count(), 1);
     }
 }

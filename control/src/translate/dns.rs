@@ -143,6 +143,11 @@ kind: Service
 metadata: {name: db, namespace: shop}
 spec: {clusterIP: None, selector: {app: db}, ports: [{name: mysql, port: 1, targetPort: 3306}]}
 ---
+apiVersion: v1
+kind: Service
+metadata: {name: db4, namespace: shop}
+spec: {clusterIP: None, ipFamilies: [IPv4], ipFamilyPolicy: SingleStack, selector: {app: db}, ports: [{name: mysql, port: 3306}]}
+---
 apiVersion: meshwright.dev/v1alpha1
 kind: Workload
 metadata: {name: db-a, namespace: shop, labels: {app: db}}
@@ -168,8 +173,8 @@ spec: {type: ExternalName, externalName: example.com}
 
     #[test]
     fn the_world_is_what_names_are_answered_from() {
-        // Aim: Services, headless ones with instances and slices (ready ones only), instances by name and address, namespaces; and the
-        // calls that follow.
+        // Aim: Services, headless ones with instances and slices (ready ones only) in their families, instances by name and address,
+        // namespaces; and the calls that follow.
         let world = world(SHOP);
         let said = |host: &str| {
             record(world.index(), "shop", host).map(|(record, calls)| {
@@ -182,6 +187,7 @@ spec: {type: ExternalName, externalName: example.com}
             ("web", Some(("10.96.0.1", "10.96.0.1:80 10.96.0.1:81"))),
             ("_http._tcp.web.shop.svc.cluster.local", Some(("web.shop.svc.cluster.local:80", "10.96.0.1:80"))),
             ("db", Some(("10.1.0.1 192.0.2.9 fd01::1", "10.1.0.1:3306 192.0.2.9:3307 [fd01::1]:3306"))),
+            ("db4", Some(("10.1.0.1", "10.1.0.1:3306"))),
             ("db-a.db.shop", Some(("10.1.0.1 fd01::1", "10.1.0.1:3306 [fd01::1]:3306"))),
             (
                 "_mysql._tcp.db.shop.svc.cluster.local",
@@ -191,7 +197,7 @@ spec: {type: ExternalName, externalName: example.com}
                 )),
             ),
             ("1.0.96.10.in-addr.arpa", Some(("web.shop.svc.cluster.local", ""))),
-            ("1.0.1.10.in-addr.arpa", Some(("db-a.db.shop.svc.cluster.local", ""))),
+            ("1.0.1.10.in-addr.arpa", Some(("db-a.db.shop.svc.cluster.local db-a.db4.shop.svc.cluster.local", ""))),
             ("9.2.0.192.in-addr.arpa", Some(("192-0-2-9.db.shop.svc.cluster.local", ""))),
             ("9.0.1.10.in-addr.arpa", Some(("10-1-0-9.shop.pod.cluster.local", ""))),
             ("8.2.0.192.in-addr.arpa", None),

@@ -139,16 +139,17 @@ impl Session {
         }
     }
 
-    /// Changed wishes become requests.
+    /// Changed wishes become requests: what is wanted first, so that what came along with a name is never without a reason to stay; then
+    /// what is not, names before the listeners behind them, so that a listener's end is said once and not by the name's as well.
     pub fn want(&mut self, change: WantedChange) -> Vec<DeltaDiscoveryRequest> {
-        let mut requests: BTreeMap<String, DeltaDiscoveryRequest> = BTreeMap::new();
+        let (mut wanted, mut unwanted) = (BTreeMap::<String, Vec<String>>::new(), BTreeMap::<String, Vec<String>>::new());
         for want in change.unsubscribe {
             let (url, name) = want.resource();
             let held = self.types.entry(url.clone()).or_default();
             held.returning.remove(&name);
             if held.names.remove(&name) {
                 held.leaving.insert(name.clone());
-                requests.entry(url).or_default().resource_names_unsubscribe.push(name);
+                unwanted.entry(url).or_default().push(name);
             }
         }
         for want in change.subscribe {
@@ -157,10 +158,14 @@ impl Session {
             if held.leaving.contains(&name) {
                 held.returning.insert(name);
             } else if held.names.insert(name.clone()) {
-                requests.entry(url).or_default().resource_names_subscribe.push(name);
+                wanted.entry(url).or_default().push(name);
             }
         }
-        requests.into_iter().map(|(type_url, request)| DeltaDiscoveryRequest { type_url, ..request }).collect()
+        let request = |type_url| DeltaDiscoveryRequest { type_url, ..Default::default() };
+        let subscribe = |(url, resource_names_subscribe)| DeltaDiscoveryRequest { resource_names_subscribe, ..request(url) };
+        let unsubscribe = |(url, resource_names_unsubscribe)| DeltaDiscoveryRequest { resource_names_unsubscribe, ..request(url) };
+        let names = unwanted.remove_entry(&DnsRecord::type_url());
+        wanted.into_iter().map(subscribe).chain(names.into_iter().chain(unwanted).map(unsubscribe)).collect()
     }
 
     /// Takes in one response. Every one is acknowledged or refused, except that an `Epoch` waits until its digest fits.

@@ -121,7 +121,8 @@ fn a_killed_proxy_comes_back() {
     let pid = i32::try_from(good["pid"].as_i64().expect("the pid is known under up")).unwrap();
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
     eventually("the proxy serves again", Duration::from_secs(20), || (mesh.curl("t/bad", "http://good/")[0] == "200").then_some(()));
-    assert!(mesh.log().contains("good"), "up said nothing:\n{}", mesh.log());
+    let said = format!("good's proxy (pid {pid}) was killed by SIGKILL; restarting");
+    assert!(mesh.log().contains(&said), "up did not say {said}:\n{}", mesh.log());
     mesh.leave();
 }
 

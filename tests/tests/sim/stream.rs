@@ -23,6 +23,8 @@ use tokio::time::Instant;
 
 /// Steps of one seed.
 const STEPS: usize = 400;
+/// Lines of the story that are kept.
+const STORY_MAX: usize = 60;
 /// Hosts that somebody may ask for. The first third always exists, the second never does, the third comes and goes.
 const HOSTS: u64 = 9;
 
@@ -37,6 +39,8 @@ struct Stream {
     server: Server,
     up: VecDeque<DeltaDiscoveryRequest>,
     down: VecDeque<DeltaDiscoveryResponse>,
+    /// What happened last, for whoever has to find out why.
+    story: VecDeque<String>,
 }
 
 fn host(number: u64) -> String {
@@ -86,9 +90,17 @@ impl Stream {
             server: Server::new(),
             up: VecDeque::new(),
             down: VecDeque::new(),
+            story: VecDeque::new(),
         };
         stream.connect();
         stream
+    }
+
+    fn tell(&mut self, line: String) {
+        if self.story.len() == STORY_MAX {
+            self.story.pop_front();
+        }
+        self.story.push_back(line);
     }
 
     fn below(&self, bound: u64) -> u64 {
@@ -97,6 +109,7 @@ impl Stream {
 
     /// A new stream, as after any loss.
     fn connect(&mut self) {
+        self.tell("a new stream".to_owned());
         self.server = Server::new();
         self.down.clear();
         self.up = self.client.open(&self.snapshots.wanted().all()).into();
@@ -145,6 +158,7 @@ impl Stream {
         let want = if by_name { Want::Name(host(number).into()) } else { Want::Outbound(address(number)) };
         let live = self.snapshots.load();
         let known = if by_name { live.names.contains_key(&host(number)) } else { live.outbound.contains_key(&address(number)) };
+        self.tell(format!("{want:?} is used, known: {known}"));
         if known {
             ensure!(number < HOSTS / 3 || number >= 2 * (HOSTS / 3), "{want:?} never existed and is served");
             self.snapshots.wanted().used(&want, self.now);
@@ -156,14 +170,19 @@ impl Stream {
 
     /// The client turns what was asked for into requests.
     fn wish(&mut self) {
-        self.up.extend(self.client.want(self.snapshots.wanted().take()));
+        let change = self.snapshots.wanted().take();
+        self.tell(format!("{change:?}"));
+        self.up.extend(self.client.want(change));
     }
 
     /// The server takes in a request.
     fn hear(&mut self) -> anyhow::Result<()> {
-        if let Some(request) = self.up.pop_front()
-            && self.server.request(request).context("a request is too much")?.wants_changed
-        {
+        let Some(request) = self.up.pop_front() else { return Ok(()) };
+        let (more, less) = (&request.resource_names_subscribe, &request.resource_names_unsubscribe);
+        if !(more.is_empty() && less.is_empty()) {
+            self.tell(format!("the server hears of {more:?}, no longer {less:?}"));
+        }
+        if self.server.request(request).context("a request is too much")?.wants_changed {
             self.show();
         }
         Ok(())
@@ -179,6 +198,8 @@ impl Stream {
     /// The client takes in a response.
     fn learn(&mut self) -> anyhow::Result<()> {
         let Some(response) = self.down.pop_front() else { return Ok(()) };
+        let given: Vec<&str> = response.resources.iter().map(|resource| resource.name.as_str()).collect();
+        self.tell(format!("the client gets {given:?}, no longer {:?}", response.removed_resources));
         for effect in self.client.on(response, self.now) {
             match effect {
                 Effect::Send(request) => {
@@ -217,6 +238,7 @@ impl Stream {
     fn wait(&mut self) -> anyhow::Result<()> {
         self.deliver()?;
         let spans = [Duration::from_secs(1), IDLE_ABSENT / 2, IDLE_ABSENT, IDLE];
+        self.tell("time passes".to_owned());
         self.now += spans[usize::try_from(self.below(4))?];
         self.snapshots.wanted().expire(self.now);
         ensure!(self.client.tick(self.now).is_empty(), "everything is asked for anew");
@@ -289,7 +311,8 @@ fn every_order_of_asking_and_forgetting_ends_in_agreement() -> anyhow::Result<()
             }
             anyhow::Ok(())
         });
-        run.with_context(|| format!("replay it with MESHWRIGHT_SIM_SEED={seed}"))?;
+        let mut story = || Vec::from(std::mem::take(&mut stream.story)).join("\n");
+        run.with_context(|| format!("{}\nreplay it with MESHWRIGHT_SIM_SEED={seed}", story()))?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::{Message, Name};
 use prost_types::Any;
-use proto::mesh::{AccessLog, DnsRecord, ProxyConfig, Tracing};
+use proto::mesh::{AccessLog, DnsRecord, DnsService, ProxyConfig, Tracing};
 use proto::xds::cluster::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, LeastRequestLbConfig, TransportSocketMatch,
 };
@@ -216,6 +216,12 @@ fn good() -> Vec<Resource> {
         lb_policy: LbPolicy::ClusterProvided.into(),
         ..fixture::cluster("outside")
     };
+    let name = DnsRecord {
+        addresses: vec!["10.0.0.1".into()],
+        ttl_secs: 5,
+        services: vec![DnsService { port: 80, target: "catalog.shop".into() }],
+        pointers: vec!["catalog.shop".into()],
+    };
     vec![
         resource("proxy", &settings),
         resource("inbound", &fixture::inbound(chains)),
@@ -228,7 +234,7 @@ fn good() -> Vec<Resource> {
         resource("shop/a:80", &endpoints()),
         resource("shop/b:80", &assignment("shop/b:80", vec![endpoint("10.1.0.3:8080", "u", HealthStatus::Healthy)])),
         resource("ROOTCA", &Secret { name: "ROOTCA".into(), r#type: Some(secret::Type::ValidationContext(context)) }),
-        resource("dns/catalog", &DnsRecord { addresses: vec!["10.0.0.1".into()], ttl_secs: 5 }),
+        resource("dns/catalog", &name),
     ]
 }
 
