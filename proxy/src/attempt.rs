@@ -6,7 +6,7 @@ use std::sync::Arc;
 use engine::balance;
 use engine::failure::{Failure, Reason};
 use engine::model::{Cluster, InFlight};
-use engine::retry::{self, Next};
+use engine::retry::{self, Left, Next};
 use http::{Request, Response};
 use smallvec::SmallVec;
 
@@ -50,16 +50,29 @@ impl<'a> Attempts<'a> {
         Ok(To { endpoint: Arc::clone(endpoint), local: None, timeout: cluster.connect_timeout })
     }
 
-    /// Goes on, or hands the failure back when it is final.
+    /// Goes on after an attempt at `at` failed, or hands the failure back when it is final. `kept`: only a connection that was there before
+    /// has failed, so that a new one to the same place is worth trying, if there is no other.
     #[cold]
-    fn failed(&mut self, failure: Failure) -> Result<Reason, Failure> {
-        match retry::next(self.made, &failure) {
+    fn failed(&mut self, at: SocketAddr, kept: bool, failure: Failure) -> Result<Reason, Failure> {
+        self.tried.push(at);
+        let left = match (self.another(), kept) {
+            (true, _) => Left::Another,
+            (false, true) => Left::AnewToTheSame,
+            (false, false) => Left::Nowhere,
+        };
+        match retry::next(self.made, &failure, left) {
             Next::Stop => Err(failure),
             Next::Again => {
                 tracing::debug!(%failure, "an attempt failed and is made again");
                 Ok(failure.reason)
             }
         }
+    }
+
+    /// Whether there is an endpoint that was not tried.
+    fn another(&self) -> bool {
+        let Some(cluster) = self.cluster.filter(|_| self.only.is_none()) else { return false };
+        cluster.endpoints.0.load().ready.iter().any(|endpoint| !self.tried.contains(&endpoint.address))
     }
 }
 
@@ -72,7 +85,8 @@ pub struct Aim<'a> {
     pub only: Option<&'a To>,
 }
 
-/// Sends a request to where it may go. Replays on another endpoint what was never written, within the engine's bound. `place` takes the
+/// Sends a request to where it may go. Replays what was never written on an endpoint that was not tried, within the engine's bound; where
+/// there is only one place it is dialled once, and again only if a kept connection to it proved dead. `place` takes the
 /// connection that answered; interim answers go to `downstream`. Dropping the future gives up the exchange.
 ///
 /// # Errors
@@ -94,8 +108,7 @@ pub async fn send(
         let lease = match shared.pool.lease(&to, carries, freshness, request).await {
             Ok(lease) => place.insert(lease),
             Err(failure) => {
-                exchange.retried(at, attempts.failed(failure)?);
-                attempts.tried.push(at);
+                exchange.retried(at, attempts.failed(at, false, failure)?);
                 continue;
             }
         };
@@ -104,7 +117,7 @@ pub async fn send(
             Sent::Answered(response) => return Ok(response),
             Sent::Failed(failure) => return Err(Failure { cause: format!("{at}: {}", failure.cause), ..failure }),
             Sent::NeverWritten(mut again, failure) => {
-                exchange.retried(at, attempts.failed(failure)?);
+                exchange.retried(at, attempts.failed(at, lease.was_kept(), failure)?);
                 // The next endpoint may be none of the mesh.
                 unpack(again.headers_mut());
                 *request = Some(*again);
@@ -170,8 +183,7 @@ pub async fn open(shared: &Shared, aim: Aim<'_>) -> Result<OpenedTcp, Failure> {
                 return Ok(OpenedTcp { stream, in_flight, cluster: aim.cluster.cloned(), to, tls, retries });
             }
             Err(failure) => {
-                retries.push((at, attempts.failed(failure)?));
-                attempts.tried.push(at);
+                retries.push((at, attempts.failed(at, false, failure)?));
             }
         }
     }

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use tokio::sync::Notify;
 
+use crate::io::Pressure;
 use crate::limits::{INBOUND_CONNECTIONS_MAX, OUTBOUND_CONNECTIONS_MAX};
 use crate::observe::{Direction, Occupancy, Telemetry};
 
@@ -33,9 +34,10 @@ impl<T> Both<T> {
 }
 
 impl Both<Rc<Guests>> {
-    /// Nobody here yet. The bounds are the usual ones, or `max` where that is lower.
-    pub fn new(telemetry: &Arc<Telemetry>, max: usize) -> Self {
-        let guests = |direction, usual| Rc::new(Guests::new(direction, max.min(usual), Arc::clone(telemetry)));
+    /// Nobody here yet. The bounds are the usual ones, or `max` where that is lower. `pressure` is on while one is reached: who stands still
+    /// gives way.
+    pub fn new(telemetry: &Arc<Telemetry>, max: usize, pressure: &Pressure) -> Self {
+        let guests = |direction, usual| Rc::new(Guests::new(direction, max.min(usual), Arc::clone(telemetry), pressure.clone()));
         Self {
             inbound: guests(Direction::Inbound, INBOUND_CONNECTIONS_MAX),
             outbound: guests(Direction::Outbound, OUTBOUND_CONNECTIONS_MAX),
@@ -55,6 +57,7 @@ pub struct Guests {
     full: Cell<bool>,
     changed: Notify,
     telemetry: Arc<Telemetry>,
+    pressure: Pressure,
 }
 
 /// One connection that is here. Counts while it lives.
@@ -71,9 +74,9 @@ pub struct Doorway(Rc<Guests>);
 
 impl Guests {
     /// At most `max` at once.
-    pub fn new(direction: Direction, max: usize, telemetry: Arc<Telemetry>) -> Self {
+    pub fn new(direction: Direction, max: usize, telemetry: Arc<Telemetry>, pressure: Pressure) -> Self {
         let (open, kept, doors) = (Cell::new(0), Cell::new(0), Cell::new(0));
-        Self { direction, max: Cell::new(max), open, kept, doors, full: Cell::new(false), changed: Notify::new(), telemetry }
+        Self { direction, max: Cell::new(max), open, kept, doors, full: Cell::new(false), changed: Notify::new(), telemetry, pressure }
     }
 
     /// Connections now here.
@@ -101,14 +104,15 @@ impl Guests {
             waited = true;
             // Told once per time that it fills up, not once per connection that had to wait.
             if !self.full.replace(true) {
+                self.pressure.rise();
                 self.occupancy().full.fetch_add(1, Ordering::Relaxed);
                 let (direction, bound) = (self.direction.text(), self.max.get());
                 tracing::warn!(direction, bound, "no more connections are accepted until some end");
             }
             self.changed.notified().await;
         }
-        if !waited {
-            self.full.set(false);
+        if !waited && self.full.replace(false) {
+            self.pressure.fall();
         }
         self.kept.set(self.kept.get() + 1);
         Place(Rc::clone(self))
@@ -174,7 +178,7 @@ mod tests {
     use crate::observe::TelemetryOptions;
 
     fn both() -> Both<Rc<Guests>> {
-        Both::new(&Telemetry::new(TelemetryOptions::default(), Clock::System).0, usize::MAX)
+        Both::new(&Telemetry::new(TelemetryOptions::default(), Clock::System).0, usize::MAX, &Pressure::default())
     }
 
     #[tokio::test]

@@ -19,9 +19,15 @@ pub const IDLE_GRACE: Duration = Duration::from_secs(1);
 pub const UPSTREAM_CONNECTIONS_MAX: usize = 20_000;
 /// The same for those to the application beside it: what the application calls does not keep it from being called.
 pub const APPLICATION_CONNECTIONS_MAX: usize = 20_000;
-/// How long a peer may take nothing of what is written to it before its HTTP connection is given up; noticed after twice that at most.
-/// As long as exchanges may be silent by default.
+/// How long a peer may take nothing of what is written to it before its HTTP connection gives way, if the worker has no places left. A peer
+/// that lives and is not in anybody's way may take as long as it likes.
 pub const STALL_WAIT: Duration = Duration::from_secs(300);
+/// How often such a peer's connection asks whether its place is wanted.
+pub const PRESSURE_ASKED_EVERY: Duration = Duration::from_secs(10);
+/// How long a client's connection may be kept without an exchange, for both versions of HTTP.
+pub const KEPT_WAIT: Duration = Duration::from_secs(300);
+/// How often a connection whose client has closed its side, and waits for an answer, asks whether it was reset since.
+pub const RESET_ASKED_EVERY: Duration = Duration::from_secs(1);
 /// Idle HTTP/1 connections kept per destination; the oldest goes first.
 pub const IDLE_PER_DESTINATION_MAX: usize = 256;
 /// Idle HTTP/1 connections kept in all; beyond it a connection is closed instead of kept.
@@ -79,7 +85,7 @@ pub const UNWANTED_SILENCE: Duration = Duration::from_secs(10);
 pub const UNWANTED_WAIT: Duration = Duration::from_secs(600);
 /// Bytes of a head that are read over HTTP/2 to be refused with a reason. Beyond it the library refuses by itself: a bare 431, and a reset.
 pub const HEAD_BYTES_READ_MAX: u32 = 256 << 10;
-/// How long a head may take at the edge and from plaintext clients. Keep-alive between two requests counts too.
+/// How long a head may take at the edge and from plaintext clients, from its first byte on; and how long the first byte of all.
 pub const HEAD_WAIT: Duration = Duration::from_secs(75);
 /// How long a TLS handshake with a client may take, first byte included.
 pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);

@@ -51,8 +51,10 @@ const COMES_WITH_FRAGMENT: u32 = 1 << 12;
 const FRAGMENT: u32 = 1 << 13;
 /// The request's body is still coming.
 const BODY: u32 = 1 << 14;
+/// The connection is to end with this exchange.
+const LAST: u32 = 1 << 15;
 /// One exchange more.
-const TURN: u32 = 1 << 15;
+const TURN: u32 = 1 << 16;
 /// What tells exchanges apart.
 const TURNS: u32 = !(TURN - 1) | OPEN;
 
@@ -251,7 +253,25 @@ impl Line {
         self.has(TUNNEL)
     }
 
+    /// Whether an exchange is under way, and how many there were: a number that wraps.
+    #[inline]
+    pub fn exchange(&self) -> (bool, u32) {
+        let state = self.get();
+        (state & OPEN != 0, state / TURN)
+    }
+
+    /// Whether the connection is to end in order with this exchange.
+    #[inline]
+    pub fn is_last(&self) -> bool {
+        self.has(LAST)
+    }
+
     // Downstream: the road.
+
+    /// The connection that this exchange came by is to end in order with it.
+    pub fn be_the_last(&self) {
+        self.add(LAST);
+    }
 
     /// Passes an interim answer on: it is written before the final one where hyper has nothing unwritten. Beyond
     /// [`INTERIM_ANSWERS_MAX`] waiting ones it is forgotten: nobody may rely on one.

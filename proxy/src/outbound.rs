@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::decide::{Decision, RequestHead, choose, decide};
 use engine::failure::{Failure, LocalReply, Reason};
+use engine::model::build::OPAQUE_IDLE_DEFAULT;
 use engine::model::{Forward, Outbound, Protocol, Snapshot, Target};
 use http::Request;
 
@@ -23,8 +24,6 @@ use crate::shared::Shared;
 use crate::snapshots::{Lookup, Want};
 use crate::watch::{self, Watched};
 
-/// Idle timeout of connections that pass the mesh by.
-const IDLE_OUTSIDE: Duration = Duration::from_secs(3600);
 /// How often a connection in use says that its destination still is, so that it is not forgotten.
 const USE_TOLD_EVERY: Duration = Duration::from_secs(60);
 
@@ -108,7 +107,7 @@ async fn outside(
     let opened = attempt::open(shared, Aim { cluster: None, only: Some(&to) }).await;
     let exchange = shared.observer.begin_tcp(Direction::Outbound, snapshot, downstream);
     let downstream = Rewound::new(Bytes::new(), stream);
-    Carried::Opaque(Box::new(Opaque { downstream, opened, idle: Some(IDLE_OUTSIDE), exchange }))
+    Carried::Opaque(Box::new(Opaque { downstream, opened, idle: Some(OPAQUE_IDLE_DEFAULT), exchange }))
 }
 
 /// One downstream connection to a destination of the mesh.
@@ -143,11 +142,11 @@ impl Connection {
         let snapshot = self.shared.reader.load();
         match snapshot.outbound.get(&self.destination).cloned() {
             Some(outbound) => {
-                self.view.replace(View { snapshot, outbound });
+                self.take_up(snapshot, outbound, request.body());
                 self.decide(request)
             }
             None => Answering::Later(Box::pin(async move {
-                connection.look_again().await;
+                connection.look_again(request.body()).await;
                 connection.decide(request)
             })),
         }
@@ -198,12 +197,24 @@ impl Connection {
 
     /// The destination is not in the live epoch. Where it cannot be had again, what was known of it stays in force for this connection:
     /// its clusters' endpoints are live in any case.
-    async fn look_again(&self) {
+    async fn look_again(&self, received: &Received) {
         let outbound = match self.shared.snapshots.outbound(self.destination).await {
             Lookup::Found(outbound) => outbound,
             _ => Arc::clone(&self.view.borrow().outbound),
         };
-        self.view.replace(View { snapshot: self.shared.reader.load(), outbound });
+        self.take_up(self.shared.reader.load(), outbound, received);
+    }
+
+    /// Takes up the live epoch. A port that was declared to be no HTTP any more serves this connection on by what it was, as the application
+    /// does, and for the last time: the next connection is carried as declared.
+    fn take_up(&self, snapshot: Arc<Snapshot>, outbound: Arc<Outbound>, received: &Received) {
+        let mut view = self.view.borrow_mut();
+        view.snapshot = snapshot;
+        if outbound.http.is_some() || outbound.leads_nowhere() || view.outbound.http.is_none() {
+            view.outbound = outbound;
+        } else if let Some(line) = received.line() {
+            line.be_the_last();
+        }
     }
 
     /// Opens the opaque connection that the destination's declaration leads to.

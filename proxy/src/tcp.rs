@@ -11,6 +11,7 @@ use engine::failure::{Failure, Reason};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::http::Wait;
+use crate::io::Abrupt;
 use crate::limits::{COPY_BUFFER_BYTES, COPY_BUFFERS_KEPT_MAX};
 use crate::observe::Exchange;
 
@@ -65,12 +66,13 @@ impl Flow {
         Self { buffer: None, start: 0, end: 0, ended: false, unflushed: false, done: false, broken: None }
     }
 
-    /// Moves what can be moved. Ready when the reader has ended and the writer knows.
+    /// Moves what can be moved. Ready when the reader has ended and the writer knows. `reset`: the reader's side has reset the connection,
+    /// and the kernel has told who wrote to it; who reads hears of it only once, and then of an end.
     fn poll<R, W>(
         &mut self,
         cx: &mut Context<'_>,
         (reader, writer): (&mut R, &mut W),
-        buffers: &Buffers,
+        (buffers, reset): (&Buffers, bool),
         mut moved: impl FnMut(usize),
     ) -> Poll<Result<(), Broken>>
     where
@@ -106,6 +108,9 @@ impl Flow {
             }
             if let Some(buffer) = self.buffer.take() {
                 buffers.give_back(buffer);
+            }
+            if self.ended && reset {
+                return Poll::Ready(Err(Broken::Reading(io::ErrorKind::ConnectionReset.into())));
             }
             if self.ended {
                 ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Broken::Writing)?;
@@ -171,26 +176,47 @@ enum Filled {
     All { more: bool },
 }
 
+/// The streams of a connection while bytes are under way. Dropped before both directions have come to their end, whatever the reason, it
+/// cuts both: a reader must not take what has come so far for all.
+struct Pair<D: Abrupt, U: Abrupt> {
+    downstream: D,
+    upstream: U,
+    ended: bool,
+}
+
+impl<D: Abrupt, U: Abrupt> Drop for Pair<D, U> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.downstream.abort();
+            self.upstream.abort();
+        }
+    }
+}
+
 /// Carries bytes both ways until both directions have ended, one side breaks off, or nothing moves for as long as `wait` allows. What a side
 /// said before it stopped listening still arrives: servers turn clients away with a word and a reset. Tells `exchange` the bytes and how
-/// it ended. The streams are closed on return; on cancel they are dropped.
-pub async fn carry<D, U>(mut downstream: D, mut upstream: U, exchange: &mut Exchange, wait: &Wait, buffers: &Rc<Buffers>)
+/// it ended. The streams are closed on return. A cut stays a cut: where one side broke off, nothing moved for too long, or the future is
+/// dropped, the other side is aborted and not closed.
+pub async fn carry<D, U>(downstream: D, upstream: U, exchange: &mut Exchange, wait: &Wait, buffers: &Rc<Buffers>)
 where
-    D: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
+    D: AsyncRead + AsyncWrite + Abrupt + Unpin,
+    U: AsyncRead + AsyncWrite + Abrupt + Unpin,
 {
+    let mut pair = Pair { downstream, upstream, ended: false };
+    let Pair { downstream, upstream, ended } = &mut pair;
     let (mut up, mut down) = (Flow::new(), Flow::new());
-    let mut deaf = None;
+    let (mut deaf, mut reset) = (None, [false; 2]);
     let failure = poll_fn(|cx| {
         if !up.done {
             let moved = |bytes: usize| {
                 wait.touch();
                 exchange.add_request_bytes(bytes as u64);
             };
-            match up.poll(cx, (&mut downstream, &mut upstream), buffers, moved) {
-                Poll::Ready(Err(broken @ Broken::Writing(_))) => {
+            match up.poll(cx, (&mut *downstream, &mut *upstream), (buffers, reset[0]), moved) {
+                Poll::Ready(Err(Broken::Writing(error))) => {
+                    reset[1] = is_reset(&error);
                     up.give_up(buffers);
-                    deaf.get_or_insert_with(|| failure(broken, Side::Downstream));
+                    deaf.get_or_insert_with(|| failure(Broken::Writing(error), Side::Downstream));
                 }
                 Poll::Ready(Err(broken)) => return Poll::Ready(Some(failure(broken, Side::Downstream))),
                 _ => {}
@@ -201,16 +227,18 @@ where
                 wait.touch();
                 exchange.add_response_bytes(bytes as u64);
             };
-            match down.poll(cx, (&mut upstream, &mut downstream), buffers, moved) {
-                Poll::Ready(Err(broken @ Broken::Writing(_))) => {
+            match down.poll(cx, (&mut *upstream, &mut *downstream), (buffers, reset[1]), moved) {
+                Poll::Ready(Err(Broken::Writing(error))) => {
+                    reset[0] = is_reset(&error);
                     down.give_up(buffers);
-                    deaf.get_or_insert_with(|| failure(broken, Side::Upstream));
+                    deaf.get_or_insert_with(|| failure(Broken::Writing(error), Side::Upstream));
                 }
                 Poll::Ready(Err(broken)) => return Poll::Ready(Some(failure(broken, Side::Upstream))),
                 _ => {}
             }
         }
         if up.done && down.done {
+            *ended = true;
             return Poll::Ready(deaf.take());
         }
         wait.poll_overdue(cx).map(|()| Some(Failure::new(Reason::IdleTimeout, "nothing was sent by either side for too long")))
@@ -219,6 +247,10 @@ where
     if let Some(failure) = failure {
         exchange.failed(&failure);
     }
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionReset
 }
 
 /// Who was being read from.

@@ -10,13 +10,15 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use engine::failure::Failure;
+use engine::model::build::OPAQUE_IDLE_DEFAULT;
 use engine::sniff::{SNIFF_BYTES_MAX, Sniffed, sniff};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::timeout;
 
 use crate::attempt::OpenedTcp;
 use crate::drain::{Drain, Stage};
-use crate::limits::{IDLE_GRACE, REFUSAL_WAIT, SNIFF_WAIT, SPECULATE_AFTER};
+use crate::io::Abrupt as _;
+use crate::limits::{IDLE_GRACE, KEPT_WAIT, REFUSAL_WAIT, SNIFF_WAIT, SPECULATE_AFTER};
 
 /// Bytes looked at per read while watching.
 const LOOK_BYTES: usize = 4096;
@@ -40,25 +42,22 @@ pub enum Watched {
     Unreachable(Failure),
 }
 
-/// Waits for the client's first words until they can be told from others; `wait` bounds the silence before them, and so does the end of
-/// `drain`. `None`: it said nothing, or went away. On cancel, bytes taken are lost with the stream.
+/// Waits for the client's first words until they can be told from others; `wait` bounds the silence before them (`None`: [`KEPT_WAIT`], as for
+/// every connection without an exchange), and so does the end of `drain`. `None`: it said nothing, or went away. On cancel, bytes taken are lost with the stream.
 pub async fn client_first<S: AsyncRead + Unpin>(client: &mut S, wait: Option<Duration>, drain: &Rc<Drain>) -> Option<Said> {
     let mut seen = BytesMut::new();
-    let first = match wait {
-        Some(wait) => timeout(wait, first(client, &mut seen, drain)).await.ok()?,
-        None => first(client, &mut seen, drain).await,
-    };
-    match first {
-        Ok(1..) => Some(decided(client, seen).await),
+    match timeout(wait.unwrap_or(KEPT_WAIT), first(client, &mut seen, drain)).await.ok()? {
+        Ok(First::Word) => Some(decided(client, seen).await),
         _ => None,
     }
 }
 
 /// Watches a connection whose protocol nobody declared. After a moment of silence the upstream is opened by `open`, and then whichever
-/// side speaks first decides; an HTTP preface wins as long as the server has said nothing.
+/// side speaks first decides; an HTTP preface wins as long as the server has said nothing. A client that ends its side without a word
+/// may wait for the server's: its bytes are opaque, and none.
 ///
 /// # Errors
-/// The client went away, or `drain` has come to its end and neither side has said a word.
+/// The client broke off, `drain` has come to its end and neither side has said a word, or neither has for as long as opaque bytes may rest.
 pub async fn both_sides<S, O>(client: &mut S, open: O, drain: &Rc<Drain>) -> io::Result<Watched>
 where
     S: AsyncRead + Unpin,
@@ -66,47 +65,55 @@ where
 {
     let mut seen = BytesMut::new();
     if let Ok(count) = timeout(SPECULATE_AFTER, more(client, &mut seen)).await {
-        present(count?)?;
-        return Ok(Watched::Client(decided(client, seen).await, None));
+        return Ok(Watched::Client(spoken(client, count?, seen).await, None));
     }
     let mut open = pin!(open);
     let opened = tokio::select! {
         biased;
-        count = more(client, &mut seen) => {
-            present(count?)?;
-            return Ok(Watched::Client(decided(client, seen).await, None));
-        }
+        count = more(client, &mut seen) => return Ok(Watched::Client(spoken(client, count?, seen).await, None)),
         opened = &mut open => opened,
     };
     let mut opened = match opened {
         Ok(opened) => Box::new(opened),
         Err(failure) => {
             return Ok(match timeout(REFUSAL_WAIT, more(client, &mut seen)).await {
-                Ok(count) => {
-                    present(count?)?;
-                    Watched::Client(decided(client, seen).await, None)
-                }
+                Ok(count) => Watched::Client(spoken(client, count?, seen).await, None),
                 Err(_) => Watched::Unreachable(failure),
             });
         }
     };
     let mut greeting = BytesMut::new();
-    tokio::select! {
+    let said = tokio::select! {
         biased;
-        count = first(client, &mut seen, drain) => present(count?)?,
+        first = timeout(OPAQUE_IDLE_DEFAULT, first(client, &mut seen, drain)) => match first {
+            Ok(Ok(First::Word)) => decided(client, seen).await,
+            Ok(Ok(First::End)) => Said::nothing(),
+            Ok(Ok(First::Drained)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(Err(error)) => {
+                opened.stream.abort();
+                return Err(error);
+            }
+            Err(_) => return Err(io::ErrorKind::TimedOut.into()),
+        },
         // Its end and its errors are found again by who carries the bytes.
         _ = more(&mut opened.stream, &mut greeting) => {
             opened.stream.put_back(greeting.freeze());
             return Ok(Watched::Server(opened));
         }
-    }
-    let said = decided(client, seen).await;
+    };
     let wanted = matches!(said.sniffed, Sniffed::Opaque | Sniffed::Tls(_));
     Ok(Watched::Client(said, wanted.then_some(opened)))
 }
 
-fn present(count: usize) -> io::Result<()> {
-    if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+impl Said {
+    /// The client has ended its side.
+    fn nothing() -> Self {
+        Self { sniffed: Sniffed::Opaque, seen: Bytes::new() }
+    }
+}
+
+async fn spoken<S: AsyncRead + Unpin>(client: &mut S, count: usize, seen: BytesMut) -> Said {
+    if count == 0 { Said::nothing() } else { decided(client, seen).await }
 }
 
 /// Reads on until the first words are decided. Undecided ones are opaque when the client stops or takes too long.
@@ -127,16 +134,27 @@ async fn decided<S: AsyncRead + Unpin>(client: &mut S, mut seen: BytesMut) -> Sa
     Said { sniffed, seen: seen.freeze() }
 }
 
-/// Reads once; takes the end of a drain for the client's. Who is let in after that end has its grace, too.
-async fn first<S: AsyncRead + Unpin>(client: &mut S, seen: &mut BytesMut, drain: &Rc<Drain>) -> io::Result<usize> {
+/// What came first.
+enum First {
+    /// Bytes.
+    Word,
+    /// The client's end.
+    End,
+    /// The end of the drain. Who is let in after that end has its grace, too.
+    Drained,
+}
+
+/// Reads once, until the end of a drain.
+async fn first<S: AsyncRead + Unpin>(client: &mut S, seen: &mut BytesMut, drain: &Rc<Drain>) -> io::Result<First> {
+    let of = |count: usize| if count == 0 { First::End } else { First::Word };
     if drain.reached(Stage::Closing) {
-        return timeout(IDLE_GRACE, more(client, seen)).await.unwrap_or(Ok(0));
+        return timeout(IDLE_GRACE, more(client, seen)).await.map_or(Ok(First::Drained), |count| count.map(of));
     }
     let mut member = drain.join();
     tokio::select! {
         biased;
-        count = more(client, seen) => count,
-        () = member.stage(Stage::Closing) => Ok(0),
+        count = more(client, seen) => count.map(of),
+        () = member.stage(Stage::Closing) => Ok(First::Drained),
     }
 }
 

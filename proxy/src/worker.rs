@@ -17,7 +17,7 @@ use crate::drain::Stage;
 use crate::guests::Both;
 use crate::http::{Patience, Serving};
 use crate::inbound;
-use crate::io::{Draw, Free, Listening, Network, give_back_heap, pipe};
+use crate::io::{Draw, Free, Listening, Network, Pressure, give_back_heap, pipe};
 use crate::limits::{GIVE_BACK_TICKS, IDLE_GRACE, REST_MAX, TICK};
 use crate::listener::{Door, listen};
 use crate::observe::{Direction, Observer, Telemetry};
@@ -50,10 +50,11 @@ pub struct Means {
 /// Builds one worker's means on the current thread. Must be called inside a local task set or runtime, where it also starts the tick.
 /// `seed` feeds all chance of this worker.
 pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
-    let (patience, bodies) = (Rc::new(Patience::default()), Bodies::new(Arc::clone(&means.telemetry.facts.http2_bodies)));
+    let (patience, pressure) = (Rc::new(Patience::default()), Pressure::default());
+    let bodies = Bodies::new(Arc::clone(&means.telemetry.facts.http2_bodies));
     let draw = Draw::seeded(seed);
     let shared = Rc::new_cyclic(|own: &Weak<Shared>| {
-        let connector = Connector::new(means.network.clone(), Arc::clone(&means.tls), Some(hairpin(own.clone())));
+        let connector = Connector::new(means.network.clone(), Arc::clone(&means.tls), Some(hairpin(own.clone())), pressure.clone());
         Shared {
             snapshots: means.snapshots.clone(),
             reader: means.snapshots.reader(),
@@ -62,9 +63,9 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
             observer: Observer::new(Arc::clone(&means.telemetry), Draw::seeded(draw.next())),
             patience: Rc::clone(&patience),
             buffers: Rc::default(),
-            guests: Both::new(&means.telemetry, means.connections_max),
+            guests: Both::new(&means.telemetry, means.connections_max, &pressure),
             drain: Both { inbound: Rc::default(), outbound: Rc::default() },
-            serving: Serving::new(Rc::clone(&bodies), Rc::clone(&patience)),
+            serving: Serving::new(Rc::clone(&bodies), Rc::clone(&patience), pressure.clone()),
             draw,
         }
     });
@@ -94,7 +95,7 @@ fn hairpin(own: Weak<Shared>) -> Hairpin {
 }
 
 /// Coarse time: idle timeouts, idle connections, and memory that is free. Rests while nothing is under way: for good while no connection
-/// is kept either, else until one is due.
+/// is kept either, on either side, else until one is due.
 async fn tick(shared: Weak<Shared>) {
     let mut timer = tokio::time::interval(TICK);
     timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -106,12 +107,13 @@ async fn tick(shared: Weak<Shared>) {
         shared.pool.bodies().show();
         let under_way = shared.patience.waiting() > 0;
         let calm = shared.patience.calm();
+        let kept = || shared.patience.due().map(|ticks| TICK * ticks);
         let (rest, free) = if !under_way && shared.pool.is_empty() {
             shared.buffers.forget();
-            (None, Free::Now)
+            (kept(), Free::Now)
         } else if !under_way && calm {
             let due = shared.pool.due().map_or(REST_MAX, |ticks| TICK * ticks);
-            (Some(due.min(REST_MAX)), Free::ForAWhile)
+            (Some(due.min(kept().unwrap_or(REST_MAX)).min(REST_MAX)), Free::ForAWhile)
         } else {
             if shared.patience.tick().is_multiple_of(GIVE_BACK_TICKS) {
                 give_back_heap(Free::ForAWhile);

@@ -169,7 +169,7 @@ impl Host {
             stream.write_all(&preamble(original)).await?;
         }
         if target.ip() == self.ip {
-            return Ok(Socket::Virtual(Box::new(stream)));
+            return Ok(Socket::Virtual(Box::new(Witness::pass(stream))));
         }
         Ok(Socket::Virtual(Box::new(self.wire.witness.watch(peer, address, stream))))
     }
@@ -211,7 +211,7 @@ async fn accept_turmoil(listener: turmoil::net::TcpListener, queue: mpsc::Sender
                 original = read_preamble(bytes);
             }
             // A listener that is gone takes its waiting connections with it.
-            let _ = queue.send(Accepted { socket: Socket::Virtual(Box::new(stream)), peer, local, original }).await;
+            let _ = queue.send(Accepted { socket: Socket::Virtual(Box::new(Witness::pass(stream))), peer, local, original }).await;
         });
     }
 }

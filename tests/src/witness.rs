@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+use proxy::io::{Abrupt as _, Socket, VirtualSocket};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// First bytes remembered of each connection.
@@ -55,6 +56,11 @@ impl Witness {
         Watched { stream, number, witness: self.clone() }
     }
 
+    /// The same for a connection that nobody observes.
+    pub fn pass<S>(stream: S) -> Watched<S> {
+        Watched { stream, number: None, witness: Self::default() }
+    }
+
     fn sent(&self, number: usize, bytes: &[u8]) -> bool {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(sighting) = all.get_mut(number) else { return true };
@@ -72,6 +78,15 @@ pub struct Watched<S> {
     number: Option<usize>,
     witness: Witness,
 }
+
+impl VirtualSocket for Watched<Socket> {
+    fn abort(&mut self) {
+        self.stream.abort();
+    }
+}
+
+/// A simulated network's: dropping it is all it knows.
+impl VirtualSocket for Watched<turmoil::net::TcpStream> {}
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

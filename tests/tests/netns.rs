@@ -7,6 +7,8 @@
 mod intercept;
 #[path = "netns/names.rs"]
 mod names;
+#[path = "netns/kernel.rs"]
+mod kernel;
 #[path = "netns/namespace.rs"]
 mod namespace;
 #[path = "netns/outward.rs"]

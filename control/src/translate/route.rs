@@ -174,9 +174,18 @@ fn host(domain: String, routes: Vec<Route>) -> VirtualHost {
 
 /// Everything to one cluster.
 fn plain(name: String, cluster: String) -> Route {
-    let action =
-        RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)), timeout: Some(wire::seconds(0)), ..Default::default() };
+    let action = to(ClusterSpecifier::Cluster(cluster), wire::seconds(0));
     Route { name, r#match: Some(match_of(&Match::any())), action: Some(Action::Route(action)), ..Route::default() }
+}
+
+/// An exchange under way may be silent as long as it likes (kinds, "defaults"): stock Envoy would end it after five minutes.
+fn to(specifier: ClusterSpecifier, timeout: prost_types::Duration) -> RouteAction {
+    RouteAction {
+        cluster_specifier: Some(specifier),
+        timeout: Some(timeout),
+        idle_timeout: Some(wire::seconds(0)),
+        ..RouteAction::default()
+    }
 }
 
 /// One match of one rule as a route. `mesh`: its parent is a Service.
@@ -217,9 +226,7 @@ fn compile(index: &Index, entry: &Entry<'_>, mesh: bool, backends: &mut BTreeSet
         _ => ClusterSpecifier::WeightedClusters(WeightedCluster { clusters: weights }),
     };
     let timeout = rule.timeout.and_then(|timeout| prost_types::Duration::try_from(timeout).ok());
-    let action =
-        RouteAction { cluster_specifier: Some(specifier), timeout: Some(timeout.unwrap_or(wire::seconds(0))), ..Default::default() };
-    compiled.action = Some(Action::Route(action));
+    compiled.action = Some(Action::Route(to(specifier, timeout.unwrap_or(wire::seconds(0)))));
     (compiled.request_headers_to_add, compiled.request_headers_to_remove) = header_ops(&rule.headers.request);
     (compiled.response_headers_to_add, compiled.response_headers_to_remove) = header_ops(&rule.headers.response);
     compiled

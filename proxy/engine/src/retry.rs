@@ -2,7 +2,7 @@
 
 use crate::failure::{Failure, Retry};
 
-/// Most attempts of one request, the first included. Each goes to another endpoint while there is one.
+/// Most attempts of one request, the first included. Each goes to another endpoint.
 pub const ATTEMPTS_MAX: u32 = 3;
 
 /// What to do after a failed attempt.
@@ -14,12 +14,23 @@ pub enum Next {
     Stop,
 }
 
+/// Where another attempt could go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// To an endpoint that was not tried.
+    Another,
+    /// To the same one, of which only a kept connection proved dead: a new one may well work.
+    AnewToTheSame,
+    /// Nowhere that was not dialled already: who dialled in vain once would dial in vain again, and the caller waits.
+    Nowhere,
+}
+
 /// Judges attempt number `attempts` (1 for the first), which ended in `failure`. Only what was never written upstream is made
 /// again, and that for any method: nothing can have happened twice (RFC 9110, section 9.2.2).
-pub fn next(attempts: u32, failure: &Failure) -> Next {
-    match failure.retry {
-        Retry::NeverWritten if attempts < ATTEMPTS_MAX => Next::Again,
-        Retry::NeverWritten | Retry::No => Next::Stop,
+pub fn next(attempts: u32, failure: &Failure, left: Left) -> Next {
+    match (failure.retry, left) {
+        (Retry::NeverWritten, Left::Another | Left::AnewToTheSame) if attempts < ATTEMPTS_MAX => Next::Again,
+        (Retry::NeverWritten | Retry::No, _) => Next::Stop,
     }
 }
 
@@ -30,9 +41,15 @@ mod tests {
 
     #[test]
     fn only_what_was_never_written_is_replayed_and_not_for_ever() {
-        // Aim: the free replay, its bound, and nothing else.
+        // Aim: the free replay, its bound, where it may go, and nothing else.
         let free = Failure::never_written(Reason::ConnectFailed, "refused");
-        assert_eq!((1..=4).map(|n| next(n, &free)).collect::<Vec<_>>(), [Next::Again, Next::Again, Next::Stop, Next::Stop]);
-        assert_eq!(next(1, &Failure::new(Reason::UpstreamReset, "reset")), Next::Stop);
+        for (left, wanted) in [
+            (Left::Another, [Next::Again, Next::Again, Next::Stop, Next::Stop]),
+            (Left::AnewToTheSame, [Next::Again, Next::Again, Next::Stop, Next::Stop]),
+            (Left::Nowhere, [Next::Stop; 4]),
+        ] {
+            assert_eq!([1, 2, 3, 4].map(|n| next(n, &free, left)), wanted, "{left:?}");
+        }
+        assert_eq!(next(1, &Failure::new(Reason::UpstreamReset, "reset"), Left::Another), Next::Stop);
     }
 }

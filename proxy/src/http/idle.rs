@@ -22,6 +22,8 @@ pub struct Patience {
     tick: Rc<Cell<u32>>,
     pulses: RefCell<Vec<Rc<Pulse>>>,
     free: RefCell<Vec<u32>>,
+    /// Of the waits in use, those of connections that are kept: nothing is under way there.
+    kept: Cell<usize>,
     /// Something was begun since this was last asked.
     stirred: Cell<bool>,
     /// Since when the sweep rests.
@@ -46,6 +48,16 @@ struct Pulse {
 impl Patience {
     /// A wait of at most `limit` without movement; `None` waits for ever. Rounded up to whole ticks.
     pub fn wait(self: &Rc<Self>, limit: Option<Duration>) -> Wait {
+        self.begin(limit, false)
+    }
+
+    /// The same for a connection that is kept: the sweep may rest meanwhile, until it is due.
+    pub(super) fn keep(self: &Rc<Self>, limit: Duration) -> Wait {
+        self.kept.set(self.kept.get() + 1);
+        self.begin(Some(limit), true)
+    }
+
+    fn begin(self: &Rc<Self>, limit: Option<Duration>, kept: bool) -> Wait {
         let pulse = match self.free.borrow_mut().pop() {
             Some(index) => Rc::clone(&self.pulses.borrow()[index as usize]),
             None => self.grow(),
@@ -53,7 +65,7 @@ impl Patience {
         self.stir();
         pulse.limit.set(limit.map_or(0, ticks));
         pulse.last.set(self.tick.get());
-        Wait { patience: Rc::clone(self), pulse }
+        Wait { patience: Rc::clone(self), pulse, kept }
     }
 
     #[cold]
@@ -112,9 +124,17 @@ impl Patience {
         true
     }
 
-    /// Waits now in use.
+    /// Waits now in use, of what is under way.
     pub fn waiting(&self) -> usize {
-        self.pulses.borrow().len() - self.free.borrow().len()
+        self.pulses.borrow().len() - self.free.borrow().len() - self.kept.get()
+    }
+
+    /// Ticks until the first wait has stood still too long, if nothing moves; `None`: none has a limit.
+    pub fn due(&self) -> Option<u32> {
+        let now = self.tick.get();
+        let pulses = self.pulses.borrow();
+        let limited = pulses.iter().filter(|pulse| pulse.limit.get() > 0);
+        limited.map(|pulse| (pulse.limit.get() + 1).saturating_sub(now.wrapping_sub(pulse.last.get()))).min()
     }
 
     /// One tick passes: wakes what stood still too long.
@@ -144,6 +164,7 @@ pub(crate) fn ticks(duration: Duration) -> u32 {
 pub struct Wait {
     patience: Rc<Patience>,
     pulse: Rc<Pulse>,
+    kept: bool,
 }
 
 impl Wait {
@@ -152,18 +173,31 @@ impl Wait {
         self.pulse.last.set(self.patience.tick.get());
     }
 
+    /// Begins anew with another limit; `None`: none. Ends a rest of the sweep, so that it begins at the right tick.
+    pub(super) fn restart(&self, limit: Option<Duration>) {
+        self.patience.stir();
+        self.pulse.overdue.set(false);
+        self.pulse.limit.set(limit.map_or(0, ticks));
+        self.touch();
+    }
+
     /// Ready when nothing moved for too long.
     pub fn poll_overdue(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.pulse.overdue.get() {
             return Poll::Ready(());
         }
         if self.pulse.limit.get() > 0 {
-            let mut waker = self.pulse.waker.borrow_mut();
-            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                *waker = Some(cx.waker().clone());
-            }
+            self.register(cx);
         }
         Poll::Pending
+    }
+
+    /// Wakes the task when it is overdue, also by a limit that it gets later.
+    pub(super) fn register(&self, cx: &Context<'_>) {
+        let mut waker = self.pulse.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
     }
 
     /// The other direction's share in this wait.
@@ -180,6 +214,7 @@ impl Wait {
 impl Drop for Wait {
     fn drop(&mut self) {
         let pulse = &self.pulse;
+        self.patience.kept.set(self.patience.kept.get() - usize::from(self.kept));
         pulse.limit.set(0);
         pulse.overdue.set(false);
         pulse.waker.borrow_mut().take();

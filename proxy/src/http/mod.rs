@@ -6,6 +6,7 @@ mod hop;
 pub(crate) mod http2;
 mod idle;
 mod judge;
+mod kept;
 mod packed;
 mod reply;
 mod serve;

@@ -6,21 +6,21 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::kept::Kept;
 use super::{Patience, http2};
 use crate::body::{Body, Received};
 use crate::drain::{Drain, Stage};
-use crate::io::{Rewound, Served, Stream, Unstalled};
+use crate::io::{Notes, Pressure, Rewound, Served, Stream, Unstalled};
 use crate::limits;
 use crate::line::Line;
 use crate::wakes::Wakes;
@@ -54,37 +54,41 @@ pub struct Serving {
     anybody: http1::Builder,
     bodies: Rc<Bodies>,
     patience: Rc<Patience>,
+    pressure: Pressure,
 }
 
 impl Serving {
-    /// `bodies` are those of the worker, `patience` its time.
-    pub fn new(bodies: Rc<Bodies>, patience: Rc<Patience>) -> Self {
-        let builder = |head_wait, added| http1_builder(head_wait, limits::HEAD_BYTES_MAX + added);
+    /// `bodies` are those of the worker, `patience` its time, `pressure` its want of places.
+    pub fn new(bodies: Rc<Bodies>, patience: Rc<Patience>, pressure: Pressure) -> Self {
         Self {
-            application: builder(None, 0),
-            peer: builder(None, limits::HEAD_BYTES_ADDED_MAX),
-            anybody: builder(Some(limits::HEAD_WAIT), 0),
+            application: http1_builder(true, limits::HEAD_BYTES_MAX),
+            peer: http1_builder(false, limits::HEAD_BYTES_MAX + limits::HEAD_BYTES_ADDED_MAX),
+            anybody: http1_builder(true, limits::HEAD_BYTES_MAX),
             bodies,
             patience,
+            pressure,
         }
     }
 }
 
-fn http1_builder(head_wait: Option<Duration>, head_bytes_max: usize) -> http1::Builder {
+/// `half_close`: a client may close its side after its request and wait for the answer, as a shell's `printf | nc` does. A mesh peer closes
+/// its side only when it has gone: what it no longer waits for is given up end to end.
+fn http1_builder(half_close: bool, head_bytes_max: usize) -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .preserve_header_case(true)
         .auto_date_header(false)
-        // A client that closes its side has gone, as nginx and Envoy see it too: so what it no longer waits for is given up end to end.
-        .half_close(false)
+        .half_close(half_close)
         .max_header_size(head_bytes_max)
-        .header_read_timeout(head_wait)
-        .timer(TokioTimer::new());
+        // How long a head may take is judged with how long a connection may be kept: see [`Kept`].
+        .header_read_timeout(None);
     builder
 }
 
-/// Serves one connection to its end. While the worker drains, HTTP/2 says GOAWAY here; HTTP/1 answers say `connection: close` where they are made, and
-/// connections that are only kept are closed here in the end.
+/// Serves one connection to its end. A connection without an exchange is closed after [`limits::KEPT_WAIT`]. An answer that is cut cuts the
+/// connection, so that a client which reads until the end does not take it for whole; so does dropping the future within an exchange. While
+/// the worker drains, HTTP/2 says GOAWAY here; HTTP/1 answers say `connection: close` where they are made, and connections that are only
+/// kept are closed here in the end.
 ///
 /// Returns the status of the answer that hyper has given by itself, if the client's bytes were no HTTP/1 message. It says why in
 /// `x-meshwright-reason`.
@@ -104,7 +108,9 @@ where
         Version::Http1 => {
             let wakes = Arc::new(Wakes::default());
             let line = Line::of(Arc::clone(&wakes));
-            let io = TokioIo::new(Served::new(Unstalled::new(stream), Arc::clone(&line), caller != Caller::Peer));
+            let notes = Notes::new(&serving.pressure, caller != Caller::Peer);
+            let mut kept = Kept::new(&serving.patience, Arc::clone(&notes), caller == Caller::Anybody);
+            let io = TokioIo::new(Served::new(Unstalled::new(stream, notes), Arc::clone(&line), caller != Caller::Peer));
             let builder = match caller {
                 Caller::Application => &serving.application,
                 Caller::Peer => &serving.peer,
@@ -122,15 +128,21 @@ where
             let mut unwanted = None;
             let ended = poll_fn(move |cx| {
                 let mut polled = connection.as_mut().poll(cx);
-                if polled.is_pending() && !told && member.poll_stage(Stage::Closing, cx).is_ready() {
+                // A rest that is read and forgotten is no silence.
+                let over = polled.is_pending() && kept.poll_over(line.exchange(), cx).is_ready() && !line.has_unread();
+                if polled.is_pending() && !told && (over || line.is_last() || member.poll_stage(Stage::Closing, cx).is_ready()) {
                     told = true;
                     connection.as_mut().graceful_shutdown();
                     polled = connection.as_mut().poll(cx);
+                    if over && polled.is_pending() {
+                        // Half a head is no exchange, and nothing to wait for.
+                        return Poll::Ready(Ok(()));
+                    }
                 }
-                if polled.is_pending() && line.has_unread() {
-                    unwanted.get_or_insert_with(Unwanted::begin).poll(&line, cx);
-                } else {
-                    unwanted = None;
+                match &polled {
+                    Poll::Ready(ended) => kept.finish(ended.as_ref().is_err_and(hyper::Error::is_user)),
+                    Poll::Pending if line.has_unread() => unwanted.get_or_insert_with(Unwanted::begin).poll(&line, cx),
+                    Poll::Pending => unwanted = None,
                 }
                 polled
             });
@@ -145,7 +157,7 @@ where
         Version::Http2 => {
             // Boxed because it is far larger than HTTP/1's, whose connections are many and pay for moving what they do not use.
             let inner = matches!(caller, Caller::Peer);
-            Box::pin(http2::serve(Unstalled::new(stream), (&serving.bodies, &serving.patience, inner), drain, answer)).await;
+            Box::pin(http2::serve(stream, (&serving.bodies, &serving.patience, &serving.pressure, inner), drain, answer)).await;
             None
         }
     }

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::inserted::{Insert, Trailing, trailing};
+use super::socket::{Abrupt, Seen};
 use crate::limits::{FIELDS_MAX, HEAD_BYTES_MAX};
 use crate::line::{Interim, Line};
 
@@ -30,6 +31,8 @@ pub struct Called<S> {
     insert: Option<Box<Insert>>,
     /// The other side takes nothing more.
     deaf: bool,
+    /// It has reset the connection, which was told to who wrote; who reads would be told of an end.
+    reset: bool,
 }
 
 /// What bytes are the beginning of.
@@ -45,7 +48,7 @@ enum Beginning {
 impl<S> Called<S> {
     /// `line` is told by who sends.
     pub fn new(inner: S, line: Arc<Line>) -> Self {
-        Self { inner, line, held: BytesMut::new(), insert: None, deaf: false }
+        Self { inner, line, held: BytesMut::new(), insert: None, deaf: false, reset: false }
     }
 
     /// What was read and not given out yet, and the stream beneath: it has become a tunnel.
@@ -67,6 +70,7 @@ impl<S> Called<S> {
         match polled {
             Poll::Ready(Err(error)) if no_longer_taken(&error) && !self.line.is_tunnel() => {
                 self.deaf = true;
+                self.reset |= error.kind() == io::ErrorKind::ConnectionReset;
                 Poll::Ready(Ok(instead))
             }
             other => other,
@@ -79,11 +83,22 @@ fn no_longer_taken(error: &io::Error) -> bool {
 }
 
 impl<S: AsyncRead + Unpin> Called<S> {
+    /// Reads; a reset is no end.
+    #[inline]
+    fn poll_bytes(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if self.reset && polled.is_ready() && buf.filled().len() == before {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        polled
+    }
+
     /// Reads while an answer's head is waited for.
     fn poll_head(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.held.is_empty() {
             let before = buf.filled().len();
-            ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+            ready!(self.poll_bytes(cx, buf))?;
             let fresh = &buf.filled()[before..];
             if !may_be_interim(fresh) {
                 self.line.head_came();
@@ -106,7 +121,7 @@ impl<S: AsyncRead + Unpin> Called<S> {
                 Beginning::Undecided => {
                     let mut room = [MaybeUninit::uninit(); LOOK_BYTES];
                     let mut look = ReadBuf::uninit(&mut room);
-                    ready!(Pin::new(&mut self.inner).poll_read(cx, &mut look))?;
+                    ready!(self.poll_bytes(cx, &mut look))?;
                     self.held.extend_from_slice(look.filled());
                     if !look.filled().is_empty() {
                         continue;
@@ -184,6 +199,16 @@ fn interim(head: &httparse::Response<'_, '_>) -> Option<Interim> {
     Some(Interim { status, headers })
 }
 
+impl<S: Abrupt> Abrupt for Called<S> {
+    fn abort(&mut self) {
+        self.inner.abort();
+    }
+
+    fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<Seen> {
+        self.inner.poll_reset(cx)
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for Called<S> {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -192,7 +217,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Called<S> {
             return this.poll_head(cx, buf);
         }
         if this.held.is_empty() {
-            return Pin::new(&mut this.inner).poll_read(cx, buf);
+            return this.poll_bytes(cx, buf);
         }
         this.give(buf);
         Poll::Ready(Ok(()))

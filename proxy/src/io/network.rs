@@ -3,22 +3,18 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::FutureExt as _;
-use socket2::{Domain, Protocol, SockRef, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::original::{canonical, original_destination};
+use super::peers::look_after;
 use super::socket::Socket;
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;
-
-/// Silence after which the kernel asks whether a peer is still there, and how often it asks.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
 /// What a simulation's network must be able to do.
 #[async_trait]
@@ -85,7 +81,7 @@ impl Network {
                 }
                 let stream = socket.connect(address).await?;
                 stream.set_nodelay(true)?;
-                SockRef::from(&stream).set_tcp_keepalive(&keepalive())?;
+                look_after(&stream)?;
                 Ok(Socket::Tcp(stream))
             }
             Self::Virtual(network) => network.connect(address).await,
@@ -137,9 +133,8 @@ impl Listening {
     pub fn adopt(listener: std::net::TcpListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         // What is accepted inherits these from the listening socket: no system calls per connection.
-        let reference = SockRef::from(&listener);
-        reference.set_tcp_nodelay(true)?;
-        reference.set_tcp_keepalive(&keepalive())?;
+        SockRef::from(&listener).set_tcp_nodelay(true)?;
+        look_after(&listener)?;
         Ok(Self::Kernel(TcpListener::from_std(listener)?))
     }
 
@@ -223,11 +218,6 @@ impl std::fmt::Debug for Listening {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Listening({:?})", self.local_address())
     }
-}
-
-/// Finds peers that vanished without a word.
-fn keepalive() -> TcpKeepalive {
-    TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL)
 }
 
 /// Errors of one connection that died while it waited to be accepted.

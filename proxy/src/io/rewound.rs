@@ -7,6 +7,8 @@ use std::task::{Context, Poll};
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::{Abrupt, Seen};
+
 /// Gives `seen` first, then what the stream gives. Writes go straight through.
 #[derive(Debug)]
 pub struct Rewound<T> {
@@ -33,6 +35,16 @@ impl<T> Rewound<T> {
     /// The stream beneath.
     pub const fn get_ref(&self) -> &T {
         &self.inner
+    }
+}
+
+impl<T: Abrupt> Abrupt for Rewound<T> {
+    fn abort(&mut self) {
+        self.inner.abort();
+    }
+
+    fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<Seen> {
+        self.inner.poll_reset(cx)
     }
 }
 

@@ -10,6 +10,7 @@ use engine::failure::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::inserted::{Insert, Trailing, joined, trailing};
+use super::socket::{Abrupt, Seen};
 use crate::line::Line;
 
 /// hyper says this by itself as soon as somebody reads a body that the client holds back.
@@ -148,6 +149,16 @@ fn with_reason(mut bytes: Vec<u8>) -> Bytes {
         bytes.splice(line + 2..line + 2, header.into_bytes());
     }
     bytes.into()
+}
+
+impl<S: Abrupt> Abrupt for Served<S> {
+    fn abort(&mut self) {
+        self.inner.abort();
+    }
+
+    fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<Seen> {
+        self.inner.poll_reset(cx)
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Served<S> {

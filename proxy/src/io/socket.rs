@@ -3,15 +3,38 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-/// What a simulation's sockets must be able to do.
-pub trait VirtualSocket: AsyncRead + AsyncWrite + Send + Unpin {}
+use super::pipe::Pipe;
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> VirtualSocket for T {}
+/// What a simulation's sockets must be able to do.
+pub trait VirtualSocket: AsyncRead + AsyncWrite + Send + Unpin {
+    /// See [`Abrupt::abort`]. Where it does nothing, the peer takes the drop for an end.
+    fn abort(&mut self) {}
+}
+
+/// A byte stream that can end by a cut, which a reader must not take for an end: what came before it may not be all.
+pub trait Abrupt {
+    /// Makes the drop that is to follow a cut: the peer sees a reset, or TLS that ends without its goodbye. What was written and has not left
+    /// may be lost, as it is when a program dies.
+    fn abort(&mut self);
+
+    /// Looks whether the peer has cut the connection, without reading from it.
+    fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<Seen>;
+}
+
+/// What can be known of a peer without reading what it said. Pending: nothing has come, and the task is woken when something does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It has reset the connection.
+    Reset,
+    /// Bytes or an end have come that nobody has read yet, and what comes after them wakes nobody.
+    Unread,
+}
 
 /// A connected byte stream. The kernel's own is a variant of its own, so that nothing is boxed on the way.
 pub enum Socket {
@@ -20,16 +43,33 @@ pub enum Socket {
     /// A simulation's.
     Virtual(Box<dyn VirtualSocket>),
     /// One end of a memory pipe: the hairpin to this proxy's own inbound side, and tests.
-    Pipe(DuplexStream),
+    Pipe(Pipe),
 }
 
-/// Bytes a memory pipe holds before its writer waits.
-const PIPE_BYTES: usize = 64 << 10;
+impl Abrupt for Socket {
+    fn abort(&mut self) {
+        match self {
+            // A socket that lingers for no time at all is reset when it is closed (tcp(7)). It fails only for one that is dead already.
+            Self::Tcp(stream) => drop(SockRef::from(&*stream).set_linger(Some(Duration::ZERO))),
+            Self::Virtual(stream) => stream.abort(),
+            Self::Pipe(pipe) => pipe.abort(),
+        }
+    }
 
-/// Two connected ends of a memory pipe.
-pub fn pipe() -> (Socket, Socket) {
-    let (near, far) = tokio::io::duplex(PIPE_BYTES);
-    (Socket::Pipe(near), Socket::Pipe(far))
+    fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<Seen> {
+        match self {
+            Self::Tcp(stream) => {
+                let readable = stream.poll_read_ready(cx);
+                // Asks what the poller has told, not the kernel.
+                if stream.try_io(Interest::ERROR, || Ok(())).is_ok() {
+                    return Poll::Ready(Seen::Reset);
+                }
+                readable.map(|_| Seen::Unread)
+            }
+            Self::Virtual(_) => Poll::Pending,
+            Self::Pipe(pipe) => pipe.poll_reset(cx),
+        }
+    }
 }
 
 impl Socket {

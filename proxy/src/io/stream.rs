@@ -8,7 +8,7 @@ use rustls::{ConnectionCommon, SideData};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::{client, server};
 
-use super::{Rewound, Socket};
+use super::{Abrupt, Rewound, Seen, Socket};
 
 /// One type for every connection, so that HTTP and copying are compiled once. TLS states are boxed: they are a kilobyte and more, and
 /// plain connections should not pay for them.
@@ -28,6 +28,8 @@ pub enum Stream {
 pub struct Dry<T> {
     tls: T,
     dry: bool,
+    /// We have said goodbye.
+    shut: bool,
 }
 
 impl<T: AsyncRead + Unpin> Dry<T> {
@@ -45,12 +47,33 @@ impl<T: AsyncRead + Unpin> Dry<T> {
 impl Stream {
     /// TLS we opened.
     pub fn opened(tls: client::TlsStream<Socket>) -> Self {
-        Self::Opened(Box::new(Dry { tls, dry: false }))
+        Self::Opened(Box::new(Dry { tls, dry: false, shut: false }))
     }
 
     /// TLS we accepted.
     pub fn accepted(tls: server::TlsStream<Rewound<Socket>>) -> Self {
-        Self::Accepted(Box::new(Dry { tls, dry: false }))
+        Self::Accepted(Box::new(Dry { tls, dry: false, shut: false }))
+    }
+}
+
+/// TLS that ends without a goodbye was cut, for everybody who reads it (RFC 8446, section 6.1), and nothing before the cut is lost that way.
+/// Where the goodbye has been said already, only a reset tells.
+impl Abrupt for Stream {
+    fn abort(&mut self) {
+        match self {
+            Self::Plain(socket) => socket.abort(),
+            Self::Opened(stream) if stream.shut => stream.tls.get_mut().0.abort(),
+            Self::Accepted(stream) if stream.shut => stream.tls.get_mut().0.abort(),
+            Self::Opened(_) | Self::Accepted(_) => {}
+        }
+    }
+
+    fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<Seen> {
+        match self {
+            Self::Plain(socket) => socket.poll_reset(cx),
+            Self::Opened(stream) => stream.tls.get_ref().0.poll_reset(cx),
+            Self::Accepted(stream) => stream.tls.get_ref().0.poll_reset(cx),
+        }
     }
 }
 
@@ -129,11 +152,13 @@ impl AsyncWrite for Stream {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Opened(stream) => {
+                stream.shut = true;
                 let (socket, session) = stream.tls.get_mut();
                 say_goodbye(socket, session);
                 Pin::new(&mut stream.tls).poll_shutdown(cx)
             }
             Self::Accepted(stream) => {
+                stream.shut = true;
                 let (socket, session) = stream.tls.get_mut();
                 say_goodbye(socket.get_ref(), session);
                 Pin::new(&mut stream.tls).poll_shutdown(cx)

@@ -1,37 +1,50 @@
-//! A stream that gives up on a peer which takes nothing.
+//! The stream of an HTTP connection, between it and the bytes: what the library does not see of the peer.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
-use crate::limits::STALL_WAIT;
+use super::{Abrupt, Notes, Seen};
+use crate::limits::{PRESSURE_ASKED_EVERY, RESET_ASKED_EVERY, STALL_WAIT};
 
-/// Writing fails when bytes have waited for [`STALL_WAIT`] to twice of it and not one was taken: an exchange whose other side stands still
-/// does not see its own idle timeout, because nobody asks for more of its body. Costs nothing while the peer takes what is written.
+/// A peer that takes nothing of what is written to it may do so for as long as it lives, which the kernel looks after. Only while
+/// the worker has no places left, and bytes have waited for [`STALL_WAIT`] and not one was taken, writing fails: who never reads must not keep
+/// others out. Costs nothing while the peer takes what is written. Cuts the connection at its drop where the notes say so.
 #[derive(Debug)]
-pub struct Unstalled<T> {
+pub struct Unstalled<T: Abrupt> {
     inner: T,
-    /// Made at the first stall and kept: a slow peer stalls again and again.
-    stall: Option<Pin<Box<Stall>>>,
+    notes: Arc<Notes>,
+    /// Made when first needed and kept: a slow peer stalls again and again.
+    timers: Option<Pin<Box<Timers>>>,
 }
 
 pin_project! {
     #[derive(Debug)]
-    struct Stall {
+    struct Timers {
         #[pin]
-        over: Sleep,
+        stall: Sleep,
+        // Something was taken since the last stall.
         moved: bool,
+        // Asks again for a reset that would wake nobody.
+        #[pin]
+        gone: Sleep,
     }
 }
 
-impl<T> Unstalled<T> {
+impl<T: Abrupt> Unstalled<T> {
     /// Wraps a stream.
-    pub const fn new(inner: T) -> Self {
-        Self { inner, stall: None }
+    pub const fn new(inner: T, notes: Arc<Notes>) -> Self {
+        Self { inner, notes, timers: None }
+    }
+
+    fn timers(timers: &mut Option<Pin<Box<Timers>>>) -> Pin<&mut Timers> {
+        let begin = || Box::pin(Timers { stall: sleep(STALL_WAIT), moved: true, gone: sleep(RESET_ASKED_EVERY) });
+        timers.get_or_insert_with(begin).as_mut()
     }
 
     #[inline]
@@ -39,34 +52,76 @@ impl<T> Unstalled<T> {
         if polled.is_pending() {
             return self.stalled(cx).map(Err);
         }
-        if let Some(stall) = &mut self.stall {
-            *stall.as_mut().project().moved = true;
+        if let Some(timers) = &mut self.timers {
+            *timers.as_mut().project().moved = true;
+            self.notes.hold_up(false);
         }
         polled
     }
 
     #[cold]
     fn stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let begin = || Box::pin(Stall { over: tokio::time::sleep(STALL_WAIT), moved: false });
-        let mut stall = self.stall.get_or_insert_with(begin).as_mut().project();
-        while stall.over.as_mut().poll(cx).is_ready() {
-            if !std::mem::take(stall.moved) {
-                return Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, format!("the peer took nothing for {STALL_WAIT:?}")));
+        self.notes.hold_up(true);
+        let mut timers = Self::timers(&mut self.timers).project();
+        while timers.stall.as_mut().poll(cx).is_ready() {
+            let moved = std::mem::take(timers.moved);
+            if !moved && self.notes.pressure.is_on() {
+                return Poll::Ready(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    format!("the peer took nothing for {STALL_WAIT:?}, and its place is wanted"),
+                ));
             }
-            stall.over.as_mut().reset(Instant::now() + STALL_WAIT);
+            let wait = if moved { STALL_WAIT } else { PRESSURE_ASKED_EVERY };
+            timers.stall.as_mut().reset(Instant::now() + wait);
         }
         Poll::Pending
     }
-}
 
-impl<T: AsyncRead + Unpin> AsyncRead for Unstalled<T> {
-    #[inline]
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+    /// Ready with the error when the peer has reset the connection.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
+            match ready!(self.inner.poll_reset(cx)) {
+                Seen::Reset => return Poll::Ready(io::ErrorKind::ConnectionReset.into()),
+                Seen::Unread => {
+                    let mut again = Self::timers(&mut self.timers).project().gone;
+                    ready!(again.as_mut().poll(cx));
+                    again.as_mut().reset(Instant::now() + RESET_ASKED_EVERY);
+                }
+            }
+        }
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Unstalled<T> {
+impl<T: Abrupt> Abrupt for Unstalled<T> {
+    fn abort(&mut self) {
+        self.inner.abort();
+    }
+
+    fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<Seen> {
+        self.inner.poll_reset(cx)
+    }
+}
+
+impl<T: Abrupt> Drop for Unstalled<T> {
+    fn drop(&mut self) {
+        if self.notes.was_cut() {
+            self.inner.abort();
+        }
+    }
+}
+
+impl<T: AsyncRead + Abrupt + Unpin> AsyncRead for Unstalled<T> {
+    #[inline]
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if polled.is_ready() {
+            self.notes.hear();
+        }
+        polled
+    }
+}
+
+impl<T: AsyncWrite + Abrupt + Unpin> AsyncWrite for Unstalled<T> {
     #[inline]
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.inner).poll_write(cx, buf);
@@ -87,6 +142,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Unstalled<T> {
     #[inline]
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.inner).poll_flush(cx);
+        if self.notes.watched
+            && matches!(polled, Poll::Ready(Ok(())))
+            && let Poll::Ready(error) = self.poll_gone(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
         self.judge(cx, polled)
     }
 
@@ -101,27 +162,44 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use crate::io::{Pressure, Socket, pipe};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// More than a pipe holds.
+    const MUCH: usize = 128 << 10;
+
+    async fn stalled(pressure: &Pressure) -> (Unstalled<Socket>, Socket) {
+        let (near, far) = pipe();
+        let mut stream = Unstalled::new(near, Notes::new(pressure, false));
+        let filled = tokio::time::timeout(Duration::from_secs(1), stream.write_all(&[0; MUCH])).await;
+        assert!(filled.is_err(), "everything was taken");
+        (stream, far)
+    }
 
     #[tokio::test(start_paused = true)]
-    async fn only_a_peer_that_takes_nothing_is_given_up() {
-        // Aim: a slow reader is served for ever, one that stands still for the limit at most twice; silence without a write is no stall.
-        let (near, mut far) = duplex(16);
-        let mut stream = Unstalled::new(near);
-        stream.write_all(&[0; 16]).await.unwrap();
-        tokio::time::sleep(STALL_WAIT * 5).await;
-        let slow = async {
-            let mut two = [0; 2];
-            for _ in 0..20 {
-                tokio::time::sleep(STALL_WAIT - Duration::from_secs(1)).await;
-                far.read_exact(&mut two).await.unwrap();
-            }
-        };
-        let (written, ()) = tokio::join!(stream.write_all(&[0; 40]), slow);
-        written.unwrap();
+    async fn only_who_stands_still_gives_way_and_only_where_places_are_wanted() {
+        // Aim: without need a peer may take nothing for a day; in need who stands still gives way within ten seconds, a slow reader never.
+        let pressure = Pressure::default();
+        let (mut stream, far) = stalled(&pressure).await;
+        let day = Duration::from_secs(24 * 3600);
+        assert!(tokio::time::timeout(day, stream.write_all(&[0; 1])).await.is_err(), "given up without need");
+        pressure.rise();
         let began = Instant::now();
         let error = stream.write_all(&[0; 1]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
-        assert!((STALL_WAIT..=STALL_WAIT * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+        assert!(began.elapsed() <= PRESSURE_ASKED_EVERY, "{:?}", began.elapsed());
+        drop(far);
+
+        let (mut stream, mut far) = stalled(&pressure).await;
+        let slow = async {
+            let mut some = vec![0; 8 << 10];
+            for _ in 0..15 {
+                sleep(STALL_WAIT - Duration::from_secs(1)).await;
+                far.read_exact(&mut some).await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(stream.write_all(&[0; 60 << 10]), slow);
+        written.unwrap();
+        pressure.fall();
     }
 }

@@ -15,7 +15,7 @@ use super::slot::Http1;
 use super::{Counts, To};
 use crate::http::Patience;
 use crate::http::http2::client_builder;
-use crate::io::{Called, Network, Rewound, Socket, Stream, Unstalled, gather};
+use crate::io::{Called, Network, Notes, Pressure, Rewound, Socket, Stream, Unstalled, gather};
 use crate::limits;
 use crate::line::Line;
 use crate::tls::{Carries, Tls, TlsFacts};
@@ -31,6 +31,7 @@ pub struct Connector {
     network: Network,
     tls: Arc<Tls>,
     hairpin: Option<Hairpin>,
+    pressure: Pressure,
 }
 
 /// A connection that was opened, and how it is encrypted.
@@ -64,8 +65,8 @@ pub(super) fn step(count: &Cell<usize>, by: isize) {
 
 impl Connector {
     /// A connector over a network. `hairpin` is consulted for every endpoint that is not said to be local.
-    pub fn new(network: Network, tls: Arc<Tls>, hairpin: Option<Hairpin>) -> Self {
-        Self { network, tls, hairpin }
+    pub fn new(network: Network, tls: Arc<Tls>, hairpin: Option<Hairpin>, pressure: Pressure) -> Self {
+        Self { network, tls, hairpin, pressure }
     }
 
     /// See [`Tls::generation`].
@@ -122,6 +123,10 @@ impl Connector {
         }
     }
 
+    fn attended(&self, stream: Stream) -> Attended {
+        Unstalled::new(Rewound::new(bytes::Bytes::new(), stream), Notes::new(&self.pressure, false))
+    }
+
     pub(super) async fn open_http1(&self, to: &To, counts: &Rc<Counts>) -> Result<Box<Http1>, Failure> {
         let (stream, tls) = self.open(to, Carries::H1).await?;
         let open = Open::count(counts, to.local.is_some());
@@ -131,7 +136,7 @@ impl Connector {
         let (sender, connection) = http1::Builder::new()
             .preserve_header_case(true)
             .max_header_size(limits::HEAD_BYTES_MAX + added)
-            .handshake(TokioIo::new(Called::new(attended(stream), Arc::clone(&line))))
+            .handshake(TokioIo::new(Called::new(self.attended(stream), Arc::clone(&line))))
             .await
             .map_err(|error| refused(to.endpoint.address, &io::Error::other(error)))?;
         let driven = wakes.drive(connection.with_upgrades());
@@ -153,7 +158,7 @@ impl Connector {
         let (stream, tls) = self.open(to, Carries::H2).await?;
         let open = Open::count(counts, to.local.is_some());
         let windows = bodies.connection();
-        let (stream, gathering) = gather(attended(stream));
+        let (stream, gathering) = gather(self.attended(stream));
         let (sender, mut connection) =
             client_builder(&windows).handshake(stream).await.map_err(|error| refused(to.endpoint.address, &io::Error::other(error)))?;
         let pings = tls.and_then(|_| connection.ping_pong());
@@ -168,10 +173,6 @@ impl Connector {
 
 /// A connection that HTTP is spoken on.
 pub(super) type Attended = Unstalled<Rewound<Stream>>;
-
-const fn attended(stream: Stream) -> Attended {
-    Unstalled::new(Rewound::new(bytes::Bytes::new(), stream))
-}
 
 fn refused(address: SocketAddr, error: &io::Error) -> Failure {
     Failure::never_written(Reason::ConnectFailed, format!("connect to {address}: {error}"))

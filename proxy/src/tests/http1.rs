@@ -418,6 +418,7 @@ fn silence_ends_and_a_client_that_leaves_is_let_go() {
                 head(&mut client).await;
             }
             let began = Instant::now();
+            client.abort();
             drop(client);
             assert_eq!(rest(&mut application).await, "");
             assert!(began.elapsed() < Duration::from_secs(1), "given up at once, not by a timeout");

@@ -28,6 +28,49 @@ fn loopback() -> TcpListener {
 }
 
 #[tokio::test]
+async fn a_reset_of_a_live_socket_is_told_by_the_kernel() {
+    // Aim: real sockets see a reset where the other side has reset, both ways, for bytes and for an answer without a length.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint: &'static str = Box::leak(listener.local_addr().unwrap().to_string().into_boxed_str());
+    for (protocol, said, answered) in
+        [(Protocol::Tcp, "hello", "word"), (Protocol::Http, "GET /a HTTP/1.0\r\nhost: a\r\n\r\n", "HTTP/1.0 200 OK\r\n\r\nabc")]
+    {
+        let setup = Setup { endpoints: vec![endpoint], meshed: false, protocol, ..Setup::default() };
+        let snapshots = Snapshots::default();
+        snapshots.publish(Arc::new(client_snapshot(&setup, 1)));
+        let means = Means {
+            snapshots,
+            tls: party(&Authority::new("root"), FRONTEND, "frontend").tls,
+            telemetry: Telemetry::new(TelemetryOptions::default(), Clock::System).0,
+            network: Network::Kernel { mark: None },
+            connections_max: usize::MAX,
+        };
+        let worker = Worker::spawn("worker".to_owned(), means, 1).unwrap();
+        let door = loopback();
+        let at = door.local_addr().unwrap();
+        worker.open(Door::Fixed { destination: SERVICE.parse().unwrap() }, door).await;
+        for by_client in [true, false] {
+            let mut client = Socket::Tcp(TcpStream::connect(at).await.unwrap());
+            write(&mut client, said).await;
+            let mut application = Socket::Tcp(listener.accept().await.unwrap().0);
+            let mut some = [0; 5];
+            application.read_exact(&mut some).await.unwrap();
+            write(&mut application, answered).await;
+            client.read_exact(&mut some[..4]).await.unwrap();
+            let (mut from, mut to) = if by_client { (client, application) } else { (application, client) };
+            from.abort();
+            drop(from);
+            let ended = to.read_to_end(&mut Vec::new()).await;
+            // What a client no longer waits for is closed for a server of HTTP; bytes are cut.
+            if protocol == Protocol::Tcp || !by_client {
+                assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "{protocol:?}, by the client: {by_client}");
+            }
+        }
+        drop(worker);
+    }
+}
+
+#[tokio::test]
 async fn a_worker_accepts_serves_drains_and_ends() {
     // Aim: doors open and close while the worker runs, several may share a socket, and its end is orderly.
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

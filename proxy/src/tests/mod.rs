@@ -5,6 +5,7 @@ mod counting;
 mod doors;
 mod early;
 mod edge;
+mod ends;
 mod explained;
 mod framing;
 mod http1;
@@ -12,6 +13,7 @@ mod http2;
 mod interim;
 mod kernel;
 mod opaque;
+mod places;
 mod policy;
 mod refused;
 mod rough;
@@ -41,7 +43,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::sync::{mpsc, watch};
 
 use crate::arrival::Arrival;
-use crate::io::{Clock, Network, Socket, VirtualListening, VirtualNetwork, pipe};
+use crate::io::{Abrupt, Clock, Network, Socket, VirtualListening, VirtualNetwork, VirtualSocket, pipe};
 use crate::observe::{Direction, Telemetry, TelemetryOptions};
 use crate::shared::Shared;
 use crate::snapshots::Snapshots;
@@ -168,7 +170,7 @@ impl Default for Setup {
             endpoints: vec![SERVER],
             meshed: true,
             request_timeout: None,
-            idle_timeout: Some(Duration::from_secs(300)),
+            idle_timeout: None,
             outside_denied: false,
         }
     }

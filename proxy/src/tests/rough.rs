@@ -41,6 +41,12 @@ impl Rough {
     }
 }
 
+impl VirtualSocket for Rough {
+    fn abort(&mut self) {
+        self.inner.abort();
+    }
+}
+
 impl AsyncRead for Rough {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.pauses(cx) {

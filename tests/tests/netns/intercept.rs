@@ -9,7 +9,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use proxy::intercept::{self, EXEMPT_MARK, Families, Missing, Plan};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::namespace::{fresh, run};
+use crate::namespace::{Beyond, fresh, run};
 
 const WAIT: Duration = Duration::from_secs(5);
 
@@ -148,26 +148,16 @@ fn answers_udp(server: &UdpSocket, target: &str) {
 #[test]
 fn inbound_connections_are_redirected() {
     fresh(|| {
-        let name = format!("mw-test-{}", std::process::id());
-        run("ip", &["netns", "add", &name]);
-        run("ip", &["link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &name]);
-        run("ip", &["addr", "add", "10.77.0.2/16", "dev", "eth0"]);
-        run("ip", &["addr", "add", "fd00:6d77:77::2/64", "dev", "eth0", "nodad"]);
-        run("ip", &["link", "set", "eth0", "up"]);
-        for args in ["addr add 10.77.0.3/16 dev eth0", "addr add fd00:6d77:77::3/64 dev eth0 nodad", "link set eth0 up"] {
-            let all: Vec<&str> = ["-n", name.as_str()].into_iter().chain(args.split(' ')).collect();
-            run("ip", &all);
-        }
+        let peer = Beyond::join();
         intercept::install(&plan()).unwrap();
         let _v4 = tell_destination("0.0.0.0:15006".parse().unwrap());
         let _v6 = tell_destination("[fd00:6d77:77::2]:15006".parse().unwrap());
         let from_peer = |address: &str| {
             let script = format!("exec 3<>/dev/tcp/{address}; cat <&3");
-            run("ip", &["netns", "exec", &name, "timeout", "5", "bash", "-c", &script])
+            peer.run("bash", &["-c", &script])
         };
         assert_eq!(from_peer("10.77.0.2/8080"), "10.77.0.2:8080");
         assert_eq!(from_peer("fd00:6d77:77::2/8080"), "[fd00:6d77:77::2]:8080");
-        run("ip", &["netns", "del", &name]);
     });
 }
 

@@ -1,5 +1,6 @@
 //! Serving HTTP/2 on a connection.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -19,7 +20,8 @@ use super::Pump;
 use crate::body::{Body, Received};
 use crate::drain::{Drain, Member, Stage};
 use crate::http::Patience;
-use crate::io::{Gathered, Rewound, Stream, Unstalled, gather};
+use crate::http::kept::Kept;
+use crate::io::{Gathered, Notes, Pressure, Rewound, Stream, Unstalled, gather};
 use crate::line::{Interim, Line};
 use crate::windows::{Bodies, Turned, Windows};
 
@@ -29,22 +31,27 @@ type Io = Gathered<Unstalled<Rewound<Stream>>>;
 /// Serves HTTP/2 to its end; every turn of the connection ends with what it wrote on its way. `inner` says that a peer of the mesh calls. Says GOAWAY when the worker drains. Dropping
 /// the future cuts the connection; what is being answered on it ends by itself.
 pub(crate) async fn serve<F, A>(
-    stream: Unstalled<Rewound<Stream>>,
-    (bodies, patience, inner): (&Rc<Bodies>, &Rc<Patience>, bool),
+    stream: Rewound<Stream>,
+    (bodies, patience, pressure, inner): (&Rc<Bodies>, &Rc<Patience>, &Pressure, bool),
     drain: &Rc<Drain>,
     answer: F,
 ) where
     F: Fn(Request<Received>) -> A,
     A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
 {
-    let (stream, gathering) = gather(stream);
+    let notes = Notes::new(pressure, false);
+    let (stream, gathering) = gather(Unstalled::new(stream, Arc::clone(&notes)));
     let windows = bodies.connection();
     let serving = async {
         let mut member = drain.join();
         let handshake = pin!(super::server_builder(&windows).handshake(stream));
+        let mut kept = Kept::new(patience, notes, false);
+        // A stream that is cut says so itself, whatever its connection's end looks like.
+        kept.finish(false);
         let ended = match shake_hands(handshake, &mut member).await {
             Some(Ok(connection)) => {
-                let serving = Serving { connection, windows, patience, inner, member, told: false, answer };
+                let serving =
+                    Serving { connection, windows, patience, kept, streams: Rc::default(), begun: 0, inner, member, told: false, answer };
                 serving.run().await
             }
             Some(Err(error)) => Err(error),
@@ -74,6 +81,10 @@ struct Serving<'a, F> {
     connection: Connection<Io, Bytes>,
     windows: Rc<Windows>,
     patience: &'a Patience,
+    kept: Box<Kept>,
+    streams: Rc<Streams>,
+    /// Streams that have begun; wraps.
+    begun: u32,
     /// The peer is one of the mesh.
     inner: bool,
     member: Member,
@@ -105,7 +116,7 @@ where
         }
     }
 
-    fn begin(&self, request: Request<RecvStream>, reply: SendResponse<Bytes>) {
+    fn begin(&mut self, request: Request<RecvStream>, reply: SendResponse<Bytes>) {
         let (head, stream) = request.into_parts();
         let admitted = if super::too_large(&head.headers, Some(&head.uri), self.inner) {
             Err(Reason::TooLarge)
@@ -118,11 +129,14 @@ where
         };
         let line = Arc::<Line>::default();
         let received = Received::http2(stream, &head.headers, admitted, Some(Arc::clone(&line)));
-        tokio::task::spawn_local(respond((self.answer)(Request::from_parts(head, received)), reply, line));
+        let under_way = UnderWay::begin(&self.streams);
+        self.begun = self.begun.wrapping_add(1);
+        tokio::task::spawn_local(respond((self.answer)(Request::from_parts(head, received)), reply, line, under_way));
     }
 
     fn has_more_to_say(&mut self, cx: &mut Context<'_>) -> bool {
-        if !self.told && self.member.poll_stage(Stage::Told, cx).is_ready() {
+        let over = self.kept.poll_over((self.streams.count.get() > 0, self.begun), cx).is_ready();
+        if !self.told && (over || self.streams.last.get() || self.member.poll_stage(Stage::Told, cx).is_ready()) {
             self.told = true;
             self.connection.graceful_shutdown();
             return true;
@@ -140,8 +154,37 @@ where
     }
 }
 
+/// The streams of a connection.
+#[derive(Debug, Default)]
+struct Streams {
+    count: Cell<usize>,
+    /// The connection is to end in order with those that are under way.
+    last: Cell<bool>,
+}
+
+/// One of them; dropped when it is over.
+struct UnderWay(Rc<Streams>);
+
+impl UnderWay {
+    fn begin(streams: &Rc<Streams>) -> Self {
+        streams.count.set(streams.count.get() + 1);
+        Self(Rc::clone(streams))
+    }
+
+    /// Its answer is there, which wakes the connection's task.
+    fn answered(&self, line: &Line) {
+        self.0.last.set(self.0.last.get() || line.is_last());
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.count.set(self.0.count.get() - 1);
+    }
+}
+
 /// Answers one request, with the interim answers that come over `line` before. Who resets the stream is not waited for: the answer is dropped.
-async fn respond<A>(answer: A, mut reply: SendResponse<Bytes>, line: Arc<Line>)
+async fn respond<A>(answer: A, mut reply: SendResponse<Bytes>, line: Arc<Line>, under_way: UnderWay)
 where
     A: Future<Output = Result<Response<Body>, Infallible>>,
 {
@@ -162,6 +205,7 @@ where
         .await
     };
     line.answered();
+    under_way.answered(&line);
     let Some(Ok(response)) = answered else { return };
     let (mut head, body) = response.into_parts();
     super::fit(&mut head.headers, false);

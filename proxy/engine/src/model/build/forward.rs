@@ -8,7 +8,7 @@ use proto::xds::route::{RouteAction, WeightedCluster, weighted_cluster};
 use proto::xds::tcp_proxy::TcpProxy;
 use proto::xds::tcp_proxy::tcp_proxy::{self as tcp_proxy, ClusterSpecifier as TcpCluster};
 
-use super::{IDLE_TIMEOUT_DEFAULT, timeout};
+use super::{OPAQUE_IDLE_DEFAULT, timeout};
 use crate::filter::{Filter, RequestHeaders, ResponseHeaders, Stage};
 use crate::rejected::{Wrong, refuse};
 
@@ -88,7 +88,7 @@ pub(super) fn http(raw: &RouteAction, stages: Vec<Stage>) -> Result<Forward, Wro
         stages,
         // Envoy would take 15 s for an absent timeout; ours always say, and "none" is the mesh's default.
         request_timeout: timeout(whole.as_ref(), "timeout", None)?,
-        idle_timeout: timeout(idle_timeout.as_ref(), "idle_timeout", Some(IDLE_TIMEOUT_DEFAULT))?,
+        idle_timeout: timeout(idle_timeout.as_ref(), "idle_timeout", None)?,
     })
 }
 
@@ -137,7 +137,7 @@ pub(super) fn tcp(raw: &TcpProxy) -> Result<Forward, Wrong> {
         backends: checked(backends, "weighted_clusters.clusters")?,
         stages: Vec::new(),
         request_timeout: None,
-        idle_timeout: timeout(idle_timeout.as_ref(), "idle_timeout", Some(IDLE_TIMEOUT_DEFAULT))?,
+        idle_timeout: timeout(idle_timeout.as_ref(), "idle_timeout", Some(OPAQUE_IDLE_DEFAULT))?,
     })
 }
 

@@ -241,5 +241,5 @@ fn idle_timeout(chains: &[Chain]) -> Result<Option<Duration>, Wrong> {
         }
         found = Some(forward.idle_timeout);
     }
-    Ok(found.unwrap_or(Some(super::IDLE_TIMEOUT_DEFAULT)))
+    Ok(found.unwrap_or(Some(super::OPAQUE_IDLE_DEFAULT)))
 }

@@ -37,8 +37,9 @@ pub use crate::rejected::Rejected;
 pub const RESOURCES_MAX: usize = 100_000;
 /// Time to connect where a cluster does not say (kinds, "defaults").
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
-/// Idle timeout where nothing says one (kinds, "defaults").
-pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(300);
+/// Silence that ends an opaque connection where nothing says one (kinds, "defaults"). An exchange under way has none: a slow answer, a
+/// silent event stream and a WebSocket may take what they need, and a dead peer is found by TCP keep-alive.
+pub const OPAQUE_IDLE_DEFAULT: Duration = Duration::from_secs(3600);
 /// How long both sides of an undeclared protocol are watched before the upstream is opened.
 pub const SNIFF_TIMEOUT: Duration = Duration::from_millis(10);
 /// Name of the cluster that is the application beside a sidecar.

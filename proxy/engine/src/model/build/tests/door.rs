@@ -70,7 +70,7 @@ fn routes_that_we_cannot_carry_out_are_refused_by_field() {
 
 #[test]
 fn timeouts_and_fixed_answers_arrive() {
-    // Aim: 0s is none, absent idle is the default, direct responses carry status, body, reason and response headers.
+    // Aim: 0s is none and so is an absent idle, direct responses carry status, body, reason and response headers.
     let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
     let mut parts = Parts::default();
     let forward = |parts: &mut Parts, action| {
@@ -83,7 +83,7 @@ fn timeouts_and_fixed_answers_arrive() {
     let none = RouteAction { timeout: seconds(0), idle_timeout: seconds(0), ..Default::default() };
     assert_eq!(forward(&mut parts, none), (None, None));
     let some = RouteAction { timeout: seconds(2), ..Default::default() };
-    assert_eq!(forward(&mut parts, some), (Some(Duration::from_secs(2)), Some(Duration::from_secs(300))));
+    assert_eq!(forward(&mut parts, some), (Some(Duration::from_secs(2)), None));
 
     let fixed = |status, reason: Option<&str>| Route {
         action: Some(route::Action::DirectResponse(DirectResponseAction { status, body: None })),

@@ -1,0 +1,75 @@
+//! A downstream connection between its exchanges.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::idle::{Patience, Wait};
+use crate::io::Notes;
+use crate::limits::{HEAD_WAIT, KEPT_WAIT};
+
+/// How long a connection may be kept without an exchange, how long a head may take, and whether it is to end in order. Dropped within an
+/// exchange, before [`Self::finish`], it cuts the connection.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    notes: Arc<Notes>,
+    wait: Wait,
+    /// Whether an exchange was under way at the last turn, and how many there were.
+    exchange: (bool, u32),
+    /// A head has begun, and is waited for.
+    in_head: bool,
+    guarded: bool,
+    finished: bool,
+}
+
+impl Kept {
+    /// Begins to wait for the first exchange. `guarded`: the client is not trusted with its time for a head.
+    pub(crate) fn new(patience: &Rc<Patience>, notes: Arc<Notes>, guarded: bool) -> Box<Self> {
+        let wait = patience.keep(KEPT_WAIT);
+        Box::new(Self { notes, wait, exchange: (false, 0), in_head: false, guarded, finished: false })
+    }
+
+    /// Ready when the connection has been kept for too long, or a head has taken too long. Asked at every turn of the connection; what the
+    /// peer has not taken yet is still under way. `exchange`: whether one is under way, and a number that changes with each.
+    pub(crate) fn poll_over(&mut self, exchange: (bool, u32), cx: &mut Context<'_>) -> Poll<()> {
+        self.wait.register(cx);
+        let busy = exchange.0;
+        if self.exchange != exchange {
+            (self.exchange, self.in_head) = (exchange, false);
+            // What came in the turn of an exchange's end is taken for its own.
+            self.notes.heard();
+            self.wait.restart((!busy).then_some(KEPT_WAIT));
+        }
+        if busy {
+            return Poll::Pending;
+        }
+        if self.guarded && !self.in_head && self.notes.heard() {
+            self.in_head = true;
+            self.wait.restart(Some(HEAD_WAIT));
+        }
+        if self.wait.poll_overdue(cx).is_pending() {
+            return Poll::Pending;
+        }
+        if self.notes.held_up() {
+            self.wait.restart(Some(KEPT_WAIT));
+            return self.wait.poll_overdue(cx);
+        }
+        Poll::Ready(())
+    }
+
+    /// Serving has come to its end. `cut`: in the middle of an answer.
+    pub(crate) fn finish(&mut self, cut: bool) {
+        self.finished = true;
+        if cut {
+            self.notes.cut();
+        }
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if !self.finished && self.exchange.0 {
+            self.notes.cut();
+        }
+    }
+}
