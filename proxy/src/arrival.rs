@@ -5,6 +5,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use engine::decide::{First, Known, Version};
 use engine::failure::{Failure, Reason};
 use engine::model::Snapshot;
 use engine::sniff::Sniffed;
@@ -13,11 +15,12 @@ use http::Request;
 use crate::attempt::OpenedTcp;
 use crate::body::Received;
 use crate::forward;
-use crate::http::{Caller, Version, serve};
+use crate::http::{Caller, serve};
 use crate::io::{Rewound, Socket, Stream};
 use crate::limits::REFUSAL_WAIT;
 use crate::observe::{Direction, Downstream, Exchange};
 use crate::shared::Shared;
+use crate::watch::{Said, Watched};
 use crate::{tcp, watch};
 
 /// An accepted connection and where it was meant to go.
@@ -51,12 +54,48 @@ pub struct Opaque {
     pub exchange: Exchange,
 }
 
-/// The HTTP version of what was sniffed, if it is HTTP.
-pub fn http_version(sniffed: &Sniffed) -> Option<Version> {
-    match sniffed {
-        Sniffed::Http1 => Some(Version::Http1),
-        Sniffed::Http2 => Some(Version::Http2),
-        _ => None,
+/// What was heard on a connection by now, in the clear: the shell's half of [`Known`].
+#[derive(Default)]
+pub struct Heard {
+    first: Option<Speaker>,
+    /// The client's bytes, which were taken off the stream.
+    pub seen: Bytes,
+    /// The upstream that was opened on suspicion, where it is of use.
+    pub opened: Option<Result<OpenedTcp, Failure>>,
+}
+
+enum Speaker {
+    Client(Sniffed),
+    Server,
+    Nobody,
+}
+
+impl Heard {
+    /// As the engine wants to know it. The control plane was asked before.
+    pub fn known(&self) -> Known<'_> {
+        let first = self.first.as_ref().map(|first| match first {
+            Speaker::Client(sniffed) => First::Client(sniffed),
+            Speaker::Server => First::Server,
+            Speaker::Nobody => First::Nobody,
+        });
+        Known { asked: true, first, ..Known::default() }
+    }
+
+    /// The client spoke.
+    pub fn said(&mut self, said: Said) {
+        (self.first, self.seen) = (Some(Speaker::Client(said.sniffed)), said.seen);
+    }
+
+    /// Somebody spoke, or nobody did.
+    pub fn watched(&mut self, watched: Watched) {
+        match watched {
+            Watched::Client(said, opened) => {
+                self.said(said);
+                self.opened = opened.map(|opened| Ok(*opened));
+            }
+            Watched::Server(opened) => (self.first, self.opened) = (Some(Speaker::Server), Some(Ok(*opened))),
+            Watched::Unreachable(failure) => (self.first, self.opened) = (Some(Speaker::Nobody), Some(Err(failure))),
+        }
     }
 }
 
@@ -96,7 +135,7 @@ pub async fn refuse(
     };
     let Some(said) = said else { return };
     let local = downstream.local;
-    let Some(version) = http_version(&said.sniffed) else {
+    let Some(version) = Version::of(&said.sniffed) else {
         let mut exchange = shared.observer.begin_tcp(direction, &snapshot, &downstream);
         exchange.failed(&Failure::new(reason, format!("{local}: {cause}")));
         return;

@@ -135,7 +135,7 @@ impl Journey {
                 upgraded,
                 cluster: Arc::clone(plan.cluster),
                 forward: Arc::clone(plan.forward),
-                backend: plan.forward.backends.iter().position(|backend| std::ptr::eq(backend, plan.backend)).unwrap_or_default(),
+                backend: plan.place,
                 only,
                 carries,
                 version,

@@ -5,15 +5,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use engine::decide::{Decision, RequestHead, decide};
-use engine::failure::{LocalReply, Reason};
+use engine::decide::{self, Decision, Door, Facts, RequestHead, Step, Version, admit, connection, decide};
 use engine::model::{Outbound, Snapshot};
 use http::{HeaderValue, Request};
 
-use crate::arrival::{Arrival, http_version};
+use crate::arrival::{Arrival, Heard};
 use crate::body::Received;
 use crate::forward::{Answering, Journey, malformed, refused, reply};
-use crate::http::{Caller, Hop, Raw, Version, judge_request, mark_outside, serve};
+use crate::http::{Caller, Hop, Raw, judge_request, mark_outside, serve};
 use crate::io::{Rewound, Stream};
 use crate::limits::HEAD_WAIT;
 use crate::observe::{Direction, Downstream};
@@ -22,24 +21,27 @@ use crate::watch;
 
 /// Serves one connection to a Gateway's port (the port of its listener, whatever the socket's own is). Dropping the future cuts it.
 pub async fn serve_connection(arrival: Arrival, port: u16, shared: Rc<Shared>) {
+    let Some((stream, version, served)) = Box::pin(recognise(arrival, port, &shared)).await else { return };
+    let answering = Rc::clone(&served);
+    let answer = move |request| answering.answer(request).answer();
+    if let Some(status) = serve(stream, version, Caller::Anybody, &shared.serving, &shared.drain.outbound, answer).await {
+        malformed(&shared, Direction::Outbound, &served.view.borrow().snapshot, &served.downstream, status);
+    }
+}
+
+/// Finds out what a connection speaks. `None`: it said nothing.
+async fn recognise(arrival: Arrival, port: u16, shared: &Rc<Shared>) -> Option<(Rewound<Stream>, Version, Rc<Connection>)> {
     let Arrival { socket, peer, destination } = arrival;
-    let mut stream = Stream::Plain(socket);
-    let Some(said) = Box::pin(watch::client_first(&mut stream, Some(HEAD_WAIT), &shared.drain.outbound)).await else { return };
-    // What is no HTTP is answered 400 by the HTTP/1 server.
-    let version = http_version(&said.sniffed).unwrap_or(Version::Http1);
+    let (mut stream, mut heard) = (Stream::Plain(socket), Heard::default());
+    heard.said(watch::client_first(&mut stream, Some(HEAD_WAIT), &shared.drain.outbound).await?);
     let snapshot = shared.reader.load();
+    let Step::Take(course) = connection(&snapshot, Door::Edge(port), &heard.known()) else { return None };
     let downstream = shared.observer.downstream(Direction::Outbound, &snapshot, (peer, destination), None, None);
     let edge = snapshot.edges.get(&port).cloned();
     let client = HeaderValue::from_str(&peer.ip().to_string()).ok();
     let view = RefCell::new(View { snapshot, edge });
-    let own = Rc::clone(&shared);
-    let connection = Rc::new(Connection { shared, port, destination, downstream, client, view });
-    let answering = Rc::clone(&connection);
-    let answer = move |request| answering.answer(request).answer();
-    if let Some(status) = serve(Rewound::new(said.seen, stream), version, Caller::Anybody, &own.serving, &own.drain.outbound, answer).await
-    {
-        malformed(&own, Direction::Outbound, &connection.view.borrow().snapshot, &connection.downstream, status);
-    }
+    let served = Connection { shared: Rc::clone(shared), port, destination, downstream, client, view };
+    Some((Rewound::new(heard.seen, stream), course.server()?, Rc::new(served)))
 }
 
 /// One downstream connection of the edge.
@@ -66,9 +68,10 @@ impl Connection {
         let (mut parts, received) = request.into_parts();
         let raw = Raw::of(&parts.headers, &received, Hop::First);
         let mut exchange = self.shared.observer.begin_http(Direction::Outbound, &view.snapshot, &mut parts, &self.downstream);
-        let Some(table) = view.edge.as_deref().and_then(|edge| edge.http.as_ref()) else {
-            let reason = if view.snapshot.settings.is_none() { Reason::ConfigPending } else { Reason::NoRoute };
-            return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(reason), parts.version, exchange)));
+        let told = view.edge.as_ref().map_or_else(|| decide::View::of_edge(&view.snapshot, self.port), decide::View::Edge);
+        let table = match admit(told, Facts { proved: false, fault: None }) {
+            Ok(table) => table,
+            Err(refusal) => return Answering::Ready(Box::new(reply(&self.shared, &refusal.reply(), parts.version, exchange))),
         };
         mark_outside(&mut parts.headers, self.client.as_ref());
         let there = match judge_request(&mut parts, raw) {

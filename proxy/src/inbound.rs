@@ -5,27 +5,27 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use engine::decide::{Decision, RequestHead, decide};
-use engine::failure::{Failure, LocalReply, Reason};
+use engine::decide::{
+    self, Course, Decision, Door, Facts, Known, Learn, Proved, Refusal, RequestHead, Step, Version, admit, connection, decide,
+};
+use engine::failure::{Failure, Reason};
 use engine::model::{InboundPort, MtlsMode, Protocol, Snapshot};
-use engine::sniff::{ClientHello, Sniffed};
 use http::header::CONNECTION;
 use http::{HeaderName, HeaderValue, Request, Response, Version as HttpVersion};
 use tokio::time::timeout;
 
-use crate::arrival::{Arrival, Carried, Opaque, carry, http_version};
+use crate::arrival::{Arrival, Carried, Heard, Opaque, carry};
 use crate::attempt::{self, Aim, OpenedTcp};
 use crate::body::{Body, Received};
 use crate::forward::{Answering, Journey, malformed, refused, reply};
-use crate::http::{Caller, Hop, Raw, Version, judge_request, serve};
+use crate::http::{Caller, Hop, Raw, judge_request, serve};
 use crate::io::{Rewound, Socket, Stream};
 use crate::limits::{HANDSHAKE_WAIT, HEAD_WAIT};
 use crate::observe::{Direction, Downstream, Exchange};
 use crate::pool::To;
 use crate::shared::Shared;
-use crate::tls::{Carries, Peer, TlsFacts};
-use crate::watch::{self, Said, Watched};
+use crate::tls::{Peer, TlsFacts};
+use crate::watch::{self, Said};
 
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
@@ -54,12 +54,7 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried<Conn
         return None;
     };
     let port = Arc::clone(inbound.port(destination.port()));
-    let came = Came { shared, snapshot, port, peer, destination };
-    match came.port.mode {
-        MtlsMode::Disabled => came.plaintext(socket).await,
-        MtlsMode::Strict => came.strict(socket).await,
-        MtlsMode::Permissive => came.permissive(socket).await,
-    }
+    Came { shared, snapshot, port, peer, destination }.plaintext(socket).await
 }
 
 /// A connection that has come in and whose protection is not known yet.
@@ -72,70 +67,26 @@ struct Came<'a> {
 }
 
 impl Came<'_> {
-    /// Mesh TLS or nothing: plaintext is closed without an answer.
-    async fn strict(&self, mut socket: Socket) -> Option<Carried<Connection>> {
-        let said = watch::client_first(&mut socket, Some(HANDSHAKE_WAIT), &self.shared.drain.inbound).await?;
-        if let Sniffed::Tls(_) = said.sniffed {
-            return self.mesh_tls(Rewound::new(said.seen, socket)).await;
-        }
-        let downstream = self.downstream(None, None);
-        let mut exchange = self.exchange_tcp(&downstream);
-        exchange.failed(&Failure::new(Reason::Denied, format!("{} sent plaintext to a Strict port", self.peer)));
-        None
+    fn decide(&self, known: &Known<'_>) -> Step {
+        connection(&self.snapshot, Door::Inbound(self.destination.port()), known)
     }
 
-    /// Mesh TLS where the client offers mesh ALPN; the application's own TLS passes through; plaintext as the port declares it.
-    async fn permissive(&self, mut socket: Socket) -> Option<Carried<Connection>> {
-        if !self.declared_http() {
-            return self.watch(socket).await;
-        }
-        let said = watch::client_first(&mut socket, Some(HEAD_WAIT), &self.shared.drain.inbound).await?;
-        self.said(said, socket, None).await
-    }
-
-    /// Plaintext only: TLS is bytes like any other.
+    /// Listens in the clear, for as long as it takes to know what comes.
     async fn plaintext(&self, mut socket: Socket) -> Option<Carried<Connection>> {
-        match self.port.protocol {
-            Protocol::Tcp => {
-                let opened = self.open().await;
-                Some(self.opaque(Bytes::new(), Stream::Plain(socket), opened, None))
-            }
-            Protocol::Auto => self.watch(socket).await,
-            Protocol::Http | Protocol::Http1 | Protocol::Http2 => {
-                let said = watch::client_first(&mut socket, Some(HEAD_WAIT), &self.shared.drain.inbound).await?;
-                self.said(said, socket, None).await
+        let drain = &self.shared.drain.inbound;
+        let patience = if self.port.mode == MtlsMode::Strict { HANDSHAKE_WAIT } else { HEAD_WAIT };
+        let mut heard = Heard::default();
+        loop {
+            match self.decide(&heard.known()) {
+                Step::Learn(Learn::EitherSide) => heard.watched(watch::both_sides(&mut socket, self.open(), drain).await.ok()?),
+                Step::Learn(Learn::Proof) => return self.mesh_tls(Rewound::new(heard.seen, socket)).await,
+                Step::Learn(_) => heard.said(watch::client_first(&mut socket, Some(patience), drain).await?),
+                Step::Take(course) => {
+                    let downstream = self.downstream(None, None);
+                    return self.take(course, Rewound::new(heard.seen, Stream::Plain(socket)), heard.opened, downstream).await;
+                }
             }
         }
-    }
-
-    /// Both sides are watched: the application may speak first.
-    async fn watch(&self, mut socket: Socket) -> Option<Carried<Connection>> {
-        match watch::both_sides(&mut socket, self.open(), &self.shared.drain.inbound).await.ok()? {
-            Watched::Client(said, opened) => self.said(said, socket, opened).await,
-            Watched::Server(opened) => Some(self.opaque(Bytes::new(), Stream::Plain(socket), Ok(*opened), None)),
-            Watched::Unreachable(failure) => Some(self.opaque(Bytes::new(), Stream::Plain(socket), Err(failure), None)),
-        }
-    }
-
-    /// The client has spoken.
-    async fn said(&self, said: Said, socket: Socket, opened: Option<Box<OpenedTcp>>) -> Option<Carried<Connection>> {
-        let version = match &said.sniffed {
-            Sniffed::Tls(hello) if self.port.mode == MtlsMode::Permissive && from_mesh(hello) => {
-                return self.mesh_tls(Rewound::new(said.seen, socket)).await;
-            }
-            Sniffed::Tls(_) if self.port.mode == MtlsMode::Permissive => None,
-            _ if self.port.protocol == Protocol::Tcp => None,
-            sniffed => http_version(sniffed).or(self.declared_http().then_some(Version::Http1)),
-        };
-        let stream = Stream::Plain(socket);
-        if let Some(version) = version {
-            return Some(self.http(Rewound::new(said.seen, stream), version, self.downstream(None, None)));
-        }
-        let opened = match opened {
-            Some(opened) => Ok(*opened),
-            None => self.open().await,
-        };
-        Some(self.opaque(said.seen, stream, opened, None))
     }
 
     /// The peer proves itself; its ALPN says what comes.
@@ -147,19 +98,44 @@ impl Came<'_> {
         };
         let downstream = self.downstream(Some(Arc::clone(&accepted.peer)), Some(accepted.facts));
         let mut stream = Stream::accepted(accepted.stream);
-        let (seen, version) = match (accepted.carries, accepted.alpn) {
-            (Some(Carries::H1), _) | (None, Some("http/1.1")) => (Bytes::new(), Version::Http1),
-            (Some(Carries::H2), _) | (None, Some("h2")) => (Bytes::new(), Version::Http2),
-            (None, _) if self.declared_http() => {
-                let said = watch::client_first(&mut stream, None, &self.shared.drain.inbound).await?;
-                (said.seen, http_version(&said.sniffed).unwrap_or(Version::Http1))
+        let mut inside: Option<Said> = None;
+        loop {
+            let proved = Some(Proved { alpn: accepted.alpn });
+            let known = Known { proved, inside: inside.as_ref().map(|said| &said.sniffed), ..Known::default() };
+            match self.decide(&known) {
+                Step::Learn(_) => inside = Some(watch::client_first(&mut stream, None, &self.shared.drain.inbound).await?),
+                Step::Take(course) => {
+                    let seen = inside.map(|said| said.seen).unwrap_or_default();
+                    return self.take(course, Rewound::new(seen, stream), None, downstream).await;
+                }
             }
-            _ => {
-                let opened = self.open().await;
-                return Some(self.opaque(Bytes::new(), stream, opened, Some(downstream)));
+        }
+    }
+
+    /// Carries the decision out.
+    async fn take(
+        &self,
+        course: Course,
+        stream: Rewound<Stream>,
+        opened: Option<Result<OpenedTcp, Failure>>,
+        downstream: Downstream,
+    ) -> Option<Carried<Connection>> {
+        match course {
+            Course::Serve(_) | Course::Unreadable => Some(self.http(stream, course.server()?, downstream)),
+            Course::Carry | Course::Outside => {
+                let opened = match opened {
+                    Some(opened) => opened,
+                    None => self.open().await,
+                };
+                let exchange = self.exchange_tcp(&downstream);
+                Some(Carried::Opaque(Box::new(Opaque { downstream: stream, opened, idle: self.port.idle_timeout, exchange })))
             }
-        };
-        Some(self.http(Rewound::new(seen, stream), version, downstream))
+            Course::Refuse(reason) | Course::Close(reason) => {
+                let failure = Failure::new(reason, format!("{} sent plaintext to a Strict port", self.peer));
+                self.exchange_tcp(&downstream).failed(&failure);
+                None
+            }
+        }
     }
 
     fn not_proved(&self, failure: &Failure) -> Option<Carried<Connection>> {
@@ -168,10 +144,6 @@ impl Came<'_> {
         let downstream = self.downstream(None, None);
         self.exchange_tcp(&downstream).failed(failure);
         None
-    }
-
-    fn declared_http(&self) -> bool {
-        matches!(self.port.protocol, Protocol::Http | Protocol::Http1 | Protocol::Http2)
     }
 
     fn downstream(&self, peer: Option<Arc<Peer>>, tls: Option<TlsFacts>) -> Downstream {
@@ -187,19 +159,6 @@ impl Came<'_> {
     async fn open(&self) -> Result<OpenedTcp, Failure> {
         let to = Shared::application(&self.snapshot, self.destination);
         attempt::open(self.shared, Aim { cluster: None, only: Some(&to) }).await
-    }
-
-    fn opaque(
-        &self,
-        seen: Bytes,
-        stream: Stream,
-        opened: Result<OpenedTcp, Failure>,
-        downstream: Option<Downstream>,
-    ) -> Carried<Connection> {
-        let downstream = downstream.unwrap_or_else(|| self.downstream(None, None));
-        let exchange = self.exchange_tcp(&downstream);
-        let downstream = Rewound::new(seen, stream);
-        Carried::Opaque(Box::new(Opaque { downstream, opened, idle: self.port.idle_timeout, exchange }))
     }
 
     fn http(&self, stream: Rewound<Stream>, version: Version, downstream: Downstream) -> Carried<Connection> {
@@ -221,10 +180,6 @@ const fn spoken(port: Protocol, cluster: Protocol) -> Protocol {
         Protocol::Http1 | Protocol::Http2 => port,
         Protocol::Http | Protocol::Tcp | Protocol::Auto => cluster,
     }
-}
-
-fn from_mesh(hello: &ClientHello) -> bool {
-    [Carries::H1, Carries::H2, Carries::Tcp].into_iter().any(|carries| hello.offers(carries.alpn()))
 }
 
 /// `By=<own identity>;Hash=<SHA-256 of the peer's leaf>;URI=<peer's identity>`.
@@ -259,9 +214,11 @@ impl Connection {
         let raw = Raw::of(&parts.headers, &received, at);
         let mut exchange = self.shared.observer.begin_http(Direction::Inbound, &view.snapshot, &mut parts, &self.downstream);
         exchange.at_port(&view.port);
-        if view.port.mode == MtlsMode::Strict && self.downstream.peer.is_none() {
-            return Answering::Ready(Box::new(self.no_longer_permitted(parts.version, exchange)));
-        }
+        let facts = Facts { proved: self.downstream.peer.is_some(), fault: None };
+        let table = match admit(decide::View::Inbound(&view.port), facts) {
+            Ok(table) => table,
+            Err(refusal) => return Answering::Ready(Box::new(self.refuse(refusal, parts.version, exchange))),
+        };
         match &self.client_cert {
             // Replaces whatever the caller said of itself.
             Some(value) => drop(parts.headers.insert(X_FORWARDED_CLIENT_CERT, value.clone())),
@@ -272,7 +229,7 @@ impl Connection {
             Err(wrong) => return Answering::Ready(Box::new(refused(&self.shared, wrong, parts.version, exchange))),
         };
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
-        match decide(&view.port.http, &head, self.shared.draw.next()) {
+        match decide(table, &head, self.shared.draw.next()) {
             Decision::Forward(plan) => {
                 exchange.routed(plan.rule, plan.cluster);
                 let application = Some(self.application.clone());
@@ -288,11 +245,11 @@ impl Connection {
         }
     }
 
-    /// The port became Strict under a plaintext connection: one answer, and the end.
+    /// Answers without asking the rules; where the connection may not go on, this is the end of it.
     #[cold]
-    fn no_longer_permitted(&self, version: HttpVersion, exchange: Exchange) -> Response<Body> {
-        let mut response = reply(&self.shared, &LocalReply::of(Reason::Denied), version, exchange);
-        if version != HttpVersion::HTTP_2 {
+    fn refuse(&self, refusal: Refusal, version: HttpVersion, exchange: Exchange) -> Response<Body> {
+        let mut response = reply(&self.shared, &refusal.reply(), version, exchange);
+        if refusal.last && version != HttpVersion::HTTP_2 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -7,22 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::decide::{Decision, RequestHead, choose, decide};
-use engine::failure::{Failure, LocalReply, Reason};
+use engine::decide::{self, Course, Decision, Door, Facts, Learn, RequestHead, Step, admit, choose, connection, decide};
+use engine::failure::{Failure, Reason};
 use engine::model::build::OPAQUE_IDLE_DEFAULT;
-use engine::model::{Forward, Outbound, Protocol, Snapshot, Target};
+use engine::model::{Forward, Outbound, Snapshot, Target};
 use http::Request;
 
-use crate::arrival::{Arrival, Carried, Opaque, carry, http_version, refuse};
+use crate::arrival::{Arrival, Carried, Heard, Opaque, carry, refuse};
 use crate::attempt::{self, Aim, OpenedTcp};
 use crate::body::Received;
 use crate::forward::{Answering, Journey, malformed, refused, reply};
-use crate::http::{Caller, Hop, Raw, Version, judge_request, serve, ticks};
+use crate::http::{Caller, Hop, Raw, judge_request, serve, ticks};
 use crate::io::{Rewound, Stream};
 use crate::observe::{Direction, Downstream};
 use crate::shared::Shared;
 use crate::snapshots::{Lookup, Want};
-use crate::watch::{self, Watched};
+use crate::watch;
 
 /// How often a connection in use says that its destination still is, so that it is not forgotten.
 const USE_TOLD_EVERY: Duration = Duration::from_secs(60);
@@ -45,54 +45,42 @@ pub async fn serve_connection(arrival: Arrival, shared: Rc<Shared>) {
 /// Finds out where a connection goes and what it carries; what is refused is answered here. `None`: it is over.
 async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried<Connection>> {
     let Arrival { socket, peer, destination } = arrival;
-    let lookup = shared.snapshots.outbound(destination).await;
+    // Fetched where it is not known yet; and said to be in use.
+    shared.snapshots.outbound(destination).await;
     let snapshot = shared.reader.load();
+    let listener = snapshot.outbound.get(&destination).cloned();
+    let view = listener.map(|outbound| View { snapshot: Arc::clone(&snapshot), outbound });
     let downstream = shared.observer.downstream(Direction::Outbound, &snapshot, (peer, destination), None, None);
-    let stream = Stream::Plain(socket);
-    let reason = match lookup {
-        Lookup::Found(outbound) if outbound.leads_nowhere() => Reason::NoRoute,
-        Lookup::Found(outbound) => {
-            let connection = Connection::new(Rc::clone(shared), destination, downstream, View { snapshot, outbound });
-            return by_protocol(stream, connection).await;
+    let (mut stream, mut heard) = (Stream::Plain(socket), Heard::default());
+    let course = loop {
+        match connection(&snapshot, Door::Outbound(destination), &heard.known()) {
+            Step::Take(course) => break course,
+            Step::Learn(Learn::EitherSide) => {
+                let opening = open(shared, view.as_ref()?, destination);
+                heard.watched(watch::both_sides(&mut stream, opening, &shared.drain.outbound).await.ok()?);
+            }
+            Step::Learn(_) => heard.said(watch::client_first(&mut stream, None, &shared.drain.outbound).await?),
         }
-        Lookup::Outside => return Some(outside(stream, destination, &snapshot, &downstream, shared).await),
-        Lookup::Denied => Reason::Denied,
-        Lookup::Pending => Reason::ConfigPending,
+    };
+    let reason = match (course, view) {
+        (Course::Outside, _) => return Some(outside(stream, destination, &snapshot, &downstream, shared).await),
+        (Course::Carry, Some(view)) => {
+            let opened = match heard.opened {
+                Some(opened) => opened,
+                None => open(shared, &view, destination).await,
+            };
+            return Some(opaque(shared, &view, &downstream, Rewound::new(heard.seen, stream), opened));
+        }
+        (Course::Serve(_) | Course::Unreadable, Some(view)) => {
+            let version = course.server()?;
+            let stream = Rewound::new(heard.seen, stream);
+            return Some(Carried::Http(stream, version, Connection::new(Rc::clone(shared), destination, downstream, view)));
+        }
+        (Course::Refuse(reason) | Course::Close(reason), _) => reason,
+        (_, None) => Reason::ConfigPending,
     };
     refuse(Rc::clone(shared), stream, Direction::Outbound, Rc::new(snapshot), downstream, reason).await;
     None
-}
-
-/// What a connection to the mesh carries: as declared, or by watching.
-async fn by_protocol(mut stream: Stream, connection: Rc<Connection>) -> Option<Carried<Connection>> {
-    let outbound = connection.view.borrow().outbound.clone();
-    let (seen, version) = match outbound.protocol {
-        // The version is the caller's choice; what the application speaks is converted to.
-        Protocol::Http | Protocol::Http1 | Protocol::Http2 => {
-            let said = watch::client_first(&mut stream, None, &connection.shared.drain.outbound).await?;
-            // What is no HTTP either is answered 400 by the HTTP/1 server.
-            (said.seen, http_version(&said.sniffed).unwrap_or(Version::Http1))
-        }
-        Protocol::Tcp => {
-            let opened = connection.open(&outbound).await;
-            return Some(connection.opaque(Rewound::new(Bytes::new(), stream), opened));
-        }
-        Protocol::Auto => match watch::both_sides(&mut stream, connection.open(&outbound), &connection.shared.drain.outbound).await.ok()? {
-            Watched::Client(said, opened) => match http_version(&said.sniffed) {
-                Some(version) => (said.seen, version),
-                None => {
-                    let opened = match opened {
-                        Some(opened) => Ok(*opened),
-                        None => connection.open(&outbound).await,
-                    };
-                    return Some(connection.opaque(Rewound::new(said.seen, stream), opened));
-                }
-            },
-            Watched::Server(opened) => return Some(connection.opaque(Rewound::new(Bytes::new(), stream), Ok(*opened))),
-            Watched::Unreachable(failure) => return Some(connection.opaque(Rewound::new(Bytes::new(), stream), Err(failure))),
-        },
-    };
-    Some(Carried::Http(Rewound::new(seen, stream), version, connection))
 }
 
 /// Past the mesh, untouched and in plaintext (but for the instance's own address, which is reached by way of the inbound side).
@@ -157,8 +145,9 @@ impl Connection {
         let (mut parts, received) = request.into_parts();
         let raw = Raw::of(&parts.headers, &received, Hop::First);
         let mut exchange = self.shared.observer.begin_http(Direction::Outbound, &view.snapshot, &mut parts, &self.downstream);
-        let Some(table) = &view.outbound.http else {
-            return Answering::Ready(Box::new(reply(&self.shared, &LocalReply::of(Reason::NoRoute), parts.version, exchange)));
+        let table = match admit(decide::View::Outbound(&view.outbound), Facts { proved: false, fault: None }) {
+            Ok(table) => table,
+            Err(refusal) => return Answering::Ready(Box::new(reply(&self.shared, &refusal.reply(), parts.version, exchange))),
         };
         let there = match judge_request(&mut parts, raw) {
             Ok(there) => there,
@@ -216,35 +205,39 @@ impl Connection {
             line.be_the_last();
         }
     }
+}
 
-    /// Opens the opaque connection that the destination's declaration leads to.
-    async fn open(&self, outbound: &Outbound) -> Result<OpenedTcp, Failure> {
-        let snapshot = self.view.borrow().snapshot.clone();
-        let name = &outbound.name;
-        let Some(target) = outbound.tcp.as_deref().and_then(|forward| choose(forward, self.shared.draw.next())) else {
-            return Err(Failure::new(Reason::NoRoute, format!("{name} has no backend for opaque bytes")));
-        };
-        match &target.target {
-            Target::Cluster(cluster) => {
-                let only = Shared::fixed(cluster.kind, &snapshot, self.destination);
-                attempt::open(&self.shared, Aim { cluster: Some(cluster), only: only.as_ref() }).await
-            }
-            Target::Reply(answer) => {
-                Err(Failure::new(answer.reason.unwrap_or(Reason::BadBackend), format!("{name}: the backend does not exist")))
-            }
+/// Opens the opaque connection that the destination's declaration leads to.
+async fn open(shared: &Shared, view: &View, destination: SocketAddr) -> Result<OpenedTcp, Failure> {
+    let name = &view.outbound.name;
+    let Some(target) = view.outbound.tcp.as_deref().and_then(|forward| choose(forward, shared.draw.next())) else {
+        return Err(Failure::new(Reason::NoRoute, format!("{name} has no backend for opaque bytes")));
+    };
+    match &target.target {
+        Target::Cluster(cluster) => {
+            let only = Shared::fixed(cluster.kind, &view.snapshot, destination);
+            attempt::open(shared, Aim { cluster: Some(cluster), only: only.as_ref() }).await
+        }
+        Target::Reply(answer) => {
+            Err(Failure::new(answer.reason.unwrap_or(Reason::BadBackend), format!("{name}: the backend does not exist")))
         }
     }
+}
 
-    fn opaque(&self, downstream: Rewound<Stream>, opened: Result<OpenedTcp, Failure>) -> Carried<Self> {
-        let view = self.view.borrow().clone();
-        let mut exchange = self.shared.observer.begin_tcp(Direction::Outbound, &view.snapshot, &self.downstream);
-        let tcp = view.outbound.tcp.as_ref();
-        if let Some(cluster) = opened.as_ref().ok().and_then(OpenedTcp::cluster).or_else(|| tcp.and_then(|forward| only_cluster(forward))) {
-            exchange.to_cluster(&cluster);
-        }
-        let idle = tcp.and_then(|forward| forward.idle_timeout);
-        Carried::Opaque(Box::new(Opaque { downstream, opened, idle, exchange }))
+fn opaque(
+    shared: &Shared,
+    view: &View,
+    downstream: &Downstream,
+    stream: Rewound<Stream>,
+    opened: Result<OpenedTcp, Failure>,
+) -> Carried<Connection> {
+    let mut exchange = shared.observer.begin_tcp(Direction::Outbound, &view.snapshot, downstream);
+    let tcp = view.outbound.tcp.as_ref();
+    if let Some(cluster) = opened.as_ref().ok().and_then(OpenedTcp::cluster).or_else(|| tcp.and_then(|forward| only_cluster(forward))) {
+        exchange.to_cluster(&cluster);
     }
+    let idle = tcp.and_then(|forward| forward.idle_timeout);
+    Carried::Opaque(Box::new(Opaque { downstream: stream, opened, idle, exchange }))
 }
 
 /// The cluster of a forward that has only one, so that a connection that failed is counted there.

@@ -20,5 +20,5 @@ pub use idle::{Overdue, Patience, Upload, Wait};
 pub use judge::{Hop, Raw, Wrong, declared_length, judge_answer, judge_request};
 pub use packed::{pack, unpack};
 pub use reply::{grpc_status, local_reply};
-pub use serve::{Caller, Serving, Version, serve};
+pub use serve::{Caller, Serving, serve};
 pub use upgrade::{Tunnel, tunnel};

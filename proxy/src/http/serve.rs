@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use engine::decide::Version;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -25,15 +26,6 @@ use crate::limits;
 use crate::line::Line;
 use crate::wakes::Wakes;
 use crate::windows::Bodies;
-
-/// What a connection speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
-    /// HTTP/1.0 or 1.1.
-    Http1,
-    /// HTTP/2 with prior knowledge.
-    Http2,
-}
 
 /// Who calls, and how far that one is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

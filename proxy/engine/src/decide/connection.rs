@@ -2,13 +2,11 @@
 //! find out next, and then what to do. The road carries it out, `explain` prints it.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use proto::names::{ALPN_H1, ALPN_H2, ALPN_MESH};
 
-use super::View;
 use crate::failure::Reason;
-use crate::model::{Forward, InboundPort, MtlsMode, Outbound, Protocol, Snapshot};
+use crate::model::{InboundPort, MtlsMode, Protocol, Snapshot};
 use crate::sniff::{ClientHello, Sniffed};
 
 /// The door that a connection came in by, and where it was meant to go.
@@ -54,12 +52,12 @@ pub struct Proved<'c> {
 }
 
 /// The next word on a connection.
-#[derive(Clone, Copy, Debug)]
-pub enum Step<'s> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
     /// Find this out and ask again.
     Learn(Learn),
     /// This becomes of it.
-    Take(Course<'s>),
+    Take(Course),
 }
 
 /// What is to be found out next.
@@ -78,29 +76,31 @@ pub enum Learn {
 }
 
 /// What becomes of a connection.
-#[derive(Clone, Copy, Debug)]
-pub enum Course<'s> {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Course {
     /// Its requests are answered one by one (see [`super::request`]), in the version that it speaks.
-    Serve(Version, View<'s>),
+    Serve(Version),
     /// HTTP is all that is served here, and this is none: the HTTP/1 server answers 400.
-    Unreadable(View<'s>),
-    /// Its bytes are carried.
-    Carry(Carry<'s>),
+    Unreadable,
+    /// Its bytes are carried: to where its listener says, or to the application.
+    Carry,
+    /// Its bytes are carried to the original destination, outside the mesh.
+    Outside,
     /// HTTP is answered with the reason, anything else is closed.
     Refuse(Reason),
     /// It is closed without an answer.
     Close(Reason),
 }
 
-/// Where opaque bytes go.
-#[derive(Clone, Copy, Debug)]
-pub enum Carry<'s> {
-    /// To the backends of an outbound listener.
-    Forward(&'s Arc<Outbound>, &'s Arc<Forward>),
-    /// To the application.
-    Application(&'s Arc<InboundPort>),
-    /// To the original destination, outside the mesh.
-    Outside,
+impl Course {
+    /// The HTTP server that the connection is given to, if it is.
+    pub const fn server(self) -> Option<Version> {
+        match self {
+            Self::Serve(version) => Some(version),
+            Self::Unreadable => Some(Version::Http1),
+            Self::Carry | Self::Outside | Self::Refuse(_) | Self::Close(_) => None,
+        }
+    }
 }
 
 /// A version of HTTP on a connection.
@@ -124,27 +124,25 @@ impl Version {
 }
 
 /// Decides about one connection, as far as what is known allows.
-pub fn connection<'s>(snapshot: &'s Snapshot, door: Door, known: &Known<'_>) -> Step<'s> {
+pub fn connection(snapshot: &Snapshot, door: Door, known: &Known<'_>) -> Step {
     match door {
         Door::Outbound(destination) => outbound(snapshot, destination, known),
         Door::Inbound(port) => inbound(snapshot, port, known),
-        Door::Edge(port) => match known.first {
-            None => Step::Learn(Learn::Words),
-            Some(first) => serve(first.version(), View::of_edge(snapshot, port)),
-        },
+        // Whether the Gateway has such a port (still) is every request's own question.
+        Door::Edge(_) => known.first.map_or(Step::Learn(Learn::Words), |first| serve(first.version())),
     }
 }
 
 /// Where HTTP is all that is served.
-const fn serve(version: Option<Version>, view: View<'_>) -> Step<'_> {
+const fn serve(version: Option<Version>) -> Step {
     Step::Take(match version {
-        Some(version) => Course::Serve(version, view),
-        None => Course::Unreadable(view),
+        Some(version) => Course::Serve(version),
+        None => Course::Unreadable,
     })
 }
 
 /// By (address, port), never by Host.
-fn outbound<'s>(snapshot: &'s Snapshot, destination: SocketAddr, known: &Known<'_>) -> Step<'s> {
+fn outbound(snapshot: &Snapshot, destination: SocketAddr, known: &Known<'_>) -> Step {
     let Some(listener) = snapshot.outbound.get(&destination) else {
         if !known.asked {
             return Step::Learn(Learn::Listener);
@@ -154,27 +152,27 @@ fn outbound<'s>(snapshot: &'s Snapshot, destination: SocketAddr, known: &Known<'
             // Inside the mesh's ranges it means "not yet", never "outside".
             Some(settings) if settings.mesh_holds(destination.ip()) => Course::Refuse(Reason::ConfigPending),
             Some(settings) if settings.outside_mesh_denied => Course::Refuse(Reason::Denied),
-            Some(_) => Course::Carry(Carry::Outside),
+            Some(_) => Course::Outside,
         });
     };
-    let view = View::Outbound(listener);
-    let carry = || match &listener.tcp {
-        Some(forward) => Step::Take(Course::Carry(Carry::Forward(listener, forward))),
+    let carry = match &listener.tcp {
+        Some(_) => Step::Take(Course::Carry),
         None => Step::Take(Course::Refuse(Reason::NoRoute)),
     };
     match (listener.protocol, known.first) {
         _ if listener.leads_nowhere() => Step::Take(Course::Refuse(Reason::NoRoute)),
-        (Protocol::Tcp, _) => carry(),
+        (Protocol::Tcp, _) => carry,
         (Protocol::Http | Protocol::Http1 | Protocol::Http2, None) => Step::Learn(Learn::Words),
-        (Protocol::Http | Protocol::Http1 | Protocol::Http2, Some(first)) => serve(first.version(), view),
+        // The version is the caller's choice; what the application speaks is converted to.
+        (Protocol::Http | Protocol::Http1 | Protocol::Http2, Some(first)) => serve(first.version()),
         (Protocol::Auto, None) => Step::Learn(Learn::EitherSide),
-        (Protocol::Auto, Some(first)) => first.version().map_or_else(carry, |version| serve(Some(version), view)),
+        (Protocol::Auto, Some(first)) => first.version().map_or(carry, |version| serve(Some(version))),
     }
 }
 
 /// Under the mode of the port. Plaintext only: TLS is bytes like any other. Strict: mesh TLS or nothing. Permissive: mesh TLS where the
 /// client offers mesh ALPN, the application's own TLS passed through, plaintext as the port declares it.
-fn inbound<'s>(snapshot: &'s Snapshot, port: u16, known: &Known<'_>) -> Step<'s> {
+fn inbound(snapshot: &Snapshot, port: u16, known: &Known<'_>) -> Step {
     let Some(inbound) = &snapshot.inbound else {
         return Step::Take(Course::Close(Reason::ConfigPending));
     };
@@ -182,7 +180,7 @@ fn inbound<'s>(snapshot: &'s Snapshot, port: u16, known: &Known<'_>) -> Step<'s>
     if let Some(proved) = known.proved {
         return inside(port, proved, known.inside);
     }
-    let carry = Step::Take(Course::Carry(Carry::Application(port)));
+    let carry = Step::Take(Course::Carry);
     let Some(first) = known.first else {
         return match (port.mode, port.protocol) {
             (MtlsMode::Strict, _) | (_, Protocol::Http | Protocol::Http1 | Protocol::Http2) => Step::Learn(Learn::Words),
@@ -198,20 +196,19 @@ fn inbound<'s>(snapshot: &'s Snapshot, port: u16, known: &Known<'_>) -> Step<'s>
         (MtlsMode::Permissive, First::Client(Sniffed::Tls(_))) => carry,
         _ => match (port.protocol, first.version()) {
             (Protocol::Tcp, _) | (Protocol::Auto, None) => carry,
-            (_, version) => serve(version, View::Inbound(port)),
+            (_, version) => serve(version),
         },
     }
 }
 
 /// The peer has proved itself; its ALPN says what comes.
-fn inside<'s>(port: &'s Arc<InboundPort>, proved: Proved<'_>, words: Option<&Sniffed>) -> Step<'s> {
-    let serve = |version| serve(version, View::Inbound(port));
+fn inside(port: &InboundPort, proved: Proved<'_>, words: Option<&Sniffed>) -> Step {
     match (proved.alpn, words) {
         (Some(ALPN_H1 | "http/1.1"), _) => serve(Some(Version::Http1)),
         (Some(ALPN_H2 | "h2"), _) => serve(Some(Version::Http2)),
         (None, None) if port.protocol.is_http() => Step::Learn(Learn::WordsInside),
         (None, Some(words)) if port.protocol.is_http() => serve(Version::of(words)),
-        _ => Step::Take(Course::Carry(Carry::Application(port))),
+        _ => Step::Take(Course::Carry),
     }
 }
 
@@ -236,16 +233,13 @@ mod tests {
     use crate::fixture;
 
     /// What is decided, in a word.
-    fn word(step: Step<'_>) -> String {
+    fn word(step: Step) -> String {
         match step {
             Step::Learn(learn) => format!("{learn:?}"),
-            Step::Take(Course::Serve(version, _)) => format!("{version:?}"),
-            Step::Take(Course::Unreadable(_)) => "Unreadable".to_owned(),
-            Step::Take(Course::Carry(Carry::Forward(..))) => "Forward".to_owned(),
-            Step::Take(Course::Carry(Carry::Application(_))) => "Application".to_owned(),
-            Step::Take(Course::Carry(Carry::Outside)) => "Outside".to_owned(),
+            Step::Take(Course::Serve(version)) => format!("{version:?}"),
             Step::Take(Course::Refuse(reason)) => format!("Refuse {}", reason.text()),
             Step::Take(Course::Close(reason)) => format!("Close {}", reason.text()),
+            Step::Take(course) => format!("{course:?}"),
         }
     }
 
@@ -271,14 +265,14 @@ mod tests {
         assert_eq!(at("10.0.0.9:80", Known::default()), "Listener");
         assert_eq!(at("10.0.0.9:80", Known { asked: true, ..Known::default() }), "Refuse config_pending");
         assert_eq!(at("10.0.0.4:80", Known::default()), "Refuse no_route");
-        assert_eq!(at("10.0.0.2:80", Known::default()), "Forward");
+        assert_eq!(at("10.0.0.2:80", Known::default()), "Carry");
         assert_eq!(at("10.0.0.1:80", Known::default()), "Words");
         assert_eq!(at("10.0.0.1:80", said(&Sniffed::Http2)), "Http2");
         assert_eq!(at("10.0.0.1:80", said(&Sniffed::Opaque)), "Unreadable");
         assert_eq!(at("10.0.0.3:80", Known::default()), "EitherSide");
         assert_eq!(at("10.0.0.3:80", said(&Sniffed::Http1)), "Http1");
-        assert_eq!(at("10.0.0.3:80", said(&own)), "Forward");
-        assert_eq!(at("10.0.0.3:80", Known { first: Some(First::Server), ..Known::default() }), "Forward");
+        assert_eq!(at("10.0.0.3:80", said(&own)), "Carry");
+        assert_eq!(at("10.0.0.3:80", Known { first: Some(First::Server), ..Known::default() }), "Carry");
         let edge = |known| word(connection(&snapshot, Door::Edge(80), &known));
         assert_eq!((edge(Known::default()), edge(said(&Sniffed::Http1))), ("Words".into(), "Http1".into()));
     }
@@ -296,10 +290,10 @@ mod tests {
         for (first, disabled, strict, permissive) in [
             (None, "Words", "Words", "EitherSide"),
             (Some(First::Client(&Sniffed::Http1)), "Http1", "Close denied", "Http1"),
-            (Some(First::Client(&Sniffed::Opaque)), "Unreadable", "Close denied", "Application"),
+            (Some(First::Client(&Sniffed::Opaque)), "Unreadable", "Close denied", "Carry"),
             (Some(First::Client(&mesh)), "Unreadable", "Proof", "Proof"),
-            (Some(First::Client(&own)), "Unreadable", "Proof", "Application"),
-            (Some(First::Server), "Unreadable", "Close denied", "Application"),
+            (Some(First::Client(&own)), "Unreadable", "Proof", "Carry"),
+            (Some(First::Server), "Unreadable", "Close denied", "Carry"),
         ] {
             let known = Known { first, ..Known::default() };
             assert_eq!([at(80, known), at(81, known), at(1, known)], [disabled, strict, permissive], "{first:?}");
@@ -308,10 +302,10 @@ mod tests {
         for (alpn, inside, declared, undeclared) in [
             (Some(ALPN_H1), None, "Http1", "Http1"),
             (Some("h2"), None, "Http2", "Http2"),
-            (Some("mw-tcp"), None, "Application", "Application"),
-            (None, None, "WordsInside", "Application"),
-            (None, Some(&Sniffed::Http2), "Http2", "Application"),
-            (None, Some(&Sniffed::Opaque), "Unreadable", "Application"),
+            (Some("mw-tcp"), None, "Carry", "Carry"),
+            (None, None, "WordsInside", "Carry"),
+            (None, Some(&Sniffed::Http2), "Http2", "Carry"),
+            (None, Some(&Sniffed::Opaque), "Unreadable", "Carry"),
         ] {
             let known = proved(alpn, inside);
             assert_eq!([at(81, known), at(82, known)], [declared, undeclared], "{alpn:?} {inside:?}");

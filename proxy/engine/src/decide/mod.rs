@@ -14,7 +14,7 @@ use http::{HeaderMap, Method};
 use crate::failure::{LocalReply, Reason};
 use crate::model::{Action, Backend, Cluster, Forward, RouteTable, Rule, Target};
 
-pub use connection::{Carry, Course, Door, First, Known, Learn, Proved, Step, Version, connection};
+pub use connection::{Course, Door, First, Known, Learn, Proved, Step, Version, connection};
 pub use host::without_port;
 pub use request::{Facts, Fault, Refusal, View, admit, request};
 

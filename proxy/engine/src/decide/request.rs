@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::{Decision, RequestHead, decide};
+use super::{Decision, Door, RequestHead, decide};
 use crate::failure::{LocalReply, Reason};
 use crate::model::{InboundPort, MtlsMode, Outbound, RouteTable, Snapshot};
 
@@ -24,6 +24,16 @@ pub enum View<'s> {
 }
 
 impl<'s> View<'s> {
+    /// What a snapshot says of the requests on connections that come in by a door.
+    pub fn of(snapshot: &'s Snapshot, door: Door) -> Self {
+        let known = match door {
+            Door::Outbound(destination) => snapshot.outbound.get(&destination).map(Self::Outbound),
+            Door::Inbound(port) => snapshot.inbound.as_ref().map(|inbound| Self::Inbound(inbound.port(port))),
+            Door::Edge(port) => return Self::of_edge(snapshot, port),
+        };
+        known.unwrap_or(Self::Unconfigured)
+    }
+
     /// What a snapshot says of a Gateway's port.
     pub fn of_edge(snapshot: &'s Snapshot, port: u16) -> Self {
         match snapshot.edges.get(&port) {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use proto::names::{ALPN_H1, ALPN_H2, ALPN_TCP};
 
 use crate::balance;
-use crate::decide::{self, Carry, Course, Door, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Version, View, without_port};
+use crate::decide::{self, Course, Door, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Version, View, without_port};
 use crate::failure::{LocalReply, Reason};
 use crate::model::{Action, Cluster, ClusterKind, Forward, InboundPort, MtlsMode, Protocol, RouteTable, Rule, Settings, Snapshot, Target};
 use crate::sniff::{ClientHello, Sniffed};
@@ -58,14 +58,15 @@ pub fn destination(snapshot: &Snapshot, url: &http::Uri) -> Result<SocketAddr, S
 pub fn outbound(snapshot: &Snapshot, destination: SocketAddr, asked: &Asked<'_>) -> Explanation {
     let name = snapshot.outbound.get(&destination).map_or("", |listener| &*listener.name);
     let explanation = Explanation::new(snapshot.epoch, name);
-    let (course, _) = walk(snapshot, Door::Outbound(destination), &Client::plaintext(asked.version));
+    let door = Door::Outbound(destination);
+    let (course, _) = walk(snapshot, door, &Client::plaintext(asked.version));
     match course {
-        Course::Carry(Carry::Outside) => outside(snapshot, destination, asked, explanation),
+        Course::Outside => outside(snapshot, destination, asked, explanation),
         Course::Refuse(reason) => {
             let why = refused(snapshot, destination, reason);
             explanation.stage("listener", "Reply", why).reply(&LocalReply::of(reason))
         }
-        course => taken(explanation, course, asked, false),
+        course => taken(explanation, (course, View::of(snapshot, door)), asked, false),
     }
 }
 
@@ -77,8 +78,9 @@ pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
         "" => explanation.stage("listener", "Reply", format!("this proxy has no listener on port {port}")),
         _ => explanation,
     };
-    let (course, proved) = walk(snapshot, Door::Edge(port), &Client::plaintext(asked.version));
-    taken(explanation, course, asked, proved)
+    let door = Door::Edge(port);
+    let (course, proved) = walk(snapshot, door, &Client::plaintext(asked.version));
+    taken(explanation, (course, View::of(snapshot, door)), asked, proved)
 }
 
 /// What a request to the application's port meets on the server's side. `peer` is the SPIFFE identity of a caller that comes by mesh TLS,
@@ -92,8 +94,8 @@ pub fn inbound(snapshot: &Snapshot, port: u16, peer: Option<&str>, asked: &Asked
     let rule = inbound.port(port);
     let client = if peer.is_some() { Client::mesh(asked.version, rule) } else { Client::plaintext(asked.version) };
     let (course, proved) = walk(snapshot, Door::Inbound(port), &client);
-    let (verdict, why) = mtls(rule, inbound.ports.contains_key(&port), (peer, proved), &course);
-    let mut explanation = taken(explanation.stage("mtls", verdict, why), course, asked, proved);
+    let (verdict, why) = mtls(rule, inbound.ports.contains_key(&port), (peer, proved), course);
+    let mut explanation = taken(explanation.stage("mtls", verdict, why), (course, View::Inbound(rule)), asked, proved);
     // The inbound side's one rule has no object of its own; the Workload is what it serves.
     if let (Some(route), Some(settings)) = (&mut explanation.route, &snapshot.settings)
         && route.kind.is_empty()
@@ -140,7 +142,7 @@ const fn words_of(version: Version) -> Sniffed {
 }
 
 /// Walks a connection to its course; whether the client proved itself on the way. Each step learns what was not known before, so it ends.
-fn walk<'s>(snapshot: &'s Snapshot, door: Door, client: &Client) -> (Course<'s>, bool) {
+fn walk(snapshot: &Snapshot, door: Door, client: &Client) -> (Course, bool) {
     let mut known = Known { asked: true, ..Known::default() };
     loop {
         match decide::connection(snapshot, door, &known) {
@@ -154,33 +156,38 @@ fn walk<'s>(snapshot: &'s Snapshot, door: Door, client: &Client) -> (Course<'s>,
 }
 
 /// What a course comes to for the request.
-fn taken(explanation: Explanation, course: Course<'_>, asked: &Asked<'_>, proved: bool) -> Explanation {
+fn taken(explanation: Explanation, (course, view): (Course, View<'_>), asked: &Asked<'_>, proved: bool) -> Explanation {
     match course {
-        Course::Serve(_, view) => served(explanation, view, asked, proved),
-        Course::Unreadable(_) => {
+        Course::Serve(_) => served(explanation, view, asked, proved),
+        Course::Unreadable => {
             let why = "HTTP in plaintext is all that is served here, and this is TLS";
             explanation.stage("protocol", "Reply", why).reply(&LocalReply::of(Reason::BadRequest))
         }
-        Course::Carry(carry) => {
-            let mut explanation = explanation.stage("protocol", "Continue", "opaque: carried as bytes");
-            match carry {
-                Carry::Forward(_, forward) => {
-                    let explanation = towards(explanation, forward);
-                    // Bytes get no answer that says why.
-                    match explanation.reply.as_ref().map(|reply| reply.reason) {
-                        Some(reason) => explanation.unanswered(reason),
-                        None => explanation,
-                    }
-                }
-                Carry::Application(_) => {
-                    explanation.cluster = Some(proto::names::INBOUND.to_owned());
-                    explanation
-                }
-                Carry::Outside => explanation,
-            }
-        }
+        Course::Carry => carried(explanation.stage("protocol", "Continue", "opaque: carried as bytes"), view),
+        Course::Outside => explanation,
         Course::Refuse(reason) => explanation.reply(&LocalReply::of(reason)),
         Course::Close(reason) => explanation.closed(reason),
+    }
+}
+
+fn carried(mut explanation: Explanation, view: View<'_>) -> Explanation {
+    match view {
+        View::Outbound(listener) | View::Edge(listener) => {
+            let explanation = match &listener.tcp {
+                Some(forward) => towards(explanation, forward),
+                None => explanation,
+            };
+            // Bytes get no answer that says why.
+            match explanation.reply.as_ref().map(|reply| reply.reason) {
+                Some(reason) => explanation.unanswered(reason),
+                None => explanation,
+            }
+        }
+        View::Inbound(_) => {
+            explanation.cluster = Some(proto::names::INBOUND.to_owned());
+            explanation
+        }
+        View::NoPort | View::Unconfigured => explanation,
     }
 }
 
@@ -230,7 +237,7 @@ fn local_endpoint(settings: &Settings, ip: IpAddr, port: u16) -> EndpointView {
 }
 
 /// Verdict and story of the port's mode. `peer`: who calls by mesh TLS, and whether it was asked to prove it.
-fn mtls(rule: &InboundPort, declared: bool, peer: (Option<&str>, bool), course: &Course<'_>) -> (&'static str, String) {
+fn mtls(rule: &InboundPort, declared: bool, peer: (Option<&str>, bool), course: Course) -> (&'static str, String) {
     let whose = if declared { "this port" } else { "every other port" };
     let mode = rule.mode.text();
     match (course, peer) {
