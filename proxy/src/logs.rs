@@ -13,8 +13,8 @@ use crate::observe::{Telemetry, own_tasks_layer};
 /// Longest filter text.
 const FILTER_BYTES_MAX: usize = 1024;
 
-/// The exporters' own words, once per failed batch: `observe` says the same once a minute, with what to do.
-const QUIET: &str = "opentelemetry-otlp=off,opentelemetry_sdk=off,";
+/// The library's own words about what is exported: `observe` says them once a minute, with what to do.
+const QUIET: &str = "opentelemetry_sdk=off,";
 
 /// A filter that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -204,11 +204,10 @@ impl Worker {
         }
         let sampled = found.sampled.unwrap_or_else(|| self.draw.next() >> 32 < threshold);
         let trace_id = found.remote.map(|remote| remote.trace_id);
-        if !sampled {
-            // A decision travels on as it is. Where nobody has decided, ours must travel, lest the next hop draws again.
-            if found.sampled.is_some() {
-                return trace_id.map(|trace_id| Context { trace_id, span_id: 0, parent, sampled });
-            }
+        // A decision travels on as it is, but not without ids: stock B3 propagators drop a bare `b3: 0` and start a sampled trace. Where nobody
+        // has decided, ours must travel, lest the next hop draws again.
+        if let Some(trace_id) = trace_id.filter(|_| !sampled && found.sampled.is_some()) {
+            return Some(Context { trace_id, span_id: 0, parent, sampled });
         }
         let trace_id = trace_id.unwrap_or_else(|| self.wide_draw().max(1));
         let context = Context { trace_id, span_id: self.draw.next().max(1), parent, sampled };

@@ -334,6 +334,29 @@ async fn sampling_is_respected() {
     }
 }
 
+/// Aim: the stock B3 propagator drops a decision without ids and starts a sampled trace: what leaves has ids and the decision, in every form
+/// that came; ids with a decision against it leave as they came.
+#[tokio::test(start_paused = true)]
+async fn a_bare_b3_decision_gets_ids() {
+    let world = world();
+    let snapshot = snapshot(settings(false, Some("http://127.0.0.1:4317"), 100));
+    let app = world.caller(Direction::Outbound, &snapshot, false);
+    for (name, value, state) in
+        [("b3", "0", "-0"), ("b3", "1", "-1"), ("b3", "d", "-d"), ("x-b3-sampled", "0", "0"), ("x-b3-sampled", "1", "1")]
+    {
+        let mut parts = parts(&[(name, value)]);
+        drop(world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts, &app));
+        let text = |name: &str| parts.headers.get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default();
+        assert!(text(name).ends_with(state), "{name}: {value} left as {}", text(name));
+        let ids = if name == "b3" { text("b3") } else { format!("{}-{}", text("x-b3-traceid"), text("x-b3-spanid")) };
+        assert!(ids.len() >= 32 + 1 + 16 && text("traceparent").contains(&ids[..32]), "{name}: {value} left as {:?}", parts.headers);
+    }
+    let given = "4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-0";
+    let mut parts = parts(&[("b3", given)]);
+    drop(world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts, &app));
+    assert_eq!((parts.headers["b3"].to_str().unwrap(), parts.headers.get("traceparent")), (given, None));
+}
+
 /// Aim: app -> CLIENT -> SERVER -> app is one chain of parents within one trace.
 #[tokio::test(start_paused = true)]
 async fn spans_are_each_others_parents() {
