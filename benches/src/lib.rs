@@ -3,6 +3,8 @@
 //! `cargo bench -p benches` measures the pure parts. `benches pair` measures whole systems, each described by a file
 //! of `specs`, with `benches load`, `benches backend` and `benches floor` as its own programs (`docs/performance.md`).
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "measuring needs the machine's own clock and sockets")]
+
 pub mod backend;
 pub mod floor;
 pub mod load;

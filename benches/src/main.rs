@@ -1,5 +1,7 @@
 //! The measuring programs: see `benches --help`.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "measuring needs the machine's own clock and sockets")]
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};

@@ -1,5 +1,6 @@
 //! The programs with one another over loopback: load → backend, and load → floor → floor → backend.
 #![allow(clippy::unwrap_used, reason = "a test may panic, in what it calls too")]
+#![allow(clippy::disallowed_types, reason = "measuring needs the machine's own sockets")]
 
 use std::net::SocketAddr;
 use std::path::Path;

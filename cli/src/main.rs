@@ -1,5 +1,7 @@
 //! The `meshwright` binary: every command of the mesh.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "commands live in the world: nothing here runs in a simulation")]
+
 mod client;
 mod command;
 mod documents;

@@ -1,5 +1,10 @@
 //! The control plane: manifests in, xDS and status out.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests may use the machine's own clock and sockets")
+)]
+
 pub mod api;
 pub mod app;
 pub mod clock;

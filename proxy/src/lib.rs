@@ -1,5 +1,10 @@
 //! The sidecar and edge proxy: see docs/architecture.md for the order of its modules.
 
+#![cfg_attr(
+    test,
+    allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests may use the machine's own clock and sockets")
+)]
+
 pub mod admin;
 pub mod app;
 pub mod arrival;

@@ -3,6 +3,7 @@
 //! fail and say so. `tests/run-all budgets` runs them alone, `MESHWRIGHT_RECORD=1 tests/run-all budgets` records what it finds.
 
 #![allow(clippy::unwrap_used, reason = "a test stops where its ground gives way")]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "real processes run by the machine's own clock and sockets")]
 
 #[path = "budget/backend.rs"]
 mod backend;

@@ -1,6 +1,7 @@
 //! Tests of the whole repository that need neither rights nor foreign programs. The rules for sources are in `tests/src/tidy.rs`.
 
 #![allow(clippy::unwrap_used, reason = "a test stops where its ground gives way")]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "real processes run by the machine's own clock and sockets")]
 
 #[path = "it/build.rs"]
 mod build;

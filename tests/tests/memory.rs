@@ -1,6 +1,7 @@
 //! What a sidecar weighs, as the kernel counts it: real processes of the binary beside this test.
 
 #![allow(clippy::unwrap_used, reason = "a test stops where its ground gives way")]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "real processes run by the machine's own clock and sockets")]
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};

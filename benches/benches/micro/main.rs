@@ -1,5 +1,6 @@
 //! The pure parts on the road of a request and of a configuration, on the shop of `examples/shop`.
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark may fail, and criterion's macros write undocumented items")]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "measuring needs the machine's own clock and sockets")]
 
 mod routes;
 mod tls;

@@ -1,5 +1,7 @@
 //! The three doors: TLS on 15012, plaintext on loopback where asked for, and a Unix socket for commands and the node agent.
 
+#![allow(clippy::disallowed_types, reason = "the doors themselves")]
+
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;

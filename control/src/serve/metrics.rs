@@ -1,5 +1,7 @@
 //! Metrics of the control plane, on port 15014.
 
+#![allow(clippy::disallowed_types, reason = "a door: the port that is scraped")]
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -2,6 +2,7 @@
 
 // Helpers may unwrap as tests do.
 #![allow(clippy::unwrap_used)]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test may use the machine's own clock and sockets")]
 
 mod desk;
 

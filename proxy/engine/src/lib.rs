@@ -4,6 +4,8 @@
 //! (table, request, draw) into a value; [`balance::pick`] chooses an endpoint; [`retry::next`] judges a failed attempt;
 //! [`dns`] says what a name of the mesh leads to; [`explain`] says why, and dumps what runs.
 
+#![cfg_attr(test, allow(clippy::iter_over_hash_type, reason = "these tests look at each, in any order"))]
+
 pub mod balance;
 pub mod decide;
 pub mod dns;

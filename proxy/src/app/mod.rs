@@ -179,6 +179,7 @@ fn serve_own_ports(
     for (page, listener) in pages {
         tasks.spawn(admin.clone().serve(Listening::adopt(listener)?, page, stop.clone()));
     }
+    #[allow(clippy::disallowed_types, reason = "a door: the resolver's own socket")]
     for socket in udp {
         tasks.spawn(Arc::clone(resolver).serve_udp(tokio::net::UdpSocket::from_std(socket)?, stop.clone()));
     }

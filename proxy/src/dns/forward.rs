@@ -1,5 +1,7 @@
 //! Passing questions on, unread: a socket each, so that the port is as hard to guess as the id (RFC 5452).
 
+#![allow(clippy::disallowed_types, reason = "a door: questions of applications come and go by UDP")]
+
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;

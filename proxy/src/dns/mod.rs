@@ -5,6 +5,8 @@
 //! mesh can have, is answered here alone; a short name (up to three labels) or another reverse name is answered here if the mesh has it
 //! and passed on otherwise.
 
+#![allow(clippy::disallowed_types, reason = "a door: questions of applications come and go by UDP")]
+
 mod answer;
 mod forward;
 mod resolv;

@@ -2,6 +2,8 @@
 //!
 //! Everything else in the proxy gets these as values. A simulation passes its own, and then runs the binary's own code.
 
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the door itself")]
+
 #[cfg(feature = "mimalloc")]
 mod allocator;
 mod called;

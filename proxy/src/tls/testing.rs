@@ -1,5 +1,5 @@
 //! An authority in memory, for tests of this crate and of others. Not part of the proxy's interface.
-#![allow(clippy::unwrap_used, missing_docs, reason = "for tests only")]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs, reason = "for tests only")]
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
