@@ -186,7 +186,7 @@ impl Simulation {
                 }
                 let draw = Draw::seeded(mesh.seed ^ u64::from(workload.bytes().map(u32::from).sum::<u32>()));
                 for service in services {
-                    if draw.next() % 2 == 0 {
+                    if draw.next().is_multiple_of(2) {
                         tokio::time::sleep(Duration::from_millis(draw.next() % 200)).await;
                     }
                     let (snapshots, network, seen) = (snapshots.clone(), mesh.wire.application(ip), Arc::clone(&seen));

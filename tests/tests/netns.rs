@@ -6,10 +6,10 @@
 
 #[path = "netns/intercept.rs"]
 mod intercept;
-#[path = "netns/names.rs"]
-mod names;
 #[path = "netns/kernel.rs"]
 mod kernel;
+#[path = "netns/names.rs"]
+mod names;
 #[path = "netns/namespace.rs"]
 mod namespace;
 #[path = "netns/outward.rs"]

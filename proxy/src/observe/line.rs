@@ -289,9 +289,9 @@ fn millis(out: &mut Vec<u8>, duration: Duration) {
     out.push(b'.');
     let rest = (micros % 1000) as u16;
     let digits = [rest / 100, rest / 10 % 10, rest % 10].map(|digit| b'0' + digit as u8);
-    let length = if rest % 10 != 0 {
+    let length = if !rest.is_multiple_of(10) {
         3
-    } else if rest % 100 != 0 {
+    } else if !rest.is_multiple_of(100) {
         2
     } else {
         1

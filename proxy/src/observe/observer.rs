@@ -67,6 +67,8 @@ pub(super) struct Worker {
     handles: RefCell<HashMap<Key, Handle, BuildHasherDefault<Fold>>>,
     sources: RefCell<Sources>,
     shapes: RefCell<Shapes>,
+    // Each goes with its exchange from hand to hand and comes back: the boxes themselves are what is kept.
+    #[allow(clippy::vec_box)]
     notes: RefCell<Vec<Box<Detail>>>,
     log: Output,
     spans: Output,

@@ -51,7 +51,7 @@ fn address(number: u64) -> SocketAddr {
     format!("10.96.0.{number}:80").parse().expect("an address")
 }
 
-fn encoded(message: &(impl prost::Message + prost::Name)) -> Arc<Encoded> {
+fn encoded(message: &impl prost::Name) -> Arc<Encoded> {
     let any = xds::pack(message);
     Arc::new(Encoded { version: proto::epoch::version(&any.value), any })
 }
@@ -160,7 +160,7 @@ impl Stream {
         let known = if by_name { live.names.contains_key(&host(number)) } else { live.outbound.contains_key(&address(number)) };
         self.tell(format!("{want:?} is used, known: {known}"));
         if known {
-            ensure!(number < HOSTS / 3 || number >= 2 * (HOSTS / 3), "{want:?} never existed and is served");
+            ensure!(!(HOSTS / 3..2 * (HOSTS / 3)).contains(&number), "{want:?} never existed and is served");
             self.snapshots.wanted().used(&want, self.now);
         } else if self.snapshots.wanted().ask(&want, self.now) == Answer::Absent {
             ensure!(number >= HOSTS / 3, "{want:?} has always existed and is denied");
