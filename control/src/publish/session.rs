@@ -108,12 +108,21 @@ pub struct Session {
     digest: Option<Vec<u8>>,
     /// An `Epoch` must follow even if the digest stays.
     owes_epoch: bool,
+    /// The client asks for every type at its start.
+    whole: bool,
 }
 
 impl Session {
     /// A stream on which nothing was said yet.
     pub fn new() -> Self {
         Self { order: type_urls().to_vec(), ..Self::default() }
+    }
+
+    /// The client asks for every type at its start, as our proxies do. Before the last request has come it is not known what its names
+    /// imply, so nothing that it holds is taken back: the next request may give it again, and to a client that asks for it just then the
+    /// removal would read as a denial.
+    pub fn asks_for_all(&mut self) {
+        self.whole = true;
     }
 
     /// Names subscribed by name, all types together: what [`crate::translate::view`] needs beside the audience.
@@ -236,6 +245,9 @@ impl Session {
                 return Some(response);
             }
         }
+        if self.whole && !self.has_asked_for_all() {
+            return None;
+        }
         for index in (0..self.order.len()).rev() {
             if let Some(response) = self.removals(self.order[index]) {
                 return Some(response);
@@ -299,10 +311,14 @@ impl Session {
         Some(self.response(url, Vec::new(), gone.into_iter().collect()))
     }
 
+    fn has_asked_for_all(&self) -> bool {
+        self.types.contains_key(&Epoch::type_url()) && self.order.iter().all(|url| !epoch::counts(url) || self.types.contains_key(*url))
+    }
+
     fn barrier(&mut self) -> Option<DeltaDiscoveryResponse> {
         let url = Epoch::type_url();
-        // A proxy subscribes every type at its start; before the last of them has come, no digest can fit.
-        if !self.types.contains_key(&url) || !self.order.iter().all(|url| !epoch::counts(url) || self.types.contains_key(*url)) {
+        // Before the last type has been asked for, no digest can fit.
+        if !self.has_asked_for_all() {
             return None;
         }
         let digest = self.held_digest();

@@ -130,6 +130,23 @@ fn rule_4_initial_versions_save_what_is_unchanged() {
 }
 
 #[test]
+fn a_proxy_that_is_back_loses_nothing_before_it_has_asked_for_all() {
+    // Aim: what one type's names imply of another is kept until the last type has been asked for; only then is taken back what is gone.
+    let mut session = Session::new();
+    session.asks_for_all();
+    session.show(content(&[]), 1);
+    ask(LDS).more(&["*"]).has(&[("implied", "1"), ("gone", "1")]).to(&mut session);
+    assert!(drain(&mut session).is_empty());
+    for url in type_urls().iter().filter(|url| **url != LDS) {
+        ask(url).more(&["*"]).to(&mut session);
+        assert!(drain(&mut session).is_empty());
+    }
+    session.show(content(&[(LDS, "implied", "1")]), 1);
+    ask(&Epoch::type_url()).more(&["*"]).to(&mut session);
+    assert_eq!(drain(&mut session), [said("Listener", &[], &["gone"]), said("Epoch", &["epoch"], &[])]);
+}
+
+#[test]
 fn rule_4_versions_alone_subscribe_to_nothing() {
     // Aim: a name in the map that is not subscribed is neither sent nor removed.
     let mut session = showing(&[(CDS, "a", "2")]);

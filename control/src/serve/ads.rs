@@ -205,6 +205,9 @@ impl Delta {
             self.board.arrive(claim.clone(), identity).ok_or_else(|| Status::resource_exhausted("too many streams are open here"))?;
         let key = claim.key();
         tracing::info!(proxy = key, client = claim.client.text(), epoch = self.edition.epoch, "a client connected");
+        if claim.ours() {
+            self.session.asks_for_all();
+        }
         if audience.is_none() {
             tracing::warn!(
                 proxy = key,
