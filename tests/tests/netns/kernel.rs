@@ -11,7 +11,8 @@ use socket2::SockRef;
 use crate::namespace::{Beyond, fresh, run};
 
 fn plan() -> Plan {
-    Plan { exempt_uid: Some(1337), exempt_mark: Some(EXEMPT_MARK), exclude_inbound_ports: [9001].into(), ..Plan::default() }
+    let resolvers = ["10.77.0.3", "fd00:6d77:77::3"].map(|text| text.parse().unwrap()).to_vec();
+    Plan { exempt_uid: Some(1337), exempt_mark: Some(EXEMPT_MARK), exclude_inbound_ports: [9001].into(), resolvers, ..Plan::default() }
 }
 
 /// Aim: redirected UDP is answered from the address the socket is bound to: one bound to loopback answers as who was asked, one bound to every
@@ -28,6 +29,7 @@ fn redirected_udp_is_answered_from_the_address_the_socket_is_bound_to() {
             ("0.0.0.0:15053", "10.77.0.3:53", false),
         ] {
             let server = UdpSocket::bind(bound).unwrap();
+            server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
             let asked: SocketAddr = asked.parse().unwrap();
             let client = UdpSocket::bind(if asked.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).unwrap();
             client.connect(asked).unwrap();
