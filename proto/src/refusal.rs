@@ -40,7 +40,7 @@ pub fn write<'a>(refusals: impl IntoIterator<Item = &'a str>) -> String {
     if text.is_empty() { "refused without a reason".to_owned() } else { text }
 }
 
-/// Reads what [`write`] wrote; never empty. Other texts (stock clients') are refusals without a resource.
+/// Reads what [`write()`] wrote; never empty. Other texts (stock clients') are refusals without a resource.
 pub fn read(text: &str) -> Vec<Refusal> {
     let lines: Vec<Refusal> = text.lines().map(str::trim).filter(|line| !line.is_empty()).map(read_one).collect();
     if lines.is_empty() { vec![read_one("refused without a reason")] } else { lines }

@@ -1,8 +1,8 @@
 //! How much of its bodies an HTTP/2 peer may send before they are read.
 //!
 //! A body that nobody reads must cost its own share and nothing else. So it is never the window of a connection that stops a peer (it is
-//! too large for that, [`CONNECTION_WINDOW_BYTES`]) but each stream's own; and the more bodies are open, on the connection and on the worker,
-//! the smaller that is. The bounds on memory follow from the table by arithmetic, and no body that is read slowly has to be ended for them.
+//! too large for that: `limits::CONNECTION_WINDOW_BYTES`) but each stream's own; and the more bodies are open, on the connection and on
+//! the worker, the smaller that is. The bounds on memory follow from the table by arithmetic, and no body that is read slowly has to be ended for them.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
