@@ -88,7 +88,14 @@ impl Lease {
         let connection = match &mut self.sender {
             Sender::Http1(connection) => connection,
             // Boxed because HTTP/1, whose connections are many, keeps room for what it does not use.
-            Sender::Http2(used) => return Box::pin(stream::exchange(used, request, downstream)).await,
+            Sender::Http2(used) => {
+                let sent = Box::pin(stream::exchange(used, request, downstream)).await;
+                if matches!(sent, Sent::NeverWritten(..)) {
+                    // What is refused unprocessed is not kept unread.
+                    used.complete();
+                }
+                return sent;
+            }
             Sender::GivenBack => return Sent::Failed(Failure::new(Reason::UpstreamReset, "the connection was given back")),
         };
         match connection.sender.try_send_request(request).await {
@@ -109,6 +116,9 @@ impl Lease {
 
     /// The exchange is complete: the connection may serve another.
     pub fn give_back(&mut self) {
+        if let Sender::Http2(used) = &mut self.sender {
+            used.complete();
+        }
         if matches!(self.sender, Sender::Http1(_))
             && let Sender::Http1(connection) = std::mem::replace(&mut self.sender, Sender::GivenBack)
         {

@@ -49,6 +49,8 @@ pub(super) struct Multiplexed {
 pub(super) struct Use {
     connection: Rc<Multiplexed>,
     bytes: u64,
+    /// The peer has had the whole body and has answered.
+    complete: bool,
 }
 
 /// Tells who waits that a connection is over, whatever ended it.
@@ -174,7 +176,7 @@ impl Multiplexed {
         }
         self.count.set(self.count.get() + 1);
         self.unread_bytes.set(self.unread_bytes.get() + bytes);
-        Use { connection: Rc::clone(self), bytes }
+        Use { connection: Rc::clone(self), bytes, complete: false }
     }
 
     /// Runs the connection to its end.
@@ -260,6 +262,11 @@ impl Use {
         rest
     }
 
+    /// The exchange is complete, so its body stands nowhere unread any more.
+    pub(super) fn complete(&mut self) {
+        self.complete = true;
+    }
+
     /// The body is over and was this long.
     pub(super) fn settle(&mut self, bytes: u64) {
         let unread = &self.connection.unread_bytes;
@@ -273,7 +280,11 @@ impl Drop for Use {
     fn drop(&mut self) {
         let connection = &self.connection;
         connection.count.set(connection.count.get() - 1);
-        connection.unread_bytes.set(connection.unread_bytes.get() - self.bytes);
+        // Some peers never open their window again for what they had of a stream that was reset: such bytes stay counted, and bodies that
+        // do not fit beside them take another connection.
+        if self.complete {
+            connection.unread_bytes.set(connection.unread_bytes.get() - self.bytes);
+        }
         connection.patience.stir();
         connection.last_used.set(connection.patience.tick());
     }

@@ -119,9 +119,11 @@ impl Sending {
     fn go_on(mut self, used: &mut Use) {
         if let Some(mut pump) = self.pump.take().filter(|_| !self.sent) {
             pump.forget();
-            let used = used.split();
+            let mut used = used.split();
             tokio::task::spawn_local(async move {
-                pump.run().await;
+                if pump.run().await {
+                    used.complete();
+                }
                 drop(used);
             });
         }

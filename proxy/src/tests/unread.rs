@@ -133,6 +133,27 @@ async fn call(at: Where, world: &World, what: &str) {
 }
 
 #[test]
+fn what_a_reset_body_left_behind_stops_nobody() {
+    // Aim: an application that never opens its window again for the bodies of streams that were reset stops no later caller.
+    for at in [Where::Mesh, Where::Edge] {
+        run(|| async move {
+            let mut world = at.world();
+            serve_applications(&mut world);
+            for round in 0..3 {
+                let mut leaving = client(at.dial(&world)).await;
+                let (answer, mut stream) = leaving.send_request(ask("POST", "/leave"), false).unwrap();
+                let stuck = tokio::time::timeout(Duration::from_secs(5), send(&mut stream, 10 << 20)).await;
+                assert!(stuck.is_err(), "nobody reads it");
+                stream.send_reset(h2::Reason::CANCEL);
+                drop((answer, stream, leaving));
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                call(at, &world, &format!("{at:?}, round {round}")).await;
+            }
+        });
+    }
+}
+
+#[test]
 fn answers_that_nobody_reads_stop_nobody() {
     // Aim: RFC 9113, 5.2: however many answers one caller leaves unread, all others get theirs, in the mesh and at an edge.
     for at in [Where::Mesh, Where::Edge] {

@@ -180,10 +180,11 @@ impl Pump {
         Stopped::Body(cut)
     }
 
-    /// Goes on to the end by itself.
-    pub(crate) fn run(mut self) -> impl Future<Output = ()> {
+    /// Goes on to the end by itself. Whether the body left whole.
+    pub(crate) fn run(mut self) -> impl Future<Output = bool> {
         poll_fn(move |cx| {
-            self.poll(cx).map(|ended| ended.unwrap_or_else(|stopped| tracing::debug!(%stopped, "a body did not arrive whole")))
+            let told = |stopped: &Stopped| tracing::debug!(%stopped, "a body did not arrive whole");
+            self.poll(cx).map(|ended| ended.inspect_err(told).is_ok())
         })
     }
 }
