@@ -8,6 +8,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proto::annotations::ROOT_NAMESPACE;
+use proto::defaults::{INTERMEDIATE_LIFE, LEAF_LIFE, ROOT_LIFE};
 use proto::identity::{DEFAULT_TRUST_DOMAIN, Identity};
 use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls_pki_types::CertificateDer;
@@ -47,8 +48,12 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        let day = Duration::from_secs(24 * 3600);
-        Self { trust_domain: DEFAULT_TRUST_DOMAIN.to_owned(), leaf_life: day, intermediate_life: day * 90, root_life: day * 3650 }
+        Self {
+            trust_domain: DEFAULT_TRUST_DOMAIN.to_owned(),
+            leaf_life: LEAF_LIFE,
+            intermediate_life: INTERMEDIATE_LIFE,
+            root_life: ROOT_LIFE,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use proxy::settings::ProxyArgs;
+use proxy::shell::settings::ProxyArgs;
 
 #[global_allocator]
 static ALLOCATOR: proxy::io::Allocator = proxy::io::Allocator;
@@ -17,7 +17,7 @@ struct Line {
 }
 
 fn main() -> ExitCode {
-    match proxy::app::run(Line::parse().args) {
+    match proxy::shell::app::run(Line::parse().args) {
         Ok(code) => code,
         Err(error) => match error.downcast::<clap::Error>() {
             Ok(usage) => usage.exit(),

@@ -10,10 +10,10 @@ use std::task::{Context, Poll, ready};
 use engine::failure::{Failure, Reason};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http::Wait;
+use crate::ground::limits::{COPY_BUFFER_BYTES, COPY_BUFFERS_KEPT_MAX};
+use crate::ground::patience::Wait;
 use crate::io::Abrupt;
-use crate::limits::{COPY_BUFFER_BYTES, COPY_BUFFERS_KEPT_MAX};
-use crate::observe::Exchange;
+use crate::observe::Account;
 
 type Buffer = Box<[u8; COPY_BUFFER_BYTES]>;
 
@@ -197,7 +197,7 @@ impl<D: Abrupt, U: Abrupt> Drop for Pair<D, U> {
 /// said before it stopped listening still arrives: servers turn clients away with a word and a reset. Tells `exchange` the bytes and how
 /// it ended. The streams are closed on return. A cut stays a cut: where one side broke off, nothing moved for too long, or the future is
 /// dropped, the other side is aborted and not closed.
-pub async fn carry<D, U>(downstream: D, upstream: U, exchange: &mut Exchange, wait: &Wait, buffers: &Rc<Buffers>)
+pub async fn carry<D, U>(downstream: D, upstream: U, account: &mut Account, wait: &Wait, buffers: &Rc<Buffers>)
 where
     D: AsyncRead + AsyncWrite + Abrupt + Unpin,
     U: AsyncRead + AsyncWrite + Abrupt + Unpin,
@@ -210,7 +210,7 @@ where
         if !up.done {
             let moved = |bytes: usize| {
                 wait.touch();
-                exchange.add_request_bytes(bytes as u64);
+                account.add_request_bytes(bytes as u64);
             };
             match up.poll(cx, (&mut *downstream, &mut *upstream), (buffers, reset[0]), moved) {
                 Poll::Ready(Err(Broken::Writing(error))) => {
@@ -225,7 +225,7 @@ where
         if !down.done {
             let moved = |bytes: usize| {
                 wait.touch();
-                exchange.add_response_bytes(bytes as u64);
+                account.add_response_bytes(bytes as u64);
             };
             match down.poll(cx, (&mut *upstream, &mut *downstream), (buffers, reset[1]), moved) {
                 Poll::Ready(Err(Broken::Writing(error))) => {
@@ -245,7 +245,7 @@ where
     })
     .await;
     if let Some(failure) = failure {
-        exchange.failed(&failure);
+        account.failed(&failure);
     }
 }
 

@@ -118,7 +118,7 @@ impl Sidecar {
         for closed in ["outbound", "inbound", "dns", "admin", "metrics", "health"] {
             command.args([&format!("--{closed}-port"), "0"]);
         }
-        command.args(["--log-level", "info,proxy::app=debug"]).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.args(["--log-level", "info,proxy::shell::app=debug"]).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut proxy = command.spawn().unwrap();
         let log = lines(proxy.stderr.take().unwrap());
         let sidecar = Self { control, proxy, log, port, _directory: directory };

@@ -4,9 +4,10 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion};
 use engine::decide::{Decision, RequestHead, decide};
+use engine::filter::{self, Exchange};
 use engine::model::Snapshot;
 use engine::model::build::Parts;
-use http::{HeaderMap, HeaderValue, Method, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use prost::{Message, Name};
 use proto::xds::cluster::Cluster;
 use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
@@ -55,14 +56,15 @@ pub(crate) fn stages(criterion: &mut Criterion) {
     let request = headers("tenant-0");
     let head = RequestHead::new(&Method::GET, &uri, &request);
     let Decision::Forward(plan) = decide(&snapshot.routes[TABLE], &head, 0) else { panic!("the only rule matches") };
-    let mut headers = request.clone();
-    plan.on_request(&mut headers);
+    let mut parts = Request::new(()).into_parts().0;
+    parts.headers = request.clone();
     // After the first run every run does the same: `add` alone would let the map grow.
     criterion.bench_function("stages: set, add and remove on a request, set on its response", |bench| {
         bench.iter(|| {
-            headers.remove("x-via");
-            plan.on_request(black_box(&mut headers));
-            plan.on_response(black_box(&mut headers));
+            parts.headers.remove("x-via");
+            let verdict = plan.forth(&mut Exchange { request: black_box(&mut parts) });
+            filter::back(plan.forward.stages(plan.backend), black_box(&mut parts.headers));
+            verdict
         });
     });
 }

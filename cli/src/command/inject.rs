@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Args;
 use injector::{Decision, Settings};
-use proxy::dial::Target;
+use proxy::tls::dial::Target;
 
 use crate::{documents, output};
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use proto::defaults;
 use proto::words::MtlsMode;
 
 use super::door::{Cursor, Fields};
@@ -24,17 +25,14 @@ pub struct Mesh {
     pub outside_denied: bool,
 }
 
-/// One hour.
-const HOUR: Duration = Duration::from_secs(3600);
-
 impl Default for Mesh {
     fn default() -> Self {
         Self {
             trust_domain: proto::identity::DEFAULT_TRUST_DOMAIN.to_owned(),
-            leaf_life: 24 * HOUR,
-            rotate_at_percent: 66,
-            intermediate_life: 2_160 * HOUR,
-            root_life: 87_600 * HOUR,
+            leaf_life: defaults::LEAF_LIFE,
+            rotate_at_percent: defaults::ROTATE_AT_PERCENT,
+            intermediate_life: defaults::INTERMEDIATE_LIFE,
+            root_life: defaults::ROOT_LIFE,
             outside_denied: false,
         }
     }

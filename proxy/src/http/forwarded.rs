@@ -1,16 +1,16 @@
 //! What an edge says to the mesh of a client outside.
 
+use engine::failure::REASON_HEADER;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
-const X_MESHWRIGHT_REASON: HeaderName = HeaderName::from_static("x-meshwright-reason");
 
 /// Says who called and how, and takes off what only the mesh may say.
 pub fn mark_outside(headers: &mut HeaderMap, client: Option<&HeaderValue>) {
     headers.remove(X_FORWARDED_CLIENT_CERT);
-    headers.remove(X_MESHWRIGHT_REASON);
+    headers.remove(REASON_HEADER);
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
     if let Some(client) = client {
         append(headers, client);

@@ -1,12 +1,12 @@
 //! Headers that belong to one hop (RFC 9110, section 7.6.1).
 
+use engine::failure::REASON_HEADER;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const X_MESHWRIGHT_REASON: HeaderName = HeaderName::from_static("x-meshwright-reason");
 /// What `connection` cannot take off: what this proxy says itself may stand there already, and a sender must not unsay it.
 const KEPT: [HeaderName; 8] = [
     UPGRADE,
@@ -88,7 +88,7 @@ impl OfHop {
                 14 => there.http2_settings |= name == "http2-settings",
                 16 => there.proxy_connection |= name == "proxy-connection",
                 17 => there.transfer_encoding |= name == "transfer-encoding",
-                19 if name == "x-meshwright-reason" => there.reason = true,
+                19 if name == REASON_HEADER.as_str() => there.reason = true,
                 19 => there.packed |= name == "x-meshwright-fields",
                 _ => {}
             }
@@ -128,16 +128,17 @@ pub fn clean_response(headers: &mut HeaderMap, there: OfHop, switching: bool, do
         }
     }
     if there.reason && !mesh_peer {
-        headers.remove(X_MESHWRIGHT_REASON);
+        headers.remove(REASON_HEADER);
     }
 }
 
 /// `te` may pass as `trailers` only: other codings are between neighbours.
 fn keep_te_trailers(headers: &mut HeaderMap) {
-    let trailers = headers.get_all(TE).iter().any(|value| list(value).any(|item| item.eq_ignore_ascii_case(b"trailers")));
-    if trailers && headers.get(TE).is_some_and(|value| value.as_bytes() == b"trailers") {
+    let mut lines = headers.get_all(TE).iter();
+    if lines.next().is_some_and(|value| value.as_bytes() == b"trailers") && lines.next().is_none() {
         return;
     }
+    let trailers = headers.get_all(TE).iter().any(|value| list(value).any(|item| item.eq_ignore_ascii_case(b"trailers")));
     headers.remove(TE);
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
@@ -226,7 +227,7 @@ mod tests {
     #[test]
     fn requests_lose_what_is_for_one_hop() {
         // Aim: RFC 9110 7.6.1 without breaking upgrade, te: trailers or host.
-        let cases: [(Headers, &str, Upgrade); 12] = [
+        let cases: [(Headers, &str, Upgrade); 13] = [
             (&[("host", "a")], "host=a", Upgrade::No),
             (&[("connection", "keep-alive"), ("keep-alive", "timeout=5")], "", Upgrade::No),
             (&[("connection", "close, X-One"), ("x-one", "1"), ("x-two", "2")], "x-two=2", Upgrade::No),
@@ -237,6 +238,7 @@ mod tests {
             (&[("upgrade", "websocket")], "", Upgrade::No),
             (&[("te", "trailers"), ("connection", "te")], "te=trailers", Upgrade::No),
             (&[("te", "gzip, trailers")], "te=trailers", Upgrade::No),
+            (&[("te", "trailers"), ("te", "gzip")], "te=trailers", Upgrade::No),
             (&[("te", "gzip")], "", Upgrade::No),
             (&[("transfer-encoding", "chunked")], "transfer-encoding=chunked", Upgrade::No),
         ];

@@ -2,14 +2,15 @@
 //!
 //! What two readers could read in two ways is refused, however likely one of them is.
 
-use engine::failure::{Failure, LocalReply, Reason};
+use engine::decide::Fault;
+use engine::failure::{Failure, Reason};
 use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
 
 use super::hop::OfHop;
 use super::packed::{X_MESHWRIGHT_FIELDS, unpack};
-use crate::body::Received;
-use crate::limits::{FIELDS_ADDED_MAX, FIELDS_MAX};
+use crate::ground::body::Received;
+use crate::ground::limits::{FIELDS_ADDED_MAX, FIELDS_MAX};
 
 /// Which hop of the mesh a message has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,60 +41,37 @@ impl Raw {
     }
 }
 
-/// Why a request is not acted on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Wrong {
-    /// The answer's status.
-    pub status: StatusCode,
-    /// The answer's reason.
-    pub reason: Reason,
-    /// For the log.
-    pub why: &'static str,
-}
-
-impl Wrong {
-    const fn bad(why: &'static str) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, reason: Reason::BadRequest, why }
-    }
-
-    /// What the caller is told.
-    pub fn reply(self) -> LocalReply {
-        LocalReply { status: self.status, ..LocalReply::of(self.reason) }
-    }
-
-    /// What the log is told.
-    pub fn failure(self) -> Failure {
-        Failure::new(self.reason, self.why)
-    }
+const fn bad(why: &'static str) -> Fault {
+    Fault { status: StatusCode::BAD_REQUEST, reason: Reason::BadRequest, why }
 }
 
 /// Judges a request's head. What it says of its hop is handed back, so that nobody has to look for it again.
 ///
 /// # Errors
 /// A rule is broken: which, and how it is answered.
-pub fn judge_request(parts: &mut request::Parts, raw: Raw) -> Result<OfHop, Wrong> {
+pub fn judge_request(parts: &mut request::Parts, raw: Raw) -> Result<OfHop, Fault> {
     let Raw { at, mut fields, fragment } = raw;
     let mut hop = OfHop::in_headers(&parts.headers);
     if hop.packed {
         let before = parts.headers.len();
-        hop = unpacked(&mut parts.headers, at).ok_or(Wrong::bad("packed fields are not packed as a mesh peer does"))?;
+        hop = unpacked(&mut parts.headers, at).ok_or(bad("packed fields are not packed as a mesh peer does"))?;
         fields = (fields + parts.headers.len()).saturating_sub(before);
     }
     host(parts)?;
     target(parts)?;
     if fragment {
-        return Err(Wrong::bad("the target has a fragment (RFC 9112, section 3.2)"));
+        return Err(bad("the target has a fragment (RFC 9112, section 3.2)"));
     }
     if hop.transfer_encoding && !one_final_chunked(&parts.headers) {
-        return Err(Wrong::bad("Transfer-Encoding is not one final `chunked` (RFC 9112, section 6.1)"));
+        return Err(bad("Transfer-Encoding is not one final `chunked` (RFC 9112, section 6.1)"));
     }
     if hop.expect && parts.version != Version::HTTP_10 && !expects_only_continue(&parts.headers) {
         let why = "Expect asks for something other than 100-continue (RFC 9110, section 10.1.1)";
-        return Err(Wrong { status: StatusCode::EXPECTATION_FAILED, ..Wrong::bad(why) });
+        return Err(Fault { status: StatusCode::EXPECTATION_FAILED, ..bad(why) });
     }
     if fields > fields_max(at) {
         let why = "the head has more fields than a head may have";
-        return Err(Wrong { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: Reason::TooLarge, why });
+        return Err(Fault { status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, reason: Reason::TooLarge, why });
     }
     Ok(hop)
 }
@@ -135,21 +113,21 @@ const fn fields_max(at: Hop) -> usize {
 }
 
 /// One host, which is one (RFC 9112, section 3.2; RFC 9113, section 8.3.1). HTTP/1.1 must name it.
-fn host(parts: &request::Parts) -> Result<(), Wrong> {
+fn host(parts: &request::Parts) -> Result<(), Fault> {
     let authority = parts.uri.authority();
     let mut hosts = parts.headers.get_all(HOST).iter();
     let Some(host) = hosts.next() else {
         let named = parts.version != Version::HTTP_11 || authority.is_some();
-        return if named { Ok(()) } else { Err(Wrong::bad("no Host")) };
+        return if named { Ok(()) } else { Err(bad("no Host")) };
     };
     if hosts.next().is_some() {
-        return Err(Wrong::bad("more than one Host"));
+        return Err(bad("more than one Host"));
     }
     if !host.as_bytes().iter().all(|byte| of_host(*byte)) {
-        return Err(Wrong::bad("Host is no host"));
+        return Err(bad("Host is no host"));
     }
     if parts.version == Version::HTTP_2 && authority.is_some_and(|name| !name.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes())) {
-        return Err(Wrong::bad("Host and :authority differ"));
+        return Err(bad("Host and :authority differ"));
     }
     Ok(())
 }
@@ -175,36 +153,36 @@ const fn of_host(byte: u8) -> bool {
 }
 
 /// A target in the form that its method wants (RFC 9112, section 3.2; RFC 9113, sections 8.3.1 and 8.5).
-fn target(parts: &request::Parts) -> Result<(), Wrong> {
+fn target(parts: &request::Parts) -> Result<(), Fault> {
     let uri = &parts.uri;
     let Some(path) = uri.path_and_query() else {
         // Only a name: for CONNECT, and with a port.
         return match (parts.method == Method::CONNECT, uri.port_u16()) {
-            (false, _) => Err(Wrong::bad("the target is no path: it lacks its slash")),
-            (true, None | Some(0)) => Err(Wrong::bad("the target of CONNECT has no port")),
+            (false, _) => Err(bad("the target is no path: it lacks its slash")),
+            (true, None | Some(0)) => Err(bad("the target of CONNECT has no port")),
             (true, Some(_)) => no_user(parts),
         };
     };
     if parts.method == Method::CONNECT {
-        return Err(Wrong::bad("the target of CONNECT is no host and port"));
+        return Err(bad("the target of CONNECT is no host and port"));
     }
     match path.as_str().as_bytes() {
         [b'/', ..] => {}
         b"*" if parts.method == Method::OPTIONS => {}
-        b"*" => return Err(Wrong::bad("the target `*` is for OPTIONS")),
-        _ => return Err(Wrong::bad("the target is no path: it lacks its slash")),
+        b"*" => return Err(bad("the target `*` is for OPTIONS")),
+        _ => return Err(bad("the target is no path: it lacks its slash")),
     }
     match uri.scheme_str() {
         None => Ok(()),
         Some("http" | "https") => no_user(parts),
-        Some(_) => Err(Wrong::bad("the target's scheme is neither http nor https")),
+        Some(_) => Err(bad("the target's scheme is neither http nor https")),
     }
 }
 
 /// Who reads as far as the `@` and who reads on would see different hosts (RFC 9110, section 4.2.4).
-fn no_user(parts: &request::Parts) -> Result<(), Wrong> {
+fn no_user(parts: &request::Parts) -> Result<(), Fault> {
     match parts.uri.authority() {
-        Some(authority) if authority.as_str().contains('@') => Err(Wrong::bad("the target names a user")),
+        Some(authority) if authority.as_str().contains('@') => Err(bad("the target names a user")),
         _ => Ok(()),
     }
 }

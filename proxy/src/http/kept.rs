@@ -4,9 +4,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::idle::{Patience, Wait};
+use crate::ground::limits::{HEAD_WAIT, KEPT_WAIT};
+use crate::ground::patience::{Patience, Wait};
 use crate::io::Notes;
-use crate::limits::{HEAD_WAIT, KEPT_WAIT};
 
 /// How long a connection may be kept without an exchange, how long a head may take, and whether it is to end in order. Dropped within an
 /// exchange, before [`Self::finish`], it cuts the connection.

@@ -1,13 +1,12 @@
 //! The mesh's own answers.
 
 use bytes::Bytes;
-use engine::failure::{LocalReply, Reason};
+use engine::failure::{LocalReply, REASON_HEADER, Reason};
 use http::header::{CONTENT_TYPE, HeaderName};
 use http::{HeaderValue, Response, StatusCode};
 
-use crate::body::Body;
+use crate::ground::body::Body;
 
-const X_MESHWRIGHT_REASON: HeaderName = HeaderName::from_static("x-meshwright-reason");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
@@ -16,7 +15,7 @@ pub fn local_reply(reply: &LocalReply, grpc: bool) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
     let headers = response.headers_mut();
     if let Some(reason) = reply.reason {
-        headers.insert(X_MESHWRIGHT_REASON, reason.header());
+        headers.insert(REASON_HEADER, reason.header());
     }
     if grpc {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -77,9 +76,9 @@ mod tests {
         for reason in Reason::ALL {
             let plain = local_reply(&reason.into(), false);
             assert_eq!(plain.status(), reason.status());
-            assert_eq!(plain.headers()[X_MESHWRIGHT_REASON], reason.text());
+            assert_eq!(plain.headers()[REASON_HEADER], reason.text());
             let grpc = local_reply(&reason.into(), true);
-            assert_eq!((grpc.status(), &grpc.headers()[X_MESHWRIGHT_REASON]), (StatusCode::OK, &reason.header()));
+            assert_eq!((grpc.status(), &grpc.headers()[REASON_HEADER]), (StatusCode::OK, &reason.header()));
             assert_ne!(grpc.headers()[GRPC_STATUS], "0");
         }
         let codes = [

@@ -17,15 +17,16 @@ use hyper_util::rt::TokioIo;
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::http2;
 use super::kept::Kept;
-use super::{Patience, http2};
-use crate::body::{Body, Received};
-use crate::drain::{Drain, Stage};
+use crate::ground::body::{Body, Received};
+use crate::ground::drain::{Drain, Stage};
+use crate::ground::limits;
+use crate::ground::line::Line;
+use crate::ground::patience::Patience;
+use crate::ground::wakes::Wakes;
+use crate::ground::windows::Bodies;
 use crate::io::{Notes, Pressure, Rewound, Served, Stream, Unstalled};
-use crate::limits;
-use crate::line::Line;
-use crate::wakes::Wakes;
-use crate::windows::Bodies;
 
 /// Who calls, and how far that one is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,9 +11,9 @@ use hyper::upgrade::{OnUpgrade, Parts, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::idle::Patience;
+use crate::ground::patience::Patience;
 use crate::io::{Abrupt, Called, Rewound, Seen, Served, Stream, Unstalled};
-use crate::observe::Exchange;
+use crate::observe::Account;
 use crate::tcp::{self, Buffers};
 
 /// Both halves of an agreed upgrade.
@@ -23,7 +23,7 @@ pub struct Tunnel {
     /// Becomes the server's bytes.
     pub upstream: OnUpgrade,
     /// Recorded when the tunnel ends.
-    pub exchange: Exchange,
+    pub account: Account,
     /// Silence that ends it.
     pub idle: Option<Duration>,
 }
@@ -108,13 +108,13 @@ impl AsyncWrite for Switched {
 /// Carries bytes both ways until both sides have ended, one breaks off, or nothing moves for too long.
 /// `held` lives as long as the tunnel.
 pub async fn tunnel<H>(tunnel: Tunnel, held: H, patience: Rc<Patience>, buffers: Rc<Buffers>) {
-    let Tunnel { downstream, upstream, mut exchange, idle } = tunnel;
+    let Tunnel { downstream, upstream, mut account, idle } = tunnel;
     let (downstream, upstream) = match tokio::join!(downstream, upstream) {
         (Ok(downstream), Ok(upstream)) => (Switched::from(downstream), Switched::from(upstream)),
-        (Err(error), _) => return exchange.failed(&Failure::new(Reason::ClientGone, format!("the upgrade was not completed: {error}"))),
-        (_, Err(error)) => return exchange.failed(&Failure::new(Reason::UpstreamReset, format!("the upgrade was not completed: {error}"))),
+        (Err(error), _) => return account.failed(&Failure::new(Reason::ClientGone, format!("the upgrade was not completed: {error}"))),
+        (_, Err(error)) => return account.failed(&Failure::new(Reason::UpstreamReset, format!("the upgrade was not completed: {error}"))),
     };
     let wait = patience.wait(idle);
-    tcp::carry(downstream, upstream, &mut exchange, &wait, &buffers).await;
+    tcp::carry(downstream, upstream, &mut account, &wait, &buffers).await;
     drop(held);
 }

@@ -15,9 +15,9 @@ use tracing::{debug, info, warn};
 
 use super::rotation::{Effect, Event, Rotation};
 use super::token::{Token, TokenFile};
-use crate::dial::{DialError, Dialer};
 use crate::io::{Clock, Draw};
 use crate::snapshots::Snapshots;
+use crate::tls::dial::{DialError, Dialer};
 use crate::tls::{Credential, CredentialCell, CredentialError, TrustCell, TrustError, verify_chain};
 
 /// Longest an attempt may take, connection included.

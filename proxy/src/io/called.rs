@@ -10,10 +10,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::abrupt::{Abrupt, Seen};
 use super::inserted::{Insert, Trailing, trailing};
-use super::socket::{Abrupt, Seen};
-use crate::limits::{FIELDS_MAX, HEAD_BYTES_MAX};
-use crate::line::{Interim, Line};
+use crate::ground::limits::{FIELDS_MAX, HEAD_BYTES_MAX};
+use crate::ground::line::{Interim, Line};
 
 /// Bytes read at once while an interim answer is incomplete.
 const LOOK_BYTES: usize = 4096;

@@ -4,6 +4,7 @@
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "the door itself")]
 
+mod abrupt;
 #[cfg(feature = "mimalloc")]
 mod allocator;
 mod called;
@@ -26,6 +27,7 @@ mod socket;
 mod stream;
 mod unstalled;
 
+pub use abrupt::{Abrupt, Seen};
 #[cfg(feature = "mimalloc")]
 pub use allocator::Allocator;
 pub use called::Called;
@@ -39,9 +41,8 @@ pub use memory::{Free, cpu_used, give_back_heap, give_back_program};
 pub use network::{Accepted, Listening, Network, Queued, VirtualListening, VirtualNetwork, bind};
 pub use notes::{Notes, Pressure};
 pub use original::original_destination;
-pub use pipe::pipe;
 pub use rewound::Rewound;
 pub use served::Served;
-pub use socket::{Abrupt, Seen, Socket, VirtualSocket};
+pub use socket::{Socket, VirtualSocket, pipe};
 pub use stream::Stream;
 pub use unstalled::Unstalled;

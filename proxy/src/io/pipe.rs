@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
-use super::socket::{Abrupt, Seen, Socket};
+use super::abrupt::{Abrupt, Seen};
 
 /// Bytes a memory pipe holds before its writer waits.
 const PIPE_BYTES: usize = 64 << 10;
@@ -31,15 +31,15 @@ struct Fate {
     watcher: AtomicWaker,
 }
 
-/// Two connected ends of a memory pipe.
-pub fn pipe() -> (Socket, Socket) {
-    let (near, far) = tokio::io::duplex(PIPE_BYTES);
-    let fates = [Arc::<Fate>::default(), Arc::default()];
-    let end = |bytes, own: usize| Socket::Pipe(Pipe { bytes, own: Arc::clone(&fates[own]), other: Arc::clone(&fates[1 - own]) });
-    (end(near, 0), end(far, 1))
-}
-
 impl Pipe {
+    /// Two connected ends.
+    pub fn pair() -> (Self, Self) {
+        let (near, far) = tokio::io::duplex(PIPE_BYTES);
+        let fates = [Arc::<Fate>::default(), Arc::default()];
+        let end = |bytes, own: usize| Self { bytes, own: Arc::clone(&fates[own]), other: Arc::clone(&fates[1 - own]) };
+        (end(near, 0), end(far, 1))
+    }
+
     fn was_cut(&self) -> bool {
         self.other.cut.load(Ordering::Acquire)
     }
@@ -113,7 +113,7 @@ mod tests {
     #[tokio::test]
     async fn a_cut_is_no_end() {
         for cut in [true, false] {
-            let (mut near, mut far) = pipe();
+            let (mut near, mut far) = Pipe::pair();
             let seen = poll_fn(|cx| Poll::Ready(far.poll_reset(cx))).await;
             assert_eq!(seen, Poll::Pending);
             near.write_all(b"word").await.unwrap();

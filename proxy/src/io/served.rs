@@ -9,9 +9,9 @@ use bytes::Bytes;
 use engine::failure::Reason;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::abrupt::{Abrupt, Seen};
 use super::inserted::{Insert, Trailing, joined, trailing};
-use super::socket::{Abrupt, Seen};
-use crate::line::Line;
+use crate::ground::line::Line;
 
 /// hyper says this by itself as soon as somebody reads a body that the client holds back.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -231,8 +231,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::ground::line::Interim;
     use crate::io::{Socket, pipe};
-    use crate::line::Interim;
 
     const REFUSAL: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
     const WITH_REASON: &str =

@@ -9,31 +9,13 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::abrupt::{Abrupt, Seen};
 use super::pipe::Pipe;
 
 /// What a simulation's sockets must be able to do.
 pub trait VirtualSocket: AsyncRead + AsyncWrite + Send + Unpin {
     /// See [`Abrupt::abort`]. Where it does nothing, the peer takes the drop for an end.
     fn abort(&mut self) {}
-}
-
-/// A byte stream that can end by a cut, which a reader must not take for an end: what came before it may not be all.
-pub trait Abrupt {
-    /// Makes the drop that is to follow a cut: the peer sees a reset, or TLS that ends without its goodbye. What was written and has not left
-    /// may be lost, as it is when a program dies.
-    fn abort(&mut self);
-
-    /// Looks whether the peer has cut the connection, without reading from it.
-    fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<Seen>;
-}
-
-/// What can be known of a peer without reading what it said. Pending: nothing has come, and the task is woken when something does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seen {
-    /// It has reset the connection.
-    Reset,
-    /// Bytes or an end have come that nobody has read yet, and what comes after them wakes nobody.
-    Unread,
 }
 
 /// A connected byte stream. The kernel's own is a variant of its own, so that nothing is boxed on the way.
@@ -44,6 +26,12 @@ pub enum Socket {
     Virtual(Box<dyn VirtualSocket>),
     /// One end of a memory pipe: the hairpin to this proxy's own inbound side, and tests.
     Pipe(Pipe),
+}
+
+/// Two connected ends of a memory pipe.
+pub fn pipe() -> (Socket, Socket) {
+    let (near, far) = Pipe::pair();
+    (Socket::Pipe(near), Socket::Pipe(far))
 }
 
 impl Abrupt for Socket {

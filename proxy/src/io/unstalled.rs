@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::{Abrupt, Notes, Seen};
-use crate::limits::{PRESSURE_ASKED_EVERY, RESET_ASKED_EVERY, STALL_WAIT};
+use crate::ground::limits::{PRESSURE_ASKED_EVERY, RESET_ASKED_EVERY, STALL_WAIT};
 
 /// A peer that takes nothing of what is written to it may do so for as long as it lives, which the kernel looks after. Only while
 /// the worker has no places left, and bytes have waited for [`STALL_WAIT`] and not one was taken, writing fails: who never reads must not keep

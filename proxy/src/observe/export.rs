@@ -16,11 +16,10 @@ use tokio::time::Instant;
 use super::batch::{Batch, Outbox};
 use super::collector::{Collector, Refused};
 use super::span::{SPANS, Spans, envelope};
-use super::telemetry::Telemetry;
+use super::telemetry::{Telemetry, TelemetryOptions};
 use super::wire;
+use crate::io::Clock;
 
-/// Spans of the proxy's own tasks that wait; beyond, they are dropped and counted.
-pub(super) const OWN_SPANS_MAX: usize = 256;
 /// A request to the collector is sent when its spans take so much: some two hundred. A collector takes 4 MiB by default, and what is written
 /// at once should stay in the processor's cache.
 const REQUEST_BYTES: usize = 256 << 10;
@@ -54,8 +53,15 @@ struct Request {
     due: Option<Instant>,
 }
 
+/// Starts telemetry with empty counters. The exporter must be run for spans to leave; where it is not, they are dropped and counted.
+pub fn start(options: TelemetryOptions, clock: Clock) -> (Arc<Telemetry>, Exporter) {
+    let (telemetry, own) = Telemetry::new(options, clock);
+    let exporter = Exporter::new(Arc::clone(&telemetry), own);
+    (telemetry, exporter)
+}
+
 impl Exporter {
-    pub(super) fn new(telemetry: Arc<Telemetry>, own: mpsc::Receiver<Box<SpanData>>) -> Self {
+    fn new(telemetry: Arc<Telemetry>, own: mpsc::Receiver<Box<SpanData>>) -> Self {
         let rung = Arc::new(Notify::new());
         let ring = Arc::clone(&rung);
         telemetry.spans.bell.rings(move || ring.notify_one());

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use super::batch::{Batch, Record};
 use super::labels::{CODE_NONE, GRPC_NONE, Wire};
 use super::record::Word;
-use super::shape::{Party, Shape};
+use super::shape::{LineParts, Party, Shape};
 use super::trace::{hex_of_u64, hex_of_u128};
 
 /// Room for a line without its texts.
@@ -26,16 +26,6 @@ pub(super) struct Lines {
     /// The second whose text is in `moment`.
     second: Option<u64>,
     moment: Vec<u8>,
-}
-
-/// What all lines of a shape have in common, in order.
-#[derive(Debug)]
-pub(super) struct LineParts {
-    text: Vec<u8>,
-    /// Ends of what stands before the epoch, before the source's address, before the destination's; the destination's, if it is the
-    /// shape's, is in it.
-    ends: [usize; 3],
-    destination_known: bool,
 }
 
 impl Lines {

@@ -1,38 +1,43 @@
 //! What the proxy tells about its traffic: metrics, access log, spans, and the summary for the control plane.
 //!
-//! Aside from the road: the road tells an [`Exchange`] what happened, and the exchange's drop records it once. Sampling is decided
+//! Aside from the road: the road tells an [`Account`] what happened, and the exchange's drop records it once. Sampling is decided
 //! first; of a request that is neither sampled nor logged nothing is formatted and nothing is allocated. Each worker counts in its
 //! own shard and shares no lock with another; a scrape adds the shards up.
 
 mod access;
+mod account;
 mod batch;
 mod collector;
-mod exchange;
+mod downstream;
 mod export;
 mod exposition;
 mod labels;
 mod line;
 mod observer;
 mod own;
+mod plaintext;
 mod process;
 mod record;
 mod render;
 mod series;
 mod shape;
+mod shapes;
 mod span;
 mod telemetry;
 pub mod trace;
 mod traffic;
 mod wire;
+mod worker;
 
 #[cfg(test)]
 mod tests;
 
 pub use access::{AccessLog, LogLines};
-pub use exchange::Exchange;
-pub use export::Exporter;
+pub use account::Account;
+pub use downstream::Downstream;
+pub use export::{Exporter, start};
 pub use exposition::Exposition;
 pub use labels::{BUCKET_BOUNDS_SECS, Direction};
-pub use observer::{Downstream, Observer};
+pub use observer::Observer;
 pub use own::own_tasks_layer;
 pub use telemetry::{Facts, Occupancy, Telemetry, TelemetryOptions};

@@ -6,15 +6,9 @@ use std::sync::{Arc, OnceLock};
 
 use engine::model::{Cluster, Endpoint, InboundPort, Rule, Settings};
 
-use super::batch::{Batch, SINKS, Sink};
 use super::labels::Direction;
-use super::line::LineParts;
 use super::record::{Detail, Seen, destination};
-use super::span::SpanParts;
 use crate::tls::{Peer, TlsFacts};
-
-/// Shapes one worker knows again; a power of two. One that finds its place taken is made anew, which costs two microseconds.
-const SHAPES: usize = 256;
 
 /// See the module.
 #[derive(Debug)]
@@ -32,6 +26,27 @@ pub(super) struct Shape {
     pub(super) line: OnceLock<LineParts>,
     /// What spans say of it.
     pub(super) span: OnceLock<SpanParts>,
+}
+
+/// What all lines of a shape have in common, in order.
+#[derive(Debug)]
+pub(super) struct LineParts {
+    pub(super) text: Vec<u8>,
+    /// Ends of what stands before the epoch, before the source's address, before the destination's; the destination's, if it is the
+    /// shape's, is in it.
+    pub(super) ends: [usize; 3],
+    pub(super) destination_known: bool,
+}
+
+/// What all spans of a shape have in common.
+#[derive(Debug)]
+pub(super) struct SpanParts {
+    /// Attributes.
+    pub(super) attributes: Vec<u8>,
+    /// The name without its method.
+    pub(super) name: String,
+    /// The callee's address is among the attributes, or is not to be.
+    pub(super) destination_known: bool,
 }
 
 /// One side of an exchange, as log and span show it.
@@ -62,7 +77,7 @@ impl std::fmt::Display for Who<'_> {
 }
 
 impl Shape {
-    fn of(seen: &Seen, detail: &Detail) -> Self {
+    pub(super) fn of(seen: &Seen, detail: &Detail) -> Self {
         Self {
             direction: seen.direction,
             mtls: seen.mtls,
@@ -79,7 +94,7 @@ impl Shape {
     }
 
     /// Whether an exchange has this shape. What it was made of is held, so an address cannot have come to mean something else.
-    fn fits(&self, seen: &Seen, detail: &Detail) -> bool {
+    pub(super) fn fits(&self, seen: &Seen, detail: &Detail) -> bool {
         self.direction == seen.direction
             && self.mtls == seen.mtls
             && same(&self.settings, &seen.snapshot.settings)
@@ -143,49 +158,6 @@ fn same<T>(a: &Option<Arc<T>>, b: &Option<Arc<T>>) -> bool {
     address(a) == address(b)
 }
 
-fn address<T>(value: &Option<Arc<T>>) -> usize {
+pub(super) fn address<T>(value: &Option<Arc<T>>) -> usize {
     value.as_ref().map_or(0, |value| Arc::as_ptr(value).addr())
-}
-
-/// The shapes that one worker has met of late.
-#[derive(Debug, Default)]
-pub(super) struct Shapes {
-    /// Empty until something is logged or sampled.
-    places: Vec<Option<Known>>,
-    epoch: u64,
-}
-
-#[derive(Debug)]
-struct Known {
-    shape: Arc<Shape>,
-    /// For each sink: the serial of the last batch that has it, and its number there.
-    numbers: [(u64, u32); SINKS],
-}
-
-impl Shapes {
-    /// The number of an exchange's shape in a batch, to which it is added where it is new to it.
-    pub(super) fn number(&mut self, seen: &Seen, detail: &Detail, batch: &mut Batch, sink: Sink) -> u32 {
-        // What an older epoch spoke of is not held on to.
-        if self.places.is_empty() || self.epoch < seen.snapshot.epoch {
-            self.places.clear();
-            self.places.resize_with(SHAPES, || None);
-            self.epoch = seen.snapshot.epoch;
-        }
-        let known = match &mut self.places[place(seen, detail)] {
-            Some(known) if known.shape.fits(seen, detail) => known,
-            other => other.insert(Known { shape: Arc::new(Shape::of(seen, detail)), numbers: [(0, 0); SINKS] }),
-        };
-        let (serial, number) = &mut known.numbers[sink as usize];
-        if *serial != batch.serial {
-            (*serial, *number) = (batch.serial, batch.add_shape(Arc::clone(&known.shape)));
-        }
-        *number
-    }
-}
-
-/// By the addresses of what differs most.
-fn place(seen: &Seen, detail: &Detail) -> usize {
-    let parts = [address(&seen.rule), address(&seen.endpoint), address(&seen.port), address(&detail.caller), usize::from(seen.mtls)];
-    let mixed = parts.iter().fold(0_u64, |sum, part| (sum.rotate_left(23) ^ *part as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    (mixed >> 32) as usize & (SHAPES - 1)
 }

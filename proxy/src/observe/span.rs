@@ -13,7 +13,7 @@ use prost::Message;
 use super::batch::{Batch, Record};
 use super::labels::{CODE_NONE, Direction, GRPC_NONE};
 use super::record::Word;
-use super::shape::{Party, Shape};
+use super::shape::{Party, Shape, SpanParts};
 use super::wire::{bytes, fixed32, fixed64, int_attribute, text_attribute, true_or_false_attribute, varint_field};
 
 /// Fields of `Span`.
@@ -39,17 +39,6 @@ const REMOTE_KNOWN: u32 = 0x100;
 const REMOTE: u32 = 0x200;
 /// Field of `ScopeSpans` that holds one span.
 pub(super) const SPANS: u32 = 2;
-
-/// What all spans of a shape have in common.
-#[derive(Debug)]
-pub(super) struct SpanParts {
-    /// Attributes.
-    attributes: Vec<u8>,
-    /// The name without its method.
-    name: String,
-    /// The callee's address is among the attributes, or is not to be.
-    destination_known: bool,
-}
 
 /// Writes spans; keeps its room.
 #[derive(Debug, Default)]

@@ -12,11 +12,14 @@ use tokio::sync::mpsc;
 
 use super::access::{AccessLog, LogLines};
 use super::batch::Outboxes;
-use super::export::{Exporter, OWN_SPANS_MAX};
 use super::labels::Direction;
+use super::plaintext::PlaintextPeers;
 use super::series::Registry;
-use super::traffic::PlaintextPeers;
+
 use crate::io::{Clock, Network};
+
+/// Spans of the proxy's own tasks that wait; beyond, they are dropped and counted.
+const OWN_SPANS_MAX: usize = 256;
 
 /// What a proxy's telemetry is started with.
 #[derive(Debug)]
@@ -102,8 +105,8 @@ pub struct Telemetry {
 }
 
 impl Telemetry {
-    /// Starts with empty counters. The exporter must be run for spans to leave; where it is not, they are dropped and counted.
-    pub fn new(options: TelemetryOptions, clock: Clock) -> (Arc<Self>, Exporter) {
+    /// Empty counters, and where spans of the proxy's own tasks will come out.
+    pub(super) fn new(options: TelemetryOptions, clock: Clock) -> (Arc<Self>, mpsc::Receiver<Box<SpanData>>) {
         let (own_spans, own) = mpsc::channel(OWN_SPANS_MAX);
         let started = clock.wall();
         let telemetry = Arc::new(Self {
@@ -120,8 +123,7 @@ impl Telemetry {
             spans_exported: AtomicU64::new(0),
             spans_lost: AtomicU64::new(0),
         });
-        let exporter = Exporter::new(Arc::clone(&telemetry), own);
-        (telemetry, exporter)
+        (telemetry, own)
     }
 
     /// Tells the settings in force, for the spans of the proxy's own tasks. Traffic carries its own snapshot.

@@ -133,7 +133,7 @@ fn world() -> World {
 fn world_with(log: LogLines) -> World {
     let options = TelemetryOptions { instance: "frontend-0".into(), log, ..Default::default() };
     let clock = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000));
-    let (telemetry, exporter) = Telemetry::new(options, clock);
+    let (telemetry, exporter) = start(options, clock);
     let observer = Observer::new(Arc::clone(&telemetry), Draw::seeded(1));
     World { telemetry, exporter: Some(exporter), observer, lines: Arc::default() }
 }
@@ -155,40 +155,40 @@ async fn some_traffic(world: &World, snapshot: &Arc<Snapshot>) {
     let (rule, cluster, endpoint, port) = (rule(), cluster(), endpoint(), port());
     let app = world.caller(Direction::Outbound, snapshot, false);
     let mut sampled = parts(&[("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), ("x-request-id", "r1")]);
-    let mut exchange = world.observer.begin_http(Direction::Outbound, snapshot, &mut sampled, &app);
-    exchange.routed(&rule, &cluster);
-    exchange.attempted(&endpoint);
-    exchange.secured(Some(&TLS));
+    let mut account = world.observer.begin_http(Direction::Outbound, snapshot, &mut sampled, &app);
+    account.routed(&rule, &cluster);
+    account.attempted(&endpoint);
+    account.secured(Some(&TLS));
     tokio::time::advance(Duration::from_millis(1)).await;
-    exchange.retried(endpoint.address, Reason::ConnectFailed);
-    exchange.attempted(&endpoint);
-    exchange.secured(Some(&TLS));
+    account.retried(endpoint.address, Reason::ConnectFailed);
+    account.attempted(&endpoint);
+    account.secured(Some(&TLS));
     tokio::time::advance(Duration::from_millis(3)).await;
-    exchange.response(StatusCode::OK, &HeaderMap::new());
-    exchange.add_request_bytes(10);
-    exchange.add_response_bytes(2000);
+    account.response(StatusCode::OK, &HeaderMap::new());
+    account.add_request_bytes(10);
+    account.add_response_bytes(2000);
     tokio::time::advance(Duration::from_micros(500)).await;
-    drop(exchange);
+    drop(account);
 
     let caller = world.caller(Direction::Inbound, snapshot, true);
     let mut call =
         Request::post("/shop.Checkout/Pay").version(Version::HTTP_2).header("content-type", "application/grpc").body(()).unwrap();
     call.headers_mut().insert("x-request-id", "r2".parse().unwrap());
-    let mut exchange = world.observer.begin_http(Direction::Inbound, snapshot, &mut call.into_parts().0, &caller);
-    exchange.at_port(&port);
-    exchange.attempted_locally();
-    exchange.secured(None);
-    exchange.replied(&Reason::Denied.into());
-    exchange.grpc_status(7);
-    drop(exchange);
+    let mut account = world.observer.begin_http(Direction::Inbound, snapshot, &mut call.into_parts().0, &caller);
+    account.at_port(&port);
+    account.attempted_locally();
+    account.secured(None);
+    account.replied(&Reason::Denied.into());
+    account.grpc_status(7);
+    drop(account);
 
-    let mut exchange = world.observer.begin_tcp(Direction::Outbound, snapshot, &app);
-    exchange.to_cluster(&cluster);
-    exchange.attempted(&endpoint);
-    exchange.secured(Some(&TLS));
-    exchange.add_request_bytes(5);
-    exchange.add_response_bytes(7);
-    exchange.failed(&Failure::new(Reason::UpstreamReset, "10.77.0.3:8080: connection reset"));
+    let mut account = world.observer.begin_tcp(Direction::Outbound, snapshot, &app);
+    account.to_cluster(&cluster);
+    account.attempted(&endpoint);
+    account.secured(Some(&TLS));
+    account.add_request_bytes(5);
+    account.add_response_bytes(7);
+    account.failed(&Failure::new(Reason::UpstreamReset, "10.77.0.3:8080: connection reset"));
 }
 
 /// Telemetry that has seen one of each.
@@ -244,13 +244,13 @@ async fn opened_and_closed_have_the_same_labels() {
         let world = world();
         let snapshot = snapshot(settings(false, None, 0));
         let app = world.caller(Direction::Outbound, &snapshot, false);
-        let mut exchange = world.observer.begin_tcp(Direction::Outbound, &snapshot, &app);
-        exchange.to_cluster(cluster);
+        let mut account = world.observer.begin_tcp(Direction::Outbound, &snapshot, &app);
+        account.to_cluster(cluster);
         if let Some(endpoint) = &reached {
-            exchange.attempted(endpoint);
-            exchange.secured(tls);
+            account.attempted(endpoint);
+            account.secured(tls);
         }
-        drop(exchange);
+        drop(account);
         let text = world.telemetry.render();
         for name in ["opened", "closed"] {
             let name = format!("meshwright_tcp_connections_{name}_total{{");
@@ -266,13 +266,13 @@ async fn a_failed_attempt_on_a_peer_is_not_plaintext() {
     let world = world();
     let snapshot = snapshot(settings(false, None, 0));
     let app = world.caller(Direction::Outbound, &snapshot, false);
-    let mut exchange = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &app);
-    exchange.routed(&rule(), &cluster());
-    exchange.attempted(&endpoint());
-    exchange.retried(endpoint().address, Reason::ConnectFailed);
-    exchange.attempted(&endpoint());
-    exchange.failed(&Failure::new(Reason::ConnectFailed, "refused"));
-    drop(exchange);
+    let mut account = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &app);
+    account.routed(&rule(), &cluster());
+    account.attempted(&endpoint());
+    account.retried(endpoint().address, Reason::ConnectFailed);
+    account.attempted(&endpoint());
+    account.failed(&Failure::new(Reason::ConnectFailed, "refused"));
+    drop(account);
     let text = world.telemetry.render();
     assert!(!text.contains("mtls=\"false\""), "{text}");
 }
@@ -290,18 +290,18 @@ async fn a_plain_request_allocates_nothing() {
         let mut counted = 0;
         for _ in 0..3 {
             let before = allocations();
-            let mut exchange = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts, &app);
-            exchange.routed(&rule, &cluster);
-            exchange.attempted(&endpoint);
-            exchange.secured(Some(&TLS));
-            exchange.response(StatusCode::OK, &headers);
-            exchange.add_response_bytes(1024);
-            drop(exchange);
+            let mut account = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts, &app);
+            account.routed(&rule, &cluster);
+            account.attempted(&endpoint);
+            account.secured(Some(&TLS));
+            account.response(StatusCode::OK, &headers);
+            account.add_response_bytes(1024);
+            drop(account);
             counted = allocations() - before;
         }
         assert_eq!(counted, 0, "with tracing {otlp:?}");
     }
-    assert!(size_of::<Exchange>() <= 192, "an exchange takes {} bytes", size_of::<Exchange>());
+    assert!(size_of::<Account>() <= 192, "an exchange takes {} bytes", size_of::<Account>());
 }
 
 /// Aim: the caller's decision holds; without one the draw decides and travels; without tracing nothing is touched.
@@ -392,11 +392,11 @@ async fn spans_read_as_the_contract_says() {
     let snapshot = snapshot(settings(false, Some("http://127.0.0.1:4317"), 100));
     some_traffic(&world, &snapshot).await;
     let app = world.caller(Direction::Outbound, &snapshot, false);
-    let mut exchange = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &app);
-    exchange.routed(&rule(), &cluster());
-    exchange.response(StatusCode::NOT_FOUND, &HeaderMap::new());
-    exchange.failed(&Failure::new(Reason::UpstreamReset, "10.77.0.3:8080: cut \u{2702}"));
-    drop(exchange);
+    let mut account = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &app);
+    account.routed(&rule(), &cluster());
+    account.response(StatusCode::NOT_FOUND, &HeaderMap::new());
+    account.failed(&Failure::new(Reason::UpstreamReset, "10.77.0.3:8080: cut \u{2702}"));
+    drop(account);
     let mut text = String::new();
     for span in world.exporter.as_mut().unwrap().left() {
         let (trace, id, parent) = (hex(&span.trace_id), hex(&span.span_id), hex(&span.parent_span_id));
@@ -452,11 +452,11 @@ async fn spans_leave_by_otlp() {
     for otlp in ["http://127.0.0.1:1", &collector_url] {
         let snapshot = snapshot(settings(false, Some(otlp), 100));
         let app = world.caller(Direction::Outbound, &snapshot, false);
-        let mut exchange = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &app);
-        exchange.routed(&rule(), &cluster());
-        exchange.attempted(&endpoint());
-        exchange.secured(Some(&TLS));
-        exchange.response(StatusCode::OK, &HeaderMap::new());
+        let mut account = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &app);
+        account.routed(&rule(), &cluster());
+        account.attempted(&endpoint());
+        account.secured(Some(&TLS));
+        account.response(StatusCode::OK, &HeaderMap::new());
     }
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = world.exporter.take().unwrap().run(async { drop(stopped.await) });
@@ -509,9 +509,9 @@ async fn a_partial_success_is_counted() {
     let snapshot = snapshot(settings(false, Some(&url), 100));
     let app = world.caller(Direction::Outbound, &snapshot, false);
     for _ in 0..1000 {
-        let mut exchange = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &app);
-        exchange.routed(&rule(), &cluster());
-        exchange.response(StatusCode::OK, &HeaderMap::new());
+        let mut account = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts(&[]), &app);
+        account.routed(&rule(), &cluster());
+        account.response(StatusCode::OK, &HeaderMap::new());
     }
     world.exporter.take().unwrap().run(async {}).await;
     server.abort();

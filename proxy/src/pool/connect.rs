@@ -1,6 +1,5 @@
 //! Opening connections: TCP or the hairpin, then mTLS where the endpoint has an identity, then HTTP where it is wanted.
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -10,17 +9,18 @@ use engine::failure::{Failure, Reason};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
+use super::counts::{Counts, Open};
+use super::http1::Http1;
 use super::multiplexed::Multiplexed;
-use super::slot::Http1;
-use super::{Counts, To};
-use crate::http::Patience;
+use super::{Attended, To};
+use crate::ground::limits;
+use crate::ground::line::Line;
+use crate::ground::patience::Patience;
+use crate::ground::wakes::Wakes;
+use crate::ground::windows::Bodies;
 use crate::http::http2::client_builder;
 use crate::io::{Called, Network, Notes, Pressure, Rewound, Socket, Stream, Unstalled, gather};
-use crate::limits;
-use crate::line::Line;
 use crate::tls::{Carries, Tls, TlsFacts};
-use crate::wakes::Wakes;
-use crate::windows::Bodies;
 
 /// Gives a connection to this proxy's own inbound side where an address is one of the instance's own; `None` elsewhere.
 pub type Hairpin = Rc<dyn Fn(&engine::model::Endpoint) -> Option<Socket>>;
@@ -36,32 +36,6 @@ pub struct Connector {
 
 /// A connection that was opened, and how it is encrypted.
 pub type Opened = (Stream, Option<TlsFacts>);
-
-/// An open connection is counted as long as this lives.
-pub struct Open {
-    counts: Rc<Counts>,
-    local: bool,
-}
-
-impl Open {
-    /// Counts one more. `local`: it leads to the application beside us.
-    pub fn count(counts: &Rc<Counts>, local: bool) -> Self {
-        step(&counts.open, 1);
-        step(&counts.local, isize::from(local));
-        Self { counts: Rc::clone(counts), local }
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        step(&self.counts.open, -1);
-        step(&self.counts.local, -isize::from(self.local));
-    }
-}
-
-pub(super) fn step(count: &Cell<usize>, by: isize) {
-    count.set(count.get().saturating_add_signed(by));
-}
 
 impl Connector {
     /// A connector over a network. `hairpin` is consulted for every endpoint that is not said to be local.
@@ -170,9 +144,6 @@ impl Connector {
         Ok(multiplexed)
     }
 }
-
-/// A connection that HTTP is spoken on.
-pub(super) type Attended = Unstalled<Rewound<Stream>>;
 
 fn refused(address: SocketAddr, error: &io::Error) -> Failure {
     Failure::never_written(Reason::ConnectFailed, format!("connect to {address}: {error}"))

@@ -5,15 +5,18 @@ use std::sync::Arc;
 
 use engine::failure::{Failure, Reason};
 use engine::model::InFlight;
-use http::{Request, Response};
+use http::Request;
 use hyper::client::conn::TrySendError;
 
+use super::http1::Http1;
 use super::multiplexed::Use;
-use super::slot::{Http1, Idle, Slot};
+use super::sent::{Sent, reason, told};
+use super::slot::{Idle, Slot};
 use super::stream;
-use crate::body::{Body, Cut, Received};
-use crate::http::{Patience, pack};
-use crate::line::Line;
+use crate::ground::body::{Body, Received};
+use crate::ground::line::Line;
+use crate::ground::patience::Patience;
+use crate::http::pack;
 use crate::tls::TlsFacts;
 
 /// One request's connection. Given back by [`Lease::give_back`] when the exchange is complete; dropped before, an HTTP/1 connection is
@@ -30,16 +33,6 @@ enum Sender {
     Http1(Box<Http1>),
     Http2(Use),
     GivenBack,
-}
-
-/// What became of a request that was handed to a connection.
-pub enum Sent {
-    /// Answered.
-    Answered(Response<Received>),
-    /// Nothing was written, or what was written was not processed: here it is again.
-    NeverWritten(Box<Request<Body>>, Failure),
-    /// Something may have arrived.
-    Failed(Failure),
 }
 
 impl Lease {
@@ -137,43 +130,4 @@ fn not_answered(mut error: TrySendError<Request<Body>>) -> Sent {
     }
     let error = error.into_error();
     Sent::Failed(Failure::upstream(reason(&error), told(&error)))
-}
-
-/// Whose fault an exchange's end was.
-pub(crate) fn reason(error: &hyper::Error) -> Reason {
-    if error.is_user() {
-        // The only thing of ours that can fail is the body, and that is the client's.
-        return if cause::<Cut>(error).is_some_and(Cut::breaks_rules) { Reason::BadRequest } else { Reason::ClientGone };
-    }
-    if error.is_parse_too_large() {
-        return Reason::TooLarge;
-    }
-    if crate::body::breaks_coding(error) {
-        return Reason::UpstreamProtocol;
-    }
-    if error.is_parse() || error.is_parse_status() { Reason::UpstreamProtocol } else { Reason::UpstreamReset }
-}
-
-/// The first cause of a kind.
-fn cause<E: std::error::Error + 'static>(error: &hyper::Error) -> Option<&E> {
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(found) = cause.downcast_ref() {
-            return Some(found);
-        }
-        source = cause.source();
-    }
-    None
-}
-
-/// An error with its causes, which hyper's own text leaves out.
-pub(crate) fn told(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

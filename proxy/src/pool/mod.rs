@@ -4,14 +4,16 @@
 //! for are closed as they are met, so a rotation cuts nothing and keeps nothing.
 
 mod connect;
+mod counts;
+mod http1;
 mod lease;
 mod multiplexed;
+mod sent;
 mod slot;
 mod stream;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,17 +23,21 @@ use engine::failure::{Failure, Reason};
 use engine::model::{Endpoint, InFlight};
 use http::Request;
 
-pub use connect::{Connector, Hairpin, Open, Opened};
-pub use lease::{Lease, Sent};
-pub(crate) use lease::{reason, told};
+pub use connect::{Connector, Hairpin, Opened};
+pub use counts::{Counts, Open};
+pub use lease::Lease;
+pub use sent::Sent;
+pub(crate) use sent::{reason, told};
 pub(crate) use stream::reason as stream_reason;
 
-use crate::body::Body;
-use crate::http::Patience;
-use crate::limits;
+use crate::ground::body::Body;
+use crate::ground::fold::Folding;
+use crate::ground::limits;
+use crate::ground::patience::Patience;
+use crate::ground::windows::Bodies;
+use crate::io::{Rewound, Stream, Unstalled};
 use crate::tls::Carries;
-use crate::windows::Bodies;
-use slot::{Opening, Slot, Stream, Waited};
+use slot::{Offer, Opening, Slot, Waited};
 
 /// Where a lease should lead.
 #[derive(Clone, Debug)]
@@ -51,6 +57,9 @@ pub struct Local {
     /// The other family's address, if the instance has one.
     pub fallback: Option<SocketAddr>,
 }
+
+/// A connection that HTTP is spoken on.
+type Attended = Unstalled<Rewound<Stream>>;
 
 /// How much a lease may rely on what is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,22 +81,11 @@ struct Key {
 pub struct Pool {
     connector: Connector,
     patience: Rc<Patience>,
-    slots: RefCell<HashMap<Key, Rc<Slot>, BuildHasherDefault<Fold>>>,
+    slots: RefCell<HashMap<Key, Rc<Slot>, Folding>>,
     counts: Rc<Counts>,
     bodies: Rc<Bodies>,
     /// Connections in each direction that descriptors suffice for.
     affordable: Cell<usize>,
-}
-
-/// Connections of one worker's pool.
-#[derive(Debug, Default)]
-pub struct Counts {
-    /// Kept and unused.
-    pub idle: Cell<usize>,
-    /// All.
-    pub open: Cell<usize>,
-    /// Those of them that lead to the application beside us.
-    pub local: Cell<usize>,
 }
 
 impl Pool {
@@ -182,14 +180,14 @@ impl Pool {
     async fn lease_stream(&self, to: &To, slot: Rc<Slot>, in_flight: InFlight, bytes: u64) -> Result<Lease, Failure> {
         loop {
             match slot.take_stream(bytes) {
-                Stream::Free(used) => return Ok(Lease::stream(slot, used, in_flight, Rc::clone(&self.patience))),
-                Stream::Later(connection) => {
+                Offer::Free(used) => return Ok(Lease::stream(slot, used, in_flight, Rc::clone(&self.patience))),
+                Offer::Later(connection) => {
                     if tokio::time::timeout(to.timeout, connection.told()).await.is_err() {
                         connection.untold();
                     }
                     continue;
                 }
-                Stream::None => {}
+                Offer::None => {}
             }
             let opening = match slot.opening(bytes) {
                 Some(opening) => opening,
@@ -260,46 +258,4 @@ impl Pool {
 fn unread_bytes(request: Option<&mut Request<Body>>) -> u64 {
     let length = request.map_or(Some(0), |request| request.body_mut().look_ahead());
     length.map_or(limits::UPLOAD_WINDOW_BYTES, |length| length.min(limits::UPLOAD_WINDOW_BYTES))
-}
-
-/// Addresses are few and not of a caller's choosing, so no defence against chosen keys: multiply and rotate per word.
-#[derive(Default)]
-struct Fold(u64);
-
-impl Hasher for Fold {
-    fn finish(&self) -> u64 {
-        self.0 ^ (self.0 >> 32)
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u8(&mut self, word: u8) {
-        self.write_u64(u64::from(word));
-    }
-
-    fn write_u16(&mut self, word: u16) {
-        self.write_u64(u64::from(word));
-    }
-
-    fn write_u32(&mut self, word: u32) {
-        self.write_u64(u64::from(word));
-    }
-
-    fn write_u64(&mut self, word: u64) {
-        self.0 = (self.0.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn write_usize(&mut self, word: usize) {
-        self.write_u64(word as u64);
-    }
-
-    fn write_isize(&mut self, word: isize) {
-        self.write_u64(word as u64);
-    }
 }

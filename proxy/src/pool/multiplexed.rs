@@ -13,15 +13,16 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-use super::connect::{Attended, Open};
-use crate::http::http2::STREAMS_MAX_UNTOLD;
-use crate::http::{Patience, ticks};
-use crate::io::{Gathered, Gathering};
-use crate::limits::{
+use super::Attended;
+use super::counts::Open;
+use crate::ground::limits::{
     PING_EVERY, PING_WAIT, STREAMS_BEFORE_SETTINGS, STREAMS_PER_CONNECTION_MAX, STREAMS_UNTOLD_MAX, TICK, UPLOAD_WINDOW_BYTES,
 };
+use crate::ground::patience::{Patience, ticks};
+use crate::ground::windows::{Turned, Windows};
+use crate::http::http2::STREAMS_MAX_UNTOLD;
+use crate::io::{Gathered, Gathering};
 use crate::tls::TlsFacts;
-use crate::windows::{Turned, Windows};
 
 /// One connection: its streams, and what is known of its peer.
 pub(super) struct Multiplexed {

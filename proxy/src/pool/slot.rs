@@ -6,18 +6,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use engine::failure::Failure;
-use hyper::client::conn::http1;
 use proto::identity::Identity;
 use tokio::sync::Notify;
 
-use super::Counts;
-use super::connect::step;
+use super::counts::{Counts, step};
+use super::http1::Http1;
 use super::multiplexed::{Multiplexed, Room, Use};
-use crate::body::Body;
-use crate::http::ticks;
-use crate::limits;
-use crate::line::Line;
-use crate::tls::TlsFacts;
+use crate::ground::limits;
+use crate::ground::patience::ticks;
 
 /// Connections to one destination that carry one thing.
 pub(super) struct Slot {
@@ -33,15 +29,6 @@ pub(super) struct Slot {
     /// HTTP/2.
     multiplexed: RefCell<Vec<Kept>>,
     openings: RefCell<Vec<Rc<Opening>>>,
-}
-
-/// An HTTP/1 connection. Boxed once and then handed over: from its opening to a lease, to the slot, to the next lease.
-pub(super) struct Http1 {
-    pub(super) sender: http1::SendRequest<Body>,
-    pub(super) line: Arc<Line>,
-    pub(super) tls: Option<TlsFacts>,
-    /// The slot's before it was opened.
-    pub(super) age: u64,
 }
 
 /// A kept HTTP/1 connection.
@@ -60,7 +47,7 @@ impl Drop for Kept {
 }
 
 /// What there is for a request on kept HTTP/2 connections.
-pub(super) enum Stream {
+pub(super) enum Offer {
     /// A stream.
     Free(Use),
     /// Perhaps one on this connection, when its peer has said how many it takes.
@@ -213,7 +200,7 @@ impl Slot {
     }
 
     /// A stream on a kept HTTP/2 connection, for a request whose body may have so many bytes.
-    pub(super) fn take_stream(&self, bytes: u64) -> Stream {
+    pub(super) fn take_stream(&self, bytes: u64) -> Offer {
         let mut multiplexed = self.multiplexed.borrow_mut();
         let mut later = None;
         let mut index = 0;
@@ -224,13 +211,13 @@ impl Slot {
             } else if connection.over() {
                 multiplexed.swap_remove(index);
             } else if room == Room::Free {
-                return Stream::Free(connection.enter(bytes));
+                return Offer::Free(connection.enter(bytes));
             } else {
                 later.get_or_insert_with(|| Rc::clone(connection));
                 index += 1;
             }
         }
-        later.map_or(Stream::None, Stream::Later)
+        later.map_or(Offer::None, Offer::Later)
     }
 
     /// A stream beside bodies that may stand still: on the connection where the fewest bytes do.

@@ -12,11 +12,11 @@ use h2::{RecvStream, SendStream};
 use http::{Request, Response, StatusCode, request};
 use http_body::Body as _;
 
-use super::lease::{Sent, told};
 use super::multiplexed::Use;
-use crate::body::{Body, Cut, Received};
+use super::sent::{Sent, told};
+use crate::ground::body::{Body, Cut, Received};
+use crate::ground::line::{Interim, Line};
 use crate::http::http2::{Pump, Stopped, fit_request, too_large};
-use crate::line::{Interim, Line};
 
 /// Sends a request and waits for the head of the answer; interim ones go to `downstream`. What is left of its body then goes on by itself. Dropping the future gives up the
 /// exchange.

@@ -17,12 +17,12 @@ use tonic::Status;
 use tonic::transport::Channel;
 use tracing::debug;
 
-use crate::inspect;
 use crate::io::Draw;
-use crate::lifecycle::Lifecycle;
-use crate::logs::LogFilter;
 use crate::observe::Telemetry;
 use crate::snapshots::Snapshots;
+use crate::status::inspect;
+use crate::status::lifecycle::Lifecycle;
+use crate::status::logs::LogFilter;
 use crate::tls::{Credential, CredentialCell, TrustCell};
 use crate::xds::{Backoff, NodeIdentity};
 

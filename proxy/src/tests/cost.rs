@@ -4,8 +4,8 @@ use tokio::task::LocalSet;
 
 use super::counting::{Place, Taken, Within, taken};
 use super::*;
-use crate::forward::Answering;
-use crate::gateway;
+use crate::road::answer::Answering;
+use crate::road::gateway;
 use book::{Budget, Tolerance};
 
 #[path = "../../../tests/budgets/book.rs"]

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::io::{Accepted, Listening};
-use crate::listener::{Door, listen};
+use crate::shell::listener::{Door, listen};
 
 const ASK: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 const DONE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";

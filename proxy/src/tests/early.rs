@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, StreamBody};
 use tokio::time::Instant;
 
 use super::*;
-use crate::limits::UNWANTED_SILENCE;
+use crate::ground::limits::UNWANTED_SILENCE;
 
 const TOO_LARGE: &str = "HTTP/1.1 413 Content Too Large\r\nconnection: close\r\ncontent-length: 3\r\n\r\nbig";
 

@@ -1,7 +1,7 @@
 //! The gateway's door.
 
 use super::*;
-use crate::gateway;
+use crate::road::gateway;
 
 #[test]
 fn the_edge_says_who_called_and_goes_into_the_mesh() {

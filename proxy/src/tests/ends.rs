@@ -6,7 +6,7 @@ use engine::model::Protocol;
 use tokio::time::Instant;
 
 use super::*;
-use crate::limits::{HEAD_WAIT, KEPT_WAIT};
+use crate::ground::limits::{HEAD_WAIT, KEPT_WAIT};
 
 /// What comes until the connection ends, and whether that is an end (`None`) or what else.
 async fn until_the_end(socket: &mut Socket) -> (String, Option<ErrorKind>) {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::http::Hop;
-use crate::{gateway, inspect};
+use crate::{road::gateway, status::inspect};
 
 const OUTSIDE: &str = "192.0.2.1:80";
 const UNKNOWN: &str = "10.96.0.9:80";

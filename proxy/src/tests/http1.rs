@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
 use super::*;
-use crate::limits;
+use crate::ground::limits;
 
 #[test]
 fn connections_are_kept_on_both_sides_and_headers_keep_their_case() {

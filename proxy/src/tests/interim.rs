@@ -4,7 +4,7 @@ use engine::model::Protocol;
 use http::{Request, Response};
 
 use super::*;
-use crate::limits::CONTINUE_WAIT;
+use crate::ground::limits::CONTINUE_WAIT;
 
 const DONE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 const ASK: &str = "POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 2\r\n\r\n";

@@ -6,8 +6,8 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::io::bind;
-use crate::listener::Door;
-use crate::worker::Worker;
+use crate::shell::listener::Door;
+use crate::shell::worker::Worker;
 
 /// An application that answers every request on every connection with its path.
 async fn application(listener: tokio::net::TcpListener) {
@@ -41,7 +41,7 @@ async fn a_reset_of_a_live_socket_is_told_by_the_kernel() {
         let means = Means {
             snapshots,
             tls: party(&Authority::new("root"), FRONTEND, "frontend").tls,
-            telemetry: Telemetry::new(TelemetryOptions::default(), Clock::System).0,
+            telemetry: crate::observe::start(TelemetryOptions::default(), Clock::System).0,
             network: Network::Kernel { mark: None },
             connections_max: usize::MAX,
         };
@@ -82,7 +82,7 @@ async fn a_worker_accepts_serves_drains_and_ends() {
     let means = Means {
         snapshots,
         tls: party(&Authority::new("root"), FRONTEND, "frontend").tls,
-        telemetry: Telemetry::new(TelemetryOptions::default(), Clock::System).0,
+        telemetry: crate::observe::start(TelemetryOptions::default(), Clock::System).0,
         network: Network::Kernel { mark: None },
         connections_max: usize::MAX,
     };

@@ -42,15 +42,15 @@ use proto::identity::Identity;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::sync::{mpsc, watch};
 
-use crate::arrival::Arrival;
 use crate::io::{Abrupt, Clock, Network, Socket, VirtualListening, VirtualNetwork, VirtualSocket, pipe};
-use crate::observe::{Direction, Telemetry, TelemetryOptions};
-use crate::shared::Shared;
+use crate::observe::{Direction, TelemetryOptions};
+use crate::road::arrival::Arrival;
+use crate::road::shared::Shared;
+use crate::shell::worker::{self, Means};
 use crate::snapshots::Snapshots;
 use crate::tls::CredentialCell;
 use crate::tls::testing::{Authority, Party, party};
-use crate::worker::{self, Means};
-use crate::{inbound, outbound};
+use crate::{road::inbound, road::outbound};
 
 pub(crate) const SERVICE: &str = "10.96.0.1:80";
 pub(crate) const CLIENT: &str = "10.77.0.1:40000";
@@ -217,7 +217,7 @@ impl World {
             let snapshots = Snapshots::default();
             snapshots.wanted().connected(true);
             snapshots.publish(Arc::new(snapshot));
-            let telemetry = Telemetry::new(TelemetryOptions::default(), Clock::System).0;
+            let telemetry = crate::observe::start(TelemetryOptions::default(), Clock::System).0;
             let Party { tls, credentials: cell, .. } = party(&authority, identity, workload);
             credentials.push(cell);
             Means { snapshots, tls, telemetry, network: Network::Virtual(Arc::clone(wires) as _), connections_max: usize::MAX }
@@ -268,7 +268,7 @@ impl World {
     pub(crate) fn knock(&self) -> Socket {
         let (near, far) = if *self.client_wires.real.lock() { kernel_pair() } else { pipe() };
         let arrival = Arrival { socket: far, peer: "192.0.2.9:5000".parse().unwrap(), destination: "10.0.0.1:8080".parse().unwrap() };
-        serve(&self.client, Direction::Outbound, crate::gateway::serve_connection(arrival, 80, Rc::clone(&self.client)));
+        serve(&self.client, Direction::Outbound, crate::road::gateway::serve_connection(arrival, 80, Rc::clone(&self.client)));
         near
     }
 

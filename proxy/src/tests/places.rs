@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use super::*;
-use crate::limits::TICK;
+use crate::ground::limits::TICK;
 
 const ASK: &str = "GET /a HTTP/1.1\r\nhost: a\r\n\r\n";
 

@@ -170,7 +170,7 @@ fn a_stranger_that_says_nothing_is_let_go() {
         for mode in [MtlsMode::Permissive, MtlsMode::Disabled] {
             let world = World::new(Setup { mode, ..Setup::default() });
             let mut client = world.dial_server();
-            let ended = tokio::time::timeout(crate::limits::HEAD_WAIT * 2, rest(&mut client)).await;
+            let ended = tokio::time::timeout(crate::ground::limits::HEAD_WAIT * 2, rest(&mut client)).await;
             assert_eq!(ended.as_deref(), Ok(""), "{mode:?}");
         }
     });

@@ -7,7 +7,7 @@ use engine::model::Protocol;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::*;
-use crate::limits::PRESSURE_ASKED_EVERY;
+use crate::ground::limits::PRESSURE_ASKED_EVERY;
 
 const IDLE: Duration = Duration::from_secs(5);
 

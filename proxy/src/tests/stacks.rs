@@ -6,7 +6,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt;
 
 use super::*;
-use crate::limits::{IDLE_PLAIN, TICK};
+use crate::ground::limits::{IDLE_PLAIN, TICK};
 
 #[test]
 fn an_answer_of_our_own_to_grpc_is_one_header_block() {

@@ -6,7 +6,7 @@ use h2::{RecvStream, SendStream};
 use http::{Request, Response};
 
 use super::*;
-use crate::gateway;
+use crate::road::gateway;
 
 /// More than any window of an application.
 const LARGE: usize = 100 << 10;

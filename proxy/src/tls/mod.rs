@@ -6,6 +6,7 @@
 
 mod control;
 mod credential;
+pub mod dial;
 mod peer;
 mod sessions;
 #[doc(hidden)]
@@ -36,8 +37,8 @@ pub use credential::{Credential, CredentialCell, CredentialError};
 pub use peer::{Peer, PeerError, read_peer};
 pub use trust::{TrustCell, TrustError};
 
+use crate::ground::limits::TLS_UNSENT_BYTES_MAX;
 use crate::io::Clock;
-use crate::limits::TLS_UNSENT_BYTES_MAX;
 use credential::Resolver;
 use sessions::{BoundedTickets, Sessions};
 use verify::{ClientVerifier, ServerVerifier, Verify};

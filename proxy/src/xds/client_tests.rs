@@ -72,7 +72,7 @@ fn fake() -> (Channel, mpsc::Receiver<Heard>) {
 fn client(channel: Channel) -> Client {
     let credentials = Arc::new(CredentialCell::default());
     credentials.publish(Authority::new("root").issue("spiffe://cluster.local/ns/shop/sa/frontend", "frontend"));
-    let (telemetry, _) = Telemetry::new(TelemetryOptions::default(), Clock::simulated(SystemTime::now()));
+    let (telemetry, _) = crate::observe::start(TelemetryOptions::default(), Clock::simulated(SystemTime::now()));
     let node = NodeIdentity { id: "sidecar/shop/frontend".parse().unwrap(), workload: "frontend".into() };
     Client { channel, node, snapshots: Snapshots::default(), trust: Arc::default(), credentials, telemetry }
 }

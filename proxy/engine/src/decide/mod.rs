@@ -12,6 +12,7 @@ use std::sync::Arc;
 use http::{HeaderMap, Method};
 
 use crate::failure::{LocalReply, Reason};
+use crate::filter::{self, Exchange, Verdict};
 use crate::model::{Action, Backend, Cluster, Forward, RouteTable, Rule, Target};
 
 pub use connection::{Course, Door, First, Known, Learn, Proved, Step, Version, connection};
@@ -81,13 +82,8 @@ pub struct Plan<'s> {
 
 impl Plan<'_> {
     /// Runs the request side of all stages: the backend's, then the rule's, as Envoy does.
-    pub fn on_request(&self, headers: &mut HeaderMap) {
-        self.backend.stages.iter().chain(&self.forward.stages).for_each(|stage| stage.on_request(headers));
-    }
-
-    /// Runs the response side of all stages, in the same order.
-    pub fn on_response(&self, headers: &mut HeaderMap) {
-        self.backend.stages.iter().chain(&self.forward.stages).for_each(|stage| stage.on_response(headers));
+    pub fn forth(&self, exchange: &mut Exchange<'_>) -> Verdict {
+        filter::forth(self.forward.stages(self.backend), exchange)
     }
 }
 

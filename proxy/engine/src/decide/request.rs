@@ -73,11 +73,13 @@ pub struct Refusal {
     pub reason: Reason,
     /// It is the connection's last.
     pub last: bool,
+    /// The rule that the head breaks, if that is why.
+    pub why: Option<&'static str>,
 }
 
 impl Refusal {
     const fn of(reason: Reason) -> Self {
-        Self { status: reason.status(), reason, last: false }
+        Self { status: reason.status(), reason, last: false, why: None }
     }
 
     /// What the caller is told.
@@ -107,7 +109,7 @@ pub fn admit<'s>(view: View<'s>, facts: Facts) -> Result<&'s RouteTable, Refusal
     };
     match facts.fault {
         None => Ok(table),
-        Some(Fault { status, reason, .. }) => Err(Refusal { status, reason, last: false }),
+        Some(Fault { status, reason, why }) => Err(Refusal { status, reason, last: false, why: Some(why) }),
     }
 }
 

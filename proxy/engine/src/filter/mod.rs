@@ -7,13 +7,15 @@ mod headers;
 mod request_headers;
 mod response_headers;
 
-use http::HeaderMap;
+use http::{HeaderMap, request};
 
 pub use headers::{HEADER_OPS_MAX, HEADER_VALUE_BYTES_MAX, HeaderOp, HeaderOps};
 pub use request_headers::RequestHeaders;
 pub use response_headers::ResponseHeaders;
 
-/// One step of a route's policy.
+use crate::failure::LocalReply;
+
+/// One step of a route's policy. What has to wait for others will be a variant of its own, so that the type says where a request may rest.
 #[derive(Clone, Debug)]
 pub enum Stage {
     /// Runs in place.
@@ -29,12 +31,29 @@ pub enum Filter {
     ResponseHeaders(ResponseHeaders),
 }
 
+/// What a stage sees of a request, and may change.
+#[derive(Debug)]
+pub struct Exchange<'e> {
+    /// The request's head, as it was judged and decided by.
+    pub request: &'e mut request::Parts,
+}
+
+/// What becomes of a request after a stage.
+#[must_use]
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// It goes on to the next stage.
+    Go,
+    /// It is answered here: no later stage sees it, and no upstream.
+    Answer(Box<LocalReply>),
+}
+
 impl Filter {
     /// Sees the request before it is sent on.
-    pub fn on_request(&self, headers: &mut HeaderMap) {
+    pub fn on_request(&self, exchange: &mut Exchange<'_>) -> Verdict {
         match self {
-            Self::RequestHeaders(filter) => filter.on_request(headers),
-            Self::ResponseHeaders(_) => {}
+            Self::RequestHeaders(filter) => filter.on_request(exchange),
+            Self::ResponseHeaders(_) => Verdict::Go,
         }
     }
 
@@ -65,9 +84,9 @@ impl Filter {
 
 impl Stage {
     /// Sees the request before it is sent on.
-    pub fn on_request(&self, headers: &mut HeaderMap) {
+    pub fn on_request(&self, exchange: &mut Exchange<'_>) -> Verdict {
         match self {
-            Self::Local(filter) => filter.on_request(headers),
+            Self::Local(filter) => filter.on_request(exchange),
         }
     }
 
@@ -77,4 +96,19 @@ impl Stage {
             Self::Local(filter) => filter.on_response(headers),
         }
     }
+}
+
+/// Runs the request side of stages in their order, until one answers.
+pub fn forth<'s>(stages: impl Iterator<Item = &'s Stage>, exchange: &mut Exchange<'_>) -> Verdict {
+    for stage in stages {
+        if let answer @ Verdict::Answer(_) = stage.on_request(exchange) {
+            return answer;
+        }
+    }
+    Verdict::Go
+}
+
+/// Runs the response side of stages in their order.
+pub fn back<'s>(stages: impl Iterator<Item = &'s Stage>, headers: &mut HeaderMap) {
+    stages.for_each(|stage| stage.on_response(headers));
 }

@@ -1,9 +1,9 @@
 //! Header operations on the way to the upstream.
 
-use http::HeaderMap;
 use proto::xds::core::HeaderValueOption;
 
 use super::headers::{HeaderOps, Side};
+use super::{Exchange, Verdict};
 use crate::rejected::Wrong;
 
 /// Sets, adds and removes request headers.
@@ -17,8 +17,9 @@ impl RequestHeaders {
     }
 
     /// Changes the headers in place; no allocation but the map's own.
-    pub fn on_request(&self, headers: &mut HeaderMap) {
-        self.0.apply(headers);
+    pub fn on_request(&self, exchange: &mut Exchange<'_>) -> Verdict {
+        self.0.apply(&mut exchange.request.headers);
+        Verdict::Go
     }
 
     /// What it does.

@@ -127,6 +127,13 @@ pub struct Forward {
     pub idle_timeout: Option<Duration>,
 }
 
+impl Forward {
+    /// What a request to one of its backends passes, and its answer: the backend's stages, then the rule's, as Envoy does.
+    pub fn stages<'f>(&'f self, backend: &'f Backend) -> impl Iterator<Item = &'f Stage> {
+        backend.stages.iter().chain(&self.stages)
+    }
+}
+
 /// One weighted target.
 #[derive(Debug)]
 pub struct Backend {

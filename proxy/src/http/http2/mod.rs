@@ -9,8 +9,8 @@ pub(crate) use serve::serve;
 
 use h2::{client, server};
 
-use crate::limits;
-use crate::windows::Windows;
+use crate::ground::limits;
+use crate::ground::windows::Windows;
 
 /// Whether a head is larger than a head may be. As HTTP/2 counts, with 32 bytes for each field (RFC 9113, section 6.5.2), but without the
 /// fields that are the target's. `inner`: it comes from a peer of the mesh, which may have added something to it.

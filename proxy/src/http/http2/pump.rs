@@ -9,8 +9,8 @@ use h2::{Reason, SendStream};
 use http_body::Body as _;
 use smallvec::SmallVec;
 
-use crate::body::{Body, Cut};
-use crate::limits::REPLAY_BYTES_MAX;
+use crate::ground::body::{Body, Cut};
+use crate::ground::limits::REPLAY_BYTES_MAX;
 
 /// Carries a body into a stream. Takes no more of the body than the peer lets pass, but for one frame in hand.
 pub(crate) struct Pump {

@@ -17,13 +17,13 @@ use http::{HeaderValue, Request, Response};
 use http_body::Body as _;
 
 use super::Pump;
-use crate::body::{Body, Received};
-use crate::drain::{Drain, Member, Stage};
-use crate::http::Patience;
+use crate::ground::body::{Body, Received};
+use crate::ground::drain::{Drain, Member, Stage};
+use crate::ground::line::{Interim, Line};
+use crate::ground::patience::Patience;
+use crate::ground::windows::{Bodies, Turned, Windows};
 use crate::http::kept::Kept;
 use crate::io::{Gathered, Notes, Pressure, Rewound, Stream, Unstalled, gather};
-use crate::line::{Interim, Line};
-use crate::windows::{Bodies, Turned, Windows};
 
 /// What HTTP/2 is read from and written to.
 type Io = Gathered<Unstalled<Rewound<Stream>>>;

@@ -8,12 +8,12 @@ use super::*;
 use crate::observe::batch::RECORDS_MAX;
 
 /// One logged and sampled exchange, as long as it takes.
-fn exchange(world: &World, snapshot: &Arc<Snapshot>, app: &Downstream, path: &str, endpoint: &Arc<Endpoint>) {
+fn account(world: &World, snapshot: &Arc<Snapshot>, app: &Downstream, path: &str, endpoint: &Arc<Endpoint>) {
     let mut parts = Request::get(path).header("x-request-id", "r").body(()).unwrap().into_parts().0;
-    let mut exchange = world.observer.begin_http(Direction::Outbound, snapshot, &mut parts, app);
-    exchange.attempted(endpoint);
-    exchange.secured(Some(&TLS));
-    exchange.response(StatusCode::OK, &HeaderMap::new());
+    let mut account = world.observer.begin_http(Direction::Outbound, snapshot, &mut parts, app);
+    account.attempted(endpoint);
+    account.secured(Some(&TLS));
+    account.response(StatusCode::OK, &HeaderMap::new());
 }
 
 /// Aim: with the log on and every request traced, a request allocates for the headers it gets and for nothing of log and span.
@@ -32,12 +32,12 @@ async fn a_logged_request_allocates_for_its_headers_only() {
             let mut parts = parts(&[("x-request-id", "r1")]);
             parts.headers.reserve(8);
             let before = allocations();
-            let mut exchange = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts, &app);
-            exchange.routed(&rule, &cluster);
-            exchange.attempted(&endpoint);
-            exchange.secured(Some(&TLS));
-            exchange.response(StatusCode::OK, &headers);
-            drop(exchange);
+            let mut account = world.observer.begin_http(Direction::Outbound, &snapshot, &mut parts, &app);
+            account.routed(&rule, &cluster);
+            account.attempted(&endpoint);
+            account.secured(Some(&TLS));
+            account.response(StatusCode::OK, &headers);
+            drop(account);
             counted = counted.min(allocations() - before);
         }
         assert_eq!(counted, wanted, "log {log}, traces {otlp:?}");
@@ -52,7 +52,7 @@ async fn spans_beyond_the_bound_are_counted() {
     let app = world.caller(Direction::Outbound, &snapshot, false);
     let endpoint = endpoint();
     for _ in 0..RECORDS_MAX + 10 {
-        exchange(&world, &snapshot, &app, "/", &endpoint);
+        account(&world, &snapshot, &app, "/", &endpoint);
     }
     let text = world.telemetry.render();
     assert!(text.contains("meshwright_spans_dropped_total 10\n"), "{text}");
@@ -68,7 +68,7 @@ async fn a_log_that_nobody_reads_loses_only_what_it_counts() {
     let endpoint = endpoint();
     let all = 3 * RECORDS_MAX;
     for n in 0..all {
-        exchange(&world, &snapshot, &app, &format!("/{n}"), &endpoint);
+        account(&world, &snapshot, &app, &format!("/{n}"), &endpoint);
     }
     let text = world.telemetry.render();
     let dropped = text.lines().find_map(|line| line.strip_prefix("meshwright_access_log_dropped_total ")).unwrap();
@@ -92,7 +92,7 @@ async fn refused_lines_are_counted() {
     let snapshot = snapshot(settings(true, None, 0));
     let app = world.caller(Direction::Outbound, &snapshot, false);
     for _ in 0..1000 {
-        exchange(&world, &snapshot, &app, "/", &endpoint());
+        account(&world, &snapshot, &app, "/", &endpoint());
     }
     world.telemetry.close_log();
     let text = world.telemetry.render();
@@ -115,7 +115,7 @@ async fn lines_never_speak_of_another_shape() {
         let app = world.caller(Direction::Outbound, &snapshot, false);
         for _ in 0..3000 {
             let n = (draw.next() % 1000) as usize;
-            exchange(&world, &snapshot, &app, &format!("/{n}?{epoch}"), &endpoints[n]);
+            account(&world, &snapshot, &app, &format!("/{n}?{epoch}"), &endpoints[n]);
         }
     }
     let lines = world.lines.lock();

@@ -8,6 +8,7 @@ use proto::xds::core::Metadata;
 use proto::xds::listener::{FilterChain, FilterChainMatch};
 use proto::xds::route::RouteConfiguration;
 
+use super::chains::{application_http, placed};
 use super::hcm::{self, End, Routes, Side};
 use super::transport::{self, Transport};
 use super::{INBOUND_CLUSTER, forward, metadata, route, stamp};
@@ -64,7 +65,7 @@ pub(super) fn compile(chains: &[FilterChain]) -> Result<Inbound, Wrong> {
         return Err(Wrong::new("filter_chains", format!("holds more than {CHAINS_MAX} chains")));
     }
     let mut groups: BTreeMap<Option<u16>, Vec<Chain>> = BTreeMap::new();
-    for (field, chain) in super::listener::chains(chains) {
+    for (field, chain) in placed(chains) {
         let (port, chain) = read(chain, &field).map_err(|wrong| wrong.within(&field))?;
         groups.entry(port).or_default().push(chain);
     }
@@ -118,7 +119,7 @@ fn read(raw: &FilterChain, field: &str) -> Result<(Option<u16>, Chain), Wrong> {
 }
 
 fn http_names(protocols: &[String]) -> Result<bool, Wrong> {
-    super::listener::application_http(protocols).map_err(|wrong| wrong.within("filter_chain_match"))
+    application_http(protocols).map_err(|wrong| wrong.within("filter_chain_match"))
 }
 
 /// Under Strict the inner protocol shows in the ALPN of stock clients, or in the first bytes.

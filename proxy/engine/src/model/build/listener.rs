@@ -8,6 +8,7 @@ use proto::xds::core::TrafficDirection;
 use proto::xds::listener::{FilterChain, FilterChainMatch, Listener as Raw, ListenerFilter, listener_filter};
 use proto::xds::{http_inspector, original_dst, tls_inspector};
 
+use super::chains::{application_http, placed};
 use super::hcm::{self, End, Routes, Side};
 use super::transport::{self, Transport};
 use super::{SNIFF_TIMEOUT, duration, endpoint, forward, inbound, metadata, route, same_name, stamp, unpack};
@@ -145,7 +146,7 @@ fn nowhere() -> Road {
 fn road((listed, rest): (&[FilterChain], Option<&FilterChain>), side: Side) -> Result<Option<Road>, Wrong> {
     let mut http: Option<(Protocol, Source, bool)> = None;
     let mut tcp: Option<forward::Forward> = None;
-    for (field, chain) in chains(listed).chain(rest.map(|chain| ("default_filter_chain".to_owned(), chain))) {
+    for (field, chain) in placed(listed).chain(rest.map(|chain| ("default_filter_chain".to_owned(), chain))) {
         let at = |wrong: Wrong| wrong.within(&field);
         // The name is a label.
         let FilterChain { filter_chain_match, filters, metadata, transport_socket, name: _ } = chain;
@@ -193,24 +194,9 @@ fn outbound_match(raw: Option<&FilterChainMatch>) -> Result<bool, Wrong> {
     application_http(application_protocols).map_err(|wrong| wrong.within("filter_chain_match"))
 }
 
-/// True for the names that the HTTP inspector gives to both versions, false for none. One version alone would send the other elsewhere.
-pub(super) fn application_http(protocols: &[String]) -> Result<bool, Wrong> {
-    let at = |why: String| Wrong::new("application_protocols", why);
-    if let Some(other) = protocols.iter().find(|name| !matches!(name.as_str(), "http/1.0" | "http/1.1" | "h2c")) {
-        return Err(at(format!("`{}` is not supported here", other.escape_debug())));
-    }
-    let both = ["http/1.1", "h2c"].iter().all(|wanted| protocols.iter().any(|name| name == wanted));
-    if protocols.is_empty() || both { Ok(both) } else { Err(at("must name both http/1.1 and h2c, or none".to_owned())) }
-}
-
 fn source(routes: Routes) -> Result<Source, Wrong> {
     Ok(match routes {
         Routes::Named(name) => Source::Named(name),
         Routes::Inline(raw) => Source::Inline(route::compile(&raw, None).map_err(|wrong| wrong.within("filters[0].route_config"))?),
     })
-}
-
-/// A chain's place in a message about several.
-pub(super) fn chains(listed: &[FilterChain]) -> impl Iterator<Item = (String, &FilterChain)> {
-    listed.iter().enumerate().map(|(index, chain)| (format!("filter_chains[{index}]"), chain))
 }

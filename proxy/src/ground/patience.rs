@@ -1,0 +1,330 @@
+//! Waiting with patience: coarse idle timeouts that cost a request no timer.
+//!
+//! A wait notes the tick at which something last moved; one sweep per tick finds those that stood still too long. While nobody waits the
+//! sweep rests, and the tick catches up with the clock when it is needed again. Nothing is allocated once a worker has seen its usual number of waits.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use engine::failure::Reason;
+use tokio::sync::Notify;
+use tokio::time::{Instant, Sleep, timeout};
+
+use crate::ground::limits::TICK;
+
+/// One worker's waits.
+#[derive(Debug, Default)]
+pub struct Patience {
+    tick: Rc<Cell<u32>>,
+    pulses: RefCell<Vec<Rc<Pulse>>>,
+    free: RefCell<Vec<u32>>,
+    /// Of the waits in use, those of connections that are kept: nothing is under way there.
+    kept: Cell<usize>,
+    /// Something was begun since this was last asked.
+    stirred: Cell<bool>,
+    /// Since when the sweep rests.
+    resting: Cell<Option<Instant>>,
+    wake: Notify,
+}
+
+#[derive(Debug)]
+struct Pulse {
+    index: u32,
+    /// Counts uses of this place, so that a late upload of an earlier use does not touch a later one.
+    generation: Cell<u32>,
+    /// Ticks of silence allowed; 0: not in use or unlimited.
+    limit: Cell<u32>,
+    last: Cell<u32>,
+    overdue: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+    /// Bytes that came from downstream.
+    uploaded: Cell<u64>,
+}
+
+impl Patience {
+    /// A wait of at most `limit` without movement; `None` waits for ever. Rounded up to whole ticks.
+    pub fn wait(self: &Rc<Self>, limit: Option<Duration>) -> Wait {
+        self.begin(limit, false)
+    }
+
+    /// The same for a connection that is kept: the sweep may rest meanwhile, until it is due.
+    pub fn keep(self: &Rc<Self>, limit: Duration) -> Wait {
+        self.kept.set(self.kept.get() + 1);
+        self.begin(Some(limit), true)
+    }
+
+    fn begin(self: &Rc<Self>, limit: Option<Duration>, kept: bool) -> Wait {
+        let pulse = match self.free.borrow_mut().pop() {
+            Some(index) => Rc::clone(&self.pulses.borrow()[index as usize]),
+            None => self.grow(),
+        };
+        self.stir();
+        pulse.limit.set(limit.map_or(0, ticks));
+        pulse.last.set(self.tick.get());
+        Wait { patience: Rc::clone(self), pulse, kept }
+    }
+
+    #[cold]
+    fn grow(&self) -> Rc<Pulse> {
+        let mut pulses = self.pulses.borrow_mut();
+        let pulse = Rc::new(Pulse {
+            index: u32::try_from(pulses.len()).unwrap_or(u32::MAX),
+            generation: Cell::new(0),
+            limit: Cell::new(0),
+            last: Cell::new(0),
+            overdue: Cell::new(false),
+            waker: RefCell::new(None),
+            uploaded: Cell::new(0),
+        });
+        pulses.push(Rc::clone(&pulse));
+        pulse
+    }
+
+    /// The present tick.
+    pub fn tick(&self) -> u32 {
+        self.tick.get()
+    }
+
+    /// Ends the sweep's rest, if it rests: there is something to look after.
+    pub fn stir(&self) {
+        self.stirred.set(true);
+        if self.rested() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Whether nothing was begun since this was last asked.
+    pub fn calm(&self) -> bool {
+        !self.stirred.replace(false)
+    }
+
+    /// Resolves at the next wait or [`Self::stir`], or after `at_most`: the sweep may rest until then. The tick stands still meanwhile and
+    /// has caught up when this ends, and before the wait that ends it begins. Only while nobody waits. On cancel the tick stands still
+    /// until the next wait.
+    pub async fn rest(&self, at_most: Option<Duration>) {
+        self.resting.set(Some(Instant::now()));
+        match at_most {
+            // Which of both it was makes no difference.
+            Some(at_most) => drop(timeout(at_most, self.wake.notified()).await),
+            None => self.wake.notified().await,
+        }
+        self.rested();
+    }
+
+    /// Lets the tick catch up after a rest, rounded down, so that nothing is overdue early. Returns whether there was a rest.
+    fn rested(&self) -> bool {
+        let Some(since) = self.resting.take() else { return false };
+        let passed = since.elapsed().as_nanos() / TICK.as_nanos();
+        // Ticks are compared by their difference and may wrap; a rest of 34 years is longer than any wait.
+        self.tick.set(self.tick.get().wrapping_add(u32::try_from(passed).unwrap_or(u32::MAX)));
+        true
+    }
+
+    /// Waits now in use, of what is under way.
+    pub fn waiting(&self) -> usize {
+        self.pulses.borrow().len() - self.free.borrow().len() - self.kept.get()
+    }
+
+    /// Ticks until the first wait has stood still too long, if nothing moves; `None`: none has a limit.
+    pub fn due(&self) -> Option<u32> {
+        let now = self.tick.get();
+        let pulses = self.pulses.borrow();
+        let limited = pulses.iter().filter(|pulse| pulse.limit.get() > 0);
+        limited.map(|pulse| (pulse.limit.get() + 1).saturating_sub(now.wrapping_sub(pulse.last.get()))).min()
+    }
+
+    /// One tick passes: wakes what stood still too long.
+    pub fn advance(&self) {
+        let now = self.tick.get().wrapping_add(1);
+        self.tick.set(now);
+        for pulse in self.pulses.borrow().iter() {
+            let limit = pulse.limit.get();
+            if limit > 0 && now.wrapping_sub(pulse.last.get()) > limit {
+                pulse.overdue.set(true);
+                if let Some(waker) = pulse.waker.borrow_mut().take() {
+                    waker.wake();
+                }
+            }
+        }
+    }
+}
+
+/// Whole ticks of a duration, at least one.
+pub fn ticks(duration: Duration) -> u32 {
+    let count = duration.as_nanos().div_ceil(TICK.as_nanos());
+    u32::try_from(count).unwrap_or(u32::MAX / 2).max(1)
+}
+
+/// One wait; dropping it ends it.
+#[derive(Debug)]
+pub struct Wait {
+    patience: Rc<Patience>,
+    pulse: Rc<Pulse>,
+    kept: bool,
+}
+
+impl Wait {
+    /// Something moved.
+    pub fn touch(&self) {
+        self.pulse.last.set(self.patience.tick.get());
+    }
+
+    /// Begins anew with another limit; `None`: none. Ends a rest of the sweep, so that it begins at the right tick.
+    pub fn restart(&self, limit: Option<Duration>) {
+        self.patience.stir();
+        self.pulse.overdue.set(false);
+        self.pulse.limit.set(limit.map_or(0, ticks));
+        self.touch();
+    }
+
+    /// Ready when nothing moved for too long.
+    pub fn poll_overdue(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.pulse.overdue.get() {
+            return Poll::Ready(());
+        }
+        if self.pulse.limit.get() > 0 {
+            self.register(cx);
+        }
+        Poll::Pending
+    }
+
+    /// Wakes the task when it is overdue, also by a limit that it gets later.
+    pub fn register(&self, cx: &Context<'_>) {
+        let mut waker = self.pulse.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+    }
+
+    /// The other direction's share in this wait.
+    pub fn upload(&self) -> Upload {
+        Upload { tick: Rc::clone(&self.patience.tick), pulse: Rc::clone(&self.pulse), generation: self.pulse.generation.get() }
+    }
+
+    /// Bytes counted by [`Upload::moved`].
+    pub fn uploaded(&self) -> u64 {
+        self.pulse.uploaded.get()
+    }
+}
+
+impl Drop for Wait {
+    fn drop(&mut self) {
+        let pulse = &self.pulse;
+        self.patience.kept.set(self.patience.kept.get() - usize::from(self.kept));
+        pulse.limit.set(0);
+        pulse.overdue.set(false);
+        pulse.waker.borrow_mut().take();
+        pulse.uploaded.set(0);
+        pulse.generation.set(pulse.generation.get().wrapping_add(1));
+        self.patience.free.borrow_mut().push(pulse.index);
+    }
+}
+
+/// Keeps a [`Wait`] alive from the request's side.
+#[derive(Debug)]
+pub struct Upload {
+    tick: Rc<Cell<u32>>,
+    pulse: Rc<Pulse>,
+    generation: u32,
+}
+
+impl Upload {
+    /// Bytes moved upwards.
+    pub fn moved(&self, bytes: usize) {
+        if self.pulse.generation.get() == self.generation {
+            self.pulse.last.set(self.tick.get());
+            self.pulse.uploaded.set(self.pulse.uploaded.get() + bytes as u64);
+        }
+    }
+}
+
+/// The timeouts of one request: idle always coarse, the whole request's only armed where there is one.
+#[derive(Debug)]
+pub struct Overdue {
+    /// Silence.
+    pub wait: Wait,
+    whole: Option<Pin<Box<Sleep>>>,
+}
+
+impl Overdue {
+    /// Starts both.
+    pub fn new(patience: &Rc<Patience>, idle: Option<Duration>, whole: Option<Duration>) -> Self {
+        Self { wait: patience.wait(idle), whole: whole.map(|whole| Box::pin(tokio::time::sleep(whole))) }
+    }
+
+    /// Ready when one has passed; says which.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        if let Some(whole) = &mut self.whole
+            && whole.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Reason::RequestTimeout);
+        }
+        self.wait.poll_overdue(cx).map(|()| Reason::IdleTimeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_tick_catches_up_after_a_rest() {
+        // Aim: a wait that ends a rest begins at the right tick, so that it is not overdue early; and a rest has its bound.
+        let patience = patience();
+        let (began, clock) = (patience.tick(), Instant::now());
+        patience.rest(Some(TICK * 8)).await;
+        assert_eq!((patience.tick() - began, clock.elapsed()), (8, TICK * 8));
+        assert!(patience.calm());
+
+        let resting = Rc::clone(&patience);
+        let begin = async {
+            tokio::time::sleep(TICK * 5 + TICK / 2).await;
+            let wait = patience.wait(Some(TICK * 2));
+            assert_eq!(patience.tick() - began, 13);
+            wait
+        };
+        let (wait, ()) = tokio::join!(begin, resting.rest(None));
+        assert_eq!((patience.tick() - began, patience.calm(), patience.calm()), (13, false, true));
+        patience.advance();
+        patience.advance();
+        assert!(poll_fn(|cx| Poll::Ready(wait.poll_overdue(cx))).await.is_pending(), "the rest does not count as silence");
+        patience.advance();
+        poll_fn(|cx| wait.poll_overdue(cx)).await;
+    }
+
+    fn patience() -> Rc<Patience> {
+        Rc::new(Patience::default())
+    }
+
+    #[tokio::test]
+    async fn silence_ends_a_wait_and_movement_does_not() {
+        // Aim: never early, both directions count as movement, and places are reused clean.
+        let patience = patience();
+        let wait = patience.wait(Some(TICK * 2));
+        let upload = wait.upload();
+        for _ in 0..10 {
+            patience.advance();
+            upload.moved(3);
+            assert!(poll_fn(|cx| Poll::Ready(wait.poll_overdue(cx))).await.is_pending());
+        }
+        assert_eq!(wait.uploaded(), 30);
+        for _ in 0..3 {
+            assert!(poll_fn(|cx| Poll::Ready(wait.poll_overdue(cx))).await.is_pending());
+            patience.advance();
+        }
+        poll_fn(|cx| wait.poll_overdue(cx)).await;
+        drop(wait);
+        let again = patience.wait(None);
+        upload.moved(5);
+        assert_eq!((again.uploaded(), patience.waiting()), (0, 1), "a late upload of an earlier use does not count");
+        for _ in 0..10 {
+            patience.advance();
+        }
+        assert!(poll_fn(|cx| Poll::Ready(again.poll_overdue(cx))).await.is_pending(), "no limit, no end");
+    }
+}

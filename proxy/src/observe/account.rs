@@ -1,0 +1,255 @@
+//! One request or opaque connection, from its first byte to its last; recorded once, when dropped.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
+use engine::model::{Cluster, Endpoint, InboundPort, Rule};
+use http::{HeaderMap, StatusCode};
+
+use super::labels::{CODE_NONE, Direction, Family, GRPC_NONE, Wire};
+use super::record::{Detail, RETRIES_LISTED_MAX, Seen, Word};
+use super::series::Series;
+use super::worker::Worker;
+use crate::tls::TlsFacts;
+
+/// Highest gRPC status that is kept apart; codes beyond the sixteen known count as UNKNOWN.
+const GRPC_STATUS_MAX: u32 = 16;
+const GRPC_UNKNOWN: u8 = 2;
+
+/// Told by the road what happens; its drop records metrics, log line and span, exactly once. Dropped at any point it records what
+/// was known by then: without an answer that is `client_gone`.
+#[derive(Debug)]
+pub struct Account {
+    worker: Rc<Worker>,
+    seen: Seen,
+    detail: Option<Box<Detail>>,
+    started: Instant,
+    /// The series that takes the bytes of an opaque connection while it lives.
+    live: Option<Arc<Series>>,
+}
+
+impl Account {
+    pub(super) fn new(worker: Rc<Worker>, seen: Seen, detail: Option<Box<Detail>>, started: Instant) -> Self {
+        Self { worker, seen, detail, started, live: None }
+    }
+
+    /// Which road it takes.
+    pub fn direction(&self) -> Direction {
+        self.seen.direction
+    }
+
+    /// When it began.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Inbound: the port of the application that was meant.
+    pub fn at_port(&mut self, port: &Arc<InboundPort>) {
+        self.seen.port = Some(Arc::clone(port));
+    }
+
+    /// The rule that matched and the cluster chosen.
+    pub fn routed(&mut self, rule: &Arc<Rule>, cluster: &Arc<Cluster>) {
+        self.matched(rule);
+        self.to_cluster(cluster);
+    }
+
+    /// The rule that matched, where it answers by itself.
+    pub fn matched(&mut self, rule: &Arc<Rule>) {
+        self.seen.rule = Some(Arc::clone(rule));
+    }
+
+    /// The cluster chosen, where no rule is involved.
+    pub fn to_cluster(&mut self, cluster: &Arc<Cluster>) {
+        self.seen.cluster = Some(Arc::clone(cluster));
+    }
+
+    /// An attempt begins on this endpoint. Call again for each attempt, and tell with [`Account::secured`] how its connection is encrypted
+    /// once there is one. Until then a mesh peer counts as called by mTLS, since no other way leads to it: a plaintext label must mean
+    /// plaintext.
+    pub fn attempted(&mut self, endpoint: &Arc<Endpoint>) {
+        if self.seen.direction == Direction::Outbound {
+            self.seen.mtls = endpoint.identity.is_some();
+        }
+        self.seen.endpoint = Some(Arc::clone(endpoint));
+        self.attempt();
+    }
+
+    /// An attempt begins on the application itself or another place that is no endpoint.
+    pub fn attempted_locally(&mut self) {
+        if self.seen.direction == Direction::Outbound {
+            self.seen.mtls = false;
+        }
+        self.attempt();
+    }
+
+    fn attempt(&mut self) {
+        self.seen.attempts += 1;
+        if let Some(detail) = &mut self.detail {
+            detail.attempt_started = Some(self.worker.telemetry.clock.now());
+            if self.seen.direction == Direction::Outbound {
+                detail.tls = None;
+            }
+        }
+    }
+
+    /// The attempt's connection is there: how it is encrypted. Counts an opaque connection as opened. Only the outbound side's encryption
+    /// counts: on the inbound side it is the caller's connection that the mesh secures.
+    pub fn secured(&mut self, tls: Option<&TlsFacts>) {
+        if self.seen.direction == Direction::Outbound {
+            self.seen.mtls = tls.is_some();
+            if let Some(detail) = &mut self.detail {
+                detail.tls = tls.copied();
+            }
+        }
+        if self.seen.family == Family::Tcp {
+            self.open();
+        }
+    }
+
+    /// The attempt on that address failed and is made again.
+    pub fn retried(&mut self, address: SocketAddr, reason: Reason) {
+        self.worker.count(&self.seen, Family::Retry, Some(reason), |series| series.count.add(1));
+        if let Some(detail) = &mut self.detail
+            && detail.retries.len() < RETRIES_LISTED_MAX
+        {
+            detail.retries.push((address, reason));
+        }
+    }
+
+    /// It failed for good. The last failure told counts.
+    pub fn failed(&mut self, failure: &Failure) {
+        self.seen.reason = Some(failure.reason);
+        self.seen.blame = Some(failure.blame);
+        if let Some(detail) = &mut self.detail {
+            detail.word(Word::Cause, &failure.cause);
+        }
+    }
+
+    /// The mesh itself answers.
+    pub fn replied(&mut self, reply: &LocalReply) {
+        self.seen.code = reply.status.as_u16();
+        if let Some(reason) = reply.reason {
+            self.seen.reason = Some(reason);
+            self.seen.blame.get_or_insert(reason.blame());
+        }
+    }
+
+    /// The upstream's answer has come.
+    pub fn response(&mut self, status: StatusCode, headers: &HeaderMap) {
+        self.seen.code = status.as_u16();
+        if self.seen.wire == Wire::Grpc
+            && let Some(status) = headers.get("grpc-status").and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok())
+        {
+            self.grpc_status(status);
+        }
+        // What the server's own proxy refused, it says by header; believed of a mesh peer only.
+        if (status.is_client_error() || status.is_server_error())
+            && self.seen.mtls
+            && self.seen.direction == Direction::Outbound
+            && let Some(code) = headers.get(REASON_HEADER)
+        {
+            self.seen.reason = code.to_str().ok().and_then(Reason::parse);
+            self.seen.blame = self.seen.reason.map(Reason::blame);
+        }
+        if let Some(detail) = &mut self.detail
+            && let Some(started) = detail.attempt_started
+        {
+            detail.upstream = Some(self.worker.telemetry.clock.now().saturating_duration_since(started));
+        }
+    }
+
+    /// The gRPC status, from trailers, headers or of the mesh's own making.
+    pub fn grpc_status(&mut self, status: u32) {
+        self.seen.grpc = if status > GRPC_STATUS_MAX { GRPC_UNKNOWN } else { u8::try_from(status).unwrap_or(GRPC_UNKNOWN) };
+    }
+
+    /// Whether this is a gRPC call.
+    pub fn is_grpc(&self) -> bool {
+        self.seen.wire == Wire::Grpc
+    }
+
+    /// Body bytes, or bytes of an opaque connection, that came from downstream.
+    pub fn add_request_bytes(&mut self, more: u64) {
+        self.seen.request_bytes += more;
+        if let Some(series) = &self.live {
+            series.request_bytes.add(more);
+        }
+    }
+
+    /// The same towards downstream.
+    pub fn add_response_bytes(&mut self, more: u64) {
+        self.seen.response_bytes += more;
+        if let Some(series) = &self.live {
+            series.response_bytes.add(more);
+        }
+    }
+
+    /// Counts an opaque connection as opened and lets its bytes be seen while it lives.
+    fn open(&mut self) {
+        let first = self.live.is_none();
+        let (seen, worker) = (&self.seen, &self.worker);
+        self.live = Some(worker.count(seen, Family::Tcp, None, |series| {
+            series.opened.add(u64::from(first));
+            Arc::clone(series)
+        }));
+    }
+
+    fn close(&mut self) {
+        if self.live.is_none() {
+            if self.seen.attempts == 0 && self.seen.direction == Direction::Outbound {
+                self.seen.mtls = self.seen.cluster.as_deref().is_some_and(leads_to_peers);
+            }
+            self.open();
+            let Some(series) = &self.live else { return };
+            series.request_bytes.add(self.seen.request_bytes);
+            series.response_bytes.add(self.seen.response_bytes);
+        }
+        self.worker.count(&self.seen, Family::Tcp, self.seen.reason, |series| series.count.add(1));
+    }
+}
+
+/// Whether mesh peers are behind it: what could not be opened there would have been encrypted.
+fn leads_to_peers(cluster: &Cluster) -> bool {
+    let endpoints = cluster.endpoints.0.load();
+    endpoints.ready.iter().chain(&endpoints.other).any(|endpoint| endpoint.identity.is_some())
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        let clock = &self.worker.telemetry.clock;
+        let duration = clock.now().saturating_duration_since(self.started);
+        let noted = self.detail.take().map(|detail| (detail, clock.wall()));
+        if self.seen.family == Family::Tcp {
+            self.close();
+        } else {
+            if self.seen.code == CODE_NONE && self.seen.reason.is_none() {
+                self.seen.reason = Some(Reason::ClientGone);
+                self.seen.blame = Some(Reason::ClientGone.blame());
+            }
+            if self.seen.wire != Wire::Grpc {
+                self.seen.grpc = GRPC_NONE;
+            }
+            let exemplar = noted.as_ref().and_then(|(detail, ended)| Worker::exemplar(detail, duration, *ended));
+            let (request_bytes, response_bytes) = (self.seen.request_bytes, self.seen.response_bytes);
+            self.worker.count(&self.seen, Family::Http, self.seen.reason, |series| {
+                series.count.add(1);
+                series.request_bytes.add(request_bytes);
+                series.response_bytes.add(response_bytes);
+                let bucket = series.observe(duration);
+                // One that a scrape is reading is as good as this one.
+                if exemplar.is_some()
+                    && let Some(mut exemplars) = series.exemplars.try_lock()
+                {
+                    exemplars[bucket] = exemplar;
+                }
+            });
+        }
+        if let Some((detail, ended)) = noted {
+            self.worker.record(&self.seen, detail, duration, ended);
+        }
+    }
+}

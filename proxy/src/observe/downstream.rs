@@ -1,0 +1,22 @@
+//! Who is at the other end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::tls::{Peer, TlsFacts};
+
+/// The other end of an accepted connection. One per connection, made by `Observer::downstream`.
+#[derive(Clone, Debug)]
+pub struct Downstream {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Where it meant to go: the original destination.
+    pub local: SocketAddr,
+    /// What it proved; `None`: plaintext.
+    pub peer: Option<Arc<Peer>>,
+    /// How the connection is encrypted.
+    pub tls: Option<TlsFacts>,
+    pub(super) source: u32,
+    /// The same [`Peer`] for all connections of one caller, as far as they are told apart.
+    pub(super) caller: Option<Arc<Peer>>,
+}

@@ -1,0 +1,291 @@
+//! What one worker counts and notes, and what it knows again.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use engine::failure::Reason;
+use http::header::{HeaderName, HeaderValue};
+use http::request::Parts;
+use proto::defaults::METRIC_SERIES_MAX;
+use proto::identity::Identity;
+
+use super::batch::{Outbox, Sink};
+use super::downstream::Downstream;
+use super::labels::{Direction, Family, Labels};
+use super::record::{Detail, Seen, Word, text};
+use super::series::{Exemplar, Series, Shard};
+use super::shapes::Shapes;
+use super::telemetry::Telemetry;
+use super::trace::{self, Context};
+use crate::ground::fold::Folding;
+use crate::io::Draw;
+use crate::tls::Peer;
+
+/// Interned handles of one worker; beyond, they are interned anew.
+const HANDLES_MAX: usize = 4096;
+/// Callers told apart by one worker; further ones are `unknown`.
+const SOURCES_MAX: usize = 4096;
+/// Notes kept for the next exchanges that are logged or sampled.
+const NOTES_KEPT_MAX: usize = 64;
+/// Number of the source `unknown`.
+pub(super) const SOURCE_UNKNOWN: u32 = 0;
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// See the module. Not `Send`: nothing here is locked between threads.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) telemetry: Arc<Telemetry>,
+    shard: Arc<Shard>,
+    handles: RefCell<HashMap<Key, Handle, Folding>>,
+    sources: RefCell<Sources>,
+    shapes: RefCell<Shapes>,
+    // Each goes with its exchange from hand to hand and comes back: the boxes themselves are what is kept.
+    #[allow(clippy::vec_box)]
+    notes: RefCell<Vec<Box<Detail>>>,
+    log: Output,
+    spans: Output,
+    draw: Draw,
+}
+
+/// Where records of one kind go; opened with the first.
+#[derive(Debug, Default)]
+struct Output {
+    outbox: OnceCell<Arc<Outbox>>,
+    /// Of the last batch begun.
+    serial: Cell<u64>,
+}
+
+#[derive(Debug)]
+struct Sources {
+    numbers: HashMap<(Arc<Identity>, Arc<str>), u32>,
+    all: Vec<Source>,
+}
+
+#[derive(Debug)]
+struct Source {
+    namespace: Arc<str>,
+    workload: Arc<str>,
+    caller: Option<Arc<Peer>>,
+}
+
+/// What tells one series from another, as numbers. Addresses of label texts stand for the texts: [`Handle::held`] keeps them alive,
+/// so that an address cannot come to mean something else.
+type Key = [u64; 5];
+
+#[derive(Debug)]
+struct Handle {
+    series: Arc<Series>,
+    overflow: bool,
+    #[allow(dead_code, reason = "held so that the addresses in the key stay theirs")]
+    held: Option<(Arc<str>, Arc<str>)>,
+}
+
+impl Worker {
+    pub(super) fn new(telemetry: Arc<Telemetry>, draw: Draw) -> Self {
+        let shard = telemetry.registry.lock().add_shard();
+        let unknown: Arc<str> = Arc::from("unknown");
+        let unknown = Source { namespace: Arc::clone(&unknown), workload: unknown, caller: None };
+        let sources = RefCell::new(Sources { numbers: HashMap::new(), all: vec![unknown] });
+        Self {
+            telemetry,
+            shard,
+            handles: RefCell::default(),
+            sources,
+            shapes: RefCell::default(),
+            notes: RefCell::default(),
+            log: Output::default(),
+            spans: Output::default(),
+            draw,
+        }
+    }
+
+    /// Continues or starts a trace. The caller's decision holds; without one a draw decides. `None`: no trace.
+    pub(super) fn trace(&self, parts: &mut Parts, tracing: bool, threshold: u64) -> Option<Context> {
+        let found = trace::read(&parts.headers);
+        let parent = found.remote.map(|remote| remote.span_id);
+        if !tracing {
+            return found.remote.map(|remote| Context { trace_id: remote.trace_id, span_id: 0, parent, sampled: false });
+        }
+        let sampled = found.sampled.unwrap_or_else(|| self.draw.next() >> 32 < threshold);
+        let trace_id = found.remote.map(|remote| remote.trace_id);
+        // A decision travels on as it is, but not without ids: stock B3 propagators drop a bare `b3: 0` and start a sampled trace. Where nobody
+        // has decided, ours must travel, lest the next hop draws again.
+        if let Some(trace_id) = trace_id.filter(|_| !sampled && found.sampled.is_some()) {
+            return Some(Context { trace_id, span_id: 0, parent, sampled });
+        }
+        let trace_id = trace_id.unwrap_or_else(|| self.wide_draw().max(1));
+        let context = Context { trace_id, span_id: self.draw.next().max(1), parent, sampled };
+        trace::write(&mut parts.headers, &found, &context);
+        Some(if sampled { context } else { Context { span_id: 0, ..context } })
+    }
+
+    fn wide_draw(&self) -> u128 {
+        u128::from(self.draw.next()) << 64 | u128::from(self.draw.next())
+    }
+
+    /// Fresh notes, in the room of used ones where there are any.
+    pub(super) fn notes(&self, logged: bool, context: Option<Context>, direction: Direction, downstream: &Downstream) -> Box<Detail> {
+        let kept = self.notes.borrow_mut().pop();
+        let mut notes = kept.unwrap_or_else(|| Box::new(Detail::new(downstream.address, downstream.local)));
+        (notes.downstream, notes.local) = (downstream.address, downstream.local);
+        (notes.logged, notes.context) = (logged, context);
+        notes.caller.clone_from(&downstream.caller);
+        notes.tls = if direction == Direction::Inbound { downstream.tls } else { None };
+        notes
+    }
+
+    /// Notes the request's id, made and put into the request where there is none.
+    pub(super) fn request_id(&self, parts: &mut Parts, detail: &mut Detail) {
+        if let Some(id) = text(&parts.headers, &X_REQUEST_ID) {
+            return detail.word(Word::RequestId, id);
+        }
+        // A random UUID (RFC 9562, section 5.4).
+        let bits = self.wide_draw() & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62;
+        let hex = trace::hex_of_u128(bits);
+        let mut id = [b'-'; 36];
+        for (from, to) in [(0..8, 0), (8..12, 9), (12..16, 14), (16..20, 19), (20..32, 24)] {
+            id[to..to + from.len()].copy_from_slice(&hex[from]);
+        }
+        detail.word(Word::RequestId, std::str::from_utf8(&id).unwrap_or_default());
+        if let Ok(value) = HeaderValue::from_bytes(&id) {
+            parts.headers.insert(X_REQUEST_ID, value);
+        }
+    }
+
+    /// The number of a caller for labels, and the one [`Peer`] that stands for it.
+    pub(super) fn source(&self, peer: &Arc<Peer>) -> (u32, Arc<Peer>) {
+        let mut sources = self.sources.borrow_mut();
+        let key = (Arc::clone(&peer.identity), Arc::clone(&peer.workload));
+        if let Some(number) = sources.numbers.get(&key) {
+            let known = sources.all[*number as usize].caller.as_ref();
+            return (*number, Arc::clone(known.unwrap_or(peer)));
+        }
+        if sources.all.len() >= SOURCES_MAX {
+            return (SOURCE_UNKNOWN, Arc::clone(peer));
+        }
+        let number = u32::try_from(sources.all.len()).unwrap_or(SOURCE_UNKNOWN);
+        let namespace = Arc::from(peer.identity.namespace());
+        sources.all.push(Source { namespace, workload: Arc::clone(&peer.workload), caller: Some(Arc::clone(peer)) });
+        sources.numbers.insert(key, number);
+        (number, Arc::clone(peer))
+    }
+
+    /// Counts into the series of what was seen. `family`, `code` and `reason` may differ from it, for retries and opened connections.
+    pub(super) fn count<R>(&self, seen: &Seen, family: Family, reason: Option<Reason>, count: impl FnOnce(&Arc<Series>) -> R) -> R {
+        let key = key(seen, family, reason);
+        let mut handles = self.handles.borrow_mut();
+        if handles.len() >= HANDLES_MAX && !handles.contains_key(&key) {
+            handles.clear();
+        }
+        let handle = handles.entry(key).or_insert_with(|| self.handle(seen, family, reason));
+        if handle.overflow {
+            self.shard.overflow.add(1);
+        }
+        count(&handle.series)
+    }
+
+    #[cold]
+    fn handle(&self, seen: &Seen, family: Family, reason: Option<Reason>) -> Handle {
+        let labels = self.labels(seen, family, reason);
+        let max = seen.settings().map_or(usize::from(METRIC_SERIES_MAX), |settings| settings.metric_series_max);
+        let (series, overflow) = self.telemetry.registry.lock().series(labels, &self.shard, max);
+        let held = seen.destination().map(|(namespace, service)| (Arc::clone(namespace), Arc::clone(service)));
+        Handle { series, overflow, held }
+    }
+
+    fn labels(&self, seen: &Seen, family: Family, reason: Option<Reason>) -> Labels {
+        let own = |of: fn(&engine::model::Settings) -> &str| Arc::<str>::from(seen.settings().map_or("", of));
+        let (own_namespace, own_workload) = (own(|own| &own.namespace), own(|own| &own.workload));
+        let destination = seen.destination();
+        let service = destination.map_or_else(|| Arc::from(""), |(_, service)| Arc::clone(service));
+        let (source, to_namespace, to_workload) = match seen.direction {
+            Direction::Inbound => {
+                let sources = self.sources.borrow();
+                let Source { namespace, workload, .. } = &sources.all[seen.source as usize];
+                ((Arc::clone(namespace), Arc::clone(workload)), own_namespace, own_workload)
+            }
+            Direction::Outbound => (
+                (own_namespace, own_workload),
+                destination.map_or_else(|| Arc::from(""), |(namespace, _)| Arc::clone(namespace)),
+                seen.endpoint.as_ref().map_or_else(|| Arc::from(""), |endpoint| Arc::clone(&endpoint.workload)),
+            ),
+        };
+        Labels {
+            family,
+            direction: seen.direction,
+            source_namespace: source.0,
+            source_workload: source.1,
+            destination_namespace: to_namespace,
+            destination_service: service,
+            destination_workload: to_workload,
+            route: seen.rule.as_ref().map_or_else(|| Arc::from(""), |rule| Arc::clone(&rule.source.label)),
+            wire: seen.wire,
+            code: seen.code,
+            grpc_code: seen.grpc,
+            reason,
+            mtls: seen.mtls,
+        }
+    }
+
+    /// Leaves the record of a finished exchange to those who write log and spans.
+    pub(super) fn record(&self, seen: &Seen, detail: Box<Detail>, duration: Duration, ended: SystemTime) {
+        let started = ended.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(duration);
+        let times = (u64::try_from(started.as_nanos()).unwrap_or(u64::MAX), duration);
+        if detail.logged {
+            let outbox = self.log.outbox.get_or_init(|| self.telemetry.access.open());
+            if self.put(outbox, &self.log.serial, Sink::Log, seen, &detail, times) {
+                self.telemetry.access.added(outbox);
+            } else {
+                self.shard.lines_dropped.add(1);
+            }
+        }
+        if detail.context.is_some_and(|context| context.sampled) {
+            let outbox = self.spans.outbox.get_or_init(|| self.telemetry.spans.open());
+            if !self.put(outbox, &self.spans.serial, Sink::Spans, seen, &detail, times) {
+                self.shard.spans_dropped.add(1);
+            }
+        }
+        let mut notes = self.notes.borrow_mut();
+        if notes.len() < NOTES_KEPT_MAX {
+            notes.extend(detail.emptied());
+        }
+    }
+
+    fn put(&self, outbox: &Outbox, serial: &Cell<u64>, sink: Sink, seen: &Seen, detail: &Detail, times: (u64, Duration)) -> bool {
+        outbox.add(serial, |batch| {
+            let shape = self.shapes.borrow_mut().number(seen, detail, batch, sink);
+            batch.add(shape, seen, detail, times);
+        })
+    }
+
+    /// The exemplar of a sampled exchange.
+    pub(super) fn exemplar(detail: &Detail, duration: Duration, at: SystemTime) -> Option<Exemplar> {
+        let context = detail.context.filter(|context| context.sampled)?;
+        Some(Exemplar { trace_id: context.trace_id, span_id: context.span_id, duration, at })
+    }
+}
+
+fn key(seen: &Seen, family: Family, reason: Option<Reason>) -> Key {
+    let (namespace, service) = seen.destination().map_or((0, 0), |(namespace, service)| (address_of(namespace), address_of(service)));
+    let rule = seen.rule.as_ref().map_or(u32::MAX, |rule| rule.id);
+    let workload = match seen.direction {
+        Direction::Inbound => u32::MAX,
+        Direction::Outbound => seen.endpoint.as_ref().map_or(u32::MAX, |endpoint| endpoint.workload_id),
+    };
+    let reason = reason.map_or(u8::MAX, |reason| reason as u8);
+    let flags = (family as u64) << 24 | (seen.direction as u64) << 16 | (seen.wire as u64) << 8 | u64::from(seen.mtls);
+    [
+        u64::from(rule) << 32 | u64::from(workload),
+        namespace,
+        service,
+        u64::from(seen.source) << 32 | u64::from(seen.code) << 16 | u64::from(seen.grpc) << 8 | u64::from(reason),
+        flags,
+    ]
+}
+
+fn address_of(text: &Arc<str>) -> u64 {
+    Arc::as_ptr(text).cast::<u8>() as u64
+}

@@ -1,0 +1,263 @@
+//! Answering requests: one road, whichever door their connection came in by.
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use engine::decide::{self, Decision, Facts, Plan, Refusal, RequestHead, Version, admit, decide};
+use engine::failure::LocalReply;
+use engine::filter::{Exchange, Verdict};
+use engine::model::{Cluster, Protocol, Snapshot};
+use http::{HeaderMap, Request, Response, StatusCode, request};
+
+use crate::ground::body::{Body, Received};
+use crate::http::{self as rules, Caller, Hop, Raw, Upgrade, clean_request, judge_request};
+use crate::io::{Rewound, Stream};
+use crate::observe::{Account, Direction, Downstream};
+use crate::pool::To;
+use crate::road::journey::{Journey, Leg};
+use crate::road::reply::{malformed, refused, reply};
+use crate::road::shared::Shared;
+
+/// What sets one way in apart from the others. All else that happens to a request is the same for all.
+pub trait Door: Sized + 'static {
+    /// Whose calls come in here.
+    const DIRECTION: Direction;
+    /// What an epoch says of one of its connections.
+    type Listener;
+
+    /// How far the other end is trusted.
+    fn caller(&self, downstream: &Downstream) -> Caller;
+
+    /// A request has come.
+    fn used(&self, _shared: &Shared) {}
+
+    /// What a newer epoch says of a connection; `before` is what the last one did.
+    fn look(&self, shared: &Rc<Shared>, live: &Snapshot, before: &Self::Listener) -> Look<Self::Listener>;
+
+    /// What a connection goes by from here on, of what was found and what it went by before. `received` is the request that comes first under it.
+    fn take_up(&self, found: Self::Listener, _before: &Self::Listener, _received: &Received) -> Self::Listener {
+        found
+    }
+
+    /// As the decision wants to know it.
+    fn view<'v>(&self, snapshot: &'v Snapshot, listener: &'v Self::Listener) -> decide::View<'v>;
+
+    /// Notes what was meant, beside the destination.
+    fn note(&self, _listener: &Self::Listener, _account: &mut Account) {}
+
+    /// Says what only this proxy may say of the caller, and unsays what the caller said of it.
+    fn mark(&self, headers: &mut HeaderMap);
+
+    /// Where a request to a cluster goes if there is no choice, and what is spoken there.
+    fn aim(&self, snapshot: &Snapshot, listener: &Self::Listener, cluster: &Cluster) -> (Option<To>, Protocol);
+}
+
+/// What can be learnt of a listener. What waits is a variant of its own.
+pub enum Look<L> {
+    /// It is known.
+    Known(L),
+    /// It has to be asked for.
+    Ask(Pin<Box<dyn Future<Output = L>>>),
+}
+
+/// A downstream HTTP connection, whatever its door.
+pub trait Answers {
+    /// How far the other end is trusted.
+    fn caller(&self) -> Caller;
+
+    /// Its requests' direction.
+    fn direction(&self) -> Direction;
+
+    /// Answers one request.
+    fn answer(self: Rc<Self>, request: Request<Received>) -> Answering;
+
+    /// The client's bytes were no HTTP, and were answered with this status already.
+    fn malformed(&self, status: StatusCode);
+}
+
+/// A connection on which requests come. Boxed on its way from hand to hand: futures hold what they hand on for as long as they live.
+pub struct Served {
+    /// Its bytes.
+    pub stream: Rewound<Stream>,
+    /// What it speaks.
+    pub version: Version,
+    /// Who answers.
+    pub connection: Rc<dyn Answers>,
+}
+
+/// Serves a connection to its end. Dropping the future cuts it.
+pub async fn serve(served: Box<Served>, shared: &Rc<Shared>) {
+    let Served { stream, version, connection } = *served;
+    let answer = |request| Rc::clone(&connection).answer(request).answer();
+    let drain = shared.drain.of(connection.direction());
+    if let Some(status) = rules::serve(stream, version, connection.caller(), &shared.serving, drain, answer).await {
+        connection.malformed(status);
+    }
+}
+
+/// A request that is being answered. Everything that needs no waiting is done before the future starts.
+pub enum Answering {
+    /// Answered already.
+    Ready(Box<Response<Body>>),
+    /// On its way to where it was decided to go.
+    Forward(Box<Journey>),
+    /// Configuration has to be fetched first.
+    Later(Pin<Box<dyn Future<Output = Self>>>),
+}
+
+impl Answering {
+    /// The answer. Never fails: a failure is an answer. Dropped before it is done, the exchange is recorded as the client's leaving.
+    pub fn answer(self) -> impl Future<Output = Result<Response<Body>, Infallible>> {
+        let mut answering = self;
+        // Captured and used in place: an argument of an `async fn` would be held twice.
+        async move {
+            loop {
+                match answering {
+                    Self::Ready(response) => return Ok(*response),
+                    Self::Forward(mut journey) => {
+                        let sent = journey.go().await;
+                        return Ok(journey.end(sent));
+                    }
+                    Self::Later(later) => answering = later.await,
+                }
+            }
+        }
+    }
+}
+
+/// One downstream connection whose requests are decided on.
+pub struct Connection<D: Door> {
+    shared: Rc<Shared>,
+    door: D,
+    downstream: Downstream,
+    view: RefCell<View<D::Listener>>,
+}
+
+/// One epoch, and what it says of a connection.
+pub struct View<L> {
+    /// The epoch.
+    pub snapshot: Arc<Snapshot>,
+    /// Its word on the connection.
+    pub listener: L,
+}
+
+/// Why a request goes no further.
+enum Short<'s> {
+    Refused(Refusal),
+    Decided(&'s LocalReply),
+    Answered(Box<LocalReply>),
+}
+
+impl<D: Door> Connection<D> {
+    /// A connection that has come in by `door`, under the epoch that it was recognised by.
+    pub fn new(shared: &Rc<Shared>, door: D, downstream: Downstream, view: View<D::Listener>) -> Rc<Self> {
+        Rc::new(Self { shared: Rc::clone(shared), door, downstream, view: RefCell::new(view) })
+    }
+
+    /// Takes up an epoch.
+    fn take_up(&self, snapshot: Arc<Snapshot>, found: D::Listener, received: &Received) {
+        let mut view = self.view.borrow_mut();
+        view.listener = self.door.take_up(found, &view.listener, received);
+        view.snapshot = snapshot;
+    }
+
+    /// One request: one epoch for the whole of it.
+    fn answer_now(&self, request: Request<Received>) -> Answering {
+        let view = self.view.borrow();
+        let (mut parts, received) = request.into_parts();
+        let at = self.hop();
+        let raw = Raw::of(&parts.headers, &received, at);
+        let mut account = self.shared.observer.begin_http(D::DIRECTION, &view.snapshot, &mut parts, &self.downstream);
+        self.door.note(&view.listener, &mut account);
+        let version = parts.version;
+        match self.decided(&view, &mut parts, raw, &mut account) {
+            Ok((plan, of_hop, upgrade)) => {
+                let (only, speaks) = self.door.aim(&view.snapshot, &view.listener, plan.cluster);
+                let leg = Leg { only, destination: self.downstream.local, speaks, of_hop, upgrade, version, at };
+                Answering::Forward(Journey::begin(&self.shared, (parts, received), &plan, leg, account))
+            }
+            Err(short) => {
+                let response = match short {
+                    Short::Refused(refusal) => refused(&self.shared, refusal, version, account),
+                    Short::Decided(answer) => reply(&self.shared, answer, version, account),
+                    Short::Answered(answer) => reply(&self.shared, &answer, version, account),
+                };
+                Answering::Ready(Box::new(response))
+            }
+        }
+    }
+
+    /// Judges the head, asks the rules and runs the stages, in this order.
+    fn decided<'v>(
+        &self,
+        view: &'v View<D::Listener>,
+        parts: &mut request::Parts,
+        raw: Raw,
+        account: &mut Account,
+    ) -> Result<(Plan<'v>, rules::OfHop, Upgrade), Short<'v>> {
+        let judged = judge_request(parts, raw);
+        let facts = Facts { proved: self.downstream.peer.is_some(), fault: judged.as_ref().err().copied() };
+        let table = admit(self.door.view(&view.snapshot, &view.listener), facts).map_err(Short::Refused)?;
+        // Without a fault there is a judgement.
+        let of_hop = judged.unwrap_or_default();
+        self.door.mark(&mut parts.headers);
+        let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
+        let plan = match decide(table, &head, self.shared.draw.next()) {
+            Decision::Forward(plan) => plan,
+            Decision::Reply { reply, rule } => {
+                if let Some(rule) = rule {
+                    account.matched(rule);
+                }
+                return Err(Short::Decided(reply));
+            }
+        };
+        account.routed(plan.rule, plan.cluster);
+        let upgrade = clean_request(parts, of_hop);
+        match plan.forth(&mut Exchange { request: parts }) {
+            Verdict::Go => Ok((plan, of_hop, upgrade)),
+            Verdict::Answer(answer) => Err(Short::Answered(answer)),
+        }
+    }
+
+    fn hop(&self) -> Hop {
+        if self.downstream.peer.is_some() { Hop::Inner } else { Hop::First }
+    }
+}
+
+impl<D: Door> Answers for Connection<D> {
+    fn caller(&self) -> Caller {
+        self.door.caller(&self.downstream)
+    }
+
+    fn direction(&self) -> Direction {
+        D::DIRECTION
+    }
+
+    fn answer(self: Rc<Self>, request: Request<Received>) -> Answering {
+        self.door.used(&self.shared);
+        if self.shared.reader.with(|live| Arc::ptr_eq(live, &self.view.borrow().snapshot)) {
+            return self.answer_now(request);
+        }
+        let live = self.shared.reader.load();
+        let look = self.door.look(&self.shared, &live, &self.view.borrow().listener);
+        match look {
+            Look::Known(found) => {
+                self.take_up(live, found, request.body());
+                self.answer_now(request)
+            }
+            Look::Ask(asked) => Answering::Later(Box::pin(async move {
+                let found = asked.await;
+                self.take_up(self.shared.reader.load(), found, request.body());
+                self.answer_now(request)
+            })),
+        }
+    }
+
+    fn malformed(&self, status: StatusCode) {
+        malformed(&self.shared, D::DIRECTION, &self.view.borrow().snapshot, &self.downstream, status);
+    }
+}

@@ -1,0 +1,216 @@
+//! From the mesh (and, where permitted, from outside it) to the application beside this proxy.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use engine::decide::{self, Course, Known, Learn, Proved, Step, Version, connection};
+use engine::failure::{Failure, Reason};
+use engine::model::{Cluster, InboundPort, MtlsMode, Protocol, Snapshot};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use tokio::time::timeout;
+
+use crate::ground::limits::{HANDSHAKE_WAIT, HEAD_WAIT};
+use crate::http::Caller;
+use crate::io::{Rewound, Socket, Stream};
+use crate::observe::{Account, Direction, Downstream};
+use crate::pool::To;
+use crate::road::answer::{Connection, Door, Look, Served, View, serve};
+use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry};
+use crate::road::attempt::{self, Aim, OpenedTcp};
+use crate::road::shared::Shared;
+use crate::road::watch::{self, Said};
+use crate::tls::{Peer, TlsFacts};
+
+const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+
+/// Serves one connection to its end, under the mode of the port it was meant for. Dropping the future cuts the connection.
+pub async fn serve_connection(arrival: Arrival, shared: Rc<Shared>) {
+    match Box::pin(recognise(arrival, &shared)).await {
+        None => {}
+        Some(Carried::Http(served)) => serve(served, &shared).await,
+        Some(Carried::Opaque(opaque)) => Box::pin(carry(&shared, *opaque)).await,
+    }
+}
+
+/// Finds out who calls and what the connection carries. `None`: it is refused, or over.
+async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried> {
+    let Arrival { socket, peer, destination } = arrival;
+    let snapshot = shared.reader.load();
+    let Some(inbound) = &snapshot.inbound else {
+        tracing::debug!(%peer, %destination, "closed: this proxy has no inbound configuration yet");
+        return None;
+    };
+    let port = Arc::clone(inbound.port(destination.port()));
+    Came { shared, snapshot, port, peer, destination }.plaintext(socket).await
+}
+
+/// A connection that has come in and whose protection is not known yet.
+struct Came<'a> {
+    shared: &'a Rc<Shared>,
+    snapshot: Arc<Snapshot>,
+    port: Arc<InboundPort>,
+    peer: SocketAddr,
+    destination: SocketAddr,
+}
+
+impl Came<'_> {
+    fn decide(&self, known: &Known<'_>) -> Step {
+        connection(&self.snapshot, decide::Door::Inbound(self.destination.port()), known)
+    }
+
+    /// Listens in the clear, for as long as it takes to know what comes.
+    async fn plaintext(&self, mut socket: Socket) -> Option<Carried> {
+        let drain = &self.shared.drain.inbound;
+        let patience = if self.port.mode == MtlsMode::Strict { HANDSHAKE_WAIT } else { HEAD_WAIT };
+        let mut heard = Heard::default();
+        loop {
+            match self.decide(&heard.known()) {
+                Step::Learn(Learn::EitherSide) => heard.watched(watch::both_sides(&mut socket, self.open(), drain).await.ok()?),
+                Step::Learn(Learn::Proof) => return self.mesh_tls(Rewound::new(heard.seen, socket)).await,
+                Step::Learn(_) => heard.said(watch::client_first(&mut socket, Some(patience), drain).await?),
+                Step::Take(course) => {
+                    let downstream = self.downstream(None, None);
+                    return self.take(course, Rewound::new(heard.seen, Stream::Plain(socket)), heard.opened, downstream).await;
+                }
+            }
+        }
+    }
+
+    /// The peer proves itself; its ALPN says what comes.
+    async fn mesh_tls(&self, socket: Rewound<Socket>) -> Option<Carried> {
+        let accepted = match Box::pin(timeout(HANDSHAKE_WAIT, self.shared.tls.accept(socket))).await {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(failure)) => return self.not_proved(&failure),
+            Err(_) => return self.not_proved(&Failure::new(Reason::TlsFailed, "the TLS handshake took too long")),
+        };
+        let downstream = self.downstream(Some(Arc::clone(&accepted.peer)), Some(accepted.facts));
+        let mut stream = Stream::accepted(accepted.stream);
+        let mut inside: Option<Said> = None;
+        loop {
+            let proved = Some(Proved { alpn: accepted.alpn });
+            let known = Known { proved, inside: inside.as_ref().map(|said| &said.sniffed), ..Known::default() };
+            match self.decide(&known) {
+                Step::Learn(_) => inside = Some(watch::client_first(&mut stream, None, &self.shared.drain.inbound).await?),
+                Step::Take(course) => {
+                    let seen = inside.map(|said| said.seen).unwrap_or_default();
+                    return self.take(course, Rewound::new(seen, stream), None, downstream).await;
+                }
+            }
+        }
+    }
+
+    /// Carries the decision out.
+    async fn take(
+        &self,
+        course: Course,
+        stream: Rewound<Stream>,
+        opened: Option<Result<OpenedTcp, Failure>>,
+        downstream: Downstream,
+    ) -> Option<Carried> {
+        match course {
+            Course::Serve(_) | Course::Unreadable => Some(self.http(stream, course.server()?, downstream)),
+            Course::Carry | Course::Outside => {
+                let opened = match opened {
+                    Some(opened) => opened,
+                    None => self.open().await,
+                };
+                let account = self.account_tcp(&downstream);
+                Some(Carried::Opaque(Box::new(Opaque { downstream: stream, opened, idle: self.port.idle_timeout, account })))
+            }
+            Course::Refuse(reason) | Course::Close(reason) => {
+                let failure = Failure::new(reason, format!("{} sent plaintext to a Strict port", self.peer));
+                self.account_tcp(&downstream).failed(&failure);
+                None
+            }
+        }
+    }
+
+    fn not_proved(&self, failure: &Failure) -> Option<Carried> {
+        // Said aloud: in TLS 1.3 the client's own side may never learn why (facts.md, SPIFFE).
+        tracing::info!(peer = %self.peer, %failure, "an inbound TLS handshake failed");
+        let downstream = self.downstream(None, None);
+        self.account_tcp(&downstream).failed(failure);
+        None
+    }
+
+    fn downstream(&self, peer: Option<Arc<Peer>>, tls: Option<TlsFacts>) -> Downstream {
+        self.shared.observer.downstream(Direction::Inbound, &self.snapshot, (self.peer, self.destination), peer, tls)
+    }
+
+    fn account_tcp(&self, downstream: &Downstream) -> Account {
+        let mut account = self.shared.observer.begin_tcp(Direction::Inbound, &self.snapshot, downstream);
+        account.at_port(&self.port);
+        account
+    }
+
+    async fn open(&self) -> Result<OpenedTcp, Failure> {
+        let to = Shared::application(&self.snapshot, self.destination);
+        attempt::open(self.shared, Aim { cluster: None, only: Some(&to) }).await
+    }
+
+    fn http(&self, stream: Rewound<Stream>, version: Version, downstream: Downstream) -> Carried {
+        let door = Inward {
+            destination: self.destination,
+            application: Shared::application(&self.snapshot, self.destination),
+            client_cert: downstream.peer.as_deref().and_then(|peer| forwarded_client_cert(self.shared, peer)),
+        };
+        let view = View { snapshot: Arc::clone(&self.snapshot), listener: Arc::clone(&self.port) };
+        Carried::Http(Box::new(Served { stream, version, connection: Connection::new(self.shared, door, downstream, view) }))
+    }
+}
+
+/// What the application speaks: as its port declares, else as the cluster does.
+const fn spoken(port: Protocol, cluster: Protocol) -> Protocol {
+    match port {
+        Protocol::Http1 | Protocol::Http2 => port,
+        Protocol::Http | Protocol::Tcp | Protocol::Auto => cluster,
+    }
+}
+
+/// `By=<own identity>;Hash=<SHA-256 of the peer's leaf>;URI=<peer's identity>`.
+fn forwarded_client_cert(shared: &Shared, peer: &Peer) -> Option<HeaderValue> {
+    let own = &shared.tls.credential()?.identity;
+    HeaderValue::from_str(&format!("By={own};Hash={};URI={}", peer.certificate_hash_hex, peer.identity)).ok()
+}
+
+/// The door of calls to the application.
+struct Inward {
+    destination: SocketAddr,
+    application: To,
+    /// What its caller proved, for the application to read.
+    client_cert: Option<HeaderValue>,
+}
+
+impl Door for Inward {
+    const DIRECTION: Direction = Direction::Inbound;
+    type Listener = Arc<InboundPort>;
+
+    fn caller(&self, downstream: &Downstream) -> Caller {
+        if downstream.peer.is_some() { Caller::Peer } else { Caller::Anybody }
+    }
+
+    fn look(&self, _: &Rc<Shared>, live: &Snapshot, before: &Arc<InboundPort>) -> Look<Arc<InboundPort>> {
+        Look::Known(Arc::clone(live.inbound.as_ref().map_or(before, |inbound| inbound.port(self.destination.port()))))
+    }
+
+    fn view<'v>(&self, _: &'v Snapshot, listener: &'v Arc<InboundPort>) -> decide::View<'v> {
+        decide::View::Inbound(listener)
+    }
+
+    fn note(&self, listener: &Arc<InboundPort>, account: &mut Account) {
+        account.at_port(listener);
+    }
+
+    fn mark(&self, headers: &mut HeaderMap) {
+        match &self.client_cert {
+            // Replaces whatever the caller said of itself.
+            Some(value) => drop(headers.insert(X_FORWARDED_CLIENT_CERT, value.clone())),
+            None => drop(headers.remove(X_FORWARDED_CLIENT_CERT)),
+        }
+    }
+
+    fn aim(&self, _: &Snapshot, listener: &Arc<InboundPort>, cluster: &Cluster) -> (Option<To>, Protocol) {
+        (Some(self.application.clone()), spoken(listener.protocol, cluster.protocol))
+    }
+}

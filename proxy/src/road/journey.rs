@@ -1,0 +1,322 @@
+//! Carrying out a decided request.
+
+use std::future::{Future as _, poll_fn};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use engine::decide::Plan;
+use engine::failure::{Failure, Reason};
+use engine::filter;
+use engine::model::{Cluster, Forward, Protocol};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
+use http_body::Frame;
+use hyper::upgrade::OnUpgrade;
+
+use crate::ground::body::{Body, Cut, Follower, Received};
+use crate::ground::line::Line;
+use crate::ground::patience::Overdue;
+use crate::http::{
+    Hop, OfHop, Tunnel, Upgrade, clean_response, declared_length, frame_for_http1, judge_answer, pack, to_http1, to_http2, tunnel,
+};
+use crate::observe::Account;
+use crate::pool::{Lease, To};
+use crate::road::attempt::{self, Aim};
+use crate::road::reply::{close_after, failed};
+use crate::road::shared::Shared;
+use crate::road::upload::upload;
+use crate::tls::Carries;
+
+/// What is known of a request's way beside the decision.
+pub struct Leg {
+    /// The one place it can go to.
+    pub only: Option<To>,
+    /// Stands in for a host that the request does not name.
+    pub destination: SocketAddr,
+    /// What the application speaks.
+    pub speaks: Protocol,
+    /// What the head was judged to have.
+    pub of_hop: OfHop,
+    /// Whether its connection is to become something else.
+    pub upgrade: Upgrade,
+    /// The downstream's.
+    pub version: Version,
+    /// Who sent it.
+    pub at: Hop,
+}
+
+/// A decided request and all it needs on its way there and back. Boxed once, because hyper moves what answers a request from hand to hand:
+/// first it is sent, then it follows the answer to its end, where the connection goes back and the exchange is recorded.
+pub struct Journey {
+    shared: Rc<Shared>,
+    request: Option<Request<Body>>,
+    /// Why it goes nowhere.
+    refused: Option<Reason>,
+    account: Option<Account>,
+    lease: Option<Lease>,
+    /// The downstream's.
+    line: Option<Arc<Line>>,
+    overdue: Overdue,
+    upgraded: Option<OnUpgrade>,
+    cluster: Arc<Cluster>,
+    forward: Arc<Forward>,
+    backend: usize,
+    only: Option<To>,
+    carries: Carries,
+    version: Version,
+    connect: bool,
+    /// The downstream is a mesh peer.
+    peer: bool,
+    /// The answer's body goes on in chunks.
+    chunked: bool,
+    over: bool,
+}
+
+impl Journey {
+    /// Makes a request that was judged and decided ready to be sent: where the decision leaves no choice to that one place, else to the
+    /// cluster's endpoints.
+    pub fn begin(
+        shared: &Rc<Shared>,
+        (mut parts, received): (request::Parts, Received),
+        plan: &Plan<'_>,
+        leg: Leg,
+        account: Account,
+    ) -> Box<Self> {
+        let Leg { only, destination, speaks, of_hop, upgrade, version, at } = leg;
+        let connect = parts.method == Method::CONNECT;
+        let carries = carries(speaks, version, upgrade);
+        match carries {
+            Carries::H2 => to_http2(&mut parts, destination),
+            Carries::H1 | Carries::Tcp => {
+                to_http1(&mut parts, destination);
+                if version == Version::HTTP_2 {
+                    frame_for_http1(&mut parts, received.is_end_stream(), received.size_hint().exact());
+                }
+            }
+        }
+        let overdue = Overdue::new(&shared.patience, plan.forward.idle_timeout, plan.forward.request_timeout);
+        let refused = received.refused();
+        let line = received.line().cloned();
+        // HTTP/1.0 knows neither interim answers nor what asks for them.
+        let holds_back = of_hop.expect && version != Version::HTTP_10;
+        let mut request = Request::from_parts(parts, upload(received, &overdue, line.as_ref().filter(|_| holds_back)));
+        // Over HTTP/2 CONNECT is an exchange like others, whose bodies do not end by themselves.
+        let upgraded = (upgrade == Upgrade::Asked && version != Version::HTTP_2).then(|| hyper::upgrade::on(&mut request));
+        // Written in its place: built first and boxed then, it would be copied.
+        let place = Box::new_uninit();
+        Box::write(
+            place,
+            Self {
+                shared: Rc::clone(shared),
+                request: Some(request),
+                refused,
+                account: Some(account),
+                lease: None,
+                line,
+                overdue,
+                upgraded,
+                cluster: Arc::clone(plan.cluster),
+                forward: Arc::clone(plan.forward),
+                backend: plan.place,
+                only,
+                carries,
+                version,
+                connect,
+                peer: at == Hop::Inner,
+                chunked: false,
+                over: false,
+            },
+        )
+    }
+
+    /// Sends it, and waits for the head of the answer.
+    pub async fn go(&mut self) -> Result<Response<Received>, Failure> {
+        let Self { shared, request, refused, account: Some(account), lease, line, overdue, cluster, only, carries, version, .. } = self
+        else {
+            return Err(Failure::new(Reason::UpstreamReset, "the exchange is over"));
+        };
+        if let Some(reason) = refused {
+            let cause = match reason {
+                Reason::TooLarge => "the head is larger than a head may be",
+                _ => "this worker takes in as many bodies as it may already",
+            };
+            return Err(Failure::new(*reason, cause));
+        }
+        let aim = Aim { cluster: Some(cluster), only: only.as_ref() };
+        let downstream = line.as_ref().filter(|_| *version != Version::HTTP_10);
+        let mut sending = pin!(attempt::send(shared, request, aim, *carries, (account, downstream), lease));
+        poll_fn(|cx| match sending.as_mut().poll(cx) {
+            Poll::Ready(sent) => Poll::Ready(sent),
+            Poll::Pending => overdue.poll(cx).map(|reason| Err(too_late(reason))),
+        })
+        .await
+    }
+
+    /// Makes the answer of what came of it.
+    pub fn end(mut self: Box<Self>, sent: Result<Response<Received>, Failure>) -> Response<Body> {
+        let mut response = match sent {
+            Ok(response) => response,
+            Err(failure) => return self.fail(&failure),
+        };
+        self.overdue.wait.touch();
+        let switching = switches(self.upgraded.is_some(), self.connect, response.status());
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS && !switching {
+            return self.fail(&Failure::new(Reason::UpstreamProtocol, "the server switched protocols, which nobody had asked for"));
+        }
+        let mesh_peer = self.lease.as_ref().is_some_and(|lease| lease.tls().is_some());
+        let there = match judge_answer(response.headers_mut(), if mesh_peer { Hop::Inner } else { Hop::First }) {
+            Ok(there) => there,
+            Err(failure) => return self.fail(&failure),
+        };
+        clean_response(response.headers_mut(), there, switching, self.version, mesh_peer);
+        if let Some(account) = &mut self.account {
+            account.response(response.status(), response.headers());
+        }
+        if let Some(backend) = self.forward.backends.get(self.backend) {
+            filter::back(self.forward.stages(backend), response.headers_mut());
+        }
+        *response.version_mut() = Version::HTTP_11;
+        if self.peer && self.version != Version::HTTP_2 {
+            pack(response.headers_mut());
+        }
+        if self.shared.draining() && self.version != Version::HTTP_2 && !switching {
+            close_after(&mut response);
+        }
+        if switching {
+            self.become_tunnel(hyper::upgrade::on(&mut response));
+            return response.map(|_| Body::Empty);
+        }
+        if response.status() == StatusCode::NOT_MODIFIED
+            && self.version != Version::HTTP_2
+            && let Some(length) = declared_length(response.headers())
+        {
+            return response.map(|received| self.claim(received, length));
+        }
+        response.map(|received| {
+            // With a length there is no place for trailers.
+            self.chunked = self.version == Version::HTTP_11 && received.size_hint().exact().is_none();
+            Body::followed(received, self)
+        })
+    }
+
+    /// No body, but the length of one: hyper would leave it out.
+    fn claim(self: Box<Self>, received: Received, length: u64) -> Body {
+        Body::followed(received, self);
+        Body::Claimed(length)
+    }
+
+    fn fail(mut self: Box<Self>, failure: &Failure) -> Response<Body> {
+        let Some(mut account) = self.account.take() else { return Response::default() };
+        account.add_request_bytes(self.overdue.wait.uploaded());
+        failed(&self.shared, failure, self.version, account)
+    }
+
+    /// From here on it is bytes both ways.
+    fn become_tunnel(&mut self, upstream: OnUpgrade) {
+        let (Some(downstream), Some(account)) = (self.upgraded.take(), self.account.take()) else { return };
+        let upstreams = self.lease.as_ref().and_then(Lease::line);
+        self.line.iter().chain(upstreams).for_each(|line| line.becomes_tunnel());
+        // The HTTP/1 connection is over as such and goes on as the tunnel.
+        let guest = self.shared.guests.of(account.direction()).enter();
+        let both = Tunnel { downstream, upstream, account, idle: self.forward.idle_timeout };
+        let (patience, buffers) = (Rc::clone(&self.shared.patience), Rc::clone(&self.shared.buffers));
+        tokio::task::spawn_local(tunnel(both, (self.lease.take(), guest), patience, buffers));
+    }
+}
+
+impl Follower for Journey {
+    fn frame(&mut self, frame: &Frame<Bytes>) {
+        self.overdue.wait.touch();
+        let Some(account) = &mut self.account else { return };
+        if let Some(data) = frame.data_ref() {
+            account.add_response_bytes(data.len() as u64);
+        } else if let Some(status) = frame.trailers_ref().and_then(|trailers| trailers.get("grpc-status"))
+            && let Some(status) = status.to_str().ok().and_then(|text| text.parse().ok())
+        {
+            account.grpc_status(status);
+        }
+    }
+
+    fn ended(&mut self, outcome: Result<(), &Cut>) {
+        self.over = true;
+        match (outcome, &mut self.lease, &mut self.account) {
+            (Ok(()), Some(lease), _) => lease.give_back(),
+            (Err(cut), _, Some(account)) => account.failed(&cut_off(cut)),
+            _ => {}
+        }
+    }
+
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        self.overdue.poll(cx)
+    }
+
+    fn trailers(&mut self, trailers: HeaderMap) -> Option<HeaderMap> {
+        match &self.line {
+            Some(line) if self.chunked => {
+                line.trail(&trailers);
+                None
+            }
+            _ => Some(trailers),
+        }
+    }
+}
+
+impl Drop for Journey {
+    fn drop(&mut self) {
+        if let Some(line) = &self.line {
+            line.ended();
+            if line.holds_back() {
+                line.left();
+            }
+        }
+        let Some(account) = &mut self.account else { return };
+        account.add_request_bytes(self.overdue.wait.uploaded());
+        if !self.over {
+            account.failed(&Failure::new(Reason::ClientGone, "the client went away before the answer was complete"));
+        }
+    }
+}
+
+/// HTTP/1.1 stays HTTP/1.1 and HTTP/2 stays HTTP/2, unless the application is known to speak one only. What upgrades is HTTP/1.1.
+const fn carries(protocol: Protocol, version: Version, upgrade: Upgrade) -> Carries {
+    match (protocol, version, upgrade) {
+        (_, Version::HTTP_2, Upgrade::Asked) => Carries::H2,
+        (_, _, Upgrade::Asked) | (Protocol::Http1, ..) => Carries::H1,
+        (Protocol::Http2, ..) | (_, Version::HTTP_2, _) => Carries::H2,
+        _ => Carries::H1,
+    }
+}
+
+const fn switches(asked: bool, connect: bool, status: StatusCode) -> bool {
+    asked && (matches!(status, StatusCode::SWITCHING_PROTOCOLS) || (connect && status.as_u16() / 100 == 2))
+}
+
+#[cold]
+fn too_late(reason: Reason) -> Failure {
+    Failure::new(
+        reason,
+        match reason {
+            Reason::RequestTimeout => "the whole request took longer than its timeout",
+            _ => "nothing was sent by either side for too long",
+        },
+    )
+}
+
+#[cold]
+fn cut_off(cut: &Cut) -> Failure {
+    match cut {
+        Cut::Sender(error) => {
+            let reason = crate::pool::reason(error);
+            Failure::upstream(reason, format!("the answer broke off: {}", crate::pool::told(error)))
+        }
+        Cut::Stream(error) => {
+            let reason = crate::pool::stream_reason(error);
+            Failure::upstream(reason, format!("the answer broke off: {}", crate::pool::told(error)))
+        }
+        Cut::Overdue(reason) => too_late(*reason),
+        Cut::Unwanted => Failure::new(Reason::ClientGone, cut.to_string()),
+    }
+}

@@ -1,0 +1,14 @@
+//! The road of a connection and of a request, from the door it comes in by to where it goes.
+
+pub mod answer;
+pub mod arrival;
+pub mod attempt;
+pub mod gateway;
+pub mod guests;
+pub mod inbound;
+pub mod journey;
+pub mod outbound;
+pub mod reply;
+pub mod shared;
+pub mod upload;
+pub mod watch;

@@ -1,0 +1,198 @@
+//! From the application into the mesh, and past it.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::decide::{self, Course, Learn, Step, choose, connection};
+use engine::failure::{Failure, Reason};
+use engine::model::build::OPAQUE_IDLE_DEFAULT;
+use engine::model::{Cluster, Forward, Outbound, Protocol, Snapshot, Target};
+use http::HeaderMap;
+
+use crate::ground::body::Received;
+use crate::ground::patience::ticks;
+use crate::http::Caller;
+use crate::io::{Rewound, Stream};
+use crate::observe::{Direction, Downstream};
+use crate::pool::To;
+use crate::road::answer::{Connection, Door, Look, Served, View, serve};
+use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry, refuse};
+use crate::road::attempt::{self, Aim, OpenedTcp};
+use crate::road::shared::Shared;
+use crate::road::watch;
+use crate::snapshots::{Lookup, Want};
+
+/// How often a connection in use says that its destination still is, so that it is not forgotten.
+const USE_TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// Serves one connection to its end. The service is found by (address, port), never by Host. Dropping the future cuts the connection.
+pub async fn serve_connection(arrival: Arrival, shared: Rc<Shared>) {
+    match Box::pin(recognise(arrival, &shared)).await {
+        None => {}
+        Some(Carried::Http(served)) => serve(served, &shared).await,
+        Some(Carried::Opaque(opaque)) => Box::pin(carry(&shared, *opaque)).await,
+    }
+}
+
+/// Finds out where a connection goes and what it carries; what is refused is answered here. `None`: it is over.
+async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried> {
+    let Arrival { socket, peer, destination } = arrival;
+    // Fetched where it is not known yet; and said to be in use.
+    shared.snapshots.outbound(destination).await;
+    let snapshot = shared.reader.load();
+    let listener = snapshot.outbound.get(&destination).cloned();
+    let view = listener.map(|outbound| View { snapshot: Arc::clone(&snapshot), listener: outbound });
+    let downstream = shared.observer.downstream(Direction::Outbound, &snapshot, (peer, destination), None, None);
+    let (mut stream, mut heard) = (Stream::Plain(socket), Heard::default());
+    let course = loop {
+        match connection(&snapshot, decide::Door::Outbound(destination), &heard.known()) {
+            Step::Take(course) => break course,
+            Step::Learn(Learn::EitherSide) => {
+                let opening = open(shared, view.as_ref()?, destination);
+                heard.watched(watch::both_sides(&mut stream, opening, &shared.drain.outbound).await.ok()?);
+            }
+            Step::Learn(_) => heard.said(watch::client_first(&mut stream, None, &shared.drain.outbound).await?),
+        }
+    };
+    let reason = match (course, view) {
+        (Course::Outside, _) => return Some(outside(stream, destination, &snapshot, &downstream, shared).await),
+        (Course::Carry, Some(view)) => {
+            let opened = match heard.opened {
+                Some(opened) => opened,
+                None => open(shared, &view, destination).await,
+            };
+            return Some(opaque(shared, &view, &downstream, Rewound::new(heard.seen, stream), opened));
+        }
+        (Course::Serve(_) | Course::Unreadable, Some(view)) => {
+            let door = Outward { destination, told_use: Cell::new(shared.patience.tick()) };
+            let connection = Connection::new(shared, door, downstream, view);
+            return Some(Carried::Http(Box::new(Served {
+                stream: Rewound::new(heard.seen, stream),
+                version: course.server()?,
+                connection,
+            })));
+        }
+        (Course::Refuse(reason) | Course::Close(reason), _) => reason,
+        (_, None) => Reason::ConfigPending,
+    };
+    refuse(Rc::clone(shared), stream, Direction::Outbound, snapshot, downstream, reason).await;
+    None
+}
+
+/// Past the mesh, untouched and in plaintext (but for the instance's own address, which is reached by way of the inbound side).
+async fn outside(stream: Stream, destination: SocketAddr, snapshot: &Arc<Snapshot>, downstream: &Downstream, shared: &Shared) -> Carried {
+    let to = Shared::outside(destination);
+    let opened = attempt::open(shared, Aim { cluster: None, only: Some(&to) }).await;
+    let account = shared.observer.begin_tcp(Direction::Outbound, snapshot, downstream);
+    let downstream = Rewound::new(Bytes::new(), stream);
+    Carried::Opaque(Box::new(Opaque { downstream, opened, idle: Some(OPAQUE_IDLE_DEFAULT), account }))
+}
+
+/// The door of the application's own calls.
+struct Outward {
+    destination: SocketAddr,
+    told_use: Cell<u32>,
+}
+
+impl Door for Outward {
+    const DIRECTION: Direction = Direction::Outbound;
+    type Listener = Arc<Outbound>;
+
+    fn caller(&self, _: &Downstream) -> Caller {
+        Caller::Application
+    }
+
+    /// Now and then said on, so that a destination in use is not forgotten although no new connection asks for it.
+    fn used(&self, shared: &Shared) {
+        let now = shared.patience.tick();
+        if now.wrapping_sub(self.told_use.get()) >= ticks(USE_TOLD_EVERY) {
+            self.told_use.set(now);
+            shared.snapshots.wanted().used(&Want::Outbound(self.destination), tokio::time::Instant::now());
+        }
+    }
+
+    /// A destination that is not in the live epoch is asked for. Where it cannot be had again, what was known of it stays in force for this
+    /// connection: its clusters' endpoints are live in any case.
+    fn look(&self, shared: &Rc<Shared>, live: &Snapshot, before: &Arc<Outbound>) -> Look<Arc<Outbound>> {
+        if let Some(found) = live.outbound.get(&self.destination) {
+            return Look::Known(Arc::clone(found));
+        }
+        let (shared, destination, before) = (Rc::clone(shared), self.destination, Arc::clone(before));
+        Look::Ask(Box::pin(async move {
+            match shared.snapshots.outbound(destination).await {
+                Lookup::Found(found) => found,
+                _ => before,
+            }
+        }))
+    }
+
+    /// A port that was declared to be no HTTP any more serves this connection on by what it was, as the application does, and for the last
+    /// time: the next connection is carried as declared.
+    fn take_up(&self, found: Arc<Outbound>, before: &Arc<Outbound>, received: &Received) -> Arc<Outbound> {
+        if found.http.is_some() || found.leads_nowhere() || before.http.is_none() {
+            return found;
+        }
+        if let Some(line) = received.line() {
+            line.be_the_last();
+        }
+        Arc::clone(before)
+    }
+
+    fn view<'v>(&self, _: &'v Snapshot, listener: &'v Arc<Outbound>) -> decide::View<'v> {
+        decide::View::Outbound(listener)
+    }
+
+    fn mark(&self, _: &mut HeaderMap) {}
+
+    fn aim(&self, snapshot: &Snapshot, _: &Arc<Outbound>, cluster: &Cluster) -> (Option<To>, Protocol) {
+        (Shared::fixed(cluster.kind, snapshot, self.destination), cluster.protocol)
+    }
+}
+
+/// Opens the opaque connection that the destination's declaration leads to.
+async fn open(shared: &Shared, view: &View<Arc<Outbound>>, destination: SocketAddr) -> Result<OpenedTcp, Failure> {
+    let name = &view.listener.name;
+    let Some(target) = view.listener.tcp.as_deref().and_then(|forward| choose(forward, shared.draw.next())) else {
+        return Err(Failure::new(Reason::NoRoute, format!("{name} has no backend for opaque bytes")));
+    };
+    match &target.target {
+        Target::Cluster(cluster) => {
+            let only = Shared::fixed(cluster.kind, &view.snapshot, destination);
+            attempt::open(shared, Aim { cluster: Some(cluster), only: only.as_ref() }).await
+        }
+        Target::Reply(answer) => {
+            Err(Failure::new(answer.reason.unwrap_or(Reason::BadBackend), format!("{name}: the backend does not exist")))
+        }
+    }
+}
+
+fn opaque(
+    shared: &Shared,
+    view: &View<Arc<Outbound>>,
+    downstream: &Downstream,
+    stream: Rewound<Stream>,
+    opened: Result<OpenedTcp, Failure>,
+) -> Carried {
+    let mut account = shared.observer.begin_tcp(Direction::Outbound, &view.snapshot, downstream);
+    let tcp = view.listener.tcp.as_ref();
+    if let Some(cluster) = opened.as_ref().ok().and_then(OpenedTcp::cluster).or_else(|| tcp.and_then(|forward| only_cluster(forward))) {
+        account.to_cluster(&cluster);
+    }
+    let idle = tcp.and_then(|forward| forward.idle_timeout);
+    Carried::Opaque(Box::new(Opaque { downstream: stream, opened, idle, account }))
+}
+
+/// The cluster of a forward that has only one, so that a connection that failed is counted there.
+fn only_cluster(forward: &Forward) -> Option<Arc<Cluster>> {
+    match forward.backends.as_slice() {
+        [only] => match &only.target {
+            Target::Cluster(cluster) => Some(Arc::clone(cluster)),
+            Target::Reply(_) => None,
+        },
+        _ => None,
+    }
+}

@@ -1,0 +1,69 @@
+//! The mesh's own answers, told and recorded.
+
+use std::sync::Arc;
+
+use engine::decide::Refusal;
+use engine::failure::{Blame, Failure, LocalReply, Reason};
+use engine::model::Snapshot;
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+
+use crate::ground::body::Body;
+use crate::http::{grpc_status, local_reply};
+use crate::observe::{Account, Direction, Downstream};
+use crate::road::shared::Shared;
+
+/// Answers with the mesh's own words.
+pub fn reply(shared: &Shared, reply: &LocalReply, version: Version, mut account: Account) -> Response<Body> {
+    let grpc = account.is_grpc();
+    account.replied(reply);
+    if grpc {
+        account.grpc_status(u32::from(grpc_status(reply)));
+    }
+    let mut response = local_reply(reply, grpc);
+    if shared.draining() && version != Version::HTTP_2 {
+        close_after(&mut response);
+    }
+    response
+}
+
+/// Answers a failure.
+#[cold]
+pub fn failed(shared: &Shared, failure: &Failure, version: Version, mut account: Account) -> Response<Body> {
+    tracing::debug!(%failure, "a request failed");
+    account.failed(failure);
+    let mut answer = LocalReply::of(failure.reason);
+    if failure.reason == Reason::TooLarge && failure.blame != Blame::Client {
+        // An answer's head, which is not the caller's doing.
+        answer.status = StatusCode::BAD_GATEWAY;
+    }
+    reply(shared, &answer, version, account)
+}
+
+/// Answers a request that no rule is asked about; where the connection may not go on, this is the end of it.
+#[cold]
+pub fn refused(shared: &Shared, refusal: Refusal, version: Version, mut account: Account) -> Response<Body> {
+    if let Some(why) = refusal.why {
+        tracing::debug!(status = %refusal.status, why, "a request was refused");
+        account.failed(&Failure::new(refusal.reason, why));
+    }
+    let mut response = reply(shared, &refusal.reply(), version, account);
+    if refusal.last && version != Version::HTTP_2 {
+        close_after(&mut response);
+    }
+    response
+}
+
+/// Records that a client's bytes were no HTTP, which hyper has answered with `status` by itself.
+#[cold]
+pub fn malformed(shared: &Shared, direction: Direction, snapshot: &Arc<Snapshot>, downstream: &Downstream, status: StatusCode) {
+    let mut parts = Request::new(()).into_parts().0;
+    let mut account = shared.observer.begin_http(direction, snapshot, &mut parts, downstream);
+    let too_large = matches!(status, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE | StatusCode::URI_TOO_LONG);
+    account.replied(&LocalReply { status, ..LocalReply::of(if too_large { Reason::TooLarge } else { Reason::BadRequest }) });
+}
+
+/// The connection ends with this answer (HTTP/1).
+pub fn close_after<B>(response: &mut Response<B>) {
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+}

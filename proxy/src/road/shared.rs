@@ -1,0 +1,94 @@
+//! What the roads of one worker share.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use engine::model::{ClusterKind, Endpoint, EndpointLive, Health, Snapshot};
+
+use crate::ground::drain::Drain;
+use crate::ground::patience::Patience;
+use crate::http::Serving;
+use crate::io::Draw;
+use crate::observe::Observer;
+use crate::pool::{Local, Pool, To};
+use crate::road::guests::{Both, Guests};
+use crate::snapshots::{Reader, Snapshots};
+use crate::tcp::Buffers;
+use crate::tls::Tls;
+
+/// One worker's means. Lives and dies on its thread.
+pub struct Shared {
+    /// The live configuration, and fetching into it.
+    pub snapshots: Snapshots,
+    /// The same, read without shared counting.
+    pub reader: Reader,
+    /// Both ends of mesh TLS.
+    pub tls: Arc<Tls>,
+    /// Upstream connections.
+    pub pool: Pool,
+    /// Metrics, log, spans.
+    pub observer: Observer,
+    /// Idle timeouts.
+    pub patience: Rc<Patience>,
+    /// Buffers of opaque connections.
+    pub buffers: Rc<Buffers>,
+    /// Downstream connections.
+    pub guests: Both<Rc<Guests>>,
+    /// The end in order.
+    pub drain: Both<Rc<Drain>>,
+    /// HTTP servers.
+    pub serving: Serving,
+    /// Chance.
+    pub draw: Draw,
+}
+
+/// Time to reach a place that no cluster speaks of: the application beside us, or the original destination.
+const CONNECT_TIMEOUT_DIRECT: std::time::Duration = std::time::Duration::from_secs(5);
+
+impl Shared {
+    /// Whether this worker is about to end: answers say so.
+    pub fn draining(&self) -> bool {
+        self.drain.inbound.draining()
+    }
+
+    /// The application beside this proxy, at the address it was called by; never loopback. A program may listen on one family only, so
+    /// the instance's address of the other one is the fallback.
+    pub fn application(snapshot: &Snapshot, address: SocketAddr) -> To {
+        let settings = snapshot.settings.as_deref();
+        let own = settings.map_or(&[][..], |settings| &settings.own_addresses);
+        let usable = |ip: &&IpAddr| ip.is_ipv4() != address.is_ipv4() && !ip.is_loopback();
+        let fallback = own.iter().find(usable).map(|ip| SocketAddr::new(*ip, address.port()));
+        let (namespace, workload) = settings.map_or(("", ""), |settings| (&settings.namespace, &settings.workload));
+        To { endpoint: endpoint(address, namespace, workload), local: Some(Local { fallback }), timeout: CONNECT_TIMEOUT_DIRECT }
+    }
+
+    /// The original destination itself, outside the mesh, in plaintext.
+    pub fn outside(address: SocketAddr) -> To {
+        To { endpoint: endpoint(address, "", ""), local: None, timeout: CONNECT_TIMEOUT_DIRECT }
+    }
+
+    /// Where a cluster that is no set of endpoints leads.
+    pub fn fixed(kind: ClusterKind, snapshot: &Snapshot, original: SocketAddr) -> Option<To> {
+        match kind {
+            ClusterKind::Endpoints => None,
+            ClusterKind::Local => Some(Self::application(snapshot, original)),
+            ClusterKind::OriginalDestination => Some(Self::outside(original)),
+        }
+    }
+}
+
+/// A place that the control plane does not speak of. The workload number is the same for all: they tell no series apart.
+fn endpoint(address: SocketAddr, namespace: &str, workload: &str) -> Arc<Endpoint> {
+    Arc::new(Endpoint {
+        address,
+        weight: 1,
+        health: Health::Healthy,
+        identity: None,
+        namespace: namespace.into(),
+        workload: workload.into(),
+        instance: "".into(),
+        workload_id: u32::MAX,
+        live: Arc::new(EndpointLive::default()),
+    })
+}

@@ -1,0 +1,225 @@
+//! Start and end of the proxy process: open what needs rights, give the rights up, start the threads, end in order.
+
+mod core;
+mod rest;
+
+use std::net::{TcpListener, UdpSocket};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use proto::names::Mode;
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::dns::{Resolver, Upstream};
+use crate::ground::limits::affordable_connections;
+use crate::io::{Clock, Draw, Listening, Network, adopt_channel};
+use crate::observe::TelemetryOptions;
+use crate::shell::admin::{Admin, Pages};
+use crate::shell::doors::{Edges, arrivals, open_everywhere, serve_map};
+use crate::shell::listener::Door;
+use crate::shell::ports::{Reach, open, open_at, open_udp};
+use crate::shell::rights;
+use crate::shell::settings::{Bootstrap, Exempt, Map, Ports, ProxyArgs};
+use crate::shell::worker::Worker;
+use crate::status::lifecycle::Lifecycle;
+use crate::status::logs;
+use crate::tls;
+
+pub use core::{Core, Membership};
+
+/// Longest wait for tasks once everything is drained: spans still leave.
+const TASKS_END: Duration = Duration::from_millis(2500);
+/// Between the word to the control plane and the drain: peers hear of it meanwhile.
+const TELL: Duration = Duration::from_millis(50);
+
+/// Runs a proxy until it is told to end. Must be called while the process has a single thread.
+///
+/// # Errors
+/// It cannot start: what is missing, and the flag or right that helps.
+pub fn run(args: ProxyArgs) -> anyhow::Result<ExitCode> {
+    rights::stay_small();
+    rights::die_with_parent()?;
+    let bootstrap = args.bootstrap(rights::is_root())?;
+    let _ = tls::provider().install_default();
+    rights::raise_descriptors();
+    let sockets = Sockets::open(&bootstrap)?;
+    let edge = bootstrap.node.id.mode == Mode::Edge;
+    rights::drop_rights(bootstrap.exempt, edge)?;
+    // A change of uid has reset it.
+    rights::die_with_parent()?;
+    let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(2).thread_stack_size(256 << 10).build()?;
+    runtime.block_on(proxy(bootstrap, sockets))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All sockets opened before the rights are dropped.
+struct Sockets {
+    outbound: Vec<TcpListener>,
+    inbound: Vec<TcpListener>,
+    dns_udp: Vec<UdpSocket>,
+    dns_tcp: Vec<TcpListener>,
+    pages: Vec<(Pages, TcpListener)>,
+    maps: Vec<(Map, TcpListener)>,
+    handed_over: Option<UnixStream>,
+}
+
+impl Sockets {
+    fn open(bootstrap: &Bootstrap) -> anyhow::Result<Self> {
+        let Ports { outbound, inbound, dns, admin, metrics, health } = bootstrap.ports;
+        let mut pages = Vec::new();
+        for (page, port, reach, flag) in [
+            (Pages::Admin, admin, Reach::Loopback, "--admin-port"),
+            (Pages::Metrics, metrics, Reach::All, "--metrics-port"),
+            (Pages::Health, health, Reach::All, "--health-port"),
+        ] {
+            pages.extend(open(port, reach, flag)?.into_iter().map(|listener| (page, listener)));
+        }
+        let map = |map: &Map| Ok((map.clone(), open_at(map.address, "--map")?));
+        Ok(Self {
+            outbound: open(outbound, Reach::All, "--outbound-port")?,
+            inbound: open(inbound, Reach::All, "--inbound-port")?,
+            dns_udp: open_udp(dns, Reach::Loopback, "--dns-port")?,
+            dns_tcp: open(dns, Reach::Loopback, "--dns-port")?,
+            pages,
+            maps: bootstrap.maps.iter().map(map).collect::<anyhow::Result<_>>()?,
+            handed_over: bootstrap.sockets_fd.map(adopt_channel).transpose().context("--sockets-fd is no open Unix socket")?,
+        })
+    }
+}
+
+async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
+    let mark = if let Exempt::Mark(mark) = bootstrap.exempt { Some(mark) } else { None };
+    let network = Network::Kernel { mark };
+    let options = TelemetryOptions {
+        instance: bootstrap.subject.instance.clone(),
+        otlp_endpoint: bootstrap.otlp_endpoint,
+        otlp_fallback: bootstrap.otlp_fallback,
+        ..TelemetryOptions::default()
+    };
+    let member = Membership {
+        node: bootstrap.node,
+        subject: bootstrap.subject,
+        control: bootstrap.control,
+        control_roots: bootstrap.control_roots,
+        token: bootstrap.token,
+    };
+    let node = member.node.clone();
+    let mut core = Core::new(member, network.clone(), Clock::System, options)?;
+    // An edge has no direction but the one.
+    let directions = if node.id.mode == Mode::Edge { 1 } else { 2 };
+    core.means.connections_max = affordable_connections(rights::descriptors(), bootstrap.workers * directions);
+    let logs = logs::start(&bootstrap.log_level, &core.means.telemetry)?;
+    info!(node = %node.id, version = env!("CARGO_PKG_VERSION"), workers = bootstrap.workers, "proxy starts");
+
+    let draw = Draw::from_entropy();
+    let workers = workers(&core, node.mode(), bootstrap.workers, &draw)?;
+    let (lifecycle, telemetry, snapshots) = (core.lifecycle.clone(), Arc::clone(&core.means.telemetry), core.means.snapshots.clone());
+    signals(lifecycle.clone())?;
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let resolver = Resolver::new(snapshots.clone(), Upstream::new(network, bootstrap.dns_upstream));
+    serve_own_ports(&mut tasks, core.admin(&logs), &resolver, sockets.pages, (sockets.dns_udp, sockets.dns_tcp), &stop)?;
+    core.start(&mut tasks, logs, draw.next(), &stop)?;
+    tasks.spawn(rest::give_back_at_rest(lifecycle.clone(), stop.clone()));
+
+    for (door, listeners) in [(Door::Outbound, &sockets.outbound), (Door::Inbound, &sockets.inbound)] {
+        for listener in listeners {
+            open_everywhere(&workers, door, listener).await;
+        }
+    }
+    drop((sockets.outbound, sockets.inbound));
+    // These let go of their sockets with the drain: a door is closed only when nobody holds it open.
+    for (map, listener) in sockets.maps {
+        tasks.spawn(serve_map(map, listener, snapshots.clone(), Arc::clone(&workers), lifecycle.draining.clone()));
+    }
+    if node.id.mode == Mode::Edge {
+        let arrivals = sockets.handed_over.map(arrivals).transpose().context("no thread can be started")?;
+        let edges = Edges { snapshots, workers: Arc::clone(&workers), arrivals, passed: Default::default() };
+        tasks.spawn(edges.run(lifecycle.draining.clone()));
+    }
+    lifecycle.bound();
+
+    end_in_order(&lifecycle, &workers, bootstrap.drain).await;
+    stop.cancel();
+    let ended = async { while tasks.join_next().await.is_some() {} };
+    if timeout(TASKS_END, ended).await.is_err() {
+        tasks.abort_all();
+        while tasks.join_next().await.is_some() {}
+    }
+    telemetry.close_log();
+    if let Ok(workers) = Arc::try_unwrap(workers).map_err(|_| ()) {
+        workers.into_iter().for_each(Worker::join);
+    }
+    info!("proxy ends");
+    Ok(())
+}
+
+fn workers(core: &Core, mode: &str, count: usize, draw: &Draw) -> anyhow::Result<Arc<Vec<Worker>>> {
+    let spawn = |number: usize| Worker::spawn(format!("{mode}-{number}"), core.means.clone(), draw.next());
+    let workers: std::io::Result<Vec<Worker>> = (0..count).map(spawn).collect();
+    Ok(Arc::new(workers.context("no worker thread can be started (--workers)")?))
+}
+
+fn serve_own_ports(
+    tasks: &mut JoinSet<()>,
+    admin: Admin,
+    resolver: &Arc<Resolver>,
+    pages: Vec<(Pages, TcpListener)>,
+    (udp, tcp): (Vec<UdpSocket>, Vec<TcpListener>),
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    for (page, listener) in pages {
+        tasks.spawn(admin.clone().serve(Listening::adopt(listener)?, page, stop.clone()));
+    }
+    #[allow(clippy::disallowed_types, reason = "a door: the resolver's own socket")]
+    for socket in udp {
+        tasks.spawn(Arc::clone(resolver).serve_udp(tokio::net::UdpSocket::from_std(socket)?, stop.clone()));
+    }
+    for listener in tcp {
+        tasks.spawn(Arc::clone(resolver).serve_tcp(Listening::adopt(listener)?, stop.clone()));
+    }
+    Ok(())
+}
+
+/// SIGTERM and SIGINT begin the end; the second one ends at once.
+fn signals(lifecycle: Lifecycle) -> anyhow::Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind).context("signals cannot be heard")?;
+        let lifecycle = lifecycle.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                info!("told to end");
+                lifecycle.leave();
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Waits for the drain, drains, and returns when the process may end: drained and told to leave, or told to quit.
+async fn end_in_order(lifecycle: &Lifecycle, workers: &[Worker], bound: Duration) {
+    let in_order = async {
+        lifecycle.draining.cancelled().await;
+        info!(bound_secs = bound.as_secs(), "draining");
+        tokio::time::sleep(TELL).await;
+        for_each_at_once(workers, bound).await;
+        lifecycle.leaving.cancelled().await;
+    };
+    tokio::select! {
+        biased;
+        () = lifecycle.quit.cancelled() => warn!("ending at once"),
+        () = in_order => {}
+    }
+}
+
+async fn for_each_at_once(workers: &[Worker], bound: Duration) {
+    futures::future::join_all(workers.iter().map(|worker| worker.drain(bound))).await;
+}

@@ -1,0 +1,179 @@
+//! Doors that come and go: the edge's listeners follow the configuration, explicit listeners follow their Service's address.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::io::receive_listener;
+use crate::shell::listener::Door;
+use crate::shell::ports::{Reach, open};
+use crate::shell::settings::Map;
+use crate::shell::worker::Worker;
+use crate::snapshots::{NameLookup, Snapshots};
+
+/// Sockets that arrived and were not taken yet.
+const ARRIVED_MAX: usize = 64;
+/// Stack of the thread that waits for sockets.
+const STACK_BYTES: usize = 64 << 10;
+/// How soon a port that could not be opened is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+/// How often an explicit listener asks for its Service's address; more often than names expire.
+const ASK_EVERY: Duration = Duration::from_secs(60);
+
+/// Gives one listening socket to every worker: one queue, many acceptors.
+pub async fn open_everywhere(workers: &[Worker], door: Door, listener: &TcpListener) {
+    for worker in workers {
+        match listener.try_clone() {
+            Ok(own) => worker.open(door, own).await,
+            Err(error) => warn!(?door, "a worker cannot share a listening socket: {error}"),
+        }
+    }
+}
+
+/// Waits on a thread of its own for listening sockets that whoever started us hands over.
+///
+/// # Errors
+/// The kernel gives no thread.
+pub fn arrivals(channel: UnixStream) -> std::io::Result<mpsc::Receiver<(u16, TcpListener)>> {
+    let (arrived, arrivals) = mpsc::channel(ARRIVED_MAX);
+    std::thread::Builder::new().name("sockets".to_owned()).stack_size(STACK_BYTES).spawn(move || {
+        loop {
+            match receive_listener(&channel) {
+                Ok(Some(passed)) => {
+                    if arrived.blocking_send(passed).is_err() {
+                        return;
+                    }
+                }
+                Ok(None) => return,
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => warn!("{error}"),
+                Err(error) => {
+                    warn!("no more sockets arrive on --sockets-fd: {error}");
+                    return;
+                }
+            }
+        }
+    })?;
+    Ok(arrivals)
+}
+
+/// The edge's doors.
+pub struct Edges {
+    /// The live configuration.
+    pub snapshots: Snapshots,
+    /// Who accepts.
+    pub workers: Arc<Vec<Worker>>,
+    /// Sockets handed over, by listener port.
+    pub arrivals: Option<mpsc::Receiver<(u16, TcpListener)>>,
+    /// Taken in before anything else: no port is opened here while its socket is on its way.
+    pub passed: BTreeMap<u16, Vec<TcpListener>>,
+}
+
+impl Edges {
+    /// Opens and closes doors as the configuration says, until `stop`; connections of a closed door go on. New ones are opened before
+    /// old ones are closed. A port without a socket that was handed over is opened here; one that cannot be is tried again.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut changes = self.snapshots.changes();
+        let mut open_doors = BTreeSet::new();
+        loop {
+            let failed = self.follow(&mut open_doors).await;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                _ = changes.changed() => {}
+                Some((port, listener)) = next(&mut self.arrivals) => self.arrived(port, listener, &open_doors).await,
+                () = sleep(RETRY), if failed => {}
+            }
+        }
+    }
+
+    async fn arrived(&mut self, port: u16, listener: TcpListener, open_doors: &BTreeSet<u16>) {
+        if open_doors.contains(&port) {
+            open_everywhere(&self.workers, Door::Edge { port }, &listener).await;
+        }
+        self.passed.entry(port).or_default().push(listener);
+    }
+
+    async fn follow(&self, open_doors: &mut BTreeSet<u16>) -> bool {
+        let wanted: BTreeSet<u16> = self.snapshots.load().edges.keys().copied().collect();
+        let mut failed = false;
+        for port in wanted.difference(&open_doors.clone()).copied() {
+            let own = match self.passed.get(&port) {
+                Some(passed) => {
+                    for listener in passed {
+                        open_everywhere(&self.workers, Door::Edge { port }, listener).await;
+                    }
+                    Ok(Vec::new())
+                }
+                None => open(port, Reach::All, "the Gateway's listener"),
+            };
+            match own {
+                Ok(listeners) => {
+                    for listener in &listeners {
+                        open_everywhere(&self.workers, Door::Edge { port }, listener).await;
+                    }
+                    info!(port, "edge listener open");
+                    open_doors.insert(port);
+                }
+                Err(error) => {
+                    warn!(port, "edge listener: {error}");
+                    failed = true;
+                }
+            }
+        }
+        for port in open_doors.difference(&wanted).copied().collect::<Vec<_>>() {
+            for worker in self.workers.iter() {
+                worker.close(Door::Edge { port }).await;
+            }
+            info!(port, "edge listener closed; its connections go on");
+            open_doors.remove(&port);
+        }
+        failed
+    }
+}
+
+async fn next(arrivals: &mut Option<mpsc::Receiver<(u16, TcpListener)>>) -> Option<(u16, TcpListener)> {
+    match arrivals {
+        Some(receiver) => match receiver.recv().await {
+            Some(passed) => Some(passed),
+            None => {
+                *arrivals = None;
+                std::future::pending().await
+            }
+        },
+        None => std::future::pending().await,
+    }
+}
+
+/// Serves one explicit listener: it stands for its Service's virtual address, opens when that is known and follows it.
+pub async fn serve_map(map: Map, listener: TcpListener, snapshots: Snapshots, workers: Arc<Vec<Worker>>, stop: CancellationToken) {
+    let mut standing: Option<SocketAddr> = None;
+    let mut changes = snapshots.changes();
+    loop {
+        if let NameLookup::Found(answer) = snapshots.name(&map.host, false).await {
+            let ip = answer.addresses.iter().find(|ip| ip.is_ipv4()).or(answer.addresses.first());
+            let destination = ip.map(|ip| SocketAddr::new(*ip, map.port));
+            if let Some(destination) = destination.filter(|destination| Some(*destination) != standing) {
+                open_everywhere(&workers, Door::Fixed { destination }, &listener).await;
+                if let Some(old) = standing.replace(destination) {
+                    for worker in workers.iter() {
+                        worker.close(Door::Fixed { destination: old }).await;
+                    }
+                }
+                info!(address = %map.address, %destination, "explicit listener open for {}", map.host);
+            }
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            _ = changes.changed() => {}
+            () = sleep(ASK_EVERY) => {}
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! The program around the roads: arguments, rights, listeners and workers, the admin port, start and end.
+
+pub mod admin;
+pub mod app;
+pub mod doors;
+pub mod listener;
+pub mod ports;
+pub mod rights;
+pub mod settings;
+pub mod worker;

@@ -1,0 +1,244 @@
+//! Workers: one thread, one runtime and one set of everything each; nothing is shared between them but what is published whole.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use engine::model::{Endpoint, MtlsMode};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::ground::drain::Stage;
+use crate::ground::limits::{GIVE_BACK_TICKS, IDLE_GRACE, REST_MAX, TICK};
+use crate::ground::patience::Patience;
+use crate::ground::windows::Bodies;
+use crate::http::Serving;
+use crate::io::{Draw, Free, Listening, Network, Pressure, give_back_heap, pipe};
+use crate::observe::{Direction, Observer, Telemetry};
+use crate::pool::{Connector, Hairpin, Pool};
+use crate::road::arrival::Arrival;
+use crate::road::guests::Both;
+use crate::road::inbound;
+use crate::road::shared::Shared;
+use crate::shell::listener::{Door, listen};
+use crate::snapshots::Snapshots;
+use crate::tls::Tls;
+
+/// Commands that wait for a worker; each is taken at once.
+const COMMANDS_MAX: usize = 64;
+/// Parts in four of a drain's time that calls to the application may take before the application's own calls end too.
+const INBOUND_QUARTERS: u32 = 3;
+
+/// What the workers of one process have in common.
+#[derive(Clone)]
+pub struct Means {
+    /// The live configuration.
+    pub snapshots: Snapshots,
+    /// Both ends of mesh TLS.
+    pub tls: Arc<Tls>,
+    /// Metrics, access log and spans.
+    pub telemetry: Arc<Telemetry>,
+    /// How to connect.
+    pub network: Network,
+    /// Downstream connections of one worker and direction, where fewer than the usual bounds.
+    pub connections_max: usize,
+}
+
+/// Builds one worker's means on the current thread. Must be called inside a local task set or runtime, where it also starts the tick.
+/// `seed` feeds all chance of this worker.
+pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
+    let (patience, pressure) = (Rc::new(Patience::default()), Pressure::default());
+    let bodies = Bodies::new(Arc::clone(&means.telemetry.facts.http2_bodies));
+    let draw = Draw::seeded(seed);
+    let shared = Rc::new_cyclic(|own: &Weak<Shared>| {
+        let connector = Connector::new(means.network.clone(), Arc::clone(&means.tls), Some(hairpin(own.clone())), pressure.clone());
+        Shared {
+            snapshots: means.snapshots.clone(),
+            reader: means.snapshots.reader(),
+            tls: Arc::clone(&means.tls),
+            pool: Pool::new(connector, Rc::clone(&patience), Rc::clone(&bodies), means.connections_max),
+            observer: Observer::new(Arc::clone(&means.telemetry), Draw::seeded(draw.next())),
+            patience: Rc::clone(&patience),
+            buffers: Rc::default(),
+            guests: Both::new(&means.telemetry, means.connections_max, &pressure),
+            drain: Both { inbound: Rc::default(), outbound: Rc::default() },
+            serving: Serving::new(Rc::clone(&bodies), Rc::clone(&patience), pressure.clone()),
+            draw,
+        }
+    });
+    tokio::task::spawn_local(tick(Rc::downgrade(&shared)));
+    shared
+}
+
+/// A call to one of the instance's own addresses stays inside: one end of a memory pipe goes down the inbound road, so that policy and
+/// mTLS hold there as everywhere and the kernel's redirection cannot loop. Not where the control plane says plaintext of a port that would refuse
+/// it: such a port arrives untouched by the inbound side (the sidecar's own pages, excluded ports), from others and so from oneself.
+fn hairpin(own: Weak<Shared>) -> Hairpin {
+    Rc::new(move |endpoint: &Endpoint| {
+        let shared = own.upgrade()?;
+        let address = endpoint.address;
+        let plaintext = endpoint.identity.is_none() && !endpoint.instance.is_empty();
+        let here = shared.reader.with(|live| {
+            let (settings, inbound) = (live.settings.as_deref()?, live.inbound.as_ref()?);
+            let untouched = plaintext && inbound.port(address.port()).mode == MtlsMode::Strict;
+            (!untouched && settings.own_addresses.contains(&address.ip())).then_some(())
+        });
+        here?;
+        let (near, far) = pipe();
+        let arrival = Arrival { socket: far, peer: SocketAddr::new(address.ip(), 0), destination: address };
+        tokio::task::spawn_local(inbound::serve_connection(arrival, shared));
+        Some(near)
+    })
+}
+
+/// Coarse time: idle timeouts, idle connections, and memory that is free. Rests while nothing is under way: for good while no connection
+/// is kept either, on either side, else until one is due.
+async fn tick(shared: Weak<Shared>) {
+    let mut timer = tokio::time::interval(TICK);
+    timer.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        timer.tick().await;
+        let Some(shared) = shared.upgrade() else { return };
+        shared.patience.advance();
+        shared.pool.sweep();
+        shared.pool.bodies().show();
+        let under_way = shared.patience.waiting() > 0;
+        let calm = shared.patience.calm();
+        let kept = || shared.patience.due().map(|ticks| TICK * ticks);
+        let (rest, free) = if !under_way && shared.pool.is_empty() {
+            shared.buffers.forget();
+            (kept(), Free::Now)
+        } else if !under_way && calm {
+            let due = shared.pool.due().map_or(REST_MAX, |ticks| TICK * ticks);
+            (Some(due.min(kept().unwrap_or(REST_MAX)).min(REST_MAX)), Free::ForAWhile)
+        } else {
+            if shared.patience.tick().is_multiple_of(GIVE_BACK_TICKS) {
+                give_back_heap(Free::ForAWhile);
+            }
+            continue;
+        };
+        let patience = Rc::clone(&shared.patience);
+        drop(shared);
+        give_back_heap(free);
+        patience.rest(rest).await;
+        timer.reset();
+    }
+}
+
+/// Ends the worker's work in order; resolves when no connection is left, or after `bound`. Every peer is told at once. The doors to the
+/// application are shut first, and only when its callers have gone those of its own calls: an answer may depend on some.
+pub async fn drain(shared: &Shared, bound: Duration) {
+    shared.drain.inbound.reach(Stage::Told);
+    shared.drain.outbound.reach(Stage::Told);
+    let in_order = async {
+        let _ = tokio::time::timeout(bound * INBOUND_QUARTERS / 4, end(shared, Direction::Inbound)).await;
+        end(shared, Direction::Outbound).await;
+        shared.guests.inbound.gone().await;
+    };
+    if tokio::time::timeout(bound, in_order).await.is_err() {
+        let (inbound, outbound) = (shared.guests.inbound.open(), shared.guests.outbound.open());
+        tracing::warn!(inbound, outbound, "the drain's time is over; the connections that are left are cut");
+    }
+}
+
+/// Shuts a direction's doors and waits until its connections have gone.
+async fn end(shared: &Shared, direction: Direction) {
+    let (drain, guests) = (shared.drain.of(direction), shared.guests.of(direction));
+    drain.reach(Stage::Shut);
+    if tokio::time::timeout(IDLE_GRACE, guests.gone()).await.is_err() {
+        drain.reach(Stage::Closing);
+        guests.gone().await;
+    }
+}
+
+enum Command {
+    Open(Door, std::net::TcpListener),
+    Close(Door),
+    Drain(Duration, oneshot::Sender<()>),
+}
+
+/// A worker thread. Dropping it stops accepting and cuts what is under way, without waiting; see [`Worker::drain`] and [`Worker::join`].
+#[derive(Debug)]
+pub struct Worker {
+    commands: mpsc::Sender<Command>,
+    thread: JoinHandle<()>,
+}
+
+impl Worker {
+    /// Starts a worker thread with its own runtime. `name` is the thread's, for `top -H` and CPU accounts.
+    ///
+    /// # Errors
+    /// The kernel gives no thread, or the runtime no poller.
+    pub fn spawn(name: String, means: Means, seed: u64) -> io::Result<Self> {
+        let (commands, taken) = mpsc::channel(COMMANDS_MAX);
+        let (ready, started) = std::sync::mpsc::sync_channel(1);
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                Ok(runtime) => {
+                    let _ = ready.send(Ok(()));
+                    runtime.block_on(obey(means, seed, taken));
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                }
+            }
+        })?;
+        started.recv().map_err(io::Error::other)??;
+        Ok(Self { commands, thread })
+    }
+
+    /// Starts accepting at a door, on a socket that may be shared with other workers (`try_clone`).
+    pub async fn open(&self, door: Door, listener: std::net::TcpListener) {
+        let _ = self.commands.send(Command::Open(door, listener)).await;
+    }
+
+    /// Stops accepting at a door; its connections go on.
+    pub async fn close(&self, door: Door) {
+        let _ = self.commands.send(Command::Close(door)).await;
+    }
+
+    /// Drains (see [`drain`]); resolves when no connection is left, or after `bound`.
+    pub async fn drain(&self, bound: Duration) {
+        let (done, drained) = oneshot::channel();
+        if self.commands.send(Command::Drain(bound, done)).await.is_ok() {
+            let _ = drained.await;
+        }
+    }
+
+    /// Stops the worker and waits for its thread; blocks. What is still under way is cut.
+    pub fn join(self) {
+        drop(self.commands);
+        if self.thread.join().is_err() {
+            tracing::error!("a worker thread panicked");
+        }
+    }
+}
+
+/// A worker's life: until nobody is left to command it.
+async fn obey(means: Means, seed: u64, mut commands: mpsc::Receiver<Command>) {
+    let shared = shared(&means, seed);
+    let mut doors: HashMap<Door, Vec<tokio::task::JoinHandle<()>>> = HashMap::new();
+    while let Some(command) = commands.recv().await {
+        match command {
+            Command::Open(door, listener) => match Listening::adopt(listener) {
+                Ok(listening) => {
+                    let accepting = tokio::task::spawn_local(listen(listening, door, Rc::clone(&shared)));
+                    doors.entry(door).or_default().push(accepting);
+                }
+                Err(error) => tracing::error!(?door, %error, "a listening socket cannot be used"),
+            },
+            Command::Close(door) => doors.remove(&door).into_iter().flatten().for_each(|accepting| accepting.abort()),
+            Command::Drain(bound, done) => {
+                let shared = Rc::clone(&shared);
+                tokio::task::spawn_local(async move {
+                    drain(&shared, bound).await;
+                    let _ = done.send(());
+                });
+            }
+        }
+    }
+}
