@@ -10,14 +10,11 @@ pub mod refusal;
 pub mod words;
 pub mod xds;
 
-/// Everything `build.rs` generates, nested by protobuf package. [`xds`] and [`mesh`] are the short ways in.
+/// What the sources under `proto/` become (`tests/generated.rs`), nested by protobuf package. [`xds`] and [`mesh`] are the short ways in.
 #[allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, clippy::too_many_lines, clippy::large_futures)]
 pub mod generated {
-    include!(concat!(env!("OUT_DIR"), "/generated.rs"));
+    include!("../generated/mod.rs");
 }
-
-/// The whole subset as a `FileDescriptorSet`, for tests that walk every field of it.
-pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// Our own messages, package `meshwright.v1`.
 pub use generated::meshwright::v1 as mesh;

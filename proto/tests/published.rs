@@ -9,6 +9,8 @@ use std::fmt::Debug;
 use prost::{Message, Name};
 use protox::prost_reflect::{DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, Value};
 
+mod sources;
+
 /// No oneof of ours has more alternatives, no enum more values; each round takes the next of each.
 const ROUNDS: usize = 8;
 
@@ -91,7 +93,7 @@ fn hops() -> HashMap<String, fn(&[u8]) -> Hop> {
 }
 
 fn pool() -> DescriptorPool {
-    DescriptorPool::decode(include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin")).as_slice()).unwrap()
+    sources::compiled("proto").descriptor_pool()
 }
 
 /// All fields at once, then each alone: alone, two fields of one type with their numbers swapped cannot hide each other.

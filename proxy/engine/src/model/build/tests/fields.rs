@@ -21,12 +21,15 @@ use proto::xds::route::{DirectResponseAction, HeaderMatcher, QueryParameterMatch
 use proto::xds::tls::{CertificateValidationContext, Secret, secret};
 use proto::xds::types::Percent;
 use proto::xds::{least_request, round_robin};
-use protox::prost_reflect::{DescriptorPool, DynamicMessage};
+use protox::prost_reflect::DynamicMessage;
 
 use super::walk::Walk;
 use crate::fixture::{self, assignment, chain, endpoint, host, prefix, rule, table};
 use crate::model::Snapshot;
 use crate::model::build::Parts;
+
+#[path = "../../../../../../proto/tests/sources/mod.rs"]
+mod sources;
 
 /// Deepest message that is made up where none is.
 const MADE_UP_MAX: usize = 3;
@@ -254,7 +257,7 @@ fn picture(resources: &[Resource]) -> Result<Vec<String>, String> {
 #[test]
 fn every_field_is_honoured_or_refused() {
     // Aim: whatever is set to something else is refused, naming it, or changes what runs; what does neither is on a short list.
-    let walk = Walk { pool: DescriptorPool::decode(proto::DESCRIPTORS).unwrap() };
+    let walk = Walk { pool: sources::compiled("../../proto/proto").descriptor_pool() };
     let resources = good();
     let before = picture(&resources).unwrap();
     let mut silent: BTreeMap<String, Vec<String>> = BTreeMap::new();
