@@ -9,7 +9,7 @@ pub const ENTRIES_MAX: usize = 10_000;
 
 /// One issued leaf.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct IssuedLeaf {
     /// Lower-case hex.
     pub serial: String,
     /// SPIFFE URI.
@@ -30,13 +30,13 @@ pub struct Entry {
 
 /// Leaves by serial.
 #[derive(Clone, Debug, Default)]
-pub struct Book {
-    entries: BTreeMap<String, Entry>,
+pub struct Register {
+    entries: BTreeMap<String, IssuedLeaf>,
 }
 
-impl Book {
+impl Register {
     /// Adds a leaf; returns the serials that had to go (expired at `now`, or too many).
-    pub fn add(&mut self, entry: Entry, now: i64) -> Vec<String> {
+    pub fn add(&mut self, entry: IssuedLeaf, now: i64) -> Vec<String> {
         self.entries.insert(entry.serial.clone(), entry);
         let mut gone: Vec<_> = self.entries.values().filter(|entry| entry.not_after <= now).map(|entry| entry.serial.clone()).collect();
         if self.entries.len() - gone.len() > ENTRIES_MAX {
@@ -50,8 +50,8 @@ impl Book {
     }
 
     /// The newest unexpired leaf of each instance, ordered by namespace, workload, instance.
-    pub fn current(&self, now: i64) -> Vec<Entry> {
-        let mut newest: BTreeMap<(&str, &str, &str), &Entry> = BTreeMap::new();
+    pub fn current(&self, now: i64) -> Vec<IssuedLeaf> {
+        let mut newest: BTreeMap<(&str, &str, &str), &IssuedLeaf> = BTreeMap::new();
         for entry in self.entries.values().filter(|entry| entry.not_after > now) {
             let key = (entry.namespace.as_str(), entry.workload.as_str(), entry.instance.as_str());
             let held = newest.entry(key).or_insert(entry);
@@ -67,8 +67,8 @@ impl Book {
 mod tests {
     use super::*;
 
-    fn entry(serial: usize, instance: &str, not_before: i64, not_after: i64) -> Entry {
-        Entry {
+    fn entry(serial: usize, instance: &str, not_before: i64, not_after: i64) -> IssuedLeaf {
+        IssuedLeaf {
             serial: format!("{serial:08}"),
             identity: "spiffe://cluster.local/ns/shop/sa/catalog".into(),
             namespace: "shop".into(),
@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn the_newest_leaf_of_each_instance_is_shown_and_the_expired_go() {
         // Aim: rotation replaces what `get certs` shows, and expired rows leave the book.
-        let mut book = Book::default();
+        let mut book = Register::default();
         assert!(book.add(entry(1, "a", 0, 10), 5).is_empty());
         book.add(entry(2, "a", 5, 15), 5);
         book.add(entry(3, "b", 5, 15), 5);
@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn the_book_is_bounded() {
         // Aim: the bound holds while nothing expires, and the one that ends first goes.
-        let mut book = Book::default();
+        let mut book = Register::default();
         for serial in 0..ENTRIES_MAX + 3 {
             book.add(entry(serial, "a", 0, 100 + i64::try_from(serial).unwrap()), 5);
         }

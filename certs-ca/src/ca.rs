@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::attest::{self, Grant, LIFE_DEFAULT, LIFE_MAX, SECRET_BYTES, Token, TokenError};
 use crate::authority::{self, Issuing, Leaf, SERIAL_BYTES, SignError};
-use crate::book::{Book, Entry};
+use crate::book::{IssuedLeaf, Register};
 use crate::csr::{Csr, CsrError, is_name};
 use crate::roots::RootSet;
 use crate::store::{Pair, Seal, Store, StoreError};
@@ -143,7 +143,7 @@ struct State {
     issuing: Arc<Issuing>,
     issuer: String,
     policy: Policy,
-    book: Book,
+    book: Register,
 }
 
 /// The certificate authority of one mesh.
@@ -178,7 +178,7 @@ impl Ca {
             Some(pair) => issuing_of(pair, root_der.clone()).map_err(|_| corrupt(&store, "issuing certificate"))?,
             None => renew_issuing(&store, &policy, &root_der, &root.key, root_end, now)?,
         };
-        let mut book = Book::default();
+        let mut book = Register::default();
         for entry in store.entries()? {
             book.add(entry, now.unix_timestamp());
         }
@@ -270,7 +270,7 @@ impl Ca {
 
     /// Writes the book. A disk that fails costs the row at rest, not the leaf.
     fn note(&self, csr: &Csr, instance: &str, leaf: &Leaf, issuer: String, now: OffsetDateTime) {
-        let entry = Entry {
+        let entry = IssuedLeaf {
             serial: leaf.serial.clone(),
             identity: csr.identity.to_string(),
             namespace: csr.identity.namespace().to_owned(),
@@ -309,7 +309,7 @@ impl Ca {
     }
 
     /// The newest unexpired leaf of each instance.
-    pub fn certs(&self) -> Vec<Entry> {
+    pub fn certs(&self) -> Vec<IssuedLeaf> {
         self.lock().book.current((self.clock)().unix_timestamp())
     }
 

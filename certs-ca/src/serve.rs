@@ -22,18 +22,18 @@ pub type Gate = Arc<dyn Fn(&Extensions, &Applicant<'_>) -> Result<Option<Certifi
 pub const MESSAGE_BYTES_MAX: usize = CSR_BYTES_MAX + (8 << 10);
 
 /// The service, to be added to a server.
-pub fn service(ca: Arc<Ca>, gate: Gate) -> CertificatesServer<Service> {
-    CertificatesServer::new(Service { ca, gate }).max_decoding_message_size(MESSAGE_BYTES_MAX)
+pub fn service(ca: Arc<Ca>, gate: Gate) -> CertificatesServer<CertificateService> {
+    CertificatesServer::new(CertificateService { ca, gate }).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// See [`service`].
-pub struct Service {
+pub struct CertificateService {
     ca: Arc<Ca>,
     gate: Gate,
 }
 
 #[tonic::async_trait]
-impl Certificates for Service {
+impl Certificates for CertificateService {
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
         let (ca, gate) = (self.ca.clone(), self.gate.clone());
         let (_, extensions, request) = request.into_parts();

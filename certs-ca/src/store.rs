@@ -10,7 +10,7 @@ use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTran
 use zeroize::Zeroizing;
 
 use crate::attest::Grant;
-use crate::book::Entry;
+use crate::book::IssuedLeaf;
 
 /// Most tokens that wait to be used, or are remembered as used.
 pub const TOKENS_MAX: usize = 20_000;
@@ -214,7 +214,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Access`].
-    pub fn put_entry(&self, entry: &Entry, gone: &[String]) -> Result<(), StoreError> {
+    pub fn put_entry(&self, entry: &IssuedLeaf, gone: &[String]) -> Result<(), StoreError> {
         let row = serde_json::to_vec(entry).unwrap_or_default();
         self.write(|transaction| {
             let mut book = transaction.open_table(BOOK)?;
@@ -230,10 +230,10 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Access`].
-    pub fn entries(&self) -> Result<Vec<Entry>, StoreError> {
+    pub fn entries(&self) -> Result<Vec<IssuedLeaf>, StoreError> {
         let guard = self.lock()?;
         let database = guard.as_ref().ok_or_else(|| self.access("read", "it is closed".to_owned()))?;
-        let read = || -> Result<Vec<Entry>, redb::Error> {
+        let read = || -> Result<Vec<IssuedLeaf>, redb::Error> {
             let book = database.begin_read()?.open_table(BOOK)?;
             let mut entries = Vec::new();
             for row in book.iter()? {

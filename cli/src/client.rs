@@ -12,7 +12,7 @@ use proto::mesh::control_client::ControlClient;
 use proxy::io::Network;
 use proxy::shell::settings::read_roots;
 use proxy::tls::ControlTls;
-use proxy::tls::dial::{Dialer, Target};
+use proxy::tls::dial::{ControlAddress, Dialer};
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use tokio::net::UnixStream;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -45,10 +45,10 @@ impl Interceptor for Bearer {
 /// Which mesh a command means.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "A mesh elsewhere")]
-pub(crate) struct Place {
+pub(crate) struct WhichMesh {
     /// Its control plane's TLS port; the mesh that runs on this machine where not given
     #[arg(long, value_name = "HOST:PORT", requires = "control_ca", requires = "token_file")]
-    control: Option<Target>,
+    control: Option<ControlAddress>,
     /// Its trust bundle: `ca.pem` of the control plane's data folder
     #[arg(long, value_name = "FILE", requires = "control")]
     control_ca: Option<PathBuf>,
@@ -72,7 +72,7 @@ impl From<Unreached> for anyhow::Error {
     }
 }
 
-impl Place {
+impl WhichMesh {
     /// Connects once.
     ///
     /// # Errors
@@ -101,7 +101,7 @@ impl Place {
     }
 }
 
-fn remote(target: &Target, roots: &Path, token: &Path) -> anyhow::Result<(Dialer, Bearer)> {
+fn remote(target: &ControlAddress, roots: &Path, token: &Path) -> anyhow::Result<(Dialer, Bearer)> {
     let text = fs::read_to_string(token).with_context(|| format!("--token-file: {} cannot be read", token.display()))?;
     let wrong = || format!("--token-file: {} holds no token; give the control plane's file api-token", token.display());
     let text = Some(text.trim()).filter(|text| !text.is_empty()).with_context(wrong)?;

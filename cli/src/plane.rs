@@ -65,7 +65,7 @@ impl Authority for Joined {
     }
 
     fn issued(&self) -> Vec<Issued> {
-        let row = |entry: certs_ca::book::Entry| Issued {
+        let row = |entry: certs_ca::book::IssuedLeaf| Issued {
             namespace: entry.namespace,
             workload: entry.workload,
             instance: entry.instance,

@@ -9,7 +9,7 @@ use crate::sidecar::{INTERCEPT_CONTAINER, PROXY_CONTAINER};
 
 /// The verdict about one pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
+pub enum Injection {
     /// It gets a sidecar.
     Inject,
     /// It stays as it is.
@@ -45,21 +45,21 @@ impl fmt::Display for Skip {
 
 /// Judges a pod by its `metadata` and `spec`. `namespace` is the value of its namespace's `meshwright.dev/inject` label: `None` where the
 /// namespace is not known (then only the pod's own label can say no), `Some(None)` where it is known and has no such label.
-pub fn decide(namespace: Option<Option<&str>>, metadata: &Value, spec: &Value) -> Decision {
+pub fn decide(namespace: Option<Option<&str>>, metadata: &Value, spec: &Value) -> Injection {
     if [&spec["initContainers"], &spec["containers"]].into_iter().any(has_ours) {
-        return Decision::Skip(Skip::AlreadyInjected);
+        return Injection::Skip(Skip::AlreadyInjected);
     }
     if spec["hostNetwork"].as_bool() == Some(true) {
-        return Decision::Skip(Skip::HostNetwork);
+        return Injection::Skip(Skip::HostNetwork);
     }
     if spec["os"]["name"].as_str().is_some_and(|name| name != "linux") {
-        return Decision::Skip(Skip::NotLinux);
+        return Injection::Skip(Skip::NotLinux);
     }
     let own = metadata["labels"][annotations::INJECT].as_str();
     match (own, namespace) {
-        (Some(annotations::ENABLED), _) | (None, None | Some(Some(annotations::ENABLED))) => Decision::Inject,
-        (Some(_), _) => Decision::Skip(Skip::OptedOut),
-        (None, Some(_)) => Decision::Skip(Skip::NamespaceNotMeshed),
+        (Some(annotations::ENABLED), _) | (None, None | Some(Some(annotations::ENABLED))) => Injection::Inject,
+        (Some(_), _) => Injection::Skip(Skip::OptedOut),
+        (None, Some(_)) => Injection::Skip(Skip::NamespaceNotMeshed),
     }
 }
 
@@ -80,16 +80,16 @@ mod tests {
         let plain = json!({"containers": [{"name": "app"}]});
         let yes = Some(Some("enabled"));
         for (namespace, metadata, spec, expected) in [
-            (yes, json!({}), plain.clone(), Decision::Inject),
-            (None, json!({}), plain.clone(), Decision::Inject),
-            (Some(None), json!({}), plain.clone(), Decision::Skip(Skip::NamespaceNotMeshed)),
-            (Some(Some("disabled")), json!({}), plain.clone(), Decision::Skip(Skip::NamespaceNotMeshed)),
-            (Some(None), labelled("enabled"), plain.clone(), Decision::Inject),
-            (yes, labelled("disabled"), plain.clone(), Decision::Skip(Skip::OptedOut)),
-            (None, labelled("no"), plain.clone(), Decision::Skip(Skip::OptedOut)),
-            (yes, json!({}), json!({"hostNetwork": true}), Decision::Skip(Skip::HostNetwork)),
-            (yes, json!({}), json!({"os": {"name": "windows"}}), Decision::Skip(Skip::NotLinux)),
-            (yes, json!({}), json!({"initContainers": [{"name": "meshwright-proxy"}]}), Decision::Skip(Skip::AlreadyInjected)),
+            (yes, json!({}), plain.clone(), Injection::Inject),
+            (None, json!({}), plain.clone(), Injection::Inject),
+            (Some(None), json!({}), plain.clone(), Injection::Skip(Skip::NamespaceNotMeshed)),
+            (Some(Some("disabled")), json!({}), plain.clone(), Injection::Skip(Skip::NamespaceNotMeshed)),
+            (Some(None), labelled("enabled"), plain.clone(), Injection::Inject),
+            (yes, labelled("disabled"), plain.clone(), Injection::Skip(Skip::OptedOut)),
+            (None, labelled("no"), plain.clone(), Injection::Skip(Skip::OptedOut)),
+            (yes, json!({}), json!({"hostNetwork": true}), Injection::Skip(Skip::HostNetwork)),
+            (yes, json!({}), json!({"os": {"name": "windows"}}), Injection::Skip(Skip::NotLinux)),
+            (yes, json!({}), json!({"initContainers": [{"name": "meshwright-proxy"}]}), Injection::Skip(Skip::AlreadyInjected)),
         ] {
             assert_eq!(decide(namespace, &metadata, &spec), expected, "{namespace:?} {metadata} {spec}");
         }

@@ -8,6 +8,6 @@ pub mod manifest;
 pub mod pods;
 pub mod sidecar;
 
-pub use decide::{Decision, Skip};
-pub use manifest::{Error, Injected, Outcome, inject};
-pub use sidecar::Settings;
+pub use decide::{Injection, Skip};
+pub use manifest::{Injected, ManifestError, PodOutcome, inject};
+pub use sidecar::SidecarSettings;

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use proto::annotations;
 use serde_json::Value;
 
-use crate::decide::{Decision, decide};
-use crate::pods::{self, Place};
-use crate::sidecar::{self, BadAnnotation, Settings};
+use crate::decide::{Injection, decide};
+use crate::pods::{self, FoundPod};
+use crate::sidecar::{self, BadAnnotation, SidecarSettings};
 
 /// Namespace of objects that name none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -18,12 +18,12 @@ pub struct Injected {
     /// The documents, in their order; those without a pod that got a sidecar are untouched, byte for byte.
     pub text: String,
     /// What became of each pod.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<PodOutcome>,
 }
 
 /// What became of one pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outcome {
+pub struct PodOutcome {
     /// Kind of the object that holds it.
     pub kind: String,
     /// Its namespace.
@@ -31,12 +31,12 @@ pub struct Outcome {
     /// Its name.
     pub name: String,
     /// Whether it got a sidecar.
-    pub decision: Decision,
+    pub decision: Injection,
 }
 
 /// Why a text cannot be worked on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
+pub enum ManifestError {
     /// A document is no YAML.
     #[error("the document that starts in line {line} is not YAML: {why}")]
     NotYaml {
@@ -60,10 +60,10 @@ pub enum Error {
 ///
 /// # Errors
 /// A document is no YAML, or an annotation of ours is impossible; nothing is changed then.
-pub fn inject(text: &str, settings: &Settings) -> Result<Injected, Error> {
+pub fn inject(text: &str, settings: &SidecarSettings) -> Result<Injected, ManifestError> {
     let documents: Vec<(&str, Value)> = split(text)
         .into_iter()
-        .map(|(line, part)| Ok((part, parse(part).map_err(|why| Error::NotYaml { line, why })?)))
+        .map(|(line, part)| Ok((part, parse(part).map_err(|why| ManifestError::NotYaml { line, why })?)))
         .collect::<Result<_, _>>()?;
     let namespaces: BTreeMap<&str, Option<&str>> = documents.iter().flat_map(|(_, document)| namespaces(document)).collect();
     let mut injected = Injected { text: String::new(), outcomes: Vec::new() };
@@ -73,14 +73,14 @@ pub fn inject(text: &str, settings: &Settings) -> Result<Injected, Error> {
             let pod = document.pointer(&place.pointer).unwrap_or(&Value::Null);
             let namespace = place.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
             let decision = decide(namespaces.get(namespace.as_str()).copied(), &pod["metadata"], &pod["spec"]);
-            if decision == Decision::Inject {
+            if decision == Injection::Inject {
                 let with = sidecar::add(pod, &place.name, settings).map_err(|source| bad(&place, &namespace, source))?;
                 let target = changed.get_or_insert_with(|| document.clone());
                 if let Some(slot) = target.pointer_mut(&place.pointer) {
                     *slot = with;
                 }
             }
-            injected.outcomes.push(Outcome { kind: place.kind, namespace, name: place.name, decision });
+            injected.outcomes.push(PodOutcome { kind: place.kind, namespace, name: place.name, decision });
         }
         match changed {
             None => injected.text += part,
@@ -90,8 +90,8 @@ pub fn inject(text: &str, settings: &Settings) -> Result<Injected, Error> {
     Ok(injected)
 }
 
-fn bad(place: &Place, namespace: &str, source: BadAnnotation) -> Error {
-    Error::Annotation { object: format!("{} {namespace}/{}", place.kind, place.name), source }
+fn bad(place: &FoundPod, namespace: &str, source: BadAnnotation) -> ManifestError {
+    ManifestError::Annotation { object: format!("{} {namespace}/{}", place.kind, place.name), source }
 }
 
 /// Namespaces that a document declares, with their label.
@@ -180,10 +180,11 @@ spec: {containers: [{name: app, image: x}]}
     #[test]
     fn a_mixed_text() {
         let injected =
-            inject(MIXED, &Settings { version: "1.2.3".into(), image: "meshwright:1.2.3".into(), ..Settings::default() }).unwrap();
+            inject(MIXED, &SidecarSettings { version: "1.2.3".into(), image: "meshwright:1.2.3".into(), ..SidecarSettings::default() })
+                .unwrap();
         insta::assert_snapshot!(injected.text);
         let decisions: Vec<_> = injected.outcomes.iter().map(|outcome| outcome.decision).collect();
-        assert_eq!(decisions, [Decision::Inject, Decision::Skip(Skip::OptedOut)]);
+        assert_eq!(decisions, [Injection::Inject, Injection::Skip(Skip::OptedOut)]);
         let before: Vec<_> = split(MIXED).into_iter().map(|(_, part)| part).collect();
         assert!(injected.text.starts_with(&format!("{}{}", before[0], before[1])) && injected.text.ends_with(before[3]));
     }
@@ -191,10 +192,10 @@ spec: {containers: [{name: app, image: x}]}
     /// Aim: a second run changes nothing.
     #[test]
     fn injecting_twice_is_injecting_once() {
-        let once = inject(MIXED, &Settings::default()).unwrap();
-        let twice = inject(&once.text, &Settings::default()).unwrap();
+        let once = inject(MIXED, &SidecarSettings::default()).unwrap();
+        let twice = inject(&once.text, &SidecarSettings::default()).unwrap();
         assert_eq!(once.text, twice.text);
-        assert_eq!(twice.outcomes[0].decision, Decision::Skip(Skip::AlreadyInjected));
+        assert_eq!(twice.outcomes[0].decision, Injection::Skip(Skip::AlreadyInjected));
     }
 
     /// Aim: texts that look like other types to a YAML 1.1 reader, such as Kubernetes', come out as text.
@@ -202,7 +203,7 @@ spec: {containers: [{name: app, image: x}]}
     fn values_keep_their_type() {
         let values = ["yes", "on", "0123", "1e3", "null", "~", "1.10", "true", "0x1f", "12:30", ""];
         let pod = serde_json::json!({"kind": "Pod", "metadata": {"name": "p"}, "spec": {"args": values}});
-        let injected = inject(&pod.to_string(), &Settings::default()).unwrap();
+        let injected = inject(&pod.to_string(), &SidecarSettings::default()).unwrap();
         let back: Value = serde_saphyr::from_str(&injected.text).unwrap();
         assert_eq!(back["spec"]["args"], serde_json::json!(values));
         for value in values {
@@ -214,10 +215,10 @@ spec: {containers: [{name: app, image: x}]}
     /// Aim: errors name the document's line, or the object and its annotation.
     #[test]
     fn errors_name_the_place() {
-        let broken = inject("kind: Pod\n---\nkind: [\n", &Settings::default()).unwrap_err();
-        assert!(matches!(broken, Error::NotYaml { line: 2, .. }), "{broken}");
+        let broken = inject("kind: Pod\n---\nkind: [\n", &SidecarSettings::default()).unwrap_err();
+        assert!(matches!(broken, ManifestError::NotYaml { line: 2, .. }), "{broken}");
         let pod = "kind: Pod\nmetadata: {name: p, annotations: {meshwright.dev/exclude-inbound-ports: \"x\"}}\nspec: {}\n";
-        let error = inject(pod, &Settings::default()).unwrap_err().to_string();
+        let error = inject(pod, &SidecarSettings::default()).unwrap_err().to_string();
         assert!(error.starts_with("Pod default/p: annotation meshwright.dev/exclude-inbound-ports: `x` is not a port"), "{error}");
     }
 
@@ -225,10 +226,10 @@ spec: {containers: [{name: app, image: x}]}
     #[test]
     fn odd_texts_are_taken() {
         for text in ["", "# nothing\n", "---\n", "---\n---\r\n# x\r\n", "kind: ConfigMap\ndata:\n  x: |\n    ---\n    a\n"] {
-            assert_eq!(inject(text, &Settings::default()).unwrap().text, text);
+            assert_eq!(inject(text, &SidecarSettings::default()).unwrap().text, text);
         }
         let list = r#"{"kind": "List", "items": [{"kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": []}}]}"#;
-        assert_eq!(inject(list, &Settings::default()).unwrap().outcomes[0].decision, Decision::Inject);
+        assert_eq!(inject(list, &SidecarSettings::default()).unwrap().outcomes[0].decision, Injection::Inject);
     }
 
     proptest::proptest! {
@@ -247,8 +248,8 @@ spec: {containers: [{name: app, image: x}]}
                 let to = (from + length).min(letters.len());
                 letters.splice(from..to, word.chars());
             }
-            if let Ok(injected) = inject(&letters.into_iter().collect::<String>(), &Settings::default()) {
-                proptest::prop_assert!(inject(&injected.text, &Settings::default()).is_ok(), "{}", injected.text);
+            if let Ok(injected) = inject(&letters.into_iter().collect::<String>(), &SidecarSettings::default()) {
+                proptest::prop_assert!(inject(&injected.text, &SidecarSettings::default()).is_ok(), "{}", injected.text);
             }
         }
     }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 /// A pod, or the template of pods, inside a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct FoundPod {
     /// JSON pointer (RFC 6901) to what has `metadata` and `spec` of a pod.
     pub pointer: String,
     /// Kind of the object that holds it.
@@ -16,7 +16,7 @@ pub struct Place {
 }
 
 /// Finds the pods of a document: Pod, Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, CronJob, and lists of them.
-pub fn find(document: &Value) -> Vec<Place> {
+pub fn find(document: &Value) -> Vec<FoundPod> {
     let kind = document["kind"].as_str().unwrap_or_default();
     let below = match kind {
         "Pod" => "",
@@ -30,7 +30,7 @@ pub fn find(document: &Value) -> Vec<Place> {
     }
     let metadata = &document["metadata"];
     let name = metadata["name"].as_str().or_else(|| metadata["generateName"].as_str().map(|name| name.trim_end_matches('-')));
-    vec![Place {
+    vec![FoundPod {
         pointer: below.to_owned(),
         kind: kind.to_owned(),
         namespace: metadata["namespace"].as_str().map(str::to_owned),
@@ -38,10 +38,10 @@ pub fn find(document: &Value) -> Vec<Place> {
     }]
 }
 
-fn listed(list: &Value) -> Vec<Place> {
+fn listed(list: &Value) -> Vec<FoundPod> {
     let items = list["items"].as_array().into_iter().flatten().enumerate();
     let places = items.filter(|(_, item)| item["kind"] != "List").flat_map(|(index, item)| {
-        find(item).into_iter().map(move |place| Place { pointer: format!("/items/{index}{}", place.pointer), ..place })
+        find(item).into_iter().map(move |place| FoundPod { pointer: format!("/items/{index}{}", place.pointer), ..place })
     });
     places.collect()
 }

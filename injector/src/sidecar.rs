@@ -26,7 +26,7 @@ const MEMORY_DEFAULT: &str = "24Mi";
 
 /// What every sidecar of a mesh has in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct SidecarSettings {
     /// The image that holds `meshwright`.
     pub image: String,
     /// `HOST:PORT` of the control plane.
@@ -39,7 +39,7 @@ pub struct Settings {
     pub version: String,
 }
 
-impl Default for Settings {
+impl Default for SidecarSettings {
     fn default() -> Self {
         let version = env!("CARGO_PKG_VERSION");
         Self {
@@ -69,7 +69,7 @@ pub struct BadAnnotation {
 ///
 /// # Errors
 /// An annotation of ours has an impossible value.
-pub fn add(pod: &Value, workload: &str, settings: &Settings) -> Result<Value, BadAnnotation> {
+pub fn add(pod: &Value, workload: &str, settings: &SidecarSettings) -> Result<Value, BadAnnotation> {
     let mut pod = pod.clone();
     let notes = pod["metadata"]["annotations"].clone();
     let ours = [intercept(&notes, settings)?, proxy(&notes, workload, settings)];
@@ -102,7 +102,7 @@ fn append(spec: &mut Map<String, Value>, name: &str, ours: &[Value]) {
 }
 
 /// Installs the redirection before anything else of the pod runs; ends at once.
-fn intercept(notes: &Value, settings: &Settings) -> Result<Value, BadAnnotation> {
+fn intercept(notes: &Value, settings: &SidecarSettings) -> Result<Value, BadAnnotation> {
     let mut args = vec!["intercept".to_owned(), "install".to_owned(), format!("--exempt-uid={PROXY_UID}")];
     args.extend(list(notes, annotations::EXCLUDE_OUTBOUND_PORTS, port)?.map(|ports| format!("--exclude-outbound-ports={ports}")));
     args.extend(list(notes, annotations::EXCLUDE_INBOUND_PORTS, port)?.map(|ports| format!("--exclude-inbound-ports={ports}")));
@@ -125,7 +125,7 @@ fn intercept(notes: &Value, settings: &Settings) -> Result<Value, BadAnnotation>
 }
 
 /// The sidecar: an init container that stays (Kubernetes 1.29), so that it starts before the application and ends after it.
-fn proxy(notes: &Value, workload: &str, settings: &Settings) -> Value {
+fn proxy(notes: &Value, workload: &str, settings: &SidecarSettings) -> Value {
     let note = |name: &str| notes[name].as_str();
     let downward = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let probe = |path: &str, period: u32, failures: u32| json!({"httpGet": {"path": path, "port": ports::HEALTH}, "periodSeconds": period, "failureThreshold": failures});
@@ -173,7 +173,7 @@ fn proxy(notes: &Value, workload: &str, settings: &Settings) -> Value {
     })
 }
 
-fn volumes(settings: &Settings) -> [Value; 2] {
+fn volumes(settings: &SidecarSettings) -> [Value; 2] {
     let token =
         json!({"serviceAccountToken": {"audience": settings.token_audience, "expirationSeconds": TOKEN_LIFE_SECS, "path": "token"}});
     [
@@ -213,7 +213,7 @@ mod tests {
         let pod = |notes: Value| json!({"metadata": {"annotations": notes}, "spec": {"initContainers": [{"name": "migrate"}]}});
         let notes = json!({"meshwright.dev/exclude-outbound-ports": "5432, 6379", "meshwright.dev/proxy-cpu": "1",
             "meshwright.dev/exclude-outbound-cidrs": "fd00::/8", "meshwright.dev/log-level": "debug"});
-        let added = add(&pod(notes), "catalog", &Settings::default()).unwrap();
+        let added = add(&pod(notes), "catalog", &SidecarSettings::default()).unwrap();
         let containers = &added["spec"]["initContainers"];
         assert_eq!(containers[0]["args"][3], "--exclude-outbound-ports=5432,6379");
         assert_eq!(containers[0]["args"][4], "--exclude-outbound-cidrs=fd00::/8");
@@ -224,7 +224,7 @@ mod tests {
             ("meshwright.dev/exclude-outbound-ports", "http"),
             ("meshwright.dev/exclude-outbound-cidrs", "10.0.0.0/33"),
         ] {
-            let error = add(&pod(json!({name: value})), "x", &Settings::default()).unwrap_err();
+            let error = add(&pod(json!({name: value})), "x", &SidecarSettings::default()).unwrap_err();
             assert_eq!(error.name, name);
         }
     }

@@ -11,13 +11,13 @@ static ALLOCATOR: proxy::io::Allocator = proxy::io::Allocator;
 /// Sidecar and edge proxy of Meshwright.
 #[derive(Parser)]
 #[command(name = "meshwright-proxy", version)]
-struct Line {
+struct CommandLine {
     #[command(flatten)]
     args: ProxyArgs,
 }
 
 fn main() -> ExitCode {
-    match proxy::shell::app::run(Line::parse().args) {
+    match proxy::shell::app::run(CommandLine::parse().args) {
         Ok(code) => code,
         Err(error) => match error.downcast::<clap::Error>() {
             Ok(usage) => usage.exit(),

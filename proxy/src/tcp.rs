@@ -44,7 +44,7 @@ impl Buffers {
 
 /// Why copying stopped short.
 #[derive(Debug)]
-enum Broken {
+enum Halt {
     Reading(io::Error),
     Writing(io::Error),
 }
@@ -74,7 +74,7 @@ impl Flow {
         (reader, writer): (&mut R, &mut W),
         (buffers, reset): (&Buffers, bool),
         mut moved: impl FnMut(usize),
-    ) -> Poll<Result<(), Broken>>
+    ) -> Poll<Result<(), Halt>>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
@@ -82,10 +82,10 @@ impl Flow {
         loop {
             let mut dry = false;
             if self.start == self.end && !self.ended {
-                match self.poll_fill(cx, reader, buffers).map_err(Broken::Reading)? {
+                match self.poll_fill(cx, reader, buffers).map_err(Halt::Reading)? {
                     Filled::Nothing => {
                         if self.unflushed {
-                            ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Broken::Writing)?;
+                            ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Halt::Writing)?;
                             self.unflushed = false;
                         }
                         return Poll::Pending;
@@ -99,9 +99,9 @@ impl Flow {
             while let Some(buffer) = &self.buffer
                 && self.start < self.end
             {
-                let count = ready!(Pin::new(&mut *writer).poll_write(cx, &buffer[self.start..self.end])).map_err(Broken::Writing)?;
+                let count = ready!(Pin::new(&mut *writer).poll_write(cx, &buffer[self.start..self.end])).map_err(Halt::Writing)?;
                 if count == 0 {
-                    return Poll::Ready(Err(Broken::Writing(io::ErrorKind::WriteZero.into())));
+                    return Poll::Ready(Err(Halt::Writing(io::ErrorKind::WriteZero.into())));
                 }
                 self.start += count;
                 self.unflushed = true;
@@ -110,16 +110,16 @@ impl Flow {
                 buffers.give_back(buffer);
             }
             if self.ended && reset {
-                return Poll::Ready(Err(Broken::Reading(io::ErrorKind::ConnectionReset.into())));
+                return Poll::Ready(Err(Halt::Reading(io::ErrorKind::ConnectionReset.into())));
             }
             if self.ended {
-                ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Broken::Writing)?;
+                ready!(Pin::new(&mut *writer).poll_shutdown(cx)).map_err(Halt::Writing)?;
                 self.done = true;
                 return Poll::Ready(Ok(()));
             }
             if dry {
                 // The reader wakes us when there is more.
-                ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Broken::Writing)?;
+                ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(Halt::Writing)?;
                 self.unflushed = false;
                 return Poll::Pending;
             }
@@ -178,13 +178,13 @@ enum Filled {
 
 /// The streams of a connection while bytes are under way. Dropped before both directions have come to their end, whatever the reason, it
 /// cuts both: a reader must not take what has come so far for all.
-struct Pair<D: Abrupt, U: Abrupt> {
+struct Copying<D: Abrupt, U: Abrupt> {
     downstream: D,
     upstream: U,
     ended: bool,
 }
 
-impl<D: Abrupt, U: Abrupt> Drop for Pair<D, U> {
+impl<D: Abrupt, U: Abrupt> Drop for Copying<D, U> {
     fn drop(&mut self) {
         if !self.ended {
             self.downstream.abort();
@@ -202,8 +202,8 @@ where
     D: AsyncRead + AsyncWrite + Abrupt + Unpin,
     U: AsyncRead + AsyncWrite + Abrupt + Unpin,
 {
-    let mut pair = Pair { downstream, upstream, ended: false };
-    let Pair { downstream, upstream, ended } = &mut pair;
+    let mut pair = Copying { downstream, upstream, ended: false };
+    let Copying { downstream, upstream, ended } = &mut pair;
     let (mut up, mut down) = (Flow::new(), Flow::new());
     let (mut deaf, mut reset) = (None, [false; 2]);
     let failure = poll_fn(|cx| {
@@ -213,12 +213,12 @@ where
                 account.add_request_bytes(bytes as u64);
             };
             match up.poll(cx, (&mut *downstream, &mut *upstream), (buffers, reset[0]), moved) {
-                Poll::Ready(Err(Broken::Writing(error))) => {
+                Poll::Ready(Err(Halt::Writing(error))) => {
                     reset[1] = is_reset(&error);
                     up.give_up(buffers);
-                    deaf.get_or_insert_with(|| failure(Broken::Writing(error), Side::Downstream));
+                    deaf.get_or_insert_with(|| failure(Halt::Writing(error), ReadFrom::Downstream));
                 }
-                Poll::Ready(Err(broken)) => return Poll::Ready(Some(failure(broken, Side::Downstream))),
+                Poll::Ready(Err(broken)) => return Poll::Ready(Some(failure(broken, ReadFrom::Downstream))),
                 _ => {}
             }
         }
@@ -228,12 +228,12 @@ where
                 account.add_response_bytes(bytes as u64);
             };
             match down.poll(cx, (&mut *upstream, &mut *downstream), (buffers, reset[1]), moved) {
-                Poll::Ready(Err(Broken::Writing(error))) => {
+                Poll::Ready(Err(Halt::Writing(error))) => {
                     reset[0] = is_reset(&error);
                     down.give_up(buffers);
-                    deaf.get_or_insert_with(|| failure(Broken::Writing(error), Side::Upstream));
+                    deaf.get_or_insert_with(|| failure(Halt::Writing(error), ReadFrom::Upstream));
                 }
-                Poll::Ready(Err(broken)) => return Poll::Ready(Some(failure(broken, Side::Upstream))),
+                Poll::Ready(Err(broken)) => return Poll::Ready(Some(failure(broken, ReadFrom::Upstream))),
                 _ => {}
             }
         }
@@ -255,17 +255,17 @@ fn is_reset(error: &io::Error) -> bool {
 
 /// Who was being read from.
 #[derive(Clone, Copy)]
-enum Side {
+enum ReadFrom {
     Downstream,
     Upstream,
 }
 
-fn failure(broken: Broken, reading_from: Side) -> Failure {
+fn failure(broken: Halt, reading_from: ReadFrom) -> Failure {
     match (broken, reading_from) {
-        (Broken::Reading(error), Side::Downstream) | (Broken::Writing(error), Side::Upstream) => {
+        (Halt::Reading(error), ReadFrom::Downstream) | (Halt::Writing(error), ReadFrom::Upstream) => {
             Failure::new(Reason::ClientGone, format!("the client broke off: {error}"))
         }
-        (Broken::Reading(error), Side::Upstream) | (Broken::Writing(error), Side::Downstream) => {
+        (Halt::Reading(error), ReadFrom::Upstream) | (Halt::Writing(error), ReadFrom::Downstream) => {
             Failure::new(Reason::UpstreamReset, format!("the server broke off: {error}"))
         }
     }

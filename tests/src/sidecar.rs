@@ -12,12 +12,12 @@ use proxy::identity::{Subject, TokenFile};
 use proxy::io::Clock;
 use proxy::observe::{LogLines, TelemetryOptions};
 use proxy::shell::app::{Core, Membership};
-use proxy::shell::listener::{Door, listen};
+use proxy::shell::listener::{Purpose, listen};
 use proxy::shell::worker::{Means, shared};
 use proxy::snapshots::{NameLookup, Snapshots};
 use proxy::status::logs::LogFilter;
 use proxy::tls::CredentialCell;
-use proxy::tls::dial::Target;
+use proxy::tls::dial::ControlAddress;
 use proxy::xds::NodeIdentity;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -82,7 +82,7 @@ impl Sidecar {
         let member = Membership {
             node: NodeIdentity { id, workload: workload.clone() },
             subject: Subject { namespace, workload: workload.clone(), instance: workload.clone(), service_account },
-            control: Target { host: control.ip().to_string(), port: control.port() },
+            control: ControlAddress { host: control.ip().to_string(), port: control.port() },
             control_roots: CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>()?,
             token: Some(TokenFile::new(token)),
         };
@@ -92,7 +92,7 @@ impl Sidecar {
         let worker = shared(&means, seed);
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         core.start(&mut tasks, LogFilter::default(), seed ^ 1, &stop)?;
-        for (door, port) in [(Door::Outbound, OUTBOUND_PORT), (Door::Inbound, INBOUND_PORT)] {
+        for (door, port) in [(Purpose::Outbound, OUTBOUND_PORT), (Purpose::Inbound, INBOUND_PORT)] {
             let listening = network.listen(SocketAddr::new(spec.ip, port)).await?;
             tasks.spawn_local(listen(listening, door, std::rc::Rc::clone(&worker)));
         }

@@ -9,7 +9,7 @@ use proto::mesh::{ApplyRequest, Progress};
 use serde_json::Value;
 use tonic::Streaming;
 
-use crate::client::{self, Place};
+use crate::client::{self, WhichMesh};
 use crate::output::{self, ProgressLine, TextOrJson};
 use crate::{documents, duration};
 
@@ -36,7 +36,7 @@ pub(crate) struct ChangeArgs {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::positive)]
     timeout: Duration,
     #[command(flatten)]
-    place: Place,
+    place: WhichMesh,
     /// How to print the result
     #[arg(short, long, value_enum, default_value_t)]
     output: TextOrJson,

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use super::get;
-use crate::client::Place;
+use crate::client::WhichMesh;
 use crate::output::{self, Columns, TextOrJson};
 
 /// Arguments of `meshwright ca`.
@@ -15,16 +15,16 @@ use crate::output::{self, Columns, TextOrJson};
 #[command(after_help = "Example: meshwright ca show")]
 pub(crate) struct CaArgs {
     #[command(subcommand)]
-    action: Action,
+    action: CaAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum CaAction {
     /// Shows the roots that are trusted, the issuers in use and how many certificates each of them has out.
     #[command(after_help = "Example: meshwright ca show -o json")]
     Show {
         #[command(flatten)]
-        place: Place,
+        place: WhichMesh,
         /// How to print it
         #[arg(short, long, value_enum, default_value_t)]
         output: TextOrJson,
@@ -32,7 +32,7 @@ enum Action {
 }
 
 pub(crate) fn run(args: CaArgs) -> anyhow::Result<ExitCode> {
-    let Action::Show { place, output } = args.action;
+    let CaAction::Show { place, output } = args.action;
     output::block_on(async {
         let summary = summarise(&output::parse(&get::fetch(&place, "certs", None, None).await?)?);
         match output {

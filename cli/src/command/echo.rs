@@ -8,7 +8,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use clap::Args;
 
-use crate::echo::{self, Rule, Settings, Who};
+use crate::echo::{self, Answerer, CallRule, EchoSettings};
 use crate::output;
 
 /// Port of plain HTTP where no port of any kind is given.
@@ -36,7 +36,7 @@ pub(crate) struct EchoArgs {
     tcp_greeting: Option<Bytes>,
     /// Call on before answering, and embed the answers: http://, http2://, grpc:// or tcp://; with PATH= only for paths below it
     #[arg(long, value_name = "[PATH=]URL", value_delimiter = ',', value_parser = echo::rule)]
-    call: Vec<Rule>,
+    call: Vec<CallRule>,
     /// Listen on this address only; default: every address of both families
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<IpAddr>,
@@ -68,8 +68,8 @@ pub(crate) fn run(args: EchoArgs) -> anyhow::Result<ExitCode> {
     // A sidecar's environment names the workload with its namespace.
     let name = args.name.rsplit('/').next().unwrap_or_default().to_owned();
     let instance = args.instance.unwrap_or_else(|| name.clone());
-    let settings = Settings {
-        who: Who { workload: name, namespace: args.namespace, instance, version: args.as_version },
+    let settings = EchoSettings {
+        who: Answerer { workload: name, namespace: args.namespace, instance, version: args.as_version },
         http,
         tcp: args.tcp,
         greeting: args.tcp_greeting.unwrap_or_default(),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use crate::up::inside::{self, Entry};
+use crate::up::inside::{self, Passage};
 
 /// Arguments of `meshwright enter`.
 #[derive(Debug, Args)]
@@ -37,7 +37,7 @@ fn mount(text: &str) -> Result<(PathBuf, PathBuf), String> {
 }
 
 pub(crate) fn run(args: EnterArgs) -> anyhow::Result<ExitCode> {
-    let entry = Entry {
+    let entry = Passage {
         userns: args.userns,
         netns: args.netns,
         mounts: args.mount,

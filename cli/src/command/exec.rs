@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use clap::Args;
 
 use crate::state;
-use crate::up::book::Book;
-use crate::up::inside::{self, Entry};
+use crate::up::book::InstancesFile;
+use crate::up::inside::{self, Passage};
 
 /// Arguments of `meshwright exec`.
 #[derive(Debug, Args)]
@@ -27,9 +27,9 @@ pub(crate) struct ExecArgs {
 
 pub(crate) fn run(args: ExecArgs) -> anyhow::Result<ExitCode> {
     let place = state::find();
-    let book = Book::read(&place)?;
+    let book = InstancesFile::read(&place)?;
     let instance = book.find(args.namespace.as_deref(), &args.workload)?;
-    let entry = Entry {
+    let entry = Passage {
         userns: book.userns.clone(),
         netns: Some(instance.netns.clone()),
         mounts: instance.mounts.clone(),

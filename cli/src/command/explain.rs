@@ -7,7 +7,7 @@ use proto::mesh::{ExplainRequest, Header};
 use serde_json::Value;
 
 use super::token;
-use crate::client::{self, Place};
+use crate::client::{self, WhichMesh};
 use crate::output::{self, Columns, TextOrJson};
 
 /// Arguments of `meshwright explain`.
@@ -27,7 +27,7 @@ pub(crate) struct ExplainArgs {
     #[arg(value_parser = url)]
     url: String,
     #[command(flatten)]
-    place: Place,
+    place: WhichMesh,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     output: TextOrJson,

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use proto::mesh::GetRequest;
 use serde_json::Value;
 
-use crate::client::{self, Place};
+use crate::client::{self, WhichMesh};
 use crate::output::{self, Columns, Format};
 
 /// Arguments of `meshwright get`.
@@ -18,21 +18,21 @@ use crate::output::{self, Columns, Format};
 pub(crate) struct GetArgs {
     /// What to show
     #[arg(value_enum)]
-    kind: Kind,
+    kind: GetKind,
     /// Only the object, workload or instance of this name, or the epoch of this number
     name: Option<String>,
     /// Only this namespace
     #[arg(short, long)]
     namespace: Option<String>,
     #[command(flatten)]
-    place: Place,
+    place: WhichMesh,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Kind {
+enum GetKind {
     /// Every object, its status, and the last good version where a newer one is refused
     Objects,
     /// Connected proxies and the epoch each of them runs
@@ -54,9 +54,9 @@ enum Kind {
 }
 
 /// Headings and the fields below them.
-type Table = &'static [(&'static str, &'static str)];
+type Layout = &'static [(&'static str, &'static str)];
 
-const PROXIES: Table = &[
+const PROXIES: Layout = &[
     ("NAMESPACE", "namespace"),
     ("INSTANCE", "instance"),
     ("WORKLOAD", "workload"),
@@ -67,7 +67,7 @@ const PROXIES: Table = &[
     ("PID", "pid"),
     ("CONNECTED SINCE", "connected_since"),
 ];
-const CERTS: Table = &[
+const CERTS: Layout = &[
     ("NAMESPACE", "namespace"),
     ("INSTANCE", "instance"),
     ("IDENTITY", "identity"),
@@ -75,7 +75,7 @@ const CERTS: Table = &[
     ("NOT AFTER", "not_after"),
     ("ISSUER", "issuer"),
 ];
-const EPOCHS: Table = &[
+const EPOCHS: Layout = &[
     ("EPOCH", "epoch"),
     ("ACCEPTED", "accepted"),
     ("LIVE", "live"),
@@ -85,9 +85,9 @@ const EPOCHS: Table = &[
     ("WAITING", "proxies.waiting"),
     ("OBJECTS", "objects"),
 ];
-const PLAINTEXT: Table =
+const PLAINTEXT: Layout =
     &[("SOURCE", "source"), ("DESTINATION", "destination"), ("PORT", "port"), ("CONNECTIONS", "connections"), ("LAST SEEN", "last_seen")];
-const LISTENERS: Table = &[
+const LISTENERS: Layout = &[
     ("PROXY", "proxy"),
     ("NAME", "name"),
     ("DIRECTION", "direction"),
@@ -98,7 +98,7 @@ const LISTENERS: Table = &[
     ("TCP", "tcp"),
     ("SERVICE", "service"),
 ];
-const ROUTES: Table = &[
+const ROUTES: Layout = &[
     ("PROXY", "proxy"),
     ("TABLE", "table"),
     ("KIND", "kind"),
@@ -109,7 +109,7 @@ const ROUTES: Table = &[
     ("BACKENDS", "backends"),
     ("TIMEOUT MS", "request_timeout_ms"),
 ];
-const CLUSTERS: Table = &[
+const CLUSTERS: Layout = &[
     ("PROXY", "proxy"),
     ("NAME", "name"),
     ("KIND", "kind"),
@@ -118,7 +118,7 @@ const CLUSTERS: Table = &[
     ("KNOWN", "known"),
     ("CONNECT TIMEOUT MS", "connect_timeout_ms"),
 ];
-const ENDPOINTS: Table = &[
+const ENDPOINTS: Layout = &[
     ("PROXY", "proxy"),
     ("CLUSTER", "cluster"),
     ("ADDRESS", "address"),
@@ -147,7 +147,7 @@ const FIRST: &[&str] = &[
     "file",
 ];
 
-impl Kind {
+impl GetKind {
     /// As the control plane names it, which is as the command line does.
     const fn text(self) -> &'static str {
         match self {
@@ -164,7 +164,7 @@ impl Kind {
     }
 
     /// The columns of a table, where the fields are fixed by kinds.md.
-    const fn columns(self) -> Option<Table> {
+    const fn columns(self) -> Option<Layout> {
         match self {
             Self::Proxies => Some(PROXIES),
             Self::Certs => Some(CERTS),
@@ -198,17 +198,17 @@ pub(crate) fn run(args: GetArgs) -> anyhow::Result<ExitCode> {
 ///
 /// # Errors
 /// Nothing was found.
-fn found(kind: Kind, namespace: Option<&str>, name: &str, answer: &Value) -> anyhow::Result<()> {
+fn found(kind: GetKind, namespace: Option<&str>, name: &str, answer: &Value) -> anyhow::Result<()> {
     let empty = answer.as_array().is_some_and(Vec::is_empty) || answer.as_object().is_some_and(serde_json::Map::is_empty);
     if !empty {
         return Ok(());
     }
     let place = namespace.map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
     match kind {
-        Kind::Objects => bail!("there is no object named {name}{place}; `meshwright get objects` lists all that are"),
-        Kind::Certs => bail!("no workload or instance {name}{place} has a certificate; `meshwright get certs` lists those that have"),
-        Kind::Plaintext => bail!("nobody speaks plaintext to a workload or instance {name}{place}"),
-        Kind::Epochs => bail!("there is no epoch {name} any more, or not yet; `meshwright get epochs` lists those that are remembered"),
+        GetKind::Objects => bail!("there is no object named {name}{place}; `meshwright get objects` lists all that are"),
+        GetKind::Certs => bail!("no workload or instance {name}{place} has a certificate; `meshwright get certs` lists those that have"),
+        GetKind::Plaintext => bail!("nobody speaks plaintext to a workload or instance {name}{place}"),
+        GetKind::Epochs => bail!("there is no epoch {name} any more, or not yet; `meshwright get epochs` lists those that are remembered"),
         _ => bail!("no proxy of a workload or instance {name}{place} is connected; `meshwright get proxies` lists those that are"),
     }
 }
@@ -217,7 +217,7 @@ fn found(kind: Kind, namespace: Option<&str>, name: &str, answer: &Value) -> any
 ///
 /// # Errors
 /// No mesh runs, or it refuses.
-pub(super) async fn fetch(place: &Place, kind: &str, namespace: Option<&str>, name: Option<&str>) -> anyhow::Result<String> {
+pub(super) async fn fetch(place: &WhichMesh, kind: &str, namespace: Option<&str>, name: Option<&str>) -> anyhow::Result<String> {
     let mut control = place.connect().await?;
     let request = GetRequest {
         kind: kind.to_owned(),
@@ -227,9 +227,9 @@ pub(super) async fn fetch(place: &Place, kind: &str, namespace: Option<&str>, na
     Ok(control.get(request).await.map_err(|status| client::refused(&status))?.into_inner().json)
 }
 
-fn table(kind: Kind, answer: &Value) -> String {
+fn table(kind: GetKind, answer: &Value) -> String {
     let rows = match kind {
-        Kind::Objects => answer.as_array().into_iter().flatten().map(object).collect(),
+        GetKind::Objects => answer.as_array().into_iter().flatten().map(object).collect(),
         _ => rows(answer),
     };
     let mut table = match kind.columns() {
@@ -308,24 +308,24 @@ mod tests {
     #[test]
     fn answers_per_proxy_make_one_table() {
         let answer = json!({"shop/a": [{"name": "inbound"}], "shop/b": [{"name": "out/10.96.0.1:80"}]});
-        let text = table(Kind::Listeners, &answer);
+        let text = table(GetKind::Listeners, &answer);
         assert!(text.starts_with("PROXY    NAME               DIRECTION"), "{text}");
         assert!(text.contains("\nshop/b   out/10.96.0.1:80   -"), "{text}");
-        assert_eq!(table(Kind::Clusters, &json!({})), "no clusters here\n");
+        assert_eq!(table(GetKind::Clusters, &json!({})), "no clusters here\n");
     }
 
     /// Aim: a name that nothing has is an error with words, whatever the kind; without a name nothing is a table that says so.
     #[test]
     fn a_name_of_nothing_is_an_error() {
         let said = |kind, namespace, answer| found(kind, namespace, "nope", &answer).map_err(|error| error.to_string());
-        for kind in Kind::value_variants() {
+        for kind in GetKind::value_variants() {
             let empty = if kind.columns().is_some_and(|columns| columns[0].1 == "proxy") { json!({}) } else { json!([]) };
-            let words = if *kind == Kind::Epochs { "nope" } else { "nope in namespace shop" };
+            let words = if *kind == GetKind::Epochs { "nope" } else { "nope in namespace shop" };
             assert!(said(*kind, Some("shop"), empty).unwrap_err().contains(words), "{kind:?}");
             assert_eq!(said(*kind, None, json!([{"name": "nope"}])), Ok(()));
         }
         let wanted = "there is no object named nope; `meshwright get objects` lists all that are";
-        assert_eq!(said(Kind::Objects, None, json!([])), Err(wanted.to_owned()));
+        assert_eq!(said(GetKind::Objects, None, json!([])), Err(wanted.to_owned()));
     }
 
     /// Aim: an object's conditions stand in one cell, and those that are not met say why.
@@ -335,14 +335,14 @@ mod tests {
             {"type": "Accepted", "status": "True", "reason": "Accepted"},
             {"type": "ResolvedRefs", "status": "False", "reason": "BackendNotFound"}]}]});
         let answer = json!([{"kind": "HTTPRoute", "metadata": {"namespace": "shop", "name": "catalog"}, "status": status}]);
-        let text = table(Kind::Objects, &answer);
+        let text = table(GetKind::Objects, &answer);
         assert!(text.contains("HTTPRoute   shop        catalog   Accepted, ResolvedRefs=False (BackendNotFound)"), "{text}");
     }
 
     /// Aim: the columns of kinds.md stand in their order, also when a proxy has no pid.
     #[test]
     fn proxies_have_their_columns() {
-        let text = table(Kind::Proxies, &json!([{"namespace": "shop", "instance": "a", "epoch": 3}]));
+        let text = table(GetKind::Proxies, &json!([{"namespace": "shop", "instance": "a", "epoch": 3}]));
         assert!(text.starts_with("NAMESPACE   INSTANCE   WORKLOAD   KIND"), "{text}");
     }
 
@@ -350,7 +350,7 @@ mod tests {
         /// Aim: no answer of another shape makes a table panic.
         #[test]
         fn any_answer_is_survived(text in "\\PC{0,20}", number in proptest::prelude::any::<i64>(), which in 0_usize..9) {
-            let kind = Kind::value_variants()[which];
+            let kind = GetKind::value_variants()[which];
             let row = serde_json::json!({"proxies": number, "status": {"conditions": [text, {"type": number}]}, "objects": {"a": [text]}, "kind": number});
             for answer in [row.clone(), serde_json::json!([row, text, number, null]), serde_json::json!({"a/b": [row], "c": text})] {
                 table(kind, &answer);

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Args;
-use injector::{Decision, Settings};
-use proxy::tls::dial::Target;
+use injector::{Injection, SidecarSettings};
+use proxy::tls::dial::ControlAddress;
 
 use crate::{documents, output};
 
@@ -24,15 +24,15 @@ pub(crate) struct InjectArgs {
     image: Option<String>,
     /// HOST:PORT of the control plane, as the pods reach it
     #[arg(long, value_name = "HOST:PORT")]
-    control: Option<Target>,
+    control: Option<ControlAddress>,
     /// ConfigMap of each namespace whose key `ca.pem` holds the mesh's roots
     #[arg(long, value_name = "NAME")]
     ca_config_map: Option<String>,
 }
 
 pub(crate) fn run(args: InjectArgs) -> anyhow::Result<ExitCode> {
-    let defaults = Settings::default();
-    let settings = Settings {
+    let defaults = SidecarSettings::default();
+    let settings = SidecarSettings {
         image: args.image.unwrap_or(defaults.image),
         control: args.control.map_or(defaults.control, |control| control.to_string()),
         ca_config_map: args.ca_config_map.unwrap_or(defaults.ca_config_map),
@@ -52,8 +52,8 @@ pub(crate) fn run(args: InjectArgs) -> anyhow::Result<ExitCode> {
     let injected = injector::inject(&text, &settings).context("nothing was injected")?;
     for outcome in &injected.outcomes {
         let verdict = match outcome.decision {
-            Decision::Inject => "gets a sidecar".to_owned(),
-            Decision::Skip(why) => format!("is left alone: {why}"),
+            Injection::Inject => "gets a sidecar".to_owned(),
+            Injection::Skip(why) => format!("is left alone: {why}"),
         };
         eprintln!("{} {}/{} {verdict}", outcome.kind, outcome.namespace, outcome.name);
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use proxy::dns::{RESOLV_CONF, nameservers};
-use proxy::intercept::{self, EXEMPT_UID, Families, Plan};
+use proxy::intercept::{self, EXEMPT_UID, Families, Interception};
 
 /// Arguments of `meshwright intercept`.
 #[derive(Debug, Args)]
@@ -14,11 +14,11 @@ use proxy::intercept::{self, EXEMPT_UID, Families, Plan};
     Redirects this network namespace to a sidecar that runs as uid 1337.")]
 pub(crate) struct InterceptArgs {
     #[command(subcommand)]
-    action: Action,
+    action: InterceptAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum InterceptAction {
     /// Installs the rules, replacing earlier ones in one transaction.
     #[command(after_help = "Example: meshwright intercept install --exempt-mark 0x6d77")]
     Install(Rules),
@@ -48,8 +48,8 @@ struct Rules {
     #[arg(long, value_name = "CIDRS", value_delimiter = ',')]
     exclude_outbound_cidrs: Vec<IpNet>,
     /// Which address families are redirected.
-    #[arg(long, value_enum, default_value_t = Family::Both)]
-    family: Family,
+    #[arg(long, value_enum, default_value_t = AddressFamilies::Both)]
+    family: AddressFamilies,
     /// Resolvers whose port 53 is answered by the sidecar [default: those of /etc/resolv.conf].
     #[arg(long, value_name = "ADDRESSES", value_delimiter = ',')]
     resolvers: Vec<IpAddr>,
@@ -59,14 +59,14 @@ struct Rules {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Family {
+enum AddressFamilies {
     Both,
     Ipv4,
     Ipv6,
 }
 
 impl Rules {
-    fn plan(self, resolv_conf: &str) -> Plan {
+    fn plan(self, resolv_conf: &str) -> Interception {
         let mut resolvers = self.resolvers;
         if resolvers.is_empty() && !self.keep_dns {
             resolvers.extend(nameservers(resolv_conf).iter().map(SocketAddr::ip));
@@ -75,16 +75,16 @@ impl Rules {
             // resolv.conf(5): without a line the resolver on this machine is asked.
             resolvers.push(Ipv4Addr::LOCALHOST.into());
         }
-        Plan {
+        Interception {
             exempt_uid: self.exempt_uid.or(self.exempt_mark.is_none().then_some(EXEMPT_UID)),
             exempt_mark: self.exempt_mark,
             exclude_outbound_ports: self.exclude_outbound_ports.into_iter().collect(),
             exclude_inbound_ports: self.exclude_inbound_ports.into_iter().collect(),
             exclude_outbound_cidrs: self.exclude_outbound_cidrs,
             families: match self.family {
-                Family::Both => Families::Both,
-                Family::Ipv4 => Families::Ipv4,
-                Family::Ipv6 => Families::Ipv6,
+                AddressFamilies::Both => Families::Both,
+                AddressFamilies::Ipv4 => Families::Ipv4,
+                AddressFamilies::Ipv6 => Families::Ipv6,
             },
             resolvers,
         }
@@ -105,9 +105,9 @@ fn resolv_conf() -> String {
 
 pub(crate) fn run(args: InterceptArgs) -> anyhow::Result<ExitCode> {
     match args.action {
-        Action::Install(rules) => intercept::install(&rules.plan(&resolv_conf()))?,
-        Action::Remove => intercept::remove()?,
-        Action::Verify(rules) => {
+        InterceptAction::Install(rules) => intercept::install(&rules.plan(&resolv_conf()))?,
+        InterceptAction::Remove => intercept::remove()?,
+        InterceptAction::Verify(rules) => {
             let missing = intercept::verify(&rules.plan(&resolv_conf()))?;
             for one in &missing {
                 println!("{one}");
@@ -133,7 +133,7 @@ mod tests {
             exclude_outbound_ports: Vec::new(),
             exclude_inbound_ports: Vec::new(),
             exclude_outbound_cidrs: Vec::new(),
-            family: Family::Both,
+            family: AddressFamilies::Both,
             resolvers: resolvers.iter().map(|text| text.parse().unwrap()).collect(),
             keep_dns,
         };

@@ -13,7 +13,7 @@ use clap::Args;
 
 use crate::output::usage;
 use crate::state;
-use crate::up::book::Book;
+use crate::up::book::InstancesFile;
 use crate::up::tidy::LOGS;
 
 /// Name of the control plane's log on the command line.
@@ -71,7 +71,7 @@ fn choose(place: &Path, args: &LogsArgs) -> anyhow::Result<PathBuf> {
         }
         return Ok(place.join(LOGS).join("control.log"));
     }
-    let book = Book::read(place);
+    let book = InstancesFile::read(place);
     if let Ok(book) = &book {
         let entry = book.find(args.namespace.as_deref(), &args.workload)?;
         return Ok(if args.proxy || entry.edge { entry.proxy_log.clone() } else { entry.log.clone() });

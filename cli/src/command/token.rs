@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use proto::mesh::TokenRequest;
 
-use crate::client::{self, Place};
+use crate::client::{self, WhichMesh};
 use crate::{duration, output};
 
 /// Arguments of `meshwright token`.
@@ -14,11 +14,11 @@ use crate::{duration, output};
 #[command(after_help = "Example: meshwright token create --workload shop/catalog > token")]
 pub(crate) struct TokenArgs {
     #[command(subcommand)]
-    action: Action,
+    action: TokenAction,
 }
 
 #[derive(Debug, Subcommand)]
-enum Action {
+enum TokenAction {
     /// Prints a one-time join token for one workload; it pins the root certificate's hash.
     #[command(after_help = "Example: meshwright token create --workload shop/catalog --life 10m > token")]
     Create {
@@ -32,7 +32,7 @@ enum Action {
         #[arg(long, value_name = "DURATION", value_parser = duration::positive)]
         life: Option<Duration>,
         #[command(flatten)]
-        place: Place,
+        place: WhichMesh,
     },
 }
 
@@ -45,7 +45,7 @@ pub(super) fn workload(text: &str) -> Result<String, String> {
 }
 
 pub(crate) fn run(args: TokenArgs) -> anyhow::Result<ExitCode> {
-    let Action::Create { workload, instance, life, place } = args.action;
+    let TokenAction::Create { workload, instance, life, place } = args.action;
     output::block_on(async {
         let mut control = place.connect().await?;
         let request = TokenRequest { workload, life: life.map(duration::to_message), instance: instance.unwrap_or_default() };

@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use crate::duration;
 use crate::netns::ranges::Ranges;
 use crate::output::TextOrJson;
-use crate::up::{self, Settings};
+use crate::up::{self, UpSettings};
 
 /// Where plaintext xDS listens unless told otherwise.
 const PLAINTEXT_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 15010);
@@ -62,7 +62,7 @@ fn loopback(text: &str) -> Result<SocketAddr, String> {
 }
 
 pub(crate) fn run(args: UpArgs) -> anyhow::Result<ExitCode> {
-    up::run(Settings {
+    up::run(UpSettings {
         folder: args.dir,
         fresh: args.fresh,
         rootless: args.rootless,

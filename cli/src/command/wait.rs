@@ -9,7 +9,7 @@ use proto::mesh::{Progress, WaitRequest};
 use tokio::time::Instant;
 
 use super::apply;
-use crate::client::{self, Control, Place, Unreached};
+use crate::client::{self, Control, Unreached, WhichMesh};
 use crate::output::{self, ProgressLine, TextOrJson};
 use crate::{duration, state};
 
@@ -31,7 +31,7 @@ pub(crate) struct WaitArgs {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration::positive)]
     timeout: Duration,
     #[command(flatten)]
-    place: Place,
+    place: WhichMesh,
     /// How to print the result
     #[arg(short, long, value_enum, default_value_t)]
     output: TextOrJson,
@@ -61,7 +61,7 @@ pub(crate) fn run(args: WaitArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Asks until the deadline; `None` when no control plane gave an answer by then. A control plane that restarts is asked again.
-async fn until_live(place: &Place, epoch: Option<u64>, deadline: Instant) -> anyhow::Result<Option<Progress>> {
+async fn until_live(place: &WhichMesh, epoch: Option<u64>, deadline: Instant) -> anyhow::Result<Option<Progress>> {
     let line = ProgressLine::start("waiting for a mesh");
     loop {
         match place.connect().await {

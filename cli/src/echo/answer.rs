@@ -13,17 +13,17 @@ use http_body_util::{BodyExt, Full};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::Who;
+use super::Answerer;
 
 /// Header in which the sidecar tells the caller's identity.
 const CLIENT_CERT: &str = "x-forwarded-client-cert";
 
 /// The one body type of answers.
-pub(super) type Body = BoxBody<Bytes, Infallible>;
+pub(super) type EchoBody = BoxBody<Bytes, Infallible>;
 
 /// What was seen of a request; the JSON of kinds.md.
 #[derive(Debug, Serialize)]
-struct Answer<'a> {
+struct Echo<'a> {
     workload: &'a str,
     namespace: &'a str,
     instance: &'a str,
@@ -41,7 +41,7 @@ struct Answer<'a> {
 
 /// The answer's JSON as bytes.
 pub(super) fn describe(
-    who: &Who,
+    who: &Answerer,
     peer: SocketAddr,
     head: &http::request::Parts,
     protocol: &'static str,
@@ -52,7 +52,7 @@ pub(super) fn describe(
     for (name, value) in &head.headers {
         headers.entry(name.as_str()).or_default().push(String::from_utf8_lossy(value.as_bytes()));
     }
-    let answer = Answer {
+    let answer = Echo {
         workload: &who.workload,
         namespace: &who.namespace,
         instance: &who.instance,
@@ -84,12 +84,12 @@ fn identity(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// A short answer in words.
-pub(super) fn text(status: StatusCode, words: String) -> Response<Body> {
+pub(super) fn text(status: StatusCode, words: String) -> Response<EchoBody> {
     reply(status, "text/plain; charset=utf-8", words.into())
 }
 
 /// An answer with a body of that type.
-pub(super) fn reply(status: StatusCode, kind: &'static str, bytes: Bytes) -> Response<Body> {
+pub(super) fn reply(status: StatusCode, kind: &'static str, bytes: Bytes) -> Response<EchoBody> {
     let mut response = Response::new(Full::new(bytes).boxed());
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -113,7 +113,7 @@ mod tests {
             .header(CLIENT_CERT, "By=spiffe://a;URI=spiffe://liar,By=spiffe://b;Hash=00;URI=spiffe://cluster.local/ns/shop/sa/frontend")
             .body(())
             .unwrap();
-        let who = Who { workload: "c".into(), namespace: "shop".into(), instance: "c-0".into(), version: "v1".into() };
+        let who = Answerer { workload: "c".into(), namespace: "shop".into(), instance: "c-0".into(), version: "v1".into() };
         let (head, ()) = request.into_parts();
         let json = describe(&who, "10.0.0.1:5".parse().unwrap(), &head, "HTTP/1.1", 3, &[]);
         let value: Value = serde_json::from_slice(&json).unwrap();

@@ -50,7 +50,7 @@ enum Scheme {
 
 /// Whom to call, and for which paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Rule {
+pub(crate) struct CallRule {
     /// Only for requests to this path or below it; empty for all.
     path: String,
     scheme: Scheme,
@@ -64,7 +64,7 @@ pub(crate) struct Rule {
 ///
 /// # Errors
 /// A sentence for clap that shows the right form.
-pub(crate) fn rule(text: &str) -> Result<Rule, String> {
+pub(crate) fn rule(text: &str) -> Result<CallRule, String> {
     let wrong = |why: &str| format!("`{text}` {why}; write for example http://catalog.shop/items or /buy=grpc://checkout.shop:9090");
     let (path, url) = match text.split_once('=') {
         Some((path, url)) if path.starts_with('/') => (path, url),
@@ -83,33 +83,33 @@ pub(crate) fn rule(text: &str) -> Result<Rule, String> {
     if scheme == Scheme::Tcp && authority.port().is_none() {
         return Err(wrong("names no port, which tcp:// needs"));
     }
-    Ok(Rule { path: path.trim_end_matches('/').to_owned(), scheme, authority, target: target.to_owned(), url: url.to_owned() })
+    Ok(CallRule { path: path.trim_end_matches('/').to_owned(), scheme, authority, target: target.to_owned(), url: url.to_owned() })
 }
 
-impl Rule {
+impl CallRule {
     fn applies(&self, path: &str) -> bool {
         path.strip_prefix(self.path.as_str()).is_some_and(|rest| self.path.is_empty() || rest.is_empty() || rest.starts_with('/'))
     }
 }
 
 /// Whom a request to this path calls: the rules of the longest path that fits; rules without a path apply where no other does.
-fn applicable<'a>(rules: &'a [Rule], path: &str) -> Vec<&'a Rule> {
-    let fitting: Vec<&Rule> = rules.iter().filter(|rule| rule.applies(path)).collect();
+fn applicable<'a>(rules: &'a [CallRule], path: &str) -> Vec<&'a CallRule> {
+    let fitting: Vec<&CallRule> = rules.iter().filter(|rule| rule.applies(path)).collect();
     let longest = fitting.iter().map(|rule| rule.path.len()).max().unwrap_or(0);
     fitting.into_iter().filter(|rule| rule.path.len() == longest).collect()
 }
 
-type Pool = Client<HttpConnector, Full<Bytes>>;
+type HttpPool = Client<HttpConnector, Full<Bytes>>;
 
 /// Pooled connections to those whom we call.
 #[derive(Debug)]
-pub(super) struct Caller {
-    http1: Pool,
-    http2: Pool,
+pub(super) struct Callees {
+    http1: HttpPool,
+    http2: HttpPool,
     name: String,
 }
 
-impl Caller {
+impl Callees {
     /// `name` is how TCP peers are greeted.
     pub(super) fn new(name: &str) -> Self {
         let mut connector = HttpConnector::new();
@@ -124,7 +124,7 @@ impl Caller {
     }
 
     /// Calls all that the path's rules name, at once; the answers in the rules' order, and whether all went well.
-    pub(super) async fn call_all(&self, rules: &[Rule], path: &str, headers: &HeaderMap) -> (Vec<Value>, bool) {
+    pub(super) async fn call_all(&self, rules: &[CallRule], path: &str, headers: &HeaderMap) -> (Vec<Value>, bool) {
         if rules.is_empty() {
             return (Vec::new(), true);
         }
@@ -133,7 +133,7 @@ impl Caller {
         (answers.into_iter().map(|(answer, _)| answer).collect(), all_well)
     }
 
-    async fn call(&self, rule: &Rule, headers: &HeaderMap) -> (Value, bool) {
+    async fn call(&self, rule: &CallRule, headers: &HeaderMap) -> (Value, bool) {
         let call = async {
             match rule.scheme {
                 Scheme::Http1 => http(&self.http1, rule, headers).await,
@@ -155,7 +155,7 @@ impl Caller {
     }
 }
 
-fn request(rule: &Rule, method: Method, target: &str, headers: &HeaderMap, body: Bytes) -> Result<Request<Full<Bytes>>, String> {
+fn request(rule: &CallRule, method: Method, target: &str, headers: &HeaderMap, body: Bytes) -> Result<Request<Full<Bytes>>, String> {
     let mut request = Request::builder()
         .method(method)
         .uri(format!("http://{}{target}", rule.authority))
@@ -169,7 +169,7 @@ fn request(rule: &Rule, method: Method, target: &str, headers: &HeaderMap, body:
     Ok(request)
 }
 
-async fn http(pool: &Pool, rule: &Rule, headers: &HeaderMap) -> Result<(Value, bool), String> {
+async fn http(pool: &HttpPool, rule: &CallRule, headers: &HeaderMap) -> Result<(Value, bool), String> {
     let request = request(rule, Method::GET, &rule.target, headers, Bytes::new())?;
     let response = pool.request(request).await.map_err(|error| chain(&error))?;
     let status = response.status();
@@ -186,7 +186,7 @@ async fn http(pool: &Pool, rule: &Rule, headers: &HeaderMap) -> Result<(Value, b
     Ok((answer, !status.is_server_error() && !status.is_client_error()))
 }
 
-async fn grpc(pool: &Pool, rule: &Rule, headers: &HeaderMap) -> Result<(Value, bool), String> {
+async fn grpc(pool: &HttpPool, rule: &CallRule, headers: &HeaderMap) -> Result<(Value, bool), String> {
     let message = grpc::frame(&EchoRequest { message: "called on".into(), status: 0, delay_ms: 0 });
     let mut request = request(rule, Method::POST, grpc::CALL_PATH, headers, message)?;
     request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -210,7 +210,7 @@ async fn grpc(pool: &Pool, rule: &Rule, headers: &HeaderMap) -> Result<(Value, b
 }
 
 /// Listens first, for protocols in which the server speaks first; then says one line and takes what comes back.
-async fn tcp(rule: &Rule, name: &str) -> Result<(Value, bool), String> {
+async fn tcp(rule: &CallRule, name: &str) -> Result<(Value, bool), String> {
     let started = Instant::now();
     let mut stream = TcpStream::connect(rule.authority.as_str()).await.map_err(|error| format!("cannot connect: {error}"))?;
     let mut heard = [0; SHOWN_BYTES_MAX];
@@ -254,7 +254,7 @@ mod tests {
     #[test]
     fn the_longest_path_decides() {
         let rules = ["http://catalog", "/buy=grpc://checkout:9090", "/buy=http://catalog/items", "/buy/now=tcp://store:7000"];
-        let rules: Vec<Rule> = rules.iter().map(|text| rule(text).unwrap()).collect();
+        let rules: Vec<CallRule> = rules.iter().map(|text| rule(text).unwrap()).collect();
         let urls = |path: &str| applicable(&rules, path).iter().map(|rule| rule.url.clone()).collect::<Vec<_>>();
         assert_eq!(urls("/"), ["http://catalog"]);
         assert_eq!(urls("/buyer"), ["http://catalog"]);

@@ -19,8 +19,8 @@ use http_body_util::{BodyExt, Channel};
 use hyper::body::Incoming;
 use prost::Message;
 
-use super::Service;
-use super::answer::{Body, describe};
+use super::EchoService;
+use super::answer::{EchoBody, describe};
 
 /// Largest message taken.
 const MESSAGE_BYTES_MAX: usize = 4 << 20;
@@ -62,12 +62,12 @@ pub(super) struct EchoReply {
 
 /// How a call ended.
 #[derive(Debug)]
-struct Status {
+struct GrpcStatus {
     code: u32,
     message: String,
 }
 
-impl Status {
+impl GrpcStatus {
     const INVALID_ARGUMENT: u32 = 3;
     const RESOURCE_EXHAUSTED: u32 = 8;
     const UNIMPLEMENTED: u32 = 12;
@@ -136,7 +136,7 @@ pub(super) fn only_message(body: &[u8]) -> Result<EchoReply, String> {
 }
 
 /// Answers a call; the body streams, so that `Chat` may take its time.
-pub(super) fn answer(service: Arc<Service>, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+pub(super) fn answer(service: Arc<EchoService>, peer: SocketAddr, request: Request<Incoming>) -> Response<EchoBody> {
     let (mut sender, body) = Channel::<Bytes, std::convert::Infallible>::new(REPLIES_MAX);
     tokio::spawn(async move {
         let (head, body) = request.into_parts();
@@ -146,9 +146,9 @@ pub(super) fn answer(service: Arc<Service>, peer: SocketAddr, request: Request<I
                 let _ = sender.send_data(raw_frame(SERVING)).await;
                 Ok(())
             }
-            other => Err(Status::new(Status::UNIMPLEMENTED, format!("{other} is not served here"))),
+            other => Err(GrpcStatus::new(GrpcStatus::UNIMPLEMENTED, format!("{other} is not served here"))),
         };
-        let trailers = status.err().unwrap_or_else(|| Status::new(0, "")).trailers();
+        let trailers = status.err().unwrap_or_else(|| GrpcStatus::new(0, "")).trailers();
         // A client that left needs no trailers.
         let _ = sender.send_trailers(trailers).await;
     });
@@ -159,20 +159,20 @@ pub(super) fn answer(service: Arc<Service>, peer: SocketAddr, request: Request<I
 
 /// One reply per message, until the client is done.
 async fn exchange(
-    service: &Service,
+    service: &EchoService,
     peer: SocketAddr,
     head: &http::request::Parts,
     mut body: Incoming,
     sender: &mut Sender<Bytes>,
-) -> Result<(), Status> {
+) -> Result<(), GrpcStatus> {
     let mut arrived = BytesMut::new();
     let mut messages = 0_u64;
     while let Some(chunk) = body.frame().await {
-        let chunk = chunk.map_err(|error| Status::new(Status::UNAVAILABLE, format!("the request broke off: {error}")))?;
+        let chunk = chunk.map_err(|error| GrpcStatus::new(GrpcStatus::UNAVAILABLE, format!("the request broke off: {error}")))?;
         if let Ok(data) = chunk.into_data() {
             arrived.extend_from_slice(&data);
         }
-        while let Some(message) = take(&mut arrived).map_err(|why| Status::new(Status::RESOURCE_EXHAUSTED, why))? {
+        while let Some(message) = take(&mut arrived).map_err(|why| GrpcStatus::new(GrpcStatus::RESOURCE_EXHAUSTED, why))? {
             messages += 1;
             let reply = reply(service, peer, head, message).await?;
             if sender.send_data(reply).await.is_err() {
@@ -181,22 +181,22 @@ async fn exchange(
         }
     }
     if head.uri.path() == CALL_PATH && messages != 1 {
-        return Err(Status::new(Status::INVALID_ARGUMENT, format!("Call takes one message, {messages} came")));
+        return Err(GrpcStatus::new(GrpcStatus::INVALID_ARGUMENT, format!("Call takes one message, {messages} came")));
     }
     Ok(())
 }
 
-async fn reply(service: &Service, peer: SocketAddr, head: &http::request::Parts, message: Bytes) -> Result<Bytes, Status> {
+async fn reply(service: &EchoService, peer: SocketAddr, head: &http::request::Parts, message: Bytes) -> Result<Bytes, GrpcStatus> {
     let body_bytes = message.len() as u64;
     let request = EchoRequest::decode(message)
-        .map_err(|error| Status::new(Status::INVALID_ARGUMENT, format!("the message is no meshwright.echo.v1.Request: {error}")))?;
+        .map_err(|error| GrpcStatus::new(GrpcStatus::INVALID_ARGUMENT, format!("the message is no meshwright.echo.v1.Request: {error}")))?;
     let (called, all_well) = service.caller.call_all(&service.rules, head.uri.path(), &head.headers).await;
     tokio::time::sleep(Duration::from_millis(request.delay_ms.into())).await;
     if request.status != 0 {
-        return Err(Status::new(request.status, "as wished"));
+        return Err(GrpcStatus::new(request.status, "as wished"));
     }
     if !all_well {
-        return Err(Status::new(Status::UNAVAILABLE, serde_json::Value::from(called).to_string()));
+        return Err(GrpcStatus::new(GrpcStatus::UNAVAILABLE, serde_json::Value::from(called).to_string()));
     }
     let json = describe(&service.who, peer, head, "gRPC", body_bytes, &called);
     Ok(frame(&EchoReply { message: request.message, json: String::from_utf8(json).unwrap_or_default() }))

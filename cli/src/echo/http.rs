@@ -9,14 +9,18 @@ use http::{Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::answer::{Body, describe, reply, text};
+use super::answer::{EchoBody, describe, reply, text};
 use super::wish::Wish;
-use super::{Service, grpc, websocket};
+use super::{EchoService, grpc, websocket};
 
 /// The path that says that this process lives.
 const HEALTH_PATH: &str = "/healthz";
 /// Answers any request that arrives on an HTTP port.
-pub(super) async fn answer(service: Arc<Service>, peer: SocketAddr, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+pub(super) async fn answer(
+    service: Arc<EchoService>,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+) -> Result<Response<EchoBody>, Infallible> {
     if request.uri().path() == HEALTH_PATH {
         return Ok(text(StatusCode::OK, "ok\n".into()));
     }
@@ -29,7 +33,7 @@ pub(super) async fn answer(service: Arc<Service>, peer: SocketAddr, request: Req
     Ok(plain(&service, peer, request).await)
 }
 
-async fn plain(service: &Service, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+async fn plain(service: &EchoService, peer: SocketAddr, request: Request<Incoming>) -> Response<EchoBody> {
     let (head, body) = request.into_parts();
     let wish = match Wish::read(head.uri.query().unwrap_or_default()) {
         Ok(wish) => wish,

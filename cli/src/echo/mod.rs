@@ -23,7 +23,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::signal::unix::{SignalKind, signal};
 
-pub(crate) use call::{Rule, rule};
+pub(crate) use call::{CallRule, rule};
 pub(crate) use tcp::unescape;
 
 /// Pause after an accept that failed, e.g. for want of file descriptors.
@@ -33,7 +33,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 /// Who answers.
 #[derive(Debug, Clone)]
-pub(crate) struct Who {
+pub(crate) struct Answerer {
     /// Workload name.
     pub(crate) workload: String,
     /// Its namespace.
@@ -46,9 +46,9 @@ pub(crate) struct Who {
 
 /// What to serve.
 #[derive(Debug)]
-pub(crate) struct Settings {
+pub(crate) struct EchoSettings {
     /// Who answers.
-    pub(crate) who: Who,
+    pub(crate) who: Answerer,
     /// Ports of HTTP and gRPC; 0 takes a free one.
     pub(crate) http: Vec<u16>,
     /// Ports of raw TCP.
@@ -56,28 +56,28 @@ pub(crate) struct Settings {
     /// What TCP clients hear first.
     pub(crate) greeting: Bytes,
     /// Whom to call before answering.
-    pub(crate) rules: Vec<Rule>,
+    pub(crate) rules: Vec<CallRule>,
     /// One address, or both families' wildcard.
     pub(crate) listen: Option<IpAddr>,
 }
 
 /// What every connection shares.
 #[derive(Debug)]
-struct Service {
-    who: Who,
-    rules: Vec<Rule>,
-    caller: call::Caller,
+struct EchoService {
+    who: Answerer,
+    rules: Vec<CallRule>,
+    caller: call::Callees,
 }
 
 /// Serves until SIGTERM or SIGINT, then finishes what is in flight.
 ///
 /// # Errors
 /// A port cannot be opened; the sentence names it.
-pub(crate) async fn serve(settings: Settings) -> anyhow::Result<()> {
+pub(crate) async fn serve(settings: EchoSettings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let name = format!("{}/{}", settings.who.namespace, settings.who.instance);
-    let service = Arc::new(Service { who: settings.who, rules: settings.rules, caller: call::Caller::new(&name) });
+    let service = Arc::new(EchoService { who: settings.who, rules: settings.rules, caller: call::Callees::new(&name) });
     let connections = Arc::new(GracefulShutdown::new());
     let mut accepting = tokio::task::JoinSet::new();
     for port in settings.http {
@@ -116,7 +116,7 @@ async fn accept(listener: &TcpListener) -> (TcpStream, std::net::SocketAddr) {
     }
 }
 
-async fn accept_http(listener: TcpListener, service: Arc<Service>, connections: Arc<GracefulShutdown>) {
+async fn accept_http(listener: TcpListener, service: Arc<EchoService>, connections: Arc<GracefulShutdown>) {
     let builder = auto::Builder::new(TokioExecutor::new());
     loop {
         let (stream, peer) = accept(&listener).await;

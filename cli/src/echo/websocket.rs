@@ -13,7 +13,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::answer::{Body, text};
+use super::answer::{EchoBody, text};
 
 /// Appended to the client's key (RFC 6455, section 1.3).
 const KEY_SUFFIX: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
@@ -34,7 +34,7 @@ pub(super) fn is_handshake(request: &Request<Incoming>) -> bool {
 }
 
 /// Answers the handshake and echoes from then on.
-pub(super) fn answer(mut request: Request<Incoming>) -> Response<Body> {
+pub(super) fn answer(mut request: Request<Incoming>) -> Response<EchoBody> {
     let version_fits = request.headers().get(SEC_WEBSOCKET_VERSION).is_some_and(|value| value == "13");
     let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY).filter(|_| version_fits) else {
         let mut refusal = text(StatusCode::UPGRADE_REQUIRED, "a WebSocket of version 13 needs sec-websocket-key\n".into());

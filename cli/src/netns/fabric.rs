@@ -37,7 +37,7 @@ pub(crate) struct Fabric {
 
 /// An instance's place on the fabric. Give it back with [`Fabric::unplug`].
 #[derive(Debug)]
-pub(crate) struct Port {
+pub(crate) struct Plug {
     /// The instance's own namespace.
     pub(crate) namespace: Namespace,
     name: String,
@@ -65,7 +65,7 @@ impl Fabric {
     ///
     /// # Errors
     /// The bridge is full, or an address is not of the mesh's ranges, or the kernel refuses.
-    pub(crate) fn plug(&mut self, addresses: &[IpAddr]) -> anyhow::Result<Port> {
+    pub(crate) fn plug(&mut self, addresses: &[IpAddr]) -> anyhow::Result<Plug> {
         if self.ports.len() >= PORTS_MAX {
             bail!("{PORTS_MAX} instances hang on this machine's fabric already; a bridge has no more ports");
         }
@@ -79,14 +79,14 @@ impl Fabric {
         })?;
         self.ports.insert(name.clone());
         namespace.run(|| self.address(addresses))?;
-        Ok(Port { namespace, name })
+        Ok(Plug { namespace, name })
     }
 
     /// Removes an instance's interfaces at once, even while a process still holds its namespace.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub(crate) fn unplug(&mut self, port: &Port) -> anyhow::Result<()> {
+    pub(crate) fn unplug(&mut self, port: &Plug) -> anyhow::Result<()> {
         self.ports.remove(&port.name);
         self.namespace.run(|| Netlink::new().remove(&port.name))
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use proto::mesh::VirtualService;
 use proxy::intercept::nft;
-use proxy::intercept::table::{Chain, Family, Hook, Rule, Table, When};
+use proxy::intercept::table::{Chain, Family, Hook, PacketRule, Table, When};
 
 /// The table's name, beside nothing else: such an instance has no sidecar rules.
 const TABLE: &str = "meshwright-services";
@@ -54,7 +54,7 @@ fn table(services: &[VirtualService]) -> Table {
 }
 
 /// Equal shares: the first of n takes one in n, the next one in n - 1 of what is left, the last all.
-fn spread(to: &When, endpoints: &[SocketAddr], rules: &mut Vec<Rule>) {
+fn spread(to: &When, endpoints: &[SocketAddr], rules: &mut Vec<PacketRule>) {
     for (at, endpoint) in endpoints.iter().enumerate() {
         let left = u32::try_from(endpoints.len() - at).unwrap_or(u32::MAX);
         let when = if left > 1 { to.clone().one_in(left) } else { to.clone() };

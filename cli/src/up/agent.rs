@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::dns::Zone;
+use super::dns::LiveZone;
 use super::mesh::{Key, Mesh, Phase};
 use super::{gateway, instance, relay};
 use crate::state::CONTROL_SOCKET;
@@ -34,7 +34,7 @@ const GATHER: Duration = Duration::from_millis(10);
 
 /// What kind of thing a member is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Role {
+enum MemberKind {
     Instance,
     Gateway,
 }
@@ -46,7 +46,7 @@ enum Order {
 }
 
 #[derive(Debug)]
-struct Member {
+struct Tracked {
     fingerprint: String,
     phase: watch::Sender<Phase>,
 }
@@ -54,9 +54,9 @@ struct Member {
 /// Everything that runs on this node.
 #[derive(Debug, Default)]
 pub(crate) struct Fleet {
-    wanted: BTreeMap<(Role, Key), Order>,
-    members: BTreeMap<(Role, Key), Member>,
-    lives: JoinSet<(Role, Key)>,
+    wanted: BTreeMap<(MemberKind, Key), Order>,
+    members: BTreeMap<(MemberKind, Key), Tracked>,
+    lives: JoinSet<(MemberKind, Key)>,
     relays: BTreeMap<u32, (String, JoinHandle<()>)>,
 }
 
@@ -71,19 +71,19 @@ impl Order {
 
 /// What has to happen to one member.
 #[derive(Debug, PartialEq, Eq)]
-enum Step<K> {
+enum MemberChange<K> {
     Start(K),
     Drain(K),
 }
 
 /// Compares what runs (with whether it is on its way out) with what is wanted. Pure. What changed its fingerprint is drained now and started
 /// when it has gone.
-fn steps<K: Clone + Ord>(running: &BTreeMap<K, (&str, bool)>, wanted: &BTreeMap<K, &str>) -> Vec<Step<K>> {
+fn steps<K: Clone + Ord>(running: &BTreeMap<K, (&str, bool)>, wanted: &BTreeMap<K, &str>) -> Vec<MemberChange<K>> {
     let drains = running
         .iter()
         .filter(|(key, (fingerprint, leaving))| !leaving && wanted.get(key) != Some(fingerprint))
-        .map(|(key, _)| Step::Drain(key.clone()));
-    let starts = wanted.keys().filter(|key| !running.contains_key(key)).map(|key| Step::Start(key.clone()));
+        .map(|(key, _)| MemberChange::Drain(key.clone()));
+    let starts = wanted.keys().filter(|key| !running.contains_key(key)).map(|key| MemberChange::Start(key.clone()));
     drains.chain(starts).collect()
 }
 
@@ -104,7 +104,7 @@ impl Fleet {
     }
 
     /// Runs what should run, until the control plane's stream breaks; then tries again, for ever.
-    pub(crate) async fn attend(&mut self, mesh: &Rc<Mesh>, zone: &Zone) {
+    pub(crate) async fn attend(&mut self, mesh: &Rc<Mesh>, zone: &LiveZone) {
         loop {
             // A control plane that is away is told by whoever keeps it running.
             let _ = self.attached(mesh, zone).await;
@@ -119,7 +119,7 @@ impl Fleet {
         }
     }
 
-    async fn attached(&mut self, mesh: &Rc<Mesh>, zone: &Zone) -> anyhow::Result<()> {
+    async fn attached(&mut self, mesh: &Rc<Mesh>, zone: &LiveZone) -> anyhow::Result<()> {
         let mut node = connect(mesh.state.join(CONTROL_SOCKET)).await?;
         let (reports, stream) = mpsc::channel(REPORTS_MAX);
         reports.try_send(report(mesh)).context("the channel is new")?;
@@ -144,7 +144,7 @@ impl Fleet {
         }
     }
 
-    fn take(&mut self, mesh: &Rc<Mesh>, zone: &Zone, order: NodeOrder) {
+    fn take(&mut self, mesh: &Rc<Mesh>, zone: &LiveZone, order: NodeOrder) {
         zone.take(&order.services, instance::askers(&order.instances));
         mesh.services.send_if_modified(|before| {
             let differs = **before != order.services;
@@ -156,18 +156,18 @@ impl Fleet {
         let instances = order
             .instances
             .into_iter()
-            .map(|order| ((Role::Instance, (order.namespace.clone(), order.instance.clone())), Order::Instance(Box::new(order))));
+            .map(|order| ((MemberKind::Instance, (order.namespace.clone(), order.instance.clone())), Order::Instance(Box::new(order))));
         let gateways = order
             .gateways
             .into_iter()
-            .map(|order| ((Role::Gateway, (order.namespace.clone(), order.name.clone())), Order::Gateway(Box::new(order))));
+            .map(|order| ((MemberKind::Gateway, (order.namespace.clone(), order.name.clone())), Order::Gateway(Box::new(order))));
         self.wanted = instances.chain(gateways).collect();
         self.relay(mesh, &order.relays);
         self.step(mesh);
     }
 
     /// A life ended: it was drained, or it panicked, and then it starts again like anything that died.
-    fn left(&mut self, mesh: &Rc<Mesh>, done: Option<(Role, Key)>) {
+    fn left(&mut self, mesh: &Rc<Mesh>, done: Option<(MemberKind, Key)>) {
         match done {
             Some(key) => drop(self.members.remove(&key)),
             None => self.members.retain(|_, member| !member.phase.is_closed()),
@@ -184,16 +184,16 @@ impl Fleet {
         let wanted = self.wanted.iter().map(|(key, order)| (key.clone(), order.fingerprint())).collect();
         for step in steps(&running, &wanted) {
             match step {
-                Step::Drain(key) => drop(self.members.get(&key).map(|member| member.phase.send_replace(Phase::Drain))),
-                Step::Start(key) => self.start(mesh, key),
+                MemberChange::Drain(key) => drop(self.members.get(&key).map(|member| member.phase.send_replace(Phase::Drain))),
+                MemberChange::Start(key) => self.start(mesh, key),
             }
         }
     }
 
-    fn start(&mut self, mesh: &Rc<Mesh>, key: (Role, Key)) {
+    fn start(&mut self, mesh: &Rc<Mesh>, key: (MemberKind, Key)) {
         let Some(order) = self.wanted.get(&key) else { return };
         let (phase, receiver) = watch::channel(Phase::Run);
-        self.members.insert(key.clone(), Member { fingerprint: order.fingerprint().to_owned(), phase });
+        self.members.insert(key.clone(), Tracked { fingerprint: order.fingerprint().to_owned(), phase });
         let mesh = Rc::clone(mesh);
         match order {
             Order::Instance(order) => {
@@ -290,6 +290,6 @@ mod tests {
             [("same", ("1", false)), ("gone", ("1", false)), ("changed", ("1", false)), ("leaving", ("1", true)), ("back", ("1", true))]
                 .into();
         let wanted = [("same", "1"), ("changed", "2"), ("new", "1"), ("back", "1")].into();
-        assert_eq!(steps(&running, &wanted), [Step::Drain("changed"), Step::Drain("gone"), Step::Start("new")]);
+        assert_eq!(steps(&running, &wanted), [MemberChange::Drain("changed"), MemberChange::Drain("gone"), MemberChange::Start("new")]);
     }
 }

@@ -13,7 +13,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 
 /// The whole file.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Book {
+pub(crate) struct InstancesFile {
     /// Pid of `up`.
     pub(crate) up: u32,
     /// The user namespace to join first, where the mesh runs without root.
@@ -21,12 +21,12 @@ pub(crate) struct Book {
     /// The fabric's network namespace, where the control plane runs.
     pub(crate) fabric: PathBuf,
     /// Every instance with a namespace.
-    pub(crate) instances: Vec<Entry>,
+    pub(crate) instances: Vec<InstanceRecord>,
 }
 
 /// One instance (or edge proxy).
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Entry {
+pub(crate) struct InstanceRecord {
     pub(crate) namespace: String,
     pub(crate) workload: String,
     pub(crate) instance: String,
@@ -45,7 +45,7 @@ pub(crate) struct Entry {
     pub(crate) proxy_log: PathBuf,
 }
 
-impl Book {
+impl InstancesFile {
     /// Writes the file whole or not at all.
     pub(crate) fn write(&self, state: &Path) -> anyhow::Result<()> {
         let path = state.join(FILE);
@@ -77,7 +77,7 @@ impl Book {
     ///
     /// # Errors
     /// There is none, with the names there are; or there are several, with their namespaces.
-    pub(crate) fn find(&self, namespace: Option<&str>, name: &str) -> anyhow::Result<&Entry> {
+    pub(crate) fn find(&self, namespace: Option<&str>, name: &str) -> anyhow::Result<&InstanceRecord> {
         let inside = |namespace: &str| {
             let mut here = self.instances.iter().filter(|entry| entry.namespace == namespace);
             here.clone().find(|entry| entry.instance == name).or_else(|| here.find(|entry| entry.workload == name))
@@ -107,15 +107,15 @@ impl Book {
 mod tests {
     use super::*;
 
-    fn book() -> Book {
-        let entry = |namespace: &str, workload: &str, instance: &str| Entry {
+    fn book() -> InstancesFile {
+        let entry = |namespace: &str, workload: &str, instance: &str| InstanceRecord {
             namespace: namespace.to_owned(),
             workload: workload.to_owned(),
             instance: instance.to_owned(),
-            ..Entry::default()
+            ..InstanceRecord::default()
         };
         let instances = vec![entry("a", "web", "web"), entry("b", "web", "web-0"), entry("b", "web", "web-1"), entry("b", "db", "db")];
-        Book { instances, ..Book::default() }
+        InstancesFile { instances, ..InstancesFile::default() }
     }
 
     /// Aim: either form of the name is found, and what is not found is answered with where to look.
@@ -140,8 +140,8 @@ mod tests {
     #[test]
     fn the_file_round_trips() {
         let state = tempfile::tempdir().unwrap();
-        assert!(Book::read(state.path()).unwrap_err().to_string().contains("meshwright up"));
+        assert!(InstancesFile::read(state.path()).unwrap_err().to_string().contains("meshwright up"));
         book().write(state.path()).unwrap();
-        assert_eq!(Book::read(state.path()).unwrap(), book());
+        assert_eq!(InstancesFile::read(state.path()).unwrap(), book());
     }
 }

@@ -9,7 +9,7 @@ use std::future::{Future, ready};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use engine::dns::{Directory, Endpoint, Place, Port, Service, TTL_SECS, ZONES, answer, place};
+use engine::dns::{Directory, NamedEndpoint, NamedPort, NamedService, Place, TTL_SECS, ZONES, answer, place};
 use engine::model::DnsAnswer;
 use proto::mesh::VirtualService;
 use proxy::dns::{Names, RESOLV_CONF, Resolver, Upstream, nameservers};
@@ -20,23 +20,23 @@ use proxy::snapshots::NameLookup;
 const DOMAIN: &str = "svc.cluster.local";
 
 /// The cluster's resolver.
-pub(crate) type Dns = Resolver<Zone>;
+pub(crate) type Dns = Resolver<LiveZone>;
 
 /// A server that forwards to the host's resolvers if `nat`. Its sockets live in the fabric; those towards the host's resolvers are opened
 /// in the namespace of the thread that runs it.
 pub(crate) fn dns(nat: bool) -> Arc<Dns> {
     let text = if nat { std::fs::read_to_string(RESOLV_CONF).unwrap_or_default() } else { String::new() };
-    Resolver::new(Zone::default(), Upstream::new(Network::Kernel { mark: None }, nameservers(&text)))
+    Resolver::new(LiveZone::default(), Upstream::new(Network::Kernel { mark: None }, nameservers(&text)))
 }
 
 /// What the server answers from.
 #[derive(Debug, Default)]
-pub(crate) struct Zone(RwLock<Content>);
+pub(crate) struct LiveZone(RwLock<Records>);
 
 #[derive(Debug, Default)]
-struct Content {
+struct Records {
     /// By namespace and name.
-    services: BTreeMap<(String, String), Service>,
+    services: BTreeMap<(String, String), NamedService>,
     /// Services by virtual address, and headless ones by endpoint.
     at: BTreeMap<IpAddr, Vec<(String, String)>>,
     /// Namespace of each instance's address: what a bare name means depends on who asks.
@@ -44,36 +44,36 @@ struct Content {
     namespaces: BTreeSet<String>,
 }
 
-impl Zone {
+impl LiveZone {
     /// Takes the Services, and who lives where.
     pub(crate) fn take(&self, services: &[VirtualService], askers: BTreeMap<IpAddr, String>) {
-        let mut content = Content { namespaces: askers.values().cloned().collect(), askers, ..Content::default() };
+        let mut records = Records { namespaces: askers.values().cloned().collect(), askers, ..Records::default() };
         for service in services.iter().map(read) {
             let name = (service.namespace.clone(), service.name.clone());
-            content.namespaces.insert(service.namespace.clone());
+            records.namespaces.insert(service.namespace.clone());
             for address in service.addresses.iter().copied().chain(service.endpoints.iter().map(|endpoint| endpoint.address)) {
-                content.at.entry(address).or_default().push(name.clone());
+                records.at.entry(address).or_default().push(name.clone());
             }
-            content.services.insert(name, service);
+            records.services.insert(name, service);
         }
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = content;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = records;
     }
 }
 
 /// An address that does not parse is passed over: the control plane writes none.
-fn read(service: &VirtualService) -> Service {
+fn read(service: &VirtualService) -> NamedService {
     let parse = |text: &String| text.parse::<IpAddr>().ok();
     let headless = service.addresses.is_empty();
-    let port = |port: &proto::mesh::VirtualPort| Port {
+    let port = |port: &proto::mesh::VirtualPort| NamedPort {
         name: port.name.to_ascii_lowercase(),
         number: u16::try_from(port.port).unwrap_or_default(),
         endpoints: port.endpoints.iter().filter(|_| headless).filter_map(|text| text.parse::<SocketAddr>().ok()).collect(),
     };
     let endpoint = |endpoint: &proto::mesh::NamedAddress| {
         let hostname = (!endpoint.hostname.is_empty()).then(|| endpoint.hostname.to_ascii_lowercase());
-        Some(Endpoint { hostname, address: parse(&endpoint.address)? })
+        Some(NamedEndpoint { hostname, address: parse(&endpoint.address)? })
     };
-    Service {
+    NamedService {
         namespace: service.namespace.to_ascii_lowercase(),
         name: service.name.to_ascii_lowercase(),
         addresses: service.addresses.iter().filter_map(parse).collect(),
@@ -82,8 +82,8 @@ fn read(service: &VirtualService) -> Service {
     }
 }
 
-impl Directory for Content {
-    fn service(&self, namespace: &str, name: &str) -> Option<Cow<'_, Service>> {
+impl Directory for Records {
+    fn service(&self, namespace: &str, name: &str) -> Option<Cow<'_, NamedService>> {
         self.services.get(&(namespace.to_owned(), name.to_owned())).map(Cow::Borrowed)
     }
 
@@ -91,7 +91,7 @@ impl Directory for Content {
         self.namespaces.contains(namespace)
     }
 
-    fn services_at(&self, address: IpAddr) -> Vec<Cow<'_, Service>> {
+    fn services_at(&self, address: IpAddr) -> Vec<Cow<'_, NamedService>> {
         self.at.get(&address).into_iter().flatten().filter_map(|name| self.services.get(name).map(Cow::Borrowed)).collect()
     }
 
@@ -100,16 +100,16 @@ impl Directory for Content {
     }
 }
 
-impl Names for Zone {
+impl Names for LiveZone {
     fn place(&self, host: &str) -> Place {
         // To look costs nothing here, and where nobody else is asked, nobody else has the name.
         if place(host, &ZONES, |_| false) == Place::Mesh { Place::Mesh } else { Place::Perhaps }
     }
 
     fn find(&self, host: &str, asker: IpAddr) -> impl Future<Output = NameLookup> + Send {
-        let content = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let client = content.askers.get(&asker).map_or("", String::as_str);
-        let found = answer(&*content, client, host).map_or(NameLookup::Absent, |answer| {
+        let records = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let client = records.askers.get(&asker).map_or("", String::as_str);
+        let found = answer(&*records, client, host).map_or(NameLookup::Absent, |answer| {
             let (addresses, services, pointers) = (answer.addresses, answer.services, answer.pointers);
             NameLookup::Found(Arc::new(DnsAnswer { addresses, services, pointers, ttl_secs: TTL_SECS }))
         });

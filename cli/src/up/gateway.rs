@@ -16,13 +16,13 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::book::Entry;
+use super::book::InstanceRecord;
 use super::mesh::{Key, Mesh, OTLP_ENV, Phase, left_running};
 use super::probe::{self, Check};
 use super::process::{Backoff, Process, Start};
-use super::screen::Event;
+use super::screen::News;
 use crate::netns::Namespace;
-use crate::netns::fabric::Port;
+use crate::netns::fabric::Plug;
 
 /// Added to a port that is taken or privileged.
 const MOVED_BY: u16 = 8_000;
@@ -52,7 +52,7 @@ struct Bound {
     sockets: Vec<Socket>,
 }
 
-struct Life {
+struct GatewayLife {
     mesh: Rc<Mesh>,
     order: GatewayOrder,
     key: Key,
@@ -81,7 +81,7 @@ pub(crate) async fn live(mesh: Rc<Mesh>, order: GatewayOrder, mut phase: watch::
             }
         }
     };
-    let life = Life {
+    let life = GatewayLife {
         addresses: order.addresses.iter().filter_map(|text| text.parse().ok()).collect(),
         namespace: port.namespace.clone(),
         gone: watch::Sender::new(false),
@@ -99,7 +99,7 @@ pub(crate) async fn live(mesh: Rc<Mesh>, order: GatewayOrder, mut phase: watch::
     forget(&mesh, &key);
 }
 
-impl Life {
+impl GatewayLife {
     async fn proxy(&self) {
         let start = async || {
             self.refill().await?;
@@ -188,7 +188,7 @@ impl Life {
 
     fn announce(&self) {
         for (port, bound) in &self.bound {
-            self.mesh.screen.tell(&Event::Edge {
+            self.mesh.screen.tell(&News::Edge {
                 namespace: self.key.0.clone(),
                 gateway: self.key.1.clone(),
                 port: *port,
@@ -212,7 +212,7 @@ pub(crate) fn url(host_port: u16) -> String {
     format!("http://127.0.0.1:{host_port}")
 }
 
-fn set_up(mesh: &Mesh, order: &GatewayOrder) -> anyhow::Result<(Port, BTreeMap<u16, Bound>)> {
+fn set_up(mesh: &Mesh, order: &GatewayOrder) -> anyhow::Result<(Plug, BTreeMap<u16, Bound>)> {
     let addresses: Vec<IpAddr> = order.addresses.iter().filter_map(|text| text.parse().ok()).collect();
     anyhow::ensure!(!addresses.is_empty(), "the control plane gave it no address");
     let mut bound = BTreeMap::new();
@@ -223,7 +223,7 @@ fn set_up(mesh: &Mesh, order: &GatewayOrder) -> anyhow::Result<(Port, BTreeMap<u
     let port = mesh.fabric.borrow_mut().plug(&addresses)?;
     let key = (order.namespace.clone(), order.name.clone());
     let name = format!("{}.{}", order.namespace, order.name);
-    let entry = Entry {
+    let entry = InstanceRecord {
         namespace: order.namespace.clone(),
         workload: order.name.clone(),
         instance: order.name.clone(),

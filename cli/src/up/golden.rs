@@ -10,7 +10,7 @@ const SERVICES_MAX: usize = 4;
 
 /// Counters of one Service, summed over its callers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Sum {
+struct ServiceTotal {
     requests: u64,
     failures: u64,
     buckets: Vec<u64>,
@@ -19,13 +19,13 @@ struct Sum {
 /// One look.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Sample {
-    services: BTreeMap<String, Sum>,
+    services: BTreeMap<String, ServiceTotal>,
 }
 
 impl Sample {
     /// Reads `get traffic`: what the callers' proxies (and edges) saw, for they see failures that never reached a server.
     pub(crate) fn read(answer: &Value) -> Self {
-        let mut services: BTreeMap<String, Sum> = BTreeMap::new();
+        let mut services: BTreeMap<String, ServiceTotal> = BTreeMap::new();
         let rows = answer.as_object().into_iter().flat_map(|proxies| proxies.values()).filter_map(Value::as_array).flatten();
         for row in rows.filter(|row| row["direction"] == "outbound") {
             let text = |field: &str| row[field].as_str().unwrap_or_default();
@@ -46,7 +46,7 @@ impl Sample {
 
     /// The line for what happened since `before`, busiest Services first.
     pub(crate) fn line(&self, before: &Self, secs: f64) -> String {
-        let none = Sum::default();
+        let none = ServiceTotal::default();
         let mut rows: Vec<(u64, String)> = self
             .services
             .iter()
@@ -74,7 +74,7 @@ impl Sample {
 }
 
 /// The upper bound of the bucket that the quantile falls into, as text with its unit.
-fn quantile(now: &Sum, then: &Sum, q: f64) -> Option<String> {
+fn quantile(now: &ServiceTotal, then: &ServiceTotal, q: f64) -> Option<String> {
     let fresh: Vec<u64> =
         now.buckets.iter().enumerate().map(|(at, count)| count.saturating_sub(then.buckets.get(at).copied().unwrap_or(0))).collect();
     let total: u64 = fresh.iter().sum();

@@ -28,7 +28,7 @@ const OWN_NAME: &str = "meshwright";
 
 /// What is joined and given up before the command starts.
 #[derive(Debug, Default)]
-pub(crate) struct Entry {
+pub(crate) struct Passage {
     /// User namespace, joined first: it gives the right to join the others.
     pub(crate) userns: Option<PathBuf>,
     /// Network namespace.
@@ -48,7 +48,7 @@ pub(crate) struct Entry {
 ///
 /// # Errors
 /// A namespace cannot be joined, or a mount cannot be made.
-pub(crate) fn become_command(entry: &Entry, command: &[OsString]) -> anyhow::Result<ExitCode> {
+pub(crate) fn become_command(entry: &Passage, command: &[OsString]) -> anyhow::Result<ExitCode> {
     join(entry)?;
     if entry.drop_rights {
         give_up_rights()?;
@@ -88,7 +88,7 @@ fn reason(program: &OsStr, error: &io::Error) -> String {
     }
 }
 
-fn join(entry: &Entry) -> anyhow::Result<()> {
+fn join(entry: &Passage) -> anyhow::Result<()> {
     let open = |path: &Path| File::open(path).with_context(|| format!("cannot open {}; has the mesh ended?", path.display()));
     // Both are opened first: afterwards this process may be a stranger to the other one's /proc files.
     let userns = entry.userns.as_deref().map(open).transpose()?;

@@ -10,16 +10,16 @@ use std::time::Duration;
 use anyhow::Context;
 use ipnet::IpNet;
 use proto::mesh::{InstanceOrder, InstanceState, probe::Kind};
-use proxy::intercept::{self, EXEMPT_MARK, EXEMPT_UID, Plan};
+use proxy::intercept::{self, EXEMPT_MARK, EXEMPT_UID, Interception};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep};
 
-use super::book::Entry;
+use super::book::InstanceRecord;
 use super::mesh::{Key, Mesh, OTLP_ENV, Phase, left_running};
 use super::probe::{self, Check};
 use super::process::{Backoff, Process, Start, last_line};
 use super::{dns, tidy};
-use crate::netns::fabric::Port;
+use crate::netns::fabric::Plug;
 use crate::netns::{Namespace, services};
 
 /// The sidecar's readiness.
@@ -46,7 +46,7 @@ const NAMES: [&str; 4] = ["MESHWRIGHT_NAMESPACE", "MESHWRIGHT_WORKLOAD", "MESHWR
 /// What a sidecar must not take from the environment of `up`.
 const HIDDEN: [&str; 5] = [NAMES[0], NAMES[1], NAMES[2], NAMES[3], OTLP_ENV];
 
-struct Life {
+struct InstanceLife {
     mesh: Rc<Mesh>,
     order: InstanceOrder,
     key: Key,
@@ -82,7 +82,7 @@ pub(crate) async fn live(mesh: Rc<Mesh>, order: InstanceOrder, mut phase: watch:
         permit = std::sync::Arc::clone(&mesh.starts).acquire_owned() => permit.ok(),
         _ = left_running(&mut phase) => None,
     };
-    let life = Life {
+    let life = InstanceLife {
         mesh: Rc::clone(&mesh),
         addresses: parse_addresses(&order.addresses),
         order,
@@ -103,7 +103,7 @@ pub(crate) async fn live(mesh: Rc<Mesh>, order: InstanceOrder, mut phase: watch:
     forget(&mesh, &key);
 }
 
-impl Life {
+impl InstanceLife {
     fn name(&self) -> String {
         format!("{}/{}", self.key.0, self.key.1)
     }
@@ -380,7 +380,7 @@ fn grace(phase: Phase) -> Duration {
 }
 
 /// Namespace, addresses, rules and files; everything that is there before the first process.
-fn set_up(mesh: &Mesh, order: &InstanceOrder) -> anyhow::Result<(Port, Vec<(PathBuf, PathBuf)>)> {
+fn set_up(mesh: &Mesh, order: &InstanceOrder) -> anyhow::Result<(Plug, Vec<(PathBuf, PathBuf)>)> {
     let addresses = parse_addresses(&order.addresses);
     anyhow::ensure!(!addresses.is_empty(), "the control plane gave it no address");
     let mounts = files(mesh, order)?;
@@ -393,7 +393,7 @@ fn set_up(mesh: &Mesh, order: &InstanceOrder) -> anyhow::Result<(Port, Vec<(Path
     }
     let key = (order.namespace.clone(), order.instance.clone());
     let name = format!("{}.{}", order.namespace, order.instance);
-    let entry = Entry {
+    let entry = InstanceRecord {
         namespace: order.namespace.clone(),
         workload: order.workload.clone(),
         instance: order.instance.clone(),
@@ -416,16 +416,16 @@ fn set_up(mesh: &Mesh, order: &InstanceOrder) -> anyhow::Result<(Port, Vec<(Path
 }
 
 /// The rules of a meshed instance. The mark exempts probes, and without root the sidecar too.
-fn plan(rootless: bool, resolver: IpAddr, order: &InstanceOrder) -> Plan {
+fn plan(rootless: bool, resolver: IpAddr, order: &InstanceOrder) -> Interception {
     let ports = |list: &[u32]| list.iter().filter_map(|port| u16::try_from(*port).ok()).collect();
-    Plan {
+    Interception {
         exempt_uid: (!rootless).then_some(EXEMPT_UID),
         exempt_mark: Some(EXEMPT_MARK),
         exclude_outbound_ports: ports(&order.exclude_outbound_ports),
         exclude_inbound_ports: ports(&order.exclude_inbound_ports),
         exclude_outbound_cidrs: order.exclude_outbound_cidrs.iter().filter_map(|text| text.parse::<IpNet>().ok()).collect(),
         resolvers: vec![resolver],
-        ..Plan::default()
+        ..Interception::default()
     }
 }
 

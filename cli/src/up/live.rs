@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::gateway::url;
 use super::golden::Sample;
 use super::mesh::Mesh;
-use super::screen::Event;
+use super::screen::News;
 use crate::output::Columns;
 use crate::state::CONTROL_SOCKET;
 use crate::{client, shop};
@@ -39,7 +39,7 @@ pub(crate) async fn watch(mesh: &Rc<Mesh>, folder: &Path, began: std::time::Inst
     mesh.screen.still();
     let instances = mesh.roster.borrow().instances.len();
     let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    mesh.screen.tell(&Event::Live { epoch, instances, elapsed_ms });
+    mesh.screen.tell(&News::Live { epoch, instances, elapsed_ms });
     summary(mesh, folder);
     // Proxies report every few seconds: a window that long shows a steady rate.
     let mut looks: VecDeque<(Sample, Instant)> = VecDeque::with_capacity(LOOKS_MAX);

@@ -16,11 +16,11 @@ use proxy::intercept::{EXEMPT_MARK, EXEMPT_UID};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep};
 
-use super::book::{Book, Entry};
+use super::book::{InstanceRecord, InstancesFile};
 use super::process::{Backoff, Process, last_line};
 use super::rights::Rights;
-use super::screen::{Event, Screen};
-use super::{Settings, tidy};
+use super::screen::{News, Screen};
+use super::{UpSettings, tidy};
 use crate::client;
 use crate::netns::fabric::Fabric;
 use crate::state::CONTROL_SOCKET;
@@ -58,14 +58,14 @@ pub(crate) struct Roster {
     /// Gateways by namespace and name.
     pub(crate) gateways: BTreeMap<Key, GatewayState>,
     /// Both, as the book shows them.
-    pub(crate) entries: BTreeMap<Key, Entry>,
+    pub(crate) entries: BTreeMap<Key, InstanceRecord>,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Mesh {
     /// From the command line.
-    pub(crate) settings: Settings,
+    pub(crate) settings: UpSettings,
     /// The state directory.
     pub(crate) state: PathBuf,
     /// With root or without.
@@ -92,7 +92,7 @@ pub(crate) struct Mesh {
 
 impl Mesh {
     /// A mesh in which nothing runs yet.
-    pub(crate) fn new(settings: Settings, state: PathBuf, rights: Rights, fabric: Fabric, screen: Screen, otlp: Option<String>) -> Self {
+    pub(crate) fn new(settings: UpSettings, state: PathBuf, rights: Rights, fabric: Fabric, screen: Screen, otlp: Option<String>) -> Self {
         Self {
             settings,
             state,
@@ -117,7 +117,7 @@ impl Mesh {
 
     /// Shows how a part stands: an instance by namespace, workload and its own name, or a Gateway, which is all three at once.
     pub(crate) fn tell(&self, (namespace, workload, instance): (&str, &str, &str), state: &'static str, pid: Option<u32>, message: &str) {
-        self.screen.tell(&Event::Instance {
+        self.screen.tell(&News::Instance {
             namespace: namespace.to_owned(),
             workload: workload.to_owned(),
             instance: instance.to_owned(),
@@ -209,10 +209,10 @@ impl Mesh {
     }
 
     /// The book as it stands.
-    pub(crate) fn book(&self) -> Book {
+    pub(crate) fn book(&self) -> InstancesFile {
         let userns = self.rights.rootless.then(|| PathBuf::from(format!("/proc/{}/ns/user", std::process::id())));
         let fabric = self.fabric.borrow().namespace.path();
-        Book { up: std::process::id(), userns, fabric, instances: self.roster.borrow().entries.values().cloned().collect() }
+        InstancesFile { up: std::process::id(), userns, fabric, instances: self.roster.borrow().entries.values().cloned().collect() }
     }
 
     /// Keeps a part running until `stop` says with how much grace it ends. `start` starts it, `on` hears each change: its pid, or why
@@ -245,7 +245,7 @@ impl Mesh {
                     on(Err(reason.clone()));
                     let wait = (!self.settings.no_restart).then(|| backoff.wait(Instant::now()));
                     let restart_in_ms = wait.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-                    self.screen.tell(&Event::Died { part: part.to_owned(), pid: process.pid, reason, restart_in_ms });
+                    self.screen.tell(&News::Died { part: part.to_owned(), pid: process.pid, reason, restart_in_ms });
                     // What it left of its group does not live on beside its successor.
                     process.stop(Duration::ZERO).await;
                     wait

@@ -44,7 +44,7 @@ use self::dns::Dns;
 use self::lock::Lock;
 use self::mesh::Mesh;
 use self::rights::Rights;
-use self::screen::{Event, Screen};
+use self::screen::{News, Screen};
 use crate::netns::fabric::Fabric;
 use crate::netns::link::Netlink;
 use crate::netns::ranges::Ranges;
@@ -61,7 +61,7 @@ const WRITE_GATHER: Duration = Duration::from_millis(50);
 
 /// What the command line asked for.
 #[derive(Clone, Debug)]
-pub(crate) struct Settings {
+pub(crate) struct UpSettings {
     /// The folder of manifests; `None`: the shop.
     pub(crate) folder: Option<PathBuf>,
     /// Forget CA, epochs and applied objects first.
@@ -86,7 +86,7 @@ pub(crate) struct Settings {
 ///
 /// # Errors
 /// What keeps the mesh from starting; once it runs, parts that fail are told on the screen instead.
-pub(crate) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(settings: UpSettings) -> anyhow::Result<ExitCode> {
     let began = std::time::Instant::now();
     if let Some(folder) = &settings.folder
         && !folder.is_dir()
@@ -106,7 +106,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     settings.ranges.check(&Netlink::new().taken()?)?;
     let folder = manifests(&settings, &place)?;
     let screen = Screen::new(settings.json);
-    screen.tell(&Event::Starting {
+    screen.tell(&News::Starting {
         pid: std::process::id(),
         state_dir: place.display().to_string(),
         manifests: folder.display().to_string(),
@@ -126,7 +126,7 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     result
 }
 
-fn manifests(settings: &Settings, place: &Path) -> anyhow::Result<PathBuf> {
+fn manifests(settings: &UpSettings, place: &Path) -> anyhow::Result<PathBuf> {
     match &settings.folder {
         Some(folder) => std::fs::canonicalize(folder).with_context(|| format!("cannot resolve {}", folder.display())),
         None => {
@@ -138,7 +138,7 @@ fn manifests(settings: &Settings, place: &Path) -> anyhow::Result<PathBuf> {
 }
 
 async fn serve(
-    settings: Settings,
+    settings: UpSettings,
     place: PathBuf,
     folder: PathBuf,
     rights: Rights,
@@ -171,7 +171,7 @@ async fn serve(
     mesh.screen.still();
     let stopping = Instant::now();
     if let Ok(reason) = &reason {
-        mesh.screen.tell(&Event::Stopping { reason: reason.clone() });
+        mesh.screen.tell(&News::Stopping { reason: reason.clone() });
     }
     let orderly = async {
         fleet.stop(STOP_MAX).await;
@@ -184,7 +184,7 @@ async fn serve(
     }
     let elapsed_ms = u64::try_from(stopping.elapsed().as_millis()).unwrap_or(u64::MAX);
     reason?;
-    mesh.screen.tell(&Event::Stopped { elapsed_ms });
+    mesh.screen.tell(&News::Stopped { elapsed_ms });
     Ok(ExitCode::SUCCESS)
 }
 

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::mesh::{Mesh, Phase, left_running};
 use super::process::Start;
-use super::screen::Event;
+use super::screen::News;
 use super::tidy;
 use crate::client;
 use crate::state::CONTROL_SOCKET;
@@ -97,7 +97,7 @@ async fn keep(mesh: Rc<Mesh>, folder: PathBuf, phase: watch::Receiver<Phase>, fa
             let number = *pids.borrow_and_update();
             if number > 0 && wait_for_answer(&mesh, &pid, number).await {
                 answered.set(true);
-                mesh.screen.tell(&Event::ControlReady { address: mesh.control_address().to_string(), pid: number });
+                mesh.screen.tell(&News::ControlReady { address: mesh.control_address().to_string(), pid: number });
             }
             if pids.changed().await.is_err() {
                 return;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::mesh::Mesh;
-use super::screen::Event;
+use super::screen::News;
 use crate::client;
 use crate::state::CONTROL_SOCKET;
 
@@ -36,9 +36,9 @@ async fn look(mesh: &Mesh) -> anyhow::Result<Vec<Value>> {
     Ok(serde_json::from_str(&control.health(HealthRequest {}).await?.into_inner().json)?)
 }
 
-fn event(problem: &Value) -> Event {
+fn event(problem: &Value) -> News {
     let text = |field: &str| problem[field].as_str().unwrap_or_default().to_owned();
-    Event::Problem {
+    News::Problem {
         severity: text("severity"),
         file: text("file"),
         line: problem["line"].as_u64().unwrap_or_default(),

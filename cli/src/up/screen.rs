@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 /// Something that happened. Fields are added, never renamed.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
-pub(crate) enum Event {
+pub(crate) enum News {
     /// `up` has its state directory and its rights.
     Starting { pid: u32, state_dir: String, manifests: String, rootless: bool },
     /// The control plane answers.
@@ -44,7 +44,7 @@ pub(crate) enum Event {
     Stopped { elapsed_ms: u64 },
 }
 
-impl Event {
+impl News {
     /// As a sentence; `None` where a person need not see it.
     pub(crate) fn text(&self, terminal: bool) -> Option<String> {
         Some(match self {
@@ -87,7 +87,7 @@ impl Event {
 
 /// How events are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Mode {
+enum Rendering {
     Terminal,
     Plain,
     Json,
@@ -96,7 +96,7 @@ enum Mode {
 /// The place where events go.
 #[derive(Debug)]
 pub(crate) struct Screen {
-    mode: Mode,
+    mode: Rendering,
     line: RefCell<Option<ProgressBar>>,
 }
 
@@ -104,31 +104,31 @@ impl Screen {
     /// Chooses by where stdout leads.
     pub(crate) fn new(json: bool) -> Self {
         let mode = match (json, io::stdout().is_terminal()) {
-            (true, _) => Mode::Json,
-            (false, true) => Mode::Terminal,
-            (false, false) => Mode::Plain,
+            (true, _) => Rendering::Json,
+            (false, true) => Rendering::Terminal,
+            (false, false) => Rendering::Plain,
         };
         Self { mode, line: RefCell::new(None) }
     }
 
     /// Whether a moving line is of use.
     pub(crate) fn moves(&self) -> bool {
-        self.mode == Mode::Terminal
+        self.mode == Rendering::Terminal
     }
 
     /// Shows an event.
-    pub(crate) fn tell(&self, event: &Event) {
+    pub(crate) fn tell(&self, event: &News) {
         match self.mode {
-            Mode::Json => {
+            Rendering::Json => {
                 let mut value = serde_json::to_value(event).unwrap_or_default();
                 if let (Some(fields), Ok(now)) = (value.as_object_mut(), OffsetDateTime::now_utc().format(&Rfc3339)) {
                     fields.insert("time".to_owned(), now.into());
                 }
                 self.print(&value.to_string());
             }
-            Mode::Terminal | Mode::Plain => {
+            Rendering::Terminal | Rendering::Plain => {
                 let Some(text) = event.text(self.moves()) else { return };
-                if matches!(event, Event::Problem { .. }) {
+                if matches!(event, News::Problem { .. }) {
                     self.complain(&text);
                 } else {
                     self.print(&text);
@@ -139,12 +139,12 @@ impl Screen {
 
     /// Shows a notice.
     pub(crate) fn notice(&self, message: impl Into<String>) {
-        self.tell(&Event::Notice { message: message.into() });
+        self.tell(&News::Notice { message: message.into() });
     }
 
     /// Shows text for people; in JSON there is no place for it.
     pub(crate) fn people(&self, text: &str) {
-        if self.mode != Mode::Json {
+        if self.mode != Rendering::Json {
             self.print(text);
         }
     }
@@ -205,7 +205,7 @@ mod tests {
     /// Aim: what people read names the part, the cause and what comes next; what programs read has stable names.
     #[test]
     fn events_as_text_and_json() {
-        let died = Event::Died {
+        let died = News::Died {
             part: "shop/web's proxy".to_owned(),
             pid: 7,
             reason: "was killed by SIGKILL".to_owned(),
@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(died.text(false).unwrap(), "shop/web's proxy (pid 7) was killed by SIGKILL; restarting in 100 ms");
         let json = serde_json::to_value(&died).unwrap();
         assert_eq!((json["event"].as_str(), json["restart_in_ms"].as_u64()), (Some("died"), Some(100)));
-        let edge = Event::Edge {
+        let edge = News::Edge {
             namespace: "shop".to_owned(),
             gateway: "edge".to_owned(),
             port: 80,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use super::book::Book;
+use super::book::InstancesFile;
 use super::lock::PID_FILE;
 use crate::state::CONTROL_SOCKET;
 
@@ -32,7 +32,7 @@ pub(crate) fn but_the_lock(state: &Path) {
     for folder in [TOKENS, RESOLV] {
         let _ = fs::remove_dir_all(state.join(folder));
     }
-    Book::remove(state);
+    InstancesFile::remove(state);
 }
 
 /// Makes the folders of a run, with empty logs.

@@ -10,7 +10,7 @@ use tonic::Status;
 
 use super::ready::{Scope, silent, unready};
 use super::{last, timeout};
-use crate::publish::board::{Board, Event, Outcome};
+use crate::publish::board::{Board, Errand, Receipt};
 use crate::publish::epoch::Entry;
 
 /// Files of one request.
@@ -51,11 +51,11 @@ pub(super) async fn run(board: Arc<Board>, request: ApplyRequest, sender: mpsc::
     };
 }
 
-fn head(outcome: &Outcome) -> serde_json::Value {
+fn head(outcome: &Receipt) -> serde_json::Value {
     json!({"epoch": outcome.epoch, "objects": outcome.objects, "warnings": outcome.warnings})
 }
 
-async fn change(board: &Board, request: &ApplyRequest) -> Result<Result<Outcome, String>, Status> {
+async fn change(board: &Board, request: &ApplyRequest) -> Result<Result<Receipt, String>, Status> {
     if request.documents.is_empty() {
         return Err(Status::invalid_argument("nothing to apply: no file was given"));
     }
@@ -65,14 +65,14 @@ async fn change(board: &Board, request: &ApplyRequest) -> Result<Result<Outcome,
     let documents = request.documents.iter().map(|document| (document.path.clone(), document.text.clone())).collect();
     let (reply, answer) = oneshot::channel();
     let stopping = || Status::unavailable("the control plane is stopping");
-    if !board.send(Event::Apply { documents, delete: request.delete, reply }).await {
+    if !board.send(Errand::Apply { documents, delete: request.delete, reply }).await {
         return Err(stopping());
     }
     answer.await.map_err(|_| stopping())
 }
 
 /// Where a change stands.
-struct Standing {
+struct ChangeStanding {
     /// The epoch's; `None`: it is forgotten, or the caller is gone.
     entry: Option<Entry>,
     /// Declared by the change, and not ready.
@@ -83,7 +83,7 @@ struct Standing {
     started: bool,
 }
 
-impl Standing {
+impl ChangeStanding {
     fn live(&self) -> bool {
         self.down.is_empty() && self.entry.as_ref().is_some_and(Entry::live)
     }
@@ -101,7 +101,7 @@ async fn settled(
     scope: &Scope,
     deadline: Instant,
     sender: &mpsc::Sender<Result<Progress, Status>>,
-) -> Standing {
+) -> ChangeStanding {
     let mut turns = board.turns();
     let (mut told, mut started) = (String::new(), false);
     loop {
@@ -112,11 +112,11 @@ async fn settled(
         let laggards: Vec<String> = down.iter().cloned().chain(entry.iter().flat_map(|entry| silent(board, entry, &down))).collect();
         let over = entry.as_ref().is_none_or(|entry| entry.settled() && (down.is_empty() || !entry.refused.is_empty()));
         if over || Instant::now() >= deadline {
-            return Standing { entry, down, laggards, started };
+            return ChangeStanding { entry, down, laggards, started };
         }
         let line = format!("epoch {number}: waiting for {}", some_of(laggards.iter().map(String::as_str)));
         if line != told && sender.send(Ok(Progress { waiting_for: line.clone(), ..Progress::default() })).await.is_err() {
-            return Standing { entry: None, down, laggards, started };
+            return ChangeStanding { entry: None, down, laggards, started };
         }
         told = line;
         // Past the deadline it is looked at once more.

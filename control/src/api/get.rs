@@ -19,7 +19,7 @@ use crate::store::Store;
 use crate::translate::{Status as ObjectStatus, statuses};
 use crate::world::key::ObjectKey;
 use crate::world::problem::{Problem, Severity};
-use crate::world::{Address, Layer, Slot};
+use crate::world::{Address, Layer, Versions};
 
 /// Proxies asked at a time.
 const ASKED_MAX: usize = 256;
@@ -30,7 +30,7 @@ pub(super) async fn rows(
     edition: &Edition,
     request: &GetRequest,
 ) -> Result<Value, Status> {
-    let wanted = Wanted { namespace: &request.namespace, name: &request.name };
+    let wanted = Filters { namespace: &request.namespace, name: &request.name };
     match request.kind.as_str() {
         "objects" => Ok(objects(&board.read(Ledger::read), edition, &wanted)),
         "proxies" => Ok(wanted.filter(board.proxies())),
@@ -49,12 +49,12 @@ pub(super) async fn rows(
 }
 
 /// Filters of the command line.
-struct Wanted<'a> {
+struct Filters<'a> {
     namespace: &'a str,
     name: &'a str,
 }
 
-impl Wanted<'_> {
+impl Filters<'_> {
     fn fits(&self, namespace: &str, names: &[&str]) -> bool {
         (self.namespace.is_empty() || self.namespace == namespace) && (self.name.is_empty() || names.contains(&self.name))
     }
@@ -72,7 +72,7 @@ impl Wanted<'_> {
     }
 }
 
-fn objects(ledger: &Ledger, edition: &Edition, wanted: &Wanted<'_>) -> Value {
+fn objects(ledger: &Ledger, edition: &Edition, wanted: &Filters<'_>) -> Value {
     let mut statuses = statuses(&edition.world);
     for (key, status) in &mut statuses {
         ledger.complete(key, status);
@@ -81,7 +81,7 @@ fn objects(ledger: &Ledger, edition: &Edition, wanted: &Wanted<'_>) -> Value {
     slots.map(|(key, slot)| object(edition, key, slot, statuses.get(key))).collect()
 }
 
-fn object(edition: &Edition, key: &ObjectKey, slot: &Slot, status: Option<&ObjectStatus>) -> Value {
+fn object(edition: &Edition, key: &ObjectKey, slot: &Versions, status: Option<&ObjectStatus>) -> Value {
     let live = slot.live();
     let mut row = live.or(slot.refused()).map(|version| (*version.raw).clone()).unwrap_or_else(|| json!({}));
     row["kind"] = key.kind.text().into();
@@ -127,7 +127,7 @@ fn workloads(board: &Board) -> BTreeMap<String, String> {
 }
 
 /// Asks every proxy that is meant what it runs.
-async fn dumps(board: &Arc<Board>, kind: &str, wanted: &Wanted<'_>) -> Value {
+async fn dumps(board: &Arc<Board>, kind: &str, wanted: &Filters<'_>) -> Value {
     let present = workloads(board);
     let keys: Vec<String> = board
         .correspondents()
@@ -179,7 +179,7 @@ async fn certs(board: &Board, authority: SharedAuthority, edition: &Edition) -> 
 }
 
 /// Sources are `NAMESPACE/INSTANCE` where the address is a declared one's: most are workloads that have not joined the mesh.
-fn plaintext(board: &Board, edition: &Edition, wanted: &Wanted<'_>) -> Value {
+fn plaintext(board: &Board, edition: &Edition, wanted: &Filters<'_>) -> Value {
     let index = edition.world.index();
     let named = |source: String| match source.parse().ok().and_then(|ip: IpAddr| index.addresses.get(&ip)) {
         Some(Address::Instance((namespace, instance))) => format!("{namespace}/{instance}"),
@@ -202,7 +202,7 @@ fn plaintext(board: &Board, edition: &Edition, wanted: &Wanted<'_>) -> Value {
     Value::Array(rows)
 }
 
-fn traffic(board: &Board, wanted: &Wanted<'_>) -> Value {
+fn traffic(board: &Board, wanted: &Filters<'_>) -> Value {
     let mut rows = serde_json::Map::new();
     for key in board.correspondents().into_iter().filter(|key| wanted.proxy(key, "")) {
         let services = board.correspondent(&key, |correspondent| correspondent.traffic.services.clone()).unwrap_or_default();

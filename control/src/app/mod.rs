@@ -23,7 +23,7 @@ use tonic::service::interceptor::InterceptedService;
 use crate::api::Api;
 use crate::clock::Clock;
 use crate::node::Agents;
-use crate::publish::board::{Board, Event};
+use crate::publish::board::{Board, Errand};
 use crate::serve::admit::Gate;
 use crate::serve::ads::Ads;
 use crate::serve::authority::SharedAuthority;
@@ -105,7 +105,7 @@ pub struct Assembled {
     /// Behind the Unix socket: Control, Node.
     pub local: Routes,
     /// For the TLS door.
-    pub tls: tls::Tls,
+    pub tls: tls::ServerTls,
     /// What is counted.
     pub metrics: Arc<Metrics>,
 }
@@ -176,7 +176,7 @@ async fn watch(folder: PathBuf, board: Arc<Board>, stop: CancellationToken) -> a
     let mut objects = Folder::default();
     let mut changes = objects.update(first, board.clock.age_ms());
     changes.push(Change::FolderRead);
-    board.send(Event::Folder(changes)).await;
+    board.send(Errand::Folder(changes)).await;
     loop {
         let files = tokio::select! {
             biased;
@@ -184,7 +184,7 @@ async fn watch(folder: PathBuf, board: Arc<Board>, stop: CancellationToken) -> a
             files = watch.next() => files,
         };
         let changes = objects.update(files, board.clock.age_ms());
-        if !changes.is_empty() && !board.send(Event::Folder(changes)).await {
+        if !changes.is_empty() && !board.send(Errand::Folder(changes)).await {
             return Ok(());
         }
     }

@@ -14,7 +14,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use crate::node::remembered;
-use crate::publish::board::{Board, Event, Outcome};
+use crate::publish::board::{Board, Errand, Receipt};
 use crate::publish::edition::Edition;
 use crate::publish::epoch::{Mark, Touched};
 use crate::serve::authority::SharedAuthority;
@@ -25,7 +25,7 @@ use crate::world::list::parts;
 use crate::world::object::{Candidate, read};
 use crate::world::problem::{Problem, Severity};
 use crate::world::tree::documents;
-use crate::world::{Applied, Change, Layer, ObjectKey, Outcome as Result_, World, reported};
+use crate::world::{Applied, Change, Layer, ObjectKey, Outcome, World, reported};
 
 /// Events handled as one step at most.
 const BATCH_MAX: usize = 64;
@@ -97,7 +97,7 @@ impl Writer {
     }
 
     /// Handles events until `stop`. Never ends on bad input. Whatever the disk does, streams are served and states of what runs travel.
-    pub(super) async fn run(mut self, mut events: mpsc::Receiver<Event>, stop: CancellationToken) {
+    pub(super) async fn run(mut self, mut events: mpsc::Receiver<Errand>, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         loop {
             tokio::select! {
@@ -113,12 +113,12 @@ impl Writer {
             let mut runtime = Vec::new();
             for event in batch.drain(..) {
                 match event {
-                    Event::Runtime(change) => runtime.push(change),
-                    Event::Folder(changes) => {
+                    Errand::Runtime(change) => runtime.push(change),
+                    Errand::Folder(changes) => {
                         self.runtime(std::mem::take(&mut runtime));
                         self.folder(changes).await;
                     }
-                    Event::Apply { documents, delete, reply } => {
+                    Errand::Apply { documents, delete, reply } => {
                         self.runtime(std::mem::take(&mut runtime));
                         // Whoever asked may have given up.
                         let _ = reply.send(self.apply(&documents, delete).await);
@@ -221,7 +221,7 @@ impl Writer {
     }
 
     /// All or nothing: a file with an error changes nothing.
-    async fn apply(&mut self, files: &[(String, String)], delete: bool) -> Result<Outcome, String> {
+    async fn apply(&mut self, files: &[(String, String)], delete: bool) -> Result<Receipt, String> {
         if !self.world.synced() {
             return Err("the manifests have not been read yet; try again in a moment".to_owned());
         }
@@ -253,12 +253,12 @@ impl Writer {
             warnings.extend(self.unmet(&applied));
         }
         if delete {
-            let still = |(key, _): &&(ObjectKey, Result_)| self.world.get(key).is_some();
+            let still = |(key, _): &&(ObjectKey, Outcome)| self.world.get(key).is_some();
             let folder =
-                |(key, _): &(ObjectKey, Result_)| format!("{key} is in the folder too, and stays as it is there; remove it from its file");
+                |(key, _): &(ObjectKey, Outcome)| format!("{key} is in the folder too, and stays as it is there; remove it from its file");
             warnings.extend(applied.outcomes.iter().filter(still).map(folder));
         }
-        Ok(Outcome { epoch: self.mark.number, objects: rows, warnings })
+        Ok(Receipt { epoch: self.mark.number, objects: rows, warnings })
     }
 
     /// Conditions of the applied objects that do not hold.
@@ -375,13 +375,13 @@ fn touched(key: &ObjectKey, result: &'static str) -> Touched {
 }
 
 /// As `apply -o json` says it; a refused version is no result.
-fn word(outcome: Result_) -> Option<&'static str> {
+fn word(outcome: Outcome) -> Option<&'static str> {
     match outcome {
-        Result_::Created => Some("created"),
-        Result_::Changed => Some("changed"),
-        Result_::Unchanged => Some("unchanged"),
-        Result_::Deleted => Some("deleted"),
-        Result_::Refused => None,
+        Outcome::Created => Some("created"),
+        Outcome::Changed => Some("changed"),
+        Outcome::Unchanged => Some("unchanged"),
+        Outcome::Deleted => Some("deleted"),
+        Outcome::Refused => None,
     }
 }
 

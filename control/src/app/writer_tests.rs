@@ -64,7 +64,7 @@ async fn running(folder: &std::path::Path) -> (Arc<Board>, Arc<Store>) {
     let first = FileChange { file: "web.yaml".to_owned(), text: Some(Ok(SERVICE.to_owned())) };
     let mut changes = Folder::default().update(vec![first], 0);
     changes.push(Change::FolderRead);
-    board.send(Event::Folder(changes)).await;
+    board.send(Errand::Folder(changes)).await;
     edition(&board, |_| true).await;
     (board, store)
 }
@@ -91,10 +91,10 @@ fn stuck(store: &Arc<Store>) -> (blocking::Sender<()>, std::thread::JoinHandle<(
     (release, disk)
 }
 
-fn ready(message: &str) -> Event {
+fn ready(message: &str) -> Errand {
     let state = crate::world::InstanceState { started: true, ready: true, message: message.to_owned(), ..Default::default() };
     let instances = BTreeMap::from([(("shop".to_owned(), "web".to_owned()), state)]);
-    Event::Runtime(Change::Node { instances, gateways: BTreeMap::new() })
+    Errand::Runtime(Change::Node { instances, gateways: BTreeMap::new() })
 }
 
 fn says(edition: &Edition, message: &str) -> bool {
@@ -115,7 +115,7 @@ async fn a_stuck_disk_holds_up_nobody_but_who_needs_it() {
     assert_eq!(store.failure(), None);
     let (reply, mut applied) = oneshot::channel();
     let documents = vec![("b.yaml".to_owned(), SERVICE.replace("name: web", "name: other"))];
-    board.send(Event::Apply { documents, delete: false, reply }).await;
+    board.send(Errand::Apply { documents, delete: false, reply }).await;
     tokio::task::yield_now().await;
     assert!(timeout(Duration::from_millis(20), &mut applied).await.is_err(), "an epoch was told before it was on disk");
     assert!(!disk.is_finished(), "the disk was waited for");

@@ -13,7 +13,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::publish::board::{Board, Event};
+use crate::publish::board::{Board, Errand};
 use crate::publish::edition::Edition;
 use crate::translate::node_order;
 use crate::world::{Change, World, reported};
@@ -97,7 +97,7 @@ async fn attend(
             }
             report = reports.message() => match report {
                 Ok(Some(report)) => {
-                    if !board.send(Event::Runtime(reported(&report))).await {
+                    if !board.send(Errand::Runtime(reported(&report))).await {
                         return Err(Status::unavailable("the control plane is stopping; attach again"));
                     }
                 }
@@ -173,5 +173,5 @@ async fn abandon(board: &Arc<Board>) {
             "the node agent is gone".clone_into(&mut state.message);
         }
     }
-    board.send(Event::Runtime(Change::Node { instances, gateways })).await;
+    board.send(Errand::Runtime(Change::Node { instances, gateways })).await;
 }

@@ -24,7 +24,7 @@ pub const COMMANDS_MAX: usize = 64;
 pub const STREAMS_MAX: usize = 20_000;
 
 /// What the writer is asked to do.
-pub enum Event {
+pub enum Errand {
     /// The folder changed.
     Folder(Vec<Change>),
     /// `apply` or `delete`.
@@ -34,7 +34,7 @@ pub enum Event {
         /// Take back instead.
         delete: bool,
         /// Gets the outcome, or why nothing was done.
-        reply: oneshot::Sender<Result<Outcome, String>>,
+        reply: oneshot::Sender<Result<Receipt, String>>,
     },
     /// The node agent, or a proxy, says what runs.
     Runtime(Change),
@@ -42,7 +42,7 @@ pub enum Event {
 
 /// What `apply` came to.
 #[derive(Clone, Debug, Default)]
-pub struct Outcome {
+pub struct Receipt {
     /// The epoch that holds it.
     pub epoch: u64,
     /// One row per object.
@@ -86,7 +86,7 @@ pub struct Board {
     present: Mutex<BTreeMap<u64, Presence>>,
     correspondents: Mutex<BTreeMap<String, Correspondent>>,
     next: std::sync::atomic::AtomicU64,
-    events: mpsc::Sender<Event>,
+    events: mpsc::Sender<Errand>,
     /// What all of the control plane goes by.
     pub clock: Clock,
     /// Views, shared between streams.
@@ -95,7 +95,7 @@ pub struct Board {
 
 impl Board {
     /// An empty board, and the writer's end of its events.
-    pub fn new(clock: Clock) -> (Arc<Self>, mpsc::Receiver<Event>) {
+    pub fn new(clock: Clock) -> (Arc<Self>, mpsc::Receiver<Errand>) {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let board = Self {
             edition: watch::Sender::new(None),
@@ -112,7 +112,7 @@ impl Board {
     }
 
     /// Hands an event to the writer; waits while it is busy. False: it has ended.
-    pub async fn send(&self, event: Event) -> bool {
+    pub async fn send(&self, event: Errand) -> bool {
         self.events.send(event).await.is_ok()
     }
 
@@ -335,11 +335,11 @@ pub fn declared(world: &World) -> BTreeSet<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::publish::peer::Client;
+    use crate::publish::peer::Dialect;
 
     fn claim(instance: &str) -> Claim {
         Claim {
-            client: Client::Meshwright,
+            client: Dialect::Meshwright,
             mode: proto::names::Mode::Sidecar,
             namespace: "shop".into(),
             workload: "catalog".into(),

@@ -19,14 +19,14 @@ const VERDICTS_MAX: usize = 200_000;
 const VIEWS_MAX: usize = 4_096;
 
 /// Type, name and version.
-type Version = (&'static str, String, String);
+type VersionKey = (&'static str, String, String);
 type Views = BTreeMap<(Audience, BTreeSet<String>), Arc<Content>>;
 
 /// Views of the newest edition, and what the engine said of each resource version.
 #[derive(Default)]
 pub struct Cache {
     views: Mutex<(u64, Views)>,
-    verdicts: Mutex<HashMap<Version, Option<String>>>,
+    verdicts: Mutex<HashMap<VersionKey, Option<String>>>,
     refused: Mutex<BTreeMap<(&'static str, String), String>>,
 }
 

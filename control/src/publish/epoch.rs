@@ -34,7 +34,7 @@ pub struct Touched {
 
 /// A proxy that runs an epoch without something, and what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Refusal {
+pub struct ProxyRefusal {
     /// `NAMESPACE/INSTANCE`.
     pub proxy: String,
     /// The resource, type first.
@@ -61,7 +61,7 @@ pub struct Entry {
     /// Advanced in the book: nothing changed for them.
     pub unaffected: BTreeSet<String>,
     /// Said no to a part.
-    pub refused: Vec<Refusal>,
+    pub refused: Vec<ProxyRefusal>,
     /// From acceptance to the last answer.
     pub live_ms: Option<f64>,
 }
@@ -231,8 +231,8 @@ impl Book {
     }
 }
 
-fn refusals(proxy: &str, message: &str) -> Vec<Refusal> {
-    let named = |refusal: refusal::Refusal| Refusal { proxy: proxy.to_owned(), object: refusal.resource, reason: refusal.reason };
+fn refusals(proxy: &str, message: &str) -> Vec<ProxyRefusal> {
+    let named = |refusal: refusal::Refusal| ProxyRefusal { proxy: proxy.to_owned(), object: refusal.resource, reason: refusal.reason };
     refusal::read(message).into_iter().map(named).collect()
 }
 
@@ -273,7 +273,7 @@ mod tests {
         book.refused("shop/a", 7, &message, 1005);
         let entry = book.newest().unwrap();
         assert!(entry.settled() && !entry.live());
-        let said = |refusal: &Refusal| format!("{} | {} | {}", refusal.proxy, refusal.object, refusal.reason);
+        let said = |refusal: &ProxyRefusal| format!("{} | {} | {}", refusal.proxy, refusal.object, refusal.reason);
         let said: Vec<_> = entry.refused.iter().map(said).collect();
         let wanted = ["shop/a | RouteConfiguration shop/catalog:80 | match.regex: bad; very bad", "shop/a | Cluster x | unknown policy"];
         assert_eq!(said, wanted);

@@ -13,7 +13,7 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// Through which door a connection came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Door {
+pub enum Entrance {
     /// Port 15012.
     Tls,
     /// The loopback port without TLS: believed for routing only.
@@ -26,7 +26,7 @@ pub enum Door {
 #[derive(Clone, Debug)]
 pub struct Peer {
     /// Its door.
-    pub door: Door,
+    pub door: Entrance,
     /// Where it comes from; `None` on the Unix socket.
     pub address: Option<SocketAddr>,
     /// What it proved by TLS.
@@ -71,7 +71,7 @@ pub fn peer_of(extensions: &Extensions) -> Result<Peer, Status> {
 
 /// Which generator serves a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Client {
+pub enum Dialect {
     /// Our own proxy.
     Meshwright,
     /// Stock Envoy, and every kind we do not know.
@@ -80,7 +80,7 @@ pub enum Client {
     Grpc,
 }
 
-impl Client {
+impl Dialect {
     /// As `get proxies` prints it.
     pub fn text(self) -> &'static str {
         match self {
@@ -95,7 +95,7 @@ impl Client {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Claim {
     /// Which generator.
-    pub client: Client,
+    pub client: Dialect,
     /// Sidecar or edge; stock clients count as sidecars.
     pub mode: Mode,
     /// Namespace.
@@ -114,7 +114,7 @@ impl Claim {
 
     /// Whether it is one of our own proxies.
     pub fn ours(&self) -> bool {
-        self.client == Client::Meshwright
+        self.client == Dialect::Meshwright
     }
 
     /// As `get proxies` prints it.
@@ -145,7 +145,7 @@ impl Claim {
     pub fn of_hello(hello: &Hello, peer: &Peer) -> Result<Self, Status> {
         let id: NodeId = hello.node_id.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
         let workload = peer.proven.as_ref().map_or(&hello.workload, |proven| &proven.workload).clone();
-        Ok(Self { client: Client::Meshwright, mode: id.mode, namespace: id.namespace, workload, instance: id.instance })
+        Ok(Self { client: Dialect::Meshwright, mode: id.mode, namespace: id.namespace, workload, instance: id.instance })
     }
 }
 
@@ -153,13 +153,13 @@ fn read_claim(node: &Node) -> Result<Claim, Status> {
     let metadata = |key: &str| text(node, key);
     let workload = metadata(NODE_WORKLOAD).and_then(|text| text.split_once('/')).map(|(a, b)| (a.to_owned(), b.to_owned()));
     let client = match metadata(NODE_CLIENT) {
-        Some("proxy") => Client::Meshwright,
-        Some("grpc") => Client::Grpc,
-        Some(_) => Client::Envoy,
-        None if node.user_agent_name.to_ascii_lowercase().starts_with("grpc") => Client::Grpc,
-        None => Client::Envoy,
+        Some("proxy") => Dialect::Meshwright,
+        Some("grpc") => Dialect::Grpc,
+        Some(_) => Dialect::Envoy,
+        None if node.user_agent_name.to_ascii_lowercase().starts_with("grpc") => Dialect::Grpc,
+        None => Dialect::Envoy,
     };
-    if client == Client::Meshwright {
+    if client == Dialect::Meshwright {
         let id: NodeId = node.id.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
         let (namespace, name) =
             workload.ok_or_else(|| Status::invalid_argument(format!("node metadata lacks `{NODE_WORKLOAD}: NAMESPACE/NAME`")))?;
@@ -203,13 +203,13 @@ mod tests {
         for (node, client, name) in [
             (
                 node("sidecar/shop/catalog-0", &[(NODE_CLIENT, "proxy"), (NODE_WORKLOAD, "shop/catalog")], ""),
-                Client::Meshwright,
+                Dialect::Meshwright,
                 "shop/catalog",
             ),
-            (node("x", &[(NODE_CLIENT, "grpc"), (NODE_WORKLOAD, "shop/catalog")], "envoy"), Client::Grpc, "shop/catalog"),
-            (node("x", &[], "gRPC C-core linux Python"), Client::Grpc, "default/x"),
-            (node("sidecar~10.0.0.1~pod-1.shop~shop.svc", &[], "envoy"), Client::Envoy, "shop/pod-1"),
-            (node("x", &[(NODE_CLIENT, "other")], ""), Client::Envoy, "default/x"),
+            (node("x", &[(NODE_CLIENT, "grpc"), (NODE_WORKLOAD, "shop/catalog")], "envoy"), Dialect::Grpc, "shop/catalog"),
+            (node("x", &[], "gRPC C-core linux Python"), Dialect::Grpc, "default/x"),
+            (node("sidecar~10.0.0.1~pod-1.shop~shop.svc", &[], "envoy"), Dialect::Envoy, "shop/pod-1"),
+            (node("x", &[(NODE_CLIENT, "other")], ""), Dialect::Envoy, "default/x"),
         ] {
             let claim = Claim::of_node(Some(&node)).unwrap();
             assert_eq!((claim.client, format!("{}/{}", claim.namespace, claim.workload).as_str()), (client, name));

@@ -42,7 +42,7 @@ pub fn types() -> [String; 7] {
 
 /// What a request meant, beside its subscriptions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Heard {
+pub struct Meaning {
     /// The names wanted by name changed: the content has to be computed anew and shown.
     pub wants_changed: bool,
     /// The client runs this epoch.
@@ -134,8 +134,8 @@ impl Session {
     ///
     /// # Errors
     /// [`TooMuch`]; the session must not be used any more.
-    pub fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<Heard, TooMuch> {
-        let mut heard = Heard::default();
+    pub fn request(&mut self, request: DeltaDiscoveryRequest) -> Result<Meaning, TooMuch> {
+        let mut heard = Meaning::default();
         let url = request.type_url.clone();
         if !is_epoch(&url) && !self.order.contains(&url.as_str()) {
             if self.unknown.len() < BARRIERS_MAX && self.unknown.insert(url.clone()) {
@@ -148,7 +148,7 @@ impl Session {
         Ok(heard)
     }
 
-    fn answer(&mut self, request: &DeltaDiscoveryRequest, heard: &mut Heard) {
+    fn answer(&mut self, request: &DeltaDiscoveryRequest, heard: &mut Meaning) {
         if request.response_nonce.is_empty() {
             return;
         }
@@ -168,7 +168,7 @@ impl Session {
         }
     }
 
-    fn subscribe(&mut self, request: DeltaDiscoveryRequest, heard: &mut Heard) -> Result<(), TooMuch> {
+    fn subscribe(&mut self, request: DeltaDiscoveryRequest, heard: &mut Meaning) -> Result<(), TooMuch> {
         let first = !self.types.contains_key(&request.type_url);
         let subscription = self.types.entry(request.type_url.clone()).or_default();
         let (added, dropped) = (request.resource_names_subscribe, request.resource_names_unsubscribe);

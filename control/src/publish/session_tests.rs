@@ -48,7 +48,7 @@ impl Ask {
         self.0.error_detail = Some(xds::rpc::Status { code: 3, message: message.into(), ..Default::default() });
         self
     }
-    fn to(self, session: &mut Session) -> Heard {
+    fn to(self, session: &mut Session) -> Meaning {
         session.request(self.0).unwrap()
     }
 }

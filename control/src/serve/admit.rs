@@ -10,7 +10,7 @@ use rustls_pki_types::CertificateDer;
 use tonic::{Extensions, Status};
 
 use crate::publish::board::Board;
-use crate::publish::peer::{Claim, Client, Door, Peer, Proven, peer_of};
+use crate::publish::peer::{Claim, Dialect, Entrance, Peer, Proven, peer_of};
 use crate::translate::{self, Audience};
 use crate::world::World;
 
@@ -21,7 +21,7 @@ use crate::world::World;
 pub fn presented(peer: &Peer) -> Result<(), Status> {
     match &peer.proven {
         Some(proven) if proven.expired => Err(Status::unauthenticated("the client certificate has expired; renew it first")),
-        None if peer.door == Door::Tls => Err(no_certificate()),
+        None if peer.door == Entrance::Tls => Err(no_certificate()),
         _ => Ok(()),
     }
 }
@@ -35,8 +35,8 @@ pub fn admit(node: &Claim, peer: &Peer, world: &World) -> Result<Option<Audience
     match (&peer.proven, peer.door) {
         (Some(proven), _) => bears_out(node, proven)?,
         // Believed for routing only (contract, section 4), or let in by the socket's mode.
-        (None, Door::Plaintext | Door::Local) => {}
-        (None, Door::Tls) => return Err(no_certificate()),
+        (None, Entrance::Plaintext | Entrance::Local) => {}
+        (None, Entrance::Tls) => return Err(no_certificate()),
     }
     declared(node, peer.proven.as_ref().map(|proven| &proven.identity), world)
 }
@@ -106,7 +106,7 @@ impl Gate {
         let peer = peer_of(extensions)?;
         let judge = |mode| {
             let node = Claim {
-                client: Client::Meshwright,
+                client: Dialect::Meshwright,
                 mode,
                 namespace: applicant.identity.namespace().to_owned(),
                 workload: applicant.workload.to_owned(),
@@ -167,7 +167,7 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
         world
     }
 
-    fn peer(door: Door, leaf: Option<(&str, &str)>) -> Peer {
+    fn peer(door: Entrance, leaf: Option<(&str, &str)>) -> Peer {
         let proven = leaf.map(|(account, workload)| {
             let identity = Identity::new("cluster.local", "shop", account).unwrap();
             Arc::new(Proven { leaf: CertificateDer::from(vec![]), identity, workload: workload.into(), expired: false })
@@ -177,14 +177,14 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
 
     fn node(mode: Mode, namespace: &str, workload: &str, instance: &str) -> Claim {
         let [namespace, workload, instance] = [namespace, workload, instance].map(str::to_owned);
-        Claim { client: Client::Meshwright, mode, namespace, workload, instance }
+        Claim { client: Dialect::Meshwright, mode, namespace, workload, instance }
     }
 
     #[test]
     fn only_the_truth_is_let_in() {
         // Aim: every part of a claim is held against leaf and objects; an account shared with others proves no workload.
         let world = world();
-        let catalog = peer(Door::Tls, Some(("shared", "catalog")));
+        let catalog = peer(Entrance::Tls, Some(("shared", "catalog")));
         let sidecar = |workload, instance| node(Mode::Sidecar, "shop", workload, instance);
         for (node, peer, wanted) in [
             (sidecar("catalog", "catalog-0"), catalog.clone(), None),
@@ -195,12 +195,12 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
             (sidecar("catalog", "catalog-2"), catalog.clone(), Some(Code::FailedPrecondition)),
             (node(Mode::Sidecar, "bank", "catalog", "catalog-0"), catalog.clone(), Some(Code::PermissionDenied)),
             (node(Mode::Edge, "shop", "catalog", "catalog-0"), catalog.clone(), Some(Code::FailedPrecondition)),
-            (sidecar("store", "store"), peer(Door::Tls, Some(("shared", "store"))), Some(Code::PermissionDenied)),
-            (node(Mode::Edge, "shop", "public", "public"), peer(Door::Tls, Some(("public", "public"))), None),
-            (sidecar("catalog", "catalog-0"), peer(Door::Tls, None), Some(Code::Unauthenticated)),
-            (sidecar("catalog", "catalog-0"), peer(Door::Plaintext, None), None),
-            (sidecar("catalog", "cart"), peer(Door::Plaintext, None), Some(Code::PermissionDenied)),
-            (Claim { client: Client::Envoy, ..node(Mode::Sidecar, "bank", "x", "x") }, catalog, Some(Code::PermissionDenied)),
+            (sidecar("store", "store"), peer(Entrance::Tls, Some(("shared", "store"))), Some(Code::PermissionDenied)),
+            (node(Mode::Edge, "shop", "public", "public"), peer(Entrance::Tls, Some(("public", "public"))), None),
+            (sidecar("catalog", "catalog-0"), peer(Entrance::Tls, None), Some(Code::Unauthenticated)),
+            (sidecar("catalog", "catalog-0"), peer(Entrance::Plaintext, None), None),
+            (sidecar("catalog", "cart"), peer(Entrance::Plaintext, None), Some(Code::PermissionDenied)),
+            (Claim { client: Dialect::Envoy, ..node(Mode::Sidecar, "bank", "x", "x") }, catalog, Some(Code::PermissionDenied)),
         ] {
             let verdict = admit(&node, &peer, &world);
             assert_eq!(verdict.as_ref().err().map(Status::code), wanted, "{node:?} as {peer:?}: {verdict:?}");
@@ -216,7 +216,7 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
         let shared = Identity::new("cluster.local", "shop", "shared").unwrap();
         let code = |leaf, (workload, instance), by_token| {
             let mut extensions = Extensions::default();
-            extensions.insert(peer(Door::Tls, leaf));
+            extensions.insert(peer(Entrance::Tls, leaf));
             gate.leaf(&extensions, &Applicant { identity: &shared, workload, instance, by_token }).err().map(|status| status.code())
         };
         let catalog = Some(("shared", "catalog"));

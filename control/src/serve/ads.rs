@@ -17,7 +17,7 @@ use super::admit::{admit, presented};
 use super::metrics::Metrics;
 use crate::publish::board::{Board, Seated};
 use crate::publish::edition::Edition;
-use crate::publish::peer::{Claim, Door, Peer, peer_of};
+use crate::publish::peer::{Claim, Entrance, Peer, peer_of};
 use crate::publish::session::{Content, Session};
 use crate::translate::Audience;
 
@@ -91,11 +91,11 @@ struct Delta {
     /// What the session was last shown; the engine's refusals fall back to it.
     shown: Content,
     edition: Arc<Edition>,
-    seat: Option<Seat>,
+    seat: Option<Identified>,
 }
 
 /// Known once the first request has come.
-struct Seat {
+struct Identified {
     claim: Claim,
     key: String,
     audience: Option<Audience>,
@@ -215,7 +215,7 @@ impl Delta {
                 "stock clients are not served yet; this one gets an empty configuration"
             );
         }
-        self.seat = Some(Seat { claim, key, audience, _present: present });
+        self.seat = Some(Identified { claim, key, audience, _present: present });
         self.show();
         Ok(())
     }
@@ -244,7 +244,7 @@ impl Delta {
                 let wants: BTreeSet<String> = self.session.wants();
                 let content = self.board.cache.content(&self.edition, audience, &wants);
                 let mut vetted = self.board.cache.vetted(&content, &self.shown);
-                if self.peer.door == Door::Plaintext {
+                if self.peer.door == Entrance::Plaintext {
                     // Believed for routing only (contract, section 4).
                     vetted.remove(xds::SECRET);
                 }

@@ -18,9 +18,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-use super::tls::Tls;
+use super::tls::ServerTls;
 use crate::clock::Clock;
-use crate::publish::peer::{Door, Peer, Proven};
+use crate::publish::peer::{Entrance, Peer, Proven};
 
 /// Most connections per door; more wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 10_000;
@@ -36,7 +36,7 @@ pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-enum Stream {
+enum Carrier {
     VirtualTls(Box<TlsStream<Box<dyn Io>>>),
     Virtual(Box<dyn Io>),
     Tls(Box<TlsStream<TcpStream>>),
@@ -46,7 +46,7 @@ enum Stream {
 
 /// One accepted connection; its place among [`CONNECTIONS_MAX`] is free again when it drops.
 pub struct Connection {
-    stream: Stream,
+    stream: Carrier,
     peer: Peer,
     _place: OwnedSemaphorePermit,
 }
@@ -62,11 +62,11 @@ impl Connected for Connection {
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().stream {
-            Stream::VirtualTls(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Virtual(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
+            Carrier::VirtualTls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Carrier::Virtual(stream) => Pin::new(stream).poll_read(cx, buf),
+            Carrier::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Carrier::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Carrier::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -74,31 +74,31 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match &mut self.get_mut().stream {
-            Stream::VirtualTls(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Virtual(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
+            Carrier::VirtualTls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Carrier::Virtual(stream) => Pin::new(stream).poll_write(cx, buf),
+            Carrier::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Carrier::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Carrier::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().stream {
-            Stream::VirtualTls(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Virtual(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Carrier::VirtualTls(stream) => Pin::new(stream).poll_flush(cx),
+            Carrier::Virtual(stream) => Pin::new(stream).poll_flush(cx),
+            Carrier::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Carrier::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Carrier::Unix(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().stream {
-            Stream::VirtualTls(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Virtual(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Carrier::VirtualTls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Carrier::Virtual(stream) => Pin::new(stream).poll_shutdown(cx),
+            Carrier::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Carrier::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Carrier::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }
@@ -107,7 +107,7 @@ impl AsyncWrite for Connection {
 pub type Incoming = ReceiverStream<io::Result<Connection>>;
 
 /// Accepts TLS. Each handshake has its own task, so that a slow one delays nobody.
-pub fn tls(listener: TcpListener, tls: Tls, stop: CancellationToken) -> Incoming {
+pub fn tls(listener: TcpListener, tls: ServerTls, stop: CancellationToken) -> Incoming {
     let (sender, receiver) = mpsc::channel(READY_MAX);
     let acceptor = TlsAcceptor::from(tls.config.clone());
     tokio::spawn(async move {
@@ -117,9 +117,9 @@ pub fn tls(listener: TcpListener, tls: Tls, stop: CancellationToken) -> Incoming
             tokio::spawn(async move {
                 match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                     Ok(Ok(stream)) => {
-                        let peer = Peer { door: Door::Tls, address: Some(address), proven: proven(stream.get_ref().1, &clock) };
+                        let peer = Peer { door: Entrance::Tls, address: Some(address), proven: proven(stream.get_ref().1, &clock) };
                         // The receiver is gone only while we stop.
-                        let _ = sender.send(Ok(Connection { stream: Stream::Tls(Box::new(stream)), peer, _place: place })).await;
+                        let _ = sender.send(Ok(Connection { stream: Carrier::Tls(Box::new(stream)), peer, _place: place })).await;
                     }
                     Ok(Err(error)) => tracing::info!(%address, %error, "TLS handshake failed"),
                     Err(_) => tracing::info!(%address, "TLS handshake took longer than {HANDSHAKE:?}"),
@@ -131,7 +131,7 @@ pub fn tls(listener: TcpListener, tls: Tls, stop: CancellationToken) -> Incoming
 }
 
 /// Takes connections that are no sockets: with TLS where it is given, else as if through the Unix socket.
-pub fn virtual_door(mut given: mpsc::Receiver<(Box<dyn Io>, SocketAddr)>, tls: Option<Tls>) -> Incoming {
+pub fn virtual_door(mut given: mpsc::Receiver<(Box<dyn Io>, SocketAddr)>, tls: Option<ServerTls>) -> Incoming {
     let (sender, receiver) = mpsc::channel(READY_MAX);
     let acceptor = tls.map(|tls| (TlsAcceptor::from(tls.config), tls.clock));
     tokio::spawn(async move {
@@ -142,13 +142,13 @@ pub fn virtual_door(mut given: mpsc::Receiver<(Box<dyn Io>, SocketAddr)>, tls: O
             tokio::spawn(async move {
                 let connection = match acceptor {
                     None => {
-                        let peer = Peer { door: Door::Local, address: None, proven: None };
-                        Connection { stream: Stream::Virtual(stream), peer, _place: place }
+                        let peer = Peer { door: Entrance::Local, address: None, proven: None };
+                        Connection { stream: Carrier::Virtual(stream), peer, _place: place }
                     }
                     Some((acceptor, clock)) => match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                         Ok(Ok(stream)) => {
-                            let peer = Peer { door: Door::Tls, address: Some(address), proven: proven(stream.get_ref().1, &clock) };
-                            Connection { stream: Stream::VirtualTls(Box::new(stream)), peer, _place: place }
+                            let peer = Peer { door: Entrance::Tls, address: Some(address), proven: proven(stream.get_ref().1, &clock) };
+                            Connection { stream: Carrier::VirtualTls(Box::new(stream)), peer, _place: place }
                         }
                         Ok(Err(_)) | Err(_) => return,
                     },
@@ -173,8 +173,8 @@ pub fn plaintext(listener: TcpListener, stop: CancellationToken) -> Incoming {
     tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         while let Some((stream, address, place)) = accept_tcp(&listener, &places, &stop).await {
-            let peer = Peer { door: Door::Plaintext, address: Some(address), proven: None };
-            if sender.send(Ok(Connection { stream: Stream::Tcp(stream), peer, _place: place })).await.is_err() {
+            let peer = Peer { door: Entrance::Plaintext, address: Some(address), proven: None };
+            if sender.send(Ok(Connection { stream: Carrier::Tcp(stream), peer, _place: place })).await.is_err() {
                 return;
             }
         }
@@ -196,8 +196,8 @@ pub fn unix(listener: UnixListener, stop: CancellationToken) -> Incoming {
             };
             match accepted {
                 Ok((stream, _)) => {
-                    let peer = Peer { door: Door::Local, address: None, proven: None };
-                    if sender.send(Ok(Connection { stream: Stream::Unix(stream), peer, _place: place })).await.is_err() {
+                    let peer = Peer { door: Entrance::Local, address: None, proven: None };
+                    if sender.send(Ok(Connection { stream: Carrier::Unix(stream), peer, _place: place })).await.is_err() {
                         return;
                     }
                 }

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::admit::{admit, presented};
-use crate::publish::board::{Board, Event};
+use crate::publish::board::{Board, Errand};
 use crate::publish::peer::{Claim, Peer, peer_of};
 use crate::world::Change;
 
@@ -121,6 +121,6 @@ async fn take(board: &Arc<Board>, node: &Claim, key: &str, kind: report::Kind) {
 async fn leaving(board: &Arc<Board>, node: &Claim, draining: bool) {
     if node.mode == Mode::Sidecar {
         let instance = (node.namespace.clone(), node.instance.clone());
-        board.send(Event::Runtime(Change::Draining { instance, draining })).await;
+        board.send(Errand::Runtime(Change::Draining { instance, draining })).await;
     }
 }

@@ -25,9 +25,9 @@ const RETRY: Duration = Duration::from_secs(10);
 
 /// Holds the leaf in use.
 #[derive(Debug, Default)]
-pub struct Leaf(ArcSwapOption<CertifiedKey>);
+pub struct LeafCell(ArcSwapOption<CertifiedKey>);
 
-impl ResolvesServerCert for Leaf {
+impl ResolvesServerCert for LeafCell {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.load_full()
     }
@@ -95,7 +95,7 @@ fn last_second(leaf: &CertificateDer<'_>) -> Option<u64> {
 
 /// Names on the control plane's certificate.
 #[derive(Clone, Debug, Default)]
-pub struct Names {
+pub struct CertificateNames {
     /// DNS names.
     pub dns: Vec<String>,
     /// Addresses.
@@ -104,7 +104,7 @@ pub struct Names {
 
 /// What a TLS door needs.
 #[derive(Clone, Debug)]
-pub struct Tls {
+pub struct ServerTls {
     /// Whom it lets in, and as whom it answers.
     pub config: Arc<ServerConfig>,
     /// Whether a leaf has ended is judged by this.
@@ -115,7 +115,11 @@ pub struct Tls {
 ///
 /// # Errors
 /// The authority gives no leaf, or the bundle holds no root.
-pub fn config(authority: &SharedAuthority, names: &Names, clock: &Clock) -> anyhow::Result<(Tls, Arc<Leaf>, Duration)> {
+pub fn config(
+    authority: &SharedAuthority,
+    names: &CertificateNames,
+    clock: &Clock,
+) -> anyhow::Result<(ServerTls, Arc<LeafCell>, Duration)> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
     for root in authority.bundle_der() {
@@ -123,17 +127,17 @@ pub fn config(authority: &SharedAuthority, names: &Names, clock: &Clock) -> anyh
     }
     let strict = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).allow_unauthenticated().build()?;
     let verifier = Arc::new(Lenient(strict));
-    let leaf = Arc::new(Leaf::default());
+    let leaf = Arc::new(LeafCell::default());
     let lasts = renew(authority, names, &provider, &leaf)?;
     let mut config = ServerConfig::builder_with_details(provider, Arc::new(clock.clone()))
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(leaf.clone());
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok((Tls { config: Arc::new(config), clock: clock.clone() }, leaf, lasts))
+    Ok((ServerTls { config: Arc::new(config), clock: clock.clone() }, leaf, lasts))
 }
 
-fn renew(authority: &SharedAuthority, names: &Names, provider: &CryptoProvider, leaf: &Leaf) -> anyhow::Result<Duration> {
+fn renew(authority: &SharedAuthority, names: &CertificateNames, provider: &CryptoProvider, leaf: &LeafCell) -> anyhow::Result<Duration> {
     let seat = authority.seat(&names.dns, &names.addresses).map_err(anyhow::Error::msg)?;
     let key = provider.key_provider.load_private_key(seat.key)?;
     leaf.0.store(Some(Arc::new(CertifiedKey::new(seat.chain, key))));
@@ -141,7 +145,7 @@ fn renew(authority: &SharedAuthority, names: &Names, provider: &CryptoProvider, 
 }
 
 /// Renews the leaf again and again; connections that are open stay as they are. Ends with `stop`.
-pub async fn keep(authority: SharedAuthority, names: Names, leaf: Arc<Leaf>, mut lasts: Duration, stop: CancellationToken) {
+pub async fn keep(authority: SharedAuthority, names: CertificateNames, leaf: Arc<LeafCell>, mut lasts: Duration, stop: CancellationToken) {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     loop {
         tokio::select! {

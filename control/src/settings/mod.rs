@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use ipnet::IpNet;
 
-use crate::serve::tls::Names;
+use crate::serve::tls::CertificateNames;
 use crate::world::{Ranges, WorldSettings};
 
 /// The control plane's Unix socket within the data folder.
@@ -83,8 +83,8 @@ impl ControlArgs {
     }
 
     /// Names on our certificate: every address we may be reached at, and what was asked for.
-    pub fn names(&self) -> Names {
-        let mut names = Names {
+    pub fn names(&self) -> CertificateNames {
+        let mut names = CertificateNames {
             dns: vec![
                 "localhost".to_owned(),
                 "control.meshwright-system.svc".to_owned(),

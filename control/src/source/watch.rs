@@ -31,7 +31,7 @@ const FRESH: Duration = Duration::from_secs(2);
 
 /// A file as it was at the last look.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen {
+struct LastLook {
     stamp: Option<(SystemTime, u64)>,
     text: Result<String, String>,
 }
@@ -39,7 +39,7 @@ struct Seen {
 /// A folder being watched.
 pub struct Watch {
     folder: PathBuf,
-    seen: BTreeMap<String, Seen>,
+    seen: BTreeMap<String, LastLook>,
     events: mpsc::Receiver<()>,
     poke: mpsc::Sender<()>,
     watcher: Option<RecommendedWatcher>,
@@ -104,7 +104,7 @@ impl Watch {
             let stamp = fs::metadata(&path).ok().and_then(|metadata| Some((metadata.modified().ok()?, metadata.len())));
             let settled = stamp.is_some_and(|(changed, _)| changed.elapsed().is_ok_and(|age| age > FRESH));
             let known = self.seen.get(&name).filter(|known| settled && known.stamp == stamp);
-            let seen = known.cloned().unwrap_or_else(|| Seen { stamp, text: read_text(&path) });
+            let seen = known.cloned().unwrap_or_else(|| LastLook { stamp, text: read_text(&path) });
             now.insert(name, seen);
         }
         let mut changes = Vec::new();

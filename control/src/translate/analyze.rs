@@ -8,13 +8,13 @@ use engine::model::build::Parts;
 use proto::annotations as word;
 use proto::names::{self, Mode};
 
-use super::attach::{self, Refusal, Standing};
+use super::attach::{self, Attachment, WhyNot};
 use super::cluster::targets;
 use super::mtls::applies;
 use super::{Audience, audiences, conflict, route, view};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
-use crate::world::route::{Fault, HttpRoute, PathMatch};
+use crate::world::route::{HttpRoute, PathMatch, Unsupported};
 use crate::world::{Address, Allocations, Change, Index, Kind, Object, ObjectKey, ServiceView, Spec, World, WorldSettings};
 
 /// Judges manifests offline: everything that is wrong with them, sorted by file and line.
@@ -148,12 +148,12 @@ impl Audit<'_> {
         for (number, parent) in route.parents.iter().enumerate() {
             let at = format!("spec.parentRefs[{number}]");
             match attach::standing(self.index, object, parent) {
-                Standing::Refused(Refusal { reason, message }) => {
+                Attachment::Refused(WhyNot { reason, message }) => {
                     let remedy = format!("it is not attached there ({reason})");
                     self.say(Severity::Warning, key, (&at, parent.line), message, remedy);
                 }
-                Standing::Gateway(..) => mesh = false,
-                Standing::Service(..) | Standing::Foreign => {}
+                Attachment::Gateway(..) => mesh = false,
+                Attachment::Service(..) | Attachment::Foreign => {}
             }
             if parent.is_service() && !route.hostnames.is_empty() {
                 let message = "hostnames mean nothing for a Service: its address is what is called";
@@ -175,7 +175,7 @@ impl Audit<'_> {
                 self.say(Severity::Warning, key, (&at, rule.line), message, "give a backend some weight");
             }
             for (place, backend) in rule.backends.iter().enumerate() {
-                let Err(Refusal { reason, message }) = attach::backend(self.index, object, backend, mesh) else { continue };
+                let Err(WhyNot { reason, message }) = attach::backend(self.index, object, backend, mesh) else { continue };
                 let remedy = match reason {
                     "RefNotPermitted" => "add the ReferenceGrant; until then its share of requests is answered 500",
                     "BackendNotFound" => "add it, or correct the name or port; until then its share of requests is answered 500",
@@ -186,7 +186,7 @@ impl Audit<'_> {
         }
     }
 
-    fn fault(&mut self, key: &ObjectKey, fault: &Fault, what: &str, severity: Severity) {
+    fn fault(&mut self, key: &ObjectKey, fault: &Unsupported, what: &str, severity: Severity) {
         self.say(
             severity,
             key,
@@ -278,13 +278,13 @@ impl Audit<'_> {
                 }
                 continue;
             }
-            if let Some(Refusal { reason, message }) = attach::refused(gateway) {
+            if let Some(WhyNot { reason, message }) = attach::refused(gateway) {
                 self.say(Severity::Error, key, ("spec", 0), message, format!("the Gateway is not served ({reason})"));
             }
             for (number, judged) in attach::listeners(gateway).iter().enumerate() {
                 let at = format!("spec.listeners[{number}]");
                 let line = judged.listener.line;
-                if let Some(Refusal { reason, message }) = &judged.refused {
+                if let Some(WhyNot { reason, message }) = &judged.refused {
                     self.say(Severity::Error, key, (&at, line), message, format!("the listener is not served ({reason})"));
                 } else if let Some(other) = ports.get(&judged.listener.port).filter(|other| *other != key) {
                     let message = format!("{other} has port {} too", judged.listener.port);
@@ -346,9 +346,9 @@ impl Audit<'_> {
     fn unreachable<'r>(&mut self, routes: impl IntoIterator<Item = (&'r Arc<Object>, String)>) {
         let entries = route::entries(self.world, routes);
         for (place, entry) in entries.iter().enumerate() {
-            let same = |other: &&route::Entry<'_>| other.host == entry.host && other.matched == entry.matched;
+            let same = |other: &&route::RankedMatch<'_>| other.host == entry.host && other.matched == entry.matched;
             let Some(winner) = entries[..place].iter().find(same) else { continue };
-            let rule = |entry: &route::Entry<'_>| entry.rule.name.clone().unwrap_or_else(|| entry.number.to_string());
+            let rule = |entry: &route::RankedMatch<'_>| entry.rule.name.clone().unwrap_or_else(|| entry.number.to_string());
             let what = match &entry.matched.path {
                 PathMatch::Exact(path) => path.clone(),
                 PathMatch::Prefix(path) => format!("{path}/*"),

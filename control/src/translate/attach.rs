@@ -17,14 +17,14 @@ const RESERVED: [u16; 6] = [15000, 15001, 15006, ports::METRICS, ports::HEALTH, 
 
 /// A word and a sentence: why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct WhyNot {
     /// Reason of the condition.
     pub reason: &'static str,
     /// Message of the condition.
     pub message: String,
 }
 
-impl Refusal {
+impl WhyNot {
     pub(super) fn new(reason: &'static str, message: impl Into<String>) -> Self {
         Self { reason, message: message.into() }
     }
@@ -36,7 +36,7 @@ pub(super) struct Judged<'a> {
     /// The listener.
     pub listener: &'a Listener,
     /// Why it is not served.
-    pub refused: Option<Refusal>,
+    pub refused: Option<WhyNot>,
     /// Whether an HTTPRoute may attach.
     pub http_routes: bool,
     /// Kinds it names that nothing here can carry.
@@ -51,11 +51,11 @@ impl Judged<'_> {
 }
 
 /// Why a Gateway as a whole is not served.
-pub(super) fn refused(gateway: &Gateway) -> Option<Refusal> {
+pub(super) fn refused(gateway: &Gateway) -> Option<WhyNot> {
     if gateway.addresses {
-        return Some(Refusal::new("UnsupportedAddress", "this version cannot give a Gateway addresses of its own choice"));
+        return Some(WhyNot::new("UnsupportedAddress", "this version cannot give a Gateway addresses of its own choice"));
     }
-    gateway.parameters.then(|| Refusal::new("InvalidParameters", "this controller has no parameters"))
+    gateway.parameters.then(|| WhyNot::new("InvalidParameters", "this controller has no parameters"))
 }
 
 /// Judges every listener of a Gateway, in order.
@@ -70,7 +70,7 @@ pub(super) fn listeners(gateway: &Gateway) -> Vec<Judged<'_>> {
         }
         if judged.refused.is_none() && !taken.insert((listener.port, listener.hostname.as_deref())) {
             let message = "a listener before it has the same port, protocol and hostname";
-            judged.refused = Some(Refusal::new("HostnameConflict", message));
+            judged.refused = Some(WhyNot::new("HostnameConflict", message));
         }
         judged
     };
@@ -85,25 +85,25 @@ pub(super) fn ports(gateway: &Gateway) -> BTreeSet<u16> {
     listeners(gateway).iter().filter(|judged| judged.refused.is_none()).map(|judged| judged.listener.port).collect()
 }
 
-fn unserved(listener: &Listener) -> Option<Refusal> {
+fn unserved(listener: &Listener) -> Option<WhyNot> {
     if listener.protocol != "HTTP" {
         let message = format!("the protocol {} is not supported by this version", listener.protocol);
-        return Some(Refusal::new("UnsupportedProtocol", message));
+        return Some(WhyNot::new("UnsupportedProtocol", message));
     }
     if RESERVED.contains(&listener.port) {
-        return Some(Refusal::new("PortUnavailable", format!("the proxy needs port {} for itself", listener.port)));
+        return Some(WhyNot::new("PortUnavailable", format!("the proxy needs port {} for itself", listener.port)));
     }
     let From::Unknown(word) = &listener.from else { return None };
-    Some(Refusal::new("UnsupportedValue", format!("unknown value `{word}` of allowedRoutes.namespaces.from")))
+    Some(WhyNot::new("UnsupportedValue", format!("unknown value `{word}` of allowedRoutes.namespaces.from")))
 }
 
 /// What became of one parent reference.
 #[derive(Clone, Debug)]
-pub(super) enum Standing {
+pub(super) enum Attachment {
     /// Another controller's.
     Foreign,
     /// Not attached.
-    Refused(Refusal),
+    Refused(WhyNot),
     /// Attached to these listeners (by index), with these hosts (`*`: any).
     Gateway(Name, Vec<(usize, Vec<String>)>),
     /// Attached to these ports of a Service.
@@ -116,7 +116,7 @@ pub(super) fn content(route: &Object) -> Option<&HttpRoute> {
 }
 
 /// Judges one parent reference of a route.
-pub(super) fn standing(index: &Index, route: &Object, parent: &ParentRef) -> Standing {
+pub(super) fn standing(index: &Index, route: &Object, parent: &ParentRef) -> Attachment {
     let namespace = parent.namespace.clone().unwrap_or_else(|| route.key.namespace.clone());
     let name = (namespace, parent.name.clone());
     if parent.is_gateway() {
@@ -126,17 +126,17 @@ pub(super) fn standing(index: &Index, route: &Object, parent: &ParentRef) -> Sta
         return to_service(index, parent, name);
     }
     let kind = parent.kind.as_deref().unwrap_or("Gateway");
-    Standing::Refused(Refusal::new("NoMatchingParent", format!("parents of kind {kind} are not supported by this version")))
+    Attachment::Refused(WhyNot::new("NoMatchingParent", format!("parents of kind {kind} are not supported by this version")))
 }
 
-fn to_gateway(index: &Index, route: &Object, parent: &ParentRef, name: Name) -> Standing {
+fn to_gateway(index: &Index, route: &Object, parent: &ParentRef, name: Name) -> Attachment {
     let Some(object) = index.gateways.get(&name) else {
         if index.foreign_gateways.contains(&name) {
-            return Standing::Foreign;
+            return Attachment::Foreign;
         }
-        return Standing::Refused(Refusal::new("NoMatchingParent", format!("there is no Gateway {}/{}", name.0, name.1)));
+        return Attachment::Refused(WhyNot::new("NoMatchingParent", format!("there is no Gateway {}/{}", name.0, name.1)));
     };
-    let (Spec::Gateway(gateway), Some(spec)) = (&object.spec, content(route)) else { return Standing::Foreign };
+    let (Spec::Gateway(gateway), Some(spec)) = (&object.spec, content(route)) else { return Attachment::Foreign };
     let judged = listeners(gateway);
     let wanted = |judged: &Judged<'_>| {
         parent.section.as_ref().is_none_or(|section| *section == judged.listener.name)
@@ -145,13 +145,13 @@ fn to_gateway(index: &Index, route: &Object, parent: &ParentRef, name: Name) -> 
     let mut chosen: Vec<_> = judged.iter().enumerate().filter(|(_, judged)| wanted(judged)).collect();
     if chosen.is_empty() {
         let message = format!("Gateway {}/{} has no such listener", name.0, name.1);
-        return Standing::Refused(Refusal::new("NoMatchingParent", message));
+        return Attachment::Refused(WhyNot::new("NoMatchingParent", message));
     }
     chosen.retain(|(_, judged)| {
         judged.http_routes && judged.refused.is_none() && admits(index, &name.0, judged.listener, &route.key.namespace)
     });
     if chosen.is_empty() {
-        return Standing::Refused(Refusal::new("NotAllowedByListeners", "no listener takes routes of this kind from this namespace"));
+        return Attachment::Refused(WhyNot::new("NotAllowedByListeners", "no listener takes routes of this kind from this namespace"));
     }
     let attached: Vec<_> = chosen
         .into_iter()
@@ -159,9 +159,9 @@ fn to_gateway(index: &Index, route: &Object, parent: &ParentRef, name: Name) -> 
         .filter(|(_, hosts)| !hosts.is_empty())
         .collect();
     if attached.is_empty() {
-        return Standing::Refused(Refusal::new("NoMatchingListenerHostname", "none of its hostnames is one of a listener's"));
+        return Attachment::Refused(WhyNot::new("NoMatchingListenerHostname", "none of its hostnames is one of a listener's"));
     }
-    Standing::Gateway(name, attached)
+    Attachment::Gateway(name, attached)
 }
 
 fn admits(index: &Index, own: &str, listener: &Listener, namespace: &str) -> bool {
@@ -173,27 +173,27 @@ fn admits(index: &Index, own: &str, listener: &Listener, namespace: &str) -> boo
     }
 }
 
-fn to_service(index: &Index, parent: &ParentRef, name: Name) -> Standing {
+fn to_service(index: &Index, parent: &ParentRef, name: Name) -> Attachment {
     let Some(service) = index.services.get(&name).and_then(ServiceView::service) else {
-        return Standing::Refused(Refusal::new("NoMatchingParent", format!("there is no Service {}/{}", name.0, name.1)));
+        return Attachment::Refused(WhyNot::new("NoMatchingParent", format!("there is no Service {}/{}", name.0, name.1)));
     };
     if service.headless || service.external_name {
         let message = "a Service without an address of its own carries no routes";
-        return Standing::Refused(Refusal::new("UnsupportedValue", message));
+        return Attachment::Refused(WhyNot::new("UnsupportedValue", message));
     }
     let wanted = service.ports.iter().filter(|port| {
         parent.section.as_ref().is_none_or(|section| *section == port.name) && parent.port.is_none_or(|number| number == port.port)
     });
     let wanted: Vec<_> = wanted.collect();
     if wanted.is_empty() {
-        return Standing::Refused(Refusal::new("NoMatchingParent", format!("Service {}/{} has no such port", name.0, name.1)));
+        return Attachment::Refused(WhyNot::new("NoMatchingParent", format!("Service {}/{} has no such port", name.0, name.1)));
     }
     let ports: Vec<u16> = wanted.iter().filter(|port| routable(port.app_protocol.as_deref())).map(|port| port.port).collect();
     if ports.is_empty() {
         let message = "the port's appProtocol is none that an HTTPRoute can carry";
-        return Standing::Refused(Refusal::new("UnsupportedValue", message));
+        return Attachment::Refused(WhyNot::new("UnsupportedValue", message));
     }
-    Standing::Service(name, ports)
+    Attachment::Service(name, ports)
 }
 
 /// Hosts of a route on a listener: pairwise intersection, an empty side inherits the other; `*` where both are empty.
@@ -241,33 +241,33 @@ pub(super) struct Backend {
 }
 
 /// Resolves a backend reference. A mesh route (`granted`: its parent is a Service) needs no grant.
-pub(super) fn backend(index: &Index, route: &Object, reference: &BackendRef, granted: bool) -> Result<Backend, Refusal> {
+pub(super) fn backend(index: &Index, route: &Object, reference: &BackendRef, granted: bool) -> Result<Backend, WhyNot> {
     if !(matches!(reference.group.as_str(), CORE | "core") && reference.kind == "Service") {
         let message = format!("backends of kind {} are not supported", reference.kind);
-        return Err(Refusal::new("InvalidKind", message));
+        return Err(WhyNot::new("InvalidKind", message));
     }
     let namespace = reference.namespace.clone().unwrap_or_else(|| route.key.namespace.clone());
     let from = (GATEWAY_API, route.key.kind.text(), route.key.namespace.as_str());
     // Before existence, so that a stranger cannot ask what exists.
     if !granted && namespace != route.key.namespace && !index.granted(from, &namespace, (CORE, "Service", &reference.name)) {
         let message = format!("no ReferenceGrant in {namespace} lets {} of {} refer to Service {}", from.1, from.2, reference.name);
-        return Err(Refusal::new("RefNotPermitted", message));
+        return Err(WhyNot::new("RefNotPermitted", message));
     }
     let service = (namespace, reference.name.clone());
     let found = index.services.get(&service).and_then(ServiceView::service).filter(|found| !found.external_name);
     let Some(found) = found else {
-        return Err(Refusal::new("BackendNotFound", format!("there is no Service {}/{}", service.0, service.1)));
+        return Err(WhyNot::new("BackendNotFound", format!("there is no Service {}/{}", service.0, service.1)));
     };
     let port = found.ports.iter().find(|port| Some(port.port) == reference.port);
     let Some(port) = port else {
         let wanted = reference.port.map_or_else(|| "without number".to_owned(), |port| port.to_string());
-        return Err(Refusal::new("BackendNotFound", format!("Service {}/{} has no port {wanted}", service.0, service.1)));
+        return Err(WhyNot::new("BackendNotFound", format!("Service {}/{} has no port {wanted}", service.0, service.1)));
     };
     if !routable(port.app_protocol.as_deref()) {
         let protocol = port.app_protocol.as_deref().unwrap_or_default();
         let message =
             format!("port {} of Service {}/{} speaks {protocol}, which no HTTPRoute can lead to", port.port, service.0, service.1);
-        return Err(Refusal::new("UnsupportedProtocol", message));
+        return Err(WhyNot::new("UnsupportedProtocol", message));
     }
     Ok(Backend { service, port: port.port })
 }
@@ -278,7 +278,7 @@ pub(super) fn service_routes<'a>(index: &'a Index, service: &Name, port: u16, cl
     let attached = |route: &&Arc<Object>| {
         let parents = content(route).map_or(&[][..], |spec| &spec.parents);
         parents.iter().any(|parent| match standing(index, route, parent) {
-            Standing::Service(name, ports) => name == *service && ports.contains(&port),
+            Attachment::Service(name, ports) => name == *service && ports.contains(&port),
             _ => false,
         }) && content(route).is_some_and(|spec| spec.rules.iter().any(|rule| rule.unmatchable.is_empty()))
     };

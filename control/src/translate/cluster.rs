@@ -116,7 +116,7 @@ pub(super) fn cluster(index: &Index, destination: &Destination, mode: Mode) -> C
 
 /// One endpoint before it is written down.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Target {
+pub(super) struct ClusterEndpoint {
     pub address: SocketAddr,
     pub namespace: String,
     pub workload: String,
@@ -129,7 +129,7 @@ pub(super) struct Target {
     pub hostname: Option<String>,
 }
 
-impl Target {
+impl ClusterEndpoint {
     fn of(index: &Index, instance: &Instance, address: SocketAddr) -> Self {
         let workload = instance.workload();
         let account = workload.map_or("default", |workload| workload.service_account.as_str());
@@ -162,11 +162,11 @@ pub(crate) fn arrives_untouched(instance: &Instance, port: u16) -> bool {
 }
 
 /// Everything behind a Service port: the instances it selects, and what EndpointSlices say. Sorted by address, each once.
-pub(super) fn targets(index: &Index, view: &ServiceView, port: &ServicePort) -> Vec<Target> {
+pub(super) fn targets(index: &Index, view: &ServiceView, port: &ServicePort) -> Vec<ClusterEndpoint> {
     let mut targets = BTreeMap::new();
     let lenient = view.service().is_some_and(|service| service.publish_not_ready);
     let families = view.service().map(|service| service.families).unwrap_or_default();
-    let mut add = |mut target: Target| {
+    let mut add = |mut target: ClusterEndpoint| {
         if lenient && target.health == HealthStatus::Unhealthy {
             target.health = HealthStatus::Healthy;
         }
@@ -174,7 +174,9 @@ pub(super) fn targets(index: &Index, view: &ServiceView, port: &ServicePort) -> 
     };
     for instance in view.instances.iter().filter_map(|name| index.instances.get(name)) {
         let Some(number) = protocol::target(port, instance) else { continue };
-        instance.endpoint_addresses(families).for_each(|address| add(Target::of(index, instance, SocketAddr::new(address, number))));
+        instance
+            .endpoint_addresses(families)
+            .for_each(|address| add(ClusterEndpoint::of(index, instance, SocketAddr::new(address, number))));
     }
     let (namespace, service) = view.name();
     for slice in index.slices.get(&(namespace.to_owned(), service.to_owned())).into_iter().flatten() {
@@ -188,7 +190,7 @@ pub(super) fn targets(index: &Index, view: &ServiceView, port: &ServicePort) -> 
             };
             let mut target = known.map_or_else(
                 || stranger(namespace, service, endpoint.target.as_deref(), address),
-                |known| Target::of(index, known, address),
+                |known| ClusterEndpoint::of(index, known, address),
             );
             target.hostname.clone_from(&endpoint.hostname);
             if endpoint.terminating {
@@ -203,9 +205,9 @@ pub(super) fn targets(index: &Index, view: &ServiceView, port: &ServicePort) -> 
 }
 
 /// An address that no Workload declares: plaintext, named after its pod, else its Service.
-fn stranger(namespace: &str, service: &str, pod: Option<&str>, address: SocketAddr) -> Target {
+fn stranger(namespace: &str, service: &str, pod: Option<&str>, address: SocketAddr) -> ClusterEndpoint {
     let name = pod.unwrap_or(service).to_owned();
-    Target {
+    ClusterEndpoint {
         address,
         namespace: namespace.to_owned(),
         workload: name.clone(),
@@ -232,9 +234,9 @@ pub(super) fn assignment(index: &Index, destination: &Destination) -> ClusterLoa
                 .into_iter()
                 .flat_map(|instance| instance.endpoint_addresses(Families::Both).map(move |address| (instance, address)));
             // Whoever calls an instance by its address wants that one, ready or not.
-            let target = |(instance, address)| Target {
+            let target = |(instance, address)| ClusterEndpoint {
                 health: HealthStatus::Healthy,
-                ..Target::of(index, instance, SocketAddr::new(address, *port))
+                ..ClusterEndpoint::of(index, instance, SocketAddr::new(address, *port))
             };
             addresses.map(target).collect()
         }
@@ -255,7 +257,7 @@ pub(super) fn assignment(index: &Index, destination: &Destination) -> ClusterLoa
     ClusterLoadAssignment { cluster_name: destination.name(), endpoints: groups.into_iter().map(group).collect(), policy: None }
 }
 
-fn endpoint(target: Target) -> LbEndpoint {
+fn endpoint(target: ClusterEndpoint) -> LbEndpoint {
     let mut facts =
         vec![(fact::INSTANCE, target.instance.as_str()), (fact::NAMESPACE, &target.namespace), (fact::WORKLOAD, &target.workload)];
     facts.extend(target.identity.as_deref().map(|identity| (fact::IDENTITY, identity)));

@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
-use engine::dns::{Directory, Endpoint, Port, Service};
+use engine::dns::{Directory, NamedEndpoint, NamedPort, NamedService};
 use proto::mesh::{DnsRecord, DnsService};
 use proto::xds::core::HealthStatus;
 
-use super::cluster::{Target, targets};
+use super::cluster::{ClusterEndpoint, targets};
 use crate::world::core::{self, PortRef, ServicePort};
 use crate::world::{Address, Index, ServiceView, Spec};
 
@@ -19,7 +19,7 @@ const RECORDS_MAX: usize = 4_096;
 /// The resource, and the destinations that will be called next, for a name as a workload of namespace `client` sees it; `None`: no such
 /// name.
 pub(super) fn record(index: &Index, client: &str, host: &str) -> Option<(DnsRecord, Vec<SocketAddr>)> {
-    let answer = engine::dns::answer(&Names(index), client, host)?;
+    let answer = engine::dns::answer(&WorldDirectory(index), client, host)?;
     let service = |(port, target): (u16, String)| DnsService { port: port.into(), target };
     let record = DnsRecord {
         addresses: answer.addresses.iter().take(RECORDS_MAX).map(ToString::to_string).collect(),
@@ -30,10 +30,10 @@ pub(super) fn record(index: &Index, client: &str, host: &str) -> Option<(DnsReco
     Some((record, answer.calls.into_iter().take(CALLS_AHEAD_MAX).collect()))
 }
 
-struct Names<'a>(&'a Index);
+struct WorldDirectory<'a>(&'a Index);
 
-impl Directory for Names<'_> {
-    fn service(&self, namespace: &str, name: &str) -> Option<Cow<'_, Service>> {
+impl Directory for WorldDirectory<'_> {
+    fn service(&self, namespace: &str, name: &str) -> Option<Cow<'_, NamedService>> {
         service(self.0, self.0.services.get(&(namespace.to_owned(), name.to_owned()))?).map(Cow::Owned)
     }
 
@@ -41,7 +41,7 @@ impl Directory for Names<'_> {
         self.0.namespaces.contains_key(namespace)
     }
 
-    fn services_at(&self, address: IpAddr) -> Vec<Cow<'_, Service>> {
+    fn services_at(&self, address: IpAddr) -> Vec<Cow<'_, NamedService>> {
         let (index, mut names) = (self.0, Vec::new());
         match index.addresses.get(&address) {
             Some(Address::Service(name)) => names.push(name.clone()),
@@ -67,14 +67,14 @@ impl Directory for Names<'_> {
 }
 
 /// A Service as names see it; endpoints only of a headless one. `None`: it has no names.
-pub(super) fn service(index: &Index, view: &ServiceView) -> Option<Service> {
+pub(super) fn service(index: &Index, view: &ServiceView) -> Option<NamedService> {
     let content = view.service().filter(|service| !service.external_name)?;
     let (namespace, name) = view.name();
-    let mut found = Service {
+    let mut found = NamedService {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         addresses: view.addresses.clone(),
-        ports: content.ports.iter().map(|port| Port { name: port.name.clone(), number: port.port, endpoints: Vec::new() }).collect(),
+        ports: content.ports.iter().map(|port| NamedPort { name: port.name.clone(), number: port.port, endpoints: Vec::new() }).collect(),
         endpoints: Vec::new(),
     };
     if !content.headless {
@@ -99,21 +99,21 @@ pub(super) fn service(index: &Index, view: &ServiceView) -> Option<Service> {
     Some(found)
 }
 
-fn add(endpoints: &mut Vec<Endpoint>, target: &Target, addresses: Vec<IpAddr>) {
-    endpoints.extend(addresses.into_iter().map(|address| Endpoint { hostname: target.hostname.clone(), address }));
+fn add(endpoints: &mut Vec<NamedEndpoint>, target: &ClusterEndpoint, addresses: Vec<IpAddr>) {
+    endpoints.extend(addresses.into_iter().map(|address| NamedEndpoint { hostname: target.hostname.clone(), address }));
 }
 
-fn ready(index: &Index, view: &ServiceView, port: &ServicePort) -> impl Iterator<Item = Target> {
+fn ready(index: &Index, view: &ServiceView, port: &ServicePort) -> impl Iterator<Item = ClusterEndpoint> {
     targets(index, view, port).into_iter().filter(|target| target.health == HealthStatus::Healthy)
 }
 
 /// Those of the Service's families.
-fn addresses(index: &Index, service: &core::Service, target: &Target) -> Vec<IpAddr> {
+fn addresses(index: &Index, service: &core::Service, target: &ClusterEndpoint) -> Vec<IpAddr> {
     both_families(index, target).into_iter().filter(|address| service.families.has(address)).collect()
 }
 
 /// All addresses of the instance behind a target.
-pub(super) fn both_families(index: &Index, target: &Target) -> Vec<IpAddr> {
+pub(super) fn both_families(index: &Index, target: &ClusterEndpoint) -> Vec<IpAddr> {
     let instance = index.instances.get(&(target.namespace.clone(), target.instance.clone()));
     let instance = instance.filter(|instance| instance.addresses.contains(&target.address.ip()));
     instance.map_or_else(|| vec![target.address.ip()], |instance| instance.addresses.clone())

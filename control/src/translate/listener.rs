@@ -66,10 +66,10 @@ pub(super) fn inbound(index: &Index, instance: Option<&Instance>, modes: &Modes)
     for port in instance.map(|instance| declared_ports(index, instance)).unwrap_or_default().union(&modes.ports()) {
         let protocol = instance.map_or(Protocol::Auto, |instance| protocol::of_instance(index, instance, *port));
         let service = instance.map(|instance| only_service(index, instance, *port)).unwrap_or_default();
-        let plan = Port { number: Some(*port), protocol, service, mode: modes.of(*port), trust_domain: &index.mesh.trust_domain };
+        let plan = InboundPort { number: Some(*port), protocol, service, mode: modes.of(*port), trust_domain: &index.mesh.trust_domain };
         plan.chains(&mut chains);
     }
-    let rest = Port {
+    let rest = InboundPort {
         number: None,
         protocol: Protocol::Auto,
         service: String::new(),
@@ -103,7 +103,7 @@ fn only_service(index: &Index, instance: &Instance, port: u16) -> String {
 }
 
 /// One port of the inbound side, or (no number) all others.
-struct Port<'a> {
+struct InboundPort<'a> {
     number: Option<u16>,
     protocol: Protocol,
     service: String,
@@ -111,7 +111,7 @@ struct Port<'a> {
     trust_domain: &'a str,
 }
 
-impl Port<'_> {
+impl InboundPort<'_> {
     /// Adds the chains that spell the mode (`xds.md` 2.2).
     fn chains(&self, chains: &mut Vec<FilterChain>) {
         match self.mode {

@@ -10,7 +10,7 @@ use crate::world::{Index, Object, Spec};
 
 /// Where a policy of ours applies, most specific first (`kinds.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
+pub(super) enum AppliesTo {
     /// Workloads by selector.
     Workload,
     /// A whole namespace.
@@ -20,11 +20,11 @@ pub(super) enum Place {
 }
 
 /// Where an object with this selector applies.
-pub(super) fn place(object: &Object, selector: &crate::world::own::Selector) -> Place {
+pub(super) fn place(object: &Object, selector: &crate::world::own::Selector) -> AppliesTo {
     match selector {
-        Some(_) => Place::Workload,
-        None if object.key.namespace == proto::annotations::ROOT_NAMESPACE => Place::Mesh,
-        None => Place::Namespace,
+        Some(_) => AppliesTo::Workload,
+        None if object.key.namespace == proto::annotations::ROOT_NAMESPACE => AppliesTo::Mesh,
+        None => AppliesTo::Namespace,
     }
 }
 
@@ -43,7 +43,7 @@ pub(super) fn content(object: &Object) -> Option<&PeerAuthentication> {
 
 /// What one place says: its general mode, and exceptions by port.
 #[derive(Debug, Default)]
-struct Said {
+struct PortModes {
     mode: Option<MtlsMode>,
     ports: BTreeMap<u16, MtlsMode>,
 }
@@ -52,7 +52,7 @@ struct Said {
 #[derive(Debug, Default)]
 pub(super) struct Modes {
     /// The most specific place first.
-    places: BTreeMap<Place, Said>,
+    places: BTreeMap<AppliesTo, PortModes>,
 }
 
 impl Modes {

@@ -130,7 +130,7 @@ fn virtual_service(index: &Index, view: &ServiceView) -> Option<VirtualService> 
         endpoints
     };
     let port = |port: &ServicePort| VirtualPort { port: port.port.into(), endpoints: ready(port), name: port.name.clone() };
-    let endpoint = |endpoint: engine::dns::Endpoint| NamedAddress {
+    let endpoint = |endpoint: engine::dns::NamedEndpoint| NamedAddress {
         hostname: endpoint.hostname.unwrap_or_default(),
         address: endpoint.address.to_string(),
     };

@@ -20,20 +20,20 @@ use proto::xds::route::{
     WeightedCluster,
 };
 
-use super::attach::{self, Backend, Standing, content};
+use super::attach::{self, Attachment, Backend, content};
 use super::wire;
 use crate::world::gateway::Gateway;
 use crate::world::route::{HeaderOps, Headers, Match, PathMatch, Rule, ValueMatch};
 use crate::world::{Index, Name, Object, Spec, World};
 
 /// A table and the backends that its rules lead to.
-pub(super) struct Table {
+pub(super) struct RouteTable {
     pub config: RouteConfiguration,
     pub backends: BTreeSet<Backend>,
 }
 
 /// One match of one rule with all that decides its rank.
-pub(super) struct Entry<'a> {
+pub(super) struct RankedMatch<'a> {
     rank: Rank<'a>,
     /// The object that wrote it.
     pub route: &'a Arc<Object>,
@@ -60,7 +60,7 @@ fn path_rank(path: &PathMatch) -> PathRank {
 }
 
 /// The entries of routes, each with the hosts it comes in by, in order of precedence.
-pub(super) fn entries<'a>(world: &World, routes: impl IntoIterator<Item = (&'a Arc<Object>, String)>) -> Vec<Entry<'a>> {
+pub(super) fn entries<'a>(world: &World, routes: impl IntoIterator<Item = (&'a Arc<Object>, String)>) -> Vec<RankedMatch<'a>> {
     let mut entries = Vec::new();
     for (route, host) in routes {
         let Some(spec) = content(route) else { continue };
@@ -76,7 +76,7 @@ pub(super) fn entries<'a>(world: &World, routes: impl IntoIterator<Item = (&'a A
                     origin,
                     (number, place),
                 );
-                entries.push(Entry { rank, route, rule, number, matched, host: host.clone() });
+                entries.push(RankedMatch { rank, route, rule, number, matched, host: host.clone() });
             }
         }
     }
@@ -85,7 +85,7 @@ pub(super) fn entries<'a>(world: &World, routes: impl IntoIterator<Item = (&'a A
 }
 
 /// The table of a Service port, as callers in namespace `client` see it.
-pub(super) fn service(world: &World, service: &Name, port: u16, client: &str) -> Table {
+pub(super) fn service(world: &World, service: &Name, port: u16, client: &str) -> RouteTable {
     let (routes, consumer) = attach::service_routes(world.index(), service, port, client);
     let mut name = names::service_port(&service.0, &service.1, port);
     if consumer {
@@ -100,7 +100,7 @@ pub(super) fn service(world: &World, service: &Name, port: u16, client: &str) ->
         let entries = entries(world, routes.into_iter().map(|route| (route, "*".to_owned())));
         entries.iter().map(|entry| compile(world.index(), entry, true, &mut backends)).collect()
     };
-    Table { config: table(name, vec![host("*".to_owned(), rules)]), backends }
+    RouteTable { config: table(name, vec![host("*".to_owned(), rules)]), backends }
 }
 
 /// The table for calls to an address of one's own: one rule, to the cluster of that name.
@@ -116,7 +116,7 @@ pub(super) fn inbound() -> RouteConfiguration {
 
 /// The table of one edge port. The narrowest listener that a host fits has it alone; inside a listener, a narrower host is a
 /// matter of rank, not a wall: rules of wildcard hosts still serve what the exact host's rules do not.
-pub(super) fn edge(world: &World, name: &Name, gateway: &Gateway, port: u16) -> Table {
+pub(super) fn edge(world: &World, name: &Name, gateway: &Gateway, port: u16) -> RouteTable {
     let judged = attach::listeners(gateway);
     let served: Vec<_> = judged.iter().enumerate().filter(|(_, judged)| judged.refused.is_none() && judged.listener.port == port).collect();
     let hostname = |place: usize| gateway.listeners[place].hostname.as_deref().unwrap_or("*");
@@ -144,7 +144,7 @@ pub(super) fn edge(world: &World, name: &Name, gateway: &Gateway, port: u16) -> 
         }
     }
     hosts.sort_by(|a, b| a.name.cmp(&b.name));
-    Table { config: table(names::edge(port), hosts), backends }
+    RouteTable { config: table(names::edge(port), hosts), backends }
 }
 
 /// Routes attached to one listener of a Gateway, with each of their hosts there.
@@ -153,7 +153,7 @@ pub(super) fn attached<'a>(index: &'a Index, gateway: &Name, place: usize) -> Ve
     for route in &index.routes {
         let mut hosts = BTreeSet::new();
         for parent in content(route).into_iter().flat_map(|spec| &spec.parents) {
-            if let Standing::Gateway(name, listeners) = attach::standing(index, route, parent)
+            if let Attachment::Gateway(name, listeners) = attach::standing(index, route, parent)
                 && name == *gateway
             {
                 hosts.extend(listeners.into_iter().filter(|(other, _)| *other == place).flat_map(|(_, hosts)| hosts));
@@ -189,8 +189,8 @@ fn to(specifier: ClusterSpecifier, timeout: prost_types::Duration) -> RouteActio
 }
 
 /// One match of one rule as a route. `mesh`: its parent is a Service.
-fn compile(index: &Index, entry: &Entry<'_>, mesh: bool, backends: &mut BTreeSet<Backend>) -> Route {
-    let Entry { route, rule, number, matched, .. } = entry;
+fn compile(index: &Index, entry: &RankedMatch<'_>, mesh: bool, backends: &mut BTreeSet<Backend>) -> Route {
+    let RankedMatch { route, rule, number, matched, .. } = entry;
     let key = &route.key;
     let rule_name = rule.name.clone().unwrap_or_else(|| number.to_string());
     let mut compiled = Route {

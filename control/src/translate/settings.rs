@@ -7,7 +7,7 @@ use proto::defaults::METRIC_SERIES_MAX;
 use proto::mesh::{AccessLog, ProxyConfig, RelayOrder, Tracing};
 
 use super::Audience;
-use super::mtls::{Place, applies, place};
+use super::mtls::{AppliesTo, applies, place};
 use crate::world::own::Telemetry;
 use crate::world::{Index, Object, Spec, World};
 
@@ -26,7 +26,7 @@ pub(super) fn content(object: &Object) -> Option<&Telemetry> {
 /// Everything that Telemetry objects say of one workload: more specific wins per field, at one place the oldest.
 fn telemetry(index: &Index, namespace: &str, labels: &BTreeMap<String, String>) -> Telemetry {
     let about = |object| content(object).filter(|spec| applies(object, &spec.selector, namespace, labels));
-    let mut found: Vec<(Place, &Telemetry)> =
+    let mut found: Vec<(AppliesTo, &Telemetry)> =
         index.telemetries.iter().filter_map(|object| about(object).map(|spec| (place(object, &spec.selector), spec))).collect();
     // Stable: at one place the oldest stays first.
     found.sort_by_key(|(place, _)| *place);

@@ -7,7 +7,7 @@ use proto::annotations::CONTROLLER;
 use serde::Serialize;
 use serde_json::json;
 
-use super::attach::{self, Judged, Refusal, Standing};
+use super::attach::{self, Attachment, Judged, WhyNot};
 use super::conflict;
 use crate::world::gateway::Gateway;
 use crate::world::key::GATEWAY_API;
@@ -127,7 +127,7 @@ impl Conditions {
         self.say(kind, "True", kind, "")
     }
 
-    fn fails(&self, kind: &str, refusal: &Refusal) -> Condition {
+    fn fails(&self, kind: &str, refusal: &WhyNot) -> Condition {
         self.say(kind, "False", refusal.reason, refusal.message.clone())
     }
 }
@@ -151,7 +151,7 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
             Some(Status { conditions: vec![condition], ..Status::default() })
         }
         Spec::GatewayClass(class) => {
-            let refusal = class.parameters.then(|| Refusal::new("InvalidParameters", "this controller has no parameters"));
+            let refusal = class.parameters.then(|| WhyNot::new("InvalidParameters", "this controller has no parameters"));
             let condition = refusal.map_or_else(|| by.holds("Accepted"), |refusal| by.fails("Accepted", &refusal));
             (class.controller == CONTROLLER).then(|| Status { conditions: vec![condition], ..Status::default() })
         }
@@ -241,7 +241,7 @@ fn attached_routes(world: &World, gateway: &Name, listeners: usize) -> Vec<usize
         let Some(spec) = attach::content(route).filter(|spec| wholly_invalid(spec).is_none()) else { continue };
         let mut places = std::collections::BTreeSet::new();
         for parent in &spec.parents {
-            if let Standing::Gateway(name, attached) = attach::standing(index, route, parent)
+            if let Attachment::Gateway(name, attached) = attach::standing(index, route, parent)
                 && name == *gateway
             {
                 places.extend(attached.into_iter().map(|(place, _)| place));
@@ -259,8 +259,8 @@ fn is_invalid(rule: &Rule) -> bool {
 }
 
 /// Why no rule of the route can be served as written.
-pub(super) fn wholly_invalid(route: &HttpRoute) -> Option<Refusal> {
-    route.rules.iter().all(is_invalid).then(|| Refusal::new("UnsupportedValue", invalid_parts(route)))
+pub(super) fn wholly_invalid(route: &HttpRoute) -> Option<WhyNot> {
+    route.rules.iter().all(is_invalid).then(|| WhyNot::new("UnsupportedValue", invalid_parts(route)))
 }
 
 /// What is wrong with which rule, in Gateway API's words.
@@ -287,15 +287,15 @@ fn of_route(world: &World, object: &Object, route: &HttpRoute, by: &Conditions) 
     let mut parents = Vec::new();
     for parent in &route.parents {
         let standing = attach::standing(world.index(), object, parent);
-        if matches!(standing, Standing::Foreign) {
+        if matches!(standing, Attachment::Foreign) {
             continue;
         }
         let accepted = match (&standing, wholly_invalid(route)) {
-            (Standing::Refused(refusal), _) => by.fails("Accepted", refusal),
+            (Attachment::Refused(refusal), _) => by.fails("Accepted", refusal),
             (_, Some(refusal)) => by.fails("Accepted", &refusal),
             _ => by.holds("Accepted"),
         };
-        let mesh = matches!(standing, Standing::Service(..)) || parent.is_service();
+        let mesh = matches!(standing, Attachment::Service(..)) || parent.is_service();
         let unresolved = route
             .rules
             .iter()
@@ -332,7 +332,7 @@ fn echo(parent: &ParentRef) -> serde_json::Value {
 
 fn of_policy(world: &World, object: &Object, selector: &Selector, by: &Conditions) -> Status {
     let ancestor = match super::mtls::place(object, selector) {
-        super::mtls::Place::Mesh => {
+        super::mtls::AppliesTo::Mesh => {
             json!({"group": "meshwright.dev", "kind": "Mesh", "namespace": object.key.namespace, "name": "default"})
         }
         _ => json!({"group": "", "kind": "Namespace", "name": object.key.namespace}),

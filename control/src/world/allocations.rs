@@ -52,7 +52,7 @@ pub struct Allocations {
 
 /// Who needs an address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct AddressNeeds {
     /// Services as `NAMESPACE/NAME`.
     pub services: BTreeSet<String>,
     /// Instances as `NAMESPACE/INSTANCE`, and Gateways by [`gateway_name`].
@@ -69,7 +69,7 @@ pub fn gateway_name(namespace: &str, name: &str) -> String {
 impl Allocations {
     /// Gives an address to every name that has none yet. Names that are gone lose theirs only when a range is full. Returns
     /// whether anything changed, and the names for which no address was left.
-    pub fn allocate(&mut self, ranges: &Ranges, wanted: &Wanted) -> (bool, Vec<String>) {
+    pub fn allocate(&mut self, ranges: &Ranges, wanted: &AddressNeeds) -> (bool, Vec<String>) {
         let mut left = Vec::new();
         let own = low_bits(ranges.services, &wanted.chosen);
         let mut changed = fill(&mut self.services, &wanted.services, (1, room(ranges.services.0)), own, &mut left);
@@ -151,9 +151,9 @@ fn fill(
 mod tests {
     use super::*;
 
-    fn wanted(services: &[&str], instances: &[&str]) -> Wanted {
+    fn wanted(services: &[&str], instances: &[&str]) -> AddressNeeds {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Wanted { services: names(services), instances: names(instances), chosen: BTreeSet::new() }
+        AddressNeeds { services: names(services), instances: names(instances), chosen: BTreeSet::new() }
     }
 
     #[test]
@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(second.allocate(&ranges, &wanted(&["shop/a"], &[])), (false, vec![]));
         let chosen = first.service(&ranges, "shop/a").unwrap();
         let mut third = Allocations::default();
-        third.allocate(&ranges, &Wanted { chosen: chosen.into(), ..wanted(&["shop/a"], &[]) });
+        third.allocate(&ranges, &AddressNeeds { chosen: chosen.into(), ..wanted(&["shop/a"], &[]) });
         assert_ne!(third.service(&ranges, "shop/a").unwrap(), chosen);
         let [IpAddr::V4(v4), IpAddr::V6(v6)] = first.instance(&ranges, "shop/x").unwrap() else { panic!("one of each family") };
         assert!(ranges.instances.0.contains(&v4) && ranges.instances.1.contains(&v6));

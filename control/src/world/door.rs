@@ -10,13 +10,13 @@ use super::problem::{Problem, Severity, nearest};
 use super::tree::{Node, Value};
 
 /// One object at the door: collects what is wrong with it.
-pub(super) struct Door<'a> {
+pub(super) struct Intake<'a> {
     file: &'a str,
     key: ObjectKey,
     problems: RefCell<Vec<Problem>>,
 }
 
-impl<'a> Door<'a> {
+impl<'a> Intake<'a> {
     pub(super) fn new(file: &'a str, key: ObjectKey) -> Self {
         Self { file, key, problems: RefCell::default() }
     }
@@ -35,11 +35,11 @@ impl<'a> Door<'a> {
 pub(super) struct Cursor<'a> {
     node: &'a Node,
     path: String,
-    door: &'a Door<'a>,
+    door: &'a Intake<'a>,
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(node: &'a Node, path: impl Into<String>, door: &'a Door<'a>) -> Self {
+    pub(super) fn new(node: &'a Node, path: impl Into<String>, door: &'a Intake<'a>) -> Self {
         Self { node, path: path.into(), door }
     }
 

@@ -25,7 +25,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-pub use allocations::{Allocations, Ranges, Wanted, gateway_name};
+pub use allocations::{AddressNeeds, Allocations, Ranges, gateway_name};
 pub use families::Families;
 pub use index::{Address, Index, Name, NamespaceView, ServiceView};
 pub use instance::{GatewayState, Instance, InstanceState, reported};
@@ -158,7 +158,7 @@ pub struct Held {
 
 /// All versions of one object.
 #[derive(Clone, Debug, Default)]
-pub struct Slot {
+pub struct Versions {
     /// The folder's.
     pub folder: Option<Held>,
     /// The applied one's.
@@ -167,7 +167,7 @@ pub struct Slot {
     generation: i64,
 }
 
-impl Slot {
+impl Versions {
     /// The version in force.
     pub fn live(&self) -> Option<&Arc<Candidate>> {
         [&self.applied, &self.folder].into_iter().flatten().find_map(|held| held.good.as_ref())
@@ -199,7 +199,7 @@ impl Slot {
 #[derive(Clone, Debug)]
 pub struct World {
     settings: Arc<WorldSettings>,
-    slots: Arc<BTreeMap<ObjectKey, Slot>>,
+    slots: Arc<BTreeMap<ObjectKey, Versions>>,
     files: Arc<BTreeMap<String, Vec<Problem>>>,
     ages: Arc<BTreeMap<ObjectKey, i64>>,
     instances: Arc<BTreeMap<(String, String), InstanceState>>,
@@ -333,7 +333,7 @@ impl World {
     }
 
     /// Runs one edit of a slot and books what it came to.
-    fn change(&mut self, key: ObjectKey, applied: &mut Applied, edit: impl FnOnce(&mut Slot) -> Option<Outcome>) {
+    fn change(&mut self, key: ObjectKey, applied: &mut Applied, edit: impl FnOnce(&mut Versions) -> Option<Outcome>) {
         let slots = Arc::make_mut(&mut self.slots);
         let slot = slots.entry(key.clone()).or_default();
         let before = slot.live().cloned();
@@ -360,7 +360,7 @@ impl World {
     /// What came from the store and lay over something that the folder no longer has is over; so are ages of what is gone.
     fn folder_read(&mut self, applied: &mut Applied) {
         self.synced = true;
-        let orphan = |slot: &Slot| slot.folder.is_none() && slot.applied.as_ref().is_some_and(|held| held.over.is_some());
+        let orphan = |slot: &Versions| slot.folder.is_none() && slot.applied.as_ref().is_some_and(|held| held.over.is_some());
         let orphans: Vec<_> = self.slots.iter().filter(|(_, slot)| orphan(slot)).map(|(key, _)| key.clone()).collect();
         for key in orphans {
             self.remove(Layer::Applied, &key, applied);
@@ -370,7 +370,7 @@ impl World {
     }
 
     fn allocate(&mut self) {
-        let (mut wanted, settings) = (Wanted::default(), Arc::clone(&self.settings));
+        let (mut wanted, settings) = (AddressNeeds::default(), Arc::clone(&self.settings));
         for (key, object) in self.live() {
             match &object.spec {
                 Spec::Service(service) => {
@@ -420,7 +420,7 @@ impl World {
     }
 
     /// Every object with all its versions.
-    pub fn slots(&self) -> &BTreeMap<ObjectKey, Slot> {
+    pub fn slots(&self) -> &BTreeMap<ObjectKey, Versions> {
         &self.slots
     }
 

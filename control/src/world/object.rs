@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::core::{ConfigMap, EndpointSlice, Secret, Service};
-use super::door::{Cursor, Door, Fields, is_label, is_subdomain};
+use super::door::{Cursor, Fields, Intake, is_label, is_subdomain};
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
 use super::own::{Mesh, PeerAuthentication, Telemetry};
@@ -100,7 +100,7 @@ pub fn read(file: &str, part: &Part) -> Result<Candidate, Box<Problem>> {
     if kind == Kind::Secret {
         redact(&mut raw);
     }
-    let door = Door::new(file, key.clone());
+    let door = Intake::new(file, key.clone());
     let (metadata, spec) = read_object(&door, part, kind);
     let problems = door.problems();
     let refused = problems.iter().any(|problem| problem.severity == Severity::Error);
@@ -202,7 +202,7 @@ fn key_of(file: &str, node: &Node, kind: Kind) -> Result<ObjectKey, Box<Problem>
     }
 }
 
-fn read_object(door: &Door<'_>, part: &Part, kind: Kind) -> (Metadata, Option<Spec>) {
+fn read_object(door: &Intake<'_>, part: &Part, kind: Kind) -> (Metadata, Option<Spec>) {
     let mut fields = Cursor::new(&part.node, part.place.as_str(), door).fields();
     fields.ignore(&["apiVersion", "kind", "status"]);
     let metadata = fields.get("metadata").map(|metadata| read_metadata(&metadata)).unwrap_or_default();

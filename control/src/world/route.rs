@@ -75,18 +75,18 @@ pub struct Rule {
     /// Whole-request timeout: the smaller of `request` and `backendRequest`, which are one wait where there is one attempt.
     pub timeout: Option<Duration>,
     /// Why nothing can match it as written: the rule is dropped.
-    pub unmatchable: Vec<Fault>,
+    pub unmatchable: Vec<Unsupported>,
     /// Why its requests must fail: they would be served without what the author asked for.
-    pub failing: Vec<Fault>,
+    pub failing: Vec<Unsupported>,
     /// What it is served without.
-    pub without: Vec<Fault>,
+    pub without: Vec<Unsupported>,
     /// Line in the file.
     pub line: u32,
 }
 
 /// Something in a rule that this version cannot do.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct Unsupported {
     /// Path of the field.
     pub field: String,
     /// What about it.
@@ -166,13 +166,13 @@ pub struct BackendRef {
     /// Header changes for this backend alone.
     pub headers: Headers,
     /// Why its share of requests must fail.
-    pub failing: Vec<Fault>,
+    pub failing: Vec<Unsupported>,
     /// Line in the file.
     pub line: u32,
 }
 
-fn fault(at: &Cursor<'_>, message: impl Into<String>) -> Fault {
-    Fault { field: at.path().to_owned(), message: message.into(), line: at.line() }
+fn fault(at: &Cursor<'_>, message: impl Into<String>) -> Unsupported {
+    Unsupported { field: at.path().to_owned(), message: message.into(), line: at.line() }
 }
 
 impl HttpRoute {
@@ -283,7 +283,7 @@ impl Match {
     }
 
     /// `Err(Some)`: nothing can match it; `Err(None)`: reported as an error of the object.
-    fn read(at: &Cursor<'_>) -> Result<Self, Option<Fault>> {
+    fn read(at: &Cursor<'_>) -> Result<Self, Option<Unsupported>> {
         let mut fields = at.fields();
         let path = fields.get("path").map(|at| PathMatch::read(&at)).transpose();
         let headers = fields.get("headers").map(|at| read_values(&at, true)).transpose();
@@ -299,14 +299,14 @@ impl Match {
     }
 }
 
-fn read_method(at: &Cursor<'_>) -> Result<String, Option<Fault>> {
+fn read_method(at: &Cursor<'_>) -> Result<String, Option<Unsupported>> {
     const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
     let text = at.text().ok_or(None)?;
     if METHODS.contains(&text.as_str()) { Ok(text) } else { Err(Some(fault(at, format!("unknown method `{text}`")))) }
 }
 
 impl PathMatch {
-    fn read(at: &Cursor<'_>) -> Result<Self, Option<Fault>> {
+    fn read(at: &Cursor<'_>) -> Result<Self, Option<Unsupported>> {
         let mut fields = at.fields();
         let kind = fields.get("type").map_or(Some("PathPrefix".to_owned()), |at| at.text());
         let value = fields.get("value").map_or(Some("/".to_owned()), |at| at.text());
@@ -332,7 +332,7 @@ impl PathMatch {
     }
 }
 
-fn pattern(at: &Cursor<'_>, text: &str) -> Result<(), Fault> {
+fn pattern(at: &Cursor<'_>, text: &str) -> Result<(), Unsupported> {
     if text.len() > PATTERN_BYTES_MAX {
         return Err(fault(at, format!("the regular expression has more than {PATTERN_BYTES_MAX} bytes")));
     }
@@ -346,7 +346,7 @@ fn pattern(at: &Cursor<'_>, text: &str) -> Result<(), Fault> {
 }
 
 /// Header or query matches; of a repeated name only the first counts.
-fn read_values(at: &Cursor<'_>, headers: bool) -> Result<Vec<(String, ValueMatch)>, Option<Fault>> {
+fn read_values(at: &Cursor<'_>, headers: bool) -> Result<Vec<(String, ValueMatch)>, Option<Unsupported>> {
     let mut read: Vec<(String, ValueMatch)> = Vec::new();
     for at in at.list(ITEMS_MAX) {
         let mut fields = at.fields();
@@ -398,7 +398,7 @@ const PROTECTED: [&str; 10] = [
 
 impl Headers {
     /// Reads a list of filters. Whatever is no header modifier lands in `failing`.
-    fn read(at: &Cursor<'_>, failing: &mut Vec<Fault>) -> Self {
+    fn read(at: &Cursor<'_>, failing: &mut Vec<Unsupported>) -> Self {
         let mut headers = Self::default();
         let mut seen = Vec::new();
         for at in at.list(ITEMS_MAX) {
@@ -433,7 +433,7 @@ impl Headers {
 }
 
 impl HeaderOps {
-    fn read(at: &Cursor<'_>, failing: &mut Vec<Fault>) -> Self {
+    fn read(at: &Cursor<'_>, failing: &mut Vec<Unsupported>) -> Self {
         let mut fields = at.fields();
         let mut pairs = |name| fields.get(name).map(|at| at.list(ITEMS_MAX).iter().filter_map(read_pair).collect()).unwrap_or_default();
         let (set, add): (Vec<_>, Vec<_>) = (pairs("set"), pairs("add"));

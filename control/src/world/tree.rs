@@ -99,7 +99,7 @@ fn chunks(text: &str) -> Vec<(u32, &str)> {
 }
 
 /// A collection being filled.
-enum Open {
+enum Unfinished {
     List { line: u32, anchor: usize, items: Vec<Node> },
     Map { line: u32, anchor: usize, entries: Vec<(String, Node)>, key: Option<(String, u32)>, merges: Vec<Node> },
 }
@@ -107,7 +107,7 @@ enum Open {
 /// Builds one chunk's trees from the parser's events.
 struct Builder {
     first_line: u32,
-    stack: Vec<Open>,
+    stack: Vec<Unfinished>,
     anchors: HashMap<usize, Node>,
     nodes: usize,
     root: Option<Node>,
@@ -154,11 +154,13 @@ impl Builder {
                 };
                 self.add(Node { line, value }, anchor)
             }
-            Event::SequenceStart(_, anchor, _) => self.open(Open::List { line, anchor, items: Vec::new() }),
-            Event::MappingStart(_, anchor, _) => self.open(Open::Map { line, anchor, entries: Vec::new(), key: None, merges: Vec::new() }),
+            Event::SequenceStart(_, anchor, _) => self.open(Unfinished::List { line, anchor, items: Vec::new() }),
+            Event::MappingStart(_, anchor, _) => {
+                self.open(Unfinished::Map { line, anchor, entries: Vec::new(), key: None, merges: Vec::new() })
+            }
             Event::SequenceEnd | Event::MappingEnd => match self.stack.pop() {
-                Some(Open::List { line, anchor, items }) => self.add(Node { line, value: Value::List(items) }, anchor),
-                Some(Open::Map { line, anchor, entries, merges, .. }) => {
+                Some(Unfinished::List { line, anchor, items }) => self.add(Node { line, value: Value::List(items) }, anchor),
+                Some(Unfinished::Map { line, anchor, entries, merges, .. }) => {
                     self.add(Node { line, value: Value::Map(merged(entries, merges)?) }, anchor)
                 }
                 None => Err("a collection ends that did not start".to_owned()),
@@ -173,7 +175,7 @@ impl Builder {
         }
     }
 
-    fn open(&mut self, open: Open) -> Result<(), String> {
+    fn open(&mut self, open: Unfinished) -> Result<(), String> {
         if self.stack.len() >= DEPTH_MAX {
             return Err(format!("nested deeper than {DEPTH_MAX} levels"));
         }
@@ -191,8 +193,8 @@ impl Builder {
         }
         match self.stack.last_mut() {
             None => self.root = Some(node),
-            Some(Open::List { items, .. }) => items.push(node),
-            Some(Open::Map { entries, key, merges, .. }) => match key.take() {
+            Some(Unfinished::List { items, .. }) => items.push(node),
+            Some(Unfinished::Map { entries, key, merges, .. }) => match key.take() {
                 None => *key = Some((key_text(node.value)?, node.line)),
                 Some((name, _)) if name == "<<" => merges.push(node),
                 // An entry stands where its key stands, also when the value starts on the next line.

@@ -68,7 +68,7 @@ fn within(host: &str, zone: &str) -> bool {
 
 /// A Service as names see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Service {
+pub struct NamedService {
     /// Its namespace.
     pub namespace: String,
     /// Its name.
@@ -76,14 +76,14 @@ pub struct Service {
     /// Its virtual addresses; none: headless.
     pub addresses: Vec<IpAddr>,
     /// Its ports.
-    pub ports: Vec<Port>,
+    pub ports: Vec<NamedPort>,
     /// Ready endpoints of a headless one, both families.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<NamedEndpoint>,
 }
 
 /// A port of a Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Port {
+pub struct NamedPort {
     /// Its name; empty: it has no SRV record.
     pub name: String,
     /// What callers of the virtual address use.
@@ -94,7 +94,7 @@ pub struct Port {
 
 /// One address of a ready endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct NamedEndpoint {
     /// Its name below the Service, where it has one; else it is named after its address.
     pub hostname: Option<String>,
     /// The address.
@@ -117,13 +117,13 @@ pub struct Answer {
 /// What names are answered from.
 pub trait Directory {
     /// A Service by namespace and name.
-    fn service(&self, namespace: &str, name: &str) -> Option<Cow<'_, Service>>;
+    fn service(&self, namespace: &str, name: &str) -> Option<Cow<'_, NamedService>>;
 
     /// Whether there is anything in that namespace.
     fn has_namespace(&self, namespace: &str) -> bool;
 
     /// The Services that have this virtual address, and the headless ones that have it as an endpoint's.
-    fn services_at(&self, address: IpAddr) -> Vec<Cow<'_, Service>>;
+    fn services_at(&self, address: IpAddr) -> Vec<Cow<'_, NamedService>>;
 
     /// The namespace of the instance that has this address.
     fn instance_at(&self, address: IpAddr) -> Option<&str>;
@@ -184,7 +184,7 @@ fn short(directory: &impl Directory, client: &str, labels: &[&str]) -> Option<An
 }
 
 /// The Service itself, a named port of it, or an endpoint by its name.
-fn below_service(service: &Service, under: &[&str]) -> Option<Answer> {
+fn below_service(service: &NamedService, under: &[&str]) -> Option<Answer> {
     match under {
         [] => Some(service.itself()),
         [protocol] if *protocol == TCP => service.ports.iter().any(|port| !port.name.is_empty()).then(Answer::default),
@@ -230,7 +230,7 @@ fn dashed(address: IpAddr) -> String {
     address.to_string().replace(['.', ':'], "-")
 }
 
-impl Service {
+impl NamedService {
     fn headless(&self) -> bool {
         self.addresses.is_empty()
     }
@@ -239,7 +239,7 @@ impl Service {
         format!("{}.{}.svc.{CLUSTER}", self.name, self.namespace)
     }
 
-    fn name_of(&self, endpoint: &Endpoint) -> String {
+    fn name_of(&self, endpoint: &NamedEndpoint) -> String {
         let own = endpoint.hostname.clone().unwrap_or_else(|| dashed(endpoint.address));
         format!("{own}.{}", self.full_name())
     }
@@ -261,7 +261,7 @@ impl Service {
         (!answer.addresses.is_empty()).then_some(answer)
     }
 
-    fn of_endpoints(&self, wanted: impl Fn(&Endpoint) -> bool) -> Answer {
+    fn of_endpoints(&self, wanted: impl Fn(&NamedEndpoint) -> bool) -> Answer {
         let (mut answer, mut seen) = (Answer::default(), BTreeSet::new());
         for endpoint in self.endpoints.iter().filter(|endpoint| wanted(endpoint)) {
             if seen.insert(endpoint.address) {
@@ -294,10 +294,10 @@ impl Service {
 mod tests {
     use super::*;
 
-    struct Shop(Vec<Service>);
+    struct Shop(Vec<NamedService>);
 
     impl Directory for Shop {
-        fn service(&self, namespace: &str, name: &str) -> Option<Cow<'_, Service>> {
+        fn service(&self, namespace: &str, name: &str) -> Option<Cow<'_, NamedService>> {
             self.0.iter().find(|service| service.namespace == namespace && service.name == name).map(Cow::Borrowed)
         }
 
@@ -305,8 +305,8 @@ mod tests {
             self.0.iter().any(|service| service.namespace == namespace)
         }
 
-        fn services_at(&self, address: IpAddr) -> Vec<Cow<'_, Service>> {
-            let at = |service: &&Service| {
+        fn services_at(&self, address: IpAddr) -> Vec<Cow<'_, NamedService>> {
+            let at = |service: &&NamedService| {
                 service.addresses.contains(&address) || service.endpoints.iter().any(|endpoint| endpoint.address == address)
             };
             self.0.iter().filter(at).map(Cow::Borrowed).collect()
@@ -317,31 +317,36 @@ mod tests {
         }
     }
 
-    fn port(name: &str, number: u16, endpoints: &[&str]) -> Port {
-        Port { name: name.to_owned(), number, endpoints: endpoints.iter().map(|text| text.parse().unwrap()).collect() }
+    fn port(name: &str, number: u16, endpoints: &[&str]) -> NamedPort {
+        NamedPort { name: name.to_owned(), number, endpoints: endpoints.iter().map(|text| text.parse().unwrap()).collect() }
     }
 
     fn shop() -> Shop {
-        let endpoint = |hostname: &str, address: &str| Endpoint {
+        let endpoint = |hostname: &str, address: &str| NamedEndpoint {
             hostname: (!hostname.is_empty()).then(|| hostname.to_owned()),
             address: address.parse().unwrap(),
         };
         Shop(vec![
-            Service {
+            NamedService {
                 namespace: "shop".into(),
                 name: "web".into(),
                 addresses: vec!["10.96.0.1".parse().unwrap(), "fd00:6d77::1".parse().unwrap()],
                 ports: vec![port("http", 80, &[]), port("", 81, &[])],
                 endpoints: vec![],
             },
-            Service {
+            NamedService {
                 namespace: "shop".into(),
                 name: "db".into(),
                 ports: vec![port("mysql", 1, &["10.77.0.5:3306", "[fd00::5]:3306", "192.0.2.9:3307"])],
                 endpoints: vec![endpoint("db-0", "10.77.0.5"), endpoint("db-0", "fd00::5"), endpoint("", "192.0.2.9")],
-                ..Service::default()
+                ..NamedService::default()
             },
-            Service { namespace: "other".into(), name: "svc".into(), addresses: vec!["10.96.0.9".parse().unwrap()], ..Service::default() },
+            NamedService {
+                namespace: "other".into(),
+                name: "svc".into(),
+                addresses: vec!["10.96.0.9".parse().unwrap()],
+                ..NamedService::default()
+            },
         ])
     }
 

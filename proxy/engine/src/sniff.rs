@@ -120,26 +120,26 @@ fn tls(bytes: &[u8]) -> Sniffed {
         return Sniffed::NeedMore;
     }
     match gather(&bytes[..bytes.len().min(SNIFF_BYTES_MAX)]) {
-        Gathered::Incomplete if bytes.len() < SNIFF_BYTES_MAX => Sniffed::NeedMore,
-        Gathered::Incomplete | Gathered::Broken => Sniffed::Tls(ClientHello::default()),
-        Gathered::Whole(message) => Sniffed::Tls(client_hello(&message).unwrap_or_default()),
+        Reassembled::Incomplete if bytes.len() < SNIFF_BYTES_MAX => Sniffed::NeedMore,
+        Reassembled::Incomplete | Reassembled::Broken => Sniffed::Tls(ClientHello::default()),
+        Reassembled::Whole(message) => Sniffed::Tls(client_hello(&message).unwrap_or_default()),
     }
 }
 
-enum Gathered {
+enum Reassembled {
     Whole(Vec<u8>),
     Incomplete,
     Broken,
 }
 
 /// Takes the first handshake message out of its records (RFC 8446, section 5.1).
-fn gather(bytes: &[u8]) -> Gathered {
+fn gather(bytes: &[u8]) -> Reassembled {
     let mut message = Vec::new();
     let mut rest = bytes;
     while let Some((head, content)) = rest.split_at_checked(5) {
         let length = usize::from(head[3]) << 8 | usize::from(head[4]);
         if head[0] != 22 || head[1] != 3 || length == 0 {
-            return Gathered::Broken;
+            return Reassembled::Broken;
         }
         let part = &content[..length.min(content.len())];
         message.extend_from_slice(part);
@@ -147,23 +147,23 @@ fn gather(bytes: &[u8]) -> Gathered {
         if let [1, a, b, c, body @ ..] = &message[..] {
             let length = usize::from(*a) << 16 | usize::from(*b) << 8 | usize::from(*c);
             if length > CLIENT_HELLO_BYTES_MAX {
-                return Gathered::Broken;
+                return Reassembled::Broken;
             }
             if let Some(body) = body.get(..length) {
-                return Gathered::Whole(body.to_vec());
+                return Reassembled::Whole(body.to_vec());
             }
         }
         if part.len() < length {
             break;
         }
     }
-    Gathered::Incomplete
+    Reassembled::Incomplete
 }
 
 /// A cursor over bytes; every read is checked.
-struct Reader<'a>(&'a [u8]);
+struct ByteReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> ByteReader<'a> {
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
@@ -192,7 +192,7 @@ impl<'a> Reader<'a> {
 
 /// RFC 8446, section 4.1.2.
 fn client_hello(body: &[u8]) -> Option<ClientHello> {
-    let mut body = Reader(body);
+    let mut body = ByteReader(body);
     body.take(2 + 32)?;
     body.block8()?;
     body.block16()?;
@@ -201,7 +201,7 @@ fn client_hello(body: &[u8]) -> Option<ClientHello> {
     let Some(extensions) = body.block16() else {
         return Some(hello);
     };
-    let mut extensions = Reader(extensions);
+    let mut extensions = ByteReader(extensions);
     while let Some(kind) = extensions.u16() {
         let content = extensions.block16()?;
         match kind {
@@ -214,7 +214,7 @@ fn client_hello(body: &[u8]) -> Option<ClientHello> {
 }
 
 fn server_name(content: &[u8]) -> Option<String> {
-    let mut names = Reader(Reader(content).block16()?);
+    let mut names = ByteReader(ByteReader(content).block16()?);
     while let Some(kind) = names.u8() {
         let name = names.block16()?;
         let plain = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
@@ -226,7 +226,7 @@ fn server_name(content: &[u8]) -> Option<String> {
 }
 
 fn alpn(content: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let mut names = Reader(Reader(content).block16()?);
+    let mut names = ByteReader(ByteReader(content).block16()?);
     let mut list = Vec::new();
     while let Some(name) = names.block8() {
         if list.len() < ALPN_MAX {

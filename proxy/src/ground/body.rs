@@ -37,9 +37,9 @@ pub enum Body {
 }
 
 /// A body as it comes in from a connection.
-pub struct Received(Source);
+pub struct Received(BodySource);
 
-enum Source {
+enum BodySource {
     Http1(Single),
     Http2(Streamed),
 }
@@ -49,13 +49,13 @@ struct Single {
     /// Absent once it is left to its connection.
     incoming: Option<Incoming>,
     line: Option<Arc<Line>>,
-    kind: Kind,
+    kind: Whose,
     over: bool,
 }
 
 /// Whose body it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Whose {
     Request,
     Answer,
 }
@@ -154,13 +154,13 @@ impl Received {
         if let Some(line) = line.filter(|_| !incoming.is_end_stream()) {
             line.body_comes();
         }
-        Self(Source::Http1(Single { incoming: Some(incoming), line: line.cloned(), kind: Kind::Request, over: false }))
+        Self(BodySource::Http1(Single { incoming: Some(incoming), line: line.cloned(), kind: Whose::Request, over: false }))
     }
 
     /// An answer's.
     pub fn answer(incoming: Incoming, line: Option<&Arc<Line>>) -> Self {
         let line = line.filter(|_| !incoming.is_end_stream()).cloned();
-        Self(Source::Http1(Single { incoming: Some(incoming), line, kind: Kind::Answer, over: false }))
+        Self(BodySource::Http1(Single { incoming: Some(incoming), line, kind: Whose::Answer, over: false }))
     }
 
     /// A body of HTTP/2, with the head it belongs to. `share` counts it among those that are open; `Err`: why its message is not acted on.
@@ -174,55 +174,55 @@ impl Received {
             Ok(share) => (share.filter(|_| !over), None),
             Err(reason) => (None, Some(reason)),
         };
-        Self(Source::Http2(Streamed { stream, left, given: 0, ahead: None, data_over: over, over, refused, share, line }))
+        Self(BodySource::Http2(Streamed { stream, left, given: 0, ahead: None, data_over: over, over, refused, share, line }))
     }
 
     /// Why its message was refused as it came.
     pub const fn refused(&self) -> Option<Reason> {
         match &self.0 {
-            Source::Http1(_) => None,
-            Source::Http2(streamed) => streamed.refused,
+            BodySource::Http1(_) => None,
+            BodySource::Http2(streamed) => streamed.refused,
         }
     }
 
     /// The line of its connection or stream.
     pub const fn line(&self) -> Option<&Arc<Line>> {
         match &self.0 {
-            Source::Http1(single) => single.line.as_ref(),
-            Source::Http2(streamed) => streamed.line.as_ref(),
+            BodySource::Http1(single) => single.line.as_ref(),
+            BodySource::Http2(streamed) => streamed.line.as_ref(),
         }
     }
 
     /// Whether nothing comes any more.
     pub fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Source::Http1(single) => single.is_end_stream(),
-            Source::Http2(streamed) => streamed.over,
+            BodySource::Http1(single) => single.is_end_stream(),
+            BodySource::Http2(streamed) => streamed.over,
         }
     }
 
     /// What is known of its length.
     pub fn size_hint(&self) -> SizeHint {
         match &self.0 {
-            Source::Http1(single) => single.incoming.as_ref().map(Incoming::size_hint).unwrap_or_default(),
-            Source::Http2(Streamed { left: NO_LENGTH, .. }) => SizeHint::default(),
-            Source::Http2(streamed) => SizeHint::with_exact(streamed.left),
+            BodySource::Http1(single) => single.incoming.as_ref().map(Incoming::size_hint).unwrap_or_default(),
+            BodySource::Http2(Streamed { left: NO_LENGTH, .. }) => SizeHint::default(),
+            BodySource::Http2(streamed) => SizeHint::with_exact(streamed.left),
         }
     }
 
     /// The next frame.
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match &mut self.0 {
-            Source::Http1(single) => single.poll_frame(cx).map_err(Cut::from),
-            Source::Http2(streamed) => streamed.poll_frame(cx).map_err(Cut::from),
+            BodySource::Http1(single) => single.poll_frame(cx).map_err(Cut::from),
+            BodySource::Http2(streamed) => streamed.poll_frame(cx).map_err(Cut::from),
         }
     }
 
     /// Nothing of it is wanted any more.
     fn stop(&mut self) {
         match &mut self.0 {
-            Source::Http1(single) => single.over = true,
-            Source::Http2(streamed) => (streamed.over, streamed.share) = (true, None),
+            BodySource::Http1(single) => single.over = true,
+            BodySource::Http2(streamed) => (streamed.over, streamed.share) = (true, None),
         }
     }
 }
@@ -324,7 +324,7 @@ impl Single {
 
 impl Drop for Single {
     fn drop(&mut self) {
-        if self.kind != Kind::Request {
+        if self.kind != Whose::Request {
             return;
         }
         let ended = self.is_end_stream();
@@ -366,7 +366,7 @@ impl Body {
 
     /// Its length, if it is declared or the end has come already. Takes what is at hand of a body over HTTP/2, to see the end.
     pub fn look_ahead(&mut self) -> Option<u64> {
-        if let Self::Followed(Followed { received: Received(Source::Http2(streamed)), .. }) = self {
+        if let Self::Followed(Followed { received: Received(BodySource::Http2(streamed)), .. }) = self {
             return streamed.look_ahead();
         }
         self.size_hint().exact()

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 /// How far the end has come. A later stage includes the earlier ones.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
+pub enum DrainStage {
     /// No end in sight.
     #[default]
     Open,
@@ -22,7 +22,7 @@ pub enum Stage {
 /// One direction's drain. A connection that joined costs one comparison per wake-up until the drain begins.
 #[derive(Debug, Default)]
 pub struct Drain {
-    stage: Cell<Stage>,
+    stage: Cell<DrainStage>,
     members: RefCell<Members>,
 }
 
@@ -42,7 +42,7 @@ pub struct Member {
 
 impl Drain {
     /// Goes on to a stage and wakes every member; never back.
-    pub fn reach(&self, stage: Stage) {
+    pub fn reach(&self, stage: DrainStage) {
         if self.stage.get() < stage {
             self.stage.set(stage);
             self.members.borrow().wakers.iter().flatten().for_each(Waker::wake_by_ref);
@@ -51,11 +51,11 @@ impl Drain {
 
     /// Whether the drain has begun.
     pub fn draining(&self) -> bool {
-        self.reached(Stage::Told)
+        self.reached(DrainStage::Told)
     }
 
     /// Whether the drain has come as far as `stage`.
-    pub fn reached(&self, stage: Stage) -> bool {
+    pub fn reached(&self, stage: DrainStage) -> bool {
         self.stage.get() >= stage
     }
 
@@ -78,7 +78,7 @@ impl Drain {
 
 impl Member {
     /// Ready once the drain has come as far as `stage`.
-    pub fn poll_stage(&mut self, stage: Stage, cx: &mut Context<'_>) -> Poll<()> {
+    pub fn poll_stage(&mut self, stage: DrainStage, cx: &mut Context<'_>) -> Poll<()> {
         if self.drain.reached(stage) {
             return Poll::Ready(());
         }
@@ -90,7 +90,7 @@ impl Member {
     }
 
     /// Resolves once the drain has come as far as `stage`. Cancel-safe.
-    pub async fn stage(&mut self, stage: Stage) {
+    pub async fn stage(&mut self, stage: DrainStage) {
         poll_fn(|cx| self.poll_stage(stage, cx)).await;
     }
 }
@@ -115,17 +115,17 @@ mod tests {
         let mut member = drain.join();
         assert_eq!(drain.members(), 1);
         let told = async {
-            member.stage(Stage::Told).await;
-            assert!(poll_fn(|cx| Poll::Ready(member.poll_stage(Stage::Closing, cx))).await.is_pending());
-            member.stage(Stage::Closing).await;
+            member.stage(DrainStage::Told).await;
+            assert!(poll_fn(|cx| Poll::Ready(member.poll_stage(DrainStage::Closing, cx))).await.is_pending());
+            member.stage(DrainStage::Closing).await;
             drop(member);
         };
         let begin = async {
             tokio::task::yield_now().await;
-            drain.reach(Stage::Shut);
-            drain.reach(Stage::Told);
+            drain.reach(DrainStage::Shut);
+            drain.reach(DrainStage::Told);
             tokio::task::yield_now().await;
-            drain.reach(Stage::Closing);
+            drain.reach(DrainStage::Closing);
         };
         tokio::join!(told, begin);
         assert_eq!((drain.members(), drain.draining()), (0, true));

@@ -20,7 +20,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::http2;
 use super::kept::Kept;
 use crate::ground::body::{Body, Received};
-use crate::ground::drain::{Drain, Stage};
+use crate::ground::drain::{Drain, DrainStage};
 use crate::ground::limits;
 use crate::ground::line::Line;
 use crate::ground::patience::Patience;
@@ -117,13 +117,13 @@ where
             });
             let mut connection = pin!(builder.serve_connection(io, answer).with_upgrades());
             // Who is let in so late has come with a request, whose answer ends the connection.
-            let (mut member, mut told) = (drain.join(), drain.reached(Stage::Closing));
+            let (mut member, mut told) = (drain.join(), drain.reached(DrainStage::Closing));
             let mut unwanted = None;
             let ended = poll_fn(move |cx| {
                 let mut polled = connection.as_mut().poll(cx);
                 // A rest that is read and forgotten is no silence.
                 let over = polled.is_pending() && kept.poll_over(line.exchange(), cx).is_ready() && !line.has_unread();
-                if polled.is_pending() && !told && (over || line.is_last() || member.poll_stage(Stage::Closing, cx).is_ready()) {
+                if polled.is_pending() && !told && (over || line.is_last() || member.poll_stage(DrainStage::Closing, cx).is_ready()) {
                     told = true;
                     connection.as_mut().graceful_shutdown();
                     polled = connection.as_mut().poll(cx);

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::ground::patience::Patience;
-use crate::io::{Abrupt, Called, Rewound, Seen, Served, Stream, Unstalled};
+use crate::io::{Abrupt, Attended, Called, Rewound, Seen, Served};
 use crate::observe::Account;
 use crate::tcp::{self, Buffers};
 
@@ -27,9 +27,6 @@ pub struct Tunnel {
     /// Silence that ends it.
     pub idle: Option<Duration>,
 }
-
-/// A connection that HTTP/1 was spoken on.
-type Attended = Unstalled<Rewound<Stream>>;
 
 /// What was HTTP before: a connection, which can be cut, or a stream of HTTP/2, which is reset when it is dropped before its end.
 enum Switched {

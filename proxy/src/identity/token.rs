@@ -39,7 +39,7 @@ impl std::fmt::Debug for Token {
 pub struct NotAToken(&'static str);
 
 #[derive(Deserialize)]
-struct Content {
+struct Claims {
     workload: String,
     ca: String,
     identity: Option<String>,
@@ -52,9 +52,9 @@ impl std::str::FromStr for Token {
         let text = text.trim();
         let body = text.strip_prefix(PREFIX).ok_or(NotAToken("it does not start with mw1."))?;
         let json = BASE64_URL_SAFE_NO_PAD.decode(body.trim_end_matches('=')).map_err(|_| NotAToken("it is not base64url"))?;
-        let content: Content = serde_json::from_slice(&json).map_err(|_| NotAToken("its content cannot be read"))?;
-        let identity = content.identity.and_then(|identity| identity.parse().ok());
-        Ok(Self { workload: content.workload, ca: content.ca, identity, text: text.to_owned() })
+        let claims: Claims = serde_json::from_slice(&json).map_err(|_| NotAToken("its content cannot be read"))?;
+        let identity = claims.identity.and_then(|identity| identity.parse().ok());
+        Ok(Self { workload: claims.workload, ca: claims.ca, identity, text: text.to_owned() })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Transparent redirection of one network namespace: [`Plan`] (pure) -> [`table::Table`] (pure) -> [`nft`] (netlink).
+//! Transparent redirection of one network namespace: [`Interception`] (pure) -> [`table::Table`] (pure) -> [`nft`] (netlink).
 //!
 //! One nf_tables table `meshwright` of family `inet` serves IPv4 and IPv6. It is replaced in one transaction, so that at no moment a
 //! connection meets half of the rules, and installing twice is the same as installing once. No `nft` or `iptables` program is needed.
@@ -8,8 +8,8 @@ pub mod nft;
 pub mod plan;
 pub mod table;
 
-pub use nft::{Error, Missing};
-pub use plan::{Families, Plan};
+pub use nft::{InterceptError, Missing};
+pub use plan::{Families, Interception};
 
 /// Name of our table. Nothing else in the namespace is touched.
 pub const TABLE: &str = "meshwright";
@@ -27,16 +27,16 @@ pub const DNS_PORT: u16 = 15053;
 /// Installs the rules in the namespace of the calling thread, replacing earlier ones in the same transaction.
 ///
 /// Blocks for some microseconds; needs `CAP_NET_ADMIN` in the user namespace that owns the network namespace.
-pub fn install(plan: &Plan) -> Result<(), Error> {
+pub fn install(plan: &Interception) -> Result<(), InterceptError> {
     nft::replace(&plan.table())
 }
 
 /// Reads the rules of the calling thread's namespace back and says what is missing or in the way; empty means all is well.
-pub fn verify(plan: &Plan) -> Result<Vec<Missing>, Error> {
+pub fn verify(plan: &Interception) -> Result<Vec<Missing>, InterceptError> {
     nft::compare(&plan.table())
 }
 
 /// Removes our table; succeeds where there is none.
-pub fn remove() -> Result<(), Error> {
+pub fn remove() -> Result<(), InterceptError> {
     nft::remove(TABLE)
 }

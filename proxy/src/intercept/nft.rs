@@ -8,7 +8,7 @@ use netlink_bindings::traits::NetlinkChained;
 use netlink_socket2::{NetlinkSocket, ReplyError};
 
 use super::expr::{attributes, contained, nested, number, text};
-use super::table::{Chain, Family, Rule, Table};
+use super::table::{Chain, Family, PacketRule, Table};
 
 /// NFNL_SUBSYS_NFTABLES in the high byte of the message type.
 const SUBSYSTEM: u16 = 10 << 8;
@@ -22,7 +22,7 @@ const NETLINK_NETFILTER: u16 = 12;
 
 /// A failure at the kernel's door. Whoever runs the command has to act; trying again helps only after that.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum InterceptError {
     /// No right to change this namespace.
     #[error(
         "nf_tables of this network namespace may not be changed: {0}. Run as root, or inside a user namespace that owns the network namespace (CAP_NET_ADMIN)"
@@ -38,7 +38,7 @@ pub enum Error {
     Other(String),
 }
 
-impl From<ReplyError> for Error {
+impl From<ReplyError> for InterceptError {
     fn from(error: ReplyError) -> Self {
         let said = error.to_string();
         match error.as_io_error().raw_os_error() {
@@ -49,7 +49,7 @@ impl From<ReplyError> for Error {
     }
 }
 
-impl From<io::Error> for Error {
+impl From<io::Error> for InterceptError {
     fn from(error: io::Error) -> Self {
         ReplyError::from(error).into()
     }
@@ -90,26 +90,26 @@ impl fmt::Display for Missing {
 }
 
 /// Puts the table in place of the one of the same name, of whatever family, in one transaction.
-pub fn replace(table: &Table) -> Result<(), Error> {
-    let mut batch = Batch::begin();
+pub fn replace(table: &Table) -> Result<(), InterceptError> {
+    let mut transaction = Transaction::begin();
     for family in Family::ALL {
-        batch.clear(family, &table.name);
+        transaction.clear(family, &table.name);
     }
-    batch.table(table);
-    batch.commit()
+    transaction.table(table);
+    transaction.commit()
 }
 
 /// Removes tables of that name, of whatever family.
-pub fn remove(name: &str) -> Result<(), Error> {
-    let mut batch = Batch::begin();
+pub fn remove(name: &str) -> Result<(), InterceptError> {
+    let mut transaction = Transaction::begin();
     for family in Family::ALL {
-        batch.clear(family, name);
+        transaction.clear(family, name);
     }
-    batch.commit()
+    transaction.commit()
 }
 
 /// Reads the table back and compares it, rule by rule, in order.
-pub fn compare(table: &Table) -> Result<Vec<Missing>, Error> {
+pub fn compare(table: &Table) -> Result<Vec<Missing>, InterceptError> {
     let mut socket = NetlinkSocket::new();
     let chains = dump_chains(&mut socket, table)?;
     if chains.is_empty() {
@@ -148,7 +148,7 @@ fn differences(chain: &Chain, found: &[&[u8]]) -> Vec<Missing> {
     missing
 }
 
-fn encode(rule: &Rule) -> Vec<u8> {
+fn encode(rule: &PacketRule) -> Vec<u8> {
     let mut list = Vec::new();
     rule.exprs.iter().for_each(|expr| expr.encode(&mut list));
     list
@@ -173,7 +173,7 @@ fn header(family: Family) -> Nfgenmsg {
     header
 }
 
-fn dump_chains(socket: &mut NetlinkSocket, table: &Table) -> Result<Vec<FoundChain>, Error> {
+fn dump_chains(socket: &mut NetlinkSocket, table: &Table) -> Result<Vec<FoundChain>, InterceptError> {
     let request = Request::new().op_getchain_dump(&header(table.family));
     let mut reply = socket.request(&request)?;
     let mut chains = Vec::new();
@@ -189,7 +189,7 @@ fn dump_chains(socket: &mut NetlinkSocket, table: &Table) -> Result<Vec<FoundCha
     Ok(chains)
 }
 
-fn dump_rules(socket: &mut NetlinkSocket, table: &Table) -> Result<Vec<FoundRule>, Error> {
+fn dump_rules(socket: &mut NetlinkSocket, table: &Table) -> Result<Vec<FoundRule>, InterceptError> {
     let mut request = Request::new().op_getrule_dump(&header(table.family));
     request.encode().push_table_bytes(table.name.as_bytes());
     let mut reply = socket.request(&request)?;
@@ -219,17 +219,17 @@ fn be(list: &[u8], kind: u16) -> u32 {
 
 /// A transaction. Only its last message asks for an acknowledgement: a socket's buffer has room for some hundred answers, a table may
 /// have thousands of rules. Errors come for every message all the same.
-struct Batch {
+struct Transaction {
     payload: Vec<u8>,
     messages: u32,
     last: usize,
 }
 
-impl Batch {
+impl Transaction {
     fn begin() -> Self {
-        let mut batch = Self { payload: Vec::new(), messages: 0, last: 0 };
-        batch.message(BATCH_BEGIN, 0, 0, 10, |_| ());
-        batch
+        let mut transaction = Self { payload: Vec::new(), messages: 0, last: 0 };
+        transaction.message(BATCH_BEGIN, 0, 0, 10, |_| ());
+        transaction
     }
 
     /// Makes sure that no such table is there: a deletion of what is not there fails, so it is made first.
@@ -281,7 +281,7 @@ impl Batch {
         self.messages += 1;
     }
 
-    fn commit(mut self) -> Result<(), Error> {
+    fn commit(mut self) -> Result<(), InterceptError> {
         let acknowledged = u16::from_ne_bytes([self.payload[self.last + 6], self.payload[self.last + 7]]) | flags(libc::NLM_F_ACK);
         self.payload[self.last + 6..self.last + 8].copy_from_slice(&acknowledged.to_ne_bytes());
         self.message(BATCH_END, 0, 0, 10, |_| ());
@@ -294,7 +294,7 @@ fn flags(flag: libc::c_int) -> u16 {
     u16::try_from(flag).unwrap_or_default()
 }
 
-impl NetlinkChained for Batch {
+impl NetlinkChained for Transaction {
     fn protonum(&self) -> u16 {
         NETLINK_NETFILTER
     }
@@ -316,20 +316,20 @@ impl NetlinkChained for Batch {
     }
 
     fn supports_ack(&self, index: usize) -> Option<bool> {
-        // The one before the end of the batch carries the flag.
+        // The one before the end of the transaction carries the flag.
         Some(index + 2 == self.messages as usize)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::Plan;
+    use super::super::Interception;
     use super::*;
 
     /// Aim: each kind of difference is told by name: lost, swapped and foreign rules.
     #[test]
     fn tells_what_is_missing() {
-        let table = Plan { exempt_uid: Some(1337), ..Plan::default() }.table();
+        let table = Interception { exempt_uid: Some(1337), ..Interception::default() }.table();
         let chain = &table.chains[0];
         let lists: Vec<Vec<u8>> = chain.rules.iter().map(encode).collect();
         let all: Vec<&[u8]> = lists.iter().map(Vec::as_slice).collect();

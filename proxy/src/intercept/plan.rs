@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use proto::ports;
 
-use super::table::{Chain, Family, Hook, Rule, Table, When};
+use super::table::{Chain, Family, Hook, PacketRule, Table, When};
 use super::{DNS_PORT, INBOUND_PORT, OUTBOUND_PORT, TABLE};
 
 /// Ports of the sidecar that are reached directly: inbound itself, metrics, health.
@@ -28,7 +28,7 @@ pub enum Families {
 
 /// The rules of one namespace as a value. The default redirects every TCP connection, no DNS question, and exempts nobody.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
+pub struct Interception {
     /// Traffic of this uid is left alone: the proxy's own.
     pub exempt_uid: Option<u32>,
     /// Traffic with this mark is left alone: the proxy's own where it has no uid of its own, and probes.
@@ -37,7 +37,7 @@ pub struct Plan {
     pub exclude_outbound_ports: BTreeSet<u16>,
     /// TCP ports that arrive untouched.
     pub exclude_inbound_ports: BTreeSet<u16>,
-    /// Destinations that leave untouched. Questions to [`Plan::resolvers`] are taken all the same.
+    /// Destinations that leave untouched. Questions to [`Interception::resolvers`] are taken all the same.
     pub exclude_outbound_cidrs: Vec<IpNet>,
     /// Which families.
     pub families: Families,
@@ -46,7 +46,7 @@ pub struct Plan {
     pub resolvers: Vec<IpAddr>,
 }
 
-impl Plan {
+impl Interception {
     /// The table. First match wins: exemptions, then the resolvers (also those on loopback), then loopback, then the rest.
     pub fn table(&self) -> Table {
         let chains = vec![
@@ -64,7 +64,7 @@ impl Plan {
         }
     }
 
-    fn output(&self) -> Vec<Rule> {
+    fn output(&self) -> Vec<PacketRule> {
         let mut rules = Vec::new();
         rules.extend(self.exempt_mark.map(|mark| When::any().mark(mark).leave()));
         rules.extend(self.exempt_uid.map(|uid| When::any().uid(uid).leave()));
@@ -85,7 +85,7 @@ impl Plan {
         rules
     }
 
-    fn prerouting(&self) -> Vec<Rule> {
+    fn prerouting(&self) -> Vec<PacketRule> {
         let mut rules = vec![When::any().input("lo").leave()];
         let ports: BTreeSet<u16> = self.exclude_inbound_ports.iter().copied().chain(OWN_PORTS).collect();
         rules.extend(ports.into_iter().map(|port| When::any().tcp_port(port).leave()));
@@ -113,14 +113,14 @@ mod tests {
     /// Aim: the order is the meaning: exemptions, excluded ports, DNS, loopback, excluded ranges, and last the redirect.
     #[test]
     fn the_rules_in_order() {
-        let plan = Plan {
+        let plan = Interception {
             exempt_uid: Some(1337),
             exempt_mark: Some(0x6d77),
             exclude_outbound_ports: [9000, 22].into(),
             exclude_inbound_ports: [9001].into(),
             exclude_outbound_cidrs: vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::/32".parse().unwrap()],
             resolvers: vec!["10.77.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
-            ..Plan::default()
+            ..Interception::default()
         };
         let table = plan.table();
         assert_eq!((table.name.as_str(), table.family), ("meshwright", Family::Inet));
@@ -158,11 +158,11 @@ mod tests {
     /// Aim: one family alone has no rule of the other, neither for ranges nor for resolvers.
     #[test]
     fn one_family_alone() {
-        let plan = Plan {
+        let plan = Interception {
             families: Families::Ipv6,
             resolvers: vec!["10.77.0.1".parse().unwrap()],
             exclude_outbound_cidrs: vec!["192.0.2.0/24".parse().unwrap()],
-            ..Plan::default()
+            ..Interception::default()
         };
         let table = plan.table();
         assert_eq!(table.family, Family::Ipv6);

@@ -68,19 +68,19 @@ pub struct Chain {
     /// Its hook.
     pub hook: Hook,
     /// In order.
-    pub rules: Vec<Rule>,
+    pub rules: Vec<PacketRule>,
 }
 
 /// A rule: every expression must hold, the last one acts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
+pub struct PacketRule {
     /// As `nft` would print it.
     pub text: String,
     /// In order.
     pub exprs: Vec<Expr>,
 }
 
-/// Builds a [`Rule`]: conditions, then one action that ends it.
+/// Builds a [`PacketRule`]: conditions, then one action that ends it.
 #[derive(Clone, Debug)]
 pub struct When {
     family: Family,
@@ -178,33 +178,33 @@ impl When {
     }
 
     /// Ends: the chain is left.
-    pub fn leave(self) -> Rule {
+    pub fn leave(self) -> PacketRule {
         self.end("return".to_owned(), Expr::Return)
     }
 
     /// Ends: the connection goes to a local port.
-    pub fn redirect(self, port: u16) -> Rule {
+    pub fn redirect(self, port: u16) -> PacketRule {
         self.end(format!("redirect to :{port}"), Expr::Redirect(port))
     }
 
     /// Ends: the connection goes elsewhere.
-    pub fn dnat(self, to: std::net::SocketAddr) -> Rule {
+    pub fn dnat(self, to: std::net::SocketAddr) -> PacketRule {
         self.end(format!("dnat to {to}"), Expr::Dnat(to.ip(), to.port()))
     }
 
     /// Ends: the connection is refused.
-    pub fn reset(self) -> Rule {
+    pub fn reset(self) -> PacketRule {
         self.end("reject with tcp reset".to_owned(), Expr::ResetTcp)
     }
 
     /// Ends: leaves with the interface's own address.
-    pub fn masquerade(self) -> Rule {
+    pub fn masquerade(self) -> PacketRule {
         self.end("masquerade".to_owned(), Expr::Masquerade)
     }
 
-    fn end(self, words: String, expr: Expr) -> Rule {
+    fn end(self, words: String, expr: Expr) -> PacketRule {
         let done = self.and(words, [expr]);
-        Rule { text: done.words.join(" "), exprs: done.exprs }
+        PacketRule { text: done.words.join(" "), exprs: done.exprs }
     }
 }
 

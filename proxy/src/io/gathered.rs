@@ -26,9 +26,9 @@ const USUAL_BYTES: usize = 32 << 10;
 pub struct Gathered<T>(Rc<Gathering<T>>);
 
 /// The other end of a [`Gathered`], for who runs the connection's task.
-pub struct Gathering<T>(RefCell<State<T>>);
+pub struct Gathering<T>(RefCell<GatheredState<T>>);
 
-struct State<T> {
+struct GatheredState<T> {
     inner: T,
     held: Vec<u8>,
     start: usize,
@@ -38,12 +38,12 @@ struct State<T> {
 
 /// Wraps a stream.
 pub fn gather<T>(inner: T) -> (Gathered<T>, Rc<Gathering<T>>) {
-    let state = State { inner, held: Vec::new(), start: 0, unflushed: false, heard: false };
+    let state = GatheredState { inner, held: Vec::new(), start: 0, unflushed: false, heard: false };
     let gathering = Rc::new(Gathering(RefCell::new(state)));
     (Gathered(Rc::clone(&gathering)), gathering)
 }
 
-impl<T: AsyncWrite + Unpin> State<T> {
+impl<T: AsyncWrite + Unpin> GatheredState<T> {
     fn poll_held_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.start < self.held.len() {
             let count = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.held[self.start..]))?;

@@ -46,3 +46,6 @@ pub use served::Served;
 pub use socket::{Socket, VirtualSocket, pipe};
 pub use stream::Stream;
 pub use unstalled::Unstalled;
+
+/// A connection that HTTP is spoken on.
+pub type Attended = Unstalled<Rewound<Stream>>;

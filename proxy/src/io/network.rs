@@ -162,8 +162,8 @@ impl Listening {
     pub fn queued(self) -> Queued {
         match self {
             // What cannot be taken back from the runtime is closed with it.
-            Self::Kernel(listener) => Queued(listener.into_std().ok().map(Left::Kernel)),
-            Self::Virtual(listener) => Queued(Some(Left::Virtual(listener))),
+            Self::Kernel(listener) => Queued(listener.into_std().ok().map(StillQueued::Kernel)),
+            Self::Virtual(listener) => Queued(Some(StillQueued::Virtual(listener))),
         }
     }
 
@@ -180,9 +180,9 @@ impl Listening {
 }
 
 /// What had queued up at a listening socket: see [`Listening::queued`].
-pub struct Queued(Option<Left>);
+pub struct Queued(Option<StillQueued>);
 
-enum Left {
+enum StillQueued {
     Kernel(std::net::TcpListener),
     Virtual(Box<dyn VirtualListening>),
 }
@@ -192,7 +192,7 @@ impl Iterator for Queued {
 
     fn next(&mut self) -> Option<Accepted> {
         match self.0.as_mut()? {
-            Left::Kernel(listener) => loop {
+            StillQueued::Kernel(listener) => loop {
                 match listener.accept() {
                     Ok((stream, peer)) => {
                         // Each of these fails only for a connection that is dead already.
@@ -204,7 +204,7 @@ impl Iterator for Queued {
                     Err(_) => return None,
                 }
             },
-            Left::Virtual(listener) => listener.accept().now_or_never()?.ok(),
+            StillQueued::Virtual(listener) => listener.accept().now_or_never()?.ok(),
         }
     }
 }

@@ -28,14 +28,14 @@ pub struct Served<S> {
     /// that are no request.
     quiet: u32,
     insert: Option<Box<Insert>>,
-    look: Look,
+    look: Scan,
     /// The turn it was looked in.
     looked: u32,
 }
 
 /// How far a request line has been looked through for a fragment (`#` in the target).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Look {
+enum Scan {
     /// Nobody asks.
     Never,
     /// Before its first byte; empty lines may come first (RFC 9112, section 2.2).
@@ -46,7 +46,7 @@ enum Look {
     Beyond,
 }
 
-impl Look {
+impl Scan {
     /// Looks on; whether there is a fragment.
     fn through(&mut self, bytes: &[u8]) -> bool {
         for byte in bytes {
@@ -70,7 +70,7 @@ impl Look {
 impl<S: AsyncWrite + Unpin> Served<S> {
     /// `line` is told by who serves. `looks` says to look for fragments, which hyper cuts off before anybody sees them.
     pub const fn new(inner: S, line: Arc<Line>, looks: bool) -> Self {
-        Self { inner, line, quiet: 0, insert: None, looked: 0, look: if looks { Look::Before } else { Look::Never } }
+        Self { inner, line, quiet: 0, insert: None, looked: 0, look: if looks { Scan::Before } else { Scan::Never } }
     }
 
     /// The stream beneath: it has become a tunnel.
@@ -166,10 +166,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Served<S> {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.look == Look::Beyond && this.quiet != this.looked && this.quiet != NOT_QUIET && this.line.heads_come() {
-            (this.look, this.looked) = (Look::Before, this.quiet);
+        if this.look == Scan::Beyond && this.quiet != this.looked && this.quiet != NOT_QUIET && this.line.heads_come() {
+            (this.look, this.looked) = (Scan::Before, this.quiet);
         }
-        if matches!(this.look, Look::Never | Look::Beyond) {
+        if matches!(this.look, Scan::Never | Scan::Beyond) {
             return Pin::new(&mut this.inner).poll_read(cx, buf);
         }
         let before = buf.filled().len();
@@ -303,7 +303,7 @@ mod tests {
             ("GET\r\n#", false),
         ] {
             for step in [1, 3, 100] {
-                let mut look = Look::Before;
+                let mut look = Scan::Before;
                 let seen = head.as_bytes().chunks(step).any(|piece| look.through(piece));
                 assert_eq!(seen, wanted, "{head:?} in steps of {step}");
             }

@@ -94,7 +94,7 @@ impl AccessLog {
             // Past the library's own buffer, which looks for the last line's end in all that is written.
             _ => io::stdout().as_fd().try_clone_to_owned().map(File::from),
         };
-        let writer = |out| Writer {
+        let writer = |out| LogWriter {
             out,
             outboxes: Arc::clone(&self.outboxes),
             ending: Arc::clone(&self.ending),
@@ -121,7 +121,7 @@ impl AccessLog {
 }
 
 /// The thread that encodes and writes.
-struct Writer<W> {
+struct LogWriter<W> {
     out: W,
     outboxes: Arc<Outboxes>,
     ending: Arc<AtomicBool>,
@@ -131,7 +131,7 @@ struct Writer<W> {
     pending: u64,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> LogWriter<W> {
     fn run(&mut self) {
         let mut resting = false;
         loop {

@@ -9,10 +9,10 @@ use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::model::{Cluster, Endpoint, InboundPort, Rule};
 use http::{HeaderMap, StatusCode};
 
-use super::labels::{CODE_NONE, Direction, Family, GRPC_NONE, Wire};
-use super::record::{Detail, RETRIES_LISTED_MAX, Seen, Word};
+use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Wire};
+use super::record::{Detail, Outline, RETRIES_LISTED_MAX, Word};
 use super::series::Series;
-use super::worker::Worker;
+use super::worker::Recorder;
 use crate::tls::TlsFacts;
 
 /// Highest gRPC status that is kept apart; codes beyond the sixteen known count as UNKNOWN.
@@ -23,8 +23,8 @@ const GRPC_UNKNOWN: u8 = 2;
 /// was known by then: without an answer that is `client_gone`.
 #[derive(Debug)]
 pub struct Account {
-    worker: Rc<Worker>,
-    seen: Seen,
+    worker: Rc<Recorder>,
+    seen: Outline,
     detail: Option<Box<Detail>>,
     started: Instant,
     /// The series that takes the bytes of an opaque connection while it lives.
@@ -32,7 +32,7 @@ pub struct Account {
 }
 
 impl Account {
-    pub(super) fn new(worker: Rc<Worker>, seen: Seen, detail: Option<Box<Detail>>, started: Instant) -> Self {
+    pub(super) fn new(worker: Rc<Recorder>, seen: Outline, detail: Option<Box<Detail>>, started: Instant) -> Self {
         Self { worker, seen, detail, started, live: None }
     }
 
@@ -105,14 +105,14 @@ impl Account {
                 detail.tls = tls.copied();
             }
         }
-        if self.seen.family == Family::Tcp {
+        if self.seen.family == MetricFamily::Tcp {
             self.open();
         }
     }
 
     /// The attempt on that address failed and is made again.
     pub fn retried(&mut self, address: SocketAddr, reason: Reason) {
-        self.worker.count(&self.seen, Family::Retry, Some(reason), |series| series.count.add(1));
+        self.worker.count(&self.seen, MetricFamily::Retry, Some(reason), |series| series.count.add(1));
         if let Some(detail) = &mut self.detail
             && detail.retries.len() < RETRIES_LISTED_MAX
         {
@@ -192,7 +192,7 @@ impl Account {
     fn open(&mut self) {
         let first = self.live.is_none();
         let (seen, worker) = (&self.seen, &self.worker);
-        self.live = Some(worker.count(seen, Family::Tcp, None, |series| {
+        self.live = Some(worker.count(seen, MetricFamily::Tcp, None, |series| {
             series.opened.add(u64::from(first));
             Arc::clone(series)
         }));
@@ -208,7 +208,7 @@ impl Account {
             series.request_bytes.add(self.seen.request_bytes);
             series.response_bytes.add(self.seen.response_bytes);
         }
-        self.worker.count(&self.seen, Family::Tcp, self.seen.reason, |series| series.count.add(1));
+        self.worker.count(&self.seen, MetricFamily::Tcp, self.seen.reason, |series| series.count.add(1));
     }
 }
 
@@ -223,7 +223,7 @@ impl Drop for Account {
         let clock = &self.worker.telemetry.clock;
         let duration = clock.now().saturating_duration_since(self.started);
         let noted = self.detail.take().map(|detail| (detail, clock.wall()));
-        if self.seen.family == Family::Tcp {
+        if self.seen.family == MetricFamily::Tcp {
             self.close();
         } else {
             if self.seen.code == CODE_NONE && self.seen.reason.is_none() {
@@ -233,9 +233,9 @@ impl Drop for Account {
             if self.seen.wire != Wire::Grpc {
                 self.seen.grpc = GRPC_NONE;
             }
-            let exemplar = noted.as_ref().and_then(|(detail, ended)| Worker::exemplar(detail, duration, *ended));
+            let exemplar = noted.as_ref().and_then(|(detail, ended)| Recorder::exemplar(detail, duration, *ended));
             let (request_bytes, response_bytes) = (self.seen.request_bytes, self.seen.response_bytes);
-            self.worker.count(&self.seen, Family::Http, self.seen.reason, |series| {
+            self.worker.count(&self.seen, MetricFamily::Http, self.seen.reason, |series| {
                 series.count.add(1);
                 series.request_bytes.add(request_bytes);
                 series.response_bytes.add(response_bytes);

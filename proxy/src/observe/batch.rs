@@ -12,7 +12,7 @@ use http::Version;
 use parking_lot::Mutex;
 
 use super::labels::Wire;
-use super::record::{Detail, Seen, Word, Words};
+use super::record::{Detail, Outline, Word, Words};
 use super::shape::Shape;
 use super::trace::Context;
 use crate::io::Mailbox;
@@ -101,7 +101,7 @@ impl Batch {
     }
 
     /// Adds what is known of an exchange at its end. `started_nanos`: since 1970.
-    pub(super) fn add(&mut self, shape: u32, seen: &Seen, detail: &Detail, (started_nanos, duration): (u64, Duration)) {
+    pub(super) fn add(&mut self, shape: u32, seen: &Outline, detail: &Detail, (started_nanos, duration): (u64, Duration)) {
         let within = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
         let retries = (within(self.retries.len()), u8::try_from(detail.retries.len()).unwrap_or(u8::MAX));
         self.retries.extend_from_slice(&detail.retries);

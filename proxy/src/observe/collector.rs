@@ -47,7 +47,7 @@ pub(super) struct BadEndpoint {
 
 /// Why spans were not taken.
 #[derive(Debug, Clone)]
-pub(super) struct Refused {
+pub(super) struct Undelivered {
     /// Where they were to go.
     pub(super) endpoint: String,
     /// What happened.
@@ -63,8 +63,8 @@ pub(super) struct Collector {
 
 impl Collector {
     /// Connects at the first use and again after each loss.
-    pub(super) fn new(endpoint: &str, network: &Network) -> Result<Self, Refused> {
-        let refused = |why: String| Refused { endpoint: endpoint.to_owned(), why };
+    pub(super) fn new(endpoint: &str, network: &Network) -> Result<Self, Undelivered> {
+        let refused = |why: String| Undelivered { endpoint: endpoint.to_owned(), why };
         let uri = parse(endpoint).map_err(|error| refused(error.to_string()))?;
         let target = Endpoint::from_shared(uri.to_string()).map_err(|error| refused(error.to_string()))?;
         let network = network.clone();
@@ -85,9 +85,9 @@ impl Collector {
 
     /// Sends one `ExportTraceServiceRequest` in two parts. What may be sent again (OTLP specification, "Failures") is, after the pause that
     /// the collector asks for, else a growing one. How many spans the collector took note of and refused; the others are stored.
-    pub(super) async fn export(&mut self, envelope: Vec<u8>, spans: Arc<Vec<u8>>) -> Result<u64, Refused> {
-        let message = Encoded { envelope: Arc::new(envelope), spans };
-        let refused = |why: String| Refused { endpoint: self.endpoint.clone(), why };
+    pub(super) async fn export(&mut self, envelope: Vec<u8>, spans: Arc<Vec<u8>>) -> Result<u64, Undelivered> {
+        let message = SpanRequest { envelope: Arc::new(envelope), spans };
+        let refused = |why: String| Undelivered { endpoint: self.endpoint.clone(), why };
         let sent = tokio::time::timeout(EXPORT_MAX, patiently(&mut self.grpc, message)).await;
         let response = match sent {
             Ok(Ok(response)) => response,
@@ -100,7 +100,7 @@ impl Collector {
     }
 }
 
-async fn patiently(grpc: &mut Grpc<Channel>, message: Encoded) -> Result<ExportTraceServiceResponse, Status> {
+async fn patiently(grpc: &mut Grpc<Channel>, message: SpanRequest) -> Result<ExportTraceServiceResponse, Status> {
     let mut pause = RETRY_AFTER;
     for _ in 0..RETRIES_MAX {
         match once(grpc, message.clone()).await {
@@ -112,9 +112,9 @@ async fn patiently(grpc: &mut Grpc<Channel>, message: Encoded) -> Result<ExportT
     once(grpc, message).await
 }
 
-async fn once(grpc: &mut Grpc<Channel>, message: Encoded) -> Result<ExportTraceServiceResponse, Status> {
+async fn once(grpc: &mut Grpc<Channel>, message: SpanRequest) -> Result<ExportTraceServiceResponse, Status> {
     grpc.ready().await.map_err(|error| Status::unavailable(whole(&error)))?;
-    let answer = grpc.unary(tonic::Request::new(message), PathAndQuery::from_static(EXPORT), Words).await?;
+    let answer = grpc.unary(tonic::Request::new(message), PathAndQuery::from_static(EXPORT), SpanCodec).await?;
     Ok(answer.into_inner())
 }
 
@@ -156,17 +156,17 @@ fn asked_pause(status: &Status) -> Option<Duration> {
 
 /// A request as bytes: what stands before the spans, and the spans.
 #[derive(Debug, Clone)]
-struct Encoded {
+struct SpanRequest {
     envelope: Arc<Vec<u8>>,
     spans: Arc<Vec<u8>>,
 }
 
 /// Requests are encoded already; answers are read as usual.
 #[derive(Debug)]
-struct Words;
+struct SpanCodec;
 
-impl Codec for Words {
-    type Encode = Encoded;
+impl Codec for SpanCodec {
+    type Encode = SpanRequest;
     type Decode = ExportTraceServiceResponse;
     type Encoder = Copied;
     type Decoder = Self;
@@ -180,7 +180,7 @@ impl Codec for Words {
     }
 }
 
-impl Decoder for Words {
+impl Decoder for SpanCodec {
     type Item = ExportTraceServiceResponse;
     type Error = Status;
 
@@ -194,10 +194,10 @@ impl Decoder for Words {
 struct Copied;
 
 impl Encoder for Copied {
-    type Item = Encoded;
+    type Item = SpanRequest;
     type Error = Status;
 
-    fn encode(&mut self, item: Encoded, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
+    fn encode(&mut self, item: SpanRequest, to: &mut EncodeBuf<'_>) -> Result<(), Status> {
         to.reserve(item.envelope.len() + item.spans.len() + FRAME_BYTES);
         to.put_slice(&item.envelope);
         to.put_slice(&item.spans);

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::batch::{Batch, Outbox};
-use super::collector::{Collector, Refused};
+use super::collector::{Collector, Undelivered};
 use super::span::{SPANS, Spans, envelope};
 use super::telemetry::{Telemetry, TelemetryOptions};
 use super::wire;
@@ -163,7 +163,7 @@ impl Exporter {
     }
 
     /// Sends the request at hand to where its settings say; how many spans were refused.
-    async fn sent(&mut self) -> Result<u64, Refused> {
+    async fn sent(&mut self) -> Result<u64, Undelivered> {
         let Request { settings, spans, count, .. } = &self.request;
         let settings = settings.as_deref();
         let options = &self.telemetry.options;
@@ -176,7 +176,7 @@ impl Exporter {
         collector.export(envelope(settings, &options.instance, spans.len()), Arc::clone(spans)).await
     }
 
-    fn complain(&mut self, refused: &Refused) {
+    fn complain(&mut self, refused: &Undelivered) {
         let now = self.telemetry.clock.now();
         if self.complained.is_some_and(|last| now.saturating_duration_since(last) < COMPLAIN_EVERY) {
             return;

@@ -48,7 +48,7 @@ impl Direction {
 
 /// What a series counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) enum Family {
+pub(super) enum MetricFamily {
     /// Finished HTTP requests.
     Http,
     /// Opaque connections.
@@ -87,7 +87,7 @@ const OVERFLOW: &str = "overflow";
 /// One label set.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Labels {
-    pub(super) family: Family,
+    pub(super) family: MetricFamily,
     pub(super) direction: Direction,
     pub(super) source_namespace: Arc<str>,
     pub(super) source_workload: Arc<str>,
@@ -115,7 +115,7 @@ impl Labels {
             destination_service: Arc::clone(&other),
             destination_workload: Arc::clone(&other),
             route: other,
-            wire: if self.family == Family::Tcp { Wire::Tcp } else { Wire::Http1 },
+            wire: if self.family == MetricFamily::Tcp { Wire::Tcp } else { Wire::Http1 },
             code: CODE_NONE,
             grpc_code: GRPC_NONE,
             reason: None,

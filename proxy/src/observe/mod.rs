@@ -40,4 +40,4 @@ pub use exposition::Exposition;
 pub use labels::{BUCKET_BOUNDS_SECS, Direction};
 pub use observer::Observer;
 pub use own::own_tasks_layer;
-pub use telemetry::{Facts, Occupancy, Telemetry, TelemetryOptions};
+pub use telemetry::{Occupancy, Readings, Telemetry, TelemetryOptions};

@@ -10,23 +10,23 @@ use http::request::Parts;
 
 use super::account::Account;
 use super::downstream::Downstream;
-use super::labels::{Direction, Family, Wire};
-use super::record::Seen;
+use super::labels::{Direction, MetricFamily, Wire};
+use super::record::Outline;
 use super::telemetry::Telemetry;
-use super::worker::{SOURCE_UNKNOWN, Worker};
+use super::worker::{Recorder, SOURCE_UNKNOWN};
 use crate::io::Draw;
 use crate::tls::{Peer, TlsFacts};
 
 /// Of one worker; clones share it. Not `Send`: nothing here is locked between threads.
 #[derive(Clone, Debug)]
 pub struct Observer {
-    pub(super) worker: Rc<Worker>,
+    pub(super) worker: Rc<Recorder>,
 }
 
 impl Observer {
     /// A new worker's observer. `draw` decides on sampling and makes trace ids.
     pub fn new(telemetry: Arc<Telemetry>, draw: Draw) -> Self {
-        Self { worker: Rc::new(Worker::new(telemetry, draw)) }
+        Self { worker: Rc::new(Recorder::new(telemetry, draw)) }
     }
 
     /// Facts of an accepted connection, once per connection. Takes note of a plaintext peer on the inbound side.
@@ -53,7 +53,7 @@ impl Observer {
         let worker = &self.worker;
         let started = worker.telemetry.clock.now();
         let mtls = direction == Direction::Inbound && downstream.peer.is_some();
-        let seen = Seen::new(Arc::clone(snapshot), Family::Http, direction, wire(parts), downstream.source, mtls);
+        let seen = Outline::new(Arc::clone(snapshot), MetricFamily::Http, direction, wire(parts), downstream.source, mtls);
         let settings = snapshot.settings.as_deref();
         let logged = settings.is_some_and(|settings| settings.access_log);
         let tracing = worker.telemetry.otlp_endpoint(settings).is_some();
@@ -79,7 +79,7 @@ impl Observer {
     pub fn begin_tcp(&self, direction: Direction, snapshot: &Arc<Snapshot>, downstream: &Downstream) -> Account {
         let started = self.worker.telemetry.clock.now();
         let mtls = direction == Direction::Inbound && downstream.peer.is_some();
-        let seen = Seen::new(Arc::clone(snapshot), Family::Tcp, direction, Wire::Tcp, downstream.source, mtls);
+        let seen = Outline::new(Arc::clone(snapshot), MetricFamily::Tcp, direction, Wire::Tcp, downstream.source, mtls);
         let logged = snapshot.settings.as_deref().is_some_and(|settings| settings.access_log);
         let detail = logged.then(|| self.worker.notes(true, None, direction, downstream));
         Account::new(Rc::clone(&self.worker), seen, detail, started)

@@ -5,13 +5,13 @@ use nix::sys::time::TimeVal;
 
 /// A reading, for `process_…` metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Process {
+pub(super) struct ProcessReading {
     pub(super) cpu_secs: Option<f64>,
     pub(super) resident_bytes: Option<u64>,
     pub(super) open_fds: Option<u64>,
 }
 
-impl Process {
+impl ProcessReading {
     pub(super) fn read() -> Self {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         Self { cpu_secs: cpu_secs(), resident_bytes: resident_bytes(&status), open_fds: open_fds() }
@@ -46,7 +46,7 @@ mod tests {
     fn the_process_is_measured() {
         assert_eq!(resident_bytes("Name:\tx\nVmRSS:\t    1234 kB\n"), Some(1234 * 1024));
         assert_eq!(resident_bytes("VmRSS:\tmany\n"), None);
-        let process = Process::read();
+        let process = ProcessReading::read();
         assert!(process.cpu_secs.is_some() && process.resident_bytes.is_some() && process.open_fds > Some(2), "{process:?}");
     }
 }

@@ -8,7 +8,7 @@ use engine::failure::{Blame, Reason};
 use engine::model::{Cluster, Endpoint, InboundPort, Rule, Settings, Snapshot};
 use http::{HeaderMap, Version, header, request::Parts};
 
-use super::labels::{CODE_NONE, Direction, Family, GRPC_NONE, Wire};
+use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Wire};
 use super::trace::Context;
 use crate::tls::{Peer, TlsFacts};
 
@@ -21,9 +21,9 @@ const TEXT_KEPT_BYTES_MAX: usize = 1024;
 
 /// Kept of every exchange. Only `Arc`s and numbers.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct Outline {
     pub(super) snapshot: Arc<Snapshot>,
-    pub(super) family: Family,
+    pub(super) family: MetricFamily,
     pub(super) direction: Direction,
     pub(super) wire: Wire,
     pub(super) source: u32,
@@ -118,8 +118,8 @@ pub(super) struct Detail {
     pub(super) text: String,
 }
 
-impl Seen {
-    pub(super) fn new(snapshot: Arc<Snapshot>, family: Family, direction: Direction, wire: Wire, source: u32, mtls: bool) -> Self {
+impl Outline {
+    pub(super) fn new(snapshot: Arc<Snapshot>, family: MetricFamily, direction: Direction, wire: Wire, source: u32, mtls: bool) -> Self {
         Self {
             snapshot,
             family,

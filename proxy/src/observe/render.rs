@@ -1,4 +1,4 @@
-//! `/metrics`: the shards' sums, facts, the process.
+//! `/metrics`: the shards' sums, readings, the process.
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::exposition::{Exposition, plain};
-use super::labels::{BUCKET_BOUNDS_SECS, Direction, Family, Labels};
-use super::process::Process;
+use super::labels::{BUCKET_BOUNDS_SECS, Direction, Labels, MetricFamily};
+use super::process::ProcessReading;
 use super::series::{BUCKETS, Exemplar, Sum};
 use super::telemetry::Telemetry;
 use super::trace::{hex_of_u64, hex_of_u128};
@@ -34,7 +34,7 @@ struct Scrape {
     lines_dropped: u64,
     connections: [(Direction, u64, u64); 2],
     http2_bodies: i64,
-    process: Process,
+    process: ProcessReading,
     started_secs: f64,
 }
 
@@ -46,28 +46,28 @@ impl Telemetry {
 
     /// All metrics.
     pub fn render_as(&self, exposition: Exposition) -> String {
-        self.scrape(Process::read()).text(exposition)
+        self.scrape(ProcessReading::read()).text(exposition)
     }
 
-    fn scrape(&self, process: Process) -> Scrape {
+    fn scrape(&self, process: ProcessReading) -> Scrape {
         let registry = self.registry.lock();
-        let expiry = self.facts.cert_expiry_unix_secs.load(Ordering::Relaxed);
+        let expiry = self.readings.cert_expiry_unix_secs.load(Ordering::Relaxed);
         let now = i64::try_from(since_1970(self.clock.wall()).as_secs()).unwrap_or(i64::MAX);
         Scrape {
             sums: registry.sums(),
-            epoch: self.facts.config_epoch.load(Ordering::Relaxed),
+            epoch: self.readings.config_epoch.load(Ordering::Relaxed),
             cert_expiry_secs: (expiry != 0).then(|| expiry.saturating_sub(now)),
-            rejected: self.facts.config_rejected.load(Ordering::Relaxed),
-            ejections: self.facts.ejections.load(Ordering::Relaxed),
+            rejected: self.readings.config_rejected.load(Ordering::Relaxed),
+            ejections: self.readings.ejections.load(Ordering::Relaxed),
             overflow: registry.total(|shard| &shard.overflow),
             spans_exported: self.spans_exported.load(Ordering::Relaxed),
             spans_dropped: registry.total(|shard| &shard.spans_dropped) + self.spans_lost.load(Ordering::Relaxed),
             lines_dropped: registry.total(|shard| &shard.lines_dropped) + self.access.lost(),
             connections: [Direction::Inbound, Direction::Outbound].map(|direction| {
-                let occupancy = self.facts.occupancy(direction);
+                let occupancy = self.readings.occupancy(direction);
                 (direction, occupancy.open.load(Ordering::Relaxed), occupancy.full.load(Ordering::Relaxed))
             }),
-            http2_bodies: self.facts.http2_bodies.load(Ordering::Relaxed),
+            http2_bodies: self.readings.http2_bodies.load(Ordering::Relaxed),
             process,
             started_secs: since_1970(self.started).as_secs_f64(),
         }
@@ -80,7 +80,7 @@ fn since_1970(at: SystemTime) -> std::time::Duration {
 
 impl Scrape {
     fn text(self, exposition: Exposition) -> String {
-        let exemplars: Vec<_> = self.of(Family::Http).flat_map(|(_, sum)| sum.exemplars).collect();
+        let exemplars: Vec<_> = self.of(MetricFamily::Http).flat_map(|(_, sum)| sum.exemplars).collect();
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));
         let mut text = String::new();
@@ -92,7 +92,7 @@ impl Scrape {
         }
     }
 
-    fn of(&self, family: Family) -> impl Iterator<Item = &(Arc<Labels>, Sum)> {
+    fn of(&self, family: MetricFamily) -> impl Iterator<Item = &(Arc<Labels>, Sum)> {
         self.sums.iter().filter(move |(labels, _)| labels.family == family)
     }
 
@@ -100,7 +100,7 @@ impl Scrape {
         &self,
         encoder: &mut DescriptorEncoder<'_>,
         (name, unit, help): (&str, Option<Unit>, &str),
-        family: Family,
+        family: MetricFamily,
         wanted: impl Fn(&Labels) -> bool,
         value: impl Fn(&Sum) -> u64,
     ) -> fmt::Result {
@@ -113,7 +113,7 @@ impl Scrape {
 
     fn http(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let all = |_: &Labels| true;
-        let family = Family::Http;
+        let family = MetricFamily::Http;
         self.counters(encoder, ("meshwright_requests", None, "HTTP requests that ended"), family, all, |sum| sum.count)?;
         self.durations(encoder)?;
         let name = ("meshwright_request", Some(Unit::Bytes), "Body bytes from downstream");
@@ -126,7 +126,7 @@ impl Scrape {
     fn durations(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "Time from a request's head to the end of its answer";
         let mut metric = encoder.encode_descriptor("meshwright_request_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-        for (labels, sum) in self.of(Family::Http) {
+        for (labels, sum) in self.of(MetricFamily::Http) {
             let mut buckets = [(f64::INFINITY, 0); BUCKETS];
             for (n, (bound, count)) in buckets.iter_mut().enumerate() {
                 *bound = BUCKET_BOUNDS_SECS.get(n).copied().unwrap_or(f64::INFINITY);
@@ -139,7 +139,7 @@ impl Scrape {
     }
 
     fn tcp(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let family = Family::Tcp;
+        let family = MetricFamily::Tcp;
         let plain = |labels: &Labels| labels.reason.is_none();
         let all = |_: &Labels| true;
         let opened = ("meshwright_tcp_connections_opened", None, "Opaque connections whose upstream was chosen");
@@ -155,11 +155,11 @@ impl Scrape {
 
     fn policy(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let retries = ("meshwright_retries", None, "Attempts that were made again; reason says why");
-        self.counters(encoder, retries, Family::Retry, |_| true, |sum| sum.count)?;
+        self.counters(encoder, retries, MetricFamily::Retry, |_| true, |sum| sum.count)?;
         number(encoder, "meshwright_ejections", "Endpoints ejected from balancing", self.ejections)?;
         let help = "Requests and connections that a rule refused";
         let mut metric = encoder.encode_descriptor("meshwright_policy_denied", help, None, MetricType::Counter)?;
-        for (labels, sum) in self.sums.iter().filter(|(labels, _)| labels.family != Family::Retry && is_denial(labels)) {
+        for (labels, sum) in self.sums.iter().filter(|(labels, _)| labels.family != MetricFamily::Retry && is_denial(labels)) {
             ConstCounter::new(sum.count).encode(metric.encode_family(&**labels)?)?;
         }
         Ok(())

@@ -169,13 +169,13 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use super::super::labels::{CODE_NONE, Direction, Family, GRPC_NONE, Wire};
+    use super::super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Wire};
     use super::*;
 
     fn labels(route: &str) -> Labels {
         let empty: Arc<str> = Arc::from("");
         Labels {
-            family: Family::Http,
+            family: MetricFamily::Http,
             direction: Direction::Inbound,
             source_namespace: Arc::clone(&empty),
             source_workload: Arc::clone(&empty),

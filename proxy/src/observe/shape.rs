@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use engine::model::{Cluster, Endpoint, InboundPort, Rule, Settings};
 
 use super::labels::Direction;
-use super::record::{Detail, Seen, destination};
+use super::record::{Detail, Outline, destination};
 use crate::tls::{Peer, TlsFacts};
 
 /// See the module.
@@ -77,7 +77,7 @@ impl std::fmt::Display for Who<'_> {
 }
 
 impl Shape {
-    pub(super) fn of(seen: &Seen, detail: &Detail) -> Self {
+    pub(super) fn of(seen: &Outline, detail: &Detail) -> Self {
         Self {
             direction: seen.direction,
             mtls: seen.mtls,
@@ -94,7 +94,7 @@ impl Shape {
     }
 
     /// Whether an exchange has this shape. What it was made of is held, so an address cannot have come to mean something else.
-    pub(super) fn fits(&self, seen: &Seen, detail: &Detail) -> bool {
+    pub(super) fn fits(&self, seen: &Outline, detail: &Detail) -> bool {
         self.direction == seen.direction
             && self.mtls == seen.mtls
             && same(&self.settings, &seen.snapshot.settings)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::batch::{Batch, SINKS, Sink};
-use super::record::{Detail, Seen};
+use super::record::{Detail, Outline};
 use super::shape::{Shape, address};
 
 /// Shapes one worker knows again; a power of two. One that finds its place taken is made anew, which costs two microseconds.
@@ -13,12 +13,12 @@ const SHAPES: usize = 256;
 #[derive(Debug, Default)]
 pub(super) struct Shapes {
     /// Empty until something is logged or sampled.
-    places: Vec<Option<Known>>,
+    places: Vec<Option<KnownShape>>,
     epoch: u64,
 }
 
 #[derive(Debug)]
-struct Known {
+struct KnownShape {
     shape: Arc<Shape>,
     /// For each sink: the serial of the last batch that has it, and its number there.
     numbers: [(u64, u32); SINKS],
@@ -26,7 +26,7 @@ struct Known {
 
 impl Shapes {
     /// The number of an exchange's shape in a batch, to which it is added where it is new to it.
-    pub(super) fn number(&mut self, seen: &Seen, detail: &Detail, batch: &mut Batch, sink: Sink) -> u32 {
+    pub(super) fn number(&mut self, seen: &Outline, detail: &Detail, batch: &mut Batch, sink: Sink) -> u32 {
         // What an older epoch spoke of is not held on to.
         if self.places.is_empty() || self.epoch < seen.snapshot.epoch {
             self.places.clear();
@@ -35,7 +35,7 @@ impl Shapes {
         }
         let known = match &mut self.places[place(seen, detail)] {
             Some(known) if known.shape.fits(seen, detail) => known,
-            other => other.insert(Known { shape: Arc::new(Shape::of(seen, detail)), numbers: [(0, 0); SINKS] }),
+            other => other.insert(KnownShape { shape: Arc::new(Shape::of(seen, detail)), numbers: [(0, 0); SINKS] }),
         };
         let (serial, number) = &mut known.numbers[sink as usize];
         if *serial != batch.serial {
@@ -46,7 +46,7 @@ impl Shapes {
 }
 
 /// By the addresses of what differs most.
-fn place(seen: &Seen, detail: &Detail) -> usize {
+fn place(seen: &Outline, detail: &Detail) -> usize {
     let parts = [address(&seen.rule), address(&seen.endpoint), address(&seen.port), address(&detail.caller), usize::from(seen.mtls)];
     let mixed = parts.iter().fold(0_u64, |sum, part| (sum.rotate_left(23) ^ *part as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15));
     (mixed >> 32) as usize & (SHAPES - 1)

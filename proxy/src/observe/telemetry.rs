@@ -1,4 +1,4 @@
-//! The part that all workers and the shell share: the registry of shards, facts, queues.
+//! The part that all workers and the shell share: the registry of shards, readings, queues.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
@@ -48,9 +48,9 @@ impl Default for TelemetryOptions {
     }
 }
 
-/// Facts that other modules know and metrics show. Written by their owners at any time.
+/// What other modules know and metrics show. Written by their owners at any time.
 #[derive(Debug, Default)]
-pub struct Facts {
+pub struct Readings {
     /// Number of the epoch in force.
     pub config_epoch: AtomicU64,
     /// When the leaf expires, seconds since 1970; 0: no leaf yet.
@@ -65,7 +65,7 @@ pub struct Facts {
     outbound: Occupancy,
 }
 
-impl Facts {
+impl Readings {
     /// Downstream connections of a direction.
     pub const fn occupancy(&self, direction: Direction) -> &Occupancy {
         match direction {
@@ -87,8 +87,8 @@ pub struct Occupancy {
 /// Shared by all workers, the admin listener, reports and the span exporter.
 #[derive(Debug)]
 pub struct Telemetry {
-    /// See [`Facts`].
-    pub facts: Facts,
+    /// See [`Readings`].
+    pub readings: Readings,
     pub(super) registry: Mutex<Registry>,
     pub(super) plaintext: Mutex<PlaintextPeers>,
     /// Of traffic.
@@ -110,7 +110,7 @@ impl Telemetry {
         let (own_spans, own) = mpsc::channel(OWN_SPANS_MAX);
         let started = clock.wall();
         let telemetry = Arc::new(Self {
-            facts: Facts::default(),
+            readings: Readings::default(),
             registry: Mutex::default(),
             plaintext: Mutex::default(),
             spans: Outboxes::default(),

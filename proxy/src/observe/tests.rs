@@ -204,8 +204,8 @@ async fn metrics_read_as_the_contract_says() {
     let world = world();
     let snapshot = snapshot(settings(false, Some("http://127.0.0.1:4317"), 0));
     some_traffic(&world, &snapshot).await;
-    world.telemetry.facts.config_epoch.store(7, Ordering::Relaxed);
-    world.telemetry.facts.cert_expiry_unix_secs.store(1_800_003_600, Ordering::Relaxed);
+    world.telemetry.readings.config_epoch.store(7, Ordering::Relaxed);
+    world.telemetry.readings.cert_expiry_unix_secs.store(1_800_003_600, Ordering::Relaxed);
     let text = world.telemetry.render();
     let steady: String = text.lines().filter(|line| !line.contains("process_")).map(|line| format!("{line}\n")).collect();
     if std::env::var_os("MESHWRIGHT_BLESS").is_some() {

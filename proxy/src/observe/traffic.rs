@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proto::mesh::{ServiceTraffic, Traffic};
 
-use super::labels::{CODE_NONE, Direction, Family, Labels};
+use super::labels::{CODE_NONE, Direction, Labels, MetricFamily};
 use super::plaintext::ROWS_MAX;
 use super::series::{BUCKETS, Sum};
 use super::telemetry::Telemetry;
@@ -21,7 +21,7 @@ impl Telemetry {
 #[allow(clippy::cast_precision_loss, reason = "a sum of seconds")]
 fn services(sums: &[(Arc<Labels>, Sum)]) -> Vec<ServiceTraffic> {
     let mut rows: BTreeMap<(Direction, &str, &str), ServiceTraffic> = BTreeMap::new();
-    for (labels, sum) in sums.iter().filter(|(labels, _)| labels.family == Family::Http) {
+    for (labels, sum) in sums.iter().filter(|(labels, _)| labels.family == MetricFamily::Http) {
         let row =
             rows.entry((labels.direction, &labels.destination_namespace, &labels.destination_service)).or_insert_with(|| ServiceTraffic {
                 direction: labels.direction.text().to_owned(),

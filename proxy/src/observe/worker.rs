@@ -13,8 +13,8 @@ use proto::identity::Identity;
 
 use super::batch::{Outbox, Sink};
 use super::downstream::Downstream;
-use super::labels::{Direction, Family, Labels};
-use super::record::{Detail, Seen, Word, text};
+use super::labels::{Direction, Labels, MetricFamily};
+use super::record::{Detail, Outline, Word, text};
 use super::series::{Exemplar, Series, Shard};
 use super::shapes::Shapes;
 use super::telemetry::Telemetry;
@@ -36,10 +36,10 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// See the module. Not `Send`: nothing here is locked between threads.
 #[derive(Debug)]
-pub(super) struct Worker {
+pub(super) struct Recorder {
     pub(super) telemetry: Arc<Telemetry>,
     shard: Arc<Shard>,
-    handles: RefCell<HashMap<Key, Handle, Folding>>,
+    handles: RefCell<HashMap<SeriesKey, Handle, Folding>>,
     sources: RefCell<Sources>,
     shapes: RefCell<Shapes>,
     // Each goes with its exchange from hand to hand and comes back: the boxes themselves are what is kept.
@@ -73,7 +73,7 @@ struct Source {
 
 /// What tells one series from another, as numbers. Addresses of label texts stand for the texts: [`Handle::held`] keeps them alive,
 /// so that an address cannot come to mean something else.
-type Key = [u64; 5];
+type SeriesKey = [u64; 5];
 
 #[derive(Debug)]
 struct Handle {
@@ -83,7 +83,7 @@ struct Handle {
     held: Option<(Arc<str>, Arc<str>)>,
 }
 
-impl Worker {
+impl Recorder {
     pub(super) fn new(telemetry: Arc<Telemetry>, draw: Draw) -> Self {
         let shard = telemetry.registry.lock().add_shard();
         let unknown: Arc<str> = Arc::from("unknown");
@@ -174,7 +174,13 @@ impl Worker {
     }
 
     /// Counts into the series of what was seen. `family`, `code` and `reason` may differ from it, for retries and opened connections.
-    pub(super) fn count<R>(&self, seen: &Seen, family: Family, reason: Option<Reason>, count: impl FnOnce(&Arc<Series>) -> R) -> R {
+    pub(super) fn count<R>(
+        &self,
+        seen: &Outline,
+        family: MetricFamily,
+        reason: Option<Reason>,
+        count: impl FnOnce(&Arc<Series>) -> R,
+    ) -> R {
         let key = key(seen, family, reason);
         let mut handles = self.handles.borrow_mut();
         if handles.len() >= HANDLES_MAX && !handles.contains_key(&key) {
@@ -188,7 +194,7 @@ impl Worker {
     }
 
     #[cold]
-    fn handle(&self, seen: &Seen, family: Family, reason: Option<Reason>) -> Handle {
+    fn handle(&self, seen: &Outline, family: MetricFamily, reason: Option<Reason>) -> Handle {
         let labels = self.labels(seen, family, reason);
         let max = seen.settings().map_or(usize::from(METRIC_SERIES_MAX), |settings| settings.metric_series_max);
         let (series, overflow) = self.telemetry.registry.lock().series(labels, &self.shard, max);
@@ -196,7 +202,7 @@ impl Worker {
         Handle { series, overflow, held }
     }
 
-    fn labels(&self, seen: &Seen, family: Family, reason: Option<Reason>) -> Labels {
+    fn labels(&self, seen: &Outline, family: MetricFamily, reason: Option<Reason>) -> Labels {
         let own = |of: fn(&engine::model::Settings) -> &str| Arc::<str>::from(seen.settings().map_or("", of));
         let (own_namespace, own_workload) = (own(|own| &own.namespace), own(|own| &own.workload));
         let destination = seen.destination();
@@ -231,7 +237,7 @@ impl Worker {
     }
 
     /// Leaves the record of a finished exchange to those who write log and spans.
-    pub(super) fn record(&self, seen: &Seen, detail: Box<Detail>, duration: Duration, ended: SystemTime) {
+    pub(super) fn record(&self, seen: &Outline, detail: Box<Detail>, duration: Duration, ended: SystemTime) {
         let started = ended.duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(duration);
         let times = (u64::try_from(started.as_nanos()).unwrap_or(u64::MAX), duration);
         if detail.logged {
@@ -254,7 +260,7 @@ impl Worker {
         }
     }
 
-    fn put(&self, outbox: &Outbox, serial: &Cell<u64>, sink: Sink, seen: &Seen, detail: &Detail, times: (u64, Duration)) -> bool {
+    fn put(&self, outbox: &Outbox, serial: &Cell<u64>, sink: Sink, seen: &Outline, detail: &Detail, times: (u64, Duration)) -> bool {
         outbox.add(serial, |batch| {
             let shape = self.shapes.borrow_mut().number(seen, detail, batch, sink);
             batch.add(shape, seen, detail, times);
@@ -268,7 +274,7 @@ impl Worker {
     }
 }
 
-fn key(seen: &Seen, family: Family, reason: Option<Reason>) -> Key {
+fn key(seen: &Outline, family: MetricFamily, reason: Option<Reason>) -> SeriesKey {
     let (namespace, service) = seen.destination().map_or((0, 0), |(namespace, service)| (address_of(namespace), address_of(service)));
     let rule = seen.rule.as_ref().map_or(u32::MAX, |rule| rule.id);
     let workload = match seen.direction {

@@ -9,17 +9,17 @@ use engine::failure::{Failure, Reason};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
+use super::To;
 use super::counts::{Counts, Open};
 use super::http1::Http1;
 use super::multiplexed::Multiplexed;
-use super::{Attended, To};
 use crate::ground::limits;
 use crate::ground::line::Line;
 use crate::ground::patience::Patience;
 use crate::ground::wakes::Wakes;
 use crate::ground::windows::Bodies;
 use crate::http::http2::client_builder;
-use crate::io::{Called, Network, Notes, Pressure, Rewound, Socket, Stream, Unstalled, gather};
+use crate::io::{Attended, Called, Network, Notes, Pressure, Rewound, Socket, Stream, Unstalled, gather};
 use crate::tls::{Carries, Tls, TlsFacts};
 
 /// Gives a connection to this proxy's own inbound side where an address is one of the instance's own; `None` elsewhere.

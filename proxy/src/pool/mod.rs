@@ -35,7 +35,6 @@ use crate::ground::fold::Folding;
 use crate::ground::limits;
 use crate::ground::patience::Patience;
 use crate::ground::windows::Bodies;
-use crate::io::{Rewound, Stream, Unstalled};
 use crate::tls::Carries;
 use slot::{Offer, Opening, Slot, Waited};
 
@@ -58,9 +57,6 @@ pub struct Local {
     pub fallback: Option<SocketAddr>,
 }
 
-/// A connection that HTTP is spoken on.
-type Attended = Unstalled<Rewound<Stream>>;
-
 /// How much a lease may rely on what is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Freshness {
@@ -71,7 +67,7 @@ pub enum Freshness {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Key {
+struct SlotKey {
     address: SocketAddr,
     carries: Carries,
     mesh: bool,
@@ -81,7 +77,7 @@ struct Key {
 pub struct Pool {
     connector: Connector,
     patience: Rc<Patience>,
-    slots: RefCell<HashMap<Key, Rc<Slot>, Folding>>,
+    slots: RefCell<HashMap<SlotKey, Rc<Slot>, Folding>>,
     counts: Rc<Counts>,
     bodies: Rc<Bodies>,
     /// Connections in each direction that descriptors suffice for.
@@ -142,7 +138,7 @@ impl Pool {
     }
 
     fn slot(&self, endpoint: &Endpoint, carries: Carries) -> Rc<Slot> {
-        let key = Key { address: endpoint.address, carries, mesh: endpoint.identity.is_some() };
+        let key = SlotKey { address: endpoint.address, carries, mesh: endpoint.identity.is_some() };
         let mut slots = self.slots.borrow_mut();
         let slot = slots.entry(key).or_insert_with(|| Rc::new(Slot::new(key.mesh, Rc::clone(&self.counts))));
         self.meet(slot, endpoint);

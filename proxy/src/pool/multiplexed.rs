@@ -13,7 +13,6 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
-use super::Attended;
 use super::counts::Open;
 use crate::ground::limits::{
     PING_EVERY, PING_WAIT, STREAMS_BEFORE_SETTINGS, STREAMS_PER_CONNECTION_MAX, STREAMS_UNTOLD_MAX, TICK, UPLOAD_WINDOW_BYTES,
@@ -21,7 +20,7 @@ use crate::ground::limits::{
 use crate::ground::patience::{Patience, ticks};
 use crate::ground::windows::{Turned, Windows};
 use crate::http::http2::STREAMS_MAX_UNTOLD;
-use crate::io::{Gathered, Gathering};
+use crate::io::{Attended, Gathered, Gathering};
 use crate::tls::TlsFacts;
 
 /// One connection: its streams, and what is known of its peer.

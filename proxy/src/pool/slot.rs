@@ -27,7 +27,7 @@ pub(super) struct Slot {
     /// HTTP/1, the most recently used last.
     idle: RefCell<VecDeque<Idle>>,
     /// HTTP/2.
-    multiplexed: RefCell<Vec<Kept>>,
+    multiplexed: RefCell<Vec<KeptHttp2>>,
     openings: RefCell<Vec<Rc<Opening>>>,
 }
 
@@ -38,9 +38,9 @@ pub(super) struct Idle {
 }
 
 /// A kept HTTP/2 connection. Once it is not kept any more it takes no further request.
-struct Kept(Rc<Multiplexed>);
+struct KeptHttp2(Rc<Multiplexed>);
 
-impl Drop for Kept {
+impl Drop for KeptHttp2 {
     fn drop(&mut self) {
         self.0.retire();
     }
@@ -204,7 +204,7 @@ impl Slot {
         let mut multiplexed = self.multiplexed.borrow_mut();
         let mut later = None;
         let mut index = 0;
-        while let Some(Kept(connection)) = multiplexed.get(index) {
+        while let Some(KeptHttp2(connection)) = multiplexed.get(index) {
             let room = connection.room(bytes);
             if matches!(room, Room::Full | Room::Shared) {
                 index += 1;
@@ -241,7 +241,7 @@ impl Slot {
     pub(super) fn end_opening(&self, opening: &Rc<Opening>, opened: Result<Rc<Multiplexed>, Failure>) {
         let failure = match opened {
             Ok(connection) => {
-                let kept = Kept(connection);
+                let kept = KeptHttp2(connection);
                 // One that was overtaken by a rotation is not kept; who waited for it looks again.
                 if opening.age == self.age() {
                     self.multiplexed.borrow_mut().push(kept);

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use engine::decide::{self, Decision, Facts, Plan, Refusal, RequestHead, Version, admit, decide};
+use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::LocalReply;
 use engine::filter::{Exchange, Verdict};
 use engine::model::{Cluster, Protocol, Snapshot};
@@ -44,7 +44,7 @@ pub trait Door: Sized + 'static {
     }
 
     /// As the decision wants to know it.
-    fn view<'v>(&self, snapshot: &'v Snapshot, listener: &'v Self::Listener) -> decide::View<'v>;
+    fn view<'v>(&self, snapshot: &'v Snapshot, listener: &'v Self::Listener) -> decide::Terms<'v>;
 
     /// Notes what was meant, beside the destination.
     fn note(&self, _listener: &Self::Listener, _account: &mut Account) {}
@@ -80,7 +80,7 @@ pub trait Answers {
 }
 
 /// A connection on which requests come. Boxed on its way from hand to hand: futures hold what they hand on for as long as they live.
-pub struct Served {
+pub struct HttpConnection {
     /// Its bytes.
     pub stream: Rewound<Stream>,
     /// What it speaks.
@@ -90,8 +90,8 @@ pub struct Served {
 }
 
 /// Serves a connection to its end. Dropping the future cuts it.
-pub async fn serve(served: Box<Served>, shared: &Rc<Shared>) {
-    let Served { stream, version, connection } = *served;
+pub async fn serve(served: Box<HttpConnection>, shared: &Rc<Shared>) {
+    let HttpConnection { stream, version, connection } = *served;
     let answer = |request| Rc::clone(&connection).answer(request).answer();
     let drain = shared.drain.of(connection.direction());
     if let Some(status) = rules::serve(stream, version, connection.caller(), &shared.serving, drain, answer).await {
@@ -134,11 +134,11 @@ pub struct Connection<D: Door> {
     shared: Rc<Shared>,
     door: D,
     downstream: Downstream,
-    view: RefCell<View<D::Listener>>,
+    view: RefCell<InForce<D::Listener>>,
 }
 
 /// One epoch, and what it says of a connection.
-pub struct View<L> {
+pub struct InForce<L> {
     /// The epoch.
     pub snapshot: Arc<Snapshot>,
     /// Its word on the connection.
@@ -147,14 +147,14 @@ pub struct View<L> {
 
 /// Why a request goes no further.
 enum Short<'s> {
-    Refused(Refusal),
+    Refused(TurnedAway),
     Decided(&'s LocalReply),
     Answered(Box<LocalReply>),
 }
 
 impl<D: Door> Connection<D> {
     /// A connection that has come in by `door`, under the epoch that it was recognised by.
-    pub fn new(shared: &Rc<Shared>, door: D, downstream: Downstream, view: View<D::Listener>) -> Rc<Self> {
+    pub fn new(shared: &Rc<Shared>, door: D, downstream: Downstream, view: InForce<D::Listener>) -> Rc<Self> {
         Rc::new(Self { shared: Rc::clone(shared), door, downstream, view: RefCell::new(view) })
     }
 
@@ -194,7 +194,7 @@ impl<D: Door> Connection<D> {
     /// Judges the head, asks the rules and runs the stages, in this order.
     fn decided<'v>(
         &self,
-        view: &'v View<D::Listener>,
+        view: &'v InForce<D::Listener>,
         parts: &mut request::Parts,
         raw: Raw,
         account: &mut Account,

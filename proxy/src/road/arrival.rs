@@ -17,7 +17,7 @@ use crate::ground::limits::REFUSAL_WAIT;
 use crate::http::Caller;
 use crate::io::{Rewound, Socket, Stream};
 use crate::observe::{Account, Direction, Downstream};
-use crate::road::answer::{Answering, Answers, Served, serve};
+use crate::road::answer::{Answering, Answers, HttpConnection, serve};
 use crate::road::attempt::OpenedTcp;
 use crate::road::reply::{failed, malformed};
 use crate::road::shared::Shared;
@@ -38,7 +38,7 @@ pub struct Arrival {
 /// What a connection turned out to carry. Finding out takes a large future for a short time; what follows takes a small one for long.
 pub enum Carried {
     /// Requests.
-    Http(Box<Served>),
+    Http(Box<HttpConnection>),
     /// Bytes.
     Opaque(Box<Opaque>),
 }
@@ -135,7 +135,7 @@ pub async fn refuse(
         return;
     };
     let refused = Refused { shared: Rc::clone(&shared), snapshot, direction, downstream, reason };
-    serve(Box::new(Served { stream: Rewound::new(said.seen, stream), version, connection: Rc::new(refused) }), &shared).await;
+    serve(Box::new(HttpConnection { stream: Rewound::new(said.seen, stream), version, connection: Rc::new(refused) }), &shared).await;
 }
 
 fn why(reason: Reason, downstream: &Downstream) -> Failure {

@@ -12,7 +12,7 @@ use crate::http::{Caller, mark_outside};
 use crate::io::{Rewound, Stream};
 use crate::observe::{Direction, Downstream};
 use crate::pool::To;
-use crate::road::answer::{Connection, Door, Look, Served, View, serve};
+use crate::road::answer::{Connection, Door, HttpConnection, InForce, Look, serve};
 use crate::road::arrival::{Arrival, Heard};
 use crate::road::shared::Shared;
 use crate::road::watch;
@@ -25,7 +25,7 @@ pub async fn serve_connection(arrival: Arrival, port: u16, shared: Rc<Shared>) {
 }
 
 /// Finds out what a connection speaks. `None`: it said nothing, or nothing that is served.
-async fn recognise(arrival: Arrival, port: u16, shared: &Rc<Shared>) -> Option<Box<Served>> {
+async fn recognise(arrival: Arrival, port: u16, shared: &Rc<Shared>) -> Option<Box<HttpConnection>> {
     let Arrival { socket, peer, destination } = arrival;
     let (mut stream, mut heard) = (Stream::Plain(socket), Heard::default());
     heard.said(watch::client_first(&mut stream, Some(HEAD_WAIT), &shared.drain.outbound).await?);
@@ -34,8 +34,8 @@ async fn recognise(arrival: Arrival, port: u16, shared: &Rc<Shared>) -> Option<B
     let downstream = shared.observer.downstream(Direction::Outbound, &snapshot, (peer, destination), None, None);
     let door = Edge { port, client: HeaderValue::from_str(&peer.ip().to_string()).ok() };
     let listener = snapshot.edges.get(&port).cloned();
-    let connection = Connection::new(shared, door, downstream, View { snapshot, listener });
-    Some(Box::new(Served { stream: Rewound::new(heard.seen, stream), version: course.server()?, connection }))
+    let connection = Connection::new(shared, door, downstream, InForce { snapshot, listener });
+    Some(Box::new(HttpConnection { stream: Rewound::new(heard.seen, stream), version: course.server()?, connection }))
 }
 
 /// A Gateway's door.
@@ -57,8 +57,8 @@ impl Door for Edge {
         Look::Known(live.edges.get(&self.port).cloned())
     }
 
-    fn view<'v>(&self, snapshot: &'v Snapshot, listener: &'v Self::Listener) -> decide::View<'v> {
-        listener.as_ref().map_or_else(|| decide::View::of_edge(snapshot, self.port), decide::View::Edge)
+    fn view<'v>(&self, snapshot: &'v Snapshot, listener: &'v Self::Listener) -> decide::Terms<'v> {
+        listener.as_ref().map_or_else(|| decide::Terms::of_edge(snapshot, self.port), decide::Terms::Edge)
     }
 
     fn mark(&self, headers: &mut HeaderMap) {

@@ -66,7 +66,7 @@ pub struct Guest(Rc<Guests>);
 
 /// A place kept for a connection that has not come yet.
 #[derive(Debug)]
-pub struct Place(Rc<Guests>);
+pub struct Reserved(Rc<Guests>);
 
 /// A door through which guests come; [`Guests::gone`] waits for it too.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl Guests {
     }
 
     /// A place for the next connection, as soon as there is one. Cancel-safe.
-    pub async fn place(self: &Rc<Self>) -> Place {
+    pub async fn place(self: &Rc<Self>) -> Reserved {
         let mut waited = false;
         while self.open.get() + self.kept.get() >= self.max.get() {
             waited = true;
@@ -115,7 +115,7 @@ impl Guests {
             self.pressure.fall();
         }
         self.kept.set(self.kept.get() + 1);
-        Place(Rc::clone(self))
+        Reserved(Rc::clone(self))
     }
 
     /// Resolves when no door is open and nobody is here. Cancel-safe.
@@ -132,7 +132,7 @@ impl Guests {
     }
 
     fn occupancy(&self) -> &Occupancy {
-        self.telemetry.facts.occupancy(self.direction)
+        self.telemetry.readings.occupancy(self.direction)
     }
 
     /// Another bound.
@@ -142,7 +142,7 @@ impl Guests {
     }
 }
 
-impl Place {
+impl Reserved {
     /// The connection has come.
     pub fn taken(self) -> Guest {
         self.0.enter()
@@ -157,7 +157,7 @@ impl Drop for Guest {
     }
 }
 
-impl Drop for Place {
+impl Drop for Reserved {
     fn drop(&mut self) {
         self.0.kept.set(self.0.kept.get() - 1);
         self.0.left();

@@ -15,7 +15,7 @@ use crate::http::Caller;
 use crate::io::{Rewound, Socket, Stream};
 use crate::observe::{Account, Direction, Downstream};
 use crate::pool::To;
-use crate::road::answer::{Connection, Door, Look, Served, View, serve};
+use crate::road::answer::{Connection, Door, HttpConnection, InForce, Look, serve};
 use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry};
 use crate::road::attempt::{self, Aim, OpenedTcp};
 use crate::road::shared::Shared;
@@ -155,8 +155,8 @@ impl Came<'_> {
             application: Shared::application(&self.snapshot, self.destination),
             client_cert: downstream.peer.as_deref().and_then(|peer| forwarded_client_cert(self.shared, peer)),
         };
-        let view = View { snapshot: Arc::clone(&self.snapshot), listener: Arc::clone(&self.port) };
-        Carried::Http(Box::new(Served { stream, version, connection: Connection::new(self.shared, door, downstream, view) }))
+        let view = InForce { snapshot: Arc::clone(&self.snapshot), listener: Arc::clone(&self.port) };
+        Carried::Http(Box::new(HttpConnection { stream, version, connection: Connection::new(self.shared, door, downstream, view) }))
     }
 }
 
@@ -194,8 +194,8 @@ impl Door for Inward {
         Look::Known(Arc::clone(live.inbound.as_ref().map_or(before, |inbound| inbound.port(self.destination.port()))))
     }
 
-    fn view<'v>(&self, _: &'v Snapshot, listener: &'v Arc<InboundPort>) -> decide::View<'v> {
-        decide::View::Inbound(listener)
+    fn view<'v>(&self, _: &'v Snapshot, listener: &'v Arc<InboundPort>) -> decide::Terms<'v> {
+        decide::Terms::Inbound(listener)
     }
 
     fn note(&self, listener: &Arc<InboundPort>, account: &mut Account) {

@@ -19,7 +19,7 @@ use crate::http::Caller;
 use crate::io::{Rewound, Stream};
 use crate::observe::{Direction, Downstream};
 use crate::pool::To;
-use crate::road::answer::{Connection, Door, Look, Served, View, serve};
+use crate::road::answer::{Connection, Door, HttpConnection, InForce, Look, serve};
 use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry, refuse};
 use crate::road::attempt::{self, Aim, OpenedTcp};
 use crate::road::shared::Shared;
@@ -45,7 +45,7 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried> {
     shared.snapshots.outbound(destination).await;
     let snapshot = shared.reader.load();
     let listener = snapshot.outbound.get(&destination).cloned();
-    let view = listener.map(|outbound| View { snapshot: Arc::clone(&snapshot), listener: outbound });
+    let view = listener.map(|outbound| InForce { snapshot: Arc::clone(&snapshot), listener: outbound });
     let downstream = shared.observer.downstream(Direction::Outbound, &snapshot, (peer, destination), None, None);
     let (mut stream, mut heard) = (Stream::Plain(socket), Heard::default());
     let course = loop {
@@ -70,7 +70,7 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried> {
         (Course::Serve(_) | Course::Unreadable, Some(view)) => {
             let door = Outward { destination, told_use: Cell::new(shared.patience.tick()) };
             let connection = Connection::new(shared, door, downstream, view);
-            return Some(Carried::Http(Box::new(Served {
+            return Some(Carried::Http(Box::new(HttpConnection {
                 stream: Rewound::new(heard.seen, stream),
                 version: course.server()?,
                 connection,
@@ -142,8 +142,8 @@ impl Door for Outward {
         Arc::clone(before)
     }
 
-    fn view<'v>(&self, _: &'v Snapshot, listener: &'v Arc<Outbound>) -> decide::View<'v> {
-        decide::View::Outbound(listener)
+    fn view<'v>(&self, _: &'v Snapshot, listener: &'v Arc<Outbound>) -> decide::Terms<'v> {
+        decide::Terms::Outbound(listener)
     }
 
     fn mark(&self, _: &mut HeaderMap) {}
@@ -154,7 +154,7 @@ impl Door for Outward {
 }
 
 /// Opens the opaque connection that the destination's declaration leads to.
-async fn open(shared: &Shared, view: &View<Arc<Outbound>>, destination: SocketAddr) -> Result<OpenedTcp, Failure> {
+async fn open(shared: &Shared, view: &InForce<Arc<Outbound>>, destination: SocketAddr) -> Result<OpenedTcp, Failure> {
     let name = &view.listener.name;
     let Some(target) = view.listener.tcp.as_deref().and_then(|forward| choose(forward, shared.draw.next())) else {
         return Err(Failure::new(Reason::NoRoute, format!("{name} has no backend for opaque bytes")));
@@ -172,7 +172,7 @@ async fn open(shared: &Shared, view: &View<Arc<Outbound>>, destination: SocketAd
 
 fn opaque(
     shared: &Shared,
-    view: &View<Arc<Outbound>>,
+    view: &InForce<Arc<Outbound>>,
     downstream: &Downstream,
     stream: Rewound<Stream>,
     opened: Result<OpenedTcp, Failure>,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use engine::decide::Refusal;
+use engine::decide::TurnedAway;
 use engine::failure::{Blame, Failure, LocalReply, Reason};
 use engine::model::Snapshot;
 use http::header::CONNECTION;
@@ -42,7 +42,7 @@ pub fn failed(shared: &Shared, failure: &Failure, version: Version, mut account:
 
 /// Answers a request that no rule is asked about; where the connection may not go on, this is the end of it.
 #[cold]
-pub fn refused(shared: &Shared, refusal: Refusal, version: Version, mut account: Account) -> Response<Body> {
+pub fn refused(shared: &Shared, refusal: TurnedAway, version: Version, mut account: Account) -> Response<Body> {
     if let Some(why) = refusal.why {
         tracing::debug!(status = %refusal.status, why, "a request was refused");
         account.failed(&Failure::new(refusal.reason, why));

@@ -27,7 +27,7 @@ pub fn upload(received: Received, overdue: &Overdue, held: Option<&Arc<Line>>) -
     let mut uploading = Box::new(Uploading { upload: overdue.wait.upload(), chunked, upstream: None, held: None });
     let Some(line) = held else { return Body::followed(received, uploading) };
     line.expects();
-    uploading.held = Some(Box::new(Held { line: Arc::clone(line), patience: Box::pin(sleep(CONTINUE_WAIT)) }));
+    uploading.held = Some(Box::new(HeldBack { line: Arc::clone(line), patience: Box::pin(sleep(CONTINUE_WAIT)) }));
     Body::gated(received, uploading)
 }
 
@@ -36,11 +36,11 @@ struct Uploading {
     upload: Upload,
     chunked: bool,
     upstream: Option<Arc<Line>>,
-    held: Option<Box<Held>>,
+    held: Option<Box<HeldBack>>,
 }
 
 /// A body that the client holds back (RFC 9110, section 10.1.1).
-struct Held {
+struct HeldBack {
     line: Arc<Line>,
     /// An application that knows nothing of expectations gets its body all the same.
     patience: Pin<Box<Sleep>>,

@@ -15,7 +15,7 @@ use engine::sniff::{SNIFF_BYTES_MAX, Sniffed, sniff};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::timeout;
 
-use crate::ground::drain::{Drain, Stage};
+use crate::ground::drain::{Drain, DrainStage};
 use crate::ground::limits::{IDLE_GRACE, KEPT_WAIT, REFUSAL_WAIT, SNIFF_WAIT, SPECULATE_AFTER};
 use crate::io::Abrupt as _;
 use crate::road::attempt::OpenedTcp;
@@ -47,7 +47,7 @@ pub enum Watched {
 pub async fn client_first<S: AsyncRead + Unpin>(client: &mut S, wait: Option<Duration>, drain: &Rc<Drain>) -> Option<Said> {
     let mut seen = BytesMut::new();
     match timeout(wait.unwrap_or(KEPT_WAIT), first(client, &mut seen, drain)).await.ok()? {
-        Ok(First::Word) => Some(decided(client, seen).await),
+        Ok(FirstSign::Word) => Some(decided(client, seen).await),
         _ => None,
     }
 }
@@ -86,9 +86,9 @@ where
     let said = tokio::select! {
         biased;
         first = timeout(OPAQUE_IDLE_DEFAULT, first(client, &mut seen, drain)) => match first {
-            Ok(Ok(First::Word)) => decided(client, seen).await,
-            Ok(Ok(First::End)) => Said::nothing(),
-            Ok(Ok(First::Drained)) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(Ok(FirstSign::Word)) => decided(client, seen).await,
+            Ok(Ok(FirstSign::End)) => Said::nothing(),
+            Ok(Ok(FirstSign::Drained)) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(Err(error)) => {
                 opened.stream.abort();
                 return Err(error);
@@ -135,7 +135,7 @@ async fn decided<S: AsyncRead + Unpin>(client: &mut S, mut seen: BytesMut) -> Sa
 }
 
 /// What came first.
-enum First {
+enum FirstSign {
     /// Bytes.
     Word,
     /// The client's end.
@@ -145,16 +145,16 @@ enum First {
 }
 
 /// Reads once, until the end of a drain.
-async fn first<S: AsyncRead + Unpin>(client: &mut S, seen: &mut BytesMut, drain: &Rc<Drain>) -> io::Result<First> {
-    let of = |count: usize| if count == 0 { First::End } else { First::Word };
-    if drain.reached(Stage::Closing) {
-        return timeout(IDLE_GRACE, more(client, seen)).await.map_or(Ok(First::Drained), |count| count.map(of));
+async fn first<S: AsyncRead + Unpin>(client: &mut S, seen: &mut BytesMut, drain: &Rc<Drain>) -> io::Result<FirstSign> {
+    let of = |count: usize| if count == 0 { FirstSign::End } else { FirstSign::Word };
+    if drain.reached(DrainStage::Closing) {
+        return timeout(IDLE_GRACE, more(client, seen)).await.map_or(Ok(FirstSign::Drained), |count| count.map(of));
     }
     let mut member = drain.join();
     tokio::select! {
         biased;
         count = more(client, seen) => count.map(of),
-        () = member.stage(Stage::Closing) => Ok(First::Drained),
+        () = member.stage(DrainStage::Closing) => Ok(FirstSign::Drained),
     }
 }
 

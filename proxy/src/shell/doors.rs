@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::io::receive_listener;
-use crate::shell::listener::Door;
+use crate::shell::listener::Purpose;
 use crate::shell::ports::{Reach, open};
 use crate::shell::settings::Map;
 use crate::shell::worker::Worker;
@@ -28,7 +28,7 @@ const RETRY: Duration = Duration::from_secs(2);
 const ASK_EVERY: Duration = Duration::from_secs(60);
 
 /// Gives one listening socket to every worker: one queue, many acceptors.
-pub async fn open_everywhere(workers: &[Worker], door: Door, listener: &TcpListener) {
+pub async fn open_everywhere(workers: &[Worker], door: Purpose, listener: &TcpListener) {
     for worker in workers {
         match listener.try_clone() {
             Ok(own) => worker.open(door, own).await,
@@ -95,7 +95,7 @@ impl Edges {
 
     async fn arrived(&mut self, port: u16, listener: TcpListener, open_doors: &BTreeSet<u16>) {
         if open_doors.contains(&port) {
-            open_everywhere(&self.workers, Door::Edge { port }, &listener).await;
+            open_everywhere(&self.workers, Purpose::Edge { port }, &listener).await;
         }
         self.passed.entry(port).or_default().push(listener);
     }
@@ -107,7 +107,7 @@ impl Edges {
             let own = match self.passed.get(&port) {
                 Some(passed) => {
                     for listener in passed {
-                        open_everywhere(&self.workers, Door::Edge { port }, listener).await;
+                        open_everywhere(&self.workers, Purpose::Edge { port }, listener).await;
                     }
                     Ok(Vec::new())
                 }
@@ -116,7 +116,7 @@ impl Edges {
             match own {
                 Ok(listeners) => {
                     for listener in &listeners {
-                        open_everywhere(&self.workers, Door::Edge { port }, listener).await;
+                        open_everywhere(&self.workers, Purpose::Edge { port }, listener).await;
                     }
                     info!(port, "edge listener open");
                     open_doors.insert(port);
@@ -129,7 +129,7 @@ impl Edges {
         }
         for port in open_doors.difference(&wanted).copied().collect::<Vec<_>>() {
             for worker in self.workers.iter() {
-                worker.close(Door::Edge { port }).await;
+                worker.close(Purpose::Edge { port }).await;
             }
             info!(port, "edge listener closed; its connections go on");
             open_doors.remove(&port);
@@ -160,10 +160,10 @@ pub async fn serve_map(map: Map, listener: TcpListener, snapshots: Snapshots, wo
             let ip = answer.addresses.iter().find(|ip| ip.is_ipv4()).or(answer.addresses.first());
             let destination = ip.map(|ip| SocketAddr::new(*ip, map.port));
             if let Some(destination) = destination.filter(|destination| Some(*destination) != standing) {
-                open_everywhere(&workers, Door::Fixed { destination }, &listener).await;
+                open_everywhere(&workers, Purpose::Fixed { destination }, &listener).await;
                 if let Some(old) = standing.replace(destination) {
                     for worker in workers.iter() {
-                        worker.close(Door::Fixed { destination: old }).await;
+                        worker.close(Purpose::Fixed { destination: old }).await;
                     }
                 }
                 info!(address = %map.address, %destination, "explicit listener open for {}", map.host);

@@ -17,7 +17,7 @@ use rustls::pki_types::pem::PemObject;
 use crate::dns::{RESOLV_CONF, nameservers};
 use crate::identity::{Subject, TokenFile};
 use crate::status::logs;
-use crate::tls::dial::Target;
+use crate::tls::dial::ControlAddress;
 use crate::xds::NodeIdentity;
 
 /// The uid (and gid) a proxy runs as, and by which redirection knows its traffic.
@@ -98,7 +98,7 @@ pub struct ProxyArgs {
     pub mode: ProxyMode,
     /// Control plane
     #[arg(long, env = "MESHWRIGHT_CONTROL", value_name = "HOST:PORT")]
-    pub control: Target,
+    pub control: ControlAddress,
     /// Roots that the control plane's certificate must end in, PEM
     #[arg(long, env = "MESHWRIGHT_CONTROL_CA", value_name = "FILE")]
     pub control_ca: PathBuf,
@@ -181,7 +181,7 @@ pub struct Bootstrap {
     /// Whom its certificate is for.
     pub subject: Subject,
     /// Control plane.
-    pub control: Target,
+    pub control: ControlAddress,
     /// Roots of `--control-ca`.
     pub control_roots: Vec<CertificateDer<'static>>,
     /// Where a token may lie.
@@ -419,8 +419,8 @@ mod tests {
         #[test]
         fn any_value_is_survived(text in "\\PC{0,60}|[0-9a-f:.\\[\\]]{0,30}=[a-z.-]{0,30}:[0-9]{0,6}|0x[0-9a-f]{0,12}") {
             let _ = (text.parse::<Map>(), number(&text));
-            if let Ok(target) = text.parse::<Target>() {
-                proptest::prop_assert_eq!(target.to_string().parse::<Target>(), Ok(target));
+            if let Ok(target) = text.parse::<ControlAddress>() {
+                proptest::prop_assert_eq!(target.to_string().parse::<ControlAddress>(), Ok(target));
             }
         }
     }

@@ -12,7 +12,7 @@ use engine::model::{Endpoint, MtlsMode};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::ground::drain::Stage;
+use crate::ground::drain::DrainStage;
 use crate::ground::limits::{GIVE_BACK_TICKS, IDLE_GRACE, REST_MAX, TICK};
 use crate::ground::patience::Patience;
 use crate::ground::windows::Bodies;
@@ -24,7 +24,7 @@ use crate::road::arrival::Arrival;
 use crate::road::guests::Both;
 use crate::road::inbound;
 use crate::road::shared::Shared;
-use crate::shell::listener::{Door, listen};
+use crate::shell::listener::{Purpose, listen};
 use crate::snapshots::Snapshots;
 use crate::tls::Tls;
 
@@ -52,7 +52,7 @@ pub struct Means {
 /// `seed` feeds all chance of this worker.
 pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
     let (patience, pressure) = (Rc::new(Patience::default()), Pressure::default());
-    let bodies = Bodies::new(Arc::clone(&means.telemetry.facts.http2_bodies));
+    let bodies = Bodies::new(Arc::clone(&means.telemetry.readings.http2_bodies));
     let draw = Draw::seeded(seed);
     let shared = Rc::new_cyclic(|own: &Weak<Shared>| {
         let connector = Connector::new(means.network.clone(), Arc::clone(&means.tls), Some(hairpin(own.clone())), pressure.clone());
@@ -132,8 +132,8 @@ async fn tick(shared: Weak<Shared>) {
 /// Ends the worker's work in order; resolves when no connection is left, or after `bound`. Every peer is told at once. The doors to the
 /// application are shut first, and only when its callers have gone those of its own calls: an answer may depend on some.
 pub async fn drain(shared: &Shared, bound: Duration) {
-    shared.drain.inbound.reach(Stage::Told);
-    shared.drain.outbound.reach(Stage::Told);
+    shared.drain.inbound.reach(DrainStage::Told);
+    shared.drain.outbound.reach(DrainStage::Told);
     let in_order = async {
         let _ = tokio::time::timeout(bound * INBOUND_QUARTERS / 4, end(shared, Direction::Inbound)).await;
         end(shared, Direction::Outbound).await;
@@ -148,23 +148,23 @@ pub async fn drain(shared: &Shared, bound: Duration) {
 /// Shuts a direction's doors and waits until its connections have gone.
 async fn end(shared: &Shared, direction: Direction) {
     let (drain, guests) = (shared.drain.of(direction), shared.guests.of(direction));
-    drain.reach(Stage::Shut);
+    drain.reach(DrainStage::Shut);
     if tokio::time::timeout(IDLE_GRACE, guests.gone()).await.is_err() {
-        drain.reach(Stage::Closing);
+        drain.reach(DrainStage::Closing);
         guests.gone().await;
     }
 }
 
-enum Command {
-    Open(Door, std::net::TcpListener),
-    Close(Door),
+enum Instruction {
+    Open(Purpose, std::net::TcpListener),
+    Close(Purpose),
     Drain(Duration, oneshot::Sender<()>),
 }
 
 /// A worker thread. Dropping it stops accepting and cuts what is under way, without waiting; see [`Worker::drain`] and [`Worker::join`].
 #[derive(Debug)]
 pub struct Worker {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<Instruction>,
     thread: JoinHandle<()>,
 }
 
@@ -192,19 +192,19 @@ impl Worker {
     }
 
     /// Starts accepting at a door, on a socket that may be shared with other workers (`try_clone`).
-    pub async fn open(&self, door: Door, listener: std::net::TcpListener) {
-        let _ = self.commands.send(Command::Open(door, listener)).await;
+    pub async fn open(&self, door: Purpose, listener: std::net::TcpListener) {
+        let _ = self.commands.send(Instruction::Open(door, listener)).await;
     }
 
     /// Stops accepting at a door; its connections go on.
-    pub async fn close(&self, door: Door) {
-        let _ = self.commands.send(Command::Close(door)).await;
+    pub async fn close(&self, door: Purpose) {
+        let _ = self.commands.send(Instruction::Close(door)).await;
     }
 
     /// Drains (see [`drain`]); resolves when no connection is left, or after `bound`.
     pub async fn drain(&self, bound: Duration) {
         let (done, drained) = oneshot::channel();
-        if self.commands.send(Command::Drain(bound, done)).await.is_ok() {
+        if self.commands.send(Instruction::Drain(bound, done)).await.is_ok() {
             let _ = drained.await;
         }
     }
@@ -219,20 +219,20 @@ impl Worker {
 }
 
 /// A worker's life: until nobody is left to command it.
-async fn obey(means: Means, seed: u64, mut commands: mpsc::Receiver<Command>) {
+async fn obey(means: Means, seed: u64, mut commands: mpsc::Receiver<Instruction>) {
     let shared = shared(&means, seed);
-    let mut doors: HashMap<Door, Vec<tokio::task::JoinHandle<()>>> = HashMap::new();
+    let mut doors: HashMap<Purpose, Vec<tokio::task::JoinHandle<()>>> = HashMap::new();
     while let Some(command) = commands.recv().await {
         match command {
-            Command::Open(door, listener) => match Listening::adopt(listener) {
+            Instruction::Open(door, listener) => match Listening::adopt(listener) {
                 Ok(listening) => {
                     let accepting = tokio::task::spawn_local(listen(listening, door, Rc::clone(&shared)));
                     doors.entry(door).or_default().push(accepting);
                 }
                 Err(error) => tracing::error!(?door, %error, "a listening socket cannot be used"),
             },
-            Command::Close(door) => doors.remove(&door).into_iter().flatten().for_each(|accepting| accepting.abort()),
-            Command::Drain(bound, done) => {
+            Instruction::Close(door) => doors.remove(&door).into_iter().flatten().for_each(|accepting| accepting.abort()),
+            Instruction::Drain(bound, done) => {
                 let shared = Rc::clone(&shared);
                 tokio::task::spawn_local(async move {
                     drain(&shared, bound).await;

@@ -17,7 +17,7 @@ use engine::model::{DnsAnswer, Outbound, Settings, Snapshot};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
-pub use wanted::{Answer, IDLE, IDLE_ABSENT, NAMES_MAX, Want, Wanted, WantedChange};
+pub use wanted::{IDLE, IDLE_ABSENT, NAMES_MAX, Want, WantState, Wanted, WantedChange};
 
 /// Longest wait for the control plane's answer to a first use.
 pub const FETCH_WAIT: Duration = Duration::from_secs(1);
@@ -166,18 +166,18 @@ impl Snapshots {
             let Some(changes) = &mut changes else {
                 changes = Some(self.changed.subscribe());
                 match self.wanted.ask(want, Instant::now()) {
-                    Answer::Absent => return Fetched::Absent,
-                    Answer::Refused => return Fetched::Unknown,
-                    Answer::Away if alone => return Fetched::Unknown,
-                    Answer::Away | Answer::Awaited => continue,
+                    WantState::Absent => return Fetched::Absent,
+                    WantState::Refused => return Fetched::Unknown,
+                    WantState::Away if alone => return Fetched::Unknown,
+                    WantState::Away | WantState::Awaited => continue,
                 }
             };
             if timeout_at(deadline, changes.changed()).await.is_err() {
                 return Fetched::Unknown;
             }
             match self.wanted.ask(want, Instant::now()) {
-                Answer::Absent if pick(&self.live.load()).is_none() => return Fetched::Absent,
-                Answer::Away if alone => return Fetched::Unknown,
+                WantState::Absent if pick(&self.live.load()).is_none() => return Fetched::Absent,
+                WantState::Away if alone => return Fetched::Unknown,
                 _ => {}
             }
         }

@@ -110,7 +110,7 @@ async fn what_is_forgotten_and_asked_for_at_once_is_asked_anew() {
     wanted.answered(&want, false);
     wanted.take();
     wanted.expire(now + IDLE_ABSENT);
-    assert_eq!(wanted.ask(&want, now + IDLE_ABSENT), Answer::Awaited);
+    assert_eq!(wanted.ask(&want, now + IDLE_ABSENT), WantState::Awaited);
     assert_eq!(wanted.take(), WantedChange { subscribe: vec![want.clone()], unsubscribe: vec![want] });
 }
 
@@ -151,7 +151,7 @@ async fn names_expire_and_are_bounded() {
     wanted.ask(&want(1), now);
     wanted.ask(&want(2), now);
     wanted.answered(&want(2), false);
-    assert_eq!(wanted.ask(&want(2), now), Answer::Absent);
+    assert_eq!(wanted.ask(&want(2), now), WantState::Absent);
     wanted.take();
     wanted.expire(now + IDLE_ABSENT);
     assert_eq!(wanted.take().unsubscribe, [want(2)]);
@@ -161,8 +161,8 @@ async fn names_expire_and_are_bounded() {
     for port in 2..=NAMES_MAX {
         wanted.ask(&want(port), now);
     }
-    assert_eq!(wanted.ask(&want(0), now), Answer::Refused);
+    assert_eq!(wanted.ask(&want(0), now), WantState::Refused);
     wanted.answered(&want(7), false);
-    assert_eq!(wanted.ask(&want(0), now), Answer::Awaited);
+    assert_eq!(wanted.ask(&want(0), now), WantState::Awaited);
     assert_eq!(wanted.len(), NAMES_MAX);
 }

@@ -52,7 +52,7 @@ impl Want {
 
 /// What is known about a want that the snapshot does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum WantState {
     /// Asked; the answer is on its way.
     Awaited,
     /// The control plane says, or has said before it went away, that there is no such thing.
@@ -75,19 +75,19 @@ pub struct WantedChange {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Wanted {
-    state: Mutex<State>,
+    state: Mutex<Wants>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    names: HashMap<Want, Held>,
+struct Wants {
+    names: HashMap<Want, HeldName>,
     change: WantedChange,
     connected: bool,
 }
 
 #[derive(Debug)]
-struct Held {
+struct HeldName {
     last_used: Instant,
     absent: bool,
     /// Not subscribed: it came along with a name.
@@ -101,23 +101,23 @@ impl Wanted {
         if let Some(held) = state.names.get_mut(want) {
             held.last_used = now;
         } else if state.names.len() < NAMES_MAX {
-            state.names.insert(want.clone(), Held { last_used: now, absent: false, implied: true });
+            state.names.insert(want.clone(), HeldName { last_used: now, absent: false, implied: true });
         }
     }
 
     /// Asks for a name, subscribing it if it is new.
-    pub fn ask(&self, want: &Want, now: Instant) -> Answer {
+    pub fn ask(&self, want: &Want, now: Instant) -> WantState {
         let mut state = self.state.lock();
         let connected = state.connected;
-        let waiting = if connected { Answer::Awaited } else { Answer::Away };
+        let waiting = if connected { WantState::Awaited } else { WantState::Away };
         if let Some(held) = state.names.get_mut(want).filter(|held| !held.implied) {
             held.last_used = now;
-            return if held.absent { Answer::Absent } else { waiting };
+            return if held.absent { WantState::Absent } else { waiting };
         }
         if !state.names.contains_key(want) && state.names.len() >= NAMES_MAX && !state.make_room() {
-            return Answer::Refused;
+            return WantState::Refused;
         }
-        state.names.insert(want.clone(), Held { last_used: now, absent: false, implied: false });
+        state.names.insert(want.clone(), HeldName { last_used: now, absent: false, implied: false });
         // An unsubscription that waits to be sent stays: what the control plane said before is forgotten, so it has to be asked again.
         state.change.subscribe.push(want.clone());
         drop(state);
@@ -145,7 +145,7 @@ impl Wanted {
     /// Forgets what was not used for long; [`Wanted::take`] then holds the unsubscriptions.
     pub fn expire(&self, now: Instant) {
         let mut state = self.state.lock();
-        let State { names, change, .. } = &mut *state;
+        let Wants { names, change, .. } = &mut *state;
         let mut name_leaves = false;
         names.retain(|want, held| {
             let keep = now.duration_since(held.last_used) < if held.absent { IDLE_ABSENT } else { IDLE };
@@ -192,7 +192,7 @@ impl Wanted {
     }
 }
 
-impl State {
+impl Wants {
     fn make_room(&mut self) -> bool {
         let oldest = self.names.iter().filter(|(_, held)| held.absent).min_by_key(|(_, held)| held.last_used);
         let Some(want) = oldest.map(|(want, _)| want.clone()) else { return false };

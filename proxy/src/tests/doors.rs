@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
 use crate::io::{Accepted, Listening};
-use crate::shell::listener::{Door, listen};
+use crate::shell::listener::{Purpose, listen};
 
 const ASK: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
 const DONE: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
@@ -43,10 +43,10 @@ impl Knocker {
     }
 }
 
-fn open(shared: &Rc<Shared>, door: Door) -> Knocker {
+fn open(shared: &Rc<Shared>, door: Purpose) -> Knocker {
     let (sender, queue) = mpsc::unbounded_channel();
     spawn_local(listen(Listening::Virtual(Box::new(Queue(queue))), door, Rc::clone(shared)));
-    Knocker(sender, if door == Door::Inbound { SERVER } else { SERVICE })
+    Knocker(sender, if door == Purpose::Inbound { SERVER } else { SERVICE })
 }
 
 /// Answers every request, on every connection that reaches the applications.
@@ -89,7 +89,7 @@ fn a_drain_ends_however_many_want_in() {
     run(|| async {
         let mut world = World::new(Setup::default());
         applications(&mut world);
-        let knocker = open(&world.client, Door::Outbound);
+        let knocker = open(&world.client, Purpose::Outbound);
         let (served, refused) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
         let (count, turned_away) = (Rc::clone(&served), Rc::clone(&refused));
         spawn_local(async move {
@@ -123,7 +123,7 @@ fn who_queues_is_let_in_once() {
         let mut world = World::new(Setup::default());
         applications(&mut world);
         world.client.guests.outbound.bound(2);
-        let knocker = open(&world.client, Door::Outbound);
+        let knocker = open(&world.client, Purpose::Outbound);
         let mut clients: Vec<_> = (0..10).map(|_| knocker.knock().unwrap()).collect();
         sleep(Duration::from_millis(100)).await;
         let drained = draining(&world.client);
@@ -146,7 +146,7 @@ fn who_is_let_in_late_is_served() {
             let mut world = World::new(Setup { protocol, ..Setup::default() });
             applications(&mut world);
             world.client.guests.outbound.bound(1);
-            let knocker = open(&world.client, Door::Outbound);
+            let knocker = open(&world.client, Purpose::Outbound);
             let (mut silent, mut late) = (knocker.knock().unwrap(), knocker.knock().unwrap());
             sleep(Duration::from_millis(100)).await;
             let drained = draining(&world.client);
@@ -163,7 +163,7 @@ fn who_is_let_in_late_is_served() {
 fn who_has_nothing_to_do_is_sent_away() {
     // Aim: kept connections and silent ones end with the grace, in both directions, and what is under way is waited for.
     run(|| async {
-        for (door, inbound) in [(Door::Outbound, false), (Door::Inbound, true)] {
+        for (door, inbound) in [(Purpose::Outbound, false), (Purpose::Inbound, true)] {
             for protocol in [Protocol::Http, Protocol::Auto] {
                 let mut world = World::new(Setup { protocol, mode: MtlsMode::Permissive, ..Setup::default() });
                 let shared = Rc::clone(if inbound { &world.server } else { &world.client });
@@ -200,7 +200,7 @@ fn an_application_may_call_while_it_answers() {
     run(|| async {
         let mut world = callable();
         let shared = Rc::clone(&world.server);
-        let (called, calls) = (open(&shared, Door::Inbound), open(&shared, Door::Outbound));
+        let (called, calls) = (open(&shared, Purpose::Inbound), open(&shared, Purpose::Outbound));
         let mut caller = called.knock().unwrap();
         write(&mut caller, ASK).await;
         let mut application = world.application().await;
@@ -227,7 +227,7 @@ fn a_drain_has_a_bound() {
     run(|| async {
         let mut world = callable();
         let shared = Rc::clone(&world.server);
-        let (called, calls) = (open(&shared, Door::Inbound), open(&shared, Door::Outbound));
+        let (called, calls) = (open(&shared, Purpose::Inbound), open(&shared, Purpose::Outbound));
         let mut caller = called.knock().unwrap();
         write(&mut caller, ASK).await;
         let mut application = world.application().await;
@@ -245,7 +245,7 @@ fn tunnels_are_guests() {
     run(|| async {
         let mut world = World::new(Setup::default());
         let shared = Rc::clone(&world.client);
-        let knocker = open(&shared, Door::Outbound);
+        let knocker = open(&shared, Purpose::Outbound);
         let mut client = knocker.knock().unwrap();
         write(&mut client, "GET /chat HTTP/1.1\r\nhost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
         let mut application = world.application().await;
@@ -272,7 +272,7 @@ fn one_direction_cannot_starve_the_other() {
         applications(&mut world);
         let shared = Rc::clone(&world.server);
         shared.guests.outbound.bound(3);
-        let (called, calls) = (open(&shared, Door::Inbound), open(&shared, Door::Outbound));
+        let (called, calls) = (open(&shared, Purpose::Inbound), open(&shared, Purpose::Outbound));
         let mut callers: Vec<_> = (0..5).map(|_| calls.knock().unwrap()).collect();
         for caller in &mut callers {
             write(caller, ASK).await;

@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 use crate::io::bind;
-use crate::shell::listener::Door;
+use crate::shell::listener::Purpose;
 use crate::shell::worker::Worker;
 
 /// An application that answers every request on every connection with its path.
@@ -48,7 +48,7 @@ async fn a_reset_of_a_live_socket_is_told_by_the_kernel() {
         let worker = Worker::spawn("worker".to_owned(), means, 1).unwrap();
         let door = loopback();
         let at = door.local_addr().unwrap();
-        worker.open(Door::Fixed { destination: SERVICE.parse().unwrap() }, door).await;
+        worker.open(Purpose::Fixed { destination: SERVICE.parse().unwrap() }, door).await;
         for by_client in [true, false] {
             let mut client = Socket::Tcp(TcpStream::connect(at).await.unwrap());
             write(&mut client, said).await;
@@ -89,10 +89,10 @@ async fn a_worker_accepts_serves_drains_and_ends() {
     let workers: Vec<_> = (0..2).map(|n| Worker::spawn(format!("worker-{n}"), means.clone(), n).unwrap()).collect();
     let (fixed, redirected) = (loopback(), loopback());
     let (at, direct) = (fixed.local_addr().unwrap(), redirected.local_addr().unwrap());
-    let door = Door::Fixed { destination: SERVICE.parse().unwrap() };
+    let door = Purpose::Fixed { destination: SERVICE.parse().unwrap() };
     for worker in &workers {
         worker.open(door, fixed.try_clone().unwrap()).await;
-        worker.open(Door::Outbound, redirected.try_clone().unwrap()).await;
+        worker.open(Purpose::Outbound, redirected.try_clone().unwrap()).await;
     }
     drop(fixed);
     for n in 0..20 {
@@ -107,7 +107,7 @@ async fn a_worker_accepts_serves_drains_and_ends() {
     assert_eq!(rest(&mut looping).await, "", "what nobody redirected is closed");
     drop(redirected);
     for worker in &workers {
-        worker.close(Door::Outbound).await;
+        worker.close(Purpose::Outbound).await;
     }
     let mut kept = Socket::Tcp(TcpStream::connect(at).await.unwrap());
     write(&mut kept, "GET /kept HTTP/1.1\r\nhost: a\r\n\r\n").await;

@@ -16,10 +16,10 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, PeerI
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::credential::{CredentialCell, Resolver};
+use super::credential::{CredentialCell, CredentialResolver};
 use super::peer::{PeerError, hex, sha256, uri_name};
 use super::trust::{TrustCell, TrustError, anchors};
-use super::verify::{Side, chain};
+use super::verify::{PeerRole, chain};
 
 /// The control plane's service account in the root namespace.
 const CONTROL_ACCOUNT: &str = "control";
@@ -58,7 +58,7 @@ impl ControlTls {
             algorithms: provider.signature_verification_algorithms,
             trust_domain: ArcSwapOption::empty(),
         });
-        let resolver = Arc::new(Resolver(Arc::clone(credentials)));
+        let resolver = Arc::new(CredentialResolver(Arc::clone(credentials)));
         Ok(Self {
             roots: Arc::new(roots),
             with_leaf: Arc::new(config(&provider, time, &verifier, Some(resolver))?),
@@ -157,11 +157,11 @@ impl ServerCertVerifier for ControlVerifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let given = chain(leaf, intermediates, &self.anchors, now, Side::Server, self.algorithms);
+        let given = chain(leaf, intermediates, &self.anchors, now, PeerRole::Server, self.algorithms);
         if let Err(error) = given {
             // After a rotation of the root the file given at the start may be old; the bundle is not.
             let learnt = self.trust.current();
-            if learnt.anchors.is_empty() || chain(leaf, intermediates, &learnt.anchors, now, Side::Server, self.algorithms).is_err() {
+            if learnt.anchors.is_empty() || chain(leaf, intermediates, &learnt.anchors, now, PeerRole::Server, self.algorithms).is_err() {
                 return Err(error);
             }
         }

@@ -132,9 +132,9 @@ impl CredentialCell {
 
 /// Gives rustls the current credential, on both sides. One for ever, because sessions resume only under the same resolver.
 #[derive(Debug)]
-pub(super) struct Resolver(pub(super) Arc<CredentialCell>);
+pub(super) struct CredentialResolver(pub(super) Arc<CredentialCell>);
 
-impl ResolvesClientCert for Resolver {
+impl ResolvesClientCert for CredentialResolver {
     fn resolve(&self, _root_hint_subjects: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         self.0.current().map(|credential| Arc::clone(&credential.key))
     }
@@ -144,7 +144,7 @@ impl ResolvesClientCert for Resolver {
     }
 }
 
-impl ResolvesServerCert for Resolver {
+impl ResolvesServerCert for CredentialResolver {
     fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         self.0.current().map(|credential| Arc::clone(&credential.key))
     }

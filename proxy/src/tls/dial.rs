@@ -31,7 +31,7 @@ const ADDRESSES_MAX: usize = 8;
 
 /// Where the control plane listens: `HOST:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct ControlAddress {
     /// Name or IP address, without brackets.
     pub host: String,
     /// Port.
@@ -41,13 +41,13 @@ pub struct Target {
 /// Not a `HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not of the form HOST:PORT (an IPv6 address stands in brackets)")]
-pub struct NotATarget(String);
+pub struct NotAnAddress(String);
 
-impl FromStr for Target {
-    type Err = NotATarget;
+impl FromStr for ControlAddress {
+    type Err = NotAnAddress;
 
-    fn from_str(text: &str) -> Result<Self, NotATarget> {
-        let wrong = || NotATarget(text.to_owned());
+    fn from_str(text: &str) -> Result<Self, NotAnAddress> {
+        let wrong = || NotAnAddress(text.to_owned());
         if let Ok(address) = text.parse::<SocketAddr>() {
             return Ok(Self { host: address.ip().to_string(), port: address.port() });
         }
@@ -60,7 +60,7 @@ impl FromStr for Target {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for ControlAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') { write!(f, "[{}]:{}", self.host, self.port) } else { write!(f, "{}:{}", self.host, self.port) }
     }
@@ -70,7 +70,7 @@ impl fmt::Display for Target {
 #[derive(Debug, thiserror::Error)]
 #[error("the control plane at {target} is not reached: {cause}")]
 pub struct DialError {
-    target: Target,
+    target: ControlAddress,
     cause: String,
 }
 
@@ -78,18 +78,18 @@ pub struct DialError {
 #[derive(Clone, Debug)]
 pub struct Dialer {
     network: Network,
-    target: Target,
+    target: ControlAddress,
     tls: ControlTls,
 }
 
 impl Dialer {
     /// Dials `target` through `network`.
-    pub fn new(network: Network, target: Target, tls: ControlTls) -> Self {
+    pub fn new(network: Network, target: ControlAddress, tls: ControlTls) -> Self {
         Self { network, target, tls }
     }
 
     /// Where it dials.
-    pub fn target(&self) -> &Target {
+    pub fn target(&self) -> &ControlAddress {
         &self.target
     }
 
@@ -178,10 +178,10 @@ mod tests {
     #[test]
     fn targets_round_trip() {
         for text in ["10.77.0.1:15012", "[fd00::1]:15012", "control.meshwright-system:15012"] {
-            assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<ControlAddress>().unwrap().to_string(), text);
         }
         for bad in ["", "control", "control:", ":1", "control:99999", "http://control:1", "fd00::1"] {
-            assert!(bad.parse::<Target>().unwrap_err().to_string().contains("HOST:PORT"), "{bad}");
+            assert!(bad.parse::<ControlAddress>().unwrap_err().to_string().contains("HOST:PORT"), "{bad}");
         }
     }
 }

@@ -39,7 +39,7 @@ pub use trust::{TrustCell, TrustError};
 
 use crate::ground::limits::TLS_UNSENT_BYTES_MAX;
 use crate::io::Clock;
-use credential::Resolver;
+use credential::CredentialResolver;
 use sessions::{BoundedTickets, Sessions};
 use verify::{ClientVerifier, ServerVerifier, Verify};
 
@@ -73,7 +73,7 @@ impl TimeProvider for WallTime {
 pub fn verify_chain(chain: &[CertificateDer<'_>], roots: &[CertificateDer<'static>], now: UnixTime) -> Result<(), rustls::Error> {
     let [leaf, intermediates @ ..] = chain else { return Err(rustls::Error::NoCertificatesPresented) };
     let anchors = trust::anchors(roots).map_err(|error| rustls::Error::General(error.to_string()))?;
-    verify::chain(leaf, intermediates, &anchors, now, verify::Side::Server, provider().signature_verification_algorithms)
+    verify::chain(leaf, intermediates, &anchors, now, verify::PeerRole::Server, provider().signature_verification_algorithms)
 }
 
 /// What a mesh connection carries; said by ALPN (contract, section 4).
@@ -173,7 +173,7 @@ impl Tls {
     pub fn new(credentials: Arc<CredentialCell>, trust: Arc<TrustCell>, time: Arc<dyn TimeProvider>) -> Result<Self, rustls::Error> {
         let provider = Arc::new(provider());
         let verify = Arc::new(Verify::new(Arc::clone(&credentials), Arc::clone(&trust), provider.signature_verification_algorithms));
-        let resolver = Arc::new(Resolver(Arc::clone(&credentials)));
+        let resolver = Arc::new(CredentialResolver(Arc::clone(&credentials)));
         let sessions = Arc::new(Sessions::new(Arc::clone(&credentials), trust, Arc::clone(&time)));
         let mut server = ServerConfig::builder_with_details(Arc::clone(&provider), Arc::clone(&time))
             .with_protocol_versions(&[&TLS13])?
@@ -225,7 +225,7 @@ impl Tls {
         stream.get_mut().1.set_buffer_limit(Some(TLS_UNSENT_BYTES_MAX));
         let state: &CommonState = stream.get_ref().1;
         let (peer, until) = self
-            .prove(state, verify::Side::Server)
+            .prove(state, verify::PeerRole::Server)
             .and_then(|(peer, until)| if *peer.identity == **identity { Ok((peer, until)) } else { Err(mismatch(identity, &peer)) })
             .map_err(|error| failed(std::io::Error::other(error)))?;
         self.sessions.note(&name, generation, until.min(credential.not_after_unix()));
@@ -244,7 +244,7 @@ impl Tls {
         let mut stream = TlsAcceptor::from(Arc::clone(&self.server)).accept(socket).await.map_err(|error| accept_failure(&error))?;
         stream.get_mut().1.set_buffer_limit(Some(TLS_UNSENT_BYTES_MAX));
         let state: &CommonState = stream.get_ref().1;
-        let (peer, _) = self.prove(state, verify::Side::Client).map_err(|error| accept_failure(&std::io::Error::other(error)))?;
+        let (peer, _) = self.prove(state, verify::PeerRole::Client).map_err(|error| accept_failure(&std::io::Error::other(error)))?;
         let alpn = state.alpn_protocol().and_then(|name| SERVER_ALPN.into_iter().find(|known| known.as_bytes() == name));
         let carries = [Carries::H1, Carries::H2, Carries::Tcp].into_iter().find(|carries| Some(carries.alpn()) == alpn);
         let facts = facts(state);
@@ -252,7 +252,7 @@ impl Tls {
     }
 
     /// The peer of a finished handshake. After a resumed one rustls has verified nothing anew, so bundle and dates are judged here.
-    fn prove(&self, state: &CommonState, side: verify::Side) -> Result<(Arc<Peer>, u64), rustls::Error> {
+    fn prove(&self, state: &CommonState, side: verify::PeerRole) -> Result<(Arc<Peer>, u64), rustls::Error> {
         let [leaf, intermediates @ ..] = state.peer_certificates().unwrap_or_default() else {
             return Err(rustls::Error::NoCertificatesPresented);
         };

@@ -78,7 +78,7 @@ impl From<PeerError> for Error {
 
 /// What a leaf says, unproved.
 #[derive(Debug, Clone)]
-pub(super) struct Parsed {
+pub(super) struct Unproved {
     pub(super) peer: Arc<Peer>,
     pub(super) serial: String,
     pub(super) issuer: String,
@@ -94,14 +94,14 @@ pub fn read_peer(leaf: &CertificateDer<'_>) -> Result<Arc<Peer>, PeerError> {
     Ok(parse(leaf)?.peer)
 }
 
-pub(super) fn parse(leaf: &CertificateDer<'_>) -> Result<Parsed, PeerError> {
+pub(super) fn parse(leaf: &CertificateDer<'_>) -> Result<Unproved, PeerError> {
     let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| PeerError::Malformed(error.to_string()))?;
     let uri = uri_name(&certificate)?.ok_or(PeerError::UriNames(0))?;
     let identity = Arc::new(uri.parse::<Identity>()?);
     let workload = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
     let workload = if workload.len() > WORKLOAD_BYTES_MAX { "" } else { workload };
     let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
-    Ok(Parsed {
+    Ok(Unproved {
         peer: Arc::new(Peer { identity, workload: workload.into(), certificate_hash_hex: hex(&sha256(leaf)).into() }),
         serial: hex(&certificate.tbs_certificate.serial.to_bytes_be()),
         issuer: certificate.issuer().to_string(),

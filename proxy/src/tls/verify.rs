@@ -15,7 +15,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::credential::CredentialCell;
-use super::peer::{self, Parsed, Peer, PeerError, sha256};
+use super::peer::{self, Peer, PeerError, Unproved, sha256};
 use super::trust::TrustCell;
 
 /// Leaves remembered as verified. Beyond it the memory starts afresh, at the cost of one verification each.
@@ -23,7 +23,7 @@ const VERIFIED_MAX: usize = 1024;
 
 /// Which side the peer is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Side {
+pub(super) enum PeerRole {
     Server,
     Client,
 }
@@ -35,13 +35,13 @@ pub(super) struct Verify {
     credentials: Arc<CredentialCell>,
     trust: Arc<TrustCell>,
     algorithms: WebPkiSupportedAlgorithms,
-    verified: Mutex<HashMap<([u8; 32], Side), Verified>>,
+    verified: Mutex<HashMap<([u8; 32], PeerRole), Verified>>,
 }
 
 /// A leaf whose chain was verified under the bundle of that generation.
 #[derive(Clone, Debug)]
 struct Verified {
-    parsed: Parsed,
+    parsed: Unproved,
     trust: u64,
 }
 
@@ -56,7 +56,7 @@ impl Verify {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-        side: Side,
+        side: PeerRole,
     ) -> Result<(Arc<Peer>, u64), Error> {
         let key = (sha256(leaf), side);
         let trust = self.trust.current();
@@ -91,7 +91,7 @@ impl Verify {
     }
 }
 
-fn dates(parsed: &Parsed, now: UnixTime) -> Result<(), Error> {
+fn dates(parsed: &Unproved, now: UnixTime) -> Result<(), Error> {
     let at = UnixTime::since_unix_epoch;
     let secs = std::time::Duration::from_secs;
     if now.as_secs() > parsed.not_after {
@@ -109,12 +109,12 @@ pub(super) fn chain(
     intermediates: &[CertificateDer<'_>],
     anchors: &[rustls::pki_types::TrustAnchor<'static>],
     now: UnixTime,
-    side: Side,
+    side: PeerRole,
     algorithms: WebPkiSupportedAlgorithms,
 ) -> Result<(), Error> {
     let usage = match side {
-        Side::Server => KeyUsage::server_auth(),
-        Side::Client => KeyUsage::client_auth(),
+        PeerRole::Server => KeyUsage::server_auth(),
+        PeerRole::Client => KeyUsage::client_auth(),
     };
     let leaf = EndEntityCert::try_from(leaf).map_err(webpki_error)?;
     leaf.verify_for_usage(algorithms.all, anchors, intermediates, now, usage, None, None).map(|_| ()).map_err(webpki_error)
@@ -148,7 +148,7 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let (peer, _) = self.verify.check(leaf, intermediates, now, Side::Server)?;
+        let (peer, _) = self.verify.check(leaf, intermediates, now, PeerRole::Server)?;
         if *peer.identity != *self.expected {
             return Err(PeerError::WrongIdentity { expected: Arc::clone(&self.expected), found: Arc::clone(&peer.identity) }.into());
         }
@@ -194,7 +194,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.0.check(leaf, intermediates, now, Side::Client).map(|_| ClientCertVerified::assertion())
+        self.0.check(leaf, intermediates, now, PeerRole::Client).map(|_| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -88,7 +88,7 @@ pub struct Client {
 }
 
 /// How a stream came to its end.
-enum Ended {
+enum StreamEnd {
     Stopped,
     StartOver,
     Lost(Status),
@@ -110,23 +110,23 @@ impl Client {
         loop {
             let ended = tokio::select! {
                 biased;
-                () = stop.cancelled() => Ended::Stopped,
+                () = stop.cancelled() => StreamEnd::Stopped,
                 ended = self.stream(&mut session, &mut backoff) => ended,
             };
             self.snapshots.wanted().connected(false);
             self.snapshots.wake();
             let loud = backoff.failures() < LOUD_FAILURES;
             match ended {
-                Ended::Stopped => return,
-                Ended::StartOver => warn!("an epoch did not fit what was sent for 15 s: asking for everything anew"),
-                Ended::Lost(status) if loud => {
+                StreamEnd::Stopped => return,
+                StreamEnd::StartOver => warn!("an epoch did not fit what was sent for 15 s: asking for everything anew"),
+                StreamEnd::Lost(status) if loud => {
                     info!(
                         "the control plane's stream ended ({:?}: {}); serving the last good configuration",
                         status.code(),
                         status.message()
                     );
                 }
-                Ended::Lost(status) => debug!("no stream to the control plane yet ({:?}: {})", status.code(), status.message()),
+                StreamEnd::Lost(status) => debug!("no stream to the control plane yet ({:?}: {})", status.code(), status.message()),
             }
             tokio::select! {
                 biased;
@@ -136,7 +136,7 @@ impl Client {
         }
     }
 
-    async fn stream(&self, session: &mut Session, backoff: &mut Backoff) -> Ended {
+    async fn stream(&self, session: &mut Session, backoff: &mut Backoff) -> StreamEnd {
         let (requests, outgoing) = mpsc::channel(REQUESTS_AHEAD);
         let wanted = self.snapshots.wanted();
         let mut waiting: VecDeque<DeltaDiscoveryRequest> = session.open(&wanted.all()).into();
@@ -149,7 +149,7 @@ impl Client {
         let mut client = client.max_decoding_message_size(RESPONSE_BYTES_MAX);
         let mut responses = match client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await {
             Ok(responses) => responses.into_inner(),
-            Err(status) => return Ended::Lost(status),
+            Err(status) => return StreamEnd::Lost(status),
         };
         let mut expire = interval(EXPIRE_EVERY);
         expire.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -158,7 +158,7 @@ impl Client {
             let effects = tokio::select! {
                 biased;
                 permit = requests.reserve(), if !waiting.is_empty() => {
-                    let Ok(permit) = permit else { return Ended::Lost(Status::unavailable("the stream was closed")) };
+                    let Ok(permit) = permit else { return StreamEnd::Lost(Status::unavailable("the stream was closed")) };
                     if let Some(request) = waiting.pop_front() {
                         permit.send(request);
                     }
@@ -173,8 +173,8 @@ impl Client {
                         wanted.connected(true);
                         session.on(response, Instant::now())
                     }
-                    Ok(None) => return Ended::Lost(Status::unavailable("the control plane closed the stream")),
-                    Err(status) => return Ended::Lost(status),
+                    Ok(None) => return StreamEnd::Lost(Status::unavailable("the control plane closed the stream")),
+                    Err(status) => return StreamEnd::Lost(status),
                 },
                 () = wanted.changed() => {
                     waiting.extend(session.want(wanted.take()));
@@ -189,7 +189,7 @@ impl Client {
             for effect in effects {
                 match effect {
                     Effect::Send(request) => waiting.push_back(*request),
-                    Effect::StartOver => return Ended::StartOver,
+                    Effect::StartOver => return StreamEnd::StartOver,
                     other => self.carry_out(other),
                 }
             }
@@ -199,8 +199,8 @@ impl Client {
     fn carry_out(&self, effect: Effect) {
         match effect {
             Effect::Publish(snapshot) => {
-                let facts = &self.telemetry.facts;
-                let before = facts.config_epoch.swap(snapshot.epoch, Ordering::Relaxed);
+                let readings = &self.telemetry.readings;
+                let before = readings.config_epoch.swap(snapshot.epoch, Ordering::Relaxed);
                 if let Some(settings) = &snapshot.settings {
                     self.telemetry.configured(settings);
                 }
@@ -224,7 +224,7 @@ impl Client {
                 }
             }
             Effect::Refused(refused) => {
-                self.telemetry.facts.config_rejected.fetch_add(refused.len() as u64, Ordering::Relaxed);
+                self.telemetry.readings.config_rejected.fetch_add(refused.len() as u64, Ordering::Relaxed);
                 for rejected in refused {
                     warn!("refused: {rejected}; its last good version stays in force");
                 }

@@ -144,7 +144,7 @@ async fn a_stream_is_kept_and_taken_up_again() {
     announce(&heard, 5, "2", &[(&proxy_url, &proxy)]).await;
     let ack = request(&mut heard, &epoch_url, |request| request.response_nonce == "2").await;
     assert!(ack.error_detail.is_none());
-    assert_eq!((snapshots.load().epoch, telemetry.facts.config_epoch.load(Ordering::Relaxed)), (5, 5));
+    assert_eq!((snapshots.load().epoch, telemetry.readings.config_epoch.load(Ordering::Relaxed)), (5, 5));
 
     let asking = tokio::spawn({
         let snapshots = snapshots.clone();
@@ -190,7 +190,7 @@ async fn a_refusal_travels_up() {
         let nack = request(&mut heard, &url, |request| !request.response_nonce.is_empty()).await;
         assert!(nack.error_detail.unwrap().message.starts_with("Cluster shop/b:80: "));
     }
-    assert_eq!(telemetry.facts.config_rejected.load(Ordering::Relaxed), 1);
+    assert_eq!(telemetry.readings.config_rejected.load(Ordering::Relaxed), 1);
     stop.cancel();
     running.await.unwrap();
 }

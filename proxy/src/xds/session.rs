@@ -40,7 +40,7 @@ pub enum Effect {
 
 /// One type's state.
 #[derive(Debug, Default)]
-struct Held {
+struct TypeState {
     /// Name to version: what was sent and not removed, accepted or not.
     versions: BTreeMap<String, String>,
     /// Subscribed beside `*`.
@@ -65,7 +65,7 @@ struct Barrier {
 pub struct Session {
     node: xds::core::Node,
     parts: Parts,
-    types: BTreeMap<String, Held>,
+    types: BTreeMap<String, TypeState>,
     refused: BTreeMap<(String, String), Rejected>,
     /// Staged from an earlier stream and not confirmed on this one.
     stale: BTreeSet<(String, String)>,
@@ -94,7 +94,7 @@ impl Session {
         Self {
             node,
             parts: Parts::default(),
-            types: types().into_iter().map(|url| (url, Held::default())).collect(),
+            types: types().into_iter().map(|url| (url, TypeState::default())).collect(),
             refused: BTreeMap::new(),
             stale: BTreeSet::new(),
             barrier: None,
@@ -308,9 +308,10 @@ impl Session {
     }
 }
 
-static NOTHING: Held = Held { versions: BTreeMap::new(), names: BTreeSet::new(), leaving: BTreeSet::new(), returning: BTreeSet::new() };
+static NOTHING: TypeState =
+    TypeState { versions: BTreeMap::new(), names: BTreeSet::new(), leaving: BTreeSet::new(), returning: BTreeSet::new() };
 
-impl Held {
+impl TypeState {
     /// The server has heard of an unsubscription. Returns whether there was one, and the request for a name that is wanted again.
     fn left(&mut self, url: &str, name: &str) -> (bool, Option<Effect>) {
         let was_leaving = self.leaving.remove(name);

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::socket::{getsockopt, sockopt};
-use proxy::intercept::{self, EXEMPT_MARK, Families, Missing, Plan};
+use proxy::intercept::{self, EXEMPT_MARK, Families, Interception, Missing};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::namespace::{Beyond, fresh, run};
@@ -16,9 +16,9 @@ const WAIT: Duration = Duration::from_secs(5);
 /// Those of a `resolv.conf`.
 const RESOLVERS: [&str; 4] = ["127.0.0.53", "10.77.0.1", "::1", "fd00:6d77:77::1"];
 
-fn plan() -> Plan {
+fn plan() -> Interception {
     let resolvers = RESOLVERS.iter().map(|text| text.parse().unwrap()).collect();
-    Plan { exempt_uid: Some(1337), exempt_mark: Some(EXEMPT_MARK), resolvers, ..Plan::default() }
+    Interception { exempt_uid: Some(1337), exempt_mark: Some(EXEMPT_MARK), resolvers, ..Interception::default() }
 }
 
 /// A namespace with one interface that has a route to addresses nobody has.
@@ -187,7 +187,7 @@ fn install_is_idempotent_and_verify_is_exact() {
 
         // Another family takes the place of the first, tables of others stay.
         run("nft", &["add", "table", "inet", "theirs"]);
-        intercept::install(&Plan { families: Families::Ipv4, ..plan() }).unwrap();
+        intercept::install(&Interception { families: Families::Ipv4, ..plan() }).unwrap();
         assert!(!run("nft", &["list", "tables"]).contains("inet meshwright"));
         intercept::remove().unwrap();
         assert_eq!(run("nft", &["list", "tables"]).trim(), "table inet theirs");

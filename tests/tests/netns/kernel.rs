@@ -5,14 +5,20 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
-use proxy::intercept::{self, EXEMPT_MARK, Plan};
+use proxy::intercept::{self, EXEMPT_MARK, Interception};
 use socket2::SockRef;
 
 use crate::namespace::{Beyond, fresh, run};
 
-fn plan() -> Plan {
+fn plan() -> Interception {
     let resolvers = ["10.77.0.3", "fd00:6d77:77::3"].map(|text| text.parse().unwrap()).to_vec();
-    Plan { exempt_uid: Some(1337), exempt_mark: Some(EXEMPT_MARK), exclude_inbound_ports: [9001].into(), resolvers, ..Plan::default() }
+    Interception {
+        exempt_uid: Some(1337),
+        exempt_mark: Some(EXEMPT_MARK),
+        exclude_inbound_ports: [9001].into(),
+        resolvers,
+        ..Interception::default()
+    }
 }
 
 /// Aim: redirected UDP is answered from the address the socket is bound to: one bound to loopback answers as who was asked, one bound to every

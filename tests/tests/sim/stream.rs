@@ -16,7 +16,7 @@ use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use proto::xds::listener::Listener;
 use proto::{names, xds};
 use proxy::io::Draw;
-use proxy::snapshots::{Answer, IDLE, IDLE_ABSENT, Snapshots, Want};
+use proxy::snapshots::{IDLE, IDLE_ABSENT, Snapshots, Want, WantState};
 use proxy::xds::{Effect, Session as Client};
 use tests::sim::seeds;
 use tokio::time::Instant;
@@ -163,7 +163,7 @@ impl Stream {
         if known {
             ensure!(!(HOSTS / 3..2 * (HOSTS / 3)).contains(&number), "{want:?} never existed and is served");
             self.snapshots.wanted().used(&want, self.now);
-        } else if self.snapshots.wanted().ask(&want, self.now) == Answer::Absent {
+        } else if self.snapshots.wanted().ask(&want, self.now) == WantState::Absent {
             ensure!(number >= HOSTS / 3, "{want:?} has always existed and is denied");
         }
         Ok(())
@@ -285,7 +285,7 @@ impl Stream {
             });
             let should = known.is_some_and(|number| self.hosts.contains_key(&number));
             ensure!(exists == should, "{want:?}: served {exists}, exists {should}");
-            ensure!(exists || wanted.ask(&want, self.now) == Answer::Absent, "{want:?} is waited for, and nobody will answer");
+            ensure!(exists || wanted.ask(&want, self.now) == WantState::Absent, "{want:?} is waited for, and nobody will answer");
         }
         let served: BTreeSet<String> = live.names.keys().cloned().collect();
         ensure!(served.is_subset(&names), "{served:?} are served, {names:?} are wanted");

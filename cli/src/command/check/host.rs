@@ -10,7 +10,7 @@ use anyhow::Context;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, access, geteuid};
-use proxy::intercept::{self, Families, Plan};
+use proxy::intercept::{self, Families, Interception};
 
 use super::Finding;
 use crate::state;
@@ -103,7 +103,7 @@ pub(super) fn probe() -> anyhow::Result<()> {
         fs::write("/proc/self/gid_map", format!("0 {gid} 1")).context("cannot set up a user namespace")?;
     }
     unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
-    let plan = Plan {
+    let plan = Interception {
         exempt_uid: None,
         exempt_mark: Some(intercept::EXEMPT_MARK),
         exclude_outbound_ports: [].into(),

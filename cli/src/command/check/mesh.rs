@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::Finding;
-use crate::client::{self, Control, Place};
+use crate::client::{self, Control, WhichMesh};
 use crate::command::{apply, get};
 use crate::duration;
 use crate::output::{self, ProgressLine};
@@ -21,7 +21,7 @@ const NAMED_MAX: usize = 5;
 const LATE_SHARE: f64 = 0.2;
 
 /// What the control plane says of its mesh; `None` where none runs.
-pub(super) async fn findings(place: &Place) -> Option<Vec<Finding>> {
+pub(super) async fn findings(place: &WhichMesh) -> Option<Vec<Finding>> {
     let control = match place.connect().await {
         Ok(control) => control,
         Err(_) if place.is_here() => return None,
@@ -150,7 +150,7 @@ fn named(names: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::State;
+    use super::super::CheckState;
     use super::*;
     use serde_json::json;
 
@@ -160,9 +160,9 @@ mod tests {
         let now = OffsetDateTime::parse("2026-01-01T12:00:00Z", &Rfc3339).unwrap();
         let cert = |from: &str, to: &str| json!([{"namespace": "shop", "instance": "a", "not_before": from, "not_after": to}]);
         for (from, to, state) in [
-            ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", State::Ok),
-            ("2026-01-01T00:00:00Z", "2026-01-01T13:00:00Z", State::Warning),
-            ("2026-01-01T00:00:00Z", "2026-01-01T12:00:00Z", State::Failed),
+            ("2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", CheckState::Ok),
+            ("2026-01-01T00:00:00Z", "2026-01-01T13:00:00Z", CheckState::Warning),
+            ("2026-01-01T00:00:00Z", "2026-01-01T12:00:00Z", CheckState::Failed),
         ] {
             assert_eq!(certificates(&cert(from, to), now).state, state, "{to}");
         }
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn laggards_are_named() {
         let all: Vec<Value> = (0..8).map(|n| json!({"namespace": "shop", "instance": format!("i{n}"), "epoch": 3})).collect();
-        assert_eq!(proxies(&Value::from(all.clone()), Some(3)).state, State::Ok);
+        assert_eq!(proxies(&Value::from(all.clone()), Some(3)).state, CheckState::Ok);
         let finding = proxies(&Value::from(all), Some(4));
         assert!(
             finding.message.contains("8 behind the newest epoch: shop/i0") && finding.message.ends_with("and 3 more"),
@@ -185,17 +185,17 @@ mod tests {
     #[test]
     fn what_is_down_is_named() {
         let said = |standing: Value| live(&standing).into_iter().map(|finding| (finding.state, finding.message)).collect::<Vec<_>>();
-        assert_eq!(said(json!({"epoch": 0})), [(State::Warning, "no configuration has been accepted yet".to_owned())]);
-        assert_eq!(said(json!({"epoch": 2, "down": [], "proxies": {"waiting": []}})), [(State::Ok, "2 is live".to_owned())]);
+        assert_eq!(said(json!({"epoch": 0})), [(CheckState::Warning, "no configuration has been accepted yet".to_owned())]);
+        assert_eq!(said(json!({"epoch": 2, "down": [], "proxies": {"waiting": []}})), [(CheckState::Ok, "2 is live".to_owned())]);
         let down = json!({"epoch": 2, "down": ["shop/catalog (not ready: port 8080 refuses)"],
             "proxies": {"waiting": ["shop/catalog (not ready: port 8080 refuses)", "shop/b (has not acknowledged epoch 2)"]}});
         let findings = live(&down);
-        assert_eq!((findings[0].state, findings[1].state), (State::Warning, State::Failed));
+        assert_eq!((findings[0].state, findings[1].state), (CheckState::Warning, CheckState::Failed));
         assert_eq!(findings[1].message, "shop/catalog (not ready: port 8080 refuses) is down");
         assert!(findings[1].remedy.as_ref().unwrap().contains("meshwright logs -n shop catalog"));
         let many = json!({"epoch": 2, "down": vec!["a/b (c)"; 7], "proxies": {"waiting": ["a/b (c)"]}});
         assert_eq!(live(&many).last().unwrap().message, "2 more are down");
         let refused = said(json!({"epoch": 3, "refused": [{"proxy": "shop/a", "object": "Listener inbound", "reason": "no"}]}));
-        assert_eq!(refused, [(State::Failed, "3 is not live: shop/a refused Listener inbound: no".to_owned())]);
+        assert_eq!(refused, [(CheckState::Failed, "3 is not live: shop/a refused Listener inbound: no".to_owned())]);
     }
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use crate::client::Place;
+use crate::client::WhichMesh;
 use crate::output::{self, Columns, TextOrJson};
 
 /// Arguments of `meshwright check`.
@@ -18,7 +18,7 @@ use crate::output::{self, Columns, TextOrJson};
 )]
 pub(crate) struct CheckArgs {
     #[command(flatten)]
-    place: Place,
+    place: WhichMesh,
     /// How to print it
     #[arg(short, long, value_enum, default_value_t)]
     output: TextOrJson,
@@ -29,7 +29,7 @@ pub(crate) struct CheckArgs {
 
 /// How one thing stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-enum State {
+enum CheckState {
     Ok,
     Warning,
     Failed,
@@ -39,7 +39,7 @@ enum State {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Finding {
     check: &'static str,
-    state: State,
+    state: CheckState,
     message: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     remedy: Option<String>,
@@ -47,15 +47,15 @@ struct Finding {
 
 impl Finding {
     fn ok(check: &'static str, message: impl Into<String>) -> Self {
-        Self { check, state: State::Ok, message: message.into(), remedy: None }
+        Self { check, state: CheckState::Ok, message: message.into(), remedy: None }
     }
 
     fn warning(check: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { check, state: State::Warning, message: message.into(), remedy: Some(remedy.into()) }
+        Self { check, state: CheckState::Warning, message: message.into(), remedy: Some(remedy.into()) }
     }
 
     fn failed(check: &'static str, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self { check, state: State::Failed, message: message.into(), remedy: Some(remedy.into()) }
+        Self { check, state: CheckState::Failed, message: message.into(), remedy: Some(remedy.into()) }
     }
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn run(args: CheckArgs) -> anyhow::Result<ExitCode> {
         TextOrJson::Json => output::print(&serde_json::to_string_pretty(&findings)?)?,
         TextOrJson::Text => output::print(&render(&findings))?,
     }
-    let failed = findings.iter().any(|finding| finding.state == State::Failed);
+    let failed = findings.iter().any(|finding| finding.state == CheckState::Failed);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -84,9 +84,9 @@ fn render(findings: &[Finding]) -> String {
     let mut table = Columns::new(&[("CHECK", ""), ("STATE", ""), ("", "")]);
     for finding in findings {
         let state = match finding.state {
-            State::Ok => "ok",
-            State::Warning => "warning",
-            State::Failed => "FAILED",
+            CheckState::Ok => "ok",
+            CheckState::Warning => "warning",
+            CheckState::Failed => "FAILED",
         };
         table.cells([finding.check.to_owned(), state.to_owned(), finding.message.clone()]);
     }

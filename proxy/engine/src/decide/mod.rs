@@ -17,7 +17,7 @@ use crate::model::{Action, Backend, Cluster, Forward, RouteTable, Rule, Target};
 
 pub use connection::{Course, Door, First, Known, Learn, Proved, Step, Version, connection};
 pub use host::without_port;
-pub use request::{Facts, Fault, Refusal, View, admit, request};
+pub use request::{Facts, Fault, Terms, TurnedAway, admit, request};
 
 static NO_ROUTE: LocalReply = LocalReply::of(Reason::NoRoute);
 static BAD_BACKEND: LocalReply = LocalReply::of(Reason::BadBackend);

@@ -10,7 +10,7 @@ use crate::model::{InboundPort, MtlsMode, Outbound, RouteTable, Snapshot};
 
 /// What one epoch says of a connection's requests.
 #[derive(Clone, Copy, Debug)]
-pub enum View<'s> {
+pub enum Terms<'s> {
     /// Of the application's own calls.
     Outbound(&'s Arc<Outbound>),
     /// Of calls to the application's port.
@@ -23,7 +23,7 @@ pub enum View<'s> {
     Unconfigured,
 }
 
-impl<'s> View<'s> {
+impl<'s> Terms<'s> {
     /// What a snapshot says of the requests on connections that come in by a door.
     pub fn of(snapshot: &'s Snapshot, door: Door) -> Self {
         let known = match door {
@@ -66,7 +66,7 @@ pub struct Fault {
 
 /// A request that no rule is asked about.
 #[derive(Clone, Copy, Debug)]
-pub struct Refusal {
+pub struct TurnedAway {
     /// The answer's status.
     pub status: StatusCode,
     /// The answer's reason.
@@ -77,7 +77,7 @@ pub struct Refusal {
     pub why: Option<&'static str>,
 }
 
-impl Refusal {
+impl TurnedAway {
     const fn of(reason: Reason) -> Self {
         Self { status: reason.status(), reason, last: false, why: None }
     }
@@ -92,24 +92,24 @@ impl Refusal {
 ///
 /// # Errors
 /// It is answered without.
-pub fn admit<'s>(view: View<'s>, facts: Facts) -> Result<&'s RouteTable, Refusal> {
-    let refused = |reason| Err(Refusal::of(reason));
+pub fn admit<'s>(view: Terms<'s>, facts: Facts) -> Result<&'s RouteTable, TurnedAway> {
+    let refused = |reason| Err(TurnedAway::of(reason));
     let table = match view {
-        View::Outbound(listener) | View::Edge(listener) => match &listener.http {
+        Terms::Outbound(listener) | Terms::Edge(listener) => match &listener.http {
             Some(table) => table,
             None => return refused(Reason::NoRoute),
         },
         // The port became Strict under a plaintext connection: one answer, and the end.
-        View::Inbound(port) if port.mode == MtlsMode::Strict && !facts.proved => {
-            return Err(Refusal { last: true, ..Refusal::of(Reason::Denied) });
+        Terms::Inbound(port) if port.mode == MtlsMode::Strict && !facts.proved => {
+            return Err(TurnedAway { last: true, ..TurnedAway::of(Reason::Denied) });
         }
-        View::Inbound(port) => &port.http,
-        View::NoPort => return refused(Reason::NoRoute),
-        View::Unconfigured => return refused(Reason::ConfigPending),
+        Terms::Inbound(port) => &port.http,
+        Terms::NoPort => return refused(Reason::NoRoute),
+        Terms::Unconfigured => return refused(Reason::ConfigPending),
     };
     match facts.fault {
         None => Ok(table),
-        Some(Fault { status, reason, why }) => Err(Refusal { status, reason, last: false, why: Some(why) }),
+        Some(Fault { status, reason, why }) => Err(TurnedAway { status, reason, last: false, why: Some(why) }),
     }
 }
 
@@ -117,6 +117,6 @@ pub fn admit<'s>(view: View<'s>, facts: Facts) -> Result<&'s RouteTable, Refusal
 ///
 /// # Errors
 /// It is answered before any rule is asked.
-pub fn request<'s>(view: View<'s>, facts: Facts, head: &RequestHead<'_>, draw: u64) -> Result<Decision<'s>, Refusal> {
+pub fn request<'s>(view: Terms<'s>, facts: Facts, head: &RequestHead<'_>, draw: u64) -> Result<Decision<'s>, TurnedAway> {
     Ok(decide(admit(view, facts)?, head, draw))
 }

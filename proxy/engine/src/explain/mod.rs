@@ -12,7 +12,7 @@ use std::sync::Arc;
 use proto::names::{ALPN_H1, ALPN_H2, ALPN_TCP};
 
 use crate::balance;
-use crate::decide::{self, Course, Door, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Version, View, without_port};
+use crate::decide::{self, Course, Door, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Terms, Version, without_port};
 use crate::failure::{LocalReply, Reason};
 use crate::model::{Action, Cluster, ClusterKind, Forward, InboundPort, MtlsMode, Protocol, RouteTable, Rule, Settings, Snapshot, Target};
 use crate::sniff::{ClientHello, Sniffed};
@@ -59,14 +59,14 @@ pub fn outbound(snapshot: &Snapshot, destination: SocketAddr, asked: &Asked<'_>)
     let name = snapshot.outbound.get(&destination).map_or("", |listener| &*listener.name);
     let explanation = Explanation::new(snapshot.epoch, name);
     let door = Door::Outbound(destination);
-    let (course, _) = walk(snapshot, door, &Client::plaintext(asked.version));
+    let (course, _) = walk(snapshot, door, &Visitor::plaintext(asked.version));
     match course {
         Course::Outside => outside(snapshot, destination, asked, explanation),
         Course::Refuse(reason) => {
             let why = refused(snapshot, destination, reason);
             explanation.stage("listener", "Reply", why).reply(&LocalReply::of(reason))
         }
-        course => taken(explanation, (course, View::of(snapshot, door)), asked, false),
+        course => taken(explanation, (course, Terms::of(snapshot, door)), asked, false),
     }
 }
 
@@ -79,8 +79,8 @@ pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
         _ => explanation,
     };
     let door = Door::Edge(port);
-    let (course, proved) = walk(snapshot, door, &Client::plaintext(asked.version));
-    taken(explanation, (course, View::of(snapshot, door)), asked, proved)
+    let (course, proved) = walk(snapshot, door, &Visitor::plaintext(asked.version));
+    taken(explanation, (course, Terms::of(snapshot, door)), asked, proved)
 }
 
 /// What a request to the application's port meets on the server's side. `peer` is the SPIFFE identity of a caller that comes by mesh TLS,
@@ -92,10 +92,10 @@ pub fn inbound(snapshot: &Snapshot, port: u16, peer: Option<&str>, asked: &Asked
         return explanation.stage("listener", "Close", why).closed(Reason::ConfigPending);
     };
     let rule = inbound.port(port);
-    let client = if peer.is_some() { Client::mesh(asked.version, rule) } else { Client::plaintext(asked.version) };
+    let client = if peer.is_some() { Visitor::mesh(asked.version, rule) } else { Visitor::plaintext(asked.version) };
     let (course, proved) = walk(snapshot, Door::Inbound(port), &client);
     let (verdict, why) = mtls(rule, inbound.ports.contains_key(&port), (peer, proved), course);
-    let mut explanation = taken(explanation.stage("mtls", verdict, why), (course, View::Inbound(rule)), asked, proved);
+    let mut explanation = taken(explanation.stage("mtls", verdict, why), (course, Terms::Inbound(rule)), asked, proved);
     // The inbound side's one rule has no object of its own; the Workload is what it serves.
     if let (Some(route), Some(settings)) = (&mut explanation.route, &snapshot.settings)
         && route.kind.is_empty()
@@ -111,13 +111,13 @@ pub fn inbound(snapshot: &Snapshot, port: u16, peer: Option<&str>, asked: &Asked
 }
 
 /// A client whose connection is walked: what it says first, and after a mesh handshake.
-struct Client {
+struct Visitor {
     first: Sniffed,
     inside: Sniffed,
     alpn: Option<&'static str>,
 }
 
-impl Client {
+impl Visitor {
     const fn plaintext(version: Version) -> Self {
         Self { first: words_of(version), inside: words_of(version), alpn: None }
     }
@@ -142,7 +142,7 @@ const fn words_of(version: Version) -> Sniffed {
 }
 
 /// Walks a connection to its course; whether the client proved itself on the way. Each step learns what was not known before, so it ends.
-fn walk(snapshot: &Snapshot, door: Door, client: &Client) -> (Course, bool) {
+fn walk(snapshot: &Snapshot, door: Door, client: &Visitor) -> (Course, bool) {
     let mut known = Known { asked: true, ..Known::default() };
     loop {
         match decide::connection(snapshot, door, &known) {
@@ -156,7 +156,7 @@ fn walk(snapshot: &Snapshot, door: Door, client: &Client) -> (Course, bool) {
 }
 
 /// What a course comes to for the request.
-fn taken(explanation: Explanation, (course, view): (Course, View<'_>), asked: &Asked<'_>, proved: bool) -> Explanation {
+fn taken(explanation: Explanation, (course, view): (Course, Terms<'_>), asked: &Asked<'_>, proved: bool) -> Explanation {
     match course {
         Course::Serve(_) => served(explanation, view, asked, proved),
         Course::Unreadable => {
@@ -170,9 +170,9 @@ fn taken(explanation: Explanation, (course, view): (Course, View<'_>), asked: &A
     }
 }
 
-fn carried(mut explanation: Explanation, view: View<'_>) -> Explanation {
+fn carried(mut explanation: Explanation, view: Terms<'_>) -> Explanation {
     match view {
-        View::Outbound(listener) | View::Edge(listener) => {
+        Terms::Outbound(listener) | Terms::Edge(listener) => {
             let explanation = match &listener.tcp {
                 Some(forward) => towards(explanation, forward),
                 None => explanation,
@@ -183,15 +183,15 @@ fn carried(mut explanation: Explanation, view: View<'_>) -> Explanation {
                 None => explanation,
             }
         }
-        View::Inbound(_) => {
+        Terms::Inbound(_) => {
             explanation.cluster = Some(proto::names::INBOUND.to_owned());
             explanation
         }
-        View::NoPort | View::Unconfigured => explanation,
+        Terms::NoPort | Terms::Unconfigured => explanation,
     }
 }
 
-fn served(explanation: Explanation, view: View<'_>, asked: &Asked<'_>, proved: bool) -> Explanation {
+fn served(explanation: Explanation, view: Terms<'_>, asked: &Asked<'_>, proved: bool) -> Explanation {
     match decide::admit(view, Facts { proved, fault: asked.fault }) {
         Ok(table) => routed(explanation, table, &asked.head),
         Err(refusal) => {

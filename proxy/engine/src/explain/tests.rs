@@ -142,7 +142,7 @@ proptest! {
         let headers = HeaderMap::new();
         let asked = Asked { fault, ..asked(&Method::GET, &path, &headers) };
         let explained = outbound(&snapshot, destination, &asked);
-        let view = View::Outbound(&snapshot.outbound[&destination]);
+        let view = Terms::Outbound(&snapshot.outbound[&destination]);
         let shown = |reply: &LocalReply| Some(ReplyView::of(reply));
         match decide::request(view, Facts { proved: false, fault }, &asked.head, draw) {
             Err(refusal) => prop_assert_eq!(explained.reply, shown(&refusal.reply())),

@@ -13,7 +13,7 @@ pub const HEADER_VALUE_BYTES_MAX: usize = 16 << 10;
 
 /// Which message the operations are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(super) enum Message {
     Request,
     Response,
 }
@@ -38,8 +38,8 @@ pub enum HeaderOp {
 pub struct HeaderOps(Vec<HeaderOp>);
 
 impl HeaderOps {
-    pub(super) fn compile(add: &[HeaderValueOption], remove: &[String], side: Side) -> Result<Option<Self>, Wrong> {
-        let prefix = if side == Side::Request { "request_headers" } else { "response_headers" };
+    pub(super) fn compile(add: &[HeaderValueOption], remove: &[String], side: Message) -> Result<Option<Self>, Wrong> {
+        let prefix = if side == Message::Request { "request_headers" } else { "response_headers" };
         if add.len() + remove.len() > HEADER_OPS_MAX {
             return Err(Wrong::new(format!("{prefix}_to_add"), format!("more than {HEADER_OPS_MAX} header operations")));
         }
@@ -104,7 +104,7 @@ impl HeaderOps {
     }
 }
 
-fn op(option: &HeaderValueOption, side: Side) -> Result<HeaderOp, Wrong> {
+fn op(option: &HeaderValueOption, side: Message) -> Result<HeaderOp, Wrong> {
     let HeaderValueOption { header, append_action, keep_empty_value } = option;
     let Some(RawValue { key, value: text }) = header else {
         return Err(Wrong::new("header", "is missing"));
@@ -113,7 +113,7 @@ fn op(option: &HeaderValueOption, side: Side) -> Result<HeaderOp, Wrong> {
     let value = value(text, *keep_empty_value).map_err(|wrong| wrong.within("header.value"))?;
     let action =
         HeaderAppendAction::try_from(*append_action).map_err(|_| Wrong::new("append_action", format!("unknown value {append_action}")))?;
-    if name == header::HOST && (side == Side::Response || action != HeaderAppendAction::OverwriteIfExistsOrAdd) {
+    if name == header::HOST && (side == Message::Response || action != HeaderAppendAction::OverwriteIfExistsOrAdd) {
         return Err(Wrong::new("header.key", "`host` can only be set, and only on requests"));
     }
     Ok(match action {
@@ -186,7 +186,7 @@ mod tests {
             option("x-none", "x", A::OverwriteIfExists),
             option("x-gone", "50%%", A::AppendIfExistsOrAdd),
         ];
-        let ops = HeaderOps::compile(&add, &["x-gone".into()], Side::Request).unwrap().unwrap();
+        let ops = HeaderOps::compile(&add, &["x-gone".into()], Message::Request).unwrap().unwrap();
         let mut headers = HeaderMap::new();
         for (name, value) in [("x-set", "old"), ("x-add", "a"), ("x-gone", "old")] {
             headers.append(name, HeaderValue::from_static(value));
@@ -214,12 +214,12 @@ mod tests {
             (option("host", "x", A::AppendIfExistsOrAdd), "only be set"),
         ];
         for (raw, part) in bad {
-            let wrong = HeaderOps::compile(std::slice::from_ref(&raw), &[], Side::Request).unwrap_err();
+            let wrong = HeaderOps::compile(std::slice::from_ref(&raw), &[], Message::Request).unwrap_err();
             let text = wrong.of("T", "n").to_string();
             assert!(text.contains(part) && text.contains("request_headers_to_add[0]"), "{raw:?}: {text}");
         }
-        assert!(HeaderOps::compile(&[], &["host".into()], Side::Request).is_err());
-        assert!(HeaderOps::compile(&[option("host", "x", A::OverwriteIfExistsOrAdd)], &[], Side::Request).is_ok());
-        assert!(HeaderOps::compile(&[option("a", "100% sure", A::AppendIfExistsOrAdd)], &[], Side::Response).is_ok());
+        assert!(HeaderOps::compile(&[], &["host".into()], Message::Request).is_err());
+        assert!(HeaderOps::compile(&[option("host", "x", A::OverwriteIfExistsOrAdd)], &[], Message::Request).is_ok());
+        assert!(HeaderOps::compile(&[option("a", "100% sure", A::AppendIfExistsOrAdd)], &[], Message::Response).is_ok());
     }
 }

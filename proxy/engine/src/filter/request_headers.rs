@@ -2,7 +2,7 @@
 
 use proto::xds::core::HeaderValueOption;
 
-use super::headers::{HeaderOps, Side};
+use super::headers::{HeaderOps, Message};
 use super::{Exchange, Verdict};
 use crate::rejected::Wrong;
 
@@ -13,7 +13,7 @@ pub struct RequestHeaders(HeaderOps);
 impl RequestHeaders {
     /// `None` when there is nothing to do.
     pub(crate) fn compile(add: &[HeaderValueOption], remove: &[String]) -> Result<Option<Self>, Wrong> {
-        Ok(HeaderOps::compile(add, remove, Side::Request)?.map(Self))
+        Ok(HeaderOps::compile(add, remove, Message::Request)?.map(Self))
     }
 
     /// Changes the headers in place; no allocation but the map's own.

@@ -3,7 +3,7 @@
 use http::HeaderMap;
 use proto::xds::core::HeaderValueOption;
 
-use super::headers::{HeaderOps, Side};
+use super::headers::{HeaderOps, Message};
 use crate::rejected::Wrong;
 
 /// Sets, adds and removes response headers.
@@ -13,7 +13,7 @@ pub struct ResponseHeaders(HeaderOps);
 impl ResponseHeaders {
     /// `None` when there is nothing to do.
     pub(crate) fn compile(add: &[HeaderValueOption], remove: &[String]) -> Result<Option<Self>, Wrong> {
-        Ok(HeaderOps::compile(add, remove, Side::Response)?.map(Self))
+        Ok(HeaderOps::compile(add, remove, Message::Response)?.map(Self))
     }
 
     /// Changes the headers in place; no allocation but the map's own.

@@ -18,15 +18,12 @@ use http_body::Body as _;
 
 use super::Pump;
 use crate::ground::body::{Body, Received};
-use crate::ground::drain::{Drain, Member, Stage};
+use crate::ground::drain::{Drain, DrainStage, Member};
 use crate::ground::line::{Interim, Line};
 use crate::ground::patience::Patience;
 use crate::ground::windows::{Bodies, Turned, Windows};
 use crate::http::kept::Kept;
-use crate::io::{Gathered, Notes, Pressure, Rewound, Stream, Unstalled, gather};
-
-/// What HTTP/2 is read from and written to.
-type Io = Gathered<Unstalled<Rewound<Stream>>>;
+use crate::io::{Attended, Gathered, Notes, Pressure, Rewound, Stream, Unstalled, gather};
 
 /// Serves HTTP/2 to its end; every turn of the connection ends with what it wrote on its way. `inner` says that a peer of the mesh calls. Says GOAWAY when the worker drains. Dropping
 /// the future cuts the connection; what is being answered on it ends by itself.
@@ -50,9 +47,19 @@ pub(crate) async fn serve<F, A>(
         kept.finish(false);
         let ended = match shake_hands(handshake, &mut member).await {
             Some(Ok(connection)) => {
-                let serving =
-                    Serving { connection, windows, patience, kept, streams: Rc::default(), begun: 0, inner, member, told: false, answer };
-                serving.run().await
+                let conversation = Conversation {
+                    connection,
+                    windows,
+                    patience,
+                    kept,
+                    streams: Rc::default(),
+                    begun: 0,
+                    inner,
+                    member,
+                    told: false,
+                    answer,
+                };
+                conversation.run().await
             }
             Some(Err(error)) => Err(error),
             None => Ok(()),
@@ -66,19 +73,19 @@ pub(crate) async fn serve<F, A>(
 
 /// `None`: the drain came to its end first.
 async fn shake_hands(
-    mut handshake: Pin<&mut h2::server::Handshake<Io, Bytes>>,
+    mut handshake: Pin<&mut h2::server::Handshake<Gathered<Attended>, Bytes>>,
     member: &mut Member,
-) -> Option<Result<Connection<Io, Bytes>, h2::Error>> {
+) -> Option<Result<Connection<Gathered<Attended>, Bytes>, h2::Error>> {
     poll_fn(|cx| match handshake.as_mut().poll(cx) {
         Poll::Ready(shaken) => Poll::Ready(Some(shaken)),
-        Poll::Pending => member.poll_stage(Stage::Closing, cx).map(|()| None),
+        Poll::Pending => member.poll_stage(DrainStage::Closing, cx).map(|()| None),
     })
     .await
 }
 
 /// A connection and what its turns need.
-struct Serving<'a, F> {
-    connection: Connection<Io, Bytes>,
+struct Conversation<'a, F> {
+    connection: Connection<Gathered<Attended>, Bytes>,
     windows: Rc<Windows>,
     patience: &'a Patience,
     kept: Box<Kept>,
@@ -92,7 +99,7 @@ struct Serving<'a, F> {
     answer: F,
 }
 
-impl<F, A> Serving<'_, F>
+impl<F, A> Conversation<'_, F>
 where
     F: Fn(Request<Received>) -> A,
     A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
@@ -136,7 +143,7 @@ where
 
     fn has_more_to_say(&mut self, cx: &mut Context<'_>) -> bool {
         let over = self.kept.poll_over((self.streams.count.get() > 0, self.begun), cx).is_ready();
-        if !self.told && (over || self.streams.last.get() || self.member.poll_stage(Stage::Told, cx).is_ready()) {
+        if !self.told && (over || self.streams.last.get() || self.member.poll_stage(DrainStage::Told, cx).is_ready()) {
             self.told = true;
             self.connection.graceful_shutdown();
             return true;

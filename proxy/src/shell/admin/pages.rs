@@ -16,10 +16,10 @@ use crate::status::inspect;
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
-type Page = Response<Full<Bytes>>;
+type AdminPage = Response<Full<Bytes>>;
 
 impl Admin {
-    pub(super) async fn page(&self, pages: Pages, head: &Parts) -> Page {
+    pub(super) async fn page(&self, pages: Pages, head: &Parts) -> AdminPage {
         let (method, uri) = (&head.method, &head.uri);
         let reading = matches!(*method, Method::GET | Method::HEAD);
         let query = Query::of(uri);
@@ -58,7 +58,7 @@ impl Admin {
         }
     }
 
-    fn config_dump(&self) -> Page {
+    fn config_dump(&self) -> AdminPage {
         let snapshot = self.snapshots.load();
         let mut dump = json!({
             "node": self.node.to_string(),
@@ -81,7 +81,7 @@ impl Admin {
         page(StatusCode::OK, JSON, format!("{dump:#}\n"))
     }
 
-    async fn explain(&self, query: &Query) -> Page {
+    async fn explain(&self, query: &Query) -> AdminPage {
         let header = |text: &str| {
             let (name, value) = text.split_once(':')?;
             Some(Header { name: name.trim().to_owned(), value: value.trim().to_owned() })
@@ -108,7 +108,7 @@ impl Admin {
 const INDEX: &str = "GET /config_dump  what this proxy runs\nGET /stats  metrics\nGET /explain?url=…  what a request would meet\n\
                      GET /logging, POST /logging?level=FILTER  the log's filter\nPOST /drain  begin to drain\nPOST /quitquitquit  end now\n";
 
-fn page(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Page {
+fn page(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> AdminPage {
     let mut page = Response::new(Full::new(body.into()));
     *page.status_mut() = status;
     page.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -116,13 +116,13 @@ fn page(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) 
     page
 }
 
-fn only(method: &'static str, why: &str) -> Page {
+fn only(method: &'static str, why: &str) -> AdminPage {
     let mut page = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("{why}: use {method}\n"));
     page.headers_mut().insert(ALLOW, HeaderValue::from_static(method));
     page
 }
 
-fn health(state: Result<(), &'static str>) -> Page {
+fn health(state: Result<(), &'static str>) -> AdminPage {
     match state {
         Ok(()) => page(StatusCode::OK, TEXT, "ok\n"),
         Err(missing) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{missing}\n")),

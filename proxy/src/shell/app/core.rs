@@ -16,7 +16,7 @@ use crate::shell::worker::Means;
 use crate::snapshots::Snapshots;
 use crate::status::lifecycle::Lifecycle;
 use crate::status::logs::LogFilter;
-use crate::tls::dial::{Dialer, Target};
+use crate::tls::dial::{ControlAddress, Dialer};
 use crate::tls::{ControlTls, CredentialCell, Tls, TrustCell, WallTime};
 use crate::xds::{Client, NodeIdentity};
 
@@ -28,7 +28,7 @@ pub struct Membership {
     /// Whom its certificate is for.
     pub subject: Subject,
     /// Control plane.
-    pub control: Target,
+    pub control: ControlAddress,
     /// Roots the control plane must prove itself by.
     pub control_roots: Vec<CertificateDer<'static>>,
     /// Where a token may lie.
@@ -146,7 +146,7 @@ async fn expiry(credentials: Arc<CredentialCell>, telemetry: Arc<Telemetry>, sto
     loop {
         if let Some(leaf) = credentials.current() {
             let end = leaf.not_after.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-            telemetry.facts.cert_expiry_unix_secs.store(i64::try_from(end).unwrap_or(i64::MAX), std::sync::atomic::Ordering::Relaxed);
+            telemetry.readings.cert_expiry_unix_secs.store(i64::try_from(end).unwrap_or(i64::MAX), std::sync::atomic::Ordering::Relaxed);
         }
         tokio::select! {
             biased;

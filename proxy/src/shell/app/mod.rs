@@ -24,7 +24,7 @@ use crate::io::{Clock, Draw, Listening, Network, adopt_channel};
 use crate::observe::TelemetryOptions;
 use crate::shell::admin::{Admin, Pages};
 use crate::shell::doors::{Edges, arrivals, open_everywhere, serve_map};
-use crate::shell::listener::Door;
+use crate::shell::listener::Purpose;
 use crate::shell::ports::{Reach, open, open_at, open_udp};
 use crate::shell::rights;
 use crate::shell::settings::{Bootstrap, Exempt, Map, Ports, ProxyArgs};
@@ -130,7 +130,7 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
     core.start(&mut tasks, logs, draw.next(), &stop)?;
     tasks.spawn(rest::give_back_at_rest(lifecycle.clone(), stop.clone()));
 
-    for (door, listeners) in [(Door::Outbound, &sockets.outbound), (Door::Inbound, &sockets.inbound)] {
+    for (door, listeners) in [(Purpose::Outbound, &sockets.outbound), (Purpose::Inbound, &sockets.inbound)] {
         for listener in listeners {
             open_everywhere(&workers, door, listener).await;
         }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
-use crate::ground::drain::Stage;
+use crate::ground::drain::DrainStage;
 use crate::ground::limits::{ACCEPT_PAUSE, ACCEPT_TOLD_EVERY, QUEUED_MAX};
 use crate::io::{Accepted, Listening};
 use crate::observe::Direction;
@@ -16,7 +16,7 @@ use crate::{road::gateway, road::inbound, road::outbound};
 
 /// What comes in at a listening socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Door {
+pub enum Purpose {
     /// The application's redirected connections.
     Outbound,
     /// Redirected connections to the application.
@@ -33,7 +33,7 @@ pub enum Door {
     },
 }
 
-impl Door {
+impl Purpose {
     /// The direction whose bound counts and whose drain closes it.
     pub const fn direction(self) -> Direction {
         match self {
@@ -46,7 +46,7 @@ impl Door {
 /// Accepts until the direction's drain shuts the door, or until dropped; each connection runs in a task of its own on this thread. At
 /// the direction's bound, connections wait in the kernel's queue. When the kernel has no descriptors left, accepting pauses. A door that
 /// is shut takes what has queued up before it: those clients are connected already, and would see their connections reset.
-pub async fn listen(mut listening: Listening, door: Door, shared: Rc<Shared>) {
+pub async fn listen(mut listening: Listening, door: Purpose, shared: Rc<Shared>) {
     let guests = Rc::clone(shared.guests.of(door.direction()));
     let _doorway = guests.door();
     let mut told = None;
@@ -55,7 +55,7 @@ pub async fn listen(mut listening: Listening, door: Door, shared: Rc<Shared>) {
         let place = guests.place().await;
         let accepted = tokio::select! {
             biased;
-            () = member.stage(Stage::Shut) => break,
+            () = member.stage(DrainStage::Shut) => break,
             accepted = accept(&mut listening, door, &mut told) => accepted,
         };
         admit(accepted, door, &shared, place.taken());
@@ -69,7 +69,7 @@ pub async fn listen(mut listening: Listening, door: Door, shared: Rc<Shared>) {
 }
 
 /// `told`: when it was last told that there is nothing to accept with.
-async fn accept(listening: &mut Listening, door: Door, told: &mut Option<Instant>) -> Accepted {
+async fn accept(listening: &mut Listening, door: Purpose, told: &mut Option<Instant>) -> Accepted {
     loop {
         match listening.accept().await {
             Ok(accepted) => return accepted,
@@ -84,7 +84,7 @@ async fn accept(listening: &mut Listening, door: Door, told: &mut Option<Instant
     }
 }
 
-fn admit(accepted: Accepted, door: Door, shared: &Rc<Shared>, guest: Guest) {
+fn admit(accepted: Accepted, door: Purpose, shared: &Rc<Shared>, guest: Guest) {
     let shared = Rc::clone(shared);
     tokio::task::spawn_local(async move {
         enter(accepted, door, Rc::clone(&shared)).await;
@@ -96,23 +96,23 @@ fn admit(accepted: Accepted, door: Door, shared: &Rc<Shared>, guest: Guest) {
 
 /// Sends a connection down its road. One that nobody redirected, to a door that takes only redirected ones, is closed: it would come
 /// back to us for ever.
-async fn enter(accepted: Accepted, door: Door, shared: Rc<Shared>) {
+async fn enter(accepted: Accepted, door: Purpose, shared: Rc<Shared>) {
     let Accepted { socket, peer, local, original } = accepted;
     let destination = match door {
-        Door::Outbound | Door::Inbound => match original {
+        Purpose::Outbound | Purpose::Inbound => match original {
             Some(original) if original.port() != local.port() => original,
             _ => {
                 tracing::debug!(%peer, %local, "closed: a connection that was not redirected");
                 return;
             }
         },
-        Door::Edge { .. } => local,
-        Door::Fixed { destination } => destination,
+        Purpose::Edge { .. } => local,
+        Purpose::Fixed { destination } => destination,
     };
     let arrival = Arrival { socket, peer, destination };
     match door {
-        Door::Outbound | Door::Fixed { .. } => outbound::serve_connection(arrival, shared).await,
-        Door::Inbound => inbound::serve_connection(arrival, shared).await,
-        Door::Edge { port } => gateway::serve_connection(arrival, port, shared).await,
+        Purpose::Outbound | Purpose::Fixed { .. } => outbound::serve_connection(arrival, shared).await,
+        Purpose::Inbound => inbound::serve_connection(arrival, shared).await,
+        Purpose::Edge { port } => gateway::serve_connection(arrival, port, shared).await,
     }
 }

@@ -19,7 +19,7 @@ use proto::xds::upstream_http::http_protocol_options::explicit_http_config::Prot
 use proto::xds::upstream_http::http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig};
 use proto::xds::{core, least_request};
 
-use super::transport::{self, Transport, config_source};
+use super::transport::{self, Security, config_source};
 use super::{CONNECT_TIMEOUT_DEFAULT, INBOUND_CLUSTER, duration, metadata, same_name, unpack};
 use crate::model::{Cluster, ClusterKind, EndpointCell, Protocol};
 use crate::rejected::{Wrong, refuse};
@@ -27,19 +27,19 @@ use crate::rejected::{Wrong, refuse};
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// A cluster that has not met its endpoints yet.
-pub(super) struct Draft {
+pub(super) struct ClusterDraft {
     cluster: Cluster,
     /// Name of the assignment with its endpoints.
     pub(super) assignment: String,
 }
 
-impl Draft {
+impl ClusterDraft {
     pub(super) fn with_endpoints(self, endpoints: Arc<EndpointCell>) -> Cluster {
         Cluster { endpoints, ..self.cluster }
     }
 }
 
-pub(super) fn compile(name: &str, raw: &Raw) -> Result<Draft, Wrong> {
+pub(super) fn compile(name: &str, raw: &Raw) -> Result<ClusterDraft, Wrong> {
     let Raw {
         transport_socket_matches,
         name: inner,
@@ -83,7 +83,7 @@ pub(super) fn compile(name: &str, raw: &Raw) -> Result<Draft, Wrong> {
         kind,
         endpoints: Arc::default(),
     };
-    Ok(Draft { cluster, assignment })
+    Ok(ClusterDraft { cluster, assignment })
 }
 
 fn kind(name: &str, raw: Option<&ClusterDiscoveryType>) -> Result<ClusterKind, Wrong> {
@@ -189,14 +189,14 @@ fn sockets(matches: &[TransportSocketMatch], rest: Option<&TransportSocket>, kin
         match (transport, everyone) {
             // The first that fits counts.
             _ if plaintext => return Err(at(Wrong::new("", "comes after the one for every endpoint"))),
-            (Transport::Mesh, false) if wanted.as_ref().is_some_and(metadata::mesh_mode) => {}
-            (Transport::Plain, true) => plaintext = true,
+            (Security::Mesh, false) if wanted.as_ref().is_some_and(metadata::mesh_mode) => {}
+            (Security::Plain, true) => plaintext = true,
             _ => return Err(at(Wrong::new("match", "is neither mesh TLS by tlsMode nor plaintext for the rest"))),
         }
     }
     match rest.map(transport::upstream).transpose().map_err(|wrong| wrong.within("transport_socket"))? {
-        None | Some(Transport::Plain) => Ok(()),
-        Some(Transport::Mesh) => Err(Wrong::new("transport_socket", "is for endpoints without an identity: plaintext")),
+        None | Some(Security::Plain) => Ok(()),
+        Some(Security::Mesh) => Err(Wrong::new("transport_socket", "is for endpoints without an identity: plaintext")),
     }
 }
 

@@ -22,7 +22,7 @@ const ENDPOINTS_MAX: usize = 100_000;
 const PRUNE_FLOOR: usize = 256;
 
 /// An endpoint that has not met its live counters yet.
-pub(super) struct Draft {
+pub(super) struct EndpointDraft {
     address: SocketAddr,
     weight: u32,
     health: Health,
@@ -32,7 +32,7 @@ pub(super) struct Draft {
     instance: String,
 }
 
-pub(super) fn compile(name: &str, raw: &ClusterLoadAssignment) -> Result<Vec<Draft>, Wrong> {
+pub(super) fn compile(name: &str, raw: &ClusterLoadAssignment) -> Result<Vec<EndpointDraft>, Wrong> {
     let ClusterLoadAssignment { cluster_name, endpoints: groups, policy } = raw;
     same_name(name, cluster_name, "cluster_name")?;
     if let Some(Policy { overprovisioning_factor }) = policy {
@@ -61,7 +61,7 @@ pub(super) fn compile(name: &str, raw: &ClusterLoadAssignment) -> Result<Vec<Dra
     Ok(drafts)
 }
 
-fn one(raw: &LbEndpoint) -> Result<Draft, Wrong> {
+fn one(raw: &LbEndpoint) -> Result<EndpointDraft, Wrong> {
     let LbEndpoint { host_identifier, health_status, metadata: facts, load_balancing_weight } = raw;
     let Some(HostIdentifier::Endpoint(RawEndpoint { address, hostname })) = host_identifier else {
         return Err(Wrong::new("endpoint", "is missing"));
@@ -90,7 +90,7 @@ fn one(raw: &LbEndpoint) -> Result<Draft, Wrong> {
     if mesh && identity.is_none() {
         return Err(Wrong::new("metadata.identity", "is missing for an endpoint that is to be met by mesh TLS"));
     }
-    Ok(Draft {
+    Ok(EndpointDraft {
         address,
         weight,
         health,
@@ -121,16 +121,16 @@ pub(super) fn socket(raw: Option<&Address>) -> Result<SocketAddr, Wrong> {
 
 /// What is the same for an endpoint in every set and in every cluster: counters by address, numbers by workload.
 #[derive(Debug, Default)]
-pub(super) struct Registry {
+pub(super) struct LiveEndpoints {
     live: HashMap<SocketAddr, Weak<EndpointLive>>,
     workloads: HashMap<(Arc<str>, Arc<str>), u32>,
     /// Size at which dead entries are looked for.
     prune_at: usize,
 }
 
-impl Registry {
+impl LiveEndpoints {
     /// The set of these endpoints; those that did not change stay the same `Arc`.
-    pub(super) fn set(&mut self, drafts: Vec<Draft>, previous: &EndpointSet) -> EndpointSet {
+    pub(super) fn set(&mut self, drafts: Vec<EndpointDraft>, previous: &EndpointSet) -> EndpointSet {
         let known: HashMap<SocketAddr, &Arc<Endpoint>> =
             previous.ready.iter().chain(&previous.other).map(|endpoint| (endpoint.address, endpoint)).collect();
         let mut ready = Vec::with_capacity(drafts.len());
@@ -145,7 +145,7 @@ impl Registry {
         EndpointSet::new(ready, other)
     }
 
-    fn endpoint(&mut self, draft: Draft) -> Endpoint {
+    fn endpoint(&mut self, draft: EndpointDraft) -> Endpoint {
         let live = self.live.get(&draft.address).and_then(Weak::upgrade).unwrap_or_default();
         self.live.insert(draft.address, Arc::downgrade(&live));
         let key: (Arc<str>, Arc<str>) = (draft.namespace.into(), draft.workload.into());
@@ -180,7 +180,7 @@ impl Registry {
     }
 }
 
-fn same(known: &Endpoint, draft: &Draft) -> bool {
+fn same(known: &Endpoint, draft: &EndpointDraft) -> bool {
     known.weight == draft.weight
         && known.health == draft.health
         && known.identity.as_deref() == draft.identity.as_ref()

@@ -33,13 +33,13 @@ pub(super) enum Routes {
 
 /// Which side the connection manager is on: fields that describe what the proxy does by itself must describe just that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Side {
+pub(super) enum Facing {
     Inbound,
     Outbound,
     Edge,
 }
 
-pub(super) fn compile(filters: &[Filter], side: Side) -> Result<End, Wrong> {
+pub(super) fn compile(filters: &[Filter], side: Facing) -> Result<End, Wrong> {
     // The name is a label; the type decides.
     let [Filter { name, config_type }] = filters else {
         return Err(Wrong::new("filters", format!("holds {} filters instead of one", filters.len())));
@@ -53,7 +53,7 @@ pub(super) fn compile(filters: &[Filter], side: Side) -> Result<End, Wrong> {
     }
     if config.type_url == TcpProxy::type_url() {
         let why = "a TcpProxy is not supported at an edge: an HttpConnectionManager";
-        return if side == Side::Edge { Err(at(Wrong::new("typed_config", why))) } else { Ok(End::Tcp(unpack(config).map_err(at)?)) };
+        return if side == Facing::Edge { Err(at(Wrong::new("typed_config", why))) } else { Ok(End::Tcp(unpack(config).map_err(at)?)) };
     }
     Err(at(Wrong::new("typed_config", format!("filter `{}` ({}) is not supported", name.escape_debug(), short(config)))))
 }
@@ -62,7 +62,7 @@ fn short(config: &Any) -> &str {
     config.type_url.rsplit('/').next().unwrap_or_default()
 }
 
-fn http(raw: &HttpConnectionManager, side: Side) -> Result<End, Wrong> {
+fn http(raw: &HttpConnectionManager, side: Facing) -> Result<End, Wrong> {
     let HttpConnectionManager {
         codec_type,
         stat_prefix,
@@ -82,13 +82,13 @@ fn http(raw: &HttpConnectionManager, side: Side) -> Result<End, Wrong> {
     refuse(http2_protocol_options.is_some(), "http2_protocol_options")?;
     refuse(stream_idle_timeout.is_some(), "stream_idle_timeout")?;
     // An edge adds its client to x-forwarded-for, a sidecar does not.
-    refuse(use_remote_address.is_some_and(|told| told != (side == Side::Edge)), "use_remote_address")?;
+    refuse(use_remote_address.is_some_and(|told| told != (side == Facing::Edge)), "use_remote_address")?;
     statistics(stat_prefix, side)?;
     client_certificate(*forward_client_cert_details, set_current_client_cert_details.as_ref(), side)?;
     upgrades(upgrade_configs)?;
     filters(http_filters)?;
     let protocol = codec(*codec_type)?;
-    if side == Side::Edge && protocol != Protocol::Http {
+    if side == Facing::Edge && protocol != Protocol::Http {
         return Err(Wrong::new("codec_type", "must be AUTO at an edge: a client chooses its version by its first bytes"));
     }
     Ok(End::Http { protocol, routes: routes(route_specifier.as_ref())? })
@@ -119,23 +119,23 @@ fn routes(raw: Option<&RouteSpecifier>) -> Result<Routes, Wrong> {
 }
 
 /// Envoy asks for the name of its own statistics, which this proxy does not keep: only the side may stand there.
-fn statistics(prefix: &str, side: Side) -> Result<(), Wrong> {
-    let wanted = if side == Side::Inbound { "inbound" } else { "outbound" };
+fn statistics(prefix: &str, side: Facing) -> Result<(), Wrong> {
+    let wanted = if side == Facing::Inbound { "inbound" } else { "outbound" };
     if prefix.is_empty() || prefix == wanted { Ok(()) } else { Err(Wrong::new("stat_prefix", format!("must be {wanted}"))) }
 }
 
 /// The inbound side sets x-forwarded-client-cert and removes the caller's; the outbound side passes none on (contract, section 4).
-fn client_certificate(forwarding: i32, details: Option<&SetCurrentClientCertDetails>, side: Side) -> Result<(), Wrong> {
+fn client_certificate(forwarding: i32, details: Option<&SetCurrentClientCertDetails>, side: Facing) -> Result<(), Wrong> {
     let (wanted, word) = match side {
-        Side::Inbound => (ForwardClientCertDetails::SanitizeSet, "SANITIZE_SET"),
-        Side::Outbound | Side::Edge => (ForwardClientCertDetails::Sanitize, "SANITIZE"),
+        Facing::Inbound => (ForwardClientCertDetails::SanitizeSet, "SANITIZE_SET"),
+        Facing::Outbound | Facing::Edge => (ForwardClientCertDetails::Sanitize, "SANITIZE"),
     };
     if ForwardClientCertDetails::try_from(forwarding) != Ok(wanted) {
         return Err(Wrong::new("forward_client_cert_details", format!("must be {word} on this side")));
     }
     let SetCurrentClientCertDetails { subject, cert, chain, dns, uri } = details.copied().unwrap_or_default();
     let more = subject == Some(true) || cert || chain || dns;
-    if more || uri != (side == Side::Inbound) {
+    if more || uri != (side == Facing::Inbound) {
         return Err(Wrong::new("set_current_client_cert_details", "must be the URI on the inbound side, and nothing on the outbound one"));
     }
     Ok(())

@@ -9,8 +9,8 @@ use proto::xds::listener::{FilterChain, FilterChainMatch};
 use proto::xds::route::RouteConfiguration;
 
 use super::chains::{application_http, placed};
-use super::hcm::{self, End, Routes, Side};
-use super::transport::{self, Transport};
+use super::hcm::{self, End, Facing, Routes};
+use super::transport::{self, Security};
 use super::{INBOUND_CLUSTER, forward, metadata, route, stamp};
 use crate::model::{MtlsMode, Protocol};
 use crate::rejected::{Wrong, refuse};
@@ -22,16 +22,16 @@ const CHAINS_MAX: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Inbound {
     pub(super) content: u64,
-    pub(super) ports: BTreeMap<u16, Port>,
-    pub(super) other: Port,
+    pub(super) ports: BTreeMap<u16, InboundPort>,
+    pub(super) other: InboundPort,
 }
 
 /// See [`crate::model::InboundPort`].
 #[derive(Debug)]
-pub(super) struct Port {
+pub(super) struct InboundPort {
     pub(super) mode: MtlsMode,
     pub(super) protocol: Protocol,
-    pub(super) table: route::Table,
+    pub(super) table: route::RouteTable,
     pub(super) service_namespace: String,
     pub(super) service: String,
     pub(super) idle_timeout: Option<Duration>,
@@ -50,7 +50,7 @@ enum Role {
     Plain,
 }
 
-struct Chain {
+struct PortChain {
     field: String,
     /// `NS/NAME` labels.
     service: (String, String),
@@ -64,7 +64,7 @@ pub(super) fn compile(chains: &[FilterChain]) -> Result<Inbound, Wrong> {
     if chains.len() > CHAINS_MAX {
         return Err(Wrong::new("filter_chains", format!("holds more than {CHAINS_MAX} chains")));
     }
-    let mut groups: BTreeMap<Option<u16>, Vec<Chain>> = BTreeMap::new();
+    let mut groups: BTreeMap<Option<u16>, Vec<PortChain>> = BTreeMap::new();
     for (field, chain) in placed(chains) {
         let (port, chain) = read(chain, &field).map_err(|wrong| wrong.within(&field))?;
         groups.entry(port).or_default().push(chain);
@@ -73,14 +73,14 @@ pub(super) fn compile(chains: &[FilterChain]) -> Result<Inbound, Wrong> {
         return Err(Wrong::new("filter_chains", "no chain without destination_port: the rule for every other port is missing"));
     };
     let other = fold(&other, "every other port")?;
-    let port = |(port, chains): (Option<u16>, Vec<Chain>)| {
+    let port = |(port, chains): (Option<u16>, Vec<PortChain>)| {
         let port = port.unwrap_or_default();
         Ok((port, fold(&chains, &format!("port {port}"))?))
     };
     Ok(Inbound { content: stamp(), ports: groups.into_iter().map(port).collect::<Result<_, Wrong>>()?, other })
 }
 
-fn read(raw: &FilterChain, field: &str) -> Result<(Option<u16>, Chain), Wrong> {
+fn read(raw: &FilterChain, field: &str) -> Result<(Option<u16>, PortChain), Wrong> {
     // The name is a label.
     let FilterChain { filter_chain_match, filters, metadata, transport_socket, name: _ } = raw;
     let wanted = filter_chain_match.clone().unwrap_or_default();
@@ -96,7 +96,7 @@ fn read(raw: &FilterChain, field: &str) -> Result<(Option<u16>, Chain), Wrong> {
         },
     };
     let transport = transport_socket.as_ref().map(transport::downstream).transpose().map_err(|wrong| wrong.within("transport_socket"))?;
-    let (role, sniffed) = match (transport_protocol.as_str(), transport == Some(Transport::Mesh)) {
+    let (role, sniffed) = match (transport_protocol.as_str(), transport == Some(Security::Mesh)) {
         ("tls", true) if protocols == ALPN_MESH => (Role::Marked, false),
         ("tls", true) => (Role::AnyTls, foreign_http(&protocols)?),
         ("tls", false) if protocols.is_empty() => (Role::Passthrough, false),
@@ -104,7 +104,7 @@ fn read(raw: &FilterChain, field: &str) -> Result<(Option<u16>, Chain), Wrong> {
         ("raw_buffer", false) => (Role::Plain, http_names(&protocols)?),
         _ => return Err(Wrong::new(at("transport_protocol"), "is none of mesh TLS, TLS passed through and plaintext")),
     };
-    let end = hcm::compile(filters, Side::Inbound)?;
+    let end = hcm::compile(filters, Facing::Inbound)?;
     match (role, &end) {
         (_, End::Tcp(_)) if sniffed => return Err(Wrong::new(at("application_protocols"), "names HTTP for a chain that is not")),
         (Role::Passthrough, End::Http { .. }) => {
@@ -115,7 +115,7 @@ fn read(raw: &FilterChain, field: &str) -> Result<(Option<u16>, Chain), Wrong> {
         }
         _ => {}
     }
-    Ok((port, Chain { field: field.to_owned(), service: service(metadata.as_ref())?, role, sniffed, end }))
+    Ok((port, PortChain { field: field.to_owned(), service: service(metadata.as_ref())?, role, sniffed, end }))
 }
 
 fn http_names(protocols: &[String]) -> Result<bool, Wrong> {
@@ -133,7 +133,7 @@ fn foreign_http(protocols: &[String]) -> Result<bool, Wrong> {
 }
 
 /// Which of PeerAuthentication's modes a port's chains spell.
-fn fold(chains: &[Chain], whose: &str) -> Result<Port, Wrong> {
+fn fold(chains: &[PortChain], whose: &str) -> Result<InboundPort, Wrong> {
     let with = |role: Role| chains.iter().filter(|chain| chain.role == role).collect::<Vec<_>>();
     let (marked, any_tls, passed, plain) = (with(Role::Marked), with(Role::AnyTls), with(Role::Passthrough), with(Role::Plain));
     let (mode, deciding) = match (marked.is_empty(), any_tls.is_empty(), passed.is_empty(), plain.is_empty()) {
@@ -157,11 +157,11 @@ fn fold(chains: &[Chain], whose: &str) -> Result<Port, Wrong> {
     if let Some(odd) = chains.iter().find(|chain| chain.service != deciding[0].service) {
         return Err(Wrong::new(format!("{}.metadata", odd.field), format!("{} differs between the chains of {whose}", fact::SERVICE)));
     }
-    Ok(Port { mode, protocol, table: table(chains)?, service_namespace, service, idle_timeout: idle_timeout(chains)? })
+    Ok(InboundPort { mode, protocol, table: table(chains)?, service_namespace, service, idle_timeout: idle_timeout(chains)? })
 }
 
 /// One chain declares a protocol, two leave it to the first bytes.
-fn inner_protocol(chains: &[&Chain], whose: &str) -> Result<Protocol, Wrong> {
+fn inner_protocol(chains: &[&PortChain], whose: &str) -> Result<Protocol, Wrong> {
     match chains {
         [only] if !only.sniffed => Ok(match only.end {
             End::Http { protocol, .. } => protocol,
@@ -169,7 +169,7 @@ fn inner_protocol(chains: &[&Chain], whose: &str) -> Result<Protocol, Wrong> {
         }),
         [one, two] if one.sniffed != two.sniffed => {
             // Version by the first bytes: that is what "undeclared" means.
-            let plain = |chain: &Chain| !matches!(chain.end, End::Http { protocol: Protocol::Http1 | Protocol::Http2, .. });
+            let plain = |chain: &PortChain| !matches!(chain.end, End::Http { protocol: Protocol::Http1 | Protocol::Http2, .. });
             let other = if one.sniffed { two } else { one };
             refuse(!plain(one) || !plain(two) || !matches!(other.end, End::Tcp(_)), &format!("{}.filters[0]", other.field))?;
             Ok(Protocol::Auto)
@@ -189,7 +189,7 @@ fn service(metadata: Option<&Metadata>) -> Result<(String, String), Wrong> {
 }
 
 /// The one route table of a port's HTTP chains; a port without any still meets peers whose mesh ALPN says HTTP.
-fn table(chains: &[Chain]) -> Result<route::Table, Wrong> {
+fn table(chains: &[PortChain]) -> Result<route::RouteTable, Wrong> {
     let mut found: Option<&RouteConfiguration> = None;
     for chain in chains {
         let End::Http { routes, .. } = &chain.end else { continue };
@@ -227,7 +227,7 @@ fn default_routes() -> RouteConfiguration {
 }
 
 /// Opaque connections go to the application and nowhere else; their timeout is the same in all chains of a port.
-fn idle_timeout(chains: &[Chain]) -> Result<Option<Duration>, Wrong> {
+fn idle_timeout(chains: &[PortChain]) -> Result<Option<Duration>, Wrong> {
     let mut found = None;
     for chain in chains {
         let End::Tcp(raw) = &chain.end else { continue };

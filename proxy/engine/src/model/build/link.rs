@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::forward::Target as StagedTarget;
-use super::listener::{Listener, Road, Source};
+use super::listener::{Listener, Road, TableSource};
 use super::{Parts, forward, inbound, route};
 use crate::failure::{LocalReply, Reason};
 use crate::model::{Action, Backend, Forward, Inbound, InboundPort, Outbound, RouteTable, Rule, Snapshot, Target};
@@ -54,8 +54,8 @@ impl Parts {
         let previous = previous.filter(|previous| previous.content == road.content);
         let http = match &road.http {
             None => None,
-            Some(Source::Named(table)) => Some(now.routes.get(table)?.clone()),
-            Some(Source::Inline(table)) => Some(self.link_table(table, previous.and_then(|previous| previous.http.as_ref()))),
+            Some(TableSource::Named(table)) => Some(now.routes.get(table)?.clone()),
+            Some(TableSource::Inline(table)) => Some(self.link_table(table, previous.and_then(|previous| previous.http.as_ref()))),
         };
         let kept = previous.and_then(|previous| previous.tcp.as_ref());
         let tcp = road.tcp.as_ref().map(|staged| match kept {
@@ -89,7 +89,7 @@ impl Parts {
     }
 
     /// `previous` is of the same content.
-    fn link_port(&self, staged: &inbound::Port, previous: Option<&Arc<InboundPort>>) -> Arc<InboundPort> {
+    fn link_port(&self, staged: &inbound::InboundPort, previous: Option<&Arc<InboundPort>>) -> Arc<InboundPort> {
         let http = self.link_table(&staged.table, previous.map(|previous| &previous.http));
         if let Some(previous) = previous
             && Arc::ptr_eq(&previous.http, &http)
@@ -106,7 +106,7 @@ impl Parts {
         })
     }
 
-    fn link_table(&self, staged: &route::Table, previous: Option<&Arc<RouteTable>>) -> Arc<RouteTable> {
+    fn link_table(&self, staged: &route::RouteTable, previous: Option<&Arc<RouteTable>>) -> Arc<RouteTable> {
         if let Some(previous) = previous
             && previous.content == staged.content
             && self.same_rules(staged, previous)
@@ -131,7 +131,7 @@ impl Parts {
     }
 
     /// `linked` is of the same content, so rule stands by rule.
-    fn same_rules(&self, staged: &route::Table, linked: &RouteTable) -> bool {
+    fn same_rules(&self, staged: &route::RouteTable, linked: &RouteTable) -> bool {
         let mut pairs = staged.hosts.iter().flatten().zip(linked.hosts.iter().flatten());
         pairs.all(|(staged, linked)| self.same_action(&staged.action, &linked.action))
     }

@@ -9,8 +9,8 @@ use proto::xds::listener::{FilterChain, FilterChainMatch, Listener as Raw, Liste
 use proto::xds::{http_inspector, original_dst, tls_inspector};
 
 use super::chains::{application_http, placed};
-use super::hcm::{self, End, Routes, Side};
-use super::transport::{self, Transport};
+use super::hcm::{self, End, Facing, Routes};
+use super::transport::{self, Security};
 use super::{SNIFF_TIMEOUT, duration, endpoint, forward, inbound, metadata, route, same_name, stamp, unpack};
 use crate::model::Protocol;
 use crate::rejected::{Wrong, refuse};
@@ -28,15 +28,15 @@ pub(super) enum Listener {
 pub(super) struct Road {
     pub(super) content: u64,
     pub(super) protocol: Protocol,
-    pub(super) http: Option<Source>,
+    pub(super) http: Option<TableSource>,
     pub(super) tcp: Option<forward::Forward>,
 }
 
 /// Where a table comes from.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum TableSource {
     Named(String),
-    Inline(route::Table),
+    Inline(route::RouteTable),
 }
 
 pub(super) fn compile(name: &str, raw: &Raw) -> Result<Listener, Wrong> {
@@ -83,14 +83,14 @@ pub(super) fn compile(name: &str, raw: &Raw) -> Result<Listener, Wrong> {
         // The proxy's one outbound socket serves all of these.
         refuse(*bind_to_port == Some(true), "bind_to_port")?;
         return if destination == address {
-            Ok(Listener::Out(destination, road(chains, Side::Outbound)?.unwrap_or_else(nowhere)))
+            Ok(Listener::Out(destination, road(chains, Facing::Outbound)?.unwrap_or_else(nowhere)))
         } else {
             Err(wrong_address())
         };
     }
     if let Some(port) = proto::names::edge_port(name) {
         refuse(*bind_to_port == Some(false), "bind_to_port")?;
-        let road = || road(chains, Side::Edge)?.ok_or_else(|| Wrong::new("filter_chains", "is empty"));
+        let road = || road(chains, Facing::Edge)?.ok_or_else(|| Wrong::new("filter_chains", "is empty"));
         let fits = address.ip().is_unspecified() && port == address.port() && port != 0;
         return if fits { Ok(Listener::Edge(port, road()?)) } else { Err(wrong_address()) };
     }
@@ -143,8 +143,8 @@ fn nowhere() -> Road {
 }
 
 /// Declared HTTP, declared TCP, or both chains of an undeclared protocol; `None` without any chain.
-fn road((listed, rest): (&[FilterChain], Option<&FilterChain>), side: Side) -> Result<Option<Road>, Wrong> {
-    let mut http: Option<(Protocol, Source, bool)> = None;
+fn road((listed, rest): (&[FilterChain], Option<&FilterChain>), side: Facing) -> Result<Option<Road>, Wrong> {
+    let mut http: Option<(Protocol, TableSource, bool)> = None;
     let mut tcp: Option<forward::Forward> = None;
     for (field, chain) in placed(listed).chain(rest.map(|chain| ("default_filter_chain".to_owned(), chain))) {
         let at = |wrong: Wrong| wrong.within(&field);
@@ -177,8 +177,8 @@ fn road((listed, rest): (&[FilterChain], Option<&FilterChain>), side: Side) -> R
 /// Applications and an edge's clients come in plaintext.
 fn plaintext(raw: Option<&proto::xds::core::TransportSocket>) -> Result<(), Wrong> {
     match raw.map(transport::downstream).transpose().map_err(|wrong| wrong.within("transport_socket"))? {
-        None | Some(Transport::Plain) => Ok(()),
-        Some(Transport::Mesh) => Err(Wrong::unsupported("transport_socket")),
+        None | Some(Security::Plain) => Ok(()),
+        Some(Security::Mesh) => Err(Wrong::unsupported("transport_socket")),
     }
 }
 
@@ -194,9 +194,9 @@ fn outbound_match(raw: Option<&FilterChainMatch>) -> Result<bool, Wrong> {
     application_http(application_protocols).map_err(|wrong| wrong.within("filter_chain_match"))
 }
 
-fn source(routes: Routes) -> Result<Source, Wrong> {
+fn source(routes: Routes) -> Result<TableSource, Wrong> {
     Ok(match routes {
-        Routes::Named(name) => Source::Named(name),
-        Routes::Inline(raw) => Source::Inline(route::compile(&raw, None).map_err(|wrong| wrong.within("filters[0].route_config"))?),
+        Routes::Named(name) => TableSource::Named(name),
+        Routes::Inline(raw) => TableSource::Inline(route::compile(&raw, None).map_err(|wrong| wrong.within("filters[0].route_config"))?),
     })
 }

@@ -52,7 +52,7 @@ const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 #[derive(Debug)]
 pub struct Parts {
     listeners: BTreeMap<String, Staged<listener::Listener>>,
-    tables: BTreeMap<String, Staged<route::Table>>,
+    tables: BTreeMap<String, Staged<route::RouteTable>>,
     /// With the name of each one's assignment.
     clusters: BTreeMap<String, Staged<(Arc<Cluster>, String)>>,
     names: BTreeMap<String, Staged<Arc<DnsAnswer>>>,
@@ -62,7 +62,7 @@ pub struct Parts {
     assignments: BTreeMap<String, String>,
     /// By assignment name; held while an assignment of that name, or a cluster that wants it, is staged.
     cells: BTreeMap<String, Cell>,
-    registry: endpoint::Registry,
+    registry: endpoint::LiveEndpoints,
     /// The application beside a sidecar, where no cluster of that name was sent.
     local: Arc<Cluster>,
 }
@@ -101,7 +101,7 @@ impl Default for Parts {
             trust_bundle: None,
             assignments: BTreeMap::new(),
             cells: BTreeMap::new(),
-            registry: endpoint::Registry::default(),
+            registry: endpoint::LiveEndpoints::default(),
             local: Arc::new(local),
         }
     }
@@ -109,7 +109,7 @@ impl Default for Parts {
 
 /// The resource types of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ResourceKind {
     Listener,
     Route,
     Cluster,
@@ -119,7 +119,7 @@ enum Kind {
     Dns,
 }
 
-impl Kind {
+impl ResourceKind {
     fn of(type_url: &str) -> Result<Self, Wrong> {
         let known = [
             (proto::xds::LISTENER.to_owned(), Self::Listener),
@@ -147,22 +147,22 @@ impl Parts {
 
     /// Takes a resource away; what is live keeps it until the next [`Parts::assemble`]. An unknown name is no fault.
     pub fn remove(&mut self, type_url: &str, name: &str) {
-        match Kind::of(type_url) {
-            Ok(Kind::Listener) => drop(self.listeners.remove(name)),
-            Ok(Kind::Route) => drop(self.tables.remove(name)),
-            Ok(Kind::Dns) => drop(self.names.remove(name)),
-            Ok(Kind::Proxy) => self.settings = None,
-            Ok(Kind::Secret) if name == proto::names::ROOT_CA => self.trust_bundle = None,
-            Ok(Kind::Cluster) => {
+        match ResourceKind::of(type_url) {
+            Ok(ResourceKind::Listener) => drop(self.listeners.remove(name)),
+            Ok(ResourceKind::Route) => drop(self.tables.remove(name)),
+            Ok(ResourceKind::Dns) => drop(self.names.remove(name)),
+            Ok(ResourceKind::Proxy) => self.settings = None,
+            Ok(ResourceKind::Secret) if name == proto::names::ROOT_CA => self.trust_bundle = None,
+            Ok(ResourceKind::Cluster) => {
                 if let Some(staged) = self.clusters.remove(name) {
                     self.let_go(&staged.content.1);
                 }
             }
-            Ok(Kind::Endpoints) => {
+            Ok(ResourceKind::Endpoints) => {
                 self.assignments.remove(name);
                 self.drop_unused_cell(name);
             }
-            Ok(Kind::Secret) | Err(_) => {}
+            Ok(ResourceKind::Secret) | Err(_) => {}
         }
     }
 
@@ -172,23 +172,23 @@ impl Parts {
     }
 
     fn stage(&mut self, type_url: &str, name: &str, version: &str, resource: &Any) -> Result<(), Wrong> {
-        let kind = Kind::of(type_url)?;
+        let kind = ResourceKind::of(type_url)?;
         if self.version(kind, name) == Some(version) {
             return Ok(());
         }
         self.room(kind, name)?;
         let version = version.to_owned();
         match kind {
-            Kind::Listener => {
+            ResourceKind::Listener => {
                 let content = listener::compile(name, &unpack(resource)?)?;
                 self.listeners.insert(name.to_owned(), Staged { version, content });
             }
-            Kind::Route => {
+            ResourceKind::Route => {
                 let previous = self.tables.get(name).map(|staged| &staged.content);
                 let content = route::compile_named(name, &unpack(resource)?, previous)?;
                 self.tables.insert(name.to_owned(), Staged { version, content });
             }
-            Kind::Cluster => {
+            ResourceKind::Cluster => {
                 let draft = cluster::compile(name, &unpack(resource)?)?;
                 let assignment = draft.assignment.clone();
                 let cell = self.cells.entry(assignment.clone()).or_default();
@@ -198,16 +198,16 @@ impl Parts {
                     self.let_go(&former.content.1);
                 }
             }
-            Kind::Endpoints => self.put_endpoints(name, version, &unpack(resource)?)?,
-            Kind::Secret => {
+            ResourceKind::Endpoints => self.put_endpoints(name, version, &unpack(resource)?)?,
+            ResourceKind::Secret => {
                 let content = Arc::new(own::trust_bundle(name, &unpack(resource)?)?);
                 self.trust_bundle = Some(Staged { version, content });
             }
-            Kind::Proxy => {
+            ResourceKind::Proxy => {
                 let content = Arc::new(own::settings(name, &unpack(resource)?)?);
                 self.settings = Some(Staged { version, content });
             }
-            Kind::Dns => {
+            ResourceKind::Dns => {
                 let content = Arc::new(own::dns(name, &unpack(resource)?)?);
                 self.names.insert(name.to_owned(), Staged { version, content });
             }
@@ -215,26 +215,28 @@ impl Parts {
         Ok(())
     }
 
-    fn version(&self, kind: Kind, name: &str) -> Option<&str> {
+    fn version(&self, kind: ResourceKind, name: &str) -> Option<&str> {
         match kind {
-            Kind::Listener => self.listeners.get(name).map(|staged| staged.version.as_str()),
-            Kind::Route => self.tables.get(name).map(|staged| staged.version.as_str()),
-            Kind::Cluster => self.clusters.get(name).map(|staged| staged.version.as_str()),
-            Kind::Endpoints => self.assignments.get(name).map(String::as_str),
-            Kind::Secret => self.trust_bundle.as_ref().filter(|_| name == proto::names::ROOT_CA).map(|staged| staged.version.as_str()),
-            Kind::Proxy => self.settings.as_ref().filter(|_| name == proto::names::PROXY).map(|staged| staged.version.as_str()),
-            Kind::Dns => self.names.get(name).map(|staged| staged.version.as_str()),
+            ResourceKind::Listener => self.listeners.get(name).map(|staged| staged.version.as_str()),
+            ResourceKind::Route => self.tables.get(name).map(|staged| staged.version.as_str()),
+            ResourceKind::Cluster => self.clusters.get(name).map(|staged| staged.version.as_str()),
+            ResourceKind::Endpoints => self.assignments.get(name).map(String::as_str),
+            ResourceKind::Secret => {
+                self.trust_bundle.as_ref().filter(|_| name == proto::names::ROOT_CA).map(|staged| staged.version.as_str())
+            }
+            ResourceKind::Proxy => self.settings.as_ref().filter(|_| name == proto::names::PROXY).map(|staged| staged.version.as_str()),
+            ResourceKind::Dns => self.names.get(name).map(|staged| staged.version.as_str()),
         }
     }
 
-    fn room(&self, kind: Kind, name: &str) -> Result<(), Wrong> {
+    fn room(&self, kind: ResourceKind, name: &str) -> Result<(), Wrong> {
         let held = match kind {
-            Kind::Listener => self.listeners.len(),
-            Kind::Route => self.tables.len(),
-            Kind::Cluster => self.clusters.len(),
-            Kind::Endpoints => self.assignments.len(),
-            Kind::Dns => self.names.len(),
-            Kind::Secret | Kind::Proxy => 0,
+            ResourceKind::Listener => self.listeners.len(),
+            ResourceKind::Route => self.tables.len(),
+            ResourceKind::Cluster => self.clusters.len(),
+            ResourceKind::Endpoints => self.assignments.len(),
+            ResourceKind::Dns => self.names.len(),
+            ResourceKind::Secret | ResourceKind::Proxy => 0,
         };
         if held >= RESOURCES_MAX && self.version(kind, name).is_none() {
             return Err(Wrong::new("", format!("this proxy holds {RESOURCES_MAX} resources of this type already")));

@@ -27,7 +27,7 @@ const DOMAIN_BYTES_MAX: usize = 253;
 
 /// See [`crate::model::RouteTable`].
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct RouteTable {
     pub(super) name: Arc<str>,
     pub(super) content: u64,
     pub(super) exact: HashMap<String, usize>,
@@ -54,12 +54,12 @@ pub(super) enum Action {
 }
 
 /// A table of its own; rules whose content is in `previous` keep their ids.
-pub(super) fn compile_named(name: &str, raw: &RouteConfiguration, previous: Option<&Table>) -> Result<Table, Wrong> {
+pub(super) fn compile_named(name: &str, raw: &RouteConfiguration, previous: Option<&RouteTable>) -> Result<RouteTable, Wrong> {
     same_name(name, &raw.name, "name")?;
     compile(raw, previous)
 }
 
-pub(super) fn compile(raw: &RouteConfiguration, previous: Option<&Table>) -> Result<Table, Wrong> {
+pub(super) fn compile(raw: &RouteConfiguration, previous: Option<&RouteTable>) -> Result<RouteTable, Wrong> {
     let outer = Level::of_table(raw)?;
     let RouteConfiguration {
         name,
@@ -81,7 +81,7 @@ pub(super) fn compile(raw: &RouteConfiguration, previous: Option<&Table>) -> Res
     if size > TABLE_MAX {
         return Err(Wrong::new("virtual_hosts", format!("hold more than {TABLE_MAX} domains and routes")));
     }
-    let mut table = Table {
+    let mut table = RouteTable {
         name: name.as_str().into(),
         content: stamp(),
         exact: HashMap::new(),
@@ -106,7 +106,7 @@ pub(super) fn compile(raw: &RouteConfiguration, previous: Option<&Table>) -> Res
 }
 
 /// Domains are unique in the whole table (as in Envoy), compared without regard to case.
-fn add_domain(table: &mut Table, domain: &str, index: usize) -> Result<(), Wrong> {
+fn add_domain(table: &mut RouteTable, domain: &str, index: usize) -> Result<(), Wrong> {
     let domain = domain.to_ascii_lowercase();
     let wrong = |why: &str| Wrong::new("", format!("`{}` {why}", domain.escape_debug()));
     let twice = || wrong("is listed twice");
@@ -264,7 +264,7 @@ fn source(name: &str) -> RuleSource {
 struct Ids(HashMap<String, Vec<u32>>);
 
 impl Ids {
-    fn of(previous: Option<&Table>) -> Self {
+    fn of(previous: Option<&RouteTable>) -> Self {
         let mut ids: HashMap<String, Vec<u32>> = HashMap::new();
         for rule in previous.into_iter().flat_map(|table| table.hosts.iter().flatten()).rev() {
             ids.entry(rule.hash.clone()).or_default().push(rule.id);

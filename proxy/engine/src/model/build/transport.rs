@@ -21,7 +21,7 @@ use crate::rejected::{Wrong, refuse};
 
 /// What a transport socket stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Transport {
+pub(super) enum Security {
     /// Mesh TLS.
     Mesh,
     /// Plaintext.
@@ -29,7 +29,7 @@ pub(super) enum Transport {
 }
 
 /// What a filter chain's socket says of who connects.
-pub(super) fn downstream(raw: &TransportSocket) -> Result<Transport, Wrong> {
+pub(super) fn downstream(raw: &TransportSocket) -> Result<Security, Wrong> {
     let config = config(raw)?;
     if config.type_url != DownstreamTlsContext::type_url() {
         return plaintext(raw, config);
@@ -38,18 +38,18 @@ pub(super) fn downstream(raw: &TransportSocket) -> Result<Transport, Wrong> {
     if require_client_certificate != Some(true) {
         return Err(Wrong::new("require_client_certificate", "must be true: mesh TLS is mutual"));
     }
-    context(common_tls_context.as_ref()).map(|()| Transport::Mesh)
+    context(common_tls_context.as_ref()).map(|()| Security::Mesh)
 }
 
 /// What a cluster's socket says of whom we connect to.
-pub(super) fn upstream(raw: &TransportSocket) -> Result<Transport, Wrong> {
+pub(super) fn upstream(raw: &TransportSocket) -> Result<Security, Wrong> {
     let config = config(raw)?;
     if config.type_url != UpstreamTlsContext::type_url() {
         return plaintext(raw, config);
     }
     let UpstreamTlsContext { common_tls_context, sni } = unpack(config)?;
     refuse(!sni.is_empty(), "sni")?;
-    context(common_tls_context.as_ref()).map(|()| Transport::Mesh)
+    context(common_tls_context.as_ref()).map(|()| Security::Mesh)
 }
 
 /// The socket's name is a label; its type decides.
@@ -60,13 +60,13 @@ fn config(TransportSocket { name: _, config_type }: &TransportSocket) -> Result<
     }
 }
 
-fn plaintext(raw: &TransportSocket, config: &Any) -> Result<Transport, Wrong> {
+fn plaintext(raw: &TransportSocket, config: &Any) -> Result<Security, Wrong> {
     if config.type_url != RawBuffer::type_url() {
         let why = format!("transport socket `{}` is not supported by this proxy: raw_buffer, or mesh TLS", raw.name.escape_debug());
         return Err(Wrong::new("typed_config", why));
     }
     let RawBuffer {} = unpack(config)?;
-    Ok(Transport::Plain)
+    Ok(Security::Plain)
 }
 
 fn context(raw: Option<&CommonTlsContext>) -> Result<(), Wrong> {
