@@ -32,6 +32,20 @@ const CONTROL_LEVELS: [(u8, &[&str]); 8] = [
     (7, &["settings", "app", "lib"]),
 ];
 
+/// The only words that a crate has for two types, which are one concept at two places: (crate, word, why).
+const ONE_CONCEPT: [(&str, &str, &str); 9] = [
+    ("proxy", "Effect", "what a state machine asks of the task around it, whichever machine it is"),
+    ("proxy/engine", "Action", STAGED),
+    ("proxy/engine", "Backend", STAGED),
+    ("proxy/engine", "Forward", STAGED),
+    ("proxy/engine", "Inbound", STAGED),
+    ("proxy/engine", "InboundPort", STAGED),
+    ("proxy/engine", "RouteTable", STAGED),
+    ("proxy/engine", "Rule", STAGED),
+    ("proxy/engine", "Target", STAGED),
+];
+const STAGED: &str = "`model::build` has it with names of what it leads to, before `link` makes it the model's";
+
 /// What never may be, whatever the level: (importer, imported).
 const NEVER: [(&str, &str); 3] = [("tls", "identity"), ("tls", "xds"), ("io", "observe")];
 
@@ -242,6 +256,30 @@ fn names_say_something() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Name of a type that is declared at the start of a line and seen outside of its file.
+fn seen_type(line: &str) -> Option<&str> {
+    let declared = ["pub ", "pub(crate) ", "pub(super) "].iter().find_map(|sight| line.strip_prefix(sight))?;
+    ["struct ", "enum ", "trait ", "type "].iter().find_map(|kind| declared.strip_prefix(kind)).map(first_word)
+}
+
+/// Aim: one word per thing: who meets a type's name in a crate need not ask which of two is meant.
+#[test]
+fn one_word_per_thing() {
+    let texts = texts();
+    let mut files: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
+    for (path, text) in texts.iter().filter(|(path, _)| !is_test(path)) {
+        // `benches` is several programs that share no word.
+        let Some((name, _)) = path.split_once("/src/").filter(|(name, _)| *name != "benches") else { continue };
+        for word in text.lines().filter_map(seen_type) {
+            files.entry((name, word)).or_default().insert(path);
+        }
+    }
+    files.retain(|_, files| files.len() > 1);
+    // What recurs no longer leaves the list, so that it stays as short as it can be.
+    let gone: Vec<_> = ONE_CONCEPT.iter().filter(|(name, word, _)| files.remove(&(*name, *word)).is_none()).collect();
+    assert!(files.is_empty() && gone.is_empty(), "one word for several things: {files:#?}; allowed for nothing: {gone:?}");
 }
 
 /// Aim: every test says what it is for, in its first line or right above it.
