@@ -38,7 +38,10 @@ fn what_is_kept_is_what_the_sources_say() {
     }
     let kept = files(Path::new(KEPT));
     let differing: Vec<&String> = wanted.keys().chain(kept.keys()).filter(|name| wanted.get(*name) != kept.get(*name)).collect();
-    assert!(differing.is_empty(), "run MESHWRIGHT_BLESS=1 cargo test -p proto --test generated: {differing:?} are not what the sources say");
+    assert!(
+        differing.is_empty(),
+        "run MESHWRIGHT_BLESS=1 cargo test -p proto --test generated: {differing:?} are not what the sources say"
+    );
 }
 
 fn files(folder: &Path) -> BTreeMap<String, String> {

@@ -154,9 +154,16 @@ impl Patience {
 }
 
 /// Whole ticks of a duration, at least one.
-pub fn ticks(duration: Duration) -> u32 {
-    let count = duration.as_nanos().div_ceil(TICK.as_nanos());
-    u32::try_from(count).unwrap_or(u32::MAX / 2).max(1)
+#[inline]
+pub const fn ticks(duration: Duration) -> u32 {
+    const MAX: u64 = u32::MAX as u64 / 2;
+    let nanos = if duration.as_secs() < MAX { duration.as_nanos() as u64 } else { return MAX as u32 };
+    let count = nanos.div_ceil(TICK.as_nanos() as u64);
+    match count {
+        0 => 1,
+        1..MAX => count as u32,
+        _ => MAX as u32,
+    }
 }
 
 /// One wait; dropping it ends it.
@@ -174,6 +181,7 @@ impl Wait {
     }
 
     /// Begins anew with another limit; `None`: none. Ends a rest of the sweep, so that it begins at the right tick.
+    #[inline]
     pub fn restart(&self, limit: Option<Duration>) {
         self.patience.stir();
         self.pulse.overdue.set(false);

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use engine::decide::Version;
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode, request};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -94,7 +94,7 @@ pub async fn serve<F, A>(
     answer: F,
 ) -> Option<StatusCode>
 where
-    F: Fn(Request<Received>) -> A + Unpin,
+    F: Fn(request::Parts, Received) -> A + Unpin,
     A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
 {
     match version {
@@ -112,7 +112,8 @@ where
             let own = Arc::clone(&line);
             let answer = service_fn(move |request: Request<Incoming>| {
                 own.begin();
-                let answer = answer(request.map(|body| Received::request(body, Some(&own))));
+                let (head, body) = request.into_parts();
+                let answer = answer(head, Received::request(body, Some(&own)));
                 Telling { answer, line: Arc::clone(&own) }
             });
             let mut connection = pin!(builder.serve_connection(io, answer).with_upgrades());

@@ -1,5 +1,6 @@
 //! Ends that are cuts.
 
+use std::io;
 use std::task::{Context, Poll};
 
 /// A byte stream that can end by a cut, which a reader must not take for an end: what came before it may not be all.
@@ -10,6 +11,11 @@ pub trait Abrupt {
 
     /// Looks whether the peer has cut the connection, without reading from it.
     fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<Seen>;
+
+    /// Ready with an error once the peer has reset the connection, where that is watched for although nobody reads.
+    fn poll_gone(&mut self, _cx: &mut Context<'_>) -> Poll<io::Error> {
+        Poll::Pending
+    }
 }
 
 /// What can be known of a peer without reading what it said. Pending: nothing has come, and the task is woken when something does.

@@ -34,8 +34,8 @@ pub struct Notes {
 }
 
 impl Notes {
-    /// Of a connection of a worker's. `watched`: flushing fails once the peer has reset it, so that what nobody waits for is given up
-    /// although nobody reads.
+    /// Of a connection of a worker's. `watched`: within an exchange flushing fails once the peer has reset it, so that what
+    /// nobody waits for is given up although nobody reads.
     pub fn new(pressure: &Pressure, watched: bool) -> Arc<Self> {
         let [cut, heard, held_up] = [const { AtomicBool::new(false) }; 3];
         Arc::new(Self { pressure: pressure.clone(), watched, cut, heard, held_up })

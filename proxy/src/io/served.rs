@@ -181,7 +181,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Served<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Served<S> {
+impl<S: AsyncWrite + Abrupt + Unpin> AsyncWrite for Served<S> {
     #[inline]
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
@@ -217,6 +217,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Served<S> {
         ready!(Pin::new(&mut this.inner).poll_flush(cx))?;
         this.line.set_clean(true);
         this.quiet = this.line.quiet_turn().unwrap_or(NOT_QUIET);
+        if this.quiet == NOT_QUIET
+            && let Poll::Ready(error) = this.inner.poll_gone(cx)
+        {
+            return Poll::Ready(Err(error));
+        }
         Poll::Ready(Ok(()))
     }
 

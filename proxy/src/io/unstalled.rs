@@ -76,20 +76,6 @@ impl<T: Abrupt> Unstalled<T> {
         }
         Poll::Pending
     }
-
-    /// Ready with the error when the peer has reset the connection.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        loop {
-            match ready!(self.inner.poll_reset(cx)) {
-                Seen::Reset => return Poll::Ready(io::ErrorKind::ConnectionReset.into()),
-                Seen::Unread => {
-                    let mut again = Self::timers(&mut self.timers).project().gone;
-                    ready!(again.as_mut().poll(cx));
-                    again.as_mut().reset(Instant::now() + RESET_ASKED_EVERY);
-                }
-            }
-        }
-    }
 }
 
 impl<T: Abrupt> Abrupt for Unstalled<T> {
@@ -99,6 +85,20 @@ impl<T: Abrupt> Abrupt for Unstalled<T> {
 
     fn poll_reset(&self, cx: &mut Context<'_>) -> Poll<Seen> {
         self.inner.poll_reset(cx)
+    }
+
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        while self.notes.watched {
+            match ready!(self.inner.poll_reset(cx)) {
+                Seen::Reset => return Poll::Ready(io::ErrorKind::ConnectionReset.into()),
+                Seen::Unread => {
+                    let mut again = Self::timers(&mut self.timers).project().gone;
+                    ready!(again.as_mut().poll(cx));
+                    again.as_mut().reset(Instant::now() + RESET_ASKED_EVERY);
+                }
+            }
+        }
+        Poll::Pending
     }
 }
 
@@ -142,12 +142,6 @@ impl<T: AsyncWrite + Abrupt + Unpin> AsyncWrite for Unstalled<T> {
     #[inline]
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let polled = Pin::new(&mut self.inner).poll_flush(cx);
-        if self.notes.watched
-            && matches!(polled, Poll::Ready(Ok(())))
-            && let Poll::Ready(error) = self.poll_gone(cx)
-        {
-            return Poll::Ready(Err(error));
-        }
         self.judge(cx, polled)
     }
 

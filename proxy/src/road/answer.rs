@@ -11,7 +11,7 @@ use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Versi
 use engine::failure::LocalReply;
 use engine::filter::{Exchange, Verdict};
 use engine::model::{Cluster, Protocol, Snapshot};
-use http::{HeaderMap, Request, Response, StatusCode, request};
+use http::{HeaderMap, Response, StatusCode, request};
 
 use crate::ground::body::{Body, Received};
 use crate::http::{self as rules, Caller, Hop, Raw, Upgrade, clean_request, judge_request};
@@ -73,7 +73,7 @@ pub trait Answers {
     fn direction(&self) -> Direction;
 
     /// Answers one request.
-    fn answer(self: Rc<Self>, request: Request<Received>) -> Answering;
+    fn answer(self: Rc<Self>, head: request::Parts, received: Received) -> Answering;
 
     /// The client's bytes were no HTTP, and were answered with this status already.
     fn malformed(&self, status: StatusCode);
@@ -92,7 +92,7 @@ pub struct HttpConnection {
 /// Serves a connection to its end. Dropping the future cuts it.
 pub async fn serve(served: Box<HttpConnection>, shared: &Rc<Shared>) {
     let HttpConnection { stream, version, connection } = *served;
-    let answer = |request| Rc::clone(&connection).answer(request).answer();
+    let answer = |head, received| Rc::clone(&connection).answer(head, received).answer();
     let drain = shared.drain.of(connection.direction());
     if let Some(status) = rules::serve(stream, version, connection.caller(), &shared.serving, drain, answer).await {
         connection.malformed(status);
@@ -166,9 +166,8 @@ impl<D: Door> Connection<D> {
     }
 
     /// One request: one epoch for the whole of it.
-    fn answer_now(&self, request: Request<Received>) -> Answering {
+    fn answer_now(&self, mut parts: request::Parts, received: Received) -> Answering {
         let view = self.view.borrow();
-        let (mut parts, received) = request.into_parts();
         let at = self.hop();
         let raw = Raw::of(&parts.headers, &received, at);
         let mut account = self.shared.observer.begin_http(D::DIRECTION, &view.snapshot, &mut parts, &self.downstream);
@@ -237,22 +236,22 @@ impl<D: Door> Answers for Connection<D> {
         D::DIRECTION
     }
 
-    fn answer(self: Rc<Self>, request: Request<Received>) -> Answering {
+    fn answer(self: Rc<Self>, head: request::Parts, received: Received) -> Answering {
         self.door.used(&self.shared);
         if self.shared.reader.with(|live| Arc::ptr_eq(live, &self.view.borrow().snapshot)) {
-            return self.answer_now(request);
+            return self.answer_now(head, received);
         }
         let live = self.shared.reader.load();
         let look = self.door.look(&self.shared, &live, &self.view.borrow().listener);
         match look {
             Look::Known(found) => {
-                self.take_up(live, found, request.body());
-                self.answer_now(request)
+                self.take_up(live, found, &received);
+                self.answer_now(head, received)
             }
             Look::Ask(asked) => Answering::Later(Box::pin(async move {
                 let found = asked.await;
-                self.take_up(self.shared.reader.load(), found, request.body());
-                self.answer_now(request)
+                self.take_up(self.shared.reader.load(), found, &received);
+                self.answer_now(head, received)
             })),
         }
     }

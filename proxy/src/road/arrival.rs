@@ -10,7 +10,7 @@ use engine::decide::{First, Known, Version};
 use engine::failure::{Failure, Reason};
 use engine::model::Snapshot;
 use engine::sniff::Sniffed;
-use http::{Request, StatusCode};
+use http::{StatusCode, request};
 
 use crate::ground::body::Received;
 use crate::ground::limits::REFUSAL_WAIT;
@@ -166,10 +166,9 @@ impl Answers for Refused {
         self.direction
     }
 
-    fn answer(self: Rc<Self>, request: Request<Received>) -> Answering {
-        let (mut parts, _) = request.into_parts();
-        let account = self.shared.observer.begin_http(self.direction, &self.snapshot, &mut parts, &self.downstream);
-        Answering::Ready(Box::new(failed(&self.shared, &why(self.reason, &self.downstream), parts.version, account)))
+    fn answer(self: Rc<Self>, mut head: request::Parts, _: Received) -> Answering {
+        let account = self.shared.observer.begin_http(self.direction, &self.snapshot, &mut head, &self.downstream);
+        Answering::Ready(Box::new(failed(&self.shared, &why(self.reason, &self.downstream), head.version, account)))
     }
 
     fn malformed(&self, status: StatusCode) {

@@ -13,7 +13,7 @@ use engine::failure::Reason;
 use h2::RecvStream;
 use h2::server::{Connection, SendResponse};
 use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, request};
 use http_body::Body as _;
 
 use super::Pump;
@@ -33,7 +33,7 @@ pub(crate) async fn serve<F, A>(
     drain: &Rc<Drain>,
     answer: F,
 ) where
-    F: Fn(Request<Received>) -> A,
+    F: Fn(request::Parts, Received) -> A,
     A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
 {
     let notes = Notes::new(pressure, false);
@@ -101,7 +101,7 @@ struct Conversation<'a, F> {
 
 impl<F, A> Conversation<'_, F>
 where
-    F: Fn(Request<Received>) -> A,
+    F: Fn(request::Parts, Received) -> A,
     A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
 {
     async fn run(mut self) -> Result<(), h2::Error> {
@@ -138,7 +138,7 @@ where
         let received = Received::http2(stream, &head.headers, admitted, Some(Arc::clone(&line)));
         let under_way = UnderWay::begin(&self.streams);
         self.begun = self.begun.wrapping_add(1);
-        tokio::task::spawn_local(respond((self.answer)(Request::from_parts(head, received)), reply, line, under_way));
+        tokio::task::spawn_local(respond((self.answer)(head, received), reply, line, under_way));
     }
 
     fn has_more_to_say(&mut self, cx: &mut Context<'_>) -> bool {
