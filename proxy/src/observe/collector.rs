@@ -10,7 +10,10 @@ use bytes::BufMut;
 use http::Uri;
 use http::uri::PathAndQuery;
 use hyper_util::rt::TokioIo;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _, WithTonicConfig as _};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use prost::Message;
 use tokio::net::lookup_host;
 use tonic::client::Grpc;
@@ -59,6 +62,8 @@ pub(super) struct Undelivered {
 pub(super) struct Collector {
     endpoint: String,
     grpc: Grpc<Channel>,
+    /// For what is rare.
+    library: SpanExporter,
 }
 
 impl Collector {
@@ -75,12 +80,25 @@ impl Collector {
                 opened.await.map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no connection within 5 s"))?.map(TokioIo::new)
             }
         }));
-        Ok(Self { endpoint: endpoint.to_owned(), grpc: Grpc::new(channel) })
+        let library = SpanExporter::builder().with_tonic().with_channel(channel.clone()).with_timeout(EXPORT_MAX).build();
+        let library = library.map_err(|error| refused(error.to_string()))?;
+        Ok(Self { endpoint: endpoint.to_owned(), grpc: Grpc::new(channel), library })
     }
 
     /// As it was given.
     pub(super) fn endpoint(&self) -> &str {
         &self.endpoint
+    }
+
+    /// Sends spans of the proxy's own tasks.
+    pub(super) async fn export_own(&mut self, resource: &Resource, spans: Vec<SpanData>) -> Result<(), Undelivered> {
+        self.library.set_resource(resource);
+        let why = match tokio::time::timeout(EXPORT_MAX, self.library.export(spans)).await {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {EXPORT_MAX:?}"),
+        };
+        Err(Undelivered { endpoint: self.endpoint.clone(), why })
     }
 
     /// Sends one `ExportTraceServiceRequest` in two parts. What may be sent again (OTLP specification, "Failures") is, after the pause that

@@ -9,15 +9,13 @@ use std::time::Duration;
 
 use engine::model::Settings;
 use opentelemetry_sdk::trace::SpanData;
-use prost::Message;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::batch::{Batch, Outbox};
 use super::collector::{Collector, Undelivered};
-use super::span::{SPANS, Spans, envelope};
+use super::span::{Spans, envelope, resource_of};
 use super::telemetry::{Telemetry, TelemetryOptions};
-use super::wire;
 use crate::io::Clock;
 
 /// A request to the collector is sent when its spans take so much: some two hundred. A collector takes 4 MiB by default, and what is written
@@ -25,6 +23,8 @@ use crate::io::Clock;
 const REQUEST_BYTES: usize = 256 << 10;
 /// Longest wait of a span for others: a request to the collector costs a hundred times what a span in it costs.
 const REQUEST_EVERY: Duration = Duration::from_secs(2);
+/// Own spans that leave together.
+const OWN_SPANS_TOGETHER_MAX: usize = 64;
 /// What is still queued at the end gets so long to leave.
 const LAST_EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A failing collector is complained about once in this time.
@@ -38,6 +38,8 @@ pub struct Exporter {
     rung: Arc<Notify>,
     spans: Spans,
     request: Request,
+    /// Of the proxy's own tasks.
+    own_waiting: Vec<SpanData>,
     collector: Option<Collector>,
     complained: Option<std::time::Instant>,
 }
@@ -65,7 +67,16 @@ impl Exporter {
         let rung = Arc::new(Notify::new());
         let ring = Arc::clone(&rung);
         telemetry.spans.bell.rings(move || ring.notify_one());
-        Self { telemetry, own, rung, spans: Spans::default(), request: Request::default(), collector: None, complained: None }
+        Self {
+            telemetry,
+            own,
+            rung,
+            spans: Spans::default(),
+            request: Request::default(),
+            own_waiting: Vec::new(),
+            collector: None,
+            complained: None,
+        }
     }
 
     /// Exports until `stop` is done, then sends what is queued, for at most two seconds. Runs inside a tokio runtime.
@@ -132,25 +143,46 @@ impl Exporter {
         }
     }
 
-    /// A span of the proxy's own tasks: rare, so it goes by way of the generated messages.
+    /// A span of the proxy's own tasks: rare, so the library sends it.
     async fn add_own(&mut self, span: SpanData) {
-        let settings = self.telemetry.settings.load_full();
-        if !self.request.is_for(&settings) {
-            self.send().await;
+        if self.own_waiting.len() >= OWN_SPANS_TOGETHER_MAX {
+            self.send_own().await;
         }
-        let span = opentelemetry_proto::tonic::trace::v1::Span::from(span);
-        self.request.add(&settings, |out| {
-            wire::bytes(out, SPANS, &span.encode_to_vec());
-            true
-        });
+        self.own_waiting.push(span);
+        self.request.due.get_or_insert_with(|| Instant::now() + REQUEST_EVERY);
+    }
+
+    async fn send_own(&mut self) {
+        let spans = std::mem::take(&mut self.own_waiting);
+        let count = spans.len() as u64;
+        if count > 0 {
+            let sent = self.sent_own(spans).await;
+            self.told(count, sent.map(|()| 0));
+        }
+    }
+
+    async fn sent_own(&mut self, spans: Vec<SpanData>) -> Result<(), Undelivered> {
+        let settings = self.telemetry.settings.load_full();
+        let resource = resource_of(settings.as_deref(), &self.telemetry.options.instance);
+        match self.collector(settings.as_deref())? {
+            Some(collector) => collector.export_own(&resource, spans).await,
+            None => Ok(()),
+        }
     }
 
     async fn send(&mut self) {
+        self.send_own().await;
         let count = self.request.count;
-        if count == 0 {
-            return;
+        if count > 0 {
+            let sent = self.sent().await;
+            self.told(count, sent);
         }
-        let lost = match self.sent().await {
+        self.request.clear();
+    }
+
+    /// Counts what became of `count` spans: how many of them were refused, or why all are lost.
+    fn told(&mut self, count: u64, sent: Result<u64, Undelivered>) {
+        let lost = match sent {
             Ok(rejected) => rejected.min(count),
             Err(refused) => {
                 self.complain(&refused);
@@ -159,21 +191,26 @@ impl Exporter {
         };
         self.telemetry.spans_exported.fetch_add(count - lost, Ordering::Relaxed);
         self.telemetry.spans_lost.fetch_add(lost, Ordering::Relaxed);
-        self.request.clear();
+    }
+
+    /// Where spans of these settings go. `None`: nowhere any more, and nobody is missing them.
+    fn collector(&mut self, settings: Option<&Settings>) -> Result<Option<&mut Collector>, Undelivered> {
+        let Some(endpoint) = self.telemetry.otlp_endpoint(settings) else { return Ok(None) };
+        if self.collector.as_ref().is_none_or(|collector| collector.endpoint() != endpoint) {
+            self.collector = Some(Collector::new(endpoint, &self.telemetry.options.network)?);
+        }
+        Ok(self.collector.as_mut())
     }
 
     /// Sends the request at hand to where its settings say; how many spans were refused.
     async fn sent(&mut self) -> Result<u64, Undelivered> {
         let Request { settings, spans, count, .. } = &self.request;
-        let settings = settings.as_deref();
-        let options = &self.telemetry.options;
-        // No endpoint is configured any more: nobody is missing them.
-        let Some(endpoint) = self.telemetry.otlp_endpoint(settings) else { return Ok(*count) };
-        let collector = match &mut self.collector {
-            Some(collector) if collector.endpoint() == endpoint => collector,
-            other => other.insert(Collector::new(endpoint, &options.network)?),
-        };
-        collector.export(envelope(settings, &options.instance, spans.len()), Arc::clone(spans)).await
+        let (settings, spans, count) = (settings.clone(), Arc::clone(spans), *count);
+        let envelope = envelope(settings.as_deref(), &self.telemetry.options.instance, spans.len());
+        match self.collector(settings.as_deref())? {
+            Some(collector) => collector.export(envelope, spans).await,
+            None => Ok(count),
+        }
     }
 
     fn complain(&mut self, refused: &Undelivered) {
@@ -229,7 +266,7 @@ impl Exporter {
                 self.spans.push(&mut out, &batch, record);
             }
         }
-        opentelemetry_proto::tonic::trace::v1::ScopeSpans::decode(&out[..]).unwrap().spans
+        <opentelemetry_proto::tonic::trace::v1::ScopeSpans as prost::Message>::decode(&out[..]).unwrap().spans
     }
 
     /// Name of the next queued span of the proxy's own tasks.

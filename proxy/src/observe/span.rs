@@ -233,7 +233,7 @@ pub(super) fn scope() -> InstrumentationScope {
 /// What stands before the spans of a request to the collector, whose `ScopeSpans` come from one proxy.
 pub(super) fn envelope(settings: Option<&Settings>, instance: &str, spans: usize) -> Vec<u8> {
     let mut resource = Vec::new();
-    bytes(&mut resource, 1, &resource_of(settings, instance).encode_to_vec());
+    bytes(&mut resource, 1, &Resource::from(&resource_of(settings, instance)).encode_to_vec());
     let scope = opentelemetry_proto::tonic::common::v1::InstrumentationScope::from((scope(), None));
     let mut scope_field = Vec::new();
     bytes(&mut scope_field, 1, &scope.encode_to_vec());
@@ -249,12 +249,11 @@ pub(super) fn envelope(settings: Option<&Settings>, instance: &str, spans: usize
 }
 
 /// Who sends the spans.
-fn resource_of(settings: Option<&Settings>, instance: &str) -> Resource {
+pub(super) fn resource_of(settings: Option<&Settings>, instance: &str) -> opentelemetry_sdk::Resource {
     let mut attributes = vec![KeyValue::new("service.instance.id", instance.to_owned())];
     let name = settings.map_or(instance, |settings| &settings.workload);
     if let Some(settings) = settings {
         attributes.push(KeyValue::new("service.namespace", settings.namespace.clone()));
     }
-    let resource = opentelemetry_sdk::Resource::builder().with_service_name(name.to_owned()).with_attributes(attributes).build();
-    Resource::from(&resource)
+    opentelemetry_sdk::Resource::builder().with_service_name(name.to_owned()).with_attributes(attributes).build()
 }

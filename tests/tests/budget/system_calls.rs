@@ -20,9 +20,9 @@ const TOLERANCE: Tolerance = Tolerance::Units(0.1);
 /// Over HTTP/2 a peer that writes head and body apart is read at once or twice, as it happens.
 const TOLERANCE_READS: Tolerance = Tolerance::Units(0.75);
 /// How long an idle sidecar is watched, and how long it may settle before. Time itself is what is measured over here: idleness has no end
-/// to wait for.
+/// to wait for. Within two looks of ten seconds after work, memory is given back, once.
 const IDLE: Duration = Duration::from_secs(10);
-const SETTLE: Duration = Duration::from_secs(3);
+const SETTLE: Duration = Duration::from_secs(22);
 /// A report of its own, sent or not.
 const IDLE_TOLERANCE: Tolerance = Tolerance::Units(20.0);
 
