@@ -8,9 +8,10 @@ use http::{HeaderValue, Method, Uri, Version, request};
 
 /// Makes a request fit for an HTTP/1.1 upstream: origin form, `host` present, one `cookie` line.
 ///
-/// A request in absolute form gets its `host` from the target (RFC 9112, section 3.2.2); one without either gets `destination`.
+/// A request in absolute form gets its `host` from the target (RFC 9112, section 3.2.2); one without either gets `destination`. One of HTTP/1.1 was
+/// judged to have a host.
 pub fn to_http1(parts: &mut request::Parts, destination: SocketAddr) {
-    let from_http2 = parts.version == Version::HTTP_2;
+    let (from_http2, names_host) = (parts.version == Version::HTTP_2, parts.version == Version::HTTP_11);
     parts.version = Version::HTTP_11;
     if parts.method == Method::CONNECT {
         return;
@@ -25,7 +26,8 @@ pub fn to_http1(parts: &mut request::Parts, destination: SocketAddr) {
         }
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         parts.uri = Uri::from(path);
-    } else if !parts.headers.contains_key(HOST)
+    } else if !names_host
+        && !parts.headers.contains_key(HOST)
         && let Ok(host) = HeaderValue::from_str(&destination.to_string())
     {
         parts.headers.insert(HOST, host);

@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
-use tracing::{debug, info, warn};
+use tracing::{Instrument as _, debug, field, info, info_span, warn};
 
 use super::rotation::{Effect, Event, Rotation};
 use super::token::{Token, TokenFile};
@@ -156,18 +156,22 @@ impl Agent {
 
     /// One attempt, and what became of it.
     async fn attempt(&self, failures: u32) -> Event {
-        let renewed = match tokio::time::timeout(ATTEMPT_MAX, self.renew(failures)).await {
+        let span = info_span!("certificate", failures, serial = field::Empty, otel.status_code = field::Empty);
+        let renewed = match tokio::time::timeout(ATTEMPT_MAX, self.renew(failures)).instrument(span.clone()).await {
             Ok(renewed) => renewed,
             Err(_) => Err(Failed::Timeout),
         };
+        let _within = span.enter();
         match renewed {
             Ok(credential) => {
+                span.record("serial", credential.serial.as_str());
                 let (not_before, not_after) = (credential.not_before, credential.not_after);
                 info!(identity = %credential.identity, workload = %credential.workload, serial = credential.serial, "certificate issued");
                 self.credentials.publish(Arc::new(credential));
                 Event::Issued { not_before, not_after }
             }
             Err(error) => {
+                span.record("otel.status_code", "ERROR");
                 let first = failures < 3 || failures.is_multiple_of(20);
                 if first {
                     warn!("no certificate from the control plane at {}: {error}", self.dialer.target());

@@ -217,7 +217,8 @@ impl<S: AsyncWrite + Abrupt + Unpin> AsyncWrite for Served<S> {
         ready!(Pin::new(&mut this.inner).poll_flush(cx))?;
         this.line.set_clean(true);
         this.quiet = this.line.quiet_turn().unwrap_or(NOT_QUIET);
-        if this.quiet == NOT_QUIET
+        // While an answer is made, or what the client sends on after it finds its way: hyper reads then only as the application does.
+        if (this.quiet == NOT_QUIET || !this.line.heads_come())
             && let Poll::Ready(error) = this.inner.poll_gone(cx)
         {
             return Poll::Ready(Err(error));

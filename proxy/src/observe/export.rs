@@ -40,6 +40,10 @@ pub struct Exporter {
     request: Request,
     /// Of the proxy's own tasks.
     own_waiting: Vec<SpanData>,
+    /// Those that they ended under.
+    own_settings: Option<Arc<Settings>>,
+    /// When they are sent at the latest; `None`: there are none.
+    own_due: Option<Instant>,
     collector: Option<Collector>,
     complained: Option<std::time::Instant>,
 }
@@ -74,6 +78,8 @@ impl Exporter {
             spans: Spans::default(),
             request: Request::default(),
             own_waiting: Vec::new(),
+            own_settings: None,
+            own_due: None,
             collector: None,
             complained: None,
         }
@@ -84,13 +90,13 @@ impl Exporter {
         let mut stop = pin!(stop);
         let mut own_end = false;
         loop {
-            if !self.gather().await && self.request.due.is_none() {
+            if !self.gather().await && self.due().is_none() {
                 self.telemetry.spans.forget_spares();
                 // Once more after having said so: see `Bell::rest`.
                 self.telemetry.spans.bell.rest();
                 self.gather().await;
             }
-            let due = self.request.due;
+            let due = self.due();
             tokio::select! {
                 biased;
                 () = &mut stop => break,
@@ -101,7 +107,7 @@ impl Exporter {
                 },
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.gather().await;
-                    self.send().await;
+                    self.send_all().await;
                 }
             }
         }
@@ -111,7 +117,7 @@ impl Exporter {
                 self.add_own(*span).await;
             }
             self.gather().await;
-            self.send().await;
+            self.send_all().await;
         };
         // Nobody is left who could act on spans that did not make it.
         let _ = tokio::time::timeout(LAST_EXPORT_TIMEOUT, last).await;
@@ -145,11 +151,14 @@ impl Exporter {
 
     /// A span of the proxy's own tasks: rare, so the library sends it.
     async fn add_own(&mut self, span: SpanData) {
-        if self.own_waiting.len() >= OWN_SPANS_TOGETHER_MAX {
+        let settings = self.telemetry.settings.load_full();
+        let same = self.own_settings.as_ref().map(Arc::as_ptr) == settings.as_ref().map(Arc::as_ptr);
+        if self.own_waiting.len() >= OWN_SPANS_TOGETHER_MAX || !same {
             self.send_own().await;
         }
+        self.own_settings = settings;
         self.own_waiting.push(span);
-        self.request.due.get_or_insert_with(|| Instant::now() + REQUEST_EVERY);
+        self.own_due.get_or_insert_with(|| Instant::now() + REQUEST_EVERY);
     }
 
     async fn send_own(&mut self) {
@@ -157,27 +166,40 @@ impl Exporter {
         let count = spans.len() as u64;
         if count > 0 {
             let sent = self.sent_own(spans).await;
-            self.told(count, sent.map(|()| 0));
+            self.told(count, sent);
         }
+        self.own_due = None;
     }
 
-    async fn sent_own(&mut self, spans: Vec<SpanData>) -> Result<(), Undelivered> {
-        let settings = self.telemetry.settings.load_full();
+    async fn sent_own(&mut self, spans: Vec<SpanData>) -> Result<u64, Undelivered> {
+        let count = spans.len() as u64;
+        let settings = self.own_settings.clone();
         let resource = resource_of(settings.as_deref(), &self.telemetry.options.instance);
         match self.collector(settings.as_deref())? {
-            Some(collector) => collector.export_own(&resource, spans).await,
-            None => Ok(()),
+            Some(collector) => collector.export_own(&resource, spans).await.map(|()| 0),
+            None => Ok(count),
         }
     }
 
+    /// Sends the request at hand.
     async fn send(&mut self) {
-        self.send_own().await;
         let count = self.request.count;
         if count > 0 {
             let sent = self.sent().await;
             self.told(count, sent);
         }
         self.request.clear();
+    }
+
+    /// Sends all there is: traffic's first, which is more and has more to lose.
+    async fn send_all(&mut self) {
+        self.send().await;
+        self.send_own().await;
+    }
+
+    /// When something is sent at the latest.
+    fn due(&self) -> Option<Instant> {
+        [self.request.due, self.own_due].into_iter().flatten().min()
     }
 
     /// Counts what became of `count` spans: how many of them were refused, or why all are lost.

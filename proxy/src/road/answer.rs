@@ -44,7 +44,7 @@ pub trait Door: Sized + 'static {
     }
 
     /// As the decision wants to know it.
-    fn view<'v>(&self, snapshot: &'v Snapshot, listener: &'v Self::Listener) -> decide::Terms<'v>;
+    fn terms<'v>(&self, snapshot: &'v Snapshot, listener: &'v Self::Listener) -> decide::Terms<'v>;
 
     /// Notes what was meant, beside the destination.
     fn note(&self, _listener: &Self::Listener, _account: &mut Account) {}
@@ -60,8 +60,8 @@ pub trait Door: Sized + 'static {
 pub enum Look<L> {
     /// It is known.
     Known(L),
-    /// It has to be asked for.
-    Ask(Pin<Box<dyn Future<Output = L>>>),
+    /// It has to be asked for. `None`: it cannot be had, and what was known stays in force.
+    Ask(Pin<Box<dyn Future<Output = Option<L>>>>),
 }
 
 /// A downstream HTTP connection, whatever its door.
@@ -159,9 +159,11 @@ impl<D: Door> Connection<D> {
     }
 
     /// Takes up an epoch.
-    fn take_up(&self, snapshot: Arc<Snapshot>, found: D::Listener, received: &Received) {
+    fn take_up(&self, snapshot: Arc<Snapshot>, found: Option<D::Listener>, received: &Received) {
         let mut view = self.view.borrow_mut();
-        view.listener = self.door.take_up(found, &view.listener, received);
+        if let Some(found) = found {
+            view.listener = self.door.take_up(found, &view.listener, received);
+        }
         view.snapshot = snapshot;
     }
 
@@ -200,7 +202,7 @@ impl<D: Door> Connection<D> {
     ) -> Result<(Plan<'v>, rules::OfHop, Upgrade), Short<'v>> {
         let judged = judge_request(parts, raw);
         let facts = Facts { proved: self.downstream.peer.is_some(), fault: judged.as_ref().err().copied() };
-        let table = admit(self.door.view(&view.snapshot, &view.listener), facts).map_err(Short::Refused)?;
+        let table = admit(self.door.terms(&view.snapshot, &view.listener), facts).map_err(Short::Refused)?;
         // Without a fault there is a judgement.
         let of_hop = judged.unwrap_or_default();
         self.door.mark(&mut parts.headers);
@@ -245,7 +247,7 @@ impl<D: Door> Answers for Connection<D> {
         let look = self.door.look(&self.shared, &live, &self.view.borrow().listener);
         match look {
             Look::Known(found) => {
-                self.take_up(live, found, &received);
+                self.take_up(live, Some(found), &received);
                 self.answer_now(head, received)
             }
             Look::Ask(asked) => Answering::Later(Box::pin(async move {

@@ -57,7 +57,7 @@ impl Door for Edge {
         Look::Known(live.edges.get(&self.port).cloned())
     }
 
-    fn view<'v>(&self, snapshot: &'v Snapshot, listener: &'v Self::Listener) -> decide::Terms<'v> {
+    fn terms<'v>(&self, snapshot: &'v Snapshot, listener: &'v Self::Listener) -> decide::Terms<'v> {
         listener.as_ref().map_or_else(|| decide::Terms::of_edge(snapshot, self.port), decide::Terms::Edge)
     }
 

@@ -194,7 +194,7 @@ impl Door for Inward {
         Look::Known(Arc::clone(live.inbound.as_ref().map_or(before, |inbound| inbound.port(self.destination.port()))))
     }
 
-    fn view<'v>(&self, _: &'v Snapshot, listener: &'v Arc<InboundPort>) -> decide::Terms<'v> {
+    fn terms<'v>(&self, _: &'v Snapshot, listener: &'v Arc<InboundPort>) -> decide::Terms<'v> {
         decide::Terms::Inbound(listener)
     }
 

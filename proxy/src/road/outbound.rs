@@ -117,15 +117,15 @@ impl Door for Outward {
 
     /// A destination that is not in the live epoch is asked for. Where it cannot be had again, what was known of it stays in force for this
     /// connection: its clusters' endpoints are live in any case.
-    fn look(&self, shared: &Rc<Shared>, live: &Snapshot, before: &Arc<Outbound>) -> Look<Arc<Outbound>> {
+    fn look(&self, shared: &Rc<Shared>, live: &Snapshot, _: &Arc<Outbound>) -> Look<Arc<Outbound>> {
         if let Some(found) = live.outbound.get(&self.destination) {
             return Look::Known(Arc::clone(found));
         }
-        let (shared, destination, before) = (Rc::clone(shared), self.destination, Arc::clone(before));
+        let (shared, destination) = (Rc::clone(shared), self.destination);
         Look::Ask(Box::pin(async move {
             match shared.snapshots.outbound(destination).await {
-                Lookup::Found(found) => found,
-                _ => before,
+                Lookup::Found(found) => Some(found),
+                _ => None,
             }
         }))
     }
@@ -142,7 +142,7 @@ impl Door for Outward {
         Arc::clone(before)
     }
 
-    fn view<'v>(&self, _: &'v Snapshot, listener: &'v Arc<Outbound>) -> decide::Terms<'v> {
+    fn terms<'v>(&self, _: &'v Snapshot, listener: &'v Arc<Outbound>) -> decide::Terms<'v> {
         decide::Terms::Outbound(listener)
     }
 

@@ -58,8 +58,10 @@ pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand) ->
     }
     if mode == Mode::Edge {
         let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
+        let fault = judge_request(&mut parts, Raw::plainly(Hop::First, fields)).err();
         mark_outside(&mut parts.headers, None);
-        return json(&explain::edge(&snapshots.load(), port, &asked(version, &mut parts, Hop::First, fields)));
+        let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
+        return json(&explain::edge(&snapshots.load(), port, &Asked { head, version, fault }));
     }
     let destination = match explain::destination(&snapshots.load(), &url) {
         Ok(destination) => destination,

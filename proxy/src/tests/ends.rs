@@ -200,6 +200,27 @@ fn a_client_that_has_gone_is_noticed_by_its_reset() {
 }
 
 #[test]
+fn a_client_that_has_gone_is_noticed_behind_its_answer() {
+    // Aim: an application that has answered and reads no further keeps nobody's upload for long: with its client it is given up.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut client = world.dial(SERVICE);
+        write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000000\r\n\r\n").await;
+        let mut application = world.application().await;
+        head(&mut application).await;
+        write(&mut application, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        let uploaded = tokio::time::timeout(Duration::from_secs(1), client.write_all(&vec![0; 100_000_000])).await;
+        assert!(uploaded.is_err(), "nobody reads it");
+        assert!(head(&mut client).await.starts_with("HTTP/1.1 200 OK\r\n"));
+        assert_eq!(exactly(&mut client, 2).await, "ok");
+        let began = Instant::now();
+        cut(client);
+        let read = tokio::time::timeout(Duration::from_secs(60), until_the_end(&mut application)).await;
+        assert!(read.is_ok() && began.elapsed() <= Duration::from_secs(2), "{:?}", began.elapsed());
+    });
+}
+
+#[test]
 fn a_client_that_says_nothing_and_ends_its_side_hears_its_server() {
     // Aim: `nc HOST PORT </dev/null` reads the greeting of a server that speaks first, as it does directly.
     run(|| async {

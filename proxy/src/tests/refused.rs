@@ -181,3 +181,61 @@ fn large_heads_are_refused_with_a_reason() {
         assert_eq!(passes.await.unwrap().status(), 200);
     });
 }
+
+#[test]
+fn answers_with_large_heads_are_not_the_callers_fault() {
+    // Aim: an answer's head beyond 64 KiB, or with more than 100 fields, is 502 too_large; one just below arrives.
+    for (bytes, fields, status) in [((64 << 10) - 100, 1, 200), (65 << 10, 1, 502), (1000, 98, 200), (1000, 101, 502)] {
+        run(|| async move {
+            let mut world = World::new(Setup::default());
+            let mut sender = client(world.dial(SERVICE)).await;
+            let (answer, _) = sender.send_request(ask("GET", "/a"), true).unwrap();
+            let socket = world.application().await;
+            tokio::task::spawn_local(async move {
+                let mut connection = h2::server::handshake(socket).await.unwrap();
+                let (_, mut reply) = connection.accept().await.unwrap().unwrap();
+                let mut response = Response::new(());
+                for _ in 0..fields {
+                    response.headers_mut().append("x-large", "x".repeat(bytes / fields).parse().unwrap());
+                }
+                reply.send_response(response, true).unwrap();
+                while connection.accept().await.is_some() {}
+            });
+            let answer = answer.await.unwrap();
+            let reason = answer.headers().get("x-meshwright-reason").map(|value| value.to_str().unwrap());
+            assert_eq!(
+                (answer.status().as_u16(), reason),
+                (status, (status == 502).then_some("too_large")),
+                "{bytes} bytes, {fields} fields"
+            );
+        });
+    }
+}
+
+#[test]
+fn expectations_pass_over_http2() {
+    // Aim: the body waits for the application's own 100, which arrives as it comes, and nobody says one for it.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut sender = client(world.dial(SERVICE)).await;
+        let mut request = ask("POST", "/a");
+        request.headers_mut().insert("expect", "100-continue".parse().unwrap());
+        let (mut answer, mut stream) = sender.send_request(request, false).unwrap();
+        let socket = world.application().await;
+        tokio::task::spawn_local(async move {
+            let mut connection = h2::server::handshake(socket).await.unwrap();
+            let (request, mut reply) = connection.accept().await.unwrap().unwrap();
+            tokio::task::spawn_local(async move { while connection.accept().await.is_some() {} });
+            assert_eq!(request.headers()["expect"], "100-continue");
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            reply.send_informational(Response::builder().status(100).body(()).unwrap()).unwrap();
+            let length = take(&mut request.into_body()).await;
+            reply.send_response(Response::builder().header("x-length", length).body(()).unwrap(), true).unwrap();
+        });
+        let begun = tokio::time::Instant::now();
+        let interim = std::future::poll_fn(|cx| answer.poll_informational(cx)).await.unwrap().unwrap();
+        assert_eq!((interim.status().as_u16(), begun.elapsed() >= Duration::from_secs(3)), (100, true));
+        stream.send_data("body".into(), true).unwrap();
+        assert_eq!(answer.await.unwrap().headers()["x-length"], "4");
+    });
+}

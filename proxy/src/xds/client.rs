@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::transport::Channel;
-use tracing::{debug, info, warn};
+use tracing::{debug, info, info_span, warn};
 
 use super::backoff::Backoff;
 use super::session::{Effect, Session};
@@ -199,6 +199,7 @@ impl Client {
     fn carry_out(&self, effect: Effect) {
         match effect {
             Effect::Publish(snapshot) => {
+                let _span = info_span!("configuration", epoch = snapshot.epoch).entered();
                 let readings = &self.telemetry.readings;
                 let before = readings.config_epoch.swap(snapshot.epoch, Ordering::Relaxed);
                 if let Some(settings) = &snapshot.settings {

@@ -158,7 +158,8 @@ impl Drop for Collector {
     }
 }
 
-/// Aim: the spans of one request through the edge link edge, frontend and catalog by their parents.
+/// Aim: the spans of one request through the edge link edge, frontend and catalog by their parents; and a proxy tells when it takes up a
+/// configuration.
 #[test]
 fn spans_link_the_whole_road() {
     let (edge, otlp) = (free_port(), free_port());
@@ -178,9 +179,11 @@ fn spans_link_the_whole_road() {
         let servers: Vec<&Value> = spans.iter().filter(|span| span["kind"] == 2).collect();
         servers.into_iter().map(|last| std::iter::successors(Some(last), |span| by_parent(span)).count()).max()
     };
-    while road(&spans).unwrap_or(0) < 4 {
+    let mut configured = false;
+    while road(&spans).unwrap_or(0) < 4 || !configured {
         let left = deadline.saturating_duration_since(Instant::now());
         let span = collector.spans.recv_timeout(left).unwrap_or_else(|_| panic!("the spans of {trace} do not link: {spans:#?}"));
+        configured |= span["name"] == "configuration" && span["attributes"]["epoch"].is_number();
         if span["trace"] == trace.as_str() {
             spans.push(span);
         }

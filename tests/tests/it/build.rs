@@ -79,3 +79,19 @@ fn both_lists_of_bans_are_one() {
 fn the_check_has_teeth() {
     assert_eq!(complaints(&versions("ring v0.17.14\nh2 v0.4.1\nh2 v0.3.9 (*)\nserde v1.0.0\n")).len(), 2);
 }
+
+/// Aim: what the quick build spares, the build that ships does not inherit.
+#[test]
+fn what_ships_is_optimised() {
+    let manifest = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("Cargo.toml")).unwrap();
+    let levels = |profile: &str| -> BTreeMap<String, String> {
+        let section = manifest.split(&format!("[profile.{profile}.package]\n")).nth(1).unwrap_or_default();
+        let lines = section.lines().take_while(|line| !line.starts_with('[')).filter_map(|line| line.split_once(".opt-level = "));
+        lines.map(|(name, level)| (name.to_owned(), level.to_owned())).collect()
+    };
+    let (quick, ships) = (levels("release"), levels("dist"));
+    assert!(quick.len() > 10, "{quick:?}");
+    let spared: Vec<&String> =
+        quick.iter().filter(|(name, level)| *level != "3" && ships.get(*name).is_none_or(|own| own != "3")).map(|(name, _)| name).collect();
+    assert!(spared.is_empty(), "[profile.dist.package] in Cargo.toml must set opt-level = 3 for {spared:?}");
+}
