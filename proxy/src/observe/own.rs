@@ -29,6 +29,9 @@ where
     let tracer = provider.tracer_with_scope(scope());
     tracing_opentelemetry::layer()
         .with_tracer(tracer)
+        .with_location(false)
+        .with_threads(false)
+        .with_tracked_inactivity(false)
         .with_filter(filter_fn(|metadata| TARGETS.iter().any(|target| metadata.target().starts_with(target))))
 }
 

@@ -199,7 +199,7 @@ impl Client {
     fn carry_out(&self, effect: Effect) {
         match effect {
             Effect::Publish(snapshot) => {
-                let _span = info_span!("configuration", epoch = snapshot.epoch).entered();
+                let _span = info_span!("configuration", epoch = i64::try_from(snapshot.epoch).unwrap_or(i64::MAX)).entered();
                 let readings = &self.telemetry.readings;
                 let before = readings.config_epoch.swap(snapshot.epoch, Ordering::Relaxed);
                 if let Some(settings) = &snapshot.settings {
