@@ -30,7 +30,7 @@ const LAST_EXPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A failing collector is complained about once in this time.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
-/// Encodes and sends the spans that workers and own tasks leave; made by [`Telemetry::new`].
+/// Encodes and sends the spans that workers and own tasks leave; made by [`start`].
 #[derive(Debug)]
 pub struct Exporter {
     telemetry: Arc<Telemetry>,
