@@ -60,6 +60,11 @@ pub struct Route {
     pub response_headers_to_remove: ::prost::alloc::vec::Vec<
         ::prost::alloc::string::String,
     >,
+    #[prost(btree_map = "string, message", tag = "13")]
+    pub typed_per_filter_config: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost_types::Any,
+    >,
     #[prost(oneof = "route::Action", tags = "2, 3, 7")]
     pub action: ::core::option::Option<route::Action>,
 }
@@ -113,6 +118,11 @@ pub mod weighted_cluster {
         #[prost(string, repeated, tag = "6")]
         pub response_headers_to_remove: ::prost::alloc::vec::Vec<
             ::prost::alloc::string::String,
+        >,
+        #[prost(btree_map = "string, message", tag = "10")]
+        pub typed_per_filter_config: ::prost::alloc::collections::BTreeMap<
+            ::prost::alloc::string::String,
+            ::prost_types::Any,
         >,
     }
     impl ::prost::Name for ClusterWeight {

@@ -2440,6 +2440,794 @@ pub mod node_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// What happens to the requests of one rule.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RoutePolicy {
+    #[prost(message, optional, tag = "1")]
+    pub filters: ::core::option::Option<Filters>,
+    /// Bounds one attempt, from its first byte to the head of its answer.
+    #[prost(message, optional, tag = "2")]
+    pub attempt_timeout: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "3")]
+    pub retry: ::core::option::Option<Retry>,
+    #[prost(message, optional, tag = "4")]
+    pub hedge: ::core::option::Option<Hedge>,
+    #[prost(message, repeated, tag = "5")]
+    pub faults: ::prost::alloc::vec::Vec<Fault>,
+    #[prost(message, repeated, tag = "6")]
+    pub rate_limits: ::prost::alloc::vec::Vec<RateLimit>,
+    #[prost(message, optional, tag = "7")]
+    pub session: ::core::option::Option<Session>,
+    #[prost(message, optional, tag = "8")]
+    pub priority: ::core::option::Option<Priority>,
+    /// For clusters balanced by hash: the first that yields something counts.
+    #[prost(message, repeated, tag = "9")]
+    pub hash: ::prost::alloc::vec::Vec<HashKey>,
+}
+impl ::prost::Name for RoutePolicy {
+    const NAME: &'static str = "RoutePolicy";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.RoutePolicy".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.RoutePolicy".into()
+    }
+}
+/// The same for one weighted backend of a rule.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BackendPolicy {
+    #[prost(message, optional, tag = "1")]
+    pub filters: ::core::option::Option<Filters>,
+}
+impl ::prost::Name for BackendPolicy {
+    const NAME: &'static str = "BackendPolicy";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.BackendPolicy".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.BackendPolicy".into()
+    }
+}
+/// Gateway API's filters, in the order in which they run; header modifiers are Envoy's own fields.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Filters {
+    #[prost(message, optional, tag = "1")]
+    pub cors: ::core::option::Option<Cors>,
+    #[prost(message, optional, tag = "2")]
+    pub redirect: ::core::option::Option<Redirect>,
+    #[prost(message, optional, tag = "3")]
+    pub rewrite: ::core::option::Option<Rewrite>,
+    #[prost(message, repeated, tag = "4")]
+    pub mirrors: ::prost::alloc::vec::Vec<Mirror>,
+}
+impl ::prost::Name for Filters {
+    const NAME: &'static str = "Filters";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Filters".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Filters".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Cors {
+    /// Exact `scheme://host\[:port\]`, `scheme://*.suffix`, or `*`.
+    #[prost(string, repeated, tag = "1")]
+    pub allow_origins: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "2")]
+    pub allow_methods: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "3")]
+    pub allow_headers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "4")]
+    pub expose_headers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "5")]
+    pub allow_credentials: bool,
+    #[prost(uint32, tag = "6")]
+    pub max_age_secs: u32,
+}
+impl ::prost::Name for Cors {
+    const NAME: &'static str = "Cors";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Cors".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Cors".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Redirect {
+    /// "http" or "https"; empty: the listener's.
+    #[prost(string, tag = "1")]
+    pub scheme: ::prost::alloc::string::String,
+    /// Empty: as asked for.
+    #[prost(string, tag = "2")]
+    pub hostname: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "3")]
+    pub path: ::core::option::Option<PathChange>,
+    /// 0: the scheme's own where `scheme` is set, else the port that was called.
+    #[prost(uint32, tag = "4")]
+    pub port: u32,
+    /// 301, 302, 303, 307 or 308.
+    #[prost(uint32, tag = "5")]
+    pub status: u32,
+}
+impl ::prost::Name for Redirect {
+    const NAME: &'static str = "Redirect";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Redirect".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Redirect".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Rewrite {
+    /// Empty: as it came.
+    #[prost(string, tag = "1")]
+    pub hostname: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub path: ::core::option::Option<PathChange>,
+}
+impl ::prost::Name for Rewrite {
+    const NAME: &'static str = "Rewrite";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Rewrite".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Rewrite".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PathChange {
+    #[prost(oneof = "path_change::Kind", tags = "1, 2")]
+    pub kind: ::core::option::Option<path_change::Kind>,
+}
+/// Nested message and enum types in `PathChange`.
+pub mod path_change {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        /// The whole path; the query stays.
+        #[prost(string, tag = "1")]
+        Full(::prost::alloc::string::String),
+        #[prost(message, tag = "2")]
+        Prefix(super::PrefixChange),
+    }
+}
+impl ::prost::Name for PathChange {
+    const NAME: &'static str = "PathChange";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.PathChange".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.PathChange".into()
+    }
+}
+/// Replaces whole path elements at the start.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PrefixChange {
+    /// What the rule matched, without trailing slash.
+    #[prost(string, tag = "1")]
+    pub matched: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub replacement: ::prost::alloc::string::String,
+}
+impl ::prost::Name for PrefixChange {
+    const NAME: &'static str = "PrefixChange";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.PrefixChange".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.PrefixChange".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Mirror {
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+    /// Of 1,000,000 requests.
+    #[prost(uint32, tag = "2")]
+    pub per_million: u32,
+}
+impl ::prost::Name for Mirror {
+    const NAME: &'static str = "Mirror";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Mirror".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Mirror".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Retry {
+    /// Attempts beyond the first.
+    #[prost(uint32, tag = "1")]
+    pub attempts: u32,
+    #[prost(bool, tag = "2")]
+    pub connect_failure: bool,
+    #[prost(bool, tag = "3")]
+    pub reset: bool,
+    #[prost(bool, tag = "4")]
+    pub refused_stream: bool,
+    /// The attempt timeout has passed.
+    #[prost(bool, tag = "5")]
+    pub attempt_timeout: bool,
+    #[prost(uint32, repeated, tag = "6")]
+    pub statuses: ::prost::alloc::vec::Vec<u32>,
+    /// Numbers of gRPC codes.
+    #[prost(uint32, repeated, tag = "7")]
+    pub grpc_statuses: ::prost::alloc::vec::Vec<u32>,
+    #[prost(message, optional, tag = "8")]
+    pub backoff_base: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "9")]
+    pub backoff_max: ::core::option::Option<::prost_types::Duration>,
+    /// Largest body that is kept to be sent again.
+    #[prost(uint32, tag = "10")]
+    pub body_buffer_bytes: u32,
+}
+impl ::prost::Name for Retry {
+    const NAME: &'static str = "Retry";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Retry".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Retry".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Hedge {
+    /// 0 to 100, exclusive: the latency after which a second attempt starts, as learned.
+    #[prost(double, tag = "1")]
+    pub at_quantile: f64,
+    /// Most second attempts, per cent of requests.
+    #[prost(double, tag = "2")]
+    pub max_percent: f64,
+    #[prost(string, repeated, tag = "3")]
+    pub methods: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for Hedge {
+    const NAME: &'static str = "Hedge";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Hedge".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Hedge".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Fault {
+    /// Each must hold.
+    #[prost(message, repeated, tag = "1")]
+    pub headers: ::prost::alloc::vec::Vec<
+        super::super::envoy::config::route::v3::HeaderMatcher,
+    >,
+    /// One of them must hold; none: any path. Only the path of each counts.
+    #[prost(message, repeated, tag = "2")]
+    pub paths: ::prost::alloc::vec::Vec<
+        super::super::envoy::config::route::v3::RouteMatch,
+    >,
+    /// One of them must hold; none: any method.
+    #[prost(string, repeated, tag = "3")]
+    pub methods: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Of 1,000,000 requests that match.
+    #[prost(uint32, tag = "4")]
+    pub per_million: u32,
+    #[prost(message, optional, tag = "5")]
+    pub delay: ::core::option::Option<Delay>,
+    #[prost(message, optional, tag = "6")]
+    pub abort: ::core::option::Option<Abort>,
+    /// The object that asks for it, for logs: NAMESPACE/NAME.
+    #[prost(string, tag = "7")]
+    pub policy: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Fault {
+    const NAME: &'static str = "Fault";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Fault".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Fault".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Delay {
+    #[prost(message, optional, tag = "1")]
+    pub min: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "2")]
+    pub max: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for Delay {
+    const NAME: &'static str = "Delay";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Delay".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Delay".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Abort {
+    #[prost(oneof = "abort::Kind", tags = "1, 2, 3")]
+    pub kind: ::core::option::Option<abort::Kind>,
+}
+/// Nested message and enum types in `Abort`.
+pub mod abort {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(uint32, tag = "1")]
+        HttpStatus(u32),
+        #[prost(uint32, tag = "2")]
+        GrpcStatus(u32),
+        /// Cut without an answer.
+        #[prost(bool, tag = "3")]
+        Reset(bool),
+    }
+}
+impl ::prost::Name for Abort {
+    const NAME: &'static str = "Abort";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Abort".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Abort".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct RateLimit {
+    /// Key of the state, which outlives pushes; unique in a proxy.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub requests: u32,
+    #[prost(message, optional, tag = "3")]
+    pub per: ::core::option::Option<::prost_types::Duration>,
+    /// Requests beyond the rate at once.
+    #[prost(uint32, tag = "4")]
+    pub burst: u32,
+    /// All of them together are the key; none: one bucket for all.
+    #[prost(message, repeated, tag = "5")]
+    pub key: ::prost::alloc::vec::Vec<LimitKey>,
+    #[prost(string, tag = "6")]
+    pub policy: ::prost::alloc::string::String,
+}
+impl ::prost::Name for RateLimit {
+    const NAME: &'static str = "RateLimit";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.RateLimit".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.RateLimit".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LimitKey {
+    #[prost(oneof = "limit_key::Kind", tags = "1, 2")]
+    pub kind: ::core::option::Option<limit_key::Kind>,
+}
+/// Nested message and enum types in `LimitKey`.
+pub mod limit_key {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(bool, tag = "1")]
+        SourceIdentity(bool),
+        #[prost(string, tag = "2")]
+        Header(::prost::alloc::string::String),
+    }
+}
+impl ::prost::Name for LimitKey {
+    const NAME: &'static str = "LimitKey";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.LimitKey".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.LimitKey".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Session {
+    /// Name of the cookie or header.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub header: bool,
+    #[prost(message, optional, tag = "3")]
+    pub absolute_timeout: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "4")]
+    pub idle_timeout: ::core::option::Option<::prost_types::Duration>,
+    /// The cookie lives as long as the absolute timeout, else as long as the browser.
+    #[prost(bool, tag = "5")]
+    pub permanent: bool,
+    /// Of the cookie.
+    #[prost(string, tag = "6")]
+    pub path: ::prost::alloc::string::String,
+}
+impl ::prost::Name for Session {
+    const NAME: &'static str = "Session";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Session".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Session".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Priority {
+    #[prost(string, tag = "1")]
+    pub header: ::prost::alloc::string::String,
+    /// The highest first.
+    #[prost(string, repeated, tag = "2")]
+    pub classes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(uint32, tag = "3")]
+    pub default_class: u32,
+}
+impl ::prost::Name for Priority {
+    const NAME: &'static str = "Priority";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Priority".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Priority".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HashKey {
+    #[prost(oneof = "hash_key::Kind", tags = "1, 2, 3, 4")]
+    pub kind: ::core::option::Option<hash_key::Kind>,
+}
+/// Nested message and enum types in `HashKey`.
+pub mod hash_key {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(string, tag = "1")]
+        Header(::prost::alloc::string::String),
+        #[prost(message, tag = "2")]
+        Cookie(super::HashCookie),
+        #[prost(bool, tag = "3")]
+        SourceAddress(bool),
+        #[prost(string, tag = "4")]
+        Query(::prost::alloc::string::String),
+    }
+}
+impl ::prost::Name for HashKey {
+    const NAME: &'static str = "HashKey";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.HashKey".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.HashKey".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HashCookie {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// With it a cookie is made where there is none.
+    #[prost(message, optional, tag = "2")]
+    pub ttl: ::core::option::Option<::prost_types::Duration>,
+    #[prost(string, tag = "3")]
+    pub path: ::prost::alloc::string::String,
+}
+impl ::prost::Name for HashCookie {
+    const NAME: &'static str = "HashCookie";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.HashCookie".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.HashCookie".into()
+    }
+}
+/// How a destination is treated, whichever rule leads there.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ClusterPolicy {
+    #[prost(message, optional, tag = "1")]
+    pub balance: ::core::option::Option<Balance>,
+    #[prost(message, optional, tag = "2")]
+    pub limits: ::core::option::Option<Limits>,
+    #[prost(message, optional, tag = "3")]
+    pub outlier: ::core::option::Option<Outlier>,
+    #[prost(message, optional, tag = "4")]
+    pub check: ::core::option::Option<ActiveCheck>,
+    #[prost(message, optional, tag = "5")]
+    pub budget: ::core::option::Option<RetryBudget>,
+    /// Endpoints can be named by session tokens.
+    #[prost(bool, tag = "6")]
+    pub sessions: bool,
+}
+impl ::prost::Name for ClusterPolicy {
+    const NAME: &'static str = "ClusterPolicy";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ClusterPolicy".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ClusterPolicy".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct Balance {
+    #[prost(enumeration = "balance::Algorithm", tag = "1")]
+    pub algorithm: i32,
+    #[prost(message, optional, tag = "2")]
+    pub slow_start: ::core::option::Option<::prost_types::Duration>,
+    #[prost(enumeration = "balance::Prefer", tag = "3")]
+    pub prefer: i32,
+    /// Below this share of healthy endpoints of the nearer ones, the further take the rest in proportion.
+    #[prost(double, tag = "4")]
+    pub failover_below_healthy_percent: f64,
+    /// Below this share of healthy endpoints of all, health is disregarded.
+    #[prost(double, tag = "5")]
+    pub panic_below_healthy_percent: f64,
+}
+/// Nested message and enum types in `Balance`.
+pub mod balance {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Algorithm {
+        LeastRequest = 0,
+        PeakEwma = 1,
+        RoundRobin = 2,
+        Random = 3,
+        RingHash = 4,
+        Maglev = 5,
+    }
+    impl Algorithm {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::LeastRequest => "LEAST_REQUEST",
+                Self::PeakEwma => "PEAK_EWMA",
+                Self::RoundRobin => "ROUND_ROBIN",
+                Self::Random => "RANDOM",
+                Self::RingHash => "RING_HASH",
+                Self::Maglev => "MAGLEV",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "LEAST_REQUEST" => Some(Self::LeastRequest),
+                "PEAK_EWMA" => Some(Self::PeakEwma),
+                "ROUND_ROBIN" => Some(Self::RoundRobin),
+                "RANDOM" => Some(Self::Random),
+                "RING_HASH" => Some(Self::RingHash),
+                "MAGLEV" => Some(Self::Maglev),
+                _ => None,
+            }
+        }
+    }
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Prefer {
+        None = 0,
+        Zone = 1,
+        Region = 2,
+    }
+    impl Prefer {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::None => "NONE",
+                Self::Zone => "ZONE",
+                Self::Region => "REGION",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "NONE" => Some(Self::None),
+                "ZONE" => Some(Self::Zone),
+                "REGION" => Some(Self::Region),
+                _ => None,
+            }
+        }
+    }
+}
+impl ::prost::Name for Balance {
+    const NAME: &'static str = "Balance";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Balance".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Balance".into()
+    }
+}
+/// 0 means none.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Limits {
+    #[prost(uint32, tag = "1")]
+    pub connections: u32,
+    #[prost(uint32, tag = "2")]
+    pub requests: u32,
+    #[prost(uint32, tag = "3")]
+    pub pending: u32,
+    #[prost(message, optional, tag = "4")]
+    pub pending_timeout: ::core::option::Option<::prost_types::Duration>,
+    #[prost(uint32, tag = "5")]
+    pub requests_per_connection: u32,
+}
+impl ::prost::Name for Limits {
+    const NAME: &'static str = "Limits";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Limits".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Limits".into()
+    }
+}
+/// 0 means that this cause is off.
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct Outlier {
+    #[prost(uint32, tag = "1")]
+    pub consecutive_errors: u32,
+    #[prost(uint32, tag = "2")]
+    pub consecutive_connect_failures: u32,
+    #[prost(double, tag = "3")]
+    pub success_rate_min_percent: f64,
+    /// An endpoint this many times slower than the median of the others.
+    #[prost(double, tag = "4")]
+    pub latency_factor: f64,
+    #[prost(message, optional, tag = "5")]
+    pub interval: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "6")]
+    pub eject_for: ::core::option::Option<::prost_types::Duration>,
+    #[prost(double, tag = "7")]
+    pub max_ejected_percent: f64,
+}
+impl ::prost::Name for Outlier {
+    const NAME: &'static str = "Outlier";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Outlier".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Outlier".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ActiveCheck {
+    #[prost(message, optional, tag = "4")]
+    pub interval: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "5")]
+    pub timeout: ::core::option::Option<::prost_types::Duration>,
+    #[prost(uint32, tag = "6")]
+    pub healthy_after: u32,
+    #[prost(uint32, tag = "7")]
+    pub unhealthy_after: u32,
+    #[prost(oneof = "active_check::Kind", tags = "1, 2, 3")]
+    pub kind: ::core::option::Option<active_check::Kind>,
+}
+/// Nested message and enum types in `ActiveCheck`.
+pub mod active_check {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Http(super::HttpCheck),
+        #[prost(message, tag = "2")]
+        Grpc(super::GrpcCheck),
+        #[prost(message, tag = "3")]
+        Tcp(super::TcpCheck),
+    }
+}
+impl ::prost::Name for ActiveCheck {
+    const NAME: &'static str = "ActiveCheck";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ActiveCheck".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ActiveCheck".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HttpCheck {
+    #[prost(string, tag = "1")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint32, repeated, tag = "2")]
+    pub expect: ::prost::alloc::vec::Vec<u32>,
+    #[prost(string, tag = "3")]
+    pub host: ::prost::alloc::string::String,
+}
+impl ::prost::Name for HttpCheck {
+    const NAME: &'static str = "HttpCheck";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.HttpCheck".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.HttpCheck".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GrpcCheck {
+    #[prost(string, tag = "1")]
+    pub service: ::prost::alloc::string::String,
+}
+impl ::prost::Name for GrpcCheck {
+    const NAME: &'static str = "GrpcCheck";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.GrpcCheck".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.GrpcCheck".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TcpCheck {}
+impl ::prost::Name for TcpCheck {
+    const NAME: &'static str = "TcpCheck";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.TcpCheck".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.TcpCheck".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, ::prost::Message)]
+pub struct RetryBudget {
+    #[prost(double, tag = "1")]
+    pub percent: f64,
+    #[prost(uint32, tag = "2")]
+    pub min_per_second: u32,
+}
+impl ::prost::Name for RetryBudget {
+    const NAME: &'static str = "RetryBudget";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.RetryBudget".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.RetryBudget".into()
+    }
+}
 /// The barrier: a proxy swaps its snapshot when this arrives and the digest fits what it holds (contract, section 4).
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Epoch {
@@ -2491,6 +3279,14 @@ pub struct ProxyConfig {
     /// The instance's own addresses: calls to them never leave the proxy.
     #[prost(string, repeated, tag = "13")]
     pub own_addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Where the instance runs; empty where nobody says.
+    #[prost(string, tag = "14")]
+    pub region: ::prost::alloc::string::String,
+    #[prost(string, tag = "15")]
+    pub zone: ::prost::alloc::string::String,
+    /// What tokens of sessions are made with, the same in all proxies of the mesh.
+    #[prost(bytes = "bytes", tag = "16")]
+    pub session_key: ::prost::bytes::Bytes,
 }
 impl ::prost::Name for ProxyConfig {
     const NAME: &'static str = "ProxyConfig";

@@ -28,6 +28,8 @@ pub const INBOUND_PORT: u16 = 15006;
 pub const BAD_BACKEND: &str = "bad_backend";
 /// Key of our own facts in Envoy `Metadata.filter_metadata` and in Node metadata keys' prefix.
 pub const METADATA: &str = "meshwright.dev";
+/// Key of our own policy among the extensions of Envoy's routes, weighted clusters and clusters.
+pub const POLICY: &str = "meshwright.dev/policy";
 /// Keys of our own facts, below [`METADATA`].
 pub mod fact {
     /// Namespace of a cluster's Service, or of an endpoint's workload.

@@ -100,5 +100,6 @@ pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
         workload: audience.workload.clone(),
         service_account: audience.service_account.clone(),
         own_addresses: audience.addresses.iter().map(ToString::to_string).collect(),
+        ..ProxyConfig::default()
     }
 }

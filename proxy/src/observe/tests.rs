@@ -43,6 +43,8 @@ fn settings(access_log: bool, otlp: Option<&str>, sample_percent: u64) -> Settin
         workload: "frontend".into(),
         service_account: "web".into(),
         own_addresses: vec![],
+        locality: engine::model::Locality::default(),
+        session_key: Vec::new(),
     }
 }
 

@@ -24,5 +24,7 @@ pub fn settings() -> Settings {
         workload: "frontend".into(),
         service_account: "default".into(),
         own_addresses: Vec::new(),
+        locality: engine::model::Locality::default(),
+        session_key: Vec::new(),
     }
 }

@@ -308,6 +308,8 @@ pub(crate) fn settings(setup: &Setup, workload: &str, own: &[&str]) -> Arc<Setti
         workload: workload.into(),
         service_account: "default".into(),
         own_addresses: own.iter().map(|ip| ip.parse().unwrap()).collect(),
+        locality: engine::model::Locality::default(),
+        session_key: Vec::new(),
     })
 }
 

@@ -15,4 +15,4 @@ pub use endpoint::{Endpoint, EndpointCell, EndpointLive, EndpointSet, Health, In
 pub use listener::{Inbound, InboundPort, Outbound};
 pub use proto::words::{MtlsMode, Protocol};
 pub use route::{Action, Backend, Forward, Match, PathMatch, RouteTable, Rule, RuleSource, Target, ValueMatch};
-pub use snapshot::{DnsAnswer, Settings, Snapshot};
+pub use snapshot::{DnsAnswer, Locality, Settings, Snapshot};

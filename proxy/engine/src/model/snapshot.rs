@@ -63,6 +63,19 @@ pub struct Settings {
     pub service_account: String,
     /// Addresses of this instance.
     pub own_addresses: Vec<IpAddr>,
+    /// Where this instance runs.
+    pub locality: Locality,
+    /// What session tokens are made with; empty where there are none.
+    pub session_key: Vec<u8>,
+}
+
+/// Where an instance runs; empty parts are not known.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Locality {
+    /// Region.
+    pub region: Arc<str>,
+    /// Zone within the region.
+    pub zone: Arc<str>,
 }
 
 impl Settings {

@@ -100,7 +100,9 @@ fn weighted(raw: &weighted_cluster::ClusterWeight) -> Result<Backend, Wrong> {
         request_headers_to_remove,
         response_headers_to_add,
         response_headers_to_remove,
+        typed_per_filter_config,
     } = raw;
+    refuse(!typed_per_filter_config.is_empty(), "typed_per_filter_config")?;
     let request = RequestHeaders::compile(request_headers_to_add, request_headers_to_remove)?;
     let response = ResponseHeaders::compile(response_headers_to_add, response_headers_to_remove)?;
     let weight = weight.ok_or_else(|| Wrong::new("weight", "is missing"))?;

@@ -13,7 +13,7 @@ use proto::xds::core::data_source::Specifier;
 use proto::xds::tls::{CertificateValidationContext, Secret, secret};
 
 use super::{duration, same_name};
-use crate::model::{DnsAnswer, Settings};
+use crate::model::{DnsAnswer, Locality, Settings};
 use crate::rejected::{Wrong, refuse};
 
 /// Most addresses in one DNS answer.
@@ -27,6 +27,8 @@ const FACTS_MAX: usize = 1024;
 /// Life of a leaf where the mesh names none (kinds, `Mesh`).
 const LEAF_LIFE_DEFAULT: Duration = Duration::from_secs(24 * 3600);
 const ROTATE_AT_PERCENT_DEFAULT: u32 = 66;
+/// Length of the key that session tokens are made with.
+const SESSION_KEY_BYTES: usize = 32;
 
 pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong> {
     if name != proto::names::PROXY {
@@ -46,7 +48,13 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         workload,
         service_account,
         own_addresses,
+        region,
+        zone,
+        session_key,
     } = raw;
+    if !matches!(session_key.len(), 0 | SESSION_KEY_BYTES) {
+        return Err(Wrong::new("session_key", format!("has {} bytes, not {SESSION_KEY_BYTES}", session_key.len())));
+    }
     let Tracing { otlp_endpoint, sample_percent: percent, attributes } = tracing.clone().unwrap_or_default();
     for (field, count) in [
         ("mesh_cidrs", mesh_cidrs.len()),
@@ -85,6 +93,8 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         workload: workload.clone(),
         service_account: service_account.clone(),
         own_addresses: parse_all(own_addresses, "own_addresses", "an IP address", |text| text.parse::<IpAddr>().ok())?,
+        locality: Locality { region: region.as_str().into(), zone: zone.as_str().into() },
+        session_key: session_key.to_vec(),
     })
 }
 

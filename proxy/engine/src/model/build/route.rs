@@ -195,7 +195,9 @@ fn compile_rule(raw: &Route, levels: &[&Level], ids: &mut Ids) -> Result<Rule, W
         request_headers_to_remove,
         response_headers_to_add,
         response_headers_to_remove,
+        typed_per_filter_config,
     } = raw;
+    refuse(!typed_per_filter_config.is_empty(), "typed_per_filter_config")?;
     let Some(raw_match) = r#match else {
         return Err(Wrong::new("match", "is missing"));
     };
