@@ -15,6 +15,9 @@ pub mod filter;
 #[cfg(test)]
 mod fixture;
 pub mod model;
+mod moment;
 pub(crate) mod rejected;
 pub mod retry;
 pub mod sniff;
+
+pub use moment::Moment;
