@@ -172,6 +172,8 @@ impl Blame {
 pub enum Retry {
     /// Nothing of the request was written upstream: free replay, for any method (RFC 9110, section 9.2.2).
     NeverWritten,
+    /// It may have arrived, but no byte of an answer came.
+    Unanswered,
     /// Something may have arrived.
     No,
 }
@@ -202,6 +204,11 @@ impl Failure {
         Self { blame, ..Self::new(reason, cause) }
     }
 
+    /// The same, of a request that may have arrived and brought no byte of an answer.
+    pub fn unanswered(reason: Reason, cause: impl Into<String>) -> Self {
+        Self { retry: Retry::Unanswered, ..Self::new(reason, cause) }
+    }
+
     /// The same, of a request of which nothing was written upstream.
     pub fn never_written(reason: Reason, cause: impl Into<String>) -> Self {
         Self { retry: Retry::NeverWritten, ..Self::new(reason, cause) }
@@ -219,12 +226,14 @@ pub struct LocalReply {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Body, usually empty or one line of text.
     pub body: bytes::Bytes,
+    /// The code that a gRPC caller sees, where it is not to follow from the rest.
+    pub grpc_status: Option<u8>,
 }
 
 impl LocalReply {
     /// The answer for a reason, without further headers or body.
     pub const fn of(reason: Reason) -> Self {
-        Self { status: reason.status(), reason: Some(reason), headers: Vec::new(), body: bytes::Bytes::new() }
+        Self { status: reason.status(), reason: Some(reason), headers: Vec::new(), body: bytes::Bytes::new(), grpc_status: None }
     }
 }
 

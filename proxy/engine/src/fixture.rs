@@ -30,7 +30,7 @@ use proto::xds::tls::{
     CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, SubjectAltNameMatcher, TlsParameters,
     UpstreamTlsContext,
 };
-use proto::xds::{http_inspector, raw_buffer, router};
+use proto::xds::{http_inspector, raw_buffer, router, tls_inspector};
 
 use crate::model::build::{Parts, Rejected};
 
@@ -194,6 +194,28 @@ pub(crate) fn out_auto(at: &str, table: &str, cluster: &str) -> Listener {
             config_type: Some(listener_filter::ConfigType::TypedConfig(inspector)),
         }],
         ..out_http(at, table)
+    }
+}
+
+/// TLS by the name it asks for (none: any) to a cluster each.
+pub(crate) fn out_tls(at: &str, to: &[(&str, &str)]) -> Listener {
+    let inspector = proto::xds::pack(&tls_inspector::TlsInspector {});
+    let chain = |(name, cluster): &(&str, &str)| FilterChain {
+        name: format!("tls/{name}"),
+        filter_chain_match: Some(FilterChainMatch {
+            transport_protocol: "tls".into(),
+            server_names: Some((*name).to_owned()).filter(|name| !name.is_empty()).into_iter().collect(),
+            ..Default::default()
+        }),
+        ..chain(&tcp_to(cluster))
+    };
+    Listener {
+        filter_chains: to.iter().map(chain).collect(),
+        listener_filters: vec![ListenerFilter {
+            name: "envoy.filters.listener.tls_inspector".into(),
+            config_type: Some(listener_filter::ConfigType::TypedConfig(inspector)),
+        }],
+        ..out_http(at, "")
     }
 }
 

@@ -3,13 +3,18 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::time::Duration;
 
-use engine::balance;
+use engine::Moment;
+use engine::balance::{self, Choice};
 use engine::decide::{Decision, RequestHead, decide};
+use engine::gate::Enter;
+use engine::health::Outcome;
 use engine::model::Snapshot;
 use engine::model::build::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use prost::{Message, Name};
+use proto::mesh::{Balance, ClusterPolicy, Limits, Outlier};
 use proto::xds::cluster::Cluster;
 use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 use proto::xds::core::{Address, SocketAddress, address, socket_address};
@@ -74,7 +79,7 @@ fn endpoint(last: u8) -> LbEndpoint {
     LbEndpoint { host_identifier: Some(endpoint), load_balancing_weight: Some(u32::from(last)), ..Default::default() }
 }
 
-/// Exact host, wildcard and any; header, regex and prefix rules; a split over two clusters of two endpoints of unequal weight.
+/// Exact host, wildcard and any; header, regex and prefix rules, and hundreds more of each; a split over two clusters of two endpoints of unequal weight.
 fn snapshot() -> Snapshot {
     let mut parts = Parts::default();
     let path = |specifier| RouteMatch { path_specifier: Some(specifier), ..Default::default() };
@@ -89,6 +94,18 @@ fn snapshot() -> Snapshot {
         rule(path(PathSpecifier::SafeRegex(RegexMatcher { regex: "/r/[0-9]+".into() })), &["v1"]),
         rule(path(PathSpecifier::PathSeparatedPrefix("/v1".into())), &["v1", "v2"]),
     ];
+    let mut routes = routes;
+    for n in 0..100 {
+        let own = StringMatcher { match_pattern: Some(string_matcher::MatchPattern::Exact(n.to_string())), ..Default::default() };
+        let tenant = HeaderMatcher {
+            name: "x-tenant".into(),
+            header_match_specifier: Some(HeaderMatchSpecifier::StringMatch(own)),
+            ..Default::default()
+        };
+        routes.push(rule(RouteMatch { headers: vec![tenant], ..path(PathSpecifier::Prefix("/".into())) }, &["v1"]));
+        routes.push(rule(path(PathSpecifier::PathSeparatedPrefix(format!("/area/{n}"))), &["v1"]));
+        routes.push(rule(path(PathSpecifier::Path(format!("/exact/{n}"))), &["v1"]));
+    }
     let domains = ["catalog.shop", "*.example.com", "*"];
     let host = VirtualHost { domains: domains.map(String::from).to_vec(), routes, ..Default::default() };
     put(
@@ -111,6 +128,55 @@ fn snapshot() -> Snapshot {
 }
 
 #[test]
+fn no_algorithm_allocates_and_no_good_answer_does() {
+    // Aim: zero allocations from a pick to the booking of its outcome, with every algorithm, outlier detection, a limit and tiers.
+    for algorithm in 0..6 {
+        let mut parts = Parts::default();
+        let policy = ClusterPolicy {
+            balance: Some(Balance { algorithm, prefer: 1, ..Balance::default() }),
+            limits: Some(Limits { requests: 2, pending: 1, ..Limits::default() }),
+            outlier: Some(Outlier {
+                consecutive_errors: 5,
+                success_rate_min_percent: 50.0,
+                interval: Some(prost_types::Duration { seconds: 3600, nanos: 0 }),
+                eject_for: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+                ..Outlier::default()
+            }),
+            ..ClusterPolicy::default()
+        };
+        let cluster = Cluster {
+            name: "v1".into(),
+            cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
+            lb_policy: LbPolicy::LeastRequest.into(),
+            typed_extension_protocol_options: [(proto::names::POLICY.to_owned(), proto::xds::pack(&policy))].into(),
+            ..Default::default()
+        };
+        put(&mut parts, "v1", &cluster);
+        let group = LocalityLbEndpoints { lb_endpoints: vec![endpoint(1), endpoint(2), endpoint(3)], ..Default::default() };
+        put(&mut parts, "v1", &ClusterLoadAssignment { cluster_name: "v1".into(), endpoints: vec![group], ..Default::default() });
+        let snapshot = parts.assemble(1, &Snapshot::default());
+        let cluster = &snapshot.clusters["v1"];
+        let run = |draw: u64| {
+            let now = Moment::of_nanos(draw >> 40);
+            cluster.live.budget.deposit();
+            let Enter::In(pass) = cluster.live.gate.enter(&cluster.policy.limits, 0) else { panic!("there is room") };
+            let set = cluster.endpoints.load();
+            let tried = [set.ready[0].address];
+            for tried in [&tried[..0], &tried] {
+                let endpoint = balance::pick(cluster, &set, &Choice { draw, hash: Some(draw), tried, now }).unwrap();
+                let took = Duration::from_nanos(draw >> 50);
+                assert!(cluster.told(endpoint, Outcome::Answered { status: 200, took }, now).is_none());
+            }
+            drop(pass);
+        };
+        run(0);
+        let before = COUNT.get();
+        (0..64).for_each(|n| run(n << 58 | n << 27));
+        assert_eq!(COUNT.get() - before, 0, "algorithm {algorithm}");
+    }
+}
+
+#[test]
 fn a_decision_and_a_pick_allocate_nothing() {
     // Aim: zero allocations from request head to endpoint, for every kind of match and host, after regular expressions are warm.
     let snapshot = snapshot();
@@ -118,14 +184,24 @@ fn a_decision_and_a_pick_allocate_nothing() {
     let mut headers = HeaderMap::new();
     headers.append("x-user", HeaderValue::from_static("a"));
     headers.append("x-user", HeaderValue::from_static("c"));
-    for (host, path) in [("catalog.shop", "/v1/x"), ("CATALOG.shop:80", "/r/7"), ("a.example.com", "/v1?q=1"), ("else", "/v1")] {
+    headers.append("x-tenant", HeaderValue::from_static("97"));
+    for (host, path) in [
+        ("catalog.shop", "/v1/x"),
+        ("CATALOG.shop:80", "/r/7"),
+        ("a.example.com", "/v1?q=1"),
+        ("else", "/v1"),
+        ("else", "/area/99/x"),
+        ("a.b.example.com", "/exact/99"),
+        ("else", "/tenant"),
+    ] {
         let uri: Uri = format!("http://{host}{path}").parse().unwrap();
         let run = |draw: u64| {
             let Decision::Forward(plan) = decide(table, &RequestHead::new(&Method::GET, &uri, &headers), draw) else {
                 panic!("no plan for {uri}")
             };
-            let set = plan.cluster.endpoints.0.load();
-            let endpoint = balance::pick(&set, draw, &[]).unwrap();
+            let cluster = plan.target.unwrap();
+            let set = cluster.endpoints.load();
+            let endpoint = balance::pick(cluster, &set, &Choice { draw, hash: None, tried: &[], now: Moment::default() }).unwrap();
             drop(endpoint.live.enter());
         };
         run(0);

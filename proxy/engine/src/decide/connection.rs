@@ -2,11 +2,12 @@
 //! find out next, and then what to do. The road carries it out, `explain` prints it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use proto::names::{ALPN_H1, ALPN_H2, ALPN_MESH};
 
 use crate::failure::Reason;
-use crate::model::{InboundPort, MtlsMode, Protocol, Snapshot};
+use crate::model::{Forward, InboundPort, MtlsMode, Outbound, Protocol, Snapshot};
 use crate::sniff::{ClientHello, Sniffed};
 
 /// The door that a connection came in by, and where it was meant to go.
@@ -161,12 +162,26 @@ fn outbound(snapshot: &Snapshot, destination: SocketAddr, known: &Known<'_>) -> 
     };
     match (listener.protocol, known.first) {
         _ if listener.leads_nowhere() => Step::Take(Course::Refuse(Reason::NoRoute)),
+        (_, None) if listener.tls.is_some() => Step::Learn(Learn::Words),
+        (_, first) if listener.tls.is_some() => Step::Take(match carried(listener, first) {
+            Some(_) => Course::Carry,
+            None => Course::Close(Reason::NoRoute),
+        }),
         (Protocol::Tcp, _) => carry,
         (Protocol::Http | Protocol::Http1 | Protocol::Http2, None) => Step::Learn(Learn::Words),
         // The version is the caller's choice; what the application speaks is converted to.
         (Protocol::Http | Protocol::Http1 | Protocol::Http2, Some(first)) => serve(first.version()),
         (Protocol::Auto, None) => Step::Learn(Learn::EitherSide),
         (Protocol::Auto, Some(first)) => first.version().map_or(carry, |version| serve(Some(version))),
+    }
+}
+
+/// Where bytes go that an outbound connection carries, by who spoke first and what; `None`: nowhere.
+pub fn carried<'s>(listener: &'s Outbound, first: Option<First<'_>>) -> Option<&'s Arc<Forward>> {
+    match (&listener.tls, first) {
+        (None, _) => listener.tcp.as_ref(),
+        (Some(names), Some(First::Client(Sniffed::Tls(hello)))) => names.lookup(hello.sni.as_deref()),
+        (Some(_), _) => None,
     }
 }
 
@@ -275,6 +290,57 @@ mod tests {
         assert_eq!(at("10.0.0.3:80", Known { first: Some(First::Server), ..Known::default() }), "Carry");
         let edge = |known| word(connection(&snapshot, Door::Edge(80), &known));
         assert_eq!((edge(Known::default()), edge(said(&Sniffed::Http1))), ("Words".into(), "Http1".into()));
+    }
+
+    #[test]
+    fn tls_is_told_apart_by_the_name_it_asks_for() {
+        // Aim: the words come first; exact before wildcard, the longer wildcard before the shorter, the rest to who takes any; what is no
+        // TLS or has no match is closed; names are compared without regard to case.
+        let mut parts = fixture::shop();
+        let named = [("a.b.example", "exact"), ("*.b.example", "long"), ("*.example", "short")];
+        fixture::put(&mut parts, "out/10.0.0.2:443", &fixture::out_tls("10.0.0.2:443", &named)).unwrap();
+        let any = [("a.example", "exact"), ("", "any")];
+        fixture::put(&mut parts, "out/10.0.0.3:443", &fixture::out_tls("10.0.0.3:443", &any)).unwrap();
+        for cluster in ["exact", "long", "short", "any"] {
+            fixture::put(&mut parts, cluster, &fixture::cluster(cluster)).unwrap();
+        }
+        let snapshot = parts.assemble(1, &Snapshot::default());
+        let asks = |name: &str| {
+            let sni = Some(name.to_owned()).filter(|name| !name.is_empty());
+            Sniffed::Tls(ClientHello { sni, alpn: Vec::new() })
+        };
+        let goes = |at: &str, words: &Sniffed| {
+            let at = at.parse().unwrap();
+            let first = Some(First::Client(words));
+            let listener = &snapshot.outbound[&at];
+            let known = Known { first, ..Known::default() };
+            let to = carried(listener, first).map(|forward| match &forward.backends[0].target {
+                crate::model::Target::Cluster(cluster) => cluster.name.to_string(),
+                crate::model::Target::Reply(_) => unreachable!(),
+            });
+            let step = word(connection(&snapshot, Door::Outbound(at), &known));
+            assert_eq!(step, if to.is_some() { "Carry" } else { "Close no_route" });
+            to.unwrap_or_default()
+        };
+        for (name, cluster) in [
+            ("a.b.example", "exact"),
+            ("c.b.example", "long"),
+            ("x.a.b.example", "long"),
+            ("b.example", "short"),
+            ("x.y.example", "short"),
+            ("example", ""),
+            ("other", ""),
+            ("", ""),
+        ] {
+            assert_eq!(goes("10.0.0.2:443", &asks(name)), cluster, "{name}");
+        }
+        for (words, cluster) in
+            [(asks("a.example"), "exact"), (asks("b.example"), "any"), (asks(""), "any"), (Sniffed::Http1, ""), (Sniffed::Opaque, "")]
+        {
+            assert_eq!(goes("10.0.0.3:443", &words), cluster, "{words:?}");
+        }
+        let silent = word(connection(&snapshot, Door::Outbound("10.0.0.3:443".parse().unwrap()), &Known::default()));
+        assert_eq!(silent, "Words");
     }
 
     #[test]

@@ -4,59 +4,30 @@
 
 mod connection;
 mod host;
-pub(crate) mod matching;
 mod request;
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::Method;
 
 use crate::failure::{LocalReply, Reason};
-use crate::filter::{self, Exchange, Verdict};
-use crate::model::{Action, Backend, Cluster, Forward, RouteTable, Rule, Target};
+use crate::filter::cors;
+use crate::matching;
+use crate::model::{Action, Backend, Cluster, Forward, RouteTable, Rule, Target, VirtualHost};
 
-pub use connection::{Course, Door, First, Known, Learn, Proved, Step, Version, connection};
-pub use host::without_port;
+pub use crate::matching::{RequestHead, without_port};
+pub use connection::{Course, Door, First, Known, Learn, Proved, Step, Version, carried, connection};
 pub use request::{Facts, Fault, Terms, TurnedAway, admit, request};
 
 static NO_ROUTE: LocalReply = LocalReply::of(Reason::NoRoute);
 static BAD_BACKEND: LocalReply = LocalReply::of(Reason::BadBackend);
 
-/// What a decision may depend on; borrowed from the request.
-#[derive(Clone, Copy, Debug)]
-pub struct RequestHead<'r> {
-    /// Method.
-    pub method: &'r Method,
-    /// Path as received, without query.
-    pub path: &'r str,
-    /// Query as received, without the question mark.
-    pub query: Option<&'r str>,
-    /// Host as the client named it; a port is ignored.
-    pub host: &'r str,
-    /// Headers.
-    pub headers: &'r HeaderMap,
-}
-
-impl<'r> RequestHead<'r> {
-    /// The head of a request: the host is the URI's authority, else the `host` header (RFC 9112, section 3.2.2), else empty.
-    pub fn of<B>(request: &'r http::Request<B>) -> Self {
-        Self::new(request.method(), request.uri(), request.headers())
-    }
-
-    /// See [`RequestHead::of`].
-    pub fn new(method: &'r Method, uri: &'r http::Uri, headers: &'r HeaderMap) -> Self {
-        let named = || headers.get(http::header::HOST).and_then(|value| value.to_str().ok()).unwrap_or("");
-        let host = uri.authority().map_or_else(named, http::uri::Authority::as_str);
-        Self { method, path: uri.path(), query: uri.query(), host, headers }
-    }
-}
-
 /// What becomes of a request.
 #[derive(Clone, Copy, Debug)]
 pub enum Decision<'s> {
-    /// It goes to a cluster.
+    /// It goes on.
     Forward(Plan<'s>),
-    /// The mesh answers by itself.
+    /// The mesh answers by itself, without more ado.
     Reply {
         /// The answer.
         reply: &'s LocalReply,
@@ -65,25 +36,33 @@ pub enum Decision<'s> {
     },
 }
 
-/// Where a request goes and what happens on the way.
+/// Where a request goes. Its gates ([`Forward::forth`]) run before a bad target is answered.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan<'s> {
     /// The rule that matched.
     pub rule: &'s Arc<Rule>,
-    /// Its timeouts and stages.
+    /// Its policy and backends.
     pub forward: &'s Arc<Forward>,
-    /// The backend that the draw chose, with its own stages.
-    pub backend: &'s Backend,
-    /// Its place in [`Forward::backends`].
-    pub place: usize,
-    /// The cluster behind it.
-    pub cluster: &'s Arc<Cluster>,
+    /// The place in [`Forward::backends`] that the draw fell on; `None`: there is none with a weight.
+    pub place: Option<usize>,
+    /// The cluster there, or the answer in place of one.
+    pub target: Result<&'s Arc<Cluster>, &'s LocalReply>,
 }
 
-impl Plan<'_> {
-    /// Runs the request side of all stages: the backend's, then the rule's, as Envoy does.
-    pub fn forth(&self, exchange: &mut Exchange<'_>) -> Verdict {
-        filter::forth(self.forward.stages(self.backend), exchange)
+impl<'s> Plan<'s> {
+    fn of(rule: &'s Arc<Rule>, forward: &'s Arc<Forward>, place: Option<usize>) -> Self {
+        let target = match place.and_then(|place| forward.backends.get(place)).map(|backend| &backend.target) {
+            Some(Target::Cluster(cluster)) => Ok(cluster),
+            Some(Target::Reply(reply)) => Err(reply),
+            None => Err(&BAD_BACKEND),
+        };
+        Self { rule, forward, place, target }
+    }
+
+    /// The same rule's plan for another of its backends, as for a session's.
+    #[must_use]
+    pub fn at(self, place: usize) -> Self {
+        Self::of(self.rule, self.forward, Some(place))
     }
 }
 
@@ -100,33 +79,38 @@ pub fn decide<'s>(table: &'s RouteTable, head: &RequestHead<'_>, draw: u64) -> D
 
 /// The first rule that matches.
 fn rule<'s>(table: &'s RouteTable, head: &RequestHead<'_>) -> Option<&'s Arc<Rule>> {
-    let rules = rules(table, head.host)?;
-    rules.get(first(rules, head)?)
+    let host = host(table, head.host)?;
+    host.rules.get(first(host, head)?)
 }
 
-/// The rules of the virtual host for a host.
-pub(crate) fn rules<'s>(table: &'s RouteTable, host: &str) -> Option<&'s [Arc<Rule>]> {
-    let index = host::choose(table, host)?;
-    table.hosts.get(index).map(Vec::as_slice)
+/// The virtual host for a host.
+pub(crate) fn host<'s>(table: &'s RouteTable, host: &str) -> Option<&'s VirtualHost> {
+    table.hosts.get(host::choose(&table.domains, host)?)
 }
 
-/// The place of the first rule that matches.
-pub(crate) fn first(rules: &[Arc<Rule>], head: &RequestHead<'_>) -> Option<usize> {
-    rules.iter().position(|rule| matching::matches(&rule.matches, head))
+/// The place of the first rule that matches. A preflight is also for the rules that would answer the request it asks for.
+pub(crate) fn first(host: &VirtualHost, head: &RequestHead<'_>) -> Option<usize> {
+    let holds = |head: &RequestHead<'_>, place: usize| host.rules.get(place).is_some_and(|rule| matching::matches(&rule.matches, head));
+    let found = host.index().first(head, |place| holds(head, place));
+    let Some(method) = asked_for(head) else { return found };
+    let asked = RequestHead { method: &method, ..*head };
+    let crossed =
+        |place: usize| host.rules.get(place).is_some_and(|rule| matches!(&rule.action, Action::Forward(to) if to.is_cross_origin()));
+    let other = host.index().first(&asked, |place| crossed(place) && holds(&asked, place));
+    found.into_iter().chain(other).min()
+}
+
+/// The method that a preflight asks for. Custom ones that are too long to be kept in place are made here, and only for preflights.
+fn asked_for(head: &RequestHead<'_>) -> Option<Method> {
+    let asked = cors::preflight(head.method, head.headers)?;
+    Method::from_bytes(asked.as_bytes()).ok()
 }
 
 /// What a rule does for this draw.
 fn act(rule: &Arc<Rule>, draw: u64) -> Decision<'_> {
-    let forward = match &rule.action {
-        Action::Forward(forward) => forward,
-        Action::Reply(reply) => return Decision::Reply { reply, rule: Some(rule) },
-    };
-    let Some((place, backend)) = drawn(forward, draw) else {
-        return Decision::Reply { reply: &BAD_BACKEND, rule: Some(rule) };
-    };
-    match &backend.target {
-        Target::Cluster(cluster) => Decision::Forward(Plan { rule, forward, backend, place, cluster }),
-        Target::Reply(reply) => Decision::Reply { reply, rule: Some(rule) },
+    match &rule.action {
+        Action::Forward(forward) => Decision::Forward(Plan::of(rule, forward, drawn(forward, draw).map(|(place, _)| place))),
+        Action::Reply(reply) => Decision::Reply { reply, rule: Some(rule) },
     }
 }
 
@@ -138,7 +122,7 @@ pub fn choose(forward: &Forward, draw: u64) -> Option<&Backend> {
 /// The same, with its place.
 fn drawn(forward: &Forward, draw: u64) -> Option<(usize, &Backend)> {
     if let [only] = forward.backends.as_slice() {
-        return Some((0, only));
+        return (only.weight > 0).then_some((0, only));
     }
     let mut point = ((u128::from(draw) * u128::from(forward.weight_total)) >> 64) as u64;
     for (place, backend) in forward.backends.iter().enumerate() {
@@ -147,7 +131,7 @@ fn drawn(forward: &Forward, draw: u64) -> Option<(usize, &Backend)> {
         }
         point -= backend.weight;
     }
-    forward.backends.iter().enumerate().last()
+    None
 }
 
 #[cfg(test)]

@@ -38,7 +38,10 @@ fn winner(table: &RouteTable, method: &str, url: &str, headers: &[(&str, &str)])
     let uri: http::Uri = url.parse().unwrap();
     let method = Method::from_bytes(method.as_bytes()).unwrap();
     match decide(table, &RequestHead::new(&method, &uri, &map), 0) {
-        Decision::Forward(plan) => plan.cluster.name.to_string(),
+        Decision::Forward(plan) => match plan.target {
+            Ok(cluster) => cluster.name.to_string(),
+            Err(reply) => format!("reply {}", reply.status.as_u16()),
+        },
         Decision::Reply { reply, rule: None } => reply.status.as_str().to_owned(),
         Decision::Reply { reply, rule: Some(_) } => format!("reply {}", reply.status.as_u16()),
     }
@@ -197,8 +200,11 @@ fn backends_share_by_weight_and_bad_ones_keep_their_share() {
     for n in 0..1000_u64 {
         let head = RequestHead { method: &Method::GET, path: "/split", query: None, host: "x", headers: &headers };
         let to = match decide(&table, &head, n * (u64::MAX / 1000)) {
-            Decision::Forward(plan) => plan.cluster.name.to_string(),
-            Decision::Reply { reply, .. } => reply.reason.unwrap().text().to_owned(),
+            Decision::Forward(plan) => match plan.target {
+                Ok(cluster) => cluster.name.to_string(),
+                Err(reply) => reply.reason.unwrap().text().to_owned(),
+            },
+            Decision::Reply { .. } => unreachable!(),
         };
         *shares.entry(to).or_default() += 1;
     }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::view::{ReplyView, workload};
+use super::view::{ReplyView, StandingView, workload};
 use super::words;
-use crate::filter::Stage;
-use crate::model::{Action, Cluster, ClusterKind, Endpoint, Forward, InboundPort, Outbound, RouteTable, Rule, Snapshot, Target};
+use crate::Moment;
+use crate::balance::chances;
+use crate::model::{Action, Cluster, ClusterKind, Endpoint, Forward, InboundPort, Outbound, RouteTable, Rule, Snapshot, Steps, Target};
 
 /// One listener, or one port of the inbound one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,10 +30,22 @@ pub struct ListenerRow {
     pub routes: Option<String>,
     /// Where opaque bytes go.
     pub tcp: Vec<BackendRow>,
+    /// Where TLS goes by the name that it asks for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tls: Vec<ServerNameRow>,
     /// Idle timeout of opaque connections; `null`: none.
     pub idle_timeout_ms: Option<u64>,
     /// `NS/NAME` of the Service behind an inbound port.
     pub service: Option<String>,
+}
+
+/// Where TLS goes that asks for one of these names.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ServerNameRow {
+    /// `NAME`, `*.SUFFIX` or, for any name and none, `*`.
+    pub names: Vec<String>,
+    /// Weighted backends.
+    pub backends: Vec<BackendRow>,
 }
 
 /// One rule of a route table.
@@ -60,6 +73,8 @@ pub struct RouteRow {
     pub backends: Vec<BackendRow>,
     /// What happens on the way, in words.
     pub stages: Vec<String>,
+    /// Timeouts, retries, sessions and what else happens to its requests, in words.
+    pub policy: Vec<String>,
     /// Whole-request timeout; `null`: none.
     pub request_timeout_ms: Option<u64>,
     /// Idle timeout; `null`: none.
@@ -80,7 +95,7 @@ pub struct BackendRow {
 }
 
 /// One cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct ClusterRow {
     /// Resource name.
     pub name: String,
@@ -98,10 +113,28 @@ pub struct ClusterRow {
     pub ready: usize,
     /// Endpoints that are known, ready or not.
     pub known: usize,
+    /// Who takes the next request, as TrafficPolicy spells it; of a cluster of endpoints.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<&'static str>,
+    /// Too few endpoints are well, so health is disregarded.
+    #[serde(skip_serializing_if = "is_false")]
+    pub panics: bool,
+    /// Requests within its limit, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_active: Option<u32>,
+    /// Requests that wait for a place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_pending: Option<u32>,
+    /// Connections within its limit, where it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_open: Option<u32>,
+    /// Requests that wait for one of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections_pending: Option<u32>,
 }
 
 /// One endpoint of one cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EndpointRow {
     /// Name of the cluster.
     pub cluster: String,
@@ -123,6 +156,23 @@ pub struct EndpointRow {
     pub sent: u64,
     /// Consecutive connect failures.
     pub connect_failures: u32,
+    /// What this proxy thinks of it.
+    #[serde(flatten)]
+    pub standing: StandingView,
+    /// Chance to get the next request while all are idle, 0 to 1.
+    pub chance: f64,
+    /// How far it is: 0 is nearest; absent where it takes no requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tier: Option<usize>,
+    /// Recent latency, where the cluster is balanced by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ewma_ms: Option<f64>,
+    /// Region it runs in, where the control plane names one.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub region: String,
+    /// Zone in that region.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub zone: String,
 }
 
 /// Rows of `get listeners`.
@@ -139,6 +189,7 @@ pub fn listeners(snapshot: &Snapshot) -> Vec<ListenerRow> {
 }
 
 fn road(listener: &Outbound, direction: &'static str, address: String) -> ListenerRow {
+    let by_name = listener.tls.iter().flat_map(|tls| tls.rows());
     ListenerRow {
         name: listener.name.to_string(),
         direction,
@@ -147,7 +198,8 @@ fn road(listener: &Outbound, direction: &'static str, address: String) -> Listen
         mtls: None,
         routes: listener.http.as_ref().map(|table| table.name.to_string()),
         tcp: listener.tcp.as_ref().map(|forward| backends(forward)).unwrap_or_default(),
-        idle_timeout_ms: listener.tcp.as_ref().and_then(|forward| forward.idle_timeout).map(millis),
+        tls: by_name.map(|(names, forward)| ServerNameRow { names, backends: backends(forward) }).collect(),
+        idle_timeout_ms: listener.tcp.as_ref().and_then(|forward| forward.policy.idle_timeout).map(millis),
         service: None,
     }
 }
@@ -161,6 +213,7 @@ fn inbound_port(rule: &InboundPort, address: String) -> ListenerRow {
         mtls: Some(rule.mode.text()),
         routes: Some(rule.http.name.to_string()),
         tcp: Vec::new(),
+        tls: Vec::new(),
         idle_timeout_ms: rule.idle_timeout.map(millis),
         service: (!rule.service.is_empty()).then(|| format!("{}/{}", rule.service_namespace, rule.service)),
     }
@@ -173,17 +226,9 @@ pub fn routes(snapshot: &Snapshot) -> Vec<RouteRow> {
 
 /// Rows of one table, also of one that has no name of its own in the snapshot (inline inbound routes).
 pub fn table_rows(table: &RouteTable) -> Vec<RouteRow> {
-    let hosts = |index: usize| {
-        let exact = table.exact.iter().filter(|(_, at)| **at == index).map(|(host, _)| host.clone());
-        let suffix = table.suffix.iter().filter(|(_, at)| *at == index).map(|(suffix, _)| format!("*{suffix}"));
-        let any = table.any.filter(|at| *at == index).map(|_| "*".to_owned());
-        let mut hosts: Vec<String> = exact.chain(suffix).chain(any).collect();
-        hosts.sort();
-        hosts
-    };
-    let rows = table.hosts.iter().enumerate().flat_map(|(index, rules)| {
-        let hosts = hosts(index);
-        rules.iter().enumerate().map(move |(position, rule)| route_row(&table.name, &hosts, position, rule))
+    let domains = table.domains.by_place(table.hosts.len());
+    let rows = table.hosts.iter().zip(&domains).flat_map(|(host, domains)| {
+        host.rules.iter().enumerate().map(move |(position, rule)| route_row(&table.name, domains, position, rule))
     });
     rows.collect()
 }
@@ -204,9 +249,10 @@ fn route_row(table: &str, hosts: &[String], position: usize, rule: &Rule) -> Rou
         matches: words::conditions(&rule.matches),
         reply,
         backends: forward.map(|forward| backends(forward)).unwrap_or_default(),
-        stages: forward.map(|forward| stories(&forward.stages)).unwrap_or_default(),
-        request_timeout_ms: forward.and_then(|forward| forward.request_timeout).map(millis),
-        idle_timeout_ms: forward.and_then(|forward| forward.idle_timeout).map(millis),
+        stages: forward.map(|forward| stories(&forward.policy.steps)).unwrap_or_default(),
+        policy: forward.map(|forward| lines(words::policy(forward))).unwrap_or_default(),
+        request_timeout_ms: forward.and_then(|forward| forward.policy.request_timeout).map(millis),
+        idle_timeout_ms: forward.and_then(|forward| forward.policy.idle_timeout).map(millis),
     }
 }
 
@@ -216,16 +262,20 @@ fn backends(forward: &Forward) -> Vec<BackendRow> {
             Target::Cluster(cluster) => (Some(cluster.name.to_string()), None),
             Target::Reply(reply) => (None, Some(ReplyView::of(reply))),
         };
-        BackendRow { cluster, reply, weight: backend.weight, stages: stories(&backend.stages) }
+        let mirrors = backend.mirrors.iter().map(|mirror| format!("mirror: {}", words::copies(mirror)));
+        BackendRow { cluster, reply, weight: backend.weight, stages: stories(&backend.steps).into_iter().chain(mirrors).collect() }
     };
     forward.backends.iter().map(row).collect()
 }
 
-fn stories(stages: &[Stage]) -> Vec<String> {
-    let story = |stage: &Stage| match stage {
-        Stage::Local(filter) => format!("{}: {}", filter.name(), filter.story()),
-    };
-    stages.iter().map(story).collect()
+fn stories(steps: &Steps) -> Vec<String> {
+    let gates = steps.gates.iter().map(|stage| (stage.name(), stage.story()));
+    let changes = steps.changes.iter().map(|filter| (filter.name(), filter.story()));
+    lines(gates.chain(changes))
+}
+
+fn lines(told: impl IntoIterator<Item = (&'static str, String)>) -> Vec<String> {
+    told.into_iter().map(|(name, story)| format!("{name}: {story}")).collect()
 }
 
 /// Rows of `get clusters`.
@@ -234,7 +284,10 @@ pub fn clusters(snapshot: &Snapshot) -> Vec<ClusterRow> {
 }
 
 fn cluster_row(cluster: &Cluster) -> ClusterRow {
-    let set = cluster.endpoints.0.load();
+    let set = cluster.endpoints.load();
+    let limited = cluster.policy.limits.requests.is_some();
+    let gate = &cluster.live.gate;
+    let connections = cluster.policy.limits.connections.map(|_| &cluster.live.connections);
     ClusterRow {
         name: cluster.name.to_string(),
         kind: match cluster.kind {
@@ -248,19 +301,27 @@ fn cluster_row(cluster: &Cluster) -> ClusterRow {
         connect_timeout_ms: millis(cluster.connect_timeout),
         ready: set.ready.len(),
         known: set.ready.len() + set.other.len(),
+        algorithm: (cluster.kind == ClusterKind::Endpoints).then(|| cluster.policy.balance.algorithm.text()),
+        panics: set.panics(),
+        requests_active: limited.then(|| gate.inside()),
+        requests_pending: limited.then(|| gate.waiting()),
+        connections_open: connections.map(|gate| gate.inside()),
+        connections_pending: connections.map(|gate| gate.waiting()),
     }
 }
 
-/// Rows of `get endpoints`.
-pub fn endpoints(snapshot: &Snapshot) -> Vec<EndpointRow> {
+/// Rows of `get endpoints`. `now` is for how long ejections go on still; without it that is not told.
+pub fn endpoints(snapshot: &Snapshot, now: Option<Moment>) -> Vec<EndpointRow> {
     let rows = snapshot.clusters.values().flat_map(|cluster| {
-        let set = cluster.endpoints.0.load();
-        set.ready.iter().chain(&set.other).map(|endpoint| endpoint_row(&cluster.name, endpoint)).collect::<Vec<_>>()
+        let set = cluster.endpoints.load();
+        let places = chances(&set).into_iter().zip(set.distances().map(Some)).chain(std::iter::repeat((0.0, None)));
+        let known = set.ready.iter().chain(&set.other).zip(places);
+        known.map(|(endpoint, place)| endpoint_row(&cluster.name, endpoint, place, now)).collect::<Vec<_>>()
     });
     rows.collect()
 }
 
-fn endpoint_row(cluster: &str, endpoint: &Endpoint) -> EndpointRow {
+fn endpoint_row(cluster: &str, endpoint: &Endpoint, (chance, tier): (f64, Option<usize>), now: Option<Moment>) -> EndpointRow {
     EndpointRow {
         cluster: cluster.to_owned(),
         address: endpoint.address.to_string(),
@@ -272,7 +333,17 @@ fn endpoint_row(cluster: &str, endpoint: &Endpoint) -> EndpointRow {
         in_flight: endpoint.live.in_flight.load(Ordering::Relaxed),
         sent: endpoint.live.sent.load(Ordering::Relaxed),
         connect_failures: endpoint.live.connect_failures.load(Ordering::Relaxed),
+        standing: StandingView::of(endpoint, now),
+        chance,
+        tier,
+        ewma_ms: endpoint.live.ewma().map(|ewma| ewma.as_secs_f64() * 1e3),
+        region: endpoint.locality.region.to_string(),
+        zone: endpoint.locality.zone.to_string(),
     }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -4,20 +4,31 @@
 
 pub mod dump;
 mod view;
+mod way;
 mod words;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use proto::identity::Identity;
 use proto::names::{ALPN_H1, ALPN_H2, ALPN_TCP};
 
+use crate::Moment;
 use crate::balance;
 use crate::decide::{self, Course, Door, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Terms, Version, without_port};
 use crate::failure::{LocalReply, Reason};
-use crate::model::{Action, Cluster, ClusterKind, Forward, InboundPort, MtlsMode, Protocol, RouteTable, Rule, Settings, Snapshot, Target};
+use crate::filter::Called;
+use crate::model::{
+    Action, Backend, Cluster, ClusterKind, Forward, InboundPort, MtlsMode, Outbound, Protocol, RouteTable, Rule, Settings, Snapshot, Target,
+};
 use crate::sniff::{ClientHello, Sniffed};
 
-pub use view::{BackendView, EndpointView, Explanation, PolicyView, ReplyView, RouteView, StageView, Verb};
+use way::Way;
+
+/// Most server names that are told in one sentence.
+const NAMES_TOLD_MAX: usize = 8;
+
+pub use view::{BackendView, EndpointView, Explanation, PolicyView, ReplyView, RouteView, StageView, StandingView, Verb};
 
 /// A request as a client sends it.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +37,12 @@ pub struct Asked<'r> {
     pub head: RequestHead<'r>,
     /// The HTTP that the client speaks.
     pub version: Version,
+    /// It speaks that inside TLS of its own, which asks for the head's host.
+    pub tls: bool,
     /// See [`Facts::fault`].
     pub fault: Option<Fault>,
+    /// When it would come.
+    pub now: Moment,
 }
 
 /// Where a URL leads as this proxy sees it: an address as written, else the mesh's answer for the name, tried as written and then
@@ -59,14 +74,23 @@ pub fn outbound(snapshot: &Snapshot, destination: SocketAddr, asked: &Asked<'_>)
     let name = snapshot.outbound.get(&destination).map_or("", |listener| &*listener.name);
     let explanation = Explanation::new(snapshot.epoch, name);
     let door = Door::Outbound(destination);
-    let (course, _) = walk(snapshot, door, &Visitor::plaintext(asked.version));
+    let client = Visitor::from_outside(asked);
+    let (course, _) = walk(snapshot, door, &client);
     match course {
         Course::Outside => outside(snapshot, destination, asked, explanation),
         Course::Refuse(reason) => {
             let why = refused(snapshot, destination, reason);
             explanation.stage("listener", "Reply", why).reply(&LocalReply::of(reason))
         }
-        course => taken(explanation, (course, Terms::of(snapshot, door)), asked, false),
+        course => {
+            let called = Called { port: destination.port(), tls: false };
+            let listener = snapshot.outbound.get(&destination).filter(|listener| listener.tls.is_some());
+            let explanation = match listener {
+                Some(listener) => by_server_name(explanation, listener, &client),
+                None => explanation,
+            };
+            taken(explanation, (course, Terms::of(snapshot, door)), &Way { asked, caller: None, called }, false)
+        }
     }
 }
 
@@ -79,8 +103,9 @@ pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
         _ => explanation,
     };
     let door = Door::Edge(port);
-    let (course, proved) = walk(snapshot, door, &Visitor::plaintext(asked.version));
-    taken(explanation, (course, Terms::of(snapshot, door)), asked, proved)
+    let (course, proved) = walk(snapshot, door, &Visitor::from_outside(asked));
+    let called = Called { port, tls: false };
+    taken(explanation, (course, Terms::of(snapshot, door)), &Way { asked, caller: None, called }, proved)
 }
 
 /// What a request to the application's port meets on the server's side. `peer` is the SPIFFE identity of a caller that comes by mesh TLS,
@@ -92,10 +117,12 @@ pub fn inbound(snapshot: &Snapshot, port: u16, peer: Option<&str>, asked: &Asked
         return explanation.stage("listener", "Close", why).closed(Reason::ConfigPending);
     };
     let rule = inbound.port(port);
-    let client = if peer.is_some() { Visitor::mesh(asked.version, rule) } else { Visitor::plaintext(asked.version) };
+    let client = if peer.is_some() { Visitor::mesh(asked, rule) } else { Visitor::from_outside(asked) };
     let (course, proved) = walk(snapshot, Door::Inbound(port), &client);
     let (verdict, why) = mtls(rule, inbound.ports.contains_key(&port), (peer, proved), course);
-    let mut explanation = taken(explanation.stage("mtls", verdict, why), (course, Terms::Inbound(rule)), asked, proved);
+    let caller: Option<Identity> = peer.filter(|_| proved).and_then(|peer| peer.parse().ok());
+    let way = Way { asked, caller: caller.as_ref(), called: Called { port, tls: proved } };
+    let mut explanation = taken(explanation.stage("mtls", verdict, why), (course, Terms::Inbound(rule)), &way, proved);
     // The inbound side's one rule has no object of its own; the Workload is what it serves.
     if let (Some(route), Some(settings)) = (&mut explanation.route, &snapshot.settings)
         && route.kind.is_empty()
@@ -118,19 +145,31 @@ struct Visitor {
 }
 
 impl Visitor {
-    const fn plaintext(version: Version) -> Self {
-        Self { first: words_of(version), inside: words_of(version), alpn: None }
+    /// One that is no peer of the mesh: plaintext, or TLS of its own.
+    fn from_outside(asked: &Asked<'_>) -> Self {
+        let first = if asked.tls {
+            let host = without_port(asked.head.host).to_ascii_lowercase();
+            let alpn: &[u8] = match asked.version {
+                Version::Http1 => b"http/1.1",
+                Version::Http2 => b"h2",
+            };
+            Sniffed::Tls(ClientHello { sni: Some(host).filter(|host| !host.is_empty()), alpn: vec![alpn.to_vec()] })
+        } else {
+            words_of(asked.version)
+        };
+        Self { first, inside: words_of(asked.version), alpn: None }
     }
 
     /// The proxy of a peer. It was told of the same declaration, so it carries bytes where the port declares them.
-    fn mesh(version: Version, port: &InboundPort) -> Self {
-        let alpn = match (port.protocol, version) {
+    fn mesh(asked: &Asked<'_>, port: &InboundPort) -> Self {
+        let alpn = match (port.protocol, asked.version) {
             (Protocol::Tcp, _) => ALPN_TCP,
+            _ if asked.tls => ALPN_TCP,
             (_, Version::Http1) => ALPN_H1,
             (_, Version::Http2) => ALPN_H2,
         };
         let hello = ClientHello { sni: None, alpn: vec![alpn.as_bytes().to_vec()] };
-        Self { first: Sniffed::Tls(hello), inside: words_of(version), alpn: Some(alpn) }
+        Self { first: Sniffed::Tls(hello), inside: words_of(asked.version), alpn: Some(alpn) }
     }
 }
 
@@ -156,24 +195,47 @@ fn walk(snapshot: &Snapshot, door: Door, client: &Visitor) -> (Course, bool) {
 }
 
 /// What a course comes to for the request.
-fn taken(explanation: Explanation, (course, view): (Course, Terms<'_>), asked: &Asked<'_>, proved: bool) -> Explanation {
+fn taken(explanation: Explanation, (course, view): (Course, Terms<'_>), way: &Way<'_>, proved: bool) -> Explanation {
     match course {
-        Course::Serve(_) => served(explanation, view, asked, proved),
+        Course::Serve(_) => served(explanation, view, way, proved),
         Course::Unreadable => {
             let why = "HTTP in plaintext is all that is served here, and this is TLS";
             explanation.stage("protocol", "Reply", why).reply(&LocalReply::of(Reason::BadRequest))
         }
-        Course::Carry => carried(explanation.stage("protocol", "Continue", "opaque: carried as bytes"), view),
+        Course::Carry => carried(explanation.stage("protocol", "Continue", "opaque: carried as bytes"), view, way.asked),
         Course::Outside => explanation,
         Course::Refuse(reason) => explanation.reply(&LocalReply::of(reason)),
         Course::Close(reason) => explanation.closed(reason),
     }
 }
 
-fn carried(mut explanation: Explanation, view: Terms<'_>) -> Explanation {
+/// Which name of a listener's the client asks for, and so where its TLS goes.
+fn by_server_name(explanation: Explanation, listener: &Outbound, client: &Visitor) -> Explanation {
+    let names = || {
+        let all = listener.tls.iter().flat_map(|tls| tls.rows()).flat_map(|(names, _)| names);
+        all.take(NAMES_TOLD_MAX).collect::<Vec<_>>().join(", ")
+    };
+    let Sniffed::Tls(hello) = &client.first else {
+        let why = format!("only TLS is served here, by the name it asks for ({}), and this is plaintext", names());
+        return explanation.stage("tls", "Close", why);
+    };
+    let asked = hello.sni.as_deref().map_or_else(|| "no name".to_owned(), |name| format!("`{name}`"));
+    match decide::carried(listener, Some(First::Client(&client.first))) {
+        Some(forward) => {
+            let rows = listener.tls.iter().flat_map(|tls| tls.rows());
+            let own = rows.filter(|(_, other)| Arc::ptr_eq(other, forward)).flat_map(|(names, _)| names);
+            let own = own.take(NAMES_TOLD_MAX).collect::<Vec<_>>().join(", ");
+            explanation.stage("tls", "Continue", format!("asks for {asked}, which {own} is for; it passes untouched"))
+        }
+        None => explanation.stage("tls", "Close", format!("asks for {asked}, and only {} are served here", names())),
+    }
+}
+
+fn carried(mut explanation: Explanation, view: Terms<'_>, asked: &Asked<'_>) -> Explanation {
     match view {
         Terms::Outbound(listener) | Terms::Edge(listener) => {
-            let explanation = match &listener.tcp {
+            let first = Visitor::from_outside(asked).first;
+            let explanation = match decide::carried(listener, Some(First::Client(&first))) {
                 Some(forward) => towards(explanation, forward),
                 None => explanation,
             };
@@ -191,9 +253,10 @@ fn carried(mut explanation: Explanation, view: Terms<'_>) -> Explanation {
     }
 }
 
-fn served(explanation: Explanation, view: Terms<'_>, asked: &Asked<'_>, proved: bool) -> Explanation {
+fn served(explanation: Explanation, view: Terms<'_>, way: &Way<'_>, proved: bool) -> Explanation {
+    let asked = way.asked;
     match decide::admit(view, Facts { proved, fault: asked.fault }) {
-        Ok(table) => routed(explanation, table, &asked.head),
+        Ok(table) => routed(explanation, table, way),
         Err(refusal) => {
             let explanation = match asked.fault {
                 Some(fault) if fault.reason == refusal.reason => explanation.stage("head", "Reply", fault.why),
@@ -233,6 +296,9 @@ fn local_endpoint(settings: &Settings, ip: IpAddr, port: u16) -> EndpointView {
         health: "Healthy",
         in_flight: 0,
         chance: 1.0,
+        standing: StandingView::default(),
+        tier: Some(0),
+        ewma_ms: None,
     }
 }
 
@@ -249,12 +315,14 @@ fn mtls(rule: &InboundPort, declared: bool, peer: (Option<&str>, bool), course: 
     }
 }
 
-fn routed(mut explanation: Explanation, table: &RouteTable, head: &RequestHead<'_>) -> Explanation {
-    let Some(rules) = decide::rules(table, head.host) else {
+fn routed(mut explanation: Explanation, table: &RouteTable, way: &Way<'_>) -> Explanation {
+    let head = &way.asked.head;
+    let Some(host) = decide::host(table, head.host) else {
         let why = format!("no virtual host of {} is for `{}`", table.name, without_port(head.host));
         return explanation.stage("route", "Reply", why).reply(&LocalReply::of(Reason::NoRoute));
     };
-    let Some(index) = decide::first(rules, head) else {
+    let rules = host.rules.as_slice();
+    let Some(index) = decide::first(host, head) else {
         let why = format!("no rule of {} matches{}", table.name, words::passed_over(rules, head));
         return explanation.stage("route", "Reply", why).reply(&LocalReply::of(Reason::NoRoute));
     };
@@ -264,29 +332,40 @@ fn routed(mut explanation: Explanation, table: &RouteTable, head: &RequestHead<'
         namespace: rule.source.namespace.to_string(),
         name: rule.source.name.to_string(),
         rule: rule.source.rule.to_string(),
-        why: format!("{}{}", words::matched(&rule.matches), words::passed_over(&rules[..index], head)),
+        why: format!("{}{}", words::matched(&rule.matches, head), words::passed_over(&rules[..index], head)),
     });
-    acted(explanation, rule)
+    acted(explanation, rule, way)
 }
 
-fn acted(explanation: Explanation, rule: &Rule) -> Explanation {
+fn acted(explanation: Explanation, rule: &Rule, way: &Way<'_>) -> Explanation {
     match &rule.action {
         Action::Reply(reply) => explanation.reply(reply),
-        Action::Forward(forward) => towards(explanation, forward),
+        Action::Forward(forward) => {
+            let (mut explanation, ended) = way.told(explanation, forward, likeliest(forward).map(|(place, _)| place));
+            if ended {
+                return explanation;
+            }
+            for (name, why) in words::policy(forward) {
+                explanation = explanation.stage(name, "Continue", why);
+            }
+            towards(explanation, forward)
+        }
     }
+}
+
+/// The backend that most requests go to.
+fn likeliest(forward: &Forward) -> Option<(usize, &Backend)> {
+    let drawn = forward.backends.iter().enumerate().filter(|(_, backend)| backend.weight > 0);
+    drawn.reduce(|best, next| if next.1.weight > best.1.weight { next } else { best })
 }
 
 /// All that a split may lead to, each with its chance; the decision shown is the likeliest backend's.
 fn towards(mut explanation: Explanation, forward: &Forward) -> Explanation {
-    let Some(likeliest) = forward.backends.iter().reduce(|best, next| if next.weight > best.weight { next } else { best }) else {
+    let Some((_, likeliest)) = likeliest(forward) else {
         return explanation.stage("backends", "Reply", "no backend has a weight above 0").reply(&LocalReply::of(Reason::BadBackend));
     };
-    for stage in likeliest.stages.iter().chain(&forward.stages) {
-        let crate::filter::Stage::Local(filter) = stage;
-        explanation = explanation.stage(filter.name(), "Continue", filter.story());
-    }
     for backend in &forward.backends {
-        let chance = backend.weight as f64 / forward.weight_total as f64;
+        let chance = backend.weight as f64 / forward.weight_total.max(1) as f64;
         let (cluster, reply) = match &backend.target {
             Target::Cluster(cluster) => {
                 explanation.endpoints.extend(endpoints(cluster, chance));
@@ -300,7 +379,7 @@ fn towards(mut explanation: Explanation, forward: &Forward) -> Explanation {
         Target::Reply(reply) => explanation.reply(reply),
         Target::Cluster(cluster) => {
             explanation.cluster = Some(cluster.name.to_string());
-            if cluster.kind == ClusterKind::Endpoints && cluster.endpoints.0.load().ready.is_empty() {
+            if cluster.kind == ClusterKind::Endpoints && cluster.endpoints.load().ready.is_empty() {
                 return explanation.reply(&LocalReply::of(Reason::NoEndpoints));
             }
             explanation
@@ -310,9 +389,11 @@ fn towards(mut explanation: Explanation, forward: &Forward) -> Explanation {
 
 /// Ready endpoints with their chance, known others with none.
 fn endpoints(cluster: &Arc<Cluster>, share: f64) -> Vec<EndpointView> {
-    let set = cluster.endpoints.0.load();
-    let chances = balance::chances(&set).into_iter().map(|chance| chance * share).chain(std::iter::repeat(0.0));
-    set.ready.iter().chain(&set.other).zip(chances).map(|(endpoint, chance)| EndpointView::of(endpoint, chance)).collect()
+    let set = cluster.endpoints.load();
+    let chances = balance::chances(&set).into_iter().map(|chance| chance * share);
+    let places = chances.zip(set.distances().map(Some)).chain(std::iter::repeat((0.0, None)));
+    let known = set.ready.iter().chain(&set.other).zip(places);
+    known.map(|(endpoint, (chance, tier))| EndpointView::of(endpoint, chance, tier)).collect()
 }
 
 #[cfg(test)]

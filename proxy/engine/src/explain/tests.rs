@@ -10,7 +10,7 @@ const FAULT: Fault = Fault { status: http::StatusCode::EXPECTATION_FAILED, reaso
 
 fn asked<'r>(method: &'r Method, path: &'r str, headers: &'r HeaderMap) -> Asked<'r> {
     let head = RequestHead { method, path, query: None, host: "catalog", headers };
-    Asked { head, version: Version::Http1, fault: None }
+    Asked { head, version: Version::Http1, tls: false, fault: None, now: Moment::default() }
 }
 
 #[test]
@@ -123,6 +123,102 @@ fn what_is_no_http_to_a_port_is_told() {
     assert_eq!(reply(outbound(&snapshot, "10.0.0.1:5432".parse().unwrap(), &asked)), Some((0, "no_endpoints")));
 }
 
+#[test]
+fn tls_by_name_is_told() {
+    // Aim: what is carried by name says which name it was; plaintext and other names are closed and told what is served.
+    let mut parts = fixture::shop();
+    let to = [("catalog", "shop/catalog-v1:80"), ("*.b.example", "bad_backend")];
+    fixture::put(&mut parts, "out/10.0.0.1:443", &fixture::out_tls("10.0.0.1:443", &to)).unwrap();
+    let snapshot = parts.assemble(1, &Snapshot::default());
+    let headers = HeaderMap::new();
+    let explain = |host, tls| {
+        let plain = asked(&Method::GET, "/", &headers);
+        let asked = Asked { head: RequestHead { host, ..plain.head }, tls, ..plain };
+        outbound(&snapshot, "10.0.0.1:443".parse().unwrap(), &asked)
+    };
+    let closed = Some(ReplyView { status: 0, reason: Some("no_route") });
+    let taken = explain("Catalog:443", true);
+    assert_eq!((taken.cluster.as_deref(), taken.reply), (Some("shop/catalog-v1:80"), None));
+    assert_eq!(taken.stages[0].why, "asks for `catalog`, which catalog is for; it passes untouched");
+    let refused = explain("a.b.example", true);
+    assert_eq!(refused.reply, Some(ReplyView { status: 0, reason: Some("bad_backend") }));
+    for (host, tls, why) in [
+        ("catalog", false, "only TLS is served here, by the name it asks for (catalog, *.b.example), and this is plaintext"),
+        ("other", true, "asks for `other`, and only catalog, *.b.example are served here"),
+    ] {
+        let explanation = explain(host, tls);
+        assert_eq!((explanation.stages[0].verdict, explanation.stages[0].why.as_str(), explanation.reply), ("Close", why, closed.clone()));
+    }
+    let rows = dump::listeners(&snapshot);
+    let row = rows.iter().find(|row| row.address == "10.0.0.1:443").unwrap();
+    assert_eq!((row.protocol, row.tls.len(), row.tls[0].names.as_slice()), ("tcp", 2, &["catalog".to_owned()][..]));
+}
+
+/// The shop with a policy on the rule behind 10.0.0.1:80, asked for what is said on the way.
+fn told(policy: &proto::mesh::RoutePolicy, now: Moment, method: &Method, path: &str, headers: &HeaderMap) -> Explanation {
+    let mut parts = fixture::shop();
+    let mut rule = fixture::rule("HTTPRoute/shop/catalog/1", fixture::prefix("/v1"), &[("shop/catalog-v1:80", 1)]);
+    rule.typed_per_filter_config = [(proto::names::POLICY.to_owned(), proto::xds::pack(policy))].into();
+    let table = fixture::table("shop/catalog:80", vec![fixture::host(&["*"], vec![rule])]);
+    fixture::put(&mut parts, "shop/catalog:80", &table).unwrap();
+    let snapshot = parts.assemble(1, &Snapshot::default());
+    let asked = Asked { now, ..asked(method, path, headers) };
+    outbound(&snapshot, "10.0.0.1:80".parse().unwrap(), &asked)
+}
+
+#[test]
+fn every_gate_is_told_with_its_verdict() {
+    // Aim: in their order; what is certain ends the way, chances are named, rate limits are asked and not used up.
+    let fault = |per_million, abort| proto::mesh::Fault {
+        per_million,
+        delay: Some(proto::mesh::Delay { min: None, max: None }),
+        abort: Some(proto::mesh::Abort { kind: Some(abort) }),
+        policy: "shop/chaos".into(),
+        ..Default::default()
+    };
+    let limit = proto::mesh::RateLimit {
+        name: "l".into(),
+        requests: 1,
+        per: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+        ..Default::default()
+    };
+    let maybe = fault(10_000, proto::mesh::abort::Kind::HttpStatus(503));
+    let policy = proto::mesh::RoutePolicy {
+        faults: vec![maybe.clone()],
+        rate_limits: vec![limit],
+        filters: Some(proto::mesh::Filters {
+            cors: Some(proto::mesh::Cors { allow_origins: vec!["*".into()], ..Default::default() }),
+            rewrite: Some(proto::mesh::Rewrite { hostname: "else".into(), path: None }),
+            ..Default::default()
+        }),
+        attempt_timeout: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
+        ..Default::default()
+    };
+    let mut headers = HeaderMap::new();
+    let stages = |explanation: &Explanation| -> Vec<(String, &'static str)> {
+        explanation.stages.iter().map(|stage| (stage.name.clone(), stage.verdict)).collect()
+    };
+    let plain = told(&policy, Moment::default(), &Method::GET, "/v1", &headers);
+    let wanted = ["cors", "rate_limit", "fault", "fault", "rewrite", "timeouts"].map(|name| (name.to_owned(), "Continue"));
+    assert_eq!((stages(&plain), plain.decision), (wanted.to_vec(), Verb::Forward));
+    assert_eq!(plain.stages[3].why, "answers 503 (gRPC 14) with 1 %, by shop/chaos");
+
+    headers.insert("origin", HeaderValue::from_static("https://a.example"));
+    headers.insert("access-control-request-method", HeaderValue::from_static("PUT"));
+    let preflight = told(&policy, Moment::default(), &Method::OPTIONS, "/v1", &headers);
+    assert_eq!((stages(&preflight), preflight.reply.unwrap().status), (vec![("cors".to_owned(), "Reply")], 204));
+
+    for (abort, verdict, reply) in [
+        (proto::mesh::abort::Kind::GrpcStatus(5), "Reply", ReplyView { status: 404, reason: Some("fault") }),
+        (proto::mesh::abort::Kind::Reset(true), "Close", ReplyView { status: 0, reason: Some("fault") }),
+    ] {
+        let policy = proto::mesh::RoutePolicy { faults: vec![maybe.clone(), fault(1_000_000, abort)], ..Default::default() };
+        let ended = told(&policy, Moment::default(), &Method::GET, "/v1", &HeaderMap::new());
+        assert_eq!((ended.stages.last().unwrap().verdict, ended.reply), (verdict, Some(reply)));
+        assert_eq!((ended.stages.len(), ended.backends.len()), (4, 0));
+    }
+}
+
 proptest! {
     /// Aim: whatever a draw decides, `explain` names: the rule, the cluster with a chance, the answer.
     #[test]
@@ -147,15 +243,16 @@ proptest! {
         match decide::request(view, Facts { proved: false, fault }, &asked.head, draw) {
             Err(refusal) => prop_assert_eq!(explained.reply, shown(&refusal.reply())),
             Ok(Decision::Reply { reply, rule: None }) => prop_assert_eq!(explained.reply, shown(reply)),
-            Ok(Decision::Reply { reply, rule: Some(rule) }) => {
-                prop_assert_eq!(&*explained.route.unwrap().rule, &*rule.source.rule);
-                let shares = explained.backends.iter().any(|backend| backend.reply == shown(reply) && backend.chance > 0.0);
-                prop_assert!(shares || explained.reply == shown(reply));
-            }
+            Ok(Decision::Reply { rule: Some(_), .. }) => unreachable!("no rule answers by itself"),
             Ok(Decision::Forward(plan)) => {
                 prop_assert_eq!(&*explained.route.unwrap().rule, &*plan.rule.source.rule);
-                let backend = &explained.backends[plan.place];
-                prop_assert!(backend.cluster.as_deref() == Some(&*plan.cluster.name) && backend.chance > 0.0);
+                match (plan.place.map(|place| &explained.backends[place]), plan.target) {
+                    (Some(backend), Ok(cluster)) => {
+                        prop_assert!(backend.cluster.as_deref() == Some(&*cluster.name) && backend.chance > 0.0);
+                    }
+                    (Some(backend), Err(reply)) => prop_assert!(backend.reply == shown(reply) && backend.chance > 0.0),
+                    (None, target) => prop_assert_eq!(explained.reply, shown(target.unwrap_err())),
+                }
             }
         }
     }
@@ -178,6 +275,6 @@ fn dumps_show_what_runs() {
     assert_eq!(routes[1]["backends"][0]["weight"], 90);
     assert_eq!(routes[0]["matches"], "path /v1 or below and header x-beta = \"1\"");
     assert_eq!(dump::clusters(&snapshot).len(), 2);
-    let endpoints = dump::endpoints(&snapshot);
+    let endpoints = dump::endpoints(&snapshot, None);
     assert_eq!(endpoints[0].identity.as_deref(), Some("spiffe://cluster.local/ns/shop/sa/catalog-v1"));
 }

@@ -4,7 +4,9 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
+use crate::Moment;
 use crate::failure::{LocalReply, Reason};
+use crate::health::{Ejection, Wellness};
 use crate::model::Endpoint;
 
 /// The whole answer.
@@ -125,6 +127,46 @@ pub struct EndpointView {
     pub in_flight: u32,
     /// Chance that this request goes there while all are idle, 0 to 1.
     pub chance: f64,
+    /// What this proxy thinks of it.
+    #[serde(flatten)]
+    pub standing: StandingView,
+    /// How far it is: 0 is nearest; absent where it takes no requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tier: Option<usize>,
+    /// Recent latency, where the cluster is balanced by it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ewma_ms: Option<f64>,
+}
+
+/// What a proxy thinks of an endpoint by itself; nothing is said of one that is well.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct StandingView {
+    /// `Ejected`, `HalfOpen` (one request at a time until one succeeds) or `FailsChecks`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub standing: Option<&'static str>,
+    /// Why it was thrown out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejected_for: Option<&'static str>,
+    /// How long it is out still.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejected_ms: Option<u64>,
+}
+
+impl StandingView {
+    pub(super) fn of(endpoint: &Endpoint, now: Option<Moment>) -> Self {
+        let (standing, cause, until) = match endpoint.live.wellness() {
+            Wellness::Well => return Self::default(),
+            Wellness::Ejected(cause, until) => ("Ejected", Some(cause), Some(until)),
+            Wellness::HalfOpen(cause) => ("HalfOpen", Some(cause), None),
+            Wellness::FailsChecks => ("FailsChecks", None, None),
+        };
+        let left = until.zip(now).map(|(until, now)| until.since(now).as_millis());
+        Self {
+            standing: Some(standing),
+            ejected_for: cause.map(Ejection::text),
+            ejected_ms: left.map(|left| u64::try_from(left).unwrap_or(u64::MAX)),
+        }
+    }
 }
 
 impl Explanation {
@@ -177,7 +219,7 @@ impl ReplyView {
 }
 
 impl EndpointView {
-    pub(super) fn of(endpoint: &Endpoint, chance: f64) -> Self {
+    pub(super) fn of(endpoint: &Endpoint, chance: f64, tier: Option<usize>) -> Self {
         Self {
             address: endpoint.address.to_string(),
             workload: workload(endpoint),
@@ -186,6 +228,9 @@ impl EndpointView {
             health: endpoint.health.text(),
             in_flight: endpoint.live.in_flight.load(Ordering::Relaxed),
             chance,
+            standing: StandingView::of(endpoint, None),
+            tier,
+            ewma_ms: endpoint.live.ewma().map(|ewma| ewma.as_secs_f64() * 1e3),
         }
     }
 }

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use crate::decide::RequestHead;
-use crate::decide::matching::{Miss, misses};
-use crate::model::{Match, PathMatch, Rule, RuleSource, ValueMatch};
+use crate::filter::chance::MILLION;
+use crate::matching::{Miss, misses};
+use crate::model::{Forward, Match, Mirror, PathMatch, Policy, Rule, RuleSource, Target, ValueMatch};
+use crate::retry::{self, Causes};
 
 /// Most rules that are said to have been passed over.
 const PASSED_OVER_MAX: usize = 8;
 
 /// "matches path below /v1 and method GET".
-pub(super) fn matched(rule: &Match) -> String {
-    format!("matches {}", conditions(rule))
+pub(super) fn matched(rule: &Match, head: &RequestHead<'_>) -> String {
+    let asks = if misses(rule, head).is_some() { "is the preflight of a request that " } else { "" };
+    format!("{asks}matches {}", conditions(rule))
 }
 
 /// The conditions of a match in words.
@@ -24,6 +27,54 @@ pub(super) fn conditions(rule: &Match) -> String {
     parts.extend(rule.headers.iter().map(|(name, wanted)| format!("header {name} {}", value(wanted))));
     parts.extend(rule.query.iter().map(|(name, wanted)| format!("query parameter {name} {}", value(wanted))));
     if parts.is_empty() { "every request".to_owned() } else { parts.join(" and ") }
+}
+
+/// What a rule says of its requests beside its stages, by name.
+pub(super) fn policy(forward: &Forward) -> Vec<(&'static str, String)> {
+    let Policy { steps: _, request_timeout, attempt_timeout, idle_timeout, stream_timeout, retry, hedge, session, priority, hash } =
+        &*forward.policy;
+    let times = [("request", request_timeout), ("attempt", attempt_timeout), ("idle", idle_timeout), ("stream", stream_timeout)];
+    let times: Vec<String> = times.into_iter().filter_map(|(name, time)| time.map(|time| format!("{name} {time:?}"))).collect();
+    let mut all = Vec::new();
+    let mut say = |name: &'static str, why: Option<String>| all.extend(why.map(|why| (name, why)));
+    say("timeouts", (!times.is_empty()).then(|| times.join(", ")));
+    say("retry", retry.explicit.then(|| retries(retry)));
+    say(
+        "hedge",
+        hedge.as_ref().map(|hedge| {
+            format!("a second attempt after the {} % quantile, for at most {} % of requests", hedge.quantile * 100.0, hedge.max_percent)
+        }),
+    );
+    say("session", session.as_ref().map(crate::model::Session::story));
+    say("priority", priority.as_ref().map(crate::model::Priority::story));
+    let keys: Vec<String> = hash.iter().map(ToString::to_string).collect();
+    say("hash", (!keys.is_empty()).then(|| format!("by {}", keys.join(", else "))));
+    let mirrors = forward.mirrors.iter().map(copies);
+    all.extend(mirrors.map(|why| ("mirror", why)));
+    all
+}
+
+/// "copies 10 % to shop/catalog-v2:80".
+pub(super) fn copies(mirror: &Mirror) -> String {
+    let share = if mirror.per_million == MILLION { String::new() } else { format!(" {} %", f64::from(mirror.per_million) / 10_000.0) };
+    match &mirror.target {
+        Target::Cluster(cluster) => format!("copies{share} to {}", cluster.name),
+        Target::Reply(_) => format!("copies{share} to nobody: the reference leads nowhere"),
+    }
+}
+
+fn retries(policy: &retry::Policy) -> String {
+    let causes = [
+        (Causes::CONNECT_FAILURE, "connect failure"),
+        (Causes::RESET, "reset"),
+        (Causes::REFUSED_STREAM, "refused stream"),
+        (Causes::ATTEMPT_TIMEOUT, "attempt timeout"),
+    ];
+    let mut on: Vec<String> = causes.into_iter().filter(|(cause, _)| policy.on.has(*cause)).map(|(_, text)| text.to_owned()).collect();
+    on.extend((400..600).filter(|status| policy.statuses.has(*status)).map(|status| format!("status {status}")));
+    on.extend((1..=16).filter(|code| policy.grpc & (1 << code) != 0).map(|code| format!("gRPC status {code}")));
+    let on = if on.is_empty() { "nothing".to_owned() } else { on.join(", ") };
+    format!("{} more attempts on {on}, after {:?} to {:?}", policy.attempts, policy.backoff_base, policy.backoff_max)
 }
 
 /// "; not HTTPRoute shop/catalog rule 0: path is not below /v2", for each rule before.

@@ -1,40 +1,16 @@
-//! Endpoints and their live counters.
+//! Endpoints and what is known of each while it lives.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use proto::identity::Identity;
 
-/// Holds the current [`EndpointSet`] of a cluster.
-#[derive(Debug, Default)]
-pub struct EndpointCell(pub ArcSwap<EndpointSet>);
-
-/// Endpoints at one moment.
-#[derive(Debug, Default)]
-pub struct EndpointSet {
-    /// Healthy endpoints, the ones to pick from.
-    pub ready: Vec<Arc<Endpoint>>,
-    /// Known but not to be picked (draining, unhealthy); for dumps.
-    pub other: Vec<Arc<Endpoint>>,
-    /// Running sums of the weights of `ready`; empty when all weights are equal.
-    pub(crate) weight_sums: Vec<u64>,
-}
-
-impl EndpointSet {
-    /// A set of endpoints to pick from, and of those that are only known.
-    pub fn new(ready: Vec<Arc<Endpoint>>, other: Vec<Arc<Endpoint>>) -> Self {
-        let equal = ready.windows(2).all(|pair| pair[0].weight == pair[1].weight);
-        let mut sum = 0_u64;
-        let mut running = |endpoint: &Arc<Endpoint>| {
-            sum += u64::from(endpoint.weight.max(1));
-            sum
-        };
-        let weight_sums = if equal { Vec::new() } else { ready.iter().map(&mut running).collect() };
-        Self { ready, other, weight_sums }
-    }
-}
+use super::Locality;
+use crate::Moment;
+use crate::health::{Standing, Tally, Wellness};
+use crate::spread::PeakEwma;
 
 /// One instance's port.
 #[derive(Debug)]
@@ -55,8 +31,44 @@ pub struct Endpoint {
     pub instance: Arc<str>,
     /// Unique per workload in this process; a key for interned metric handles.
     pub workload_id: u32,
-    /// Counters that outlive snapshots.
+    /// Where it runs.
+    pub locality: Locality,
+    /// What outlives snapshots.
     pub live: Arc<EndpointLive>,
+}
+
+/// What the control plane says of an endpoint; see [`Endpoint`].
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct EndpointFacts {
+    pub(crate) address: SocketAddr,
+    pub(crate) weight: u32,
+    pub(crate) health: Health,
+    pub(crate) identity: Option<Arc<Identity>>,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) workload: Arc<str>,
+    pub(crate) instance: Arc<str>,
+    pub(crate) workload_id: u32,
+    pub(crate) locality: Locality,
+}
+
+impl EndpointFacts {
+    pub(crate) fn endpoint(&self, live: Arc<EndpointLive>) -> Endpoint {
+        let Self { address, weight, health, identity, namespace, workload, instance, workload_id, locality } = self.clone();
+        Endpoint { address, weight, health, identity, namespace, workload, instance, workload_id, locality, live }
+    }
+
+    /// Whether an endpoint is what these facts say.
+    pub(crate) fn are_of(&self, known: &Endpoint) -> bool {
+        self.address == known.address
+            && self.weight == known.weight
+            && self.health == known.health
+            && self.identity == known.identity
+            && self.namespace == known.namespace
+            && self.workload == known.workload
+            && self.instance == known.instance
+            && self.workload_id == known.workload_id
+            && self.locality == known.locality
+    }
 }
 
 /// The control plane's word on an endpoint.
@@ -81,7 +93,7 @@ impl Health {
     }
 }
 
-/// Live counters of an endpoint, carried from set to set (and shared between clusters) by address.
+/// What is known of an endpoint in one cluster, carried from set to set by address.
 #[derive(Debug, Default)]
 pub struct EndpointLive {
     /// Requests (or opaque connections) in flight.
@@ -90,6 +102,15 @@ pub struct EndpointLive {
     pub sent: AtomicU64,
     /// Consecutive connect failures, for the tie-break away from dead endpoints.
     pub connect_failures: AtomicU32,
+    /// Recent latency.
+    pub(crate) latency: PeakEwma,
+    /// Runs and intervals that outlier detection goes by.
+    pub(crate) tally: Tally,
+    /// Whether it is thrown out, half-open included: spares the success path the lock.
+    pub(crate) out: AtomicBool,
+    /// When it first could be picked; 0: not yet seen by a clock.
+    pub(crate) ready_since: AtomicU64,
+    standing: Mutex<Standing>,
 }
 
 impl EndpointLive {
@@ -98,6 +119,26 @@ impl EndpointLive {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.sent.fetch_add(1, Ordering::Relaxed);
         InFlight(self.clone())
+    }
+
+    /// What this proxy thinks of it.
+    pub fn wellness(&self) -> Wellness {
+        self.standing().wellness()
+    }
+
+    /// Its latency as last remembered, where the cluster is balanced by it.
+    pub fn ewma(&self) -> Option<Duration> {
+        self.latency.last()
+    }
+
+    pub(crate) fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When it first could be picked, as far as a clock has seen it.
+    pub(crate) fn ready_since(&self) -> Option<Moment> {
+        let nanos = self.ready_since.load(Ordering::Relaxed);
+        (nanos > 0).then(|| Moment::of_nanos(nanos))
     }
 
     /// A connection was made: the endpoint is alive.

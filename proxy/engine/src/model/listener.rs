@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Forward, MtlsMode, Protocol, RouteTable};
+use super::{Domains, Forward, MtlsMode, Protocol, RouteTable, Target};
 
-/// The outbound side for one original destination, or one edge port. One with neither `http` nor `tcp` says that the mesh has the
+/// The outbound side for one original destination, or one edge port. One with none of `http`, `tcp` and `tls` says that the mesh has the
 /// address and serves nothing at that port.
 #[derive(Debug)]
 pub struct Outbound {
@@ -18,6 +18,8 @@ pub struct Outbound {
     pub http: Option<Arc<RouteTable>>,
     /// Where opaque bytes go; present for `Tcp` and `Auto`.
     pub tcp: Option<Arc<Forward>>,
+    /// Where TLS goes by the name that it asks for, untouched. Nothing else is served beside it.
+    pub tls: Option<Arc<ByServerName>>,
     /// Stamp of the resource content behind it, unique in this process.
     pub content: u64,
 }
@@ -25,7 +27,54 @@ pub struct Outbound {
 impl Outbound {
     /// Whether the mesh has the address and serves nothing at that port (`no_route`).
     pub const fn leads_nowhere(&self) -> bool {
-        self.http.is_none() && self.tcp.is_none()
+        self.http.is_none() && self.tcp.is_none() && self.tls.is_none()
+    }
+}
+
+/// Where opaque TLS goes by the server name of its first words (RFC 6066, section 3).
+#[derive(Debug)]
+pub struct ByServerName<T = Target> {
+    names: Arc<Domains>,
+    forwards: Vec<Arc<Forward<T>>>,
+}
+
+impl<T> ByServerName<T> {
+    /// Names that lead to places among the forwards.
+    pub(crate) const fn new(names: Arc<Domains>, forwards: Vec<Arc<Forward<T>>>) -> Self {
+        Self { names, forwards }
+    }
+
+    /// Each name (`NAME`, `*.SUFFIX` or `*`, lower case) with where it leads.
+    pub fn leading<'n>(to: impl IntoIterator<Item = (&'n str, Arc<Forward<T>>)>) -> Self {
+        let (mut names, mut forwards) = (Domains::default(), Vec::new());
+        for (name, forward) in to {
+            names.add(name, forwards.len());
+            forwards.push(forward);
+        }
+        Self::new(Arc::new(names), forwards)
+    }
+
+    /// Where TLS goes that asks for this name (lower case), or for none: an exact name before a wildcard, the longest wildcard before
+    /// others, `*` last, which also is for who names nobody.
+    pub fn lookup(&self, name: Option<&str>) -> Option<&Arc<Forward<T>>> {
+        let place = name.map_or_else(|| self.names.any(), |name| self.names.named(name));
+        self.forwards.get(place?)
+    }
+
+    /// Every forward with its names, sorted.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (Vec<String>, &Arc<Forward<T>>)> {
+        self.names.by_place(self.forwards.len()).into_iter().zip(&self.forwards)
+    }
+
+    /// All that it leads to, in a fixed order.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = &T> {
+        self.forwards.iter().flat_map(|forward| forward.targets())
+    }
+
+    /// The same, leading to what `link` makes of each target.
+    pub(crate) fn linked<U>(&self, link: impl Fn(&T) -> U) -> ByServerName<U> {
+        let forwards = self.forwards.iter().map(|forward| Arc::new(forward.linked(&link))).collect();
+        ByServerName { names: Arc::clone(&self.names), forwards }
     }
 }
 

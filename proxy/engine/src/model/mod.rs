@@ -4,15 +4,39 @@
 //! flight, health) hangs off a snapshot by `Arc` and is carried to the next one by key.
 
 pub mod build;
+mod cell;
 mod cluster;
+mod cluster_policy;
+mod cookie;
+mod domains;
 mod endpoint;
+mod hash;
+mod hedge;
 mod listener;
+mod policy;
+mod priority;
 mod route;
+mod session;
+mod set;
 mod snapshot;
+mod stages;
 
-pub use cluster::{Cluster, ClusterKind};
-pub use endpoint::{Endpoint, EndpointCell, EndpointLive, EndpointSet, Health, InFlight};
-pub use listener::{Inbound, InboundPort, Outbound};
+pub use crate::matching::{Match, PathMatch, ValueMatch};
+pub(crate) use cell::Home;
+pub use cell::{Ejected, EndpointCell};
+pub use cluster::{Cluster, ClusterKind, ClusterLive};
+pub use cluster_policy::{Algorithm, Balance, ClusterPolicy, Prefer};
+pub use domains::Domains;
+pub(crate) use endpoint::EndpointFacts;
+pub use endpoint::{Endpoint, EndpointLive, Health, InFlight};
+pub use hash::{HASH_KEYS_MAX, HashCookie, HashKey};
+pub use hedge::Hedge;
+pub use listener::{ByServerName, Inbound, InboundPort, Outbound};
+pub use policy::{Policy, Steps};
+pub use priority::{CLASSES_MAX, Priority};
 pub use proto::words::{MtlsMode, Protocol};
-pub use route::{Action, Backend, Forward, Match, PathMatch, RouteTable, Rule, RuleSource, Target, ValueMatch};
+pub use route::{Action, Backend, Forward, Mirror, RouteTable, Rule, RuleSource, Target, VirtualHost};
+pub use session::{Session, SessionKept, SessionTerms, SessionToken, session_token};
+pub use set::EndpointSet;
+pub(crate) use set::{Spread, Tier};
 pub use snapshot::{DnsAnswer, Locality, Settings, Snapshot};

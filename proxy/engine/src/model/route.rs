@@ -1,43 +1,69 @@
 //! Route tables: from a request to an action.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use http::{HeaderName, Method};
-
-use super::Cluster;
+use super::{Cluster, Domains, Policy, Steps};
 use crate::failure::LocalReply;
-use crate::filter::Stage;
+use crate::filter::chance::Chance;
+use crate::matching::{Index, Match};
 
 /// Virtual hosts and their rules, in Gateway API's order of precedence: the first rule that matches wins.
 #[derive(Debug)]
 pub struct RouteTable {
     /// Resource name.
     pub name: Arc<str>,
-    /// Exact hosts (lower case, no port) to an index of `hosts`.
-    pub exact: HashMap<String, usize>,
-    /// `*.suffix` hosts, longest suffix first: (".suffix", index).
-    pub suffix: Vec<(String, usize)>,
-    /// The `*` host.
-    pub any: Option<usize>,
-    /// Rules per virtual host.
-    pub hosts: Vec<Vec<Arc<Rule>>>,
+    /// Which hosts lead to which of `hosts`.
+    pub domains: Arc<Domains>,
+    /// Rules by virtual host.
+    pub hosts: Vec<VirtualHost>,
     /// Stamp of the resource content behind it, unique in this process.
     pub content: u64,
 }
 
-/// One match of one rule, and what it leads to.
+impl RouteTable {
+    /// A table whose rules are for every host.
+    pub fn everywhere(name: &str, rules: Vec<Arc<Rule>>, content: u64) -> Self {
+        Self { name: name.into(), domains: Arc::new(Domains::everywhere()), hosts: vec![VirtualHost::new(rules)], content }
+    }
+}
+
+/// The rules of the hosts that are served alike.
 #[derive(Debug)]
-pub struct Rule {
+pub struct VirtualHost {
+    /// In order of precedence.
+    pub rules: Vec<Arc<Rule>>,
+    index: Arc<Index>,
+}
+
+impl VirtualHost {
+    /// With these rules, the first that matches wins.
+    pub fn new(rules: Vec<Arc<Rule>>) -> Self {
+        let index = Arc::new(Index::new(rules.iter().map(|rule| &*rule.matches)));
+        Self { rules, index }
+    }
+
+    /// The same; `index` is of the matches of just these rules.
+    pub(crate) const fn indexed(rules: Vec<Arc<Rule>>, index: Arc<Index>) -> Self {
+        Self { rules, index }
+    }
+
+    /// Finds them.
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+}
+
+/// One match of one rule, and what it leads to: a [`Target`], or while it is staged the name of one.
+#[derive(Debug)]
+pub struct Rule<T = Target> {
     /// Unique in this process; a key for interned metric handles. Kept while the rule's content is unchanged.
     pub id: u32,
     /// Which object wrote it.
     pub source: RuleSource,
     /// When it applies.
-    pub matches: Match,
+    pub matches: Arc<Match>,
     /// What then happens.
-    pub action: Action,
+    pub action: Action<T>,
 }
 
 /// The object behind a rule, for logs, metrics and `explain`.
@@ -55,94 +81,117 @@ pub struct RuleSource {
     pub label: Arc<str>,
 }
 
-/// A conjunction; empty parts always hold.
-#[derive(Clone, Debug, Default)]
-pub struct Match {
-    /// On the path, without query.
-    pub path: PathMatch,
-    /// On the method.
-    pub method: Option<Method>,
-    /// Each must hold; the values of a repeated header are joined by a comma.
-    pub headers: Vec<(HeaderName, ValueMatch)>,
-    /// Each must hold; the first value of a repeated parameter counts.
-    pub query: Vec<(String, ValueMatch)>,
-}
-
-/// How a path is compared.
-#[derive(Clone, Debug, Default)]
-pub enum PathMatch {
-    /// Any path.
-    #[default]
-    Any,
-    /// Whole string.
-    Exact(String),
-    /// Element-wise prefix, stored without trailing slash (Gateway API `PathPrefix`).
-    Prefix(String),
-    /// Plain string prefix (Envoy `prefix`).
-    StringPrefix(String),
-    /// Whole string, anchored.
-    Regex(regex::Regex),
-}
-
-/// How a header or query value is compared.
-#[derive(Clone, Debug)]
-pub enum ValueMatch {
-    /// Equal, case-sensitive.
-    Exact(String),
-    /// Anchored regular expression.
-    Regex(regex::Regex),
-    /// Starts with.
-    Prefix(String),
-    /// Ends with.
-    Suffix(String),
-    /// Contains.
-    Contains(String),
-    /// Present with any value (`true`) or absent (`false`).
-    Present(bool),
-    /// The opposite of another match; holds for what is absent.
-    Not(Box<ValueMatch>),
-}
-
 /// What a rule leads to.
 #[derive(Debug)]
-pub enum Action {
+pub enum Action<T = Target> {
     /// To a backend.
-    Forward(Arc<Forward>),
+    Forward(Arc<Forward<T>>),
     /// An answer of the mesh's own (bad reference: 500, fixed answer).
     Reply(LocalReply),
 }
 
 /// Weighted backends and what happens on the way.
 #[derive(Debug)]
-pub struct Forward {
-    /// Backends with their weights; a backend with weight 0 is left out.
-    pub backends: Vec<Backend>,
+pub struct Forward<T = Target> {
+    /// What happens on the way to each of them.
+    pub policy: Arc<Policy>,
+    /// All backends, also those with weight 0, which sessions may still lead to.
+    pub backends: Vec<Backend<T>>,
+    /// Who gets copies of the requests.
+    pub mirrors: Vec<Mirror<T>>,
     /// Sum of weights; 0 means 500 `bad_backend`.
     pub weight_total: u64,
-    /// Stages of the rule, in order.
-    pub stages: Vec<Stage>,
-    /// Whole-request timeout; `None`: none.
-    pub request_timeout: Option<Duration>,
-    /// Idle timeout of streams and opaque connections.
-    pub idle_timeout: Option<Duration>,
+    /// Somewhere on the way preflights are answered.
+    cross_origin: bool,
 }
 
+impl<T> Forward<T> {
+    /// Backends with a policy; at most 2^32 of weight in sum.
+    pub fn new(policy: Arc<Policy>, backends: Vec<Backend<T>>, mirrors: Vec<Mirror<T>>) -> Self {
+        let weight_total = backends.iter().map(|backend| backend.weight).sum();
+        let cross_origin = policy.steps.answers_preflights() || backends.iter().any(|backend| backend.steps.answers_preflights());
+        Self { policy, backends, mirrors, weight_total, cross_origin }
+    }
+
+    /// Everything to one target.
+    pub fn to(policy: Arc<Policy>, target: T) -> Self {
+        Self::new(policy, vec![Backend { weight: 1, target, steps: Arc::default(), mirrors: Vec::new() }], Vec::new())
+    }
+
+    /// The same, leading to what `link` makes of each target.
+    pub(crate) fn linked<U>(&self, link: impl Fn(&T) -> U) -> Forward<U> {
+        let mirrors = |mirrors: &[Mirror<T>]| -> Vec<Mirror<U>> {
+            mirrors.iter().map(|mirror| Mirror { target: link(&mirror.target), per_million: mirror.per_million }).collect()
+        };
+        let backend = |staged: &Backend<T>| Backend {
+            weight: staged.weight,
+            target: link(&staged.target),
+            steps: Arc::clone(&staged.steps),
+            mirrors: mirrors(&staged.mirrors),
+        };
+        Forward {
+            policy: Arc::clone(&self.policy),
+            backends: self.backends.iter().map(backend).collect(),
+            mirrors: mirrors(&self.mirrors),
+            weight_total: self.weight_total,
+            cross_origin: self.cross_origin,
+        }
+    }
+
+    /// Whether preflights are answered on the way to any of its backends, and what they allow is said on answers.
+    pub const fn is_cross_origin(&self) -> bool {
+        self.cross_origin
+    }
+
+    /// All that it leads to, in a fixed order: backends, its mirrors, theirs.
+    pub(crate) fn targets(&self) -> impl Iterator<Item = &T> {
+        let mirrors = self.mirrors.iter().chain(self.backends.iter().flat_map(|backend| &backend.mirrors));
+        self.backends.iter().map(|backend| &backend.target).chain(mirrors.map(|mirror| &mirror.target))
+    }
+}
+
+/// Sets the chances of mirrors apart from those of stages.
+const MIRROR_SALT: u64 = 1 << 40;
+
 impl Forward {
-    /// What a request to one of its backends passes, and its answer: the backend's stages, then the rule's, as Envoy does.
-    pub fn stages<'f>(&'f self, backend: &'f Backend) -> impl Iterator<Item = &'f Stage> {
-        backend.stages.iter().chain(&self.stages)
+    /// Whether copies of requests to this place may go elsewhere.
+    pub fn is_mirrored(&self, place: Option<usize>) -> bool {
+        !self.mirrors.is_empty() || place.and_then(|place| self.backends.get(place)).is_some_and(|backend| !backend.mirrors.is_empty())
+    }
+
+    /// Who gets a copy of a request that goes to this place: the rule's mirrors and the backend's, each by a chance of its own.
+    pub fn mirrors_for(&self, place: Option<usize>, draw: u64) -> impl Iterator<Item = &Arc<Cluster>> {
+        let own = place.and_then(|place| self.backends.get(place)).map_or(&[][..], |backend| &backend.mirrors);
+        let all = self.mirrors.iter().chain(own).zip(MIRROR_SALT..);
+        all.filter(move |(mirror, salt)| Chance::new(mirror.per_million, *salt).falls(draw)).filter_map(|(mirror, _)| {
+            match &mirror.target {
+                Target::Cluster(cluster) => Some(cluster),
+                Target::Reply(_) => None,
+            }
+        })
     }
 }
 
 /// One weighted target.
 #[derive(Debug)]
-pub struct Backend {
-    /// Its weight, at least 1.
+pub struct Backend<T = Target> {
+    /// Its weight; 0: no draw falls on it.
     pub weight: u64,
     /// Where it leads: a cluster, or the answer for a bad reference (so that its share of requests fails, no more).
-    pub target: Target,
-    /// Stages of this backend alone.
-    pub stages: Vec<Stage>,
+    pub target: T,
+    /// What only its requests pass.
+    pub steps: Arc<Steps>,
+    /// Who gets copies of its requests.
+    pub mirrors: Vec<Mirror<T>>,
+}
+
+/// Where copies of requests go. Nobody waits for what comes of them.
+#[derive(Debug)]
+pub struct Mirror<T = Target> {
+    /// Where; an answer in place of a cluster means that there is nobody to send them to.
+    pub target: T,
+    /// Of 1,000,000 requests.
+    pub per_million: u32,
 }
 
 /// See [`Backend::target`].

@@ -1,12 +1,12 @@
 //! Clusters, from Envoy's `Cluster`.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use prost::Name;
 use prost_types::Any;
-use proto::names::fact;
+use proto::names::{POLICY, fact};
 use proto::xds::cluster::circuit_breakers::Thresholds;
 use proto::xds::cluster::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, LeastRequestLbConfig, TransportSocketMatch,
@@ -20,10 +20,12 @@ use proto::xds::upstream_http::http_protocol_options::{ExplicitHttpConfig, Upstr
 use proto::xds::{core, least_request};
 
 use super::transport::{self, Security, config_source};
-use super::{CONNECT_TIMEOUT_DEFAULT, INBOUND_CLUSTER, duration, metadata, same_name, unpack};
-use crate::model::{Cluster, ClusterKind, EndpointCell, Protocol};
+use super::{CONNECT_TIMEOUT_DEFAULT, INBOUND_CLUSTER, cluster_policy, duration, metadata, same_name, unpack};
+use crate::model::{Cluster, ClusterKind, ClusterLive, ClusterPolicy, EndpointCell, Protocol};
 use crate::rejected::{Wrong, refuse};
 
+/// Fewest entries before dead ones are looked for.
+const PRUNE_FLOOR: usize = 256;
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 
 /// A cluster that has not met its endpoints yet.
@@ -33,9 +35,29 @@ pub(super) struct ClusterDraft {
     pub(super) assignment: String,
 }
 
-impl ClusterDraft {
-    pub(super) fn with_endpoints(self, endpoints: Arc<EndpointCell>) -> Cluster {
-        Cluster { endpoints, ..self.cluster }
+/// What is the same for every cluster of a name, for as long as one lives.
+#[derive(Debug, Default)]
+pub(super) struct Lives {
+    by_name: HashMap<Arc<str>, (Weak<EndpointCell>, Weak<ClusterLive>)>,
+    /// Size at which dead entries are looked for.
+    prune_at: usize,
+}
+
+impl Lives {
+    /// Joins a cluster with what former ones of its name left; whether there was none.
+    pub(super) fn adopt(&mut self, draft: ClusterDraft) -> (Cluster, bool) {
+        let mut cluster = draft.cluster;
+        let known = self.by_name.get(&cluster.name).and_then(|(cell, live)| Some((cell.upgrade()?, live.upgrade()?)));
+        if let Some((cell, live)) = known {
+            (cluster.endpoints, cluster.live) = (cell, live);
+            return (cluster, false);
+        }
+        if self.by_name.len() >= self.prune_at.max(PRUNE_FLOOR) {
+            self.by_name.retain(|_, (cell, _)| cell.strong_count() > 0);
+            self.prune_at = 2 * self.by_name.len();
+        }
+        self.by_name.insert(cluster.name.clone(), (Arc::downgrade(&cluster.endpoints), Arc::downgrade(&cluster.live)));
+        (cluster, true)
     }
 }
 
@@ -72,6 +94,11 @@ pub(super) fn compile(name: &str, raw: &Raw) -> Result<ClusterDraft, Wrong> {
     if connect_timeout == Duration::ZERO {
         return Err(Wrong::new("connect_timeout", "must be longer than 0s"));
     }
+    let at = || format!("typed_extension_protocol_options[\"{POLICY}\"]");
+    let policy = match typed_extension_protocol_options.get(POLICY) {
+        Some(raw) => unpack(raw).and_then(|raw| cluster_policy::compile(&raw, kind)).map_err(|wrong| wrong.within(at()))?,
+        None => ClusterPolicy::default(),
+    };
     let metadata = metadata.as_ref();
     metadata::only(metadata, &[fact::NAMESPACE, fact::SERVICE, fact::PROTOCOL])?;
     let cluster = Cluster {
@@ -81,7 +108,9 @@ pub(super) fn compile(name: &str, raw: &Raw) -> Result<ClusterDraft, Wrong> {
         protocol: protocol(typed_extension_protocol_options, metadata)?,
         connect_timeout,
         kind,
+        policy: Arc::new(policy),
         endpoints: Arc::default(),
+        live: Arc::default(),
     };
     Ok(ClusterDraft { cluster, assignment })
 }
@@ -203,7 +232,7 @@ fn sockets(matches: &[TransportSocketMatch], rest: Option<&TransportSocket>, kin
 /// Our metadata says it most precisely; Envoy's protocol options must not contradict, and stand in where there is no metadata.
 fn protocol(options: &BTreeMap<String, Any>, metadata: Option<&Metadata>) -> Result<Protocol, Wrong> {
     let at = |key: &str| format!("typed_extension_protocol_options[\"{}\"]", key.escape_debug());
-    if let Some(key) = options.keys().find(|key| *key != HTTP_OPTIONS) {
+    if let Some(key) = options.keys().find(|key| *key != HTTP_OPTIONS && *key != POLICY) {
         return Err(Wrong::unsupported(at(key)));
     }
     let options = options.get(HTTP_OPTIONS).map(http_options).transpose().map_err(|wrong| wrong.within(at(HTTP_OPTIONS)))?;

@@ -1,19 +1,19 @@
-//! Endpoints, from Envoy's `ClusterLoadAssignment`, and what outlives their sets.
+//! Endpoints, from Envoy's `ClusterLoadAssignment`, and what is the same in all their sets.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
 
 use proto::identity::Identity;
 use proto::names::fact;
-use proto::xds::core::{Address, HealthStatus, Locality, SocketAddress, address, socket_address};
+use proto::xds::core::{Address, HealthStatus, Locality as RawLocality, SocketAddress, address, socket_address};
 use proto::xds::endpoint::cluster_load_assignment::Policy;
 use proto::xds::endpoint::lb_endpoint::HostIdentifier;
 use proto::xds::endpoint::{ClusterLoadAssignment, Endpoint as RawEndpoint, LbEndpoint, LocalityLbEndpoints};
 
 use super::{metadata, same_name};
-use crate::model::{Endpoint, EndpointCell, EndpointLive, EndpointSet, Health};
+use crate::model::{EndpointFacts, Health, Locality};
 use crate::rejected::{Wrong, refuse};
 
 /// Most endpoints of one cluster.
@@ -21,7 +21,7 @@ const ENDPOINTS_MAX: usize = 100_000;
 /// Fewest entries before the registry looks for dead ones.
 const PRUNE_FLOOR: usize = 256;
 
-/// An endpoint that has not met its live counters yet.
+/// An endpoint of an assignment.
 pub(super) struct EndpointDraft {
     address: SocketAddr,
     weight: u32,
@@ -30,6 +30,7 @@ pub(super) struct EndpointDraft {
     namespace: String,
     workload: String,
     instance: String,
+    locality: Locality,
 }
 
 pub(super) fn compile(name: &str, raw: &ClusterLoadAssignment) -> Result<Vec<EndpointDraft>, Wrong> {
@@ -45,13 +46,13 @@ pub(super) fn compile(name: &str, raw: &ClusterLoadAssignment) -> Result<Vec<End
     let mut seen = HashSet::new();
     for (index, group) in groups.iter().enumerate() {
         let LocalityLbEndpoints { locality, lb_endpoints, load_balancing_weight, priority } = group;
-        // Where an endpoint lives is a label; what would follow from it is refused.
-        let _: &Option<Locality> = locality;
+        // What would follow from a locality by itself is refused; who prefers which is said by the cluster.
+        let locality = locality.as_ref().map(whereabouts).unwrap_or_default();
         refuse(load_balancing_weight.is_some(), &format!("endpoints[{index}].load_balancing_weight"))?;
         refuse(*priority != 0, &format!("endpoints[{index}].priority"))?;
         for (inner, endpoint) in lb_endpoints.iter().enumerate() {
             let at = |wrong: Wrong| wrong.within(format!("endpoints[{index}].lb_endpoints[{inner}]"));
-            let draft = one(endpoint).map_err(at)?;
+            let draft = one(endpoint, &locality).map_err(at)?;
             if !seen.insert(draft.address) {
                 return Err(at(Wrong::new("endpoint.address", format!("{} is listed twice", draft.address))));
             }
@@ -61,7 +62,12 @@ pub(super) fn compile(name: &str, raw: &ClusterLoadAssignment) -> Result<Vec<End
     Ok(drafts)
 }
 
-fn one(raw: &LbEndpoint) -> Result<EndpointDraft, Wrong> {
+/// Sub-zones are a label.
+fn whereabouts(RawLocality { region, zone, sub_zone: _ }: &RawLocality) -> Locality {
+    Locality { region: region.as_str().into(), zone: zone.as_str().into() }
+}
+
+fn one(raw: &LbEndpoint, locality: &Locality) -> Result<EndpointDraft, Wrong> {
     let LbEndpoint { host_identifier, health_status, metadata: facts, load_balancing_weight } = raw;
     let Some(HostIdentifier::Endpoint(RawEndpoint { address, hostname })) = host_identifier else {
         return Err(Wrong::new("endpoint", "is missing"));
@@ -98,6 +104,7 @@ fn one(raw: &LbEndpoint) -> Result<EndpointDraft, Wrong> {
         namespace: metadata::text_or_empty(facts, fact::NAMESPACE)?.to_owned(),
         workload: metadata::text_or_empty(facts, fact::WORKLOAD)?.to_owned(),
         instance: metadata::text_or_empty(facts, fact::INSTANCE)?.to_owned(),
+        locality: locality.clone(),
     })
 }
 
@@ -119,74 +126,44 @@ pub(super) fn socket(raw: Option<&Address>) -> Result<SocketAddr, Wrong> {
     Ok(SocketAddr::new(ip, port))
 }
 
-/// What is the same for an endpoint in every set and in every cluster: counters by address, numbers by workload.
+/// What is the same for an endpoint in every cluster: names, of which there is one copy, and numbers by workload.
 #[derive(Debug, Default)]
-pub(super) struct LiveEndpoints {
-    live: HashMap<SocketAddr, Weak<EndpointLive>>,
-    workloads: HashMap<(Arc<str>, Arc<str>), u32>,
+pub(super) struct Workloads {
+    numbers: HashMap<(Arc<str>, Arc<str>), u32>,
     /// Size at which dead entries are looked for.
     prune_at: usize,
 }
 
-impl LiveEndpoints {
-    /// The set of these endpoints; those that did not change stay the same `Arc`.
-    pub(super) fn set(&mut self, drafts: Vec<EndpointDraft>, previous: &EndpointSet) -> EndpointSet {
-        let known: HashMap<SocketAddr, &Arc<Endpoint>> =
-            previous.ready.iter().chain(&previous.other).map(|endpoint| (endpoint.address, endpoint)).collect();
-        let mut ready = Vec::with_capacity(drafts.len());
-        let mut other = Vec::new();
-        for draft in drafts {
-            let endpoint = match known.get(&draft.address) {
-                Some(known) if same(known, &draft) => Arc::clone(known),
-                _ => Arc::new(self.endpoint(draft)),
-            };
-            if endpoint.health == Health::Healthy { ready.push(endpoint) } else { other.push(endpoint) }
-        }
-        EndpointSet::new(ready, other)
+impl Workloads {
+    /// Endpoints as every cluster that wants them lists them.
+    pub(super) fn facts(&mut self, drafts: Vec<EndpointDraft>) -> Arc<[EndpointFacts]> {
+        drafts.into_iter().map(|draft| self.one(draft)).collect()
     }
 
-    fn endpoint(&mut self, draft: EndpointDraft) -> Endpoint {
-        let live = self.live.get(&draft.address).and_then(Weak::upgrade).unwrap_or_default();
-        self.live.insert(draft.address, Arc::downgrade(&live));
-        let key: (Arc<str>, Arc<str>) = (draft.namespace.into(), draft.workload.into());
-        let (namespace, workload) = key.clone();
-        let workload_id = *self.workloads.entry(key).or_insert_with(next_workload_id);
-        Endpoint {
-            address: draft.address,
-            weight: draft.weight,
-            health: draft.health,
-            identity: draft.identity.map(Arc::new),
-            namespace,
-            workload,
-            instance: draft.instance.into(),
-            workload_id,
-            live,
-        }
+    fn one(&mut self, draft: EndpointDraft) -> EndpointFacts {
+        let EndpointDraft { address, weight, health, identity, namespace, workload, instance, locality } = draft;
+        let key: (Arc<str>, Arc<str>) = (namespace.into(), workload.into());
+        let (namespace, workload, workload_id) = match self.numbers.get_key_value(&key) {
+            Some(((namespace, workload), number)) => (namespace.clone(), workload.clone(), *number),
+            None => {
+                let number = next_workload_id();
+                self.numbers.insert(key.clone(), number);
+                (key.0, key.1, number)
+            }
+        };
+        let (identity, instance) = (identity.map(Arc::new), instance.into());
+        EndpointFacts { address, weight, health, identity, namespace, workload, instance, workload_id, locality }
     }
 
-    /// Forgets addresses and workloads that no cell holds, now and then: the cost is spread over as many changes as entries.
-    pub(super) fn prune<'c>(&mut self, cells: impl Iterator<Item = &'c Arc<EndpointCell>>) {
-        if self.live.len() + self.workloads.len() < self.prune_at.max(PRUNE_FLOOR) {
+    /// Forgets workloads that no list holds, now and then: the cost is spread over as many changes as entries.
+    pub(super) fn prune<'l>(&mut self, lists: impl Iterator<Item = &'l Arc<[EndpointFacts]>>) {
+        if self.numbers.len() < self.prune_at.max(PRUNE_FLOOR) {
             return;
         }
-        let mut used = HashSet::new();
-        for cell in cells {
-            let set = cell.0.load();
-            used.extend(set.ready.iter().chain(&set.other).map(|endpoint| endpoint.workload_id));
-        }
-        self.live.retain(|_, live| live.strong_count() > 0);
-        self.workloads.retain(|_, id| used.contains(id));
-        self.prune_at = 2 * (self.live.len() + self.workloads.len());
+        let used: HashSet<u32> = lists.flat_map(|list| list.iter()).map(|facts| facts.workload_id).collect();
+        self.numbers.retain(|_, number| used.contains(number));
+        self.prune_at = 2 * self.numbers.len();
     }
-}
-
-fn same(known: &Endpoint, draft: &EndpointDraft) -> bool {
-    known.weight == draft.weight
-        && known.health == draft.health
-        && known.identity.as_deref() == draft.identity.as_ref()
-        && *known.namespace == *draft.namespace
-        && *known.workload == *draft.workload
-        && *known.instance == *draft.instance
 }
 
 /// Never given twice in this process, so a metric handle interned under it cannot be another workload's.

@@ -10,9 +10,10 @@ use proto::xds::route::RouteConfiguration;
 
 use super::chains::{application_http, placed};
 use super::hcm::{self, End, Facing, Routes};
+use super::policy::{Link, Policies};
 use super::transport::{self, Security};
 use super::{INBOUND_CLUSTER, forward, metadata, route, stamp};
-use crate::model::{MtlsMode, Protocol};
+use crate::model::{Backend, MtlsMode, Protocol};
 use crate::rejected::{Wrong, refuse};
 
 /// Most chains of the listener.
@@ -60,7 +61,7 @@ struct PortChain {
     end: End,
 }
 
-pub(super) fn compile(chains: &[FilterChain]) -> Result<Inbound, Wrong> {
+pub(super) fn compile(chains: &[FilterChain], policies: &mut Policies) -> Result<Inbound, Wrong> {
     if chains.len() > CHAINS_MAX {
         return Err(Wrong::new("filter_chains", format!("holds more than {CHAINS_MAX} chains")));
     }
@@ -72,10 +73,10 @@ pub(super) fn compile(chains: &[FilterChain]) -> Result<Inbound, Wrong> {
     let Some(other) = groups.remove(&None) else {
         return Err(Wrong::new("filter_chains", "no chain without destination_port: the rule for every other port is missing"));
     };
-    let other = fold(&other, "every other port")?;
+    let other = fold(&other, "every other port", policies)?;
     let port = |(port, chains): (Option<u16>, Vec<PortChain>)| {
         let port = port.unwrap_or_default();
-        Ok((port, fold(&chains, &format!("port {port}"))?))
+        Ok((port, fold(&chains, &format!("port {port}"), policies)?))
     };
     Ok(Inbound { content: stamp(), ports: groups.into_iter().map(port).collect::<Result<_, Wrong>>()?, other })
 }
@@ -133,7 +134,7 @@ fn foreign_http(protocols: &[String]) -> Result<bool, Wrong> {
 }
 
 /// Which of PeerAuthentication's modes a port's chains spell.
-fn fold(chains: &[PortChain], whose: &str) -> Result<InboundPort, Wrong> {
+fn fold(chains: &[PortChain], whose: &str, policies: &mut Policies) -> Result<InboundPort, Wrong> {
     let with = |role: Role| chains.iter().filter(|chain| chain.role == role).collect::<Vec<_>>();
     let (marked, any_tls, passed, plain) = (with(Role::Marked), with(Role::AnyTls), with(Role::Passthrough), with(Role::Plain));
     let (mode, deciding) = match (marked.is_empty(), any_tls.is_empty(), passed.is_empty(), plain.is_empty()) {
@@ -157,7 +158,14 @@ fn fold(chains: &[PortChain], whose: &str) -> Result<InboundPort, Wrong> {
     if let Some(odd) = chains.iter().find(|chain| chain.service != deciding[0].service) {
         return Err(Wrong::new(format!("{}.metadata", odd.field), format!("{} differs between the chains of {whose}", fact::SERVICE)));
     }
-    Ok(InboundPort { mode, protocol, table: table(chains)?, service_namespace, service, idle_timeout: idle_timeout(chains)? })
+    Ok(InboundPort {
+        mode,
+        protocol,
+        table: table(chains, policies)?,
+        service_namespace,
+        service,
+        idle_timeout: idle_timeout(chains, policies)?,
+    })
 }
 
 /// One chain declares a protocol, two leave it to the first bytes.
@@ -189,7 +197,7 @@ fn service(metadata: Option<&Metadata>) -> Result<(String, String), Wrong> {
 }
 
 /// The one route table of a port's HTTP chains; a port without any still meets peers whose mesh ALPN says HTTP.
-fn table(chains: &[PortChain]) -> Result<route::RouteTable, Wrong> {
+fn table(chains: &[PortChain], policies: &mut Policies) -> Result<route::RouteTable, Wrong> {
     let mut found: Option<&RouteConfiguration> = None;
     for chain in chains {
         let End::Http { routes, .. } = &chain.end else { continue };
@@ -203,7 +211,7 @@ fn table(chains: &[PortChain]) -> Result<route::RouteTable, Wrong> {
         found = Some(raw);
     }
     let raw = found.cloned().unwrap_or_else(default_routes);
-    route::compile(&raw, None).map_err(|wrong| wrong.within("route_config"))
+    route::compile(&raw, None, policies).map_err(|wrong| wrong.within("route_config"))
 }
 
 /// Everything to the application.
@@ -227,20 +235,20 @@ fn default_routes() -> RouteConfiguration {
 }
 
 /// Opaque connections go to the application and nowhere else; their timeout is the same in all chains of a port.
-fn idle_timeout(chains: &[PortChain]) -> Result<Option<Duration>, Wrong> {
+fn idle_timeout(chains: &[PortChain], policies: &mut Policies) -> Result<Option<Duration>, Wrong> {
     let mut found = None;
     for chain in chains {
         let End::Tcp(raw) = &chain.end else { continue };
         let at = |wrong: Wrong| wrong.within(format!("{}.filters[0]", chain.field));
-        let forward = forward::tcp(raw).map_err(at)?;
-        let local = |backend: &forward::Backend| matches!(&backend.target, forward::Target::Cluster(name) if name == INBOUND_CLUSTER);
+        let forward = forward::tcp(raw, policies).map_err(at)?;
+        let local = |backend: &Backend<Link>| matches!(&backend.target, Link::Cluster(name) if name == INBOUND_CLUSTER);
         if !matches!(forward.backends.as_slice(), [only] if local(only)) {
             return Err(at(Wrong::new("cluster", format!("must be `{INBOUND_CLUSTER}`"))));
         }
-        if found.is_some_and(|found| found != forward.idle_timeout) {
+        if found.is_some_and(|found| found != forward.policy.idle_timeout) {
             return Err(at(Wrong::new("idle_timeout", "differs between the chains of one port")));
         }
-        found = Some(forward.idle_timeout);
+        found = Some(forward.policy.idle_timeout);
     }
     Ok(found.unwrap_or(Some(super::OPAQUE_IDLE_DEFAULT)))
 }

@@ -4,11 +4,11 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::forward::Target as StagedTarget;
 use super::listener::{Listener, Road, TableSource};
-use super::{Parts, forward, inbound, route};
+use super::policy::Link;
+use super::{Parts, inbound, route};
 use crate::failure::{LocalReply, Reason};
-use crate::model::{Action, Backend, Forward, Inbound, InboundPort, Outbound, RouteTable, Rule, Snapshot, Target};
+use crate::model::{Action, Forward, Inbound, InboundPort, Outbound, RouteTable, Rule, Snapshot, Target, VirtualHost};
 
 impl Parts {
     /// Links everything staged into a snapshot, reusing what `previous` holds where neither it nor anything it links to changed.
@@ -17,7 +17,7 @@ impl Parts {
     /// A listener whose route table is not there is left out (its destination stays "not yet known"); a backend whose cluster is
     /// not there answers 503 `no_endpoints` for its share.
     pub fn assemble(&self, epoch: u64, previous: &Snapshot) -> Snapshot {
-        self.empty_abandoned_cells();
+        self.feed_cells();
         let routes = self.tables.iter().map(|(name, staged)| {
             let table = self.link_table(&staged.content, previous.routes.get(name));
             (name.clone(), table)
@@ -60,15 +60,21 @@ impl Parts {
         let kept = previous.and_then(|previous| previous.tcp.as_ref());
         let tcp = road.tcp.as_ref().map(|staged| match kept {
             Some(kept) if self.same_links(staged, kept) => kept.clone(),
-            _ => Arc::new(self.link_forward(staged)),
+            _ => Arc::new(staged.linked(|link| self.target(link))),
+        });
+        let kept = previous.and_then(|previous| previous.tls.as_ref());
+        let tls = road.tls.as_ref().map(|staged| match kept {
+            Some(kept) if self.same_targets(staged.targets(), kept.targets()) => kept.clone(),
+            _ => Arc::new(staged.linked(|link| self.target(link))),
         });
         if let Some(previous) = previous
             && same(previous.http.as_ref(), http.as_ref())
             && same(previous.tcp.as_ref(), tcp.as_ref())
+            && same(previous.tls.as_ref(), tls.as_ref())
         {
             return Some(previous.clone());
         }
-        Some(Arc::new(Outbound { name: name.into(), protocol: road.protocol, http, tcp, content: road.content }))
+        Some(Arc::new(Outbound { name: name.into(), protocol: road.protocol, http, tcp, tls, content: road.content }))
     }
 
     fn link_inbound(&self, staged: &inbound::Inbound, previous: Option<&Arc<Inbound>>) -> Arc<Inbound> {
@@ -114,55 +120,39 @@ impl Parts {
             return previous.clone();
         }
         let former: HashMap<u32, &Arc<Rule>> =
-            previous.into_iter().flat_map(|table| table.hosts.iter().flatten()).map(|rule| (rule.id, rule)).collect();
+            previous.into_iter().flat_map(|table| table.hosts.iter().flat_map(|host| &host.rules)).map(|rule| (rule.id, rule)).collect();
         // An id belongs to one content, so a former rule with it can differ in its links only.
-        let link = |rule: &route::Rule| match former.get(&rule.id) {
-            Some(kept) if self.same_action(&rule.action, &kept.action) => Arc::clone(kept),
-            _ => Arc::new(self.link_rule(rule)),
+        let link = |staged: &Arc<route::StagedRule>| match former.get(&staged.rule.id) {
+            Some(kept) if self.same_action(&staged.rule.action, &kept.action) => Arc::clone(kept),
+            _ => Arc::new(self.link_rule(&staged.rule)),
         };
+        let host = |staged: &route::StagedHost| VirtualHost::indexed(staged.rules.iter().map(link).collect(), Arc::clone(&staged.index));
         Arc::new(RouteTable {
             name: staged.name.clone(),
-            exact: staged.exact.clone(),
-            suffix: staged.suffix.clone(),
-            any: staged.any,
-            hosts: staged.hosts.iter().map(|rules| rules.iter().map(link).collect()).collect(),
+            domains: Arc::clone(&staged.domains),
+            hosts: staged.hosts.iter().map(host).collect(),
             content: staged.content,
         })
     }
 
     /// `linked` is of the same content, so rule stands by rule.
     fn same_rules(&self, staged: &route::RouteTable, linked: &RouteTable) -> bool {
-        let mut pairs = staged.hosts.iter().flatten().zip(linked.hosts.iter().flatten());
-        pairs.all(|(staged, linked)| self.same_action(&staged.action, &linked.action))
+        let mut pairs = staged.hosts.iter().flat_map(|host| &host.rules).zip(linked.hosts.iter().flat_map(|host| &host.rules));
+        pairs.all(|(staged, linked)| self.same_action(&staged.rule.action, &linked.action))
     }
 
-    fn link_rule(&self, staged: &route::Rule) -> Rule {
+    fn link_rule(&self, staged: &Rule<Link>) -> Rule {
         let action = match &staged.action {
-            route::Action::Reply(reply) => Action::Reply(reply.clone()),
-            route::Action::Forward(forward) => Action::Forward(Arc::new(self.link_forward(forward))),
+            Action::Reply(reply) => Action::Reply(reply.clone()),
+            Action::Forward(forward) => Action::Forward(Arc::new(forward.linked(|link| self.target(link)))),
         };
-        Rule { id: staged.id, source: staged.source.clone(), matches: staged.matches.clone(), action }
+        Rule { id: staged.id, source: staged.source.clone(), matches: Arc::clone(&staged.matches), action }
     }
 
-    fn link_forward(&self, staged: &forward::Forward) -> Forward {
-        let backend = |staged: &forward::Backend| Backend {
-            weight: u64::from(staged.weight),
-            target: self.link_target(&staged.target),
-            stages: staged.stages.clone(),
-        };
-        Forward {
-            backends: staged.backends.iter().map(backend).collect(),
-            weight_total: staged.backends.iter().map(|backend| u64::from(backend.weight)).sum(),
-            stages: staged.stages.clone(),
-            request_timeout: staged.request_timeout,
-            idle_timeout: staged.idle_timeout,
-        }
-    }
-
-    fn link_target(&self, staged: &StagedTarget) -> Target {
-        match staged {
-            StagedTarget::BadBackend => Target::Reply(LocalReply::of(Reason::BadBackend)),
-            StagedTarget::Cluster(name) => match self.cluster(name) {
+    fn target(&self, link: &Link) -> Target {
+        match link {
+            Link::BadBackend => Target::Reply(LocalReply::of(Reason::BadBackend)),
+            Link::Cluster(name) => match self.cluster(name) {
                 Some(cluster) => Target::Cluster(cluster.clone()),
                 None => Target::Reply(LocalReply::of(Reason::NoEndpoints)),
             },
@@ -170,22 +160,27 @@ impl Parts {
     }
 
     /// Whether a linked action, of the same content, still leads where it would lead now.
-    fn same_action(&self, staged: &route::Action, linked: &Action) -> bool {
+    fn same_action(&self, staged: &Action<Link>, linked: &Action) -> bool {
         match (staged, linked) {
-            (route::Action::Forward(staged), Action::Forward(linked)) => self.same_links(staged, linked),
-            (route::Action::Reply(_), Action::Reply(_)) => true,
+            (Action::Forward(staged), Action::Forward(linked)) => self.same_links(staged, linked),
+            (Action::Reply(_), Action::Reply(_)) => true,
             _ => false,
         }
     }
 
-    fn same_links(&self, staged: &forward::Forward, linked: &Forward) -> bool {
-        let same = |(staged, linked): (&forward::Backend, &Backend)| match (&staged.target, &linked.target) {
-            (StagedTarget::BadBackend, Target::Reply(_)) => true,
-            (StagedTarget::Cluster(name), Target::Reply(_)) => self.cluster(name).is_none(),
-            (StagedTarget::Cluster(name), Target::Cluster(linked)) => same(self.cluster(name), Some(linked)),
-            (StagedTarget::BadBackend, Target::Cluster(_)) => false,
+    fn same_links(&self, staged: &Forward<Link>, linked: &Forward) -> bool {
+        self.same_targets(staged.targets(), linked.targets())
+    }
+
+    /// They are of the same content, so target stands by target.
+    fn same_targets<'a>(&self, staged: impl Iterator<Item = &'a Link>, linked: impl Iterator<Item = &'a Target>) -> bool {
+        let same = |(staged, linked): (&Link, &Target)| match (staged, linked) {
+            (Link::BadBackend, Target::Reply(_)) => true,
+            (Link::Cluster(name), Target::Reply(_)) => self.cluster(name).is_none(),
+            (Link::Cluster(name), Target::Cluster(linked)) => same(self.cluster(name), Some(linked)),
+            (Link::BadBackend, Target::Cluster(_)) => false,
         };
-        staged.backends.len() == linked.backends.len() && staged.backends.iter().zip(&linked.backends).all(same)
+        staged.zip(linked).all(same)
     }
 }
 

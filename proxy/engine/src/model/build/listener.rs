@@ -1,6 +1,7 @@
 //! Listeners, from Envoy's `Listener`: `inbound`, `out/IP:PORT` and `edge/PORT`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use prost::Name;
 use prost_types::Any;
@@ -10,10 +11,16 @@ use proto::xds::{http_inspector, original_dst, tls_inspector};
 
 use super::chains::{application_http, placed};
 use super::hcm::{self, End, Facing, Routes};
+use super::policy::{Link, Policies};
 use super::transport::{self, Security};
 use super::{SNIFF_TIMEOUT, duration, endpoint, forward, inbound, metadata, route, same_name, stamp, unpack};
-use crate::model::Protocol;
+use crate::model::{ByServerName, Domains, Forward, Protocol};
 use crate::rejected::{Wrong, refuse};
+
+/// The transport protocol of a chain for TLS.
+const TLS: &str = "tls";
+/// Most chains of one listener for TLS by name, and most names of one of them: a route has 1024 at most.
+const SERVER_NAMES_MAX: usize = 65_536;
 
 /// What a listener resource becomes; route tables and clusters still by name.
 #[derive(Debug)]
@@ -29,7 +36,8 @@ pub(super) struct Road {
     pub(super) content: u64,
     pub(super) protocol: Protocol,
     pub(super) http: Option<TableSource>,
-    pub(super) tcp: Option<forward::Forward>,
+    pub(super) tcp: Option<Forward<Link>>,
+    pub(super) tls: Option<ByServerName<Link>>,
 }
 
 /// Where a table comes from.
@@ -39,7 +47,7 @@ pub(super) enum TableSource {
     Inline(route::RouteTable),
 }
 
-pub(super) fn compile(name: &str, raw: &Raw) -> Result<Listener, Wrong> {
+pub(super) fn compile(name: &str, raw: &Raw, policies: &mut Policies) -> Result<Listener, Wrong> {
     let Raw {
         name: inner,
         address,
@@ -74,7 +82,7 @@ pub(super) fn compile(name: &str, raw: &Raw) -> Result<Listener, Wrong> {
         refuse(*bind_to_port == Some(false), "bind_to_port")?;
         refuse(default_filter_chain.is_some(), "default_filter_chain")?;
         let fits = address.ip().is_unspecified() && address.port() == proto::names::INBOUND_PORT;
-        return if fits { Ok(Listener::Inbound(inbound::compile(filter_chains)?)) } else { Err(wrong_address()) };
+        return if fits { Ok(Listener::Inbound(inbound::compile(filter_chains, policies)?)) } else { Err(wrong_address()) };
     }
     if direction == Ok(TrafficDirection::Inbound) || direction.is_err() {
         return Err(wrong_direction());
@@ -83,14 +91,14 @@ pub(super) fn compile(name: &str, raw: &Raw) -> Result<Listener, Wrong> {
         // The proxy's one outbound socket serves all of these.
         refuse(*bind_to_port == Some(true), "bind_to_port")?;
         return if destination == address {
-            Ok(Listener::Out(destination, road(chains, Facing::Outbound)?.unwrap_or_else(nowhere)))
+            Ok(Listener::Out(destination, road(chains, Facing::Outbound, policies)?.unwrap_or_else(nowhere)))
         } else {
             Err(wrong_address())
         };
     }
     if let Some(port) = proto::names::edge_port(name) {
         refuse(*bind_to_port == Some(false), "bind_to_port")?;
-        let road = || road(chains, Facing::Edge)?.ok_or_else(|| Wrong::new("filter_chains", "is empty"));
+        let mut road = || road(chains, Facing::Edge, policies)?.ok_or_else(|| Wrong::new("filter_chains", "is empty"));
         let fits = address.ip().is_unspecified() && port == address.port() && port != 0;
         return if fits { Ok(Listener::Edge(port, road()?)) } else { Err(wrong_address()) };
     }
@@ -139,13 +147,17 @@ fn inspection(wait: Option<&prost_types::Duration>, go_on: bool) -> Result<(), W
 
 /// What a mesh address's port that nothing is served at becomes.
 fn nowhere() -> Road {
-    Road { content: stamp(), protocol: Protocol::Auto, http: None, tcp: None }
+    Road { content: stamp(), protocol: Protocol::Auto, http: None, tcp: None, tls: None }
 }
 
-/// Declared HTTP, declared TCP, or both chains of an undeclared protocol; `None` without any chain.
-fn road((listed, rest): (&[FilterChain], Option<&FilterChain>), side: Facing) -> Result<Option<Road>, Wrong> {
+/// Declared HTTP, declared TCP, both chains of an undeclared protocol, or TLS by name; `None` without any chain.
+fn road((listed, rest): (&[FilterChain], Option<&FilterChain>), side: Facing, policies: &mut Policies) -> Result<Option<Road>, Wrong> {
+    if listed.iter().any(of_tls) {
+        refuse(rest.is_some(), "default_filter_chain")?;
+        return by_server_name(listed, side, policies).map(Some);
+    }
     let mut http: Option<(Protocol, TableSource, bool)> = None;
-    let mut tcp: Option<forward::Forward> = None;
+    let mut tcp: Option<Forward<Link>> = None;
     for (field, chain) in placed(listed).chain(rest.map(|chain| ("default_filter_chain".to_owned(), chain))) {
         let at = |wrong: Wrong| wrong.within(&field);
         // The name is a label.
@@ -156,8 +168,8 @@ fn road((listed, rest): (&[FilterChain], Option<&FilterChain>), side: Facing) ->
         plaintext(transport_socket.as_ref()).map_err(at)?;
         metadata::only(metadata.as_ref(), &[]).map_err(at)?;
         match hcm::compile(filters, side).map_err(at)? {
-            End::Http { protocol, routes } if http.is_none() => http = Some((protocol, source(routes).map_err(at)?, sniffed)),
-            End::Tcp(raw) if tcp.is_none() && !sniffed => tcp = Some(forward::tcp(&raw).map_err(|w| at(w.within("filters[0]")))?),
+            End::Http { protocol, routes } if http.is_none() => http = Some((protocol, source(routes, policies).map_err(at)?, sniffed)),
+            End::Tcp(raw) if tcp.is_none() && !sniffed => tcp = Some(forward::tcp(&raw, policies).map_err(|w| at(w.within("filters[0]")))?),
             End::Http { .. } | End::Tcp(_) => return Err(at(Wrong::new("filters", "another chain takes the same connections"))),
         }
     }
@@ -171,7 +183,59 @@ fn road((listed, rest): (&[FilterChain], Option<&FilterChain>), side: Facing) ->
             return Err(Wrong::new("filter_chains", why));
         }
     };
-    Ok(Some(Road { content: stamp(), protocol, http, tcp }))
+    Ok(Some(Road { content: stamp(), protocol, http, tcp, tls: None }))
+}
+
+/// Whether a chain is for TLS alone.
+fn of_tls(chain: &FilterChain) -> bool {
+    chain.filter_chain_match.as_ref().is_some_and(|wanted| wanted.transport_protocol == TLS)
+}
+
+/// TLS that passes untouched to where the name leads that it asks for. What meets no chain is closed, so there is no rest.
+fn by_server_name(listed: &[FilterChain], side: Facing, policies: &mut Policies) -> Result<Road, Wrong> {
+    if listed.len() > SERVER_NAMES_MAX {
+        return Err(Wrong::new("filter_chains", format!("are more than {SERVER_NAMES_MAX}")));
+    }
+    let (mut names, mut forwards) = (Domains::default(), Vec::with_capacity(listed.len()));
+    for (place, (field, chain)) in placed(listed).enumerate() {
+        let at = |wrong: Wrong| wrong.within(&field);
+        // The name is a label.
+        let FilterChain { filter_chain_match, filters, metadata, transport_socket, name: _ } = chain;
+        let wanted =
+            filter_chain_match.as_ref().ok_or_else(|| at(Wrong::new("filter_chain_match", "must be for tls, as its neighbours'")))?;
+        server_names(wanted, place, &mut names).map_err(|wrong| at(wrong.within("filter_chain_match")))?;
+        plaintext(transport_socket.as_ref()).map_err(at)?;
+        metadata::only(metadata.as_ref(), &[]).map_err(at)?;
+        match hcm::compile(filters, side).map_err(at)? {
+            End::Tcp(raw) => forwards.push(Arc::new(forward::tcp(&raw, policies).map_err(|wrong| at(wrong.within("filters[0]")))?)),
+            End::Http { .. } => return Err(at(Wrong::new("filters", "TLS passes untouched here: must be a TcpProxy"))),
+        }
+    }
+    let tls = ByServerName::new(Arc::new(names), forwards);
+    Ok(Road { content: stamp(), protocol: Protocol::Tcp, http: None, tcp: None, tls: Some(tls) })
+}
+
+/// No name means any, or none.
+fn server_names(raw: &FilterChainMatch, place: usize, names: &mut Domains) -> Result<(), Wrong> {
+    let FilterChainMatch { destination_port, prefix_ranges, server_names, transport_protocol, application_protocols } = raw;
+    refuse(destination_port.is_some(), "destination_port")?;
+    refuse(!prefix_ranges.is_empty(), "prefix_ranges")?;
+    refuse(!application_protocols.is_empty(), "application_protocols")?;
+    if transport_protocol != TLS {
+        return Err(Wrong::new("transport_protocol", "must be tls, as its neighbours'"));
+    }
+    if server_names.is_empty() && !names.add("*", place) {
+        return Err(Wrong::new("server_names", "are missing, and another chain takes every name already"));
+    }
+    if server_names.len() > SERVER_NAMES_MAX {
+        return Err(Wrong::new("server_names", format!("are more than {SERVER_NAMES_MAX}")));
+    }
+    for (index, name) in server_names.iter().enumerate() {
+        let at = |wrong: Wrong| wrong.within(format!("server_names[{index}]"));
+        refuse(name == "*", "").map_err(at)?;
+        route::add_domain(names, name, place).map_err(at)?;
+    }
+    Ok(())
 }
 
 /// Applications and an edge's clients come in plaintext.
@@ -194,9 +258,11 @@ fn outbound_match(raw: Option<&FilterChainMatch>) -> Result<bool, Wrong> {
     application_http(application_protocols).map_err(|wrong| wrong.within("filter_chain_match"))
 }
 
-fn source(routes: Routes) -> Result<TableSource, Wrong> {
+fn source(routes: Routes, policies: &mut Policies) -> Result<TableSource, Wrong> {
     Ok(match routes {
         Routes::Named(name) => TableSource::Named(name),
-        Routes::Inline(raw) => TableSource::Inline(route::compile(&raw, None).map_err(|wrong| wrong.within("filters[0].route_config"))?),
+        Routes::Inline(raw) => {
+            TableSource::Inline(route::compile(&raw, None, policies).map_err(|wrong| wrong.within("filters[0].route_config"))?)
+        }
     })
 }

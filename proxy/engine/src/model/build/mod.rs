@@ -7,21 +7,22 @@
 
 mod chains;
 mod cluster;
+mod cluster_policy;
 mod endpoint;
 mod forward;
 mod hcm;
 mod inbound;
 mod link;
 mod listener;
-mod matches;
 mod metadata;
 mod own;
+mod policy;
 mod route;
 #[cfg(test)]
 mod tests;
 mod transport;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -29,7 +30,8 @@ use std::time::Duration;
 use prost::{Message, Name};
 use prost_types::Any;
 
-use super::{Cluster, ClusterKind, DnsAnswer, EndpointCell, EndpointSet, Protocol, Settings};
+use super::{Cluster, ClusterKind, DnsAnswer, EndpointFacts, Home, Protocol, Settings};
+use crate::raw::duration;
 use crate::rejected::Wrong;
 
 pub use crate::rejected::Rejected;
@@ -45,8 +47,6 @@ pub const OPAQUE_IDLE_DEFAULT: Duration = Duration::from_secs(3600);
 pub const SNIFF_TIMEOUT: Duration = Duration::from_millis(10);
 /// Name of the cluster that is the application beside a sidecar.
 pub const INBOUND_CLUSTER: &str = proto::names::INBOUND;
-/// Longest duration that a resource may name: beyond it, sums of times could overflow.
-const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
 
 /// The staged store of compiled resources: everything a proxy was sent and accepted, whether already live or not.
 #[derive(Debug)]
@@ -58,11 +58,14 @@ pub struct Parts {
     names: BTreeMap<String, Staged<Arc<DnsAnswer>>>,
     settings: Option<Staged<Arc<Settings>>>,
     trust_bundle: Option<Staged<Arc<Vec<Vec<u8>>>>>,
-    /// Versions of the assignments that are in their cells.
-    assignments: BTreeMap<String, String>,
-    /// By assignment name; held while an assignment of that name, or a cluster that wants it, is staged.
-    cells: BTreeMap<String, Cell>,
-    registry: endpoint::LiveEndpoints,
+    /// Held while an assignment of that name, or a cluster that wants it, is staged.
+    assignments: BTreeMap<String, Assignment>,
+    /// How many of them are staged.
+    listed: usize,
+    workloads: endpoint::Workloads,
+    /// What outlives clusters, by their name.
+    lives: cluster::Lives,
+    policies: policy::Policies,
     /// The application beside a sidecar, where no cluster of that name was sent.
     local: Arc<Cluster>,
 }
@@ -74,11 +77,19 @@ struct Staged<T> {
     content: T,
 }
 
-/// Where a cluster finds its endpoints, and how many clusters do.
+/// A list of endpoints, and which clusters want it.
 #[derive(Debug, Default)]
-struct Cell {
-    endpoints: Arc<EndpointCell>,
-    clusters: usize,
+struct Assignment {
+    staged: Option<Staged<Arc<[EndpointFacts]>>>,
+    clusters: BTreeSet<String>,
+    /// Of the list, unique in this process; 0 for none.
+    content: u64,
+}
+
+impl Assignment {
+    fn listed(&self) -> (u64, &[EndpointFacts]) {
+        (self.content, self.staged.as_ref().map_or(&[], |staged| &staged.content))
+    }
 }
 
 impl Default for Parts {
@@ -90,7 +101,9 @@ impl Default for Parts {
             protocol: Protocol::Http,
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
             kind: ClusterKind::Local,
+            policy: Arc::default(),
             endpoints: Arc::default(),
+            live: Arc::default(),
         };
         Self {
             listeners: BTreeMap::new(),
@@ -100,8 +113,10 @@ impl Default for Parts {
             settings: None,
             trust_bundle: None,
             assignments: BTreeMap::new(),
-            cells: BTreeMap::new(),
-            registry: endpoint::LiveEndpoints::default(),
+            listed: 0,
+            workloads: endpoint::Workloads::default(),
+            lives: cluster::Lives::default(),
+            policies: policy::Policies::default(),
             local: Arc::new(local),
         }
     }
@@ -155,12 +170,15 @@ impl Parts {
             Ok(ResourceKind::Secret) if name == proto::names::ROOT_CA => self.trust_bundle = None,
             Ok(ResourceKind::Cluster) => {
                 if let Some(staged) = self.clusters.remove(name) {
-                    self.let_go(&staged.content.1);
+                    self.let_go(name, &staged.content.1);
                 }
             }
             Ok(ResourceKind::Endpoints) => {
-                self.assignments.remove(name);
-                self.drop_unused_cell(name);
+                if let Some(assignment) = self.assignments.get_mut(name) {
+                    self.listed -= usize::from(assignment.staged.take().is_some());
+                    assignment.content = 0;
+                }
+                self.drop_unused_assignment(name);
             }
             Ok(ResourceKind::Secret) | Err(_) => {}
         }
@@ -180,23 +198,17 @@ impl Parts {
         let version = version.to_owned();
         match kind {
             ResourceKind::Listener => {
-                let content = listener::compile(name, &unpack(resource)?)?;
+                let content = listener::compile(name, &unpack(resource)?, &mut self.policies)?;
                 self.listeners.insert(name.to_owned(), Staged { version, content });
             }
             ResourceKind::Route => {
                 let previous = self.tables.get(name).map(|staged| &staged.content);
-                let content = route::compile_named(name, &unpack(resource)?, previous)?;
+                let content = route::compile_named(name, &unpack(resource)?, previous, &mut self.policies)?;
                 self.tables.insert(name.to_owned(), Staged { version, content });
             }
             ResourceKind::Cluster => {
                 let draft = cluster::compile(name, &unpack(resource)?)?;
-                let assignment = draft.assignment.clone();
-                let cell = self.cells.entry(assignment.clone()).or_default();
-                cell.clusters += 1;
-                let content = (Arc::new(draft.with_endpoints(cell.endpoints.clone())), assignment);
-                if let Some(former) = self.clusters.insert(name.to_owned(), Staged { version, content }) {
-                    self.let_go(&former.content.1);
-                }
+                self.put_cluster(name, version, draft);
             }
             ResourceKind::Endpoints => self.put_endpoints(name, version, &unpack(resource)?)?,
             ResourceKind::Secret => {
@@ -220,7 +232,9 @@ impl Parts {
             ResourceKind::Listener => self.listeners.get(name).map(|staged| staged.version.as_str()),
             ResourceKind::Route => self.tables.get(name).map(|staged| staged.version.as_str()),
             ResourceKind::Cluster => self.clusters.get(name).map(|staged| staged.version.as_str()),
-            ResourceKind::Endpoints => self.assignments.get(name).map(String::as_str),
+            ResourceKind::Endpoints => {
+                self.assignments.get(name).and_then(|held| held.staged.as_ref()).map(|staged| staged.version.as_str())
+            }
             ResourceKind::Secret => {
                 self.trust_bundle.as_ref().filter(|_| name == proto::names::ROOT_CA).map(|staged| staged.version.as_str())
             }
@@ -234,7 +248,7 @@ impl Parts {
             ResourceKind::Listener => self.listeners.len(),
             ResourceKind::Route => self.tables.len(),
             ResourceKind::Cluster => self.clusters.len(),
-            ResourceKind::Endpoints => self.assignments.len(),
+            ResourceKind::Endpoints => self.listed,
             ResourceKind::Dns => self.names.len(),
             ResourceKind::Secret | ResourceKind::Proxy => 0,
         };
@@ -244,41 +258,64 @@ impl Parts {
         Ok(())
     }
 
+    fn put_cluster(&mut self, name: &str, version: String, draft: cluster::ClusterDraft) {
+        let assignment = draft.assignment.clone();
+        let former = self.clusters.get(name).map(|staged| staged.content.1.clone()).filter(|former| *former != assignment);
+        let (cluster, new) = self.lives.adopt(draft);
+        let home = self.home();
+        let wanted = self.assignments.entry(assignment.clone()).or_default();
+        wanted.clusters.insert(name.to_owned());
+        if new {
+            // Nothing live has this cell. One that is live learns of a change of policy at the swap.
+            cluster.endpoints.feed(name, wanted.listed(), &cluster.policy, &home);
+        }
+        self.clusters.insert(name.to_owned(), Staged { version, content: (Arc::new(cluster), assignment) });
+        if let Some(former) = former {
+            self.let_go(name, &former);
+        }
+    }
+
     fn put_endpoints(&mut self, name: &str, version: String, raw: &proto::xds::endpoint::ClusterLoadAssignment) -> Result<(), Wrong> {
-        let drafts = endpoint::compile(name, raw)?;
-        let cell = self.cells.entry(name.to_owned()).or_default().endpoints.clone();
-        let previous = cell.0.load_full();
-        cell.0.store(Arc::new(self.registry.set(drafts, &previous)));
-        drop(previous);
-        self.registry.prune(self.cells.values().map(|cell| &cell.endpoints));
-        self.assignments.insert(name.to_owned(), version);
+        let content = self.workloads.facts(endpoint::compile(name, raw)?);
+        let assignment = self.assignments.entry(name.to_owned()).or_default();
+        let former = assignment.staged.replace(Staged { version, content });
+        assignment.content = stamp();
+        self.listed += usize::from(former.is_none());
+        for cluster in assignment.clusters.iter().filter_map(|name| self.clusters.get(name)) {
+            cluster.content.0.endpoints.list(&cluster.content.0.name, assignment.listed());
+        }
+        let lists = self.assignments.values().filter_map(|assignment| assignment.staged.as_ref());
+        self.workloads.prune(lists.map(|staged| &staged.content));
         Ok(())
     }
 
     /// A cluster does not want this assignment any more.
-    fn let_go(&mut self, assignment: &str) {
-        if let Some(cell) = self.cells.get_mut(assignment) {
-            cell.clusters = cell.clusters.saturating_sub(1);
+    fn let_go(&mut self, cluster: &str, assignment: &str) {
+        if let Some(held) = self.assignments.get_mut(assignment) {
+            held.clusters.remove(cluster);
         }
-        self.drop_unused_cell(assignment);
+        self.drop_unused_assignment(assignment);
     }
 
-    /// A cell that nothing staged wants leaves the store; a live snapshot may still use it.
-    fn drop_unused_cell(&mut self, assignment: &str) {
-        let unused = self.cells.get(assignment).is_some_and(|cell| cell.clusters == 0);
-        if unused && !self.assignments.contains_key(assignment) {
-            self.cells.remove(assignment);
+    fn drop_unused_assignment(&mut self, name: &str) {
+        if self.assignments.get(name).is_some_and(|held| held.clusters.is_empty() && held.staged.is_none()) {
+            self.assignments.remove(name);
         }
     }
 
-    /// Clusters whose assignment was taken away have no endpoints any more.
-    fn empty_abandoned_cells(&self) {
-        for (_, cell) in self.cells.iter().filter(|(name, _)| !self.assignments.contains_key(*name)) {
-            let set = cell.endpoints.0.load();
-            if !set.ready.is_empty() || !set.other.is_empty() {
-                cell.endpoints.0.store(Arc::new(EndpointSet::default()));
-            }
+    /// What goes live with the swap: policies, and that clusters whose assignment was taken away have no endpoints any more.
+    fn feed_cells(&self) {
+        let home = self.home();
+        for Staged { content: (cluster, assignment), .. } in self.clusters.values() {
+            let listed = self.assignments.get(assignment).map_or((0, &[][..]), Assignment::listed);
+            cluster.endpoints.feed(&cluster.name, listed, &cluster.policy, &home);
         }
+    }
+
+    /// What clusters need to know of this proxy.
+    fn home(&self) -> Home {
+        let Some(Staged { content: settings, .. }) = &self.settings else { return Home::default() };
+        Home { locality: settings.locality.clone(), session_key: settings.session_key.clone() }
     }
 
     fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
@@ -304,16 +341,6 @@ fn same_name(name: &str, inner: &str, field: &str) -> Result<(), Wrong> {
 fn stamp() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-/// A duration that may be absent; negative and absurd ones are refused.
-fn duration(raw: Option<&prost_types::Duration>, field: &str) -> Result<Option<Duration>, Wrong> {
-    let Some(raw) = raw else { return Ok(None) };
-    let value = Duration::try_from(*raw).map_err(|_| Wrong::new(field, "is negative"))?;
-    if value > DURATION_MAX {
-        return Err(Wrong::new(field, "is longer than 100 years"));
-    }
-    Ok(Some(value))
 }
 
 /// A timeout whose zero means "none" and whose absence means `default`.

@@ -37,7 +37,7 @@ fn an_unchanged_world_is_the_same_arcs() {
     ];
     put(&mut parts, "shop/catalog:80", &table("shop/catalog:80", vec![host(&["*"], routes)])).unwrap();
     let third = parts.assemble(3, &second);
-    let rules = |snapshot: &Snapshot| snapshot.routes["shop/catalog:80"].hosts[0].clone();
+    let rules = |snapshot: &Snapshot| snapshot.routes["shop/catalog:80"].hosts[0].rules.clone();
     assert!(Arc::ptr_eq(&rules(&second)[0], &rules(&third)[0]));
     assert!(!Arc::ptr_eq(&rules(&second)[1], &rules(&third)[1]));
     assert_ne!(rules(&second)[1].id, rules(&third)[1].id);
@@ -48,10 +48,10 @@ fn an_unchanged_world_is_the_same_arcs() {
 
 #[test]
 fn endpoints_are_live_at_once_and_keep_their_counters() {
-    // Aim: an assignment shows in a snapshot already live; counters follow the address from set to set and between clusters.
+    // Aim: an assignment shows in a snapshot already live; counters follow the address from set to set within a cluster.
     let mut parts = shop();
     let snapshot = parts.assemble(1, &Snapshot::default());
-    let set = || snapshot.clusters["shop/catalog-v1:80"].endpoints.0.load_full();
+    let set = || snapshot.clusters["shop/catalog-v1:80"].endpoints.load_full();
     let before = set();
     let guard = before.ready[0].live.enter();
     let old = || endpoint("10.1.0.1:8080", "catalog-v1", HealthStatus::Healthy);
@@ -70,8 +70,8 @@ fn endpoints_are_live_at_once_and_keep_their_counters() {
     assert_eq!(drained.other[0].live.in_flight.load(Ordering::Relaxed), 0);
     put(&mut parts, "other", &assignment("other", vec![old()])).unwrap();
     put(&mut parts, "other", &fixture::cluster("other")).unwrap();
-    let other = parts.assemble(2, &snapshot).clusters["other"].endpoints.0.load_full();
-    assert!(Arc::ptr_eq(&other.ready[0].live, &drained.other[0].live));
+    let other = parts.assemble(2, &snapshot).clusters["other"].endpoints.load_full();
+    assert!(!Arc::ptr_eq(&other.ready[0].live, &drained.other[0].live), "another cluster judges by itself");
     assert_ne!(other.ready[0].workload_id, 0);
 }
 
@@ -85,13 +85,13 @@ fn what_is_removed_serves_until_the_swap() {
     {
         parts.remove(kind, name);
     }
-    assert_eq!(live.clusters["shop/catalog-v1:80"].endpoints.0.load().ready.len(), 1);
+    assert_eq!(live.clusters["shop/catalog-v1:80"].endpoints.load().ready.len(), 1);
     let next = parts.assemble(2, &live);
     assert!(next.outbound.is_empty() && next.routes.is_empty());
-    assert_eq!(live.clusters["shop/catalog-v1:80"].endpoints.0.load().ready.len(), 1, "requests on their way still have endpoints");
+    assert_eq!(live.clusters["shop/catalog-v1:80"].endpoints.load().ready.len(), 1, "requests on their way still have endpoints");
     parts.remove(ENDPOINT, "shop/catalog-v2:80");
     let last = parts.assemble(3, &next);
-    assert!(last.clusters["shop/catalog-v2:80"].endpoints.0.load().ready.is_empty(), "a cluster without assignment has none");
+    assert!(last.clusters["shop/catalog-v2:80"].endpoints.load().ready.is_empty(), "a cluster without assignment has none");
     parts.remove("type.googleapis.com/unknown", "x");
 }
 
@@ -103,7 +103,7 @@ fn missing_parts_hurt_nobody_else() {
     parts.remove(CLUSTER, "shop/catalog-v2:80");
     let first = parts.assemble(1, &Snapshot::default());
     assert_eq!(first.outbound.len(), 1);
-    let targets = |snapshot: &Snapshot| match &snapshot.routes["shop/catalog:80"].hosts[0][1].action {
+    let targets = |snapshot: &Snapshot| match &snapshot.routes["shop/catalog:80"].hosts[0].rules[1].action {
         Action::Forward(forward) => forward.backends.iter().map(|backend| matches!(backend.target, Target::Cluster(_))).collect::<Vec<_>>(),
         Action::Reply(_) => unreachable!(),
     };
@@ -116,7 +116,7 @@ fn missing_parts_hurt_nobody_else() {
     let at = OUT.parse().unwrap();
     let table = second.outbound[&at].http.as_ref().unwrap();
     assert!(Arc::ptr_eq(table, &second.routes["shop/catalog:80"]));
-    assert_eq!(first.routes["shop/catalog:80"].hosts[0][1].id, table.hosts[0][1].id, "same content, same id");
+    assert_eq!(first.routes["shop/catalog:80"].hosts[0].rules[1].id, table.hosts[0].rules[1].id, "same content, same id");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn picture(snapshot: &Snapshot) -> String {
         "listeners": dump::listeners(snapshot),
         "routes": dump::routes(snapshot),
         "clusters": dump::clusters(snapshot),
-        "endpoints": dump::endpoints(snapshot),
+        "endpoints": dump::endpoints(snapshot, None),
         "inbound": format!("{inbound:?}"),
         "tables": format!("{tables:?}"),
         "edges": format!("{:?}", snapshot.edges.keys()),

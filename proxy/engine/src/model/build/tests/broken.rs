@@ -62,13 +62,13 @@ proptest! {
         let snapshot = parts.assemble(1, &Snapshot::default());
         let headers = HeaderMap::new();
         let head = RequestHead { method: &Method::GET, path: "/a", query: Some("x"), host: "a", headers: &headers };
-        let asked = Asked { head, version: Version::Http1, fault: None };
+        let asked = Asked { head, version: Version::Http1, tls: false, fault: None, now: crate::Moment::default() };
         for destination in snapshot.outbound.keys() {
             explain::outbound(&snapshot, *destination, &asked);
         }
         explain::inbound(&snapshot, 80, None, &asked);
         prop_assert!(!dump::listeners(&snapshot).is_empty());
-        dump::endpoints(&snapshot);
+        dump::endpoints(&snapshot, None);
         dump::routes(&snapshot);
         dump::clusters(&snapshot);
     }

@@ -75,8 +75,8 @@ fn timeouts_and_fixed_answers_arrive() {
     let mut parts = Parts::default();
     let forward = |parts: &mut Parts, action| {
         put(parts, "t", &with_action(action)).unwrap();
-        match &parts.assemble(1, &Snapshot::default()).routes["t"].hosts[0][0].action {
-            Action::Forward(forward) => (forward.request_timeout, forward.idle_timeout),
+        match &parts.assemble(1, &Snapshot::default()).routes["t"].hosts[0].rules[0].action {
+            Action::Forward(forward) => (forward.policy.request_timeout, forward.policy.idle_timeout),
             Action::Reply(_) => unreachable!(),
         }
     };
@@ -95,7 +95,7 @@ fn timeouts_and_fixed_answers_arrive() {
     {
         put(&mut parts, "t", &table("t", vec![host(&["*"], vec![fixed(status, given)])])).unwrap();
         let snapshot = parts.assemble(1, &Snapshot::default());
-        let Action::Reply(reply) = &snapshot.routes["t"].hosts[0][0].action else { unreachable!() };
+        let Action::Reply(reply) = &snapshot.routes["t"].hosts[0].rules[0].action else { unreachable!() };
         assert_eq!((u32::from(reply.status.as_u16()), reply.reason.map(|reason| reason.text())), (status, wanted));
     }
     for (bad, part) in [(fixed(99, None), "direct_response.status"), (fixed(500, Some("odd")), "metadata.reason")] {
@@ -219,6 +219,45 @@ fn outbound_listeners_declare_http_tcp_or_neither() {
 }
 
 #[test]
+fn tls_by_name_is_one_chain_a_name() {
+    // Aim: chains for TLS stand alone, carry bytes, and take no name twice; nothing takes the rest.
+    let good = || fixture::out_tls("10.0.0.1:443", &[("a.example", "c"), ("*.example", "bad_backend"), ("", "c")]);
+    let mut parts = Parts::default();
+    put(&mut parts, "out/10.0.0.1:443", &good()).unwrap();
+    let first = parts.assemble(1, &Snapshot::default());
+    let at = "10.0.0.1:443".parse().unwrap();
+    assert!(first.outbound[&at].tls.is_some() && first.outbound[&at].tcp.is_none());
+    let second = parts.assemble(2, &first);
+    assert!(std::sync::Arc::ptr_eq(&first.outbound[&at], &second.outbound[&at]), "what did not change stays");
+    put(&mut parts, "c", &fixture::cluster("c")).unwrap();
+    assert!(!std::sync::Arc::ptr_eq(&first.outbound[&at], &parts.assemble(3, &second).outbound[&at]), "a cluster that comes is linked");
+    let edit = |change: fn(&mut Listener)| {
+        let mut raw = good();
+        change(&mut raw);
+        raw
+    };
+    for (raw, part) in [
+        (edit(|raw| raw.default_filter_chain = Some(chain(&tcp_to("c")))), "default_filter_chain"),
+        (edit(|raw| raw.filter_chains.push(chain(&tcp_to("c")))), "filter_chains[3].filter_chain_match: must be for tls"),
+        (edit(|raw| raw.filter_chains.push(raw.filter_chains[0].clone())), "server_names[0]: `a.example` is listed twice"),
+        (edit(|raw| raw.filter_chains.push(raw.filter_chains[2].clone())), "another chain takes every name"),
+        (edit(|raw| raw.filter_chains[0].filters = chain(&fixture::rds("t")).filters), "filter_chains[0].filters: TLS passes untouched"),
+        (
+            edit(|raw| raw.filter_chains[0].filter_chain_match.as_mut().unwrap().application_protocols = vec!["h2".into()]),
+            "filter_chain_match.application_protocols",
+        ),
+        (edit(|raw| raw.filter_chains[0].filter_chain_match.as_mut().unwrap().server_names = vec!["*".into()]), "server_names[0]"),
+        (
+            edit(|raw| raw.filter_chains[0].filter_chain_match.as_mut().unwrap().server_names = vec!["a*.example".into()]),
+            "is not supported: an exact host",
+        ),
+    ] {
+        let text = refusal("out/10.0.0.1:443", &raw);
+        assert!(text.contains(part), "{text} should hold {part}");
+    }
+}
+
+#[test]
 fn what_would_be_dropped_is_refused() {
     // Aim: an edge's TCP proxy or codec, TLS details of either side, ports in host matching, facts that nobody reads.
     let edge = |filters: FilterChain| Listener {
@@ -286,7 +325,7 @@ fn inbound_chains_fold_into_modes() {
     assert_eq!(seen(1), (MtlsMode::Strict, Protocol::Http));
     assert_eq!((&*inbound.port(8080).service_namespace, &*inbound.port(8080).service), ("shop", "catalog"));
     for port in [8080, 8082] {
-        let Action::Forward(forward) = &inbound.port(port).http.hosts[0][0].action else { unreachable!() };
+        let Action::Forward(forward) = &inbound.port(port).http.hosts[0].rules[0].action else { unreachable!() };
         let Target::Cluster(cluster) = &forward.backends[0].target else { unreachable!() };
         assert_eq!(cluster.kind, ClusterKind::Local, "the application is there without a cluster resource");
     }

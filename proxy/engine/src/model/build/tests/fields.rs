@@ -5,7 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use prost::{Message, Name};
 use prost_types::Any;
-use proto::mesh::{AccessLog, DnsRecord, DnsService, ProxyConfig, Tracing};
+use proto::mesh::active_check::Kind as CheckKind;
+use proto::mesh::{
+    self, AccessLog, ActiveCheck, Balance, DnsRecord, DnsService, HttpCheck, Limits, Outlier, ProxyConfig, RetryBudget, RoutePolicy,
+    Tracing,
+};
 use proto::xds::cluster::cluster::{
     ClusterDiscoveryType, CommonLbConfig, DiscoveryType, EdsClusterConfig, LbConfig, LbPolicy, LeastRequestLbConfig, TransportSocketMatch,
 };
@@ -17,11 +21,14 @@ use proto::xds::hcm::http_connection_manager::{RouteSpecifier, UpgradeConfig};
 use proto::xds::listener::Listener;
 use proto::xds::matcher::string_matcher::MatchPattern;
 use proto::xds::route::header_matcher::HeaderMatchSpecifier;
-use proto::xds::route::{DirectResponseAction, HeaderMatcher, QueryParameterMatcher, Route, RouteConfiguration, RouteMatch, route};
+use proto::xds::route::route_action::ClusterSpecifier;
+use proto::xds::route::{
+    DirectResponseAction, HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteConfiguration, RouteMatch, route,
+};
 use proto::xds::tls::{CertificateValidationContext, Secret, secret};
 use proto::xds::types::Percent;
 use proto::xds::{least_request, round_robin};
-use protox::prost_reflect::DynamicMessage;
+use protox::prost_reflect::{DynamicMessage, Kind, MessageDescriptor};
 
 use super::walk::Walk;
 use crate::fixture::{self, assignment, chain, endpoint, host, prefix, rule, table};
@@ -44,9 +51,7 @@ const WITHOUT_EFFECT: &[(&str, &str)] = &[
     ("TransportSocketMatch.name", "a label"),
     ("TypedExtensionConfig.name", "a label: the type decides"),
     ("VirtualHost.name", "a label: the domains decide"),
-    ("Locality.region", "a label, as long as no weight or priority follows from it"),
-    ("Locality.zone", "the same"),
-    ("Locality.sub_zone", "the same"),
+    ("Locality.sub_zone", "a label: zones are the finest that is preferred"),
     ("ConfigSource.ads", "there is one stream, however it is called"),
     ("ConfigSource.self", "the same"),
     ("CommonTlsContext.validation_context", "empty, it says nothing of the peers, which are verified all the same"),
@@ -63,6 +68,8 @@ const SO_ANYWAY: &[(&str, &str)] = &[
     ("HttpConnectionManager.stat_prefix", "empty says nothing"),
     ("HttpConnectionManager.use_remote_address", "false at a sidecar, true at an edge"),
     ("LbEndpoint.health_status", "UNKNOWN is taken for healthy"),
+    ("Locality.region", "a group without endpoints is nowhere"),
+    ("Locality.zone", "the same"),
     ("Listener.bind_to_port", "true where we listen, false where we do not"),
     ("Listener.traffic_direction", "an outbound name says it already"),
     ("Listener.use_original_dst", "false"),
@@ -101,6 +108,85 @@ fn ops(name: &str) -> Vec<HeaderValueOption> {
     vec![HeaderValueOption { header: Some(header), append_action: 2, keep_empty_value: true }]
 }
 
+fn extension<M: Message + Name>(policy: &M) -> BTreeMap<String, Any> {
+    BTreeMap::from([(proto::names::POLICY.to_owned(), proto::xds::pack(policy))])
+}
+
+fn path_change(replacement: &str) -> Option<mesh::PathChange> {
+    let change = mesh::PrefixChange { matched: "/v1".into(), replacement: replacement.into() };
+    Some(mesh::PathChange { kind: Some(mesh::path_change::Kind::Prefix(change)) })
+}
+
+fn filters() -> mesh::Filters {
+    mesh::Filters {
+        cors: Some(mesh::Cors {
+            allow_origins: vec!["https://a.example".into()],
+            allow_methods: vec!["PUT".into()],
+            allow_headers: vec!["x-a".into()],
+            expose_headers: vec!["x-b".into()],
+            allow_credentials: true,
+            max_age_secs: 5,
+        }),
+        redirect: None,
+        rewrite: Some(mesh::Rewrite { hostname: "a.example".into(), path: path_change("/v2") }),
+        mirrors: vec![mesh::Mirror { cluster: "shop/b:80".into(), per_million: 1000 }],
+    }
+}
+
+/// Everything that a rule may say.
+fn route_policy() -> RoutePolicy {
+    let key = |kind| mesh::HashKey { kind: Some(kind) };
+    let cookie = mesh::HashCookie { name: "sid".into(), ttl: seconds(60), path: "/a".into() };
+    let fault = mesh::Fault {
+        headers: vec![fixture::header("x-chaos", "on")],
+        paths: vec![prefix("/v1")],
+        methods: vec!["GET".into()],
+        per_million: 1000,
+        delay: Some(mesh::Delay { min: seconds(1), max: seconds(20) }),
+        abort: Some(mesh::Abort { kind: Some(mesh::abort::Kind::HttpStatus(503)) }),
+        policy: "shop/chaos".into(),
+    };
+    RoutePolicy {
+        filters: Some(filters()),
+        attempt_timeout: seconds(1),
+        retry: Some(mesh::Retry {
+            attempts: 2,
+            connect_failure: true,
+            statuses: vec![503],
+            grpc_statuses: vec![14],
+            backoff_base: seconds(1),
+            backoff_max: seconds(10),
+            body_buffer_bytes: 1024,
+            ..mesh::Retry::default()
+        }),
+        hedge: Some(mesh::Hedge { at_quantile: 95.0, max_percent: 5.0, methods: vec!["GET".into()] }),
+        faults: vec![fault],
+        rate_limits: vec![mesh::RateLimit {
+            name: "shop/limit/0".into(),
+            requests: 100,
+            per: seconds(1),
+            burst: 20,
+            key: vec![mesh::LimitKey { kind: Some(mesh::limit_key::Kind::Header("x-tenant".into())) }],
+            policy: "shop/limits".into(),
+        }],
+        session: Some(mesh::Session {
+            name: "mw-session".into(),
+            absolute_timeout: seconds(3600),
+            idle_timeout: seconds(60),
+            permanent: true,
+            path: "/a".into(),
+            ..mesh::Session::default()
+        }),
+        priority: Some(mesh::Priority { header: "x-priority".into(), classes: vec!["high".into(), "low".into()], default_class: 1 }),
+        hash: vec![
+            key(mesh::hash_key::Kind::Cookie(cookie)),
+            key(mesh::hash_key::Kind::Header("x-user".into())),
+            key(mesh::hash_key::Kind::Query("user".into())),
+            key(mesh::hash_key::Kind::SourceAddress(true)),
+        ],
+    }
+}
+
 fn routes() -> RouteConfiguration {
     let wanted = RouteMatch {
         headers: vec![
@@ -121,6 +207,23 @@ fn routes() -> RouteConfiguration {
     };
     let mut split = rule("HTTPRoute/shop/catalog/0", wanted, &[("shop/a:80", 3), ("shop/b:80", 1)]);
     (split.request_headers_to_add, split.response_headers_to_add) = (ops("x-a"), ops("x-b"));
+    split.typed_per_filter_config = extension(&route_policy());
+    if let Some(route::Action::Route(RouteAction { cluster_specifier: Some(ClusterSpecifier::WeightedClusters(all)), .. })) =
+        &mut split.action
+    {
+        let backend = mesh::BackendPolicy { filters: Some(filters()) };
+        all.clusters[0].typed_per_filter_config = extension(&backend);
+    }
+    let away = mesh::Redirect {
+        scheme: "https".into(),
+        hostname: "b.example".into(),
+        path: Some(mesh::PathChange { kind: Some(mesh::path_change::Kind::Full("/v3".into())) }),
+        port: 8443,
+        status: 301,
+    };
+    let redirect = mesh::Filters { redirect: Some(away), ..mesh::Filters::default() };
+    let redirect = RoutePolicy { filters: Some(redirect), ..RoutePolicy::default() };
+    let moved = Route { typed_per_filter_config: extension(&redirect), ..rule("HTTPRoute/shop/catalog/2", prefix("/v0"), &[]) };
     let fixed = Route {
         action: Some(route::Action::DirectResponse(DirectResponseAction {
             status: 503,
@@ -129,7 +232,8 @@ fn routes() -> RouteConfiguration {
         metadata: Some(fixture::facts(&[("reason", "config_pending")])),
         ..rule("HTTPRoute/shop/catalog/1", fixture::exact("/fixed"), &[])
     };
-    let mut all = host(&["catalog", "*.shop"], vec![split, fixed, rule("Service/shop/a/default", prefix("/v1"), &[("shop/a:80", 1)])]);
+    let mut all =
+        host(&["catalog", "*.shop"], vec![split, fixed, moved, rule("Service/shop/a/default", prefix("/v1"), &[("shop/a:80", 1)])]);
     all.request_headers_to_remove = vec!["x-c".into()];
     RouteConfiguration { response_headers_to_remove: vec!["x-d".into()], ..table("shop/a:80", vec![all]) }
 }
@@ -154,6 +258,7 @@ fn cluster() -> Cluster {
         load_balancing_policy: Some(LoadBalancingPolicy {
             policies: vec![policy(proto::xds::pack(&two)), policy(proto::xds::pack(&round_robin::RoundRobin {}))],
         }),
+        typed_extension_protocol_options: [(proto::names::POLICY.to_owned(), proto::xds::pack(&cluster_policy()))].into(),
         transport_socket: Some(fixture::plaintext()),
         transport_socket_matches: vec![
             TransportSocketMatch {
@@ -164,6 +269,38 @@ fn cluster() -> Cluster {
             TransportSocketMatch { name: "plaintext".into(), r#match: None, transport_socket: Some(fixture::plaintext()) },
         ],
         ..fixture::cluster("shop/a:80")
+    }
+}
+
+fn cluster_policy() -> mesh::ClusterPolicy {
+    let http = HttpCheck { path: "/healthz".into(), expect: vec![200, 204], host: "catalog".into() };
+    mesh::ClusterPolicy {
+        balance: Some(Balance {
+            algorithm: 0,
+            slow_start: seconds(30),
+            prefer: 1,
+            failover_below_healthy_percent: 70.0,
+            panic_below_healthy_percent: 10.0,
+        }),
+        limits: Some(Limits { connections: 10, requests: 10, pending: 10, pending_timeout: seconds(1), requests_per_connection: 10 }),
+        outlier: Some(Outlier {
+            consecutive_errors: 5,
+            consecutive_connect_failures: 3,
+            success_rate_min_percent: 90.0,
+            latency_factor: 3.0,
+            interval: seconds(10),
+            eject_for: seconds(30),
+            max_ejected_percent: 60.0,
+        }),
+        check: Some(ActiveCheck {
+            interval: seconds(5),
+            timeout: seconds(1),
+            healthy_after: 2,
+            unhealthy_after: 3,
+            kind: Some(CheckKind::Http(http)),
+        }),
+        budget: Some(RetryBudget { percent: 10.0, min_per_second: 3 }),
+        sessions: true,
     }
 }
 
@@ -229,6 +366,7 @@ fn good() -> Vec<Resource> {
         resource("proxy", &settings),
         resource("inbound", &fixture::inbound(chains)),
         resource("out/10.0.0.1:80", &out("10.0.0.1:80")),
+        resource("out/10.0.0.1:443", &fixture::out_tls("10.0.0.1:443", &[("a.example", "shop/a:80"), ("", "shop/b:80")])),
         resource("edge/80", &edge),
         resource("shop/a:80", &routes()),
         resource("shop/a:80", &cluster()),
@@ -288,4 +426,25 @@ fn every_field_is_honoured_or_refused() {
     assert!(stale.is_empty(), "no longer without effect: {stale:?}");
     let all: BTreeSet<&str> = told.union(&labels).copied().collect();
     assert!(all.len() > 120, "only {} fields were met", all.len());
+    let policy = ["RoutePolicy", "BackendPolicy"].map(|name| walk.pool.get_message_by_name(&format!("meshwright.v1.{name}")).unwrap());
+    let own = fields_within(policy.to_vec());
+    let missed: Vec<_> = own.iter().filter(|field| !all.contains(field.as_str())).collect();
+    assert!(own.len() > 50 && missed.is_empty(), "of {} fields of ours these were not met: {missed:?}", own.len());
+}
+
+/// All fields of our own messages that hold no message, from these on down.
+fn fields_within(mut open: Vec<MessageDescriptor>) -> BTreeSet<String> {
+    let (mut fields, mut seen) = (BTreeSet::new(), BTreeSet::new());
+    while let Some(message) = open.pop() {
+        for field in message.fields() {
+            match field.kind() {
+                Kind::Message(inner) if inner.package_name() == "meshwright.v1" => {
+                    open.extend(seen.insert(inner.full_name().to_owned()).then_some(inner));
+                }
+                Kind::Message(inner) if inner.package_name() != "google.protobuf" => {}
+                _ => drop(fields.insert(format!("{}.{}", message.name(), field.name()))),
+            }
+        }
+    }
+    fields
 }

@@ -2,4 +2,5 @@ mod assemble;
 mod broken;
 mod door;
 mod fields;
+mod policy;
 mod walk;

@@ -6,8 +6,7 @@ use http::HeaderMap;
 use http::header::HeaderName;
 use smallvec::SmallVec;
 
-use super::RequestHead;
-use crate::model::{Match, PathMatch, ValueMatch};
+use super::{Match, PathMatch, RequestHead, ValueMatch};
 
 /// Room for a joined or decoded value before it needs the heap.
 const VALUE_BYTES: usize = 256;
@@ -40,7 +39,7 @@ pub(crate) fn misses<'m>(rule: &'m Match, head: &RequestHead<'_>) -> Option<Miss
     rule.query.iter().find(|(name, wanted)| !query(wanted, head.query, name)).map(|(name, _)| Miss::Query(name))
 }
 
-fn path(wanted: &PathMatch, path: &str) -> bool {
+pub(crate) fn path(wanted: &PathMatch, path: &str) -> bool {
     match wanted {
         PathMatch::Any => true,
         PathMatch::Exact(exact) => path == exact,
@@ -50,28 +49,51 @@ fn path(wanted: &PathMatch, path: &str) -> bool {
     }
 }
 
-fn header(wanted: &ValueMatch, headers: &HeaderMap, name: &HeaderName) -> bool {
+pub(crate) fn header(wanted: &ValueMatch, headers: &HeaderMap, name: &HeaderName) -> bool {
+    value(wanted, joined(headers, name).as_deref())
+}
+
+/// A header's value; the values of a repeated one, joined by commas.
+#[allow(clippy::large_enum_variant, reason = "it stays on the stack, for the length of a comparison")]
+pub(super) enum Joined<'h> {
+    /// The usual case.
+    One(&'h [u8]),
+    Many(SmallVec<[u8; VALUE_BYTES]>),
+}
+
+impl std::ops::Deref for Joined<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::One(value) => value,
+            Self::Many(values) => values,
+        }
+    }
+}
+
+pub(super) fn joined<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Joined<'h>> {
     let mut values = headers.get_all(name).iter();
-    let Some(first) = values.next() else {
-        return value(wanted, None);
-    };
+    let first = values.next()?;
     let Some(second) = values.next() else {
-        return value(wanted, Some(first.as_bytes()));
+        return Some(Joined::One(first.as_bytes()));
     };
     let mut joined: SmallVec<[u8; VALUE_BYTES]> = SmallVec::from_slice(first.as_bytes());
     for more in std::iter::once(second).chain(values) {
         joined.push(b',');
         joined.extend_from_slice(more.as_bytes());
     }
-    value(wanted, Some(&joined))
+    Some(Joined::Many(joined))
+}
+
+fn query(wanted: &ValueMatch, query: Option<&str>, name: &str) -> bool {
+    value(wanted, parameter(query, name).as_deref())
 }
 
 /// The first parameter of that name counts. Names and values are compared after percent-decoding, `+` as a space.
-fn query(wanted: &ValueMatch, query: Option<&str>, name: &str) -> bool {
-    let found = query.and_then(|query| {
-        query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, ""))).find(|(key, _)| decoded(key).as_ref() == name.as_bytes())
-    });
-    value(wanted, found.map(|(_, text)| decoded(text)).as_deref())
+pub(crate) fn parameter<'q>(query: Option<&'q str>, name: &str) -> Option<Cow<'q, [u8]>> {
+    let mut pairs = query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.find(|(key, _)| decoded(key).as_ref() == name.as_bytes()).map(|(_, text)| decoded(text))
 }
 
 /// A malformed escape stays as it is.

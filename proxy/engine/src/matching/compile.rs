@@ -9,11 +9,11 @@ use proto::xds::route::route_match::PathSpecifier;
 use proto::xds::route::{HeaderMatcher, QueryParameterMatcher, RouteMatch};
 use regex::{Regex, RegexBuilder};
 
-use crate::model::{Match, PathMatch, ValueMatch};
+use super::{Match, PathMatch, ValueMatch};
 use crate::rejected::{Wrong, refuse};
 
 /// Longest regular expression, in bytes.
-pub(super) const REGEX_BYTES_MAX: usize = 4096;
+const REGEX_BYTES_MAX: usize = 4096;
 /// Most memory of one compiled regular expression, and of its lazy automaton, in bytes.
 const REGEX_PROGRAM_BYTES_MAX: usize = 256 << 10;
 /// Most conditions of one kind in a match.
@@ -21,7 +21,8 @@ const CONDITIONS_MAX: usize = 64;
 /// Longest text that a match compares with, in bytes.
 const TEXT_BYTES_MAX: usize = 8 << 10;
 
-pub(super) fn compile(raw: &RouteMatch) -> Result<Match, Wrong> {
+/// Every condition of a rule.
+pub(crate) fn all(raw: &RouteMatch) -> Result<Match, Wrong> {
     let RouteMatch { path_specifier, case_sensitive, runtime_fraction, headers, query_parameters } = raw;
     refuse(*case_sensitive == Some(false), "case_sensitive")?;
     refuse(runtime_fraction.is_some(), "runtime_fraction")?;
@@ -38,6 +39,30 @@ pub(super) fn compile(raw: &RouteMatch) -> Result<Match, Wrong> {
         compiled.query.push(query(raw).map_err(|wrong| wrong.within(format!("query_parameters[{index}]")))?);
     }
     Ok(compiled)
+}
+
+/// Conditions on headers alone.
+pub(crate) fn headers(raw: &[HeaderMatcher]) -> Result<Match, Wrong> {
+    if raw.len() > CONDITIONS_MAX {
+        return Err(Wrong::new("headers", format!("holds more than {CONDITIONS_MAX} conditions")));
+    }
+    let mut compiled = Match::default();
+    for (index, raw) in raw.iter().enumerate() {
+        let at = |wrong: Wrong| wrong.within(format!("headers[{index}]"));
+        refuse(raw.name == ":method", "name").map_err(at)?;
+        condition(raw, &mut compiled).map_err(at)?;
+    }
+    Ok(compiled)
+}
+
+/// A path and no other condition.
+pub(crate) fn path_alone(raw: &RouteMatch) -> Result<PathMatch, Wrong> {
+    let RouteMatch { path_specifier, case_sensitive, runtime_fraction, headers, query_parameters } = raw;
+    refuse(*case_sensitive == Some(false), "case_sensitive")?;
+    refuse(runtime_fraction.is_some(), "runtime_fraction")?;
+    refuse(!headers.is_empty(), "headers")?;
+    refuse(!query_parameters.is_empty(), "query_parameters")?;
+    path(path_specifier.as_ref())
 }
 
 fn path(raw: Option<&PathSpecifier>) -> Result<PathMatch, Wrong> {

@@ -1,0 +1,108 @@
+//! What a rule's stages make of the request that is asked about: pure ones are run on a copy of its head, rate limits are asked without
+//! taking anything, and of what depends on chance the chance is told.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use http::{HeaderValue, Request, Uri, header, request};
+use proto::identity::Identity;
+
+use super::{Asked, Explanation};
+use crate::decide::Version;
+use crate::failure::{LocalReply, Reason};
+use crate::filter::{Called, Exchange, Filter, Outlook, Remote, Stage, Verdict};
+use crate::model::Forward;
+
+/// The request, and who asks where.
+pub(super) struct Way<'a> {
+    pub(super) asked: &'a Asked<'a>,
+    pub(super) caller: Option<&'a Identity>,
+    pub(super) called: Called,
+}
+
+/// How a request ends on its way.
+enum End {
+    Reply(LocalReply),
+    Close,
+}
+
+impl Way<'_> {
+    /// Tells every stage on the way to a place, to the first that ends it. True where one does.
+    pub(super) fn told(&self, mut explanation: Explanation, forward: &Forward, place: Option<usize>) -> (Explanation, bool) {
+        let mut parts = head(self.asked);
+        let mut exchange = Exchange {
+            request: &mut parts,
+            caller: self.caller,
+            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            called: self.called,
+            now: self.asked.now,
+            draw: 0,
+        };
+        for stage in forward.gates(place) {
+            let (end, why) = gate(stage, &mut exchange);
+            match end {
+                None => explanation = explanation.stage(stage.name(), "Continue", why),
+                Some(End::Reply(reply)) => return (explanation.stage(stage.name(), "Reply", why).reply(&reply), true),
+                Some(End::Close) => return (explanation.stage(stage.name(), "Close", why).closed(Reason::Fault), true),
+            }
+        }
+        for filter in forward.changes(place) {
+            let end = ended(filter.on_request(&mut exchange));
+            match end {
+                Some(End::Reply(reply)) => return (explanation.stage(filter.name(), "Reply", filter.story()).reply(&reply), true),
+                _ => explanation = explanation.stage(filter.name(), "Continue", filter.story()),
+            }
+        }
+        (explanation, false)
+    }
+}
+
+fn gate(stage: &Stage, exchange: &mut Exchange<'_>) -> (Option<End>, String) {
+    let story = stage.story();
+    match stage {
+        Stage::Remote(Remote::Delay(delay)) => (None, hits(delay.outlook(exchange), story)),
+        Stage::Local(Filter::Abort(abort)) => {
+            let outlook = abort.outlook(exchange);
+            let end = || abort.reply().cloned().map_or(End::Close, End::Reply);
+            ((outlook == Outlook::Certain).then(end), hits(outlook, story))
+        }
+        Stage::Local(Filter::RateLimit(limit)) => match limit.would_answer(exchange) {
+            Some(reply) => (Some(End::Reply(reply)), format!("{story}; nothing is left now")),
+            None => (None, story),
+        },
+        Stage::Local(filter) => (ended(filter.on_request(exchange)), story),
+    }
+}
+
+fn hits(outlook: Outlook, story: String) -> String {
+    if outlook == Outlook::Never { format!("{story}; not for this request") } else { story }
+}
+
+fn ended(verdict: Verdict) -> Option<End> {
+    match verdict {
+        Verdict::Go => None,
+        Verdict::Answer(reply) => Some(End::Reply(*reply)),
+        Verdict::Reset => Some(End::Close),
+    }
+}
+
+/// A copy of the head, as far as it can be written down.
+fn head(asked: &Asked<'_>) -> request::Parts {
+    let head = &asked.head;
+    let mut parts = Request::new(()).into_parts().0;
+    let target = match head.query {
+        Some(query) => format!("{}?{query}", head.path),
+        None => head.path.to_owned(),
+    };
+    parts.uri = target.parse().unwrap_or_else(|_| Uri::from_static("/"));
+    parts.method = head.method.clone();
+    parts.headers = head.headers.clone();
+    if asked.version == Version::Http2 {
+        parts.version = http::Version::HTTP_2;
+    }
+    if !parts.headers.contains_key(header::HOST)
+        && let Ok(host) = HeaderValue::from_str(head.host)
+    {
+        parts.headers.insert(header::HOST, host);
+    }
+    parts
+}

@@ -1,0 +1,13 @@
+//! Whether an endpoint is well, as this proxy finds out by itself: from how it answers, and by asking it. Pure state machines: who holds
+//! them, and what follows for picks, is [`crate::model::EndpointCell`]'s business.
+
+mod check;
+mod outlier;
+mod standing;
+
+pub use check::{ActiveCheck, Question};
+pub(crate) use check::{Check, Turned};
+pub use outlier::{Ejection, Outcome, Outlier};
+pub(crate) use outlier::{Period, Tally, latecomers, underachievers};
+pub use standing::Wellness;
+pub(crate) use standing::{Standing, Trial};

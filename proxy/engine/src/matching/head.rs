@@ -1,0 +1,40 @@
+//! What of a request is compared.
+
+use http::{HeaderMap, Method};
+
+/// What a decision may depend on; borrowed from the request.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestHead<'r> {
+    /// Method.
+    pub method: &'r Method,
+    /// Path as received, without query.
+    pub path: &'r str,
+    /// Query as received, without the question mark.
+    pub query: Option<&'r str>,
+    /// Host as the client named it; a port is ignored.
+    pub host: &'r str,
+    /// Headers.
+    pub headers: &'r HeaderMap,
+}
+
+impl<'r> RequestHead<'r> {
+    /// The head of a request: the host is the URI's authority, else the `host` header (RFC 9112, section 3.2.2), else empty.
+    pub fn of<B>(request: &'r http::Request<B>) -> Self {
+        Self::new(request.method(), request.uri(), request.headers())
+    }
+
+    /// See [`RequestHead::of`].
+    pub fn new(method: &'r Method, uri: &'r http::Uri, headers: &'r HeaderMap) -> Self {
+        let named = || headers.get(http::header::HOST).and_then(|value| value.to_str().ok()).unwrap_or("");
+        let host = uri.authority().map_or_else(named, http::uri::Authority::as_str);
+        Self { method, path: uri.path(), query: uri.query(), host, headers }
+    }
+}
+
+/// The host without its port; brackets of an IPv6 literal stay.
+pub fn without_port(host: &str) -> &str {
+    if host.starts_with('[') {
+        return host.find(']').map_or(host, |end| &host[..=end]);
+    }
+    host.split_once(':').map_or(host, |(name, _)| name)
+}

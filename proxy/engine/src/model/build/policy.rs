@@ -1,0 +1,218 @@
+//! Our own policy on Envoy's routes and weighted clusters: `typed_per_filter_config["meshwright.dev/policy"]`. What says the same is
+//! compiled once and shared.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use prost::{Message, Name};
+use prost_types::Any;
+use proto::mesh::{BackendPolicy, Filters, RoutePolicy};
+use proto::names::{BAD_BACKEND, POLICY};
+use proto::xds::route::RouteMatch;
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::{duration, unpack};
+use crate::filter::chance::MILLION;
+use crate::filter::{Buckets, Cors, FaultSteps, Filter, LIMITS_MAX, RateLimit, Redirect, Rewrite, Stage};
+use crate::matching::compile;
+use crate::model::{HashKey, Hedge, Match, Mirror, Policy, Priority, Session, Steps};
+use crate::rejected::{Wrong, refuse};
+use crate::retry;
+
+/// Most mirrors of one rule or backend.
+const MIRRORS_MAX: usize = 16;
+/// Interned values before those that nobody holds any more are looked for.
+const SWEEP_AT_LEAST: usize = 64;
+
+/// Where a backend leads, while it is staged.
+#[derive(Debug)]
+pub(super) enum Link {
+    /// To the cluster of that name, if there is one.
+    Cluster(String),
+    /// The convention for a bad backend reference: its share is answered 500.
+    BadBackend,
+}
+
+impl Link {
+    pub(super) fn named(name: &str, field: &str) -> Result<Self, Wrong> {
+        match name {
+            "" => Err(Wrong::new(field, "is empty")),
+            BAD_BACKEND => Ok(Self::BadBackend),
+            name => Ok(Self::Cluster(name.to_owned())),
+        }
+    }
+}
+
+/// Policies and matches by content, each once.
+#[derive(Debug, Default)]
+pub(super) struct Policies {
+    matches: Interned<Match>,
+    whole: Interned<Policy>,
+    steps: Interned<Steps>,
+    buckets: Memories,
+}
+
+/// The memories of rate limits by name, for as long as a limit holds them.
+#[derive(Debug, Default)]
+struct Memories(HashMap<String, Weak<Buckets>>);
+
+impl Memories {
+    fn adopt(&mut self, name: &str) -> Arc<Buckets> {
+        if let Some(held) = self.0.get(name).and_then(Weak::upgrade) {
+            return held;
+        }
+        self.0.retain(|_, held| held.strong_count() > 0);
+        let fresh = Arc::default();
+        self.0.insert(name.to_owned(), Arc::downgrade(&fresh));
+        fresh
+    }
+}
+
+/// Values by the hash of what they were compiled from, for as long as somebody holds them.
+#[derive(Debug)]
+struct Interned<T> {
+    held: HashMap<u128, Weak<T>>,
+    sweep_at: usize,
+}
+
+impl<T> Default for Interned<T> {
+    fn default() -> Self {
+        Self { held: HashMap::new(), sweep_at: SWEEP_AT_LEAST }
+    }
+}
+
+impl<T> Interned<T> {
+    fn get(&mut self, content: &[u8], make: impl FnOnce() -> Result<T, Wrong>) -> Result<Arc<T>, Wrong> {
+        let key = xxh3_128(content);
+        if let Some(held) = self.held.get(&key).and_then(Weak::upgrade) {
+            return Ok(held);
+        }
+        let made = Arc::new(make()?);
+        self.held.insert(key, Arc::downgrade(&made));
+        if self.held.len() >= self.sweep_at {
+            self.held.retain(|_, held| held.strong_count() > 0);
+            self.sweep_at = (self.held.len() * 2).max(SWEEP_AT_LEAST);
+        }
+        Ok(made)
+    }
+}
+
+/// Envoy's own timeouts of a route; see [`Policy`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Timeouts {
+    pub(super) request: Option<Duration>,
+    pub(super) idle: Option<Duration>,
+    pub(super) stream: Option<Duration>,
+}
+
+impl Policies {
+    /// When a rule applies.
+    pub(super) fn matches(&mut self, raw: &RouteMatch) -> Result<Arc<Match>, Wrong> {
+        self.matches.get(&raw.encode_to_vec(), || compile::all(raw))
+    }
+
+    /// A rule's. `headers` are Envoy's header operations of all levels, compiled from `content`.
+    pub(super) fn of_rule(
+        &mut self,
+        raw: &RoutePolicy,
+        timeouts: Timeouts,
+        (headers, content): (&[Filter], &[u8]),
+    ) -> Result<Arc<Policy>, Wrong> {
+        let mut key = raw.encode_length_delimited_to_vec();
+        key.extend(format!("{timeouts:?}").into_bytes());
+        key.extend_from_slice(content);
+        self.whole.get(&key, || compile(raw, timeouts, headers, &mut self.buckets))
+    }
+
+    /// Of what is carried as bytes.
+    pub(super) fn of_bytes(&mut self, idle: Option<Duration>) -> Arc<Policy> {
+        let policy = || Policy { idle_timeout: idle, ..Policy::default() };
+        self.whole.get(format!("bytes, {idle:?}").as_bytes(), || Ok(policy())).unwrap_or_else(|_| Arc::new(policy()))
+    }
+
+    /// A backend's own.
+    pub(super) fn of_backend(&mut self, raw: &BackendPolicy, (headers, content): (&[Filter], &[u8])) -> Result<Arc<Steps>, Wrong> {
+        let mut key = raw.encode_length_delimited_to_vec();
+        key.extend_from_slice(content);
+        self.steps.get(&key, || {
+            let BackendPolicy { filters } = raw;
+            steps(filters.as_ref(), std::iter::empty(), headers)
+        })
+    }
+}
+
+/// The policy among a route's extensions, if there is one. Other extensions are for filters that we do not have.
+pub(super) fn find<M: Message + Name + Default>(extensions: &BTreeMap<String, Any>) -> Result<M, Wrong> {
+    let at = |key: &str| format!("typed_per_filter_config[\"{}\"]", key.escape_debug());
+    if let Some(other) = extensions.keys().find(|key| *key != POLICY) {
+        return Err(Wrong::unsupported(at(other)));
+    }
+    let Some(any) = extensions.get(POLICY) else { return Ok(M::default()) };
+    unpack(any).map_err(|wrong| wrong.within(at(POLICY)))
+}
+
+/// Names the extension that a fault is in.
+pub(super) fn within(wrong: Wrong) -> Wrong {
+    wrong.within(format!("typed_per_filter_config[\"{POLICY}\"]"))
+}
+
+fn compile(raw: &RoutePolicy, timeouts: Timeouts, headers: &[Filter], memories: &mut Memories) -> Result<Policy, Wrong> {
+    let RoutePolicy { filters, attempt_timeout, retry, hedge, faults, rate_limits, session, priority, hash } = raw;
+    if rate_limits.len() > LIMITS_MAX {
+        return Err(Wrong::new("rate_limits", format!("holds more than {LIMITS_MAX} limits")));
+    }
+    let limit = |(index, raw): (usize, &proto::mesh::RateLimit)| {
+        let limit = RateLimit::compile(raw, memories.adopt(&raw.name)).map_err(|wrong| wrong.within(format!("rate_limits[{index}]")))?;
+        Ok(Stage::Local(Filter::RateLimit(limit)))
+    };
+    let limits = rate_limits.iter().enumerate().map(limit).collect::<Result<Vec<_>, Wrong>>()?;
+    let faults = FaultSteps::compile(faults)?.into_stages();
+    Ok(Policy {
+        steps: steps(filters.as_ref(), limits.into_iter().chain(faults), headers)?,
+        request_timeout: timeouts.request,
+        attempt_timeout: duration(attempt_timeout.as_ref(), "attempt_timeout")?.filter(|timeout| !timeout.is_zero()),
+        idle_timeout: timeouts.idle,
+        stream_timeout: timeouts.stream,
+        retry: retry::Policy::compile(retry.as_ref()).map_err(|wrong| wrong.within("retry"))?,
+        hedge: hedge.as_ref().map(Hedge::compile).transpose().map_err(|wrong| wrong.within("hedge"))?,
+        session: session.as_ref().map(Session::compile).transpose().map_err(|wrong| wrong.within("session"))?,
+        priority: priority.as_ref().map(Priority::compile).transpose().map_err(|wrong| wrong.within("priority"))?,
+        hash: HashKey::compile_all(hash)?,
+    })
+}
+
+/// The order of everything that may stand on the way is said here and nowhere else. `between` are rate limits and faults.
+fn steps(filters: Option<&Filters>, between: impl Iterator<Item = Stage>, headers: &[Filter]) -> Result<Steps, Wrong> {
+    let none = Filters::default();
+    // Mirrors lead somewhere: they are no part of what is shared.
+    let Filters { cors, redirect, rewrite, mirrors: _ } = filters.unwrap_or(&none);
+    let cors = cors.as_ref().map(Cors::compile).transpose().map_err(|wrong| wrong.within("filters.cors"))?;
+    let redirect = redirect.as_ref().map(Redirect::compile).transpose().map_err(|wrong| wrong.within("filters.redirect"))?;
+    let rewrite = rewrite.as_ref().map(Rewrite::compile).transpose().map_err(|wrong| wrong.within("filters.rewrite"))?;
+    refuse(redirect.is_some() && rewrite.is_some(), "filters.rewrite beside a redirect")?;
+    let local = |filter| Stage::Local(filter);
+    let first = cors.map(Filter::Cors).map(local);
+    let last = redirect.map(Filter::Redirect).map(local);
+    Ok(Steps {
+        gates: first.into_iter().chain(between).chain(last).collect(),
+        changes: rewrite.map(Filter::Rewrite).into_iter().chain(headers.iter().cloned()).collect(),
+    })
+}
+
+/// Who gets copies.
+pub(super) fn mirrors(filters: Option<&Filters>) -> Result<Vec<Mirror<Link>>, Wrong> {
+    let raw = filters.map_or(&[][..], |filters| &filters.mirrors);
+    if raw.len() > MIRRORS_MAX {
+        return Err(Wrong::new("filters.mirrors", format!("holds more than {MIRRORS_MAX} mirrors")));
+    }
+    let one = |(index, raw): (usize, &proto::mesh::Mirror)| {
+        let at = |wrong: Wrong| wrong.within(format!("filters.mirrors[{index}]"));
+        let proto::mesh::Mirror { cluster, per_million } = raw;
+        if *per_million > MILLION {
+            return Err(at(Wrong::new("per_million", format!("{per_million} is more than {MILLION}"))));
+        }
+        Ok(Mirror { target: Link::named(cluster, "cluster").map_err(at)?, per_million: *per_million })
+    };
+    raw.iter().enumerate().map(one).collect()
+}

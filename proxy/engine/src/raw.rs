@@ -1,0 +1,32 @@
+//! What resources of several kinds hold, read and refused alike everywhere.
+
+use std::time::Duration;
+
+use http::Method;
+
+use crate::rejected::Wrong;
+
+/// Longest duration that a resource may name: beyond it, sums of times could overflow.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 366 * 24 * 3600);
+
+/// A duration that may be absent; negative and absurd ones are refused.
+pub(crate) fn duration(raw: Option<&prost_types::Duration>, field: &str) -> Result<Option<Duration>, Wrong> {
+    let Some(raw) = raw else { return Ok(None) };
+    let value = Duration::try_from(*raw).map_err(|_| Wrong::new(field, "is negative"))?;
+    if value > DURATION_MAX {
+        return Err(Wrong::new(field, "is longer than 100 years"));
+    }
+    Ok(Some(value))
+}
+
+/// Methods by name, at most so many.
+pub(crate) fn methods(raw: &[String], most: usize) -> Result<Vec<Method>, Wrong> {
+    if raw.len() > most {
+        return Err(Wrong::new("methods", format!("holds more than {most}")));
+    }
+    let one = |(index, text): (usize, &String)| {
+        let wrong = |_| Wrong::new(format!("methods[{index}]"), format!("`{}` is not a method", text.escape_debug()));
+        Method::from_bytes(text.as_bytes()).map_err(wrong)
+    };
+    raw.iter().enumerate().map(one).collect()
+}
