@@ -34,6 +34,19 @@ pub enum Body {
     Followed(Followed),
     /// Begun once in vain: from the start again.
     Again(Box<Again>),
+    /// Made by something else of this proxy.
+    Made(Box<dyn Source>),
+}
+
+/// See [`Body::Made`]. Each function is what [`Body`] promises under that name.
+#[allow(missing_docs, reason = "as Body's")]
+pub trait Source {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>>;
+    fn is_end_stream(&self) -> bool;
+    fn size_hint(&self) -> SizeHint;
+    fn look_ahead(&mut self) -> Option<u64>;
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Cut>;
+    fn goes_over(&mut self, line: &Arc<Line>);
 }
 
 /// A body as it comes in from a connection.
@@ -353,8 +366,10 @@ impl Body {
 
     /// The body goes on over this line.
     pub fn goes_over(&mut self, line: &Arc<Line>) {
-        if let Self::Followed(followed) = self {
-            followed.follower.goes_over(line);
+        match self {
+            Self::Followed(followed) => followed.follower.goes_over(line),
+            Self::Made(source) => source.goes_over(line),
+            _ => {}
         }
     }
 
@@ -366,15 +381,20 @@ impl Body {
 
     /// Its length, if it is declared or the end has come already. Takes what is at hand of a body over HTTP/2, to see the end.
     pub fn look_ahead(&mut self) -> Option<u64> {
-        if let Self::Followed(Followed { received: Received(BodySource::Http2(streamed)), .. }) = self {
-            return streamed.look_ahead();
+        match self {
+            Self::Followed(Followed { received: Received(BodySource::Http2(streamed)), .. }) => streamed.look_ahead(),
+            Self::Made(source) => source.look_ahead(),
+            _ => self.size_hint().exact(),
         }
-        self.size_hint().exact()
     }
 
     /// Whether its next frame has been waited for too long, or is waited for by a receiver that takes none.
     pub fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {
-        let Self::Followed(followed) = self else { return Poll::Pending };
+        let followed = match self {
+            Self::Followed(followed) => followed,
+            Self::Made(source) => return source.poll_overdue(cx),
+            _ => return Poll::Pending,
+        };
         let cut = Cut::Overdue(ready!(followed.follower.poll_overdue(cx)));
         followed.end(Err(&cut));
         Poll::Ready(cut)
@@ -389,6 +409,7 @@ impl std::fmt::Debug for Body {
             Self::Claimed(_) => "Claimed",
             Self::Followed(_) => "Followed",
             Self::Again(_) => "Again",
+            Self::Made(_) => "Made",
         })
     }
 }
@@ -465,6 +486,7 @@ impl http_body::Body for Body {
             }
             Self::Followed(followed) => followed.poll_frame(cx),
             Self::Again(again) => again.poll_frame(cx),
+            Self::Made(source) => source.poll_frame(cx),
         }
     }
 
@@ -476,6 +498,7 @@ impl http_body::Body for Body {
             Self::Claimed(_) => false,
             Self::Followed(followed) => followed.received.is_end_stream(),
             Self::Again(again) => again.taken.is_empty() && again.rest.is_end_stream(),
+            Self::Made(source) => source.is_end_stream(),
         }
     }
 
@@ -489,6 +512,7 @@ impl http_body::Body for Body {
                 let taken = again.taken.iter().map(|taken| taken.len() as u64).sum::<u64>();
                 again.rest.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(taken + rest))
             }
+            Self::Made(source) => source.size_hint(),
         }
     }
 }

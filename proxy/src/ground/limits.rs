@@ -36,6 +36,8 @@ pub const IDLE_MAX: usize = 4096;
 pub const IDLE_MESH: Duration = Duration::from_secs(90);
 /// How long an unused plaintext connection is kept: below the keep-alive of common servers (Node.js closes after 5 s).
 pub const IDLE_PLAIN: Duration = Duration::from_secs(4);
+/// Servers of which it is remembered when they close connections that rest, while none of theirs is kept.
+pub const LESSONS_MAX: usize = 1024;
 /// Requests at once on one HTTP/2 connection; further ones wait at the peer (downstream) or take another connection (upstream).
 pub const STREAMS_PER_CONNECTION_MAX: u32 = 2048;
 /// HTTP/2 flow-control window of a stream while there are few. 64 KiB costs half as much again per byte. See `windows`.
@@ -58,6 +60,16 @@ pub const UPLOAD_WINDOW_BYTES: u64 = 65_535;
 pub const LOOK_AHEAD_PIECES_MAX: usize = 4;
 /// Bytes of a request's body that are kept until its answer begins, so that it can be sent again if the server did not process it.
 pub const REPLAY_BYTES_MAX: usize = 64 << 10;
+/// The same, of all requests of a worker whose routes ask for more; beyond it a body is not kept, and its request not sent again.
+pub const REPLAYS_BYTES_MAX: usize = 32 << 20;
+/// Active checks under way at once; further ones wait for one to end.
+pub const CHECKS_MAX: usize = 64;
+/// Bytes of the answer to a check by gRPC; a longer one is none.
+pub const CHECK_ANSWER_BYTES_MAX: usize = 4096;
+/// How long a checked connection through a peer of the mesh has to stay open.
+pub const CHECK_LISTEN: Duration = Duration::from_millis(100);
+/// Copies of requests that one worker has under way to mirrors.
+pub const MIRRORS_MAX: usize = 1024;
 /// How often a busy HTTP/2 connection between sidecars is asked whether the other side lives: a dead machine says nothing. Not asked of
 /// applications: stock gRPC servers take such questions for an attack.
 pub const PING_EVERY: Duration = Duration::from_secs(20);

@@ -6,6 +6,7 @@
 //! interim answers. A line belongs to one worker: nothing here waits for another thread.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -19,7 +20,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 
-use crate::ground::limits::INTERIM_ANSWERS_MAX;
+use crate::ground::limits::{HEAD_BYTES_ADDED_MAX, HEAD_BYTES_MAX, INTERIM_ANSWERS_MAX};
 use crate::ground::wakes::Wakes;
 
 /// Bytes of an exchange's answer may still come.
@@ -54,8 +55,12 @@ const FRAGMENT: u32 = 1 << 13;
 const BODY: u32 = 1 << 14;
 /// The connection is to end with this exchange.
 const LAST: u32 = 1 << 15;
+/// What is written upstream is kept until its answer begins.
+const KEEPS: u32 = 1 << 16;
+/// Other bytes stand in for the head that hyper writes next.
+const STANDS_IN: u32 = 1 << 17;
 /// One exchange more.
-const TURN: u32 = 1 << 16;
+const TURN: u32 = 1 << 18;
 /// What tells exchanges apart.
 const TURNS: u32 = !(TURN - 1) | OPEN;
 
@@ -86,6 +91,10 @@ struct Rare {
     writer: Option<Waker>,
     /// Who holds a request's body back.
     gate: Option<Waker>,
+    /// What was written upstream.
+    written: BytesMut,
+    /// See [`STANDS_IN`].
+    stand_in: Option<Bytes>,
 }
 
 /// An interim answer (RFC 9110, section 15.2).
@@ -329,16 +338,29 @@ impl Line {
 
     // Upstream: the road.
 
-    /// A request is sent: interim answers go to `to`.
+    /// A request is sent: interim answers go to `to`. With `keeps`, all that is written of it is kept until its answer begins.
     #[inline]
-    pub fn ask(&self, to: Option<&Arc<Self>>) {
-        self.set(self.get() | HEAD);
+    pub fn ask(&self, to: Option<&Arc<Self>>, keeps: bool) {
+        self.set((self.get() & !KEEPS) | HEAD | if keeps { KEEPS } else { 0 });
         let mut rare = self.rare.lock();
+        rare.written.clear();
         match (&rare.to, to) {
             (Some(before), Some(to)) if Arc::ptr_eq(before, to) => {}
             (None, None) => {}
             _ => rare.to = to.cloned(),
         }
+    }
+
+    /// What was written of a request without a body whose answer has not begun, byte for byte; `None`: it was not kept.
+    pub fn written(&self) -> Option<Bytes> {
+        let unanswered = self.get() & (KEEPS | HEAD) == KEEPS | HEAD;
+        unanswered.then(|| self.rare.lock().written.split().freeze()).filter(|written| !written.is_empty())
+    }
+
+    /// These bytes go out in place of the head that hyper writes next: one that was sent elsewhere in vain, with its names spelled as they came.
+    pub fn stand_in(&self, head: Bytes) {
+        self.rare.lock().stand_in = Some(head);
+        self.add(STANDS_IN);
     }
 
     // Both: bodies.
@@ -431,9 +453,38 @@ impl Line {
         not_ours
     }
 
-    /// Whether trailers wait.
-    pub(crate) fn has_trailers(&self) -> bool {
-        self.has(TRAILERS)
+    /// Whether something is written upstream that hyper does not know of.
+    #[inline]
+    pub(crate) fn has_other(&self) -> bool {
+        self.has(TRAILERS | STANDS_IN)
+    }
+
+    /// What goes out in place of the head that hyper writes now.
+    pub(crate) fn take_stand_in(&self) -> Option<Bytes> {
+        self.take(STANDS_IN);
+        self.rare.lock().stand_in.take()
+    }
+
+    /// The first `count` of these bytes were written.
+    #[inline]
+    pub(crate) fn wrote(&self, bufs: &[IoSlice<'_>], count: usize) {
+        if self.get() & (KEEPS | HEAD) == KEEPS | HEAD {
+            self.keep(bufs, count);
+        }
+    }
+
+    fn keep(&self, bufs: &[IoSlice<'_>], mut count: usize) {
+        let written = &mut self.rare.lock().written;
+        for buf in bufs {
+            let part = &buf[..buf.len().min(count)];
+            written.extend_from_slice(part);
+            count -= part.len();
+        }
+        if written.len() > HEAD_BYTES_MAX + HEAD_BYTES_ADDED_MAX {
+            // No head is as long: it is not known any more what this is.
+            written.clear();
+            self.take(KEEPS);
+        }
     }
 
     /// The trailers that wait, each a line.
@@ -456,6 +507,7 @@ impl Line {
 
     /// An interim answer has come.
     pub(crate) fn hear(&self, interim: Interim) {
+        self.take(KEEPS);
         let to = self.rare.lock().to.clone();
         if let Some(to) = to {
             to.pass(interim);

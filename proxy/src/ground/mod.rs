@@ -6,5 +6,6 @@ pub mod fold;
 pub mod limits;
 pub mod line;
 pub mod patience;
+pub mod replay;
 pub mod wakes;
 pub mod windows;

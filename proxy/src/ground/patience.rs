@@ -264,6 +264,16 @@ impl Overdue {
         Self { wait: patience.wait(idle), whole: whole.map(|whole| Box::pin(tokio::time::sleep(whole))) }
     }
 
+    /// From now on there is no more time than this for the rest, if there is not less anyway.
+    pub fn bound(&mut self, rest: Duration) {
+        let until = Instant::now() + rest;
+        match &mut self.whole {
+            Some(whole) if whole.deadline() <= until => {}
+            Some(whole) => whole.as_mut().reset(until),
+            None => self.whole = Some(Box::pin(tokio::time::sleep_until(until))),
+        }
+    }
+
     /// Ready when one has passed; says which.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         if let Some(whole) = &mut self.whole

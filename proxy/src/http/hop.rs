@@ -71,6 +71,10 @@ pub struct OfHop {
     pub transfer_encoding: bool,
     pub reason: bool,
     pub packed: bool,
+    pub deadline: bool,
+    pub layered: bool,
+    pub grpc_timeout: bool,
+    pub tracestate: bool,
 }
 
 impl OfHop {
@@ -84,12 +88,16 @@ impl OfHop {
                 6 => there.expect |= name == "expect",
                 7 => there.upgrade |= name == "upgrade",
                 10 if name == "connection" => there.connection = true,
+                10 if name == "tracestate" => there.tracestate = true,
                 10 => there.keep_alive |= name == "keep-alive",
+                12 => there.grpc_timeout |= name == "grpc-timeout",
                 14 => there.http2_settings |= name == "http2-settings",
                 16 => there.proxy_connection |= name == "proxy-connection",
                 17 => there.transfer_encoding |= name == "transfer-encoding",
+                18 => there.layered |= name == "x-meshwright-retry",
                 19 if name == REASON_HEADER.as_str() => there.reason = true,
                 19 => there.packed |= name == "x-meshwright-fields",
+                24 => there.deadline |= name == "x-meshwright-deadline-ms",
                 _ => {}
             }
         }

@@ -7,6 +7,7 @@ use engine::failure::{Failure, Reason};
 use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
 
+use super::dots;
 use super::hop::OfHop;
 use super::packed::{X_MESHWRIGHT_FIELDS, unpack};
 use crate::ground::body::Received;
@@ -45,7 +46,8 @@ const fn bad(why: &'static str) -> Fault {
     Fault { status: StatusCode::BAD_REQUEST, reason: Reason::BadRequest, why }
 }
 
-/// Judges a request's head. What it says of its hop is handed back, so that nobody has to look for it again.
+/// Judges a request's head, and resolves the dot segments of its path where it comes into the mesh. What it says of its hop is handed back,
+/// so that nobody has to look for it again.
 ///
 /// # Errors
 /// A rule is broken: which, and how it is answered.
@@ -59,6 +61,9 @@ pub fn judge_request(parts: &mut request::Parts, raw: Raw) -> Result<OfHop, Faul
     }
     host(parts)?;
     target(parts)?;
+    if at == Hop::First && !dots::resolve(&mut parts.uri) {
+        return Err(bad("the path climbs above the root"));
+    }
     if fragment {
         return Err(bad("the target has a fragment (RFC 9112, section 3.2)"));
     }

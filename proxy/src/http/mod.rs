@@ -1,6 +1,8 @@
 //! hyper, and the rules of HTTP that a proxy has to keep: what belongs to one hop, versions, upgrades, the mesh's own answers.
 
 mod convert;
+mod deadline;
+mod dots;
 mod forwarded;
 mod hop;
 pub(crate) mod http2;
@@ -12,10 +14,11 @@ mod serve;
 mod upgrade;
 
 pub use convert::{frame_for_http1, to_http1, to_http2};
+pub use deadline::{Neighbour, Patient, take_patience, tell_patience};
 pub use forwarded::mark_outside;
 pub use hop::{OfHop, Upgrade, clean_request, clean_response};
 pub use judge::{Hop, Raw, declared_length, judge_answer, judge_request};
 pub use packed::{pack, unpack};
-pub use reply::{grpc_status, local_reply};
+pub use reply::{CutOff, grpc_status, local_reply};
 pub use serve::{Caller, Serving, serve};
 pub use upgrade::{Tunnel, tunnel};

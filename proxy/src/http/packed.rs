@@ -34,12 +34,14 @@ fn may_be_packed(name: &HeaderName) -> bool {
     !NEVER.contains(name) && !NEVER_BEGINS.iter().any(|begin| name.as_str().starts_with(begin))
 }
 
-/// Packs what is more than a head may have loose.
+/// Packs what is more than a head may have loose. Whether there was any.
 #[inline]
-pub fn pack(headers: &mut HeaderMap) {
-    if headers.len() > LOOSE_MAX {
+pub fn pack(headers: &mut HeaderMap) -> bool {
+    let packs = headers.len() > LOOSE_MAX;
+    if packs {
         pack_beyond(headers);
     }
+    packs
 }
 
 #[cold]

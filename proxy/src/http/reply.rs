@@ -10,6 +10,11 @@ use crate::ground::body::Body;
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
+/// There is no answer, on purpose: what carries the exchange is to be cut.
+#[derive(Debug, thiserror::Error)]
+#[error("cut off on purpose")]
+pub struct CutOff;
+
 /// Makes the answer. A gRPC caller gets an answer of trailers only: status 200, and the code where it looks for it.
 pub fn local_reply(reply: &LocalReply, grpc: bool) -> Response<Body> {
     let mut response = Response::new(Body::Empty);
@@ -41,7 +46,7 @@ fn body(reply: &LocalReply) -> Body {
     }
 }
 
-/// The gRPC status of a reply: of its reason, else of its HTTP status (gRPC's "HTTP to gRPC status code mapping").
+/// The gRPC status of a reply: its own, that of its reason, else of its HTTP status (gRPC's "HTTP to gRPC status code mapping").
 pub fn grpc_status(reply: &LocalReply) -> u16 {
     const UNKNOWN: u16 = 2;
     const DEADLINE_EXCEEDED: u16 = 4;
@@ -51,6 +56,9 @@ pub fn grpc_status(reply: &LocalReply) -> u16 {
     const INTERNAL: u16 = 13;
     const UNAVAILABLE: u16 = 14;
     const UNAUTHENTICATED: u16 = 16;
+    if let Some(code) = reply.grpc_status {
+        return u16::from(code);
+    }
     match (reply.reason, reply.status) {
         (Some(Reason::RequestTimeout | Reason::AttemptTimeout | Reason::IdleTimeout), _) => DEADLINE_EXCEEDED,
         (Some(Reason::Denied), _) | (None, StatusCode::FORBIDDEN) => PERMISSION_DENIED,

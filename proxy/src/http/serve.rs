@@ -1,6 +1,5 @@
 //! Serving HTTP on a connection.
 
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -19,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::http2;
 use super::kept::Kept;
+use super::reply::CutOff;
 use crate::ground::body::{Body, Received};
 use crate::ground::drain::{Drain, DrainStage};
 use crate::ground::limits;
@@ -95,7 +95,7 @@ pub async fn serve<F, A>(
 ) -> Option<StatusCode>
 where
     F: Fn(request::Parts, Received) -> A + Unpin,
-    A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
+    A: Future<Output = Result<Response<Body>, CutOff>> + 'static,
 {
     match version {
         Version::Http1 => {
@@ -166,7 +166,7 @@ pin_project! {
     }
 }
 
-impl<A: Future<Output = Result<Response<Body>, Infallible>>> Future for Telling<A> {
+impl<A: Future<Output = Result<Response<Body>, CutOff>>> Future for Telling<A> {
     type Output = A::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

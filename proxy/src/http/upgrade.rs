@@ -26,6 +26,8 @@ pub struct Tunnel {
     pub account: Account,
     /// Silence that ends it.
     pub idle: Option<Duration>,
+    /// Longest life, however busy.
+    pub longest: Option<Duration>,
 }
 
 /// What was HTTP before: a connection, which can be cut, or a stream of HTTP/2, which is reset when it is dropped before its end.
@@ -105,13 +107,21 @@ impl AsyncWrite for Switched {
 /// Carries bytes both ways until both sides have ended, one breaks off, or nothing moves for too long.
 /// `held` lives as long as the tunnel.
 pub async fn tunnel<H>(tunnel: Tunnel, held: H, patience: Rc<Patience>, buffers: Rc<Buffers>) {
-    let Tunnel { downstream, upstream, mut account, idle } = tunnel;
+    let Tunnel { downstream, upstream, mut account, idle, longest } = tunnel;
     let (downstream, upstream) = match tokio::join!(downstream, upstream) {
         (Ok(downstream), Ok(upstream)) => (Switched::from(downstream), Switched::from(upstream)),
         (Err(error), _) => return account.failed(&Failure::new(Reason::ClientGone, format!("the upgrade was not completed: {error}"))),
         (_, Err(error)) => return account.failed(&Failure::new(Reason::UpstreamReset, format!("the upgrade was not completed: {error}"))),
     };
     let wait = patience.wait(idle);
-    tcp::carry(downstream, upstream, &mut account, &wait, &buffers).await;
+    let carrying = tcp::carry(downstream, upstream, &mut account, &wait, &buffers);
+    match longest {
+        None => carrying.await,
+        Some(longest) => {
+            if tokio::time::timeout(longest, carrying).await.is_err() {
+                account.failed(&Failure::new(Reason::RequestTimeout, "the tunnel lived as long as its route allows"));
+            }
+        }
+    }
     drop(held);
 }

@@ -100,6 +100,10 @@ impl<S: AsyncRead + Unpin> Called<S> {
             let before = buf.filled().len();
             ready!(self.poll_bytes(cx, buf))?;
             let fresh = &buf.filled()[before..];
+            if fresh.is_empty() {
+                // The end, and no byte of an answer.
+                return Poll::Ready(Ok(()));
+            }
             if !may_be_interim(fresh) {
                 self.line.head_came();
                 return Poll::Ready(Ok(()));
@@ -143,12 +147,17 @@ impl<S: AsyncRead + Unpin> Called<S> {
 
 impl<S: AsyncWrite + Unpin> Called<S> {
     #[cold]
-    fn poll_write_trailers(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_other(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
             if let Some(insert) = &mut self.insert {
                 let claimed = ready!(insert.poll_out(&mut self.inner, cx))?;
                 self.insert = None;
                 return Poll::Ready(Ok(claimed));
+            }
+            if let Some(head) = self.line.take_stand_in() {
+                self.line.wrote(&[IoSlice::new(&head)], head.len());
+                self.insert = Some(Insert::boxed(head, bufs.iter().map(|buf| buf.len()).sum()));
+                continue;
             }
             match trailing(bufs) {
                 Trailing::Write(parts) => return Pin::new(&mut self.inner).poll_write_vectored(cx, &parts),
@@ -237,10 +246,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Called<S> {
         if this.deaf {
             return Poll::Ready(Ok(total()));
         }
-        let written = if this.line.has_trailers() || this.insert.is_some() {
-            this.poll_write_trailers(cx, bufs)
+        let written = if this.line.has_other() || this.insert.is_some() {
+            this.poll_write_other(cx, bufs)
         } else {
-            Pin::new(&mut this.inner).poll_write_vectored(cx, bufs)
+            let written = Pin::new(&mut this.inner).poll_write_vectored(cx, bufs);
+            if let Poll::Ready(Ok(count)) = &written {
+                this.line.wrote(bufs, *count);
+            }
+            written
         };
         if matches!(written, Poll::Ready(Err(_))) { this.heard_out(written, total()) } else { written }
     }
@@ -288,7 +301,7 @@ mod tests {
         let (near, far) = pipe();
         let (line, to) = (Arc::new(Line::default()), Arc::new(Line::default()));
         to.begin();
-        line.ask(Some(&to));
+        line.ask(Some(&to), false);
         (Called::new(near, Arc::clone(&line)), line, to, far)
     }
 

@@ -114,7 +114,7 @@ impl<S: AsyncWrite + Unpin> Served<S> {
             if self.line.take_not_ours() && bufs.iter().find(|buf| !buf.is_empty()).is_some_and(|buf| buf.starts_with(CONTINUE)) {
                 return Poll::Ready(Ok(CONTINUE.len()));
             }
-            if !self.line.has_trailers() {
+            if !self.line.has_other() {
                 return Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
             }
             match trailing(bufs) {

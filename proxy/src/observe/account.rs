@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
-use engine::model::{Cluster, Endpoint, InboundPort, Rule};
+use engine::model::{Cluster, Ejected, Endpoint, InboundPort, Rule};
 use http::{HeaderMap, StatusCode};
 
 use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Wire};
@@ -120,10 +120,38 @@ impl Account {
         }
     }
 
+    /// It was held back on purpose.
+    pub fn delayed(&mut self, delay: Duration) {
+        self.faulty(|| format!("delay {delay:?}"));
+    }
+
+    /// What was done to it on purpose. Before it fails, if it does.
+    fn faulty(&mut self, what: impl FnOnce() -> String) {
+        if let Some(detail) = &mut self.detail {
+            detail.more(Word::Fault, &what());
+        }
+    }
+
+    /// Says why something was not done that might have been.
+    pub fn remarked(&mut self, why: &str) {
+        if let Some(detail) = &mut self.detail {
+            detail.more(Word::Cause, why);
+        }
+    }
+
+    /// An endpoint was thrown out because of how this exchange ended.
+    #[cold]
+    pub fn ejected(&mut self, endpoint: &Endpoint, ejected: Ejected) {
+        self.worker.ejected(endpoint, ejected);
+    }
+
     /// It failed for good. The last failure told counts.
     pub fn failed(&mut self, failure: &Failure) {
         self.seen.reason = Some(failure.reason);
         self.seen.blame = Some(failure.blame);
+        if failure.reason == Reason::Fault {
+            self.faulty(|| "reset".to_owned());
+        }
         if let Some(detail) = &mut self.detail {
             detail.word(Word::Cause, &failure.cause);
         }
@@ -132,6 +160,9 @@ impl Account {
     /// The mesh itself answers.
     pub fn replied(&mut self, reply: &LocalReply) {
         self.seen.code = reply.status.as_u16();
+        if reply.reason == Some(Reason::Fault) {
+            self.faulty(|| format!("abort {}", reply.status.as_u16()));
+        }
         if let Some(reason) = reply.reason {
             self.seen.reason = Some(reason);
             self.seen.blame.get_or_insert(reason.blame());
@@ -214,7 +245,7 @@ impl Account {
 
 /// Whether mesh peers are behind it: what could not be opened there would have been encrypted.
 fn leads_to_peers(cluster: &Cluster) -> bool {
-    let endpoints = cluster.endpoints.0.load();
+    let endpoints = cluster.endpoints.load();
     endpoints.ready.iter().chain(&endpoints.other).any(|endpoint| endpoint.identity.is_some())
 }
 

@@ -214,7 +214,7 @@ fn end(out: &mut Vec<u8>, batch: &Batch, record: &Record) {
         out.push(b'}');
     }
     out.extend_from_slice(b"],\"fault\":");
-    optional(out, record.reason.filter(|reason| *reason == Reason::Fault).map(Reason::text));
+    optional(out, batch.word(record, Word::Fault));
     out.extend_from_slice(b",\"user_agent\":");
     optional(out, batch.word(record, Word::UserAgent));
     out.extend_from_slice(b",\"request_id\":");

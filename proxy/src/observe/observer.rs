@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use engine::model::Snapshot;
+use engine::model::{Ejected, Endpoint, Snapshot};
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
 
@@ -27,6 +28,17 @@ impl Observer {
     /// A new worker's observer. `draw` decides on sampling and makes trace ids.
     pub fn new(telemetry: Arc<Telemetry>, draw: Draw) -> Self {
         Self { worker: Rc::new(Recorder::new(telemetry, draw)) }
+    }
+
+    /// A copy of a request was not made: too many are under way.
+    #[cold]
+    pub fn mirror_dropped(&self) {
+        self.worker.telemetry.readings.mirrors_dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// An endpoint was thrown out because of how an opaque connection to it could not be opened.
+    pub fn ejected(&self, endpoint: &Endpoint, ejected: Ejected) {
+        self.worker.ejected(endpoint, ejected);
     }
 
     /// Facts of an accepted connection, once per connection. Takes note of a plaintext peer on the inbound side.

@@ -49,12 +49,14 @@ pub(super) enum Word {
     Path,
     UserAgent,
     RequestId,
+    /// What was done to it on purpose.
+    Fault,
     /// Of the failure.
     Cause,
 }
 
 /// How many [`Word`]s there are.
-pub(super) const WORDS: usize = 6;
+pub(super) const WORDS: usize = 7;
 
 /// The texts of one exchange, one behind the other in one buffer.
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,7 +72,7 @@ impl Words {
     pub(super) fn set(&mut self, buffer: &mut String, word: Word, text: &str) {
         buffer.truncate(self.start(word));
         buffer.push_str(clip(text));
-        // Six texts of 4 KiB: it fits.
+        // Seven texts of 4 KiB: it fits.
         self.ends[word as usize..].fill(u16::try_from(buffer.len()).unwrap_or(u16::MAX));
         self.there = self.there & ((1 << word as u8) - 1) | 1 << word as u8;
     }
@@ -213,6 +215,17 @@ impl Detail {
     pub(super) fn word(&mut self, word: Word, text: &str) {
         self.words.set(&mut self.text, word, text);
     }
+
+    /// Adds to a text.
+    pub(super) fn more(&mut self, word: Word, text: &str) {
+        match self.words.get(&self.text, word) {
+            Some(before) => {
+                let whole = format!("{before}, {text}");
+                self.word(word, &whole);
+            }
+            None => self.word(word, text),
+        }
+    }
 }
 
 fn is_https(parts: &Parts, tls: bool) -> bool {
@@ -256,7 +269,7 @@ mod tests {
         let long = "é".repeat(TEXT_BYTES_MAX);
         let mut all = Words::default();
         buffer.clear();
-        for word in [Word::Method, Word::Host, Word::Path, Word::UserAgent, Word::RequestId, Word::Cause] {
+        for word in [Word::Method, Word::Host, Word::Path, Word::UserAgent, Word::RequestId, Word::Fault, Word::Cause] {
             all.set(&mut buffer, word, &format!("x{long}"));
             assert_eq!(all.get(&buffer, word).unwrap().len(), TEXT_BYTES_MAX - 1);
         }

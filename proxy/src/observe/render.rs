@@ -28,6 +28,7 @@ struct Scrape {
     cert_expiry_secs: Option<i64>,
     rejected: u64,
     ejections: u64,
+    mirrors_dropped: u64,
     overflow: u64,
     spans_exported: u64,
     spans_dropped: u64,
@@ -59,6 +60,7 @@ impl Telemetry {
             cert_expiry_secs: (expiry != 0).then(|| expiry.saturating_sub(now)),
             rejected: self.readings.config_rejected.load(Ordering::Relaxed),
             ejections: self.readings.ejections.load(Ordering::Relaxed),
+            mirrors_dropped: self.readings.mirrors_dropped.load(Ordering::Relaxed),
             overflow: registry.total(|shard| &shard.overflow),
             spans_exported: self.spans_exported.load(Ordering::Relaxed),
             spans_dropped: registry.total(|shard| &shard.spans_dropped) + self.spans_lost.load(Ordering::Relaxed),
@@ -157,6 +159,12 @@ impl Scrape {
         let retries = ("meshwright_retries", None, "Attempts that were made again; reason says why");
         self.counters(encoder, retries, MetricFamily::Retry, |_| true, |sum| sum.count)?;
         number(encoder, "meshwright_ejections", "Endpoints ejected from balancing", self.ejections)?;
+        number(
+            encoder,
+            "meshwright_mirrors_dropped",
+            "Copies of requests that were not made: too many were under way",
+            self.mirrors_dropped,
+        )?;
         let help = "Requests and connections that a rule refused";
         let mut metric = encoder.encode_descriptor("meshwright_policy_denied", help, None, MetricType::Counter)?;
         for (labels, sum) in self.sums.iter().filter(|(labels, _)| labels.family != MetricFamily::Retry && is_denial(labels)) {

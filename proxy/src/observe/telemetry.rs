@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
+use engine::Moment;
 use engine::model::Settings;
 use opentelemetry_sdk::trace::SpanData;
 use parking_lot::Mutex;
@@ -59,6 +60,8 @@ pub struct Readings {
     pub config_rejected: AtomicU64,
     /// Endpoints ejected since the start.
     pub ejections: AtomicU64,
+    /// Copies of requests for mirrors that were not made.
+    pub mirrors_dropped: AtomicU64,
     /// Bodies that are coming in over HTTP/2.
     pub http2_bodies: Arc<AtomicI64>,
     inbound: Occupancy,
@@ -99,16 +102,28 @@ pub struct Telemetry {
     pub(super) options: TelemetryOptions,
     pub(super) clock: Clock,
     pub(super) started: SystemTime,
+    /// The fixed point of [`Moment`].
+    begun: Instant,
     pub(super) settings: ArcSwapOption<Settings>,
     pub(super) spans_exported: AtomicU64,
     pub(super) spans_lost: AtomicU64,
 }
 
 impl Telemetry {
+    /// Now, as the engine wants to know it.
+    pub fn moment(&self) -> Moment {
+        Moment::after_start(self.clock.now().saturating_duration_since(self.begun))
+    }
+
+    /// Time, and the moment that the engine counts from: the same for the whole process.
+    pub const fn times(&self) -> (Clock, Instant) {
+        (self.clock, self.begun)
+    }
+
     /// Empty counters, and where spans of the proxy's own tasks will come out.
     pub(super) fn new(options: TelemetryOptions, clock: Clock) -> (Arc<Self>, mpsc::Receiver<Box<SpanData>>) {
         let (own_spans, own) = mpsc::channel(OWN_SPANS_MAX);
-        let started = clock.wall();
+        let (started, begun) = (clock.wall(), clock.now());
         let telemetry = Arc::new(Self {
             readings: Readings::default(),
             registry: Mutex::default(),
@@ -119,6 +134,7 @@ impl Telemetry {
             options,
             clock,
             started,
+            begun,
             settings: ArcSwapOption::empty(),
             spans_exported: AtomicU64::new(0),
             spans_lost: AtomicU64::new(0),

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use engine::failure::{Failure, Reason};
 use engine::model::{
-    Action, Cluster, ClusterKind, Endpoint, EndpointCell, EndpointSet, Forward, Health, InboundPort, Match, MtlsMode, Protocol, RouteTable,
-    Rule, RuleSource, Settings, Snapshot,
+    Action, Cluster, ClusterKind, Endpoint, EndpointCell, EndpointSet, Forward, Health, InboundPort, Locality, Match, MtlsMode, Protocol,
+    RouteTable, Rule, RuleSource, Settings, Snapshot,
 };
 use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode, Version};
@@ -43,7 +43,7 @@ fn settings(access_log: bool, otlp: Option<&str>, sample_percent: u64) -> Settin
         workload: "frontend".into(),
         service_account: "web".into(),
         own_addresses: vec![],
-        locality: engine::model::Locality::default(),
+        locality: Locality::default(),
         session_key: Vec::new(),
     }
 }
@@ -53,7 +53,7 @@ fn snapshot(settings: Settings) -> Arc<Snapshot> {
 }
 
 fn rule() -> Arc<Rule> {
-    let forward = Forward { backends: vec![], weight_total: 0, stages: vec![], request_timeout: None, idle_timeout: None };
+    let forward = Forward::new(Arc::default(), vec![], vec![]);
     Arc::new(Rule {
         id: 3,
         source: RuleSource {
@@ -63,7 +63,7 @@ fn rule() -> Arc<Rule> {
             rule: "0".into(),
             label: "shop/catalog".into(),
         },
-        matches: Match::default(),
+        matches: Arc::new(Match::default()),
         action: Action::Forward(Arc::new(forward)),
     })
 }
@@ -76,7 +76,9 @@ fn cluster() -> Arc<Cluster> {
         protocol: Protocol::Http,
         connect_timeout: Duration::from_secs(1),
         kind: ClusterKind::Endpoints,
+        policy: Arc::default(),
         endpoints: Arc::new(EndpointCell::default()),
+        live: Arc::default(),
     })
 }
 
@@ -90,12 +92,13 @@ fn endpoint() -> Arc<Endpoint> {
         namespace: "shop".into(),
         workload: "catalog-v1".into(),
         workload_id: 5,
+        locality: Locality::default(),
         live: Arc::default(),
     })
 }
 
 fn port() -> Arc<InboundPort> {
-    let table = RouteTable { name: "inbound".into(), exact: [].into(), suffix: vec![], any: None, hosts: vec![], content: 0 };
+    let table = RouteTable::everywhere("inbound", vec![], 0);
     Arc::new(InboundPort {
         mode: MtlsMode::Permissive,
         protocol: Protocol::Http,
@@ -233,7 +236,7 @@ async fn log_lines_read_as_kinds_says() {
 /// and no series stands beside that counts nothing (an open connection's `closed` excepted).
 #[tokio::test(start_paused = true)]
 async fn opened_and_closed_have_the_same_labels() {
-    let meshed = Arc::new(EndpointCell(arc_swap::ArcSwap::from_pointee(EndpointSet::new(vec![endpoint()], vec![]))));
+    let meshed = Arc::new(EndpointCell::holding(EndpointSet::new(vec![endpoint()], vec![])));
     let peers = Arc::new(Cluster { endpoints: meshed, ..Arc::into_inner(cluster()).unwrap() });
     let stranger = Arc::new(Endpoint { identity: None, ..Arc::into_inner(endpoint()).unwrap() });
     // (cluster, endpoint reached, encrypted) -> mtls

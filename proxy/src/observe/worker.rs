@@ -3,9 +3,11 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use engine::failure::Reason;
+use engine::model::{Ejected, Endpoint};
 use http::header::{HeaderName, HeaderValue};
 use http::request::Parts;
 use proto::defaults::METRIC_SERIES_MAX;
@@ -84,6 +86,15 @@ struct Handle {
 }
 
 impl Recorder {
+    /// Counts that an endpoint was thrown out, and says so.
+    #[cold]
+    pub(super) fn ejected(&self, endpoint: &Endpoint, ejected: Ejected) {
+        let Ejected { cause, endpoints, lasts } = ejected;
+        self.telemetry.readings.ejections.fetch_add(u64::from(endpoints), Ordering::Relaxed);
+        let (address, workload) = (endpoint.address, &endpoint.workload);
+        tracing::info!(%address, %workload, cause = cause.text(), endpoints, ?lasts, "endpoints are out of balancing for a while");
+    }
+
     pub(super) fn new(telemetry: Arc<Telemetry>, draw: Draw) -> Self {
         let shard = telemetry.registry.lock().add_shard();
         let unknown: Arc<str> = Arc::from("unknown");

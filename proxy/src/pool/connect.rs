@@ -6,12 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use engine::failure::{Failure, Reason};
+use engine::gate::Pass;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 
 use super::To;
 use super::counts::{Counts, Open};
-use super::http1::Http1;
+use super::http1::{Http1, Rest};
 use super::multiplexed::Multiplexed;
 use crate::ground::limits;
 use crate::ground::line::Line;
@@ -101,9 +102,15 @@ impl Connector {
         Unstalled::new(Rewound::new(bytes::Bytes::new(), stream), Notes::new(&self.pressure, false))
     }
 
-    pub(super) async fn open_http1(&self, to: &To, counts: &Rc<Counts>) -> Result<Box<Http1>, Failure> {
+    pub(super) async fn open_http1(
+        &self,
+        to: &To,
+        counts: &Rc<Counts>,
+        patience: &Rc<Patience>,
+        pass: Option<Pass>,
+    ) -> Result<Box<Http1>, Failure> {
         let (stream, tls) = self.open(to, Carries::H1).await?;
-        let open = Open::count(counts, to.local.is_some());
+        let open = Open::count(counts, to.local.is_some(), pass);
         let wakes = Arc::new(Wakes::default());
         let line = Line::of(Arc::clone(&wakes));
         let added = if tls.is_some() { limits::HEAD_BYTES_ADDED_MAX } else { 0 };
@@ -114,13 +121,20 @@ impl Connector {
             .await
             .map_err(|error| refused(to.endpoint.address, &io::Error::other(error)))?;
         let driven = wakes.drive(connection.with_upgrades());
+        let rest = Rc::new(Rest::default());
+        let (resting, patience) = (Rc::clone(&rest), Rc::clone(patience));
         tokio::task::spawn_local(async move {
             if let Err(error) = driven.await {
                 tracing::debug!(%error, "an upstream HTTP/1 connection ended badly");
             }
+            if resting.is_on() {
+                // It is to be swept, and its tick is to be the present one.
+                patience.stir();
+                resting.broken(patience.tick());
+            }
             drop(open);
         });
-        Ok(Box::new(Http1 { sender, line, tls, age: 0 }))
+        Ok(Box::new(Http1 { sender, line, tls, age: 0, served: 0, rest }))
     }
 
     pub(super) async fn open_http2(
@@ -128,9 +142,10 @@ impl Connector {
         to: &To,
         counts: &Rc<Counts>,
         (bodies, patience): (&Rc<Bodies>, &Rc<Patience>),
+        pass: Option<Pass>,
     ) -> Result<Rc<Multiplexed>, Failure> {
         let (stream, tls) = self.open(to, Carries::H2).await?;
-        let open = Open::count(counts, to.local.is_some());
+        let open = Open::count(counts, to.local.is_some(), pass);
         let windows = bodies.connection();
         let (stream, gathering) = gather(self.attended(stream));
         let (sender, mut connection) =

@@ -3,6 +3,8 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use engine::gate::Pass;
+
 /// Connections of one worker's pool.
 #[derive(Debug, Default)]
 pub struct Counts {
@@ -18,14 +20,15 @@ pub struct Counts {
 pub struct Open {
     counts: Rc<Counts>,
     local: bool,
+    _pass: Option<Pass>,
 }
 
 impl Open {
-    /// Counts one more. `local`: it leads to the application beside us.
-    pub fn count(counts: &Rc<Counts>, local: bool) -> Self {
+    /// Counts one more. `local`: it leads to the application beside us. `pass`: its place among those of its cluster.
+    pub fn count(counts: &Rc<Counts>, local: bool, pass: Option<Pass>) -> Self {
         step(&counts.open, 1);
         step(&counts.local, isize::from(local));
-        Self { counts: Rc::clone(counts), local }
+        Self { counts: Rc::clone(counts), local, _pass: pass }
     }
 }
 

@@ -3,14 +3,14 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use engine::failure::{Failure, Reason};
+use engine::failure::{Failure, Reason, Retry};
 use engine::model::InFlight;
-use http::Request;
+use http::{Method, Request, Response};
 use hyper::client::conn::TrySendError;
 
 use super::http1::Http1;
 use super::multiplexed::Use;
-use super::sent::{Sent, reason, told};
+use super::sent::{Outgoing, reason, told};
 use super::slot::{Idle, Slot};
 use super::stream;
 use crate::ground::body::{Body, Received};
@@ -37,6 +37,7 @@ enum Sender {
 
 impl Lease {
     pub(super) fn kept(slot: Rc<Slot>, idle: Idle, in_flight: InFlight, patience: Rc<Patience>) -> Self {
+        idle.connection.rest.end();
         let mut lease = Self::opened(slot, idle.connection, in_flight, patience);
         lease.kept = true;
         lease
@@ -73,38 +74,38 @@ impl Lease {
         self.kept
     }
 
-    /// Takes a request out of its place, sends it and waits for the head of the final answer; interim ones go to `downstream`. Dropping the
-    /// future gives up the exchange.
-    pub async fn send(&mut self, request: &mut Option<Request<Body>>, downstream: Option<&Arc<Line>>) -> Sent {
-        self.prepare(request, downstream);
-        let Some(request) = request.take() else { return Sent::Failed(Failure::new(Reason::UpstreamReset, "there is no request")) };
+    /// Takes a request out of its place, sends it and waits for the head of the final answer; interim ones go to `downstream`. With `keeps`, for a
+    /// request without a body, it may be sent again as long as no byte of an answer has come. Dropping the future gives up the exchange.
+    ///
+    /// # Errors
+    /// What may be sent again is in its place then: it was never written, or with `keeps` not answered, as the failure says.
+    pub async fn send(
+        &mut self,
+        place: &mut Option<Outgoing>,
+        downstream: Option<&Arc<Line>>,
+        keeps: bool,
+    ) -> Result<Response<Received>, Failure> {
         let connection = match &mut self.sender {
             Sender::Http1(connection) => connection,
             // Boxed because HTTP/1, whose connections are many, keeps room for what it does not use.
             Sender::Http2(used) => {
-                let sent = Box::pin(stream::exchange(used, request, downstream)).await;
-                if matches!(sent, Sent::NeverWritten(..)) {
+                let sent = Box::pin(stream::exchange(used, place, downstream, keeps)).await;
+                if matches!(sent, Err(Failure { retry: Retry::NeverWritten, .. })) {
                     // What is refused unprocessed is not kept unread.
                     used.complete();
                 }
                 return sent;
             }
-            Sender::GivenBack => return Sent::Failed(Failure::new(Reason::UpstreamReset, "the connection was given back")),
+            Sender::GivenBack => return Err(Failure::new(Reason::UpstreamReset, "the connection was given back")),
         };
+        let Some(request) = prepare(connection, place, downstream, keeps) else {
+            return Err(Failure::new(Reason::UpstreamReset, "there is no request"));
+        };
+        let method = keeps.then(|| request.method().clone());
         match connection.sender.try_send_request(request).await {
-            Ok(response) => Sent::Answered(response.map(|body| Received::answer(body, Some(&connection.line)))),
-            Err(error) => not_answered(error),
+            Ok(response) => Ok(response.map(|body| Received::answer(body, Some(&connection.line)))),
+            Err(error) => Err(not_answered(error, connection, method, place)),
         }
-    }
-
-    /// What a request needs on an HTTP/1 connection.
-    fn prepare(&self, request: &mut Option<Request<Body>>, downstream: Option<&Arc<Line>>) {
-        let (Sender::Http1(connection), Some(request)) = (&self.sender, request) else { return };
-        if connection.tls.is_some() {
-            pack(request.headers_mut());
-        }
-        connection.line.ask(downstream);
-        request.body_mut().goes_over(&connection.line);
     }
 
     /// The exchange is complete: the connection may serve another.
@@ -122,12 +123,57 @@ impl Lease {
     }
 }
 
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // A stream that ends makes room on its connection.
+        if matches!(self.sender, Sender::Http2(_)) {
+            self.slot.free();
+        }
+    }
+}
+
+/// What a request needs on an HTTP/1 connection.
+fn prepare(connection: &Http1, place: &mut Option<Outgoing>, downstream: Option<&Arc<Line>>, keeps: bool) -> Option<Request<Body>> {
+    let mut request = match place.take()? {
+        Outgoing::Fresh(request) => request,
+        Outgoing::Written(method, head) => {
+            connection.line.stand_in(head);
+            let mut request = Request::new(Body::Empty);
+            *request.method_mut() = method;
+            request
+        }
+    };
+    // What was packed for a mesh peer is not for everybody.
+    let packed = connection.tls.is_some() && pack(request.headers_mut());
+    connection.line.ask(downstream, keeps && !packed);
+    request.body_mut().goes_over(&connection.line);
+    Some(request)
+}
+
 #[cold]
-fn not_answered(mut error: TrySendError<Request<Body>>) -> Sent {
+fn not_answered(
+    mut error: TrySendError<Request<Body>>,
+    connection: &Http1,
+    method: Option<Method>,
+    place: &mut Option<Outgoing>,
+) -> Failure {
     if let Some(request) = error.take_message() {
+        // hyper hands back what it was given, which may only stand for a head.
+        *place = Some(match connection.line.take_stand_in() {
+            Some(head) => Outgoing::Written(request.method().clone(), head),
+            None => Outgoing::Fresh(request),
+        });
         let cause = format!("the connection was closed before the request was written: {}", error.into_error());
-        return Sent::NeverWritten(Box::new(request), Failure::never_written(Reason::UpstreamReset, cause));
+        return Failure::never_written(Reason::UpstreamReset, cause);
     }
     let error = error.into_error();
-    Sent::Failed(Failure::upstream(reason(&error), told(&error)))
+    let mut failure = Failure::upstream(reason(&error), told(&error));
+    if let Some(method) = method
+        && failure.reason == Reason::UpstreamReset
+        && let Some(head) = connection.line.written()
+    {
+        *place = Some(Outgoing::Written(method, head));
+        failure.retry = Retry::Unanswered;
+    }
+    failure
 }

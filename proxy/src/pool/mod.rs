@@ -7,7 +7,9 @@ mod connect;
 mod counts;
 mod http1;
 mod lease;
+mod lesson;
 mod multiplexed;
+mod place;
 mod sent;
 mod slot;
 mod stream;
@@ -20,22 +22,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::failure::{Failure, Reason};
-use engine::model::{Endpoint, InFlight};
-use http::Request;
+use engine::gate::{Gate, Pass};
+use engine::model::{Cluster, Endpoint, InFlight};
 
 pub use connect::{Connector, Hairpin, Opened};
 pub use counts::{Counts, Open};
 pub use lease::Lease;
-pub use sent::Sent;
+pub use sent::Outgoing;
 pub(crate) use sent::{reason, told};
 pub(crate) use stream::reason as stream_reason;
 
-use crate::ground::body::Body;
 use crate::ground::fold::Folding;
 use crate::ground::limits;
-use crate::ground::patience::Patience;
+use crate::ground::patience::{Patience, ticks};
 use crate::ground::windows::Bodies;
 use crate::tls::Carries;
+use lesson::Lesson;
+use place::{Entry, Placed, Waiting};
 use slot::{Offer, Opening, Slot, Waited};
 
 /// Where a lease should lead.
@@ -48,6 +51,8 @@ pub struct To {
     pub local: Option<Local>,
     /// Time for TCP connect and TLS handshake together.
     pub timeout: Duration,
+    /// The cluster, where its policy bounds connections: they are kept apart from those of others.
+    pub bounded: Option<Arc<Cluster>>,
 }
 
 /// See [`To::local`].
@@ -71,6 +76,13 @@ struct SlotKey {
     address: SocketAddr,
     carries: Carries,
     mesh: bool,
+    /// Of the cluster that they are of alone (see [`owner`]); else 0.
+    owner: usize,
+}
+
+/// Tells clusters apart whose connections are bounded: their gates live as long as their slots.
+fn owner(gate: &Arc<Gate>) -> usize {
+    Arc::as_ptr(gate).addr()
 }
 
 /// See the module.
@@ -78,6 +90,8 @@ pub struct Pool {
     connector: Connector,
     patience: Rc<Patience>,
     slots: RefCell<HashMap<SlotKey, Rc<Slot>, Folding>>,
+    /// What was learned of servers that have no slot now.
+    lessons: RefCell<HashMap<SlotKey, Lesson, Folding>>,
     counts: Rc<Counts>,
     bodies: Rc<Bodies>,
     /// Connections in each direction that descriptors suffice for.
@@ -88,7 +102,8 @@ impl Pool {
     /// An empty pool. `patience` gives it the tick by which idle connections age; `bodies` are those of the worker; `affordable` is how many
     /// connections descriptors suffice for in each direction, where fewer than the usual bounds.
     pub fn new(connector: Connector, patience: Rc<Patience>, bodies: Rc<Bodies>, affordable: usize) -> Self {
-        Self { connector, patience, slots: RefCell::default(), counts: Rc::default(), bodies, affordable: Cell::new(affordable) }
+        let (slots, lessons) = (RefCell::default(), RefCell::default());
+        Self { connector, patience, slots, lessons, counts: Rc::default(), bodies, affordable: Cell::new(affordable) }
     }
 
     /// Connections now kept and open.
@@ -113,34 +128,35 @@ impl Pool {
     }
 
     /// A connection for one request: a kept one, a stream on one, or a new one. Counts as in flight at the endpoint from here on.
-    /// The body of `request` decides whether it may share an HTTP/2 connection with others. Dropping the future gives up what it was
+    /// The body of `outgoing` decides whether it may share an HTTP/2 connection with others. Dropping the future gives up what it was
     /// opening, except where others wait for it too (HTTP/2).
     ///
     /// # Errors
     /// What opening a connection may fail with, and [`Reason::Overflow`]. Nothing of a request was written.
-    pub async fn lease(
-        &self,
-        to: &To,
-        carries: Carries,
-        freshness: Freshness,
-        request: &mut Option<Request<Body>>,
-    ) -> Result<Lease, Failure> {
+    pub async fn lease(&self, to: &To, carries: Carries, freshness: Freshness, outgoing: &mut Option<Outgoing>) -> Result<Lease, Failure> {
         let in_flight = to.endpoint.live.enter();
-        let slot = self.slot(&to.endpoint, carries);
+        let slot = self.slot(to, carries);
         match carries {
             Carries::H2 => {
                 // A peer of the mesh opens its windows wide.
-                let bytes = if to.endpoint.identity.is_some() { 0 } else { unread_bytes(request.as_mut()) };
+                let bytes = if to.endpoint.identity.is_some() { 0 } else { unread_bytes(outgoing) };
                 self.lease_stream(to, slot, in_flight, bytes).await
             }
             Carries::H1 | Carries::Tcp => self.lease_connection(to, slot, in_flight, freshness).await,
         }
     }
 
-    fn slot(&self, endpoint: &Endpoint, carries: Carries) -> Rc<Slot> {
-        let key = SlotKey { address: endpoint.address, carries, mesh: endpoint.identity.is_some() };
+    fn slot(&self, To { endpoint, bounded, .. }: &To, carries: Carries) -> Rc<Slot> {
+        let gate = bounded.as_ref().map(|cluster| &cluster.live.connections);
+        let key = SlotKey { address: endpoint.address, carries, mesh: endpoint.identity.is_some(), owner: gate.map_or(0, owner) };
         let mut slots = self.slots.borrow_mut();
-        let slot = slots.entry(key).or_insert_with(|| Rc::new(Slot::new(key.mesh, Rc::clone(&self.counts))));
+        let slot = slots.entry(key).or_insert_with(|| {
+            let lesson = self.lessons.borrow().get(&SlotKey { owner: 0, ..key }).copied();
+            Rc::new(Slot::new(key.mesh, Rc::clone(&self.counts), gate.cloned(), lesson))
+        });
+        if let Some(cluster) = bounded {
+            slot.limit_uses(cluster.policy.limits.requests_per_connection);
+        }
         self.meet(slot, endpoint);
         Rc::clone(slot)
     }
@@ -155,25 +171,34 @@ impl Pool {
             slot.forget_idle();
         }
         let now = self.patience.tick();
-        while let Some(idle) = slot.take_idle() {
+        while let Some(idle) = slot.take_idle(now) {
             if idle.rested(now) {
                 // What the other side closed meanwhile is seen once the runtime has looked at its sockets.
                 tokio::task::yield_now().await;
                 if !idle.usable() {
+                    slot.lost(&idle, now);
                     continue;
                 }
             }
             return Ok(Lease::kept(slot, idle, in_flight, Rc::clone(&self.patience)));
         }
         self.room(to)?;
+        let pass = match &to.bounded {
+            None => None,
+            Some(cluster) => match Box::pin(self.place_or_kept(cluster, &slot)).await? {
+                Placed::Place(pass) => Some(pass),
+                Placed::Kept(idle) => return Ok(Lease::kept(slot, idle, in_flight, Rc::clone(&self.patience))),
+            },
+        };
         // What the slot stands for may change while the connection is opened.
         let age = slot.age();
-        let mut connection = Box::pin(self.connector.open_http1(to, &self.counts)).await?;
+        let mut connection = Box::pin(self.connector.open_http1(to, &self.counts, &self.patience, pass)).await?;
         connection.age = age;
         Ok(Lease::opened(slot, connection, in_flight, Rc::clone(&self.patience)))
     }
 
     async fn lease_stream(&self, to: &To, slot: Rc<Slot>, in_flight: InFlight, bytes: u64) -> Result<Lease, Failure> {
+        let mut waiting = None;
         loop {
             match slot.take_stream(bytes) {
                 Offer::Free(used) => return Ok(Lease::stream(slot, used, in_flight, Rc::clone(&self.patience))),
@@ -187,12 +212,17 @@ impl Pool {
             }
             let opening = match slot.opening(bytes) {
                 Some(opening) => opening,
-                None => match self.room(to) {
-                    Ok(()) => self.open_for_all(to, &slot),
+                None => match self.room(to).map(|()| place_for_stream(to, waiting.is_some())) {
+                    Ok(Some(pass)) => self.open_for_all(to, &slot, pass),
                     // Better beside others than not at all.
-                    Err(full) => match slot.share_stream(bytes) {
-                        Some(used) => return Ok(Lease::stream(slot, used, in_flight, Rc::clone(&self.patience))),
-                        None => return Err(full),
+                    full => match (slot.share_stream(bytes), full, &to.bounded) {
+                        (Some(used), ..) => return Ok(Lease::stream(slot, used, in_flight, Rc::clone(&self.patience))),
+                        (None, Ok(_), Some(cluster)) => match Box::pin(self.await_place(cluster, &slot, &mut waiting)).await? {
+                            Some(pass) => self.open_for_all(to, &slot, Some(pass)),
+                            None => continue,
+                        },
+                        (None, Err(full), _) => return Err(full),
+                        (None, Ok(_), None) => self.open_for_all(to, &slot, None),
                     },
                 },
             };
@@ -204,13 +234,29 @@ impl Pool {
         }
     }
 
+    /// Waits for a place, or until something comes free (`None`).
+    async fn await_place(&self, cluster: &Arc<Cluster>, slot: &Rc<Slot>, waiting: &mut Option<Waiting>) -> Result<Option<Pass>, Failure> {
+        let waiting = match waiting {
+            Some(waiting) => waiting,
+            None => match self.enter(cluster, slot).await? {
+                Entry::Now(pass) => return Ok(Some(pass)),
+                Entry::Later(begun) => {
+                    *waiting = Some(begun);
+                    // Something may have come free before it was counted.
+                    return Ok(None);
+                }
+            },
+        };
+        waiting.next().await
+    }
+
     /// Opens an HTTP/2 connection in a task of its own, so that who waits for it may come and go.
-    fn open_for_all(&self, to: &To, slot: &Rc<Slot>) -> Rc<Opening> {
+    fn open_for_all(&self, to: &To, slot: &Rc<Slot>, pass: Option<Pass>) -> Rc<Opening> {
         let opening = slot.begin_opening();
         let (connector, counts, slot, to) = (self.connector.clone(), Rc::clone(&self.counts), Rc::clone(slot), to.clone());
         let (bodies, patience, begun) = (Rc::clone(&self.bodies), Rc::clone(&self.patience), Rc::clone(&opening));
         tokio::task::spawn_local(async move {
-            let opened = connector.open_http2(&to, &counts, (&bodies, &patience)).await;
+            let opened = connector.open_http2(&to, &counts, (&bodies, &patience), pass).await;
             slot.end_opening(&begun, opened);
         });
         opening
@@ -234,8 +280,23 @@ impl Pool {
         let (now, generation) = (self.patience.tick(), self.connector.generation());
         self.slots.borrow_mut().retain(|key, slot| {
             slot.sweep(now, if key.mesh { generation } else { 0 });
-            !slot.empty() || Rc::strong_count(slot) > 1
+            let stays = !slot.empty() || Rc::strong_count(slot) > 1;
+            if let Some(lesson) = slot.lesson().filter(|_| !stays) {
+                self.remember(SlotKey { owner: 0, ..*key }, lesson, now);
+            }
+            stays
         });
+    }
+
+    /// Keeps what was learned of a server. At the bound what is doubted so far that it says nothing goes first, and then nothing more is kept.
+    fn remember(&self, key: SlotKey, lesson: Lesson, now: u32) {
+        let mut lessons = self.lessons.borrow_mut();
+        if lessons.len() >= limits::LESSONS_MAX && !lessons.contains_key(&key) {
+            lessons.retain(|_, lesson| lesson.rest_max(now) < ticks(limits::IDLE_PLAIN));
+        }
+        if lessons.len() < limits::LESSONS_MAX || lessons.contains_key(&key) {
+            lessons.insert(key, lesson);
+        }
     }
 
     /// Ticks until the first connection is unused for too long; `None`: none is unused.
@@ -250,8 +311,20 @@ impl Pool {
     }
 }
 
+/// A place for another HTTP/2 connection now, if there is one: `Some(None)` where nothing bounds them. Who waits already has its turn.
+fn place_for_stream(to: &To, waits: bool) -> Option<Option<Pass>> {
+    match &to.bounded {
+        None => Some(None),
+        Some(_) if waits => None,
+        Some(cluster) => cluster.live.connections.connect_now(&cluster.policy.limits).map(Some),
+    }
+}
+
 /// Bytes of a request's body that may stand unread at an application: a length that is known, else a whole window.
-fn unread_bytes(request: Option<&mut Request<Body>>) -> u64 {
-    let length = request.map_or(Some(0), |request| request.body_mut().look_ahead());
+fn unread_bytes(outgoing: &mut Option<Outgoing>) -> u64 {
+    let length = match outgoing {
+        Some(Outgoing::Fresh(request)) => request.body_mut().look_ahead(),
+        Some(Outgoing::Written(..)) | None => Some(0),
+    };
     length.map_or(limits::UPLOAD_WINDOW_BYTES, |length| length.min(limits::UPLOAD_WINDOW_BYTES))
 }

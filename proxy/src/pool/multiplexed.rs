@@ -29,6 +29,8 @@ pub(super) struct Multiplexed {
     sender: RefCell<Option<SendRequest<Bytes>>>,
     /// Requests under way.
     count: Cell<usize>,
+    /// Requests that it was used for.
+    served: Cell<u32>,
     /// Bytes of their bodies that the peer may leave unread. See [`Multiplexed::fits`].
     unread_bytes: Cell<u64>,
     /// How many requests the peer takes at once, once it has said so or has been waited for in vain.
@@ -80,6 +82,7 @@ impl Multiplexed {
         Rc::new(Self {
             sender: RefCell::new(Some(sender)),
             count: Cell::new(0),
+            served: Cell::new(0),
             unread_bytes: Cell::new(0),
             max: Cell::new(None),
             changed: Notify::new(),
@@ -124,6 +127,16 @@ impl Multiplexed {
     /// Bytes that may stand unread on it.
     pub(super) fn unread_bytes(&self) -> u64 {
         self.unread_bytes.get()
+    }
+
+    /// Whether it was used for as many requests as it may be.
+    pub(super) fn spent(&self, uses_max: Option<u32>) -> bool {
+        uses_max.is_some_and(|max| self.served.get() >= max)
+    }
+
+    /// Counts one of those.
+    pub(super) fn use_up(&self) {
+        self.served.set(self.served.get().saturating_add(1));
     }
 
     /// Whether nobody uses it, and since when.

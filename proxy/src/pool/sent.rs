@@ -1,18 +1,18 @@
-//! What becomes of a request that was sent.
+//! A request that is sent, and what its failures mean.
 
-use engine::failure::{Failure, Reason};
-use http::{Request, Response};
+use bytes::Bytes;
+use engine::failure::Reason;
+use http::{Method, Request};
 
-use crate::ground::body::{Body, Cut, Received};
+use crate::ground::body::{Body, Cut};
 
-/// What became of a request that was handed to a connection.
-pub enum Sent {
-    /// Answered.
-    Answered(Response<Received>),
-    /// Nothing was written, or what was written was not processed: here it is again.
-    NeverWritten(Box<Request<Body>>, Failure),
-    /// Something may have arrived.
-    Failed(Failure),
+/// A request on its way out.
+#[allow(clippy::large_enum_variant, reason = "nearly all are the large one, which a box would cost an allocation")]
+pub enum Outgoing {
+    /// As it was made.
+    Fresh(Request<Body>),
+    /// The head of a request without a body, as it was written to a connection of HTTP/1 before.
+    Written(Method, Bytes),
 }
 
 /// Whose fault an exchange's end was.

@@ -6,11 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use engine::failure::Failure;
+use engine::gate::Gate;
 use proto::identity::Identity;
 use tokio::sync::Notify;
 
 use super::counts::{Counts, step};
 use super::http1::Http1;
+use super::lesson::Lesson;
 use super::multiplexed::{Multiplexed, Room, Use};
 use crate::ground::limits;
 use crate::ground::patience::ticks;
@@ -29,7 +31,21 @@ pub(super) struct Slot {
     /// HTTP/2.
     multiplexed: RefCell<Vec<KeptHttp2>>,
     openings: RefCell<Vec<Rc<Opening>>>,
+    /// When the server closes connections that rest, where that was seen.
+    lesson: Cell<Option<Lesson>>,
+    /// Bounds the connections of the cluster that these are of, if they are of one alone.
+    gate: Option<Arc<Gate>>,
+    /// Requests after which a connection is not used any more.
+    uses_max: Cell<Option<u32>>,
+    /// Requests that wait for a place among those of the cluster, and are told of what comes free here.
+    waiting: Cell<u32>,
+    freed: Notify,
+    /// Connections in a row that stayed here although others waited elsewhere.
+    stayed: Cell<u32>,
 }
+
+/// Of so many connections that come free while requests wait here and elsewhere, one makes room for those elsewhere.
+const STAYING_MAX: u32 = 16;
 
 /// A kept HTTP/1 connection.
 pub(super) struct Idle {
@@ -112,6 +128,11 @@ impl Idle {
         now != self.since
     }
 
+    /// Whether nothing will ever go over it again.
+    fn is_closed(&self) -> bool {
+        self.connection.sender.is_closed()
+    }
+
     /// Whether it can take a request now.
     pub(super) fn usable(&self) -> bool {
         self.connection.sender.is_ready()
@@ -119,7 +140,7 @@ impl Idle {
 }
 
 impl Slot {
-    pub(super) fn new(mesh: bool, counts: Rc<Counts>) -> Self {
+    pub(super) fn new(mesh: bool, counts: Rc<Counts>, gate: Option<Arc<Gate>>, lesson: Option<Lesson>) -> Self {
         Self {
             counts,
             mesh,
@@ -130,7 +151,84 @@ impl Slot {
             idle: RefCell::default(),
             multiplexed: RefCell::default(),
             openings: RefCell::default(),
+            lesson: Cell::new(lesson),
+            gate,
+            uses_max: Cell::new(None),
+            waiting: Cell::new(0),
+            freed: Notify::new(),
+            stayed: Cell::new(0),
         }
+    }
+
+    /// Requests after which a connection is not used any more, from now on.
+    pub(super) fn limit_uses(&self, max: Option<u32>) {
+        self.uses_max.set(max);
+    }
+
+    /// What was learned of the server, to be kept when this goes.
+    pub(super) fn lesson(&self) -> Option<Lesson> {
+        self.lesson.get()
+    }
+
+    /// Counts a request that waits for a place, or no longer does.
+    pub(super) fn wait(&self, more: bool) {
+        let waiting = self.waiting.get();
+        self.waiting.set(if more { waiting + 1 } else { waiting.saturating_sub(1) });
+    }
+
+    /// Resolves when something may have come free here. Cancel-safe.
+    pub(super) async fn freed(&self) {
+        self.freed.notified().await;
+    }
+
+    /// Something may have come free.
+    pub(super) fn free(&self) {
+        if self.waiting.get() > 0 {
+            self.freed.notify_one();
+        }
+    }
+
+    /// Ticks of rest from which on an HTTP/1 connection is not used any more.
+    fn rest_max(&self, now: u32) -> u32 {
+        self.lesson.get().map_or(self.idle_ticks_max, |lesson| lesson.rest_max(now).min(self.idle_ticks_max))
+    }
+
+    /// Learns from a connection that the other side has closed, among those that are left. Where one is open that has rested longer, its
+    /// rest was not why. A peer of the mesh never closes first; one that does is gone.
+    fn learn(&self, gone: &Idle, left: &VecDeque<Idle>, now: u32) {
+        let Some(rested) = gone.connection.rest.lasted().filter(|_| !self.mesh) else { return };
+        if !left.iter().any(|other| !other.is_closed() && now.wrapping_sub(other.since) > rested) {
+            self.lesson.set(Lesson::taught(self.lesson.get(), rested, now));
+        }
+    }
+
+    /// A connection that was taken has turned out to be closed.
+    pub(super) fn lost(&self, gone: &Idle, now: u32) {
+        self.learn(gone, &self.idle.borrow(), now);
+    }
+
+    /// Whether a connection that came free stays. Others of the cluster wait for a place elsewhere: who waits here goes first, as a rule.
+    fn stays(&self) -> bool {
+        let Some(gate) = &self.gate else { return true };
+        let here = self.waiting.get();
+        if gate.waiting() <= here {
+            return true;
+        }
+        let stayed = self.stayed.get() + 1;
+        let stays = here > 0 && stayed < STAYING_MAX;
+        self.stayed.set(if stays { stayed } else { 0 });
+        stays
+    }
+
+    /// Closes the connection that is unused longest, if there is one.
+    pub(super) fn evict(&self) -> bool {
+        if self.idle.borrow_mut().pop_front().is_some() {
+            step(&self.counts.idle, -1);
+            return true;
+        }
+        let mut multiplexed = self.multiplexed.borrow_mut();
+        let unused = multiplexed.iter().position(|kept| kept.0.unused_since().is_some());
+        unused.map(|index| multiplexed.swap_remove(index)).is_some()
     }
 
     /// Closes what was opened to another identity or with an older credential.
@@ -166,30 +264,50 @@ impl Slot {
         idle.clear();
     }
 
-    /// The most recently used connection that can take a request. Dead ones go; one that is still finishing its last exchange stays.
-    pub(super) fn take_idle(&self) -> Option<Idle> {
+    /// The most recently used connection that can take a request. Dead ones go, and those that their server may be about to close; one
+    /// that is still finishing its last exchange stays.
+    pub(super) fn take_idle(&self, now: u32) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
+        let rest_max = self.lesson.get().map(|lesson| lesson.rest_max(now));
         let mut index = idle.len();
         while index > 0 {
             index -= 1;
             let candidate = &idle[index];
-            if candidate.usable() {
+            let risky = rest_max.is_some_and(|max| now.wrapping_sub(candidate.since) >= max);
+            if !risky && candidate.usable() {
                 step(&self.counts.idle, -1);
                 return idle.remove(index);
             }
-            if candidate.connection.sender.is_closed() {
+            if risky || candidate.is_closed() {
                 step(&self.counts.idle, -1);
-                idle.remove(index);
+                if let Some(gone) = idle.remove(index) {
+                    self.learn(&gone, &idle, now);
+                }
             }
         }
         None
     }
 
+    /// One that is still finishing its last exchange.
+    pub(super) fn take_finishing(&self) -> Option<Idle> {
+        let mut idle = self.idle.borrow_mut();
+        let index = idle.iter().rposition(|kept| !kept.is_closed())?;
+        step(&self.counts.idle, -1);
+        idle.remove(index)
+    }
+
     /// Keeps a connection whose exchange is over.
-    pub(super) fn keep(&self, connection: Box<Http1>, now: u32) {
-        if connection.sender.is_closed() || connection.age != self.age.get() || self.counts.idle.get() >= limits::IDLE_MAX {
+    pub(super) fn keep(&self, mut connection: Box<Http1>, now: u32) {
+        connection.served = connection.served.saturating_add(1);
+        let spent = self.uses_max.get().is_some_and(|max| connection.served >= max) || connection.age != self.age.get();
+        if connection.sender.is_closed() || spent || self.counts.idle.get() >= limits::IDLE_MAX || !self.stays() {
             return;
         }
+        if self.lesson.get().is_some_and(|lesson| lesson.rest_max(now) == 0) && self.waiting.get() == 0 {
+            return;
+        }
+        connection.rest.begin(now);
+        self.free();
         let mut idle = self.idle.borrow_mut();
         if idle.len() >= limits::IDLE_PER_DESTINATION_MAX {
             idle.pop_front();
@@ -202,15 +320,19 @@ impl Slot {
     /// A stream on a kept HTTP/2 connection, for a request whose body may have so many bytes.
     pub(super) fn take_stream(&self, bytes: u64) -> Offer {
         let mut multiplexed = self.multiplexed.borrow_mut();
+        let uses_max = self.uses_max.get();
         let mut later = None;
         let mut index = 0;
         while let Some(KeptHttp2(connection)) = multiplexed.get(index) {
             let room = connection.room(bytes);
-            if matches!(room, Room::Full | Room::Shared) {
+            if connection.spent(uses_max) {
+                multiplexed.swap_remove(index);
+            } else if matches!(room, Room::Full | Room::Shared) {
                 index += 1;
             } else if connection.over() {
                 multiplexed.swap_remove(index);
             } else if room == Room::Free {
+                connection.use_up();
                 return Offer::Free(connection.enter(bytes));
             } else {
                 later.get_or_insert_with(|| Rc::clone(connection));
@@ -223,8 +345,11 @@ impl Slot {
     /// A stream beside bodies that may stand still: on the connection where the fewest bytes do.
     pub(super) fn share_stream(&self, bytes: u64) -> Option<Use> {
         let multiplexed = self.multiplexed.borrow();
-        let shared = multiplexed.iter().filter(|kept| kept.0.room(bytes) == Room::Shared && !kept.0.over());
-        Some(shared.min_by_key(|kept| kept.0.unread_bytes())?.0.enter(bytes))
+        let uses_max = self.uses_max.get();
+        let shared = multiplexed.iter().filter(|kept| kept.0.room(bytes) == Room::Shared && !kept.0.over() && !kept.0.spent(uses_max));
+        let connection = &shared.min_by_key(|kept| kept.0.unread_bytes())?.0;
+        connection.use_up();
+        Some(connection.enter(bytes))
     }
 
     /// One that is under way and will have room.
@@ -253,6 +378,7 @@ impl Slot {
         self.openings.borrow_mut().retain(|other| !Rc::ptr_eq(other, opening));
         opening.result.replace(Some(failure));
         opening.done.notify_waiters();
+        self.freed.notify_waiters();
     }
 
     pub(super) fn sweep(&self, now: u32, generation: u64) {
@@ -260,21 +386,28 @@ impl Slot {
         let mut idle = self.idle.borrow_mut();
         let before = idle.len();
         let stale = self.generation.get() != generation;
-        idle.retain(|kept| !stale && !kept.connection.sender.is_closed() && now.wrapping_sub(kept.since) < max);
+        idle.iter().filter(|kept| kept.is_closed()).for_each(|gone| self.learn(gone, &idle, now));
+        let rest_max = self.rest_max(now);
+        idle.retain(|kept| !stale && !kept.is_closed() && now.wrapping_sub(kept.since) < rest_max);
         step(&self.counts.idle, idle.len() as isize - before as isize);
+        drop(idle);
         self.multiplexed.borrow_mut().retain(|kept| {
             let unused = kept.0.unused_since().is_some_and(|since| now.wrapping_sub(since) >= max);
             !stale && !unused && !kept.0.over()
         });
+        if self.gate.as_ref().is_some_and(|gate| gate.waiting() > self.waiting.get()) {
+            self.evict();
+        }
     }
 
     /// Ticks until the first of them is unused for too long.
     pub(super) fn due(&self, now: u32) -> Option<u32> {
         // The one that is unused longest comes first.
-        let idle = self.idle.borrow().front().map(|kept| kept.since);
+        let left = |since: u32, max: u32| max.saturating_sub(now.wrapping_sub(since));
+        let idle = self.idle.borrow().front().map(|kept| left(kept.since, self.rest_max(now)));
         let multiplexed = self.multiplexed.borrow();
-        let since = multiplexed.iter().filter_map(|kept| kept.0.unused_since()).chain(idle);
-        since.map(|since| self.idle_ticks_max.saturating_sub(now.wrapping_sub(since))).min()
+        let unused = multiplexed.iter().filter_map(|kept| kept.0.unused_since());
+        unused.map(|since| left(since, self.idle_ticks_max)).chain(idle).min()
     }
 
     pub(super) fn empty(&self) -> bool {

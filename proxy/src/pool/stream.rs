@@ -6,28 +6,39 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
-use engine::failure::{Failure, Reason};
+use engine::failure::{Failure, Reason, Retry};
 use h2::client::ResponseFuture;
 use h2::{RecvStream, SendStream};
 use http::{Request, Response, StatusCode, request};
 use http_body::Body as _;
 
 use super::multiplexed::Use;
-use super::sent::{Sent, told};
+use super::sent::{Outgoing, told};
 use crate::ground::body::{Body, Cut, Received};
 use crate::ground::line::{Interim, Line};
 use crate::http::http2::{Pump, Stopped, fit_request, too_large};
 
 /// Sends a request and waits for the head of the answer; interim ones go to `downstream`. What is left of its body then goes on by itself. Dropping the future gives up the
 /// exchange.
-pub(super) async fn exchange(used: &mut Use, request: Request<Body>, downstream: Option<&Arc<Line>>) -> Sent {
+///
+/// # Errors
+/// What may be sent again is in its place then.
+pub(super) async fn exchange(
+    used: &mut Use,
+    place: &mut Option<Outgoing>,
+    downstream: Option<&Arc<Line>>,
+    keeps: bool,
+) -> Result<Response<Received>, Failure> {
+    let Some(Outgoing::Fresh(request)) = place.take() else {
+        return Err(Failure::new(Reason::UpstreamReset, "a head of HTTP/1 is not sent over HTTP/2"));
+    };
     let (mut head, body) = request.into_parts();
     fit_request(&mut head.headers);
     let begun = begin(used, &head, body.is_end_stream());
     let (answer, stream) = match begun {
         Some(Ok(begun)) => begun,
-        Some(Err(error)) => return never_written(head, body, &told(&error)),
-        None => return never_written(head, body, "it is not used any more"),
+        Some(Err(error)) => return Err(never_written(place, (head, body), &told(&error))),
+        None => return Err(never_written(place, (head, body), "it is not used any more")),
     };
     let share = used.connection().windows().enter();
     let mut sending = Sending::new(answer, body, stream);
@@ -36,16 +47,16 @@ pub(super) async fn exchange(used: &mut Use, request: Request<Body>, downstream:
             sending.go_on(used);
             let (head, stream) = response.into_parts();
             if too_large(&head.headers, None, used.connection().tls().is_some()) {
-                return Sent::Failed(Failure::upstream(Reason::TooLarge, "the answer's head is larger than a head may be"));
+                return Err(Failure::upstream(Reason::TooLarge, "the answer's head is larger than a head may be"));
             }
             let received = Received::http2(stream, &head.headers, Ok(Some(share)), None);
-            Sent::Answered(Response::from_parts(head, received))
+            Ok(Response::from_parts(head, received))
         }
         Err(Broken::Body(cut)) => {
             let reason = if cut.breaks_rules() { Reason::BadRequest } else { Reason::ClientGone };
-            Sent::Failed(Failure::new(reason, format!("the request's body was cut: {cut}")))
+            Err(Failure::new(reason, format!("the request's body was cut: {cut}")))
         }
-        Err(Broken::Stream(error)) => sending.failed(head, &error),
+        Err(Broken::Stream(error)) => Err(sending.failed(place, head, &error, keeps)),
     }
 }
 
@@ -78,6 +89,8 @@ struct Sending {
     pump: Option<Pump>,
     /// The body is not sent any further.
     sent: bool,
+    /// An interim answer came.
+    heard: bool,
 }
 
 enum Broken {
@@ -88,9 +101,9 @@ enum Broken {
 impl Sending {
     fn new(answer: ResponseFuture, body: Body, stream: SendStream<Bytes>) -> Self {
         if body.is_end_stream() {
-            return Self { answer, pump: None, sent: true };
+            return Self { answer, pump: None, sent: true, heard: false };
         }
-        Self { answer, pump: Some(Pump::of_request(body, stream)), sent: false }
+        Self { answer, pump: Some(Pump::of_request(body, stream)), sent: false, heard: false }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>, used: &mut Use, downstream: Option<&Arc<Line>>) -> Poll<Result<Response<RecvStream>, Broken>> {
@@ -108,6 +121,7 @@ impl Sending {
         }
         while let Some(interim) = ready!(self.answer.poll_informational(cx)) {
             let (head, ()) = interim.map_err(Broken::Stream)?.into_parts();
+            self.heard = true;
             if let Some(downstream) = downstream.filter(|_| head.status != StatusCode::SWITCHING_PROTOCOLS) {
                 downstream.pass(Interim { status: head.status, headers: head.headers });
             }
@@ -131,14 +145,20 @@ impl Sending {
 
     /// What became of a request whose stream broke off before its answer.
     #[cold]
-    fn failed(self, head: request::Parts, error: &h2::Error) -> Sent {
+    fn failed(self, place: &mut Option<Outgoing>, head: request::Parts, error: &h2::Error, keeps: bool) -> Failure {
+        let heard = self.heard;
         if unprocessed(error) {
             let body = self.pump.map_or(Some(Body::Empty), Pump::again);
             if let Some(body) = body {
-                return never_written(head, body, &told(error));
+                return never_written(place, (head, body), &told(error));
             }
         }
-        Sent::Failed(Failure::upstream(reason(error), told(error)))
+        let mut failure = Failure::upstream(reason(error), told(error));
+        if keeps && !heard && failure.reason == Reason::UpstreamReset {
+            *place = Some(Outgoing::Fresh(Request::from_parts(head, Body::Empty)));
+            failure.retry = Retry::Unanswered;
+        }
+        failure
     }
 }
 
@@ -149,9 +169,9 @@ fn unprocessed(error: &h2::Error) -> bool {
 }
 
 #[cold]
-fn never_written(head: request::Parts, body: Body, why: &str) -> Sent {
-    let cause = format!("the connection took no request: {why}");
-    Sent::NeverWritten(Box::new(Request::from_parts(head, body)), Failure::never_written(Reason::UpstreamReset, cause))
+fn never_written(place: &mut Option<Outgoing>, (head, body): (request::Parts, Body), why: &str) -> Failure {
+    *place = Some(Outgoing::Fresh(Request::from_parts(head, body)));
+    Failure::never_written(Reason::UpstreamReset, format!("the connection took no request: {why}"))
 }
 
 /// Whose fault a stream's end was.

@@ -172,11 +172,12 @@ impl Reporter {
         let Some(asked) = command.kind else { return };
         let permit = Arc::clone(&self.answering).try_acquire_owned();
         let (snapshots, logs, mode, reports) = (self.snapshots.clone(), self.logs.clone(), self.node.id.mode, reports.clone());
+        let now = self.telemetry.moment();
         tokio::spawn(async move {
             let answered = match (permit, asked) {
                 (Err(_), _) => Err(format!("this proxy answers {ANSWERS_MAX} questions already; ask again")),
-                (Ok(_), Asked::Explain(ask)) => inspect::explain(&snapshots, mode, &ask).await,
-                (Ok(_), Asked::Dump(ask)) => inspect::dump(&snapshots.load(), &ask.kind),
+                (Ok(_), Asked::Explain(ask)) => inspect::explain(&snapshots, mode, &ask, now).await,
+                (Ok(_), Asked::Dump(ask)) => inspect::dump(&snapshots.load(), &ask.kind, now),
                 (Ok(_), Asked::LogLevel(ask)) => {
                     logs.set(&ask.filter).map(|()| serde_json::json!({"filter": logs.current()})).map_err(|error| error.to_string())
                 }

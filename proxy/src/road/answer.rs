@@ -1,25 +1,25 @@
 //! Answering requests: one road, whichever door their connection came in by.
 
 use std::cell::RefCell;
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
-use engine::failure::LocalReply;
-use engine::filter::{Exchange, Verdict};
+use engine::failure::{Failure, LocalReply, Reason};
+use engine::filter::{Called, Exchange, Passage, Resume};
 use engine::model::{Cluster, Protocol, Snapshot};
 use http::{HeaderMap, Response, StatusCode, request};
 
 use crate::ground::body::{Body, Received};
-use crate::http::{self as rules, Caller, Hop, Raw, Upgrade, clean_request, judge_request};
+use crate::http::{self as rules, Caller, CutOff, Hop, OfHop, Patient, Raw, clean_request, judge_request, take_patience};
 use crate::io::{Rewound, Stream};
 use crate::observe::{Account, Direction, Downstream};
 use crate::pool::To;
 use crate::road::journey::{Journey, Leg};
 use crate::road::reply::{malformed, refused, reply};
+use crate::road::session::{Home, Sticky};
 use crate::road::shared::Shared;
 
 /// What sets one way in apart from the others. All else that happens to a request is the same for all.
@@ -105,13 +105,18 @@ pub enum Answering {
     Ready(Box<Response<Body>>),
     /// On its way to where it was decided to go.
     Forward(Box<Journey>),
-    /// Configuration has to be fetched first.
+    /// Something has to be waited for first: configuration, or a delay on purpose.
     Later(Pin<Box<dyn Future<Output = Self>>>),
+    /// Cut off without an answer.
+    Cut,
 }
 
 impl Answering {
-    /// The answer. Never fails: a failure is an answer. Dropped before it is done, the exchange is recorded as the client's leaving.
-    pub fn answer(self) -> impl Future<Output = Result<Response<Body>, Infallible>> {
+    /// The answer. Dropped before it is done, the exchange is recorded as the client's leaving.
+    ///
+    /// # Errors
+    /// There is none on purpose: the connection or stream is to be cut. Any failure is an answer.
+    pub fn answer(self) -> impl Future<Output = Result<Response<Body>, CutOff>> {
         let mut answering = self;
         // Captured and used in place: an argument of an `async fn` would be held twice.
         async move {
@@ -123,6 +128,7 @@ impl Answering {
                         return Ok(journey.end(sent));
                     }
                     Self::Later(later) => answering = later.await,
+                    Self::Cut => return Err(CutOff),
                 }
             }
         }
@@ -145,11 +151,18 @@ pub struct InForce<L> {
     pub listener: L,
 }
 
-/// Why a request goes no further.
+/// Why no stage of a request runs.
 enum Short<'s> {
     Refused(TurnedAway),
     Decided(&'s LocalReply),
-    Answered(Box<LocalReply>),
+}
+
+/// A request that was decided, on its way through the stages.
+struct Passing<'v> {
+    plan: Plan<'v>,
+    leg: Leg,
+    /// Where its client's session is, instead of where the draw fell.
+    home: Option<Home>,
 }
 
 impl<D: Door> Connection<D> {
@@ -168,46 +181,39 @@ impl<D: Door> Connection<D> {
     }
 
     /// One request: one epoch for the whole of it.
-    fn answer_now(&self, mut parts: request::Parts, received: Received) -> Answering {
+    fn answer_now(self: &Rc<Self>, mut parts: request::Parts, received: Received) -> Answering {
         let view = self.view.borrow();
-        let at = self.hop();
-        let raw = Raw::of(&parts.headers, &received, at);
+        let raw = Raw::of(&parts.headers, &received, self.hop());
         let mut account = self.shared.observer.begin_http(D::DIRECTION, &view.snapshot, &mut parts, &self.downstream);
         self.door.note(&view.listener, &mut account);
         let version = parts.version;
         match self.decided(&view, &mut parts, raw, &mut account) {
-            Ok((plan, of_hop, upgrade)) => {
-                let (only, speaks) = self.door.aim(&view.snapshot, &view.listener, plan.cluster);
-                let leg = Leg { only, destination: self.downstream.local, speaks, of_hop, upgrade, version, at };
-                Answering::Forward(Journey::begin(&self.shared, (parts, received), &plan, leg, account))
-            }
-            Err(short) => {
-                let response = match short {
-                    Short::Refused(refusal) => refused(&self.shared, refusal, version, account),
-                    Short::Decided(answer) => reply(&self.shared, answer, version, account),
-                    Short::Answered(answer) => reply(&self.shared, &answer, version, account),
-                };
-                Answering::Ready(Box::new(response))
-            }
+            Ok(passing) => self.pass((parts, received), passing, Resume::START, account),
+            Err(short) => Answering::Ready(Box::new(match short {
+                Short::Refused(refusal) => refused(&self.shared, refusal, version, account),
+                Short::Decided(answer) => reply(&self.shared, answer, version, account),
+            })),
         }
     }
 
-    /// Judges the head, asks the rules and runs the stages, in this order.
+    /// Judges the head and asks the rules, in this order.
     fn decided<'v>(
         &self,
         view: &'v InForce<D::Listener>,
         parts: &mut request::Parts,
         raw: Raw,
         account: &mut Account,
-    ) -> Result<(Plan<'v>, rules::OfHop, Upgrade), Short<'v>> {
+    ) -> Result<Passing<'v>, Short<'v>> {
         let judged = judge_request(parts, raw);
         let facts = Facts { proved: self.downstream.peer.is_some(), fault: judged.as_ref().err().copied() };
         let table = admit(self.door.terms(&view.snapshot, &view.listener), facts).map_err(Short::Refused)?;
         // Without a fault there is a judgement.
         let of_hop = judged.unwrap_or_default();
         self.door.mark(&mut parts.headers);
+        let patient = self.patience(&mut parts.headers, of_hop);
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
-        let plan = match decide(table, &head, self.shared.draw.next()) {
+        let draw = self.shared.draw.next();
+        let plan = match decide(table, &head, draw) {
             Decision::Forward(plan) => plan,
             Decision::Reply { reply, rule } => {
                 if let Some(rule) = rule {
@@ -216,12 +222,96 @@ impl<D: Door> Connection<D> {
                 return Err(Short::Decided(reply));
             }
         };
-        account.routed(plan.rule, plan.cluster);
-        let upgrade = clean_request(parts, of_hop);
-        match plan.forth(&mut Exchange { request: parts }) {
-            Verdict::Go => Ok((plan, of_hop, upgrade)),
-            Verdict::Answer(answer) => Err(Short::Answered(answer)),
+        account.matched(plan.rule);
+        let (mut aim, mut sticky, mut home) = ((None, Protocol::Auto), None, None);
+        if let Some(session) = &plan.forward.policy.session
+            && let Some(settings) = view.snapshot.settings.as_ref().filter(|settings| !settings.session_key.is_empty())
+        {
+            let terms = (self.downstream.tls.is_some(), self.shared.wall_secs());
+            let (found, led) = Sticky::find(session, plan.forward, &parts.headers, settings, terms);
+            (sticky, home) = (Some(found), led);
         }
+        if let Some(cluster) = home.as_ref().map(|(_, cluster)| cluster).or(plan.target.ok()) {
+            account.to_cluster(cluster);
+            aim = self.door.aim(&view.snapshot, &view.listener, cluster);
+        }
+        let version = parts.version;
+        let upgrade = clean_request(parts, of_hop);
+        let exchange = self.exchange(parts, draw, account);
+        let (answered, hash) = (plan.forward.answered(&exchange), plan.forward.policy.hash(&exchange));
+        let leg = Leg {
+            only: aim.0,
+            destination: self.downstream.local,
+            speaks: aim.1,
+            expects: of_hop.expect,
+            upgrade,
+            version,
+            at: self.hop(),
+            answered,
+            patient,
+            hash,
+            sticky,
+            draw,
+        };
+        Ok(Passing { plan, leg, home })
+    }
+
+    /// Runs the stages from a place on. What waits goes on here.
+    fn pass(
+        self: &Rc<Self>,
+        (mut parts, received): (request::Parts, Received),
+        passing: Passing<'_>,
+        from: Resume,
+        mut account: Account,
+    ) -> Answering {
+        let Passing { mut plan, leg, home } = passing;
+        if let Some((place, cluster)) = &home {
+            (plan.place, plan.target) = (Some(*place), Ok(cluster));
+        }
+        let draw = leg.draw;
+        let passage = plan.forward.forth(plan.place, from, &mut self.exchange(&mut parts, draw, &account));
+        match (passage, plan.target) {
+            (Passage::Through, Ok(cluster)) => {
+                Answering::Forward(Journey::begin(&self.shared, (parts, received), (plan.forward, plan.place, cluster), leg, account))
+            }
+            (Passage::Through, Err(answer)) => Answering::Ready(Box::new(reply(&self.shared, answer, leg.version, account))),
+            (Passage::Answered(answer), _) => Answering::Ready(Box::new(reply(&self.shared, &answer, leg.version, account))),
+            (Passage::Cut, _) => {
+                account.failed(&Failure::new(Reason::Fault, "a fault on purpose cuts the exchange"));
+                Answering::Cut
+            }
+            (Passage::Wait { delay, next }, target) => {
+                account.delayed(delay);
+                let (rule, forward, place) = (Arc::clone(plan.rule), Arc::clone(plan.forward), plan.place);
+                let (target, own) = (target.cloned().map_err(LocalReply::clone), Rc::clone(self));
+                Answering::Later(Box::pin(async move {
+                    tokio::time::sleep(delay).await;
+                    let plan = Plan { rule: &rule, forward: &forward, place, target: target.as_ref() };
+                    own.pass((parts, received), Passing { plan, leg, home: None }, next, account)
+                }))
+            }
+        }
+    }
+
+    /// What stages see of a request.
+    fn exchange<'e>(&'e self, request: &'e mut request::Parts, draw: u64, account: &Account) -> Exchange<'e> {
+        Exchange {
+            request,
+            caller: self.downstream.peer.as_deref().map(|peer| &*peer.identity),
+            address: self.downstream.address.ip(),
+            called: Called { port: self.downstream.local.port(), tls: self.downstream.tls.is_some() },
+            now: self.shared.moment(account.started()),
+            draw,
+        }
+    }
+
+    /// How long the caller waits, and whether it retries.
+    fn patience(&self, headers: &mut HeaderMap, of_hop: OfHop) -> Patient {
+        if !(of_hop.deadline || of_hop.layered || of_hop.grpc_timeout || of_hop.tracestate) {
+            return Patient::default();
+        }
+        let own = self.door.caller(&self.downstream) == Caller::Application;
+        take_patience(headers, of_hop, (self.hop(), own), || self.shared.unix_ms())
     }
 
     fn hop(&self) -> Hop {

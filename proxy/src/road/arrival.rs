@@ -106,10 +106,10 @@ pub async fn carry(shared: &Rc<Shared>, opaque: Opaque) {
     match opened {
         Ok(opened) => {
             opened.tell(&mut account);
-            let OpenedTcp { stream, in_flight, .. } = opened;
+            let OpenedTcp { stream, in_flight, pass, .. } = opened;
             let wait = shared.patience.wait(idle);
             tcp::carry(downstream, stream, &mut account, &wait, &shared.buffers).await;
-            drop(in_flight);
+            drop((in_flight, pass));
         }
         Err(failure) => {
             tracing::debug!(%failure, "an opaque connection could not be carried");

@@ -1,21 +1,24 @@
-//! Pick, lease, send; and again elsewhere while nothing was written.
+//! Attempts: where one goes, and the making of one.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use engine::balance;
+use engine::Moment;
+use engine::balance::{self, Choice};
 use engine::failure::{Failure, Reason};
-use engine::model::{Cluster, InFlight};
-use engine::retry::{self, Left, Next};
-use http::{Request, Response};
+use engine::gate::Pass;
+use engine::health::Outcome;
+use engine::model::{Cluster, Endpoint, InFlight};
+use engine::retry::{self, Ended, Left, Next, Situation};
+use http::Response;
 use smallvec::SmallVec;
 
-use crate::ground::body::{Body, Received};
+use crate::ground::body::Received;
 use crate::ground::line::Line;
-use crate::http::unpack;
 use crate::io::{Rewound, Stream};
 use crate::observe::Account;
-use crate::pool::{Freshness, Lease, Sent, To};
+use crate::pool::{Freshness, Lease, Outgoing, To};
 use crate::road::shared::Shared;
 use crate::tls::{Carries, TlsFacts};
 
@@ -23,113 +26,172 @@ use crate::tls::{Carries, TlsFacts};
 type Tried = SmallVec<[SocketAddr; 2]>;
 
 /// The attempts of one exchange: where the next one goes.
-struct Attempts<'a> {
-    cluster: Option<&'a Arc<Cluster>>,
-    only: Option<&'a To>,
+pub struct Tries {
+    /// The only place: the application beside us, or the original destination.
+    only: Option<To>,
+    /// For clusters balanced by hash.
+    hash: Option<u64>,
+    /// Where the client's session is; asked first.
+    session: Option<Arc<Endpoint>>,
     tried: Tried,
+    last: Option<Arc<Endpoint>>,
+    /// When the last one began, where there was a choice.
+    began: Moment,
     made: u32,
+    /// A kept connection has proved dead.
+    stale: bool,
 }
 
-impl<'a> Attempts<'a> {
-    const fn new(aim: Aim<'a>) -> Self {
-        Self { cluster: aim.cluster, only: aim.only, tried: Tried::new_const(), made: 0 }
+impl Tries {
+    /// None yet. They go to the one place given, else to a cluster's endpoints: the session's first.
+    pub const fn new(only: Option<To>, hash: Option<u64>, session: Option<Arc<Endpoint>>) -> Self {
+        Self { only, hash, session, tried: Tried::new_const(), last: None, began: Moment::of_nanos(0), made: 0, stale: false }
     }
 
-    fn next(&mut self, shared: &Shared) -> Result<To, Failure> {
+    /// Whether there is no choice.
+    pub const fn is_fixed(&self) -> bool {
+        self.only.is_some()
+    }
+
+    /// Where the next one goes: away from what was tried, while there is another.
+    ///
+    /// # Errors
+    /// There is nowhere to go.
+    pub fn next(&mut self, shared: &Shared, cluster: Option<&Arc<Cluster>>) -> Result<To, Failure> {
         self.made += 1;
-        if let Some(to) = self.only {
-            return Ok(to.clone());
+        let bounded = cluster.filter(|cluster| cluster.policy.limits.bind_connections()).cloned();
+        if let Some(to) = &self.only {
+            return Ok(To { bounded, ..to.clone() });
         }
-        let Some(cluster) = self.cluster else {
+        let Some(cluster) = cluster else {
             return Err(Failure::new(Reason::NoEndpoints, "there is nowhere to go"));
         };
-        let set = cluster.endpoints.0.load();
-        let Some(endpoint) = balance::pick(&set, shared.draw.next(), &self.tried) else {
-            return Err(Failure::new(Reason::NoEndpoints, format!("cluster {} has no endpoint that is ready", cluster.name)));
+        self.began = shared.moment(shared.clock.now());
+        let endpoint = match self.session.take() {
+            Some(endpoint) => endpoint,
+            None => {
+                let set = cluster.endpoints.load();
+                let choice = Choice { draw: shared.draw.next(), hash: self.hash, tried: &self.tried, now: self.began };
+                let picked = balance::pick(cluster, &set, &choice).cloned();
+                picked
+                    .ok_or_else(|| Failure::new(Reason::NoEndpoints, format!("cluster {} has no endpoint that is ready", cluster.name)))?
+            }
         };
-        Ok(To { endpoint: Arc::clone(endpoint), local: None, timeout: cluster.connect_timeout })
+        self.last = Some(Arc::clone(&endpoint));
+        Ok(To { endpoint, local: None, timeout: cluster.connect_timeout, bounded })
     }
 
-    /// Goes on after an attempt at `at` failed, or hands the failure back when it is final. `kept`: only a connection that was there before
-    /// has failed, so that a new one to the same place is worth trying, if there is no other.
-    #[cold]
-    fn failed(&mut self, at: SocketAddr, kept: bool, failure: Failure) -> Result<Reason, Failure> {
-        self.tried.push(at);
-        let left = match (self.another(), kept) {
+    /// The endpoint of the last attempt, where there was a choice.
+    pub const fn last(&self) -> Option<&Arc<Endpoint>> {
+        self.last.as_ref()
+    }
+
+    /// When the last one began.
+    pub const fn began(&self) -> Moment {
+        self.began
+    }
+
+    /// An earlier one, begun then, was faster than the last.
+    pub const fn won_since(&mut self, began: Moment) {
+        self.began = began;
+    }
+
+    /// Attempts made.
+    pub const fn made(&self) -> u32 {
+        self.made
+    }
+
+    /// How much the next one may rely on what is kept.
+    pub const fn freshness(&self) -> Freshness {
+        if self.stale { Freshness::New } else { Freshness::Any }
+    }
+
+    /// An attempt at `at` failed: what is left. `kept`: only a connection that was there before has failed, so that a new one to the same
+    /// place is worth trying, if there is no other.
+    pub fn failed(&mut self, at: SocketAddr, kept: bool, cluster: Option<&Cluster>) -> Left {
+        if !self.tried.contains(&at) {
+            self.tried.push(at);
+        }
+        self.stale |= kept;
+        match (self.another(cluster), kept) {
             (true, _) => Left::Another,
             (false, true) => Left::AnewToTheSame,
             (false, false) => Left::Nowhere,
-        };
-        match retry::next(self.made, &failure, left) {
-            Next::Stop => Err(failure),
-            Next::Again => {
-                tracing::debug!(%failure, "an attempt failed and is made again");
-                Ok(failure.reason)
-            }
         }
+    }
+
+    /// Counts the last endpoint as tried, if there is another; whether there is.
+    pub fn leave(&mut self, cluster: Option<&Cluster>) -> bool {
+        let before = self.tried.len();
+        if let Some(last) = &self.last {
+            self.tried.push(last.address);
+        }
+        let another = self.another(cluster);
+        if !another {
+            self.tried.truncate(before);
+        }
+        another
     }
 
     /// Whether there is an endpoint that was not tried.
-    fn another(&self) -> bool {
-        let Some(cluster) = self.cluster.filter(|_| self.only.is_none()) else { return false };
-        cluster.endpoints.0.load().ready.iter().any(|endpoint| !self.tried.contains(&endpoint.address))
+    fn another(&self, cluster: Option<&Cluster>) -> bool {
+        let Some(cluster) = cluster.filter(|_| self.only.is_none()) else { return false };
+        cluster.endpoints.load().ready.iter().any(|endpoint| !self.tried.contains(&endpoint.address))
     }
 }
 
-/// Where attempts may go: to the one place given, else to the cluster's endpoints.
-#[derive(Clone, Copy)]
-pub struct Aim<'a> {
-    /// A set of endpoints to pick from.
-    pub cluster: Option<&'a Arc<Cluster>>,
-    /// The only place: the application beside us, or the original destination.
-    pub only: Option<&'a To>,
+/// What one sending of a request has in hand. Two of one exchange can be under way at once, each with its own.
+#[derive(Default)]
+pub struct Hand {
+    /// Where it goes.
+    pub to: Option<To>,
+    /// What is to be sent, and what comes back of it if it may be sent again.
+    pub outgoing: Option<Outgoing>,
+    /// Its connection, once there is one.
+    pub lease: Option<Lease>,
+    /// The answer's head, once it has come.
+    pub response: Option<Response<Received>>,
 }
 
-/// Sends a request to where it may go. Replays what was never written on an endpoint that was not tried, within the engine's bound; where
-/// there is only one place it is dialled once, and again only if a kept connection to it proved dead. `place` takes the
-/// connection that answered; interim answers go to `downstream`. Dropping the future gives up the exchange.
+impl Hand {
+    /// With that to send.
+    pub const fn of(outgoing: Outgoing) -> Self {
+        Self { to: None, outgoing: Some(outgoing), lease: None, response: None }
+    }
+}
+
+/// How an attempt is made.
+#[derive(Clone, Copy)]
+pub struct Manner<'a> {
+    /// What its connection carries.
+    pub carries: Carries,
+    /// Whether a kept connection will do.
+    pub freshness: Freshness,
+    /// Where interim answers go.
+    pub downstream: Option<&'a Arc<Line>>,
+    /// It may be sent again as long as no byte of an answer has come.
+    pub keeps: bool,
+}
+
+/// Makes one attempt: leases a connection, sends what is in hand, and waits until the head of the answer is in hand. Nothing large is handed
+/// from future to future, and nothing is held twice, as an argument of an `async fn` would be. Dropping it gives the attempt up.
 ///
 /// # Errors
-/// The last attempt's failure.
-pub async fn send(
-    shared: &Shared,
-    request: &mut Option<Request<Body>>,
-    aim: Aim<'_>,
-    carries: Carries,
-    (account, downstream): (&mut Account, Option<&Arc<Line>>),
-    place: &mut Option<Lease>,
-) -> Result<Response<Received>, Failure> {
-    let mut attempts = Attempts::new(aim);
-    let mut freshness = Freshness::Any;
-    loop {
-        let to = attempts.next(shared)?;
-        let at = to.endpoint.address;
-        begin(&to, account);
-        let lease = match shared.pool.lease(&to, carries, freshness, request).await {
-            Ok(lease) => place.insert(lease),
-            Err(failure) => {
-                account.retried(at, attempts.failed(at, false, failure)?);
-                continue;
-            }
+/// The attempt's failure; what may be sent again is in hand then.
+#[allow(clippy::manual_async_fn, reason = "arguments of an async fn are held twice")]
+pub fn make<'a>(shared: &'a Shared, manner: Manner<'a>, hand: &'a mut Hand) -> impl Future<Output = Result<(), Failure>> + 'a {
+    async move {
+        let Some(to) = &hand.to else {
+            return Err(Failure::new(Reason::NoEndpoints, "there is nowhere to go"));
         };
-        account.secured(lease.tls());
-        match lease.send(request, downstream).await {
-            Sent::Answered(response) => return Ok(response),
-            Sent::Failed(failure) => return Err(Failure { cause: format!("{at}: {}", failure.cause), ..failure }),
-            Sent::NeverWritten(mut again, failure) => {
-                account.retried(at, attempts.failed(at, lease.was_kept(), failure)?);
-                // The next endpoint may be none of the mesh.
-                unpack(again.headers_mut());
-                *request = Some(*again);
-                *place = None;
-                freshness = Freshness::New;
-            }
-        }
+        let lease = shared.pool.lease(to, manner.carries, manner.freshness, &mut hand.outgoing).await?;
+        hand.response = Some(hand.lease.insert(lease).send(&mut hand.outgoing, manner.downstream, manner.keeps).await?);
+        Ok(())
     }
 }
 
 /// Tells that an attempt begins.
-fn begin(to: &To, account: &mut Account) {
+pub fn begin(to: &To, account: &mut Account) {
     if to.local.is_some() {
         account.attempted_locally();
     } else {
@@ -144,6 +206,8 @@ pub struct OpenedTcp {
     pub stream: Rewound<Stream>,
     /// Counts at the endpoint while it lives.
     pub in_flight: InFlight,
+    /// Its place among the connections of its cluster, where those are bounded.
+    pub pass: Option<Pass>,
     cluster: Option<Arc<Cluster>>,
     to: To,
     tls: Option<TlsFacts>,
@@ -166,25 +230,42 @@ impl OpenedTcp {
     }
 }
 
-/// Opens an opaque connection to where it may go; tries other endpoints while none answers. Dropping the future gives it up.
+/// Opens an opaque connection to the one place given, else to an endpoint of the cluster; tries other endpoints while none answers. Dropping
+/// the future gives it up.
 ///
 /// # Errors
 /// The last attempt's failure.
-pub async fn open(shared: &Shared, aim: Aim<'_>) -> Result<OpenedTcp, Failure> {
-    let mut attempts = Attempts::new(aim);
+pub async fn open(shared: &Shared, cluster: Option<&Arc<Cluster>>, only: Option<To>) -> Result<OpenedTcp, Failure> {
+    let mut tries = Tries::new(only, None, None);
     let mut retries = SmallVec::new();
     loop {
-        let to = attempts.next(shared)?;
+        let to = tries.next(shared, cluster)?;
         let at = to.endpoint.address;
         let in_flight = to.endpoint.live.enter();
+        let pass = shared.pool.place_now(&to).await?;
         match shared.pool.connector().open(&to, Carries::Tcp).await {
             Ok((stream, tls)) => {
+                told(shared, cluster, &tries, &to, Outcome::Connected);
                 let stream = Rewound::new(bytes::Bytes::new(), stream);
-                return Ok(OpenedTcp { stream, in_flight, cluster: aim.cluster.cloned(), to, tls, retries });
+                return Ok(OpenedTcp { stream, in_flight, pass, cluster: cluster.cloned(), to, tls, retries });
             }
             Err(failure) => {
-                retries.push((at, attempts.failed(at, false, failure)?));
+                told(shared, cluster, &tries, &to, Outcome::ConnectFailed);
+                let left = tries.failed(at, false, cluster.map(Arc::as_ref));
+                let situation = Situation { attempts: tries.made(), left, at_hand: true, safe: false, layered: true };
+                match retry::next(&retry::Policy::default(), Ended::Failed(&failure), situation, 0, || false) {
+                    Next::Again(_) => retries.push((at, failure.reason)),
+                    Next::Stop(_) => return Err(failure),
+                }
             }
         }
+    }
+}
+
+/// Books how the opening of an opaque connection ended, where there was a choice.
+fn told(shared: &Shared, cluster: Option<&Arc<Cluster>>, tries: &Tries, to: &To, outcome: Outcome) {
+    let Some(cluster) = cluster.filter(|_| !tries.is_fixed()) else { return };
+    if let Some(ejected) = cluster.told(&to.endpoint, outcome, shared.moment(shared.clock.now())) {
+        shared.observer.ejected(&to.endpoint, ejected);
     }
 }

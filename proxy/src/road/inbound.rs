@@ -17,7 +17,7 @@ use crate::observe::{Account, Direction, Downstream};
 use crate::pool::To;
 use crate::road::answer::{Connection, Door, HttpConnection, InForce, Look, serve};
 use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry};
-use crate::road::attempt::{self, Aim, OpenedTcp};
+use crate::road::attempt::{self, OpenedTcp};
 use crate::road::shared::Shared;
 use crate::road::watch::{self, Said};
 use crate::tls::{Peer, TlsFacts};
@@ -146,7 +146,7 @@ impl Came<'_> {
 
     async fn open(&self) -> Result<OpenedTcp, Failure> {
         let to = Shared::application(&self.snapshot, self.destination);
-        attempt::open(self.shared, Aim { cluster: None, only: Some(&to) }).await
+        attempt::open(self.shared, None, Some(to)).await
     }
 
     fn http(&self, stream: Rewound<Stream>, version: Version, downstream: Downstream) -> Carried {

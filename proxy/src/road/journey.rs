@@ -1,16 +1,13 @@
 //! Carrying out a decided request.
 
-use std::future::{Future as _, poll_fn};
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use engine::decide::Plan;
 use engine::failure::{Failure, Reason};
-use engine::filter;
+use engine::filter::Answered;
 use engine::model::{Cluster, Forward, Protocol};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use http_body::Frame;
@@ -20,12 +17,15 @@ use crate::ground::body::{Body, Cut, Follower, Received};
 use crate::ground::line::Line;
 use crate::ground::patience::Overdue;
 use crate::http::{
-    Hop, OfHop, Tunnel, Upgrade, clean_response, declared_length, frame_for_http1, judge_answer, pack, to_http1, to_http2, tunnel,
+    Hop, Patient, Tunnel, Upgrade, clean_response, declared_length, frame_for_http1, judge_answer, pack, to_http1, to_http2, tunnel,
 };
 use crate::observe::Account;
 use crate::pool::{Lease, To};
-use crate::road::attempt::{self, Aim};
-use crate::road::reply::{close_after, failed};
+use crate::road::attempt::Tries;
+use crate::road::call::{Call, Terms};
+use crate::road::mirror::mirror;
+use crate::road::reply::{close_after, failed, too_late};
+use crate::road::session::Sticky;
 use crate::road::shared::Shared;
 use crate::road::upload::upload;
 use crate::tls::Carries;
@@ -38,34 +38,42 @@ pub struct Leg {
     pub destination: SocketAddr,
     /// What the application speaks.
     pub speaks: Protocol,
-    /// What the head was judged to have.
-    pub of_hop: OfHop,
+    /// The client holds its body back until it is asked for.
+    pub expects: bool,
     /// Whether its connection is to become something else.
     pub upgrade: Upgrade,
     /// The downstream's.
     pub version: Version,
     /// Who sent it.
     pub at: Hop,
+    /// What its answer needs to know of it.
+    pub answered: Answered,
+    /// How long its caller waits.
+    pub patient: Patient,
+    /// For clusters balanced by hash.
+    pub hash: Option<u64>,
+    /// Its client's session.
+    pub sticky: Option<Box<Sticky>>,
+    /// The chance of this request.
+    pub draw: u64,
 }
 
 /// A decided request and all it needs on its way there and back. Boxed once, because hyper moves what answers a request from hand to hand:
 /// first it is sent, then it follows the answer to its end, where the connection goes back and the exchange is recorded.
 pub struct Journey {
     shared: Rc<Shared>,
-    request: Option<Request<Body>>,
+    call: Call,
     /// Why it goes nowhere.
     refused: Option<Reason>,
     account: Option<Account>,
-    lease: Option<Lease>,
     /// The downstream's.
     line: Option<Arc<Line>>,
     overdue: Overdue,
     upgraded: Option<OnUpgrade>,
-    cluster: Arc<Cluster>,
     forward: Arc<Forward>,
-    backend: usize,
-    only: Option<To>,
-    carries: Carries,
+    place: Option<usize>,
+    answered: Answered,
+    sticky: Option<Box<Sticky>>,
     version: Version,
     connect: bool,
     /// The downstream is a mesh peer.
@@ -81,12 +89,14 @@ impl Journey {
     pub fn begin(
         shared: &Rc<Shared>,
         (mut parts, received): (request::Parts, Received),
-        plan: &Plan<'_>,
+        (forward, place, cluster): (&Arc<Forward>, Option<usize>, &Arc<Cluster>),
         leg: Leg,
         account: Account,
     ) -> Box<Self> {
-        let Leg { only, destination, speaks, of_hop, upgrade, version, at } = leg;
+        let Leg { only, destination, speaks, expects, upgrade, version, at, answered, patient, hash, sticky, draw } = leg;
+        let policy = &forward.policy;
         let connect = parts.method == Method::CONNECT;
+        let class = policy.priority.as_ref().map_or(0, |priority| priority.class(&parts.headers));
         let carries = carries(speaks, version, upgrade);
         match carries {
             Carries::H2 => to_http2(&mut parts, destination),
@@ -97,32 +107,50 @@ impl Journey {
                 }
             }
         }
-        let overdue = Overdue::new(&shared.patience, plan.forward.idle_timeout, plan.forward.request_timeout);
-        let refused = received.refused();
+        let whole = policy.request_timeout.into_iter().chain(patient.left).min();
+        let until = whole.map(|whole| tokio::time::Instant::now() + whole);
+        let overdue = Overdue::new(&shared.patience, policy.idle_timeout, whole);
+        let over = patient.left.is_some_and(|left| left.is_zero()).then_some(Reason::RequestTimeout);
+        let refused = received.refused().or(over);
         let line = received.line().cloned();
         // HTTP/1.0 knows neither interim answers nor what asks for them.
-        let holds_back = of_hop.expect && version != Version::HTTP_10;
+        let holds_back = expects && version != Version::HTTP_10;
         let mut request = Request::from_parts(parts, upload(received, &overdue, line.as_ref().filter(|_| holds_back)));
         // Over HTTP/2 CONNECT is an exchange like others, whose bodies do not end by themselves.
-        let upgraded = (upgrade == Upgrade::Asked && version != Version::HTTP_2).then(|| hyper::upgrade::on(&mut request));
+        let upgrades = upgrade == Upgrade::Asked;
+        let upgraded = (upgrades && version != Version::HTTP_2).then(|| hyper::upgrade::on(&mut request));
+        if forward.is_mirrored(place) && refused.is_none() && !upgrades {
+            mirror(shared, (forward, place, draw), &mut request, carries);
+        }
+        let session = sticky.as_ref().and_then(|sticky| sticky.endpoint.clone());
+        let terms = Terms {
+            cluster: Arc::clone(cluster),
+            forward: Arc::clone(forward),
+            carries,
+            tries: Tries::new(only, hash, session),
+            upgrades,
+            grpc: account.is_grpc(),
+            patient,
+            until,
+            class,
+        };
+        let call = Call::new(request, terms, shared);
         // Written in its place: built first and boxed then, it would be copied.
-        let place = Box::new_uninit();
+        let room = Box::new_uninit();
         Box::write(
-            place,
+            room,
             Self {
                 shared: Rc::clone(shared),
-                request: Some(request),
+                call,
                 refused,
                 account: Some(account),
-                lease: None,
                 line,
                 overdue,
                 upgraded,
-                cluster: Arc::clone(plan.cluster),
-                forward: Arc::clone(plan.forward),
-                backend: plan.place,
-                only,
-                carries,
+                forward: Arc::clone(forward),
+                place,
+                answered,
+                sticky,
                 version,
                 connect,
                 peer: at == Hop::Inner,
@@ -132,41 +160,35 @@ impl Journey {
         )
     }
 
-    /// Sends it, and waits for the head of the answer.
-    pub async fn go(&mut self) -> Result<Response<Received>, Failure> {
-        let Self { shared, request, refused, account: Some(account), lease, line, overdue, cluster, only, carries, version, .. } = self
-        else {
+    /// Sends it, as often as its route and its luck ask for, and waits for the head of the answer.
+    pub async fn go(&mut self) -> Result<(), Failure> {
+        if let Some(reason) = self.refused {
+            return Err(not_sent(reason));
+        }
+        let Some(account) = &mut self.account else {
             return Err(Failure::new(Reason::UpstreamReset, "the exchange is over"));
         };
-        if let Some(reason) = refused {
-            let cause = match reason {
-                Reason::TooLarge => "the head is larger than a head may be",
-                _ => "this worker takes in as many bodies as it may already",
-            };
-            return Err(Failure::new(*reason, cause));
-        }
-        let aim = Aim { cluster: Some(cluster), only: only.as_ref() };
-        let downstream = line.as_ref().filter(|_| *version != Version::HTTP_10);
-        let mut sending = pin!(attempt::send(shared, request, aim, *carries, (account, downstream), lease));
-        poll_fn(|cx| match sending.as_mut().poll(cx) {
-            Poll::Ready(sent) => Poll::Ready(sent),
-            Poll::Pending => overdue.poll(cx).map(|reason| Err(too_late(reason))),
-        })
-        .await
+        let downstream = self.line.as_ref().filter(|_| self.version != Version::HTTP_10);
+        self.call.make(&self.shared, (account, &mut self.overdue), downstream).await
     }
 
     /// Makes the answer of what came of it.
-    pub fn end(mut self: Box<Self>, sent: Result<Response<Received>, Failure>) -> Response<Body> {
-        let mut response = match sent {
-            Ok(response) => response,
-            Err(failure) => return self.fail(&failure),
+    pub fn end(mut self: Box<Self>, sent: Result<(), Failure>) -> Response<Body> {
+        if let Err(failure) = sent {
+            return self.fail(&failure);
+        }
+        let Some(mut response) = self.call.take_response() else {
+            return self.fail(&Failure::new(Reason::UpstreamReset, "there is no answer"));
         };
         self.overdue.wait.touch();
+        if let Some(rest) = self.forward.policy.stream_timeout {
+            self.overdue.bound(rest);
+        }
         let switching = switches(self.upgraded.is_some(), self.connect, response.status());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS && !switching {
             return self.fail(&Failure::new(Reason::UpstreamProtocol, "the server switched protocols, which nobody had asked for"));
         }
-        let mesh_peer = self.lease.as_ref().is_some_and(|lease| lease.tls().is_some());
+        let mesh_peer = self.call.lease().is_some_and(|lease| lease.tls().is_some());
         let there = match judge_answer(response.headers_mut(), if mesh_peer { Hop::Inner } else { Hop::First }) {
             Ok(there) => there,
             Err(failure) => return self.fail(&failure),
@@ -175,8 +197,10 @@ impl Journey {
         if let Some(account) = &mut self.account {
             account.response(response.status(), response.headers());
         }
-        if let Some(backend) = self.forward.backends.get(self.backend) {
-            filter::back(self.forward.stages(backend), response.headers_mut());
+        let status = response.status();
+        self.forward.back(self.place, &self.answered, response.headers_mut(), status);
+        if let (Some(sticky), Some(session), Some(endpoint)) = (&self.sticky, &self.forward.policy.session, self.call.endpoint()) {
+            sticky.tell(session, (self.call.cluster(), endpoint), self.shared.wall_secs(), &mut response);
         }
         *response.version_mut() = Version::HTTP_11;
         if self.peer && self.version != Version::HTTP_2 {
@@ -217,13 +241,14 @@ impl Journey {
     /// From here on it is bytes both ways.
     fn become_tunnel(&mut self, upstream: OnUpgrade) {
         let (Some(downstream), Some(account)) = (self.upgraded.take(), self.account.take()) else { return };
-        let upstreams = self.lease.as_ref().and_then(Lease::line);
+        let upstreams = self.call.lease().and_then(Lease::line);
         self.line.iter().chain(upstreams).for_each(|line| line.becomes_tunnel());
         // The HTTP/1 connection is over as such and goes on as the tunnel.
         let guest = self.shared.guests.of(account.direction()).enter();
-        let both = Tunnel { downstream, upstream, account, idle: self.forward.idle_timeout };
+        let policy = &self.forward.policy;
+        let both = Tunnel { downstream, upstream, account, idle: policy.idle_timeout, longest: policy.stream_timeout };
         let (patience, buffers) = (Rc::clone(&self.shared.patience), Rc::clone(&self.shared.buffers));
-        tokio::task::spawn_local(tunnel(both, (self.lease.take(), guest), patience, buffers));
+        tokio::task::spawn_local(tunnel(both, (self.call.take_lease(), guest), patience, buffers));
     }
 }
 
@@ -242,7 +267,7 @@ impl Follower for Journey {
 
     fn ended(&mut self, outcome: Result<(), &Cut>) {
         self.over = true;
-        match (outcome, &mut self.lease, &mut self.account) {
+        match (outcome, self.call.lease_mut(), &mut self.account) {
             (Ok(()), Some(lease), _) => lease.give_back(),
             (Err(cut), _, Some(account)) => account.failed(&cut_off(cut)),
             _ => {}
@@ -295,14 +320,13 @@ const fn switches(asked: bool, connect: bool, status: StatusCode) -> bool {
 }
 
 #[cold]
-fn too_late(reason: Reason) -> Failure {
-    Failure::new(
-        reason,
-        match reason {
-            Reason::RequestTimeout => "the whole request took longer than its timeout",
-            _ => "nothing was sent by either side for too long",
-        },
-    )
+fn not_sent(reason: Reason) -> Failure {
+    let cause = match reason {
+        Reason::TooLarge => "the head is larger than a head may be",
+        Reason::RequestTimeout => "its caller waits no longer: the deadline that came with it has passed",
+        _ => "this worker takes in as many bodies as it may already",
+    };
+    Failure::new(reason, cause)
 }
 
 #[cold]

@@ -16,12 +16,12 @@ use http::HeaderMap;
 use crate::ground::body::Received;
 use crate::ground::patience::ticks;
 use crate::http::Caller;
-use crate::io::{Rewound, Stream};
+use crate::io::{Abrupt as _, Rewound, Stream};
 use crate::observe::{Direction, Downstream};
 use crate::pool::To;
 use crate::road::answer::{Connection, Door, HttpConnection, InForce, Look, serve};
 use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry, refuse};
-use crate::road::attempt::{self, Aim, OpenedTcp};
+use crate::road::attempt::{self, OpenedTcp};
 use crate::road::shared::Shared;
 use crate::road::watch;
 use crate::snapshots::{Lookup, Want};
@@ -52,7 +52,7 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried> {
         match connection(&snapshot, decide::Door::Outbound(destination), &heard.known()) {
             Step::Take(course) => break course,
             Step::Learn(Learn::EitherSide) => {
-                let opening = open(shared, view.as_ref()?, destination);
+                let opening = open(shared, view.as_ref()?, None, destination);
                 heard.watched(watch::both_sides(&mut stream, opening, &shared.drain.outbound).await.ok()?);
             }
             Step::Learn(_) => heard.said(watch::client_first(&mut stream, None, &shared.drain.outbound).await?),
@@ -61,11 +61,13 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried> {
     let reason = match (course, view) {
         (Course::Outside, _) => return Some(outside(stream, destination, &snapshot, &downstream, shared).await),
         (Course::Carry, Some(view)) => {
+            let tcp = decide::carried(&view.listener, heard.known().first).cloned();
             let opened = match heard.opened {
                 Some(opened) => opened,
-                None => open(shared, &view, destination).await,
+                None => open(shared, &view, tcp.as_ref(), destination).await,
             };
-            return Some(opaque(shared, &view, &downstream, Rewound::new(heard.seen, stream), opened));
+            let stream = Rewound::new(heard.seen, stream);
+            return Some(opaque(shared, (&view, tcp.as_deref()), &downstream, stream, opened));
         }
         (Course::Serve(_) | Course::Unreadable, Some(view)) => {
             let door = Outward { destination, told_use: Cell::new(shared.patience.tick()) };
@@ -76,7 +78,13 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried> {
                 connection,
             })));
         }
-        (Course::Refuse(reason) | Course::Close(reason), _) => reason,
+        (Course::Close(reason), _) => {
+            stream.abort();
+            let cause = format!("{destination}: nothing is served here for what its client began with: TLS with a name that is served");
+            shared.observer.begin_tcp(Direction::Outbound, &snapshot, &downstream).failed(&Failure::new(reason, cause));
+            return None;
+        }
+        (Course::Refuse(reason), _) => reason,
         (_, None) => Reason::ConfigPending,
     };
     refuse(Rc::clone(shared), stream, Direction::Outbound, snapshot, downstream, reason).await;
@@ -86,7 +94,7 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried> {
 /// Past the mesh, untouched and in plaintext (but for the instance's own address, which is reached by way of the inbound side).
 async fn outside(stream: Stream, destination: SocketAddr, snapshot: &Arc<Snapshot>, downstream: &Downstream, shared: &Shared) -> Carried {
     let to = Shared::outside(destination);
-    let opened = attempt::open(shared, Aim { cluster: None, only: Some(&to) }).await;
+    let opened = attempt::open(shared, None, Some(to)).await;
     let account = shared.observer.begin_tcp(Direction::Outbound, snapshot, downstream);
     let downstream = Rewound::new(Bytes::new(), stream);
     Carried::Opaque(Box::new(Opaque { downstream, opened, idle: Some(OPAQUE_IDLE_DEFAULT), account }))
@@ -153,16 +161,21 @@ impl Door for Outward {
     }
 }
 
-/// Opens the opaque connection that the destination's declaration leads to.
-async fn open(shared: &Shared, view: &InForce<Arc<Outbound>>, destination: SocketAddr) -> Result<OpenedTcp, Failure> {
+/// Opens the opaque connection that a forward leads to; `None`: the one of the destination's declaration.
+async fn open(
+    shared: &Shared,
+    view: &InForce<Arc<Outbound>>,
+    tcp: Option<&Arc<Forward>>,
+    destination: SocketAddr,
+) -> Result<OpenedTcp, Failure> {
     let name = &view.listener.name;
-    let Some(target) = view.listener.tcp.as_deref().and_then(|forward| choose(forward, shared.draw.next())) else {
+    let Some(target) = tcp.or(view.listener.tcp.as_ref()).and_then(|forward| choose(forward, shared.draw.next())) else {
         return Err(Failure::new(Reason::NoRoute, format!("{name} has no backend for opaque bytes")));
     };
     match &target.target {
         Target::Cluster(cluster) => {
             let only = Shared::fixed(cluster.kind, &view.snapshot, destination);
-            attempt::open(shared, Aim { cluster: Some(cluster), only: only.as_ref() }).await
+            attempt::open(shared, Some(cluster), only).await
         }
         Target::Reply(answer) => {
             Err(Failure::new(answer.reason.unwrap_or(Reason::BadBackend), format!("{name}: the backend does not exist")))
@@ -172,17 +185,16 @@ async fn open(shared: &Shared, view: &InForce<Arc<Outbound>>, destination: Socke
 
 fn opaque(
     shared: &Shared,
-    view: &InForce<Arc<Outbound>>,
+    (view, tcp): (&InForce<Arc<Outbound>>, Option<&Forward>),
     downstream: &Downstream,
     stream: Rewound<Stream>,
     opened: Result<OpenedTcp, Failure>,
 ) -> Carried {
     let mut account = shared.observer.begin_tcp(Direction::Outbound, &view.snapshot, downstream);
-    let tcp = view.listener.tcp.as_ref();
-    if let Some(cluster) = opened.as_ref().ok().and_then(OpenedTcp::cluster).or_else(|| tcp.and_then(|forward| only_cluster(forward))) {
+    if let Some(cluster) = opened.as_ref().ok().and_then(OpenedTcp::cluster).or_else(|| tcp.and_then(only_cluster)) {
         account.to_cluster(&cluster);
     }
-    let idle = tcp.and_then(|forward| forward.idle_timeout);
+    let idle = tcp.and_then(|forward| forward.policy.idle_timeout);
     Carried::Opaque(Box::new(Opaque { downstream: stream, opened, idle, account }))
 }
 

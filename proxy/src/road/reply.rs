@@ -63,6 +63,18 @@ pub fn malformed(shared: &Shared, direction: Direction, snapshot: &Arc<Snapshot>
     account.replied(&LocalReply { status, ..LocalReply::of(if too_large { Reason::TooLarge } else { Reason::BadRequest }) });
 }
 
+/// A time that was over.
+#[cold]
+pub fn too_late(reason: Reason) -> Failure {
+    Failure::new(
+        reason,
+        match reason {
+            Reason::RequestTimeout => "the whole request, or its answer, took longer than its timeout",
+            _ => "nothing was sent by either side for too long",
+        },
+    )
+}
+
 /// The connection ends with this answer (HTTP/1).
 pub fn close_after<B>(response: &mut Response<B>) {
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));

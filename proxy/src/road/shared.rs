@@ -1,15 +1,19 @@
 //! What the roads of one worker share.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
-use engine::model::{ClusterKind, Endpoint, EndpointLive, Health, Snapshot};
+use engine::Moment;
+use engine::model::{ClusterKind, Endpoint, EndpointLive, Health, Locality, Snapshot};
 
 use crate::ground::drain::Drain;
 use crate::ground::patience::Patience;
+use crate::ground::replay::ReplayRoom;
 use crate::http::Serving;
-use crate::io::Draw;
+use crate::io::{Clock, Draw};
 use crate::observe::Observer;
 use crate::pool::{Local, Pool, To};
 use crate::road::guests::{Both, Guests};
@@ -37,16 +41,40 @@ pub struct Shared {
     pub guests: Both<Rc<Guests>>,
     /// The end in order.
     pub drain: Both<Rc<Drain>>,
+    /// Bodies that are kept to be sent again.
+    pub replays: Rc<ReplayRoom>,
+    /// Copies of requests that are under way.
+    pub mirrors: Cell<usize>,
     /// HTTP servers.
     pub serving: Serving,
     /// Chance.
     pub draw: Draw,
+    /// Time.
+    pub clock: Clock,
+    /// What [`Moment`]s count from.
+    pub begun: Instant,
 }
 
 /// Time to reach a place that no cluster speaks of: the application beside us, or the original destination.
 const CONNECT_TIMEOUT_DIRECT: std::time::Duration = std::time::Duration::from_secs(5);
 
 impl Shared {
+    /// A time as the engine wants to know it.
+    #[inline]
+    pub fn moment(&self, at: Instant) -> Moment {
+        Moment::after_start(at.saturating_duration_since(self.begun))
+    }
+
+    /// Wall time, in milliseconds since 1970.
+    pub fn unix_ms(&self) -> u64 {
+        u64::try_from(self.clock.unix().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The same in seconds.
+    pub fn wall_secs(&self) -> u32 {
+        u32::try_from(self.clock.unix().as_secs()).unwrap_or(u32::MAX)
+    }
+
     /// Whether this worker is about to end: answers say so.
     pub fn draining(&self) -> bool {
         self.drain.inbound.draining()
@@ -60,12 +88,17 @@ impl Shared {
         let usable = |ip: &&IpAddr| ip.is_ipv4() != address.is_ipv4() && !ip.is_loopback();
         let fallback = own.iter().find(usable).map(|ip| SocketAddr::new(*ip, address.port()));
         let (namespace, workload) = settings.map_or(("", ""), |settings| (&settings.namespace, &settings.workload));
-        To { endpoint: endpoint(address, namespace, workload), local: Some(Local { fallback }), timeout: CONNECT_TIMEOUT_DIRECT }
+        To {
+            endpoint: endpoint(address, namespace, workload),
+            local: Some(Local { fallback }),
+            timeout: CONNECT_TIMEOUT_DIRECT,
+            bounded: None,
+        }
     }
 
     /// The original destination itself, outside the mesh, in plaintext.
     pub fn outside(address: SocketAddr) -> To {
-        To { endpoint: endpoint(address, "", ""), local: None, timeout: CONNECT_TIMEOUT_DIRECT }
+        To { endpoint: endpoint(address, "", ""), local: None, timeout: CONNECT_TIMEOUT_DIRECT, bounded: None }
     }
 
     /// Where a cluster that is no set of endpoints leads.
@@ -89,6 +122,7 @@ fn endpoint(address: SocketAddr, namespace: &str, workload: &str) -> Arc<Endpoin
         workload: workload.into(),
         instance: "".into(),
         workload_id: u32::MAX,
+        locality: Locality::default(),
         live: Arc::new(EndpointLive::default()),
     })
 }

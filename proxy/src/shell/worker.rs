@@ -1,5 +1,6 @@
 //! Workers: one thread, one runtime and one set of everything each; nothing is shared between them but what is published whole.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use crate::io::{Draw, Free, Listening, Network, Pressure, give_back_heap, pipe};
 use crate::observe::{Direction, Observer, Telemetry};
 use crate::pool::{Connector, Hairpin, Pool};
 use crate::road::arrival::Arrival;
+use crate::road::checks;
 use crate::road::guests::Both;
 use crate::road::inbound;
 use crate::road::shared::Shared;
@@ -54,6 +56,7 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
     let (patience, pressure) = (Rc::new(Patience::default()), Pressure::default());
     let bodies = Bodies::new(Arc::clone(&means.telemetry.readings.http2_bodies));
     let draw = Draw::seeded(seed);
+    let (clock, begun) = means.telemetry.times();
     let shared = Rc::new_cyclic(|own: &Weak<Shared>| {
         let connector = Connector::new(means.network.clone(), Arc::clone(&means.tls), Some(hairpin(own.clone())), pressure.clone());
         Shared {
@@ -64,10 +67,14 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
             observer: Observer::new(Arc::clone(&means.telemetry), Draw::seeded(draw.next())),
             patience: Rc::clone(&patience),
             buffers: Rc::default(),
+            replays: Rc::default(),
+            mirrors: Cell::new(0),
             guests: Both::new(&means.telemetry, means.connections_max, &pressure),
             drain: Both { inbound: Rc::default(), outbound: Rc::default() },
             serving: Serving::new(Rc::clone(&bodies), Rc::clone(&patience), pressure.clone()),
             draw,
+            clock,
+            begun,
         }
     });
     tokio::task::spawn_local(tick(Rc::downgrade(&shared)));
@@ -158,6 +165,7 @@ async fn end(shared: &Shared, direction: Direction) {
 enum Instruction {
     Open(Purpose, std::net::TcpListener),
     Close(Purpose),
+    Check,
     Drain(Duration, oneshot::Sender<()>),
 }
 
@@ -201,6 +209,11 @@ impl Worker {
         let _ = self.commands.send(Instruction::Close(door)).await;
     }
 
+    /// Lets it do the active checks of the whole proxy. Told to one worker, once.
+    pub async fn check(&self) {
+        let _ = self.commands.send(Instruction::Check).await;
+    }
+
     /// Drains (see [`drain`]); resolves when no connection is left, or after `bound`.
     pub async fn drain(&self, bound: Duration) {
         let (done, drained) = oneshot::channel();
@@ -232,6 +245,7 @@ async fn obey(means: Means, seed: u64, mut commands: mpsc::Receiver<Instruction>
                 Err(error) => tracing::error!(?door, %error, "a listening socket cannot be used"),
             },
             Instruction::Close(door) => doors.remove(&door).into_iter().flatten().for_each(|accepting| accepting.abort()),
+            Instruction::Check => drop(tokio::task::spawn_local(checks::run(Rc::downgrade(&shared)))),
             Instruction::Drain(bound, done) => {
                 let shared = Rc::clone(&shared);
                 tokio::task::spawn_local(async move {

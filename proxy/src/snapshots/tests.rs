@@ -12,7 +12,7 @@ fn settings(denied: bool) -> Arc<Settings> {
 
 fn with(addresses: &[&str], denied: bool) -> Arc<Snapshot> {
     let outbound = addresses.iter().map(|address| {
-        let outbound = Outbound { name: (*address).into(), protocol: Protocol::Tcp, http: None, tcp: None, content: 0 };
+        let outbound = Outbound { name: (*address).into(), protocol: Protocol::Tcp, http: None, tcp: None, tls: None, content: 0 };
         (address.parse().unwrap(), Arc::new(outbound))
     });
     Arc::new(Snapshot { settings: Some(settings(denied)), outbound: outbound.collect(), ..Snapshot::default() })

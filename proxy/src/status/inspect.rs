@@ -1,5 +1,6 @@
 //! What this proxy runs and what it would do, in the JSON of kinds.md; for the control plane's questions and for the admin port.
 
+use engine::Moment;
 use engine::decide::{RequestHead, Version};
 use engine::explain::{self, Asked, dump};
 use engine::model::Snapshot;
@@ -21,12 +22,12 @@ pub const DUMP_KINDS: [&str; 4] = ["listeners", "routes", "clusters", "endpoints
 ///
 /// # Errors
 /// Another kind.
-pub fn dump(snapshot: &Snapshot, kind: &str) -> Result<Value, String> {
+pub fn dump(snapshot: &Snapshot, kind: &str, now: Moment) -> Result<Value, String> {
     match kind {
         "listeners" => json(&dump::listeners(snapshot)),
         "routes" => json(&dump::routes(snapshot)),
         "clusters" => json(&dump::clusters(snapshot)),
-        "endpoints" => json(&dump::endpoints(snapshot)),
+        "endpoints" => json(&dump::endpoints(snapshot, Some(now))),
         other => Err(format!("`{other}` is not kept by a proxy; ask for {}", DUMP_KINDS.join(", "))),
     }
 }
@@ -39,7 +40,7 @@ fn json(rows: &impl Serialize) -> Result<Value, String> {
 ///
 /// # Errors
 /// The question cannot be understood, or names something this proxy does not know.
-pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand) -> Result<Value, String> {
+pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand, now: Moment) -> Result<Value, String> {
     let method = Method::from_bytes(ask.method.as_bytes()).map_err(|_| format!("`{}` is no method", ask.method))?;
     let url: Uri = ask.url.parse().map_err(|error| format!("`{}` is no URL: {error}", ask.url))?;
     let mut headers = HeaderMap::new();
@@ -49,19 +50,19 @@ pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand) ->
         headers.append(name, value);
     }
     let (version, mut parts) = as_sent(method, &url, headers)?;
-    let fields = parts.headers.len();
+    let (fields, tls) = (parts.headers.len(), url.scheme_str() == Some("https"));
     if ask.inbound {
         let port = u16::try_from(ask.port).map_err(|_| format!("{} is no port", ask.port))?;
         let peer = (!ask.peer_identity.is_empty()).then_some(ask.peer_identity.as_str());
         let at = if peer.is_some() { Hop::Inner } else { Hop::First };
-        return json(&explain::inbound(&snapshots.load(), port, peer, &asked(version, &mut parts, at, fields)));
+        return json(&explain::inbound(&snapshots.load(), port, peer, &Asked { tls, ..asked(version, &mut parts, (at, fields), now) }));
     }
     if mode == Mode::Edge {
         let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
         let fault = judge_request(&mut parts, Raw::plainly(Hop::First, fields)).err();
         mark_outside(&mut parts.headers, None);
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
-        return json(&explain::edge(&snapshots.load(), port, &Asked { head, version, fault }));
+        return json(&explain::edge(&snapshots.load(), port, &Asked { head, version, tls, fault, now }));
     }
     let destination = match explain::destination(&snapshots.load(), &url) {
         Ok(destination) => destination,
@@ -71,7 +72,7 @@ pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand) ->
         }
     };
     snapshots.outbound(destination).await;
-    json(&explain::outbound(&snapshots.load(), destination, &asked(version, &mut parts, Hop::First, fields)))
+    json(&explain::outbound(&snapshots.load(), destination, &Asked { tls, ..asked(version, &mut parts, (Hop::First, fields), now) }))
 }
 
 /// The request as a client sends it to the URL's address: in origin form, with the URL's host where no other is asked for (RFC 9112,
@@ -93,9 +94,9 @@ fn as_sent(method: Method, url: &Uri, mut headers: HeaderMap) -> Result<(Version
 }
 
 /// The question about a request that was sent, and came to this hop with so many `fields`.
-pub fn asked(version: Version, parts: &mut request::Parts, at: Hop, fields: usize) -> Asked<'_> {
+pub fn asked(version: Version, parts: &mut request::Parts, (at, fields): (Hop, usize), now: Moment) -> Asked<'_> {
     let fault = judge_request(parts, Raw::plainly(at, fields)).err();
-    Asked { head: RequestHead::new(&parts.method, &parts.uri, &parts.headers), version, fault }
+    Asked { head: RequestHead::new(&parts.method, &parts.uri, &parts.headers), version, tls: false, fault, now }
 }
 
 /// Fetches the name as written, then in the proxy's own namespace.
@@ -125,9 +126,9 @@ mod tests {
     #[test]
     fn what_runs_is_shown() {
         for kind in DUMP_KINDS {
-            assert!(dump(&Snapshot::default(), kind).unwrap().is_array(), "{kind}");
+            assert!(dump(&Snapshot::default(), kind, Moment::default()).unwrap().is_array(), "{kind}");
         }
-        assert!(dump(&Snapshot::default(), "secrets").unwrap_err().contains("listeners"));
+        assert!(dump(&Snapshot::default(), "secrets", Moment::default()).unwrap_err().contains("listeners"));
     }
 
     /// Aim: questions that cannot be asked are refused with what is wrong; the rest is answered by the engine.
@@ -141,14 +142,14 @@ mod tests {
         for (question, word) in
             [(ask("http://["), "URL"), (bad_header, "header"), (bad_method, "method"), (ask("http://nobody/"), "nobody")]
         {
-            let error = explain(&snapshots, sidecar, &question).await.unwrap_err();
+            let error = explain(&snapshots, sidecar, &question, Moment::default()).await.unwrap_err();
             assert!(error.contains(word), "{error}");
         }
-        let outside = explain(&snapshots, sidecar, &ask("http://192.0.2.1/")).await.unwrap();
+        let outside = explain(&snapshots, sidecar, &ask("http://192.0.2.1/"), Moment::default()).await.unwrap();
         assert_eq!(outside["epoch"], 0);
-        assert_eq!(explain(&snapshots, Mode::Edge, &ask("http://shop.example/")).await.unwrap()["decision"], "Reply");
+        assert_eq!(explain(&snapshots, Mode::Edge, &ask("http://shop.example/"), Moment::default()).await.unwrap()["decision"], "Reply");
         let inbound = ExplainCommand { inbound: true, port: 80, ..ask("http://catalog/") };
-        assert_eq!(explain(&snapshots, sidecar, &inbound).await.unwrap()["decision"], "Reply");
+        assert_eq!(explain(&snapshots, sidecar, &inbound, Moment::default()).await.unwrap()["decision"], "Reply");
     }
 
     proptest::proptest! {
@@ -164,7 +165,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
             let question = ExplainCommand { method, url, headers: vec![Header { name, value }], port, inbound, ..ExplainCommand::default() };
             for mode in [Mode::Sidecar, Mode::Edge] {
-                let _ = runtime.block_on(explain(&snapshots, mode, &question));
+                let _ = runtime.block_on(explain(&snapshots, mode, &question, Moment::default()));
             }
         }
     }

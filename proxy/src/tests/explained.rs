@@ -61,7 +61,7 @@ impl Ask {
         for _ in 0..self.hosts {
             parts.headers.append("host", HeaderValue::from_static("a"));
         }
-        explain(&inspect::asked(Version::Http1, &mut parts, at, self.hosts))
+        explain(&inspect::asked(Version::Http1, &mut parts, (at, self.hosts), engine::Moment::default()))
     }
 }
 

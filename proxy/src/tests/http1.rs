@@ -163,9 +163,10 @@ fn connect_is_a_tunnel_whatever_its_answer_says_of_a_body() {
 /// Routes with no path at all.
 fn everywhere(snapshot: &mut Snapshot) {
     let outbound = snapshot.outbound.get_mut(&SERVICE.parse().unwrap()).unwrap();
-    let Outbound { name, protocol, http, tcp, content } = &**outbound;
+    let Outbound { name, protocol, http, tcp, tls, content } = &**outbound;
     let http = http.as_deref().map(any_path);
-    *outbound = Arc::new(Outbound { name: Arc::clone(name), protocol: *protocol, http, tcp: tcp.clone(), content: *content });
+    *outbound =
+        Arc::new(Outbound { name: Arc::clone(name), protocol: *protocol, http, tcp: tcp.clone(), tls: tls.clone(), content: *content });
 }
 
 fn everywhere_inbound(snapshot: &mut Snapshot) {
@@ -185,11 +186,8 @@ fn everywhere_inbound(snapshot: &mut Snapshot) {
 }
 
 fn any_path(before: &RouteTable) -> Arc<RouteTable> {
-    let Action::Forward(forward) = &before.hosts[0][0].action else { unreachable!() };
-    let mut after = Arc::into_inner(table(Arc::clone(forward))).unwrap();
-    let rule = Arc::get_mut(&mut after.hosts[0][0]).unwrap();
-    rule.matches = Match::default();
-    Arc::new(after)
+    let Action::Forward(forward) = &before.hosts[0].rules[0].action else { unreachable!() };
+    matching(Match::default(), Arc::clone(forward))
 }
 
 /// A head of that many fields.

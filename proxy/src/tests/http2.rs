@@ -232,20 +232,8 @@ fn a_request_is_framed_anew_for_http1() {
 
 /// The same rule for every target, also of a CONNECT, which has no path.
 fn for_every_target(table: &RouteTable) -> Arc<RouteTable> {
-    let rule = &table.hosts[0][0];
-    let Action::Forward(forward) = &rule.action else { unreachable!("the tests' rule forwards") };
-    let RuleSource { kind, namespace, name, rule: number, label } = &rule.source;
-    let source =
-        RuleSource { kind: kind.clone(), namespace: namespace.clone(), name: name.clone(), rule: number.clone(), label: label.clone() };
-    let rule = Rule { id: rule.id, source, matches: Match::default(), action: Action::Forward(Arc::clone(forward)) };
-    Arc::new(RouteTable {
-        name: table.name.clone(),
-        exact: HashMap::new(),
-        suffix: Vec::new(),
-        any: Some(0),
-        hosts: vec![vec![Arc::new(rule)]],
-        content: 2,
-    })
+    let Action::Forward(forward) = &table.hosts[0].rules[0].action else { unreachable!("the tests' rule forwards") };
+    matching(Match::default(), Arc::clone(forward))
 }
 
 #[test]
@@ -256,7 +244,7 @@ fn a_connect_is_a_tunnel() {
         let mut near = client_snapshot(&world.setup, 2);
         let outbound = near.outbound.values().next().unwrap();
         let http = outbound.http.as_deref().map(for_every_target);
-        let outbound = Outbound { name: "out".into(), protocol: outbound.protocol, http, tcp: None, content: 2 };
+        let outbound = Outbound { name: "out".into(), protocol: outbound.protocol, http, tcp: None, tls: None, content: 2 };
         near.outbound.insert(SERVICE.parse().unwrap(), Arc::new(outbound));
         world.client_means.snapshots.publish(Arc::new(near));
         let mut far = server_snapshot(&world.setup, 2);

@@ -77,6 +77,8 @@ fn a_hundred_is_the_applications_to_say() {
             assert_eq!(soon(&mut client).await, DONE);
             write(&mut client, "GET /next HTTP/1.1\r\nhost: a\r\n\r\n").await;
             assert!(head(&mut application).await.starts_with("GET /next "), "both connections are kept");
+            write(&mut application, DONE).await;
+            assert_eq!(soon(&mut client).await, DONE);
             drop(application);
             tokio::time::sleep(Duration::from_secs(1)).await;
         }

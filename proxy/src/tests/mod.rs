@@ -1,5 +1,7 @@
 //! Whole roads over memory pipes: a client's proxy and a server's, with nothing of the kernel between them.
 
+mod again;
+mod checks;
 mod cost;
 mod counting;
 mod doors;
@@ -8,14 +10,19 @@ mod edge;
 mod ends;
 mod explained;
 mod framing;
+mod governed;
 mod http1;
 mod http2;
 mod interim;
 mod kernel;
+mod limits;
+mod lives;
 mod opaque;
 mod places;
 mod policy;
 mod refused;
+mod resources;
+mod rests;
 mod rough;
 mod slow;
 mod stacks;
@@ -34,8 +41,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use engine::model::{
-    Action, Backend, Cluster, ClusterKind, Endpoint, EndpointCell, EndpointLive, EndpointSet, Forward, Health, Inbound, InboundPort, Match,
-    MtlsMode, Outbound, Protocol, RouteTable, Rule, RuleSource, Settings, Snapshot, Target,
+    Action, Cluster, ClusterKind, ClusterPolicy, Endpoint, EndpointCell, EndpointLive, EndpointSet, Forward, Health, Inbound, InboundPort,
+    Locality, Match, MtlsMode, Outbound, Policy, Protocol, RouteTable, Rule, RuleSource, Settings, Snapshot, Target,
 };
 use parking_lot::Mutex;
 use proto::identity::Identity;
@@ -158,7 +165,10 @@ pub(crate) struct Setup {
     pub(crate) meshed: bool,
     pub(crate) request_timeout: Option<Duration>,
     pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) stream_timeout: Option<Duration>,
     pub(crate) outside_denied: bool,
+    /// How the caller's proxy treats the destination.
+    pub(crate) cluster: ClusterPolicy,
 }
 
 impl Default for Setup {
@@ -171,7 +181,9 @@ impl Default for Setup {
             meshed: true,
             request_timeout: None,
             idle_timeout: None,
+            stream_timeout: None,
             outside_denied: false,
+            cluster: ClusterPolicy::default(),
         }
     }
 }
@@ -308,7 +320,7 @@ pub(crate) fn settings(setup: &Setup, workload: &str, own: &[&str]) -> Arc<Setti
         workload: workload.into(),
         service_account: "default".into(),
         own_addresses: own.iter().map(|ip| ip.parse().unwrap()).collect(),
-        locality: engine::model::Locality::default(),
+        locality: Locality::default(),
         session_key: Vec::new(),
     })
 }
@@ -324,12 +336,14 @@ pub(crate) fn endpoint(address: &str, meshed: bool) -> Arc<Endpoint> {
         workload: "catalog-v1".into(),
         instance: "catalog-v1".into(),
         workload_id: 7,
+        locality: Locality::default(),
         live: Arc::new(EndpointLive::default()),
     })
 }
 
 fn cluster(name: &str, kind: ClusterKind, setup: &Setup) -> Arc<Cluster> {
     let endpoints = setup.endpoints.iter().map(|address| endpoint(address, setup.meshed)).collect();
+    let policy = if kind == ClusterKind::Endpoints { Arc::new(setup.cluster.clone()) } else { Arc::default() };
     Arc::new(Cluster {
         name: name.into(),
         namespace: "shop".into(),
@@ -337,22 +351,26 @@ fn cluster(name: &str, kind: ClusterKind, setup: &Setup) -> Arc<Cluster> {
         protocol: setup.application,
         connect_timeout: Duration::from_secs(1),
         kind,
-        endpoints: Arc::new(EndpointCell(arc_swap::ArcSwap::from_pointee(EndpointSet::new(endpoints, Vec::new())))),
+        endpoints: Arc::new(EndpointCell::holding(EndpointSet::new(endpoints, Vec::new())).under(&policy)),
+        policy,
+        live: Arc::default(),
     })
 }
 
 fn forward_to(cluster: Arc<Cluster>, setup: &Setup) -> Arc<Forward> {
-    Arc::new(Forward {
-        backends: vec![Backend { weight: 1, target: Target::Cluster(cluster), stages: Vec::new() }],
-        weight_total: 1,
-        stages: Vec::new(),
-        request_timeout: setup.request_timeout,
-        idle_timeout: setup.idle_timeout,
-    })
+    let Setup { request_timeout, idle_timeout, stream_timeout, .. } = *setup;
+    let policy = Policy { request_timeout, idle_timeout, stream_timeout, ..Policy::default() };
+    Arc::new(Forward::to(Arc::new(policy), Target::Cluster(cluster)))
 }
 
 /// One rule for the host `*`, matching below `/` unless the path begins with `/nowhere`.
 pub(crate) fn table(forward: Arc<Forward>) -> Arc<RouteTable> {
+    let path = engine::model::PathMatch::Regex("^/($|[^n]|n[^o]).*$".parse().unwrap());
+    matching(Match { path, ..Match::default() }, forward)
+}
+
+/// One rule for the host `*`.
+pub(crate) fn matching(matches: Match, forward: Arc<Forward>) -> Arc<RouteTable> {
     let text = |text: &str| Arc::<str>::from(text);
     let source = RuleSource {
         kind: text("HTTPRoute"),
@@ -361,23 +379,15 @@ pub(crate) fn table(forward: Arc<Forward>) -> Arc<RouteTable> {
         rule: text("0"),
         label: text("shop/catalog"),
     };
-    let matches = Match { path: engine::model::PathMatch::Regex("^/($|[^n]|n[^o]).*$".parse().unwrap()), ..Match::default() };
-    let rule = Arc::new(Rule { id: 3, source, matches, action: Action::Forward(forward) });
-    Arc::new(RouteTable {
-        name: text("shop/catalog:80"),
-        exact: HashMap::new(),
-        suffix: Vec::new(),
-        any: Some(0),
-        hosts: vec![vec![rule]],
-        content: 1,
-    })
+    let rule = Arc::new(Rule { id: 3, source, matches: Arc::new(matches), action: Action::Forward(forward) });
+    Arc::new(RouteTable::everywhere("shop/catalog:80", vec![rule], 1))
 }
 
 pub(crate) fn client_snapshot(setup: &Setup, epoch: u64) -> Snapshot {
     let forward = forward_to(cluster("shop/catalog:80", ClusterKind::Endpoints, setup), setup);
     let http = (setup.protocol != Protocol::Tcp).then(|| table(Arc::clone(&forward)));
     let tcp = matches!(setup.protocol, Protocol::Tcp | Protocol::Auto).then_some(forward);
-    let outbound = Arc::new(Outbound { name: "out".into(), protocol: setup.protocol, http, tcp, content: epoch });
+    let outbound = Arc::new(Outbound { name: "out".into(), protocol: setup.protocol, http, tcp, tls: None, content: epoch });
     let edges = BTreeMap::from([(80, Arc::clone(&outbound))]);
     Snapshot {
         epoch,

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use engine::model::{MtlsMode, Protocol};
+use engine::failure::{LocalReply, Reason};
+use engine::model::{ByServerName, MtlsMode, Protocol};
 use tokio::io::AsyncWriteExt;
 use tokio::time::Instant;
 
@@ -142,7 +143,7 @@ fn a_port_that_a_mesh_address_does_not_serve_is_refused_at_once() {
         let world = World::new(Setup::default());
         let nowhere = |port: u16| {
             let address = format!("10.96.0.1:{port}").parse().unwrap();
-            (address, Arc::new(Outbound { name: "nowhere".into(), protocol: Protocol::Auto, http: None, tcp: None, content: 9 }))
+            (address, Arc::new(Outbound { name: "nowhere".into(), protocol: Protocol::Auto, http: None, tcp: None, tls: None, content: 9 }))
         };
         let mut closed = client_snapshot(&Setup::default(), 2);
         closed.outbound.extend([nowhere(81)]);
@@ -185,5 +186,62 @@ fn a_server_that_turns_away_is_heard() {
         assert_eq!(String::from_utf8_lossy(&said), "421 too busy\r\n");
         tokio::time::timeout(Duration::from_secs(1), sending).await.unwrap().unwrap();
         assert_eq!((world.client.patience.waiting(), world.server.patience.waiting()), (0, 0));
+    });
+}
+
+/// A ClientHello that asks for a name.
+fn hello(name: &str) -> String {
+    let block16 = |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
+    let names = block16(&[&[0][..], &block16(name.as_bytes())].concat());
+    let extensions = [&[0, 0][..], &block16(&names)].concat();
+    let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0], &block16(&extensions)].concat();
+    let message = [&[1, 0][..], &block16(&body)].concat();
+    String::from_utf8([&[22, 3, 1][..], &block16(&message)].concat()).unwrap()
+}
+
+#[test]
+fn tls_goes_where_its_name_leads() {
+    // Aim: told apart by the name it asks for, in one piece or several, untouched; what is no TLS, asks for another name or leads to a
+    // bad backend is closed, and none of it is heard by anybody.
+    run(|| async {
+        let setup = |address| Setup { meshed: false, endpoints: vec![address], protocol: Protocol::Tcp, ..Setup::default() };
+        let to = |address| {
+            let setup = setup(address);
+            forward_to(cluster(address, ClusterKind::Endpoints, &setup), &setup)
+        };
+        let mut world = World::new(setup("10.77.9.9:443"));
+        let bad = Arc::new(Forward::to(Arc::default(), Target::Reply(LocalReply::of(Reason::BadBackend))));
+        let names = ByServerName::leading([("a.example", to("10.77.9.1:443")), ("*.example", to("10.77.9.2:443")), ("bad.example", bad)]);
+        let mut snapshot = client_snapshot(&world.setup, 2);
+        let listener =
+            Outbound { name: "out".into(), protocol: Protocol::Tcp, http: None, tcp: None, tls: Some(Arc::new(names)), content: 2 };
+        snapshot.outbound.insert(SERVICE.parse().unwrap(), Arc::new(listener));
+        world.client_means.snapshots.publish(Arc::new(snapshot));
+        for (name, wanted) in [("a.example", "10.77.9.1:443"), ("A.Example", "10.77.9.1:443"), ("x.y.example", "10.77.9.2:443")] {
+            for pieces in [1, 2] {
+                let hello = hello(name);
+                let mut client = world.dial(SERVICE);
+                for piece in hello.as_bytes().chunks(hello.len().div_ceil(pieces)) {
+                    client.write_all(piece).await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                let (address, mut application) = world.applications.recv().await.unwrap();
+                assert_eq!((address.to_string().as_str(), exactly(&mut application, hello.len()).await), (wanted, hello), "{name}");
+                write(&mut application, "answer").await;
+                assert_eq!(exactly(&mut client, 6).await, "answer");
+            }
+        }
+        for words in [hello("example"), hello("other"), "GET / HTTP/1.1\r\nhost: a.example\r\n\r\n".into(), "\x01\x02\x03".into()] {
+            let mut client = world.dial(SERVICE);
+            write(&mut client, &words).await;
+            assert_eq!(client.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "{words:?}");
+        }
+        let mut client = world.dial(SERVICE);
+        write(&mut client, &hello("bad.example")).await;
+        assert_eq!(rest(&mut client).await, "");
+        assert!(world.applications.try_recv().is_err());
+        let scraped = world.client_means.telemetry.render();
+        let closed = scraped.lines().find(|line| line.starts_with("meshwright_tcp_connections_closed_total") && line.contains("no_route"));
+        assert!(closed.is_some_and(|line| line.ends_with(" 4")), "{scraped}");
     });
 }

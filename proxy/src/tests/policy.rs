@@ -50,9 +50,9 @@ fn the_wrong_identity_is_not_spoken_to() {
         let mut snapshot = client_snapshot(&world.setup, 2);
         let other = Arc::new(Endpoint { identity: Some(Arc::new(FRONTEND.parse().unwrap())), ..unshared(endpoint(SERVER, true)) });
         let outbound = snapshot.outbound.remove(&SERVICE.parse().unwrap()).unwrap();
-        let Some(Action::Forward(forward)) = outbound.http.as_ref().map(|table| &table.hosts[0][0].action) else { unreachable!() };
+        let Some(Action::Forward(forward)) = outbound.http.as_ref().map(|table| &table.hosts[0].rules[0].action) else { unreachable!() };
         let Target::Cluster(cluster) = &forward.backends[0].target else { unreachable!() };
-        cluster.endpoints.0.store(Arc::new(EndpointSet::new(vec![other], Vec::new())));
+        cluster.endpoints.replace(EndpointSet::new(vec![other], Vec::new()));
         snapshot.outbound.insert(SERVICE.parse().unwrap(), outbound);
         world.client_means.snapshots.publish(Arc::new(snapshot));
         let mut client = world.dial(SERVICE);

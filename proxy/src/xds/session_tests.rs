@@ -178,7 +178,7 @@ fn endpoints_do_not_wait() {
     let a = eds("shop/a:80");
     session.on(response(CLUSTERS, "1", vec![a.clone()], &[]), now);
     session.on(announce(1, "2", &[(CLUSTERS, &a)]), now);
-    let ready = || session.live().clusters["shop/a:80"].endpoints.0.load().ready.len();
+    let ready = || session.live().clusters["shop/a:80"].endpoints.load().ready.len();
     assert_eq!(ready(), 0);
     let address = Address {
         address: Some(address::Address::SocketAddress(SocketAddress {
@@ -202,7 +202,7 @@ fn endpoints_do_not_wait() {
     };
     let assignment = resource("shop/a:80", xds::pack(&assignment));
     assert_eq!(words(&session.on(response(xds::ENDPOINT, "3", vec![assignment], &[]), now)), ["ack ClusterLoadAssignment 3"]);
-    let ready = session.live().clusters["shop/a:80"].endpoints.0.load().ready.len();
+    let ready = session.live().clusters["shop/a:80"].endpoints.load().ready.len();
     assert_eq!(ready, 1);
 }
 

@@ -173,7 +173,8 @@ impl Pump {
     fn cut(&mut self, cut: Cut) -> Stopped {
         let reason = match &cut {
             Cut::Stream(error) => error.reason().filter(|reason| *reason != Reason::NO_ERROR),
-            Cut::Unwanted => Some(Reason::CANCEL),
+            // A caller whose own deadline has passed takes a cancelled stream for just that.
+            Cut::Unwanted | Cut::Overdue(engine::failure::Reason::RequestTimeout) => Some(Reason::CANCEL),
             Cut::Sender(_) | Cut::Overdue(_) => None,
         };
         self.stream.send_reset(reason.unwrap_or(Reason::INTERNAL_ERROR));

@@ -1,12 +1,11 @@
 //! Serving HTTP/2 on a connection.
 
 use std::cell::Cell;
-use std::convert::Infallible;
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use engine::failure::Reason;
@@ -15,6 +14,7 @@ use h2::server::{Connection, SendResponse};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Request, Response, request};
 use http_body::Body as _;
+use pin_project_lite::pin_project;
 
 use super::Pump;
 use crate::ground::body::{Body, Received};
@@ -23,6 +23,7 @@ use crate::ground::line::{Interim, Line};
 use crate::ground::patience::Patience;
 use crate::ground::windows::{Bodies, Turned, Windows};
 use crate::http::kept::Kept;
+use crate::http::reply::CutOff;
 use crate::io::{Attended, Gathered, Notes, Pressure, Rewound, Stream, Unstalled, gather};
 
 /// Serves HTTP/2 to its end; every turn of the connection ends with what it wrote on its way. `inner` says that a peer of the mesh calls. Says GOAWAY when the worker drains. Dropping
@@ -34,7 +35,7 @@ pub(crate) async fn serve<F, A>(
     answer: F,
 ) where
     F: Fn(request::Parts, Received) -> A,
-    A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
+    A: Future<Output = Result<Response<Body>, CutOff>> + 'static,
 {
     let notes = Notes::new(pressure, false);
     let (stream, gathering) = gather(Unstalled::new(stream, Arc::clone(&notes)));
@@ -102,7 +103,7 @@ struct Conversation<'a, F> {
 impl<F, A> Conversation<'_, F>
 where
     F: Fn(request::Parts, Received) -> A,
-    A: Future<Output = Result<Response<Body>, Infallible>> + 'static,
+    A: Future<Output = Result<Response<Body>, CutOff>> + 'static,
 {
     async fn run(mut self) -> Result<(), h2::Error> {
         poll_fn(|cx| self.poll(cx)).await
@@ -138,7 +139,8 @@ where
         let received = Received::http2(stream, &head.headers, admitted, Some(Arc::clone(&line)));
         let under_way = UnderWay::begin(&self.streams);
         self.begun = self.begun.wrapping_add(1);
-        tokio::task::spawn_local(respond((self.answer)(head, received), reply, line, under_way));
+        let answer = (self.answer)(head, received);
+        tokio::task::spawn_local(Responding::Answering { answer, reply: Some(reply), line, under_way: Some(under_way), send });
     }
 
     fn has_more_to_say(&mut self, cx: &mut Context<'_>) -> bool {
@@ -190,30 +192,70 @@ impl Drop for UnderWay {
     }
 }
 
-/// Answers one request, with the interim answers that come over `line` before. Who resets the stream is not waited for: the answer is dropped.
-async fn respond<A>(answer: A, mut reply: SendResponse<Bytes>, line: Arc<Line>, under_way: UnderWay)
+pin_project! {
+    /// Answers one request, with the interim answers that come over `line` before, and then sends the answer. One after the other in the same
+    /// room, which an `async fn` would hold twice. Who resets the stream is not waited for: the answer is dropped.
+    #[project = RespondingNow]
+    enum Responding<A, S> {
+        Answering {
+            #[pin]
+            answer: A,
+            reply: Option<SendResponse<Bytes>>,
+            line: Arc<Line>,
+            under_way: Option<UnderWay>,
+            send: fn(Response<Body>, SendResponse<Bytes>, UnderWay) -> S,
+        },
+        Sending {
+            #[pin]
+            sending: S,
+        },
+    }
+}
+
+impl<A, S> Future for Responding<A, S>
 where
-    A: Future<Output = Result<Response<Body>, Infallible>>,
+    A: Future<Output = Result<Response<Body>, CutOff>>,
+    S: Future<Output = ()>,
 {
-    let answered = {
-        let mut answer = pin!(answer);
-        poll_fn(|cx| {
-            let polled = answer.as_mut().poll(cx);
-            while let Poll::Ready(Interim { status, headers }) = line.poll_interim(cx) {
-                let mut head = Response::new(());
-                (*head.status_mut(), *head.headers_mut()) = (status, headers);
-                let _ = reply.send_informational(head);
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let sending = match self.as_mut().project() {
+            RespondingNow::Sending { sending } => return sending.poll(cx),
+            RespondingNow::Answering { mut answer, reply: place, line, under_way, send } => {
+                let Some(reply) = place else { return Poll::Ready(()) };
+                let polled = answer.as_mut().poll(cx);
+                while let Poll::Ready(Interim { status, headers }) = line.poll_interim(cx) {
+                    let mut head = Response::new(());
+                    (*head.status_mut(), *head.headers_mut()) = (status, headers);
+                    let _ = reply.send_informational(head);
+                }
+                let answered = match polled {
+                    Poll::Ready(answered) => Some(answered),
+                    Poll::Pending => {
+                        let _reset = ready!(reply.poll_reset(cx));
+                        None
+                    }
+                };
+                line.answered();
+                let (Some(under_way), Some(mut reply)) = (under_way.take(), place.take()) else { return Poll::Ready(()) };
+                under_way.answered(line);
+                match answered {
+                    Some(Ok(response)) => send(response, reply, under_way),
+                    Some(Err(CutOff)) => {
+                        reply.send_reset(h2::Reason::INTERNAL_ERROR);
+                        return Poll::Ready(());
+                    }
+                    None => return Poll::Ready(()),
+                }
             }
-            match polled {
-                Poll::Ready(answered) => Poll::Ready(Some(answered)),
-                Poll::Pending => reply.poll_reset(cx).map(|_| None),
-            }
-        })
-        .await
-    };
-    line.answered();
-    under_way.answered(&line);
-    let Some(Ok(response)) = answered else { return };
+        };
+        self.set(Self::Sending { sending });
+        self.poll(cx)
+    }
+}
+
+async fn send(response: Response<Body>, mut reply: SendResponse<Bytes>, under_way: UnderWay) {
     let (mut head, body) = response.into_parts();
     super::fit(&mut head.headers, false);
     if let Body::Bytes(bytes) = &body {
@@ -231,4 +273,5 @@ where
             reply.send_reset(h2::Reason::INTERNAL_ERROR);
         }
     }
+    drop(under_way);
 }

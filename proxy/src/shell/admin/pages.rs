@@ -76,7 +76,7 @@ impl Admin {
             })),
         });
         for kind in inspect::DUMP_KINDS {
-            dump[kind] = inspect::dump(&snapshot, kind).unwrap_or(Value::Null);
+            dump[kind] = inspect::dump(&snapshot, kind, self.telemetry.moment()).unwrap_or(Value::Null);
         }
         page(StatusCode::OK, JSON, format!("{dump:#}\n"))
     }
@@ -98,7 +98,7 @@ impl Admin {
             port: query.first("port").and_then(|port| port.parse().ok()).unwrap_or(0),
             peer_identity: query.first("peer").unwrap_or_default().to_owned(),
         };
-        match inspect::explain(&self.snapshots, self.node.mode, &ask).await {
+        match inspect::explain(&self.snapshots, self.node.mode, &ask, self.telemetry.moment()).await {
             Ok(answer) => page(StatusCode::OK, JSON, format!("{answer:#}\n")),
             Err(error) => page(StatusCode::BAD_REQUEST, TEXT, format!("{error}\n")),
         }

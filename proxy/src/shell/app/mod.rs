@@ -121,6 +121,9 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
 
     let draw = Draw::from_entropy();
     let workers = workers(&core, node.mode(), bootstrap.workers, &draw)?;
+    if let Some(first) = workers.first() {
+        first.check().await;
+    }
     let (lifecycle, telemetry, snapshots) = (core.lifecycle.clone(), Arc::clone(&core.means.telemetry), core.means.snapshots.clone());
     signals(lifecycle.clone())?;
     let stop = CancellationToken::new();

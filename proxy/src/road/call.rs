@@ -1,0 +1,533 @@
+//! A request that is to be sent, and the attempts it makes: once or more often, one after the other or two at a time, as its route says.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use engine::Moment;
+use engine::failure::{Failure, REASON_HEADER, Reason, Retry};
+use engine::health::Outcome;
+use engine::model::{Cluster, Endpoint, Forward, Policy};
+use engine::retry::{self, Ended, Next, Situation};
+use http::{Request, Response, StatusCode, request};
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::ground::body::{Body, Received};
+use crate::ground::line::Line;
+use crate::ground::patience::Overdue;
+use crate::ground::replay::Replay;
+use crate::http::{Neighbour, Patient, tell_patience, unpack};
+use crate::observe::Account;
+use crate::pool::{Freshness, Lease, Outgoing};
+use crate::road::admission::Admission;
+use crate::road::attempt::{Hand, Manner, Tries, begin, make};
+use crate::road::discard::discard;
+use crate::road::reply::too_late;
+use crate::road::shared::Shared;
+use crate::tls::Carries;
+
+/// See the module.
+pub struct Call {
+    cluster: Arc<Cluster>,
+    forward: Arc<Forward>,
+    carries: Carries,
+    tries: Tries,
+    hand: Hand,
+    /// Where it may be sent again after it was written.
+    spare: Option<Box<Spare>>,
+    /// It may arrive twice without harm: a safe method (RFC 9110, section 9.2.1), no body, and it stays HTTP.
+    safe: bool,
+    grpc: bool,
+    /// A layer before this one retries.
+    layered: bool,
+    /// What is told to the next hop of how long the caller waits; the time by `until`.
+    patient: Patient,
+    until: Option<Instant>,
+    /// Its place among those that are under way to its cluster.
+    admission: Admission,
+}
+
+/// What further attempts are made of.
+struct Spare {
+    head: request::Parts,
+    body: Option<Replay>,
+}
+
+/// What a call is made of beside its request.
+pub struct Terms {
+    /// Where it goes.
+    pub cluster: Arc<Cluster>,
+    /// As its rule says.
+    pub forward: Arc<Forward>,
+    /// What its connection carries.
+    pub carries: Carries,
+    /// Which endpoints.
+    pub tries: Tries,
+    /// It becomes something other than HTTP, and is sent once.
+    pub upgrades: bool,
+    /// It is a call of gRPC.
+    pub grpc: bool,
+    /// What its caller said.
+    pub patient: Patient,
+    /// When its time is over.
+    pub until: Option<Instant>,
+    /// Its class where the cluster is full; 0 is the highest.
+    pub class: u8,
+}
+
+/// What an attempt comes to.
+enum Judged {
+    /// Nothing more is tried; the answer is in hand, if there is one.
+    Settled(Result<(), Failure>),
+    /// Another attempt, after that wait.
+    Again(Duration),
+}
+
+/// A second attempt that was made, with all that is its own.
+type MadeToo = Box<(Hand, Result<(), Failure>)>;
+
+/// What ends a wait for attempts.
+enum Wins {
+    First(Result<(), Failure>),
+    Second(MadeToo),
+}
+
+impl Call {
+    /// A call that has made no attempt.
+    pub fn new(request: Request<Body>, terms: Terms, shared: &Shared) -> Self {
+        let Terms { cluster, forward, carries, tries, upgrades, grpc, patient, until, class } = terms;
+        let empty = http_body::Body::is_end_stream(request.body());
+        let safe = !upgrades && empty && request.method().is_safe();
+        let policy = &forward.policy;
+        let layered = patient.layered;
+        let patient = Patient { left: None, layered: layered || policy.retry.retries() };
+        let (spare, hand) = if upgrades || !doubles(policy) {
+            (None, Hand::of(Outgoing::Fresh(request)))
+        } else {
+            let (head, body) = request.into_parts();
+            let keep = |body| Replay::new(body, policy.retry.body_buffer_bytes as usize, &shared.replays);
+            let body = (!empty).then(|| keep(body));
+            (Some(Box::new(Spare { head, body })), Hand::default())
+        };
+        let admission = Admission::of(class);
+        Self { cluster, forward, carries, tries, hand, spare, safe, grpc, layered, patient, until, admission }
+    }
+
+    /// Where the answer came from.
+    pub const fn lease(&self) -> Option<&Lease> {
+        self.hand.lease.as_ref()
+    }
+
+    /// The same, to be given back.
+    pub const fn lease_mut(&mut self) -> Option<&mut Lease> {
+        self.hand.lease.as_mut()
+    }
+
+    /// Takes the connection out.
+    pub const fn take_lease(&mut self) -> Option<Lease> {
+        self.hand.lease.take()
+    }
+
+    /// Where it goes.
+    pub const fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    /// The endpoint of the last attempt.
+    pub const fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        self.tries.last()
+    }
+
+    /// The head of the answer that counts, once.
+    pub const fn take_response(&mut self) -> Option<Response<Received>> {
+        self.hand.response.take()
+    }
+
+    /// Sends it, as often as its route and its luck ask for, and waits until the head of the answer that counts is there. Dropping the future
+    /// gives it up.
+    ///
+    /// # Errors
+    /// The last attempt's failure, or there was none: no endpoint, no room, no time.
+    pub async fn make(
+        &mut self,
+        shared: &Rc<Shared>,
+        (account, overdue): (&mut Account, &mut Overdue),
+        downstream: Option<&Arc<Line>>,
+    ) -> Result<(), Failure> {
+        if self.cluster.policy.limits.requests.is_some() {
+            Box::pin(self.admission.enter(&self.cluster, overdue)).await?;
+        }
+        if !self.tries.is_fixed() {
+            self.cluster.live.budget.deposit();
+        }
+        loop {
+            self.load(shared, account)?;
+            // Boxed because most requests need no room for two attempts, nor for the time of one.
+            let made = match self.forward.policy.attempt_timeout.is_some() || self.forward.policy.hedge.is_some() {
+                true => Box::pin(self.raced(shared, (account, overdue), downstream)).await?,
+                false => self.plain(shared, overdue, downstream).await?,
+            };
+            let wait = match self.judge(shared, made, account) {
+                Judged::Settled(result) => return result,
+                Judged::Again(wait) => wait,
+            };
+            if !wait.is_zero() {
+                Box::pin(rest(wait, overdue)).await?;
+            }
+        }
+    }
+
+    /// One attempt, within the time of the whole request.
+    #[allow(clippy::manual_async_fn, reason = "arguments of an async fn are held twice")]
+    fn plain<'a>(
+        &'a mut self,
+        shared: &'a Shared,
+        overdue: &'a mut Overdue,
+        downstream: Option<&'a Arc<Line>>,
+    ) -> impl Future<Output = Result<Result<(), Failure>, Failure>> + 'a {
+        async move {
+            let manner = Manner { carries: self.carries, freshness: self.tries.freshness(), downstream, keeps: self.safe };
+            let mut making = pin!(make(shared, manner, &mut self.hand));
+            poll_fn(|cx| match making.as_mut().poll(cx) {
+                Poll::Ready(result) => Poll::Ready(Ok(result)),
+                Poll::Pending => overdue.poll(cx).map(|reason| Err(too_late(reason))),
+            })
+            .await
+        }
+    }
+
+    /// The same within a time of its own, or two attempts, where the first takes longer than usual and the route allows it.
+    async fn raced(
+        &mut self,
+        shared: &Rc<Shared>,
+        (account, overdue): (&mut Account, &mut Overdue),
+        downstream: Option<&Arc<Line>>,
+    ) -> Result<Result<(), Failure>, Failure> {
+        let began = self.tries.began();
+        let (carries, freshness, keeps) = (self.carries, self.tries.freshness(), self.safe);
+        let policy = &self.forward.policy;
+        let mut limit = policy.attempt_timeout.map(|limit| Box::pin(sleep(limit)));
+        let Self { hand, cluster, tries, spare, .. } = self;
+        let mut hedging = Hedging::of(policy, cluster, spare.as_deref());
+        let wins = {
+            let mut first = pin!(make(shared, Manner { carries, freshness, downstream, keeps }, hand));
+            let mut lost = None;
+            poll_fn(|cx| {
+                if lost.is_none()
+                    && let Poll::Ready(result) = first.as_mut().poll(cx)
+                {
+                    if !hedging.waits() || result.is_ok() {
+                        return Poll::Ready(Ok(Wins::First(result)));
+                    }
+                    lost = Some(result);
+                }
+                if hedging.is_due(cx) {
+                    hedging.start(shared, cluster, tries, carries, |endpoint| account.attempted(endpoint));
+                }
+                if let Poll::Ready(second) = hedging.poll(cx) {
+                    match lost.take() {
+                        None if second.1.is_err() => {}
+                        // Of two failures the first is told.
+                        Some(lost) if second.1.is_err() => return Poll::Ready(Ok(Wins::First(lost))),
+                        _ => return Poll::Ready(Ok(Wins::Second(second))),
+                    }
+                }
+                if let Poll::Ready(reason) = overdue.poll(cx) {
+                    return Poll::Ready(Err(too_late(reason)));
+                }
+                if limit.as_mut().is_some_and(|limit| limit.as_mut().poll(cx).is_ready()) {
+                    let cause = "the attempt took longer than its timeout";
+                    return Poll::Ready(Ok(Wins::First(Err(Failure::new(Reason::AttemptTimeout, cause)))));
+                }
+                Poll::Pending
+            })
+            .await?
+        };
+        Ok(match wins {
+            Wins::First(result) => {
+                self.tries.won_since(began);
+                result
+            }
+            Wins::Second(second) => {
+                let result;
+                (self.hand, result) = *second;
+                result
+            }
+        })
+    }
+
+    /// What an attempt that was made comes to.
+    fn judge(&mut self, shared: &Rc<Shared>, result: Result<(), Failure>, account: &mut Account) -> Judged {
+        let Some(endpoint) = self.hand.to.as_ref().map(|to| Arc::clone(&to.endpoint)) else {
+            return Judged::Settled(result);
+        };
+        if let Some(lease) = &self.hand.lease {
+            account.secured(lease.tls());
+        }
+        if let Err(failure) = result {
+            return self.failed(shared, &endpoint, failure, account);
+        }
+        let Some(response) = &self.hand.response else {
+            return self.failed(shared, &endpoint, Failure::new(Reason::UpstreamReset, "there is no answer"), account);
+        };
+        let grpc = self.grpc.then(|| grpc_status(response)).flatten();
+        let status = response.status();
+        if !self.tries.is_fixed() {
+            let now = shared.moment(shared.clock.now());
+            let took = now.since(self.tries.began());
+            self.told((&endpoint, now), Outcome::Answered { status: as_http(status, grpc), took }, account);
+        }
+        if !self.forward.policy.retry.retries() || !self.forward.policy.retry.wants_again(status, grpc) {
+            self.settle();
+            return Judged::Settled(Ok(()));
+        }
+        let ended = Ended::Answered { status, grpc, retry_after: retry_after(response) };
+        let reason = told_reason(response);
+        let left = self.tries.failed(endpoint.address, false, Some(&self.cluster));
+        match self.next(shared, ended, left) {
+            Next::Again(wait) => {
+                tracing::debug!(%status, "an answer is not taken, and asked for again");
+                account.retried(endpoint.address, reason);
+                if let Some(response) = self.hand.response.take() {
+                    discard(response, self.hand.lease.take());
+                }
+                self.unload();
+                Judged::Again(wait)
+            }
+            Next::Stop(stop) => {
+                if let Some(why) = stop.text() {
+                    account.remarked(why);
+                }
+                self.settle();
+                Judged::Settled(Ok(()))
+            }
+        }
+    }
+
+    /// Goes on after a failed attempt, or hands the failure back when it is final.
+    #[cold]
+    fn failed(&mut self, shared: &Rc<Shared>, endpoint: &Arc<Endpoint>, mut failure: Failure, account: &mut Account) -> Judged {
+        let lease = self.hand.lease.take();
+        let kept = lease.as_ref().is_some_and(Lease::was_kept);
+        let outcome = match failure.reason {
+            Reason::ConnectFailed | Reason::ConnectTimeout | Reason::TlsFailed | Reason::IdentityMismatch => Outcome::ConnectFailed,
+            Reason::AttemptTimeout => Outcome::TimedOut,
+            // A kept connection that the other side closed meanwhile says nothing of the endpoint.
+            Reason::UpstreamReset if kept && failure.retry != Retry::No => Outcome::Cancelled,
+            Reason::UpstreamReset | Reason::UpstreamProtocol => Outcome::Reset,
+            _ => Outcome::Cancelled,
+        };
+        self.told((endpoint, shared.moment(shared.clock.now())), outcome, account);
+        if lease.is_some() && failure.retry != Retry::NeverWritten {
+            failure.cause = format!("{}: {}", endpoint.address, failure.cause);
+        }
+        drop(lease);
+        self.unload();
+        let left = self.tries.failed(endpoint.address, kept, Some(&self.cluster));
+        match self.next(shared, Ended::Failed(&failure), left) {
+            Next::Again(wait) => {
+                tracing::debug!(%failure, "an attempt failed and is made again");
+                account.retried(endpoint.address, failure.reason);
+                Judged::Again(wait)
+            }
+            Next::Stop(stop) => Judged::Settled(Err(match stop.text() {
+                Some(why) => Failure { cause: format!("{}; {why}", failure.cause), ..failure },
+                None => failure,
+            })),
+        }
+    }
+
+    fn next(&self, shared: &Shared, ended: Ended<'_>, left: retry::Left) -> Next {
+        let policy = &self.forward.policy.retry;
+        let situation = Situation { attempts: self.tries.made(), left, at_hand: self.at_hand(), safe: self.safe, layered: self.layered };
+        let (live, bounds) = (&self.cluster.live, &self.cluster.policy);
+        let spend = || live.budget.spend(&bounds.budget, shared.moment(shared.clock.now()));
+        retry::next(policy, ended, situation, shared.draw.next(), spend)
+    }
+
+    fn told(&self, (endpoint, now): (&Arc<Endpoint>, Moment), outcome: Outcome, account: &mut Account) {
+        if self.tries.is_fixed() {
+            return;
+        }
+        if let Some(ejected) = self.cluster.told(endpoint, outcome, now) {
+            account.ejected(endpoint, ejected);
+        }
+    }
+
+    /// Whether it can be sent once more as it was.
+    fn at_hand(&self) -> bool {
+        let kept = |spare: &Spare| spare.body.as_ref().is_none_or(Replay::is_whole);
+        self.hand.outgoing.is_some() || self.spare.as_deref().is_some_and(kept)
+    }
+
+    /// Puts into an attempt's hand where it goes, what it sends, and what the next hop is told.
+    fn load(&mut self, shared: &Shared, account: &mut Account) -> Result<(), Failure> {
+        let to = self.tries.next(shared, Some(&self.cluster))?;
+        if self.hand.outgoing.is_none()
+            && self.at_hand()
+            && let Some(spare) = &self.spare
+        {
+            self.hand.outgoing = Some(spare.outgoing());
+        }
+        if let Some(Outgoing::Fresh(request)) = &mut self.hand.outgoing
+            && !(self.patient.is_silent() && self.until.is_none())
+        {
+            let left = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+            let patient = Patient { left, ..self.patient };
+            let next = match (&to.local, &to.endpoint.identity) {
+                (Some(_), _) => Neighbour::Application,
+                (None, Some(_)) => Neighbour::Peer,
+                (None, None) => Neighbour::Outside,
+            };
+            tell_patience(request.headers_mut(), patient, self.grpc, next, || shared.unix_ms());
+        }
+        begin(&to, account);
+        self.hand.to = Some(to);
+        if self.hand.outgoing.is_none() {
+            return Err(Failure::new(Reason::UpstreamReset, "the exchange is over"));
+        }
+        Ok(())
+    }
+
+    /// Looks after what a failed attempt has still in hand.
+    #[cold]
+    fn unload(&mut self) {
+        if self.spare.is_some() {
+            self.hand.outgoing = None;
+        } else if let Some(Outgoing::Fresh(request)) = &mut self.hand.outgoing {
+            // The next endpoint may be none of the mesh.
+            unpack(request.headers_mut());
+        }
+    }
+
+    /// Its answer is the one that counts: nothing more is kept.
+    fn settle(&mut self) {
+        if let Some(Spare { body: Some(body), .. }) = self.spare.take().as_deref() {
+            body.forget();
+        }
+    }
+}
+
+impl Spare {
+    fn outgoing(&self) -> Outgoing {
+        let body = self.body.as_ref().map_or(Body::Empty, Replay::send);
+        Outgoing::Fresh(Request::from_parts(self.head.clone(), body))
+    }
+}
+
+/// Whether a route may send a request again after it was written.
+fn doubles(policy: &Policy) -> bool {
+    policy.retry.retries() || policy.hedge.is_some()
+}
+
+/// Waits before the next attempt, within the time of the whole request.
+async fn rest(wait: Duration, overdue: &mut Overdue) -> Result<(), Failure> {
+    let mut resting = pin!(sleep(wait));
+    poll_fn(|cx| match resting.as_mut().poll(cx) {
+        Poll::Ready(()) => Poll::Ready(Ok(())),
+        Poll::Pending => overdue.poll(cx).map(|reason| Err(too_late(reason))),
+    })
+    .await
+}
+
+/// A code of gRPC in an answer's head (trailers only).
+fn grpc_status(response: &Response<Received>) -> Option<u32> {
+    response.headers().get("grpc-status")?.to_str().ok()?.parse().ok()
+}
+
+/// What an answer says of its server's health, in the words of HTTP (gRPC, "Status codes": UNAVAILABLE, INTERNAL, UNKNOWN and DATA_LOSS are
+/// the server's).
+fn as_http(status: StatusCode, grpc: Option<u32>) -> u16 {
+    match grpc {
+        Some(14) => StatusCode::SERVICE_UNAVAILABLE.as_u16(),
+        Some(2 | 13 | 15) => StatusCode::INTERNAL_SERVER_ERROR.as_u16(),
+        Some(4) => StatusCode::GATEWAY_TIMEOUT.as_u16(),
+        _ => status.as_u16(),
+    }
+}
+
+/// Why a server's own proxy answered, else that the application did.
+fn told_reason(response: &Response<Received>) -> Reason {
+    let told = response.headers().get(REASON_HEADER).and_then(|value| Reason::parse(value.to_str().ok()?));
+    told.unwrap_or(Reason::UpstreamProtocol)
+}
+
+/// Seconds that a server asks for; a date is as good as none, for clocks differ.
+fn retry_after(response: &Response<Received>) -> Option<Duration> {
+    let secs = response.headers().get(http::header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(secs))
+}
+
+/// A second attempt beside the first.
+struct Hedging<'a> {
+    timer: Option<Pin<Box<Sleep>>>,
+    max_percent: f64,
+    spare: Option<&'a Spare>,
+    second: Option<Pin<Box<dyn Future<Output = MadeToo>>>>,
+}
+
+impl<'a> Hedging<'a> {
+    /// Set for the latency that most requests stay below; never where that is not known yet, or the request cannot be sent twice.
+    fn of(policy: &Policy, cluster: &Cluster, spare: Option<&'a Spare>) -> Self {
+        let none = Self { timer: None, max_percent: 0.0, spare, second: None };
+        let (Some(hedge), Some(spare)) = (&policy.hedge, spare) else { return none };
+        let whole = spare.body.as_ref().is_none_or(Replay::is_complete);
+        if !whole || !hedge.covers(&spare.head.method) {
+            return none;
+        }
+        let timer = cluster.live.sketch.quantile(hedge.quantile * 100.0).map(|after| Box::pin(sleep(after)));
+        Self { timer, max_percent: hedge.max_percent, ..none }
+    }
+
+    /// Whether a second attempt is under way.
+    const fn waits(&self) -> bool {
+        self.second.is_some()
+    }
+
+    /// Whether the time for it has come; once.
+    fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
+        let due = self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
+        if due {
+            self.timer = None;
+        }
+        due
+    }
+
+    /// Starts it, where there is another endpoint and the budget allows it.
+    fn start(
+        &mut self,
+        shared: &Rc<Shared>,
+        cluster: &Arc<Cluster>,
+        tries: &mut Tries,
+        carries: Carries,
+        begun: impl FnOnce(&Arc<Endpoint>),
+    ) {
+        let Some(spare) = self.spare else { return };
+        let now = shared.moment(shared.clock.now());
+        if !tries.leave(Some(cluster)) || !cluster.live.budget.hedge(&cluster.policy.budget, self.max_percent, now) {
+            return;
+        }
+        let Ok(to) = tries.next(shared, Some(cluster)) else { return };
+        begun(&to.endpoint);
+        let (shared, outgoing) = (Rc::clone(shared), spare.outgoing());
+        self.second = Some(Box::pin(async move {
+            let mut hand = Hand { to: Some(to), ..Hand::of(outgoing) };
+            // Interim answers are passed on from the first only.
+            let manner = Manner { carries, freshness: Freshness::Any, downstream: None, keeps: false };
+            let result = make(&shared, manner, &mut hand).await;
+            Box::new((hand, result))
+        }));
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<MadeToo> {
+        let Some(second) = &mut self.second else { return Poll::Pending };
+        let polled = second.as_mut().poll(cx);
+        if polled.is_ready() {
+            self.second = None;
+        }
+        polled
+    }
+}

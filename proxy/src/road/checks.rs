@@ -1,0 +1,248 @@
+//! Active checks of endpoints: asks those that are due whether they are well, and books the answers. One task of one worker does it for the
+//! whole proxy, for the clusters of the live snapshot.
+
+use std::fmt::Display;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use engine::Moment;
+use engine::health::Question;
+use engine::model::{Cluster, ClusterKind, Endpoint, Protocol};
+use h2::RecvStream;
+use http::header::{CONNECTION, CONTENT_TYPE, HOST, TE, USER_AGENT};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use prost::Message;
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use crate::ground::limits::{CHECK_ANSWER_BYTES_MAX, CHECK_LISTEN, CHECKS_MAX, HEAD_BYTES_MAX};
+use crate::io::Stream;
+use crate::pool::To;
+use crate::road::shared::Shared;
+use crate::tls::Carries;
+
+/// Shortest pause between two looks for what is due.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+/// Longest: endpoints that came meanwhile are seen then.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// The method of the health protocol of gRPC.
+const GRPC_HEALTH: &str = "/grpc.health.v1.Health/Check";
+/// Flag and length before a message of gRPC.
+const GRPC_FRAME_BYTES: usize = 5;
+/// Who asks.
+const CHECKER: &str = "meshwright-check";
+/// `ServingStatus.SERVING`.
+const SERVING: i32 = 1;
+
+/// `grpc.health.v1.HealthCheckRequest`.
+#[derive(Clone, PartialEq, Message)]
+struct HealthQuestion {
+    #[prost(string, tag = "1")]
+    service: String,
+}
+
+/// `grpc.health.v1.HealthCheckResponse`.
+#[derive(Clone, Copy, PartialEq, Message)]
+struct HealthAnswer {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+/// Asks whoever is due, until the worker is gone. At most [`CHECKS_MAX`] are asked at once; further ones wait for that.
+pub async fn run(shared: Weak<Shared>) {
+    let places = Arc::new(Semaphore::new(CHECKS_MAX));
+    let Some(mut changes) = shared.upgrade().map(|shared| shared.snapshots.changes()) else { return };
+    loop {
+        changes.mark_unchanged();
+        let Some(own) = shared.upgrade() else { return };
+        let clusters = checked_clusters(&own);
+        for cluster in &clusters {
+            for endpoint in cluster.checks_due(now(&own)) {
+                let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+                let (shared, cluster) = (Rc::clone(&own), Arc::clone(cluster));
+                tokio::task::spawn_local(async move {
+                    check(&shared, &cluster, &endpoint).await;
+                    drop(place);
+                });
+            }
+        }
+        let next = clusters.iter().filter_map(|cluster| cluster.next_check()).min();
+        let pause = next.map_or(PAUSE_MAX, |next| next.since(now(&own)).clamp(PAUSE_MIN, PAUSE_MAX));
+        let pause = (!clusters.is_empty()).then_some(pause);
+        drop((own, clusters));
+        if !rest(&mut changes, pause).await {
+            return;
+        }
+    }
+}
+
+fn checked_clusters(shared: &Shared) -> Vec<Arc<Cluster>> {
+    let checked = |cluster: &&Arc<Cluster>| cluster.policy.check.is_some() && cluster.kind == ClusterKind::Endpoints;
+    shared.reader.with(|live| live.clusters.values().filter(checked).cloned().collect())
+}
+
+fn now(shared: &Shared) -> Moment {
+    shared.moment(shared.clock.now())
+}
+
+/// Waits for the next look; whether there is one. Without a pause, until the snapshot changes.
+async fn rest(changes: &mut watch::Receiver<u64>, pause: Option<Duration>) -> bool {
+    match pause {
+        None => changes.changed().await.is_ok(),
+        Some(pause) => tokio::select! {
+            changed = changes.changed() => changed.is_ok(),
+            () = sleep(pause) => true,
+        },
+    }
+}
+
+/// Asks one endpoint and books what comes of it.
+async fn check(shared: &Shared, cluster: &Cluster, endpoint: &Arc<Endpoint>) {
+    let Some(policy) = &cluster.policy.check else { return };
+    let to = To { endpoint: Arc::clone(endpoint), local: None, timeout: policy.timeout, bounded: None };
+    let asking = ask(shared, &to, cluster.protocol, &policy.question);
+    let result = match timeout(policy.timeout, asking).await {
+        Ok(result) => result,
+        Err(_) => Err(format!("no answer within {:?}", policy.timeout)),
+    };
+    if cluster.checked(endpoint, result.is_ok(), now(shared)) {
+        let (address, why) = (endpoint.address, result.err().unwrap_or_default());
+        tracing::info!(cluster = %cluster.name, endpoint = %address, well = why.is_empty(), why, "an endpoint's active checks turn");
+    }
+}
+
+/// What an endpoint answers.
+///
+/// # Errors
+/// Why that is not good.
+async fn ask(shared: &Shared, to: &To, speaks: Protocol, question: &Question) -> Result<(), String> {
+    let address = to.endpoint.address.to_string();
+    match question {
+        Question::Tcp => listen(shared, to).await,
+        Question::Http { path, expect, host } => {
+            let host = if host.is_empty() { &address } else { host };
+            let status = match speaks {
+                Protocol::Http2 => {
+                    let request = Request::get(format!("http://{host}{path}")).header(USER_AGENT, CHECKER).body(()).map_err(told)?;
+                    stream(shared, to, request, None).await?.1.status()
+                }
+                _ => http1_status(shared, to, host, path).await?,
+            };
+            if expect.contains(&status.as_u16()) { Ok(()) } else { Err(format!("the answer is {status}")) }
+        }
+        Question::Grpc { service } => {
+            let request = Request::builder()
+                .method(Method::POST)
+                .uri(format!("http://{address}{GRPC_HEALTH}"))
+                .header(CONTENT_TYPE, "application/grpc")
+                .header(TE, "trailers")
+                .header(USER_AGENT, CHECKER)
+                .body(())
+                .map_err(told)?;
+            let (_driver, response) = stream(shared, to, request, Some(framed(service))).await?;
+            serving(response).await
+        }
+    }
+}
+
+async fn open(shared: &Shared, to: &To, carries: Carries) -> Result<Stream, String> {
+    shared.pool.connector().open(to, carries).await.map(|(stream, _)| stream).map_err(told)
+}
+
+/// A connection is a good answer. Behind a peer of the mesh it is only good if it stays: that proxy closes it where the application is not there.
+async fn listen(shared: &Shared, to: &To) -> Result<(), String> {
+    let mut stream = open(shared, to, Carries::Tcp).await?;
+    if to.endpoint.identity.is_none() {
+        return Ok(());
+    }
+    match timeout(CHECK_LISTEN, stream.read(&mut [0])).await {
+        Err(_) | Ok(Ok(1..)) => Ok(()),
+        Ok(Ok(0)) => Err("the connection was closed at once".to_owned()),
+        Ok(Err(error)) => Err(told(error)),
+    }
+}
+
+async fn http1_status(shared: &Shared, to: &To, host: &str, path: &str) -> Result<StatusCode, String> {
+    let request = Request::get(path)
+        .header(HOST, host)
+        .header(USER_AGENT, CHECKER)
+        .header(CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(told)?;
+    let stream = open(shared, to, Carries::H1).await?;
+    let (mut sender, connection) =
+        http1::Builder::new().max_header_size(HEAD_BYTES_MAX).handshake(TokioIo::new(stream)).await.map_err(told)?;
+    let mut driver = JoinSet::new();
+    driver.spawn_local(connection);
+    sender.send_request(request).await.map(|response| response.status()).map_err(told)
+}
+
+/// Sends a request over HTTP/2. The connection lives as long as what drives it.
+async fn stream(
+    shared: &Shared,
+    to: &To,
+    request: Request<()>,
+    body: Option<Bytes>,
+) -> Result<(JoinSet<Result<(), h2::Error>>, Response<RecvStream>), String> {
+    let stream = open(shared, to, Carries::H2).await?;
+    let mut builder = h2::client::Builder::new();
+    builder.max_header_list_size(HEAD_BYTES_MAX as u32).enable_push(false);
+    let (sender, connection) = builder.handshake::<_, Bytes>(stream).await.map_err(told)?;
+    let mut driver = JoinSet::new();
+    driver.spawn_local(connection);
+    let mut sender = sender.ready().await.map_err(told)?;
+    let (answer, mut upload) = sender.send_request(request, body.is_none()).map_err(told)?;
+    if let Some(body) = body {
+        upload.send_data(body, true).map_err(told)?;
+    }
+    Ok((driver, answer.await.map_err(told)?))
+}
+
+/// A message of gRPC: not compressed, its length, itself.
+fn framed(service: &str) -> Bytes {
+    let question = HealthQuestion { service: service.to_owned() }.encode_to_vec();
+    let mut frame = BytesMut::with_capacity(GRPC_FRAME_BYTES + question.len());
+    frame.put_u8(0);
+    frame.put_u32(u32::try_from(question.len()).unwrap_or(u32::MAX));
+    frame.put_slice(&question);
+    frame.freeze()
+}
+
+/// Whether the answer is that the service is serving.
+async fn serving(response: Response<RecvStream>) -> Result<(), String> {
+    if response.status() != StatusCode::OK {
+        return Err(format!("the answer is {}", response.status()));
+    }
+    let (head, mut body) = response.into_parts();
+    let mut message = BytesMut::new();
+    while let Some(data) = body.data().await {
+        message.extend_from_slice(&data.map_err(told)?);
+        if message.len() > CHECK_ANSWER_BYTES_MAX {
+            return Err("the answer is too long".to_owned());
+        }
+    }
+    let trailers = body.trailers().await.map_err(told)?;
+    let code = |headers: &HeaderMap| headers.get("grpc-status").and_then(|code| code.to_str().ok()?.parse::<u32>().ok());
+    match trailers.as_ref().and_then(code).or_else(|| code(&head.headers)) {
+        Some(0) => {}
+        Some(code) => return Err(format!("the gRPC status is {code}")),
+        None => return Err("the answer has no gRPC status".to_owned()),
+    }
+    let answer = message.get(GRPC_FRAME_BYTES..).and_then(|message| HealthAnswer::decode(message).ok());
+    match answer {
+        Some(HealthAnswer { status: SERVING }) => Ok(()),
+        Some(HealthAnswer { status }) => Err(format!("the serving status is {status}")),
+        None => Err("the answer is no message of the health protocol".to_owned()),
+    }
+}
+
+fn told(error: impl Display) -> String {
+    error.to_string()
+}

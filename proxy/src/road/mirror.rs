@@ -1,0 +1,77 @@
+//! Copies of requests that go elsewhere, too; nobody waits for what comes of them.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::model::{Cluster, Forward};
+use http::{Request, request};
+use http_body::Body as _;
+
+use crate::ground::body::Body;
+use crate::ground::limits::MIRRORS_MAX;
+use crate::ground::replay::Replay;
+use crate::pool::Outgoing;
+use crate::road::attempt::{Hand, Manner, Tries, make};
+use crate::road::discard::discard;
+use crate::road::shared::Shared;
+use crate::tls::Carries;
+
+/// Longest life of a copy, from its beginning to the end of its answer's head.
+const MIRROR_WAIT: Duration = Duration::from_secs(30);
+/// Largest body of a request whose copies get it whole; a larger one ends them, not the request.
+const MIRRORED_BYTES_MAX: usize = 1 << 20;
+
+/// Sends copies of a request to the mirrors that its draw falls on. The request itself waits for none of them: its body is copied as it passes. Beyond
+/// [`MIRRORS_MAX`] copies under way there are no further ones, which is counted.
+pub fn mirror(shared: &Rc<Shared>, (forward, place, draw): (&Forward, Option<usize>, u64), request: &mut Request<Body>, carries: Carries) {
+    let mut replay = None;
+    for cluster in forward.mirrors_for(place, draw) {
+        if shared.mirrors.get() >= MIRRORS_MAX {
+            shared.observer.mirror_dropped();
+            continue;
+        }
+        let body = if request.body().is_end_stream() { Body::Empty } else { replay.get_or_insert_with(|| kept(shared, request)).copy() };
+        let copy = Request::from_parts(head(request), body);
+        tokio::task::spawn_local(send(Rc::clone(shared), Arc::clone(cluster), copy, carries));
+    }
+}
+
+/// Keeps what passes of the body.
+fn kept(shared: &Shared, request: &mut Request<Body>) -> Replay {
+    let replay = Replay::new(std::mem::take(request.body_mut()), MIRRORED_BYTES_MAX, &shared.replays);
+    *request.body_mut() = replay.send();
+    replay
+}
+
+/// The same head, whose extensions are the request's own.
+fn head(request: &Request<Body>) -> request::Parts {
+    let mut head = Request::new(()).into_parts().0;
+    head.method = request.method().clone();
+    head.uri = request.uri().clone();
+    head.version = request.version();
+    head.headers = request.headers().clone();
+    head.headers.remove(http::header::EXPECT);
+    head
+}
+
+async fn send(shared: Rc<Shared>, cluster: Arc<Cluster>, request: Request<Body>, carries: Carries) {
+    shared.mirrors.set(shared.mirrors.get() + 1);
+    let sending = async {
+        let mut tries = Tries::new(None, None, None);
+        let to = Some(tries.next(&shared, Some(&cluster))?);
+        let mut hand = Hand { to, ..Hand::of(Outgoing::Fresh(request)) };
+        let manner = Manner { carries, freshness: tries.freshness(), downstream: None, keeps: false };
+        make(&shared, manner, &mut hand).await?;
+        if let Some(response) = hand.response.take() {
+            discard(response, hand.lease.take());
+        }
+        Ok::<_, engine::failure::Failure>(())
+    };
+    match tokio::time::timeout(MIRROR_WAIT, sending).await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => tracing::debug!(%failure, cluster = %cluster.name, "a copy of a request was not answered"),
+        Err(_) => tracing::debug!(cluster = %cluster.name, "a copy of a request took too long"),
+    }
+    shared.mirrors.set(shared.mirrors.get() - 1);
+}
