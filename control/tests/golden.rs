@@ -10,13 +10,24 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use control::source::{FileChange, Folder, load};
-use control::translate::{Audience, analyze, audiences, node_order, statuses, view};
+use control::translate::{Audience, View, analyze, audiences, node_order, statuses, view};
 use control::world::{Address, Allocations, Change, GatewayState, InstanceState, Spec, World, WorldSettings};
 use engine::explain::dump;
 use engine::model::Snapshot;
 use engine::model::build::Parts;
 use proptest::prelude::*;
+use prost::Message as _;
+use proto::mesh::{BackendPolicy, Balance, ClusterPolicy, Outlier, RetryBudget, RoutePolicy};
 use proto::names::{self, Mode};
+use proto::xds;
+use proto::xds::cluster::Cluster;
+use proto::xds::hcm::HttpConnectionManager;
+use proto::xds::hcm::http_connection_manager::RouteSpecifier;
+use proto::xds::listener::{FilterChain, Listener, filter};
+use proto::xds::route::route::Action;
+use proto::xds::route::route_action::ClusterSpecifier;
+use proto::xds::route::{Route, RouteAction, RouteConfiguration};
+use proto::xds::tcp_proxy::TcpProxy;
 
 /// 1 June 2026.
 const NOW_MS: i64 = 1_780_272_000_000;
@@ -90,12 +101,124 @@ fn snapshot_of(world: &World, audience: &Audience, wants: &BTreeSet<String>) -> 
     (parts.assemble(1, &Snapshot::default()), view.missing)
 }
 
-/// One row per line, without what is live, absent or empty.
+/// What a message says, without what it does not.
+fn said(message: &impl std::fmt::Debug) -> String {
+    let mut text = format!("{message:?}");
+    for nothing in [": None", ": []", ": \"\"", ": 0", ": false"] {
+        while let Some(at) = text.find(&format!("{nothing},")).or_else(|| text.find(&format!("{nothing} }}"))) {
+            let begin = text[..at].rfind([' ', '{']).unwrap() + 1;
+            let end = at + nothing.len() + usize::from(text[at + nothing.len()..].starts_with(", ")) * 2;
+            text.replace_range(begin..end, "");
+        }
+    }
+    text.replace(",  }", " }").replace(", }", " }").replace("Some(", "(")
+}
+
+/// Policies of backends and chains by name of TLS, as they travel.
+fn raw(out: &mut String, view: &View) {
+    for ((type_url, name), resource) in &view.resources {
+        if *type_url == xds::ROUTE {
+            let table = RouteConfiguration::decode(resource.any.value.as_slice()).unwrap();
+            table.virtual_hosts.iter().flat_map(|host| &host.routes).for_each(|route| backends(out, name, route));
+        }
+        if *type_url == xds::LISTENER {
+            let listener = Listener::decode(resource.any.value.as_slice()).unwrap();
+            let named = |chain: &&FilterChain| {
+                chain.filter_chain_match.as_ref().is_some_and(|wanted| wanted.transport_protocol == "tls" && name.starts_with("out/"))
+            };
+            for chain in listener.filter_chains.iter().filter(named) {
+                let names = &chain.filter_chain_match.as_ref().unwrap().server_names;
+                let Some(filter::ConfigType::TypedConfig(config)) = &chain.filters[0].config_type else { panic!("a filter") };
+                let bytes = TcpProxy::decode(config.value.as_slice()).unwrap();
+                writeln!(out, "  chain {name} {} {names:?} {}", chain.name, said(&bytes.cluster_specifier)).unwrap();
+            }
+        }
+    }
+}
+
+/// What weighted backends add to their rule.
+fn backends(out: &mut String, table: &str, route: &Route) {
+    let Some(Action::Route(RouteAction { cluster_specifier: Some(ClusterSpecifier::WeightedClusters(weighted)), .. })) = &route.action
+    else {
+        return;
+    };
+    for cluster in &weighted.clusters {
+        if let Some(policy) = cluster.typed_per_filter_config.get(names::POLICY) {
+            let policy = BackendPolicy::decode(policy.value.as_slice()).unwrap();
+            writeln!(out, "  policy {table} {} {} {}", route.name, cluster.name, said(&policy)).unwrap();
+        }
+    }
+}
+
+/// What travels beside Envoy's own fields: each cluster's policy where it is not the default one, and each rule's.
+fn policies(out: &mut String, view: &View) {
+    for ((_, name), resource) in &view.resources {
+        if let Ok(cluster) = xds::unpack::<Cluster>(&resource.any) {
+            let policy: ClusterPolicy = xds::unpack(&cluster.typed_extension_protocol_options[names::POLICY]).unwrap();
+            let connect = cluster.connect_timeout.unwrap();
+            if !is_default(&policy) || connect.seconds != 1 {
+                writeln!(out, "  policy {name} connect {connect} {}", said(&policy)).unwrap();
+            }
+        } else if let Ok(table) = xds::unpack::<RouteConfiguration>(&resource.any) {
+            rules(out, name, &table);
+        } else if let Ok(listener) = xds::unpack::<Listener>(&resource.any) {
+            for chain in listener.filter_chains.iter().chain(&listener.default_filter_chain) {
+                let Some(filter::ConfigType::TypedConfig(any)) = &chain.filters[0].config_type else { continue };
+                if let Ok(manager) = xds::unpack::<HttpConnectionManager>(any)
+                    && let Some(RouteSpecifier::RouteConfig(table)) = &manager.route_specifier
+                {
+                    rules(out, &format!("{name} {}", chain.name), table);
+                } else if let Ok(TcpProxy { idle_timeout: Some(idle), .. }) = xds::unpack(any) {
+                    writeln!(out, "  policy {name} {} idle {idle}", chain.name).unwrap();
+                }
+            }
+        }
+    }
+}
+
+fn rules(out: &mut String, table: &str, config: &RouteConfiguration) {
+    for route in config.virtual_hosts.iter().flat_map(|host| &host.routes) {
+        let Some(Action::Route(action)) = &route.action else { continue };
+        let none = prost_types::Duration::default();
+        let [whole, idle] = [&action.timeout, &action.idle_timeout].map(|timeout| timeout.unwrap_or(none));
+        let longest = action.max_stream_duration.as_ref().and_then(|longest| longest.max_stream_duration).unwrap_or(none);
+        let policy = route.typed_per_filter_config.get(names::POLICY).map(|any| xds::unpack::<RoutePolicy>(any).unwrap());
+        if policy.is_some() || [idle, longest] != [none; 2] {
+            let policy = policy.unwrap_or_default();
+            writeln!(out, "  policy {table} {} within {whole} idle {idle} longest {longest} {}", route.name, said(&policy)).unwrap();
+        }
+    }
+}
+
+/// What nobody has to say (`kinds.md`, defaults); outlier detection is only where there may be several endpoints.
+fn is_default(policy: &ClusterPolicy) -> bool {
+    let ClusterPolicy { balance, limits, outlier, check, budget, sessions } = policy;
+    let balanced = Balance { failover_below_healthy_percent: 70.0, ..Balance::default() };
+    let known = Outlier {
+        consecutive_errors: 5,
+        consecutive_connect_failures: 3,
+        interval: Some(prost_types::Duration { seconds: 10, nanos: 0 }),
+        eject_for: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+        max_ejected_percent: 50.0,
+        ..Outlier::default()
+    };
+    *balance == Some(balanced)
+        && limits.is_none()
+        && outlier.is_none_or(|outlier| outlier == known)
+        && check.is_none()
+        && *budget == Some(RetryBudget { percent: 20.0, min_per_second: 10 })
+        && !sessions
+}
+
+/// One row per line, without what is live, absent or empty, or follows from the rest.
 fn rows<T: serde::Serialize>(out: &mut String, title: &str, rows: &[T]) {
     for row in rows {
         let serde_json::Value::Object(mut row) = serde_json::to_value(row).unwrap() else { panic!("a row") };
         for live in ["in_flight", "sent", "connect_failures", "position", "idle_timeout_ms", "connect_timeout_ms"] {
             row.remove(live);
+        }
+        for of_balance in ["algorithm", "chance", "tier"] {
+            row.remove(of_balance);
         }
         let empty = |value: &serde_json::Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty) || value == "";
         row.retain(|_, value| !empty(value));
@@ -123,10 +246,13 @@ fn describe(world: &World) -> String {
         rows(&mut out, "listener", &dump::listeners(&snapshot));
         rows(&mut out, "route", &dump::routes(&snapshot));
         rows(&mut out, "cluster", &dump::clusters(&snapshot));
-        rows(&mut out, "endpoint", &dump::endpoints(&snapshot));
+        rows(&mut out, "endpoint", &dump::endpoints(&snapshot, None));
         for (name, answer) in snapshot.names.iter().collect::<BTreeMap<_, _>>() {
             writeln!(out, "  dns {name} {:?}", answer.addresses).unwrap();
         }
+        let translated = view(world, &audience, &wants);
+        policies(&mut out, &translated);
+        raw(&mut out, &translated);
         missing.iter().for_each(|name| writeln!(out, "  missing {name}").unwrap());
     }
     let order = node_order(world);

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 use control::source::{FileChange, Folder, load};
-use control::translate;
+use control::translate::{self, ResolvedSetting};
 use control::world::{Allocations, Change, Object, Problem, Severity, Spec, World, WorldSettings};
 
-use crate::output::{self, TextOrJson};
+use crate::output::{self, Columns, TextOrJson};
 use crate::{documents, duration};
 
 /// Arguments of `meshwright analyze`.
@@ -38,11 +38,18 @@ pub(crate) fn run(args: AnalyzeArgs) -> anyhow::Result<ExitCode> {
         documents.into_iter().map(|document| FileChange { file: document.path, text: Some(Ok(document.text)) }).collect()
     };
     let count = files.len();
-    let mut problems = if args.show_defaults { defaults(files.clone()) } else { Vec::new() };
+    let world = args.show_defaults.then(|| world_of(files.clone()));
+    let mut problems = world.as_ref().map(defaults).unwrap_or_default();
     problems.extend(translate::analyze(files));
+    let policy = world.as_ref().map(translate::resolved).unwrap_or_default();
     match args.output {
-        TextOrJson::Json => output::print(&serde_json::to_string_pretty(&problems)?)?,
-        TextOrJson::Text => output::print(&render(&problems, count))?,
+        TextOrJson::Json => {
+            // In front of the judgement, as in the text.
+            let mut all: Vec<Problem> = policy.iter().map(line).collect();
+            all.append(&mut problems.clone());
+            output::print(&serde_json::to_string_pretty(&all)?)?;
+        }
+        TextOrJson::Text => output::print(&(table(&policy) + &render(&problems, count)))?,
     }
     let refused = problems.iter().any(|problem| problem.severity == Severity::Error);
     Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -72,12 +79,36 @@ fn render(problems: &[Problem], files: usize) -> String {
     text + &sum.join(", ") + "\n"
 }
 
-/// What holds for each object, whether its manifest says it or not.
-fn defaults(files: Vec<FileChange>) -> Vec<Problem> {
+/// Traffic policy, a row for each setting that holds.
+fn table(settings: &[ResolvedSetting]) -> String {
+    if settings.is_empty() {
+        return String::new();
+    }
+    let mut table = Columns::new(&[("OBJECT", ""), ("PART", ""), ("SETTING", ""), ("VALUE", ""), ("FROM", "")]);
+    for ResolvedSetting { key, part, field, value, from } in settings {
+        let from = from.as_ref().map_or_else(|| "default".to_owned(), ToString::to_string);
+        table.cells([key.to_string(), part.clone(), (*field).to_owned(), value.clone(), from]);
+    }
+    table.render("") + "\n"
+}
+
+/// The same as a line of `analyze -o json`.
+fn line(setting: &ResolvedSetting) -> Problem {
+    let ResolvedSetting { key, part, field, value, from } = setting;
+    let remedy = from.as_ref().map(|policy| format!("set by {policy}")).unwrap_or_default();
+    Problem { remedy, ..info(&key.kind.to_string(), &key.namespace, &key.name, &format!("{part}.{field}"), value.clone()) }
+}
+
+fn world_of(files: Vec<FileChange>) -> World {
     let mut world = World::new(WorldSettings { assume_ready: true, ..WorldSettings::default() }, Allocations::default());
-    let mut changes = Folder::default().update(files, 0);
+    let mut changes = Folder::default().update(files, i64::MAX);
     changes.push(Change::FolderRead);
     world.apply(changes);
+    world
+}
+
+/// What holds for each object, whether its manifest says it or not.
+fn defaults(world: &World) -> Vec<Problem> {
     let mesh = &world.index().mesh;
     let seconds = |life: Duration| duration::show(life);
     let mut found: Vec<Problem> = [
@@ -99,16 +130,6 @@ fn defaults(files: Vec<FileChange>) -> Vec<Problem> {
 
 fn resolved(object: &Object) -> Vec<Problem> {
     let fields: Vec<(&str, String)> = match &object.spec {
-        // No policy of this version changes these (kinds.md, "defaults").
-        Spec::Service(_) => [
-            ("loadBalancer.algorithm", "LeastRequest"),
-            ("timeouts.connect", "1s"),
-            ("timeouts.idle", "5m"),
-            ("timeouts.request", "none"),
-            ("retry", "only what was never written upstream"),
-        ]
-        .map(|(field, value)| (field, value.to_owned()))
-        .into(),
         Spec::Workload(workload) => vec![
             ("spec.serviceAccount", workload.service_account.clone()),
             ("spec.replicas", workload.replicas.to_string()),
@@ -147,10 +168,41 @@ mod tests {
     fn defaults_are_resolved() {
         let mesh = "apiVersion: meshwright.dev/v1alpha1\nkind: Mesh\nmetadata: {name: default, namespace: meshwright-system}\n\
                     spec: {certificates: {leafLife: 1h}}\n";
-        let found = defaults(file(mesh));
+        let found = defaults(&world_of(file(mesh)));
         let value = |field: &str| found.iter().find(|problem| problem.field == field).map(|problem| problem.message.clone());
         assert_eq!(value("spec.certificates.leafLife").as_deref(), Some("1h"));
         assert_eq!(value("spec.trustDomain").as_deref(), Some("cluster.local"));
+    }
+
+    /// Aim: every setting of a Service port is told with its value and with the policy that says it; what a rule has otherwise, too.
+    #[test]
+    fn traffic_policy_is_resolved() {
+        let text = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{name: http, port: 80}]}\n---\n\
+            apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: web, namespace: shop}\n\
+            spec: {parentRefs: [{group: '', kind: Service, name: web}], rules: [{name: slow, backendRefs: [{name: web, port: 80}]}]}\n---\n\
+            apiVersion: meshwright.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: all, namespace: shop}\n\
+            spec: {timeouts: {request: 15s}, retry: {attempts: 2}}\n---\n\
+            apiVersion: meshwright.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: one, namespace: shop}\n\
+            spec: {targetRefs: [{group: gateway.networking.k8s.io, kind: HTTPRoute, name: web, sectionName: slow}], timeouts: {request: 1m}}\n";
+        let settings = translate::resolved(&world_of(file(text)));
+        let find = |part: &str, field: &str| {
+            let found = settings.iter().find(|setting| setting.part == part && setting.field == field);
+            found.map(|setting| (setting.value.as_str(), setting.from.as_ref().map_or("default", |key| key.name.as_str())))
+        };
+        for (part, field, wanted) in [
+            ("ports[80]", "loadBalancer.algorithm", Some(("LeastRequest", "default"))),
+            ("ports[80]", "health.outlier.consecutiveErrors", Some(("5", "default"))),
+            ("ports[80]", "timeouts.request", Some(("15s", "all"))),
+            ("ports[80]", "retry.attempts", Some(("2", "all"))),
+            ("rules[0]", "timeouts.request", Some(("1m", "one"))),
+            ("rules[0]", "retry.attempts", None),
+        ] {
+            assert_eq!(find(part, field), wanted, "{part} {field}");
+        }
+        let text = table(&settings);
+        assert!(text.lines().any(|line| line.starts_with("HTTPRoute shop/web") && line.ends_with("TrafficPolicy shop/one")), "{text}");
+        let json = line(settings.iter().find(|setting| setting.part == "rules[0]").unwrap());
+        assert_eq!((json.field.as_str(), json.message.as_str()), ("rules[0].timeouts.request", "1m"));
     }
 
     /// Aim: a finding reads like a compiler's: place, severity, object, field, message, remedy.

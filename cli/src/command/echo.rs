@@ -3,12 +3,14 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
 use clap::Args;
 
-use crate::echo::{self, Answerer, CallRule, EchoSettings};
+use crate::duration;
+use crate::echo::{self, Answerer, CallRule, EchoSettings, Habit};
 use crate::output;
 
 /// Port of plain HTTP where no port of any kind is given.
@@ -19,6 +21,7 @@ const HTTP_PORT_DEFAULT: u16 = 8080;
 #[command(after_help = "Examples:
   meshwright echo --http 8080
   meshwright echo --http 8080 --call http://catalog.shop --call /buy=grpc://checkout.shop:9090
+  meshwright echo --http 8080 --delay 300ms --fail 30%
   meshwright echo --tcp 7000 --tcp-greeting '220 store ready\\r\\n'
 A request may wish for its answer: ?status=503&delay=200ms&fail=10%&bytes=1024. /healthz always answers 200.")]
 pub(crate) struct EchoArgs {
@@ -37,6 +40,12 @@ pub(crate) struct EchoArgs {
     /// Call on before answering, and embed the answers: http://, http2://, grpc:// or tcp://; with PATH= only for paths below it
     #[arg(long, value_name = "[PATH=]URL", value_delimiter = ',', value_parser = echo::rule)]
     call: Vec<CallRule>,
+    /// Wait so long before each HTTP answer, unless the request wishes for another delay
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration::parse)]
+    delay: Duration,
+    /// Answer this share of HTTP requests 503, unless the request wishes for another share or status
+    #[arg(long, value_name = "PERCENT", value_parser = echo::percent)]
+    fail: Option<f64>,
     /// Listen on this address only; default: every address of both families
     #[arg(long, value_name = "ADDRESS")]
     listen: Option<IpAddr>,
@@ -74,6 +83,7 @@ pub(crate) fn run(args: EchoArgs) -> anyhow::Result<ExitCode> {
         tcp: args.tcp,
         greeting: args.tcp_greeting.unwrap_or_default(),
         rules: args.call,
+        habit: Habit { delay: args.delay, fail: args.fail },
         listen: args.listen,
     };
     tokio::runtime::Builder::new_multi_thread()

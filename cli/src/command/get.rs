@@ -124,6 +124,7 @@ const ENDPOINTS: Layout = &[
     ("ADDRESS", "address"),
     ("INSTANCE", "instance"),
     ("HEALTH", "health"),
+    ("STANDING", "standing"),
     ("WEIGHT", "weight"),
     ("IN FLIGHT", "in_flight"),
     ("SENT", "sent"),

@@ -36,7 +36,7 @@ pub(super) async fn answer(
 async fn plain(service: &EchoService, peer: SocketAddr, request: Request<Incoming>) -> Response<EchoBody> {
     let (head, body) = request.into_parts();
     let wish = match Wish::read(head.uri.query().unwrap_or_default()) {
-        Ok(wish) => wish,
+        Ok(wish) => wish.or(service.habit),
         Err(why) => return text(StatusCode::BAD_REQUEST, why + "\n"),
     };
     let Some(body_bytes) = drain(body).await else {

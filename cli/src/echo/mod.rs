@@ -25,6 +25,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub(crate) use call::{CallRule, rule};
 pub(crate) use tcp::unescape;
+pub(crate) use wish::{Habit, percent};
 
 /// Pause after an accept that failed, e.g. for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -57,6 +58,8 @@ pub(crate) struct EchoSettings {
     pub(crate) greeting: Bytes,
     /// Whom to call before answering.
     pub(crate) rules: Vec<CallRule>,
+    /// How HTTP requests are answered that wish for nothing else.
+    pub(crate) habit: Habit,
     /// One address, or both families' wildcard.
     pub(crate) listen: Option<IpAddr>,
 }
@@ -66,6 +69,7 @@ pub(crate) struct EchoSettings {
 struct EchoService {
     who: Answerer,
     rules: Vec<CallRule>,
+    habit: Habit,
     caller: call::Callees,
 }
 
@@ -77,7 +81,8 @@ pub(crate) async fn serve(settings: EchoSettings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let name = format!("{}/{}", settings.who.namespace, settings.who.instance);
-    let service = Arc::new(EchoService { who: settings.who, rules: settings.rules, caller: call::Callees::new(&name) });
+    let EchoSettings { who, rules, habit, .. } = settings;
+    let service = Arc::new(EchoService { who, rules, habit, caller: call::Callees::new(&name) });
     let connections = Arc::new(GracefulShutdown::new());
     let mut accepting = tokio::task::JoinSet::new();
     for port in settings.http {

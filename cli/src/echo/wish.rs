@@ -22,6 +22,15 @@ pub(super) struct Wish {
     pub(super) bytes: Option<usize>,
 }
 
+/// How this server answers requests that wish for nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Habit {
+    /// Wait before each answer.
+    pub(crate) delay: Duration,
+    /// Share of requests, 0 to 1, that are answered 503.
+    pub(crate) fail: Option<f64>,
+}
+
 impl Wish {
     /// Reads a query; fields of other names are not ours.
     ///
@@ -44,6 +53,14 @@ impl Wish {
         Ok(wish)
     }
 
+    /// What it leaves open is as the server is used to.
+    pub(super) fn or(self, habit: Habit) -> Self {
+        let delay = if self.delay.is_zero() { habit.delay } else { self.delay };
+        // Whoever wishes for a status is to have it.
+        let fail = self.fail.or_else(|| habit.fail.filter(|_| self.status.is_none()));
+        Self { delay, fail, ..self }
+    }
+
     /// The status to answer with, given a draw from 0 to 1.
     pub(super) fn status(&self, draw: f64) -> StatusCode {
         match (self.fail, self.status) {
@@ -57,6 +74,14 @@ impl Wish {
 fn status(text: &str) -> Option<StatusCode> {
     // 1xx are no final answers.
     StatusCode::from_bytes(text.as_bytes()).ok().filter(|status| (200..600).contains(&status.as_u16()))
+}
+
+/// Reads `--fail`.
+///
+/// # Errors
+/// A sentence for clap that shows the right form.
+pub(crate) fn percent(text: &str) -> Result<f64, String> {
+    share(text).ok_or_else(|| "write a share of requests, for example 30%".to_owned())
 }
 
 /// `10`, `10%` or `10%25` (a percent sign, encoded) as 0.1.
@@ -92,6 +117,20 @@ mod tests {
         assert_eq!(wish.status(0.5), StatusCode::OK);
         assert_eq!(Wish::read("fail=10").unwrap().status(0.0), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(Wish::default().status(0.0), StatusCode::OK);
+    }
+
+    /// Aim: a server that is slow and flaky by habit is so unless the request wishes for something else.
+    #[test]
+    fn wishes_go_before_habits() {
+        let habit = Habit { delay: Duration::from_secs(1), fail: Some(0.5) };
+        let of = |query: &str| Wish::read(query).unwrap().or(habit);
+        assert_eq!(of(""), Wish { delay: habit.delay, fail: habit.fail, ..Wish::default() });
+        assert_eq!(of("").status(0.4), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(of("delay=5ms").delay, Duration::from_millis(5));
+        assert_eq!(of("fail=0").status(0.4), StatusCode::OK);
+        assert_eq!(of("status=404").status(0.4), StatusCode::NOT_FOUND);
+        assert_eq!(Wish::read("").unwrap().or(Habit::default()), Wish::default());
+        assert!(percent("30%").is_ok() && percent("x").unwrap_err().contains("30%"));
     }
 
     proptest::proptest! {

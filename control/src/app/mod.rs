@@ -33,8 +33,8 @@ use crate::serve::token::ApiToken;
 use crate::serve::{listen, serve, tls};
 use crate::settings::ControlArgs;
 use crate::source::{Folder, Watch};
-use crate::store::{Row, Store};
-use crate::world::{Change, World};
+use crate::store::{Page, Row, Store};
+use crate::world::{Change, SessionKey, World};
 use writer::Writer;
 
 /// Open requests get this long after a stop.
@@ -116,8 +116,9 @@ pub struct Assembled {
 /// The folder or the data folder cannot be used, or the authority signs nothing.
 pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> anyhow::Result<Assembled> {
     let Means { clock, authority, certificates } = means;
-    let settings = args.world()?;
+    let mut settings = args.world()?;
     let store = Arc::new(Store::open(&args.data_dir)?);
+    settings.session_key = session_key(&store)?;
     let world = World::new(settings, store.load(Row::Allocations)?.unwrap_or_default());
     let names = args.names();
     let (tls, leaf, lasts) = tls::config(&authority, &names, &clock)?;
@@ -136,6 +137,21 @@ pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> a
     let remote = certificates(remote, Gate::new(board.clone()));
     let local = Routes::new(api()).add_service(Agents::service(board.clone(), stop.clone()));
     Ok(Assembled { tasks, remote, plaintext: Routes::new(ads()), local, tls, metrics })
+}
+
+/// The key of sessions: made once, so that cookies given before a restart still lead to their endpoints.
+fn session_key(store: &Store) -> anyhow::Result<SessionKey> {
+    if let Some(key) = store.load(Row::SessionKey)? {
+        return Ok(SessionKey(key));
+    }
+    let mut key = [0; 32];
+    if rustls::crypto::aws_lc_rs::default_provider().secure_random.fill(&mut key).is_err() {
+        bail!("the system gives no random bytes for the key of sessions");
+    }
+    let mut page = Page::default();
+    page.put(Row::SessionKey, &key);
+    store.write(page);
+    Ok(SessionKey(key))
 }
 
 /// [`assemble`], with doors.
@@ -248,4 +264,20 @@ fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     file.set_permissions(Permissions::from_mode(0o644))?;
     file.sync_all()?;
     fs::rename(&fresh, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_outlive_a_restart() {
+        // Aim: the key is made once, is no constant, and the next process of the same data folder has the same.
+        let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let key = |folder: &Path| session_key(&Store::open(folder).unwrap()).unwrap();
+        let first = key(folder.path());
+        assert!(first != SessionKey::default() && first != key(other.path()));
+        assert!(first == key(folder.path()));
+        assert_eq!(format!("{first:?}"), "SessionKey", "a key is never printed");
+    }
 }

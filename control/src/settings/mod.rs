@@ -79,7 +79,8 @@ impl ControlArgs {
         let mut ranges = Ranges::default();
         pick("--service-cidr", &self.service_cidr, &mut ranges.services)?;
         pick("--instance-cidr", &self.instance_cidr, &mut ranges.instances)?;
-        Ok(WorldSettings { ranges, bridge: self.bridge_address, otlp_endpoint: self.otlp_endpoint.clone(), folder, assume_ready: false })
+        let (bridge, otlp_endpoint) = (self.bridge_address, self.otlp_endpoint.clone());
+        Ok(WorldSettings { ranges, bridge, otlp_endpoint, folder, ..WorldSettings::default() })
     }
 
     /// Names on our certificate: every address we may be reached at, and what was asked for.

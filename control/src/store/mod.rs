@@ -33,6 +33,8 @@ pub enum Row {
     Allocations,
     /// What the node agent last reported.
     Runtime,
+    /// What tokens of sessions are made with.
+    SessionKey,
 }
 
 impl Row {
@@ -43,6 +45,7 @@ impl Row {
             Self::Ages => "ages",
             Self::Allocations => "allocations",
             Self::Runtime => "runtime",
+            Self::SessionKey => "session-key",
         }
     }
 }

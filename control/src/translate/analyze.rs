@@ -8,14 +8,16 @@ use engine::model::build::Parts;
 use proto::annotations as word;
 use proto::names::{self, Mode};
 
+use super::advice::{self, Finding};
 use super::attach::{self, Attachment, WhyNot};
 use super::cluster::targets;
 use super::mtls::applies;
+use super::rank::{self, RankedMatch};
 use super::{Audience, audiences, conflict, route, view};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
-use crate::world::route::{HttpRoute, PathMatch, Unsupported};
-use crate::world::{Address, Allocations, Change, Index, Kind, Object, ObjectKey, ServiceView, Spec, World, WorldSettings};
+use crate::world::route::{ParentRef, PathMatch, Reference, Route, Rule, Unsupported};
+use crate::world::{Address, Allocations, Change, Index, Kind, Name, Object, ObjectKey, ServiceView, Spec, World, WorldSettings};
 
 /// Judges manifests offline: everything that is wrong with them, sorted by file and line.
 pub fn analyze(files: Vec<FileChange>) -> Vec<Problem> {
@@ -81,9 +83,14 @@ impl Audit<'_> {
                 let remedy = if key.kind.protects() { "do not rely on it: what it should close is open" } else { "remove it" };
                 self.say(severity, key, ("kind", 0), message, remedy);
             }
-            Spec::HttpRoute(route) => self.route(object, route),
+            Spec::Route(route) => self.route(object, route),
             Spec::Service(_) => self.service(key),
             Spec::Workload(workload) => self.workload(key, &workload.service_account),
+            Spec::TrafficPolicy(_) => {
+                for Finding { severity, field: (field, line), message, remedy } in advice::findings(self.world, object) {
+                    self.say(severity, key, (&field, line), message, remedy);
+                }
+            }
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
             Spec::EndpointSlice(slice)
@@ -127,19 +134,16 @@ impl Audit<'_> {
         }
     }
 
-    fn route(&mut self, object: &Arc<Object>, route: &HttpRoute) {
+    fn route(&mut self, object: &Arc<Object>, route: &Route) {
         let key = &object.key;
         for fault in route.rules.iter().flat_map(|rule| &rule.unmatchable) {
-            self.fault(key, fault, "; the rule is dropped", Severity::Error);
+            self.fault(key, fault, "; the rule is dropped");
         }
         for fault in route.rules.iter().flat_map(|rule| &rule.failing) {
-            self.fault(key, fault, "; the rule's requests are answered 500", Severity::Error);
+            self.fault(key, fault, "; the rule's requests are answered 500");
         }
-        for fault in route.rules.iter().flat_map(|rule| &rule.backends).flat_map(|backend| &backend.failing) {
-            self.fault(key, fault, "; the backend's share of requests is answered 500", Severity::Error);
-        }
-        for fault in route.rules.iter().flat_map(|rule| &rule.without) {
-            self.fault(key, fault, "; the rule is served without it", Severity::Warning);
+        for fault in route.rules.iter().flat_map(Rule::backends).flat_map(|backend| &backend.failing) {
+            self.fault(key, fault, "; the backend's share of requests is answered 500");
         }
         if route.parents.is_empty() {
             self.say(Severity::Warning, key, ("spec.parentRefs", 0), "the route attaches to nothing", "name a Gateway or a Service");
@@ -153,42 +157,87 @@ impl Audit<'_> {
                     self.say(Severity::Warning, key, (&at, parent.line), message, remedy);
                 }
                 Attachment::Gateway(..) => mesh = false,
-                Attachment::Service(..) | Attachment::Foreign => {}
+                Attachment::Service(service, ports, lost) => {
+                    if !lost.is_empty() {
+                        self.say(Severity::Warning, key, (&at, parent.line), attach::told(&lost), "name the port that is meant");
+                    }
+                    self.waits(object, route, &service, &ports);
+                }
+                Attachment::Foreign => {}
             }
-            if parent.is_service() && !route.hostnames.is_empty() {
+            let twin =
+                |other: &&ParentRef| (&other.name, &other.namespace, &other.section) == (&parent.name, &parent.namespace, &parent.section);
+            if parent.is_service() && route.parents[..number].iter().filter(|other| other.is_service()).any(|other| twin(&other)) {
+                let message = "the same Service again, with another port alone: a cluster with Gateway API's standard channel refuses it";
+                self.say(Severity::Info, key, (&at, parent.line), message, "for a cluster, make two routes of it");
+            }
+            if parent.is_service() && !route.hostnames.is_empty() && key.kind != Kind::TLSRoute {
                 let message = "hostnames mean nothing for a Service: its address is what is called";
                 self.say(Severity::Info, key, ("spec.hostnames", 0), message, "remove them");
             }
         }
         for (number, rule) in route.rules.iter().enumerate() {
-            let at = format!("spec.rules[{number}].backendRefs");
-            if rule.backends.is_empty() && rule.failing.is_empty() {
-                self.say(
-                    Severity::Warning,
-                    key,
-                    (&at, rule.line),
-                    "without backends the rule's requests are answered 500",
-                    "name a backend",
-                );
-            } else if !rule.backends.is_empty() && rule.backends.iter().all(|backend| backend.weight == 0) {
-                let message = "all weights are 0: the rule's requests are answered 500";
-                self.say(Severity::Warning, key, (&at, rule.line), message, "give a backend some weight");
-            }
-            for (place, backend) in rule.backends.iter().enumerate() {
-                let Err(WhyNot { reason, message }) = attach::backend(self.index, object, backend, mesh) else { continue };
-                let remedy = match reason {
-                    "RefNotPermitted" => "add the ReferenceGrant; until then its share of requests is answered 500",
-                    "BackendNotFound" => "add it, or correct the name or port; until then its share of requests is answered 500",
-                    _ => "its share of requests is answered 500",
-                };
-                self.say(Severity::Warning, key, (&format!("{at}[{place}]"), backend.line), message, remedy);
+            self.rule(object, number, rule, mesh);
+        }
+    }
+
+    /// Connections have no rules to be told apart by: the oldest route has them.
+    fn waits(&mut self, object: &Arc<Object>, route: &Route, service: &Name, ports: &[u16]) {
+        if object.key.kind.routes_http() {
+            return;
+        }
+        for port in ports {
+            let (routes, _) = attach::service_routes(self.index, service, *port, &object.key.namespace);
+            let older = routes.into_iter().take_while(|other| other.key != object.key);
+            let same = |other: &&Arc<Object>| {
+                let theirs = attach::content(other).map_or(&[][..], |spec| &spec.hostnames);
+                route.hostnames.is_empty() && theirs.is_empty() || route.hostnames.iter().any(|name| theirs.contains(name))
+            };
+            if let Some(older) = older.into_iter().find(same) {
+                let what = if object.key.kind == Kind::TLSRoute { " for the same names" } else { "" };
+                let message = format!("{} is older and has the connections to port {port}{what}", older.key);
+                self.say(Severity::Warning, &object.key, ("spec.parentRefs", 0), message, "remove one of the two");
             }
         }
     }
 
-    fn fault(&mut self, key: &ObjectKey, fault: &Unsupported, what: &str, severity: Severity) {
+    /// `mesh`: it is attached to no Gateway.
+    fn rule(&mut self, object: &Arc<Object>, number: usize, rule: &Rule, mesh: bool) {
+        let key = &object.key;
+        let http = key.kind.routes_http();
+        let at = format!("spec.rules[{number}].backendRefs");
+        let fate = if http { "the rule's requests are answered 500" } else { "the rule's connections are refused" };
+        let share = if http { "its share of requests is answered 500" } else { "its share of connections is refused" };
+        let nowhere = rule.backends.is_some() || !mesh;
+        if rule.backends().is_empty() && nowhere && rule.failing.is_empty() && rule.filters.redirect.is_none() {
+            self.say(Severity::Warning, key, (&at, rule.line), format!("without backends {fate}"), "name a backend");
+        } else if !rule.backends().is_empty() && rule.backends().iter().all(|backend| backend.weight == 0) {
+            self.say(Severity::Warning, key, (&at, rule.line), format!("all weights are 0: {fate}"), "give a backend some weight");
+        }
+        for (place, backend) in rule.backends().iter().enumerate() {
+            self.reference(object, &format!("{at}[{place}]"), &backend.to, mesh, share);
+            for mirror in &backend.filters.mirrors {
+                self.reference(object, &format!("{at}[{place}].filters"), &mirror.to, mesh, "no copy is sent");
+            }
+        }
+        for mirror in &rule.filters.mirrors {
+            self.reference(object, &format!("spec.rules[{number}].filters"), &mirror.to, mesh, "no copy is sent");
+        }
+    }
+
+    fn reference(&mut self, object: &Arc<Object>, at: &str, to: &Reference, mesh: bool, fate: &str) {
+        let Err(WhyNot { reason, message }) = attach::backend(self.index, object, to, mesh) else { return };
+        let remedy = match reason {
+            "RefNotPermitted" => format!("add the ReferenceGrant; until then {fate}"),
+            "BackendNotFound" => format!("add it, or correct the name or port; until then {fate}"),
+            _ => fate.to_owned(),
+        };
+        self.say(Severity::Warning, &object.key, (at, to.line), message, remedy);
+    }
+
+    fn fault(&mut self, key: &ObjectKey, fault: &Unsupported, what: &str) {
         self.say(
-            severity,
+            Severity::Error,
             key,
             (&fault.field, fault.line),
             format!("{}{what}", fault.message),
@@ -336,7 +385,7 @@ impl Audit<'_> {
             }
         }
         for (name, object) in &self.index.gateways {
-            let listeners = route::gateway(object).map(attach::listeners).unwrap_or_default();
+            let listeners = attach::gateway(object).map(attach::listeners).unwrap_or_default();
             for place in (0..listeners.len()).filter(|place| listeners[*place].refused.is_none()) {
                 self.unreachable(route::attached(self.index, name, place));
             }
@@ -344,15 +393,19 @@ impl Audit<'_> {
     }
 
     fn unreachable<'r>(&mut self, routes: impl IntoIterator<Item = (&'r Arc<Object>, String)>) {
-        let entries = route::entries(self.world, routes);
+        let entries = rank::entries(self.world, routes);
         for (place, entry) in entries.iter().enumerate() {
-            let same = |other: &&route::RankedMatch<'_>| other.host == entry.host && other.matched == entry.matched;
+            let same = |other: &&RankedMatch<'_>| {
+                other.host == entry.host && other.matched == entry.matched && other.route.key.kind == entry.route.key.kind
+            };
             let Some(winner) = entries[..place].iter().find(same) else { continue };
-            let rule = |entry: &route::RankedMatch<'_>| entry.rule.name.clone().unwrap_or_else(|| entry.number.to_string());
+            let rule = |entry: &RankedMatch<'_>| entry.rule.name.clone().unwrap_or_else(|| entry.number.to_string());
             let what = match &entry.matched.path {
                 PathMatch::Exact(path) => path.clone(),
                 PathMatch::Prefix(path) => format!("{path}/*"),
                 PathMatch::Regex(pattern) => format!("~{pattern}"),
+                PathMatch::Service(service) => format!("/{service}/*"),
+                PathMatch::Method(method) => format!("/*/{method}"),
             };
             let message =
                 format!("a match on {what} is never reached: rule {} of {} is the same and comes first", rule(winner), winner.route.key);

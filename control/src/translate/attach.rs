@@ -4,13 +4,14 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use proto::ports;
+use proto::words::Protocol;
+use proto::{names, ports};
 
-use super::protocol::routable;
+use super::declared::{declared, routable};
 use crate::world::gateway::{From, Gateway, Listener};
 use crate::world::key::{CORE, GATEWAY_API};
-use crate::world::route::{BackendRef, HttpRoute, ParentRef};
-use crate::world::{Index, Name, Object, ServiceView, Spec};
+use crate::world::route::{BackendRef, ParentRef, Reference, Route, Rule};
+use crate::world::{Index, Kind, Name, Object, ObjectKey, ServiceView, Spec};
 
 /// Ports that an edge proxy needs for itself (contract, section 3).
 const RESERVED: [u16; 6] = [15000, 15001, 15006, ports::METRICS, ports::HEALTH, 15053];
@@ -37,8 +38,8 @@ pub(super) struct Judged<'a> {
     pub listener: &'a Listener,
     /// Why it is not served.
     pub refused: Option<WhyNot>,
-    /// Whether an HTTPRoute may attach.
-    pub http_routes: bool,
+    /// Kinds of routes that may attach.
+    pub kinds: Vec<Kind>,
     /// Kinds it names that nothing here can carry.
     pub invalid_kinds: Vec<String>,
 }
@@ -59,13 +60,15 @@ pub(super) fn refused(gateway: &Gateway) -> Option<WhyNot> {
 }
 
 /// Judges every listener of a Gateway, in order.
-pub(super) fn listeners(gateway: &Gateway) -> Vec<Judged<'_>> {
+pub(super) fn listeners<'a>(gateway: &'a Gateway) -> Vec<Judged<'a>> {
     let mut taken: BTreeSet<(u16, Option<&str>)> = BTreeSet::new();
-    let judge = |listener| {
-        let mut judged = Judged { listener, refused: unserved(listener), http_routes: true, invalid_kinds: Vec::new() };
+    let judge = |listener: &'a Listener| {
+        let carried = carried(&listener.protocol);
+        let mut judged = Judged { listener, refused: unserved(listener), kinds: carried.to_vec(), invalid_kinds: Vec::new() };
         if let Some(kinds) = &listener.kinds {
-            judged.http_routes = kinds.iter().any(|(group, kind)| group == GATEWAY_API && kind == "HTTPRoute");
-            let other = kinds.iter().filter(|(group, kind)| !(group == GATEWAY_API && kind == "HTTPRoute"));
+            let named = |wanted: &Kind, group: &str, kind: &str| group == GATEWAY_API && kind == wanted.text();
+            judged.kinds.retain(|known| kinds.iter().any(|(group, kind)| named(known, group, kind)));
+            let other = kinds.iter().filter(|(group, kind)| !carried.iter().any(|known| named(known, group, kind)));
             judged.invalid_kinds = other.map(|(_, kind)| kind.clone()).collect();
         }
         if judged.refused.is_none() && !taken.insert((listener.port, listener.hostname.as_deref())) {
@@ -75,6 +78,16 @@ pub(super) fn listeners(gateway: &Gateway) -> Vec<Judged<'_>> {
         judged
     };
     gateway.listeners.iter().map(judge).collect()
+}
+
+/// The kinds of routes that a listener of that protocol can carry.
+fn carried(protocol: &str) -> &'static [Kind] {
+    match protocol {
+        "HTTP" | "HTTPS" => &[Kind::HTTPRoute, Kind::GRPCRoute],
+        "TLS" => &[Kind::TLSRoute],
+        "TCP" => &[Kind::TCPRoute],
+        _ => &[],
+    }
 }
 
 /// The ports that a Gateway's proxy serves.
@@ -106,13 +119,18 @@ pub(super) enum Attachment {
     Refused(WhyNot),
     /// Attached to these listeners (by index), with these hosts (`*`: any).
     Gateway(Name, Vec<(usize, Vec<String>)>),
-    /// Attached to these ports of a Service.
-    Service(Name, Vec<u16>),
+    /// Attached to these ports of a Service; other ports are those of routes of a kind that goes first.
+    Service(Name, Vec<u16>, Vec<(u16, ObjectKey)>),
 }
 
-/// The content of an HTTPRoute.
-pub(super) fn content(route: &Object) -> Option<&HttpRoute> {
-    if let Spec::HttpRoute(spec) = &route.spec { Some(spec) } else { None }
+/// The content of a route.
+pub(super) fn content(route: &Object) -> Option<&Route> {
+    if let Spec::Route(spec) = &route.spec { Some(spec) } else { None }
+}
+
+/// The content of a Gateway.
+pub(super) fn gateway(object: &Object) -> Option<&Gateway> {
+    if let Spec::Gateway(gateway) = &object.spec { Some(gateway) } else { None }
 }
 
 /// Judges one parent reference of a route.
@@ -123,10 +141,15 @@ pub(super) fn standing(index: &Index, route: &Object, parent: &ParentRef) -> Att
         return to_gateway(index, route, parent, name);
     }
     if parent.is_service() {
-        return to_service(index, parent, name);
+        return to_service(index, route, parent, name);
     }
     let kind = parent.kind.as_deref().unwrap_or("Gateway");
-    Attachment::Refused(WhyNot::new("NoMatchingParent", format!("parents of kind {kind} are not supported by this version")))
+    let message = if kind == "Service" {
+        format!("a parent of kind Service is of group \"\"; of group {} there is none", parent.group())
+    } else {
+        format!("parents of kind {kind} are not supported by this version")
+    };
+    Attachment::Refused(WhyNot::new("NoMatchingParent", message))
 }
 
 fn to_gateway(index: &Index, route: &Object, parent: &ParentRef, name: Name) -> Attachment {
@@ -148,7 +171,7 @@ fn to_gateway(index: &Index, route: &Object, parent: &ParentRef, name: Name) -> 
         return Attachment::Refused(WhyNot::new("NoMatchingParent", message));
     }
     chosen.retain(|(_, judged)| {
-        judged.http_routes && judged.refused.is_none() && admits(index, &name.0, judged.listener, &route.key.namespace)
+        judged.kinds.contains(&route.key.kind) && judged.refused.is_none() && admits(index, &name.0, judged.listener, &route.key.namespace)
     });
     if chosen.is_empty() {
         return Attachment::Refused(WhyNot::new("NotAllowedByListeners", "no listener takes routes of this kind from this namespace"));
@@ -173,27 +196,104 @@ fn admits(index: &Index, own: &str, listener: &Listener, namespace: &str) -> boo
     }
 }
 
-fn to_service(index: &Index, parent: &ParentRef, name: Name) -> Attachment {
-    let Some(service) = index.services.get(&name).and_then(ServiceView::service) else {
-        return Attachment::Refused(WhyNot::new("NoMatchingParent", format!("there is no Service {}/{}", name.0, name.1)));
+fn to_service(index: &Index, route: &Object, parent: &ParentRef, name: Name) -> Attachment {
+    let ports = match service_ports(index, route.key.kind, parent, &name) {
+        Ok(ports) => ports,
+        Err(refusal) => return Attachment::Refused(refusal),
+    };
+    let (mut own, mut lost) = (Vec::new(), Vec::new());
+    for port in ports {
+        match stronger(index, route, &name, port) {
+            Some(winner) => lost.push((port, winner.clone())),
+            None => own.push(port),
+        }
+    }
+    match lost.first() {
+        Some((port, winner)) if own.is_empty() => {
+            let message = format!("{winner} has port {port} of Service {}/{}: {}s go first", name.0, name.1, winner.kind);
+            Attachment::Refused(WhyNot::new("Conflicted", message))
+        }
+        _ => Attachment::Service(name, own, lost),
+    }
+}
+
+/// Which ports routes of stronger kinds have.
+pub(super) fn told(lost: &[(u16, ObjectKey)]) -> String {
+    lost.iter().map(|(port, winner)| format!("{winner} has port {port}, and goes first there")).collect::<Vec<_>>().join("; ")
+}
+
+/// The ports of a Service that a parent reference means, and that a route of that kind can treat.
+fn service_ports(index: &Index, kind: Kind, parent: &ParentRef, name: &Name) -> Result<Vec<u16>, WhyNot> {
+    let Some(service) = index.services.get(name).and_then(ServiceView::service) else {
+        return Err(WhyNot::new("NoMatchingParent", format!("there is no Service {}/{}", name.0, name.1)));
     };
     if service.headless || service.external_name {
         let message = "a Service without an address of its own carries no routes";
-        return Attachment::Refused(WhyNot::new("UnsupportedValue", message));
+        return Err(WhyNot::new("UnsupportedValue", message));
     }
     let wanted = service.ports.iter().filter(|port| {
         parent.section.as_ref().is_none_or(|section| *section == port.name) && parent.port.is_none_or(|number| number == port.port)
     });
     let wanted: Vec<_> = wanted.collect();
     if wanted.is_empty() {
-        return Attachment::Refused(WhyNot::new("NoMatchingParent", format!("Service {}/{} has no such port", name.0, name.1)));
+        return Err(WhyNot::new("NoMatchingParent", format!("Service {}/{} has no such port", name.0, name.1)));
     }
-    let ports: Vec<u16> = wanted.iter().filter(|port| routable(port.app_protocol.as_deref())).map(|port| port.port).collect();
+    let ports: Vec<u16> = wanted.iter().filter(|port| leads(kind, port.app_protocol.as_deref())).map(|port| port.port).collect();
     if ports.is_empty() {
-        let message = "the port's appProtocol is none that an HTTPRoute can carry";
-        return Attachment::Refused(WhyNot::new("UnsupportedValue", message));
+        return Err(WhyNot::new("UnsupportedValue", format!("the port's appProtocol is none that {} {kind} can carry", article(kind))));
     }
-    Attachment::Service(name, ports)
+    Ok(ports)
+}
+
+fn article(kind: Kind) -> &'static str {
+    if kind == Kind::HTTPRoute { "an" } else { "a" }
+}
+
+/// Whether a route of that kind can lead to a port that declares this `appProtocol`. Bytes are bytes, whatever they say.
+fn leads(kind: Kind, app_protocol: Option<&str>) -> bool {
+    let old = || declared(app_protocol, "") == Protocol::Http1;
+    !kind.routes_http() || routable(app_protocol) && !(kind == Kind::GRPCRoute && old())
+}
+
+/// Where several kinds of routes meet at a Service port, the first of these has it (`gateway-api.md` 1.8).
+const STRENGTH: [Kind; 4] = [Kind::GRPCRoute, Kind::HTTPRoute, Kind::TLSRoute, Kind::TCPRoute];
+
+fn weakness(kind: Kind) -> usize {
+    STRENGTH.iter().position(|known| *known == kind).unwrap_or(STRENGTH.len())
+}
+
+/// Whether anything is left of a route that could serve a request.
+fn serves(route: &Object) -> bool {
+    content(route).is_some_and(|spec| spec.rules.iter().any(|rule| rule.unmatchable.is_empty()))
+}
+
+/// Whether a route asks for a port of a Service, and could have it.
+fn asks_for(index: &Index, route: &Object, service: &Name, port: u16) -> bool {
+    let means = |parent: &&ParentRef| {
+        parent.is_service() && parent.name == service.1 && *parent.namespace.as_ref().unwrap_or(&route.key.namespace) == service.0
+    };
+    let mut parents = content(route).into_iter().flat_map(|spec| &spec.parents).filter(means);
+    serves(route) && parents.any(|parent| service_ports(index, route.key.kind, parent, service).is_ok_and(|ports| ports.contains(&port)))
+}
+
+/// The route that has a Service port because its kind goes before that of `route`. Producers and consumers are no rivals.
+fn stronger<'a>(index: &'a Index, route: &Object, service: &Name, port: u16) -> Option<&'a ObjectKey> {
+    let own = weakness(route.key.kind);
+    let rivals = index.service_routes.get(service).into_iter().flatten();
+    rivals
+        .filter(|rival| {
+            rival.key.namespace == route.key.namespace && weakness(rival.key.kind) < own && asks_for(index, rival, service, port)
+        })
+        .map(|rival| &rival.key)
+        .min_by_key(|rival| weakness(rival.kind))
+}
+
+/// What kind of route a Service port has. A consumer's route says that it carries HTTP, and else nothing about others' bytes.
+pub(super) fn kind_at(index: &Index, service: &Name, port: u16) -> Option<Kind> {
+    let routes = index.service_routes.get(service).into_iter().flatten();
+    let counts = |route: &&Arc<Object>| route.key.kind.routes_http() || route.key.namespace == service.0;
+    let asking = routes.filter(counts).filter(|route| asks_for(index, route, service, port));
+    asking.map(|route| route.key.kind).min_by_key(|kind| weakness(*kind))
 }
 
 /// Hosts of a route on a listener: pairwise intersection, an empty side inherits the other; `*` where both are empty.
@@ -240,8 +340,25 @@ pub(super) struct Backend {
     pub port: u16,
 }
 
+impl Backend {
+    /// Its cluster.
+    pub(super) fn cluster(&self) -> String {
+        names::service_port(&self.service.0, &self.service.1, self.port)
+    }
+}
+
+/// Where a rule's first good backend leads.
+pub(super) fn first(index: &Index, route: &Object, rule: &Rule, granted: bool) -> Option<Backend> {
+    rule.backends().iter().find_map(|reference| good(index, route, reference, granted))
+}
+
+/// Where a backend leads, unless its reference or something that it asks for is bad.
+pub(super) fn good(index: &Index, route: &Object, reference: &BackendRef, granted: bool) -> Option<Backend> {
+    backend(index, route, &reference.to, granted).ok().filter(|_| reference.failing.is_empty())
+}
+
 /// Resolves a backend reference. A mesh route (`granted`: its parent is a Service) needs no grant.
-pub(super) fn backend(index: &Index, route: &Object, reference: &BackendRef, granted: bool) -> Result<Backend, WhyNot> {
+pub(super) fn backend(index: &Index, route: &Object, reference: &Reference, granted: bool) -> Result<Backend, WhyNot> {
     if !(matches!(reference.group.as_str(), CORE | "core") && reference.kind == "Service") {
         let message = format!("backends of kind {} are not supported", reference.kind);
         return Err(WhyNot::new("InvalidKind", message));
@@ -263,28 +380,24 @@ pub(super) fn backend(index: &Index, route: &Object, reference: &BackendRef, gra
         let wanted = reference.port.map_or_else(|| "without number".to_owned(), |port| port.to_string());
         return Err(WhyNot::new("BackendNotFound", format!("Service {}/{} has no port {wanted}", service.0, service.1)));
     };
-    if !routable(port.app_protocol.as_deref()) {
+    if !leads(route.key.kind, port.app_protocol.as_deref()) {
         let protocol = port.app_protocol.as_deref().unwrap_or_default();
-        let message =
-            format!("port {} of Service {}/{} speaks {protocol}, which no HTTPRoute can lead to", port.port, service.0, service.1);
+        let (number, kind) = (port.port, route.key.kind);
+        let message = format!("port {number} of Service {}/{} speaks {protocol}, which no {kind} can lead to", service.0, service.1);
         return Err(WhyNot::new("UnsupportedProtocol", message));
     }
     Ok(Backend { service, port: port.port })
 }
 
-/// The routes that attach to one port of a Service, for callers of one namespace: its consumer routes, else the producer's.
-/// The flag says whether they are consumer routes.
+/// The routes that attach to one port of a Service, all of one kind, for callers of one namespace: its consumer routes, else the
+/// producer's. The flag says whether they are consumer routes.
 pub(super) fn service_routes<'a>(index: &'a Index, service: &Name, port: u16, client: &str) -> (Vec<&'a Arc<Object>>, bool) {
-    let attached = |route: &&Arc<Object>| {
-        let parents = content(route).map_or(&[][..], |spec| &spec.parents);
-        parents.iter().any(|parent| match standing(index, route, parent) {
-            Attachment::Service(name, ports) => name == *service && ports.contains(&port),
-            _ => false,
-        }) && content(route).is_some_and(|spec| spec.rules.iter().any(|rule| rule.unmatchable.is_empty()))
-    };
     let of = |namespace: &str| -> Vec<&'a Arc<Object>> {
         let routes = index.service_routes.get(service).into_iter().flatten();
-        routes.filter(|route| route.key.namespace == namespace).filter(attached).collect()
+        let mut asking: Vec<_> = routes.filter(|route| route.key.namespace == namespace && asks_for(index, route, service, port)).collect();
+        let strongest = asking.iter().map(|route| weakness(route.key.kind)).min();
+        asking.retain(|route| Some(weakness(route.key.kind)) == strongest);
+        asking
     };
     if client != service.0 {
         let consumer = of(client);

@@ -12,17 +12,15 @@ use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClust
 use proto::xds::core::{HealthStatus, Locality, Metadata};
 use proto::xds::endpoint::lb_endpoint::HostIdentifier;
 use proto::xds::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
-use proto::xds::tls;
+use proto::xds::{pack, tls};
 
 use super::attach::Backend;
 use super::mtls::Modes;
+use super::policy::{self, ClusterTraits};
 use super::protocol::{self, Protocol};
 use super::wire;
 use crate::world::core::ServicePort;
 use crate::world::{Address, Families, Index, Instance, Name, ServiceView, Spec};
-
-/// Time for TCP connect and TLS handshake together (`kinds.md`, defaults).
-const CONNECT_SECS: i64 = 1;
 
 /// What a cluster stands for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +37,7 @@ impl Destination {
     /// Name of the cluster and of its assignment.
     pub(super) fn name(&self) -> String {
         match self {
-            Self::Service(backend) => names::service_port(&backend.service.0, &backend.service.1, backend.port),
+            Self::Service(backend) => backend.cluster(),
             Self::Instance(name, port) => names::instance_port(&name.0, &name.1, *port),
             Self::Gateway(name, port) => names::instance_port(&name.0, &format!("gateway/{}", name.1), *port),
         }
@@ -60,6 +58,11 @@ impl Destination {
         }
     }
 
+    /// Whether a GRPCRoute leads there: then its application speaks HTTP/2, unless it declares that it does not.
+    fn takes_grpc(&self, index: &Index) -> bool {
+        matches!(self, Self::Service(backend) if index.grpc_ports.contains(&(backend.service.clone(), backend.port)))
+    }
+
     /// The labels of metrics: namespace and Service (or Workload).
     pub(super) fn labels<'a>(&'a self, index: &'a Index) -> (&'a str, &'a str) {
         match self {
@@ -75,17 +78,22 @@ pub(super) fn port_of(view: &ServiceView, number: u16) -> Option<&ServicePort> {
     view.service()?.ports.iter().find(|port| port.port == number)
 }
 
-/// The cluster itself. It does not depend on the endpoints, which travel at once.
-pub(super) fn cluster(index: &Index, destination: &Destination, mode: Mode) -> Cluster {
+/// The cluster itself. It does not depend on the endpoints, which travel at once. `sessions`: a rule keeps some by its endpoints.
+pub(super) fn cluster(index: &Index, destination: &Destination, mode: Mode, sessions: bool) -> Cluster {
     let name = destination.name();
-    let protocol = match (destination.protocol(index), mode) {
+    let service = if let Destination::Service(backend) = destination { Some(backend) } else { None };
+    let ClusterTraits { policy, connect, protocol: told } = policy::of_cluster(index, service, sessions);
+    // Bytes stay bytes, whatever version of HTTP the other ports of a Service speak.
+    let declared = destination.protocol(index);
+    let protocol = match (told.filter(|_| declared != Protocol::Tcp).unwrap_or(declared), mode) {
         (Protocol::Http2, _) => Protocol::Http2,
+        (protocol, Mode::Edge) if protocol != Protocol::Http1 && destination.takes_grpc(index) => Protocol::Http2,
         // From outside the mesh the caller's HTTP version says nothing about the application's (GEP-1911), and nothing but HTTP gets here.
         (_, Mode::Edge) => Protocol::Http1,
         (Protocol::Auto, Mode::Sidecar) => Protocol::Http,
         (declared, Mode::Sidecar) => declared,
     };
-    let (namespace, service) = destination.labels(index);
+    let (namespace, label) = destination.labels(index);
     let mesh = tls::UpstreamTlsContext {
         common_tls_context: Some(wire::mesh_tls(&index.mesh.trust_domain, wire::mesh_names())),
         sni: String::new(),
@@ -106,10 +114,11 @@ pub(super) fn cluster(index: &Index, destination: &Destination, mode: Mode) -> C
         name: name.clone(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
         eds_cluster_config: Some(EdsClusterConfig { eds_config: Some(wire::ads()), service_name: String::new() }),
-        connect_timeout: Some(wire::seconds(CONNECT_SECS)),
+        connect_timeout: prost_types::Duration::try_from(connect).ok(),
         lb_policy: LbPolicy::LeastRequest.into(),
         transport_socket_matches: matches,
-        metadata: Some(wire::facts(&[(fact::NAMESPACE, namespace), (fact::PROTOCOL, protocol.text()), (fact::SERVICE, service)])),
+        typed_extension_protocol_options: BTreeMap::from([(names::POLICY.to_owned(), pack(&policy))]),
+        metadata: Some(wire::facts(&[(fact::NAMESPACE, namespace), (fact::PROTOCOL, protocol.text()), (fact::SERVICE, label)])),
         ..Cluster::default()
     }
 }

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use proto::names;
 use proto::words::MtlsMode;
 use proto::xds::core::TrafficDirection;
-use proto::xds::listener::{FilterChain, FilterChainMatch, Listener};
+use proto::xds::listener::{Filter, FilterChain, FilterChainMatch, Listener};
 use proto::xds::tls;
 
 use super::mtls::Modes;
+use super::policy::{self, InboundTraits};
 use super::protocol::{self, Protocol};
 use super::wire::{self, Routes};
 use crate::world::{Index, Instance, ServiceView};
@@ -26,13 +28,14 @@ pub(super) fn nowhere(address: SocketAddr) -> Listener {
 }
 
 /// The listener for one original destination: its route table, its cluster, or both where the protocol is undeclared.
-pub(super) fn outbound(address: SocketAddr, protocol: Protocol, table: &str, cluster: &str) -> Listener {
+/// `idle`: of opaque connections, as [`wire::tcp`] has it.
+pub(super) fn outbound(address: SocketAddr, protocol: Protocol, (table, cluster): (&str, &str), idle: Option<Duration>) -> Listener {
     let http = || FilterChain {
         name: "http".to_owned(),
         filters: vec![wire::http(protocol, Routes::Named(table.to_owned()), false)],
         ..FilterChain::default()
     };
-    let tcp = || FilterChain { name: "tcp".to_owned(), filters: vec![wire::tcp(cluster)], ..FilterChain::default() };
+    let tcp = || FilterChain { name: "tcp".to_owned(), filters: vec![wire::tcp_to(cluster, idle)], ..FilterChain::default() };
     let mut listener = nowhere(address);
     match protocol {
         Protocol::Tcp => listener.filter_chains.push(tcp()),
@@ -44,6 +47,32 @@ pub(super) fn outbound(address: SocketAddr, protocol: Protocol, table: &str, clu
         }
         Protocol::Http | Protocol::Http1 | Protocol::Http2 => listener.filter_chains.push(http()),
     }
+    listener
+}
+
+/// The listener for one original destination whose connections are not looked into.
+pub(super) fn bytes(address: SocketAddr, filter: Filter) -> Listener {
+    let mut listener = nowhere(address);
+    listener.filter_chains.push(FilterChain { name: "tcp".to_owned(), filters: vec![filter], ..FilterChain::default() });
+    listener
+}
+
+/// The listener for one original destination whose TLS is told apart by the name that it asks for, `*` standing for any or none: a
+/// chain each, the narrowest first. What is no TLS, or asks for another name, meets no chain and is closed.
+pub(super) fn by_name(address: SocketAddr, chains: impl Iterator<Item = (String, Filter)>) -> Listener {
+    let mut listener = nowhere(address);
+    listener.listener_filters.push(wire::tls_inspector());
+    let chain = |(name, filter): (String, Filter)| FilterChain {
+        name: format!("tls/{name}"),
+        filter_chain_match: Some(FilterChainMatch {
+            transport_protocol: "tls".to_owned(),
+            server_names: if name == "*" { Vec::new() } else { vec![name] },
+            ..FilterChainMatch::default()
+        }),
+        filters: vec![filter],
+        ..FilterChain::default()
+    };
+    listener.filter_chains.extend(chains.map(chain));
     listener
 }
 
@@ -66,7 +95,13 @@ pub(super) fn inbound(index: &Index, instance: Option<&Instance>, modes: &Modes)
     for port in instance.map(|instance| declared_ports(index, instance)).unwrap_or_default().union(&modes.ports()) {
         let protocol = instance.map_or(Protocol::Auto, |instance| protocol::of_instance(index, instance, *port));
         let service = instance.map(|instance| only_service(index, instance, *port)).unwrap_or_default();
-        let plan = InboundPort { number: Some(*port), protocol, service, mode: modes.of(*port), trust_domain: &index.mesh.trust_domain };
+        let traits = instance.map(|instance| {
+            let fronts = protocol::in_front(index, instance, *port);
+            policy::of_inbound(index, instance, Some(*port), fronts)
+        });
+        let traits = traits.unwrap_or_default();
+        let (mode, trust_domain) = (modes.of(*port), index.mesh.trust_domain.as_str());
+        let plan = InboundPort { number: Some(*port), protocol, service, mode, trust_domain, traits };
         plan.chains(&mut chains);
     }
     let rest = InboundPort {
@@ -75,6 +110,7 @@ pub(super) fn inbound(index: &Index, instance: Option<&Instance>, modes: &Modes)
         service: String::new(),
         mode: modes.other(),
         trust_domain: &index.mesh.trust_domain,
+        traits: instance.map(|instance| policy::of_inbound(index, instance, None, std::iter::empty())).unwrap_or_default(),
     };
     rest.chains(&mut chains);
     Listener {
@@ -109,6 +145,7 @@ struct InboundPort<'a> {
     service: String,
     mode: MtlsMode,
     trust_domain: &'a str,
+    traits: InboundTraits,
 }
 
 impl InboundPort<'_> {
@@ -145,8 +182,8 @@ impl InboundPort<'_> {
 
     fn chain(&self, word: &str, encrypted: bool, application_protocols: Vec<String>, protocol: Protocol) -> FilterChain {
         let filter = match protocol {
-            Protocol::Tcp | Protocol::Auto => wire::tcp(names::INBOUND),
-            _ => wire::http(protocol, Routes::Inline(super::route::inbound()), true),
+            Protocol::Tcp | Protocol::Auto => wire::tcp_to(names::INBOUND, self.traits.idle),
+            _ => wire::http(protocol, Routes::Inline(super::route::inbound(&self.traits.policy)), true),
         };
         let tls = || tls::DownstreamTlsContext {
             common_tls_context: Some(wire::mesh_tls(self.trust_domain, wire::mesh_names())),

@@ -1,18 +1,24 @@
 //! From a [`World`] to what each proxy runs, what each object's status says and what the node agent starts. Pure: same world,
 //! same answer, whatever the order in which it came about.
 
+mod advice;
 mod analyze;
 mod attach;
 mod cluster;
 mod conflict;
+mod declared;
 mod dns;
 mod listener;
 mod mtls;
 mod node;
+mod policy;
 mod protocol;
+mod rank;
 mod route;
+mod rule;
 mod settings;
 mod status;
+mod stream;
 mod view;
 mod wire;
 
@@ -26,6 +32,7 @@ use proto::names::{Mode, NodeId};
 pub use analyze::{analyze, audit};
 pub(crate) use cluster::arrives_untouched;
 pub use node::{gateway_ports, instance_fingerprint, node_order};
+pub use policy::{ResolvedSetting, resolved};
 pub use status::{AncestorStatus, Condition, ListenerStatus, ParentStatus, Status, statuses};
 pub use view::view;
 

@@ -11,7 +11,7 @@ use proto::mesh::{
 use proto::xds::core::HealthStatus;
 
 use super::cluster::targets;
-use super::{attach, dns, route, settings};
+use super::{attach, dns, settings};
 use crate::world::core::ServicePort;
 use crate::world::workload::{ProbeKind, Workload};
 use crate::world::{Index, Instance, Name, ServiceView, World};
@@ -37,14 +37,14 @@ pub fn instance_fingerprint(world: &World, instance: &Instance) -> Option<String
 
 /// The ports that a Gateway of ours serves.
 pub fn gateway_ports(world: &World, name: &Name) -> BTreeSet<u16> {
-    let gateway = world.index().gateways.get(name).and_then(|object| route::gateway(object));
+    let gateway = world.index().gateways.get(name).and_then(|object| attach::gateway(object));
     gateway.map(attach::ports).unwrap_or_default()
 }
 
 fn gateways(index: &Index) -> Vec<GatewayOrder> {
     let mut orders = Vec::new();
     for (name, object) in &index.gateways {
-        let ports = route::gateway(object).map(attach::ports).unwrap_or_default();
+        let ports = attach::gateway(object).map(attach::ports).unwrap_or_default();
         let addresses = index.gateway_addresses.get(name).map_or(&[][..], Vec::as_slice);
         let mut order = GatewayOrder {
             namespace: name.0.clone(),

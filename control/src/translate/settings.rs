@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use proto::defaults::METRIC_SERIES_MAX;
 use proto::mesh::{AccessLog, ProxyConfig, RelayOrder, Tracing};
+use proto::names::Mode;
 
 use super::Audience;
 use super::mtls::{AppliesTo, applies, place};
@@ -82,6 +83,9 @@ pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
     let endpoint = telemetry.otlp_endpoint.as_ref().or(world.settings().otlp_endpoint.as_ref());
     let cidrs =
         [ranges.services.0.to_string(), ranges.services.1.to_string(), ranges.instances.0.to_string(), ranges.instances.1.to_string()];
+    let instance = index.instances.get(&(audience.node.namespace.clone(), audience.node.instance.clone()));
+    let sidecar = instance.filter(|_| audience.node.mode == Mode::Sidecar);
+    let (region, zone) = sidecar.and_then(|one| one.workload()).map_or(("", ""), |workload| (&workload.locality.0, &workload.locality.1));
     ProxyConfig {
         trust_domain: index.mesh.trust_domain.clone(),
         outside_mesh_denied: index.mesh.outside_denied,
@@ -99,7 +103,9 @@ pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
         namespace: audience.node.namespace.clone(),
         workload: audience.workload.clone(),
         service_account: audience.service_account.clone(),
+        region: region.to_owned(),
+        zone: zone.to_owned(),
+        session_key: world.settings().session_key.0.to_vec().into(),
         own_addresses: audience.addresses.iter().map(ToString::to_string).collect(),
-        ..ProxyConfig::default()
     }
 }

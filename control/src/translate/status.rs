@@ -8,11 +8,12 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::attach::{self, Attachment, Judged, WhyNot};
-use super::conflict;
+use super::{conflict, policy};
 use crate::world::gateway::Gateway;
 use crate::world::key::GATEWAY_API;
 use crate::world::own::Selector;
-use crate::world::route::{HttpRoute, ParentRef, Rule};
+use crate::world::route::{ParentRef, Route, Rule};
+use crate::world::traffic::TrafficPolicy;
 use crate::world::{Candidate, Kind, Name, Object, ObjectKey, Spec, World};
 
 /// One condition, as Kubernetes writes it.
@@ -156,7 +157,8 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
             (class.controller == CONTROLLER).then(|| Status { conditions: vec![condition], ..Status::default() })
         }
         Spec::Gateway(gateway) => index.gateways.contains_key(&name).then(|| of_gateway(world, &name, gateway, by)),
-        Spec::HttpRoute(route) => Some(of_route(world, object, route, by)),
+        Spec::Route(route) => Some(of_route(world, object, route, by)),
+        Spec::TrafficPolicy(policy) => Some(of_traffic(world, object, policy, by)),
         Spec::PeerAuthentication(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::Telemetry(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::Mesh(_) => Some(Status { conditions: vec![by.holds("Accepted")], ..Status::default() }),
@@ -223,11 +225,11 @@ fn of_listener(judged: &Judged<'_>, attached_routes: usize, programmed: Conditio
         by.say("ResolvedRefs", "False", "InvalidRouteKinds", format!("it cannot carry {}", judged.invalid_kinds.join(", ")))
     });
     conditions.push(programmed);
-    let kind = BTreeMap::from([("group", GATEWAY_API.to_owned()), ("kind", Kind::HTTPRoute.text().to_owned())]);
-    let supported = judged.http_routes && judged.refused.is_none();
+    let kind = |kind: &Kind| BTreeMap::from([("group", GATEWAY_API.to_owned()), ("kind", kind.text().to_owned())]);
+    let supported = if judged.refused.is_none() { judged.kinds.as_slice() } else { &[] };
     ListenerStatus {
         name: judged.listener.name.clone(),
-        supported_kinds: supported.then_some(kind).into_iter().collect(),
+        supported_kinds: supported.iter().map(kind).collect(),
         attached_routes,
         conditions,
     }
@@ -259,12 +261,12 @@ fn is_invalid(rule: &Rule) -> bool {
 }
 
 /// Why no rule of the route can be served as written.
-pub(super) fn wholly_invalid(route: &HttpRoute) -> Option<WhyNot> {
+pub(super) fn wholly_invalid(route: &Route) -> Option<WhyNot> {
     route.rules.iter().all(is_invalid).then(|| WhyNot::new("UnsupportedValue", invalid_parts(route)))
 }
 
 /// What is wrong with which rule, in Gateway API's words.
-fn invalid_parts(route: &HttpRoute) -> String {
+fn invalid_parts(route: &Route) -> String {
     let mut parts = Vec::new();
     for (number, rule) in route.rules.iter().enumerate() {
         let dropped = rule.unmatchable.iter().map(|fault| format!("Dropped Rule {number}: {}", fault.message));
@@ -274,16 +276,15 @@ fn invalid_parts(route: &HttpRoute) -> String {
                 rule.failing.iter().map(|fault| format!("Dropped Rule {number}: {}; its requests are answered 500", fault.message)),
             );
         }
-        let backends = rule.backends.iter().flat_map(|backend| backend.failing.iter().map(move |fault| (&backend.name, fault)));
+        let backends = rule.backends().iter().flat_map(|backend| backend.failing.iter().map(move |fault| (&backend.to.name, fault)));
         parts.extend(
             backends.map(|(name, fault)| format!("Dropped Rule {number}: {}; the share of backend {name} is answered 500", fault.message)),
         );
-        parts.extend(rule.without.iter().map(|fault| format!("Fall Back: {}; rule {number} is served without it", fault.message)));
     }
     parts.join(". ")
 }
 
-fn of_route(world: &World, object: &Object, route: &HttpRoute, by: &Conditions) -> Status {
+fn of_route(world: &World, object: &Object, route: &Route, by: &Conditions) -> Status {
     let mut parents = Vec::new();
     for parent in &route.parents {
         let standing = attach::standing(world.index(), object, parent);
@@ -293,14 +294,12 @@ fn of_route(world: &World, object: &Object, route: &HttpRoute, by: &Conditions) 
         let accepted = match (&standing, wholly_invalid(route)) {
             (Attachment::Refused(refusal), _) => by.fails("Accepted", refusal),
             (_, Some(refusal)) => by.fails("Accepted", &refusal),
+            (Attachment::Service(_, _, lost), _) if !lost.is_empty() => by.say("Accepted", "True", "Accepted", attach::told(lost)),
             _ => by.holds("Accepted"),
         };
         let mesh = matches!(standing, Attachment::Service(..)) || parent.is_service();
-        let unresolved = route
-            .rules
-            .iter()
-            .flat_map(|rule| &rule.backends)
-            .find_map(|backend| attach::backend(world.index(), object, backend, mesh).err());
+        let unresolved =
+            route.rules.iter().flat_map(Rule::references).find_map(|to| attach::backend(world.index(), object, to, mesh).err());
         let resolved = unresolved.map_or_else(|| by.holds("ResolvedRefs"), |refusal| by.fails("ResolvedRefs", &refusal));
         let parts = invalid_parts(route);
         let partly =
@@ -328,6 +327,16 @@ fn echo(parent: &ParentRef) -> serde_json::Value {
         echo.insert("port".to_owned(), json!(port));
     }
     serde_json::Value::Object(echo)
+}
+
+fn of_traffic(world: &World, object: &Object, policy: &TrafficPolicy, by: &Conditions) -> Status {
+    let one = |ancestor: policy::Ancestor| AncestorStatus {
+        ancestor_ref: ancestor.reference,
+        controller_name: CONTROLLER,
+        conditions: vec![ancestor.verdict.map_or_else(|refusal| by.fails("Accepted", &refusal), |()| by.holds("Accepted"))],
+    };
+    let ancestors = policy::judge(world, object, policy).into_iter().map(one).collect();
+    Status { ancestors, ..Status::default() }
 }
 
 fn of_policy(world: &World, object: &Object, selector: &Selector, by: &Conditions) -> Status {

@@ -3,20 +3,23 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message;
 use proto::names::{self, Mode};
 use proto::xds::route::RouteConfiguration;
 use proto::xds::{self, pack};
 
+use super::attach::{self, Backend};
 use super::cluster::{Destination, assignment, cluster, destinations, port_of};
 use super::mtls::Modes;
-use super::{Audience, DNS_RECORD, Encoded, PROXY_CONFIG, View, dns, listener, protocol, route, settings};
-use crate::world::{Address, World};
+use super::rule::Frontend;
+use super::{Audience, DNS_RECORD, Encoded, PROXY_CONFIG, View, dns, listener, policy, protocol, route, settings, stream};
+use crate::world::{Address, Name, Object, World};
 
 /// What a proxy should hold: what its own listeners imply, and the closure of the names it `wants` (`out/IP:PORT`, `dns/NAME`).
 pub fn view(world: &World, audience: &Audience, wants: &BTreeSet<String>) -> View {
-    let mut closure = Closure { world, audience, view: View::default(), destinations: BTreeSet::new() };
+    let mut closure = Closure { world, audience, view: View::default(), destinations: BTreeSet::new(), sessions: BTreeSet::new() };
     closure.add(PROXY_CONFIG, names::PROXY.to_owned(), &settings::proxy_config(world, audience));
     match audience.node.mode {
         Mode::Sidecar => closure.inbound(),
@@ -42,6 +45,8 @@ struct Closure<'a> {
     audience: &'a Audience,
     view: View,
     destinations: BTreeSet<Destination>,
+    /// Clusters with endpoints that sessions name.
+    sessions: BTreeSet<String>,
 }
 
 impl Closure<'_> {
@@ -63,16 +68,17 @@ impl Closure<'_> {
     fn edge(&mut self) {
         let node = &self.audience.node;
         let name = (node.namespace.clone(), node.instance.clone());
-        let Some(gateway) = self.world.index().gateways.get(&name).and_then(|object| route::gateway(object)) else { return };
-        for port in super::attach::ports(gateway) {
+        let Some(gateway) = self.world.index().gateways.get(&name).and_then(|object| attach::gateway(object)) else { return };
+        for port in attach::ports(gateway) {
             self.add(xds::LISTENER, names::edge(port), &listener::edge(port));
-            let table = route::edge(self.world, &name, gateway, port);
+            let table = route::edge(self.world, &name, gateway, port, self.audience);
             self.destinations.extend(destinations(table.backends));
             self.table(&table.config);
         }
     }
 
     fn table(&mut self, config: &RouteConfiguration) {
+        self.sessions.extend(policy::sessions(config));
         self.add(xds::ROUTE, config.name.clone(), config);
     }
 
@@ -83,20 +89,24 @@ impl Closure<'_> {
             Some(Address::Service(name)) => {
                 let Some(view) = index.services.get(name) else { return false };
                 let Some(port) = port_of(view, address.port()) else { return self.nowhere(address) };
+                if self.stream(address, name) {
+                    return true;
+                }
                 let protocol = protocol::of_service(index, view, port);
                 let cluster = names::service_port(&name.0, &name.1, port.port);
                 let mut table = cluster.clone();
                 if protocol != protocol::Protocol::Tcp {
-                    let routes = route::service(self.world, name, port.port, &self.audience.node.namespace);
+                    let routes = route::service(self.world, name, port.port, self.audience);
                     table.clone_from(&routes.config.name);
                     self.destinations.extend(destinations(routes.backends));
                     self.table(&routes.config);
                 }
                 // The whole port, for bytes that are no HTTP; with routes there are none.
                 if !protocol.is_http() {
-                    self.destinations.insert(Destination::Service(super::attach::Backend { service: name.clone(), port: port.port }));
+                    self.destinations.insert(Destination::Service(Backend { service: name.clone(), port: port.port }));
                 }
-                self.listener(address, protocol, &table, &cluster);
+                let idle = policy::idle(index, &Backend { service: name.clone(), port: port.port });
+                self.listener(address, protocol, (&table, &cluster), idle);
                 true
             }
             Some(Address::Instance(name)) => {
@@ -105,8 +115,8 @@ impl Closure<'_> {
                 self.single(address, Destination::Instance(name.clone(), address.port()), rule)
             }
             Some(Address::Gateway(name)) => {
-                let gateway = index.gateways.get(name).and_then(|object| route::gateway(object));
-                if !gateway.is_some_and(|gateway| super::attach::ports(gateway).contains(&address.port())) {
+                let gateway = index.gateways.get(name).and_then(|object| attach::gateway(object));
+                if !gateway.is_some_and(|gateway| attach::ports(gateway).contains(&address.port())) {
                     return self.nowhere(address);
                 }
                 let rule = names::rule("Gateway", &name.0, &name.1, names::DEFAULT_RULE);
@@ -116,6 +126,23 @@ impl Closure<'_> {
         }
     }
 
+    /// Whether the Service port has routes for connections; then their listener is its.
+    fn stream(&mut self, address: SocketAddr, service: &Name) -> bool {
+        let (index, client) = (self.world.index(), self.audience.node.namespace.as_str());
+        let (routes, _) = attach::service_routes(index, service, address.port(), client);
+        let routes: Vec<&Object> = routes.into_iter().map(Arc::as_ref).filter(|route| !route.key.kind.routes_http()).collect();
+        if routes.is_empty() {
+            return false;
+        }
+        let called = Backend { service: service.clone(), port: address.port() };
+        let front = Frontend { index, audience: self.audience, called: Some(&called), listener: None };
+        let mut backends = BTreeSet::new();
+        let listener = stream::listener(&front, address, &routes, &mut backends);
+        self.destinations.extend(destinations(backends));
+        self.add(xds::LISTENER, names::outbound(address), &listener);
+        true
+    }
+
     /// A destination that nothing routes: its own table, its own cluster.
     fn single(&mut self, address: SocketAddr, destination: Destination, rule: String) -> bool {
         let protocol = destination.protocol(self.world.index());
@@ -123,7 +150,7 @@ impl Closure<'_> {
         if protocol != protocol::Protocol::Tcp {
             self.table(&route::single(name.clone(), rule));
         }
-        self.listener(address, protocol, &name, &name);
+        self.listener(address, protocol, (&name, &name), None);
         self.destinations.insert(destination);
         true
     }
@@ -133,8 +160,8 @@ impl Closure<'_> {
         true
     }
 
-    fn listener(&mut self, address: SocketAddr, protocol: protocol::Protocol, table: &str, cluster: &str) {
-        self.add(xds::LISTENER, names::outbound(address), &listener::outbound(address, protocol, table, cluster));
+    fn listener(&mut self, address: SocketAddr, protocol: protocol::Protocol, leads: (&str, &str), idle: Option<Duration>) {
+        self.add(xds::LISTENER, names::outbound(address), &listener::outbound(address, protocol, leads, idle));
     }
 
     fn dns(&mut self, name: &str, host: &str) -> bool {
@@ -150,7 +177,8 @@ impl Closure<'_> {
         let index = self.world.index();
         for destination in std::mem::take(&mut self.destinations) {
             let name = destination.name();
-            self.add(xds::CLUSTER, name.clone(), &cluster(index, &destination, self.audience.node.mode));
+            let sessions = self.sessions.contains(&name);
+            self.add(xds::CLUSTER, name.clone(), &cluster(index, &destination, self.audience.node.mode, sessions));
             self.add(xds::ENDPOINT, name, &assignment(index, &destination));
         }
         self.view

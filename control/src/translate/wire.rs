@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use prost_types::{Struct, Value, value};
 use proto::names;
@@ -12,9 +13,10 @@ use proto::xds::hcm::http_connection_manager::{
 use proto::xds::hcm::{HttpConnectionManager, HttpFilter, Rds, http_filter};
 use proto::xds::listener::{Filter, ListenerFilter, filter, listener_filter};
 use proto::xds::route::RouteConfiguration;
+use proto::xds::tcp_proxy::tcp_proxy::weighted_cluster::ClusterWeight;
 use proto::xds::tcp_proxy::{TcpProxy, tcp_proxy};
 use proto::xds::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
-use proto::xds::{core, http_inspector, matcher, pack, raw_buffer, router, tls};
+use proto::xds::{core, http_inspector, matcher, pack, raw_buffer, router, tls, tls_inspector};
 
 use super::protocol::Protocol;
 
@@ -91,14 +93,28 @@ pub(super) fn http(protocol: Protocol, routes: Routes, inbound: bool) -> Filter 
     }
 }
 
-/// Bytes to a cluster.
-pub(super) fn tcp(cluster: &str) -> Filter {
+/// Bytes to one of these clusters, by weight; without any weight they are refused. `idle`: how long nothing may move; `None`: the
+/// default, zero: for ever.
+pub(super) fn tcp(split: &[(String, u32)], idle: Option<Duration>) -> Filter {
+    let weight = |(name, weight): &(String, u32)| ClusterWeight { name: name.clone(), weight: *weight };
+    let specifier = match split {
+        [(only, 1..)] => tcp_proxy::ClusterSpecifier::Cluster(only.clone()),
+        _ if split.iter().all(|(_, weight)| *weight == 0) => tcp_proxy::ClusterSpecifier::Cluster(names::BAD_BACKEND.to_owned()),
+        several => {
+            tcp_proxy::ClusterSpecifier::WeightedClusters(tcp_proxy::WeightedCluster { clusters: several.iter().map(weight).collect() })
+        }
+    };
     let proxy = TcpProxy {
         stat_prefix: "tcp".to_owned(),
-        cluster_specifier: Some(tcp_proxy::ClusterSpecifier::Cluster(cluster.to_owned())),
-        ..TcpProxy::default()
+        cluster_specifier: Some(specifier),
+        idle_timeout: idle.and_then(|idle| prost_types::Duration::try_from(idle).ok()),
     };
     Filter { name: "envoy.filters.network.tcp_proxy".to_owned(), config_type: Some(filter::ConfigType::TypedConfig(pack(&proxy))) }
+}
+
+/// Bytes to one cluster.
+pub(super) fn tcp_to(cluster: &str, idle: Option<Duration>) -> Filter {
+    tcp(&[(cluster.to_owned(), 1)], idle)
 }
 
 /// Tells HTTP from other bytes.
@@ -106,6 +122,14 @@ pub(super) fn http_inspector() -> ListenerFilter {
     ListenerFilter {
         name: "envoy.filters.listener.http_inspector".to_owned(),
         config_type: Some(listener_filter::ConfigType::TypedConfig(pack(&http_inspector::HttpInspector {}))),
+    }
+}
+
+/// Reads which name TLS asks for.
+pub(super) fn tls_inspector() -> ListenerFilter {
+    ListenerFilter {
+        name: "envoy.filters.listener.tls_inspector".to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(pack(&tls_inspector::TlsInspector {}))),
     }
 }
 

@@ -69,6 +69,10 @@ impl<'a> Cursor<'a> {
         self.door.report(Severity::Warning, self.node.line, &self.path, message.into(), remedy.into());
     }
 
+    pub(super) fn info(&self, message: impl Into<String>, remedy: impl Into<String>) {
+        self.door.report(Severity::Info, self.node.line, &self.path, message.into(), remedy.into());
+    }
+
     /// For a field that exists in the published schema and has no effect here.
     pub(super) fn unsupported(&self) {
         self.error("not supported by this version", "remove it");
@@ -108,17 +112,32 @@ impl<'a> Cursor<'a> {
         self.int(1..=65535).and_then(|port| u16::try_from(port).ok())
     }
 
-    /// A number 0 to 100, fractions allowed.
-    pub(super) fn percent(&self) -> Option<f64> {
-        let number = match &self.node.value {
-            #[allow(clippy::cast_precision_loss, reason = "the range check makes the loss harmless")]
-            Value::Int(number) => *number as f64,
-            Value::Float(number) => *number,
+    /// What stands below, by field names joined by dots; as deep as there is something: to report at.
+    pub(super) fn below(&self, path: &str) -> Self {
+        let mut at = self.clone();
+        for name in path.split('.') {
+            let Some(node) = at.node.get(name) else { break };
+            at = Self { node, path: format!("{}.{name}", at.path), door: at.door };
+        }
+        at
+    }
+
+    /// A number, fractions allowed.
+    pub(super) fn number(&self) -> Option<f64> {
+        match &self.node.value {
+            #[allow(clippy::cast_precision_loss, reason = "whoever asks checks a range in which there is no loss")]
+            Value::Int(number) => Some(*number as f64),
+            Value::Float(number) => Some(*number),
             _ => {
                 self.mismatch("a number");
-                return None;
+                None
             }
-        };
+        }
+    }
+
+    /// A number 0 to 100, fractions allowed.
+    pub(super) fn percent(&self) -> Option<f64> {
+        let number = self.number()?;
         if !(0.0..=100.0).contains(&number) {
             self.error(format!("{number} is no percentage"), "use 0 to 100");
             return None;
@@ -227,6 +246,11 @@ impl<'a> Fields<'a> {
         Some(self.child(name, node))
     }
 
+    /// Whether a field is there, read or not.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.entries.iter().any(|(key, node)| key == name && node.value != Value::Null)
+    }
+
     /// A field that must be there.
     pub(super) fn need(&mut self, name: &'static str) -> Option<Cursor<'a>> {
         let found = self.get(name);
@@ -319,10 +343,19 @@ mod tests {
     #[test]
     fn durations_follow_the_grammar() {
         // Aim: GEP-2257, no more and no less.
-        for (text, millis) in [("1h30m", 5_400_000), ("150ms", 150), ("0s", 0), ("10s500ms", 10_500), ("87600h", 315_360_000_000)] {
+        for (text, millis) in [
+            ("1h30m", 5_400_000),
+            ("150ms", 150),
+            ("0s", 0),
+            ("10s500ms", 10_500),
+            ("5ms1h", 3_600_005),
+            ("1s1s", 2_000),
+            ("0ms", 0),
+            ("87600h", 315_360_000_000),
+        ] {
             assert_eq!(duration(text), Some(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "1", "1.5s", "-1s", "1us", "123456s", "1h1m1s1ms1h", "s", "1 s", "\u{661}s"] {
+        for text in ["", "0", "1", "1.5s", "-1s", "1us", "123456s", "1h1m1s1ms1h", "s", "1 s", "\u{661}s"] {
             assert_eq!(duration(text), None, "{text}");
         }
     }

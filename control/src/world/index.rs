@@ -1,8 +1,8 @@
 //! What translation looks up, built once per [`World`]: objects by what they are about, instances by Service, everything by
 //! address. Ordered throughout, and lists of rivals have the oldest first, so that equal worlds translate to equal bytes.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -10,6 +10,8 @@ use super::core::Service;
 use super::instance::{Instance, former_names, instances, names as names_of};
 use super::object::Object;
 use super::own::Mesh;
+use super::route::Reference;
+use super::traffic::Place;
 use super::{Kind, ObjectKey, Spec, World, gateway_name};
 
 /// (namespace, name).
@@ -34,20 +36,26 @@ pub struct Index {
     pub addresses: BTreeMap<IpAddr, Address>,
     /// EndpointSlices by (namespace, Service).
     pub slices: BTreeMap<Name, Vec<Arc<Object>>>,
-    /// Every HTTPRoute, the oldest first.
+    /// Every route of whatever kind, the oldest first.
     pub routes: Vec<Arc<Object>>,
-    /// HTTPRoutes by the Service they name as a parent, the oldest first.
+    /// Routes by the Service they name as a parent, the oldest first.
     pub service_routes: BTreeMap<Name, Vec<Arc<Object>>>,
+    /// Service ports that a GRPCRoute leads to.
+    pub grpc_ports: BTreeSet<(Name, u16)>,
     /// Gateways of our classes.
     pub gateways: BTreeMap<Name, Arc<Object>>,
     /// Own addresses of our Gateways' proxies, IPv4 first.
     pub gateway_addresses: BTreeMap<Name, Vec<IpAddr>>,
     /// Gateways of other controllers' classes.
-    pub foreign_gateways: std::collections::BTreeSet<Name>,
+    pub foreign_gateways: BTreeSet<Name>,
     /// PeerAuthentications, the oldest first.
     pub peer_authentications: Vec<Arc<Object>>,
     /// Telemetries, the oldest first.
     pub telemetries: Vec<Arc<Object>>,
+    /// TrafficPolicies by each place they are about, the oldest first.
+    pub traffic: BTreeMap<Place, Vec<Arc<Object>>>,
+    /// TrafficPolicies with a selector, the oldest first.
+    pub traffic_selectors: Vec<Arc<Object>>,
     /// ReferenceGrants by namespace.
     pub grants: BTreeMap<String, Vec<Arc<Object>>>,
     /// Instances that another Workload's instance of the same name hides: (namespace, instance, hidden Workload).
@@ -126,17 +134,9 @@ impl Index {
         index.routes.sort_by_cached_key(age);
         index.peer_authentications.sort_by_cached_key(age);
         index.telemetries.sort_by_cached_key(age);
-        for route in &index.routes {
-            let Spec::HttpRoute(spec) = &route.spec else { continue };
-            let namespace = |given: &Option<String>| given.clone().unwrap_or_else(|| route.key.namespace.clone());
-            for parent in spec.parents.iter().filter(|parent| parent.is_service()) {
-                let routes = index.service_routes.entry((namespace(&parent.namespace), parent.name.clone())).or_default();
-                // A route may name one Service several times, for several ports.
-                if routes.last().is_none_or(|last| last.key != route.key) {
-                    routes.push(Arc::clone(route));
-                }
-            }
-        }
+        index.traffic_selectors.sort_by_cached_key(age);
+        index.traffic.values_mut().for_each(|rivals| rivals.sort_by_cached_key(age));
+        index.add_routes();
         index
     }
 
@@ -164,7 +164,17 @@ impl Index {
             }
             Spec::PeerAuthentication(_) => self.peer_authentications.push(Arc::clone(object)),
             Spec::Telemetry(_) => self.telemetries.push(Arc::clone(object)),
-            Spec::HttpRoute(_) => self.routes.push(Arc::clone(object)),
+            Spec::TrafficPolicy(policy) if policy.selector.is_some() => self.traffic_selectors.push(Arc::clone(object)),
+            Spec::TrafficPolicy(policy) => {
+                for place in policy.places(key) {
+                    let at = self.traffic.entry(place).or_default();
+                    // One that names a target twice counts once.
+                    if at.last().is_none_or(|last| last.key != *key) {
+                        at.push(Arc::clone(object));
+                    }
+                }
+            }
+            Spec::Route(_) => self.routes.push(Arc::clone(object)),
             Spec::ReferenceGrant(_) => self.grants.entry(name.0).or_default().push(Arc::clone(object)),
             Spec::Gateway(gateway) if classes.contains(&gateway.class) => {
                 self.gateways.insert(name, Arc::clone(object));
@@ -268,6 +278,38 @@ impl Index {
         for (_, address, owner) in claims {
             self.addresses.entry(address).or_insert(owner);
         }
+    }
+
+    /// Where routes attach in the mesh, and what they lead to.
+    fn add_routes(&mut self) {
+        let routes = std::mem::take(&mut self.routes);
+        for route in &routes {
+            let Spec::Route(spec) = &route.spec else { continue };
+            let namespace = |given: &Option<String>| given.clone().unwrap_or_else(|| route.key.namespace.clone());
+            let mut own = BTreeSet::new();
+            for parent in spec.parents.iter().filter(|parent| parent.is_service()) {
+                let name = (namespace(&parent.namespace), parent.name.clone());
+                let ports = self.services.get(&name).and_then(ServiceView::service).map_or(&[][..], |service| &service.ports);
+                let ports = ports.iter().map(|port| port.port).filter(|port| parent.port.is_none_or(|wanted| wanted == *port));
+                own.extend(ports.map(|port| (name.clone(), port)));
+                let attached = self.service_routes.entry(name).or_default();
+                // A route may name one Service several times, for several ports.
+                if attached.last().is_none_or(|last| last.key != route.key) {
+                    attached.push(Arc::clone(route));
+                }
+            }
+            if route.key.kind != Kind::GRPCRoute {
+                continue;
+            }
+            for rule in &spec.rules {
+                let port = |to: &Reference| Some(((namespace(&to.namespace), to.name.clone()), to.port?));
+                self.grpc_ports.extend(rule.references().filter_map(port));
+                if rule.backends.is_none() {
+                    self.grpc_ports.extend(own.iter().cloned());
+                }
+            }
+        }
+        self.routes = routes;
     }
 
     /// A label of a namespace.

@@ -155,16 +155,17 @@ impl Kind {
         !matches!(
             self,
             Self::ListenerSet
-                | Self::GRPCRoute
-                | Self::TLSRoute
-                | Self::TCPRoute
                 | Self::BackendTLSPolicy
-                | Self::TrafficPolicy
                 | Self::AuthorizationPolicy
                 | Self::RequestAuthentication
                 | Self::EgressPolicy
                 | Self::Canary
         )
+    }
+
+    /// Whether routes of this kind are about HTTP requests.
+    pub const fn routes_http(self) -> bool {
+        matches!(self, Self::HTTPRoute | Self::GRPCRoute)
     }
 
     /// Whether ignoring an object of this kind would leave something open that its author meant to close.

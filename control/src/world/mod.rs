@@ -17,6 +17,7 @@ pub mod object;
 pub mod own;
 pub mod problem;
 pub mod route;
+pub mod traffic;
 pub mod tree;
 pub mod workload;
 
@@ -44,8 +45,20 @@ pub struct WorldSettings {
     pub otlp_endpoint: Option<String>,
     /// The manifests' folder, absolute: relative working directories start there.
     pub folder: PathBuf,
+    /// What tokens of sessions are made with.
+    pub session_key: SessionKey,
     /// Offline: count every instance as ready, since nothing runs.
     pub assume_ready: bool,
+}
+
+/// A key that outlives restarts, the same for all proxies of the mesh; it is never printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct SessionKey(pub [u8; 32]);
+
+impl std::fmt::Debug for SessionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SessionKey")
+    }
 }
 
 /// Who said it.

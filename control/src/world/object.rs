@@ -9,7 +9,8 @@ use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
 use super::own::{Mesh, PeerAuthentication, Telemetry};
 use super::problem::{Problem, Severity, nearest};
-use super::route::HttpRoute;
+use super::route::Route;
+use super::traffic::TrafficPolicy;
 use super::tree::{Node, Part};
 use super::workload::Workload;
 
@@ -53,8 +54,9 @@ pub enum Spec {
     Telemetry(Telemetry),
     GatewayClass(GatewayClass),
     Gateway(Gateway),
-    HttpRoute(HttpRoute),
+    Route(Route),
     ReferenceGrant(ReferenceGrant),
+    TrafficPolicy(Box<TrafficPolicy>),
     /// A kind that this version recognises and gives no effect.
     Unsupported,
 }
@@ -234,8 +236,9 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::Telemetry => Spec::Telemetry(Telemetry::read(fields.need("spec")?.fields())?),
         Kind::GatewayClass => Spec::GatewayClass(GatewayClass::read(fields.need("spec")?.fields())?),
         Kind::Gateway => Spec::Gateway(Gateway::read(fields.need("spec")?.fields())?),
-        Kind::HTTPRoute => Spec::HttpRoute(HttpRoute::read(fields.need("spec")?.fields())?),
+        Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => Spec::Route(Route::read(fields.need("spec")?.fields())?),
         Kind::ReferenceGrant => Spec::ReferenceGrant(ReferenceGrant::read(fields.need("spec")?.fields())?),
+        Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(TrafficPolicy::read(fields.need("spec")?.fields())?)),
         _ => Spec::Unsupported,
     })
 }
