@@ -4,16 +4,24 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use proxy::io::Network;
+use proxy::io::{Network, Socket};
+use tokio::time::Instant;
+
+/// What a server does with a request.
+pub type Answering = Arc<dyn Fn(Request<Incoming>) -> BoxFuture<'static, Response<Full<Bytes>>> + Send + Sync>;
 
 /// Header in which the server says who it is.
 pub const SERVED_BY: &str = "x-served-by";
@@ -25,19 +33,61 @@ pub const SEEN: &str = "x-seen-";
 /// # Errors
 /// The port is taken.
 pub async fn serve(network: Network, address: SocketAddr, name: &'static str) -> anyhow::Result<()> {
-    let mut listening = network.listen(address).await.with_context(|| format!("{name} cannot listen on {address}"))?;
+    let answering: Answering = Arc::new(move |request| std::future::ready(answer(name, StatusCode::OK, &request)).boxed());
+    serve_as(network, address, answering, None).await
+}
+
+/// Serves HTTP/1.1 until dropped. A connection without a request is closed after `idle`, without a word, as many servers do.
+///
+/// # Errors
+/// The port is taken.
+pub async fn serve_as(network: Network, address: SocketAddr, answering: Answering, idle: Option<Duration>) -> anyhow::Result<()> {
+    let mut listening = network.listen(address).await.with_context(|| format!("cannot listen on {address}"))?;
     loop {
         let accepted = listening.accept().await?;
-        tokio::spawn(async move {
-            let answer = service_fn(move |request: Request<Incoming>| async move { Ok::<_, Infallible>(answer(name, &request)) });
-            // A connection that ends early is the caller's affair.
-            let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(accepted.socket), answer).await;
-        });
+        tokio::spawn(converse(accepted.socket, Arc::clone(&answering), idle));
     }
 }
 
-fn answer(name: &'static str, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+async fn converse(socket: Socket, answering: Answering, idle: Option<Duration>) {
+    // Requests under way, and when the last one began or ended.
+    let busy = Arc::new(Mutex::new((0_u32, Instant::now())));
+    let seen = Arc::clone(&busy);
+    let answer = service_fn(move |request: Request<Incoming>| {
+        let (answering, busy) = (answering(request), Arc::clone(&seen));
+        async move {
+            let count = |more: bool| {
+                let mut busy = busy.lock().unwrap_or_else(PoisonError::into_inner);
+                *busy = (if more { busy.0 + 1 } else { busy.0 - 1 }, Instant::now());
+            };
+            count(true);
+            let response = answering.await;
+            count(false);
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let quiet = async {
+        let Some(idle) = idle else { return std::future::pending().await };
+        loop {
+            let (under_way, since) = *busy.lock().unwrap_or_else(PoisonError::into_inner);
+            let end = since + idle;
+            if under_way == 0 && end <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(end.max(Instant::now() + Duration::from_millis(5))).await;
+        }
+    };
+    tokio::select! {
+        // A connection that ends early is the caller's affair.
+        _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), answer) => {}
+        () = quiet => {}
+    }
+}
+
+/// Names the server and repeats the request's headers.
+pub fn answer(name: &'static str, status: StatusCode, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::from(format!("{} {}\n", request.method(), request.uri().path())));
+    *response.status_mut() = status;
     response.headers_mut().insert(SERVED_BY, http::HeaderValue::from_static(name));
     for (header, value) in request.headers() {
         if let Ok(seen) = http::HeaderName::try_from(format!("{SEEN}{header}")) {

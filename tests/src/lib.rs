@@ -7,9 +7,11 @@
 )]
 
 pub mod application;
+pub mod cases;
 pub mod look;
 pub mod mesh;
 pub mod plane;
+pub mod play;
 pub mod shop;
 pub mod sidecar;
 pub mod sim;

@@ -65,15 +65,23 @@ impl Mesh {
     /// # Errors
     /// It does not become ready.
     pub async fn join(&self, spec: Spec, clock: Clock) -> anyhow::Result<Sidecar> {
+        let sidecar = self.sidecar(spec, clock).await?;
+        let address = SocketAddr::new(spec.ip, APPLICATION_PORT);
+        tokio::task::spawn_local(application::serve(self.wire.application(spec.ip), address, spec.workload));
+        sidecar.ready().await?;
+        Ok(sidecar)
+    }
+
+    /// Starts a sidecar with a fresh token, without an application, and does not wait for it.
+    ///
+    /// # Errors
+    /// There is no such workload.
+    pub async fn sidecar(&self, spec: Spec, clock: Clock) -> anyhow::Result<Sidecar> {
         let token = self.desk().token(&format!("{}/{}", spec.namespace, spec.workload)).await?;
         let file = self.token_file(&spec);
         fs::write(&file, token)?;
         let place = (self.plane.address(), &*self.plane.data.join("ca.pem"), &*file);
         let IpAddr::V4(ip) = spec.ip else { anyhow::bail!("hosts of a mesh have IPv4 addresses") };
-        let sidecar = Sidecar::start(spec, place, &self.wire, (clock, self.seed ^ u64::from(ip.to_bits())), &self.log).await?;
-        let address = SocketAddr::new(spec.ip, APPLICATION_PORT);
-        tokio::task::spawn_local(application::serve(self.wire.application(spec.ip), address, spec.workload));
-        sidecar.ready().await?;
-        Ok(sidecar)
+        Sidecar::start(spec, place, &self.wire, (clock, self.seed ^ u64::from(ip.to_bits())), &self.log).await
     }
 }

@@ -144,9 +144,29 @@ impl Desk {
     /// # Errors
     /// The control plane does not run, or the change did not become live.
     pub async fn apply(&self, text: &str) -> anyhow::Result<Value> {
+        self.change(text, false, true).await
+    }
+
+    /// `delete --wait -o json`.
+    ///
+    /// # Errors
+    /// The control plane does not run, or the change did not become live.
+    pub async fn delete(&self, text: &str) -> anyhow::Result<Value> {
+        self.change(text, true, true).await
+    }
+
+    /// `apply -o json`: takes the change, and does not wait for the proxies.
+    ///
+    /// # Errors
+    /// The control plane does not run, or refuses.
+    pub async fn submit(&self, text: &str) -> anyhow::Result<Value> {
+        self.change(text, false, false).await
+    }
+
+    async fn change(&self, text: &str, delete: bool, wait: bool) -> anyhow::Result<Value> {
         let documents = vec![Document { path: "test.yaml".to_owned(), text: text.to_owned() }];
         let timeout = prost_types::Duration { seconds: 60, nanos: 0 };
-        let request = ApplyRequest { documents, delete: false, wait: true, timeout: Some(timeout) };
+        let request = ApplyRequest { documents, delete, wait, timeout: Some(timeout) };
         let mut progress = self.client().await?.apply(request).await?.into_inner();
         while let Some(message) = progress.message().await? {
             if message.done {

@@ -61,3 +61,32 @@ spec:
 "#
     )
 }
+
+/// A namespace of that name, within the mesh.
+pub fn namespace(name: &str) -> String {
+    format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{meshwright.dev/inject: enabled}}}}\n---\n")
+}
+
+/// A workload with the label `app`, at that address.
+pub fn workload(namespace: &str, name: &str, app: &str, address: &str) -> String {
+    format!(
+        "apiVersion: meshwright.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{app: {app}}}}}\n\
+         spec: {{serviceAccount: {app}, addresses: [{address}], ports: [{{name: http, port: 8080}}]}}\n---\n"
+    )
+}
+
+/// A Service of the workloads with the label `app`.
+pub fn service(namespace: &str, name: &str, app: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\n\
+         spec: {{selector: {{app: {app}}}, ports: [{{name: http, port: 80, targetPort: 8080, appProtocol: http}}]}}\n---\n"
+    )
+}
+
+/// A TrafficPolicy for a Service, of the same name; `spec` in flow style, without braces.
+pub fn policy(namespace: &str, service: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: meshwright.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {service}, namespace: {namespace}}}\n\
+         spec: {{targetRefs: [{{group: \"\", kind: Service, name: {service}}}], {spec}}}\n---\n"
+    )
+}

@@ -19,6 +19,7 @@ use turmoil::Sim;
 use crate::application::Client;
 use crate::mesh::{APPLICATION_PORT, Mesh};
 use crate::plane::Desk;
+use crate::play::{Home, Shot};
 use crate::sidecar::{Sidecar, Spec, resolve};
 use crate::wire::Medium;
 
@@ -34,15 +35,6 @@ const CHECK_EVERY: u32 = 10;
 const REQUESTS_PER_CONNECTION: usize = 10;
 /// Host of the control plane.
 const CONTROL: &str = "control";
-
-/// One request of a load.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shot {
-    /// When it was sent, since the start of the simulation.
-    pub sent: Duration,
-    /// Who answered with 200, or what went wrong.
-    pub answer: Result<String, String>,
-}
 
 /// What the outside of the simulation sees of its hosts.
 #[derive(Default)]
@@ -82,6 +74,12 @@ pub fn seeds(first: u64, count: u64) -> std::ops::Range<u64> {
     }
 }
 
+/// `whole` where `MESHWRIGHT_SIM_WHOLE` is set, as in `tests/run-all full`, else the usual share of it: unoptimised proxies carry some
+/// hundred requests a second.
+pub fn extent<T>(whole: T, usual: T) -> T {
+    if std::env::var_os("MESHWRIGHT_SIM_WHOLE").is_some() { whole } else { usual }
+}
+
 impl Simulation {
     /// A simulation whose control plane serves these manifests. Hosts get the addresses 192.168.0.1 (the control plane), .2, .3 and so
     /// on, in the order in which they join.
@@ -107,6 +105,13 @@ impl Simulation {
             }
         });
         Ok(Self { sim, mesh, seen: Arc::default(), steps: 0, commands: 0, seed, cut: BTreeSet::new(), late: BTreeSet::new() })
+    }
+
+    /// Gives these hosts the next addresses, though they join later.
+    pub fn reserve(&mut self, workloads: &[&'static str]) {
+        for workload in workloads {
+            self.sim.lookup(*workload);
+        }
     }
 
     /// Adds a host with a sidecar and an application that says its workload's name.
@@ -155,7 +160,8 @@ impl Simulation {
                         Ok(answer) => Err(format!("{} {}", answer.status, answer.header("x-meshwright-reason"))),
                         Err(error) => Err(format!("{error:#}")),
                     };
-                    lock(&seen).shots.push(Shot { sent, answer });
+                    let took = turmoil::sim_elapsed().unwrap_or_default() - sent;
+                    lock(&seen).shots.push(Shot { sent, took, load: service, answer });
                     tokio::time::sleep(pause).await;
                 }
                 drop(sidecar);
@@ -193,9 +199,41 @@ impl Simulation {
                     tokio::task::spawn_local(async move {
                         let sent = turmoil::sim_elapsed().unwrap_or_default();
                         let answer = first_use(&snapshots, network, &service).await.map_err(|error| format!("{service}: {error:#}"));
-                        lock(&seen).shots.push(Shot { sent, answer });
+                        let took = turmoil::sim_elapsed().unwrap_or_default() - sent;
+                        lock(&seen).shots.push(Shot { sent, took, load: workload, answer });
                     });
                 }
+                std::future::pending::<()>().await;
+                drop(sidecar);
+                Ok(())
+            }
+        });
+    }
+
+    /// Adds a host with a sidecar whose application is what `play` does there; it begins before the proxy is ready.
+    pub fn join_as<F>(
+        &mut self,
+        (namespace, workload, account): (&'static str, &'static str, &'static str),
+        play: impl Fn(Home) -> F + Clone + 'static,
+    ) where
+        F: Future<Output = anyhow::Result<()>> + 'static,
+    {
+        let ip = self.sim.lookup(workload);
+        let spec = Spec { namespace, workload, service_account: account, ip };
+        let (mesh, seen) = (Arc::clone(&self.mesh), Arc::clone(&self.seen));
+        self.sim.host(workload, move || {
+            let (mesh, seen, play) = (Arc::clone(&mesh), Arc::clone(&seen), play.clone());
+            async move {
+                let sidecar = mesh.sidecar(spec, mesh.clock(turmoil::sim_elapsed().unwrap_or_default())).await?;
+                let snapshots = sidecar.means.snapshots.clone();
+                let network = mesh.wire.application(ip);
+                let told = Arc::clone(&seen);
+                let shoot = Arc::new(move |shot| lock(&told).shots.push(shot));
+                let play =
+                    tokio::task::spawn_local(play(Home { network, address: SocketAddr::new(ip, APPLICATION_PORT), snapshots, shoot }));
+                sidecar.ready().await?;
+                lock(&seen).proxies.insert(workload, (sidecar.means.snapshots.clone(), Arc::clone(&sidecar.credentials)));
+                play.await??;
                 std::future::pending::<()>().await;
                 drop(sidecar);
                 Ok(())
@@ -216,6 +254,11 @@ impl Simulation {
     /// Every request of the loads so far.
     pub fn shots(&self) -> Vec<Shot> {
         lock(&self.seen).shots.clone()
+    }
+
+    /// Forgets them, and so the time in which the mesh was still coming up.
+    pub fn forget_shots(&mut self) {
+        lock(&self.seen).shots.clear();
     }
 
     /// Requests that did not succeed.

@@ -9,6 +9,8 @@
 mod faults;
 #[path = "foreign/mesh.rs"]
 mod mesh;
+#[path = "foreign/resilience.rs"]
+mod resilience;
 #[path = "foreign/rotation.rs"]
 mod rotation;
 #[path = "foreign/shop.rs"]

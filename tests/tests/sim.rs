@@ -1,5 +1,13 @@
 //! The mesh under faults, in virtual time and from a seed: `cargo sim`, and `MESHWRIGHT_SIM_SEED=… cargo sim NAME` for a replay.
 
+#[path = "sim/amplification.rs"]
+mod amplification;
+#[path = "sim/overload.rs"]
+mod overload;
+#[path = "sim/replacement.rs"]
+mod replacement;
+#[path = "sim/slow.rs"]
+mod slow;
 #[path = "sim/stream.rs"]
 mod stream;
 

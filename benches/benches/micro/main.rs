@@ -13,7 +13,8 @@ use control::source::{Folder, load};
 use control::translate::{Audience, View, audience, view};
 use control::world::{Allocations, Change, GatewayState, InstanceState, Spec, World, WorldSettings};
 use criterion::{Criterion, criterion_group, criterion_main};
-use engine::balance;
+use engine::Moment;
+use engine::balance::{self, Choice};
 use engine::decide::{Decision, RequestHead, decide};
 use engine::model::Snapshot;
 use engine::model::build::Parts;
@@ -78,8 +79,12 @@ fn micro(criterion: &mut Criterion) {
         bench.iter(|| matches!(decide(table, black_box(&head), next()), Decision::Forward(_)))
     });
     let Decision::Forward(plan) = decide(table, &head, 0) else { panic!("the catalog is reachable") };
-    let set = plan.cluster.endpoints.0.load_full();
-    criterion.bench_function("pick: least request", |bench| bench.iter(|| balance::pick(black_box(&set), next(), &[]).is_some()));
+    let Ok(cluster) = plan.target else { panic!("the catalog has a cluster") };
+    let set = cluster.endpoints.load_full();
+    let choice = |draw| Choice { draw, hash: None, tried: &[], now: Moment::default() };
+    criterion.bench_function("pick: least request", |bench| {
+        bench.iter(|| balance::pick(cluster, black_box(&set), &choice(next())).is_some());
+    });
     let hello = b"GET /products/7?x=1 HTTP/1.1\r\nhost: catalog\r\n\r\n";
     criterion.bench_function("sniff: HTTP/1.1", |bench| bench.iter(|| sniff(black_box(hello))));
     criterion.bench_function("translate: the frontend's view", |bench| bench.iter(|| view(&world, &audience, &wants).resources.len()));
@@ -89,5 +94,5 @@ fn micro(criterion: &mut Criterion) {
     criterion.bench_function("swap: nothing changed", |bench| bench.iter(|| staged.assemble(2, &snapshot).epoch));
 }
 
-criterion_group!(benches, micro, routes::decisions, routes::stages, tls::handshakes, tls::records);
+criterion_group!(benches, micro, routes::decisions, routes::hosts, routes::builds, routes::stages, tls::handshakes, tls::records);
 criterion_main!(benches);

@@ -1,13 +1,15 @@
 //! Route match over tables of many rules, and the stages of a rule.
 
 use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
 
 use criterion::{BenchmarkId, Criterion};
+use engine::Moment;
 use engine::decide::{Decision, RequestHead, decide};
-use engine::filter::{self, Exchange};
+use engine::filter::{Called, Exchange, Resume};
 use engine::model::Snapshot;
 use engine::model::build::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use prost::{Message, Name};
 use proto::xds::cluster::Cluster;
 use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
@@ -20,7 +22,7 @@ use proto::xds::route::{
 };
 
 /// Rules in a table: what a Service of many routes has, and what nobody should have.
-const RULES: [usize; 4] = [1, 10, 100, 1000];
+const RULES: [usize; 5] = [1, 10, 100, 1000, 10_000];
 const TABLE: &str = "shop/catalog:80";
 
 /// `decide` where the last rule is the one, and where none is.
@@ -45,6 +47,62 @@ pub(crate) fn decisions(criterion: &mut Criterion) {
     }
 }
 
+/// `decide` where each rule has a host of its own, and where one wildcard covers it.
+pub(crate) fn hosts(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("decide: rules by host");
+    for rules in RULES {
+        let host = |n: usize| VirtualHost {
+            domains: vec![format!("shop-{n}.example.com"), format!("*.shop-{n}.example.com")],
+            routes: vec![rule(n, path(n))],
+            ..Default::default()
+        };
+        let snapshot = of_hosts((0..rules).map(host).collect());
+        let table = &snapshot.routes[TABLE];
+        let none = HeaderMap::new();
+        let last = rules - 1;
+        for (which, name) in [("exact", format!("shop-{last}.example.com")), ("wildcard", format!("a.b.shop-{last}.example.com"))] {
+            let uri: Uri = format!("http://{name}/area/{last}/products?x=1").parse().unwrap();
+            let head = RequestHead::new(&Method::GET, &uri, &none);
+            assert!(matches!(decide(table, &head, 0), Decision::Forward(_)));
+            group.bench_with_input(BenchmarkId::new(which, rules), &head, |bench, head| {
+                bench.iter(|| matches!(decide(table, black_box(head), 0), Decision::Forward(_)));
+            });
+        }
+    }
+    group.finish();
+}
+
+/// A table of ten thousand rules from its resource, and with one rule changed.
+pub(crate) fn builds(criterion: &mut Criterion) {
+    let table = |change: usize| {
+        let mut routes: Vec<Route> = (0..10_000).map(|n| rule(n, path(n))).collect();
+        routes[change].request_headers_to_add = vec![set("x-changed", &change.to_string())];
+        let hosts = vec![VirtualHost { domains: vec!["*".to_owned()], routes, ..Default::default() }];
+        proto::xds::pack(&RouteConfiguration { name: TABLE.to_owned(), virtual_hosts: hosts, ..Default::default() })
+    };
+    let put = |parts: &mut Parts, any: &_, version: u64| {
+        parts.put(&RouteConfiguration::type_url(), TABLE, &version.to_string(), any).unwrap();
+    };
+    let both = [table(0), table(1)];
+    criterion.bench_function("build: ten thousand rules", |bench| {
+        bench.iter(|| {
+            let mut parts = Parts::default();
+            put(&mut parts, &both[0], 0);
+            parts.assemble(1, &Snapshot::default()).epoch
+        });
+    });
+    criterion.bench_function("build: one changed of ten thousand rules", |bench| {
+        let mut parts = Parts::default();
+        put(&mut parts, &both[0], 0);
+        let (mut live, mut version) = (parts.assemble(1, &Snapshot::default()), 0);
+        bench.iter(|| {
+            version += 1;
+            put(&mut parts, &both[(version % 2) as usize], version);
+            live = parts.assemble(version, &live);
+        });
+    });
+}
+
 /// A rule's header filters, on a request of the usual size and on its response.
 pub(crate) fn stages(criterion: &mut Criterion) {
     let mut rule = rule(0, path(0));
@@ -62,9 +120,18 @@ pub(crate) fn stages(criterion: &mut Criterion) {
     criterion.bench_function("stages: set, add and remove on a request, set on its response", |bench| {
         bench.iter(|| {
             parts.headers.remove("x-via");
-            let verdict = plan.forth(&mut Exchange { request: black_box(&mut parts) });
-            filter::back(plan.forward.stages(plan.backend), black_box(&mut parts.headers));
-            verdict
+            let mut exchange = Exchange {
+                request: black_box(&mut parts),
+                caller: None,
+                address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                called: Called { port: 80, tls: false },
+                now: Moment::default(),
+                draw: 0,
+            };
+            let answered = plan.forward.answered(&exchange);
+            let passage = plan.forward.forth(plan.place, Resume::START, &mut exchange);
+            plan.forward.back(plan.place, &answered, black_box(&mut parts.headers), StatusCode::OK);
+            passage
         });
     });
 }
@@ -124,8 +191,12 @@ fn option(name: &str, value: &str, action: HeaderAppendAction) -> HeaderValueOpt
 
 /// One table with these rules, as the proxy builds it from resources.
 fn snapshot(routes: Vec<Route>) -> Snapshot {
-    let hosts = vec![VirtualHost { name: "*".to_owned(), domains: vec!["*".to_owned()], routes, ..Default::default() }];
-    let table = RouteConfiguration { name: TABLE.to_owned(), virtual_hosts: hosts, ..Default::default() };
+    of_hosts(vec![VirtualHost { name: "*".to_owned(), domains: vec!["*".to_owned()], routes, ..Default::default() }])
+}
+
+fn of_hosts(hosts: Vec<VirtualHost>) -> Snapshot {
+    let table =
+        RouteConfiguration { name: TABLE.to_owned(), virtual_hosts: hosts, ignore_port_in_host_matching: true, ..Default::default() };
     let cluster = Cluster {
         name: TABLE.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),

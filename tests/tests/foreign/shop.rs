@@ -112,6 +112,25 @@ fn servers_may_speak_first() {
     mesh.leave();
 }
 
+/// Aim: streams of stock gRPC carry ten thousand messages in their order, end at both ends where they are cancelled, and stop their
+/// sender while nobody reads.
+#[test]
+fn grpc_streams_are_streams() {
+    let mesh = shop(free_port(), free_port());
+    let python = python().display().to_string();
+    let said = mesh.inside("shop/frontend", &[&python, &client("grpc_streams.py"), "catalog-v2:80"]);
+    eprintln!("{said}");
+    assert!(said.ends_with("grpc streams ok\n"), "{said}");
+    let nothing_is_left = || {
+        let answer = mesh.json(&["get", "endpoints", "frontend", "-n", "shop"]);
+        let rows = answer["shop/frontend"].as_array().expect("the frontend's rows");
+        let busy = rows.iter().filter_map(|row| row["in_flight"].as_u64()).sum::<u64>();
+        (busy == 0).then_some(())
+    };
+    eventually("cancelled streams are gone from the proxy", Duration::from_secs(5), nothing_is_left);
+    mesh.leave();
+}
+
 /// Aim: stock clients of every protocol pass through both sidecars unharmed.
 #[test]
 fn stock_clients_pass() {
