@@ -33,7 +33,7 @@ pub fn mirror(shared: &Rc<Shared>, (forward, place, draw): (&Forward, Option<usi
         }
         let body = if request.body().is_end_stream() { Body::Empty } else { replay.get_or_insert_with(|| kept(shared, request)).copy() };
         let copy = Request::from_parts(head(request), body);
-        tokio::task::spawn_local(send(Rc::clone(shared), Arc::clone(cluster), copy, carries));
+        tokio::task::spawn_local(send(CopyUnderWay::begin(shared), Arc::clone(cluster), copy, carries));
     }
 }
 
@@ -55,14 +55,30 @@ fn head(request: &Request<Body>) -> request::Parts {
     head
 }
 
-async fn send(shared: Rc<Shared>, cluster: Arc<Cluster>, request: Request<Body>, carries: Carries) {
-    shared.mirrors.set(shared.mirrors.get() + 1);
+/// Counts a copy from its making on, also where its task is dropped.
+struct CopyUnderWay(Rc<Shared>);
+
+impl CopyUnderWay {
+    fn begin(shared: &Rc<Shared>) -> Self {
+        shared.mirrors.set(shared.mirrors.get() + 1);
+        Self(Rc::clone(shared))
+    }
+}
+
+impl Drop for CopyUnderWay {
+    fn drop(&mut self) {
+        self.0.mirrors.set(self.0.mirrors.get() - 1);
+    }
+}
+
+async fn send(copied: CopyUnderWay, cluster: Arc<Cluster>, request: Request<Body>, carries: Carries) {
+    let shared = &copied.0;
     let sending = async {
         let mut tries = Tries::new(None, None, None);
-        let to = Some(tries.next(&shared, Some(&cluster))?);
+        let to = Some(tries.next(shared, Some(&cluster))?);
         let mut hand = Hand { to, ..Hand::of(Outgoing::Fresh(request)) };
         let manner = Manner { carries, freshness: tries.freshness(), downstream: None, keeps: false };
-        make(&shared, manner, &mut hand).await?;
+        make(shared, manner, &mut hand).await?;
         if let Some(response) = hand.response.take() {
             discard(response, hand.lease.take());
         }
@@ -73,5 +89,4 @@ async fn send(shared: Rc<Shared>, cluster: Arc<Cluster>, request: Request<Body>,
         Ok(Err(failure)) => tracing::debug!(%failure, cluster = %cluster.name, "a copy of a request was not answered"),
         Err(_) => tracing::debug!(cluster = %cluster.name, "a copy of a request took too long"),
     }
-    shared.mirrors.set(shared.mirrors.get() - 1);
 }

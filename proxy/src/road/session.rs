@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use engine::model::{Cluster, Endpoint, Forward, Session, SessionKept, SessionTerms, Settings, Target, session_token};
+use engine::model::{Cluster, Endpoint, Forward, Session, SessionKept, SessionTerms, Settings, Target};
 use http::{HeaderMap, Response};
 
 use crate::ground::body::Received;
@@ -44,8 +44,10 @@ impl Sticky {
 
     /// Tells the client its session with the endpoint that answered, if it does not know.
     pub fn tell(&self, session: &Session, (cluster, endpoint): (&Cluster, &Endpoint), wall_secs: u32, response: &mut Response<Received>) {
-        let token = session_token(&self.settings.session_key, &cluster.name, endpoint.address);
-        if let Some((name, value)) = session.answer(token, self.kept, self.terms(wall_secs)) {
+        // Made when the set was; an endpoint that has left it meanwhile begins no session.
+        if let Some(token) = cluster.endpoints.load().session_of(endpoint)
+            && let Some((name, value)) = session.answer(token, self.kept, self.terms(wall_secs))
+        {
             response.headers_mut().append(name, value);
         }
     }
