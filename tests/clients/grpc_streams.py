@@ -1,4 +1,4 @@
-"""Bidirectional streams with stock grpcio: many messages, cancelling, back-pressure. Usage: grpc_streams.py HOST:PORT"""
+"""Bidirectional streams with stock grpcio: many messages, cancelling, deadlines, back-pressure. Usage: grpc_streams.py HOST:PORT"""
 import itertools
 import sys
 import threading
@@ -21,9 +21,9 @@ def varint(number):
     return out + bytes([number])
 
 
-def request(text):
+def request(text, delay_ms=0):
     text = text.encode()
-    return b"\x0a" + varint(len(text)) + text
+    return b"\x0a" + varint(len(text)) + text + (b"\x18" + varint(delay_ms) if delay_ms else b"")
 
 
 def message(reply):
@@ -97,11 +97,28 @@ def unread(chat):
     print(f"nobody reads: {stalled >> 10} KiB of {LARGE_COUNT * LARGE_BYTES >> 10} KiB were taken; read on, all came")
 
 
+def late(unary, chat):
+    """The answer's head is there, and nothing after it: the client, both proxies and the server all know of the deadline."""
+    for _ in range(10):
+        started, call = time.monotonic(), chat(iter([request("now"), request("late", 5_000)]), timeout=0.3)
+        assert message(next(call)) == "now"
+        for ask in (lambda: next(call), lambda: unary(request("late", 5_000), timeout=0.3)):
+            try:
+                ask()
+                raise AssertionError("an answer came in time")
+            except grpc.RpcError as error:
+                assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED, error
+        took = time.monotonic() - started
+        assert 0.6 <= took < 1.6, f"{took} s"
+    print("twenty deadlines were exceeded, and told as that")
+
+
 with grpc.insecure_channel(sys.argv[1]) as channel:
     unary = channel.unary_unary("/meshwright.echo.v1.Echo/Call")
     stream = channel.stream_stream("/meshwright.echo.v1.Echo/Chat")
     many(stream)
     cancelled(stream)
+    late(unary, stream)
     unread(stream)
     # All is as before.
     assert message(unary(request("hello"), timeout=10)) == "hello"

@@ -127,6 +127,10 @@ pub trait Follower {
     fn trailers(&mut self, trailers: HeaderMap) -> Option<HeaderMap> {
         Some(trailers)
     }
+    /// The trailers that end what took too long, where its receiver understands them better than a cut.
+    fn farewell(&mut self, _: Reason) -> Option<HeaderMap> {
+        None
+    }
     /// The body goes on over this line.
     fn goes_over(&mut self, _: &Arc<Line>) {}
 }
@@ -438,7 +442,8 @@ impl Followed {
             },
         };
         self.end(Err(&cut));
-        Poll::Ready(Some(Err(cut)))
+        let farewell = if let Cut::Overdue(reason) = &cut { self.follower.farewell(*reason) } else { None };
+        Poll::Ready(Some(farewell.map(Frame::trailers).ok_or(cut)))
     }
 
     fn end(&mut self, outcome: Result<(), &Cut>) {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use engine::failure::{LocalReply, REASON_HEADER, Reason};
 use http::header::{CONTENT_TYPE, HeaderName};
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::ground::body::Body;
 
@@ -24,9 +24,7 @@ pub fn local_reply(reply: &LocalReply, grpc: bool) -> Response<Body> {
     }
     if grpc {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(reply)));
-        let message = reply.reason.map_or("answered by the mesh", Reason::text);
-        headers.insert(GRPC_MESSAGE, HeaderValue::from_static(message));
+        headers.extend(grpc_trailers(reply));
         return response;
     }
     for (name, value) in &reply.headers {
@@ -35,6 +33,12 @@ pub fn local_reply(reply: &LocalReply, grpc: bool) -> Response<Body> {
     *response.status_mut() = reply.status;
     *response.body_mut() = body(reply);
     response
+}
+
+/// What a gRPC caller is told at the end: the code and its text.
+pub fn grpc_trailers(reply: &LocalReply) -> HeaderMap {
+    let message = reply.reason.map_or("answered by the mesh", Reason::text);
+    HeaderMap::from_iter([(GRPC_STATUS, HeaderValue::from(grpc_status(reply))), (GRPC_MESSAGE, HeaderValue::from_static(message))])
 }
 
 /// What a person sees who looks at the body: the reason, where the reply has no text of its own.

@@ -1,9 +1,10 @@
 //! One request or opaque connection, from its first byte to its last; recorded once, when dropped.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::model::{Cluster, Ejected, Endpoint, InboundPort, Rule};
@@ -120,15 +121,11 @@ impl Account {
         }
     }
 
-    /// It was held back on purpose.
-    pub fn delayed(&mut self, delay: Duration) {
-        self.faulty(|| format!("delay {delay:?}"));
-    }
-
-    /// What was done to it on purpose. Before it fails, if it does.
-    fn faulty(&mut self, what: impl FnOnce() -> String) {
+    /// What was done to it on purpose, and by which object. Before it fails, if it does.
+    pub fn faulted(&mut self, what: fmt::Arguments<'_>, policy: &str) {
         if let Some(detail) = &mut self.detail {
-            detail.more(Word::Fault, &what());
+            let by = if policy.is_empty() { "" } else { " by " };
+            detail.more(Word::Fault, &format!("{what}{by}{policy}"));
         }
     }
 
@@ -149,9 +146,6 @@ impl Account {
     pub fn failed(&mut self, failure: &Failure) {
         self.seen.reason = Some(failure.reason);
         self.seen.blame = Some(failure.blame);
-        if failure.reason == Reason::Fault {
-            self.faulty(|| "reset".to_owned());
-        }
         if let Some(detail) = &mut self.detail {
             detail.word(Word::Cause, &failure.cause);
         }
@@ -160,9 +154,6 @@ impl Account {
     /// The mesh itself answers.
     pub fn replied(&mut self, reply: &LocalReply) {
         self.seen.code = reply.status.as_u16();
-        if reply.reason == Some(Reason::Fault) {
-            self.faulty(|| format!("abort {}", reply.status.as_u16()));
-        }
         if let Some(reason) = reply.reason {
             self.seen.reason = Some(reason);
             self.seen.blame.get_or_insert(reason.blame());

@@ -20,7 +20,7 @@ use tracing::debug;
 use crate::io::Draw;
 use crate::observe::Telemetry;
 use crate::snapshots::Snapshots;
-use crate::status::inspect;
+use crate::status::inspect::{self, Time};
 use crate::status::lifecycle::Lifecycle;
 use crate::status::logs::LogFilter;
 use crate::tls::{Credential, CredentialCell, TrustCell};
@@ -172,12 +172,12 @@ impl Reporter {
         let Some(asked) = command.kind else { return };
         let permit = Arc::clone(&self.answering).try_acquire_owned();
         let (snapshots, logs, mode, reports) = (self.snapshots.clone(), self.logs.clone(), self.node.id.mode, reports.clone());
-        let now = self.telemetry.moment();
+        let at = Time::of(&self.telemetry);
         tokio::spawn(async move {
             let answered = match (permit, asked) {
                 (Err(_), _) => Err(format!("this proxy answers {ANSWERS_MAX} questions already; ask again")),
-                (Ok(_), Asked::Explain(ask)) => inspect::explain(&snapshots, mode, &ask, now).await,
-                (Ok(_), Asked::Dump(ask)) => inspect::dump(&snapshots.load(), &ask.kind, now),
+                (Ok(_), Asked::Explain(ask)) => inspect::explain(&snapshots, mode, &ask, at).await,
+                (Ok(_), Asked::Dump(ask)) => inspect::dump(&snapshots.load(), &ask.kind, at.now),
                 (Ok(_), Asked::LogLevel(ask)) => {
                     logs.set(&ask.filter).map(|()| serde_json::json!({"filter": logs.current()})).map_err(|error| error.to_string())
                 }

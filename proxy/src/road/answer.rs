@@ -9,7 +9,7 @@ use std::sync::Arc;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
 use engine::filter::{Called, Exchange, Passage, Resume};
-use engine::model::{Cluster, Protocol, Snapshot};
+use engine::model::{Cluster, Protocol, SessionHome, Snapshot};
 use http::{HeaderMap, Response, StatusCode, request};
 
 use crate::ground::body::{Body, Received};
@@ -19,7 +19,7 @@ use crate::observe::{Account, Direction, Downstream};
 use crate::pool::To;
 use crate::road::journey::{Journey, Leg};
 use crate::road::reply::{malformed, refused, reply};
-use crate::road::session::{Home, Sticky};
+use crate::road::session::Sticky;
 use crate::road::shared::Shared;
 
 /// What sets one way in apart from the others. All else that happens to a request is the same for all.
@@ -162,7 +162,7 @@ struct Passing<'v> {
     plan: Plan<'v>,
     leg: Leg,
     /// Where its client's session is, instead of where the draw fell.
-    home: Option<Home>,
+    home: Option<SessionHome>,
 }
 
 impl<D: Door> Connection<D> {
@@ -231,7 +231,7 @@ impl<D: Door> Connection<D> {
             let (found, led) = Sticky::find(session, plan.forward, &parts.headers, settings, terms);
             (sticky, home) = (Some(found), led);
         }
-        if let Some(cluster) = home.as_ref().map(|(_, cluster)| cluster).or(plan.target.ok()) {
+        if let Some(cluster) = home.as_ref().map(|home| &home.cluster).or(plan.target.ok()) {
             account.to_cluster(cluster);
             aim = self.door.aim(&view.snapshot, &view.listener, cluster);
         }
@@ -265,8 +265,8 @@ impl<D: Door> Connection<D> {
         mut account: Account,
     ) -> Answering {
         let Passing { mut plan, leg, home } = passing;
-        if let Some((place, cluster)) = &home {
-            (plan.place, plan.target) = (Some(*place), Ok(cluster));
+        if let Some(home) = &home {
+            (plan.place, plan.target) = (Some(home.place), Ok(&home.cluster));
         }
         let draw = leg.draw;
         let passage = plan.forward.forth(plan.place, from, &mut self.exchange(&mut parts, draw, &account));
@@ -276,12 +276,17 @@ impl<D: Door> Connection<D> {
             }
             (Passage::Through, Err(answer)) => Answering::Ready(Box::new(reply(&self.shared, answer, leg.version, account))),
             (Passage::Answered(answer), _) => Answering::Ready(Box::new(reply(&self.shared, &answer, leg.version, account))),
-            (Passage::Cut, _) => {
+            (Passage::Aborted { reply: answer, policy }, _) => {
+                account.faulted(format_args!("abort {}", answer.status.as_u16()), policy);
+                Answering::Ready(Box::new(reply(&self.shared, &answer, leg.version, account)))
+            }
+            (Passage::Cut { policy }, _) => {
+                account.faulted(format_args!("reset"), policy);
                 account.failed(&Failure::new(Reason::Fault, "a fault on purpose cuts the exchange"));
                 Answering::Cut
             }
-            (Passage::Wait { delay, next }, target) => {
-                account.delayed(delay);
+            (Passage::Wait { delay, policy, next }, target) => {
+                account.faulted(format_args!("delay {delay:?}"), policy);
                 let (rule, forward, place) = (Arc::clone(plan.rule), Arc::clone(plan.forward), plan.place);
                 let (target, own) = (target.cloned().map_err(LocalReply::clone), Rc::clone(self));
                 Answering::Later(Box::pin(async move {

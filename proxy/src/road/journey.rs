@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use engine::failure::{Failure, Reason};
+use engine::failure::{Failure, LocalReply, Reason};
 use engine::filter::Answered;
 use engine::model::{Cluster, Forward, Protocol};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
@@ -17,7 +17,8 @@ use crate::ground::body::{Body, Cut, Follower, Received};
 use crate::ground::line::Line;
 use crate::ground::patience::Overdue;
 use crate::http::{
-    Hop, Patient, Tunnel, Upgrade, clean_response, declared_length, frame_for_http1, judge_answer, pack, to_http1, to_http2, tunnel,
+    Hop, Patient, Tunnel, Upgrade, clean_response, declared_length, frame_for_http1, grpc_status, grpc_trailers, judge_answer, pack,
+    to_http1, to_http2, tunnel,
 };
 use crate::observe::Account;
 use crate::pool::{Lease, To};
@@ -197,8 +198,7 @@ impl Journey {
         if let Some(account) = &mut self.account {
             account.response(response.status(), response.headers());
         }
-        let status = response.status();
-        self.forward.back(self.place, &self.answered, response.headers_mut(), status);
+        self.forward.back(self.place, &self.answered, response.headers_mut());
         if let (Some(sticky), Some(session), Some(endpoint)) = (&self.sticky, &self.forward.policy.session, self.call.endpoint()) {
             sticky.tell(session, (self.call.cluster(), endpoint), self.shared.wall_secs(), &mut response);
         }
@@ -286,6 +286,14 @@ impl Follower for Journey {
             }
             _ => Some(trailers),
         }
+    }
+
+    /// A caller of gRPC looks for the code there; a stream that is cut tells it only that something broke, unless its own clock says more.
+    fn farewell(&mut self, reason: Reason) -> Option<HeaderMap> {
+        let account = self.account.as_mut().filter(|account| account.is_grpc() && self.version == Version::HTTP_2)?;
+        let reply = LocalReply::of(reason);
+        account.grpc_status(u32::from(grpc_status(&reply)));
+        Some(grpc_trailers(&reply))
     }
 }
 

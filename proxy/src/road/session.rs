@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use engine::model::{Cluster, Endpoint, Forward, Session, SessionKept, SessionTerms, Settings, Target};
+use engine::model::{Cluster, Endpoint, Forward, Session, SessionHome, SessionKept, SessionTerms, Settings};
 use http::{HeaderMap, Response};
 
 use crate::ground::body::Received;
@@ -16,30 +16,20 @@ pub struct Sticky {
     pub endpoint: Option<Arc<Endpoint>>,
 }
 
-/// Where a session leads: the backend, by its place in the rule, and the cluster.
-pub type Home = (usize, Arc<Cluster>);
-
 impl Sticky {
-    /// Finds a request's session among all backends of its rule, those without weight too: a weight decides about new clients. `secure`: the
-    /// client came by TLS.
+    /// Finds a request's session. `secure`: the client came by TLS.
     pub fn find(
         session: &Session,
         forward: &Forward,
         headers: &HeaderMap,
         settings: &Arc<Settings>,
         (secure, wall_secs): (bool, u32),
-    ) -> (Box<Self>, Option<Home>) {
+    ) -> (Box<Self>, Option<SessionHome>) {
         let mut sticky = Box::new(Self { settings: Arc::clone(settings), kept: None, secure, endpoint: None });
         sticky.kept = session.wanted(headers, sticky.terms(wall_secs));
-        let Some(kept) = sticky.kept else { return (sticky, None) };
-        for (place, backend) in forward.backends.iter().enumerate() {
-            let Target::Cluster(cluster) = &backend.target else { continue };
-            if let Some(endpoint) = cluster.endpoints.load().of_session(&kept.token) {
-                sticky.endpoint = Some(Arc::clone(endpoint));
-                return (sticky, Some((place, Arc::clone(cluster))));
-            }
-        }
-        (sticky, None)
+        let home = sticky.kept.and_then(|kept| forward.home(&kept.token));
+        sticky.endpoint = home.as_ref().map(|home| Arc::clone(&home.endpoint));
+        (sticky, home)
     }
 
     /// Tells the client its session with the endpoint that answered, if it does not know.

@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::http::{Hop, Raw, judge_request, mark_outside};
+use crate::observe::Telemetry;
 use crate::snapshots::Snapshots;
 
 /// What [`dump()`] can show.
@@ -36,11 +37,28 @@ fn json(rows: &impl Serialize) -> Result<Value, String> {
     serde_json::to_value(rows).map_err(|error| error.to_string())
 }
 
+/// When something is asked, by both clocks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Time {
+    /// The mesh's own.
+    pub now: Moment,
+    /// The wall's, in seconds since 1970.
+    pub wall_secs: u32,
+}
+
+impl Time {
+    /// By the clock of this proxy.
+    pub fn of(telemetry: &Telemetry) -> Self {
+        let unix = telemetry.times().0.unix();
+        Self { now: telemetry.moment(), wall_secs: u32::try_from(unix.as_secs()).unwrap_or(u32::MAX) }
+    }
+}
+
 /// What a request would meet. On the caller's side names and listeners not used before are fetched first, as a request would.
 ///
 /// # Errors
 /// The question cannot be understood, or names something this proxy does not know.
-pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand, now: Moment) -> Result<Value, String> {
+pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand, at: Time) -> Result<Value, String> {
     let method = Method::from_bytes(ask.method.as_bytes()).map_err(|_| format!("`{}` is no method", ask.method))?;
     let url: Uri = ask.url.parse().map_err(|error| format!("`{}` is no URL: {error}", ask.url))?;
     let mut headers = HeaderMap::new();
@@ -54,15 +72,15 @@ pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand, no
     if ask.inbound {
         let port = u16::try_from(ask.port).map_err(|_| format!("{} is no port", ask.port))?;
         let peer = (!ask.peer_identity.is_empty()).then_some(ask.peer_identity.as_str());
-        let at = if peer.is_some() { Hop::Inner } else { Hop::First };
-        return json(&explain::inbound(&snapshots.load(), port, peer, &Asked { tls, ..asked(version, &mut parts, (at, fields), now) }));
+        let hop = if peer.is_some() { Hop::Inner } else { Hop::First };
+        return json(&explain::inbound(&snapshots.load(), port, peer, &Asked { tls, ..asked(version, &mut parts, (hop, fields), at) }));
     }
     if mode == Mode::Edge {
         let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
         let fault = judge_request(&mut parts, Raw::plainly(Hop::First, fields)).err();
         mark_outside(&mut parts.headers, None);
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
-        return json(&explain::edge(&snapshots.load(), port, &Asked { head, version, tls, fault, now }));
+        return json(&explain::edge(&snapshots.load(), port, &Asked { head, version, tls, fault, now: at.now, wall_secs: at.wall_secs }));
     }
     let destination = match explain::destination(&snapshots.load(), &url) {
         Ok(destination) => destination,
@@ -72,7 +90,7 @@ pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand, no
         }
     };
     snapshots.outbound(destination).await;
-    json(&explain::outbound(&snapshots.load(), destination, &Asked { tls, ..asked(version, &mut parts, (Hop::First, fields), now) }))
+    json(&explain::outbound(&snapshots.load(), destination, &Asked { tls, ..asked(version, &mut parts, (Hop::First, fields), at) }))
 }
 
 /// The request as a client sends it to the URL's address: in origin form, with the URL's host where no other is asked for (RFC 9112,
@@ -94,9 +112,10 @@ fn as_sent(method: Method, url: &Uri, mut headers: HeaderMap) -> Result<(Version
 }
 
 /// The question about a request that was sent, and came to this hop with so many `fields`.
-pub fn asked(version: Version, parts: &mut request::Parts, (at, fields): (Hop, usize), now: Moment) -> Asked<'_> {
-    let fault = judge_request(parts, Raw::plainly(at, fields)).err();
-    Asked { head: RequestHead::new(&parts.method, &parts.uri, &parts.headers), version, tls: false, fault, now }
+pub fn asked(version: Version, parts: &mut request::Parts, (hop, fields): (Hop, usize), at: Time) -> Asked<'_> {
+    let fault = judge_request(parts, Raw::plainly(hop, fields)).err();
+    let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
+    Asked { head, version, tls: false, fault, now: at.now, wall_secs: at.wall_secs }
 }
 
 /// Fetches the name as written, then in the proxy's own namespace.
@@ -142,14 +161,14 @@ mod tests {
         for (question, word) in
             [(ask("http://["), "URL"), (bad_header, "header"), (bad_method, "method"), (ask("http://nobody/"), "nobody")]
         {
-            let error = explain(&snapshots, sidecar, &question, Moment::default()).await.unwrap_err();
+            let error = explain(&snapshots, sidecar, &question, Time::default()).await.unwrap_err();
             assert!(error.contains(word), "{error}");
         }
-        let outside = explain(&snapshots, sidecar, &ask("http://192.0.2.1/"), Moment::default()).await.unwrap();
+        let outside = explain(&snapshots, sidecar, &ask("http://192.0.2.1/"), Time::default()).await.unwrap();
         assert_eq!(outside["epoch"], 0);
-        assert_eq!(explain(&snapshots, Mode::Edge, &ask("http://shop.example/"), Moment::default()).await.unwrap()["decision"], "Reply");
+        assert_eq!(explain(&snapshots, Mode::Edge, &ask("http://shop.example/"), Time::default()).await.unwrap()["decision"], "Reply");
         let inbound = ExplainCommand { inbound: true, port: 80, ..ask("http://catalog/") };
-        assert_eq!(explain(&snapshots, sidecar, &inbound, Moment::default()).await.unwrap()["decision"], "Reply");
+        assert_eq!(explain(&snapshots, sidecar, &inbound, Time::default()).await.unwrap()["decision"], "Reply");
     }
 
     proptest::proptest! {
@@ -165,7 +184,7 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
             let question = ExplainCommand { method, url, headers: vec![Header { name, value }], port, inbound, ..ExplainCommand::default() };
             for mode in [Mode::Sidecar, Mode::Edge] {
-                let _ = runtime.block_on(explain(&snapshots, mode, &question, Moment::default()));
+                let _ = runtime.block_on(explain(&snapshots, mode, &question, Time::default()));
             }
         }
     }

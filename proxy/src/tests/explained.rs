@@ -3,12 +3,18 @@
 use engine::decide::Version;
 use engine::explain::{self, Explanation};
 use engine::model::{MtlsMode, Protocol};
-use http::{HeaderValue, Request};
+use http::{HeaderName, HeaderValue, Request};
 use proptest::prelude::*;
+use proto::mesh::{
+    Abort, BackendPolicy, Balance, ClusterPolicy, Cors, Delay, Fault, Filters, HashKey, LimitKey, PathChange, RateLimit, Redirect, Rewrite,
+    RoutePolicy, Session, abort, hash_key, limit_key, path_change,
+};
 
+use super::resources::{Told, told};
 use super::*;
 use crate::http::Hop;
-use crate::{road::gateway, status::inspect};
+use crate::road::gateway;
+use crate::status::inspect::{self, Time};
 
 const OUTSIDE: &str = "192.0.2.1:80";
 const UNKNOWN: &str = "10.96.0.9:80";
@@ -61,7 +67,7 @@ impl Ask {
         for _ in 0..self.hosts {
             parts.headers.append("host", HeaderValue::from_static("a"));
         }
-        explain(&inspect::asked(Version::Http1, &mut parts, (at, self.hosts), engine::Moment::default()))
+        explain(&inspect::asked(Version::Http1, &mut parts, (at, self.hosts), Time::default()))
     }
 }
 
@@ -157,6 +163,144 @@ proptest! {
             let mut world = World::new(setup);
             let foretold = foretold(&world, way, &ask);
             assert_eq!(met(&mut world, way, &ask).await, foretold, "{way:?} {ask:?}");
+        });
+    }
+}
+
+/// Backends of the rule with a policy: two of each, all plaintext, which the test itself plays.
+const PLACES: [(&str, [&str; 2]); 2] = [("shop/a:80", ["10.77.9.1:80", "10.77.9.2:80"]), ("shop/b:80", ["10.77.9.3:80", "10.77.9.4:80"])];
+
+fn certain(delay: bool, abort: Option<abort::Kind>) -> Fault {
+    let second = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+    Fault {
+        per_million: 1_000_000,
+        delay: delay.then_some(Delay { min: second, max: second }),
+        abort: abort.map(|kind| Abort { kind: Some(kind) }),
+        ..Fault::default()
+    }
+}
+
+/// Stages that are certain to do something, or nothing.
+fn some_policy() -> impl Strategy<Value = RoutePolicy> {
+    let abort = prop_oneof![
+        6 => Just(None),
+        1 => Just(Some(abort::Kind::HttpStatus(418))),
+        1 => Just(Some(abort::Kind::GrpcStatus(5))),
+        1 => Just(Some(abort::Kind::Reset(true))),
+    ];
+    let hash = prop_oneof![
+        2 => Just(None),
+        2 => Just(Some(hash_key::Kind::Header("x-user".into()))),
+        1 => Just(Some(hash_key::Kind::Query("q".into()))),
+        1 => Just(Some(hash_key::Kind::SourceAddress(true))),
+    ];
+    (abort, hash, any::<[bool; 4]>(), 0_u8..8).prop_map(|(abort, hash, [delay, limited, session, rewritten], rare)| {
+        let limit = |requests| RateLimit {
+            name: "l".into(),
+            requests,
+            per: Some(prost_types::Duration { seconds: 1000, nanos: 0 }),
+            key: vec![LimitKey { kind: Some(limit_key::Kind::Header("x-user".into())) }],
+            ..RateLimit::default()
+        };
+        let redirect = Redirect { hostname: "elsewhere.example".into(), status: 302, ..Redirect::default() };
+        let cors = Cors { allow_origins: vec!["https://a.example".into()], allow_methods: vec!["GET".into()], ..Cors::default() };
+        let path = PathChange { kind: Some(path_change::Kind::Full("/new".into())) };
+        let rewrite = Rewrite { hostname: "b.example".into(), path: Some(path) };
+        RoutePolicy {
+            filters: Some(Filters {
+                redirect: (rare == 0).then_some(redirect),
+                cors: (rare == 1).then_some(cors),
+                rewrite: (rewritten && rare > 0).then_some(rewrite),
+                mirrors: Vec::new(),
+            }),
+            faults: if delay || abort.is_some() { vec![certain(delay, abort)] } else { Vec::new() },
+            rate_limits: if limited { vec![limit(1)] } else { Vec::new() },
+            session: session.then(|| Session { name: "x-session".into(), header: true, ..Session::default() }),
+            hash: hash.map(|kind| HashKey { kind: Some(kind) }).into_iter().collect(),
+            ..RoutePolicy::default()
+        }
+    })
+}
+
+/// What one request meets: its answer, or the endpoint and the session that it was told.
+async fn asked_for(world: &mut World, text: &str) -> (Result<SocketAddr, Outcome>, Option<String>) {
+    const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    let mut client = world.dial(SERVICE);
+    write(&mut client, text).await;
+    let (mut byte, mut reached) = ([0], None);
+    let count = tokio::select! {
+        dialled = world.applications.recv() => {
+            let (address, mut application) = dialled.expect("a connection");
+            head(&mut application).await;
+            write(&mut application, OK).await;
+            reached = Some((address, application));
+            client.read(&mut byte).await
+        }
+        count = client.read(&mut byte) => count,
+    };
+    if !matches!(count, Ok(1)) {
+        return (Err(Outcome::Closed), None);
+    }
+    let answer = head(&mut client).await;
+    let field = |name: &str| answer.lines().find_map(|line| line.strip_prefix(name)).map(str::to_owned);
+    if let Some((address, _)) = reached {
+        return (Ok(address), field("x-session: "));
+    }
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (Err(Outcome::Answered(status, field("x-meshwright-reason: "))), None)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+    /// Aim: over any stages, limits, sessions, hashes and balancers, each of several requests meets what `explain` says of it just before.
+    #[test]
+    fn the_road_does_what_explain_says_of_a_policy(
+        policy in some_policy(),
+        algorithm in prop_oneof![Just(0), Just(2), Just(4), Just(5)],
+        weights in prop_oneof![Just([1, 0]), Just([0, 1]), Just([0, 0]), Just([1, 1])],
+        (asks, method) in (
+            proptest::collection::vec((0_u8..3, 0_u8..3, any::<bool>()), 1..5),
+            prop_oneof![3 => Just("GET"), 1 => Just("OPTIONS")],
+        ),
+    ) {
+        run(|| async move {
+            let sessions = policy.session.is_some();
+            let balance = Some(Balance { algorithm, ..Balance::default() });
+            let backends = PLACES.iter().zip(weights);
+            let config = Told {
+                policy,
+                cluster: ClusterPolicy { balance, sessions, ..ClusterPolicy::default() },
+                backends: backends.map(|((name, at), weight)| (*name, weight, BackendPolicy::default(), at.to_vec())).collect(),
+                ..Told::default()
+            };
+            let (mut world, _) = told(&config);
+            let mut session = None;
+            for (user, query, origin) in asks {
+                let mut fields = vec![("host", "a".to_owned())];
+                fields.extend((user > 0).then(|| ("x-user", format!("u{user}"))));
+                fields.extend(origin.then(|| ("origin", "https://a.example".to_owned())));
+                fields.extend(origin.then(|| ("access-control-request-method", "GET".to_owned())));
+                fields.extend(session.clone().map(|session| ("x-session", session)));
+                let target = if query > 0 { format!("/?q={query}") } else { "/".to_owned() };
+                let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+                let mut parts = Request::builder().method(method).uri(&target).body(()).unwrap().into_parts().0;
+                parts.headers.extend(fields.iter().map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.parse().unwrap())));
+                let at = Time { now: world.client.moment(world.client.clock.now()), wall_secs: world.client.wall_secs() };
+                let asked = inspect::asked(Version::Http1, &mut parts, (Hop::First, fields.len()), at);
+                let foretold = explain::outbound(&world.client_means.snapshots.load(), SERVICE.parse().unwrap(), &asked);
+                let (met, told) = asked_for(&mut world, &format!("{method} {target} HTTP/1.1\r\n{lines}\r\n")).await;
+                match (&met, Outcome::of(&foretold)) {
+                    (Ok(address), None) => {
+                        let row = foretold.endpoints.iter().find(|row| row.address == address.to_string());
+                        let chances: Vec<_> = foretold.endpoints.iter().map(|row| (&row.address, row.chance)).collect();
+                        assert!(row.is_some_and(|row| row.chance > 0.0), "{address} of {chances:?}: {foretold:?}");
+                        assert!((chances.iter().map(|(_, chance)| chance).sum::<f64>() - 1.0).abs() < 1e-9, "{chances:?}");
+                    }
+                    (Err(outcome), Some(foretold)) => assert_eq!(*outcome, foretold),
+                    _ => panic!("{met:?}, where {foretold:?} was foretold"),
+                }
+                session = told.or(session);
+            }
         });
     }
 }

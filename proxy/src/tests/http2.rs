@@ -151,6 +151,48 @@ fn grpc_callers_get_their_own_codes() {
 }
 
 #[test]
+fn a_stream_that_takes_too_long_ends_with_its_code() {
+    // Aim: where the head has gone already, the caller's deadline and the route's end a gRPC stream with DEADLINE_EXCEEDED in trailers, and the
+    // server's stream as well; a plain answer is cut.
+    run(|| async {
+        for (timeout, content) in [(true, "application/grpc"), (false, "application/grpc"), (true, "text/plain")] {
+            let request_timeout = timeout.then_some(Duration::from_secs(2));
+            let mut world = World::new(Setup { request_timeout, ..Setup::default() });
+            let mut sender = client(world.dial(SERVICE)).await;
+            let (feed, fed) = mpsc::channel::<Bytes>(1);
+            let stream = futures::stream::unfold(fed, |mut fed| async move {
+                let item = fed.recv().await?;
+                Some((Ok::<_, Infallible>(Frame::data(item)), fed))
+            });
+            let mut request = call("/stream", "").map(|_| BodyExt::boxed(StreamBody::new(stream)));
+            request.headers_mut().insert("content-type", content.parse().unwrap());
+            if !timeout {
+                request.headers_mut().insert("grpc-timeout", "2S".parse().unwrap());
+            }
+            let calling = tokio::task::spawn_local(async move { sender.send_request(request).await.unwrap() });
+            let socket = world.application().await;
+            tokio::task::spawn_local(application(socket));
+            let mut answer = calling.await.unwrap().into_body();
+            feed.send(Bytes::from_static(b"one")).await.unwrap();
+            assert_eq!(answer.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
+            let (began, end) = (Instant::now(), answer.frame().await.unwrap());
+            assert!(began.elapsed() <= Duration::from_secs(3), "{:?}", began.elapsed());
+            if content == "text/plain" {
+                assert!(end.is_err());
+            } else {
+                let trailers = end.unwrap().into_trailers().unwrap();
+                assert_eq!(
+                    (&trailers["grpc-status"], &trailers["grpc-message"]),
+                    (&"4".parse().unwrap(), &"request_timeout".parse().unwrap())
+                );
+                assert!(answer.frame().await.is_none());
+            }
+            feed.closed().await;
+        }
+    });
+}
+
+#[test]
 fn a_drain_says_goaway_and_finishes_what_is_under_way() {
     // Aim: the call under way is answered, and the connection ends by itself.
     run(|| async {

@@ -19,7 +19,7 @@ use engine::filter::{Called, Exchange, Passage, Resume};
 use engine::model::build::Parts;
 use engine::model::{Cluster, Forward, Snapshot, Target};
 use engine::sniff::{ClientHello, Sniffed};
-use http::{HeaderMap, HeaderValue, StatusCode, request};
+use http::{HeaderMap, HeaderValue, request};
 use proto::names::{self, Mode};
 use proxy::io::Draw;
 use serde_json::Value;
@@ -254,7 +254,7 @@ fn walked(
     let version = if ask.proto == Proto::Http1 { Version::Http1 } else { Version::Http2 };
     let told = RequestHead::new(&head.method, &head.uri, &head.headers);
     let now = Moment::after_start(Duration::from_secs(1000));
-    let explained = explain::outbound(snapshot, address, &Asked { head: told, version, tls: false, fault: None, now });
+    let explained = explain::outbound(snapshot, address, &Asked { head: told, version, tls: false, fault: None, now, wall_secs: 0 });
     let facts = Facts { proved: false, fault: None };
     let mut outcome = match decide::request(Terms::of(snapshot, Door::Outbound(address)), facts, &told, draw) {
         Err(away) => return Ok((local(&away.reply()), Some(away.status.as_u16().to_string()))),
@@ -297,9 +297,9 @@ fn forwarded(
     loop {
         match forward.forth(place, from, &mut exchange) {
             Passage::Through => break,
-            Passage::Answered(reply) => return Ok((Outcome { took, ..local(&reply) }, None)),
-            Passage::Cut => return Ok((Outcome { took, ..Outcome::default() }, None)),
-            Passage::Wait { delay, next } => (took, from) = (took + delay, next),
+            Passage::Answered(reply) | Passage::Aborted { reply, .. } => return Ok((Outcome { took, ..local(&reply) }, None)),
+            Passage::Cut { .. } => return Ok((Outcome { took, ..Outcome::default() }, None)),
+            Passage::Wait { delay, next, .. } => (took, from) = (took + delay, next),
         }
     }
     let mirrored = forward.mirrors_for(place, draw).filter_map(|cluster| endpoint(cluster, draw).map(|pod| saw(&parts, pod))).collect();
@@ -319,7 +319,7 @@ fn forwarded(
         headers.append(http::HeaderName::try_from(name)?, HeaderValue::from_str(value)?);
     }
     let status = ask.answer.as_ref().map_or(200, |answer| answer.status);
-    forward.back(place, &answered, &mut headers, StatusCode::from_u16(status)?);
+    forward.back(place, &answered, &mut headers);
     let seen = vec![saw(&parts, pod.clone())];
     let grpc = (ask.proto == Proto::Grpc).then(|| ask.answer.as_ref().map_or(0, |answer| answer.grpc));
     Ok((Outcome { status, headers, pod, seen, mirrored, took, rule: None, grpc }, service))

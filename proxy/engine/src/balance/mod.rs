@@ -165,13 +165,29 @@ fn elsewhere<'a>(set: &'a EndpointSet, members: &'a [Arc<Endpoint>], start: usiz
     round().find(|endpoint| eligible(endpoint, choice)).or_else(|| round().find(untried)).or_else(|| members.get(start))
 }
 
-/// The chance of each ready endpoint to be picked when all are idle and none fails: for `explain`. Sums to 1. By hash, that of a hash of
+/// The chance of each ready endpoint to be picked when all are idle and none fails: for `explain`. Sums to 1. Without a hash, that of one of
 /// which nothing is known.
-pub fn chances(set: &EndpointSet) -> Vec<f64> {
-    set.tiers.iter().flat_map(|tier| within(tier).into_iter().map(|chance| chance * tier.share)).collect()
+pub fn chances(set: &EndpointSet, hash: Option<u64>) -> Vec<f64> {
+    let choice = hash.map(|hash| Choice { draw: hash, hash: Some(hash), tried: &[], now: Moment::default() });
+    let drawn = choice.and_then(|choice| drawn(&set.tiers, &choice).or(set.tiers.first()));
+    let share = |tier: &Tier| match drawn {
+        Some(drawn) => f64::from(u8::from(std::ptr::eq(drawn, tier))),
+        None => tier.share,
+    };
+    let of = |tier: &Tier| within(tier, hash).into_iter().map(move |chance| chance * share(tier)).collect::<Vec<_>>();
+    set.tiers.iter().flat_map(of).collect()
 }
 
-fn within(tier: &Tier) -> Vec<f64> {
+fn within(tier: &Tier, hash: Option<u64>) -> Vec<f64> {
+    let certain = |mut order: Box<dyn Iterator<Item = usize> + '_>| {
+        let first = order.next();
+        (0..tier.place.len()).map(|index| f64::from(u8::from(Some(index) == first))).collect()
+    };
+    match (&tier.spread, hash) {
+        (Spread::RingHash(ring), Some(hash)) => return certain(Box::new(ring.from(hash))),
+        (Spread::Maglev(maglev), Some(hash)) => return certain(Box::new(maglev.from(hash))),
+        _ => {}
+    }
     match &tier.spread {
         Spread::LeastRequest(_) | Spread::PeakEwma(_) | Spread::Random(_) => {
             let weight = |index: usize| tier.weights.get(index).map_or(1.0, |weight| *weight as f64);

@@ -83,7 +83,7 @@ fn every_algorithm_shares_as_it_says() {
     for algorithm in ALL {
         for weights in [&[1, 1, 1, 1][..], &[1, 3], &[5, 1, 4], &[u32::MAX, u32::MAX], &[1]] {
             let cluster = cluster(by(algorithm), &weighted(weights));
-            let told = chances(&cluster.endpoints.load());
+            let told = chances(&cluster.endpoints.load(), None);
             assert!((told.iter().sum::<f64>() - 1.0).abs() < 1e-9);
             let seen = shares(&cluster, &[], at(1.0), DRAWS);
             let misfit: f64 = seen.iter().zip(&told).map(|(seen, told)| (seen - told).powi(2) / told * DRAWS as f64).sum();
@@ -201,7 +201,7 @@ fn nearer_endpoints_go_first() {
         let seen = shares(&zonal, &[], at(1.0), DRAWS);
         assert!((seen[1] - 0.5 / 0.7).abs() < 0.01 && seen[4] == 0.0, "{algorithm:?}: {seen:?}");
         let set = zonal.endpoints.load_full();
-        for (endpoint, told) in set.ready.iter().zip(chances(&set)) {
+        for (endpoint, told) in set.ready.iter().zip(chances(&set, None)) {
             let SocketAddr::V4(address) = endpoint.address else { unreachable!() };
             let seen = seen[usize::from(address.ip().octets()[3])];
             assert!((seen - told).abs() < 0.01, "{algorithm:?}: {seen} for {told}");
@@ -229,7 +229,7 @@ fn new_endpoints_grow_warm() {
         feed(&cluster, &weighted(&[1, 1]));
         for (secs, percent) in [(1_000.0, 10.0), (1_095.0, 55.0), (1_185.0, 100.0), (9_000.0, 100.0)] {
             look(secs);
-            let told = chances(&cluster.endpoints.load())[1];
+            let told = chances(&cluster.endpoints.load(), None)[1];
             assert!((told - percent / (100.0 + percent)).abs() < 1e-9, "{algorithm:?} at {secs}: {told}");
         }
         let seen = shares(&cluster, &[], at(9_000.0), 20_000)[1];

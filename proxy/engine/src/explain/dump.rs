@@ -314,7 +314,7 @@ fn cluster_row(cluster: &Cluster) -> ClusterRow {
 pub fn endpoints(snapshot: &Snapshot, now: Option<Moment>) -> Vec<EndpointRow> {
     let rows = snapshot.clusters.values().flat_map(|cluster| {
         let set = cluster.endpoints.load();
-        let places = chances(&set).into_iter().zip(set.distances().map(Some)).chain(std::iter::repeat((0.0, None)));
+        let places = chances(&set, None).into_iter().zip(set.distances().map(Some)).chain(std::iter::repeat((0.0, None)));
         let known = set.ready.iter().chain(&set.other).zip(places);
         known.map(|(endpoint, place)| endpoint_row(&cluster.name, endpoint, place, now)).collect::<Vec<_>>()
     });

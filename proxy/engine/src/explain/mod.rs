@@ -23,7 +23,7 @@ use crate::model::{
 };
 use crate::sniff::{ClientHello, Sniffed};
 
-use way::Way;
+use way::{Drawn, Way};
 
 /// Most server names that are told in one sentence.
 const NAMES_TOLD_MAX: usize = 8;
@@ -43,6 +43,8 @@ pub struct Asked<'r> {
     pub fault: Option<Fault>,
     /// When it would come.
     pub now: Moment,
+    /// The same by the wall clock, in seconds since 1970: sessions end by it.
+    pub wall_secs: u32,
 }
 
 /// Where a URL leads as this proxy sees it: an address as written, else the mesh's answer for the name, tried as written and then
@@ -89,7 +91,9 @@ pub fn outbound(snapshot: &Snapshot, destination: SocketAddr, asked: &Asked<'_>)
                 Some(listener) => by_server_name(explanation, listener, &client),
                 None => explanation,
             };
-            taken(explanation, (course, Terms::of(snapshot, door)), &Way { asked, caller: None, called }, false)
+            let address = own_address(snapshot, destination);
+            let way = Way { asked, caller: None, address, called, settings: snapshot.settings.as_deref() };
+            taken(explanation, (course, Terms::of(snapshot, door)), &way, false)
         }
     }
 }
@@ -105,7 +109,8 @@ pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
     let door = Door::Edge(port);
     let (course, proved) = walk(snapshot, door, &Visitor::from_outside(asked));
     let called = Called { port, tls: false };
-    taken(explanation, (course, Terms::of(snapshot, door)), &Way { asked, caller: None, called }, proved)
+    let way = Way { asked, caller: None, address: None, called, settings: snapshot.settings.as_deref() };
+    taken(explanation, (course, Terms::of(snapshot, door)), &way, proved)
 }
 
 /// What a request to the application's port meets on the server's side. `peer` is the SPIFFE identity of a caller that comes by mesh TLS,
@@ -121,7 +126,8 @@ pub fn inbound(snapshot: &Snapshot, port: u16, peer: Option<&str>, asked: &Asked
     let (course, proved) = walk(snapshot, Door::Inbound(port), &client);
     let (verdict, why) = mtls(rule, inbound.ports.contains_key(&port), (peer, proved), course);
     let caller: Option<Identity> = peer.filter(|_| proved).and_then(|peer| peer.parse().ok());
-    let way = Way { asked, caller: caller.as_ref(), called: Called { port, tls: proved } };
+    let called = Called { port, tls: proved };
+    let way = Way { asked, caller: caller.as_ref(), address: None, called, settings: snapshot.settings.as_deref() };
     let mut explanation = taken(explanation.stage("mtls", verdict, why), (course, Terms::Inbound(rule)), &way, proved);
     // The inbound side's one rule has no object of its own; the Workload is what it serves.
     if let (Some(route), Some(settings)) = (&mut explanation.route, &snapshot.settings)
@@ -236,7 +242,7 @@ fn carried(mut explanation: Explanation, view: Terms<'_>, asked: &Asked<'_>) -> 
         Terms::Outbound(listener) | Terms::Edge(listener) => {
             let first = Visitor::from_outside(asked).first;
             let explanation = match decide::carried(listener, Some(First::Client(&first))) {
-                Some(forward) => towards(explanation, forward),
+                Some(forward) => towards(explanation, forward, &Drawn::default()),
                 None => explanation,
             };
             // Bytes get no answer that says why.
@@ -274,6 +280,12 @@ fn outside(snapshot: &Snapshot, destination: SocketAddr, asked: &Asked<'_>, expl
         return inbound(snapshot, destination.port(), None, asked);
     }
     explanation.stage("listener", "Continue", format!("{destination} is outside the mesh: passed through as it is"))
+}
+
+/// The address that the application beside the proxy calls from.
+fn own_address(snapshot: &Snapshot, destination: SocketAddr) -> Option<IpAddr> {
+    let own = &snapshot.settings.as_ref()?.own_addresses;
+    own.iter().find(|ip| ip.is_ipv4() == destination.is_ipv4()).copied()
 }
 
 fn refused(snapshot: &Snapshot, destination: SocketAddr, reason: Reason) -> String {
@@ -341,14 +353,20 @@ fn acted(explanation: Explanation, rule: &Rule, way: &Way<'_>) -> Explanation {
     match &rule.action {
         Action::Reply(reply) => explanation.reply(reply),
         Action::Forward(forward) => {
-            let (mut explanation, ended) = way.told(explanation, forward, likeliest(forward).map(|(place, _)| place));
+            let drawn = way.drawn(forward);
+            let place = drawn.home.as_ref().map(|home| home.place);
+            let (mut explanation, ended) = way.told(explanation, forward, place.or_else(|| likeliest(forward).map(|(place, _)| place)));
             if ended {
                 return explanation;
             }
             for (name, why) in words::policy(forward) {
+                let why = match (&drawn.home, name) {
+                    (Some(home), "session") => format!("{why}; goes back to {}", home.endpoint.address),
+                    _ => why,
+                };
                 explanation = explanation.stage(name, "Continue", why);
             }
-            towards(explanation, forward)
+            towards(explanation, forward, &drawn)
         }
     }
 }
@@ -360,15 +378,19 @@ fn likeliest(forward: &Forward) -> Option<(usize, &Backend)> {
 }
 
 /// All that a split may lead to, each with its chance; the decision shown is the likeliest backend's.
-fn towards(mut explanation: Explanation, forward: &Forward) -> Explanation {
-    let Some((_, likeliest)) = likeliest(forward) else {
+fn towards(mut explanation: Explanation, forward: &Forward, drawn: &Drawn) -> Explanation {
+    let home = drawn.home.as_ref();
+    let Some(likeliest) = home.and_then(|home| forward.backends.get(home.place)).or(likeliest(forward).map(|(_, backend)| backend)) else {
         return explanation.stage("backends", "Reply", "no backend has a weight above 0").reply(&LocalReply::of(Reason::BadBackend));
     };
-    for backend in &forward.backends {
-        let chance = backend.weight as f64 / forward.weight_total.max(1) as f64;
+    for (place, backend) in forward.backends.iter().enumerate() {
+        let chance = match home {
+            Some(home) => f64::from(u8::from(home.place == place)),
+            None => backend.weight as f64 / forward.weight_total.max(1) as f64,
+        };
         let (cluster, reply) = match &backend.target {
             Target::Cluster(cluster) => {
-                explanation.endpoints.extend(endpoints(cluster, chance));
+                explanation.endpoints.extend(endpoints(cluster, chance, drawn));
                 (Some(cluster.name.to_string()), None)
             }
             Target::Reply(reply) => (None, Some(ReplyView::of(reply))),
@@ -388,9 +410,13 @@ fn towards(mut explanation: Explanation, forward: &Forward) -> Explanation {
 }
 
 /// Ready endpoints with their chance, known others with none.
-fn endpoints(cluster: &Arc<Cluster>, share: f64) -> Vec<EndpointView> {
+fn endpoints(cluster: &Arc<Cluster>, share: f64, drawn: &Drawn) -> Vec<EndpointView> {
     let set = cluster.endpoints.load();
-    let chances = balance::chances(&set).into_iter().map(|chance| chance * share);
+    let chances: Vec<f64> = match &drawn.home {
+        Some(home) => set.ready.iter().map(|endpoint| f64::from(u8::from(endpoint.address == home.endpoint.address))).collect(),
+        None => balance::chances(&set, drawn.hash),
+    };
+    let chances = chances.into_iter().map(|chance| chance * share);
     let places = chances.zip(set.distances().map(Some)).chain(std::iter::repeat((0.0, None)));
     let known = set.ready.iter().chain(&set.other).zip(places);
     known.map(|(endpoint, (chance, tier))| EndpointView::of(endpoint, chance, tier)).collect()

@@ -10,7 +10,7 @@ const FAULT: Fault = Fault { status: http::StatusCode::EXPECTATION_FAILED, reaso
 
 fn asked<'r>(method: &'r Method, path: &'r str, headers: &'r HeaderMap) -> Asked<'r> {
     let head = RequestHead { method, path, query: None, host: "catalog", headers };
-    Asked { head, version: Version::Http1, tls: false, fault: None, now: Moment::default() }
+    Asked { head, version: Version::Http1, tls: false, fault: None, now: Moment::default(), wall_secs: 0 }
 }
 
 #[test]

@@ -10,13 +10,25 @@ use super::{Asked, Explanation};
 use crate::decide::Version;
 use crate::failure::{LocalReply, Reason};
 use crate::filter::{Called, Exchange, Filter, Outlook, Remote, Stage, Verdict};
-use crate::model::Forward;
+use crate::model::{Forward, HashKey, SessionHome, SessionTerms, Settings};
 
 /// The request, and who asks where.
 pub(super) struct Way<'a> {
     pub(super) asked: &'a Asked<'a>,
     pub(super) caller: Option<&'a Identity>,
+    /// The client's address, where it is known.
+    pub(super) address: Option<IpAddr>,
     pub(super) called: Called,
+    pub(super) settings: Option<&'a Settings>,
+}
+
+/// What of the request itself says where it goes.
+#[derive(Default)]
+pub(super) struct Drawn {
+    /// Its client's session.
+    pub(super) home: Option<SessionHome>,
+    /// What it is balanced by.
+    pub(super) hash: Option<u64>,
 }
 
 /// How a request ends on its way.
@@ -26,17 +38,37 @@ enum End {
 }
 
 impl Way<'_> {
-    /// Tells every stage on the way to a place, to the first that ends it. True where one does.
-    pub(super) fn told(&self, mut explanation: Explanation, forward: &Forward, place: Option<usize>) -> (Explanation, bool) {
+    /// What the request says of where it goes.
+    pub(super) fn drawn(&self, forward: &Forward) -> Drawn {
+        let policy = &forward.policy;
+        let home = policy.session.as_ref().zip(self.settings).and_then(|(session, settings)| {
+            let terms = SessionTerms { key: &settings.session_key, wall_secs: self.asked.wall_secs, secure: self.called.tls };
+            // Without a key the mesh keeps no sessions.
+            let kept = session.wanted(self.asked.head.headers, terms).filter(|_| !settings.session_key.is_empty())?;
+            forward.home(&kept.token)
+        });
+        if policy.hash.is_empty() || (self.address.is_none() && policy.hash.contains(&HashKey::SourceAddress)) {
+            return Drawn { home, hash: None };
+        }
         let mut parts = head(self.asked);
-        let mut exchange = Exchange {
-            request: &mut parts,
+        Drawn { home, hash: policy.sure_hash(&self.exchange(&mut parts)) }
+    }
+
+    fn exchange<'e>(&'e self, request: &'e mut request::Parts) -> Exchange<'e> {
+        Exchange {
+            request,
             caller: self.caller,
-            address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            address: self.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             called: self.called,
             now: self.asked.now,
             draw: 0,
-        };
+        }
+    }
+
+    /// Tells every stage on the way to a place, to the first that ends it. True where one does.
+    pub(super) fn told(&self, mut explanation: Explanation, forward: &Forward, place: Option<usize>) -> (Explanation, bool) {
+        let mut parts = head(self.asked);
+        let mut exchange = self.exchange(&mut parts);
         for stage in forward.gates(place) {
             let (end, why) = gate(stage, &mut exchange);
             match end {

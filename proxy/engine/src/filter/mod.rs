@@ -112,17 +112,29 @@ pub enum Verdict {
 /// What becomes of a request after its stages.
 #[must_use]
 #[derive(Clone, Debug)]
-pub enum Passage {
+pub enum Passage<'f> {
     /// It goes to where it was decided to go.
     Through,
     /// It is answered.
     Answered(Box<LocalReply>),
+    /// It is answered as a fault asks for.
+    Aborted {
+        /// The answer.
+        reply: Box<LocalReply>,
+        /// The object that asks for it.
+        policy: &'f str,
+    },
     /// It is cut off without an answer, reason `fault`.
-    Cut,
+    Cut {
+        /// The object that asks for it.
+        policy: &'f str,
+    },
     /// It rests, and then goes on from where it was.
     Wait {
         /// How long.
         delay: Duration,
+        /// The object that asks for it.
+        policy: &'f str,
         /// Where it goes on.
         next: Resume,
     },

@@ -111,6 +111,11 @@ impl Policy {
         self.hash.iter().find_map(|key| key.hash(exchange))
     }
 
+    /// The same, where it does not depend on a draw.
+    pub(crate) fn sure_hash(&self, exchange: &Exchange<'_>) -> Option<u64> {
+        self.hash(exchange).filter(|_| self.made_cookie(exchange).is_none())
+    }
+
     /// The cookie that goes out with the answer, where the request was hashed by one that it did not have.
     pub(crate) fn made_cookie(&self, exchange: &Exchange<'_>) -> Option<HeaderValue> {
         let key = self.hash.iter().find(|key| key.hash(exchange).is_some())?;

@@ -4,6 +4,7 @@
 //! handed out: nobody can name an address. Where sessions end by time, the times travel beside the token, under a code of their own.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
@@ -11,7 +12,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::cookie;
+use super::{Cluster, Endpoint, Forward, Target, cookie};
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
@@ -44,6 +45,29 @@ fn first<const N: usize>(bytes: &[u8]) -> [u8; N] {
     let mut cut = [0; N];
     cut.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
     cut
+}
+
+/// Where a session leads.
+#[derive(Clone, Debug)]
+pub struct SessionHome {
+    /// The backend, by its place in the rule.
+    pub place: usize,
+    /// Its cluster.
+    pub cluster: Arc<Cluster>,
+    /// The endpoint that answered before.
+    pub endpoint: Arc<Endpoint>,
+}
+
+impl Forward {
+    /// Where a session leads, among all backends of the rule, those without weight too: a weight decides about new clients. `None`: to nobody
+    /// who may be picked still.
+    pub fn home(&self, token: &SessionToken) -> Option<SessionHome> {
+        self.backends.iter().enumerate().find_map(|(place, backend)| {
+            let Target::Cluster(cluster) = &backend.target else { return None };
+            let endpoint = Arc::clone(cluster.endpoints.load().of_session(token)?);
+            Some(SessionHome { place, cluster: Arc::clone(cluster), endpoint })
+        })
+    }
 }
 
 /// How sessions of a rule are kept.

@@ -1,6 +1,6 @@
 //! What a request passes on its way to a place, and its answer on the way back: the stages of rule and backend in their order.
 
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, header};
 
 use super::{Backend, Forward};
 use crate::filter::{Answered, Exchange, Filter, Passage, Remote, Resume, Stage, Verdict};
@@ -33,33 +33,23 @@ impl Forward {
     }
 
     /// Runs the request side of all stages from one on: gates, until one answers or waits, then changes.
-    pub fn forth(&self, place: Option<usize>, from: Resume, exchange: &mut Exchange<'_>) -> Passage {
+    pub fn forth(&self, place: Option<usize>, from: Resume, exchange: &mut Exchange<'_>) -> Passage<'_> {
         for (at, stage) in self.gates(place).enumerate().skip(from.0) {
-            let verdict = match stage {
-                Stage::Local(filter) => filter.on_request(exchange),
-                Stage::Remote(Remote::Delay(delay)) => match delay.wait(exchange) {
-                    Some(delay) => return Passage::Wait { delay, next: Resume(at + 1) },
-                    None => Verdict::Go,
-                },
+            let ends = match stage {
+                Stage::Local(filter) => run(filter, exchange),
+                Stage::Remote(Remote::Delay(fault)) => {
+                    fault.wait(exchange).map(|delay| Passage::Wait { delay, policy: fault.policy(), next: Resume(at + 1) })
+                }
             };
-            match verdict {
-                Verdict::Go => {}
-                Verdict::Answer(reply) => return Passage::Answered(reply),
-                Verdict::Reset => return Passage::Cut,
+            if let Some(passage) = ends {
+                return passage;
             }
         }
-        for filter in self.changes(place) {
-            match filter.on_request(exchange) {
-                Verdict::Go => {}
-                Verdict::Answer(reply) => return Passage::Answered(reply),
-                Verdict::Reset => return Passage::Cut,
-            }
-        }
-        Passage::Through
+        self.changes(place).find_map(|filter| run(filter, exchange)).unwrap_or(Passage::Through)
     }
 
     /// Runs the response side of all stages over the head of an upstream's answer: changes, then gates.
-    pub fn back(&self, place: Option<usize>, answered: &Answered, headers: &mut HeaderMap, _status: StatusCode) {
+    pub fn back(&self, place: Option<usize>, answered: &Answered, headers: &mut HeaderMap) {
         self.changes(place).for_each(|filter| filter.on_response(answered, headers));
         for stage in self.gates(place) {
             match stage {
@@ -71,4 +61,15 @@ impl Forward {
             headers.append(header::SET_COOKIE, cookie.clone());
         }
     }
+}
+
+/// How a passage ends at a filter, if it does.
+fn run<'f>(filter: &'f Filter, exchange: &mut Exchange<'_>) -> Option<Passage<'f>> {
+    Some(match (filter.on_request(exchange), filter) {
+        (Verdict::Go, _) => return None,
+        (Verdict::Answer(reply), Filter::Abort(abort)) => Passage::Aborted { reply, policy: abort.policy() },
+        (Verdict::Answer(reply), _) => Passage::Answered(reply),
+        (Verdict::Reset, Filter::Abort(abort)) => Passage::Cut { policy: abort.policy() },
+        (Verdict::Reset, _) => Passage::Cut { policy: "" },
+    })
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{Admin, Pages};
 use crate::observe::Exposition;
 use crate::reports::rfc3339;
-use crate::status::inspect;
+use crate::status::inspect::{self, Time};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -98,7 +98,7 @@ impl Admin {
             port: query.first("port").and_then(|port| port.parse().ok()).unwrap_or(0),
             peer_identity: query.first("peer").unwrap_or_default().to_owned(),
         };
-        match inspect::explain(&self.snapshots, self.node.mode, &ask, self.telemetry.moment()).await {
+        match inspect::explain(&self.snapshots, self.node.mode, &ask, Time::of(&self.telemetry)).await {
             Ok(answer) => page(StatusCode::OK, JSON, format!("{answer:#}\n")),
             Err(error) => page(StatusCode::BAD_REQUEST, TEXT, format!("{error}\n")),
         }

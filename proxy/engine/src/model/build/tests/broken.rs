@@ -62,7 +62,7 @@ proptest! {
         let snapshot = parts.assemble(1, &Snapshot::default());
         let headers = HeaderMap::new();
         let head = RequestHead { method: &Method::GET, path: "/a", query: Some("x"), host: "a", headers: &headers };
-        let asked = Asked { head, version: Version::Http1, tls: false, fault: None, now: crate::Moment::default() };
+        let asked = Asked { head, version: Version::Http1, tls: false, fault: None, now: crate::Moment::default(), wall_secs: 0 };
         for destination in snapshot.outbound.keys() {
             explain::outbound(&snapshot, *destination, &asked);
         }
