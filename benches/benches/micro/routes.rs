@@ -9,7 +9,7 @@ use engine::decide::{Decision, RequestHead, decide};
 use engine::filter::{Called, Exchange, Resume};
 use engine::model::Snapshot;
 use engine::model::build::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use prost::{Message, Name};
 use proto::xds::cluster::Cluster;
 use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
@@ -130,7 +130,7 @@ pub(crate) fn stages(criterion: &mut Criterion) {
             };
             let answered = plan.forward.answered(&exchange);
             let passage = plan.forward.forth(plan.place, Resume::START, &mut exchange);
-            plan.forward.back(plan.place, &answered, black_box(&mut parts.headers), StatusCode::OK);
+            plan.forward.back(plan.place, &answered, black_box(&mut parts.headers));
             passage
         });
     });

@@ -43,6 +43,9 @@ struct Pulse {
     waker: RefCell<Option<Waker>>,
     /// Bytes that came from downstream.
     uploaded: Cell<u64>,
+    /// The use whose upload is to end, too.
+    stopped: Cell<Option<u32>>,
+    upload_waker: RefCell<Option<Waker>>,
 }
 
 impl Patience {
@@ -79,6 +82,8 @@ impl Patience {
             overdue: Cell::new(false),
             waker: RefCell::new(None),
             uploaded: Cell::new(0),
+            stopped: Cell::new(None),
+            upload_waker: RefCell::new(None),
         });
         pulses.push(Rc::clone(&pulse));
         pulse
@@ -213,6 +218,14 @@ impl Wait {
         Upload { tick: Rc::clone(&self.patience.tick), pulse: Rc::clone(&self.pulse), generation: self.pulse.generation.get() }
     }
 
+    /// Ends the other direction, where that asks for it.
+    pub fn stop_upload(&self) {
+        self.pulse.stopped.set(Some(self.pulse.generation.get()));
+        if let Some(waker) = self.pulse.upload_waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
     /// Bytes counted by [`Upload::moved`].
     pub fn uploaded(&self) -> u64 {
         self.pulse.uploaded.get()
@@ -226,6 +239,7 @@ impl Drop for Wait {
         pulse.limit.set(0);
         pulse.overdue.set(false);
         pulse.waker.borrow_mut().take();
+        pulse.upload_waker.borrow_mut().take();
         pulse.uploaded.set(0);
         pulse.generation.set(pulse.generation.get().wrapping_add(1));
         self.patience.free.borrow_mut().push(pulse.index);
@@ -247,6 +261,20 @@ impl Upload {
             self.pulse.last.set(self.tick.get());
             self.pulse.uploaded.set(self.pulse.uploaded.get() + bytes as u64);
         }
+    }
+
+    /// Ready when the answer's side has said that this is over.
+    pub fn poll_stopped(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.pulse.stopped.get() == Some(self.generation) {
+            return Poll::Ready(());
+        }
+        if self.pulse.generation.get() == self.generation {
+            let mut waker = self.pulse.upload_waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+        }
+        Poll::Pending
     }
 }
 

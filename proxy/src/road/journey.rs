@@ -116,7 +116,8 @@ impl Journey {
         let line = received.line().cloned();
         // HTTP/1.0 knows neither interim answers nor what asks for them.
         let holds_back = expects && version != Version::HTTP_10;
-        let mut request = Request::from_parts(parts, upload(received, &overdue, line.as_ref().filter(|_| holds_back)));
+        let ends = account.is_grpc() && version == Version::HTTP_2;
+        let mut request = Request::from_parts(parts, upload(received, &overdue, line.as_ref().filter(|_| holds_back), ends));
         // Over HTTP/2 CONNECT is an exchange like others, whose bodies do not end by themselves.
         let upgrades = upgrade == Upgrade::Asked;
         let upgraded = (upgrades && version != Version::HTTP_2).then(|| hyper::upgrade::on(&mut request));
@@ -293,6 +294,8 @@ impl Follower for Journey {
         let account = self.account.as_mut().filter(|account| account.is_grpc() && self.version == Version::HTTP_2)?;
         let reply = LocalReply::of(reason);
         account.grpc_status(u32::from(grpc_status(&reply)));
+        // Its stream ends with the trailers, which a client may still send on otherwise.
+        self.overdue.wait.stop_upload();
         Some(grpc_trailers(&reply))
     }
 }

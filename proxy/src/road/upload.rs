@@ -18,13 +18,14 @@ use crate::ground::patience::{Overdue, Upload};
 
 /// The request's body; where there is one, its bytes are counted and keep the exchange from being taken for idle. The client holds it back
 /// until `held` brings the upstream's word.
-pub fn upload(received: Received, overdue: &Overdue, held: Option<&Arc<Line>>) -> Body {
+/// `ends`: its answer may end in order while it still comes, and then it ends as well.
+pub fn upload(received: Received, overdue: &Overdue, held: Option<&Arc<Line>>, ends: bool) -> Body {
     if received.is_end_stream() {
         return Body::Empty;
     }
     // With a length there is no place for trailers.
     let chunked = received.size_hint().exact().is_none();
-    let mut uploading = Box::new(Uploading { upload: overdue.wait.upload(), chunked, upstream: None, held: None });
+    let mut uploading = Box::new(Uploading { upload: overdue.wait.upload(), chunked, ends, upstream: None, held: None });
     let Some(line) = held else { return Body::followed(received, uploading) };
     line.expects();
     uploading.held = Some(Box::new(HeldBack { line: Arc::clone(line), patience: Box::pin(sleep(CONTINUE_WAIT)) }));
@@ -35,6 +36,7 @@ pub fn upload(received: Received, overdue: &Overdue, held: Option<&Arc<Line>>) -
 struct Uploading {
     upload: Upload,
     chunked: bool,
+    ends: bool,
     upstream: Option<Arc<Line>>,
     held: Option<Box<HeldBack>>,
 }
@@ -53,9 +55,9 @@ impl Follower for Uploading {
 
     fn ended(&mut self, _: Result<(), &Cut>) {}
 
-    fn poll_overdue(&mut self, _: &mut Context<'_>) -> Poll<Reason> {
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         // The answer's side watches for both.
-        Poll::Pending
+        if self.ends { self.upload.poll_stopped(cx).map(|()| Reason::RequestTimeout) } else { Poll::Pending }
     }
 
     fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
