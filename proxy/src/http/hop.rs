@@ -75,16 +75,29 @@ pub struct OfHop {
     pub layered: bool,
     pub grpc_timeout: bool,
     pub tracestate: bool,
+    pub host: bool,
+    /// More than one, or one that is none.
+    pub bad_host: Option<BadHost>,
+}
+
+/// What is wrong with `host`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadHost {
+    /// There is more than one.
+    Several,
+    /// It holds what no host does.
+    NoHost,
 }
 
 impl OfHop {
     /// Looks once at each name.
     pub fn in_headers(headers: &HeaderMap) -> Self {
-        let mut there = Self::default();
-        for name in headers.keys() {
+        let (mut there, mut host) = (Self::default(), None);
+        for (at, name) in headers.keys().enumerate() {
             let name = name.as_str();
             match name.len() {
                 2 => there.te |= name == "te",
+                4 if name == "host" => host = Some(at),
                 6 => there.expect |= name == "expect",
                 7 => there.upgrade |= name == "upgrade",
                 10 if name == "connection" => there.connection = true,
@@ -100,6 +113,10 @@ impl OfHop {
                 24 => there.deadline |= name == "x-meshwright-deadline-ms",
                 _ => {}
             }
+        }
+        if let Some(at) = host {
+            there.host = true;
+            there.bad_host = bad_host(headers, at);
         }
         there
     }
@@ -209,6 +226,43 @@ fn named(value: &HeaderValue) -> impl Iterator<Item = HeaderName> {
 /// The items of a comma-separated value.
 fn list(value: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|item| !item.is_empty())
+}
+
+/// What is wrong with the host that stands at a place among the names.
+fn bad_host(headers: &HeaderMap, at: usize) -> Option<BadHost> {
+    // Values stand in the order of their names where no name has several: a lookup is spared, for the host comes early.
+    let value = if headers.len() == headers.keys_len() {
+        headers.values().nth(at)
+    } else {
+        let mut all = headers.get_all(HOST).iter();
+        let first = all.next();
+        if all.next().is_some() {
+            return Some(BadHost::Several);
+        }
+        first
+    };
+    let is_host = value.is_some_and(|value| value.as_bytes().iter().all(|byte| of_host(*byte)));
+    (!is_host).then_some(BadHost::NoHost)
+}
+
+/// RFC 3986, section 3.2.2, and a port. No user: that is nobody's business but a browser's.
+const fn of_host(byte: u8) -> bool {
+    const OF_HOST: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            table[byte] = (byte as u8).is_ascii_alphanumeric();
+            byte += 1;
+        }
+        let others = b"-._~!$&'()*+,;=%:[]";
+        let mut index = 0;
+        while index < others.len() {
+            table[others[index] as usize] = true;
+            index += 1;
+        }
+        table
+    };
+    OF_HOST[byte as usize]
 }
 
 #[cfg(test)]

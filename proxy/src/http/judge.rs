@@ -8,7 +8,7 @@ use http::header::{EXPECT, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, request};
 
 use super::dots;
-use super::hop::OfHop;
+use super::hop::{BadHost, OfHop};
 use super::packed::{X_MESHWRIGHT_FIELDS, unpack};
 use crate::ground::body::Received;
 use crate::ground::limits::{FIELDS_ADDED_MAX, FIELDS_MAX};
@@ -59,7 +59,7 @@ pub fn judge_request(parts: &mut request::Parts, raw: Raw) -> Result<OfHop, Faul
         hop = unpacked(&mut parts.headers, at).ok_or(bad("packed fields are not packed as a mesh peer does"))?;
         fields = (fields + parts.headers.len()).saturating_sub(before);
     }
-    host(parts)?;
+    host(parts, hop)?;
     target(parts)?;
     if at == Hop::First && !dots::resolve(&mut parts.uri) {
         return Err(bad("the path climbs above the root"));
@@ -118,43 +118,22 @@ const fn fields_max(at: Hop) -> usize {
 }
 
 /// One host, which is one (RFC 9112, section 3.2; RFC 9113, section 8.3.1). HTTP/1.1 must name it.
-fn host(parts: &request::Parts) -> Result<(), Fault> {
+fn host(parts: &request::Parts, hop: OfHop) -> Result<(), Fault> {
     let authority = parts.uri.authority();
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    let Some(host) = hosts.next() else {
-        let named = parts.version != Version::HTTP_11 || authority.is_some();
-        return if named { Ok(()) } else { Err(bad("no Host")) };
-    };
-    if hosts.next().is_some() {
-        return Err(bad("more than one Host"));
+    match hop.bad_host {
+        Some(BadHost::Several) => return Err(bad("more than one Host")),
+        Some(BadHost::NoHost) => return Err(bad("Host is no host")),
+        None if hop.host => {}
+        None if parts.version != Version::HTTP_11 || authority.is_some() => return Ok(()),
+        None => return Err(bad("no Host")),
     }
-    if !host.as_bytes().iter().all(|byte| of_host(*byte)) {
-        return Err(bad("Host is no host"));
-    }
-    if parts.version == Version::HTTP_2 && authority.is_some_and(|name| !name.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes())) {
+    if parts.version == Version::HTTP_2
+        && let Some(name) = authority
+        && parts.headers.get(HOST).is_some_and(|host| !name.as_str().as_bytes().eq_ignore_ascii_case(host.as_bytes()))
+    {
         return Err(bad("Host and :authority differ"));
     }
     Ok(())
-}
-
-/// RFC 3986, section 3.2.2, and a port. No user: that is nobody's business but a browser's.
-const fn of_host(byte: u8) -> bool {
-    const OF_HOST: [bool; 256] = {
-        let mut table = [false; 256];
-        let mut byte = 0;
-        while byte < 256 {
-            table[byte] = (byte as u8).is_ascii_alphanumeric();
-            byte += 1;
-        }
-        let others = b"-._~!$&'()*+,;=%:[]";
-        let mut index = 0;
-        while index < others.len() {
-            table[others[index] as usize] = true;
-            index += 1;
-        }
-        table
-    };
-    OF_HOST[byte as usize]
 }
 
 /// A target in the form that its method wants (RFC 9112, section 3.2; RFC 9113, sections 8.3.1 and 8.5).

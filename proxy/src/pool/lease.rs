@@ -6,6 +6,7 @@ use std::sync::Arc;
 use engine::failure::{Failure, Reason, Retry};
 use engine::model::InFlight;
 use http::{Method, Request, Response};
+use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
 use super::http1::Http1;
@@ -98,13 +99,9 @@ impl Lease {
             }
             Sender::GivenBack => return Err(Failure::new(Reason::UpstreamReset, "the connection was given back")),
         };
-        let Some(request) = prepare(connection, place, downstream, keeps) else {
-            return Err(Failure::new(Reason::UpstreamReset, "there is no request"));
-        };
-        let method = keeps.then(|| request.method().clone());
-        match connection.sender.try_send_request(request).await {
+        match begin(connection, place, downstream, keeps)?.await {
             Ok(response) => Ok(response.map(|body| Received::answer(body, Some(&connection.line)))),
-            Err(error) => Err(not_answered(error, connection, method, place)),
+            Err(error) => Err(not_answered(error, connection, keeps, place)),
         }
     }
 
@@ -132,6 +129,18 @@ impl Drop for Lease {
     }
 }
 
+/// Hands a request to its connection; the answer is to be waited for. Apart from the waiting, which would keep room for the request.
+fn begin(
+    connection: &mut Http1,
+    place: &mut Option<Outgoing>,
+    downstream: Option<&Arc<Line>>,
+    keeps: bool,
+) -> Result<impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + use<>, Failure> {
+    let none = || Failure::new(Reason::UpstreamReset, "there is no request");
+    let request = prepare(connection, place, downstream, keeps).ok_or_else(none)?;
+    Ok(connection.sender.try_send_request(request))
+}
+
 /// What a request needs on an HTTP/1 connection.
 fn prepare(connection: &Http1, place: &mut Option<Outgoing>, downstream: Option<&Arc<Line>>, keeps: bool) -> Option<Request<Body>> {
     let mut request = match place.take()? {
@@ -151,12 +160,7 @@ fn prepare(connection: &Http1, place: &mut Option<Outgoing>, downstream: Option<
 }
 
 #[cold]
-fn not_answered(
-    mut error: TrySendError<Request<Body>>,
-    connection: &Http1,
-    method: Option<Method>,
-    place: &mut Option<Outgoing>,
-) -> Failure {
+fn not_answered(mut error: TrySendError<Request<Body>>, connection: &Http1, keeps: bool, place: &mut Option<Outgoing>) -> Failure {
     if let Some(request) = error.take_message() {
         // hyper hands back what it was given, which may only stand for a head.
         *place = Some(match connection.line.take_stand_in() {
@@ -168,9 +172,10 @@ fn not_answered(
     }
     let error = error.into_error();
     let mut failure = Failure::upstream(reason(&error), told(&error));
-    if let Some(method) = method
+    if keeps
         && failure.reason == Reason::UpstreamReset
         && let Some(head) = connection.line.written()
+        && let Some(Ok(method)) = head.split(|byte| *byte == b' ').next().map(Method::from_bytes)
     {
         *place = Some(Outgoing::Written(method, head));
         failure.retry = Retry::Unanswered;

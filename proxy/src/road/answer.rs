@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
-use engine::filter::{Called, Exchange, Passage, Resume};
+use engine::filter::{Answered, Called, Exchange, Passage, Resume};
 use engine::model::{Cluster, Protocol, SessionHome, Snapshot};
 use http::{HeaderMap, Response, StatusCode, request};
 
@@ -188,6 +188,7 @@ impl<D: Door> Connection<D> {
         self.door.note(&view.listener, &mut account);
         let version = parts.version;
         match self.decided(&view, &mut parts, raw, &mut account) {
+            Ok(passing) if passing.plan.forward.is_bare() => self.straight((parts, received), passing, account),
             Ok(passing) => self.pass((parts, received), passing, Resume::START, account),
             Err(short) => Answering::Ready(Box::new(match short {
                 Short::Refused(refusal) => refused(&self.shared, refusal, version, account),
@@ -211,7 +212,10 @@ impl<D: Door> Connection<D> {
         let of_hop = judged.unwrap_or_default();
         self.door.mark(&mut parts.headers);
         let patient = self.patience(&mut parts.headers, of_hop);
-        let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
+        let head = match table.domains.nameless() {
+            true => RequestHead::nameless(&parts.method, &parts.uri, &parts.headers),
+            false => RequestHead::new(&parts.method, &parts.uri, &parts.headers),
+        };
         let draw = self.shared.draw.next();
         let plan = match decide(table, &head, draw) {
             Decision::Forward(plan) => plan,
@@ -237,8 +241,11 @@ impl<D: Door> Connection<D> {
         }
         let version = parts.version;
         let upgrade = clean_request(parts, of_hop);
-        let exchange = self.exchange(parts, draw, account);
-        let (answered, hash) = (plan.forward.answered(&exchange), plan.forward.policy.hash(&exchange));
+        let (mut answered, mut hash) = (Answered::default(), None);
+        if !plan.forward.is_bare() {
+            let exchange = self.exchange(parts, draw, account);
+            (answered, hash) = (plan.forward.answered(&exchange), plan.forward.policy.hash(&exchange));
+        }
         let leg = Leg {
             only: aim.0,
             destination: self.downstream.local,
@@ -256,6 +263,19 @@ impl<D: Door> Connection<D> {
         Ok(Passing { plan, leg, home })
     }
 
+    /// Past all stages, or there are none. In place, because a request is large to be handed on.
+    #[inline(always)]
+    fn straight(&self, (parts, received): (request::Parts, Received), passing: Passing<'_>, account: Account) -> Answering {
+        let Passing { plan, leg, home } = passing;
+        let (place, target) = home.as_ref().map_or((plan.place, plan.target), |home| (Some(home.place), Ok(&home.cluster)));
+        match target {
+            Ok(cluster) => {
+                Answering::Forward(Journey::begin(&self.shared, (parts, received), (plan.forward, place, cluster), leg, account))
+            }
+            Err(answer) => Answering::Ready(Box::new(reply(&self.shared, answer, leg.version, account))),
+        }
+    }
+
     /// Runs the stages from a place on. What waits goes on here.
     fn pass(
         self: &Rc<Self>,
@@ -271,10 +291,7 @@ impl<D: Door> Connection<D> {
         let draw = leg.draw;
         let passage = plan.forward.forth(plan.place, from, &mut self.exchange(&mut parts, draw, &account));
         match (passage, plan.target) {
-            (Passage::Through, Ok(cluster)) => {
-                Answering::Forward(Journey::begin(&self.shared, (parts, received), (plan.forward, plan.place, cluster), leg, account))
-            }
-            (Passage::Through, Err(answer)) => Answering::Ready(Box::new(reply(&self.shared, answer, leg.version, account))),
+            (Passage::Through, _) => self.straight((parts, received), Passing { plan, leg, home: None }, account),
             (Passage::Answered(answer), _) => Answering::Ready(Box::new(reply(&self.shared, &answer, leg.version, account))),
             (Passage::Aborted { reply: answer, policy }, _) => {
                 account.faulted(format_args!("abort {}", answer.status.as_u16()), policy);

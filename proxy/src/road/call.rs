@@ -96,7 +96,8 @@ enum Wins {
 }
 
 impl Call {
-    /// A call that has made no attempt.
+    /// A call that has made no attempt. In place, because it is large to be handed on.
+    #[inline(always)]
     pub fn new(request: Request<Body>, terms: Terms, shared: &Shared) -> Self {
         let Terms { cluster, forward, carries, tries, upgrades, grpc, patient, until, class } = terms;
         let empty = http_body::Body::is_end_stream(request.body());

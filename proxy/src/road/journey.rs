@@ -87,6 +87,7 @@ pub struct Journey {
 impl Journey {
     /// Makes a request that was judged and decided ready to be sent: where the decision leaves no choice to that one place, else to the
     /// cluster's endpoints.
+    #[inline]
     pub fn begin(
         shared: &Rc<Shared>,
         (mut parts, received): (request::Parts, Received),
@@ -121,7 +122,7 @@ impl Journey {
         // Over HTTP/2 CONNECT is an exchange like others, whose bodies do not end by themselves.
         let upgrades = upgrade == Upgrade::Asked;
         let upgraded = (upgrades && version != Version::HTTP_2).then(|| hyper::upgrade::on(&mut request));
-        if forward.is_mirrored(place) && refused.is_none() && !upgrades {
+        if !forward.is_bare() && forward.is_mirrored(place) && refused.is_none() && !upgrades {
             mirror(shared, (forward, place, draw), &mut request, carries);
         }
         let session = sticky.as_ref().and_then(|sticky| sticky.endpoint.clone());
@@ -199,7 +200,9 @@ impl Journey {
         if let Some(account) = &mut self.account {
             account.response(response.status(), response.headers());
         }
-        self.forward.back(self.place, &self.answered, response.headers_mut());
+        if !self.forward.is_bare() {
+            self.forward.back(self.place, &self.answered, response.headers_mut());
+        }
         if let (Some(sticky), Some(session), Some(endpoint)) = (&self.sticky, &self.forward.policy.session, self.call.endpoint()) {
             sticky.tell(session, (self.call.cluster(), endpoint), self.shared.wall_secs(), &mut response);
         }

@@ -27,7 +27,12 @@ impl<'r> RequestHead<'r> {
     pub fn new(method: &'r Method, uri: &'r http::Uri, headers: &'r HeaderMap) -> Self {
         let named = || headers.get(http::header::HOST).and_then(|value| value.to_str().ok()).unwrap_or("");
         let host = uri.authority().map_or_else(named, http::uri::Authority::as_str);
-        Self { method, path: uri.path(), query: uri.query(), host, headers }
+        Self { host, ..Self::nameless(method, uri, headers) }
+    }
+
+    /// The same without its host, for rules to which no name makes a difference: looking for it costs a request more than they do.
+    pub fn nameless(method: &'r Method, uri: &'r http::Uri, headers: &'r HeaderMap) -> Self {
+        Self { method, path: uri.path(), query: uri.query(), host: "", headers }
     }
 }
 

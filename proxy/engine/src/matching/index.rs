@@ -94,6 +94,10 @@ impl Index {
     /// The place of the first rule that `holds` accepts, of those whose own conditions this request may meet. `holds` must be true of no
     /// rule that does not match the head.
     pub(crate) fn first(&self, head: &RequestHead<'_>, holds: impl Fn(usize) -> bool) -> Option<usize> {
+        if self.prefixes.is_empty() {
+            // So few that they were not divided.
+            return self.rest.all.iter().map(|place| *place as usize).find(|place| holds(*place));
+        }
         let mut search = Search { head, holds, best: u32::MAX };
         if let Some(bucket) = self.exact.get(head.path) {
             search.bucket(bucket);

@@ -32,7 +32,7 @@ impl Domains {
     }
 
     /// Whether no name makes a difference.
-    pub(crate) fn nameless(&self) -> bool {
+    pub fn nameless(&self) -> bool {
         self.exact.is_empty() && self.suffix.is_empty()
     }
 

@@ -42,6 +42,11 @@ pub struct Steps {
 }
 
 impl Steps {
+    /// Whether there are none.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.gates.is_empty() && self.changes.is_empty()
+    }
+
     /// Whether one of them answers preflights.
     pub(crate) fn answers_preflights(&self) -> bool {
         self.gates.iter().any(|stage| matches!(stage, Stage::Local(Filter::Cors(_))))

@@ -103,6 +103,8 @@ pub struct Forward<T = Target> {
     pub weight_total: u64,
     /// Somewhere on the way preflights are answered.
     cross_origin: bool,
+    /// See [`Forward::is_bare`].
+    bare: bool,
 }
 
 impl<T> Forward<T> {
@@ -110,7 +112,9 @@ impl<T> Forward<T> {
     pub fn new(policy: Arc<Policy>, backends: Vec<Backend<T>>, mirrors: Vec<Mirror<T>>) -> Self {
         let weight_total = backends.iter().map(|backend| backend.weight).sum();
         let cross_origin = policy.steps.answers_preflights() || backends.iter().any(|backend| backend.steps.answers_preflights());
-        Self { policy, backends, mirrors, weight_total, cross_origin }
+        let plain = |backend: &Backend<T>| backend.steps.is_empty() && backend.mirrors.is_empty();
+        let bare = policy.steps.is_empty() && policy.hash.is_empty() && mirrors.is_empty() && backends.iter().all(plain);
+        Self { policy, backends, mirrors, weight_total, cross_origin, bare }
     }
 
     /// Everything to one target.
@@ -135,12 +139,20 @@ impl<T> Forward<T> {
             mirrors: mirrors(&self.mirrors),
             weight_total: self.weight_total,
             cross_origin: self.cross_origin,
+            bare: self.bare,
         }
     }
 
     /// Whether preflights are answered on the way to any of its backends, and what they allow is said on answers.
     pub const fn is_cross_origin(&self) -> bool {
         self.cross_origin
+    }
+
+    /// Whether nothing is done to a request on the way to any of its backends, nor to the answer: no stages, copies or hashes. Most are, and what
+    /// stages would see of their requests need not be made.
+    #[inline]
+    pub const fn is_bare(&self) -> bool {
+        self.bare
     }
 
     /// All that it leads to, in a fixed order: backends, its mirrors, theirs.
