@@ -43,6 +43,8 @@ struct Pulse {
     waker: RefCell<Option<Waker>>,
     /// Bytes that came from downstream.
     uploaded: Cell<u64>,
+    /// How many are to come.
+    expected: Cell<u64>,
 }
 
 impl Patience {
@@ -79,6 +81,7 @@ impl Patience {
             overdue: Cell::new(false),
             waker: RefCell::new(None),
             uploaded: Cell::new(0),
+            expected: Cell::new(0),
         });
         pulses.push(Rc::clone(&pulse));
         pulse
@@ -217,6 +220,11 @@ impl Wait {
     pub fn uploaded(&self) -> u64 {
         self.pulse.uploaded.get()
     }
+
+    /// Whether all has come that is to come from downstream.
+    pub fn is_uploaded(&self) -> bool {
+        self.uploaded() >= self.pulse.expected.get()
+    }
 }
 
 impl Drop for Wait {
@@ -227,6 +235,7 @@ impl Drop for Wait {
         pulse.overdue.set(false);
         pulse.waker.borrow_mut().take();
         pulse.uploaded.set(0);
+        pulse.expected.set(0);
         pulse.generation.set(pulse.generation.get().wrapping_add(1));
         self.patience.free.borrow_mut().push(pulse.index);
     }
@@ -246,6 +255,13 @@ impl Upload {
         if self.pulse.generation.get() == self.generation {
             self.pulse.last.set(self.tick.get());
             self.pulse.uploaded.set(self.pulse.uploaded.get() + bytes as u64);
+        }
+    }
+
+    /// So many bytes are to come; `None`: nobody knows yet.
+    pub fn expects(&self, bytes: Option<u64>) {
+        if self.pulse.generation.get() == self.generation {
+            self.pulse.expected.set(bytes.unwrap_or(u64::MAX));
         }
     }
 }
