@@ -46,6 +46,8 @@ struct Pulse {
     /// The use whose upload is to end, too.
     stopped: Cell<Option<u32>>,
     upload_waker: RefCell<Option<Waker>>,
+    /// How many are to come.
+    expected: Cell<u64>,
 }
 
 impl Patience {
@@ -84,6 +86,7 @@ impl Patience {
             uploaded: Cell::new(0),
             stopped: Cell::new(None),
             upload_waker: RefCell::new(None),
+            expected: Cell::new(0),
         });
         pulses.push(Rc::clone(&pulse));
         pulse
@@ -230,6 +233,11 @@ impl Wait {
     pub fn uploaded(&self) -> u64 {
         self.pulse.uploaded.get()
     }
+
+    /// Whether all has come that is to come from downstream.
+    pub fn is_uploaded(&self) -> bool {
+        self.uploaded() >= self.pulse.expected.get()
+    }
 }
 
 impl Drop for Wait {
@@ -241,6 +249,7 @@ impl Drop for Wait {
         pulse.waker.borrow_mut().take();
         pulse.upload_waker.borrow_mut().take();
         pulse.uploaded.set(0);
+        pulse.expected.set(0);
         pulse.generation.set(pulse.generation.get().wrapping_add(1));
         self.patience.free.borrow_mut().push(pulse.index);
     }
@@ -275,6 +284,13 @@ impl Upload {
             }
         }
         Poll::Pending
+    }
+
+    /// So many bytes are to come; `None`: nobody knows yet.
+    pub fn expects(&self, bytes: Option<u64>) {
+        if self.pulse.generation.get() == self.generation {
+            self.pulse.expected.set(bytes.unwrap_or(u64::MAX));
+        }
     }
 }
 

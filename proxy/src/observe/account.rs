@@ -79,6 +79,21 @@ impl Account {
         self.attempt();
     }
 
+    /// Another attempt begins beside one that is under way. What is told stays that one's, unless this one [overtakes](Account::overtaken).
+    pub fn hedged(&mut self) {
+        self.seen.attempts += 1;
+    }
+
+    /// Of two attempts, the one that began later, then and on this endpoint, is the one whose answer counts.
+    pub fn overtaken(&mut self, endpoint: &Arc<Endpoint>, began: Instant) {
+        self.attempted(endpoint);
+        // It was counted as it began.
+        self.seen.attempts -= 1;
+        if let Some(detail) = &mut self.detail {
+            detail.attempt_started = Some(began);
+        }
+    }
+
     /// An attempt begins on the application itself or another place that is no endpoint.
     pub fn attempted_locally(&mut self) {
         if self.seen.direction == Direction::Outbound {

@@ -3,19 +3,21 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::Moment;
 use engine::balance::{self, Choice};
-use engine::failure::{Failure, Reason};
+use engine::failure::{Failure, Reason, Retry};
 use engine::gate::Pass;
 use engine::health::Outcome;
 use engine::model::{Cluster, Endpoint, InFlight};
 use engine::retry::{self, Ended, Left, Next, Situation};
-use http::Response;
+use http::{Request, Response, request};
 use smallvec::SmallVec;
 
-use crate::ground::body::Received;
+use crate::ground::body::{Body, Received};
 use crate::ground::line::Line;
+use crate::ground::replay::Replay;
 use crate::io::{Rewound, Stream};
 use crate::observe::Account;
 use crate::pool::{Freshness, Lease, Outgoing, To};
@@ -35,6 +37,8 @@ pub struct Tries {
     session: Option<Arc<Endpoint>>,
     tried: Tried,
     last: Option<Arc<Endpoint>>,
+    /// The last one goes where the client's session is.
+    at_home: bool,
     /// When the last one began, where there was a choice.
     began: Moment,
     made: u32,
@@ -45,7 +49,8 @@ pub struct Tries {
 impl Tries {
     /// None yet. They go to the one place given, else to a cluster's endpoints: the session's first.
     pub const fn new(only: Option<To>, hash: Option<u64>, session: Option<Arc<Endpoint>>) -> Self {
-        Self { only, hash, session, tried: Tried::new_const(), last: None, began: Moment::of_nanos(0), made: 0, stale: false }
+        let began = Moment::of_nanos(0);
+        Self { only, hash, session, tried: Tried::new_const(), last: None, at_home: false, began, made: 0, stale: false }
     }
 
     /// Whether there is no choice.
@@ -67,7 +72,9 @@ impl Tries {
             return Err(Failure::new(Reason::NoEndpoints, "there is nowhere to go"));
         };
         self.began = shared.moment(shared.clock.now());
-        let endpoint = match self.session.take() {
+        let home = self.session.take();
+        self.at_home = home.is_some();
+        let endpoint = match home {
             Some(endpoint) => endpoint,
             None => {
                 let set = cluster.endpoints.load();
@@ -81,9 +88,9 @@ impl Tries {
         Ok(To { endpoint, local: None, timeout: cluster.connect_timeout, bounded })
     }
 
-    /// The endpoint of the last attempt, where there was a choice.
-    pub const fn last(&self) -> Option<&Arc<Endpoint>> {
-        self.last.as_ref()
+    /// Whether the last one goes where the client's session is.
+    pub const fn is_at_home(&self) -> bool {
+        self.at_home
     }
 
     /// When the last one began.
@@ -109,14 +116,19 @@ impl Tries {
     /// An attempt at `at` failed: what is left. `kept`: only a connection that was there before has failed, so that a new one to the same
     /// place is worth trying, if there is no other.
     pub fn failed(&mut self, at: SocketAddr, kept: bool, cluster: Option<&Cluster>) -> Left {
-        if !self.tried.contains(&at) {
-            self.tried.push(at);
-        }
+        self.avoid(at);
         self.stale |= kept;
         match (self.another(cluster), kept) {
             (true, _) => Left::Another,
             (false, true) => Left::AnewToTheSame,
             (false, false) => Left::Nowhere,
+        }
+    }
+
+    /// Nothing more goes there while there is another.
+    pub fn avoid(&mut self, at: SocketAddr) {
+        if !self.tried.contains(&at) {
+            self.tried.push(at);
         }
     }
 
@@ -160,6 +172,37 @@ impl Hand {
     }
 }
 
+/// What further attempts of a request are made of.
+pub struct Spare {
+    /// Its head.
+    pub head: request::Parts,
+    /// Its body, if it has one.
+    pub body: Option<Replay>,
+}
+
+impl Spare {
+    /// The request once more.
+    pub fn outgoing(&self) -> Outgoing {
+        let body = self.body.as_ref().map_or(Body::Empty, Replay::send);
+        Outgoing::Fresh(Request::from_parts(self.head.clone(), body))
+    }
+
+    /// Whether it can be sent as it was.
+    pub fn is_whole(&self) -> bool {
+        self.body.as_ref().is_none_or(Replay::is_whole)
+    }
+
+    /// Whether it can be sent twice at the same time.
+    pub fn is_complete(&self) -> bool {
+        self.body.as_ref().is_none_or(Replay::is_complete)
+    }
+
+    /// Nothing more of it is sent as it is sent now, unless that takes nothing from the next time: see [`Replay::recall`].
+    pub fn recall(&self) -> bool {
+        self.body.as_ref().is_none_or(Replay::recall)
+    }
+}
+
 /// How an attempt is made.
 #[derive(Clone, Copy)]
 pub struct Manner<'a> {
@@ -187,6 +230,32 @@ pub fn make<'a>(shared: &'a Shared, manner: Manner<'a>, hand: &'a mut Hand) -> i
         let lease = shared.pool.lease(to, manner.carries, manner.freshness, &mut hand.outgoing).await?;
         hand.response = Some(hand.lease.insert(lease).send(&mut hand.outgoing, manner.downstream, manner.keeps).await?);
         Ok(())
+    }
+}
+
+/// The same; with a `limit`, the answer's head has to come that soon after there is a connection. Who waits for one has other bounds: to
+/// connect, and to wait for a place.
+///
+/// # Errors
+/// As [`make`], and [`Reason::AttemptTimeout`].
+pub async fn make_within(shared: &Shared, manner: Manner<'_>, hand: &mut Hand, limit: Option<Duration>) -> Result<(), Failure> {
+    let (Some(limit), Some(to)) = (limit, &hand.to) else { return make(shared, manner, hand).await };
+    let lease = shared.pool.lease(to, manner.carries, manner.freshness, &mut hand.outgoing).await?;
+    let sending = hand.lease.insert(lease).send(&mut hand.outgoing, manner.downstream, manner.keeps);
+    let answered = tokio::time::timeout(limit, sending).await;
+    hand.response = Some(answered.map_err(|_| Failure::new(Reason::AttemptTimeout, "the attempt took longer than its timeout"))??);
+    Ok(())
+}
+
+/// What a failed attempt says of its endpoint. `kept`: its connection was there before.
+pub fn outcome(failure: &Failure, kept: bool) -> Outcome {
+    match failure.reason {
+        Reason::ConnectFailed | Reason::ConnectTimeout | Reason::TlsFailed | Reason::IdentityMismatch => Outcome::ConnectFailed,
+        Reason::AttemptTimeout => Outcome::TimedOut,
+        // A kept connection that the other side closed meanwhile says nothing of the endpoint.
+        Reason::UpstreamReset if kept && failure.retry != Retry::No => Outcome::Cancelled,
+        Reason::UpstreamReset | Reason::UpstreamProtocol => Outcome::Reset,
+        _ => Outcome::Cancelled,
     }
 }
 
@@ -237,6 +306,7 @@ impl OpenedTcp {
 /// The last attempt's failure.
 pub async fn open(shared: &Shared, cluster: Option<&Arc<Cluster>>, only: Option<To>) -> Result<OpenedTcp, Failure> {
     let mut tries = Tries::new(only, None, None);
+    let choice = |tries: &Tries| cluster.filter(|_| !tries.is_fixed());
     let mut retries = SmallVec::new();
     loop {
         let to = tries.next(shared, cluster)?;
@@ -245,14 +315,14 @@ pub async fn open(shared: &Shared, cluster: Option<&Arc<Cluster>>, only: Option<
         let pass = shared.pool.place_now(&to).await?;
         match shared.pool.connector().open(&to, Carries::Tcp).await {
             Ok((stream, tls)) => {
-                told(shared, cluster, &tries, &to, Outcome::Connected);
+                told(shared, choice(&tries), &to.endpoint, Outcome::Connected);
                 let stream = Rewound::new(bytes::Bytes::new(), stream);
                 return Ok(OpenedTcp { stream, in_flight, pass, cluster: cluster.cloned(), to, tls, retries });
             }
             Err(failure) => {
-                told(shared, cluster, &tries, &to, Outcome::ConnectFailed);
+                told(shared, choice(&tries), &to.endpoint, Outcome::ConnectFailed);
                 let left = tries.failed(at, false, cluster.map(Arc::as_ref));
-                let situation = Situation { attempts: tries.made(), left, at_hand: true, safe: false, layered: true };
+                let situation = Situation { attempts: tries.made(), left, time: None, at_hand: true, safe: false, layered: true };
                 match retry::next(&retry::Policy::default(), Ended::Failed(&failure), situation, 0, || false) {
                     Next::Again(_) => retries.push((at, failure.reason)),
                     Next::Stop(_) => return Err(failure),
@@ -262,10 +332,11 @@ pub async fn open(shared: &Shared, cluster: Option<&Arc<Cluster>>, only: Option<
     }
 }
 
-/// Books how the opening of an opaque connection ended, where there was a choice.
-fn told(shared: &Shared, cluster: Option<&Arc<Cluster>>, tries: &Tries, to: &To, outcome: Outcome) {
-    let Some(cluster) = cluster.filter(|_| !tries.is_fixed()) else { return };
-    if let Some(ejected) = cluster.told(&to.endpoint, outcome, shared.moment(shared.clock.now())) {
-        shared.observer.ejected(&to.endpoint, ejected);
+/// Books how an attempt ended that has no account, at the cluster that it chose from.
+pub fn told(shared: &Shared, cluster: Option<&Arc<Cluster>>, endpoint: &Arc<Endpoint>, outcome: Outcome) {
+    if let Some(cluster) = cluster
+        && let Some(ejected) = cluster.told(endpoint, outcome, shared.moment(shared.clock.now()))
+    {
+        shared.observer.ejected(endpoint, ejected);
     }
 }

@@ -1,10 +1,10 @@
 //! A request that is to be sent, and the attempts it makes: once or more often, one after the other or two at a time, as its route says.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use engine::Moment;
@@ -12,8 +12,8 @@ use engine::failure::{Failure, REASON_HEADER, Reason, Retry};
 use engine::health::Outcome;
 use engine::model::{Cluster, Endpoint, Forward, Policy};
 use engine::retry::{self, Ended, Next, Situation};
-use http::{Request, Response, StatusCode, request};
-use tokio::time::{Instant, Sleep, sleep};
+use http::{Request, Response, StatusCode};
+use tokio::time::{Instant, sleep};
 
 use crate::ground::body::{Body, Received};
 use crate::ground::line::Line;
@@ -21,10 +21,11 @@ use crate::ground::patience::Overdue;
 use crate::ground::replay::Replay;
 use crate::http::{Neighbour, Patient, tell_patience, unpack};
 use crate::observe::Account;
-use crate::pool::{Freshness, Lease, Outgoing};
+use crate::pool::{Lease, Outgoing};
 use crate::road::admission::Admission;
-use crate::road::attempt::{Hand, Manner, Tries, begin, make};
+use crate::road::attempt::{Hand, Manner, Spare, Tries, begin, make, make_within, outcome};
 use crate::road::discard::discard;
+use crate::road::hedging::{Hedging, MadeBeside};
 use crate::road::reply::too_late;
 use crate::road::shared::Shared;
 use crate::tls::Carries;
@@ -43,17 +44,15 @@ pub struct Call {
     grpc: bool,
     /// A layer before this one retries.
     layered: bool,
+    /// What bounds its time is its route, not its caller.
+    own_time: bool,
+    /// An attempt is under way whose end its endpoint was not told of.
+    under_way: bool,
     /// What is told to the next hop of how long the caller waits; the time by `until`.
     patient: Patient,
     until: Option<Instant>,
     /// Its place among those that are under way to its cluster.
     admission: Admission,
-}
-
-/// What further attempts are made of.
-struct Spare {
-    head: request::Parts,
-    body: Option<Replay>,
 }
 
 /// What a call is made of beside its request.
@@ -86,13 +85,11 @@ enum Judged {
     Again(Duration),
 }
 
-/// A second attempt that was made, with all that is its own.
-type MadeToo = Box<(Hand, Result<(), Failure>)>;
-
 /// What ends a wait for attempts.
 enum Wins {
     First(Result<(), Failure>),
-    Second(MadeToo),
+    /// What the first came to, if it had failed before.
+    Second(Box<MadeBeside>, Option<Failure>),
 }
 
 impl Call {
@@ -104,6 +101,7 @@ impl Call {
         let safe = !upgrades && empty && request.method().is_safe();
         let policy = &forward.policy;
         let layered = patient.layered;
+        let own_time = patient.left.is_none_or(|left| policy.request_timeout.is_some_and(|own| own <= left));
         let patient = Patient { left: None, layered: layered || policy.retry.retries() };
         let (spare, hand) = if upgrades || !doubles(policy) {
             (None, Hand::of(Outgoing::Fresh(request)))
@@ -114,7 +112,7 @@ impl Call {
             (Some(Box::new(Spare { head, body })), Hand::default())
         };
         let admission = Admission::of(class);
-        Self { cluster, forward, carries, tries, hand, spare, safe, grpc, layered, patient, until, admission }
+        Self { cluster, forward, carries, tries, hand, spare, safe, grpc, layered, own_time, under_way: false, patient, until, admission }
     }
 
     /// Where the answer came from.
@@ -137,9 +135,9 @@ impl Call {
         &self.cluster
     }
 
-    /// The endpoint of the last attempt.
-    pub const fn endpoint(&self) -> Option<&Arc<Endpoint>> {
-        self.tries.last()
+    /// The endpoint of the attempt that counts, where there was a choice.
+    pub fn endpoint(&self) -> Option<&Arc<Endpoint>> {
+        self.hand.to.as_ref().filter(|_| !self.tries.is_fixed()).map(|to| &to.endpoint)
     }
 
     /// The head of the answer that counts, once.
@@ -168,9 +166,10 @@ impl Call {
             self.load(shared, account)?;
             // Boxed because most requests need no room for two attempts, nor for the time of one.
             let made = match self.forward.policy.attempt_timeout.is_some() || self.forward.policy.hedge.is_some() {
-                true => Box::pin(self.raced(shared, (account, overdue), downstream)).await?,
-                false => self.plain(shared, overdue, downstream).await?,
+                true => Box::pin(self.raced(shared, (account, overdue), downstream)).await,
+                false => self.plain(shared, overdue, downstream).await,
             };
+            let made = made.inspect_err(|failure| self.timed_out(shared, failure.reason, (account, overdue)))?;
             let wait = match self.judge(shared, made, account) {
                 Judged::Settled(result) => return result,
                 Judged::Again(wait) => wait,
@@ -210,58 +209,68 @@ impl Call {
         let began = self.tries.began();
         let (carries, freshness, keeps) = (self.carries, self.tries.freshness(), self.safe);
         let policy = &self.forward.policy;
-        let mut limit = policy.attempt_timeout.map(|limit| Box::pin(sleep(limit)));
         let Self { hand, cluster, tries, spare, .. } = self;
-        let mut hedging = Hedging::of(policy, cluster, spare.as_deref());
         let wins = {
-            let mut first = pin!(make(shared, Manner { carries, freshness, downstream, keeps }, hand));
+            let mut hedging = Hedging::of(policy, cluster, tries, spare.as_deref());
+            let mut first = pin!(make_within(shared, Manner { carries, freshness, downstream, keeps }, hand, policy.attempt_timeout));
             let mut lost = None;
             poll_fn(|cx| {
                 if lost.is_none()
                     && let Poll::Ready(result) = first.as_mut().poll(cx)
                 {
-                    if !hedging.waits() || result.is_ok() {
-                        return Poll::Ready(Ok(Wins::First(result)));
+                    match result {
+                        Err(failure) if hedging.waits() => lost = Some(failure),
+                        result => return Poll::Ready(Ok(Wins::First(result))),
                     }
-                    lost = Some(result);
                 }
                 if hedging.is_due(cx) {
-                    hedging.start(shared, cluster, tries, carries, |endpoint| account.attempted(endpoint));
+                    hedging.start(shared, tries, carries, account);
                 }
                 if let Poll::Ready(second) = hedging.poll(cx) {
-                    match lost.take() {
-                        None if second.1.is_err() => {}
-                        // Of two failures the first is told.
-                        Some(lost) if second.1.is_err() => return Poll::Ready(Ok(Wins::First(lost))),
-                        _ => return Poll::Ready(Ok(Wins::Second(second))),
+                    if second.result.is_ok() {
+                        return Poll::Ready(Ok(Wins::Second(second, lost.take())));
+                    }
+                    hedging.failed(shared, tries, &second, account);
+                    // Of two failures the first is told.
+                    if let Some(lost) = lost.take() {
+                        return Poll::Ready(Ok(Wins::First(Err(lost))));
                     }
                 }
-                if let Poll::Ready(reason) = overdue.poll(cx) {
-                    return Poll::Ready(Err(too_late(reason)));
-                }
-                if limit.as_mut().is_some_and(|limit| limit.as_mut().poll(cx).is_ready()) {
-                    let cause = "the attempt took longer than its timeout";
-                    return Poll::Ready(Ok(Wins::First(Err(Failure::new(Reason::AttemptTimeout, cause)))));
-                }
-                Poll::Pending
+                overdue.poll(cx).map(|reason| Err(too_late(reason)))
             })
-            .await?
+            .await
         };
-        Ok(match wins {
-            Wins::First(result) => {
+        match wins {
+            Ok(Wins::Second(second, lost)) => Ok(self.overtaken(shared, *second, lost, account)),
+            Ok(Wins::First(result)) => {
                 self.tries.won_since(began);
-                result
+                Ok(result)
             }
-            Wins::Second(second) => {
-                let result;
-                (self.hand, result) = *second;
-                result
+            Err(failure) => {
+                self.tries.won_since(began);
+                Err(failure)
             }
-        })
+        }
+    }
+
+    /// A second attempt was faster, or the first has failed.
+    fn overtaken(&mut self, shared: &Shared, second: MadeBeside, lost: Option<Failure>, account: &mut Account) -> Result<(), Failure> {
+        let MadeBeside { hand, began, result } = second;
+        let first = std::mem::replace(&mut self.hand, hand);
+        if let Some(to) = &first.to {
+            let kept = first.lease.as_ref().is_some_and(Lease::was_kept);
+            let outcome = lost.map_or(Outcome::Cancelled, |failure| outcome(&failure, kept));
+            self.told((&to.endpoint, shared.moment(shared.clock.now())), outcome, account);
+        }
+        if let Some(to) = &self.hand.to {
+            account.overtaken(&to.endpoint, began);
+        }
+        result
     }
 
     /// What an attempt that was made comes to.
     fn judge(&mut self, shared: &Rc<Shared>, result: Result<(), Failure>, account: &mut Account) -> Judged {
+        self.under_way = false;
         let Some(endpoint) = self.hand.to.as_ref().map(|to| Arc::clone(&to.endpoint)) else {
             return Judged::Settled(result);
         };
@@ -292,8 +301,11 @@ impl Call {
             Next::Again(wait) => {
                 tracing::debug!(%status, "an answer is not taken, and asked for again");
                 account.retried(endpoint.address, reason);
+                // A connection over which the rest of the request will not come is not kept.
+                let sent = self.spare.as_deref().is_none_or(Spare::recall);
+                let lease = self.hand.lease.take().filter(|_| sent);
                 if let Some(response) = self.hand.response.take() {
-                    discard(response, self.hand.lease.take());
+                    discard(response, lease);
                 }
                 self.unload();
                 Judged::Again(wait)
@@ -313,15 +325,7 @@ impl Call {
     fn failed(&mut self, shared: &Rc<Shared>, endpoint: &Arc<Endpoint>, mut failure: Failure, account: &mut Account) -> Judged {
         let lease = self.hand.lease.take();
         let kept = lease.as_ref().is_some_and(Lease::was_kept);
-        let outcome = match failure.reason {
-            Reason::ConnectFailed | Reason::ConnectTimeout | Reason::TlsFailed | Reason::IdentityMismatch => Outcome::ConnectFailed,
-            Reason::AttemptTimeout => Outcome::TimedOut,
-            // A kept connection that the other side closed meanwhile says nothing of the endpoint.
-            Reason::UpstreamReset if kept && failure.retry != Retry::No => Outcome::Cancelled,
-            Reason::UpstreamReset | Reason::UpstreamProtocol => Outcome::Reset,
-            _ => Outcome::Cancelled,
-        };
-        self.told((endpoint, shared.moment(shared.clock.now())), outcome, account);
+        self.told((endpoint, shared.moment(shared.clock.now())), outcome(&failure, kept), account);
         if lease.is_some() && failure.retry != Retry::NeverWritten {
             failure.cause = format!("{}: {}", endpoint.address, failure.cause);
         }
@@ -343,7 +347,9 @@ impl Call {
 
     fn next(&self, shared: &Shared, ended: Ended<'_>, left: retry::Left) -> Next {
         let policy = &self.forward.policy.retry;
-        let situation = Situation { attempts: self.tries.made(), left, at_hand: self.at_hand(), safe: self.safe, layered: self.layered };
+        let time = self.until.map(|until| until.saturating_duration_since(Instant::now()));
+        let (at_hand, safe, layered) = (self.at_hand(), self.safe, self.layered);
+        let situation = Situation { attempts: self.tries.made(), left, time, at_hand, safe, layered };
         let (live, bounds) = (&self.cluster.live, &self.cluster.policy);
         let spend = || live.budget.spend(&bounds.budget, shared.moment(shared.clock.now()));
         retry::next(policy, ended, situation, shared.draw.next(), spend)
@@ -358,10 +364,25 @@ impl Call {
         }
     }
 
+    /// The request's time was over while an attempt was under way. Its endpoint is to blame if it was asked, had the whole request, and had most
+    /// of a time that is the route's own: neither for a caller without patience, nor for one that uploads slowly.
+    #[cold]
+    fn timed_out(&mut self, shared: &Shared, reason: Reason, (account, overdue): (&mut Account, &Overdue)) {
+        let route = self.forward.policy.request_timeout.filter(|_| self.own_time && reason == Reason::RequestTimeout);
+        let (Some(whole), Some(to), true) = (route, &self.hand.to, self.under_way) else { return };
+        // Without a lease it may wait for a place only where those are bounded; else it is being connected.
+        let asked = self.hand.lease.is_some() || to.bounded.is_none();
+        let sent = overdue.wait.is_uploaded() || self.spare.as_deref().is_some_and(Spare::is_complete);
+        let now = shared.moment(shared.clock.now());
+        if asked && sent && now.since(self.tries.began()) * 2 >= whole {
+            self.under_way = false;
+            self.told((&to.endpoint, now), Outcome::TimedOut, account);
+        }
+    }
+
     /// Whether it can be sent once more as it was.
     fn at_hand(&self) -> bool {
-        let kept = |spare: &Spare| spare.body.as_ref().is_none_or(Replay::is_whole);
-        self.hand.outgoing.is_some() || self.spare.as_deref().is_some_and(kept)
+        self.hand.outgoing.is_some() || self.spare.as_deref().is_some_and(Spare::is_whole)
     }
 
     /// Puts into an attempt's hand where it goes, what it sends, and what the next hop is told.
@@ -387,6 +408,7 @@ impl Call {
         }
         begin(&to, account);
         self.hand.to = Some(to);
+        self.under_way = !self.tries.is_fixed();
         if self.hand.outgoing.is_none() {
             return Err(Failure::new(Reason::UpstreamReset, "the exchange is over"));
         }
@@ -396,7 +418,8 @@ impl Call {
     /// Looks after what a failed attempt has still in hand.
     #[cold]
     fn unload(&mut self) {
-        if self.spare.is_some() {
+        if let Some(spare) = &self.spare {
+            spare.recall();
             self.hand.outgoing = None;
         } else if let Some(Outgoing::Fresh(request)) = &mut self.hand.outgoing {
             // The next endpoint may be none of the mesh.
@@ -412,10 +435,12 @@ impl Call {
     }
 }
 
-impl Spare {
-    fn outgoing(&self) -> Outgoing {
-        let body = self.body.as_ref().map_or(Body::Empty, Replay::send);
-        Outgoing::Fresh(Request::from_parts(self.head.clone(), body))
+impl Drop for Call {
+    fn drop(&mut self) {
+        // Nobody waits for it any more, which says nothing of its endpoint; but if it was the one request that tries it, the next one may.
+        if let Some(to) = self.hand.to.as_ref().filter(|_| self.under_way) {
+            self.cluster.told(&to.endpoint, Outcome::Cancelled, self.tries.began());
+        }
     }
 }
 
@@ -460,75 +485,4 @@ fn told_reason(response: &Response<Received>) -> Reason {
 fn retry_after(response: &Response<Received>) -> Option<Duration> {
     let secs = response.headers().get(http::header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
     Some(Duration::from_secs(secs))
-}
-
-/// A second attempt beside the first.
-struct Hedging<'a> {
-    timer: Option<Pin<Box<Sleep>>>,
-    max_percent: f64,
-    spare: Option<&'a Spare>,
-    second: Option<Pin<Box<dyn Future<Output = MadeToo>>>>,
-}
-
-impl<'a> Hedging<'a> {
-    /// Set for the latency that most requests stay below; never where that is not known yet, or the request cannot be sent twice.
-    fn of(policy: &Policy, cluster: &Cluster, spare: Option<&'a Spare>) -> Self {
-        let none = Self { timer: None, max_percent: 0.0, spare, second: None };
-        let (Some(hedge), Some(spare)) = (&policy.hedge, spare) else { return none };
-        let whole = spare.body.as_ref().is_none_or(Replay::is_complete);
-        if !whole || !hedge.covers(&spare.head.method) {
-            return none;
-        }
-        let timer = cluster.live.sketch.quantile(hedge.quantile * 100.0).map(|after| Box::pin(sleep(after)));
-        Self { timer, max_percent: hedge.max_percent, ..none }
-    }
-
-    /// Whether a second attempt is under way.
-    const fn waits(&self) -> bool {
-        self.second.is_some()
-    }
-
-    /// Whether the time for it has come; once.
-    fn is_due(&mut self, cx: &mut Context<'_>) -> bool {
-        let due = self.timer.as_mut().is_some_and(|timer| timer.as_mut().poll(cx).is_ready());
-        if due {
-            self.timer = None;
-        }
-        due
-    }
-
-    /// Starts it, where there is another endpoint and the budget allows it.
-    fn start(
-        &mut self,
-        shared: &Rc<Shared>,
-        cluster: &Arc<Cluster>,
-        tries: &mut Tries,
-        carries: Carries,
-        begun: impl FnOnce(&Arc<Endpoint>),
-    ) {
-        let Some(spare) = self.spare else { return };
-        let now = shared.moment(shared.clock.now());
-        if !tries.leave(Some(cluster)) || !cluster.live.budget.hedge(&cluster.policy.budget, self.max_percent, now) {
-            return;
-        }
-        let Ok(to) = tries.next(shared, Some(cluster)) else { return };
-        begun(&to.endpoint);
-        let (shared, outgoing) = (Rc::clone(shared), spare.outgoing());
-        self.second = Some(Box::pin(async move {
-            let mut hand = Hand { to: Some(to), ..Hand::of(outgoing) };
-            // Interim answers are passed on from the first only.
-            let manner = Manner { carries, freshness: Freshness::Any, downstream: None, keeps: false };
-            let result = make(&shared, manner, &mut hand).await;
-            Box::new((hand, result))
-        }));
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<MadeToo> {
-        let Some(second) = &mut self.second else { return Poll::Pending };
-        let polled = second.as_mut().poll(cx);
-        if polled.is_ready() {
-            self.second = None;
-        }
-        polled
-    }
 }

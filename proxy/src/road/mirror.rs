@@ -4,6 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::health::Outcome;
 use engine::model::{Cluster, Forward};
 use http::{Request, request};
 use http_body::Body as _;
@@ -12,7 +13,7 @@ use crate::ground::body::Body;
 use crate::ground::limits::MIRRORS_MAX;
 use crate::ground::replay::Replay;
 use crate::pool::Outgoing;
-use crate::road::attempt::{Hand, Manner, Tries, make};
+use crate::road::attempt::{Hand, Manner, Tries, make, told};
 use crate::road::discard::discard;
 use crate::road::shared::Shared;
 use crate::tls::Carries;
@@ -73,10 +74,17 @@ impl Drop for CopyUnderWay {
 
 async fn send(copied: CopyUnderWay, cluster: Arc<Cluster>, request: Request<Body>, carries: Carries) {
     let shared = &copied.0;
+    let mut tries = Tries::new(None, None, None);
+    let to = match tries.next(shared, Some(&cluster)) {
+        Ok(to) => to,
+        Err(failure) => {
+            tracing::debug!(%failure, cluster = %cluster.name, "a copy of a request goes nowhere");
+            return;
+        }
+    };
+    let endpoint = Arc::clone(&to.endpoint);
     let sending = async {
-        let mut tries = Tries::new(None, None, None);
-        let to = Some(tries.next(shared, Some(&cluster))?);
-        let mut hand = Hand { to, ..Hand::of(Outgoing::Fresh(request)) };
+        let mut hand = Hand { to: Some(to), ..Hand::of(Outgoing::Fresh(request)) };
         let manner = Manner { carries, freshness: tries.freshness(), downstream: None, keeps: false };
         make(shared, manner, &mut hand).await?;
         if let Some(response) = hand.response.take() {
@@ -89,4 +97,6 @@ async fn send(copied: CopyUnderWay, cluster: Arc<Cluster>, request: Request<Body
         Ok(Err(failure)) => tracing::debug!(%failure, cluster = %cluster.name, "a copy of a request was not answered"),
         Err(_) => tracing::debug!(cluster = %cluster.name, "a copy of a request took too long"),
     }
+    // Nobody judges an endpoint by copies; but where it was picked to be tried, the next request may try it.
+    told(shared, Some(&cluster), &endpoint, Outcome::Cancelled);
 }

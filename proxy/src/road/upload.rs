@@ -23,9 +23,10 @@ pub fn upload(received: Received, overdue: &Overdue, held: Option<&Arc<Line>>, e
     if received.is_end_stream() {
         return Body::Empty;
     }
+    let (upload, length) = (overdue.wait.upload(), received.size_hint().exact());
+    upload.expects(length);
     // With a length there is no place for trailers.
-    let chunked = received.size_hint().exact().is_none();
-    let mut uploading = Box::new(Uploading { upload: overdue.wait.upload(), chunked, ends, upstream: None, held: None });
+    let mut uploading = Box::new(Uploading { upload, chunked: length.is_none(), ends, upstream: None, held: None });
     let Some(line) = held else { return Body::followed(received, uploading) };
     line.expects();
     uploading.held = Some(Box::new(HeldBack { line: Arc::clone(line), patience: Box::pin(sleep(CONTINUE_WAIT)) }));
@@ -53,7 +54,11 @@ impl Follower for Uploading {
         self.upload.moved(frame.data_ref().map_or(0, Bytes::len));
     }
 
-    fn ended(&mut self, _: Result<(), &Cut>) {}
+    fn ended(&mut self, outcome: Result<(), &Cut>) {
+        if outcome.is_ok() {
+            self.upload.expects(Some(0));
+        }
+    }
 
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
         // The answer's side watches for both.

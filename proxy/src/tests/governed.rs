@@ -8,17 +8,17 @@ use proto::mesh::{
 use super::resources::{Told, told};
 use super::*;
 
-const ONE: &str = "10.77.9.1:80";
-const TWO: &str = "10.77.9.2:80";
-const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
+pub(super) const ONE: &str = "10.77.9.1:80";
+pub(super) const TWO: &str = "10.77.9.2:80";
+pub(super) const GET: &str = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+pub(super) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+pub(super) const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n";
 
-fn millis(millis: i64) -> Option<prost_types::Duration> {
+pub(super) fn millis(millis: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds: millis / 1000, nanos: (millis % 1000 * 1_000_000) as i32 })
 }
 
-fn retry(attempts: u32) -> Option<Retry> {
+pub(super) fn retry(attempts: u32) -> Option<Retry> {
     Some(Retry {
         attempts,
         connect_failure: true,
@@ -34,7 +34,7 @@ fn retry(attempts: u32) -> Option<Retry> {
 }
 
 /// Plays the next connection that is dialled: reads a head and a body of `body` bytes, and answers.
-async fn play(world: &mut World, body: usize, answer: &str) -> (SocketAddr, String, Socket) {
+pub(super) async fn play(world: &mut World, body: usize, answer: &str) -> (SocketAddr, String, Socket) {
     let (address, mut application) = world.applications.recv().await.expect("a connection");
     let mut text = head(&mut application).await;
     text.push_str(&exactly(&mut application, body).await);
@@ -42,7 +42,7 @@ async fn play(world: &mut World, body: usize, answer: &str) -> (SocketAddr, Stri
     (address, text, application)
 }
 
-async fn answered(client: &mut Socket, status: &str) -> String {
+pub(super) async fn answered(client: &mut Socket, status: &str) -> String {
     let answer = head(client).await;
     assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
     answer

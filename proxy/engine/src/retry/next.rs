@@ -48,6 +48,8 @@ pub struct Situation {
     pub attempts: u32,
     /// Where another one could go.
     pub left: Left,
+    /// What is left of the request's time, if that is bounded.
+    pub time: Option<Duration>,
     /// The request is still at hand as it was.
     pub at_hand: bool,
     /// It may arrive twice: a safe method without a body.
@@ -80,6 +82,8 @@ pub enum Stop {
     Layered,
     /// The server asks for more time than is given.
     TooLate,
+    /// The wait before it would outlast the request's time.
+    NoTime,
 }
 
 impl Stop {
@@ -91,6 +95,7 @@ impl Stop {
             Self::Budget => Some("not retried: the budget for retries is spent"),
             Self::Layered => Some("not retried: a layer before this one retries"),
             Self::TooLate => Some("not retried: the server asked for more time than is given"),
+            Self::NoTime => Some("not retried: its time would be over before the next attempt"),
         }
     }
 }
@@ -117,6 +122,9 @@ pub fn next(policy: &Policy, ended: Ended<'_>, now: Situation, draw: u64, spend:
                 return Next::Stop(Stop::TooLate);
             }
             let wait = if waits { policy.backoff(now.attempts, draw).max(asked) } else { Duration::ZERO };
+            if now.time.is_some_and(|left| wait >= left) {
+                return Next::Stop(Stop::NoTime);
+            }
             if spend() { Next::Again(wait) } else { Next::Stop(Stop::Budget) }
         }
     }
@@ -170,7 +178,7 @@ fn once_more(ended: Ended<'_>, now: Situation) -> Option<Price> {
 mod tests {
     use super::*;
 
-    const NOW: Situation = Situation { attempts: 1, left: Left::Another, at_hand: true, safe: false, layered: false };
+    const NOW: Situation = Situation { attempts: 1, left: Left::Another, time: None, at_hand: true, safe: false, layered: false };
 
     fn policy() -> Policy {
         let seconds = |nanos| Some(prost_types::Duration { seconds: 0, nanos });
@@ -280,5 +288,18 @@ mod tests {
         assert_eq!(after(2), Next::Again(Duration::from_secs(2)));
         assert_eq!(after(31), Next::Stop(Stop::TooLate));
         assert!(Policy::default().backoff(30, u64::MAX) < Duration::from_millis(250));
+    }
+
+    #[test]
+    fn no_wait_outlasts_the_time_that_is_left() {
+        // Aim: what would be waited for in vain is not begun, and asks no budget.
+        let policy = policy();
+        let reset = failed(Reason::UpstreamReset, Retry::No);
+        let within = |millis| Situation { time: Some(Duration::from_millis(millis)), ..NOW };
+        assert_eq!(judged(&policy, &reset, within(26)), Next::Again(Duration::from_millis(25)));
+        let judged = next(&policy, Ended::Failed(&reset), within(25), 0, || unreachable!());
+        assert_eq!(judged, Next::Stop(Stop::NoTime));
+        let asked = Ended::Answered { status: StatusCode::SERVICE_UNAVAILABLE, grpc: None, retry_after: Some(Duration::from_secs(5)) };
+        assert_eq!(next(&policy, asked, within(4000), 0, || unreachable!()), Next::Stop(Stop::NoTime));
     }
 }
