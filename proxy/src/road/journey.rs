@@ -260,7 +260,7 @@ impl Journey {
         let policy = &self.forward.policy;
         let both = Tunnel { downstream, upstream, account, idle: policy.idle_timeout, longest: policy.stream_timeout };
         let (patience, buffers) = (Rc::clone(&self.shared.patience), Rc::clone(&self.shared.buffers));
-        tokio::task::spawn_local(tunnel(both, (self.call.take_lease(), guest), patience, buffers));
+        tokio::task::spawn_local(tunnel(both, (self.call.take_held(), guest), patience, buffers));
     }
 }
 

@@ -184,3 +184,30 @@ fn who_waits_for_a_connection_takes_the_first_that_comes_free() {
         assert_eq!(exactly(&mut first, 2).await, "ab");
     });
 }
+
+#[test]
+fn a_tunnel_keeps_its_place() {
+    // Aim: what was upgraded counts as under way to its destination until it ends, and then no more.
+    run(|| async {
+        let limits = Limits { requests: Some(1), ..Limits::default() };
+        let mut world = outside(vec![HERE], Protocol::Http, ClusterPolicy { limits, ..ClusterPolicy::default() });
+        let mut upgraded = world.dial(SERVICE);
+        write(&mut upgraded, "GET /a HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+        let mut application = world.application().await;
+        head(&mut application).await;
+        write(&mut application, "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+        head(&mut upgraded).await;
+        let mut client = world.dial(SERVICE);
+        write(&mut client, ASK).await;
+        let answer = head(&mut client).await;
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("x-meshwright-reason: overflow\r\n"), "{answer}");
+        exactly(&mut client, "overflow".len()).await;
+        drop((upgraded, application));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        write(&mut client, ASK).await;
+        let mut application = world.application().await;
+        head(&mut application).await;
+        write(&mut application, OK).await;
+        assert!(head(&mut client).await.starts_with("HTTP/1.1 200 "));
+    });
+}
