@@ -277,11 +277,11 @@ impl<D: Door> Connection<D> {
             (Passage::Through, Ok(cluster)) => {
                 Answering::Forward(Journey::begin(&self.shared, (parts, received), (plan.forward, plan.place, cluster), leg, account))
             }
-            (Passage::Through, Err(answer)) => Answering::Ready(Box::new(reply(&self.shared, answer, leg.version, account))),
-            (Passage::Answered(answer), _) => Answering::Ready(Box::new(reply(&self.shared, &answer, leg.version, account))),
+            (Passage::Through, Err(answer)) => shown(&plan, &leg, reply(&self.shared, answer, leg.version, account)),
+            (Passage::Answered(answer), _) => shown(&plan, &leg, reply(&self.shared, &answer, leg.version, account)),
             (Passage::Aborted { reply: answer, policy }, _) => {
                 account.faulted(format_args!("abort {}", answer.status.as_u16()), policy);
-                Answering::Ready(Box::new(reply(&self.shared, &answer, leg.version, account)))
+                shown(&plan, &leg, reply(&self.shared, &answer, leg.version, account))
             }
             (Passage::Cut { policy }, _) => {
                 account.faulted(format_args!("reset"), policy);
@@ -298,7 +298,7 @@ impl<D: Door> Connection<D> {
                     leg.waited += began.elapsed();
                     let plan = Plan { rule: &rule, forward: &forward, place, target: target.as_ref() };
                     if wait < delay {
-                        return Answering::Ready(Box::new(failed(&own.shared, &too_late(Reason::RequestTimeout), leg.version, account)));
+                        return shown(&plan, &leg, failed(&own.shared, &too_late(Reason::RequestTimeout), leg.version, account));
                     }
                     own.pass((parts, received), Passing { plan, leg, home: None }, next, account)
                 }))
@@ -332,6 +332,12 @@ impl<D: Door> Connection<D> {
     fn hop(&self) -> Hop {
         if self.downstream.peer.is_some() { Hop::Inner } else { Hop::First }
     }
+}
+
+/// An answer of the mesh's own by a rule, which says who may see it.
+fn shown(plan: &Plan<'_>, leg: &Leg, mut response: Response<Body>) -> Answering {
+    plan.forward.show(plan.place, &leg.answered, response.headers_mut());
+    Answering::Ready(Box::new(response))
 }
 
 impl<D: Door> Answers for Connection<D> {

@@ -247,7 +247,9 @@ impl Journey {
     fn fail(mut self: Box<Self>, failure: &Failure) -> Response<Body> {
         let Some(mut account) = self.account.take() else { return Response::default() };
         account.add_request_bytes(self.overdue.wait.uploaded());
-        failed(&self.shared, failure, self.version, account)
+        let mut response = failed(&self.shared, failure, self.version, account);
+        self.forward.show(self.place, &self.answered, response.headers_mut());
+        response
     }
 
     /// From here on it is bytes both ways.

@@ -18,6 +18,7 @@ mod kernel;
 mod limits;
 mod lives;
 mod opaque;
+mod origins;
 mod places;
 mod policy;
 mod refused;
