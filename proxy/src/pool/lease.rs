@@ -49,8 +49,9 @@ impl Lease {
         Self { sender: Sender::Http1(connection), slot, patience, kept: false, _in_flight: in_flight }
     }
 
-    pub(super) fn stream(slot: Rc<Slot>, used: Use, in_flight: InFlight, patience: Rc<Patience>) -> Self {
-        Self { sender: Sender::Http2(used), slot, patience, kept: true, _in_flight: in_flight }
+    /// `kept`: the connection was not opened for this request.
+    pub(super) fn stream(slot: Rc<Slot>, (used, kept): (Use, bool), in_flight: InFlight, patience: Rc<Patience>) -> Self {
+        Self { sender: Sender::Http2(used), slot, patience, kept, _in_flight: in_flight }
     }
 
     /// How the connection is encrypted; `None`: plaintext, or given back.
@@ -70,7 +71,8 @@ impl Lease {
         }
     }
 
-    /// Whether the connection was not opened for this request.
+    /// Whether a failure is one of the connection rather than of its server, so that a new one may do: it was not opened for this request
+    /// and has ended, or nothing of the request was written.
     pub const fn was_kept(&self) -> bool {
         self.kept
     }
@@ -91,9 +93,14 @@ impl Lease {
             // Boxed because HTTP/1, whose connections are many, keeps room for what it does not use.
             Sender::Http2(used) => {
                 let sent = Box::pin(stream::exchange(used, place, downstream, keeps)).await;
-                if matches!(sent, Err(Failure { retry: Retry::NeverWritten, .. })) {
-                    // What is refused unprocessed is not kept unread.
-                    used.complete();
+                match &sent {
+                    Ok(_) => {}
+                    Err(Failure { retry: Retry::NeverWritten, .. }) => {
+                        // What is refused unprocessed is not kept unread.
+                        used.complete();
+                        self.kept = true;
+                    }
+                    Err(_) => self.kept &= !used.is_outlived(),
                 }
                 return sent;
             }

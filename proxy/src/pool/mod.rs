@@ -151,7 +151,7 @@ impl Pool {
         let key = SlotKey { address: endpoint.address, carries, mesh: endpoint.identity.is_some(), owner: gate.map_or(0, owner) };
         let mut slots = self.slots.borrow_mut();
         let slot = slots.entry(key).or_insert_with(|| {
-            let lesson = self.lessons.borrow().get(&SlotKey { owner: 0, ..key }).copied();
+            let lesson = self.lessons.borrow().get(&SlotKey { owner: 0, ..key }).copied().unwrap_or_default();
             Rc::new(Slot::new(key.mesh, Rc::clone(&self.counts), gate.cloned(), lesson))
         });
         if let Some(cluster) = bounded {
@@ -198,10 +198,10 @@ impl Pool {
     }
 
     async fn lease_stream(&self, to: &To, slot: Rc<Slot>, in_flight: InFlight, bytes: u64) -> Result<Lease, Failure> {
-        let mut waiting = None;
+        let (mut waiting, mut kept) = (None, true);
         loop {
             match slot.take_stream(bytes) {
-                Offer::Free(used) => return Ok(Lease::stream(slot, used, in_flight, Rc::clone(&self.patience))),
+                Offer::Free(used) => return Ok(Lease::stream(slot, (used, kept), in_flight, Rc::clone(&self.patience))),
                 Offer::Later(connection) => {
                     if tokio::time::timeout(to.timeout, connection.told()).await.is_err() {
                         connection.untold();
@@ -216,7 +216,7 @@ impl Pool {
                     Ok(Some(pass)) => self.open_for_all(to, &slot, pass),
                     // Better beside others than not at all.
                     full => match (slot.share_stream(bytes), full, &to.bounded) {
-                        (Some(used), ..) => return Ok(Lease::stream(slot, used, in_flight, Rc::clone(&self.patience))),
+                        (Some(used), ..) => return Ok(Lease::stream(slot, (used, kept), in_flight, Rc::clone(&self.patience))),
                         (None, Ok(_), Some(cluster)) => match Box::pin(self.await_place(cluster, &slot, &mut waiting)).await? {
                             Some(pass) => self.open_for_all(to, &slot, Some(pass)),
                             None => continue,
@@ -227,8 +227,11 @@ impl Pool {
                 },
             };
             match opening.wait(bytes).await {
-                // Another request may have met another identity here meanwhile.
-                Waited::Opened => self.meet(&slot, &to.endpoint),
+                Waited::Opened => {
+                    kept = false;
+                    // Another request may have met another identity here meanwhile.
+                    self.meet(&slot, &to.endpoint);
+                }
                 Waited::Failed(failure) => return Err(failure),
             }
         }
@@ -236,18 +239,22 @@ impl Pool {
 
     /// Waits for a place, or until something comes free (`None`).
     async fn await_place(&self, cluster: &Arc<Cluster>, slot: &Rc<Slot>, waiting: &mut Option<Waiting>) -> Result<Option<Pass>, Failure> {
-        let waiting = match waiting {
-            Some(waiting) => waiting,
-            None => match self.enter(cluster, slot).await? {
-                Entry::Now(pass) => return Ok(Some(pass)),
+        let Some(begun) = waiting else {
+            return Ok(match self.enter(cluster, slot).await? {
+                Entry::Now(pass) => Some(pass),
                 Entry::Later(begun) => {
                     *waiting = Some(begun);
                     // Something may have come free before it was counted.
-                    return Ok(None);
+                    None
                 }
-            },
+            });
         };
-        waiting.next().await
+        let pass = begun.next().await?;
+        if pass.is_some() {
+            // Its turn is used up: who comes back without a stream waits anew.
+            *waiting = None;
+        }
+        Ok(pass)
     }
 
     /// Opens an HTTP/2 connection in a task of its own, so that who waits for it may come and go.
@@ -281,7 +288,7 @@ impl Pool {
         self.slots.borrow_mut().retain(|key, slot| {
             slot.sweep(now, if key.mesh { generation } else { 0 });
             let stays = !slot.empty() || Rc::strong_count(slot) > 1;
-            if let Some(lesson) = slot.lesson().filter(|_| !stays) {
+            if let Some(lesson) = Some(slot.lesson()).filter(|lesson| !stays && !lesson.is_empty()) {
                 self.remember(SlotKey { owner: 0, ..*key }, lesson, now);
             }
             stays
@@ -292,7 +299,7 @@ impl Pool {
     fn remember(&self, key: SlotKey, lesson: Lesson, now: u32) {
         let mut lessons = self.lessons.borrow_mut();
         if lessons.len() >= limits::LESSONS_MAX && !lessons.contains_key(&key) {
-            lessons.retain(|_, lesson| lesson.rest_max(now) < ticks(limits::IDLE_PLAIN));
+            lessons.retain(|_, lesson| lesson.rest_max(now).is_some_and(|max| max < ticks(limits::IDLE_PLAIN)));
         }
         if lessons.len() < limits::LESSONS_MAX || lessons.contains_key(&key) {
             lessons.insert(key, lesson);

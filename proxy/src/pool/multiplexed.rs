@@ -53,6 +53,8 @@ pub(super) struct Use {
     bytes: u64,
     /// The peer has had the whole body and has answered.
     complete: bool,
+    /// Only its stream broke off: the connection goes on.
+    outlived: bool,
 }
 
 /// Tells who waits that a connection is over, whatever ended it.
@@ -189,7 +191,7 @@ impl Multiplexed {
         }
         self.count.set(self.count.get() + 1);
         self.unread_bytes.set(self.unread_bytes.get() + bytes);
-        Use { connection: Rc::clone(self), bytes, complete: false }
+        Use { connection: Rc::clone(self), bytes, complete: false, outlived: false }
     }
 
     /// Runs the connection to its end.
@@ -278,6 +280,16 @@ impl Use {
     /// The exchange is complete, so its body stands nowhere unread any more.
     pub(super) fn complete(&mut self) {
         self.complete = true;
+    }
+
+    /// Its stream broke off by this.
+    pub(super) fn broken(&mut self, error: &h2::Error) {
+        self.outlived = !error.is_io() && !error.is_go_away();
+    }
+
+    /// Whether its stream broke off and the connection went on.
+    pub(super) const fn is_outlived(&self) -> bool {
+        self.outlived
     }
 
     /// The body is over and was this long.

@@ -1,14 +1,16 @@
 //! Places among the connections of a cluster whose policy bounds them.
 
-use std::future::pending;
+use std::future::{pending, poll_fn};
+use std::iter;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use engine::failure::{Failure, Reason};
 use engine::gate::{Enter, Gate, Pass, Ticket};
 use engine::model::Cluster;
 use tokio::task::yield_now;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use super::slot::{Idle, Slot};
 use super::{Pool, To};
@@ -38,6 +40,12 @@ pub(super) struct Waiting {
     slot: Rc<Slot>,
     ticket: Ticket,
     until: Option<Instant>,
+}
+
+/// Connections that are still finishing their last exchanges, out of their slot for who waits for one of them. What is left goes back there.
+struct Finishing {
+    slot: Rc<Slot>,
+    held: Vec<Idle>,
 }
 
 impl Pool {
@@ -93,6 +101,8 @@ impl Pool {
     /// # Errors
     /// [`Reason::Overflow`]: too many wait, or it was too long.
     pub(super) async fn place_or_kept(&self, cluster: &Arc<Cluster>, slot: &Rc<Slot>) -> Result<Placed, Failure> {
+        // Dropped last: what goes back then is told to others that wait.
+        let mut finishing = Finishing { slot: Rc::clone(slot), held: Vec::new() };
         let mut waiting = match self.enter(cluster, slot).await? {
             Entry::Now(pass) => return Ok(Placed::Place(pass)),
             Entry::Later(waiting) => waiting,
@@ -101,14 +111,15 @@ impl Pool {
             if let Some(idle) = slot.take_idle(self.patience.tick()) {
                 return Ok(Placed::Kept(idle));
             }
-            if let Some(mut idle) = slot.take_finishing() {
-                match waiting.within(idle.connection.sender.ready()).await? {
-                    Ok(()) => return Ok(Placed::Kept(idle)),
-                    Err(_) => continue,
+            finishing.held.extend(iter::from_fn(|| slot.take_finishing()));
+            tokio::select! {
+                biased;
+                idle = finishing.first() => return Ok(Placed::Kept(idle)),
+                place = waiting.next() => {
+                    if let Some(pass) = place? {
+                        return Ok(Placed::Place(pass));
+                    }
                 }
-            }
-            if let Some(pass) = waiting.next().await? {
-                return Ok(Placed::Place(pass));
             }
         }
     }
@@ -141,12 +152,31 @@ impl Waiting {
             () = overdue => Err(too_long(cluster)),
         }
     }
+}
 
-    /// Something else that is waited for no longer than for a place.
-    async fn within<T>(&self, other: impl Future<Output = T>) -> Result<T, Failure> {
-        match self.until {
-            Some(until) => timeout_at(until, other).await.map_err(|_| too_long(&self.cluster)),
-            None => Ok(other.await),
+impl Finishing {
+    /// The first that can take a request; those that end instead go. Cancel-safe.
+    async fn first(&mut self) -> Idle {
+        poll_fn(|cx| {
+            let mut index = 0;
+            while let Some(idle) = self.held.get_mut(index) {
+                match idle.connection.sender.poll_ready(cx) {
+                    Poll::Ready(Ok(())) => return Poll::Ready(self.held.swap_remove(index)),
+                    Poll::Ready(Err(_)) => drop(self.held.swap_remove(index)),
+                    Poll::Pending => index += 1,
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Finishing {
+    fn drop(&mut self) {
+        if !self.held.is_empty() {
+            self.held.drain(..).for_each(|idle| self.slot.put_back(idle));
+            self.slot.free();
         }
     }
 }
@@ -166,4 +196,34 @@ fn too_long(cluster: &Cluster) -> Failure {
 fn full(cluster: &Cluster, why: &str) -> Failure {
     let limit = cluster.policy.limits.connections.unwrap_or_default();
     Failure::new(Reason::Overflow, format!("cluster {} has {limit} connections, which is its limit, and {why}", cluster.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::gate::Limits;
+    use engine::model::{ClusterKind, ClusterPolicy};
+
+    use super::super::lesson::Lesson;
+    use super::*;
+    use crate::tests::{Setup, World, cluster, run};
+
+    #[test]
+    fn who_had_its_turn_waits_anew() {
+        // Aim: a request whose place brought it no stream is not turned away for having had its turn: it queues up again.
+        run(|| async {
+            let limits = Limits { connections: Some(1), pending: 1, ..Limits::default() };
+            let setup = Setup { cluster: ClusterPolicy { limits, ..ClusterPolicy::default() }, ..Setup::default() };
+            let cluster = cluster("shop/catalog:80", ClusterKind::Endpoints, &setup);
+            let world = World::new(setup);
+            let slot = Rc::new(Slot::new(false, Rc::default(), None, Lesson::default()));
+            let connect = || cluster.live.connections.connect_now(&cluster.policy.limits).unwrap();
+            let mut waiting = None;
+            for _ in 0..2 {
+                let other = connect();
+                assert!(world.client.pool.await_place(&cluster, &slot, &mut waiting).await.unwrap().is_none());
+                drop(other);
+                assert!(world.client.pool.await_place(&cluster, &slot, &mut waiting).await.unwrap().is_some());
+            }
+        });
+    }
 }

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 
 use super::counts::{Counts, step};
 use super::http1::Http1;
-use super::lesson::Lesson;
+use super::lesson::{Closes, Lesson};
 use super::multiplexed::{Multiplexed, Room, Use};
 use crate::ground::limits;
 use crate::ground::patience::ticks;
@@ -31,8 +31,10 @@ pub(super) struct Slot {
     /// HTTP/2.
     multiplexed: RefCell<Vec<KeptHttp2>>,
     openings: RefCell<Vec<Rc<Opening>>>,
-    /// When the server closes connections that rest, where that was seen.
-    lesson: Cell<Option<Lesson>>,
+    /// When the server closes connections that rest, as far as that was seen.
+    lesson: Cell<Lesson>,
+    /// Connections that it closed in one tick, of which nothing was learned yet: others may have gone with them.
+    closes: Cell<Option<Closes>>,
     /// Bounds the connections of the cluster that these are of, if they are of one alone.
     gate: Option<Arc<Gate>>,
     /// Requests after which a connection is not used any more.
@@ -140,7 +142,7 @@ impl Idle {
 }
 
 impl Slot {
-    pub(super) fn new(mesh: bool, counts: Rc<Counts>, gate: Option<Arc<Gate>>, lesson: Option<Lesson>) -> Self {
+    pub(super) fn new(mesh: bool, counts: Rc<Counts>, gate: Option<Arc<Gate>>, lesson: Lesson) -> Self {
         Self {
             counts,
             mesh,
@@ -152,6 +154,7 @@ impl Slot {
             multiplexed: RefCell::default(),
             openings: RefCell::default(),
             lesson: Cell::new(lesson),
+            closes: Cell::new(None),
             gate,
             uses_max: Cell::new(None),
             waiting: Cell::new(0),
@@ -166,7 +169,7 @@ impl Slot {
     }
 
     /// What was learned of the server, to be kept when this goes.
-    pub(super) fn lesson(&self) -> Option<Lesson> {
+    pub(super) fn lesson(&self) -> Lesson {
         self.lesson.get()
     }
 
@@ -190,21 +193,32 @@ impl Slot {
 
     /// Ticks of rest from which on an HTTP/1 connection is not used any more.
     fn rest_max(&self, now: u32) -> u32 {
-        self.lesson.get().map_or(self.idle_ticks_max, |lesson| lesson.rest_max(now).min(self.idle_ticks_max))
+        self.lesson.get().rest_max(now).map_or(self.idle_ticks_max, |max| max.min(self.idle_ticks_max))
     }
 
-    /// Learns from a connection that the other side has closed, among those that are left. Where one is open that has rested longer, its
-    /// rest was not why. A peer of the mesh never closes first; one that does is gone.
-    fn learn(&self, gone: &Idle, left: &VecDeque<Idle>, now: u32) {
+    /// Notes a connection that the other side has closed, among those that are left, to learn from. Where one is open that has rested
+    /// longer, its rest was not why. A peer of the mesh never closes first; one that does is gone.
+    fn note(&self, gone: &Idle, left: &VecDeque<Idle>, now: u32) {
         let Some(rested) = gone.connection.rest.lasted().filter(|_| !self.mesh) else { return };
-        if !left.iter().any(|other| !other.is_closed() && now.wrapping_sub(other.since) > rested) {
-            self.lesson.set(Lesson::taught(self.lesson.get(), rested, now));
+        if left.iter().any(|other| !other.is_closed() && now.wrapping_sub(other.since) > rested) {
+            return;
+        }
+        let at = gone.since.wrapping_add(rested);
+        self.learn(at);
+        self.closes.set(Some(Closes::joined(self.closes.get(), rested, at)));
+    }
+
+    /// Learns from what was closed before a tick: nothing more goes with it.
+    fn learn(&self, tick: u32) {
+        if let Some(closes) = self.closes.get().filter(|closes| closes.at() != tick) {
+            self.closes.set(None);
+            self.lesson.set(self.lesson.get().taught(closes));
         }
     }
 
     /// A connection that was taken has turned out to be closed.
     pub(super) fn lost(&self, gone: &Idle, now: u32) {
-        self.learn(gone, &self.idle.borrow(), now);
+        self.note(gone, &self.idle.borrow(), now);
     }
 
     /// Whether a connection that came free stays. Others of the cluster wait for a place elsewhere: who waits here goes first, as a rule.
@@ -268,7 +282,7 @@ impl Slot {
     /// that is still finishing its last exchange stays.
     pub(super) fn take_idle(&self, now: u32) -> Option<Idle> {
         let mut idle = self.idle.borrow_mut();
-        let rest_max = self.lesson.get().map(|lesson| lesson.rest_max(now));
+        let rest_max = self.lesson.get().rest_max(now);
         let mut index = idle.len();
         while index > 0 {
             index -= 1;
@@ -281,7 +295,7 @@ impl Slot {
             if risky || candidate.is_closed() {
                 step(&self.counts.idle, -1);
                 if let Some(gone) = idle.remove(index) {
-                    self.learn(&gone, &idle, now);
+                    self.note(&gone, &idle, now);
                 }
             }
         }
@@ -296,6 +310,18 @@ impl Slot {
         idle.remove(index)
     }
 
+    /// Takes one of those back, to its place among the others by age.
+    pub(super) fn put_back(&self, finishing: Idle) {
+        let mut idle = self.idle.borrow_mut();
+        let outdated = finishing.is_closed() || finishing.connection.age != self.age.get();
+        if outdated || idle.len() >= limits::IDLE_PER_DESTINATION_MAX {
+            return;
+        }
+        let older = idle.iter().rposition(|kept| finishing.since.wrapping_sub(kept.since) <= u32::MAX / 2);
+        step(&self.counts.idle, 1);
+        idle.insert(older.map_or(0, |index| index + 1), finishing);
+    }
+
     /// Keeps a connection whose exchange is over.
     pub(super) fn keep(&self, mut connection: Box<Http1>, now: u32) {
         connection.served = connection.served.saturating_add(1);
@@ -303,7 +329,7 @@ impl Slot {
         if connection.sender.is_closed() || spent || self.counts.idle.get() >= limits::IDLE_MAX || !self.stays() {
             return;
         }
-        if self.lesson.get().is_some_and(|lesson| lesson.rest_max(now) == 0) && self.waiting.get() == 0 {
+        if self.lesson.get().rest_max(now) == Some(0) && self.waiting.get() == 0 {
             return;
         }
         connection.rest.begin(now);
@@ -386,7 +412,8 @@ impl Slot {
         let mut idle = self.idle.borrow_mut();
         let before = idle.len();
         let stale = self.generation.get() != generation;
-        idle.iter().filter(|kept| kept.is_closed()).for_each(|gone| self.learn(gone, &idle, now));
+        idle.iter().filter(|kept| kept.is_closed()).for_each(|gone| self.note(gone, &idle, now));
+        self.learn(now);
         let rest_max = self.rest_max(now);
         idle.retain(|kept| !stale && !kept.is_closed() && now.wrapping_sub(kept.since) < rest_max);
         step(&self.counts.idle, idle.len() as isize - before as isize);

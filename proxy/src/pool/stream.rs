@@ -56,7 +56,10 @@ pub(super) async fn exchange(
             let reason = if cut.breaks_rules() { Reason::BadRequest } else { Reason::ClientGone };
             Err(Failure::new(reason, format!("the request's body was cut: {cut}")))
         }
-        Err(Broken::Stream(error)) => Err(sending.failed(place, head, &error, keeps)),
+        Err(Broken::Stream(error)) => {
+            used.broken(&error);
+            Err(sending.failed(place, head, &error, keeps))
+        }
     }
 }
 

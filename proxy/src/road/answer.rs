@@ -5,12 +5,14 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
 use engine::model::{Cluster, Protocol, SessionHome, Snapshot};
 use http::{HeaderMap, Response, StatusCode, request};
+use tokio::time::{Instant, sleep};
 
 use crate::ground::body::{Body, Received};
 use crate::http::{self as rules, Caller, CutOff, Hop, OfHop, Patient, Raw, clean_request, judge_request, take_patience};
@@ -18,7 +20,7 @@ use crate::io::{Rewound, Stream};
 use crate::observe::{Account, Direction, Downstream};
 use crate::pool::To;
 use crate::road::journey::{Journey, Leg};
-use crate::road::reply::{malformed, refused, reply};
+use crate::road::reply::{failed, malformed, refused, reply, too_late};
 use crate::road::session::Sticky;
 use crate::road::shared::Shared;
 
@@ -180,14 +182,14 @@ impl<D: Door> Connection<D> {
         view.snapshot = snapshot;
     }
 
-    /// One request: one epoch for the whole of it.
-    fn answer_now(self: &Rc<Self>, mut parts: request::Parts, received: Received) -> Answering {
+    /// One request, which had to wait so long: one epoch for the whole of it.
+    fn answer_now(self: &Rc<Self>, mut parts: request::Parts, received: Received, waited: Duration) -> Answering {
         let view = self.view.borrow();
         let raw = Raw::of(&parts.headers, &received, self.hop());
         let mut account = self.shared.observer.begin_http(D::DIRECTION, &view.snapshot, &mut parts, &self.downstream);
         self.door.note(&view.listener, &mut account);
         let version = parts.version;
-        match self.decided(&view, &mut parts, raw, &mut account) {
+        match self.decided(&view, &mut parts, (raw, waited), &mut account) {
             Ok(passing) if passing.plan.forward.is_bare() => self.straight((parts, received), passing, account),
             Ok(passing) => self.pass((parts, received), passing, Resume::START, account),
             Err(short) => Answering::Ready(Box::new(match short {
@@ -202,7 +204,7 @@ impl<D: Door> Connection<D> {
         &self,
         view: &'v InForce<D::Listener>,
         parts: &mut request::Parts,
-        raw: Raw,
+        (raw, waited): (Raw, Duration),
         account: &mut Account,
     ) -> Result<Passing<'v>, Short<'v>> {
         let judged = judge_request(parts, raw);
@@ -211,7 +213,7 @@ impl<D: Door> Connection<D> {
         // Without a fault there is a judgement.
         let of_hop = judged.unwrap_or_default();
         self.door.mark(&mut parts.headers);
-        let patient = self.patience(&mut parts.headers, of_hop);
+        let patient = self.patience(&mut parts.headers, of_hop, waited);
         let head = match table.domains.nameless() {
             true => RequestHead::nameless(&parts.method, &parts.uri, &parts.headers),
             false => RequestHead::new(&parts.method, &parts.uri, &parts.headers),
@@ -256,6 +258,7 @@ impl<D: Door> Connection<D> {
             at: self.hop(),
             answered,
             patient,
+            waited,
             hash,
             sticky,
             draw,
@@ -272,7 +275,7 @@ impl<D: Door> Connection<D> {
             Ok(cluster) => {
                 Answering::Forward(Journey::begin(&self.shared, (parts, received), (plan.forward, place, cluster), leg, account))
             }
-            Err(answer) => Answering::Ready(Box::new(reply(&self.shared, answer, leg.version, account))),
+            Err(answer) => shown(&plan, &leg, reply(&self.shared, answer, leg.version, account)),
         }
     }
 
@@ -292,10 +295,10 @@ impl<D: Door> Connection<D> {
         let passage = plan.forward.forth(plan.place, from, &mut self.exchange(&mut parts, draw, &account));
         match (passage, plan.target) {
             (Passage::Through, _) => self.straight((parts, received), Passing { plan, leg, home: None }, account),
-            (Passage::Answered(answer), _) => Answering::Ready(Box::new(reply(&self.shared, &answer, leg.version, account))),
+            (Passage::Answered(answer), _) => shown(&plan, &leg, reply(&self.shared, &answer, leg.version, account)),
             (Passage::Aborted { reply: answer, policy }, _) => {
                 account.faulted(format_args!("abort {}", answer.status.as_u16()), policy);
-                Answering::Ready(Box::new(reply(&self.shared, &answer, leg.version, account)))
+                shown(&plan, &leg, reply(&self.shared, &answer, leg.version, account))
             }
             (Passage::Cut { policy }, _) => {
                 account.faulted(format_args!("reset"), policy);
@@ -305,10 +308,15 @@ impl<D: Door> Connection<D> {
             (Passage::Wait { delay, policy, next }, target) => {
                 account.faulted(format_args!("delay {delay:?}"), policy);
                 let (rule, forward, place) = (Arc::clone(plan.rule), Arc::clone(plan.forward), plan.place);
-                let (target, own) = (target.cloned().map_err(LocalReply::clone), Rc::clone(self));
+                let (target, own, mut leg) = (target.cloned().map_err(LocalReply::clone), Rc::clone(self), leg);
                 Answering::Later(Box::pin(async move {
-                    tokio::time::sleep(delay).await;
+                    let (wait, began) = (leg.left(&forward.policy).map_or(delay, |left| left.min(delay)), Instant::now());
+                    sleep(wait).await;
+                    leg.waited += began.elapsed();
                     let plan = Plan { rule: &rule, forward: &forward, place, target: target.as_ref() };
+                    if wait < delay {
+                        return shown(&plan, &leg, failed(&own.shared, &too_late(Reason::RequestTimeout), leg.version, account));
+                    }
                     own.pass((parts, received), Passing { plan, leg, home: None }, next, account)
                 }))
             }
@@ -328,17 +336,25 @@ impl<D: Door> Connection<D> {
     }
 
     /// How long the caller waits, and whether it retries.
-    fn patience(&self, headers: &mut HeaderMap, of_hop: OfHop) -> Patient {
+    fn patience(&self, headers: &mut HeaderMap, of_hop: OfHop, waited: Duration) -> Patient {
         if !(of_hop.deadline || of_hop.layered || of_hop.grpc_timeout || of_hop.tracestate) {
             return Patient::default();
         }
         let own = self.door.caller(&self.downstream) == Caller::Application;
-        take_patience(headers, of_hop, (self.hop(), own), || self.shared.unix_ms())
+        // As of its coming.
+        let waited = u64::try_from(waited.as_millis()).unwrap_or(0);
+        take_patience(headers, of_hop, (self.hop(), own), || self.shared.unix_ms().saturating_sub(waited))
     }
 
     fn hop(&self) -> Hop {
         if self.downstream.peer.is_some() { Hop::Inner } else { Hop::First }
     }
+}
+
+/// An answer of the mesh's own by a rule, which says who may see it.
+fn shown(plan: &Plan<'_>, leg: &Leg, mut response: Response<Body>) -> Answering {
+    plan.forward.show(plan.place, &leg.answered, response.headers_mut());
+    Answering::Ready(Box::new(response))
 }
 
 impl<D: Door> Answers for Connection<D> {
@@ -353,19 +369,20 @@ impl<D: Door> Answers for Connection<D> {
     fn answer(self: Rc<Self>, head: request::Parts, received: Received) -> Answering {
         self.door.used(&self.shared);
         if self.shared.reader.with(|live| Arc::ptr_eq(live, &self.view.borrow().snapshot)) {
-            return self.answer_now(head, received);
+            return self.answer_now(head, received, Duration::ZERO);
         }
         let live = self.shared.reader.load();
         let look = self.door.look(&self.shared, &live, &self.view.borrow().listener);
         match look {
             Look::Known(found) => {
                 self.take_up(live, Some(found), &received);
-                self.answer_now(head, received)
+                self.answer_now(head, received, Duration::ZERO)
             }
             Look::Ask(asked) => Answering::Later(Box::pin(async move {
+                let began = Instant::now();
                 let found = asked.await;
                 self.take_up(self.shared.reader.load(), found, &received);
-                self.answer_now(head, received)
+                self.answer_now(head, received, began.elapsed())
             })),
         }
     }

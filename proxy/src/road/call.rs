@@ -125,9 +125,9 @@ impl Call {
         self.hand.lease.as_mut()
     }
 
-    /// Takes the connection out.
-    pub const fn take_lease(&mut self) -> Option<Lease> {
-        self.hand.lease.take()
+    /// Takes out what it holds upstream: its connection, and its place among those under way.
+    pub const fn take_held(&mut self) -> (Option<Lease>, Admission) {
+        (self.hand.lease.take(), std::mem::replace(&mut self.admission, Admission::of(0)))
     }
 
     /// Where it goes.

@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use engine::failure::{Failure, LocalReply, Reason};
 use engine::filter::Answered;
-use engine::model::{Cluster, Forward, Protocol};
+use engine::model::{Cluster, Forward, Policy, Protocol};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use http_body::Frame;
 use hyper::upgrade::OnUpgrade;
@@ -49,14 +50,24 @@ pub struct Leg {
     pub at: Hop,
     /// What its answer needs to know of it.
     pub answered: Answered,
-    /// How long its caller waits.
+    /// How long its caller waits, from its coming on.
     pub patient: Patient,
+    /// How long it has waited since: for configuration, or on purpose.
+    pub waited: Duration,
     /// For clusters balanced by hash.
     pub hash: Option<u64>,
     /// Its client's session.
     pub sticky: Option<Box<Sticky>>,
     /// The chance of this request.
     pub draw: u64,
+}
+
+impl Leg {
+    /// Time that is left; `None`: there is no bound.
+    pub fn left(&self, policy: &Policy) -> Option<Duration> {
+        let whole = policy.request_timeout.into_iter().chain(self.patient.left).min()?;
+        Some(whole.saturating_sub(self.waited))
+    }
 }
 
 /// A decided request and all it needs on its way there and back. Boxed once, because hyper moves what answers a request from hand to hand:
@@ -95,8 +106,9 @@ impl Journey {
         leg: Leg,
         account: Account,
     ) -> Box<Self> {
-        let Leg { only, destination, speaks, expects, upgrade, version, at, answered, patient, hash, sticky, draw } = leg;
         let policy = &forward.policy;
+        let whole = leg.left(policy);
+        let Leg { only, destination, speaks, expects, upgrade, version, at, answered, patient, hash, sticky, draw, .. } = leg;
         let connect = parts.method == Method::CONNECT;
         let class = policy.priority.as_ref().map_or(0, |priority| priority.class(&parts.headers));
         let carries = carries(speaks, version, upgrade);
@@ -109,10 +121,9 @@ impl Journey {
                 }
             }
         }
-        let whole = policy.request_timeout.into_iter().chain(patient.left).min();
         let until = whole.map(|whole| tokio::time::Instant::now() + whole);
         let overdue = Overdue::new(&shared.patience, policy.idle_timeout, whole);
-        let over = patient.left.is_some_and(|left| left.is_zero()).then_some(Reason::RequestTimeout);
+        let over = whole.is_some_and(|left| left.is_zero()).then_some(Reason::RequestTimeout);
         let refused = received.refused().or(over);
         let line = received.line().cloned();
         // HTTP/1.0 knows neither interim answers nor what asks for them.
@@ -239,7 +250,9 @@ impl Journey {
     fn fail(mut self: Box<Self>, failure: &Failure) -> Response<Body> {
         let Some(mut account) = self.account.take() else { return Response::default() };
         account.add_request_bytes(self.overdue.wait.uploaded());
-        failed(&self.shared, failure, self.version, account)
+        let mut response = failed(&self.shared, failure, self.version, account);
+        self.forward.show(self.place, &self.answered, response.headers_mut());
+        response
     }
 
     /// From here on it is bytes both ways.
@@ -252,7 +265,7 @@ impl Journey {
         let policy = &self.forward.policy;
         let both = Tunnel { downstream, upstream, account, idle: policy.idle_timeout, longest: policy.stream_timeout };
         let (patience, buffers) = (Rc::clone(&self.shared.patience), Rc::clone(&self.shared.buffers));
-        tokio::task::spawn_local(tunnel(both, (self.call.take_lease(), guest), patience, buffers));
+        tokio::task::spawn_local(tunnel(both, (self.call.take_held(), guest), patience, buffers));
     }
 }
 
@@ -337,7 +350,7 @@ const fn switches(asked: bool, connect: bool, status: StatusCode) -> bool {
 fn not_sent(reason: Reason) -> Failure {
     let cause = match reason {
         Reason::TooLarge => "the head is larger than a head may be",
-        Reason::RequestTimeout => "its caller waits no longer: the deadline that came with it has passed",
+        Reason::RequestTimeout => "its time was over before it could be sent: its caller's, or its route's",
         _ => "this worker takes in as many bodies as it may already",
     };
     Failure::new(reason, cause)

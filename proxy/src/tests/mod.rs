@@ -19,6 +19,7 @@ mod kernel;
 mod limits;
 mod lives;
 mod opaque;
+mod origins;
 mod places;
 mod policy;
 mod refused;
@@ -342,7 +343,7 @@ pub(crate) fn endpoint(address: &str, meshed: bool) -> Arc<Endpoint> {
     })
 }
 
-fn cluster(name: &str, kind: ClusterKind, setup: &Setup) -> Arc<Cluster> {
+pub(crate) fn cluster(name: &str, kind: ClusterKind, setup: &Setup) -> Arc<Cluster> {
     let endpoints = setup.endpoints.iter().map(|address| endpoint(address, setup.meshed)).collect();
     let policy = if kind == ClusterKind::Endpoints { Arc::new(setup.cluster.clone()) } else { Arc::default() };
     Arc::new(Cluster {

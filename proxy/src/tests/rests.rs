@@ -64,3 +64,40 @@ fn a_server_that_closes_early_is_not_met_at_the_last_moment() {
         assert_eq!(rests.len(), 3);
     });
 }
+
+#[test]
+fn a_restart_teaches_nothing() {
+    // Aim: a server that ends with five connections at rest is not taken for one that closes what rests: what it serves next is kept.
+    run(|| async {
+        let mut world = World::new(Setup { meshed: false, endpoints: vec!["10.77.9.1:80"], ..Setup::default() });
+        let ask = "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n";
+        let (mut clients, mut sockets) = (Vec::new(), Vec::new());
+        for _ in 0..5 {
+            let mut client = world.dial(SERVICE);
+            write(&mut client, ask).await;
+            let mut socket = world.application().await;
+            head(&mut socket).await;
+            clients.push(client);
+            sockets.push(socket);
+        }
+        for (client, socket) in clients.iter_mut().zip(&mut sockets) {
+            write(socket, OK).await;
+            head(client).await;
+            tokio::time::sleep(Duration::from_millis(600)).await;
+        }
+        drop(sockets);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let client = &mut clients[0];
+        write(client, ask).await;
+        let mut socket = world.application().await;
+        for pause in [2000, 3000, 0] {
+            head(&mut socket).await;
+            write(&mut socket, OK).await;
+            head(client).await;
+            tokio::time::sleep(Duration::from_millis(pause)).await;
+            write(client, ask).await;
+        }
+        head(&mut socket).await;
+        assert!(world.applications.try_recv().is_err(), "it was not kept");
+    });
+}

@@ -293,23 +293,28 @@ fn forwarded(
     let called = Called { port, tls: false };
     let mut exchange = Exchange { request: &mut parts, caller: None, address: caller, called, now, draw };
     let answered = forward.answered(&exchange);
+    let own = |reply: &LocalReply| {
+        let mut outcome = local(reply);
+        forward.show(place, &answered, &mut outcome.headers);
+        outcome
+    };
     let mut from = Resume::START;
     loop {
         match forward.forth(place, from, &mut exchange) {
             Passage::Through => break,
-            Passage::Answered(reply) | Passage::Aborted { reply, .. } => return Ok((Outcome { took, ..local(&reply) }, None)),
+            Passage::Answered(reply) | Passage::Aborted { reply, .. } => return Ok((Outcome { took, ..own(&reply) }, None)),
             Passage::Cut { .. } => return Ok((Outcome { took, ..Outcome::default() }, None)),
             Passage::Wait { delay, next, .. } => (took, from) = (took + delay, next),
         }
     }
     let mirrored = forward.mirrors_for(place, draw).filter_map(|cluster| endpoint(cluster, draw).map(|pod| saw(&parts, pod))).collect();
     let pod = match target {
-        Err(reply) => return Ok((Outcome { took, mirrored, ..local(reply) }, Some(reply.status.as_u16().to_string()))),
+        Err(reply) => return Ok((Outcome { took, mirrored, ..own(reply) }, Some(reply.status.as_u16().to_string()))),
         Ok(cluster) => match endpoint(cluster, draw) {
             Some(pod) => pod,
             None => {
                 let reply = LocalReply::of(engine::failure::Reason::NoEndpoints);
-                return Ok((Outcome { took, mirrored, ..local(&reply) }, Some("503".to_owned())));
+                return Ok((Outcome { took, mirrored, ..own(&reply) }, Some("503".to_owned())));
             }
         },
     };

@@ -157,16 +157,22 @@ pub struct Answered(Option<Box<Kept>>);
 struct Kept {
     origin: Option<HeaderValue>,
     cookie: Option<HeaderValue>,
+    preflight: bool,
 }
 
 impl Answered {
-    pub(crate) fn of(origin: Option<HeaderValue>, cookie: Option<HeaderValue>) -> Self {
-        Self((origin.is_some() || cookie.is_some()).then(|| Box::new(Kept { origin, cookie })))
+    pub(crate) fn of(origin: Option<HeaderValue>, cookie: Option<HeaderValue>, preflight: bool) -> Self {
+        Self((origin.is_some() || cookie.is_some()).then(|| Box::new(Kept { origin, cookie, preflight })))
     }
 
     /// Where a cross-origin request came from.
     fn origin(&self) -> Option<&HeaderValue> {
         self.0.as_ref().and_then(|kept| kept.origin.as_ref())
+    }
+
+    /// The request only asks what another may do.
+    pub(crate) fn is_preflight(&self) -> bool {
+        self.0.as_ref().is_some_and(|kept| kept.preflight)
     }
 
     /// A cookie that the client is to have.

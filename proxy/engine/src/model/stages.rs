@@ -3,6 +3,7 @@
 use http::{HeaderMap, header};
 
 use super::{Backend, Forward};
+use crate::filter::cors::preflight;
 use crate::filter::{Answered, Exchange, Filter, Passage, Remote, Resume, Stage, Verdict};
 
 impl Forward {
@@ -28,8 +29,10 @@ impl Forward {
         if !shared && self.policy.hash.is_empty() {
             return Answered::default();
         }
-        let origin = exchange.request.headers.get(header::ORIGIN).filter(|_| shared).cloned();
-        Answered::of(origin, self.policy.made_cookie(exchange))
+        let request = &*exchange.request;
+        let origin = request.headers.get(header::ORIGIN).filter(|_| shared).cloned();
+        let asks = shared && preflight(&request.method, &request.headers).is_some();
+        Answered::of(origin, self.policy.made_cookie(exchange), asks)
     }
 
     /// Runs the request side of all stages from one on: gates, until one answers or waits, then changes.
@@ -59,6 +62,19 @@ impl Forward {
         }
         if let Some(cookie) = answered.cookie() {
             headers.append(header::SET_COOKIE, cookie.clone());
+        }
+    }
+
+    /// Says on an answer of the mesh's own who may see it, as on an upstream's: a page of another origin is to learn its status, too.
+    /// Nothing else is done to it, and nothing to the answer of a preflight, which has said it all.
+    pub fn show(&self, place: Option<usize>, answered: &Answered, headers: &mut HeaderMap) {
+        if !self.is_cross_origin() || answered.is_preflight() {
+            return;
+        }
+        for stage in self.gates(place) {
+            if let Stage::Local(filter @ Filter::Cors(_)) = stage {
+                filter.on_response(answered, headers);
+            }
         }
     }
 }

@@ -259,6 +259,34 @@ fn answers_get_what_their_requests_asked_for() {
 }
 
 #[test]
+fn the_meshs_own_answers_say_who_may_see_them() {
+    // Aim: as an upstream's, and nothing else is done to them; a preflight's answer stays as it is, and a rule without CORS says nothing.
+    let policy =
+        RoutePolicy { filters: Some(Filters { cors: Some(cors("https://a.example")), ..Filters::default() }), ..RoutePolicy::default() };
+    let mut shared = with(&policy, "r", exact("/x"), &[("a", 1)]);
+    shared.response_headers_to_remove = vec!["x-meshwright-reason".into()];
+    let rules = vec![shared, rule("plain", prefix("/"), &[("a", 1)])];
+    let snapshot = live(&mut Parts::default(), &everywhere(rules), &Snapshot::default());
+    let told = |place: usize, method: &str, origin: &str| {
+        let request = Request::builder().method(method).header("origin", origin).header("access-control-request-method", "PUT");
+        let forward = forward(&snapshot.routes["t"], place);
+        let answered = forward.answered(&exchange(&mut request.body(()).unwrap().into_parts().0));
+        let mut headers = HeaderMap::from_iter([(http::HeaderName::from_static("x-meshwright-reason"), HeaderValue::from_static("x"))]);
+        forward.show(Some(0), &answered, &mut headers);
+        let mut names: Vec<String> = headers.keys().map(ToString::to_string).collect();
+        names.sort();
+        names
+    };
+    let reason = "x-meshwright-reason";
+    assert_eq!(told(0, "GET", "https://a.example"), ["access-control-allow-origin", "vary", reason]);
+    assert_eq!(told(0, "GET", "https://b.example"), ["vary", reason]);
+    assert_eq!(
+        (told(0, "OPTIONS", "https://a.example"), told(1, "GET", "https://a.example")),
+        (vec![reason.to_owned()], vec![reason.to_owned()])
+    );
+}
+
+#[test]
 fn timeouts_of_both_kinds_arrive() {
     // Aim: Envoy's own fields and ours stand in one policy; zero is none.
     let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
