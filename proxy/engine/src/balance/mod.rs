@@ -135,9 +135,10 @@ fn less_loaded(own: Weighed<'_>, other: Weighed<'_>, _: Moment) -> bool {
     load(other, own.1) < load(own, other.1)
 }
 
+/// Less time until the next request is answered, as far as one can know.
 fn sooner_free(own: Weighed<'_>, other: Weighed<'_>, now: Moment) -> bool {
-    let known = |(of, _): Weighed<'_>, weight: u64| (of.live.latency.at(now), of.live.in_flight.load(Ordering::Relaxed), weight);
-    PeakEwma::other_is_better(known(own, other.1), known(other, own.1))
+    let known = |(of, weight): Weighed<'_>| (of.live.latency.at(now), of.live.in_flight.load(Ordering::Relaxed), weight);
+    PeakEwma::other_is_better(known(own), known(other))
 }
 
 /// The first good one in a hash's own order, of the first few of it.

@@ -194,6 +194,33 @@ fn a_hash_stays_where_it_is() {
     }
 }
 
+#[test]
+fn latency_is_compared_between_those_that_weight_drew() {
+    // Aim: with peak EWMA equal endpoints share by weight, idle or loaded, and one that is slower gets less, whatever its weight.
+    let cluster = cluster(by(Algorithm::PeakEwma), &weighted(&[1, 3]));
+    let set = cluster.endpoints.load_full();
+    let share_of_light = |millis: [u64; 2], under_way: usize| {
+        let mut guards = std::collections::VecDeque::new();
+        let mut light = 0_u64;
+        for (n, draw) in draws(20_000).enumerate() {
+            let now = at(1.0 + n as f64 / 1_000.0);
+            let endpoint = pick(&cluster, &set, &Choice { draw, hash: None, tried: &[], now, trials: true }).unwrap();
+            light += u64::from(index(endpoint) == 0);
+            guards.push_back(endpoint.live.enter());
+            guards.drain(..guards.len().saturating_sub(under_way));
+            cluster.told(endpoint, Outcome::Answered { status: 200, took: Duration::from_millis(millis[index(endpoint)]) }, now);
+        }
+        light as f64 / 20_000.0
+    };
+    let told = chances(&set, None)[0];
+    for under_way in [0, 40] {
+        let light = share_of_light([10, 10], under_way);
+        assert!((light - told).abs() < 0.02 && told == 0.25, "{light} with {under_way} under way");
+    }
+    assert!(share_of_light([10, 30], 0) > 0.4, "the heavy one is slow");
+    assert!(share_of_light([30, 10], 0) < 0.1, "the light one is slow");
+}
+
 fn near(policy: Balance) -> ClusterPolicy {
     ClusterPolicy { balance: Balance { prefer: Prefer::Zone, ..policy }, ..ClusterPolicy::default() }
 }
