@@ -81,7 +81,7 @@ fn micro(criterion: &mut Criterion) {
     let Decision::Forward(plan) = decide(table, &head, 0) else { panic!("the catalog is reachable") };
     let Ok(cluster) = plan.target else { panic!("the catalog has a cluster") };
     let set = cluster.endpoints.load_full();
-    let choice = |draw| Choice { draw, hash: None, tried: &[], now: Moment::default() };
+    let choice = |draw| Choice { draw, hash: None, tried: &[], now: Moment::default(), trials: true };
     criterion.bench_function("pick: least request", |bench| {
         bench.iter(|| balance::pick(cluster, black_box(&set), &choice(next())).is_some());
     });

@@ -163,7 +163,7 @@ fn no_algorithm_allocates_and_no_good_answer_does() {
             let set = cluster.endpoints.load();
             let tried = [set.ready[0].address];
             for tried in [&tried[..0], &tried] {
-                let endpoint = balance::pick(cluster, &set, &Choice { draw, hash: Some(draw), tried, now }).unwrap();
+                let endpoint = balance::pick(cluster, &set, &Choice { draw, hash: Some(draw), tried, now, trials: true }).unwrap();
                 let took = Duration::from_nanos(draw >> 50);
                 assert!(cluster.told(endpoint, Outcome::Answered { status: 200, took }, now).is_none());
             }
@@ -201,7 +201,8 @@ fn a_decision_and_a_pick_allocate_nothing() {
             };
             let cluster = plan.target.unwrap();
             let set = cluster.endpoints.load();
-            let endpoint = balance::pick(cluster, &set, &Choice { draw, hash: None, tried: &[], now: Moment::default() }).unwrap();
+            let endpoint =
+                balance::pick(cluster, &set, &Choice { draw, hash: None, tried: &[], now: Moment::default(), trials: true }).unwrap();
             drop(endpoint.live.enter());
         };
         run(0);

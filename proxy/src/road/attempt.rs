@@ -78,7 +78,7 @@ impl Tries {
             Some(endpoint) => endpoint,
             None => {
                 let set = cluster.endpoints.load();
-                let choice = Choice { draw: shared.draw.next(), hash: self.hash, tried: &self.tried, now: self.began };
+                let choice = Choice { draw: shared.draw.next(), hash: self.hash, tried: &self.tried, now: self.began, trials: true };
                 let picked = balance::pick(cluster, &set, &choice).cloned();
                 picked
                     .ok_or_else(|| Failure::new(Reason::NoEndpoints, format!("cluster {} has no endpoint that is ready", cluster.name)))?

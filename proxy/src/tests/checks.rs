@@ -146,6 +146,8 @@ fn opaque_connections_tell_who_cannot_be_reached() {
         for _ in 0..40 {
             let _client = world.dial(SERVICE);
             assert_eq!(world.applications.recv().await.unwrap().0.to_string(), GOOD);
+            // Who refuses is tried again by time.
+            tokio::time::sleep(SECOND / 10).await;
         }
         assert_eq!(ready(&cluster), [GOOD]);
         assert!(world.client_means.telemetry.render().contains("meshwright_ejections_total 1\n"));

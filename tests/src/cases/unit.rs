@@ -338,7 +338,7 @@ fn place_of(cluster: &Cluster) -> String {
 
 fn endpoint(cluster: &Cluster, draw: u64) -> Option<String> {
     let set = cluster.endpoints.load_full();
-    let choice = Choice { draw, hash: None, tried: &[], now: Moment::default() };
+    let choice = Choice { draw, hash: None, tried: &[], now: Moment::default(), trials: true };
     balance::pick(cluster, &set, &choice).map(|endpoint| endpoint.instance.to_string())
 }
 

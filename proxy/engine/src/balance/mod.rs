@@ -1,15 +1,20 @@
 //! Which endpoint takes the next request.
 
+mod avoid;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::Moment;
 use crate::model::{Cluster, Endpoint, EndpointSet, Spread, Tier};
-use crate::spread::{Draws, PeakEwma, mix};
+use crate::spread::{Draws, PeakEwma, mix, scale};
+use avoid::{Fitness, Search};
 
-/// Beyond this many consecutive connect failures an endpoint is probed no more seldom.
-const PROBE_EXPONENT_MAX: u32 = 10;
+/// Of half-open endpoints a pick looks at no more than this many for one that no request is trying.
+const TRIALS_SEEN_MAX: usize = 16;
+/// Steps that a hash goes along its own order past who is avoided; then the place that follows is looked for by the hash of the hash.
+const HASH_STEPS_MAX: usize = 64;
 
 /// What a pick goes by.
 #[derive(Clone, Copy, Debug)]
@@ -22,17 +27,21 @@ pub struct Choice<'t> {
     pub tried: &'t [SocketAddr],
     /// The time.
     pub now: Moment,
+    /// Whether it may be the one that tries a half-open endpoint: not a copy of a request, of which nobody learns how it fared.
+    pub trials: bool,
 }
 
 /// The endpoint of `set`, the cluster's, for the next request; `None` only where none is ready.
 ///
 /// An endpoint that was thrown out and whose time is over gets one request at a time until one succeeds: this one, if none is under way.
-/// Else a tier is drawn by its share, and in it an endpoint by the cluster's algorithm. Endpoints in `tried` are avoided while there is
-/// another, and so are those whose last connects failed; but one request in 2^(failures + 2) (1,024 at most) may still go there, because
-/// only a connect can show that they are back. Who is avoided is passed over in the order of the list, for hashes in that of the ring.
+/// The trial ends with the request ([`crate::model::InFlight`]), or when its outcome is told. Else a tier is drawn by its share, and in it an
+/// endpoint by the cluster's algorithm. Endpoints in `tried` are avoided while there is another, and so are those whose last connects
+/// failed; but now and then one request may still go there, because only a connect can show that they are back. Instead of who is avoided
+/// another is drawn, of those that remain as they would be, so that no neighbour gets all; hashes go on in their own order.
 pub fn pick<'a>(cluster: &Cluster, set: &'a EndpointSet, choice: &Choice<'_>) -> Option<&'a Arc<Endpoint>> {
     cluster.endpoints.passed(choice.now);
     if !set.trials.is_empty()
+        && choice.trials
         && let Some(endpoint) = trial(set, choice)
     {
         return Some(endpoint);
@@ -48,24 +57,28 @@ pub fn pick<'a>(cluster: &Cluster, set: &'a EndpointSet, choice: &Choice<'_>) ->
     {
         return Some(only);
     }
+    let search = Search { set, members, choice };
     match &tier.spread {
-        Spread::LeastRequest(draws) => of_two(set, tier, members, draws, choice, less_loaded),
-        Spread::PeakEwma(draws) => of_two(set, tier, members, draws, choice, sooner_free),
-        Spread::Random(draws) => suitable(set, members, draws.one(choice.draw), choice),
+        Spread::LeastRequest(draws) => of_two(&search, tier, draws, less_loaded),
+        Spread::PeakEwma(draws) => of_two(&search, tier, draws, sooner_free),
+        Spread::Random(draws) => search.suitable(draws.one(choice.draw), |draw| draws.one(draw)),
         Spread::RoundRobin(turns) => {
             let turn = turn(cluster.live.turns.get(tier.distance)?, choice.draw);
-            suitable(set, members, turns.at(turn), choice)
+            search.suitable(turns.at(turn), |draw| turns.at(draw))
         }
-        Spread::RingHash(ring) => in_order(set, members, ring.from(key(choice)), choice),
-        Spread::Maglev(maglev) => in_order(set, members, maglev.from(key(choice)), choice),
+        Spread::RingHash(ring) => in_order(&search, |hash| ring.from(hash)),
+        Spread::Maglev(maglev) => in_order(&search, |hash| maglev.from(hash)),
     }
 }
 
 /// A half-open endpoint that no request is trying.
 #[cold]
 fn trial<'a>(set: &'a EndpointSet, choice: &Choice<'_>) -> Option<&'a Arc<Endpoint>> {
-    let mut free = set.trials.iter().filter(|endpoint| !choice.tried.contains(&endpoint.address));
-    free.find(|endpoint| endpoint.live.standing().begin_trial(choice.now))
+    // From any of them on, so that none has to wait for all before it.
+    let start = scale(choice.draw >> 32, set.trials.len() as u64) as usize;
+    let (before, after) = set.trials.split_at(start.min(set.trials.len()));
+    let mut seen = after.iter().chain(before).take(TRIALS_SEEN_MAX);
+    seen.find(|endpoint| !choice.tried.contains(&endpoint.address) && endpoint.live.trials.take(choice.now))
 }
 
 /// A tier by its share; by the hash where there is one, so that a client's tier does not change while shares do not.
@@ -93,23 +106,26 @@ type Weighed<'e> = (&'e Endpoint, u64);
 
 /// The better of two that are drawn by weight, the first on a tie.
 fn of_two<'a>(
-    set: &'a EndpointSet,
+    search: &Search<'a, '_>,
     tier: &Tier,
-    members: &'a [Arc<Endpoint>],
     draws: &Draws,
-    choice: &Choice<'_>,
     other_is_better: impl Fn(Weighed<'_>, Weighed<'_>, Moment) -> bool,
 ) -> Option<&'a Arc<Endpoint>> {
+    let Search { members, choice, .. } = search;
     let (first, second) = if members.len() > 1 { draws.two(choice.draw) } else { (0, 0) };
     let (a, b) = (members.get(first)?, members.get(second)?);
-    match (eligible(a, choice), eligible(b, choice)) {
-        (true, true) => {
+    let fitness = avoid::fitness(a, choice);
+    if fitness == Fitness::Probed {
+        return Some(a);
+    }
+    match (fitness, avoid::fitness(b, choice)) {
+        (Fitness::Good, Fitness::Good) => {
             let weight = |index: usize| tier.weights.get(index).copied().unwrap_or(1);
             Some(if other_is_better((a, weight(first)), (b, weight(second)), choice.now) { b } else { a })
         }
-        (true, false) => Some(a),
-        (false, true) => Some(b),
-        (false, false) => elsewhere(set, members, first, choice),
+        (_, Fitness::Probed) | (Fitness::Avoided, Fitness::Good) => Some(b),
+        (_, Fitness::Avoided) if fitness == Fitness::Good => Some(a),
+        _ => search.elsewhere(first, choice.draw, |draw| draws.one(draw)),
     }
 }
 
@@ -119,56 +135,27 @@ fn less_loaded(own: Weighed<'_>, other: Weighed<'_>, _: Moment) -> bool {
     load(other, own.1) < load(own, other.1)
 }
 
+/// Less time until the next request is answered, as far as one can know.
 fn sooner_free(own: Weighed<'_>, other: Weighed<'_>, now: Moment) -> bool {
-    let known = |(of, _): Weighed<'_>, weight: u64| (of.live.latency.at(now), of.live.in_flight.load(Ordering::Relaxed), weight);
-    PeakEwma::other_is_better(known(own, other.1), known(other, own.1))
+    let known = |(of, weight): Weighed<'_>| (of.live.latency.at(now), of.live.in_flight.load(Ordering::Relaxed), weight);
+    PeakEwma::other_is_better(known(own), known(other))
 }
 
-/// That one, or if it is out the next good one.
-fn suitable<'a>(set: &'a EndpointSet, members: &'a [Arc<Endpoint>], index: usize, choice: &Choice<'_>) -> Option<&'a Arc<Endpoint>> {
-    let endpoint = members.get(index)?;
-    if eligible(endpoint, choice) { Some(endpoint) } else { elsewhere(set, members, index, choice) }
-}
-
-/// The first good one in a hash's own order.
-fn in_order<'a>(
-    set: &'a EndpointSet,
-    members: &'a [Arc<Endpoint>],
-    order: impl Iterator<Item = usize>,
-    choice: &Choice<'_>,
-) -> Option<&'a Arc<Endpoint>> {
-    let mut order = order.peekable();
-    let first = *order.peek()?;
-    let mut found = order.filter_map(|index| members.get(index));
-    found.find(|endpoint| eligible(endpoint, choice)).or_else(|| elsewhere(set, members, first, choice))
-}
-
-fn eligible(endpoint: &Endpoint, choice: &Choice<'_>) -> bool {
-    let failures = endpoint.live.connect_failures.load(Ordering::Relaxed);
-    (failures == 0 || probes(failures, choice.draw)) && !choice.tried.contains(&endpoint.address)
-}
-
-/// Whether this draw is one of the few that look whether a failing endpoint is back.
-fn probes(failures: u32, draw: u64) -> bool {
-    let bits = failures.saturating_add(2).min(PROBE_EXPONENT_MAX);
-    // The middle of the draw: its ends already chose the candidates.
-    (draw >> 16) & ((1 << bits) - 1) == 0
-}
-
-/// Who was chosen is out: the next good one of its tier, of any tier, the next that was not tried, or after all the one chosen.
-fn elsewhere<'a>(set: &'a EndpointSet, members: &'a [Arc<Endpoint>], start: usize, choice: &Choice<'_>) -> Option<&'a Arc<Endpoint>> {
-    let round = || {
-        let (before, after) = members.split_at(start.min(members.len()));
-        after.iter().chain(before).chain(&set.ready)
-    };
-    let untried = |endpoint: &&Arc<Endpoint>| !choice.tried.contains(&endpoint.address);
-    round().find(|endpoint| eligible(endpoint, choice)).or_else(|| round().find(untried)).or_else(|| members.get(start))
+/// The first good one in a hash's own order, of the first few of it.
+fn in_order<'a, I: Iterator<Item = usize>>(search: &Search<'a, '_>, order: impl Fn(u64) -> I) -> Option<&'a Arc<Endpoint>> {
+    let key = key(search.choice);
+    let mut order_of_key = order(key).take(HASH_STEPS_MAX).peekable();
+    let first = *order_of_key.peek()?;
+    let mut found = order_of_key.filter_map(|index| search.members.get(index));
+    // Whatever is drawn further on follows from the hash, so that it stays where it is.
+    let again = |hash: u64| order(hash).next().unwrap_or(first);
+    found.find(|endpoint| avoid::fitness(endpoint, search.choice) != Fitness::Avoided).or_else(|| search.elsewhere(first, key, again))
 }
 
 /// The chance of each ready endpoint to be picked when all are idle and none fails: for `explain`. Sums to 1. Without a hash, that of one of
 /// which nothing is known.
 pub fn chances(set: &EndpointSet, hash: Option<u64>) -> Vec<f64> {
-    let choice = hash.map(|hash| Choice { draw: hash, hash: Some(hash), tried: &[], now: Moment::default() });
+    let choice = hash.map(|hash| Choice { draw: hash, hash: Some(hash), tried: &[], now: Moment::default(), trials: false });
     let drawn = choice.and_then(|choice| drawn(&set.tiers, &choice).or(set.tiers.first()));
     let share = |tier: &Tier| match drawn {
         Some(drawn) => f64::from(u8::from(std::ptr::eq(drawn, tier))),

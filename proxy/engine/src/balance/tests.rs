@@ -14,7 +14,7 @@ const DRAWS: u64 = 100_000;
 
 fn facts(index: usize, weight: u32, zone: &str) -> EndpointFacts {
     EndpointFacts {
-        address: SocketAddr::from(([10, 0, 0, index as u8], 80)),
+        address: SocketAddr::from(([10, 0, (index >> 8) as u8, index as u8], 80)),
         weight,
         health: Health::Healthy,
         identity: None,
@@ -65,13 +65,18 @@ fn draws(count: u64) -> impl Iterator<Item = u64> {
     (1..=count).map(|n| mix(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
 }
 
+fn index(endpoint: &Endpoint) -> usize {
+    let SocketAddr::V4(address) = endpoint.address else { unreachable!() };
+    let [.., high, low] = address.ip().octets();
+    usize::from(u16::from_be_bytes([high, low]))
+}
+
 fn shares(cluster: &Cluster, tried: &[SocketAddr], now: Moment, count: u64) -> Vec<f64> {
     let set = cluster.endpoints.load_full();
-    let mut counts = vec![0_u32; 256];
+    let mut counts = vec![0_u32; 1024];
     for draw in draws(count) {
-        let choice = Choice { draw, hash: Some(mix(draw)), tried, now };
-        let SocketAddr::V4(address) = pick(cluster, &set, &choice).unwrap().address else { unreachable!() };
-        counts[usize::from(address.ip().octets()[3])] += 1;
+        let choice = Choice { draw, hash: Some(mix(draw)), tried, now, trials: true };
+        counts[index(pick(cluster, &set, &choice).unwrap())] += 1;
     }
     let known = set.ready.len() + set.other.len();
     counts[..known].iter().map(|count_of| f64::from(*count_of) / count as f64).collect()
@@ -96,22 +101,27 @@ fn every_algorithm_shares_as_it_says() {
     }
 }
 
+/// A connect to that one fails.
+fn refuse(cluster: &Cluster, endpoint: &Arc<Endpoint>, now: Moment) {
+    endpoint.live.connect_failed();
+    cluster.told(endpoint, Outcome::ConnectFailed, now);
+}
+
 #[test]
 fn tried_and_failing_endpoints_are_avoided_while_there_is_another() {
-    // Aim: with every algorithm never an endpoint already tried, seldom one that refuses connects, and always some endpoint.
+    // Aim: with every algorithm never an endpoint already tried, none that has just refused a connect, and always some endpoint.
     for algorithm in ALL {
         let cluster = cluster(by(algorithm), &weighted(&[1, 1, 1]));
         let set = cluster.endpoints.load_full();
         let address = |n: usize| set.ready[n].address;
         assert_eq!(shares(&cluster, &[address(0), address(1)], at(1.0), 1_000), [0.0, 0.0, 1.0], "{algorithm:?}");
         for n in 0..3 {
-            set.ready[0].live.connect_failed();
-            let share = shares(&cluster, &[], at(1.0), 20_000)[0];
-            assert!(share < 0.1 && share > 0.0, "{algorithm:?} after {n} failures: {share}");
+            refuse(&cluster, &set.ready[0], at(1.0));
+            assert_eq!(shares(&cluster, &[], at(1.0), 1_000)[0], 0.0, "{algorithm:?} after {n} failures");
         }
         assert_eq!(shares(&cluster, &[address(1), address(2)], at(1.0), 1_000)[0], 1.0, "the failing one is the only one left");
         let all = [address(0), address(1), address(2)];
-        let choice = Choice { draw: 7, hash: None, tried: &all, now: at(1.0) };
+        let choice = Choice { draw: 7, hash: None, tried: &all, now: at(1.0), trials: true };
         assert!(pick(&cluster, &set, &choice).is_some());
         assert!(pick(&cluster, &EndpointSet::default(), &choice).is_none());
     }
@@ -155,7 +165,7 @@ fn turns_go_round() {
     for first in draws(20) {
         let cluster = cluster(by(Algorithm::RoundRobin), &weighted(&[1; 10]));
         let set = cluster.endpoints.load_full();
-        let picked = |draw| pick(&cluster, &set, &Choice { draw, hash: None, tried: &[], now: at(1.0) }).unwrap().address;
+        let picked = |draw| pick(&cluster, &set, &Choice { draw, hash: None, tried: &[], now: at(1.0), trials: true }).unwrap().address;
         let mut round: Vec<_> = std::iter::once(first).chain(draws(9)).map(picked).collect();
         begins.push(round[0]);
         round.sort_unstable();
@@ -174,13 +184,41 @@ fn a_hash_stays_where_it_is() {
         let cluster = cluster(by(algorithm), &weighted(&[1; 10]));
         let set = cluster.endpoints.load_full();
         for hash in draws(100) {
-            let picked =
-                |draw, tried: &[SocketAddr]| pick(&cluster, &set, &Choice { draw, hash: Some(hash), tried, now: at(1.0) }).unwrap().address;
+            let picked = |draw, tried: &[SocketAddr]| {
+                pick(&cluster, &set, &Choice { draw, hash: Some(hash), tried, now: at(1.0), trials: true }).unwrap().address
+            };
             let first = picked(1, &[]);
             let second = picked(1, &[first]);
             assert!(first != second && draws(20).all(|draw| picked(draw, &[]) == first && picked(draw, &[first]) == second));
         }
     }
+}
+
+#[test]
+fn latency_is_compared_between_those_that_weight_drew() {
+    // Aim: with peak EWMA equal endpoints share by weight, idle or loaded, and one that is slower gets less, whatever its weight.
+    let cluster = cluster(by(Algorithm::PeakEwma), &weighted(&[1, 3]));
+    let set = cluster.endpoints.load_full();
+    let share_of_light = |millis: [u64; 2], under_way: usize| {
+        let mut guards = std::collections::VecDeque::new();
+        let mut light = 0_u64;
+        for (n, draw) in draws(20_000).enumerate() {
+            let now = at(1.0 + n as f64 / 1_000.0);
+            let endpoint = pick(&cluster, &set, &Choice { draw, hash: None, tried: &[], now, trials: true }).unwrap();
+            light += u64::from(index(endpoint) == 0);
+            guards.push_back(endpoint.live.enter());
+            guards.drain(..guards.len().saturating_sub(under_way));
+            cluster.told(endpoint, Outcome::Answered { status: 200, took: Duration::from_millis(millis[index(endpoint)]) }, now);
+        }
+        light as f64 / 20_000.0
+    };
+    let told = chances(&set, None)[0];
+    for under_way in [0, 40] {
+        let light = share_of_light([10, 10], under_way);
+        assert!((light - told).abs() < 0.02 && told == 0.25, "{light} with {under_way} under way");
+    }
+    assert!(share_of_light([10, 30], 0) > 0.4, "the heavy one is slow");
+    assert!(share_of_light([30, 10], 0) < 0.1, "the light one is slow");
 }
 
 fn near(policy: Balance) -> ClusterPolicy {
@@ -202,8 +240,7 @@ fn nearer_endpoints_go_first() {
         assert!((seen[1] - 0.5 / 0.7).abs() < 0.01 && seen[4] == 0.0, "{algorithm:?}: {seen:?}");
         let set = zonal.endpoints.load_full();
         for (endpoint, told) in set.ready.iter().zip(chances(&set, None)) {
-            let SocketAddr::V4(address) = endpoint.address else { unreachable!() };
-            let seen = seen[usize::from(address.ip().octets()[3])];
+            let seen = seen[index(endpoint)];
             assert!((seen - told).abs() < 0.01, "{algorithm:?}: {seen} for {told}");
         }
         let untried: Vec<_> = set.ready.iter().map(|endpoint| endpoint.address).filter(|address| *address != listed[4].address).collect();
@@ -220,7 +257,7 @@ fn nearer_endpoints_go_first() {
 #[test]
 fn new_endpoints_grow_warm() {
     // Aim: a tenth of the share at first, half-way half-way, the whole after the window; old ones never cool.
-    for algorithm in [Algorithm::LeastRequest, Algorithm::Random, Algorithm::RoundRobin] {
+    for algorithm in [Algorithm::LeastRequest, Algorithm::PeakEwma, Algorithm::Random, Algorithm::RoundRobin] {
         let slow = Balance { algorithm, slow_start: Some(Duration::from_secs(180)), ..Balance::default() };
         let cluster = cluster(ClusterPolicy { balance: slow, ..ClusterPolicy::default() }, &weighted(&[1]));
         let look = |secs| cluster.endpoints.passed(at(secs));
@@ -288,5 +325,6 @@ fn judged(max_ejected_percent: f64) -> ClusterPolicy {
     ClusterPolicy { outlier: Some(outlier), ..ClusterPolicy::default() }
 }
 
+mod avoided;
 mod dumps;
 mod health;

@@ -2,7 +2,7 @@
 //!
 //! A bucket remembers when it will be full again. `requests` and `burst` together may come at once to a full bucket; it fills with
 //! `requests` in each `per`. The memory has a name and outlives pushes: a new limit of that name goes on with it, so that the share that is
-//! used up stays used up, also where the rate has changed.
+//! used up stays used up, also where the rate has changed; but no bucket is ever emptier than empty under the numbers that hold now.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -141,24 +141,34 @@ impl RateLimit {
 
     /// When the bucket is full again after one request more.
     fn after(&self, full_at: u64, now: u64) -> Result<u64, TooEarly> {
-        let full_at = full_at.max(now);
+        let full_at = full_at.max(now).min(self.latest(now));
         match (full_at - now).checked_sub(self.ahead_nanos) {
             None | Some(0) => Ok(full_at.saturating_add(self.each_nanos)),
             Some(early) => Err(TooEarly(early)),
         }
     }
 
+    /// When an empty bucket is full again. What was remembered under a slower limit may say later.
+    const fn latest(&self, now: u64) -> u64 {
+        now.saturating_add(self.ahead_nanos).saturating_add(self.each_nanos)
+    }
+
     fn take(&self, key: Option<u128>, now: Moment) -> Result<(), TooEarly> {
         let now = now.nanos();
         let Some(key) = key else { return self.take_shared(now) };
         let mut shard = self.buckets.shard(key).lock().unwrap_or_else(PoisonError::into_inner);
-        if shard.full_at.len() >= SHARD_KEYS_MAX && !shard.full_at.contains_key(&key) && !shard.make_room(now) {
+        if shard.full_at.len() >= SHARD_KEYS_MAX && !shard.full_at.contains_key(&key) && !shard.make_room(now, self.latest(now)) {
             drop(shard);
             self.buckets.overflowed.fetch_add(1, Ordering::Relaxed);
             return self.take_shared(now);
         }
         match shard.full_at.entry(key) {
-            Entry::Occupied(mut bucket) => *bucket.get_mut() = self.after(*bucket.get(), now)?,
+            Entry::Occupied(mut bucket) => {
+                let full_at = bucket.get_mut();
+                // Also where the request comes too early: the wait begins now, and not with each request anew.
+                *full_at = (*full_at).min(self.latest(now));
+                *full_at = self.after(*full_at, now)?;
+            }
             Entry::Vacant(place) => drop(place.insert(self.after(0, now)?)),
         }
         Ok(())
@@ -167,6 +177,9 @@ impl RateLimit {
     fn take_shared(&self, now: u64) -> Result<(), TooEarly> {
         let shared = &self.buckets.shared;
         let mut full_at = shared.load(Ordering::Relaxed);
+        if full_at > self.latest(now) {
+            full_at = shared.fetch_min(self.latest(now), Ordering::Relaxed).min(self.latest(now));
+        }
         loop {
             let after = self.after(full_at, now)?;
             // Each turn that fails is another's that succeeded.
@@ -252,12 +265,16 @@ impl Buckets {
 }
 
 impl Shard {
-    /// Lets go of buckets that are full again: they remember nothing.
-    fn make_room(&mut self, now: u64) -> bool {
-        if now < self.sweep_at {
+    /// Lets go of buckets that are full again: they remember nothing. None is to be full again later than `latest`.
+    fn make_room(&mut self, now: u64, latest: u64) -> bool {
+        // What lies beyond is from before the limit was changed.
+        if now < self.sweep_at && self.sweep_at <= latest {
             return false;
         }
-        self.full_at.retain(|_, full_at| *full_at > now);
+        self.full_at.retain(|_, full_at| {
+            *full_at = (*full_at).min(latest);
+            *full_at > now
+        });
         self.sweep_at = if self.full_at.len() < SHARD_KEYS_MAX { 0 } else { self.full_at.values().copied().min().unwrap_or_default() };
         self.full_at.len() < SHARD_KEYS_MAX
     }
@@ -321,6 +338,34 @@ mod tests {
         assert_eq!(through(&same, None, 1000, 2), 2);
         let quick = RateLimit::compile(&raw(100, 1000, 0, Vec::new()), Arc::clone(&old.buckets)).unwrap();
         assert_eq!(through(&quick, None, 1000, 1000), 30);
+    }
+
+    #[test]
+    fn a_relaxed_limit_makes_nobody_wait_for_the_old_one() {
+        // Aim: an empty bucket of a slow limit is an empty one of the quick limit, in which the next request comes back in its own time.
+        for key in [None, Some(7)] {
+            let parts = if key.is_some() { vec![Kind::Header("x".into())] } else { Vec::new() };
+            let slow = RateLimit::compile(&raw(1, 3_600_000, 1, parts.clone()), Arc::default()).unwrap();
+            assert_eq!(through(&slow, key, 1000, 9), 2);
+            let quick = RateLimit::compile(&raw(10, 1000, 0, parts), Arc::clone(&slow.buckets)).unwrap();
+            assert_eq!(through(&quick, key, 2000, 9), 0, "it is empty, and a push refills nothing");
+            assert_eq!((through(&quick, key, 2050, 9), through(&quick, key, 2100, 9)), (0, 1));
+            assert_eq!(through(&quick, key, 5000, 99), 10);
+        }
+    }
+
+    #[test]
+    fn a_relaxed_limit_makes_room_for_keys_in_its_own_time() {
+        // Aim: buckets of a slow limit are let go when the quick one has filled them, and not when the slow one would have.
+        let parts = vec![Kind::Header("x".into())];
+        let slow = RateLimit::compile(&raw(1, 3_600_000, 0, parts.clone()), Arc::default()).unwrap();
+        let keys = LIMIT_KEYS_MAX as u128;
+        assert!((0..keys).all(|key| slow.take(Some(key), at(1000)).is_ok()));
+        assert!(slow.take(Some(keys), at(1000)).is_ok() && slow.buckets.overflowed() == 1, "beyond the bound");
+        let quick = RateLimit::compile(&raw(10, 1000, 0, parts), Arc::clone(&slow.buckets)).unwrap();
+        let _ = quick.take(Some(keys), at(2000));
+        assert!(quick.take(Some(keys), at(3001)).is_ok());
+        assert_eq!(quick.buckets.overflowed(), 2, "once more before they were full again");
     }
 
     #[test]

@@ -129,9 +129,12 @@ impl Gate {
     fn queue_up(self: &Arc<Self>, pending: u32, class: u8) -> Enter {
         let mut queue = self.queue();
         let mut woken = Woken::new();
+        // There may be room: the limit was raised, or who was inside has left meanwhile.
+        self.call(&mut queue, &mut woken);
         if queue.waiting.len() >= pending as usize && !self.make_room(&mut queue, class, &mut woken) {
-            // The last chance: who was inside may have left meanwhile.
             let alone = queue.waiting.is_empty() && self.take_place();
+            drop(queue);
+            woken.into_iter().for_each(Waker::wake);
             return if alone { Enter::In(Pass(Some(Arc::clone(self)))) } else { Enter::Full };
         }
         let turn = (class, queue.arrivals);

@@ -111,6 +111,25 @@ fn no_limit_is_no_gate_and_a_higher_one_counts_at_once() {
     assert!(matches!(gate.enter(&limits(2, 0), 0), Enter::Full));
 }
 
+#[test]
+fn a_raised_limit_lets_in_who_waits() {
+    // Aim: at a full queue, too: with the next request who waits goes in, in order, and then the request itself, if there is still room.
+    let gate = Arc::new(Gate::default());
+    let _pass = gone_in(&gate, &limits(1, 2));
+    let bell = Arc::default();
+    let mut tickets = [waits(&gate, &limits(1, 2), 0), waits(&gate, &limits(1, 2), 1)];
+    assert!(tickets.iter_mut().all(|ticket| poll(ticket, &bell).is_pending()));
+    assert!(matches!(gate.enter(&limits(1, 2), 1), Enter::Full));
+    let _third = waits(&gate, &limits(2, 2), 1);
+    assert_eq!((gate.inside(), gate.waiting(), bell.0.load(Ordering::SeqCst)), (2, 2, 1));
+    let Poll::Ready(Ok(_first)) = poll(&mut tickets[0], &bell) else { panic!("the higher class goes first") };
+    assert!(matches!(gate.enter(&limits(3, 1), 1), Enter::Full), "one goes in, and one waits as many as may");
+    assert_eq!((gate.inside(), gate.waiting(), bell.0.load(Ordering::SeqCst)), (3, 1, 2));
+    let Poll::Ready(Ok(_second)) = poll(&mut tickets[1], &bell) else { panic!("then who came first") };
+    let _last = gone_in(&gate, &limits(5, 0));
+    assert_eq!((gate.inside(), gate.waiting()), (5, 0));
+}
+
 /// What a caller may do.
 #[derive(Clone, Copy, Debug)]
 enum Step {

@@ -4,6 +4,7 @@
 mod check;
 mod outlier;
 mod standing;
+mod trials;
 
 pub use check::{ActiveCheck, Question};
 pub(crate) use check::{Check, Turned};
@@ -11,3 +12,4 @@ pub use outlier::{Ejection, Outcome, Outlier};
 pub(crate) use outlier::{Period, Tally, latecomers, underachievers};
 pub use standing::Wellness;
 pub(crate) use standing::{Standing, Trial};
+pub(crate) use trials::{Trials, Underway};

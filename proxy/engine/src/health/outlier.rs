@@ -100,9 +100,11 @@ pub(crate) struct Tally {
     connects: AtomicU32,
     /// Good answers in this interval.
     good: AtomicU32,
+    /// Connections of opaque bytes, which are good and have no latency.
+    connected: AtomicU32,
     /// The others.
     bad: AtomicU32,
-    /// What the good ones took.
+    /// What the good answers took.
     nanos: AtomicU64,
 }
 
@@ -110,6 +112,7 @@ pub(crate) struct Tally {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Period {
     pub(crate) good: u32,
+    pub(crate) connected: u32,
     pub(crate) bad: u32,
     pub(crate) nanos: u64,
 }
@@ -124,7 +127,7 @@ impl Tally {
                     self.good.fetch_add(1, Ordering::Relaxed);
                     self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
                 }
-                (Outcome::Connected, _) => drop(self.good.fetch_add(1, Ordering::Relaxed)),
+                (Outcome::Connected, _) => drop(self.connected.fetch_add(1, Ordering::Relaxed)),
                 (_, Some(false)) => drop(self.bad.fetch_add(1, Ordering::Relaxed)),
                 _ => {}
             }
@@ -152,6 +155,7 @@ impl Tally {
     pub(crate) fn period(&self) -> Period {
         Period {
             good: self.good.swap(0, Ordering::Relaxed),
+            connected: self.connected.swap(0, Ordering::Relaxed),
             bad: self.bad.swap(0, Ordering::Relaxed),
             nanos: self.nanos.swap(0, Ordering::Relaxed),
         }
@@ -184,9 +188,11 @@ fn end_run(run: &AtomicU32) {
 
 /// Whose share of good answers is too small, the worst first.
 pub(crate) fn underachievers(periods: &[Period], min_percent: f64) -> Vec<usize> {
-    let rate = |period: &Period| 100.0 * f64::from(period.good) / (f64::from(period.good) + f64::from(period.bad));
-    let enough = |period: &&(usize, &Period)| period.1.good.saturating_add(period.1.bad) >= VOLUME_MIN;
-    let judged = periods.iter().enumerate().filter(|period| enough(&period)).map(|(index, period)| (index, rate(period)));
+    let good = |period: &Period| f64::from(period.good) + f64::from(period.connected);
+    let all = |period: &Period| good(period) + f64::from(period.bad);
+    let rate = |period: &Period| 100.0 * good(period) / all(period);
+    let enough = periods.iter().enumerate().filter(|(_, period)| all(period) >= f64::from(VOLUME_MIN));
+    let judged = enough.map(|(index, period)| (index, rate(period)));
     let mut low: Vec<(usize, f64)> = judged.filter(|(_, rate)| *rate < min_percent).collect();
     low.sort_by(|a, b| a.1.total_cmp(&b.1));
     low.into_iter().map(|(index, _)| index).collect()
@@ -255,18 +261,18 @@ mod tests {
 
     #[test]
     fn intervals_count_what_is_judged() {
-        // Aim: good and bad answers and the time of the good ones, once each.
+        // Aim: good and bad answers, the time of the good ones, and connections, once each.
         let rated = Outlier { success_rate_min_percent: Some(90.0), ..outlier() };
         let tally = Tally::default();
-        for outcome in [GOOD, GOOD, BAD, Outcome::Reset, Outcome::Cancelled, Outcome::ConnectFailed] {
+        for outcome in [GOOD, GOOD, BAD, Outcome::Reset, Outcome::Cancelled, Outcome::ConnectFailed, Outcome::Connected] {
             tally.book(&rated, outcome);
         }
-        assert_eq!(tally.period(), Period { good: 2, bad: 3, nanos: 2_000_000 });
+        assert_eq!(tally.period(), Period { good: 2, connected: 1, bad: 3, nanos: 2_000_000 });
         assert_eq!(tally.period(), Period::default());
     }
 
     fn period(good: u32, bad: u32, mean_ms: u64) -> Period {
-        Period { good, bad, nanos: mean_ms * 1_000_000 * u64::from(good) }
+        Period { good, connected: 0, bad, nanos: mean_ms * 1_000_000 * u64::from(good) }
     }
 
     #[test]
@@ -275,6 +281,8 @@ mod tests {
         let periods = [period(99, 1, 1), period(50, 50, 1), period(1, 3, 1), period(10, 90, 1), period(0, 0, 0)];
         assert_eq!(underachievers(&periods, 90.0), [3, 1]);
         assert_eq!(underachievers(&periods, 5.0), [0; 0]);
+        let opaque = |connected, bad| Period { connected, ..period(0, bad, 0) };
+        assert_eq!(underachievers(&[opaque(99, 1), opaque(50, 50)], 90.0), [1], "connections count like answers");
     }
 
     #[test]
@@ -292,5 +300,8 @@ mod tests {
             assert_eq!(latecomers(&periods, factor), wanted, "{means:?}");
         }
         assert_eq!(latecomers(&[period(50, 0, 10), period(5, 0, 1_000)], 3.0), [0; 0]);
+        let mixed = |connected, good, mean| Period { connected, ..period(good, 0, mean) };
+        assert_eq!(latecomers(&[mixed(500, 50, 10), mixed(0, 50, 10), mixed(500, 50, 10)], 3.0), [0; 0], "connections take no time");
+        assert_eq!(latecomers(&[mixed(500, 50, 40), mixed(0, 50, 10), mixed(500, 0, 0)], 3.0), [0], "nor do they hide who is slow");
     }
 }

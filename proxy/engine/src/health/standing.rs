@@ -7,8 +7,6 @@ use crate::Moment;
 
 /// Longest ejection; and who was well for as long begins again from the first.
 const EJECTION_MAX: Duration = Duration::from_secs(300);
-/// A trial whose end nobody told is over after this time.
-const TRIAL_MAX: Duration = Duration::from_secs(30);
 
 /// What this proxy thinks of an endpoint; for dumps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +43,6 @@ enum Phase {
     },
     HalfOpen {
         cause: Ejection,
-        trial: Option<Moment>,
     },
 }
 
@@ -65,41 +62,21 @@ impl Standing {
     pub(crate) fn wake(&mut self, now: Moment) -> bool {
         match self.phase {
             Phase::Ejected { cause, until } if now >= until => {
-                self.phase = Phase::HalfOpen { cause, trial: None };
+                self.phase = Phase::HalfOpen { cause };
                 true
             }
             _ => false,
         }
     }
 
-    /// Whether this request may be the one that tries it.
-    pub(crate) fn begin_trial(&mut self, now: Moment) -> bool {
-        match &mut self.phase {
-            Phase::HalfOpen { trial, .. } if trial.is_none_or(|begun| now.since(begun) >= TRIAL_MAX) => {
-                *trial = Some(now);
-                true
-            }
-            _ => false,
+    /// A request to it has ended, well or not. What becomes of it where it was half-open.
+    pub(crate) fn tried(&mut self, good: bool, outlier: &Outlier, now: Moment) -> Trial {
+        let Phase::HalfOpen { cause } = self.phase else { return Trial::Nothing };
+        if !good {
+            return Trial::Ejected(cause, self.eject(cause, outlier, now));
         }
-    }
-
-    /// A request to it has ended, well or not (`None`: it says nothing). What becomes of it where it was half-open.
-    pub(crate) fn tried(&mut self, good: Option<bool>, outlier: &Outlier, now: Moment) -> Trial {
-        let Phase::HalfOpen { cause, trial } = &mut self.phase else { return Trial::Nothing };
-        match good {
-            None => {
-                *trial = None;
-                Trial::Nothing
-            }
-            Some(true) => {
-                (self.phase, self.back) = (Phase::Good, now);
-                Trial::Back
-            }
-            Some(false) => {
-                let cause = *cause;
-                Trial::Ejected(cause, self.eject(cause, outlier, now))
-            }
-        }
+        (self.phase, self.back) = (Phase::Good, now);
+        Trial::Back
     }
 
     /// Whether it is thrown out, half-open included.
@@ -124,7 +101,7 @@ impl Standing {
     pub(crate) fn wellness(&self) -> Wellness {
         match self.phase {
             Phase::Ejected { cause, until } => Wellness::Ejected(cause, until),
-            Phase::HalfOpen { cause, .. } => Wellness::HalfOpen(cause),
+            Phase::HalfOpen { cause } => Wellness::HalfOpen(cause),
             Phase::Good if self.check.failing() => Wellness::FailsChecks,
             Phase::Good => Wellness::Well,
         }
@@ -134,7 +111,7 @@ impl Standing {
 /// What came of a request to a half-open endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trial {
-    /// It was none, or it says nothing.
+    /// It was none.
     Nothing,
     /// The endpoint is back.
     Back,
@@ -164,21 +141,17 @@ mod tests {
 
     #[test]
     fn an_ejection_ends_half_open_and_one_success_ends_that() {
-        // Aim: out for its time, one trial at a time, back by a success, out for longer after a failure.
+        // Aim: out for its time, back by a success, out for longer after a failure.
         let (mut standing, outlier) = (Standing::default(), outlier());
         assert_eq!(standing.eject(Ejection::Latency, &outlier, at(100)), Duration::from_secs(30));
-        assert!(standing.out() && !standing.begin_trial(at(110)) && !standing.wake(at(129)));
-        assert_eq!(standing.tried(Some(true), &outlier, at(129)), Trial::Nothing, "an old answer says nothing");
+        assert!(standing.out() && !standing.half_open() && !standing.wake(at(129)));
+        assert_eq!(standing.tried(true, &outlier, at(129)), Trial::Nothing, "an old answer says nothing");
         assert!(standing.wake(at(130)) && !standing.wake(at(131)) && standing.half_open());
-        assert!(standing.begin_trial(at(131)) && !standing.begin_trial(at(132)), "one at a time");
-        assert_eq!(standing.tried(None, &outlier, at(133)), Trial::Nothing);
-        assert!(standing.begin_trial(at(133)), "a cancelled trial makes room");
-        assert!(standing.begin_trial(at(163)), "and so does one that nobody told of");
         let again = Trial::Ejected(Ejection::Latency, Duration::from_secs(60));
-        assert_eq!(standing.tried(Some(false), &outlier, at(164)), again);
+        assert_eq!(standing.tried(false, &outlier, at(164)), again);
         assert_eq!(standing.wellness(), Wellness::Ejected(Ejection::Latency, at(224)));
         assert!(standing.wake(at(224)));
-        assert_eq!(standing.tried(Some(true), &outlier, at(225)), Trial::Back);
+        assert_eq!(standing.tried(true, &outlier, at(225)), Trial::Back);
         assert_eq!((standing.out(), standing.wellness()), (false, Wellness::Well));
     }
 
@@ -192,7 +165,7 @@ mod tests {
             assert_eq!(lasts, Duration::from_secs((30 * n).min(300)), "{n}");
             now = now.plus(lasts);
             standing.wake(now);
-            assert_eq!(standing.tried(Some(true), &outlier, now), Trial::Back);
+            assert_eq!(standing.tried(true, &outlier, now), Trial::Back);
             now = now.plus(Duration::from_secs(299));
         }
         let long = Outlier { eject_for: Duration::from_secs(900), ..outlier.clone() };

@@ -14,9 +14,10 @@ use crate::Moment;
 use crate::health::{ActiveCheck, Ejection, Outcome, Outlier, Period, Trial, Turned, latecomers, underachievers};
 use crate::spread;
 
-/// Of endpoints that left at most so many are known again when they come back: those that requests are under way to, or that are thrown
-/// out still. Beyond it they are forgotten.
+/// Of endpoints that left at most so many are known again when they come back; beyond it those that left first are forgotten.
 const LEFT_MAX: usize = 1024;
+/// What was found out about an endpoint that left is known for so long, and an ejection to its end: addresses are used again.
+const LEFT_FOR: Duration = Duration::from_secs(60);
 
 /// The current [`EndpointSet`] of a cluster. Reading is one load; changes happen one at a time behind a lock that no reader meets.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub struct EndpointCell {
 struct Members {
     /// As the control plane listed them.
     all: Vec<Arc<Endpoint>>,
-    left: HashMap<SocketAddr, Arc<EndpointLive>>,
+    left: HashMap<SocketAddr, Departed>,
     policy: Arc<ClusterPolicy>,
     home: Home,
     /// Session tokens, where the policy asks for sessions.
@@ -43,6 +44,14 @@ struct Members {
     content: u64,
     /// The latest that was told.
     now: Moment,
+}
+
+/// What is known of an endpoint that left.
+#[derive(Debug)]
+struct Departed {
+    live: Arc<EndpointLive>,
+    /// When it left.
+    since: Moment,
 }
 
 /// What a set follows from beside the cluster: the proxy's own facts.
@@ -143,9 +152,12 @@ impl EndpointCell {
         }
         members.now = members.now.max(now);
         for endpoint in &members.all {
-            endpoint.live.standing().wake(now);
+            endpoint.live.wake(now);
         }
-        members.left.retain(|_, live| live.standing().until().is_some_and(|until| until > now) || Arc::strong_count(live) > 1);
+        for departed in members.left.values() {
+            departed.live.wake(now);
+        }
+        members.left.retain(|_, departed| departed.matters(now));
         let ready = self.set.load();
         for endpoint in &ready.ready {
             let since = now.nanos().max(1);
@@ -164,6 +176,11 @@ impl EndpointCell {
                 _ => {}
             }
         }
+        match outcome {
+            Outcome::Answered { .. } => live.connected(),
+            Outcome::ConnectFailed => live.probed_at.store(now.nanos(), Ordering::Relaxed),
+            _ => {}
+        }
         let outlier = policy.outlier.as_ref()?;
         let cause = live.tally.book(outlier, outcome);
         if live.out.load(Ordering::Relaxed) {
@@ -181,18 +198,24 @@ impl EndpointCell {
     /// A request to an endpoint that is thrown out or half-open has ended.
     #[cold]
     fn tried(&self, outlier: &Outlier, live: &EndpointLive, good: Option<bool>, now: Moment) -> Option<Ejected> {
+        let Some(good) = good else {
+            live.trials.free();
+            return None;
+        };
         let mut members = self.members();
         members.now = members.now.max(now);
         let trial = live.standing().tried(good, outlier, now);
         match trial {
             Trial::Nothing => None,
             Trial::Back => {
+                live.trials.shut();
                 live.tally.clear();
                 live.out.store(false, Ordering::Relaxed);
                 self.arrange(&members);
                 None
             }
             Trial::Ejected(cause, lasts) => {
+                live.trials.shut();
                 self.arrange(&members);
                 Some(Ejected { cause, endpoints: 1, lasts })
             }
@@ -264,8 +287,7 @@ impl EndpointCell {
     fn arrange(&self, members: &Members) {
         let Arranged { set, due } =
             EndpointSet::arranged(&members.all, &members.tokens, &members.policy, &members.home.locality, members.now);
-        // Who left is forgotten when its time is over.
-        let left = members.left.values().filter_map(|live| live.standing().until());
+        let left = members.left.values().filter_map(|departed| departed.due(members.now));
         self.due.store(left.chain(due).min().map_or(u64::MAX, Moment::nanos), Ordering::Relaxed);
         self.set.store(Arc::new(set));
     }
@@ -278,31 +300,35 @@ impl EndpointCell {
 impl Members {
     /// The next list of endpoints; those that did not change stay the same `Arc`, and what is known follows the address.
     ///
-    /// An endpoint that leaves and comes back goes on where it was while it is thrown out, or a request is under way to it: a flap is no
-    /// pardon. Any other is a new one, for addresses are used again.
+    /// An endpoint that leaves and comes back goes on where it was while something is held against it, or a request is under way to it: a
+    /// flap is no pardon. Any other is a new one.
     fn take(&mut self, content: u64, listed: &[EndpointFacts]) {
         self.content = content;
         let former: HashMap<SocketAddr, Arc<Endpoint>> = self.all.drain(..).map(|endpoint| (endpoint.address, endpoint)).collect();
+        let now = self.now;
         let live = |facts: &EndpointFacts| {
             let former = former.get(&facts.address).map(|former| &former.live);
-            former.or_else(|| self.left.get(&facts.address)).cloned().unwrap_or_default()
+            let left = || self.left.get(&facts.address).filter(|departed| departed.matters(now)).map(|departed| &departed.live);
+            former.or_else(left).cloned().unwrap_or_default()
         };
         let next = |facts: &EndpointFacts| match former.get(&facts.address) {
             Some(known) if facts.are_of(known) => Arc::clone(known),
             _ => Arc::new(facts.endpoint(live(facts))),
         };
         self.all = listed.iter().map(next).collect();
-        let now = self.now;
-        let matters = |live: &Arc<EndpointLive>| {
-            live.in_flight.load(Ordering::Relaxed) > 0 || live.standing().until().is_some_and(|until| until > now)
-        };
-        self.left.extend(former.into_iter().map(|(address, endpoint)| (address, Arc::clone(&endpoint.live))));
+        let departs =
+            |(address, endpoint): (SocketAddr, Arc<Endpoint>)| (address, Departed { live: Arc::clone(&endpoint.live), since: now });
+        self.left.extend(former.into_iter().map(departs));
         for endpoint in &self.all {
             self.left.remove(&endpoint.address);
         }
-        self.left.retain(|_, live| matters(live));
-        if self.left.len() > LEFT_MAX {
-            self.left.clear();
+        self.left.retain(|_, departed| departed.matters(now));
+        if let Some(beyond) = self.left.len().checked_sub(LEFT_MAX).filter(|beyond| *beyond > 0) {
+            let mut oldest: Vec<(Moment, SocketAddr)> = self.left.iter().map(|(address, departed)| (departed.since, *address)).collect();
+            oldest.sort_unstable();
+            for (_, address) in oldest.iter().take(beyond) {
+                self.left.remove(address);
+            }
         }
     }
 
@@ -334,5 +360,24 @@ impl Members {
         live.out.store(true, Ordering::Relaxed);
         live.tally.clear();
         Some(live.standing().eject(cause, outlier, now))
+    }
+}
+
+impl Departed {
+    /// Until when it is to be known again if it comes back; `None`: nothing is held against it.
+    fn known_until(&self) -> Option<Moment> {
+        let standing = self.live.standing();
+        let held = standing.out() || standing.check.failing();
+        held.then(|| self.since.plus(LEFT_FOR).max(standing.until().unwrap_or_default()))
+    }
+
+    fn matters(&self, now: Moment) -> bool {
+        self.live.in_flight.load(Ordering::Relaxed) > 0 || self.known_until().is_some_and(|until| until > now)
+    }
+
+    /// When time next changes what is known of it.
+    fn due(&self, now: Moment) -> Option<Moment> {
+        let ejected = self.live.standing().until();
+        ejected.into_iter().chain(self.known_until()).filter(|due| *due > now).min()
     }
 }

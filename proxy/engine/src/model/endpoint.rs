@@ -9,7 +9,7 @@ use proto::identity::Identity;
 
 use super::Locality;
 use crate::Moment;
-use crate::health::{Standing, Tally, Wellness};
+use crate::health::{Standing, Tally, Trials, Underway, Wellness};
 use crate::spread::PeakEwma;
 
 /// One instance's port.
@@ -102,6 +102,10 @@ pub struct EndpointLive {
     pub sent: AtomicU64,
     /// Consecutive connect failures, for the tie-break away from dead endpoints.
     pub connect_failures: AtomicU32,
+    /// When a connect last failed, or a request was last sent to see whether one succeeds; nanoseconds.
+    pub(crate) probed_at: AtomicU64,
+    /// Who tries it while it is half-open.
+    pub(crate) trials: Trials,
     /// Recent latency.
     pub(crate) latency: PeakEwma,
     /// Runs and intervals that outlier detection goes by.
@@ -118,7 +122,7 @@ impl EndpointLive {
     pub fn enter(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         self.sent.fetch_add(1, Ordering::Relaxed);
-        InFlight(self.clone())
+        InFlight(self.clone(), self.trials.enter())
     }
 
     /// What this proxy thinks of it.
@@ -135,13 +139,20 @@ impl EndpointLive {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Opens it by half when the time that it is thrown out for is over.
+    pub(crate) fn wake(&self, now: Moment) {
+        if self.standing().wake(now) {
+            self.trials.open();
+        }
+    }
+
     /// When it first could be picked, as far as a clock has seen it.
     pub(crate) fn ready_since(&self) -> Option<Moment> {
         let nanos = self.ready_since.load(Ordering::Relaxed);
         (nanos > 0).then(|| Moment::of_nanos(nanos))
     }
 
-    /// A connection was made: the endpoint is alive.
+    /// A connection was made, or one gave an answer: the endpoint is alive.
     pub fn connected(&self) {
         // The load spares the shared cache line a write in the usual case.
         if self.connect_failures.load(Ordering::Relaxed) != 0 {
@@ -153,15 +164,23 @@ impl EndpointLive {
     pub fn connect_failed(&self) {
         let _ = self.connect_failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| count.checked_add(1));
     }
+
+    /// Whether so much time has passed since a connect last failed that this request may see whether the next succeeds: one at a time.
+    pub(crate) fn begin_probe(&self, wait: Duration, now: Moment) -> bool {
+        let last = self.probed_at.load(Ordering::Relaxed);
+        now.since(Moment::of_nanos(last)) >= wait
+            && self.probed_at.compare_exchange(last, now.nanos(), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
 }
 
-/// One request in flight to an endpoint; dropping it, also on cancel, takes it off the count.
+/// One request in flight to an endpoint; dropping it, also on cancel, takes it off the count, and ends its trial if it was one.
 #[derive(Debug)]
-pub struct InFlight(Arc<EndpointLive>);
+pub struct InFlight(Arc<EndpointLive>, Underway);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.trials.leave(self.1);
     }
 }
 

@@ -19,12 +19,9 @@ pub(crate) struct Maglev {
 
 /// An endpoint while the table is filled.
 struct Filler {
-    offset: usize,
+    /// Where it looks next.
+    place: usize,
     step: usize,
-    taken: usize,
-    /// Turns it has saved up, of the heaviest's one per round.
-    credit: f64,
-    share: f64,
 }
 
 impl Maglev {
@@ -32,30 +29,18 @@ impl Maglev {
     pub(crate) fn new(keys: &[u64], weights: &[u64]) -> Self {
         let count = keys.len();
         let size = size(count);
-        let heaviest = weights.iter().copied().max().unwrap_or(1) as f64;
-        let filler = |(key, weight): (&u64, &u64)| {
+        let filler = |key: &u64| {
             let (a, b) = (mix(*key), mix(key.wrapping_add(0x9e37_79b9_7f4a_7c15)));
-            let (offset, step) = ((a % size as u64) as usize, (b % (size as u64 - 1)) as usize + 1);
-            Filler { offset, step, taken: 0, credit: 0.0, share: *weight as f64 / heaviest }
+            Filler { place: (a % size as u64) as usize, step: (b % (size as u64 - 1)) as usize + 1 }
         };
-        let mut fillers: Vec<Filler> = keys.iter().zip(weights).map(filler).collect();
+        let mut fillers: Vec<Filler> = keys.iter().map(filler).collect();
         // The order of turns follows the keys, so that how endpoints are listed does not matter.
         let mut order: Vec<usize> = (0..count).collect();
         order.sort_unstable_by_key(|index| keys[*index]);
         let mut table = vec![u32::MAX; size];
-        let mut empty = size;
-        while empty > 0 {
-            for index in &order {
-                let filler = &mut fillers[*index];
-                filler.credit += filler.share;
-                if filler.credit < 1.0 || empty == 0 {
-                    continue;
-                }
-                filler.credit -= 1.0;
-                let place = filler.next_empty(&table);
-                table[place] = *index as u32;
-                empty -= 1;
-            }
+        for index in turns(&order, weights, size) {
+            let place = fillers[index as usize].next_empty(&table);
+            table[place] = index;
         }
         Self { table, count }
     }
@@ -78,13 +63,40 @@ impl Filler {
     /// Its next place that is still empty; there is one, and a prime size makes sure that it is met.
     fn next_empty(&mut self, table: &[u32]) -> usize {
         loop {
-            let place = (self.offset + self.taken * self.step) % table.len();
-            self.taken += 1;
+            let place = self.place;
+            self.place += self.step;
+            if self.place >= table.len() {
+                self.place -= table.len();
+            }
             if table[place] == u32::MAX {
                 return place;
             }
         }
     }
+}
+
+/// Who takes a place, `size` times. In each round the heaviest has a turn, and others as often as their weight is a part of its own; in a
+/// round turns come in `order`. Only turns are looked at, and not who has none: beside a very heavy one those are nearly all.
+fn turns(order: &[usize], weights: &[u64], size: usize) -> Vec<u32> {
+    let heaviest = u128::from(weights.iter().copied().max().unwrap_or(1));
+    let had = |weight: u64, rounds: u64| (u128::from(weight) * u128::from(rounds) / heaviest) as u64;
+    let enough = |rounds: u64| weights.iter().map(|weight| had(*weight, rounds)).sum::<u64>() >= size as u64;
+    // The heaviest alone needs no more rounds than there are places.
+    let (mut few, mut rounds) = (0, size as u64);
+    while few + 1 < rounds {
+        let middle = few.midpoint(rounds);
+        if enough(middle) { rounds = middle } else { few = middle }
+    }
+    let of = |index: usize| {
+        let weight = u128::from(weights[index]);
+        // The round in which it has had so many.
+        (1..=had(weights[index], rounds)).map(move |turn| ((u128::from(turn) * heaviest).div_ceil(weight) as u64, index as u32))
+    };
+    let mut turns: Vec<(u64, u32)> = order.iter().copied().flat_map(of).collect();
+    // Stable: within a round they keep their order.
+    turns.sort_by_key(|(round, _)| *round);
+    turns.truncate(size);
+    turns.into_iter().map(|(_, index)| index).collect()
 }
 
 fn size(count: usize) -> usize {
@@ -106,5 +118,32 @@ mod tests {
             assert!((2..size).take_while(|divisor| divisor * divisor <= size).all(|divisor| size % divisor != 0), "{size}");
         }
         assert_eq!([1, 10, 11, 40, 164, 6_553, 100_000].map(size), [1_021, 1_021, 4_093, 4_093, 65_537, 65_537, 655_357]);
+    }
+
+    #[test]
+    fn turns_go_round_by_round() {
+        // Aim: as if each endpoint were asked in each round whether it has saved up a turn: equal ones in their order, others by weight.
+        let by_rounds = |order: &[usize], weights: &[u64], size: usize| {
+            let heaviest = weights.iter().max().unwrap();
+            let has_turn = |round: u64, index: usize| weights[index] * round / heaviest > weights[index] * (round - 1) / heaviest;
+            let round = |round| order.iter().copied().filter(move |index| has_turn(round, *index)).map(|index| index as u32);
+            (1..).flat_map(round).take(size).collect::<Vec<_>>()
+        };
+        let order = [2, 0, 3, 1];
+        for weights in [[1, 1, 1, 1], [7, 7, 7, 7], [1, 3, 2, 5], [1, 1_000, 1, 999], [1, 1, 1, 1_000_000]] {
+            assert_eq!(turns(&order, &weights, 1_021), by_rounds(&order, &weights, 1_021), "{weights:?}");
+        }
+        assert_eq!(turns(&order, &[9; 4], 6), [2, 0, 3, 1, 2, 0]);
+        assert_eq!(turns(&[0], &[u64::MAX], 3), [0, 0, 0]);
+    }
+
+    #[test]
+    fn one_very_heavy_endpoint_of_very_many_is_no_burden() {
+        // Aim: a table is made in about as many steps as it has places, whatever the weights; the heavy one has its share.
+        let keys: Vec<u64> = (0..10_000).map(mix).collect();
+        let mut weights = vec![1; 10_000];
+        weights[7] = 90_000;
+        let shares = Maglev::new(&keys, &weights).shares();
+        assert!((shares[7] - 0.9).abs() < 0.01, "{}", shares[7]);
     }
 }

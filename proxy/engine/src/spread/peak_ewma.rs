@@ -11,6 +11,9 @@ const DECAY: Duration = Duration::from_secs(10);
 const FAILURE: Duration = Duration::from_millis(100);
 /// What repeated failures at most count as.
 const FAILURE_MAX: Duration = Duration::from_secs(60);
+/// Who is better by less than this factor is as good: then the first that was drawn is taken, so that shares of equals are their weights',
+/// and not for whom silence has worn down the little more.
+const NOISE: f64 = 1.05;
 
 /// The remembered latency of one endpoint. Written without a lock: of two writers at once one may be lost, which the next sample mends.
 #[derive(Debug, Default)]
@@ -62,14 +65,18 @@ impl PeakEwma {
         (-idle.as_secs_f64() / DECAY.as_secs_f64()).exp()
     }
 
-    /// Whether `other` is the better choice. An endpoint of which nothing is known is tried at once while it is idle, and weighs like
-    /// the other while its first answer is out: it is neither starved nor flooded.
+    /// Whether `other` is the better choice, by (latency, requests in flight, weight). An endpoint of which nothing is known is tried at once
+    /// while it is idle, and weighs like the other while its first answer is out: it is neither starved nor flooded.
+    ///
+    /// What is in flight counts by weight, of the mean of the two. Latency does not: the two were drawn by weight, and a heavy endpoint
+    /// does not answer sooner.
     pub(crate) fn other_is_better(own: (Option<f64>, u32, u64), other: (Option<f64>, u32, u64)) -> bool {
-        let cost = |(known, in_flight, _): (Option<f64>, u32, u64), stand_in: Option<f64>| {
+        let mean = (own.2 as f64 + other.2 as f64) / 2.0;
+        let cost = |(known, in_flight, weight): (Option<f64>, u32, u64), stand_in: Option<f64>| {
             let latency = known.or(stand_in.filter(|_| in_flight > 0)).unwrap_or(if in_flight > 0 { 1.0 } else { 0.0 });
-            latency * (f64::from(in_flight) + 1.0)
+            latency * (f64::from(in_flight) * mean / weight as f64 + 1.0)
         };
-        (cost(other, own.0) * own.2 as f64) < (cost(own, other.0) * other.2 as f64)
+        cost(other, own.0) * NOISE < cost(own, other.0)
     }
 }
 
@@ -103,7 +110,7 @@ mod tests {
 
     #[test]
     fn the_unknown_are_neither_starved_nor_flooded() {
-        // Aim: idle and unknown wins; unknown with its first request out weighs like the other; known by latency, load and weight.
+        // Aim: idle and unknown wins; unknown with its first request out weighs like the other; known by latency and load per weight.
         let better = PeakEwma::other_is_better;
         for (own, other, wanted) in [
             ((Some(1e6), 0, 1), (None, 0, 1), true),
@@ -113,7 +120,13 @@ mod tests {
             ((None, 0, 1), (None, 0, 1), false),
             ((Some(1e6), 0, 1), (Some(2e6), 0, 1), false),
             ((Some(1e6), 2, 1), (Some(2e6), 0, 1), true),
-            ((Some(1e6), 0, 1), (Some(2e6), 0, 3), true),
+            ((Some(1e6), 0, 1), (Some(2e6), 0, 3), false),
+            ((Some(1e6), 0, 1), (Some(1e6), 0, 3), false),
+            ((Some(1e6), 1, 1), (Some(1e6), 2, 3), true),
+            ((Some(1e6), 1, 1), (Some(1e6), 3, 3), false),
+            ((Some(1e6), 3, 3), (Some(1e6), 1, 1), false),
+            ((Some(1e6), 0, 1), (Some(0.97e6), 0, 1), false),
+            ((Some(1e6), 0, 1), (Some(0.9e6), 0, 1), true),
         ] {
             assert_eq!(better(own, other), wanted, "{own:?} {other:?}");
         }

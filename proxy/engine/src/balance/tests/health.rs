@@ -28,7 +28,7 @@ fn ready(cluster: &Cluster) -> usize {
 
 fn picked(cluster: &Cluster, draw: u64, now: Moment) -> SocketAddr {
     let set = cluster.endpoints.load_full();
-    pick(cluster, &set, &Choice { draw, hash: Some(draw), tried: &[], now }).unwrap().address
+    pick(cluster, &set, &Choice { draw, hash: Some(draw), tried: &[], now, trials: true }).unwrap().address
 }
 
 #[test]
@@ -98,6 +98,101 @@ fn a_push_never_forgets_an_ejection() {
     feed(&cluster, &weighted(&[1; 3])[1..]);
     feed(&cluster, &weighted(&[1; 4]));
     assert_eq!(ready(&cluster), 4, "whose time is over comes back as new");
+}
+
+/// The set does not change between these times.
+fn rests(cluster: &Cluster, secs: std::ops::Range<u32>) -> bool {
+    let set = cluster.endpoints.load_full();
+    secs.into_iter().all(|now| {
+        cluster.endpoints.passed(at(f64::from(now)));
+        Arc::ptr_eq(&set, &cluster.endpoints.load())
+    })
+}
+
+#[test]
+fn who_left_with_a_request_under_way_costs_picks_nothing() {
+    // Aim: the time of an ejection passes while a stream holds an endpoint that is listed no more: the set is made anew when something
+    // is due, and not at each pick.
+    let cluster = cluster(judged(50.0), &weighted(&[1; 4]));
+    let guard = endpoint(&cluster, 0).live.enter();
+    told(&cluster, 0, &[BAD; 3], at(1.0)).unwrap();
+    feed(&cluster, &weighted(&[1; 4])[1..]);
+    cluster.endpoints.passed(at(31.0));
+    assert!(rests(&cluster, 31..61));
+    cluster.endpoints.passed(at(61.0));
+    assert!(rests(&cluster, 61..999));
+    feed(&cluster, &weighted(&[1; 4]));
+    assert_eq!(endpoint(&cluster, 0).live.in_flight.load(Ordering::Relaxed), 1, "it is under way all the same");
+    drop(guard);
+}
+
+#[test]
+fn a_flap_is_no_pardon() {
+    // Aim: half-open and failing its checks an endpoint comes back as it was within a minute, and as a new one later.
+    let check = ActiveCheck {
+        question: Question::Tcp,
+        interval: Duration::from_secs(5),
+        timeout: Duration::from_secs(1),
+        healthy_after: 1,
+        unhealthy_after: 1,
+    };
+    for (back, half_open, failing) in [(40.0, true, true), (95.0, false, false)] {
+        let cluster = cluster(ClusterPolicy { check: Some(check.clone()), ..judged(50.0) }, &weighted(&[1; 4]));
+        told(&cluster, 0, &[BAD; 3], at(1.0)).unwrap();
+        cluster.endpoints.passed(at(31.0));
+        assert!(cluster.checked(&endpoint(&cluster, 1), false, at(32.0)));
+        feed(&cluster, &weighted(&[1; 4])[2..]);
+        cluster.endpoints.passed(at(back));
+        feed(&cluster, &weighted(&[1; 4]));
+        let wellness = |n| endpoint(&cluster, n).live.wellness();
+        assert_eq!(matches!(wellness(0), Wellness::HalfOpen(_)), half_open, "back at {back}");
+        assert_eq!(wellness(1) == Wellness::FailsChecks, failing, "back at {back}");
+        assert_eq!(picked(&cluster, 1 << 63, at(back)) == endpoint(&cluster, 0).address, half_open, "and is tried");
+    }
+}
+
+#[test]
+fn of_too_many_that_left_the_oldest_are_forgotten() {
+    // Aim: beyond the bound those that left last are still known when they come back.
+    // Slow start tells the time.
+    let slow = Balance { slow_start: Some(Duration::from_secs(18)), ..Balance::default() };
+    let listed = weighted(&[1; 1_030]);
+    let cluster = cluster(ClusterPolicy { balance: slow, ..ClusterPolicy::default() }, &listed);
+    let set = cluster.endpoints.load_full();
+    let guards: Vec<_> = set.ready.iter().map(|endpoint| endpoint.live.enter()).collect();
+    cluster.endpoints.passed(at(1.0));
+    feed(&cluster, &listed[10..]);
+    cluster.endpoints.passed(at(5.0));
+    feed(&cluster, &[]);
+    feed(&cluster, &listed);
+    let set = cluster.endpoints.load_full();
+    let known = |endpoint: &&Arc<Endpoint>| endpoint.live.in_flight.load(Ordering::Relaxed) == 1;
+    assert_eq!((set.ready.iter().filter(known).count(), set.ready[..10].iter().filter(known).count()), (1_024, 4));
+    drop(guards);
+}
+
+#[test]
+fn a_trial_ends_with_its_request() {
+    // Aim: told or not, and cancelled at once, it makes room for the next; a pick that takes no trial never gets it.
+    let cluster = cluster(judged(50.0), &weighted(&[1; 3]));
+    let out = endpoint(&cluster, 0);
+    told(&cluster, 0, &[BAD; 3], at(1.0)).unwrap();
+    cluster.endpoints.passed(at(31.0));
+    let tries = |draw, trials| {
+        let set = cluster.endpoints.load_full();
+        pick(&cluster, &set, &Choice { draw, hash: None, tried: &[], now: at(32.0), trials }).unwrap().address == out.address
+    };
+    assert!(draws(50).all(|draw| !tries(draw, false)), "copies of requests try nothing");
+    assert!(tries(1, true) && !tries(2, true));
+    let guard = out.live.enter();
+    assert!(draws(50).all(|draw| !tries(draw, true)));
+    drop(guard);
+    assert!(tries(3, true), "nobody told how it ended");
+    let guard = out.live.enter();
+    assert!(told(&cluster, 0, &[Outcome::Cancelled], at(32.0)).is_none() && tries(4, true), "it was given up, and its body is still read");
+    drop(guard);
+    assert!(!tries(5, true), "that was another trial");
+    assert!(told(&cluster, 0, &[good(1)], at(33.0)).is_none() && ready(&cluster) == 3);
 }
 
 #[test]
