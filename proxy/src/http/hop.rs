@@ -75,6 +75,9 @@ pub struct OfHop {
     pub layered: bool,
     pub grpc_timeout: bool,
     pub tracestate: bool,
+    pub traceparent: bool,
+    pub b3: bool,
+    pub x_b3: bool,
     pub host: bool,
     /// More than one, or one that is none.
     pub bad_host: Option<BadHost>,
@@ -96,14 +99,18 @@ impl OfHop {
         for (at, name) in headers.keys().enumerate() {
             let name = name.as_str();
             match name.len() {
-                2 => there.te |= name == "te",
+                2 if name == "te" => there.te = true,
+                2 => there.b3 |= name == "b3",
                 4 if name == "host" => host = Some(at),
                 6 => there.expect |= name == "expect",
                 7 => there.upgrade |= name == "upgrade",
                 10 if name == "connection" => there.connection = true,
                 10 if name == "tracestate" => there.tracestate = true,
+                10 if name == "x-b3-flags" => there.x_b3 = true,
                 10 => there.keep_alive |= name == "keep-alive",
-                12 => there.grpc_timeout |= name == "grpc-timeout",
+                11 => there.traceparent |= name == "traceparent",
+                12 if name == "grpc-timeout" => there.grpc_timeout = true,
+                12 => there.x_b3 |= name == "x-b3-sampled" || name == "x-b3-traceid",
                 14 => there.http2_settings |= name == "http2-settings",
                 16 => there.proxy_connection |= name == "proxy-connection",
                 17 => there.transfer_encoding |= name == "transfer-encoding",

@@ -28,17 +28,21 @@ pub struct Raw {
     at: Hop,
     fields: usize,
     fragment: bool,
+    /// What it has of its hop, where it was looked for already.
+    walked: Option<OfHop>,
 }
 
 impl Raw {
-    /// As it comes from its connection.
-    pub fn of(headers: &HeaderMap, received: &Received, at: Hop) -> Self {
-        Self { at, fields: headers.len(), fragment: received.line().is_some_and(|line| line.has_fragment()) }
+    /// As it comes from its connection, and which of the names that matter it has. What is added before it is judged must be none of them.
+    pub fn of(headers: &HeaderMap, received: &Received, at: Hop) -> (Self, OfHop) {
+        let hop = OfHop::in_headers(headers);
+        let fragment = received.line().is_some_and(|line| line.has_fragment());
+        (Self { at, fields: headers.len(), fragment, walked: Some(hop) }, hop)
     }
 
     /// With so many fields, over no connection.
     pub const fn plainly(at: Hop, fields: usize) -> Self {
-        Self { at, fields, fragment: false }
+        Self { at, fields, fragment: false, walked: None }
     }
 }
 
@@ -52,8 +56,8 @@ const fn bad(why: &'static str) -> Fault {
 /// # Errors
 /// A rule is broken: which, and how it is answered.
 pub fn judge_request(parts: &mut request::Parts, raw: Raw) -> Result<OfHop, Fault> {
-    let Raw { at, mut fields, fragment } = raw;
-    let mut hop = OfHop::in_headers(&parts.headers);
+    let Raw { at, mut fields, fragment, walked } = raw;
+    let mut hop = walked.unwrap_or_else(|| OfHop::in_headers(&parts.headers));
     if hop.packed {
         let before = parts.headers.len();
         hop = unpacked(&mut parts.headers, at).ok_or(bad("packed fields are not packed as a mesh peer does"))?;

@@ -14,6 +14,7 @@ use super::downstream::Downstream;
 use super::labels::{Direction, MetricFamily, Wire};
 use super::record::Outline;
 use super::telemetry::Telemetry;
+use super::trace::Forms;
 use super::worker::{Recorder, SOURCE_UNKNOWN};
 use crate::io::Draw;
 use crate::tls::{Peer, TlsFacts};
@@ -62,6 +63,18 @@ impl Observer {
     /// Begins the record of one HTTP request; its trace headers are rewritten in `parts`. Allocates for headers only: trace context where
     /// tracing is on, and a request's id where the access log is on.
     pub fn begin_http(&self, direction: Direction, snapshot: &Arc<Snapshot>, parts: &mut Parts, downstream: &Downstream) -> Account {
+        let forms = Forms::of(&parts.headers);
+        self.begin_walked(direction, snapshot, (parts, forms), downstream)
+    }
+
+    /// The same of a head that was walked already: which forms of trace context it has.
+    pub fn begin_walked(
+        &self,
+        direction: Direction,
+        snapshot: &Arc<Snapshot>,
+        (parts, forms): (&mut Parts, Forms),
+        downstream: &Downstream,
+    ) -> Account {
         let worker = &self.worker;
         let started = worker.telemetry.clock.now();
         let mtls = direction == Direction::Inbound && downstream.peer.is_some();
@@ -73,7 +86,7 @@ impl Observer {
             return Account::new(Rc::clone(worker), seen, None, started);
         }
         let threshold = settings.map_or(0, |settings| settings.sample_threshold);
-        let context = worker.trace(parts, tracing, threshold);
+        let context = worker.trace(parts, forms, tracing, threshold);
         let sampled = context.is_some_and(|context| context.sampled);
         let detail = (logged || sampled).then(|| {
             let mut detail = worker.notes(logged, context, direction, downstream);

@@ -61,9 +61,8 @@ pub struct Context {
     pub sampled: bool,
 }
 
-/// Reads what the headers say. Bounded work; allocates nothing.
-pub fn read(headers: &HeaderMap) -> Found {
-    let there = Forms::of(headers);
+/// Reads what the headers say, of which `there` are there. Bounded work; allocates nothing.
+pub fn read(headers: &HeaderMap, there: Forms) -> Found {
     let mut found = Found { b3_single: there.b3_single, b3_multi: there.b3_multi, tracestate: there.tracestate, ..Found::default() };
     if there.traceparent
         && let Some((remote, sampled)) = single_traceparent(headers)
@@ -95,16 +94,18 @@ fn asks_for_debugging(headers: &HeaderMap) -> bool {
 }
 
 /// Which forms are there: one walk instead of a lookup for each.
-#[derive(Default)]
-struct Forms {
-    traceparent: bool,
-    tracestate: bool,
-    b3_single: bool,
-    b3_multi: bool,
+#[derive(Clone, Copy, Debug, Default)]
+#[allow(missing_docs, reason = "each is the name of a form")]
+pub struct Forms {
+    pub traceparent: bool,
+    pub tracestate: bool,
+    pub b3_single: bool,
+    pub b3_multi: bool,
 }
 
 impl Forms {
-    fn of(headers: &HeaderMap) -> Self {
+    /// Looks for them.
+    pub fn of(headers: &HeaderMap) -> Self {
         let mut there = Self::default();
         for name in headers.keys() {
             let name = name.as_str();
@@ -367,7 +368,10 @@ mod tests {
             (vec![("traceparent", W3C), ("traceparent", other)], None, None),
         ];
         for (pairs, remote, sampled) in table {
-            let found = read(&headers(&pairs));
+            let found = {
+                let map = headers(&pairs);
+                read(&map, Forms::of(&map))
+            };
             assert_eq!((found.remote, found.sampled), (remote, sampled), "{pairs:?}");
         }
     }
@@ -397,17 +401,17 @@ mod tests {
         let ours = "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000007-01";
 
         let mut map = headers(&[("traceparent", W3C), ("tracestate", "a=b")]);
-        let found = read(&map);
+        let found = read(&map, Forms::of(&map));
         write(&mut map, &found, &context);
         assert_eq!(map, headers(&[("traceparent", ours), ("tracestate", "a=b")]));
 
         let mut map = headers(&[("tracestate", "a=b"), ("b3", "1")]);
-        let found = read(&map);
+        let found = read(&map, Forms::of(&map));
         write(&mut map, &found, &Context { parent: None, ..context });
         assert_eq!(map, headers(&[("traceparent", ours), ("b3", "4bf92f3577b34da6a3ce929d0e0e4736-0000000000000007-1")]));
 
         let mut map = headers(&[("x-b3-traceid", "4bf92f3577b34da6a3ce929d0e0e4736"), ("x-b3-spanid", "00f067aa0ba902b7")]);
-        let found = read(&map);
+        let found = read(&map, Forms::of(&map));
         write(&mut map, &found, &context);
         assert_eq!(
             map,
@@ -436,13 +440,13 @@ mod tests {
             ("1", true, "1"),
         ] {
             let mut map = headers(&[("b3", before)]);
-            let found = read(&map);
+            let found = read(&map, Forms::of(&map));
             write(&mut map, &found, &Context { trace_id: TRACE, span_id: 7, parent: None, sampled });
             assert_eq!(map["b3"], format!("{id}-0000000000000007-{state}"), "{before}");
         }
         for (name, value, sampled) in [("x-b3-flags", "1", None), ("x-b3-flags", "0", Some("1")), ("x-b3-sampled", "1", Some("1"))] {
             let mut map = headers(&[(name, value)]);
-            let found = read(&map);
+            let found = read(&map, Forms::of(&map));
             write(&mut map, &found, &Context { trace_id: TRACE, span_id: 7, parent: None, sampled: true });
             assert_eq!(map.get("x-b3-sampled").and_then(|value| value.to_str().ok()), sampled, "{name}: {value}");
             assert!(map.contains_key("x-b3-traceid") && map.contains_key("x-b3-spanid"));

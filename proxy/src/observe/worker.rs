@@ -20,7 +20,7 @@ use super::record::{Detail, Outline, Word, text};
 use super::series::{Exemplar, Series, Shard};
 use super::shapes::Shapes;
 use super::telemetry::Telemetry;
-use super::trace::{self, Context};
+use super::trace::{self, Context, Forms};
 use crate::ground::fold::Folding;
 use crate::io::Draw;
 use crate::tls::Peer;
@@ -114,8 +114,8 @@ impl Recorder {
     }
 
     /// Continues or starts a trace. The caller's decision holds; without one a draw decides. `None`: no trace.
-    pub(super) fn trace(&self, parts: &mut Parts, tracing: bool, threshold: u64) -> Option<Context> {
-        let found = trace::read(&parts.headers);
+    pub(super) fn trace(&self, parts: &mut Parts, forms: Forms, tracing: bool, threshold: u64) -> Option<Context> {
+        let found = trace::read(&parts.headers, forms);
         let parent = found.remote.map(|remote| remote.span_id);
         if !tracing {
             return found.remote.map(|remote| Context { trace_id: remote.trace_id, span_id: 0, parent, sampled: false });

@@ -106,7 +106,10 @@ impl Lease {
             }
             Sender::GivenBack => return Err(Failure::new(Reason::UpstreamReset, "the connection was given back")),
         };
-        match begin(connection, place, downstream, keeps)?.await {
+        if place.is_none() {
+            return Err(Failure::new(Reason::UpstreamReset, "there is no request"));
+        }
+        match begin(connection, place, downstream, keeps).await {
             Ok(response) => Ok(response.map(|body| Received::answer(body, Some(&connection.line)))),
             Err(error) => Err(not_answered(error, connection, keeps, place)),
         }
@@ -136,34 +139,29 @@ impl Drop for Lease {
     }
 }
 
-/// Hands a request to its connection; the answer is to be waited for. Apart from the waiting, which would keep room for the request.
+/// Hands a request to its connection; the answer is to be waited for. Apart from the waiting, and no `?` before it: what is held there is
+/// held while it waits.
 fn begin(
     connection: &mut Http1,
     place: &mut Option<Outgoing>,
     downstream: Option<&Arc<Line>>,
     keeps: bool,
-) -> Result<impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + use<>, Failure> {
-    let none = || Failure::new(Reason::UpstreamReset, "there is no request");
-    let request = prepare(connection, place, downstream, keeps).ok_or_else(none)?;
-    Ok(connection.sender.try_send_request(request))
-}
-
-/// What a request needs on an HTTP/1 connection.
-fn prepare(connection: &Http1, place: &mut Option<Outgoing>, downstream: Option<&Arc<Line>>, keeps: bool) -> Option<Request<Body>> {
-    let mut request = match place.take()? {
-        Outgoing::Fresh(request) => request,
-        Outgoing::Written(method, head) => {
+) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + use<> {
+    let mut request = match place.take() {
+        Some(Outgoing::Fresh(request)) => request,
+        Some(Outgoing::Written(method, head)) => {
             connection.line.stand_in(head);
             let mut request = Request::new(Body::Empty);
             *request.method_mut() = method;
             request
         }
+        None => Request::default(),
     };
     // What was packed for a mesh peer is not for everybody.
     let packed = connection.tls.is_some() && pack(request.headers_mut());
     connection.line.ask(downstream, keeps && !packed);
     request.body_mut().goes_over(&connection.line);
-    Some(request)
+    connection.sender.try_send_request(request)
 }
 
 #[cold]

@@ -140,7 +140,11 @@ impl Pool {
             Carries::H2 => {
                 // A peer of the mesh opens its windows wide.
                 let bytes = if to.endpoint.identity.is_some() { 0 } else { unread_bytes(outgoing) };
-                self.lease_stream(to, slot, in_flight, bytes).await
+                match slot.take_stream(bytes) {
+                    Offer::Free(used) => Ok(Lease::stream(slot, (used, true), in_flight, Rc::clone(&self.patience))),
+                    // Boxed because few have to wait, and all would keep room for it.
+                    Offer::Later(_) | Offer::None => Box::pin(self.lease_stream(to, slot, in_flight, bytes)).await,
+                }
             }
             Carries::H1 | Carries::Tcp => self.lease_connection(to, slot, in_flight, freshness).await,
         }

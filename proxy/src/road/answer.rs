@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use crate::ground::body::{Body, Received};
 use crate::http::{self as rules, Caller, CutOff, Hop, OfHop, Patient, Raw, clean_request, judge_request, take_patience};
 use crate::io::{Rewound, Stream};
+use crate::observe::trace::Forms;
 use crate::observe::{Account, Direction, Downstream};
 use crate::pool::To;
 use crate::road::journey::{Journey, Leg};
@@ -185,8 +186,9 @@ impl<D: Door> Connection<D> {
     /// One request, which had to wait so long: one epoch for the whole of it.
     fn answer_now(self: &Rc<Self>, mut parts: request::Parts, received: Received, waited: Duration) -> Answering {
         let view = self.view.borrow();
-        let raw = Raw::of(&parts.headers, &received, self.hop());
-        let mut account = self.shared.observer.begin_http(D::DIRECTION, &view.snapshot, &mut parts, &self.downstream);
+        let (raw, there) = Raw::of(&parts.headers, &received, self.hop());
+        let forms = Forms { traceparent: there.traceparent, tracestate: there.tracestate, b3_single: there.b3, b3_multi: there.x_b3 };
+        let mut account = self.shared.observer.begin_walked(D::DIRECTION, &view.snapshot, (&mut parts, forms), &self.downstream);
         self.door.note(&view.listener, &mut account);
         let version = parts.version;
         match self.decided(&view, &mut parts, (raw, waited), &mut account) {
