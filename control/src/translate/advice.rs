@@ -190,7 +190,7 @@ impl Own<'_> {
             findings.insert(warn("targetRefs", message, "give it an address (remove `clusterIP: None`)"));
         }
         if own.upstream_protocol == Some(UpstreamProtocol::Tcp) {
-            for port in service.ports.iter().filter(|port| protocol::of_service(index, view, port) != Protocol::Tcp) {
+            for port in service.ports.iter().filter(|port| protocol::of_service(index, view, port, view.name().0) != Protocol::Tcp) {
                 let message = format!("port {} has routes, which make it HTTP; `Tcp` has no effect there", port.port);
                 findings.insert(warn("upstreamProtocol", message, "remove it, or detach the routes"));
             }

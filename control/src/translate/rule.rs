@@ -97,7 +97,7 @@ pub(super) fn compile(front: &Frontend<'_>, entry: &RankedMatch<'_>, backends: &
     let mut compiled = Route { name: entry.name(), r#match: Some(match_of(entry.matched, calls)), ..Route::default() };
     // Without what its author asked for it must not be served; without backends it cannot be. Either way it keeps its place, so
     // that no broader rule catches its requests.
-    let specifier = if rule.failing.is_empty() { target(front, entry, backends) } else { None };
+    let specifier = if rule.fails() { None } else { target(front, entry, backends) };
     let Some(specifier) = specifier else {
         compiled.action = Some(Action::DirectResponse(DirectResponseAction { status: 500, body: None }));
         compiled.metadata = Some(wire::facts(&[(fact::REASON, BAD_BACKEND)]));

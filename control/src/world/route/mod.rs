@@ -116,6 +116,11 @@ impl Rule {
         self.backends.as_deref().unwrap_or_default()
     }
 
+    /// Whether its requests are answered 500: serving them would do something else than its author asked for.
+    pub fn fails(&self) -> bool {
+        !self.failing.is_empty() || !self.unmatchable.is_empty()
+    }
+
     /// Everything that it refers to: backends, and whom copies go to.
     pub fn references(&self) -> impl Iterator<Item = &Reference> {
         let filters = std::iter::once(&self.filters).chain(self.backends().iter().map(|backend| &backend.filters));
