@@ -10,7 +10,7 @@ use proto::xds::tls::{CertificateValidationContext, Secret, secret};
 use proto::{epoch, names, xds};
 
 use super::edition::Edition;
-use super::session::{Content, type_urls};
+use super::session::{Content, Withheld, type_urls};
 use crate::translate::{Audience, Encoded, view};
 
 /// Verdicts kept; beyond it all are asked for again.
@@ -52,10 +52,11 @@ impl Cache {
         content
     }
 
-    /// Replaces what the proxy's engine would refuse by what the stream had before, or leaves it out. So status says what proxies
-    /// accept, and a fault of ours never reaches them.
-    pub fn vetted(&self, content: &Content, before: &Content) -> Content {
+    /// Replaces what the proxy's engine would refuse by what the stream had before, or leaves it out and names it: what a proxy has of it
+    /// from an earlier stream it keeps. So status says what proxies accept, and a fault of ours never reaches them.
+    pub fn vetted(&self, content: &Content, before: &Content) -> (Content, Withheld) {
         let mut vetted = content.clone();
+        let mut withheld = Withheld::new();
         for (url, items) in &mut vetted {
             items.retain(|name, item| match self.refusal(url, name, item) {
                 None => true,
@@ -64,11 +65,14 @@ impl Cache {
                         *item = good.clone();
                         true
                     }
-                    None => false,
+                    None => {
+                        withheld.insert((*url, name.clone()));
+                        false
+                    }
                 },
             });
         }
-        vetted
+        (vetted, withheld)
     }
 
     fn refusal(&self, url: &'static str, name: &str, item: &Encoded) -> Option<String> {

@@ -26,6 +26,9 @@ const BARRIERS_MAX: usize = 64;
 /// What a client should have: type URL, then name.
 pub type Content = BTreeMap<&'static str, BTreeMap<String, Arc<Encoded>>>;
 
+/// Type URL and name of what there is and cannot be sent.
+pub type Withheld = BTreeSet<(&'static str, String)>;
+
 /// The types we serve, in the order in which they are added: what is referred to comes before what refers to it
 /// (`xds.md` section 1.5). Removals go the other way round, after all additions.
 pub fn types() -> [String; 7] {
@@ -100,6 +103,8 @@ pub struct Session {
     types: BTreeMap<String, Subscription>,
     unknown: BTreeSet<String>,
     content: Content,
+    /// What there is and cannot be sent: nothing is said of it.
+    withheld: Withheld,
     number: u64,
     shown: bool,
     nonce: u64,
@@ -218,6 +223,16 @@ impl Session {
         Ok(())
     }
 
+    /// Says what there is and cannot be sent: a client that holds some version of it keeps it.
+    pub fn withhold(&mut self, withheld: Withheld) {
+        for (url, _) in self.withheld.symmetric_difference(&withheld) {
+            if let Some(subscription) = self.types.get_mut(*url) {
+                subscription.dirty = true;
+            }
+        }
+        self.withheld = withheld;
+    }
+
     /// Says what the client should have from now on, and as which epoch. Returns whether this epoch concerns it: whether anything
     /// that an epoch covers differs from what was shown before, or an earlier epoch is not answered yet.
     pub fn show(&mut self, content: Content, number: u64) -> bool {
@@ -301,9 +316,11 @@ impl Session {
         subscription.dirty = false;
         let content = self.content.get(url);
         let absent = |name: &&String| !content.is_some_and(|content| content.contains_key(*name));
-        let mut gone: BTreeSet<String> =
-            subscription.held.keys().filter(|name| subscription.covers(name)).filter(absent).cloned().collect();
-        gone.extend(std::mem::take(&mut subscription.owed).into_iter().filter(|name| absent(&name)));
+        let kept = |name: &&String| subscription.held.contains_key(*name) && self.withheld.contains(&(url, (*name).clone()));
+        let owed = subscription.owed.iter().filter(absent);
+        let held = subscription.held.keys().filter(|name| subscription.covers(name)).filter(absent);
+        let gone: BTreeSet<String> = held.chain(owed).filter(|name| !kept(name)).cloned().collect();
+        subscription.owed.clear();
         if gone.is_empty() {
             return None;
         }

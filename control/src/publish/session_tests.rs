@@ -392,6 +392,25 @@ fn no_barrier_before_every_type_is_subscribed() {
     assert_eq!(epochs(&mut session).len(), 1);
 }
 
+#[test]
+fn what_cannot_be_sent_is_not_taken_back() {
+    // Aim: a client that came with an older version keeps it, and loses it once it is truly gone; who has none is told so.
+    let mut session = Session::new();
+    ask(CDS).has(&[("a", "1"), ("b", "1")]).to(&mut session);
+    session.withhold(Withheld::from([(CDS, "a".to_owned())]));
+    session.show(content(&[(CDS, "b", "1")]), 1);
+    assert_eq!(drain(&mut session), []);
+    assert_eq!(session.held_count(), 2);
+    session.withhold(Withheld::new());
+    session.show(content(&[(CDS, "b", "1")]), 2);
+    assert_eq!(drain(&mut session), [("Cluster".to_owned(), vec![], vec!["a".to_owned()])]);
+    let mut session = Session::new();
+    ask(CDS).more(&["a"]).to(&mut session);
+    session.withhold(Withheld::from([(CDS, "a".to_owned())]));
+    session.show(Content::new(), 1);
+    assert_eq!(drain(&mut session), [("Cluster".to_owned(), vec![], vec!["a".to_owned()])]);
+}
+
 /// The client as the rules of `xds.md` section 1.6 want it: holds what it was given, drops what was taken.
 #[derive(Default)]
 struct Client {

@@ -18,7 +18,7 @@ use super::metrics::Metrics;
 use crate::publish::board::{Board, Seated};
 use crate::publish::edition::Edition;
 use crate::publish::peer::{Claim, Entrance, Peer, peer_of};
-use crate::publish::session::{Content, Session};
+use crate::publish::session::{Content, Session, Withheld};
 use crate::translate::Audience;
 
 /// Largest request: all names of one type at once.
@@ -239,11 +239,13 @@ impl Delta {
 
     /// Computes what this stream should have now and shows it to the session.
     fn show(&mut self) -> bool {
+        let mut withheld = Withheld::new();
         let content = match self.seat.as_ref().and_then(|seat| seat.audience.as_ref()) {
             Some(audience) => {
                 let wants: BTreeSet<String> = self.session.wants();
                 let content = self.board.cache.content(&self.edition, audience, &wants);
-                let mut vetted = self.board.cache.vetted(&content, &self.shown);
+                let mut vetted;
+                (vetted, withheld) = self.board.cache.vetted(&content, &self.shown);
                 if self.peer.door == Entrance::Plaintext {
                     // Believed for routing only (contract, section 4).
                     vetted.remove(xds::SECRET);
@@ -253,6 +255,7 @@ impl Delta {
             None => Content::new(),
         };
         self.shown.clone_from(&content);
+        self.session.withhold(withheld);
         self.session.show(content, self.edition.epoch)
     }
 }

@@ -2,14 +2,20 @@
 //! says one of the settings itself; the others may come from wider places.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
+use engine::filter::LIMITS_MAX;
+
+use super::attach;
 use super::cluster::targets;
 use super::mtls::applies;
-use super::policy::{content, defaults, ejects, hashes, judge, settings, wide};
+use super::policy::{content, defaults, ejects, hashes, judge, settings, uncounted, wide};
 use super::protocol::{self, Protocol};
-use crate::world::traffic::{Place, Prefer, TrafficPolicy, TrafficSettings, UpstreamProtocol};
-use crate::world::{Index, Kind, Object, ServiceView, Severity, World};
+use crate::world::core::ServicePort;
+use crate::world::route::Rule;
+use crate::world::traffic::{Place, Prefer, Reach, SettingField, TrafficPolicy, TrafficSettings, UpstreamProtocol};
+use crate::world::{Index, Instance, Kind, Object, ServiceView, Severity, World};
 
 /// One line for `analyze`.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,7 +42,7 @@ pub(super) fn findings(world: &World, object: &Object) -> Vec<Finding> {
     }
     let index = world.index();
     if policy.selector.is_some() {
-        let chosen = |instance: &&crate::world::Instance| applies(object, &policy.selector, &instance.namespace, instance.labels());
+        let chosen = |instance: &&Instance| applies(object, &policy.selector, &instance.namespace, instance.labels());
         let mut meshed = index.instances.values().filter(chosen).map(|instance| instance.meshed).peekable();
         if meshed.peek().is_none() {
             findings.insert(warn("selector", "it selects no workload", "correct the labels"));
@@ -52,16 +58,18 @@ pub(super) fn findings(world: &World, object: &Object) -> Vec<Finding> {
         said.fill(&defaults());
         let own = Own { policy, said: &said };
         own.balancing(&mut findings);
-        own.attempts(&mut findings);
+        own.attempts(retried(index, &place), &mut findings);
         own.limits(&mut findings);
         own.health(&mut findings);
         if let Place::Object(key) | Place::Section(key, _) = &place
             && key.kind == Kind::Service
             && let Some(view) = index.services.get(&(key.namespace.clone(), key.name.clone()))
         {
-            own.service(index, view, &mut findings);
+            let section = if let Place::Section(_, name) = &place { Some(name.as_str()) } else { None };
+            own.service(index, (view, section), &mut findings);
         }
     }
+    findings.extend(uncounted_limits(index, object, policy));
     findings.into_iter().collect()
 }
 
@@ -114,7 +122,8 @@ impl Own<'_> {
         }
     }
 
-    fn attempts(&self, findings: &mut BTreeSet<Finding>) {
+    /// `retried`: a route that may go by this policy has a retry of its own.
+    fn attempts(&self, retried: bool, findings: &mut BTreeSet<Finding>) {
         let (own, said) = (&self.policy.settings, self.said);
         let request = said.request.filter(|time| !time.is_zero());
         let longer = |one: Option<Duration>| one.zip(request).is_some_and(|(one, whole)| one > whole);
@@ -127,10 +136,24 @@ impl Own<'_> {
                 findings.insert(warn(if mine { path } else { "timeouts.request" }, message, "make it shorter than timeouts.request"));
             }
         }
-        let waiting = [own.per_try.is_some(), own.causes.is_some(), own.status_codes.is_some(), own.grpc_statuses.is_some()];
-        let waiting = waiting.contains(&true) || own.backoff_base.is_some() || own.backoff_max.is_some();
-        if waiting && said.attempts == Some(0) {
-            findings.insert(warn("retry", "without `attempts` nothing of it has an effect", "add attempts, such as 2"));
+        // A route's own retry asks for attempts, and leaves open how long they may take, how long to wait and what to keep.
+        let waiting = [
+            ("on", own.causes.is_some(), false),
+            ("statusCodes", own.status_codes.is_some(), false),
+            ("grpcStatuses", own.grpc_statuses.is_some(), false),
+            ("perTryTimeout", own.per_try.is_some(), true),
+            ("backoff", own.backoff_base.is_some() || own.backoff_max.is_some(), true),
+            ("bodyBufferBytes", own.body_buffer_bytes.is_some(), true),
+        ];
+        let waiting = waiting.iter().filter(|(_, mine, shared)| *mine && !(*shared && retried));
+        let waiting: Vec<&str> = waiting.map(|(name, ..)| *name).collect();
+        if !waiting.is_empty() && said.attempts == Some(0) {
+            let message = format!("no effect without `attempts`: {}", waiting.join(", "));
+            findings.insert(warn("retry", message, "add attempts, such as 2"));
+        }
+        let asked = said.attempts.is_some_and(|attempts| attempts > 0);
+        if own.causes.as_ref().is_some_and(Vec::is_empty) && asked && said.per_try.is_none() {
+            findings.insert(warn("retry.on", "it lists no reason: nothing is tried again", "list reasons, or leave it out for all"));
         }
         if own.attempts.is_some_and(|attempts| attempts > 0) && said.budget_percent == Some(0.0) && said.budget_per_second == Some(0) {
             findings.insert(warn("retry.attempts", "the budget allows no retry at all", "raise retry.budget"));
@@ -170,9 +193,12 @@ impl Own<'_> {
         }
     }
 
-    fn service(&self, index: &Index, view: &ServiceView, findings: &mut BTreeSet<Finding>) {
+    /// `section`: one port of it by name.
+    fn service(&self, index: &Index, (view, section): (&ServiceView, Option<&str>), findings: &mut BTreeSet<Finding>) {
         let own = &self.policy.settings;
         let Some(service) = view.service() else { return };
+        let speaks = |port: &ServicePort| protocol::of_service(index, view, port, view.name().0);
+        let meant: Vec<&ServicePort> = service.ports.iter().filter(|port| section.is_none_or(|name| name == port.name)).collect();
         let tuned = own.fields().iter().any(|field| field.path.starts_with("health.outlier"));
         let endpoints = service.ports.iter().map(|port| targets(index, view, port).len()).max().unwrap_or(0);
         if tuned && ejects(self.said) && endpoints == 1 {
@@ -190,10 +216,101 @@ impl Own<'_> {
             findings.insert(warn("targetRefs", message, "give it an address (remove `clusterIP: None`)"));
         }
         if own.upstream_protocol == Some(UpstreamProtocol::Tcp) {
-            for port in service.ports.iter().filter(|port| protocol::of_service(index, view, port) != Protocol::Tcp) {
+            for port in meant.iter().filter(|port| speaks(port) != Protocol::Tcp) {
                 let message = format!("port {} has routes, which make it HTTP; `Tcp` has no effect there", port.port);
                 findings.insert(warn("upstreamProtocol", message, "remove it, or detach the routes"));
             }
         }
+        if !meant.is_empty() && meant.iter().all(|port| speaks(port) == Protocol::Tcp) {
+            self.bytes(view, findings);
+        }
+        self.led(index, view, findings);
     }
+
+    /// Whatever is about requests, of a Service that carries bytes.
+    fn bytes(&self, view: &ServiceView, findings: &mut BTreeSet<Finding>) {
+        const REQUESTS: [&str; 4] = ["limits.requests", "limits.pending", "limits.requestsPerConnection", "retry.budget"];
+        let own = &self.policy.settings;
+        let versions = [UpstreamProtocol::Http1, UpstreamProtocol::Http2];
+        let idle = |field: &SettingField| match field.path {
+            "upstreamProtocol" => own.upstream_protocol.is_some_and(|protocol| versions.contains(&protocol)),
+            path => field.reach == Reach::Call || REQUESTS.iter().any(|about| path.starts_with(about)),
+        };
+        let idle: Vec<&str> = own.fields().iter().filter(|field| idle(field)).map(|field| field.path).collect();
+        if let Some(first) = idle.first() {
+            let message = format!("{} carries bytes there, and these are about requests: {}", view.object.key, idle.join(", "));
+            findings.insert(warn(first, message, "remove it, or declare the port as HTTP by its name or appProtocol"));
+        }
+    }
+
+    /// What one call does goes by the Service that was called, not by the one that its route leads to.
+    fn led(&self, index: &Index, view: &ServiceView, findings: &mut BTreeSet<Finding>) {
+        let (namespace, name) = view.name();
+        let fields = self.policy.settings.fields();
+        // Servers keep the limits, whatever way requests came.
+        let calls: Vec<&str> =
+            fields.iter().filter(|field| field.reach == Reach::Call && field.path != "rateLimits").map(|field| field.path).collect();
+        let Some(first) = calls.first() else { return };
+        let meant = |given: Option<&String>, route: &Object, of: &str| {
+            given.map_or(route.key.namespace.as_str(), String::as_str) == namespace && of == name
+        };
+        for route in &index.routes {
+            let Some(spec) = attach::content(route) else { continue };
+            let leads = spec.rules.iter().flat_map(Rule::backends).any(|one| meant(one.to.namespace.as_ref(), route, &one.to.name));
+            let called = spec.parents.iter().filter(|parent| parent.is_service());
+            let called: Vec<_> = called.filter(|parent| !meant(parent.namespace.as_ref(), route, &parent.name)).collect();
+            if let (true, Some(parent)) = (leads && route.key.kind.routes_http(), called.first()) {
+                let message = format!(
+                    "requests that {} leads to {} go by policies for Service {}, and not by these fields: {}",
+                    route.key,
+                    view.object.key,
+                    parent.name,
+                    calls.join(", ")
+                );
+                let field = (format!("spec.{first}"), 0);
+                let remedy = format!("for those, say it of Service {}, or of the route", parent.name);
+                findings.insert(Finding { severity: Severity::Info, field, message, remedy });
+                return;
+            }
+        }
+    }
+}
+
+/// Whether a route that may go by policies of a place says itself what is tried again.
+fn retried(index: &Index, place: &Place) -> bool {
+    let retries = |route: &&Arc<Object>| attach::content(route).is_some_and(|spec| spec.rules.iter().any(|rule| rule.retry.is_some()));
+    index.routes.iter().filter(retries).any(|route| {
+        let Some(spec) = attach::content(route) else { return false };
+        let namespace = |given: &Option<String>| given.clone().unwrap_or_else(|| route.key.namespace.clone());
+        let parents = spec.parents.iter().map(|parent| (namespace(&parent.namespace), &parent.name));
+        let leads = spec.rules.iter().flat_map(Rule::references).map(|to| (namespace(&to.namespace), &to.name));
+        let mut near = parents.chain(leads);
+        match place {
+            Place::Mesh => true,
+            Place::Namespace(name) => near.any(|(namespace, _)| namespace == *name),
+            Place::Object(key) | Place::Section(key, _) => {
+                *key == route.key || near.any(|(namespace, name)| (namespace.as_str(), name.as_str()) == (&key.namespace, &key.name))
+            }
+        }
+    })
+}
+
+/// Rate limits that a server does not keep: more of them meet at one of its ports than a proxy takes.
+fn uncounted_limits(index: &Index, object: &Object, policy: &TrafficPolicy) -> Option<Finding> {
+    policy.settings.rate_limits.as_ref()?;
+    let whose = object.key.path();
+    let ports = |instance: &Instance| {
+        let services = protocol::selecting(index, instance).filter_map(ServiceView::service).flat_map(|service| &service.ports);
+        services.filter_map(|port| protocol::target(port, instance)).collect::<BTreeSet<u16>>()
+    };
+    index.instances.values().find_map(|instance| {
+        let many = |port: &u16| uncounted(index, instance, protocol::in_front(index, instance, *port), &whose) > 0;
+        let port = ports(instance).into_iter().find(many)?;
+        let message = format!(
+            "port {port} of workload {}/{} has the limits of all Services in front of it, and they are more than {LIMITS_MAX}: some of \
+             these are not counted",
+            instance.namespace, instance.workload
+        );
+        Some(warn("rateLimits", message, "make fewer of them, or say them of the workload with a selector"))
+    })
 }

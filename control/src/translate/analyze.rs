@@ -136,8 +136,12 @@ impl Audit<'_> {
 
     fn route(&mut self, object: &Arc<Object>, route: &Route) {
         let key = &object.key;
-        for fault in route.rules.iter().flat_map(|rule| &rule.unmatchable) {
-            self.fault(key, fault, "; the rule is dropped");
+        for rule in &route.rules {
+            let fate =
+                if rule.matches.is_empty() { "; the rule is dropped" } else { "; what the rule's other matches match is answered 500" };
+            for fault in &rule.unmatchable {
+                self.fault(key, fault, fate);
+            }
         }
         for fault in route.rules.iter().flat_map(|rule| &rule.failing) {
             self.fault(key, fault, "; the rule's requests are answered 500");
@@ -417,14 +421,16 @@ impl Audit<'_> {
     /// Hands every audience's view to the proxy's own engine.
     fn engine(&mut self) {
         let mut asked = BTreeSet::new();
-        let mut problems = BTreeSet::new();
+        let mut refusals = BTreeSet::new();
         for audience in audiences(self.world) {
             // Sidecars of one namespace see the same outbound side.
             let first = audience.node.mode == Mode::Sidecar && asked.insert(audience.node.namespace.clone());
             let wants = if first { self.wants() } else { BTreeSet::new() };
-            problems.extend(refused_by_engine(self.world, &audience, &wants));
+            refusals.extend(refused_by_engine(self.world, &audience, &wants));
         }
-        self.problems.extend(problems);
+        for (key, message) in refusals {
+            self.say(Severity::Error, &key, ("spec", 0), message, "its last good version stays in force; please report this");
+        }
     }
 
     /// Everything that a proxy may ask for.
@@ -444,15 +450,27 @@ impl Audit<'_> {
     }
 }
 
-/// What the proxy's engine would refuse of a view: by our own doing, so always an error.
-fn refused_by_engine(world: &World, audience: &Audience, wants: &BTreeSet<String>) -> Vec<Problem> {
+/// What the proxy's engine would refuse of a view, and whose it is: by our own doing, so always an error.
+fn refused_by_engine(world: &World, audience: &Audience, wants: &BTreeSet<String>) -> Vec<(ObjectKey, String)> {
     let mut parts = Parts::default();
-    let mut problems = Vec::new();
+    let mut refusals = Vec::new();
     for ((type_url, name), resource) in &view(world, audience, wants).resources {
         if let Err(rejected) = parts.put(type_url, name, &resource.version, &resource.any) {
             let message = format!("the proxy {} would refuse what this leads to: {rejected}", audience.node);
-            problems.push(Problem::of_file(Severity::Error, "", 0, message, "its last good version stays in force; please report this"));
+            refusals.push((owner(audience, name), message));
         }
     }
-    problems
+    refusals
+}
+
+/// The object that a resource stands for: of what has a Service's name the Service, else whoever runs the proxy.
+fn owner(audience: &Audience, resource: &str) -> ObjectKey {
+    let path = resource.split_once(':').and_then(|(path, _)| path.split_once('/'));
+    match path.filter(|(namespace, name)| !matches!(*namespace, "out" | "dns") && !name.contains('/')) {
+        Some((namespace, name)) => ObjectKey::new(Kind::Service, namespace, name),
+        None => match audience.node.mode {
+            Mode::Edge => ObjectKey::new(Kind::Gateway, &audience.node.namespace, &audience.node.instance),
+            Mode::Sidecar => ObjectKey::new(Kind::Workload, &audience.node.namespace, &audience.workload),
+        },
+    }
 }

@@ -264,7 +264,7 @@ fn weakness(kind: Kind) -> usize {
 
 /// Whether anything is left of a route that could serve a request.
 fn serves(route: &Object) -> bool {
-    content(route).is_some_and(|spec| spec.rules.iter().any(|rule| rule.unmatchable.is_empty()))
+    content(route).is_some_and(|spec| spec.rules.iter().any(|rule| rule.unmatchable.is_empty() || !rule.matches.is_empty()))
 }
 
 /// Whether a route asks for a port of a Service, and could have it.
@@ -288,12 +288,45 @@ fn stronger<'a>(index: &'a Index, route: &Object, service: &Name, port: u16) -> 
         .min_by_key(|rival| weakness(rival.kind))
 }
 
-/// What kind of route a Service port has. A consumer's route says that it carries HTTP, and else nothing about others' bytes.
-pub(super) fn kind_at(index: &Index, service: &Name, port: u16) -> Option<Kind> {
+/// What kind of routes a Service port has for callers of one namespace.
+pub(super) fn kind_at(index: &Index, service: &Name, port: u16, client: &str) -> Option<Kind> {
+    let (routes, _) = service_routes(index, service, port, client);
+    routes.first().map(|route| route.key.kind)
+}
+
+/// Whether callers of some namespace send HTTP to a Service port by routes of their own.
+pub(super) fn consumed_as_http(index: &Index, service: &Name, port: u16) -> bool {
     let routes = index.service_routes.get(service).into_iter().flatten();
-    let counts = |route: &&Arc<Object>| route.key.kind.routes_http() || route.key.namespace == service.0;
-    let asking = routes.filter(counts).filter(|route| asks_for(index, route, service, port));
-    asking.map(|route| route.key.kind).min_by_key(|kind| weakness(*kind))
+    let mut strangers = routes.filter(|route| route.key.namespace != service.0 && route.key.kind.routes_http());
+    strangers.any(|route| asks_for(index, route, service, port))
+}
+
+/// Whether a GRPCRoute leads to a Service port: one that is attached, by a reference that its Service's namespace let it have. So who
+/// may not lead there says nothing about it either.
+pub(super) fn takes_grpc(index: &Index, service: &Name, port: u16) -> bool {
+    index.grpc_ports.get_or_init(|| grpc_ports(index)).contains(&(service.clone(), port))
+}
+
+fn grpc_ports(index: &Index) -> BTreeSet<(Name, u16)> {
+    let mut found = BTreeSet::new();
+    for route in index.routes.iter().filter(|route| route.key.kind == Kind::GRPCRoute) {
+        let Some(spec) = content(route) else { continue };
+        let mut attached = false;
+        for parent in &spec.parents {
+            match standing(index, route, parent) {
+                Attachment::Foreign | Attachment::Refused(_) => {}
+                Attachment::Gateway(..) => attached = true,
+                Attachment::Service(service, ports, _) => {
+                    attached = true;
+                    let own = service.0 == route.key.namespace && spec.rules.iter().any(|rule| rule.backends.is_none());
+                    found.extend(ports.into_iter().filter(|_| own).map(|port| (service.clone(), port)));
+                }
+            }
+        }
+        let led = spec.rules.iter().flat_map(Rule::references).filter(|_| attached);
+        found.extend(led.filter_map(|to| backend(index, route, to, false).ok()).map(|backend| (backend.service, backend.port)));
+    }
+    found
 }
 
 /// Hosts of a route on a listener: pairwise intersection, an empty side inherits the other; `*` where both are empty.
@@ -347,9 +380,10 @@ impl Backend {
     }
 }
 
-/// Where a rule's first good backend leads.
+/// Where a rule's first good backend leads: of those with a weight, else of all.
 pub(super) fn first(index: &Index, route: &Object, rule: &Rule, granted: bool) -> Option<Backend> {
-    rule.backends().iter().find_map(|reference| good(index, route, reference, granted))
+    let weighty = rule.backends().iter().filter(|reference| reference.weight > 0);
+    weighty.chain(rule.backends()).find_map(|reference| good(index, route, reference, granted))
 }
 
 /// Where a backend leads, unless its reference or something that it asks for is bad.

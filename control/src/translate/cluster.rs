@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use proto::annotations::EXCLUDE_INBOUND_PORTS;
-use proto::names::{self, Mode, SOCKET_MATCH, TLS_MODE_MESH, fact};
+use proto::names::{self, Mode, NodeId, SOCKET_MATCH, TLS_MODE_MESH, fact};
 use proto::ports;
 use proto::words::MtlsMode;
 use proto::xds::cluster::Cluster;
@@ -14,7 +14,7 @@ use proto::xds::endpoint::lb_endpoint::HostIdentifier;
 use proto::xds::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints};
 use proto::xds::{pack, tls};
 
-use super::attach::Backend;
+use super::attach::{self, Backend};
 use super::mtls::Modes;
 use super::policy::{self, ClusterTraits};
 use super::protocol::{self, Protocol};
@@ -43,12 +43,13 @@ impl Destination {
         }
     }
 
-    pub(super) fn protocol(&self, index: &Index) -> Protocol {
+    /// What it speaks for callers of one namespace.
+    pub(super) fn protocol(&self, index: &Index, client: &str) -> Protocol {
         match self {
             Self::Service(backend) => {
                 let view = index.services.get(&backend.service);
                 let port = view.and_then(|view| port_of(view, backend.port));
-                view.zip(port).map_or(Protocol::Auto, |(view, port)| protocol::of_service(index, view, port))
+                view.zip(port).map_or(Protocol::Auto, |(view, port)| protocol::of_service(index, view, port, client))
             }
             Self::Instance(name, port) => {
                 index.instances.get(name).map_or(Protocol::Auto, |instance| protocol::of_instance(index, instance, *port))
@@ -60,7 +61,7 @@ impl Destination {
 
     /// Whether a GRPCRoute leads there: then its application speaks HTTP/2, unless it declares that it does not.
     fn takes_grpc(&self, index: &Index) -> bool {
-        matches!(self, Self::Service(backend) if index.grpc_ports.contains(&(backend.service.clone(), backend.port)))
+        matches!(self, Self::Service(backend) if attach::takes_grpc(index, &backend.service, backend.port))
     }
 
     /// The labels of metrics: namespace and Service (or Workload).
@@ -78,14 +79,15 @@ pub(super) fn port_of(view: &ServiceView, number: u16) -> Option<&ServicePort> {
     view.service()?.ports.iter().find(|port| port.port == number)
 }
 
-/// The cluster itself. It does not depend on the endpoints, which travel at once. `sessions`: a rule keeps some by its endpoints.
-pub(super) fn cluster(index: &Index, destination: &Destination, mode: Mode, sessions: bool) -> Cluster {
+/// The cluster itself, for one proxy. It does not depend on the endpoints, which travel at once. `sessions`: a rule keeps some by its
+/// endpoints.
+pub(super) fn cluster(index: &Index, destination: &Destination, caller: &NodeId, sessions: bool) -> Cluster {
     let name = destination.name();
     let service = if let Destination::Service(backend) = destination { Some(backend) } else { None };
     let ClusterTraits { policy, connect, protocol: told } = policy::of_cluster(index, service, sessions);
     // Bytes stay bytes, whatever version of HTTP the other ports of a Service speak.
-    let declared = destination.protocol(index);
-    let protocol = match (told.filter(|_| declared != Protocol::Tcp).unwrap_or(declared), mode) {
+    let declared = destination.protocol(index, &caller.namespace);
+    let protocol = match (told.filter(|_| declared != Protocol::Tcp).unwrap_or(declared), caller.mode) {
         (Protocol::Http2, _) => Protocol::Http2,
         (protocol, Mode::Edge) if protocol != Protocol::Http1 && destination.takes_grpc(index) => Protocol::Http2,
         // From outside the mesh the caller's HTTP version says nothing about the application's (GEP-1911), and nothing but HTTP gets here.

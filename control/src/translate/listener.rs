@@ -93,7 +93,7 @@ pub(super) fn edge(port: u16) -> Listener {
 pub(super) fn inbound(index: &Index, instance: Option<&Instance>, modes: &Modes) -> Listener {
     let mut chains = Vec::new();
     for port in instance.map(|instance| declared_ports(index, instance)).unwrap_or_default().union(&modes.ports()) {
-        let protocol = instance.map_or(Protocol::Auto, |instance| protocol::of_instance(index, instance, *port));
+        let protocol = instance.map_or(Protocol::Auto, |instance| protocol::of_server(index, instance, *port));
         let service = instance.map(|instance| only_service(index, instance, *port)).unwrap_or_default();
         let traits = instance.map(|instance| {
             let fronts = protocol::in_front(index, instance, *port);

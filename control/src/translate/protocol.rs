@@ -16,14 +16,14 @@ pub(super) fn target(port: &ServicePort, instance: &Instance) -> Option<u16> {
     }
 }
 
-/// What a Service port speaks: what the kind of the routes attached to it says (one that only leads there, an edge's or another
-/// Service's, says how its own requests travel, and nothing of what others send); bytes where anybody concerned says that it is
-/// opaque (a TrafficPolicy too); else as declared.
-pub(super) fn of_service(index: &Index, view: &ServiceView, port: &ServicePort) -> Protocol {
+/// What a Service port speaks for callers of one namespace: what the kind of the routes says that they have there (one that only leads
+/// there, an edge's or another Service's, says how its own requests travel, and nothing of what others send); bytes where anybody
+/// concerned says that it is opaque (a TrafficPolicy too); else as declared.
+pub(super) fn of_service(index: &Index, view: &ServiceView, port: &ServicePort, client: &str) -> Protocol {
     let declared = declared(port.app_protocol.as_deref(), &port.name);
     let (namespace, name) = view.name();
     let service = (namespace.to_owned(), name.to_owned());
-    match attach::kind_at(index, &service, port.port) {
+    match attach::kind_at(index, &service, port.port, client) {
         Some(kind) if kind.routes_http() => return if declared.is_http() { declared } else { Protocol::Http },
         Some(_) => return Protocol::Tcp,
         None => {}
@@ -49,7 +49,20 @@ fn namespace_ports(index: &Index, namespace: &str) -> Vec<u16> {
     value.into_iter().flat_map(|value| value.split(',')).filter_map(|part| part.trim().parse().ok()).collect()
 }
 
-/// What an instance's own port speaks: by its own declaration, else by that of a Service in front of it.
+/// What a server's port takes. A consumer's route says what its own callers send: where it is HTTP, a port of bytes finds out by the
+/// first ones, so that they and all others are served.
+pub(super) fn of_server(index: &Index, instance: &Instance, port: u16) -> Protocol {
+    let consumed = |(view, front): (&ServiceView, &ServicePort)| {
+        let (namespace, name) = view.name();
+        attach::consumed_as_http(index, &(namespace.to_owned(), name.to_owned()), front.port)
+    };
+    match of_instance(index, instance, port) {
+        Protocol::Tcp if in_front(index, instance, port).any(consumed) => Protocol::Auto,
+        protocol => protocol,
+    }
+}
+
+/// What an instance's own port speaks: by its own declaration, else by that of a Service in front of it and its producer's routes.
 pub(super) fn of_instance(index: &Index, instance: &Instance, port: u16) -> Protocol {
     let opaque = instance.object.annotated_ports(proto::annotations::OPAQUE_PORTS);
     if opaque.contains(&port) || namespace_ports(index, &instance.namespace).contains(&port) {
@@ -60,7 +73,7 @@ pub(super) fn of_instance(index: &Index, instance: &Instance, port: u16) -> Prot
     if own != Protocol::Auto {
         return own;
     }
-    let of = |(view, port): (&ServiceView, &ServicePort)| of_service(index, view, port);
+    let of = |(view, port): (&ServiceView, &ServicePort)| of_service(index, view, port, view.name().0);
     in_front(index, instance, port).map(of).find(|protocol| *protocol != Protocol::Auto).unwrap_or(Protocol::Auto)
 }
 

@@ -13,7 +13,7 @@ use crate::world::{Kind, Object, World};
 
 /// One match of one rule with all that decides its rank.
 pub(super) struct RankedMatch<'a> {
-    rank: Rank<'a>,
+    rank: Rank,
     /// The object that wrote it.
     pub route: &'a Arc<Object>,
     /// The rule.
@@ -41,8 +41,7 @@ impl RankedMatch<'_> {
 }
 
 /// Smaller comes first. No two entries of one host rank the same.
-type Rank<'a> =
-    (Reverse<(bool, usize)>, PathRank, Reverse<bool>, Reverse<usize>, Reverse<usize>, (i64, &'a str, &'a str, Kind), (usize, usize));
+type Rank = (Reverse<(bool, usize)>, PathRank, Reverse<bool>, Reverse<usize>, Reverse<usize>, (i64, Arc<str>, Kind), (usize, usize));
 type PathRank = (u8, Reverse<usize>, Reverse<usize>);
 
 fn path_rank(path: &PathMatch) -> PathRank {
@@ -63,8 +62,9 @@ pub(super) fn entries<'a>(world: &World, routes: impl IntoIterator<Item = (&'a A
     let mut entries = Vec::new();
     for (route, host) in routes {
         let Some(spec) = content(route) else { continue };
-        let origin = (world.created_ms(route), route.key.namespace.as_str(), route.key.name.as_str(), route.key.kind);
-        for (number, rule) in spec.rules.iter().enumerate().filter(|(_, rule)| rule.unmatchable.is_empty()) {
+        let origin = (world.created_ms(route), Arc::<str>::from(route.key.path()), route.key.kind);
+        // A rule keeps its place also where some of its matches cannot be read: a broader one must not have its requests.
+        for (number, rule) in spec.rules.iter().enumerate() {
             for (place, matched) in rule.matches.iter().enumerate() {
                 let rank = (
                     Reverse(attach::narrowness(&host)),
@@ -72,7 +72,7 @@ pub(super) fn entries<'a>(world: &World, routes: impl IntoIterator<Item = (&'a A
                     Reverse(matched.method.is_some() || route.key.kind == Kind::GRPCRoute),
                     Reverse(matched.headers.len()),
                     Reverse(matched.query.len()),
-                    origin,
+                    origin.clone(),
                     (number, place),
                 );
                 entries.push(RankedMatch { rank, route, rule, number, matched, host: host.clone() });

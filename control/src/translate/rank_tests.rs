@@ -115,6 +115,114 @@ fn calls_and_requests_are_ranked_together() {
     assert_eq!(names, wanted);
 }
 
+#[test]
+fn a_rule_keeps_the_requests_of_its_readable_matches() {
+    // Aim: one unreadable match does not hand what the others match to a broader rule: it is answered 500. A rule with no other is dropped.
+    let spec = "{parentRefs: [{group: '', kind: Service, name: api}], rules: [
+        {name: some, matches: [{path: {type: Glob, value: /x}}, {path: {value: /admin}}], backendRefs: [{name: api, port: 1}]},
+        {name: none, matches: [{path: {type: Glob, value: /y}}]},
+        {name: rest, backendRefs: [{name: api, port: 1}]}]}";
+    let world = world(&[SERVICE.to_owned(), route("HTTPRoute", "a", "x", spec)]);
+    let entries = entries(&world, world.index().routes.iter().map(|route| (route, "*".to_owned())));
+    let told: Vec<_> = entries.iter().map(|entry| (entry.rule.name.as_deref().unwrap(), entry.rule.fails())).collect();
+    assert_eq!(told, [("some", true), ("rest", false)]);
+    let status = &crate::translate::statuses(&world)[&ObjectKey::new(Kind::HTTPRoute, "a", "x")];
+    let partly = status.parents[0].conditions.iter().find(|condition| condition.kind == "PartiallyInvalid").unwrap();
+    assert!(partly.message.contains("Dropped Rule 0: unknown type of path match `Glob`; what its other matches match"), "{partly:?}");
+}
+
+#[test]
+fn age_and_then_the_whole_name_decide() {
+    // Aim: between objects of one age `namespace/name` is compared as one text, so that `a-b/x` comes before `a/x`.
+    let rules = "{rules: [{matches: [{path: {value: /p}}]}]}";
+    let world = world(&[route("HTTPRoute", "a", "x", rules), route("HTTPRoute", "a-b", "x", rules)]);
+    let entries = entries(&world, world.index().routes.iter().map(|route| (route, "*".to_owned())));
+    let order: Vec<_> = entries.iter().map(|entry| entry.route.key.namespace.as_str()).collect();
+    assert_eq!(order, ["a-b", "a"]);
+    assert_eq!(world.index().routes[0].key.namespace, "a-b");
+}
+
+#[test]
+fn nobody_says_what_others_ports_speak() {
+    // Aim: a GRPCRoute makes gRPC of a port only where it is attached and may lead there; a consumer's HTTPRoute makes HTTP of a port for
+    // its own namespace alone.
+    let bytes = "apiVersion: v1\nkind: Service\nmetadata: {name: db, namespace: a}\n\
+                 spec: {selector: {app: db}, ports: [{name: tcp, port: 5}, {name: tcp-two, port: 6}]}";
+    let (api, parent) = (("a".to_owned(), "api".to_owned()), "group: '', kind: Service, name: api, namespace: a");
+    let to = "rules: [{backendRefs: [{name: api, namespace: a, port: 1}]}]";
+    for (namespace, spec, takes) in [
+        ("a", format!("{{parentRefs: [{{name: edge}}], {to}}}"), true),
+        ("a", format!("{{parentRefs: [{{{parent}, port: 1}}]}}"), true),
+        ("a", format!("{{parentRefs: [{{{parent}, sectionName: old}}]}}"), false),
+        ("a", format!("{{parentRefs: [], {to}}}"), false),
+        ("a", format!("{{parentRefs: [{{name: nobody}}], {to}}}"), false),
+        ("b", format!("{{parentRefs: [{{name: edge, namespace: a}}], {to}}}"), false),
+        ("b", format!("{{parentRefs: [{{{parent}}}], {to}}}"), false),
+    ] {
+        let world = world(&[SERVICE.to_owned(), GATEWAY.to_owned(), route("GRPCRoute", namespace, "x", &spec)]);
+        assert_eq!(attach::takes_grpc(world.index(), &api, 1), takes, "{namespace}: {spec}");
+    }
+    let spec = "{parentRefs: [{group: '', kind: Service, name: db, namespace: a, port: 5}], rules: [{}]}";
+    let world = world(&[bytes.to_owned(), route("HTTPRoute", "b", "x", spec)]);
+    let (index, db) = (world.index(), ("a".to_owned(), "db".to_owned()));
+    assert_eq!(attach::kind_at(index, &db, 5, "b"), Some(Kind::HTTPRoute));
+    assert_eq!((attach::kind_at(index, &db, 5, "a"), attach::kind_at(index, &db, 5, "c")), (None, None));
+    assert!(attach::consumed_as_http(index, &db, 5) && !attach::consumed_as_http(index, &db, 6));
+    let view = &index.services[&db];
+    let port = &view.service().unwrap().ports[0];
+    let speaks = |client: &str| crate::translate::protocol::of_service(index, view, port, client);
+    use crate::translate::protocol::Protocol;
+    assert_eq!((speaks("b"), speaks("a"), speaks("c")), (Protocol::Http, Protocol::Tcp, Protocol::Tcp));
+}
+
+#[test]
+fn a_policy_goes_by_the_first_backend_that_has_a_weight() {
+    // Aim: a backend of weight 0 decides only where none has any.
+    for (weights, wanted) in [((0, 1), 2), ((1, 1), 1), ((0, 0), 1)] {
+        let backends = format!("[{{name: api, port: 1, weight: {}}}, {{name: web, port: 2, weight: {}}}]", weights.0, weights.1);
+        let web = SERVICE.replace("name: api", "name: web").replace(", appProtocol: kubernetes.io/wss", "");
+        let own = route("HTTPRoute", "a", "x", &format!("{{rules: [{{backendRefs: {backends}}}]}}"));
+        let world = world(&[SERVICE.to_owned(), web, own]);
+        let object = &world.index().routes[0];
+        let first = attach::first(world.index(), object, &content(object).unwrap().rules[0], false);
+        assert_eq!(first.unwrap().port, wanted, "{weights:?}");
+    }
+}
+
+#[test]
+fn a_refused_version_shows_and_the_last_good_one_holds() {
+    // Aim: a newer version that is refused is told at every parent and ancestor, of its own generation; others' parents are not spoken of.
+    let change = |text: String| FileChange { file: "f".to_owned(), text: Some(Ok(text)) };
+    let own = |filter: &str| {
+        let parents = "[{group: '', kind: Service, name: api, port: 1}, {group: example.com, kind: Else, name: e}]";
+        let spec = format!("{{parentRefs: {parents}, rules: [{{{filter}backendRefs: [{{name: api, port: 1}}]}}]}}");
+        let policy = "apiVersion: meshwright.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: p, namespace: a}\n\
+                      spec: {targetRefs: [{group: '', kind: Service, name: api}], timeouts: {request: TIME}}";
+        let policy = policy.replace("TIME", if filter.is_empty() { "1s" } else { "soon" });
+        [SERVICE.to_owned(), route("HTTPRoute", "a", "x", &spec), policy].join("\n---\n")
+    };
+    let (mut world, mut folder) = (World::new(WorldSettings::default(), Allocations::default()), Folder::default());
+    world.apply(folder.update(vec![change(own(""))], 0));
+    let said = |world: &World| {
+        let statuses = crate::translate::statuses(world);
+        let of = |kind, name: &str| statuses[&ObjectKey::new(kind, "a", name)].clone();
+        let (route, policy) = (of(Kind::HTTPRoute, "x"), of(Kind::TrafficPolicy, "p"));
+        assert_eq!(route.parents.len(), 1, "of our own parents alone");
+        let first = |conditions: &[crate::translate::Condition]| {
+            let accepted = conditions.iter().find(|condition| condition.kind == "Accepted").unwrap();
+            (accepted.status, accepted.reason.clone(), accepted.observed_generation)
+        };
+        assert!(route.parents[0].conditions.iter().any(|condition| condition.kind == "ResolvedRefs"));
+        [first(&route.parents[0].conditions), first(&policy.ancestors[0].conditions)]
+    };
+    assert_eq!(said(&world), [("True", "Accepted".to_owned(), 1), ("True", "Accepted".to_owned(), 1)]);
+    world.apply(folder.update(vec![change(own("timeouts: {request: soon}, "))], 0));
+    assert_eq!(said(&world), [("False", "Invalid".to_owned(), 2), ("False", "Invalid".to_owned(), 2)]);
+    assert_eq!(world.index().routes.len(), 1);
+    world.apply(folder.update(vec![change(own(""))], 0));
+    assert_eq!(said(&world)[0].0, "True");
+}
+
 /// Rules that often tie.
 fn rules() -> impl Strategy<Value = (bool, String)> {
     let path = prop::sample::select(vec!["/a", "/a/b", "/"]);

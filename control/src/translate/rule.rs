@@ -30,6 +30,8 @@ use crate::world::{Index, Kind, Name, Object};
 
 /// Attempts beyond the first where a `retry` does not say how many.
 const ATTEMPTS: u32 = 1;
+/// An origin that no page has: its scheme is none of the web's.
+const NO_ORIGIN: &str = "none://invalid";
 
 /// What is called, and by whom.
 pub(super) struct Frontend<'a> {
@@ -97,7 +99,7 @@ pub(super) fn compile(front: &Frontend<'_>, entry: &RankedMatch<'_>, backends: &
     let mut compiled = Route { name: entry.name(), r#match: Some(match_of(entry.matched, calls)), ..Route::default() };
     // Without what its author asked for it must not be served; without backends it cannot be. Either way it keeps its place, so
     // that no broader rule catches its requests.
-    let specifier = if rule.failing.is_empty() { target(front, entry, backends) } else { None };
+    let specifier = if rule.fails() { None } else { target(front, entry, backends) };
     let Some(specifier) = specifier else {
         compiled.action = Some(Action::DirectResponse(DirectResponseAction { status: 500, body: None }));
         compiled.metadata = Some(wire::facts(&[(fact::REASON, BAD_BACKEND)]));
@@ -195,7 +197,8 @@ fn filters(front: &Frontend<'_>, entry: &RankedMatch<'_>, filters: &Filters) -> 
 fn cors(told: &Cors) -> mesh::Cors {
     let Cors { allow_origins, allow_methods, allow_headers, expose_headers, allow_credentials, max_age_secs } = told;
     mesh::Cors {
-        allow_origins: allow_origins.clone(),
+        // Who lists none lets nobody in.
+        allow_origins: if allow_origins.is_empty() { vec![NO_ORIGIN.to_owned()] } else { allow_origins.clone() },
         allow_methods: allow_methods.clone(),
         allow_headers: allow_headers.clone(),
         expose_headers: expose_headers.clone(),

@@ -10,11 +10,11 @@ use serde_json::json;
 use super::attach::{self, Attachment, Judged, WhyNot};
 use super::{conflict, policy};
 use crate::world::gateway::Gateway;
-use crate::world::key::GATEWAY_API;
+use crate::world::key::{CORE, GATEWAY_API};
 use crate::world::own::Selector;
 use crate::world::route::{ParentRef, Route, Rule};
 use crate::world::traffic::TrafficPolicy;
-use crate::world::{Candidate, Kind, Name, Object, ObjectKey, Spec, World};
+use crate::world::{Candidate, Kind, Layer, Name, Object, ObjectKey, Spec, World};
 
 /// One condition, as Kubernetes writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -98,6 +98,9 @@ pub fn statuses(world: &World) -> BTreeMap<ObjectKey, Status> {
     for (key, slot) in world.slots() {
         let by = Conditions { generation: slot.generation() };
         let status = match (slot.live().and_then(|live| live.object.as_ref()), slot.refused()) {
+            (Some(object), Some(refused)) if slot.layer() == Some(Layer::Folder) => {
+                Some(of_outdated(of_object(world, object, &by), refused, &by))
+            }
             (Some(object), _) => of_object(world, object, &by),
             (None, Some(refused)) => Some(of_refused(refused, &by)),
             (None, None) => None,
@@ -131,6 +134,28 @@ impl Conditions {
     fn fails(&self, kind: &str, refusal: &WhyNot) -> Condition {
         self.say(kind, "False", refusal.reason, refusal.message.clone())
     }
+}
+
+/// The status of a version in force whose newer one is refused: wherever it speaks of its acceptance, it says so, of the newer one.
+fn of_outdated(status: Option<Status>, refused: &Candidate, by: &Conditions) -> Status {
+    let told = refused.raw.pointer("/metadata/generation").and_then(serde_json::Value::as_i64);
+    let mut newer = of_refused(refused, &Conditions { generation: told.unwrap_or(by.generation + 1) });
+    let Some(mut status) = status else { return newer };
+    let Some(mut refusal) = newer.conditions.pop() else { return status };
+    refusal.message.push_str("; the last good version stays in force");
+    let parents = status.parents.iter_mut().map(|parent| &mut parent.conditions);
+    let ancestors = status.ancestors.iter_mut().map(|ancestor| &mut ancestor.conditions);
+    let mut places: Vec<&mut Vec<Condition>> = parents.chain(ancestors).collect();
+    if places.is_empty() || !status.conditions.is_empty() {
+        places.push(&mut status.conditions);
+    }
+    for conditions in places {
+        match conditions.iter_mut().find(|condition| condition.kind == refusal.kind) {
+            Some(accepted) => *accepted = refusal.clone(),
+            None => conditions.insert(0, refusal.clone()),
+        }
+    }
+    status
 }
 
 fn of_refused(refused: &Candidate, by: &Conditions) -> Status {
@@ -256,20 +281,17 @@ fn attached_routes(world: &World, gateway: &Name, listeners: usize) -> Vec<usize
     counts
 }
 
-fn is_invalid(rule: &Rule) -> bool {
-    !rule.unmatchable.is_empty() || !rule.failing.is_empty()
-}
-
 /// Why no rule of the route can be served as written.
 pub(super) fn wholly_invalid(route: &Route) -> Option<WhyNot> {
-    route.rules.iter().all(is_invalid).then(|| WhyNot::new("UnsupportedValue", invalid_parts(route)))
+    route.rules.iter().all(Rule::fails).then(|| WhyNot::new("UnsupportedValue", invalid_parts(route)))
 }
 
 /// What is wrong with which rule, in Gateway API's words.
 fn invalid_parts(route: &Route) -> String {
     let mut parts = Vec::new();
     for (number, rule) in route.rules.iter().enumerate() {
-        let dropped = rule.unmatchable.iter().map(|fault| format!("Dropped Rule {number}: {}", fault.message));
+        let fate = if rule.matches.is_empty() { "" } else { "; what its other matches match is answered 500" };
+        let dropped = rule.unmatchable.iter().map(|fault| format!("Dropped Rule {number}: {}{fate}", fault.message));
         parts.extend(dropped);
         if rule.unmatchable.is_empty() {
             parts.extend(
@@ -288,7 +310,8 @@ fn of_route(world: &World, object: &Object, route: &Route, by: &Conditions) -> S
     let mut parents = Vec::new();
     for parent in &route.parents {
         let standing = attach::standing(world.index(), object, parent);
-        if matches!(standing, Attachment::Foreign) {
+        // Of other groups' kinds their own controllers speak.
+        if matches!(standing, Attachment::Foreign) || !matches!(parent.group(), CORE | GATEWAY_API) {
             continue;
         }
         let accepted = match (&standing, wholly_invalid(route)) {

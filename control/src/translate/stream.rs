@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use proto::names::BAD_BACKEND;
 use proto::xds::listener::Listener;
@@ -11,17 +12,22 @@ use super::rule::{Frontend, cluster};
 use super::{listener, policy, wire};
 use crate::world::{Kind, Object};
 
-/// Where connections go: clusters with their weights.
-type Split = Vec<(String, u32)>;
+/// Where connections go.
+#[derive(Clone, Default)]
+struct Split {
+    /// Clusters with their weights.
+    clusters: Vec<(String, u32)>,
+    /// As [`wire::tcp`] has it. A connection has one timeout, whichever backend it leads to: the longest of theirs.
+    idle: Option<Duration>,
+}
 
 /// The listener of a Service port whose routes, the oldest first, are of one of the two kinds; adds all that they lead to.
 pub(super) fn listener(front: &Frontend<'_>, address: SocketAddr, routes: &[&Object], backends: &mut BTreeSet<Backend>) -> Listener {
-    let idle = front.called.and_then(|called| policy::idle(front.index, called));
     let tls = routes.iter().any(|route| route.key.kind == Kind::TLSRoute);
     if !tls {
         // The oldest serves; the others wait for its place.
         let split = routes.first().map(|route| split(front, route, backends)).unwrap_or_default();
-        return listener::bytes(address, wire::tcp(&split, idle));
+        return listener::bytes(address, wire::tcp(&split.clusters, split.idle));
     }
     let mut chains: Vec<(String, Split)> = Vec::new();
     for route in routes {
@@ -35,7 +41,7 @@ pub(super) fn listener(front: &Frontend<'_>, address: SocketAddr, routes: &[&Obj
     }
     // Names of one narrowness are different names: their order is for the eye.
     chains.sort_by(|(a, _), (b, _)| narrowness(b).cmp(&narrowness(a)).then_with(|| a.cmp(b)));
-    listener::by_name(address, chains.into_iter().map(|(name, split)| (name, wire::tcp(&split, idle))))
+    listener::by_name(address, chains.into_iter().map(|(name, split)| (name, wire::tcp(&split.clusters, split.idle))))
 }
 
 /// What TLS may ask for; `*`: anything, or nothing.
@@ -46,12 +52,16 @@ fn server_names(route: &Object) -> Vec<String> {
 
 fn split(front: &Frontend<'_>, route: &Object, backends: &mut BTreeSet<Backend>) -> Split {
     let rule = content(route).and_then(|spec| spec.rules.first());
-    match rule.map(|rule| &rule.backends) {
-        Some(Some(listed)) => listed.iter().map(|reference| (cluster(front, route, reference, backends), reference.weight)).collect(),
+    let mut own = BTreeSet::new();
+    let clusters = match rule.map(|rule| &rule.backends) {
+        Some(Some(listed)) => listed.iter().map(|reference| (cluster(front, route, reference, &mut own), reference.weight)).collect(),
         Some(None) => {
-            backends.extend(front.called.cloned());
+            own.extend(front.called.cloned());
             vec![(front.called.map_or_else(|| BAD_BACKEND.to_owned(), Backend::cluster), 1)]
         }
         None => Vec::new(),
-    }
+    };
+    let idle = policy::longest(own.iter().map(|backend| policy::idle(front.index, backend)));
+    backends.extend(own);
+    Split { clusters, idle }
 }

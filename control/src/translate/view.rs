@@ -92,7 +92,7 @@ impl Closure<'_> {
                 if self.stream(address, name) {
                     return true;
                 }
-                let protocol = protocol::of_service(index, view, port);
+                let protocol = protocol::of_service(index, view, port, &self.audience.node.namespace);
                 let cluster = names::service_port(&name.0, &name.1, port.port);
                 let mut table = cluster.clone();
                 if protocol != protocol::Protocol::Tcp {
@@ -145,7 +145,7 @@ impl Closure<'_> {
 
     /// A destination that nothing routes: its own table, its own cluster.
     fn single(&mut self, address: SocketAddr, destination: Destination, rule: String) -> bool {
-        let protocol = destination.protocol(self.world.index());
+        let protocol = destination.protocol(self.world.index(), &self.audience.node.namespace);
         let name = destination.name();
         if protocol != protocol::Protocol::Tcp {
             self.table(&route::single(name.clone(), rule));
@@ -178,7 +178,7 @@ impl Closure<'_> {
         for destination in std::mem::take(&mut self.destinations) {
             let name = destination.name();
             let sessions = self.sessions.contains(&name);
-            self.add(xds::CLUSTER, name.clone(), &cluster(index, &destination, self.audience.node.mode, sessions));
+            self.add(xds::CLUSTER, name.clone(), &cluster(index, &destination, &self.audience.node, sessions));
             self.add(xds::ENDPOINT, name, &assignment(index, &destination));
         }
         self.view

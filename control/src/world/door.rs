@@ -52,6 +52,11 @@ impl<'a> Cursor<'a> {
         matches!(self.node.value, Value::Text(_))
     }
 
+    /// Whether an empty text stands here.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(&self.node.value, Value::Text(text) if text.is_empty())
+    }
+
     /// The object being read.
     pub(super) fn key(&self) -> &'a ObjectKey {
         &self.door.key

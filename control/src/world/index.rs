@@ -4,13 +4,12 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::core::Service;
 use super::instance::{Instance, former_names, instances, names as names_of};
 use super::object::Object;
 use super::own::Mesh;
-use super::route::Reference;
 use super::traffic::Place;
 use super::{Kind, ObjectKey, Spec, World, gateway_name};
 
@@ -40,8 +39,8 @@ pub struct Index {
     pub routes: Vec<Arc<Object>>,
     /// Routes by the Service they name as a parent, the oldest first.
     pub service_routes: BTreeMap<Name, Vec<Arc<Object>>>,
-    /// Service ports that a GRPCRoute leads to.
-    pub grpc_ports: BTreeSet<(Name, u16)>,
+    /// Service ports that a GRPCRoute leads to; translation, which knows what attaches, says so at its first use.
+    pub(crate) grpc_ports: OnceLock<BTreeSet<(Name, u16)>>,
     /// Gateways of our classes.
     pub gateways: BTreeMap<Name, Arc<Object>>,
     /// Own addresses of our Gateways' proxies, IPv4 first.
@@ -130,7 +129,8 @@ impl Index {
             }
         }
         index.add_addresses(world);
-        let age = |object: &Arc<Object>| (world.created_ms(object), object.key.clone());
+        // Gateway API compares `namespace/name` as one text.
+        let age = |object: &Arc<Object>| (world.created_ms(object), object.key.path(), object.key.kind);
         index.routes.sort_by_cached_key(age);
         index.peer_authentications.sort_by_cached_key(age);
         index.telemetries.sort_by_cached_key(age);
@@ -280,36 +280,19 @@ impl Index {
         }
     }
 
-    /// Where routes attach in the mesh, and what they lead to.
+    /// Which routes name which Service as a parent.
     fn add_routes(&mut self) {
-        let routes = std::mem::take(&mut self.routes);
-        for route in &routes {
+        for route in &self.routes {
             let Spec::Route(spec) = &route.spec else { continue };
-            let namespace = |given: &Option<String>| given.clone().unwrap_or_else(|| route.key.namespace.clone());
-            let mut own = BTreeSet::new();
             for parent in spec.parents.iter().filter(|parent| parent.is_service()) {
-                let name = (namespace(&parent.namespace), parent.name.clone());
-                let ports = self.services.get(&name).and_then(ServiceView::service).map_or(&[][..], |service| &service.ports);
-                let ports = ports.iter().map(|port| port.port).filter(|port| parent.port.is_none_or(|wanted| wanted == *port));
-                own.extend(ports.map(|port| (name.clone(), port)));
-                let attached = self.service_routes.entry(name).or_default();
+                let namespace = parent.namespace.clone().unwrap_or_else(|| route.key.namespace.clone());
+                let attached = self.service_routes.entry((namespace, parent.name.clone())).or_default();
                 // A route may name one Service several times, for several ports.
                 if attached.last().is_none_or(|last| last.key != route.key) {
                     attached.push(Arc::clone(route));
                 }
             }
-            if route.key.kind != Kind::GRPCRoute {
-                continue;
-            }
-            for rule in &spec.rules {
-                let port = |to: &Reference| Some(((namespace(&to.namespace), to.name.clone()), to.port?));
-                self.grpc_ports.extend(rule.references().filter_map(port));
-                if rule.backends.is_none() {
-                    self.grpc_ports.extend(own.iter().cloned());
-                }
-            }
         }
-        self.routes = routes;
     }
 
     /// A label of a namespace.

@@ -197,6 +197,11 @@ pub struct ObjectKey {
 }
 
 impl ObjectKey {
+    /// `namespace/name`: what ties between objects of one age are broken by.
+    pub fn path(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
     /// A key from its parts.
     pub fn new(kind: Kind, namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self { kind, namespace: namespace.into(), name: name.into() }

@@ -33,8 +33,8 @@ pub struct Oracle<'m> {
 
 struct Candidate<'m> {
     rank: Rank,
-    /// Creation time, namespace, name.
-    age: (String, &'m str, &'m str),
+    /// Creation time, and `namespace/name` as one text.
+    age: (String, String),
     place: (usize, usize),
     route: &'m Value,
     rule: &'m Value,
@@ -101,11 +101,7 @@ impl<'m> Oracle<'m> {
             return Verdict { shares: BTreeMap::from([("404".to_owned(), 1.0)]), ..Verdict::default() };
         };
         let name = found.rule["name"].as_str().map_or_else(|| found.place.0.to_string(), str::to_owned);
-        let mut verdict = Verdict {
-            rule: Some(format!("{}/{}/{name}", found.age.1, found.age.2)),
-            shares: self.shares(found, own),
-            ..Verdict::default()
-        };
+        let mut verdict = Verdict { rule: Some(format!("{}/{name}", found.age.1)), shares: self.shares(found, own), ..Verdict::default() };
         act(&mut verdict, found, (to, request, host));
         verdict
     }
@@ -126,7 +122,7 @@ impl<'m> Oracle<'m> {
         let mut shares = BTreeMap::new();
         for entry in refs.iter().filter(|entry| weight(entry) > 0.0) {
             let is_service = entry["kind"].as_str().is_none_or(|kind| kind == "Service") && text(entry, "group").is_empty();
-            let namespace = entry["namespace"].as_str().unwrap_or(found.age.1);
+            let namespace = entry["namespace"].as_str().unwrap_or(namespace_of(found.route));
             let target = match entry["port"].as_u64() {
                 _ if items(entry, "filters").iter().any(is_beyond_us) => "500".to_owned(),
                 Some(port) if is_service => self.target(namespace, text(entry, "name"), port),
@@ -192,7 +188,7 @@ fn candidates(route: &Value) -> Vec<Candidate<'_>> {
             some => some.to_vec(),
         };
         for (place, matched) in matches.into_iter().enumerate() {
-            let age = (created.clone(), namespace_of(route), text(&route["metadata"], "name"));
+            let age = (created.clone(), format!("{}/{}", namespace_of(route), text(&route["metadata"], "name")));
             all.push(Candidate { rank: rank(&matched), age, place: (number, place), route, rule, matched });
         }
     }

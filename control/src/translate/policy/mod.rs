@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) use cluster::{ClusterTraits, ejects, of_cluster};
-pub(super) use inbound::{InboundTraits, of_inbound};
+pub(super) use inbound::{InboundTraits, of_inbound, uncounted};
 pub(super) use judge::{Ancestor, judge};
 pub(super) use rule::{RulePlace, fill, sessions};
 pub use show::{ResolvedSetting, resolved};
@@ -134,6 +134,16 @@ fn field<T>(index: &Index, backend: &Backend, get: impl Fn(&TrafficSettings) -> 
 /// How long an opaque connection to a Service port may be silent, where a policy says so; zero: for ever.
 pub(super) fn idle(index: &Index, backend: &Backend) -> Option<Duration> {
     field(index, backend, |said| said.idle)
+}
+
+/// The longest of several destinations' idle timeouts, where anybody says one; zero: for ever.
+pub(super) fn longest(said: impl Iterator<Item = Option<Duration>>) -> Option<Duration> {
+    let said: Vec<Option<Duration>> = said.collect();
+    if said.iter().all(Option::is_none) {
+        return None;
+    }
+    let each = said.into_iter().map(|idle| idle.or(defaults().idle).unwrap_or_default());
+    each.max_by_key(|idle| if idle.is_zero() { Duration::MAX } else { *idle })
 }
 
 /// What a policy says that a Service port speaks.

@@ -22,6 +22,8 @@ const BODY_BUFFER_BYTES: u32 = 65_536;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(25), Duration::from_millis(250));
 /// How often the first wait of a route's own retry doubles at most, where nobody says a longest one.
 const GROWTH: u32 = 10;
+/// No wait grows beyond this by itself.
+const GROWN_MAX: Duration = Duration::from_secs(24 * 3600);
 /// The codes of `RetriableStatus` where nobody lists any.
 const STATUSES: [u32; 3] = [502, 503, 504];
 /// UNAVAILABLE, likewise.
@@ -121,10 +123,17 @@ fn attempts(said: &TrafficSettings, policy: &mut RoutePolicy) {
 /// Says what a route's own retry leaves open. The longest wait is never shorter than the first.
 fn complete(said: &TrafficSettings, retry: &mut Retry) {
     let own = retry.backoff_base.and_then(|wait| Duration::try_from(wait).ok());
-    let base = own.or(said.backoff_base).unwrap_or(BACKOFF.0);
-    let longest = said.backoff_max.unwrap_or_else(|| base.saturating_mul(GROWTH));
-    (retry.backoff_base, retry.backoff_max) = (some(Some(base)), some(Some(longest.max(base))));
+    let base = own.unwrap_or_else(|| base(said));
+    let longest = said.backoff_max.unwrap_or_else(|| base.saturating_mul(GROWTH).min(GROWN_MAX));
+    // A wait of zero is one, too: left out, it would be the default's.
+    let wait = |wait: Duration| prost_types::Duration::try_from(wait).ok();
+    (retry.backoff_base, retry.backoff_max) = (wait(base), wait(longest.max(base)));
     retry.body_buffer_bytes = said.body_buffer_bytes.unwrap_or(BODY_BUFFER_BYTES);
+}
+
+/// The first wait. Where nobody says one, it is no longer than the longest that somebody says.
+fn base(said: &TrafficSettings) -> Duration {
+    said.backoff_base.unwrap_or_else(|| said.backoff_max.map_or(BACKOFF.0, |longest| longest.min(BACKOFF.0)))
 }
 
 /// `timed`: an attempt has a timeout. Who sets it for a try wants another; for other timeouts it is a reset by ourselves.
@@ -144,9 +153,9 @@ fn retry(said: &TrafficSettings, timed: bool) -> Retry {
         attempt_timeout: timed && (said.per_try.is_some() || on(RetryCause::Reset)),
         statuses: codes(RetryCause::RetriableStatus, said.status_codes.as_ref(), &STATUSES),
         grpc_statuses: codes(RetryCause::GrpcStatus, said.grpc_statuses.as_ref(), &GRPC_STATUSES),
-        backoff_base: some(Some(said.backoff_base.unwrap_or(BACKOFF.0))),
+        backoff_base: some(Some(base(said))),
         // A base that somebody sets alone may be longer than the default's longest.
-        backoff_max: some(Some(said.backoff_max.unwrap_or(BACKOFF.1).max(said.backoff_base.unwrap_or_default()))),
+        backoff_max: some(Some(said.backoff_max.unwrap_or(BACKOFF.1).max(base(said)))),
         body_buffer_bytes: said.body_buffer_bytes.unwrap_or(BODY_BUFFER_BYTES),
     }
 }

@@ -208,6 +208,8 @@ fn a_policy_bounds_a_routes_own_retry() {
         ("retry: {attempts: 5, backoff: {max: 500ms}}", Some(1), 1_000, 1_000, 65_536, 0),
         ("retry: {attempts: 0, on: [], bodyBufferBytes: 0}", None, 25, 250, 0, 0),
         ("retry: {perTryTimeout: 2s}", None, 25, 250, 65_536, 2),
+        ("retry: {backoff: {max: 10ms}}", None, 10, 10, 65_536, 0),
+        ("retry: {backoff: {base: 2s}}", Some(0), 0, 0, 65_536, 0),
     ] {
         let world = world(&[("namespace", 0, "", spec)]);
         let (_, policy) = filled(&world, &caller("shop", "default"), RouteAction::default(), own(wait));
@@ -323,5 +325,57 @@ fn a_hash_travels_where_something_is_hashed() {
         let world = world(&[("web", 0, WEB, &format!("loadBalancer: {{algorithm: {algorithm}, {hash}}}"))]);
         let (_, policy) = filled(&world, &caller("shop", "default"), RouteAction::default(), RoutePolicy::default());
         assert_eq!(policy.hash.len(), sent, "{algorithm}");
+    }
+}
+
+#[test]
+fn what_has_no_effect_is_told() {
+    // Aim: fields about requests of a port that carries bytes, of a Service that another one's route leads to, and parts of a retry that
+    // nothing asks for; and silence where a route's own retry uses them.
+    const TCP: &str = "
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db, namespace: shop}
+spec: {selector: {app: web}, ports: [{name: tcp, port: 5, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: two, namespace: shop}
+spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: split, namespace: shop}
+spec: {parentRefs: [{group: '', kind: Service, name: same}], rules: [{retry: {attempts: 1}, backendRefs: [{name: two, port: 80}]}]}
+";
+    let told = |target: &str, spec: &str| -> Vec<String> {
+        let policy = format!(
+            "---\napiVersion: meshwright.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: p, namespace: shop}}\n\
+             spec: {{targetRefs: [{{group: '', kind: Service, name: {target}}}], {spec}}}\n"
+        );
+        let mut world = World::new(WorldSettings::default(), Allocations::default());
+        let change = FileChange { file: "f".to_owned(), text: Some(Ok(format!("{SHOP}{TCP}{policy}"))) };
+        world.apply(Folder::default().update(vec![change], 0));
+        let problems = crate::translate::audit(&world).into_iter().filter(|problem| problem.name == "p");
+        problems.map(|problem| format!("{}: {}", problem.field, problem.message)).collect()
+    };
+    for (target, spec, wanted) in [
+        ("db", "timeouts: {request: 1s}, limits: {requests: 5}", "spec.timeouts.request: Service shop/db carries bytes there"),
+        ("db", "upstreamProtocol: Http2", "spec.upstreamProtocol: Service shop/db carries bytes"),
+        ("db", "timeouts: {connect: 1s, idle: 1h}, limits: {connections: 5}", ""),
+        ("two", "timeouts: {request: 1s}", "spec.timeouts.request: requests that HTTPRoute shop/split leads to Service shop/two go by"),
+        ("two", "timeouts: {connect: 1s}", ""),
+        ("web", "timeouts: {request: 1s}", ""),
+        ("web", "retry: {bodyBufferBytes: 5, backoff: {base: 1s}}", "spec.retry: no effect without `attempts`: backoff, bodyBufferBytes"),
+        ("web", "retry: {attempts: 1, on: []}", "spec.retry.on: it lists no reason"),
+        ("same", "retry: {perTryTimeout: 1s, backoff: {base: 1s}}", ""),
+        ("same", "retry: {perTryTimeout: 1s, statusCodes: [503]}", "spec.retry: no effect without `attempts`: statusCodes"),
+    ] {
+        let found = told(target, spec);
+        match wanted {
+            "" => assert!(found.is_empty(), "{target} {spec}: {found:?}"),
+            wanted => assert!(found.len() == 1 && found[0].starts_with(wanted), "{target} {spec}: {found:?}"),
+        }
     }
 }

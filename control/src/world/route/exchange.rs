@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use engine::model::SESSION_TIMEOUT_MIN;
+use engine::retry::RETRIES_MAX;
+
 use super::filters::PROTECTED;
 use super::{Unsupported, fault};
 use crate::world::door::{Cursor, Fields};
@@ -26,9 +29,9 @@ pub struct RouteTimeouts {
 pub struct RouteRetry {
     /// Statuses that are tried again, beside what failed without any.
     pub codes: Vec<u16>,
-    /// Attempts beyond the first; `None`: not said.
+    /// Attempts beyond the first, as many as proxies make at most; `None`: not said.
     pub attempts: Option<u32>,
-    /// Least wait before an attempt; `None`: not said.
+    /// Least wait before an attempt, zero too; `None`: not said.
     pub backoff: Option<Duration>,
 }
 
@@ -47,9 +50,18 @@ pub struct SessionPersistence {
     pub permanent: bool,
 }
 
-/// A duration that is longer than zero.
-fn read_duration(fields: &mut Fields<'_>, name: &'static str) -> Option<Duration> {
-    fields.get(name).and_then(|at| at.duration()).filter(|duration| !duration.is_zero())
+/// A session's timeout as proxies count it: not below a second, and zero is none.
+fn read_timeout(fields: &mut Fields<'_>, name: &'static str) -> Option<Duration> {
+    let at = fields.get(name)?;
+    at.duration().filter(|time| !time.is_zero()).map(|time| session_timeout(&at, time))
+}
+
+/// Sessions are counted in seconds: what is shorter is one.
+pub(in crate::world) fn session_timeout(at: &Cursor<'_>, time: Duration) -> Duration {
+    if time < SESSION_TIMEOUT_MIN {
+        at.warn("sessions are counted in seconds: it is taken for 1s", "write at least 1s");
+    }
+    time.max(SESSION_TIMEOUT_MIN)
 }
 
 impl RouteTimeouts {
@@ -79,8 +91,14 @@ impl RouteRetry {
             }
             codes.push(code);
         }
-        let attempts = fields.get("attempts").and_then(|at| at.int(1..=ATTEMPTS_MAX)).and_then(|attempts| u32::try_from(attempts).ok());
-        let backoff = read_duration(&mut fields, "backoff");
+        let attempts = fields.get("attempts").and_then(|at| {
+            let attempts = at.int(1..=ATTEMPTS_MAX).and_then(|attempts| u32::try_from(attempts).ok())?;
+            if attempts > RETRIES_MAX {
+                at.warn(format!("proxies try again {RETRIES_MAX} times at most: it is taken for that"), "write a smaller number");
+            }
+            Some(attempts.min(RETRIES_MAX))
+        });
+        let backoff = fields.get("backoff").and_then(|at| at.duration());
         fields.done();
         Self { codes, attempts, backoff }
     }
@@ -92,8 +110,8 @@ impl SessionPersistence {
         let mut fields = at.fields();
         let kind = fields.get("type").map_or(Some("Cookie".to_owned()), |at| at.text());
         let name = fields.get("sessionName");
-        let absolute_timeout = read_duration(&mut fields, "absoluteTimeout");
-        let idle_timeout = read_duration(&mut fields, "idleTimeout");
+        let absolute_timeout = read_timeout(&mut fields, "absoluteTimeout");
+        let idle_timeout = read_timeout(&mut fields, "idleTimeout");
         let cookie = fields.get("cookieConfig");
         let lifetime = cookie.as_ref().and_then(|at| {
             let mut fields = at.fields();
@@ -101,6 +119,11 @@ impl SessionPersistence {
             fields.done();
             lifetime
         });
+        if let (Some(absolute), Some(idle)) = (absolute_timeout, idle_timeout)
+            && idle > absolute
+        {
+            at.warn("idleTimeout is longer than absoluteTimeout, which ends the session before", "make it shorter, or leave it out");
+        }
         fields.done();
         let kind = kind?;
         let header = kind == "Header";

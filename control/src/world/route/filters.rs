@@ -101,7 +101,7 @@ pub struct Mirror {
 }
 
 /// Headers that belong to the connection or to routing itself; no rule may change them.
-pub(super) const PROTECTED: [&str; 10] = [
+pub const PROTECTED: [&str; 10] = [
     "host",
     "connection",
     "keep-alive",
@@ -152,7 +152,7 @@ impl Filters {
             fields.done();
             seen.push(kind);
         }
-        if filters.redirect.is_some() && filters.rewrite.is_some() {
+        if ["RequestRedirect", "URLRewrite"].iter().all(|kind| seen.iter().any(|seen| seen == kind)) {
             at.error("RequestRedirect and URLRewrite exclude each other", "remove one of them");
         }
         filters
@@ -165,7 +165,7 @@ impl Filters {
             "ResponseHeaderModifier" => self.response = HeaderOps::read(&content, failing),
             "RequestMirror" => self.mirrors.extend(Mirror::read(&content)),
             "RequestRedirect" => self.redirect = Redirect::read(&content, failing),
-            "URLRewrite" => self.rewrite = Some(Rewrite::read(&content, failing)),
+            "URLRewrite" => self.rewrite = Rewrite::read(&content, failing),
             "CORS" => self.cors = Some(Cors::read(&content, failing)),
             other => failing.push(fault(at, format!("the filter {other} is not supported by this version"))),
         }
@@ -175,8 +175,8 @@ impl Filters {
 impl HeaderOps {
     fn read(at: &Cursor<'_>, failing: &mut Vec<Unsupported>) -> Self {
         let mut fields = at.fields();
-        let mut pairs = |name| fields.get(name).map(|at| at.list(ITEMS_MAX).iter().filter_map(read_pair).collect()).unwrap_or_default();
-        let (set, add): (Vec<_>, Vec<_>) = (pairs("set"), pairs("add"));
+        let mut pairs = |name| fields.get(name).map(|at| read_pairs(&at)).unwrap_or_default();
+        let (set, add) = (pairs("set"), pairs("add"));
         let mut remove = Vec::new();
         for at in fields.get("remove").map(|at| at.list(ITEMS_MAX)).unwrap_or_default() {
             let name = at.text().map(|name| name.to_lowercase());
@@ -186,12 +186,26 @@ impl HeaderOps {
             }
         }
         fields.done();
-        let names = set.iter().chain(&add).map(|(name, _): &(String, String)| name).chain(&remove);
+        let names = set.iter().chain(&add).map(|(name, _)| name).chain(&remove);
         for name in names.filter(|name| PROTECTED.contains(&name.as_str())) {
             failing.push(fault(at, format!("the header `{name}` cannot be changed by a filter")));
         }
         Self { set, add, remove }
     }
+}
+
+/// Headers with their values; of one name the first counts.
+fn read_pairs(at: &Cursor<'_>) -> Vec<(String, String)> {
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    for at in at.list(ITEMS_MAX) {
+        let Some(pair) = read_pair(&at) else { continue };
+        if pairs.iter().any(|(known, _)| *known == pair.0) {
+            at.warn(format!("the header `{}` stands twice: the first counts", pair.0), "remove one of the two");
+        } else {
+            pairs.push(pair);
+        }
+    }
+    pairs
 }
 
 fn read_pair(at: &Cursor<'_>) -> Option<(String, String)> {
@@ -247,7 +261,11 @@ fn read_fraction(at: &Cursor<'_>) -> Option<i64> {
         at.error("the numerator is larger than the denominator", "a fraction is at most 1");
         return None;
     }
-    Some(numerator * MILLION / denominator)
+    let share = numerator * MILLION / denominator;
+    if share == 0 && numerator > 0 {
+        at.warn("it is less than one in a million, which is taken for none: nothing is mirrored", "use a larger fraction");
+    }
+    Some(share)
 }
 
 impl Redirect {
@@ -275,12 +293,17 @@ impl Redirect {
 }
 
 impl Rewrite {
-    fn read(at: &Cursor<'_>, failing: &mut Vec<Unsupported>) -> Self {
+    /// `None`: it changes nothing.
+    fn read(at: &Cursor<'_>, failing: &mut Vec<Unsupported>) -> Option<Self> {
         let mut fields = at.fields();
         let hostname = read_host(&mut fields);
         let path = fields.get("path").and_then(|at| PathChange::read(&at, failing));
+        let nothing = !fields.has("hostname") && !fields.has("path");
         fields.done();
-        Self { hostname, path }
+        if nothing {
+            at.warn("it rewrites nothing", "say hostname or path, or remove it");
+        }
+        (hostname.is_some() || path.is_some()).then_some(Self { hostname, path })
     }
 }
 
@@ -314,10 +337,12 @@ impl PathChange {
         let value = value?;
         let text = value.text()?;
         let whole = kind == "ReplaceFullPath";
-        let parsed = http::uri::PathAndQuery::try_from(text.as_str()).is_ok() && !text.contains(['?', '#']);
+        // What a request line may have: the rest is written with `%`.
+        let plain = text.bytes().all(|byte| byte.is_ascii_graphic()) && !text.contains(['?', '#']);
+        let parsed = plain && http::uri::PathAndQuery::try_from(text.as_str()).is_ok();
         let fits = text.starts_with('/') && parsed || text.is_empty() && !whole;
         if !fits || text.len() > PATH_BYTES_MAX {
-            value.error(format!("`{text}` is no path"), "start with `/`; no `?`, `#` or spaces");
+            value.error(format!("`{text}` is no path"), "start with `/`; no `?`, `#` or spaces, and what is not ASCII as %XX");
             return None;
         }
         Some(if whole { Self::Full(text) } else { Self::Prefix(text.trim_end_matches('/').to_owned()) })
@@ -336,6 +361,9 @@ impl Cors {
         let expose_headers = read_words(&mut fields, "exposeHeaders", failing, header);
         let allow_credentials = fields.get("allowCredentials").and_then(|at| at.flag()).unwrap_or(false);
         let max_age = fields.get("maxAge").and_then(|at| at.int(1..=i32::MAX.into()));
+        if !fields.has("allowOrigins") {
+            at.warn("without allowOrigins no page of another origin may call", "list origins, or `*` for all");
+        }
         fields.done();
         let max_age_secs = max_age.and_then(|secs| u32::try_from(secs).ok()).unwrap_or(MAX_AGE_SECS);
         Self { allow_origins, allow_methods, allow_headers, expose_headers, allow_credentials, max_age_secs }

@@ -85,14 +85,8 @@ impl PathMatch {
         let (kind, value) = (kind.ok_or(None)?, value.ok_or(None)?);
         match kind.as_str() {
             "Exact" | "PathPrefix" => {
-                let lower = value.to_lowercase();
-                let segment = value.split('/').any(|segment| segment == "." || segment == "..");
-                if !value.starts_with('/')
-                    || value.len() > PATH_BYTES_MAX
-                    || segment
-                    || ["//", "%2f", "#", "?"].iter().any(|bad| lower.contains(bad))
-                {
-                    at.error(format!("`{value}` is no path"), "start with `/`; no `//`, `.`, `..`, `%2f`, `#` or `?`");
+                if value.len() > PATH_BYTES_MAX || !is_path(&value) {
+                    at.error(format!("`{value}` is no path"), PATH_REMEDY);
                     return Err(None);
                 }
                 Ok(if kind == "Exact" { Self::Exact(value) } else { Self::Prefix(value.trim_end_matches('/').to_owned()) })
@@ -101,6 +95,19 @@ impl PathMatch {
             other => Err(Some(fault(at, format!("unknown type of path match `{other}`")))),
         }
     }
+}
+
+/// What is said of a text that is no path.
+pub(in crate::world) const PATH_REMEDY: &str = "start with `/`; no `//`, `.`, `..`, `%2f`, `#` or `?`, and what no URL may hold as %XX";
+
+/// As Gateway API's schema has the value of an Exact or PathPrefix match.
+pub(in crate::world) fn is_path(text: &str) -> bool {
+    let plain = |part: &str| part.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-/._~!$&'()*+,;=:@".contains(&byte));
+    let hex = |part: &str| part.len() >= 2 && part.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    let mut parts = text.split('%');
+    let written = parts.next().is_some_and(plain) && parts.all(|part| hex(part) && plain(part));
+    let dots = text.split('/').any(|segment| segment == "." || segment == "..");
+    text.starts_with('/') && written && !dots && !text.contains("//") && !text.to_lowercase().contains("%2f")
 }
 
 pub(super) fn pattern(at: &Cursor<'_>, text: &str) -> Result<(), Unsupported> {

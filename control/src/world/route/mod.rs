@@ -13,9 +13,11 @@ mod stream;
 use std::net::IpAddr;
 
 pub use backend::BackendRef;
+pub(super) use exchange::session_timeout;
 pub use exchange::{RouteRetry, RouteTimeouts, SessionPersistence};
-pub use filters::{Cors, Filters, HeaderOps, Mirror, PathChange, Redirect, Rewrite};
+pub use filters::{Cors, Filters, HeaderOps, Mirror, PROTECTED, PathChange, Redirect, Rewrite};
 pub use matches::{Match, PathMatch, ValueMatch};
+pub(super) use matches::{PATH_REMEDY, is_path};
 pub use reference::Reference;
 
 use super::door::{Cursor, Fields, is_subdomain};
@@ -24,6 +26,7 @@ use super::key::{CORE, GATEWAY_API, Kind};
 /// Bounds of the published schema.
 const PARENTS_MAX: usize = 32;
 const HOSTNAMES_MAX: usize = 16;
+const HOSTNAME_BYTES_MAX: usize = 253;
 const SNI_NAMES_MAX: usize = 1024;
 const RULES_MAX: usize = 16;
 const ITEMS_MAX: usize = 16;
@@ -77,7 +80,8 @@ impl ParentRef {
     fn read(at: &Cursor<'_>) -> Option<Self> {
         let mut fields = at.fields();
         let mut text = |name| fields.get(name).and_then(|at| at.text());
-        let (group, kind, namespace, section) = (text("group"), text("kind"), text("namespace"), text("sectionName"));
+        let (group, kind, namespace, section) =
+            (text("group"), text("kind"), text("namespace"), text("sectionName").filter(|name| !name.is_empty()));
         let name = fields.need("name").and_then(|at| at.text());
         let port = fields.get("port").and_then(|at| at.port());
         fields.done();
@@ -102,7 +106,7 @@ pub struct Rule {
     pub retry: Option<RouteRetry>,
     /// Whether those of one client stay with one endpoint.
     pub session: Option<SessionPersistence>,
-    /// Why nothing can match it as written: the rule is dropped.
+    /// Why some of its matches cannot be read. What the others match is answered 500; without others the rule is dropped.
     pub unmatchable: Vec<Unsupported>,
     /// Why its requests must fail: they would be served without what the author asked for.
     pub failing: Vec<Unsupported>,
@@ -114,6 +118,11 @@ impl Rule {
     /// The backends that it names.
     pub fn backends(&self) -> &[BackendRef] {
         self.backends.as_deref().unwrap_or_default()
+    }
+
+    /// Whether its requests are answered 500: serving them would do something else than its author asked for.
+    pub fn fails(&self) -> bool {
+        !self.failing.is_empty() || !self.unmatchable.is_empty()
     }
 
     /// Everything that it refers to: backends, and whom copies go to.
@@ -171,7 +180,11 @@ impl Route {
         // A TCPRoute has none: there they are an unknown field.
         let hostnames = if kind == Kind::TCPRoute { None } else { fields.get("hostnames") };
         for at in hostnames.map(|at| at.list(hostnames_max)).unwrap_or_default() {
-            route.hostnames.extend(read_hostname(&at));
+            let read = read_hostname(&at);
+            if read.is_none() && at.is_empty() {
+                at.error("an empty host is none", "name a host, or leave hostnames out for all of the listener's");
+            }
+            route.hostnames.extend(read);
         }
         let streams = matches!(kind, Kind::TCPRoute | Kind::TLSRoute);
         let listed = if streams { fields.need("rules") } else { fields.get("rules") };
@@ -202,7 +215,7 @@ pub(super) fn read_hostname(at: &Cursor<'_>) -> Option<String> {
         return None;
     }
     let rest = text.strip_prefix("*.").unwrap_or(&text);
-    if rest.parse::<IpAddr>().is_ok() || !is_subdomain(rest) {
+    if rest.parse::<IpAddr>().is_ok() || !is_subdomain(rest) || text.len() > HOSTNAME_BYTES_MAX {
         at.error(format!("`{text}` is no host name"), "write it as www.example.com or *.example.com, without a port");
         return None;
     }

@@ -192,3 +192,60 @@ fn fields_of_the_other_channel_are_named() {
         assert_eq!(problems.iter().map(|problem| problem.severity).collect::<Vec<_>>(), [severity], "{text}");
     }
 }
+
+#[test]
+fn what_is_said_twice_or_too_much_is_told_and_taken_as_far_as_it_goes() {
+    // Aim: the standard's own values are taken, what proxies do not do of them is told, and of equal header names the first counts.
+    let told = |text: &str| -> (Rule, Vec<String>) {
+        let (read, problems) = read("HTTPRoute", &format!("{{rules: [{text}]}}"));
+        let warnings = problems.iter().filter(|problem| problem.severity == Severity::Warning);
+        (read.unwrap(), warnings.map(|problem| problem.message.clone()).collect())
+    };
+    for (attempts, made) in [(16, 16), (17, 16), (100, 16)] {
+        let (rule, warnings) = told(&format!("{{retry: {{attempts: {attempts}}}}}"));
+        assert_eq!((rule.retry.unwrap().attempts, warnings.len()), (Some(made), usize::from(attempts > 16)));
+    }
+    let (rule, warnings) = told("{retry: {backoff: 0s}}");
+    assert_eq!((rule.retry.unwrap().backoff, warnings), (Some(std::time::Duration::ZERO), vec![]));
+    let (rule, warnings) = told("{sessionPersistence: {absoluteTimeout: 500ms, idleTimeout: 0s}}");
+    let session = rule.session.unwrap();
+    assert_eq!((session.absolute_timeout, session.idle_timeout), (Some(std::time::Duration::from_secs(1)), None));
+    assert_eq!(warnings, ["sessions are counted in seconds: it is taken for 1s"]);
+    let (_, warnings) = told("{sessionPersistence: {absoluteTimeout: 1m, idleTimeout: 1h}}");
+    assert!(warnings[0].contains("idleTimeout is longer"), "{warnings:?}");
+    let set = "{name: X-A, value: one}, {name: x-a, value: two}, {name: x-b, value: three}";
+    let (rule, warnings) = told(&format!("{{filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{set}]}}}}]}}"));
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(rule.filters.request.set, [pair("x-a", "one"), pair("x-b", "three")]);
+    assert_eq!(warnings, ["the header `x-a` stands twice: the first counts"]);
+    let (rule, warnings) = told("{filters: [{type: URLRewrite, urlRewrite: {}}]}");
+    assert_eq!((rule.filters.rewrite, warnings.len()), (None, 1));
+    let (_, warnings) = told("{filters: [{type: CORS, cors: {allowMethods: [GET]}}]}");
+    assert!(warnings[0].contains("without allowOrigins"), "{warnings:?}");
+    let mirror = "{backendRef: {name: b, port: 1}, fraction: {numerator: 1, denominator: 2000000}}";
+    let (_, warnings) = told(&format!("{{filters: [{{type: RequestMirror, requestMirror: {mirror}}}]}}"));
+    assert!(warnings[0].contains("nothing is mirrored"), "{warnings:?}");
+}
+
+#[test]
+fn what_no_request_line_holds_is_no_path() {
+    // Aim: the characters of the standard's schema, in matches and in what replaces paths; an empty host is none, an empty section absent.
+    let refused = |spec: &str| read("HTTPRoute", spec).0.is_none();
+    for path in ["/é", "/a b", "/%zz", "/{x}", "/a?b", "/a/../b"] {
+        assert!(refused(&format!("{{rules: [{{matches: [{{path: {{value: '{path}'}}}}]}}]}}")), "{path}");
+    }
+    let full = |path: &str| {
+        let change = format!("{{type: ReplaceFullPath, replaceFullPath: '{path}'}}");
+        refused(&format!("{{rules: [{{filters: [{{type: URLRewrite, urlRewrite: {{path: {change}}}}}]}}]}}"))
+    };
+    assert!(full("/é") && !full("/%C3%A9"));
+    assert!(refused("{hostnames: ['']}") && !refused("{hostnames: ['*.example.com']}"));
+    let long = ["x".repeat(63), "y".repeat(63), "z".repeat(63), "w".repeat(61)].join(".");
+    assert!(!refused(&format!("{{hostnames: ['{long}']}}")) && refused(&format!("{{hostnames: ['*.{long}']}}")));
+    let text = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: x, namespace: a}\n\
+                spec: {parentRefs: [{name: g, sectionName: ''}]}\n";
+    let mut world = World::new(WorldSettings::default(), Allocations::default());
+    world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text.to_owned())) }], 0));
+    let crate::world::Spec::Route(route) = &world.index().routes[0].spec else { panic!("no route") };
+    assert_eq!(route.parents[0].section, None);
+}

@@ -6,6 +6,7 @@ use proto::mesh::{HashCookie, HashKey, Session};
 
 use super::{TrafficSettings, header, positive, wire};
 use crate::world::door::{Cursor, Fields};
+use crate::world::route::{PROTECTED, session_timeout};
 
 /// Most parts of a hash.
 const HASH_KEYS_MAX: usize = 8;
@@ -66,7 +67,9 @@ fn cookie(mut fields: Fields<'_>) -> Option<HashCookie> {
     let name = fields.need("name").and_then(|at| name(&at, is_token));
     let ttl = fields.get("ttl").and_then(|at| positive(&at)).and_then(wire);
     fields.done();
-    Some(HashCookie { name: name?, ttl, path: "/".to_owned() })
+    // Only a cookie that is made has a path.
+    let path = if ttl.is_some() { "/".to_owned() } else { String::new() };
+    Some(HashCookie { name: name?, ttl, path })
 }
 
 fn name(at: &Cursor<'_>, fits: fn(&str) -> bool) -> Option<String> {
@@ -88,11 +91,17 @@ fn is_token(text: &str) -> bool {
 pub(super) fn session(mut fields: Fields<'_>) -> Option<Session> {
     let header = fields.get("type").and_then(|at| at.word(&[("Cookie", false), ("Header", true)])).unwrap_or(false);
     let name = match fields.get("sessionName") {
-        Some(at) => name(&at, is_token)?,
+        Some(at) => {
+            let name = name(&at, is_token)?;
+            if header && PROTECTED.contains(&name.to_lowercase().as_str()) {
+                at.error(format!("the header `{name}` belongs to the connection"), "use a name of its own, such as x-session");
+            }
+            name
+        }
         None => SESSION_NAME.to_owned(),
     };
-    let absolute = fields.get("absoluteTimeout").and_then(|at| positive(&at));
-    let idle = fields.get("idleTimeout").and_then(|at| positive(&at));
+    let mut time = |name| fields.get(name).and_then(|at| positive(&at).map(|time| session_timeout(&at, time)));
+    let (absolute, idle) = (time("absoluteTimeout"), time("idleTimeout"));
     let mut permanent = false;
     if let Some(at) = fields.get("cookieConfig") {
         let mut config = at.fields();

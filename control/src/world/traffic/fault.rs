@@ -1,5 +1,6 @@
 //! `faults`.
 
+use engine::filter::DELAY_MAX;
 use proto::mesh::abort::Kind as AbortKind;
 use proto::mesh::{Abort, Delay, Fault};
 use proto::xds::matcher::{RegexMatcher, StringMatcher, string_matcher::MatchPattern};
@@ -9,13 +10,12 @@ use proto::xds::route::{HeaderMatcher, RouteMatch};
 
 use super::{grpc_code, header, method, whole, wire};
 use crate::world::door::{Cursor, Fields, is_label, is_subdomain};
+use crate::world::route::{PATH_REMEDY, is_path};
 
 /// Most faults of a policy.
 const FAULTS_MAX: usize = 16;
 /// Most items of a list within one.
 const ITEMS_MAX: usize = 16;
-/// Longest delay.
-const DELAY_MAX: std::time::Duration = std::time::Duration::from_secs(3600);
 /// Longest path, value or expression.
 const TEXT_BYTES_MAX: usize = 4096;
 /// Largest compiled expression, as in the proxy's engine.
@@ -52,8 +52,13 @@ fn injection(at: &Cursor<'_>) -> Option<Injection> {
     }
     let from = fields.get("from").map(|at| at.list(ITEMS_MAX)).unwrap_or_default();
     let from: Vec<Option<Caller>> = from.iter().map(caller).collect();
-    if let Some(percent) = fields.get("percent").and_then(|at| at.percent()) {
+    if let Some(at) = fields.get("percent")
+        && let Some(percent) = at.percent()
+    {
         fault.per_million = per_million(percent);
+        if fault.per_million == 0 && percent > 0.0 {
+            at.warn("it is less than one in a million, which is taken for never", "use at least 0.0001");
+        }
     }
     fault.delay = fields.get("delay").and_then(|at| delay(&at));
     fault.abort = fields.get("abort").and_then(|at| abort(&at));
@@ -186,7 +191,7 @@ fn path_match(at: &Cursor<'_>) -> Option<RouteMatch> {
     let specifier = match kind {
         2 => PathSpecifier::SafeRegex(RegexMatcher { regex: value }),
         _ if !is_path(&value) => {
-            place.error(format!("`{value}` is no path"), "start with `/`; no `//`, `.`, `..`, `%2f`, `#` or `?`");
+            place.error(format!("`{value}` is no path"), PATH_REMEDY);
             return None;
         }
         1 => PathSpecifier::Path(value),
@@ -196,13 +201,6 @@ fn path_match(at: &Cursor<'_>) -> Option<RouteMatch> {
         },
     };
     Some(RouteMatch { path_specifier: Some(specifier), ..RouteMatch::default() })
-}
-
-/// As Gateway API's schema has it.
-fn is_path(text: &str) -> bool {
-    let lower = text.to_lowercase();
-    let dots = text.split('/').any(|segment| segment == "." || segment == "..");
-    text.starts_with('/') && !dots && !["//", "%2f", "#", "?"].iter().any(|bad| lower.contains(bad))
 }
 
 /// A text of bounded length; as a regular expression, one that compiles by itself.

@@ -1,5 +1,8 @@
 //! `health`: what traffic tells, and what probes tell.
 
+use std::time::Duration;
+
+use engine::model::build::INTERVAL_MIN;
 use proto::mesh::active_check::Kind as Check;
 use proto::mesh::{ActiveCheck, GrpcCheck, HttpCheck, TcpCheck};
 
@@ -36,10 +39,20 @@ fn outlier(mut fields: Fields<'_>, into: &mut TrafficSettings) {
             at.error("a factor is 0 (off) or more than 1", format!("write for example 3; at most {LATENCY_FACTOR_MAX}"));
         }
     }
-    into.outlier_interval = fields.get("interval").and_then(|at| positive(&at));
-    into.eject_for = fields.get("ejectFor").and_then(|at| positive(&at));
+    into.outlier_interval = fields.get("interval").and_then(|at| pace(&at));
+    into.eject_for = fields.get("ejectFor").and_then(|at| pace(&at));
     into.max_ejected_percent = fields.get("maxEjectedPercent").and_then(|at| at.percent());
     fields.done();
+}
+
+/// A time that is not absurdly short.
+fn pace(at: &Cursor<'_>) -> Option<Duration> {
+    let read = positive(at)?;
+    if read < INTERVAL_MIN {
+        at.error("it is too short", format!("use at least {}ms", INTERVAL_MIN.as_millis()));
+        return None;
+    }
+    Some(read)
 }
 
 fn active(at: &Cursor<'_>) -> Option<ActiveCheck> {
@@ -59,8 +72,8 @@ fn active(at: &Cursor<'_>) -> Option<ActiveCheck> {
         kinds.push(Check::Tcp(TcpCheck {}));
     }
     let mut time = |name, default: u64| {
-        let read = fields.get(name).and_then(|at| positive(&at));
-        wire(read.unwrap_or(std::time::Duration::from_secs(default)))
+        let read = fields.get(name).and_then(|at| pace(&at));
+        wire(read.unwrap_or(Duration::from_secs(default)))
     };
     let (interval, timeout) = (time("interval", 5), time("timeout", 1));
     let healthy_after = fields.get("healthyAfter").and_then(|at| whole(&at, 1..=PROBES_MAX)).unwrap_or(2);

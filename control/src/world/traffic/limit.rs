@@ -1,5 +1,9 @@
 //! `limits`, `rateLimits` and `priority`.
 
+use std::time::Duration;
+
+use engine::filter::{KEY_PARTS_MAX, LIMITS_MAX, PER_MAX, REQUESTS_MAX};
+use engine::model::CLASSES_MAX;
 use proto::mesh::limit_key::Kind as Key;
 use proto::mesh::{LimitKey, Priority, RateLimit};
 
@@ -8,14 +12,6 @@ use crate::world::door::{Cursor, Fields};
 
 /// Highest limit; more than any machine has sockets.
 const LIMIT_MAX: u32 = 10_000_000;
-/// Highest rate and burst.
-const RATE_MAX: u32 = 1_000_000_000;
-/// Most rate limits of a policy.
-const RATES_MAX: usize = 16;
-/// Most parts of a rate limit's key.
-const KEY_PARTS_MAX: usize = 4;
-/// Most classes of priority.
-const CLASSES_MAX: usize = 16;
 /// Longest name of a class.
 const CLASS_BYTES_MAX: usize = 64;
 
@@ -29,23 +25,44 @@ pub(super) fn read(mut fields: Fields<'_>, into: &mut TrafficSettings) {
 }
 
 pub(super) fn rates(at: &Cursor<'_>) -> Vec<RateLimit> {
-    at.list(RATES_MAX).iter().enumerate().filter_map(|(number, at)| rate(number, at)).collect()
+    at.list(LIMITS_MAX).iter().enumerate().filter_map(|(number, at)| rate(number, at)).collect()
 }
 
 /// Its name is the policy's and the item's: whoever sends it adds the place.
 fn rate(number: usize, at: &Cursor<'_>) -> Option<RateLimit> {
     let mut fields = at.fields();
-    let requests = fields.need("requests").and_then(|at| whole(&at, 1..=RATE_MAX));
-    let per = fields.need("per").and_then(|at| positive(&at));
-    let burst = fields.get("burst").and_then(|at| whole(&at, 0..=RATE_MAX)).unwrap_or(0);
+    let requests = fields.need("requests").and_then(|at| whole(&at, 1..=REQUESTS_MAX));
+    let per = fields.need("per").and_then(|at| period(&at));
+    let burst = fields.get("burst").and_then(|at| whole(&at, 0..=REQUESTS_MAX)).unwrap_or(0);
     let key = fields.get("key").map(|at| at.list(KEY_PARTS_MAX)).unwrap_or_default();
     let key: Vec<Option<LimitKey>> = key.iter().map(part).collect();
     fields.done();
+    if let (Some(requests), Some(per)) = (requests, per)
+        && !returns(requests, per, burst)
+    {
+        at.error("so large a burst takes centuries to come back", "make burst smaller, or per shorter");
+    }
     let policy = format!("{}/{}", at.key().namespace, at.key().name);
     let name = format!("TrafficPolicy/{policy}/{number}");
     // A part that does not read never makes one bucket for all of many.
     let key = key.into_iter().collect::<Option<Vec<_>>>()?;
     Some(RateLimit { name, requests: requests?, per: wire(per?), burst, key, policy })
+}
+
+/// The time in which the requests come back: at most a day.
+fn period(at: &Cursor<'_>) -> Option<Duration> {
+    let read = positive(at)?;
+    if read > PER_MAX {
+        at.error("it is longer than a day", format!("use at most {}h", PER_MAX.as_secs() / 3600));
+        return None;
+    }
+    Some(read)
+}
+
+/// Whether a full bucket fills again within what nanoseconds can count, as the proxy reckons them.
+fn returns(requests: u32, per: Duration, burst: u32) -> bool {
+    let each = (per.as_nanos() / u128::from(requests)).max(1);
+    u64::try_from(each * (u128::from(requests) + u128::from(burst) - 1)).is_ok()
 }
 
 fn part(at: &Cursor<'_>) -> Option<LimitKey> {

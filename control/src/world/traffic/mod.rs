@@ -123,7 +123,7 @@ impl PolicyTarget {
         let group = fields.get("group");
         let kind = fields.need("kind").and_then(|at| at.word(&KINDS));
         let name = fields.need("name").and_then(|at| at.text());
-        let section = fields.get("sectionName").and_then(|at| at.text());
+        let section = fields.get("sectionName").and_then(|at| at.text()).filter(|name| !name.is_empty());
         if let Some(namespace) = fields.get("namespace") {
             namespace.error("a policy is about objects of its own namespace", "remove it, or put the policy into that namespace");
         }

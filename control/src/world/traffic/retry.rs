@@ -1,5 +1,7 @@
 //! `retry`.
 
+use engine::retry::BODY_BUFFER_BYTES_MAX;
+
 use super::{TrafficSettings, each_once, grpc_code, method, positive, whole};
 use crate::world::door::{Cursor, Fields};
 
@@ -7,8 +9,6 @@ use crate::world::door::{Cursor, Fields};
 const ATTEMPTS_MAX: u32 = 10;
 /// Most status codes, HTTP's or gRPC's.
 const CODES_MAX: usize = 32;
-/// Largest body that is kept to be sent again.
-const BODY_BUFFER_BYTES_MAX: u32 = 1 << 20;
 /// Highest floor of a budget.
 const BUDGET_PER_SECOND_MAX: u32 = 1_000_000;
 /// Methods that may be sent twice at once (RFC 9110, 9.2.1).

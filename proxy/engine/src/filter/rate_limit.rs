@@ -23,15 +23,15 @@ use crate::rejected::Wrong;
 /// Most limits of one policy.
 pub const LIMITS_MAX: usize = 16;
 /// Most parts of one limit's key.
-const KEY_PARTS_MAX: usize = 8;
+pub const KEY_PARTS_MAX: usize = 8;
 /// Most keys that a limit tells apart at a time; what comes beyond shares one bucket.
 pub const LIMIT_KEYS_MAX: usize = SHARDS * SHARD_KEYS_MAX;
 const SHARDS: usize = 16;
 const SHARD_KEYS_MAX: usize = 1024;
 /// Most requests, and most beyond them, of one period.
-const REQUESTS_MAX: u32 = 1_000_000_000;
+pub const REQUESTS_MAX: u32 = 1_000_000_000;
 /// Longest period.
-const PER_MAX: Duration = Duration::from_secs(24 * 3600);
+pub const PER_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Answers what comes too fast.
 #[derive(Clone, Debug)]

@@ -36,7 +36,7 @@ pub use policy::{Policy, Steps};
 pub use priority::{CLASSES_MAX, Priority};
 pub use proto::words::{MtlsMode, Protocol};
 pub use route::{Action, Backend, Forward, Mirror, RouteTable, Rule, RuleSource, Target, VirtualHost};
-pub use session::{Session, SessionHome, SessionKept, SessionTerms, SessionToken, session_token};
+pub use session::{SESSION_TIMEOUT_MIN, Session, SessionHome, SessionKept, SessionTerms, SessionToken, session_token};
 pub use set::EndpointSet;
 pub(crate) use set::{Spread, Tier};
 pub use snapshot::{DnsAnswer, Locality, Settings, Snapshot};

@@ -16,6 +16,8 @@ use super::{Cluster, Endpoint, Forward, Target, cookie};
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
+/// Shortest time after which a session ends: its clock counts whole seconds.
+pub const SESSION_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 /// Bytes of a token.
 const TOKEN_BYTES: usize = 16;
 /// Bytes of the code over token and times.
@@ -111,7 +113,7 @@ impl Session {
     pub(crate) fn compile(raw: &proto::mesh::Session) -> Result<Self, Wrong> {
         let proto::mesh::Session { name, header, absolute_timeout, idle_timeout, permanent, path } = raw;
         let times = |raw: &Option<prost_types::Duration>, field: &str| match duration(raw.as_ref(), field)? {
-            Some(time) if time < Duration::from_secs(1) => Err(Wrong::new(field, "is shorter than a second")),
+            Some(time) if time < SESSION_TIMEOUT_MIN => Err(Wrong::new(field, "is shorter than a second")),
             time => Ok(time),
         };
         let absolute_timeout = times(absolute_timeout, "absolute_timeout")?;

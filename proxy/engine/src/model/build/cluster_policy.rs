@@ -21,7 +21,7 @@ const STATUSES_MAX: usize = 500;
 /// What a check that names no status takes for a good answer.
 const STATUS_GOOD: u16 = 200;
 /// Shortest time between two checks of one endpoint, and shortest interval of outlier detection: below, they would be most of the work.
-const INTERVAL_MIN: Duration = Duration::from_millis(10);
+pub const INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 pub(super) fn compile(raw: &RawPolicy, kind: ClusterKind) -> Result<ClusterPolicy, Wrong> {
     let RawPolicy { balance, limits, outlier, check, budget, sessions } = raw;

@@ -34,6 +34,8 @@ use super::{Cluster, ClusterKind, DnsAnswer, EndpointFacts, Home, Protocol, Sett
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
+pub use self::cluster_policy::INTERVAL_MIN;
+pub use self::route::TABLE_MAX;
 pub use crate::rejected::Rejected;
 
 /// Most resources of one type.

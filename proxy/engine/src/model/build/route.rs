@@ -23,7 +23,7 @@ use crate::model::{Action, Domains, Rule, RuleSource};
 use crate::rejected::{Wrong, refuse};
 
 /// Most virtual hosts, domains and rules of one table.
-const TABLE_MAX: usize = 65_536;
+pub const TABLE_MAX: usize = 65_536;
 /// Largest body of a fixed answer, in bytes.
 const BODY_BYTES_MAX: usize = 64 << 10;
 /// Longest host name (RFC 1035).
