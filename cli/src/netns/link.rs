@@ -15,6 +15,8 @@ use super::Namespace;
 
 /// IFF_UP.
 const UP: u32 = 1;
+/// The bridge's: one that is nobody's else ("locally administered"; IEEE 802, section 8.2).
+const BRIDGE_MAC: [u8; 6] = [0x02, 0x6d, 0x77, 0, 0, 1];
 /// IFLA_INFO_DATA inside IFLA_LINKINFO.
 const INFO_DATA: u16 = 2;
 /// VETH_INFO_PEER inside a veth's data.
@@ -50,10 +52,12 @@ impl Netlink {
         self.acknowledge(&request).with_context(|| format!("cannot switch interface {name} on"))
     }
 
-    /// Makes a bridge.
+    /// Makes a bridge with an address of its own. Without one it has the lowest of its ports', and changes it when they come and go: neighbours
+    /// would send to an address that is nobody's any more until they ask again.
     pub(crate) fn bridge(&mut self, name: &str) -> anyhow::Result<()> {
         let mut request = rt_link::Request::new().set_create().set_excl().op_newlink_do(&rt_link::Ifinfomsg::default());
-        let _ = request.encode().push_ifname(&c_name(name)?).nested_linkinfo().push_kind(c"bridge").end_nested();
+        let encoded = request.encode().push_ifname(&c_name(name)?).push_address(&BRIDGE_MAC);
+        let _ = encoded.nested_linkinfo().push_kind(c"bridge").end_nested();
         self.acknowledge(&request).with_context(|| format!("cannot make the bridge {name}"))
     }
 

@@ -9,6 +9,8 @@ use crate::Moment;
 /// Time in which what was earned and not spent fades (to 1/e); nothing is left of what was earned in one gap that long.
 const WINDOW: Duration = Duration::from_secs(10);
 
+const SECOND: Duration = Duration::from_secs(1);
+
 /// Bound on retries: this share of requests, and so many per second besides.
 #[derive(Clone, Debug, PartialEq)]
 pub struct RetryBudget {
@@ -27,7 +29,7 @@ impl Default for RetryBudget {
 /// What a cluster's requests earned and its retries spent.
 ///
 /// In any span of time there are at most as many retries as `percent` of the requests in it, what is left from before, and
-/// `min_per_second` for each of its seconds and one more.
+/// `min_per_second` for each of its seconds and one more; from the first retry on, after the first second, without the one more.
 #[derive(Debug, Default)]
 pub struct Budget {
     requests: AtomicU64,
@@ -45,6 +47,8 @@ struct Purse {
     earned: f64,
     /// Free by time and not spent.
     free: f64,
+    /// Up to when that was counted.
+    free_at: Option<Moment>,
 }
 
 impl Budget {
@@ -83,7 +87,9 @@ impl Purse {
         let fresh = if past > window { new * window / past } else { new };
         self.earned = self.earned * (1.0 - past / window).max(0.0) + fresh;
         let most = f64::from(min_per_second);
-        self.free = (self.free + past * most).min(most);
+        // What is free in the first second is there at its beginning, so that even the first failure of all may be tried again.
+        self.free = self.free_at.map_or(most, |at| (self.free + now.since(at).as_secs_f64() * most).min(most));
+        self.free_at = Some(self.free_at.map_or_else(|| now.plus(SECOND), |at| at.max(now)));
         (self.seen, self.at) = (requests, Some(self.at.map_or(now, |at| at.max(now))));
     }
 
@@ -117,11 +123,12 @@ mod tests {
         // Aim: the floor refills by time, the share by requests; what is older than the window is not hoarded.
         let (budget, policy) = (Budget::default(), RetryBudget::default());
         assert_eq!(spent(&budget, &policy, at(1_000)), 10, "the floor");
-        assert_eq!(spent(&budget, &policy, at(1_500)), 5, "half a second later");
+        assert_eq!(spent(&budget, &policy, at(2_000)), 0, "they were the first second's");
+        assert_eq!(spent(&budget, &policy, at(2_500)), 5, "half a second later");
         (0..100).for_each(|_| budget.deposit());
-        assert_eq!(spent(&budget, &policy, at(1_500)), 20, "a fifth of a hundred");
+        assert_eq!(spent(&budget, &policy, at(2_500)), 20, "a fifth of a hundred");
         (0..1_000_000).for_each(|_| budget.deposit());
-        let hoard = spent(&budget, &policy, at(1_001_500));
+        let hoard = spent(&budget, &policy, at(1_002_500));
         assert!((2_000..=2_020).contains(&hoard), "of a thousand seconds ten count: {hoard}");
         let none = RetryBudget { percent: 0.0, min_per_second: 0 };
         assert_eq!(spent(&Budget::default(), &none, at(5_000)), 0);
@@ -140,20 +147,23 @@ mod tests {
     }
 
     proptest! {
-        /// Aim: however requests and failures come, attempts are at most 1.2 per request and the floor beside.
+        /// Aim: however requests and failures come, attempts are at most 1.2 per request and the floor of each second since the first of them.
         #[test]
         fn amplification_is_bounded(steps in prop::collection::vec((0..3_000_u64, 0..200_u32, 0..200_u32), 1..60)) {
             let (budget, policy) = (Budget::default(), RetryBudget::default());
             let mut now = 0;
-            let (mut requests, mut retries) = (0_u32, 0_u32);
+            let (mut requests, mut retries, mut first) = (0_u32, 0_u32, None);
             for (wait, asked, wanted) in steps {
                 now += wait;
+                if wanted > 0 {
+                    first.get_or_insert(now);
+                }
                 for _ in 0..asked {
                     budget.deposit();
                 }
                 requests += asked;
                 retries += (0..wanted).filter(|_| budget.spend(&policy, at(now))).count() as u32;
-                let floor = 10.0 + now as f64 / 1_000.0 * 10.0;
+                let floor = 10.0 * ((now - first.unwrap_or(now)) as f64 / 1_000.0).max(1.0);
                 prop_assert!(f64::from(retries) <= f64::from(requests) * 0.2 + floor + 1e-6, "{retries} of {requests} at {now}");
             }
         }

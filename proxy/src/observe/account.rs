@@ -82,6 +82,7 @@ impl Account {
     /// Another attempt begins beside one that is under way. What is told stays that one's, unless this one [overtakes](Account::overtaken).
     pub fn hedged(&mut self) {
         self.seen.attempts += 1;
+        self.worker.count(&self.seen, MetricFamily::Hedge, None, |series| series.count.add(1));
     }
 
     /// Of two attempts, the one that began later, then and on this endpoint, is the one whose answer counts.

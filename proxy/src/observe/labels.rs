@@ -55,6 +55,8 @@ pub(super) enum MetricFamily {
     Tcp,
     /// Attempts that were made again; `reason` says why.
     Retry,
+    /// Attempts that were made beside one under way.
+    Hedge,
 }
 
 /// What was spoken.

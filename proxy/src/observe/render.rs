@@ -158,6 +158,8 @@ impl Scrape {
     fn policy(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let retries = ("meshwright_retries", None, "Attempts that were made again; reason says why");
         self.counters(encoder, retries, MetricFamily::Retry, |_| true, |sum| sum.count)?;
+        let hedges = ("meshwright_hedges", None, "Second attempts that were made beside a slow first one");
+        self.counters(encoder, hedges, MetricFamily::Hedge, |_| true, |sum| sum.count)?;
         number(encoder, "meshwright_ejections", "Endpoints ejected from balancing", self.ejections)?;
         number(
             encoder,

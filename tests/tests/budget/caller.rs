@@ -24,6 +24,10 @@ pub(crate) enum Road {
     Get,
     /// HTTP/1.1, 1 KiB each way.
     Post,
+    /// As `Get`, and may be sent again; endpoints are judged by errors, success rate and latency.
+    GovernedGet,
+    /// The same, 1 KiB each way.
+    GovernedPost,
     /// HTTP/2, 1 KiB each way.
     Http2Post,
     /// gRPC, a message of 1 KiB each way, status in trailers.
@@ -31,13 +35,15 @@ pub(crate) enum Road {
 }
 
 impl Road {
-    pub(crate) const ALL: [Self; 4] = [Self::Get, Self::Post, Self::Http2Post, Self::Grpc];
+    pub(crate) const ALL: [Self; 6] = [Self::Get, Self::Post, Self::GovernedGet, Self::GovernedPost, Self::Http2Post, Self::Grpc];
 
     /// As the book names it.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Get => "h1 GET",
             Self::Post => "h1 POST",
+            Self::GovernedGet => "h1 GET under retries",
+            Self::GovernedPost => "h1 POST under retries",
             Self::Http2Post => "h2 POST",
             Self::Grpc => "gRPC",
         }
@@ -47,6 +53,7 @@ impl Road {
     pub(crate) fn connect(self) -> io::Result<TcpStream> {
         let port = match self {
             Self::Get | Self::Post => 80,
+            Self::GovernedGet | Self::GovernedPost => 82,
             Self::Http2Post | Self::Grpc => 81,
         };
         let socket = TcpStream::connect((SERVICE_IP, port))?;
@@ -66,8 +73,8 @@ impl Caller {
     pub(crate) fn new(road: Road, socket: TcpStream) -> Result<Self, String> {
         let fields = format!("Host: {SERVICE_IP}\r\nUser-Agent: caller/1.0\r\nAccept: */*\r\n");
         match road {
-            Road::Get => Ok(Self::http1(socket, format!("GET /1k HTTP/1.1\r\n{fields}\r\n"))),
-            Road::Post => {
+            Road::Get | Road::GovernedGet => Ok(Self::http1(socket, format!("GET /1k HTTP/1.1\r\n{fields}\r\n"))),
+            Road::Post | Road::GovernedPost => {
                 let body = "x".repeat(BODY);
                 Ok(Self::http1(socket, format!("POST /1k HTTP/1.1\r\n{fields}Content-Length: {BODY}\r\n\r\n{body}")))
             }

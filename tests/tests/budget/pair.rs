@@ -40,7 +40,18 @@ metadata: {name: web, namespace: bench}
 spec:
   clusterIP: 10.96.1.1
   selector: {app: web}
-  ports: [{name: http, port: 80, targetPort: 8080, appProtocol: http}, {name: h2, port: 81, targetPort: 8081, appProtocol: kubernetes.io/h2c}]
+  ports:
+    - {name: http, port: 80, targetPort: 8080, appProtocol: http}
+    - {name: h2, port: 81, targetPort: 8081, appProtocol: kubernetes.io/h2c}
+    - {name: governed, port: 82, targetPort: 8080, appProtocol: http}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: TrafficPolicy
+metadata: {name: governed, namespace: bench}
+spec:
+  targetRefs: [{group: "", kind: Service, name: web, sectionName: governed}]
+  retry: {attempts: 2}
+  health: {outlier: {successRateMinPercent: 50, latencyFactor: 3}}
 ---
 apiVersion: meshwright.dev/v1alpha1
 kind: Workload

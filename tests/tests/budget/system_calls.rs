@@ -85,7 +85,7 @@ fn requests_stay_within_their_system_calls() {
         caller.calls(WARM_UP);
         let before = marks(&pair);
         caller.calls(COUNTED);
-        let tolerance: fn(&str) -> Tolerance = if matches!(road, Road::Get | Road::Post) { tolerance_http1 } else { tolerance_http2 };
+        let tolerance: fn(&str) -> Tolerance = if matches!(road, Road::Http2Post | Road::Grpc) { tolerance_http2 } else { tolerance_http1 };
         for (hop, mark) in Hop::BOTH.into_iter().zip(before) {
             let group = format!("system calls/{}/{}", road.name(), hop.name());
             found.push(Found { group, unit: "per request", tolerance, measured: each(count(&pair, hop, mark), COUNTED) });

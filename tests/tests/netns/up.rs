@@ -96,6 +96,11 @@ fn a_folder_becomes_a_mesh_and_goes_without_a_trace() {
     let said = String::from_utf8_lossy(&second.stderr).into_owned();
     assert!(!second.status.success() && said.contains(&format!("pid {}", up.child.id())), "{said}");
 
+    // Who has met the control plane's address keeps reaching it, whatever instances come and go.
+    let bridge = Command::new(program()).args(["enter", "--netns", &fabric, "--", "ip", "-o", "link", "show", "mw0"]).output().unwrap();
+    let bridge = String::from_utf8_lossy(&bridge.stdout).into_owned();
+    assert!(bridge.contains("link/ether 02:6d:77:00:00:01 "), "{bridge}");
+
     assert_eq!(host_network(), before);
     up.end();
     assert_eq!(host_network(), before);
