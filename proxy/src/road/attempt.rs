@@ -44,13 +44,20 @@ pub struct Tries {
     made: u32,
     /// A kept connection has proved dead.
     stale: bool,
+    /// They may show whether an endpoint that was thrown out is back.
+    trials: bool,
 }
 
 impl Tries {
     /// None yet. They go to the one place given, else to a cluster's endpoints: the session's first.
     pub const fn new(only: Option<To>, hash: Option<u64>, session: Option<Arc<Endpoint>>) -> Self {
         let began = Moment::of_nanos(0);
-        Self { only, hash, session, tried: Tried::new_const(), last: None, at_home: false, began, made: 0, stale: false }
+        Self { only, hash, session, tried: Tried::new_const(), last: None, at_home: false, began, made: 0, stale: false, trials: true }
+    }
+
+    /// Those of a copy, by which nobody judges an endpoint.
+    pub fn of_copy() -> Self {
+        Self { trials: false, ..Self::new(None, None, None) }
     }
 
     /// Whether there is no choice.
@@ -78,7 +85,7 @@ impl Tries {
             Some(endpoint) => endpoint,
             None => {
                 let set = cluster.endpoints.load();
-                let choice = Choice { draw: shared.draw.next(), hash: self.hash, tried: &self.tried, now: self.began, trials: true };
+                let choice = Choice { draw: shared.draw.next(), hash: self.hash, tried: &self.tried, now: self.began, trials: self.trials };
                 let picked = balance::pick(cluster, &set, &choice).cloned();
                 picked
                     .ok_or_else(|| Failure::new(Reason::NoEndpoints, format!("cluster {} has no endpoint that is ready", cluster.name)))?

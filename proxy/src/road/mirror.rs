@@ -4,7 +4,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::health::Outcome;
 use engine::model::{Cluster, Forward};
 use http::{Request, request};
 use http_body::Body as _;
@@ -13,7 +12,7 @@ use crate::ground::body::Body;
 use crate::ground::limits::MIRRORS_MAX;
 use crate::ground::replay::Replay;
 use crate::pool::Outgoing;
-use crate::road::attempt::{Hand, Manner, Tries, make, told};
+use crate::road::attempt::{Hand, Manner, Tries, make};
 use crate::road::discard::discard;
 use crate::road::shared::Shared;
 use crate::tls::Carries;
@@ -74,7 +73,7 @@ impl Drop for CopyUnderWay {
 
 async fn send(copied: CopyUnderWay, cluster: Arc<Cluster>, request: Request<Body>, carries: Carries) {
     let shared = &copied.0;
-    let mut tries = Tries::new(None, None, None);
+    let mut tries = Tries::of_copy();
     let to = match tries.next(shared, Some(&cluster)) {
         Ok(to) => to,
         Err(failure) => {
@@ -82,7 +81,6 @@ async fn send(copied: CopyUnderWay, cluster: Arc<Cluster>, request: Request<Body
             return;
         }
     };
-    let endpoint = Arc::clone(&to.endpoint);
     let sending = async {
         let mut hand = Hand { to: Some(to), ..Hand::of(Outgoing::Fresh(request)) };
         let manner = Manner { carries, freshness: tries.freshness(), downstream: None, keeps: false };
@@ -97,6 +95,4 @@ async fn send(copied: CopyUnderWay, cluster: Arc<Cluster>, request: Request<Body
         Ok(Err(failure)) => tracing::debug!(%failure, cluster = %cluster.name, "a copy of a request was not answered"),
         Err(_) => tracing::debug!(cluster = %cluster.name, "a copy of a request took too long"),
     }
-    // Nobody judges an endpoint by copies; but where it was picked to be tried, the next request may try it.
-    told(shared, Some(&cluster), &endpoint, Outcome::Cancelled);
 }

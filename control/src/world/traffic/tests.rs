@@ -119,6 +119,13 @@ fn targets_say_what_may_be_said() {
     }
 }
 
+/// The field of a spec of one bad field that is refused, and what is said of it.
+fn refused_at_its_place(spec: &str, said: &str) {
+    let found = wrong(&format!("{SERVICE}, {spec}"));
+    let found: Vec<_> = found.iter().filter(|line| !line.contains("it says nothing")).collect();
+    assert!(found.len() == 1 && found[0].contains(&format!("spec.{said}")), "{spec}: {found:?}");
+}
+
 #[test]
 fn bad_fields_are_refused_at_their_place() {
     // Aim: an unknown word, a bound or a contradiction is an error that names the field, the cause and what to write instead.
@@ -168,6 +175,15 @@ fn bad_fields_are_refused_at_their_place() {
         ("health: {active: {http: {path: healthz}}}", "health.active.http.path: `healthz` is no path"),
         ("health: {active: {http: {expect: [99]}}}", "health.active.http.expect[0]: 99 is out of range"),
         ("health: {active: {http: {expect: []}}}", "health.active.http.expect: no answer would be a success"),
+    ] {
+        refused_at_its_place(spec, said);
+    }
+}
+
+#[test]
+fn bad_rules_for_requests_are_refused_at_their_place() {
+    // Aim: the same of faults, limits, classes and protocols.
+    for (spec, said) in [
         ("faults: [{percent: 1}]", "faults[0]: the fault does nothing"),
         ("faults: [{percent: 101, abort: {reset: {}}}]", "faults[0].percent: 101 is no percentage"),
         ("faults: [{percent: 0.00001, abort: {reset: {}}}]", "faults[0].percent: it is less than one in a million"),
@@ -195,9 +211,7 @@ fn bad_fields_are_refused_at_their_place() {
         ("upstreamProtocol: http2", "upstreamProtocol: unknown value `http2` (did you mean `Http2`?)"),
         ("timeout: {request: 1s}, limits: {requests: 1}", "timeout: unknown field `timeout` (did you mean `timeouts`?)"),
     ] {
-        let found = wrong(&format!("{SERVICE}, {spec}"));
-        let found: Vec<_> = found.iter().filter(|line| !line.contains("it says nothing")).collect();
-        assert!(found.len() == 1 && found[0].contains(&format!("spec.{said}")), "{spec}: {found:?}");
+        refused_at_its_place(spec, said);
     }
 }
 

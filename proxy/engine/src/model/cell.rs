@@ -154,9 +154,7 @@ impl EndpointCell {
         for endpoint in &members.all {
             endpoint.live.wake(now);
         }
-        for departed in members.left.values() {
-            departed.live.wake(now);
-        }
+        members.left.values().for_each(|departed| departed.live.wake(now));
         members.left.retain(|_, departed| departed.matters(now));
         let ready = self.set.load();
         for endpoint in &ready.ready {
