@@ -372,6 +372,7 @@ impl Body {
     pub fn goes_over(&mut self, line: &Arc<Line>) {
         match self {
             Self::Followed(followed) => followed.follower.goes_over(line),
+            Self::Again(again) => again.rest.goes_over(line),
             Self::Made(source) => source.goes_over(line),
             _ => {}
         }
@@ -396,6 +397,7 @@ impl Body {
     pub fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {
         let followed = match self {
             Self::Followed(followed) => followed,
+            Self::Again(again) => return again.rest.poll_overdue(cx),
             Self::Made(source) => return source.poll_overdue(cx),
             _ => return Poll::Pending,
         };

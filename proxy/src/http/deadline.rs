@@ -41,16 +41,22 @@ impl Patient {
     }
 }
 
-/// Reads and takes off what a head says. `x-meshwright-…` is believed of mesh peers only; `tracestate` of the application beside us (`own`),
-/// which got it from this proxy. `unix_ms` is this machine's clock.
+/// Reads what a head says; what is not believed is taken off, and what [`tell_patience`] tells anew stays to be overwritten, which costs less.
+/// `x-meshwright-…` is believed of mesh peers only; `tracestate` of the application beside us (`own`), which got it from this proxy. `unix_ms`
+/// is this machine's clock.
 pub fn take_patience(headers: &mut HeaderMap, there: OfHop, (at, own): (Hop, bool), unix_ms: impl FnOnce() -> u64) -> Patient {
     let mut patient = Patient::default();
     if there.deadline {
-        let left = headers.remove(X_MESHWRIGHT_DEADLINE_MS).and_then(|value| millis(&value)).map(Duration::from_millis);
-        patient.left = left.filter(|_| at == Hop::Inner);
+        patient.left = headers.get(X_MESHWRIGHT_DEADLINE_MS).filter(|_| at == Hop::Inner).and_then(millis).map(Duration::from_millis);
+        if patient.left.is_none() {
+            headers.remove(X_MESHWRIGHT_DEADLINE_MS);
+        }
     }
     if there.layered {
-        patient.layered = headers.remove(X_MESHWRIGHT_RETRY).is_some_and(|value| value == "1") && at == Hop::Inner;
+        patient.layered = at == Hop::Inner && headers.get(X_MESHWRIGHT_RETRY).is_some_and(|value| value == "1");
+        if !patient.layered {
+            headers.remove(X_MESHWRIGHT_RETRY);
+        }
     }
     if there.tracestate
         && at == Hop::First
@@ -85,8 +91,15 @@ pub fn tell_patience(headers: &mut HeaderMap, patient: Patient, grpc: bool, to: 
     }
     if to == Neighbour::Application {
         let retries = if patient.layered { "r" } else { "" };
-        let until = patient.left.map(|left| format!("d{}", unix_ms().saturating_add(whole_millis(left)))).unwrap_or_default();
-        put_member(headers, &format!("{retries}{until}"));
+        match patient.left {
+            None => put_member(headers, HeaderValue::from_static("mw=r")),
+            Some(left) => {
+                let until = unix_ms().saturating_add(whole_millis(left));
+                if let Ok(member) = HeaderValue::try_from(format!("{MEMBER}={retries}d{until}")) {
+                    put_member(headers, member);
+                }
+            }
+        }
     }
 }
 
@@ -160,8 +173,12 @@ fn take_member(headers: &mut HeaderMap) -> Option<String> {
 }
 
 /// Comes first, as the newest (W3C Trace Context, section 3.5).
-fn put_member(headers: &mut HeaderMap, text: &str) {
-    let mut members = vec![format!("{MEMBER}={text}")];
+fn put_member(headers: &mut HeaderMap, own: HeaderValue) {
+    if !headers.contains_key(TRACESTATE) {
+        headers.insert(TRACESTATE, own);
+        return;
+    }
+    let mut members = vec![own.to_str().unwrap_or_default().to_owned()];
     members.extend(others(headers));
     members.truncate(MEMBERS_MAX);
     if let Ok(value) = HeaderValue::try_from(members.join(",")) {

@@ -210,6 +210,7 @@ impl Pool {
                     if tokio::time::timeout(to.timeout, connection.told()).await.is_err() {
                         connection.untold();
                     }
+                    kept = true;
                     continue;
                 }
                 Offer::None => {}
@@ -223,7 +224,10 @@ impl Pool {
                         (Some(used), ..) => return Ok(Lease::stream(slot, (used, kept), in_flight, Rc::clone(&self.patience))),
                         (None, Ok(_), Some(cluster)) => match Box::pin(self.await_place(cluster, &slot, &mut waiting)).await? {
                             Some(pass) => self.open_for_all(to, &slot, Some(pass)),
-                            None => continue,
+                            None => {
+                                kept = true;
+                                continue;
+                            }
                         },
                         (None, Err(full), _) => return Err(full),
                         (None, Ok(_), None) => self.open_for_all(to, &slot, None),

@@ -418,7 +418,7 @@ impl Call {
     /// Looks after what a failed attempt has still in hand.
     #[cold]
     fn unload(&mut self) {
-        if let Some(spare) = &self.spare {
+        if let Some(spare) = self.spare.as_deref().filter(|spare| spare.is_whole()) {
             spare.recall();
             self.hand.outgoing = None;
         } else if let Some(Outgoing::Fresh(request)) = &mut self.hand.outgoing {

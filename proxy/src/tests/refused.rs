@@ -5,8 +5,10 @@ use std::cell::Cell;
 use bytes::Bytes;
 use h2::Reason;
 use http::Response;
+use proto::mesh::{Hedge, Retry, RoutePolicy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::resources::{Told, told};
 use super::unread::{ask, client, send, take};
 use super::*;
 
@@ -57,6 +59,22 @@ fn a_refused_stream_is_sent_again_whatever_its_method() {
             let (answered, reason, arrived) = posting.await.unwrap();
             let wanted = if status == 503 { "upstream_reset" } else { "" };
             assert_eq!((answered, reason.as_str(), arrived), (status, wanted, got), "{refused} refused, {length} bytes");
+        });
+    }
+}
+
+#[test]
+fn a_policy_takes_nothing_from_what_was_refused() {
+    // Aim: the same under policies that keep less of a body than was taken: a hedge for GETs, and retries of no bytes.
+    let hedge = Some(Hedge { at_quantile: 95.0, max_percent: 5.0, methods: vec!["GET".into()] });
+    let retry = governed::retry(2).map(|retry| Retry { body_buffer_bytes: 0, ..retry });
+    for policy in [RoutePolicy { hedge, ..RoutePolicy::default() }, RoutePolicy { retry, ..RoutePolicy::default() }] {
+        run(|| async move {
+            let (mut world, _) = told(&Told { policy, ..Told::to(vec!["10.77.9.1:80"]) });
+            let sender = client(world.dial(SERVICE)).await;
+            let posting = tokio::task::spawn_local(async move { post(&sender, 1000).await });
+            tokio::task::spawn_local(application(world.application().await, Rc::new(Cell::new(1)), 100));
+            assert_eq!(posting.await.unwrap(), (200, String::new(), 1000));
         });
     }
 }
