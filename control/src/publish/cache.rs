@@ -10,7 +10,7 @@ use proto::xds::tls::{CertificateValidationContext, Secret, secret};
 use proto::{epoch, names, xds};
 
 use super::edition::Edition;
-use super::session::{Content, Withheld, type_urls};
+use super::session::{Content, Withheld, leads_to, type_urls};
 use crate::translate::{Audience, Encoded, view};
 
 /// Verdicts kept; beyond it all are asked for again.
@@ -21,13 +21,15 @@ const VIEWS_MAX: usize = 4_096;
 /// Type, name and version.
 type VersionKey = (&'static str, String, String);
 type Views = BTreeMap<(Audience, BTreeSet<String>), Arc<Content>>;
+/// Type and name, and why.
+type Refusals = BTreeMap<(&'static str, String), String>;
 
-/// Views of the newest edition, and what the engine said of each resource version.
+/// Views of the newest edition, what the engine said of each resource version, and what it refuses of the newest edition.
 #[derive(Default)]
 pub struct Cache {
     views: Mutex<(u64, Views)>,
     verdicts: Mutex<HashMap<VersionKey, Option<String>>>,
-    refused: Mutex<BTreeMap<(&'static str, String), String>>,
+    refused: Mutex<(u64, Refusals)>,
 }
 
 impl Cache {
@@ -53,26 +55,44 @@ impl Cache {
     }
 
     /// Replaces what the proxy's engine would refuse by what the stream had before, or leaves it out and names it: what a proxy has of it
-    /// from an earlier stream it keeps. So status says what proxies accept, and a fault of ours never reaches them.
-    pub fn vetted(&self, content: &Content, before: &Content) -> (Content, Withheld) {
+    /// from an earlier stream it keeps. What an earlier version leads to stays beside it. So status says what proxies accept, and a fault
+    /// of ours never reaches them. `serial`: of the content's edition.
+    pub fn vetted(&self, serial: u64, content: &Content, before: &Content) -> (Content, Withheld) {
         let mut vetted = content.clone();
         let mut withheld = Withheld::new();
+        let mut refused = Refusals::new();
         for (url, items) in &mut vetted {
-            items.retain(|name, item| match self.refusal(url, name, item) {
-                None => true,
-                Some(_) => match before.get(url).and_then(|items| items.get(name)) {
-                    Some(good) => {
-                        *item = good.clone();
-                        true
-                    }
-                    None => {
-                        withheld.insert((*url, name.clone()));
-                        false
-                    }
-                },
+            items.retain(|name, item| {
+                let Some(reason) = self.refusal(url, name, item) else { return true };
+                refused.insert((*url, name.clone()), reason);
+                let good = before.get(url).and_then(|items| items.get(name));
+                match good {
+                    Some(good) => item.clone_from(good),
+                    None => _ = withheld.insert((*url, name.clone())),
+                }
+                good.is_some()
             });
         }
+        let led_to: BTreeSet<&'static str> = refused.keys().flat_map(|(url, _)| leads_to(url)).copied().collect();
+        for (url, items) in before.iter().filter(|(url, _)| led_to.contains(*url)) {
+            let kept = vetted.entry(url).or_default();
+            for (name, item) in items {
+                kept.entry(name.clone()).or_insert_with(|| item.clone());
+            }
+        }
+        self.note(serial, refused);
         (vetted, withheld)
+    }
+
+    /// Streams see one name differently, so nothing that one of them may have takes back what another may not: the next edition does.
+    fn note(&self, serial: u64, refused: Refusals) {
+        let mut known = self.refused.lock();
+        if known.0 < serial {
+            *known = (serial, Refusals::new());
+        }
+        if known.0 == serial {
+            known.1.extend(refused);
+        }
     }
 
     fn refusal(&self, url: &'static str, name: &str, item: &Encoded) -> Option<String> {
@@ -81,15 +101,8 @@ impl Cache {
             return verdict.clone();
         }
         let verdict = Parts::default().put(url, name, &item.version, &item.any).err().map(|rejected| rejected.to_string());
-        let key = (url, name.to_owned());
-        match &verdict {
-            Some(reason) => {
-                tracing::error!(resource = name, reason, "the proxy's engine refuses what we translated; its last good version stays");
-                self.refused.lock().insert(key, reason.clone());
-            }
-            None => {
-                self.refused.lock().remove(&key);
-            }
+        if let Some(reason) = &verdict {
+            tracing::error!(resource = name, reason, "the proxy's engine refuses what we translated; its last good version stays");
         }
         let mut verdicts = self.verdicts.lock();
         if verdicts.len() >= VERDICTS_MAX {
@@ -102,7 +115,7 @@ impl Cache {
     /// What the engine refuses at present: (`TYPE NAME`, reason).
     pub fn refused(&self) -> Vec<(String, String)> {
         let short = |url: &str| url.rsplit('.').next().unwrap_or_default().to_owned();
-        self.refused.lock().iter().map(|((url, name), reason)| (format!("{} {name}", short(url)), reason.clone())).collect()
+        self.refused.lock().1.iter().map(|((url, name), reason)| (format!("{} {name}", short(url)), reason.clone())).collect()
     }
 }
 
@@ -122,4 +135,64 @@ fn root_ca(bundle: &str) -> Arc<Encoded> {
     let context = CertificateValidationContext { trusted_ca, ..CertificateValidationContext::default() };
     let any = xds::pack(&Secret { name: names::ROOT_CA.to_owned(), r#type: Some(secret::Type::ValidationContext(context)) });
     Arc::new(Encoded { version: epoch::version(&any.value), any })
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::xds::cluster::Cluster;
+    use proto::xds::route::RouteConfiguration;
+
+    use super::*;
+
+    fn item<M: prost::Message + prost::Name>(message: &M) -> Arc<Encoded> {
+        let any = xds::pack(message);
+        Arc::new(Encoded { version: epoch::version(&any.value), any })
+    }
+
+    /// The table `t`, good or of another name, which the engine refuses, and what it leads to.
+    fn content(good: bool, clusters: &[&str]) -> Content {
+        let table = RouteConfiguration { name: if good { "t" } else { "other" }.to_owned(), ..RouteConfiguration::default() };
+        let cluster = |name: &&str| ((*name).to_owned(), item(&Cluster { name: (*name).to_owned(), ..Cluster::default() }));
+        Content::from([
+            (xds::ROUTE, BTreeMap::from([("t".to_owned(), item(&table))])),
+            (xds::CLUSTER, clusters.iter().map(cluster).collect()),
+        ])
+    }
+
+    /// A cache that takes any of these clusters: how one looks in full is not the matter here.
+    fn cache(clusters: &[&str]) -> Cache {
+        let cache = Cache::default();
+        for (name, item) in &content(true, clusters)[xds::CLUSTER] {
+            cache.verdicts.lock().insert((xds::CLUSTER, name.clone(), item.version.clone()), None);
+        }
+        cache
+    }
+
+    #[test]
+    fn what_the_last_good_table_leads_to_stays_with_it() {
+        // Aim: while a table is refused its last good version has its clusters, beside those of the new one; with a good one they go.
+        let cache = cache(&["old", "new"]);
+        let names = |content: &Content| content[xds::CLUSTER].keys().cloned().collect::<Vec<_>>();
+        let (before, _) = cache.vetted(1, &content(true, &["old"]), &Content::new());
+        let (during, withheld) = cache.vetted(2, &content(false, &["new"]), &before);
+        assert_eq!(
+            (&during[xds::ROUTE], names(&during), withheld),
+            (&before[xds::ROUTE], vec!["new".to_owned(), "old".to_owned()], Withheld::new())
+        );
+        let (after, _) = cache.vetted(3, &content(true, &["new"]), &during);
+        assert_eq!(names(&after), ["new"]);
+    }
+
+    #[test]
+    fn a_refusal_is_told_as_long_as_it_lasts() {
+        // Aim: it is gone once the older version is back, which is judged already, and not because another stream sees the name otherwise.
+        let cache = cache(&[]);
+        let (good, bad) = (content(true, &[]), content(false, &[]));
+        for (serial, content, told) in
+            [(1, &good, 0), (2, &bad, 1), (2, &good, 1), (1, &good, 1), (3, &bad, 1), (4, &good, 0), (3, &bad, 0)]
+        {
+            cache.vetted(serial, content, &good);
+            assert_eq!(cache.refused().len(), told, "{serial}");
+        }
+    }
 }

@@ -29,6 +29,16 @@ pub type Content = BTreeMap<&'static str, BTreeMap<String, Arc<Encoded>>>;
 /// Type URL and name of what there is and cannot be sent.
 pub type Withheld = BTreeSet<(&'static str, String)>;
 
+/// The types that a listener or table leads to. Where an older one stays in place of one that cannot be sent, what it leads to stays,
+/// too: the content only has what the new one needs.
+pub fn leads_to(url: &str) -> &'static [&'static str] {
+    match url {
+        xds::LISTENER => &[xds::ROUTE, xds::CLUSTER, xds::ENDPOINT],
+        xds::ROUTE => &[xds::CLUSTER, xds::ENDPOINT],
+        _ => &[],
+    }
+}
+
 /// The types we serve, in the order in which they are added: what is referred to comes before what refers to it
 /// (`xds.md` section 1.5). Removals go the other way round, after all additions.
 pub fn types() -> [String; 7] {
@@ -223,11 +233,13 @@ impl Session {
         Ok(())
     }
 
-    /// Says what there is and cannot be sent: a client that holds some version of it keeps it.
+    /// Says what there is and cannot be sent: a client that holds some version of it keeps it, and all that this may lead to.
     pub fn withhold(&mut self, withheld: Withheld) {
         for (url, _) in self.withheld.symmetric_difference(&withheld) {
-            if let Some(subscription) = self.types.get_mut(*url) {
-                subscription.dirty = true;
+            for url in leads_to(url).iter().chain([url]) {
+                if let Some(subscription) = self.types.get_mut(*url) {
+                    subscription.dirty = true;
+                }
             }
         }
         self.withheld = withheld;
@@ -316,7 +328,8 @@ impl Session {
         subscription.dirty = false;
         let content = self.content.get(url);
         let absent = |name: &&String| !content.is_some_and(|content| content.contains_key(*name));
-        let kept = |name: &&String| subscription.held.contains_key(*name) && self.withheld.contains(&(url, (*name).clone()));
+        let led_to = self.withheld.iter().any(|(from, _)| leads_to(from).contains(&url));
+        let kept = |name: &&String| subscription.held.contains_key(*name) && (led_to || self.withheld.contains(&(url, (*name).clone())));
         let owed = subscription.owed.iter().filter(absent);
         let held = subscription.held.keys().filter(|name| subscription.covers(name)).filter(absent);
         let gone: BTreeSet<String> = held.chain(owed).filter(|name| !kept(name)).cloned().collect();

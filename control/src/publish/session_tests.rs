@@ -411,6 +411,24 @@ fn what_cannot_be_sent_is_not_taken_back() {
     assert_eq!(drain(&mut session), [("Cluster".to_owned(), vec![], vec!["a".to_owned()])]);
 }
 
+#[test]
+fn what_a_kept_table_leads_to_stays_with_it() {
+    // Aim: a client that came with an older table than one that cannot be sent keeps its clusters and endpoints, until a table comes.
+    for (url, short) in [(xds::ROUTE, "RouteConfiguration"), (LDS, "Listener")] {
+        let mut session = Session::new();
+        for of in [CDS, EDS, url] {
+            ask(of).has(&[("a", "1")]).to(&mut session);
+        }
+        session.withhold(Withheld::from([(url, "a".to_owned())]));
+        session.show(content(&[(CDS, "b", "1"), (EDS, "b", "1")]), 1);
+        assert_eq!(drain(&mut session), [said("Cluster", &["b"], &[]), said("ClusterLoadAssignment", &["b"], &[])]);
+        session.withhold(Withheld::new());
+        session.show(content(&[(CDS, "b", "1"), (EDS, "b", "1"), (url, "a", "2")]), 2);
+        let gone = [said("ClusterLoadAssignment", &[], &["a"]), said("Cluster", &[], &["a"])];
+        assert_eq!(drain(&mut session), [[said(short, &["a"], &[])].as_slice(), &gone].concat());
+    }
+}
+
 /// The client as the rules of `xds.md` section 1.6 want it: holds what it was given, drops what was taken.
 #[derive(Default)]
 struct Client {

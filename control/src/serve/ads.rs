@@ -245,7 +245,7 @@ impl Delta {
                 let wants: BTreeSet<String> = self.session.wants();
                 let content = self.board.cache.content(&self.edition, audience, &wants);
                 let mut vetted;
-                (vetted, withheld) = self.board.cache.vetted(&content, &self.shown);
+                (vetted, withheld) = self.board.cache.vetted(self.edition.serial, &content, &self.shown);
                 if self.peer.door == Entrance::Plaintext {
                     // Believed for routing only (contract, section 4).
                     vetted.remove(xds::SECRET);

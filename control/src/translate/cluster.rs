@@ -20,7 +20,7 @@ use super::policy::{self, ClusterTraits};
 use super::protocol::{self, Protocol};
 use super::wire;
 use crate::world::core::ServicePort;
-use crate::world::{Address, Families, Index, Instance, Name, ServiceView, Spec};
+use crate::world::{Address, Families, Index, Instance, Kind, Name, ServiceView, Spec};
 
 /// What a cluster stands for.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,10 +43,13 @@ impl Destination {
         }
     }
 
-    /// What it speaks for callers of one namespace.
+    /// What it speaks for callers of one namespace. Where they have a TCPRoute or TLSRoute of their own, its listener knows that bytes
+    /// come; whatever else of theirs leads there, an HTTPRoute or an edge, finds what its owners say.
     pub(super) fn protocol(&self, index: &Index, client: &str) -> Protocol {
         match self {
             Self::Service(backend) => {
+                let kind = attach::kind_at(index, &backend.service, backend.port, client);
+                let client = if kind.is_none_or(Kind::routes_http) { client } else { backend.service.0.as_str() };
                 let view = index.services.get(&backend.service);
                 let port = view.and_then(|view| port_of(view, backend.port));
                 view.zip(port).map_or(Protocol::Auto, |(view, port)| protocol::of_service(index, view, port, client))
@@ -337,5 +340,38 @@ spec: {addresses: [10.1.0.1], ports: [{name: a, port: 8080}]}
             assert_eq!(facts[names::METADATA].fields.contains_key("identity"), meshed, "{destination:?}");
             assert_eq!(facts.contains_key("envoy.transport_socket_match"), meshed, "{destination:?}");
         }
+    }
+
+    #[test]
+    fn a_consumers_bytes_are_its_listeners_affair() {
+        // Aim: a consumer's TCPRoute leaves its namespace's HTTP callers and edges what the owner declares; the owner's makes bytes of it.
+        let speaks = |namespace: &str, client: &str| {
+            let text = format!(
+                "\
+apiVersion: v1
+kind: Service
+metadata: {{name: api, namespace: a}}
+spec: {{selector: {{app: api}}, ports: [{{name: h2c, port: 80}}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: TCPRoute
+metadata: {{name: own, namespace: {namespace}}}
+spec: {{parentRefs: [{{group: '', kind: Service, name: api, namespace: a}}], rules: [{{}}]}}
+"
+            );
+            let change = FileChange { file: "f".to_owned(), text: Some(Ok(text)) };
+            let mut world = World::new(WorldSettings::default(), Allocations::default());
+            world.apply(Folder::default().update(vec![change], 0));
+            let destination = Destination::Service(Backend { service: ("a".to_owned(), "api".to_owned()), port: 80 });
+            [Mode::Sidecar, Mode::Edge].map(|mode| {
+                let caller = NodeId { mode, namespace: client.to_owned(), instance: "caller".to_owned() };
+                let facts = cluster(world.index(), &destination, &caller, false).metadata.unwrap().filter_metadata;
+                format!("{:?}", facts[names::METADATA].fields[fact::PROTOCOL].kind)
+            })
+        };
+        let said = |word: &str| format!("{:?}", Some(prost_types::value::Kind::StringValue(word.to_owned())));
+        let h2 = [said(Protocol::Http2.text()), said(Protocol::Http2.text())];
+        assert_eq!((speaks("b", "b"), speaks("b", "a"), speaks("b", "c")), (h2.clone(), h2.clone(), h2));
+        assert_eq!(speaks("a", "b")[0], said(Protocol::Tcp.text()));
     }
 }

@@ -24,24 +24,38 @@ pub(super) fn of_service(index: &Index, view: &ServiceView, port: &ServicePort, 
     let (namespace, name) = view.name();
     let service = (namespace.to_owned(), name.to_owned());
     match attach::kind_at(index, &service, port.port, client) {
-        Some(kind) if kind.routes_http() => return if declared.is_http() { declared } else { Protocol::Http },
-        Some(_) => return Protocol::Tcp,
-        None => {}
+        Some(kind) if kind.routes_http() => {
+            if declared.is_http() {
+                declared
+            } else {
+                Protocol::Http
+            }
+        }
+        Some(_) => Protocol::Tcp,
+        None if opaque(index, view, port) => Protocol::Tcp,
+        None => declared,
     }
-    if policy::upstream_protocol(index, &attach::Backend { service, port: port.port }) == Some(UpstreamProtocol::Tcp) {
-        return Protocol::Tcp;
+}
+
+/// Whether a policy or an annotation says outright that a Service port is opaque.
+fn opaque(index: &Index, view: &ServiceView, port: &ServicePort) -> bool {
+    let (namespace, name) = view.name();
+    let backend = attach::Backend { service: (namespace.to_owned(), name.to_owned()), port: port.port };
+    if policy::upstream_protocol(index, &backend) == Some(UpstreamProtocol::Tcp) {
+        return true;
     }
-    let opaque = proto::annotations::OPAQUE_PORTS;
-    let listed = |ports: &[u16], number| ports.contains(&number);
-    let mut own = view.object.annotated_ports(opaque);
-    own.extend(namespace_ports(index, view.name().0));
+    let mut own = view.object.annotated_ports(proto::annotations::OPAQUE_PORTS);
+    own.extend(namespace_ports(index, namespace));
     let by_target = |instance: &Instance| {
-        target(port, instance).is_some_and(|number| listed(&own, number) || listed(&instance.object.annotated_ports(opaque), number))
+        target(port, instance).is_some_and(|number| own.contains(&number) || instance_opaque(index, instance, number))
     };
-    if listed(&own, port.port) || view.instances.iter().filter_map(|name| index.instances.get(name)).any(by_target) {
-        return Protocol::Tcp;
-    }
-    declared
+    own.contains(&port.port) || view.instances.iter().filter_map(|name| index.instances.get(name)).any(by_target)
+}
+
+/// Whether an annotation of an instance or its namespace says that its port is opaque.
+fn instance_opaque(index: &Index, instance: &Instance, port: u16) -> bool {
+    let opaque = instance.object.annotated_ports(proto::annotations::OPAQUE_PORTS);
+    opaque.contains(&port) || namespace_ports(index, &instance.namespace).contains(&port)
 }
 
 fn namespace_ports(index: &Index, namespace: &str) -> Vec<u16> {
@@ -50,22 +64,23 @@ fn namespace_ports(index: &Index, namespace: &str) -> Vec<u16> {
 }
 
 /// What a server's port takes. A consumer's route says what its own callers send: where it is HTTP, a port of bytes finds out by the
-/// first ones, so that they and all others are served.
+/// first ones, so that they and all others are served. A port whose owner says outright that it is opaque stays so: no stranger has its
+/// bytes looked at.
 pub(super) fn of_server(index: &Index, instance: &Instance, port: u16) -> Protocol {
     let consumed = |(view, front): (&ServiceView, &ServicePort)| {
         let (namespace, name) = view.name();
         attach::consumed_as_http(index, &(namespace.to_owned(), name.to_owned()), front.port)
     };
+    let said = || instance_opaque(index, instance, port) || in_front(index, instance, port).any(|(view, front)| opaque(index, view, front));
     match of_instance(index, instance, port) {
-        Protocol::Tcp if in_front(index, instance, port).any(consumed) => Protocol::Auto,
+        Protocol::Tcp if in_front(index, instance, port).any(consumed) && !said() => Protocol::Auto,
         protocol => protocol,
     }
 }
 
 /// What an instance's own port speaks: by its own declaration, else by that of a Service in front of it and its producer's routes.
 pub(super) fn of_instance(index: &Index, instance: &Instance, port: u16) -> Protocol {
-    let opaque = instance.object.annotated_ports(proto::annotations::OPAQUE_PORTS);
-    if opaque.contains(&port) || namespace_ports(index, &instance.namespace).contains(&port) {
+    if instance_opaque(index, instance, port) {
         return Protocol::Tcp;
     }
     let own = instance.workload().and_then(|workload| workload.ports.iter().find(|known| known.port == port));
@@ -92,4 +107,60 @@ pub(super) fn in_front<'a>(
 pub(super) fn selecting<'a>(index: &'a Index, instance: &'a Instance) -> impl Iterator<Item = &'a ServiceView> {
     let names = index.fronts.get(&(instance.namespace.clone(), instance.name.clone()));
     names.into_iter().flatten().filter_map(|name| index.services.get(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::{FileChange, Folder};
+    use crate::world::{Allocations, World, WorldSettings};
+
+    /// What the server's port takes while a consumer's HTTPRoute is attached; each text goes where its manifest has a place for it.
+    fn takes(namespace: &str, service: &str, workload: &str, more: &str) -> Protocol {
+        let text = format!(
+            "\
+apiVersion: v1
+kind: Namespace
+metadata: {{name: a, annotations: {{{namespace}}}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {{name: db, namespace: a, annotations: {{{service}}}}}
+spec: {{selector: {{app: db}}, ports: [{{name: tcp, port: 5, targetPort: 50}}]}}
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {{name: db, namespace: a, labels: {{app: db}}, annotations: {{{workload}}}}}
+spec: {{addresses: [10.1.0.1], ports: [{{port: 50}}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {{name: x, namespace: b}}
+spec: {{parentRefs: [{{group: '', kind: Service, name: db, namespace: a, port: 5}}], rules: [{{}}]}}
+---
+{more}"
+        );
+        let change = FileChange { file: "f".to_owned(), text: Some(Ok(text)) };
+        let mut world = World::new(WorldSettings::default(), Allocations::default());
+        world.apply(Folder::default().update(vec![change], 0));
+        let instance = &world.index().instances[&("a".to_owned(), "db".to_owned())];
+        of_server(world.index(), instance, 50)
+    }
+
+    #[test]
+    fn a_consumers_route_opens_no_port_that_is_said_to_be_opaque() {
+        // Aim: what a declaration or the producer's TCPRoute makes bytes is found out; what an annotation or a policy calls opaque is not.
+        let tcp_route = "apiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: {name: own, namespace: a}\n\
+                         spec: {parentRefs: [{group: '', kind: Service, name: db}], rules: [{}]}";
+        let policy = "apiVersion: meshwright.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {name: own, namespace: a}\n\
+                      spec: {targetRefs: [{group: '', kind: Service, name: db}], upstreamProtocol: Tcp}";
+        let opaque = |port: u16| format!("meshwright.dev/opaque-ports: '{port}'");
+        assert_eq!(takes("", "", "", ""), Protocol::Auto);
+        assert_eq!(takes("", "", "", tcp_route), Protocol::Auto);
+        assert_eq!(takes(&opaque(50), "", "", ""), Protocol::Tcp);
+        assert_eq!(takes("", &opaque(5), "", ""), Protocol::Tcp);
+        assert_eq!(takes("", &opaque(50), "", ""), Protocol::Tcp);
+        assert_eq!(takes("", "", &opaque(50), ""), Protocol::Tcp);
+        assert_eq!(takes("", "", "", policy), Protocol::Tcp);
+    }
 }

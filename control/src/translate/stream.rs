@@ -10,6 +10,7 @@ use proto::xds::listener::Listener;
 use super::attach::{Backend, content, narrowness};
 use super::rule::{Frontend, cluster};
 use super::{listener, policy, wire};
+use crate::world::route::BackendRef;
 use crate::world::{Kind, Object};
 
 /// Where connections go.
@@ -17,7 +18,8 @@ use crate::world::{Kind, Object};
 struct Split {
     /// Clusters with their weights.
     clusters: Vec<(String, u32)>,
-    /// As [`wire::tcp`] has it. A connection has one timeout, whichever backend it leads to: the longest of theirs.
+    /// As [`wire::tcp`] has it. A connection has one timeout, whichever backend it leads to: the longest of theirs, of those with a
+    /// weight where there are any.
     idle: Option<Duration>,
 }
 
@@ -52,16 +54,68 @@ fn server_names(route: &Object) -> Vec<String> {
 
 fn split(front: &Frontend<'_>, route: &Object, backends: &mut BTreeSet<Backend>) -> Split {
     let rule = content(route).and_then(|spec| spec.rules.first());
-    let mut own = BTreeSet::new();
+    let (mut weighty, mut resting) = (BTreeSet::new(), BTreeSet::new());
+    let named = |reference: &BackendRef| {
+        let backends = if reference.weight > 0 { &mut weighty } else { &mut resting };
+        (cluster(front, route, reference, backends), reference.weight)
+    };
     let clusters = match rule.map(|rule| &rule.backends) {
-        Some(Some(listed)) => listed.iter().map(|reference| (cluster(front, route, reference, &mut own), reference.weight)).collect(),
+        Some(Some(listed)) => listed.iter().map(named).collect(),
         Some(None) => {
-            own.extend(front.called.cloned());
+            weighty.extend(front.called.cloned());
             vec![(front.called.map_or_else(|| BAD_BACKEND.to_owned(), Backend::cluster), 1)]
         }
         None => Vec::new(),
     };
-    let idle = policy::longest(own.iter().map(|backend| policy::idle(front.index, backend)));
-    backends.extend(own);
+    let counted = if weighty.is_empty() { &resting } else { &weighty };
+    let idle = policy::longest(counted.iter().map(|backend| policy::idle(front.index, backend)));
+    backends.extend(weighty);
+    backends.extend(resting);
     Split { clusters, idle }
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::names::{Mode, NodeId};
+
+    use super::*;
+    use crate::source::{FileChange, Folder};
+    use crate::translate::Audience;
+    use crate::world::{Allocations, World, WorldSettings};
+
+    #[test]
+    fn the_longest_silence_is_that_of_backends_with_a_weight() {
+        // Aim: a backend of weight 0 decides only where none has any.
+        let service = |name: &str, idle: u64| {
+            format!(
+                "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: a}}\n\
+                 spec: {{selector: {{app: {name}}}, ports: [{{name: tcp, port: 1}}]}}\n---\n\
+                 apiVersion: meshwright.dev/v1alpha1\nkind: TrafficPolicy\nmetadata: {{name: {name}, namespace: a}}\n\
+                 spec: {{targetRefs: [{{group: '', kind: Service, name: {name}}}], timeouts: {{idle: {idle}s}}}}\n---\n"
+            )
+        };
+        let audience = Audience {
+            node: NodeId { mode: Mode::Sidecar, namespace: "a".to_owned(), instance: "caller".to_owned() },
+            workload: "caller".to_owned(),
+            labels: Default::default(),
+            service_account: "default".to_owned(),
+            addresses: Vec::new(),
+        };
+        for ((short, long), wanted) in [((1, 0), 60), ((1, 1), 600), ((0, 1), 600), ((0, 0), 600)] {
+            let route = format!(
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: {{name: x, namespace: a}}\n\
+                 spec: {{parentRefs: [{{group: '', kind: Service, name: short}}], rules: [{{backendRefs: [\
+                 {{name: short, port: 1, weight: {short}}}, {{name: long, port: 1, weight: {long}}}]}}]}}"
+            );
+            let text = service("short", 60) + &service("long", 600) + &route;
+            let change = FileChange { file: "f".to_owned(), text: Some(Ok(text)) };
+            let mut world = World::new(WorldSettings::default(), Allocations::default());
+            world.apply(Folder::default().update(vec![change], 0));
+            let called = Backend { service: ("a".to_owned(), "short".to_owned()), port: 1 };
+            let front = Frontend { index: world.index(), audience: &audience, called: Some(&called), listener: None };
+            let mut backends = BTreeSet::new();
+            let split = split(&front, &world.index().routes[0], &mut backends);
+            assert_eq!((split.idle, backends.len()), (Some(Duration::from_secs(wanted)), 2), "{short}:{long}");
+        }
+    }
 }
