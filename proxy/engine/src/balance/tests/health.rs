@@ -173,7 +173,7 @@ fn of_too_many_that_left_the_oldest_are_forgotten() {
 
 #[test]
 fn a_trial_ends_with_its_request() {
-    // Aim: told or not, and cancelled at once, it makes room for the next; a pick that takes no trial never gets it.
+    // Aim: told or not, and cancelled at once, it makes room for the next; a pick that takes no trial never gets it, nor does a retry.
     let cluster = cluster(judged(50.0), &weighted(&[1; 3]));
     let out = endpoint(&cluster, 0);
     told(&cluster, 0, &[BAD; 3], at(1.0)).unwrap();
@@ -183,6 +183,7 @@ fn a_trial_ends_with_its_request() {
         pick(&cluster, &set, &Choice { draw, hash: None, tried: &[], now: at(32.0), trials }).unwrap().address == out.address
     };
     assert!(draws(50).all(|draw| !tries(draw, false)), "copies of requests try nothing");
+    assert_eq!(shares(&cluster, &[endpoint(&cluster, 1).address], at(32.0), 50)[0], 0.0, "who has failed once has few attempts left");
     assert!(tries(1, true) && !tries(2, true));
     let guard = out.live.enter();
     assert!(draws(50).all(|draw| !tries(draw, true)));
