@@ -314,6 +314,9 @@ impl OpenedTcp {
 pub async fn open(shared: &Shared, cluster: Option<&Arc<Cluster>>, only: Option<To>) -> Result<OpenedTcp, Failure> {
     let mut tries = Tries::new(only, None, None);
     let choice = |tries: &Tries| cluster.filter(|_| !tries.is_fixed());
+    if let Some(cluster) = choice(&tries) {
+        cluster.live.budget.deposit();
+    }
     let mut retries = SmallVec::new();
     loop {
         let to = tries.next(shared, cluster)?;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Choice;
-use crate::model::{Endpoint, EndpointSet};
+use crate::model::{Cluster, Endpoint, EndpointSet};
 use crate::spread::{mix, scale};
 
 /// After one failed connect an endpoint is passed over for so long; after each further one for twice as long.
@@ -30,42 +30,57 @@ pub(super) enum Fitness {
     Avoided,
 }
 
-/// Whether this endpoint may be picked. Who is `Probed` is to be picked: there is no other such request for a while.
-pub(super) fn fitness(endpoint: &Endpoint, choice: &Choice<'_>) -> Fitness {
-    let failures = endpoint.live.connect_failures.load(Ordering::Relaxed);
-    if choice.tried.contains(&endpoint.address) {
-        Fitness::Avoided
-    } else if failures == 0 {
-        Fitness::Good
-    } else if endpoint.live.begin_probe(probe_wait(failures), choice.now) {
-        Fitness::Probed
-    } else {
-        Fitness::Avoided
-    }
-}
-
 /// How long an endpoint of so many failed connects in a row, at least one, is passed over.
 fn probe_wait(failures: u32) -> Duration {
     let doubled = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
     PROBE_WAIT.saturating_mul(doubled).min(PROBE_WAIT_MAX)
 }
 
-/// Where a pick may look: the members of the tier that was drawn, and the set they are of.
+/// Where a pick may look: the members of the tier that was drawn, and the set of the cluster they are of.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Search<'a, 'c> {
+    pub(super) cluster: &'c Cluster,
     pub(super) set: &'a EndpointSet,
     pub(super) members: &'a [Arc<Endpoint>],
     pub(super) choice: &'c Choice<'c>,
 }
 
 impl<'a> Search<'a, '_> {
+    /// Whether this endpoint may be picked. Who is `Probed` is to be picked: there is no other such request for a while. A request that has
+    /// failed once sees nothing for others, for it has few attempts left.
+    pub(super) fn fitness(&self, endpoint: &Endpoint) -> Fitness {
+        if self.is_good(endpoint) {
+            Fitness::Good
+        } else if self.choice.tried.is_empty() && self.begins_probe(endpoint) {
+            Fitness::Probed
+        } else {
+            Fitness::Avoided
+        }
+    }
+
+    fn is_good(&self, endpoint: &Endpoint) -> bool {
+        endpoint.live.connect_failures.load(Ordering::Relaxed) == 0 && !self.choice.tried.contains(&endpoint.address)
+    }
+
+    /// Whether this request is the one that sees whether connects to it succeed again.
+    #[cold]
+    fn begins_probe(&self, endpoint: &Endpoint) -> bool {
+        let Choice { now, trials, .. } = *self.choice;
+        let live = &self.cluster.live;
+        let may = || live.probes.begin(trials.then(|| live.budget.requests()), now);
+        endpoint.live.begin_probe(probe_wait(endpoint.live.connect_failures.load(Ordering::Relaxed)), now, may)
+    }
+
     /// That one, or if it is out another; `again`: whom a draw leads to.
     pub(super) fn suitable(&self, index: usize, again: impl Fn(u64) -> usize) -> Option<&'a Arc<Endpoint>> {
         let endpoint = self.members.get(index)?;
-        if self.is_fit(endpoint) { Some(endpoint) } else { self.elsewhere(index, self.choice.draw, again) }
+        match self.fitness(endpoint) {
+            Fitness::Good | Fitness::Probed => Some(endpoint),
+            Fitness::Avoided => self.elsewhere(index, self.choice.draw, again),
+        }
     }
 
-    /// Who was chosen is out: another one of its tier, of any tier, one that was not tried, or after all the one chosen. `base` is what
+    /// Who was chosen is out: another good one of its tier, of any tier, one that was not tried, or after all the one chosen. `base` is what
     /// further draws follow from.
     #[cold]
     pub(super) fn elsewhere(&self, chosen: usize, base: u64, again: impl Fn(u64) -> usize) -> Option<&'a Arc<Endpoint>> {
@@ -75,27 +90,23 @@ impl<'a> Search<'a, '_> {
             if all.len() > self.members.len() { self.another(all, base, any) } else { None }
         };
         let members = self.members;
-        let fit = self.another(members, base, again).or_else(other_tiers);
-        fit.or_else(|| self.untried(chosen, base)).or_else(|| members.get(chosen))
+        let good = self.another(members, base, again).or_else(other_tiers);
+        good.or_else(|| self.untried(chosen, base)).or_else(|| members.get(chosen))
     }
 
-    /// One of these that may be picked: by further draws, then by a look at those that follow one.
+    /// A good one of these: by further draws, then by a look at those that follow one.
     fn another(&self, among: &'a [Arc<Endpoint>], base: u64, again: impl Fn(u64) -> usize) -> Option<&'a Arc<Endpoint>> {
         let drawn = (1..=REDRAWS_MAX).filter_map(|n| among.get(again(redraw(base, n))));
-        drawn.chain(from_drawn(among, base).take(SCAN_MAX)).find(|endpoint| self.is_fit(endpoint))
+        drawn.chain(from_drawn(among, base).take(SCAN_MAX)).find(|endpoint| self.is_good(endpoint))
     }
 
-    /// Nobody was found that may be picked: the one chosen if it was not tried, else one that was not. There are few tried ones.
+    /// Nobody good was found: the one chosen if it was not tried, else one that was not. There are few tried ones.
     fn untried(&self, chosen: usize, base: u64) -> Option<&'a Arc<Endpoint>> {
         let tried = &self.choice.tried;
         let enough = tried.len() + 1;
         let mut others = from_drawn(self.members, base).take(enough).chain(from_drawn(&self.set.ready, base).take(enough));
         let is_untried = |endpoint: &&'a Arc<Endpoint>| !tried.contains(&endpoint.address);
         self.members.get(chosen).filter(is_untried).or_else(|| others.find(is_untried))
-    }
-
-    fn is_fit(&self, endpoint: &Endpoint) -> bool {
-        fitness(endpoint, self.choice) != Fitness::Avoided
     }
 }
 

@@ -27,21 +27,23 @@ pub struct Choice<'t> {
     pub tried: &'t [SocketAddr],
     /// The time.
     pub now: Moment,
-    /// Whether it may be the one that tries a half-open endpoint: not a copy of a request, of which nobody learns how it fared.
+    /// Whether it may be the one that tries a half-open endpoint, unless it was tried in vain before: not a copy of a request, of which nobody
+    /// learns how it fared.
     pub trials: bool,
 }
 
 /// The endpoint of `set`, the cluster's, for the next request; `None` only where none is ready.
 ///
-/// An endpoint that was thrown out and whose time is over gets one request at a time until one succeeds: this one, if none is under way.
-/// The trial ends with the request ([`crate::model::InFlight`]), or when its outcome is told. Else a tier is drawn by its share, and in it an
+/// An endpoint that was thrown out and whose time is over gets one request at a time until one succeeds: this one, if none is under way and
+/// it was not tried elsewhere. The trial ends with the request ([`crate::model::InFlight`]), or when its outcome is told. Else a tier is drawn by its share, and in it an
 /// endpoint by the cluster's algorithm. Endpoints in `tried` are avoided while there is another, and so are those whose last connects
-/// failed; but now and then one request may still go there, because only a connect can show that they are back. Instead of who is avoided
+/// failed; but now and then a first attempt may still go there, because only a connect can show that they are back. Instead of who is avoided
 /// another is drawn, of those that remain as they would be, so that no neighbour gets all; hashes go on in their own order.
 pub fn pick<'a>(cluster: &Cluster, set: &'a EndpointSet, choice: &Choice<'_>) -> Option<&'a Arc<Endpoint>> {
     cluster.endpoints.passed(choice.now);
     if !set.trials.is_empty()
         && choice.trials
+        && choice.tried.is_empty()
         && let Some(endpoint) = trial(set, choice)
     {
         return Some(endpoint);
@@ -57,7 +59,7 @@ pub fn pick<'a>(cluster: &Cluster, set: &'a EndpointSet, choice: &Choice<'_>) ->
     {
         return Some(only);
     }
-    let search = Search { set, members, choice };
+    let search = Search { cluster, set, members, choice };
     match &tier.spread {
         Spread::LeastRequest(draws) => of_two(&search, tier, draws, less_loaded),
         Spread::PeakEwma(draws) => of_two(&search, tier, draws, sooner_free),
@@ -114,11 +116,11 @@ fn of_two<'a>(
     let Search { members, choice, .. } = search;
     let (first, second) = if members.len() > 1 { draws.two(choice.draw) } else { (0, 0) };
     let (a, b) = (members.get(first)?, members.get(second)?);
-    let fitness = avoid::fitness(a, choice);
+    let fitness = search.fitness(a);
     if fitness == Fitness::Probed {
         return Some(a);
     }
-    match (fitness, avoid::fitness(b, choice)) {
+    match (fitness, search.fitness(b)) {
         (Fitness::Good, Fitness::Good) => {
             let weight = |index: usize| tier.weights.get(index).copied().unwrap_or(1);
             Some(if other_is_better((a, weight(first)), (b, weight(second)), choice.now) { b } else { a })
@@ -149,7 +151,7 @@ fn in_order<'a, I: Iterator<Item = usize>>(search: &Search<'a, '_>, order: impl 
     let mut found = order_of_key.filter_map(|index| search.members.get(index));
     // Whatever is drawn further on follows from the hash, so that it stays where it is.
     let again = |hash: u64| order(hash).next().unwrap_or(first);
-    found.find(|endpoint| avoid::fitness(endpoint, search.choice) != Fitness::Avoided).or_else(|| search.elsewhere(first, key, again))
+    found.find(|endpoint| search.fitness(endpoint) != Fitness::Avoided).or_else(|| search.elsewhere(first, key, again))
 }
 
 /// The chance of each ready endpoint to be picked when all are idle and none fails: for `explain`. Sums to 1. Without a hash, that of one of

@@ -76,6 +76,7 @@ fn shares(cluster: &Cluster, tried: &[SocketAddr], now: Moment, count: u64) -> V
     let mut counts = vec![0_u32; 1024];
     for draw in draws(count) {
         let choice = Choice { draw, hash: Some(mix(draw)), tried, now, trials: true };
+        cluster.live.budget.deposit();
         counts[index(pick(cluster, &set, &choice).unwrap())] += 1;
     }
     let known = set.ready.len() + set.other.len();

@@ -3,6 +3,7 @@
 
 mod check;
 mod outlier;
+mod probes;
 mod standing;
 mod trials;
 
@@ -10,6 +11,7 @@ pub use check::{ActiveCheck, Question};
 pub(crate) use check::{Check, Turned};
 pub use outlier::{Ejection, Outcome, Outlier};
 pub(crate) use outlier::{Period, Tally, latecomers, underachievers};
+pub(crate) use probes::Probes;
 pub use standing::Wellness;
 pub(crate) use standing::{Standing, Trial};
 pub(crate) use trials::{Trials, Underway};

@@ -50,8 +50,10 @@ struct Members {
 #[derive(Debug)]
 struct Departed {
     live: Arc<EndpointLive>,
-    /// When it left.
-    since: Moment,
+    /// When it left, by the latest that was told then: in a quiet cluster that is long ago.
+    left: Moment,
+    /// When a clock first found it gone: what is held against it counts from then.
+    since: Option<Moment>,
 }
 
 /// What a set follows from beside the cluster: the proxy's own facts.
@@ -154,7 +156,10 @@ impl EndpointCell {
         for endpoint in &members.all {
             endpoint.live.wake(now);
         }
-        members.left.values().for_each(|departed| departed.live.wake(now));
+        for departed in members.left.values_mut() {
+            departed.live.wake(now);
+            departed.since.get_or_insert(now);
+        }
         members.left.retain(|_, departed| departed.matters(now));
         let ready = self.set.load();
         for endpoint in &ready.ready {
@@ -314,15 +319,16 @@ impl Members {
             _ => Arc::new(facts.endpoint(live(facts))),
         };
         self.all = listed.iter().map(next).collect();
-        let departs =
-            |(address, endpoint): (SocketAddr, Arc<Endpoint>)| (address, Departed { live: Arc::clone(&endpoint.live), since: now });
+        let departs = |(address, endpoint): (SocketAddr, Arc<Endpoint>)| {
+            (address, Departed { live: Arc::clone(&endpoint.live), left: now, since: None })
+        };
         self.left.extend(former.into_iter().map(departs));
         for endpoint in &self.all {
             self.left.remove(&endpoint.address);
         }
         self.left.retain(|_, departed| departed.matters(now));
         if let Some(beyond) = self.left.len().checked_sub(LEFT_MAX).filter(|beyond| *beyond > 0) {
-            let mut oldest: Vec<(Moment, SocketAddr)> = self.left.iter().map(|(address, departed)| (departed.since, *address)).collect();
+            let mut oldest: Vec<(Moment, SocketAddr)> = self.left.iter().map(|(address, departed)| (departed.left, *address)).collect();
             oldest.sort_unstable();
             for (_, address) in oldest.iter().take(beyond) {
                 self.left.remove(address);
@@ -362,20 +368,28 @@ impl Members {
 }
 
 impl Departed {
-    /// Until when it is to be known again if it comes back; `None`: nothing is held against it.
-    fn known_until(&self) -> Option<Moment> {
+    /// Something is held against it that is to be known again if it comes back.
+    fn is_held(&self) -> bool {
         let standing = self.live.standing();
-        let held = standing.out() || standing.check.failing();
-        held.then(|| self.since.plus(LEFT_FOR).max(standing.until().unwrap_or_default()))
+        standing.out() || standing.check.failing()
+    }
+
+    /// Until when; `None`: no clock has found it gone yet.
+    fn held_until(&self) -> Option<Moment> {
+        self.since.map(|since| since.plus(LEFT_FOR).max(self.live.standing().until().unwrap_or_default()))
     }
 
     fn matters(&self, now: Moment) -> bool {
-        self.live.in_flight.load(Ordering::Relaxed) > 0 || self.known_until().is_some_and(|until| until > now)
+        let is_known = || self.is_held() && self.held_until().is_none_or(|until| until > now);
+        self.live.in_flight.load(Ordering::Relaxed) > 0 || is_known()
     }
 
-    /// When time next changes what is known of it.
+    /// When time next changes what is known of it: at once, where it is to be found gone.
     fn due(&self, now: Moment) -> Option<Moment> {
-        let ejected = self.live.standing().until();
-        ejected.into_iter().chain(self.known_until()).filter(|due| *due > now).min()
+        if !self.is_held() {
+            return None;
+        }
+        let Some(until) = self.held_until() else { return Some(Moment::default()) };
+        self.live.standing().until().into_iter().chain([until]).filter(|due| *due > now).min()
     }
 }

@@ -9,7 +9,7 @@ use super::{ClusterPolicy, Ejected, Endpoint, EndpointCell, Protocol};
 use crate::Moment;
 use crate::budget::Budget;
 use crate::gate::Gate;
-use crate::health::Outcome;
+use crate::health::{Outcome, Probes};
 use crate::sketch::Sketch;
 
 /// A named set of endpoints and how they are spoken to.
@@ -60,6 +60,8 @@ pub struct ClusterLive {
     pub sketch: Sketch,
     /// Whose turn it is, tier by tier; 0 before the first.
     pub(crate) turns: [AtomicU64; TIERS_MAX],
+    /// Which requests may see whether endpoints are back whose connects fail.
+    pub(crate) probes: Probes,
 }
 
 impl Cluster {

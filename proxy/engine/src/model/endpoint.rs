@@ -166,9 +166,11 @@ impl EndpointLive {
     }
 
     /// Whether so much time has passed since a connect last failed that this request may see whether the next succeeds: one at a time.
-    pub(crate) fn begin_probe(&self, wait: Duration, now: Moment) -> bool {
+    /// `may` is asked if so.
+    pub(crate) fn begin_probe(&self, wait: Duration, now: Moment, may: impl FnOnce() -> bool) -> bool {
         let last = self.probed_at.load(Ordering::Relaxed);
         now.since(Moment::of_nanos(last)) >= wait
+            && may()
             && self.probed_at.compare_exchange(last, now.nanos(), Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }

@@ -88,3 +88,94 @@ fn who_refused_connects_is_tried_again_in_time() {
         assert_eq!(dead.live.connect_failures.load(Ordering::Relaxed), 0);
     }
 }
+
+#[test]
+fn only_a_first_attempt_sees_whether_who_refused_is_back() {
+    // Aim: a request that has failed once goes to who is known to be alive.
+    for algorithm in ALL {
+        let cluster = cluster(by(algorithm), &weighted(&[1; 4]));
+        let set = cluster.endpoints.load_full();
+        set.ready[..2].iter().for_each(|endpoint| refuse(&cluster, endpoint, at(1.0)));
+        assert_eq!(shares(&cluster, &[set.ready[2].address], at(60.0), 1_000)[3], 1.0, "{algorithm:?}");
+        assert_eq!(shares(&cluster, &[], at(60.0), 1_000)[..2].iter().sum::<f64>(), 0.001, "{algorithm:?}");
+    }
+}
+
+/// What came of requests of three attempts each.
+#[derive(Debug, Default)]
+struct Served {
+    requests: u32,
+    /// Whose first attempt was in vain.
+    again: u32,
+    failed: u32,
+    /// Who answered, and when first.
+    first: std::collections::HashMap<usize, f64>,
+}
+
+/// Requests at a steady rate from some second to another, while those refuse connects.
+fn serve(cluster: &Cluster, per_second: f64, secs: std::ops::Range<f64>, dead: impl Fn(usize) -> bool) -> Served {
+    let set = cluster.endpoints.load_full();
+    let mut served = Served::default();
+    let mut bits = draws(u64::MAX).skip(secs.start as usize);
+    let mut now = secs.start;
+    while now < secs.end {
+        cluster.live.budget.deposit();
+        served.requests += 1;
+        let hash = bits.next();
+        let mut tried = Vec::new();
+        while tried.len() < 3 {
+            let choice = Choice { draw: bits.next().unwrap(), hash, tried: &tried, now: at(now), trials: true };
+            let endpoint = pick(cluster, &set, &choice).unwrap();
+            if !dead(index(endpoint)) {
+                cluster.told(endpoint, Outcome::Answered { status: 200, took: Duration::from_millis(1) }, at(now));
+                served.first.entry(index(endpoint)).or_insert(now);
+                break;
+            }
+            refuse(cluster, endpoint, at(now));
+            tried.push(endpoint.address);
+        }
+        served.again += u32::from(!tried.is_empty());
+        served.failed += u32::from(tried.len() == 3);
+        now += 1.0 / per_second;
+    }
+    served
+}
+
+/// A cluster of so many, of which those have refused connects for long.
+fn troubled(algorithm: Algorithm, listed: usize, dead: impl Fn(usize) -> bool) -> Cluster {
+    let cluster = cluster(by(algorithm), &weighted(&vec![1; listed]));
+    let set = cluster.endpoints.load_full();
+    let refusing = || set.ready.iter().filter(|endpoint| dead(index(endpoint)));
+    (0..7).for_each(|_| refusing().for_each(|endpoint| refuse(&cluster, endpoint, at(1.0))));
+    cluster
+}
+
+#[test]
+fn many_that_are_dead_cost_few_attempts_and_no_request() {
+    // Aim: most of a cluster refuses connects and nobody is ejected: every request is answered, and at most one of ten needs a second
+    // attempt, at low rates as at high ones.
+    for algorithm in ALL {
+        for (listed, alive_each, per_second) in [(10, 5, 2.0), (10, 5, 500.0), (200, 10, 30.0)] {
+            let dead = |index: usize| index % alive_each != 0;
+            let served = serve(&troubled(algorithm, listed, dead), per_second, 1.0..300.0, dead);
+            let Served { requests, again, failed, .. } = served;
+            assert!(
+                failed == 0 && again > 0 && again * 10 <= requests,
+                "{algorithm:?} {listed} at {per_second}: {again}, {failed} of {requests}"
+            );
+        }
+    }
+}
+
+#[test]
+fn who_is_back_is_found_within_seconds() {
+    // Aim: of three, and of ten of which two more stay dead, at twenty requests a second.
+    for algorithm in ALL {
+        for (listed, dead) in [(3, 1), (10, 3)] {
+            let cluster = troubled(algorithm, listed, |index| index < dead);
+            serve(&cluster, 20.0, 1.0..100.0, |index| index < dead);
+            let found = serve(&cluster, 20.0, 100.0..120.0, |index| index > 0 && index < dead).first[&0] - 100.0;
+            assert!(found < 7.0, "{algorithm:?}, one of {dead} of {listed}: after {found} s");
+        }
+    }
+}

@@ -94,6 +94,7 @@ fn a_push_never_forgets_an_ejection() {
     feed(&next(ClusterPolicy::default()), &weighted(&[1; 4]));
     assert_eq!(ready(&cluster), 4);
     feed(&cluster, &weighted(&[1; 4])[1..]);
+    cluster.endpoints.passed(at(2.0));
     cluster.endpoints.passed(at(500.0));
     feed(&cluster, &weighted(&[1; 3])[1..]);
     feed(&cluster, &weighted(&[1; 4]));
@@ -117,6 +118,7 @@ fn who_left_with_a_request_under_way_costs_picks_nothing() {
     let guard = endpoint(&cluster, 0).live.enter();
     told(&cluster, 0, &[BAD; 3], at(1.0)).unwrap();
     feed(&cluster, &weighted(&[1; 4])[1..]);
+    cluster.endpoints.passed(at(1.0));
     cluster.endpoints.passed(at(31.0));
     assert!(rests(&cluster, 31..61));
     cluster.endpoints.passed(at(61.0));
@@ -142,12 +144,27 @@ fn a_flap_is_no_pardon() {
         cluster.endpoints.passed(at(31.0));
         assert!(cluster.checked(&endpoint(&cluster, 1), false, at(32.0)));
         feed(&cluster, &weighted(&[1; 4])[2..]);
+        cluster.endpoints.passed(at(32.0));
         cluster.endpoints.passed(at(back));
         feed(&cluster, &weighted(&[1; 4]));
         let wellness = |n| endpoint(&cluster, n).live.wellness();
         assert_eq!(matches!(wellness(0), Wellness::HalfOpen(_)), half_open, "back at {back}");
         assert_eq!(wellness(1) == Wellness::FailsChecks, failing, "back at {back}");
         assert_eq!(picked(&cluster, 1 << 63, at(back)) == endpoint(&cluster, 0).address, half_open, "and is tried");
+    }
+}
+
+#[test]
+fn a_flap_is_no_pardon_in_a_quiet_cluster() {
+    // Aim: who left ten minutes after anybody last asked has its minute from when it is missed, and no longer.
+    for (back, half_open) in [(601.0, true), (660.0, true), (662.0, false)] {
+        let cluster = cluster(judged(50.0), &weighted(&[1; 4]));
+        told(&cluster, 0, &[BAD; 3], at(1.0)).unwrap();
+        feed(&cluster, &weighted(&[1; 4])[1..]);
+        picked(&cluster, 1, at(601.0));
+        picked(&cluster, 1, at(back));
+        feed(&cluster, &weighted(&[1; 4]));
+        assert_eq!(matches!(endpoint(&cluster, 0).live.wellness(), Wellness::HalfOpen(_)), half_open, "back at {back}");
     }
 }
 
@@ -173,7 +190,7 @@ fn of_too_many_that_left_the_oldest_are_forgotten() {
 
 #[test]
 fn a_trial_ends_with_its_request() {
-    // Aim: told or not, and cancelled at once, it makes room for the next; a pick that takes no trial never gets it.
+    // Aim: told or not, and cancelled at once, it makes room for the next; a pick that takes no trial never gets it, nor does a retry.
     let cluster = cluster(judged(50.0), &weighted(&[1; 3]));
     let out = endpoint(&cluster, 0);
     told(&cluster, 0, &[BAD; 3], at(1.0)).unwrap();
@@ -183,6 +200,7 @@ fn a_trial_ends_with_its_request() {
         pick(&cluster, &set, &Choice { draw, hash: None, tried: &[], now: at(32.0), trials }).unwrap().address == out.address
     };
     assert!(draws(50).all(|draw| !tries(draw, false)), "copies of requests try nothing");
+    assert_eq!(shares(&cluster, &[endpoint(&cluster, 1).address], at(32.0), 50)[0], 0.0, "who has failed once has few attempts left");
     assert!(tries(1, true) && !tries(2, true));
     let guard = out.live.enter();
     assert!(draws(50).all(|draw| !tries(draw, true)));
