@@ -156,10 +156,10 @@ impl EndpointCell {
         for endpoint in &members.all {
             endpoint.live.wake(now);
         }
-        for departed in members.left.values_mut() {
+        members.left.values_mut().for_each(|departed| {
             departed.live.wake(now);
             departed.since.get_or_insert(now);
-        }
+        });
         members.left.retain(|_, departed| departed.matters(now));
         let ready = self.set.load();
         for endpoint in &ready.ready {

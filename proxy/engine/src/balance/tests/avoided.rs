@@ -156,7 +156,7 @@ fn many_that_are_dead_cost_few_attempts_and_no_request() {
     // attempt, at low rates as at high ones.
     for algorithm in ALL {
         for (listed, alive_each, per_second) in [(10, 5, 2.0), (10, 5, 500.0), (200, 10, 30.0)] {
-            let dead = |index: usize| index % alive_each != 0;
+            let dead = |index: usize| !index.is_multiple_of(alive_each);
             let served = serve(&troubled(algorithm, listed, dead), per_second, 1.0..300.0, dead);
             let Served { requests, again, failed, .. } = served;
             assert!(
