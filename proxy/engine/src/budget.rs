@@ -87,9 +87,12 @@ impl Purse {
         let fresh = if past > window { new * window / past } else { new };
         self.earned = self.earned * (1.0 - past / window).max(0.0) + fresh;
         let most = f64::from(min_per_second);
-        // What is free in the first second is there at its beginning, so that even the first failure of all may be tried again.
-        self.free = self.free_at.map_or(most, |at| (self.free + now.since(at).as_secs_f64() * most).min(most));
-        self.free_at = Some(self.free_at.map_or_else(|| now.plus(SECOND), |at| at.max(now)));
+        // What is free in the first second is there at its beginning, so that even the first failure of all may be tried again. Time without
+        // requests is counted when one comes: the last ones' retries shall not live on it.
+        if self.free_at.is_none() || requests > self.seen {
+            self.free = self.free_at.map_or(most, |at| (self.free + now.since(at).as_secs_f64() * most).min(most));
+            self.free_at = Some(self.free_at.map_or_else(|| now.plus(SECOND), |at| at.max(now)));
+        }
         (self.seen, self.at) = (requests, Some(self.at.map_or(now, |at| at.max(now))));
     }
 
@@ -123,7 +126,10 @@ mod tests {
         // Aim: the floor refills by time, the share by requests; what is older than the window is not hoarded.
         let (budget, policy) = (Budget::default(), RetryBudget::default());
         assert_eq!(spent(&budget, &policy, at(1_000)), 10, "the floor");
+        budget.deposit();
         assert_eq!(spent(&budget, &policy, at(2_000)), 0, "they were the first second's");
+        assert_eq!(spent(&budget, &policy, at(2_500)), 0, "nobody has asked since");
+        budget.deposit();
         assert_eq!(spent(&budget, &policy, at(2_500)), 5, "half a second later");
         (0..100).for_each(|_| budget.deposit());
         assert_eq!(spent(&budget, &policy, at(2_500)), 20, "a fifth of a hundred");
@@ -132,7 +138,7 @@ mod tests {
         assert!((2_000..=2_020).contains(&hoard), "of a thousand seconds ten count: {hoard}");
         let none = RetryBudget { percent: 0.0, min_per_second: 0 };
         assert_eq!(spent(&Budget::default(), &none, at(5_000)), 0);
-        assert_eq!(budget.requests(), 1_000_100);
+        assert_eq!(budget.requests(), 1_000_102);
     }
 
     #[test]
