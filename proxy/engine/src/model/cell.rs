@@ -192,7 +192,7 @@ impl EndpointCell {
         if let Some(cause) = cause {
             return self.throw_out(outlier, live, cause, now);
         }
-        if outlier.by_interval() && now.nanos() >= self.interval_ends.load(Ordering::Relaxed) {
+        if outlier.by_interval() && outcome != Outcome::Cancelled && now.nanos() >= self.interval_ends.load(Ordering::Relaxed) {
             return self.judge(outlier, now);
         }
         None

@@ -225,6 +225,11 @@ fn intervals_throw_out_who_fails_often_or_is_slow() {
     assert_eq!(serve(0, &[BAD, good(1)], at(1.0)), None, "the first interval begins");
     let (mixed, fine) = ([BAD, good(1)], [good(1); 2]);
     assert!((0..4).all(|n| serve(n, if n == 0 { &mixed } else { &fine }, at(5.0)).is_none()));
+    assert_eq!(
+        serve(1, &[Outcome::Cancelled], at(11.0)),
+        None,
+        "what says nothing judges nobody: it is told late, and by nobody who counts"
+    );
     let ejected = serve(1, &[good(1)], at(11.0)).unwrap();
     assert_eq!((ejected.cause, ejected.endpoints, ready(&cluster)), (Ejection::SuccessRate, 1, 3));
     assert!((1..4).all(|n| serve(n, &[good(if n == 3 { 50 } else { 10 })], at(15.0)).is_none()));
