@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use engine::model::Trust;
 use proxy::io::{Draw, Network};
 use proxy::snapshots::{FETCH_WAIT, NameLookup, Snapshots};
 use proxy::tls::CredentialCell;
@@ -274,6 +275,11 @@ impl Simulation {
     /// The epoch that a proxy runs.
     pub fn epoch(&self, workload: &str) -> u64 {
         lock(&self.seen).epochs.get(workload).copied().unwrap_or_default()
+    }
+
+    /// Whom a proxy believes.
+    pub fn trust(&self, workload: &str) -> Option<Arc<Trust>> {
+        lock(&self.seen).proxies.get(workload).and_then(|(snapshots, _)| snapshots.load().trust.clone())
     }
 
     /// The control plane is gone, from one moment to the next; its disk stays.
