@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tests::shop::route;
+use tests::shop::{route, shop as manifests};
 use tests::sim::{Simulation, extent, seed, seeds};
 
-use crate::{LEAVES_OF_A_MINUTE, SECOND, recent, shop};
+use crate::{LEAVES_OF_A_MINUTE, NETWORK, SECOND, recent, shop};
 
 const EVERYBODY: [&str; 3] = ["frontend", "catalog-v1", "catalog-v2"];
 
@@ -115,5 +115,26 @@ fn one_rotation_after_the_other() -> anyhow::Result<()> {
     let shown = sim.command(async |desk| desk.roots().await)?;
     assert!(shown["roots"].as_array().is_some_and(|roots| roots.len() <= 4), "{shown}");
     assert_eq!(sim.failures().len(), early, "{:?}", sim.failures().last());
+    Ok(())
+}
+
+/// Aim: what was handed out before a rotation opens the door after it: a token that pins the old root, beside the old bundle or beside the
+/// new one.
+#[test]
+fn papers_from_before_hold() -> anyhow::Result<()> {
+    let mut sim = Simulation::new(seed(24), &[&manifests(NETWORK), &*route(1, 1)].concat())?;
+    sim.join("shop", "frontend", "web");
+    sim.run_until("the frontend is ready", 60 * SECOND, |sim| sim.epoch("frontend") > 0)?;
+    let old = sim.bundle()?;
+    let first = sim.command(async |desk| desk.token("shop/catalog-v1").await)?;
+    let second = sim.command(async |desk| desk.token("shop/catalog-v2").await)?;
+    let result = sim.command(async |desk| desk.rotate(true).await)?;
+    let new = sim.bundle()?;
+    assert!(result["rotated"] == true && new != old, "{result}");
+    sim.join_by(("shop", "catalog-v1", "catalog"), first, old);
+    sim.join_by(("shop", "catalog-v2", "catalog"), second, new);
+    sim.run_until("both are in", 60 * SECOND, |sim| ["catalog-v1", "catalog-v2"].iter().all(|workload| sim.epoch(workload) > 0))?;
+    let issuing = issuing(&sim);
+    assert!(["catalog-v1", "catalog-v2"].iter().all(|workload| sim.trust(workload).is_some_and(|trust| trust.issuing_root == issuing)));
     Ok(())
 }
