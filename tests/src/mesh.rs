@@ -9,6 +9,7 @@ use proxy::io::Clock;
 use tempfile::TempDir;
 
 use crate::application;
+use crate::look::write_private;
 use crate::plane::{Desk, Plane};
 use crate::sidecar::{Log, Sidecar, Spec};
 use crate::wire::{Medium, Wire};
@@ -79,7 +80,7 @@ impl Mesh {
     pub async fn sidecar(&self, spec: Spec, clock: Clock) -> anyhow::Result<Sidecar> {
         let token = self.desk().token(&format!("{}/{}", spec.namespace, spec.workload)).await?;
         let file = self.token_file(&spec);
-        fs::write(&file, token)?;
+        write_private(&file, token)?;
         let place = (self.plane.address(), &*self.plane.data.join("ca.pem"), &*file);
         let IpAddr::V4(ip) = spec.ip else { anyhow::bail!("hosts of a mesh have IPv4 addresses") };
         Sidecar::start(spec, place, &self.wire, (clock, self.seed ^ u64::from(ip.to_bits())), &self.log).await

@@ -6,6 +6,8 @@
 
 #[path = "netns/cases.rs"]
 mod cases;
+#[path = "netns/hardening.rs"]
+mod hardening;
 #[path = "netns/intercept.rs"]
 mod intercept;
 #[path = "netns/kernel.rs"]
