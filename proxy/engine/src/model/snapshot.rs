@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Cluster, Inbound, Outbound, RouteTable};
+use super::{Cluster, Egress, Inbound, Outbound, RouteTable};
 
 /// One epoch's whole configuration of one proxy. A spine of `Arc`s: cloning it copies no content.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub clusters: BTreeMap<String, Arc<Cluster>>,
     /// The trust bundle, DER roots.
     pub trust_bundle: Arc<Vec<Vec<u8>>>,
+    /// Where the application may call outside the mesh.
+    pub egress: Arc<Egress>,
 }
 
 /// From [`proto::mesh::ProxyConfig`].

@@ -8,6 +8,7 @@
 mod chains;
 mod cluster;
 mod cluster_policy;
+pub(super) mod egress;
 mod endpoint;
 mod forward;
 mod hcm;
@@ -30,7 +31,7 @@ use std::time::Duration;
 use prost::{Message, Name};
 use prost_types::Any;
 
-use super::{Cluster, ClusterKind, DnsAnswer, EndpointFacts, Home, Protocol, Settings};
+use super::{Cluster, ClusterKind, DnsAnswer, Egress, EndpointFacts, Home, Protocol, Settings};
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
@@ -42,6 +43,8 @@ pub use crate::rejected::Rejected;
 pub const RESOURCES_MAX: usize = 100_000;
 /// Time to connect where a cluster does not say (kinds, "defaults").
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
+/// Time to reach a place outside the mesh, of which no cluster says how long it may take.
+pub const CONNECT_TIMEOUT_OUTSIDE: Duration = Duration::from_secs(5);
 /// Silence that ends an opaque connection where nothing says one (kinds, "defaults"). An exchange under way has none: a slow answer, a
 /// silent event stream and a WebSocket may take what they need, and a dead peer is found by TCP keep-alive.
 pub const OPAQUE_IDLE_DEFAULT: Duration = Duration::from_secs(3600);
@@ -60,6 +63,7 @@ pub struct Parts {
     names: BTreeMap<String, Staged<Arc<DnsAnswer>>>,
     settings: Option<Staged<Arc<Settings>>>,
     trust_bundle: Option<Staged<Arc<Vec<Vec<u8>>>>>,
+    egress: Staged<Arc<Egress>>,
     /// Held while an assignment of that name, or a cluster that wants it, is staged.
     assignments: BTreeMap<String, Assignment>,
     /// How many of them are staged.
@@ -73,7 +77,7 @@ pub struct Parts {
 }
 
 /// Compiled content and the version it came as.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Staged<T> {
     version: String,
     content: T,
@@ -114,6 +118,7 @@ impl Default for Parts {
             names: BTreeMap::new(),
             settings: None,
             trust_bundle: None,
+            egress: Staged::default(),
             assignments: BTreeMap::new(),
             listed: 0,
             workloads: endpoint::Workloads::default(),
@@ -134,6 +139,7 @@ enum ResourceKind {
     Secret,
     Proxy,
     Dns,
+    Egress,
 }
 
 impl ResourceKind {
@@ -146,6 +152,7 @@ impl ResourceKind {
             (proto::xds::SECRET.to_owned(), Self::Secret),
             (proto::mesh::ProxyConfig::type_url(), Self::Proxy),
             (proto::mesh::DnsRecord::type_url(), Self::Dns),
+            (proto::mesh::Egress::type_url(), Self::Egress),
         ];
         let kind = known.into_iter().find(|(url, _)| url == type_url).map(|(_, kind)| kind);
         kind.ok_or_else(|| Wrong::new("", "resources of this type are no part of a proxy's configuration"))
@@ -169,6 +176,7 @@ impl Parts {
             Ok(ResourceKind::Route) => drop(self.tables.remove(name)),
             Ok(ResourceKind::Dns) => drop(self.names.remove(name)),
             Ok(ResourceKind::Proxy) => self.settings = None,
+            Ok(ResourceKind::Egress) => self.egress = Staged::default(),
             Ok(ResourceKind::Secret) if name == proto::names::ROOT_CA => self.trust_bundle = None,
             Ok(ResourceKind::Cluster) => {
                 if let Some(staged) = self.clusters.remove(name) {
@@ -221,6 +229,7 @@ impl Parts {
                 let content = Arc::new(own::settings(name, &unpack(resource)?)?);
                 self.settings = Some(Staged { version, content });
             }
+            ResourceKind::Egress => self.put_egress(name, version, resource)?,
             ResourceKind::Dns => {
                 let content = Arc::new(own::dns(name, &unpack(resource)?)?);
                 self.names.insert(name.to_owned(), Staged { version, content });
@@ -242,6 +251,7 @@ impl Parts {
             }
             ResourceKind::Proxy => self.settings.as_ref().filter(|_| name == proto::names::PROXY).map(|staged| staged.version.as_str()),
             ResourceKind::Dns => self.names.get(name).map(|staged| staged.version.as_str()),
+            ResourceKind::Egress => Some(self.egress.version.as_str()).filter(|_| name == proto::names::EGRESS),
         }
     }
 
@@ -252,10 +262,24 @@ impl Parts {
             ResourceKind::Cluster => self.clusters.len(),
             ResourceKind::Endpoints => self.listed,
             ResourceKind::Dns => self.names.len(),
-            ResourceKind::Secret | ResourceKind::Proxy => 0,
+            ResourceKind::Secret | ResourceKind::Proxy | ResourceKind::Egress => 0,
         };
         if held >= RESOURCES_MAX && self.version(kind, name).is_none() {
             return Err(Wrong::new("", format!("this proxy holds {RESOURCES_MAX} resources of this type already")));
+        }
+        Ok(())
+    }
+
+    /// Where nothing good was said before, what cannot be understood allows nothing.
+    fn put_egress(&mut self, name: &str, version: String, resource: &Any) -> Result<(), Wrong> {
+        match unpack(resource).and_then(|raw| egress::compile(name, &raw)) {
+            Ok(content) => self.egress = Staged { version, content: Arc::new(content) },
+            Err(wrong) => {
+                if name == proto::names::EGRESS && self.egress.version.is_empty() {
+                    self.egress.content = Arc::new(Egress::closed());
+                }
+                return Err(wrong);
+            }
         }
         Ok(())
     }
