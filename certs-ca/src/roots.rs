@@ -34,6 +34,11 @@ impl RootSet {
         self.roots.iter().map(|root| sha256(root)).collect()
     }
 
+    /// The one that issues.
+    pub fn issuing(&self) -> &CertificateDer<'static> {
+        &self.roots[0]
+    }
+
     /// The hash that join tokens pin: the issuing root's.
     pub fn pin(&self) -> String {
         self.roots.first().map(|root| sha256(root)).unwrap_or_default()
@@ -42,7 +47,14 @@ impl RootSet {
 
 /// Lower-case hex SHA-256.
 pub fn sha256(bytes: &[u8]) -> String {
-    hex(digest(&SHA256, bytes).as_ref())
+    hex(&digest_of(bytes))
+}
+
+/// SHA-256.
+pub fn digest_of(bytes: &[u8]) -> [u8; 32] {
+    let mut out = [0; 32];
+    out.copy_from_slice(digest(&SHA256, bytes).as_ref());
+    out
 }
 
 /// One certificate as PEM (RFC 7468).

@@ -8,6 +8,7 @@ use std::time::Duration;
 use certs_ca::attest::moment;
 use certs_ca::{Ca, Policy, ServerNames};
 use control::app::Means;
+use control::publish::trust::{Root, Roots};
 use control::serve::authority::{Authority, Issued, Seat, TokenOrder};
 use control::world::own::Mesh;
 use proto::identity::Applicant;
@@ -40,16 +41,10 @@ pub fn means(data_dir: &Path, clock: Clock) -> anyhow::Result<Means> {
 struct Joined(Arc<Ca>);
 
 impl Authority for Joined {
-    fn bundle_pem(&self) -> String {
-        self.0.bundle_pem()
-    }
-
-    fn bundle_der(&self) -> Vec<CertificateDer<'static>> {
-        self.0.roots().der().to_vec()
-    }
-
-    fn bundle_hashes(&self) -> Vec<String> {
-        self.0.roots().hashes()
+    fn roots(&self) -> Arc<Roots> {
+        let root = |der: &CertificateDer<'static>| Root { der: der.clone(), sha256: certs_ca::roots::digest_of(der) };
+        let issuing = root(self.0.roots().issuing());
+        Arc::new(Roots { issuing, others: Vec::new(), retired: Vec::new(), pem: self.0.bundle_pem().into() })
     }
 
     fn seat(&self, dns: &[String], addresses: &[IpAddr]) -> Result<Seat, String> {

@@ -10,6 +10,8 @@ pub const EPOCH: &str = "epoch";
 pub const PROXY: &str = "proxy";
 /// The one [`crate::mesh::Egress`] resource.
 pub const EGRESS: &str = "egress";
+/// The one [`crate::mesh::Trust`] resource.
+pub const TRUST: &str = "trust";
 /// The Secret that holds the trust bundle.
 pub const ROOT_CA: &str = "ROOTCA";
 /// The sidecar's inbound Listener.

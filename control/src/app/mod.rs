@@ -121,7 +121,7 @@ pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> a
     let world = World::new(settings, store.load(Row::Allocations)?.unwrap_or_default());
     let names = args.names();
     let (tls, leaf, lasts) = tls::config(&authority, &names, &clock)?;
-    write_bundle(args, &authority.bundle_pem())?;
+    write_bundle(args, &authority.roots().pem)?;
     let (board, events) = Board::new(clock);
     let metrics = Arc::new(Metrics::default());
     let writer = Writer::new(board.clone(), store.clone(), authority.clone(), metrics.clone(), world)?;

@@ -130,6 +130,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+    use crate::publish::trust::tests::one;
     use crate::source::{FileChange, Folder};
     use crate::world::{Allocations, WorldSettings};
 
@@ -221,7 +222,7 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
         };
         let catalog = Some(("shared", "catalog"));
         assert_eq!(code(catalog, ("catalog", "catalog-0"), false), Some(Code::Unavailable), "nothing has been read yet");
-        board.publish(crate::publish::edition::Edition { world: world(), epoch: 1, serial: 1, bundle: "".into() });
+        board.publish(crate::publish::edition::Edition { world: world(), epoch: 1, serial: 1, roots: one() });
         for (leaf, asked, by_token, wanted) in [
             (catalog, ("catalog", "catalog-0"), false, None),
             (catalog, ("catalog", "cart"), false, Some(Code::PermissionDenied)),

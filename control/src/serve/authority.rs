@@ -7,6 +7,7 @@ use std::time::Duration;
 use proto::identity::Identity;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::publish::trust::Roots;
 use crate::world::own::Mesh;
 
 /// The control plane's own leaf and key.
@@ -55,14 +56,8 @@ pub struct TokenOrder {
 
 /// A certificate authority. Every call may block on a disk: call it off the runtime.
 pub trait Authority: Send + Sync + 'static {
-    /// The trust bundle, PEM.
-    fn bundle_pem(&self) -> String;
-
-    /// The trust bundle, DER.
-    fn bundle_der(&self) -> Vec<CertificateDer<'static>>;
-
-    /// Lower-case hex SHA-256 of each root.
-    fn bundle_hashes(&self) -> Vec<String>;
+    /// The roots of now.
+    fn roots(&self) -> Arc<Roots>;
 
     /// A fresh leaf for the control plane.
     ///

@@ -122,8 +122,8 @@ pub fn config(
 ) -> anyhow::Result<(ServerTls, Arc<LeafCell>, Duration)> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
-    for root in authority.bundle_der() {
-        roots.add(root)?;
+    for root in authority.roots().trusted() {
+        roots.add(root.der.clone())?;
     }
     let strict = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).allow_unauthenticated().build()?;
     let verifier = Arc::new(Lenient(strict));

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::core::{ConfigMap, EndpointSlice, Secret, Service};
+use super::content::Contents;
+use super::core::{EndpointSlice, Service};
 use super::door::{Cursor, Fields, Intake, is_label, is_subdomain};
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
@@ -47,8 +48,8 @@ pub enum Spec {
     ServiceAccount,
     Service(Service),
     EndpointSlice(EndpointSlice),
-    Secret(Secret),
-    ConfigMap(ConfigMap),
+    Secret(Contents),
+    ConfigMap(Contents),
     Workload(Workload),
     Mesh(Mesh),
     PeerAuthentication(PeerAuthentication),
@@ -228,8 +229,8 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
             fields.ignore(&["secrets", "imagePullSecrets", "automountServiceAccountToken"]);
             Spec::ServiceAccount
         }
-        Kind::Secret => Spec::Secret(Secret::read(fields)),
-        Kind::ConfigMap => Spec::ConfigMap(ConfigMap::read(fields)),
+        Kind::Secret => Spec::Secret(Contents::secret(fields)),
+        Kind::ConfigMap => Spec::ConfigMap(Contents::config_map(fields)),
         Kind::EndpointSlice => Spec::EndpointSlice(EndpointSlice::read(fields)?),
         Kind::Service => Spec::Service(Service::read(fields.need("spec")?.fields())?),
         Kind::Workload => Spec::Workload(Workload::read(fields.need("spec")?.fields())?),

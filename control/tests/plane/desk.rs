@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use clap::Parser;
 use control::app::{Means, Running, start};
 use control::clock::Clock;
+use control::publish::trust::{Root, Roots};
 use control::serve::authority::{Authority, Issued, Seat, TokenOrder};
 use control::settings::ControlArgs;
 use control::world::own::Mesh;
@@ -74,14 +75,9 @@ impl TestAuthority {
 }
 
 impl Authority for TestAuthority {
-    fn bundle_pem(&self) -> String {
-        self.issuer.pem()
-    }
-    fn bundle_der(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.issuer.der().clone()]
-    }
-    fn bundle_hashes(&self) -> Vec<String> {
-        vec!["hash".into()]
+    fn roots(&self) -> Arc<Roots> {
+        let issuing = Root { der: self.issuer.der().clone(), sha256: [0xab; 32] };
+        Arc::new(Roots { issuing, others: Vec::new(), retired: Vec::new(), pem: self.issuer.pem().into() })
     }
     fn seat(&self, _dns: &[String], addresses: &[IpAddr]) -> Result<Seat, String> {
         let (chain, key) = self.leaf("spiffe://cluster.local/ns/meshwright-system/sa/control", "control", addresses);
@@ -199,7 +195,7 @@ impl Plane {
     ) -> Result<Channel, tonic::transport::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.authority.bundle_der().remove(0)).unwrap();
+        roots.add(self.authority.issuer.der().clone()).unwrap();
         let builder = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
