@@ -94,7 +94,7 @@ impl Audit<'_> {
             }
             Spec::EgressPolicy(spec) => {
                 self.policy(object, &spec.selector);
-                for (severity, field, message, remedy) in egress::findings(self.index, object, spec) {
+                for (severity, field, message, remedy) in egress::findings(self.world, object, spec) {
                     self.say(severity, key, (&field, 0), message, remedy);
                 }
             }

@@ -64,7 +64,7 @@ impl Closure<'_> {
         let instance = index.instances.get(&(node.namespace.clone(), node.instance.clone()));
         let modes = Modes::new(index, &node.namespace, &self.audience.labels);
         self.add(xds::LISTENER, names::INBOUND.to_owned(), &listener::inbound(index, instance, &modes));
-        if let Some(egress) = egress::egress(index, &node.namespace, &self.audience.labels) {
+        if let Some(egress) = egress::egress(self.world, &node.namespace, &self.audience.labels) {
             self.add(EGRESS, names::EGRESS.to_owned(), &egress);
         }
     }

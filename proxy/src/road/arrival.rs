@@ -110,21 +110,13 @@ impl Heard {
 
 /// Carries opaque bytes to where a connection was opened to; or records why there is none, and closes.
 pub async fn carry(shared: &Rc<Shared>, opaque: Opaque) {
-    let Opaque { downstream, opened, idle, mut account, mut forbidden } = opaque;
+    let Opaque { downstream, opened, idle, mut account, forbidden } = opaque;
     match opened {
         Ok(opened) => {
             opened.tell(&mut account);
             let OpenedTcp { stream, in_flight, pass, .. } = opened;
             let wait = shared.patience.wait(idle);
-            let cut = {
-                let mut carrying = pin!(tcp::carry(downstream, stream, &mut account, &wait, &shared.buffers));
-                poll_fn(|cx| match (carrying.as_mut().poll(cx), &mut forbidden) {
-                    (Poll::Ready(()), _) => Poll::Ready(None),
-                    (Poll::Pending, Some(forbidden)) => forbidden.as_mut().poll(cx).map(Some),
-                    (Poll::Pending, None) => Poll::Pending,
-                })
-                .await
-            };
+            let cut = unless(forbidden, tcp::carry(downstream, stream, &mut account, &wait, &shared.buffers)).await;
             if let Some(failure) = cut {
                 tracing::debug!(%failure, "an opaque connection is cut under a newer epoch");
                 account.failed(&failure);
@@ -136,6 +128,17 @@ pub async fn carry(shared: &Rc<Shared>, opaque: Opaque) {
             account.failed(&failure);
         }
     }
+}
+
+/// Awaits the work, unless it is forbidden before it is done: then why. The work is dropped in any case, which cuts what it carries.
+async fn unless(mut forbidden: Option<Forbidden>, work: impl Future<Output = ()>) -> Option<Failure> {
+    let mut work = pin!(work);
+    poll_fn(|cx| match (work.as_mut().poll(cx), &mut forbidden) {
+        (Poll::Ready(()), _) => Poll::Ready(None),
+        (Poll::Pending, Some(forbidden)) => forbidden.as_mut().poll(cx).map(Some),
+        (Poll::Pending, None) => Poll::Pending,
+    })
+    .await
 }
 
 /// Refuses a connection for `why`: HTTP gets an answer that says its reason, everything else is closed.

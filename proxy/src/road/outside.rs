@@ -11,7 +11,7 @@ use engine::decide::outside::{self, Forbidden, Passage};
 use engine::decide::{First, Known, RequestHead, Terms, TurnedAway};
 use engine::failure::{Failure, Reason};
 use engine::model::build::OPAQUE_IDLE_DEFAULT;
-use engine::model::{Barred, Cluster, EgressMode, Protocol, RouteTable, Snapshot};
+use engine::model::{Barred, Cluster, EgressMode, ORIGINATE_PORT, Protocol, RouteTable, Snapshot};
 use engine::sniff::Sniffed;
 use http::{HeaderMap, request};
 use tokio::time::Instant;
@@ -193,7 +193,14 @@ impl Door for Outside {
     fn mark(&self, _: &mut HeaderMap) {}
 
     fn aim(&self, snapshot: &Snapshot, _: &Arc<RouteTable>, cluster: &Cluster) -> (Option<To>, Protocol) {
-        (Shared::fixed(cluster.kind, snapshot, self.destination), cluster.protocol)
+        let to = match snapshot.egress.originated(cluster) {
+            Some(named) => {
+                let address = SocketAddr::new(self.destination.ip(), ORIGINATE_PORT);
+                Some(To { named: Some(Arc::clone(named)), ..Shared::outside(address) })
+            }
+            None => Shared::fixed(cluster.kind, snapshot, self.destination),
+        };
+        (to, cluster.protocol)
     }
 }
 

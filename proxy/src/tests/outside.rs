@@ -1,11 +1,21 @@
 //! Past the mesh, under EgressPolicies.
 
+use std::time::SystemTime;
+
+use engine::decide::Version;
+use engine::explain::{self, Asked};
 use engine::model::Egress;
 use engine::model::build::Parts;
 use proto::mesh::{Egress as RawEgress, EgressPolicy, EgressRule, Originate};
+use rcgen::SanType;
+use rustls::server::ServerConfig;
 use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::http::Hop;
+use crate::status::inspect::{self, Time};
+use crate::tls::provider;
 
 const ELSEWHERE: &str = "203.0.113.7:443";
 const WEB: &str = "203.0.113.7:80";
@@ -210,12 +220,63 @@ fn an_audit_cuts_nothing_and_lists_what_would_be() {
     });
 }
 
+/// A server outside the mesh that proves this name by a public authority.
+fn secure_server(public: &Authority, name: &str) -> TlsAcceptor {
+    let now = SystemTime::now();
+    let names = [SanType::DnsName(name.try_into().unwrap())];
+    let (chain, key) = public.leaf(&names, "api", now - Duration::from_secs(60), now + Duration::from_secs(3600));
+    let builder = ServerConfig::builder_with_provider(Arc::new(provider())).with_safe_default_protocol_versions().unwrap();
+    TlsAcceptor::from(Arc::new(builder.with_no_client_auth().with_single_cert(chain, key).unwrap()))
+}
+
+fn originating(roots: &Authority) -> Arc<Egress> {
+    let originate = Some(Originate { sni: "api.example.com".into(), ca_pem: roots.root_pem().into() });
+    let allow = vec![EgressRule { hosts: vec!["api.example.com".into()], ports: vec![80], originate, ..EgressRule::default() }];
+    compiled(vec![EgressPolicy { name: "shop/out".into(), audit: false, allow }])
+}
+
 #[test]
-fn tls_of_our_own_is_refused_until_it_can_be_made() {
-    // Aim: a rule that asks for TLS is refused by name, never taken and ignored.
-    let allow = vec![EgressRule { hosts: vec!["a.example".into()], originate: Some(Originate::default()), ..EgressRule::default() }];
-    let any = proto::xds::pack(&RawEgress { policies: vec![EgressPolicy { allow, ..EgressPolicy::default() }] });
-    assert!(Parts::default().put(&any.type_url, "egress", "1", &any).unwrap_err().to_string().contains("originate"));
+fn plain_requests_leave_by_tls_of_our_own() {
+    // Aim: a request in plaintext reaches the server at port 443 by TLS for the rule's name, as it was; a server that proves another name or
+    // is nobody's hears none, and the caller is told why; TLS of the application's own is not wrapped in another one.
+    run(|| async {
+        let (public, other) = (Authority::new("public"), Authority::new("other"));
+        for (believed, proven, status, reason) in [
+            (&public, "api.example.com", "200", None),
+            (&public, "www.example.com", "503", Some("identity_mismatch")),
+            (&other, "api.example.com", "503", Some("tls_failed")),
+        ] {
+            let mut world = World::new(Setup::default());
+            under(&world, originating(believed));
+            let mut client = world.dial(WEB);
+            write(&mut client, GET).await;
+            let server = secure_server(&public, proven);
+            let serving = async {
+                loop {
+                    let (to, socket) = world.applications.recv().await.unwrap();
+                    assert_eq!(to, ELSEWHERE.parse().unwrap());
+                    let Ok(mut stream) = server.accept(socket).await else { continue };
+                    let mut text = Vec::new();
+                    while !text.ends_with(b"\r\n\r\n") {
+                        text.push(stream.read_u8().await.unwrap());
+                    }
+                    assert_eq!(String::from_utf8(text).unwrap().to_lowercase(), GET.to_lowercase());
+                    stream.write_all(OK.as_bytes()).await.unwrap();
+                }
+            };
+            let answer = tokio::select! {
+                () = serving => unreachable!(),
+                answer = head(&mut client) => answer,
+            };
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{proven}: {answer}");
+            assert!(reason.is_none_or(|reason| answer.contains(&format!("x-meshwright-reason: {reason}"))), "{answer}");
+        }
+        let world = World::new(Setup::default());
+        under(&world, originating(&public));
+        let mut client = world.dial(WEB);
+        client.write_all(&hello("api.example.com")).await.unwrap();
+        assert!(rest(&mut client).await.is_empty());
+    });
 }
 
 #[test]
@@ -251,5 +312,74 @@ fn a_newer_policy_asks_open_connections_again() {
         assert_eq!(exactly(&mut client, 6).await, "answer");
         under(&world, egress(false, &["other.example.com"]));
         assert_eq!(client.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    });
+}
+
+/// What a client of an address past the mesh meets: its bytes arrive, a status, or an end without a word.
+#[derive(Debug, PartialEq, Eq)]
+enum Met {
+    Reached,
+    Answered(u16),
+    Closed,
+}
+
+async fn met(world: &mut World, bytes: &[u8]) -> Met {
+    let mut client = world.dial(ELSEWHERE);
+    client.write_all(bytes).await.unwrap();
+    let mut byte = [0];
+    tokio::select! {
+        reached = world.applications.recv() => {
+            assert_eq!(reached.unwrap().1.read(&mut byte).await.unwrap(), 1);
+            Met::Reached
+        }
+        count = client.read(&mut byte) => match count {
+            Ok(1) => Met::Answered(head(&mut client).await.split(' ').nth(1).unwrap().parse().unwrap()),
+            _ => Met::Closed,
+        },
+    }
+}
+
+#[test]
+fn the_road_past_the_mesh_does_what_explain_says() {
+    // Aim: over modes, rules, DNS answers, the mesh's switch and what is spoken, the road does what `explain` says of it.
+    run(|| async {
+        let rule = |hosts: &[&str], cidrs: &[&str]| EgressRule {
+            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            cidrs: cidrs.iter().map(|cidr| (*cidr).to_owned()).collect(),
+            ..EgressRule::default()
+        };
+        let rules =
+            [rule(&["a.example"], &[]), rule(&["b.example"], &[]), rule(&[], &["203.0.113.0/24"]), rule(&["*"], &["203.0.113.9/32"])];
+        let spoken = [(false, "a.example"), (false, "b.example"), (true, "a.example"), (true, "b.example"), (true, "")];
+        for case in 0..rules.len() * spoken.len() * 12 {
+            let (rule, rest) = (&rules[case % rules.len()], case / rules.len());
+            let ((tls, host), rest) = (spoken[rest % spoken.len()], rest / spoken.len());
+            let (outside_denied, learned, mode) = (rest % 2 == 1, rest / 2 % 2 == 1, rest / 4);
+            let mut world = World::new(Setup { outside_denied, ..Setup::default() });
+            let policies = vec![EgressPolicy { name: "shop/out".into(), audit: mode == 1, allow: vec![rule.clone()] }];
+            let egress = if mode == 2 { Arc::default() } else { compiled(policies) };
+            let live = world.client_means.snapshots.load();
+            world.client_means.snapshots.publish(Arc::new(Snapshot { epoch: 2, egress, ..Snapshot::clone(&live) }));
+            if learned {
+                let learned = world.client_means.snapshots.learned();
+                learned.note("a.example", &[("203.0.113.7".parse().unwrap(), 60)], Instant::now());
+            }
+            let to: SocketAddr = ELSEWHERE.parse().unwrap();
+            let names = world.client_means.snapshots.learned().names(to.ip(), Instant::now());
+            let mut parts = http::Request::get("/").header("host", host).body(()).unwrap().into_parts().0;
+            let asked = inspect::asked(Version::Http1, &mut parts, (Hop::First, 1), Time::default());
+            let asked = Asked { tls, ..asked };
+            let told = explain::outbound_named(&world.client_means.snapshots.load(), (to, &names), &asked);
+            let foretold = match &told.reply {
+                None => Met::Reached,
+                Some(reply) if reply.status == 0 => Met::Closed,
+                // Only HTTP gets an answer that says why.
+                Some(_) if tls => Met::Closed,
+                Some(reply) => Met::Answered(reply.status),
+            };
+            let request = format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").into_bytes();
+            let bytes = if tls { hello(host) } else { request };
+            assert_eq!(met(&mut world, &bytes).await, foretold, "{rule:?} {host} tls {tls} mode {mode} learned {learned}: {told:?}");
+        }
     });
 }

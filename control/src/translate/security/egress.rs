@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proto::mesh::{Egress, EgressPolicy as RawPolicy, EgressRule as RawRule};
+use engine::model::build::certificates;
+use proto::mesh::{Egress, EgressPolicy as RawPolicy, EgressRule as RawRule, Originate as RawOriginate};
 
 use crate::translate::mtls::applies;
+use crate::world::content::ContentRef;
 use crate::world::problem::Severity;
-use crate::world::security::egress::{EgressPolicy, EgressRule};
-use crate::world::{Index, Object, Spec};
+use crate::world::security::egress::{EgressPolicy, EgressRule, Originate, ROOTS_KEY};
+use crate::world::{Object, Spec, World};
 
 /// The content of an EgressPolicy.
 pub(in crate::translate) fn content(object: &Object) -> Option<&EgressPolicy> {
@@ -16,29 +18,52 @@ pub(in crate::translate) fn content(object: &Object) -> Option<&EgressPolicy> {
 }
 
 /// What selects a workload, by name; `None`: nothing does.
-pub(in crate::translate) fn egress(index: &Index, namespace: &str, labels: &BTreeMap<String, String>) -> Option<Egress> {
-    let selected = index.egress.iter().filter_map(|object| Some((object, content(object)?)));
+pub(in crate::translate) fn egress(world: &World, namespace: &str, labels: &BTreeMap<String, String>) -> Option<Egress> {
+    let selected = world.index().egress.iter().filter_map(|object| Some((object, content(object)?)));
     let selected = selected.filter(|(object, policy)| applies(object, &policy.selector, namespace, labels));
-    let policies: Vec<RawPolicy> = selected.map(|(object, policy)| raw(object, policy)).collect();
+    let policies: Vec<RawPolicy> = selected.map(|(object, policy)| raw(world, object, policy)).collect();
     (!policies.is_empty()).then_some(Egress { policies })
 }
 
-fn raw(object: &Arc<Object>, policy: &EgressPolicy) -> RawPolicy {
-    let allow = policy.allow.iter().filter(|rule| rule.originate.is_none()).map(rule).collect();
+/// A rule whose roots cannot be had is left out, so it allows nothing.
+fn raw(world: &World, object: &Arc<Object>, policy: &EgressPolicy) -> RawPolicy {
+    let allow = policy.allow.iter().filter_map(|one| rule(world, one).ok()).collect();
     RawPolicy { name: object.key.path(), audit: policy.audit, allow }
 }
 
-fn rule(rule: &EgressRule) -> RawRule {
-    RawRule {
+fn rule(world: &World, rule: &EgressRule) -> Result<RawRule, String> {
+    let originate = rule.originate.as_ref().map(|raw| originate(world, raw)).transpose()?;
+    Ok(RawRule {
         hosts: rule.hosts.clone(),
         cidrs: rule.cidrs.iter().map(ToString::to_string).collect(),
         ports: rule.ports.iter().copied().map(u32::from).collect(),
-        originate: None,
+        originate,
+    })
+}
+
+/// With the roots that it refers to, as the proxy will read them.
+fn originate(world: &World, said: &Originate) -> Result<RawOriginate, String> {
+    let mut ca_pem = Vec::new();
+    for object in &said.roots {
+        let place = ContentRef { object: object.clone(), key: ROOTS_KEY.to_owned() };
+        let content = world.content(&place).map_err(|error| error.to_string())?;
+        certificates(&content).map_err(|why| format!("{place}: {why}"))?;
+        ca_pem.extend_from_slice(&content);
+        ca_pem.push(b'\n');
     }
+    if !said.roots.is_empty() {
+        certificates(&ca_pem)?;
+    }
+    Ok(RawOriginate { sni: said.sni.clone(), ca_pem: ca_pem.into() })
+}
+
+/// What a policy refers to and cannot be had: place in the list of rules, and why.
+pub(in crate::translate) fn unresolved(world: &World, policy: &EgressPolicy) -> Vec<(usize, String)> {
+    policy.allow.iter().enumerate().filter_map(|(number, one)| Some((number, rule(world, one).err()?))).collect()
 }
 
 /// What is worth to be told about a policy: severity, field, message, remedy.
-pub(in crate::translate) fn findings(index: &Index, object: &Object, policy: &EgressPolicy) -> Vec<(Severity, String, String, String)> {
+pub(in crate::translate) fn findings(world: &World, object: &Object, policy: &EgressPolicy) -> Vec<(Severity, String, String, String)> {
     let mut found = Vec::new();
     let mut say = |severity, field: String, message: String, remedy: &str| found.push((severity, field, message, remedy.to_owned()));
     if policy.allow.is_empty() && !policy.audit {
@@ -57,11 +82,12 @@ pub(in crate::translate) fn findings(index: &Index, object: &Object, policy: &Eg
                 say(Severity::Warning, field("hosts"), message, "say who may call a Service in an AuthorizationPolicy");
             }
         }
-        if rule.originate.is_some() {
-            let message = "requests do not leave by TLS of the proxy's own yet: the rule allows nothing".to_owned();
-            say(Severity::Error, field("tls.originate"), message, "have the application speak TLS, and remove `tls`");
-        }
     }
+    for (number, why) in unresolved(world, policy) {
+        let remedy = "put the roots there, PEM, as `ca.crt`; until then the rule allows nothing";
+        say(Severity::Error, format!("spec.allow[{number}].tls.originate.caCertificateRefs"), why, remedy);
+    }
+    let index = world.index();
     let rivals = index.egress.iter().filter(|other| other.key != object.key);
     let enforced = rivals.filter(|other| content(other).is_some_and(|other| !other.audit)).find(|other| {
         let both = |namespace: &str, labels: &BTreeMap<String, String>| {

@@ -181,19 +181,19 @@ mod tests {
     #[test]
     fn every_field_is_read() {
         // Aim: the example of kinds.md, with names in the form in which they are compared and ranges without host bits.
-        let read = read(
+        let policy = read(
             "{selector: {matchLabels: {app: a}}, mode: Audit, allow: [{hosts: [\"*.Example.com.\"], ports: [443]}, {cidrs: [192.0.2.9/24, \
              2001:db8::1], ports: [5432]}, {hosts: [api.example.com], ports: [80], tls: {originate: {caCertificateRefs: [{name: roots}, \
              {kind: Secret, group: \"\", name: s}]}}}]}",
         )
         .unwrap();
-        assert!(read.audit && read.selector.unwrap()["app"] == "a");
-        assert_eq!((read.allow[0].hosts[0].as_str(), read.allow[0].ports[0]), ("*.example.com", 443));
-        assert_eq!(read.allow[1].cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.0/24", "2001:db8::1/128"]);
-        let originate = read.allow[2].originate.as_ref().unwrap();
+        assert!(policy.audit && policy.selector.unwrap()["app"] == "a");
+        assert_eq!((policy.allow[0].hosts[0].as_str(), policy.allow[0].ports[0]), ("*.example.com", 443));
+        assert_eq!(policy.allow[1].cidrs.iter().map(ToString::to_string).collect::<Vec<_>>(), ["192.0.2.0/24", "2001:db8::1/128"]);
+        let originate = policy.allow[2].originate.as_ref().unwrap();
         assert_eq!(originate.sni, "api.example.com");
         assert_eq!(originate.roots.iter().map(ToString::to_string).collect::<Vec<_>>(), ["ConfigMap shop/roots", "Secret shop/s"]);
-        assert_eq!(super::tests::read("{}").unwrap(), EgressPolicy::default());
+        assert_eq!(read("{}").unwrap(), EgressPolicy::default());
     }
 
     #[test]

@@ -90,7 +90,7 @@ pub(super) fn next(snapshot: &Snapshot, settings: &Settings, (to, names): (Socke
     }
 }
 
-/// What is said of a call past the mesh; the connection came as far as to be judged.
+/// What is said of a call past the mesh. `spoken` is what was said there; `None`: nothing was asked, or nobody answers.
 ///
 /// # Errors
 /// It is cut.
@@ -105,9 +105,15 @@ pub fn passage<'s>(
     let Some(egress) = judge(snapshot, settings, to) else {
         return if settings.outside_mesh_denied { Err(Forbidden::Mesh) } else { Ok(plain) };
     };
-    // Nobody can be reached, so there is nothing to judge.
-    let Some(spoken) = spoken else { return Ok(plain) };
-    match (egress.judge(Going { to, names }, spoken), egress.mode) {
+    let going = Going { to, names };
+    let judged = match (egress.ahead(going), spoken) {
+        (Ahead::Barred, _) => Err(Barred::Address),
+        (Ahead::Free, spoken) => egress.judge(going, spoken.unwrap_or(Spoken::Bytes)),
+        (Ahead::Words, Some(spoken)) => egress.judge(going, spoken),
+        // Nobody is there, so there is nothing to judge.
+        (Ahead::Words, None) => return Ok(plain),
+    };
+    match (judged, egress.mode) {
         (Ok(rule), EgressMode::Enforce) => Ok(Passage { table: &rule.table, told: None }),
         // An audit changes nothing, so it makes no TLS either.
         (Ok(_), _) => Ok(plain),
@@ -200,7 +206,8 @@ mod tests {
         let refused = request(&enforced, to, &names, "b.example").unwrap_err();
         assert_eq!((refused.status.as_u16(), refused.why), (403, Some(Barred::Name.why())));
         assert_eq!(request(&audited, to, &names, "b.example").unwrap().told, Some(Barred::Name));
-        assert_eq!(request(&audited, to, &[], "a.example").unwrap().told, Some(Barred::Unanswered));
+        assert_eq!(request(&audited, to, &[], "a.example").unwrap().told, Some(Barred::Address));
+        assert_eq!(passage(&enforced, to, &[], None).unwrap_err(), Forbidden::Policy(Barred::Address));
         assert_eq!(request(&world(None, true), to, &names, "a.example").unwrap_err().why, Some(Forbidden::Mesh.why()));
     }
 

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
-use super::{Domains, RouteTable};
+use super::{Cluster, Domains, Named, RouteTable};
 use crate::matching::without_port;
 use crate::sniff::ClientHello;
 
 /// Ports at which an address often serves the names of many, so that bytes that name nobody might reach any of them.
 const SHARED_PORTS: [u16; 4] = [80, 443, 8080, 8443];
+/// Where TLS of our own is met, whichever port was called in plaintext.
+pub const ORIGINATE_PORT: u16 = 443;
 /// Longest host name (RFC 1035); a longer one is nobody's.
 const HOST_BYTES_MAX: usize = 255;
 
@@ -48,8 +50,10 @@ pub struct EgressRule {
     pub(crate) hosts: Option<Domains>,
     pub(crate) cidrs: Vec<IpNet>,
     pub(crate) ports: Vec<u16>,
-    /// Requests are for this rule only as HTTP in plaintext, and leave by TLS.
-    pub(crate) originates: bool,
+    /// Whom its requests meet by TLS of our own; they are for this rule only as HTTP in plaintext.
+    pub(crate) originate: Option<Arc<Named>>,
+    /// Where they go: the original destination, of which TLS is met at [`ORIGINATE_PORT`].
+    pub(crate) cluster: Arc<Cluster>,
     /// Where its requests go.
     pub table: Arc<RouteTable>,
 }
@@ -129,6 +133,13 @@ impl Barred {
 }
 
 impl Egress {
+    /// Whom requests to one of its clusters meet by TLS of our own.
+    pub fn originated(&self, cluster: &Cluster) -> Option<&Arc<Named>> {
+        // Those that do come first, and are few.
+        let originating = self.rules.iter().map_while(|rule| Some((rule, rule.originate.as_ref()?)));
+        originating.into_iter().find(|(rule, _)| std::ptr::eq(&raw const *rule.cluster, cluster)).map(|(_, named)| named)
+    }
+
     /// What an address comes to before anything is said there.
     pub fn ahead(&self, going: Going<'_>) -> Ahead {
         let (mut free, mut words, mut originates) = (false, false, false);
@@ -137,7 +148,7 @@ impl Egress {
                 None => free = true,
                 Some(hosts) if going.names.iter().any(|name| hosts.named(name).is_some()) => {
                     words = true;
-                    originates |= rule.originates;
+                    originates |= rule.originate.is_some();
                 }
                 Some(_) => {}
             }
@@ -187,7 +198,7 @@ impl EgressRule {
     fn names(&self, hosts: &Domains, going: Going<'_>, spoken: Spoken<'_>) -> Result<(), Barred> {
         let name = match spoken {
             Spoken::Http(host) => host,
-            _ if self.originates => return Err(Barred::OnlyHttp),
+            _ if self.originate.is_some() => return Err(Barred::OnlyHttp),
             Spoken::Tls(hello) if hello.encrypted => return Err(Barred::Hidden),
             Spoken::Tls(hello) => hello.sni.as_deref().ok_or(Barred::Nameless)?,
             Spoken::Undecided => return Err(Barred::Undecided),

@@ -30,7 +30,7 @@ pub use cell::{Ejected, EndpointCell};
 pub use cluster::{Cluster, ClusterKind, ClusterLive};
 pub use cluster_policy::{Algorithm, Balance, ClusterPolicy, Prefer};
 pub use domains::Domains;
-pub use egress::{Ahead, Barred, Egress, EgressMode, EgressRule, Going, Spoken};
+pub use egress::{Ahead, Barred, Egress, EgressMode, EgressRule, Going, ORIGINATE_PORT, Spoken};
 pub(crate) use endpoint::EndpointFacts;
 pub use endpoint::{Endpoint, EndpointLive, Health, InFlight};
 pub use hash::{HASH_KEYS_MAX, HashCookie, HashKey};

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use proto::mesh::{Egress as RawEgress, EgressPolicy as RawPolicy, EgressRule as RawRule};
+use proto::mesh::{Egress as RawEgress, EgressPolicy as RawPolicy, EgressRule as RawRule, Originate};
 
 use super::route::next_id;
-use super::{CONNECT_TIMEOUT_OUTSIDE, OPAQUE_IDLE_DEFAULT, stamp};
+use super::{CONNECT_TIMEOUT_DEFAULT, own, stamp};
 use crate::model::{
-    Action, Cluster, ClusterKind, Domains, Egress, EgressMode, EgressRule, Forward, Match, Policy, Protocol, RouteTable, Rule, RuleSource,
-    Target,
+    Action, Cluster, ClusterKind, Domains, Egress, EgressMode, EgressRule, Forward, Match, Named, Protocol, Roots, RouteTable, Rule,
+    RuleSource, Target,
 };
 use crate::rejected::Wrong;
 
@@ -25,7 +25,7 @@ const NAME_BYTES_MAX: usize = 253;
 impl Default for Egress {
     /// No policy selects the workload.
     fn default() -> Self {
-        Self { mode: EgressMode::Unsaid, policies: Vec::new(), rules: Vec::new(), plain: table("", "") }
+        Self { mode: EgressMode::Unsaid, policies: Vec::new(), rules: Vec::new(), plain: table(("", ""), outside()) }
     }
 }
 
@@ -70,15 +70,12 @@ pub(in crate::model) fn compile(name: &str, raw: &RawEgress) -> Result<Egress, W
             egress.rules.extend(rules);
         }
     }
-    egress.rules.sort_by_key(|rule| !rule.originates);
+    egress.rules.sort_by_key(|rule| rule.originate.is_none());
     Ok(egress)
 }
 
 fn rule(policy: &Arc<str>, number: usize, raw: &RawRule) -> Result<EgressRule, Wrong> {
     let RawRule { hosts, cidrs, ports, originate } = raw;
-    if originate.is_some() {
-        return Err(Wrong::unsupported("originate"));
-    }
     if hosts.is_empty() && cidrs.is_empty() && ports.is_empty() {
         return Err(Wrong::new("", "names no host, range or port"));
     }
@@ -97,14 +94,30 @@ fn rule(policy: &Arc<str>, number: usize, raw: &RawRule) -> Result<EgressRule, W
         let number = u16::try_from(*port).ok().filter(|port| *port > 0);
         number.ok_or_else(|| wrong("ports", place, &port.to_string(), "from 1 to 65535"))
     };
+    let cluster = outside();
     Ok(EgressRule {
         policy: Arc::clone(policy),
         hosts: (!hosts.is_empty()).then_some(domains),
         cidrs: cidrs.iter().enumerate().map(range).collect::<Result<_, _>>()?,
         ports: ports.iter().enumerate().map(port).collect::<Result<_, _>>()?,
-        originates: false,
-        table: table(policy, &number.to_string()),
+        originate: originate.as_ref().map(|raw| named(raw, hosts)).transpose()?,
+        table: table((policy, &number.to_string()), Arc::clone(&cluster)),
+        cluster,
     })
+}
+
+fn named(raw: &Originate, hosts: &[String]) -> Result<Arc<Named>, Wrong> {
+    let Originate { sni, ca_pem } = raw;
+    if hosts.is_empty() {
+        return Err(Wrong::new("originate", "is of a rule that names no host"));
+    }
+    let roots = if ca_pem.is_empty() {
+        Roots::System
+    } else {
+        Roots::Given(own::certificates(ca_pem).map_err(|wrong| wrong.within("originate.ca_pem"))?.into())
+    };
+    let named = Named::new(sni, roots).filter(|_| sni.parse::<std::net::IpAddr>().is_err());
+    named.map(Arc::new).ok_or_else(|| Wrong::new("originate.sni", format!("`{}` is no server's name", sni.escape_debug())))
 }
 
 /// `NAME`, `*.SUFFIX` or `*`, as names are compared.
@@ -115,24 +128,27 @@ fn is_host(text: &str) -> bool {
     text == "*" || (name.len() <= NAME_BYTES_MAX && name.split('.').all(label))
 }
 
-/// All requests, untouched, to where they were sent.
-fn table(policy: &str, rule: &str) -> Arc<RouteTable> {
-    let (namespace, name) = policy.split_once('/').unwrap_or(("", policy));
-    let kind = if policy.is_empty() { "" } else { "EgressPolicy" };
-    let source = RuleSource { kind: kind.into(), namespace: namespace.into(), name: name.into(), rule: rule.into(), label: policy.into() };
-    let cluster = Cluster {
+/// The original destination.
+fn outside() -> Arc<Cluster> {
+    Arc::new(Cluster {
         name: "outside".into(),
         namespace: "".into(),
         service: "".into(),
         protocol: Protocol::Http,
-        connect_timeout: CONNECT_TIMEOUT_OUTSIDE,
+        connect_timeout: CONNECT_TIMEOUT_DEFAULT,
         kind: ClusterKind::OriginalDestination,
         policy: Arc::default(),
         endpoints: Arc::default(),
         live: Arc::default(),
-    };
-    let policy = Policy { idle_timeout: Some(OPAQUE_IDLE_DEFAULT), ..Policy::default() };
-    let forward = Forward::to(Arc::new(policy), Target::Cluster(Arc::new(cluster)));
+    })
+}
+
+/// All requests, untouched, to a cluster.
+fn table((policy, rule): (&str, &str), cluster: Arc<Cluster>) -> Arc<RouteTable> {
+    let (namespace, name) = policy.split_once('/').unwrap_or(("", policy));
+    let kind = if policy.is_empty() { "" } else { "EgressPolicy" };
+    let source = RuleSource { kind: kind.into(), namespace: namespace.into(), name: name.into(), rule: rule.into(), label: policy.into() };
+    let forward = Forward::to(Arc::default(), Target::Cluster(cluster));
     let rule = Rule { id: next_id(), source, matches: Arc::new(Match::default()), action: Action::Forward(Arc::new(forward)) };
     Arc::new(RouteTable::everywhere("outside", vec![Arc::new(rule)], stamp()))
 }
@@ -181,6 +197,12 @@ mod tests {
             (RawRule { cidrs: vec!["10.0.0.0".into(), "x".into()], ..RawRule::default() }, "cidrs[0]"),
             (RawRule { ports: vec![70_000], ..RawRule::default() }, "ports[0]"),
             (RawRule { ports: vec![0], ..RawRule::default() }, "ports[0]"),
+            (RawRule { ports: vec![80], originate: Some(Originate::default()), ..RawRule::default() }, "names no host"),
+            (
+                RawRule { originate: Some(Originate { sni: "192.0.2.1".into(), ..Originate::default() }), ..hosts(&["a.example"]) },
+                "originate.sni",
+            ),
+            (RawRule { originate: Some(Originate { sni: "a.example".into(), ca_pem: "x".into() }), ..hosts(&["a.example"]) }, "ca_pem"),
             (RawRule { ports: vec![1; ITEMS_MAX + 1], ..RawRule::default() }, "a proxy takes 16384"),
         ] {
             let text = refused(rule);

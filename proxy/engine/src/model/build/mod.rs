@@ -44,8 +44,6 @@ pub use crate::rejected::Rejected;
 pub const RESOURCES_MAX: usize = 100_000;
 /// Time to connect where a cluster does not say (kinds, "defaults").
 pub const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(1);
-/// Time to reach a place outside the mesh, of which no cluster says how long it may take.
-pub const CONNECT_TIMEOUT_OUTSIDE: Duration = Duration::from_secs(5);
 /// Silence that ends an opaque connection where nothing says one (kinds, "defaults"). An exchange under way has none: a slow answer, a
 /// silent event stream and a WebSocket may take what they need, and a dead peer is found by TCP keep-alive.
 pub const OPAQUE_IDLE_DEFAULT: Duration = Duration::from_secs(3600);
@@ -364,6 +362,14 @@ impl Parts {
         let built_in = || (name == INBOUND_CLUSTER).then_some(&self.local);
         self.clusters.get(name).map(|staged| &staged.content.0).or_else(built_in)
     }
+}
+
+/// The certificates of a PEM text, DER: at least one, and none beyond what a proxy takes.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    own::certificates(pem).map_err(|wrong| wrong.of("", "").why)
 }
 
 /// Decodes a resource.
