@@ -49,11 +49,11 @@ pub trait Door: Sized + 'static {
     /// As the decision wants to know it.
     fn terms<'v>(&self, snapshot: &'v Snapshot, listener: &'v Self::Listener) -> decide::Terms<'v>;
 
-    /// Judges a request by its head, before its rules are asked; hands back a table in place of the one that its terms name.
+    /// The table that a request goes by in place of the one that its terms name, where its head decides that.
     ///
     /// # Errors
     /// It is turned away.
-    fn judge<'v>(
+    fn table<'v>(
         &self,
         _shared: &Shared,
         _snapshot: &'v Snapshot,
@@ -226,7 +226,7 @@ impl<D: Door> Connection<D> {
         let judged = judge_request(parts, raw);
         let facts = Facts { proved: self.downstream.peer.is_some(), fault: judged.as_ref().err().copied() };
         let table = admit(self.door.terms(&view.snapshot, &view.listener), facts).map_err(Short::Refused)?;
-        let other = self.door.judge(&self.shared, &view.snapshot, parts, account).map_err(Short::Refused)?;
+        let other = self.door.table(&self.shared, &view.snapshot, parts, account).map_err(Short::Refused)?;
         let table = other.map_or(table, |other| &**other);
         // Without a fault there is a judgement.
         let of_hop = judged.unwrap_or_default();

@@ -161,7 +161,7 @@ impl Door for Outside {
         Terms::Outside(plain)
     }
 
-    fn judge<'v>(
+    fn table<'v>(
         &self,
         shared: &Shared,
         snapshot: &'v Snapshot,

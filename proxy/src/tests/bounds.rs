@@ -36,10 +36,11 @@ fn upstream_connections_have_a_bound() {
         let (client, server) = &mut under_way[0];
         write(server, OK).await;
         assert!(head(client).await.starts_with("HTTP/1.1 200 "));
-        write(&mut third, GET).await;
+        let mut fourth = world.dial(SERVICE);
+        write(&mut fourth, GET).await;
         head(server).await;
         write(server, OK).await;
-        assert!(head(&mut third).await.starts_with("HTTP/1.1 200 "));
+        assert!(head(&mut fourth).await.starts_with("HTTP/1.1 200 "));
     });
 }
 
