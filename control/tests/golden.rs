@@ -17,7 +17,7 @@ use engine::model::Snapshot;
 use engine::model::build::Parts;
 use proptest::prelude::*;
 use prost::Message as _;
-use proto::mesh::{BackendPolicy, Balance, ClusterPolicy, Outlier, RetryBudget, RoutePolicy};
+use proto::mesh::{BackendPolicy, Balance, ClusterPolicy, Egress, Outlier, RetryBudget, RoutePolicy};
 use proto::names::{self, Mode};
 use proto::xds;
 use proto::xds::cluster::Cluster;
@@ -159,6 +159,8 @@ fn policies(out: &mut String, view: &View) {
             if !is_default(&policy) || connect.seconds != 1 {
                 writeln!(out, "  policy {name} connect {connect} {}", said(&policy)).unwrap();
             }
+        } else if let Ok(egress) = xds::unpack::<Egress>(&resource.any) {
+            egress.policies.iter().for_each(|policy| writeln!(out, "  egress {}", said(policy)).unwrap());
         } else if let Ok(table) = xds::unpack::<RouteConfiguration>(&resource.any) {
             rules(out, name, &table);
         } else if let Ok(listener) = xds::unpack::<Listener>(&resource.any) {

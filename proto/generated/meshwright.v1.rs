@@ -793,6 +793,9 @@ pub struct Traffic {
     pub services: ::prost::alloc::vec::Vec<ServiceTraffic>,
     #[prost(message, repeated, tag = "2")]
     pub plaintext: ::prost::alloc::vec::Vec<PlaintextPeer>,
+    /// Calls past the mesh that were cut, or that an audit would cut.
+    #[prost(message, repeated, tag = "12")]
+    pub egress: ::prost::alloc::vec::Vec<EgressCall>,
 }
 impl ::prost::Name for Traffic {
     const NAME: &'static str = "Traffic";
@@ -802,6 +805,34 @@ impl ::prost::Name for Traffic {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.Traffic".into()
+    }
+}
+/// The application's calls to one place outside the mesh.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EgressCall {
+    /// The name that was asked for, else the address.
+    #[prost(string, tag = "1")]
+    pub destination: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    /// False: an EgressPolicy in mode Audit would have cut it.
+    #[prost(bool, tag = "3")]
+    pub cut: bool,
+    #[prost(string, tag = "4")]
+    pub why: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub count: u64,
+    #[prost(string, tag = "6")]
+    pub last_seen: ::prost::alloc::string::String,
+}
+impl ::prost::Name for EgressCall {
+    const NAME: &'static str = "EgressCall";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.EgressCall".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.EgressCall".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1376,7 +1407,7 @@ impl ::prost::Name for Progress {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {
-    /// objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, traffic.
+    /// objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, egress, traffic.
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     /// Filters; empty: all.

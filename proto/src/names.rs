@@ -8,6 +8,8 @@ use std::str::FromStr;
 pub const EPOCH: &str = "epoch";
 /// The one [`crate::mesh::ProxyConfig`] resource.
 pub const PROXY: &str = "proxy";
+/// The one [`crate::mesh::Egress`] resource.
+pub const EGRESS: &str = "egress";
 /// The one [`crate::mesh::Trust`] resource.
 pub const TRUST: &str = "trust";
 /// The Secret that holds the trust bundle.

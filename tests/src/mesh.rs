@@ -9,6 +9,7 @@ use proxy::io::Clock;
 use tempfile::TempDir;
 
 use crate::application;
+use crate::look::write_private;
 use crate::plane::{Desk, Plane};
 use crate::sidecar::{Log, Sidecar, Spec};
 use crate::wire::{Medium, Wire};
@@ -96,7 +97,7 @@ impl Mesh {
     pub async fn sidecar_by(&self, spec: Spec, clock: Clock, (token, bundle): (&str, &str)) -> anyhow::Result<Sidecar> {
         let file = self.token_file(&spec);
         let roots = file.with_extension("pem");
-        fs::write(&file, token)?;
+        write_private(&file, token)?;
         fs::write(&roots, bundle)?;
         let place = (self.plane.address(), &*roots, &*file);
         let IpAddr::V4(ip) = spec.ip else { anyhow::bail!("hosts of a mesh have IPv4 addresses") };

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use cli::plane::means;
 use control::settings::ControlArgs as Flags;
 use proxy::io::Clock;
+use proxy::shell::rights;
 use tracing_subscriber::EnvFilter;
 
 use crate::output;
@@ -17,6 +18,7 @@ pub(crate) type ControlArgs = Flags;
 const THREADS: usize = 2;
 
 pub(crate) fn run(mut args: ControlArgs) -> anyhow::Result<ExitCode> {
+    rights::keep_memory_private(rights::is_root() || rights::is_alone());
     if args.api_socket.is_none() {
         args.api_socket = Some(crate::state::create()?.join(crate::state::CONTROL_SOCKET));
     }

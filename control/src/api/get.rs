@@ -41,9 +41,10 @@ pub(super) async fn rows(
             Ok(board.read(|book| book.newest_first().filter(meant).map(Entry::row).collect()))
         }
         "plaintext" => Ok(plaintext(board, edition, &wanted)),
+        "egress" => Ok(egress(board, &wanted)),
         "traffic" => Ok(traffic(board, &wanted)),
         other => Err(Status::invalid_argument(format!(
-            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, traffic"
+            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, egress, traffic"
         ))),
     }
 }
@@ -196,6 +197,27 @@ fn plaintext(board: &Board, edition: &Edition, wanted: &Filters<'_>) -> Value {
                 "port": peer.port,
                 "connections": peer.connections,
                 "last_seen": peer.last_seen,
+            })
+        }));
+    }
+    Value::Array(rows)
+}
+
+/// Calls past the mesh that were cut, or that an audit would cut: what each connected proxy has counted since its start.
+fn egress(board: &Board, wanted: &Filters<'_>) -> Value {
+    let present = workloads(board);
+    let mut rows = Vec::new();
+    for key in board.correspondents().into_iter().filter(|key| wanted.proxy(key, present.get(key).map_or("", String::as_str))) {
+        let calls = board.correspondent(&key, |correspondent| correspondent.traffic.egress.clone()).unwrap_or_default();
+        rows.extend(calls.into_iter().map(|call| {
+            json!({
+                "source": key,
+                "destination": call.destination,
+                "port": call.port,
+                "verdict": if call.cut { "Deny" } else { "Audit" },
+                "why": call.why,
+                "calls": call.count,
+                "last_seen": call.last_seen,
             })
         }));
     }

@@ -17,7 +17,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::service::interceptor::InterceptedService;
 
 use crate::api::Api;
 use crate::clock::Clock;
@@ -29,7 +28,7 @@ use crate::serve::ads::Ads;
 use crate::serve::authority::SharedAuthority;
 use crate::serve::metrics::{self, Metrics};
 use crate::serve::reports::Desk;
-use crate::serve::token::ApiToken;
+use crate::serve::token::{ApiTokens, Guarded};
 use crate::serve::{listen, serve, tls};
 use crate::settings::ControlArgs;
 use crate::source::{Folder, Watch};
@@ -136,7 +135,7 @@ pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> a
     tasks.spawn(done(driver.run(stop.clone())));
     let ads = || Ads::service(board.clone(), metrics.clone(), stop.clone());
     let api = || Api::service(board.clone(), authority.clone(), store.clone(), rotation.clone(), stop.clone());
-    let guarded = InterceptedService::new(api(), ApiToken::open(&args.data_dir)?);
+    let guarded = Guarded::new(api(), ApiTokens::open(&args.data_dir)?);
     let remote = Routes::new(ads()).add_service(Desk::service(board.clone(), stop.clone())).add_service(guarded);
     let remote = certificates(remote, Gate::new(board.clone()));
     let local = Routes::new(api()).add_service(Agents::service(board.clone(), stop.clone()));

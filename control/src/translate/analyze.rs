@@ -13,6 +13,7 @@ use super::attach::{self, Attachment, WhyNot};
 use super::cluster::targets;
 use super::mtls::applies;
 use super::rank::{self, RankedMatch};
+use super::security::egress;
 use super::{Audience, audiences, conflict, route, view};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
@@ -89,6 +90,12 @@ impl Audit<'_> {
             Spec::TrafficPolicy(_) => {
                 for Finding { severity, field: (field, line), message, remedy } in advice::findings(self.world, object) {
                     self.say(severity, key, (&field, line), message, remedy);
+                }
+            }
+            Spec::EgressPolicy(spec) => {
+                self.policy(object, &spec.selector);
+                for (severity, field, message, remedy) in egress::findings(self.world, object, spec) {
+                    self.say(severity, key, (&field, 0), message, remedy);
                 }
             }
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
@@ -290,7 +297,10 @@ impl Audit<'_> {
             self.index.instances.values().filter(|instance| applies(object, selector, &instance.namespace, instance.labels())).peekable();
         if selector.is_some() && chosen.peek().is_none() {
             self.say(Severity::Warning, key, ("spec.selector", 0), "it selects no workload", "correct the labels");
-        } else if key.kind == Kind::PeerAuthentication && chosen.peek().is_some() && chosen.all(|instance| !instance.meshed) {
+        } else if matches!(key.kind, Kind::PeerAuthentication | Kind::EgressPolicy)
+            && chosen.peek().is_some()
+            && chosen.all(|instance| !instance.meshed)
+        {
             let remedy = format!("label the namespace {}: {}", word::INJECT, word::ENABLED);
             self.say(Severity::Warning, key, ("spec", 0), "none of the workloads it selects has a sidecar: nothing is enforced", remedy);
         }

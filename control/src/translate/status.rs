@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::attach::{self, Attachment, Judged, WhyNot};
+use super::security::egress;
 use super::{conflict, policy};
 use crate::world::gateway::Gateway;
 use crate::world::key::{CORE, GATEWAY_API};
@@ -184,6 +185,17 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
         Spec::Gateway(gateway) => index.gateways.contains_key(&name).then(|| of_gateway(world, &name, gateway, by)),
         Spec::Route(route) => Some(of_route(world, object, route, by)),
         Spec::TrafficPolicy(policy) => Some(of_traffic(world, object, policy, by)),
+        Spec::EgressPolicy(spec) => {
+            let mut status = of_policy(world, object, &spec.selector, by);
+            let refers = spec.allow.iter().filter_map(|rule| rule.originate.as_ref()).any(|originate| !originate.roots.is_empty());
+            let missing = egress::unresolved(world, spec).into_iter().next();
+            let resolved = match missing {
+                Some((_, why)) => by.say("ResolvedRefs", "False", "InvalidCACertificateRef", why),
+                None => by.holds("ResolvedRefs"),
+            };
+            status.ancestors.iter_mut().filter(|_| refers).for_each(|ancestor| ancestor.conditions.push(resolved.clone()));
+            Some(status)
+        }
         Spec::PeerAuthentication(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::Telemetry(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::Mesh(_) => Some(Status { conditions: vec![by.holds("Accepted")], ..Status::default() }),

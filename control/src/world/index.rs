@@ -55,6 +55,8 @@ pub struct Index {
     pub traffic: BTreeMap<Place, Vec<Arc<Object>>>,
     /// TrafficPolicies with a selector, the oldest first.
     pub traffic_selectors: Vec<Arc<Object>>,
+    /// EgressPolicies, by namespace and name.
+    pub egress: Vec<Arc<Object>>,
     /// ReferenceGrants by namespace.
     pub grants: BTreeMap<String, Vec<Arc<Object>>>,
     /// Instances that another Workload's instance of the same name hides: (namespace, instance, hidden Workload).
@@ -174,6 +176,7 @@ impl Index {
                     }
                 }
             }
+            Spec::EgressPolicy(_) => self.egress.push(Arc::clone(object)),
             Spec::Route(_) => self.routes.push(Arc::clone(object)),
             Spec::ReferenceGrant(_) => self.grants.entry(name.0).or_default().push(Arc::clone(object)),
             Spec::Gateway(gateway) if classes.contains(&gateway.class) => {

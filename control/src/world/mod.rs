@@ -5,6 +5,7 @@
 //! replaces a good one.
 
 mod allocations;
+pub mod content;
 pub mod core;
 mod door;
 mod families;
@@ -17,6 +18,7 @@ pub mod object;
 pub mod own;
 pub mod problem;
 pub mod route;
+pub mod security;
 pub mod traffic;
 pub mod tree;
 pub mod workload;
@@ -197,6 +199,11 @@ impl Versions {
         [&self.applied, &self.folder].into_iter().flatten().find_map(|held| held.refused.as_ref())
     }
 
+    /// The last good version of each layer.
+    fn good(&self) -> impl Iterator<Item = &Arc<Candidate>> {
+        [&self.folder, &self.applied].into_iter().flatten().filter_map(|held| held.good.as_ref())
+    }
+
     /// What `observedGeneration` says: the API server's count, else ours.
     pub fn generation(&self) -> i64 {
         let told = self.live().and_then(|live| live.object.as_ref()).and_then(|object| object.metadata.generation);
@@ -296,6 +303,7 @@ impl World {
 
     /// `over`: for an object from the store, what it lay over; `None`: whatever is there now.
     fn put(&mut self, layer: Layer, candidate: Candidate, over: Option<Option<String>>, applied: &mut Applied) {
+        let candidate = content::bounded(&self.slots, candidate);
         applied.problems.extend(candidate.problems.iter().cloned());
         let key = candidate.key.clone();
         let good = candidate.object.is_some();

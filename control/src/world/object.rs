@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::core::{ConfigMap, EndpointSlice, Secret, Service};
+use super::content::Contents;
+use super::core::{EndpointSlice, Service};
 use super::door::{Cursor, Fields, Intake, is_label, is_subdomain};
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
 use super::own::{Mesh, PeerAuthentication, Telemetry};
 use super::problem::{Problem, Severity, nearest};
 use super::route::Route;
+use super::security::egress::EgressPolicy;
 use super::traffic::TrafficPolicy;
 use super::tree::{Node, Part};
 use super::workload::Workload;
@@ -46,8 +48,8 @@ pub enum Spec {
     ServiceAccount,
     Service(Service),
     EndpointSlice(EndpointSlice),
-    Secret(Secret),
-    ConfigMap(ConfigMap),
+    Secret(Contents),
+    ConfigMap(Contents),
     Workload(Workload),
     Mesh(Mesh),
     PeerAuthentication(PeerAuthentication),
@@ -57,6 +59,7 @@ pub enum Spec {
     Route(Route),
     ReferenceGrant(ReferenceGrant),
     TrafficPolicy(Box<TrafficPolicy>),
+    EgressPolicy(Box<EgressPolicy>),
     /// A kind that this version recognises and gives no effect.
     Unsupported,
 }
@@ -226,8 +229,8 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
             fields.ignore(&["secrets", "imagePullSecrets", "automountServiceAccountToken"]);
             Spec::ServiceAccount
         }
-        Kind::Secret => Spec::Secret(Secret::read(fields)),
-        Kind::ConfigMap => Spec::ConfigMap(ConfigMap::read(fields)),
+        Kind::Secret => Spec::Secret(Contents::secret(fields)),
+        Kind::ConfigMap => Spec::ConfigMap(Contents::config_map(fields)),
         Kind::EndpointSlice => Spec::EndpointSlice(EndpointSlice::read(fields)?),
         Kind::Service => Spec::Service(Service::read(fields.need("spec")?.fields())?),
         Kind::Workload => Spec::Workload(Workload::read(fields.need("spec")?.fields())?),
@@ -239,6 +242,7 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => Spec::Route(Route::read(fields.need("spec")?.fields())?),
         Kind::ReferenceGrant => Spec::ReferenceGrant(ReferenceGrant::read(fields.need("spec")?.fields())?),
         Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(TrafficPolicy::read(fields.need("spec")?.fields())?)),
+        Kind::EgressPolicy => Spec::EgressPolicy(Box::new(EgressPolicy::read(fields.need("spec")?.fields())?)),
         _ => Spec::Unsupported,
     })
 }

@@ -9,6 +9,7 @@
 
 pub mod balance;
 pub mod budget;
+pub mod claims;
 pub mod decide;
 pub mod dns;
 pub mod explain;

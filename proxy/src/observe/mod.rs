@@ -9,6 +9,7 @@ mod account;
 mod batch;
 mod collector;
 mod downstream;
+mod egress;
 mod export;
 mod exposition;
 mod labels;

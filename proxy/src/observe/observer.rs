@@ -42,6 +42,13 @@ impl Observer {
         self.worker.ejected(endpoint, ejected);
     }
 
+    /// A call past the mesh was cut, or (not `cut`) would be if an audit were enforced. `name` is what it asked for, if anything.
+    #[cold]
+    pub fn egress(&self, to: SocketAddr, name: &str, why: &'static str, cut: bool) {
+        let telemetry = &self.worker.telemetry;
+        telemetry.egress.lock().note(to, name, (why, cut), telemetry.clock.wall());
+    }
+
     /// Facts of an accepted connection, once per connection. Takes note of a plaintext peer on the inbound side.
     pub fn downstream(
         &self,

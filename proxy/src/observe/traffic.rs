@@ -11,10 +11,11 @@ use super::series::{BUCKETS, Sum};
 use super::telemetry::Telemetry;
 
 impl Telemetry {
-    /// HTTP traffic per direction and service, and plaintext peers, since the start. At most 256 rows of each: the busiest services.
+    /// HTTP traffic per direction and service, plaintext peers, and calls past the mesh that were or would be cut, since the start. At most 256
+    /// rows of each: the busiest services.
     pub fn traffic(&self) -> Traffic {
         let sums = self.registry.lock().sums();
-        Traffic { services: services(&sums), plaintext: self.plaintext.lock().rows() }
+        Traffic { services: services(&sums), plaintext: self.plaintext.lock().rows(), egress: self.egress.lock().rows() }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Opening connections: TCP or the hairpin, then mTLS where the endpoint has an identity, then HTTP where it is wanted.
+//! Opening connections: TCP or the hairpin, then mTLS where the endpoint has an identity or TLS where it has a name, then HTTP where it is
+//! wanted.
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,7 +36,7 @@ pub struct Connector {
     pressure: Pressure,
 }
 
-/// A connection that was opened, and how it is encrypted.
+/// A connection that was opened, and how it is encrypted where a peer of the mesh has proved itself.
 pub type Opened = (Stream, Option<TlsFacts>);
 
 impl Connector {
@@ -75,11 +76,15 @@ impl Connector {
     async fn open_unbounded(&self, to: &To, carries: Carries) -> Result<Opened, Failure> {
         let address = to.endpoint.address;
         let socket = self.dial(to).await.map_err(|error| refused(address, &error))?;
-        let Some(identity) = &to.endpoint.identity else {
-            return Ok((Stream::Plain(socket), None));
-        };
-        let connected = self.tls.connect(identity, address, carries, socket).await?;
-        Ok((Stream::opened(connected.stream), Some(connected.facts)))
+        if let Some(identity) = &to.endpoint.identity {
+            let connected = self.tls.connect(identity, address, carries, socket).await?;
+            return Ok((Stream::opened(connected.stream), Some(connected.facts)));
+        }
+        match &to.named {
+            // Boxed because few connections leave the mesh so, and all would keep room for it.
+            Some(named) => Ok((Stream::opened(Box::pin(self.tls.connect_named(named, address, carries, socket)).await?), None)),
+            None => Ok((Stream::Plain(socket), None)),
+        }
     }
 
     async fn dial(&self, to: &To) -> io::Result<Socket> {

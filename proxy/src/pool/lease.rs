@@ -54,7 +54,7 @@ impl Lease {
         Self { sender: Sender::Http2(used), slot, patience, kept, _in_flight: in_flight }
     }
 
-    /// How the connection is encrypted; `None`: plaintext, or given back.
+    /// How the connection is encrypted, where a peer of the mesh has proved itself; `None`: it has not, or given back.
     pub fn tls(&self) -> Option<&TlsFacts> {
         match &self.sender {
             Sender::Http1(connection) => connection.tls.as_ref(),

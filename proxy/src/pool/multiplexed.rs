@@ -40,7 +40,7 @@ pub(super) struct Multiplexed {
     last_used: Cell<u32>,
     /// When something was read last.
     heard: Cell<u32>,
-    /// How the connection is encrypted. A peer of the mesh opens its windows wide.
+    /// How the connection is encrypted, if its peer is of the mesh, which opens its windows wide.
     tls: Option<TlsFacts>,
     /// Our own, for what the peer answers.
     windows: Rc<Windows>,

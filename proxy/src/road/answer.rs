@@ -10,7 +10,7 @@ use std::time::Duration;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
-use engine::model::{Cluster, Protocol, SessionHome, Snapshot};
+use engine::model::{Cluster, Protocol, RouteTable, SessionHome, Snapshot};
 use http::{HeaderMap, Response, StatusCode, request};
 use tokio::time::{Instant, sleep};
 
@@ -48,6 +48,20 @@ pub trait Door: Sized + 'static {
 
     /// As the decision wants to know it.
     fn terms<'v>(&self, snapshot: &'v Snapshot, listener: &'v Self::Listener) -> decide::Terms<'v>;
+
+    /// The table that a request goes by in place of the one that its terms name, where its head decides that.
+    ///
+    /// # Errors
+    /// It is turned away.
+    fn table<'v>(
+        &self,
+        _shared: &Shared,
+        _snapshot: &'v Snapshot,
+        _parts: &request::Parts,
+        _account: &mut Account,
+    ) -> Result<Option<&'v Arc<RouteTable>>, TurnedAway> {
+        Ok(None)
+    }
 
     /// Notes what was meant, beside the destination.
     fn note(&self, _listener: &Self::Listener, _account: &mut Account) {}
@@ -212,6 +226,8 @@ impl<D: Door> Connection<D> {
         let judged = judge_request(parts, raw);
         let facts = Facts { proved: self.downstream.peer.is_some(), fault: judged.as_ref().err().copied() };
         let table = admit(self.door.terms(&view.snapshot, &view.listener), facts).map_err(Short::Refused)?;
+        let other = self.door.table(&self.shared, &view.snapshot, parts, account).map_err(Short::Refused)?;
+        let table = other.map_or(table, |other| &**other);
         // Without a fault there is a judgement.
         let of_hop = judged.unwrap_or_default();
         self.door.mark(&mut parts.headers);

@@ -1,13 +1,16 @@
 //! A connection on its way into a road.
 
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
 use engine::decide::{First, Known, Version};
-use engine::failure::{Failure, Reason};
+use engine::failure::Failure;
 use engine::model::Snapshot;
 use engine::sniff::Sniffed;
 use http::{StatusCode, request};
@@ -53,7 +56,12 @@ pub struct Opaque {
     pub idle: Option<Duration>,
     /// Recorded at the end.
     pub account: Account,
+    /// Resolves under an epoch that does not let it go on, which cuts it.
+    pub forbidden: Option<Forbidden>,
 }
+
+/// See [`Opaque::forbidden`].
+pub type Forbidden = Pin<Box<dyn Future<Output = Failure>>>;
 
 /// What was heard on a connection by now, in the clear: the shell's half of [`Known`].
 #[derive(Default)]
@@ -102,13 +110,17 @@ impl Heard {
 
 /// Carries opaque bytes to where a connection was opened to; or records why there is none, and closes.
 pub async fn carry(shared: &Rc<Shared>, opaque: Opaque) {
-    let Opaque { downstream, opened, idle, mut account } = opaque;
+    let Opaque { downstream, opened, idle, mut account, forbidden } = opaque;
     match opened {
         Ok(opened) => {
             opened.tell(&mut account);
             let OpenedTcp { stream, in_flight, pass, .. } = opened;
             let wait = shared.patience.wait(idle);
-            tcp::carry(downstream, stream, &mut account, &wait, &shared.buffers).await;
+            let cut = unless(forbidden, tcp::carry(downstream, stream, &mut account, &wait, &shared.buffers)).await;
+            if let Some(failure) = cut {
+                tracing::debug!(%failure, "an opaque connection is cut under a newer epoch");
+                account.failed(&failure);
+            }
             drop((in_flight, pass));
         }
         Err(failure) => {
@@ -118,34 +130,35 @@ pub async fn carry(shared: &Rc<Shared>, opaque: Opaque) {
     }
 }
 
-/// Refuses a connection: HTTP gets an answer that says why, everything else is closed.
+/// Awaits the work, unless it is forbidden before it is done: then why. The work is dropped in any case, which cuts what it carries.
+async fn unless(mut forbidden: Option<Forbidden>, work: impl Future<Output = ()>) -> Option<Failure> {
+    let mut work = pin!(work);
+    poll_fn(|cx| match (work.as_mut().poll(cx), &mut forbidden) {
+        (Poll::Ready(()), _) => Poll::Ready(None),
+        (Poll::Pending, Some(forbidden)) => forbidden.as_mut().poll(cx).map(Some),
+        (Poll::Pending, None) => Poll::Pending,
+    })
+    .await
+}
+
+/// Refuses a connection for `why`: HTTP gets an answer that says its reason, everything else is closed.
 pub async fn refuse(
     shared: Rc<Shared>,
     mut stream: Stream,
     direction: Direction,
     snapshot: Arc<Snapshot>,
     downstream: Downstream,
-    reason: Reason,
+    why: Failure,
 ) {
     let said = watch::client_first(&mut stream, Some(REFUSAL_WAIT), shared.drain.of(direction)).await;
     let Some(said) = said else { return };
     let Some(version) = Version::of(&said.sniffed) else {
         let mut account = shared.observer.begin_tcp(direction, &snapshot, &downstream);
-        account.failed(&why(reason, &downstream));
+        account.failed(&why);
         return;
     };
-    let refused = Refused { shared: Rc::clone(&shared), snapshot, direction, downstream, reason };
+    let refused = Refused { shared: Rc::clone(&shared), snapshot, direction, downstream, why };
     serve(Box::new(HttpConnection { stream: Rewound::new(said.seen, stream), version, connection: Rc::new(refused) }), &shared).await;
-}
-
-fn why(reason: Reason, downstream: &Downstream) -> Failure {
-    let cause = match reason {
-        Reason::Denied => "the mesh forbids calls to addresses it does not know (Mesh spec.outsideMesh: Deny)",
-        Reason::ConfigPending => "nothing is known yet about this destination: the control plane has not answered",
-        Reason::NoRoute => "the mesh serves nothing at this port of the address: its Service or Gateway does not declare it",
-        _ => "refused",
-    };
-    Failure::new(reason, format!("{}: {cause}", downstream.local))
 }
 
 /// A connection whose every request gets the same answer.
@@ -154,7 +167,7 @@ struct Refused {
     snapshot: Arc<Snapshot>,
     direction: Direction,
     downstream: Downstream,
-    reason: Reason,
+    why: Failure,
 }
 
 impl Answers for Refused {
@@ -168,7 +181,7 @@ impl Answers for Refused {
 
     fn answer(self: Rc<Self>, mut head: request::Parts, _: Received) -> Answering {
         let account = self.shared.observer.begin_http(self.direction, &self.snapshot, &mut head, &self.downstream);
-        Answering::Ready(Box::new(failed(&self.shared, &why(self.reason, &self.downstream), head.version, account)))
+        Answering::Ready(Box::new(failed(&self.shared, &self.why, head.version, account)))
     }
 
     fn malformed(&self, status: StatusCode) {

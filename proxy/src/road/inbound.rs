@@ -116,7 +116,13 @@ impl Came<'_> {
                     None => self.open().await,
                 };
                 let account = self.account_tcp(&downstream);
-                Some(Carried::Opaque(Box::new(Opaque { downstream: stream, opened, idle: self.port.idle_timeout, account })))
+                Some(Carried::Opaque(Box::new(Opaque {
+                    downstream: stream,
+                    opened,
+                    idle: self.port.idle_timeout,
+                    account,
+                    forbidden: None,
+                })))
             }
             Course::Refuse(reason) | Course::Close(reason) => {
                 let failure = Failure::new(reason, format!("{} sent plaintext to a Strict port", self.peer));

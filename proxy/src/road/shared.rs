@@ -90,6 +90,7 @@ impl Shared {
         let (namespace, workload) = settings.map_or(("", ""), |settings| (&settings.namespace, &settings.workload));
         To {
             endpoint: endpoint(address, namespace, workload),
+            named: None,
             local: Some(Local { fallback }),
             timeout: CONNECT_TIMEOUT_DIRECT,
             bounded: None,
@@ -98,7 +99,7 @@ impl Shared {
 
     /// The original destination itself, outside the mesh, in plaintext.
     pub fn outside(address: SocketAddr) -> To {
-        To { endpoint: endpoint(address, "", ""), local: None, timeout: CONNECT_TIMEOUT_DIRECT, bounded: None }
+        To { endpoint: endpoint(address, "", ""), named: None, local: None, timeout: CONNECT_TIMEOUT_DIRECT, bounded: None }
     }
 
     /// Where a cluster that is no set of endpoints leads.

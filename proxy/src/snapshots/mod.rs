@@ -3,6 +3,7 @@
 //! A sidecar holds only what its application has used: [`Snapshots::outbound`] and [`Snapshots::name`] answer from the snapshot
 //! without waiting, and otherwise ask the control plane (by way of [`Wanted`]) and wait a second at most.
 
+mod learned;
 #[doc(hidden)]
 pub mod testing;
 mod wanted;
@@ -17,6 +18,7 @@ use engine::model::{DnsAnswer, Outbound, Settings, Snapshot};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 
+pub use learned::Learned;
 pub use wanted::{IDLE, IDLE_ABSENT, NAMES_MAX, Want, WantState, Wanted, WantedChange};
 
 /// Longest wait for the control plane's answer to a first use.
@@ -52,6 +54,7 @@ pub struct Snapshots {
     live: Arc<ArcSwap<Snapshot>>,
     changed: Arc<watch::Sender<u64>>,
     wanted: Arc<Wanted>,
+    learned: Arc<Learned>,
 }
 
 impl Default for Snapshots {
@@ -60,6 +63,7 @@ impl Default for Snapshots {
             live: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
             changed: Arc::new(watch::Sender::new(0)),
             wanted: Arc::new(Wanted::default()),
+            learned: Arc::new(Learned::default()),
         }
     }
 }
@@ -112,6 +116,11 @@ impl Snapshots {
     /// The names fetched on first use; the xDS client drives it.
     pub fn wanted(&self) -> &Arc<Wanted> {
         &self.wanted
+    }
+
+    /// What DNS answered to the application of names that are not the mesh's.
+    pub fn learned(&self) -> &Learned {
+        &self.learned
     }
 
     /// How to treat a connection to this original destination. A hit waits for nothing; a first use waits up to [`FETCH_WAIT`] for the

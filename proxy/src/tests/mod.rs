@@ -2,6 +2,7 @@
 
 mod again;
 mod attempts;
+mod bounds;
 mod checks;
 mod cost;
 mod counting;
@@ -20,6 +21,7 @@ mod limits;
 mod lives;
 mod opaque;
 mod origins;
+mod outside;
 mod places;
 mod policy;
 mod refused;

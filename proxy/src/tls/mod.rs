@@ -3,10 +3,12 @@
 //! [`Tls::connect`] opens a connection to an endpoint that must prove one identity; [`Tls::accept`] takes one from any peer of the
 //! trust domain. Credential and trust bundle are read from cells, so a rotation needs no new configuration and cuts nothing: new
 //! handshakes use the new leaf, and [`Tls::generation`] tells pools which connections were opened with an older one.
+//! [`Tls::connect_named`] opens plain TLS to a server outside the mesh, which proves a name.
 
 mod control;
 mod credential;
 pub mod dial;
+mod named;
 mod peer;
 mod sessions;
 #[doc(hidden)]
@@ -19,6 +21,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use engine::failure::{Failure, Reason};
+use engine::model::Named;
 use parking_lot::Mutex;
 use proto::identity::Identity;
 use proto::names::{ALPN_H1, ALPN_H2, ALPN_TCP};
@@ -40,6 +43,7 @@ pub use trust::{TrustCell, TrustError};
 use crate::ground::limits::TLS_UNSENT_BYTES_MAX;
 use crate::io::Clock;
 use credential::CredentialResolver;
+use named::NamedTls;
 use sessions::{BoundedTickets, Sessions};
 use verify::{ClientVerifier, ServerVerifier, Verify};
 
@@ -147,6 +151,7 @@ pub struct Tls {
     time: Arc<dyn TimeProvider>,
     clients: Mutex<HashMap<Arc<Identity>, ClientConfigs>>,
     server: Arc<ServerConfig>,
+    named: NamedTls,
 }
 
 /// One identity's configurations. They share verifier, resolver and session store, else rustls would not resume.
@@ -183,7 +188,9 @@ impl Tls {
         server.send_tls13_tickets = TICKETS_UNASKED;
         server.max_tls13_tickets = sessions::TICKETS_PER_SERVER_MAX;
         server.ticketer = Arc::new(BoundedTickets::new(Arc::clone(&credentials))?);
-        Ok(Self { credentials, verify, resolver, sessions, provider, time, clients: Mutex::default(), server: Arc::new(server) })
+        let named = NamedTls::new(Arc::clone(&provider), Arc::clone(&time));
+        let (clients, server) = (Mutex::default(), Arc::new(server));
+        Ok(Self { credentials, verify, resolver, sessions, provider, time, clients, server, named })
     }
 
     /// Counts credentials: grows by one whenever a new leaf is published. 0 before the first.
@@ -231,6 +238,25 @@ impl Tls {
         self.sessions.note(&name, generation, until.min(credential.not_after_unix()));
         let facts = facts(state);
         Ok(TlsConnected { stream, peer, facts })
+    }
+
+    /// Opens TLS 1.3 or 1.2 over `socket` to the server at `address`, which must prove a name. What it carries is asked for by ALPN: `h2`,
+    /// `http/1.1`, or nothing. The first call to a server judged by the machine's roots has them read. Dropping the future closes the socket.
+    ///
+    /// # Errors
+    /// [`Reason::IdentityMismatch`] when its certificate is for another name; [`Reason::TlsFailed`] otherwise, also where HTTP/2 is wanted and
+    /// it has none. In every case nothing of a request has been written.
+    pub async fn connect_named<S>(
+        &self,
+        named: &Arc<Named>,
+        address: SocketAddr,
+        carries: Carries,
+        socket: S,
+    ) -> Result<tokio_rustls::client::TlsStream<S>, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.named.connect(named, address, carries, socket).await
     }
 
     /// Accepts mesh TLS on `socket`. Dropping the future closes the socket.
@@ -357,5 +383,7 @@ fn facts(state: &CommonState) -> TlsFacts {
     TlsFacts { version, cipher, group, resumed: state.handshake_kind() == Some(HandshakeKind::Resumed) }
 }
 
+#[cfg(test)]
+mod named_tests;
 #[cfg(test)]
 mod tests;

@@ -248,7 +248,7 @@ fn walked(
 ) -> anyhow::Result<(Outcome, Option<String>)> {
     if ask.proto.is_opaque() {
         let sni = ask.host.clone().filter(|name| !name.is_empty());
-        let first = if ask.proto == Proto::Tls { Sniffed::Tls(ClientHello { sni, alpn: Vec::new() }) } else { Sniffed::Opaque };
+        let first = if ask.proto == Proto::Tls { Sniffed::Tls(ClientHello { sni, ..ClientHello::default() }) } else { Sniffed::Opaque };
         return bytes(snapshot, address, (&first, draw));
     }
     let version = if ask.proto == Proto::Http1 { Version::Http1 } else { Version::Http2 };

@@ -4,6 +4,7 @@
 
 mod connection;
 mod host;
+pub mod outside;
 mod request;
 
 use std::sync::Arc;

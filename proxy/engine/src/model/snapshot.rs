@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Cluster, Inbound, Outbound, RouteTable, Trust};
+use super::{Cluster, Egress, Inbound, Outbound, RouteTable, Trust};
 
 /// One epoch's whole configuration of one proxy. A spine of `Arc`s: cloning it copies no content.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub trust: Option<Arc<Trust>>,
     /// The roots of an older control plane, which says no more than those; DER. Where there is [`Snapshot::trust`] they do not count.
     pub trust_bundle: Arc<Vec<Vec<u8>>>,
+    /// Where the application may call outside the mesh.
+    pub egress: Arc<Egress>,
 }
 
 /// From [`proto::mesh::ProxyConfig`].

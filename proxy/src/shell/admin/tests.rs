@@ -106,3 +106,19 @@ async fn a_socket_is_served() {
     stop.cancel();
     serving.await.unwrap();
 }
+
+/// Aim: a web page that a browser shows can neither read nor move the proxy by way of loopback; metrics and health are for everybody.
+#[tokio::test(start_paused = true)]
+async fn other_sites_pages_are_kept_out() {
+    let admin = admin();
+    for (pages, method, path, status) in [
+        (Pages::Admin, "POST", "/quitquitquit", 403),
+        (Pages::Admin, "GET", "/config_dump", 403),
+        (Pages::Metrics, "GET", "/metrics", 200),
+        (Pages::Health, "GET", "/healthz/live", 200),
+    ] {
+        let head = Request::builder().method(method).uri(path).header("host", "rebound.example").body(()).unwrap().into_parts().0;
+        assert_eq!(admin.page(pages, &head).await.status(), status, "{path}");
+    }
+    assert!(!admin.lifecycle.quit.is_cancelled());
+}

@@ -47,14 +47,16 @@ const TELL: Duration = Duration::from_millis(50);
 pub fn run(args: ProxyArgs) -> anyhow::Result<ExitCode> {
     rights::stay_small();
     rights::die_with_parent()?;
-    let bootstrap = args.bootstrap(rights::is_root())?;
+    let root = rights::is_root();
+    let bootstrap = args.bootstrap(root)?;
     let _ = tls::provider().install_default();
     rights::raise_descriptors();
     let sockets = Sockets::open(&bootstrap)?;
     let edge = bootstrap.node.id.mode == Mode::Edge;
     rights::drop_rights(bootstrap.exempt, edge)?;
-    // A change of uid has reset it.
+    // A change of uid has reset both.
     rights::die_with_parent()?;
+    rights::keep_memory_private(root || rights::is_alone());
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(2).thread_stack_size(256 << 10).build()?;
     runtime.block_on(proxy(bootstrap, sockets))?;
     Ok(ExitCode::SUCCESS)

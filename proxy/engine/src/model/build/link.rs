@@ -29,6 +29,7 @@ impl Parts {
             clusters: self.clusters.iter().map(|(name, staged)| (name.clone(), staged.content.0.clone())).collect(),
             trust: self.trust(),
             trust_bundle: self.trust_bundle(),
+            egress: self.egress.content.clone(),
             ..Snapshot::default()
         };
         for (name, staged) in &self.names {

@@ -8,6 +8,7 @@
 mod chains;
 mod cluster;
 mod cluster_policy;
+pub(super) mod egress;
 mod endpoint;
 mod forward;
 mod hcm;
@@ -31,7 +32,7 @@ use std::time::Duration;
 use prost::{Message, Name};
 use prost_types::Any;
 
-use super::{Cluster, ClusterKind, DnsAnswer, EndpointFacts, Home, Protocol, Settings, Trust};
+use super::{Cluster, ClusterKind, DnsAnswer, Egress, EndpointFacts, Home, Protocol, Settings, Trust};
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
@@ -62,6 +63,7 @@ pub struct Parts {
     settings: Option<Staged<Arc<Settings>>>,
     trust: Option<Staged<Arc<Trust>>>,
     trust_bundle: Option<Staged<Arc<Vec<Vec<u8>>>>>,
+    egress: Staged<Arc<Egress>>,
     /// Held while an assignment of that name, or a cluster that wants it, is staged.
     assignments: BTreeMap<String, Assignment>,
     /// How many of them are staged.
@@ -75,7 +77,7 @@ pub struct Parts {
 }
 
 /// Compiled content and the version it came as.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Staged<T> {
     version: String,
     content: T,
@@ -117,6 +119,7 @@ impl Default for Parts {
             settings: None,
             trust: None,
             trust_bundle: None,
+            egress: Staged::default(),
             assignments: BTreeMap::new(),
             listed: 0,
             workloads: endpoint::Workloads::default(),
@@ -138,6 +141,7 @@ enum ResourceKind {
     Proxy,
     Trust,
     Dns,
+    Egress,
 }
 
 impl ResourceKind {
@@ -151,6 +155,7 @@ impl ResourceKind {
             (proto::mesh::ProxyConfig::type_url(), Self::Proxy),
             (proto::mesh::Trust::type_url(), Self::Trust),
             (proto::mesh::DnsRecord::type_url(), Self::Dns),
+            (proto::mesh::Egress::type_url(), Self::Egress),
         ];
         let kind = known.into_iter().find(|(url, _)| url == type_url).map(|(_, kind)| kind);
         kind.ok_or_else(|| Wrong::new("", "resources of this type are no part of a proxy's configuration"))
@@ -174,6 +179,7 @@ impl Parts {
             Ok(ResourceKind::Route) => drop(self.tables.remove(name)),
             Ok(ResourceKind::Dns) => drop(self.names.remove(name)),
             Ok(ResourceKind::Proxy) => self.settings = None,
+            Ok(ResourceKind::Egress) => self.egress = Staged::default(),
             Ok(ResourceKind::Trust) => self.trust = None,
             Ok(ResourceKind::Secret) if name == proto::names::ROOT_CA => self.trust_bundle = None,
             Ok(ResourceKind::Cluster) => {
@@ -232,6 +238,7 @@ impl Parts {
                 let content = Arc::new(own::settings(name, &unpack(resource)?)?);
                 self.settings = Some(Staged { version, content });
             }
+            ResourceKind::Egress => self.put_egress(name, version, resource)?,
             ResourceKind::Trust => {
                 let content = Arc::new(trust::compile(name, &unpack(resource)?)?);
                 self.trust = Some(Staged { version, content });
@@ -258,6 +265,7 @@ impl Parts {
             ResourceKind::Proxy => self.settings.as_ref().filter(|_| name == proto::names::PROXY).map(|staged| staged.version.as_str()),
             ResourceKind::Trust => self.trust.as_ref().filter(|_| name == proto::names::TRUST).map(|staged| staged.version.as_str()),
             ResourceKind::Dns => self.names.get(name).map(|staged| staged.version.as_str()),
+            ResourceKind::Egress => Some(self.egress.version.as_str()).filter(|_| name == proto::names::EGRESS),
         }
     }
 
@@ -268,10 +276,24 @@ impl Parts {
             ResourceKind::Cluster => self.clusters.len(),
             ResourceKind::Endpoints => self.listed,
             ResourceKind::Dns => self.names.len(),
-            ResourceKind::Secret | ResourceKind::Proxy | ResourceKind::Trust => 0,
+            ResourceKind::Secret | ResourceKind::Proxy | ResourceKind::Egress | ResourceKind::Trust => 0,
         };
         if held >= RESOURCES_MAX && self.version(kind, name).is_none() {
             return Err(Wrong::new("", format!("this proxy holds {RESOURCES_MAX} resources of this type already")));
+        }
+        Ok(())
+    }
+
+    /// Where nothing good was said before, what cannot be understood allows nothing.
+    fn put_egress(&mut self, name: &str, version: String, resource: &Any) -> Result<(), Wrong> {
+        match unpack(resource).and_then(|raw| egress::compile(name, &raw)) {
+            Ok(content) => self.egress = Staged { version, content: Arc::new(content) },
+            Err(wrong) => {
+                if name == proto::names::EGRESS && self.egress.version.is_empty() {
+                    self.egress.content = Arc::new(Egress::closed());
+                }
+                return Err(wrong);
+            }
         }
         Ok(())
     }
@@ -340,6 +362,14 @@ impl Parts {
         let built_in = || (name == INBOUND_CLUSTER).then_some(&self.local);
         self.clusters.get(name).map(|staged| &staged.content.0).or_else(built_in)
     }
+}
+
+/// The certificates of a PEM text, DER: at least one, and none beyond what a proxy takes.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    own::certificates(pem).map_err(|wrong| wrong.of("", "").why)
 }
 
 /// Decodes a resource.
