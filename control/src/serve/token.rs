@@ -42,11 +42,13 @@ pub enum Deed {
 }
 
 /// Every call of the API. One that is not named here is taken for a change.
-const CALLS: [(&str, Deed); 6] = [
+const CALLS: [(&str, Deed); 8] = [
     ("Apply", Deed::Change),
     ("Wait", Deed::Look),
     ("Get", Deed::Look),
     ("Explain", Deed::Look),
+    ("RotateRoot", Deed::Change),
+    ("Roots", Deed::Look),
     ("CreateToken", Deed::Change),
     ("Health", Deed::Look),
 ];

@@ -11,6 +11,15 @@ pub struct Trust {
     pub roots: Vec<CertificateDer<'static>>,
     /// SHA-256 of the one below which leaves are issued now: a leaf of another one is to be renewed at once.
     pub issuing_root: [u8; 32],
+    /// Its place among the roots.
+    pub(crate) issuing_at: usize,
+}
+
+impl Trust {
+    /// The root below which leaves are issued now.
+    pub fn issuing(&self) -> &CertificateDer<'static> {
+        &self.roots[self.issuing_at]
+    }
 }
 
 impl fmt::Debug for Trust {
