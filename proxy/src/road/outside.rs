@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use engine::decide::outside::{self, Forbidden, Passage};
+use engine::decide::outside::{self, Departure, Forbidden};
 use engine::decide::{First, Known, RequestHead, Terms, TurnedAway};
 use engine::failure::{Failure, Reason};
 use engine::model::build::OPAQUE_IDLE_DEFAULT;
@@ -54,8 +54,8 @@ pub async fn carried(
     let mut account = shared.observer.begin_tcp(Direction::Outbound, &snapshot, downstream);
     let (opened, seen) = (heard.opened.take(), heard.seen.clone());
     let known = Known { names: &names, ..heard.known() };
-    if let Ok(passage) = judged(&snapshot, to, &known)
-        && let Some(barred) = passage.told
+    if let Ok(departure) = judged(&snapshot, to, &known)
+        && let Some(barred) = departure.told
     {
         told(shared, &mut account, (to, sni(&known)), barred);
     }
@@ -73,8 +73,8 @@ pub async fn carried(
     }))
 }
 
-fn judged<'s>(snapshot: &'s Snapshot, to: SocketAddr, known: &Known<'_>) -> Result<Passage<'s>, Forbidden> {
-    outside::passage(snapshot, to, known.names, known.first.and_then(First::spoken))
+fn judged<'s>(snapshot: &'s Snapshot, to: SocketAddr, known: &Known<'_>) -> Result<Departure<'s>, Forbidden> {
+    outside::departure(snapshot, to, known.names, known.first.and_then(First::spoken))
 }
 
 /// Resolves when a policy is live that forbids what was allowed under `before`, judged by what was known as it was opened.
@@ -177,11 +177,11 @@ impl Door for Outside {
             judged = asked();
         }
         match judged {
-            Ok(passage) => {
-                if let Some(barred) = passage.told {
+            Ok(departure) => {
+                if let Some(barred) = departure.told {
                     told(shared, account, (self.destination, Some(host)), barred);
                 }
-                Ok(Some(passage.table))
+                Ok(Some(departure.table))
             }
             Err(refusal) => {
                 shared.observer.egress(self.destination, host, refusal.why.unwrap_or_default(), true);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proto::names::{ALPN_H1, ALPN_H2, ALPN_MESH};
 
-use super::outside::{self, Next, Said};
+use super::outside::{self, Fate, Said};
 use crate::failure::Reason;
 use crate::model::{Forward, InboundPort, MtlsMode, Outbound, Protocol, Snapshot, Spoken};
 use crate::sniff::{ClientHello, Sniffed};
@@ -158,12 +158,12 @@ fn outbound(snapshot: &Snapshot, destination: SocketAddr, known: &Known<'_>) -> 
             Some(settings) if settings.mesh_holds(destination.ip()) => Step::Take(Course::Refuse(Reason::ConfigPending)),
             Some(settings) => {
                 let said = known.first.map(|first| first.version().map_or(Said::Other(first.spoken()), |_| Said::Http));
-                match outside::next(snapshot, settings, (destination, known.names), said) {
-                    Next::Words => Step::Learn(Learn::EitherSide),
-                    Next::Requests => serve(known.first.and_then(First::version)),
-                    Next::Carry => Step::Take(Course::Outside),
-                    Next::Refuse => Step::Take(Course::Refuse(Reason::Denied)),
-                    Next::Cut => Step::Take(Course::Close(Reason::Denied)),
+                match outside::fate(snapshot, settings, (destination, known.names), said) {
+                    Fate::Words => Step::Learn(Learn::EitherSide),
+                    Fate::Requests => serve(known.first.and_then(First::version)),
+                    Fate::Carry => Step::Take(Course::Outside),
+                    Fate::Refuse => Step::Take(Course::Refuse(Reason::Denied)),
+                    Fate::Cut => Step::Take(Course::Close(Reason::Denied)),
                 }
             }
         };

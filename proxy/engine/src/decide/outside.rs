@@ -29,7 +29,7 @@ impl Forbidden {
 
 /// What a call past the mesh meets.
 #[derive(Clone, Copy, Debug)]
-pub struct Passage<'s> {
+pub struct Departure<'s> {
     /// Where its requests go.
     pub table: &'s Arc<RouteTable>,
     /// Nothing allows it, but it is not cut: that is only told.
@@ -50,7 +50,7 @@ fn judge<'s>(snapshot: &'s Snapshot, settings: &Settings, to: SocketAddr) -> Opt
 
 /// What is done next about a connection past the mesh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
+pub(super) enum Fate {
     /// Its first words are found out.
     Words,
     /// Its requests are judged one by one.
@@ -73,19 +73,19 @@ pub(super) enum Said<'c> {
 }
 
 /// What becomes of a connection; `said` is what came first, where that is known by now.
-pub(super) fn next(snapshot: &Snapshot, settings: &Settings, (to, names): (SocketAddr, &[Arc<str>]), said: Option<Said<'_>>) -> Next {
+pub(super) fn fate(snapshot: &Snapshot, settings: &Settings, (to, names): (SocketAddr, &[Arc<str>]), said: Option<Said<'_>>) -> Fate {
     let Some(egress) = judge(snapshot, settings, to) else {
-        return if settings.outside_mesh_denied { Next::Refuse } else { Next::Carry };
+        return if settings.outside_mesh_denied { Fate::Refuse } else { Fate::Carry };
     };
     let enforced = egress.mode == EgressMode::Enforce;
     match (egress.ahead(Going { to, names }), said) {
-        (Ahead::Barred, _) if enforced => Next::Refuse,
-        (Ahead::Free | Ahead::Barred, _) => Next::Carry,
-        (Ahead::Words, None) => Next::Words,
-        (Ahead::Words, Some(Said::Http)) => Next::Requests,
-        (Ahead::Words, Some(Said::Other(spoken))) => match passage(snapshot, to, names, spoken) {
-            Err(_) => Next::Cut,
-            Ok(_) => Next::Carry,
+        (Ahead::Barred, _) if enforced => Fate::Refuse,
+        (Ahead::Free | Ahead::Barred, _) => Fate::Carry,
+        (Ahead::Words, None) => Fate::Words,
+        (Ahead::Words, Some(Said::Http)) => Fate::Requests,
+        (Ahead::Words, Some(Said::Other(spoken))) => match departure(snapshot, to, names, spoken) {
+            Err(_) => Fate::Cut,
+            Ok(_) => Fate::Carry,
         },
     }
 }
@@ -94,13 +94,13 @@ pub(super) fn next(snapshot: &Snapshot, settings: &Settings, (to, names): (Socke
 ///
 /// # Errors
 /// It is cut.
-pub fn passage<'s>(
+pub fn departure<'s>(
     snapshot: &'s Snapshot,
     to: SocketAddr,
     names: &[Arc<str>],
     spoken: Option<Spoken<'_>>,
-) -> Result<Passage<'s>, Forbidden> {
-    let plain = Passage { table: &snapshot.egress.plain, told: None };
+) -> Result<Departure<'s>, Forbidden> {
+    let plain = Departure { table: &snapshot.egress.plain, told: None };
     let Some(settings) = &snapshot.settings else { return Ok(plain) };
     let Some(egress) = judge(snapshot, settings, to) else {
         return if settings.outside_mesh_denied { Err(Forbidden::Mesh) } else { Ok(plain) };
@@ -114,11 +114,11 @@ pub fn passage<'s>(
         (Ahead::Words, None) => return Ok(plain),
     };
     match (judged, egress.mode) {
-        (Ok(rule), EgressMode::Enforce) => Ok(Passage { table: &rule.table, told: None }),
+        (Ok(rule), EgressMode::Enforce) => Ok(Departure { table: &rule.table, told: None }),
         // An audit changes nothing, so it makes no TLS either.
         (Ok(_), _) => Ok(plain),
         (Err(barred), EgressMode::Enforce) => Err(Forbidden::Policy(barred)),
-        (Err(barred), _) => Ok(Passage { told: Some(barred), ..plain }),
+        (Err(barred), _) => Ok(Departure { told: Some(barred), ..plain }),
     }
 }
 
@@ -126,8 +126,8 @@ pub fn passage<'s>(
 ///
 /// # Errors
 /// It is turned away: 403.
-pub fn request<'s>(snapshot: &'s Snapshot, to: SocketAddr, names: &[Arc<str>], host: &str) -> Result<Passage<'s>, TurnedAway> {
-    passage(snapshot, to, names, Some(Spoken::Http(host))).map_err(|forbidden| TurnedAway::because(Reason::Denied, forbidden.why()))
+pub fn request<'s>(snapshot: &'s Snapshot, to: SocketAddr, names: &[Arc<str>], host: &str) -> Result<Departure<'s>, TurnedAway> {
+    departure(snapshot, to, names, Some(Spoken::Http(host))).map_err(|forbidden| TurnedAway::because(Reason::Denied, forbidden.why()))
 }
 
 #[cfg(test)]
@@ -207,7 +207,7 @@ mod tests {
         assert_eq!((refused.status.as_u16(), refused.why), (403, Some(Barred::Name.why())));
         assert_eq!(request(&audited, to, &names, "b.example").unwrap().told, Some(Barred::Name));
         assert_eq!(request(&audited, to, &[], "a.example").unwrap().told, Some(Barred::Address));
-        assert_eq!(passage(&enforced, to, &[], None).unwrap_err(), Forbidden::Policy(Barred::Address));
+        assert_eq!(departure(&enforced, to, &[], None).unwrap_err(), Forbidden::Policy(Barred::Address));
         assert_eq!(request(&world(None, true), to, &names, "a.example").unwrap_err().why, Some(Forbidden::Mesh.why()));
     }
 

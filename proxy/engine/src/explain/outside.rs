@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::view::PolicyView;
 use super::way::Way;
 use super::{Explanation, Visitor, inbound, routed};
-use crate::decide::outside::{self, Forbidden, Passage};
+use crate::decide::outside::{self, Departure, Forbidden};
 use crate::decide::{Course, Facts, First, Terms, admit};
 use crate::failure::{LocalReply, Reason};
 use crate::model::{RouteTable, Snapshot};
@@ -26,10 +26,10 @@ pub(super) fn told(
     if let Course::Serve(_) = course {
         return asked(explanation, (snapshot, to, names), way);
     }
-    match outside::passage(snapshot, to, names, First::Client(&client.first).spoken()) {
-        Ok(passage) => {
+    match outside::departure(snapshot, to, names, First::Client(&client.first).spoken()) {
+        Ok(departure) => {
             let explanation = explanation.stage("listener", "Continue", format!("{to} is outside the mesh: passed through as it is"));
-            allowed(explanation, snapshot, &passage)
+            allowed(explanation, snapshot, &departure)
         }
         Err(forbidden) => {
             let explanation =
@@ -48,12 +48,12 @@ fn asked(explanation: Explanation, (snapshot, to, names): (&Snapshot, SocketAddr
     if let Err(refusal) = admit(Terms::Outside(&snapshot.egress.plain), Facts { proved: false, fault: way.asked.fault }) {
         return explanation.stage("head", "Reply", refusal.why.unwrap_or_default()).reply(&refusal.reply());
     }
-    match outside::passage(snapshot, to, names, Some(crate::model::Spoken::Http(head.host))) {
+    match outside::departure(snapshot, to, names, Some(crate::model::Spoken::Http(head.host))) {
         Err(forbidden) => barred(explanation, snapshot, to, forbidden, "Reply").reply(&LocalReply::of(Reason::Denied)),
-        Ok(passage) => {
+        Ok(departure) => {
             let explanation =
                 explanation.stage("listener", "Continue", format!("{to} is outside the mesh: each request is judged by its host"));
-            let explanation = routed(allowed(explanation, snapshot, &passage), passage.table, way);
+            let explanation = routed(allowed(explanation, snapshot, &departure), departure.table, way);
             // A table that no policy wrote has no object to name.
             let route = explanation.route.clone().filter(|route| !route.kind.is_empty());
             Explanation { route, ..explanation }
@@ -61,14 +61,14 @@ fn asked(explanation: Explanation, (snapshot, to, names): (&Snapshot, SocketAddr
     }
 }
 
-fn allowed(mut explanation: Explanation, snapshot: &Snapshot, passage: &Passage<'_>) -> Explanation {
-    if let Some(barred) = passage.told {
+fn allowed(mut explanation: Explanation, snapshot: &Snapshot, departure: &Departure<'_>) -> Explanation {
+    if let Some(barred) = departure.told {
         for policy in &snapshot.egress.policies {
             explanation.policies.push(verdict(policy, "", "Audit"));
         }
         return explanation.stage("egress", "Continue", format!("mode Audit: Enforce would cut it, because {}", barred.why()));
     }
-    let Some((policy, rule)) = author(passage.table) else { return explanation };
+    let Some((policy, rule)) = author(departure.table) else { return explanation };
     explanation.policies.push(verdict(&policy, &rule, "Allow"));
     explanation.stage("egress", "Continue", format!("EgressPolicy {policy} allows it by its rule {rule}"))
 }

@@ -59,11 +59,11 @@ pub(in crate::model) fn compile(name: &str, raw: &RawEgress) -> Result<Egress, W
     };
     let mut egress = Egress { mode, ..Egress::default() };
     for (place, RawPolicy { name, audit, allow }) in policies.iter().enumerate() {
-        let within = |wrong: Wrong| wrong.within(&format!("policies[{place}]"));
+        let within = |wrong: Wrong| wrong.within(format!("policies[{place}]"));
         let policy: Arc<str> = name.as_str().into();
         let mut rules = Vec::with_capacity(allow.len());
         for (number, raw) in allow.iter().enumerate() {
-            rules.push(rule(&policy, number, raw).map_err(|wrong| within(wrong.within(&format!("allow[{number}]"))))?);
+            rules.push(rule(&policy, number, raw).map_err(|wrong| within(wrong.within(format!("allow[{number}]"))))?);
         }
         if !*audit || mode == EgressMode::Audit {
             egress.policies.push(policy);
