@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use proto::mesh::{Answer, Certificate, Command, Traffic, command};
+use proto::mesh::{Answer, Certificate, Command, PlaintextPeer, Traffic, command};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::cache::Cache;
 use super::edition::Edition;
 use super::epoch::{Book, Entry, Touched, moment};
 use super::peer::Claim;
+use super::plaintext::{PlaintextBook, Sighting};
 use crate::clock::Clock;
-use crate::world::{Change, World};
+use crate::world::{Address, Change, World};
 
 /// Events that wait for the writer; a sender waits when it is full.
 pub const EVENTS_MAX: usize = 256;
@@ -85,6 +86,7 @@ pub struct Board {
     book: Mutex<Book>,
     present: Mutex<BTreeMap<u64, Presence>>,
     correspondents: Mutex<BTreeMap<String, Correspondent>>,
+    plaintext: Mutex<PlaintextBook>,
     next: std::sync::atomic::AtomicU64,
     events: mpsc::Sender<Errand>,
     /// What all of the control plane goes by.
@@ -103,6 +105,7 @@ impl Board {
             book: Mutex::default(),
             present: Mutex::default(),
             correspondents: Mutex::default(),
+            plaintext: Mutex::default(),
             next: 1.into(),
             events,
             clock,
@@ -240,6 +243,22 @@ impl Board {
     /// Looks at a proxy's reports, or changes them.
     pub fn correspondent<T>(&self, key: &str, work: impl FnOnce(&mut Correspondent) -> T) -> Option<T> {
         self.correspondents.lock().get_mut(key).map(work)
+    }
+
+    /// Takes in who spoke plaintext to a proxy.
+    pub fn plaintext_seen(&self, claim: &Claim, rows: &[PlaintextPeer]) {
+        let edition = self.edition();
+        let named = |source: &str| {
+            let index = edition.as_ref()?.world.index();
+            let Some(Address::Instance(name)) = index.addresses.get(&source.parse().ok()?) else { return None };
+            Some(format!("{}/{}", name.0, index.instances.get(name)?.workload))
+        };
+        self.plaintext.lock().note((&claim.key(), &claim.workload), rows, self.clock.ms(), named);
+    }
+
+    /// Who spoke plaintext to whom of late.
+    pub fn plaintext(&self) -> Vec<Sighting> {
+        self.plaintext.lock().sightings(self.clock.ms())
     }
 
     /// Every proxy with a Reports stream.
