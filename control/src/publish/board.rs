@@ -15,7 +15,7 @@ use super::epoch::{Book, Entry, Touched, moment};
 use super::peer::Claim;
 use super::plaintext::{PlaintextBook, Sighting};
 use crate::clock::Clock;
-use crate::world::{Address, Change, World};
+use crate::world::{Address, Change, Instance, World};
 
 /// Events that wait for the writer; a sender waits when it is full.
 pub const EVENTS_MAX: usize = 256;
@@ -180,9 +180,20 @@ impl Board {
         self.turned.send_modify(|count| *count += 1);
     }
 
-    /// Proxies that should run what is published: the declared ones and whoever of ours is connected.
+    /// Proxies that should run what is published: the declared ones, without those that are revoked and get nothing any more, and whoever of
+    /// ours is connected.
     pub fn expected(&self, world: &World) -> BTreeSet<String> {
         let mut expected = declared(world);
+        let (index, now_secs) = (world.index(), self.clock.unix().as_secs());
+        for (identity, _) in index.revoked.identities.iter().filter(|(_, sentence)| sentence.holds(now_secs)) {
+            let runs = |instance: &&Instance| {
+                let account = instance.workload().map(|workload| workload.service_account.as_str());
+                (identity.namespace(), Some(identity.service_account())) == (instance.namespace.as_str(), account)
+            };
+            let names = index.instances.values().filter(runs).map(|instance| format!("{}/{}", instance.namespace, instance.name));
+            names.for_each(|name| _ = expected.remove(&name));
+            expected.remove(&format!("{}/{}", identity.namespace(), identity.service_account()));
+        }
         expected.extend(self.present.lock().values().filter(|presence| presence.claim.ours()).map(|presence| presence.claim.key()));
         expected
     }

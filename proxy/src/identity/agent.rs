@@ -121,6 +121,7 @@ impl Agent {
     pub async fn run(self, draw: Draw, stop: CancellationToken) {
         let mut rotation = Rotation::default();
         let mut changes = self.snapshots.changes();
+        let mut outcast = self.trust.outcast();
         let mut wake = self.clock.wall();
         let mut failures = 0_u32;
         loop {
@@ -129,6 +130,8 @@ impl Agent {
                 biased;
                 () = stop.cancelled() => return,
                 () = sleep(pause) => Event::Due,
+                // A revoked certificate is not renewed but replaced, where there is a token.
+                Ok(()) = outcast.changed() => if outcast.borrow_and_update().is_some() { Event::Due } else { continue },
                 Ok(()) = changes.changed() => match self.snapshots.load().settings.as_deref() {
                     Some(settings) => Event::Mesh { percent: settings.rotate_at_percent, life: settings.leaf_life },
                     None => continue,

@@ -23,6 +23,7 @@ use crate::road::reply::{failed, malformed};
 use crate::road::shared::Shared;
 use crate::road::watch::{self, Said, Watched};
 use crate::tcp;
+use crate::tls::{Bond, PeerError, bound};
 
 /// An accepted connection and where it was meant to go.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub enum Carried {
 pub struct Opaque {
     /// The client's side.
     pub downstream: Rewound<Stream>,
+    /// The client's, where it proved itself.
+    pub bond: Option<Bond>,
     /// The server's side.
     pub opened: Result<OpenedTcp, Failure>,
     /// Silence that ends it.
@@ -102,13 +105,16 @@ impl Heard {
 
 /// Carries opaque bytes to where a connection was opened to; or records why there is none, and closes.
 pub async fn carry(shared: &Rc<Shared>, opaque: Opaque) {
-    let Opaque { downstream, opened, idle, mut account } = opaque;
+    let Opaque { downstream, bond, opened, idle, mut account } = opaque;
     match opened {
         Ok(opened) => {
             opened.tell(&mut account);
-            let OpenedTcp { stream, in_flight, pass, .. } = opened;
+            let OpenedTcp { stream, in_flight, pass, bond: peer, .. } = opened;
             let wait = shared.patience.wait(idle);
-            tcp::carry(downstream, stream, &mut account, &wait, &shared.buffers).await;
+            let carried = bound([bond, peer], tcp::carry(downstream, stream, &mut account, &wait, &shared.buffers)).await;
+            if let Err(broken) = carried {
+                account.failed(&cut(&broken));
+            }
             drop((in_flight, pass));
         }
         Err(failure) => {
@@ -116,6 +122,12 @@ pub async fn carry(shared: &Rc<Shared>, opaque: Opaque) {
             account.failed(&failure);
         }
     }
+}
+
+/// A connection whose other end is no longer believed.
+pub fn cut(broken: &PeerError) -> Failure {
+    tracing::info!(%broken, "a connection was cut");
+    Failure::new(Reason::Denied, format!("the connection was cut: {broken}"))
 }
 
 /// Refuses a connection: HTTP gets an answer that says why, everything else is closed.
@@ -135,7 +147,7 @@ pub async fn refuse(
         return;
     };
     let refused = Refused { shared: Rc::clone(&shared), snapshot, direction, downstream, reason };
-    serve(Box::new(HttpConnection { stream: Rewound::new(said.seen, stream), version, connection: Rc::new(refused) }), &shared).await;
+    serve(Box::new(HttpConnection { stream: Rewound::new(said.seen, stream), bond: None, version, connection: Rc::new(refused) }), &shared).await;
 }
 
 fn why(reason: Reason, downstream: &Downstream) -> Failure {

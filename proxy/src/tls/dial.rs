@@ -6,8 +6,10 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
@@ -167,6 +169,43 @@ impl Dialer {
             cause = inner;
         }
         DialError { target: self.target.clone(), cause: cause.to_string() }
+    }
+}
+
+/// The channel that all talk with the control plane goes over. Cheap to clone; clones share it.
+#[derive(Clone, Debug)]
+pub struct ControlLine {
+    current: Arc<ArcSwap<Channel>>,
+    dialer: Option<Dialer>,
+}
+
+impl ControlLine {
+    /// Connects at its first use.
+    ///
+    /// # Errors
+    /// The target is no URI authority.
+    pub fn new(dialer: Dialer) -> Result<Self, DialError> {
+        Ok(Self { current: Arc::new(ArcSwap::from_pointee(dialer.channel()?)), dialer: Some(dialer) })
+    }
+
+    /// The channel for a call that begins now.
+    pub fn get(&self) -> Channel {
+        Channel::clone(&self.current.load())
+    }
+
+    /// Lets later calls open a connection of their own, with the leaf of then: who proved itself by a leaf that is revoked stays who it was
+    /// for as long as the connection lasts. Calls under way go on.
+    pub fn reopen(&self) {
+        if let Some(Ok(channel)) = self.dialer.as_ref().map(Dialer::channel) {
+            self.current.store(Arc::new(channel));
+        }
+    }
+}
+
+/// A channel that never changes.
+impl From<Channel> for ControlLine {
+    fn from(channel: Channel) -> Self {
+        Self { current: Arc::new(ArcSwap::from_pointee(channel)), dialer: None }
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
-use proto::names::{METADATA, Mode, NODE_CLIENT, NODE_WORKLOAD, NodeId};
+use proto::names::{self, METADATA, Mode, NODE_CLIENT, NODE_WORKLOAD, NodeId};
 use proto::xds::core::Node;
 use proto::xds::core::node::UserAgentVersionType;
 use proto::xds::discovery::DeltaDiscoveryRequest;
@@ -18,15 +18,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use tonic::transport::Channel;
-use tracing::{debug, info, info_span, warn};
+use tracing::{debug, error, info, info_span, warn};
 
 use super::backoff::Backoff;
 use super::session::{Effect, Session};
 use crate::io::Draw;
 use crate::observe::Telemetry;
 use crate::snapshots::Snapshots;
-use crate::tls::{CredentialCell, TrustCell};
+use crate::tls::dial::ControlLine;
+use crate::tls::{CredentialCell, TrustCell, TrustError};
 
 /// Largest response taken. Ours are cut at 3 MiB; one resource may be larger.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
@@ -74,7 +74,7 @@ impl NodeIdentity {
 #[derive(Debug)]
 pub struct Client {
     /// Reconnects by itself.
-    pub channel: Channel,
+    pub channel: ControlLine,
     /// Who we are.
     pub node: NodeIdentity,
     /// Where snapshots go live, and what is wanted.
@@ -118,6 +118,7 @@ impl Client {
             let loud = backoff.failures() < LOUD_FAILURES;
             match ended {
                 StreamEnd::Stopped => return,
+                StreamEnd::Lost(status) if self.outcast(&status) => {}
                 StreamEnd::StartOver => warn!("an epoch did not fit what was sent for 15 s: asking for everything anew"),
                 StreamEnd::Lost(status) if loud => {
                     info!(
@@ -145,7 +146,7 @@ impl Client {
             let Some(request) = waiting.pop_front() else { break };
             let _ = requests.try_send(request);
         }
-        let client = AggregatedDiscoveryServiceClient::new(self.channel.clone());
+        let client = AggregatedDiscoveryServiceClient::new(self.channel.get());
         let mut client = client.max_decoding_message_size(RESPONSE_BYTES_MAX);
         let mut responses = match client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await {
             Ok(responses) => responses.into_inner(),
@@ -171,6 +172,9 @@ impl Client {
                         }
                         backoff.reset();
                         wanted.connected(true);
+                        if self.trust.cast_out(None) {
+                            info!("this proxy is believed again");
+                        }
                         session.on(response, Instant::now())
                     }
                     Ok(None) => return StreamEnd::Lost(Status::unavailable("the control plane closed the stream")),
@@ -196,6 +200,20 @@ impl Client {
         }
     }
 
+    /// Whether the control plane says that this proxy itself is revoked. Then it is not ready any more, and says so aloud; what it runs it
+    /// runs on, for callers that have not heard yet are cut by themselves.
+    fn outcast(&self, status: &Status) -> bool {
+        if status.metadata().get(names::REVOKED).is_none() {
+            return false;
+        }
+        // A new leaf proves nothing on an old connection.
+        self.channel.reopen();
+        if self.trust.cast_out(Some(status.message())) {
+            error!("this proxy is no longer believed, so it is not ready: {}", status.message());
+        }
+        true
+    }
+
     fn carry_out(&self, effect: Effect) {
         match effect {
             Effect::Publish(snapshot) => {
@@ -210,11 +228,14 @@ impl Client {
                 }
                 // Whom to believe comes first: what goes live next may lead to somebody new.
                 if let Some(trust) = &snapshot.trust {
-                    self.believe(trust.roots.clone());
+                    told(self.trust.believe(trust), trust.roots.len());
                 }
                 self.snapshots.publish(snapshot);
             }
-            Effect::TrustBundle(bundle) => self.believe(bundle.iter().map(|der| CertificateDer::from(der.clone())).collect()),
+            Effect::TrustBundle(bundle) => {
+                let roots = bundle.iter().map(|der| CertificateDer::from(der.clone())).collect();
+                told(self.trust.publish(roots), bundle.len());
+            }
             Effect::Answered(want, exists) => {
                 self.snapshots.wanted().answered(&want, exists);
                 if !exists {
@@ -230,14 +251,13 @@ impl Client {
             Effect::Send(_) | Effect::StartOver => {}
         }
     }
+}
 
-    fn believe(&self, roots: Vec<CertificateDer<'static>>) {
-        let count = roots.len();
-        match self.trust.publish(roots) {
-            Ok(changed) if changed => info!(roots = count, "trust bundle live"),
-            Ok(_) => {}
-            Err(error) => warn!("the control plane's trust bundle is not taken, the former one stays: {error}"),
-        }
+fn told(changed: Result<bool, TrustError>, roots: usize) {
+    match changed {
+        Ok(true) => info!(roots, "whom to believe is live"),
+        Ok(false) => {}
+        Err(error) => warn!("the control plane's trust bundle is not taken, the former one stays: {error}"),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::shell::worker::Means;
 use crate::snapshots::Snapshots;
 use crate::status::lifecycle::Lifecycle;
 use crate::status::logs::LogFilter;
-use crate::tls::dial::{ControlAddress, Dialer};
+use crate::tls::dial::{ControlAddress, ControlLine, Dialer};
 use crate::tls::{ControlTls, CredentialCell, Tls, TrustCell, WallTime};
 use crate::xds::{Client, NodeIdentity};
 
@@ -67,7 +67,7 @@ impl Core {
         let (telemetry, exporter) = crate::observe::start(options, clock);
         let snapshots = Snapshots::default();
         Ok(Self {
-            lifecycle: Lifecycle::new(snapshots.clone(), Arc::clone(&credentials)),
+            lifecycle: Lifecycle::new(snapshots.clone(), Arc::clone(&credentials), Arc::clone(&trust)),
             dialer: Dialer::new(network.clone(), member.control, control),
             means: Means { snapshots, tls: Arc::new(tls), telemetry, network, connections_max: usize::MAX },
             credentials,
@@ -100,7 +100,7 @@ impl Core {
     /// The control plane's address cannot be dialled at all.
     pub fn start(self, tasks: &mut JoinSet<()>, logs: LogFilter, seed: u64, stop: &CancellationToken) -> anyhow::Result<()> {
         let draw = Draw::seeded(seed);
-        let channel = self.dialer.channel()?;
+        let channel = ControlLine::new(self.dialer.clone())?;
         let Means { snapshots, telemetry, .. } = self.means;
         let agent = Agent {
             dialer: self.dialer,
