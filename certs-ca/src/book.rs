@@ -26,6 +26,9 @@ pub struct IssuedLeaf {
     pub not_after: i64,
     /// Subject of the issuing certificate.
     pub issuer: String,
+    /// Lower-case hex SHA-256 of the root it was issued below; empty in rows of older versions.
+    #[serde(default)]
+    pub root: String,
 }
 
 /// Leaves by serial.
@@ -47,6 +50,11 @@ impl Register {
             self.entries.remove(serial);
         }
         gone
+    }
+
+    /// When the last leaf that is not below this root ends; `None`: there is none in the book.
+    pub fn last_end_but(&self, root: &str) -> Option<i64> {
+        self.entries.values().filter(|entry| entry.root != root).map(|entry| entry.not_after).max()
     }
 
     /// The newest unexpired leaf of each instance, ordered by namespace, workload, instance.
@@ -77,6 +85,7 @@ mod tests {
             not_before,
             not_after,
             issuer: String::new(),
+            root: String::new(),
         }
     }
 

@@ -8,8 +8,11 @@ pub mod authority;
 pub mod book;
 mod ca;
 pub mod csr;
+mod external;
+mod own;
 pub mod roots;
 pub mod serve;
 pub mod store;
 
-pub use ca::{Ca, CaError, Clock, EXPIRED_GRACE, Policy, Proof, Seat, ServerNames, TokenOrder};
+pub use ca::{Ca, CaError, Clock, EXPIRED_GRACE, Policy, Proof, Seat, ServerNames, Step, TokenOrder};
+pub use external::{ExternalError, ExternalFiles};

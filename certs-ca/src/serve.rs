@@ -77,7 +77,7 @@ fn status(error: &CaError) -> Status {
         CaError::Token(TokenError::Other { .. }) | CaError::TrustDomain { .. } | CaError::NotYours { .. } => Code::PermissionDenied,
         CaError::Token(_) | CaError::Leaf(_) => Code::Unauthenticated,
         CaError::Store(_) => Code::Unavailable,
-        CaError::Sign(_) | CaError::Random => Code::Internal,
+        CaError::Sign(_) | CaError::Random | CaError::External(_) | CaError::NotOurRoot => Code::Internal,
     };
     Status::new(code, error.to_string())
 }

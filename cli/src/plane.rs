@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certs_ca::attest::moment;
-use certs_ca::{Ca, Policy, ServerNames};
+use certs_ca::{Ca, ExternalFiles, Policy, ServerNames};
 use control::app::Means;
-use control::publish::trust::{Root, Roots};
-use control::serve::authority::{Authority, Issued, Seat, TokenOrder};
+use control::publish::trust::{Phase, Root, Roots};
+use control::serve::authority::{Authority, Issued, Seat, Step, TokenOrder};
+use control::settings::ExternalArgs;
 use control::world::own::Mesh;
 use proto::identity::Applicant;
 use proxy::io::Clock;
@@ -20,12 +21,21 @@ use tonic::Extensions;
 /// The shortest life of a leaf that an authority is told.
 const LEAF_LIFE_MIN: Duration = Duration::from_secs(1);
 
-/// Opens the authority of a data folder (makes it at the first start) for a control plane that goes by the same clock.
+/// Opens the authority of a data folder (makes it at the first start), or one of the user's own by files, for a control plane that goes
+/// by the same clock.
 ///
 /// # Errors
-/// The folder cannot be used; the sentence names it.
-pub fn means(data_dir: &Path, clock: Clock) -> anyhow::Result<Means> {
-    let ca = Arc::new(Ca::open(data_dir, Policy::default(), Arc::new(move || OffsetDateTime::from(clock.wall())))?);
+/// The folder cannot be used, or a file is not what proxies could believe; the sentence names it.
+pub fn means(data_dir: &Path, external: &ExternalArgs, clock: Clock) -> anyhow::Result<Means> {
+    let time: certs_ca::Clock = Arc::new(move || OffsetDateTime::from(clock.wall()));
+    let ca = match external.files() {
+        Some((certificate, key, roots)) => {
+            let files = ExternalFiles { certificate, key, roots };
+            Ca::open_external(data_dir, &files, Policy::default(), time)?
+        }
+        None => Ca::open(data_dir, Policy::default(), time)?,
+    };
+    let ca = Arc::new(ca);
     let signing = ca.clone();
     Ok(Means {
         clock: control::clock::Clock::new(move || clock.wall()),
@@ -42,9 +52,28 @@ struct Joined(Arc<Ca>);
 
 impl Authority for Joined {
     fn roots(&self) -> Arc<Roots> {
+        let roots = self.0.roots();
         let root = |der: &CertificateDer<'static>| Root { der: der.clone(), sha256: certs_ca::roots::digest_of(der) };
-        let issuing = root(self.0.roots().issuing());
-        Arc::new(Roots { issuing, others: Vec::new(), retired: Vec::new(), pem: self.0.bundle_pem().into() })
+        let phase = match roots.phase() {
+            certs_ca::roots::Phase::Steady => Phase::Steady,
+            certs_ca::roots::Phase::Trusting => Phase::Trusting,
+            certs_ca::roots::Phase::Issuing => Phase::Issuing,
+        };
+        let (others, retired) = (roots.der()[1..].iter().map(root).collect(), roots.retired().iter().map(root).collect());
+        Arc::new(Roots { issuing: root(roots.issuing()), others, retired, phase, pem: roots.pem().into() })
+    }
+
+    fn rotate(&self, step: Step) -> Result<(), String> {
+        let step = match step {
+            Step::Trust => certs_ca::Step::Trust,
+            Step::Issue => certs_ca::Step::Issue,
+            Step::Drop => certs_ca::Step::Drop,
+        };
+        self.0.rotate(step).map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    fn refresh(&self) -> Result<bool, String> {
+        self.0.refresh().map_err(|error| error.to_string())
     }
 
     fn seat(&self, dns: &[String], addresses: &[IpAddr]) -> Result<Seat, String> {
@@ -69,6 +98,7 @@ impl Authority for Joined {
             not_before: moment(entry.not_before),
             not_after: moment(entry.not_after),
             issuer: entry.issuer,
+            root: entry.root,
         };
         self.0.certs().into_iter().map(row).collect()
     }

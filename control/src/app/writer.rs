@@ -123,6 +123,11 @@ impl Writer {
                         self.runtime(std::mem::take(&mut runtime));
                         self.folder(changes).await;
                     }
+                    Errand::Roots { roots, reply } => {
+                        self.runtime(std::mem::take(&mut runtime));
+                        // Whoever asked may have given up.
+                        let _ = reply.send(self.believe(roots).await);
+                    }
                     Errand::Apply { documents, delete, reply } => {
                         self.runtime(std::mem::take(&mut runtime));
                         // Whoever asked may have given up.
@@ -227,6 +232,20 @@ impl Writer {
             self.board.open_epoch(self.mark.number, rows, &self.world);
         }
         self.publish();
+    }
+
+    /// Takes over whom the mesh believes, as an epoch of its own where that is something else; returns the epoch that holds it.
+    async fn believe(&mut self, roots: Arc<Roots>) -> u64 {
+        let before = std::mem::replace(&mut self.roots, roots);
+        if self.world.synced() && before.digest() != self.roots.digest() {
+            self.turn(content(&self.world, &self.roots));
+            self.write().await;
+            let rows = believed(&before, &self.roots);
+            tracing::info!(epoch = self.mark.number, roots = self.roots.digest(), "whom the mesh believes has changed");
+            self.board.open_epoch(self.mark.number, rows, &self.world);
+            self.publish();
+        }
+        self.mark.number
     }
 
     /// All or nothing: a file with an error changes nothing.
@@ -384,6 +403,16 @@ fn content(world: &World, roots: &Roots) -> String {
 
 fn touched(key: &ObjectKey, result: &'static str) -> Touched {
     Touched { kind: key.kind.text().to_owned(), namespace: key.namespace.clone(), name: key.name.clone(), result }
+}
+
+/// Roots as objects of an epoch: one that is believed anew is created, one that issues from now on is changed, one that is dropped deleted.
+fn believed(before: &Roots, after: &Roots) -> Vec<Touched> {
+    let (former, now) = (before.fingerprints(), after.fingerprints());
+    let row = |name: &String, result| Touched { kind: "Root".to_owned(), namespace: String::new(), name: name.clone(), result };
+    let created = now.iter().filter(|root| !former.contains(root)).map(|root| row(root, "created"));
+    let issues = now.first().filter(|root| former.contains(root) && former.first() != Some(root)).map(|root| row(root, "changed"));
+    let deleted = former.iter().filter(|root| !now.contains(root)).map(|root| row(root, "deleted"));
+    created.chain(issues).chain(deleted).collect()
 }
 
 /// As `apply -o json` says it; a refused version is no result.

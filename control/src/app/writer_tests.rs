@@ -8,8 +8,8 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::clock::Clock;
-use crate::publish::trust::{Root, Roots};
-use crate::serve::authority::{Authority, Issued, Seat, TokenOrder};
+use crate::publish::trust::{Phase, Root, Roots};
+use crate::serve::authority::{Authority, Issued, Seat, Step, TokenOrder};
 use crate::source::{FileChange, Folder};
 use crate::world::own::Mesh;
 use crate::world::{Allocations, WorldSettings};
@@ -23,7 +23,15 @@ struct Idle;
 impl Authority for Idle {
     fn roots(&self) -> Arc<Roots> {
         let root = Root { der: CertificateDer::from(Vec::new()), sha256: [0; 32] };
-        Arc::new(Roots { issuing: root, others: Vec::new(), retired: Vec::new(), pem: "".into() })
+        Arc::new(Roots { issuing: root, others: Vec::new(), retired: Vec::new(), phase: Phase::Steady, pem: "".into() })
+    }
+
+    fn rotate(&self, _: Step) -> Result<(), String> {
+        Err("idle".to_owned())
+    }
+
+    fn refresh(&self) -> Result<bool, String> {
+        Ok(false)
     }
 
     fn seat(&self, _: &[String], _: &[IpAddr]) -> Result<Seat, String> {

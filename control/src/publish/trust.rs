@@ -25,6 +25,28 @@ impl Root {
     }
 }
 
+/// Where the rotation of a root stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Nothing is under way.
+    Steady,
+    /// The next root is believed beside the one that issues.
+    Trusting,
+    /// The next root issues; the former one is believed still.
+    Issuing,
+}
+
+impl Phase {
+    /// As `ca show` prints it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Steady => "Steady",
+            Self::Trusting => "Trusting",
+            Self::Issuing => "Issuing",
+        }
+    }
+}
+
 /// The roots of the mesh at one moment. There is always one that issues, and it is always believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Roots {
@@ -34,6 +56,8 @@ pub struct Roots {
     pub others: Vec<Root>,
     /// Believed no more; a leaf below one of them may only ask for the next leaf.
     pub retired: Vec<Root>,
+    /// Where a rotation stands.
+    pub phase: Phase,
     /// All that are believed, as a file holds them.
     pub pem: Arc<str>,
 }
@@ -83,14 +107,14 @@ pub(crate) mod tests {
     /// Some root, and nothing beside it.
     pub(crate) fn one() -> Arc<Roots> {
         let issuing = Root { der: CertificateDer::from(vec![0x30, 0]), sha256: [0xab; 32] };
-        Arc::new(Roots { issuing, others: Vec::new(), retired: Vec::new(), pem: "".into() })
+        Arc::new(Roots { issuing, others: Vec::new(), retired: Vec::new(), phase: Phase::Steady, pem: "".into() })
     }
 
     #[test]
     fn the_resource_names_all_roots_and_the_one_that_issues() {
         // Aim: a next root is believed beside the issuing one; one that is retired is in nothing that proxies get.
         let root = |byte: u8| Root { der: CertificateDer::from(vec![0x30, byte]), sha256: [byte; 32] };
-        let roots = Roots { issuing: root(1), others: vec![root(2)], retired: vec![root(3)], pem: "".into() };
+        let roots = Roots { issuing: root(1), others: vec![root(2)], retired: vec![root(3)], phase: Phase::Trusting, pem: "".into() };
         let world = World::new(WorldSettings::default(), Allocations::default());
         let trust: Trust = xds::unpack(&resource(&roots, &world).any).unwrap();
         assert_eq!(trust.roots, [vec![0x30, 1], vec![0x30, 2]]);

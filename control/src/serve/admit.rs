@@ -16,13 +16,17 @@ use crate::publish::peer::{Claim, Dialect, Entrance, Peer, Proven, peer_of};
 use crate::translate::{self, Audience};
 use crate::world::World;
 
-/// Whether a caller may have more than the certificate call: any door but TLS, or a certificate that has not ended.
+/// Whether a caller may have more than the certificate call: any door but TLS, or a certificate that has not ended and whose root is
+/// believed.
 ///
 /// # Errors
 /// `UNAUTHENTICATED`.
 pub fn presented(peer: &Peer) -> Result<(), Status> {
     match &peer.proven {
         Some(proven) if proven.expired => Err(Status::unauthenticated("the client certificate has expired; renew it first")),
+        Some(proven) if proven.retired => {
+            Err(Status::unauthenticated("the client certificate is below a root that is retired; renew it first"))
+        }
         None if peer.door == Entrance::Tls => Err(no_certificate()),
         _ => Ok(()),
     }
@@ -205,7 +209,8 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
     fn peer(door: Entrance, leaf: Option<(&str, &str)>) -> Peer {
         let proven = leaf.map(|(account, workload)| {
             let identity = Identity::new("cluster.local", "shop", account).unwrap();
-            Arc::new(Proven { leaf: CertificateDer::from(vec![]), identity, workload: workload.into(), serial: "7d".into(), expired: false })
+            let (leaf, workload) = (CertificateDer::from(vec![]), workload.into());
+            Arc::new(Proven { leaf, identity, workload, serial: "7d".into(), expired: false, retired: false })
         });
         Peer { door, address: None, proven }
     }

@@ -39,6 +39,30 @@ pub struct Issued {
     pub not_after: String,
     /// Subject of the issuer.
     pub issuer: String,
+    /// SHA-256 of the root it is below, lower-case hex.
+    pub root: String,
+}
+
+/// A step of a rotation of the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make the next root and believe it.
+    Trust,
+    /// Issue below the next root.
+    Issue,
+    /// Believe the former root no more.
+    Drop,
+}
+
+impl Step {
+    /// As `ca rotate-root --plan` prints it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Trust => "Trust",
+            Self::Issue => "Issue",
+            Self::Drop => "Drop",
+        }
+    }
 }
 
 /// A join token to be made.
@@ -58,6 +82,18 @@ pub struct TokenOrder {
 pub trait Authority: Send + Sync + 'static {
     /// The roots of now.
     fn roots(&self) -> Arc<Roots>;
+
+    /// Takes a step of a rotation, which lasts from when this returns. One that was taken, or whose turn it is not, changes nothing.
+    ///
+    /// # Errors
+    /// What failed and what to do, as text; nothing has changed then.
+    fn rotate(&self, step: Step) -> Result<(), String>;
+
+    /// Looks whether roots or issuer were changed from outside; returns whether they were.
+    ///
+    /// # Errors
+    /// What is wrong with the change, as text; the former ones stay.
+    fn refresh(&self) -> Result<bool, String>;
 
     /// A fresh leaf for the control plane.
     ///

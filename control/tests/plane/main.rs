@@ -6,6 +6,7 @@
 
 mod belief;
 mod desk;
+mod rotation;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -11,7 +11,9 @@ use super::*;
 const AT_ONCE: Duration = Duration::from_secs(1);
 
 fn trusting(roots: Vec<CertificateDer<'static>>, revoked: Revoked) -> Trust {
-    Trust { roots, issuing_root: [0; 32], federated: BTreeMap::new(), revoked: Arc::new(revoked) }
+    let mut trust = Trust::of(roots);
+    trust.revoked = Arc::new(revoked);
+    trust
 }
 
 impl World {
@@ -185,7 +187,9 @@ fn a_federated_caller_is_a_peer_until_it_is_taken_back() {
         let (partner, identity) = (Authority::new("partner"), "spiffe://partner.example/ns/shop/sa/frontend");
         let believe = |world: &World, place: usize, own: &Authority, others: &[(&str, &Authority)]| {
             let federated = others.iter().map(|(domain, authority)| ((*domain).to_owned(), authority.roots())).collect();
-            world.trust[place].believe(&Trust { federated, ..trusting(own.roots(), Revoked::default()) }).unwrap();
+            let mut trust = Trust::of(own.roots());
+            trust.federated = federated;
+            world.trust[place].believe(&trust).unwrap();
         };
         world.credentials.publish(partner.issue(identity, "frontend"));
         believe(&world, 0, &partner, &[("cluster.local", &world.authority)]);

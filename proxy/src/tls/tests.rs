@@ -3,6 +3,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use engine::failure::{Reason, Retry};
+use engine::model::Trust;
 use rcgen::SanType;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
@@ -185,8 +186,8 @@ const PARTNER: &str = "spiffe://partner.example/ns/shop/sa/frontend";
 
 /// Makes a party believe another trust domain by the roots of an authority.
 fn federate(party: &Party, own: &Authority, domain: &str, partner: &Authority) {
-    let federated = [(domain.to_owned(), partner.roots())].into();
-    let trust = engine::model::Trust { roots: own.roots(), issuing_root: [0; 32], federated, revoked: Arc::default() };
+    let mut trust = Trust::of(own.roots());
+    trust.federated = [(domain.to_owned(), partner.roots())].into();
     party.trust.believe(&trust).unwrap();
 }
 
@@ -200,9 +201,9 @@ async fn an_authority_is_believed_for_its_own_trust_domain() {
         stranger.credentials.publish(issuer.issue(identity, "frontend"));
         // Whatever the stranger believes, ours decides.
         let other = if identity.starts_with("spiffe://cluster.local/") { "partner.example" } else { "cluster.local" };
-        let trust = [(other.to_owned(), own.roots())].into();
-        let roots = [partner.roots(), own.roots()].concat();
-        stranger.trust.believe(&engine::model::Trust { roots, issuing_root: [0; 32], federated: trust, revoked: Arc::default() }).unwrap();
+        let mut trust = Trust::of([partner.roots(), own.roots()].concat());
+        trust.federated = [(other.to_owned(), own.roots())].into();
+        stranger.trust.believe(&trust).unwrap();
         stranger
     };
     let ours = party(&own, CATALOG, "catalog");
@@ -225,8 +226,7 @@ async fn an_authority_is_believed_for_its_own_trust_domain() {
     let wrong = pair(&ours, &caller, FRONTEND, Carries::H1).await.0.unwrap_err();
     assert_eq!(wrong.reason, Reason::IdentityMismatch, "it is met only where it is meant: {wrong}");
     assert!(pair(&caller, &ours, CATALOG, Carries::H1).await.1.is_ok());
-    let trust = engine::model::Trust { roots: own.roots(), issuing_root: [0; 32], federated: [].into(), revoked: Arc::default() };
-    ours.trust.believe(&trust).unwrap();
+    ours.trust.believe(&Trust::of(own.roots())).unwrap();
     let refused = pair(&caller, &ours, CATALOG, Carries::H1).await.1.unwrap_err();
     assert_eq!(refused.reason, Reason::IdentityMismatch, "{refused}");
     assert!(refused.cause.contains("nor of one that it federates with"), "{refused}");

@@ -14,10 +14,25 @@ pub struct Trust {
     pub roots: Vec<CertificateDer<'static>>,
     /// SHA-256 of the one below which leaves are issued now: a leaf of another one is to be renewed at once.
     pub issuing_root: [u8; 32],
+    /// Its place among the roots.
+    pub(crate) issuing_at: usize,
     /// Roots of other trust domains, by name: each is believed for identities of its own only.
     pub federated: BTreeMap<String, Vec<CertificateDer<'static>>>,
     /// Whose word counts no more.
     pub revoked: Arc<Revoked>,
+}
+
+impl Trust {
+    /// A trust in these roots, of which the first one issues; there is at least one.
+    pub fn of(roots: Vec<CertificateDer<'static>>) -> Self {
+        let issuing_root = roots.first().map(|root| sha256(root)).unwrap_or_default();
+        Self { roots, issuing_root, issuing_at: 0, federated: BTreeMap::new(), revoked: Arc::default() }
+    }
+
+    /// The root below which leaves are issued now.
+    pub fn issuing(&self) -> &CertificateDer<'static> {
+        &self.roots[self.issuing_at]
+    }
 }
 
 /// Revoked identities and certificates.

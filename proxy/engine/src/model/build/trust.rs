@@ -35,10 +35,9 @@ pub(super) fn compile(name: &str, raw: &mesh::Trust) -> Result<Trust, Wrong> {
         return Err(Wrong::new("roots", "is empty: without a root nobody could be believed"));
     }
     let issuing_root = issuing_root.as_ref().try_into().map_err(|_| Wrong::new("issuing_root", "is not a SHA-256 of 32 bytes"))?;
-    if !roots.iter().any(|root| sha256(root) == issuing_root) {
-        return Err(Wrong::new("issuing_root", "is none of the roots"));
-    }
-    Ok(Trust { roots, issuing_root, federated, revoked })
+    let issuing_at = roots.iter().position(|root| sha256(root) == issuing_root);
+    let issuing_at = issuing_at.ok_or_else(|| Wrong::new("issuing_root", "is none of the roots"))?;
+    Ok(Trust { roots, issuing_root, issuing_at, federated, revoked })
 }
 
 /// Bundles of other trust domains.
@@ -158,7 +157,7 @@ mod tests {
         }
         let live = parts.assemble(1, &Snapshot::default()).trust.unwrap();
         assert_eq!(live.roots.iter().map(|root| root.to_vec()).collect::<Vec<_>>(), good.roots);
-        assert_eq!(live.issuing_root, sha256(&good.roots[0]));
+        assert_eq!((live.issuing_root, live.issuing()), (sha256(&good.roots[0]), &live.roots[0]));
         let url = mesh::Trust::type_url();
         parts.remove(&url, "trust");
         assert!(parts.assemble(2, &Snapshot::default()).trust.is_none());
