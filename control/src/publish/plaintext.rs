@@ -61,13 +61,7 @@ pub struct PlaintextBook {
 impl PlaintextBook {
     /// Takes a report of one proxy of a workload in. Its counts are those since its start: one that has become less has begun anew.
     /// `name` gives a caller's workload by its address.
-    pub fn note(
-        &mut self,
-        (proxy, workload): (&str, &str),
-        rows: &[PlaintextPeer],
-        now_ms: u64,
-        name: impl Fn(&str) -> Option<String>,
-    ) {
+    pub fn note(&mut self, (proxy, workload): (&str, &str), rows: &[PlaintextPeer], now_ms: u64, name: impl Fn(&str) -> Option<String>) {
         for row in rows {
             let Ok(port) = u16::try_from(row.port) else { continue };
             // What a proxy says of the future is of now.
@@ -111,14 +105,15 @@ impl PlaintextBook {
             sum.0 += counted.earlier + counted.present;
             sum.1 = sum.1.max(counted.last_seen_ms);
         }
-        let sighting = |((source, namespace, workload, port), (connections, last_seen_ms)): ((&str, &str, &str, u16), (u64, u64))| Sighting {
-            source: source.to_owned(),
-            namespace: namespace.to_owned(),
-            workload: workload.to_owned(),
-            port,
-            connections,
-            last_seen_ms,
-        };
+        let sighting =
+            |((source, namespace, workload, port), (connections, last_seen_ms)): ((&str, &str, &str, u16), (u64, u64))| Sighting {
+                source: source.to_owned(),
+                namespace: namespace.to_owned(),
+                workload: workload.to_owned(),
+                port,
+                connections,
+                last_seen_ms,
+            };
         sightings.into_iter().map(sighting).collect()
     }
 }
@@ -207,7 +202,12 @@ mod tests {
         note(&mut book, "shop/store-0", &[row("10.77.0.2", 8080, 5, "1970-01-01T01:00:00Z")], HOUR_MS);
         note(&mut book, "shop/store-0", &[row("10.77.0.2", 8080, 7, "1970-01-01T01:00:10Z")], 2 * HOUR_MS);
         note(&mut book, "shop/store-0", &[row("10.77.0.2", 8080, 2, "1970-01-01T02:00:00Z")], 2 * HOUR_MS);
-        note(&mut book, "shop/store-1", &[row("10.77.0.2", 8080, 1, "1970-01-01T01:30:00Z"), row("192.0.2.1", 9, 1, "garbage")], 2 * HOUR_MS);
+        note(
+            &mut book,
+            "shop/store-1",
+            &[row("10.77.0.2", 8080, 1, "1970-01-01T01:30:00Z"), row("192.0.2.1", 9, 1, "garbage")],
+            2 * HOUR_MS,
+        );
         let rows = book.sightings(2 * HOUR_MS);
         let shown: Vec<_> = rows.iter().map(|row| (row.source.as_str(), row.workload.as_str(), row.port, row.connections)).collect();
         assert_eq!(shown, [("192.0.2.1", "store", 9, 1), ("shop/frontend", "store", 8080, 10)]);
@@ -244,7 +244,9 @@ spec: {command: [x], ports: [{name: http, port: 8080}, {name: admin, port: 9090}
 
     fn world(modes: &[(&str, &str)]) -> World {
         let object = |(number, (namespace, spec)): (usize, &(&str, &str))| {
-            format!("---\napiVersion: meshwright.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {{name: p{number}, namespace: {namespace}}}\nspec: {{{spec}}}\n")
+            format!(
+                "---\napiVersion: meshwright.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {{name: p{number}, namespace: {namespace}}}\nspec: {{{spec}}}\n"
+            )
         };
         let text = format!("{WORKLOAD}{}", modes.iter().enumerate().map(object).collect::<String>());
         let mut world = World::new(WorldSettings::default(), Allocations::default());
@@ -288,7 +290,11 @@ spec: {command: [x], ports: [{name: http, port: 8080}, {name: admin, port: 9090}
         }
         let refused = refused(&world(&[("shop", &open_port)]), &sightings);
         assert_eq!(refused.len(), 1);
-        assert!(refused[0].to_string().starts_with("f:5: warning: Workload shop/store: shop/frontend called shop/store:8080"), "{}", refused[0]);
+        assert!(
+            refused[0].to_string().starts_with("f:5: warning: Workload shop/store: shop/frontend called shop/store:8080"),
+            "{}",
+            refused[0]
+        );
     }
 
     #[test]

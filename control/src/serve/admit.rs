@@ -197,8 +197,9 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
 
     /// The same, and a Revocation of that content.
     fn revoking(spec: &str) -> World {
-        let revocation =
-            format!("---\napiVersion: meshwright.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: r, namespace: meshwright-system}}\nspec: {{{spec}}}\n");
+        let revocation = format!(
+            "---\napiVersion: meshwright.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: r, namespace: meshwright-system}}\nspec: {{{spec}}}\n"
+        );
         let text = if spec.is_empty() { MANIFESTS.to_owned() } else { format!("{MANIFESTS}{revocation}") };
         let change = FileChange { file: "f".to_owned(), text: Some(Ok(text)) };
         let mut world = World::new(WorldSettings::default(), Allocations::default());

@@ -120,10 +120,11 @@ impl ContentRef {
         let mut fields = at.fields();
         let refs = [(Kind::ConfigMap, fields.get("configMapRef")), (Kind::Secret, fields.get("secretRef"))];
         fields.done();
-        let [(kind, named)] = refs.into_iter().filter_map(|(kind, at)| Some((kind, at?))).collect::<Vec<_>>().try_into().ok().or_else(|| {
-            at.error("it does not name one place", "say either `configMapRef` or `secretRef`");
-            None
-        })?;
+        let [(kind, named)] =
+            refs.into_iter().filter_map(|(kind, at)| Some((kind, at?))).collect::<Vec<_>>().try_into().ok().or_else(|| {
+                at.error("it does not name one place", "say either `configMapRef` or `secretRef`");
+                None
+            })?;
         let mut fields = named.fields();
         let (name, key) = (fields.need("name").and_then(|at| at.text()), fields.need("key").and_then(|at| at.text()));
         fields.done();

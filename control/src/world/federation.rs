@@ -47,7 +47,8 @@ impl World {
 
     /// Reads all bundles anew, after a change of objects.
     pub(super) fn federate(&self) -> Bundles {
-        let federation = self.live().find_map(|(_, object)| if let Spec::Mesh(mesh) = &object.spec { Some(&mesh.federation) } else { None });
+        let federation =
+            self.live().find_map(|(_, object)| if let Spec::Mesh(mesh) = &object.spec { Some(&mesh.federation) } else { None });
         let bundle = |federated: &Federated| {
             let before = self.bundles.get(&federated.trust_domain).map(|bundle| Arc::clone(&bundle.roots)).unwrap_or_default();
             match self.bundle(federated) {

@@ -65,11 +65,8 @@ mod tests {
     use crate::world::{Allocations, Change, Kind, Layer, ObjectKey, World, WorldSettings};
 
     fn put(world: &mut World, text: &str) -> Vec<String> {
-        let changes = parse("f.yaml", text).candidates.into_iter().map(|candidate| Change::Put {
-            layer: Layer::Folder,
-            candidate,
-            now_ms: 0,
-        });
+        let changes =
+            parse("f.yaml", text).candidates.into_iter().map(|candidate| Change::Put { layer: Layer::Folder, candidate, now_ms: 0 });
         let changes = changes.collect();
         world.apply(changes).problems.iter().map(ToString::to_string).collect()
     }

@@ -39,7 +39,7 @@ const ANSWER_BYTES_MAX: usize = 3 << 20;
 #[derive(Debug)]
 pub struct Reporter {
     /// Reconnects by itself; the one ADS uses.
-    pub channel: ControlLine,
+    pub line: ControlLine,
     /// Who we are.
     pub node: NodeIdentity,
     /// What questions are answered from.
@@ -102,7 +102,7 @@ impl Reporter {
         if let Some(leaf) = self.credentials.current() {
             fine &= send(Told::Certificate(self.certificate(&leaf))).await;
         }
-        let client = ReportsClient::new(self.channel.get());
+        let client = ReportsClient::new(self.line.channel());
         let mut commands = match client.max_decoding_message_size(ANSWER_BYTES_MAX).stream(ReceiverStream::new(outgoing)).await {
             Ok(commands) => commands.into_inner(),
             Err(status) => return status,

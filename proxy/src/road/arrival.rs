@@ -147,7 +147,8 @@ pub async fn refuse(
         return;
     };
     let refused = Refused { shared: Rc::clone(&shared), snapshot, direction, downstream, reason };
-    serve(Box::new(HttpConnection { stream: Rewound::new(said.seen, stream), bond: None, version, connection: Rc::new(refused) }), &shared).await;
+    serve(Box::new(HttpConnection { stream: Rewound::new(said.seen, stream), bond: None, version, connection: Rc::new(refused) }), &shared)
+        .await;
 }
 
 fn why(reason: Reason, downstream: &Downstream) -> Failure {

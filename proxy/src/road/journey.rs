@@ -140,8 +140,8 @@ impl Journey {
         let mut request = Request::from_parts(parts, upload(received, &overdue, line.as_ref().filter(|_| holds_back), ends));
         // Over HTTP/2 CONNECT is an exchange like others, whose bodies do not end by themselves.
         let upgrades = upgrade == Upgrade::Asked;
-        let upgraded = (upgrades && version != Version::HTTP_2)
-            .then(|| Box::new(Upgrading { stream: hyper::upgrade::on(&mut request), caller }));
+        let upgraded =
+            (upgrades && version != Version::HTTP_2).then(|| Box::new(Upgrading { stream: hyper::upgrade::on(&mut request), caller }));
         if !forward.is_bare() && forward.is_mirrored(place) && refused.is_none() && !upgrades {
             mirror(shared, (forward, place, draw), &mut request, carries);
         }

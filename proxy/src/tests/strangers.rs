@@ -123,9 +123,21 @@ fn wrong(authority: &Authority, other: &Authority) -> Vec<(&'static str, Shown, 
         ("not yet valid", dated(now + Duration::from_secs(60), now + hour), "not valid yet"),
         ("another authority", other.shaped(FRONTEND, |_| {}), "UnknownIssuer"),
         ("another trust domain", authority.shaped("spiffe://other.local/ns/shop/sa/frontend", |_| {}), "nor of one that it federates with"),
-        ("for servers only", authority.shaped(FRONTEND, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]), "is not for calls"),
-        ("for code only", authority.shaped(FRONTEND, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning]), "is not for calls"),
-        ("an authority", authority.shaped(FRONTEND, |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)), "the certificate of an authority"),
+        (
+            "for servers only",
+            authority.shaped(FRONTEND, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]),
+            "is not for calls",
+        ),
+        (
+            "for code only",
+            authority.shaped(FRONTEND, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::CodeSigning]),
+            "is not for calls",
+        ),
+        (
+            "an authority",
+            authority.shaped(FRONTEND, |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
+            "the certificate of an authority",
+        ),
         ("a chain of 80 kB", long, "too large"),
         ("eight authorities", deep.shaped(FRONTEND, |_| {}), "UnknownIssuer"),
         ("sixty of one name", many, "UnknownIssuer"),
@@ -179,10 +191,9 @@ fn nobody_gets_in_by_another_way_of_speaking() {
     // by bytes that are no TLS: closed, with nothing of the application's.
     run(|| async {
         let mut world = World::new(Setup::default());
-        for (shown, version, why) in [
-            (None, &TLS13, "sent no certificate"),
-            (Some(world.authority.shaped(FRONTEND, |_| {})), &TLS12, "TLS"),
-        ] {
+        for (shown, version, why) in
+            [(None, &TLS13, "sent no certificate"), (Some(world.authority.shaped(FRONTEND, |_| {})), &TLS12, "TLS")]
+        {
             let said = cause(&world, config(shown.as_ref().map(|(chain, key)| (chain.clone(), key.clone_key())), version)).await;
             assert!(said.contains(why), "wanted `{why}` in `{said}`");
             assert_eq!(request(&mut world, config(shown, version)).await.0, "");

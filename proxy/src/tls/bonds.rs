@@ -34,7 +34,8 @@ struct Entries {
 struct Entry {
     peer: Arc<Peer>,
     waker: Option<Waker>,
-    broken: Option<PeerError>,
+    /// Boxed because there are as many entries as connections, and few ever break.
+    broken: Option<Box<PeerError>>,
 }
 
 impl Bonds {
@@ -51,7 +52,7 @@ impl Bonds {
     /// A bond to a peer that has just proved itself.
     pub fn join(self: &Rc<Self>, peer: &Arc<Peer>) -> Bond {
         // What is believed may have changed since the handshake, and who reviews looks only at those that have joined.
-        let broken = self.tls.stands(peer).err();
+        let broken = self.tls.stands(peer).err().map(Box::new);
         self.broken.set(self.broken.get() + u64::from(broken.is_some()));
         let entry = Some(Entry { peer: Arc::clone(peer), waker: None, broken });
         let mut entries = self.entries.borrow_mut();
@@ -72,7 +73,7 @@ impl Bonds {
     pub fn review(&self) -> usize {
         let mut count = 0;
         for entry in self.entries.borrow_mut().held.iter_mut().flatten().filter(|entry| entry.broken.is_none()) {
-            entry.broken = self.tls.stands(&entry.peer).err();
+            entry.broken = self.tls.stands(&entry.peer).err().map(Box::new);
             if entry.broken.is_some() {
                 count += 1;
                 entry.waker.iter().for_each(Waker::wake_by_ref);
@@ -118,7 +119,7 @@ impl Bond {
         let mut entries = self.bonds.entries.borrow_mut();
         let Some(entry) = entries.held[self.index as usize].as_mut() else { return Poll::Pending };
         if let Some(error) = &entry.broken {
-            return Poll::Ready(error.clone());
+            return Poll::Ready(PeerError::clone(error));
         }
         if self.seen == u64::MAX {
             entry.waker = Some(cx.waker().clone());

@@ -9,9 +9,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use tokio::net::lookup_host;
 use tokio_rustls::TlsConnector;
@@ -109,11 +109,15 @@ impl Dialer {
         endpoint.connect_with_connector(self.connector(with_leaf)).await.map_err(|error| self.failed(&error))
     }
 
-    /// A channel that connects at its first use, with the proxy's leaf, and again by itself after each loss.
+    /// A line that connects at its first use, with the proxy's leaf, and again by itself after each loss.
     ///
     /// # Errors
     /// The target is no URI authority.
-    pub fn channel(&self) -> Result<Channel, DialError> {
+    pub fn line(&self) -> Result<ControlLine, DialError> {
+        Ok(ControlLine { current: Arc::new(Mutex::new(self.channel()?)), dialer: Some(self.clone()) })
+    }
+
+    fn channel(&self) -> Result<Channel, DialError> {
         let endpoint = self.endpoint().map_err(|error| self.failed(&error))?;
         Ok(endpoint.connect_with_connector_lazy(self.connector(true)))
     }
@@ -172,40 +176,31 @@ impl Dialer {
     }
 }
 
-/// The channel that all talk with the control plane goes over. Cheap to clone; clones share it.
+/// The channel that long streams share. A connection is as good as the leaf it was opened with, so it can be opened anew. Clones share it.
 #[derive(Clone, Debug)]
 pub struct ControlLine {
-    current: Arc<ArcSwap<Channel>>,
+    current: Arc<Mutex<Channel>>,
     dialer: Option<Dialer>,
 }
 
 impl ControlLine {
-    /// Connects at its first use.
-    ///
-    /// # Errors
-    /// The target is no URI authority.
-    pub fn new(dialer: Dialer) -> Result<Self, DialError> {
-        Ok(Self { current: Arc::new(ArcSwap::from_pointee(dialer.channel()?)), dialer: Some(dialer) })
+    /// The channel of now.
+    pub fn channel(&self) -> Channel {
+        self.current.lock().clone()
     }
 
-    /// The channel for a call that begins now.
-    pub fn get(&self) -> Channel {
-        Channel::clone(&self.current.load())
-    }
-
-    /// Lets later calls open a connection of their own, with the leaf of then: who proved itself by a leaf that is revoked stays who it was
-    /// for as long as the connection lasts. Calls under way go on.
-    pub fn reopen(&self) {
+    /// What is asked for next goes over a connection of its own, with the leaf of then: the present one's was refused.
+    pub fn open_anew(&self) {
         if let Some(Ok(channel)) = self.dialer.as_ref().map(Dialer::channel) {
-            self.current.store(Arc::new(channel));
+            *self.current.lock() = channel;
         }
     }
 }
 
-/// A channel that never changes.
+/// A channel of somebody else's making, which is what it is.
 impl From<Channel> for ControlLine {
     fn from(channel: Channel) -> Self {
-        Self { current: Arc::new(ArcSwap::from_pointee(channel)), dialer: None }
+        Self { current: Arc::new(Mutex::new(channel)), dialer: None }
     }
 }
 

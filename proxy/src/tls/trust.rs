@@ -115,7 +115,8 @@ impl TrustCell {
     pub fn believe(&self, trust: &Trust) -> Result<bool, TrustError> {
         let _changing = self.changing.lock();
         let before = self.current();
-        let same_roots = before.roots == trust.roots && before.federated.iter().map(|(name, (_, roots))| (name, roots)).eq(&trust.federated);
+        let same_roots =
+            before.roots == trust.roots && before.federated.iter().map(|(name, (_, roots))| (name, roots)).eq(&trust.federated);
         if same_roots && before.revoked == trust.revoked {
             return Ok(false);
         }

@@ -150,7 +150,9 @@ pub(super) fn chain(
         PeerRole::Client => KeyUsage::client_auth(),
     };
     let leaf = EndEntityCert::try_from(leaf).map_err(webpki_error)?;
-    leaf.verify_for_usage(algorithms.all, anchors, intermediates, now, usage, None, None).map(|_| ()).map_err(|error| chain_error(error, side))
+    leaf.verify_for_usage(algorithms.all, anchors, intermediates, now, usage, None, None)
+        .map(|_| ())
+        .map_err(|error| chain_error(error, side))
 }
 
 fn chain_error(error: webpki::Error, side: PeerRole) -> Error {

@@ -74,7 +74,7 @@ impl NodeIdentity {
 #[derive(Debug)]
 pub struct Client {
     /// Reconnects by itself.
-    pub channel: ControlLine,
+    pub line: ControlLine,
     /// Who we are.
     pub node: NodeIdentity,
     /// Where snapshots go live, and what is wanted.
@@ -146,7 +146,7 @@ impl Client {
             let Some(request) = waiting.pop_front() else { break };
             let _ = requests.try_send(request);
         }
-        let client = AggregatedDiscoveryServiceClient::new(self.channel.get());
+        let client = AggregatedDiscoveryServiceClient::new(self.line.channel());
         let mut client = client.max_decoding_message_size(RESPONSE_BYTES_MAX);
         let mut responses = match client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await {
             Ok(responses) => responses.into_inner(),
@@ -207,7 +207,7 @@ impl Client {
             return false;
         }
         // A new leaf proves nothing on an old connection.
-        self.channel.reopen();
+        self.line.open_anew();
         if self.trust.cast_out(Some(status.message())) {
             error!("this proxy is no longer believed, so it is not ready: {}", status.message());
         }

@@ -79,7 +79,7 @@ fn client(channel: Channel) -> Client {
     credentials.publish(Authority::new("root").issue("spiffe://cluster.local/ns/shop/sa/frontend", "frontend"));
     let (telemetry, _) = crate::observe::start(TelemetryOptions::default(), Clock::simulated(SystemTime::now()));
     let node = NodeIdentity { id: "sidecar/shop/frontend".parse().unwrap(), workload: "frontend".into() };
-    Client { channel: channel.into(), node, snapshots: Snapshots::default(), trust: Arc::default(), credentials, telemetry }
+    Client { line: channel.into(), node, snapshots: Snapshots::default(), trust: Arc::default(), credentials, telemetry }
 }
 
 /// The next request of that type which `wanted` accepts.
@@ -245,6 +245,33 @@ async fn trust_goes_live_with_its_epoch() {
     let nack = request(&mut heard, &Epoch::type_url(), |request| request.response_nonce == "6").await;
     assert!(nack.error_detail.unwrap().message.contains("Trust trust: issuing_root"));
     assert_eq!(trust.roots().len(), 2, "the last good one stays");
+    stop.cancel();
+    running.await.unwrap();
+}
+
+/// Aim: a proxy that the control plane calls revoked knows it, for as long as it is so: until a stream is answered again.
+#[tokio::test(start_paused = true)]
+async fn who_is_revoked_knows_it() {
+    let (channel, mut arrived) = fake();
+    let client = client(channel);
+    let mut outcast = client.trust.outcast();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(client.run(Draw::seeded(1), stop.clone()));
+    let heard = arrived.recv().await.unwrap();
+    let mut status = Status::permission_denied("spiffe://cluster.local/ns/shop/sa/web is revoked by Revocation meshwright-system/r");
+    status.metadata_mut().insert(names::REVOKED, "identity".parse().unwrap());
+    heard.responses.send(Err(status)).await.unwrap();
+    outcast.changed().await.unwrap();
+    assert!(outcast.borrow_and_update().as_deref().unwrap().contains("is revoked by"));
+    // Any other end says nothing of that.
+    let heard = arrived.recv().await.unwrap();
+    heard.responses.send(Err(Status::unavailable("stopping"))).await.unwrap();
+    let heard = arrived.recv().await.unwrap();
+    assert!(!outcast.has_changed().unwrap());
+    let config = resource(names::PROXY, xds::pack(&ProxyConfig::default()));
+    send(&heard, &ProxyConfig::type_url(), "1", vec![config], &[]).await;
+    outcast.changed().await.unwrap();
+    assert_eq!(*outcast.borrow_and_update(), None);
     stop.cancel();
     running.await.unwrap();
 }

@@ -16,7 +16,7 @@ use crate::shell::worker::Means;
 use crate::snapshots::Snapshots;
 use crate::status::lifecycle::Lifecycle;
 use crate::status::logs::LogFilter;
-use crate::tls::dial::{ControlAddress, ControlLine, Dialer};
+use crate::tls::dial::{ControlAddress, Dialer};
 use crate::tls::{ControlTls, CredentialCell, Tls, TrustCell, WallTime};
 use crate::xds::{Client, NodeIdentity};
 
@@ -100,7 +100,7 @@ impl Core {
     /// The control plane's address cannot be dialled at all.
     pub fn start(self, tasks: &mut JoinSet<()>, logs: LogFilter, seed: u64, stop: &CancellationToken) -> anyhow::Result<()> {
         let draw = Draw::seeded(seed);
-        let channel = ControlLine::new(self.dialer.clone())?;
+        let line = self.dialer.line()?;
         let Means { snapshots, telemetry, .. } = self.means;
         let agent = Agent {
             dialer: self.dialer,
@@ -112,7 +112,7 @@ impl Core {
             token: self.token,
         };
         let client = Client {
-            channel: channel.clone(),
+            line: line.clone(),
             node: self.node.clone(),
             snapshots: snapshots.clone(),
             trust: Arc::clone(&self.trust),
@@ -121,7 +121,7 @@ impl Core {
         };
         tasks.spawn(expiry(Arc::clone(&self.credentials), Arc::clone(&telemetry), stop.clone()));
         let reporter = Reporter {
-            channel,
+            line,
             node: self.node,
             snapshots,
             telemetry,

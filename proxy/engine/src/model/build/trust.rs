@@ -62,7 +62,8 @@ fn revoked_identities(raw: &[mesh::RevokedIdentity]) -> Result<BTreeMap<Identity
     bounded(raw.len(), REVOKED_MAX, "identities")?;
     let read = |(index, revoked): (usize, &mesh::RevokedIdentity)| {
         let mesh::RevokedIdentity { identity, until, revocation } = revoked;
-        let identity: Identity = identity.parse().map_err(|error| Wrong::new(format!("identities[{index}].identity"), format!("{error}")))?;
+        let identity: Identity =
+            identity.parse().map_err(|error| Wrong::new(format!("identities[{index}].identity"), format!("{error}")))?;
         Ok((identity, sentence(until.as_ref(), revocation)))
     };
     raw.iter().enumerate().map(read).collect()
