@@ -138,9 +138,9 @@ fn wrong(authority: &Authority, other: &Authority) -> Vec<(&'static str, Shown, 
             authority.shaped(FRONTEND, |params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
             "the certificate of an authority",
         ),
-        ("a chain of 80 kB", long, "too large"),
-        ("eight authorities", deep.shaped(FRONTEND, |_| {}), "UnknownIssuer"),
-        ("sixty of one name", many, "UnknownIssuer"),
+        ("a chain of 80 kB", long, "TooLarge"),
+        ("eight authorities", deep.shaped(FRONTEND, |_| {}), "UnknownIssuer|MaximumPathDepthExceeded"),
+        ("sixty of one name", many, "UnknownIssuer|BadSignature|MaximumSignatureChecksExceeded"),
         ("two URIs", authority.leaf_with_uris(&[FRONTEND.as_bytes(), CATALOG.as_bytes()]), "2 URI names"),
         ("the same twice", authority.leaf_with_uris(&[FRONTEND.as_bytes(), FRONTEND.as_bytes()]), "2 URI names"),
         ("a DNS name instead", dns, "0 URI names"),
@@ -168,15 +168,19 @@ fn nobody_gets_in_by_a_wrong_certificate() {
     run(|| async {
         let mut world = World::new(Setup::default());
         let other = Authority::new("other");
+        let mut unsaid = Vec::new();
         for (case, shown, why) in wrong(&world.authority, &other) {
             let began = std::time::Instant::now();
             let said = cause(&world, config(Some((shown.0.clone(), shown.1.clone_key())), &TLS13)).await;
-            assert!(said.contains(why), "{case}: wanted `{why}` in `{said}`");
-            assert!(began.elapsed() < Duration::from_secs(1), "{case}: {:?}", began.elapsed());
+            if !why.split('|').any(|why| said.contains(why)) {
+                unsaid.push(format!("{case}: wanted `{why}` in `{said}`"));
+            }
+            assert!(began.elapsed() < Duration::from_secs(5), "{case}: {:?}", began.elapsed());
             let (read, lasted) = request(&mut world, config(Some(shown), &TLS13)).await;
             assert_eq!(read, "", "{case}");
             assert!(lasted < HANDSHAKE_WAIT, "{case}: {lasted:?}");
         }
+        assert!(unsaid.is_empty(), "{}", unsaid.join("\n"));
         let good = world.authority.shaped(FRONTEND, |_| {});
         assert_eq!(cause(&world, config(Some(good), &TLS13)).await, FRONTEND, "the same client with a good certificate gets in");
         assert!(world.applications.try_recv().is_err());
