@@ -115,6 +115,7 @@ fn judge(root: &CertificateDer<'_>, trust_domain: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, GeneralSubtree, IsCa, KeyPair, NameConstraints, SanType};
+    use rustls_pki_types::pem::PemObject as _;
 
     use crate::source::{FileChange, Folder};
     use crate::world::{Allocations, World, WorldSettings};
@@ -209,6 +210,30 @@ spec: {federation: [{trustDomain: partner.example, bundle: {configMapRef: {name:
         ] {
             let (none, said) = Case::new().after(Some(&pem));
             assert!(none == 0 && said.contains(why), "wanted `{why}` in `{said}`");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bundle_is_survived(
+            noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+            at in proptest::prelude::any::<u16>(),
+            bits in 1..=255_u8,
+        ) {
+            // Aim: no bundle makes its reader panic: bytes at random, and a good one with a byte spoilt, in its PEM and in its DER.
+            static GOOD: std::sync::LazyLock<(Vec<u8>, Vec<u8>)> = std::sync::LazyLock::new(|| {
+                let pem = named("spiffe://partner.example").into_bytes();
+                let der = super::CertificateDer::from_pem_slice(&pem).unwrap().to_vec();
+                (pem, der)
+            });
+            let spoil = |good: &[u8]| {
+                let mut spoilt = good.to_vec();
+                let at = usize::from(at) % spoilt.len();
+                spoilt[at] ^= bits;
+                spoilt
+            };
+            let _ = (super::read(&noise, "partner.example"), super::read(&spoil(&GOOD.0), "partner.example"));
+            let _ = super::judge(&super::CertificateDer::from(spoil(&GOOD.1)), "partner.example");
         }
     }
 }

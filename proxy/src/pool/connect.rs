@@ -136,7 +136,7 @@ impl Connector {
             match driven.await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::debug!(%error, "an upstream HTTP/1 connection ended badly"),
-                Err(error) => tracing::info!(%error, "an upstream HTTP/1 connection was cut"),
+                Err(error) => tracing::debug!(%error, "an upstream HTTP/1 connection was cut"),
             }
             if resting.is_on() {
                 // It is to be swept, and its tick is to be the present one.
@@ -166,7 +166,7 @@ impl Connector {
         let driving = bound([bond], Rc::clone(&multiplexed).drive(connection, gathering, open));
         let driver = tokio::task::spawn_local(async move {
             if let Err(error) = driving.await {
-                tracing::info!(%error, "an upstream HTTP/2 connection was cut");
+                tracing::debug!(%error, "an upstream HTTP/2 connection was cut");
             }
         });
         if let Some(pings) = pings {

@@ -126,7 +126,7 @@ pub async fn carry(shared: &Rc<Shared>, opaque: Opaque) {
 
 /// A connection whose other end is no longer believed.
 pub fn cut(broken: &PeerError) -> Failure {
-    tracing::info!(%broken, "a connection was cut");
+    tracing::debug!(%broken, "a connection was cut");
     Failure::new(Reason::Denied, format!("the connection was cut: {broken}"))
 }
 

@@ -32,7 +32,7 @@ pub async fn serve_connection(arrival: Arrival, shared: Rc<Shared>) {
             let bond = served.bond.take();
             // Whatever is being answered to a peer that is revoked is cut with it, and recorded as its leaving.
             if let Err(broken) = bound([bond], serve(served, &shared)).await {
-                tracing::info!(%broken, "an inbound HTTP connection was cut");
+                tracing::debug!(%broken, "an inbound HTTP connection was cut");
             }
         }
         Some(Carried::Opaque(opaque)) => Box::pin(carry(&shared, *opaque)).await,

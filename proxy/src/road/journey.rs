@@ -281,7 +281,7 @@ impl Journey {
         let carrying = bound(bonds, tunnel(both, (self.call.take_held(), guest), patience, buffers));
         tokio::task::spawn_local(async move {
             if let Err(broken) = carrying.await {
-                tracing::info!(%broken, "a tunnel was cut");
+                tracing::debug!(%broken, "a tunnel was cut");
             }
         });
     }
