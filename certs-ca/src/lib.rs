@@ -10,9 +10,11 @@ mod ca;
 pub mod csr;
 mod external;
 mod own;
+mod policy;
 pub mod roots;
 pub mod serve;
 pub mod store;
 
-pub use ca::{Ca, CaError, Clock, EXPIRED_GRACE, Policy, Proof, Seat, ServerNames, Step, TokenOrder};
+pub use ca::{Ca, CaError, Clock, Proof, Seat, ServerNames, Step, TokenOrder};
 pub use external::{ExternalError, ExternalFiles};
+pub use policy::{EXPIRED_GRACE, Policy};

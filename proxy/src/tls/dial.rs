@@ -109,12 +109,12 @@ impl Dialer {
         endpoint.connect_with_connector(self.connector(with_leaf)).await.map_err(|error| self.failed(&error))
     }
 
-    /// A line that connects at its first use, with the proxy's leaf, and again by itself after each loss.
+    /// An uplink that connects at its first use, with the proxy's leaf, and again by itself after each loss.
     ///
     /// # Errors
     /// The target is no URI authority.
-    pub fn line(&self) -> Result<ControlLine, DialError> {
-        Ok(ControlLine { current: Arc::new(Mutex::new(self.channel()?)), dialer: Some(self.clone()) })
+    pub fn uplink(&self) -> Result<Uplink, DialError> {
+        Ok(Uplink { current: Arc::new(Mutex::new(self.channel()?)), dialer: Some(self.clone()) })
     }
 
     fn channel(&self) -> Result<Channel, DialError> {
@@ -178,12 +178,12 @@ impl Dialer {
 
 /// The channel that long streams share. A connection is as good as the leaf it was opened with, so it can be opened anew. Clones share it.
 #[derive(Clone, Debug)]
-pub struct ControlLine {
+pub struct Uplink {
     current: Arc<Mutex<Channel>>,
     dialer: Option<Dialer>,
 }
 
-impl ControlLine {
+impl Uplink {
     /// The channel of now.
     pub fn channel(&self) -> Channel {
         self.current.lock().clone()
@@ -198,7 +198,7 @@ impl ControlLine {
 }
 
 /// A channel of somebody else's making, which is what it is.
-impl From<Channel> for ControlLine {
+impl From<Channel> for Uplink {
     fn from(channel: Channel) -> Self {
         Self { current: Arc::new(Mutex::new(channel)), dialer: None }
     }

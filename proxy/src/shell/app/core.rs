@@ -100,7 +100,7 @@ impl Core {
     /// The control plane's address cannot be dialled at all.
     pub fn start(self, tasks: &mut JoinSet<()>, logs: LogFilter, seed: u64, stop: &CancellationToken) -> anyhow::Result<()> {
         let draw = Draw::seeded(seed);
-        let line = self.dialer.line()?;
+        let uplink = self.dialer.uplink()?;
         let Means { snapshots, telemetry, .. } = self.means;
         let agent = Agent {
             dialer: self.dialer,
@@ -112,7 +112,7 @@ impl Core {
             token: self.token,
         };
         let client = Client {
-            line: line.clone(),
+            uplink: uplink.clone(),
             node: self.node.clone(),
             snapshots: snapshots.clone(),
             trust: Arc::clone(&self.trust),
@@ -121,7 +121,7 @@ impl Core {
         };
         tasks.spawn(expiry(Arc::clone(&self.credentials), Arc::clone(&telemetry), stop.clone()));
         let reporter = Reporter {
-            line,
+            uplink,
             node: self.node,
             snapshots,
             telemetry,
