@@ -5,5 +5,6 @@ pub mod cache;
 pub mod edition;
 pub mod epoch;
 pub mod peer;
+pub mod plaintext;
 pub mod session;
 pub mod trust;

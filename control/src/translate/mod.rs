@@ -20,6 +20,7 @@ mod security;
 mod settings;
 mod status;
 mod stream;
+mod trust;
 mod view;
 mod wire;
 
@@ -32,9 +33,11 @@ use proto::names::{Mode, NodeId};
 
 pub use analyze::{analyze, audit};
 pub(crate) use cluster::arrives_untouched;
+pub use mtls::is_strict;
 pub use node::{gateway_ports, instance_fingerprint, node_order};
 pub use policy::{ResolvedSetting, resolved};
 pub use status::{AncestorStatus, Condition, ListenerStatus, ParentStatus, Status, statuses};
+pub use trust::trust;
 pub use view::view;
 
 use crate::world::World;

@@ -10,6 +10,7 @@ use super::core::Service;
 use super::instance::{Instance, former_names, instances, names as names_of};
 use super::object::Object;
 use super::own::Mesh;
+use super::revocation::{Revocation, Revoked};
 use super::traffic::Place;
 use super::{Kind, ObjectKey, Spec, World, gateway_name};
 
@@ -51,6 +52,10 @@ pub struct Index {
     pub peer_authentications: Vec<Arc<Object>>,
     /// Telemetries, the oldest first.
     pub telemetries: Vec<Arc<Object>>,
+    /// Revocations, the oldest first.
+    revocations: Vec<Arc<Object>>,
+    /// What they come to.
+    pub revoked: Revoked,
     /// TrafficPolicies by each place they are about, the oldest first.
     pub traffic: BTreeMap<Place, Vec<Arc<Object>>>,
     /// TrafficPolicies with a selector, the oldest first.
@@ -136,6 +141,8 @@ impl Index {
         index.routes.sort_by_cached_key(age);
         index.peer_authentications.sort_by_cached_key(age);
         index.telemetries.sort_by_cached_key(age);
+        index.revocations.sort_by_cached_key(age);
+        index.revoked = Revoked::of(index.revocations.iter().filter_map(|object| revocation(object)));
         index.traffic_selectors.sort_by_cached_key(age);
         index.traffic.values_mut().for_each(|rivals| rivals.sort_by_cached_key(age));
         index.add_routes();
@@ -166,6 +173,7 @@ impl Index {
             }
             Spec::PeerAuthentication(_) => self.peer_authentications.push(Arc::clone(object)),
             Spec::Telemetry(_) => self.telemetries.push(Arc::clone(object)),
+            Spec::Revocation(_) => self.revocations.push(Arc::clone(object)),
             Spec::TrafficPolicy(policy) if policy.selector.is_some() => self.traffic_selectors.push(Arc::clone(object)),
             Spec::TrafficPolicy(policy) => {
                 for place in policy.places(key) {
@@ -313,6 +321,10 @@ impl Index {
                 })
         })
     }
+}
+
+fn revocation(object: &Object) -> Option<(&ObjectKey, &Revocation)> {
+    if let Spec::Revocation(spec) = &object.spec { Some((&object.key, spec)) } else { None }
 }
 
 /// Names of the GatewayClasses that we serve: those with our controller (and no parameters, which we have none of), and ours by name where nobody wrote it down.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test may use the machine's own clock and sockets")]
 
+mod belief;
 mod desk;
 mod rotation;
 

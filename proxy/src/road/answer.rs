@@ -15,7 +15,7 @@ use http::{HeaderMap, Response, StatusCode, request};
 use tokio::time::{Instant, sleep};
 
 use crate::ground::body::{Body, Received};
-use crate::http::{self as rules, Caller, CutOff, Hop, OfHop, Patient, Raw, clean_request, judge_request, take_patience};
+use crate::http::{self as rules, Caller, CutOff, Hop, OfHop, Patient, Raw, Upgrade, clean_request, judge_request, take_patience};
 use crate::io::{Rewound, Stream};
 use crate::observe::trace::Forms;
 use crate::observe::{Account, Direction, Downstream};
@@ -24,6 +24,7 @@ use crate::road::journey::{Journey, Leg};
 use crate::road::reply::{failed, malformed, refused, reply, too_late};
 use crate::road::session::Sticky;
 use crate::road::shared::Shared;
+use crate::tls::Bond;
 
 /// What sets one way in apart from the others. All else that happens to a request is the same for all.
 pub trait Door: Sized + 'static {
@@ -100,6 +101,8 @@ pub trait Answers {
 pub struct HttpConnection {
     /// Its bytes.
     pub stream: Rewound<Stream>,
+    /// Its peer's, where that proved itself.
+    pub bond: Option<Bond>,
     /// What it speaks.
     pub version: Version,
     /// Who answers.
@@ -108,7 +111,7 @@ pub struct HttpConnection {
 
 /// Serves a connection to its end. Dropping the future cuts it.
 pub async fn serve(served: Box<HttpConnection>, shared: &Rc<Shared>) {
-    let HttpConnection { stream, version, connection } = *served;
+    let HttpConnection { stream, version, connection, .. } = *served;
     let answer = |head, received| Rc::clone(&connection).answer(head, received).answer();
     let drain = shared.drain.of(connection.direction());
     if let Some(status) = rules::serve(stream, version, connection.caller(), &shared.serving, drain, answer).await {
@@ -274,6 +277,7 @@ impl<D: Door> Connection<D> {
             upgrade,
             version,
             at: self.hop(),
+            caller: self.downstream.peer.as_ref().filter(|_| upgrade == Upgrade::Asked).cloned(),
             answered,
             patient,
             waited,

@@ -19,7 +19,7 @@ use crate::pool::{Local, Pool, To};
 use crate::road::guests::{Both, Guests};
 use crate::snapshots::{Reader, Snapshots};
 use crate::tcp::Buffers;
-use crate::tls::Tls;
+use crate::tls::{Bonds, Tls};
 
 /// One worker's means. Lives and dies on its thread.
 pub struct Shared {
@@ -29,6 +29,8 @@ pub struct Shared {
     pub reader: Reader,
     /// Both ends of mesh TLS.
     pub tls: Arc<Tls>,
+    /// To peers that proved themselves.
+    pub bonds: Rc<Bonds>,
     /// Upstream connections.
     pub pool: Pool,
     /// Metrics, log, spans.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use engine::model::{Endpoint, MtlsMode};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::ground::drain::DrainStage;
 use crate::ground::limits::{GIVE_BACK_TICKS, IDLE_GRACE, REST_MAX, TICK};
@@ -28,7 +28,7 @@ use crate::road::inbound;
 use crate::road::shared::Shared;
 use crate::shell::listener::{Purpose, listen};
 use crate::snapshots::Snapshots;
-use crate::tls::Tls;
+use crate::tls::{Bonds, Tls};
 
 /// Commands that wait for a worker; each is taken at once.
 const COMMANDS_MAX: usize = 64;
@@ -58,11 +58,13 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
     let draw = Draw::seeded(seed);
     let (clock, begun) = means.telemetry.times();
     let shared = Rc::new_cyclic(|own: &Weak<Shared>| {
-        let connector = Connector::new(means.network.clone(), Arc::clone(&means.tls), Some(hairpin(own.clone())), pressure.clone());
+        let bonds = Bonds::new(Arc::clone(&means.tls));
+        let connector = Connector::new(means.network.clone(), Rc::clone(&bonds), Some(hairpin(own.clone())), pressure.clone());
         Shared {
             snapshots: means.snapshots.clone(),
             reader: means.snapshots.reader(),
             tls: Arc::clone(&means.tls),
+            bonds,
             pool: Pool::new(connector, Rc::clone(&patience), Rc::clone(&bodies), means.connections_max),
             observer: Observer::new(Arc::clone(&means.telemetry), Draw::seeded(draw.next())),
             patience: Rc::clone(&patience),
@@ -78,7 +80,19 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
         }
     });
     tokio::task::spawn_local(tick(Rc::downgrade(&shared)));
+    tokio::task::spawn_local(review(Rc::downgrade(&shared.bonds), means.tls.beliefs()));
     shared
+}
+
+/// Cuts connections whose peers are no longer believed, as soon as what is believed changes.
+async fn review(bonds: Weak<Bonds>, mut beliefs: watch::Receiver<u64>) {
+    while beliefs.changed().await.is_ok() {
+        let Some(bonds) = bonds.upgrade() else { return };
+        let count = bonds.review();
+        if count > 0 {
+            tracing::warn!(connections = count, "cut the connections of peers that are no longer believed");
+        }
+    }
 }
 
 /// A call to one of the instance's own addresses stays inside: one end of a memory pipe goes down the inbound road, so that policy and

@@ -45,5 +45,5 @@ pub use session::{SESSION_TIMEOUT_MIN, Session, SessionHome, SessionKept, Sessio
 pub use set::EndpointSet;
 pub(crate) use set::{Spread, Tier};
 pub use snapshot::{DnsAnswer, Locality, Settings, Snapshot};
-pub use trust::Trust;
 pub(crate) use trust::sha256;
+pub use trust::{Revocation, Revoked, Trust};

@@ -12,7 +12,7 @@ use crate::tls::testing::Authority;
 fn admin() -> Admin {
     let (snapshots, credentials) = (Snapshots::default(), Arc::new(CredentialCell::default()));
     let (telemetry, _) = crate::observe::start(TelemetryOptions::default(), Clock::System);
-    let lifecycle = Lifecycle::new(snapshots.clone(), Arc::clone(&credentials));
+    let lifecycle = Lifecycle::new(snapshots.clone(), Arc::clone(&credentials), Arc::default());
     let node = "sidecar/shop/frontend".parse().unwrap();
     Admin { snapshots, telemetry, credentials, trust: Arc::default(), lifecycle, logs: LogFilter::default(), node }
 }

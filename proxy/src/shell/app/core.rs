@@ -67,7 +67,7 @@ impl Core {
         let (telemetry, exporter) = crate::observe::start(options, clock);
         let snapshots = Snapshots::default();
         Ok(Self {
-            lifecycle: Lifecycle::new(snapshots.clone(), Arc::clone(&credentials)),
+            lifecycle: Lifecycle::new(snapshots.clone(), Arc::clone(&credentials), Arc::clone(&trust)),
             dialer: Dialer::new(network.clone(), member.control, control),
             means: Means { snapshots, tls: Arc::new(tls), telemetry, network, connections_max: usize::MAX },
             credentials,
