@@ -13,7 +13,7 @@ use super::attach::{self, Attachment, WhyNot};
 use super::cluster::targets;
 use super::mtls::applies;
 use super::rank::{self, RankedMatch};
-use super::{Audience, audiences, conflict, route, view};
+use super::{Audience, audiences, conflict, route, security, view};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
 use crate::world::route::{ParentRef, PathMatch, Reference, Route, Rule, Unsupported};
@@ -86,11 +86,8 @@ impl Audit<'_> {
             Spec::Route(route) => self.route(object, route),
             Spec::Service(_) => self.service(key),
             Spec::Workload(workload) => self.workload(key, &workload.service_account),
-            Spec::TrafficPolicy(_) => {
-                for Finding { severity, field: (field, line), message, remedy } in advice::findings(self.world, object) {
-                    self.say(severity, key, (&field, line), message, remedy);
-                }
-            }
+            Spec::TrafficPolicy(_) => self.findings(key, advice::findings(self.world, object)),
+            Spec::AuthorizationPolicy(_) => self.findings(key, security::findings(self.world, object)),
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
             Spec::EndpointSlice(slice)
@@ -99,6 +96,12 @@ impl Audit<'_> {
                 self.say(Severity::Warning, key, ("metadata.labels", 0), format!("there is no Service {}", slice.service), "add it");
             }
             _ => {}
+        }
+    }
+
+    fn findings(&mut self, key: &ObjectKey, findings: Vec<Finding>) {
+        for Finding { severity, field: (field, line), message, remedy } in findings {
+            self.say(severity, key, (&field, line), message, remedy);
         }
     }
 

@@ -16,6 +16,7 @@ mod protocol;
 mod rank;
 mod route;
 mod rule;
+mod security;
 mod settings;
 mod status;
 mod stream;
@@ -42,6 +43,9 @@ use crate::world::World;
 pub const PROXY_CONFIG: &str = "type.googleapis.com/meshwright.v1.ProxyConfig";
 /// Type URL of [`proto::mesh::DnsRecord`].
 pub const DNS_RECORD: &str = "type.googleapis.com/meshwright.v1.DnsRecord";
+
+/// Type URL of [`proto::mesh::Authorization`].
+pub const AUTHORIZATION: &str = "type.googleapis.com/meshwright.v1.Authorization";
 
 /// Whom a view is for. Translation sees nothing else of a client, so this is the whole key of a cache.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -10,6 +10,7 @@ use super::core::Service;
 use super::instance::{Instance, former_names, instances, names as names_of};
 use super::object::Object;
 use super::own::Mesh;
+use super::security::authorization::Action;
 use super::traffic::Place;
 use super::{Kind, ObjectKey, Spec, World, gateway_name};
 
@@ -55,6 +56,8 @@ pub struct Index {
     pub traffic: BTreeMap<Place, Vec<Arc<Object>>>,
     /// TrafficPolicies with a selector, the oldest first.
     pub traffic_selectors: Vec<Arc<Object>>,
+    /// AuthorizationPolicies for the inbound side, in the order in which they are asked: Deny, Allow, Audit, each by name.
+    pub authorizations: Vec<Arc<Object>>,
     /// ReferenceGrants by namespace.
     pub grants: BTreeMap<String, Vec<Arc<Object>>>,
     /// Instances that another Workload's instance of the same name hides: (namespace, instance, hidden Workload).
@@ -136,6 +139,7 @@ impl Index {
         index.telemetries.sort_by_cached_key(age);
         index.traffic_selectors.sort_by_cached_key(age);
         index.traffic.values_mut().for_each(|rivals| rivals.sort_by_cached_key(age));
+        index.authorizations.sort_by_cached_key(|object| (asked(object), object.key.path()));
         index.add_routes();
         index
     }
@@ -174,6 +178,7 @@ impl Index {
                     }
                 }
             }
+            Spec::AuthorizationPolicy(policy) if policy.inbound() => self.authorizations.push(Arc::clone(object)),
             Spec::Route(_) => self.routes.push(Arc::clone(object)),
             Spec::ReferenceGrant(_) => self.grants.entry(name.0).or_default().push(Arc::clone(object)),
             Spec::Gateway(gateway) if classes.contains(&gateway.class) => {
@@ -309,6 +314,18 @@ impl Index {
                     (group.as_str(), kind.as_str()) == (to.0, to.1) && name.as_deref().is_none_or(|name| name == to.2)
                 })
         })
+    }
+}
+
+/// Where an AuthorizationPolicy's action comes in the order of judging.
+fn asked(object: &Object) -> u8 {
+    match &object.spec {
+        Spec::AuthorizationPolicy(policy) => match policy.action {
+            Action::Deny => 0,
+            Action::Allow => 1,
+            Action::Audit => 2,
+        },
+        _ => 3,
     }
 }
 

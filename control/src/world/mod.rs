@@ -17,6 +17,7 @@ pub mod object;
 pub mod own;
 pub mod problem;
 pub mod route;
+pub mod security;
 pub mod traffic;
 pub mod tree;
 pub mod workload;
@@ -27,6 +28,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 pub use allocations::{AddressNeeds, Allocations, Ranges, gateway_name};
+pub(crate) use door::is_label;
 pub use families::Families;
 pub use index::{Address, Index, Name, NamespaceView, ServiceView};
 pub use instance::{GatewayState, Instance, InstanceState, reported};

@@ -23,6 +23,8 @@ pub struct Mesh {
     pub root_life: Duration,
     /// Whether traffic to addresses the mesh does not know is refused.
     pub outside_denied: bool,
+    /// Whether every AuthorizationPolicy only logs and counts.
+    pub authorization_dry_run: bool,
 }
 
 impl Default for Mesh {
@@ -34,6 +36,7 @@ impl Default for Mesh {
             intermediate_life: defaults::INTERMEDIATE_LIFE,
             root_life: defaults::ROOT_LIFE,
             outside_denied: false,
+            authorization_dry_run: false,
         }
     }
 }
@@ -56,6 +59,11 @@ impl Mesh {
         }
         if let Some(at) = fields.get("outsideMesh") {
             mesh.outside_denied = at.word(&[("Allow", false), ("Deny", true)])?;
+        }
+        if let Some(at) = fields.get("authorization") {
+            let mut authorization = at.fields();
+            mesh.authorization_dry_run = authorization.get("dryRun").is_some_and(|at| at.flag() == Some(true));
+            authorization.done();
         }
         if let Some(at) = fields.get("configCache") {
             let mut cache = at.fields();

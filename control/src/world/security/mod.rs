@@ -1,0 +1,3 @@
+//! Kinds that say who may do what.
+
+pub mod authorization;
