@@ -3696,6 +3696,9 @@ pub struct ProxyConfig {
     /// What tokens of sessions are made with, the same in all proxies of the mesh.
     #[prost(bytes = "bytes", tag = "16")]
     pub session_key: ::prost::bytes::Bytes,
+    /// What the proxy asks the application when a kubelet asks it to; nothing else.
+    #[prost(message, repeated, tag = "17")]
+    pub probes: ::prost::alloc::vec::Vec<AppProbe>,
 }
 impl ::prost::Name for ProxyConfig {
     const NAME: &'static str = "ProxyConfig";
@@ -3705,6 +3708,25 @@ impl ::prost::Name for ProxyConfig {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.ProxyConfig".into()
+    }
+}
+/// A probe of the application, as its workload declares it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AppProbe {
+    #[prost(uint32, tag = "1")]
+    pub port: u32,
+    /// Path and query of a GET; empty: a connection is a good answer.
+    #[prost(string, tag = "2")]
+    pub http_path: ::prost::alloc::string::String,
+}
+impl ::prost::Name for AppProbe {
+    const NAME: &'static str = "AppProbe";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.AppProbe".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.AppProbe".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

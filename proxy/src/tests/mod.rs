@@ -324,6 +324,7 @@ pub(crate) fn settings(setup: &Setup, workload: &str, own: &[&str]) -> Arc<Setti
         own_addresses: own.iter().map(|ip| ip.parse().unwrap()).collect(),
         locality: Locality::default(),
         session_key: Vec::new(),
+        probes: Vec::new(),
     })
 }
 

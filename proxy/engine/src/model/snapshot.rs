@@ -67,6 +67,17 @@ pub struct Settings {
     pub locality: Locality,
     /// What session tokens are made with; empty where there are none.
     pub session_key: Vec<u8>,
+    /// What may be asked of the application on a kubelet's behalf.
+    pub probes: Vec<AppProbe>,
+}
+
+/// A probe of the application, as its workload declares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppProbe {
+    /// The application's port.
+    pub port: u16,
+    /// Path and query of a GET; `None`: a connection is a good answer.
+    pub path: Option<String>,
 }
 
 /// Where an instance runs; empty parts are not known.

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use proto::mesh::{ExplainCommand, Header};
 use serde_json::{Value, json};
 
-use super::{Admin, Pages};
+use super::{Admin, Pages, probe};
 use crate::observe::Exposition;
 use crate::reports::rfc3339;
 use crate::status::inspect::{self, Time};
@@ -33,6 +33,7 @@ impl Admin {
             (Pages::Health, "/healthz/ready") if reading => health(self.lifecycle.ready()),
             (Pages::Health, "/healthz/startup") if reading => health(self.lifecycle.started()),
             (Pages::Health, "/healthz/live") if reading => health(Ok(())),
+            (Pages::Health, path) if reading && path.starts_with(probe::PREFIX) => self.app_health(head).await,
             (Pages::Admin, "/config_dump") if reading => self.config_dump(),
             (Pages::Admin, "/explain") if reading => self.explain(&query).await,
             (Pages::Admin, "/logging") => match query.first("level") {
@@ -55,6 +56,21 @@ impl Admin {
             (Pages::Admin, "/drain" | "/quitquitquit") => only("POST", "this page changes the proxy"),
             (Pages::Admin, "/") if reading => page(StatusCode::OK, TEXT, INDEX),
             _ => page(StatusCode::NOT_FOUND, TEXT, "no such page\n"),
+        }
+    }
+
+    /// Asks the application what a kubelet wants to know. Its status is passed on, its words are not.
+    async fn app_health(&self, head: &Parts) -> AdminPage {
+        let settings = self.snapshots.load().settings.clone();
+        let Some(settings) = settings else {
+            return page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "there is no configuration yet\n");
+        };
+        let Some(declared) = probe::find(&settings.probes, &head.uri) else {
+            return page(StatusCode::NOT_FOUND, TEXT, "no such probe: only what the workload declares is asked\n");
+        };
+        match probe::ask(&self.network, &settings.own_addresses, declared, head).await {
+            Ok(status) => page(status, TEXT, ""),
+            Err(why) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n")),
         }
     }
 
