@@ -673,7 +673,7 @@ pub mod certificates_server {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Report {
-    #[prost(oneof = "report::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "report::Kind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: ::core::option::Option<report::Kind>,
 }
 /// Nested message and enum types in `Report`.
@@ -690,6 +690,8 @@ pub mod report {
         Draining(super::Draining),
         #[prost(message, tag = "5")]
         Certificate(super::Certificate),
+        #[prost(message, tag = "6")]
+        Calls(super::Calls),
     }
 }
 impl ::prost::Name for Report {
@@ -854,6 +856,53 @@ impl ::prost::Name for PlaintextPeer {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.PlaintextPeer".into()
+    }
+}
+/// Who called the application for what, cumulative since the proxy's start: rows that changed since they were told on this stream, new ones
+/// first. At most 256 rows; the others follow.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Calls {
+    #[prost(message, repeated, tag = "1")]
+    pub calls: ::prost::alloc::vec::Vec<Call>,
+    /// Calls that no row counts: there were too many callers or paths.
+    #[prost(uint64, tag = "2")]
+    pub uncounted: u64,
+}
+impl ::prost::Name for Calls {
+    const NAME: &'static str = "Calls";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Calls".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Calls".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Call {
+    /// What the caller proved, a SPIFFE URI; empty: it spoke plaintext.
+    #[prost(string, tag = "1")]
+    pub identity: ::prost::alloc::string::String,
+    /// Of the application.
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    /// Empty: an opaque connection.
+    #[prost(string, tag = "3")]
+    pub method: ::prost::alloc::string::String,
+    /// With a name in braces for an element that looks like an id, and `{rest=**}` at the end for any further ones; empty: none.
+    #[prost(string, tag = "4")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub count: u64,
+}
+impl ::prost::Name for Call {
+    const NAME: &'static str = "Call";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Call".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Call".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1342,7 +1391,7 @@ impl ::prost::Name for Progress {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {
-    /// objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, traffic.
+    /// objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, traffic, suggestions.
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     /// Filters; empty: all.
@@ -1350,6 +1399,9 @@ pub struct GetRequest {
     pub namespace: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub name: ::prost::alloc::string::String,
+    /// Of suggestions: only what was seen within this time; none: all that is remembered.
+    #[prost(message, optional, tag = "4")]
+    pub since: ::core::option::Option<::prost_types::Duration>,
 }
 impl ::prost::Name for GetRequest {
     const NAME: &'static str = "GetRequest";

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use proto::mesh::{DumpCommand, GetRequest, command};
@@ -12,11 +13,12 @@ use tonic::Status;
 use super::PATIENCE;
 use super::live::Ledger;
 use crate::publish::board::Board;
+use crate::publish::calls::KEPT;
 use crate::publish::edition::Edition;
 use crate::publish::epoch::Entry;
 use crate::serve::authority::SharedAuthority;
 use crate::store::Store;
-use crate::translate::{Status as ObjectStatus, statuses};
+use crate::translate::{Status as ObjectStatus, statuses, suggest};
 use crate::world::key::ObjectKey;
 use crate::world::problem::{Problem, Severity};
 use crate::world::{Address, Layer, Versions};
@@ -42,8 +44,9 @@ pub(super) async fn rows(
         }
         "plaintext" => Ok(plaintext(board, edition, &wanted)),
         "traffic" => Ok(traffic(board, &wanted)),
+        "suggestions" => Ok(suggestions(board, edition, request)),
         other => Err(Status::invalid_argument(format!(
-            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, traffic"
+            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, traffic, suggestions"
         ))),
     }
 }
@@ -200,6 +203,13 @@ fn plaintext(board: &Board, edition: &Edition, wanted: &Filters<'_>) -> Value {
         }));
     }
     Value::Array(rows)
+}
+
+/// Policies that allow what was seen.
+fn suggestions(board: &Board, edition: &Edition, request: &GetRequest) -> Value {
+    let within = request.since.and_then(|since| Duration::try_from(since).ok()).unwrap_or(KEPT);
+    let observed = board.calls(|calls| calls.observed(within, board.clock.ms()));
+    json!(suggest(&edition.world, &observed, (&request.namespace, &request.name)))
 }
 
 fn traffic(board: &Board, wanted: &Filters<'_>) -> Value {

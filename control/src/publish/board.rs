@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use proto::mesh::{Answer, Certificate, Command, Traffic, command};
+use proto::mesh::{Answer, Calls, Certificate, Command, Traffic, command};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::cache::Cache;
+use super::calls::CallBook;
 use super::edition::Edition;
 use super::epoch::{Book, Entry, Touched, moment};
 use super::peer::Claim;
@@ -85,6 +86,7 @@ pub struct Board {
     book: Mutex<Book>,
     present: Mutex<BTreeMap<u64, Presence>>,
     correspondents: Mutex<BTreeMap<String, Correspondent>>,
+    calls: Mutex<CallBook>,
     next: std::sync::atomic::AtomicU64,
     events: mpsc::Sender<Errand>,
     /// What all of the control plane goes by.
@@ -103,6 +105,7 @@ impl Board {
             book: Mutex::default(),
             present: Mutex::default(),
             correspondents: Mutex::default(),
+            calls: Mutex::default(),
             next: 1.into(),
             events,
             clock,
@@ -240,6 +243,16 @@ impl Board {
     /// Looks at a proxy's reports, or changes them.
     pub fn correspondent<T>(&self, key: &str, work: impl FnOnce(&mut Correspondent) -> T) -> Option<T> {
         self.correspondents.lock().get_mut(key).map(work)
+    }
+
+    /// A proxy tells who called its application.
+    pub fn called(&self, claim: &Claim, calls: Calls) {
+        self.calls.lock().take(claim, calls, self.clock.ms());
+    }
+
+    /// Looks at who called whom.
+    pub fn calls<T>(&self, look: impl FnOnce(&CallBook) -> T) -> T {
+        look(&self.calls.lock())
     }
 
     /// Every proxy with a Reports stream.

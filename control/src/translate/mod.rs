@@ -34,6 +34,7 @@ pub use analyze::{analyze, audit};
 pub(crate) use cluster::arrives_untouched;
 pub use node::{gateway_ports, instance_fingerprint, node_order};
 pub use policy::{ResolvedSetting, resolved};
+pub use security::{Observed, ObservedCall, SuggestedPolicy, Suggestion, suggest};
 pub use status::{AncestorStatus, Condition, ListenerStatus, ParentStatus, Status, statuses};
 pub use view::view;
 

@@ -10,6 +10,7 @@ use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::model::{Cluster, Ejected, Endpoint, InboundPort, Rule};
 use http::{HeaderMap, StatusCode};
 
+use super::calls::CALL_NONE;
 use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Wire};
 use super::record::{Detail, Outline, RETRIES_LISTED_MAX, Word};
 use super::series::Series;
@@ -19,6 +20,7 @@ use crate::tls::TlsFacts;
 /// Highest gRPC status that is kept apart; codes beyond the sixteen known count as UNKNOWN.
 const GRPC_STATUS_MAX: u32 = 16;
 const GRPC_UNKNOWN: u8 = 2;
+const GRPC_UNIMPLEMENTED: u8 = 12;
 
 /// Told by the road what happens; its drop records metrics, log line and span, exactly once. Dropped at any point it records what
 /// was known by then: without an answer that is `client_gone`.
@@ -124,6 +126,17 @@ impl Account {
         }
         if self.seen.family == MetricFamily::Tcp {
             self.open();
+            self.called();
+        }
+    }
+
+    /// The application was called, once: not when it is over, because streams and connections may last for days.
+    fn called(&mut self) {
+        let call = std::mem::replace(&mut self.seen.call, CALL_NONE);
+        // What the application knows nothing of was tried, not used.
+        let unknown = matches!(self.seen.code, 404 | 405) || self.seen.grpc == GRPC_UNIMPLEMENTED;
+        if call != CALL_NONE && !unknown {
+            self.worker.called(call);
         }
     }
 
@@ -193,6 +206,7 @@ impl Account {
             self.seen.reason = code.to_str().ok().and_then(Reason::parse);
             self.seen.blame = self.seen.reason.map(Reason::blame);
         }
+        self.called();
         if let Some(detail) = &mut self.detail
             && let Some(started) = detail.attempt_started
         {

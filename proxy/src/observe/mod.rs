@@ -7,6 +7,7 @@
 mod access;
 mod account;
 mod batch;
+mod calls;
 mod collector;
 mod downstream;
 mod export;
@@ -15,6 +16,7 @@ mod labels;
 mod line;
 mod observer;
 mod own;
+mod paths;
 mod plaintext;
 mod process;
 mod record;
@@ -34,6 +36,7 @@ mod tests;
 
 pub use access::{AccessLog, LogLines};
 pub use account::Account;
+pub use calls::CallsTold;
 pub use downstream::Downstream;
 pub use export::{Exporter, start};
 pub use exposition::Exposition;

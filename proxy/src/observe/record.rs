@@ -8,6 +8,7 @@ use engine::failure::{Blame, Reason};
 use engine::model::{Cluster, Endpoint, InboundPort, Rule, Settings, Snapshot};
 use http::{HeaderMap, Version, header, request::Parts};
 
+use super::calls::CALL_NONE;
 use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Wire};
 use super::trace::Context;
 use crate::tls::{Peer, TlsFacts};
@@ -37,6 +38,8 @@ pub(super) struct Outline {
     pub(super) reason: Option<Reason>,
     pub(super) blame: Option<Blame>,
     pub(super) attempts: u32,
+    /// Inbound: the row that it is counted in, if it is passed on.
+    pub(super) call: u32,
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
 }
@@ -138,6 +141,7 @@ impl Outline {
             reason: None,
             blame: None,
             attempts: 0,
+            call: CALL_NONE,
             request_bytes: 0,
             response_bytes: 0,
         }

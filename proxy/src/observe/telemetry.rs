@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::access::{AccessLog, LogLines};
 use super::batch::Outboxes;
+use super::calls::CallShard;
 use super::labels::Direction;
 use super::plaintext::PlaintextPeers;
 use super::series::Registry;
@@ -94,6 +95,8 @@ pub struct Telemetry {
     pub readings: Readings,
     pub(super) registry: Mutex<Registry>,
     pub(super) plaintext: Mutex<PlaintextPeers>,
+    /// One per worker.
+    pub(super) calls: Mutex<Vec<Arc<CallShard>>>,
     /// Of traffic.
     pub(super) spans: Outboxes,
     /// Of the proxy's own tasks.
@@ -128,6 +131,7 @@ impl Telemetry {
             readings: Readings::default(),
             registry: Mutex::default(),
             plaintext: Mutex::default(),
+            calls: Mutex::default(),
             spans: Outboxes::default(),
             own_spans,
             access: AccessLog::new(options.log.clone()),

@@ -14,6 +14,7 @@ use proto::defaults::METRIC_SERIES_MAX;
 use proto::identity::Identity;
 
 use super::batch::{Outbox, Sink};
+use super::calls::{CALL_UNCOUNTED, CallShard, CallTable, Caller};
 use super::downstream::Downstream;
 use super::labels::{Direction, Labels, MetricFamily};
 use super::record::{Detail, Outline, Word, text};
@@ -44,6 +45,7 @@ pub(super) struct Recorder {
     handles: RefCell<HashMap<SeriesKey, Handle, Folding>>,
     sources: RefCell<Sources>,
     shapes: RefCell<Shapes>,
+    calls: RefCell<CallTable>,
     // Each goes with its exchange from hand to hand and comes back: the boxes themselves are what is kept.
     #[allow(clippy::vec_box)]
     notes: RefCell<Vec<Box<Detail>>>,
@@ -97,6 +99,8 @@ impl Recorder {
 
     pub(super) fn new(telemetry: Arc<Telemetry>, draw: Draw) -> Self {
         let shard = telemetry.registry.lock().add_shard();
+        let calls: Arc<CallShard> = Arc::default();
+        telemetry.calls.lock().push(Arc::clone(&calls));
         let unknown: Arc<str> = Arc::from("unknown");
         let unknown = Source { namespace: Arc::clone(&unknown), workload: unknown, caller: None };
         let sources = RefCell::new(Sources { numbers: HashMap::new(), all: vec![unknown] });
@@ -106,6 +110,7 @@ impl Recorder {
             handles: RefCell::default(),
             sources,
             shapes: RefCell::default(),
+            calls: RefCell::new(CallTable::new(calls)),
             notes: RefCell::default(),
             log: Output::default(),
             spans: Output::default(),
@@ -182,6 +187,23 @@ impl Recorder {
         sources.all.push(Source { namespace, workload: Arc::clone(&peer.workload), caller: Some(Arc::clone(peer)) });
         sources.numbers.insert(key, number);
         (number, Arc::clone(peer))
+    }
+
+    /// The row of a request to the application.
+    pub(super) fn request(&self, downstream: &Downstream, parts: &Parts) -> u32 {
+        let Some(caller) = told_apart(downstream) else { return CALL_UNCOUNTED };
+        self.calls.borrow_mut().request(caller, downstream.local.port(), &parts.method, parts.uri.path())
+    }
+
+    /// The row of an opaque connection to the application.
+    pub(super) fn connection(&self, downstream: &Downstream) -> u32 {
+        let Some(caller) = told_apart(downstream) else { return CALL_UNCOUNTED };
+        self.calls.borrow_mut().connection(caller, downstream.local.port())
+    }
+
+    /// Counts a call of a row.
+    pub(super) fn called(&self, call: u32) {
+        self.calls.borrow().count(call);
     }
 
     /// Counts into the series of what was seen. `family`, `code` and `reason` may differ from it, for retries and opened connections.
@@ -283,6 +305,13 @@ impl Recorder {
         let context = detail.context.filter(|context| context.sampled)?;
         Some(Exemplar { trace_id: context.trace_id, span_id: context.span_id, duration, at })
     }
+}
+
+/// `None`: there are so many callers that this one has no number of its own.
+fn told_apart(downstream: &Downstream) -> Option<Caller<'_>> {
+    let identity = downstream.peer.as_ref().map(|peer| &peer.identity);
+    let known = identity.is_none() || downstream.source != SOURCE_UNKNOWN;
+    known.then_some(Caller { number: downstream.source, identity })
 }
 
 fn key(seen: &Outline, family: MetricFamily, reason: Option<Reason>) -> SeriesKey {

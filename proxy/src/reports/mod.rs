@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 use tracing::debug;
 
 use crate::io::Draw;
-use crate::observe::Telemetry;
+use crate::observe::{CallsTold, Telemetry};
 use crate::snapshots::Snapshots;
 use crate::status::inspect::{self, Time};
 use crate::status::lifecycle::Lifecycle;
@@ -108,6 +108,7 @@ impl Reporter {
         let mut every = interval(TRAFFIC_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = Traffic::default();
+        let mut calls = CallsTold::default();
         let mut said_draining = false;
         while fine {
             fine = tokio::select! {
@@ -130,14 +131,18 @@ impl Reporter {
                     None => true,
                 },
                 _ = every.tick() => {
-                    let traffic = self.telemetry.traffic();
-                    if traffic == told {
-                        continue;
+                    let (traffic, called) = (self.telemetry.traffic(), self.telemetry.calls(&mut calls));
+                    let mut fine = true;
+                    if traffic != told {
+                        told.clone_from(&traffic);
+                        fine &= send(Told::Traffic(traffic)).await;
+                        // A stream that carries reports is a working one.
+                        backoff.reset();
                     }
-                    told.clone_from(&traffic);
-                    // A stream that carries reports is a working one.
-                    backoff.reset();
-                    send(Told::Traffic(traffic)).await
+                    if let Some(called) = called {
+                        fine &= send(Told::Calls(called)).await;
+                    }
+                    fine
                 }
             };
         }

@@ -2,6 +2,7 @@
 
 mod again;
 mod attempts;
+mod called;
 mod checks;
 mod cost;
 mod counting;

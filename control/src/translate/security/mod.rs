@@ -2,9 +2,12 @@
 
 mod advice;
 mod authorization;
+mod paths;
+mod suggest;
 
 pub(super) use advice::findings;
 pub(super) use authorization::{authorization, content, judge};
+pub use suggest::{Observed, ObservedCall, SuggestedPolicy, Suggestion, suggest};
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use prost::Message as _;
 use proto::names::{Mode, NodeId};
 
+use super::{Observed, ObservedCall, suggest};
 use crate::source::{FileChange, Folder};
 use crate::translate::{AUTHORIZATION, analyze, audience, statuses, view};
 use crate::world::{Allocations, Kind, World, WorldSettings};
@@ -155,6 +156,108 @@ fn analyze_tells_what_a_policy_does_not_do() {
         let found = analyze(file(text(&[(&format!("{namespace}/p"), spec)])));
         let found: Vec<String> = found.iter().map(ToString::to_string).collect();
         assert!(found.iter().any(|line| line.contains(wanted)), "{spec}: {found:#?}");
+    }
+}
+
+/// What the servers of the shop have seen: server, caller's account (nothing: plaintext), port, method, path.
+fn observed(calls: &[(&str, &str, u16, &str, &str)]) -> Observed {
+    let mut observed = Observed::default();
+    for (server, account, port, method, path) in calls {
+        let identity = (!account.is_empty()).then(|| proto::identity::Identity::new("cluster.local", "shop", account).unwrap());
+        let call = ObservedCall { identity, port: *port, method: (*method).to_owned(), path: (*path).to_owned() };
+        let server = ("shop".to_owned(), (*server).to_owned());
+        *observed.calls.entry(server).or_default().entry(call).or_default() += 1;
+    }
+    observed
+}
+
+#[test]
+fn what_was_seen_is_what_is_suggested() {
+    // Aim: one policy per application and one rule per kind of caller, with just what was asked; what cannot be named is said beside it.
+    let world = world(&[]);
+    let seen = observed(&[
+        ("store", "web", 8080, "GET", "/items"),
+        ("store", "web", 8080, "GET", "/items/{id}"),
+        ("store", "web", 8080, "POST", "/items"),
+        ("store", "job", 9000, "", ""),
+        ("store", "cron", 9000, "", ""),
+        ("store", "", 8080, "GET", "/items"),
+        ("web", "edge", 8080, "GET", "/"),
+        ("gone", "web", 8080, "GET", "/"),
+    ]);
+    let all = suggest(&world, &seen, ("", ""));
+    assert_eq!(all.remarks, ["Workload shop/gone was called, and is not declared any more"]);
+    let names: Vec<&str> = all.policies.iter().map(|policy| policy.object["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["store-callers", "web-callers"]);
+    assert_eq!(
+        all.policies[0].object["spec"],
+        serde_json::json!({
+            "selector": {"matchLabels": {"app": "store"}},
+            "action": "Allow",
+            "rules": [
+                {
+                    "name": "shop.cron",
+                    "from": [{"principals": ["spiffe://cluster.local/ns/shop/sa/cron", "spiffe://cluster.local/ns/shop/sa/job"]}],
+                    "to": [{"ports": [9000]}],
+                },
+                {
+                    "name": "shop.web",
+                    "from": [{"principals": ["spiffe://cluster.local/ns/shop/sa/web"]}],
+                    "to": [
+                        {"ports": [8080], "methods": ["GET"], "paths": [{"type": "Template", "value": "/items/{id}"}]},
+                        {"ports": [8080], "methods": ["GET", "POST"], "paths": [{"type": "Exact", "value": "/items"}]},
+                    ],
+                },
+            ],
+        })
+    );
+    assert_eq!(all.policies[0].remarks.len(), 1);
+    assert!(all.policies[0].remarks[0].starts_with("1 call to port 8080 came in plaintext"), "{:?}", all.policies[0].remarks);
+    assert_eq!(suggest(&world, &seen, ("shop", "web")).policies, all.policies[1..]);
+    assert_eq!(suggest(&world, &seen, ("other", "")).remarks, ["nobody has called a workload of the mesh there yet"]);
+}
+
+#[test]
+fn names_that_somebody_gives_are_taken_together() {
+    // Aim: many different elements at one place are a template; so many paths that they cannot be listed are said to be any.
+    let world = world(&[]);
+    let letters = |number: u16| format!("{}{}", char::from(b'a' + (number / 26) as u8), char::from(b'a' + (number % 26) as u8));
+    let names: Vec<String> = (0..60).map(|number| format!("/users/{}/cart", letters(number))).collect();
+    let mut calls: Vec<(&str, &str, u16, &str, &str)> = names.iter().map(|path| ("store", "web", 8080, "GET", path.as_str())).collect();
+    calls.push(("store", "web", 8080, "GET", "/users"));
+    let policy = &suggest(&world, &observed(&calls), ("shop", "store")).policies[0];
+    let paths = &policy.object["spec"]["rules"][0]["to"][0]["paths"];
+    assert_eq!(*paths, serde_json::json!([{"type": "Exact", "value": "/users"}, {"type": "Template", "value": "/users/{name2}/cart"}]));
+    let odd: Vec<String> = (0_usize..70).map(|number| "/x".repeat(number + 1)).collect();
+    let calls: Vec<_> = odd.iter().map(|path| ("store", "web", 8080, "GET", path.as_str())).collect();
+    let policy = &suggest(&world, &observed(&calls), ("shop", "store")).policies[0];
+    assert_eq!(policy.object["spec"]["rules"][0]["to"], serde_json::json!([{"ports": [8080], "methods": ["GET"]}]));
+    assert!(policy.remarks[0].contains("70 different paths"), "{:?}", policy.remarks);
+}
+
+proptest::proptest! {
+    #[test]
+    fn a_suggestion_is_always_accepted(
+        calls in proptest::collection::vec(
+            ("(store|web)", "[a-z]{0,3}", 1_u16..4, "(GET|POST|)", "|(/([a-z.-]{0,4}|\\{id\\})){1,5}(/\\{rest=\\*\\*\\})?"), 0..80
+        )
+    ) {
+        // Aim: whatever was seen, what is suggested passes the door without a word.
+        let world = world(&[]);
+        let calls: Vec<_> = calls.iter().map(|(server, account, port, method, path)| {
+            // As proxies write templates: each name once.
+            let (first, rest) = path.split_once("{id}").unwrap_or((path, ""));
+            let rest = rest.replace("{id}", "x").replace("/./", "/").replace("/../", "/");
+            (server.clone(), account.clone(), *port, method.clone(), if path.contains("{id}") { format!("{first}{{id}}{rest}") } else { path.clone() })
+        }).collect();
+        let calls: Vec<_> = calls.iter().map(|(server, account, port, method, path)| {
+            (server.as_str(), account.as_str(), *port, method.as_str(), if method.is_empty() { "" } else { path.as_str() })
+        }).collect();
+        for policy in suggest(&world, &observed(&calls), ("", "")).policies {
+            let candidate = crate::source::parse("f.yaml", &policy.object.to_string()).candidates.remove(0);
+            let said: Vec<String> = candidate.problems.iter().map(ToString::to_string).filter(|line| !line.contains("are resolved before")).collect();
+            proptest::prop_assert!(candidate.object.is_some() && said.is_empty(), "{said:?}: {}", policy.object);
+        }
     }
 }
 
