@@ -13,6 +13,7 @@ use crate::{duration, output};
 
 /// Arguments of `meshwright policy`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example: meshwright policy suggest -n shop > policies.yaml")]
 pub(crate) struct PolicyArgs {
     #[command(subcommand)]
     command: PolicyCommand,

@@ -196,9 +196,12 @@ fn method(at: &Cursor<'_>, text: String) -> Option<String> {
     Some(text)
 }
 
+/// Makes a pattern of its text.
+type NewPattern = fn(String) -> Pattern;
+
 /// `PathPrefix` where no type is given, as in Gateway API.
 fn path(at: &Cursor<'_>) -> Option<PathPattern> {
-    const WORDS: [(&str, fn(String) -> Pattern); 4] =
+    const WORDS: [(&str, NewPattern); 4] =
         [("Exact", Pattern::Exact), ("PathPrefix", Pattern::Prefix), ("Suffix", Pattern::Suffix), ("Template", Pattern::Template)];
     let mut fields = at.fields();
     let kind = fields.get("type").map_or(Some(WORDS[1].1), |at| at.word(&WORDS));
