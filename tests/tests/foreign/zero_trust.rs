@@ -87,6 +87,13 @@ fn what_was_seen_passes_and_nothing_else() {
     mesh.leave();
 }
 
+/// What somebody without an identity, as a kubelet is, hears of a probe of a workload.
+fn probed(mesh: &Mesh, workload: &str, probe: &str) -> String {
+    let addresses = mesh.inside(workload, &["hostname", "-I"]);
+    let address = addresses.split_whitespace().find(|address| address.starts_with("10.77.")).expect("its own address");
+    mesh.curl("outside/legacy", &format!("http://{address}:15021/app-health/{probe}"))[0].clone()
+}
+
 /// Aim: the policies of the example let the shop sell, and nobody else in.
 #[test]
 fn the_example_is_true() {
@@ -98,5 +105,15 @@ fn the_example_is_true() {
     assert_eq!(visit(edge, "/"), "200");
     assert!(buys(edge), "{}", mesh.log());
     others_are_shut_out(&mesh);
+    // Nobody who has no identity may call, and kubelets have none: they ask the sidecars.
+    for (workload, probe, status) in [
+        ("shop/frontend", "8080/healthz", "200"),
+        ("shop/frontend", "8080/items", "404"),
+        ("shop/frontend", "8080/healthz?status=500", "404"),
+        ("vault/store", "tcp/7000", "200"),
+        ("vault/store", "tcp/22", "404"),
+    ] {
+        assert_eq!(probed(&mesh, workload, probe), status, "{workload} {probe}");
+    }
     mesh.leave();
 }

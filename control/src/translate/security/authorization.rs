@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::mesh::{Authorization, AuthorizationPolicy as Sent};
+use proto::mesh::Authorization;
 use serde_json::json;
 
 use crate::translate::attach::WhyNot;
@@ -20,18 +20,9 @@ pub(in crate::translate) fn content(object: &Object) -> Option<&AuthorizationPol
 /// All that is said about calls to a workload; `None`: nothing, and everybody may.
 pub(in crate::translate) fn authorization(index: &Index, namespace: &str, labels: &BTreeMap<String, String>) -> Option<Authorization> {
     let about = |object| content(object).filter(|policy| applies(object, &policy.selector, namespace, labels));
-    let policies = index.authorizations.iter().filter_map(|object| about(object).map(|policy| sent(object, policy)));
-    let policies: Vec<Sent> = policies.collect();
+    let policies = index.authorizations.iter().filter_map(|object| about(object).map(|policy| policy.sent(&object.key)));
+    let policies: Vec<_> = policies.collect();
     (!policies.is_empty()).then_some(Authorization { policies, dry_run: index.mesh.authorization_dry_run })
-}
-
-fn sent(object: &Object, policy: &AuthorizationPolicy) -> Sent {
-    Sent {
-        name: object.key.path(),
-        action: policy.action.into(),
-        dry_run: policy.dry_run,
-        rules: policy.rules.iter().map(|written| written.rule.clone()).collect(),
-    }
 }
 
 /// The instances whose calls a policy judges.

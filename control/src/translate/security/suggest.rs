@@ -107,9 +107,10 @@ struct Application<'a> {
 
 impl Application<'_> {
     fn policy(&self, observed: &Observed) -> SuggestedPolicy {
-        let (mut callers, mut plaintext) = (BTreeMap::<&Identity, Asked>::new(), BTreeMap::<u16, u64>::new());
+        let (mut callers, mut plaintext, mut odd) = (BTreeMap::<&Identity, Asked>::new(), BTreeMap::<u16, u64>::new(), 0);
         for (call, count) in self.servers.iter().filter_map(|server| observed.calls.get(*server)).flatten() {
             match &call.identity {
+                Some(_) if call.method.bytes().any(|byte| byte.is_ascii_lowercase()) => odd += count,
                 Some(identity) => callers.entry(identity).or_default().add(call.port, &call.method, &call.path),
                 None => *plaintext.entry(call.port).or_default() += count,
             }
@@ -121,6 +122,9 @@ impl Application<'_> {
                  This policy denies them; give them sidecars and make the port Strict first",
                 calls(count)
             ));
+        }
+        if odd > 0 {
+            remarks.push(format!("{} had methods in lower case, which no rule can name: this policy denies them", calls(odd)));
         }
         let uncounted: u64 = self.servers.iter().filter_map(|server| observed.uncounted.get(*server)).sum();
         if uncounted > 0 {

@@ -239,7 +239,7 @@ proptest::proptest! {
     #[test]
     fn a_suggestion_is_always_accepted(
         calls in proptest::collection::vec(
-            ("(store|web)", "[a-z]{0,3}", 1_u16..4, "(GET|POST|)", "|(/([a-z.-]{0,4}|\\{id\\})){1,5}(/\\{rest=\\*\\*\\})?"), 0..80
+            ("(store|web)", "[a-z]{0,3}", 1_u16..4, "(GET|POST|get|)", "|(/([a-z.-]{0,4}|\\{id\\})){1,5}(/\\{rest=\\*\\*\\})?"), 0..80
         )
     ) {
         // Aim: whatever was seen, what is suggested passes the door without a word.
@@ -247,15 +247,18 @@ proptest::proptest! {
         let calls: Vec<_> = calls.iter().map(|(server, account, port, method, path)| {
             // As proxies write templates: each name once.
             let (first, rest) = path.split_once("{id}").unwrap_or((path, ""));
-            let rest = rest.replace("{id}", "x").replace("/./", "/").replace("/../", "/");
-            (server.clone(), account.clone(), *port, method.clone(), if path.contains("{id}") { format!("{first}{{id}}{rest}") } else { path.clone() })
+            let id = if path.contains("{id}") { "{id}" } else { "" };
+            let path = format!("{first}{id}{}", rest.replace("{id}", "x"));
+            let element = |element| if matches!(element, "." | "..") { "x" } else { element };
+            let path = path.split('/').map(element).collect::<Vec<_>>().join("/");
+            (server.clone(), account.clone(), *port, method.clone(), path)
         }).collect();
         let calls: Vec<_> = calls.iter().map(|(server, account, port, method, path)| {
             (server.as_str(), account.as_str(), *port, method.as_str(), if method.is_empty() { "" } else { path.as_str() })
         }).collect();
         for policy in suggest(&world, &observed(&calls), ("", "")).policies {
             let candidate = crate::source::parse("f.yaml", &policy.object.to_string()).candidates.remove(0);
-            let said: Vec<String> = candidate.problems.iter().map(ToString::to_string).filter(|line| !line.contains("are resolved before")).collect();
+            let said: Vec<String> = candidate.problems.iter().map(ToString::to_string).collect();
             proptest::prop_assert!(candidate.object.is_some() && said.is_empty(), "{said:?}: {}", policy.object);
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use proto::identity::Identity;
 use proto::mesh::path_pattern::Kind as Pattern;
 use proto::mesh::{CallSource, CallTarget, ClaimValues, PathPattern, TokenSource};
 
@@ -74,12 +75,14 @@ fn principal(at: &Cursor<'_>, text: String) -> Option<String> {
 /// Whether some identity has this behind its scheme, with something `before` or `after` it (the SPIFFE ID specification, 2.1 and 2.2):
 /// what no certificate can say would never hold.
 fn is_identity(rest: &str, before: bool, after: bool) -> bool {
+    if !before && !after {
+        return format!("{SCHEME}{rest}").parse::<Identity>().is_ok();
+    }
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
     let (domain, path) = rest.split_once('/').unwrap_or((rest, ""));
     let written = rest.bytes().all(|byte| plain(byte) || byte == b'/') && !path.contains("//");
     let lower = before || !domain.bytes().any(|byte| byte.is_ascii_uppercase());
-    let whole = !domain.is_empty() && !path.is_empty() && !path.starts_with('/');
-    written && lower && (before || after || whole) && (after || !rest.ends_with('/'))
+    written && lower && (after || !rest.ends_with('/'))
 }
 
 fn namespace(at: &Cursor<'_>, text: String) -> Option<String> {
@@ -171,15 +174,15 @@ pub(super) fn target(at: &Cursor<'_>) -> Option<CallTarget> {
 /// A name or address, without a port; `*.` before it: any name below; `*` behind it: any that begins so.
 fn host(at: &Cursor<'_>, text: String) -> Option<String> {
     let text = text.to_lowercase();
+    // As requests write it.
+    if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Some(if address.is_ipv6() { format!("[{address}]") } else { address.to_string() });
+    }
     let name = text.strip_prefix("*.").or_else(|| text.strip_suffix('*')).unwrap_or(&text);
-    let address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
     let plain = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._".contains(&byte));
-    if !address && (!plain || name.is_empty() && text != "*") {
+    if !plain || name.is_empty() && text != "*" {
         at.error(format!("`{text}` is no host"), "write a name without a port, `*.SUFFIX` or `PREFIX*`");
         return None;
-    }
-    if name.ends_with('.') && !text.ends_with('*') {
-        at.warn("hosts are compared without their last dot", "remove the dot");
     }
     Some(text.trim_end_matches('.').to_owned())
 }
@@ -191,7 +194,8 @@ fn method(at: &Cursor<'_>, text: String) -> Option<String> {
         return None;
     }
     if text.bytes().any(|byte| byte.is_ascii_lowercase()) {
-        at.warn(format!("methods are told apart by case, and no client sends `{text}`"), format!("write {}", text.to_uppercase()));
+        at.error(format!("methods are told apart by case, and no client sends `{text}`"), format!("write {}", text.to_uppercase()));
+        return None;
     }
     Some(text)
 }
@@ -219,10 +223,11 @@ fn path(at: &Cursor<'_>) -> Option<PathPattern> {
         place.error(format!("`{text}` is no such pattern: {wrong}"), "see docs/authorization.md, Paths");
         return None;
     }
-    let lower = text.to_lowercase().replace("%2e", ".");
-    if lower.split('/').any(|element| element == "." || element == "..") {
+    let resolved = |element: &str| matches!(element.to_lowercase().replace("%2e", ".").as_str(), "." | "..");
+    if text.split('/').any(resolved) {
         let remedy = "write the path that is left when they are resolved";
-        place.warn("`.` and `..` are resolved before a request is judged: it never matches", remedy);
+        place.error("`.` and `..` are resolved before a request is judged: it would never match", remedy);
+        return None;
     }
     Some(PathPattern { kind: Some(pattern) })
 }

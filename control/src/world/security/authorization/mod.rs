@@ -3,13 +3,13 @@
 
 mod call;
 
-use proto::mesh::AuthorizationRule;
 pub use proto::mesh::authorization_policy::Action;
+use proto::mesh::{AuthorizationPolicy as Sent, AuthorizationRule};
 
-use crate::world::Kind;
 use crate::world::door::{Cursor, Fields};
 use crate::world::own::{Selector, read_selector};
 use crate::world::traffic::{PolicyTarget, TARGETS_MAX};
+use crate::world::{Kind, ObjectKey};
 
 /// Most rules of a policy.
 pub const RULES_MAX: usize = 1_000;
@@ -60,6 +60,12 @@ impl AuthorizationPolicy {
         let rules = fields.get("rules").map(|at| rules(&at)).unwrap_or_default();
         fields.done();
         Some(Self { targets, selector, action: action?, dry_run, rules })
+    }
+
+    /// As proxies are told.
+    pub fn sent(&self, key: &ObjectKey) -> Sent {
+        let rules = self.rules.iter().map(|written| written.rule.clone()).collect();
+        Sent { name: key.path(), action: self.action.into(), dry_run: self.dry_run, rules }
     }
 
     /// Whether a selector, or neither, says whom it is about: then the servers' sidecars judge.
