@@ -50,11 +50,12 @@ pub enum Reason {
     BadRequest,
     TooLarge,
     Misdirected,
+    PolicyUnavailable,
 }
 
 impl Reason {
     /// Every reason, in order; `reason as usize` is its index.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::NoRoute,
         Self::BadBackend,
         Self::NoEndpoints,
@@ -78,6 +79,7 @@ impl Reason {
         Self::BadRequest,
         Self::TooLarge,
         Self::Misdirected,
+        Self::PolicyUnavailable,
     ];
 
     /// The code as the contract spells it.
@@ -106,6 +108,7 @@ impl Reason {
             Self::BadRequest => "bad_request",
             Self::TooLarge => "too_large",
             Self::Misdirected => "misdirected",
+            Self::PolicyUnavailable => "policy_unavailable",
         }
     }
 
@@ -131,7 +134,7 @@ impl Reason {
             Self::UpstreamReset | Self::UpstreamProtocol | Self::RequestTimeout | Self::AttemptTimeout | Self::IdleTimeout => {
                 Blame::Application
             }
-            Self::RateLimited | Self::Denied | Self::Unauthenticated | Self::Fault => Blame::Policy,
+            Self::RateLimited | Self::Denied | Self::Unauthenticated | Self::Fault | Self::PolicyUnavailable => Blame::Policy,
         }
     }
 

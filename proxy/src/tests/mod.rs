@@ -2,6 +2,7 @@
 
 mod again;
 mod attempts;
+mod authorized;
 mod called;
 mod checks;
 mod cost;
