@@ -57,6 +57,11 @@ impl<'a> Cursor<'a> {
         matches!(&self.node.value, Value::Text(text) if text.is_empty())
     }
 
+    /// Whether something is so wrong with the object that it is refused.
+    pub(super) fn refused(&self) -> bool {
+        self.door.problems.borrow().iter().any(|problem| problem.severity == Severity::Error)
+    }
+
     /// Whether a list stands here.
     pub(super) fn is_list(&self) -> bool {
         matches!(self.node.value, Value::List(_))

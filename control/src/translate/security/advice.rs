@@ -112,7 +112,9 @@ impl PolicyView<'_> {
                 self.say(Severity::Info, (format!("{path}.principals"), line), message, "correct it, or declare the workload");
             }
         }
-        for namespace in source.namespaces.iter().filter(|namespace| !self.index.namespaces.contains_key(*namespace)) {
+        for namespace in
+            source.namespaces.iter().filter(|namespace| !namespace.contains('*') && !self.index.namespaces.contains_key(*namespace))
+        {
             let near = crate::world::problem::nearest(namespace, self.index.namespaces.keys().map(String::as_str));
             let remedy = near.map_or_else(|| "correct it, or add the namespace".to_owned(), |near| format!("did you mean `{near}`?"));
             self.warn((format!("{path}.namespaces"), line), format!("there is no namespace `{namespace}`"), remedy);

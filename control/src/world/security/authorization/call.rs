@@ -85,9 +85,15 @@ fn is_identity(rest: &str, before: bool, after: bool) -> bool {
     written && lower && (after || !rest.ends_with('/'))
 }
 
+/// A name, or its beginning or end with `*` for the rest.
 fn namespace(at: &Cursor<'_>, text: String) -> Option<String> {
-    if !is_label(&text) {
-        at.error(format!("`{text}` is no name of a namespace"), "use lower-case letters, digits and `-`; patterns go into principals");
+    let part = text.strip_suffix('*').or_else(|| text.strip_prefix('*'));
+    let fits = match part {
+        Some(part) => part.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-')),
+        None => is_label(&text),
+    };
+    if !fits {
+        at.error(format!("`{text}` is no name of a namespace"), "use lower-case letters, digits and `-`, and `*` at one end");
         return None;
     }
     Some(text)

@@ -3,8 +3,12 @@
 
 mod call;
 
+use engine::model::build::Parts;
+use prost::Name as _;
 pub use proto::mesh::authorization_policy::Action;
-use proto::mesh::{AuthorizationPolicy as Sent, AuthorizationRule};
+use proto::mesh::{Authorization, AuthorizationPolicy as Sent, AuthorizationRule};
+use proto::names;
+use proto::xds::pack;
 
 use crate::world::door::{Cursor, Fields};
 use crate::world::own::{Selector, read_selector};
@@ -17,8 +21,6 @@ pub const RULES_MAX: usize = 1_000;
 const BLOCKS_MAX: usize = 64;
 /// Most items of one of their lists.
 const ITEMS_MAX: usize = 256;
-/// Longest condition.
-const CONDITION_BYTES_MAX: usize = 4096;
 /// Longest name of a rule.
 pub const NAME_BYTES_MAX: usize = 63;
 
@@ -58,8 +60,15 @@ impl AuthorizationPolicy {
         let action = fields.get("action").map_or(Some(Action::Allow), |at| at.word(&words));
         let dry_run = fields.get("dryRun").is_some_and(|at| at.flag() == Some(true));
         let rules = fields.get("rules").map(|at| rules(&at)).unwrap_or_default();
+        let at = fields.at().clone();
         fields.done();
-        Some(Self { targets, selector, action: action?, dry_run, rules })
+        let policy = Self { targets, selector, action: action?, dry_run, rules };
+        if !at.refused()
+            && let Err(wrong) = judged(&policy.sent(at.key()))
+        {
+            at.error(format!("proxies would not take it: {wrong}"), "correct it, or make it smaller");
+        }
+        Some(policy)
     }
 
     /// As proxies are told.
@@ -72,6 +81,12 @@ impl AuthorizationPolicy {
     pub fn inbound(&self) -> bool {
         self.targets.is_empty()
     }
+}
+
+/// What the proxy's engine says of it: nothing may pass here that makes a whole resource be refused there.
+fn judged(policy: &Sent) -> Result<(), String> {
+    let whole = Authorization { policies: vec![policy.clone()], dry_run: false };
+    Parts::default().put(&Authorization::type_url(), names::INBOUND, "", &pack(&whole)).map_err(|rejected| rejected.to_string())
 }
 
 fn target(at: &Cursor<'_>) -> Option<PolicyTarget> {
@@ -152,11 +167,11 @@ fn some<'a>(at: &Cursor<'a>, max: usize) -> Vec<Cursor<'a>> {
     items
 }
 
-/// An expression of bounded length. The proxy's engine judges it when it has learnt to.
+/// An expression that the proxy's own engine takes.
 fn condition(at: &Cursor<'_>) -> Option<String> {
     let text = at.text()?;
-    if text.len() > CONDITION_BYTES_MAX {
-        at.error("the condition is too long", format!("at most {CONDITION_BYTES_MAX} bytes"));
+    if let Err(wrong) = engine::authorize::check(&text) {
+        at.error(format!("the condition {wrong}"), "see docs/authorization.md for what it may say");
         return None;
     }
     Some(text)

@@ -26,12 +26,13 @@ fn every_field_is_read() {
   dryRun: true
   rules:
     - name: frontends
-      from: [{principals: ["spiffe://cluster.local/ns/shop/sa/frontend", "*/sa/checkout", "spiffe://partner.example/*", "*"], namespaces: [shop],
+      from: [{principals: ["spiffe://cluster.local/ns/shop/sa/frontend", "*/sa/checkout", "spiffe://partner.example/*", "*"], namespaces: [shop, "team-*"],
               ipBlocks: [10.0.0.0/8, "2001:db8::1", "::ffff:192.0.2.0/120"], jwt: {issuer: "https://id.example", claims: {groups: [staff], "a.b": ["1"]}}}]
       to: [{ports: [8080], hosts: ["Store.shop.", "*.shop.svc", "store*", "::1"], methods: [GET, PURGE],
             paths: [{value: /v1}, {type: Exact, value: /a//b%2F}, {type: Suffix, value: .php}, {type: Template, value: "/users/{id}/{rest=**}"}],
             headers: [{name: X-Tenant, value: a}, {name: x-b, type: RegularExpression, value: "[0-9]+"}]}]
       not: {from: [{namespaces: [test]}], to: [{methods: [TRACE]}]}
+      when: request.headers["x-tenant"] == "a" && source.namespace != "test"
     - {}
 "#,
     );
@@ -71,7 +72,8 @@ fn what_cannot_be_meant_is_refused_at_its_place() {
         ("{rules: [{from: [{principals: ['spiffe://a']}]}]}", "is no identity"),
         ("{rules: [{from: [{principals: ['spiffe://a/b?c']}]}]}", "is no identity"),
         ("{rules: [{from: [{principals: ['spiffe://a//b']}]}]}", "is no identity"),
-        ("{rules: [{from: [{namespaces: ['shop*']}]}]}", "patterns go into principals"),
+        ("{rules: [{from: [{namespaces: ['sh*op']}]}]}", "is no name of a namespace"),
+        ("{rules: [{from: [{namespaces: ['Shop']}]}]}", "is no name of a namespace"),
         ("{rules: [{from: [{ipBlocks: [10.0.0.0/33]}]}]}", "is no range of addresses"),
         ("{rules: [{from: [{jwt: {claims: {}}}]}]}", "claims are none or too many"),
         ("{rules: [{from: [{jwt: {claims: {a: [1]}}}]}]}", "expected text, found a number (put it in quotes)"),
@@ -97,6 +99,7 @@ fn what_cannot_be_meant_is_refused_at_its_place() {
         ("{rules: [{name: a}, {name: a}]}", "a rule `a` stands twice"),
         ("{rules: [{name: '1'}, {}]}", "a rule `1` stands twice"),
         ("{rules: [{name: 'a b'}]}", "is no name of a rule"),
+        ("{rules: [{when: 'request.method =='}]}", "rules[0].when: the condition is not CEL"),
         ("{selector: {matchLabels: {a: b}}, targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: g}]}", "keep one of them"),
         ("{targetRefs: [{kind: Service, group: '', name: web}]}", "calls to Service web are judged by its workloads"),
     ] {
