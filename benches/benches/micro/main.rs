@@ -95,5 +95,15 @@ fn micro(criterion: &mut Criterion) {
     criterion.bench_function("swap: nothing changed", |bench| bench.iter(|| staged.assemble(2, &snapshot).epoch));
 }
 
-criterion_group!(benches, micro, routes::decisions, routes::hosts, routes::builds, routes::stages, authorize::judgements, tls::handshakes, tls::records);
+criterion_group!(
+    benches,
+    micro,
+    routes::decisions,
+    routes::hosts,
+    routes::builds,
+    routes::stages,
+    authorize::judgements,
+    tls::handshakes,
+    tls::records
+);
 criterion_main!(benches);

@@ -225,7 +225,8 @@ fn a_judgement_allocates_nothing() {
     let peer = |n: usize| CallSource { principals: vec![format!("spiffe://cluster.local/ns/shop/sa/a{n}")], ..CallSource::default() };
     let rule = |n: usize| {
         let hosts = CallTarget { hosts: vec![format!("h{n}.shop"), "*.shop".into()], ..below(format!("/area/{n}")) };
-        let from = vec![peer(n), CallSource { ip_blocks: vec!["192.0.2.0/24".into()], namespaces: vec!["pay".into()], ..CallSource::default() }];
+        let from =
+            vec![peer(n), CallSource { ip_blocks: vec!["192.0.2.0/24".into()], namespaces: vec!["pay".into()], ..CallSource::default() }];
         AuthorizationRule { from, to: vec![hosts], not_to: vec![below("/area/0".into())], ..AuthorizationRule::default() }
     };
     let policy = |name: &str, action: Action, dry_run| AuthorizationPolicy {

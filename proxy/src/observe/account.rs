@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use engine::authorize::{Judgement, Ruling, Verdict};
+use engine::authorize::{CallVerdict, Judgement, Ruling};
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::model::{Cluster, Ejected, Endpoint, InboundPort, Rule};
 use http::{HeaderMap, StatusCode};
@@ -172,9 +172,9 @@ impl Account {
             self.worker.telemetry.readings.conditions_failed.fetch_add(u64::from(judgement.unanswered), Ordering::Relaxed);
         }
         match judgement.verdict {
-            Verdict::Allowed => {}
-            Verdict::Denied(ruling) => self.denied(Reason::Denied, Some(ruling)),
-            Verdict::Unavailable => self.denied(Reason::PolicyUnavailable, None),
+            CallVerdict::Allowed => {}
+            CallVerdict::Denied(ruling) => self.denied(Reason::Denied, Some(ruling)),
+            CallVerdict::Unavailable => self.denied(Reason::PolicyUnavailable, None),
         }
     }
 

@@ -169,7 +169,8 @@ impl Scrape {
             "Copies of requests that were not made: too many were under way",
             self.mirrors_dropped,
         )?;
-        let rulings = ("meshwright_policy_rulings", None, "What rules of authorization policies said: denied, would_deny (on trial), audited");
+        let rulings =
+            ("meshwright_policy_rulings", None, "What rules of authorization policies said: denied, would_deny (on trial), audited");
         self.counters(encoder, rulings, MetricFamily::Ruling, |_| true, |sum| sum.count)?;
         let help = "Conditions of authorization policies that could not be evaluated, which counts against the caller";
         number(encoder, "meshwright_policy_conditions_failed", help, self.conditions_failed)?;

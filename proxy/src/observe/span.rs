@@ -187,11 +187,8 @@ fn host_name(host: &str) -> &str {
 }
 
 /// Attributes that only requests have that policies have said something of.
-const POLICIES: [(&str, Word); 3] = [
-    ("meshwright.policy", Word::Policy),
-    ("meshwright.policy.would_deny", Word::WouldDeny),
-    ("meshwright.policy.audited", Word::Audited),
-];
+const POLICIES: [(&str, Word); 3] =
+    [("meshwright.policy", Word::Policy), ("meshwright.policy.would_deny", Word::WouldDeny), ("meshwright.policy.audited", Word::Audited)];
 
 const SOURCE: [&str; 4] =
     ["meshwright.source.namespace", "meshwright.source.service", "meshwright.source.workload", "meshwright.source.identity"];

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::authorize::Judgement;
+use engine::claims::Claims;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
@@ -62,13 +63,24 @@ pub trait Door: Sized + 'static {
         false
     }
 
-    /// What policies say of a request. `None`: nothing.
-    fn judge<'s>(&self, _snapshot: &'s Snapshot, _downstream: &Downstream, _head: &RequestHead<'_>) -> Option<Judgement<'s>> {
+    /// What policies say of a request with a verified token, or without one. `None`: nothing.
+    fn judge<'s>(
+        &self,
+        _snapshot: &'s Snapshot,
+        _downstream: &Downstream,
+        _request: (&RequestHead<'_>, Option<&Claims>),
+    ) -> Option<Judgement<'s>> {
         None
     }
 
     /// A place for what this request may become, where policies are to be asked of it again.
-    fn stand(&self, _shared: &Shared, _snapshot: &Snapshot, _downstream: &Downstream, _parts: &request::Parts) -> Option<Box<Stand>> {
+    fn stand(
+        &self,
+        _shared: &Shared,
+        _snapshot: &Snapshot,
+        _downstream: &Downstream,
+        _request: (&request::Parts, Option<&Arc<Claims>>),
+    ) -> Option<Box<Stand>> {
         None
     }
 
@@ -239,7 +251,7 @@ impl<D: Door> Connection<D> {
             true => RequestHead::nameless(&parts.method, &parts.uri, &parts.headers),
             false => RequestHead::new(&parts.method, &parts.uri, &parts.headers),
         };
-        if let Some(judgement) = self.door.judge(&view.snapshot, &self.downstream, &head)
+        if let Some(judgement) = self.door.judge(&view.snapshot, &self.downstream, (&head, None))
             && !judgement.is_silent()
         {
             account.judged(&judgement);
@@ -270,7 +282,7 @@ impl<D: Door> Connection<D> {
         }
         let version = parts.version;
         let changes = of_hop.upgrade || parts.method == Method::CONNECT;
-        let stand = if changes { self.door.stand(&self.shared, &view.snapshot, &self.downstream, parts) } else { None };
+        let stand = if changes { self.door.stand(&self.shared, &view.snapshot, &self.downstream, (parts, None)) } else { None };
         let upgrade = clean_request(parts, of_hop);
         let (mut answered, mut hash) = (Answered::default(), None);
         if !plan.forward.is_bare() {

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use engine::authorize::Judgement;
+use engine::claims::Claims;
 use engine::decide::{self, Course, Known, Learn, Proved, RequestHead, Step, Version, connection};
 use engine::failure::{Failure, Reason};
 use engine::model::{Cluster, InboundPort, MtlsMode, Protocol, Snapshot};
@@ -118,7 +119,7 @@ impl Came<'_> {
             Course::Serve(_) | Course::Unreadable => Some(self.http(stream, course.server()?, downstream)),
             Course::Carry | Course::Outside => {
                 let mut account = self.account_tcp(&downstream);
-                if let Some(judgement) = judge(&self.snapshot, &downstream, None) {
+                if let Some(judgement) = decide::judge(&self.snapshot, standing::caller(&downstream), None, None) {
                     account.judged(&judgement);
                     if let Some(denial) = Denial::of(&judgement) {
                         let policy = denial.ruling.as_ref().map_or("", |ruling| &ruling.label);
@@ -182,11 +183,6 @@ impl Came<'_> {
     }
 }
 
-/// What policies say of a call. `head`: `None` for opaque bytes.
-fn judge<'s>(snapshot: &'s Snapshot, downstream: &Downstream, head: Option<&RequestHead<'_>>) -> Option<Judgement<'s>> {
-    decide::judge(snapshot, standing::caller(downstream), head, None)
-}
-
 /// What the application speaks: as its port declares, else as the cluster does.
 const fn spoken(port: Protocol, cluster: Protocol) -> Protocol {
     match port {
@@ -241,12 +237,24 @@ impl Door for Inward {
         snapshot.authorization.as_ref().is_some_and(|authorization| authorization.of_hosts())
     }
 
-    fn judge<'s>(&self, snapshot: &'s Snapshot, downstream: &Downstream, head: &RequestHead<'_>) -> Option<Judgement<'s>> {
-        snapshot.authorization.as_ref().and_then(|_| judge(snapshot, downstream, Some(head)))
+    fn judge<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        downstream: &Downstream,
+        (head, claims): (&RequestHead<'_>, Option<&Claims>),
+    ) -> Option<Judgement<'s>> {
+        snapshot.authorization.as_ref()?;
+        decide::judge(snapshot, standing::caller(downstream), Some(head), claims)
     }
 
-    fn stand(&self, shared: &Shared, snapshot: &Snapshot, downstream: &Downstream, parts: &request::Parts) -> Option<Box<Stand>> {
-        Some(Box::new(shared.standing.enter(downstream, Some(parts), snapshot, &shared.reader.load())))
+    fn stand(
+        &self,
+        shared: &Shared,
+        snapshot: &Snapshot,
+        downstream: &Downstream,
+        request: (&request::Parts, Option<&Arc<Claims>>),
+    ) -> Option<Box<Stand>> {
+        Some(Box::new(shared.standing.enter(downstream, Some(request), snapshot, &shared.reader.load())))
     }
 
     fn aim(&self, _: &Snapshot, listener: &Arc<InboundPort>, cluster: &Cluster) -> (Option<To>, Protocol) {

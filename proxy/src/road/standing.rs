@@ -7,7 +7,8 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use engine::authorize::{Judgement, Ruling, Verdict};
+use engine::authorize::{Authorization, CallVerdict, Judgement, Ruling};
+use engine::claims::Claims;
 use engine::decide::{self, Caller, RequestHead};
 use engine::failure::Reason;
 use engine::model::Snapshot;
@@ -47,6 +48,8 @@ struct Head {
     method: Method,
     uri: Uri,
     headers: HeaderMap,
+    /// Of its token.
+    claims: Option<Arc<Claims>>,
 }
 
 /// Why something that stood open is closed.
@@ -71,7 +74,7 @@ impl Denial {
     /// Of a judgement, if it refuses.
     pub fn of(judgement: &Judgement<'_>) -> Option<Self> {
         let reason = judgement.refusal()?;
-        let ruling = if let Verdict::Denied(ruling) = judgement.verdict { Some(Arc::clone(ruling)) } else { None };
+        let ruling = if let CallVerdict::Denied(ruling) = judgement.verdict { Some(Arc::clone(ruling)) } else { None };
         Some(Self { reason, ruling })
     }
 }
@@ -88,10 +91,21 @@ pub fn caller(downstream: &Downstream) -> Caller<'_> {
 }
 
 impl Standing {
-    /// Something stands open from now on that a snapshot allowed. If another is live by now, it is judged at once. `head`: of what is a
-    /// request still.
-    pub fn enter(self: &Rc<Self>, downstream: &Downstream, head: Option<&request::Parts>, allowed: &Snapshot, live: &Snapshot) -> Stand {
-        let head = head.map(|parts| Head { method: parts.method.clone(), uri: parts.uri.clone(), headers: parts.headers.clone() });
+    /// Something stands open from now on that a snapshot allowed. If another is live by now, it is judged at once. `request`: what it is
+    /// still, with what its token says.
+    pub fn enter(
+        self: &Rc<Self>,
+        downstream: &Downstream,
+        request: Option<(&request::Parts, Option<&Arc<Claims>>)>,
+        allowed: &Snapshot,
+        live: &Snapshot,
+    ) -> Stand {
+        let head = request.map(|(parts, claims)| Head {
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            headers: parts.headers.clone(),
+            claims: claims.cloned(),
+        });
         let stood = Rc::new(Stood {
             peer: downstream.peer.clone(),
             source: downstream.address,
@@ -101,7 +115,7 @@ impl Standing {
             denied: Cell::new(false),
             waker: RefCell::new(None),
         });
-        if !same_policies(allowed, live) {
+        if !same(allowed.authorization.as_ref(), live.authorization.as_ref()) {
             stood.ask(live);
         }
         let mut all = self.all.borrow_mut();
@@ -142,22 +156,22 @@ impl Standing {
     }
 }
 
-fn same_policies(a: &Snapshot, b: &Snapshot) -> bool {
-    let policies = |snapshot: &Snapshot| snapshot.authorization.as_ref().map(Arc::as_ptr);
-    policies(a) == policies(b)
+fn same(a: Option<&Arc<Authorization>>, b: Option<&Arc<Authorization>>) -> bool {
+    a.map(Arc::as_ptr) == b.map(Arc::as_ptr)
 }
 
 /// Asks again whenever other policies go live, as long as the worker lives.
 pub async fn watch(shared: Weak<Shared>) {
     let Some(mut changes) = shared.upgrade().map(|shared| shared.snapshots.changes()) else { return };
-    let mut known: Option<Arc<Snapshot>> = None;
+    // Who came before the first look was judged by itself.
+    let mut known: Option<Arc<Authorization>> = None;
     loop {
         {
             let Some(shared) = shared.upgrade() else { return };
             let live = shared.reader.load();
-            if known.as_deref().is_none_or(|known| !same_policies(known, &live)) {
+            if !same(known.as_ref(), live.authorization.as_ref()) {
                 shared.standing.ask_again(&live).await;
-                known = Some(live);
+                known.clone_from(&live.authorization);
             }
         }
         if changes.changed().await.is_err() {
@@ -176,7 +190,8 @@ impl Stood {
             port: self.port,
         };
         let head = self.head.as_ref().map(|head| RequestHead::new(&head.method, &head.uri, &head.headers));
-        let Some(denial) = decide::judge(live, caller, head.as_ref(), None).as_ref().and_then(Denial::of) else { return };
+        let claims = self.head.as_ref().and_then(|head| head.claims.as_deref());
+        let Some(denial) = decide::judge(live, caller, head.as_ref(), claims).as_ref().and_then(Denial::of) else { return };
         tracing::info!(
             peer = %self.source,
             reason = denial.reason.text(),

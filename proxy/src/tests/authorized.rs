@@ -99,9 +99,15 @@ fn http_is_denied_request_by_request() {
         write(&mut application, OK).await;
         assert!(head(&mut client).await.starts_with("HTTP/1.1 200 "));
         let rulings = world.counted("meshwright_policy_rulings_total");
-        assert!(matches!(&rulings[..], [one] if one.contains("policy=\"shop/a\",verdict=\"denied\"") && one.ends_with(" 1")), "{rulings:?}");
+        assert!(
+            matches!(&rulings[..], [one] if one.contains("policy=\"shop/a\",verdict=\"denied\"") && one.ends_with(" 1")),
+            "{rulings:?}"
+        );
         let denied = world.counted("meshwright_policy_denied_total");
-        assert!(matches!(&denied[..], [one] if one.contains("reason=\"denied\"") && one.contains("source_workload=\"frontend\"")), "{denied:?}");
+        assert!(
+            matches!(&denied[..], [one] if one.contains("reason=\"denied\"") && one.contains("source_workload=\"frontend\"")),
+            "{denied:?}"
+        );
     });
 }
 
@@ -166,7 +172,9 @@ fn audits_and_trials_let_all_pass() {
 fn opaque_bytes_are_denied_before_anything_is_opened() {
     // Aim: a connection of bytes that may not come is closed, and its application sees none: not even where both sides are watched first.
     run(|| async {
-        for (mode, protocol) in [(MtlsMode::Strict, Protocol::Tcp), (MtlsMode::Permissive, Protocol::Auto), (MtlsMode::Strict, Protocol::Auto)] {
+        for (mode, protocol) in
+            [(MtlsMode::Strict, Protocol::Tcp), (MtlsMode::Permissive, Protocol::Auto), (MtlsMode::Strict, Protocol::Auto)]
+        {
             let setup = Setup { mode, protocol, ..Setup::default() };
             let mut world = World::governed(setup, vec![policy("a", Does::Allow, vec![from(CATALOG)])]);
             let mut client = world.dial(SERVICE);

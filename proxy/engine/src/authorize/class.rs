@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::index::Index;
-use super::rule::{Rule, Spent, Stance};
+use super::index::Sieve;
+use super::rule::{PolicyRule, Spent, Stance};
 use super::{AUDITS_TOLD_MAX, Call, Ruling};
 
 /// Policies that are named where none of their rules allows.
@@ -14,10 +14,10 @@ const NAMES_TOLD_MAX: usize = 4;
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Class {
-    rules: Vec<Rule>,
-    index: Index,
+    rules: Vec<PolicyRule>,
+    index: Sieve,
     /// For opaque bytes, where a denying rule holds whatever it asks of a request.
-    opaque: Option<Index>,
+    opaque: Option<Sieve>,
     stance: Stance,
     /// There are policies, with or without rules.
     otherwise: Option<Arc<Ruling>>,
@@ -25,9 +25,9 @@ pub(super) struct Class {
 
 impl Class {
     /// Of rules in their order, of policies of these names.
-    pub(super) fn new(rules: Vec<Rule>, policies: &[Arc<str>], stance: Stance) -> Self {
-        let index = Index::new(&rules);
-        let opaque = (stance == Stance::Denying).then(|| Index::of_peers(&rules));
+    pub(super) fn new(rules: Vec<PolicyRule>, policies: &[Arc<str>], stance: Stance) -> Self {
+        let index = Sieve::new(&rules);
+        let opaque = (stance == Stance::Denying).then(|| Sieve::of_peers(&rules));
         let mut named = policies.iter().take(NAMES_TOLD_MAX).map(|name| &**name).collect::<Vec<_>>().join(",");
         if policies.len() > NAMES_TOLD_MAX {
             named.push_str(",…");
@@ -67,7 +67,7 @@ impl Class {
         });
     }
 
-    pub(super) fn rules(&self) -> &[Rule] {
+    pub(super) fn rules(&self) -> &[PolicyRule] {
         &self.rules
     }
 

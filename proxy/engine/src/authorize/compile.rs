@@ -11,9 +11,9 @@ use proto::mesh::{self, AuthorizationRule, CallSource, CallTarget, PathPattern a
 
 use super::condition::Condition;
 use super::path::PathPattern;
-use super::rule::{Rule, Source, Target, Token};
+use super::rule::{PolicyRule, SourceMatch, TargetMatch, Token};
 use super::text::{TextPattern, Texts};
-use super::told::{Action, Outlined};
+use super::told::{Outlined, PolicyAction};
 use super::{Authorization, Ruling};
 use crate::matching;
 use crate::rejected::Wrong;
@@ -42,7 +42,7 @@ pub(crate) fn compile(raw: &mesh::Authorization) -> Result<Authorization, Wrong>
     within("policies", policies.len(), POLICIES_MAX)?;
     within("policies", policies.iter().map(|policy| policy.rules.len()).sum(), RULES_MAX)?;
     let mut reading = Reading::default();
-    let mut classes: Vec<(Action, bool, Vec<Rule>, Vec<Arc<str>>)> = Vec::new();
+    let mut classes: Vec<(PolicyAction, bool, Vec<PolicyRule>, Vec<Arc<str>>)> = Vec::new();
     let mut outlined = Vec::new();
     for (index, raw) in policies.iter().enumerate() {
         let at = |wrong: Wrong| wrong.within(format!("policies[{index}]"));
@@ -64,20 +64,20 @@ pub(crate) fn compile(raw: &mesh::Authorization) -> Result<Authorization, Wrong>
 }
 
 /// A policy's name, what it does, and whether that is on trial only.
-fn outline(raw: &mesh::AuthorizationPolicy, dry_run: bool) -> Result<(Arc<str>, Action, bool), Wrong> {
+fn outline(raw: &mesh::AuthorizationPolicy, dry_run: bool) -> Result<(Arc<str>, PolicyAction, bool), Wrong> {
     let mesh::AuthorizationPolicy { name, action, dry_run: trial, rules: _ } = raw;
     let parts = name.split_once('/').filter(|(namespace, rest)| !namespace.is_empty() && !rest.is_empty() && !rest.contains('/'));
     if parts.is_none() || name.len() > TEXT_BYTES_MAX {
         return Err(Wrong::new("name", format!("`{}` is not of the form NAMESPACE/NAME", name.escape_debug())));
     }
     let action = match RawAction::try_from(*action) {
-        Ok(RawAction::Allow) => Action::Allow,
-        Ok(RawAction::Deny) => Action::Deny,
-        Ok(RawAction::Audit) => Action::Audit,
+        Ok(RawAction::Allow) => PolicyAction::Allow,
+        Ok(RawAction::Deny) => PolicyAction::Deny,
+        Ok(RawAction::Audit) => PolicyAction::Audit,
         Err(_) => return Err(Wrong::new("action", format!("{action} is neither ALLOW, DENY nor AUDIT"))),
     };
     // What audits decides nothing in any case.
-    Ok((name.as_str().into(), action, (*trial || dry_run) && action != Action::Audit))
+    Ok((name.as_str().into(), action, (*trial || dry_run) && action != PolicyAction::Audit))
 }
 
 fn within(field: &str, count: usize, most: usize) -> Result<(), Wrong> {
@@ -92,18 +92,18 @@ struct Reading {
 }
 
 impl Reading {
-    fn rules(&mut self, policy: &Arc<str>, raw: &[AuthorizationRule]) -> Result<Vec<Rule>, Wrong> {
+    fn rules(&mut self, policy: &Arc<str>, raw: &[AuthorizationRule]) -> Result<Vec<PolicyRule>, Wrong> {
         let rule = |(index, raw)| self.rule(policy, index, raw).map_err(|wrong| wrong.within(format!("rules[{index}]")));
         raw.iter().enumerate().map(rule).collect()
     }
 
-    fn rule(&mut self, policy: &Arc<str>, index: usize, raw: &AuthorizationRule) -> Result<Rule, Wrong> {
+    fn rule(&mut self, policy: &Arc<str>, index: usize, raw: &AuthorizationRule) -> Result<PolicyRule, Wrong> {
         let AuthorizationRule { name, from, to, not_from, not_to, when } = raw;
         if name.len() > TEXT_BYTES_MAX {
             return Err(Wrong::new("name", format!("is longer than {TEXT_BYTES_MAX} bytes")));
         }
         let place = index.to_string();
-        Ok(Rule {
+        Ok(PolicyRule {
             ruling: Ruling::new(policy, if name.is_empty() { &place } else { name }),
             from: self.list("from", from, Self::source)?,
             to: self.list("to", to, Self::target)?,
@@ -133,12 +133,12 @@ impl Reading {
         raw.iter().enumerate().map(|(index, raw)| one(self, raw).map_err(|wrong| at(index, wrong))).collect()
     }
 
-    fn source(&mut self, raw: &CallSource) -> Result<Source, Wrong> {
+    fn source(&mut self, raw: &CallSource) -> Result<SourceMatch, Wrong> {
         let CallSource { principals, namespaces, ip_blocks, token } = raw;
         if principals.is_empty() && namespaces.is_empty() && ip_blocks.is_empty() && token.is_none() {
             return Err(nothing());
         }
-        Ok(Source {
+        Ok(SourceMatch {
             principals: Texts::new(self.list("principals", principals, |_, text| principal(text))?),
             namespaces: Texts::new(self.list("namespaces", namespaces, |_, text| pattern(text))?),
             blocks: self.list("ip_blocks", ip_blocks, |_, text| block(text))?,
@@ -161,12 +161,12 @@ impl Reading {
         Ok(Token { issuer: Some(issuer).filter(|text| !text.is_empty()).map(|text| plain(text)).transpose()?, claims })
     }
 
-    fn target(&mut self, raw: &CallTarget) -> Result<Target, Wrong> {
+    fn target(&mut self, raw: &CallTarget) -> Result<TargetMatch, Wrong> {
         let CallTarget { ports, hosts, methods, paths, headers } = raw;
         if ports.is_empty() && hosts.is_empty() && methods.is_empty() && paths.is_empty() && headers.is_empty() {
             return Err(nothing());
         }
-        Ok(Target {
+        Ok(TargetMatch {
             ports: self.list("ports", ports, |_, port| self::port(*port))?,
             hosts: Texts::new(self.list("hosts", hosts, |_, text| host(text))?),
             methods: self.list("methods", methods, |_, text| method(text))?,

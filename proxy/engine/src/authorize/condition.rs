@@ -68,7 +68,8 @@ impl Condition {
     pub(super) fn compile(text: &str) -> Result<Self, String> {
         thread::scope(|scope| {
             let parser = thread::Builder::new().name("cel".to_owned()).stack_size(PARSER_STACK_BYTES);
-            let compiling = parser.spawn_scoped(scope, || Self::parse(text)).map_err(|error| format!("finds no room to be parsed: {error}"))?;
+            let compiling =
+                parser.spawn_scoped(scope, || Self::parse(text)).map_err(|error| format!("finds no room to be parsed: {error}"))?;
             compiling.join().unwrap_or_else(|_| Err("is more than the parser can take".to_owned()))
         })
     }

@@ -11,7 +11,7 @@ use http::Method;
 
 use super::Call;
 use super::path::PathPattern;
-use super::rule::{Rule, Source, Target, plain_host};
+use super::rule::{PolicyRule, SourceMatch, TargetMatch, plain_host};
 use super::text::TextPattern;
 
 /// Lists of so few are not divided further.
@@ -60,7 +60,7 @@ impl Key<'_> {
 
 /// Places of rules by what they ask for.
 #[derive(Debug, Default)]
-pub(super) struct Index(Node);
+pub(super) struct Sieve(Node);
 
 #[derive(Debug, Default)]
 struct Node {
@@ -93,22 +93,22 @@ struct Affixes {
 
 /// What building goes by.
 struct Building<'r> {
-    rules: &'r [Rule],
+    rules: &'r [PolicyRule],
     placed: Cell<usize>,
 }
 
-impl Index {
+impl Sieve {
     /// Of rules in their order.
-    pub(super) fn new(rules: &[Rule]) -> Self {
+    pub(super) fn new(rules: &[PolicyRule]) -> Self {
         Self::by(rules, &OF_REQUESTS)
     }
 
     /// The same by who calls alone.
-    pub(super) fn of_peers(rules: &[Rule]) -> Self {
+    pub(super) fn of_peers(rules: &[PolicyRule]) -> Self {
         Self::by(rules, &OF_PEERS)
     }
 
-    fn by(rules: &[Rule], kinds: &[Kind]) -> Self {
+    fn by(rules: &[PolicyRule], kinds: &[Kind]) -> Self {
         let places = (0..).zip(rules).map(|(place, _)| place).collect();
         Self(Building { rules, placed: Cell::new(0) }.node(places, kinds))
     }
@@ -217,11 +217,11 @@ fn alternatives<'r, T>(list: &'r [T], mut of: impl FnMut(&'r T, &mut Vec<Key<'r>
 }
 
 /// False: it takes anybody.
-fn of_source<'r>(source: &'r Source, kind: Kind, keys: &mut Vec<Key<'r>>) -> bool {
+fn of_source<'r>(source: &'r SourceMatch, kind: Kind, keys: &mut Vec<Key<'r>>) -> bool {
     of_texts(if kind == Kind::Principal { source.principals.all() } else { source.namespaces.all() }, keys)
 }
 
-fn of_target<'r>(target: &'r Target, kind: Kind, keys: &mut Vec<Key<'r>>) -> bool {
+fn of_target<'r>(target: &'r TargetMatch, kind: Kind, keys: &mut Vec<Key<'r>>) -> bool {
     match kind {
         Kind::Path => !target.paths.is_empty() && target.paths.iter().all(|path| of_path(path).map(|key| keys.push(key)).is_some()),
         Kind::Method => {

@@ -112,7 +112,7 @@ pub struct Authorization {
 
 /// What becomes of a call.
 #[derive(Clone, Copy, Debug)]
-pub enum Verdict<'a> {
+pub enum CallVerdict<'a> {
     /// It may go on.
     Allowed,
     /// It may not, by this rule, or because none of those that allow holds.
@@ -125,7 +125,7 @@ pub enum Verdict<'a> {
 #[derive(Debug)]
 pub struct Judgement<'a> {
     /// What becomes of the call.
-    pub verdict: Verdict<'a>,
+    pub verdict: CallVerdict<'a>,
     /// What would have denied it, were it not on trial.
     pub would_deny: Option<&'a Arc<Ruling>>,
     /// The rules that audit it, the first of each policy; [`AUDITS_TOLD_MAX`] at most.
@@ -137,15 +137,15 @@ pub struct Judgement<'a> {
 impl Judgement<'_> {
     /// Whether it may go on.
     pub const fn allows(&self) -> bool {
-        matches!(self.verdict, Verdict::Allowed)
+        matches!(self.verdict, CallVerdict::Allowed)
     }
 
     /// Why it may not.
     pub const fn refusal(&self) -> Option<Reason> {
         match self.verdict {
-            Verdict::Allowed => None,
-            Verdict::Denied(_) => Some(Reason::Denied),
-            Verdict::Unavailable => Some(Reason::PolicyUnavailable),
+            CallVerdict::Allowed => None,
+            CallVerdict::Denied(_) => Some(Reason::Denied),
+            CallVerdict::Unavailable => Some(Reason::PolicyUnavailable),
         }
     }
 
@@ -168,9 +168,9 @@ impl Authorization {
 
     /// Judges a call.
     pub fn judge(&self, call: &Call<'_>) -> Judgement<'_> {
-        let mut judgement = Judgement { verdict: Verdict::Allowed, would_deny: None, audited: SmallVec::new(), unanswered: 0 };
+        let mut judgement = Judgement { verdict: CallVerdict::Allowed, would_deny: None, audited: SmallVec::new(), unanswered: 0 };
         if self.refused {
-            judgement.verdict = Verdict::Unavailable;
+            judgement.verdict = CallVerdict::Unavailable;
             return judgement;
         }
         let spent = Spent::default();
@@ -178,9 +178,9 @@ impl Authorization {
             self.audit.each(call, &spent, &mut judgement.audited);
         }
         judgement.verdict = match self.deny.first(call, &spent) {
-            Some(ruling) => Verdict::Denied(ruling),
-            None if self.allow.is_empty() || self.allow.first(call, &spent).is_some() => Verdict::Allowed,
-            None => Verdict::Denied(self.allow.otherwise()),
+            Some(ruling) => CallVerdict::Denied(ruling),
+            None if self.allow.is_empty() || self.allow.first(call, &spent).is_some() => CallVerdict::Allowed,
+            None => CallVerdict::Denied(self.allow.otherwise()),
         };
         if judgement.allows() && !(self.trial_deny.is_empty() && self.trial_allow.is_empty()) {
             judgement.would_deny = self.would_deny(call, &spent);

@@ -44,19 +44,19 @@ impl Spent {
 
 /// See the module. Empty lists hold for all; of a list that is there one item must hold.
 #[derive(Debug)]
-pub(super) struct Rule {
+pub(super) struct PolicyRule {
     pub(super) ruling: Arc<Ruling>,
-    pub(super) from: Vec<Source>,
-    pub(super) to: Vec<Target>,
+    pub(super) from: Vec<SourceMatch>,
+    pub(super) to: Vec<TargetMatch>,
     /// None of them may hold.
-    pub(super) not_from: Vec<Source>,
-    pub(super) not_to: Vec<Target>,
+    pub(super) not_from: Vec<SourceMatch>,
+    pub(super) not_to: Vec<TargetMatch>,
     pub(super) when: Option<Condition>,
 }
 
 /// Who calls.
 #[derive(Debug, Default)]
-pub(super) struct Source {
+pub(super) struct SourceMatch {
     pub(super) principals: Texts,
     pub(super) namespaces: Texts,
     pub(super) blocks: Vec<IpNet>,
@@ -73,7 +73,7 @@ pub(super) struct Token {
 
 /// What for.
 #[derive(Debug, Default)]
-pub(super) struct Target {
+pub(super) struct TargetMatch {
     pub(super) ports: Vec<u16>,
     pub(super) hosts: Texts,
     pub(super) methods: Vec<Method>,
@@ -82,12 +82,12 @@ pub(super) struct Target {
     pub(super) headers: Match,
 }
 
-impl Rule {
+impl PolicyRule {
     /// Whether it holds for a call. The cheap is asked first, a condition last.
     pub(super) fn holds(&self, call: &Call<'_>, stance: Stance, spent: &Spent) -> bool {
         let unknown = stance == Stance::Denying;
-        let any = |sources: &[Source], unknown| sources.iter().any(|source| source.holds(call, unknown));
-        let one = |targets: &[Target], unknown| targets.iter().any(|target| target.holds(call, unknown));
+        let any = |sources: &[SourceMatch], unknown| sources.iter().any(|source| source.holds(call, unknown));
+        let one = |targets: &[TargetMatch], unknown| targets.iter().any(|target| target.holds(call, unknown));
         (self.from.is_empty() || any(&self.from, unknown))
             && (self.to.is_empty() || one(&self.to, unknown))
             && !any(&self.not_from, !unknown)
@@ -114,7 +114,7 @@ fn asked(when: &Condition, call: &Call<'_>, unknown: bool, spent: &Spent) -> boo
     })
 }
 
-impl Source {
+impl SourceMatch {
     /// `unknown`: what a token that opaque bytes cannot have is taken to say.
     fn holds(&self, call: &Call<'_>, unknown: bool) -> bool {
         let principals = || call.peer.is_some_and(|peer| self.principals.hold(peer.as_str()));
@@ -135,14 +135,12 @@ fn within(blocks: &[IpNet], address: IpAddr) -> bool {
 impl Token {
     fn holds(&self, call: &Call<'_>) -> bool {
         let Some(claims) = call.claims else { return false };
-        let says = |(path, values): &(Box<str>, Vec<Box<str>>)| {
-            claims.texts(path).any(|text| values.iter().any(|value| **value == *text))
-        };
+        let says = |(path, values): &(Box<str>, Vec<Box<str>>)| claims.texts(path).any(|text| values.iter().any(|value| **value == *text));
         self.issuer.as_ref().is_none_or(|issuer| **issuer == *claims.issuer) && self.claims.iter().all(says)
     }
 }
 
-impl Target {
+impl TargetMatch {
     /// `unknown`: what is taken of a request that opaque bytes do not make.
     fn holds(&self, call: &Call<'_>, unknown: bool) -> bool {
         if !self.ports.is_empty() && !self.ports.contains(&call.port) {

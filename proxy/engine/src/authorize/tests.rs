@@ -95,9 +95,9 @@ fn told(authorization: &Authorization, ask: &Ask) -> String {
     ask.with(|call| {
         let judgement = authorization.judge(call);
         let mut text = match judgement.verdict {
-            Verdict::Allowed => "allowed".to_owned(),
-            Verdict::Denied(ruling) => format!("denied by {}", ruling.label),
-            Verdict::Unavailable => "unavailable".to_owned(),
+            CallVerdict::Allowed => "allowed".to_owned(),
+            CallVerdict::Denied(ruling) => format!("denied by {}", ruling.label),
+            CallVerdict::Unavailable => "unavailable".to_owned(),
         };
         if let Some(ruling) = judgement.would_deny {
             text += &format!(", {} would deny", ruling.label);
@@ -167,7 +167,9 @@ fn who_calls() {
     let ask = Ask::default();
     let source = |source: CallSource| AuthorizationRule { from: vec![source], ..AuthorizationRule::default() };
     let plain = Ask { peer: None, ..ask.clone() };
-    for (principal, wanted) in [(FRONTEND, true), (CHECKOUT, false), ("*", true), ("*/sa/frontend", true), ("spiffe://cluster.local/*", true)] {
+    for (principal, wanted) in
+        [(FRONTEND, true), (CHECKOUT, false), ("*", true), ("*/sa/frontend", true), ("spiffe://cluster.local/*", true)]
+    {
         assert_eq!(holds(from(&[principal]), &ask), wanted, "{principal}");
         assert!(!holds(from(&[principal]), &plain), "{principal}");
     }
@@ -434,7 +436,7 @@ proptest! {
                 let (denied, named, would_deny, audits) = naive(&authorization, call);
                 let judgement = authorization.judge(call);
                 let found = match judgement.verdict {
-                    Verdict::Denied(ruling) if !ruling.rule.is_empty() => Some(ruling.label.to_string()),
+                    CallVerdict::Denied(ruling) if !ruling.rule.is_empty() => Some(ruling.label.to_string()),
                     _ => None,
                 };
                 prop_assert_eq!(judgement.allows(), !denied, "{:?}", ask);

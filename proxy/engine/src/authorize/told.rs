@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use super::rule::{Rule, Spent, Stance};
+use super::rule::{PolicyRule, Spent, Stance};
 use super::{Authorization, Call, Class, Ruling};
 
 /// What a policy does where it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
+pub(super) enum PolicyAction {
     Allow,
     Deny,
     Audit,
@@ -17,7 +17,7 @@ pub(super) enum Action {
 #[derive(Debug)]
 pub(super) struct Outlined {
     pub(super) name: Arc<str>,
-    pub(super) action: Action,
+    pub(super) action: PolicyAction,
     pub(super) trial: bool,
     pub(super) rules: std::ops::Range<usize>,
 }
@@ -65,7 +65,7 @@ pub struct Told<'a> {
 }
 
 impl Authorization {
-    pub(super) fn of(classes: Vec<(Action, bool, Vec<Rule>, Vec<Arc<str>>)>, policies: Vec<Outlined>) -> Self {
+    pub(super) fn of(classes: Vec<(PolicyAction, bool, Vec<PolicyRule>, Vec<Arc<str>>)>, policies: Vec<Outlined>) -> Self {
         let mut whole = Self {
             deny: Class::default(),
             allow: Class::default(),
@@ -74,7 +74,7 @@ impl Authorization {
             audit: Class::default(),
             policies,
             refused: false,
-            of_hosts: classes.iter().any(|(_, _, rules, _)| rules.iter().any(Rule::of_hosts)),
+            of_hosts: classes.iter().any(|(_, _, rules, _)| rules.iter().any(PolicyRule::of_hosts)),
         };
         for (action, trial, rules, names) in classes {
             *whole.class_mut(action, trial) = Class::new(rules, &names, stance(action));
@@ -82,23 +82,23 @@ impl Authorization {
         whole
     }
 
-    pub(super) const fn class(&self, action: Action, trial: bool) -> &Class {
+    pub(super) const fn class(&self, action: PolicyAction, trial: bool) -> &Class {
         match (action, trial) {
-            (Action::Deny, false) => &self.deny,
-            (Action::Deny, true) => &self.trial_deny,
-            (Action::Allow, false) => &self.allow,
-            (Action::Allow, true) => &self.trial_allow,
-            (Action::Audit, _) => &self.audit,
+            (PolicyAction::Deny, false) => &self.deny,
+            (PolicyAction::Deny, true) => &self.trial_deny,
+            (PolicyAction::Allow, false) => &self.allow,
+            (PolicyAction::Allow, true) => &self.trial_allow,
+            (PolicyAction::Audit, _) => &self.audit,
         }
     }
 
-    const fn class_mut(&mut self, action: Action, trial: bool) -> &mut Class {
+    const fn class_mut(&mut self, action: PolicyAction, trial: bool) -> &mut Class {
         match (action, trial) {
-            (Action::Deny, false) => &mut self.deny,
-            (Action::Deny, true) => &mut self.trial_deny,
-            (Action::Allow, false) => &mut self.allow,
-            (Action::Allow, true) => &mut self.trial_allow,
-            (Action::Audit, _) => &mut self.audit,
+            (PolicyAction::Deny, false) => &mut self.deny,
+            (PolicyAction::Deny, true) => &mut self.trial_deny,
+            (PolicyAction::Allow, false) => &mut self.allow,
+            (PolicyAction::Allow, true) => &mut self.trial_allow,
+            (PolicyAction::Audit, _) => &mut self.audit,
         }
     }
 
@@ -109,17 +109,18 @@ impl Authorization {
             rules.iter().find(|rule| rule.holds(call, stance(policy.action), &Spent::default())).map(|rule| &*rule.ruling)
         };
         let said: Vec<(&Outlined, Option<&Ruling>)> = self.policies.iter().map(|policy| (policy, found(policy))).collect();
-        let allowed = |trial| said.iter().any(|(policy, rule)| (policy.action, policy.trial) == (Action::Allow, trial) && rule.is_some());
+        let allowed =
+            |trial| said.iter().any(|(policy, rule)| (policy.action, policy.trial) == (PolicyAction::Allow, trial) && rule.is_some());
         let earnest = !self.allow.is_empty();
         let (allows, trial_allows) = (allowed(false), allowed(true));
         let verdict = |policy: &Outlined, holds: bool| match (policy.action, policy.trial, holds) {
-            (Action::Deny, false, true) => ToldVerdict::Deny,
-            (Action::Deny, true, true) => ToldVerdict::WouldDeny,
-            (Action::Allow, false, true) => ToldVerdict::Allow,
-            (Action::Allow, true, true) => ToldVerdict::WouldAllow,
-            (Action::Audit, _, true) => ToldVerdict::Audit,
-            (Action::Allow, false, false) if !allows => ToldVerdict::Deny,
-            (Action::Allow, true, false) if !earnest && !trial_allows => ToldVerdict::WouldDeny,
+            (PolicyAction::Deny, false, true) => ToldVerdict::Deny,
+            (PolicyAction::Deny, true, true) => ToldVerdict::WouldDeny,
+            (PolicyAction::Allow, false, true) => ToldVerdict::Allow,
+            (PolicyAction::Allow, true, true) => ToldVerdict::WouldAllow,
+            (PolicyAction::Audit, _, true) => ToldVerdict::Audit,
+            (PolicyAction::Allow, false, false) if !allows => ToldVerdict::Deny,
+            (PolicyAction::Allow, true, false) if !earnest && !trial_allows => ToldVerdict::WouldDeny,
             (_, _, false) => ToldVerdict::NoMatch,
         };
         let told = |(policy, rule): (&'a Outlined, Option<&'a Ruling>)| Told {
@@ -131,9 +132,9 @@ impl Authorization {
     }
 }
 
-const fn stance(action: Action) -> Stance {
+const fn stance(action: PolicyAction) -> Stance {
     match action {
-        Action::Deny => Stance::Denying,
-        Action::Allow | Action::Audit => Stance::Allowing,
+        PolicyAction::Deny => Stance::Denying,
+        PolicyAction::Allow | PolicyAction::Audit => Stance::Allowing,
     }
 }

@@ -2,7 +2,7 @@
 
 use super::view::PolicyView;
 use super::{Explanation, Way};
-use crate::authorize::{Told, Verdict};
+use crate::authorize::{CallVerdict, Told};
 use crate::decide::{self, RequestHead};
 use crate::failure::Reason;
 
@@ -23,10 +23,10 @@ pub(super) fn told(mut explanation: Explanation, way: &Way<'_>, head: Option<&Re
         (Some(_), None) => "Close",
     };
     let mut why = match judgement.verdict {
-        Verdict::Allowed => "no policy forbids it".to_owned(),
-        Verdict::Denied(ruling) if ruling.rule.is_empty() => format!("no rule of {} allows it", ruling.policy),
-        Verdict::Denied(ruling) => format!("rule {} of {} denies it", ruling.rule, ruling.policy),
-        Verdict::Unavailable => "this workload's policies were refused and none were in force before: nobody is let in".to_owned(),
+        CallVerdict::Allowed => "no policy forbids it".to_owned(),
+        CallVerdict::Denied(ruling) if ruling.rule.is_empty() => format!("no rule of {} allows it", ruling.policy),
+        CallVerdict::Denied(ruling) => format!("rule {} of {} denies it", ruling.rule, ruling.policy),
+        CallVerdict::Unavailable => "this workload's policies were refused and none were in force before: nobody is let in".to_owned(),
     };
     if let Some(ruling) = judgement.would_deny {
         why += &format!("; {} would deny it, and is on trial", ruling.label);

@@ -97,7 +97,10 @@ impl Reading {
     fn call(&mut self, call: &mut CallExpr, depth: usize) -> Result<(), String> {
         let name = call.func_name.as_str();
         if name == "matches" {
-            return Err("`matches` takes an attribute and one regular expression that is written down, as in request.path.matches(\"^/a\")".to_owned());
+            return Err(
+                "`matches` takes an attribute and one regular expression that is written down, as in request.path.matches(\"^/a\")"
+                    .to_owned(),
+            );
         }
         if !FUNCTIONS.contains(&name) && (name != OF_LOOPS || self.names.is_empty()) {
             return Err(format!("`{name}` is no function here; there are operators, {}", FUNCTIONS[18..].join(", ") + ", matches"));

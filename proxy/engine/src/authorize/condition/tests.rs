@@ -127,7 +127,8 @@ fn what_cannot_be_evaluated_within_bounds_is_refused() {
 #[test]
 fn the_deepest_texts_are_survived() {
     // Aim: whatever nests as deep as the bounds on brackets and operators let it ends in a refusal or an answer, on a usual stack.
-    let chain = |part: &str| format!("true{}", part.repeat(MARKS_MAX / part.bytes().filter(|byte| !byte.is_ascii_alphanumeric()).count().max(1)));
+    let chain =
+        |part: &str| format!("true{}", part.repeat(MARKS_MAX / part.bytes().filter(|byte| !byte.is_ascii_alphanumeric()).count().max(1)));
     let nested = |open: &str, close: &str| format!("{}true{}", open.repeat(OPENED_MAX), close.repeat(OPENED_MAX));
     for text in [
         nested("(", ")"),
