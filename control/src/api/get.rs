@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use proto::mesh::{DumpCommand, GetRequest, command};
@@ -11,12 +12,13 @@ use tonic::Status;
 use super::PATIENCE;
 use super::live::Ledger;
 use crate::publish::board::Board;
+use crate::publish::calls::KEPT;
 use crate::publish::edition::Edition;
 use crate::publish::epoch::Entry;
 use crate::publish::plaintext::{Sighting, refused};
 use crate::serve::authority::SharedAuthority;
 use crate::store::Store;
-use crate::translate::{Status as ObjectStatus, statuses};
+use crate::translate::{Status as ObjectStatus, statuses, suggest};
 use crate::world::key::ObjectKey;
 use crate::world::problem::{Problem, Severity};
 use crate::world::{Layer, Versions};
@@ -43,8 +45,9 @@ pub(super) async fn rows(
         "plaintext" => Ok(plaintext(board, &wanted)),
         "egress" => Ok(egress(board, &wanted)),
         "traffic" => Ok(traffic(board, &wanted)),
+        "suggestions" => Ok(suggestions(board, edition, request)),
         other => Err(Status::invalid_argument(format!(
-            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, egress, traffic"
+            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, egress, traffic, suggestions"
         ))),
     }
 }
@@ -206,6 +209,13 @@ fn egress(board: &Board, wanted: &Filters<'_>) -> Value {
         }));
     }
     Value::Array(rows)
+}
+
+/// Policies that allow what was seen.
+fn suggestions(board: &Board, edition: &Edition, request: &GetRequest) -> Value {
+    let within = request.since.and_then(|since| Duration::try_from(since).ok()).unwrap_or(KEPT);
+    let observed = board.calls(|calls| calls.observed(within, board.clock.ms()));
+    json!(suggest(&edition.world, &observed, (&request.namespace, &request.name)))
 }
 
 fn traffic(board: &Board, wanted: &Filters<'_>) -> Value {

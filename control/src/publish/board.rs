@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use proto::mesh::{Answer, Certificate, Command, PlaintextPeer, Traffic, command};
+use proto::mesh::{Answer, Calls, Certificate, Command, PlaintextPeer, Traffic, command};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::cache::Cache;
+use super::calls::CallBook;
 use super::edition::Edition;
 use super::epoch::{Book, Entry, Touched, moment};
 use super::peer::Claim;
@@ -95,6 +96,7 @@ pub struct Board {
     present: Mutex<BTreeMap<u64, Presence>>,
     correspondents: Mutex<BTreeMap<String, Correspondent>>,
     plaintext: Mutex<PlaintextBook>,
+    calls: Mutex<CallBook>,
     next: std::sync::atomic::AtomicU64,
     events: mpsc::Sender<Errand>,
     /// What all of the control plane goes by.
@@ -114,6 +116,7 @@ impl Board {
             present: Mutex::default(),
             correspondents: Mutex::default(),
             plaintext: Mutex::default(),
+            calls: Mutex::default(),
             next: 1.into(),
             events,
             clock,
@@ -278,6 +281,16 @@ impl Board {
     /// Who spoke plaintext to whom of late.
     pub fn plaintext(&self) -> Vec<Sighting> {
         self.plaintext.lock().sightings(self.clock.ms())
+    }
+
+    /// A proxy tells who called its application.
+    pub fn called(&self, claim: &Claim, calls: Calls) {
+        self.calls.lock().take(claim, calls, self.clock.ms());
+    }
+
+    /// Looks at who called whom.
+    pub fn calls<T>(&self, look: impl FnOnce(&CallBook) -> T) -> T {
+        look(&self.calls.lock())
     }
 
     /// Every proxy with a Reports stream.

@@ -2,6 +2,7 @@
 
 pub mod board;
 pub mod cache;
+pub mod calls;
 pub mod edition;
 pub mod epoch;
 pub mod peer;

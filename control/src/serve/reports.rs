@@ -119,6 +119,10 @@ async fn take(board: &Arc<Board>, node: &Claim, key: &str, kind: report::Kind) {
             board.plaintext_seen(node, &traffic.plaintext);
             board.correspondent(key, |correspondent| correspondent.traffic = traffic);
         }
+        report::Kind::Calls(mut calls) => {
+            calls.calls.truncate(ROWS_MAX);
+            board.called(node, calls);
+        }
         report::Kind::Certificate(certificate) => {
             board.correspondent(key, |correspondent| correspondent.certificate = Some(certificate));
         }

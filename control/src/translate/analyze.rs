@@ -14,7 +14,7 @@ use super::cluster::targets;
 use super::mtls::applies;
 use super::rank::{self, RankedMatch};
 use super::security::egress;
-use super::{Audience, audiences, conflict, route, trust, view};
+use super::{Audience, audiences, conflict, route, security, trust, view};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
 use crate::world::route::{ParentRef, PathMatch, Reference, Route, Rule, Unsupported};
@@ -94,6 +94,7 @@ impl Audit<'_> {
             Spec::Service(_) => self.service(key),
             Spec::Workload(workload) => self.workload(key, &workload.service_account),
             Spec::TrafficPolicy(_) => self.found(key, advice::findings(self.world, object)),
+            Spec::AuthorizationPolicy(_) => self.found(key, security::findings(self.world, object)),
             Spec::Mesh(mesh) => self.found(key, trust::federation_findings(self.world, mesh)),
             Spec::Revocation(spec) => self.found(key, trust::revocation_findings(self.world, key, spec)),
             Spec::EgressPolicy(spec) => {

@@ -36,6 +36,7 @@ pub(crate) use cluster::arrives_untouched;
 pub use mtls::is_strict;
 pub use node::{gateway_ports, instance_fingerprint, node_order};
 pub use policy::{ResolvedSetting, resolved};
+pub use security::{Observed, ObservedCall, SuggestedPolicy, Suggestion, suggest};
 pub use status::{AncestorStatus, Condition, ListenerStatus, ParentStatus, Status, statuses};
 pub use trust::trust;
 pub use view::view;
@@ -51,6 +52,8 @@ pub const DNS_RECORD: &str = "type.googleapis.com/meshwright.v1.DnsRecord";
 
 /// Type URL of [`proto::mesh::Egress`].
 pub const EGRESS: &str = "type.googleapis.com/meshwright.v1.Egress";
+/// Type URL of [`proto::mesh::Authorization`].
+pub const AUTHORIZATION: &str = "type.googleapis.com/meshwright.v1.Authorization";
 
 /// Whom a view is for. Translation sees nothing else of a client, so this is the whole key of a cache.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

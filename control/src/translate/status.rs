@@ -9,11 +9,12 @@ use serde_json::json;
 
 use super::attach::{self, Attachment, Judged, WhyNot};
 use super::security::egress;
-use super::{conflict, policy, trust};
+use super::{conflict, policy, security, trust};
 use crate::world::gateway::Gateway;
 use crate::world::key::{CORE, GATEWAY_API};
 use crate::world::own::{Mesh, Selector};
 use crate::world::route::{ParentRef, Route, Rule};
+use crate::world::security::authorization::AuthorizationPolicy;
 use crate::world::traffic::TrafficPolicy;
 use crate::world::{Candidate, Kind, Layer, Name, Object, ObjectKey, Spec, World};
 
@@ -196,6 +197,7 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
             status.ancestors.iter_mut().filter(|_| refers).for_each(|ancestor| ancestor.conditions.push(resolved.clone()));
             Some(status)
         }
+        Spec::AuthorizationPolicy(policy) => Some(of_authorization(world, object, policy, by)),
         Spec::PeerAuthentication(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::Telemetry(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::Mesh(mesh) => Some(of_mesh(world, mesh, by)),
@@ -385,6 +387,19 @@ fn of_traffic(world: &World, object: &Object, policy: &TrafficPolicy, by: &Condi
         conditions: vec![ancestor.verdict.map_or_else(|refusal| by.fails("Accepted", &refusal), |()| by.holds("Accepted"))],
     };
     let ancestors = policy::judge(world, object, policy).into_iter().map(one).collect();
+    Status { ancestors, ..Status::default() }
+}
+
+fn of_authorization(world: &World, object: &Object, policy: &AuthorizationPolicy, by: &Conditions) -> Status {
+    let one = |(ancestor_ref, verdict): (serde_json::Value, Result<String, WhyNot>)| AncestorStatus {
+        ancestor_ref,
+        controller_name: CONTROLLER,
+        conditions: vec![match verdict {
+            Ok(told) => by.say("Accepted", "True", "Accepted", told),
+            Err(refusal) => by.fails("Accepted", &refusal),
+        }],
+    };
+    let ancestors = security::judge(world.index(), object, policy).into_iter().map(one).collect();
     Status { ancestors, ..Status::default() }
 }
 

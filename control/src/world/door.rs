@@ -57,6 +57,16 @@ impl<'a> Cursor<'a> {
         matches!(&self.node.value, Value::Text(text) if text.is_empty())
     }
 
+    /// Whether something is so wrong with the object that it is refused.
+    pub(super) fn refused(&self) -> bool {
+        self.door.problems.borrow().iter().any(|problem| problem.severity == Severity::Error)
+    }
+
+    /// Whether a list stands here.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.node.value, Value::List(_))
+    }
+
     /// The object being read.
     pub(super) fn key(&self) -> &'a ObjectKey {
         &self.door.key
@@ -341,7 +351,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 }
 
 /// A DNS label (RFC 1123): what names of Services and namespaces must be.
-pub(super) fn is_label(text: &str) -> bool {
+pub(crate) fn is_label(text: &str) -> bool {
     let inner = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }

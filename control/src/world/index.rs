@@ -11,6 +11,7 @@ use super::instance::{Instance, former_names, instances, names as names_of};
 use super::object::Object;
 use super::own::Mesh;
 use super::revocation::{Revocation, Revoked};
+use super::security::authorization::Action;
 use super::traffic::Place;
 use super::{Kind, ObjectKey, Spec, World, gateway_name};
 
@@ -62,6 +63,8 @@ pub struct Index {
     pub traffic_selectors: Vec<Arc<Object>>,
     /// EgressPolicies, by namespace and name.
     pub egress: Vec<Arc<Object>>,
+    /// AuthorizationPolicies for the inbound side, in the order in which they are asked: Deny, Allow, Audit, each by name.
+    pub authorizations: Vec<Arc<Object>>,
     /// ReferenceGrants by namespace.
     pub grants: BTreeMap<String, Vec<Arc<Object>>>,
     /// Instances that another Workload's instance of the same name hides: (namespace, instance, hidden Workload).
@@ -145,6 +148,7 @@ impl Index {
         index.revoked = Revoked::of(index.revocations.iter().filter_map(|object| revocation(object)));
         index.traffic_selectors.sort_by_cached_key(age);
         index.traffic.values_mut().for_each(|rivals| rivals.sort_by_cached_key(age));
+        index.authorizations.sort_by_cached_key(|object| (asked(object), object.key.path()));
         index.add_routes();
         index
     }
@@ -185,6 +189,7 @@ impl Index {
                 }
             }
             Spec::EgressPolicy(_) => self.egress.push(Arc::clone(object)),
+            Spec::AuthorizationPolicy(policy) if policy.inbound() => self.authorizations.push(Arc::clone(object)),
             Spec::Route(_) => self.routes.push(Arc::clone(object)),
             Spec::ReferenceGrant(_) => self.grants.entry(name.0).or_default().push(Arc::clone(object)),
             Spec::Gateway(gateway) if classes.contains(&gateway.class) => {
@@ -325,6 +330,18 @@ impl Index {
 
 fn revocation(object: &Object) -> Option<(&ObjectKey, &Revocation)> {
     if let Spec::Revocation(spec) = &object.spec { Some((&object.key, spec)) } else { None }
+}
+
+/// Where an AuthorizationPolicy's action comes in the order of judging.
+fn asked(object: &Object) -> u8 {
+    match &object.spec {
+        Spec::AuthorizationPolicy(policy) => match policy.action {
+            Action::Deny => 0,
+            Action::Allow => 1,
+            Action::Audit => 2,
+        },
+        _ => 3,
+    }
 }
 
 /// Names of the GatewayClasses that we serve: those with our controller (and no parameters, which we have none of), and ours by name where nobody wrote it down.

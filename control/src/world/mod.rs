@@ -32,6 +32,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 pub use allocations::{AddressNeeds, Allocations, Ranges, gateway_name};
+pub(crate) use door::is_label;
 pub use families::Families;
 pub use index::{Address, Index, Name, NamespaceView, ServiceView};
 pub use instance::{GatewayState, Instance, InstanceState, reported};

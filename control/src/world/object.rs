@@ -12,6 +12,7 @@ use super::own::{Mesh, PeerAuthentication, Telemetry};
 use super::problem::{Problem, Severity, nearest};
 use super::revocation::Revocation;
 use super::route::Route;
+use super::security::authorization::AuthorizationPolicy;
 use super::security::egress::EgressPolicy;
 use super::traffic::TrafficPolicy;
 use super::tree::{Node, Part};
@@ -62,6 +63,7 @@ pub enum Spec {
     TrafficPolicy(Box<TrafficPolicy>),
     EgressPolicy(Box<EgressPolicy>),
     Revocation(Revocation),
+    AuthorizationPolicy(Box<AuthorizationPolicy>),
     /// A kind that this version recognises and gives no effect.
     Unsupported,
 }
@@ -243,6 +245,7 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::Gateway => Spec::Gateway(Gateway::read(fields.need("spec")?.fields())?),
         Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => Spec::Route(Route::read(fields.need("spec")?.fields())?),
         Kind::ReferenceGrant => Spec::ReferenceGrant(ReferenceGrant::read(fields.need("spec")?.fields())?),
+        Kind::AuthorizationPolicy => Spec::AuthorizationPolicy(Box::new(AuthorizationPolicy::read(fields.need("spec")?.fields())?)),
         Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(TrafficPolicy::read(fields.need("spec")?.fields())?)),
         Kind::EgressPolicy => Spec::EgressPolicy(Box::new(EgressPolicy::read(fields.need("spec")?.fields())?)),
         Kind::Revocation => Spec::Revocation(Revocation::read(fields.need("spec")?.fields())?),

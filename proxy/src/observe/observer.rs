@@ -96,7 +96,10 @@ impl Observer {
         let worker = &self.worker;
         let started = worker.telemetry.clock.now();
         let mtls = direction == Direction::Inbound && downstream.peer.is_some();
-        let seen = Outline::new(Arc::clone(snapshot), MetricFamily::Http, direction, wire(parts), downstream.source, mtls);
+        let mut seen = Outline::new(Arc::clone(snapshot), MetricFamily::Http, direction, wire(parts), downstream.source, mtls);
+        if direction == Direction::Inbound {
+            seen.call = worker.request(downstream, parts);
+        }
         let settings = snapshot.settings.as_deref();
         let logged = settings.is_some_and(|settings| settings.access_log);
         let tracing = worker.telemetry.otlp_endpoint(settings).is_some();
@@ -122,7 +125,10 @@ impl Observer {
     pub fn begin_tcp(&self, direction: Direction, snapshot: &Arc<Snapshot>, downstream: &Downstream) -> Account {
         let started = self.worker.telemetry.clock.now();
         let mtls = direction == Direction::Inbound && downstream.peer.is_some();
-        let seen = Outline::new(Arc::clone(snapshot), MetricFamily::Tcp, direction, Wire::Tcp, downstream.source, mtls);
+        let mut seen = Outline::new(Arc::clone(snapshot), MetricFamily::Tcp, direction, Wire::Tcp, downstream.source, mtls);
+        if direction == Direction::Inbound {
+            seen.call = self.worker.connection(downstream);
+        }
         let logged = snapshot.settings.as_deref().is_some_and(|settings| settings.access_log);
         let detail = logged.then(|| self.worker.notes(true, None, direction, downstream));
         Account::new(Rc::clone(&self.worker), seen, detail, started)

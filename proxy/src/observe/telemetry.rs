@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 
 use super::access::{AccessLog, LogLines};
 use super::batch::Outboxes;
+use super::calls::CallShard;
 use super::egress::EgressCalls;
 use super::labels::Direction;
 use super::plaintext::PlaintextPeers;
@@ -61,6 +62,8 @@ pub struct Readings {
     pub config_rejected: AtomicU64,
     /// Endpoints ejected since the start.
     pub ejections: AtomicU64,
+    /// Conditions of policies that could not be evaluated.
+    pub conditions_failed: AtomicU64,
     /// Copies of requests for mirrors that were not made.
     pub mirrors_dropped: AtomicU64,
     /// Bodies that are coming in over HTTP/2.
@@ -96,6 +99,8 @@ pub struct Telemetry {
     pub(super) registry: Mutex<Registry>,
     pub(super) plaintext: Mutex<PlaintextPeers>,
     pub(super) egress: Mutex<EgressCalls>,
+    /// One per worker.
+    pub(super) calls: Mutex<Vec<Arc<CallShard>>>,
     /// Of traffic.
     pub(super) spans: Outboxes,
     /// Of the proxy's own tasks.
@@ -131,6 +136,7 @@ impl Telemetry {
             registry: Mutex::default(),
             plaintext: Mutex::default(),
             egress: Mutex::default(),
+            calls: Mutex::default(),
             spans: Outboxes::default(),
             own_spans,
             access: AccessLog::new(options.log.clone()),

@@ -45,6 +45,7 @@ fn settings(access_log: bool, otlp: Option<&str>, sample_percent: u64) -> Settin
         own_addresses: vec![],
         locality: Locality::default(),
         session_key: Vec::new(),
+        probes: Vec::new(),
     }
 }
 

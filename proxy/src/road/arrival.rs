@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use crate::road::answer::{Answering, Answers, HttpConnection, serve};
 use crate::road::attempt::OpenedTcp;
 use crate::road::reply::{failed, malformed};
 use crate::road::shared::Shared;
+use crate::road::standing::Stand;
 use crate::road::watch::{self, Said, Watched};
 use crate::tcp;
 use crate::tls::{Bond, PeerError, bound};
@@ -61,6 +62,8 @@ pub struct Opaque {
     pub account: Account,
     /// Resolves under an epoch that does not let it go on, which cuts it.
     pub forbidden: Option<Forbidden>,
+    /// Its place among what is asked again where policies change.
+    pub stand: Option<Stand>,
 }
 
 /// See [`Opaque::forbidden`].
@@ -113,13 +116,17 @@ impl Heard {
 
 /// Carries opaque bytes to where a connection was opened to; or records why there is none, and closes.
 pub async fn carry(shared: &Rc<Shared>, opaque: Opaque) {
-    let Opaque { downstream, bond, opened, idle, mut account, forbidden } = opaque;
+    let Opaque { downstream, bond, opened, idle, mut account, forbidden, mut stand } = opaque;
     match opened {
         Ok(opened) => {
             opened.tell(&mut account);
             let OpenedTcp { stream, in_flight, pass, bond: peer, .. } = opened;
             let wait = shared.patience.wait(idle);
-            let carrying = unless(forbidden, tcp::carry(downstream, stream, &mut account, &wait, &shared.buffers));
+            let denied = |account: &mut Account, cx: &mut Context<'_>| match &mut stand {
+                None => Poll::Pending,
+                Some(stand) => stand.poll_denied(cx).map(|denial| account.denied(denial.reason, denial.ruling.as_ref())),
+            };
+            let carrying = unless(forbidden, tcp::carry(downstream, stream, &mut account, (&wait, &shared.buffers), denied));
             match bound([bond, peer], carrying).await {
                 Ok(None) => {}
                 Ok(Some(failure)) => {

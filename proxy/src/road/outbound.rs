@@ -224,7 +224,7 @@ fn opaque(
         account.to_cluster(&cluster);
     }
     let idle = tcp.and_then(|forward| forward.policy.idle_timeout);
-    Carried::Opaque(Box::new(Opaque { downstream: stream, bond: None, opened, idle, account, forbidden: None }))
+    Carried::Opaque(Box::new(Opaque { downstream: stream, bond: None, opened, idle, account, forbidden: None, stand: None }))
 }
 
 /// The cluster of a forward that has only one, so that a connection that failed is counted there.

@@ -26,6 +26,7 @@ use crate::road::checks;
 use crate::road::guests::Both;
 use crate::road::inbound;
 use crate::road::shared::Shared;
+use crate::road::standing;
 use crate::shell::listener::{Purpose, listen};
 use crate::snapshots::Snapshots;
 use crate::tls::{Bonds, Tls};
@@ -72,6 +73,7 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
             replays: Rc::default(),
             mirrors: Cell::new(0),
             guests: Both::new(&means.telemetry, means.connections_max, &pressure),
+            standing: Rc::default(),
             drain: Both { inbound: Rc::default(), outbound: Rc::default() },
             serving: Serving::new(Rc::clone(&bodies), Rc::clone(&patience), pressure.clone()),
             draw,
@@ -81,6 +83,7 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
     });
     tokio::task::spawn_local(tick(Rc::downgrade(&shared)));
     tokio::task::spawn_local(review(Rc::downgrade(&shared.bonds), means.tls.beliefs()));
+    tokio::task::spawn_local(standing::watch(Rc::downgrade(&shared)));
     shared
 }
 

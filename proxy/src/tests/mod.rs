@@ -2,7 +2,9 @@
 
 mod again;
 mod attempts;
+mod authorized;
 mod bounds;
+mod called;
 mod checks;
 mod cost;
 mod counting;
@@ -336,6 +338,7 @@ pub(crate) fn settings(setup: &Setup, workload: &str, own: &[&str]) -> Arc<Setti
         own_addresses: own.iter().map(|ip| ip.parse().unwrap()).collect(),
         locality: Locality::default(),
         session_key: Vec::new(),
+        probes: Vec::new(),
     })
 }
 

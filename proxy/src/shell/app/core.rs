@@ -90,6 +90,7 @@ impl Core {
             lifecycle: self.lifecycle.clone(),
             logs: logs.clone(),
             node: self.node.id.clone(),
+            network: self.means.network.clone(),
         }
     }
 
