@@ -15,3 +15,5 @@ mod resilience;
 mod rotation;
 #[path = "foreign/shop.rs"]
 mod shop;
+#[path = "foreign/tokens.rs"]
+mod tokens;

@@ -4,6 +4,7 @@
 
 mod routes;
 mod tls;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
@@ -94,5 +95,15 @@ fn micro(criterion: &mut Criterion) {
     criterion.bench_function("swap: nothing changed", |bench| bench.iter(|| staged.assemble(2, &snapshot).epoch));
 }
 
-criterion_group!(benches, micro, routes::decisions, routes::hosts, routes::builds, routes::stages, tls::handshakes, tls::records);
+criterion_group!(
+    benches,
+    micro,
+    routes::decisions,
+    routes::hosts,
+    routes::builds,
+    routes::stages,
+    tls::handshakes,
+    tls::records,
+    tokens::tokens
+);
 criterion_main!(benches);

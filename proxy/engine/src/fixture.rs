@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use prost::{Message, Name};
 use prost_types::{Struct, Value, value};
+use proto::mesh;
 use proto::xds::cluster::Cluster;
 use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 use proto::xds::core::{
@@ -346,4 +347,24 @@ pub(crate) fn shop() -> Parts {
     put(&mut parts, "out/10.0.0.1:80", &out_http("10.0.0.1:80", "shop/catalog:80")).unwrap();
     put(&mut parts, "inbound", &inbound([permissive(None), strict(Some(9090))].concat())).unwrap();
     parts
+}
+
+/// One rule for tokens in which everything is said.
+pub(crate) fn authentication() -> mesh::Authentication {
+    let header = |name: &str, prefix: &str| mesh::TokenHeader { name: name.into(), prefix: prefix.into() };
+    let rule = mesh::TokenRule {
+        policy: "shop/tokens".into(),
+        issuer: "https://id.example".into(),
+        audiences: vec!["store".into()],
+        jwks: r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"bench","x":"hwJCQ_O__uuFcIs9bTETs-FQYoaLEsm_LUBbLD_gWbM","y":"CKIBB8_1R6ny99dCtrvfCH1GTfDKS_SW5sgFf6XzC74"}]}"#
+            .into(),
+        jwks_uri: String::new(),
+        from_headers: vec![header("authorization", "Bearer ")],
+        from_query: vec!["token".into()],
+        from_cookies: vec!["sid".into()],
+        forward_token: true,
+        claims_to_headers: vec![mesh::ClaimHeader { claim: "sub".into(), header: "x-user".into() }],
+        clock_skew: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+    };
+    mesh::Authentication { rules: vec![rule] }
 }

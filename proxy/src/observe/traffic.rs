@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proto::mesh::{ServiceTraffic, Traffic};
+use proto::mesh::{KeysAway, ServiceTraffic, Traffic};
 
 use super::labels::{CODE_NONE, Direction, Labels, MetricFamily};
 use super::plaintext::ROWS_MAX;
@@ -14,7 +14,9 @@ impl Telemetry {
     /// HTTP traffic per direction and service, and plaintext peers, since the start. At most 256 rows of each: the busiest services.
     pub fn traffic(&self) -> Traffic {
         let sums = self.registry.lock().sums();
-        Traffic { services: services(&sums), plaintext: self.plaintext.lock().rows() }
+        let away = |(uri, error): (&String, &String)| KeysAway { uri: uri.clone(), error: error.clone() };
+        let keys_away = self.readings.keys_away.lock().iter().map(away).collect();
+        Traffic { services: services(&sums), plaintext: self.plaintext.lock().rows(), keys_away }
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use engine::model::{DnsAnswer, Outbound, Settings, Snapshot};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 pub use wanted::{IDLE, IDLE_ABSENT, NAMES_MAX, Want, WantState, Wanted, WantedChange};
@@ -51,6 +51,7 @@ pub enum NameLookup {
 pub struct Snapshots {
     live: Arc<ArcSwap<Snapshot>>,
     changed: Arc<watch::Sender<u64>>,
+    missed: Arc<Notify>,
     wanted: Arc<Wanted>,
 }
 
@@ -59,6 +60,7 @@ impl Default for Snapshots {
         Self {
             live: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
             changed: Arc::new(watch::Sender::new(0)),
+            missed: Arc::default(),
             wanted: Arc::new(Wanted::default()),
         }
     }
@@ -107,6 +109,16 @@ impl Snapshots {
     /// Wakes at each publication (and at each answer about a wanted name).
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Somebody shows a token of a key that is not at hand.
+    pub fn miss_key(&self) {
+        self.missed.notify_one();
+    }
+
+    /// Wakes after that. For one listener; cancel-safe.
+    pub async fn key_missed(&self) {
+        self.missed.notified().await;
     }
 
     /// The names fetched on first use; the xDS client drives it.

@@ -28,6 +28,7 @@ mod rests;
 mod rough;
 mod slow;
 mod stacks;
+mod tokens;
 mod unread;
 mod versions;
 

@@ -14,6 +14,7 @@ use proto::identity::Identity;
 use proto::names::{ALPN_H1, ALPN_H2, ALPN_TCP};
 
 use crate::Moment;
+use crate::authenticate::{Authentication, Remembered, TokenVerdict};
 use crate::balance;
 use crate::decide::{self, Course, Door, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Terms, Version, without_port};
 use crate::failure::{LocalReply, Reason};
@@ -92,7 +93,7 @@ pub fn outbound(snapshot: &Snapshot, destination: SocketAddr, asked: &Asked<'_>)
                 None => explanation,
             };
             let address = own_address(snapshot, destination);
-            let way = Way { asked, caller: None, address, called, settings: snapshot.settings.as_deref() };
+            let way = Way { asked, caller: None, address, called, settings: snapshot.settings.as_deref(), tokens: None };
             taken(explanation, (course, Terms::of(snapshot, door)), &way, false)
         }
     }
@@ -109,7 +110,7 @@ pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
     let door = Door::Edge(port);
     let (course, proved) = walk(snapshot, door, &Visitor::from_outside(asked));
     let called = Called { port, tls: false };
-    let way = Way { asked, caller: None, address: None, called, settings: snapshot.settings.as_deref() };
+    let way = Way { asked, caller: None, address: None, called, settings: snapshot.settings.as_deref(), tokens: None };
     taken(explanation, (course, Terms::of(snapshot, door)), &way, proved)
 }
 
@@ -127,7 +128,8 @@ pub fn inbound(snapshot: &Snapshot, port: u16, peer: Option<&str>, asked: &Asked
     let (verdict, why) = mtls(rule, inbound.ports.contains_key(&port), (peer, proved), course);
     let caller: Option<Identity> = peer.filter(|_| proved).and_then(|peer| peer.parse().ok());
     let called = Called { port, tls: proved };
-    let way = Way { asked, caller: caller.as_ref(), address: None, called, settings: snapshot.settings.as_deref() };
+    let tokens = snapshot.authentication.as_deref();
+    let way = Way { asked, caller: caller.as_ref(), address: None, called, settings: snapshot.settings.as_deref(), tokens };
     let mut explanation = taken(explanation.stage("mtls", verdict, why), (course, Terms::Inbound(rule)), &way, proved);
     // The inbound side's one rule has no object of its own; the Workload is what it serves.
     if let (Some(route), Some(settings)) = (&mut explanation.route, &snapshot.settings)
@@ -262,7 +264,12 @@ fn carried(mut explanation: Explanation, view: Terms<'_>, asked: &Asked<'_>) -> 
 fn served(explanation: Explanation, view: Terms<'_>, way: &Way<'_>, proved: bool) -> Explanation {
     let asked = way.asked;
     match decide::admit(view, Facts { proved, fault: asked.fault }) {
-        Ok(table) => routed(explanation, table, way),
+        Ok(table) => match way.tokens {
+            Some(rules) => {
+                authenticated(explanation, rules, way).map_or_else(|answered| *answered, |explanation| routed(explanation, table, way))
+            }
+            None => routed(explanation, table, way),
+        },
         Err(refusal) => {
             let explanation = match asked.fault {
                 Some(fault) if fault.reason == refusal.reason => explanation.stage("head", "Reply", fault.why),
@@ -271,6 +278,26 @@ fn served(explanation: Explanation, view: Terms<'_>, way: &Way<'_>, proved: bool
             explanation.reply(&refusal.reply())
         }
     }
+}
+
+/// What the request's token comes to.
+///
+/// # Errors
+/// The request is answered here.
+fn authenticated(explanation: Explanation, rules: &Authentication, way: &Way<'_>) -> Result<Explanation, Box<Explanation>> {
+    let verdict = rules.judge(&way.asked.head, &mut Remembered::new(0), way.asked.wall_secs.into());
+    Ok(match verdict {
+        TokenVerdict::Without => explanation.stage("authentication", "Continue", "shows no token"),
+        TokenVerdict::Accepted(accepted) => {
+            let bearer = accepted.claims.texts("sub").next().unwrap_or_default();
+            let (issuer, policy) = (&accepted.claims.issuer, rules.policy(&accepted));
+            let why = format!("shows a token of {issuer} for `{bearer}`, which RequestAuthentication {policy} accepts");
+            explanation.stage("authentication", "Continue", why)
+        }
+        TokenVerdict::Refused(fault) => {
+            return Err(Box::new(explanation.stage("authentication", "Reply", fault.text()).reply(fault.reply())));
+        }
+    })
 }
 
 /// Past the mesh; but the instance's own address is reached by way of its inbound side.

@@ -7,6 +7,7 @@ use http::{HeaderValue, Request, Uri, header, request};
 use proto::identity::Identity;
 
 use super::{Asked, Explanation};
+use crate::authenticate::Authentication;
 use crate::decide::Version;
 use crate::failure::{LocalReply, Reason};
 use crate::filter::{Called, Exchange, Filter, Outlook, Remote, Stage, Verdict};
@@ -20,6 +21,8 @@ pub(super) struct Way<'a> {
     pub(super) address: Option<IpAddr>,
     pub(super) called: Called,
     pub(super) settings: Option<&'a Settings>,
+    /// The rules for tokens, at the side that has some.
+    pub(super) tokens: Option<&'a Authentication>,
 }
 
 /// What of the request itself says where it goes.

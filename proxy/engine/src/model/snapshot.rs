@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Cluster, Inbound, Outbound, RouteTable};
+use crate::authenticate::Authentication;
 
 /// One epoch's whole configuration of one proxy. A spine of `Arc`s: cloning it copies no content.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +29,8 @@ pub struct Snapshot {
     pub clusters: BTreeMap<String, Arc<Cluster>>,
     /// The trust bundle, DER roots.
     pub trust_bundle: Arc<Vec<Vec<u8>>>,
+    /// What the application's callers must show; `None`: nothing is looked at.
+    pub authentication: Option<Arc<Authentication>>,
 }
 
 /// From [`proto::mesh::ProxyConfig`].

@@ -5,6 +5,7 @@
 //! Every field of our proto subset is honoured or makes its resource [`Rejected`]; fields outside the subset are a newer control
 //! plane's and are ignored by the decoder.
 
+mod authentication;
 mod chains;
 mod cluster;
 mod cluster_policy;
@@ -31,9 +32,11 @@ use prost::{Message, Name};
 use prost_types::Any;
 
 use super::{Cluster, ClusterKind, DnsAnswer, EndpointFacts, Home, Protocol, Settings};
+use crate::authenticate::Authentication;
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
+pub use self::authentication::claim_header;
 pub use self::cluster_policy::INTERVAL_MIN;
 pub use self::route::TABLE_MAX;
 pub use crate::rejected::Rejected;
@@ -60,6 +63,8 @@ pub struct Parts {
     names: BTreeMap<String, Staged<Arc<DnsAnswer>>>,
     settings: Option<Staged<Arc<Settings>>>,
     trust_bundle: Option<Staged<Arc<Vec<Vec<u8>>>>>,
+    authentication: Option<Staged<Arc<Authentication>>>,
+    key_cells: authentication::Cells,
     /// Held while an assignment of that name, or a cluster that wants it, is staged.
     assignments: BTreeMap<String, Assignment>,
     /// How many of them are staged.
@@ -114,6 +119,8 @@ impl Default for Parts {
             names: BTreeMap::new(),
             settings: None,
             trust_bundle: None,
+            authentication: None,
+            key_cells: authentication::Cells::new(),
             assignments: BTreeMap::new(),
             listed: 0,
             workloads: endpoint::Workloads::default(),
@@ -134,6 +141,7 @@ enum ResourceKind {
     Secret,
     Proxy,
     Dns,
+    Authentication,
 }
 
 impl ResourceKind {
@@ -146,6 +154,7 @@ impl ResourceKind {
             (proto::xds::SECRET.to_owned(), Self::Secret),
             (proto::mesh::ProxyConfig::type_url(), Self::Proxy),
             (proto::mesh::DnsRecord::type_url(), Self::Dns),
+            (proto::mesh::Authentication::type_url(), Self::Authentication),
         ];
         let kind = known.into_iter().find(|(url, _)| url == type_url).map(|(_, kind)| kind);
         kind.ok_or_else(|| Wrong::new("", "resources of this type are no part of a proxy's configuration"))
@@ -169,6 +178,7 @@ impl Parts {
             Ok(ResourceKind::Route) => drop(self.tables.remove(name)),
             Ok(ResourceKind::Dns) => drop(self.names.remove(name)),
             Ok(ResourceKind::Proxy) => self.settings = None,
+            Ok(ResourceKind::Authentication) => self.authentication = None,
             Ok(ResourceKind::Secret) if name == proto::names::ROOT_CA => self.trust_bundle = None,
             Ok(ResourceKind::Cluster) => {
                 if let Some(staged) = self.clusters.remove(name) {
@@ -221,6 +231,7 @@ impl Parts {
                 let content = Arc::new(own::settings(name, &unpack(resource)?)?);
                 self.settings = Some(Staged { version, content });
             }
+            ResourceKind::Authentication => self.put_authentication(name, version, resource)?,
             ResourceKind::Dns => {
                 let content = Arc::new(own::dns(name, &unpack(resource)?)?);
                 self.names.insert(name.to_owned(), Staged { version, content });
@@ -242,6 +253,9 @@ impl Parts {
             }
             ResourceKind::Proxy => self.settings.as_ref().filter(|_| name == proto::names::PROXY).map(|staged| staged.version.as_str()),
             ResourceKind::Dns => self.names.get(name).map(|staged| staged.version.as_str()),
+            ResourceKind::Authentication => {
+                self.authentication.as_ref().filter(|_| name == proto::names::INBOUND).map(|staged| staged.version.as_str())
+            }
         }
     }
 
@@ -252,7 +266,7 @@ impl Parts {
             ResourceKind::Cluster => self.clusters.len(),
             ResourceKind::Endpoints => self.listed,
             ResourceKind::Dns => self.names.len(),
-            ResourceKind::Secret | ResourceKind::Proxy => 0,
+            ResourceKind::Secret | ResourceKind::Proxy | ResourceKind::Authentication => 0,
         };
         if held >= RESOURCES_MAX && self.version(kind, name).is_none() {
             return Err(Wrong::new("", format!("this proxy holds {RESOURCES_MAX} resources of this type already")));
