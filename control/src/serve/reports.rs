@@ -105,6 +105,7 @@ async fn take(board: &Arc<Board>, node: &Claim, key: &str, kind: report::Kind) {
         report::Kind::Traffic(mut traffic) => {
             traffic.services.truncate(ROWS_MAX);
             traffic.plaintext.truncate(ROWS_MAX);
+            traffic.keys_away.truncate(ROWS_MAX);
             board.correspondent(key, |correspondent| correspondent.traffic = traffic);
         }
         report::Kind::Certificate(certificate) => {

@@ -16,6 +16,7 @@ mod protocol;
 mod rank;
 mod route;
 mod rule;
+mod security;
 mod settings;
 mod status;
 mod stream;
@@ -40,6 +41,8 @@ use crate::world::World;
 
 /// Type URL of [`proto::mesh::ProxyConfig`].
 pub const PROXY_CONFIG: &str = "type.googleapis.com/meshwright.v1.ProxyConfig";
+/// Type URL of [`proto::mesh::Authentication`].
+pub const AUTHENTICATION: &str = "type.googleapis.com/meshwright.v1.Authentication";
 /// Type URL of [`proto::mesh::DnsRecord`].
 pub const DNS_RECORD: &str = "type.googleapis.com/meshwright.v1.DnsRecord";
 

@@ -185,6 +185,7 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
         Spec::Route(route) => Some(of_route(world, object, route, by)),
         Spec::TrafficPolicy(policy) => Some(of_traffic(world, object, policy, by)),
         Spec::PeerAuthentication(spec) => Some(of_policy(world, object, &spec.selector, by)),
+        Spec::RequestAuthentication(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::Telemetry(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::Mesh(_) => Some(Status { conditions: vec![by.holds("Accepted")], ..Status::default() }),
         Spec::Workload(_) => {

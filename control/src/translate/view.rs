@@ -14,7 +14,8 @@ use super::attach::{self, Backend};
 use super::cluster::{Destination, assignment, cluster, destinations, port_of};
 use super::mtls::Modes;
 use super::rule::Frontend;
-use super::{Audience, DNS_RECORD, Encoded, PROXY_CONFIG, View, dns, listener, policy, protocol, route, settings, stream};
+use super::security::authentication;
+use super::{AUTHENTICATION, Audience, DNS_RECORD, Encoded, PROXY_CONFIG, View, dns, listener, policy, protocol, route, settings, stream};
 use crate::world::{Address, Name, Object, World};
 
 /// What a proxy should hold: what its own listeners imply, and the closure of the names it `wants` (`out/IP:PORT`, `dns/NAME`).
@@ -63,6 +64,9 @@ impl Closure<'_> {
         let instance = index.instances.get(&(node.namespace.clone(), node.instance.clone()));
         let modes = Modes::new(index, &node.namespace, &self.audience.labels);
         self.add(xds::LISTENER, names::INBOUND.to_owned(), &listener::inbound(index, instance, &modes));
+        if let Some(rules) = authentication::authentication(index, &node.namespace, &self.audience.labels) {
+            self.add(AUTHENTICATION, names::INBOUND.to_owned(), &rules);
+        }
     }
 
     fn edge(&mut self) {

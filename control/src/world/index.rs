@@ -49,6 +49,8 @@ pub struct Index {
     pub foreign_gateways: BTreeSet<Name>,
     /// PeerAuthentications, the oldest first.
     pub peer_authentications: Vec<Arc<Object>>,
+    /// RequestAuthentications, the oldest first.
+    pub request_authentications: Vec<Arc<Object>>,
     /// Telemetries, the oldest first.
     pub telemetries: Vec<Arc<Object>>,
     /// TrafficPolicies by each place they are about, the oldest first.
@@ -133,6 +135,7 @@ impl Index {
         let age = |object: &Arc<Object>| (world.created_ms(object), object.key.path(), object.key.kind);
         index.routes.sort_by_cached_key(age);
         index.peer_authentications.sort_by_cached_key(age);
+        index.request_authentications.sort_by_cached_key(age);
         index.telemetries.sort_by_cached_key(age);
         index.traffic_selectors.sort_by_cached_key(age);
         index.traffic.values_mut().for_each(|rivals| rivals.sort_by_cached_key(age));
@@ -163,6 +166,7 @@ impl Index {
                 self.slices.entry((name.0, slice.service.clone())).or_default().push(Arc::clone(object));
             }
             Spec::PeerAuthentication(_) => self.peer_authentications.push(Arc::clone(object)),
+            Spec::RequestAuthentication(_) => self.request_authentications.push(Arc::clone(object)),
             Spec::Telemetry(_) => self.telemetries.push(Arc::clone(object)),
             Spec::TrafficPolicy(policy) if policy.selector.is_some() => self.traffic_selectors.push(Arc::clone(object)),
             Spec::TrafficPolicy(policy) => {

@@ -17,6 +17,7 @@ pub mod object;
 pub mod own;
 pub mod problem;
 pub mod route;
+pub mod security;
 pub mod traffic;
 pub mod tree;
 pub mod workload;

@@ -10,6 +10,7 @@ use super::key::{Kind, ObjectKey};
 use super::own::{Mesh, PeerAuthentication, Telemetry};
 use super::problem::{Problem, Severity, nearest};
 use super::route::Route;
+use super::security::authentication::RequestAuthentication;
 use super::traffic::TrafficPolicy;
 use super::tree::{Node, Part};
 use super::workload::Workload;
@@ -57,6 +58,7 @@ pub enum Spec {
     Route(Route),
     ReferenceGrant(ReferenceGrant),
     TrafficPolicy(Box<TrafficPolicy>),
+    RequestAuthentication(RequestAuthentication),
     /// A kind that this version recognises and gives no effect.
     Unsupported,
 }
@@ -239,6 +241,7 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => Spec::Route(Route::read(fields.need("spec")?.fields())?),
         Kind::ReferenceGrant => Spec::ReferenceGrant(ReferenceGrant::read(fields.need("spec")?.fields())?),
         Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(TrafficPolicy::read(fields.need("spec")?.fields())?)),
+        Kind::RequestAuthentication => Spec::RequestAuthentication(RequestAuthentication::read(fields.need("spec")?.fields())?),
         _ => Spec::Unsupported,
     })
 }

@@ -1,0 +1,3 @@
+//! Who may do what, on its way to proxies.
+
+pub(super) mod authentication;
