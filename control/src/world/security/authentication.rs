@@ -81,14 +81,14 @@ impl JwtRule {
         let issuer = fields.need("issuer").and_then(|at| text(&at));
         let audiences = fields.get("audiences").map(|at| texts(&at)).unwrap_or_default();
         let keys = read_keys(&mut fields);
-        let mut headers: Vec<_> =
-            fields.get("fromHeaders").map(|at| at.list(LISTED_MAX)).unwrap_or_default().iter().filter_map(read_header).collect();
-        let query = fields.get("fromQuery").map(|at| texts(&at)).unwrap_or_default();
-        let cookies: Vec<String> =
-            fields.get("fromCookies").map(|at| at.list(LISTED_MAX)).unwrap_or_default().iter().filter_map(cookie).collect();
-        if !["fromHeaders", "fromQuery", "fromCookies"].iter().any(|name| fields.has(name)) {
+        let places = ["fromHeaders", "fromQuery", "fromCookies"].map(|name| fields.get(name).map(|at| at.list(LISTED_MAX)));
+        let [from_headers, from_query, from_cookies] = places.each_ref().map(|listed| listed.as_deref().unwrap_or_default());
+        let mut headers: Vec<_> = from_headers.iter().filter_map(read_header).collect();
+        let query = from_query.iter().filter_map(text).collect();
+        let cookies = from_cookies.iter().filter_map(cookie).collect();
+        if places.iter().all(Option::is_none) {
             headers.push(("authorization".to_owned(), "Bearer ".to_owned()));
-        } else if headers.is_empty() && query.is_empty() && cookies.is_empty() {
+        } else if places.iter().flatten().all(Vec::is_empty) {
             fields.at().error(
                 "nothing says where a token is",
                 "name a header, a parameter or a cookie, or none of the three lists for `Authorization: Bearer`",
