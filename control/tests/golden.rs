@@ -268,6 +268,9 @@ fn describe(world: &World) -> String {
         rows(&mut out, "route", &dump::routes(&snapshot));
         rows(&mut out, "cluster", &dump::clusters(&snapshot));
         rows(&mut out, "endpoint", &dump::endpoints(&snapshot, None));
+        for rule in snapshot.authentication.iter().flat_map(|tokens| tokens.rules()) {
+            writeln!(out, "  tokens {} {}", rule.policy, rule.story()).unwrap();
+        }
         for (name, answer) in snapshot.names.iter().collect::<BTreeMap<_, _>>() {
             writeln!(out, "  dns {name} {:?}", answer.addresses).unwrap();
         }

@@ -29,9 +29,6 @@ pub struct TokenRule {
     pub jwks: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub jwks_uri: ::prost::alloc::string::String,
-    /// Certificates that the server of `jwks_uri` may end in, PEM; empty: the system's roots.
-    #[prost(bytes = "bytes", tag = "6")]
-    pub jwks_ca_pem: ::prost::bytes::Bytes,
     #[prost(message, repeated, tag = "7")]
     pub from_headers: ::prost::alloc::vec::Vec<TokenHeader>,
     #[prost(string, repeated, tag = "8")]
@@ -798,6 +795,9 @@ pub struct Traffic {
     /// Calls past the mesh that were cut, or that an audit would cut.
     #[prost(message, repeated, tag = "12")]
     pub egress: ::prost::alloc::vec::Vec<EgressCall>,
+    /// Key sets of token issuers that cannot be fetched now; those that came before are still believed for a while.
+    #[prost(message, repeated, tag = "10")]
+    pub keys_away: ::prost::alloc::vec::Vec<KeysAway>,
 }
 impl ::prost::Name for Traffic {
     const NAME: &'static str = "Traffic";
@@ -835,6 +835,23 @@ impl ::prost::Name for EgressCall {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.EgressCall".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeysAway {
+    #[prost(string, tag = "1")]
+    pub uri: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub error: ::prost::alloc::string::String,
+}
+impl ::prost::Name for KeysAway {
+    const NAME: &'static str = "KeysAway";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.KeysAway".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.KeysAway".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]

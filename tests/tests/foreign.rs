@@ -17,3 +17,5 @@ mod rotation;
 mod shop;
 #[path = "foreign/zero_trust.rs"]
 mod zero_trust;
+#[path = "foreign/tokens.rs"]
+mod tokens;

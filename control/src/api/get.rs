@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tonic::Status;
 
 use super::PATIENCE;
+use super::keys::KeysAway;
 use super::live::Ledger;
 use crate::publish::board::Board;
 use crate::publish::calls::KEPT;
@@ -34,7 +35,7 @@ pub(super) async fn rows(
 ) -> Result<Value, Status> {
     let wanted = Filters { namespace: &request.namespace, name: &request.name };
     match request.kind.as_str() {
-        "objects" => Ok(objects(&board.read(Ledger::read), edition, &wanted)),
+        "objects" => Ok(objects((&board.read(Ledger::read), &KeysAway::read(board)), edition, &wanted)),
         "proxies" => Ok(wanted.filter(board.proxies())),
         "listeners" | "routes" | "clusters" | "endpoints" => Ok(dumps(board, &request.kind, &wanted).await),
         "certs" => Ok(wanted.filter(certs(board, authority.clone(), edition).await?)),
@@ -76,10 +77,13 @@ impl Filters<'_> {
     }
 }
 
-fn objects(ledger: &Ledger, edition: &Edition, wanted: &Filters<'_>) -> Value {
+fn objects((ledger, keys): (&Ledger, &KeysAway), edition: &Edition, wanted: &Filters<'_>) -> Value {
     let mut statuses = statuses(&edition.world);
     for (key, status) in &mut statuses {
         ledger.complete(key, status);
+        if let Some(object) = edition.world.get(key) {
+            keys.complete(object, status);
+        }
     }
     let slots = edition.world.slots().iter().filter(|(key, _)| wanted.fits(&key.namespace, &[&key.name]));
     slots.map(|(key, slot)| object(edition, key, slot, statuses.get(key))).collect()

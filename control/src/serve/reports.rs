@@ -116,6 +116,7 @@ async fn take(board: &Arc<Board>, node: &Claim, key: &str, kind: report::Kind) {
             traffic.services.truncate(ROWS_MAX);
             traffic.plaintext.truncate(ROWS_MAX);
             traffic.egress.truncate(ROWS_MAX);
+            traffic.keys_away.truncate(ROWS_MAX);
             board.plaintext_seen(node, &traffic.plaintext);
             board.correspondent(key, |correspondent| correspondent.traffic = traffic);
         }

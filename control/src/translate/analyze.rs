@@ -13,7 +13,7 @@ use super::attach::{self, Attachment, WhyNot};
 use super::cluster::targets;
 use super::mtls::applies;
 use super::rank::{self, RankedMatch};
-use super::security::egress;
+use super::security::{authentication, egress};
 use super::{Audience, audiences, conflict, route, security, trust, view};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
@@ -105,6 +105,12 @@ impl Audit<'_> {
             }
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
+            Spec::RequestAuthentication(spec) => {
+                self.policy(object, &spec.selector);
+                for (severity, (field, line), message, remedy) in authentication::findings(self.index, object, spec) {
+                    self.say(severity, key, (&field, line), message, remedy);
+                }
+            }
             Spec::EndpointSlice(slice)
                 if !slice.service.is_empty() && !self.index.services.contains_key(&(key.namespace.clone(), slice.service.clone())) =>
             {
@@ -302,7 +308,7 @@ impl Audit<'_> {
             self.index.instances.values().filter(|instance| applies(object, selector, &instance.namespace, instance.labels())).peekable();
         if selector.is_some() && chosen.peek().is_none() {
             self.say(Severity::Warning, key, ("spec.selector", 0), "it selects no workload", "correct the labels");
-        } else if matches!(key.kind, Kind::PeerAuthentication | Kind::EgressPolicy)
+        } else if matches!(key.kind, Kind::PeerAuthentication | Kind::EgressPolicy | Kind::RequestAuthentication)
             && chosen.peek().is_some()
             && chosen.all(|instance| !instance.meshed)
         {

@@ -51,6 +51,8 @@ pub struct Index {
     pub foreign_gateways: BTreeSet<Name>,
     /// PeerAuthentications, the oldest first.
     pub peer_authentications: Vec<Arc<Object>>,
+    /// RequestAuthentications, the oldest first.
+    pub request_authentications: Vec<Arc<Object>>,
     /// Telemetries, the oldest first.
     pub telemetries: Vec<Arc<Object>>,
     /// Revocations, the oldest first.
@@ -143,6 +145,7 @@ impl Index {
         let age = |object: &Arc<Object>| (world.created_ms(object), object.key.path(), object.key.kind);
         index.routes.sort_by_cached_key(age);
         index.peer_authentications.sort_by_cached_key(age);
+        index.request_authentications.sort_by_cached_key(age);
         index.telemetries.sort_by_cached_key(age);
         index.revocations.sort_by_cached_key(age);
         index.revoked = Revoked::of(index.revocations.iter().filter_map(|object| revocation(object)));
@@ -176,6 +179,7 @@ impl Index {
                 self.slices.entry((name.0, slice.service.clone())).or_default().push(Arc::clone(object));
             }
             Spec::PeerAuthentication(_) => self.peer_authentications.push(Arc::clone(object)),
+            Spec::RequestAuthentication(_) => self.request_authentications.push(Arc::clone(object)),
             Spec::Telemetry(_) => self.telemetries.push(Arc::clone(object)),
             Spec::Revocation(_) => self.revocations.push(Arc::clone(object)),
             Spec::TrafficPolicy(policy) if policy.selector.is_some() => self.traffic_selectors.push(Arc::clone(object)),

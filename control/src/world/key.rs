@@ -156,7 +156,7 @@ impl Kind {
 
     /// Whether this version gives the kind an effect. The others are recognised, accepted by nobody and say so.
     pub const fn supported(self) -> bool {
-        !matches!(self, Self::ListenerSet | Self::BackendTLSPolicy | Self::RequestAuthentication | Self::Canary)
+        !matches!(self, Self::ListenerSet | Self::BackendTLSPolicy | Self::Canary)
     }
 
     /// Whether routes of this kind are about HTTP requests.

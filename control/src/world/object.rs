@@ -12,6 +12,7 @@ use super::own::{Mesh, PeerAuthentication, Telemetry};
 use super::problem::{Problem, Severity, nearest};
 use super::revocation::Revocation;
 use super::route::Route;
+use super::security::authentication::RequestAuthentication;
 use super::security::authorization::AuthorizationPolicy;
 use super::security::egress::EgressPolicy;
 use super::traffic::TrafficPolicy;
@@ -64,6 +65,7 @@ pub enum Spec {
     EgressPolicy(Box<EgressPolicy>),
     Revocation(Revocation),
     AuthorizationPolicy(Box<AuthorizationPolicy>),
+    RequestAuthentication(RequestAuthentication),
     /// A kind that this version recognises and gives no effect.
     Unsupported,
 }
@@ -249,6 +251,7 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(TrafficPolicy::read(fields.need("spec")?.fields())?)),
         Kind::EgressPolicy => Spec::EgressPolicy(Box::new(EgressPolicy::read(fields.need("spec")?.fields())?)),
         Kind::Revocation => Spec::Revocation(Revocation::read(fields.need("spec")?.fields())?),
+        Kind::RequestAuthentication => Spec::RequestAuthentication(RequestAuthentication::read(fields.need("spec")?.fields())?),
         _ => Spec::Unsupported,
     })
 }

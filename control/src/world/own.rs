@@ -143,7 +143,7 @@ fn trust_domain(at: &Cursor<'_>) -> Option<String> {
 /// Which workloads an object of ours is about: those with all these labels; `None`: its whole namespace.
 pub type Selector = Option<BTreeMap<String, String>>;
 
-pub(super) fn read_selector(fields: &mut Fields<'_>) -> Selector {
+pub(in crate::world) fn read_selector(fields: &mut Fields<'_>) -> Selector {
     let mut selector = fields.get("selector")?.fields();
     let labels = selector.get("matchLabels").map(|labels| labels.text_map()).unwrap_or_default();
     selector.done();

@@ -29,6 +29,7 @@ struct Scrape {
     rejected: u64,
     ejections: u64,
     conditions_failed: u64,
+    key_fetches_failed: u64,
     mirrors_dropped: u64,
     overflow: u64,
     spans_exported: u64,
@@ -59,6 +60,7 @@ impl Telemetry {
             sums: registry.sums(),
             epoch: self.readings.config_epoch.load(Ordering::Relaxed),
             cert_expiry_secs: (expiry != 0).then(|| expiry.saturating_sub(now)),
+            key_fetches_failed: self.readings.key_fetches_failed.load(Ordering::Relaxed),
             rejected: self.readings.config_rejected.load(Ordering::Relaxed),
             ejections: self.readings.ejections.load(Ordering::Relaxed),
             conditions_failed: self.readings.conditions_failed.load(Ordering::Relaxed),
@@ -193,6 +195,12 @@ impl Scrape {
         let epoch = i64::try_from(self.epoch).unwrap_or(i64::MAX);
         gauge(encoder, ("meshwright_config_epoch", None, "Number of the epoch in force"), &ConstGauge::new(epoch))?;
         number(encoder, "meshwright_config_rejected", "Resources refused; the last good version stays", self.rejected)?;
+        number(
+            encoder,
+            "meshwright_jwks_fetches_failed",
+            "Fetches of token issuers' keys that failed; the last good ones stay for a day",
+            self.key_fetches_failed,
+        )?;
         number(
             encoder,
             "meshwright_metric_series_overflow",

@@ -1,5 +1,6 @@
 //! The part that all workers and the shell share: the registry of shards, readings, queues.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::{Instant, SystemTime};
@@ -58,6 +59,10 @@ pub struct Readings {
     pub config_epoch: AtomicU64,
     /// When the leaf expires, seconds since 1970; 0: no leaf yet.
     pub cert_expiry_unix_secs: AtomicI64,
+    /// Fetches of token issuers' keys that failed.
+    pub key_fetches_failed: AtomicU64,
+    /// Places that keys cannot be fetched from now, and why; there are as many as the live rules name, and no more.
+    pub keys_away: Mutex<BTreeMap<String, String>>,
     /// Resources refused since the start.
     pub config_rejected: AtomicU64,
     /// Endpoints ejected since the start.

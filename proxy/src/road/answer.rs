@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::authenticate::{Accepted, TokenVerdict};
 use engine::authorize::Judgement;
 use engine::claims::Claims;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
@@ -265,12 +266,13 @@ impl<D: Door> Connection<D> {
         // Without a fault there is a judgement.
         let of_hop = judged.unwrap_or_default();
         self.door.mark(&mut parts.headers);
+        let token = self.authenticated(view, parts)?;
         let patient = self.patience(&mut parts.headers, of_hop, waited);
         let head = match table.domains.nameless() && !self.door.judges_hosts(&view.snapshot) {
             true => RequestHead::nameless(&parts.method, &parts.uri, &parts.headers),
             false => RequestHead::new(&parts.method, &parts.uri, &parts.headers),
         };
-        if let Some(judgement) = self.door.judge(&view.snapshot, &self.downstream, (&head, None))
+        if let Some(judgement) = self.door.judge(&view.snapshot, &self.downstream, (&head, token.as_ref().map(|token| &*token.claims)))
             && !judgement.is_silent()
         {
             account.judged(&judgement);
@@ -301,8 +303,13 @@ impl<D: Door> Connection<D> {
         }
         let version = parts.version;
         let changes = of_hop.upgrade || parts.method == Method::CONNECT;
-        let stand = if changes { self.door.stand(&self.shared, &view.snapshot, &self.downstream, (parts, None)) } else { None };
+        let claims = token.as_ref().map(|token| &token.claims);
+        let stand = if changes { self.door.stand(&self.shared, &view.snapshot, &self.downstream, (parts, claims)) } else { None };
         let upgrade = clean_request(parts, of_hop);
+        if let Some(token) = token.filter(|_| of_hop.connection) {
+            // The caller may have called them headers of this hop.
+            token.fill(&mut parts.headers);
+        }
         let (mut answered, mut hash) = (Answered::default(), None);
         if !plan.forward.is_bare() {
             let exchange = self.exchange(parts, draw, account);
@@ -326,6 +333,27 @@ impl<D: Door> Connection<D> {
             draw,
         };
         Ok(Passing { plan, leg, home })
+    }
+
+    /// Judges the token of a call to the application, and takes from the request what the application is not to see.
+    fn authenticated(&self, view: &InForce<D::Listener>, parts: &mut request::Parts) -> Result<Option<Arc<Accepted>>, Short<'static>> {
+        let rules = view.snapshot.authentication.as_ref().filter(|_| D::DIRECTION == Direction::Inbound);
+        let Some(rules) = rules else { return Ok(None) };
+        let head = RequestHead::nameless(&parts.method, &parts.uri, &parts.headers);
+        let verdict = rules.judge(&head, &mut self.shared.tokens.borrow_mut(), self.shared.wall_secs().into());
+        match verdict {
+            TokenVerdict::Refused(fault) => {
+                tracing::debug!(why = fault.text(), "a token is not believed");
+                if fault.reason() == Reason::PolicyUnavailable {
+                    self.shared.snapshots.miss_key();
+                }
+                Err(Short::Decided(fault.reply()))
+            }
+            verdict => {
+                rules.carry_out(&verdict, parts);
+                Ok(if let TokenVerdict::Accepted(accepted) = verdict { Some(accepted) } else { None })
+            }
+        }
     }
 
     /// Past all stages, or there are none. In place, because a request is large to be handed on.

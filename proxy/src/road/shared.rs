@@ -1,12 +1,13 @@
 //! What the roads of one worker share.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use engine::Moment;
+use engine::authenticate::Remembered;
 use engine::model::{ClusterKind, Endpoint, EndpointLive, Health, Locality, Snapshot};
 
 use crate::ground::drain::Drain;
@@ -52,6 +53,8 @@ pub struct Shared {
     pub mirrors: Cell<usize>,
     /// HTTP servers.
     pub serving: Serving,
+    /// Tokens that were verified.
+    pub tokens: RefCell<Remembered>,
     /// Chance.
     pub draw: Draw,
     /// Time.

@@ -1,6 +1,6 @@
 //! Workers: one thread, one runtime and one set of everything each; nothing is shared between them but what is published whole.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use engine::authenticate::Remembered;
 use engine::model::{Endpoint, MtlsMode};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -75,6 +76,7 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
             guests: Both::new(&means.telemetry, means.connections_max, &pressure),
             standing: Rc::default(),
             drain: Both { inbound: Rc::default(), outbound: Rc::default() },
+            tokens: RefCell::new(Remembered::new(seed)),
             serving: Serving::new(Rc::clone(&bodies), Rc::clone(&patience), pressure.clone()),
             draw,
             clock,

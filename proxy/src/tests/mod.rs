@@ -34,6 +34,7 @@ mod rough;
 mod slow;
 mod stacks;
 mod strangers;
+mod tokens;
 mod unread;
 mod versions;
 

@@ -1,6 +1,7 @@
 //! Who may do what, on its way to proxies.
 
 mod advice;
+pub(super) mod authentication;
 mod authorization;
 pub(super) mod egress;
 mod paths;

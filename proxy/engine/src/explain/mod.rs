@@ -16,6 +16,7 @@ use proto::identity::Identity;
 use proto::names::{ALPN_H1, ALPN_H2, ALPN_TCP};
 
 use crate::Moment;
+use crate::authenticate::{Authentication, Remembered, TokenVerdict};
 use crate::balance;
 use crate::decide::{self, Course, Door, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Terms, Version, without_port};
 use crate::failure::{LocalReply, Reason};
@@ -105,7 +106,7 @@ pub fn outbound_named(snapshot: &Snapshot, (destination, names): (SocketAddr, &[
                 None => explanation,
             };
             let address = own_address(snapshot, destination);
-            let way = Way { asked, caller: None, address, called, settings: snapshot.settings.as_deref(), judged: None };
+            let way = Way { asked, caller: None, address, called, settings: snapshot.settings.as_deref(), judged: None, tokens: None };
             taken(explanation, (course, Terms::of(snapshot, door)), &way, false)
         }
     }
@@ -122,7 +123,7 @@ pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
     let door = Door::Edge(port);
     let (course, proved) = walk(snapshot, door, &Visitor::from_outside(asked), &[]);
     let called = Called { port, tls: false };
-    let way = Way { asked, caller: None, address: None, called, settings: snapshot.settings.as_deref(), judged: None };
+    let way = Way { asked, caller: None, address: None, called, settings: snapshot.settings.as_deref(), judged: None, tokens: None };
     taken(explanation, (course, Terms::of(snapshot, door)), &way, proved)
 }
 
@@ -154,8 +155,15 @@ pub fn inbound(snapshot: &Snapshot, port: u16, origin: Origin<'_>, asked: &Asked
     // An address that nobody knows is in no range but that of all.
     let source = SocketAddr::new(origin.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), 0);
     let judged = decide::Caller { peer: caller.as_ref(), workload: if proved { origin.workload } else { "" }, source, port };
-    let settings = snapshot.settings.as_deref();
-    let way = Way { asked, caller: caller.as_ref(), address: origin.address, called, settings, judged: Some((snapshot, judged)) };
+    let way = Way {
+        asked,
+        caller: caller.as_ref(),
+        address: origin.address,
+        called,
+        settings: snapshot.settings.as_deref(),
+        judged: Some((snapshot, judged)),
+        tokens: snapshot.authentication.as_deref(),
+    };
     let mut explanation = taken(explanation.stage("mtls", verdict, why), (course, Terms::Inbound(rule)), &way, proved);
     // The inbound side's one rule has no object of its own; the Workload is what it serves.
     if let (Some(route), Some(settings)) = (&mut explanation.route, &snapshot.settings)
@@ -238,7 +246,7 @@ fn taken(explanation: Explanation, (course, view): (Course, Terms<'_>), way: &Wa
             explanation.stage("protocol", "Reply", why).reply(&LocalReply::of(Reason::BadRequest))
         }
         Course::Carry => {
-            let (explanation, refused) = policies::told(explanation.stage("protocol", "Continue", "opaque: carried as bytes"), way, None);
+            let (explanation, refused) = policies::told(explanation.stage("protocol", "Continue", "opaque: carried as bytes"), way, (None, None));
             match refused {
                 Some(reason) => explanation.closed(reason),
                 None => carried(explanation, view, way.asked),
@@ -297,9 +305,15 @@ fn carried(mut explanation: Explanation, view: Terms<'_>, asked: &Asked<'_>) -> 
 fn served(explanation: Explanation, view: Terms<'_>, way: &Way<'_>, proved: bool) -> Explanation {
     let asked = way.asked;
     match decide::admit(view, Facts { proved, fault: asked.fault }) {
-        Ok(table) => match policies::told(explanation, way, Some(&asked.head)) {
-            (explanation, Some(reason)) => explanation.reply(&LocalReply::of(reason)),
-            (explanation, None) => routed(explanation, table, way),
+        Ok(table) => {
+            let (explanation, claims) = match authenticated(explanation, way) {
+                Ok(believed) => believed,
+                Err(answered) => return *answered,
+            };
+            match policies::told(explanation, way, (Some(&asked.head), claims.as_deref())) {
+                (explanation, Some(reason)) => explanation.reply(&LocalReply::of(reason)),
+                (explanation, None) => routed(explanation, table, way),
+            }
         },
         Err(refusal) => {
             let explanation = match asked.fault {
@@ -309,6 +323,27 @@ fn served(explanation: Explanation, view: Terms<'_>, way: &Way<'_>, proved: bool
             explanation.reply(&refusal.reply())
         }
     }
+}
+
+/// What the request's token comes to, where tokens are looked at, and what it says.
+///
+/// # Errors
+/// The request is answered here.
+fn authenticated(explanation: Explanation, way: &Way<'_>) -> Result<(Explanation, Option<Arc<Claims>>), Box<Explanation>> {
+    let Some(rules) = way.tokens else { return Ok((explanation, None)) };
+    let verdict = rules.judge(&way.asked.head, &mut Remembered::new(0), way.asked.wall_secs.into());
+    Ok(match verdict {
+        TokenVerdict::Without => (explanation.stage("authentication", "Continue", "shows no token"), None),
+        TokenVerdict::Accepted(accepted) => {
+            let bearer = accepted.claims.texts("sub").next().unwrap_or_default();
+            let (issuer, policy) = (&accepted.claims.issuer, rules.policy(&accepted));
+            let why = format!("shows a token of {issuer} for `{bearer}`, which RequestAuthentication {policy} accepts");
+            (explanation.stage("authentication", "Continue", why), Some(Arc::clone(&accepted.claims)))
+        }
+        TokenVerdict::Refused(fault) => {
+            return Err(Box::new(explanation.stage("authentication", "Reply", fault.text()).reply(fault.reply())));
+        }
+    })
 }
 
 /// The address that the application beside the proxy calls from.

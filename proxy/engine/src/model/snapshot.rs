@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Cluster, Egress, Inbound, Outbound, RouteTable, Trust};
+use crate::authenticate::Authentication;
 use crate::authorize::Authorization;
 
 /// One epoch's whole configuration of one proxy. A spine of `Arc`s: cloning it copies no content.
@@ -35,6 +36,8 @@ pub struct Snapshot {
     pub trust_bundle: Arc<Vec<Vec<u8>>>,
     /// Where the application may call outside the mesh.
     pub egress: Arc<Egress>,
+    /// What the application's callers must show; `None`: nothing is looked at.
+    pub authentication: Option<Arc<Authentication>>,
 }
 
 /// From [`proto::mesh::ProxyConfig`].

@@ -5,6 +5,7 @@
 //! Every field of our proto subset is honoured or makes its resource [`Rejected`]; fields outside the subset are a newer control
 //! plane's and are ignored by the decoder.
 
+mod authentication;
 mod chains;
 mod cluster;
 mod cluster_policy;
@@ -33,10 +34,12 @@ use prost::{Message, Name};
 use prost_types::Any;
 
 use super::{Cluster, ClusterKind, DnsAnswer, Egress, EndpointFacts, Home, Protocol, Settings, Trust};
+use crate::authenticate::Authentication;
 use crate::authorize::{self, Authorization};
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
+pub use self::authentication::claim_header;
 pub use self::cluster_policy::INTERVAL_MIN;
 pub use self::route::TABLE_MAX;
 pub use crate::rejected::Rejected;
@@ -67,6 +70,8 @@ pub struct Parts {
     egress: Staged<Arc<Egress>>,
     /// What could not be read and was not known before lets nobody in.
     authorization: Option<Staged<Arc<Authorization>>>,
+    authentication: Option<Staged<Arc<Authentication>>>,
+    key_cells: authentication::Cells,
     /// Held while an assignment of that name, or a cluster that wants it, is staged.
     assignments: BTreeMap<String, Assignment>,
     /// How many of them are staged.
@@ -124,6 +129,8 @@ impl Default for Parts {
             trust_bundle: None,
             egress: Staged::default(),
             authorization: None,
+            authentication: None,
+            key_cells: authentication::Cells::new(),
             assignments: BTreeMap::new(),
             listed: 0,
             workloads: endpoint::Workloads::default(),
@@ -147,6 +154,7 @@ enum ResourceKind {
     Dns,
     Egress,
     Authorization,
+    Authentication,
 }
 
 impl ResourceKind {
@@ -162,6 +170,7 @@ impl ResourceKind {
             (proto::mesh::DnsRecord::type_url(), Self::Dns),
             (proto::mesh::Egress::type_url(), Self::Egress),
             (proto::mesh::Authorization::type_url(), Self::Authorization),
+            (proto::mesh::Authentication::type_url(), Self::Authentication),
         ];
         let kind = known.into_iter().find(|(url, _)| url == type_url).map(|(_, kind)| kind);
         kind.ok_or_else(|| Wrong::new("", "resources of this type are no part of a proxy's configuration"))
@@ -200,6 +209,7 @@ impl Parts {
             Ok(ResourceKind::Egress) => self.egress = Staged::default(),
             Ok(ResourceKind::Trust) => self.trust = None,
             Ok(ResourceKind::Authorization) if name == proto::names::INBOUND => self.authorization = None,
+            Ok(ResourceKind::Authentication) => self.authentication = None,
             Ok(ResourceKind::Secret) if name == proto::names::ROOT_CA => self.trust_bundle = None,
             Ok(ResourceKind::Cluster) => {
                 if let Some(staged) = self.clusters.remove(name) {
@@ -269,6 +279,7 @@ impl Parts {
                 let content = Arc::new(authorize::compile(&unpack(resource)?)?);
                 self.authorization = Some(Staged { version, content });
             }
+            ResourceKind::Authentication => self.put_authentication(name, version, resource)?,
             ResourceKind::Dns => {
                 let content = Arc::new(own::dns(name, &unpack(resource)?)?);
                 self.names.insert(name.to_owned(), Staged { version, content });
@@ -295,6 +306,9 @@ impl Parts {
             ResourceKind::Authorization => {
                 self.authorization.as_ref().filter(|_| name == proto::names::INBOUND).map(|staged| staged.version.as_str())
             }
+            ResourceKind::Authentication => {
+                self.authentication.as_ref().filter(|_| name == proto::names::INBOUND).map(|staged| staged.version.as_str())
+            }
         }
     }
 
@@ -305,7 +319,12 @@ impl Parts {
             ResourceKind::Cluster => self.clusters.len(),
             ResourceKind::Endpoints => self.listed,
             ResourceKind::Dns => self.names.len(),
-            ResourceKind::Secret | ResourceKind::Proxy | ResourceKind::Egress | ResourceKind::Trust | ResourceKind::Authorization => 0,
+            ResourceKind::Secret
+            | ResourceKind::Proxy
+            | ResourceKind::Egress
+            | ResourceKind::Trust
+            | ResourceKind::Authorization
+            | ResourceKind::Authentication => 0,
         };
         if held >= RESOURCES_MAX && self.version(kind, name).is_none() {
             return Err(Wrong::new("", format!("this proxy holds {RESOURCES_MAX} resources of this type already")));

@@ -415,6 +415,7 @@ fn good() -> Vec<Resource> {
         resource("ROOTCA", &Secret { name: "ROOTCA".into(), r#type: Some(secret::Type::ValidationContext(context)) }),
         resource("trust", &fixture::trust()),
         resource("dns/catalog", &name),
+        resource("inbound", &fixture::authentication()),
     ]
 }
 
