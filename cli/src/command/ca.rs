@@ -1,5 +1,7 @@
 //! `meshwright ca`.
 
+mod audit;
+
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
@@ -29,12 +31,21 @@ enum CaAction {
         #[arg(short, long, value_enum, default_value_t)]
         output: TextOrJson,
     },
+    /// Lists who was given which certificate and by what proof, the newest first; or who was refused.
+    #[command(after_help = audit::EXAMPLE)]
+    Audit(audit::AuditArgs),
 }
 
 pub(crate) fn run(args: CaArgs) -> anyhow::Result<ExitCode> {
-    let CaAction::Show { place, output } = args.action;
+    match args.action {
+        CaAction::Show { place, output } => show(&place, output),
+        CaAction::Audit(args) => audit::run(&args),
+    }
+}
+
+fn show(place: &WhichMesh, output: TextOrJson) -> anyhow::Result<ExitCode> {
     output::block_on(async {
-        let summary = summarise(&output::parse(&get::fetch(&place, "certs", None, None).await?)?);
+        let summary = summarise(&output::parse(&get::fetch(place, "certs", None, None).await?)?);
         match output {
             TextOrJson::Json => output::print(&serde_json::to_string_pretty(&summary)?)?,
             TextOrJson::Text => output::print(&render(&summary))?,

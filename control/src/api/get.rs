@@ -9,8 +9,8 @@ use proto::mesh::{DumpCommand, GetRequest, command};
 use serde_json::{Value, json};
 use tonic::Status;
 
-use super::PATIENCE;
 use super::live::Ledger;
+use super::{PATIENCE, audit};
 use crate::publish::board::Board;
 use crate::publish::edition::Edition;
 use crate::publish::epoch::Entry;
@@ -41,9 +41,10 @@ pub(super) async fn rows(
             Ok(board.read(|book| book.newest_first().filter(meant).map(Entry::row).collect()))
         }
         "plaintext" => Ok(plaintext(board, edition, &wanted)),
+        "audit" | "refusals" => audit::rows(authority.clone(), request).await,
         "traffic" => Ok(traffic(board, &wanted)),
         other => Err(Status::invalid_argument(format!(
-            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, traffic"
+            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, traffic, audit, refusals"
         ))),
     }
 }
@@ -110,7 +111,7 @@ fn object(edition: &Edition, key: &ObjectKey, slot: &Versions, status: Option<&O
 }
 
 /// Errors and warnings now in force, as `analyze -o json` prints them.
-pub(super) fn problems(board: &Board, store: &Store, edition: &Edition) -> Value {
+pub(super) fn problems(board: &Board, store: &Store, authority: &SharedAuthority, edition: &Edition) -> Value {
     let mut problems = edition.world.problems();
     let own = |message: String, remedy: &str| Problem::of_file(Severity::Error, "", 0, message, remedy);
     for (resource, reason) in board.cache.refused() {
@@ -118,6 +119,8 @@ pub(super) fn problems(board: &Board, store: &Store, edition: &Edition) -> Value
         problems.push(own(message, "its last good version stays; report this, with `meshwright get objects -o yaml`"));
     }
     problems.extend(store.failure().map(|failure| own(failure, "")));
+    problems
+        .extend(authority.failure().map(|failure| own(failure, "free some space in the data folder; they are written when it takes them")));
     json!(problems)
 }
 
@@ -166,6 +169,7 @@ async fn certs(board: &Board, authority: SharedAuthority, edition: &Edition) -> 
             "not_before": leaf.not_before,
             "not_after": leaf.not_after,
             "issuer": leaf.issuer,
+            "holder": if leaf.for_application { "Application" } else { "Proxy" },
             "trust_bundle": trusted.unwrap_or_else(|| bundle.clone()),
         })
     };

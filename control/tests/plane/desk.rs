@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use clap::Parser;
 use control::app::{Means, Running, start};
 use control::clock::Clock;
-use control::serve::authority::{Authority, Issued, Seat, TokenOrder};
+use control::serve::authority::{AuditQuery, Authority, Done, Issuance, Issued, Refused, Seat, TokenOrder};
 use control::settings::ControlArgs;
 use control::world::own::Mesh;
 use hyper_util::rt::TokioIo;
@@ -92,6 +92,18 @@ impl Authority for TestAuthority {
     }
     fn issued(&self) -> Vec<Issued> {
         Vec::new()
+    }
+    fn audit(&self, _query: &AuditQuery, _rows_max: usize) -> Result<Vec<Issuance>, String> {
+        Ok(Vec::new())
+    }
+    fn refusals(&self, _query: &AuditQuery) -> Vec<Refused> {
+        Vec::new()
+    }
+    fn counts(&self) -> Done {
+        Done::default()
+    }
+    fn failure(&self) -> Option<String> {
+        None
     }
     fn follow(&self, _mesh: &Mesh) {}
 }

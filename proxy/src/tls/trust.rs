@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
+use tokio::sync::watch;
 
 use super::peer::{hex, sha256};
 
@@ -57,6 +58,7 @@ pub(super) fn anchors(roots: &[CertificateDer<'static>]) -> Result<Vec<TrustAnch
 pub struct TrustCell {
     current: ArcSwap<Trust>,
     generation: AtomicU64,
+    changed: watch::Sender<u64>,
 }
 
 impl TrustCell {
@@ -71,7 +73,13 @@ impl TrustCell {
         let anchors = anchors(&roots)?;
         let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
         self.current.store(Arc::new(Trust { anchors, roots, generation }));
+        self.changed.send_replace(generation);
         Ok(true)
+    }
+
+    /// Wakes at each publication that changed something.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     /// Whether there is no bundle yet.

@@ -18,6 +18,7 @@ use crate::status::lifecycle::Lifecycle;
 use crate::status::logs::LogFilter;
 use crate::tls::dial::{ControlAddress, Dialer};
 use crate::tls::{ControlTls, CredentialCell, Tls, TrustCell, WallTime};
+use crate::workload_api::WorkloadApi;
 use crate::xds::{Client, NodeIdentity};
 
 /// Who a proxy is and whom it asks.
@@ -93,6 +94,18 @@ impl Core {
         }
     }
 
+    /// The SPIFFE Workload API of this proxy, not yet served.
+    pub fn workload_api(&self) -> WorkloadApi {
+        WorkloadApi {
+            dialer: self.dialer.clone(),
+            credentials: Arc::clone(&self.credentials),
+            trust: Arc::clone(&self.trust),
+            snapshots: self.means.snapshots.clone(),
+            clock: self.clock,
+            subject: self.subject.clone(),
+        }
+    }
+
     /// Starts identity, xDS, reports and telemetry export on the current runtime; they end soon after `stop`. `seed` feeds all their
     /// chance.
     ///
@@ -104,6 +117,9 @@ impl Core {
         let Means { snapshots, telemetry, .. } = self.means;
         let agent = Agent {
             dialer: self.dialer,
+            bearer: Arc::clone(&self.credentials),
+            exposed: None,
+            hurry: Arc::default(),
             credentials: Arc::clone(&self.credentials),
             trust: Arc::clone(&self.trust),
             snapshots: snapshots.clone(),
