@@ -45,15 +45,16 @@ def main():
     updated = threading.Event()
     with X509Source(timeout_in_seconds=30) as source:
         source.subscribe_for_updates(updated.set)
-        first = source.svid
+        svid = lambda: source.get_x509_context().default_svid
+        first = svid()
         bundle = source.get_bundle_for_trust_domain(TrustDomain("cluster.local"))
         tell("x509", id=str(first.spiffe_id), serial=f"{first.leaf.serial_number:x}", roots=len(bundle.x509_authorities))
         tokens(str(first.spiffe_id))
-        while source.svid.leaf.serial_number == first.leaf.serial_number:
+        while svid().leaf.serial_number == first.leaf.serial_number:
             if not updated.wait(timeout=90):
                 sys.exit("no next certificate within 90 s")
             updated.clear()
-        tell("rotated", id=str(source.svid.spiffe_id), serial=f"{source.svid.leaf.serial_number:x}")
+        tell("rotated", id=str(svid().spiffe_id), serial=f"{svid().leaf.serial_number:x}")
 
 
 main()
