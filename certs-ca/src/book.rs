@@ -29,6 +29,9 @@ pub struct IssuedLeaf {
     /// For the application beside the proxy, which has a key of its own.
     #[serde(default)]
     pub for_application: bool,
+    /// Lower-case hex SHA-256 of the root it was issued below; empty in rows of older versions.
+    #[serde(default)]
+    pub root: String,
 }
 
 /// Leaves by serial.
@@ -50,6 +53,11 @@ impl Register {
             self.entries.remove(serial);
         }
         gone
+    }
+
+    /// When the last leaf that is not below this root ends; `None`: there is none in the book.
+    pub fn last_end_but(&self, root: &str) -> Option<i64> {
+        self.entries.values().filter(|entry| entry.root != root).map(|entry| entry.not_after).max()
     }
 
     /// The newest unexpired leaf of each instance, ordered by namespace, workload, instance; its application's after it.
@@ -81,6 +89,7 @@ mod tests {
             not_after,
             issuer: String::new(),
             for_application: false,
+            root: String::new(),
         }
     }
 

@@ -10,9 +10,12 @@ pub mod authority;
 pub mod book;
 mod ca;
 pub mod csr;
+mod external;
 pub mod minting;
+mod own;
 pub mod roots;
 pub mod serve;
 pub mod store;
 
-pub use ca::{Application, Ca, CaError, Clock, EXPIRED_GRACE, Policy, Proof, Seat, ServerNames, TokenOrder};
+pub use ca::{Application, Ca, CaError, Clock, EXPIRED_GRACE, Policy, Proof, Seat, ServerNames, Step, TokenOrder};
+pub use external::{ExternalError, ExternalFiles};

@@ -235,7 +235,7 @@ fn status(error: &CaError) -> Status {
         CaError::Token(_) | CaError::Leaf(_) | CaError::ServiceAccount(_) => Code::Unauthenticated,
         CaError::Limited(_) => Code::ResourceExhausted,
         CaError::Store(_) => Code::Unavailable,
-        CaError::Sign(_) | CaError::Random => Code::Internal,
+        CaError::Sign(_) | CaError::Random | CaError::External(_) | CaError::NotOurRoot => Code::Internal,
     };
     Status::new(code, error.to_string())
 }

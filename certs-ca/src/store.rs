@@ -14,10 +14,13 @@ use zeroize::Zeroizing;
 
 use crate::attest::Grant;
 use crate::book::IssuedLeaf;
+use crate::roots::life::History;
 
 /// Most tokens that wait to be used, or are remembered as used.
 pub const TOKENS_MAX: usize = 20_000;
 const FILE: &str = "ca.redb";
+/// Row of [`KEYS`]: what is remembered of the roots beside those in force.
+const HISTORY: &str = "roots";
 const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
 const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
 /// Serials of expired leaves that were renewed, with their end.
@@ -79,8 +82,10 @@ pub struct Pair {
 /// Which pair.
 #[derive(Clone, Copy, Debug)]
 pub enum Seal {
-    /// The root.
+    /// The root that issues.
     Root,
+    /// The root that issues next.
+    Next,
     /// The intermediate that signs.
     Issuing,
 }
@@ -89,6 +94,7 @@ impl Seal {
     fn rows(self) -> (&'static str, &'static str) {
         match self {
             Self::Root => ("root.certificate", "root.key"),
+            Self::Next => ("next.certificate", "next.key"),
             Self::Issuing => ("issuing.certificate", "issuing.key"),
         }
     }
@@ -160,6 +166,40 @@ impl Store {
                 let (certificate, key) = seal.rows();
                 keys.insert(certificate, pair.certificate.as_slice())?;
                 keys.insert(key, pair.key.as_slice())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What is remembered of the roots; `None` before the first rotation.
+    ///
+    /// # Errors
+    /// [`StoreError::Access`]; [`StoreError::Corrupt`] where it does not read back.
+    pub fn history(&self) -> Result<Option<History>, StoreError> {
+        let row = self.read(|keys| Ok(keys.get(HISTORY)?.map(|value| value.value().to_vec())))?;
+        let read = |row: Vec<u8>| serde_json::from_slice(&row);
+        let corrupt = |_| StoreError::Corrupt { path: self.path.clone(), what: "history of the roots" };
+        row.map(read).transpose().map_err(corrupt)
+    }
+
+    /// One step in the life of the roots, whole or not at all: pairs to keep, one to forget, and the history that goes with them.
+    ///
+    /// # Errors
+    /// [`StoreError::Access`]; nothing was written.
+    pub fn step(&self, history: &History, pairs: &[(Seal, &Pair)], gone: Option<Seal>) -> Result<(), StoreError> {
+        let row = serde_json::to_vec(history).unwrap_or_default();
+        self.write(|transaction| {
+            let mut keys = transaction.open_table(KEYS)?;
+            keys.insert(HISTORY, row.as_slice())?;
+            for (seal, pair) in pairs {
+                let (certificate, key) = seal.rows();
+                keys.insert(certificate, pair.certificate.as_slice())?;
+                keys.insert(key, pair.key.as_slice())?;
+            }
+            if let Some(seal) = gone {
+                let (certificate, key) = seal.rows();
+                keys.remove(certificate)?;
+                keys.remove(key)?;
             }
             Ok(())
         })

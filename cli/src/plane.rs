@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use certs_ca::attest::{Attestation, moment};
-use certs_ca::{Ca, Policy, ServerNames};
+use certs_ca::{Ca, ExternalFiles, Policy, ServerNames};
 use control::app::Means;
+use control::publish::trust::{Phase, Root, Roots};
 use control::serve::admit::Gate;
-use control::serve::authority::{AuditQuery, Authority, Done, Issuance, Issued, Refused, Seat, TokenOrder};
+use control::serve::authority::{AuditQuery, Authority, Done, Issuance, Issued, Refused, Seat, Step, TokenOrder};
+use control::settings::ExternalArgs;
 use control::world::own::Mesh;
 use proto::identity::Applicant;
 use proxy::io::Clock;
@@ -20,12 +22,21 @@ use tonic::{Extensions, Status};
 /// The shortest life of a leaf that an authority is told.
 const LEAF_LIFE_MIN: Duration = Duration::from_secs(1);
 
-/// Opens the authority of a data folder (makes it at the first start) for a control plane that goes by the same clock.
+/// Opens the authority of a data folder (makes it at the first start), or one of the user's own by files, for a control plane that goes
+/// by the same clock.
 ///
 /// # Errors
-/// The folder cannot be used; the sentence names it.
-pub fn means(data_dir: &Path, clock: Clock) -> anyhow::Result<Means> {
-    let ca = Arc::new(Ca::open(data_dir, Policy::default(), Arc::new(move || OffsetDateTime::from(clock.wall())))?);
+/// The folder cannot be used, or a file is not what proxies could believe; the sentence names it.
+pub fn means(data_dir: &Path, external: &ExternalArgs, clock: Clock) -> anyhow::Result<Means> {
+    let time: certs_ca::Clock = Arc::new(move || OffsetDateTime::from(clock.wall()));
+    let ca = match external.files() {
+        Some((certificate, key, roots)) => {
+            let files = ExternalFiles { certificate, key, roots };
+            Ca::open_external(data_dir, &files, Policy::default(), time)?
+        }
+        None => Ca::open(data_dir, Policy::default(), time)?,
+    };
+    let ca = Arc::new(ca);
     let signing = ca.clone();
     Ok(Means {
         clock: control::clock::Clock::new(move || clock.wall()),
@@ -55,16 +66,29 @@ impl certs_ca::serve::Gate for Door {
 struct Joined(Arc<Ca>);
 
 impl Authority for Joined {
-    fn bundle_pem(&self) -> String {
-        self.0.bundle_pem()
+    fn roots(&self) -> Arc<Roots> {
+        let roots = self.0.roots();
+        let root = |der: &CertificateDer<'static>| Root { der: der.clone(), sha256: certs_ca::roots::digest_of(der) };
+        let phase = match roots.phase() {
+            certs_ca::roots::Phase::Steady => Phase::Steady,
+            certs_ca::roots::Phase::Trusting => Phase::Trusting,
+            certs_ca::roots::Phase::Issuing => Phase::Issuing,
+        };
+        let (others, retired) = (roots.der()[1..].iter().map(root).collect(), roots.retired().iter().map(root).collect());
+        Arc::new(Roots { issuing: root(roots.issuing()), others, retired, phase, pem: roots.pem().into() })
     }
 
-    fn bundle_der(&self) -> Vec<CertificateDer<'static>> {
-        self.0.roots().der().to_vec()
+    fn rotate(&self, step: Step) -> Result<(), String> {
+        let step = match step {
+            Step::Trust => certs_ca::Step::Trust,
+            Step::Issue => certs_ca::Step::Issue,
+            Step::Drop => certs_ca::Step::Drop,
+        };
+        self.0.rotate(step).map(|_| ()).map_err(|error| error.to_string())
     }
 
-    fn bundle_hashes(&self) -> Vec<String> {
-        self.0.roots().hashes()
+    fn refresh(&self) -> Result<bool, String> {
+        self.0.refresh().map_err(|error| error.to_string())
     }
 
     fn seat(&self, dns: &[String], addresses: &[IpAddr]) -> Result<Seat, String> {
@@ -90,6 +114,7 @@ impl Authority for Joined {
             not_after: moment(entry.not_after),
             issuer: entry.issuer,
             for_application: entry.for_application,
+            root: entry.root,
         };
         self.0.certs().into_iter().map(row).collect()
     }
@@ -108,6 +133,7 @@ impl Authority for Joined {
                 not_before: moment(row.time),
                 not_after: moment(row.not_after),
                 issuer: row.issuer,
+                root: String::new(),
                 for_application: row.for_application,
             },
         };

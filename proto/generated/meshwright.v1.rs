@@ -1557,6 +1557,40 @@ impl ::prost::Name for WaitRequest {
         "type.googleapis.com/meshwright.v1.WaitRequest".into()
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateRootRequest {
+    /// Only say what would be done, or has still to be.
+    #[prost(bool, tag = "1")]
+    pub plan: bool,
+    /// Answer when the former root is gone, not when the first step was taken.
+    #[prost(bool, tag = "2")]
+    pub wait: bool,
+    /// Absent: as long as it takes.
+    #[prost(message, optional, tag = "3")]
+    pub timeout: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for RotateRootRequest {
+    const NAME: &'static str = "RotateRootRequest";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.RotateRootRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.RotateRootRequest".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RootsRequest {}
+impl ::prost::Name for RootsRequest {
+    const NAME: &'static str = "RootsRequest";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.RootsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.RootsRequest".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Progress {
     /// While waiting: one line for a terminal.
@@ -2234,6 +2268,53 @@ pub mod control_client {
                 .insert(GrpcMethod::new("meshwright.v1.Control", "Explain"));
             self.inner.unary(req, path, codec).await
         }
+        /// Begins a rotation of the root, or joins the one under way. Progress while it waits; the last message is the result.
+        pub async fn rotate_root(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateRootRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::Progress>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/meshwright.v1.Control/RotateRoot",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("meshwright.v1.Control", "RotateRoot"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Roots and where their rotation stands, as `ca show -o json` prints them.
+        pub async fn roots(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RootsRequest>,
+        ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/meshwright.v1.Control/Roots",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("meshwright.v1.Control", "Roots"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn create_token(
             &mut self,
             request: impl tonic::IntoRequest<super::TokenRequest>,
@@ -2321,6 +2402,22 @@ pub mod control_server {
         async fn explain(
             &self,
             request: tonic::Request<super::ExplainRequest>,
+        ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status>;
+        /// Server streaming response type for the RotateRoot method.
+        type RotateRootStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::Progress, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Begins a rotation of the root, or joins the one under way. Progress while it waits; the last message is the result.
+        async fn rotate_root(
+            &self,
+            request: tonic::Request<super::RotateRootRequest>,
+        ) -> std::result::Result<tonic::Response<Self::RotateRootStream>, tonic::Status>;
+        /// Roots and where their rotation stands, as `ca show -o json` prints them.
+        async fn roots(
+            &self,
+            request: tonic::Request<super::RootsRequest>,
         ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status>;
         async fn create_token(
             &self,
@@ -2571,6 +2668,95 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ExplainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/meshwright.v1.Control/RotateRoot" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateRootSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::ServerStreamingService<super::RotateRootRequest>
+                    for RotateRootSvc<T> {
+                        type Response = super::Progress;
+                        type ResponseStream = T::RotateRootStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateRootRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::rotate_root(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateRootSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/meshwright.v1.Control/Roots" => {
+                    #[allow(non_camel_case_types)]
+                    struct RootsSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::RootsRequest>
+                    for RootsSvc<T> {
+                        type Response = super::Json;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RootsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::roots(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RootsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

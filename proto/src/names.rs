@@ -8,6 +8,8 @@ use std::str::FromStr;
 pub const EPOCH: &str = "epoch";
 /// The one [`crate::mesh::ProxyConfig`] resource.
 pub const PROXY: &str = "proxy";
+/// The one [`crate::mesh::Trust`] resource.
+pub const TRUST: &str = "trust";
 /// The Secret that holds the trust bundle.
 pub const ROOT_CA: &str = "ROOTCA";
 /// The sidecar's inbound Listener.

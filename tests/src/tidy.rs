@@ -30,7 +30,7 @@ const CONTROL_LEVELS: [(u8, &[&str]); 8] = [
     (2, &["source"]),
     (3, &["translate"]),
     (4, &["publish"]),
-    (5, &["serve", "store"]),
+    (5, &["serve", "store", "rotation"]),
     (6, &["api", "node"]),
     (7, &["settings", "app", "lib"]),
 ];

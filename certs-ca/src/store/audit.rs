@@ -92,6 +92,7 @@ mod tests {
             not_before: 0,
             not_after: i64::MAX,
             issuer: String::new(),
+            root: String::new(),
             for_application: false,
         }
     }

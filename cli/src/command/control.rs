@@ -30,7 +30,7 @@ pub(crate) fn run(mut args: ControlArgs) -> anyhow::Result<ExitCode> {
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
     runtime.block_on(async {
-        let means = means(&args.data_dir, Clock::System)?;
+        let means = means(&args.data_dir, &args.external, Clock::System)?;
         control::app::run(args, means).await
     })?;
     Ok(ExitCode::SUCCESS)

@@ -154,7 +154,7 @@ async fn dumps(board: &Arc<Board>, kind: &str, wanted: &Filters<'_>) -> Value {
 
 /// Leaves of what is declared or connected; the authority's book also remembers what was there before.
 async fn certs(board: &Board, authority: SharedAuthority, edition: &Edition) -> Result<Vec<Value>, Status> {
-    let told = tokio::task::spawn_blocking(move || (authority.issued(), authority.bundle_hashes())).await;
+    let told = tokio::task::spawn_blocking(move || (authority.issued(), authority.roots().fingerprints())).await;
     let (issued, bundle) = told.map_err(|_| Status::internal("reading the authority's book ended unexpectedly"))?;
     let row = |leaf: crate::serve::authority::Issued| {
         let key = format!("{}/{}", leaf.namespace, leaf.instance);

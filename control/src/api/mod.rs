@@ -6,6 +6,7 @@ mod explain;
 mod get;
 mod live;
 mod ready;
+mod rotate;
 mod wait;
 
 use std::pin::Pin;
@@ -15,7 +16,10 @@ use std::time::Duration;
 use futures::Stream;
 use proto::identity::Identity;
 use proto::mesh::control_server::{Control, ControlServer};
-use proto::mesh::{ApplyRequest, ExplainRequest, GetRequest, HealthRequest, Json, Progress, TokenRequest, TokenResponse, WaitRequest};
+use proto::mesh::{
+    ApplyRequest, ExplainRequest, GetRequest, HealthRequest, Json, Progress, RootsRequest, RotateRootRequest, TokenRequest, TokenResponse,
+    WaitRequest,
+};
 use proto::names::{Mode, NodeId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,6 +28,7 @@ use tonic::{Request, Response, Status};
 
 use crate::publish::board::Board;
 use crate::publish::edition::Edition;
+use crate::rotation::Rotation;
 use crate::serve::authority::{SharedAuthority, TokenOrder};
 use crate::store::Store;
 use crate::translate;
@@ -42,13 +47,20 @@ pub struct Api {
     board: Arc<Board>,
     authority: SharedAuthority,
     store: Arc<Store>,
+    rotation: Rotation,
     stop: CancellationToken,
 }
 
 impl Api {
     /// To be added to the server of the Unix socket, and behind the API token to that of the TLS door.
-    pub fn service(board: Arc<Board>, authority: SharedAuthority, store: Arc<Store>, stop: CancellationToken) -> ControlServer<Self> {
-        ControlServer::new(Self { board, authority, store, stop })
+    pub fn service(
+        board: Arc<Board>,
+        authority: SharedAuthority,
+        store: Arc<Store>,
+        rotation: Rotation,
+        stop: CancellationToken,
+    ) -> ControlServer<Self> {
+        ControlServer::new(Self { board, authority, store, rotation, stop })
             .max_decoding_message_size(REQUEST_BYTES_MAX)
             .max_encoding_message_size(ANSWER_BYTES_MAX)
     }
@@ -94,6 +106,7 @@ fn last(json: &serde_json::Value, ok: bool) -> Progress {
 impl Control for Api {
     type ApplyStream = Progresses;
     type WaitStream = Progresses;
+    type RotateRootStream = Progresses;
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<Progresses>, Status> {
         let request = request.into_inner();
@@ -103,6 +116,17 @@ impl Control for Api {
     async fn wait(&self, request: Request<WaitRequest>) -> Result<Response<Progresses>, Status> {
         let request = request.into_inner();
         Ok(self.progress(|board, sender| wait::run(board, request, sender)))
+    }
+
+    async fn rotate_root(&self, request: Request<RotateRootRequest>) -> Result<Response<Progresses>, Status> {
+        let request = request.into_inner();
+        let (authority, rotation) = (self.authority.clone(), self.rotation.clone());
+        Ok(self.progress(|board, sender| rotate::run(board, authority, rotation, request, sender)))
+    }
+
+    async fn roots(&self, _request: Request<RootsRequest>) -> Result<Response<Json>, Status> {
+        let json = rotate::show(&self.board, &self.authority, &self.rotation).await?;
+        Ok(Response::new(Json { json: json.to_string() }))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<Json>, Status> {

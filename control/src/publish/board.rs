@@ -13,6 +13,7 @@ use super::cache::Cache;
 use super::edition::Edition;
 use super::epoch::{Book, Entry, Touched, moment};
 use super::peer::Claim;
+use super::trust::Roots;
 use crate::clock::Clock;
 use crate::world::{Change, World};
 
@@ -38,6 +39,13 @@ pub enum Errand {
     },
     /// The node agent, or a proxy, says what runs.
     Runtime(Change),
+    /// Whom the mesh believes from now on.
+    Roots {
+        /// All of it.
+        roots: Arc<Roots>,
+        /// Gets the epoch that holds it.
+        reply: oneshot::Sender<u64>,
+    },
 }
 
 /// What `apply` came to.

@@ -1,4 +1,4 @@
-//! What a stream should have: the translator's view, vetted by the proxy's own engine, with the trust bundle beside it.
+//! What a stream should have: the translator's view, vetted by the proxy's own engine, with whom to believe beside it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use proto::{epoch, names, xds};
 
 use super::edition::Edition;
 use super::session::{Content, Withheld, leads_to, type_urls};
-use crate::translate::{Audience, Encoded, view};
+use super::trust;
+use crate::translate::{Audience, Encoded, TRUST, view};
 
 /// Verdicts kept; beyond it all are asked for again.
 const VERDICTS_MAX: usize = 200_000;
@@ -126,7 +127,8 @@ fn translate(edition: &Edition, audience: &Audience, wants: &BTreeSet<String>) -
             content.entry(url).or_default().insert(name, item);
         }
     }
-    content.entry(xds::SECRET).or_default().insert(names::ROOT_CA.to_owned(), root_ca(&edition.bundle));
+    content.entry(xds::SECRET).or_default().insert(names::ROOT_CA.to_owned(), root_ca(&edition.roots.pem));
+    content.entry(TRUST).or_default().insert(names::TRUST.to_owned(), trust::resource(&edition.roots));
     content
 }
 

@@ -6,3 +6,4 @@ pub mod edition;
 pub mod epoch;
 pub mod peer;
 pub mod session;
+pub mod trust;

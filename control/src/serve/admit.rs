@@ -15,13 +15,17 @@ use crate::publish::peer::{Claim, Dialect, Entrance, Peer, Proven, peer_of};
 use crate::translate::{self, Audience};
 use crate::world::World;
 
-/// Whether a caller may have more than the certificate call: any door but TLS, or a certificate that has not ended.
+/// Whether a caller may have more than the certificate call: any door but TLS, or a certificate that has not ended and whose root is
+/// believed.
 ///
 /// # Errors
 /// `UNAUTHENTICATED`.
 pub fn presented(peer: &Peer) -> Result<(), Status> {
     match &peer.proven {
         Some(proven) if proven.expired => Err(Status::unauthenticated("the client certificate has expired; renew it first")),
+        Some(proven) if proven.retired => {
+            Err(Status::unauthenticated("the client certificate is below a root that is retired; renew it first"))
+        }
         None if peer.door == Entrance::Tls => Err(no_certificate()),
         _ => Ok(()),
     }
@@ -146,6 +150,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+    use crate::publish::trust::tests::one;
     use crate::source::{FileChange, Folder};
     use crate::world::{Allocations, WorldSettings};
 
@@ -186,7 +191,7 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
     fn peer(door: Entrance, leaf: Option<(&str, &str)>) -> Peer {
         let proven = leaf.map(|(account, workload)| {
             let identity = Identity::new("cluster.local", "shop", account).unwrap();
-            Arc::new(Proven { leaf: CertificateDer::from(vec![]), identity, workload: workload.into(), expired: false })
+            Arc::new(Proven { leaf: CertificateDer::from(vec![]), identity, workload: workload.into(), expired: false, retired: false })
         });
         Peer { door, address: None, proven }
     }
@@ -237,7 +242,7 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
         };
         let catalog = Some(("shared", "catalog"));
         assert_eq!(code(catalog, ("catalog", "catalog-0"), false), Some(Code::Unavailable), "nothing has been read yet");
-        board.publish(crate::publish::edition::Edition { world: world(), epoch: 1, serial: 1, bundle: "".into() });
+        board.publish(crate::publish::edition::Edition { world: world(), epoch: 1, serial: 1, roots: one() });
         for (leaf, asked, by_token, wanted) in [
             (catalog, ("catalog", "catalog-0"), false, None),
             (catalog, ("catalog", "cart"), false, Some(Code::PermissionDenied)),

@@ -19,7 +19,7 @@ use crate::publish::board::{Board, Seated};
 use crate::publish::edition::Edition;
 use crate::publish::peer::{Claim, Entrance, Peer, peer_of};
 use crate::publish::session::{Content, Session, Withheld};
-use crate::translate::Audience;
+use crate::translate::{Audience, TRUST};
 
 /// Largest request: all names of one type at once.
 const REQUEST_BYTES_MAX: usize = 8 << 20;
@@ -249,6 +249,7 @@ impl Delta {
                 if self.peer.door == Entrance::Plaintext {
                     // Believed for routing only (contract, section 4).
                     vetted.remove(xds::SECRET);
+                    vetted.remove(TRUST);
                 }
                 vetted
             }

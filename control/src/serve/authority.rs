@@ -7,6 +7,7 @@ use std::time::Duration;
 use proto::identity::Identity;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::publish::trust::Roots;
 use crate::world::own::Mesh;
 
 /// The control plane's own leaf and key.
@@ -38,6 +39,8 @@ pub struct Issued {
     pub not_after: String,
     /// Subject of the issuer.
     pub issuer: String,
+    /// SHA-256 of the root it is below, lower-case hex; empty in the audit log, which names the issuer.
+    pub root: String,
     /// For the application beside the proxy.
     pub for_application: bool,
 }
@@ -100,6 +103,28 @@ pub struct Refused {
     pub reason: String,
 }
 
+/// A step of a rotation of the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make the next root and believe it.
+    Trust,
+    /// Issue below the next root.
+    Issue,
+    /// Believe the former root no more.
+    Drop,
+}
+
+impl Step {
+    /// As `ca rotate-root --plan` prints it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Trust => "Trust",
+            Self::Issue => "Issue",
+            Self::Drop => "Drop",
+        }
+    }
+}
+
 /// A join token to be made.
 #[derive(Clone, Debug)]
 pub struct TokenOrder {
@@ -115,14 +140,20 @@ pub struct TokenOrder {
 
 /// A certificate authority. Every call may block on a disk: call it off the runtime.
 pub trait Authority: Send + Sync + 'static {
-    /// The trust bundle, PEM.
-    fn bundle_pem(&self) -> String;
+    /// The roots of now.
+    fn roots(&self) -> Arc<Roots>;
 
-    /// The trust bundle, DER.
-    fn bundle_der(&self) -> Vec<CertificateDer<'static>>;
+    /// Takes a step of a rotation, which lasts from when this returns. One that was taken, or whose turn it is not, changes nothing.
+    ///
+    /// # Errors
+    /// What failed and what to do, as text; nothing has changed then.
+    fn rotate(&self, step: Step) -> Result<(), String>;
 
-    /// Lower-case hex SHA-256 of each root.
-    fn bundle_hashes(&self) -> Vec<String>;
+    /// Looks whether roots or issuer were changed from outside; returns whether they were.
+    ///
+    /// # Errors
+    /// What is wrong with the change, as text; the former ones stay.
+    fn refresh(&self) -> Result<bool, String>;
 
     /// A fresh leaf for the control plane.
     ///

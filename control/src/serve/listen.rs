@@ -19,8 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
 use super::tls::ServerTls;
-use crate::clock::Clock;
-use crate::publish::peer::{Entrance, Peer, Proven};
+use crate::publish::peer::{Entrance, Peer};
 
 /// Most connections per door; more wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 10_000;
@@ -113,11 +112,11 @@ pub fn tls(listener: TcpListener, tls: ServerTls, stop: CancellationToken) -> In
     tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         while let Some((stream, address, place)) = accept_tcp(&listener, &places, &stop).await {
-            let (acceptor, sender, clock) = (acceptor.clone(), sender.clone(), tls.clock.clone());
+            let (acceptor, sender, tls) = (acceptor.clone(), sender.clone(), tls.clone());
             tokio::spawn(async move {
                 match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                     Ok(Ok(stream)) => {
-                        let peer = Peer { door: Entrance::Tls, address: Some(address), proven: proven(stream.get_ref().1, &clock) };
+                        let peer = Peer { door: Entrance::Tls, address: Some(address), proven: tls.proven(stream.get_ref().1) };
                         // The receiver is gone only while we stop.
                         let _ = sender.send(Ok(Connection { stream: Carrier::Tls(Box::new(stream)), peer, _place: place })).await;
                     }
@@ -133,7 +132,7 @@ pub fn tls(listener: TcpListener, tls: ServerTls, stop: CancellationToken) -> In
 /// Takes connections that are no sockets: with TLS where it is given, else as if through the Unix socket.
 pub fn virtual_door(mut given: mpsc::Receiver<(Box<dyn Io>, SocketAddr)>, tls: Option<ServerTls>) -> Incoming {
     let (sender, receiver) = mpsc::channel(READY_MAX);
-    let acceptor = tls.map(|tls| (TlsAcceptor::from(tls.config), tls.clock));
+    let acceptor = tls.map(|tls| (TlsAcceptor::from(tls.config.clone()), tls));
     tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         while let Some((stream, address)) = given.recv().await {
@@ -145,9 +144,9 @@ pub fn virtual_door(mut given: mpsc::Receiver<(Box<dyn Io>, SocketAddr)>, tls: O
                         let peer = Peer { door: Entrance::Local, address: None, proven: None };
                         Connection { stream: Carrier::Virtual(stream), peer, _place: place }
                     }
-                    Some((acceptor, clock)) => match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                    Some((acceptor, tls)) => match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                         Ok(Ok(stream)) => {
-                            let peer = Peer { door: Entrance::Tls, address: Some(address), proven: proven(stream.get_ref().1, &clock) };
+                            let peer = Peer { door: Entrance::Tls, address: Some(address), proven: tls.proven(stream.get_ref().1) };
                             Connection { stream: Carrier::VirtualTls(Box::new(stream)), peer, _place: place }
                         }
                         Ok(Err(_)) | Err(_) => return,
@@ -159,12 +158,6 @@ pub fn virtual_door(mut given: mpsc::Receiver<(Box<dyn Io>, SocketAddr)>, tls: O
         }
     });
     ReceiverStream::new(receiver)
-}
-
-fn proven(connection: &rustls::ServerConnection, clock: &Clock) -> Option<Arc<Proven>> {
-    let leaf = connection.peer_certificates()?.first()?.clone();
-    let now_secs = i64::try_from(clock.unix().as_secs()).unwrap_or(i64::MAX);
-    Proven::read(leaf.into_owned(), now_secs).map(Arc::new)
 }
 
 /// Accepts plaintext.

@@ -40,6 +40,8 @@ use crate::world::World;
 
 /// Type URL of [`proto::mesh::ProxyConfig`].
 pub const PROXY_CONFIG: &str = "type.googleapis.com/meshwright.v1.ProxyConfig";
+/// Type URL of [`proto::mesh::Trust`].
+pub const TRUST: &str = "type.googleapis.com/meshwright.v1.Trust";
 /// Type URL of [`proto::mesh::DnsRecord`].
 pub const DNS_RECORD: &str = "type.googleapis.com/meshwright.v1.DnsRecord";
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use prost::{Message, Name};
 use prost_types::{Struct, Value, value};
 use proto::xds::cluster::Cluster;
@@ -347,3 +349,27 @@ pub(crate) fn shop() -> Parts {
     put(&mut parts, "inbound", &inbound([permissive(None), strict(Some(9090))].concat())).unwrap();
     parts
 }
+
+/// Whom to believe: two roots, of which the first one issues.
+pub(crate) fn trust() -> proto::mesh::Trust {
+    let der = |text: &str| STANDARD.decode(text).unwrap();
+    let roots = [ROOT_1, ROOT_2].map(der);
+    let issuing_root = crate::model::sha256(&roots[0]).to_vec().into();
+    proto::mesh::Trust { roots: roots.map(Into::into).to_vec(), issuing_root, ..Default::default() }
+}
+
+/// A self-signed root, DER in base64.
+const ROOT_1: &str = "\
+MIIBeTCCAR+gAwIBAgIUMOOnERzceqDifala+W4c+KFmI4owCgYIKoZIzj0EAwIwETEPMA0GA1UEAwwGcm9vdCAxMCAXDTI2MTEyOTA4MjgwNloYDzIxMjYx\
+MTA1MDgyODA2WjARMQ8wDQYDVQQDDAZyb290IDEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQ4pRxLQBwMGhc0du9z3pLaHhU6WhvUZyX0YWxX7zegEndy\
+bJoI4ZEO4QYx6sYM99E9WT8zg8+/v0zxT7V8ppKxo1MwUTAdBgNVHQ4EFgQU+tFD2f7MM0t2Uq7z44y/Y1ADKl4wHwYDVR0jBBgwFoAU+tFD2f7MM0t2Uq7z\
+44y/Y1ADKl4wDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNIADBFAiEAhMkorNDrBLsec4MnoSxcoKJslTancoBKfMEDcQJnuooCIFW1gCAoLGMSwVya\
++5oIhW/kCDwRLXSJ989vjDToZXpS";
+
+/// A self-signed root, DER in base64.
+const ROOT_2: &str = "\
+MIIBejCCAR+gAwIBAgIUE8pVB5BsfhRNx0/uoaG35YOsFowwCgYIKoZIzj0EAwIwETEPMA0GA1UEAwwGcm9vdCAyMCAXDTI2MTEyOTA4MjgwNloYDzIxMjYx\
+MTA1MDgyODA2WjARMQ8wDQYDVQQDDAZyb290IDIwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQYTukbTBn/UYTC0ZKBU9Z6os+H1C+f44XRM1qK9bQJmQD7\
+ssLbfGJnUWmF6JLv0WL817FGtRKtOr5QSGVr6IFRo1MwUTAdBgNVHQ4EFgQURHLf/X8KizLBrS6CpggLYs6JgvwwHwYDVR0jBBgwFoAURHLf/X8KizLBrS6C\
+pggLYs6JgvwwDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNJADBGAiEAqiYU51DWMS7TwY+UnWwzHJeeW+FWDHbDq1Rhdo8aYTwCIQDJo27BO7IMuS6O\
+/Y8FfeuF2ld02TeeRafnOAbew9wIWw==";

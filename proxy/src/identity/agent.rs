@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use engine::model::Trust;
 use proto::identity::{DEFAULT_TRUST_DOMAIN, Identity, NotAnIdentity};
 use proto::mesh::certificates_client::CertificatesClient;
 use proto::mesh::{SignRequest, SignResponse};
@@ -11,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tracing::{Instrument as _, debug, field, info, info_span, warn};
 use zeroize::Zeroizing;
@@ -94,8 +96,8 @@ pub enum BadAnswer {
     /// The bundle.
     #[error("an unusable bundle: {0}")]
     Bundle(#[from] TrustError),
-    /// The bundle holds none of the roots this proxy was told to trust.
-    #[error("a bundle that holds none of the roots of --control-ca")]
+    /// The bundle holds none of the roots this proxy was told to trust, nor one that the control plane proves itself by.
+    #[error("a bundle that holds none of the roots of --control-ca, and none that the control plane proves itself by")]
     StrangeBundle,
 }
 
@@ -147,17 +149,15 @@ impl Agent {
         let mut failures = 0_u32;
         loop {
             let pause = wake.duration_since(self.clock.wall()).unwrap_or_default();
-            let event = tokio::select! {
+            let events = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = sleep(pause) => Event::Due,
-                () = self.hurry.notified() => Event::Due,
-                Ok(()) = changes.changed() => match self.snapshots.load().settings.as_deref() {
-                    Some(settings) => Event::Mesh { percent: settings.rotate_at_percent, life: settings.leaf_life },
-                    None => continue,
-                },
+                () = sleep(pause) => vec![Event::Due],
+                () = self.hurry.notified() => vec![Event::Due],
+                Ok(()) = changes.changed() => self.noticed(),
             };
-            let mut effects = rotation.on(event, self.clock.wall(), chance(&draw));
+            let mut effects: Vec<Effect> =
+                events.into_iter().flat_map(|event| rotation.on(event, self.clock.wall(), chance(&draw))).collect();
             if effects == [Effect::Request] {
                 let outcome = tokio::select! {
                     biased;
@@ -175,6 +175,19 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// What a new configuration says of leaves.
+    fn noticed(&self) -> Vec<Event> {
+        let snapshot = self.snapshots.load();
+        let Some(settings) = snapshot.settings.as_deref() else { return Vec::new() };
+        let mut events = vec![Event::Mesh { percent: settings.rotate_at_percent, life: settings.leaf_life }];
+        if let (Some(trust), Some(leaf)) = (&snapshot.trust, self.credentials.current())
+            && !is_below(&leaf, trust)
+        {
+            events.push(Event::Displaced);
+        }
+        events
     }
 
     /// One attempt, and what became of it.
@@ -254,18 +267,26 @@ impl Agent {
                 token.workload
             ));
         }
-        if !self.dialer.tls().has_root(&token.ca) {
-            return Err(format!(
-                "the token in {} pins a root that --control-ca does not hold: one of them is of another mesh",
-                file.path().display()
-            ));
-        }
         Ok(token)
+    }
+
+    /// A channel to the control plane, which has proved itself; by a token, as the one that the token is for.
+    async fn connect(&self, token: Option<&Token>) -> Result<Channel, Failed> {
+        let channel = self.dialer.connect(token.is_none()).await;
+        let Some(token) = token.filter(|token| !self.dialer.tls().pinned(&token.ca, unix(self.clock.wall()))) else {
+            return Ok(channel?);
+        };
+        let path = self.token.as_ref().map(|file| file.path().display().to_string()).unwrap_or_default();
+        let pin = format!("the token in {path} pins root {}, which --control-ca does not hold", token.ca);
+        Err(Failed::Token(match channel {
+            Ok(_) => format!("{pin}, and the control plane does not prove itself by it: one of them is of another mesh"),
+            Err(error) => format!("{error}; also, {pin}: one of them may be of another mesh"),
+        }))
     }
 
     async fn ask(&self, token: Option<Token>) -> Result<(Credential, Zeroizing<Vec<u8>>), Failed> {
         // Connected first: the control plane's own certificate says the trust domain.
-        let channel = self.dialer.connect(token.is_none()).await?;
+        let channel = self.connect(token.as_ref()).await?;
         let trust_domain = self.dialer.tls().trust_domain().unwrap_or_else(|| DEFAULT_TRUST_DOMAIN.to_owned());
         // The token knows best, then the leaf that is renewed, then the flag.
         let admitted = token.as_ref().and_then(|token| token.identity.clone());
@@ -285,13 +306,27 @@ impl Agent {
             for_application: self.for_application(),
         };
         let answer = CertificatesClient::new(channel).sign(request).await?.into_inner();
-        let roots = self.dialer.tls().roots();
-        let (credential, bundle) = judge(answer, &key, &self.subject, &trust_domain, roots, &self.trust, self.clock.wall())?;
-        if self.trust.is_empty() {
+        let now = self.clock.wall();
+        let tls = self.dialer.tls();
+        let proved =
+            |bundle: &[CertificateDer<'static>]| bundle.iter().any(|root| tls.roots().contains(root)) || tls.ends_in(bundle, unix(now));
+        let (credential, bundle) = judge(answer, &key, &self.subject, &trust_domain, proved, &self.trust, now)?;
+        if let Some(bundle) = bundle {
             self.trust.publish(bundle).map_err(BadAnswer::from)?;
         }
         Ok((credential, Zeroizing::new(key.serialize_der())))
     }
+}
+
+/// Whether a leaf is below the root that issues now.
+fn is_below(leaf: &Credential, trust: &Trust) -> bool {
+    // When it is asked is not the question: within its own dates.
+    let at = unix(leaf.not_before + leaf.life() / 2);
+    verify_chain(leaf.chain(), std::slice::from_ref(trust.issuing()), at).is_ok()
+}
+
+fn unix(at: SystemTime) -> UnixTime {
+    UnixTime::since_unix_epoch(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
 fn chance(draw: &Draw) -> f64 {
@@ -312,8 +347,9 @@ pub fn certificate_request(identity: &Identity, workload: &str) -> Result<(KeyPa
     Ok((key, request.der().to_vec()))
 }
 
-/// Judges an answer before use: the key fits, the name is ours, the dates hold, the chain ends in the bundle. Until a bundle came by
-/// ADS, the one in the answer counts, provided it holds one of `roots`.
+/// Judges an answer before use: the key fits, the name is ours, the dates hold, the chain ends in the bundle that came by ADS. Before
+/// that, and after an absence in which the root was rotated, the bundle in the answer counts, provided that the control plane is proved by
+/// it as it is by what this proxy knew (`proved`); then it is returned, too, and to be believed from now on.
 ///
 /// # Errors
 /// What is wrong with it; nothing has been published then.
@@ -322,10 +358,10 @@ pub fn judge(
     key: &KeyPair,
     subject: &Subject,
     trust_domain: &str,
-    roots: &[CertificateDer<'static>],
+    proved: impl Fn(&[CertificateDer<'static>]) -> bool,
     trust: &TrustCell,
     now: SystemTime,
-) -> Result<(Credential, Vec<CertificateDer<'static>>), BadAnswer> {
+) -> Result<(Credential, Option<Vec<CertificateDer<'static>>>), BadAnswer> {
     let der = |list: Vec<bytes::Bytes>| list.into_iter().map(|bytes| CertificateDer::from(bytes.to_vec())).collect::<Vec<_>>();
     let (chain, bundle) = (der(answer.chain_der), der(answer.bundle_der));
     let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|text| CredentialError::Key(rustls::Error::General(text.to_owned())))?;
@@ -342,13 +378,19 @@ pub fn judge(
         return Err(BadAnswer::Dates);
     }
     let known = trust.roots();
-    let bundle = if known.is_empty() { bundle } else { known };
-    if trust.is_empty() && !bundle.iter().any(|root| roots.contains(root)) {
-        return Err(BadAnswer::StrangeBundle);
+    let at = unix(now.max(credential.not_before));
+    if known.is_empty() {
+        if !proved(&bundle) {
+            return Err(BadAnswer::StrangeBundle);
+        }
+        verify_chain(credential.chain(), &bundle, at).map_err(BadAnswer::Chain)?;
+        return Ok((credential, Some(bundle)));
     }
-    let at = now.max(credential.not_before).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    verify_chain(credential.chain(), &bundle, UnixTime::since_unix_epoch(at)).map_err(BadAnswer::Chain)?;
-    Ok((credential, bundle))
+    let Err(error) = verify_chain(credential.chain(), &known, at) else { return Ok((credential, None)) };
+    if proved(&bundle) && verify_chain(credential.chain(), &bundle, at).is_ok() {
+        return Ok((credential, Some(bundle)));
+    }
+    Err(BadAnswer::Chain(error))
 }
 
 #[cfg(test)]
@@ -386,11 +428,14 @@ mod tests {
             if let Some(known) = known {
                 trust.publish(known.roots()).unwrap();
             }
-            judge(answer, &key, &subject(), "cluster.local", &authority.roots(), &trust, now).map(|(credential, _)| credential)
+            let proved = |bundle: &[CertificateDer<'static>]| bundle == authority.roots();
+            judge(answer, &key, &subject(), "cluster.local", proved, &trust, now).map(|(credential, bundle)| (credential, bundle.is_some()))
         };
         let good = |bundle| answer(&authority, &csr, now - hour, now + hour, bundle);
-        assert_eq!(judged(good(&authority), None).unwrap().identity.to_string(), ours.to_string());
-        assert!(judged(good(&other), Some(&authority)).is_ok(), "a bundle by ADS outranks the answer's");
+        let (first, learnt) = judged(good(&authority), None).unwrap();
+        assert_eq!((first.identity.to_string(), learnt), (ours.to_string(), true));
+        assert!(!judged(good(&other), Some(&authority)).unwrap().1, "a bundle by ADS outranks the answer's");
+        assert!(judged(good(&authority), Some(&other)).unwrap().1, "back after a rotation: the control plane is proved by the new bundle");
         for (case, answer, known, expected) in [
             ("empty", SignResponse::default(), None, "chain is empty"),
             ("foreign key", answer(&authority, &csr_foreign_key, now - hour, now + hour, &authority), None, "does not fit"),
@@ -400,7 +445,8 @@ mod tests {
             ("not begun", answer(&authority, &csr, now + hour, now + hour * 2, &authority), None, "not valid now"),
             ("strange bundle", good(&other), None, "none of the roots"),
             ("chain", answer(&other, &csr, now - hour, now + hour, &authority), None, "does not end"),
-            ("outdated", good(&authority), Some(&other), "does not end"),
+            ("outdated", good(&other), Some(&other), "does not end"),
+            ("unproved", answer(&other, &csr, now - hour, now + hour, &other), Some(&authority), "does not end"),
         ] {
             let error = judged(answer, known).unwrap_err().to_string();
             assert!(error.contains(expected), "{case}: {error}");

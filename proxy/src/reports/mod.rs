@@ -95,6 +95,8 @@ impl Reporter {
         let send = async |kind: Told| reports.send(Report { kind: Some(kind) }).await.is_ok();
         let mut leaves = self.credentials.changes();
         leaves.mark_unchanged();
+        let mut roots = self.trust.changes();
+        roots.mark_unchanged();
         // Queued before the call: the server may answer nothing before it has heard who speaks.
         let mut fine = send(Told::Hello(self.hello())).await;
         if let Some(leaf) = self.credentials.current() {
@@ -126,6 +128,11 @@ impl Reporter {
                     send(Told::Draining(Draining {})).await
                 }
                 Ok(()) = leaves.changed() => match self.credentials.current() {
+                    Some(leaf) => send(Told::Certificate(self.certificate(&leaf))).await,
+                    None => true,
+                },
+                // The same leaf, with the roots that are believed beside it now.
+                Ok(()) = roots.changed() => match self.credentials.current() {
                     Some(leaf) => send(Told::Certificate(self.certificate(&leaf))).await,
                     None => true,
                 },

@@ -77,7 +77,7 @@ impl TrustCell {
         Ok(true)
     }
 
-    /// Wakes at each publication that changed something.
+    /// Wakes when the roots change.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }

@@ -79,7 +79,7 @@ pub struct Client {
     pub node: NodeIdentity,
     /// Where snapshots go live, and what is wanted.
     pub snapshots: Snapshots,
-    /// Where the trust bundle goes.
+    /// Where the roots go.
     pub trust: Arc<TrustCell>,
     /// Nothing is asked before the first leaf.
     pub credentials: Arc<CredentialCell>,
@@ -208,16 +208,13 @@ impl Client {
                 if before != snapshot.epoch {
                     info!(epoch = snapshot.epoch, routes = snapshot.routes.len(), clusters = snapshot.clusters.len(), "configuration live");
                 }
+                // Whom to believe comes first: what goes live next may lead to somebody new.
+                if let Some(trust) = &snapshot.trust {
+                    self.believe(trust.roots.clone());
+                }
                 self.snapshots.publish(snapshot);
             }
-            Effect::TrustBundle(bundle) => {
-                let roots = bundle.iter().map(|der| CertificateDer::from(der.clone())).collect();
-                match self.trust.publish(roots) {
-                    Ok(changed) if changed => info!(roots = bundle.len(), "trust bundle live"),
-                    Ok(_) => {}
-                    Err(error) => warn!("the control plane's trust bundle is not taken, the former one stays: {error}"),
-                }
-            }
+            Effect::TrustBundle(bundle) => self.believe(bundle.iter().map(|der| CertificateDer::from(der.clone())).collect()),
             Effect::Answered(want, exists) => {
                 self.snapshots.wanted().answered(&want, exists);
                 if !exists {
@@ -231,6 +228,15 @@ impl Client {
                 }
             }
             Effect::Send(_) | Effect::StartOver => {}
+        }
+    }
+
+    fn believe(&self, roots: Vec<CertificateDer<'static>>) {
+        let count = roots.len();
+        match self.trust.publish(roots) {
+            Ok(changed) if changed => info!(roots = count, "trust bundle live"),
+            Ok(_) => {}
+            Err(error) => warn!("the control plane's trust bundle is not taken, the former one stays: {error}"),
         }
     }
 }

@@ -46,21 +46,19 @@ fn since(text: &str) -> Result<OffsetDateTime, String> {
     Ok(OffsetDateTime::from(SystemTime::now()) - duration::parse(text).map_err(wrong)?)
 }
 
-pub(super) fn run(args: &AuditArgs) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(args: &AuditArgs) -> anyhow::Result<ExitCode> {
     let request = GetRequest {
         kind: if args.refused { "refusals" } else { "audit" }.to_owned(),
         namespace: args.namespace.clone().unwrap_or_default(),
         name: args.workload.clone().unwrap_or_default(),
         since_unix_secs: args.since.map_or(0, OffsetDateTime::unix_timestamp),
     };
-    output::block_on(async {
-        let rows = output::parse(&get::ask(&args.place, request).await?)?;
-        match args.output {
-            TextOrJson::Json => output::print(&serde_json::to_string_pretty(&rows)?)?,
-            TextOrJson::Text => output::print(&render(&rows, args.refused))?,
-        }
-        Ok(ExitCode::SUCCESS)
-    })
+    let rows = output::parse(&get::ask(&args.place, request).await?)?;
+    match args.output {
+        TextOrJson::Json => output::print(&serde_json::to_string_pretty(&rows)?)?,
+        TextOrJson::Text => output::print(&render(&rows, args.refused))?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn render(rows: &Value, refused: bool) -> String {

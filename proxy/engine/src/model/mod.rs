@@ -20,6 +20,7 @@ mod session;
 mod set;
 mod snapshot;
 mod stages;
+mod trust;
 
 pub use crate::matching::{Match, PathMatch, ValueMatch};
 pub(crate) use cell::Home;
@@ -40,3 +41,5 @@ pub use session::{SESSION_TIMEOUT_MIN, Session, SessionHome, SessionKept, Sessio
 pub use set::EndpointSet;
 pub(crate) use set::{Spread, Tier};
 pub use snapshot::{DnsAnswer, Locality, Settings, Snapshot};
+pub use trust::Trust;
+pub(crate) use trust::sha256;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Cluster, Inbound, Outbound, RouteTable};
+use super::{Cluster, Inbound, Outbound, RouteTable, Trust};
 
 /// One epoch's whole configuration of one proxy. A spine of `Arc`s: cloning it copies no content.
 #[derive(Clone, Debug, Default)]
@@ -26,7 +26,9 @@ pub struct Snapshot {
     pub routes: BTreeMap<String, Arc<RouteTable>>,
     /// All clusters by name, for dumps.
     pub clusters: BTreeMap<String, Arc<Cluster>>,
-    /// The trust bundle, DER roots.
+    /// Whom the mesh believes; `None` until a control plane says it.
+    pub trust: Option<Arc<Trust>>,
+    /// The roots of an older control plane, which says no more than those; DER. Where there is [`Snapshot::trust`] they do not count.
     pub trust_bundle: Arc<Vec<Vec<u8>>>,
 }
 

@@ -27,6 +27,7 @@ impl Parts {
             settings: self.settings.as_ref().map(|staged| staged.content.clone()),
             routes: routes.collect(),
             clusters: self.clusters.iter().map(|(name, staged)| (name.clone(), staged.content.0.clone())).collect(),
+            trust: self.trust(),
             trust_bundle: self.trust_bundle(),
             ..Snapshot::default()
         };

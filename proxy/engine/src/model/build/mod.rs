@@ -21,6 +21,7 @@ mod route;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use std::time::Duration;
 use prost::{Message, Name};
 use prost_types::Any;
 
-use super::{Cluster, ClusterKind, DnsAnswer, EndpointFacts, Home, Protocol, Settings};
+use super::{Cluster, ClusterKind, DnsAnswer, EndpointFacts, Home, Protocol, Settings, Trust};
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
@@ -59,6 +60,7 @@ pub struct Parts {
     clusters: BTreeMap<String, Staged<(Arc<Cluster>, String)>>,
     names: BTreeMap<String, Staged<Arc<DnsAnswer>>>,
     settings: Option<Staged<Arc<Settings>>>,
+    trust: Option<Staged<Arc<Trust>>>,
     trust_bundle: Option<Staged<Arc<Vec<Vec<u8>>>>>,
     /// Held while an assignment of that name, or a cluster that wants it, is staged.
     assignments: BTreeMap<String, Assignment>,
@@ -113,6 +115,7 @@ impl Default for Parts {
             clusters: BTreeMap::new(),
             names: BTreeMap::new(),
             settings: None,
+            trust: None,
             trust_bundle: None,
             assignments: BTreeMap::new(),
             listed: 0,
@@ -133,6 +136,7 @@ enum ResourceKind {
     Endpoints,
     Secret,
     Proxy,
+    Trust,
     Dns,
 }
 
@@ -145,6 +149,7 @@ impl ResourceKind {
             (proto::xds::ENDPOINT.to_owned(), Self::Endpoints),
             (proto::xds::SECRET.to_owned(), Self::Secret),
             (proto::mesh::ProxyConfig::type_url(), Self::Proxy),
+            (proto::mesh::Trust::type_url(), Self::Trust),
             (proto::mesh::DnsRecord::type_url(), Self::Dns),
         ];
         let kind = known.into_iter().find(|(url, _)| url == type_url).map(|(_, kind)| kind);
@@ -169,6 +174,7 @@ impl Parts {
             Ok(ResourceKind::Route) => drop(self.tables.remove(name)),
             Ok(ResourceKind::Dns) => drop(self.names.remove(name)),
             Ok(ResourceKind::Proxy) => self.settings = None,
+            Ok(ResourceKind::Trust) => self.trust = None,
             Ok(ResourceKind::Secret) if name == proto::names::ROOT_CA => self.trust_bundle = None,
             Ok(ResourceKind::Cluster) => {
                 if let Some(staged) = self.clusters.remove(name) {
@@ -184,6 +190,11 @@ impl Parts {
             }
             Ok(ResourceKind::Secret) | Err(_) => {}
         }
+    }
+
+    /// Whom the mesh believes, as staged.
+    pub fn trust(&self) -> Option<Arc<Trust>> {
+        self.trust.as_ref().map(|staged| staged.content.clone())
     }
 
     /// The staged trust bundle, DER roots. Like endpoints it travels at once and is no part of an epoch.
@@ -221,6 +232,10 @@ impl Parts {
                 let content = Arc::new(own::settings(name, &unpack(resource)?)?);
                 self.settings = Some(Staged { version, content });
             }
+            ResourceKind::Trust => {
+                let content = Arc::new(trust::compile(name, &unpack(resource)?)?);
+                self.trust = Some(Staged { version, content });
+            }
             ResourceKind::Dns => {
                 let content = Arc::new(own::dns(name, &unpack(resource)?)?);
                 self.names.insert(name.to_owned(), Staged { version, content });
@@ -241,6 +256,7 @@ impl Parts {
                 self.trust_bundle.as_ref().filter(|_| name == proto::names::ROOT_CA).map(|staged| staged.version.as_str())
             }
             ResourceKind::Proxy => self.settings.as_ref().filter(|_| name == proto::names::PROXY).map(|staged| staged.version.as_str()),
+            ResourceKind::Trust => self.trust.as_ref().filter(|_| name == proto::names::TRUST).map(|staged| staged.version.as_str()),
             ResourceKind::Dns => self.names.get(name).map(|staged| staged.version.as_str()),
         }
     }
@@ -252,7 +268,7 @@ impl Parts {
             ResourceKind::Cluster => self.clusters.len(),
             ResourceKind::Endpoints => self.listed,
             ResourceKind::Dns => self.names.len(),
-            ResourceKind::Secret | ResourceKind::Proxy => 0,
+            ResourceKind::Secret | ResourceKind::Proxy | ResourceKind::Trust => 0,
         };
         if held >= RESOURCES_MAX && self.version(kind, name).is_none() {
             return Err(Wrong::new("", format!("this proxy holds {RESOURCES_MAX} resources of this type already")));
