@@ -174,6 +174,11 @@ impl Audit {
         refusals.push_back(Refusal { time, identity, namespace, workload, instance, attestation, peer, reason });
     }
 
+    /// Counts an attempt that was not looked at.
+    pub(crate) fn limited(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The last refusals, newest first.
     pub fn refusals(&self, query: &Query) -> Vec<Refusal> {
         let refusals = lock(&self.refusals);

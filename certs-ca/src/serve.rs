@@ -134,6 +134,11 @@ fn sign(ca: &Ca, request: &SignRequest, gate: &dyn Gate, extensions: &Extensions
     };
     let signed = signed(ca, request, gate, extensions, &mut refusal);
     signed.map_err(|(status, guessed)| {
+        if status.code() == Code::ResourceExhausted {
+            // A flood of these must wash away neither the log nor what is remembered of others.
+            ca.note_limited();
+            return status;
+        }
         status.message().clone_into(&mut refusal.reason);
         tracing::warn!(instance = request.instance, identity = refusal.identity, reason = status.message(), "refused to sign");
         ca.note_refusal(refusal, by_token && guessed);

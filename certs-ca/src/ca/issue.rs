@@ -1,6 +1,7 @@
 //! The way in to signing: who may try, what is remembered of it, and service accounts.
 
 use std::net::IpAddr;
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub struct Application<'a> {
 pub(super) struct Desk {
     pub(super) audit: Audit,
     pub(super) keyring: Mutex<Keyring>,
+    /// Keys are not rotated before that second: the disk did not take the last attempt.
+    pub(super) rotate_from: AtomicI64,
     attempts: Mutex<Attempts>,
     verifier: OnceLock<Arc<dyn ServiceAccountVerifier>>,
 }
@@ -39,7 +42,13 @@ impl Desk {
     pub(super) fn open(store: &Store) -> Result<Self, StoreError> {
         let mut keyring = Keyring::default();
         store.token_keys()?.into_iter().for_each(|key| keyring.add(key));
-        Ok(Self { audit: Audit::default(), keyring: Mutex::new(keyring), attempts: Mutex::default(), verifier: OnceLock::new() })
+        Ok(Self {
+            audit: Audit::default(),
+            keyring: Mutex::new(keyring),
+            rotate_from: AtomicI64::new(i64::MIN),
+            attempts: Mutex::default(),
+            verifier: OnceLock::new(),
+        })
     }
 }
 
@@ -100,6 +109,11 @@ impl Ca {
             self.desk.attempts.lock().unwrap_or_else(PoisonError::into_inner).refused(refusal.peer, workload.as_deref(), now);
         }
         self.desk.audit.refused(Refusal { time: now, ..refusal });
+    }
+
+    /// Counts an attempt that was not looked at.
+    pub fn note_limited(&self) {
+        self.desk.audit.limited();
     }
 
     /// Certificates given out, newest first, at most `rows_max`: of the log at rest, and what waits for its disk.

@@ -1,5 +1,6 @@
 //! JWT-SVIDs: keys kept in the store and rotated in time, tokens for whoever holds a leaf.
 
+use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
 
 use rustls_pki_types::CertificateDer;
@@ -9,6 +10,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{Ca, CaError, only_identity};
 use crate::authority::SignError;
 use crate::minting::{self, Keyring, Minted, TokenKey, check_audiences};
+
+/// Pause between two attempts to rotate keys on a disk that takes none.
+const ROTATE_RETRY_SECS: i64 = 60;
 
 impl Ca {
     /// A token for the identity of a leaf that TLS has verified and that has not ended.
@@ -49,6 +53,9 @@ impl Ca {
     fn keyring(&self, now: OffsetDateTime) -> Result<MutexGuard<'_, Keyring>, CaError> {
         let mut keyring = self.desk.keyring.lock().unwrap_or_else(PoisonError::into_inner);
         let second = now.unix_timestamp();
+        if !keyring.is_empty() && second < self.desk.rotate_from.load(Ordering::Relaxed) {
+            return Ok(keyring);
+        }
         let due = keyring.due(second);
         let fresh = due.map(TokenKey::generate).transpose().map_err(|error: SignError| CaError::Sign(error))?;
         let gone = keyring.retire(second);
@@ -59,7 +66,10 @@ impl Ca {
             (Ok(()), Some(key)) => keyring.add(key),
             (Ok(()), None) => {}
             // Rows that should have gone go with a later start.
-            (Err(error), _) if !keyring.is_empty() => tracing::error!(%error, "the keys of JWT-SVIDs were not rotated"),
+            (Err(error), _) if !keyring.is_empty() => {
+                self.desk.rotate_from.store(second + ROTATE_RETRY_SECS, Ordering::Relaxed);
+                tracing::error!(%error, "the keys of JWT-SVIDs were not rotated");
+            }
             (Err(error), _) => return Err(error.into()),
         }
         Ok(keyring)

@@ -133,13 +133,14 @@ fn nginx_serves_with_identity_files() {
     let nginx = |more: &[&str]| mesh.exec("r/app", &[&["nginx", "-c", configuration.to_str().unwrap()], more].concat());
     let _nginx = Nginx(nginx(&[]).spawn().unwrap());
     let file = |name: &str| identity.join(name).display().to_string();
+    let (bundle, certificate, key) = (file("bundle.pem"), file("cert.pem"), file("key.pem"));
     let call = |own: &[&str]| {
         let tls = ["openssl", "s_client", "-quiet", "-verify_return_error", "-connect", "127.0.0.1:8443", "-CAfile"];
-        let line = [&tls[..], &[&file("bundle.pem")], own].concat();
+        let line = [&tls[..], &[bundle.as_str()], own].concat();
         let script = format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | timeout 10 {}", line.join(" "));
         text(&mesh.exec("r/app", &["sh", "-c", &script]).output().unwrap().stdout)
     };
-    let own = ["-cert", &file("cert.pem"), "-key", &file("key.pem"), "-cert_chain", &file("cert.pem")];
+    let own = ["-cert", &certificate, "-key", &key, "-cert_chain", &certificate];
     let first = eventually("nginx with the first certificate", Duration::from_secs(20), || {
         Some(call(&own)).filter(|answer| answer.contains("SUCCESS"))
     });
