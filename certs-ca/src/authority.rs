@@ -11,7 +11,6 @@ use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 
 use crate::csr::Csr;
-use crate::roots::life::FORMER_MAX;
 
 /// Clocks differ: a certificate is valid from this long before it was made, or a tenth of a short life, so that "two thirds of its
 /// life" stays what it says.
@@ -20,6 +19,8 @@ pub const BACKDATE: Duration = Duration::from_secs(60);
 pub const LEAF_LIFE_MIN: Duration = Duration::from_secs(10);
 /// No leaf is longer, whatever `Mesh` says.
 pub const LEAF_LIFE_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Former roots that are remembered, with the way to each; a rotation beyond it forgets the oldest.
+pub const FORMER_MAX: usize = 3;
 const ROOT_NAME: &str = "Meshwright root";
 /// Certificates of authorities below a root: its own intermediate, and as many cross certificates as are remembered.
 const ROOT_PATH_LENGTH: u8 = 1 + FORMER_MAX as u8;

@@ -11,8 +11,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proto::annotations::ROOT_NAMESPACE;
-use proto::defaults::{INTERMEDIATE_LIFE, LEAF_LIFE, ROOT_LIFE};
-use proto::identity::{DEFAULT_TRUST_DOMAIN, Identity};
+use proto::identity::Identity;
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -28,7 +27,8 @@ use crate::book::{IssuedLeaf, Register};
 use crate::csr::{Csr, CsrError, is_name};
 use crate::external::{External, ExternalError, ExternalFiles};
 use crate::minting::AudienceError;
-use crate::own::{ISSUING_ROTATE_PERCENT, OwnRoots};
+use crate::own::{ISSUING_ROTATE_PERCENT, OwnRoots, RootsError};
+use crate::policy::{EXPIRED_GRACE, NoRandomness, Policy, random};
 use crate::roots::{RootSet, sha256};
 use crate::store::{Store, StoreError};
 
@@ -37,32 +37,6 @@ pub type Clock = Arc<dyn Fn() -> OffsetDateTime + Send + Sync>;
 
 /// Life of the control plane's own leaf.
 pub(crate) const SERVER_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// A leaf that ended less than this ago may be renewed, once: a machine that slept finds its way back (`kinds.md`).
-pub const EXPIRED_GRACE: Duration = Duration::from_secs(24 * 3600);
-
-/// The parts of the `Mesh` object that concern the authority.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// Identities outside it are not signed.
-    pub trust_domain: String,
-    /// Longest and default life of a leaf.
-    pub leaf_life: Duration,
-    /// Of the next issuing certificate.
-    pub intermediate_life: Duration,
-    /// Of the root, at its creation.
-    pub root_life: Duration,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            trust_domain: DEFAULT_TRUST_DOMAIN.to_owned(),
-            leaf_life: LEAF_LIFE,
-            intermediate_life: INTERMEDIATE_LIFE,
-            root_life: ROOT_LIFE,
-        }
-    }
-}
 
 /// A token to be made. The caller has looked up the identity of the workload.
 #[derive(Clone, Debug)]
@@ -174,6 +148,22 @@ pub enum CaError {
     /// No randomness.
     #[error("the system gives no random bytes")]
     Random,
+}
+
+impl From<NoRandomness> for CaError {
+    fn from(_: NoRandomness) -> Self {
+        Self::Random
+    }
+}
+
+impl From<RootsError> for CaError {
+    fn from(error: RootsError) -> Self {
+        match error {
+            RootsError::Sign(error) => Self::Sign(error),
+            RootsError::Store(error) => Self::Store(error),
+            RootsError::Random(error) => error.into(),
+        }
+    }
 }
 
 /// Where roots and the issuing certificate come from.
@@ -492,12 +482,6 @@ fn only_identity<'c>(leaf: &'c X509Certificate<'_>) -> Result<&'c str, CaError> 
         return Err(CaError::Leaf("it names more or less than one URI"));
     };
     Ok(identity)
-}
-
-pub(crate) fn random<const N: usize>() -> Result<[u8; N], CaError> {
-    let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| CaError::Random)?;
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use rcgen::{BasicConstraints, CertifiedIssuer, CustomExtension, DistinguishedName, DnType, GeneralSubtree, IsCa, NameConstraints};
 
 use super::*;
-use crate::ca::{Ca, CaError, Policy, ServerNames, Step};
+use crate::ca::{Ca, CaError, ServerNames, Step};
+use crate::policy::Policy;
 
 const START: i64 = 1_800_000_000;
 const DAY: Duration = Duration::from_secs(24 * 3600);

@@ -13,9 +13,11 @@ pub mod csr;
 mod external;
 pub mod minting;
 mod own;
+mod policy;
 pub mod roots;
 pub mod serve;
 pub mod store;
 
-pub use ca::{Application, Ca, CaError, Clock, EXPIRED_GRACE, Policy, Proof, Seat, ServerNames, Step, TokenOrder};
+pub use ca::{Application, Ca, CaError, Clock, Proof, Seat, ServerNames, Step, TokenOrder};
 pub use external::{ExternalError, ExternalFiles};
+pub use policy::{EXPIRED_GRACE, Policy};

@@ -8,13 +8,27 @@ use zeroize::Zeroizing;
 
 use crate::attest;
 use crate::authority::{self, Issuing, SERIAL_BYTES, SignError};
-use crate::ca::{CaError, EXPIRED_GRACE, Policy, random};
+use crate::policy::{EXPIRED_GRACE, NoRandomness, Policy, random};
 use crate::roots::life::{Kept, Life};
 use crate::roots::{Phase, RootSet};
 use crate::store::{Pair, Seal, Store, StoreError};
 
 /// An issuing certificate is replaced once this share of its life is over.
 pub(crate) const ISSUING_ROTATE_PERCENT: i32 = 66;
+
+/// Why the roots, or what is below them, cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RootsError {
+    /// Signing failed.
+    #[error(transparent)]
+    Sign(#[from] SignError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No randomness.
+    #[error(transparent)]
+    Random(#[from] NoRandomness),
+}
 
 /// Roots whose keys are in the store.
 pub(crate) struct OwnRoots {
@@ -25,7 +39,7 @@ pub(crate) struct OwnRoots {
 
 impl OwnRoots {
     /// Takes up what the store holds, or makes the first root; and the issuing certificate below it.
-    pub(crate) fn open(store: &Store, policy: &Policy, now: OffsetDateTime) -> Result<(Self, Issuing), CaError> {
+    pub(crate) fn open(store: &Store, policy: &Policy, now: OffsetDateTime) -> Result<(Self, Issuing), RootsError> {
         let root = if let Some(pair) = store.pair(Seal::Root)? {
             pair
         } else {
@@ -65,7 +79,7 @@ impl OwnRoots {
     }
 
     /// The next issuing certificate. One that cannot be written down is used all the same: every leaf carries its chain.
-    pub(crate) fn renew_issuing(&self, store: &Store, policy: &Policy, now: OffsetDateTime) -> Result<Issuing, CaError> {
+    pub(crate) fn renew_issuing(&self, store: &Store, policy: &Policy, now: OffsetDateTime) -> Result<Issuing, RootsError> {
         let pair = self.make_issuing(policy, now)?;
         if let Err(error) = store.put_pairs(&[(Seal::Issuing, &pair)]) {
             tracing::error!(%error, "the new issuing certificate is in memory only");
@@ -74,7 +88,7 @@ impl OwnRoots {
     }
 
     /// Trust: makes the next root, and the way to it from the one that issues. Taken again it changes nothing.
-    pub(crate) fn trust(&mut self, store: &Store, policy: &Policy, now: OffsetDateTime) -> Result<(), CaError> {
+    pub(crate) fn trust(&mut self, store: &Store, policy: &Policy, now: OffsetDateTime) -> Result<(), RootsError> {
         if self.life.phase() != Phase::Steady {
             return Ok(());
         }
@@ -97,7 +111,7 @@ impl OwnRoots {
 
     /// Issue: the next root issues from now on, by a fresh issuing certificate; the former root's key is gone for good. `None`: that
     /// is so already, or nothing is next.
-    pub(crate) fn issue(&mut self, store: &Store, policy: &Policy, now: OffsetDateTime) -> Result<Option<Issuing>, CaError> {
+    pub(crate) fn issue(&mut self, store: &Store, policy: &Policy, now: OffsetDateTime) -> Result<Option<Issuing>, RootsError> {
         if self.life.phase() != Phase::Trusting {
             return Ok(None);
         }
@@ -112,7 +126,7 @@ impl OwnRoots {
 
     /// Drop: the former root is believed no more. Leaves below it, of which the last ends at `last_end`, may renew themselves as any
     /// leaf may that has ended.
-    pub(crate) fn retire(&mut self, store: &Store, policy: &Policy, last_end: i64, now: OffsetDateTime) -> Result<bool, CaError> {
+    pub(crate) fn retire(&mut self, store: &Store, policy: &Policy, last_end: i64, now: OffsetDateTime) -> Result<bool, RootsError> {
         if self.life.phase() != Phase::Issuing {
             return Ok(false);
         }
@@ -124,7 +138,7 @@ impl OwnRoots {
         Ok(true)
     }
 
-    fn make_issuing(&self, policy: &Policy, now: OffsetDateTime) -> Result<Pair, CaError> {
+    fn make_issuing(&self, policy: &Policy, now: OffsetDateTime) -> Result<Pair, RootsError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(SignError::from)?;
         let (_, end) = dates(self.life.issuing()).ok_or_else(|| SignError::Library("the root has no dates".to_owned()))?;
         let root = (self.life.issuing(), key_pair(&self.key)?, end);
@@ -140,14 +154,14 @@ impl OwnRoots {
     }
 
     /// The same issuing certificate as it is sent now.
-    pub(crate) fn without_way(&self, store: &Store, now: OffsetDateTime) -> Result<Issuing, CaError> {
+    pub(crate) fn without_way(&self, store: &Store, now: OffsetDateTime) -> Result<Issuing, RootsError> {
         let pair = store.pair(Seal::Issuing)?.ok_or_else(|| corrupt(store, "issuing certificate"))?;
         Ok(self.joined(pair, now)?)
     }
 }
 
 /// A root with its key, and the serial number that its name is made of.
-fn new_root(policy: &Policy, now: OffsetDateTime) -> Result<(Pair, [u8; SERIAL_BYTES]), CaError> {
+fn new_root(policy: &Policy, now: OffsetDateTime) -> Result<(Pair, [u8; SERIAL_BYTES]), RootsError> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(SignError::from)?;
     let serial = random::<SERIAL_BYTES>()?;
     let certificate = authority::root(&key, now, policy.root_life, serial)?.to_vec();

@@ -8,9 +8,7 @@ use rustls_pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 
 use super::{Phase, RootSet};
-
-/// Former roots and cross certificates that are remembered; a rotation beyond it forgets the oldest.
-pub const FORMER_MAX: usize = 3;
+use crate::authority::FORMER_MAX;
 
 /// A certificate of the authority, as it is written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,8 +12,9 @@ use serde_json::Value;
 use super::*;
 use crate::attest::{ADDRESS_BURST, Pod, ServiceAccount, ServiceAccountVerifier};
 use crate::audit::Query;
-use crate::ca::{Policy, TokenOrder};
+use crate::ca::TokenOrder;
 use crate::minting::TOKEN_LIFE;
+use crate::policy::Policy;
 
 const START: i64 = 1_800_000_000;
 const CATALOG: &str = "spiffe://cluster.local/ns/shop/sa/catalog";

@@ -125,14 +125,14 @@ mod tests {
     }
 
     proptest! {
+        // Aim: the next root never issues before all who are there believe it, and the former one is never dropped while somebody there
+        // has a leaf below it.
         #[test]
         fn nothing_is_taken_before_everybody_there_has_followed(
             phase in prop_oneof![Just(Phase::Steady), Just(Phase::Trusting), Just(Phase::Issuing)],
             ending in any::<bool>(),
             followers in prop::collection::vec(following(), 0..6),
         ) {
-            // Aim: the next root never issues before all who are there believe it, and the former one is never dropped while somebody
-            // there has a leaf below it.
             let proxies = followers.iter().enumerate().map(|(index, following)| (index.to_string(), following.clone())).collect();
             let next = decide(&Facts { phase, ending, fault: None, proxies });
             let believes = |following: &Following| matches!(following, Following::Whole | Following::Believes | Following::Away);

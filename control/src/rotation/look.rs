@@ -51,13 +51,11 @@ pub(super) fn proxies(
 
 /// What a proxy says of the roots that `epoch` told: nothing yet, that it goes by them, or why not.
 fn believes(book: &Book, proxy: &str, epoch: u64) -> Option<Result<(), String>> {
-    let running = book.running(proxy);
-    if running < epoch {
+    if book.running(proxy) < epoch {
         return None;
     }
-    let refused = book.entry(running).into_iter().flat_map(|entry| &entry.refused);
-    let mut about = refused.filter(|refusal| refusal.proxy == proxy && refusal.object == TRUST);
-    Some(about.next().map_or(Ok(()), |refusal| Err(refusal.reason.clone())))
+    let refusal = book.refusing(proxy).iter().find(|refusal| refusal.object == TRUST);
+    Some(refusal.map_or(Ok(()), |refusal| Err(refusal.reason.clone())))
 }
 
 /// Why the resource cannot be sent at all: our own engine refuses it.
@@ -72,8 +70,8 @@ mod tests {
 
     #[test]
     fn a_proxy_believes_what_it_acknowledged_and_did_not_refuse() {
-        // Aim: nothing before the epoch; a refusal counts as long as the epoch that it runs carries it, and another's or of another object
-        // does not.
+        // Aim: nothing before the epoch; a refusal counts until it is taken back, also past epochs that change nothing for the proxy; one of
+        // another object does not.
         let mut book = Book::default();
         let expected: BTreeSet<String> = ["shop/a", "shop/b"].map(str::to_owned).into();
         book.open(7, Vec::new(), expected.clone(), 1);
@@ -84,6 +82,8 @@ mod tests {
         assert!(believes(&book, "shop/a", 7).unwrap().unwrap_err().contains("roots[1]"));
         assert_eq!(believes(&book, "shop/b", 7), Some(Ok(())));
         book.open(8, Vec::new(), expected, 3);
+        book.unaffected("shop/a", 8, 4);
+        assert!(believes(&book, "shop/a", 8).unwrap().is_err());
         book.acknowledged("shop/a", 8, 4);
         assert_eq!(believes(&book, "shop/a", 7), Some(Ok(())));
         assert_eq!(believes(&book, "shop/b", 8), None);

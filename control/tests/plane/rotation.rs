@@ -12,6 +12,14 @@ use crate::{Folders, route};
 
 const CATALOG: (&str, &str) = ("spiffe://cluster.local/ns/shop/sa/catalog", "catalog");
 
+/// Changes the catalog's inbound side.
+const STRICT: &str = "
+apiVersion: meshwright.dev/v1alpha1
+kind: PeerAuthentication
+metadata: {name: strict, namespace: shop}
+spec: {mtls: {mode: Strict}}
+";
+
 /// Says which leaf is in use.
 async fn uses(reporter: &Reporter, serial: &str) {
     let certificate = Certificate { serial: serial.into(), ..Default::default() };
@@ -45,8 +53,11 @@ async fn each_step_waits_for_the_proxies_that_are_there() {
     assert_eq!(folders.authority.roots().phase, Phase::Trusting, "it has gone no further");
 
     let plane = Arc::new(plane);
+    // An epoch that changes nothing for the proxy takes nothing back.
     plane.apply(&route("1"), false, false).await;
-    assert_eq!(sidecar.take_epoch(None).await, number + 1);
+    assert_eq!(folders.authority.roots().phase, Phase::Trusting);
+    plane.apply(STRICT, false, false).await;
+    assert_eq!(sidecar.take_epoch(None).await, number + 2);
     let following = tokio::spawn({
         let plane = plane.clone();
         async move { plane.rotate(true).await }

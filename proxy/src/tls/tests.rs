@@ -240,7 +240,8 @@ async fn only_the_control_plane_is_the_control_plane() {
     ] {
         let time: Arc<dyn TimeProvider> = Arc::clone(&me.time) as _;
         let tls = ControlTls::new(authority.roots(), &me.credentials, &me.trust, &time).unwrap();
-        assert!(tls.has_root(&authority.root_hash_hex()) && !tls.has_root(&other.root_hash_hex()));
+        let now = UnixTime::now();
+        assert!(tls.pinned(&authority.root_hash_hex(), now) && !tls.pinned(&other.root_hash_hex(), now));
         let server = party(&authority, CATALOG, "catalog");
         server.credentials.publish(issuer.issue(identity, "control"));
         let (near, far) = duplex(64 << 10);

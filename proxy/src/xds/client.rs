@@ -17,8 +17,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
-use tonic::transport::Channel;
+use tonic::{Code, Status};
 use tracing::{debug, info, info_span, warn};
 
 use super::backoff::Backoff;
@@ -26,6 +25,7 @@ use super::session::{Effect, Session};
 use crate::io::Draw;
 use crate::observe::Telemetry;
 use crate::snapshots::Snapshots;
+use crate::tls::dial::Uplink;
 use crate::tls::{CredentialCell, TrustCell};
 
 /// Largest response taken. Ours are cut at 3 MiB; one resource may be larger.
@@ -74,7 +74,7 @@ impl NodeIdentity {
 #[derive(Debug)]
 pub struct Client {
     /// Reconnects by itself.
-    pub channel: Channel,
+    pub uplink: Uplink,
     /// Who we are.
     pub node: NodeIdentity,
     /// Where snapshots go live, and what is wanted.
@@ -115,6 +115,9 @@ impl Client {
             };
             self.snapshots.wanted().connected(false);
             self.snapshots.wake();
+            if matches!(&ended, StreamEnd::Lost(status) if status.code() == Code::Unauthenticated) {
+                self.uplink.open_anew();
+            }
             let loud = backoff.failures() < LOUD_FAILURES;
             match ended {
                 StreamEnd::Stopped => return,
@@ -145,7 +148,7 @@ impl Client {
             let Some(request) = waiting.pop_front() else { break };
             let _ = requests.try_send(request);
         }
-        let client = AggregatedDiscoveryServiceClient::new(self.channel.clone());
+        let client = AggregatedDiscoveryServiceClient::new(self.uplink.channel());
         let mut client = client.max_decoding_message_size(RESPONSE_BYTES_MAX);
         let mut responses = match client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await {
             Ok(responses) => responses.into_inner(),

@@ -14,7 +14,7 @@ use proto::xds::tls::{CertificateValidationContext, Secret, secret};
 use proto::{epoch, names, xds};
 use tokio::io::DuplexStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::transport::{Endpoint, Server};
+use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Streaming};
 use tower::service_fn;
 
@@ -79,7 +79,7 @@ fn client(channel: Channel) -> Client {
     credentials.publish(Authority::new("root").issue("spiffe://cluster.local/ns/shop/sa/frontend", "frontend"));
     let (telemetry, _) = crate::observe::start(TelemetryOptions::default(), Clock::simulated(SystemTime::now()));
     let node = NodeIdentity { id: "sidecar/shop/frontend".parse().unwrap(), workload: "frontend".into() };
-    Client { channel, node, snapshots: Snapshots::default(), trust: Arc::default(), credentials, telemetry }
+    Client { uplink: channel.into(), node, snapshots: Snapshots::default(), trust: Arc::default(), credentials, telemetry }
 }
 
 /// The next request of that type which `wanted` accepts.

@@ -113,7 +113,7 @@ impl Core {
     /// The control plane's address cannot be dialled at all.
     pub fn start(self, tasks: &mut JoinSet<()>, logs: LogFilter, seed: u64, stop: &CancellationToken) -> anyhow::Result<()> {
         let draw = Draw::seeded(seed);
-        let channel = self.dialer.channel()?;
+        let uplink = self.dialer.uplink()?;
         let Means { snapshots, telemetry, .. } = self.means;
         let agent = Agent {
             dialer: self.dialer,
@@ -128,7 +128,7 @@ impl Core {
             token: self.token,
         };
         let client = Client {
-            channel: channel.clone(),
+            uplink: uplink.clone(),
             node: self.node.clone(),
             snapshots: snapshots.clone(),
             trust: Arc::clone(&self.trust),
@@ -137,7 +137,7 @@ impl Core {
         };
         tasks.spawn(expiry(Arc::clone(&self.credentials), Arc::clone(&telemetry), stop.clone()));
         let reporter = Reporter {
-            channel,
+            uplink,
             node: self.node,
             snapshots,
             telemetry,
