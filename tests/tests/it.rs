@@ -9,3 +9,5 @@ mod build;
 mod mesh;
 #[path = "it/pages.rs"]
 mod pages;
+#[path = "it/spiffe.rs"]
+mod spiffe;
