@@ -352,6 +352,13 @@ impl Reporter {
         Self { reports, commands }
     }
 
+    /// Opens a stream and says nothing yet.
+    pub(crate) async fn silent(channel: Channel) -> Self {
+        let (reports, receiver) = mpsc::channel(8);
+        let commands = ReportsClient::new(channel).stream(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        Self { reports, commands }
+    }
+
     pub(crate) async fn say(&self, kind: report::Kind) {
         self.reports.send(Report { kind: Some(kind) }).await.unwrap();
     }
