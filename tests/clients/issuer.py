@@ -6,7 +6,9 @@ Writes the authority to FOLDER/ca.pem. Over HTTP (for the test): POST /mint {"al
 makes new keys, POST /away and /back end and begin the key set, GET /fetches counts how often it was asked for.
 """
 
+import base64
 import datetime
+import hmac
 import json
 import ssl
 import sys
@@ -84,11 +86,17 @@ class State:
         if alg == "none":
             return jwt.encode(order["claims"], None, algorithm="none", headers=headers)
         if alg.startswith("HS"):
-            # With the public key as the secret: PyJWT refuses a PEM, so its body is taken.
-            public = self.keys["RS256"].public_key()
-            secret = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-            return jwt.encode(order["claims"], secret, algorithm=alg, headers={"kid": self.kid("RS256")})
+            return self.confused(order["claims"])
         return jwt.encode(order["claims"], key, algorithm=alg, headers=headers)
+
+    def confused(self, claims):
+        """With the public key as the secret of an HMAC, which PyJWT itself refuses to do."""
+        public = self.keys["RS256"].public_key()
+        secret = public.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+        part = lambda raw: base64.urlsafe_b64encode(raw).rstrip(b"=")
+        header = {"alg": "HS256", "kid": self.kid("RS256"), "typ": "JWT"}
+        message = b".".join(part(json.dumps(thing).encode()) for thing in (header, claims))
+        return (message + b"." + part(hmac.digest(secret, message, "sha256"))).decode()
 
 
 state = State()

@@ -9,6 +9,11 @@ fn everywhere() -> RawRule {
     RawRule { from_headers, from_query: vec!["token".into()], from_cookies: vec!["sid".into()], ..rule() }
 }
 
+/// Headers by name.
+type Fields<'a> = &'a [(&'a str, &'a str)];
+/// Target and headers of a request, and what is left of both.
+type Row<'a> = (&'a str, Fields<'a>, &'a str, Fields<'a>);
+
 /// Aim: a token is found at every place that a rule names and at no other, however an application would read that place; it is taken out
 /// there, and nothing else is.
 #[test]
@@ -17,7 +22,7 @@ fn tokens_are_found_and_taken_out() {
     let token = token(json!({}));
     let t = token.as_str();
     let encoded = token.replace('.', "%2e");
-    let rows: [(&str, &[(&str, &str)], &str, &[(&str, &str)]); 9] = [
+    let rows: [Row<'_>; 9] = [
         ("/a?b=1", &[("authorization", "Bearer <T>")], "/a?b=1", &[]),
         ("/", &[("authorization", "bEARER \t <T> "), ("x-a", "1")], "/", &[("x-a", "1")]),
         ("/", &[("x-token", "<T>")], "/", &[]),
