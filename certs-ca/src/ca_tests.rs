@@ -216,6 +216,28 @@ fn whoever_knows_a_former_root_only_believes_the_control_plane() {
 }
 
 #[test]
+fn a_cross_certificate_stands_for_the_next_root_and_is_no_other() {
+    // Aim: name and key of the next root, signed by the former one, with a serial number and dates of its own (facts.md: rcgen would derive
+    // the serial from the key, and date it from 1975 to 4096).
+    let mut desk = desk();
+    let old = desk.ca.roots().issuing().clone();
+    desk.time.fetch_add(3600, Ordering::Relaxed);
+    for turn in [Step::Trust, Step::Issue] {
+        desk = step(desk, turn, false);
+    }
+    let new = desk.ca.roots().issuing().clone();
+    let chain = desk.ca.seat(&ServerNames::default()).unwrap().chain;
+    let [_, _, cross, shown] = chain.as_slice() else { panic!("{}", chain.len()) };
+    assert_eq!(shown, &old);
+    let read = |der| X509Certificate::from_der(der).unwrap().1;
+    let (cross, old, new) = (read(cross), read(&old), read(&new));
+    assert_eq!((cross.subject(), cross.issuer(), cross.public_key()), (new.subject(), old.subject(), new.public_key()));
+    assert_ne!(cross.raw_serial(), new.raw_serial());
+    assert_eq!(cross.validity().not_after, old.validity().not_after);
+    assert_eq!(cross.validity().not_before.timestamp(), START + 3600 - 60);
+}
+
+#[test]
 fn a_retired_root_is_remembered_as_long_as_somebody_may_come_back() {
     // Aim: the longest leaf below it and the day of grace; then it is forgotten.
     let mut desk = desk();

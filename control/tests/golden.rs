@@ -17,7 +17,7 @@ use engine::model::Snapshot;
 use engine::model::build::Parts;
 use proptest::prelude::*;
 use prost::Message as _;
-use proto::mesh::{BackendPolicy, Balance, ClusterPolicy, Egress, Outlier, RetryBudget, RoutePolicy};
+use proto::mesh::{Authorization, BackendPolicy, Balance, ClusterPolicy, Egress, Outlier, RetryBudget, RoutePolicy};
 use proto::names::{self, Mode};
 use proto::xds;
 use proto::xds::cluster::Cluster;
@@ -192,6 +192,24 @@ fn rules(out: &mut String, table: &str, config: &RouteConfiguration) {
     }
 }
 
+/// Who may call, in the order in which it is judged.
+fn authorization(out: &mut String, view: &View) {
+    for all in view.resources.values().filter_map(|resource| xds::unpack::<Authorization>(&resource.any).ok()) {
+        for policy in &all.policies {
+            let rules = policy.rules.iter().map(|rule| format!("\n    {}", said(rule)));
+            writeln!(
+                out,
+                "  authorization {:?} {} trial {}{}",
+                policy.action(),
+                policy.name,
+                all.dry_run || policy.dry_run,
+                rules.collect::<String>()
+            )
+            .unwrap();
+        }
+    }
+}
+
 /// What nobody has to say (`kinds.md`, defaults); outlier detection is only where there may be several endpoints.
 fn is_default(policy: &ClusterPolicy) -> bool {
     let ClusterPolicy { balance, limits, outlier, check, budget, sessions } = policy;
@@ -245,14 +263,19 @@ fn describe(world: &World) -> String {
         writeln!(out, "  proxy {} deny {deny} log {log} otlp {otlp} {:?}", set.trust_domain, set.span_attributes).unwrap();
         writeln!(out, "  life {:?} at {} % series {}", set.leaf_life, set.rotate_at_percent, set.metric_series_max).unwrap();
         writeln!(out, "  account {} addresses {:?}", set.service_account, set.own_addresses).unwrap();
+        set.probes.iter().for_each(|probe| writeln!(out, "  probe {} {}", probe.port, probe.path.as_deref().unwrap_or("tcp")).unwrap());
         rows(&mut out, "listener", &dump::listeners(&snapshot));
         rows(&mut out, "route", &dump::routes(&snapshot));
         rows(&mut out, "cluster", &dump::clusters(&snapshot));
         rows(&mut out, "endpoint", &dump::endpoints(&snapshot, None));
+        for rule in snapshot.authentication.iter().flat_map(|tokens| tokens.rules()) {
+            writeln!(out, "  tokens {} {}", rule.policy, rule.story()).unwrap();
+        }
         for (name, answer) in snapshot.names.iter().collect::<BTreeMap<_, _>>() {
             writeln!(out, "  dns {name} {:?}", answer.addresses).unwrap();
         }
         let translated = view(world, &audience, &wants);
+        authorization(&mut out, &translated);
         policies(&mut out, &translated);
         raw(&mut out, &translated);
         missing.iter().for_each(|name| writeln!(out, "  missing {name}").unwrap());

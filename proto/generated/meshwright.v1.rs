@@ -29,9 +29,6 @@ pub struct TokenRule {
     pub jwks: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub jwks_uri: ::prost::alloc::string::String,
-    /// Certificates that the server of `jwks_uri` may end in, PEM; empty: the system's roots.
-    #[prost(bytes = "bytes", tag = "6")]
-    pub jwks_ca_pem: ::prost::bytes::Bytes,
     #[prost(message, repeated, tag = "7")]
     pub from_headers: ::prost::alloc::vec::Vec<TokenHeader>,
     #[prost(string, repeated, tag = "8")]
@@ -673,7 +670,7 @@ pub mod certificates_server {
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Report {
-    #[prost(oneof = "report::Kind", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "report::Kind", tags = "1, 2, 3, 4, 5, 6")]
     pub kind: ::core::option::Option<report::Kind>,
 }
 /// Nested message and enum types in `Report`.
@@ -690,6 +687,8 @@ pub mod report {
         Draining(super::Draining),
         #[prost(message, tag = "5")]
         Certificate(super::Certificate),
+        #[prost(message, tag = "6")]
+        Calls(super::Calls),
     }
 }
 impl ::prost::Name for Report {
@@ -796,6 +795,9 @@ pub struct Traffic {
     /// Calls past the mesh that were cut, or that an audit would cut.
     #[prost(message, repeated, tag = "12")]
     pub egress: ::prost::alloc::vec::Vec<EgressCall>,
+    /// Key sets of token issuers that cannot be fetched now; those that came before are still believed for a while.
+    #[prost(message, repeated, tag = "10")]
+    pub keys_away: ::prost::alloc::vec::Vec<KeysAway>,
 }
 impl ::prost::Name for Traffic {
     const NAME: &'static str = "Traffic";
@@ -833,6 +835,23 @@ impl ::prost::Name for EgressCall {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.EgressCall".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeysAway {
+    #[prost(string, tag = "1")]
+    pub uri: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub error: ::prost::alloc::string::String,
+}
+impl ::prost::Name for KeysAway {
+    const NAME: &'static str = "KeysAway";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.KeysAway".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.KeysAway".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -887,6 +906,53 @@ impl ::prost::Name for PlaintextPeer {
         "type.googleapis.com/meshwright.v1.PlaintextPeer".into()
     }
 }
+/// Who called the application for what, cumulative since the proxy's start: rows that changed since they were told on this stream, new ones
+/// first. At most 256 rows; the others follow.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Calls {
+    #[prost(message, repeated, tag = "1")]
+    pub calls: ::prost::alloc::vec::Vec<Call>,
+    /// Calls that no row counts: there were too many callers or paths.
+    #[prost(uint64, tag = "2")]
+    pub uncounted: u64,
+}
+impl ::prost::Name for Calls {
+    const NAME: &'static str = "Calls";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Calls".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Calls".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Call {
+    /// What the caller proved, a SPIFFE URI; empty: it spoke plaintext.
+    #[prost(string, tag = "1")]
+    pub identity: ::prost::alloc::string::String,
+    /// Of the application.
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    /// Empty: an opaque connection.
+    #[prost(string, tag = "3")]
+    pub method: ::prost::alloc::string::String,
+    /// With a name in braces for an element that looks like an id, and `{rest=**}` at the end for any further ones; empty: none.
+    #[prost(string, tag = "4")]
+    pub path: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub count: u64,
+}
+impl ::prost::Name for Call {
+    const NAME: &'static str = "Call";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Call".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Call".into()
+    }
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Command {
     #[prost(uint64, tag = "1")]
@@ -931,6 +997,11 @@ pub struct ExplainCommand {
     pub port: u32,
     #[prost(string, tag = "6")]
     pub peer_identity: ::prost::alloc::string::String,
+    /// Of that caller, for policies; empty where it is not known.
+    #[prost(string, tag = "7")]
+    pub source_address: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub peer_workload: ::prost::alloc::string::String,
 }
 impl ::prost::Name for ExplainCommand {
     const NAME: &'static str = "ExplainCommand";
@@ -1407,7 +1478,7 @@ impl ::prost::Name for Progress {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {
-    /// objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, egress, traffic.
+    /// objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, egress, traffic, suggestions.
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     /// Filters; empty: all.
@@ -1415,6 +1486,9 @@ pub struct GetRequest {
     pub namespace: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
     pub name: ::prost::alloc::string::String,
+    /// Of suggestions: only what was seen within this time; none: all that is remembered.
+    #[prost(message, optional, tag = "4")]
+    pub since: ::core::option::Option<::prost_types::Duration>,
 }
 impl ::prost::Name for GetRequest {
     const NAME: &'static str = "GetRequest";
@@ -3913,6 +3987,9 @@ pub struct ProxyConfig {
     /// What tokens of sessions are made with, the same in all proxies of the mesh.
     #[prost(bytes = "bytes", tag = "16")]
     pub session_key: ::prost::bytes::Bytes,
+    /// What the proxy asks the application when a kubelet asks it to; nothing else.
+    #[prost(message, repeated, tag = "17")]
+    pub probes: ::prost::alloc::vec::Vec<AppProbe>,
 }
 impl ::prost::Name for ProxyConfig {
     const NAME: &'static str = "ProxyConfig";
@@ -3922,6 +3999,25 @@ impl ::prost::Name for ProxyConfig {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.ProxyConfig".into()
+    }
+}
+/// A probe of the application, as its workload declares it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AppProbe {
+    #[prost(uint32, tag = "1")]
+    pub port: u32,
+    /// Path and query of a GET; empty: a connection is a good answer.
+    #[prost(string, tag = "2")]
+    pub http_path: ::prost::alloc::string::String,
+}
+impl ::prost::Name for AppProbe {
+    const NAME: &'static str = "AppProbe";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.AppProbe".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.AppProbe".into()
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

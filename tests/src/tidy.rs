@@ -15,7 +15,7 @@ const CRATES: [&str; 9] = ["proto", "proxy", "proxy/engine", "control", "certs-c
 const LEVELS: [(u8, &[&str]); 5] = [
     (0, &["ground"]),
     (1, &["io"]),
-    (2, &["observe", "tls", "identity", "xds", "snapshots", "reports", "pool", "http", "tcp", "dns", "intercept", "status"]),
+    (2, &["observe", "tls", "identity", "xds", "snapshots", "reports", "pool", "http", "tcp", "dns", "intercept", "status", "callout"]),
     (3, &["road"]),
     (4, &["shell", "main", "lib"]),
 ];
@@ -36,7 +36,7 @@ const CONTROL_LEVELS: [(u8, &[&str]); 8] = [
 const ENGINE_LEVELS: [(u8, &[&str]); 7] = [
     (0, &["moment", "rejected", "raw", "failure", "sniff", "dns", "sketch", "claims"]),
     (1, &["spread", "budget", "gate", "health", "matching"]),
-    (2, &["filter", "retry"]),
+    (2, &["filter", "retry", "authenticate", "authorize"]),
     (3, &["model"]),
     (4, &["decide", "balance"]),
     (5, &["explain"]),

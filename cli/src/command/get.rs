@@ -238,6 +238,7 @@ pub(super) async fn fetch(place: &WhichMesh, kind: &str, namespace: Option<&str>
         kind: kind.to_owned(),
         namespace: namespace.unwrap_or_default().to_owned(),
         name: name.unwrap_or_default().to_owned(),
+        since: None,
     };
     Ok(control.get(request).await.map_err(|status| client::refused(&status))?.into_inner().json)
 }

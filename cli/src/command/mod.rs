@@ -20,6 +20,7 @@ mod get;
 mod inject;
 mod intercept;
 mod logs;
+mod policy;
 mod proxy;
 mod token;
 mod up;
@@ -58,6 +59,8 @@ enum Command {
     Get(get::GetArgs),
     /// Says which listener, route, policies and endpoints a request would meet.
     Explain(explain::ExplainArgs),
+    /// Suggests least-privilege policies from observed traffic.
+    Policy(policy::PolicyArgs),
     /// Validates a folder of manifests offline.
     Analyze(analyze::AnalyzeArgs),
     /// Preflight and health: kernel, rights, ports, certificates, proxies and their epoch.
@@ -99,6 +102,7 @@ impl Cli {
             Command::Wait(args) => wait::run(args),
             Command::Get(args) => get::run(args),
             Command::Explain(args) => explain::run(args),
+            Command::Policy(args) => policy::run(args),
             Command::Analyze(args) => analyze::run(args),
             Command::Check(args) => check::run(args),
             Command::Token(args) => token::run(args),
@@ -150,6 +154,9 @@ mod tests {
             "meshwright token create --workload catalog",
             "meshwright token create --workload shop/catalog --life 0s",
             "meshwright exec frontend",
+            "meshwright policy",
+            "meshwright policy suggest --since 0s",
+            "meshwright policy suggest -o table",
             "meshwright logs",
             "meshwright logs control --proxy",
             "meshwright up --exit-after 5",

@@ -1,8 +1,8 @@
 //! `get`: what is live, as `kinds.md` prints it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::join_all;
 use proto::mesh::{DumpCommand, GetRequest, command};
@@ -10,16 +10,19 @@ use serde_json::{Value, json};
 use tonic::Status;
 
 use super::PATIENCE;
+use super::keys::KeysAway;
 use super::live::Ledger;
 use crate::publish::board::Board;
+use crate::publish::calls::KEPT;
 use crate::publish::edition::Edition;
 use crate::publish::epoch::Entry;
+use crate::publish::plaintext::{Sighting, refused};
 use crate::serve::authority::SharedAuthority;
 use crate::store::Store;
-use crate::translate::{Status as ObjectStatus, statuses};
+use crate::translate::{Status as ObjectStatus, statuses, suggest};
 use crate::world::key::ObjectKey;
 use crate::world::problem::{Problem, Severity};
-use crate::world::{Address, Layer, Versions};
+use crate::world::{Layer, Versions};
 
 /// Proxies asked at a time.
 const ASKED_MAX: usize = 256;
@@ -32,7 +35,7 @@ pub(super) async fn rows(
 ) -> Result<Value, Status> {
     let wanted = Filters { namespace: &request.namespace, name: &request.name };
     match request.kind.as_str() {
-        "objects" => Ok(objects(&board.read(Ledger::read), edition, &wanted)),
+        "objects" => Ok(objects((&board.read(Ledger::read), &KeysAway::read(board)), edition, &wanted)),
         "proxies" => Ok(wanted.filter(board.proxies())),
         "listeners" | "routes" | "clusters" | "endpoints" => Ok(dumps(board, &request.kind, &wanted).await),
         "certs" => Ok(wanted.filter(certs(board, authority.clone(), edition).await?)),
@@ -40,11 +43,12 @@ pub(super) async fn rows(
             let meant = |entry: &&Entry| wanted.name.is_empty() || entry.number.to_string() == wanted.name;
             Ok(board.read(|book| book.newest_first().filter(meant).map(Entry::row).collect()))
         }
-        "plaintext" => Ok(plaintext(board, edition, &wanted)),
+        "plaintext" => Ok(plaintext(board, &wanted)),
         "egress" => Ok(egress(board, &wanted)),
         "traffic" => Ok(traffic(board, &wanted)),
+        "suggestions" => Ok(suggestions(board, edition, request)),
         other => Err(Status::invalid_argument(format!(
-            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, egress, traffic"
+            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, egress, traffic, suggestions"
         ))),
     }
 }
@@ -73,10 +77,13 @@ impl Filters<'_> {
     }
 }
 
-fn objects(ledger: &Ledger, edition: &Edition, wanted: &Filters<'_>) -> Value {
+fn objects((ledger, keys): (&Ledger, &KeysAway), edition: &Edition, wanted: &Filters<'_>) -> Value {
     let mut statuses = statuses(&edition.world);
     for (key, status) in &mut statuses {
         ledger.complete(key, status);
+        if let Some(object) = edition.world.get(key) {
+            keys.complete(object, status);
+        }
     }
     let slots = edition.world.slots().iter().filter(|(key, _)| wanted.fits(&key.namespace, &[&key.name]));
     slots.map(|(key, slot)| object(edition, key, slot, statuses.get(key))).collect()
@@ -118,6 +125,7 @@ pub(super) fn problems(board: &Board, store: &Store, edition: &Edition) -> Value
         let message = format!("the proxy's engine refuses {resource}: {reason}");
         problems.push(own(message, "its last good version stays; report this, with `meshwright get objects -o yaml`"));
     }
+    problems.extend(refused(&edition.world, &board.plaintext()));
     problems.extend(store.failure().map(|failure| own(failure, "")));
     json!(problems)
 }
@@ -179,28 +187,11 @@ async fn certs(board: &Board, authority: SharedAuthority, edition: &Edition) -> 
     Ok(issued.into_iter().filter(there).map(row).collect())
 }
 
-/// Sources are `NAMESPACE/INSTANCE` where the address is a declared one's: most are workloads that have not joined the mesh.
-fn plaintext(board: &Board, edition: &Edition, wanted: &Filters<'_>) -> Value {
-    let index = edition.world.index();
-    let named = |source: String| match source.parse().ok().and_then(|ip: IpAddr| index.addresses.get(&ip)) {
-        Some(Address::Instance((namespace, instance))) => format!("{namespace}/{instance}"),
-        _ => source,
-    };
-    let present = workloads(board);
-    let mut rows = Vec::new();
-    for key in board.correspondents().into_iter().filter(|key| wanted.proxy(key, present.get(key).map_or("", String::as_str))) {
-        let peers = board.correspondent(&key, |correspondent| correspondent.traffic.plaintext.clone()).unwrap_or_default();
-        rows.extend(peers.into_iter().map(|peer| {
-            json!({
-                "source": named(peer.source),
-                "destination": if peer.destination.is_empty() { key.clone() } else { peer.destination },
-                "port": peer.port,
-                "connections": peer.connections,
-                "last_seen": peer.last_seen,
-            })
-        }));
-    }
-    Value::Array(rows)
+/// Sources have names where their addresses are declared ones: most are workloads that have not joined the mesh.
+fn plaintext(board: &Board, wanted: &Filters<'_>) -> Value {
+    let sightings = board.plaintext();
+    let meant = |sighting: &&Sighting| wanted.fits(&sighting.namespace, &[&sighting.workload]);
+    sightings.iter().filter(meant).map(Sighting::row).collect()
 }
 
 /// Calls past the mesh that were cut, or that an audit would cut: what each connected proxy has counted since its start.
@@ -222,6 +213,13 @@ fn egress(board: &Board, wanted: &Filters<'_>) -> Value {
         }));
     }
     Value::Array(rows)
+}
+
+/// Policies that allow what was seen.
+fn suggestions(board: &Board, edition: &Edition, request: &GetRequest) -> Value {
+    let within = request.since.and_then(|since| Duration::try_from(since).ok()).unwrap_or(KEPT);
+    let observed = board.calls(|calls| calls.observed(within, board.clock.ms()));
+    json!(suggest(&edition.world, &observed, (&request.namespace, &request.name)))
 }
 
 fn traffic(board: &Board, wanted: &Filters<'_>) -> Value {

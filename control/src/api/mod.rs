@@ -3,6 +3,7 @@
 mod apply;
 mod explain;
 mod get;
+mod keys;
 mod live;
 mod ready;
 mod rotate;

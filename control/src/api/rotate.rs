@@ -102,7 +102,12 @@ pub(super) async fn show(board: &Arc<Board>, authority: &SharedAuthority, rotati
         Course::Stopped(reason) => (None, Vec::new(), Some(reason)),
     };
     let row = |root: &Root, state: &str| row(board, &issued, root, state);
-    let others = if roots.phase == Phase::Issuing { "Former" } else { "Next" };
+    let others = match roots.phase {
+        // An external authority's.
+        Phase::Steady => "Believed",
+        Phase::Trusting => "Next",
+        Phase::Issuing => "Former",
+    };
     let mut rows = vec![row(&roots.issuing, "Issuing")];
     rows.extend(roots.others.iter().map(|root| row(root, others)));
     rows.extend(roots.retired.iter().map(|root| row(root, "Retired")));

@@ -17,6 +17,7 @@ use crate::node::remembered;
 use crate::publish::board::{Board, Errand, Receipt};
 use crate::publish::edition::Edition;
 use crate::publish::epoch::{Mark, Touched};
+use crate::publish::plaintext::cut;
 use crate::publish::trust::Roots;
 use crate::serve::authority::SharedAuthority;
 use crate::serve::metrics::Metrics;
@@ -173,7 +174,11 @@ impl Writer {
 
     async fn folder(&mut self, changes: Vec<Change>) {
         let first = !self.world.synced();
+        let before = self.world.clone();
         let applied = self.world.apply(changes);
+        for line in cut(&before, &self.world, &self.board.plaintext()) {
+            tracing::warn!("{line}");
+        }
         for problem in &applied.problems {
             say(problem);
         }
@@ -265,6 +270,7 @@ impl Writer {
                 changes.push(Change::Put { layer: Layer::Applied, candidate, now_ms });
             }
         }
+        let before = self.world.clone();
         let applied = self.world.apply(changes);
         self.save_applied();
         self.step(&applied).await;
@@ -275,6 +281,8 @@ impl Writer {
             warnings.extend(known);
             warnings.extend(self.unmet(&applied));
         }
+        // Also what is taken back may have kept a port open.
+        warnings.extend(cut(&before, &self.world, &self.board.plaintext()));
         if delete {
             let still = |(key, _): &&(ObjectKey, Outcome)| self.world.get(key).is_some();
             let folder =

@@ -6,16 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use proto::mesh::{Answer, Certificate, Command, Traffic, command};
+use proto::mesh::{Answer, Calls, Certificate, Command, PlaintextPeer, Traffic, command};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::cache::Cache;
+use super::calls::CallBook;
 use super::edition::Edition;
 use super::epoch::{Book, Entry, Touched, moment};
 use super::peer::Claim;
+use super::plaintext::{PlaintextBook, Sighting};
 use super::trust::Roots;
 use crate::clock::Clock;
-use crate::world::{Change, World};
+use crate::world::{Address, Change, Instance, World};
 
 /// Events that wait for the writer; a sender waits when it is full.
 pub const EVENTS_MAX: usize = 256;
@@ -93,6 +95,8 @@ pub struct Board {
     book: Mutex<Book>,
     present: Mutex<BTreeMap<u64, Presence>>,
     correspondents: Mutex<BTreeMap<String, Correspondent>>,
+    plaintext: Mutex<PlaintextBook>,
+    calls: Mutex<CallBook>,
     next: std::sync::atomic::AtomicU64,
     events: mpsc::Sender<Errand>,
     /// What all of the control plane goes by.
@@ -111,6 +115,8 @@ impl Board {
             book: Mutex::default(),
             present: Mutex::default(),
             correspondents: Mutex::default(),
+            plaintext: Mutex::default(),
+            calls: Mutex::default(),
             next: 1.into(),
             events,
             clock,
@@ -185,9 +191,20 @@ impl Board {
         self.turned.send_modify(|count| *count += 1);
     }
 
-    /// Proxies that should run what is published: the declared ones and whoever of ours is connected.
+    /// Proxies that should run what is published: the declared ones, without those that are revoked and get nothing any more, and whoever of
+    /// ours is connected.
     pub fn expected(&self, world: &World) -> BTreeSet<String> {
         let mut expected = declared(world);
+        let (index, now_secs) = (world.index(), self.clock.unix().as_secs());
+        for (identity, _) in index.revoked.identities.iter().filter(|(_, sentence)| sentence.holds(now_secs)) {
+            let runs = |instance: &&Instance| {
+                let account = instance.workload().map(|workload| workload.service_account.as_str());
+                (identity.namespace(), Some(identity.service_account())) == (instance.namespace.as_str(), account)
+            };
+            let names = index.instances.values().filter(runs).map(|instance| format!("{}/{}", instance.namespace, instance.name));
+            names.for_each(|name| _ = expected.remove(&name));
+            expected.remove(&format!("{}/{}", identity.namespace(), identity.service_account()));
+        }
         expected.extend(self.present.lock().values().filter(|presence| presence.claim.ours()).map(|presence| presence.claim.key()));
         expected
     }
@@ -248,6 +265,32 @@ impl Board {
     /// Looks at a proxy's reports, or changes them.
     pub fn correspondent<T>(&self, key: &str, work: impl FnOnce(&mut Correspondent) -> T) -> Option<T> {
         self.correspondents.lock().get_mut(key).map(work)
+    }
+
+    /// Takes in who spoke plaintext to a proxy.
+    pub fn plaintext_seen(&self, claim: &Claim, rows: &[PlaintextPeer]) {
+        let edition = self.edition();
+        let named = |source: &str| {
+            let index = edition.as_ref()?.world.index();
+            let Some(Address::Instance(name)) = index.addresses.get(&source.parse().ok()?) else { return None };
+            Some(format!("{}/{}", name.0, index.instances.get(name)?.workload))
+        };
+        self.plaintext.lock().note((&claim.key(), &claim.workload), rows, self.clock.ms(), named);
+    }
+
+    /// Who spoke plaintext to whom of late.
+    pub fn plaintext(&self) -> Vec<Sighting> {
+        self.plaintext.lock().sightings(self.clock.ms())
+    }
+
+    /// A proxy tells who called its application.
+    pub fn called(&self, claim: &Claim, calls: Calls) {
+        self.calls.lock().take(claim, calls, self.clock.ms());
+    }
+
+    /// Looks at who called whom.
+    pub fn calls<T>(&self, look: impl FnOnce(&CallBook) -> T) -> T {
+        look(&self.calls.lock())
     }
 
     /// Every proxy with a Reports stream.

@@ -42,6 +42,8 @@ pub struct Proven {
     pub identity: Identity,
     /// Its common name.
     pub workload: String,
+    /// Its serial number, as [`proto::identity::serial`] spells it.
+    pub serial: String,
     /// It had ended when it was shown: good for a renewal only.
     pub expired: bool,
     /// It was below a root that is believed no more: good for a renewal only.
@@ -58,8 +60,9 @@ impl Proven {
         let [GeneralName::URI(uri)] = uris.as_slice() else { return None };
         let identity = uri.parse().ok()?;
         let workload = parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
+        let serial = proto::identity::serial(&format!("{:x}", parsed.serial)).to_owned();
         let expired = parsed.validity().not_after.timestamp() < now_secs;
-        Some(Self { identity, workload, expired, retired, leaf })
+        Some(Self { identity, workload, serial, expired, retired, leaf })
     }
 }
 

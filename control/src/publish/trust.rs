@@ -6,7 +6,8 @@ use proto::mesh::Trust;
 use proto::{epoch, xds};
 use rustls_pki_types::CertificateDer;
 
-use crate::translate::Encoded;
+use crate::translate::{self, Encoded};
+use crate::world::World;
 
 /// One root certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,12 +79,12 @@ impl Roots {
     }
 }
 
-/// The resource `trust` of our own proxies.
-pub(super) fn resource(roots: &Roots) -> Arc<Encoded> {
+/// The resource `trust` of our own proxies: the roots, and what the objects say of other trust domains and of who is revoked.
+pub(super) fn resource(roots: &Roots, world: &World) -> Arc<Encoded> {
     let trust = Trust {
         roots: roots.trusted().map(|root| root.der.to_vec().into()).collect(),
         issuing_root: roots.issuing.sha256.to_vec().into(),
-        ..Trust::default()
+        ..translate::trust(world)
     };
     let any = xds::pack(&trust);
     Arc::new(Encoded { version: epoch::version(&any.value), any })
@@ -101,6 +102,7 @@ fn hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::world::{Allocations, WorldSettings};
 
     /// Some root, and nothing beside it.
     pub(crate) fn one() -> Arc<Roots> {
@@ -113,7 +115,8 @@ pub(crate) mod tests {
         // Aim: a next root is believed beside the issuing one; one that is retired is in nothing that proxies get.
         let root = |byte: u8| Root { der: CertificateDer::from(vec![0x30, byte]), sha256: [byte; 32] };
         let roots = Roots { issuing: root(1), others: vec![root(2)], retired: vec![root(3)], phase: Phase::Trusting, pem: "".into() };
-        let trust: Trust = xds::unpack(&resource(&roots).any).unwrap();
+        let world = World::new(WorldSettings::default(), Allocations::default());
+        let trust: Trust = xds::unpack(&resource(&roots, &world).any).unwrap();
         assert_eq!(trust.roots, [vec![0x30, 1], vec![0x30, 2]]);
         assert_eq!(trust.issuing_root, vec![1; 32]);
         assert_eq!(roots.digest(), format!("{} {}", "01".repeat(32), "02".repeat(32)));

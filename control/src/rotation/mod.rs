@@ -239,8 +239,11 @@ impl Driver {
     }
 
     async fn take(&mut self, step: Step) -> Result<(), String> {
-        let authority = self.authority.clone();
+        let (authority, before) = (self.authority.clone(), self.roots().await?.phase);
         self.blocking(move || authority.rotate(step)).await??;
+        if self.roots().await?.phase == before {
+            return Err(format!("the authority did not take the step {} of the rotation", step.text()));
+        }
         self.ending = step == Step::Drop;
         tracing::info!(step = step.text(), "took a step in the rotation of the root");
         Ok(())

@@ -199,7 +199,7 @@ impl Delta {
     }
 
     fn sit(&mut self, claim: Claim) -> Result<(), Status> {
-        let audience = admit(&claim, &self.peer, &self.edition.world)?;
+        let audience = admit(&claim, &self.peer, &self.edition.world, &self.board.clock)?;
         let identity = self.peer.proven.as_ref().map(|proven| proven.identity.to_string()).unwrap_or_default();
         let present =
             self.board.arrive(claim.clone(), identity).ok_or_else(|| Status::resource_exhausted("too many streams are open here"))?;
@@ -225,8 +225,8 @@ impl Delta {
         let fresh = edition.epoch > self.edition.epoch;
         self.edition = edition;
         if let Some(seat) = &mut self.seat {
-            // The claim is judged again: the workload may be gone, or no longer be meshed.
-            seat.audience = admit(&seat.claim, &self.peer, &self.edition.world)?;
+            // The claim is judged again: the workload may be gone, revoked, or no longer be meshed.
+            seat.audience = admit(&seat.claim, &self.peer, &self.edition.world, &self.board.clock)?;
         }
         let concerned = self.show();
         let number = self.edition.epoch;

@@ -13,8 +13,8 @@ use super::attach::{self, Attachment, WhyNot};
 use super::cluster::targets;
 use super::mtls::applies;
 use super::rank::{self, RankedMatch};
-use super::security::egress;
-use super::{Audience, audiences, conflict, route, view};
+use super::security::{authentication, egress};
+use super::{Audience, audiences, conflict, route, security, trust, view};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
 use crate::world::route::{ParentRef, PathMatch, Reference, Route, Rule, Unsupported};
@@ -74,6 +74,12 @@ impl Audit<'_> {
         self.problems.push(Problem::of_object(severity, (file, line), key, field, message, remedy));
     }
 
+    fn found(&mut self, key: &ObjectKey, findings: Vec<Finding>) {
+        for Finding { severity, field: (field, line), message, remedy } in findings {
+            self.say(severity, key, (&field, line), message, remedy);
+        }
+    }
+
     fn object(&mut self, object: &Arc<Object>) {
         let key = &object.key;
         self.annotations(object);
@@ -87,11 +93,10 @@ impl Audit<'_> {
             Spec::Route(route) => self.route(object, route),
             Spec::Service(_) => self.service(key),
             Spec::Workload(workload) => self.workload(key, &workload.service_account),
-            Spec::TrafficPolicy(_) => {
-                for Finding { severity, field: (field, line), message, remedy } in advice::findings(self.world, object) {
-                    self.say(severity, key, (&field, line), message, remedy);
-                }
-            }
+            Spec::TrafficPolicy(_) => self.found(key, advice::findings(self.world, object)),
+            Spec::AuthorizationPolicy(_) => self.found(key, security::findings(self.world, object)),
+            Spec::Mesh(mesh) => self.found(key, trust::federation_findings(self.world, mesh)),
+            Spec::Revocation(spec) => self.found(key, trust::revocation_findings(self.world, key, spec)),
             Spec::EgressPolicy(spec) => {
                 self.policy(object, &spec.selector);
                 for (severity, field, message, remedy) in egress::findings(self.world, object, spec) {
@@ -100,6 +105,12 @@ impl Audit<'_> {
             }
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
+            Spec::RequestAuthentication(spec) => {
+                self.policy(object, &spec.selector);
+                for (severity, (field, line), message, remedy) in authentication::findings(self.index, object, spec) {
+                    self.say(severity, key, (&field, line), message, remedy);
+                }
+            }
             Spec::EndpointSlice(slice)
                 if !slice.service.is_empty() && !self.index.services.contains_key(&(key.namespace.clone(), slice.service.clone())) =>
             {
@@ -297,7 +308,7 @@ impl Audit<'_> {
             self.index.instances.values().filter(|instance| applies(object, selector, &instance.namespace, instance.labels())).peekable();
         if selector.is_some() && chosen.peek().is_none() {
             self.say(Severity::Warning, key, ("spec.selector", 0), "it selects no workload", "correct the labels");
-        } else if matches!(key.kind, Kind::PeerAuthentication | Kind::EgressPolicy)
+        } else if matches!(key.kind, Kind::PeerAuthentication | Kind::EgressPolicy | Kind::RequestAuthentication)
             && chosen.peek().is_some()
             && chosen.all(|instance| !instance.meshed)
         {

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use proto::defaults::METRIC_SERIES_MAX;
-use proto::mesh::{AccessLog, ProxyConfig, RelayOrder, Tracing};
+use proto::mesh::{AccessLog, AppProbe, ProxyConfig, RelayOrder, Tracing};
 use proto::names::Mode;
 
 use super::Audience;
 use super::mtls::{AppliesTo, applies, place};
 use crate::world::own::Telemetry;
+use crate::world::workload::{ProbeKind, Workload};
 use crate::world::{Index, Object, Spec, World};
 
 /// First port at which the node agent relays loopback OTLP endpoints.
@@ -54,6 +55,18 @@ pub(super) fn relays(world: &World) -> Vec<RelayOrder> {
         RelayOrder { port: u32::from(RELAY_PORT_FIRST + place), target }
     };
     (0..).zip(targets).take(RELAYS_MAX).map(order).collect()
+}
+
+/// What the sidecar asks the application for a kubelet: just what the workload's readiness probe asks. A command is the node's to run.
+fn probes(workload: &Workload) -> Vec<AppProbe> {
+    let first = workload.ports.first().map(|port| AppProbe { port: port.port.into(), http_path: String::new() });
+    let probe = match workload.readiness.as_ref().map(|probe| &probe.kind) {
+        Some(ProbeKind::Http { path, port }) => Some(AppProbe { port: (*port).into(), http_path: path.clone() }),
+        Some(ProbeKind::Tcp(port)) => Some(AppProbe { port: (*port).into(), http_path: String::new() }),
+        Some(ProbeKind::Exec(_)) => None,
+        Some(ProbeKind::Default) | None => first,
+    };
+    probe.into_iter().collect()
 }
 
 fn is_loopback(endpoint: &str) -> bool {
@@ -106,6 +119,7 @@ pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
         region: region.to_owned(),
         zone: zone.to_owned(),
         session_key: world.settings().session_key.0.to_vec().into(),
+        probes: sidecar.and_then(|one| one.workload()).map(probes).unwrap_or_default(),
         own_addresses: audience.addresses.iter().map(ToString::to_string).collect(),
     }
 }

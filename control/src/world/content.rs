@@ -1,6 +1,6 @@
 //! What Secrets and ConfigMaps hold, for objects that refer to an entry of one.
 //!
-//! Contents are never printed: [`Content`] says only how long it is, and a Secret's text stands nowhere else in the world
+//! Contents are never printed: [`KeptBytes`] says only how long it is, and a Secret's text stands nowhere else in the world
 //! (`object::read` takes it out of what is shown and stored). The bytes are zeroized when the last version that holds them goes.
 
 use std::collections::BTreeMap;
@@ -14,26 +14,21 @@ use zeroize::Zeroizing;
 
 use super::door::{Cursor, Fields};
 use super::key::{Kind, ObjectKey};
-use super::object::{Candidate, Spec};
-use super::problem::{Problem, Severity};
-use super::{Versions, World};
 
 /// Bytes of one object's entries together, at most: what Kubernetes takes.
-const OBJECT_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of all objects' entries together, at most.
-const WORLD_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub(super) const OBJECT_BYTES_MAX: usize = 1024 * 1024;
 
 /// The bytes of one entry. A clone shares them.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Content(Arc<Zeroizing<Vec<u8>>>);
+pub struct KeptBytes(Arc<Zeroizing<Vec<u8>>>);
 
-impl Content {
+impl KeptBytes {
     fn new(bytes: Vec<u8>) -> Self {
         Self(Arc::new(Zeroizing::new(bytes)))
     }
 }
 
-impl Deref for Content {
+impl Deref for KeptBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
@@ -41,7 +36,7 @@ impl Deref for Content {
     }
 }
 
-impl fmt::Debug for Content {
+impl fmt::Debug for KeptBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.0.len())
     }
@@ -50,7 +45,7 @@ impl fmt::Debug for Content {
 /// The entries of a Secret or a ConfigMap.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Contents {
-    entries: BTreeMap<String, Content>,
+    pub(super) entries: BTreeMap<String, KeptBytes>,
 }
 
 impl Contents {
@@ -81,26 +76,27 @@ impl Contents {
         contents
     }
 
-    fn bytes(&self) -> usize {
+    /// Bytes of all entries together.
+    pub(super) fn bytes(&self) -> usize {
         self.entries.values().map(|content| content.len()).sum()
     }
 }
 
-type ReadEntry = fn(&Cursor<'_>) -> Option<Content>;
+type ReadEntry = fn(&Cursor<'_>) -> Option<KeptBytes>;
 
-fn plain(at: &Cursor<'_>) -> Option<Content> {
-    Some(Content::new(at.text()?.into_bytes()))
+fn plain(at: &Cursor<'_>) -> Option<KeptBytes> {
+    Some(KeptBytes::new(at.text()?.into_bytes()))
 }
 
 /// Base64, with line breaks anywhere. What is wrong with it is told without it.
-fn encoded(at: &Cursor<'_>) -> Option<Content> {
+fn encoded(at: &Cursor<'_>) -> Option<KeptBytes> {
     let text = Zeroizing::new(at.text()?);
     let joined: Zeroizing<Vec<u8>> = Zeroizing::new(text.bytes().filter(|byte| !matches!(byte, b'\r' | b'\n')).collect());
     let Ok(bytes) = STANDARD.decode(joined.as_slice()) else {
         at.error("it is no base64", "encode it, or put it below `stringData` (of a ConfigMap: `data`) as it is");
         return None;
     };
-    Some(Content::new(bytes))
+    Some(KeptBytes::new(bytes))
 }
 
 /// An entry of a Secret or a ConfigMap, by name.
@@ -124,10 +120,11 @@ impl ContentRef {
         let mut fields = at.fields();
         let refs = [(Kind::ConfigMap, fields.get("configMapRef")), (Kind::Secret, fields.get("secretRef"))];
         fields.done();
-        let [(kind, named)] = refs.into_iter().filter_map(|(kind, at)| Some((kind, at?))).collect::<Vec<_>>().try_into().ok().or_else(|| {
-            at.error("it does not name one place", "say either `configMapRef` or `secretRef`");
-            None
-        })?;
+        let [(kind, named)] =
+            refs.into_iter().filter_map(|(kind, at)| Some((kind, at?))).collect::<Vec<_>>().try_into().ok().or_else(|| {
+                at.error("it does not name one place", "say either `configMapRef` or `secretRef`");
+                None
+            })?;
         let mut fields = named.fields();
         let (name, key) = (fields.need("name").and_then(|at| at.text()), fields.need("key").and_then(|at| at.text()));
         fields.done();
@@ -155,145 +152,4 @@ pub enum ContentError {
 
 fn listed(names: &[String]) -> String {
     if names.is_empty() { ": it is empty".to_owned() } else { format!("; it has {}", names.join(", ")) }
-}
-
-impl World {
-    /// What stands at `at`, in the version in force.
-    ///
-    /// # Errors
-    /// There is no such object or entry; the text says which.
-    pub fn content(&self, at: &ContentRef) -> Result<Content, ContentError> {
-        const SHOWN: usize = 5;
-        let contents = self.get(&at.object).and_then(|object| contents(&object.spec));
-        let contents = contents.ok_or_else(|| ContentError::NoObject(at.object.clone()))?;
-        contents.entries.get(&at.key).cloned().ok_or_else(|| ContentError::NoEntry {
-            object: at.object.clone(),
-            key: at.key.clone(),
-            others: contents.entries.keys().take(SHOWN).cloned().collect(),
-        })
-    }
-}
-
-fn contents(spec: &Spec) -> Option<&Contents> {
-    match spec {
-        Spec::Secret(contents) | Spec::ConfigMap(contents) => Some(contents),
-        _ => None,
-    }
-}
-
-fn bytes(candidate: &Candidate) -> usize {
-    candidate.object.as_ref().and_then(|object| contents(&object.spec)).map_or(0, Contents::bytes)
-}
-
-/// Refuses a version whose contents would be too much for the world.
-pub(super) fn bounded(slots: &BTreeMap<ObjectKey, Versions>, mut candidate: Candidate) -> Candidate {
-    let added = bytes(&candidate);
-    if added == 0 {
-        return candidate;
-    }
-    let others = slots.iter().filter(|(key, _)| matches!(key.kind, Kind::Secret | Kind::ConfigMap) && **key != candidate.key);
-    let held: usize = others.flat_map(|(_, slot)| slot.good()).map(|version| bytes(version)).sum();
-    if held + added > WORLD_BYTES_MAX {
-        let message = format!("all Secrets and ConfigMaps together would hold more than {WORLD_BYTES_MAX} bytes");
-        let place = (candidate.file.as_str(), candidate.line);
-        let remedy = "remove those that nothing in the mesh refers to";
-        candidate.problems.push(Problem::of_object(Severity::Error, place, &candidate.key, "", message, remedy));
-        candidate.object = None;
-    }
-    candidate
-}
-
-#[cfg(test)]
-mod tests {
-    use crate::source::parse;
-    use crate::world::content::{ContentRef, OBJECT_BYTES_MAX, WORLD_BYTES_MAX};
-    use crate::world::{Allocations, Change, Kind, Layer, ObjectKey, World, WorldSettings};
-
-    fn put(world: &mut World, text: &str) -> Vec<String> {
-        let changes = parse("f.yaml", text).candidates.into_iter().map(|candidate| Change::Put {
-            layer: Layer::Folder,
-            candidate,
-            now_ms: 0,
-        });
-        let changes = changes.collect();
-        world.apply(changes).problems.iter().map(ToString::to_string).collect()
-    }
-
-    fn world() -> World {
-        World::new(WorldSettings::default(), Allocations::default())
-    }
-
-    fn read(world: &World, kind: Kind, name: &str, key: &str) -> Result<String, String> {
-        let at = ContentRef { object: ObjectKey::new(kind, "a", name), key: key.to_owned() };
-        let content = world.content(&at).map_err(|error| error.to_string())?;
-        Ok(String::from_utf8_lossy(&content).into_owned())
-    }
-
-    const BOTH: &str = "\
-apiVersion: v1
-kind: Secret
-metadata: {name: s, namespace: a}
-data: {one: 'b25l', two: \"dH\\ndv\", three: b25l}
-stringData: {three: drei}
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: c, namespace: a}
-data: {text: hello}
-binaryData: {bytes: AAEC}
-";
-
-    #[test]
-    fn entries_are_read_as_kubernetes_writes_them() {
-        // Aim: both ways of writing, in both kinds; what is not there is named, with what is.
-        let mut world = world();
-        assert_eq!(put(&mut world, BOTH), Vec::<String>::new());
-        let one = |kind, name, key| read(&world, kind, name, key).unwrap();
-        assert_eq!(one(Kind::Secret, "s", "one"), "one");
-        assert_eq!(one(Kind::Secret, "s", "two"), "two");
-        assert_eq!(one(Kind::Secret, "s", "three"), "drei");
-        assert_eq!(one(Kind::ConfigMap, "c", "text"), "hello");
-        assert_eq!(one(Kind::ConfigMap, "c", "bytes"), "\0\u{1}\u{2}");
-        assert_eq!(read(&world, Kind::Secret, "c", "text").unwrap_err(), "there is no Secret a/c");
-        assert_eq!(read(&world, Kind::ConfigMap, "c", "x").unwrap_err(), "ConfigMap a/c has no entry `x`; it has bytes, text");
-    }
-
-    #[test]
-    fn a_change_of_content_is_a_change_and_a_secret_is_never_shown() {
-        // Aim: another value is another version of the object; nothing that is printed, stored or sent holds a Secret's value, and a
-        // value that cannot be read is refused without being told, the last good one staying.
-        let mut world = world();
-        let text = |value: &str| format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: s, namespace: a}}\ndata: {{k: {value}}}\n");
-        put(&mut world, &text("c2VjcmV0b25l"));
-        let before = world.slots().values().next().unwrap().live().unwrap().digest.clone();
-        put(&mut world, &text("c2VjcmV0dHdv"));
-        let live = world.slots().values().next().unwrap().live().unwrap();
-        assert_ne!(live.digest, before);
-        assert_eq!(read(&world, Kind::Secret, "s", "k").unwrap(), "secrettwo");
-        let shown = format!("{world:?} {}", live.raw);
-        assert!(!shown.contains("secret") && !shown.contains("c2Vjcm"), "{shown}");
-        let problems = put(&mut world, &text("\"%secret%\""));
-        assert!(problems.len() == 1 && problems[0].contains("data.k: it is no base64"), "{problems:?}");
-        assert!(!problems[0].contains("%secret%"), "{problems:?}");
-        assert_eq!(read(&world, Kind::Secret, "s", "k").unwrap(), "secrettwo");
-    }
-
-    #[test]
-    fn contents_are_bounded() {
-        // Aim: neither one object nor all of them hold more than their bound; who is too many is told and holds nothing.
-        let large = |name: &str, bytes: usize| {
-            let text = "x".repeat(bytes);
-            format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: a}}\ndata: {{k: {text}}}\n")
-        };
-        let mut world = world();
-        let problems = put(&mut world, &large("big", OBJECT_BYTES_MAX + 1));
-        assert!(problems[0].contains("it holds 1048577 bytes (at most 1048576 are allowed)"), "{problems:?}");
-        for number in 0..WORLD_BYTES_MAX / OBJECT_BYTES_MAX {
-            assert_eq!(put(&mut world, &large(&format!("m{number}"), OBJECT_BYTES_MAX)), Vec::<String>::new());
-        }
-        assert_eq!(put(&mut world, &large("m0", OBJECT_BYTES_MAX - 1)), Vec::<String>::new(), "one that changes counts once");
-        let problems = put(&mut world, &large("more", 2));
-        assert!(problems[0].contains("remove those that nothing in the mesh refers to"), "{problems:?}");
-        assert_eq!(read(&world, Kind::ConfigMap, "more", "k").unwrap_err(), "there is no ConfigMap a/more");
-    }
 }

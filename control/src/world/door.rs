@@ -57,6 +57,16 @@ impl<'a> Cursor<'a> {
         matches!(&self.node.value, Value::Text(text) if text.is_empty())
     }
 
+    /// Whether something is so wrong with the object that it is refused.
+    pub(super) fn refused(&self) -> bool {
+        self.door.problems.borrow().iter().any(|problem| problem.severity == Severity::Error)
+    }
+
+    /// Whether a list stands here.
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.node.value, Value::List(_))
+    }
+
     /// The object being read.
     pub(super) fn key(&self) -> &'a ObjectKey {
         &self.door.key
@@ -166,6 +176,16 @@ impl<'a> Cursor<'a> {
             self.error(format!("`{text}` is no duration"), "write numbers with h, m, s or ms, such as 1h30m or 150ms");
         }
         parsed
+    }
+
+    /// A moment (RFC 3339), milliseconds since 1970.
+    pub(super) fn timestamp(&self) -> Option<i64> {
+        let text = self.text()?;
+        let Ok(parsed) = time::OffsetDateTime::parse(&text, &time::format_description::well_known::Rfc3339) else {
+            self.error(format!("`{text}` is no time"), "write it as 2026-01-31T12:00:00Z");
+            return None;
+        };
+        i64::try_from(parsed.unix_timestamp_nanos() / 1_000_000).ok()
     }
 
     /// One of a closed set of words; anything else is an error that names the nearest.
@@ -331,7 +351,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 }
 
 /// A DNS label (RFC 1123): what names of Services and namespaces must be.
-pub(super) fn is_label(text: &str) -> bool {
+pub(crate) fn is_label(text: &str) -> bool {
     let inner = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
     (1..=63).contains(&text.len()) && text.bytes().all(inner) && !text.starts_with('-') && !text.ends_with('-')
 }

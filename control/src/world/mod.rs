@@ -9,6 +9,7 @@ pub mod content;
 pub mod core;
 mod door;
 mod families;
+pub mod federation;
 pub mod gateway;
 mod index;
 mod instance;
@@ -17,6 +18,8 @@ pub mod list;
 pub mod object;
 pub mod own;
 pub mod problem;
+mod resolve;
+pub mod revocation;
 pub mod route;
 pub mod security;
 pub mod traffic;
@@ -29,6 +32,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 pub use allocations::{AddressNeeds, Allocations, Ranges, gateway_name};
+pub(crate) use door::is_label;
 pub use families::Families;
 pub use index::{Address, Index, Name, NamespaceView, ServiceView};
 pub use instance::{GatewayState, Instance, InstanceState, reported};
@@ -228,6 +232,7 @@ pub struct World {
     allocations: Arc<Allocations>,
     /// Who has no address, or another one than was chosen.
     addressing: Arc<Vec<Problem>>,
+    bundles: Arc<federation::Bundles>,
     synced: bool,
     index: Arc<OnceLock<Index>>,
 }
@@ -245,6 +250,7 @@ impl World {
             draining: Arc::default(),
             allocations: Arc::new(allocations),
             addressing: Arc::default(),
+            bundles: Arc::default(),
             synced: false,
             index: Arc::default(),
         }
@@ -260,6 +266,7 @@ impl World {
             applied.book = true;
             let before = Arc::clone(&self.addressing);
             self.allocate();
+            self.bundles = Arc::new(self.federate());
             applied.problems.extend(self.addressing.iter().filter(|problem| !before.contains(problem)).cloned());
         }
         self.index = Arc::default();
@@ -303,7 +310,7 @@ impl World {
 
     /// `over`: for an object from the store, what it lay over; `None`: whatever is there now.
     fn put(&mut self, layer: Layer, candidate: Candidate, over: Option<Option<String>>, applied: &mut Applied) {
-        let candidate = content::bounded(&self.slots, candidate);
+        let candidate = resolve::bounded(&self.slots, candidate);
         applied.problems.extend(candidate.problems.iter().cloned());
         let key = candidate.key.clone();
         let good = candidate.object.is_some();

@@ -10,7 +10,10 @@ use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
 use super::own::{Mesh, PeerAuthentication, Telemetry};
 use super::problem::{Problem, Severity, nearest};
+use super::revocation::Revocation;
 use super::route::Route;
+use super::security::authentication::RequestAuthentication;
+use super::security::authorization::AuthorizationPolicy;
 use super::security::egress::EgressPolicy;
 use super::traffic::TrafficPolicy;
 use super::tree::{Node, Part};
@@ -60,6 +63,9 @@ pub enum Spec {
     ReferenceGrant(ReferenceGrant),
     TrafficPolicy(Box<TrafficPolicy>),
     EgressPolicy(Box<EgressPolicy>),
+    Revocation(Revocation),
+    AuthorizationPolicy(Box<AuthorizationPolicy>),
+    RequestAuthentication(RequestAuthentication),
     /// A kind that this version recognises and gives no effect.
     Unsupported,
 }
@@ -241,8 +247,11 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::Gateway => Spec::Gateway(Gateway::read(fields.need("spec")?.fields())?),
         Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => Spec::Route(Route::read(fields.need("spec")?.fields())?),
         Kind::ReferenceGrant => Spec::ReferenceGrant(ReferenceGrant::read(fields.need("spec")?.fields())?),
+        Kind::AuthorizationPolicy => Spec::AuthorizationPolicy(Box::new(AuthorizationPolicy::read(fields.need("spec")?.fields())?)),
         Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(TrafficPolicy::read(fields.need("spec")?.fields())?)),
         Kind::EgressPolicy => Spec::EgressPolicy(Box::new(EgressPolicy::read(fields.need("spec")?.fields())?)),
+        Kind::Revocation => Spec::Revocation(Revocation::read(fields.need("spec")?.fields())?),
+        Kind::RequestAuthentication => Spec::RequestAuthentication(RequestAuthentication::read(fields.need("spec")?.fields())?),
         _ => Spec::Unsupported,
     })
 }
@@ -277,20 +286,11 @@ fn read_metadata(at: &Cursor<'_>) -> Metadata {
     let metadata = Metadata {
         labels: fields.get("labels").map(|labels| labels.text_map()).unwrap_or_default(),
         annotations: fields.get("annotations").map(|annotations| annotations.text_map()).unwrap_or_default(),
-        created_ms: fields.get("creationTimestamp").and_then(|created| timestamp(&created)),
+        created_ms: fields.get("creationTimestamp").and_then(|created| created.timestamp()),
         generation: fields.get("generation").and_then(|generation| generation.int(0..=i64::MAX)),
     };
     fields.done();
     metadata
-}
-
-fn timestamp(at: &Cursor<'_>) -> Option<i64> {
-    let text = at.text()?;
-    let Ok(parsed) = time::OffsetDateTime::parse(&text, &time::format_description::well_known::Rfc3339) else {
-        at.error(format!("`{text}` is no time"), "write it as 2026-01-31T12:00:00Z");
-        return None;
-    };
-    i64::try_from(parsed.unix_timestamp_nanos() / 1_000_000).ok()
 }
 
 impl Object {

@@ -26,6 +26,8 @@ pub struct Mesh {
     pub outside_denied: bool,
     /// Other trust domains that are believed; each once, our own never.
     pub federation: Vec<Federated>,
+    /// Whether every AuthorizationPolicy only logs and counts.
+    pub authorization_dry_run: bool,
 }
 
 /// Another trust domain, believed for identities of its own only.
@@ -47,6 +49,7 @@ impl Default for Mesh {
             root_life: defaults::ROOT_LIFE,
             outside_denied: false,
             federation: Vec::new(),
+            authorization_dry_run: false,
         }
     }
 }
@@ -67,6 +70,11 @@ impl Mesh {
         }
         if let Some(at) = fields.get("outsideMesh") {
             mesh.outside_denied = at.word(&[("Allow", false), ("Deny", true)])?;
+        }
+        if let Some(at) = fields.get("authorization") {
+            let mut authorization = at.fields();
+            mesh.authorization_dry_run = authorization.get("dryRun").is_some_and(|at| at.flag() == Some(true));
+            authorization.done();
         }
         if let Some(at) = fields.get("configCache") {
             let mut cache = at.fields();
@@ -135,7 +143,7 @@ fn trust_domain(at: &Cursor<'_>) -> Option<String> {
 /// Which workloads an object of ours is about: those with all these labels; `None`: its whole namespace.
 pub type Selector = Option<BTreeMap<String, String>>;
 
-pub(super) fn read_selector(fields: &mut Fields<'_>) -> Selector {
+pub(in crate::world) fn read_selector(fields: &mut Fields<'_>) -> Selector {
     let mut selector = fields.get("selector")?.fields();
     let labels = selector.get("matchLabels").map(|labels| labels.text_map()).unwrap_or_default();
     selector.done();

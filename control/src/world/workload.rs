@@ -171,7 +171,7 @@ impl Workload {
         let mut kinds = Vec::new();
         if let Some(at) = fields.get("httpGet") {
             let mut get = at.fields();
-            let path = get.get("path").and_then(|at| at.text()).unwrap_or_else(|| "/".to_owned());
+            let path = get.get("path").and_then(|at| probe_path(&at)).unwrap_or_else(|| "/".to_owned());
             let port = get.need("port").and_then(|at| self.port(&at));
             if let Some(at) = get.get("scheme") {
                 at.word(&[("HTTP", ())]);
@@ -218,6 +218,17 @@ impl Workload {
             }
         }
     }
+}
+
+/// A path with its query, as a kubelet asks for it: with a slash in front, written or not.
+fn probe_path(at: &Cursor<'_>) -> Option<String> {
+    let text = at.text()?;
+    let path = if text.starts_with('/') { text } else { format!("/{text}") };
+    if path.parse::<http::uri::PathAndQuery>().is_err() {
+        at.error(format!("`{path}` is no path"), "write what no URL may hold as %XX");
+        return None;
+    }
+    Some(path)
 }
 
 fn variable(at: &Cursor<'_>) -> Option<(String, String)> {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test may use the machine's own clock and sockets")]
 
+mod belief;
 mod desk;
 mod rotation;
 
@@ -16,7 +17,8 @@ use control::clock::Clock;
 use desk::{Plane, Reporter, Sidecar, TestAuthority};
 use proto::mesh::control_client::ControlClient;
 use proto::mesh::{
-    Answer, ApplyRequest, BoundPort, Draining, GatewayState, GetRequest, InstanceState, NodeOrder, NodeReport, TokenRequest, report,
+    Answer, ApplyRequest, BoundPort, Call, Calls, Draining, GatewayState, GetRequest, InstanceState, NodeOrder, NodeReport, TokenRequest,
+    report,
 };
 use proto::{refusal, xds};
 use tokio::sync::mpsc;
@@ -412,6 +414,35 @@ async fn nobody_reports_as_somebody_else() {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn what_sidecars_saw_is_suggested_as_policies() {
+    // Aim: what a sidecar tells of its callers comes out as policies that can be applied, and is not lost with its stream.
+    let folders = Folders::new();
+    let plane = folders.start().await;
+    let account = "spiffe://cluster.local/ns/shop/sa/catalog";
+    let server = Reporter::open(plane.tls(Some((account, "catalog"))).await, "sidecar/shop/catalog", "catalog").await;
+    let (identity, method) = ("spiffe://cluster.local/ns/shop/sa/frontend".to_owned(), "GET".to_owned());
+    let call = Call { identity, port: 8080, method, path: "/items/{id}".to_owned(), count: 3 };
+    server.say(report::Kind::Calls(Calls { calls: vec![call], uncounted: 2 })).await;
+    let suggested = async {
+        loop {
+            let answer = plane.get("suggestions").await.unwrap();
+            if let Some(policy) = answer["policies"].get(0) {
+                return policy.clone();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let policy = tokio::time::timeout(Duration::from_secs(10), suggested).await.unwrap();
+    assert_eq!(policy["object"]["metadata"]["name"], "catalog-callers");
+    assert!(policy["remarks"][0].as_str().unwrap().starts_with("2 calls were of too many kinds"), "{policy}");
+    drop(server);
+    let (applied, ok) = plane.apply(&policy["object"].to_string(), false, false).await;
+    assert!(ok && applied["objects"][0]["result"] == "created", "{applied}");
+    assert_eq!(plane.get("suggestions").await.unwrap()["policies"][0], policy);
     plane.stop().await;
 }
 

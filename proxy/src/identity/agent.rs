@@ -123,6 +123,7 @@ impl Agent {
     pub async fn run(self, draw: Draw, stop: CancellationToken) {
         let mut rotation = Rotation::default();
         let mut changes = self.snapshots.changes();
+        let mut outcast = self.trust.outcast();
         let mut wake = self.clock.wall();
         let mut failures = 0_u32;
         loop {
@@ -131,6 +132,11 @@ impl Agent {
                 biased;
                 () = stop.cancelled() => return,
                 () = sleep(pause) => vec![Event::Due],
+                // A revoked certificate is not renewed but replaced, where there is a token.
+                Ok(()) = outcast.changed() => match *outcast.borrow_and_update() {
+                    Some(_) => vec![Event::Due],
+                    None => continue,
+                },
                 Ok(()) = changes.changed() => self.noticed(),
             };
             let mut effects: Vec<Effect> =

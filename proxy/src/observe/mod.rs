@@ -7,6 +7,7 @@
 mod access;
 mod account;
 mod batch;
+mod calls;
 mod collector;
 mod downstream;
 mod egress;
@@ -16,6 +17,7 @@ mod labels;
 mod line;
 mod observer;
 mod own;
+mod paths;
 mod plaintext;
 mod process;
 mod record;
@@ -35,6 +37,7 @@ mod tests;
 
 pub use access::{AccessLog, LogLines};
 pub use account::Account;
+pub use calls::CallsTold;
 pub use downstream::Downstream;
 pub use export::{Exporter, start};
 pub use exposition::Exposition;

@@ -63,8 +63,19 @@ impl Observer {
             let own = snapshot.settings.as_deref();
             telemetry.plaintext.lock().note(address.ip(), local.port(), own, telemetry.clock.wall());
         }
-        let (source, caller) = peer.as_ref().map(|peer| self.worker.source(peer)).unzip();
+        let own = snapshot.settings.as_deref().map(|settings| settings.trust_domain.as_str());
+        // Names of another trust domain's namespaces and workloads are not ours.
+        let source = |peer: &Arc<Peer>| match own {
+            Some(own) if own != peer.identity.trust_domain() => (SOURCE_UNKNOWN, Arc::clone(peer)),
+            _ => self.worker.source(peer),
+        };
+        let (source, caller) = peer.as_ref().map(source).unzip();
         Downstream { address, local, peer, tls, source: source.unwrap_or(SOURCE_UNKNOWN), caller }
+    }
+
+    /// The same of an inbound caller that tried to prove itself and failed: not one that speaks plaintext.
+    pub const fn stranger((address, local): (SocketAddr, SocketAddr)) -> Downstream {
+        Downstream { address, local, peer: None, tls: None, source: SOURCE_UNKNOWN, caller: None }
     }
 
     /// Begins the record of one HTTP request; its trace headers are rewritten in `parts`. Allocates for headers only: trace context where
@@ -85,7 +96,10 @@ impl Observer {
         let worker = &self.worker;
         let started = worker.telemetry.clock.now();
         let mtls = direction == Direction::Inbound && downstream.peer.is_some();
-        let seen = Outline::new(Arc::clone(snapshot), MetricFamily::Http, direction, wire(parts), downstream.source, mtls);
+        let mut seen = Outline::new(Arc::clone(snapshot), MetricFamily::Http, direction, wire(parts), downstream.source, mtls);
+        if direction == Direction::Inbound {
+            seen.call = worker.request(downstream, parts);
+        }
         let settings = snapshot.settings.as_deref();
         let logged = settings.is_some_and(|settings| settings.access_log);
         let tracing = worker.telemetry.otlp_endpoint(settings).is_some();
@@ -111,7 +125,10 @@ impl Observer {
     pub fn begin_tcp(&self, direction: Direction, snapshot: &Arc<Snapshot>, downstream: &Downstream) -> Account {
         let started = self.worker.telemetry.clock.now();
         let mtls = direction == Direction::Inbound && downstream.peer.is_some();
-        let seen = Outline::new(Arc::clone(snapshot), MetricFamily::Tcp, direction, Wire::Tcp, downstream.source, mtls);
+        let mut seen = Outline::new(Arc::clone(snapshot), MetricFamily::Tcp, direction, Wire::Tcp, downstream.source, mtls);
+        if direction == Direction::Inbound {
+            seen.call = self.worker.connection(downstream);
+        }
         let logged = snapshot.settings.as_deref().is_some_and(|settings| settings.access_log);
         let detail = logged.then(|| self.worker.notes(true, None, direction, downstream));
         Account::new(Rc::clone(&self.worker), seen, detail, started)

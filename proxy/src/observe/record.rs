@@ -8,6 +8,7 @@ use engine::failure::{Blame, Reason};
 use engine::model::{Cluster, Endpoint, InboundPort, Rule, Settings, Snapshot};
 use http::{HeaderMap, Version, header, request::Parts};
 
+use super::calls::CALL_NONE;
 use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Wire};
 use super::trace::Context;
 use crate::tls::{Peer, TlsFacts};
@@ -37,6 +38,8 @@ pub(super) struct Outline {
     pub(super) reason: Option<Reason>,
     pub(super) blame: Option<Blame>,
     pub(super) attempts: u32,
+    /// Inbound: the row that it is counted in, if it is passed on.
+    pub(super) call: u32,
     pub(super) request_bytes: u64,
     pub(super) response_bytes: u64,
 }
@@ -49,6 +52,12 @@ pub(super) enum Word {
     Path,
     UserAgent,
     RequestId,
+    /// What would have denied it, were it not on trial.
+    WouldDeny,
+    /// Which rules audit it.
+    Audited,
+    /// Which policy denied it.
+    Policy,
     /// What was done to it on purpose.
     Fault,
     /// Of the failure.
@@ -56,7 +65,7 @@ pub(super) enum Word {
 }
 
 /// How many [`Word`]s there are.
-pub(super) const WORDS: usize = 7;
+pub(super) const WORDS: usize = 10;
 
 /// The texts of one exchange, one behind the other in one buffer.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,7 +73,7 @@ pub(super) struct Words {
     /// Where each ends.
     ends: [u16; WORDS],
     /// Which are there: an empty one is not none.
-    there: u8,
+    there: u16,
 }
 
 impl Words {
@@ -72,14 +81,14 @@ impl Words {
     pub(super) fn set(&mut self, buffer: &mut String, word: Word, text: &str) {
         buffer.truncate(self.start(word));
         buffer.push_str(clip(text));
-        // Seven texts of 4 KiB: it fits.
+        // Ten texts of 4 KiB: it fits.
         self.ends[word as usize..].fill(u16::try_from(buffer.len()).unwrap_or(u16::MAX));
-        self.there = self.there & ((1 << word as u8) - 1) | 1 << word as u8;
+        self.there = self.there & ((1 << word as u16) - 1) | 1 << word as u16;
     }
 
     /// A text, in a buffer that holds this exchange's only.
     pub(super) fn get<'a>(&self, buffer: &'a str, word: Word) -> Option<&'a str> {
-        if self.there & 1 << word as u8 == 0 {
+        if self.there & 1 << word as u16 == 0 {
             return None;
         }
         buffer.get(self.start(word)..usize::from(self.ends[word as usize]))
@@ -138,6 +147,7 @@ impl Outline {
             reason: None,
             blame: None,
             attempts: 0,
+            call: CALL_NONE,
             request_bytes: 0,
             response_bytes: 0,
         }

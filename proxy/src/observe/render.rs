@@ -28,6 +28,8 @@ struct Scrape {
     cert_expiry_secs: Option<i64>,
     rejected: u64,
     ejections: u64,
+    conditions_failed: u64,
+    key_fetches_failed: u64,
     mirrors_dropped: u64,
     overflow: u64,
     spans_exported: u64,
@@ -58,8 +60,10 @@ impl Telemetry {
             sums: registry.sums(),
             epoch: self.readings.config_epoch.load(Ordering::Relaxed),
             cert_expiry_secs: (expiry != 0).then(|| expiry.saturating_sub(now)),
+            key_fetches_failed: self.readings.key_fetches_failed.load(Ordering::Relaxed),
             rejected: self.readings.config_rejected.load(Ordering::Relaxed),
             ejections: self.readings.ejections.load(Ordering::Relaxed),
+            conditions_failed: self.readings.conditions_failed.load(Ordering::Relaxed),
             mirrors_dropped: self.readings.mirrors_dropped.load(Ordering::Relaxed),
             overflow: registry.total(|shard| &shard.overflow),
             spans_exported: self.spans_exported.load(Ordering::Relaxed),
@@ -167,6 +171,11 @@ impl Scrape {
             "Copies of requests that were not made: too many were under way",
             self.mirrors_dropped,
         )?;
+        let rulings =
+            ("meshwright_policy_rulings", None, "What rules of authorization policies said: denied, would_deny (on trial), audited");
+        self.counters(encoder, rulings, MetricFamily::Ruling, |_| true, |sum| sum.count)?;
+        let help = "Conditions of authorization policies that could not be evaluated, which counts against the caller";
+        number(encoder, "meshwright_policy_conditions_failed", help, self.conditions_failed)?;
         let help = "Requests and connections that a rule refused";
         let mut metric = encoder.encode_descriptor("meshwright_policy_denied", help, None, MetricType::Counter)?;
         for (labels, sum) in self.sums.iter().filter(|(labels, _)| labels.family != MetricFamily::Retry && is_denial(labels)) {
@@ -186,6 +195,12 @@ impl Scrape {
         let epoch = i64::try_from(self.epoch).unwrap_or(i64::MAX);
         gauge(encoder, ("meshwright_config_epoch", None, "Number of the epoch in force"), &ConstGauge::new(epoch))?;
         number(encoder, "meshwright_config_rejected", "Resources refused; the last good version stays", self.rejected)?;
+        number(
+            encoder,
+            "meshwright_jwks_fetches_failed",
+            "Fetches of token issuers' keys that failed; the last good ones stay for a day",
+            self.key_fetches_failed,
+        )?;
         number(
             encoder,
             "meshwright_metric_series_overflow",
@@ -247,7 +262,7 @@ impl prometheus_client::collector::Collector for Scrape {
 }
 
 fn is_denial(labels: &Labels) -> bool {
-    matches!(labels.reason, Some(Reason::Denied | Reason::Unauthenticated | Reason::RateLimited))
+    matches!(labels.reason, Some(Reason::Denied | Reason::Unauthenticated | Reason::RateLimited | Reason::PolicyUnavailable))
 }
 
 fn number(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {

@@ -1,5 +1,6 @@
 //! The part that all workers and the shell share: the registry of shards, readings, queues.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::{Instant, SystemTime};
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 
 use super::access::{AccessLog, LogLines};
 use super::batch::Outboxes;
+use super::calls::CallShard;
 use super::egress::EgressCalls;
 use super::labels::Direction;
 use super::plaintext::PlaintextPeers;
@@ -57,10 +59,16 @@ pub struct Readings {
     pub config_epoch: AtomicU64,
     /// When the leaf expires, seconds since 1970; 0: no leaf yet.
     pub cert_expiry_unix_secs: AtomicI64,
+    /// Fetches of token issuers' keys that failed.
+    pub key_fetches_failed: AtomicU64,
+    /// Places that keys cannot be fetched from now, and why; there are as many as the live rules name, and no more.
+    pub keys_away: Mutex<BTreeMap<String, String>>,
     /// Resources refused since the start.
     pub config_rejected: AtomicU64,
     /// Endpoints ejected since the start.
     pub ejections: AtomicU64,
+    /// Conditions of policies that could not be evaluated.
+    pub conditions_failed: AtomicU64,
     /// Copies of requests for mirrors that were not made.
     pub mirrors_dropped: AtomicU64,
     /// Bodies that are coming in over HTTP/2.
@@ -96,6 +104,8 @@ pub struct Telemetry {
     pub(super) registry: Mutex<Registry>,
     pub(super) plaintext: Mutex<PlaintextPeers>,
     pub(super) egress: Mutex<EgressCalls>,
+    /// One per worker.
+    pub(super) calls: Mutex<Vec<Arc<CallShard>>>,
     /// Of traffic.
     pub(super) spans: Outboxes,
     /// Of the proxy's own tasks.
@@ -131,6 +141,7 @@ impl Telemetry {
             registry: Mutex::default(),
             plaintext: Mutex::default(),
             egress: Mutex::default(),
+            calls: Mutex::default(),
             spans: Outboxes::default(),
             own_spans,
             access: AccessLog::new(options.log.clone()),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proto::mesh::{ServiceTraffic, Traffic};
+use proto::mesh::{KeysAway, ServiceTraffic, Traffic};
 
 use super::labels::{CODE_NONE, Direction, Labels, MetricFamily};
 use super::plaintext::ROWS_MAX;
@@ -15,7 +15,9 @@ impl Telemetry {
     /// rows of each: the busiest services.
     pub fn traffic(&self) -> Traffic {
         let sums = self.registry.lock().sums();
-        Traffic { services: services(&sums), plaintext: self.plaintext.lock().rows(), egress: self.egress.lock().rows() }
+        let away = |(uri, error): (&String, &String)| KeysAway { uri: uri.clone(), error: error.clone() };
+        let keys_away = self.readings.keys_away.lock().iter().map(away).collect();
+        Traffic { services: services(&sums), plaintext: self.plaintext.lock().rows(), egress: self.egress.lock().rows(), keys_away }
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use engine::authorize::Ruling;
 use engine::failure::Reason;
 use engine::model::{Ejected, Endpoint};
 use http::header::{HeaderName, HeaderValue};
@@ -14,8 +15,9 @@ use proto::defaults::METRIC_SERIES_MAX;
 use proto::identity::Identity;
 
 use super::batch::{Outbox, Sink};
+use super::calls::{CALL_UNCOUNTED, CallShard, CallTable, Caller};
 use super::downstream::Downstream;
-use super::labels::{Direction, Labels, MetricFamily};
+use super::labels::{CODE_NONE, Direction, GRPC_NONE, Labels, MetricFamily, Ruled, Wire};
 use super::record::{Detail, Outline, Word, text};
 use super::series::{Exemplar, Series, Shard};
 use super::shapes::Shapes;
@@ -42,8 +44,11 @@ pub(super) struct Recorder {
     pub(super) telemetry: Arc<Telemetry>,
     shard: Arc<Shard>,
     handles: RefCell<HashMap<SeriesKey, Handle, Folding>>,
+    /// By rule, what it came to, caller, service and encryption; each holds its rule, so that an address cannot come to mean another.
+    rulings: RefCell<HashMap<RulingKey, (Handle, Arc<Ruling>), Folding>>,
     sources: RefCell<Sources>,
     shapes: RefCell<Shapes>,
+    calls: RefCell<CallTable>,
     // Each goes with its exchange from hand to hand and comes back: the boxes themselves are what is kept.
     #[allow(clippy::vec_box)]
     notes: RefCell<Vec<Box<Detail>>>,
@@ -76,6 +81,7 @@ struct Source {
 /// What tells one series from another, as numbers. Addresses of label texts stand for the texts: [`Handle::held`] keeps them alive,
 /// so that an address cannot come to mean something else.
 type SeriesKey = [u64; 5];
+type RulingKey = (usize, Ruled, u32, u64, bool);
 
 #[derive(Debug)]
 struct Handle {
@@ -97,6 +103,8 @@ impl Recorder {
 
     pub(super) fn new(telemetry: Arc<Telemetry>, draw: Draw) -> Self {
         let shard = telemetry.registry.lock().add_shard();
+        let calls: Arc<CallShard> = Arc::default();
+        telemetry.calls.lock().push(Arc::clone(&calls));
         let unknown: Arc<str> = Arc::from("unknown");
         let unknown = Source { namespace: Arc::clone(&unknown), workload: unknown, caller: None };
         let sources = RefCell::new(Sources { numbers: HashMap::new(), all: vec![unknown] });
@@ -104,8 +112,10 @@ impl Recorder {
             telemetry,
             shard,
             handles: RefCell::default(),
+            rulings: RefCell::default(),
             sources,
             shapes: RefCell::default(),
+            calls: RefCell::new(CallTable::new(calls)),
             notes: RefCell::default(),
             log: Output::default(),
             spans: Output::default(),
@@ -184,6 +194,23 @@ impl Recorder {
         (number, Arc::clone(peer))
     }
 
+    /// The row of a request to the application.
+    pub(super) fn request(&self, downstream: &Downstream, parts: &Parts) -> u32 {
+        let Some(caller) = told_apart(downstream) else { return CALL_UNCOUNTED };
+        self.calls.borrow_mut().request(caller, downstream.local.port(), &parts.method, parts.uri.path())
+    }
+
+    /// The row of an opaque connection to the application.
+    pub(super) fn connection(&self, downstream: &Downstream) -> u32 {
+        let Some(caller) = told_apart(downstream) else { return CALL_UNCOUNTED };
+        self.calls.borrow_mut().connection(caller, downstream.local.port())
+    }
+
+    /// Counts a call of a row.
+    pub(super) fn called(&self, call: u32) {
+        self.calls.borrow().count(call);
+    }
+
     /// Counts into the series of what was seen. `family`, `code` and `reason` may differ from it, for retries and opened connections.
     pub(super) fn count<R>(
         &self,
@@ -206,11 +233,42 @@ impl Recorder {
 
     #[cold]
     fn handle(&self, seen: &Outline, family: MetricFamily, reason: Option<Reason>) -> Handle {
-        let labels = self.labels(seen, family, reason);
+        self.interned(seen, self.labels(seen, family, reason))
+    }
+
+    fn interned(&self, seen: &Outline, labels: Labels) -> Handle {
         let max = seen.settings().map_or(usize::from(METRIC_SERIES_MAX), |settings| settings.metric_series_max);
         let (series, overflow) = self.telemetry.registry.lock().series(labels, &self.shard, max);
         let held = seen.destination().map(|(namespace, service)| (Arc::clone(namespace), Arc::clone(service)));
         Handle { series, overflow, held }
+    }
+
+    /// Counts what a rule said of an exchange.
+    pub(super) fn ruled(&self, seen: &Outline, ruled: Ruled, ruling: &Arc<Ruling>) {
+        let destination = seen.destination().map_or(0, |(_, service)| address_of(service));
+        let key = (Arc::as_ptr(ruling).addr(), ruled, seen.source, destination, seen.mtls);
+        let mut rulings = self.rulings.borrow_mut();
+        if rulings.len() >= HANDLES_MAX && !rulings.contains_key(&key) {
+            rulings.clear();
+        }
+        let (handle, _) = rulings.entry(key).or_insert_with(|| (self.ruling_handle(seen, ruled, ruling), Arc::clone(ruling)));
+        if handle.overflow {
+            self.shard.overflow.add(1);
+        }
+        handle.series.count.add(1);
+    }
+
+    #[cold]
+    fn ruling_handle(&self, seen: &Outline, ruled: Ruled, ruling: &Arc<Ruling>) -> Handle {
+        let labels = Labels {
+            route: Arc::from(""),
+            wire: Wire::Tcp,
+            code: CODE_NONE,
+            grpc_code: GRPC_NONE,
+            ruled: Some((ruled, Arc::clone(&ruling.label))),
+            ..self.labels(seen, MetricFamily::Ruling, None)
+        };
+        self.interned(seen, labels)
     }
 
     fn labels(&self, seen: &Outline, family: MetricFamily, reason: Option<Reason>) -> Labels {
@@ -244,6 +302,7 @@ impl Recorder {
             grpc_code: seen.grpc,
             reason,
             mtls: seen.mtls,
+            ruled: None,
         }
     }
 
@@ -283,6 +342,13 @@ impl Recorder {
         let context = detail.context.filter(|context| context.sampled)?;
         Some(Exemplar { trace_id: context.trace_id, span_id: context.span_id, duration, at })
     }
+}
+
+/// `None`: there are so many callers that this one has no number of its own.
+fn told_apart(downstream: &Downstream) -> Option<Caller<'_>> {
+    let identity = downstream.peer.as_ref().map(|peer| &peer.identity);
+    let known = identity.is_none() || downstream.source != SOURCE_UNKNOWN;
+    known.then_some(Caller { number: downstream.source, identity })
 }
 
 fn key(seen: &Outline, family: MetricFamily, reason: Option<Reason>) -> SeriesKey {

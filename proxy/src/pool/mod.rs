@@ -1,6 +1,6 @@
 //! Upstream connections of one worker, kept and leased. No locks, no other thread: a lease and its connection live on the worker.
 //!
-//! Connections are kept per (address, what they carry, [`Transport`]); those of another identity or an older credential than asked
+//! Connections are kept per (address, what they carry, [`Protection`]); those of another identity or an older credential than asked
 //! for are closed as they are met, so a rotation cuts nothing and keeps nothing.
 
 mod connect;
@@ -10,10 +10,10 @@ mod lease;
 mod lesson;
 mod multiplexed;
 mod place;
+mod protection;
 mod sent;
 mod slot;
 mod stream;
-mod transport;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -40,8 +40,8 @@ use crate::ground::windows::Bodies;
 use crate::tls::Carries;
 use lesson::Lesson;
 use place::{Entry, Placed, Waiting};
+use protection::Protection;
 use slot::{Offer, Opening, Slot, Waited};
-use transport::Transport;
 
 /// Where a lease should lead.
 #[derive(Clone, Debug)]
@@ -80,7 +80,7 @@ pub enum Freshness {
 struct SlotKey {
     address: SocketAddr,
     carries: Carries,
-    transport: Transport,
+    protection: Protection,
     /// Of the cluster that they are of alone (see [`owner`]); else 0.
     owner: usize,
 }
@@ -157,11 +157,11 @@ impl Pool {
 
     fn slot(&self, to @ To { endpoint, named, bounded, .. }: &To, carries: Carries) -> Rc<Slot> {
         let gate = bounded.as_ref().map(|cluster| &cluster.live.connections);
-        let key = SlotKey { address: endpoint.address, carries, transport: Transport::of(to), owner: gate.map_or(0, owner) };
+        let key = SlotKey { address: endpoint.address, carries, protection: Protection::of(to), owner: gate.map_or(0, owner) };
         let mut slots = self.slots.borrow_mut();
         let slot = slots.entry(key).or_insert_with(|| {
             let lesson = self.lessons.borrow().get(&SlotKey { owner: 0, ..key }).copied().unwrap_or_default();
-            let met = (key.transport, named.clone().filter(|_| key.transport.is_named()));
+            let met = (key.protection, named.clone().filter(|_| key.protection.is_named()));
             Rc::new(Slot::new(met, Rc::clone(&self.counts), gate.cloned(), lesson))
         });
         if let Some(cluster) = bounded {
@@ -300,10 +300,10 @@ impl Pool {
     pub fn sweep(&self) {
         let (now, generation) = (self.patience.tick(), self.connector.generation());
         self.slots.borrow_mut().retain(|key, slot| {
-            slot.sweep(now, if key.transport == Transport::Mesh { generation } else { 0 });
+            slot.sweep(now, if key.protection == Protection::Mesh { generation } else { 0 });
             let stays = !slot.empty() || Rc::strong_count(slot) > 1;
             // What tells a named server apart goes with its slot.
-            let keeps = !stays && !key.transport.is_named();
+            let keeps = !stays && !key.protection.is_named();
             if let Some(lesson) = Some(slot.lesson()).filter(|lesson| keeps && !lesson.is_empty()) {
                 self.remember(SlotKey { owner: 0, ..*key }, lesson, now);
             }

@@ -15,7 +15,7 @@ use super::counts::{Counts, step};
 use super::http1::Http1;
 use super::lesson::{Closes, Lesson};
 use super::multiplexed::{Multiplexed, Room, Use};
-use super::transport::Transport;
+use super::protection::Protection;
 use crate::ground::limits;
 use crate::ground::patience::ticks;
 
@@ -147,12 +147,12 @@ impl Idle {
 
 impl Slot {
     pub(super) fn new(
-        (transport, named): (Transport, Option<Arc<Named>>),
+        (protection, named): (Protection, Option<Arc<Named>>),
         counts: Rc<Counts>,
         gate: Option<Arc<Gate>>,
         lesson: Lesson,
     ) -> Self {
-        let mesh = transport == Transport::Mesh;
+        let mesh = protection == Protection::Mesh;
         Self {
             counts,
             mesh,

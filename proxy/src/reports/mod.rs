@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 use tracing::debug;
 
 use crate::io::Draw;
-use crate::observe::Telemetry;
+use crate::observe::{CallsTold, Telemetry};
 use crate::snapshots::Snapshots;
 use crate::status::inspect::{self, Time};
 use crate::status::lifecycle::Lifecycle;
@@ -113,6 +113,7 @@ impl Reporter {
         let mut every = interval(TRAFFIC_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = Traffic::default();
+        let mut calls = CallsTold::default();
         let mut said_draining = false;
         while fine {
             fine = tokio::select! {
@@ -140,14 +141,18 @@ impl Reporter {
                     None => true,
                 },
                 _ = every.tick() => {
-                    let traffic = self.telemetry.traffic();
-                    if traffic == told {
-                        continue;
+                    let (traffic, called) = (self.telemetry.traffic(), self.telemetry.calls(&mut calls));
+                    let mut fine = true;
+                    if traffic != told {
+                        told.clone_from(&traffic);
+                        fine &= send(Told::Traffic(traffic)).await;
+                        // A stream that carries reports is a working one.
+                        backoff.reset();
                     }
-                    told.clone_from(&traffic);
-                    // A stream that carries reports is a working one.
-                    backoff.reset();
-                    send(Told::Traffic(traffic)).await
+                    if let Some(called) = called {
+                        fine &= send(Told::Calls(called)).await;
+                    }
+                    fine
                 }
             };
         }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,8 +24,10 @@ use crate::road::answer::{Answering, Answers, HttpConnection, serve};
 use crate::road::attempt::OpenedTcp;
 use crate::road::reply::{failed, malformed};
 use crate::road::shared::Shared;
+use crate::road::standing::Stand;
 use crate::road::watch::{self, Said, Watched};
 use crate::tcp;
+use crate::tls::{Bond, PeerError, bound};
 
 /// An accepted connection and where it was meant to go.
 #[derive(Debug)]
@@ -50,6 +52,8 @@ pub enum Carried {
 pub struct Opaque {
     /// The client's side.
     pub downstream: Rewound<Stream>,
+    /// The client's, where it proved itself.
+    pub bond: Option<Bond>,
     /// The server's side.
     pub opened: Result<OpenedTcp, Failure>,
     /// Silence that ends it.
@@ -58,6 +62,8 @@ pub struct Opaque {
     pub account: Account,
     /// Resolves under an epoch that does not let it go on, which cuts it.
     pub forbidden: Option<Forbidden>,
+    /// Its place among what is asked again where policies change.
+    pub stand: Option<Stand>,
 }
 
 /// See [`Opaque::forbidden`].
@@ -110,16 +116,24 @@ impl Heard {
 
 /// Carries opaque bytes to where a connection was opened to; or records why there is none, and closes.
 pub async fn carry(shared: &Rc<Shared>, opaque: Opaque) {
-    let Opaque { downstream, opened, idle, mut account, forbidden } = opaque;
+    let Opaque { downstream, bond, opened, idle, mut account, forbidden, mut stand } = opaque;
     match opened {
         Ok(opened) => {
             opened.tell(&mut account);
-            let OpenedTcp { stream, in_flight, pass, .. } = opened;
+            let OpenedTcp { stream, in_flight, pass, bond: peer, .. } = opened;
             let wait = shared.patience.wait(idle);
-            let cut = unless(forbidden, tcp::carry(downstream, stream, &mut account, &wait, &shared.buffers)).await;
-            if let Some(failure) = cut {
-                tracing::debug!(%failure, "an opaque connection is cut under a newer epoch");
-                account.failed(&failure);
+            let denied = |account: &mut Account, cx: &mut Context<'_>| match &mut stand {
+                None => Poll::Pending,
+                Some(stand) => stand.poll_denied(cx).map(|denial| account.denied(denial.reason, denial.ruling.as_ref())),
+            };
+            let carrying = unless(forbidden, tcp::carry(downstream, stream, &mut account, (&wait, &shared.buffers), denied));
+            match bound([bond, peer], carrying).await {
+                Ok(None) => {}
+                Ok(Some(failure)) => {
+                    tracing::debug!(%failure, "an opaque connection is cut under a newer epoch");
+                    account.failed(&failure);
+                }
+                Err(broken) => account.failed(&cut(&broken)),
             }
             drop((in_flight, pass));
         }
@@ -141,6 +155,12 @@ async fn unless(mut forbidden: Option<Forbidden>, work: impl Future<Output = ()>
     .await
 }
 
+/// A connection whose other end is no longer believed.
+pub fn cut(broken: &PeerError) -> Failure {
+    tracing::debug!(%broken, "a connection was cut");
+    Failure::new(Reason::Denied, format!("the connection was cut: {broken}"))
+}
+
 /// Refuses a connection for `why`: HTTP gets an answer that says its reason, everything else is closed.
 pub async fn refuse(
     shared: Rc<Shared>,
@@ -158,7 +178,8 @@ pub async fn refuse(
         return;
     };
     let refused = Refused { shared: Rc::clone(&shared), snapshot, direction, downstream, why };
-    serve(Box::new(HttpConnection { stream: Rewound::new(said.seen, stream), version, connection: Rc::new(refused) }), &shared).await;
+    serve(Box::new(HttpConnection { stream: Rewound::new(said.seen, stream), bond: None, version, connection: Rc::new(refused) }), &shared)
+        .await;
 }
 
 /// A connection whose every request gets the same answer.

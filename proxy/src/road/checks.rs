@@ -152,8 +152,9 @@ async fn ask(shared: &Shared, to: &To, speaks: Protocol, question: &Question) ->
     }
 }
 
+/// A check is over soon, so that nobody need watch whether its peer is still believed.
 async fn open(shared: &Shared, to: &To, carries: Carries) -> Result<Stream, String> {
-    shared.pool.connector().open(to, carries).await.map(|(stream, _)| stream).map_err(told)
+    shared.pool.connector().open(to, carries).await.map(|opened| opened.stream).map_err(told)
 }
 
 /// A connection is a good answer. Behind a peer of the mesh it is only good if it stays: that proxy closes it where the application is not there.

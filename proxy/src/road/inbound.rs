@@ -4,23 +4,26 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use engine::decide::{self, Course, Known, Learn, Proved, Step, Version, connection};
+use engine::authorize::Judgement;
+use engine::claims::Claims;
+use engine::decide::{self, Course, Known, Learn, Proved, RequestHead, Step, Version, connection};
 use engine::failure::{Failure, Reason};
 use engine::model::{Cluster, InboundPort, MtlsMode, Protocol, Snapshot};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, request};
 use tokio::time::timeout;
 
 use crate::ground::limits::{HANDSHAKE_WAIT, HEAD_WAIT};
 use crate::http::Caller;
 use crate::io::{Rewound, Socket, Stream};
-use crate::observe::{Account, Direction, Downstream};
+use crate::observe::{Account, Direction, Downstream, Observer};
 use crate::pool::To;
 use crate::road::answer::{Connection, Door, HttpConnection, InForce, Look, serve};
 use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry};
 use crate::road::attempt::{self, OpenedTcp};
 use crate::road::shared::Shared;
+use crate::road::standing::{self, Denial, Stand};
 use crate::road::watch::{self, Said};
-use crate::tls::{Peer, TlsFacts};
+use crate::tls::{Bond, Peer, TlsFacts, bound};
 
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
@@ -28,7 +31,13 @@ const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded
 pub async fn serve_connection(arrival: Arrival, shared: Rc<Shared>) {
     match Box::pin(recognise(arrival, &shared)).await {
         None => {}
-        Some(Carried::Http(served)) => serve(served, &shared).await,
+        Some(Carried::Http(mut served)) => {
+            let bond = served.bond.take();
+            // Whatever is being answered to a peer that is revoked is cut with it, and recorded as its leaving.
+            if let Err(broken) = bound([bond], serve(served, &shared)).await {
+                tracing::debug!(%broken, "an inbound HTTP connection was cut");
+            }
+        }
         Some(Carried::Opaque(opaque)) => Box::pin(carry(&shared, *opaque)).await,
     }
 }
@@ -66,12 +75,16 @@ impl Came<'_> {
         let mut heard = Heard::default();
         loop {
             match self.decide(&heard.known()) {
+                // Who may not come as bytes has nothing opened for, and says by itself whether it comes with requests.
+                Step::Learn(Learn::EitherSide) if self.denies_bytes() => {
+                    heard.said(watch::client_first(&mut socket, Some(HEAD_WAIT), drain).await?);
+                }
                 Step::Learn(Learn::EitherSide) => heard.watched(watch::both_sides(&mut socket, self.open(), drain).await.ok()?),
                 Step::Learn(Learn::Proof) => return self.mesh_tls(Rewound::new(heard.seen, socket)).await,
                 Step::Learn(_) => heard.said(watch::client_first(&mut socket, Some(patience), drain).await?),
                 Step::Take(course) => {
                     let downstream = self.downstream(None, None);
-                    return self.take(course, Rewound::new(heard.seen, Stream::Plain(socket)), heard.opened, downstream).await;
+                    return self.take(course, (Rewound::new(heard.seen, Stream::Plain(socket)), None), heard.opened, downstream).await;
                 }
             }
         }
@@ -85,6 +98,7 @@ impl Came<'_> {
             Err(_) => return self.not_proved(&Failure::new(Reason::TlsFailed, "the TLS handshake took too long")),
         };
         let downstream = self.downstream(Some(Arc::clone(&accepted.peer)), Some(accepted.facts));
+        let bond = self.shared.bonds.join(&accepted.peer);
         let mut stream = Stream::accepted(accepted.stream);
         let mut inside: Option<Said> = None;
         loop {
@@ -94,7 +108,7 @@ impl Came<'_> {
                 Step::Learn(_) => inside = Some(watch::client_first(&mut stream, None, &self.shared.drain.inbound).await?),
                 Step::Take(course) => {
                     let seen = inside.map(|said| said.seen).unwrap_or_default();
-                    return self.take(course, Rewound::new(seen, stream), None, downstream).await;
+                    return self.take(course, (Rewound::new(seen, stream), Some(bond)), None, downstream).await;
                 }
             }
         }
@@ -104,24 +118,35 @@ impl Came<'_> {
     async fn take(
         &self,
         course: Course,
-        stream: Rewound<Stream>,
+        (stream, bond): (Rewound<Stream>, Option<Bond>),
         opened: Option<Result<OpenedTcp, Failure>>,
         downstream: Downstream,
     ) -> Option<Carried> {
         match course {
-            Course::Serve(_) | Course::Unreadable => Some(self.http(stream, course.server()?, downstream)),
+            Course::Serve(_) | Course::Unreadable => Some(self.http((stream, bond), course.server()?, downstream)),
             Course::Carry | Course::Outside => {
+                let mut account = self.account_tcp(&downstream);
+                if let Some(judgement) = decide::judge(&self.snapshot, standing::caller(&downstream), None, None) {
+                    account.judged(&judgement);
+                    if let Some(denial) = Denial::of(&judgement) {
+                        let policy = denial.ruling.as_ref().map_or("", |ruling| &ruling.label);
+                        tracing::info!(peer = %self.peer, reason = denial.reason.text(), policy, "an opaque connection is denied");
+                        return None;
+                    }
+                }
+                let stand = self.shared.standing.enter(&downstream, None, &self.snapshot, &self.shared.reader.load());
                 let opened = match opened {
                     Some(opened) => opened,
                     None => self.open().await,
                 };
-                let account = self.account_tcp(&downstream);
                 Some(Carried::Opaque(Box::new(Opaque {
                     downstream: stream,
+                    bond,
                     opened,
                     idle: self.port.idle_timeout,
                     account,
                     forbidden: None,
+                    stand: Some(stand),
                 })))
             }
             Course::Refuse(reason) | Course::Close(reason) => {
@@ -132,10 +157,16 @@ impl Came<'_> {
         }
     }
 
+    /// Whether opaque bytes in plaintext may not come.
+    fn denies_bytes(&self) -> bool {
+        let caller = decide::Caller { peer: None, workload: "", source: self.peer, port: self.destination.port() };
+        decide::judge(&self.snapshot, caller, None, None).is_some_and(|judgement| !judgement.allows())
+    }
+
     fn not_proved(&self, failure: &Failure) -> Option<Carried> {
         // Said aloud: in TLS 1.3 the client's own side may never learn why (facts.md, SPIFFE).
         tracing::info!(peer = %self.peer, %failure, "an inbound TLS handshake failed");
-        let downstream = self.downstream(None, None);
+        let downstream = Observer::stranger((self.peer, self.destination));
         self.account_tcp(&downstream).failed(failure);
         None
     }
@@ -155,14 +186,14 @@ impl Came<'_> {
         attempt::open(self.shared, None, Some(to)).await
     }
 
-    fn http(&self, stream: Rewound<Stream>, version: Version, downstream: Downstream) -> Carried {
+    fn http(&self, (stream, bond): (Rewound<Stream>, Option<Bond>), version: Version, downstream: Downstream) -> Carried {
         let door = Inward {
             destination: self.destination,
             application: Shared::application(&self.snapshot, self.destination),
             client_cert: downstream.peer.as_deref().and_then(|peer| forwarded_client_cert(self.shared, peer)),
         };
         let view = InForce { snapshot: Arc::clone(&self.snapshot), listener: Arc::clone(&self.port) };
-        Carried::Http(Box::new(HttpConnection { stream, version, connection: Connection::new(self.shared, door, downstream, view) }))
+        Carried::Http(Box::new(HttpConnection { stream, bond, version, connection: Connection::new(self.shared, door, downstream, view) }))
     }
 }
 
@@ -214,6 +245,30 @@ impl Door for Inward {
             Some(value) => drop(headers.insert(X_FORWARDED_CLIENT_CERT, value.clone())),
             None => drop(headers.remove(X_FORWARDED_CLIENT_CERT)),
         }
+    }
+
+    fn judges_hosts(&self, snapshot: &Snapshot) -> bool {
+        snapshot.authorization.as_ref().is_some_and(|authorization| authorization.of_hosts())
+    }
+
+    fn judge<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        downstream: &Downstream,
+        (head, claims): (&RequestHead<'_>, Option<&Claims>),
+    ) -> Option<Judgement<'s>> {
+        snapshot.authorization.as_ref()?;
+        decide::judge(snapshot, standing::caller(downstream), Some(head), claims)
+    }
+
+    fn stand(
+        &self,
+        shared: &Shared,
+        snapshot: &Snapshot,
+        downstream: &Downstream,
+        request: (&request::Parts, Option<&Arc<Claims>>),
+    ) -> Option<Box<Stand>> {
+        Some(Box::new(shared.standing.enter(downstream, Some(request), snapshot, &shared.reader.load())))
     }
 
     fn aim(&self, _: &Snapshot, listener: &Arc<InboundPort>, cluster: &Cluster) -> (Option<To>, Protocol) {

@@ -29,8 +29,9 @@ use crate::road::mirror::mirror;
 use crate::road::reply::{close_after, failed, too_late};
 use crate::road::session::Sticky;
 use crate::road::shared::Shared;
+use crate::road::standing::Stand;
 use crate::road::upload::upload;
-use crate::tls::Carries;
+use crate::tls::{Carries, Peer, bound};
 
 /// What is known of a request's way beside the decision.
 pub struct Leg {
@@ -48,6 +49,8 @@ pub struct Leg {
     pub version: Version,
     /// Who sent it.
     pub at: Hop,
+    /// The same by name, where it was proved and its connection may become something else.
+    pub caller: Option<Arc<Peer>>,
     /// What its answer needs to know of it.
     pub answered: Answered,
     /// How long its caller waits, from its coming on.
@@ -58,6 +61,8 @@ pub struct Leg {
     pub hash: Option<u64>,
     /// Its client's session.
     pub sticky: Option<Box<Sticky>>,
+    /// Its place among what is asked again where policies change, if it may become a tunnel.
+    pub stand: Option<Box<Stand>>,
     /// The chance of this request.
     pub draw: u64,
 }
@@ -68,6 +73,12 @@ impl Leg {
         let whole = policy.request_timeout.into_iter().chain(self.patient.left).min()?;
         Some(whole.saturating_sub(self.waited))
     }
+}
+
+/// A downstream that has asked to become something else.
+struct Upgrading {
+    stream: OnUpgrade,
+    caller: Option<Arc<Peer>>,
 }
 
 /// A decided request and all it needs on its way there and back. Boxed once, because hyper moves what answers a request from hand to hand:
@@ -81,11 +92,12 @@ pub struct Journey {
     /// The downstream's.
     line: Option<Arc<Line>>,
     overdue: Overdue,
-    upgraded: Option<OnUpgrade>,
+    upgraded: Option<Box<Upgrading>>,
     forward: Arc<Forward>,
     place: Option<usize>,
     answered: Answered,
     sticky: Option<Box<Sticky>>,
+    stand: Option<Box<Stand>>,
     version: Version,
     connect: bool,
     /// The downstream is a mesh peer.
@@ -108,7 +120,7 @@ impl Journey {
     ) -> Box<Self> {
         let policy = &forward.policy;
         let whole = leg.left(policy);
-        let Leg { only, destination, speaks, expects, upgrade, version, at, answered, patient, hash, sticky, draw, .. } = leg;
+        let Leg { only, destination, speaks, expects, upgrade, version, at, caller, answered, patient, hash, sticky, stand, draw, .. } = leg;
         let connect = parts.method == Method::CONNECT;
         let class = policy.priority.as_ref().map_or(0, |priority| priority.class(&parts.headers));
         let carries = carries(speaks, version, upgrade);
@@ -132,7 +144,8 @@ impl Journey {
         let mut request = Request::from_parts(parts, upload(received, &overdue, line.as_ref().filter(|_| holds_back), ends));
         // Over HTTP/2 CONNECT is an exchange like others, whose bodies do not end by themselves.
         let upgrades = upgrade == Upgrade::Asked;
-        let upgraded = (upgrades && version != Version::HTTP_2).then(|| hyper::upgrade::on(&mut request));
+        let upgraded =
+            (upgrades && version != Version::HTTP_2).then(|| Box::new(Upgrading { stream: hyper::upgrade::on(&mut request), caller }));
         if !forward.is_bare() && forward.is_mirrored(place) && refused.is_none() && !upgrades {
             mirror(shared, (forward, place, draw), &mut request, carries);
         }
@@ -165,6 +178,7 @@ impl Journey {
                 place,
                 answered,
                 sticky,
+                stand,
                 version,
                 connect,
                 peer: at == Hop::Inner,
@@ -263,9 +277,23 @@ impl Journey {
         // The HTTP/1 connection is over as such and goes on as the tunnel.
         let guest = self.shared.guests.of(account.direction()).enter();
         let policy = &self.forward.policy;
-        let both = Tunnel { downstream, upstream, account, idle: policy.idle_timeout, longest: policy.stream_timeout };
+        let Upgrading { stream: downstream, caller } = *downstream;
+        let bonds = &self.shared.bonds;
+        let answering = self.call.lease().and_then(Lease::peer);
+        let bonds = [caller.as_ref(), answering].map(|peer| peer.map(|peer| bonds.join(peer)));
+        let mut stand = self.stand.take();
+        let denied = move |account: &mut Account, cx: &mut Context<'_>| match &mut stand {
+            None => Poll::Pending,
+            Some(stand) => stand.poll_denied(cx).map(|denial| account.denied(denial.reason, denial.ruling.as_ref())),
+        };
+        let both = Tunnel { downstream, upstream, account, idle: policy.idle_timeout, longest: policy.stream_timeout, denied };
         let (patience, buffers) = (Rc::clone(&self.shared.patience), Rc::clone(&self.shared.buffers));
-        tokio::task::spawn_local(tunnel(both, (self.call.take_held(), guest), patience, buffers));
+        let carrying = bound(bonds, tunnel(both, (self.call.take_held(), guest), patience, buffers));
+        tokio::task::spawn_local(async move {
+            if let Err(broken) = carrying.await {
+                tracing::debug!(%broken, "a tunnel was cut");
+            }
+        });
     }
 }
 

@@ -18,5 +18,6 @@ pub mod outside;
 pub mod reply;
 pub mod session;
 pub mod shared;
+pub mod standing;
 pub mod upload;
 pub mod watch;

@@ -65,7 +65,7 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried> {
         (Course::Serve(version), None) => {
             let view = InForce { listener: Arc::clone(&snapshot.egress.plain), snapshot };
             let connection = Connection::new(shared, Outside::new(destination, names), downstream, view);
-            return Some(Carried::Http(Box::new(HttpConnection { stream: Rewound::new(heard.seen, stream), version, connection })));
+            return Some(Carried::Http(Box::new(HttpConnection { stream: Rewound::new(heard.seen, stream), bond: None, version, connection })));
         }
         (Course::Carry, Some(view)) => {
             let tcp = decide::carried(&view.listener, heard.known().first).cloned();
@@ -81,6 +81,7 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried> {
             let connection = Connection::new(shared, door, downstream, view);
             return Some(Carried::Http(Box::new(HttpConnection {
                 stream: Rewound::new(heard.seen, stream),
+                bond: None,
                 version: course.server()?,
                 connection,
             })));
@@ -223,7 +224,7 @@ fn opaque(
         account.to_cluster(&cluster);
     }
     let idle = tcp.and_then(|forward| forward.policy.idle_timeout);
-    Carried::Opaque(Box::new(Opaque { downstream: stream, opened, idle, account, forbidden: None }))
+    Carried::Opaque(Box::new(Opaque { downstream: stream, bond: None, opened, idle, account, forbidden: None, stand: None }))
 }
 
 /// The cluster of a forward that has only one, so that a connection that failed is counted there.

@@ -65,6 +65,8 @@ pub async fn carried(
     };
     let forbidden = Some(asked_again(shared.snapshots.clone(), snapshot, to, (heard, names)));
     Carried::Opaque(Box::new(Opaque {
+        bond: None,
+        stand: None,
         downstream: Rewound::new(seen, stream),
         opened,
         idle: Some(OPAQUE_IDLE_DEFAULT),

@@ -1,12 +1,13 @@
 //! What the roads of one worker share.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use engine::Moment;
+use engine::authenticate::Remembered;
 use engine::model::{ClusterKind, Endpoint, EndpointLive, Health, Locality, Snapshot};
 
 use crate::ground::drain::Drain;
@@ -17,9 +18,10 @@ use crate::io::{Clock, Draw};
 use crate::observe::Observer;
 use crate::pool::{Local, Pool, To};
 use crate::road::guests::{Both, Guests};
+use crate::road::standing::Standing;
 use crate::snapshots::{Reader, Snapshots};
 use crate::tcp::Buffers;
-use crate::tls::Tls;
+use crate::tls::{Bonds, Tls};
 
 /// One worker's means. Lives and dies on its thread.
 pub struct Shared {
@@ -29,6 +31,8 @@ pub struct Shared {
     pub reader: Reader,
     /// Both ends of mesh TLS.
     pub tls: Arc<Tls>,
+    /// To peers that proved themselves.
+    pub bonds: Rc<Bonds>,
     /// Upstream connections.
     pub pool: Pool,
     /// Metrics, log, spans.
@@ -39,6 +43,8 @@ pub struct Shared {
     pub buffers: Rc<Buffers>,
     /// Downstream connections.
     pub guests: Both<Rc<Guests>>,
+    /// What is asked again where policies change.
+    pub standing: Rc<Standing>,
     /// The end in order.
     pub drain: Both<Rc<Drain>>,
     /// Bodies that are kept to be sent again.
@@ -47,6 +53,8 @@ pub struct Shared {
     pub mirrors: Cell<usize>,
     /// HTTP servers.
     pub serving: Serving,
+    /// Tokens that were verified.
+    pub tokens: RefCell<Remembered>,
     /// Chance.
     pub draw: Draw,
     /// Time.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use engine::model::{DnsAnswer, Outbound, Settings, Snapshot};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 pub use learned::Learned;
@@ -53,6 +53,7 @@ pub enum NameLookup {
 pub struct Snapshots {
     live: Arc<ArcSwap<Snapshot>>,
     changed: Arc<watch::Sender<u64>>,
+    missed: Arc<Notify>,
     wanted: Arc<Wanted>,
     learned: Arc<Learned>,
 }
@@ -62,6 +63,7 @@ impl Default for Snapshots {
         Self {
             live: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
             changed: Arc::new(watch::Sender::new(0)),
+            missed: Arc::default(),
             wanted: Arc::new(Wanted::default()),
             learned: Arc::new(Learned::default()),
         }
@@ -111,6 +113,16 @@ impl Snapshots {
     /// Wakes at each publication (and at each answer about a wanted name).
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// Somebody shows a token of a key that is not at hand.
+    pub fn miss_key(&self) {
+        self.missed.notify_one();
+    }
+
+    /// Wakes after that. For one listener; cancel-safe.
+    pub async fn key_missed(&self) {
+        self.missed.notified().await;
     }
 
     /// The names fetched on first use; the xDS client drives it.

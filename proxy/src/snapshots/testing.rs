@@ -26,5 +26,6 @@ pub fn settings() -> Settings {
         own_addresses: Vec::new(),
         locality: engine::model::Locality::default(),
         session_key: Vec::new(),
+        probes: Vec::new(),
     }
 }

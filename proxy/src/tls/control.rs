@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use proto::annotations::ROOT_NAMESPACE;
-use proto::identity::Identity;
+use proto::identity::{CONTROL_ACCOUNT, Identity};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
@@ -20,9 +20,6 @@ use super::credential::{CredentialCell, CredentialResolver};
 use super::peer::{PeerError, hex, sha256, uri_name};
 use super::trust::{TrustCell, TrustError, anchors};
 use super::verify::{PeerRole, chain};
-
-/// The control plane's service account in the root namespace.
-const CONTROL_ACCOUNT: &str = "control";
 
 /// Certificates of the control plane's chain that are remembered: its own, and two for each former root that it shows.
 const CHAIN_MAX: usize = 16;

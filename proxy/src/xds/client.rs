@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
-use proto::names::{METADATA, Mode, NODE_CLIENT, NODE_WORKLOAD, NodeId};
+use proto::names::{self, METADATA, Mode, NODE_CLIENT, NODE_WORKLOAD, NodeId};
 use proto::xds::core::Node;
 use proto::xds::core::node::UserAgentVersionType;
 use proto::xds::discovery::DeltaDiscoveryRequest;
@@ -18,7 +18,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
-use tracing::{debug, info, info_span, warn};
+use tracing::{debug, error, info, info_span, warn};
 
 use super::backoff::Backoff;
 use super::session::{Effect, Session};
@@ -26,7 +26,7 @@ use crate::io::Draw;
 use crate::observe::Telemetry;
 use crate::snapshots::Snapshots;
 use crate::tls::dial::Uplink;
-use crate::tls::{CredentialCell, TrustCell};
+use crate::tls::{CredentialCell, TrustCell, TrustError};
 
 /// Largest response taken. Ours are cut at 3 MiB; one resource may be larger.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
@@ -121,6 +121,7 @@ impl Client {
             let loud = backoff.failures() < LOUD_FAILURES;
             match ended {
                 StreamEnd::Stopped => return,
+                StreamEnd::Lost(status) if self.outcast(&status) => {}
                 StreamEnd::StartOver => warn!("an epoch did not fit what was sent for 15 s: asking for everything anew"),
                 StreamEnd::Lost(status) if loud => {
                     info!(
@@ -174,6 +175,9 @@ impl Client {
                         }
                         backoff.reset();
                         wanted.connected(true);
+                        if self.trust.cast_out(None) {
+                            info!("this proxy is believed again");
+                        }
                         session.on(response, Instant::now())
                     }
                     Ok(None) => return StreamEnd::Lost(Status::unavailable("the control plane closed the stream")),
@@ -199,6 +203,20 @@ impl Client {
         }
     }
 
+    /// Whether the control plane says that this proxy itself is revoked. Then it is not ready any more, and says so aloud; what it runs it
+    /// runs on, for callers that have not heard yet are cut by themselves.
+    fn outcast(&self, status: &Status) -> bool {
+        if status.metadata().get(names::REVOKED).is_none() {
+            return false;
+        }
+        // A new leaf proves nothing on an old connection.
+        self.uplink.open_anew();
+        if self.trust.cast_out(Some(status.message())) {
+            error!("this proxy is no longer believed, so it is not ready: {}", status.message());
+        }
+        true
+    }
+
     fn carry_out(&self, effect: Effect) {
         match effect {
             Effect::Publish(snapshot) => {
@@ -213,11 +231,14 @@ impl Client {
                 }
                 // Whom to believe comes first: what goes live next may lead to somebody new.
                 if let Some(trust) = &snapshot.trust {
-                    self.believe(trust.roots.clone());
+                    told(self.trust.believe(trust), trust.roots.len());
                 }
                 self.snapshots.publish(snapshot);
             }
-            Effect::TrustBundle(bundle) => self.believe(bundle.iter().map(|der| CertificateDer::from(der.clone())).collect()),
+            Effect::TrustBundle(bundle) => {
+                let roots = bundle.iter().map(|der| CertificateDer::from(der.clone())).collect();
+                told(self.trust.publish(roots), bundle.len());
+            }
             Effect::Answered(want, exists) => {
                 self.snapshots.wanted().answered(&want, exists);
                 if !exists {
@@ -233,14 +254,13 @@ impl Client {
             Effect::Send(_) | Effect::StartOver => {}
         }
     }
+}
 
-    fn believe(&self, roots: Vec<CertificateDer<'static>>) {
-        let count = roots.len();
-        match self.trust.publish(roots) {
-            Ok(changed) if changed => info!(roots = count, "trust bundle live"),
-            Ok(_) => {}
-            Err(error) => warn!("the control plane's trust bundle is not taken, the former one stays: {error}"),
-        }
+fn told(changed: Result<bool, TrustError>, roots: usize) {
+    match changed {
+        Ok(true) => info!(roots, "whom to believe is live"),
+        Ok(false) => {}
+        Err(error) => warn!("the control plane's trust bundle is not taken, the former one stays: {error}"),
     }
 }
 

@@ -248,3 +248,30 @@ async fn trust_goes_live_with_its_epoch() {
     stop.cancel();
     running.await.unwrap();
 }
+
+/// Aim: a proxy that the control plane calls revoked knows it, for as long as it is so: until a stream is answered again.
+#[tokio::test(start_paused = true)]
+async fn who_is_revoked_knows_it() {
+    let (channel, mut arrived) = fake();
+    let client = client(channel);
+    let mut outcast = client.trust.outcast();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(client.run(Draw::seeded(1), stop.clone()));
+    let heard = arrived.recv().await.unwrap();
+    let mut status = Status::permission_denied("spiffe://cluster.local/ns/shop/sa/web is revoked by Revocation meshwright-system/r");
+    status.metadata_mut().insert(names::REVOKED, "identity".parse().unwrap());
+    heard.responses.send(Err(status)).await.unwrap();
+    outcast.changed().await.unwrap();
+    assert!(outcast.borrow_and_update().as_deref().unwrap().contains("is revoked by"));
+    // Any other end says nothing of that.
+    let heard = arrived.recv().await.unwrap();
+    heard.responses.send(Err(Status::unavailable("stopping"))).await.unwrap();
+    let heard = arrived.recv().await.unwrap();
+    assert!(!outcast.has_changed().unwrap());
+    let config = resource(names::PROXY, xds::pack(&ProxyConfig::default()));
+    send(&heard, &ProxyConfig::type_url(), "1", vec![config], &[]).await;
+    outcast.changed().await.unwrap();
+    assert_eq!(*outcast.borrow_and_update(), None);
+    stop.cancel();
+    running.await.unwrap();
+}

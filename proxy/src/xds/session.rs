@@ -8,7 +8,7 @@ use std::time::Duration;
 use engine::model::Snapshot;
 use engine::model::build::{Parts, Rejected};
 use prost::Name as _;
-use proto::mesh::{DnsRecord, Egress, Epoch, ProxyConfig, Trust};
+use proto::mesh::{Authentication, Authorization, DnsRecord, Egress, Epoch, ProxyConfig, Trust};
 use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use proto::xds::rpc;
 use proto::{epoch, names, refusal, xds};
@@ -75,13 +75,15 @@ pub struct Session {
 }
 
 /// The types of our stream, in the order of their first requests: parents before what they imply.
-fn types() -> [String; 10] {
+fn types() -> [String; 12] {
     [
         xds::CLUSTER.to_owned(),
         xds::LISTENER.to_owned(),
         ProxyConfig::type_url(),
         Egress::type_url(),
         Trust::type_url(),
+        Authentication::type_url(),
+        Authorization::type_url(),
         xds::SECRET.to_owned(),
         xds::ENDPOINT.to_owned(),
         xds::ROUTE.to_owned(),

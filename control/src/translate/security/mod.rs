@@ -1,3 +1,15 @@
 //! Who may do what, on its way to proxies.
 
+mod advice;
+pub(super) mod authentication;
+mod authorization;
 pub(super) mod egress;
+mod paths;
+mod suggest;
+
+pub(super) use advice::findings;
+pub(super) use authorization::{authorization, content, judge};
+pub use suggest::{Observed, ObservedCall, SuggestedPolicy, Suggestion, suggest};
+
+#[cfg(test)]
+mod tests;

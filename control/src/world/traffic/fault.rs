@@ -148,12 +148,7 @@ fn abort(at: &Cursor<'_>) -> Option<Abort> {
 /// Gateway API's match types, strictly.
 fn matches(mut fields: Fields<'_>, fault: &mut Fault) {
     if let Some(at) = fields.get("headers") {
-        for (at, matcher) in at.list(ITEMS_MAX).into_iter().filter_map(|at| header_match(&at).map(|read| (at, read))) {
-            if fault.headers.iter().any(|known| known.name == matcher.name) {
-                at.error(format!("the header `{}` stands twice", matcher.name), "every header must hold; use one match for each name");
-            }
-            fault.headers.push(matcher);
-        }
+        fault.headers = header_matches(&at);
     }
     if let Some(at) = fields.get("methods") {
         fault.methods = at.list(ITEMS_MAX).iter().filter_map(method).collect();
@@ -162,6 +157,18 @@ fn matches(mut fields: Fields<'_>, fault: &mut Fault) {
         fault.paths = at.list(ITEMS_MAX).iter().filter_map(path_match).collect();
     }
     fields.done();
+}
+
+/// All of them must hold, so each name stands once.
+pub(in crate::world) fn header_matches(at: &Cursor<'_>) -> Vec<HeaderMatcher> {
+    let mut matches: Vec<HeaderMatcher> = Vec::new();
+    for (at, matcher) in at.list(ITEMS_MAX).into_iter().filter_map(|at| header_match(&at).map(|read| (at, read))) {
+        if matches.iter().any(|known| known.name == matcher.name) {
+            at.error(format!("the header `{}` stands twice", matcher.name), "every header must hold; use one match for each name");
+        }
+        matches.push(matcher);
+    }
+    matches
 }
 
 fn header_match(at: &Cursor<'_>) -> Option<HeaderMatcher> {

@@ -11,6 +11,7 @@ mod show;
 mod timing;
 
 pub use balance::{Algorithm, Prefer};
+pub(super) use fault::header_matches;
 pub use fault::{Caller, Injection};
 pub use retry::{Hedging, RetryCause};
 pub use settings::{Reach, SettingField, TrafficSettings};
@@ -21,7 +22,7 @@ use super::key::{Kind, ObjectKey};
 use super::own::{Selector, read_selector};
 
 /// Most targets of a policy (Gateway API's bound for its own policies).
-const TARGETS_MAX: usize = 16;
+pub(super) const TARGETS_MAX: usize = 16;
 
 /// How callers treat a destination.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -116,7 +117,7 @@ impl TrafficPolicy {
 }
 
 impl PolicyTarget {
-    fn read(at: &Cursor<'_>) -> Option<Self> {
+    pub(super) fn read(at: &Cursor<'_>) -> Option<Self> {
         const KINDS: [(&str, Kind); 4] =
             [("Service", Kind::Service), ("HTTPRoute", Kind::HTTPRoute), ("GRPCRoute", Kind::GRPCRoute), ("Gateway", Kind::Gateway)];
         let mut fields = at.fields();

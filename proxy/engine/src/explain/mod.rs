@@ -4,17 +4,19 @@
 
 pub mod dump;
 mod outside;
+mod policies;
 mod view;
 mod way;
 mod words;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use proto::identity::Identity;
 use proto::names::{ALPN_H1, ALPN_H2, ALPN_TCP};
 
 use crate::Moment;
+use crate::authenticate::{Authentication, Remembered, TokenVerdict};
 use crate::balance;
 use crate::decide::{self, Course, Door, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Terms, Version, without_port};
 use crate::failure::{LocalReply, Reason};
@@ -103,6 +105,8 @@ pub fn outbound_named(snapshot: &Snapshot, (destination, names): (SocketAddr, &[
                 Some(listener) => by_server_name(explanation, listener, &client),
                 None => explanation,
             };
+            let address = own_address(snapshot, destination);
+            let way = Way { asked, caller: None, address, called, settings: snapshot.settings.as_deref(), judged: None, tokens: None };
             taken(explanation, (course, Terms::of(snapshot, door)), &way, false)
         }
     }
@@ -119,13 +123,24 @@ pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
     let door = Door::Edge(port);
     let (course, proved) = walk(snapshot, door, &Visitor::from_outside(asked), &[]);
     let called = Called { port, tls: false };
-    let way = Way { asked, caller: None, address: None, called, settings: snapshot.settings.as_deref() };
+    let way = Way { asked, caller: None, address: None, called, settings: snapshot.settings.as_deref(), judged: None, tokens: None };
     taken(explanation, (course, Terms::of(snapshot, door)), &way, proved)
 }
 
-/// What a request to the application's port meets on the server's side. `peer` is the SPIFFE identity of a caller that comes by mesh TLS,
-/// absent for plaintext.
-pub fn inbound(snapshot: &Snapshot, port: u16, peer: Option<&str>, asked: &Asked<'_>) -> Explanation {
+/// Who calls the application.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Origin<'o> {
+    /// The SPIFFE identity of a caller that comes by mesh TLS; absent for plaintext.
+    pub identity: Option<&'o str>,
+    /// Its workload; empty: it says none.
+    pub workload: &'o str,
+    /// Its address, where it is known.
+    pub address: Option<IpAddr>,
+}
+
+/// What a request to the application's port meets on the server's side.
+pub fn inbound(snapshot: &Snapshot, port: u16, origin: Origin<'_>, asked: &Asked<'_>) -> Explanation {
+    let peer = origin.identity;
     let explanation = Explanation::new(snapshot.epoch, proto::names::INBOUND);
     let Some(inbound) = &snapshot.inbound else {
         let why = "no inbound listener yet: connections are closed without an answer";
@@ -137,7 +152,18 @@ pub fn inbound(snapshot: &Snapshot, port: u16, peer: Option<&str>, asked: &Asked
     let (verdict, why) = mtls(rule, inbound.ports.contains_key(&port), (peer, proved), course);
     let caller: Option<Identity> = peer.filter(|_| proved).and_then(|peer| peer.parse().ok());
     let called = Called { port, tls: proved };
-    let way = Way { asked, caller: caller.as_ref(), address: None, called, settings: snapshot.settings.as_deref() };
+    // An address that nobody knows is in no range but that of all.
+    let source = SocketAddr::new(origin.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), 0);
+    let judged = decide::Caller { peer: caller.as_ref(), workload: if proved { origin.workload } else { "" }, source, port };
+    let way = Way {
+        asked,
+        caller: caller.as_ref(),
+        address: origin.address,
+        called,
+        settings: snapshot.settings.as_deref(),
+        judged: Some((snapshot, judged)),
+        tokens: snapshot.authentication.as_deref(),
+    };
     let mut explanation = taken(explanation.stage("mtls", verdict, why), (course, Terms::Inbound(rule)), &way, proved);
     // The inbound side's one rule has no object of its own; the Workload is what it serves.
     if let (Some(route), Some(settings)) = (&mut explanation.route, &snapshot.settings)
@@ -219,7 +245,13 @@ fn taken(explanation: Explanation, (course, view): (Course, Terms<'_>), way: &Wa
             let why = "HTTP in plaintext is all that is served here, and this is TLS";
             explanation.stage("protocol", "Reply", why).reply(&LocalReply::of(Reason::BadRequest))
         }
-        Course::Carry => carried(explanation.stage("protocol", "Continue", "opaque: carried as bytes"), view, way.asked),
+        Course::Carry => {
+            let (explanation, refused) = policies::told(explanation.stage("protocol", "Continue", "opaque: carried as bytes"), way, (None, None));
+            match refused {
+                Some(reason) => explanation.closed(reason),
+                None => carried(explanation, view, way.asked),
+            }
+        }
         Course::Outside => explanation,
         Course::Refuse(reason) => explanation.reply(&LocalReply::of(reason)),
         Course::Close(reason) => explanation.closed(reason),
@@ -273,7 +305,16 @@ fn carried(mut explanation: Explanation, view: Terms<'_>, asked: &Asked<'_>) -> 
 fn served(explanation: Explanation, view: Terms<'_>, way: &Way<'_>, proved: bool) -> Explanation {
     let asked = way.asked;
     match decide::admit(view, Facts { proved, fault: asked.fault }) {
-        Ok(table) => routed(explanation, table, way),
+        Ok(table) => {
+            let (explanation, claims) = match authenticated(explanation, way) {
+                Ok(believed) => believed,
+                Err(answered) => return *answered,
+            };
+            match policies::told(explanation, way, (Some(&asked.head), claims.as_deref())) {
+                (explanation, Some(reason)) => explanation.reply(&LocalReply::of(reason)),
+                (explanation, None) => routed(explanation, table, way),
+            }
+        },
         Err(refusal) => {
             let explanation = match asked.fault {
                 Some(fault) if fault.reason == refusal.reason => explanation.stage("head", "Reply", fault.why),
@@ -282,6 +323,27 @@ fn served(explanation: Explanation, view: Terms<'_>, way: &Way<'_>, proved: bool
             explanation.reply(&refusal.reply())
         }
     }
+}
+
+/// What the request's token comes to, where tokens are looked at, and what it says.
+///
+/// # Errors
+/// The request is answered here.
+fn authenticated(explanation: Explanation, way: &Way<'_>) -> Result<(Explanation, Option<Arc<Claims>>), Box<Explanation>> {
+    let Some(rules) = way.tokens else { return Ok((explanation, None)) };
+    let verdict = rules.judge(&way.asked.head, &mut Remembered::new(0), way.asked.wall_secs.into());
+    Ok(match verdict {
+        TokenVerdict::Without => (explanation.stage("authentication", "Continue", "shows no token"), None),
+        TokenVerdict::Accepted(accepted) => {
+            let bearer = accepted.claims.texts("sub").next().unwrap_or_default();
+            let (issuer, policy) = (&accepted.claims.issuer, rules.policy(&accepted));
+            let why = format!("shows a token of {issuer} for `{bearer}`, which RequestAuthentication {policy} accepts");
+            (explanation.stage("authentication", "Continue", why), Some(Arc::clone(&accepted.claims)))
+        }
+        TokenVerdict::Refused(fault) => {
+            return Err(Box::new(explanation.stage("authentication", "Reply", fault.text()).reply(fault.reply())));
+        }
+    })
 }
 
 /// The address that the application beside the proxy calls from.

@@ -44,6 +44,6 @@ pub use route::{Action, Backend, Forward, Mirror, RouteTable, Rule, RuleSource, 
 pub use session::{SESSION_TIMEOUT_MIN, Session, SessionHome, SessionKept, SessionTerms, SessionToken, session_token};
 pub use set::EndpointSet;
 pub(crate) use set::{Spread, Tier};
-pub use snapshot::{DnsAnswer, Locality, Settings, Snapshot};
-pub use trust::Trust;
+pub use snapshot::{AppProbe, DnsAnswer, Locality, Settings, Snapshot};
 pub(crate) use trust::sha256;
+pub use trust::{Revocation, Revoked, Trust};

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Cluster, Egress, Inbound, Outbound, RouteTable, Trust};
+use crate::authenticate::Authentication;
+use crate::authorize::Authorization;
 
 /// One epoch's whole configuration of one proxy. A spine of `Arc`s: cloning it copies no content.
 #[derive(Clone, Debug, Default)]
@@ -26,12 +28,16 @@ pub struct Snapshot {
     pub routes: BTreeMap<String, Arc<RouteTable>>,
     /// All clusters by name, for dumps.
     pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// Who may call this workload; `None`: no policy selects it, and everybody may.
+    pub authorization: Option<Arc<Authorization>>,
     /// Whom the mesh believes; `None` until a control plane says it.
     pub trust: Option<Arc<Trust>>,
     /// The roots of an older control plane, which says no more than those; DER. Where there is [`Snapshot::trust`] they do not count.
     pub trust_bundle: Arc<Vec<Vec<u8>>>,
     /// Where the application may call outside the mesh.
     pub egress: Arc<Egress>,
+    /// What the application's callers must show; `None`: nothing is looked at.
+    pub authentication: Option<Arc<Authentication>>,
 }
 
 /// From [`proto::mesh::ProxyConfig`].
@@ -71,6 +77,17 @@ pub struct Settings {
     pub locality: Locality,
     /// What session tokens are made with; empty where there are none.
     pub session_key: Vec<u8>,
+    /// What may be asked of the application on a kubelet's behalf.
+    pub probes: Vec<AppProbe>,
+}
+
+/// A probe of the application, as its workload declares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppProbe {
+    /// The application's port.
+    pub port: u16,
+    /// Path and query of a GET; `None`: a connection is a good answer.
+    pub path: Option<String>,
 }
 
 /// Where an instance runs; empty parts are not known.

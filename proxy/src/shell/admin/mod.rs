@@ -2,6 +2,7 @@
 
 mod local;
 mod pages;
+mod probe;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::io::Listening;
+use crate::io::{Listening, Network};
 use crate::observe::Telemetry;
 use crate::snapshots::Snapshots;
 use crate::status::lifecycle::Lifecycle;
@@ -40,7 +41,7 @@ pub enum Pages {
     Admin,
     /// `/metrics`.
     Metrics,
-    /// `/healthz/ready`, `/healthz/live`, `/healthz/startup`.
+    /// `/healthz/ready`, `/healthz/live`, `/healthz/startup`, and `/app-health/…`: the application's own probes.
     Health,
 }
 
@@ -61,6 +62,8 @@ pub struct Admin {
     pub logs: LogFilter,
     /// Who this is.
     pub node: NodeId,
+    /// The way to the application.
+    pub network: Network,
 }
 
 impl Admin {

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use proto::mesh::{ExplainCommand, Header};
 use serde_json::{Value, json};
 
-use super::{Admin, Pages, local};
+use super::{Admin, Pages, local, probe};
 use crate::observe::Exposition;
 use crate::reports::rfc3339;
 use crate::status::inspect::{self, Time};
@@ -38,6 +38,7 @@ impl Admin {
             (Pages::Health, "/healthz/ready") if reading => health(self.lifecycle.ready()),
             (Pages::Health, "/healthz/startup") if reading => health(self.lifecycle.started()),
             (Pages::Health, "/healthz/live") if reading => health(Ok(())),
+            (Pages::Health, path) if reading && path.starts_with(probe::PREFIX) => self.app_health(head).await,
             (Pages::Admin, "/config_dump") if reading => self.config_dump(),
             (Pages::Admin, "/explain") if reading => self.explain(&query).await,
             (Pages::Admin, "/logging") => match query.first("level") {
@@ -60,6 +61,21 @@ impl Admin {
             (Pages::Admin, "/drain" | "/quitquitquit") => only("POST", "this page changes the proxy"),
             (Pages::Admin, "/") if reading => page(StatusCode::OK, TEXT, INDEX),
             _ => page(StatusCode::NOT_FOUND, TEXT, "no such page\n"),
+        }
+    }
+
+    /// Asks the application what a kubelet wants to know. Its status is passed on, its words are not.
+    async fn app_health(&self, head: &Parts) -> AdminPage {
+        let settings = self.snapshots.load().settings.clone();
+        let Some(settings) = settings else {
+            return page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "there is no configuration yet\n");
+        };
+        let Some(declared) = probe::find(&settings.probes, &head.uri) else {
+            return page(StatusCode::NOT_FOUND, TEXT, "no such probe: only what the workload declares is asked\n");
+        };
+        match probe::ask(&self.network, &settings.own_addresses, declared, head).await {
+            Ok(status) => page(status, TEXT, ""),
+            Err(why) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n")),
         }
     }
 
@@ -92,7 +108,7 @@ impl Admin {
             Some(Header { name: name.trim().to_owned(), value: value.trim().to_owned() })
         };
         let Some(url) = query.first("url") else {
-            let usage = "give ?url=http://HOST/PATH, and &method=…, &header=NAME:VALUE…, or &inbound=true&port=…&peer=SPIFFE-ID\n";
+            let usage = "give ?url=http://HOST/PATH, and &method=…, &header=NAME:VALUE…, or &inbound=true&port=…&peer=SPIFFE-ID&workload=NAME&source=IP\n";
             return page(StatusCode::BAD_REQUEST, TEXT, usage);
         };
         let ask = ExplainCommand {
@@ -102,6 +118,8 @@ impl Admin {
             inbound: query.first("inbound") == Some("true"),
             port: query.first("port").and_then(|port| port.parse().ok()).unwrap_or(0),
             peer_identity: query.first("peer").unwrap_or_default().to_owned(),
+            source_address: query.first("source").unwrap_or_default().to_owned(),
+            peer_workload: query.first("workload").unwrap_or_default().to_owned(),
         };
         match inspect::explain(&self.snapshots, self.node.mode, &ask, Time::of(&self.telemetry)).await {
             Ok(answer) => page(StatusCode::OK, JSON, format!("{answer:#}\n")),

@@ -1,4 +1,4 @@
-use engine::model::Snapshot;
+use engine::model::{AppProbe, Settings, Snapshot};
 use http::StatusCode;
 use http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use http_body_util::BodyExt;
@@ -12,9 +12,18 @@ use crate::tls::testing::Authority;
 fn admin() -> Admin {
     let (snapshots, credentials) = (Snapshots::default(), Arc::new(CredentialCell::default()));
     let (telemetry, _) = crate::observe::start(TelemetryOptions::default(), Clock::System);
-    let lifecycle = Lifecycle::new(snapshots.clone(), Arc::clone(&credentials));
+    let lifecycle = Lifecycle::new(snapshots.clone(), Arc::clone(&credentials), Arc::default());
     let node = "sidecar/shop/frontend".parse().unwrap();
-    Admin { snapshots, telemetry, credentials, trust: Arc::default(), lifecycle, logs: LogFilter::default(), node }
+    Admin {
+        snapshots,
+        telemetry,
+        credentials,
+        trust: Arc::default(),
+        lifecycle,
+        logs: LogFilter::default(),
+        node,
+        network: Network::Kernel { mark: None },
+    }
 }
 
 async fn get(admin: &Admin, pages: Pages, method: &str, path: &str) -> (StatusCode, String) {
@@ -121,4 +130,85 @@ async fn other_sites_pages_are_kept_out() {
         assert_eq!(admin.page(pages, &head).await.status(), status, "{path}");
     }
     assert!(!admin.lifecycle.quit.is_cancelled());
+}
+
+/// An application that answers one connection with `answer`, or none; its port, and what it was asked.
+async fn application(answer: Option<&'static str>) -> (u16, tokio::task::JoinHandle<String>) {
+    let mut listening = Listening::adopt(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
+    let port = listening.local_address().unwrap().port();
+    let asked = tokio::spawn(async move {
+        let mut socket = listening.accept().await.unwrap().socket;
+        let (mut asked, mut buffer) = (Vec::new(), [0; 1024]);
+        while !asked.ends_with(b"\r\n\r\n") {
+            match tokio::io::AsyncReadExt::read(&mut socket, &mut buffer).await.unwrap() {
+                0 => break,
+                len => asked.extend_from_slice(&buffer[..len]),
+            }
+        }
+        match answer {
+            Some(answer) => tokio::io::AsyncWriteExt::write_all(&mut socket, answer.as_bytes()).await.unwrap(),
+            None => std::future::pending().await,
+        }
+        String::from_utf8(asked).unwrap()
+    });
+    (port, asked)
+}
+
+/// An admin whose workload declares these probes at ::1, where nobody listens, and at 127.0.0.1.
+fn probed(probes: Vec<AppProbe>) -> Admin {
+    let admin = admin();
+    let own_addresses = vec!["::1".parse().unwrap(), "127.0.0.1".parse().unwrap()];
+    let settings = Settings { probes, own_addresses, ..settings() };
+    admin.snapshots.publish(Arc::new(Snapshot { settings: Some(Arc::new(settings)), ..Snapshot::default() }));
+    admin
+}
+
+/// Aim: a kubelet hears the status that the application gives to just its own question, and nobody hears anything else of it.
+#[tokio::test]
+async fn the_application_is_asked_for_a_kubelet() {
+    let answer = "HTTP/1.1 302 Found\r\nlocation: http://elsewhere/\r\nset-cookie: secret=1\r\ncontent-length: 6\r\n\r\nsecret";
+    let (port, asked) = application(Some(answer)).await;
+    let admin = probed(vec![AppProbe { port, path: Some("/healthz?full=1".to_owned()) }]);
+    let request = Request::get(format!("/app-health/{port}/healthz?full=1"))
+        .header("user-agent", "kube-probe/1.36")
+        .header("authorization", "Bearer t")
+        .header("x-forwarded-client-cert", "URI=spiffe://cluster.local/ns/a/sa/admin");
+    let page = admin.page(Pages::Health, &request.body(()).unwrap().into_parts().0).await;
+    assert_eq!((page.status().as_u16(), page.headers().len()), (302, 2));
+    assert_eq!(page.into_body().collect().await.unwrap().to_bytes(), "");
+    let wanted =
+        format!("GET /healthz?full=1 HTTP/1.1\r\nhost: 127.0.0.1:{port}\r\nuser-agent: kube-probe/1.36\r\nconnection: close\r\n\r\n");
+    assert_eq!(asked.await.unwrap(), wanted);
+}
+
+/// Aim: what the workload does not declare is not asked, whoever asks and however; nor is anything changed.
+#[tokio::test]
+async fn nothing_else_is_asked() {
+    let (port, asked) = application(Some("HTTP/1.1 200 OK\r\n\r\n")).await;
+    let admin = probed(vec![AppProbe { port, path: Some("/healthz".to_owned()) }]);
+    for (method, path) in
+        [("GET", "/admin"), ("GET", "/healthz?x"), ("GET", "/healthz/../admin"), ("POST", "/healthz"), ("PUT", "/healthz")]
+    {
+        assert_eq!(get(&admin, Pages::Health, method, &format!("/app-health/{port}{path}")).await.0, 404, "{method} {path}");
+    }
+    assert_eq!(get(&admin, Pages::Health, "GET", &format!("/app-health/tcp/{port}")).await.0, 404);
+    assert_eq!(get(&admin, Pages::Metrics, "GET", &format!("/app-health/{port}/healthz")).await.0, 404);
+    assert!(!asked.is_finished());
+    assert_eq!(get(&self::admin(), Pages::Health, "GET", "/app-health/80/").await.0, 503);
+}
+
+/// Aim: an application that is not there, or takes too long, is not healthy, and the caller is told why within the bound.
+#[tokio::test(start_paused = true)]
+async fn an_application_that_does_not_answer_is_not_healthy() {
+    let (port, _asked) = application(None).await;
+    let free = bind("127.0.0.1:0".parse().unwrap()).unwrap().local_addr().unwrap().port();
+    let admin =
+        probed(vec![AppProbe { port, path: Some("/".to_owned()) }, AppProbe { port, path: None }, AppProbe { port: free, path: None }]);
+    let (status, why) = get(&admin, Pages::Health, "GET", &format!("/app-health/tcp/{free}")).await;
+    assert!(status == 503 && why.contains("nothing answers at 127.0.0.1"), "{why}");
+    assert_eq!(get(&admin, Pages::Health, "GET", &format!("/app-health/tcp/{port}")).await.0, 200);
+    let (port, _asked) = application(None).await;
+    let admin = probed(vec![AppProbe { port, path: Some("/".to_owned()) }]);
+    let (status, why) = get(&admin, Pages::Health, "GET", &format!("/app-health/{port}")).await;
+    assert!(status == 503 && why.contains("did not answer within 10s"), "{why}");
 }

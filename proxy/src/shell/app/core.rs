@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use engine::model::Roots;
 use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::callout::Callout;
+use crate::callout::keys::KeyKeeper;
 use crate::identity::{Agent, Subject, TokenFile};
 use crate::io::{Clock, Draw, Network};
 use crate::observe::{Exporter, Telemetry, TelemetryOptions};
@@ -67,7 +70,7 @@ impl Core {
         let (telemetry, exporter) = crate::observe::start(options, clock);
         let snapshots = Snapshots::default();
         Ok(Self {
-            lifecycle: Lifecycle::new(snapshots.clone(), Arc::clone(&credentials)),
+            lifecycle: Lifecycle::new(snapshots.clone(), Arc::clone(&credentials), Arc::clone(&trust)),
             dialer: Dialer::new(network.clone(), member.control, control),
             means: Means { snapshots, tls: Arc::new(tls), telemetry, network, connections_max: usize::MAX },
             credentials,
@@ -90,6 +93,7 @@ impl Core {
             lifecycle: self.lifecycle.clone(),
             logs: logs.clone(),
             node: self.node.id.clone(),
+            network: self.means.network.clone(),
         }
     }
 
@@ -101,7 +105,7 @@ impl Core {
     pub fn start(self, tasks: &mut JoinSet<()>, logs: LogFilter, seed: u64, stop: &CancellationToken) -> anyhow::Result<()> {
         let draw = Draw::seeded(seed);
         let uplink = self.dialer.uplink()?;
-        let Means { snapshots, telemetry, .. } = self.means;
+        let Means { snapshots, telemetry, tls, network, .. } = self.means;
         let agent = Agent {
             dialer: self.dialer,
             credentials: Arc::clone(&self.credentials),
@@ -123,8 +127,8 @@ impl Core {
         let reporter = Reporter {
             uplink,
             node: self.node,
-            snapshots,
-            telemetry,
+            snapshots: snapshots.clone(),
+            telemetry: Arc::clone(&telemetry),
             credentials: self.credentials,
             trust: self.trust,
             lifecycle: self.lifecycle,
@@ -134,6 +138,8 @@ impl Core {
         tasks.spawn(agent.run(Draw::seeded(draw.next()), stop.clone()));
         tasks.spawn(client.run(Draw::seeded(draw.next()), stop.clone()));
         tasks.spawn(reporter.run(Draw::seeded(draw.next()), stop.clone()));
+        let keeper = KeyKeeper { callout: Callout::new(network, tls, snapshots.clone(), Roots::System), snapshots, telemetry };
+        tasks.spawn(keeper.run(Draw::seeded(draw.next()), stop.clone()));
         let stop = stop.clone();
         tasks.spawn(self.exporter.run(async move { stop.cancelled().await }));
         Ok(())

@@ -30,6 +30,8 @@ impl Parts {
             trust: self.trust(),
             trust_bundle: self.trust_bundle(),
             egress: self.egress.content.clone(),
+            authorization: self.authorization.as_ref().map(|staged| staged.content.clone()),
+            authentication: self.authentication.as_ref().map(|staged| staged.content.clone()),
             ..Snapshot::default()
         };
         for (name, staged) in &self.names {

@@ -5,6 +5,7 @@
 //! Every field of our proto subset is honoured or makes its resource [`Rejected`]; fields outside the subset are a newer control
 //! plane's and are ignored by the decoder.
 
+mod authentication;
 mod chains;
 mod cluster;
 mod cluster_policy;
@@ -33,9 +34,12 @@ use prost::{Message, Name};
 use prost_types::Any;
 
 use super::{Cluster, ClusterKind, DnsAnswer, Egress, EndpointFacts, Home, Protocol, Settings, Trust};
+use crate::authenticate::Authentication;
+use crate::authorize::{self, Authorization};
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
+pub use self::authentication::claim_header;
 pub use self::cluster_policy::INTERVAL_MIN;
 pub use self::route::TABLE_MAX;
 pub use crate::rejected::Rejected;
@@ -64,6 +68,10 @@ pub struct Parts {
     trust: Option<Staged<Arc<Trust>>>,
     trust_bundle: Option<Staged<Arc<Vec<Vec<u8>>>>>,
     egress: Staged<Arc<Egress>>,
+    /// What could not be read and was not known before lets nobody in.
+    authorization: Option<Staged<Arc<Authorization>>>,
+    authentication: Option<Staged<Arc<Authentication>>>,
+    key_cells: authentication::Cells,
     /// Held while an assignment of that name, or a cluster that wants it, is staged.
     assignments: BTreeMap<String, Assignment>,
     /// How many of them are staged.
@@ -120,6 +128,9 @@ impl Default for Parts {
             trust: None,
             trust_bundle: None,
             egress: Staged::default(),
+            authorization: None,
+            authentication: None,
+            key_cells: authentication::Cells::new(),
             assignments: BTreeMap::new(),
             listed: 0,
             workloads: endpoint::Workloads::default(),
@@ -142,6 +153,8 @@ enum ResourceKind {
     Trust,
     Dns,
     Egress,
+    Authorization,
+    Authentication,
 }
 
 impl ResourceKind {
@@ -156,6 +169,8 @@ impl ResourceKind {
             (proto::mesh::Trust::type_url(), Self::Trust),
             (proto::mesh::DnsRecord::type_url(), Self::Dns),
             (proto::mesh::Egress::type_url(), Self::Egress),
+            (proto::mesh::Authorization::type_url(), Self::Authorization),
+            (proto::mesh::Authentication::type_url(), Self::Authentication),
         ];
         let kind = known.into_iter().find(|(url, _)| url == type_url).map(|(_, kind)| kind);
         kind.ok_or_else(|| Wrong::new("", "resources of this type are no part of a proxy's configuration"))
@@ -167,9 +182,21 @@ impl Parts {
     /// [`Parts::assemble`]. A version that is already staged is not compiled again.
     ///
     /// # Errors
-    /// [`Rejected`] names the field and the reason; what was staged under that name before stays.
+    /// [`Rejected`] names the field and the reason; what was staged under that name before stays. Where that is nothing and the resource says
+    /// who may call, nobody may.
     pub fn put(&mut self, type_url: &str, name: &str, version: &str, resource: &Any) -> Result<(), Rejected> {
-        self.stage(type_url, name, version, resource).map_err(|wrong| wrong.of(type_url, name))
+        self.stage(type_url, name, version, resource).map_err(|wrong| {
+            self.close(type_url, name);
+            wrong.of(type_url, name)
+        })
+    }
+
+    /// Lets nobody in by a policy that was refused and has no last good content.
+    fn close(&mut self, type_url: &str, name: &str) {
+        if matches!(ResourceKind::of(type_url), Ok(ResourceKind::Authorization)) && name == proto::names::INBOUND {
+            let closed = || Staged { version: String::new(), content: Arc::new(Authorization::refused()) };
+            self.authorization.get_or_insert_with(closed);
+        }
     }
 
     /// Takes a resource away; what is live keeps it until the next [`Parts::assemble`]. An unknown name is no fault.
@@ -181,6 +208,8 @@ impl Parts {
             Ok(ResourceKind::Proxy) => self.settings = None,
             Ok(ResourceKind::Egress) => self.egress = Staged::default(),
             Ok(ResourceKind::Trust) => self.trust = None,
+            Ok(ResourceKind::Authorization) if name == proto::names::INBOUND => self.authorization = None,
+            Ok(ResourceKind::Authentication) => self.authentication = None,
             Ok(ResourceKind::Secret) if name == proto::names::ROOT_CA => self.trust_bundle = None,
             Ok(ResourceKind::Cluster) => {
                 if let Some(staged) = self.clusters.remove(name) {
@@ -194,7 +223,7 @@ impl Parts {
                 }
                 self.drop_unused_assignment(name);
             }
-            Ok(ResourceKind::Secret) | Err(_) => {}
+            Ok(ResourceKind::Secret | ResourceKind::Authorization) | Err(_) => {}
         }
     }
 
@@ -243,6 +272,14 @@ impl Parts {
                 let content = Arc::new(trust::compile(name, &unpack(resource)?)?);
                 self.trust = Some(Staged { version, content });
             }
+            ResourceKind::Authorization => {
+                if name != proto::names::INBOUND {
+                    return Err(Wrong::new("", format!("the only resource of this type is `{}`", proto::names::INBOUND)));
+                }
+                let content = Arc::new(authorize::compile(&unpack(resource)?)?);
+                self.authorization = Some(Staged { version, content });
+            }
+            ResourceKind::Authentication => self.put_authentication(name, version, resource)?,
             ResourceKind::Dns => {
                 let content = Arc::new(own::dns(name, &unpack(resource)?)?);
                 self.names.insert(name.to_owned(), Staged { version, content });
@@ -266,6 +303,12 @@ impl Parts {
             ResourceKind::Trust => self.trust.as_ref().filter(|_| name == proto::names::TRUST).map(|staged| staged.version.as_str()),
             ResourceKind::Dns => self.names.get(name).map(|staged| staged.version.as_str()),
             ResourceKind::Egress => Some(self.egress.version.as_str()).filter(|_| name == proto::names::EGRESS),
+            ResourceKind::Authorization => {
+                self.authorization.as_ref().filter(|_| name == proto::names::INBOUND).map(|staged| staged.version.as_str())
+            }
+            ResourceKind::Authentication => {
+                self.authentication.as_ref().filter(|_| name == proto::names::INBOUND).map(|staged| staged.version.as_str())
+            }
         }
     }
 
@@ -276,7 +319,12 @@ impl Parts {
             ResourceKind::Cluster => self.clusters.len(),
             ResourceKind::Endpoints => self.listed,
             ResourceKind::Dns => self.names.len(),
-            ResourceKind::Secret | ResourceKind::Proxy | ResourceKind::Egress | ResourceKind::Trust => 0,
+            ResourceKind::Secret
+            | ResourceKind::Proxy
+            | ResourceKind::Egress
+            | ResourceKind::Trust
+            | ResourceKind::Authorization
+            | ResourceKind::Authentication => 0,
         };
         if held >= RESOURCES_MAX && self.version(kind, name).is_none() {
             return Err(Wrong::new("", format!("this proxy holds {RESOURCES_MAX} resources of this type already")));

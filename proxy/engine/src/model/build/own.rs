@@ -7,13 +7,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
 use proto::defaults::METRIC_SERIES_MAX;
-use proto::mesh::{AccessLog, DnsRecord, DnsService, ProxyConfig, Tracing};
+use proto::mesh::{AccessLog, AppProbe, DnsRecord, DnsService, ProxyConfig, Tracing};
 use proto::xds::core::DataSource;
 use proto::xds::core::data_source::Specifier;
 use proto::xds::tls::{CertificateValidationContext, Secret, secret};
 
 use super::{duration, same_name};
-use crate::model::{DnsAnswer, Locality, Settings};
+use crate::model::{self, DnsAnswer, Locality, Settings};
 use crate::rejected::{Wrong, refuse};
 
 /// Most addresses in one DNS answer.
@@ -51,6 +51,7 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         region,
         zone,
         session_key,
+        probes,
     } = raw;
     if !matches!(session_key.len(), 0 | SESSION_KEY_BYTES) {
         return Err(Wrong::new("session_key", format!("has {} bytes, not {SESSION_KEY_BYTES}", session_key.len())));
@@ -60,6 +61,7 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         ("mesh_cidrs", mesh_cidrs.len()),
         ("dns_zones", dns_zones.len()),
         ("own_addresses", own_addresses.len()),
+        ("probes", probes.len()),
         ("tracing.attributes", attributes.len()),
     ] {
         if count > FACTS_MAX {
@@ -95,7 +97,18 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         own_addresses: parse_all(own_addresses, "own_addresses", "an IP address", |text| text.parse::<IpAddr>().ok())?,
         locality: Locality { region: region.as_str().into(), zone: zone.as_str().into() },
         session_key: session_key.to_vec(),
+        probes: probes.iter().enumerate().map(probe).collect::<Result<_, _>>()?,
     })
+}
+
+fn probe((index, AppProbe { port, http_path }): (usize, &AppProbe)) -> Result<model::AppProbe, Wrong> {
+    let number = u16::try_from(*port).ok().filter(|port| *port > 0);
+    let port = number.ok_or_else(|| Wrong::new(format!("probes[{index}].port"), format!("{port} is not from 1 to 65535")))?;
+    let fits = |path: &str| path.starts_with('/') && path.parse::<http::uri::PathAndQuery>().is_ok();
+    if !http_path.is_empty() && !fits(http_path) {
+        return Err(Wrong::new(format!("probes[{index}].http_path"), format!("`{}` is no path", http_path.escape_debug())));
+    }
+    Ok(model::AppProbe { port, path: (!http_path.is_empty()).then(|| http_path.clone()) })
 }
 
 fn judged_trust_domain(text: &str) -> Result<String, Wrong> {

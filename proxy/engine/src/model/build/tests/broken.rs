@@ -24,6 +24,7 @@ fn good() -> Vec<(&'static str, &'static str, Any)> {
         ("type.googleapis.com/meshwright.v1.ProxyConfig", "proxy", proto::xds::pack(&proto::mesh::ProxyConfig::default())),
         ("type.googleapis.com/meshwright.v1.DnsRecord", "dns/c", proto::xds::pack(&proto::mesh::DnsRecord::default())),
         ("type.googleapis.com/meshwright.v1.Trust", "trust", proto::xds::pack(&fixture::trust())),
+        ("type.googleapis.com/meshwright.v1.Authentication", "inbound", proto::xds::pack(&fixture::authentication())),
         (SECRET, "ROOTCA", proto::xds::pack(&proto::xds::tls::Secret { name: "ROOTCA".into(), r#type: None })),
     ]
 }
@@ -67,7 +68,7 @@ proptest! {
         for destination in snapshot.outbound.keys() {
             explain::outbound(&snapshot, *destination, &asked);
         }
-        explain::inbound(&snapshot, 80, None, &asked);
+        explain::inbound(&snapshot, 80, explain::Origin::default(), &asked);
         prop_assert!(!dump::listeners(&snapshot).is_empty());
         dump::endpoints(&snapshot, None);
         dump::routes(&snapshot);

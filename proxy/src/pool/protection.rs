@@ -1,4 +1,4 @@
-//! What lies between a pooled connection and its bytes.
+//! What protects a pooled connection.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::To;
 
 /// How connections to an address are made. Those made differently are never taken for one another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Transport {
+pub(super) enum Protection {
     /// As they are.
     Plain,
     /// Mesh TLS: the peer proves an identity.
@@ -17,7 +17,7 @@ pub(super) enum Transport {
     Tls(usize),
 }
 
-impl Transport {
+impl Protection {
     pub(super) fn of(to: &To) -> Self {
         match (&to.endpoint.identity, &to.named) {
             (Some(_), _) => Self::Mesh,
@@ -59,11 +59,11 @@ mod tests {
         let named = |name| Named::new(name, Roots::System).map(Arc::new).unwrap();
         let (one, other) = (named("a.example"), named("b.example"));
         let identity = Some("spiffe://cluster.local/ns/shop/sa/store");
-        let kinds = [to(None, None), to(identity, None), to(None, Some(&one)), to(None, Some(&other))].map(|to| Transport::of(&to));
+        let kinds = [to(None, None), to(identity, None), to(None, Some(&one)), to(None, Some(&other))].map(|to| Protection::of(&to));
         for (place, kind) in kinds.iter().enumerate() {
             assert_eq!(kinds.iter().position(|other| other == kind), Some(place));
         }
-        assert_eq!(Transport::of(&to(None, Some(&one))), kinds[2]);
-        assert_eq!(Transport::of(&to(identity, Some(&one))), Transport::Mesh);
+        assert_eq!(Protection::of(&to(None, Some(&one))), kinds[2]);
+        assert_eq!(Protection::of(&to(identity, Some(&one))), Protection::Mesh);
     }
 }
