@@ -1,5 +1,8 @@
 //! The authority itself: keys, policy, tokens and book joined. Blocking: the store writes to disk; `serve` calls it off the runtime.
 
+mod issue;
+mod mint;
+
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,11 +18,15 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
-use crate::attest::{self, Grant, LIFE_DEFAULT, LIFE_MAX, SECRET_BYTES, Token, TokenError};
+pub use self::issue::Application;
+use self::issue::Desk;
+use crate::attest::{self, Attestation, Grant, LIFE_DEFAULT, LIFE_MAX, Limited, SECRET_BYTES, ServiceAccountError, Token, TokenError};
+use crate::audit::Issuance;
 use crate::authority::{self, Issuing, Leaf, SERIAL_BYTES, SignError};
 use crate::book::{IssuedLeaf, Register};
 use crate::csr::{Csr, CsrError, is_name};
 use crate::external::{External, ExternalError, ExternalFiles};
+use crate::minting::AudienceError;
 use crate::own::{ISSUING_ROTATE_PERCENT, OwnRoots, RootsError};
 use crate::policy::{EXPIRED_GRACE, NoRandomness, Policy, random};
 use crate::roots::{RootSet, sha256};
@@ -80,6 +87,8 @@ pub enum Proof<'a> {
     Token(&'a str),
     /// The leaf it holds; TLS has verified its chain and its key.
     Leaf(&'a CertificateDer<'a>),
+    /// A Kubernetes service-account token.
+    ServiceAccount(&'a str),
 }
 
 /// A refusal, or a fault of our own.
@@ -91,6 +100,15 @@ pub enum CaError {
     /// The token is.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// The service-account token is.
+    #[error(transparent)]
+    ServiceAccount(#[from] ServiceAccountError),
+    /// Refused too often.
+    #[error(transparent)]
+    Limited(#[from] Limited),
+    /// A token for nobody.
+    #[error(transparent)]
+    Audience(#[from] AudienceError),
     /// The identity is not of this mesh.
     #[error("{identity} is not of trust domain {trust_domain}, which this authority serves")]
     TrustDomain {
@@ -169,6 +187,7 @@ pub struct Ca {
     store: Store,
     clock: Clock,
     state: Mutex<State>,
+    desk: Desk,
 }
 
 impl Ca {
@@ -198,7 +217,8 @@ impl Ca {
         }
         let (issuer, root) = (subject(&issuing.certificate_der), sha256(&issuing.root_der));
         let state = Mutex::new(State { keys, issuing: Arc::new(issuing), issuer, root, policy, book });
-        Ok(Self { store, clock, state })
+        let desk = Desk::open(&store)?;
+        Ok(Self { store, clock, state, desk })
     }
 
     /// Takes over what the `Mesh` object says now. Lives of root and issuing certificate count from their next renewal.
@@ -288,6 +308,11 @@ impl Ca {
     /// # Errors
     /// See [`CaError`].
     pub fn sign(&self, csr: &Csr, proof: &Proof<'_>, instance: &str, life: Option<Duration>) -> Result<Leaf, CaError> {
+        self.sign_for(&Application { csr, instance, life, from: None, for_application: false }, proof)
+    }
+
+    fn sign_for(&self, application: &Application<'_>, proof: &Proof<'_>) -> Result<Leaf, CaError> {
+        let Application { csr, instance, life, .. } = *application;
         if !is_name(instance) {
             return Err(CaError::Name(instance.chars().take(300).collect(), "an instance's name"));
         }
@@ -298,6 +323,9 @@ impl Ca {
         }
         let life = life.filter(|life| !life.is_zero()).unwrap_or(policy.leaf_life).min(policy.leaf_life);
         let ended = if let Proof::Leaf(leaf) = proof { ended(leaf, csr, now)? } else { None };
+        if let Proof::ServiceAccount(token) = proof {
+            self.verify_service_account(token, csr, instance, &policy.trust_domain)?;
+        }
         // Signed first and taken second: a failure to sign must not cost the bearer its token.
         let leaf = authority::sign(csr, &csr.identity, &issuing, life, now, random::<SERIAL_BYTES>()?)?;
         if let Proof::Token(text) = proof {
@@ -309,7 +337,7 @@ impl Ca {
                 return Err(CaError::Leaf("it has expired and was renewed once since; join again with a token"));
             }
         }
-        self.note(csr, instance, &leaf, issued_by, now);
+        self.note(application, proof.attestation(), &leaf, issued_by, now);
         Ok(leaf)
     }
 
@@ -323,23 +351,41 @@ impl Ca {
         Ok(verdict?)
     }
 
-    /// Writes the book. A disk that fails costs the row at rest, not the leaf.
-    fn note(&self, csr: &Csr, instance: &str, leaf: &Leaf, (issuer, root): IssuedBy, now: OffsetDateTime) {
+    /// Writes book and audit log. A disk that fails costs the row of the book at rest, not the leaf; the row of the log waits for the disk.
+    fn note(&self, application: &Application<'_>, attestation: Attestation, leaf: &Leaf, (issuer, root): IssuedBy, now: OffsetDateTime) {
+        let csr = application.csr;
         let entry = IssuedLeaf {
             serial: leaf.serial.clone(),
             identity: csr.identity.to_string(),
             namespace: csr.identity.namespace().to_owned(),
             workload: csr.workload.clone(),
-            instance: instance.to_owned(),
+            instance: application.instance.to_owned(),
             not_before: leaf.not_before.unix_timestamp(),
             not_after: leaf.not_after.unix_timestamp(),
             issuer,
             root,
+            for_application: application.for_application,
+        };
+        let issuance = Issuance {
+            time: now.unix_timestamp(),
+            serial: entry.serial.clone(),
+            identity: entry.identity.clone(),
+            namespace: entry.namespace.clone(),
+            workload: entry.workload.clone(),
+            instance: entry.instance.clone(),
+            attestation,
+            issuer: entry.issuer.clone(),
+            not_after: entry.not_after,
+            peer: application.from,
+            for_application: application.for_application,
         };
         let gone = self.lock().book.add(entry.clone(), now.unix_timestamp());
-        if let Err(error) = self.store.put_entry(&entry, &gone) {
+        let rows = self.desk.audit.issued(issuance);
+        let failure = self.store.put_issued(&entry, &gone, &rows, now.unix_timestamp()).err();
+        if let Some(error) = &failure {
             tracing::warn!(%error, serial = entry.serial, "an issued certificate is not in the book on disk");
         }
+        self.desk.audit.written(rows, failure.map(|error| error.to_string()));
     }
 
     /// The control plane's own leaf, with a fresh key.
@@ -413,12 +459,9 @@ fn subject(der: &CertificateDer<'_>) -> String {
 /// A renewal may ask for what the caller holds: same identity, same workload. Returns serial and end of a leaf that has ended.
 fn ended(leaf: &CertificateDer<'_>, csr: &Csr, now: OffsetDateTime) -> Result<Option<(String, OffsetDateTime)>, CaError> {
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| CaError::Leaf("it does not parse"))?;
-    let names = parsed.subject_alternative_name().ok().flatten().map(|names| names.value.general_names.as_slice());
-    let Some([GeneralName::URI(identity)]) = names else {
-        return Err(CaError::Leaf("it names more or less than one URI"));
-    };
+    let identity = only_identity(&parsed)?;
     let workload = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
-    if *identity != csr.identity.to_string() || workload != csr.workload {
+    if identity != csr.identity.to_string() || workload != csr.workload {
         let (held, asked) = (format!("{identity} ({workload})"), format!("{} ({})", csr.identity, csr.workload));
         return Err(CaError::NotYours { held, asked });
     }
@@ -430,6 +473,15 @@ fn ended(leaf: &CertificateDer<'_>, csr: &Csr, now: OffsetDateTime) -> Result<Op
         return Err(CaError::Leaf("it expired more than a day ago; join again with a token"));
     }
     Ok(Some((authority::hex(parsed.raw_serial()), not_after)))
+}
+
+/// The one URI name of a leaf of ours.
+fn only_identity<'c>(leaf: &'c X509Certificate<'_>) -> Result<&'c str, CaError> {
+    let names = leaf.subject_alternative_name().ok().flatten().map(|names| names.value.general_names.as_slice());
+    let Some([GeneralName::URI(identity)]) = names else {
+        return Err(CaError::Leaf("it names more or less than one URI"));
+    };
+    Ok(identity)
 }
 
 #[cfg(test)]

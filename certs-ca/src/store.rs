@@ -1,5 +1,8 @@
 //! Keys, tokens and the book at rest: one embedded store, `ca.redb`, 0600 in a 0700 folder.
 
+mod audit;
+mod token_keys;
+
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -128,7 +131,8 @@ impl Store {
             transaction.open_table(TOKENS)?;
             transaction.open_table(BOOK)?;
             transaction.open_table(REVIVED)?;
-            Ok(())
+            audit::create(transaction)?;
+            token_keys::create(transaction)
         })?;
         Ok(store)
     }
@@ -247,22 +251,6 @@ impl Store {
             revived.retain(|_, ended| ended > forget)?;
             let fresh = revived.insert(serial, not_after)?.is_none();
             Ok(fresh)
-        })
-    }
-
-    /// Writes one row of the book and removes others.
-    ///
-    /// # Errors
-    /// [`StoreError::Access`].
-    pub fn put_entry(&self, entry: &IssuedLeaf, gone: &[String]) -> Result<(), StoreError> {
-        let row = serde_json::to_vec(entry).unwrap_or_default();
-        self.write(|transaction| {
-            let mut book = transaction.open_table(BOOK)?;
-            book.insert(entry.serial.as_str(), row.as_slice())?;
-            for serial in gone {
-                book.remove(serial.as_str())?;
-            }
-            Ok(())
         })
     }
 

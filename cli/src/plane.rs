@@ -5,18 +5,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use certs_ca::attest::moment;
+use certs_ca::attest::{Attestation, moment};
 use certs_ca::{Ca, ExternalFiles, Policy, ServerNames};
 use control::app::Means;
 use control::publish::trust::{Phase, Root, Roots};
-use control::serve::authority::{Authority, Issued, Seat, Step, TokenOrder};
+use control::serve::admit::Gate;
+use control::serve::authority::{AuditQuery, Authority, Done, Issuance, Issued, Refused, Seat, Step, TokenOrder};
 use control::settings::ExternalArgs;
 use control::world::own::Mesh;
 use proto::identity::Applicant;
 use proxy::io::Clock;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
-use tonic::Extensions;
+use tonic::{Extensions, Status};
 
 /// The shortest life of a leaf that an authority is told.
 const LEAF_LIFE_MIN: Duration = Duration::from_secs(1);
@@ -40,11 +41,25 @@ pub fn means(data_dir: &Path, external: &ExternalArgs, clock: Clock) -> anyhow::
     Ok(Means {
         clock: control::clock::Clock::new(move || clock.wall()),
         authority: Arc::new(Joined(ca)),
-        certificates: Box::new(move |routes, gate| {
-            let gate = Arc::new(move |extensions: &Extensions, applicant: &Applicant<'_>| gate.leaf(extensions, applicant));
-            routes.add_service(certs_ca::serve::service(signing, gate))
-        }),
+        certificates: Box::new(move |routes, gate| routes.add_service(certs_ca::serve::service(signing, Arc::new(Door(gate))))),
     })
+}
+
+/// The control plane's gate as the authority asks it.
+struct Door(Gate);
+
+impl certs_ca::serve::Gate for Door {
+    fn admit(&self, extensions: &Extensions, applicant: &Applicant<'_>) -> Result<Option<CertificateDer<'static>>, Status> {
+        self.0.leaf(extensions, applicant)
+    }
+
+    fn holder(&self, extensions: &Extensions) -> Result<CertificateDer<'static>, Status> {
+        self.0.holder(extensions)
+    }
+
+    fn address(&self, extensions: &Extensions) -> Option<IpAddr> {
+        self.0.address(extensions)
+    }
 }
 
 /// The authority as the control plane sees it.
@@ -98,9 +113,65 @@ impl Authority for Joined {
             not_before: moment(entry.not_before),
             not_after: moment(entry.not_after),
             issuer: entry.issuer,
+            for_application: entry.for_application,
             root: entry.root,
         };
         self.0.certs().into_iter().map(row).collect()
+    }
+
+    fn audit(&self, query: &AuditQuery, rows_max: usize) -> Result<Vec<Issuance>, String> {
+        let row = |row: certs_ca::audit::Issuance| Issuance {
+            time: moment(row.time),
+            attestation: row.attestation.text(),
+            peer: row.peer,
+            issued: Issued {
+                namespace: row.namespace,
+                workload: row.workload,
+                instance: row.instance,
+                identity: row.identity,
+                serial: row.serial,
+                not_before: moment(row.time),
+                not_after: moment(row.not_after),
+                issuer: row.issuer,
+                root: String::new(),
+                for_application: row.for_application,
+            },
+        };
+        let rows = self.0.issuances(&wanted(query), rows_max).map_err(|error| error.to_string())?;
+        Ok(rows.into_iter().map(row).collect())
+    }
+
+    fn refusals(&self, query: &AuditQuery) -> Vec<Refused> {
+        let row = |row: certs_ca::audit::Refusal| Refused {
+            time: moment(row.time),
+            identity: row.identity,
+            namespace: row.namespace,
+            workload: row.workload,
+            instance: row.instance,
+            attestation: row.attestation.text(),
+            peer: row.peer,
+            reason: row.reason,
+        };
+        self.0.refusals(&wanted(query)).into_iter().map(row).collect()
+    }
+
+    fn counts(&self) -> Done {
+        let counts = self.0.counts();
+        let issued = [
+            (Attestation::Token, counts.by_token),
+            (Attestation::Certificate, counts.by_certificate),
+            (Attestation::ServiceAccount, counts.by_service_account),
+        ];
+        Done {
+            issued: issued.into_iter().map(|(attestation, count)| (attestation.text(), count)).collect(),
+            refused: counts.refused,
+            tokens_minted: counts.tokens_minted,
+            audit_lost: counts.lost,
+        }
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.0.failure()
     }
 
     fn follow(&self, mesh: &Mesh) {
@@ -111,4 +182,8 @@ impl Authority for Joined {
             root_life: mesh.root_life,
         });
     }
+}
+
+fn wanted(query: &AuditQuery) -> certs_ca::audit::Query {
+    certs_ca::audit::Query { namespace: query.namespace.clone(), name: query.name.clone(), since: query.since_unix_secs }
 }

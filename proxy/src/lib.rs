@@ -21,6 +21,7 @@ pub mod snapshots;
 pub mod status;
 pub mod tcp;
 pub mod tls;
+pub mod workload_api;
 pub mod xds;
 
 #[cfg(test)]

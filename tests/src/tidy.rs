@@ -15,7 +15,25 @@ const CRATES: [&str; 9] = ["proto", "proxy", "proxy/engine", "control", "certs-c
 const LEVELS: [(u8, &[&str]); 5] = [
     (0, &["ground"]),
     (1, &["io"]),
-    (2, &["observe", "tls", "identity", "xds", "snapshots", "reports", "pool", "http", "tcp", "dns", "intercept", "status", "callout"]),
+    (
+        2,
+        &[
+            "observe",
+            "tls",
+            "identity",
+            "xds",
+            "snapshots",
+            "reports",
+            "pool",
+            "http",
+            "tcp",
+            "dns",
+            "intercept",
+            "status",
+            "callout",
+            "workload_api",
+        ],
+    ),
     (3, &["road"]),
     (4, &["shell", "main", "lib"]),
 ];

@@ -7,6 +7,8 @@
 
 #[path = "foreign/faults.rs"]
 mod faults;
+#[path = "foreign/identity.rs"]
+mod identity;
 #[path = "foreign/mesh.rs"]
 mod mesh;
 #[path = "foreign/resilience.rs"]

@@ -1,5 +1,7 @@
 //! `meshwright ca`.
 
+mod audit;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -32,6 +34,9 @@ enum CaAction {
         #[arg(short, long, value_enum, default_value_t)]
         output: TextOrJson,
     },
+    /// Lists who was given which certificate and by what proof, the newest first; or who was refused.
+    #[command(after_help = audit::EXAMPLE)]
+    Audit(audit::AuditArgs),
     /// Replaces the root: every proxy believes the new one, every certificate is issued anew below it, then the old one is dropped.
     #[command(
         after_help = "Examples:\n  meshwright ca rotate-root --plan\n  meshwright ca rotate-root\n  Returns when the old root is gone. A rotation goes on by itself when this command ends, and when the control plane starts again;\n  this command joins the one under way."
@@ -62,6 +67,7 @@ pub(crate) fn run(args: CaArgs) -> anyhow::Result<ExitCode> {
     output::block_on(async {
         match args.action {
             CaAction::Show { place, output } => show(&place, output).await,
+            CaAction::Audit(args) => audit::run(&args).await,
             CaAction::RotateRoot(args) => rotate(&args).await,
         }
     })

@@ -233,13 +233,22 @@ fn found(kind: GetKind, namespace: Option<&str>, name: &str, answer: &Value) -> 
 /// # Errors
 /// No mesh runs, or it refuses.
 pub(super) async fn fetch(place: &WhichMesh, kind: &str, namespace: Option<&str>, name: Option<&str>) -> anyhow::Result<String> {
-    let mut control = place.connect().await?;
     let request = GetRequest {
         kind: kind.to_owned(),
         namespace: namespace.unwrap_or_default().to_owned(),
         name: name.unwrap_or_default().to_owned(),
         since: None,
+        since_unix_secs: 0,
     };
+    ask(place, request).await
+}
+
+/// The same, asked in full.
+///
+/// # Errors
+/// As [`fetch`].
+pub(super) async fn ask(place: &WhichMesh, request: GetRequest) -> anyhow::Result<String> {
+    let mut control = place.connect().await?;
     Ok(control.get(request).await.map_err(|status| client::refused(&status))?.into_inner().json)
 }
 

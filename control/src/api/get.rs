@@ -9,9 +9,9 @@ use proto::mesh::{DumpCommand, GetRequest, command};
 use serde_json::{Value, json};
 use tonic::Status;
 
-use super::PATIENCE;
 use super::keys::KeysAway;
 use super::live::Ledger;
+use super::{PATIENCE, audit};
 use crate::publish::board::Board;
 use crate::publish::calls::KEPT;
 use crate::publish::edition::Edition;
@@ -45,10 +45,11 @@ pub(super) async fn rows(
         }
         "plaintext" => Ok(plaintext(board, &wanted)),
         "egress" => Ok(egress(board, &wanted)),
+        "audit" | "refusals" => audit::rows(authority.clone(), request).await,
         "traffic" => Ok(traffic(board, &wanted)),
         "suggestions" => Ok(suggestions(board, edition, request)),
         other => Err(Status::invalid_argument(format!(
-            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, egress, traffic, suggestions"
+            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, egress, traffic, suggestions, audit, refusals"
         ))),
     }
 }
@@ -118,7 +119,7 @@ fn object(edition: &Edition, key: &ObjectKey, slot: &Versions, status: Option<&O
 }
 
 /// Errors and warnings now in force, as `analyze -o json` prints them.
-pub(super) fn problems(board: &Board, store: &Store, edition: &Edition) -> Value {
+pub(super) fn problems(board: &Board, store: &Store, authority: &SharedAuthority, edition: &Edition) -> Value {
     let mut problems = edition.world.problems();
     let own = |message: String, remedy: &str| Problem::of_file(Severity::Error, "", 0, message, remedy);
     for (resource, reason) in board.cache.refused() {
@@ -127,6 +128,8 @@ pub(super) fn problems(board: &Board, store: &Store, edition: &Edition) -> Value
     }
     problems.extend(refused(&edition.world, &board.plaintext()));
     problems.extend(store.failure().map(|failure| own(failure, "")));
+    problems
+        .extend(authority.failure().map(|failure| own(failure, "free some space in the data folder; they are written when it takes them")));
     json!(problems)
 }
 
@@ -175,6 +178,7 @@ async fn certs(board: &Board, authority: SharedAuthority, edition: &Edition) -> 
             "not_before": leaf.not_before,
             "not_after": leaf.not_after,
             "issuer": leaf.issuer,
+            "holder": if leaf.for_application { "Application" } else { "Proxy" },
             "trust_bundle": trusted.unwrap_or_else(|| bundle.clone()),
         })
     };

@@ -1,6 +1,7 @@
 //! `meshwright.v1.Control`: the one API of every command that looks at a running mesh or changes it.
 
 mod apply;
+mod audit;
 mod explain;
 mod get;
 mod keys;
@@ -160,7 +161,7 @@ impl Control for Api {
 
     async fn health(&self, _request: Request<HealthRequest>) -> Result<Response<Json>, Status> {
         let edition = self.edition()?;
-        let json = get::problems(&self.board, &self.store, &edition);
+        let json = get::problems(&self.board, &self.store, &self.authority, &edition);
         Ok(Response::new(Json { json: json.to_string() }))
     }
 }

@@ -167,6 +167,7 @@ mod tests {
             not_after: not_after.into(),
             issuer: issuer.into(),
             root: String::new(),
+            for_application: false,
         };
         let leaves = [leaf("i", "2026-01-02T00:00:00Z"), leaf("i", "2026-01-01T00:00:00Z"), leaf("j", "2026-01-01T00:00:00Z")];
         let rows = issuers(&leaves);

@@ -125,6 +125,7 @@ pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> a
     write_bundle(&files, &authority.roots().pem)?;
     let (board, events) = Board::new(clock);
     let metrics = Arc::new(Metrics::default());
+    metrics.follow(authority.clone());
     let writer = Writer::new(board.clone(), store.clone(), authority.clone(), metrics.clone(), world)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(done(writer.run(events, stop.clone())));

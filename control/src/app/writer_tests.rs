@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::clock::Clock;
 use crate::publish::trust::{Phase, Root, Roots};
-use crate::serve::authority::{Authority, Issued, Seat, Step, TokenOrder};
+use crate::serve::authority::{AuditQuery, Authority, Done, Issuance, Issued, Refused, Seat, Step, TokenOrder};
 use crate::source::{FileChange, Folder};
 use crate::world::own::Mesh;
 use crate::world::{Allocations, WorldSettings};
@@ -44,6 +44,22 @@ impl Authority for Idle {
 
     fn issued(&self) -> Vec<Issued> {
         Vec::new()
+    }
+
+    fn audit(&self, _query: &AuditQuery, _rows_max: usize) -> Result<Vec<Issuance>, String> {
+        Ok(Vec::new())
+    }
+
+    fn refusals(&self, _query: &AuditQuery) -> Vec<Refused> {
+        Vec::new()
+    }
+
+    fn counts(&self) -> Done {
+        Done::default()
+    }
+
+    fn failure(&self) -> Option<String> {
+        None
     }
 
     fn follow(&self, _: &Mesh) {}

@@ -2,6 +2,7 @@
 //! does too. The leaf decides: its identity (namespace and account) and the peer's own word (its common name, the workload). A node
 //! may name an instance, and only one of that workload's.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use proto::identity::{Applicant, Identity};
@@ -148,6 +149,21 @@ impl Gate {
             verdict => verdict?,
         };
         Ok(peer.proven.map(|proven| proven.leaf.clone()))
+    }
+
+    /// The leaf of a caller whose certificate holds now.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` without one, or when it has ended.
+    pub fn holder(&self, extensions: &Extensions) -> Result<CertificateDer<'static>, Status> {
+        let peer = peer_of(extensions)?;
+        presented(&peer)?;
+        peer.proven.map(|proven| proven.leaf.clone()).ok_or_else(no_certificate)
+    }
+
+    /// Where a caller is; `None` on the Unix socket.
+    pub fn address(&self, extensions: &Extensions) -> Option<IpAddr> {
+        peer_of(extensions).ok()?.address.map(|address| address.ip().to_canonical())
     }
 }
 

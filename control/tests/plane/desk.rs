@@ -10,7 +10,7 @@ use clap::Parser;
 use control::app::{Means, Running, start};
 use control::clock::Clock;
 use control::publish::trust::{Phase, Root, Roots};
-use control::serve::authority::{Authority, Issued, Seat, Step, TokenOrder};
+use control::serve::authority::{AuditQuery, Authority, Done, Issuance, Issued, Refused, Seat, Step, TokenOrder};
 use control::settings::ControlArgs;
 use control::world::own::Mesh;
 use hyper_util::rt::TokioIo;
@@ -76,6 +76,7 @@ impl TestAuthority {
             not_after: String::new(),
             issuer: "test".into(),
             root: self.roots().issuing.fingerprint(),
+            for_application: false,
         });
     }
 
@@ -157,6 +158,18 @@ impl Authority for TestAuthority {
     }
     fn issued(&self) -> Vec<Issued> {
         self.issued.lock().unwrap().clone()
+    }
+    fn audit(&self, _query: &AuditQuery, _rows_max: usize) -> Result<Vec<Issuance>, String> {
+        Ok(Vec::new())
+    }
+    fn refusals(&self, _query: &AuditQuery) -> Vec<Refused> {
+        Vec::new()
+    }
+    fn counts(&self) -> Done {
+        Done::default()
+    }
+    fn failure(&self) -> Option<String> {
+        None
     }
     fn follow(&self, _mesh: &Mesh) {}
 }
@@ -335,6 +348,13 @@ impl Reporter {
         let (reports, receiver) = mpsc::channel(8);
         let hello = Hello { node_id: node_id.into(), workload: workload.into(), version: "1".into(), ..Default::default() };
         reports.send(Report { kind: Some(report::Kind::Hello(hello)) }).await.unwrap();
+        let commands = ReportsClient::new(channel).stream(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        Self { reports, commands }
+    }
+
+    /// Opens a stream and says nothing yet.
+    pub(crate) async fn silent(channel: Channel) -> Self {
+        let (reports, receiver) = mpsc::channel(8);
         let commands = ReportsClient::new(channel).stream(ReceiverStream::new(receiver)).await.unwrap().into_inner();
         Self { reports, commands }
     }

@@ -6,6 +6,7 @@
 
 mod belief;
 mod desk;
+mod hostile;
 mod rotation;
 
 use std::fs;

@@ -9,11 +9,13 @@ use proto::mesh::certificates_client::CertificatesClient;
 use proto::mesh::{SignRequest, SignResponse};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tracing::{Instrument as _, debug, field, info, info_span, warn};
+use zeroize::Zeroizing;
 
 use super::rotation::{Effect, Event, Rotation};
 use super::token::{Token, TokenFile};
@@ -99,11 +101,31 @@ pub enum BadAnswer {
     StrangeBundle,
 }
 
+/// A leaf with its key in the open: for files and for applications, never a proxy's own.
+pub struct Exposed {
+    /// The leaf.
+    pub credential: Arc<Credential>,
+    /// PKCS#8 DER; wiped when dropped.
+    pub key_pkcs8: Zeroizing<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Exposed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exposed").field("credential", &self.credential).finish_non_exhaustive()
+    }
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Agent {
-    /// Way to the control plane.
+    /// Way to the control plane; as a client it shows the leaf of `bearer`.
     pub dialer: Dialer,
+    /// The leaf that speaks for us: our own, or for an application's leaf the proxy's.
+    pub bearer: Arc<CredentialCell>,
+    /// Where leaves go with their keys, if they are for somebody else.
+    pub exposed: Option<watch::Sender<Option<Arc<Exposed>>>>,
+    /// Asks for a leaf at once.
+    pub hurry: Arc<Notify>,
     /// Where leaves are published.
     pub credentials: Arc<CredentialCell>,
     /// Where the first bundle is published; later ones come by ADS.
@@ -137,6 +159,7 @@ impl Agent {
                     Some(_) => vec![Event::Due],
                     None => continue,
                 },
+                () = self.hurry.notified() => vec![Event::Due],
                 Ok(()) = changes.changed() => self.noticed(),
             };
             let mut effects: Vec<Effect> =
@@ -182,11 +205,15 @@ impl Agent {
         };
         let _within = span.enter();
         match renewed {
-            Ok(credential) => {
+            Ok((credential, key_pkcs8)) => {
                 span.record("serial", credential.serial.as_str());
                 let (not_before, not_after) = (credential.not_before, credential.not_after);
                 info!(identity = %credential.identity, workload = %credential.workload, serial = credential.serial, "certificate issued");
-                self.credentials.publish(Arc::new(credential));
+                let credential = Arc::new(credential);
+                self.credentials.publish(Arc::clone(&credential));
+                if let Some(exposed) = &self.exposed {
+                    exposed.send_replace(Some(Arc::new(Exposed { credential, key_pkcs8 })));
+                }
                 Event::Issued { not_before, not_after }
             }
             Err(error) => {
@@ -202,9 +229,14 @@ impl Agent {
         }
     }
 
-    async fn renew(&self, failures: u32) -> Result<Credential, Failed> {
+    /// Whether the leaf is for the application beside a proxy that speaks for it.
+    fn for_application(&self) -> bool {
+        !Arc::ptr_eq(&self.bearer, &self.credentials)
+    }
+
+    async fn renew(&self, failures: u32) -> Result<(Credential, Zeroizing<Vec<u8>>), Failed> {
         let now = self.clock.wall();
-        let current = self.credentials.current();
+        let current = self.bearer.current();
         let left = current.as_ref().map(|credential| credential.not_after.duration_since(now));
         match left {
             // Valid: it speaks for itself. Refused (revoked, forgotten), a token may help.
@@ -216,7 +248,7 @@ impl Agent {
                 outcome => outcome,
             },
             // Ended a while ago: by token and by the old leaf in turn.
-            Some(Err(since)) if since.duration() < EXPIRED_GRACE => match self.token() {
+            Some(Err(since)) if since.duration() < EXPIRED_GRACE && !self.for_application() => match self.token() {
                 Ok(token) if failures.is_multiple_of(2) => self.ask(Some(token)).await,
                 _ => self.ask(None).await,
             },
@@ -227,6 +259,9 @@ impl Agent {
     /// The token, if there is one for us that trusts a root we trust.
     fn token(&self) -> Result<Token, String> {
         let Some(file) = &self.token else {
+            if self.for_application() {
+                return Err("the proxy has no valid certificate of its own".to_owned());
+            }
             return Err("there is no certificate to renew and no --token-file: make a token with `meshwright token create`".to_owned());
         };
         let token = file.read().map_err(|error| error.to_string())?;
@@ -255,13 +290,13 @@ impl Agent {
         }))
     }
 
-    async fn ask(&self, token: Option<Token>) -> Result<Credential, Failed> {
+    async fn ask(&self, token: Option<Token>) -> Result<(Credential, Zeroizing<Vec<u8>>), Failed> {
         // Connected first: the control plane's own certificate says the trust domain.
         let channel = self.connect(token.as_ref()).await?;
         let trust_domain = self.dialer.tls().trust_domain().unwrap_or_else(|| DEFAULT_TRUST_DOMAIN.to_owned());
         // The token knows best, then the leaf that is renewed, then the flag.
         let admitted = token.as_ref().and_then(|token| token.identity.clone());
-        let asked = match (admitted, self.credentials.current()) {
+        let asked = match (admitted, self.bearer.current()) {
             (Some(identity), _) => identity,
             (None, Some(leaf)) => (*leaf.identity).clone(),
             (None, None) => Identity::new(&trust_domain, &self.subject.namespace, &self.subject.service_account)?,
@@ -273,6 +308,8 @@ impl Agent {
             token: token.map(|token| token.text).unwrap_or_default(),
             instance: self.subject.instance.clone(),
             life: life.and_then(|life| life.try_into().ok()),
+            service_account_token: String::new(),
+            for_application: self.for_application(),
         };
         let answer = CertificatesClient::new(channel).sign(request).await?.into_inner();
         let now = self.clock.wall();
@@ -283,7 +320,7 @@ impl Agent {
         if let Some(bundle) = bundle {
             self.trust.publish(bundle).map_err(BadAnswer::from)?;
         }
-        Ok(credential)
+        Ok((credential, Zeroizing::new(key.serialize_der())))
     }
 }
 

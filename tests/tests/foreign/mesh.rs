@@ -94,6 +94,11 @@ impl Mesh {
         self.folder.path()
     }
 
+    /// Its state directory.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.state.path().join("state")
+    }
+
     /// What `up` has said.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.state.path().join("up.log")).unwrap_or_default()

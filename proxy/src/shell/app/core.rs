@@ -21,6 +21,7 @@ use crate::status::lifecycle::Lifecycle;
 use crate::status::logs::LogFilter;
 use crate::tls::dial::{ControlAddress, Dialer};
 use crate::tls::{ControlTls, CredentialCell, Tls, TrustCell, WallTime};
+use crate::workload_api::WorkloadApi;
 use crate::xds::{Client, NodeIdentity};
 
 /// Who a proxy is and whom it asks.
@@ -97,6 +98,18 @@ impl Core {
         }
     }
 
+    /// The SPIFFE Workload API of this proxy, not yet served.
+    pub fn workload_api(&self) -> WorkloadApi {
+        WorkloadApi {
+            dialer: self.dialer.clone(),
+            credentials: Arc::clone(&self.credentials),
+            trust: Arc::clone(&self.trust),
+            snapshots: self.means.snapshots.clone(),
+            clock: self.clock,
+            subject: self.subject.clone(),
+        }
+    }
+
     /// Starts identity, xDS, reports and telemetry export on the current runtime; they end soon after `stop`. `seed` feeds all their
     /// chance.
     ///
@@ -108,6 +121,9 @@ impl Core {
         let Means { snapshots, telemetry, tls, network, .. } = self.means;
         let agent = Agent {
             dialer: self.dialer,
+            bearer: Arc::clone(&self.credentials),
+            exposed: None,
+            hurry: Arc::default(),
             credentials: Arc::clone(&self.credentials),
             trust: Arc::clone(&self.trust),
             snapshots: snapshots.clone(),
