@@ -16,8 +16,9 @@ use proto::identity::Identity;
 use proto::names::{ALPN_H1, ALPN_H2, ALPN_TCP};
 
 use crate::Moment;
-use crate::authenticate::{Authentication, Remembered, TokenVerdict};
+use crate::authenticate::{Remembered, TokenVerdict};
 use crate::balance;
+use crate::claims::Claims;
 use crate::decide::{self, Course, Door, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Terms, Version, without_port};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::Called;
@@ -88,7 +89,7 @@ pub fn outbound_named(snapshot: &Snapshot, (destination, names): (SocketAddr, &[
     let (course, _) = walk(snapshot, door, &client, names);
     let address = own_address(snapshot, destination);
     let called = Called { port: destination.port(), tls: false };
-    let way = Way { asked, caller: None, address, called, settings: snapshot.settings.as_deref() };
+    let way = Way { asked, caller: None, address, called, settings: snapshot.settings.as_deref(), judged: None, tokens: None };
     match course {
         Course::Outside | Course::Serve(_) | Course::Refuse(Reason::Denied) | Course::Close(Reason::Denied)
             if !snapshot.outbound.contains_key(&destination) =>
@@ -105,8 +106,6 @@ pub fn outbound_named(snapshot: &Snapshot, (destination, names): (SocketAddr, &[
                 Some(listener) => by_server_name(explanation, listener, &client),
                 None => explanation,
             };
-            let address = own_address(snapshot, destination);
-            let way = Way { asked, caller: None, address, called, settings: snapshot.settings.as_deref(), judged: None, tokens: None };
             taken(explanation, (course, Terms::of(snapshot, door)), &way, false)
         }
     }
@@ -246,7 +245,8 @@ fn taken(explanation: Explanation, (course, view): (Course, Terms<'_>), way: &Wa
             explanation.stage("protocol", "Reply", why).reply(&LocalReply::of(Reason::BadRequest))
         }
         Course::Carry => {
-            let (explanation, refused) = policies::told(explanation.stage("protocol", "Continue", "opaque: carried as bytes"), way, (None, None));
+            let (explanation, refused) =
+                policies::told(explanation.stage("protocol", "Continue", "opaque: carried as bytes"), way, (None, None));
             match refused {
                 Some(reason) => explanation.closed(reason),
                 None => carried(explanation, view, way.asked),
@@ -314,7 +314,7 @@ fn served(explanation: Explanation, view: Terms<'_>, way: &Way<'_>, proved: bool
                 (explanation, Some(reason)) => explanation.reply(&LocalReply::of(reason)),
                 (explanation, None) => routed(explanation, table, way),
             }
-        },
+        }
         Err(refusal) => {
             let explanation = match asked.fault {
                 Some(fault) if fault.reason == refusal.reason => explanation.stage("head", "Reply", fault.why),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::view::PolicyView;
 use super::way::Way;
-use super::{Explanation, Visitor, inbound, routed};
+use super::{Explanation, Origin, Visitor, inbound, routed};
 use crate::decide::outside::{self, Departure, Forbidden};
 use crate::decide::{Course, Facts, First, Terms, admit};
 use crate::failure::{LocalReply, Reason};
@@ -21,7 +21,7 @@ pub(super) fn told(
     // The instance's own address is reached by way of its inbound side.
     let own = snapshot.settings.as_ref().is_some_and(|settings| settings.own_addresses.contains(&to.ip()));
     if course == Course::Outside && own && snapshot.inbound.is_some() {
-        return inbound(snapshot, to.port(), None, way.asked);
+        return inbound(snapshot, to.port(), Origin::default(), way.asked);
     }
     if let Course::Serve(_) = course {
         return asked(explanation, (snapshot, to, names), way);
