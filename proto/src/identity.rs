@@ -1,18 +1,25 @@
 //! SPIFFE identities of the mesh: `spiffe://<trust-domain>/ns/<namespace>/sa/<service-account>`.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
 /// The trust domain used when the `Mesh` object names none.
 pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 
-/// One workload identity. Equality is by text; the parts never contain `/`.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// One workload identity. Equality is by text, order by its parts; the parts never contain `/`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Identity {
-    trust_domain: String,
-    namespace: String,
-    service_account: String,
+    /// As it is written.
+    text: Box<str>,
+    /// Where the trust domain and the namespace end in it.
+    trust_domain_end: u16,
+    namespace_end: u16,
 }
+
+const SCHEME: &str = "spiffe://";
+const NAMESPACE: &str = "/ns/";
+const SERVICE_ACCOUNT: &str = "/sa/";
 
 /// Who asks for a leaf, as its request says; whether that is true is for others to judge.
 #[derive(Clone, Copy, Debug)]
@@ -46,25 +53,46 @@ impl Identity {
         format!("spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}").parse()
     }
 
+    /// The whole URI.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
     /// The trust domain, lower case.
     pub fn trust_domain(&self) -> &str {
-        &self.trust_domain
+        &self.text[SCHEME.len()..usize::from(self.trust_domain_end)]
     }
 
     /// The Kubernetes namespace.
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        &self.text[usize::from(self.trust_domain_end) + NAMESPACE.len()..usize::from(self.namespace_end)]
     }
 
     /// The Kubernetes service account.
     pub fn service_account(&self) -> &str {
-        &self.service_account
+        &self.text[usize::from(self.namespace_end) + SERVICE_ACCOUNT.len()..]
+    }
+
+    fn parts(&self) -> [&str; 3] {
+        [self.trust_domain(), self.namespace(), self.service_account()]
+    }
+}
+
+impl PartialOrd for Identity {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Identity {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.parts().cmp(&other.parts())
     }
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "spiffe://{}/ns/{}/sa/{}", self.trust_domain, self.namespace, self.service_account)
+        f.write_str(&self.text)
     }
 }
 
@@ -76,7 +104,7 @@ impl FromStr for Identity {
         if text.len() > 2048 {
             return Err(wrong("longer than 2048 bytes"));
         }
-        let rest = text.strip_prefix("spiffe://").ok_or_else(|| wrong("it does not start with spiffe://"))?;
+        let rest = text.strip_prefix(SCHEME).ok_or_else(|| wrong("it does not start with spiffe://"))?;
         let mut parts = rest.split('/');
         let (Some(trust_domain), Some("ns"), Some(namespace), Some("sa"), Some(service_account), None) =
             (parts.next(), parts.next(), parts.next(), parts.next(), parts.next(), parts.next())
@@ -98,7 +126,11 @@ impl FromStr for Identity {
                 return Err(wrong("namespace and service account may hold letters, digits, '.', '-' and '_' only"));
             }
         }
-        Ok(Self { trust_domain: trust_domain.to_owned(), namespace: namespace.to_owned(), service_account: service_account.to_owned() })
+        let trust_domain_end = SCHEME.len() + trust_domain.len();
+        let namespace_end = trust_domain_end + NAMESPACE.len() + namespace.len();
+        // It is short enough, as was checked above.
+        let end = |end: usize| u16::try_from(end).unwrap_or(u16::MAX);
+        Ok(Self { text: text.into(), trust_domain_end: end(trust_domain_end), namespace_end: end(namespace_end) })
     }
 }
 
@@ -112,6 +144,8 @@ mod tests {
         let id = Identity::new("cluster.local", "shop", "catalog").unwrap();
         assert_eq!(id.to_string(), "spiffe://cluster.local/ns/shop/sa/catalog");
         assert_eq!(id.to_string().parse::<Identity>().unwrap(), id);
+        assert_eq!((id.trust_domain(), id.namespace(), id.service_account()), ("cluster.local", "shop", "catalog"));
+        assert!(Identity::new("a", "shop-a", "b").unwrap() > Identity::new("a", "shop", "b").unwrap());
         for bad in [
             "",
             "spiffe://",
