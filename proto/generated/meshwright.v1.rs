@@ -900,6 +900,11 @@ pub struct ExplainCommand {
     pub port: u32,
     #[prost(string, tag = "6")]
     pub peer_identity: ::prost::alloc::string::String,
+    /// Of that caller, for policies; empty where it is not known.
+    #[prost(string, tag = "7")]
+    pub source_address: ::prost::alloc::string::String,
+    #[prost(string, tag = "8")]
+    pub peer_workload: ::prost::alloc::string::String,
 }
 impl ::prost::Name for ExplainCommand {
     const NAME: &'static str = "ExplainCommand";

@@ -196,9 +196,14 @@ impl<D: Abrupt, U: Abrupt> Drop for Copying<D, U> {
 /// Carries bytes both ways until both directions have ended, one side breaks off, or nothing moves for as long as `wait` allows. What a side
 /// said before it stopped listening still arrives: servers turn clients away with a word and a reset. Tells `exchange` the bytes and how
 /// it ended. The streams are closed on return. A cut stays a cut: where one side broke off, nothing moved for too long, or the future is
-/// dropped, the other side is aborted and not closed.
-pub async fn carry<D, U>(downstream: D, upstream: U, account: &mut Account, wait: &Wait, buffers: &Rc<Buffers>)
-where
+/// dropped, the other side is aborted and not closed. So it is where `denied` says that it may not go on, which tells `account` why.
+pub async fn carry<D, U>(
+    downstream: D,
+    upstream: U,
+    account: &mut Account,
+    (wait, buffers): (&Wait, &Rc<Buffers>),
+    mut denied: impl FnMut(&mut Account, &mut Context<'_>) -> Poll<()>,
+) where
     D: AsyncRead + AsyncWrite + Abrupt + Unpin,
     U: AsyncRead + AsyncWrite + Abrupt + Unpin,
 {
@@ -240,6 +245,9 @@ where
         if up.done && down.done {
             *ended = true;
             return Poll::Ready(deaf.take());
+        }
+        if denied(account, cx).is_ready() {
+            return Poll::Ready(None);
         }
         wait.poll_overdue(cx).map(|()| Some(Failure::new(Reason::IdleTimeout, "nothing was sent by either side for too long")))
     })

@@ -36,7 +36,7 @@ const CONTROL_LEVELS: [(u8, &[&str]); 8] = [
 const ENGINE_LEVELS: [(u8, &[&str]); 7] = [
     (0, &["moment", "rejected", "raw", "failure", "sniff", "dns", "sketch", "claims"]),
     (1, &["spread", "budget", "gate", "health", "matching"]),
-    (2, &["filter", "retry"]),
+    (2, &["filter", "retry", "authorize"]),
     (3, &["model"]),
     (4, &["decide", "balance"]),
     (5, &["explain"]),

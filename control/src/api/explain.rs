@@ -1,6 +1,6 @@
 //! `explain`: the caller's own proxy decides, then the server's own proxy does.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use proto::mesh::{ExplainCommand, ExplainRequest, command};
@@ -23,14 +23,17 @@ pub(super) async fn run(board: &Arc<Board>, edition: &Edition, request: ExplainR
     };
     let mut answer = ask(board, &from, question).await.map_err(Status::failed_precondition)?;
     answer["server"] = match server(board, edition, &answer) {
-        Some((key, port, by_mesh_tls)) => {
+        Some((key, address, by_mesh_tls)) => {
+            let (source_address, peer_workload) = origin(edition, &from, address.ip());
             let question = ExplainCommand {
                 method: request.method,
                 url: request.url,
                 headers: request.headers,
                 inbound: true,
-                port: u32::from(port),
+                port: u32::from(address.port()),
                 peer_identity: if by_mesh_tls { identity } else { String::new() },
+                source_address,
+                peer_workload,
             };
             ask(board, &key, question).await.unwrap_or_else(|error| serde_json::json!({"error": error}))
         }
@@ -69,9 +72,17 @@ fn caller(board: &Board, edition: &Edition, from: &str) -> Result<(String, Strin
     })
 }
 
-/// The instance that the likeliest endpoint belongs to, if it has a proxy that talks to us and the call comes by its inbound side; its port, and
-/// whether it is met by mesh TLS.
-fn server(board: &Board, edition: &Edition, answer: &Value) -> Option<(String, u16, bool)> {
+/// Where the caller's calls to an address come from, and its workload; empty where it is no instance.
+fn origin(edition: &Edition, key: &str, to: IpAddr) -> (String, String) {
+    let instance = key.split_once('/').map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
+    let instance = instance.and_then(|key| edition.world.index().instances.get(&key));
+    let address = instance.and_then(|instance| instance.addresses.iter().find(|own| own.is_ipv4() == to.is_ipv4()));
+    (address.map(IpAddr::to_string).unwrap_or_default(), instance.map(|instance| instance.workload.clone()).unwrap_or_default())
+}
+
+/// The instance that the likeliest endpoint belongs to, if it has a proxy that talks to us and the call comes by its inbound side; the
+/// address that is called, and whether it is met by mesh TLS.
+fn server(board: &Board, edition: &Edition, answer: &Value) -> Option<(String, SocketAddr, bool)> {
     let endpoints = answer["endpoints"].as_array()?;
     let chance = |endpoint: &Value| endpoint["chance"].as_f64().unwrap_or(0.0);
     let best = endpoints.iter().max_by(|a, b| chance(a).total_cmp(&chance(b)))?;
@@ -84,5 +95,5 @@ fn server(board: &Board, edition: &Edition, answer: &Value) -> Option<(String, u
         return None;
     }
     let key = format!("{namespace}/{instance}");
-    board.correspondents().contains(&key).then_some((key, address.port(), best["identity"].is_string()))
+    board.correspondents().contains(&key).then_some((key, address, best["identity"].is_string()))
 }

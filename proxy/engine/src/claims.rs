@@ -21,7 +21,7 @@ impl Claims {
     /// What the claim at `path` says, item by item. A name that holds dots itself is found first, else each dot leads one object deeper.
     /// A text, number or truth is one item, a list its items, `scope` its words; an object and what is absent say nothing.
     pub fn texts<'c>(&'c self, path: &str) -> impl Iterator<Item = Cow<'c, str>> + use<'c> {
-        let value = self.at(path);
+        let value = self.value(path);
         let words = value.and_then(Value::as_str).filter(|_| path == SCOPE);
         let items = match value {
             Some(Value::Array(items)) => items.as_slice(),
@@ -32,7 +32,8 @@ impl Claims {
         words.unwrap_or_default().split_ascii_whitespace().map(Cow::Borrowed).chain(items.iter().filter_map(text))
     }
 
-    fn at(&self, path: &str) -> Option<&Value> {
+    /// The claim at `path`, as it was signed.
+    pub(crate) fn value(&self, path: &str) -> Option<&Value> {
         if let Some(value) = self.content.get(path) {
             return Some(value);
         }

@@ -7,6 +7,7 @@
 
 #![cfg_attr(test, allow(clippy::iter_over_hash_type, reason = "these tests look at each, in any order"))]
 
+pub mod authorize;
 pub mod balance;
 pub mod budget;
 pub mod claims;

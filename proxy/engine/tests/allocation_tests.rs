@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use engine::Moment;
+use engine::authorize::{Call, Own};
 use engine::balance::{self, Choice};
 use engine::decide::{Decision, RequestHead, decide};
 use engine::gate::Enter;
@@ -14,7 +15,12 @@ use engine::model::Snapshot;
 use engine::model::build::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use prost::{Message, Name};
-use proto::mesh::{Balance, ClusterPolicy, Limits, Outlier};
+use proto::identity::Identity;
+use proto::mesh::authorization_policy::Action;
+use proto::mesh::path_pattern::Kind;
+use proto::mesh::{
+    Authorization, AuthorizationPolicy, AuthorizationRule, Balance, CallSource, CallTarget, ClusterPolicy, Limits, Outlier, PathPattern,
+};
 use proto::xds::cluster::Cluster;
 use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 use proto::xds::core::{Address, SocketAddress, address, socket_address};
@@ -209,5 +215,50 @@ fn a_decision_and_a_pick_allocate_nothing() {
         let before = COUNT.get();
         (0..64).for_each(|n| run(n << 58 | n << 27));
         assert_eq!(COUNT.get() - before, 0, "{uri}");
+    }
+}
+
+#[test]
+fn a_judgement_allocates_nothing() {
+    // Aim: zero allocations for any verdict of policies without CEL: denied, allowed, audited, on trial, by every kind of condition.
+    let below = |path: String| CallTarget { paths: vec![PathPattern { kind: Some(Kind::Prefix(path)) }], ..CallTarget::default() };
+    let peer = |n: usize| CallSource { principals: vec![format!("spiffe://cluster.local/ns/shop/sa/a{n}")], ..CallSource::default() };
+    let rule = |n: usize| {
+        let hosts = CallTarget { hosts: vec![format!("h{n}.shop"), "*.shop".into()], ..below(format!("/area/{n}")) };
+        let from =
+            vec![peer(n), CallSource { ip_blocks: vec!["192.0.2.0/24".into()], namespaces: vec!["pay".into()], ..CallSource::default() }];
+        AuthorizationRule { from, to: vec![hosts], not_to: vec![below("/area/0".into())], ..AuthorizationRule::default() }
+    };
+    let policy = |name: &str, action: Action, dry_run| AuthorizationPolicy {
+        name: format!("shop/{name}"),
+        action: action.into(),
+        dry_run,
+        rules: (0..100).map(rule).collect(),
+    };
+    let policies = vec![
+        policy("allow", Action::Allow, false),
+        policy("audit", Action::Audit, false),
+        policy("trial", Action::Deny, true),
+        AuthorizationPolicy { rules: vec![rule(7)], ..policy("deny", Action::Deny, false) },
+    ];
+    let mut parts = Parts::default();
+    put(&mut parts, "inbound", &Authorization { policies, dry_run: false });
+    let snapshot = parts.assemble(1, &Snapshot::default());
+    let authorization = snapshot.authorization.as_deref().unwrap();
+    let headers = HeaderMap::new();
+    let own = Own { trust_domain: "cluster.local", namespace: "shop", workload: "store" };
+    for (n, allowed) in [(0, false), (7, false), (42, true), (500, false)] {
+        let peer: Identity = format!("spiffe://cluster.local/ns/shop/sa/a{n}").parse().unwrap();
+        let uri: Uri = format!("/area/{n}/x").parse().unwrap();
+        let host = format!("H{n}.Shop.:80");
+        let head = RequestHead { host: &host, ..RequestHead::new(&Method::GET, &uri, &headers) };
+        let source = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
+        let call = Call { peer: Some(&peer), workload: "w", source, port: 80, head: Some(&head), claims: None, own };
+        let bytes = Call { head: None, ..call };
+        let before = COUNT.get();
+        let judgement = authorization.judge(&call);
+        let of_bytes = authorization.judge(&bytes).allows();
+        assert_eq!(COUNT.get() - before, 0, "{n}");
+        assert_eq!((judgement.allows(), judgement.would_deny.is_some(), of_bytes), (allowed, allowed, false), "{n}");
     }
 }

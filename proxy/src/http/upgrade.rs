@@ -17,7 +17,7 @@ use crate::observe::Account;
 use crate::tcp::{self, Buffers};
 
 /// Both halves of an agreed upgrade.
-pub struct Tunnel {
+pub struct Tunnel<D> {
     /// Becomes the client's bytes once the answer is written.
     pub downstream: OnUpgrade,
     /// Becomes the server's bytes.
@@ -28,6 +28,8 @@ pub struct Tunnel {
     pub idle: Option<Duration>,
     /// Longest life, however busy.
     pub longest: Option<Duration>,
+    /// Ready once it may not go on, which it has told the account.
+    pub denied: D,
 }
 
 /// What was HTTP before: a connection, which can be cut, or a stream of HTTP/2, which is reset when it is dropped before its end.
@@ -106,15 +108,18 @@ impl AsyncWrite for Switched {
 
 /// Carries bytes both ways until both sides have ended, one breaks off, or nothing moves for too long.
 /// `held` lives as long as the tunnel.
-pub async fn tunnel<H>(tunnel: Tunnel, held: H, patience: Rc<Patience>, buffers: Rc<Buffers>) {
-    let Tunnel { downstream, upstream, mut account, idle, longest } = tunnel;
+pub async fn tunnel<H, D>(tunnel: Tunnel<D>, held: H, patience: Rc<Patience>, buffers: Rc<Buffers>)
+where
+    D: FnMut(&mut Account, &mut Context<'_>) -> Poll<()>,
+{
+    let Tunnel { downstream, upstream, mut account, idle, longest, denied } = tunnel;
     let (downstream, upstream) = match tokio::join!(downstream, upstream) {
         (Ok(downstream), Ok(upstream)) => (Switched::from(downstream), Switched::from(upstream)),
         (Err(error), _) => return account.failed(&Failure::new(Reason::ClientGone, format!("the upgrade was not completed: {error}"))),
         (_, Err(error)) => return account.failed(&Failure::new(Reason::UpstreamReset, format!("the upgrade was not completed: {error}"))),
     };
     let wait = patience.wait(idle);
-    let carrying = tcp::carry(downstream, upstream, &mut account, &wait, &buffers);
+    let carrying = tcp::carry(downstream, upstream, &mut account, (&wait, &buffers), denied);
     match longest {
         None => carrying.await,
         Some(longest) => {

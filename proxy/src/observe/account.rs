@@ -4,13 +4,15 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use engine::authorize::{CallVerdict, Judgement, Ruling};
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::model::{Cluster, Ejected, Endpoint, InboundPort, Rule};
 use http::{HeaderMap, StatusCode};
 
-use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Wire};
+use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Ruled, Wire};
 use super::record::{Detail, Outline, RETRIES_LISTED_MAX, Word};
 use super::series::Series;
 use super::worker::Recorder;
@@ -142,6 +144,54 @@ impl Account {
         if let Some(detail) = &mut self.detail {
             let by = if policy.is_empty() { "" } else { " by " };
             detail.more(Word::Fault, &format!("{what}{by}{policy}"));
+        }
+    }
+
+    /// What authorization policies said of it. What denies it is told as its failure.
+    pub fn judged(&mut self, judgement: &Judgement<'_>) {
+        if let Some(ruling) = judgement.would_deny {
+            self.ruled(Ruled::WouldDeny, ruling);
+        }
+        for ruling in &judgement.audited {
+            self.ruled(Ruled::Audited, ruling);
+        }
+        if judgement.unanswered > 0 {
+            self.worker.telemetry.readings.conditions_failed.fetch_add(u64::from(judgement.unanswered), Ordering::Relaxed);
+        }
+        match judgement.verdict {
+            CallVerdict::Allowed => {}
+            CallVerdict::Denied(ruling) => self.denied(Reason::Denied, Some(ruling)),
+            CallVerdict::Unavailable => self.denied(Reason::PolicyUnavailable, None),
+        }
+    }
+
+    /// A policy denies it, or there is none that could allow it.
+    #[cold]
+    pub fn denied(&mut self, reason: Reason, ruling: Option<&Arc<Ruling>>) {
+        self.seen.reason = Some(reason);
+        self.seen.blame = Some(reason.blame());
+        if let Some(ruling) = ruling {
+            self.ruled(Ruled::Denied, ruling);
+        }
+        if let Some(detail) = &mut self.detail {
+            let cause = match ruling {
+                None => "the policies of this workload were refused, and none were in force before".to_owned(),
+                Some(ruling) if ruling.rule.is_empty() => format!("no rule of {} allows it", ruling.policy),
+                Some(ruling) => format!("rule {} of {} denies it", ruling.rule, ruling.policy),
+            };
+            detail.word(Word::Cause, &cause);
+        }
+    }
+
+    fn ruled(&mut self, ruled: Ruled, ruling: &Arc<Ruling>) {
+        self.worker.ruled(&self.seen, ruled, ruling);
+        if let Some(detail) = &mut self.detail {
+            let word = match ruled {
+                Ruled::Denied => Word::Policy,
+                Ruled::WouldDeny => Word::WouldDeny,
+                Ruled::Audited => Word::Audited,
+            };
+            detail.more(word, &ruling.label);
         }
     }
 

@@ -57,6 +57,26 @@ pub(super) enum MetricFamily {
     Retry,
     /// Attempts that were made beside one under way.
     Hedge,
+    /// What authorization policies said.
+    Ruling,
+}
+
+/// What a rule's word came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum Ruled {
+    Denied,
+    WouldDeny,
+    Audited,
+}
+
+impl Ruled {
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Denied => "denied",
+            Self::WouldDeny => "would_deny",
+            Self::Audited => "audited",
+        }
+    }
 }
 
 /// What was spoken.
@@ -102,6 +122,8 @@ pub(super) struct Labels {
     pub(super) grpc_code: u8,
     pub(super) reason: Option<Reason>,
     pub(super) mtls: bool,
+    /// What a policy said, and which rule: of [`MetricFamily::Ruling`] only.
+    pub(super) ruled: Option<(Ruled, Arc<str>)>,
 }
 
 impl Labels {
@@ -116,6 +138,7 @@ impl Labels {
             destination_namespace: Arc::clone(&other),
             destination_service: Arc::clone(&other),
             destination_workload: Arc::clone(&other),
+            ruled: self.ruled.as_ref().map(|(ruled, _)| (*ruled, Arc::clone(&other))),
             route: other,
             wire: if self.family == MetricFamily::Tcp { Wire::Tcp } else { Wire::Http1 },
             code: CODE_NONE,
@@ -123,6 +146,25 @@ impl Labels {
             reason: None,
             mtls: false,
         }
+    }
+
+    /// Labels of a policy's word: who called whom, and which rule said what.
+    fn encode_ruling(&self, encoder: &mut LabelSetEncoder<'_>, ruled: Ruled, rule: &str) -> std::fmt::Result {
+        let pairs: [(&str, &str); 9] = [
+            ("direction", self.direction.text()),
+            ("source_namespace", &self.source_namespace),
+            ("source_workload", &self.source_workload),
+            ("destination_namespace", &self.destination_namespace),
+            ("destination_service", &self.destination_service),
+            ("destination_workload", &self.destination_workload),
+            ("policy", rule),
+            ("verdict", ruled.text()),
+            ("mtls", if self.mtls { "true" } else { "false" }),
+        ];
+        for pair in pairs {
+            pair.encode(encoder.encode_label())?;
+        }
+        Ok(())
     }
 
     fn code_text(&self, number: &mut [u8; 3]) -> usize {
@@ -139,6 +181,9 @@ impl Labels {
 
 impl EncodeLabelSet for Labels {
     fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> std::fmt::Result {
+        if let Some((ruled, rule)) = &self.ruled {
+            return self.encode_ruling(encoder, *ruled, rule);
+        }
         let mut number = [b'0'; 3];
         let digits = self.code_text(&mut number);
         let code = std::str::from_utf8(&number[..digits]).unwrap_or("");

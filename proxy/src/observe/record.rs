@@ -49,6 +49,12 @@ pub(super) enum Word {
     Path,
     UserAgent,
     RequestId,
+    /// What would have denied it, were it not on trial.
+    WouldDeny,
+    /// Which rules audit it.
+    Audited,
+    /// Which policy denied it.
+    Policy,
     /// What was done to it on purpose.
     Fault,
     /// Of the failure.
@@ -56,7 +62,7 @@ pub(super) enum Word {
 }
 
 /// How many [`Word`]s there are.
-pub(super) const WORDS: usize = 7;
+pub(super) const WORDS: usize = 10;
 
 /// The texts of one exchange, one behind the other in one buffer.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,7 +70,7 @@ pub(super) struct Words {
     /// Where each ends.
     ends: [u16; WORDS],
     /// Which are there: an empty one is not none.
-    there: u8,
+    there: u16,
 }
 
 impl Words {
@@ -72,14 +78,14 @@ impl Words {
     pub(super) fn set(&mut self, buffer: &mut String, word: Word, text: &str) {
         buffer.truncate(self.start(word));
         buffer.push_str(clip(text));
-        // Seven texts of 4 KiB: it fits.
+        // Ten texts of 4 KiB: it fits.
         self.ends[word as usize..].fill(u16::try_from(buffer.len()).unwrap_or(u16::MAX));
-        self.there = self.there & ((1 << word as u8) - 1) | 1 << word as u8;
+        self.there = self.there & ((1 << word as u16) - 1) | 1 << word as u16;
     }
 
     /// A text, in a buffer that holds this exchange's only.
     pub(super) fn get<'a>(&self, buffer: &'a str, word: Word) -> Option<&'a str> {
-        if self.there & 1 << word as u8 == 0 {
+        if self.there & 1 << word as u16 == 0 {
             return None;
         }
         buffer.get(self.start(word)..usize::from(self.ends[word as usize]))

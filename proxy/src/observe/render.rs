@@ -28,6 +28,7 @@ struct Scrape {
     cert_expiry_secs: Option<i64>,
     rejected: u64,
     ejections: u64,
+    conditions_failed: u64,
     mirrors_dropped: u64,
     overflow: u64,
     spans_exported: u64,
@@ -60,6 +61,7 @@ impl Telemetry {
             cert_expiry_secs: (expiry != 0).then(|| expiry.saturating_sub(now)),
             rejected: self.readings.config_rejected.load(Ordering::Relaxed),
             ejections: self.readings.ejections.load(Ordering::Relaxed),
+            conditions_failed: self.readings.conditions_failed.load(Ordering::Relaxed),
             mirrors_dropped: self.readings.mirrors_dropped.load(Ordering::Relaxed),
             overflow: registry.total(|shard| &shard.overflow),
             spans_exported: self.spans_exported.load(Ordering::Relaxed),
@@ -167,6 +169,11 @@ impl Scrape {
             "Copies of requests that were not made: too many were under way",
             self.mirrors_dropped,
         )?;
+        let rulings =
+            ("meshwright_policy_rulings", None, "What rules of authorization policies said: denied, would_deny (on trial), audited");
+        self.counters(encoder, rulings, MetricFamily::Ruling, |_| true, |sum| sum.count)?;
+        let help = "Conditions of authorization policies that could not be evaluated, which counts against the caller";
+        number(encoder, "meshwright_policy_conditions_failed", help, self.conditions_failed)?;
         let help = "Requests and connections that a rule refused";
         let mut metric = encoder.encode_descriptor("meshwright_policy_denied", help, None, MetricType::Counter)?;
         for (labels, sum) in self.sums.iter().filter(|(labels, _)| labels.family != MetricFamily::Retry && is_denial(labels)) {
@@ -247,7 +254,7 @@ impl prometheus_client::collector::Collector for Scrape {
 }
 
 fn is_denial(labels: &Labels) -> bool {
-    matches!(labels.reason, Some(Reason::Denied | Reason::Unauthenticated | Reason::RateLimited))
+    matches!(labels.reason, Some(Reason::Denied | Reason::Unauthenticated | Reason::RateLimited | Reason::PolicyUnavailable))
 }
 
 fn number(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {

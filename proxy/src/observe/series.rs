@@ -188,6 +188,7 @@ mod tests {
             grpc_code: GRPC_NONE,
             reason: None,
             mtls: false,
+            ruled: None,
         }
     }
 

@@ -71,6 +71,11 @@ impl Spans {
         fixed64(one, END, record.started_nanos.saturating_add(nanos));
         head(one, batch, record);
         outcome(one, record);
+        for (name, word) in POLICIES {
+            if let Some(text) = batch.word(record, word) {
+                text_attribute(one, name, text);
+            }
+        }
         one.extend_from_slice(&parts.attributes);
         socket(one, ["client.address", "client.port"], record.downstream);
         if !parts.destination_known {
@@ -180,6 +185,10 @@ fn host_name(host: &str) -> &str {
         _ => host,
     }
 }
+
+/// Attributes that only requests have that policies have said something of.
+const POLICIES: [(&str, Word); 3] =
+    [("meshwright.policy", Word::Policy), ("meshwright.policy.would_deny", Word::WouldDeny), ("meshwright.policy.audited", Word::Audited)];
 
 const SOURCE: [&str; 4] =
     ["meshwright.source.namespace", "meshwright.source.service", "meshwright.source.workload", "meshwright.source.identity"];

@@ -60,6 +60,8 @@ pub struct Readings {
     pub config_rejected: AtomicU64,
     /// Endpoints ejected since the start.
     pub ejections: AtomicU64,
+    /// Conditions of policies that could not be evaluated.
+    pub conditions_failed: AtomicU64,
     /// Copies of requests for mirrors that were not made.
     pub mirrors_dropped: AtomicU64,
     /// Bodies that are coming in over HTTP/2.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use engine::authorize::Ruling;
 use engine::failure::Reason;
 use engine::model::{Ejected, Endpoint};
 use http::header::{HeaderName, HeaderValue};
@@ -15,7 +16,7 @@ use proto::identity::Identity;
 
 use super::batch::{Outbox, Sink};
 use super::downstream::Downstream;
-use super::labels::{Direction, Labels, MetricFamily};
+use super::labels::{CODE_NONE, Direction, GRPC_NONE, Labels, MetricFamily, Ruled, Wire};
 use super::record::{Detail, Outline, Word, text};
 use super::series::{Exemplar, Series, Shard};
 use super::shapes::Shapes;
@@ -42,6 +43,8 @@ pub(super) struct Recorder {
     pub(super) telemetry: Arc<Telemetry>,
     shard: Arc<Shard>,
     handles: RefCell<HashMap<SeriesKey, Handle, Folding>>,
+    /// By rule, what it came to, caller, service and encryption; each holds its rule, so that an address cannot come to mean another.
+    rulings: RefCell<HashMap<RulingKey, (Handle, Arc<Ruling>), Folding>>,
     sources: RefCell<Sources>,
     shapes: RefCell<Shapes>,
     // Each goes with its exchange from hand to hand and comes back: the boxes themselves are what is kept.
@@ -76,6 +79,7 @@ struct Source {
 /// What tells one series from another, as numbers. Addresses of label texts stand for the texts: [`Handle::held`] keeps them alive,
 /// so that an address cannot come to mean something else.
 type SeriesKey = [u64; 5];
+type RulingKey = (usize, Ruled, u32, u64, bool);
 
 #[derive(Debug)]
 struct Handle {
@@ -104,6 +108,7 @@ impl Recorder {
             telemetry,
             shard,
             handles: RefCell::default(),
+            rulings: RefCell::default(),
             sources,
             shapes: RefCell::default(),
             notes: RefCell::default(),
@@ -206,11 +211,42 @@ impl Recorder {
 
     #[cold]
     fn handle(&self, seen: &Outline, family: MetricFamily, reason: Option<Reason>) -> Handle {
-        let labels = self.labels(seen, family, reason);
+        self.interned(seen, self.labels(seen, family, reason))
+    }
+
+    fn interned(&self, seen: &Outline, labels: Labels) -> Handle {
         let max = seen.settings().map_or(usize::from(METRIC_SERIES_MAX), |settings| settings.metric_series_max);
         let (series, overflow) = self.telemetry.registry.lock().series(labels, &self.shard, max);
         let held = seen.destination().map(|(namespace, service)| (Arc::clone(namespace), Arc::clone(service)));
         Handle { series, overflow, held }
+    }
+
+    /// Counts what a rule said of an exchange.
+    pub(super) fn ruled(&self, seen: &Outline, ruled: Ruled, ruling: &Arc<Ruling>) {
+        let destination = seen.destination().map_or(0, |(_, service)| address_of(service));
+        let key = (Arc::as_ptr(ruling).addr(), ruled, seen.source, destination, seen.mtls);
+        let mut rulings = self.rulings.borrow_mut();
+        if rulings.len() >= HANDLES_MAX && !rulings.contains_key(&key) {
+            rulings.clear();
+        }
+        let (handle, _) = rulings.entry(key).or_insert_with(|| (self.ruling_handle(seen, ruled, ruling), Arc::clone(ruling)));
+        if handle.overflow {
+            self.shard.overflow.add(1);
+        }
+        handle.series.count.add(1);
+    }
+
+    #[cold]
+    fn ruling_handle(&self, seen: &Outline, ruled: Ruled, ruling: &Arc<Ruling>) -> Handle {
+        let labels = Labels {
+            route: Arc::from(""),
+            wire: Wire::Tcp,
+            code: CODE_NONE,
+            grpc_code: GRPC_NONE,
+            ruled: Some((ruled, Arc::clone(&ruling.label))),
+            ..self.labels(seen, MetricFamily::Ruling, None)
+        };
+        self.interned(seen, labels)
     }
 
     fn labels(&self, seen: &Outline, family: MetricFamily, reason: Option<Reason>) -> Labels {
@@ -244,6 +280,7 @@ impl Recorder {
             grpc_code: seen.grpc,
             reason,
             mtls: seen.mtls,
+            ruled: None,
         }
     }
 

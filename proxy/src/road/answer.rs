@@ -7,11 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::authorize::Judgement;
+use engine::claims::Claims;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
 use engine::model::{Cluster, Protocol, SessionHome, Snapshot};
-use http::{HeaderMap, Response, StatusCode, request};
+use http::{HeaderMap, Method, Response, StatusCode, request};
 use tokio::time::{Instant, sleep};
 
 use crate::ground::body::{Body, Received};
@@ -24,6 +26,7 @@ use crate::road::journey::{Journey, Leg};
 use crate::road::reply::{failed, malformed, refused, reply, too_late};
 use crate::road::session::Sticky;
 use crate::road::shared::Shared;
+use crate::road::standing::Stand;
 
 /// What sets one way in apart from the others. All else that happens to a request is the same for all.
 pub trait Door: Sized + 'static {
@@ -54,6 +57,32 @@ pub trait Door: Sized + 'static {
 
     /// Says what only this proxy may say of the caller, and unsays what the caller said of it.
     fn mark(&self, headers: &mut HeaderMap);
+
+    /// Whether policies look at the host of requests.
+    fn judges_hosts(&self, _snapshot: &Snapshot) -> bool {
+        false
+    }
+
+    /// What policies say of a request with a verified token, or without one. `None`: nothing.
+    fn judge<'s>(
+        &self,
+        _snapshot: &'s Snapshot,
+        _downstream: &Downstream,
+        _request: (&RequestHead<'_>, Option<&Claims>),
+    ) -> Option<Judgement<'s>> {
+        None
+    }
+
+    /// A place for what this request may become, where policies are to be asked of it again.
+    fn stand(
+        &self,
+        _shared: &Shared,
+        _snapshot: &Snapshot,
+        _downstream: &Downstream,
+        _request: (&request::Parts, Option<&Arc<Claims>>),
+    ) -> Option<Box<Stand>> {
+        None
+    }
 
     /// Where a request to a cluster goes if there is no choice, and what is spoken there.
     fn aim(&self, snapshot: &Snapshot, listener: &Self::Listener, cluster: &Cluster) -> (Option<To>, Protocol);
@@ -157,6 +186,7 @@ pub struct InForce<L> {
 /// Why no stage of a request runs.
 enum Short<'s> {
     Refused(TurnedAway),
+    Denied(Reason),
     Decided(&'s LocalReply),
 }
 
@@ -196,6 +226,7 @@ impl<D: Door> Connection<D> {
             Ok(passing) => self.pass((parts, received), passing, Resume::START, account),
             Err(short) => Answering::Ready(Box::new(match short {
                 Short::Refused(refusal) => refused(&self.shared, refusal, version, account),
+                Short::Denied(reason) => reply(&self.shared, &reason.into(), version, account),
                 Short::Decided(answer) => reply(&self.shared, answer, version, account),
             })),
         }
@@ -216,10 +247,16 @@ impl<D: Door> Connection<D> {
         let of_hop = judged.unwrap_or_default();
         self.door.mark(&mut parts.headers);
         let patient = self.patience(&mut parts.headers, of_hop, waited);
-        let head = match table.domains.nameless() {
+        let head = match table.domains.nameless() && !self.door.judges_hosts(&view.snapshot) {
             true => RequestHead::nameless(&parts.method, &parts.uri, &parts.headers),
             false => RequestHead::new(&parts.method, &parts.uri, &parts.headers),
         };
+        if let Some(judgement) = self.door.judge(&view.snapshot, &self.downstream, (&head, None))
+            && !judgement.is_silent()
+        {
+            account.judged(&judgement);
+            judgement.refusal().map_or(Ok(()), |reason| Err(Short::Denied(reason)))?;
+        }
         let draw = self.shared.draw.next();
         let plan = match decide(table, &head, draw) {
             Decision::Forward(plan) => plan,
@@ -244,6 +281,8 @@ impl<D: Door> Connection<D> {
             aim = self.door.aim(&view.snapshot, &view.listener, cluster);
         }
         let version = parts.version;
+        let changes = of_hop.upgrade || parts.method == Method::CONNECT;
+        let stand = if changes { self.door.stand(&self.shared, &view.snapshot, &self.downstream, (parts, None)) } else { None };
         let upgrade = clean_request(parts, of_hop);
         let (mut answered, mut hash) = (Answered::default(), None);
         if !plan.forward.is_bare() {
@@ -263,6 +302,7 @@ impl<D: Door> Connection<D> {
             waited,
             hash,
             sticky,
+            stand,
             draw,
         };
         Ok(Passing { plan, leg, home })

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use crate::road::answer::{Answering, Answers, HttpConnection, serve};
 use crate::road::attempt::OpenedTcp;
 use crate::road::reply::{failed, malformed};
 use crate::road::shared::Shared;
+use crate::road::standing::Stand;
 use crate::road::watch::{self, Said, Watched};
 use crate::tcp;
 
@@ -53,6 +55,8 @@ pub struct Opaque {
     pub idle: Option<Duration>,
     /// Recorded at the end.
     pub account: Account,
+    /// Its place among what is asked again where policies change.
+    pub stand: Option<Stand>,
 }
 
 /// What was heard on a connection by now, in the clear: the shell's half of [`Known`].
@@ -102,13 +106,17 @@ impl Heard {
 
 /// Carries opaque bytes to where a connection was opened to; or records why there is none, and closes.
 pub async fn carry(shared: &Rc<Shared>, opaque: Opaque) {
-    let Opaque { downstream, opened, idle, mut account } = opaque;
+    let Opaque { downstream, opened, idle, mut account, mut stand } = opaque;
     match opened {
         Ok(opened) => {
             opened.tell(&mut account);
             let OpenedTcp { stream, in_flight, pass, .. } = opened;
             let wait = shared.patience.wait(idle);
-            tcp::carry(downstream, stream, &mut account, &wait, &shared.buffers).await;
+            let denied = |account: &mut Account, cx: &mut Context<'_>| match &mut stand {
+                None => Poll::Pending,
+                Some(stand) => stand.poll_denied(cx).map(|denial| account.denied(denial.reason, denial.ruling.as_ref())),
+            };
+            tcp::carry(downstream, stream, &mut account, (&wait, &shared.buffers), denied).await;
             drop((in_flight, pass));
         }
         Err(failure) => {

@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use engine::decide::{self, Course, Known, Learn, Proved, Step, Version, connection};
+use engine::authorize::Judgement;
+use engine::claims::Claims;
+use engine::decide::{self, Course, Known, Learn, Proved, RequestHead, Step, Version, connection};
 use engine::failure::{Failure, Reason};
 use engine::model::{Cluster, InboundPort, MtlsMode, Protocol, Snapshot};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, request};
 use tokio::time::timeout;
 
 use crate::ground::limits::{HANDSHAKE_WAIT, HEAD_WAIT};
@@ -19,6 +21,7 @@ use crate::road::answer::{Connection, Door, HttpConnection, InForce, Look, serve
 use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry};
 use crate::road::attempt::{self, OpenedTcp};
 use crate::road::shared::Shared;
+use crate::road::standing::{self, Denial, Stand};
 use crate::road::watch::{self, Said};
 use crate::tls::{Peer, TlsFacts};
 
@@ -66,6 +69,10 @@ impl Came<'_> {
         let mut heard = Heard::default();
         loop {
             match self.decide(&heard.known()) {
+                // Who may not come as bytes has nothing opened for, and says by itself whether it comes with requests.
+                Step::Learn(Learn::EitherSide) if self.denies_bytes() => {
+                    heard.said(watch::client_first(&mut socket, Some(HEAD_WAIT), drain).await?);
+                }
                 Step::Learn(Learn::EitherSide) => heard.watched(watch::both_sides(&mut socket, self.open(), drain).await.ok()?),
                 Step::Learn(Learn::Proof) => return self.mesh_tls(Rewound::new(heard.seen, socket)).await,
                 Step::Learn(_) => heard.said(watch::client_first(&mut socket, Some(patience), drain).await?),
@@ -111,12 +118,22 @@ impl Came<'_> {
         match course {
             Course::Serve(_) | Course::Unreadable => Some(self.http(stream, course.server()?, downstream)),
             Course::Carry | Course::Outside => {
+                let mut account = self.account_tcp(&downstream);
+                if let Some(judgement) = decide::judge(&self.snapshot, standing::caller(&downstream), None, None) {
+                    account.judged(&judgement);
+                    if let Some(denial) = Denial::of(&judgement) {
+                        let policy = denial.ruling.as_ref().map_or("", |ruling| &ruling.label);
+                        tracing::info!(peer = %self.peer, reason = denial.reason.text(), policy, "an opaque connection is denied");
+                        return None;
+                    }
+                }
+                let stand = self.shared.standing.enter(&downstream, None, &self.snapshot, &self.shared.reader.load());
                 let opened = match opened {
                     Some(opened) => opened,
                     None => self.open().await,
                 };
-                let account = self.account_tcp(&downstream);
-                Some(Carried::Opaque(Box::new(Opaque { downstream: stream, opened, idle: self.port.idle_timeout, account })))
+                let idle = self.port.idle_timeout;
+                Some(Carried::Opaque(Box::new(Opaque { downstream: stream, opened, idle, account, stand: Some(stand) })))
             }
             Course::Refuse(reason) | Course::Close(reason) => {
                 let failure = Failure::new(reason, format!("{} sent plaintext to a Strict port", self.peer));
@@ -124,6 +141,12 @@ impl Came<'_> {
                 None
             }
         }
+    }
+
+    /// Whether opaque bytes in plaintext may not come.
+    fn denies_bytes(&self) -> bool {
+        let caller = decide::Caller { peer: None, workload: "", source: self.peer, port: self.destination.port() };
+        decide::judge(&self.snapshot, caller, None, None).is_some_and(|judgement| !judgement.allows())
     }
 
     fn not_proved(&self, failure: &Failure) -> Option<Carried> {
@@ -208,6 +231,30 @@ impl Door for Inward {
             Some(value) => drop(headers.insert(X_FORWARDED_CLIENT_CERT, value.clone())),
             None => drop(headers.remove(X_FORWARDED_CLIENT_CERT)),
         }
+    }
+
+    fn judges_hosts(&self, snapshot: &Snapshot) -> bool {
+        snapshot.authorization.as_ref().is_some_and(|authorization| authorization.of_hosts())
+    }
+
+    fn judge<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        downstream: &Downstream,
+        (head, claims): (&RequestHead<'_>, Option<&Claims>),
+    ) -> Option<Judgement<'s>> {
+        snapshot.authorization.as_ref()?;
+        decide::judge(snapshot, standing::caller(downstream), Some(head), claims)
+    }
+
+    fn stand(
+        &self,
+        shared: &Shared,
+        snapshot: &Snapshot,
+        downstream: &Downstream,
+        request: (&request::Parts, Option<&Arc<Claims>>),
+    ) -> Option<Box<Stand>> {
+        Some(Box::new(shared.standing.enter(downstream, Some(request), snapshot, &shared.reader.load())))
     }
 
     fn aim(&self, _: &Snapshot, listener: &Arc<InboundPort>, cluster: &Cluster) -> (Option<To>, Protocol) {

@@ -29,6 +29,7 @@ use crate::road::mirror::mirror;
 use crate::road::reply::{close_after, failed, too_late};
 use crate::road::session::Sticky;
 use crate::road::shared::Shared;
+use crate::road::standing::Stand;
 use crate::road::upload::upload;
 use crate::tls::Carries;
 
@@ -58,6 +59,8 @@ pub struct Leg {
     pub hash: Option<u64>,
     /// Its client's session.
     pub sticky: Option<Box<Sticky>>,
+    /// Its place among what is asked again where policies change, if it may become a tunnel.
+    pub stand: Option<Box<Stand>>,
     /// The chance of this request.
     pub draw: u64,
 }
@@ -86,6 +89,7 @@ pub struct Journey {
     place: Option<usize>,
     answered: Answered,
     sticky: Option<Box<Sticky>>,
+    stand: Option<Box<Stand>>,
     version: Version,
     connect: bool,
     /// The downstream is a mesh peer.
@@ -108,7 +112,7 @@ impl Journey {
     ) -> Box<Self> {
         let policy = &forward.policy;
         let whole = leg.left(policy);
-        let Leg { only, destination, speaks, expects, upgrade, version, at, answered, patient, hash, sticky, draw, .. } = leg;
+        let Leg { only, destination, speaks, expects, upgrade, version, at, answered, patient, hash, sticky, stand, draw, .. } = leg;
         let connect = parts.method == Method::CONNECT;
         let class = policy.priority.as_ref().map_or(0, |priority| priority.class(&parts.headers));
         let carries = carries(speaks, version, upgrade);
@@ -165,6 +169,7 @@ impl Journey {
                 place,
                 answered,
                 sticky,
+                stand,
                 version,
                 connect,
                 peer: at == Hop::Inner,
@@ -263,7 +268,12 @@ impl Journey {
         // The HTTP/1 connection is over as such and goes on as the tunnel.
         let guest = self.shared.guests.of(account.direction()).enter();
         let policy = &self.forward.policy;
-        let both = Tunnel { downstream, upstream, account, idle: policy.idle_timeout, longest: policy.stream_timeout };
+        let mut stand = self.stand.take();
+        let denied = move |account: &mut Account, cx: &mut Context<'_>| match &mut stand {
+            None => Poll::Pending,
+            Some(stand) => stand.poll_denied(cx).map(|denial| account.denied(denial.reason, denial.ruling.as_ref())),
+        };
+        let both = Tunnel { downstream, upstream, account, idle: policy.idle_timeout, longest: policy.stream_timeout, denied };
         let (patience, buffers) = (Rc::clone(&self.shared.patience), Rc::clone(&self.shared.buffers));
         tokio::task::spawn_local(tunnel(both, (self.call.take_held(), guest), patience, buffers));
     }

@@ -17,5 +17,6 @@ pub mod outbound;
 pub mod reply;
 pub mod session;
 pub mod shared;
+pub mod standing;
 pub mod upload;
 pub mod watch;

@@ -97,7 +97,7 @@ async fn outside(stream: Stream, destination: SocketAddr, snapshot: &Arc<Snapsho
     let opened = attempt::open(shared, None, Some(to)).await;
     let account = shared.observer.begin_tcp(Direction::Outbound, snapshot, downstream);
     let downstream = Rewound::new(Bytes::new(), stream);
-    Carried::Opaque(Box::new(Opaque { downstream, opened, idle: Some(OPAQUE_IDLE_DEFAULT), account }))
+    Carried::Opaque(Box::new(Opaque { downstream, opened, idle: Some(OPAQUE_IDLE_DEFAULT), account, stand: None }))
 }
 
 /// The door of the application's own calls.
@@ -195,7 +195,7 @@ fn opaque(
         account.to_cluster(&cluster);
     }
     let idle = tcp.and_then(|forward| forward.policy.idle_timeout);
-    Carried::Opaque(Box::new(Opaque { downstream: stream, opened, idle, account }))
+    Carried::Opaque(Box::new(Opaque { downstream: stream, opened, idle, account, stand: None }))
 }
 
 /// The cluster of a forward that has only one, so that a connection that failed is counted there.

@@ -17,6 +17,7 @@ use crate::io::{Clock, Draw};
 use crate::observe::Observer;
 use crate::pool::{Local, Pool, To};
 use crate::road::guests::{Both, Guests};
+use crate::road::standing::Standing;
 use crate::snapshots::{Reader, Snapshots};
 use crate::tcp::Buffers;
 use crate::tls::Tls;
@@ -39,6 +40,8 @@ pub struct Shared {
     pub buffers: Rc<Buffers>,
     /// Downstream connections.
     pub guests: Both<Rc<Guests>>,
+    /// What is asked again where policies change.
+    pub standing: Rc<Standing>,
     /// The end in order.
     pub drain: Both<Rc<Drain>>,
     /// Bodies that are kept to be sent again.

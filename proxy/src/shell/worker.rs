@@ -26,6 +26,7 @@ use crate::road::checks;
 use crate::road::guests::Both;
 use crate::road::inbound;
 use crate::road::shared::Shared;
+use crate::road::standing;
 use crate::shell::listener::{Purpose, listen};
 use crate::snapshots::Snapshots;
 use crate::tls::Tls;
@@ -70,6 +71,7 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
             replays: Rc::default(),
             mirrors: Cell::new(0),
             guests: Both::new(&means.telemetry, means.connections_max, &pressure),
+            standing: Rc::default(),
             drain: Both { inbound: Rc::default(), outbound: Rc::default() },
             serving: Serving::new(Rc::clone(&bodies), Rc::clone(&patience), pressure.clone()),
             draw,
@@ -78,6 +80,7 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
         }
     });
     tokio::task::spawn_local(tick(Rc::downgrade(&shared)));
+    tokio::task::spawn_local(standing::watch(Rc::downgrade(&shared)));
     shared
 }
 

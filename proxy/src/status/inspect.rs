@@ -73,7 +73,10 @@ pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand, at
         let port = u16::try_from(ask.port).map_err(|_| format!("{} is no port", ask.port))?;
         let peer = (!ask.peer_identity.is_empty()).then_some(ask.peer_identity.as_str());
         let hop = if peer.is_some() { Hop::Inner } else { Hop::First };
-        return json(&explain::inbound(&snapshots.load(), port, peer, &Asked { tls, ..asked(version, &mut parts, (hop, fields), at) }));
+        let address = Some(ask.source_address.as_str()).filter(|text| !text.is_empty()).map(str::parse).transpose();
+        let address = address.map_err(|_| format!("`{}` is no IP address", ask.source_address))?;
+        let origin = explain::Origin { identity: peer, workload: &ask.peer_workload, address };
+        return json(&explain::inbound(&snapshots.load(), port, origin, &Asked { tls, ..asked(version, &mut parts, (hop, fields), at) }));
     }
     if mode == Mode::Edge {
         let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });

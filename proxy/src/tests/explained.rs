@@ -71,11 +71,17 @@ impl Ask {
     }
 }
 
+/// Who comes to the server's sidecar: the client's, or somebody from outside the mesh.
+fn origin(peer: Option<&str>, way: Way) -> explain::Origin<'_> {
+    let address = if way == Way::Server { "192.0.2.9" } else { "10.77.0.1" };
+    explain::Origin { identity: peer, workload: "frontend", address: Some(address.parse().unwrap()) }
+}
+
 /// What `explain` says will happen.
 fn foretold(world: &World, way: Way, ask: &Ask) -> Outcome {
     let (client, server) = (world.client_means.snapshots.load(), world.server_means.snapshots.load());
     let hop = |peer: Option<&str>| if peer.is_some() { Hop::Inner } else { Hop::First };
-    let at_server = |peer: Option<&str>| ask.explained(hop(peer), |asked| explain::inbound(&server, 8080, peer, asked));
+    let at_server = |peer: Option<&str>| ask.explained(hop(peer), |asked| explain::inbound(&server, 8080, origin(peer, way), asked));
     let caller = match way {
         Way::Server => return Outcome::of(&at_server(None)).unwrap_or(Outcome::Reached),
         Way::Call(destination) => ask.explained(Hop::First, |asked| explain::outbound(&client, destination.parse().unwrap(), asked)),
@@ -135,7 +141,7 @@ async fn met(world: &mut World, way: Way, ask: &Ask) -> Outcome {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(160))]
+    #![proptest_config(ProptestConfig::with_cases(240))]
     /// Aim: over any declaration, mode, way in and head, the road does what `explain` says of it.
     #[test]
     fn the_road_does_what_explain_says(
@@ -153,6 +159,7 @@ proptest! {
             1 => Just(Way::Edge(81)),
         ],
         (path, hosts) in (prop_oneof![2 => Just("/"), 1 => Just("/nowhere")], prop_oneof![Just(0_usize), Just(1), Just(1), Just(2)]),
+        policies in authorized::some_policies(),
     ) {
         // The control plane tells nobody to speak mesh TLS to a port that does not end it.
         let meshed = meshed && mode != MtlsMode::Disabled;
@@ -160,7 +167,7 @@ proptest! {
         let setup = Setup { mode, protocol, meshed, outside_denied, endpoints, ..Setup::default() };
         let ask = Ask { path, hosts };
         run(|| async move {
-            let mut world = World::new(setup);
+            let mut world = World::governed(setup, policies);
             let foretold = foretold(&world, way, &ask);
             assert_eq!(met(&mut world, way, &ask).await, foretold, "{way:?} {ask:?}");
         });

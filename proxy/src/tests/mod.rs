@@ -2,6 +2,7 @@
 
 mod again;
 mod attempts;
+mod authorized;
 mod checks;
 mod cost;
 mod counting;

@@ -4,6 +4,7 @@
 
 mod connection;
 mod host;
+mod judge;
 mod request;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::model::{Action, Backend, Cluster, Forward, RouteTable, Rule, Target, 
 
 pub use crate::matching::{RequestHead, without_port};
 pub use connection::{Course, Door, First, Known, Learn, Proved, Step, Version, carried, connection};
+pub use judge::{Caller, call, judge};
 pub use request::{Facts, Fault, Terms, TurnedAway, admit, request};
 
 static NO_ROUTE: LocalReply = LocalReply::of(Reason::NoRoute);

@@ -3,11 +3,12 @@
 //! what is not yet subscribed and asks again.
 
 pub mod dump;
+mod policies;
 mod view;
 mod way;
 mod words;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use proto::identity::Identity;
@@ -92,7 +93,7 @@ pub fn outbound(snapshot: &Snapshot, destination: SocketAddr, asked: &Asked<'_>)
                 None => explanation,
             };
             let address = own_address(snapshot, destination);
-            let way = Way { asked, caller: None, address, called, settings: snapshot.settings.as_deref() };
+            let way = Way { asked, caller: None, address, called, settings: snapshot.settings.as_deref(), judged: None };
             taken(explanation, (course, Terms::of(snapshot, door)), &way, false)
         }
     }
@@ -109,13 +110,24 @@ pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
     let door = Door::Edge(port);
     let (course, proved) = walk(snapshot, door, &Visitor::from_outside(asked));
     let called = Called { port, tls: false };
-    let way = Way { asked, caller: None, address: None, called, settings: snapshot.settings.as_deref() };
+    let way = Way { asked, caller: None, address: None, called, settings: snapshot.settings.as_deref(), judged: None };
     taken(explanation, (course, Terms::of(snapshot, door)), &way, proved)
 }
 
-/// What a request to the application's port meets on the server's side. `peer` is the SPIFFE identity of a caller that comes by mesh TLS,
-/// absent for plaintext.
-pub fn inbound(snapshot: &Snapshot, port: u16, peer: Option<&str>, asked: &Asked<'_>) -> Explanation {
+/// Who calls the application.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Origin<'o> {
+    /// The SPIFFE identity of a caller that comes by mesh TLS; absent for plaintext.
+    pub identity: Option<&'o str>,
+    /// Its workload; empty: it says none.
+    pub workload: &'o str,
+    /// Its address, where it is known.
+    pub address: Option<IpAddr>,
+}
+
+/// What a request to the application's port meets on the server's side.
+pub fn inbound(snapshot: &Snapshot, port: u16, origin: Origin<'_>, asked: &Asked<'_>) -> Explanation {
+    let peer = origin.identity;
     let explanation = Explanation::new(snapshot.epoch, proto::names::INBOUND);
     let Some(inbound) = &snapshot.inbound else {
         let why = "no inbound listener yet: connections are closed without an answer";
@@ -127,7 +139,11 @@ pub fn inbound(snapshot: &Snapshot, port: u16, peer: Option<&str>, asked: &Asked
     let (verdict, why) = mtls(rule, inbound.ports.contains_key(&port), (peer, proved), course);
     let caller: Option<Identity> = peer.filter(|_| proved).and_then(|peer| peer.parse().ok());
     let called = Called { port, tls: proved };
-    let way = Way { asked, caller: caller.as_ref(), address: None, called, settings: snapshot.settings.as_deref() };
+    // An address that nobody knows is in no range but that of all.
+    let source = SocketAddr::new(origin.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), 0);
+    let judged = decide::Caller { peer: caller.as_ref(), workload: if proved { origin.workload } else { "" }, source, port };
+    let settings = snapshot.settings.as_deref();
+    let way = Way { asked, caller: caller.as_ref(), address: origin.address, called, settings, judged: Some((snapshot, judged)) };
     let mut explanation = taken(explanation.stage("mtls", verdict, why), (course, Terms::Inbound(rule)), &way, proved);
     // The inbound side's one rule has no object of its own; the Workload is what it serves.
     if let (Some(route), Some(settings)) = (&mut explanation.route, &snapshot.settings)
@@ -208,7 +224,13 @@ fn taken(explanation: Explanation, (course, view): (Course, Terms<'_>), way: &Wa
             let why = "HTTP in plaintext is all that is served here, and this is TLS";
             explanation.stage("protocol", "Reply", why).reply(&LocalReply::of(Reason::BadRequest))
         }
-        Course::Carry => carried(explanation.stage("protocol", "Continue", "opaque: carried as bytes"), view, way.asked),
+        Course::Carry => {
+            let (explanation, refused) = policies::told(explanation.stage("protocol", "Continue", "opaque: carried as bytes"), way, None);
+            match refused {
+                Some(reason) => explanation.closed(reason),
+                None => carried(explanation, view, way.asked),
+            }
+        }
         Course::Outside => explanation,
         Course::Refuse(reason) => explanation.reply(&LocalReply::of(reason)),
         Course::Close(reason) => explanation.closed(reason),
@@ -262,7 +284,10 @@ fn carried(mut explanation: Explanation, view: Terms<'_>, asked: &Asked<'_>) -> 
 fn served(explanation: Explanation, view: Terms<'_>, way: &Way<'_>, proved: bool) -> Explanation {
     let asked = way.asked;
     match decide::admit(view, Facts { proved, fault: asked.fault }) {
-        Ok(table) => routed(explanation, table, way),
+        Ok(table) => match policies::told(explanation, way, Some(&asked.head)) {
+            (explanation, Some(reason)) => explanation.reply(&LocalReply::of(reason)),
+            (explanation, None) => routed(explanation, table, way),
+        },
         Err(refusal) => {
             let explanation = match asked.fault {
                 Some(fault) if fault.reason == refusal.reason => explanation.stage("head", "Reply", fault.why),
@@ -277,7 +302,7 @@ fn served(explanation: Explanation, view: Terms<'_>, way: &Way<'_>, proved: bool
 fn outside(snapshot: &Snapshot, destination: SocketAddr, asked: &Asked<'_>, explanation: Explanation) -> Explanation {
     let own = snapshot.settings.as_ref().is_some_and(|settings| settings.own_addresses.contains(&destination.ip()));
     if own && snapshot.inbound.is_some() {
-        return inbound(snapshot, destination.port(), None, asked);
+        return inbound(snapshot, destination.port(), Origin::default(), asked);
     }
     explanation.stage("listener", "Continue", format!("{destination} is outside the mesh: passed through as it is"))
 }

@@ -13,6 +13,10 @@ fn asked<'r>(method: &'r Method, path: &'r str, headers: &'r HeaderMap) -> Asked
     Asked { head, version: Version::Http1, tls: false, fault: None, now: Moment::default(), wall_secs: 0 }
 }
 
+fn by(peer: Option<&str>) -> Origin<'_> {
+    Origin { identity: peer, ..Origin::default() }
+}
+
 #[test]
 fn a_split_is_explained_with_chances() {
     // Aim: the JSON of kinds.md: route with why, cluster, every endpoint with its chance; a matched header sends all to one.
@@ -70,10 +74,10 @@ fn unknown_destinations_and_strict_ports_say_why() {
     assert_eq!(reason(outbound(&snapshot, "10.0.0.1:80".parse().unwrap(), &two)), "bad_request");
     assert_eq!(reason(edge(&snapshot, 80, &asked)), "no_route");
     assert_eq!(reason(edge(&Snapshot::default(), 80, &asked)), "config_pending");
-    let closed = inbound(&snapshot, 9090, None, &asked);
+    let closed = inbound(&snapshot, 9090, by(None), &asked);
     assert_eq!(closed.stages.last().unwrap().verdict, "Close");
     assert_eq!(closed.reply.unwrap().status, 0);
-    let proved = inbound(&snapshot, 9090, Some("spiffe://cluster.local/ns/shop/sa/frontend"), &asked);
+    let proved = inbound(&snapshot, 9090, by(Some("spiffe://cluster.local/ns/shop/sa/frontend")), &asked);
     assert_eq!(proved.decision, Verb::Forward);
     // Within the mesh's ranges the instance's own address is like any other: it has a listener, or it is not known yet.
     assert_eq!(reason(outbound(&snapshot, "10.1.0.9:8080".parse().unwrap(), &asked)), "config_pending");
@@ -117,9 +121,9 @@ fn what_is_no_http_to_a_port_is_told() {
     let asked = asked(&Method::GET, "/", &headers);
     let reply = |explanation: Explanation| explanation.reply.map(|reply| (reply.status, reply.reason.unwrap()));
     let peer = Some("spiffe://cluster.local/ns/shop/sa/frontend");
-    assert_eq!(reply(inbound(&snapshot, 80, peer, &asked)), Some((400, "bad_request")));
-    assert_eq!(reply(inbound(&snapshot, 81, peer, &asked)), None);
-    assert_eq!(reply(inbound(&snapshot, 82, peer, &asked)), None);
+    assert_eq!(reply(inbound(&snapshot, 80, by(peer), &asked)), Some((400, "bad_request")));
+    assert_eq!(reply(inbound(&snapshot, 81, by(peer), &asked)), None);
+    assert_eq!(reply(inbound(&snapshot, 82, by(peer), &asked)), None);
     assert_eq!(reply(outbound(&snapshot, "10.0.0.1:5432".parse().unwrap(), &asked)), Some((0, "no_endpoints")));
 }
 

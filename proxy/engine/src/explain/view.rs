@@ -81,9 +81,9 @@ pub struct PolicyView {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// The rule that decided.
+    /// The rule that holds; empty where none does.
     pub rule: String,
-    /// Allow, Deny or Audit.
+    /// Allow, Deny, Audit or NoMatch; on trial WouldAllow or WouldDeny.
     pub verdict: String,
 }
 

@@ -7,10 +7,10 @@ use http::{HeaderValue, Request, Uri, header, request};
 use proto::identity::Identity;
 
 use super::{Asked, Explanation};
-use crate::decide::Version;
+use crate::decide::{Caller, Version};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::{Called, Exchange, Filter, Outlook, Remote, Stage, Verdict};
-use crate::model::{Forward, HashKey, SessionHome, SessionTerms, Settings};
+use crate::model::{Forward, HashKey, SessionHome, SessionTerms, Settings, Snapshot};
 
 /// The request, and who asks where.
 pub(super) struct Way<'a> {
@@ -20,6 +20,8 @@ pub(super) struct Way<'a> {
     pub(super) address: Option<IpAddr>,
     pub(super) called: Called,
     pub(super) settings: Option<&'a Settings>,
+    /// Whose policies judge whom, on the server's side.
+    pub(super) judged: Option<(&'a Snapshot, Caller<'a>)>,
 }
 
 /// What of the request itself says where it goes.

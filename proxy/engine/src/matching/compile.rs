@@ -163,6 +163,18 @@ fn string(raw: &StringMatcher) -> Result<ValueMatch, Wrong> {
     })
 }
 
+/// An expression that may be found anywhere in a text, within the same bounds.
+pub(crate) fn searched(text: &str) -> Result<Regex, String> {
+    if text.len() > REGEX_BYTES_MAX {
+        return Err(format!("holds a regular expression longer than {REGEX_BYTES_MAX} bytes"));
+    }
+    let built = RegexBuilder::new(text).size_limit(REGEX_PROGRAM_BYTES_MAX).dfa_size_limit(REGEX_PROGRAM_BYTES_MAX).build();
+    built.map_err(|error| {
+        let error = error.to_string();
+        format!("`{}` is not a regular expression: {}", text.escape_debug(), error.lines().last().unwrap_or_default())
+    })
+}
+
 /// Envoy matches the whole string, so the expression is anchored. It must be whole by itself first: `a)|(b` is not.
 fn regex(RegexMatcher { regex }: &RegexMatcher) -> Result<Regex, Wrong> {
     let at = |why: String| Wrong::new("regex", why);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Cluster, Inbound, Outbound, RouteTable};
+use crate::authorize::Authorization;
 
 /// One epoch's whole configuration of one proxy. A spine of `Arc`s: cloning it copies no content.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +27,8 @@ pub struct Snapshot {
     pub routes: BTreeMap<String, Arc<RouteTable>>,
     /// All clusters by name, for dumps.
     pub clusters: BTreeMap<String, Arc<Cluster>>,
+    /// Who may call this workload; `None`: no policy selects it, and everybody may.
+    pub authorization: Option<Arc<Authorization>>,
     /// The trust bundle, DER roots.
     pub trust_bundle: Arc<Vec<Vec<u8>>>,
 }

@@ -28,6 +28,7 @@ impl Parts {
             routes: routes.collect(),
             clusters: self.clusters.iter().map(|(name, staged)| (name.clone(), staged.content.0.clone())).collect(),
             trust_bundle: self.trust_bundle(),
+            authorization: self.authorization.as_ref().map(|staged| staged.content.clone()),
             ..Snapshot::default()
         };
         for (name, staged) in &self.names {

@@ -31,6 +31,7 @@ use prost::{Message, Name};
 use prost_types::Any;
 
 use super::{Cluster, ClusterKind, DnsAnswer, EndpointFacts, Home, Protocol, Settings};
+use crate::authorize::{self, Authorization};
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
@@ -60,6 +61,8 @@ pub struct Parts {
     names: BTreeMap<String, Staged<Arc<DnsAnswer>>>,
     settings: Option<Staged<Arc<Settings>>>,
     trust_bundle: Option<Staged<Arc<Vec<Vec<u8>>>>>,
+    /// What could not be read and was not known before lets nobody in.
+    authorization: Option<Staged<Arc<Authorization>>>,
     /// Held while an assignment of that name, or a cluster that wants it, is staged.
     assignments: BTreeMap<String, Assignment>,
     /// How many of them are staged.
@@ -114,6 +117,7 @@ impl Default for Parts {
             names: BTreeMap::new(),
             settings: None,
             trust_bundle: None,
+            authorization: None,
             assignments: BTreeMap::new(),
             listed: 0,
             workloads: endpoint::Workloads::default(),
@@ -134,6 +138,7 @@ enum ResourceKind {
     Secret,
     Proxy,
     Dns,
+    Authorization,
 }
 
 impl ResourceKind {
@@ -146,6 +151,7 @@ impl ResourceKind {
             (proto::xds::SECRET.to_owned(), Self::Secret),
             (proto::mesh::ProxyConfig::type_url(), Self::Proxy),
             (proto::mesh::DnsRecord::type_url(), Self::Dns),
+            (proto::mesh::Authorization::type_url(), Self::Authorization),
         ];
         let kind = known.into_iter().find(|(url, _)| url == type_url).map(|(_, kind)| kind);
         kind.ok_or_else(|| Wrong::new("", "resources of this type are no part of a proxy's configuration"))
@@ -157,9 +163,21 @@ impl Parts {
     /// [`Parts::assemble`]. A version that is already staged is not compiled again.
     ///
     /// # Errors
-    /// [`Rejected`] names the field and the reason; what was staged under that name before stays.
+    /// [`Rejected`] names the field and the reason; what was staged under that name before stays. Where that is nothing and the resource says
+    /// who may call, nobody may.
     pub fn put(&mut self, type_url: &str, name: &str, version: &str, resource: &Any) -> Result<(), Rejected> {
-        self.stage(type_url, name, version, resource).map_err(|wrong| wrong.of(type_url, name))
+        self.stage(type_url, name, version, resource).map_err(|wrong| {
+            self.close(type_url, name);
+            wrong.of(type_url, name)
+        })
+    }
+
+    /// Lets nobody in by a policy that was refused and has no last good content.
+    fn close(&mut self, type_url: &str, name: &str) {
+        if matches!(ResourceKind::of(type_url), Ok(ResourceKind::Authorization)) && name == proto::names::INBOUND {
+            let closed = || Staged { version: String::new(), content: Arc::new(Authorization::refused()) };
+            self.authorization.get_or_insert_with(closed);
+        }
     }
 
     /// Takes a resource away; what is live keeps it until the next [`Parts::assemble`]. An unknown name is no fault.
@@ -169,6 +187,7 @@ impl Parts {
             Ok(ResourceKind::Route) => drop(self.tables.remove(name)),
             Ok(ResourceKind::Dns) => drop(self.names.remove(name)),
             Ok(ResourceKind::Proxy) => self.settings = None,
+            Ok(ResourceKind::Authorization) if name == proto::names::INBOUND => self.authorization = None,
             Ok(ResourceKind::Secret) if name == proto::names::ROOT_CA => self.trust_bundle = None,
             Ok(ResourceKind::Cluster) => {
                 if let Some(staged) = self.clusters.remove(name) {
@@ -182,7 +201,7 @@ impl Parts {
                 }
                 self.drop_unused_assignment(name);
             }
-            Ok(ResourceKind::Secret) | Err(_) => {}
+            Ok(ResourceKind::Secret | ResourceKind::Authorization) | Err(_) => {}
         }
     }
 
@@ -221,6 +240,13 @@ impl Parts {
                 let content = Arc::new(own::settings(name, &unpack(resource)?)?);
                 self.settings = Some(Staged { version, content });
             }
+            ResourceKind::Authorization => {
+                if name != proto::names::INBOUND {
+                    return Err(Wrong::new("", format!("the only resource of this type is `{}`", proto::names::INBOUND)));
+                }
+                let content = Arc::new(authorize::compile(&unpack(resource)?)?);
+                self.authorization = Some(Staged { version, content });
+            }
             ResourceKind::Dns => {
                 let content = Arc::new(own::dns(name, &unpack(resource)?)?);
                 self.names.insert(name.to_owned(), Staged { version, content });
@@ -242,6 +268,9 @@ impl Parts {
             }
             ResourceKind::Proxy => self.settings.as_ref().filter(|_| name == proto::names::PROXY).map(|staged| staged.version.as_str()),
             ResourceKind::Dns => self.names.get(name).map(|staged| staged.version.as_str()),
+            ResourceKind::Authorization => {
+                self.authorization.as_ref().filter(|_| name == proto::names::INBOUND).map(|staged| staged.version.as_str())
+            }
         }
     }
 
@@ -252,7 +281,7 @@ impl Parts {
             ResourceKind::Cluster => self.clusters.len(),
             ResourceKind::Endpoints => self.listed,
             ResourceKind::Dns => self.names.len(),
-            ResourceKind::Secret | ResourceKind::Proxy => 0,
+            ResourceKind::Secret | ResourceKind::Proxy | ResourceKind::Authorization => 0,
         };
         if held >= RESOURCES_MAX && self.version(kind, name).is_none() {
             return Err(Wrong::new("", format!("this proxy holds {RESOURCES_MAX} resources of this type already")));

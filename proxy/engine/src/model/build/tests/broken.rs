@@ -66,7 +66,7 @@ proptest! {
         for destination in snapshot.outbound.keys() {
             explain::outbound(&snapshot, *destination, &asked);
         }
-        explain::inbound(&snapshot, 80, None, &asked);
+        explain::inbound(&snapshot, 80, explain::Origin::default(), &asked);
         prop_assert!(!dump::listeners(&snapshot).is_empty());
         dump::endpoints(&snapshot, None);
         dump::routes(&snapshot);

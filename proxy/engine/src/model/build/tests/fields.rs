@@ -315,6 +315,44 @@ fn endpoints() -> ClusterLoadAssignment {
     whole
 }
 
+/// Everything that a policy may say.
+fn authorization() -> mesh::Authorization {
+    let token = mesh::TokenSource {
+        issuer: "https://id.example".into(),
+        claims: [("groups".to_owned(), mesh::ClaimValues { values: vec!["staff".into()] })].into(),
+    };
+    let source = mesh::CallSource {
+        principals: vec!["*/sa/frontend".into()],
+        namespaces: vec!["shop".into()],
+        ip_blocks: vec!["10.0.0.0/8".into()],
+        token: Some(token),
+    };
+    let path = |kind| mesh::PathPattern { kind: Some(kind) };
+    let target = mesh::CallTarget {
+        ports: vec![8080],
+        hosts: vec!["*.shop".into()],
+        methods: vec!["GET".into()],
+        paths: vec![path(mesh::path_pattern::Kind::Prefix("/v1".into())), path(mesh::path_pattern::Kind::Exact("/v2".into()))],
+        headers: vec![fixture::header("x-tenant", "a")],
+    };
+    let rule = mesh::AuthorizationRule {
+        name: "frontends".into(),
+        from: vec![source.clone()],
+        to: vec![target.clone()],
+        not_from: vec![source],
+        not_to: vec![target],
+        when: "source.namespace != 'test'".into(),
+    };
+    let policy = |name: &str, action: mesh::authorization_policy::Action| mesh::AuthorizationPolicy {
+        name: format!("shop/{name}"),
+        action: action.into(),
+        dry_run: false,
+        rules: vec![rule.clone()],
+    };
+    let policies = vec![policy("a", mesh::authorization_policy::Action::Allow), policy("d", mesh::authorization_policy::Action::Deny)];
+    mesh::Authorization { policies, dry_run: false }
+}
+
 fn good() -> Vec<Resource> {
     let out = |at: &str| Listener {
         listener_filters_timeout: Some(prost_types::Duration { seconds: 0, nanos: 10_000_000 }),
@@ -396,11 +434,13 @@ fn picture(resources: &[Resource]) -> Result<Vec<String>, String> {
 fn every_field_is_honoured_or_refused() {
     // Aim: whatever is set to something else is refused, naming it, or changes what runs; what does neither is on a short list.
     let walk = Walk { pool: sources::compiled("../../proto/proto").descriptor_pool() };
-    let resources = good();
-    let before = picture(&resources).unwrap();
     let mut silent: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let (mut honoured, mut refused) = (BTreeSet::new(), BTreeSet::new());
-    for (index, (kind, name, any)) in resources.iter().enumerate() {
+    // What links to nothing is looked at by itself: each picture reads all that is beside it.
+    let groups = [good(), vec![resource("inbound", &authorization())]];
+    for (resources, index) in groups.iter().flat_map(|group| (0..group.len()).map(move |index| (group, index))) {
+        let before = picture(resources).unwrap();
+        let (kind, name, any) = &resources[index];
         let descriptor = walk.pool.get_message_by_name(kind.rsplit('/').next().unwrap()).unwrap();
         let message = DynamicMessage::decode(descriptor, any.value.as_slice()).unwrap();
         for changed in walk.changes(&message, name, MADE_UP_MAX) {
@@ -426,7 +466,8 @@ fn every_field_is_honoured_or_refused() {
     assert!(stale.is_empty(), "no longer without effect: {stale:?}");
     let all: BTreeSet<&str> = told.union(&labels).copied().collect();
     assert!(all.len() > 120, "only {} fields were met", all.len());
-    let policy = ["RoutePolicy", "BackendPolicy"].map(|name| walk.pool.get_message_by_name(&format!("meshwright.v1.{name}")).unwrap());
+    let message = |name| walk.pool.get_message_by_name(&format!("meshwright.v1.{name}")).unwrap();
+    let policy = ["RoutePolicy", "BackendPolicy", "Authorization"].map(message);
     let own = fields_within(policy.to_vec());
     let missed: Vec<_> = own.iter().filter(|field| !all.contains(field.as_str())).collect();
     assert!(own.len() > 50 && missed.is_empty(), "of {} fields of ours these were not met: {missed:?}", own.len());
@@ -436,7 +477,8 @@ fn every_field_is_honoured_or_refused() {
 fn fields_within(mut open: Vec<MessageDescriptor>) -> BTreeSet<String> {
     let (mut fields, mut seen) = (BTreeSet::new(), BTreeSet::new());
     while let Some(message) = open.pop() {
-        for field in message.fields() {
+        // A map's keys are told as the field that holds it.
+        for field in message.fields().filter(|field| !message.is_map_entry() || field.name() != "key") {
             match field.kind() {
                 Kind::Message(inner) if inner.package_name() == "meshwright.v1" => {
                     open.extend(seen.insert(inner.full_name().to_owned()).then_some(inner));

@@ -1,0 +1,166 @@
+//! What a condition may look at.
+
+use std::borrow::Cow;
+
+use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelString, CelUInt};
+use cel::common::value::{CowVal, Val};
+use http::HeaderName;
+use regex::Regex;
+use serde_json::Value;
+
+use super::CLAIM_ITEMS_MAX;
+use crate::authorize::Call;
+use crate::matching::without_port;
+
+/// One of them, found when the condition was read.
+#[derive(Debug)]
+pub(super) enum Attribute {
+    Method,
+    Path,
+    Query,
+    Host,
+    Header(HeaderName),
+    HasHeader(HeaderName),
+    Principal,
+    TrustDomain,
+    Namespace,
+    ServiceAccount,
+    Workload,
+    Address,
+    SourcePort,
+    Port,
+    OwnNamespace,
+    OwnWorkload,
+    Issuer,
+    Claim(Box<str>),
+    HasClaim(Box<str>),
+    /// Whether the text of another one matches.
+    Matches(Box<Self>, Regex),
+}
+
+/// The names of those that are texts or numbers.
+const NAMED: [(&str, fn() -> Attribute); 15] = [
+    ("request.method", || Attribute::Method),
+    ("request.path", || Attribute::Path),
+    ("request.query", || Attribute::Query),
+    ("request.host", || Attribute::Host),
+    ("source.principal", || Attribute::Principal),
+    ("source.trust_domain", || Attribute::TrustDomain),
+    ("source.namespace", || Attribute::Namespace),
+    ("source.service_account", || Attribute::ServiceAccount),
+    ("source.workload", || Attribute::Workload),
+    ("source.address", || Attribute::Address),
+    ("source.port", || Attribute::SourcePort),
+    ("destination.port", || Attribute::Port),
+    ("destination.namespace", || Attribute::OwnNamespace),
+    ("destination.workload", || Attribute::OwnWorkload),
+    ("token.issuer", || Attribute::Issuer),
+];
+
+impl Attribute {
+    /// The one of that name.
+    ///
+    /// # Errors
+    /// There is none; says which there are.
+    pub(super) fn named(name: &str) -> Result<Self, String> {
+        if let Some((_, make)) = NAMED.iter().find(|(known, _)| *known == name) {
+            return Ok(make());
+        }
+        let known = NAMED.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", ");
+        Err(format!("`{name}` is no attribute; there are {known}, request.headers[\"NAME\"] and token.claims.NAME"))
+    }
+
+    /// A header by name, whatever its letters' case.
+    pub(super) fn header(name: &str) -> Result<HeaderName, String> {
+        name.parse().map_err(|_| format!("`{}` is not a header name", name.escape_debug()))
+    }
+
+    pub(super) fn of_requests(&self) -> bool {
+        match self {
+            Self::Method | Self::Path | Self::Query | Self::Host | Self::Header(_) | Self::HasHeader(_) => true,
+            Self::Issuer | Self::Claim(_) | Self::HasClaim(_) => true,
+            Self::Matches(inner, _) => inner.of_requests(),
+            Self::Principal | Self::TrustDomain | Self::Namespace | Self::ServiceAccount | Self::Workload => false,
+            Self::Address | Self::SourcePort | Self::Port | Self::OwnNamespace | Self::OwnWorkload => false,
+        }
+    }
+
+    /// Whether its value is true or false.
+    pub(super) const fn is_truth(&self) -> bool {
+        matches!(self, Self::HasHeader(_) | Self::HasClaim(_) | Self::Matches(..) | Self::Claim(_))
+    }
+
+    /// Its value; `None`: it is not there.
+    pub(super) fn value<'c>(&self, call: &'c Call<'_>) -> Option<CowVal<'c, 'c>> {
+        let int = |number: u16| CowVal::owned(CelInt::from(i64::from(number)));
+        Some(match self {
+            Self::SourcePort => int(call.source.port()),
+            Self::Port => int(call.port),
+            Self::HasHeader(name) => truth(call.head?.headers.contains_key(name)),
+            Self::Claim(path) => json(call.claims?.value(path)?)?,
+            Self::HasClaim(path) => truth(call.claims.is_some_and(|claims| claims.value(path).is_some())),
+            Self::Matches(inner, regex) => truth(regex.is_match(&inner.text(call)?)),
+            _ => CowVal::owned(CelString::from(self.text(call)?)),
+        })
+    }
+
+    fn text<'c>(&self, call: &'c Call<'_>) -> Option<Cow<'c, str>> {
+        Some(match self {
+            Self::Method => call.head?.method.as_str().into(),
+            Self::Path => call.head?.path.into(),
+            Self::Query => call.head?.query.unwrap_or_default().into(),
+            Self::Host => without_port(call.head?.host).trim_end_matches('.').to_ascii_lowercase().into(),
+            Self::Header(name) => header(call, name)?,
+            Self::Principal => call.peer?.as_str().into(),
+            Self::TrustDomain => call.peer?.trust_domain().into(),
+            Self::Namespace => call.own_peer()?.namespace().into(),
+            Self::ServiceAccount => call.own_peer()?.service_account().into(),
+            Self::Workload => Some(call.workload).filter(|name| !name.is_empty())?.into(),
+            Self::Address => call.source.ip().to_canonical().to_string().into(),
+            Self::OwnNamespace => call.own.namespace.into(),
+            Self::OwnWorkload => call.own.workload.into(),
+            Self::Issuer => (&*call.claims?.issuer).into(),
+            Self::Claim(path) => call.claims?.value(path)?.as_str()?.into(),
+            Self::SourcePort | Self::Port | Self::HasHeader(_) | Self::HasClaim(_) | Self::Matches(..) => return None,
+        })
+    }
+}
+
+fn truth<'v>(truth: bool) -> CowVal<'v, 'v> {
+    CowVal::owned(CelBool::from(truth))
+}
+
+/// The values of a repeated header, joined by commas (RFC 9110, section 5.3).
+fn header<'c>(call: &'c Call<'_>, name: &HeaderName) -> Option<Cow<'c, str>> {
+    let mut values = call.head?.headers.get_all(name).iter();
+    let mut joined: Cow<'_, str> = std::str::from_utf8(values.next()?.as_bytes()).ok()?.into();
+    for value in values {
+        let joined = joined.to_mut();
+        joined.push(',');
+        joined.push_str(std::str::from_utf8(value.as_bytes()).ok()?);
+    }
+    Some(joined)
+}
+
+/// A claim as it was signed. Objects are not compared; their members are.
+fn json(value: &Value) -> Option<CowVal<'_, '_>> {
+    Some(CowVal::Owned(match value {
+        Value::Array(items) if items.len() <= CLAIM_ITEMS_MAX => {
+            Box::new(CelList::from(items.iter().map(scalar).collect::<Option<Vec<_>>>()?))
+        }
+        other => scalar(other)?,
+    }))
+}
+
+fn scalar(value: &Value) -> Option<Box<dyn Val + '_>> {
+    Some(match value {
+        Value::String(text) => Box::new(CelString::from(text.as_str())),
+        Value::Bool(truth) => Box::new(CelBool::from(*truth)),
+        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Box::new(CelInt::from(number)),
+            (None, Some(number)) => Box::new(CelUInt::from(number)),
+            (None, None) => Box::new(CelDouble::from(number.as_f64()?)),
+        },
+        Value::Null | Value::Array(_) | Value::Object(_) => return None,
+    })
+}

@@ -1,0 +1,176 @@
+//! One rule: who calls, what for, and under which condition.
+
+use std::cell::Cell;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::Method;
+use ipnet::IpNet;
+use smallvec::SmallVec;
+
+use super::condition::Condition;
+use super::path::PathPattern;
+use super::text::Texts;
+use super::{Call, Ruling};
+use crate::matching::{Match, matches, without_port};
+
+/// Longest host name that is compared (RFC 1035); a longer one only meets `*`.
+const HOST_BYTES_MAX: usize = 255;
+/// Most conditions in CEL that are evaluated for one call; further ones count as failed.
+pub const CONDITIONS_ASKED_MAX: u32 = 64;
+
+/// What is taken for true where it cannot be known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Stance {
+    /// Nothing is: the rule allows, or is only told.
+    #[default]
+    Allowing,
+    /// The worst is: the rule denies.
+    Denying,
+}
+
+/// What conditions have cost one call.
+#[derive(Debug, Default)]
+pub(super) struct Spent {
+    asked: Cell<u32>,
+    unanswered: Cell<u32>,
+}
+
+impl Spent {
+    pub(super) const fn unanswered(&self) -> u32 {
+        self.unanswered.get()
+    }
+}
+
+/// See the module. Empty lists hold for all; of a list that is there one item must hold.
+#[derive(Debug)]
+pub(super) struct PolicyRule {
+    pub(super) ruling: Arc<Ruling>,
+    pub(super) from: Vec<SourceMatch>,
+    pub(super) to: Vec<TargetMatch>,
+    /// None of them may hold.
+    pub(super) not_from: Vec<SourceMatch>,
+    pub(super) not_to: Vec<TargetMatch>,
+    pub(super) when: Option<Condition>,
+}
+
+/// Who calls.
+#[derive(Debug, Default)]
+pub(super) struct SourceMatch {
+    pub(super) principals: Texts,
+    pub(super) namespaces: Texts,
+    pub(super) blocks: Vec<IpNet>,
+    pub(super) token: Option<Token>,
+}
+
+/// What a verified token must say.
+#[derive(Debug)]
+pub(super) struct Token {
+    /// `None`: any that is trusted.
+    pub(super) issuer: Option<Box<str>>,
+    pub(super) claims: Vec<(Box<str>, Vec<Box<str>>)>,
+}
+
+/// What for.
+#[derive(Debug, Default)]
+pub(super) struct TargetMatch {
+    pub(super) ports: Vec<u16>,
+    pub(super) hosts: Texts,
+    pub(super) methods: Vec<Method>,
+    pub(super) paths: Vec<PathPattern>,
+    /// Headers only.
+    pub(super) headers: Match,
+}
+
+impl PolicyRule {
+    /// Whether it holds for a call. The cheap is asked first, a condition last.
+    pub(super) fn holds(&self, call: &Call<'_>, stance: Stance, spent: &Spent) -> bool {
+        let unknown = stance == Stance::Denying;
+        let any = |sources: &[SourceMatch], unknown| sources.iter().any(|source| source.holds(call, unknown));
+        let one = |targets: &[TargetMatch], unknown| targets.iter().any(|target| target.holds(call, unknown));
+        (self.from.is_empty() || any(&self.from, unknown))
+            && (self.to.is_empty() || one(&self.to, unknown))
+            && !any(&self.not_from, !unknown)
+            && !one(&self.not_to, !unknown)
+            && self.when.as_ref().is_none_or(|when| asked(when, call, unknown, spent))
+    }
+
+    pub(super) fn of_hosts(&self) -> bool {
+        let targets = self.to.iter().chain(&self.not_to);
+        self.when.is_some() || targets.into_iter().any(|target| !target.hosts.is_empty())
+    }
+}
+
+#[cold]
+fn asked(when: &Condition, call: &Call<'_>, unknown: bool, spent: &Spent) -> bool {
+    if when.of_requests && call.head.is_none() {
+        return unknown;
+    }
+    spent.asked.set(spent.asked.get() + 1);
+    let answer = if spent.asked.get() > CONDITIONS_ASKED_MAX { None } else { when.holds(call).ok() };
+    answer.unwrap_or_else(|| {
+        spent.unanswered.set(spent.unanswered.get() + 1);
+        unknown
+    })
+}
+
+impl SourceMatch {
+    /// `unknown`: what a token that opaque bytes cannot have is taken to say.
+    fn holds(&self, call: &Call<'_>, unknown: bool) -> bool {
+        let principals = || call.peer.is_some_and(|peer| self.principals.hold(peer.as_str()));
+        let namespaces = || call.own_peer().is_some_and(|peer| self.namespaces.hold(peer.namespace()));
+        (self.principals.is_empty() || principals())
+            && (self.namespaces.is_empty() || namespaces())
+            && (self.blocks.is_empty() || within(&self.blocks, call.source.ip()))
+            && self.token.as_ref().is_none_or(|token| if call.head.is_some() { token.holds(call) } else { unknown })
+    }
+}
+
+/// Whether one of them holds an address. An IPv4 caller at an IPv6 socket is one of IPv4.
+fn within(blocks: &[IpNet], address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    blocks.iter().any(|block| block.contains(&address))
+}
+
+impl Token {
+    fn holds(&self, call: &Call<'_>) -> bool {
+        let Some(claims) = call.claims else { return false };
+        let says = |(path, values): &(Box<str>, Vec<Box<str>>)| claims.texts(path).any(|text| values.iter().any(|value| **value == *text));
+        self.issuer.as_ref().is_none_or(|issuer| **issuer == *claims.issuer) && self.claims.iter().all(says)
+    }
+}
+
+impl TargetMatch {
+    /// `unknown`: what is taken of a request that opaque bytes do not make.
+    fn holds(&self, call: &Call<'_>, unknown: bool) -> bool {
+        if !self.ports.is_empty() && !self.ports.contains(&call.port) {
+            return false;
+        }
+        let Some(head) = call.head else {
+            return unknown || self.is_of_any_bytes();
+        };
+        (self.methods.is_empty() || self.methods.contains(head.method))
+            && (self.paths.is_empty() || self.paths.iter().any(|path| path.holds(head.path)))
+            && (self.hosts.is_empty() || plain_host(head.host, |host| self.hosts.hold(host)))
+            && matches(&self.headers, head)
+    }
+
+    /// Whether nothing is asked of a request.
+    fn is_of_any_bytes(&self) -> bool {
+        self.hosts.is_empty() && self.methods.is_empty() && self.paths.is_empty() && self.headers.headers.is_empty()
+    }
+}
+
+/// Looks at a host as it is compared: without port and last dot, in lower case.
+pub(super) fn plain_host<T>(host: &str, look: impl FnOnce(&str) -> T) -> T {
+    let host = without_port(host);
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.len() > HOST_BYTES_MAX {
+        return look("");
+    }
+    if !host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return look(host);
+    }
+    let lower: SmallVec<[u8; HOST_BYTES_MAX]> = host.bytes().map(|byte| byte.to_ascii_lowercase()).collect();
+    look(std::str::from_utf8(&lower).unwrap_or_default())
+}

@@ -1,0 +1,47 @@
+//! Whether a caller may: what this workload's policies say of a request, or of the connection of opaque bytes.
+
+use std::net::SocketAddr;
+
+use proto::identity::Identity;
+
+use super::RequestHead;
+use crate::authorize::{Call, Judgement, Own};
+use crate::claims::Claims;
+use crate::model::Snapshot;
+
+/// Who calls, and where.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'c> {
+    /// What it proved; `None`: it came in plaintext.
+    pub peer: Option<&'c Identity>,
+    /// Its workload by its own signed word; empty: it says none.
+    pub workload: &'c str,
+    /// Its address.
+    pub source: SocketAddr,
+    /// The application's port.
+    pub port: u16,
+}
+
+/// Judges a call by the policies of a snapshot. `head` is as it is sent on; `None`: opaque bytes. `None` comes back where no policy selects
+/// this workload: then everybody may.
+#[inline]
+pub fn judge<'s>(
+    snapshot: &'s Snapshot,
+    caller: Caller<'_>,
+    head: Option<&RequestHead<'_>>,
+    claims: Option<&Claims>,
+) -> Option<Judgement<'s>> {
+    Some(snapshot.authorization.as_deref()?.judge(&call(snapshot, caller, head, claims)))
+}
+
+/// The same call, for whoever asks more of it.
+#[inline]
+pub fn call<'c>(snapshot: &'c Snapshot, caller: Caller<'c>, head: Option<&'c RequestHead<'c>>, claims: Option<&'c Claims>) -> Call<'c> {
+    let own = snapshot.settings.as_deref().map_or(Own::default(), |settings| Own {
+        trust_domain: &settings.trust_domain,
+        namespace: &settings.namespace,
+        workload: &settings.workload,
+    });
+    let Caller { peer, workload, source, port } = caller;
+    Call { peer, workload, source, port, head, claims, own }
+}

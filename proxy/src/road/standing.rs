@@ -1,0 +1,229 @@
+//! What stands open to the application and is no more asked by request: opaque connections, and tunnels that were requests once. Where the
+//! policies change, each is judged again as when it began, and closed if it may not be any more.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use engine::authorize::{Authorization, CallVerdict, Judgement, Ruling};
+use engine::claims::Claims;
+use engine::decide::{self, Caller, RequestHead};
+use engine::failure::Reason;
+use engine::model::Snapshot;
+use http::{HeaderMap, Method, Uri, request};
+use tokio::task::yield_now;
+
+use crate::observe::Downstream;
+use crate::road::shared::Shared;
+use crate::tls::Peer;
+
+/// So many are judged before others of this worker get their turn.
+const AT_ONCE: usize = 128;
+
+/// One worker's.
+#[derive(Debug, Default)]
+pub struct Standing {
+    all: RefCell<Vec<Option<Rc<Stood>>>>,
+    free: RefCell<Vec<u32>>,
+}
+
+/// What one of them was judged by.
+#[derive(Debug)]
+struct Stood {
+    peer: Option<Arc<Peer>>,
+    source: SocketAddr,
+    port: u16,
+    /// Of what was a request.
+    head: Option<Head>,
+    /// It may not be any more.
+    denial: RefCell<Option<Denial>>,
+    denied: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+#[derive(Debug)]
+struct Head {
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    /// Of its token.
+    claims: Option<Arc<Claims>>,
+}
+
+/// Why something that stood open is closed.
+#[derive(Clone, Debug)]
+pub struct Denial {
+    /// What is told.
+    pub reason: Reason,
+    /// The rule, where one denies.
+    pub ruling: Option<Arc<Ruling>>,
+}
+
+/// One place among them; dropping it leaves.
+#[derive(Debug)]
+pub struct Stand {
+    standing: Rc<Standing>,
+    stood: Rc<Stood>,
+    place: u32,
+    registered: bool,
+}
+
+impl Denial {
+    /// Of a judgement, if it refuses.
+    pub fn of(judgement: &Judgement<'_>) -> Option<Self> {
+        let reason = judgement.refusal()?;
+        let ruling = if let CallVerdict::Denied(ruling) = judgement.verdict { Some(Arc::clone(ruling)) } else { None };
+        Some(Self { reason, ruling })
+    }
+}
+
+/// What policies judge of a connection.
+pub fn caller(downstream: &Downstream) -> Caller<'_> {
+    let peer = downstream.peer.as_deref();
+    Caller {
+        peer: peer.map(|peer| &*peer.identity),
+        workload: peer.map_or("", |peer| &peer.workload),
+        source: downstream.address,
+        port: downstream.local.port(),
+    }
+}
+
+impl Standing {
+    /// Something stands open from now on that a snapshot allowed. If another is live by now, it is judged at once. `request`: what it is
+    /// still, with what its token says.
+    pub fn enter(
+        self: &Rc<Self>,
+        downstream: &Downstream,
+        request: Option<(&request::Parts, Option<&Arc<Claims>>)>,
+        allowed: &Snapshot,
+        live: &Snapshot,
+    ) -> Stand {
+        let head = request.map(|(parts, claims)| Head {
+            method: parts.method.clone(),
+            uri: parts.uri.clone(),
+            headers: parts.headers.clone(),
+            claims: claims.cloned(),
+        });
+        let stood = Rc::new(Stood {
+            peer: downstream.peer.clone(),
+            source: downstream.address,
+            port: downstream.local.port(),
+            head,
+            denial: RefCell::new(None),
+            denied: Cell::new(false),
+            waker: RefCell::new(None),
+        });
+        if !same(allowed.authorization.as_ref(), live.authorization.as_ref()) {
+            stood.ask(live);
+        }
+        let mut all = self.all.borrow_mut();
+        let place = self.free.borrow_mut().pop().unwrap_or_else(|| {
+            all.push(None);
+            u32::try_from(all.len() - 1).unwrap_or(u32::MAX)
+        });
+        all[place as usize] = Some(Rc::clone(&stood));
+        Stand { standing: Rc::clone(self), stood, place, registered: false }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.all.borrow().len() - self.free.borrow().len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Judges each again. Who comes meanwhile was judged by the same policies or newer ones.
+    async fn ask_again(&self, live: &Snapshot) {
+        let mut next = 0;
+        loop {
+            let some: Vec<Rc<Stood>> = {
+                let all = self.all.borrow();
+                let some = all.iter().skip(next).take(AT_ONCE);
+                next += some.len();
+                some.flatten().map(Rc::clone).collect()
+            };
+            some.iter().for_each(|stood| stood.ask(live));
+            if next >= self.all.borrow().len() {
+                return;
+            }
+            yield_now().await;
+        }
+    }
+}
+
+fn same(a: Option<&Arc<Authorization>>, b: Option<&Arc<Authorization>>) -> bool {
+    a.map(Arc::as_ptr) == b.map(Arc::as_ptr)
+}
+
+/// Asks again whenever other policies go live, as long as the worker lives.
+pub async fn watch(shared: Weak<Shared>) {
+    let Some(mut changes) = shared.upgrade().map(|shared| shared.snapshots.changes()) else { return };
+    // Who came before the first look was judged by itself.
+    let mut known: Option<Arc<Authorization>> = None;
+    loop {
+        {
+            let Some(shared) = shared.upgrade() else { return };
+            let live = shared.reader.load();
+            if !same(known.as_ref(), live.authorization.as_ref()) {
+                shared.standing.ask_again(&live).await;
+                known.clone_from(&live.authorization);
+            }
+        }
+        if changes.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+impl Stood {
+    fn ask(&self, live: &Snapshot) {
+        let peer = self.peer.as_deref();
+        let caller = Caller {
+            peer: peer.map(|peer| &*peer.identity),
+            workload: peer.map_or("", |peer| &peer.workload),
+            source: self.source,
+            port: self.port,
+        };
+        let head = self.head.as_ref().map(|head| RequestHead::new(&head.method, &head.uri, &head.headers));
+        let claims = self.head.as_ref().and_then(|head| head.claims.as_deref());
+        let Some(denial) = decide::judge(live, caller, head.as_ref(), claims).as_ref().and_then(Denial::of) else { return };
+        tracing::info!(
+            peer = %self.source,
+            reason = denial.reason.text(),
+            policy = denial.ruling.as_ref().map_or("", |ruling| &ruling.label),
+            "an open connection is closed: the policies changed"
+        );
+        *self.denial.borrow_mut() = Some(denial);
+        self.denied.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+}
+
+impl Stand {
+    /// Ready once it may not be any more. The task that polls it must stay the same.
+    pub fn poll_denied(&mut self, cx: &mut Context<'_>) -> Poll<Denial> {
+        if self.stood.denied.get() {
+            let denial = self.stood.denial.borrow().clone();
+            return Poll::Ready(denial.unwrap_or(Denial { reason: Reason::Denied, ruling: None }));
+        }
+        if !self.registered {
+            self.registered = true;
+            *self.stood.waker.borrow_mut() = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Stand {
+    fn drop(&mut self) {
+        self.standing.all.borrow_mut()[self.place as usize] = None;
+        self.standing.free.borrow_mut().push(self.place);
+    }
+}
