@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark may fail, and criterion's macros write undocumented items")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "measuring needs the machine's own clock and sockets")]
 
+mod authorize;
 mod routes;
 mod tls;
 
@@ -94,5 +95,15 @@ fn micro(criterion: &mut Criterion) {
     criterion.bench_function("swap: nothing changed", |bench| bench.iter(|| staged.assemble(2, &snapshot).epoch));
 }
 
-criterion_group!(benches, micro, routes::decisions, routes::hosts, routes::builds, routes::stages, tls::handshakes, tls::records);
+criterion_group!(
+    benches,
+    micro,
+    routes::decisions,
+    routes::hosts,
+    routes::builds,
+    routes::stages,
+    authorize::judgements,
+    tls::handshakes,
+    tls::records
+);
 criterion_main!(benches);
