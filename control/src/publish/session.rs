@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use prost::Name;
-use proto::mesh::{DnsRecord, Epoch, ProxyConfig};
+use proto::mesh::{Authorization, DnsRecord, Epoch, ProxyConfig};
 use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use proto::{epoch, names, xds};
 
@@ -41,10 +41,11 @@ pub fn leads_to(url: &str) -> &'static [&'static str] {
 
 /// The types we serve, in the order in which they are added: what is referred to comes before what refers to it
 /// (`xds.md` section 1.5). Removals go the other way round, after all additions.
-pub fn types() -> [String; 7] {
+pub fn types() -> [String; 8] {
     [
         xds::SECRET.to_owned(),
         ProxyConfig::type_url(),
+        Authorization::type_url(),
         xds::CLUSTER.to_owned(),
         xds::ENDPOINT.to_owned(),
         xds::LISTENER.to_owned(),
@@ -404,8 +405,8 @@ fn is_epoch(url: &str) -> bool {
 }
 
 /// [`types`] as static text: interned once.
-pub fn type_urls() -> &'static [&'static str; 7] {
-    static URLS: std::sync::OnceLock<[&'static str; 7]> = std::sync::OnceLock::new();
+pub fn type_urls() -> &'static [&'static str; 8] {
+    static URLS: std::sync::OnceLock<[&'static str; 8]> = std::sync::OnceLock::new();
     URLS.get_or_init(|| types().map(|url| &*url.leak()))
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use engine::model::Snapshot;
 use engine::model::build::{Parts, Rejected};
 use prost::Name as _;
-use proto::mesh::{DnsRecord, Epoch, ProxyConfig};
+use proto::mesh::{Authorization, DnsRecord, Epoch, ProxyConfig};
 use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use proto::xds::rpc;
 use proto::{epoch, names, refusal, xds};
@@ -75,11 +75,12 @@ pub struct Session {
 }
 
 /// The types of our stream, in the order of their first requests: parents before what they imply.
-fn types() -> [String; 8] {
+fn types() -> [String; 9] {
     [
         xds::CLUSTER.to_owned(),
         xds::LISTENER.to_owned(),
         ProxyConfig::type_url(),
+        Authorization::type_url(),
         xds::SECRET.to_owned(),
         xds::ENDPOINT.to_owned(),
         xds::ROUTE.to_owned(),

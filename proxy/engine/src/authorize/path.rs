@@ -151,12 +151,14 @@ fn rooted(text: &str) -> Result<(), Why> {
 mod tests {
     use super::*;
 
+    type Make = fn(&str) -> Result<PathPattern, Why>;
+
     #[test]
     fn each_kind_holds_for_its_paths() {
         // Aim: elements are never split, a place is one element that is there, and an open template begins after its slash.
-        let [exact, prefix, suffix, template]: [fn(&str) -> Result<PathPattern, Why>; 4] =
+        let [exact, prefix, suffix, template]: [Make; 4] =
             [PathPattern::exact, PathPattern::prefix, PathPattern::suffix, PathPattern::template];
-        let rows: [(fn(&str) -> Result<PathPattern, Why>, &str, &[&str], &[&str]); 9] = [
+        let rows: [(Make, &str, &[&str], &[&str]); 9] = [
             (exact, "/a", &["/a"], &["/a/", "/A", "/ab"]),
             (prefix, "/v1/", &["/v1", "/v1/", "/v1/x"], &["/v1x", "/v", "/V1", "//v1"]),
             (prefix, "/", &["/", "/x", "*", ""], &[]),
