@@ -251,3 +251,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn policies_fail_closed_and_keep_what_was_good() {
+    // Aim: a refused policy without a good one before it lets nobody in; after a good one that stays; taken away, everybody may again.
+    let mut parts = Parts::default();
+    let good = proto::mesh::Authorization::default();
+    let bad = proto::mesh::Authorization { policies: vec![proto::mesh::AuthorizationPolicy::default()], dry_run: false };
+    let closed = |parts: &Parts| {
+        let authorization = parts.assemble(1, &Snapshot::default()).authorization;
+        authorization.map(|authorization| format!("{authorization:?}").contains("refused: true"))
+    };
+    assert_eq!(closed(&parts), None);
+    assert!(fixture::put(&mut parts, "other", &bad).is_err());
+    assert_eq!(closed(&parts), None);
+    assert!(fixture::put(&mut parts, "inbound", &bad).is_err());
+    assert_eq!(closed(&parts), Some(true));
+    fixture::put(&mut parts, "inbound", &good).unwrap();
+    assert_eq!(closed(&parts), Some(false));
+    assert!(fixture::put(&mut parts, "inbound", &bad).is_err());
+    assert_eq!(closed(&parts), Some(false));
+    parts.remove("type.googleapis.com/meshwright.v1.Authorization", "inbound");
+    assert_eq!(closed(&parts), None);
+}
