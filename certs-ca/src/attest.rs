@@ -1,8 +1,11 @@
-//! One-time join tokens: who may have a first leaf.
+//! Who may have a leaf: by one-time join token (here), by Kubernetes service account ([`ServiceAccountVerifier`]), by the leaf it has.
 //!
 //! A token is bound to one workload (and, when wished, one instance), lives for [`LIFE_DEFAULT`] unless said otherwise, and works
 //! once. The authority keeps only a hash of its secret, and a used token until it expires, so that a second use can be told from an
 //! unknown token. A refused attempt does not use it up: the secret has 256 bits, there is nothing to guess.
+
+mod attempts;
+mod service_account;
 
 use std::time::Duration;
 
@@ -14,6 +17,31 @@ use time::OffsetDateTime;
 
 use crate::csr::{Csr, is_name};
 use crate::roots::sha256;
+
+pub use attempts::{ADDRESS_BURST, ADDRESS_PER_MINUTE, Attempts, Limited, REMEMBERED_MAX, WORKLOAD_BURST, WORKLOAD_PER_MINUTE};
+pub use service_account::{AUDIENCE, Pod, ServiceAccount, ServiceAccountError, ServiceAccountVerifier, TOKEN_BYTES_MAX};
+
+/// By what a caller proved who it is; as `ca audit` prints it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Attestation {
+    /// A one-time join token.
+    Token,
+    /// The leaf it had.
+    Certificate,
+    /// A Kubernetes service-account token.
+    ServiceAccount,
+}
+
+impl Attestation {
+    /// As printed.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Token => "Token",
+            Self::Certificate => "Certificate",
+            Self::ServiceAccount => "ServiceAccount",
+        }
+    }
+}
 
 /// Life of a token unless asked otherwise: long enough to carry it to a machine by hand, too short to lie around.
 pub const LIFE_DEFAULT: Duration = Duration::from_secs(15 * 60);

@@ -19,6 +19,11 @@ pub const BACKDATE: Duration = Duration::from_secs(60);
 pub const LEAF_LIFE_MIN: Duration = Duration::from_secs(10);
 /// No leaf is longer, whatever `Mesh` says.
 pub const LEAF_LIFE_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Former roots that are remembered, with the way to each; a rotation beyond it forgets the oldest.
+pub const FORMER_MAX: usize = 3;
+const ROOT_NAME: &str = "Meshwright root";
+/// Certificates of authorities below a root: its own intermediate, and as many cross certificates as are remembered.
+const ROOT_PATH_LENGTH: u8 = 1 + FORMER_MAX as u8;
 /// Bytes of a serial number; RFC 5280 section 4.1.2.2 allows 20.
 pub const SERIAL_BYTES: usize = 16;
 
@@ -28,6 +33,8 @@ pub struct Issuing {
     pub root_der: CertificateDer<'static>,
     /// The intermediate that signs leaves.
     pub certificate_der: CertificateDer<'static>,
+    /// What goes out with each leaf beside it: further intermediates, or the way to a former root.
+    pub above: Vec<CertificateDer<'static>>,
     /// Its end; no leaf outlives it.
     pub not_after: OffsetDateTime,
     /// Its start.
@@ -38,7 +45,7 @@ pub struct Issuing {
 /// A signed leaf.
 #[derive(Clone, Debug)]
 pub struct Leaf {
-    /// Leaf first, then the intermediate.
+    /// Leaf first, then the intermediate, then what is above that.
     pub chain: Vec<CertificateDer<'static>>,
     /// Start, backdated (see [`BACKDATE`]).
     pub not_before: OffsetDateTime,
@@ -70,9 +77,32 @@ impl From<rcgen::Error> for SignError {
 /// # Errors
 /// [`SignError::Library`].
 pub fn root(key: &KeyPair, now: OffsetDateTime, life: Duration, serial: [u8; SERIAL_BYTES]) -> Result<CertificateDer<'static>, SignError> {
-    let mut params = authority_params("Meshwright root", now, now + life, serial);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+    let mut params = authority_params(ROOT_NAME, now, now + life, serial);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(ROOT_PATH_LENGTH));
     Ok(params.self_signed(key)?.der().clone())
+}
+
+/// What a cross certificate stands for: the next root's key, the serial number that its name is made of, and its end.
+pub type NextRoot<'k> = (&'k KeyPair, [u8; SERIAL_BYTES], OffsetDateTime);
+
+/// The next root's subject and key, signed by the root before it: who knows only that one finds its way to the new one. It ends with
+/// the first of the two.
+///
+/// # Errors
+/// [`SignError::Library`].
+pub fn cross(
+    next: NextRoot<'_>,
+    former: (&CertificateDer<'static>, KeyPair, OffsetDateTime),
+    now: OffsetDateTime,
+    serial: [u8; SERIAL_BYTES],
+) -> Result<CertificateDer<'static>, SignError> {
+    let ((next_key, next_serial, next_end), (former_der, former_key, former_end)) = (next, former);
+    let issuer = Issuer::from_ca_cert_der(former_der, former_key)?;
+    let mut params = authority_params(ROOT_NAME, now, next_end.min(former_end), next_serial);
+    params.serial_number = Some(SerialNumber::from_slice(&positive(serial)));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(ROOT_PATH_LENGTH));
+    params.use_authority_key_identifier_extension = true;
+    Ok(params.signed_by(next_key, &issuer)?.der().clone())
 }
 
 /// An intermediate for `key`, signed by the root, never outliving it.
@@ -167,7 +197,8 @@ fn leaf(
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
     let certificate = params.signed_by(&SubjectPublicKeyInfo::from_der(public_key_der)?, &issuing.issuer)?;
-    Ok(Leaf { chain: vec![certificate.der().clone(), issuing.certificate_der.clone()], not_before, not_after, serial: hex(&serial) })
+    let chain = [certificate.der(), &issuing.certificate_der].into_iter().chain(&issuing.above).cloned().collect();
+    Ok(Leaf { chain, not_before, not_after, serial: hex(&serial) })
 }
 
 /// A URI name.
@@ -211,7 +242,7 @@ mod tests {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let certificate_der = intermediate(&key, (&root_der, root_key, now + DAY * 3650), now, life, [2; 16]).unwrap();
         let issuer = Issuer::from_ca_cert_der(&certificate_der, key).unwrap();
-        Issuing { root_der, certificate_der, not_after: now + life, not_before: now, issuer }
+        Issuing { root_der, certificate_der, above: Vec::new(), not_after: now + life, not_before: now, issuer }
     }
 
     fn at(seconds: i64) -> OffsetDateTime {

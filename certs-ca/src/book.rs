@@ -26,6 +26,12 @@ pub struct IssuedLeaf {
     pub not_after: i64,
     /// Subject of the issuing certificate.
     pub issuer: String,
+    /// For the application beside the proxy, which has a key of its own.
+    #[serde(default)]
+    pub for_application: bool,
+    /// Lower-case hex SHA-256 of the root it was issued below; empty in rows of older versions.
+    #[serde(default)]
+    pub root: String,
 }
 
 /// Leaves by serial.
@@ -49,11 +55,16 @@ impl Register {
         gone
     }
 
-    /// The newest unexpired leaf of each instance, ordered by namespace, workload, instance.
+    /// When the last leaf that is not below this root ends; `None`: there is none in the book.
+    pub fn last_end_but(&self, root: &str) -> Option<i64> {
+        self.entries.values().filter(|entry| entry.root != root).map(|entry| entry.not_after).max()
+    }
+
+    /// The newest unexpired leaf of each instance, ordered by namespace, workload, instance; its application's after it.
     pub fn current(&self, now: i64) -> Vec<IssuedLeaf> {
-        let mut newest: BTreeMap<(&str, &str, &str), &IssuedLeaf> = BTreeMap::new();
+        let mut newest: BTreeMap<(&str, &str, &str, bool), &IssuedLeaf> = BTreeMap::new();
         for entry in self.entries.values().filter(|entry| entry.not_after > now) {
-            let key = (entry.namespace.as_str(), entry.workload.as_str(), entry.instance.as_str());
+            let key = (entry.namespace.as_str(), entry.workload.as_str(), entry.instance.as_str(), entry.for_application);
             let held = newest.entry(key).or_insert(entry);
             if entry.not_before > held.not_before {
                 *held = entry;
@@ -77,6 +88,8 @@ mod tests {
             not_before,
             not_after,
             issuer: String::new(),
+            for_application: false,
+            root: String::new(),
         }
     }
 

@@ -1,5 +1,8 @@
 //! The authority itself: keys, policy, tokens and book joined. Blocking: the store writes to disk; `serve` calls it off the runtime.
 
+mod issue;
+mod mint;
+
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,54 +11,32 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proto::annotations::ROOT_NAMESPACE;
-use proto::defaults::{INTERMEDIATE_LIFE, LEAF_LIFE, ROOT_LIFE};
-use proto::identity::{DEFAULT_TRUST_DOMAIN, Identity};
-use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
+use proto::identity::Identity;
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use zeroize::Zeroizing;
 
-use crate::attest::{self, Grant, LIFE_DEFAULT, LIFE_MAX, SECRET_BYTES, Token, TokenError};
+pub use self::issue::Application;
+use self::issue::Desk;
+use crate::attest::{self, Attestation, Grant, LIFE_DEFAULT, LIFE_MAX, Limited, SECRET_BYTES, ServiceAccountError, Token, TokenError};
+use crate::audit::Issuance;
 use crate::authority::{self, Issuing, Leaf, SERIAL_BYTES, SignError};
 use crate::book::{IssuedLeaf, Register};
 use crate::csr::{Csr, CsrError, is_name};
-use crate::roots::RootSet;
-use crate::store::{Pair, Seal, Store, StoreError};
+use crate::external::{External, ExternalError, ExternalFiles};
+use crate::minting::AudienceError;
+use crate::own::{ISSUING_ROTATE_PERCENT, OwnRoots, RootsError};
+use crate::policy::{EXPIRED_GRACE, NoRandomness, Policy, random};
+use crate::roots::{RootSet, sha256};
+use crate::store::{Store, StoreError};
 
 /// Where the time comes from; a value, so that tests and simulation own it.
 pub type Clock = Arc<dyn Fn() -> OffsetDateTime + Send + Sync>;
 
 /// Life of the control plane's own leaf.
 pub(crate) const SERVER_LIFE: Duration = Duration::from_secs(24 * 3600);
-/// A leaf that ended less than this ago may be renewed, once: a machine that slept finds its way back (`kinds.md`).
-pub const EXPIRED_GRACE: Duration = Duration::from_secs(24 * 3600);
-/// An issuing certificate is replaced once this share of its life is over.
-const ISSUING_ROTATE_PERCENT: i32 = 66;
-
-/// The parts of the `Mesh` object that concern the authority.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Policy {
-    /// Identities outside it are not signed.
-    pub trust_domain: String,
-    /// Longest and default life of a leaf.
-    pub leaf_life: Duration,
-    /// Of the next issuing certificate.
-    pub intermediate_life: Duration,
-    /// Of the root, at its creation.
-    pub root_life: Duration,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            trust_domain: DEFAULT_TRUST_DOMAIN.to_owned(),
-            leaf_life: LEAF_LIFE,
-            intermediate_life: INTERMEDIATE_LIFE,
-            root_life: ROOT_LIFE,
-        }
-    }
-}
 
 /// A token to be made. The caller has looked up the identity of the workload.
 #[derive(Clone, Debug)]
@@ -89,12 +70,25 @@ pub struct Seat {
     pub lasts: Duration,
 }
 
+/// A step of a rotation of the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Makes the next root, which is believed from now on.
+    Trust,
+    /// The next root issues.
+    Issue,
+    /// The former root is believed no more.
+    Drop,
+}
+
 /// How a caller proves who it is.
 pub enum Proof<'a> {
     /// A join token.
     Token(&'a str),
     /// The leaf it holds; TLS has verified its chain and its key.
     Leaf(&'a CertificateDer<'a>),
+    /// A Kubernetes service-account token.
+    ServiceAccount(&'a str),
 }
 
 /// A refusal, or a fault of our own.
@@ -106,6 +100,15 @@ pub enum CaError {
     /// The token is.
     #[error(transparent)]
     Token(#[from] TokenError),
+    /// The service-account token is.
+    #[error(transparent)]
+    ServiceAccount(#[from] ServiceAccountError),
+    /// Refused too often.
+    #[error(transparent)]
+    Limited(#[from] Limited),
+    /// A token for nobody.
+    #[error(transparent)]
+    Audience(#[from] AudienceError),
     /// The identity is not of this mesh.
     #[error("{identity} is not of trust domain {trust_domain}, which this authority serves")]
     TrustDomain {
@@ -134,14 +137,47 @@ pub enum CaError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The files of an external authority cannot be used.
+    #[error(transparent)]
+    External(#[from] ExternalError),
+    /// The root is not ours to rotate.
+    #[error(
+        "the root is an external authority's (--ca-root), which is rotated by its files: add the new root to --ca-root and wait until that is live, then exchange --ca-cert and --ca-key, then drop the former root from --ca-root"
+    )]
+    NotOurRoot,
     /// No randomness.
     #[error("the system gives no random bytes")]
     Random,
 }
 
+impl From<NoRandomness> for CaError {
+    fn from(_: NoRandomness) -> Self {
+        Self::Random
+    }
+}
+
+impl From<RootsError> for CaError {
+    fn from(error: RootsError) -> Self {
+        match error {
+            RootsError::Sign(error) => Self::Sign(error),
+            RootsError::Store(error) => Self::Store(error),
+            RootsError::Random(error) => error.into(),
+        }
+    }
+}
+
+/// Where roots and the issuing certificate come from.
+enum Keys {
+    Own(OwnRoots),
+    External(External),
+}
+
 struct State {
+    keys: Keys,
     issuing: Arc<Issuing>,
     issuer: String,
+    /// Lower-case hex SHA-256 of the issuing root.
+    root: String,
     policy: Policy,
     book: Register,
 }
@@ -150,10 +186,8 @@ struct State {
 pub struct Ca {
     store: Store,
     clock: Clock,
-    roots: RootSet,
-    root_key: Zeroizing<Vec<u8>>,
-    root_end: OffsetDateTime,
     state: Mutex<State>,
+    desk: Desk,
 }
 
 impl Ca {
@@ -163,28 +197,28 @@ impl Ca {
     /// The store cannot be opened or written, others may read it, or it is corrupt.
     pub fn open(folder: &Path, policy: Policy, clock: Clock) -> Result<Self, CaError> {
         let store = Store::open(folder)?;
-        let now = clock();
-        let root = if let Some(pair) = store.pair(Seal::Root)? {
-            pair
-        } else {
-            let pair = new_root(&policy, now)?;
-            store.put_pairs(&[(Seal::Root, &pair)])?;
-            tracing::info!(store = %store.path().display(), "made the mesh's root certificate");
-            pair
-        };
-        let root_der = CertificateDer::from(root.certificate);
-        let (_, root_end) = dates(&root_der).ok_or_else(|| corrupt(&store, "root certificate"))?;
-        let issuing = match store.pair(Seal::Issuing)? {
-            Some(pair) => issuing_of(pair, root_der.clone()).map_err(|_| corrupt(&store, "issuing certificate"))?,
-            None => renew_issuing(&store, &policy, &root_der, &root.key, root_end, now)?,
-        };
+        let (own, issuing) = OwnRoots::open(&store, &policy, clock())?;
+        Self::with(store, Keys::Own(own), issuing, policy, clock)
+    }
+
+    /// The same, but certificates are signed by an authority of the user's own. Roots that the store holds are left as they are.
+    ///
+    /// # Errors
+    /// Also where the files are no authority that proxies could believe.
+    pub fn open_external(folder: &Path, files: &ExternalFiles, policy: Policy, clock: Clock) -> Result<Self, CaError> {
+        let (external, issuing) = External::load(files, clock())?;
+        Self::with(Store::open(folder)?, Keys::External(external), issuing, policy, clock)
+    }
+
+    fn with(store: Store, keys: Keys, issuing: Issuing, policy: Policy, clock: Clock) -> Result<Self, CaError> {
         let mut book = Register::default();
         for entry in store.entries()? {
-            book.add(entry, now.unix_timestamp());
+            book.add(entry, clock().unix_timestamp());
         }
-        let issuer = subject(&issuing.certificate_der);
-        let state = Mutex::new(State { issuing: Arc::new(issuing), issuer, policy, book });
-        Ok(Self { store, clock, roots: RootSet::of(root_der), root_key: root.key, root_end, state })
+        let (issuer, root) = (subject(&issuing.certificate_der), sha256(&issuing.root_der));
+        let state = Mutex::new(State { keys, issuing: Arc::new(issuing), issuer, root, policy, book });
+        let desk = Desk::open(&store)?;
+        Ok(Self { store, clock, state, desk })
     }
 
     /// Takes over what the `Mesh` object says now. Lives of root and issuing certificate count from their next renewal.
@@ -192,14 +226,55 @@ impl Ca {
         self.lock().policy = policy;
     }
 
-    /// The roots to trust.
-    pub fn roots(&self) -> &RootSet {
-        &self.roots
+    /// The roots of now.
+    pub fn roots(&self) -> RootSet {
+        self.lock().roots((self.clock)())
     }
 
     /// The trust bundle, PEM.
     pub fn bundle_pem(&self) -> String {
-        self.roots.pem()
+        self.roots().pem()
+    }
+
+    /// Takes a step of a rotation, which is on disk before this returns. One that has been taken, or whose turn it is not, changes nothing.
+    ///
+    /// # Errors
+    /// The store, a library, or [`CaError::NotOurRoot`]; nothing has changed then.
+    pub fn rotate(&self, step: Step) -> Result<RootSet, CaError> {
+        let now = (self.clock)();
+        let mut state = self.lock();
+        let State { keys, policy, book, root, .. } = &mut *state;
+        let Keys::Own(own) = keys else { return Err(CaError::NotOurRoot) };
+        let fresh = match step {
+            Step::Trust => {
+                own.trust(&self.store, policy, now)?;
+                None
+            }
+            Step::Issue => own.issue(&self.store, policy, now)?,
+            Step::Drop => {
+                let last_end = book.last_end_but(root).unwrap_or(0);
+                let dropped = own.retire(&self.store, policy, last_end, now)?;
+                if dropped { Some(own.without_way(&self.store, now)?) } else { None }
+            }
+        };
+        if let Some(fresh) = fresh {
+            state.issue_by(fresh);
+        }
+        Ok(state.roots(now))
+    }
+
+    /// Reads the files of an external authority again; returns whether something changed. Others have none.
+    ///
+    /// # Errors
+    /// They cannot be used, or the mesh could not follow: the former ones stay in force.
+    pub fn refresh(&self) -> Result<bool, CaError> {
+        let now = (self.clock)();
+        let mut state = self.lock();
+        let Keys::External(external) = &state.keys else { return Ok(false) };
+        let Some((external, issuing)) = external.reload(now)? else { return Ok(false) };
+        state.keys = Keys::External(external);
+        state.issue_by(issuing);
+        Ok(true)
     }
 
     /// Makes a join token and keeps its hash.
@@ -214,7 +289,7 @@ impl Ca {
         }
         let now = (self.clock)();
         let secret = URL_SAFE_NO_PAD.encode(random::<SECRET_BYTES>()?);
-        let token = Token { workload, ca: self.roots.pin(), secret, identity: order.identity.to_string() };
+        let token = Token { workload, ca: self.roots().pin(), secret, identity: order.identity.to_string() };
         let grant = Grant {
             workload: token.workload.clone(),
             identity: order.identity.to_string(),
@@ -233,16 +308,24 @@ impl Ca {
     /// # Errors
     /// See [`CaError`].
     pub fn sign(&self, csr: &Csr, proof: &Proof<'_>, instance: &str, life: Option<Duration>) -> Result<Leaf, CaError> {
+        self.sign_for(&Application { csr, instance, life, from: None, for_application: false }, proof)
+    }
+
+    fn sign_for(&self, application: &Application<'_>, proof: &Proof<'_>) -> Result<Leaf, CaError> {
+        let Application { csr, instance, life, .. } = *application;
         if !is_name(instance) {
             return Err(CaError::Name(instance.chars().take(300).collect(), "an instance's name"));
         }
         let now = (self.clock)();
-        let (issuing, issuer, policy) = self.issuing(now)?;
+        let (issuing, issued_by, policy) = self.issuing(now)?;
         if csr.identity.trust_domain() != policy.trust_domain {
             return Err(CaError::TrustDomain { identity: csr.identity.to_string(), trust_domain: policy.trust_domain });
         }
         let life = life.filter(|life| !life.is_zero()).unwrap_or(policy.leaf_life).min(policy.leaf_life);
         let ended = if let Proof::Leaf(leaf) = proof { ended(leaf, csr, now)? } else { None };
+        if let Proof::ServiceAccount(token) = proof {
+            self.verify_service_account(token, csr, instance, &policy.trust_domain)?;
+        }
         // Signed first and taken second: a failure to sign must not cost the bearer its token.
         let leaf = authority::sign(csr, &csr.identity, &issuing, life, now, random::<SERIAL_BYTES>()?)?;
         if let Proof::Token(text) = proof {
@@ -254,7 +337,7 @@ impl Ca {
                 return Err(CaError::Leaf("it has expired and was renewed once since; join again with a token"));
             }
         }
-        self.note(csr, instance, &leaf, issuer, now);
+        self.note(application, proof.attestation(), &leaf, issued_by, now);
         Ok(leaf)
     }
 
@@ -268,22 +351,41 @@ impl Ca {
         Ok(verdict?)
     }
 
-    /// Writes the book. A disk that fails costs the row at rest, not the leaf.
-    fn note(&self, csr: &Csr, instance: &str, leaf: &Leaf, issuer: String, now: OffsetDateTime) {
+    /// Writes book and audit log. A disk that fails costs the row of the book at rest, not the leaf; the row of the log waits for the disk.
+    fn note(&self, application: &Application<'_>, attestation: Attestation, leaf: &Leaf, (issuer, root): IssuedBy, now: OffsetDateTime) {
+        let csr = application.csr;
         let entry = IssuedLeaf {
             serial: leaf.serial.clone(),
             identity: csr.identity.to_string(),
             namespace: csr.identity.namespace().to_owned(),
             workload: csr.workload.clone(),
-            instance: instance.to_owned(),
+            instance: application.instance.to_owned(),
             not_before: leaf.not_before.unix_timestamp(),
             not_after: leaf.not_after.unix_timestamp(),
             issuer,
+            root,
+            for_application: application.for_application,
+        };
+        let issuance = Issuance {
+            time: now.unix_timestamp(),
+            serial: entry.serial.clone(),
+            identity: entry.identity.clone(),
+            namespace: entry.namespace.clone(),
+            workload: entry.workload.clone(),
+            instance: entry.instance.clone(),
+            attestation,
+            issuer: entry.issuer.clone(),
+            not_after: entry.not_after,
+            peer: application.from,
+            for_application: application.for_application,
         };
         let gone = self.lock().book.add(entry.clone(), now.unix_timestamp());
-        if let Err(error) = self.store.put_entry(&entry, &gone) {
+        let rows = self.desk.audit.issued(issuance);
+        let failure = self.store.put_issued(&entry, &gone, &rows, now.unix_timestamp()).err();
+        if let Some(error) = &failure {
             tracing::warn!(%error, serial = entry.serial, "an issued certificate is not in the book on disk");
         }
+        self.desk.audit.written(rows, failure.map(|error| error.to_string()));
     }
 
     /// The control plane's own leaf, with a fresh key.
@@ -301,11 +403,13 @@ impl Ca {
         sans.extend(names.addresses.iter().copied().map(SanType::IpAddress));
         let leaf = authority::sign_server(&key, sans, &issuing, SERVER_LIFE, now, random::<SERIAL_BYTES>()?)?;
         let lasts = (leaf.not_after - now) * ISSUING_ROTATE_PERCENT / 100;
-        Ok(Seat {
-            chain: leaf.chain,
-            key: Zeroizing::new(key.serialize_der()),
-            lasts: Duration::try_from(lasts).unwrap_or(Duration::from_secs(1)),
-        })
+        let mut chain = leaf.chain;
+        if let Keys::Own(own) = &self.lock().keys {
+            // At the end of the chain: a verifier that knows the issuing root never looks so far.
+            let shown: Vec<_> = own.shown(now).into_iter().filter(|certificate| !chain.contains(certificate)).collect();
+            chain.extend(shown);
+        }
+        Ok(Seat { chain, key: Zeroizing::new(key.serialize_der()), lasts: Duration::try_from(lasts).unwrap_or(Duration::from_secs(1)) })
     }
 
     /// The newest unexpired leaf of each instance.
@@ -313,22 +417,17 @@ impl Ca {
         self.lock().book.current((self.clock)().unix_timestamp())
     }
 
-    /// The issuing certificate of now; replaced here when it is due. One that cannot be written down is used all the same: every
-    /// leaf carries its chain.
-    fn issuing(&self, now: OffsetDateTime) -> Result<(Arc<Issuing>, String, Policy), CaError> {
+    /// The issuing certificate of now, and how the book names it; replaced here when it is due.
+    fn issuing(&self, now: OffsetDateTime) -> Result<(Arc<Issuing>, IssuedBy, Policy), CaError> {
         let mut state = self.lock();
         let whole = state.issuing.not_after - state.issuing.not_before;
-        if now >= state.issuing.not_before + whole * ISSUING_ROTATE_PERCENT / 100 {
-            let root_der = state.issuing.root_der.clone();
-            let fresh = make_issuing(&state.policy, &root_der, &self.root_key, self.root_end, now)?;
-            if let Err(error) = self.store.put_pairs(&[(Seal::Issuing, &fresh)]) {
-                tracing::error!(%error, "the new issuing certificate is in memory only");
-            }
-            let fresh = issuing_of(fresh, root_der)?;
-            state.issuer = subject(&fresh.certificate_der);
-            state.issuing = Arc::new(fresh);
+        if let Keys::Own(own) = &state.keys
+            && now >= state.issuing.not_before + whole * ISSUING_ROTATE_PERCENT / 100
+        {
+            let fresh = own.renew_issuing(&self.store, &state.policy, now)?;
+            state.issue_by(fresh);
         }
-        Ok((state.issuing.clone(), state.issuer.clone(), state.policy.clone()))
+        Ok((state.issuing.clone(), (state.issuer.clone(), state.root.clone()), state.policy.clone()))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -336,71 +435,33 @@ impl Ca {
     }
 }
 
-fn new_root(policy: &Policy, now: OffsetDateTime) -> Result<Pair, CaError> {
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(SignError::from)?;
-    let certificate = authority::root(&key, now, policy.root_life, random::<SERIAL_BYTES>()?)?.to_vec();
-    Ok(Pair { certificate, key: Zeroizing::new(key.serialize_der()) })
-}
+/// Subject of the issuing certificate, and the hash of its root.
+type IssuedBy = (String, String);
 
-fn make_issuing(
-    policy: &Policy,
-    root_der: &CertificateDer<'static>,
-    root_key: &[u8],
-    root_end: OffsetDateTime,
-    now: OffsetDateTime,
-) -> Result<Pair, CaError> {
-    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(SignError::from)?;
-    let root = (root_der, key_pair(root_key)?, root_end);
-    let certificate = authority::intermediate(&key, root, now, policy.intermediate_life, random::<SERIAL_BYTES>()?)?.to_vec();
-    Ok(Pair { certificate, key: Zeroizing::new(key.serialize_der()) })
-}
+impl State {
+    fn roots(&self, now: OffsetDateTime) -> RootSet {
+        match &self.keys {
+            Keys::Own(own) => own.set(now),
+            Keys::External(external) => external.set(),
+        }
+    }
 
-fn renew_issuing(
-    store: &Store,
-    policy: &Policy,
-    root_der: &CertificateDer<'static>,
-    root_key: &[u8],
-    root_end: OffsetDateTime,
-    now: OffsetDateTime,
-) -> Result<Issuing, CaError> {
-    let pair = make_issuing(policy, root_der, root_key, root_end, now)?;
-    store.put_pairs(&[(Seal::Issuing, &pair)])?;
-    Ok(issuing_of(pair, root_der.clone())?)
-}
-
-fn issuing_of(pair: Pair, root_der: CertificateDer<'static>) -> Result<Issuing, SignError> {
-    let certificate_der = CertificateDer::from(pair.certificate);
-    let (not_before, not_after) = dates(&certificate_der).ok_or_else(|| SignError::Library("no dates in it".to_owned()))?;
-    let issuer = Issuer::from_ca_cert_der(&certificate_der, key_pair(&pair.key)?)?;
-    Ok(Issuing { root_der, certificate_der, not_after, not_before, issuer })
-}
-
-fn key_pair(pkcs8: &[u8]) -> Result<KeyPair, SignError> {
-    Ok(KeyPair::from_pkcs8_der_and_sign_algo(&pkcs8.into(), &PKCS_ECDSA_P256_SHA256)?)
-}
-
-fn dates(der: &CertificateDer<'_>) -> Option<(OffsetDateTime, OffsetDateTime)> {
-    let (_, parsed) = X509Certificate::from_der(der).ok()?;
-    Some((parsed.validity().not_before.to_datetime(), parsed.validity().not_after.to_datetime()))
+    fn issue_by(&mut self, issuing: Issuing) {
+        (self.issuer, self.root) = (subject(&issuing.certificate_der), sha256(&issuing.root_der));
+        self.issuing = Arc::new(issuing);
+    }
 }
 
 fn subject(der: &CertificateDer<'_>) -> String {
     X509Certificate::from_der(der).map(|(_, parsed)| parsed.subject().to_string()).unwrap_or_default()
 }
 
-fn corrupt(store: &Store, what: &'static str) -> StoreError {
-    StoreError::Corrupt { path: store.path().to_owned(), what }
-}
-
 /// A renewal may ask for what the caller holds: same identity, same workload. Returns serial and end of a leaf that has ended.
 fn ended(leaf: &CertificateDer<'_>, csr: &Csr, now: OffsetDateTime) -> Result<Option<(String, OffsetDateTime)>, CaError> {
     let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| CaError::Leaf("it does not parse"))?;
-    let names = parsed.subject_alternative_name().ok().flatten().map(|names| names.value.general_names.as_slice());
-    let Some([GeneralName::URI(identity)]) = names else {
-        return Err(CaError::Leaf("it names more or less than one URI"));
-    };
+    let identity = only_identity(&parsed)?;
     let workload = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
-    if *identity != csr.identity.to_string() || workload != csr.workload {
+    if identity != csr.identity.to_string() || workload != csr.workload {
         let (held, asked) = (format!("{identity} ({workload})"), format!("{} ({})", csr.identity, csr.workload));
         return Err(CaError::NotYours { held, asked });
     }
@@ -414,155 +475,15 @@ fn ended(leaf: &CertificateDer<'_>, csr: &Csr, now: OffsetDateTime) -> Result<Op
     Ok(Some((authority::hex(parsed.raw_serial()), not_after)))
 }
 
-fn random<const N: usize>() -> Result<[u8; N], CaError> {
-    let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| CaError::Random)?;
-    Ok(bytes)
+/// The one URI name of a leaf of ours.
+fn only_identity<'c>(leaf: &'c X509Certificate<'_>) -> Result<&'c str, CaError> {
+    let names = leaf.subject_alternative_name().ok().flatten().map(|names| names.value.general_names.as_slice());
+    let Some([GeneralName::URI(identity)]) = names else {
+        return Err(CaError::Leaf("it names more or less than one URI"));
+    };
+    Ok(identity)
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicI64, Ordering};
-
-    use super::*;
-    use crate::csr::tests::request as request_der;
-
-    const START: i64 = 1_800_000_000;
-    const CATALOG: &str = "spiffe://cluster.local/ns/shop/sa/catalog";
-
-    fn request(uris: &[&str], workload: &str) -> Csr {
-        Csr::parse(&request_der(uris, workload)).unwrap()
-    }
-
-    struct Desk {
-        ca: Ca,
-        time: Arc<AtomicI64>,
-        folder: tempfile::TempDir,
-    }
-
-    fn open(folder: &Path, time: &Arc<AtomicI64>) -> Ca {
-        let time = time.clone();
-        let clock: Clock = Arc::new(move || OffsetDateTime::from_unix_timestamp(time.load(Ordering::Relaxed)).unwrap());
-        Ca::open(folder, Policy::default(), clock).unwrap()
-    }
-
-    fn desk() -> Desk {
-        let folder = tempfile::tempdir().unwrap();
-        let time = Arc::new(AtomicI64::new(START));
-        Desk { ca: open(folder.path(), &time), time, folder }
-    }
-
-    fn join(ca: &Ca) -> String {
-        let order = TokenOrder { workload: "shop/catalog".into(), identity: CATALOG.parse().unwrap(), instance: None, life: None };
-        ca.issue_token(&order).unwrap()
-    }
-
-    #[test]
-    fn a_token_gives_one_leaf_and_the_leaf_gives_the_next() {
-        // Aim: first leaf by token, renewals by leaf, a second use refused; the book shows the newest.
-        let desk = desk();
-        let token = join(&desk.ca);
-        let csr = request(&[CATALOG], "catalog");
-        let first = desk.ca.sign(&csr, &Proof::Token(&token), "catalog-0", None).unwrap();
-        let error = desk.ca.sign(&csr, &Proof::Token(&token), "catalog-0", None).unwrap_err().to_string();
-        assert!(error.contains("used before"), "{error}");
-        desk.time.store(START + 3600, Ordering::Relaxed);
-        let second = desk.ca.sign(&csr, &Proof::Leaf(&first.chain[0]), "catalog-0", Some(Duration::from_secs(60))).unwrap();
-        let certs = desk.ca.certs();
-        assert_eq!(certs.iter().map(|entry| &entry.serial).collect::<Vec<_>>(), [&second.serial]);
-        assert_eq!(certs[0].not_after, START + 3660);
-        assert!(certs[0].issuer.contains("Meshwright issuing"));
-    }
-
-    #[test]
-    fn nobody_gets_another_identity() {
-        // Aim: token or leaf for one workload signs no other, and a refused try does not use the token up.
-        let desk = desk();
-        let token = join(&desk.ca);
-        let leaf = desk.ca.sign(&request(&[CATALOG], "catalog"), &Proof::Token(&join(&desk.ca)), "catalog-0", None).unwrap();
-        for (identity, workload) in [
-            ("spiffe://cluster.local/ns/shop/sa/store", "catalog"),
-            (CATALOG, "store"),
-            ("spiffe://elsewhere/ns/shop/sa/catalog", "catalog"),
-        ] {
-            let csr = request(&[identity], workload);
-            for proof in [Proof::Token(token.as_str()), Proof::Leaf(&leaf.chain[0])] {
-                let error = desk.ca.sign(&csr, &proof, "catalog-0", None).unwrap_err();
-                assert!(
-                    matches!(error, CaError::NotYours { .. } | CaError::TrustDomain { .. } | CaError::Token(TokenError::Other { .. })),
-                    "{error}"
-                );
-            }
-        }
-        desk.ca.sign(&request(&[CATALOG], "catalog"), &Proof::Token(&token), "catalog-0", None).unwrap();
-    }
-
-    #[test]
-    fn a_leaf_that_ended_within_a_day_comes_back_once() {
-        // Aim: a machine that slept renews by its old leaf; a second time, or a day later, it needs a token.
-        let desk = desk();
-        let csr = request(&[CATALOG], "catalog");
-        let leaf = desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", Some(Duration::from_secs(60))).unwrap();
-        let renew = || desk.ca.sign(&csr, &Proof::Leaf(&leaf.chain[0]), "catalog-0", None);
-        desk.time.store(START + 3600, Ordering::Relaxed);
-        renew().unwrap();
-        assert!(renew().unwrap_err().to_string().contains("renewed once"));
-        let other = desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-1", Some(Duration::from_secs(60))).unwrap();
-        desk.time.store(START + 3600 + 60 + 24 * 3600, Ordering::Relaxed);
-        let late = desk.ca.sign(&csr, &Proof::Leaf(&other.chain[0]), "catalog-1", None).unwrap_err();
-        assert!(late.to_string().contains("more than a day"), "{late}");
-    }
-
-    #[test]
-    fn keys_tokens_and_book_survive_a_restart() {
-        // Aim: same root, token still good, book still there after the process is gone.
-        let desk = desk();
-        let (token, used) = (join(&desk.ca), join(&desk.ca));
-        let csr = request(&[CATALOG], "catalog");
-        desk.ca.sign(&csr, &Proof::Token(&used), "catalog-0", None).unwrap();
-        let bundle = desk.ca.bundle_pem();
-        let Desk { ca, time, folder } = desk;
-        drop(ca);
-        let ca = open(folder.path(), &time);
-        assert_eq!(ca.bundle_pem(), bundle);
-        assert_eq!(ca.certs().len(), 1);
-        ca.sign(&csr, &Proof::Token(&token), "catalog-1", None).unwrap();
-        assert!(ca.sign(&csr, &Proof::Token(&used), "catalog-1", None).is_err());
-    }
-
-    #[test]
-    fn ten_years_of_issuing_never_hand_out_a_leaf_beyond_its_issuer() {
-        // Aim: the issuing certificate renews itself in time, month after month, and ends with the root.
-        let desk = desk();
-        let day = 24 * 3600;
-        let mut issuers = std::collections::BTreeSet::new();
-        let csr = request(&[CATALOG], "catalog");
-        for month in 1..121 {
-            desk.time.store(START + month * 30 * day, Ordering::Relaxed);
-            let leaf = desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", None).unwrap();
-            let (_, issuer_end) = dates(&leaf.chain[1]).unwrap();
-            assert!(leaf.not_after <= issuer_end);
-            issuers.insert(leaf.chain[1].to_vec());
-        }
-        assert!(issuers.len() > 40, "{}", issuers.len());
-        desk.time.store(START + 3650 * day, Ordering::Relaxed);
-        assert!(matches!(
-            desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", None),
-            Err(CaError::Sign(SignError::IssuerExpired(_)))
-        ));
-    }
-
-    #[test]
-    fn the_control_plane_has_a_seat_with_all_its_names() {
-        // Aim: its leaf carries SPIFFE, DNS and IP names, and says when to fetch the next.
-        let desk = desk();
-        let names = ServerNames { dns: vec!["control.meshwright-system.svc".into()], addresses: vec!["10.77.0.1".parse().unwrap()] };
-        let seat = desk.ca.seat(&names).unwrap();
-        let (_, parsed) = X509Certificate::from_der(&seat.chain[0]).unwrap();
-        let sans: Vec<_> =
-            parsed.subject_alternative_name().unwrap().unwrap().value.general_names.iter().map(ToString::to_string).collect();
-        assert_eq!(sans.len(), 3);
-        assert!(sans[0].contains("spiffe://cluster.local/ns/meshwright-system/sa/control"), "{sans:?}");
-        assert!(seat.lasts > SERVER_LIFE / 2 && seat.lasts < SERVER_LIFE);
-    }
-}
+#[path = "ca_tests.rs"]
+mod tests;

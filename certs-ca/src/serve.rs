@@ -1,68 +1,198 @@
 //! `meshwright.v1.Certificates` over gRPC. The server it joins does TLS and says, by its [`Gate`], whether the caller may have what it
 //! asks for.
 
+use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::identity::Applicant;
+use proto::identity::{Applicant, Identity};
 use proto::mesh::certificates_server::{Certificates, CertificatesServer};
-use proto::mesh::{SignRequest, SignResponse};
+use proto::mesh::{BundlesRequest, BundlesResponse, MintTokenRequest, MintTokenResponse, SignRequest, SignResponse};
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
+use tokio::sync::mpsc;
+use tonic::codegen::tokio_stream::Stream;
+use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Extensions, Request, Response, Status};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use crate::attest::TokenError;
-use crate::ca::{Ca, CaError, Proof};
+use crate::attest::{Attestation, ServiceAccountError, TokenError};
+use crate::audit::Refusal;
+use crate::ca::{Application, Ca, CaError, Proof};
 use crate::csr::{CSR_BYTES_MAX, Csr};
 
-/// The server's own word on a caller, found by a request's extensions: the leaf that it proved, if any, or why it gets none.
-pub type Gate = Arc<dyn Fn(&Extensions, &Applicant<'_>) -> Result<Option<CertificateDer<'static>>, Status> + Send + Sync>;
+/// The server's own word on a caller, found by a request's extensions.
+pub trait Gate: Send + Sync {
+    /// The leaf that it proved, if any, or why what it asks for is not for it.
+    ///
+    /// # Errors
+    /// The refusal as the caller is told it.
+    fn admit(&self, extensions: &Extensions, applicant: &Applicant<'_>) -> Result<Option<CertificateDer<'static>>, Status>;
+
+    /// The leaf of a caller whose certificate holds now.
+    ///
+    /// # Errors
+    /// It has none, or it has ended.
+    fn holder(&self, extensions: &Extensions) -> Result<CertificateDer<'static>, Status>;
+
+    /// Where it calls from; `None` where that is no network.
+    fn address(&self, extensions: &Extensions) -> Option<IpAddr>;
+}
 
 /// Largest message that is decoded: a request, a token, and room.
-pub const MESSAGE_BYTES_MAX: usize = CSR_BYTES_MAX + (8 << 10);
+pub const MESSAGE_BYTES_MAX: usize = CSR_BYTES_MAX + (16 << 10);
+/// How soon a change of the bundles is told.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The service, to be added to a server.
-pub fn service(ca: Arc<Ca>, gate: Gate) -> CertificatesServer<CertificateService> {
+pub fn service(ca: Arc<Ca>, gate: Arc<dyn Gate>) -> CertificatesServer<CertificateService> {
     CertificatesServer::new(CertificateService { ca, gate }).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// See [`service`].
 pub struct CertificateService {
     ca: Arc<Ca>,
-    gate: Gate,
+    gate: Arc<dyn Gate>,
 }
 
 #[tonic::async_trait]
 impl Certificates for CertificateService {
+    type BundlesStream = Pin<Box<dyn Stream<Item = Result<BundlesResponse, Status>> + Send>>;
+
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
         let (ca, gate) = (self.ca.clone(), self.gate.clone());
         let (_, extensions, request) = request.into_parts();
         // Once begun it ends, also when the caller hangs up: a token taken is a leaf in the book.
-        let signed = tokio::task::spawn_blocking(move || sign(&ca, &request, &gate, &extensions));
+        let signed = tokio::task::spawn_blocking(move || sign(&ca, &request, &*gate, &extensions));
         signed.await.map_err(|_| Status::internal("signing ended unexpectedly"))?.map(Response::new)
+    }
+
+    async fn mint_token(&self, request: Request<MintTokenRequest>) -> Result<Response<MintTokenResponse>, Status> {
+        let (ca, gate) = (self.ca.clone(), self.gate.clone());
+        let (_, extensions, request) = request.into_parts();
+        let minted = tokio::task::spawn_blocking(move || mint(&ca, &request, &*gate, &extensions));
+        minted.await.map_err(|_| Status::internal("minting ended unexpectedly"))?.map(Response::new)
+    }
+
+    async fn bundles(&self, request: Request<BundlesRequest>) -> Result<Response<Self::BundlesStream>, Status> {
+        self.gate.holder(request.extensions())?;
+        let (sender, receiver) = mpsc::channel(1);
+        tokio::spawn(tell_bundles(self.ca.clone(), sender));
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
 
-fn sign(ca: &Ca, request: &SignRequest, gate: &Gate, extensions: &Extensions) -> Result<SignResponse, Status> {
-    let refused = |status: Status| {
-        tracing::warn!(instance = request.instance, reason = status.message(), "refused to sign");
-        status
-    };
-    let csr = Csr::parse(&request.csr_der).map_err(|error| refused(status(&error.into())))?;
-    let by_token = !request.token.is_empty();
-    let applicant = Applicant { identity: &csr.identity, workload: &csr.workload, instance: &request.instance, by_token };
-    let peer = gate(extensions, &applicant).map_err(refused)?;
-    let proof = match (request.token.as_str(), &peer) {
-        ("", None) => {
-            return Err(Status::unauthenticated(
-                "neither a join token nor a client certificate; make a token with `meshwright token create --workload NS/NAME`",
-            ));
+/// Tells the bundles as long as somebody listens.
+async fn tell_bundles(ca: Arc<Ca>, sender: mpsc::Sender<Result<BundlesResponse, Status>>) {
+    let mut told = None;
+    loop {
+        let asked = ca.clone();
+        let now = match tokio::task::spawn_blocking(move || bundles(&asked)).await {
+            Ok(Ok(bundles)) => bundles,
+            Ok(Err(error)) => {
+                // Where the listener is gone already, nobody is to be told.
+                let _ = sender.send(Err(status(&error))).await;
+                return;
+            }
+            Err(_) => return,
+        };
+        if told.as_ref() != Some(&now) {
+            told = Some(now.clone());
+            if sender.send(Ok(now)).await.is_err() {
+                return;
+            }
         }
-        ("", Some(leaf)) => Proof::Leaf(leaf),
-        (token, _) => Proof::Token(token),
+        tokio::select! {
+            () = sender.closed() => return,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+fn bundles(ca: &Ca) -> Result<BundlesResponse, CaError> {
+    Ok(BundlesResponse {
+        trust_domain: ca.trust_domain(),
+        roots_der: ca.roots().der().iter().map(|root| root.to_vec().into()).collect(),
+        token_keys: ca.token_keys()?,
+    })
+}
+
+fn sign(ca: &Ca, request: &SignRequest, gate: &dyn Gate, extensions: &Extensions) -> Result<SignResponse, Status> {
+    let from = gate.address(extensions);
+    let attestation = attestation(request);
+    let by_token = attestation != Attestation::Certificate;
+    let mut refusal = Refusal {
+        time: 0,
+        identity: String::new(),
+        namespace: String::new(),
+        workload: String::new(),
+        instance: request.instance.clone(),
+        attestation,
+        peer: from,
+        reason: String::new(),
     };
-    let life = request.life.as_ref().map(|life| Duration::from_secs(u64::try_from(life.seconds).unwrap_or(0)));
-    let leaf = ca.sign(&csr, &proof, &request.instance, life).map_err(|error| refused(status(&error)))?;
+    let signed = signed(ca, request, gate, extensions, &mut refusal);
+    signed.map_err(|(status, guessed)| {
+        if status.code() == Code::ResourceExhausted {
+            // A flood of these must wash away neither the log nor what is remembered of others.
+            ca.note_limited();
+            return status;
+        }
+        status.message().clone_into(&mut refusal.reason);
+        tracing::warn!(instance = request.instance, identity = refusal.identity, reason = status.message(), "refused to sign");
+        ca.note_refusal(refusal, by_token && guessed);
+        status
+    })
+}
+
+fn attestation(request: &SignRequest) -> Attestation {
+    match (request.token.as_str(), request.service_account_token.as_str()) {
+        ("", "") => Attestation::Certificate,
+        ("", _) => Attestation::ServiceAccount,
+        _ => Attestation::Token,
+    }
+}
+
+/// The road of one request. With a refusal comes whether it counts as an attempt to guess; what was asked for is left in `asked`.
+fn signed(
+    ca: &Ca,
+    request: &SignRequest,
+    gate: &dyn Gate,
+    extensions: &Extensions,
+    asked: &mut Refusal,
+) -> Result<SignResponse, (Status, bool)> {
+    let by_token = asked.attestation != Attestation::Certificate;
+    let judged = |error: CaError| (status(&error), is_guess(&error));
+    if by_token {
+        ca.may_try(asked.peer, None).map_err(judged)?;
+    }
+    let csr = Csr::parse(&request.csr_der).map_err(|error| (status(&error.into()), true))?;
+    asked.identity = csr.identity.to_string();
+    csr.identity.namespace().clone_into(&mut asked.namespace);
+    asked.workload.clone_from(&csr.workload);
+    if by_token {
+        ca.may_try(None, Some(&format!("{}/{}", asked.namespace, asked.workload))).map_err(judged)?;
+    }
+    let applicant = Applicant { identity: &csr.identity, workload: &csr.workload, instance: &request.instance, by_token };
+    let peer = gate.admit(extensions, &applicant).map_err(|status| (status, false))?;
+    let proof = match (asked.attestation, &peer) {
+        (Attestation::Token, _) => Proof::Token(&request.token),
+        (Attestation::ServiceAccount, _) => Proof::ServiceAccount(&request.service_account_token),
+        (Attestation::Certificate, Some(leaf)) => Proof::Leaf(leaf),
+        (Attestation::Certificate, None) => {
+            let none = "neither a join token nor a client certificate; make a token with `meshwright token create --workload NS/NAME`";
+            return Err((Status::unauthenticated(none), false));
+        }
+    };
+    let application = Application {
+        csr: &csr,
+        instance: &request.instance,
+        life: request.life.as_ref().map(|life| Duration::from_secs(u64::try_from(life.seconds).unwrap_or(0))),
+        from: asked.peer,
+        for_application: request.for_application,
+    };
+    let leaf = ca.issue(&application, &proof).map_err(judged)?;
     Ok(SignResponse {
         chain_der: leaf.chain.iter().map(|certificate| certificate.to_vec().into()).collect(),
         bundle_der: ca.roots().der().iter().map(|root| root.to_vec().into()).collect(),
@@ -71,13 +201,46 @@ fn sign(ca: &Ca, request: &SignRequest, gate: &Gate, extensions: &Extensions) ->
     })
 }
 
+fn mint(ca: &Ca, request: &MintTokenRequest, gate: &dyn Gate, extensions: &Extensions) -> Result<MintTokenResponse, Status> {
+    let leaf = gate.holder(extensions)?;
+    let (identity, workload) = holder(&leaf).ok_or_else(|| Status::unauthenticated("the client certificate is not a workload leaf"))?;
+    // As for a renewal: a workload that nobody declares any more gets no tokens either.
+    let applicant = Applicant { identity: &identity, workload: &workload, instance: &request.instance, by_token: false };
+    gate.admit(extensions, &applicant)?;
+    let minted = ca.mint(&leaf, &request.audience).map_err(|error| status(&error))?;
+    Ok(MintTokenResponse { token: minted.token, issued: Some(timestamp(minted.issued)), expires: Some(timestamp(minted.expires)) })
+}
+
+fn holder(leaf: &CertificateDer<'_>) -> Option<(Identity, String)> {
+    let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
+    let names = parsed.subject_alternative_name().ok().flatten()?;
+    let [GeneralName::URI(identity)] = names.value.general_names.as_slice() else { return None };
+    let workload = parsed.subject().iter_common_name().next()?.as_str().ok()?;
+    Some((identity.parse().ok()?, workload.to_owned()))
+}
+
+/// Whether somebody who is refused so may be trying what comes to mind.
+fn is_guess(error: &CaError) -> bool {
+    match error {
+        CaError::Token(_) | CaError::Csr(_) | CaError::Name(..) | CaError::TrustDomain { .. } => true,
+        CaError::ServiceAccount(error) => !matches!(error, ServiceAccountError::Unreachable(_)),
+        _ => false,
+    }
+}
+
 fn status(error: &CaError) -> Status {
     let code = match error {
-        CaError::Csr(_) | CaError::Name(..) => Code::InvalidArgument,
-        CaError::Token(TokenError::Other { .. }) | CaError::TrustDomain { .. } | CaError::NotYours { .. } => Code::PermissionDenied,
-        CaError::Token(_) | CaError::Leaf(_) => Code::Unauthenticated,
+        CaError::Csr(_) | CaError::Name(..) | CaError::Audience(_) => Code::InvalidArgument,
+        CaError::Token(TokenError::Other { .. })
+        | CaError::ServiceAccount(ServiceAccountError::Other { .. })
+        | CaError::TrustDomain { .. }
+        | CaError::NotYours { .. } => Code::PermissionDenied,
+        CaError::ServiceAccount(ServiceAccountError::NoVerifier) => Code::FailedPrecondition,
+        CaError::ServiceAccount(ServiceAccountError::Unreachable(_)) => Code::Unavailable,
+        CaError::Token(_) | CaError::Leaf(_) | CaError::ServiceAccount(_) => Code::Unauthenticated,
+        CaError::Limited(_) => Code::ResourceExhausted,
         CaError::Store(_) => Code::Unavailable,
-        CaError::Sign(_) | CaError::Random => Code::Internal,
+        CaError::Sign(_) | CaError::Random | CaError::External(_) | CaError::NotOurRoot => Code::Internal,
     };
     Status::new(code, error.to_string())
 }
@@ -85,3 +248,6 @@ fn status(error: &CaError) -> Status {
 fn timestamp(at: OffsetDateTime) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: at.unix_timestamp(), nanos: 0 }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,8 @@
 //! Keys, tokens and the book at rest: one embedded store, `ca.redb`, 0600 in a 0700 folder.
 
+mod audit;
+mod token_keys;
+
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -11,10 +14,13 @@ use zeroize::Zeroizing;
 
 use crate::attest::Grant;
 use crate::book::IssuedLeaf;
+use crate::roots::life::History;
 
 /// Most tokens that wait to be used, or are remembered as used.
 pub const TOKENS_MAX: usize = 20_000;
 const FILE: &str = "ca.redb";
+/// Row of [`KEYS`]: what is remembered of the roots beside those in force.
+const HISTORY: &str = "roots";
 const KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("keys");
 const TOKENS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("tokens");
 /// Serials of expired leaves that were renewed, with their end.
@@ -76,8 +82,10 @@ pub struct Pair {
 /// Which pair.
 #[derive(Clone, Copy, Debug)]
 pub enum Seal {
-    /// The root.
+    /// The root that issues.
     Root,
+    /// The root that issues next.
+    Next,
     /// The intermediate that signs.
     Issuing,
 }
@@ -86,6 +94,7 @@ impl Seal {
     fn rows(self) -> (&'static str, &'static str) {
         match self {
             Self::Root => ("root.certificate", "root.key"),
+            Self::Next => ("next.certificate", "next.key"),
             Self::Issuing => ("issuing.certificate", "issuing.key"),
         }
     }
@@ -122,7 +131,8 @@ impl Store {
             transaction.open_table(TOKENS)?;
             transaction.open_table(BOOK)?;
             transaction.open_table(REVIVED)?;
-            Ok(())
+            audit::create(transaction)?;
+            token_keys::create(transaction)
         })?;
         Ok(store)
     }
@@ -156,6 +166,40 @@ impl Store {
                 let (certificate, key) = seal.rows();
                 keys.insert(certificate, pair.certificate.as_slice())?;
                 keys.insert(key, pair.key.as_slice())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// What is remembered of the roots; `None` before the first rotation.
+    ///
+    /// # Errors
+    /// [`StoreError::Access`]; [`StoreError::Corrupt`] where it does not read back.
+    pub fn history(&self) -> Result<Option<History>, StoreError> {
+        let row = self.read(|keys| Ok(keys.get(HISTORY)?.map(|value| value.value().to_vec())))?;
+        let read = |row: Vec<u8>| serde_json::from_slice(&row);
+        let corrupt = |_| StoreError::Corrupt { path: self.path.clone(), what: "history of the roots" };
+        row.map(read).transpose().map_err(corrupt)
+    }
+
+    /// One step in the life of the roots, whole or not at all: pairs to keep, one to forget, and the history that goes with them.
+    ///
+    /// # Errors
+    /// [`StoreError::Access`]; nothing was written.
+    pub fn step(&self, history: &History, pairs: &[(Seal, &Pair)], gone: Option<Seal>) -> Result<(), StoreError> {
+        let row = serde_json::to_vec(history).unwrap_or_default();
+        self.write(|transaction| {
+            let mut keys = transaction.open_table(KEYS)?;
+            keys.insert(HISTORY, row.as_slice())?;
+            for (seal, pair) in pairs {
+                let (certificate, key) = seal.rows();
+                keys.insert(certificate, pair.certificate.as_slice())?;
+                keys.insert(key, pair.key.as_slice())?;
+            }
+            if let Some(seal) = gone {
+                let (certificate, key) = seal.rows();
+                keys.remove(certificate)?;
+                keys.remove(key)?;
             }
             Ok(())
         })
@@ -207,22 +251,6 @@ impl Store {
             revived.retain(|_, ended| ended > forget)?;
             let fresh = revived.insert(serial, not_after)?.is_none();
             Ok(fresh)
-        })
-    }
-
-    /// Writes one row of the book and removes others.
-    ///
-    /// # Errors
-    /// [`StoreError::Access`].
-    pub fn put_entry(&self, entry: &IssuedLeaf, gone: &[String]) -> Result<(), StoreError> {
-        let row = serde_json::to_vec(entry).unwrap_or_default();
-        self.write(|transaction| {
-            let mut book = transaction.open_table(BOOK)?;
-            book.insert(entry.serial.as_str(), row.as_slice())?;
-            for serial in gone {
-                book.remove(serial.as_str())?;
-            }
-            Ok(())
         })
     }
 

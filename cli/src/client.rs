@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -52,7 +53,7 @@ pub(crate) struct WhichMesh {
     /// Its trust bundle: `ca.pem` of the control plane's data folder
     #[arg(long, value_name = "FILE", requires = "control")]
     control_ca: Option<PathBuf>,
-    /// Its API token: `api-token` of the control plane's data folder
+    /// Its API token: of the control plane's data folder `api-read.token`, which looks, or `api-write.token`, which also changes
     #[arg(long, value_name = "FILE", requires = "control")]
     token_file: Option<PathBuf>,
 }
@@ -102,8 +103,16 @@ impl WhichMesh {
 }
 
 fn remote(target: &ControlAddress, roots: &Path, token: &Path) -> anyhow::Result<(Dialer, Bearer)> {
-    let text = fs::read_to_string(token).with_context(|| format!("--token-file: {} cannot be read", token.display()))?;
-    let wrong = || format!("--token-file: {} holds no token; give the control plane's file api-token", token.display());
+    let unread = || format!("--token-file: {} cannot be read", token.display());
+    let mode = fs::metadata(token).with_context(unread)?.permissions().mode();
+    proto::private::judged("--token-file:", token, mode).map_err(|told| anyhow!(told))?;
+    let text = fs::read_to_string(token).with_context(unread)?;
+    let wrong = || {
+        format!(
+            "--token-file: {} holds no token; give the control plane's file api-read.token (to look) or api-write.token (to change)",
+            token.display()
+        )
+    };
     let text = Some(text.trim()).filter(|text| !text.is_empty()).with_context(wrong)?;
     let bearer = format!("Bearer {text}").parse().ok().with_context(wrong)?;
     let time: Arc<dyn TimeProvider> = Arc::new(DefaultTimeProvider);

@@ -5,51 +5,90 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use certs_ca::attest::moment;
-use certs_ca::{Ca, Policy, ServerNames};
+use certs_ca::attest::{Attestation, moment};
+use certs_ca::{Ca, ExternalFiles, Policy, ServerNames};
 use control::app::Means;
-use control::serve::authority::{Authority, Issued, Seat, TokenOrder};
+use control::publish::trust::{Phase, Root, Roots};
+use control::serve::admit::Gate;
+use control::serve::authority::{AuditQuery, Authority, Done, Issuance, Issued, Refused, Seat, Step, TokenOrder};
+use control::settings::ExternalArgs;
 use control::world::own::Mesh;
 use proto::identity::Applicant;
 use proxy::io::Clock;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
-use tonic::Extensions;
+use tonic::{Extensions, Status};
 
 /// The shortest life of a leaf that an authority is told.
 const LEAF_LIFE_MIN: Duration = Duration::from_secs(1);
 
-/// Opens the authority of a data folder (makes it at the first start) for a control plane that goes by the same clock.
+/// Opens the authority of a data folder (makes it at the first start), or one of the user's own by files, for a control plane that goes
+/// by the same clock.
 ///
 /// # Errors
-/// The folder cannot be used; the sentence names it.
-pub fn means(data_dir: &Path, clock: Clock) -> anyhow::Result<Means> {
-    let ca = Arc::new(Ca::open(data_dir, Policy::default(), Arc::new(move || OffsetDateTime::from(clock.wall())))?);
+/// The folder cannot be used, or a file is not what proxies could believe; the sentence names it.
+pub fn means(data_dir: &Path, external: &ExternalArgs, clock: Clock) -> anyhow::Result<Means> {
+    let time: certs_ca::Clock = Arc::new(move || OffsetDateTime::from(clock.wall()));
+    let ca = match external.files() {
+        Some((certificate, key, roots)) => {
+            let files = ExternalFiles { certificate, key, roots };
+            Ca::open_external(data_dir, &files, Policy::default(), time)?
+        }
+        None => Ca::open(data_dir, Policy::default(), time)?,
+    };
+    let ca = Arc::new(ca);
     let signing = ca.clone();
     Ok(Means {
         clock: control::clock::Clock::new(move || clock.wall()),
         authority: Arc::new(Joined(ca)),
-        certificates: Box::new(move |routes, gate| {
-            let gate = Arc::new(move |extensions: &Extensions, applicant: &Applicant<'_>| gate.leaf(extensions, applicant));
-            routes.add_service(certs_ca::serve::service(signing, gate))
-        }),
+        certificates: Box::new(move |routes, gate| routes.add_service(certs_ca::serve::service(signing, Arc::new(Door(gate))))),
     })
+}
+
+/// The control plane's gate as the authority asks it.
+struct Door(Gate);
+
+impl certs_ca::serve::Gate for Door {
+    fn admit(&self, extensions: &Extensions, applicant: &Applicant<'_>) -> Result<Option<CertificateDer<'static>>, Status> {
+        self.0.leaf(extensions, applicant)
+    }
+
+    fn holder(&self, extensions: &Extensions) -> Result<CertificateDer<'static>, Status> {
+        self.0.holder(extensions)
+    }
+
+    fn address(&self, extensions: &Extensions) -> Option<IpAddr> {
+        self.0.address(extensions)
+    }
 }
 
 /// The authority as the control plane sees it.
 struct Joined(Arc<Ca>);
 
 impl Authority for Joined {
-    fn bundle_pem(&self) -> String {
-        self.0.bundle_pem()
+    fn roots(&self) -> Arc<Roots> {
+        let roots = self.0.roots();
+        let root = |der: &CertificateDer<'static>| Root { der: der.clone(), sha256: certs_ca::roots::digest_of(der) };
+        let phase = match roots.phase() {
+            certs_ca::roots::Phase::Steady => Phase::Steady,
+            certs_ca::roots::Phase::Trusting => Phase::Trusting,
+            certs_ca::roots::Phase::Issuing => Phase::Issuing,
+        };
+        let (others, retired) = (roots.der()[1..].iter().map(root).collect(), roots.retired().iter().map(root).collect());
+        Arc::new(Roots { issuing: root(roots.issuing()), others, retired, phase, pem: roots.pem().into() })
     }
 
-    fn bundle_der(&self) -> Vec<CertificateDer<'static>> {
-        self.0.roots().der().to_vec()
+    fn rotate(&self, step: Step) -> Result<(), String> {
+        let step = match step {
+            Step::Trust => certs_ca::Step::Trust,
+            Step::Issue => certs_ca::Step::Issue,
+            Step::Drop => certs_ca::Step::Drop,
+        };
+        self.0.rotate(step).map(|_| ()).map_err(|error| error.to_string())
     }
 
-    fn bundle_hashes(&self) -> Vec<String> {
-        self.0.roots().hashes()
+    fn refresh(&self) -> Result<bool, String> {
+        self.0.refresh().map_err(|error| error.to_string())
     }
 
     fn seat(&self, dns: &[String], addresses: &[IpAddr]) -> Result<Seat, String> {
@@ -74,8 +113,65 @@ impl Authority for Joined {
             not_before: moment(entry.not_before),
             not_after: moment(entry.not_after),
             issuer: entry.issuer,
+            for_application: entry.for_application,
+            root: entry.root,
         };
         self.0.certs().into_iter().map(row).collect()
+    }
+
+    fn audit(&self, query: &AuditQuery, rows_max: usize) -> Result<Vec<Issuance>, String> {
+        let row = |row: certs_ca::audit::Issuance| Issuance {
+            time: moment(row.time),
+            attestation: row.attestation.text(),
+            peer: row.peer,
+            issued: Issued {
+                namespace: row.namespace,
+                workload: row.workload,
+                instance: row.instance,
+                identity: row.identity,
+                serial: row.serial,
+                not_before: moment(row.time),
+                not_after: moment(row.not_after),
+                issuer: row.issuer,
+                root: String::new(),
+                for_application: row.for_application,
+            },
+        };
+        let rows = self.0.issuances(&wanted(query), rows_max).map_err(|error| error.to_string())?;
+        Ok(rows.into_iter().map(row).collect())
+    }
+
+    fn refusals(&self, query: &AuditQuery) -> Vec<Refused> {
+        let row = |row: certs_ca::audit::Refusal| Refused {
+            time: moment(row.time),
+            identity: row.identity,
+            namespace: row.namespace,
+            workload: row.workload,
+            instance: row.instance,
+            attestation: row.attestation.text(),
+            peer: row.peer,
+            reason: row.reason,
+        };
+        self.0.refusals(&wanted(query)).into_iter().map(row).collect()
+    }
+
+    fn counts(&self) -> Done {
+        let counts = self.0.counts();
+        let issued = [
+            (Attestation::Token, counts.by_token),
+            (Attestation::Certificate, counts.by_certificate),
+            (Attestation::ServiceAccount, counts.by_service_account),
+        ];
+        Done {
+            issued: issued.into_iter().map(|(attestation, count)| (attestation.text(), count)).collect(),
+            refused: counts.refused,
+            tokens_minted: counts.tokens_minted,
+            audit_lost: counts.lost,
+        }
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.0.failure()
     }
 
     fn follow(&self, mesh: &Mesh) {
@@ -86,4 +182,8 @@ impl Authority for Joined {
             root_life: mesh.root_life,
         });
     }
+}
+
+fn wanted(query: &AuditQuery) -> certs_ca::audit::Query {
+    certs_ca::audit::Query { namespace: query.namespace.clone(), name: query.name.clone(), since: query.since_unix_secs }
 }

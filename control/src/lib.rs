@@ -10,6 +10,7 @@ pub mod app;
 pub mod clock;
 pub mod node;
 pub mod publish;
+pub mod rotation;
 pub mod serve;
 pub mod settings;
 pub mod source;

@@ -17,7 +17,7 @@ use engine::model::Snapshot;
 use engine::model::build::Parts;
 use proptest::prelude::*;
 use prost::Message as _;
-use proto::mesh::{Authorization, BackendPolicy, Balance, ClusterPolicy, Outlier, RetryBudget, RoutePolicy};
+use proto::mesh::{Authorization, BackendPolicy, Balance, ClusterPolicy, Egress, Outlier, RetryBudget, RoutePolicy};
 use proto::names::{self, Mode};
 use proto::xds;
 use proto::xds::cluster::Cluster;
@@ -159,6 +159,8 @@ fn policies(out: &mut String, view: &View) {
             if !is_default(&policy) || connect.seconds != 1 {
                 writeln!(out, "  policy {name} connect {connect} {}", said(&policy)).unwrap();
             }
+        } else if let Ok(egress) = xds::unpack::<Egress>(&resource.any) {
+            egress.policies.iter().for_each(|policy| writeln!(out, "  egress {}", said(policy)).unwrap());
         } else if let Ok(table) = xds::unpack::<RouteConfiguration>(&resource.any) {
             rules(out, name, &table);
         } else if let Ok(listener) = xds::unpack::<Listener>(&resource.any) {
@@ -266,6 +268,9 @@ fn describe(world: &World) -> String {
         rows(&mut out, "route", &dump::routes(&snapshot));
         rows(&mut out, "cluster", &dump::clusters(&snapshot));
         rows(&mut out, "endpoint", &dump::endpoints(&snapshot, None));
+        for rule in snapshot.authentication.iter().flat_map(|tokens| tokens.rules()) {
+            writeln!(out, "  tokens {} {}", rule.policy, rule.story()).unwrap();
+        }
         for (name, answer) in snapshot.names.iter().collect::<BTreeMap<_, _>>() {
             writeln!(out, "  dns {name} {:?}", answer.addresses).unwrap();
         }

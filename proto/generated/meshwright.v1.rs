@@ -29,9 +29,6 @@ pub struct TokenRule {
     pub jwks: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub jwks_uri: ::prost::alloc::string::String,
-    /// Certificates that the server of `jwks_uri` may end in, PEM; empty: the system's roots.
-    #[prost(bytes = "bytes", tag = "6")]
-    pub jwks_ca_pem: ::prost::bytes::Bytes,
     #[prost(message, repeated, tag = "7")]
     pub from_headers: ::prost::alloc::vec::Vec<TokenHeader>,
     #[prost(string, repeated, tag = "8")]
@@ -344,6 +341,12 @@ pub struct SignRequest {
     /// Asked-for life; the mesh's leaf life caps it.
     #[prost(message, optional, tag = "4")]
     pub life: ::core::option::Option<::prost_types::Duration>,
+    /// A Kubernetes service-account token for the authority's own audience, in the place of a join token.
+    #[prost(string, tag = "5")]
+    pub service_account_token: ::prost::alloc::string::String,
+    /// The leaf is for the application beside the proxy, which has a key of its own.
+    #[prost(bool, tag = "6")]
+    pub for_application: bool,
 }
 impl ::prost::Name for SignRequest {
     const NAME: &'static str = "SignRequest";
@@ -376,6 +379,78 @@ impl ::prost::Name for SignResponse {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.SignResponse".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MintTokenRequest {
+    /// For whom the token is, 1 to 16.
+    #[prost(string, repeated, tag = "1")]
+    pub audience: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The instance that asks.
+    #[prost(string, tag = "2")]
+    pub instance: ::prost::alloc::string::String,
+}
+impl ::prost::Name for MintTokenRequest {
+    const NAME: &'static str = "MintTokenRequest";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.MintTokenRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.MintTokenRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MintTokenResponse {
+    /// A JWT, signed by ES256.
+    #[prost(string, tag = "1")]
+    pub token: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub issued: ::core::option::Option<::prost_types::Timestamp>,
+    #[prost(message, optional, tag = "3")]
+    pub expires: ::core::option::Option<::prost_types::Timestamp>,
+}
+impl ::prost::Name for MintTokenResponse {
+    const NAME: &'static str = "MintTokenResponse";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.MintTokenResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.MintTokenResponse".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BundlesRequest {}
+impl ::prost::Name for BundlesRequest {
+    const NAME: &'static str = "BundlesRequest";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.BundlesRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.BundlesRequest".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BundlesResponse {
+    #[prost(string, tag = "1")]
+    pub trust_domain: ::prost::alloc::string::String,
+    /// DER; the first is the one that issues.
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pub roots_der: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// A JWKS document (RFC 7517) as SPIFFE wants it: `use` is `jwt-svid`.
+    #[prost(string, tag = "3")]
+    pub token_keys: ::prost::alloc::string::String,
+}
+impl ::prost::Name for BundlesResponse {
+    const NAME: &'static str = "BundlesResponse";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.BundlesResponse".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.BundlesResponse".into()
     }
 }
 /// Generated client implementations.
@@ -491,6 +566,57 @@ pub mod certificates_client {
                 .insert(GrpcMethod::new("meshwright.v1.Certificates", "Sign"));
             self.inner.unary(req, path, codec).await
         }
+        /// A JWT-SVID for the identity of the client certificate, which must hold now.
+        pub async fn mint_token(
+            &mut self,
+            request: impl tonic::IntoRequest<super::MintTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MintTokenResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/meshwright.v1.Certificates/MintToken",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("meshwright.v1.Certificates", "MintToken"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// What this mesh's certificates and tokens are verified by: at once, and again at each change, until the caller hangs up. For whoever
+        /// has no ADS stream.
+        pub async fn bundles(
+            &mut self,
+            request: impl tonic::IntoRequest<super::BundlesRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::BundlesResponse>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/meshwright.v1.Certificates/Bundles",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("meshwright.v1.Certificates", "Bundles"));
+            self.inner.server_streaming(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -511,6 +637,26 @@ pub mod certificates_server {
             &self,
             request: tonic::Request<super::SignRequest>,
         ) -> std::result::Result<tonic::Response<super::SignResponse>, tonic::Status>;
+        /// A JWT-SVID for the identity of the client certificate, which must hold now.
+        async fn mint_token(
+            &self,
+            request: tonic::Request<super::MintTokenRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MintTokenResponse>,
+            tonic::Status,
+        >;
+        /// Server streaming response type for the Bundles method.
+        type BundlesStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::BundlesResponse, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// What this mesh's certificates and tokens are verified by: at once, and again at each change, until the caller hangs up. For whoever
+        /// has no ADS stream.
+        async fn bundles(
+            &self,
+            request: tonic::Request<super::BundlesRequest>,
+        ) -> std::result::Result<tonic::Response<Self::BundlesStream>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct CertificatesServer<T> {
@@ -627,6 +773,97 @@ pub mod certificates_server {
                                 max_encoding_message_size,
                             );
                         let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/meshwright.v1.Certificates/MintToken" => {
+                    #[allow(non_camel_case_types)]
+                    struct MintTokenSvc<T: Certificates>(pub Arc<T>);
+                    impl<
+                        T: Certificates,
+                    > tonic::server::UnaryService<super::MintTokenRequest>
+                    for MintTokenSvc<T> {
+                        type Response = super::MintTokenResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::MintTokenRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Certificates>::mint_token(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = MintTokenSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/meshwright.v1.Certificates/Bundles" => {
+                    #[allow(non_camel_case_types)]
+                    struct BundlesSvc<T: Certificates>(pub Arc<T>);
+                    impl<
+                        T: Certificates,
+                    > tonic::server::ServerStreamingService<super::BundlesRequest>
+                    for BundlesSvc<T> {
+                        type Response = super::BundlesResponse;
+                        type ResponseStream = T::BundlesStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::BundlesRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Certificates>::bundles(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = BundlesSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
                         Ok(res)
                     };
                     Box::pin(fut)
@@ -795,6 +1032,12 @@ pub struct Traffic {
     pub services: ::prost::alloc::vec::Vec<ServiceTraffic>,
     #[prost(message, repeated, tag = "2")]
     pub plaintext: ::prost::alloc::vec::Vec<PlaintextPeer>,
+    /// Calls past the mesh that were cut, or that an audit would cut.
+    #[prost(message, repeated, tag = "12")]
+    pub egress: ::prost::alloc::vec::Vec<EgressCall>,
+    /// Key sets of token issuers that cannot be fetched now; those that came before are still believed for a while.
+    #[prost(message, repeated, tag = "10")]
+    pub keys_away: ::prost::alloc::vec::Vec<KeysAway>,
 }
 impl ::prost::Name for Traffic {
     const NAME: &'static str = "Traffic";
@@ -804,6 +1047,51 @@ impl ::prost::Name for Traffic {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.Traffic".into()
+    }
+}
+/// The application's calls to one place outside the mesh.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EgressCall {
+    /// The name that was asked for, else the address.
+    #[prost(string, tag = "1")]
+    pub destination: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub port: u32,
+    /// False: an EgressPolicy in mode Audit would have cut it.
+    #[prost(bool, tag = "3")]
+    pub cut: bool,
+    #[prost(string, tag = "4")]
+    pub why: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub count: u64,
+    #[prost(string, tag = "6")]
+    pub last_seen: ::prost::alloc::string::String,
+}
+impl ::prost::Name for EgressCall {
+    const NAME: &'static str = "EgressCall";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.EgressCall".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.EgressCall".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeysAway {
+    #[prost(string, tag = "1")]
+    pub uri: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub error: ::prost::alloc::string::String,
+}
+impl ::prost::Name for KeysAway {
+    const NAME: &'static str = "KeysAway";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.KeysAway".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.KeysAway".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1371,6 +1659,40 @@ impl ::prost::Name for WaitRequest {
         "type.googleapis.com/meshwright.v1.WaitRequest".into()
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateRootRequest {
+    /// Only say what would be done, or has still to be.
+    #[prost(bool, tag = "1")]
+    pub plan: bool,
+    /// Answer when the former root is gone, not when the first step was taken.
+    #[prost(bool, tag = "2")]
+    pub wait: bool,
+    /// Absent: as long as it takes.
+    #[prost(message, optional, tag = "3")]
+    pub timeout: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for RotateRootRequest {
+    const NAME: &'static str = "RotateRootRequest";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.RotateRootRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.RotateRootRequest".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RootsRequest {}
+impl ::prost::Name for RootsRequest {
+    const NAME: &'static str = "RootsRequest";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.RootsRequest".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.RootsRequest".into()
+    }
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Progress {
     /// While waiting: one line for a terminal.
@@ -1396,7 +1718,7 @@ impl ::prost::Name for Progress {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {
-    /// objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, traffic, suggestions.
+    /// objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, egress, traffic, suggestions, audit, refusals.
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     /// Filters; empty: all.
@@ -1407,6 +1729,9 @@ pub struct GetRequest {
     /// Of suggestions: only what was seen within this time; none: all that is remembered.
     #[prost(message, optional, tag = "4")]
     pub since: ::core::option::Option<::prost_types::Duration>,
+    /// Of audit and refusals: nothing older, in seconds since 1970. 0: all.
+    #[prost(int64, tag = "5")]
+    pub since_unix_secs: i64,
 }
 impl ::prost::Name for GetRequest {
     const NAME: &'static str = "GetRequest";
@@ -2048,6 +2373,53 @@ pub mod control_client {
                 .insert(GrpcMethod::new("meshwright.v1.Control", "Explain"));
             self.inner.unary(req, path, codec).await
         }
+        /// Begins a rotation of the root, or joins the one under way. Progress while it waits; the last message is the result.
+        pub async fn rotate_root(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RotateRootRequest>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::Progress>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/meshwright.v1.Control/RotateRoot",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("meshwright.v1.Control", "RotateRoot"));
+            self.inner.server_streaming(req, path, codec).await
+        }
+        /// Roots and where their rotation stands, as `ca show -o json` prints them.
+        pub async fn roots(
+            &mut self,
+            request: impl tonic::IntoRequest<super::RootsRequest>,
+        ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status> {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/meshwright.v1.Control/Roots",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("meshwright.v1.Control", "Roots"));
+            self.inner.unary(req, path, codec).await
+        }
         pub async fn create_token(
             &mut self,
             request: impl tonic::IntoRequest<super::TokenRequest>,
@@ -2135,6 +2507,22 @@ pub mod control_server {
         async fn explain(
             &self,
             request: tonic::Request<super::ExplainRequest>,
+        ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status>;
+        /// Server streaming response type for the RotateRoot method.
+        type RotateRootStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::Progress, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        /// Begins a rotation of the root, or joins the one under way. Progress while it waits; the last message is the result.
+        async fn rotate_root(
+            &self,
+            request: tonic::Request<super::RotateRootRequest>,
+        ) -> std::result::Result<tonic::Response<Self::RotateRootStream>, tonic::Status>;
+        /// Roots and where their rotation stands, as `ca show -o json` prints them.
+        async fn roots(
+            &self,
+            request: tonic::Request<super::RootsRequest>,
         ) -> std::result::Result<tonic::Response<super::Json>, tonic::Status>;
         async fn create_token(
             &self,
@@ -2385,6 +2773,95 @@ pub mod control_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ExplainSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/meshwright.v1.Control/RotateRoot" => {
+                    #[allow(non_camel_case_types)]
+                    struct RotateRootSvc<T: Control>(pub Arc<T>);
+                    impl<
+                        T: Control,
+                    > tonic::server::ServerStreamingService<super::RotateRootRequest>
+                    for RotateRootSvc<T> {
+                        type Response = super::Progress;
+                        type ResponseStream = T::RotateRootStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RotateRootRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::rotate_root(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RotateRootSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.server_streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/meshwright.v1.Control/Roots" => {
+                    #[allow(non_camel_case_types)]
+                    struct RootsSvc<T: Control>(pub Arc<T>);
+                    impl<T: Control> tonic::server::UnaryService<super::RootsRequest>
+                    for RootsSvc<T> {
+                        type Response = super::Json;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::RootsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Control>::roots(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = RootsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -6,6 +6,16 @@ use std::str::FromStr;
 
 /// The trust domain used when the `Mesh` object names none.
 pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
+/// The control plane's service account, in the root namespace.
+pub const CONTROL_ACCOUNT: &str = "control";
+
+/// A certificate's serial number in the one spelling by which numbers are compared: hex digits without leading zeros.
+pub fn serial(hex: &str) -> &str {
+    match hex.trim_start_matches('0') {
+        "" => "0",
+        digits => digits,
+    }
+}
 
 /// One workload identity. Equality is by text, order by its parts; the parts never contain `/`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -158,6 +168,14 @@ mod tests {
             "spiffe://cluster.local?x/ns/a/sa/b",
         ] {
             assert!(bad.parse::<Identity>().is_err(), "{bad}");
+        }
+    }
+
+    /// Aim: a serial number has one spelling, whatever zeros were in front.
+    #[test]
+    fn serial_numbers_have_one_spelling() {
+        for (text, one) in [("7d35", "7d35"), ("007d35", "7d35"), ("07", "7"), ("00", "0"), ("", "0")] {
+            assert_eq!(serial(text), one);
         }
     }
 

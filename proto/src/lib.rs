@@ -6,6 +6,7 @@ pub mod epoch;
 pub mod identity;
 pub mod names;
 pub mod ports;
+pub mod private;
 pub mod refusal;
 pub mod words;
 pub mod xds;

@@ -8,8 +8,14 @@ use std::str::FromStr;
 pub const EPOCH: &str = "epoch";
 /// The one [`crate::mesh::ProxyConfig`] resource.
 pub const PROXY: &str = "proxy";
+/// The one [`crate::mesh::Egress`] resource.
+pub const EGRESS: &str = "egress";
+/// The one [`crate::mesh::Trust`] resource.
+pub const TRUST: &str = "trust";
 /// The Secret that holds the trust bundle.
 pub const ROOT_CA: &str = "ROOTCA";
+/// Trailer of a refusal that says that the caller itself is revoked, and by what: `identity` or `serial`.
+pub const REVOKED: &str = "meshwright-revoked";
 /// The sidecar's inbound Listener.
 pub const INBOUND: &str = "inbound";
 /// ALPN between sidecars: HTTP/1.1.

@@ -5,6 +5,7 @@
     allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "tests may use the machine's own clock and sockets")
 )]
 
+pub mod callout;
 pub mod dns;
 pub mod ground;
 pub mod http;
@@ -20,6 +21,7 @@ pub mod snapshots;
 pub mod status;
 pub mod tcp;
 pub mod tls;
+pub mod workload_api;
 pub mod xds;
 
 #[cfg(test)]

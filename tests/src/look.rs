@@ -1,7 +1,10 @@
 //! Waiting for another process, which tells a test nothing when it is ready: looking again and again, under a deadline.
 
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -40,6 +43,15 @@ pub fn program() -> PathBuf {
     let program = own.ancestors().nth(2).map(|folder| folder.join("meshwright")).unwrap_or_default();
     assert!(program.is_file(), "{} is missing: build it with `cargo build -p cli` first", program.display());
     program
+}
+
+/// Writes a file that nobody but its owner may read, as one that holds a token has to be.
+///
+/// # Errors
+/// The operating system's.
+pub fn write_private(path: &Path, content: impl AsRef<[u8]>) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(content.as_ref())
 }
 
 /// A TCP port that nothing listens on, other than all given before; test programs beside each other begin at different ones.

@@ -9,6 +9,7 @@ use proxy::io::Clock;
 use tempfile::TempDir;
 
 use crate::application;
+use crate::look::write_private;
 use crate::plane::{Desk, Plane};
 use crate::sidecar::{Log, Sidecar, Spec};
 use crate::wire::{Medium, Wire};
@@ -78,9 +79,27 @@ impl Mesh {
     /// There is no such workload.
     pub async fn sidecar(&self, spec: Spec, clock: Clock) -> anyhow::Result<Sidecar> {
         let token = self.desk().token(&format!("{}/{}", spec.namespace, spec.workload)).await?;
+        self.sidecar_by(spec, clock, (&token, &self.bundle()?)).await
+    }
+
+    /// The trust bundle that is handed out now.
+    ///
+    /// # Errors
+    /// The control plane has not written it.
+    pub fn bundle(&self) -> anyhow::Result<String> {
+        Ok(fs::read_to_string(self.plane.data.join("ca.pem"))?)
+    }
+
+    /// Starts a sidecar with this token and this bundle, whenever they were handed out.
+    ///
+    /// # Errors
+    /// They cannot be written, or not read.
+    pub async fn sidecar_by(&self, spec: Spec, clock: Clock, (token, bundle): (&str, &str)) -> anyhow::Result<Sidecar> {
         let file = self.token_file(&spec);
-        fs::write(&file, token)?;
-        let place = (self.plane.address(), &*self.plane.data.join("ca.pem"), &*file);
+        let roots = file.with_extension("pem");
+        write_private(&file, token)?;
+        fs::write(&roots, bundle)?;
+        let place = (self.plane.address(), &*roots, &*file);
         let IpAddr::V4(ip) = spec.ip else { anyhow::bail!("hosts of a mesh have IPv4 addresses") };
         Sidecar::start(spec, place, &self.wire, (clock, self.seed ^ u64::from(ip.to_bits())), &self.log).await
     }

@@ -10,10 +10,10 @@ use anyhow::{Context as _, bail};
 use cli::plane::means;
 use control::app::assemble;
 use control::serve::listen::{Io, virtual_door};
-use control::settings::ControlArgs;
+use control::settings::{ControlArgs, ExternalArgs};
 use hyper_util::rt::TokioIo;
 use proto::mesh::control_client::ControlClient;
-use proto::mesh::{ApplyRequest, Document, GetRequest, TokenRequest};
+use proto::mesh::{ApplyRequest, Document, GetRequest, RootsRequest, RotateRootRequest, TokenRequest};
 use proxy::io::{Clock, Network};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -83,6 +83,7 @@ impl Plane {
             bridge_address: None,
             names: Vec::new(),
             ca_file: None,
+            external: ExternalArgs::default(),
             otlp_endpoint: None,
             log_level: "info".to_owned(),
         }
@@ -93,10 +94,11 @@ impl Plane {
     /// # Errors
     /// What failed.
     pub async fn run(&self, network: Network, clock: Clock) -> anyhow::Result<()> {
-        let means = means(&self.data, clock)?;
+        let args = self.args();
+        let means = means(&self.data, &args.external, clock)?;
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();
-        let mut plane = assemble(&self.args(), means, &stop)?;
+        let mut plane = assemble(&args, means, &stop)?;
         let (remote, remote_given) = mpsc::channel(HANDED_MAX);
         let (local, local_given) = mpsc::channel(HANDED_MAX);
         let doors = [(plane.remote, virtual_door(remote_given, Some(plane.tls))), (plane.local, virtual_door(local_given, None))];
@@ -177,6 +179,41 @@ impl Desk {
             }
         }
         bail!("the control plane hung up")
+    }
+
+    /// `ca rotate-root -o json`, with `--no-wait` where it is not waited for.
+    ///
+    /// # Errors
+    /// The control plane does not run or refuses, or the rotation stops.
+    pub async fn rotate(&self, wait: bool) -> anyhow::Result<Value> {
+        self.rotation(RotateRootRequest { wait, ..Default::default() }).await
+    }
+
+    /// `ca rotate-root --plan -o json`.
+    ///
+    /// # Errors
+    /// The control plane does not run.
+    pub async fn plan(&self) -> anyhow::Result<Value> {
+        self.rotation(RotateRootRequest { plan: true, ..Default::default() }).await
+    }
+
+    async fn rotation(&self, request: RotateRootRequest) -> anyhow::Result<Value> {
+        let mut progress = self.client().await?.rotate_root(request).await?.into_inner();
+        while let Some(message) = progress.message().await? {
+            if message.done {
+                anyhow::ensure!(message.ok, "not rotated: {}", message.json);
+                return Ok(serde_json::from_str(&message.json)?);
+            }
+        }
+        bail!("the control plane hung up")
+    }
+
+    /// `ca show -o json`.
+    ///
+    /// # Errors
+    /// The control plane does not run.
+    pub async fn roots(&self) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.client().await?.roots(RootsRequest {}).await?.into_inner().json)?)
     }
 
     /// `get KIND -o json`.

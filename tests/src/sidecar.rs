@@ -18,6 +18,7 @@ use proxy::snapshots::{NameLookup, Snapshots};
 use proxy::status::logs::LogFilter;
 use proxy::tls::CredentialCell;
 use proxy::tls::dial::ControlAddress;
+use proxy::workload_api::WorkloadApi;
 use proxy::xds::NodeIdentity;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -57,6 +58,8 @@ pub struct Sidecar {
     pub means: Means,
     /// Its leaf.
     pub credentials: Arc<CredentialCell>,
+    /// Its application's way to an identity, not yet served.
+    pub workload_api: WorkloadApi,
     _tasks: JoinSet<()>,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -89,14 +92,14 @@ impl Sidecar {
         let options = TelemetryOptions { instance: workload, log: LogLines::Memory(Arc::clone(&log.0)), ..TelemetryOptions::default() };
         let core = Core::new(member, network.clone(), clock, options)?;
         let (means, credentials) = (core.means.clone(), Arc::clone(&core.credentials));
-        let worker = shared(&means, seed);
+        let (worker, workload_api) = (shared(&means, seed), core.workload_api());
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         core.start(&mut tasks, LogFilter::default(), seed ^ 1, &stop)?;
         for (door, port) in [(Purpose::Outbound, OUTBOUND_PORT), (Purpose::Inbound, INBOUND_PORT)] {
             let listening = network.listen(SocketAddr::new(spec.ip, port)).await?;
             tasks.spawn_local(listen(listening, door, std::rc::Rc::clone(&worker)));
         }
-        Ok(Self { means, credentials, _tasks: tasks, _stop: stop.drop_guard() })
+        Ok(Self { means, credentials, workload_api, _tasks: tasks, _stop: stop.drop_guard() })
     }
 
     /// Until it has its leaf and its first configuration.

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use engine::model::Trust;
 use proxy::io::{Draw, Network};
 use proxy::snapshots::{FETCH_WAIT, NameLookup, Snapshots};
 use proxy::tls::CredentialCell;
@@ -132,7 +133,33 @@ impl Simulation {
         });
     }
 
-    /// The same, and its application calls `service` (`NAME.NAMESPACE`, port 80) every `pause`, once its proxy is ready.
+    /// Adds a host whose sidecar joins by this token and this bundle, as they were handed out some time ago; it has no application.
+    pub fn join_by(&mut self, (namespace, workload, account): (&'static str, &'static str, &'static str), token: String, bundle: String) {
+        let ip = self.sim.lookup(workload);
+        let spec = Spec { namespace, workload, service_account: account, ip };
+        let (mesh, seen) = (Arc::clone(&self.mesh), Arc::clone(&self.seen));
+        self.sim.host(workload, move || {
+            let (mesh, seen, token, bundle) = (Arc::clone(&mesh), Arc::clone(&seen), token.clone(), bundle.clone());
+            async move {
+                let sidecar = mesh.sidecar_by(spec, mesh.clock(turmoil::sim_elapsed().unwrap_or_default()), (&token, &bundle)).await?;
+                sidecar.ready().await?;
+                lock(&seen).proxies.insert(workload, (sidecar.means.snapshots.clone(), Arc::clone(&sidecar.credentials)));
+                std::future::pending::<()>().await;
+                drop(sidecar);
+                Ok(())
+            }
+        });
+    }
+
+    /// The trust bundle that is handed out now.
+    ///
+    /// # Errors
+    /// The control plane has not written it.
+    pub fn bundle(&self) -> anyhow::Result<String> {
+        self.mesh.bundle()
+    }
+
+    /// As [`Simulation::join`], and its application calls `service` (`NAME.NAMESPACE`, port 80) every `pause`, once its proxy is ready.
     pub fn join_with_load(
         &mut self,
         (namespace, workload, account): (&'static str, &'static str, &'static str),
@@ -274,6 +301,11 @@ impl Simulation {
     /// The epoch that a proxy runs.
     pub fn epoch(&self, workload: &str) -> u64 {
         lock(&self.seen).epochs.get(workload).copied().unwrap_or_default()
+    }
+
+    /// Whom a proxy believes.
+    pub fn trust(&self, workload: &str) -> Option<Arc<Trust>> {
+        lock(&self.seen).proxies.get(workload).and_then(|(snapshots, _)| snapshots.load().trust.clone())
     }
 
     /// The control plane is gone, from one moment to the next; its disk stays.

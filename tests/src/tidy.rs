@@ -15,7 +15,25 @@ const CRATES: [&str; 9] = ["proto", "proxy", "proxy/engine", "control", "certs-c
 const LEVELS: [(u8, &[&str]); 5] = [
     (0, &["ground"]),
     (1, &["io"]),
-    (2, &["observe", "tls", "identity", "xds", "snapshots", "reports", "pool", "http", "tcp", "dns", "intercept", "status"]),
+    (
+        2,
+        &[
+            "observe",
+            "tls",
+            "identity",
+            "xds",
+            "snapshots",
+            "reports",
+            "pool",
+            "http",
+            "tcp",
+            "dns",
+            "intercept",
+            "status",
+            "callout",
+            "workload_api",
+        ],
+    ),
     (3, &["road"]),
     (4, &["shell", "main", "lib"]),
 ];
@@ -27,7 +45,7 @@ const CONTROL_LEVELS: [(u8, &[&str]); 8] = [
     (2, &["source"]),
     (3, &["translate"]),
     (4, &["publish"]),
-    (5, &["serve", "store"]),
+    (5, &["serve", "store", "rotation"]),
     (6, &["api", "node"]),
     (7, &["settings", "app", "lib"]),
 ];
@@ -36,7 +54,7 @@ const CONTROL_LEVELS: [(u8, &[&str]); 8] = [
 const ENGINE_LEVELS: [(u8, &[&str]); 7] = [
     (0, &["moment", "rejected", "raw", "failure", "sniff", "dns", "sketch", "claims"]),
     (1, &["spread", "budget", "gate", "health", "matching"]),
-    (2, &["filter", "retry", "authorize"]),
+    (2, &["filter", "retry", "authenticate", "authorize"]),
     (3, &["model"]),
     (4, &["decide", "balance"]),
     (5, &["explain"]),
@@ -209,6 +227,28 @@ fn circle(mut modules: BTreeMap<String, BTreeSet<String>>) -> BTreeMap<String, B
             return modules;
         }
     }
+}
+
+/// Words in backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// Aim: every limit of the data path is in the table of limits, with what happens at it; and each test that the table names is there.
+#[test]
+fn limits_are_told_and_shown() {
+    let texts = texts();
+    let page = fs::read_to_string(root().join("docs/limits.md")).expect("the page of limits");
+    let told: BTreeSet<&str> = quoted(&page).collect();
+    let source = &texts["proxy/src/ground/limits.rs"];
+    let limits = source.lines().filter_map(|line| line.strip_prefix("pub const ")).map(first_word);
+    let missing: Vec<&str> = limits.filter(|limit| !told.contains(limit)).collect();
+    assert!(missing.is_empty(), "docs/limits.md has no row for {missing:?}");
+    let known = |test: &str| texts.values().any(|text| text.contains(&format!("fn {test}(")));
+    let rows = page.lines().filter(|line| line.starts_with("| `") || line.starts_with("| "));
+    let shown = rows.filter_map(|row| row.trim_end_matches('|').rsplit('|').next()).flat_map(quoted);
+    let unknown: Vec<&str> = shown.filter(|test| !known(test)).collect();
+    assert!(unknown.is_empty(), "docs/limits.md names tests that are not there: {unknown:?}");
 }
 
 /// Aim: of two files in one folder one is read first: none imports the other in a circle.

@@ -7,6 +7,8 @@
 
 #[path = "foreign/faults.rs"]
 mod faults;
+#[path = "foreign/identity.rs"]
+mod identity;
 #[path = "foreign/mesh.rs"]
 mod mesh;
 #[path = "foreign/resilience.rs"]
@@ -17,3 +19,5 @@ mod rotation;
 mod shop;
 #[path = "foreign/zero_trust.rs"]
 mod zero_trust;
+#[path = "foreign/tokens.rs"]
+mod tokens;

@@ -5,7 +5,11 @@
 
 #[path = "it/build.rs"]
 mod build;
+#[path = "it/fuzz.rs"]
+mod fuzz;
 #[path = "it/mesh.rs"]
 mod mesh;
 #[path = "it/pages.rs"]
 mod pages;
+#[path = "it/spiffe.rs"]
+mod spiffe;

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tests::look::{free_port, program, until};
+use tests::look::{free_port, program, until, write_private};
 
 /// From nothing to a proxy at rest, development build, busy machine.
 const REST_MAX: Duration = Duration::from_secs(90);
@@ -109,7 +109,7 @@ impl Sidecar {
             .spawn()
             .unwrap();
         let token = token(directory.path());
-        fs::write(path("token"), token).unwrap();
+        write_private(&path("token"), token).unwrap();
         let port = free_port();
         let map = format!("127.0.0.1:{port}=web.shop:80");
         let mut command = Command::new(program());

@@ -6,6 +6,10 @@
 
 #[path = "netns/cases.rs"]
 mod cases;
+#[path = "netns/egress.rs"]
+mod egress;
+#[path = "netns/hardening.rs"]
+mod hardening;
 #[path = "netns/intercept.rs"]
 mod intercept;
 #[path = "netns/kernel.rs"]

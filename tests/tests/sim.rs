@@ -6,6 +6,8 @@ mod amplification;
 mod overload;
 #[path = "sim/replacement.rs"]
 mod replacement;
+#[path = "sim/roots.rs"]
+mod roots;
 #[path = "sim/slow.rs"]
 mod slow;
 #[path = "sim/stream.rs"]

@@ -5,6 +5,7 @@
 mod authorize;
 mod routes;
 mod tls;
+mod tokens;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;
@@ -104,6 +105,7 @@ criterion_group!(
     routes::stages,
     authorize::judgements,
     tls::handshakes,
-    tls::records
+    tls::records,
+    tokens::tokens
 );
 criterion_main!(benches);

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use cli::plane::means;
 use control::settings::ControlArgs as Flags;
 use proxy::io::Clock;
+use proxy::shell::rights;
 use tracing_subscriber::EnvFilter;
 
 use crate::output;
@@ -17,6 +18,7 @@ pub(crate) type ControlArgs = Flags;
 const THREADS: usize = 2;
 
 pub(crate) fn run(mut args: ControlArgs) -> anyhow::Result<ExitCode> {
+    rights::keep_memory_private(rights::is_root() || rights::is_alone());
     if args.api_socket.is_none() {
         args.api_socket = Some(crate::state::create()?.join(crate::state::CONTROL_SOCKET));
     }
@@ -30,7 +32,7 @@ pub(crate) fn run(mut args: ControlArgs) -> anyhow::Result<ExitCode> {
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
     runtime.block_on(async {
-        let means = means(&args.data_dir, Clock::System)?;
+        let means = means(&args.data_dir, &args.external, Clock::System)?;
         control::app::run(args, means).await
     })?;
     Ok(ExitCode::SUCCESS)

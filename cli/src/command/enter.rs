@@ -43,6 +43,7 @@ pub(crate) fn run(args: EnterArgs) -> anyhow::Result<ExitCode> {
         mounts: args.mount,
         parent: args.pdeathsig,
         drop_rights: args.drop_rights,
+        env: Vec::new(),
         mark: None,
     };
     inside::become_command(&entry, &args.command)

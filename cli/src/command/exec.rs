@@ -35,6 +35,7 @@ pub(crate) fn run(args: ExecArgs) -> anyhow::Result<ExitCode> {
         mounts: instance.mounts.clone(),
         parent: None,
         drop_rights: book.userns.is_some(),
+        env: instance.spiffe_variable().into_iter().collect(),
         // `down` finds what is left of it, as of every part of the mesh.
         mark: Some(fs::canonicalize(&place).unwrap_or(place)),
     };

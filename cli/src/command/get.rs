@@ -51,6 +51,8 @@ enum GetKind {
     Epochs,
     /// Who still speaks plaintext to whom
     Plaintext,
+    /// Calls past the mesh that were cut, or that an EgressPolicy in mode Audit would cut
+    Egress,
 }
 
 /// Headings and the fields below them.
@@ -84,6 +86,15 @@ const EPOCHS: Layout = &[
     ("ACKNOWLEDGED", "proxies.acknowledged"),
     ("WAITING", "proxies.waiting"),
     ("OBJECTS", "objects"),
+];
+const EGRESS: Layout = &[
+    ("SOURCE", "source"),
+    ("DESTINATION", "destination"),
+    ("PORT", "port"),
+    ("VERDICT", "verdict"),
+    ("CALLS", "calls"),
+    ("LAST SEEN", "last_seen"),
+    ("WHY", "why"),
 ];
 const PLAINTEXT: Layout =
     &[("SOURCE", "source"), ("DESTINATION", "destination"), ("PORT", "port"), ("CONNECTIONS", "connections"), ("LAST SEEN", "last_seen")];
@@ -161,6 +172,7 @@ impl GetKind {
             Self::Certs => "certs",
             Self::Epochs => "epochs",
             Self::Plaintext => "plaintext",
+            Self::Egress => "egress",
         }
     }
 
@@ -171,6 +183,7 @@ impl GetKind {
             Self::Certs => Some(CERTS),
             Self::Epochs => Some(EPOCHS),
             Self::Plaintext => Some(PLAINTEXT),
+            Self::Egress => Some(EGRESS),
             Self::Listeners => Some(LISTENERS),
             Self::Routes => Some(ROUTES),
             Self::Clusters => Some(CLUSTERS),
@@ -208,6 +221,7 @@ fn found(kind: GetKind, namespace: Option<&str>, name: &str, answer: &Value) -> 
     match kind {
         GetKind::Objects => bail!("there is no object named {name}{place}; `meshwright get objects` lists all that are"),
         GetKind::Certs => bail!("no workload or instance {name}{place} has a certificate; `meshwright get certs` lists those that have"),
+        GetKind::Egress => bail!("no call of a workload or instance {name}{place} past the mesh was cut, or would be by an audit"),
         GetKind::Plaintext => bail!("nobody speaks plaintext to a workload or instance {name}{place}"),
         GetKind::Epochs => bail!("there is no epoch {name} any more, or not yet; `meshwright get epochs` lists those that are remembered"),
         _ => bail!("no proxy of a workload or instance {name}{place} is connected; `meshwright get proxies` lists those that are"),
@@ -219,13 +233,22 @@ fn found(kind: GetKind, namespace: Option<&str>, name: &str, answer: &Value) -> 
 /// # Errors
 /// No mesh runs, or it refuses.
 pub(super) async fn fetch(place: &WhichMesh, kind: &str, namespace: Option<&str>, name: Option<&str>) -> anyhow::Result<String> {
-    let mut control = place.connect().await?;
     let request = GetRequest {
         kind: kind.to_owned(),
         namespace: namespace.unwrap_or_default().to_owned(),
         name: name.unwrap_or_default().to_owned(),
         since: None,
+        since_unix_secs: 0,
     };
+    ask(place, request).await
+}
+
+/// The same, asked in full.
+///
+/// # Errors
+/// As [`fetch`].
+pub(super) async fn ask(place: &WhichMesh, request: GetRequest) -> anyhow::Result<String> {
+    let mut control = place.connect().await?;
     Ok(control.get(request).await.map_err(|status| client::refused(&status))?.into_inner().json)
 }
 

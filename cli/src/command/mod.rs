@@ -17,6 +17,7 @@ mod enter;
 mod exec;
 mod explain;
 mod get;
+mod identity;
 mod inject;
 mod intercept;
 mod logs;
@@ -69,6 +70,8 @@ enum Command {
     Token(token::TokenArgs),
     /// Shows the certificate authority's work.
     Ca(ca::CaArgs),
+    /// Writes a workload's certificate, key and trust bundle as files, and keeps them fresh.
+    Identity(identity::IdentityArgs),
     /// Runs the control plane.
     Control(control::ControlArgs),
     /// Runs the sidecar or edge proxy.
@@ -107,6 +110,7 @@ impl Cli {
             Command::Check(args) => check::run(args),
             Command::Token(args) => token::run(args),
             Command::Ca(args) => ca::run(args),
+            Command::Identity(args) => identity::run(args),
             Command::Control(args) => control::run(args),
             Command::Proxy(args) => proxy::run(args),
             Command::Intercept(args) => intercept::run(args),
@@ -153,6 +157,10 @@ mod tests {
             "meshwright explain --from shop/frontend -H nonsense GET http://catalog/",
             "meshwright token create --workload catalog",
             "meshwright token create --workload shop/catalog --life 0s",
+            "meshwright ca audit --since yesterday",
+            "meshwright identity --control nonsense --control-ca x --token-file y --dir z",
+            "meshwright identity --control 192.0.2.1:1 --control-ca x --token-file y",
+            "meshwright identity --control 192.0.2.1:1 --control-ca x --token-file y --dir z --workload catalog",
             "meshwright exec frontend",
             "meshwright policy",
             "meshwright policy suggest --since 0s",

@@ -11,7 +11,7 @@ use crate::{duration, output};
 
 /// Arguments of `meshwright token`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: meshwright token create --workload shop/catalog > token")]
+#[command(after_help = "Example: (umask 077; meshwright token create --workload shop/catalog > token)")]
 pub(crate) struct TokenArgs {
     #[command(subcommand)]
     action: TokenAction,
@@ -20,7 +20,7 @@ pub(crate) struct TokenArgs {
 #[derive(Debug, Subcommand)]
 enum TokenAction {
     /// Prints a one-time join token for one workload; it pins the root certificate's hash.
-    #[command(after_help = "Example: meshwright token create --workload shop/catalog --life 10m > token")]
+    #[command(after_help = "Example: (umask 077; meshwright token create --workload shop/catalog --life 10m > token)")]
     Create {
         /// The Workload (or Gateway) that may join with it
         #[arg(long, value_name = "NS/NAME", value_parser = workload)]

@@ -1,11 +1,14 @@
 //! `instances.json`: what runs, for `exec` and `logs`.
 
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 
+/// Names its socket to an application (SPIFFE Workload Endpoint, section 4).
+const SPIFFE_ENV: &str = "SPIFFE_ENDPOINT_SOCKET";
 /// File name in the state directory.
 const FILE: &str = "instances.json";
 /// The namespace of a name without one, as for kubectl.
@@ -37,12 +40,29 @@ pub(crate) struct InstanceRecord {
     pub(crate) netns: PathBuf,
     /// (source, target) files that the instance sees in the place of the system's.
     pub(crate) mounts: Vec<(PathBuf, PathBuf)>,
+    /// Where its application gets its identity.
+    #[serde(default)]
+    pub(crate) spiffe_socket: Option<PathBuf>,
     pub(crate) pid: Option<u32>,
     pub(crate) proxy_pid: Option<u32>,
     /// Log of the workload's command.
     pub(crate) log: PathBuf,
     /// Log of the proxy.
     pub(crate) proxy_log: PathBuf,
+}
+
+impl InstanceRecord {
+    /// What SPIFFE libraries look for in the environment, and what it is here.
+    pub(crate) fn spiffe_variable(&self) -> Option<(OsString, OsString)> {
+        self.spiffe_socket.as_deref().map(spiffe_variable)
+    }
+}
+
+/// The environment variable that names a socket to SPIFFE libraries.
+pub(crate) fn spiffe_variable(socket: &Path) -> (OsString, OsString) {
+    let mut address = OsString::from("unix://");
+    address.push(socket);
+    (SPIFFE_ENV.into(), address)
 }
 
 impl InstancesFile {

@@ -232,6 +232,7 @@ fn set_up(mesh: &Mesh, order: &GatewayOrder) -> anyhow::Result<(Plug, BTreeMap<u
         addresses: order.addresses.clone(),
         netns: port.namespace.path(),
         mounts: Vec::new(),
+        spiffe_socket: None,
         pid: None,
         proxy_pid: None,
         log: mesh.log(&name),

@@ -39,6 +39,8 @@ pub(crate) struct Passage {
     pub(crate) parent: Option<i32>,
     /// Keep only what the user has of itself.
     pub(crate) drop_rights: bool,
+    /// Further environment.
+    pub(crate) env: Vec<(OsString, OsString)>,
     /// The state directory to carry as a mark, where the environment does not have it yet.
     pub(crate) mark: Option<PathBuf>,
 }
@@ -63,6 +65,7 @@ pub(crate) fn become_command(entry: &Passage, command: &[OsString]) -> anyhow::R
     let Some((program, args)) = command.split_first() else { bail!("no command given") };
     let mut becoming = Command::new(file_of(program));
     becoming.arg0(program).args(args).env("PATH", search_path());
+    becoming.envs(entry.env.iter().cloned());
     if let Some(state) = &entry.mark {
         becoming.env(MARK_ENV, state);
     }

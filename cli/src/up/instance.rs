@@ -14,7 +14,7 @@ use proxy::intercept::{self, EXEMPT_MARK, EXEMPT_UID, Interception};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::time::{Instant, sleep};
 
-use super::book::InstanceRecord;
+use super::book::{InstanceRecord, spiffe_variable};
 use super::mesh::{Key, Mesh, OTLP_ENV, Phase, left_running};
 use super::probe::{self, Check};
 use super::process::{Backoff, Process, Start, last_line};
@@ -143,6 +143,9 @@ impl InstanceLife {
         if !self.order.service_account.is_empty() {
             command.extend(["--service-account".into(), self.order.service_account.clone().into()]);
         }
+        if let Some(socket) = self.spiffe_socket() {
+            command.extend(["--spiffe-socket".into(), socket.into()]);
+        }
         if !self.order.log_level.is_empty() {
             command.extend(["--log-level".into(), self.order.log_level.clone().into()]);
         }
@@ -200,6 +203,7 @@ impl InstanceLife {
         let names = NAMES.into_iter().zip([&order.namespace, &order.workload, &order.instance, &version]);
         let mut env: Vec<_> = names.map(|(name, value)| (name.into(), value.into())).collect();
         env.extend(self.mesh.workload_env());
+        env.extend(self.spiffe_socket().as_deref().map(spiffe_variable));
         env.extend(order.env.iter().map(|variable| (variable.name.clone().into(), variable.value.clone().into())));
         let directory = (!order.working_dir.is_empty()).then(|| Path::new(&order.working_dir));
         Start {
@@ -358,6 +362,11 @@ impl InstanceLife {
         }
     }
 
+    /// Where the application gets its identity: without a sidecar it has none.
+    fn spiffe_socket(&self) -> Option<PathBuf> {
+        self.mesh.spiffe_socket(&self.key.0, &self.key.1).filter(|_| self.order.meshed)
+    }
+
     async fn refill(&self) -> anyhow::Result<()> {
         self.mesh.refill_token(&self.order.namespace, &self.order.workload, &self.order.instance).await
     }
@@ -402,6 +411,7 @@ fn set_up(mesh: &Mesh, order: &InstanceOrder) -> anyhow::Result<(Plug, Vec<(Path
         addresses: order.addresses.clone(),
         netns: port.namespace.path(),
         mounts: mounts.clone(),
+        spiffe_socket: mesh.spiffe_socket(&order.namespace, &order.instance).filter(|_| order.meshed),
         pid: None,
         proxy_pid: None,
         log: mesh.log(&name),

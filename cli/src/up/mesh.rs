@@ -25,6 +25,8 @@ use crate::client;
 use crate::netns::fabric::Fabric;
 use crate::state::CONTROL_SOCKET;
 
+/// Longest path that the kernel takes for a socket.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Port of the control plane's xDS and certificate service.
 pub(crate) const CONTROL_PORT: u16 = 15012;
 /// Life of a join token: the proxy uses it within a second, or gets another one.
@@ -172,6 +174,12 @@ impl Mesh {
     /// An instance's token file.
     pub(crate) fn token_file(&self, namespace: &str, instance: &str) -> PathBuf {
         self.state.join(tidy::TOKENS).join(format!("{namespace}.{instance}"))
+    }
+
+    /// The socket on which an instance's application gets its identity. One whose path would be too long for a socket has none.
+    pub(crate) fn spiffe_socket(&self, namespace: &str, instance: &str) -> Option<PathBuf> {
+        let path = self.state.join(tidy::SPIFFE).join(format!("{namespace}.{instance}"));
+        (path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX).then_some(path)
     }
 
     /// The command line of a proxy: what a user would type.

@@ -13,6 +13,8 @@ use crate::state::CONTROL_SOCKET;
 pub(crate) const TOKENS: &str = "tokens";
 /// Resolver files of instances.
 pub(crate) const RESOLV: &str = "resolv";
+/// Sockets on which applications get their identity.
+pub(crate) const SPIFFE: &str = "spiffe";
 /// Output of the parts.
 pub(crate) const LOGS: &str = "logs";
 /// The control plane's data directory.
@@ -29,7 +31,7 @@ pub(crate) fn leftovers(state: &Path) {
 /// The same for the holder of the lock, whose pid stays.
 pub(crate) fn but_the_lock(state: &Path) {
     let _ = fs::remove_file(state.join(CONTROL_SOCKET));
-    for folder in [TOKENS, RESOLV] {
+    for folder in [TOKENS, RESOLV, SPIFFE] {
         let _ = fs::remove_dir_all(state.join(folder));
     }
     InstancesFile::remove(state);
@@ -41,7 +43,7 @@ pub(crate) fn but_the_lock(state: &Path) {
 /// The state directory cannot be written: a full or read-only disk.
 pub(crate) fn prepare(state: &Path) -> anyhow::Result<()> {
     let _ = fs::remove_dir_all(state.join(LOGS));
-    for folder in [TOKENS, RESOLV, LOGS] {
+    for folder in [TOKENS, RESOLV, SPIFFE, LOGS] {
         let path = state.join(folder);
         fs::create_dir_all(&path).with_context(|| format!("cannot create {}", path.display()))?;
     }

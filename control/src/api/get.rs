@@ -1,7 +1,6 @@
 //! `get`: what is live, as `kinds.md` prints it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,18 +9,20 @@ use proto::mesh::{DumpCommand, GetRequest, command};
 use serde_json::{Value, json};
 use tonic::Status;
 
-use super::PATIENCE;
+use super::keys::KeysAway;
 use super::live::Ledger;
+use super::{PATIENCE, audit};
 use crate::publish::board::Board;
 use crate::publish::calls::KEPT;
 use crate::publish::edition::Edition;
 use crate::publish::epoch::Entry;
+use crate::publish::plaintext::{Sighting, refused};
 use crate::serve::authority::SharedAuthority;
 use crate::store::Store;
 use crate::translate::{Status as ObjectStatus, statuses, suggest};
 use crate::world::key::ObjectKey;
 use crate::world::problem::{Problem, Severity};
-use crate::world::{Address, Layer, Versions};
+use crate::world::{Layer, Versions};
 
 /// Proxies asked at a time.
 const ASKED_MAX: usize = 256;
@@ -34,7 +35,7 @@ pub(super) async fn rows(
 ) -> Result<Value, Status> {
     let wanted = Filters { namespace: &request.namespace, name: &request.name };
     match request.kind.as_str() {
-        "objects" => Ok(objects(&board.read(Ledger::read), edition, &wanted)),
+        "objects" => Ok(objects((&board.read(Ledger::read), &KeysAway::read(board)), edition, &wanted)),
         "proxies" => Ok(wanted.filter(board.proxies())),
         "listeners" | "routes" | "clusters" | "endpoints" => Ok(dumps(board, &request.kind, &wanted).await),
         "certs" => Ok(wanted.filter(certs(board, authority.clone(), edition).await?)),
@@ -42,11 +43,13 @@ pub(super) async fn rows(
             let meant = |entry: &&Entry| wanted.name.is_empty() || entry.number.to_string() == wanted.name;
             Ok(board.read(|book| book.newest_first().filter(meant).map(Entry::row).collect()))
         }
-        "plaintext" => Ok(plaintext(board, edition, &wanted)),
+        "plaintext" => Ok(plaintext(board, &wanted)),
+        "egress" => Ok(egress(board, &wanted)),
+        "audit" | "refusals" => audit::rows(authority.clone(), request).await,
         "traffic" => Ok(traffic(board, &wanted)),
         "suggestions" => Ok(suggestions(board, edition, request)),
         other => Err(Status::invalid_argument(format!(
-            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, traffic, suggestions"
+            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, egress, traffic, suggestions, audit, refusals"
         ))),
     }
 }
@@ -75,10 +78,13 @@ impl Filters<'_> {
     }
 }
 
-fn objects(ledger: &Ledger, edition: &Edition, wanted: &Filters<'_>) -> Value {
+fn objects((ledger, keys): (&Ledger, &KeysAway), edition: &Edition, wanted: &Filters<'_>) -> Value {
     let mut statuses = statuses(&edition.world);
     for (key, status) in &mut statuses {
         ledger.complete(key, status);
+        if let Some(object) = edition.world.get(key) {
+            keys.complete(object, status);
+        }
     }
     let slots = edition.world.slots().iter().filter(|(key, _)| wanted.fits(&key.namespace, &[&key.name]));
     slots.map(|(key, slot)| object(edition, key, slot, statuses.get(key))).collect()
@@ -113,14 +119,17 @@ fn object(edition: &Edition, key: &ObjectKey, slot: &Versions, status: Option<&O
 }
 
 /// Errors and warnings now in force, as `analyze -o json` prints them.
-pub(super) fn problems(board: &Board, store: &Store, edition: &Edition) -> Value {
+pub(super) fn problems(board: &Board, store: &Store, authority: &SharedAuthority, edition: &Edition) -> Value {
     let mut problems = edition.world.problems();
     let own = |message: String, remedy: &str| Problem::of_file(Severity::Error, "", 0, message, remedy);
     for (resource, reason) in board.cache.refused() {
         let message = format!("the proxy's engine refuses {resource}: {reason}");
         problems.push(own(message, "its last good version stays; report this, with `meshwright get objects -o yaml`"));
     }
+    problems.extend(refused(&edition.world, &board.plaintext()));
     problems.extend(store.failure().map(|failure| own(failure, "")));
+    problems
+        .extend(authority.failure().map(|failure| own(failure, "free some space in the data folder; they are written when it takes them")));
     json!(problems)
 }
 
@@ -154,7 +163,7 @@ async fn dumps(board: &Arc<Board>, kind: &str, wanted: &Filters<'_>) -> Value {
 
 /// Leaves of what is declared or connected; the authority's book also remembers what was there before.
 async fn certs(board: &Board, authority: SharedAuthority, edition: &Edition) -> Result<Vec<Value>, Status> {
-    let told = tokio::task::spawn_blocking(move || (authority.issued(), authority.bundle_hashes())).await;
+    let told = tokio::task::spawn_blocking(move || (authority.issued(), authority.roots().fingerprints())).await;
     let (issued, bundle) = told.map_err(|_| Status::internal("reading the authority's book ended unexpectedly"))?;
     let row = |leaf: crate::serve::authority::Issued| {
         let key = format!("{}/{}", leaf.namespace, leaf.instance);
@@ -169,6 +178,7 @@ async fn certs(board: &Board, authority: SharedAuthority, edition: &Edition) -> 
             "not_before": leaf.not_before,
             "not_after": leaf.not_after,
             "issuer": leaf.issuer,
+            "holder": if leaf.for_application { "Application" } else { "Proxy" },
             "trust_bundle": trusted.unwrap_or_else(|| bundle.clone()),
         })
     };
@@ -181,24 +191,28 @@ async fn certs(board: &Board, authority: SharedAuthority, edition: &Edition) -> 
     Ok(issued.into_iter().filter(there).map(row).collect())
 }
 
-/// Sources are `NAMESPACE/INSTANCE` where the address is a declared one's: most are workloads that have not joined the mesh.
-fn plaintext(board: &Board, edition: &Edition, wanted: &Filters<'_>) -> Value {
-    let index = edition.world.index();
-    let named = |source: String| match source.parse().ok().and_then(|ip: IpAddr| index.addresses.get(&ip)) {
-        Some(Address::Instance((namespace, instance))) => format!("{namespace}/{instance}"),
-        _ => source,
-    };
+/// Sources have names where their addresses are declared ones: most are workloads that have not joined the mesh.
+fn plaintext(board: &Board, wanted: &Filters<'_>) -> Value {
+    let sightings = board.plaintext();
+    let meant = |sighting: &&Sighting| wanted.fits(&sighting.namespace, &[&sighting.workload]);
+    sightings.iter().filter(meant).map(Sighting::row).collect()
+}
+
+/// Calls past the mesh that were cut, or that an audit would cut: what each connected proxy has counted since its start.
+fn egress(board: &Board, wanted: &Filters<'_>) -> Value {
     let present = workloads(board);
     let mut rows = Vec::new();
     for key in board.correspondents().into_iter().filter(|key| wanted.proxy(key, present.get(key).map_or("", String::as_str))) {
-        let peers = board.correspondent(&key, |correspondent| correspondent.traffic.plaintext.clone()).unwrap_or_default();
-        rows.extend(peers.into_iter().map(|peer| {
+        let calls = board.correspondent(&key, |correspondent| correspondent.traffic.egress.clone()).unwrap_or_default();
+        rows.extend(calls.into_iter().map(|call| {
             json!({
-                "source": named(peer.source),
-                "destination": if peer.destination.is_empty() { key.clone() } else { peer.destination },
-                "port": peer.port,
-                "connections": peer.connections,
-                "last_seen": peer.last_seen,
+                "source": key,
+                "destination": call.destination,
+                "port": call.port,
+                "verdict": if call.cut { "Deny" } else { "Audit" },
+                "why": call.why,
+                "calls": call.count,
+                "last_seen": call.last_seen,
             })
         }));
     }

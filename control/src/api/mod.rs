@@ -1,10 +1,13 @@
 //! `meshwright.v1.Control`: the one API of every command that looks at a running mesh or changes it.
 
 mod apply;
+mod audit;
 mod explain;
 mod get;
+mod keys;
 mod live;
 mod ready;
+mod rotate;
 mod wait;
 
 use std::pin::Pin;
@@ -14,7 +17,10 @@ use std::time::Duration;
 use futures::Stream;
 use proto::identity::Identity;
 use proto::mesh::control_server::{Control, ControlServer};
-use proto::mesh::{ApplyRequest, ExplainRequest, GetRequest, HealthRequest, Json, Progress, TokenRequest, TokenResponse, WaitRequest};
+use proto::mesh::{
+    ApplyRequest, ExplainRequest, GetRequest, HealthRequest, Json, Progress, RootsRequest, RotateRootRequest, TokenRequest, TokenResponse,
+    WaitRequest,
+};
 use proto::names::{Mode, NodeId};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,6 +29,7 @@ use tonic::{Request, Response, Status};
 
 use crate::publish::board::Board;
 use crate::publish::edition::Edition;
+use crate::rotation::Rotation;
 use crate::serve::authority::{SharedAuthority, TokenOrder};
 use crate::store::Store;
 use crate::translate;
@@ -41,13 +48,20 @@ pub struct Api {
     board: Arc<Board>,
     authority: SharedAuthority,
     store: Arc<Store>,
+    rotation: Rotation,
     stop: CancellationToken,
 }
 
 impl Api {
     /// To be added to the server of the Unix socket, and behind the API token to that of the TLS door.
-    pub fn service(board: Arc<Board>, authority: SharedAuthority, store: Arc<Store>, stop: CancellationToken) -> ControlServer<Self> {
-        ControlServer::new(Self { board, authority, store, stop })
+    pub fn service(
+        board: Arc<Board>,
+        authority: SharedAuthority,
+        store: Arc<Store>,
+        rotation: Rotation,
+        stop: CancellationToken,
+    ) -> ControlServer<Self> {
+        ControlServer::new(Self { board, authority, store, rotation, stop })
             .max_decoding_message_size(REQUEST_BYTES_MAX)
             .max_encoding_message_size(ANSWER_BYTES_MAX)
     }
@@ -93,6 +107,7 @@ fn last(json: &serde_json::Value, ok: bool) -> Progress {
 impl Control for Api {
     type ApplyStream = Progresses;
     type WaitStream = Progresses;
+    type RotateRootStream = Progresses;
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Result<Response<Progresses>, Status> {
         let request = request.into_inner();
@@ -102,6 +117,17 @@ impl Control for Api {
     async fn wait(&self, request: Request<WaitRequest>) -> Result<Response<Progresses>, Status> {
         let request = request.into_inner();
         Ok(self.progress(|board, sender| wait::run(board, request, sender)))
+    }
+
+    async fn rotate_root(&self, request: Request<RotateRootRequest>) -> Result<Response<Progresses>, Status> {
+        let request = request.into_inner();
+        let (authority, rotation) = (self.authority.clone(), self.rotation.clone());
+        Ok(self.progress(|board, sender| rotate::run(board, authority, rotation, request, sender)))
+    }
+
+    async fn roots(&self, _request: Request<RootsRequest>) -> Result<Response<Json>, Status> {
+        let json = rotate::show(&self.board, &self.authority, &self.rotation).await?;
+        Ok(Response::new(Json { json: json.to_string() }))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<Json>, Status> {
@@ -135,7 +161,7 @@ impl Control for Api {
 
     async fn health(&self, _request: Request<HealthRequest>) -> Result<Response<Json>, Status> {
         let edition = self.edition()?;
-        let json = get::problems(&self.board, &self.store, &edition);
+        let json = get::problems(&self.board, &self.store, &self.authority, &edition);
         Ok(Response::new(Json { json: json.to_string() }))
     }
 }

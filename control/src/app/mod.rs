@@ -4,10 +4,9 @@
 
 mod writer;
 
-use std::fs::{self, DirBuilder, OpenOptions, Permissions};
-use std::io::Write as _;
+use std::fs::{self, DirBuilder, Permissions};
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,18 +17,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::service::interceptor::InterceptedService;
 
 use crate::api::Api;
 use crate::clock::Clock;
 use crate::node::Agents;
 use crate::publish::board::{Board, Errand};
+use crate::rotation::{Driver, Followers, write_bundle};
 use crate::serve::admit::Gate;
 use crate::serve::ads::Ads;
 use crate::serve::authority::SharedAuthority;
 use crate::serve::metrics::{self, Metrics};
 use crate::serve::reports::Desk;
-use crate::serve::token::ApiToken;
+use crate::serve::token::{ApiTokens, Guarded};
 use crate::serve::{listen, serve, tls};
 use crate::settings::ControlArgs;
 use crate::source::{Folder, Watch};
@@ -120,19 +119,24 @@ pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> a
     let store = Arc::new(Store::open(&args.data_dir)?);
     settings.session_key = session_key(&store)?;
     let world = World::new(settings, store.load(Row::Allocations)?.unwrap_or_default());
-    let names = args.names();
-    let (tls, leaf, lasts) = tls::config(&authority, &names, &clock)?;
-    write_bundle(args, &authority.bundle_pem())?;
+    let (tls, seating, lasts) = tls::config(&authority, args.names(), &clock)?;
+    // For proxies that start: in the data folder, and where `--ca-file` says.
+    let files: Vec<PathBuf> = [Some(args.data_dir.join("ca.pem")), args.ca_file.clone()].into_iter().flatten().collect();
+    write_bundle(&files, &authority.roots().pem)?;
     let (board, events) = Board::new(clock);
     let metrics = Arc::new(Metrics::default());
+    metrics.follow(authority.clone());
     let writer = Writer::new(board.clone(), store.clone(), authority.clone(), metrics.clone(), world)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(done(writer.run(events, stop.clone())));
     tasks.spawn(watch(args.config.clone(), board.clone(), stop.clone()));
-    tasks.spawn(done(tls::keep(authority.clone(), names, leaf, lasts, stop.clone())));
+    tasks.spawn(done(seating.clone().keep(lasts, stop.clone())));
+    let followers = Followers { clients: tls.roots.clone(), seating, files };
+    let (driver, rotation) = Driver::new(board.clone(), authority.clone(), followers);
+    tasks.spawn(done(driver.run(stop.clone())));
     let ads = || Ads::service(board.clone(), metrics.clone(), stop.clone());
-    let api = || Api::service(board.clone(), authority.clone(), store.clone(), stop.clone());
-    let guarded = InterceptedService::new(api(), ApiToken::open(&args.data_dir)?);
+    let api = || Api::service(board.clone(), authority.clone(), store.clone(), rotation.clone(), stop.clone());
+    let guarded = Guarded::new(api(), ApiTokens::open(&args.data_dir)?);
     let remote = Routes::new(ads()).add_service(Desk::service(board.clone(), stop.clone())).add_service(guarded);
     let remote = certificates(remote, Gate::new(board.clone()));
     let local = Routes::new(api()).add_service(Agents::service(board.clone(), stop.clone()));
@@ -245,25 +249,6 @@ async fn unix(path: &Path) -> anyhow::Result<UnixListener> {
         Ok(listener)
     };
     bound().with_context(|| format!("cannot make the socket {}; check its folder, or choose another with --api-socket", path.display()))
-}
-
-/// The trust bundle for proxies that start: `ca.pem` in the data folder, and where `--ca-file` says.
-fn write_bundle(args: &ControlArgs, pem: &str) -> anyhow::Result<()> {
-    let own = args.data_dir.join("ca.pem");
-    for path in [Some(&own), args.ca_file.as_ref()].into_iter().flatten() {
-        replace(path, pem).with_context(|| format!("cannot write the trust bundle {}", path.display()))?;
-    }
-    Ok(())
-}
-
-/// Readers see the old file or the new one, never half of one.
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    let fresh = path.with_extension(format!("{}.tmp", std::process::id()));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(&fresh)?;
-    file.write_all(text.as_bytes())?;
-    file.set_permissions(Permissions::from_mode(0o644))?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)
 }
 
 #[cfg(test)]

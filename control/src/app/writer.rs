@@ -17,6 +17,8 @@ use crate::node::remembered;
 use crate::publish::board::{Board, Errand, Receipt};
 use crate::publish::edition::Edition;
 use crate::publish::epoch::{Mark, Touched};
+use crate::publish::plaintext::cut;
+use crate::publish::trust::Roots;
 use crate::serve::authority::SharedAuthority;
 use crate::serve::metrics::Metrics;
 use crate::store::{Page, Row, Store, StoreError};
@@ -45,6 +47,8 @@ pub(super) struct Writer {
     authority: SharedAuthority,
     metrics: Arc<Metrics>,
     world: World,
+    /// Whom the mesh believes: part of an epoch, as the objects are.
+    roots: Arc<Roots>,
     mark: Mark,
     serial: u64,
     /// Whole text of every applied object: what the world keeps has no secret values.
@@ -92,8 +96,9 @@ impl Writer {
             changes.push(reported(&report));
         }
         world.apply(changes);
+        let roots = authority.roots();
         let (page, saving) = (Page::default(), JoinSet::new());
-        Ok(Self { board, store, authority, metrics, world, mark, serial: 0, applied, page, saving, unsaved: false })
+        Ok(Self { board, store, authority, metrics, world, roots, mark, serial: 0, applied, page, saving, unsaved: false })
     }
 
     /// Handles events until `stop`. Never ends on bad input. Whatever the disk does, streams are served and states of what runs travel.
@@ -117,6 +122,11 @@ impl Writer {
                     Errand::Folder(changes) => {
                         self.runtime(std::mem::take(&mut runtime));
                         self.folder(changes).await;
+                    }
+                    Errand::Roots { roots, reply } => {
+                        self.runtime(std::mem::take(&mut runtime));
+                        // Whoever asked may have given up.
+                        let _ = reply.send(self.believe(roots).await);
                     }
                     Errand::Apply { documents, delete, reply } => {
                         self.runtime(std::mem::take(&mut runtime));
@@ -164,7 +174,11 @@ impl Writer {
 
     async fn folder(&mut self, changes: Vec<Change>) {
         let first = !self.world.synced();
+        let before = self.world.clone();
         let applied = self.world.apply(changes);
+        for line in cut(&before, &self.world, &self.board.plaintext()) {
+            tracing::warn!("{line}");
+        }
         for problem in &applied.problems {
             say(problem);
         }
@@ -177,7 +191,7 @@ impl Writer {
 
     /// The folder has been read once: the same objects as before the restart are the same epoch.
     async fn begin(&mut self) {
-        let content = content(&self.world);
+        let content = content(&self.world, &self.roots);
         let same = self.mark.content == content && self.mark.number > 0;
         if !same {
             self.turn(content);
@@ -202,7 +216,7 @@ impl Writer {
         if !self.world.synced() {
             return;
         }
-        let content = content(&self.world);
+        let content = content(&self.world, &self.roots);
         let fresh = content != self.mark.content;
         if fresh {
             self.turn(content);
@@ -218,6 +232,20 @@ impl Writer {
             self.board.open_epoch(self.mark.number, rows, &self.world);
         }
         self.publish();
+    }
+
+    /// Takes over whom the mesh believes, as an epoch of its own where that is something else; returns the epoch that holds it.
+    async fn believe(&mut self, roots: Arc<Roots>) -> u64 {
+        let before = std::mem::replace(&mut self.roots, roots);
+        if self.world.synced() && before.digest() != self.roots.digest() {
+            self.turn(content(&self.world, &self.roots));
+            self.write().await;
+            let rows = believed(&before, &self.roots);
+            tracing::info!(epoch = self.mark.number, roots = self.roots.digest(), "whom the mesh believes has changed");
+            self.board.open_epoch(self.mark.number, rows, &self.world);
+            self.publish();
+        }
+        self.mark.number
     }
 
     /// All or nothing: a file with an error changes nothing.
@@ -242,6 +270,7 @@ impl Writer {
                 changes.push(Change::Put { layer: Layer::Applied, candidate, now_ms });
             }
         }
+        let before = self.world.clone();
         let applied = self.world.apply(changes);
         self.save_applied();
         self.step(&applied).await;
@@ -252,6 +281,8 @@ impl Writer {
             warnings.extend(known);
             warnings.extend(self.unmet(&applied));
         }
+        // Also what is taken back may have kept a port open.
+        warnings.extend(cut(&before, &self.world, &self.board.plaintext()));
         if delete {
             let still = |(key, _): &&(ObjectKey, Outcome)| self.world.get(key).is_some();
             let folder =
@@ -313,8 +344,8 @@ impl Writer {
         self.metrics.errors.set(i64::try_from(errors).unwrap_or(i64::MAX));
         self.metrics.epoch.set(i64::try_from(self.mark.number).unwrap_or(i64::MAX));
         self.metrics.objects.set(i64::try_from(self.world.live().count()).unwrap_or(i64::MAX));
-        let bundle = self.authority.bundle_pem().into();
-        self.board.publish(Edition { world: self.world.clone(), epoch: self.mark.number, serial: self.serial, bundle });
+        let (world, roots) = (self.world.clone(), self.roots.clone());
+        self.board.publish(Edition { world, epoch: self.mark.number, serial: self.serial, roots });
     }
 }
 
@@ -363,15 +394,25 @@ fn parse_one(file: &str, object: &Value) -> Option<Candidate> {
     read(file, &part).ok().filter(|candidate| candidate.object.is_some())
 }
 
-/// A digest of every object in force: what an epoch number stands for.
-fn content(world: &World) -> String {
+/// A digest of every object in force, and of whom the mesh believes: what an epoch number stands for.
+fn content(world: &World, roots: &Roots) -> String {
     let live = world.slots().iter().filter_map(|(key, slot)| Some((key, &slot.live()?.digest)));
-    let text: String = live.map(|(key, digest)| format!("{key} {digest}\n")).collect();
-    proto::epoch::version(text.as_bytes())
+    let objects: String = live.map(|(key, digest)| format!("{key} {digest}\n")).collect();
+    proto::epoch::version(format!("{objects}roots {}", roots.digest()).as_bytes())
 }
 
 fn touched(key: &ObjectKey, result: &'static str) -> Touched {
     Touched { kind: key.kind.text().to_owned(), namespace: key.namespace.clone(), name: key.name.clone(), result }
+}
+
+/// Roots as objects of an epoch: one that is believed anew is created, one that issues from now on is changed, one that is dropped deleted.
+fn believed(before: &Roots, after: &Roots) -> Vec<Touched> {
+    let (former, now) = (before.fingerprints(), after.fingerprints());
+    let row = |name: &String, result| Touched { kind: "Root".to_owned(), namespace: String::new(), name: name.clone(), result };
+    let created = now.iter().filter(|root| !former.contains(root)).map(|root| row(root, "created"));
+    let issues = now.first().filter(|root| former.contains(root) && former.first() != Some(root)).map(|root| row(root, "changed"));
+    let deleted = former.iter().filter(|root| !now.contains(root)).map(|root| row(root, "deleted"));
+    created.chain(issues).chain(deleted).collect()
 }
 
 /// As `apply -o json` says it; a refused version is no result.

@@ -8,7 +8,8 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::clock::Clock;
-use crate::serve::authority::{Authority, Issued, Seat, TokenOrder};
+use crate::publish::trust::{Phase, Root, Roots};
+use crate::serve::authority::{AuditQuery, Authority, Done, Issuance, Issued, Refused, Seat, Step, TokenOrder};
 use crate::source::{FileChange, Folder};
 use crate::world::own::Mesh;
 use crate::world::{Allocations, WorldSettings};
@@ -20,16 +21,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 struct Idle;
 
 impl Authority for Idle {
-    fn bundle_pem(&self) -> String {
-        String::new()
+    fn roots(&self) -> Arc<Roots> {
+        let root = Root { der: CertificateDer::from(Vec::new()), sha256: [0; 32] };
+        Arc::new(Roots { issuing: root, others: Vec::new(), retired: Vec::new(), phase: Phase::Steady, pem: "".into() })
     }
 
-    fn bundle_der(&self) -> Vec<CertificateDer<'static>> {
-        Vec::new()
+    fn rotate(&self, _: Step) -> Result<(), String> {
+        Err("idle".to_owned())
     }
 
-    fn bundle_hashes(&self) -> Vec<String> {
-        Vec::new()
+    fn refresh(&self) -> Result<bool, String> {
+        Ok(false)
     }
 
     fn seat(&self, _: &[String], _: &[IpAddr]) -> Result<Seat, String> {
@@ -42,6 +44,22 @@ impl Authority for Idle {
 
     fn issued(&self) -> Vec<Issued> {
         Vec::new()
+    }
+
+    fn audit(&self, _query: &AuditQuery, _rows_max: usize) -> Result<Vec<Issuance>, String> {
+        Ok(Vec::new())
+    }
+
+    fn refusals(&self, _query: &AuditQuery) -> Vec<Refused> {
+        Vec::new()
+    }
+
+    fn counts(&self) -> Done {
+        Done::default()
+    }
+
+    fn failure(&self) -> Option<String> {
+        None
     }
 
     fn follow(&self, _: &Mesh) {}

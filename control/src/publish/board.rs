@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use proto::mesh::{Answer, Calls, Certificate, Command, Traffic, command};
+use proto::mesh::{Answer, Calls, Certificate, Command, PlaintextPeer, Traffic, command};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::cache::Cache;
@@ -14,8 +14,10 @@ use super::calls::CallBook;
 use super::edition::Edition;
 use super::epoch::{Book, Entry, Touched, moment};
 use super::peer::Claim;
+use super::plaintext::{PlaintextBook, Sighting};
+use super::trust::Roots;
 use crate::clock::Clock;
-use crate::world::{Change, World};
+use crate::world::{Address, Change, Instance, World};
 
 /// Events that wait for the writer; a sender waits when it is full.
 pub const EVENTS_MAX: usize = 256;
@@ -23,6 +25,8 @@ pub const EVENTS_MAX: usize = 256;
 pub const COMMANDS_MAX: usize = 64;
 /// Streams (all kinds) that may be open at once.
 pub const STREAMS_MAX: usize = 20_000;
+/// Most ADS streams of one node: a restart opens the next before the last one's end is noticed, and nobody else is kept out by one that lies.
+pub const STREAMS_PER_NODE_MAX: usize = 16;
 
 /// What the writer is asked to do.
 pub enum Errand {
@@ -39,6 +43,13 @@ pub enum Errand {
     },
     /// The node agent, or a proxy, says what runs.
     Runtime(Change),
+    /// Whom the mesh believes from now on.
+    Roots {
+        /// All of it.
+        roots: Arc<Roots>,
+        /// Gets the epoch that holds it.
+        reply: oneshot::Sender<u64>,
+    },
 }
 
 /// What `apply` came to.
@@ -86,6 +97,7 @@ pub struct Board {
     book: Mutex<Book>,
     present: Mutex<BTreeMap<u64, Presence>>,
     correspondents: Mutex<BTreeMap<String, Correspondent>>,
+    plaintext: Mutex<PlaintextBook>,
     calls: Mutex<CallBook>,
     next: std::sync::atomic::AtomicU64,
     events: mpsc::Sender<Errand>,
@@ -105,6 +117,7 @@ impl Board {
             book: Mutex::default(),
             present: Mutex::default(),
             correspondents: Mutex::default(),
+            plaintext: Mutex::default(),
             calls: Mutex::default(),
             next: 1.into(),
             events,
@@ -180,24 +193,42 @@ impl Board {
         self.turned.send_modify(|count| *count += 1);
     }
 
-    /// Proxies that should run what is published: the declared ones and whoever of ours is connected.
+    /// Proxies that should run what is published: the declared ones, without those that are revoked and get nothing any more, and whoever of
+    /// ours is connected.
     pub fn expected(&self, world: &World) -> BTreeSet<String> {
         let mut expected = declared(world);
+        let (index, now_secs) = (world.index(), self.clock.unix().as_secs());
+        for (identity, _) in index.revoked.identities.iter().filter(|(_, sentence)| sentence.holds(now_secs)) {
+            let runs = |instance: &&Instance| {
+                let account = instance.workload().map(|workload| workload.service_account.as_str());
+                (identity.namespace(), Some(identity.service_account())) == (instance.namespace.as_str(), account)
+            };
+            let names = index.instances.values().filter(runs).map(|instance| format!("{}/{}", instance.namespace, instance.name));
+            names.for_each(|name| _ = expected.remove(&name));
+            expected.remove(&format!("{}/{}", identity.namespace(), identity.service_account()));
+        }
         expected.extend(self.present.lock().values().filter(|presence| presence.claim.ours()).map(|presence| presence.claim.key()));
         expected
     }
 
-    /// Somebody opened an ADS stream. `None`: too many are open.
-    pub fn arrive(self: &Arc<Self>, claim: Claim, identity: String) -> Option<Seated> {
+    /// Somebody opened an ADS stream.
+    ///
+    /// # Errors
+    /// Too many are open, of this node or of all.
+    pub fn arrive(self: &Arc<Self>, claim: Claim, identity: String) -> Result<Seated, Crowded> {
         let id = self.ticket();
         let mut present = self.present.lock();
         if present.len() >= STREAMS_MAX {
-            return None;
+            return Err(Crowded::All);
+        }
+        let key = claim.key();
+        if present.values().filter(|presence| presence.claim.key() == key).count() >= STREAMS_PER_NODE_MAX {
+            return Err(Crowded::Node(key));
         }
         present.insert(id, Presence { claim, identity, connected_ms: self.clock.ms() });
         drop(present);
         self.turn();
-        Some(Seated { board: self.clone(), id })
+        Ok(Seated { board: self.clone(), id })
     }
 
     /// Everybody with an open ADS stream, ordered by key.
@@ -243,6 +274,22 @@ impl Board {
     /// Looks at a proxy's reports, or changes them.
     pub fn correspondent<T>(&self, key: &str, work: impl FnOnce(&mut Correspondent) -> T) -> Option<T> {
         self.correspondents.lock().get_mut(key).map(work)
+    }
+
+    /// Takes in who spoke plaintext to a proxy.
+    pub fn plaintext_seen(&self, claim: &Claim, rows: &[PlaintextPeer]) {
+        let edition = self.edition();
+        let named = |source: &str| {
+            let index = edition.as_ref()?.world.index();
+            let Some(Address::Instance(name)) = index.addresses.get(&source.parse().ok()?) else { return None };
+            Some(format!("{}/{}", name.0, index.instances.get(name)?.workload))
+        };
+        self.plaintext.lock().note((&claim.key(), &claim.workload), rows, self.clock.ms(), named);
+    }
+
+    /// Who spoke plaintext to whom of late.
+    pub fn plaintext(&self) -> Vec<Sighting> {
+        self.plaintext.lock().sightings(self.clock.ms())
     }
 
     /// A proxy tells who called its application.
@@ -320,6 +367,17 @@ impl Board {
     fn ticket(&self) -> u64 {
         self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
     }
+}
+
+/// Why an ADS stream finds no place.
+#[derive(Debug, thiserror::Error)]
+pub enum Crowded {
+    /// See [`STREAMS_MAX`].
+    #[error("{STREAMS_MAX} streams are open here; try again later")]
+    All,
+    /// See [`STREAMS_PER_NODE_MAX`].
+    #[error("{0} has {STREAMS_PER_NODE_MAX} streams open already; end one first")]
+    Node(String),
 }
 
 /// A place among [`Board::present`], given back when dropped.

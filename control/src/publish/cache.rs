@@ -1,4 +1,4 @@
-//! What a stream should have: the translator's view, vetted by the proxy's own engine, with the trust bundle beside it.
+//! What a stream should have: the translator's view, vetted by the proxy's own engine, with whom to believe beside it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use proto::{epoch, names, xds};
 
 use super::edition::Edition;
 use super::session::{Content, Withheld, leads_to, type_urls};
-use crate::translate::{Audience, Encoded, view};
+use super::trust;
+use crate::translate::{Audience, Encoded, TRUST, view};
 
 /// Verdicts kept; beyond it all are asked for again.
 const VERDICTS_MAX: usize = 200_000;
@@ -28,6 +29,8 @@ type Refusals = BTreeMap<(&'static str, String), String>;
 #[derive(Default)]
 pub struct Cache {
     views: Mutex<(u64, Views)>,
+    /// One for all proxies: whoever federates and revokes much makes it large.
+    trust: Mutex<(u64, Option<Arc<Encoded>>)>,
     verdicts: Mutex<HashMap<VersionKey, Option<String>>>,
     refused: Mutex<(u64, Refusals)>,
 }
@@ -46,12 +49,24 @@ impl Cache {
             }
         }
         // Translated outside the lock: streams do so side by side.
-        let content = Arc::new(translate(edition, audience, wants));
+        let content = Arc::new(translate(edition, self.trust(edition), audience, wants));
         let mut views = self.views.lock();
         if views.0 == edition.serial && views.1.len() < VIEWS_MAX {
             views.1.insert(key, content.clone());
         }
         content
+    }
+
+    fn trust(&self, edition: &Edition) -> Arc<Encoded> {
+        let mut kept = self.trust.lock();
+        match &kept.1 {
+            Some(trust) if kept.0 == edition.serial => trust.clone(),
+            _ => {
+                let trust = trust::resource(&edition.roots, &edition.world);
+                *kept = (edition.serial, Some(trust.clone()));
+                trust
+            }
+        }
     }
 
     /// Replaces what the proxy's engine would refuse by what the stream had before, or leaves it out and names it: what a proxy has of it
@@ -119,14 +134,15 @@ impl Cache {
     }
 }
 
-fn translate(edition: &Edition, audience: &Audience, wants: &BTreeSet<String>) -> Content {
+fn translate(edition: &Edition, trust: Arc<Encoded>, audience: &Audience, wants: &BTreeSet<String>) -> Content {
     let mut content = Content::new();
     for ((url, name), item) in view(&edition.world, audience, wants).resources {
         if let Some(url) = type_urls().iter().find(|known| **known == url) {
             content.entry(url).or_default().insert(name, item);
         }
     }
-    content.entry(xds::SECRET).or_default().insert(names::ROOT_CA.to_owned(), root_ca(&edition.bundle));
+    content.entry(xds::SECRET).or_default().insert(names::ROOT_CA.to_owned(), root_ca(&edition.roots.pem));
+    content.entry(TRUST).or_default().insert(names::TRUST.to_owned(), trust);
     content
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::trust::Roots;
 use crate::world::World;
 
 /// One state of everything, as all streams see it.
@@ -13,6 +14,6 @@ pub struct Edition {
     pub epoch: u64,
     /// Counts editions; endpoint changes have editions and no epochs.
     pub serial: u64,
-    /// The trust bundle, PEM.
-    pub bundle: Arc<str>,
+    /// The roots that are believed.
+    pub roots: Arc<Roots>,
 }

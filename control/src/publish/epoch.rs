@@ -127,6 +127,8 @@ pub fn moment(ms: u64) -> String {
 pub struct Book {
     entries: VecDeque<Entry>,
     running: BTreeMap<String, u64>,
+    /// What each proxy does without at present, as it said last.
+    refusing: BTreeMap<String, Vec<ProxyRefusal>>,
 }
 
 impl Book {
@@ -165,6 +167,11 @@ impl Book {
         self.running.get(proxy).copied().unwrap_or(0)
     }
 
+    /// What a proxy refuses at present: as its last answer says, however many epochs that changed nothing for it have passed since.
+    pub fn refusing(&self, proxy: &str) -> &[ProxyRefusal] {
+        self.refusing.get(proxy).map(Vec::as_slice).unwrap_or_default()
+    }
+
     /// The epoch changes something for that proxy.
     pub fn concerned(&mut self, proxy: &str, number: u64) {
         for entry in self.up_to(number).filter(|entry| entry.waiting.contains(proxy)) {
@@ -186,6 +193,7 @@ impl Book {
     /// The proxy runs that epoch, and so every one before.
     pub fn acknowledged(&mut self, proxy: &str, number: u64, now_us: u64) {
         self.run(proxy, number);
+        self.refusing.remove(proxy);
         for entry in self.up_to(number) {
             if entry.settle(proxy, now_us) {
                 entry.concerned.insert(proxy.to_owned());
@@ -200,18 +208,21 @@ impl Book {
             self.acknowledged(proxy, number - 1, now_us);
         }
         self.run(proxy, number);
+        let named: Vec<ProxyRefusal> = refusals(proxy, message).into_iter().take(REFUSALS_MAX).collect();
         for entry in self.up_to(number).filter(|entry| entry.number == number) {
             if entry.settle(proxy, now_us) {
                 entry.concerned.insert(proxy.to_owned());
                 let room = REFUSALS_MAX.saturating_sub(entry.refused.len());
-                entry.refused.extend(refusals(proxy, message).into_iter().take(room));
+                entry.refused.extend(named.iter().take(room).cloned());
             }
         }
+        self.refusing.insert(proxy.to_owned(), named);
     }
 
     /// Waits no longer for proxies that are neither declared nor connected any more.
     pub fn expect(&mut self, expected: &BTreeSet<String>, now_us: u64) {
         self.running.retain(|proxy, _| expected.contains(proxy));
+        self.refusing.retain(|proxy, _| expected.contains(proxy));
         for entry in &mut self.entries {
             let gone: Vec<String> = entry.waiting.difference(expected).cloned().collect();
             for proxy in gone {
@@ -281,6 +292,18 @@ mod tests {
         book.acknowledged("shop/a", 8, 2001);
         assert!(book.newest().unwrap().live());
         assert!(!book.entry(7).unwrap().live());
+    }
+
+    #[test]
+    fn a_refusal_lasts_until_the_proxy_takes_back() {
+        // Aim: an epoch that changes nothing for a proxy does not make it accept what it refused; its next whole answer does.
+        let mut book = book(&["shop/a"]);
+        book.refused("shop/a", 7, &refusal::write(["Cluster x: unknown policy"]), 1005);
+        book.open(8, Vec::new(), set(&["shop/a"]), 2000);
+        book.unaffected("shop/a", 8, 2001);
+        assert_eq!((book.running("shop/a"), book.refusing("shop/a").len()), (8, 1));
+        book.acknowledged("shop/a", 8, 2002);
+        assert!(book.refusing("shop/a").is_empty());
     }
 
     #[test]

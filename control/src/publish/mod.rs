@@ -6,4 +6,6 @@ pub mod calls;
 pub mod edition;
 pub mod epoch;
 pub mod peer;
+pub mod plaintext;
 pub mod session;
+pub mod trust;

@@ -42,22 +42,27 @@ pub struct Proven {
     pub identity: Identity,
     /// Its common name.
     pub workload: String,
+    /// Its serial number, as [`proto::identity::serial`] spells it.
+    pub serial: String,
     /// It had ended when it was shown: good for a renewal only.
     pub expired: bool,
+    /// It was below a root that is believed no more: good for a renewal only.
+    pub retired: bool,
 }
 
 impl Proven {
-    /// Reads identity and workload out of a leaf whose chain TLS has verified, at that moment (seconds since 1970). `None`: not a
-    /// workload's leaf.
-    pub fn read(leaf: CertificateDer<'static>, now_secs: i64) -> Option<Self> {
+    /// Reads identity and workload out of a leaf whose chain TLS has verified, at that moment (seconds since 1970); `retired` says what
+    /// root it ended in. `None`: not a workload's leaf.
+    pub fn read(leaf: CertificateDer<'static>, now_secs: i64, retired: bool) -> Option<Self> {
         let (_, parsed) = X509Certificate::from_der(&leaf).ok()?;
         let names = parsed.subject_alternative_name().ok().flatten()?;
         let uris: Vec<_> = names.value.general_names.iter().collect();
         let [GeneralName::URI(uri)] = uris.as_slice() else { return None };
         let identity = uri.parse().ok()?;
         let workload = parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
+        let serial = proto::identity::serial(&format!("{:x}", parsed.serial)).to_owned();
         let expired = parsed.validity().not_after.timestamp() < now_secs;
-        Some(Self { identity, workload, expired, leaf })
+        Some(Self { identity, workload, serial, expired, retired, leaf })
     }
 }
 
@@ -227,7 +232,7 @@ mod tests {
             let content = [&[0x30, u8::try_from(names.len()).unwrap()][..], &names].concat();
             params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], content)];
             let key = rcgen::KeyPair::generate().unwrap();
-            Proven::read(params.self_signed(&key).unwrap().der().clone(), 0)
+            Proven::read(params.self_signed(&key).unwrap().der().clone(), 0, false)
         };
         let good: &[u8] = b"spiffe://cluster.local/ns/shop/sa/catalog";
         assert!(leaf(&[good]).is_some());

@@ -2,25 +2,32 @@
 //! does too. The leaf decides: its identity (namespace and account) and the peer's own word (its common name, the workload). A node
 //! may name an instance, and only one of that workload's.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use proto::identity::{Applicant, Identity};
-use proto::names::{Mode, NodeId};
+use proto::names::{self, Mode, NodeId};
 use rustls_pki_types::CertificateDer;
+use tonic::metadata::MetadataValue;
 use tonic::{Extensions, Status};
 
+use crate::clock::Clock;
 use crate::publish::board::Board;
 use crate::publish::peer::{Claim, Dialect, Entrance, Peer, Proven, peer_of};
 use crate::translate::{self, Audience};
 use crate::world::World;
 
-/// Whether a caller may have more than the certificate call: any door but TLS, or a certificate that has not ended.
+/// Whether a caller may have more than the certificate call: any door but TLS, or a certificate that has not ended and whose root is
+/// believed.
 ///
 /// # Errors
 /// `UNAUTHENTICATED`.
 pub fn presented(peer: &Peer) -> Result<(), Status> {
     match &peer.proven {
         Some(proven) if proven.expired => Err(Status::unauthenticated("the client certificate has expired; renew it first")),
+        Some(proven) if proven.retired => {
+            Err(Status::unauthenticated("the client certificate is below a root that is retired; renew it first"))
+        }
         None if peer.door == Entrance::Tls => Err(no_certificate()),
         _ => Ok(()),
     }
@@ -29,16 +36,31 @@ pub fn presented(peer: &Peer) -> Result<(), Status> {
 /// Lets a node in as what it claims to be. The audience is that of one of our own proxies; stock clients have none yet.
 ///
 /// # Errors
-/// `UNAUTHENTICATED` without a certificate where one is needed; `PERMISSION_DENIED` where the certificate is another's, or the instance
-/// another workload's; `FAILED_PRECONDITION` where nothing of that name is declared or meshed.
-pub fn admit(node: &Claim, peer: &Peer, world: &World) -> Result<Option<Audience>, Status> {
+/// `UNAUTHENTICATED` without a certificate where one is needed; `PERMISSION_DENIED` where the certificate is another's or is revoked, or
+/// the instance another workload's; `FAILED_PRECONDITION` where nothing of that name is declared or meshed.
+pub fn admit(node: &Claim, peer: &Peer, world: &World, clock: &Clock) -> Result<Option<Audience>, Status> {
     match (&peer.proven, peer.door) {
-        (Some(proven), _) => bears_out(node, proven)?,
+        (Some(proven), _) => {
+            unrevoked(&proven.identity, &proven.serial, world, clock)?;
+            bears_out(node, proven)?;
+        }
         // Believed for routing only (contract, section 4), or let in by the socket's mode.
         (None, Entrance::Plaintext | Entrance::Local) => {}
         (None, Entrance::Tls) => return Err(no_certificate()),
     }
     declared(node, peer.proven.as_ref().map(|proven| &proven.identity), world)
+}
+
+/// Revoked is revoked, at every call: renewals, configuration and reports.
+fn unrevoked(identity: &Identity, serial: &str, world: &World, clock: &Clock) -> Result<(), Status> {
+    let revoked = &world.index().revoked;
+    let Some(sentence) = revoked.find(identity, serial, clock.unix().as_secs()) else { return Ok(()) };
+    let by_identity = revoked.identities.get(identity) == Some(sentence);
+    let what = if by_identity { identity.to_string() } else { format!("the certificate {serial} of {identity}") };
+    let mut status = Status::permission_denied(format!("{what} is revoked by {}", sentence.object));
+    let by = if by_identity { "identity" } else { "serial" };
+    status.metadata_mut().insert(names::REVOKED, MetadataValue::from_static(by));
+    Err(status)
 }
 
 /// Without a client certificate only the certificate call answers.
@@ -112,7 +134,12 @@ impl Gate {
                 workload: applicant.workload.to_owned(),
                 instance: applicant.instance.to_owned(),
             };
-            if applicant.by_token { declared(&node, Some(applicant.identity), &edition.world) } else { admit(&node, &peer, &edition.world) }
+            if !applicant.by_token {
+                return admit(&node, &peer, &edition.world, &self.0.clock);
+            }
+            // A fresh certificate is no way around a revoked identity.
+            unrevoked(applicant.identity, "", &edition.world, &self.0.clock)?;
+            declared(&node, Some(applicant.identity), &edition.world)
         };
         let name = (applicant.identity.namespace().to_owned(), applicant.instance.to_owned());
         // A request does not say its mode; a Gateway and an instance may share a name.
@@ -123,6 +150,21 @@ impl Gate {
         };
         Ok(peer.proven.map(|proven| proven.leaf.clone()))
     }
+
+    /// The leaf of a caller whose certificate holds now.
+    ///
+    /// # Errors
+    /// `UNAUTHENTICATED` without one, or when it has ended.
+    pub fn holder(&self, extensions: &Extensions) -> Result<CertificateDer<'static>, Status> {
+        let peer = peer_of(extensions)?;
+        presented(&peer)?;
+        peer.proven.map(|proven| proven.leaf.clone()).ok_or_else(no_certificate)
+    }
+
+    /// Where a caller is; `None` on the Unix socket.
+    pub fn address(&self, extensions: &Extensions) -> Option<IpAddr> {
+        peer_of(extensions).ok()?.address.map(|address| address.ip().to_canonical())
+    }
 }
 
 #[cfg(test)]
@@ -130,6 +172,7 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+    use crate::publish::trust::tests::one;
     use crate::source::{FileChange, Folder};
     use crate::world::{Allocations, WorldSettings};
 
@@ -160,8 +203,21 @@ metadata: {name: public, namespace: shop}
 spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protocol: HTTP}]}
 ";
 
+    fn clock() -> Clock {
+        Clock::new(|| std::time::UNIX_EPOCH + std::time::Duration::from_secs(1000))
+    }
+
     fn world() -> World {
-        let change = FileChange { file: "f".to_owned(), text: Some(Ok(MANIFESTS.to_owned())) };
+        revoking("")
+    }
+
+    /// The same, and a Revocation of that content.
+    fn revoking(spec: &str) -> World {
+        let revocation = format!(
+            "---\napiVersion: meshwright.dev/v1alpha1\nkind: Revocation\nmetadata: {{name: r, namespace: meshwright-system}}\nspec: {{{spec}}}\n"
+        );
+        let text = if spec.is_empty() { MANIFESTS.to_owned() } else { format!("{MANIFESTS}{revocation}") };
+        let change = FileChange { file: "f".to_owned(), text: Some(Ok(text)) };
         let mut world = World::new(WorldSettings::default(), Allocations::default());
         world.apply(Folder::default().update(vec![change], 0));
         world
@@ -170,7 +226,8 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
     fn peer(door: Entrance, leaf: Option<(&str, &str)>) -> Peer {
         let proven = leaf.map(|(account, workload)| {
             let identity = Identity::new("cluster.local", "shop", account).unwrap();
-            Arc::new(Proven { leaf: CertificateDer::from(vec![]), identity, workload: workload.into(), expired: false })
+            let (leaf, workload) = (CertificateDer::from(vec![]), workload.into());
+            Arc::new(Proven { leaf, identity, workload, serial: "7d".into(), expired: false, retired: false })
         });
         Peer { door, address: None, proven }
     }
@@ -202,8 +259,39 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
             (sidecar("catalog", "cart"), peer(Entrance::Plaintext, None), Some(Code::PermissionDenied)),
             (Claim { client: Dialect::Envoy, ..node(Mode::Sidecar, "bank", "x", "x") }, catalog, Some(Code::PermissionDenied)),
         ] {
-            let verdict = admit(&node, &peer, &world);
+            let verdict = admit(&node, &peer, &world, &clock());
             assert_eq!(verdict.as_ref().err().map(Status::code), wanted, "{node:?} as {peer:?}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn who_is_revoked_gets_nothing() {
+        // Aim: an identity or a certificate that is revoked opens no call; what revokes it is named, with a mark for the proxy; a fresh
+        // token is no way around a revoked identity, and is one for a revoked certificate; `until` ends it by the clock alone.
+        let identity = "identities: ['spiffe://cluster.local/ns/shop/sa/shared']";
+        let catalog = peer(Entrance::Tls, Some(("shared", "catalog")));
+        let shared = Identity::new("cluster.local", "shop", "shared").unwrap();
+        for (spec, call, token) in [
+            (identity, Some("identity"), Some(Code::PermissionDenied)),
+            ("serials: ['007D']", Some("serial"), None),
+            (&format!("{identity}, until: 1970-01-01T00:16:41Z"), Some("identity"), Some(Code::PermissionDenied)),
+            (&format!("{identity}, until: 1970-01-01T00:16:40Z"), None, None),
+            ("identities: ['spiffe://other/ns/shop/sa/shared'], serials: ['7e']", None, None),
+        ] {
+            let world = revoking(spec);
+            let verdict = admit(&node(Mode::Sidecar, "shop", "catalog", "catalog-0"), &catalog, &world, &clock());
+            let mark = verdict.as_ref().err().and_then(|status| status.metadata().get(names::REVOKED)?.to_str().ok());
+            assert_eq!((verdict.is_err(), mark), (call.is_some(), call), "{spec}: {verdict:?}");
+            assert!(verdict.err().is_none_or(|status| status.message().ends_with("is revoked by Revocation meshwright-system/r")));
+            let (board, _events) = Board::new(clock());
+            board.publish(crate::publish::edition::Edition { world, epoch: 1, serial: 1, roots: one() });
+            let gate = Gate::new(board);
+            for (by_token, wanted) in [(true, token), (false, call.map(|_| Code::PermissionDenied))] {
+                let mut extensions = Extensions::default();
+                extensions.insert(if by_token { peer(Entrance::Tls, None) } else { catalog.clone() });
+                let applicant = Applicant { identity: &shared, workload: "catalog", instance: "catalog-0", by_token };
+                assert_eq!(gate.leaf(&extensions, &applicant).err().map(|status| status.code()), wanted, "{spec}, by token: {by_token}");
+            }
         }
     }
 
@@ -211,7 +299,7 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
     fn leaves_are_for_what_is_declared() {
         // Aim: the certificate call lets in by the same rule: the own leaf for the own workload's instances, and a token only for what is
         // declared as it says, so that a slip in a flag does not use it up.
-        let (board, _events) = Board::new(crate::clock::Clock::new(|| std::time::UNIX_EPOCH));
+        let (board, _events) = Board::new(Clock::new(|| std::time::UNIX_EPOCH));
         let gate = Gate::new(board.clone());
         let shared = Identity::new("cluster.local", "shop", "shared").unwrap();
         let code = |leaf, (workload, instance), by_token| {
@@ -221,7 +309,7 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
         };
         let catalog = Some(("shared", "catalog"));
         assert_eq!(code(catalog, ("catalog", "catalog-0"), false), Some(Code::Unavailable), "nothing has been read yet");
-        board.publish(crate::publish::edition::Edition { world: world(), epoch: 1, serial: 1, bundle: "".into() });
+        board.publish(crate::publish::edition::Edition { world: world(), epoch: 1, serial: 1, roots: one() });
         for (leaf, asked, by_token, wanted) in [
             (catalog, ("catalog", "catalog-0"), false, None),
             (catalog, ("catalog", "cart"), false, Some(Code::PermissionDenied)),

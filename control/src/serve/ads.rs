@@ -19,7 +19,7 @@ use crate::publish::board::{Board, Seated};
 use crate::publish::edition::Edition;
 use crate::publish::peer::{Claim, Entrance, Peer, peer_of};
 use crate::publish::session::{Content, Session, Withheld};
-use crate::translate::Audience;
+use crate::translate::{Audience, TRUST};
 
 /// Largest request: all names of one type at once.
 const REQUEST_BYTES_MAX: usize = 8 << 20;
@@ -199,10 +199,9 @@ impl Delta {
     }
 
     fn sit(&mut self, claim: Claim) -> Result<(), Status> {
-        let audience = admit(&claim, &self.peer, &self.edition.world)?;
+        let audience = admit(&claim, &self.peer, &self.edition.world, &self.board.clock)?;
         let identity = self.peer.proven.as_ref().map(|proven| proven.identity.to_string()).unwrap_or_default();
-        let present =
-            self.board.arrive(claim.clone(), identity).ok_or_else(|| Status::resource_exhausted("too many streams are open here"))?;
+        let present = self.board.arrive(claim.clone(), identity).map_err(|crowded| Status::resource_exhausted(crowded.to_string()))?;
         let key = claim.key();
         tracing::info!(proxy = key, client = claim.client.text(), epoch = self.edition.epoch, "a client connected");
         if claim.ours() {
@@ -225,8 +224,8 @@ impl Delta {
         let fresh = edition.epoch > self.edition.epoch;
         self.edition = edition;
         if let Some(seat) = &mut self.seat {
-            // The claim is judged again: the workload may be gone, or no longer be meshed.
-            seat.audience = admit(&seat.claim, &self.peer, &self.edition.world)?;
+            // The claim is judged again: the workload may be gone, revoked, or no longer be meshed.
+            seat.audience = admit(&seat.claim, &self.peer, &self.edition.world, &self.board.clock)?;
         }
         let concerned = self.show();
         let number = self.edition.epoch;
@@ -249,6 +248,7 @@ impl Delta {
                 if self.peer.door == Entrance::Plaintext {
                     // Believed for routing only (contract, section 4).
                     vetted.remove(xds::SECRET);
+                    vetted.remove(TRUST);
                 }
                 vetted
             }

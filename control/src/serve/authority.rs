@@ -7,6 +7,7 @@ use std::time::Duration;
 use proto::identity::Identity;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use crate::publish::trust::Roots;
 use crate::world::own::Mesh;
 
 /// The control plane's own leaf and key.
@@ -38,6 +39,90 @@ pub struct Issued {
     pub not_after: String,
     /// Subject of the issuer.
     pub issuer: String,
+    /// SHA-256 of the root it is below, lower-case hex; empty in the audit log, which names the issuer.
+    pub root: String,
+    /// For the application beside the proxy.
+    pub for_application: bool,
+}
+
+/// What an authority did since its start.
+#[derive(Clone, Debug, Default)]
+pub struct Done {
+    /// Certificates given out, by attestation.
+    pub issued: Vec<(&'static str, u64)>,
+    /// Requests refused.
+    pub refused: u64,
+    /// JWT-SVIDs given out.
+    pub tokens_minted: u64,
+    /// Rows of the audit log that no disk took.
+    pub audit_lost: u64,
+}
+
+/// Which rows of the audit log are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct AuditQuery {
+    /// Of this namespace; empty: of all.
+    pub namespace: String,
+    /// Of this workload or instance; empty: of all.
+    pub name: String,
+    /// Nothing older, in seconds since 1970.
+    pub since_unix_secs: i64,
+}
+
+/// One certificate given out.
+#[derive(Clone, Debug)]
+pub struct Issuance {
+    /// Whose, and until when.
+    pub issued: Issued,
+    /// RFC 3339.
+    pub time: String,
+    /// `Token`, `Certificate` or `ServiceAccount`.
+    pub attestation: &'static str,
+    /// Address of the caller.
+    pub peer: Option<IpAddr>,
+}
+
+/// One request that was refused.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// RFC 3339.
+    pub time: String,
+    /// As asked for; empty where the request could not be read.
+    pub identity: String,
+    /// Namespace, as asked for.
+    pub namespace: String,
+    /// Workload, as asked for.
+    pub workload: String,
+    /// Instance, as asked for.
+    pub instance: String,
+    /// What spoke for it, as in [`Issuance`].
+    pub attestation: &'static str,
+    /// Address of the caller.
+    pub peer: Option<IpAddr>,
+    /// Why.
+    pub reason: String,
+}
+
+/// A step of a rotation of the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Make the next root and believe it.
+    Trust,
+    /// Issue below the next root.
+    Issue,
+    /// Believe the former root no more.
+    Drop,
+}
+
+impl Step {
+    /// As `ca rotate-root --plan` prints it.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Trust => "Trust",
+            Self::Issue => "Issue",
+            Self::Drop => "Drop",
+        }
+    }
 }
 
 /// A join token to be made.
@@ -55,14 +140,20 @@ pub struct TokenOrder {
 
 /// A certificate authority. Every call may block on a disk: call it off the runtime.
 pub trait Authority: Send + Sync + 'static {
-    /// The trust bundle, PEM.
-    fn bundle_pem(&self) -> String;
+    /// The roots of now.
+    fn roots(&self) -> Arc<Roots>;
 
-    /// The trust bundle, DER.
-    fn bundle_der(&self) -> Vec<CertificateDer<'static>>;
+    /// Takes a step of a rotation, which lasts from when this returns. One that was taken, or whose turn it is not, changes nothing.
+    ///
+    /// # Errors
+    /// What failed and what to do, as text; nothing has changed then.
+    fn rotate(&self, step: Step) -> Result<(), String>;
 
-    /// Lower-case hex SHA-256 of each root.
-    fn bundle_hashes(&self) -> Vec<String>;
+    /// Looks whether roots or issuer were changed from outside; returns whether they were.
+    ///
+    /// # Errors
+    /// What is wrong with the change, as text; the former ones stay.
+    fn refresh(&self) -> Result<bool, String>;
 
     /// A fresh leaf for the control plane.
     ///
@@ -78,6 +169,21 @@ pub trait Authority: Send + Sync + 'static {
 
     /// The newest unexpired leaf of each instance.
     fn issued(&self) -> Vec<Issued>;
+
+    /// Certificates given out, newest first, at most `rows_max`.
+    ///
+    /// # Errors
+    /// The log cannot be read: what failed and what to do, as text.
+    fn audit(&self, query: &AuditQuery, rows_max: usize) -> Result<Vec<Issuance>, String>;
+
+    /// The last refusals, newest first.
+    fn refusals(&self, query: &AuditQuery) -> Vec<Refused>;
+
+    /// What was done since the start. Never blocks.
+    fn counts(&self) -> Done;
+
+    /// What is wrong with keeping the audit log, if anything is.
+    fn failure(&self) -> Option<String>;
 
     /// Takes over lives and trust domain of the `Mesh` object.
     fn follow(&self, mesh: &Mesh);

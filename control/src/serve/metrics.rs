@@ -13,12 +13,16 @@ use hyper::body::{Bytes, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+use super::authority::SharedAuthority;
 
 /// Scrapers at a time.
 const CONNECTIONS_MAX: usize = 64;
@@ -65,7 +69,40 @@ impl Default for Metrics {
     }
 }
 
+/// What an authority has done, read when somebody asks.
+struct Certificates(SharedAuthority);
+
+impl std::fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Certificates")
+    }
+}
+
+impl Collector for Certificates {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let counts = self.0.counts();
+        let kind = ConstCounter::new(0_u64).metric_type();
+        let mut issued = encoder.encode_descriptor("certificates_issued", "Certificates given to workloads", None, kind)?;
+        for (attestation, count) in counts.issued {
+            ConstCounter::new(count).encode(issued.encode_family(&[("attestation", attestation)])?)?;
+        }
+        for (name, help, count) in [
+            ("certificates_refused", "Requests for a certificate that were refused", counts.refused),
+            ("tokens_minted", "JWT-SVIDs given to workloads", counts.tokens_minted),
+            ("audit_lost", "Rows of the audit log that no disk took", counts.audit_lost),
+        ] {
+            ConstCounter::new(count).encode(encoder.encode_descriptor(name, help, None, kind)?)?;
+        }
+        Ok(())
+    }
+}
+
 impl Metrics {
+    /// Counts what that authority does, too.
+    pub fn follow(&self, authority: SharedAuthority) {
+        self.registry.lock().register_collector(Box::new(Certificates(authority)));
+    }
+
     /// OpenMetrics text.
     pub fn text(&self) -> String {
         let mut text = String::new();

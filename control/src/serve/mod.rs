@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | TLS, 15012 | clients with a certificate of the mesh | ADS, Reports, Certificates |
 //! | TLS, 15012 | clients without | Certificates, by token |
-//! | TLS, 15012 | commands that show the API token | Control |
+//! | TLS, 15012 | commands that show an API token: one looks, the other changes | Control |
 //! | plaintext, loopback | stock clients on this machine | ADS, routing only |
 //! | Unix socket, 0600 | commands, the node agent | Control, Node |
 

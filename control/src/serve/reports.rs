@@ -69,11 +69,12 @@ async fn talk(
     let Some(Report { kind: Some(report::Kind::Hello(hello)) }) = first else {
         return Err(Status::invalid_argument("the first report must be a Hello"));
     };
-    let Some(edition) = board.edition() else {
+    let mut editions = board.editions();
+    let Some(edition) = editions.borrow_and_update().clone() else {
         return Err(Status::unavailable("the configuration has not been read yet; try again in a moment"));
     };
     let node = Claim::of_hello(&hello, peer)?;
-    admit(&node, peer, &edition.world)?;
+    admit(&node, peer, &edition.world, &board.clock)?;
     let key = node.key();
     let (stream, mut commands) = board.correspond(&key, &hello.version, hello.pid);
     // A proxy that is back has stopped draining.
@@ -87,6 +88,15 @@ async fn talk(
                 Ok(Some(Report { kind: None })) => {}
                 Ok(None) | Err(_) => break Ok(()),
             },
+            changed = editions.changed() => {
+                let newest = if changed.is_ok() { editions.borrow_and_update().clone() } else { None };
+                // As on the stream of configuration: who is gone or revoked has nothing more to tell.
+                match newest.map(|edition| admit(&node, peer, &edition.world, &board.clock)) {
+                    Some(Ok(_)) => {}
+                    Some(Err(status)) => break Err(status),
+                    None => break Ok(()),
+                }
+            }
             command = commands.recv() => match command {
                 Some(command) => if sender.send(Ok(command)).await.is_err() { break Ok(()) },
                 // Another stream of the same proxy took over.
@@ -105,6 +115,9 @@ async fn take(board: &Arc<Board>, node: &Claim, key: &str, kind: report::Kind) {
         report::Kind::Traffic(mut traffic) => {
             traffic.services.truncate(ROWS_MAX);
             traffic.plaintext.truncate(ROWS_MAX);
+            traffic.egress.truncate(ROWS_MAX);
+            traffic.keys_away.truncate(ROWS_MAX);
+            board.plaintext_seen(node, &traffic.plaintext);
             board.correspondent(key, |correspondent| correspondent.traffic = traffic);
         }
         report::Kind::Calls(mut calls) => {

@@ -4,11 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
@@ -17,6 +17,8 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::authority::SharedAuthority;
 use crate::clock::Clock;
+use crate::publish::peer::Proven;
+use crate::publish::trust::{Root, Roots};
 
 /// A leaf that ended less than this ago may still ask for the next one, as the authority says.
 pub const EXPIRED_GRACE: Duration = Duration::from_secs(24 * 3600);
@@ -33,17 +35,67 @@ impl ResolvesServerCert for LeafCell {
     }
 }
 
-/// Lets in a leaf that ended a short while ago, so that it can be renewed; nothing else is answered to it (`peer::Proven`).
+/// Whose leaves are let in, as the roots of now say. A leaf that ended a short while ago is let in too, and one below a retired root, so
+/// that it can be renewed; nothing else is answered to either (`peer::Proven`).
 #[derive(Debug)]
-struct Lenient(Arc<dyn ClientCertVerifier>);
+pub struct ClientRoots {
+    provider: Arc<CryptoProvider>,
+    current: ArcSwap<Verifiers>,
+}
 
-impl ClientCertVerifier for Lenient {
+#[derive(Debug)]
+struct Verifiers {
+    /// By what is believed.
+    believed: Arc<dyn ClientCertVerifier>,
+    /// By what was believed once, too.
+    lenient: Arc<dyn ClientCertVerifier>,
+}
+
+impl ClientRoots {
+    fn new(roots: &Roots, provider: Arc<CryptoProvider>) -> anyhow::Result<Self> {
+        let current = ArcSwap::from_pointee(verifiers(roots, &provider)?);
+        Ok(Self { provider, current })
+    }
+
+    /// Judges new connections by these roots from now on; open ones stay as they are.
+    ///
+    /// # Errors
+    /// A root cannot be read: the former ones stay.
+    pub fn follow(&self, roots: &Roots) -> anyhow::Result<()> {
+        self.current.store(Arc::new(verifiers(roots, &self.provider)?));
+        Ok(())
+    }
+
+    /// Whether a chain that was let in ends in a retired root only.
+    fn is_retired(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
+        let Some((leaf, intermediates)) = chain.split_first() else { return true };
+        let at = last_second(leaf).map_or(now, |end| UnixTime::since_unix_epoch(Duration::from_secs(end.min(now.as_secs()))));
+        self.current.load().believed.verify_client_cert(leaf, intermediates, at).is_err()
+    }
+}
+
+fn verifiers(roots: &Roots, provider: &Arc<CryptoProvider>) -> anyhow::Result<Verifiers> {
+    let believed = verifier(roots.trusted(), provider)?;
+    Ok(Verifiers { believed, lenient: verifier(roots.trusted().chain(&roots.retired), provider)? })
+}
+
+fn verifier<'r>(roots: impl Iterator<Item = &'r Root>, provider: &Arc<CryptoProvider>) -> anyhow::Result<Arc<dyn ClientCertVerifier>> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.der.clone())?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(store), Arc::clone(provider));
+    Ok(builder.allow_unauthenticated().build()?)
+}
+
+impl ClientCertVerifier for ClientRoots {
+    /// No hints: they change with the roots, and a client of ours has one certificate only.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.0.root_hint_subjects()
+        &[]
     }
 
     fn client_auth_mandatory(&self) -> bool {
-        self.0.client_auth_mandatory()
+        false
     }
 
     fn verify_client_cert(
@@ -52,14 +104,15 @@ impl ClientCertVerifier for Lenient {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verdict = self.0.verify_client_cert(leaf, intermediates, now);
+        let lenient = self.current.load().lenient.clone();
+        let verdict = lenient.verify_client_cert(leaf, intermediates, now);
         let Err(Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. })) = &verdict else {
             return verdict;
         };
         match last_second(leaf) {
             // Everything else must hold as it did in its last second.
             Some(end) if now.as_secs() < end + EXPIRED_GRACE.as_secs() => {
-                self.0.verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(Duration::from_secs(end)))
+                lenient.verify_client_cert(leaf, intermediates, UnixTime::since_unix_epoch(Duration::from_secs(end)))
             }
             _ => verdict,
         }
@@ -71,7 +124,7 @@ impl ClientCertVerifier for Lenient {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls12_signature(message, leaf, signature)
+        self.current.load().lenient.verify_tls12_signature(message, leaf, signature)
     }
 
     fn verify_tls13_signature(
@@ -80,11 +133,11 @@ impl ClientCertVerifier for Lenient {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.0.verify_tls13_signature(message, leaf, signature)
+        self.current.load().lenient.verify_tls13_signature(message, leaf, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
+        self.current.load().lenient.supported_verify_schemes()
     }
 }
 
@@ -109,59 +162,79 @@ pub struct ServerTls {
     pub config: Arc<ServerConfig>,
     /// Whether a leaf has ended is judged by this.
     pub clock: Clock,
+    /// Whether it ends in a retired root, by this.
+    pub roots: Arc<ClientRoots>,
+}
+
+impl ServerTls {
+    /// What the other end of a connection has proved; `None`: nothing, or it is no workload.
+    pub fn proven(&self, connection: &rustls::ServerConnection) -> Option<Arc<Proven>> {
+        let chain = connection.peer_certificates()?;
+        let now = self.clock.unix();
+        let retired = self.roots.is_retired(chain, UnixTime::since_unix_epoch(now));
+        let leaf = chain.first()?.clone().into_owned();
+        Proven::read(leaf, i64::try_from(now.as_secs()).unwrap_or(i64::MAX), retired).map(Arc::new)
+    }
+}
+
+/// The control plane's own leaf: whence it comes and where it goes.
+pub struct Seating {
+    authority: SharedAuthority,
+    names: CertificateNames,
+    provider: Arc<CryptoProvider>,
+    leaf: Arc<LeafCell>,
+}
+
+impl Seating {
+    /// Takes a fresh leaf, which new connections see at once; open ones stay as they are. Returns how long it lasts. May block on a disk.
+    ///
+    /// # Errors
+    /// The authority gives none: the former one stays.
+    pub fn renew(&self) -> anyhow::Result<Duration> {
+        let seat = self.authority.seat(&self.names.dns, &self.names.addresses).map_err(anyhow::Error::msg)?;
+        let key = self.provider.key_provider.load_private_key(seat.key)?;
+        self.leaf.0.store(Some(Arc::new(CertifiedKey::new(seat.chain, key))));
+        Ok(seat.lasts)
+    }
+
+    /// Renews the leaf again and again. Ends with `stop`.
+    pub async fn keep(self: Arc<Self>, mut lasts: Duration, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(lasts) => {}
+            }
+            let seating = self.clone();
+            lasts = match tokio::task::spawn_blocking(move || seating.renew()).await {
+                Ok(Ok(lasts)) => lasts,
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "the control plane's own certificate was not renewed");
+                    RETRY
+                }
+                Err(_) => RETRY,
+            };
+        }
+    }
 }
 
 /// The server's side of TLS, with a first leaf in it, and how long that lasts.
 ///
 /// # Errors
 /// The authority gives no leaf, or the bundle holds no root.
-pub fn config(
-    authority: &SharedAuthority,
-    names: &CertificateNames,
-    clock: &Clock,
-) -> anyhow::Result<(ServerTls, Arc<LeafCell>, Duration)> {
+pub fn config(authority: &SharedAuthority, names: CertificateNames, clock: &Clock) -> anyhow::Result<(ServerTls, Arc<Seating>, Duration)> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut roots = RootCertStore::empty();
-    for root in authority.bundle_der() {
-        roots.add(root)?;
-    }
-    let strict = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).allow_unauthenticated().build()?;
-    let verifier = Arc::new(Lenient(strict));
+    let roots = Arc::new(ClientRoots::new(&authority.roots(), provider.clone())?);
     let leaf = Arc::new(LeafCell::default());
-    let lasts = renew(authority, names, &provider, &leaf)?;
+    let seating = Arc::new(Seating { authority: authority.clone(), names, provider: provider.clone(), leaf: leaf.clone() });
+    let lasts = seating.renew()?;
     let mut config = ServerConfig::builder_with_details(provider, Arc::new(clock.clone()))
         .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(verifier)
-        .with_cert_resolver(leaf.clone());
+        .with_client_cert_verifier(roots.clone())
+        .with_cert_resolver(leaf);
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok((ServerTls { config: Arc::new(config), clock: clock.clone() }, leaf, lasts))
-}
-
-fn renew(authority: &SharedAuthority, names: &CertificateNames, provider: &CryptoProvider, leaf: &LeafCell) -> anyhow::Result<Duration> {
-    let seat = authority.seat(&names.dns, &names.addresses).map_err(anyhow::Error::msg)?;
-    let key = provider.key_provider.load_private_key(seat.key)?;
-    leaf.0.store(Some(Arc::new(CertifiedKey::new(seat.chain, key))));
-    Ok(seat.lasts)
-}
-
-/// Renews the leaf again and again; connections that are open stay as they are. Ends with `stop`.
-pub async fn keep(authority: SharedAuthority, names: CertificateNames, leaf: Arc<LeafCell>, mut lasts: Duration, stop: CancellationToken) {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    loop {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(lasts) => {}
-        }
-        let (authority, names, leaf, provider) = (authority.clone(), names.clone(), leaf.clone(), provider.clone());
-        let renewed = tokio::task::spawn_blocking(move || renew(&authority, &names, &provider, &leaf)).await;
-        lasts = match renewed {
-            Ok(Ok(lasts)) => lasts,
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the control plane's own certificate was not renewed");
-                RETRY
-            }
-            Err(_) => RETRY,
-        };
-    }
+    // A resumed session is verified by nobody: it would outlive its root.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok((ServerTls { config: Arc::new(config), clock: clock.clone(), roots }, seating, lasts))
 }

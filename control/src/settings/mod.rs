@@ -52,12 +52,37 @@ pub struct ControlArgs {
     /// Write the trust bundle here too, for `meshwright proxy --control-ca`
     #[arg(long, value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
+    /// An authority of the user's own
+    #[command(flatten)]
+    pub external: ExternalArgs,
     /// Where proxies send spans unless a Telemetry object says so
     #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_ENDPOINT")]
     pub otlp_endpoint: Option<String>,
     /// Log filter, such as `info` or `control=debug`
     #[arg(long, value_name = "FILTER", default_value = "info", env = "MESHWRIGHT_LOG")]
     pub log_level: String,
+}
+
+/// A certificate authority of the user's own, in place of the one that the control plane makes.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "A certificate authority of your own")]
+pub struct ExternalArgs {
+    /// PEM of an intermediate authority that signs workloads' certificates, then those above it, without the root
+    #[arg(long, value_name = "FILE", requires_all = ["ca_key", "ca_root"])]
+    pub ca_cert: Option<PathBuf>,
+    /// PEM of its private key; mode 0600
+    #[arg(long, value_name = "FILE", requires = "ca_cert")]
+    pub ca_key: Option<PathBuf>,
+    /// PEM of the root that it ends in; more roots are believed too
+    #[arg(long, value_name = "FILE", requires = "ca_cert")]
+    pub ca_root: Option<PathBuf>,
+}
+
+impl ExternalArgs {
+    /// Certificate, key and roots, where they are given.
+    pub fn files(&self) -> Option<(PathBuf, PathBuf, PathBuf)> {
+        Some((self.ca_cert.clone()?, self.ca_key.clone()?, self.ca_root.clone()?))
+    }
 }
 
 impl ControlArgs {

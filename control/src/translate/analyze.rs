@@ -13,7 +13,8 @@ use super::attach::{self, Attachment, WhyNot};
 use super::cluster::targets;
 use super::mtls::applies;
 use super::rank::{self, RankedMatch};
-use super::{Audience, audiences, conflict, route, security, view};
+use super::security::{authentication, egress};
+use super::{Audience, audiences, conflict, route, security, trust, view};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
 use crate::world::route::{ParentRef, PathMatch, Reference, Route, Rule, Unsupported};
@@ -73,6 +74,12 @@ impl Audit<'_> {
         self.problems.push(Problem::of_object(severity, (file, line), key, field, message, remedy));
     }
 
+    fn found(&mut self, key: &ObjectKey, findings: Vec<Finding>) {
+        for Finding { severity, field: (field, line), message, remedy } in findings {
+            self.say(severity, key, (&field, line), message, remedy);
+        }
+    }
+
     fn object(&mut self, object: &Arc<Object>) {
         let key = &object.key;
         self.annotations(object);
@@ -86,22 +93,30 @@ impl Audit<'_> {
             Spec::Route(route) => self.route(object, route),
             Spec::Service(_) => self.service(key),
             Spec::Workload(workload) => self.workload(key, &workload.service_account),
-            Spec::TrafficPolicy(_) => self.findings(key, advice::findings(self.world, object)),
-            Spec::AuthorizationPolicy(_) => self.findings(key, security::findings(self.world, object)),
+            Spec::TrafficPolicy(_) => self.found(key, advice::findings(self.world, object)),
+            Spec::AuthorizationPolicy(_) => self.found(key, security::findings(self.world, object)),
+            Spec::Mesh(mesh) => self.found(key, trust::federation_findings(self.world, mesh)),
+            Spec::Revocation(spec) => self.found(key, trust::revocation_findings(self.world, key, spec)),
+            Spec::EgressPolicy(spec) => {
+                self.policy(object, &spec.selector);
+                for (severity, field, message, remedy) in egress::findings(self.world, object, spec) {
+                    self.say(severity, key, (&field, 0), message, remedy);
+                }
+            }
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
+            Spec::RequestAuthentication(spec) => {
+                self.policy(object, &spec.selector);
+                for (severity, (field, line), message, remedy) in authentication::findings(self.index, object, spec) {
+                    self.say(severity, key, (&field, line), message, remedy);
+                }
+            }
             Spec::EndpointSlice(slice)
                 if !slice.service.is_empty() && !self.index.services.contains_key(&(key.namespace.clone(), slice.service.clone())) =>
             {
                 self.say(Severity::Warning, key, ("metadata.labels", 0), format!("there is no Service {}", slice.service), "add it");
             }
             _ => {}
-        }
-    }
-
-    fn findings(&mut self, key: &ObjectKey, findings: Vec<Finding>) {
-        for Finding { severity, field: (field, line), message, remedy } in findings {
-            self.say(severity, key, (&field, line), message, remedy);
         }
     }
 
@@ -293,7 +308,10 @@ impl Audit<'_> {
             self.index.instances.values().filter(|instance| applies(object, selector, &instance.namespace, instance.labels())).peekable();
         if selector.is_some() && chosen.peek().is_none() {
             self.say(Severity::Warning, key, ("spec.selector", 0), "it selects no workload", "correct the labels");
-        } else if key.kind == Kind::PeerAuthentication && chosen.peek().is_some() && chosen.all(|instance| !instance.meshed) {
+        } else if matches!(key.kind, Kind::PeerAuthentication | Kind::EgressPolicy | Kind::RequestAuthentication)
+            && chosen.peek().is_some()
+            && chosen.all(|instance| !instance.meshed)
+        {
             let remedy = format!("label the namespace {}: {}", word::INJECT, word::ENABLED);
             self.say(Severity::Warning, key, ("spec", 0), "none of the workloads it selects has a sidecar: nothing is enforced", remedy);
         }

@@ -20,6 +20,7 @@ mod security;
 mod settings;
 mod status;
 mod stream;
+mod trust;
 mod view;
 mod wire;
 
@@ -32,19 +33,27 @@ use proto::names::{Mode, NodeId};
 
 pub use analyze::{analyze, audit};
 pub(crate) use cluster::arrives_untouched;
+pub use mtls::is_strict;
 pub use node::{gateway_ports, instance_fingerprint, node_order};
 pub use policy::{ResolvedSetting, resolved};
 pub use security::{Observed, ObservedCall, SuggestedPolicy, Suggestion, suggest};
 pub use status::{AncestorStatus, Condition, ListenerStatus, ParentStatus, Status, statuses};
+pub use trust::trust;
 pub use view::view;
 
 use crate::world::World;
 
 /// Type URL of [`proto::mesh::ProxyConfig`].
 pub const PROXY_CONFIG: &str = "type.googleapis.com/meshwright.v1.ProxyConfig";
+/// Type URL of [`proto::mesh::Trust`].
+pub const TRUST: &str = "type.googleapis.com/meshwright.v1.Trust";
+/// Type URL of [`proto::mesh::Authentication`].
+pub const AUTHENTICATION: &str = "type.googleapis.com/meshwright.v1.Authentication";
 /// Type URL of [`proto::mesh::DnsRecord`].
 pub const DNS_RECORD: &str = "type.googleapis.com/meshwright.v1.DnsRecord";
 
+/// Type URL of [`proto::mesh::Egress`].
+pub const EGRESS: &str = "type.googleapis.com/meshwright.v1.Egress";
 /// Type URL of [`proto::mesh::Authorization`].
 pub const AUTHORIZATION: &str = "type.googleapis.com/meshwright.v1.Authorization";
 

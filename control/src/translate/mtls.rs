@@ -6,7 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::words::MtlsMode;
 
 use crate::world::own::PeerAuthentication;
-use crate::world::{Index, Object, Spec};
+use crate::world::{Index, Object, Spec, World};
+
+/// Whether a port of a meshed workload refuses plaintext; `None`: there is no such workload.
+pub fn is_strict(world: &World, (namespace, workload): (&str, &str), port: u16) -> Option<bool> {
+    let index = world.index();
+    let name = index.workloads.get(&(namespace.to_owned(), workload.to_owned()))?.first()?;
+    let instance = index.instances.get(name).filter(|instance| instance.meshed)?;
+    Some(Modes::new(index, namespace, instance.labels()).of(port) == MtlsMode::Strict)
+}
 
 /// Where a policy of ours applies, most specific first (`kinds.md`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,10 +8,11 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::attach::{self, Attachment, Judged, WhyNot};
-use super::{conflict, policy, security};
+use super::security::egress;
+use super::{conflict, policy, security, trust};
 use crate::world::gateway::Gateway;
 use crate::world::key::{CORE, GATEWAY_API};
-use crate::world::own::Selector;
+use crate::world::own::{Mesh, Selector};
 use crate::world::route::{ParentRef, Route, Rule};
 use crate::world::security::authorization::AuthorizationPolicy;
 use crate::world::traffic::TrafficPolicy;
@@ -185,10 +186,28 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
         Spec::Gateway(gateway) => index.gateways.contains_key(&name).then(|| of_gateway(world, &name, gateway, by)),
         Spec::Route(route) => Some(of_route(world, object, route, by)),
         Spec::TrafficPolicy(policy) => Some(of_traffic(world, object, policy, by)),
+        Spec::EgressPolicy(spec) => {
+            let mut status = of_policy(world, object, &spec.selector, by);
+            let refers = spec.allow.iter().filter_map(|rule| rule.originate.as_ref()).any(|originate| !originate.roots.is_empty());
+            let missing = egress::unresolved(world, spec).into_iter().next();
+            let resolved = match missing {
+                Some((_, why)) => by.say("ResolvedRefs", "False", "InvalidCACertificateRef", why),
+                None => by.holds("ResolvedRefs"),
+            };
+            status.ancestors.iter_mut().filter(|_| refers).for_each(|ancestor| ancestor.conditions.push(resolved.clone()));
+            Some(status)
+        }
         Spec::AuthorizationPolicy(policy) => Some(of_authorization(world, object, policy, by)),
         Spec::PeerAuthentication(spec) => Some(of_policy(world, object, &spec.selector, by)),
+        Spec::RequestAuthentication(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::Telemetry(spec) => Some(of_policy(world, object, &spec.selector, by)),
-        Spec::Mesh(_) => Some(Status { conditions: vec![by.holds("Accepted")], ..Status::default() }),
+        Spec::Mesh(mesh) => Some(of_mesh(world, mesh, by)),
+        Spec::Revocation(_) => {
+            let excess = index.revoked.excess.contains(&object.key);
+            let refusal = excess.then(|| WhyNot::new("TooMany", "older Revocations revoke as much as may be; this one is not in force"));
+            let condition = refusal.map_or_else(|| by.holds("Accepted"), |refusal| by.fails("Accepted", &refusal));
+            Some(Status { conditions: vec![condition], ..Status::default() })
+        }
         Spec::Workload(_) => {
             let instances: Vec<_> = index.workloads.get(&name)?.iter().filter_map(|name| index.instances.get(name)).collect();
             let ready = instances.iter().filter(|instance| instance.ready).count();
@@ -203,6 +222,14 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
         }
         _ => None,
     }
+}
+
+fn of_mesh(world: &World, mesh: &Mesh, by: &Conditions) -> Status {
+    let refs = (!mesh.federation.is_empty()).then(|| match trust::unresolved(world) {
+        Some((reason, message)) => by.say("ResolvedRefs", "False", reason, message),
+        None => by.holds("ResolvedRefs"),
+    });
+    Status { conditions: [by.holds("Accepted")].into_iter().chain(refs).collect(), ..Status::default() }
 }
 
 fn of_gateway(world: &World, name: &Name, gateway: &Gateway, by: &Conditions) -> Status {

@@ -14,8 +14,10 @@ use super::attach::{self, Backend};
 use super::cluster::{Destination, assignment, cluster, destinations, port_of};
 use super::mtls::Modes;
 use super::rule::Frontend;
+use super::security::{authentication, egress};
 use super::{
-    AUTHORIZATION, Audience, DNS_RECORD, Encoded, PROXY_CONFIG, View, dns, listener, policy, protocol, route, security, settings, stream,
+    AUTHENTICATION, AUTHORIZATION, Audience, DNS_RECORD, EGRESS, Encoded, PROXY_CONFIG, View, dns, listener, policy, protocol, route,
+    security, settings, stream,
 };
 use crate::world::{Address, Name, Object, World};
 
@@ -65,6 +67,12 @@ impl Closure<'_> {
         let instance = index.instances.get(&(node.namespace.clone(), node.instance.clone()));
         let modes = Modes::new(index, &node.namespace, &self.audience.labels);
         self.add(xds::LISTENER, names::INBOUND.to_owned(), &listener::inbound(index, instance, &modes));
+        if let Some(egress) = egress::egress(self.world, &node.namespace, &self.audience.labels) {
+            self.add(EGRESS, names::EGRESS.to_owned(), &egress);
+        }
+        if let Some(rules) = authentication::authentication(index, &node.namespace, &self.audience.labels) {
+            self.add(AUTHENTICATION, names::INBOUND.to_owned(), &rules);
+        }
         if let Some(authorization) = security::authorization(index, &node.namespace, &self.audience.labels) {
             self.add(AUTHORIZATION, names::INBOUND.to_owned(), &authorization);
         }

@@ -178,6 +178,16 @@ impl<'a> Cursor<'a> {
         parsed
     }
 
+    /// A moment (RFC 3339), milliseconds since 1970.
+    pub(super) fn timestamp(&self) -> Option<i64> {
+        let text = self.text()?;
+        let Ok(parsed) = time::OffsetDateTime::parse(&text, &time::format_description::well_known::Rfc3339) else {
+            self.error(format!("`{text}` is no time"), "write it as 2026-01-31T12:00:00Z");
+            return None;
+        };
+        i64::try_from(parsed.unix_timestamp_nanos() / 1_000_000).ok()
+    }
+
     /// One of a closed set of words; anything else is an error that names the nearest.
     pub(super) fn word<T: Copy>(&self, words: &[(&str, T)]) -> Option<T> {
         let text = self.text()?;

@@ -10,6 +10,7 @@ use super::core::Service;
 use super::instance::{Instance, former_names, instances, names as names_of};
 use super::object::Object;
 use super::own::Mesh;
+use super::revocation::{Revocation, Revoked};
 use super::security::authorization::Action;
 use super::traffic::Place;
 use super::{Kind, ObjectKey, Spec, World, gateway_name};
@@ -50,12 +51,20 @@ pub struct Index {
     pub foreign_gateways: BTreeSet<Name>,
     /// PeerAuthentications, the oldest first.
     pub peer_authentications: Vec<Arc<Object>>,
+    /// RequestAuthentications, the oldest first.
+    pub request_authentications: Vec<Arc<Object>>,
     /// Telemetries, the oldest first.
     pub telemetries: Vec<Arc<Object>>,
+    /// Revocations, the oldest first.
+    revocations: Vec<Arc<Object>>,
+    /// What they come to.
+    pub revoked: Revoked,
     /// TrafficPolicies by each place they are about, the oldest first.
     pub traffic: BTreeMap<Place, Vec<Arc<Object>>>,
     /// TrafficPolicies with a selector, the oldest first.
     pub traffic_selectors: Vec<Arc<Object>>,
+    /// EgressPolicies, by namespace and name.
+    pub egress: Vec<Arc<Object>>,
     /// AuthorizationPolicies for the inbound side, in the order in which they are asked: Deny, Allow, Audit, each by name.
     pub authorizations: Vec<Arc<Object>>,
     /// ReferenceGrants by namespace.
@@ -136,7 +145,10 @@ impl Index {
         let age = |object: &Arc<Object>| (world.created_ms(object), object.key.path(), object.key.kind);
         index.routes.sort_by_cached_key(age);
         index.peer_authentications.sort_by_cached_key(age);
+        index.request_authentications.sort_by_cached_key(age);
         index.telemetries.sort_by_cached_key(age);
+        index.revocations.sort_by_cached_key(age);
+        index.revoked = Revoked::of(index.revocations.iter().filter_map(|object| revocation(object)));
         index.traffic_selectors.sort_by_cached_key(age);
         index.traffic.values_mut().for_each(|rivals| rivals.sort_by_cached_key(age));
         index.authorizations.sort_by_cached_key(|object| (asked(object), object.key.path()));
@@ -167,7 +179,9 @@ impl Index {
                 self.slices.entry((name.0, slice.service.clone())).or_default().push(Arc::clone(object));
             }
             Spec::PeerAuthentication(_) => self.peer_authentications.push(Arc::clone(object)),
+            Spec::RequestAuthentication(_) => self.request_authentications.push(Arc::clone(object)),
             Spec::Telemetry(_) => self.telemetries.push(Arc::clone(object)),
+            Spec::Revocation(_) => self.revocations.push(Arc::clone(object)),
             Spec::TrafficPolicy(policy) if policy.selector.is_some() => self.traffic_selectors.push(Arc::clone(object)),
             Spec::TrafficPolicy(policy) => {
                 for place in policy.places(key) {
@@ -178,6 +192,7 @@ impl Index {
                     }
                 }
             }
+            Spec::EgressPolicy(_) => self.egress.push(Arc::clone(object)),
             Spec::AuthorizationPolicy(policy) if policy.inbound() => self.authorizations.push(Arc::clone(object)),
             Spec::Route(_) => self.routes.push(Arc::clone(object)),
             Spec::ReferenceGrant(_) => self.grants.entry(name.0).or_default().push(Arc::clone(object)),
@@ -315,6 +330,10 @@ impl Index {
                 })
         })
     }
+}
+
+fn revocation(object: &Object) -> Option<(&ObjectKey, &Revocation)> {
+    if let Spec::Revocation(spec) = &object.spec { Some((&object.key, spec)) } else { None }
 }
 
 /// Where an AuthorizationPolicy's action comes in the order of judging.

@@ -31,6 +31,7 @@ pub enum Kind {
     AuthorizationPolicy,
     RequestAuthentication,
     EgressPolicy,
+    Revocation,
     Canary,
 }
 
@@ -45,7 +46,7 @@ pub const OWN: &str = "meshwright.dev";
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
@@ -69,6 +70,7 @@ impl Kind {
         Self::AuthorizationPolicy,
         Self::RequestAuthentication,
         Self::EgressPolicy,
+        Self::Revocation,
         Self::Canary,
     ];
 
@@ -98,6 +100,7 @@ impl Kind {
             Self::AuthorizationPolicy => "AuthorizationPolicy",
             Self::RequestAuthentication => "RequestAuthentication",
             Self::EgressPolicy => "EgressPolicy",
+            Self::Revocation => "Revocation",
             Self::Canary => "Canary",
         }
     }
@@ -124,6 +127,7 @@ impl Kind {
             | Self::AuthorizationPolicy
             | Self::RequestAuthentication
             | Self::EgressPolicy
+            | Self::Revocation
             | Self::Canary => OWN,
         }
     }
@@ -152,7 +156,7 @@ impl Kind {
 
     /// Whether this version gives the kind an effect. The others are recognised, accepted by nobody and say so.
     pub const fn supported(self) -> bool {
-        !matches!(self, Self::ListenerSet | Self::BackendTLSPolicy | Self::RequestAuthentication | Self::EgressPolicy | Self::Canary)
+        !matches!(self, Self::ListenerSet | Self::BackendTLSPolicy | Self::Canary)
     }
 
     /// Whether routes of this kind are about HTTP requests.

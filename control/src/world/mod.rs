@@ -5,9 +5,11 @@
 //! replaces a good one.
 
 mod allocations;
+pub mod content;
 pub mod core;
 mod door;
 mod families;
+pub mod federation;
 pub mod gateway;
 mod index;
 mod instance;
@@ -16,6 +18,8 @@ pub mod list;
 pub mod object;
 pub mod own;
 pub mod problem;
+mod resolve;
+pub mod revocation;
 pub mod route;
 pub mod security;
 pub mod traffic;
@@ -199,6 +203,11 @@ impl Versions {
         [&self.applied, &self.folder].into_iter().flatten().find_map(|held| held.refused.as_ref())
     }
 
+    /// The last good version of each layer.
+    fn good(&self) -> impl Iterator<Item = &Arc<Candidate>> {
+        [&self.folder, &self.applied].into_iter().flatten().filter_map(|held| held.good.as_ref())
+    }
+
     /// What `observedGeneration` says: the API server's count, else ours.
     pub fn generation(&self) -> i64 {
         let told = self.live().and_then(|live| live.object.as_ref()).and_then(|object| object.metadata.generation);
@@ -223,6 +232,7 @@ pub struct World {
     allocations: Arc<Allocations>,
     /// Who has no address, or another one than was chosen.
     addressing: Arc<Vec<Problem>>,
+    bundles: Arc<federation::Bundles>,
     synced: bool,
     index: Arc<OnceLock<Index>>,
 }
@@ -240,6 +250,7 @@ impl World {
             draining: Arc::default(),
             allocations: Arc::new(allocations),
             addressing: Arc::default(),
+            bundles: Arc::default(),
             synced: false,
             index: Arc::default(),
         }
@@ -255,6 +266,7 @@ impl World {
             applied.book = true;
             let before = Arc::clone(&self.addressing);
             self.allocate();
+            self.bundles = Arc::new(self.federate());
             applied.problems.extend(self.addressing.iter().filter(|problem| !before.contains(problem)).cloned());
         }
         self.index = Arc::default();
@@ -298,6 +310,7 @@ impl World {
 
     /// `over`: for an object from the store, what it lay over; `None`: whatever is there now.
     fn put(&mut self, layer: Layer, candidate: Candidate, over: Option<Option<String>>, applied: &mut Applied) {
+        let candidate = resolve::bounded(&self.slots, candidate);
         applied.problems.extend(candidate.problems.iter().cloned());
         let key = candidate.key.clone();
         let good = candidate.object.is_some();

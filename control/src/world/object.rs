@@ -3,14 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::core::{ConfigMap, EndpointSlice, Secret, Service};
+use super::content::Contents;
+use super::core::{EndpointSlice, Service};
 use super::door::{Cursor, Fields, Intake, is_label, is_subdomain};
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
 use super::own::{Mesh, PeerAuthentication, Telemetry};
 use super::problem::{Problem, Severity, nearest};
+use super::revocation::Revocation;
 use super::route::Route;
+use super::security::authentication::RequestAuthentication;
 use super::security::authorization::AuthorizationPolicy;
+use super::security::egress::EgressPolicy;
 use super::traffic::TrafficPolicy;
 use super::tree::{Node, Part};
 use super::workload::Workload;
@@ -47,8 +51,8 @@ pub enum Spec {
     ServiceAccount,
     Service(Service),
     EndpointSlice(EndpointSlice),
-    Secret(Secret),
-    ConfigMap(ConfigMap),
+    Secret(Contents),
+    ConfigMap(Contents),
     Workload(Workload),
     Mesh(Mesh),
     PeerAuthentication(PeerAuthentication),
@@ -58,7 +62,10 @@ pub enum Spec {
     Route(Route),
     ReferenceGrant(ReferenceGrant),
     TrafficPolicy(Box<TrafficPolicy>),
+    EgressPolicy(Box<EgressPolicy>),
+    Revocation(Revocation),
     AuthorizationPolicy(Box<AuthorizationPolicy>),
+    RequestAuthentication(RequestAuthentication),
     /// A kind that this version recognises and gives no effect.
     Unsupported,
 }
@@ -228,8 +235,8 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
             fields.ignore(&["secrets", "imagePullSecrets", "automountServiceAccountToken"]);
             Spec::ServiceAccount
         }
-        Kind::Secret => Spec::Secret(Secret::read(fields)),
-        Kind::ConfigMap => Spec::ConfigMap(ConfigMap::read(fields)),
+        Kind::Secret => Spec::Secret(Contents::secret(fields)),
+        Kind::ConfigMap => Spec::ConfigMap(Contents::config_map(fields)),
         Kind::EndpointSlice => Spec::EndpointSlice(EndpointSlice::read(fields)?),
         Kind::Service => Spec::Service(Service::read(fields.need("spec")?.fields())?),
         Kind::Workload => Spec::Workload(Workload::read(fields.need("spec")?.fields())?),
@@ -242,6 +249,9 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::ReferenceGrant => Spec::ReferenceGrant(ReferenceGrant::read(fields.need("spec")?.fields())?),
         Kind::AuthorizationPolicy => Spec::AuthorizationPolicy(Box::new(AuthorizationPolicy::read(fields.need("spec")?.fields())?)),
         Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(TrafficPolicy::read(fields.need("spec")?.fields())?)),
+        Kind::EgressPolicy => Spec::EgressPolicy(Box::new(EgressPolicy::read(fields.need("spec")?.fields())?)),
+        Kind::Revocation => Spec::Revocation(Revocation::read(fields.need("spec")?.fields())?),
+        Kind::RequestAuthentication => Spec::RequestAuthentication(RequestAuthentication::read(fields.need("spec")?.fields())?),
         _ => Spec::Unsupported,
     })
 }
@@ -276,20 +286,11 @@ fn read_metadata(at: &Cursor<'_>) -> Metadata {
     let metadata = Metadata {
         labels: fields.get("labels").map(|labels| labels.text_map()).unwrap_or_default(),
         annotations: fields.get("annotations").map(|annotations| annotations.text_map()).unwrap_or_default(),
-        created_ms: fields.get("creationTimestamp").and_then(|created| timestamp(&created)),
+        created_ms: fields.get("creationTimestamp").and_then(|created| created.timestamp()),
         generation: fields.get("generation").and_then(|generation| generation.int(0..=i64::MAX)),
     };
     fields.done();
     metadata
-}
-
-fn timestamp(at: &Cursor<'_>) -> Option<i64> {
-    let text = at.text()?;
-    let Ok(parsed) = time::OffsetDateTime::parse(&text, &time::format_description::well_known::Rfc3339) else {
-        at.error(format!("`{text}` is no time"), "write it as 2026-01-31T12:00:00Z");
-        return None;
-    };
-    i64::try_from(parsed.unix_timestamp_nanos() / 1_000_000).ok()
 }
 
 impl Object {

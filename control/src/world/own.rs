@@ -6,6 +6,7 @@ use std::time::Duration;
 use proto::defaults;
 use proto::words::MtlsMode;
 
+use super::content::ContentRef;
 use super::door::{Cursor, Fields};
 
 /// The mesh's switches; the defaults are those of a mesh without a Mesh object.
@@ -23,8 +24,19 @@ pub struct Mesh {
     pub root_life: Duration,
     /// Whether traffic to addresses the mesh does not know is refused.
     pub outside_denied: bool,
+    /// Other trust domains that are believed; each once, our own never.
+    pub federation: Vec<Federated>,
     /// Whether every AuthorizationPolicy only logs and counts.
     pub authorization_dry_run: bool,
+}
+
+/// Another trust domain, believed for identities of its own only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Federated {
+    /// Its name.
+    pub trust_domain: String,
+    /// Where its roots stand, PEM.
+    pub bundle: ContentRef,
 }
 
 impl Default for Mesh {
@@ -36,11 +48,14 @@ impl Default for Mesh {
             intermediate_life: defaults::INTERMEDIATE_LIFE,
             root_life: defaults::ROOT_LIFE,
             outside_denied: false,
+            federation: Vec::new(),
             authorization_dry_run: false,
         }
     }
 }
 
+/// Other trust domains at most: each of them costs every proxy its roots.
+const FEDERATED_MAX: usize = 32;
 /// Shortest leaf: renewals need some time.
 const LEAF_LIFE_MIN: Duration = Duration::from_secs(30);
 
@@ -48,11 +63,7 @@ impl Mesh {
     pub(super) fn read(mut fields: Fields<'_>) -> Option<Self> {
         let mut mesh = Self::default();
         if let Some(at) = fields.get("trustDomain") {
-            let text = at.text()?;
-            if proto::identity::Identity::new(&text, "a", "a").is_err() {
-                at.error(format!("`{text}` is no trust domain"), "use lower-case letters, digits, `.`, `-` and `_`");
-            }
-            mesh.trust_domain = text;
+            mesh.trust_domain = trust_domain(&at)?;
         }
         if let Some(at) = fields.get("certificates") {
             mesh.read_certificates(at.fields());
@@ -74,8 +85,29 @@ impl Mesh {
             }
             cache.done();
         }
+        if let Some(at) = fields.get("federation") {
+            mesh.read_federation(&at);
+        }
         fields.done();
         Some(mesh)
+    }
+
+    fn read_federation(&mut self, at: &Cursor<'_>) {
+        for item in at.list(FEDERATED_MAX) {
+            let mut fields = item.fields();
+            let named = fields.need("trustDomain");
+            let domain = named.as_ref().and_then(trust_domain);
+            let bundle = fields.need("bundle").and_then(|at| ContentRef::read(&at));
+            fields.done();
+            let (Some(named), Some(trust_domain), Some(bundle)) = (named, domain, bundle) else { continue };
+            if trust_domain == self.trust_domain {
+                named.error("it is the mesh's own trust domain", "nobody else is ever believed for it; name the other mesh's");
+            } else if self.federation.iter().any(|other| other.trust_domain == trust_domain) {
+                named.error(format!("`{trust_domain}` stands twice"), "put all roots of a trust domain into one bundle");
+            } else {
+                self.federation.push(Federated { trust_domain, bundle });
+            }
+        }
     }
 
     fn read_certificates(&mut self, mut fields: Fields<'_>) {
@@ -100,10 +132,18 @@ impl Mesh {
     }
 }
 
+fn trust_domain(at: &Cursor<'_>) -> Option<String> {
+    let text = at.text()?;
+    if proto::identity::Identity::new(&text, "a", "a").is_err() {
+        at.error(format!("`{text}` is no trust domain"), "use lower-case letters, digits, `.`, `-` and `_`");
+    }
+    Some(text)
+}
+
 /// Which workloads an object of ours is about: those with all these labels; `None`: its whole namespace.
 pub type Selector = Option<BTreeMap<String, String>>;
 
-pub(super) fn read_selector(fields: &mut Fields<'_>) -> Selector {
+pub(in crate::world) fn read_selector(fields: &mut Fields<'_>) -> Selector {
     let mut selector = fields.get("selector")?.fields();
     let labels = selector.get("matchLabels").map(|labels| labels.text_map()).unwrap_or_default();
     selector.done();

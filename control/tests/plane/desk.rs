@@ -2,13 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use clap::Parser;
 use control::app::{Means, Running, start};
 use control::clock::Clock;
-use control::serve::authority::{Authority, Issued, Seat, TokenOrder};
+use control::publish::trust::{Phase, Root, Roots};
+use control::serve::authority::{AuditQuery, Authority, Done, Issuance, Issued, Refused, Seat, Step, TokenOrder};
 use control::settings::ControlArgs;
 use control::world::own::Mesh;
 use hyper_util::rt::TokioIo;
@@ -17,7 +19,9 @@ use proto::generated::envoy::service::discovery::v3::aggregated_discovery_servic
 use proto::mesh::control_client::ControlClient;
 use proto::mesh::node_client::NodeClient;
 use proto::mesh::reports_client::ReportsClient;
-use proto::mesh::{ApplyRequest, Command, Document, Epoch, GetRequest, Hello, Progress, Report, WaitRequest, report};
+use proto::mesh::{
+    ApplyRequest, Command, Document, Epoch, GetRequest, Hello, Progress, Report, RootsRequest, RotateRootRequest, WaitRequest, report,
+};
 use proto::names::{NODE_CLIENT, NODE_WORKLOAD};
 use proto::xds;
 use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
@@ -34,15 +38,46 @@ use tonic::{Status, Streaming};
 /// Signs anything for the tests.
 pub(crate) struct TestAuthority {
     issuer: CertifiedIssuer<'static, KeyPair>,
+    next: CertifiedIssuer<'static, KeyPair>,
+    /// Steps taken in the rotation to the next root.
+    steps: AtomicUsize,
+    /// The book.
+    pub(crate) issued: Mutex<Vec<Issued>>,
+}
+
+fn issuer(name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+    CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
+}
+
+fn root(issuer: &CertifiedIssuer<'static, KeyPair>) -> Root {
+    let der = issuer.der().clone();
+    let suite = rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256.tls13().unwrap();
+    Root { sha256: suite.common.hash_provider.hash(&der).as_ref().try_into().unwrap(), der }
 }
 
 impl TestAuthority {
     pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "test root");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+        Self { issuer: issuer("test root"), next: issuer("next root"), steps: AtomicUsize::new(0), issued: Mutex::default() }
+    }
+
+    /// Writes a leaf into the book, below the root of now.
+    pub(crate) fn note(&self, workload: &str, serial: &str) {
+        self.issued.lock().unwrap().push(Issued {
+            namespace: "shop".into(),
+            workload: workload.into(),
+            instance: workload.into(),
+            identity: format!("spiffe://cluster.local/ns/shop/sa/{workload}"),
+            serial: serial.into(),
+            not_before: String::new(),
+            not_after: String::new(),
+            issuer: "test".into(),
+            root: self.roots().issuing.fingerprint(),
+            for_application: false,
+        });
     }
 
     pub(crate) fn leaf(
@@ -54,6 +89,11 @@ impl TestAuthority {
         self.leaf_until(identity, workload, addresses, time::OffsetDateTime::now_utc() + Duration::from_secs(3600))
     }
 
+    /// A leaf below the next root.
+    pub(crate) fn next_leaf(&self, identity: &str, workload: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        signed(&self.next, identity, workload, &[], time::OffsetDateTime::now_utc() + Duration::from_secs(3600))
+    }
+
     pub(crate) fn leaf_until(
         &self,
         identity: &str,
@@ -61,28 +101,54 @@ impl TestAuthority {
         addresses: &[IpAddr],
         end: time::OffsetDateTime,
     ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = rcgen::DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, workload);
-        params.subject_alt_names = vec![SanType::URI(identity.try_into().unwrap())];
-        params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
-        params.not_after = end;
-        let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        (vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+        signed(&self.issuer, identity, workload, addresses, end)
     }
 }
 
+fn signed(
+    issuer: &CertifiedIssuer<'static, KeyPair>,
+    identity: &str,
+    workload: &str,
+    addresses: &[IpAddr],
+    end: time::OffsetDateTime,
+) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, workload);
+    params.subject_alt_names = vec![SanType::URI(identity.try_into().unwrap())];
+    params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
+    params.not_after = end;
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, issuer).unwrap();
+    (vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+}
+
 impl Authority for TestAuthority {
-    fn bundle_pem(&self) -> String {
-        self.issuer.pem()
+    fn roots(&self) -> Arc<Roots> {
+        let (old, new) = (root(&self.issuer), root(&self.next));
+        let (issuing, others, retired, phase) = match self.steps.load(Ordering::SeqCst) {
+            0 => (old, vec![], vec![], Phase::Steady),
+            1 => (old, vec![new], vec![], Phase::Trusting),
+            2 => (new, vec![old], vec![], Phase::Issuing),
+            _ => (new, vec![], vec![old], Phase::Steady),
+        };
+        Arc::new(Roots { issuing, others, retired, phase, pem: self.issuer.pem().into() })
     }
-    fn bundle_der(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.issuer.der().clone()]
+    fn rotate(&self, step: Step) -> Result<(), String> {
+        let turn = match step {
+            Step::Trust => 0,
+            Step::Issue => 1,
+            Step::Drop => 2,
+        };
+        // Out of turn it changes nothing.
+        let _ = self.steps.compare_exchange(turn, turn + 1, Ordering::SeqCst, Ordering::SeqCst);
+        Ok(())
     }
-    fn bundle_hashes(&self) -> Vec<String> {
-        vec!["hash".into()]
+
+    fn refresh(&self) -> Result<bool, String> {
+        Ok(false)
     }
+
     fn seat(&self, _dns: &[String], addresses: &[IpAddr]) -> Result<Seat, String> {
         let (chain, key) = self.leaf("spiffe://cluster.local/ns/meshwright-system/sa/control", "control", addresses);
         Ok(Seat { chain, key, lasts: Duration::from_secs(3600) })
@@ -91,7 +157,19 @@ impl Authority for TestAuthority {
         Ok(format!("mw1.{}.{}", order.workload, order.identity))
     }
     fn issued(&self) -> Vec<Issued> {
+        self.issued.lock().unwrap().clone()
+    }
+    fn audit(&self, _query: &AuditQuery, _rows_max: usize) -> Result<Vec<Issuance>, String> {
+        Ok(Vec::new())
+    }
+    fn refusals(&self, _query: &AuditQuery) -> Vec<Refused> {
         Vec::new()
+    }
+    fn counts(&self) -> Done {
+        Done::default()
+    }
+    fn failure(&self) -> Option<String> {
+        None
     }
     fn follow(&self, _mesh: &Mesh) {}
 }
@@ -188,6 +266,27 @@ impl Plane {
         last(self.api().await.wait(request).await.unwrap().into_inner()).await
     }
 
+    /// `ca rotate-root`.
+    pub(crate) async fn rotate(&self, wait: bool) -> (Value, bool) {
+        let request = RotateRootRequest { wait, ..Default::default() };
+        last(self.api().await.rotate_root(request).await.unwrap().into_inner()).await
+    }
+
+    /// `ca show`, until something holds.
+    pub(crate) async fn shows(&self, holds: impl Fn(&Value) -> bool) -> Value {
+        let look = async {
+            loop {
+                let shown = self.api().await.roots(RootsRequest {}).await.unwrap().into_inner().json;
+                let shown = serde_json::from_str(&shown).unwrap();
+                if holds(&shown) {
+                    return shown;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), look).await.unwrap()
+    }
+
     /// A channel through the TLS door; with a leaf (identity, workload) or without.
     pub(crate) async fn tls(&self, leaf: Option<(&str, &str)>) -> Channel {
         self.tls_with(leaf.map(|(identity, workload)| self.authority.leaf(identity, workload, &[]))).await.unwrap()
@@ -199,7 +298,7 @@ impl Plane {
     ) -> Result<Channel, tonic::transport::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.authority.bundle_der().remove(0)).unwrap();
+        roots.add(self.authority.issuer.der().clone()).unwrap();
         let builder = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
             .unwrap()
@@ -249,6 +348,13 @@ impl Reporter {
         let (reports, receiver) = mpsc::channel(8);
         let hello = Hello { node_id: node_id.into(), workload: workload.into(), version: "1".into(), ..Default::default() };
         reports.send(Report { kind: Some(report::Kind::Hello(hello)) }).await.unwrap();
+        let commands = ReportsClient::new(channel).stream(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        Self { reports, commands }
+    }
+
+    /// Opens a stream and says nothing yet.
+    pub(crate) async fn silent(channel: Channel) -> Self {
+        let (reports, receiver) = mpsc::channel(8);
         let commands = ReportsClient::new(channel).stream(ReceiverStream::new(receiver)).await.unwrap().into_inner();
         Self { reports, commands }
     }

@@ -4,7 +4,10 @@
 #![allow(clippy::unwrap_used)]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test may use the machine's own clock and sockets")]
 
+mod belief;
 mod desk;
+mod hostile;
+mod rotation;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,12 +18,14 @@ use control::clock::Clock;
 use desk::{Plane, Reporter, Sidecar, TestAuthority};
 use proto::mesh::control_client::ControlClient;
 use proto::mesh::{
-    Answer, BoundPort, Call, Calls, Draining, GatewayState, GetRequest, InstanceState, NodeOrder, NodeReport, TokenRequest, report,
+    Answer, ApplyRequest, BoundPort, Call, Calls, Draining, GatewayState, GetRequest, InstanceState, NodeOrder, NodeReport, TokenRequest,
+    report,
 };
 use proto::{refusal, xds};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
+use tonic::metadata::{Ascii, MetadataValue};
 
 const SHOP: &str = r"
 apiVersion: v1
@@ -463,24 +468,33 @@ async fn tokens_are_for_declared_workloads_and_the_socket_for_its_owner() {
 
 #[tokio::test]
 async fn commands_come_in_over_the_network_by_token_only() {
-    // Aim: behind TLS the API answers to the token of the data folder; without one, or with another, not even to a mesh certificate.
+    // Aim: behind TLS the API answers to the tokens of the data folder, one of which only looks; without one, or with another, not even to
+    // a mesh certificate.
     let folders = Folders::new();
     let plane = folders.start().await;
-    let token = fs::read_to_string(folders.data.path().join("api-token")).unwrap();
+    let token = |file: &str| fs::read_to_string(folders.data.path().join(file)).unwrap();
+    let (look, change) = (token("api-read.token"), token("api-write.token"));
     let catalog = Some(("spiffe://cluster.local/ns/shop/sa/catalog", "catalog"));
-    for (leaf, shown, code) in [
-        (None, Some(token.trim()), None),
-        (catalog, Some(token.trim()), None),
-        (None, None, Some(Code::Unauthenticated)),
-        (catalog, None, Some(Code::Unauthenticated)),
-        (None, Some("mwa1.another"), Some(Code::Unauthenticated)),
+    let (none, denied) = (Some(Code::Unauthenticated), Some(Code::PermissionDenied));
+    for (leaf, shown, looks, changes) in [
+        (None, Some(look.trim()), None, denied),
+        (None, Some(change.trim()), None, None),
+        (catalog, Some(look.trim()), None, denied),
+        (None, None, none, none),
+        (catalog, None, none, none),
+        (None, Some("mwa1.another"), none, none),
     ] {
-        let mut request = tonic::Request::new(GetRequest { kind: "epochs".into(), ..Default::default() });
-        if let Some(shown) = shown {
-            request.metadata_mut().insert("authorization", format!("Bearer {shown}").parse().unwrap());
+        let mut client = ControlClient::new(plane.tls(leaf).await);
+        let bearer: Option<MetadataValue<Ascii>> = shown.map(|shown| format!("Bearer {shown}").parse().unwrap());
+        let mut get = tonic::Request::new(GetRequest { kind: "epochs".into(), ..Default::default() });
+        let mut apply = tonic::Request::new(ApplyRequest::default());
+        if let Some(bearer) = bearer {
+            get.metadata_mut().insert("authorization", bearer.clone());
+            apply.metadata_mut().insert("authorization", bearer);
         }
-        let answer = ControlClient::new(plane.tls(leaf).await).get(request).await;
-        assert_eq!(answer.err().map(|status| status.code()), code, "{leaf:?} {shown:?}");
+        assert_eq!(client.get(get).await.err().map(|status| status.code()), looks, "{leaf:?} {shown:?}");
+        let applied = client.apply(apply).await.err();
+        assert_eq!(applied.map(|status| status.code()), changes, "{leaf:?} {shown:?}");
     }
     plane.stop().await;
 }

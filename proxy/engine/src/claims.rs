@@ -32,6 +32,11 @@ impl Claims {
         words.unwrap_or_default().split_ascii_whitespace().map(Cow::Borrowed).chain(items.iter().filter_map(text))
     }
 
+    /// Whether the claim at `path` is a list.
+    pub(crate) fn is_list(&self, path: &str) -> bool {
+        self.value(path).is_some_and(Value::is_array)
+    }
+
     /// The claim at `path`, as it was signed.
     pub(crate) fn value(&self, path: &str) -> Option<&Value> {
         if let Some(value) = self.content.get(path) {

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use prost::{Message, Name};
 use prost_types::{Struct, Value, value};
+use proto::mesh;
 use proto::xds::cluster::Cluster;
 use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 use proto::xds::core::{
@@ -346,4 +349,61 @@ pub(crate) fn shop() -> Parts {
     put(&mut parts, "out/10.0.0.1:80", &out_http("10.0.0.1:80", "shop/catalog:80")).unwrap();
     put(&mut parts, "inbound", &inbound([permissive(None), strict(Some(9090))].concat())).unwrap();
     parts
+}
+
+/// Whom to believe: two roots, of which the first one issues, another trust domain, and somebody who is revoked.
+pub(crate) fn trust() -> proto::mesh::Trust {
+    let der = |text: &str| STANDARD.decode(text).unwrap();
+    let roots = [ROOT_1, ROOT_2].map(der);
+    let issuing_root = crate::model::sha256(&roots[0]).to_vec().into();
+    let partner = proto::mesh::FederatedBundle { trust_domain: "partner.example".into(), roots: vec![roots[1].clone().into()] };
+    let until = Some(prost_types::Timestamp { seconds: 1_800_000_000, nanos: 0 });
+    let identity = proto::mesh::RevokedIdentity {
+        identity: "spiffe://cluster.local/ns/shop/sa/old".into(),
+        until,
+        revocation: "meshwright-system/r".into(),
+    };
+    let serial = proto::mesh::RevokedSerial { serial: "7d35".into(), until, revocation: "meshwright-system/r".into() };
+    proto::mesh::Trust {
+        roots: roots.map(Into::into).to_vec(),
+        issuing_root,
+        federated: vec![partner],
+        identities: vec![identity],
+        serials: vec![serial],
+    }
+}
+
+/// A self-signed root, DER in base64.
+const ROOT_1: &str = "\
+MIIBeTCCAR+gAwIBAgIUMOOnERzceqDifala+W4c+KFmI4owCgYIKoZIzj0EAwIwETEPMA0GA1UEAwwGcm9vdCAxMCAXDTI2MTEyOTA4MjgwNloYDzIxMjYx\
+MTA1MDgyODA2WjARMQ8wDQYDVQQDDAZyb290IDEwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQ4pRxLQBwMGhc0du9z3pLaHhU6WhvUZyX0YWxX7zegEndy\
+bJoI4ZEO4QYx6sYM99E9WT8zg8+/v0zxT7V8ppKxo1MwUTAdBgNVHQ4EFgQU+tFD2f7MM0t2Uq7z44y/Y1ADKl4wHwYDVR0jBBgwFoAU+tFD2f7MM0t2Uq7z\
+44y/Y1ADKl4wDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNIADBFAiEAhMkorNDrBLsec4MnoSxcoKJslTancoBKfMEDcQJnuooCIFW1gCAoLGMSwVya\
++5oIhW/kCDwRLXSJ989vjDToZXpS";
+
+/// A self-signed root, DER in base64.
+const ROOT_2: &str = "\
+MIIBejCCAR+gAwIBAgIUE8pVB5BsfhRNx0/uoaG35YOsFowwCgYIKoZIzj0EAwIwETEPMA0GA1UEAwwGcm9vdCAyMCAXDTI2MTEyOTA4MjgwNloYDzIxMjYx\
+MTA1MDgyODA2WjARMQ8wDQYDVQQDDAZyb290IDIwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQYTukbTBn/UYTC0ZKBU9Z6os+H1C+f44XRM1qK9bQJmQD7\
+ssLbfGJnUWmF6JLv0WL817FGtRKtOr5QSGVr6IFRo1MwUTAdBgNVHQ4EFgQURHLf/X8KizLBrS6CpggLYs6JgvwwHwYDVR0jBBgwFoAURHLf/X8KizLBrS6C\
+pggLYs6JgvwwDwYDVR0TAQH/BAUwAwEB/zAKBggqhkjOPQQDAgNJADBGAiEAqiYU51DWMS7TwY+UnWwzHJeeW+FWDHbDq1Rhdo8aYTwCIQDJo27BO7IMuS6O\
+/Y8FfeuF2ld02TeeRafnOAbew9wIWw==";
+/// One rule for tokens in which everything is said.
+pub(crate) fn authentication() -> mesh::Authentication {
+    let header = |name: &str, prefix: &str| mesh::TokenHeader { name: name.into(), prefix: prefix.into() };
+    let rule = mesh::TokenRule {
+        policy: "shop/tokens".into(),
+        issuer: "https://id.example".into(),
+        audiences: vec!["store".into()],
+        jwks: r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"bench","x":"hwJCQ_O__uuFcIs9bTETs-FQYoaLEsm_LUBbLD_gWbM","y":"CKIBB8_1R6ny99dCtrvfCH1GTfDKS_SW5sgFf6XzC74"}]}"#
+            .into(),
+        jwks_uri: String::new(),
+        from_headers: vec![header("authorization", "Bearer ")],
+        from_query: vec!["token".into()],
+        from_cookies: vec!["sid".into()],
+        forward_token: true,
+        claims_to_headers: vec![mesh::ClaimHeader { claim: "sub".into(), header: "x-user".into() }],
+        clock_skew: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+    };
+    mesh::Authentication { rules: vec![rule] }
 }

@@ -11,6 +11,8 @@ const TARGET_BYTES_CERTAIN: usize = 1024;
 const CLIENT_HELLO_BYTES_MAX: usize = 16 << 10;
 /// Most ALPN names kept.
 const ALPN_MAX: usize = 16;
+/// The extension that holds an encrypted ClientHello (RFC 9849, section 5).
+const ENCRYPTED_CLIENT_HELLO: usize = 0xfe0d;
 /// RFC 9113, section 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -36,6 +38,8 @@ pub struct ClientHello {
     pub sni: Option<String>,
     /// Offered protocols (RFC 7301), in order.
     pub alpn: Vec<Vec<u8>>,
+    /// It has (or pretends to have, which nobody can tell) another name, encrypted (RFC 9849): the one in the clear may not be the one it asks for.
+    pub encrypted: bool,
 }
 
 impl ClientHello {
@@ -207,6 +211,7 @@ fn client_hello(body: &[u8]) -> Option<ClientHello> {
         match kind {
             0 => hello.sni = server_name(content),
             16 => hello.alpn = alpn(content)?,
+            ENCRYPTED_CLIENT_HELLO => hello.encrypted = true,
             _ => {}
         }
     }
@@ -317,6 +322,8 @@ mod tests {
             assert_eq!(sniff(&bytes[..bytes.len() - 1]), Sniffed::NeedMore);
         }
         assert_eq!(sniff(&hello(&[], 4000)), Sniffed::Tls(ClientHello::default()));
+        let Sniffed::Tls(found) = sniff(&hello(&[&usual()[..], &[extension(0xfe0d, &[0; 40])]].concat(), 4000)) else { panic!("not TLS") };
+        assert!(found.encrypted && found.sni.as_deref() == Some("shop.example"), "{found:?}");
         let endless = [&[22, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xff][..], &[0; SNIFF_BYTES_MAX]].concat();
         assert!(matches!(sniff(&endless), Sniffed::Tls(_)), "bounded");
     }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use engine::dns::{TTL_SECS, Zone};
 use engine::model::DnsAnswer;
 use hickory_proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
-use hickory_proto::rr::rdata::{A, AAAA, PTR, SOA, SRV};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, PTR, SOA, SRV};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::BinEncodable;
 
@@ -20,6 +20,10 @@ const UDP_BYTES_OFFERED: u16 = 1232;
 const DENIAL_SECS: u32 = TTL_SECS;
 /// Refresh, retry, expiry: for secondary servers, which there are none of.
 const SECONDARY_SECS: (i32, i32, i32) = (7200, 1800, 86_400);
+/// Longest chain of aliases that is followed in an answer.
+const ALIASES_MAX: usize = 16;
+/// Addresses of one answer that are taken note of.
+const ADDRESSES_MAX: usize = 256;
 /// Owner as a pointer, type, class, time to live, length of the content.
 const RECORD_BYTES: usize = 12;
 /// Where a message has its flags, the bit of them that says that something was left out, and where it counts its answers (RFC 1035,
@@ -75,7 +79,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<Question, Option<Vec<u8>>> {
     let [query] = message.queries.as_slice() else {
         return Err(code(metadata.id, metadata.op_code, ResponseCode::FormErr));
     };
-    let host = query.name().to_lowercase().to_ascii().trim_end_matches('.').to_owned();
+    let host = plain(query.name());
     let edns = message.edns.as_ref().map(|edns| EdnsAsked { bytes: edns.max_payload(), version: edns.version() });
     Ok(Question { metadata, query: query.clone(), edns, host })
 }
@@ -170,6 +174,43 @@ impl Question {
         }
         contents
     }
+}
+
+/// The addresses that somebody else's answer gives a name, with the seconds that each may be kept: its own, and those at the end of its
+/// aliases, however they are sorted. None of what is no answer.
+pub(super) fn found(reply: &[u8], host: &str) -> Vec<(IpAddr, u32)> {
+    let Ok(message) = Message::from_vec(reply) else { return Vec::new() };
+    if message.metadata.message_type != MessageType::Response {
+        return Vec::new();
+    }
+    let owner = |record: &Record| plain(&record.name);
+    let (mut name, mut ttl_secs) = (host.to_owned(), u32::MAX);
+    for _ in 0..ALIASES_MAX {
+        let own = message.answers.iter().filter(|record| owner(record) == name);
+        let mut alias = None;
+        let mut addresses = Vec::new();
+        for record in own {
+            match &record.data {
+                RData::A(A(ip)) => addresses.push((IpAddr::V4(*ip), record.ttl.min(ttl_secs))),
+                RData::AAAA(AAAA(ip)) => addresses.push((IpAddr::V6(*ip), record.ttl.min(ttl_secs))),
+                RData::CNAME(CNAME(next)) => alias = Some((plain(next), record.ttl)),
+                _ => {}
+            }
+        }
+        match alias {
+            Some((next, ttl)) if addresses.is_empty() => (name, ttl_secs) = (next, ttl.min(ttl_secs)),
+            _ => {
+                addresses.truncate(ADDRESSES_MAX);
+                return addresses;
+            }
+        }
+    }
+    Vec::new()
+}
+
+/// As names are compared.
+fn plain(name: &Name) -> String {
+    name.to_lowercase().to_ascii().trim_end_matches('.').to_owned()
 }
 
 /// A message with as many answers as have room. The owner of each is a pointer to the question's name (RFC 1035, section 4.1.4), so it has

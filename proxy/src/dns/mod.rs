@@ -22,7 +22,7 @@ use hickory_proto::op::ResponseCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
@@ -60,6 +60,9 @@ pub trait Names: Send + Sync + 'static {
 
     /// What the mesh answers to somebody at that address.
     fn find(&self, host: &str, asker: IpAddr) -> impl Future<Output = NameLookup> + Send;
+
+    /// Somebody else answered for a name with these addresses, each for so many seconds. Before the client hears of it.
+    fn learnt(&self, _host: &str, _found: &[(IpAddr, u32)]) {}
 }
 
 impl Names for Snapshots {
@@ -73,6 +76,10 @@ impl Names for Snapshots {
     fn find(&self, host: &str, _: IpAddr) -> impl Future<Output = NameLookup> + Send {
         // While the control plane is away, nobody need wait for it who can be answered by others.
         self.name(host, self.place(host) != Place::Mesh)
+    }
+
+    fn learnt(&self, host: &str, found: &[(IpAddr, u32)]) {
+        self.learned().note(host, found, Instant::now());
     }
 }
 
@@ -188,7 +195,13 @@ impl<N: Names> Resolver<N> {
             }
         }
         match self.upstream.ask(bytes, question.id(), transport).await {
-            Ok(reply) => Some(reply),
+            Ok(reply) => {
+                let found = answer::found(&reply, question.host());
+                if !found.is_empty() {
+                    self.names.learnt(question.host(), &found);
+                }
+                Some(reply)
+            }
             Err(error) => {
                 debug!("DNS: {} is not answered: {error}", question.host());
                 // Without any resolver the mesh is all there is, and it does not have the name.

@@ -3,7 +3,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use engine::model::{DnsAnswer, Snapshot};
 use hickory_proto::op::{Edns, Message, OpCode, Query};
-use hickory_proto::rr::rdata::A;
+use hickory_proto::rr::rdata::{A, AAAA, CNAME};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use super::*;
@@ -144,7 +144,7 @@ async fn without_a_resolver_the_mesh_is_all_there_is() {
     let [first, second] = [UdpSocket::bind("127.0.0.1:0").await.unwrap(), UdpSocket::bind("127.0.0.1:0").await.unwrap()];
     let silent = [&first, &second].map(|socket| socket.local_addr().unwrap()).to_vec();
     let resolver = Resolver::new(snapshots, Upstream::new(Network::Kernel { mark: None }, silent));
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     assert_eq!(ask(&resolver, "nothing.", RecordType::A).await.0, ResponseCode::ServFail);
     assert_eq!(began.elapsed().as_secs(), 2);
 }
@@ -253,7 +253,7 @@ async fn others_are_asked_at_once_while_the_control_plane_is_away() {
     let snapshots = snapshots(1);
     snapshots.wanted().connected(false);
     let resolver = Resolver::new(snapshots, Upstream::new(Network::Kernel { mark: None }, Vec::new()));
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     assert_eq!(ask(&resolver, "example.com.", RecordType::A).await.0, ResponseCode::NXDomain);
     assert_eq!(began.elapsed(), Duration::ZERO);
 }
@@ -349,4 +349,35 @@ proptest::proptest! {
     fn any_resolver_file_is_survived(text in "(?s)(nameserver[ \t]*(\\PC{0,20}|[0-9a-f:.%]{0,20})\n?|\\PC{0,40}){0,6}") {
         proptest::prop_assert!(nameservers(&text).len() <= 3);
     }
+}
+
+/// Aim: what others answer is taken note of under the name that was asked for, through aliases in any order, in both families, before the
+/// client hears of it; what belongs to other names in the same answer is not, nor what is no answer, and aliases in a circle end.
+#[tokio::test]
+async fn answers_of_others_are_taken_note_of() {
+    let (snapshots, now) = (snapshots(1), Instant::now());
+    deny_the_rest(&snapshots);
+    let resolver = Resolver::new(snapshots.clone(), Upstream::new(Network::Kernel { mark: None }, vec![outside().await]));
+    ask(&resolver, "API.example.com.", RecordType::A).await;
+    let learned = snapshots.learned();
+    assert_eq!(learned.names("192.0.2.7".parse().unwrap(), now), ["api.example.com".into()]);
+    ask(&resolver, "catalog.", RecordType::A).await;
+    assert!(learned.addresses("catalog", now).is_empty(), "the mesh's own names are no others'");
+    let name = |text: &str| Name::from_ascii(text).unwrap();
+    let alias = |from: &str, to: &str| Record::from_rdata(name(from), 20, RData::CNAME(CNAME(name(to))));
+    let mut message = Message::from_vec(&question("a.example.", RecordType::A, None)).unwrap().into_response();
+    for (owner, ip) in [("c.example.", "192.0.2.1"), ("other.example.", "192.0.2.2")] {
+        message.add_answer(Record::from_rdata(name(owner), 60, RData::A(A(ip.parse().unwrap()))));
+    }
+    message.add_answer(alias("b.example.", "C.example."));
+    message.add_answer(alias("a.example.", "b.example."));
+    message.add_answer(Record::from_rdata(name("c.example."), 10, RData::AAAA(AAAA("2001:db8::1".parse().unwrap()))));
+    let found = answer::found(&message.to_vec().unwrap(), "a.example");
+    assert_eq!(found, [("192.0.2.1".parse().unwrap(), 20), ("2001:db8::1".parse().unwrap(), 10)]);
+    assert_eq!(answer::found(&question("a.example.", RecordType::A, None), "a.example"), []);
+    assert_eq!(answer::found(b"\0\x01\x80", "a.example"), []);
+    message.answers.clear();
+    message.add_answer(alias("a.example.", "b.example."));
+    message.add_answer(alias("b.example.", "a.example."));
+    assert_eq!(answer::found(&message.to_vec().unwrap(), "a.example"), []);
 }

@@ -3,15 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use engine::model::Trust;
 use proto::identity::{DEFAULT_TRUST_DOMAIN, Identity, NotAnIdentity};
 use proto::mesh::certificates_client::CertificatesClient;
 use proto::mesh::{SignRequest, SignResponse};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tracing::{Instrument as _, debug, field, info, info_span, warn};
+use zeroize::Zeroizing;
 
 use super::rotation::{Effect, Event, Rotation};
 use super::token::{Token, TokenFile};
@@ -92,16 +96,36 @@ pub enum BadAnswer {
     /// The bundle.
     #[error("an unusable bundle: {0}")]
     Bundle(#[from] TrustError),
-    /// The bundle holds none of the roots this proxy was told to trust.
-    #[error("a bundle that holds none of the roots of --control-ca")]
+    /// The bundle holds none of the roots this proxy was told to trust, nor one that the control plane proves itself by.
+    #[error("a bundle that holds none of the roots of --control-ca, and none that the control plane proves itself by")]
     StrangeBundle,
+}
+
+/// A leaf with its key in the open: for files and for applications, never a proxy's own.
+pub struct Exposed {
+    /// The leaf.
+    pub credential: Arc<Credential>,
+    /// PKCS#8 DER; wiped when dropped.
+    pub key_pkcs8: Zeroizing<Vec<u8>>,
+}
+
+impl std::fmt::Debug for Exposed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exposed").field("credential", &self.credential).finish_non_exhaustive()
+    }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Agent {
-    /// Way to the control plane.
+    /// Way to the control plane; as a client it shows the leaf of `bearer`.
     pub dialer: Dialer,
+    /// The leaf that speaks for us: our own, or for an application's leaf the proxy's.
+    pub bearer: Arc<CredentialCell>,
+    /// Where leaves go with their keys, if they are for somebody else.
+    pub exposed: Option<watch::Sender<Option<Arc<Exposed>>>>,
+    /// Asks for a leaf at once.
+    pub hurry: Arc<Notify>,
     /// Where leaves are published.
     pub credentials: Arc<CredentialCell>,
     /// Where the first bundle is published; later ones come by ADS.
@@ -121,20 +145,25 @@ impl Agent {
     pub async fn run(self, draw: Draw, stop: CancellationToken) {
         let mut rotation = Rotation::default();
         let mut changes = self.snapshots.changes();
+        let mut outcast = self.trust.outcast();
         let mut wake = self.clock.wall();
         let mut failures = 0_u32;
         loop {
             let pause = wake.duration_since(self.clock.wall()).unwrap_or_default();
-            let event = tokio::select! {
+            let events = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = sleep(pause) => Event::Due,
-                Ok(()) = changes.changed() => match self.snapshots.load().settings.as_deref() {
-                    Some(settings) => Event::Mesh { percent: settings.rotate_at_percent, life: settings.leaf_life },
+                () = sleep(pause) => vec![Event::Due],
+                // A revoked certificate is not renewed but replaced, where there is a token.
+                Ok(()) = outcast.changed() => match *outcast.borrow_and_update() {
+                    Some(_) => vec![Event::Due],
                     None => continue,
                 },
+                () = self.hurry.notified() => vec![Event::Due],
+                Ok(()) = changes.changed() => self.noticed(),
             };
-            let mut effects = rotation.on(event, self.clock.wall(), chance(&draw));
+            let mut effects: Vec<Effect> =
+                events.into_iter().flat_map(|event| rotation.on(event, self.clock.wall(), chance(&draw))).collect();
             if effects == [Effect::Request] {
                 let outcome = tokio::select! {
                     biased;
@@ -154,6 +183,19 @@ impl Agent {
         }
     }
 
+    /// What a new configuration says of leaves.
+    fn noticed(&self) -> Vec<Event> {
+        let snapshot = self.snapshots.load();
+        let Some(settings) = snapshot.settings.as_deref() else { return Vec::new() };
+        let mut events = vec![Event::Mesh { percent: settings.rotate_at_percent, life: settings.leaf_life }];
+        if let (Some(trust), Some(leaf)) = (&snapshot.trust, self.credentials.current())
+            && !is_below(&leaf, trust)
+        {
+            events.push(Event::Displaced);
+        }
+        events
+    }
+
     /// One attempt, and what became of it.
     async fn attempt(&self, failures: u32) -> Event {
         let span = info_span!("certificate", failures, serial = field::Empty, otel.status_code = field::Empty);
@@ -163,11 +205,15 @@ impl Agent {
         };
         let _within = span.enter();
         match renewed {
-            Ok(credential) => {
+            Ok((credential, key_pkcs8)) => {
                 span.record("serial", credential.serial.as_str());
                 let (not_before, not_after) = (credential.not_before, credential.not_after);
                 info!(identity = %credential.identity, workload = %credential.workload, serial = credential.serial, "certificate issued");
-                self.credentials.publish(Arc::new(credential));
+                let credential = Arc::new(credential);
+                self.credentials.publish(Arc::clone(&credential));
+                if let Some(exposed) = &self.exposed {
+                    exposed.send_replace(Some(Arc::new(Exposed { credential, key_pkcs8 })));
+                }
                 Event::Issued { not_before, not_after }
             }
             Err(error) => {
@@ -183,9 +229,14 @@ impl Agent {
         }
     }
 
-    async fn renew(&self, failures: u32) -> Result<Credential, Failed> {
+    /// Whether the leaf is for the application beside a proxy that speaks for it.
+    fn for_application(&self) -> bool {
+        !Arc::ptr_eq(&self.bearer, &self.credentials)
+    }
+
+    async fn renew(&self, failures: u32) -> Result<(Credential, Zeroizing<Vec<u8>>), Failed> {
         let now = self.clock.wall();
-        let current = self.credentials.current();
+        let current = self.bearer.current();
         let left = current.as_ref().map(|credential| credential.not_after.duration_since(now));
         match left {
             // Valid: it speaks for itself. Refused (revoked, forgotten), a token may help.
@@ -197,7 +248,7 @@ impl Agent {
                 outcome => outcome,
             },
             // Ended a while ago: by token and by the old leaf in turn.
-            Some(Err(since)) if since.duration() < EXPIRED_GRACE => match self.token() {
+            Some(Err(since)) if since.duration() < EXPIRED_GRACE && !self.for_application() => match self.token() {
                 Ok(token) if failures.is_multiple_of(2) => self.ask(Some(token)).await,
                 _ => self.ask(None).await,
             },
@@ -208,6 +259,9 @@ impl Agent {
     /// The token, if there is one for us that trusts a root we trust.
     fn token(&self) -> Result<Token, String> {
         let Some(file) = &self.token else {
+            if self.for_application() {
+                return Err("the proxy has no valid certificate of its own".to_owned());
+            }
             return Err("there is no certificate to renew and no --token-file: make a token with `meshwright token create`".to_owned());
         };
         let token = file.read().map_err(|error| error.to_string())?;
@@ -219,22 +273,30 @@ impl Agent {
                 token.workload
             ));
         }
-        if !self.dialer.tls().has_root(&token.ca) {
-            return Err(format!(
-                "the token in {} pins a root that --control-ca does not hold: one of them is of another mesh",
-                file.path().display()
-            ));
-        }
         Ok(token)
     }
 
-    async fn ask(&self, token: Option<Token>) -> Result<Credential, Failed> {
+    /// A channel to the control plane, which has proved itself; by a token, as the one that the token is for.
+    async fn connect(&self, token: Option<&Token>) -> Result<Channel, Failed> {
+        let channel = self.dialer.connect(token.is_none()).await;
+        let Some(token) = token.filter(|token| !self.dialer.tls().pinned(&token.ca, unix(self.clock.wall()))) else {
+            return Ok(channel?);
+        };
+        let path = self.token.as_ref().map(|file| file.path().display().to_string()).unwrap_or_default();
+        let pin = format!("the token in {path} pins root {}, which --control-ca does not hold", token.ca);
+        Err(Failed::Token(match channel {
+            Ok(_) => format!("{pin}, and the control plane does not prove itself by it: one of them is of another mesh"),
+            Err(error) => format!("{error}; also, {pin}: one of them may be of another mesh"),
+        }))
+    }
+
+    async fn ask(&self, token: Option<Token>) -> Result<(Credential, Zeroizing<Vec<u8>>), Failed> {
         // Connected first: the control plane's own certificate says the trust domain.
-        let channel = self.dialer.connect(token.is_none()).await?;
+        let channel = self.connect(token.as_ref()).await?;
         let trust_domain = self.dialer.tls().trust_domain().unwrap_or_else(|| DEFAULT_TRUST_DOMAIN.to_owned());
         // The token knows best, then the leaf that is renewed, then the flag.
         let admitted = token.as_ref().and_then(|token| token.identity.clone());
-        let asked = match (admitted, self.credentials.current()) {
+        let asked = match (admitted, self.bearer.current()) {
             (Some(identity), _) => identity,
             (None, Some(leaf)) => (*leaf.identity).clone(),
             (None, None) => Identity::new(&trust_domain, &self.subject.namespace, &self.subject.service_account)?,
@@ -246,15 +308,31 @@ impl Agent {
             token: token.map(|token| token.text).unwrap_or_default(),
             instance: self.subject.instance.clone(),
             life: life.and_then(|life| life.try_into().ok()),
+            service_account_token: String::new(),
+            for_application: self.for_application(),
         };
         let answer = CertificatesClient::new(channel).sign(request).await?.into_inner();
-        let roots = self.dialer.tls().roots();
-        let (credential, bundle) = judge(answer, &key, &self.subject, &trust_domain, roots, &self.trust, self.clock.wall())?;
-        if self.trust.is_empty() {
+        let now = self.clock.wall();
+        let tls = self.dialer.tls();
+        let proved =
+            |bundle: &[CertificateDer<'static>]| bundle.iter().any(|root| tls.roots().contains(root)) || tls.ends_in(bundle, unix(now));
+        let (credential, bundle) = judge(answer, &key, &self.subject, &trust_domain, proved, &self.trust, now)?;
+        if let Some(bundle) = bundle {
             self.trust.publish(bundle).map_err(BadAnswer::from)?;
         }
-        Ok(credential)
+        Ok((credential, Zeroizing::new(key.serialize_der())))
     }
+}
+
+/// Whether a leaf is below the root that issues now.
+fn is_below(leaf: &Credential, trust: &Trust) -> bool {
+    // When it is asked is not the question: within its own dates.
+    let at = unix(leaf.not_before + leaf.life() / 2);
+    verify_chain(leaf.chain(), std::slice::from_ref(trust.issuing()), at).is_ok()
+}
+
+fn unix(at: SystemTime) -> UnixTime {
+    UnixTime::since_unix_epoch(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
 }
 
 fn chance(draw: &Draw) -> f64 {
@@ -275,8 +353,9 @@ pub fn certificate_request(identity: &Identity, workload: &str) -> Result<(KeyPa
     Ok((key, request.der().to_vec()))
 }
 
-/// Judges an answer before use: the key fits, the name is ours, the dates hold, the chain ends in the bundle. Until a bundle came by
-/// ADS, the one in the answer counts, provided it holds one of `roots`.
+/// Judges an answer before use: the key fits, the name is ours, the dates hold, the chain ends in the bundle that came by ADS. Before
+/// that, and after an absence in which the root was rotated, the bundle in the answer counts, provided that the control plane is proved by
+/// it as it is by what this proxy knew (`proved`); then it is returned, too, and to be believed from now on.
 ///
 /// # Errors
 /// What is wrong with it; nothing has been published then.
@@ -285,10 +364,10 @@ pub fn judge(
     key: &KeyPair,
     subject: &Subject,
     trust_domain: &str,
-    roots: &[CertificateDer<'static>],
+    proved: impl Fn(&[CertificateDer<'static>]) -> bool,
     trust: &TrustCell,
     now: SystemTime,
-) -> Result<(Credential, Vec<CertificateDer<'static>>), BadAnswer> {
+) -> Result<(Credential, Option<Vec<CertificateDer<'static>>>), BadAnswer> {
     let der = |list: Vec<bytes::Bytes>| list.into_iter().map(|bytes| CertificateDer::from(bytes.to_vec())).collect::<Vec<_>>();
     let (chain, bundle) = (der(answer.chain_der), der(answer.bundle_der));
     let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|text| CredentialError::Key(rustls::Error::General(text.to_owned())))?;
@@ -305,13 +384,19 @@ pub fn judge(
         return Err(BadAnswer::Dates);
     }
     let known = trust.roots();
-    let bundle = if known.is_empty() { bundle } else { known };
-    if trust.is_empty() && !bundle.iter().any(|root| roots.contains(root)) {
-        return Err(BadAnswer::StrangeBundle);
+    let at = unix(now.max(credential.not_before));
+    if known.is_empty() {
+        if !proved(&bundle) {
+            return Err(BadAnswer::StrangeBundle);
+        }
+        verify_chain(credential.chain(), &bundle, at).map_err(BadAnswer::Chain)?;
+        return Ok((credential, Some(bundle)));
     }
-    let at = now.max(credential.not_before).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    verify_chain(credential.chain(), &bundle, UnixTime::since_unix_epoch(at)).map_err(BadAnswer::Chain)?;
-    Ok((credential, bundle))
+    let Err(error) = verify_chain(credential.chain(), &known, at) else { return Ok((credential, None)) };
+    if proved(&bundle) && verify_chain(credential.chain(), &bundle, at).is_ok() {
+        return Ok((credential, Some(bundle)));
+    }
+    Err(BadAnswer::Chain(error))
 }
 
 #[cfg(test)]
@@ -349,11 +434,14 @@ mod tests {
             if let Some(known) = known {
                 trust.publish(known.roots()).unwrap();
             }
-            judge(answer, &key, &subject(), "cluster.local", &authority.roots(), &trust, now).map(|(credential, _)| credential)
+            let proved = |bundle: &[CertificateDer<'static>]| bundle == authority.roots();
+            judge(answer, &key, &subject(), "cluster.local", proved, &trust, now).map(|(credential, bundle)| (credential, bundle.is_some()))
         };
         let good = |bundle| answer(&authority, &csr, now - hour, now + hour, bundle);
-        assert_eq!(judged(good(&authority), None).unwrap().identity.to_string(), ours.to_string());
-        assert!(judged(good(&other), Some(&authority)).is_ok(), "a bundle by ADS outranks the answer's");
+        let (first, learnt) = judged(good(&authority), None).unwrap();
+        assert_eq!((first.identity.to_string(), learnt), (ours.to_string(), true));
+        assert!(!judged(good(&other), Some(&authority)).unwrap().1, "a bundle by ADS outranks the answer's");
+        assert!(judged(good(&authority), Some(&other)).unwrap().1, "back after a rotation: the control plane is proved by the new bundle");
         for (case, answer, known, expected) in [
             ("empty", SignResponse::default(), None, "chain is empty"),
             ("foreign key", answer(&authority, &csr_foreign_key, now - hour, now + hour, &authority), None, "does not fit"),
@@ -363,7 +451,8 @@ mod tests {
             ("not begun", answer(&authority, &csr, now + hour, now + hour * 2, &authority), None, "not valid now"),
             ("strange bundle", good(&other), None, "none of the roots"),
             ("chain", answer(&other, &csr, now - hour, now + hour, &authority), None, "does not end"),
-            ("outdated", good(&authority), Some(&other), "does not end"),
+            ("outdated", good(&other), Some(&other), "does not end"),
+            ("unproved", answer(&other, &csr, now - hour, now + hour, &other), Some(&authority), "does not end"),
         ] {
             let error = judged(answer, known).unwrap_err().to_string();
             assert!(error.contains(expected), "{case}: {error}");

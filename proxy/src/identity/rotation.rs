@@ -18,6 +18,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Longest pause without a valid leaf: a fresh proxy is waiting.
 const PAUSE_WITHOUT_MAX: Duration = Duration::from_secs(5);
 
+/// Leaves that a change of the issuing root has renewed at once are renewed over this long, or a tenth of what is left of them.
+const DISPLACED_SPREAD: Duration = Duration::from_secs(5);
+
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -40,6 +43,8 @@ pub enum Event {
         /// Wished life.
         life: Duration,
     },
+    /// The leaf is below another root than the one that issues now: its root is about to go. Told again it changes nothing.
+    Displaced,
 }
 
 /// What to do now.
@@ -63,11 +68,12 @@ pub struct Rotation {
     wished: Duration,
     leaf: Option<(SystemTime, SystemTime)>,
     failures: u32,
+    displaced: bool,
 }
 
 impl Default for Rotation {
     fn default() -> Self {
-        Self { percent: PERCENT_DEFAULT, wished: Duration::MAX, leaf: None, failures: 0 }
+        Self { percent: PERCENT_DEFAULT, wished: Duration::MAX, leaf: None, failures: 0, displaced: false }
     }
 }
 
@@ -80,19 +86,29 @@ impl Rotation {
                 // Authorities date leaves back a little, for clocks that lag; the life that counts begins now.
                 self.leaf = Some((not_before.max(now), not_after));
                 self.failures = 0;
+                self.displaced = false;
                 vec![Effect::WakeAt(self.due(chance).max(now + PAUSE_MIN))]
             }
             Event::Failed => self.failed(now, chance),
+            Event::Displaced => self.displaced(now, chance),
             Event::Mesh { percent, life } => {
                 let (percent, life) = (percent.clamp(1, 95), life.max(LIFE_MIN));
                 if (percent, life) == (self.percent, self.wished) {
                     return Vec::new();
                 }
                 (self.percent, self.wished) = (percent, life);
-                let pending = self.leaf.is_some() && self.failures == 0;
+                let pending = self.leaf.is_some() && self.failures == 0 && !self.displaced;
                 if pending { vec![Effect::WakeAt(self.due(chance).max(now))] } else { Vec::new() }
             }
         }
+    }
+
+    /// Soon, but not everybody at the same moment; a leaf that is due anyway is not put off.
+    fn displaced(&mut self, now: SystemTime, chance: f64) -> Vec<Effect> {
+        let Some((_, end)) = self.leaf.filter(|_| !self.displaced && self.failures == 0) else { return Vec::new() };
+        self.displaced = true;
+        let left = end.duration_since(now).unwrap_or_default();
+        vec![Effect::WakeAt(now + DISPLACED_SPREAD.min(left / 10).mul_f64(chance))]
     }
 
     fn due(&self, chance: f64) -> SystemTime {
@@ -107,6 +123,8 @@ impl Rotation {
         let left = self.leaf.map(|(_, end)| end.duration_since(now).unwrap_or_default());
         // Near the end there must be time for several more attempts.
         let longest = match left {
+            // Everybody waits for those whose root is about to go.
+            Some(left) if !left.is_zero() && self.displaced => PAUSE_WITHOUT_MAX.min(left / 8).max(PAUSE_MIN),
             Some(left) if !left.is_zero() => PAUSE_MAX.min(left / 8).max(PAUSE_MIN),
             _ => PAUSE_WITHOUT_MAX,
         };
@@ -192,6 +210,27 @@ mod tests {
         assert!(pauses.is_sorted());
         let effects = rotation.on(Event::Failed, start(), 0.0);
         assert_eq!(effects, [Effect::WakeAt(start() + PAUSE_WITHOUT_MAX / 2)]);
+    }
+
+    /// Aim: a leaf whose root is about to go is renewed within seconds, spread by chance and once, and often while that fails; before the
+    /// first leaf there is nothing to renew, and a share changed meanwhile does not put it off.
+    #[test]
+    fn a_displaced_leaf_is_renewed_at_once() {
+        let mut rotation = Rotation::default();
+        assert!(rotation.on(Event::Displaced, start(), 1.0).is_empty());
+        let issued = Event::Issued { not_before: start(), not_after: start() + HOUR };
+        rotation.on(issued, start(), 0.5);
+        assert_eq!(rotation.on(Event::Displaced, start(), 0.5), [Effect::WakeAt(start() + DISPLACED_SPREAD / 2)]);
+        assert!(rotation.on(Event::Displaced, start(), 1.0).is_empty());
+        assert!(rotation.on(Event::Mesh { percent: 50, life: HOUR }, start(), 0.5).is_empty());
+        let pauses = (0..12).map(|_| rotation.on(Event::Failed, start(), 1.0)).map(|effects| match effects[0] {
+            Effect::WakeAt(at) => at.duration_since(start()).unwrap(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(pauses.max(), Some(PAUSE_WITHOUT_MAX));
+        rotation.on(issued, start(), 0.5);
+        let minute = start() + HOUR - Duration::from_secs(60) + Duration::from_secs(50);
+        assert_eq!(rotation.on(Event::Displaced, minute, 1.0), [Effect::WakeAt(minute + Duration::from_secs(1))]);
     }
 
     /// Aim: a changed share moves the renewal; before the first leaf it is only remembered.

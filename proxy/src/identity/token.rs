@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
@@ -9,6 +10,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 use proto::identity::Identity;
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 /// Tokens are a few hundred bytes.
 const TOKEN_BYTES_MAX: u64 = 8 << 10;
@@ -79,10 +81,11 @@ impl TokenFile {
     /// What it holds now.
     ///
     /// # Errors
-    /// It cannot be read (kind as the kernel says) or holds no token (`InvalidData`). The message names the file.
+    /// It cannot be read (kind as the kernel says), others may read it (`PermissionDenied`), or it holds no token (`InvalidData`). The
+    /// message names the file.
     pub fn read(&self) -> io::Result<Token> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("the token file {}: {error}", self.path.display()));
-        let text = match (File::open(&self.path), &self.kept) {
+        let read = match (File::open(&self.path), &self.kept) {
             (Ok(mut file), _) => content(&mut file),
             (Err(_), Some(kept)) => {
                 let mut file = kept.lock();
@@ -90,14 +93,19 @@ impl TokenFile {
             }
             (Err(error), None) => Err(error),
         };
-        text.map_err(named)?.parse().map_err(|error| named(io::Error::new(io::ErrorKind::InvalidData, error)))
+        let (text, mode) = read.map_err(named)?;
+        let token = text.parse().map_err(|error| named(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+        proto::private::judged("the token file", &self.path, mode).map_err(|told| io::Error::new(io::ErrorKind::PermissionDenied, told))?;
+        Ok(token)
     }
 }
 
-fn content(file: &mut File) -> io::Result<String> {
-    let mut text = String::new();
+/// What a file holds, wiped when it is dropped, and its permission bits.
+fn content(file: &mut File) -> io::Result<(Zeroizing<String>, u32)> {
+    let mode = file.metadata()?.permissions().mode();
+    let mut text = Zeroizing::new(String::with_capacity(TOKEN_BYTES_MAX as usize));
     file.take(TOKEN_BYTES_MAX).read_to_string(&mut text)?;
-    Ok(text)
+    Ok((text, mode))
 }
 
 #[cfg(test)]
@@ -124,13 +132,31 @@ mod tests {
         }
     }
 
+    /// Writes a file that only its owner may read.
+    fn write(path: &Path, text: String) {
+        std::fs::write(path, text).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+
+    /// Aim: a token that others may read is not used, and the remedy is named.
+    #[test]
+    fn a_token_that_others_may_read_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        write(&path, make("shop/a", "1"));
+        assert!(TokenFile::new(&path).read().is_ok());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        let error = TokenFile::new(&path).read().unwrap_err();
+        assert!(error.kind() == io::ErrorKind::PermissionDenied && error.to_string().contains("chmod 600"), "{error}");
+    }
+
     /// Aim: a refilled file is read anew, also one that can no longer be opened by name.
     #[test]
     fn a_refilled_file_is_read_anew() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         assert!(TokenFile::new(&path).read().unwrap_err().to_string().contains("token"));
-        std::fs::write(&path, make("shop/a", "1")).unwrap();
+        write(&path, make("shop/a", "1"));
         let file = TokenFile::new(&path);
         assert_eq!(file.read().unwrap().workload, "shop/a");
         std::fs::write(&path, make("shop/b", "2")).unwrap();

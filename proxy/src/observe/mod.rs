@@ -10,6 +10,7 @@ mod batch;
 mod calls;
 mod collector;
 mod downstream;
+mod egress;
 mod export;
 mod exposition;
 mod labels;

@@ -42,6 +42,13 @@ impl Observer {
         self.worker.ejected(endpoint, ejected);
     }
 
+    /// A call past the mesh was cut, or (not `cut`) would be if an audit were enforced. `name` is what it asked for, if anything.
+    #[cold]
+    pub fn egress(&self, to: SocketAddr, name: &str, why: &'static str, cut: bool) {
+        let telemetry = &self.worker.telemetry;
+        telemetry.egress.lock().note(to, name, (why, cut), telemetry.clock.wall());
+    }
+
     /// Facts of an accepted connection, once per connection. Takes note of a plaintext peer on the inbound side.
     pub fn downstream(
         &self,
@@ -56,8 +63,19 @@ impl Observer {
             let own = snapshot.settings.as_deref();
             telemetry.plaintext.lock().note(address.ip(), local.port(), own, telemetry.clock.wall());
         }
-        let (source, caller) = peer.as_ref().map(|peer| self.worker.source(peer)).unzip();
+        let own = snapshot.settings.as_deref().map(|settings| settings.trust_domain.as_str());
+        // Names of another trust domain's namespaces and workloads are not ours.
+        let source = |peer: &Arc<Peer>| match own {
+            Some(own) if own != peer.identity.trust_domain() => (SOURCE_UNKNOWN, Arc::clone(peer)),
+            _ => self.worker.source(peer),
+        };
+        let (source, caller) = peer.as_ref().map(source).unzip();
         Downstream { address, local, peer, tls, source: source.unwrap_or(SOURCE_UNKNOWN), caller }
+    }
+
+    /// The same of an inbound caller that tried to prove itself and failed: not one that speaks plaintext.
+    pub const fn stranger((address, local): (SocketAddr, SocketAddr)) -> Downstream {
+        Downstream { address, local, peer: None, tls: None, source: SOURCE_UNKNOWN, caller: None }
     }
 
     /// Begins the record of one HTTP request; its trace headers are rewritten in `parts`. Allocates for headers only: trace context where

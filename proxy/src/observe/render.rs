@@ -29,6 +29,7 @@ struct Scrape {
     rejected: u64,
     ejections: u64,
     conditions_failed: u64,
+    key_fetches_failed: u64,
     mirrors_dropped: u64,
     overflow: u64,
     spans_exported: u64,
@@ -36,6 +37,7 @@ struct Scrape {
     lines_dropped: u64,
     connections: [(Direction, u64, u64); 2],
     http2_bodies: i64,
+    http2_floods: u64,
     process: ProcessReading,
     started_secs: f64,
 }
@@ -59,6 +61,7 @@ impl Telemetry {
             sums: registry.sums(),
             epoch: self.readings.config_epoch.load(Ordering::Relaxed),
             cert_expiry_secs: (expiry != 0).then(|| expiry.saturating_sub(now)),
+            key_fetches_failed: self.readings.key_fetches_failed.load(Ordering::Relaxed),
             rejected: self.readings.config_rejected.load(Ordering::Relaxed),
             ejections: self.readings.ejections.load(Ordering::Relaxed),
             conditions_failed: self.readings.conditions_failed.load(Ordering::Relaxed),
@@ -72,6 +75,7 @@ impl Telemetry {
                 (direction, occupancy.open.load(Ordering::Relaxed), occupancy.full.load(Ordering::Relaxed))
             }),
             http2_bodies: self.readings.http2_bodies.load(Ordering::Relaxed),
+            http2_floods: self.readings.http2_floods.count(),
             process,
             started_secs: since_1970(self.started).as_secs_f64(),
         }
@@ -195,6 +199,12 @@ impl Scrape {
         number(encoder, "meshwright_config_rejected", "Resources refused; the last good version stays", self.rejected)?;
         number(
             encoder,
+            "meshwright_jwks_fetches_failed",
+            "Fetches of token issuers' keys that failed; the last good ones stay for a day",
+            self.key_fetches_failed,
+        )?;
+        number(
+            encoder,
             "meshwright_metric_series_overflow",
             "Records counted in an overflow series, for want of a series of their own",
             self.overflow,
@@ -221,7 +231,9 @@ impl Scrape {
         for (direction, _, full) in self.connections {
             ConstCounter::new(full).encode(metric.encode_family(&label(direction))?)?;
         }
-        gauge(encoder, ("meshwright_http2_bodies", None, "Bodies now coming in over HTTP/2"), &ConstGauge::new(self.http2_bodies))
+        gauge(encoder, ("meshwright_http2_bodies", None, "Bodies now coming in over HTTP/2"), &ConstGauge::new(self.http2_bodies))?;
+        let help = "HTTP/2 connections ended because too many of their frames asked for nothing";
+        number(encoder, "meshwright_http2_floods", help, self.http2_floods)
     }
 
     fn process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -1,5 +1,6 @@
 //! The part that all workers and the shell share: the registry of shards, readings, queues.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::time::{Instant, SystemTime};
@@ -14,10 +15,12 @@ use tokio::sync::mpsc;
 use super::access::{AccessLog, LogLines};
 use super::batch::Outboxes;
 use super::calls::CallShard;
+use super::egress::EgressCalls;
 use super::labels::Direction;
 use super::plaintext::PlaintextPeers;
 use super::series::Registry;
 
+use crate::ground::tally::Floods;
 use crate::io::{Clock, Network};
 
 /// Spans of the proxy's own tasks that wait; beyond, they are dropped and counted.
@@ -57,6 +60,10 @@ pub struct Readings {
     pub config_epoch: AtomicU64,
     /// When the leaf expires, seconds since 1970; 0: no leaf yet.
     pub cert_expiry_unix_secs: AtomicI64,
+    /// Fetches of token issuers' keys that failed.
+    pub key_fetches_failed: AtomicU64,
+    /// Places that keys cannot be fetched from now, and why; there are as many as the live rules name, and no more.
+    pub keys_away: Mutex<BTreeMap<String, String>>,
     /// Resources refused since the start.
     pub config_rejected: AtomicU64,
     /// Endpoints ejected since the start.
@@ -67,6 +74,8 @@ pub struct Readings {
     pub mirrors_dropped: AtomicU64,
     /// Bodies that are coming in over HTTP/2.
     pub http2_bodies: Arc<AtomicI64>,
+    /// HTTP/2 connections that were ended because their frames asked for nothing.
+    pub http2_floods: Floods,
     inbound: Occupancy,
     outbound: Occupancy,
 }
@@ -97,6 +106,7 @@ pub struct Telemetry {
     pub readings: Readings,
     pub(super) registry: Mutex<Registry>,
     pub(super) plaintext: Mutex<PlaintextPeers>,
+    pub(super) egress: Mutex<EgressCalls>,
     /// One per worker.
     pub(super) calls: Mutex<Vec<Arc<CallShard>>>,
     /// Of traffic.
@@ -133,6 +143,7 @@ impl Telemetry {
             readings: Readings::default(),
             registry: Mutex::default(),
             plaintext: Mutex::default(),
+            egress: Mutex::default(),
             calls: Mutex::default(),
             spans: Outboxes::default(),
             own_spans,

@@ -150,6 +150,7 @@ impl World {
             identity: Arc::new(Identity::new("cluster.local", "edge", "gate").unwrap()),
             workload: "gate".into(),
             certificate_hash_hex: "00".into(),
+            serial: "7d".into(),
         };
         let addresses = (address("10.77.0.2:40000"), address("10.96.0.9:80"));
         self.observer.downstream(direction, snapshot, addresses, meshed.then(|| Arc::new(peer)), meshed.then_some(TLS))

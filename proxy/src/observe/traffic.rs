@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proto::mesh::{ServiceTraffic, Traffic};
+use proto::mesh::{KeysAway, ServiceTraffic, Traffic};
 
 use super::labels::{CODE_NONE, Direction, Labels, MetricFamily};
 use super::plaintext::ROWS_MAX;
@@ -11,10 +11,13 @@ use super::series::{BUCKETS, Sum};
 use super::telemetry::Telemetry;
 
 impl Telemetry {
-    /// HTTP traffic per direction and service, and plaintext peers, since the start. At most 256 rows of each: the busiest services.
+    /// HTTP traffic per direction and service, plaintext peers, and calls past the mesh that were or would be cut, since the start. At most 256
+    /// rows of each: the busiest services.
     pub fn traffic(&self) -> Traffic {
         let sums = self.registry.lock().sums();
-        Traffic { services: services(&sums), plaintext: self.plaintext.lock().rows() }
+        let away = |(uri, error): (&String, &String)| KeysAway { uri: uri.clone(), error: error.clone() };
+        let keys_away = self.readings.keys_away.lock().iter().map(away).collect();
+        Traffic { services: services(&sums), plaintext: self.plaintext.lock().rows(), egress: self.egress.lock().rows(), keys_away }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Opening connections: TCP or the hairpin, then mTLS where the endpoint has an identity, then HTTP where it is wanted.
+//! Opening connections: TCP or the hairpin, then mTLS where the endpoint has an identity or TLS where it has a name, then HTTP where it is
+//! wanted.
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,11 +18,12 @@ use super::multiplexed::Multiplexed;
 use crate::ground::limits;
 use crate::ground::line::Line;
 use crate::ground::patience::Patience;
+use crate::ground::tally::{Sender, Tally};
 use crate::ground::wakes::Wakes;
 use crate::ground::windows::Bodies;
 use crate::http::http2::client_builder;
 use crate::io::{Attended, Called, Network, Notes, Pressure, Rewound, Socket, Stream, Unstalled, gather};
-use crate::tls::{Carries, Tls, TlsFacts};
+use crate::tls::{Bond, Bonds, Carries, TlsFacts, bound};
 
 /// Gives a connection to this proxy's own inbound side where an address is one of the instance's own; `None` elsewhere.
 pub type Hairpin = Rc<dyn Fn(&engine::model::Endpoint) -> Option<Socket>>;
@@ -30,23 +32,30 @@ pub type Hairpin = Rc<dyn Fn(&engine::model::Endpoint) -> Option<Socket>>;
 #[derive(Clone)]
 pub struct Connector {
     network: Network,
-    tls: Arc<Tls>,
+    bonds: Rc<Bonds>,
     hairpin: Option<Hairpin>,
     pressure: Pressure,
 }
 
-/// A connection that was opened, and how it is encrypted.
-pub type Opened = (Stream, Option<TlsFacts>);
+/// A connection that was opened.
+pub struct Opened {
+    /// Its bytes.
+    pub stream: Stream,
+    /// How it is encrypted; `None`: plaintext.
+    pub tls: Option<TlsFacts>,
+    /// The peer's, where it proved itself: whoever keeps the connection gives it up when that breaks.
+    pub bond: Option<Bond>,
+}
 
 impl Connector {
     /// A connector over a network. `hairpin` is consulted for every endpoint that is not said to be local.
-    pub fn new(network: Network, tls: Arc<Tls>, hairpin: Option<Hairpin>, pressure: Pressure) -> Self {
-        Self { network, tls, hairpin, pressure }
+    pub fn new(network: Network, bonds: Rc<Bonds>, hairpin: Option<Hairpin>, pressure: Pressure) -> Self {
+        Self { network, bonds, hairpin, pressure }
     }
 
     /// See [`Tls::generation`].
     pub fn generation(&self) -> u64 {
-        self.tls.generation()
+        self.bonds.tls().generation()
     }
 
     /// Opens a connection within the time allowed. Dropping the future gives it up.
@@ -75,11 +84,17 @@ impl Connector {
     async fn open_unbounded(&self, to: &To, carries: Carries) -> Result<Opened, Failure> {
         let address = to.endpoint.address;
         let socket = self.dial(to).await.map_err(|error| refused(address, &error))?;
-        let Some(identity) = &to.endpoint.identity else {
-            return Ok((Stream::Plain(socket), None));
+        if let Some(identity) = &to.endpoint.identity {
+            let connected = self.bonds.tls().connect(identity, address, carries, socket).await?;
+            let bond = Some(self.bonds.join(&connected.peer));
+            return Ok(Opened { stream: Stream::opened(connected.stream), tls: Some(connected.facts), bond });
+        }
+        let stream = match &to.named {
+            // Boxed because few connections leave the mesh so, and all would keep room for it.
+            Some(named) => Stream::opened(Box::pin(self.bonds.tls().connect_named(named, address, carries, socket)).await?),
+            None => Stream::Plain(socket),
         };
-        let connected = self.tls.connect(identity, address, carries, socket).await?;
-        Ok((Stream::opened(connected.stream), Some(connected.facts)))
+        Ok(Opened { stream, tls: None, bond: None })
     }
 
     async fn dial(&self, to: &To) -> io::Result<Socket> {
@@ -109,7 +124,7 @@ impl Connector {
         patience: &Rc<Patience>,
         pass: Option<Pass>,
     ) -> Result<Box<Http1>, Failure> {
-        let (stream, tls) = self.open(to, Carries::H1).await?;
+        let Opened { stream, tls, bond } = self.open(to, Carries::H1).await?;
         let open = Open::count(counts, to.local.is_some(), pass);
         let wakes = Arc::new(Wakes::default());
         let line = Line::of(Arc::clone(&wakes));
@@ -120,12 +135,15 @@ impl Connector {
             .handshake(TokioIo::new(Called::new(self.attended(stream), Arc::clone(&line))))
             .await
             .map_err(|error| refused(to.endpoint.address, &io::Error::other(error)))?;
-        let driven = wakes.drive(connection.with_upgrades());
+        let peer = bond.as_ref().and_then(Bond::peer);
+        let driven = wakes.drive(bound([bond], connection.with_upgrades()));
         let rest = Rc::new(Rest::default());
         let (resting, patience) = (Rc::clone(&rest), Rc::clone(patience));
         tokio::task::spawn_local(async move {
-            if let Err(error) = driven.await {
-                tracing::debug!(%error, "an upstream HTTP/1 connection ended badly");
+            match driven.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "an upstream HTTP/1 connection ended badly"),
+                Err(error) => tracing::debug!(%error, "an upstream HTTP/1 connection was cut"),
             }
             if resting.is_on() {
                 // It is to be swept, and its tick is to be the present one.
@@ -134,7 +152,7 @@ impl Connector {
             }
             drop(open);
         });
-        Ok(Box::new(Http1 { sender, line, tls, age: 0, served: 0, rest }))
+        Ok(Box::new(Http1 { sender, line, tls, peer, age: 0, served: 0, rest }))
     }
 
     pub(super) async fn open_http2(
@@ -144,15 +162,20 @@ impl Connector {
         (bodies, patience): (&Rc<Bodies>, &Rc<Patience>),
         pass: Option<Pass>,
     ) -> Result<Rc<Multiplexed>, Failure> {
-        let (stream, tls) = self.open(to, Carries::H2).await?;
+        let Opened { stream, tls, bond } = self.open(to, Carries::H2).await?;
         let open = Open::count(counts, to.local.is_some(), pass);
         let windows = bodies.connection();
-        let (stream, gathering) = gather(self.attended(stream));
+        let (stream, gathering) = gather(self.attended(stream), Tally::new(Sender::Server, bodies.floods()));
         let (sender, mut connection) =
             client_builder(&windows).handshake(stream).await.map_err(|error| refused(to.endpoint.address, &io::Error::other(error)))?;
         let pings = tls.and_then(|_| connection.ping_pong());
         let multiplexed = Multiplexed::new(sender, tls, windows, patience);
-        let driver = tokio::task::spawn_local(Rc::clone(&multiplexed).drive(connection, gathering, open));
+        let driving = bound([bond], Rc::clone(&multiplexed).drive(connection, gathering, open));
+        let driver = tokio::task::spawn_local(async move {
+            if let Err(error) = driving.await {
+                tracing::debug!(%error, "an upstream HTTP/2 connection was cut");
+            }
+        });
         if let Some(pings) = pings {
             tokio::task::spawn_local(Rc::clone(&multiplexed).keep_alive(pings, driver.abort_handle()));
         }

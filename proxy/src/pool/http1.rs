@@ -8,13 +8,15 @@ use hyper::client::conn::http1;
 
 use crate::ground::body::Body;
 use crate::ground::line::Line;
-use crate::tls::TlsFacts;
+use crate::tls::{Peer, TlsFacts};
 
 /// An HTTP/1 connection. Boxed once and then handed over: from its opening to a lease, to the slot, to the next lease.
 pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<Body>,
     pub(super) line: Arc<Line>,
     pub(super) tls: Option<TlsFacts>,
+    /// Who answers, where that was proved.
+    pub(super) peer: Option<Arc<Peer>>,
     /// The slot's before it was opened.
     pub(super) age: u64,
     /// Exchanges that are over.

@@ -18,7 +18,7 @@ use crate::ground::body::{Body, Received};
 use crate::ground::line::Line;
 use crate::ground::patience::Patience;
 use crate::http::pack;
-use crate::tls::TlsFacts;
+use crate::tls::{Peer, TlsFacts};
 
 /// One request's connection. Given back by [`Lease::give_back`] when the exchange is complete; dropped before, an HTTP/1 connection is
 /// closed and an HTTP/2 stream reset.
@@ -54,12 +54,20 @@ impl Lease {
         Self { sender: Sender::Http2(used), slot, patience, kept, _in_flight: in_flight }
     }
 
-    /// How the connection is encrypted; `None`: plaintext, or given back.
+    /// How the connection is encrypted, where a peer of the mesh has proved itself; `None`: it has not, or given back.
     pub fn tls(&self) -> Option<&TlsFacts> {
         match &self.sender {
             Sender::Http1(connection) => connection.tls.as_ref(),
             Sender::Http2(used) => used.connection().tls(),
             Sender::GivenBack => None,
+        }
+    }
+
+    /// Who answers on a connection that carries one exchange at a time, where that was proved.
+    pub(crate) const fn peer(&self) -> Option<&Arc<Peer>> {
+        match &self.sender {
+            Sender::Http1(connection) => connection.peer.as_ref(),
+            Sender::Http2(..) | Sender::GivenBack => None,
         }
     }
 

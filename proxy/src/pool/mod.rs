@@ -1,6 +1,6 @@
 //! Upstream connections of one worker, kept and leased. No locks, no other thread: a lease and its connection live on the worker.
 //!
-//! Connections are kept per (address, what they carry, whether TLS); those of another identity or an older credential than asked
+//! Connections are kept per (address, what they carry, [`Protection`]); those of another identity or an older credential than asked
 //! for are closed as they are met, so a rotation cuts nothing and keeps nothing.
 
 mod connect;
@@ -10,6 +10,7 @@ mod lease;
 mod lesson;
 mod multiplexed;
 mod place;
+mod protection;
 mod sent;
 mod slot;
 mod stream;
@@ -23,7 +24,7 @@ use std::time::Duration;
 
 use engine::failure::{Failure, Reason};
 use engine::gate::{Gate, Pass};
-use engine::model::{Cluster, Endpoint, InFlight};
+use engine::model::{Cluster, Endpoint, InFlight, Named};
 
 pub use connect::{Connector, Hairpin, Opened};
 pub use counts::{Counts, Open};
@@ -39,13 +40,17 @@ use crate::ground::windows::Bodies;
 use crate::tls::Carries;
 use lesson::Lesson;
 use place::{Entry, Placed, Waiting};
+use protection::Protection;
 use slot::{Offer, Opening, Slot, Waited};
 
 /// Where a lease should lead.
 #[derive(Clone, Debug)]
 pub struct To {
-    /// The endpoint; its identity decides between mTLS and plaintext.
+    /// The endpoint. One with an identity is met by mesh TLS.
     pub endpoint: Arc<Endpoint>,
+    /// What the server there must prove by TLS, where the endpoint has no identity; `None`: plaintext. Connections are kept by this very
+    /// value: a copy of it has others.
+    pub named: Option<Arc<Named>>,
     /// The application beside us: never by way of the hairpin, and at this other address (the same instance's, of the other family)
     /// where `endpoint`'s refuses.
     pub local: Option<Local>,
@@ -75,7 +80,7 @@ pub enum Freshness {
 struct SlotKey {
     address: SocketAddr,
     carries: Carries,
-    mesh: bool,
+    protection: Protection,
     /// Of the cluster that they are of alone (see [`owner`]); else 0.
     owner: usize,
 }
@@ -150,13 +155,14 @@ impl Pool {
         }
     }
 
-    fn slot(&self, To { endpoint, bounded, .. }: &To, carries: Carries) -> Rc<Slot> {
+    fn slot(&self, to @ To { endpoint, named, bounded, .. }: &To, carries: Carries) -> Rc<Slot> {
         let gate = bounded.as_ref().map(|cluster| &cluster.live.connections);
-        let key = SlotKey { address: endpoint.address, carries, mesh: endpoint.identity.is_some(), owner: gate.map_or(0, owner) };
+        let key = SlotKey { address: endpoint.address, carries, protection: Protection::of(to), owner: gate.map_or(0, owner) };
         let mut slots = self.slots.borrow_mut();
         let slot = slots.entry(key).or_insert_with(|| {
             let lesson = self.lessons.borrow().get(&SlotKey { owner: 0, ..key }).copied().unwrap_or_default();
-            Rc::new(Slot::new(key.mesh, Rc::clone(&self.counts), gate.cloned(), lesson))
+            let met = (key.protection, named.clone().filter(|_| key.protection.is_named()));
+            Rc::new(Slot::new(met, Rc::clone(&self.counts), gate.cloned(), lesson))
         });
         if let Some(cluster) = bounded {
             slot.limit_uses(cluster.policy.limits.requests_per_connection);
@@ -294,9 +300,11 @@ impl Pool {
     pub fn sweep(&self) {
         let (now, generation) = (self.patience.tick(), self.connector.generation());
         self.slots.borrow_mut().retain(|key, slot| {
-            slot.sweep(now, if key.mesh { generation } else { 0 });
+            slot.sweep(now, if key.protection == Protection::Mesh { generation } else { 0 });
             let stays = !slot.empty() || Rc::strong_count(slot) > 1;
-            if let Some(lesson) = Some(slot.lesson()).filter(|lesson| !stays && !lesson.is_empty()) {
+            // What tells a named server apart goes with its slot.
+            let keeps = !stays && !key.protection.is_named();
+            if let Some(lesson) = Some(slot.lesson()).filter(|lesson| keeps && !lesson.is_empty()) {
                 self.remember(SlotKey { owner: 0, ..*key }, lesson, now);
             }
             stays

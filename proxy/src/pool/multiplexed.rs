@@ -40,7 +40,7 @@ pub(super) struct Multiplexed {
     last_used: Cell<u32>,
     /// When something was read last.
     heard: Cell<u32>,
-    /// How the connection is encrypted. A peer of the mesh opens its windows wide.
+    /// How the connection is encrypted, if its peer is of the mesh, which opens its windows wide.
     tls: Option<TlsFacts>,
     /// Our own, for what the peer answers.
     windows: Rc<Windows>,
@@ -230,6 +230,9 @@ impl Multiplexed {
             }
             if polled.is_ready() {
                 return polled;
+            }
+            if gathering.is_flooded() {
+                return Poll::Ready(Err(Reason::ENHANCE_YOUR_CALM.into()));
             }
             match self.windows.turn(self.patience.tick(), cx, |size| connection.set_initial_window_size(size).is_ok()) {
                 Turned::Same => return Poll::Pending,

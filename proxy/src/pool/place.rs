@@ -204,6 +204,7 @@ mod tests {
     use engine::model::{ClusterKind, ClusterPolicy};
 
     use super::super::lesson::Lesson;
+    use super::super::protection::Protection;
     use super::*;
     use crate::tests::{Setup, World, cluster, run};
 
@@ -215,7 +216,7 @@ mod tests {
             let setup = Setup { cluster: ClusterPolicy { limits, ..ClusterPolicy::default() }, ..Setup::default() };
             let cluster = cluster("shop/catalog:80", ClusterKind::Endpoints, &setup);
             let world = World::new(setup);
-            let slot = Rc::new(Slot::new(false, Rc::default(), None, Lesson::default()));
+            let slot = Rc::new(Slot::new((Protection::Plain, None), Rc::default(), None, Lesson::default()));
             let connect = || cluster.live.connections.connect_now(&cluster.policy.limits).unwrap();
             let mut waiting = None;
             for _ in 0..2 {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use engine::failure::Failure;
 use engine::gate::Gate;
+use engine::model::Named;
 use proto::identity::Identity;
 use tokio::sync::Notify;
 
@@ -14,6 +15,7 @@ use super::counts::{Counts, step};
 use super::http1::Http1;
 use super::lesson::{Closes, Lesson};
 use super::multiplexed::{Multiplexed, Room, Use};
+use super::protection::Protection;
 use crate::ground::limits;
 use crate::ground::patience::ticks;
 
@@ -21,6 +23,8 @@ use crate::ground::patience::ticks;
 pub(super) struct Slot {
     counts: Rc<Counts>,
     mesh: bool,
+    /// The name that its key goes by the place of.
+    _named: Option<Arc<Named>>,
     idle_ticks_max: u32,
     generation: Cell<u64>,
     /// Counts the changes of the two that connections were opened for, so that one opened before such a change is not kept after it.
@@ -142,10 +146,17 @@ impl Idle {
 }
 
 impl Slot {
-    pub(super) fn new(mesh: bool, counts: Rc<Counts>, gate: Option<Arc<Gate>>, lesson: Lesson) -> Self {
+    pub(super) fn new(
+        (protection, named): (Protection, Option<Arc<Named>>),
+        counts: Rc<Counts>,
+        gate: Option<Arc<Gate>>,
+        lesson: Lesson,
+    ) -> Self {
+        let mesh = protection == Protection::Mesh;
         Self {
             counts,
             mesh,
+            _named: named,
             idle_ticks_max: ticks(if mesh { limits::IDLE_MESH } else { limits::IDLE_PLAIN }),
             generation: Cell::new(0),
             age: Cell::new(0),

@@ -13,8 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
-use tonic::transport::Channel;
+use tonic::{Code, Status};
 use tracing::debug;
 
 use crate::io::Draw;
@@ -23,6 +22,7 @@ use crate::snapshots::Snapshots;
 use crate::status::inspect::{self, Time};
 use crate::status::lifecycle::Lifecycle;
 use crate::status::logs::LogFilter;
+use crate::tls::dial::Uplink;
 use crate::tls::{Credential, CredentialCell, TrustCell};
 use crate::xds::{Backoff, NodeIdentity};
 
@@ -39,7 +39,7 @@ const ANSWER_BYTES_MAX: usize = 3 << 20;
 #[derive(Debug)]
 pub struct Reporter {
     /// Reconnects by itself; the one ADS uses.
-    pub channel: Channel,
+    pub uplink: Uplink,
     /// Who we are.
     pub node: NodeIdentity,
     /// What questions are answered from.
@@ -81,6 +81,9 @@ impl Reporter {
                 () = stop.cancelled() => return,
                 ended = self.stream(&mut backoff) => ended,
             };
+            if ended.code() == Code::Unauthenticated {
+                self.uplink.open_anew();
+            }
             debug!("the reports stream ended ({:?}: {})", ended.code(), ended.message());
             tokio::select! {
                 biased;
@@ -95,12 +98,14 @@ impl Reporter {
         let send = async |kind: Told| reports.send(Report { kind: Some(kind) }).await.is_ok();
         let mut leaves = self.credentials.changes();
         leaves.mark_unchanged();
+        let mut roots = self.trust.changes();
+        roots.mark_unchanged();
         // Queued before the call: the server may answer nothing before it has heard who speaks.
         let mut fine = send(Told::Hello(self.hello())).await;
         if let Some(leaf) = self.credentials.current() {
             fine &= send(Told::Certificate(self.certificate(&leaf))).await;
         }
-        let client = ReportsClient::new(self.channel.clone());
+        let client = ReportsClient::new(self.uplink.channel());
         let mut commands = match client.max_decoding_message_size(ANSWER_BYTES_MAX).stream(ReceiverStream::new(outgoing)).await {
             Ok(commands) => commands.into_inner(),
             Err(status) => return status,
@@ -127,6 +132,11 @@ impl Reporter {
                     send(Told::Draining(Draining {})).await
                 }
                 Ok(()) = leaves.changed() => match self.credentials.current() {
+                    Some(leaf) => send(Told::Certificate(self.certificate(&leaf))).await,
+                    None => true,
+                },
+                // The same leaf, with the roots that are believed beside it now.
+                Ok(()) = roots.changed() => match self.credentials.current() {
                     Some(leaf) => send(Told::Certificate(self.certificate(&leaf))).await,
                     None => true,
                 },

@@ -7,17 +7,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use engine::authenticate::{Accepted, TokenVerdict};
 use engine::authorize::Judgement;
 use engine::claims::Claims;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
-use engine::model::{Cluster, Protocol, SessionHome, Snapshot};
+use engine::model::{Cluster, Protocol, RouteTable, SessionHome, Snapshot};
 use http::{HeaderMap, Method, Response, StatusCode, request};
 use tokio::time::{Instant, sleep};
 
 use crate::ground::body::{Body, Received};
-use crate::http::{self as rules, Caller, CutOff, Hop, OfHop, Patient, Raw, clean_request, judge_request, take_patience};
+use crate::http::{self as rules, Caller, CutOff, Hop, OfHop, Patient, Raw, Upgrade, clean_request, judge_request, take_patience};
 use crate::io::{Rewound, Stream};
 use crate::observe::trace::Forms;
 use crate::observe::{Account, Direction, Downstream};
@@ -27,6 +28,7 @@ use crate::road::reply::{failed, malformed, refused, reply, too_late};
 use crate::road::session::Sticky;
 use crate::road::shared::Shared;
 use crate::road::standing::Stand;
+use crate::tls::Bond;
 
 /// What sets one way in apart from the others. All else that happens to a request is the same for all.
 pub trait Door: Sized + 'static {
@@ -51,6 +53,20 @@ pub trait Door: Sized + 'static {
 
     /// As the decision wants to know it.
     fn terms<'v>(&self, snapshot: &'v Snapshot, listener: &'v Self::Listener) -> decide::Terms<'v>;
+
+    /// The table that a request goes by in place of the one that its terms name, where its head decides that.
+    ///
+    /// # Errors
+    /// It is turned away.
+    fn table<'v>(
+        &self,
+        _shared: &Shared,
+        _snapshot: &'v Snapshot,
+        _parts: &request::Parts,
+        _account: &mut Account,
+    ) -> Result<Option<&'v Arc<RouteTable>>, TurnedAway> {
+        Ok(None)
+    }
 
     /// Notes what was meant, beside the destination.
     fn note(&self, _listener: &Self::Listener, _account: &mut Account) {}
@@ -115,6 +131,8 @@ pub trait Answers {
 pub struct HttpConnection {
     /// Its bytes.
     pub stream: Rewound<Stream>,
+    /// Its peer's, where that proved itself.
+    pub bond: Option<Bond>,
     /// What it speaks.
     pub version: Version,
     /// Who answers.
@@ -123,7 +141,7 @@ pub struct HttpConnection {
 
 /// Serves a connection to its end. Dropping the future cuts it.
 pub async fn serve(served: Box<HttpConnection>, shared: &Rc<Shared>) {
-    let HttpConnection { stream, version, connection } = *served;
+    let HttpConnection { stream, version, connection, .. } = *served;
     let answer = |head, received| Rc::clone(&connection).answer(head, received).answer();
     let drain = shared.drain.of(connection.direction());
     if let Some(status) = rules::serve(stream, version, connection.caller(), &shared.serving, drain, answer).await {
@@ -243,15 +261,18 @@ impl<D: Door> Connection<D> {
         let judged = judge_request(parts, raw);
         let facts = Facts { proved: self.downstream.peer.is_some(), fault: judged.as_ref().err().copied() };
         let table = admit(self.door.terms(&view.snapshot, &view.listener), facts).map_err(Short::Refused)?;
+        let other = self.door.table(&self.shared, &view.snapshot, parts, account).map_err(Short::Refused)?;
+        let table = other.map_or(table, |other| &**other);
         // Without a fault there is a judgement.
         let of_hop = judged.unwrap_or_default();
         self.door.mark(&mut parts.headers);
+        let token = self.authenticated(view, parts)?;
         let patient = self.patience(&mut parts.headers, of_hop, waited);
         let head = match table.domains.nameless() && !self.door.judges_hosts(&view.snapshot) {
             true => RequestHead::nameless(&parts.method, &parts.uri, &parts.headers),
             false => RequestHead::new(&parts.method, &parts.uri, &parts.headers),
         };
-        if let Some(judgement) = self.door.judge(&view.snapshot, &self.downstream, (&head, None))
+        if let Some(judgement) = self.door.judge(&view.snapshot, &self.downstream, (&head, token.as_ref().map(|token| &*token.claims)))
             && !judgement.is_silent()
         {
             account.judged(&judgement);
@@ -282,8 +303,13 @@ impl<D: Door> Connection<D> {
         }
         let version = parts.version;
         let changes = of_hop.upgrade || parts.method == Method::CONNECT;
-        let stand = if changes { self.door.stand(&self.shared, &view.snapshot, &self.downstream, (parts, None)) } else { None };
+        let claims = token.as_ref().map(|token| &token.claims);
+        let stand = if changes { self.door.stand(&self.shared, &view.snapshot, &self.downstream, (parts, claims)) } else { None };
         let upgrade = clean_request(parts, of_hop);
+        if let Some(token) = token.filter(|_| of_hop.connection) {
+            // The caller may have called them headers of this hop.
+            token.fill(&mut parts.headers);
+        }
         let (mut answered, mut hash) = (Answered::default(), None);
         if !plan.forward.is_bare() {
             let exchange = self.exchange(parts, draw, account);
@@ -297,6 +323,7 @@ impl<D: Door> Connection<D> {
             upgrade,
             version,
             at: self.hop(),
+            caller: self.downstream.peer.as_ref().filter(|_| upgrade == Upgrade::Asked).cloned(),
             answered,
             patient,
             waited,
@@ -306,6 +333,27 @@ impl<D: Door> Connection<D> {
             draw,
         };
         Ok(Passing { plan, leg, home })
+    }
+
+    /// Judges the token of a call to the application, and takes from the request what the application is not to see.
+    fn authenticated(&self, view: &InForce<D::Listener>, parts: &mut request::Parts) -> Result<Option<Arc<Accepted>>, Short<'static>> {
+        let rules = view.snapshot.authentication.as_ref().filter(|_| D::DIRECTION == Direction::Inbound);
+        let Some(rules) = rules else { return Ok(None) };
+        let head = RequestHead::nameless(&parts.method, &parts.uri, &parts.headers);
+        let verdict = rules.judge(&head, &mut self.shared.tokens.borrow_mut(), self.shared.wall_secs().into());
+        match verdict {
+            TokenVerdict::Refused(fault) => {
+                tracing::debug!(why = fault.text(), "a token is not believed");
+                if fault.reason() == Reason::PolicyUnavailable {
+                    self.shared.snapshots.miss_key();
+                }
+                Err(Short::Decided(fault.reply()))
+            }
+            verdict => {
+                rules.carry_out(&verdict, parts);
+                Ok(if let TokenVerdict::Accepted(accepted) = verdict { Some(accepted) } else { None })
+            }
+        }
     }
 
     /// Past all stages, or there are none. In place, because a request is large to be handed on.

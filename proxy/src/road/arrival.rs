@@ -1,6 +1,8 @@
 //! A connection on its way into a road.
 
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -8,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use engine::decide::{First, Known, Version};
-use engine::failure::{Failure, Reason};
+use engine::failure::Failure;
 use engine::model::Snapshot;
 use engine::sniff::Sniffed;
 use http::{StatusCode, request};
@@ -25,6 +27,7 @@ use crate::road::shared::Shared;
 use crate::road::standing::Stand;
 use crate::road::watch::{self, Said, Watched};
 use crate::tcp;
+use crate::tls::{Bond, PeerError, bound};
 
 /// An accepted connection and where it was meant to go.
 #[derive(Debug)]
@@ -49,15 +52,22 @@ pub enum Carried {
 pub struct Opaque {
     /// The client's side.
     pub downstream: Rewound<Stream>,
+    /// The client's, where it proved itself.
+    pub bond: Option<Bond>,
     /// The server's side.
     pub opened: Result<OpenedTcp, Failure>,
     /// Silence that ends it.
     pub idle: Option<Duration>,
     /// Recorded at the end.
     pub account: Account,
+    /// Resolves under an epoch that does not let it go on, which cuts it.
+    pub forbidden: Option<Forbidden>,
     /// Its place among what is asked again where policies change.
     pub stand: Option<Stand>,
 }
+
+/// See [`Opaque::forbidden`].
+pub type Forbidden = Pin<Box<dyn Future<Output = Failure>>>;
 
 /// What was heard on a connection by now, in the clear: the shell's half of [`Known`].
 #[derive(Default)]
@@ -106,17 +116,25 @@ impl Heard {
 
 /// Carries opaque bytes to where a connection was opened to; or records why there is none, and closes.
 pub async fn carry(shared: &Rc<Shared>, opaque: Opaque) {
-    let Opaque { downstream, opened, idle, mut account, mut stand } = opaque;
+    let Opaque { downstream, bond, opened, idle, mut account, forbidden, mut stand } = opaque;
     match opened {
         Ok(opened) => {
             opened.tell(&mut account);
-            let OpenedTcp { stream, in_flight, pass, .. } = opened;
+            let OpenedTcp { stream, in_flight, pass, bond: peer, .. } = opened;
             let wait = shared.patience.wait(idle);
             let denied = |account: &mut Account, cx: &mut Context<'_>| match &mut stand {
                 None => Poll::Pending,
                 Some(stand) => stand.poll_denied(cx).map(|denial| account.denied(denial.reason, denial.ruling.as_ref())),
             };
-            tcp::carry(downstream, stream, &mut account, (&wait, &shared.buffers), denied).await;
+            let carrying = unless(forbidden, tcp::carry(downstream, stream, &mut account, (&wait, &shared.buffers), denied));
+            match bound([bond, peer], carrying).await {
+                Ok(None) => {}
+                Ok(Some(failure)) => {
+                    tracing::debug!(%failure, "an opaque connection is cut under a newer epoch");
+                    account.failed(&failure);
+                }
+                Err(broken) => account.failed(&cut(&broken)),
+            }
             drop((in_flight, pass));
         }
         Err(failure) => {
@@ -126,34 +144,42 @@ pub async fn carry(shared: &Rc<Shared>, opaque: Opaque) {
     }
 }
 
-/// Refuses a connection: HTTP gets an answer that says why, everything else is closed.
+/// Awaits the work, unless it is forbidden before it is done: then why. The work is dropped in any case, which cuts what it carries.
+async fn unless(mut forbidden: Option<Forbidden>, work: impl Future<Output = ()>) -> Option<Failure> {
+    let mut work = pin!(work);
+    poll_fn(|cx| match (work.as_mut().poll(cx), &mut forbidden) {
+        (Poll::Ready(()), _) => Poll::Ready(None),
+        (Poll::Pending, Some(forbidden)) => forbidden.as_mut().poll(cx).map(Some),
+        (Poll::Pending, None) => Poll::Pending,
+    })
+    .await
+}
+
+/// A connection whose other end is no longer believed.
+pub fn cut(broken: &PeerError) -> Failure {
+    tracing::debug!(%broken, "a connection was cut");
+    Failure::new(Reason::Denied, format!("the connection was cut: {broken}"))
+}
+
+/// Refuses a connection for `why`: HTTP gets an answer that says its reason, everything else is closed.
 pub async fn refuse(
     shared: Rc<Shared>,
     mut stream: Stream,
     direction: Direction,
     snapshot: Arc<Snapshot>,
     downstream: Downstream,
-    reason: Reason,
+    why: Failure,
 ) {
     let said = watch::client_first(&mut stream, Some(REFUSAL_WAIT), shared.drain.of(direction)).await;
     let Some(said) = said else { return };
     let Some(version) = Version::of(&said.sniffed) else {
         let mut account = shared.observer.begin_tcp(direction, &snapshot, &downstream);
-        account.failed(&why(reason, &downstream));
+        account.failed(&why);
         return;
     };
-    let refused = Refused { shared: Rc::clone(&shared), snapshot, direction, downstream, reason };
-    serve(Box::new(HttpConnection { stream: Rewound::new(said.seen, stream), version, connection: Rc::new(refused) }), &shared).await;
-}
-
-fn why(reason: Reason, downstream: &Downstream) -> Failure {
-    let cause = match reason {
-        Reason::Denied => "the mesh forbids calls to addresses it does not know (Mesh spec.outsideMesh: Deny)",
-        Reason::ConfigPending => "nothing is known yet about this destination: the control plane has not answered",
-        Reason::NoRoute => "the mesh serves nothing at this port of the address: its Service or Gateway does not declare it",
-        _ => "refused",
-    };
-    Failure::new(reason, format!("{}: {cause}", downstream.local))
+    let refused = Refused { shared: Rc::clone(&shared), snapshot, direction, downstream, why };
+    serve(Box::new(HttpConnection { stream: Rewound::new(said.seen, stream), bond: None, version, connection: Rc::new(refused) }), &shared)
+        .await;
 }
 
 /// A connection whose every request gets the same answer.
@@ -162,7 +188,7 @@ struct Refused {
     snapshot: Arc<Snapshot>,
     direction: Direction,
     downstream: Downstream,
-    reason: Reason,
+    why: Failure,
 }
 
 impl Answers for Refused {
@@ -176,7 +202,7 @@ impl Answers for Refused {
 
     fn answer(self: Rc<Self>, mut head: request::Parts, _: Received) -> Answering {
         let account = self.shared.observer.begin_http(self.direction, &self.snapshot, &mut head, &self.downstream);
-        Answering::Ready(Box::new(failed(&self.shared, &why(self.reason, &self.downstream), head.version, account)))
+        Answering::Ready(Box::new(failed(&self.shared, &self.why, head.version, account)))
     }
 
     fn malformed(&self, status: StatusCode) {

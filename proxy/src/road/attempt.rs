@@ -20,9 +20,9 @@ use crate::ground::line::Line;
 use crate::ground::replay::Replay;
 use crate::io::{Rewound, Stream};
 use crate::observe::Account;
-use crate::pool::{Freshness, Lease, Outgoing, To};
+use crate::pool::{Freshness, Lease, Opened, Outgoing, To};
 use crate::road::shared::Shared;
-use crate::tls::{Carries, TlsFacts};
+use crate::tls::{Bond, Carries, TlsFacts};
 
 /// Endpoints that an exchange has tried in vain.
 type Tried = SmallVec<[SocketAddr; 2]>;
@@ -92,7 +92,7 @@ impl Tries {
             }
         };
         self.last = Some(Arc::clone(&endpoint));
-        Ok(To { endpoint, local: None, timeout: cluster.connect_timeout, bounded })
+        Ok(To { endpoint, named: None, local: None, timeout: cluster.connect_timeout, bounded })
     }
 
     /// Whether the last one goes where the client's session is.
@@ -287,6 +287,8 @@ pub struct OpenedTcp {
     cluster: Option<Arc<Cluster>>,
     to: To,
     tls: Option<TlsFacts>,
+    /// The peer's, where it proved itself.
+    pub bond: Option<Bond>,
     retries: SmallVec<[(SocketAddr, Reason); 2]>,
 }
 
@@ -324,10 +326,10 @@ pub async fn open(shared: &Shared, cluster: Option<&Arc<Cluster>>, only: Option<
         let in_flight = to.endpoint.live.enter();
         let pass = shared.pool.place_now(&to).await?;
         match shared.pool.connector().open(&to, Carries::Tcp).await {
-            Ok((stream, tls)) => {
+            Ok(Opened { stream, tls, bond }) => {
                 told(shared, choice(&tries), &to.endpoint, Outcome::Connected);
                 let stream = Rewound::new(bytes::Bytes::new(), stream);
-                return Ok(OpenedTcp { stream, in_flight, pass, cluster: cluster.cloned(), to, tls, retries });
+                return Ok(OpenedTcp { stream, in_flight, pass, cluster: cluster.cloned(), to, tls, bond, retries });
             }
             Err(failure) => {
                 told(shared, choice(&tries), &to.endpoint, Outcome::ConnectFailed);

@@ -106,7 +106,7 @@ async fn rest(changes: &mut watch::Receiver<u64>, pause: Option<Duration>) -> bo
 /// Asks one endpoint and books what comes of it.
 async fn check(shared: &Shared, cluster: &Cluster, endpoint: &Arc<Endpoint>) {
     let Some(policy) = &cluster.policy.check else { return };
-    let to = To { endpoint: Arc::clone(endpoint), local: None, timeout: policy.timeout, bounded: None };
+    let to = To { endpoint: Arc::clone(endpoint), named: None, local: None, timeout: policy.timeout, bounded: None };
     let asking = ask(shared, &to, cluster.protocol, &policy.question);
     let result = match timeout(policy.timeout, asking).await {
         Ok(result) => result,
@@ -152,8 +152,9 @@ async fn ask(shared: &Shared, to: &To, speaks: Protocol, question: &Question) ->
     }
 }
 
+/// A check is over soon, so that nobody need watch whether its peer is still believed.
 async fn open(shared: &Shared, to: &To, carries: Carries) -> Result<Stream, String> {
-    shared.pool.connector().open(to, carries).await.map(|(stream, _)| stream).map_err(told)
+    shared.pool.connector().open(to, carries).await.map(|opened| opened.stream).map_err(told)
 }
 
 /// A connection is a good answer. Behind a peer of the mesh it is only good if it stays: that proxy closes it where the application is not there.

@@ -35,7 +35,8 @@ async fn recognise(arrival: Arrival, port: u16, shared: &Rc<Shared>) -> Option<B
     let door = Edge { port, client: HeaderValue::from_str(&peer.ip().to_string()).ok() };
     let listener = snapshot.edges.get(&port).cloned();
     let connection = Connection::new(shared, door, downstream, InForce { snapshot, listener });
-    Some(Box::new(HttpConnection { stream: Rewound::new(heard.seen, stream), version: course.server()?, connection }))
+    let stream = Rewound::new(heard.seen, stream);
+    Some(Box::new(HttpConnection { stream, bond: None, version: course.server()?, connection }))
 }
 
 /// A Gateway's door.

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::ground::limits::{HANDSHAKE_WAIT, HEAD_WAIT};
 use crate::http::Caller;
 use crate::io::{Rewound, Socket, Stream};
-use crate::observe::{Account, Direction, Downstream};
+use crate::observe::{Account, Direction, Downstream, Observer};
 use crate::pool::To;
 use crate::road::answer::{Connection, Door, HttpConnection, InForce, Look, serve};
 use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry};
@@ -23,7 +23,7 @@ use crate::road::attempt::{self, OpenedTcp};
 use crate::road::shared::Shared;
 use crate::road::standing::{self, Denial, Stand};
 use crate::road::watch::{self, Said};
-use crate::tls::{Peer, TlsFacts};
+use crate::tls::{Bond, Peer, TlsFacts, bound};
 
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
@@ -31,7 +31,13 @@ const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded
 pub async fn serve_connection(arrival: Arrival, shared: Rc<Shared>) {
     match Box::pin(recognise(arrival, &shared)).await {
         None => {}
-        Some(Carried::Http(served)) => serve(served, &shared).await,
+        Some(Carried::Http(mut served)) => {
+            let bond = served.bond.take();
+            // Whatever is being answered to a peer that is revoked is cut with it, and recorded as its leaving.
+            if let Err(broken) = bound([bond], serve(served, &shared)).await {
+                tracing::debug!(%broken, "an inbound HTTP connection was cut");
+            }
+        }
         Some(Carried::Opaque(opaque)) => Box::pin(carry(&shared, *opaque)).await,
     }
 }
@@ -78,7 +84,7 @@ impl Came<'_> {
                 Step::Learn(_) => heard.said(watch::client_first(&mut socket, Some(patience), drain).await?),
                 Step::Take(course) => {
                     let downstream = self.downstream(None, None);
-                    return self.take(course, Rewound::new(heard.seen, Stream::Plain(socket)), heard.opened, downstream).await;
+                    return self.take(course, (Rewound::new(heard.seen, Stream::Plain(socket)), None), heard.opened, downstream).await;
                 }
             }
         }
@@ -92,6 +98,7 @@ impl Came<'_> {
             Err(_) => return self.not_proved(&Failure::new(Reason::TlsFailed, "the TLS handshake took too long")),
         };
         let downstream = self.downstream(Some(Arc::clone(&accepted.peer)), Some(accepted.facts));
+        let bond = self.shared.bonds.join(&accepted.peer);
         let mut stream = Stream::accepted(accepted.stream);
         let mut inside: Option<Said> = None;
         loop {
@@ -101,7 +108,7 @@ impl Came<'_> {
                 Step::Learn(_) => inside = Some(watch::client_first(&mut stream, None, &self.shared.drain.inbound).await?),
                 Step::Take(course) => {
                     let seen = inside.map(|said| said.seen).unwrap_or_default();
-                    return self.take(course, Rewound::new(seen, stream), None, downstream).await;
+                    return self.take(course, (Rewound::new(seen, stream), Some(bond)), None, downstream).await;
                 }
             }
         }
@@ -111,12 +118,12 @@ impl Came<'_> {
     async fn take(
         &self,
         course: Course,
-        stream: Rewound<Stream>,
+        (stream, bond): (Rewound<Stream>, Option<Bond>),
         opened: Option<Result<OpenedTcp, Failure>>,
         downstream: Downstream,
     ) -> Option<Carried> {
         match course {
-            Course::Serve(_) | Course::Unreadable => Some(self.http(stream, course.server()?, downstream)),
+            Course::Serve(_) | Course::Unreadable => Some(self.http((stream, bond), course.server()?, downstream)),
             Course::Carry | Course::Outside => {
                 let mut account = self.account_tcp(&downstream);
                 if let Some(judgement) = decide::judge(&self.snapshot, standing::caller(&downstream), None, None) {
@@ -132,8 +139,15 @@ impl Came<'_> {
                     Some(opened) => opened,
                     None => self.open().await,
                 };
-                let idle = self.port.idle_timeout;
-                Some(Carried::Opaque(Box::new(Opaque { downstream: stream, opened, idle, account, stand: Some(stand) })))
+                Some(Carried::Opaque(Box::new(Opaque {
+                    downstream: stream,
+                    bond,
+                    opened,
+                    idle: self.port.idle_timeout,
+                    account,
+                    forbidden: None,
+                    stand: Some(stand),
+                })))
             }
             Course::Refuse(reason) | Course::Close(reason) => {
                 let failure = Failure::new(reason, format!("{} sent plaintext to a Strict port", self.peer));
@@ -152,7 +166,7 @@ impl Came<'_> {
     fn not_proved(&self, failure: &Failure) -> Option<Carried> {
         // Said aloud: in TLS 1.3 the client's own side may never learn why (facts.md, SPIFFE).
         tracing::info!(peer = %self.peer, %failure, "an inbound TLS handshake failed");
-        let downstream = self.downstream(None, None);
+        let downstream = Observer::stranger((self.peer, self.destination));
         self.account_tcp(&downstream).failed(failure);
         None
     }
@@ -172,14 +186,14 @@ impl Came<'_> {
         attempt::open(self.shared, None, Some(to)).await
     }
 
-    fn http(&self, stream: Rewound<Stream>, version: Version, downstream: Downstream) -> Carried {
+    fn http(&self, (stream, bond): (Rewound<Stream>, Option<Bond>), version: Version, downstream: Downstream) -> Carried {
         let door = Inward {
             destination: self.destination,
             application: Shared::application(&self.snapshot, self.destination),
             client_cert: downstream.peer.as_deref().and_then(|peer| forwarded_client_cert(self.shared, peer)),
         };
         let view = InForce { snapshot: Arc::clone(&self.snapshot), listener: Arc::clone(&self.port) };
-        Carried::Http(Box::new(HttpConnection { stream, version, connection: Connection::new(self.shared, door, downstream, view) }))
+        Carried::Http(Box::new(HttpConnection { stream, bond, version, connection: Connection::new(self.shared, door, downstream, view) }))
     }
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::failure::{Failure, LocalReply, Reason};
+use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::filter::Answered;
 use engine::model::{Cluster, Forward, Policy, Protocol};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
@@ -31,7 +31,7 @@ use crate::road::session::Sticky;
 use crate::road::shared::Shared;
 use crate::road::standing::Stand;
 use crate::road::upload::upload;
-use crate::tls::Carries;
+use crate::tls::{Carries, Peer, bound};
 
 /// What is known of a request's way beside the decision.
 pub struct Leg {
@@ -49,6 +49,8 @@ pub struct Leg {
     pub version: Version,
     /// Who sent it.
     pub at: Hop,
+    /// The same by name, where it was proved and its connection may become something else.
+    pub caller: Option<Arc<Peer>>,
     /// What its answer needs to know of it.
     pub answered: Answered,
     /// How long its caller waits, from its coming on.
@@ -73,6 +75,12 @@ impl Leg {
     }
 }
 
+/// A downstream that has asked to become something else.
+struct Upgrading {
+    stream: OnUpgrade,
+    caller: Option<Arc<Peer>>,
+}
+
 /// A decided request and all it needs on its way there and back. Boxed once, because hyper moves what answers a request from hand to hand:
 /// first it is sent, then it follows the answer to its end, where the connection goes back and the exchange is recorded.
 pub struct Journey {
@@ -84,7 +92,7 @@ pub struct Journey {
     /// The downstream's.
     line: Option<Arc<Line>>,
     overdue: Overdue,
-    upgraded: Option<OnUpgrade>,
+    upgraded: Option<Box<Upgrading>>,
     forward: Arc<Forward>,
     place: Option<usize>,
     answered: Answered,
@@ -112,7 +120,7 @@ impl Journey {
     ) -> Box<Self> {
         let policy = &forward.policy;
         let whole = leg.left(policy);
-        let Leg { only, destination, speaks, expects, upgrade, version, at, answered, patient, hash, sticky, stand, draw, .. } = leg;
+        let Leg { only, destination, speaks, expects, upgrade, version, at, caller, answered, patient, hash, sticky, stand, draw, .. } = leg;
         let connect = parts.method == Method::CONNECT;
         let class = policy.priority.as_ref().map_or(0, |priority| priority.class(&parts.headers));
         let carries = carries(speaks, version, upgrade);
@@ -136,7 +144,8 @@ impl Journey {
         let mut request = Request::from_parts(parts, upload(received, &overdue, line.as_ref().filter(|_| holds_back), ends));
         // Over HTTP/2 CONNECT is an exchange like others, whose bodies do not end by themselves.
         let upgrades = upgrade == Upgrade::Asked;
-        let upgraded = (upgrades && version != Version::HTTP_2).then(|| hyper::upgrade::on(&mut request));
+        let upgraded =
+            (upgrades && version != Version::HTTP_2).then(|| Box::new(Upgrading { stream: hyper::upgrade::on(&mut request), caller }));
         if !forward.is_bare() && forward.is_mirrored(place) && refused.is_none() && !upgrades {
             mirror(shared, (forward, place, draw), &mut request, carries);
         }
@@ -268,6 +277,10 @@ impl Journey {
         // The HTTP/1 connection is over as such and goes on as the tunnel.
         let guest = self.shared.guests.of(account.direction()).enter();
         let policy = &self.forward.policy;
+        let Upgrading { stream: downstream, caller } = *downstream;
+        let bonds = &self.shared.bonds;
+        let answering = self.call.lease().and_then(Lease::peer);
+        let bonds = [caller.as_ref(), answering].map(|peer| peer.map(|peer| bonds.join(peer)));
         let mut stand = self.stand.take();
         let denied = move |account: &mut Account, cx: &mut Context<'_>| match &mut stand {
             None => Poll::Pending,
@@ -275,7 +288,12 @@ impl Journey {
         };
         let both = Tunnel { downstream, upstream, account, idle: policy.idle_timeout, longest: policy.stream_timeout, denied };
         let (patience, buffers) = (Rc::clone(&self.shared.patience), Rc::clone(&self.shared.buffers));
-        tokio::task::spawn_local(tunnel(both, (self.call.take_held(), guest), patience, buffers));
+        let carrying = bound(bonds, tunnel(both, (self.call.take_held(), guest), patience, buffers));
+        tokio::task::spawn_local(async move {
+            if let Err(broken) = carrying.await {
+                tracing::debug!(%broken, "a tunnel was cut");
+            }
+        });
     }
 }
 
@@ -305,7 +323,9 @@ impl Follower for Journey {
         self.overdue.poll(cx)
     }
 
-    fn trailers(&mut self, trailers: HeaderMap) -> Option<HeaderMap> {
+    fn trailers(&mut self, mut trailers: HeaderMap) -> Option<HeaderMap> {
+        // The mesh says it in heads only: here it is an application's word.
+        trailers.remove(REASON_HEADER);
         match &self.line {
             Some(line) if self.chunked => {
                 line.trail(&trailers);

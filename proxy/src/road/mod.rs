@@ -14,6 +14,7 @@ pub mod inbound;
 pub mod journey;
 pub mod mirror;
 pub mod outbound;
+pub mod outside;
 pub mod reply;
 pub mod session;
 pub mod shared;

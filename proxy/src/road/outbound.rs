@@ -6,10 +6,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use engine::decide::{self, Course, Learn, Step, choose, connection};
+use engine::decide::{self, Course, Known, Learn, Step, choose, connection};
 use engine::failure::{Failure, Reason};
-use engine::model::build::OPAQUE_IDLE_DEFAULT;
 use engine::model::{Cluster, Forward, Outbound, Protocol, Snapshot, Target};
 use http::HeaderMap;
 
@@ -22,6 +20,7 @@ use crate::pool::To;
 use crate::road::answer::{Connection, Door, HttpConnection, InForce, Look, serve};
 use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry, refuse};
 use crate::road::attempt::{self, OpenedTcp};
+use crate::road::outside::{self, Outside};
 use crate::road::shared::Shared;
 use crate::road::watch;
 use crate::snapshots::{Lookup, Want};
@@ -47,19 +46,27 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried> {
     let listener = snapshot.outbound.get(&destination).cloned();
     let view = listener.map(|outbound| InForce { snapshot: Arc::clone(&snapshot), listener: outbound });
     let downstream = shared.observer.downstream(Direction::Outbound, &snapshot, (peer, destination), None, None);
+    let names = if view.is_none() { outside::names(shared, &snapshot, destination) } else { Vec::new() };
     let (mut stream, mut heard) = (Stream::Plain(socket), Heard::default());
     let course = loop {
-        match connection(&snapshot, decide::Door::Outbound(destination), &heard.known()) {
+        match connection(&snapshot, decide::Door::Outbound(destination), &Known { names: &names, ..heard.known() }) {
             Step::Take(course) => break course,
             Step::Learn(Learn::EitherSide) => {
-                let opening = open(shared, view.as_ref()?, None, destination);
+                let opening = open_either(shared, view.as_ref(), destination);
                 heard.watched(watch::both_sides(&mut stream, opening, &shared.drain.outbound).await.ok()?);
             }
             Step::Learn(_) => heard.said(watch::client_first(&mut stream, None, &shared.drain.outbound).await?),
         }
     };
     let reason = match (course, view) {
-        (Course::Outside, _) => return Some(outside(stream, destination, &snapshot, &downstream, shared).await),
+        (Course::Outside, _) => {
+            return Some(outside::carried(stream, (heard, names), destination, (snapshot, &downstream), shared).await);
+        }
+        (Course::Serve(version), None) => {
+            let view = InForce { listener: Arc::clone(&snapshot.egress.plain), snapshot };
+            let connection = Connection::new(shared, Outside::new(destination, names), downstream, view);
+            return Some(Carried::Http(Box::new(HttpConnection { stream: Rewound::new(heard.seen, stream), bond: None, version, connection })));
+        }
         (Course::Carry, Some(view)) => {
             let tcp = decide::carried(&view.listener, heard.known().first).cloned();
             let opened = match heard.opened {
@@ -74,30 +81,52 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried> {
             let connection = Connection::new(shared, door, downstream, view);
             return Some(Carried::Http(Box::new(HttpConnection {
                 stream: Rewound::new(heard.seen, stream),
+                bond: None,
                 version: course.server()?,
                 connection,
             })));
         }
         (Course::Close(reason), _) => {
             stream.abort();
-            let cause = format!("{destination}: nothing is served here for what its client began with: TLS with a name that is served");
-            shared.observer.begin_tcp(Direction::Outbound, &snapshot, &downstream).failed(&Failure::new(reason, cause));
+            let known = Known { names: &names, ..heard.known() };
+            let failure = match outside::cut(shared, &snapshot, destination, &known).filter(|_| reason == Reason::Denied) {
+                Some(forbidden) => outside::failure(destination, forbidden),
+                None => Failure::new(
+                    reason,
+                    format!("{destination}: nothing is served here for what its client began with: TLS with a name that is served"),
+                ),
+            };
+            shared.observer.begin_tcp(Direction::Outbound, &snapshot, &downstream).failed(&failure);
             return None;
         }
         (Course::Refuse(reason), _) => reason,
         (_, None) => Reason::ConfigPending,
     };
-    refuse(Rc::clone(shared), stream, Direction::Outbound, snapshot, downstream, reason).await;
+    let forbidden = (reason == Reason::Denied).then(|| {
+        let known = Known { names: &names, ..heard.known() };
+        outside::cut(shared, &snapshot, destination, &known)
+    });
+    let why = forbidden.flatten().map_or_else(|| refusal(reason, destination), |forbidden| outside::failure(destination, forbidden));
+    refuse(Rc::clone(shared), stream, Direction::Outbound, snapshot, downstream, why).await;
     None
 }
 
-/// Past the mesh, untouched and in plaintext (but for the instance's own address, which is reached by way of the inbound side).
-async fn outside(stream: Stream, destination: SocketAddr, snapshot: &Arc<Snapshot>, downstream: &Downstream, shared: &Shared) -> Carried {
-    let to = Shared::outside(destination);
-    let opened = attempt::open(shared, None, Some(to)).await;
-    let account = shared.observer.begin_tcp(Direction::Outbound, snapshot, downstream);
-    let downstream = Rewound::new(Bytes::new(), stream);
-    Carried::Opaque(Box::new(Opaque { downstream, opened, idle: Some(OPAQUE_IDLE_DEFAULT), account, stand: None }))
+/// Why a destination is refused that no policy is about.
+fn refusal(reason: Reason, destination: SocketAddr) -> Failure {
+    let cause = match reason {
+        Reason::ConfigPending => "nothing is known yet about this destination: the control plane has not answered",
+        Reason::NoRoute => "the mesh serves nothing at this port of the address: its Service or Gateway does not declare it",
+        _ => "refused",
+    };
+    Failure::new(reason, format!("{destination}: {cause}"))
+}
+
+/// Opens on suspicion, before the client has said a word.
+async fn open_either(shared: &Shared, view: Option<&InForce<Arc<Outbound>>>, destination: SocketAddr) -> Result<OpenedTcp, Failure> {
+    match view {
+        Some(view) => open(shared, view, None, destination).await,
+        None => outside::open(shared, destination).await,
+    }
 }
 
 /// The door of the application's own calls.
@@ -195,7 +224,7 @@ fn opaque(
         account.to_cluster(&cluster);
     }
     let idle = tcp.and_then(|forward| forward.policy.idle_timeout);
-    Carried::Opaque(Box::new(Opaque { downstream: stream, opened, idle, account, stand: None }))
+    Carried::Opaque(Box::new(Opaque { downstream: stream, bond: None, opened, idle, account, forbidden: None, stand: None }))
 }
 
 /// The cluster of a forward that has only one, so that a connection that failed is counted there.

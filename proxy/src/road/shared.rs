@@ -1,12 +1,13 @@
 //! What the roads of one worker share.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
 use engine::Moment;
+use engine::authenticate::Remembered;
 use engine::model::{ClusterKind, Endpoint, EndpointLive, Health, Locality, Snapshot};
 
 use crate::ground::drain::Drain;
@@ -20,7 +21,7 @@ use crate::road::guests::{Both, Guests};
 use crate::road::standing::Standing;
 use crate::snapshots::{Reader, Snapshots};
 use crate::tcp::Buffers;
-use crate::tls::Tls;
+use crate::tls::{Bonds, Tls};
 
 /// One worker's means. Lives and dies on its thread.
 pub struct Shared {
@@ -30,6 +31,8 @@ pub struct Shared {
     pub reader: Reader,
     /// Both ends of mesh TLS.
     pub tls: Arc<Tls>,
+    /// To peers that proved themselves.
+    pub bonds: Rc<Bonds>,
     /// Upstream connections.
     pub pool: Pool,
     /// Metrics, log, spans.
@@ -50,6 +53,8 @@ pub struct Shared {
     pub mirrors: Cell<usize>,
     /// HTTP servers.
     pub serving: Serving,
+    /// Tokens that were verified.
+    pub tokens: RefCell<Remembered>,
     /// Chance.
     pub draw: Draw,
     /// Time.
@@ -93,6 +98,7 @@ impl Shared {
         let (namespace, workload) = settings.map_or(("", ""), |settings| (&settings.namespace, &settings.workload));
         To {
             endpoint: endpoint(address, namespace, workload),
+            named: None,
             local: Some(Local { fallback }),
             timeout: CONNECT_TIMEOUT_DIRECT,
             bounded: None,
@@ -101,7 +107,7 @@ impl Shared {
 
     /// The original destination itself, outside the mesh, in plaintext.
     pub fn outside(address: SocketAddr) -> To {
-        To { endpoint: endpoint(address, "", ""), local: None, timeout: CONNECT_TIMEOUT_DIRECT, bounded: None }
+        To { endpoint: endpoint(address, "", ""), named: None, local: None, timeout: CONNECT_TIMEOUT_DIRECT, bounded: None }
     }
 
     /// Where a cluster that is no set of endpoints leads.

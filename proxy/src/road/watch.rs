@@ -26,7 +26,7 @@ const LOOK_BYTES: usize = 4096;
 /// What a client said first.
 #[derive(Debug)]
 pub struct Said {
-    /// What it is; never [`Sniffed::NeedMore`].
+    /// What it is; [`Sniffed::NeedMore`]: it did not say enough in time, or has ended.
     pub sniffed: Sniffed,
     /// The bytes, which were taken off the stream.
     pub seen: Bytes,
@@ -101,7 +101,7 @@ where
             return Ok(Watched::Server(opened));
         }
     };
-    let wanted = matches!(said.sniffed, Sniffed::Opaque | Sniffed::Tls(_));
+    let wanted = !matches!(said.sniffed, Sniffed::Http1 | Sniffed::Http2);
     Ok(Watched::Client(said, wanted.then_some(opened)))
 }
 
@@ -116,21 +116,21 @@ async fn spoken<S: AsyncRead + Unpin>(client: &mut S, count: usize, seen: BytesM
     if count == 0 { Said::nothing() } else { decided(client, seen).await }
 }
 
-/// Reads on until the first words are decided. Undecided ones are opaque when the client stops or takes too long.
+/// Reads on until the first words are decided, the client stops or takes too long.
 async fn decided<S: AsyncRead + Unpin>(client: &mut S, mut seen: BytesMut) -> Said {
     let deciding = async {
         loop {
             match sniff(&seen) {
                 Sniffed::NeedMore if seen.len() < SNIFF_BYTES_MAX => {}
-                Sniffed::NeedMore => return Sniffed::Opaque,
+                Sniffed::NeedMore => return Sniffed::NeedMore,
                 decided => return decided,
             }
             if !matches!(more(client, &mut seen).await, Ok(1..)) {
-                return Sniffed::Opaque;
+                return Sniffed::NeedMore;
             }
         }
     };
-    let sniffed = timeout(SNIFF_WAIT, deciding).await.unwrap_or(Sniffed::Opaque);
+    let sniffed = timeout(SNIFF_WAIT, deciding).await.unwrap_or(Sniffed::NeedMore);
     Said { sniffed, seen: seen.freeze() }
 }
 

@@ -88,6 +88,23 @@ pub fn descriptors() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft)
 }
 
+/// Keeps this process's memory, where its keys are, to itself: no core file, and (`alone`) no look by other processes of the same user. Under a
+/// rootless `meshwright up` they may look, because `meshwright down` finds what is left of a mesh by their environment. A change of uid
+/// resets it.
+pub fn keep_memory_private(alone: bool) {
+    if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
+        warn!("a crash may leave a core file with keys in it: {error}");
+    }
+    if alone && let Err(error) = prctl::set_dumpable(false) {
+        warn!("other processes of this user may read the keys of this one: {error}");
+    }
+}
+
+/// Whether nobody started this process who looks after it by its environment.
+pub fn is_alone() -> bool {
+    std::env::var_os(PARENT_ENV).is_none()
+}
+
 /// Drops to the exempt uid, or (where that is not ours to choose) keeps the one right that marks need. `low_ports`: listeners below
 /// 1024 may still have to be opened.
 ///
@@ -98,6 +115,7 @@ pub fn drop_rights(exempt: Exempt, low_ports: bool) -> anyhow::Result<()> {
     if low_ports {
         kept.insert(Capability::CAP_NET_BIND_SERVICE);
     }
+    bound_programs();
     match exempt {
         Exempt::Uid(uid) if is_root() => become_uid(uid)?,
         Exempt::Uid(uid) if geteuid().as_raw() != uid => {
@@ -114,6 +132,14 @@ pub fn drop_rights(exempt: Exempt, low_ports: bool) -> anyhow::Result<()> {
     }
     keep_only(&kept)?;
     prctl::set_no_new_privs().context("new privileges cannot be ruled out")
+}
+
+/// No program that this process might be made to start gets a right by its file. Who may not say so has no rights to hand on, and
+/// `no_new_privs` rules the same out.
+fn bound_programs() {
+    if let Err(error) = caps::clear(None, CapSet::Bounding) {
+        tracing::debug!("the bounding set stays as it is: {error}");
+    }
 }
 
 fn become_uid(uid: u32) -> anyhow::Result<()> {

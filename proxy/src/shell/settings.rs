@@ -26,6 +26,10 @@ pub const PROXY_UID: u32 = 1337;
 const WORKERS_MAX: usize = 64;
 /// Explicit listeners at most.
 const MAPS_MAX: usize = 256;
+/// Where an injected sidecar serves its application.
+const SPIFFE_SOCKET: &str = "/run/meshwright/spiffe.sock";
+/// Longest path that the kernel takes for a socket.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Longest drain.
 const DRAIN_MAX: Duration = Duration::from_secs(3600);
 
@@ -56,6 +60,23 @@ fn number(text: &str) -> Result<u32, String> {
         None => text.parse().ok(),
     };
     parsed.ok_or_else(|| "give a number, decimal or 0x…".to_owned())
+}
+
+/// Bits for others to connect to a socket; what makes no sense on one is refused.
+fn mode(text: &str) -> Result<u32, String> {
+    let parsed = u32::from_str_radix(text, 8).ok().filter(|mode| mode & !0o666 == 0 && mode & 0o600 == 0o600);
+    parsed.ok_or_else(|| "give the rights to read and write in octal, 600 to 666".to_owned())
+}
+
+/// Where the application gets its identity.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SpiffeSocket {
+    /// The socket file.
+    pub path: PathBuf,
+    /// Its rights.
+    pub mode: u32,
+    /// Whether the proxy was told to have it; otherwise it does without where it cannot.
+    pub wanted: bool,
 }
 
 /// An explicit outbound listener: what connects to `address` goes to a Service's port.
@@ -123,6 +144,13 @@ pub struct ProxyArgs {
     /// Mark on our own sockets, by which they are exempt where uids are not ours to choose (rootless)
     #[arg(long, env = "MESHWRIGHT_EXEMPT_MARK", value_name = "MARK", value_parser = number)]
     pub exempt_mark: Option<u32>,
+    /// Unix socket on which the application gets its identity (SPIFFE Workload API); default: /run/meshwright/spiffe.sock where that
+    /// folder is
+    #[arg(long, env = "MESHWRIGHT_SPIFFE_SOCKET", value_name = "PATH")]
+    pub spiffe_socket: Option<PathBuf>,
+    /// Who may use it, as the socket's mode: 600 is whoever starts the proxy, 666 everybody who can see the socket
+    #[arg(long, env = "MESHWRIGHT_SPIFFE_SOCKET_MODE", value_name = "OCTAL", value_parser = mode, default_value = "600")]
+    pub spiffe_socket_mode: u32,
     /// Worker threads; default: 1 as a sidecar, one per core at the edge
     #[arg(long, env = "MESHWRIGHT_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
@@ -190,6 +218,8 @@ pub struct Bootstrap {
     pub maps: Vec<Map>,
     /// Exemption from redirection.
     pub exempt: Exempt,
+    /// Where the application gets its identity.
+    pub spiffe: Option<SpiffeSocket>,
     /// Worker threads, at least 1.
     pub workers: usize,
     /// Where listening sockets arrive.
@@ -259,6 +289,7 @@ impl ProxyArgs {
                 (None, None) if is_root => Exempt::Uid(PROXY_UID),
                 (None, None) => Exempt::None,
             },
+            spiffe: self.spiffe()?,
             workers,
             dns_upstream,
             drain,
@@ -290,6 +321,25 @@ impl ProxyArgs {
             return Err(wrong(format!("--dns-upstream: {server} is this proxy's own resolver; give the one that was there before")));
         }
         Ok(servers)
+    }
+
+    fn spiffe(&self) -> anyhow::Result<Option<SpiffeSocket>> {
+        let mode = self.spiffe_socket_mode;
+        match &self.spiffe_socket {
+            Some(_) if self.mode == ProxyMode::Edge => {
+                Err(wrong("--spiffe-socket: an edge proxy has no application beside it; leave the flag out".to_owned()))
+            }
+            Some(path) if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX => {
+                let length = path.as_os_str().len();
+                Err(wrong(format!("--spiffe-socket: the path has {length} bytes, a socket's has at most {SOCKET_PATH_BYTES_MAX}")))
+            }
+            Some(path) => Ok(Some(SpiffeSocket { path: path.clone(), mode, wanted: true })),
+            None => {
+                let path = PathBuf::from(SPIFFE_SOCKET);
+                let there = self.mode == ProxyMode::Sidecar && path.parent().is_some_and(Path::is_dir);
+                Ok(there.then_some(SpiffeSocket { path, mode, wanted: false }))
+            }
+        }
     }
 
     fn worker_count(&self) -> anyhow::Result<usize> {

@@ -1,6 +1,6 @@
 //! Workers: one thread, one runtime and one set of everything each; nothing is shared between them but what is published whole.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use engine::authenticate::Remembered;
 use engine::model::{Endpoint, MtlsMode};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::ground::drain::DrainStage;
 use crate::ground::limits::{GIVE_BACK_TICKS, IDLE_GRACE, REST_MAX, TICK};
@@ -29,7 +30,7 @@ use crate::road::shared::Shared;
 use crate::road::standing;
 use crate::shell::listener::{Purpose, listen};
 use crate::snapshots::Snapshots;
-use crate::tls::Tls;
+use crate::tls::{Bonds, Tls};
 
 /// Commands that wait for a worker; each is taken at once.
 const COMMANDS_MAX: usize = 64;
@@ -55,15 +56,17 @@ pub struct Means {
 /// `seed` feeds all chance of this worker.
 pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
     let (patience, pressure) = (Rc::new(Patience::default()), Pressure::default());
-    let bodies = Bodies::new(Arc::clone(&means.telemetry.readings.http2_bodies));
+    let bodies = Bodies::new(Arc::clone(&means.telemetry.readings.http2_bodies), means.telemetry.readings.http2_floods.clone());
     let draw = Draw::seeded(seed);
     let (clock, begun) = means.telemetry.times();
     let shared = Rc::new_cyclic(|own: &Weak<Shared>| {
-        let connector = Connector::new(means.network.clone(), Arc::clone(&means.tls), Some(hairpin(own.clone())), pressure.clone());
+        let bonds = Bonds::new(Arc::clone(&means.tls));
+        let connector = Connector::new(means.network.clone(), Rc::clone(&bonds), Some(hairpin(own.clone())), pressure.clone());
         Shared {
             snapshots: means.snapshots.clone(),
             reader: means.snapshots.reader(),
             tls: Arc::clone(&means.tls),
+            bonds,
             pool: Pool::new(connector, Rc::clone(&patience), Rc::clone(&bodies), means.connections_max),
             observer: Observer::new(Arc::clone(&means.telemetry), Draw::seeded(draw.next())),
             patience: Rc::clone(&patience),
@@ -73,6 +76,7 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
             guests: Both::new(&means.telemetry, means.connections_max, &pressure),
             standing: Rc::default(),
             drain: Both { inbound: Rc::default(), outbound: Rc::default() },
+            tokens: RefCell::new(Remembered::new(seed)),
             serving: Serving::new(Rc::clone(&bodies), Rc::clone(&patience), pressure.clone()),
             draw,
             clock,
@@ -80,8 +84,20 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
         }
     });
     tokio::task::spawn_local(tick(Rc::downgrade(&shared)));
+    tokio::task::spawn_local(review(Rc::downgrade(&shared.bonds), means.tls.beliefs()));
     tokio::task::spawn_local(standing::watch(Rc::downgrade(&shared)));
     shared
+}
+
+/// Cuts connections whose peers are no longer believed, as soon as what is believed changes.
+async fn review(bonds: Weak<Bonds>, mut beliefs: watch::Receiver<u64>) {
+    while beliefs.changed().await.is_ok() {
+        let Some(bonds) = bonds.upgrade() else { return };
+        let count = bonds.review();
+        if count > 0 {
+            tracing::warn!(connections = count, "cut the connections of peers that are no longer believed");
+        }
+    }
 }
 
 /// A call to one of the instance's own addresses stays inside: one end of a memory pipe goes down the inbound road, so that policy and

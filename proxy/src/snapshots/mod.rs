@@ -3,6 +3,7 @@
 //! A sidecar holds only what its application has used: [`Snapshots::outbound`] and [`Snapshots::name`] answer from the snapshot
 //! without waiting, and otherwise ask the control plane (by way of [`Wanted`]) and wait a second at most.
 
+mod learned;
 #[doc(hidden)]
 pub mod testing;
 mod wanted;
@@ -14,9 +15,10 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
 use engine::model::{DnsAnswer, Outbound, Settings, Snapshot};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
+pub use learned::Learned;
 pub use wanted::{IDLE, IDLE_ABSENT, NAMES_MAX, Want, WantState, Wanted, WantedChange};
 
 /// Longest wait for the control plane's answer to a first use.
@@ -51,7 +53,9 @@ pub enum NameLookup {
 pub struct Snapshots {
     live: Arc<ArcSwap<Snapshot>>,
     changed: Arc<watch::Sender<u64>>,
+    missed: Arc<Notify>,
     wanted: Arc<Wanted>,
+    learned: Arc<Learned>,
 }
 
 impl Default for Snapshots {
@@ -59,7 +63,9 @@ impl Default for Snapshots {
         Self {
             live: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
             changed: Arc::new(watch::Sender::new(0)),
+            missed: Arc::default(),
             wanted: Arc::new(Wanted::default()),
+            learned: Arc::new(Learned::default()),
         }
     }
 }
@@ -109,9 +115,24 @@ impl Snapshots {
         self.changed.subscribe()
     }
 
+    /// Somebody shows a token of a key that is not at hand.
+    pub fn miss_key(&self) {
+        self.missed.notify_one();
+    }
+
+    /// Wakes after that. For one listener; cancel-safe.
+    pub async fn key_missed(&self) {
+        self.missed.notified().await;
+    }
+
     /// The names fetched on first use; the xDS client drives it.
     pub fn wanted(&self) -> &Arc<Wanted> {
         &self.wanted
+    }
+
+    /// What DNS answered to the application of names that are not the mesh's.
+    pub fn learned(&self) -> &Learned {
+        &self.learned
     }
 
     /// How to treat a connection to this original destination. A hit waits for nothing; a first use waits up to [`FETCH_WAIT`] for the

@@ -1,5 +1,7 @@
 //! What this proxy runs and what it would do, in the JSON of kinds.md; for the control plane's questions and for the admin port.
 
+use std::net::SocketAddr;
+
 use engine::Moment;
 use engine::decide::{RequestHead, Version};
 use engine::explain::{self, Asked, dump};
@@ -11,6 +13,7 @@ use proto::mesh::ExplainCommand;
 use proto::names::Mode;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::http::{Hop, Raw, judge_request, mark_outside};
 use crate::observe::Telemetry;
@@ -89,11 +92,18 @@ pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand, at
         Ok(destination) => destination,
         Err(_) => {
             fetch_name(snapshots, &url).await;
-            explain::destination(&snapshots.load(), &url)?
+            match explain::destination(&snapshots.load(), &url) {
+                Ok(destination) => destination,
+                Err(unknown) => answered(snapshots, &url).ok_or_else(|| {
+                    format!("{unknown}, and no DNS answer has passed it; if it is outside the mesh, call it once, or write its address and -H host:NAME")
+                })?,
+            }
         }
     };
     snapshots.outbound(destination).await;
-    json(&explain::outbound(&snapshots.load(), destination, &Asked { tls, ..asked(version, &mut parts, (Hop::First, fields), at) }))
+    let names = snapshots.learned().names(destination.ip(), Instant::now());
+    let asked = Asked { tls, ..asked(version, &mut parts, (Hop::First, fields), at) };
+    json(&explain::outbound_named(&snapshots.load(), (destination, &names), &asked))
 }
 
 /// The request as a client sends it to the URL's address: in origin form, with the URL's host where no other is asked for (RFC 9112,
@@ -119,6 +129,14 @@ pub fn asked(version: Version, parts: &mut request::Parts, (hop, fields): (Hop, 
     let fault = judge_request(parts, Raw::plainly(hop, fields)).err();
     let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
     Asked { head, version, tls: false, fault, now: at.now, wall_secs: at.wall_secs }
+}
+
+/// Where a name outside the mesh leads, by what DNS answered to the application.
+fn answered(snapshots: &Snapshots, url: &Uri) -> Option<SocketAddr> {
+    let host = url.host()?.trim_end_matches('.').to_ascii_lowercase();
+    let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
+    let address = snapshots.learned().addresses(&host, Instant::now()).into_iter().next()?;
+    Some(SocketAddr::new(address, port))
 }
 
 /// Fetches the name as written, then in the proxy's own namespace.

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio_util::sync::CancellationToken;
 
 use crate::snapshots::Snapshots;
-use crate::tls::CredentialCell;
+use crate::tls::{CredentialCell, TrustCell};
 
 /// Shared by signals, admin and probes. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Lifecycle {
     snapshots: Snapshots,
     credentials: Arc<CredentialCell>,
+    trust: Arc<TrustCell>,
     bound: Arc<AtomicBool>,
     started: Arc<AtomicBool>,
     /// Cancelled when the drain begins: not ready any more, peers are told, connections end in order.
@@ -25,10 +26,11 @@ pub struct Lifecycle {
 
 impl Lifecycle {
     /// A proxy that has just begun.
-    pub fn new(snapshots: Snapshots, credentials: Arc<CredentialCell>) -> Self {
+    pub fn new(snapshots: Snapshots, credentials: Arc<CredentialCell>, trust: Arc<TrustCell>) -> Self {
         Self {
             snapshots,
             credentials,
+            trust,
             bound: Arc::default(),
             started: Arc::default(),
             draining: CancellationToken::new(),
@@ -51,7 +53,7 @@ impl Lifecycle {
         self.leaving.cancel();
     }
 
-    /// Whether traffic should be sent here: certificate, first epoch, open listeners, no drain.
+    /// Whether traffic should be sent here: certificate, first epoch, open listeners, no drain, not revoked.
     ///
     /// # Errors
     /// What is missing, in words.
@@ -67,6 +69,9 @@ impl Lifecycle {
         }
         if self.snapshots.load().settings.is_none() {
             return Err("no configuration yet");
+        }
+        if self.trust.outcast().borrow().is_some() {
+            return Err("the identity of this proxy, or its certificate, is revoked");
         }
         self.started.store(true, Ordering::Release);
         Ok(())
@@ -88,11 +93,12 @@ mod tests {
     use super::*;
     use crate::tls::testing::Authority;
 
-    /// Aim: ready needs certificate, configuration and listeners, ends with the drain; started stays; a second wish to leave is final.
+    /// Aim: ready needs certificate, configuration and listeners, is interrupted while it is revoked, ends with the drain; started stays; a second wish to leave is final.
     #[test]
     fn readiness_follows_the_parts() {
         let (snapshots, credentials) = (Snapshots::default(), Arc::new(CredentialCell::default()));
-        let life = Lifecycle::new(snapshots.clone(), Arc::clone(&credentials));
+        let trust = Arc::new(TrustCell::default());
+        let life = Lifecycle::new(snapshots.clone(), Arc::clone(&credentials), Arc::clone(&trust));
         assert_eq!(life.ready(), Err("the listeners are not open yet"));
         life.bound();
         assert_eq!(life.ready(), Err("no certificate yet"));
@@ -100,6 +106,10 @@ mod tests {
         assert_eq!(life.started(), Err("no configuration yet"));
         let settings = Some(Arc::new(crate::snapshots::testing::settings()));
         snapshots.publish(Arc::new(Snapshot { settings, ..Snapshot::default() }));
+        assert_eq!(life.ready(), Ok(()));
+        trust.cast_out(Some("spiffe://cluster.local/ns/shop/sa/a is revoked"));
+        assert!(life.ready().unwrap_err().contains("is revoked"));
+        trust.cast_out(None);
         assert_eq!(life.ready(), Ok(()));
         life.leave();
         assert_eq!((life.ready(), life.started()), (Err("draining"), Ok(())));

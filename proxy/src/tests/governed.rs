@@ -7,6 +7,7 @@ use proto::mesh::{
 
 use super::resources::{Told, told};
 use super::*;
+use crate::ground::limits::MIRRORS_MAX;
 
 pub(super) const ONE: &str = "10.77.9.1:80";
 pub(super) const TWO: &str = "10.77.9.2:80";
@@ -247,6 +248,34 @@ fn mirrors_get_a_copy_and_delay_nobody() {
         answered(&mut client, "200").await;
         seen.sort_by(|a, b| a.0.cmp(&b.0));
         assert_eq!([seen[0].0.as_str(), seen[1].0.as_str()], [ONE, "10.77.9.8:80"]);
+    });
+}
+
+#[test]
+fn copies_beyond_their_bound_are_not_made() {
+    // Aim: at the bound a request goes on without its copy, which is counted; below it copies are made again.
+    run(|| async {
+        let filters = Some(Filters { mirrors: vec![Mirror { cluster: "shop/m:80".into(), per_million: 1_000_000 }], ..Filters::default() });
+        let mut config = Told::to(vec![ONE]);
+        config.policy = RoutePolicy { filters, ..RoutePolicy::default() };
+        config.backends.push(("shop/m:80", 0, BackendPolicy::default(), vec!["10.77.9.8:80"]));
+        let (mut world, _) = told(&config);
+        let dropped = |world: &World| world.client_means.telemetry.readings.mirrors_dropped.load(std::sync::atomic::Ordering::Relaxed);
+        world.client.mirrors.set(MIRRORS_MAX);
+        let mut client = world.dial(SERVICE);
+        write(&mut client, GET).await;
+        let (address, mut application) = world.applications.recv().await.unwrap();
+        assert_eq!(address.to_string(), ONE);
+        head(&mut application).await;
+        write(&mut application, OK).await;
+        answered(&mut client, "200").await;
+        exactly(&mut client, 2).await;
+        assert!(world.applications.try_recv().is_err());
+        assert_eq!((dropped(&world), world.client.mirrors.get()), (1, MIRRORS_MAX));
+        world.client.mirrors.set(MIRRORS_MAX - 1);
+        write(&mut client, GET).await;
+        assert_eq!(world.applications.recv().await.unwrap().0.to_string(), "10.77.9.8:80");
+        assert_eq!(dropped(&world), 1);
     });
 }
 

@@ -3,6 +3,7 @@
 mod again;
 mod attempts;
 mod authorized;
+mod bounds;
 mod called;
 mod checks;
 mod cost;
@@ -14,6 +15,7 @@ mod ends;
 mod explained;
 mod framing;
 mod governed;
+mod hostile;
 mod http1;
 mod http2;
 mod interim;
@@ -22,14 +24,18 @@ mod limits;
 mod lives;
 mod opaque;
 mod origins;
+mod outside;
 mod places;
 mod policy;
 mod refused;
 mod resources;
 mod rests;
+mod revoked;
 mod rough;
 mod slow;
 mod stacks;
+mod strangers;
+mod tokens;
 mod unread;
 mod versions;
 
@@ -59,8 +65,8 @@ use crate::road::arrival::Arrival;
 use crate::road::shared::Shared;
 use crate::shell::worker::{self, Means};
 use crate::snapshots::Snapshots;
-use crate::tls::CredentialCell;
-use crate::tls::testing::{Authority, Party, party};
+use crate::tls::testing::{Authority, FixedTime, Party, party};
+use crate::tls::{CredentialCell, TrustCell};
 use crate::{road::inbound, road::outbound};
 
 pub(crate) const SERVICE: &str = "10.96.0.1:80";
@@ -204,6 +210,10 @@ pub(crate) struct World {
     pub(crate) setup: Setup,
     pub(crate) authority: Authority,
     pub(crate) credentials: Arc<CredentialCell>,
+    /// What the client's proxy believes, and the server's.
+    pub(crate) trust: [Arc<TrustCell>; 2],
+    /// Wall time by which they judge certificates.
+    pub(crate) times: [Arc<FixedTime>; 2],
 }
 
 /// Runs a test in virtual time on one thread.
@@ -228,14 +238,16 @@ impl World {
         let authority = Authority::new("root");
         let (client_wires, mut to_server) = wires();
         let (server_wires, mut to_application) = wires();
-        let mut credentials = Vec::new();
+        let (mut credentials, mut trust, mut times) = (Vec::new(), Vec::new(), Vec::new());
         let mut means = |identity: &str, workload: &str, wires: &Arc<Wires>, snapshot: Snapshot| {
             let snapshots = Snapshots::default();
             snapshots.wanted().connected(true);
             snapshots.publish(Arc::new(snapshot));
             let telemetry = crate::observe::start(TelemetryOptions::default(), Clock::System).0;
-            let Party { tls, credentials: cell, .. } = party(&authority, identity, workload);
+            let Party { tls, credentials: cell, trust: believed, time, .. } = party(&authority, identity, workload);
             credentials.push(cell);
+            trust.push(believed);
+            times.push(time);
             Means { snapshots, tls, telemetry, network: Network::Virtual(Arc::clone(wires) as _), connections_max: usize::MAX }
         };
         let client_means = means(FRONTEND, "frontend", &client_wires, client_snapshot(&setup, 1));
@@ -269,6 +281,8 @@ impl World {
             setup,
             authority,
             credentials: credentials.remove(0),
+            trust: trust.try_into().expect("two proxies"),
+            times: times.try_into().expect("two proxies"),
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use proto::annotations::ROOT_NAMESPACE;
-use proto::identity::Identity;
+use proto::identity::{CONTROL_ACCOUNT, Identity};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls13_signature};
@@ -21,8 +21,8 @@ use super::peer::{PeerError, hex, sha256, uri_name};
 use super::trust::{TrustCell, TrustError, anchors};
 use super::verify::{PeerRole, chain};
 
-/// The control plane's service account in the root namespace.
-const CONTROL_ACCOUNT: &str = "control";
+/// Certificates of the control plane's chain that are remembered: its own, and two for each former root that it shows.
+const CHAIN_MAX: usize = 16;
 
 /// Client configurations for the control plane's port.
 #[derive(Clone)]
@@ -57,6 +57,7 @@ impl ControlTls {
             credentials: Arc::clone(credentials),
             algorithms: provider.signature_verification_algorithms,
             trust_domain: ArcSwapOption::empty(),
+            proved: ArcSwapOption::empty(),
         });
         let resolver = Arc::new(CredentialResolver(Arc::clone(credentials)));
         Ok(Self {
@@ -82,9 +83,18 @@ impl ControlTls {
         self.verifier.trust_domain.load().as_deref().cloned()
     }
 
-    /// Whether one of the given roots has this SHA-256 (hex): what a join token pins.
-    pub fn has_root(&self, sha256_hex: &str) -> bool {
-        self.roots.iter().any(|root| hex(&sha256(root)).eq_ignore_ascii_case(sha256_hex))
+    /// Whether the control plane, as it proved itself last, is also proved by one of these roots: by that of a bundle it sends.
+    pub fn ends_in(&self, roots: &[CertificateDer<'static>], now: UnixTime) -> bool {
+        self.verifier.proved.load().as_deref().is_some_and(|chain| super::verify_chain(chain, roots, now).is_ok())
+    }
+
+    /// Whether a join token that pins the root of this SHA-256 (hex) is for this control plane: the root is one of those given, or a
+    /// former one that the control plane, as it proved itself last, shows and is proved by.
+    pub fn pinned(&self, sha256_hex: &str, now: UnixTime) -> bool {
+        let is = |root: &&CertificateDer<'static>| hex(&sha256(root)).eq_ignore_ascii_case(sha256_hex);
+        let proved = self.verifier.proved.load();
+        self.roots.iter().any(|root| is(&root))
+            || proved.iter().flat_map(|chain| chain.iter()).find(is).is_some_and(|root| self.ends_in(std::slice::from_ref(root), now))
     }
 }
 
@@ -126,6 +136,8 @@ struct ControlVerifier {
     credentials: Arc<CredentialCell>,
     algorithms: WebPkiSupportedAlgorithms,
     trust_domain: ArcSwapOption<String>,
+    /// The chain that the control plane proved itself with last.
+    proved: ArcSwapOption<Vec<CertificateDer<'static>>>,
 }
 
 impl ControlVerifier {
@@ -166,6 +178,8 @@ impl ServerCertVerifier for ControlVerifier {
             }
         }
         self.name(leaf, name)?;
+        let chain = std::iter::once(leaf).chain(intermediates).take(CHAIN_MAX).map(|certificate| certificate.clone().into_owned());
+        self.proved.store(Some(Arc::new(chain.collect())));
         Ok(ServerCertVerified::assertion())
     }
 

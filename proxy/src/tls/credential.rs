@@ -7,12 +7,14 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use proto::identity::Identity;
-use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{InconsistentKeys, SignatureScheme};
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use super::peer::{self, PeerError};
 
@@ -47,6 +49,15 @@ pub struct Credential {
     key: Arc<CertifiedKey>,
 }
 
+/// As `CertifiedKey::from_der`, which keeps the key's bytes to itself.
+fn certified(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'static>) -> Result<CertifiedKey, rustls::Error> {
+    let certified = CertifiedKey::new(chain, any_supported_type(key)?);
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),
+        Err(error) => Err(error),
+    }
+}
+
 impl fmt::Debug for Credential {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Credential").field("identity", &self.identity.to_string()).field("serial", &self.serial).finish_non_exhaustive()
@@ -54,14 +65,14 @@ impl fmt::Debug for Credential {
 }
 
 impl Credential {
-    /// Joins a chain (leaf first) and its key.
+    /// Joins a chain (leaf first) and its key, whose bytes are wiped: what signs has a copy of its own, which the crypto library wipes.
     ///
     /// # Errors
     /// The chain is empty, the leaf holds no identity of ours, or the key is another certificate's.
     pub fn new(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, CredentialError> {
         let leaf = chain.first().ok_or(CredentialError::Empty)?;
         let parsed = peer::parse(leaf)?;
-        let key = CertifiedKey::from_der(chain, key, &super::provider()).map_err(CredentialError::Key)?;
+        let key = certified(chain, &Zeroizing::new(key)).map_err(CredentialError::Key)?;
         Ok(Self {
             identity: Arc::clone(&parsed.peer.identity),
             workload: Arc::clone(&parsed.peer.workload),

@@ -6,10 +6,12 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use tokio::net::lookup_host;
 use tokio_rustls::TlsConnector;
@@ -107,11 +109,15 @@ impl Dialer {
         endpoint.connect_with_connector(self.connector(with_leaf)).await.map_err(|error| self.failed(&error))
     }
 
-    /// A channel that connects at its first use, with the proxy's leaf, and again by itself after each loss.
+    /// An uplink that connects at its first use, with the proxy's leaf, and again by itself after each loss.
     ///
     /// # Errors
     /// The target is no URI authority.
-    pub fn channel(&self) -> Result<Channel, DialError> {
+    pub fn uplink(&self) -> Result<Uplink, DialError> {
+        Ok(Uplink { current: Arc::new(Mutex::new(self.channel()?)), dialer: Some(self.clone()) })
+    }
+
+    fn channel(&self) -> Result<Channel, DialError> {
         let endpoint = self.endpoint().map_err(|error| self.failed(&error))?;
         Ok(endpoint.connect_with_connector_lazy(self.connector(true)))
     }
@@ -167,6 +173,34 @@ impl Dialer {
             cause = inner;
         }
         DialError { target: self.target.clone(), cause: cause.to_string() }
+    }
+}
+
+/// The channel that long streams share. A connection is as good as the leaf it was opened with, so it can be opened anew. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Uplink {
+    current: Arc<Mutex<Channel>>,
+    dialer: Option<Dialer>,
+}
+
+impl Uplink {
+    /// The channel of now.
+    pub fn channel(&self) -> Channel {
+        self.current.lock().clone()
+    }
+
+    /// What is asked for next goes over a connection of its own, with the leaf of then: the present one's was refused.
+    pub fn open_anew(&self) {
+        if let Some(Ok(channel)) = self.dialer.as_ref().map(Dialer::channel) {
+            *self.current.lock() = channel;
+        }
+    }
+}
+
+/// A channel of somebody else's making, which is what it is.
+impl From<Channel> for Uplink {
+    fn from(channel: Channel) -> Self {
+        Self { current: Arc::new(Mutex::new(channel)), dialer: None }
     }
 }
 

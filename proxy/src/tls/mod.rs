@@ -1,12 +1,15 @@
 //! Mesh TLS: TLS 1.3, mutual, both ends proved by SPIFFE identity against one trust bundle.
 //!
-//! [`Tls::connect`] opens a connection to an endpoint that must prove one identity; [`Tls::accept`] takes one from any peer of the
-//! trust domain. Credential and trust bundle are read from cells, so a rotation needs no new configuration and cuts nothing: new
+//! [`Tls::connect`] opens a connection to an endpoint that must prove one identity; [`Tls::accept`] takes one from any peer of our
+//! trust domain or of one that it federates with. A [`Bond`] cuts it when its peer is revoked. Credential and trust bundle are read from cells, so a rotation needs no new configuration and cuts nothing: new
 //! handshakes use the new leaf, and [`Tls::generation`] tells pools which connections were opened with an older one.
+//! [`Tls::connect_named`] opens plain TLS to a server outside the mesh, which proves a name.
 
+mod bonds;
 mod control;
 mod credential;
 pub mod dial;
+mod named;
 mod peer;
 mod sessions;
 #[doc(hidden)]
@@ -19,6 +22,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use engine::failure::{Failure, Reason};
+use engine::model::Named;
 use parking_lot::Mutex;
 use proto::identity::Identity;
 use proto::names::{ALPN_H1, ALPN_H2, ALPN_TCP};
@@ -30,8 +34,10 @@ use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{CipherSuite, ClientConfig, CommonState, HandshakeKind, NamedGroup, ProtocolVersion};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+pub use bonds::{Bond, Bonds, bound};
 pub use control::{ControlTls, ControlTlsError};
 pub use credential::{Credential, CredentialCell, CredentialError};
 pub use peer::{Peer, PeerError, read_peer};
@@ -40,6 +46,7 @@ pub use trust::{TrustCell, TrustError};
 use crate::ground::limits::TLS_UNSENT_BYTES_MAX;
 use crate::io::Clock;
 use credential::CredentialResolver;
+use named::NamedTls;
 use sessions::{BoundedTickets, Sessions};
 use verify::{ClientVerifier, ServerVerifier, Verify};
 
@@ -122,7 +129,7 @@ pub struct TlsConnected<S> {
     pub facts: TlsFacts,
 }
 
-/// An accepted connection of a peer that proved an identity of our trust domain.
+/// An accepted connection of a peer that proved an identity that we believe.
 #[derive(Debug)]
 pub struct TlsAccepted<S> {
     /// The encrypted stream.
@@ -140,6 +147,7 @@ pub struct TlsAccepted<S> {
 /// Opens and accepts mesh connections. One per process, shared by all workers.
 pub struct Tls {
     credentials: Arc<CredentialCell>,
+    trust: Arc<TrustCell>,
     verify: Arc<Verify>,
     resolver: Arc<dyn ResolvesClientCert>,
     sessions: Arc<Sessions>,
@@ -147,6 +155,7 @@ pub struct Tls {
     time: Arc<dyn TimeProvider>,
     clients: Mutex<HashMap<Arc<Identity>, ClientConfigs>>,
     server: Arc<ServerConfig>,
+    named: NamedTls,
 }
 
 /// One identity's configurations. They share verifier, resolver and session store, else rustls would not resume.
@@ -174,7 +183,7 @@ impl Tls {
         let provider = Arc::new(provider());
         let verify = Arc::new(Verify::new(Arc::clone(&credentials), Arc::clone(&trust), provider.signature_verification_algorithms));
         let resolver = Arc::new(CredentialResolver(Arc::clone(&credentials)));
-        let sessions = Arc::new(Sessions::new(Arc::clone(&credentials), trust, Arc::clone(&time)));
+        let sessions = Arc::new(Sessions::new(Arc::clone(&credentials), Arc::clone(&trust), Arc::clone(&time)));
         let mut server = ServerConfig::builder_with_details(Arc::clone(&provider), Arc::clone(&time))
             .with_protocol_versions(&[&TLS13])?
             .with_client_cert_verifier(Arc::new(ClientVerifier(Arc::clone(&verify))))
@@ -183,7 +192,9 @@ impl Tls {
         server.send_tls13_tickets = TICKETS_UNASKED;
         server.max_tls13_tickets = sessions::TICKETS_PER_SERVER_MAX;
         server.ticketer = Arc::new(BoundedTickets::new(Arc::clone(&credentials))?);
-        Ok(Self { credentials, verify, resolver, sessions, provider, time, clients: Mutex::default(), server: Arc::new(server) })
+        let named = NamedTls::new(Arc::clone(&provider), Arc::clone(&time));
+        let (clients, server) = (Mutex::default(), Arc::new(server));
+        Ok(Self { credentials, trust, verify, resolver, sessions, provider, time, clients, server, named })
     }
 
     /// Counts credentials: grows by one whenever a new leaf is published. 0 before the first.
@@ -194,6 +205,22 @@ impl Tls {
     /// The credential in use, if there is one yet.
     pub fn credential(&self) -> Option<Arc<Credential>> {
         self.credentials.current()
+    }
+
+    /// Wakes whenever what is believed changes.
+    pub fn beliefs(&self) -> watch::Receiver<u64> {
+        self.trust.changes()
+    }
+
+    /// Whether a peer that has proved itself is still believed: its trust domain is, and nobody has revoked it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn stands(&self, peer: &Peer) -> Result<(), PeerError> {
+        match self.time.current_time() {
+            Some(now) => self.verify.stands(peer, now),
+            None => Ok(()),
+        }
     }
 
     /// Opens mesh TLS over `socket` to the endpoint at `address`, which must prove `identity`. Dropping the future closes the socket.
@@ -233,10 +260,29 @@ impl Tls {
         Ok(TlsConnected { stream, peer, facts })
     }
 
+    /// Opens TLS 1.3 or 1.2 over `socket` to the server at `address`, which must prove a name. What it carries is asked for by ALPN: `h2`,
+    /// `http/1.1`, or nothing. The first call to a server judged by the machine's roots has them read. Dropping the future closes the socket.
+    ///
+    /// # Errors
+    /// [`Reason::IdentityMismatch`] when its certificate is for another name; [`Reason::TlsFailed`] otherwise, also where HTTP/2 is wanted and
+    /// it has none. In every case nothing of a request has been written.
+    pub async fn connect_named<S>(
+        &self,
+        named: &Arc<Named>,
+        address: SocketAddr,
+        carries: Carries,
+        socket: S,
+    ) -> Result<tokio_rustls::client::TlsStream<S>, Failure>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.named.connect(named, address, carries, socket).await
+    }
+
     /// Accepts mesh TLS on `socket`. Dropping the future closes the socket.
     ///
     /// # Errors
-    /// [`Reason::IdentityMismatch`] when the peer belongs to another trust domain, [`Reason::TlsFailed`] otherwise.
+    /// [`Reason::IdentityMismatch`] when the peer belongs to a trust domain that is not believed, [`Reason::TlsFailed`] otherwise.
     pub async fn accept<S>(&self, socket: S) -> Result<TlsAccepted<S>, Failure>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -357,5 +403,7 @@ fn facts(state: &CommonState) -> TlsFacts {
     TlsFacts { version, cipher, group, resumed: state.handshake_kind() == Some(HandshakeKind::Resumed) }
 }
 
+#[cfg(test)]
+mod named_tests;
 #[cfg(test)]
 mod tests;

@@ -25,6 +25,8 @@ pub struct Peer {
     pub workload: Arc<str>,
     /// SHA-256 of the leaf, for `x-forwarded-client-cert`.
     pub certificate_hash_hex: Arc<str>,
+    /// Serial number of the leaf, as [`proto::identity::serial`] spells it.
+    pub serial: Arc<str>,
 }
 
 /// Why a peer's certificate is refused, beyond its chain.
@@ -36,6 +38,12 @@ pub enum PeerError {
     /// SPIFFE X.509-SVID, section 2: exactly one URI name.
     #[error("the peer's certificate holds {0} URI names, a SPIFFE certificate holds exactly one")]
     UriNames(usize),
+    /// It shows the certificate of an authority as its own.
+    #[error("the peer shows the certificate of an authority (CA:TRUE), which is no workload's")]
+    Authority,
+    /// Extended key usage.
+    #[error("the peer's certificate is not for {0} (extended key usage)")]
+    Purpose(&'static str),
     /// The URI is no identity of the mesh's form.
     #[error("the peer's certificate: {0}")]
     NotAnIdentity(#[from] NotAnIdentity),
@@ -47,13 +55,23 @@ pub enum PeerError {
         /// Who answered.
         found: Arc<Identity>,
     },
-    /// The peer is of another trust domain.
-    #[error("the peer proved {found}, which is not of the trust domain `{expected}`")]
+    /// The peer is of another trust domain, and not of one that the mesh federates with.
+    #[error("the peer shows {found}, which is not of the trust domain `{expected}` nor of one that it federates with")]
     OtherTrustDomain {
         /// Our own trust domain.
         expected: String,
         /// Who called.
         found: Arc<Identity>,
+    },
+    /// The peer, or the certificate that it shows, is revoked.
+    #[error("the peer proved {identity} (certificate {serial}), which is revoked by {revocation}")]
+    Revoked {
+        /// Who it is.
+        identity: Arc<Identity>,
+        /// Serial number of its certificate.
+        serial: Arc<str>,
+        /// NAMESPACE/NAME of the object that revokes it.
+        revocation: Arc<str>,
     },
     /// Nothing to judge by.
     #[error("there is no trust bundle yet")]
@@ -100,10 +118,16 @@ pub(super) fn parse(leaf: &CertificateDer<'_>) -> Result<Unproved, PeerError> {
     let identity = Arc::new(uri.parse::<Identity>()?);
     let workload = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
     let workload = if workload.len() > WORKLOAD_BYTES_MAX { "" } else { workload };
+    let serial = hex(&certificate.tbs_certificate.serial.to_bytes_be());
     let seconds = |time: x509_parser::time::ASN1Time| u64::try_from(time.timestamp()).unwrap_or(0);
     Ok(Unproved {
-        peer: Arc::new(Peer { identity, workload: workload.into(), certificate_hash_hex: hex(&sha256(leaf)).into() }),
-        serial: hex(&certificate.tbs_certificate.serial.to_bytes_be()),
+        peer: Arc::new(Peer {
+            identity,
+            workload: workload.into(),
+            certificate_hash_hex: hex(&sha256(leaf)).into(),
+            serial: proto::identity::serial(&serial).into(),
+        }),
+        serial,
         issuer: certificate.issuer().to_string(),
         not_before: seconds(certificate.validity().not_before),
         not_after: seconds(certificate.validity().not_after),

@@ -39,15 +39,21 @@ impl TimeProvider for FixedTime {
 /// A certificate authority with one root.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
+    /// What its leaves bring along.
+    chain: Vec<CertificateDer<'static>>,
 }
 
 impl Authority {
     pub fn new(name: &str) -> Self {
-        let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        Self { issuer: CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap() }
+        let issuer = CertifiedIssuer::self_signed(authority_params(name), KeyPair::generate().unwrap()).unwrap();
+        Self { issuer, chain: Vec::new() }
+    }
+
+    /// An authority below this one, whose leaves bring its certificate and those above it along.
+    pub fn below(&self, name: &str) -> Self {
+        let issuer = CertifiedIssuer::signed_by(authority_params(name), KeyPair::generate().unwrap(), &self.issuer).unwrap();
+        let chain = [&[issuer.der().clone()], self.chain.as_slice()].concat();
+        Self { issuer, chain }
     }
 
     /// The bundle that trusts this authority.
@@ -102,7 +108,21 @@ impl Authority {
     fn signed(&self, params: &CertificateParams) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
         let leaf = params.signed_by(&key, &self.issuer).unwrap();
-        (vec![leaf.der().clone()], PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+        ([&[leaf.der().clone()], self.chain.as_slice()].concat(), PrivateKeyDer::try_from(key.serialize_der()).unwrap())
+    }
+
+    /// A leaf for the identity, good for an hour, of any other shape.
+    pub fn shaped(
+        &self,
+        identity: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
+        let mut params = CertificateParams::default();
+        let now = SystemTime::now();
+        shape(&mut params, "x", now - Duration::from_secs(60), now + Duration::from_secs(3600));
+        params.subject_alt_names = vec![SanType::URI(identity.try_into().unwrap())];
+        change(&mut params);
+        self.signed(&params)
     }
 
     /// Signs what a proxy asks for, as it asks for it.
@@ -113,6 +133,15 @@ impl Authority {
         request.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         request.signed_by(&self.issuer).unwrap().der().clone()
     }
+}
+
+fn authority_params(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
 }
 
 fn shape(params: &mut CertificateParams, workload: &str, not_before: SystemTime, not_after: SystemTime) {

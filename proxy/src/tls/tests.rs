@@ -3,6 +3,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use engine::failure::{Reason, Retry};
+use engine::model::Trust;
 use rcgen::SanType;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
@@ -181,6 +182,99 @@ async fn wrong_callers_are_refused() {
     assert_eq!(accepted.unwrap_err().reason, Reason::TlsFailed);
 }
 
+const PARTNER: &str = "spiffe://partner.example/ns/shop/sa/frontend";
+
+/// Makes a party believe another trust domain by the roots of an authority.
+fn federate(party: &Party, own: &Authority, domain: &str, partner: &Authority) {
+    let mut trust = Trust::of(own.roots());
+    trust.federated = [(domain.to_owned(), partner.roots())].into();
+    party.trust.believe(&trust).unwrap();
+}
+
+/// Aim: federation: the other authority is believed for its own trust domain, on both sides, and for no other: not for ours, not for a third;
+/// nor is ours for the other's. Taken back, nobody of it is believed any more, by no session either.
+#[tokio::test]
+async fn an_authority_is_believed_for_its_own_trust_domain() {
+    let (own, partner) = (Authority::new("root"), Authority::new("partner"));
+    let stranger = |issuer: &Authority, identity: &str| {
+        let stranger = party(&partner, PARTNER, "frontend");
+        stranger.credentials.publish(issuer.issue(identity, "frontend"));
+        // Whatever the stranger believes, ours decides.
+        let other = if identity.starts_with("spiffe://cluster.local/") { "partner.example" } else { "cluster.local" };
+        let mut trust = Trust::of([partner.roots(), own.roots()].concat());
+        trust.federated = [(other.to_owned(), own.roots())].into();
+        stranger.trust.believe(&trust).unwrap();
+        stranger
+    };
+    let ours = party(&own, CATALOG, "catalog");
+    federate(&ours, &own, "partner.example", &partner);
+    for (case, caller, believed) in [
+        ("the partner for itself", stranger(&partner, PARTNER), true),
+        ("the partner for us", stranger(&partner, FRONTEND), false),
+        ("the partner for a third", stranger(&partner, "spiffe://third.example/ns/shop/sa/frontend"), false),
+        ("the partner for something below its name", stranger(&partner, "spiffe://a.partner.example/ns/shop/sa/frontend"), false),
+        ("we for the partner", stranger(&own, PARTNER), false),
+        ("we for ourselves", stranger(&own, FRONTEND), true),
+    ] {
+        let identity = caller.credentials.current().unwrap().identity.clone();
+        let (_, accepted) = pair(&caller, &ours, CATALOG, Carries::H1).await;
+        assert_eq!(accepted.as_ref().map(|accepted| accepted.peer.identity.clone()).ok(), believed.then(|| identity.clone()), "{case}");
+        let (connected, _) = pair(&ours, &caller, &identity.to_string(), Carries::H1).await;
+        assert_eq!(connected.as_ref().map(|connected| connected.peer.identity.clone()).ok(), believed.then_some(identity), "{case}");
+    }
+    let caller = stranger(&partner, PARTNER);
+    let wrong = pair(&ours, &caller, FRONTEND, Carries::H1).await.0.unwrap_err();
+    assert_eq!(wrong.reason, Reason::IdentityMismatch, "it is met only where it is meant: {wrong}");
+    assert!(pair(&caller, &ours, CATALOG, Carries::H1).await.1.is_ok());
+    ours.trust.believe(&Trust::of(own.roots())).unwrap();
+    let refused = pair(&caller, &ours, CATALOG, Carries::H1).await.1.unwrap_err();
+    assert_eq!(refused.reason, Reason::IdentityMismatch, "{refused}");
+    assert!(refused.cause.contains("nor of one that it federates with"), "{refused}");
+}
+
+/// Aim: a session opens nothing for another identity: neither when somebody else answers at the address where it was made, nor when a
+/// ticket comes back that another server made; a full handshake follows, in which the right peer proves itself.
+#[tokio::test]
+async fn sessions_never_cross_identities() {
+    let authority = Authority::new("root");
+    let (client, catalog) = (party(&authority, FRONTEND, "frontend"), party(&authority, CATALOG, "catalog"));
+    let checkout_identity = "spiffe://cluster.local/ns/shop/sa/checkout";
+    let checkout = party(&authority, checkout_identity, "checkout");
+    assert!(!pair(&client, &catalog, CATALOG, Carries::H1).await.0.unwrap().facts.resumed);
+    // The same address now belongs to somebody else, who is called by the right name, and by the old one.
+    let connected = pair(&client, &checkout, checkout_identity, Carries::H1).await.0.unwrap();
+    assert!(!connected.facts.resumed && connected.peer.identity.to_string() == checkout_identity);
+    assert_eq!(pair(&client, &checkout, CATALOG, Carries::H1).await.0.unwrap_err().reason, Reason::IdentityMismatch);
+    assert!(pair(&client, &catalog, CATALOG, Carries::H1).await.0.is_ok());
+    // Another instance of the same workload cannot read the tickets of the first, and is met in full.
+    let twin = party(&authority, CATALOG, "catalog");
+    let connected = pair(&client, &twin, CATALOG, Carries::H1).await.0.unwrap();
+    assert!(!connected.facts.resumed && connected.peer.identity.to_string() == CATALOG);
+}
+
+/// Aim: sessions survive a rotation of roots by a full handshake, in every step: the next root beside the old one, leaves of the next one,
+/// the old one gone; nobody is refused on the way.
+#[tokio::test]
+async fn sessions_survive_a_rotation_of_roots() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let (client, server) = (party(&old, FRONTEND, "frontend"), party(&old, CATALOG, "catalog"));
+    let resumed = async |carries| pair(&client, &server, CATALOG, carries).await.0.unwrap().facts.resumed;
+    let both = [old.roots(), new.roots()].concat();
+    assert!(!resumed(Carries::H1).await && resumed(Carries::H1).await);
+    for (party, roots) in [(&client, &both), (&server, &both)] {
+        party.trust.publish(roots.clone()).unwrap();
+        assert!([resumed(Carries::H1).await, resumed(Carries::H1).await][1]);
+    }
+    server.credentials.publish(new.issue(CATALOG, "catalog"));
+    assert!([resumed(Carries::H1).await, resumed(Carries::H1).await][1]);
+    client.credentials.publish(new.issue(FRONTEND, "frontend"));
+    assert!([resumed(Carries::H1).await, resumed(Carries::H1).await][1]);
+    for party in [&server, &client] {
+        party.trust.publish(new.roots()).unwrap();
+        assert!([resumed(Carries::H1).await, resumed(Carries::H1).await][1]);
+    }
+}
+
 /// Aim: before the first certificate a call fails as `config_pending`.
 #[tokio::test]
 async fn no_certificate_is_pending() {
@@ -240,7 +334,8 @@ async fn only_the_control_plane_is_the_control_plane() {
     ] {
         let time: Arc<dyn TimeProvider> = Arc::clone(&me.time) as _;
         let tls = ControlTls::new(authority.roots(), &me.credentials, &me.trust, &time).unwrap();
-        assert!(tls.has_root(&authority.root_hash_hex()) && !tls.has_root(&other.root_hash_hex()));
+        let now = UnixTime::now();
+        assert!(tls.pinned(&authority.root_hash_hex(), now) && !tls.pinned(&other.root_hash_hex(), now));
         let server = party(&authority, CATALOG, "catalog");
         server.credentials.publish(issuer.issue(identity, "control"));
         let (near, far) = duplex(64 << 10);

@@ -1,10 +1,14 @@
-//! The trust bundle: which roots a peer's chain may end in.
+//! Whom this proxy believes: the roots that a peer's chain may end in, those of other trust domains, and whose word counts no more.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use engine::model::{Revocation, Revoked, Trust};
+use parking_lot::Mutex;
+use proto::identity::Identity;
 use rustls::pki_types::{CertificateDer, TrustAnchor};
+use tokio::sync::watch;
 
 use super::peer::{hex, sha256};
 
@@ -30,16 +34,34 @@ pub enum TrustError {
     },
 }
 
-/// A bundle at one moment.
+type Anchors = Vec<TrustAnchor<'static>>;
+type Roots = Vec<CertificateDer<'static>>;
+
+/// What is believed at one moment.
 #[derive(Debug, Default)]
-pub(super) struct Trust {
-    pub(super) anchors: Vec<TrustAnchor<'static>>,
-    pub(super) roots: Vec<CertificateDer<'static>>,
+pub(super) struct Believed {
+    pub(super) anchors: Anchors,
+    pub(super) roots: Roots,
+    federated: BTreeMap<String, (Anchors, Roots)>,
+    revoked: Arc<Revoked>,
+    /// Counts changes of roots, of ours and of others.
     pub(super) generation: u64,
 }
 
+impl Believed {
+    /// The anchors of another trust domain; `None`: nobody of it is believed.
+    pub(super) fn federated(&self, trust_domain: &str) -> Option<&[TrustAnchor<'static>]> {
+        self.federated.get(trust_domain).map(|(anchors, _)| anchors.as_slice())
+    }
+
+    /// What revokes an identity or the certificate of that serial number.
+    pub(super) fn revoked(&self, identity: &Identity, serial: &str, now_secs: u64) -> Option<&Revocation> {
+        self.revoked.find(identity, serial, now_secs)
+    }
+}
+
 /// Reads DER roots.
-pub(super) fn anchors(roots: &[CertificateDer<'static>]) -> Result<Vec<TrustAnchor<'static>>, TrustError> {
+pub(super) fn anchors(roots: &[CertificateDer<'static>]) -> Result<Anchors, TrustError> {
     if roots.is_empty() {
         return Err(TrustError::Empty);
     }
@@ -52,26 +74,87 @@ pub(super) fn anchors(roots: &[CertificateDer<'static>]) -> Result<Vec<TrustAnch
     roots.iter().enumerate().map(read).collect()
 }
 
-/// Holds the current bundle.
-#[derive(Debug, Default)]
+/// Holds what is believed now.
+#[derive(Debug)]
 pub struct TrustCell {
-    current: ArcSwap<Trust>,
-    generation: AtomicU64,
+    current: ArcSwap<Believed>,
+    /// Whoever changes it holds this: a change is made of what was there before.
+    changing: Mutex<()>,
+    changed: watch::Sender<u64>,
+    /// Why this proxy itself is not believed any more.
+    outcast: watch::Sender<Option<Arc<str>>>,
+}
+
+impl Default for TrustCell {
+    fn default() -> Self {
+        Self { current: ArcSwap::default(), changing: Mutex::new(()), changed: watch::Sender::new(0), outcast: watch::Sender::new(None) }
+    }
 }
 
 impl TrustCell {
-    /// Makes these the roots that peers are judged by. Equal content changes nothing; returns whether something changed.
+    /// Makes these the mesh's own roots; all else stays. Equal content changes nothing; returns whether something changed.
     ///
     /// # Errors
     /// The bundle is empty or malformed: the former one stays.
     pub fn publish(&self, roots: Vec<CertificateDer<'static>>) -> Result<bool, TrustError> {
-        if self.current.load().roots == roots {
+        let _changing = self.changing.lock();
+        let before = self.current();
+        if before.roots == roots {
             return Ok(false);
         }
         let anchors = anchors(&roots)?;
-        let generation = self.generation.fetch_add(1, Ordering::AcqRel) + 1;
-        self.current.store(Arc::new(Trust { anchors, roots, generation }));
+        let (federated, revoked) = (before.federated.clone(), Arc::clone(&before.revoked));
+        self.put(Believed { anchors, roots, federated, revoked, generation: before.generation + 1 });
         Ok(true)
+    }
+
+    /// Takes over all that the control plane says. Equal content changes nothing; returns whether something changed.
+    ///
+    /// # Errors
+    /// One of the bundles is empty or malformed: all stays as it was.
+    pub fn believe(&self, trust: &Trust) -> Result<bool, TrustError> {
+        let _changing = self.changing.lock();
+        let before = self.current();
+        let same_roots =
+            before.roots == trust.roots && before.federated.iter().map(|(name, (_, roots))| (name, roots)).eq(&trust.federated);
+        if same_roots && before.revoked == trust.revoked {
+            return Ok(false);
+        }
+        let read = |(name, roots): (&String, &Roots)| Ok((name.clone(), (anchors(roots)?, roots.clone())));
+        self.put(Believed {
+            anchors: anchors(&trust.roots)?,
+            roots: trust.roots.clone(),
+            federated: trust.federated.iter().map(read).collect::<Result<_, TrustError>>()?,
+            revoked: Arc::clone(&trust.revoked),
+            generation: before.generation + u64::from(!same_roots),
+        });
+        Ok(true)
+    }
+
+    fn put(&self, believed: Believed) {
+        self.current.store(Arc::new(believed));
+        self.changed.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Wakes at each change, of roots and of what is revoked.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Notes that this proxy itself is not believed any more, and why, or that it is again. Whether that is new.
+    pub fn cast_out(&self, why: Option<&str>) -> bool {
+        self.outcast.send_if_modified(|held| {
+            let fresh = held.as_deref() != why;
+            if fresh {
+                *held = why.map(Arc::from);
+            }
+            fresh
+        })
+    }
+
+    /// Why this proxy itself is not believed any more; wakes when that changes.
+    pub fn outcast(&self) -> watch::Receiver<Option<Arc<str>>> {
+        self.outcast.subscribe()
     }
 
     /// Whether there is no bundle yet.
@@ -79,17 +162,17 @@ impl TrustCell {
         self.current.load().roots.is_empty()
     }
 
-    /// The roots, DER.
+    /// The mesh's own roots, DER.
     pub fn roots(&self) -> Vec<CertificateDer<'static>> {
         self.current.load().roots.clone()
     }
 
-    /// SHA-256 of each root, hex, for `get certs`.
+    /// SHA-256 of each of them, hex, for `get certs`.
     pub fn fingerprints(&self) -> Vec<String> {
         self.current.load().roots.iter().map(|root| hex(&sha256(root))).collect()
     }
 
-    pub(super) fn current(&self) -> Arc<Trust> {
+    pub(super) fn current(&self) -> Arc<Believed> {
         self.current.load_full()
     }
 

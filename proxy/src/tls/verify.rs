@@ -1,4 +1,5 @@
-//! Judging a peer: its chain ends in the trust bundle, its dates hold, its one URI name is who we expect.
+//! Judging a peer: its one URI name is who we expect, its chain ends in the bundle of that name's trust domain, its dates hold, and
+//! nobody has revoked it. So an authority is believed for its own trust domain and for no other, ours least of all.
 //!
 //! No host name is compared: in a mesh the identity is the name (SPIFFE X.509-SVID, section 5).
 
@@ -9,14 +10,14 @@ use parking_lot::Mutex;
 use proto::identity::Identity;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, TrustAnchor, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, PeerIncompatible, SignatureScheme};
 use webpki::{EndEntityCert, KeyUsage};
 
 use super::credential::CredentialCell;
 use super::peer::{self, Peer, PeerError, Unproved, sha256};
-use super::trust::TrustCell;
+use super::trust::{Believed, TrustCell};
 
 /// Leaves remembered as verified. Beyond it the memory starts afresh, at the cost of one verification each.
 const VERIFIED_MAX: usize = 1024;
@@ -43,6 +44,8 @@ pub(super) struct Verify {
 struct Verified {
     parsed: Unproved,
     trust: u64,
+    /// It was the bundle of our own trust domain.
+    own: bool,
 }
 
 impl Verify {
@@ -60,34 +63,64 @@ impl Verify {
     ) -> Result<(Arc<Peer>, u64), Error> {
         let key = (sha256(leaf), side);
         let trust = self.trust.current();
-        let known = self.verified.lock().get(&key).filter(|known| known.trust == trust.generation).map(|known| known.parsed.clone());
+        let known = self.verified.lock().get(&key).filter(|known| known.trust == trust.generation).cloned();
+        let known = known.filter(|known| known.own == self.is_own(&known.parsed.peer.identity));
         let parsed = match known {
-            Some(parsed) => parsed,
+            Some(known) => known.parsed,
             None => {
                 if trust.anchors.is_empty() {
                     return Err(PeerError::NoBundle.into());
                 }
-                chain(leaf, intermediates, &trust.anchors, now, side, self.algorithms)?;
+                // What it says it is says by whose word it is to be judged.
                 let parsed = peer::parse(leaf)?;
+                let anchors = self.anchors(&trust, &parsed.peer.identity)?;
+                chain(leaf, intermediates, anchors, now, side, self.algorithms)?;
+                let own = self.is_own(&parsed.peer.identity);
                 let mut verified = self.verified.lock();
                 if verified.len() >= VERIFIED_MAX {
                     verified.clear();
                 }
-                verified.insert(key, Verified { parsed: parsed.clone(), trust: trust.generation });
+                verified.insert(key, Verified { parsed: parsed.clone(), trust: trust.generation, own });
                 parsed
             }
         };
         dates(&parsed, now)?;
-        self.same_trust_domain(&parsed.peer)?;
+        unrevoked(&trust, &parsed.peer, now)?;
         Ok((parsed.peer, parsed.not_after))
     }
 
-    fn same_trust_domain(&self, peer: &Peer) -> Result<(), PeerError> {
-        let Some(own) = self.credentials.current() else { return Ok(()) };
-        if own.identity.trust_domain() == peer.identity.trust_domain() {
-            return Ok(());
+    /// Whether a peer that has proved itself is believed now.
+    pub(super) fn stands(&self, peer: &Peer, now: UnixTime) -> Result<(), PeerError> {
+        let trust = self.trust.current();
+        self.anchors(&trust, &peer.identity)?;
+        unrevoked(&trust, peer, now)
+    }
+
+    /// Before our first leaf there is no telling which trust domain is ours; nobody gets through a handshake then.
+    fn is_own(&self, identity: &Identity) -> bool {
+        self.credentials.current().is_none_or(|own| own.identity.trust_domain() == identity.trust_domain())
+    }
+
+    /// The roots that may speak for an identity.
+    fn anchors<'t>(&self, trust: &'t Believed, identity: &Arc<Identity>) -> Result<&'t [TrustAnchor<'static>], PeerError> {
+        if self.is_own(identity) {
+            return Ok(&trust.anchors);
         }
-        Err(PeerError::OtherTrustDomain { expected: own.identity.trust_domain().to_owned(), found: Arc::clone(&peer.identity) })
+        trust.federated(identity.trust_domain()).ok_or_else(|| PeerError::OtherTrustDomain {
+            expected: self.credentials.current().map(|own| own.identity.trust_domain().to_owned()).unwrap_or_default(),
+            found: Arc::clone(identity),
+        })
+    }
+}
+
+fn unrevoked(trust: &Believed, peer: &Peer, now: UnixTime) -> Result<(), PeerError> {
+    match trust.revoked(&peer.identity, &peer.serial, now.as_secs()) {
+        None => Ok(()),
+        Some(revocation) => Err(PeerError::Revoked {
+            identity: Arc::clone(&peer.identity),
+            serial: Arc::clone(&peer.serial),
+            revocation: Arc::clone(&revocation.object),
+        }),
     }
 }
 
@@ -107,7 +140,7 @@ fn dates(parsed: &Unproved, now: UnixTime) -> Result<(), Error> {
 pub(super) fn chain(
     leaf: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
-    anchors: &[rustls::pki_types::TrustAnchor<'static>],
+    anchors: &[TrustAnchor<'static>],
     now: UnixTime,
     side: PeerRole,
     algorithms: WebPkiSupportedAlgorithms,
@@ -117,7 +150,18 @@ pub(super) fn chain(
         PeerRole::Client => KeyUsage::client_auth(),
     };
     let leaf = EndEntityCert::try_from(leaf).map_err(webpki_error)?;
-    leaf.verify_for_usage(algorithms.all, anchors, intermediates, now, usage, None, None).map(|_| ()).map_err(webpki_error)
+    leaf.verify_for_usage(algorithms.all, anchors, intermediates, now, usage, None, None)
+        .map(|_| ())
+        .map_err(|error| chain_error(error, side))
+}
+
+fn chain_error(error: webpki::Error, side: PeerRole) -> Error {
+    match error {
+        webpki::Error::CaUsedAsEndEntity => PeerError::Authority.into(),
+        webpki::Error::RequiredEkuNotFoundContext(_) if side == PeerRole::Client => PeerError::Purpose("calls").into(),
+        webpki::Error::RequiredEkuNotFoundContext(_) => PeerError::Purpose("servers").into(),
+        other => webpki_error(other),
+    }
 }
 
 fn webpki_error(error: webpki::Error) -> Error {
@@ -178,7 +222,7 @@ impl ServerCertVerifier for ServerVerifier {
     }
 }
 
-/// The server's view of any peer of the trust domain.
+/// The server's view of any peer that is believed.
 #[derive(Debug)]
 pub(super) struct ClientVerifier(pub(super) Arc<Verify>);
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
-use proto::names::{METADATA, Mode, NODE_CLIENT, NODE_WORKLOAD, NodeId};
+use proto::names::{self, METADATA, Mode, NODE_CLIENT, NODE_WORKLOAD, NodeId};
 use proto::xds::core::Node;
 use proto::xds::core::node::UserAgentVersionType;
 use proto::xds::discovery::DeltaDiscoveryRequest;
@@ -17,16 +17,16 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
-use tonic::transport::Channel;
-use tracing::{debug, info, info_span, warn};
+use tonic::{Code, Status};
+use tracing::{debug, error, info, info_span, warn};
 
 use super::backoff::Backoff;
 use super::session::{Effect, Session};
 use crate::io::Draw;
 use crate::observe::Telemetry;
 use crate::snapshots::Snapshots;
-use crate::tls::{CredentialCell, TrustCell};
+use crate::tls::dial::Uplink;
+use crate::tls::{CredentialCell, TrustCell, TrustError};
 
 /// Largest response taken. Ours are cut at 3 MiB; one resource may be larger.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
@@ -74,12 +74,12 @@ impl NodeIdentity {
 #[derive(Debug)]
 pub struct Client {
     /// Reconnects by itself.
-    pub channel: Channel,
+    pub uplink: Uplink,
     /// Who we are.
     pub node: NodeIdentity,
     /// Where snapshots go live, and what is wanted.
     pub snapshots: Snapshots,
-    /// Where the trust bundle goes.
+    /// Where the roots go.
     pub trust: Arc<TrustCell>,
     /// Nothing is asked before the first leaf.
     pub credentials: Arc<CredentialCell>,
@@ -115,9 +115,13 @@ impl Client {
             };
             self.snapshots.wanted().connected(false);
             self.snapshots.wake();
+            if matches!(&ended, StreamEnd::Lost(status) if status.code() == Code::Unauthenticated) {
+                self.uplink.open_anew();
+            }
             let loud = backoff.failures() < LOUD_FAILURES;
             match ended {
                 StreamEnd::Stopped => return,
+                StreamEnd::Lost(status) if self.outcast(&status) => {}
                 StreamEnd::StartOver => warn!("an epoch did not fit what was sent for 15 s: asking for everything anew"),
                 StreamEnd::Lost(status) if loud => {
                     info!(
@@ -145,7 +149,7 @@ impl Client {
             let Some(request) = waiting.pop_front() else { break };
             let _ = requests.try_send(request);
         }
-        let client = AggregatedDiscoveryServiceClient::new(self.channel.clone());
+        let client = AggregatedDiscoveryServiceClient::new(self.uplink.channel());
         let mut client = client.max_decoding_message_size(RESPONSE_BYTES_MAX);
         let mut responses = match client.delta_aggregated_resources(ReceiverStream::new(outgoing)).await {
             Ok(responses) => responses.into_inner(),
@@ -171,6 +175,9 @@ impl Client {
                         }
                         backoff.reset();
                         wanted.connected(true);
+                        if self.trust.cast_out(None) {
+                            info!("this proxy is believed again");
+                        }
                         session.on(response, Instant::now())
                     }
                     Ok(None) => return StreamEnd::Lost(Status::unavailable("the control plane closed the stream")),
@@ -196,6 +203,20 @@ impl Client {
         }
     }
 
+    /// Whether the control plane says that this proxy itself is revoked. Then it is not ready any more, and says so aloud; what it runs it
+    /// runs on, for callers that have not heard yet are cut by themselves.
+    fn outcast(&self, status: &Status) -> bool {
+        if status.metadata().get(names::REVOKED).is_none() {
+            return false;
+        }
+        // A new leaf proves nothing on an old connection.
+        self.uplink.open_anew();
+        if self.trust.cast_out(Some(status.message())) {
+            error!("this proxy is no longer believed, so it is not ready: {}", status.message());
+        }
+        true
+    }
+
     fn carry_out(&self, effect: Effect) {
         match effect {
             Effect::Publish(snapshot) => {
@@ -208,15 +229,15 @@ impl Client {
                 if before != snapshot.epoch {
                     info!(epoch = snapshot.epoch, routes = snapshot.routes.len(), clusters = snapshot.clusters.len(), "configuration live");
                 }
+                // Whom to believe comes first: what goes live next may lead to somebody new.
+                if let Some(trust) = &snapshot.trust {
+                    told(self.trust.believe(trust), trust.roots.len());
+                }
                 self.snapshots.publish(snapshot);
             }
             Effect::TrustBundle(bundle) => {
                 let roots = bundle.iter().map(|der| CertificateDer::from(der.clone())).collect();
-                match self.trust.publish(roots) {
-                    Ok(changed) if changed => info!(roots = bundle.len(), "trust bundle live"),
-                    Ok(_) => {}
-                    Err(error) => warn!("the control plane's trust bundle is not taken, the former one stays: {error}"),
-                }
+                told(self.trust.publish(roots), bundle.len());
             }
             Effect::Answered(want, exists) => {
                 self.snapshots.wanted().answered(&want, exists);
@@ -232,6 +253,14 @@ impl Client {
             }
             Effect::Send(_) | Effect::StartOver => {}
         }
+    }
+}
+
+fn told(changed: Result<bool, TrustError>, roots: usize) {
+    match changed {
+        Ok(true) => info!(roots, "whom to believe is live"),
+        Ok(false) => {}
+        Err(error) => warn!("the control plane's trust bundle is not taken, the former one stays: {error}"),
     }
 }
 

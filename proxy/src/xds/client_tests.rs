@@ -1,15 +1,20 @@
 use std::pin::Pin;
 use std::time::SystemTime;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hyper_util::rt::TokioIo;
 use prost::Name as _;
-use proto::mesh::{DnsRecord, Epoch, ProxyConfig};
+use proto::mesh::{DnsRecord, Epoch, ProxyConfig, Trust};
+use proto::xds::core::DataSource;
+use proto::xds::core::data_source::Specifier;
 use proto::xds::discovery::aggregated_discovery_service_server::{AggregatedDiscoveryService, AggregatedDiscoveryServiceServer};
 use proto::xds::discovery::{DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource};
+use proto::xds::tls::{CertificateValidationContext, Secret, secret};
 use proto::{epoch, names, xds};
 use tokio::io::DuplexStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::transport::{Endpoint, Server};
+use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Streaming};
 use tower::service_fn;
 
@@ -74,7 +79,7 @@ fn client(channel: Channel) -> Client {
     credentials.publish(Authority::new("root").issue("spiffe://cluster.local/ns/shop/sa/frontend", "frontend"));
     let (telemetry, _) = crate::observe::start(TelemetryOptions::default(), Clock::simulated(SystemTime::now()));
     let node = NodeIdentity { id: "sidecar/shop/frontend".parse().unwrap(), workload: "frontend".into() };
-    Client { channel, node, snapshots: Snapshots::default(), trust: Arc::default(), credentials, telemetry }
+    Client { uplink: channel.into(), node, snapshots: Snapshots::default(), trust: Arc::default(), credentials, telemetry }
 }
 
 /// The next request of that type which `wanted` accepts.
@@ -191,6 +196,82 @@ async fn a_refusal_travels_up() {
         assert!(nack.error_detail.unwrap().message.starts_with("Cluster shop/b:80: "));
     }
     assert_eq!(telemetry.readings.config_rejected.load(Ordering::Relaxed), 1);
+    stop.cancel();
+    running.await.unwrap();
+}
+
+/// Aim: whom to believe goes live with the epoch that says so, not when the resource comes, and a bad one is refused while the good one stays;
+/// the Secret of an older control plane counts only until then.
+#[tokio::test(start_paused = true)]
+async fn trust_goes_live_with_its_epoch() {
+    let (channel, mut arrived) = fake();
+    let client = client(channel);
+    let trust = Arc::clone(&client.trust);
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(client.run(Draw::seeded(1), stop.clone()));
+    let mut heard = arrived.recv().await.unwrap();
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let (old, new) = (old.roots().remove(0), new.roots().remove(0));
+    let secret = |root: &CertificateDer<'static>| {
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(root));
+        let trusted_ca = Some(DataSource { specifier: Some(Specifier::InlineString(pem)) });
+        let context = CertificateValidationContext { trusted_ca, ..Default::default() };
+        let r#type = Some(secret::Type::ValidationContext(context));
+        resource(names::ROOT_CA, xds::pack(&Secret { name: names::ROOT_CA.to_owned(), r#type }))
+    };
+    let say = |roots: Vec<bytes::Bytes>, issuing: &CertificateDer<'static>| {
+        let issuing_root = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, issuing).as_ref().to_vec().into();
+        resource(names::TRUST, xds::pack(&Trust { roots, issuing_root, ..Default::default() }))
+    };
+    let url = Trust::type_url();
+    send(&heard, xds::SECRET, "1", vec![secret(&old)], &[]).await;
+    request(&mut heard, xds::SECRET, |request| request.response_nonce == "1").await;
+    assert_eq!(trust.roots(), [old.clone()], "there is nothing else yet");
+
+    let both = say(vec![old.to_vec().into(), new.to_vec().into()], &old);
+    send(&heard, &url, "2", vec![both.clone()], &[]).await;
+    request(&mut heard, &url, |request| request.response_nonce == "2").await;
+    assert_eq!(trust.roots(), [old.clone()], "its epoch has not come");
+    announce(&heard, 1, "3", &[(&url, &both)]).await;
+    request(&mut heard, &Epoch::type_url(), |request| request.response_nonce == "3").await;
+    assert_eq!(trust.roots(), [old.clone(), new.clone()]);
+    send(&heard, xds::SECRET, "4", vec![secret(&new)], &[]).await;
+    request(&mut heard, xds::SECRET, |request| request.response_nonce == "4").await;
+    assert_eq!(trust.roots().len(), 2, "the Secret counts no more");
+
+    let bad = say(vec![new.to_vec().into()], &old);
+    send(&heard, &url, "5", vec![bad.clone()], &[]).await;
+    announce(&heard, 2, "6", &[(&url, &bad)]).await;
+    let nack = request(&mut heard, &Epoch::type_url(), |request| request.response_nonce == "6").await;
+    assert!(nack.error_detail.unwrap().message.contains("Trust trust: issuing_root"));
+    assert_eq!(trust.roots().len(), 2, "the last good one stays");
+    stop.cancel();
+    running.await.unwrap();
+}
+
+/// Aim: a proxy that the control plane calls revoked knows it, for as long as it is so: until a stream is answered again.
+#[tokio::test(start_paused = true)]
+async fn who_is_revoked_knows_it() {
+    let (channel, mut arrived) = fake();
+    let client = client(channel);
+    let mut outcast = client.trust.outcast();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(client.run(Draw::seeded(1), stop.clone()));
+    let heard = arrived.recv().await.unwrap();
+    let mut status = Status::permission_denied("spiffe://cluster.local/ns/shop/sa/web is revoked by Revocation meshwright-system/r");
+    status.metadata_mut().insert(names::REVOKED, "identity".parse().unwrap());
+    heard.responses.send(Err(status)).await.unwrap();
+    outcast.changed().await.unwrap();
+    assert!(outcast.borrow_and_update().as_deref().unwrap().contains("is revoked by"));
+    // Any other end says nothing of that.
+    let heard = arrived.recv().await.unwrap();
+    heard.responses.send(Err(Status::unavailable("stopping"))).await.unwrap();
+    let heard = arrived.recv().await.unwrap();
+    assert!(!outcast.has_changed().unwrap());
+    let config = resource(names::PROXY, xds::pack(&ProxyConfig::default()));
+    send(&heard, &ProxyConfig::type_url(), "1", vec![config], &[]).await;
+    outcast.changed().await.unwrap();
+    assert_eq!(*outcast.borrow_and_update(), None);
     stop.cancel();
     running.await.unwrap();
 }

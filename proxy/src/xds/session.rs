@@ -8,7 +8,7 @@ use std::time::Duration;
 use engine::model::Snapshot;
 use engine::model::build::{Parts, Rejected};
 use prost::Name as _;
-use proto::mesh::{DnsRecord, Epoch, ProxyConfig};
+use proto::mesh::{Authentication, Authorization, DnsRecord, Egress, Epoch, ProxyConfig, Trust};
 use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use proto::xds::rpc;
 use proto::{epoch, names, refusal, xds};
@@ -28,7 +28,7 @@ pub enum Effect {
     Send(Box<DeltaDiscoveryRequest>),
     /// Make this snapshot live.
     Publish(Arc<Snapshot>),
-    /// Judge peers by these roots from now on.
+    /// Judge peers by these roots from now on: those of an older control plane, which sends no `Trust`.
     TrustBundle(Arc<Vec<Vec<u8>>>),
     /// The control plane said whether a name exists.
     Answered(Want, bool),
@@ -75,11 +75,15 @@ pub struct Session {
 }
 
 /// The types of our stream, in the order of their first requests: parents before what they imply.
-fn types() -> [String; 8] {
+fn types() -> [String; 12] {
     [
         xds::CLUSTER.to_owned(),
         xds::LISTENER.to_owned(),
         ProxyConfig::type_url(),
+        Egress::type_url(),
+        Trust::type_url(),
+        Authentication::type_url(),
+        Authorization::type_url(),
         xds::SECRET.to_owned(),
         xds::ENDPOINT.to_owned(),
         xds::ROUTE.to_owned(),
@@ -239,7 +243,7 @@ impl Session {
             effects.extend(again);
         }
         let bundle = self.parts.trust_bundle();
-        if *bundle != *self.trust_bundle && !bundle.is_empty() {
+        if *bundle != *self.trust_bundle && !bundle.is_empty() && self.parts.trust().is_none() {
             self.trust_bundle = Arc::clone(&bundle);
             effects.push(Effect::TrustBundle(bundle));
         }

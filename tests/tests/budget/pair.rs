@@ -12,7 +12,7 @@ use nix::sched::{CloneFlags, CpuSet, sched_getaffinity, sched_setaffinity, unsha
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, gettid};
 use tempfile::TempDir;
-use tests::look::until;
+use tests::look::{until, write_private};
 
 use crate::backend::{self, Spans};
 use crate::caller::{Caller, Road};
@@ -250,7 +250,7 @@ impl Pair {
     fn sidecar(&self, hop: Hop, wrap: Vec<String>) -> Command {
         let workload = format!("bench/{}", hop.workload());
         let token = self.folder.path().join(format!("token-{}", hop.name()));
-        fs::write(&token, self.token(&workload)).unwrap();
+        write_private(&token, self.token(&workload)).unwrap();
         let mut command = Command::new(&wrap[0]);
         command.args(&wrap[1..]).arg(binary()).args(["proxy", "--control", &format!("{SERVER_IP}:15012"), "--control-ca"]);
         command.arg(self.folder.path().join("state/control/ca.pem")).arg("--token-file").arg(token);

@@ -61,8 +61,13 @@ impl Mesh {
 
     /// The same with further flags of `up`.
     pub(crate) fn start_with(manifests: &[(&str, &str)], flags: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), manifests, flags, &[])
+    }
+
+    /// The same in a given folder, with further variables of the environment.
+    pub(crate) fn start_in(folder: TempDir, manifests: &[(&str, &str)], flags: &[&str], env: &[(&str, &str)]) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let (state, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let state = tempfile::tempdir().unwrap();
         for (name, text) in manifests {
             fs::write(folder.path().join(name), text).unwrap();
         }
@@ -71,6 +76,7 @@ impl Mesh {
             .arg("up")
             .arg(folder.path())
             .args(flags)
+            .envs(env.iter().copied())
             .env("MESHWRIGHT_STATE_DIR", state.path().join("state"))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -86,6 +92,11 @@ impl Mesh {
     /// Where the manifests are.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Its state directory.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.state.path().join("state")
     }
 
     /// What `up` has said.

@@ -169,3 +169,36 @@ fn strict_gives_a_stranger_nothing() {
         .await
     });
 }
+
+/// Aim: a Revocation is live with its epoch: calls of the workload fail from then on, kept connections and all, and it gets no further
+/// configuration; taken back, it comes again by itself and calls as before.
+#[test]
+fn a_revocation_cuts_a_workload_off() {
+    run(|| async {
+        let shop = Shop::open().await?;
+        let mut client = shop.client().await?;
+        shares(&mut client, 10).await?;
+        let revocation = r#"
+apiVersion: meshwright.dev/v1alpha1
+kind: Revocation
+metadata: {name: web, namespace: meshwright-system}
+spec: {identities: ["spiffe://cluster.local/ns/shop/sa/web"]}
+"#;
+        let live = shop.mesh.desk().apply(revocation).await?;
+        assert_eq!(live["live"], true, "{live}");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        for _ in 0..10 {
+            let answer = client.get("/revoked").await?;
+            assert_eq!((answer.status, answer.header("x-meshwright-reason")), (503, "tls_failed"), "{answer:?}");
+        }
+        assert!(shop.mesh.log.lines().iter().all(|line| line["direction"] != "inbound" || line["path"] != "/revoked"));
+        assert!(!shop.mesh.desk().epochs().await?.contains_key("frontend"), "its stream goes on");
+        shop.mesh.desk().delete(revocation).await?;
+        patiently(async || {
+            let answer = client.get("/again").await?;
+            anyhow::ensure!(answer.status == 200 && shop.mesh.desk().epochs().await?.contains_key("frontend"), "{answer:?}");
+            Ok(())
+        })
+        .await
+    });
+}

@@ -1,7 +1,9 @@
 //! Who may do what, on its way to proxies.
 
 mod advice;
+pub(super) mod authentication;
 mod authorization;
+pub(super) mod egress;
 mod paths;
 mod suggest;
 

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use proto::names::{ALPN_H1, ALPN_H2, ALPN_MESH};
 
+use super::outside::{self, Fate, Said};
 use crate::failure::Reason;
-use crate::model::{Forward, InboundPort, MtlsMode, Outbound, Protocol, Snapshot};
+use crate::model::{Forward, InboundPort, MtlsMode, Outbound, Protocol, Snapshot, Spoken};
 use crate::sniff::{ClientHello, Sniffed};
 
 /// The door that a connection came in by, and where it was meant to go.
@@ -26,6 +27,8 @@ pub enum Door {
 pub struct Known<'c> {
     /// The control plane was asked for the destination, and what is in the snapshot is all that there is now.
     pub asked: bool,
+    /// Names whose DNS answers gave the destination's address to this workload: lower case, without trailing dot.
+    pub names: &'c [Arc<str>],
     /// Who spoke first.
     pub first: Option<First<'c>>,
     /// The peer proved itself to be of the mesh.
@@ -37,7 +40,7 @@ pub struct Known<'c> {
 /// Who spoke first on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum First<'c> {
-    /// The client, and this is what it said.
+    /// The client, and this is what it said. [`Sniffed::NeedMore`]: it has not said enough, and is not waited for any longer.
     Client(&'c Sniffed),
     /// The server that was opened on suspicion.
     Server,
@@ -85,7 +88,8 @@ pub enum Course {
     Unreadable,
     /// Its bytes are carried: to where its listener says, or to the application.
     Carry,
-    /// Its bytes are carried to the original destination, outside the mesh.
+    /// Its bytes are carried to the original destination, outside the mesh. Requests to there are [`Course::Serve`] where they are judged
+    /// one by one.
     Outside,
     /// HTTP is answered with the reason, anything else is closed.
     Refuse(Reason),
@@ -148,13 +152,21 @@ fn outbound(snapshot: &Snapshot, destination: SocketAddr, known: &Known<'_>) -> 
         if !known.asked {
             return Step::Learn(Learn::Listener);
         }
-        return Step::Take(match &snapshot.settings {
-            None => Course::Refuse(Reason::ConfigPending),
+        return match &snapshot.settings {
+            None => Step::Take(Course::Refuse(Reason::ConfigPending)),
             // Inside the mesh's ranges it means "not yet", never "outside".
-            Some(settings) if settings.mesh_holds(destination.ip()) => Course::Refuse(Reason::ConfigPending),
-            Some(settings) if settings.outside_mesh_denied => Course::Refuse(Reason::Denied),
-            Some(_) => Course::Outside,
-        });
+            Some(settings) if settings.mesh_holds(destination.ip()) => Step::Take(Course::Refuse(Reason::ConfigPending)),
+            Some(settings) => {
+                let said = known.first.map(|first| first.version().map_or(Said::Other(first.spoken()), |_| Said::Http));
+                match outside::fate(snapshot, settings, (destination, known.names), said) {
+                    Fate::Words => Step::Learn(Learn::EitherSide),
+                    Fate::Requests => serve(known.first.and_then(First::version)),
+                    Fate::Carry => Step::Take(Course::Outside),
+                    Fate::Refuse => Step::Take(Course::Refuse(Reason::Denied)),
+                    Fate::Cut => Step::Take(Course::Close(Reason::Denied)),
+                }
+            }
+        };
     };
     let carry = match &listener.tcp {
         Some(_) => Step::Take(Course::Carry),
@@ -232,7 +244,18 @@ fn of_mesh(hello: &ClientHello) -> bool {
     ALPN_MESH.iter().any(|name| hello.offers(name))
 }
 
-impl First<'_> {
+impl<'c> First<'c> {
+    /// As it is judged by name where it goes past the mesh; `None`: nobody is there.
+    pub const fn spoken(self) -> Option<Spoken<'c>> {
+        match self {
+            Self::Client(Sniffed::Tls(hello)) => Some(Spoken::Tls(hello)),
+            // Still to become something: the wait for it is over.
+            Self::Client(Sniffed::NeedMore) => Some(Spoken::Undecided),
+            Self::Client(_) | Self::Server => Some(Spoken::Bytes),
+            Self::Nobody => None,
+        }
+    }
+
     /// The version of HTTP that the client speaks, if it is HTTP.
     const fn version(self) -> Option<Version> {
         match self {
@@ -259,7 +282,7 @@ mod tests {
     }
 
     fn hello(alpn: &str) -> Sniffed {
-        Sniffed::Tls(ClientHello { sni: None, alpn: vec![alpn.as_bytes().to_vec()] })
+        Sniffed::Tls(ClientHello { alpn: vec![alpn.as_bytes().to_vec()], ..ClientHello::default() })
     }
 
     #[test]
@@ -307,7 +330,7 @@ mod tests {
         let snapshot = parts.assemble(1, &Snapshot::default());
         let asks = |name: &str| {
             let sni = Some(name.to_owned()).filter(|name| !name.is_empty());
-            Sniffed::Tls(ClientHello { sni, alpn: Vec::new() })
+            Sniffed::Tls(ClientHello { sni, ..ClientHello::default() })
         };
         let goes = |at: &str, words: &Sniffed| {
             let at = at.parse().unwrap();

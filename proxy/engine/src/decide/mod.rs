@@ -5,6 +5,7 @@
 mod connection;
 mod host;
 mod judge;
+pub mod outside;
 mod request;
 
 use std::sync::Arc;

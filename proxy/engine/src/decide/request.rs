@@ -21,6 +21,8 @@ pub enum Terms<'s> {
     NoPort,
     /// Nothing was configured yet.
     Unconfigured,
+    /// Of the application's own calls past the mesh; see [`super::outside::request`].
+    Outside(&'s Arc<RouteTable>),
 }
 
 impl<'s> Terms<'s> {
@@ -73,13 +75,17 @@ pub struct TurnedAway {
     pub reason: Reason,
     /// It is the connection's last.
     pub last: bool,
-    /// The rule that the head breaks, if that is why.
+    /// The rule that the head breaks, or who forbids it.
     pub why: Option<&'static str>,
 }
 
 impl TurnedAway {
     const fn of(reason: Reason) -> Self {
         Self { status: reason.status(), reason, last: false, why: None }
+    }
+
+    pub(super) const fn because(reason: Reason, why: &'static str) -> Self {
+        Self { why: Some(why), ..Self::of(reason) }
     }
 
     /// What the caller is told.
@@ -104,12 +110,14 @@ pub fn admit<'s>(view: Terms<'s>, facts: Facts) -> Result<&'s RouteTable, Turned
             return Err(TurnedAway { last: true, ..TurnedAway::of(Reason::Denied) });
         }
         Terms::Inbound(port) => &port.http,
+        Terms::Outside(table) => table,
         Terms::NoPort => return refused(Reason::NoRoute),
         Terms::Unconfigured => return refused(Reason::ConfigPending),
     };
     match facts.fault {
         None => Ok(table),
-        Some(Fault { status, reason, why }) => Err(TurnedAway { status, reason, last: false, why: Some(why) }),
+        // Where a head is broken nobody can say what the bytes behind it are.
+        Some(Fault { status, reason, why }) => Err(TurnedAway { status, reason, last: status == StatusCode::BAD_REQUEST, why: Some(why) }),
     }
 }
 

@@ -3,6 +3,7 @@
 //! what is not yet subscribed and asks again.
 
 pub mod dump;
+mod outside;
 mod policies;
 mod view;
 mod way;
@@ -15,6 +16,7 @@ use proto::identity::Identity;
 use proto::names::{ALPN_H1, ALPN_H2, ALPN_TCP};
 
 use crate::Moment;
+use crate::authenticate::{Authentication, Remembered, TokenVerdict};
 use crate::balance;
 use crate::decide::{self, Course, Door, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Terms, Version, without_port};
 use crate::failure::{LocalReply, Reason};
@@ -74,26 +76,37 @@ pub fn destination(snapshot: &Snapshot, url: &http::Uri) -> Result<SocketAddr, S
 
 /// What a request to that original destination meets on the caller's side. What is not in the snapshot is taken for unknown.
 pub fn outbound(snapshot: &Snapshot, destination: SocketAddr, asked: &Asked<'_>) -> Explanation {
+    outbound_named(snapshot, (destination, &[]), asked)
+}
+
+/// The same, with the names whose DNS answers gave the destination's address (lower case, without trailing dot).
+pub fn outbound_named(snapshot: &Snapshot, (destination, names): (SocketAddr, &[Arc<str>]), asked: &Asked<'_>) -> Explanation {
     let name = snapshot.outbound.get(&destination).map_or("", |listener| &*listener.name);
     let explanation = Explanation::new(snapshot.epoch, name);
     let door = Door::Outbound(destination);
     let client = Visitor::from_outside(asked);
-    let (course, _) = walk(snapshot, door, &client);
+    let (course, _) = walk(snapshot, door, &client, names);
+    let address = own_address(snapshot, destination);
+    let called = Called { port: destination.port(), tls: false };
+    let way = Way { asked, caller: None, address, called, settings: snapshot.settings.as_deref() };
     match course {
-        Course::Outside => outside(snapshot, destination, asked, explanation),
+        Course::Outside | Course::Serve(_) | Course::Refuse(Reason::Denied) | Course::Close(Reason::Denied)
+            if !snapshot.outbound.contains_key(&destination) =>
+        {
+            outside::told(explanation, (snapshot, destination, names), (course, &client), &way)
+        }
         Course::Refuse(reason) => {
             let why = refused(snapshot, destination, reason);
             explanation.stage("listener", "Reply", why).reply(&LocalReply::of(reason))
         }
         course => {
-            let called = Called { port: destination.port(), tls: false };
             let listener = snapshot.outbound.get(&destination).filter(|listener| listener.tls.is_some());
             let explanation = match listener {
                 Some(listener) => by_server_name(explanation, listener, &client),
                 None => explanation,
             };
             let address = own_address(snapshot, destination);
-            let way = Way { asked, caller: None, address, called, settings: snapshot.settings.as_deref(), judged: None };
+            let way = Way { asked, caller: None, address, called, settings: snapshot.settings.as_deref(), judged: None, tokens: None };
             taken(explanation, (course, Terms::of(snapshot, door)), &way, false)
         }
     }
@@ -108,9 +121,9 @@ pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
         _ => explanation,
     };
     let door = Door::Edge(port);
-    let (course, proved) = walk(snapshot, door, &Visitor::from_outside(asked));
+    let (course, proved) = walk(snapshot, door, &Visitor::from_outside(asked), &[]);
     let called = Called { port, tls: false };
-    let way = Way { asked, caller: None, address: None, called, settings: snapshot.settings.as_deref(), judged: None };
+    let way = Way { asked, caller: None, address: None, called, settings: snapshot.settings.as_deref(), judged: None, tokens: None };
     taken(explanation, (course, Terms::of(snapshot, door)), &way, proved)
 }
 
@@ -135,15 +148,22 @@ pub fn inbound(snapshot: &Snapshot, port: u16, origin: Origin<'_>, asked: &Asked
     };
     let rule = inbound.port(port);
     let client = if peer.is_some() { Visitor::mesh(asked, rule) } else { Visitor::from_outside(asked) };
-    let (course, proved) = walk(snapshot, Door::Inbound(port), &client);
+    let (course, proved) = walk(snapshot, Door::Inbound(port), &client, &[]);
     let (verdict, why) = mtls(rule, inbound.ports.contains_key(&port), (peer, proved), course);
     let caller: Option<Identity> = peer.filter(|_| proved).and_then(|peer| peer.parse().ok());
     let called = Called { port, tls: proved };
     // An address that nobody knows is in no range but that of all.
     let source = SocketAddr::new(origin.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), 0);
     let judged = decide::Caller { peer: caller.as_ref(), workload: if proved { origin.workload } else { "" }, source, port };
-    let settings = snapshot.settings.as_deref();
-    let way = Way { asked, caller: caller.as_ref(), address: origin.address, called, settings, judged: Some((snapshot, judged)) };
+    let way = Way {
+        asked,
+        caller: caller.as_ref(),
+        address: origin.address,
+        called,
+        settings: snapshot.settings.as_deref(),
+        judged: Some((snapshot, judged)),
+        tokens: snapshot.authentication.as_deref(),
+    };
     let mut explanation = taken(explanation.stage("mtls", verdict, why), (course, Terms::Inbound(rule)), &way, proved);
     // The inbound side's one rule has no object of its own; the Workload is what it serves.
     if let (Some(route), Some(settings)) = (&mut explanation.route, &snapshot.settings)
@@ -175,7 +195,8 @@ impl Visitor {
                 Version::Http1 => b"http/1.1",
                 Version::Http2 => b"h2",
             };
-            Sniffed::Tls(ClientHello { sni: Some(host).filter(|host| !host.is_empty()), alpn: vec![alpn.to_vec()] })
+            let sni = Some(host).filter(|host| !host.is_empty());
+            Sniffed::Tls(ClientHello { sni, alpn: vec![alpn.to_vec()], ..ClientHello::default() })
         } else {
             words_of(asked.version)
         };
@@ -190,7 +211,7 @@ impl Visitor {
             (_, Version::Http1) => ALPN_H1,
             (_, Version::Http2) => ALPN_H2,
         };
-        let hello = ClientHello { sni: None, alpn: vec![alpn.as_bytes().to_vec()] };
+        let hello = ClientHello { alpn: vec![alpn.as_bytes().to_vec()], ..ClientHello::default() };
         Self { first: Sniffed::Tls(hello), inside: words_of(asked.version), alpn: Some(alpn) }
     }
 }
@@ -203,8 +224,8 @@ const fn words_of(version: Version) -> Sniffed {
 }
 
 /// Walks a connection to its course; whether the client proved itself on the way. Each step learns what was not known before, so it ends.
-fn walk(snapshot: &Snapshot, door: Door, client: &Visitor) -> (Course, bool) {
-    let mut known = Known { asked: true, ..Known::default() };
+fn walk(snapshot: &Snapshot, door: Door, client: &Visitor, names: &[Arc<str>]) -> (Course, bool) {
+    let mut known = Known { asked: true, names, ..Known::default() };
     loop {
         match decide::connection(snapshot, door, &known) {
             Step::Take(course) => return (course, known.proved.is_some()),
@@ -225,7 +246,7 @@ fn taken(explanation: Explanation, (course, view): (Course, Terms<'_>), way: &Wa
             explanation.stage("protocol", "Reply", why).reply(&LocalReply::of(Reason::BadRequest))
         }
         Course::Carry => {
-            let (explanation, refused) = policies::told(explanation.stage("protocol", "Continue", "opaque: carried as bytes"), way, None);
+            let (explanation, refused) = policies::told(explanation.stage("protocol", "Continue", "opaque: carried as bytes"), way, (None, None));
             match refused {
                 Some(reason) => explanation.closed(reason),
                 None => carried(explanation, view, way.asked),
@@ -277,16 +298,22 @@ fn carried(mut explanation: Explanation, view: Terms<'_>, asked: &Asked<'_>) -> 
             explanation.cluster = Some(proto::names::INBOUND.to_owned());
             explanation
         }
-        Terms::NoPort | Terms::Unconfigured => explanation,
+        Terms::NoPort | Terms::Unconfigured | Terms::Outside(_) => explanation,
     }
 }
 
 fn served(explanation: Explanation, view: Terms<'_>, way: &Way<'_>, proved: bool) -> Explanation {
     let asked = way.asked;
     match decide::admit(view, Facts { proved, fault: asked.fault }) {
-        Ok(table) => match policies::told(explanation, way, Some(&asked.head)) {
-            (explanation, Some(reason)) => explanation.reply(&LocalReply::of(reason)),
-            (explanation, None) => routed(explanation, table, way),
+        Ok(table) => {
+            let (explanation, claims) = match authenticated(explanation, way) {
+                Ok(believed) => believed,
+                Err(answered) => return *answered,
+            };
+            match policies::told(explanation, way, (Some(&asked.head), claims.as_deref())) {
+                (explanation, Some(reason)) => explanation.reply(&LocalReply::of(reason)),
+                (explanation, None) => routed(explanation, table, way),
+            }
         },
         Err(refusal) => {
             let explanation = match asked.fault {
@@ -298,13 +325,25 @@ fn served(explanation: Explanation, view: Terms<'_>, way: &Way<'_>, proved: bool
     }
 }
 
-/// Past the mesh; but the instance's own address is reached by way of its inbound side.
-fn outside(snapshot: &Snapshot, destination: SocketAddr, asked: &Asked<'_>, explanation: Explanation) -> Explanation {
-    let own = snapshot.settings.as_ref().is_some_and(|settings| settings.own_addresses.contains(&destination.ip()));
-    if own && snapshot.inbound.is_some() {
-        return inbound(snapshot, destination.port(), Origin::default(), asked);
-    }
-    explanation.stage("listener", "Continue", format!("{destination} is outside the mesh: passed through as it is"))
+/// What the request's token comes to, where tokens are looked at, and what it says.
+///
+/// # Errors
+/// The request is answered here.
+fn authenticated(explanation: Explanation, way: &Way<'_>) -> Result<(Explanation, Option<Arc<Claims>>), Box<Explanation>> {
+    let Some(rules) = way.tokens else { return Ok((explanation, None)) };
+    let verdict = rules.judge(&way.asked.head, &mut Remembered::new(0), way.asked.wall_secs.into());
+    Ok(match verdict {
+        TokenVerdict::Without => (explanation.stage("authentication", "Continue", "shows no token"), None),
+        TokenVerdict::Accepted(accepted) => {
+            let bearer = accepted.claims.texts("sub").next().unwrap_or_default();
+            let (issuer, policy) = (&accepted.claims.issuer, rules.policy(&accepted));
+            let why = format!("shows a token of {issuer} for `{bearer}`, which RequestAuthentication {policy} accepts");
+            (explanation.stage("authentication", "Continue", why), Some(Arc::clone(&accepted.claims)))
+        }
+        TokenVerdict::Refused(fault) => {
+            return Err(Box::new(explanation.stage("authentication", "Reply", fault.text()).reply(fault.reply())));
+        }
+    })
 }
 
 /// The address that the application beside the proxy calls from.
@@ -318,7 +357,6 @@ fn refused(snapshot: &Snapshot, destination: SocketAddr, reason: Reason) -> Stri
         Reason::NoRoute => {
             "the address is the mesh's, but nothing is served at this port: its Service or Gateway does not declare it".to_owned()
         }
-        Reason::Denied => format!("{destination} is outside the mesh, and outsideMesh is Deny"),
         _ if snapshot.settings.is_none() => "no configuration yet".to_owned(),
         _ => format!("{destination} lies in the mesh's ranges, but no listener is known for it"),
     }

@@ -3,17 +3,23 @@
 use super::view::PolicyView;
 use super::{Explanation, Way};
 use crate::authorize::{CallVerdict, Told};
+use crate::claims::Claims;
 use crate::decide::{self, RequestHead};
 use crate::failure::Reason;
 
 /// Most policies that are told one by one; the judgement is of all.
 const POLICIES_TOLD_MAX: usize = 100;
 
-/// Adds each policy's verdict and what they come to; the reason of the refusal, if it is one. `head`: `None` for opaque bytes.
-pub(super) fn told(mut explanation: Explanation, way: &Way<'_>, head: Option<&RequestHead<'_>>) -> (Explanation, Option<Reason>) {
+/// Adds each policy's verdict and what they come to; the reason of the refusal, if it is one. The head is `None` for opaque bytes; the claims are a
+/// verified token's.
+pub(super) fn told(
+    mut explanation: Explanation,
+    way: &Way<'_>,
+    (head, claims): (Option<&RequestHead<'_>>, Option<&Claims>),
+) -> (Explanation, Option<Reason>) {
     let Some((snapshot, caller)) = way.judged else { return (explanation, None) };
     let Some(authorization) = snapshot.authorization.as_deref() else { return (explanation, None) };
-    let call = decide::call(snapshot, caller, head, None);
+    let call = decide::call(snapshot, caller, head, claims);
     explanation.policies = authorization.told(&call).into_iter().take(POLICIES_TOLD_MAX).map(view).collect();
     let judgement = authorization.judge(&call);
     let refusal = judgement.refusal();

@@ -7,6 +7,7 @@ use http::{HeaderValue, Request, Uri, header, request};
 use proto::identity::Identity;
 
 use super::{Asked, Explanation};
+use crate::authenticate::Authentication;
 use crate::decide::{Caller, Version};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::{Called, Exchange, Filter, Outlook, Remote, Stage, Verdict};
@@ -22,6 +23,8 @@ pub(super) struct Way<'a> {
     pub(super) settings: Option<&'a Settings>,
     /// Whose policies judge whom, on the server's side.
     pub(super) judged: Option<(&'a Snapshot, Caller<'a>)>,
+    /// The rules for tokens, at the side that has some.
+    pub(super) tokens: Option<&'a Authentication>,
 }
 
 /// What of the request itself says where it goes.

@@ -96,8 +96,8 @@ pub(crate) fn parameter<'q>(query: Option<&'q str>, name: &str) -> Option<Cow<'q
     pairs.find(|(key, _)| decoded(key).as_ref() == name.as_bytes()).map(|(_, text)| decoded(text))
 }
 
-/// A malformed escape stays as it is.
-fn decoded(text: &str) -> Cow<'_, [u8]> {
+/// Percent-decoded, `+` as a space. A malformed escape stays as it is.
+pub(crate) fn decoded(text: &str) -> Cow<'_, [u8]> {
     if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
         return Cow::Borrowed(text.as_bytes());
     }

@@ -8,7 +8,7 @@ mod index;
 use http::{HeaderName, Method};
 
 pub use head::{RequestHead, without_port};
-pub(crate) use holds::{Miss, header, matches, misses, parameter, path};
+pub(crate) use holds::{Miss, decoded, header, matches, misses, parameter, path};
 pub(crate) use index::Index;
 
 /// A conjunction; empty parts always hold.

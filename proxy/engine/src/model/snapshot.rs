@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Cluster, Inbound, Outbound, RouteTable};
+use super::{Cluster, Egress, Inbound, Outbound, RouteTable, Trust};
+use crate::authenticate::Authentication;
 use crate::authorize::Authorization;
 
 /// One epoch's whole configuration of one proxy. A spine of `Arc`s: cloning it copies no content.
@@ -29,8 +30,14 @@ pub struct Snapshot {
     pub clusters: BTreeMap<String, Arc<Cluster>>,
     /// Who may call this workload; `None`: no policy selects it, and everybody may.
     pub authorization: Option<Arc<Authorization>>,
-    /// The trust bundle, DER roots.
+    /// Whom the mesh believes; `None` until a control plane says it.
+    pub trust: Option<Arc<Trust>>,
+    /// The roots of an older control plane, which says no more than those; DER. Where there is [`Snapshot::trust`] they do not count.
     pub trust_bundle: Arc<Vec<Vec<u8>>>,
+    /// Where the application may call outside the mesh.
+    pub egress: Arc<Egress>,
+    /// What the application's callers must show; `None`: nothing is looked at.
+    pub authentication: Option<Arc<Authentication>>,
 }
 
 /// From [`proto::mesh::ProxyConfig`].

@@ -1,5 +1,6 @@
 //! Three small HTTP/1.1 servers: admin on loopback, metrics and health probes for everybody.
 
+mod local;
 mod pages;
 mod probe;
 

@@ -8,7 +8,7 @@ use http_body_util::Full;
 use proto::mesh::{ExplainCommand, Header};
 use serde_json::{Value, json};
 
-use super::{Admin, Pages, probe};
+use super::{Admin, Pages, local, probe};
 use crate::observe::Exposition;
 use crate::reports::rfc3339;
 use crate::status::inspect::{self, Time};
@@ -23,6 +23,11 @@ impl Admin {
         let (method, uri) = (&head.method, &head.uri);
         let reading = matches!(*method, Method::GET | Method::HEAD);
         let query = Query::of(uri);
+        if pages == Pages::Admin
+            && let Err(why) = local::judge(head)
+        {
+            return page(StatusCode::FORBIDDEN, TEXT, format!("{why}\n"));
+        }
         match (pages, uri.path()) {
             (Pages::Metrics, "/metrics") | (Pages::Admin, "/stats" | "/metrics") if reading => {
                 let exposition = Exposition::accepted(&head.headers);

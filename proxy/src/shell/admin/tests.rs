@@ -12,7 +12,7 @@ use crate::tls::testing::Authority;
 fn admin() -> Admin {
     let (snapshots, credentials) = (Snapshots::default(), Arc::new(CredentialCell::default()));
     let (telemetry, _) = crate::observe::start(TelemetryOptions::default(), Clock::System);
-    let lifecycle = Lifecycle::new(snapshots.clone(), Arc::clone(&credentials));
+    let lifecycle = Lifecycle::new(snapshots.clone(), Arc::clone(&credentials), Arc::default());
     let node = "sidecar/shop/frontend".parse().unwrap();
     Admin {
         snapshots,
@@ -114,6 +114,22 @@ async fn a_socket_is_served() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     stop.cancel();
     serving.await.unwrap();
+}
+
+/// Aim: a web page that a browser shows can neither read nor move the proxy by way of loopback; metrics and health are for everybody.
+#[tokio::test(start_paused = true)]
+async fn other_sites_pages_are_kept_out() {
+    let admin = admin();
+    for (pages, method, path, status) in [
+        (Pages::Admin, "POST", "/quitquitquit", 403),
+        (Pages::Admin, "GET", "/config_dump", 403),
+        (Pages::Metrics, "GET", "/metrics", 200),
+        (Pages::Health, "GET", "/healthz/live", 200),
+    ] {
+        let head = Request::builder().method(method).uri(path).header("host", "rebound.example").body(()).unwrap().into_parts().0;
+        assert_eq!(admin.page(pages, &head).await.status(), status, "{path}");
+    }
+    assert!(!admin.lifecycle.quit.is_cancelled());
 }
 
 /// An application that answers one connection with `answer`, or none; its port, and what it was asked.

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use engine::model::Roots;
 use rustls::pki_types::CertificateDer;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::callout::Callout;
+use crate::callout::keys::KeyKeeper;
 use crate::identity::{Agent, Subject, TokenFile};
 use crate::io::{Clock, Draw, Network};
 use crate::observe::{Exporter, Telemetry, TelemetryOptions};
@@ -18,6 +21,7 @@ use crate::status::lifecycle::Lifecycle;
 use crate::status::logs::LogFilter;
 use crate::tls::dial::{ControlAddress, Dialer};
 use crate::tls::{ControlTls, CredentialCell, Tls, TrustCell, WallTime};
+use crate::workload_api::WorkloadApi;
 use crate::xds::{Client, NodeIdentity};
 
 /// Who a proxy is and whom it asks.
@@ -67,7 +71,7 @@ impl Core {
         let (telemetry, exporter) = crate::observe::start(options, clock);
         let snapshots = Snapshots::default();
         Ok(Self {
-            lifecycle: Lifecycle::new(snapshots.clone(), Arc::clone(&credentials)),
+            lifecycle: Lifecycle::new(snapshots.clone(), Arc::clone(&credentials), Arc::clone(&trust)),
             dialer: Dialer::new(network.clone(), member.control, control),
             means: Means { snapshots, tls: Arc::new(tls), telemetry, network, connections_max: usize::MAX },
             credentials,
@@ -94,6 +98,18 @@ impl Core {
         }
     }
 
+    /// The SPIFFE Workload API of this proxy, not yet served.
+    pub fn workload_api(&self) -> WorkloadApi {
+        WorkloadApi {
+            dialer: self.dialer.clone(),
+            credentials: Arc::clone(&self.credentials),
+            trust: Arc::clone(&self.trust),
+            snapshots: self.means.snapshots.clone(),
+            clock: self.clock,
+            subject: self.subject.clone(),
+        }
+    }
+
     /// Starts identity, xDS, reports and telemetry export on the current runtime; they end soon after `stop`. `seed` feeds all their
     /// chance.
     ///
@@ -101,10 +117,13 @@ impl Core {
     /// The control plane's address cannot be dialled at all.
     pub fn start(self, tasks: &mut JoinSet<()>, logs: LogFilter, seed: u64, stop: &CancellationToken) -> anyhow::Result<()> {
         let draw = Draw::seeded(seed);
-        let channel = self.dialer.channel()?;
-        let Means { snapshots, telemetry, .. } = self.means;
+        let uplink = self.dialer.uplink()?;
+        let Means { snapshots, telemetry, tls, network, .. } = self.means;
         let agent = Agent {
             dialer: self.dialer,
+            bearer: Arc::clone(&self.credentials),
+            exposed: None,
+            hurry: Arc::default(),
             credentials: Arc::clone(&self.credentials),
             trust: Arc::clone(&self.trust),
             snapshots: snapshots.clone(),
@@ -113,7 +132,7 @@ impl Core {
             token: self.token,
         };
         let client = Client {
-            channel: channel.clone(),
+            uplink: uplink.clone(),
             node: self.node.clone(),
             snapshots: snapshots.clone(),
             trust: Arc::clone(&self.trust),
@@ -122,10 +141,10 @@ impl Core {
         };
         tasks.spawn(expiry(Arc::clone(&self.credentials), Arc::clone(&telemetry), stop.clone()));
         let reporter = Reporter {
-            channel,
+            uplink,
             node: self.node,
-            snapshots,
-            telemetry,
+            snapshots: snapshots.clone(),
+            telemetry: Arc::clone(&telemetry),
             credentials: self.credentials,
             trust: self.trust,
             lifecycle: self.lifecycle,
@@ -135,6 +154,8 @@ impl Core {
         tasks.spawn(agent.run(Draw::seeded(draw.next()), stop.clone()));
         tasks.spawn(client.run(Draw::seeded(draw.next()), stop.clone()));
         tasks.spawn(reporter.run(Draw::seeded(draw.next()), stop.clone()));
+        let keeper = KeyKeeper { callout: Callout::new(network, tls, snapshots.clone(), Roots::System), snapshots, telemetry };
+        tasks.spawn(keeper.run(Draw::seeded(draw.next()), stop.clone()));
         let stop = stop.clone();
         tasks.spawn(self.exporter.run(async move { stop.cancelled().await }));
         Ok(())

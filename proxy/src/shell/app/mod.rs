@@ -20,14 +20,14 @@ use tracing::{info, warn};
 
 use crate::dns::{Resolver, Upstream};
 use crate::ground::limits::affordable_connections;
-use crate::io::{Clock, Draw, Listening, Network, adopt_channel};
+use crate::io::{Clock, Draw, Listening, LocalDoor, Network, adopt_channel};
 use crate::observe::TelemetryOptions;
 use crate::shell::admin::{Admin, Pages};
 use crate::shell::doors::{Edges, arrivals, open_everywhere, serve_map};
 use crate::shell::listener::Purpose;
 use crate::shell::ports::{Reach, open, open_at, open_udp};
 use crate::shell::rights;
-use crate::shell::settings::{Bootstrap, Exempt, Map, Ports, ProxyArgs};
+use crate::shell::settings::{Bootstrap, Exempt, Map, Ports, ProxyArgs, SpiffeSocket};
 use crate::shell::worker::Worker;
 use crate::status::lifecycle::Lifecycle;
 use crate::status::logs;
@@ -47,14 +47,16 @@ const TELL: Duration = Duration::from_millis(50);
 pub fn run(args: ProxyArgs) -> anyhow::Result<ExitCode> {
     rights::stay_small();
     rights::die_with_parent()?;
-    let bootstrap = args.bootstrap(rights::is_root())?;
+    let root = rights::is_root();
+    let bootstrap = args.bootstrap(root)?;
     let _ = tls::provider().install_default();
     rights::raise_descriptors();
     let sockets = Sockets::open(&bootstrap)?;
     let edge = bootstrap.node.id.mode == Mode::Edge;
     rights::drop_rights(bootstrap.exempt, edge)?;
-    // A change of uid has reset it.
+    // A change of uid has reset both.
     rights::die_with_parent()?;
+    rights::keep_memory_private(root || rights::is_alone());
     let runtime = Builder::new_current_thread().enable_all().max_blocking_threads(2).thread_stack_size(256 << 10).build()?;
     runtime.block_on(proxy(bootstrap, sockets))?;
     Ok(ExitCode::SUCCESS)
@@ -68,6 +70,7 @@ struct Sockets {
     dns_tcp: Vec<TcpListener>,
     pages: Vec<(Pages, TcpListener)>,
     maps: Vec<(Map, TcpListener)>,
+    spiffe: Option<LocalDoor>,
     handed_over: Option<UnixStream>,
 }
 
@@ -90,8 +93,25 @@ impl Sockets {
             dns_tcp: open(dns, Reach::Loopback, "--dns-port")?,
             pages,
             maps: bootstrap.maps.iter().map(map).collect::<anyhow::Result<_>>()?,
+            spiffe: bootstrap.spiffe.as_ref().map(open_spiffe).transpose()?.flatten(),
             handed_over: bootstrap.sockets_fd.map(adopt_channel).transpose().context("--sockets-fd is no open Unix socket")?,
         })
+    }
+}
+
+/// The socket of the SPIFFE Workload API. One that nobody asked for by name and that cannot be had is done without.
+fn open_spiffe(socket: &SpiffeSocket) -> anyhow::Result<Option<LocalDoor>> {
+    let shown = socket.path.display();
+    match LocalDoor::open(&socket.path, socket.mode) {
+        Ok(door) => Ok(Some(door)),
+        Err(error) if socket.wanted => Err(error).with_context(|| {
+            format!("--spiffe-socket: {shown} cannot be opened; its folder must be there and writable, and nobody else serve on it")
+        }),
+        // Logging has not begun.
+        Err(error) => {
+            eprintln!("no SPIFFE Workload API: {shown} cannot be opened: {error}; say where with --spiffe-socket");
+            Ok(None)
+        }
     }
 }
 
@@ -130,6 +150,9 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     let resolver = Resolver::new(snapshots.clone(), Upstream::new(network, bootstrap.dns_upstream));
     serve_own_ports(&mut tasks, core.admin(&logs), &resolver, sockets.pages, (sockets.dns_udp, sockets.dns_tcp), &stop)?;
+    if let Some(door) = sockets.spiffe {
+        core.workload_api().start(&mut tasks, door, &draw, &stop)?;
+    }
     core.start(&mut tasks, logs, draw.next(), &stop)?;
     tasks.spawn(rest::give_back_at_rest(lifecycle.clone(), stop.clone()));
 

@@ -27,8 +27,11 @@ impl Parts {
             settings: self.settings.as_ref().map(|staged| staged.content.clone()),
             routes: routes.collect(),
             clusters: self.clusters.iter().map(|(name, staged)| (name.clone(), staged.content.0.clone())).collect(),
+            trust: self.trust(),
             trust_bundle: self.trust_bundle(),
+            egress: self.egress.content.clone(),
             authorization: self.authorization.as_ref().map(|staged| staged.content.clone()),
+            authentication: self.authentication.as_ref().map(|staged| staged.content.clone()),
             ..Snapshot::default()
         };
         for (name, staged) in &self.names {

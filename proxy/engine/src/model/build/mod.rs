@@ -5,9 +5,11 @@
 //! Every field of our proto subset is honoured or makes its resource [`Rejected`]; fields outside the subset are a newer control
 //! plane's and are ignored by the decoder.
 
+mod authentication;
 mod chains;
 mod cluster;
 mod cluster_policy;
+pub(super) mod egress;
 mod endpoint;
 mod forward;
 mod hcm;
@@ -21,6 +23,7 @@ mod route;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -30,11 +33,13 @@ use std::time::Duration;
 use prost::{Message, Name};
 use prost_types::Any;
 
-use super::{Cluster, ClusterKind, DnsAnswer, EndpointFacts, Home, Protocol, Settings};
+use super::{Cluster, ClusterKind, DnsAnswer, Egress, EndpointFacts, Home, Protocol, Settings, Trust};
+use crate::authenticate::Authentication;
 use crate::authorize::{self, Authorization};
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
+pub use self::authentication::claim_header;
 pub use self::cluster_policy::INTERVAL_MIN;
 pub use self::route::TABLE_MAX;
 pub use crate::rejected::Rejected;
@@ -60,9 +65,13 @@ pub struct Parts {
     clusters: BTreeMap<String, Staged<(Arc<Cluster>, String)>>,
     names: BTreeMap<String, Staged<Arc<DnsAnswer>>>,
     settings: Option<Staged<Arc<Settings>>>,
+    trust: Option<Staged<Arc<Trust>>>,
     trust_bundle: Option<Staged<Arc<Vec<Vec<u8>>>>>,
+    egress: Staged<Arc<Egress>>,
     /// What could not be read and was not known before lets nobody in.
     authorization: Option<Staged<Arc<Authorization>>>,
+    authentication: Option<Staged<Arc<Authentication>>>,
+    key_cells: authentication::Cells,
     /// Held while an assignment of that name, or a cluster that wants it, is staged.
     assignments: BTreeMap<String, Assignment>,
     /// How many of them are staged.
@@ -76,7 +85,7 @@ pub struct Parts {
 }
 
 /// Compiled content and the version it came as.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Staged<T> {
     version: String,
     content: T,
@@ -116,8 +125,12 @@ impl Default for Parts {
             clusters: BTreeMap::new(),
             names: BTreeMap::new(),
             settings: None,
+            trust: None,
             trust_bundle: None,
+            egress: Staged::default(),
             authorization: None,
+            authentication: None,
+            key_cells: authentication::Cells::new(),
             assignments: BTreeMap::new(),
             listed: 0,
             workloads: endpoint::Workloads::default(),
@@ -137,8 +150,11 @@ enum ResourceKind {
     Endpoints,
     Secret,
     Proxy,
+    Trust,
     Dns,
+    Egress,
     Authorization,
+    Authentication,
 }
 
 impl ResourceKind {
@@ -150,8 +166,11 @@ impl ResourceKind {
             (proto::xds::ENDPOINT.to_owned(), Self::Endpoints),
             (proto::xds::SECRET.to_owned(), Self::Secret),
             (proto::mesh::ProxyConfig::type_url(), Self::Proxy),
+            (proto::mesh::Trust::type_url(), Self::Trust),
             (proto::mesh::DnsRecord::type_url(), Self::Dns),
+            (proto::mesh::Egress::type_url(), Self::Egress),
             (proto::mesh::Authorization::type_url(), Self::Authorization),
+            (proto::mesh::Authentication::type_url(), Self::Authentication),
         ];
         let kind = known.into_iter().find(|(url, _)| url == type_url).map(|(_, kind)| kind);
         kind.ok_or_else(|| Wrong::new("", "resources of this type are no part of a proxy's configuration"))
@@ -187,7 +206,10 @@ impl Parts {
             Ok(ResourceKind::Route) => drop(self.tables.remove(name)),
             Ok(ResourceKind::Dns) => drop(self.names.remove(name)),
             Ok(ResourceKind::Proxy) => self.settings = None,
+            Ok(ResourceKind::Egress) => self.egress = Staged::default(),
+            Ok(ResourceKind::Trust) => self.trust = None,
             Ok(ResourceKind::Authorization) if name == proto::names::INBOUND => self.authorization = None,
+            Ok(ResourceKind::Authentication) => self.authentication = None,
             Ok(ResourceKind::Secret) if name == proto::names::ROOT_CA => self.trust_bundle = None,
             Ok(ResourceKind::Cluster) => {
                 if let Some(staged) = self.clusters.remove(name) {
@@ -203,6 +225,11 @@ impl Parts {
             }
             Ok(ResourceKind::Secret | ResourceKind::Authorization) | Err(_) => {}
         }
+    }
+
+    /// Whom the mesh believes, as staged.
+    pub fn trust(&self) -> Option<Arc<Trust>> {
+        self.trust.as_ref().map(|staged| staged.content.clone())
     }
 
     /// The staged trust bundle, DER roots. Like endpoints it travels at once and is no part of an epoch.
@@ -240,6 +267,11 @@ impl Parts {
                 let content = Arc::new(own::settings(name, &unpack(resource)?)?);
                 self.settings = Some(Staged { version, content });
             }
+            ResourceKind::Egress => self.put_egress(name, version, resource)?,
+            ResourceKind::Trust => {
+                let content = Arc::new(trust::compile(name, &unpack(resource)?)?);
+                self.trust = Some(Staged { version, content });
+            }
             ResourceKind::Authorization => {
                 if name != proto::names::INBOUND {
                     return Err(Wrong::new("", format!("the only resource of this type is `{}`", proto::names::INBOUND)));
@@ -247,6 +279,7 @@ impl Parts {
                 let content = Arc::new(authorize::compile(&unpack(resource)?)?);
                 self.authorization = Some(Staged { version, content });
             }
+            ResourceKind::Authentication => self.put_authentication(name, version, resource)?,
             ResourceKind::Dns => {
                 let content = Arc::new(own::dns(name, &unpack(resource)?)?);
                 self.names.insert(name.to_owned(), Staged { version, content });
@@ -267,9 +300,14 @@ impl Parts {
                 self.trust_bundle.as_ref().filter(|_| name == proto::names::ROOT_CA).map(|staged| staged.version.as_str())
             }
             ResourceKind::Proxy => self.settings.as_ref().filter(|_| name == proto::names::PROXY).map(|staged| staged.version.as_str()),
+            ResourceKind::Trust => self.trust.as_ref().filter(|_| name == proto::names::TRUST).map(|staged| staged.version.as_str()),
             ResourceKind::Dns => self.names.get(name).map(|staged| staged.version.as_str()),
+            ResourceKind::Egress => Some(self.egress.version.as_str()).filter(|_| name == proto::names::EGRESS),
             ResourceKind::Authorization => {
                 self.authorization.as_ref().filter(|_| name == proto::names::INBOUND).map(|staged| staged.version.as_str())
+            }
+            ResourceKind::Authentication => {
+                self.authentication.as_ref().filter(|_| name == proto::names::INBOUND).map(|staged| staged.version.as_str())
             }
         }
     }
@@ -281,10 +319,29 @@ impl Parts {
             ResourceKind::Cluster => self.clusters.len(),
             ResourceKind::Endpoints => self.listed,
             ResourceKind::Dns => self.names.len(),
-            ResourceKind::Secret | ResourceKind::Proxy | ResourceKind::Authorization => 0,
+            ResourceKind::Secret
+            | ResourceKind::Proxy
+            | ResourceKind::Egress
+            | ResourceKind::Trust
+            | ResourceKind::Authorization
+            | ResourceKind::Authentication => 0,
         };
         if held >= RESOURCES_MAX && self.version(kind, name).is_none() {
             return Err(Wrong::new("", format!("this proxy holds {RESOURCES_MAX} resources of this type already")));
+        }
+        Ok(())
+    }
+
+    /// Where nothing good was said before, what cannot be understood allows nothing.
+    fn put_egress(&mut self, name: &str, version: String, resource: &Any) -> Result<(), Wrong> {
+        match unpack(resource).and_then(|raw| egress::compile(name, &raw)) {
+            Ok(content) => self.egress = Staged { version, content: Arc::new(content) },
+            Err(wrong) => {
+                if name == proto::names::EGRESS && self.egress.version.is_empty() {
+                    self.egress.content = Arc::new(Egress::closed());
+                }
+                return Err(wrong);
+            }
         }
         Ok(())
     }
@@ -353,6 +410,14 @@ impl Parts {
         let built_in = || (name == INBOUND_CLUSTER).then_some(&self.local);
         self.clusters.get(name).map(|staged| &staged.content.0).or_else(built_in)
     }
+}
+
+/// The certificates of a PEM text, DER: at least one, and none beyond what a proxy takes.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
+    own::certificates(pem).map_err(|wrong| wrong.of("", "").why)
 }
 
 /// Decodes a resource.

@@ -191,7 +191,7 @@ pub(super) fn trust_bundle(name: &str, raw: &Secret) -> Result<Vec<Vec<u8>>, Wro
 }
 
 /// Certificates of a PEM text (RFC 7468); text between the blocks is skipped.
-fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, Wrong> {
+pub(super) fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, Wrong> {
     let text = std::str::from_utf8(pem).map_err(|_| Wrong::new("", "is not PEM text"))?;
     let mut roots = Vec::new();
     let mut rest = text;

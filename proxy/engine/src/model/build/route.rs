@@ -313,7 +313,7 @@ impl<'t> Former<'t> {
     }
 }
 
-fn next_id() -> u32 {
+pub(super) fn next_id() -> u32 {
     static NEXT: AtomicU32 = AtomicU32::new(1);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }

@@ -23,6 +23,8 @@ fn good() -> Vec<(&'static str, &'static str, Any)> {
         (ENDPOINT, "c", proto::xds::pack(&assignment("c", vec![endpoint("10.0.0.1:80", "w", HealthStatus::Healthy)]))),
         ("type.googleapis.com/meshwright.v1.ProxyConfig", "proxy", proto::xds::pack(&proto::mesh::ProxyConfig::default())),
         ("type.googleapis.com/meshwright.v1.DnsRecord", "dns/c", proto::xds::pack(&proto::mesh::DnsRecord::default())),
+        ("type.googleapis.com/meshwright.v1.Trust", "trust", proto::xds::pack(&fixture::trust())),
+        ("type.googleapis.com/meshwright.v1.Authentication", "inbound", proto::xds::pack(&fixture::authentication())),
         (SECRET, "ROOTCA", proto::xds::pack(&proto::xds::tls::Secret { name: "ROOTCA".into(), r#type: None })),
     ]
 }
@@ -32,7 +34,7 @@ proptest! {
     /// Aim: a resource with flipped, cut or random bytes is refused or accepted; the snapshot with it still explains and dumps.
     #[test]
     fn broken_bytes_are_refused_or_carried_never_a_panic(
-        which in 0..8_usize,
+        which in 0..9_usize,
         flips in prop::collection::vec(any::<(u16, u8)>(), 0..6),
         cut in any::<u16>(),
         random in prop::option::weighted(0.1, prop::collection::vec(any::<u8>(), 0..64)),

@@ -413,7 +413,9 @@ fn good() -> Vec<Resource> {
         resource("shop/a:80", &endpoints()),
         resource("shop/b:80", &assignment("shop/b:80", vec![endpoint("10.1.0.3:8080", "u", HealthStatus::Healthy)])),
         resource("ROOTCA", &Secret { name: "ROOTCA".into(), r#type: Some(secret::Type::ValidationContext(context)) }),
+        resource("trust", &fixture::trust()),
         resource("dns/catalog", &name),
+        resource("inbound", &fixture::authentication()),
     ]
 }
 

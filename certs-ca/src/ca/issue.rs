@@ -1,0 +1,147 @@
+//! The way in to signing: who may try, what is remembered of it, and service accounts.
+
+use std::net::IpAddr;
+use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use super::{Ca, CaError, Proof};
+use crate::attest::{AUDIENCE, Attempts, Attestation, ServiceAccountError, ServiceAccountVerifier, TOKEN_BYTES_MAX};
+use crate::audit::{Audit, Counts, Issuance, Query, Refusal};
+use crate::authority::Leaf;
+use crate::csr::Csr;
+use crate::minting::Keyring;
+use crate::store::{Store, StoreError};
+
+/// A request for a leaf, as it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Application<'a> {
+    /// What is asked for.
+    pub csr: &'a Csr,
+    /// By which instance.
+    pub instance: &'a str,
+    /// For how long; the policy caps it.
+    pub life: Option<Duration>,
+    /// Where it came from, where it came by a network.
+    pub from: Option<IpAddr>,
+    /// The leaf is for the application beside the proxy.
+    pub for_application: bool,
+}
+
+/// What the authority remembers of its callers.
+pub(super) struct Desk {
+    pub(super) audit: Audit,
+    pub(super) keyring: Mutex<Keyring>,
+    /// Keys are not rotated before that second: the disk did not take the last attempt.
+    pub(super) rotate_from: AtomicI64,
+    attempts: Mutex<Attempts>,
+    verifier: OnceLock<Arc<dyn ServiceAccountVerifier>>,
+}
+
+impl Desk {
+    pub(super) fn open(store: &Store) -> Result<Self, StoreError> {
+        let mut keyring = Keyring::default();
+        store.token_keys()?.into_iter().for_each(|key| keyring.add(key));
+        Ok(Self {
+            audit: Audit::default(),
+            keyring: Mutex::new(keyring),
+            rotate_from: AtomicI64::new(i64::MIN),
+            attempts: Mutex::default(),
+            verifier: OnceLock::new(),
+        })
+    }
+}
+
+impl Proof<'_> {
+    /// As the audit log names it.
+    pub fn attestation(&self) -> Attestation {
+        match self {
+            Self::Token(_) => Attestation::Token,
+            Self::Leaf(_) => Attestation::Certificate,
+            Self::ServiceAccount(_) => Attestation::ServiceAccount,
+        }
+    }
+}
+
+impl Ca {
+    /// Signs as [`Ca::sign`] does, and remembers where the request came from.
+    ///
+    /// # Errors
+    /// See [`CaError`].
+    pub fn issue(&self, application: &Application<'_>, proof: &Proof<'_>) -> Result<Leaf, CaError> {
+        self.sign_for(application, proof)
+    }
+
+    /// Has service-account tokens verified from now on. The first verifier stays.
+    pub fn verify_service_accounts(&self, verifier: Arc<dyn ServiceAccountVerifier>) {
+        // A second one is a second cluster, and there is none.
+        let _ = self.desk.verifier.set(verifier);
+    }
+
+    pub(super) fn verify_service_account(
+        &self,
+        token: &str,
+        csr: &Csr,
+        instance: &str,
+        trust_domain: &str,
+    ) -> Result<(), ServiceAccountError> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(ServiceAccountError::TooLarge(token.len()));
+        }
+        let verifier = self.desk.verifier.get().ok_or(ServiceAccountError::NoVerifier)?;
+        verifier.verify(token, AUDIENCE)?.covers(csr, instance, trust_domain)
+    }
+
+    /// Whether an attempt by token from there, for that workload (`NS/NAME`, where it is known), is looked at.
+    ///
+    /// # Errors
+    /// [`CaError::Limited`]: too many were refused.
+    pub fn may_try(&self, from: Option<IpAddr>, workload: Option<&str>) -> Result<(), CaError> {
+        let now = (self.clock)().unix_timestamp();
+        Ok(self.desk.attempts.lock().unwrap_or_else(PoisonError::into_inner).admit(from, workload, now)?)
+    }
+
+    /// Remembers a refusal. `guessed`: what spoke for the caller was a secret that it may try again and again.
+    pub fn note_refusal(&self, refusal: Refusal, guessed: bool) {
+        let now = (self.clock)().unix_timestamp();
+        if guessed {
+            let workload = (!refusal.workload.is_empty()).then(|| format!("{}/{}", refusal.namespace, refusal.workload));
+            self.desk.attempts.lock().unwrap_or_else(PoisonError::into_inner).refused(refusal.peer, workload.as_deref(), now);
+        }
+        self.desk.audit.refused(Refusal { time: now, ..refusal });
+    }
+
+    /// Counts an attempt that was not looked at.
+    pub fn note_limited(&self) {
+        self.desk.audit.limited();
+    }
+
+    /// Certificates given out, newest first, at most `rows_max`: of the log at rest, and what waits for its disk.
+    ///
+    /// # Errors
+    /// The store.
+    pub fn issuances(&self, query: &Query, rows_max: usize) -> Result<Vec<Issuance>, CaError> {
+        let mut rows = self.desk.audit.waiting(query);
+        rows.truncate(rows_max);
+        let rest = rows_max - rows.len();
+        if rest > 0 {
+            rows.extend(self.store.issuances(query, rest)?);
+        }
+        Ok(rows)
+    }
+
+    /// The last refusals, newest first.
+    pub fn refusals(&self, query: &Query) -> Vec<Refusal> {
+        self.desk.audit.refusals(query)
+    }
+
+    /// What was done since the start.
+    pub fn counts(&self) -> Counts {
+        self.desk.audit.counts()
+    }
+
+    /// What is wrong with keeping the log, if anything is.
+    pub fn failure(&self) -> Option<String> {
+        self.desk.audit.failure()
+    }
+}

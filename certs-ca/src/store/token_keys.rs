@@ -1,0 +1,55 @@
+//! Keys of JWT-SVIDs at rest, by their name: eight bytes of when it begins to sign, then PKCS#8.
+
+use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use zeroize::Zeroizing;
+
+use super::{Store, StoreError};
+use crate::minting::TokenKey;
+
+const TOKEN_KEYS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("token_keys");
+const TIME_BYTES: usize = 8;
+
+pub(super) fn create(transaction: &WriteTransaction) -> Result<(), redb::Error> {
+    transaction.open_table(TOKEN_KEYS)?;
+    Ok(())
+}
+
+impl Store {
+    /// Adds a key and removes others, all or none.
+    ///
+    /// # Errors
+    /// [`StoreError::Access`]; nothing was written.
+    pub fn put_token_key(&self, fresh: Option<&TokenKey>, gone: &[String]) -> Result<(), StoreError> {
+        self.write(|transaction| {
+            let mut keys = transaction.open_table(TOKEN_KEYS)?;
+            if let Some(key) = fresh {
+                let row = Zeroizing::new([&key.signs_from.to_be_bytes()[..], &key.pkcs8].concat());
+                keys.insert(key.kid.as_str(), row.as_slice())?;
+            }
+            for kid in gone {
+                keys.remove(kid.as_str())?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Every key.
+    ///
+    /// # Errors
+    /// [`StoreError::Access`]; [`StoreError::Corrupt`] where one does not read back.
+    pub fn token_keys(&self) -> Result<Vec<TokenKey>, StoreError> {
+        let guard = self.lock()?;
+        let database = guard.as_ref().ok_or_else(|| self.access("read", "it is closed".to_owned()))?;
+        let read = || -> Result<Vec<Zeroizing<Vec<u8>>>, redb::Error> {
+            let keys = database.begin_read()?.open_table(TOKEN_KEYS)?;
+            keys.iter()?.map(|row| Ok(Zeroizing::new(row?.1.value().to_vec()))).collect()
+        };
+        let rows = read().map_err(|error| self.access("read", error.to_string()))?;
+        let key = |row: Zeroizing<Vec<u8>>| {
+            let (time, pkcs8) = row.split_first_chunk::<TIME_BYTES>()?;
+            TokenKey::read(pkcs8, i64::from_be_bytes(*time)).ok()
+        };
+        let corrupt = || StoreError::Corrupt { path: self.path().to_owned(), what: "key of JWT-SVIDs" };
+        rows.into_iter().map(|row| key(row).ok_or_else(corrupt)).collect()
+    }
+}

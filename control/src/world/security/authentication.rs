@@ -1,0 +1,207 @@
+//! RequestAuthentication: which tokens are believed, and what becomes of them.
+
+use std::time::Duration;
+
+use engine::authenticate::{KeySet, KeysUri, TOKEN_RULES_MAX};
+use engine::model::build::claim_header;
+
+use crate::world::door::{Cursor, Fields};
+use crate::world::own::{Selector, read_selector};
+
+/// Most entries of each list in a rule.
+const LISTED_MAX: usize = 64;
+/// Clocks may differ by so much where nothing says more or less.
+const SKEW_DEFAULT: Duration = Duration::from_secs(30);
+/// Clocks that differ by more are broken.
+const SKEW_MAX: Duration = Duration::from_secs(600);
+/// Longest issuer, audience, claim, name and prefix, in bytes.
+const TEXT_BYTES_MAX: usize = 2048;
+
+/// Rules for tokens, and for whom.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RequestAuthentication {
+    /// For whom.
+    pub selector: Selector,
+    /// One per issuer.
+    pub rules: Vec<JwtRule>,
+}
+
+/// How tokens of one issuer are judged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JwtRule {
+    /// `iss` of its tokens.
+    pub issuer: String,
+    /// One of them must be in `aud`; none: any.
+    pub audiences: Vec<String>,
+    /// Its keys.
+    pub keys: JwtKeys,
+    /// Name and prefix of headers that hold tokens.
+    pub headers: Vec<(String, String)>,
+    /// Names of parameters of the query that do.
+    pub query: Vec<String>,
+    /// Names of cookies that do.
+    pub cookies: Vec<String>,
+    /// The application sees the token, too.
+    pub forward: bool,
+    /// Path of a claim, and the header that it fills.
+    pub fills: Vec<(String, String)>,
+    /// How much clocks may differ.
+    pub skew: Duration,
+    /// Where it stands.
+    pub line: u32,
+}
+
+/// Where keys are.
+#[derive(Clone, Debug, PartialEq)]
+pub enum JwtKeys {
+    /// Here: a JWKS.
+    Given(String),
+    /// There.
+    Fetched(KeysUri),
+}
+
+impl RequestAuthentication {
+    pub(in crate::world) fn read(mut fields: Fields<'_>) -> Option<Self> {
+        let selector = read_selector(&mut fields);
+        let rules = fields.need("jwtRules").map(|at| (at.list(TOKEN_RULES_MAX), at));
+        if let Some((rules, at)) = &rules
+            && rules.is_empty()
+        {
+            at.error("there are no rules", "add one per issuer");
+        }
+        let rules = rules.map(|(rules, _)| rules).unwrap_or_default();
+        let rules = rules.iter().filter_map(|rule| JwtRule::read(rule.fields(), rule.line())).collect();
+        fields.done();
+        Some(Self { selector, rules })
+    }
+}
+
+impl JwtRule {
+    fn read(mut fields: Fields<'_>, line: u32) -> Option<Self> {
+        let issuer = fields.need("issuer").and_then(|at| text(&at));
+        let audiences = fields.get("audiences").map(|at| texts(&at)).unwrap_or_default();
+        let keys = read_keys(&mut fields);
+        let places = ["fromHeaders", "fromQuery", "fromCookies"].map(|name| fields.get(name).map(|at| at.list(LISTED_MAX)));
+        let [from_headers, from_query, from_cookies] = places.each_ref().map(|listed| listed.as_deref().unwrap_or_default());
+        let mut headers: Vec<_> = from_headers.iter().filter_map(read_header).collect();
+        let query = from_query.iter().filter_map(text).collect();
+        let cookies = from_cookies.iter().filter_map(cookie).collect();
+        if places.iter().all(Option::is_none) {
+            headers.push(("authorization".to_owned(), "Bearer ".to_owned()));
+        } else if places.iter().flatten().all(Vec::is_empty) {
+            fields.at().error(
+                "nothing says where a token is",
+                "name a header, a parameter or a cookie, or none of the three lists for `Authorization: Bearer`",
+            );
+        }
+        let forward = fields.get("forwardToken").and_then(|at| at.flag()).unwrap_or_default();
+        let fills = fields.get("claimsToHeaders").map(|at| at.list(LISTED_MAX)).unwrap_or_default().iter().filter_map(read_fill).collect();
+        let skew = fields.get("clockSkew").map_or(Some(SKEW_DEFAULT), |at| {
+            let skew = at.duration()?;
+            if skew > SKEW_MAX {
+                at.error("no clocks differ so much", format!("use at most {}m", SKEW_MAX.as_secs() / 60));
+            }
+            Some(skew)
+        });
+        fields.done();
+        Some(Self { issuer: issuer?, audiences, keys: keys?, headers, query, cookies, forward, fills, skew: skew?, line })
+    }
+}
+
+fn text(at: &Cursor<'_>) -> Option<String> {
+    let text = at.text()?;
+    if text.is_empty() || text.len() > TEXT_BYTES_MAX {
+        at.error(format!("{} bytes", text.len()), format!("use 1 to {TEXT_BYTES_MAX}"));
+        return None;
+    }
+    Some(text)
+}
+
+fn texts(at: &Cursor<'_>) -> Vec<String> {
+    at.list(LISTED_MAX).iter().filter_map(text).collect()
+}
+
+fn cookie(at: &Cursor<'_>) -> Option<String> {
+    let name = text(at)?;
+    // A token (RFC 6265, section 4.1.1), as a header's name is.
+    if http::HeaderName::try_from(name.as_str()).is_err() {
+        at.error(format!("`{}` is no cookie's name", name.escape_debug()), "");
+        return None;
+    }
+    Some(name)
+}
+
+fn header_name(at: &Cursor<'_>) -> Option<String> {
+    let name = text(at)?;
+    match http::HeaderName::try_from(name.as_str()) {
+        Ok(name) => Some(name.as_str().to_owned()),
+        Err(_) => {
+            at.error(format!("`{}` is no header's name", name.escape_debug()), "use letters, digits and `-`");
+            None
+        }
+    }
+}
+
+fn read_header(at: &Cursor<'_>) -> Option<(String, String)> {
+    let mut fields = at.fields();
+    let name = fields.need("name").and_then(|at| header_name(&at));
+    let prefix = fields.get("prefix").map(|at| at.text());
+    if name.as_deref() == Some("authorization") && prefix.is_none() {
+        at.warn("the whole of `authorization` is taken for a token, its scheme included", "add `prefix: \"Bearer \"`");
+    }
+    fields.done();
+    Some((name?, prefix.unwrap_or_else(|| Some(String::new()))?))
+}
+
+fn read_fill(at: &Cursor<'_>) -> Option<(String, String)> {
+    let mut fields = at.fields();
+    let claim = fields.need("claim").and_then(|at| text(&at));
+    let header = fields.need("header").and_then(|at| {
+        let name = header_name(&at)?;
+        if !claim_header(&name) {
+            at.error(format!("`{name}` is not a claim's to fill"), "choose a header of your own, such as x-user");
+            return None;
+        }
+        Some(name)
+    });
+    fields.done();
+    Some((claim?, header?))
+}
+
+fn read_keys(fields: &mut Fields<'_>) -> Option<JwtKeys> {
+    let (given, fetched) = (fields.get("jwks"), fields.get("jwksUri"));
+    match (given, fetched) {
+        (Some(at), None) => {
+            let text = at.text()?;
+            match KeySet::read(text.as_bytes()) {
+                Ok(keys) => {
+                    for skipped in keys.skipped() {
+                        at.warn(format!("left out: {skipped}"), "remove it");
+                    }
+                    Some(JwtKeys::Given(text))
+                }
+                Err(why) => {
+                    at.error(format!("no key set: {why}"), "paste the issuer's JWKS (RFC 7517) as text");
+                    None
+                }
+            }
+        }
+        (None, Some(at)) => match KeysUri::read(&at.text()?) {
+            Ok(uri) => Some(JwtKeys::Fetched(uri)),
+            Err(why) => {
+                at.error(format!("it {why}"), "write it as https://HOST[:PORT]/PATH");
+                None
+            }
+        },
+        (Some(_), Some(at)) => {
+            at.error("jwks says already where the keys are", "keep one of jwks and jwksUri");
+            None
+        }
+        (None, None) => {
+            fields
+                .at()
+                .error("nothing says where the keys are", "add jwks or jwksUri (the issuer's discovery document names it as jwks_uri)");
+            None
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Keys that are fetched: where from, those at hand, and whether newer ones are wanted.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwapOption;
+use http::Uri;
+
+use super::keys::KeySet;
+use crate::raw::is_host;
+
+/// Longest address of a key set, in bytes.
+const URI_BYTES_MAX: usize = 2048;
+/// A token of an unknown key has the set fetched anew, this often at most: nobody who makes tokens up drives an issuer hard.
+pub const MISSED_PAUSE_SECS: u64 = 10;
+
+/// Where a key set is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeysUri {
+    uri: Uri,
+    host: Arc<str>,
+}
+
+impl KeysUri {
+    /// Reads an `https://` or `http://` address.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn read(text: &str) -> Result<Self, &'static str> {
+        if text.len() > URI_BYTES_MAX {
+            return Err("is too long");
+        }
+        let uri: Uri = text.parse().map_err(|_| "is no URI")?;
+        if !matches!(uri.scheme_str(), Some("https" | "http")) {
+            return Err("is not of the form https://HOST/PATH");
+        }
+        let authority = uri.authority().ok_or("names no host")?;
+        if authority.as_str().contains('@') {
+            return Err("holds a user's name or password, which would be seen by everybody who may look at the mesh");
+        }
+        let host = authority.host().trim_start_matches('[').trim_end_matches(']').trim_end_matches('.').to_ascii_lowercase();
+        if is_host(&host) { Ok(Self { host: host.into(), uri }) } else { Err("names no host") }
+    }
+
+    /// The whole address.
+    pub const fn uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// Host name in lower case, or IP address.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.uri.port_u16().unwrap_or(if self.is_secure() { 443 } else { 80 })
+    }
+
+    /// Whether the server proves itself.
+    pub fn is_secure(&self) -> bool {
+        self.uri.scheme_str() == Some("https")
+    }
+
+    /// Whether it is this very machine.
+    pub fn is_loopback(&self) -> bool {
+        self.host() == "localhost" || self.host().parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+    }
+}
+
+/// The keys at one place, at hand for every request. It lives as long as a rule names the place, whatever else changes.
+#[derive(Debug)]
+pub struct KeyCell {
+    at: KeysUri,
+    current: ArcSwapOption<KeySet>,
+    /// When they were last asked for, in seconds since 1970.
+    asked_secs: AtomicU64,
+    missed: AtomicBool,
+}
+
+impl KeyCell {
+    /// No keys yet.
+    pub fn new(at: KeysUri) -> Arc<Self> {
+        Arc::new(Self { at, current: ArcSwapOption::empty(), asked_secs: AtomicU64::new(0), missed: AtomicBool::new(false) })
+    }
+
+    /// Where they come from.
+    pub const fn at(&self) -> &KeysUri {
+        &self.at
+    }
+
+    /// Those at hand.
+    pub fn current(&self) -> Option<Arc<KeySet>> {
+        self.current.load_full()
+    }
+
+    /// They are asked for now; whoever misses a key from here on waits for another time.
+    pub fn asked(&self, now_secs: u64) {
+        self.asked_secs.store(now_secs, Ordering::Relaxed);
+        self.missed.store(false, Ordering::Relaxed);
+    }
+
+    /// These came. Equal content changes nothing, so what was verified with it stays so.
+    ///
+    /// # Errors
+    /// They are no keys: those at hand stay.
+    pub fn publish(&self, text: &[u8]) -> Result<Arc<KeySet>, String> {
+        if let Some(known) = self.current().filter(|known| known.is_of(text)) {
+            return Ok(known);
+        }
+        let set = Arc::new(KeySet::read(text)?);
+        self.current.store(Some(Arc::clone(&set)));
+        Ok(set)
+    }
+
+    /// They are too old to be believed.
+    pub fn expire(&self) {
+        self.current.store(None);
+    }
+
+    /// Whether somebody missed a key since they were asked for.
+    pub fn is_missed(&self) -> bool {
+        self.missed.load(Ordering::Relaxed)
+    }
+
+    /// A token names a key that is not at hand. Whether that may be because the keys at hand are old; then newer ones are wanted.
+    pub(super) fn miss(&self, now_secs: u64) -> bool {
+        let old = now_secs >= self.asked_secs.load(Ordering::Relaxed).saturating_add(MISSED_PAUSE_SECS);
+        if old {
+            self.missed.store(true, Ordering::Relaxed);
+        }
+        old
+    }
+
+    /// Whether these are the keys at hand.
+    pub(super) fn holds(&self, keys: &Arc<KeySet>) -> bool {
+        self.current.load().as_ref().is_some_and(|current| Arc::ptr_eq(current, keys))
+    }
+}

@@ -1,0 +1,89 @@
+//! Tokens that were verified before: a signature costs some hundred times what finding it here does.
+
+use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::Accepted;
+use super::keys::KeySet;
+use super::places::RuleBits;
+
+/// Sets of tokens; a token can stand in one of them only.
+const SETS: usize = 256;
+/// Tokens of one set: beyond that the one that was not used for longest goes.
+const WAYS: usize = 4;
+/// Bytes of all tokens together; beyond them all are forgotten.
+pub const REMEMBERED_BYTES_MAX: usize = 4 << 20;
+
+/// Tokens that one worker has verified: a thousand at most.
+#[derive(Debug)]
+pub struct Remembered {
+    /// Nobody outside knows it, so nobody can choose tokens that push others out.
+    seed: u64,
+    sets: Vec<[Option<Box<Entry>>; WAYS]>,
+    bytes: usize,
+    turn: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    token: Box<[u8]>,
+    rule: RuleBits,
+    /// Of the configuration that it was accepted by.
+    content: u64,
+    keys: Arc<KeySet>,
+    accepted: Arc<Accepted>,
+    used: u64,
+}
+
+impl Remembered {
+    /// Nothing yet. `seed` is by chance.
+    pub const fn new(seed: u64) -> Self {
+        Self { seed, sets: Vec::new(), bytes: 0, turn: 0 }
+    }
+
+    /// How many bytes of tokens are remembered.
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What a token was accepted as, if it still holds: by one of these rules of this configuration, with keys that are still at hand.
+    pub(super) fn find(
+        &mut self,
+        token: &[u8],
+        (content, rules): (u64, RuleBits),
+        now_secs: u64,
+        holds: impl Fn(&Accepted, &Arc<KeySet>) -> bool,
+    ) -> Option<&Arc<Accepted>> {
+        let place = self.place(token);
+        self.turn += 1;
+        let set = self.sets.get_mut(place)?;
+        let entry = set.iter_mut().flatten().find(|entry| *entry.token == *token && entry.rule & rules != 0 && entry.content == content)?;
+        if now_secs > entry.accepted.until_secs || !holds(&entry.accepted, &entry.keys) {
+            return None;
+        }
+        entry.used = self.turn;
+        Some(&entry.accepted)
+    }
+
+    /// Remembers a token.
+    pub(super) fn keep(&mut self, token: &[u8], (content, rule): (u64, RuleBits), keys: Arc<KeySet>, accepted: Arc<Accepted>) {
+        if self.sets.is_empty() || self.bytes + token.len() > REMEMBERED_BYTES_MAX {
+            self.sets.clear();
+            self.sets.resize_with(SETS, Default::default);
+            self.bytes = 0;
+        }
+        let (place, used) = (self.place(token), self.turn);
+        let set = &mut self.sets[place];
+        let same = set.iter().position(|way| way.as_ref().is_some_and(|entry| *entry.token == *token && entry.content == content));
+        let oldest = || (0..WAYS).min_by_key(|way| set[*way].as_ref().map_or(0, |entry| entry.used + 1)).unwrap_or(0);
+        let way = same.unwrap_or_else(oldest);
+        let entry = Entry { token: token.into(), rule, content, keys, accepted, used };
+        let former = set[way].replace(Box::new(entry));
+        self.bytes = self.bytes + token.len() - former.map_or(0, |former| former.token.len());
+    }
+
+    fn place(&self, token: &[u8]) -> usize {
+        xxh3_64_with_seed(token, self.seed) as usize % SETS
+    }
+}

@@ -1,0 +1,139 @@
+//! One token (JWS compact serialization, RFC 7515; claims of RFC 7519), judged by the rules of RFC 8725.
+
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::Algorithm;
+use jsonwebtoken::crypto;
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value};
+
+use super::TokenFault;
+use super::keys::KeySet;
+
+/// Longest token, in bytes.
+pub const TOKEN_BYTES_MAX: usize = 16 << 10;
+/// Keys that one token is tried with.
+const TRIED_MAX: usize = 8;
+
+/// A token taken apart; nothing of it is believed yet.
+#[derive(Debug)]
+pub(super) struct Token<'t> {
+    algorithm: Algorithm,
+    key: Option<String>,
+    pub(super) claims: Map<String, Value>,
+    signed: &'t [u8],
+    signature: &'t str,
+}
+
+/// What of the header is looked at. A key in it, or a place to get one from, is the bearer's own word and means nothing.
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    crit: Option<IgnoredAny>,
+}
+
+/// An object in which no name comes twice: who reads the first one and who reads the last would see different bearers.
+struct Unique(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Unique {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reading;
+        impl<'de> Visitor<'de> for Reading {
+            type Value = Unique;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object in which no name comes twice")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Unique, A::Error> {
+                let mut map = Map::new();
+                while let Some((name, value)) = entries.next_entry::<String, Value>()? {
+                    if map.insert(name, value).is_some() {
+                        return Err(serde::de::Error::custom("a name comes twice"));
+                    }
+                }
+                Ok(Unique(map))
+            }
+        }
+        deserializer.deserialize_map(Reading)
+    }
+}
+
+impl<'t> Token<'t> {
+    /// Takes a token apart.
+    pub(super) fn read(token: &'t [u8]) -> Result<Self, TokenFault> {
+        if token.len() > TOKEN_BYTES_MAX {
+            return Err(TokenFault::TooLong);
+        }
+        let token = std::str::from_utf8(token).map_err(|_| TokenFault::Malformed)?;
+        let (signed, signature) = token.rsplit_once('.').ok_or(TokenFault::Malformed)?;
+        let (header, claims) = signed.split_once('.').filter(|(_, claims)| !claims.contains('.')).ok_or(TokenFault::Malformed)?;
+        let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenFault::Malformed);
+        let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| TokenFault::Malformed)?;
+        if header.crit.is_some() {
+            return Err(TokenFault::Critical);
+        }
+        let algorithm = algorithm(&header.alg).ok_or(TokenFault::Algorithm)?;
+        let Unique(claims) = serde_json::from_slice(&decode(claims)?).map_err(|_| TokenFault::Malformed)?;
+        Ok(Self { algorithm, key: header.kid, claims, signed: signed.as_bytes(), signature })
+    }
+
+    /// Who it says issued it.
+    pub(super) fn issuer(&self) -> Option<&str> {
+        self.claims.get("iss")?.as_str()
+    }
+
+    /// Whether one of the keys has signed it.
+    pub(super) fn verify(&self, keys: &KeySet) -> Result<(), TokenFault> {
+        let mut fitting = keys.fitting(self.algorithm, self.key.as_deref()).take(TRIED_MAX).peekable();
+        if fitting.peek().is_none() {
+            return Err(TokenFault::UnknownKey);
+        }
+        let signed =
+            |key: &super::keys::SigningKey| matches!(crypto::verify(self.signature, self.signed, &key.key, self.algorithm), Ok(true));
+        if fitting.any(signed) { Ok(()) } else { Err(TokenFault::Signature) }
+    }
+
+    /// Whether it holds at that time, and until which second it does: for ever where it does not say.
+    pub(super) fn holds(&self, now_secs: u64, skew: Duration) -> Result<u64, TokenFault> {
+        let (now, skew) = (now_secs as f64, skew.as_secs_f64());
+        let (end, begin, issued) = (self.time("exp")?, self.time("nbf")?, self.time("iat")?);
+        if end.is_some_and(|end| now >= end + skew) {
+            return Err(TokenFault::Expired);
+        }
+        if [begin, issued].into_iter().flatten().any(|begin| now + skew < begin) {
+            return Err(TokenFault::TooEarly);
+        }
+        Ok(end.map_or(u64::MAX, |end| (end + skew) as u64))
+    }
+
+    fn time(&self, claim: &str) -> Result<Option<f64>, TokenFault> {
+        match self.claims.get(claim) {
+            None => Ok(None),
+            Some(value) => value.as_f64().map(Some).ok_or(TokenFault::Malformed),
+        }
+    }
+
+    /// Whether it is meant for one of these; for anybody where there are none.
+    pub(super) fn is_for(&self, audiences: &[String]) -> Result<(), TokenFault> {
+        let known = |value: &Value| value.as_str().is_some_and(|text| audiences.iter().any(|audience| audience == text));
+        let meant = match self.claims.get("aud") {
+            _ if audiences.is_empty() => true,
+            Some(Value::Array(items)) => items.iter().any(known),
+            Some(one) => known(one),
+            None => false,
+        };
+        if meant { Ok(()) } else { Err(TokenFault::Audience) }
+    }
+}
+
+/// Public-key signatures only: `none`, and those by a shared secret, for which somebody may have put in a public key, are unknown here.
+fn algorithm(text: &str) -> Option<Algorithm> {
+    use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
+    [RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384, EdDSA].into_iter().find(|known| format!("{known:?}") == text)
+}

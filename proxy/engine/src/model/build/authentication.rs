@@ -1,0 +1,163 @@
+//! The rules for tokens out of their resource.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use http::{HeaderName, header};
+use proto::mesh::{Authentication as Raw, ClaimHeader, TokenHeader, TokenRule as RawRule};
+
+use super::{Parts, Staged, duration, stamp, unpack};
+use crate::authenticate::{Authentication, KeyCell, KeySet, Keys, KeysUri, TOKEN_RULES_MAX, TokenPlace, TokenRule};
+use crate::rejected::Wrong;
+
+/// Most places, audiences and headers that one rule names, of each.
+const LISTED_MAX: usize = 64;
+/// Longest text in a rule, in bytes; key sets have a bound of their own.
+const TEXT_BYTES_MAX: usize = 2048;
+/// Clocks that differ by more are broken.
+const SKEW_MAX: Duration = Duration::from_secs(600);
+/// Headers that claims may not fill: they frame the message, or say what the mesh itself says.
+const NEVER_FILLED: [HeaderName; 12] = [
+    header::HOST,
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::TE,
+    header::TRAILER,
+    header::UPGRADE,
+    header::EXPECT,
+    header::COOKIE,
+    header::CONTENT_TYPE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+/// The same, by their first bytes.
+const NEVER_FILLED_BELOW: [&str; 6] = ["x-meshwright-", "x-forwarded-", "grpc-", "x-b3-", "traceparent", "tracestate"];
+
+/// Cells of keys by where they come from: they outlive the rules that name them in one epoch and the next.
+pub(super) type Cells = BTreeMap<String, Weak<KeyCell>>;
+
+impl Parts {
+    /// Where nothing good was said before, what cannot be understood lets nothing in.
+    pub(super) fn put_authentication(&mut self, name: &str, version: String, resource: &prost_types::Any) -> Result<(), Wrong> {
+        self.key_cells.retain(|_, cell| cell.strong_count() > 0);
+        match unpack(resource).and_then(|raw| compile(name, &raw, &mut self.key_cells)) {
+            Ok(content) => self.authentication = Some(Staged { version, content: Arc::new(content) }),
+            Err(wrong) => {
+                if name == proto::names::INBOUND && self.authentication.is_none() {
+                    let content = Arc::new(Authentication::broken());
+                    self.authentication = Some(Staged { version: String::new(), content });
+                }
+                return Err(wrong);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn compile(name: &str, raw: &Raw, cells: &mut Cells) -> Result<Authentication, Wrong> {
+    if name != proto::names::INBOUND {
+        return Err(Wrong::new("", format!("the only resource of this type is `{}`", proto::names::INBOUND)));
+    }
+    let Raw { rules } = raw;
+    if rules.is_empty() || rules.len() > TOKEN_RULES_MAX {
+        return Err(Wrong::new("rules", format!("holds {} rules, not 1 to {TOKEN_RULES_MAX}", rules.len())));
+    }
+    let one = |(index, raw): (usize, &RawRule)| rule(raw, cells).map_err(|wrong| wrong.within(format!("rules[{index}]")));
+    Ok(Authentication::new(rules.iter().enumerate().map(one).collect::<Result<_, _>>()?, stamp()))
+}
+
+fn rule(raw: &RawRule, cells: &mut Cells) -> Result<(TokenRule, Vec<TokenPlace>), Wrong> {
+    let RawRule {
+        policy,
+        issuer,
+        audiences,
+        jwks,
+        jwks_uri,
+        from_headers,
+        from_query,
+        from_cookies,
+        forward_token,
+        claims_to_headers,
+        clock_skew,
+    } = raw;
+    let counts = [
+        ("audiences", audiences.len()),
+        ("from_headers", from_headers.len()),
+        ("from_query", from_query.len()),
+        ("from_cookies", from_cookies.len()),
+        ("claims_to_headers", claims_to_headers.len()),
+    ];
+    if let Some((field, _)) = counts.into_iter().find(|(_, count)| *count > LISTED_MAX) {
+        return Err(Wrong::new(field, format!("holds more than {LISTED_MAX}")));
+    }
+    let skew = duration(clock_skew.as_ref(), "clock_skew")?.unwrap_or_default();
+    if skew > SKEW_MAX {
+        return Err(Wrong::new("clock_skew", format!("is longer than {} s", SKEW_MAX.as_secs())));
+    }
+    let texts = |field: &str, texts: &[String]| -> Result<Vec<String>, Wrong> {
+        texts.iter().map(|item| text(item).map_err(|wrong| wrong.within(field))).collect()
+    };
+    let mut places = Vec::new();
+    for TokenHeader { name, prefix } in from_headers {
+        let name = name.parse().map_err(|_| Wrong::new("from_headers.name", format!("`{}` is not a header name", name.escape_debug())))?;
+        if prefix.len() > TEXT_BYTES_MAX {
+            return Err(Wrong::new("from_headers.prefix", "is too long"));
+        }
+        places.push(TokenPlace::Header(name, prefix.clone()));
+    }
+    places.extend(texts("from_query", from_query)?.into_iter().map(TokenPlace::Query));
+    places.extend(texts("from_cookies", from_cookies)?.into_iter().map(TokenPlace::Cookie));
+    if places.is_empty() {
+        return Err(Wrong::new("from_headers", "nothing says where a token is"));
+    }
+    let rule = TokenRule {
+        policy: policy.as_str().into(),
+        issuer: text(issuer).map_err(|wrong| wrong.within("issuer"))?.into(),
+        audiences: texts("audiences", audiences)?,
+        keys: keys(jwks, jwks_uri, cells)?,
+        forward: *forward_token,
+        fills: claims_to_headers.iter().map(fill).collect::<Result<_, _>>()?,
+        skew,
+    };
+    Ok((rule, places))
+}
+
+fn text(text: &str) -> Result<String, Wrong> {
+    if text.is_empty() || text.len() > TEXT_BYTES_MAX {
+        return Err(Wrong::new("", format!("has {} bytes, not 1 to {TEXT_BYTES_MAX}", text.len())));
+    }
+    Ok(text.to_owned())
+}
+
+fn keys(jwks: &str, jwks_uri: &str, cells: &mut Cells) -> Result<Keys, Wrong> {
+    match (jwks.is_empty(), jwks_uri.is_empty()) {
+        (false, true) => KeySet::read(jwks.as_bytes()).map(|keys| Keys::Given(Arc::new(keys))).map_err(|why| Wrong::new("jwks", why)),
+        (true, false) => {
+            let at = KeysUri::read(jwks_uri).map_err(|why| Wrong::new("jwks_uri", why))?;
+            if let Some(known) = cells.get(jwks_uri).and_then(Weak::upgrade) {
+                return Ok(Keys::Fetched(known));
+            }
+            let cell = KeyCell::new(at);
+            cells.insert(jwks_uri.to_owned(), Arc::downgrade(&cell));
+            Ok(Keys::Fetched(cell))
+        }
+        _ => Err(Wrong::new("jwks", "one of jwks and jwks_uri says where the keys are")),
+    }
+}
+
+/// Whether claims may fill a header of that name, in lower case: not what frames the message or says what the mesh itself says.
+pub fn claim_header(name: &str) -> bool {
+    !NEVER_FILLED.iter().any(|never| name == never.as_str()) && !NEVER_FILLED_BELOW.iter().any(|prefix| name.starts_with(prefix))
+}
+
+fn fill(raw: &ClaimHeader) -> Result<(String, HeaderName), Wrong> {
+    let ClaimHeader { claim, header } = raw;
+    let name: HeaderName =
+        header.parse().map_err(|_| Wrong::new("claims_to_headers.header", format!("`{}` is not a header name", header.escape_debug())))?;
+    if !claim_header(name.as_str()) {
+        return Err(Wrong::new("claims_to_headers.header", format!("`{name}` is not a claim's to fill")));
+    }
+    Ok((text(claim).map_err(|wrong| wrong.within("claims_to_headers.claim"))?, name))
+}
