@@ -101,7 +101,8 @@ impl PolicyView<'_> {
         for principal in &source.principals {
             let domain = principal.strip_prefix("spiffe://").and_then(|rest| rest.split_once('/')).map(|(domain, _)| domain);
             let own = self.index.mesh.trust_domain.as_str();
-            if let Some(domain) = domain.filter(|domain| *domain != own) {
+            let federated = |domain: &str| self.index.mesh.federation.iter().any(|other| other.trust_domain == domain);
+            if let Some(domain) = domain.filter(|domain| *domain != own && !federated(domain)) {
                 let message = format!("`{principal}` is of trust domain {domain}, and ours is {own}: nobody is believed to be that");
                 let remedy = "correct it, or add the domain to federation in the Mesh object";
                 self.warn((format!("{path}.principals"), line), message, remedy);

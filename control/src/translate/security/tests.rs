@@ -265,6 +265,17 @@ proptest::proptest! {
 }
 
 #[test]
+fn who_is_federated_may_be_named() {
+    // Aim: an identity of another trust domain is worth a warning as long as nobody believes that domain.
+    let policy = text(&[("shop/p", "{rules: [{from: [{principals: ['spiffe://partner.example/ns/a/sa/b']}]}]}")]);
+    let mesh = "---\napiVersion: meshwright.dev/v1alpha1\nkind: Mesh\nmetadata: {name: default, namespace: meshwright-system}\n\
+                spec: {federation: [{trustDomain: partner.example, bundle: {configMapRef: {name: roots, key: ca.pem}}}]}\n";
+    let told = |text: String| analyze(file(text)).iter().any(|line| line.to_string().contains("nobody is believed to be that"));
+    assert!(told(policy.clone()));
+    assert!(!told(policy + mesh));
+}
+
+#[test]
 fn analyze_tells_who_cannot_prove_an_identity() {
     // Aim: before a rule by identity locks out a caller without a sidecar, somebody says so; under Strict it is locked out anyway.
     let bare =
