@@ -212,7 +212,7 @@ fn whoever_knows_a_former_root_only_believes_the_control_plane() {
             assert!(root == roots.issuing() || seat.chain.contains(root));
         }
     }
-    assert!(desk.ca.seat(&ServerNames::default()).unwrap().chain.len() <= 2 + 2 * crate::authority::FORMER_MAX);
+    assert!(desk.ca.seat(&ServerNames::default()).unwrap().chain.len() <= 2 + 2 * authority::FORMER_MAX);
 }
 
 #[test]

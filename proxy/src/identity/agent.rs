@@ -191,7 +191,8 @@ impl Agent {
         if let (Some(trust), Some(leaf)) = (&snapshot.trust, self.credentials.current())
             && !is_below(&leaf, trust)
         {
-            events.push(Event::Displaced);
+            // An application's leaf goes first, without a spread: the rotation waits for the proxy's own.
+            events.push(if self.for_application() { Event::Due } else { Event::Displaced });
         }
         events
     }
