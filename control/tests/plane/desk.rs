@@ -398,7 +398,10 @@ impl Sidecar {
     }
 
     pub(crate) async fn subscribe(&self, type_url: &str, name: &str) {
-        let names = vec![name.to_owned()];
+        self.subscribe_all(type_url, vec![name.to_owned()]).await;
+    }
+
+    pub(crate) async fn subscribe_all(&self, type_url: &str, names: Vec<String>) {
         self.requests
             .send(DeltaDiscoveryRequest { type_url: type_url.into(), resource_names_subscribe: names, ..Default::default() })
             .await

@@ -209,11 +209,11 @@ fn requests_that_are_taken_back_have_a_bound() {
     let broken = |number: u32| frame(HEADERS, END_HEADERS | END_STREAM, 2 * number + 1, &block(&[("X", "y")]));
     endure(&[
         flood("rapid reset", |number| [request(2 * number + 1), frame(RST_STREAM, 0, 2 * number + 1, &8_u32.to_be_bytes())].concat()),
-        Flood { bytes_max: 4 << 20, ..flood("MadeYouReset by a window of nothing", made) },
-        Flood { bytes_max: 4 << 20, ..flood("MadeYouReset by a dependency", depends) },
-        Flood { bytes_max: 4 << 20, ..flood("MadeYouReset by DATA behind the end", late) },
-        Flood { bytes_max: 4 << 20, ..flood("MadeYouReset by a window too wide", overflow) },
-        Flood { bytes_max: 4 << 20, ..flood("MadeYouReset by heads that are none", broken) },
+        Flood { bytes_max: 24 << 20, ..flood("MadeYouReset by a window of nothing", made) },
+        Flood { bytes_max: 24 << 20, ..flood("MadeYouReset by a dependency", depends) },
+        Flood { bytes_max: 24 << 20, ..flood("MadeYouReset by DATA behind the end", late) },
+        Flood { bytes_max: 24 << 20, ..flood("MadeYouReset by a window too wide", overflow) },
+        Flood { bytes_max: 24 << 20, ..flood("MadeYouReset by heads that are none", broken) },
     ]);
 }
 
