@@ -26,6 +26,8 @@ pub const STALL_WAIT: Duration = Duration::from_secs(300);
 pub const PRESSURE_ASKED_EVERY: Duration = Duration::from_secs(10);
 /// How long a client's connection may be kept without an exchange, for both versions of HTTP.
 pub const KEPT_WAIT: Duration = Duration::from_secs(300);
+/// How long an HTTP/2 client may take to answer that its connection is over.
+pub const FAREWELL_WAIT: Duration = Duration::from_secs(10);
 /// How often a connection whose client has closed its side, and waits for an answer, asks whether it was reset since.
 pub const RESET_ASKED_EVERY: Duration = Duration::from_secs(1);
 /// Idle HTTP/1 connections kept per destination; the oldest goes first.
@@ -77,6 +79,17 @@ pub const PING_EVERY: Duration = Duration::from_secs(20);
 pub const PING_WAIT: Duration = Duration::from_secs(10);
 /// Bytes of an HTTP/2 stream that wait to be sent before its writer waits: one full write.
 pub const STREAM_SEND_BYTES_MAX: usize = 128 << 10;
+/// Frames at once that an HTTP/2 peer may send without asking for anything (PING, SETTINGS, PRIORITY, cancellations, empty ones), beyond what its
+/// answers pay for. Beyond it, it is sent away: GOAWAY, ENHANCE_YOUR_CALM, and `meshwright_http2_floods_total`.
+pub const IDLE_FRAMES_MAX: u64 = 10_000;
+/// The same for ever: so many of them a second are nobody's business.
+pub const IDLE_FRAMES_PER_SEC: u64 = 1_000;
+/// What such a frame costs, in bytes of answers: more than the longest answer to it.
+pub const IDLE_FRAME_BYTES: u64 = 32;
+/// What it costs a stranger to take a request back that was not answered: it was begun, and perhaps sent on.
+pub const RESET_FRAME_BYTES: u64 = 320;
+/// What a window costs: two of them are paid for by the shortest DATA that they can follow.
+pub const WINDOW_FRAME_BYTES: u64 = 7;
 /// Bytes of one message's head where it comes into the mesh. Beyond it: 431 `too_large`; an answer's: 502 `too_large`.
 pub const HEAD_BYTES_MAX: usize = 64 << 10;
 /// What the mesh itself may add to a head: the bound between sidecars is higher by this.

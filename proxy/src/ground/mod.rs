@@ -7,5 +7,6 @@ pub mod limits;
 pub mod line;
 pub mod patience;
 pub mod replay;
+pub mod tally;
 pub mod wakes;
 pub mod windows;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Waker};
 
 use crate::ground::limits::{BODIES_PER_WORKER_MAX, SETTINGS_WAIT, TICK};
+use crate::ground::tally::Floods;
 
 /// Bodies open at most on one connection, and the window that each of them has then. One worker may have [`WORKER_SHARE`] times as many.
 ///
@@ -29,6 +30,8 @@ pub struct Bodies {
     max: Cell<usize>,
     /// Where all workers' bodies are shown together, and how many of ours are.
     shown: (Arc<AtomicI64>, Cell<usize>),
+    /// Connections whose frames were too many.
+    floods: Floods,
     /// Wakers of the connections, so that those which stand still hear of smaller windows too.
     connections: RefCell<Connections>,
 }
@@ -107,10 +110,15 @@ impl Crowd {
 }
 
 impl Bodies {
-    /// None yet. `gauge` shows those of all workers.
-    pub fn new(gauge: Arc<AtomicI64>) -> Rc<Self> {
+    /// None yet. `gauge` shows those of all workers, `floods` the connections that were ended for their frames.
+    pub fn new(gauge: Arc<AtomicI64>, floods: Floods) -> Rc<Self> {
         let (crowd, connections) = (Crowd::default(), RefCell::default());
-        Rc::new(Self { crowd, max: Cell::new(BODIES_PER_WORKER_MAX), shown: (gauge, Cell::new(0)), connections })
+        Rc::new(Self { crowd, max: Cell::new(BODIES_PER_WORKER_MAX), shown: (gauge, Cell::new(0)), floods, connections })
+    }
+
+    /// Where the connections that bring bodies count themselves when their frames are too many.
+    pub const fn floods(&self) -> &Floods {
+        &self.floods
     }
 
     /// Shows how many there are; called once per tick.
@@ -234,7 +242,7 @@ mod tests {
     #[test]
     fn the_more_bodies_the_smaller_their_windows() {
         // Aim: smaller at once, larger only after a calm time, and a crowd on the worker counts on every connection.
-        let bodies = Bodies::new(Arc::default());
+        let bodies = Bodies::new(Arc::default(), Floods::default());
         let (crowded, other) = (bodies.connection(), bodies.connection());
         assert_eq!((crowded.first(), turn(&crowded, 0)), (STREAM_WINDOW_BYTES, None));
         let mut shares: Vec<_> = (0..8).map(|_| crowded.enter()).collect();
@@ -253,7 +261,7 @@ mod tests {
     #[test]
     fn a_peer_that_does_not_acknowledge_is_noticed() {
         // Aim: what could not be told is tried again, and not for ever.
-        let windows = Bodies::new(Arc::default()).connection();
+        let windows = Bodies::new(Arc::default(), Floods::default()).connection();
         let _shares: Vec<_> = (0..9).map(|_| windows.enter()).collect();
         let context = Context::from_waker(Waker::noop());
         assert_eq!(windows.turn(5, &context, |_| false), Turned::Same);

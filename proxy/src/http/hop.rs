@@ -19,6 +19,18 @@ const KEPT: [HeaderName; 8] = [
     HeaderName::from_static("tracestate"),
 ];
 
+/// Names in which the mesh says something. Some applications read `x_forwarded_for` as `x-forwarded-for` (CGI, RFC 3875, section 4.1.18): in that
+/// spelling they would be the caller's word for the mesh's.
+const SAID: [&str; 7] = [
+    "x-forwarded-client-cert",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-meshwright-deadline-ms",
+    "x-meshwright-fields",
+    "x-meshwright-reason",
+    "x-meshwright-retry",
+];
+
 /// Whether a request asks for its connection to become something else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upgrade {
@@ -36,6 +48,13 @@ pub fn clean_request(parts: &mut request::Parts, there: OfHop) -> Upgrade {
     if parts.version == Version::HTTP_2 && parts.uri.authority().is_some() {
         // The authority was judged; another name beside it would be believed by some (RFC 9113, section 8.3.1).
         headers.remove(HOST);
+    }
+    if there.shadow {
+        remove_shadows(headers);
+    }
+    if there.reason {
+        // It is of answers, and the mesh's to say.
+        headers.remove(REASON_HEADER);
     }
     if there.te {
         keep_te_trailers(headers);
@@ -79,6 +98,8 @@ pub struct OfHop {
     pub b3: bool,
     pub x_b3: bool,
     pub host: bool,
+    /// A name that some read as one of the mesh's own.
+    pub shadow: bool,
     /// More than one, or one that is none.
     pub bad_host: Option<BadHost>,
 }
@@ -112,12 +133,14 @@ impl OfHop {
                 12 if name == "grpc-timeout" => there.grpc_timeout = true,
                 12 => there.x_b3 |= name == "x-b3-sampled" || name == "x-b3-traceid",
                 14 => there.http2_settings |= name == "http2-settings",
+                15 | 23 => there.shadow |= shadows(name),
                 16 => there.proxy_connection |= name == "proxy-connection",
-                17 => there.transfer_encoding |= name == "transfer-encoding",
-                18 => there.layered |= name == "x-meshwright-retry",
+                17 if name == "transfer-encoding" => there.transfer_encoding = true,
+                18 if name == "x-meshwright-retry" => there.layered = true,
                 19 if name == REASON_HEADER.as_str() => there.reason = true,
-                19 => there.packed |= name == "x-meshwright-fields",
-                24 => there.deadline |= name == "x-meshwright-deadline-ms",
+                19 if name == "x-meshwright-fields" => there.packed = true,
+                24 if name == "x-meshwright-deadline-ms" => there.deadline = true,
+                17..=19 | 24 => there.shadow |= shadows(name),
                 _ => {}
             }
         }
@@ -161,6 +184,21 @@ pub fn clean_response(headers: &mut HeaderMap, there: OfHop, switching: bool, do
     }
     if there.reason && !mesh_peer {
         headers.remove(REASON_HEADER);
+    }
+}
+
+/// Whether a name is read as one that the mesh says something in, and is none.
+fn shadows(name: &str) -> bool {
+    let same = |(said, byte): (u8, u8)| said == byte || (said == b'-' && byte == b'_');
+    let alike = |said: &&str| said.len() == name.len() && said.bytes().zip(name.bytes()).all(same);
+    name.starts_with('x') && name.contains('_') && SAID.iter().any(|said| alike(said))
+}
+
+#[cold]
+fn remove_shadows(headers: &mut HeaderMap) {
+    let shadows: Vec<HeaderName> = headers.keys().filter(|name| shadows(name.as_str())).cloned().collect();
+    for name in shadows {
+        headers.remove(name);
     }
 }
 

@@ -175,11 +175,15 @@ fn no_user(parts: &request::Parts) -> Result<(), Fault> {
     }
 }
 
-/// `chunked` once and last; what comes before it are codings of the body's own.
+/// `chunked` once and last, in one line: who takes the first of several lines, or the last, would frame by another word. What comes before
+/// it are codings of the body's own, which have names (RFC 9112, section 7).
 fn one_final_chunked(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter().flat_map(members).rev();
-    let chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
-    codings.next().is_some_and(chunked) && codings.all(|coding| !coding.is_empty() && !chunked(coding))
+    const OF_BODIES: [&[u8]; 5] = [b"gzip", b"deflate", b"compress", b"x-gzip", b"x-compress"];
+    let mut lines = headers.get_all(TRANSFER_ENCODING).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else { return false };
+    let mut codings = members(line).rev();
+    let known = |coding: &[u8]| OF_BODIES.iter().any(|known| coding.eq_ignore_ascii_case(known));
+    codings.next().is_some_and(|coding| coding.eq_ignore_ascii_case(b"chunked")) && codings.all(known)
 }
 
 /// Also where it is said twice.
@@ -282,7 +286,9 @@ mod tests {
             (vec![HOST_A, te("chunked")], None),
             (vec![HOST_A, te("Chunked")], None),
             (vec![HOST_A, te("gzip, chunked")], None),
-            (vec![HOST_A, te("gzip"), te("chunked")], None),
+            (vec![HOST_A, te("gzip"), te("chunked")], Some(400)),
+            (vec![HOST_A, te("identity, chunked")], Some(400)),
+            (vec![HOST_A, te("x y, chunked")], Some(400)),
             (vec![HOST_A, te("chunked, chunked")], Some(400)),
             (vec![HOST_A, te("chunked"), te("chunked")], Some(400)),
             (vec![HOST_A, te("chunked, gzip")], Some(400)),

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::ground::limits::{HEAD_WAIT, KEPT_WAIT};
+use crate::ground::limits::{FAREWELL_WAIT, HEAD_WAIT, KEPT_WAIT};
 use crate::ground::patience::{Patience, Wait};
 use crate::io::Notes;
 
@@ -55,6 +55,11 @@ impl Kept {
             return self.wait.poll_overdue(cx);
         }
         Poll::Ready(())
+    }
+
+    /// The peer has been told that the connection is over, and has this long to end it with us.
+    pub(crate) fn farewell(&mut self) {
+        self.wait.restart(Some(FAREWELL_WAIT));
     }
 
     /// Serving has come to its end. `cut`: in the middle of an answer.

@@ -24,6 +24,7 @@ use crate::ground::drain::{Drain, DrainStage};
 use crate::ground::limits;
 use crate::ground::line::Line;
 use crate::ground::patience::Patience;
+use crate::ground::tally::Sender;
 use crate::ground::wakes::Wakes;
 use crate::ground::windows::Bodies;
 use crate::io::{Notes, Pressure, Rewound, Served, Stream, Unstalled};
@@ -150,8 +151,12 @@ where
         }
         Version::Http2 => {
             // Boxed because it is far larger than HTTP/1's, whose connections are many and pay for moving what they do not use.
-            let inner = matches!(caller, Caller::Peer);
-            Box::pin(http2::serve(stream, (&serving.bodies, &serving.patience, &serving.pressure, inner), drain, answer)).await;
+            let sender = match caller {
+                Caller::Application => Sender::Application,
+                Caller::Peer => Sender::Peer,
+                Caller::Anybody => Sender::Stranger,
+            };
+            Box::pin(http2::serve(stream, (&serving.bodies, &serving.patience, &serving.pressure, sender), drain, answer)).await;
             None
         }
     }

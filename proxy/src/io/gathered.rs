@@ -2,7 +2,7 @@
 //!
 //! The HTTP/2 library writes out every DATA frame by itself, and HEADERS apart from the DATA that follows: a system call and a TLS
 //! record each, however many streams are ready. Here small writes are held while the connection's task runs, and leave together when
-//! its turn ends ([`Gathering::poll_out`]).
+//! its turn ends ([`Gathering::poll_out`]). What goes by is tallied: nothing more is read of a peer whose frames ask for too little.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -12,6 +12,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::ground::tally::Tally;
 
 /// Bytes held at most; then they are written within the turn. Seven DATA frames of the usual 16 KiB, so that bulk leaves in full packets.
 const HELD_BYTES_MAX: usize = 128 << 10;
@@ -34,11 +36,12 @@ struct GatheredState<T> {
     start: usize,
     unflushed: bool,
     heard: bool,
+    tally: Tally,
 }
 
-/// Wraps a stream.
-pub fn gather<T>(inner: T) -> (Gathered<T>, Rc<Gathering<T>>) {
-    let state = GatheredState { inner, held: Vec::new(), start: 0, unflushed: false, heard: false };
+/// Wraps a stream. `tally` is of the frames that come.
+pub fn gather<T>(inner: T, tally: Tally) -> (Gathered<T>, Rc<Gathering<T>>) {
+    let state = GatheredState { inner, held: Vec::new(), start: 0, unflushed: false, heard: false, tally };
     let gathering = Rc::new(Gathering(RefCell::new(state)));
     (Gathered(Rc::clone(&gathering)), gathering)
 }
@@ -102,6 +105,11 @@ impl<T: AsyncWrite + Unpin> Gathering<T> {
         std::mem::take(&mut self.0.borrow_mut().heard)
     }
 
+    /// Whether the peer's frames are too many: nothing is read any more, and the connection is to be ended.
+    pub fn is_flooded(&self) -> bool {
+        self.0.borrow().tally.is_flooded()
+    }
+
     /// Runs `task`, the one that drives the connection, and ends each of its turns with [`Gathering::poll_out`]. A connection that cannot be
     /// written to is dropped. The library shuts the stream down before its task ends, which writes out what is held; what it leaves behind
     /// without that is nobody's.
@@ -124,9 +132,17 @@ impl<T: AsyncWrite + Unpin> Gathering<T> {
 impl<T: AsyncRead + Unpin> AsyncRead for Gathered<T> {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.0.0.borrow_mut();
+        let state = &mut *self.0.0.borrow_mut();
+        if state.tally.is_flooded() {
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
         ready!(Pin::new(&mut state.inner).poll_read(cx, buf))?;
         state.heard = true;
+        if !state.tally.read(&buf.filled()[before..]) {
+            // Its task ends the connection.
+            cx.waker().wake_by_ref();
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -139,6 +155,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         let mut state = self.0.0.borrow_mut();
         let total = bufs.iter().map(|buf| buf.len()).sum();
+        state.tally.written(total);
         if ready!(state.poll_hold(cx, bufs, total))? {
             return Poll::Ready(Ok(total));
         }
@@ -165,6 +182,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Gathered<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ground::tally::{Floods, Sender};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     async fn out<T: AsyncWrite + Unpin>(gathering: &Gathering<T>) {
@@ -175,7 +193,7 @@ mod tests {
     async fn small_writes_leave_at_the_end_of_the_turn() {
         // Aim: nothing leaves before, everything leaves in order, large writes pass those held before them never.
         let (near, mut far) = duplex(256 << 10);
-        let (mut stream, gathering) = gather(near);
+        let (mut stream, gathering) = gather(near, Tally::new(Sender::Peer, &Floods::default()));
         stream.write_all(b"ab").await.unwrap();
         stream.write_all(b"cd").await.unwrap();
         stream.flush().await.unwrap();
@@ -196,7 +214,7 @@ mod tests {
     async fn what_is_held_is_bounded() {
         // Aim: a stream that is written to and never ends its turn holds 128 KiB at most, and a reader that is slow loses nothing.
         let (near, mut far) = duplex(1 << 10);
-        let (mut stream, gathering) = gather(near);
+        let (mut stream, gathering) = gather(near, Tally::new(Sender::Peer, &Floods::default()));
         let writing = async {
             for number in 0..200_u8 {
                 stream.write_all(&[number; 1000]).await.unwrap();

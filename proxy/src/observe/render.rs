@@ -35,6 +35,7 @@ struct Scrape {
     lines_dropped: u64,
     connections: [(Direction, u64, u64); 2],
     http2_bodies: i64,
+    http2_floods: u64,
     process: ProcessReading,
     started_secs: f64,
 }
@@ -70,6 +71,7 @@ impl Telemetry {
                 (direction, occupancy.open.load(Ordering::Relaxed), occupancy.full.load(Ordering::Relaxed))
             }),
             http2_bodies: self.readings.http2_bodies.load(Ordering::Relaxed),
+            http2_floods: self.readings.http2_floods.count(),
             process,
             started_secs: since_1970(self.started).as_secs_f64(),
         }
@@ -214,7 +216,9 @@ impl Scrape {
         for (direction, _, full) in self.connections {
             ConstCounter::new(full).encode(metric.encode_family(&label(direction))?)?;
         }
-        gauge(encoder, ("meshwright_http2_bodies", None, "Bodies now coming in over HTTP/2"), &ConstGauge::new(self.http2_bodies))
+        gauge(encoder, ("meshwright_http2_bodies", None, "Bodies now coming in over HTTP/2"), &ConstGauge::new(self.http2_bodies))?;
+        let help = "HTTP/2 connections ended because too many of their frames asked for nothing";
+        number(encoder, "meshwright_http2_floods", help, self.http2_floods)
     }
 
     fn process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

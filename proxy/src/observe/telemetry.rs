@@ -17,6 +17,7 @@ use super::labels::Direction;
 use super::plaintext::PlaintextPeers;
 use super::series::Registry;
 
+use crate::ground::tally::Floods;
 use crate::io::{Clock, Network};
 
 /// Spans of the proxy's own tasks that wait; beyond, they are dropped and counted.
@@ -64,6 +65,8 @@ pub struct Readings {
     pub mirrors_dropped: AtomicU64,
     /// Bodies that are coming in over HTTP/2.
     pub http2_bodies: Arc<AtomicI64>,
+    /// HTTP/2 connections that were ended because their frames asked for nothing.
+    pub http2_floods: Floods,
     inbound: Occupancy,
     outbound: Occupancy,
 }

@@ -17,6 +17,7 @@ use super::multiplexed::Multiplexed;
 use crate::ground::limits;
 use crate::ground::line::Line;
 use crate::ground::patience::Patience;
+use crate::ground::tally::{Sender, Tally};
 use crate::ground::wakes::Wakes;
 use crate::ground::windows::Bodies;
 use crate::http::http2::client_builder;
@@ -147,7 +148,7 @@ impl Connector {
         let (stream, tls) = self.open(to, Carries::H2).await?;
         let open = Open::count(counts, to.local.is_some(), pass);
         let windows = bodies.connection();
-        let (stream, gathering) = gather(self.attended(stream));
+        let (stream, gathering) = gather(self.attended(stream), Tally::new(Sender::Server, bodies.floods()));
         let (sender, mut connection) =
             client_builder(&windows).handshake(stream).await.map_err(|error| refused(to.endpoint.address, &io::Error::other(error)))?;
         let pings = tls.and_then(|_| connection.ping_pong());

@@ -231,6 +231,9 @@ impl Multiplexed {
             if polled.is_ready() {
                 return polled;
             }
+            if gathering.is_flooded() {
+                return Poll::Ready(Err(Reason::ENHANCE_YOUR_CALM.into()));
+            }
             match self.windows.turn(self.patience.tick(), cx, |size| connection.set_initial_window_size(size).is_ok()) {
                 Turned::Same => return Poll::Pending,
                 Turned::Told => {}

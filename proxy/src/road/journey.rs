@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::failure::{Failure, LocalReply, Reason};
+use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::filter::Answered;
 use engine::model::{Cluster, Forward, Policy, Protocol};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
@@ -295,7 +295,9 @@ impl Follower for Journey {
         self.overdue.poll(cx)
     }
 
-    fn trailers(&mut self, trailers: HeaderMap) -> Option<HeaderMap> {
+    fn trailers(&mut self, mut trailers: HeaderMap) -> Option<HeaderMap> {
+        // The mesh says it in heads only: here it is an application's word.
+        trailers.remove(REASON_HEADER);
         match &self.line {
             Some(line) if self.chunked => {
                 line.trail(&trailers);

@@ -54,7 +54,7 @@ pub struct Means {
 /// `seed` feeds all chance of this worker.
 pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
     let (patience, pressure) = (Rc::new(Patience::default()), Pressure::default());
-    let bodies = Bodies::new(Arc::clone(&means.telemetry.readings.http2_bodies));
+    let bodies = Bodies::new(Arc::clone(&means.telemetry.readings.http2_bodies), means.telemetry.readings.http2_floods.clone());
     let draw = Draw::seeded(seed);
     let (clock, begun) = means.telemetry.times();
     let shared = Rc::new_cyclic(|own: &Weak<Shared>| {

@@ -12,6 +12,7 @@ mod ends;
 mod explained;
 mod framing;
 mod governed;
+mod hostile;
 mod http1;
 mod http2;
 mod interim;

@@ -109,7 +109,8 @@ pub fn admit<'s>(view: Terms<'s>, facts: Facts) -> Result<&'s RouteTable, Turned
     };
     match facts.fault {
         None => Ok(table),
-        Some(Fault { status, reason, why }) => Err(TurnedAway { status, reason, last: false, why: Some(why) }),
+        // Where a head is broken nobody can say what the bytes behind it are.
+        Some(Fault { status, reason, why }) => Err(TurnedAway { status, reason, last: status == StatusCode::BAD_REQUEST, why: Some(why) }),
     }
 }
 

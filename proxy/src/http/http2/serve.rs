@@ -15,22 +15,25 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Request, Response, request};
 use http_body::Body as _;
 use pin_project_lite::pin_project;
+use tokio::time::timeout;
 
 use super::Pump;
 use crate::ground::body::{Body, Received};
 use crate::ground::drain::{Drain, DrainStage, Member};
+use crate::ground::limits::HEAD_WAIT;
 use crate::ground::line::{Interim, Line};
 use crate::ground::patience::Patience;
+use crate::ground::tally::{Sender, Tally};
 use crate::ground::windows::{Bodies, Turned, Windows};
 use crate::http::kept::Kept;
 use crate::http::reply::CutOff;
-use crate::io::{Attended, Gathered, Notes, Pressure, Rewound, Stream, Unstalled, gather};
+use crate::io::{Attended, Gathered, Gathering, Notes, Pressure, Rewound, Stream, Unstalled, gather};
 
-/// Serves HTTP/2 to its end; every turn of the connection ends with what it wrote on its way. `inner` says that a peer of the mesh calls. Says GOAWAY when the worker drains. Dropping
+/// Serves HTTP/2 to its end; every turn of the connection ends with what it wrote on its way. Says GOAWAY when the worker drains. Dropping
 /// the future cuts the connection; what is being answered on it ends by itself.
 pub(crate) async fn serve<F, A>(
     stream: Rewound<Stream>,
-    (bodies, patience, pressure, inner): (&Rc<Bodies>, &Rc<Patience>, &Pressure, bool),
+    (bodies, patience, pressure, sender): (&Rc<Bodies>, &Rc<Patience>, &Pressure, Sender),
     drain: &Rc<Drain>,
     answer: F,
 ) where
@@ -38,7 +41,8 @@ pub(crate) async fn serve<F, A>(
     A: Future<Output = Result<Response<Body>, CutOff>> + 'static,
 {
     let notes = Notes::new(pressure, false);
-    let (stream, gathering) = gather(Unstalled::new(stream, Arc::clone(&notes)));
+    let inner = sender == Sender::Peer;
+    let (stream, gathering) = gather(Unstalled::new(stream, Arc::clone(&notes)), Tally::new(sender, bodies.floods()));
     let windows = bodies.connection();
     let serving = async {
         let mut member = drain.join();
@@ -50,6 +54,8 @@ pub(crate) async fn serve<F, A>(
             Some(Ok(connection)) => {
                 let conversation = Conversation {
                     connection,
+                    gathering: &gathering,
+                    calmed: false,
                     windows,
                     patience,
                     kept,
@@ -58,6 +64,7 @@ pub(crate) async fn serve<F, A>(
                     inner,
                     member,
                     told: false,
+                    left: false,
                     answer,
                 };
                 conversation.run().await
@@ -72,21 +79,24 @@ pub(crate) async fn serve<F, A>(
     gathering.drive(serving).await;
 }
 
-/// `None`: the drain came to its end first.
+/// `None`: the drain came to its end first, or the client took too long for its preface.
 async fn shake_hands(
     mut handshake: Pin<&mut h2::server::Handshake<Gathered<Attended>, Bytes>>,
     member: &mut Member,
 ) -> Option<Result<Connection<Gathered<Attended>, Bytes>, h2::Error>> {
-    poll_fn(|cx| match handshake.as_mut().poll(cx) {
+    let shaken = poll_fn(|cx| match handshake.as_mut().poll(cx) {
         Poll::Ready(shaken) => Poll::Ready(Some(shaken)),
         Poll::Pending => member.poll_stage(DrainStage::Closing, cx).map(|()| None),
-    })
-    .await
+    });
+    timeout(HEAD_WAIT, shaken).await.ok().flatten()
 }
 
 /// A connection and what its turns need.
 struct Conversation<'a, F> {
     connection: Connection<Gathered<Attended>, Bytes>,
+    gathering: &'a Gathering<Attended>,
+    /// The peer was told that its frames are too many.
+    calmed: bool,
     windows: Rc<Windows>,
     patience: &'a Patience,
     kept: Box<Kept>,
@@ -97,6 +107,8 @@ struct Conversation<'a, F> {
     inner: bool,
     member: Member,
     told: bool,
+    /// It was told, and has had its time since.
+    left: bool,
     answer: F,
 }
 
@@ -119,6 +131,8 @@ where
                 }
                 Poll::Ready(None) => return Poll::Ready(Ok(())),
                 Poll::Pending if self.has_more_to_say(cx) => {}
+                // GOAWAY is said, and the library waits for an answer that nobody need give.
+                Poll::Pending if self.left => return Poll::Ready(Ok(())),
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -144,9 +158,19 @@ where
     }
 
     fn has_more_to_say(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.gathering.is_flooded() && !self.calmed {
+            tracing::debug!("an HTTP/2 peer sends too many frames that ask for nothing");
+            self.calmed = true;
+            self.connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            return true;
+        }
         let over = self.kept.poll_over((self.streams.count.get() > 0, self.begun), cx).is_ready();
+        self.left = over && self.told;
         if !self.told && (over || self.streams.last.get() || self.member.poll_stage(DrainStage::Told, cx).is_ready()) {
             self.told = true;
+            if over {
+                self.kept.farewell();
+            }
             self.connection.graceful_shutdown();
             return true;
         }
