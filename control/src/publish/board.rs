@@ -22,6 +22,8 @@ pub const EVENTS_MAX: usize = 256;
 pub const COMMANDS_MAX: usize = 64;
 /// Streams (all kinds) that may be open at once.
 pub const STREAMS_MAX: usize = 20_000;
+/// Most ADS streams of one node: a restart opens the next before the last one's end is noticed, and nobody else is kept out by one that lies.
+pub const STREAMS_PER_NODE_MAX: usize = 16;
 
 /// What the writer is asked to do.
 pub enum Errand {
@@ -184,17 +186,24 @@ impl Board {
         expected
     }
 
-    /// Somebody opened an ADS stream. `None`: too many are open.
-    pub fn arrive(self: &Arc<Self>, claim: Claim, identity: String) -> Option<Seated> {
+    /// Somebody opened an ADS stream.
+    ///
+    /// # Errors
+    /// Too many are open, of this node or of all.
+    pub fn arrive(self: &Arc<Self>, claim: Claim, identity: String) -> Result<Seated, Crowded> {
         let id = self.ticket();
         let mut present = self.present.lock();
         if present.len() >= STREAMS_MAX {
-            return None;
+            return Err(Crowded::All);
+        }
+        let key = claim.key();
+        if present.values().filter(|presence| presence.claim.key() == key).count() >= STREAMS_PER_NODE_MAX {
+            return Err(Crowded::Node(key));
         }
         present.insert(id, Presence { claim, identity, connected_ms: self.clock.ms() });
         drop(present);
         self.turn();
-        Some(Seated { board: self.clone(), id })
+        Ok(Seated { board: self.clone(), id })
     }
 
     /// Everybody with an open ADS stream, ordered by key.
@@ -307,6 +316,17 @@ impl Board {
     fn ticket(&self) -> u64 {
         self.next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)
     }
+}
+
+/// Why an ADS stream finds no place.
+#[derive(Debug, thiserror::Error)]
+pub enum Crowded {
+    /// See [`STREAMS_MAX`].
+    #[error("{STREAMS_MAX} streams are open here; try again later")]
+    All,
+    /// See [`STREAMS_PER_NODE_MAX`].
+    #[error("{0} has {STREAMS_PER_NODE_MAX} streams open already; end one first")]
+    Node(String),
 }
 
 /// A place among [`Board::present`], given back when dropped.

@@ -20,6 +20,8 @@ pub const RESPONSE_BYTES_MAX: usize = 3 << 20;
 pub const NAMES_MAX: usize = 20_000;
 /// Longest name.
 pub const NAME_BYTES_MAX: usize = 1024;
+/// Most versions that a client may say at first that it has, per type.
+pub const HELD_MAX: usize = 100_000;
 /// Most `Epoch`s sent and not yet answered that are remembered.
 const BARRIERS_MAX: usize = 64;
 
@@ -74,9 +76,12 @@ pub enum TooMuch {
     /// See [`NAMES_MAX`].
     #[error("more than {NAMES_MAX} names subscribed of {0}")]
     Names(String),
-    /// See [`NAME_BYTES_MAX`].
-    #[error("a resource name of more than {NAME_BYTES_MAX} bytes")]
+    /// See [`NAME_BYTES_MAX`]; versions have the same bound.
+    #[error("a resource name or version of more than {NAME_BYTES_MAX} bytes")]
     Name,
+    /// See [`HELD_MAX`].
+    #[error("more than {HELD_MAX} versions held of {0}")]
+    Held(String),
 }
 
 /// State of one type on the stream.
@@ -188,7 +193,14 @@ impl Session {
         let subscription = self.types.entry(request.type_url.clone()).or_default();
         let (added, dropped) = (request.resource_names_subscribe, request.resource_names_unsubscribe);
         if first {
-            subscription.held = request.initial_resource_versions;
+            let held = request.initial_resource_versions;
+            if held.len() > HELD_MAX {
+                return Err(TooMuch::Held(request.type_url));
+            }
+            if held.iter().any(|(name, version)| name.len().max(version.len()) > NAME_BYTES_MAX) {
+                return Err(TooMuch::Name);
+            }
+            subscription.held = held;
             subscription.wildcard = added.is_empty() && dropped.is_empty();
             subscription.dirty = true;
             self.owes_epoch = true;

@@ -319,6 +319,22 @@ fn too_many_and_too_long_names_end_the_stream() {
     assert_eq!(showing(&[]).request(request), Err(TooMuch::Name));
 }
 
+#[test]
+fn what_a_client_says_it_has_is_bounded() {
+    // Aim: neither the number of versions nor their length is the client's to choose.
+    let saying = |versions: Vec<(String, String)>| {
+        let request =
+            DeltaDiscoveryRequest { type_url: CDS.into(), initial_resource_versions: versions.into_iter().collect(), ..Default::default() };
+        Session::new().request(request)
+    };
+    let one = |name: usize, version: usize| vec![("n".repeat(name), "v".repeat(version))];
+    assert!(saying(one(NAME_BYTES_MAX, NAME_BYTES_MAX)).is_ok());
+    assert_eq!(saying(one(NAME_BYTES_MAX + 1, 1)), Err(TooMuch::Name));
+    assert_eq!(saying(one(1, NAME_BYTES_MAX + 1)), Err(TooMuch::Name));
+    let many = (0..=HELD_MAX).map(|number| (number.to_string(), String::new())).collect();
+    assert!(matches!(saying(many), Err(TooMuch::Held(_))));
+}
+
 fn epochs(session: &mut Session) -> Vec<(String, Epoch)> {
     std::iter::from_fn(|| session.next_response())
         .filter(|response| is_epoch(&response.type_url))

@@ -201,8 +201,7 @@ impl Delta {
     fn sit(&mut self, claim: Claim) -> Result<(), Status> {
         let audience = admit(&claim, &self.peer, &self.edition.world)?;
         let identity = self.peer.proven.as_ref().map(|proven| proven.identity.to_string()).unwrap_or_default();
-        let present =
-            self.board.arrive(claim.clone(), identity).ok_or_else(|| Status::resource_exhausted("too many streams are open here"))?;
+        let present = self.board.arrive(claim.clone(), identity).map_err(|crowded| Status::resource_exhausted(crowded.to_string()))?;
         let key = claim.key();
         tracing::info!(proxy = key, client = claim.client.text(), epoch = self.edition.epoch, "a client connected");
         if claim.ours() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,6 +24,9 @@ use crate::publish::peer::{Entrance, Peer, Proven};
 
 /// Most connections per door; more wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 10_000;
+/// Most of them without a certificate: callers by token, and proxies before their first leaf. Beyond it they are closed, so that strangers keep
+/// no proxy out.
+pub const STRANGERS_MAX: usize = 512;
 /// Connections that have been accepted and not yet taken up by the server.
 const READY_MAX: usize = 64;
 /// A handshake that takes longer is cut.
@@ -48,8 +51,11 @@ enum Carrier {
 pub struct Connection {
     stream: Carrier,
     peer: Peer,
-    _place: OwnedSemaphorePermit,
+    _places: Places,
 }
+
+/// Its place among all, and among strangers where it is one's.
+type Places = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 impl Connected for Connection {
     type ConnectInfo = Peer;
@@ -111,15 +117,19 @@ pub fn tls(listener: TcpListener, tls: ServerTls, stop: CancellationToken) -> In
     let (sender, receiver) = mpsc::channel(READY_MAX);
     let acceptor = TlsAcceptor::from(tls.config.clone());
     tokio::spawn(async move {
-        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let (places, strangers) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Semaphore::new(STRANGERS_MAX)));
         while let Some((stream, address, place)) = accept_tcp(&listener, &places, &stop).await {
-            let (acceptor, sender, clock) = (acceptor.clone(), sender.clone(), tls.clock.clone());
+            let (acceptor, sender, clock, strangers) = (acceptor.clone(), sender.clone(), tls.clock.clone(), strangers.clone());
             tokio::spawn(async move {
                 match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                     Ok(Ok(stream)) => {
                         let peer = Peer { door: Entrance::Tls, address: Some(address), proven: proven(stream.get_ref().1, &clock) };
+                        let Ok(places) = seated(place, &peer, strangers) else {
+                            tracing::warn!(%address, "closed: {STRANGERS_MAX} connections without a certificate are open");
+                            return;
+                        };
                         // The receiver is gone only while we stop.
-                        let _ = sender.send(Ok(Connection { stream: Carrier::Tls(Box::new(stream)), peer, _place: place })).await;
+                        let _ = sender.send(Ok(Connection { stream: Carrier::Tls(Box::new(stream)), peer, _places: places })).await;
                     }
                     Ok(Err(error)) => tracing::info!(%address, %error, "TLS handshake failed"),
                     Err(_) => tracing::info!(%address, "TLS handshake took longer than {HANDSHAKE:?}"),
@@ -128,6 +138,14 @@ pub fn tls(listener: TcpListener, tls: ServerTls, stop: CancellationToken) -> In
         }
     });
     ReceiverStream::new(receiver)
+}
+
+/// The places of a connection whose peer is known; an error where it is a stranger too many.
+fn seated(place: OwnedSemaphorePermit, peer: &Peer, strangers: Arc<Semaphore>) -> Result<Places, TryAcquireError> {
+    if peer.proven.is_some() {
+        return Ok((place, None));
+    }
+    strangers.try_acquire_owned().map(|own| (place, Some(own)))
 }
 
 /// Takes connections that are no sockets: with TLS where it is given, else as if through the Unix socket.
@@ -143,12 +161,12 @@ pub fn virtual_door(mut given: mpsc::Receiver<(Box<dyn Io>, SocketAddr)>, tls: O
                 let connection = match acceptor {
                     None => {
                         let peer = Peer { door: Entrance::Local, address: None, proven: None };
-                        Connection { stream: Carrier::Virtual(stream), peer, _place: place }
+                        Connection { stream: Carrier::Virtual(stream), peer, _places: (place, None) }
                     }
                     Some((acceptor, clock)) => match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
                         Ok(Ok(stream)) => {
                             let peer = Peer { door: Entrance::Tls, address: Some(address), proven: proven(stream.get_ref().1, &clock) };
-                            Connection { stream: Carrier::VirtualTls(Box::new(stream)), peer, _place: place }
+                            Connection { stream: Carrier::VirtualTls(Box::new(stream)), peer, _places: (place, None) }
                         }
                         Ok(Err(_)) | Err(_) => return,
                     },
@@ -174,7 +192,7 @@ pub fn plaintext(listener: TcpListener, stop: CancellationToken) -> Incoming {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         while let Some((stream, address, place)) = accept_tcp(&listener, &places, &stop).await {
             let peer = Peer { door: Entrance::Plaintext, address: Some(address), proven: None };
-            if sender.send(Ok(Connection { stream: Carrier::Tcp(stream), peer, _place: place })).await.is_err() {
+            if sender.send(Ok(Connection { stream: Carrier::Tcp(stream), peer, _places: (place, None) })).await.is_err() {
                 return;
             }
         }
@@ -197,7 +215,7 @@ pub fn unix(listener: UnixListener, stop: CancellationToken) -> Incoming {
             match accepted {
                 Ok((stream, _)) => {
                     let peer = Peer { door: Entrance::Local, address: None, proven: None };
-                    if sender.send(Ok(Connection { stream: Carrier::Unix(stream), peer, _place: place })).await.is_err() {
+                    if sender.send(Ok(Connection { stream: Carrier::Unix(stream), peer, _places: (place, None) })).await.is_err() {
                         return;
                     }
                 }

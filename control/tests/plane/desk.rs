@@ -253,6 +253,13 @@ impl Reporter {
         Self { reports, commands }
     }
 
+    /// Opens a stream and says nothing yet.
+    pub(crate) async fn silent(channel: Channel) -> Self {
+        let (reports, receiver) = mpsc::channel(8);
+        let commands = ReportsClient::new(channel).stream(ReceiverStream::new(receiver)).await.unwrap().into_inner();
+        Self { reports, commands }
+    }
+
     pub(crate) async fn say(&self, kind: report::Kind) {
         self.reports.send(Report { kind: Some(kind) }).await.unwrap();
     }
@@ -292,7 +299,10 @@ impl Sidecar {
     }
 
     pub(crate) async fn subscribe(&self, type_url: &str, name: &str) {
-        let names = vec![name.to_owned()];
+        self.subscribe_all(type_url, vec![name.to_owned()]).await;
+    }
+
+    pub(crate) async fn subscribe_all(&self, type_url: &str, names: Vec<String>) {
         self.requests
             .send(DeltaDiscoveryRequest { type_url: type_url.into(), resource_names_subscribe: names, ..Default::default() })
             .await

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a test may use the machine's own clock and sockets")]
 
 mod desk;
+mod hostile;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
