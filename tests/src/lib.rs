@@ -8,6 +8,7 @@
 
 pub mod application;
 pub mod cases;
+pub mod fuzz;
 pub mod look;
 pub mod mesh;
 pub mod plane;

@@ -5,6 +5,8 @@
 
 #[path = "it/build.rs"]
 mod build;
+#[path = "it/fuzz.rs"]
+mod fuzz;
 #[path = "it/mesh.rs"]
 mod mesh;
 #[path = "it/pages.rs"]

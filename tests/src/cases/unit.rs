@@ -3,7 +3,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -20,6 +20,7 @@ use engine::model::build::Parts;
 use engine::model::{Cluster, Forward, Snapshot, Target};
 use engine::sniff::{ClientHello, Sniffed};
 use http::{HeaderMap, HeaderValue, request};
+use prost_types::Any;
 use proto::names::{self, Mode};
 use proxy::io::Draw;
 use serde_json::Value;
@@ -58,6 +59,20 @@ impl Translated {
     /// Every status.
     pub fn statuses(&self) -> BTreeMap<ObjectKey, Status> {
         statuses(&self.world)
+    }
+
+    /// What every sidecar and edge is sent: type, name and content.
+    pub fn resources(&self) -> Vec<(String, String, Any)> {
+        let address = |ip: &IpAddr, port: u16| names::outbound(SocketAddr::new(*ip, port));
+        let services = self.world.index().services.values().flat_map(|service| service.addresses.iter());
+        let wants: BTreeSet<String> = services.flat_map(|ip| [80, 81].map(|port| address(ip, port))).collect();
+        let mut all = BTreeMap::new();
+        for audience in audiences(&self.world) {
+            for ((url, name), resource) in view(&self.world, &audience, &wants).resources {
+                all.insert((url.to_owned(), name), resource.any.clone());
+            }
+        }
+        all.into_iter().map(|((url, name), any)| (url, name, any)).collect()
     }
 
     fn address(&self, to: &Destination) -> anyhow::Result<SocketAddr> {
@@ -289,7 +304,7 @@ fn forwarded(
 ) -> anyhow::Result<(Outcome, Option<String>)> {
     let Plan { forward, place, target, .. } = *plan;
     let mut took = Duration::ZERO;
-    let caller = std::net::IpAddr::from([10, 9, 0, 2]);
+    let caller = IpAddr::from([10, 9, 0, 2]);
     let called = Called { port, tls: false };
     let mut exchange = Exchange { request: &mut parts, caller: None, address: caller, called, now, draw };
     let answered = forward.answered(&exchange);
