@@ -17,7 +17,7 @@ mod resilience;
 mod rotation;
 #[path = "foreign/shop.rs"]
 mod shop;
-#[path = "foreign/zero_trust.rs"]
-mod zero_trust;
 #[path = "foreign/tokens.rs"]
 mod tokens;
+#[path = "foreign/zero_trust.rs"]
+mod zero_trust;

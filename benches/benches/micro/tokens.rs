@@ -25,7 +25,7 @@ const TOKEN: &str = "eyJhbGciOiJFUzI1NiIsImtpZCI6ImJlbmNoIiwidHlwIjoiSldUIn0.eyJ
 const NOW_SECS: u64 = 1_780_272_000;
 
 /// An ES256 token behind `authorization`, two claims into headers, the token taken out.
-pub fn tokens(criterion: &mut Criterion) {
+pub(crate) fn tokens(criterion: &mut Criterion) {
     let fill = |claim: &str, header: &str| ClaimHeader { claim: claim.to_owned(), header: header.to_owned() };
     let rule = TokenRule {
         policy: "shop/tokens".to_owned(),

@@ -352,19 +352,16 @@ pub(crate) fn shop() -> Parts {
 }
 
 /// Whom to believe: two roots, of which the first one issues, another trust domain, and somebody who is revoked.
-pub(crate) fn trust() -> proto::mesh::Trust {
+pub(crate) fn trust() -> mesh::Trust {
     let der = |text: &str| STANDARD.decode(text).unwrap();
     let roots = [ROOT_1, ROOT_2].map(der);
     let issuing_root = crate::model::sha256(&roots[0]).to_vec().into();
-    let partner = proto::mesh::FederatedBundle { trust_domain: "partner.example".into(), roots: vec![roots[1].clone().into()] };
+    let partner = mesh::FederatedBundle { trust_domain: "partner.example".into(), roots: vec![roots[1].clone().into()] };
     let until = Some(prost_types::Timestamp { seconds: 1_800_000_000, nanos: 0 });
-    let identity = proto::mesh::RevokedIdentity {
-        identity: "spiffe://cluster.local/ns/shop/sa/old".into(),
-        until,
-        revocation: "meshwright-system/r".into(),
-    };
-    let serial = proto::mesh::RevokedSerial { serial: "7d35".into(), until, revocation: "meshwright-system/r".into() };
-    proto::mesh::Trust {
+    let identity =
+        mesh::RevokedIdentity { identity: "spiffe://cluster.local/ns/shop/sa/old".into(), until, revocation: "meshwright-system/r".into() };
+    let serial = mesh::RevokedSerial { serial: "7d35".into(), until, revocation: "meshwright-system/r".into() };
+    mesh::Trust {
         roots: roots.map(Into::into).to_vec(),
         issuing_root,
         federated: vec![partner],

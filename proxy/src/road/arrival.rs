@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use engine::decide::{First, Known, Version};
-use engine::failure::Failure;
+use engine::failure::{Failure, Reason};
 use engine::model::Snapshot;
 use engine::sniff::Sniffed;
 use http::{StatusCode, request};

@@ -65,7 +65,12 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried> {
         (Course::Serve(version), None) => {
             let view = InForce { listener: Arc::clone(&snapshot.egress.plain), snapshot };
             let connection = Connection::new(shared, Outside::new(destination, names), downstream, view);
-            return Some(Carried::Http(Box::new(HttpConnection { stream: Rewound::new(heard.seen, stream), bond: None, version, connection })));
+            return Some(Carried::Http(Box::new(HttpConnection {
+                stream: Rewound::new(heard.seen, stream),
+                bond: None,
+                version,
+                connection,
+            })));
         }
         (Course::Carry, Some(view)) => {
             let tcp = decide::carried(&view.listener, heard.known().first).cloned();

@@ -263,13 +263,13 @@ fn policies_fail_closed_and_keep_what_was_good() {
         authorization.map(|authorization| format!("{authorization:?}").contains("refused: true"))
     };
     assert_eq!(closed(&parts), None);
-    assert!(fixture::put(&mut parts, "other", &bad).is_err());
+    assert!(put(&mut parts, "other", &bad).is_err());
     assert_eq!(closed(&parts), None);
-    assert!(fixture::put(&mut parts, "inbound", &bad).is_err());
+    assert!(put(&mut parts, "inbound", &bad).is_err());
     assert_eq!(closed(&parts), Some(true));
-    fixture::put(&mut parts, "inbound", &good).unwrap();
+    put(&mut parts, "inbound", &good).unwrap();
     assert_eq!(closed(&parts), Some(false));
-    assert!(fixture::put(&mut parts, "inbound", &bad).is_err());
+    assert!(put(&mut parts, "inbound", &bad).is_err());
     assert_eq!(closed(&parts), Some(false));
     parts.remove("type.googleapis.com/meshwright.v1.Authorization", "inbound");
     assert_eq!(closed(&parts), None);
