@@ -29,10 +29,9 @@ impl Store {
                 book.remove(serial.as_str())?;
             }
             let mut log = transaction.open_table(AUDIT)?;
-            let mut number = log.last()?.map_or(0, |(number, _)| number.value() + 1);
-            for issuance in issuances {
+            let next = log.last()?.map_or(0, |(number, _)| number.value() + 1);
+            for (number, issuance) in (next..).zip(issuances) {
                 log.insert(number, serde_json::to_vec(issuance).unwrap_or_default().as_slice())?;
-                number += 1;
             }
             forget(&mut log, issuances.len() + FORGOTTEN_MAX, now - AGE_MAX_SECS)
         })

@@ -67,6 +67,7 @@ pub(crate) fn run(args: PolicyArgs) -> anyhow::Result<ExitCode> {
             namespace: args.namespace.unwrap_or_default(),
             name: args.workload.unwrap_or_default(),
             since: args.since.map(prost_types::Duration::try_from).transpose().context("--since is too long")?,
+            ..GetRequest::default()
         };
         let json = control.get(request).await.map_err(|status| client::refused(&status))?.into_inner().json;
         let mut suggestion = output::parse(&json)?;

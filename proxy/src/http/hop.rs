@@ -191,7 +191,7 @@ pub fn clean_response(headers: &mut HeaderMap, there: OfHop, switching: bool, do
 fn shadows(name: &str) -> bool {
     let same = |(said, byte): (u8, u8)| said == byte || (said == b'-' && byte == b'_');
     let alike = |said: &&str| said.len() == name.len() && said.bytes().zip(name.bytes()).all(same);
-    name.starts_with('x') && name.contains('_') && SAID.iter().any(|said| alike(said))
+    name.starts_with('x') && name.contains('_') && SAID.iter().any(alike)
 }
 
 #[cold]

@@ -272,12 +272,7 @@ impl<D: Door> Connection<D> {
             true => RequestHead::nameless(&parts.method, &parts.uri, &parts.headers),
             false => RequestHead::new(&parts.method, &parts.uri, &parts.headers),
         };
-        if let Some(judgement) = self.door.judge(&view.snapshot, &self.downstream, (&head, token.as_ref().map(|token| &*token.claims)))
-            && !judgement.is_silent()
-        {
-            account.judged(&judgement);
-            judgement.refusal().map_or(Ok(()), |reason| Err(Short::Denied(reason)))?;
-        }
+        self.authorized(view, &head, token.as_deref(), account)?;
         let draw = self.shared.draw.next();
         let plan = match decide(table, &head, draw) {
             Decision::Forward(plan) => plan,
@@ -333,6 +328,23 @@ impl<D: Door> Connection<D> {
             draw,
         };
         Ok(Passing { plan, leg, home })
+    }
+
+    /// Asks the policies.
+    #[inline]
+    fn authorized(
+        &self,
+        view: &InForce<D::Listener>,
+        head: &RequestHead<'_>,
+        token: Option<&Accepted>,
+        account: &mut Account,
+    ) -> Result<(), Short<'static>> {
+        let claims = token.map(|token| &*token.claims);
+        let Some(judgement) = self.door.judge(&view.snapshot, &self.downstream, (head, claims)) else { return Ok(()) };
+        if !judgement.is_silent() {
+            account.judged(&judgement);
+        }
+        judgement.refusal().map_or(Ok(()), |reason| Err(Short::Denied(reason)))
     }
 
     /// Judges the token of a call to the application, and takes from the request what the application is not to see.

@@ -65,12 +65,8 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried> {
         (Course::Serve(version), None) => {
             let view = InForce { listener: Arc::clone(&snapshot.egress.plain), snapshot };
             let connection = Connection::new(shared, Outside::new(destination, names), downstream, view);
-            return Some(Carried::Http(Box::new(HttpConnection {
-                stream: Rewound::new(heard.seen, stream),
-                bond: None,
-                version,
-                connection,
-            })));
+            let stream = Rewound::new(heard.seen, stream);
+            return Some(Carried::Http(Box::new(HttpConnection { stream, bond: None, version, connection })));
         }
         (Course::Carry, Some(view)) => {
             let tcp = decide::carried(&view.listener, heard.known().first).cloned();
@@ -84,23 +80,12 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried> {
         (Course::Serve(_) | Course::Unreadable, Some(view)) => {
             let door = Outward { destination, told_use: Cell::new(shared.patience.tick()) };
             let connection = Connection::new(shared, door, downstream, view);
-            return Some(Carried::Http(Box::new(HttpConnection {
-                stream: Rewound::new(heard.seen, stream),
-                bond: None,
-                version: course.server()?,
-                connection,
-            })));
+            let stream = Rewound::new(heard.seen, stream);
+            return Some(Carried::Http(Box::new(HttpConnection { stream, bond: None, version: course.server()?, connection })));
         }
         (Course::Close(reason), _) => {
             stream.abort();
-            let known = Known { names: &names, ..heard.known() };
-            let failure = match outside::cut(shared, &snapshot, destination, &known).filter(|_| reason == Reason::Denied) {
-                Some(forbidden) => outside::failure(destination, forbidden),
-                None => Failure::new(
-                    reason,
-                    format!("{destination}: nothing is served here for what its client began with: TLS with a name that is served"),
-                ),
-            };
+            let failure = closed(shared, (&snapshot, destination), reason, &Known { names: &names, ..heard.known() });
             shared.observer.begin_tcp(Direction::Outbound, &snapshot, &downstream).failed(&failure);
             return None;
         }
@@ -114,6 +99,17 @@ async fn recognise(arrival: Arrival, shared: &Rc<Shared>) -> Option<Carried> {
     let why = forbidden.flatten().map_or_else(|| refusal(reason, destination), |forbidden| outside::failure(destination, forbidden));
     refuse(Rc::clone(shared), stream, Direction::Outbound, snapshot, downstream, why).await;
     None
+}
+
+/// Why a connection is closed without an answer.
+fn closed(shared: &Shared, (snapshot, destination): (&Snapshot, SocketAddr), reason: Reason, known: &Known<'_>) -> Failure {
+    match outside::cut(shared, snapshot, destination, known).filter(|_| reason == Reason::Denied) {
+        Some(forbidden) => outside::failure(destination, forbidden),
+        None => {
+            let cause = "nothing is served here for what its client began with: TLS with a name that is served";
+            Failure::new(reason, format!("{destination}: {cause}"))
+        }
+    }
 }
 
 /// Why a destination is refused that no policy is about.

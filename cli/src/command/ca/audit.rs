@@ -52,6 +52,7 @@ pub(super) async fn run(args: &AuditArgs) -> anyhow::Result<ExitCode> {
         namespace: args.namespace.clone().unwrap_or_default(),
         name: args.workload.clone().unwrap_or_default(),
         since_unix_secs: args.since.map_or(0, OffsetDateTime::unix_timestamp),
+        ..GetRequest::default()
     };
     let rows = output::parse(&get::ask(&args.place, request).await?)?;
     match args.output {

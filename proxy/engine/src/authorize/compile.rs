@@ -13,7 +13,7 @@ use super::condition::Condition;
 use super::path::PathPattern;
 use super::rule::{PolicyRule, SourceMatch, TargetMatch, Token};
 use super::text::{TextPattern, Texts};
-use super::told::{Outlined, PolicyAction};
+use super::told::{Gathered, Outlined, PolicyAction};
 use super::{Authorization, Ruling};
 use crate::matching;
 use crate::rejected::Wrong;
@@ -42,7 +42,7 @@ pub(crate) fn compile(raw: &mesh::Authorization) -> Result<Authorization, Wrong>
     within("policies", policies.len(), POLICIES_MAX)?;
     within("policies", policies.iter().map(|policy| policy.rules.len()).sum(), RULES_MAX)?;
     let mut reading = Reading::default();
-    let mut classes: Vec<(PolicyAction, bool, Vec<PolicyRule>, Vec<Arc<str>>)> = Vec::new();
+    let mut classes: Vec<Gathered> = Vec::new();
     let mut outlined = Vec::new();
     for (index, raw) in policies.iter().enumerate() {
         let at = |wrong: Wrong| wrong.within(format!("policies[{index}]"));

@@ -13,6 +13,9 @@ pub(super) enum PolicyAction {
     Audit,
 }
 
+/// The rules of one action, on trial or not, and the names of the policies that they are of.
+pub(super) type Gathered = (PolicyAction, bool, Vec<PolicyRule>, Vec<Arc<str>>);
+
 /// A policy, and which rules of its class are its own.
 #[derive(Debug)]
 pub(super) struct Outlined {
@@ -65,7 +68,7 @@ pub struct Told<'a> {
 }
 
 impl Authorization {
-    pub(super) fn of(classes: Vec<(PolicyAction, bool, Vec<PolicyRule>, Vec<Arc<str>>)>, policies: Vec<Outlined>) -> Self {
+    pub(super) fn of(classes: Vec<Gathered>, policies: Vec<Outlined>) -> Self {
         let mut whole = Self {
             deny: Class::default(),
             allow: Class::default(),

@@ -113,8 +113,11 @@ fn section(mut bytes: &[u8]) -> Result<Option<(Fields, &[u8])>, String> {
     }
 }
 
+/// A body, its trailers, and what is behind it.
+type Chunked<'b> = (Vec<u8>, Fields, &'b [u8]);
+
 /// A chunked body: sizes in plain hexadecimal, no extensions.
-fn chunks(mut bytes: &[u8]) -> Result<Option<(Vec<u8>, Fields, &[u8])>, String> {
+fn chunks(mut bytes: &[u8]) -> Result<Option<Chunked<'_>>, String> {
     let mut body = Vec::new();
     loop {
         let Some((size, rest)) = line(bytes)? else { return Ok(None) };

@@ -132,7 +132,7 @@ fn codings_in_disguise() {
         "\rTransfer-Encoding: chunked",
         "Transfer-Encoding: chun\u{212a}ed",
     ];
-    let cases = refused.map(|te| with(te));
+    let cases = refused.map(with);
     all(&cases.each_ref().map(|sent| (sent.as_str(), Refused(400))));
     let passes =
         ["Transfer-Encoding: chunked", "transfer-encoding:chunked", "TRANSFER-ENCODING:\t CHUNKED \t", "Transfer-Encoding: gzip, chunked"];

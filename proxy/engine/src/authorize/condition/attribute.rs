@@ -38,8 +38,11 @@ pub(super) enum Attribute {
     Matches(Box<Self>, Regex),
 }
 
+/// A name, and what it stands for.
+type Named = (&'static str, fn() -> Attribute);
+
 /// The names of those that are texts or numbers.
-const NAMED: [(&str, fn() -> Attribute); 15] = [
+const NAMED: [Named; 15] = [
     ("request.method", || Attribute::Method),
     ("request.path", || Attribute::Path),
     ("request.query", || Attribute::Query),
