@@ -214,13 +214,13 @@ spec: {federation: [{trustDomain: partner.example, bundle: {configMapRef: {name:
     }
 
     proptest::proptest! {
+        /// Aim: no bundle makes its reader panic: bytes at random, and a good one with a byte spoilt, in its PEM and in its DER.
         #[test]
         fn any_bundle_is_survived(
             noise in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
             at in proptest::prelude::any::<u16>(),
             bits in 1..=255_u8,
         ) {
-            // Aim: no bundle makes its reader panic: bytes at random, and a good one with a byte spoilt, in its PEM and in its DER.
             static GOOD: std::sync::LazyLock<(Vec<u8>, Vec<u8>)> = std::sync::LazyLock::new(|| {
                 let pem = named("spiffe://partner.example").into_bytes();
                 let der = super::CertificateDer::from_pem_slice(&pem).unwrap().to_vec();

@@ -12,7 +12,6 @@ use proto::mesh::Call;
 use super::paths::generalise;
 use super::plaintext::ROWS_MAX;
 use super::series::Count;
-use super::telemetry::Telemetry;
 
 /// Rows of one worker; what finds no place is counted in one number.
 const CALLS_MAX: usize = 1024;
@@ -48,7 +47,7 @@ pub(super) struct CallShard {
 
 /// Who calls, as one worker tells callers apart.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Caller<'c> {
+pub(super) struct Calling<'c> {
     /// The worker's number for it.
     pub(super) number: u32,
     /// What it proved; `None`: it spoke plaintext.
@@ -83,7 +82,7 @@ impl CallTable {
     }
 
     /// The number of a request's row.
-    pub(super) fn request(&mut self, caller: Caller<'_>, port: u16, method: &Method, path: &str) -> u32 {
+    pub(super) fn request(&mut self, caller: Calling<'_>, port: u16, method: &Method, path: &str) -> u32 {
         if self.recent.is_empty() {
             let nothing = || RecentCall { number: CALL_NONE, caller: 0, port: 0, method: Method::GET, path: String::new() };
             self.recent.resize_with(RECENT, nothing);
@@ -105,7 +104,7 @@ impl CallTable {
     }
 
     /// The number of an opaque connection's row.
-    pub(super) fn connection(&mut self, caller: Caller<'_>, port: u16) -> u32 {
+    pub(super) fn connection(&mut self, caller: Calling<'_>, port: u16) -> u32 {
         self.number(caller, port, "", "")
     }
 
@@ -117,7 +116,7 @@ impl CallTable {
         }
     }
 
-    fn number(&mut self, caller: Caller<'_>, port: u16, method: &str, path: &str) -> u32 {
+    fn number(&mut self, caller: Calling<'_>, port: u16, method: &str, path: &str) -> u32 {
         let full = self.rows.len() >= PATHS_APART_MAX;
         let start = self.write_key(caller, port, method);
         generalise(path.as_bytes(), usize::MAX, &mut self.key);
@@ -135,7 +134,7 @@ impl CallTable {
     }
 
     /// Begins the key; where its path begins.
-    fn write_key(&mut self, caller: Caller<'_>, port: u16, method: &str) -> usize {
+    fn write_key(&mut self, caller: Calling<'_>, port: u16, method: &str) -> usize {
         self.key.clear();
         self.key.push(u8::from(caller.identity.is_some()));
         self.key.extend_from_slice(&caller.number.to_le_bytes());
@@ -146,7 +145,7 @@ impl CallTable {
     }
 
     #[cold]
-    fn add(&mut self, caller: Caller<'_>, port: u16, method: &str, path_starts: usize) -> u32 {
+    fn add(&mut self, caller: Calling<'_>, port: u16, method: &str, path_starts: usize) -> u32 {
         if self.rows.len() >= CALLS_MAX {
             return CALL_UNCOUNTED;
         }
@@ -181,11 +180,12 @@ pub struct CallsTold {
 /// Identity, port, method, path.
 type CallKey = (String, u16, Box<str>, Box<str>);
 
-impl Telemetry {
+impl CallsTold {
     /// Rows that are new or have changed since they were told, and marks them as told. `None`: there is nothing to tell. At most 256 rows at
     /// once, new ones first; the others come the next time.
-    pub fn calls(&self, told: &mut CallsTold) -> Option<proto::mesh::Calls> {
-        let (sums, uncounted) = self.call_sums();
+    pub(super) fn news(&mut self, shards: &[Arc<CallShard>]) -> Option<proto::mesh::Calls> {
+        let told = self;
+        let (sums, uncounted) = sums(shards);
         let changed = |key: &&CallKey| told.rows.get(*key) != sums.get(*key);
         let (known, new): (Vec<&CallKey>, Vec<&CallKey>) = sums.keys().filter(changed).partition(|key| told.rows.contains_key(*key));
         if known.is_empty() && new.is_empty() && uncounted == told.uncounted {
@@ -207,26 +207,25 @@ impl Telemetry {
         }
         Some(proto::mesh::Calls { calls, uncounted })
     }
+}
 
-    /// Over all workers, and over all workloads of one identity.
-    fn call_sums(&self) -> (BTreeMap<CallKey, u64>, u64) {
-        let shards = self.calls.lock().clone();
-        let mut sums: BTreeMap<CallKey, u64> = BTreeMap::new();
-        for row in shards.iter().flat_map(|shard| shard.rows.lock().clone()) {
-            let count = row.count.get();
-            // Asked for, and refused by the mesh: not a call.
-            if count > 0 {
-                let identity = row.identity.as_ref().map(ToString::to_string).unwrap_or_default();
-                *sums.entry((identity, row.port, row.method.clone(), row.path.clone())).or_default() += count;
-            }
+/// Over all workers, and over all workloads of one identity.
+fn sums(shards: &[Arc<CallShard>]) -> (BTreeMap<CallKey, u64>, u64) {
+    let mut sums: BTreeMap<CallKey, u64> = BTreeMap::new();
+    for row in shards.iter().flat_map(|shard| shard.rows.lock().clone()) {
+        let count = row.count.get();
+        // Asked for, and refused by the mesh: not a call.
+        if count > 0 {
+            let identity = row.identity.as_ref().map(ToString::to_string).unwrap_or_default();
+            *sums.entry((identity, row.port, row.method.clone(), row.path.clone())).or_default() += count;
         }
-        (sums, shards.iter().map(|shard| shard.uncounted.get()).sum())
     }
+    (sums, shards.iter().map(|shard| shard.uncounted.get()).sum())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::TelemetryOptions;
+    use super::super::{Telemetry, TelemetryOptions};
     use super::*;
     use crate::io::Clock;
 
@@ -242,7 +241,7 @@ mod tests {
     }
 
     fn call(table: &mut CallTable, caller: Option<(u32, &Arc<Identity>)>, method: &Method, path: &str) {
-        let caller = Caller { number: caller.map_or(0, |caller| caller.0), identity: caller.map(|caller| caller.1) };
+        let caller = Calling { number: caller.map_or(0, |caller| caller.0), identity: caller.map(|caller| caller.1) };
         let number = table.request(caller, 8080, method, path);
         table.count(number);
     }
@@ -265,7 +264,7 @@ mod tests {
         call(&mut table, Some((2, &web)), &Method::GET, "/healthz");
         call(&mut table, Some((3, &job)), &Method::POST, "/healthz");
         call(&mut table, None, &Method::GET, "/healthz");
-        let opaque = table.connection(Caller { number: 3, identity: Some(&job) }, 9000);
+        let opaque = table.connection(Calling { number: 3, identity: Some(&job) }, 9000);
         table.count(opaque);
         let mut told = CallsTold::default();
         let first = lines(telemetry.calls(&mut told));
@@ -289,7 +288,7 @@ mod tests {
     #[test]
     fn what_is_not_passed_on_is_no_call() {
         let (telemetry, mut table) = telemetry();
-        table.request(Caller { number: 0, identity: None }, 8080, &Method::GET, "/admin");
+        table.request(Calling { number: 0, identity: None }, 8080, &Method::GET, "/admin");
         assert_eq!(telemetry.calls(&mut CallsTold::default()), None);
     }
 

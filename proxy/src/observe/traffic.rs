@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use proto::mesh::{KeysAway, ServiceTraffic, Traffic};
+use proto::mesh::{Calls, KeysAway, ServiceTraffic, Traffic};
 
+use super::calls::CallsTold;
 use super::labels::{CODE_NONE, Direction, Labels, MetricFamily};
 use super::plaintext::ROWS_MAX;
 use super::series::{BUCKETS, Sum};
@@ -18,6 +19,13 @@ impl Telemetry {
         let away = |(uri, error): (&String, &String)| KeysAway { uri: uri.clone(), error: error.clone() };
         let keys_away = self.readings.keys_away.lock().iter().map(away).collect();
         Traffic { services: services(&sums), plaintext: self.plaintext.lock().rows(), egress: self.egress.lock().rows(), keys_away }
+    }
+
+    /// Who called the application for what: rows that are new or have changed since they were told, at most 256 at once. `None`: there is
+    /// nothing to tell.
+    pub fn calls(&self, told: &mut CallsTold) -> Option<Calls> {
+        let shards = self.calls.lock().clone();
+        told.news(&shards)
     }
 }
 

@@ -15,7 +15,7 @@ use proto::defaults::METRIC_SERIES_MAX;
 use proto::identity::Identity;
 
 use super::batch::{Outbox, Sink};
-use super::calls::{CALL_UNCOUNTED, CallShard, CallTable, Caller};
+use super::calls::{CALL_UNCOUNTED, CallShard, CallTable, Calling};
 use super::downstream::Downstream;
 use super::labels::{CODE_NONE, Direction, GRPC_NONE, Labels, MetricFamily, Ruled, Wire};
 use super::record::{Detail, Outline, Word, text};
@@ -345,10 +345,10 @@ impl Recorder {
 }
 
 /// `None`: there are so many callers that this one has no number of its own.
-fn told_apart(downstream: &Downstream) -> Option<Caller<'_>> {
+fn told_apart(downstream: &Downstream) -> Option<Calling<'_>> {
     let identity = downstream.peer.as_ref().map(|peer| &peer.identity);
     let known = identity.is_none() || downstream.source != SOURCE_UNKNOWN;
-    known.then_some(Caller { number: downstream.source, identity })
+    known.then_some(Calling { number: downstream.source, identity })
 }
 
 fn key(seen: &Outline, family: MetricFamily, reason: Option<Reason>) -> SeriesKey {

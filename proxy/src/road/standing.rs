@@ -16,7 +16,7 @@ use http::{HeaderMap, Method, Uri, request};
 use tokio::task::yield_now;
 
 use crate::observe::Downstream;
-use crate::road::shared::Shared;
+use crate::snapshots::Snapshots;
 use crate::tls::Peer;
 
 /// So many are judged before others of this worker get their turn.
@@ -161,16 +161,16 @@ fn same(a: Option<&Arc<Authorization>>, b: Option<&Arc<Authorization>>) -> bool 
 }
 
 /// Asks again whenever other policies go live, as long as the worker lives.
-pub async fn watch(shared: Weak<Shared>) {
-    let Some(mut changes) = shared.upgrade().map(|shared| shared.snapshots.changes()) else { return };
+pub async fn watch(standing: Weak<Standing>, snapshots: Snapshots) {
+    let mut changes = snapshots.changes();
     // Who came before the first look was judged by itself.
     let mut known: Option<Arc<Authorization>> = None;
     loop {
         {
-            let Some(shared) = shared.upgrade() else { return };
-            let live = shared.reader.load();
+            let Some(standing) = standing.upgrade() else { return };
+            let live = snapshots.load();
             if !same(known.as_ref(), live.authorization.as_ref()) {
-                shared.standing.ask_again(&live).await;
+                standing.ask_again(&live).await;
                 known.clone_from(&live.authorization);
             }
         }

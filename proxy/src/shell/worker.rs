@@ -85,7 +85,7 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
     });
     tokio::task::spawn_local(tick(Rc::downgrade(&shared)));
     tokio::task::spawn_local(review(Rc::downgrade(&shared.bonds), means.tls.beliefs()));
-    tokio::task::spawn_local(standing::watch(Rc::downgrade(&shared)));
+    tokio::task::spawn_local(standing::watch(Rc::downgrade(&shared.standing), means.snapshots.clone()));
     shared
 }
 

@@ -189,7 +189,9 @@ spec: {identities: ["spiffe://cluster.local/ns/shop/sa/web"]}
         tokio::time::sleep(Duration::from_secs(1)).await;
         for _ in 0..10 {
             let answer = client.get("/revoked").await?;
-            assert_eq!((answer.status.as_u16(), answer.header("x-meshwright-reason")), (503, "tls_failed"), "{answer:?}");
+            // In TLS 1.3 a client may think that it is through before the server has looked at its certificate.
+            assert!(matches!(answer.header("x-meshwright-reason"), "tls_failed" | "upstream_reset"), "{answer:?}");
+            assert_eq!(answer.status, 503, "{answer:?}");
         }
         assert!(shop.mesh.log.lines().iter().all(|line| line["direction"] != "inbound" || line["path"] != "/revoked"));
         assert!(!shop.mesh.desk().epochs().await?.contains_key("frontend"), "its stream goes on");

@@ -236,13 +236,13 @@ fn names_that_somebody_gives_are_taken_together() {
 }
 
 proptest::proptest! {
+    /// Aim: whatever was seen, what is suggested passes the door without a word.
     #[test]
     fn a_suggestion_is_always_accepted(
         calls in proptest::collection::vec(
             ("(store|web)", "[a-z]{0,3}", 1_u16..4, "(GET|POST|get|)", "|(/([a-z.-]{0,4}|\\{id\\})){1,5}(/\\{rest=\\*\\*\\})?"), 0..80
         )
     ) {
-        // Aim: whatever was seen, what is suggested passes the door without a word.
         let world = world(&[]);
         let calls: Vec<_> = calls.iter().map(|(server, account, port, method, path)| {
             // As proxies write templates: each name once.

@@ -11,7 +11,7 @@ use proto::mesh::{self, AuthorizationRule, CallSource, CallTarget, PathPattern a
 
 use super::condition::Condition;
 use super::path::PathPattern;
-use super::rule::{PolicyRule, SourceMatch, TargetMatch, Token};
+use super::rule::{PolicyRule, SourceMatch, TargetMatch, TokenMatch};
 use super::text::{TextPattern, Texts};
 use super::told::{Gathered, Outlined, PolicyAction};
 use super::{Authorization, Ruling};
@@ -146,7 +146,7 @@ impl Reading {
         })
     }
 
-    fn token(&mut self, raw: &TokenSource) -> Result<Token, Wrong> {
+    fn token(&mut self, raw: &TokenSource) -> Result<TokenMatch, Wrong> {
         let TokenSource { issuer, claims } = raw;
         within("claims", claims.len(), ITEMS_MAX)?;
         let claim = |(path, values): (&String, &mesh::ClaimValues)| {
@@ -158,7 +158,7 @@ impl Reading {
             Ok((plain(path).map_err(at)?, values))
         };
         let claims = claims.iter().map(claim).collect::<Result<_, _>>()?;
-        Ok(Token { issuer: Some(issuer).filter(|text| !text.is_empty()).map(|text| plain(text)).transpose()?, claims })
+        Ok(TokenMatch { issuer: Some(issuer).filter(|text| !text.is_empty()).map(|text| plain(text)).transpose()?, claims })
     }
 
     fn target(&mut self, raw: &CallTarget) -> Result<TargetMatch, Wrong> {

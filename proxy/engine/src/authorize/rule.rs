@@ -60,12 +60,12 @@ pub(super) struct SourceMatch {
     pub(super) principals: Texts,
     pub(super) namespaces: Texts,
     pub(super) blocks: Vec<IpNet>,
-    pub(super) token: Option<Token>,
+    pub(super) token: Option<TokenMatch>,
 }
 
 /// What a verified token must say.
 #[derive(Debug)]
-pub(super) struct Token {
+pub(super) struct TokenMatch {
     /// `None`: any that is trusted.
     pub(super) issuer: Option<Box<str>>,
     pub(super) claims: Vec<(Box<str>, Vec<Box<str>>)>,
@@ -132,7 +132,7 @@ fn within(blocks: &[IpNet], address: IpAddr) -> bool {
     blocks.iter().any(|block| block.contains(&address))
 }
 
-impl Token {
+impl TokenMatch {
     fn holds(&self, call: &Call<'_>) -> bool {
         let Some(claims) = call.claims else { return false };
         let says = |(path, values): &(Box<str>, Vec<Box<str>>)| claims.texts(path).any(|text| values.iter().any(|value| **value == *text));
