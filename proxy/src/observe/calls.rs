@@ -10,13 +10,14 @@ use proto::identity::Identity;
 use proto::mesh::Call;
 
 use super::paths::generalise;
-use super::plaintext::ROWS_MAX;
 use super::series::Count;
 
 /// Rows of one worker; what finds no place is counted in one number.
 const CALLS_MAX: usize = 1024;
 /// So many rows tell paths apart; of further ones only the first element counts, so that no caller with many paths takes all the room.
 const PATHS_APART_MAX: usize = CALLS_MAX * 3 / 4;
+/// Rows that are told at once.
+const ROWS_TOLD_MAX: usize = 256;
 /// Places for requests that came last; a power of two.
 const RECENT: usize = 64;
 /// Longest path that such a place remembers.
@@ -194,7 +195,7 @@ impl CallsTold {
         // Those after the last one told, and then from the start.
         let after = known.partition_point(|key| told.last.as_ref().is_some_and(|last| *key <= last));
         let turn = known[after..].iter().chain(&known[..after]);
-        let chosen: Vec<CallKey> = new.iter().chain(turn).take(ROWS_MAX).map(|key| (*key).clone()).collect();
+        let chosen: Vec<CallKey> = new.iter().chain(turn).take(ROWS_TOLD_MAX).map(|key| (*key).clone()).collect();
         told.uncounted = uncounted;
         let mut calls = Vec::with_capacity(chosen.len());
         for key in chosen {
@@ -311,7 +312,7 @@ mod tests {
         assert_eq!((table.rows.len(), table.numbers.len(), table.recent.len()), (CALLS_MAX, CALLS_MAX, RECENT));
         let (mut told, mut all, mut uncounted) = (CallsTold::default(), Vec::new(), 0);
         while let Some(calls) = telemetry.calls(&mut told) {
-            assert!(calls.calls.len() <= ROWS_MAX);
+            assert!(calls.calls.len() <= ROWS_TOLD_MAX);
             uncounted = calls.uncounted;
             all.extend(lines(Some(calls)));
         }
