@@ -1,6 +1,7 @@
 //! Identities for programs nobody here wrote: stock SPIFFE libraries on the Workload API, nginx and openssl with identity files.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -114,6 +115,7 @@ fn nginx_serves_with_identity_files() {
     let folder = tempfile::tempdir().unwrap();
     let (token, identity) = (folder.path().join("token"), folder.path().join("identity"));
     fs::write(&token, mesh.run(&["token", "create", "--workload", "r/legacy"])).unwrap();
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).unwrap();
     let ca = mesh.state().join("ca.pem");
     let flags = |dir: &Path| {
         let path = |path: &Path| path.display().to_string();
