@@ -1,7 +1,7 @@
 //! Calls of the proxy itself over HTTP, to what its policies need: keys of token issuers.
 //!
 //! They are made on the control thread, one connection each, as the proxy's own traffic, which redirection leaves alone. A name is the mesh's
-//! where the mesh has it: then the call goes to an endpoint of its Service, by mesh TLS where that has an identity ([`whither`]). Every call is
+//! where the mesh has it: then the call goes to an endpoint of its Service, by mesh TLS where that has an identity (`whither`). Every call is
 //! bounded in time, in bytes and in number; redirects are not followed.
 
 pub mod keys;

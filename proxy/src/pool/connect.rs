@@ -53,7 +53,7 @@ impl Connector {
         Self { network, bonds, hairpin, pressure }
     }
 
-    /// See [`Tls::generation`].
+    /// See `Tls::generation`.
     pub fn generation(&self) -> u64 {
         self.bonds.tls().generation()
     }

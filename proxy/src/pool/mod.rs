@@ -1,6 +1,6 @@
 //! Upstream connections of one worker, kept and leased. No locks, no other thread: a lease and its connection live on the worker.
 //!
-//! Connections are kept per (address, what they carry, [`Protection`]); those of another identity or an older credential than asked
+//! Connections are kept per (address, what they carry, `Protection`); those of another identity or an older credential than asked
 //! for are closed as they are met, so a rotation cuts nothing and keeps nothing.
 
 mod connect;

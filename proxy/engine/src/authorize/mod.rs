@@ -1,7 +1,7 @@
 //! Who may call: AuthorizationPolicy, compiled and judged.
 //!
 //! Denying rules come first. Where a policy allows, what no allowing rule holds for is denied. Policies that audit, and those on trial
-//! (`dryRun`), decide nothing: what they say is told. No rule is asked that a call's own peer, host, method and path rule out ([`index`]),
+//! (`dryRun`), decide nothing: what they say is told. No rule is asked that a call's own peer, host, method and path rule out (`index`),
 //! and no condition in CEL where anything cheaper does not hold. A judgement without one allocates nothing.
 //!
 //! Opaque bytes have no request: an allowing rule that asks for one holds for none of them, a denying rule holds as if the request were the
