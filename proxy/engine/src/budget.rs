@@ -92,6 +92,10 @@ impl Purse {
         if self.free_at.is_none() || requests > self.seen {
             self.free = self.free_at.map_or(most, |at| (self.free + now.since(at).as_secs_f64() * most).min(most));
             self.free_at = Some(self.free_at.map_or_else(|| now.plus(SECOND), |at| at.max(now)));
+        } else if let Some(counted) = self.free_at.filter(|_| most > 0.0) {
+            // What would not have found room until now is not counted later either.
+            let beyond = now.since(counted).as_secs_f64() - (most - self.free) / most;
+            self.free_at = Some(counted.plus(Duration::from_secs_f64(beyond.max(0.0))));
         }
         (self.seen, self.at) = (requests, Some(self.at.map_or(now, |at| at.max(now))));
     }
@@ -119,6 +123,17 @@ mod tests {
 
     fn spent(budget: &Budget, policy: &RetryBudget, now: Moment) -> u32 {
         (0..10_000).take_while(|_| budget.spend(policy, now)).count() as u32
+    }
+
+    #[test]
+    fn time_that_found_no_room_is_not_made_up_for() {
+        // Aim: after a rest the floor holds one second, before and after the request that ends the rest taken together.
+        let (budget, policy) = (Budget::default(), RetryBudget::default());
+        assert!(budget.spend(&policy, at(0)));
+        let before = (0..3).filter(|_| budget.spend(&policy, at(1_191))).count();
+        budget.deposit();
+        let after = spent(&budget, &policy, at(1_300));
+        assert_eq!((before, after), (3, 8));
     }
 
     #[test]
