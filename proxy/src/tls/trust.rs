@@ -167,7 +167,14 @@ impl TrustCell {
         self.current.load().roots.clone()
     }
 
-    /// SHA-256 of each of them, hex, for `get certs`.
+    /// The mesh's own roots and, by name, those of the trust domains it is federated with, of one moment; DER.
+    pub fn bundles(&self) -> (Vec<CertificateDer<'static>>, BTreeMap<String, Vec<CertificateDer<'static>>>) {
+        let current = self.current.load();
+        let federated = current.federated.iter().map(|(name, (_, roots))| (name.clone(), roots.clone())).collect();
+        (current.roots.clone(), federated)
+    }
+
+    /// SHA-256 of each of the mesh's own roots, hex, for `get certs`.
     pub fn fingerprints(&self) -> Vec<String> {
         self.current.load().roots.iter().map(|root| hex(&sha256(root))).collect()
     }

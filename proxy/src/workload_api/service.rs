@@ -166,7 +166,8 @@ impl SpiffeWorkloadApi for Service {
         let changes = [counted(self.exposed.clone()), self.trust.changes()];
         let make = move || {
             let leaf = exposed.borrow().clone();
-            Ok(x509_svids(leaf.as_deref(), &trust.roots(), &BTreeMap::new(), clock.wall())?)
+            let (roots, federated) = trust.bundles();
+            Ok(x509_svids(leaf.as_deref(), &roots, &federated, clock.wall())?)
         };
         self.stream(make, changes).await
     }
@@ -176,7 +177,10 @@ impl SpiffeWorkloadApi for Service {
         let identity = self.tokens.identity().ok_or(NotServed::NoSvid)?;
         let trust = Arc::clone(&self.trust);
         let changes = [self.trust.changes(), watch::channel(0).1];
-        let make = move || Ok(x509_bundles(identity.trust_domain(), &trust.roots(), &BTreeMap::new())?);
+        let make = move || {
+            let (roots, federated) = trust.bundles();
+            Ok(x509_bundles(identity.trust_domain(), &roots, &federated)?)
+        };
         self.stream(make, changes).await
     }
 

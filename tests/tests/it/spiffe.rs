@@ -44,6 +44,33 @@ metadata: {name: catalog, namespace: shop}
 spec: {serviceAccount: catalog, addresses: [10.9.0.2]}
 ";
 
+const PARTNER_ID: &str = "spiffe://partner.example";
+
+/// Another mesh.
+const PARTNER: &str = "
+apiVersion: meshwright.dev/v1alpha1
+kind: Mesh
+metadata: {name: default, namespace: meshwright-system}
+spec: {trustDomain: partner.example}
+";
+
+/// Ours, federated with it.
+const FEDERATED: &str = "
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: partner-roots, namespace: meshwright-system}
+data:
+  ca.pem: |
+    ROOTS
+---
+apiVersion: meshwright.dev/v1alpha1
+kind: Mesh
+metadata: {name: default, namespace: meshwright-system}
+spec:
+  certificates: {leafLife: 1h}
+  federation: [{trustDomain: partner.example, bundle: {configMapRef: {name: partner-roots, key: ca.pem}}}]
+";
+
 /// One sidecar with its API on a socket.
 struct Scene {
     mesh: Mesh,
@@ -195,6 +222,38 @@ fn an_application_has_tokens() {
         assert_eq!(api.validate_jwtsvid(judge(&second.svid, "a")).await?.into_inner().spiffe_id, IDENTITY, "keys are kept, clocks differ");
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert_eq!(api.validate_jwtsvid(judge(&second.svid, "a")).await.unwrap_err().code(), Code::InvalidArgument);
+        Ok(())
+    });
+}
+
+/// Aim: an application is given the roots of the trust domains that the mesh is federated with, on a stream that is open, and they are
+/// taken back with the federation.
+#[test]
+fn an_application_is_given_federated_roots() {
+    run(|| async {
+        let partner = Mesh::new(Medium::Memory, CONTROL, PARTNER, 8)?;
+        let _partner_plane = Scene::start_plane(&partner, Duration::ZERO);
+        let scene = Scene::open().await?;
+        scene.sidecar.ready().await?;
+        let mut api = scene.client().await?;
+        let mut svids = api.fetch_x509svid(call(X509svidRequest {})).await?.into_inner();
+        let mut bundles = api.fetch_x509_bundles(call(X509BundlesRequest {})).await?.into_inner();
+        let first = svids.message().await?.context("a certificate")?;
+        assert!(first.federated_bundles.is_empty(), "{:?}", first.federated_bundles.keys());
+        assert_eq!(bundles.message().await?.context("a bundle")?.bundles.len(), 1);
+
+        // Lines of a block of YAML, indented.
+        let roots = partner.bundle()?.replace('\n', "\n    ");
+        scene.mesh.desk().apply(&FEDERATED.replace("ROOTS", roots.trim_end())).await?;
+        let told = svids.message().await?.context("the stream stays open")?;
+        let given = told.federated_bundles.get(PARTNER_ID).context("the partner's roots")?;
+        assert!(given.len() > 100 && told.federated_bundles.len() == 1, "{told:?}");
+        let told = bundles.message().await?.context("the stream stays open")?;
+        assert_eq!((told.bundles.len(), &told.bundles[PARTNER_ID]), (2, given));
+
+        scene.mesh.desk().delete(&FEDERATED.replace("ROOTS", roots.trim_end())).await?;
+        assert!(svids.message().await?.context("the stream stays open")?.federated_bundles.is_empty());
+        assert_eq!(bundles.message().await?.context("the stream stays open")?.bundles.len(), 1);
         Ok(())
     });
 }
