@@ -212,6 +212,10 @@ pub async fn carry<D, U>(
     let (mut up, mut down) = (Flow::new(), Flow::new());
     let (mut deaf, mut reset) = (None, [false; 2]);
     let failure = poll_fn(|cx| {
+        // Before a byte is moved: it may be forbidden by now.
+        if denied(account, cx).is_ready() {
+            return Poll::Ready(None);
+        }
         if !up.done {
             let moved = |bytes: usize| {
                 wait.touch();
@@ -245,9 +249,6 @@ pub async fn carry<D, U>(
         if up.done && down.done {
             *ended = true;
             return Poll::Ready(deaf.take());
-        }
-        if denied(account, cx).is_ready() {
-            return Poll::Ready(None);
         }
         wait.poll_overdue(cx).map(|()| Some(Failure::new(Reason::IdleTimeout, "nothing was sent by either side for too long")))
     })

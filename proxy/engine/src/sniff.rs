@@ -106,6 +106,33 @@ fn version(bytes: &[u8]) -> Sniffed {
     }
 }
 
+/// Whether words that are no request by the book, or not yet, may be the beginning of one to a lenient reader: one that skips blank lines and
+/// white space before it, and takes any white space for the space between its parts (RFC 9112, sections 2.2 and 3).
+pub fn may_be_request(bytes: &[u8]) -> bool {
+    let white = |byte: &u8| matches!(byte, b' ' | b'\t' | 0x0b | 0x0c | b'\r');
+    let begun = bytes.iter().position(|byte| !white(byte) && *byte != b'\n').unwrap_or(bytes.len());
+    let mut rest = &bytes[begun..];
+    for number in 0..2 {
+        let part = rest.iter().position(|byte| white(byte) || *byte == b'\n').unwrap_or(rest.len());
+        let is_method = || part <= METHOD_BYTES_MAX && rest[..part].iter().all(|byte| token(*byte));
+        if number == 0 && !is_method() {
+            return false;
+        }
+        rest = &rest[part..];
+        let gap = rest.iter().position(|byte| !white(byte)).unwrap_or(rest.len());
+        rest = &rest[gap..];
+        match rest.first() {
+            None => return !bytes.is_empty(),
+            // The line ends before there is a version.
+            Some(b'\n') => return false,
+            Some(_) => {}
+        }
+    }
+    const VERSION: &[u8] = b"HTTP/";
+    let seen = rest.len().min(VERSION.len());
+    rest[..seen].eq_ignore_ascii_case(&VERSION[..seen])
+}
+
 /// RFC 9110, section 5.6.2.
 const fn token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric()
@@ -308,6 +335,42 @@ mod tests {
         ];
         for (bytes, wanted) in table {
             assert_eq!(sniff(bytes), *wanted, "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_a_lenient_reader_takes_for_a_request_may_be_one() {
+        // Aim: blank lines and white space before and within a request line hide nothing, whole or begun; whole lines of other protocols,
+        // and binary ones, are none.
+        for bytes in [
+            &b"G"[..],
+            b"GE",
+            b"GET / HT",
+            b"\r\n",
+            b"\r\nGET / HTTP/1.1\r\n",
+            b"\n \tGET / HTTP/1.1\r\n",
+            b"GET\t/\tHTTP/1.1\r\n",
+            b"GET  /  http/1.1\n",
+            b"GET\r/\x0cHTTP/1.1\n",
+            b"GET / HTTP/2.0\r\n",
+            b"PRI * HTTP/2.0\r\n\r\nSX",
+        ] {
+            assert!(may_be_request(bytes), "{}", bytes.escape_ascii());
+        }
+        for bytes in [
+            &b""[..],
+            b"EHLO example.com\r\n",
+            b"get key\r\n",
+            b"PING\r\n",
+            b"set key 0 0 5\r\nvalue\r\n",
+            b"SSH-2.0-OpenSSH_9.6 a b\r\n",
+            b"*1\r\n$4\r\nPING\r\n",
+            b"\x00\x00\x00\x08\x04\xd2\x16\x2f",
+            b"\x9c\x01\x00\x00",
+            &[22, 3, 1],
+            &[b'A'; 40],
+        ] {
+            assert!(!may_be_request(bytes), "{}", bytes.escape_ascii());
         }
     }
 

@@ -1,5 +1,5 @@
-//! Dot segments of a path (RFC 3986, section 5.2.4): resolved once, at the first hop, so that what is matched, judged and sent on is one
-//! and the same. Everything else stays as it came: empty segments, encoded slashes, parameters, case.
+//! Dot segments of a path (RFC 3986, section 5.2.4): resolved wherever a request comes in, so that what is matched, judged and sent on is
+//! one and the same: at the first hop once and for all, unless a peer that is no proxy of ours says more. Everything else stays as it came: empty segments, encoded slashes, parameters, case.
 
 use http::Uri;
 use http::uri::PathAndQuery;

@@ -2,6 +2,7 @@
 
 use engine::failure::REASON_HEADER;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
+use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, request};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -45,9 +46,8 @@ pub enum Upgrade {
 pub fn clean_request(parts: &mut request::Parts, there: OfHop) -> Upgrade {
     let connect = parts.method == Method::CONNECT;
     let headers = &mut parts.headers;
-    if parts.version == Version::HTTP_2 && parts.uri.authority().is_some() {
-        // The authority was judged; another name beside it would be believed by some (RFC 9113, section 8.3.1).
-        headers.remove(HOST);
+    if let Some(authority) = parts.uri.authority() {
+        only_name(headers, authority, parts.version, connect);
     }
     if there.shadow {
         remove_shadows(headers);
@@ -73,6 +73,20 @@ pub fn clean_request(parts: &mut request::Parts, there: OfHop) -> Upgrade {
     }
     there.clean_keeping_alive(headers);
     if connect || upgrades { Upgrade::Asked } else { Upgrade::No }
+}
+
+/// Leaves a target's authority, which was judged, the only name: another beside it would be believed by some.
+fn only_name(headers: &mut HeaderMap, authority: &Authority, version: Version, connect: bool) {
+    if version == Version::HTTP_2 {
+        // RFC 9113, section 8.3.1.
+        headers.remove(HOST);
+    } else if !connect
+        && headers.get(HOST).is_none_or(|host| host.as_bytes() != authority.as_str().as_bytes())
+        && let Ok(host) = HeaderValue::from_str(authority.as_str())
+    {
+        // RFC 9112, section 3.2.2. Inserting keeps the place and the case of the name.
+        headers.insert(HOST, host);
+    }
 }
 
 /// Which headers are there that belong to one hop or are not believed of everybody: one walk spares a lookup for each, of which most
@@ -151,7 +165,11 @@ impl OfHop {
         there
     }
 
+    /// Takes off what is of this hop whether `connection` says so or not.
     fn clean_keeping_alive(self, headers: &mut HeaderMap) {
+        if self.http2_settings {
+            headers.remove(HTTP2_SETTINGS);
+        }
         if self.keep_alive {
             headers.remove(KEEP_ALIVE);
         }
@@ -189,9 +207,13 @@ pub fn clean_response(headers: &mut HeaderMap, there: OfHop, switching: bool, do
 
 /// Whether a name is read as one that the mesh says something in, and is none.
 fn shadows(name: &str) -> bool {
+    name.starts_with('x') && name.contains('_') && is_said(name)
+}
+
+/// Whether a name is, or is read as, one that the mesh says something in.
+fn is_said(name: &str) -> bool {
     let same = |(said, byte): (u8, u8)| said == byte || (said == b'-' && byte == b'_');
-    let alike = |said: &&str| said.len() == name.len() && said.bytes().zip(name.bytes()).all(same);
-    name.starts_with('x') && name.contains('_') && SAID.iter().any(alike)
+    SAID.iter().any(|said| said.len() == name.len() && said.bytes().zip(name.bytes()).all(same))
 }
 
 #[cold]
@@ -215,11 +237,25 @@ fn keep_te_trailers(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether `connection` names `upgrade` and `upgrade` names something other than HTTP/2.
+/// Whether `connection` names `upgrade` and `upgrade` names something, and nothing of HTTP: a server may choose any of what it finds there, and
+/// requests within a tunnel are nobody's to judge.
 fn names_upgrade(headers: &HeaderMap) -> bool {
     let asked = headers.get_all(CONNECTION).iter().any(|value| list(value).any(|item| item.eq_ignore_ascii_case(b"upgrade")));
-    let protocol = headers.get(UPGRADE).map(HeaderValue::as_bytes);
-    asked && protocol.is_some_and(|protocol| !protocol.eq_ignore_ascii_case(b"h2c"))
+    asked && headers.get_all(UPGRADE).iter().flat_map(list).next().is_some() && !names_http(headers)
+}
+
+/// Whether one of the protocols that `upgrade` names is HTTP: `h2c`, a draft of it, `HTTP/2.0`.
+pub fn names_http(headers: &HeaderMap) -> bool {
+    let begins = |protocol: &[u8], name: &[u8]| protocol.get(..name.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(name));
+    headers.get_all(UPGRADE).iter().flat_map(list).any(|protocol| begins(protocol, b"h2") || begins(protocol, b"http/"))
+}
+
+/// Takes off a request's trailers what only the mesh may say, in any spelling: some applications take them for more of the head.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    let said: Vec<HeaderName> = trailers.keys().filter(|name| is_said(name.as_str())).cloned().collect();
+    for name in said {
+        trailers.remove(name);
+    }
 }
 
 /// Removes `connection` and every header it names; where an upgrade goes on, leaves those two.
@@ -234,9 +270,6 @@ fn clean_connection(headers: &mut HeaderMap, upgrades: bool, there: OfHop) {
     }
     if there.upgrade && !upgrades {
         headers.remove(UPGRADE);
-    }
-    if there.http2_settings && !upgrades {
-        headers.remove(HTTP2_SETTINGS);
     }
 }
 
@@ -334,7 +367,7 @@ mod tests {
     #[test]
     fn requests_lose_what_is_for_one_hop() {
         // Aim: RFC 9110 7.6.1 without breaking upgrade, te: trailers or host.
-        let cases: [(Headers, &str, Upgrade); 13] = [
+        let cases: [(Headers, &str, Upgrade); 18] = [
             (&[("host", "a")], "host=a", Upgrade::No),
             (&[("connection", "keep-alive"), ("keep-alive", "timeout=5")], "", Upgrade::No),
             (&[("connection", "close, X-One"), ("x-one", "1"), ("x-two", "2")], "x-two=2", Upgrade::No),
@@ -342,6 +375,15 @@ mod tests {
             (&[("connection", "Upgrade"), ("upgrade", "websocket")], "connection=Upgrade upgrade=websocket", Upgrade::Asked),
             (&[("upgrade", "tls/1.3"), ("connection", "keep-alive, Upgrade")], "upgrade=tls/1.3 connection=upgrade", Upgrade::Asked),
             (&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AA")], "", Upgrade::No),
+            (&[("connection", "upgrade"), ("upgrade", "websocket"), ("upgrade", "h2c")], "", Upgrade::No),
+            (&[("connection", "upgrade"), ("upgrade", "x, H2C"), ("http2-settings", "AA")], "", Upgrade::No),
+            (&[("connection", "upgrade"), ("upgrade", "HTTP/2.0, websocket")], "", Upgrade::No),
+            (
+                &[("connection", "upgrade"), ("upgrade", "websocket"), ("http2-settings", "AA")],
+                "connection=upgrade upgrade=websocket",
+                Upgrade::Asked,
+            ),
+            (&[("connection", "upgrade"), ("upgrade", " , ")], "", Upgrade::No),
             (&[("upgrade", "websocket")], "", Upgrade::No),
             (&[("te", "trailers"), ("connection", "te")], "te=trailers", Upgrade::No),
             (&[("te", "gzip, trailers")], "te=trailers", Upgrade::No),
@@ -360,6 +402,20 @@ mod tests {
         (named.version, named.uri) = (Version::HTTP_2, "http://a/".parse().unwrap());
         clean_request(&mut named, OfHop::default());
         assert_eq!(text(&named.headers), "", "the authority is the only name");
+        let mut absolute = parts("GET", &[("host", "public.shop")]);
+        absolute.uri = "http://admin.shop/".parse().unwrap();
+        clean_request(&mut absolute, OfHop::default());
+        assert_eq!(text(&absolute.headers), "host=admin.shop", "what is sent on is what is judged");
+    }
+
+    #[test]
+    fn trailers_lose_what_only_the_mesh_says() {
+        // Aim: in any spelling, and nothing else.
+        let mut trailers =
+            parts("GET", &[("X-Forwarded-Client-Cert", "1"), ("x_meshwright-fields", "1"), ("x-meshwright-retry", "1"), ("x-sum", "1")])
+                .headers;
+        clean_trailers(&mut trailers);
+        assert_eq!(text(&trailers), "x-sum=1");
     }
 
     #[test]

@@ -50,7 +50,7 @@ const fn bad(why: &'static str) -> Fault {
     Fault { status: StatusCode::BAD_REQUEST, reason: Reason::BadRequest, why }
 }
 
-/// Judges a request's head, and resolves the dot segments of its path where it comes into the mesh. What it says of its hop is handed back,
+/// Judges a request's head, and resolves the dot segments of its path. What it says of its hop is handed back,
 /// so that nobody has to look for it again.
 ///
 /// # Errors
@@ -65,7 +65,8 @@ pub fn judge_request(parts: &mut request::Parts, raw: Raw) -> Result<OfHop, Faul
     }
     host(parts, hop)?;
     target(parts)?;
-    if at == Hop::First && !dots::resolve(&mut parts.uri) {
+    // Also of a peer: one that holds a key need not be a proxy of ours, which has left none.
+    if !dots::resolve(&mut parts.uri) {
         return Err(bad("the path climbs above the root"));
     }
     if fragment {

@@ -16,7 +16,7 @@ mod upgrade;
 pub use convert::{frame_for_http1, to_http1, to_http2};
 pub use deadline::{Neighbour, Patient, take_patience, tell_patience};
 pub use forwarded::mark_outside;
-pub use hop::{OfHop, Upgrade, clean_request, clean_response};
+pub use hop::{OfHop, Upgrade, clean_request, clean_response, clean_trailers, names_http};
 pub use judge::{Hop, Raw, declared_length, judge_answer, judge_request};
 pub use packed::{pack, unpack};
 pub use reply::{CutOff, grpc_status, grpc_trailers, local_reply};

@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use engine::authenticate::Authentication;
 use engine::authorize::{CallVerdict, Judgement, Ruling};
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::model::{Cluster, Ejected, Endpoint, InboundPort, Rule};
+use http::request::Parts;
 use http::{HeaderMap, StatusCode};
 
 use super::calls::CALL_NONE;
+use super::downstream::Downstream;
 use super::labels::{CODE_NONE, Direction, GRPC_NONE, MetricFamily, Ruled, Wire};
 use super::record::{Detail, Outline, RETRIES_LISTED_MAX, Word};
 use super::series::Series;
@@ -49,6 +52,16 @@ impl Account {
     /// When it began.
     pub fn started(&self) -> Instant {
         self.started
+    }
+
+    /// Inbound: what the application is asked for, by the path that is sent on.
+    pub fn asks(&mut self, downstream: &Downstream, parts: &Parts) {
+        self.seen.call = self.worker.request(downstream, parts);
+    }
+
+    /// Inbound: the rules for tokens under which it came.
+    pub fn authentication(&self) -> Option<&Arc<Authentication>> {
+        self.seen.snapshot.authentication.as_ref().filter(|_| self.seen.direction == Direction::Inbound)
     }
 
     /// Inbound: the port of the application that was meant.
@@ -188,6 +201,7 @@ impl Account {
         }
         if let Some(detail) = &mut self.detail {
             let cause = match ruling {
+                None if reason == Reason::Denied => "its port has become Strict, and it came in plaintext".to_owned(),
                 None => "the policies of this workload were refused, and none were in force before".to_owned(),
                 Some(ruling) if ruling.rule.is_empty() => format!("no rule of {} allows it", ruling.policy),
                 Some(ruling) => format!("rule {} of {} denies it", ruling.rule, ruling.policy),

@@ -82,10 +82,15 @@ impl Observer {
     /// tracing is on, and a request's id where the access log is on.
     pub fn begin_http(&self, direction: Direction, snapshot: &Arc<Snapshot>, parts: &mut Parts, downstream: &Downstream) -> Account {
         let forms = Forms::of(&parts.headers);
-        self.begin_walked(direction, snapshot, (parts, forms), downstream)
+        let mut account = self.begin_walked(direction, snapshot, (parts, forms), downstream);
+        if direction == Direction::Inbound {
+            account.asks(downstream, parts);
+        }
+        account
     }
 
-    /// The same of a head that was walked already: which forms of trace context it has.
+    /// The same of a head that was walked already: which forms of trace context it has. What it asks for is told when the head was judged
+    /// ([`Account::asks`]).
     pub fn begin_walked(
         &self,
         direction: Direction,
@@ -96,10 +101,7 @@ impl Observer {
         let worker = &self.worker;
         let started = worker.telemetry.clock.now();
         let mtls = direction == Direction::Inbound && downstream.peer.is_some();
-        let mut seen = Outline::new(Arc::clone(snapshot), MetricFamily::Http, direction, wire(parts), downstream.source, mtls);
-        if direction == Direction::Inbound {
-            seen.call = worker.request(downstream, parts);
-        }
+        let seen = Outline::new(Arc::clone(snapshot), MetricFamily::Http, direction, wire(parts), downstream.source, mtls);
         let settings = snapshot.settings.as_deref();
         let logged = settings.is_some_and(|settings| settings.access_log);
         let tracing = worker.telemetry.otlp_endpoint(settings).is_some();

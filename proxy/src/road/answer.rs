@@ -14,7 +14,7 @@ use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Versi
 use engine::failure::{Failure, LocalReply, Reason};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
 use engine::model::{Cluster, Protocol, RouteTable, SessionHome, Snapshot};
-use http::{HeaderMap, Method, Response, StatusCode, request};
+use http::{HeaderMap, Response, StatusCode, request};
 use tokio::time::{Instant, sleep};
 
 use crate::ground::body::{Body, Received};
@@ -265,9 +265,14 @@ impl<D: Door> Connection<D> {
         let table = other.map_or(table, |other| &**other);
         // Without a fault there is a judgement.
         let of_hop = judged.unwrap_or_default();
+        if D::DIRECTION == Direction::Inbound {
+            account.asks(&self.downstream, parts);
+        }
         self.door.mark(&mut parts.headers);
-        let token = self.authenticated(view, parts)?;
         let patient = self.patience(&mut parts.headers, of_hop, waited);
+        // First of all, so that what is judged is what is sent on.
+        let upgrade = clean_request(parts, of_hop);
+        let token = self.authenticated(view, parts)?;
         let head = match table.domains.nameless() && !self.door.judges_hosts(&view.snapshot) {
             true => RequestHead::nameless(&parts.method, &parts.uri, &parts.headers),
             false => RequestHead::new(&parts.method, &parts.uri, &parts.headers),
@@ -297,14 +302,12 @@ impl<D: Door> Connection<D> {
             aim = self.door.aim(&view.snapshot, &view.listener, cluster);
         }
         let version = parts.version;
-        let changes = of_hop.upgrade || parts.method == Method::CONNECT;
-        let claims = token.as_ref().map(|token| &token.claims);
-        let stand = if changes { self.door.stand(&self.shared, &view.snapshot, &self.downstream, (parts, claims)) } else { None };
-        let upgrade = clean_request(parts, of_hop);
-        if let Some(token) = token.filter(|_| of_hop.connection) {
-            // The caller may have called them headers of this hop.
-            token.fill(&mut parts.headers);
-        }
+        let stand = if upgrade == Upgrade::Asked {
+            let claims = token.as_ref().map(|token| &token.claims);
+            self.door.stand(&self.shared, &view.snapshot, &self.downstream, (parts, claims))
+        } else {
+            None
+        };
         let (mut answered, mut hash) = (Answered::default(), None);
         if !plan.forward.is_bare() {
             let exchange = self.exchange(parts, draw, account);

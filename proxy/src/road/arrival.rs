@@ -12,7 +12,7 @@ use bytes::Bytes;
 use engine::decide::{First, Known, Version};
 use engine::failure::{Failure, Reason};
 use engine::model::Snapshot;
-use engine::sniff::Sniffed;
+use engine::sniff::{Sniffed, may_be_request};
 use http::{StatusCode, request};
 
 use crate::ground::body::Received;
@@ -69,7 +69,7 @@ pub struct Opaque {
 /// See [`Opaque::forbidden`].
 pub type Forbidden = Pin<Box<dyn Future<Output = Failure>>>;
 
-/// What was heard on a connection by now, in the clear: the shell's half of [`Known`].
+/// What was heard on a connection by now, in the clear or inside a peer's TLS: the shell's half of [`Known`].
 #[derive(Default)]
 pub struct Heard {
     first: Option<Speaker>,
@@ -88,12 +88,24 @@ enum Speaker {
 impl Heard {
     /// As the engine wants to know it. The control plane was asked before.
     pub fn known(&self) -> Known<'_> {
-        let first = self.first.as_ref().map(|first| match first {
+        Known { asked: true, first: self.first(), may_ask: self.may_ask(), ..Known::default() }
+    }
+
+    /// The same of what was heard inside a peer's TLS.
+    pub fn inside(&self) -> Known<'_> {
+        Known { inside: self.first(), may_ask: self.may_ask(), ..Known::default() }
+    }
+
+    fn first(&self) -> Option<First<'_>> {
+        self.first.as_ref().map(|first| match first {
             Speaker::Client(sniffed) => First::Client(sniffed),
             Speaker::Server => First::Server,
             Speaker::Nobody => First::Nobody,
-        });
-        Known { asked: true, first, ..Known::default() }
+        })
+    }
+
+    fn may_ask(&self) -> bool {
+        matches!(self.first, Some(Speaker::Client(Sniffed::NeedMore | Sniffed::Opaque))) && may_be_request(&self.seen)
     }
 
     /// The client spoke.

@@ -22,7 +22,7 @@ use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry};
 use crate::road::attempt::{self, OpenedTcp};
 use crate::road::shared::Shared;
 use crate::road::standing::{self, Denial, Stand};
-use crate::road::watch::{self, Said};
+use crate::road::watch;
 use crate::tls::{Bond, Peer, TlsFacts, bound};
 
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -76,7 +76,7 @@ impl Came<'_> {
         loop {
             match self.decide(&heard.known()) {
                 // Who may not come as bytes has nothing opened for, and says by itself whether it comes with requests.
-                Step::Learn(Learn::EitherSide) if self.denies_bytes() => {
+                Step::Learn(Learn::EitherSide) if self.denies_bytes(None) => {
                     heard.said(watch::client_first(&mut socket, Some(HEAD_WAIT), drain).await?);
                 }
                 Step::Learn(Learn::EitherSide) => heard.watched(watch::both_sides(&mut socket, self.open(), drain).await.ok()?),
@@ -100,15 +100,17 @@ impl Came<'_> {
         let downstream = self.downstream(Some(Arc::clone(&accepted.peer)), Some(accepted.facts));
         let bond = self.shared.bonds.join(&accepted.peer);
         let mut stream = Stream::accepted(accepted.stream);
-        let mut inside: Option<Said> = None;
+        let drain = &self.shared.drain.inbound;
+        let mut heard = Heard::default();
         loop {
-            let proved = Some(Proved { alpn: accepted.alpn });
-            let known = Known { proved, inside: inside.as_ref().map(|said| &said.sniffed), ..Known::default() };
+            let known = Known { proved: Some(Proved { alpn: accepted.alpn }), ..heard.inside() };
             match self.decide(&known) {
-                Step::Learn(_) => inside = Some(watch::client_first(&mut stream, None, &self.shared.drain.inbound).await?),
+                Step::Learn(Learn::EitherSideInside) if !self.denies_bytes(Some(&accepted.peer)) => {
+                    heard.watched(watch::both_sides(&mut stream, self.open(), drain).await.ok()?);
+                }
+                Step::Learn(_) => heard.said(watch::client_first(&mut stream, None, drain).await?),
                 Step::Take(course) => {
-                    let seen = inside.map(|said| said.seen).unwrap_or_default();
-                    return self.take(course, (Rewound::new(seen, stream), Some(bond)), None, downstream).await;
+                    return self.take(course, (Rewound::new(heard.seen, stream), Some(bond)), heard.opened, downstream).await;
                 }
             }
         }
@@ -126,7 +128,13 @@ impl Came<'_> {
             Course::Serve(_) | Course::Unreadable => Some(self.http((stream, bond), course.server()?, downstream)),
             Course::Carry | Course::Outside => {
                 let mut account = self.account_tcp(&downstream);
-                if let Some(judgement) = decide::judge(&self.snapshot, standing::caller(&downstream), None, None) {
+                // It may have been silent for long: what counts is what is in force when it speaks.
+                let (live, caller) = (self.shared.reader.load(), standing::caller(&downstream));
+                if standing::lacks_proof(&live, &caller) {
+                    account.failed(&self.unproved());
+                    return None;
+                }
+                if let Some(judgement) = decide::judge(&live, caller, None, None) {
                     account.judged(&judgement);
                     if let Some(denial) = Denial::of(&judgement) {
                         let policy = denial.ruling.as_ref().map_or("", |ruling| &ruling.label);
@@ -134,7 +142,7 @@ impl Came<'_> {
                         return None;
                     }
                 }
-                let stand = self.shared.standing.enter(&downstream, None, &self.snapshot, &self.shared.reader.load());
+                let stand = self.shared.standing.enter(&downstream, None, &live, &self.shared.reader.load());
                 let opened = match opened {
                     Some(opened) => opened,
                     None => self.open().await,
@@ -150,17 +158,34 @@ impl Came<'_> {
                 })))
             }
             Course::Refuse(reason) | Course::Close(reason) => {
-                let failure = Failure::new(reason, format!("{} sent plaintext to a Strict port", self.peer));
+                let failure = match self.port.mode {
+                    MtlsMode::Strict if downstream.peer.is_none() => self.unproved(),
+                    _ => self.undeclared(reason),
+                };
                 self.account_tcp(&downstream).failed(&failure);
                 None
             }
         }
     }
 
-    /// Whether opaque bytes in plaintext may not come.
-    fn denies_bytes(&self) -> bool {
-        let caller = decide::Caller { peer: None, workload: "", source: self.peer, port: self.destination.port() };
-        decide::judge(&self.snapshot, caller, None, None).is_some_and(|judgement| !judgement.allows())
+    fn unproved(&self) -> Failure {
+        Failure::new(Reason::Denied, format!("{} sent plaintext to a Strict port", self.peer))
+    }
+
+    /// Said aloud: what is missing is a word of whoever declared the port.
+    fn undeclared(&self, reason: Reason) -> Failure {
+        let port = self.destination.port();
+        tracing::info!(peer = %self.peer, port, "closed: what came may be a request, and tokens are judged here: declare the port (appProtocol)");
+        Failure::new(
+            reason,
+            format!("{} sent what may be the beginning of a request to undeclared port {port}, where tokens are judged", self.peer),
+        )
+    }
+
+    /// Whether opaque bytes may not come.
+    fn denies_bytes(&self, peer: Option<&Peer>) -> bool {
+        let caller = standing::caller_of(peer, self.peer, self.destination.port());
+        decide::judge(&self.shared.reader.load(), caller, None, None).is_some_and(|judgement| !judgement.allows())
     }
 
     fn not_proved(&self, failure: &Failure) -> Option<Carried> {

@@ -18,8 +18,8 @@ use crate::ground::body::{Body, Cut, Follower, Received};
 use crate::ground::line::Line;
 use crate::ground::patience::Overdue;
 use crate::http::{
-    Hop, Patient, Tunnel, Upgrade, clean_response, declared_length, frame_for_http1, grpc_status, grpc_trailers, judge_answer, pack,
-    to_http1, to_http2, tunnel,
+    Hop, Patient, Tunnel, Upgrade, clean_response, declared_length, frame_for_http1, grpc_status, grpc_trailers, judge_answer, names_http,
+    pack, to_http1, to_http2, tunnel,
 };
 use crate::observe::Account;
 use crate::pool::{Lease, To};
@@ -142,7 +142,7 @@ impl Journey {
         // HTTP/1.0 knows neither interim answers nor what asks for them.
         let holds_back = expects && version != Version::HTTP_10;
         let ends = account.is_grpc() && version == Version::HTTP_2;
-        let mut request = Request::from_parts(parts, upload(received, &overdue, line.as_ref().filter(|_| holds_back), ends));
+        let mut request = Request::from_parts(parts, upload(received, &overdue, line.as_ref().filter(|_| holds_back), (&account, ends)));
         // Over HTTP/2 CONNECT is an exchange like others, whose bodies do not end by themselves.
         let upgrades = upgrade == Upgrade::Asked;
         let upgraded =
@@ -214,8 +214,8 @@ impl Journey {
             self.overdue.bound(rest);
         }
         let switching = switches(self.upgraded.is_some(), self.connect, response.status());
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS && !switching {
-            return self.fail(&Failure::new(Reason::UpstreamProtocol, "the server switched protocols, which nobody had asked for"));
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS && (!switching || names_http(response.headers())) {
+            return self.fail(&Failure::new(Reason::UpstreamProtocol, "the server switched protocols, to one which nobody had asked for"));
         }
         let mesh_peer = self.call.lease().is_some_and(|lease| lease.tls().is_some());
         let there = match judge_answer(response.headers_mut(), if mesh_peer { Hop::Inner } else { Hop::First }) {
@@ -248,6 +248,10 @@ impl Journey {
             && let Some(length) = declared_length(response.headers())
         {
             return response.map(|received| self.claim(received, length));
+        }
+        if !(self.connect && response.status().is_success()) {
+            // What is no tunnel is finished as it was begun.
+            self.stand = None;
         }
         response.map(|received| {
             // With a length there is no place for trailers.
@@ -315,12 +319,23 @@ impl Follower for Journey {
         self.over = true;
         match (outcome, self.call.lease_mut(), &mut self.account) {
             (Ok(()), Some(lease), _) => lease.give_back(),
+            // Told as it was found.
+            (Err(Cut::Overdue(Reason::Denied)), ..) => {}
             (Err(cut), _, Some(account)) => account.failed(&cut_off(cut)),
             _ => {}
         }
     }
 
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {
+        // A tunnel over HTTP/2, which goes on as an exchange.
+        if let Some(stand) = &mut self.stand
+            && let Poll::Ready(denial) = stand.poll_denied(cx)
+        {
+            if let Some(account) = &mut self.account {
+                account.denied(denial.reason, denial.ruling.as_ref());
+            }
+            return Poll::Ready(denial.reason);
+        }
         self.overdue.poll(cx)
     }
 

@@ -1,7 +1,7 @@
 //! What stands open to the application and is no more asked by request: opaque connections, and tunnels that were requests once. Where the
-//! policies change, each is judged again as when it began, and closed if it may not be any more.
+//! policies change, or what ports demand of callers, each is judged again as when it began, and closed if it may not be any more.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use engine::authorize::{Authorization, CallVerdict, Judgement, Ruling};
 use engine::claims::Claims;
 use engine::decide::{self, Caller, RequestHead};
 use engine::failure::Reason;
-use engine::model::Snapshot;
+use engine::model::{Inbound, MtlsMode, Snapshot};
 use http::{HeaderMap, Method, Uri, request};
 use tokio::task::yield_now;
 
@@ -38,8 +38,7 @@ struct Stood {
     /// Of what was a request.
     head: Option<Head>,
     /// It may not be any more.
-    denial: RefCell<Option<Denial>>,
-    denied: Cell<bool>,
+    denial: OnceCell<Denial>,
     waker: RefCell<Option<Waker>>,
 }
 
@@ -67,7 +66,6 @@ pub struct Stand {
     standing: Rc<Standing>,
     stood: Rc<Stood>,
     place: u32,
-    registered: bool,
 }
 
 impl Denial {
@@ -81,13 +79,17 @@ impl Denial {
 
 /// What policies judge of a connection.
 pub fn caller(downstream: &Downstream) -> Caller<'_> {
-    let peer = downstream.peer.as_deref();
-    Caller {
-        peer: peer.map(|peer| &*peer.identity),
-        workload: peer.map_or("", |peer| &peer.workload),
-        source: downstream.address,
-        port: downstream.local.port(),
-    }
+    caller_of(downstream.peer.as_deref(), downstream.address, downstream.local.port())
+}
+
+/// The same of one that is not called anything yet.
+pub fn caller_of(peer: Option<&Peer>, source: SocketAddr, port: u16) -> Caller<'_> {
+    Caller { peer: peer.map(|peer| &*peer.identity), workload: peer.map_or("", |peer| &peer.workload), source, port }
+}
+
+/// Whether somebody came in plaintext whose port is Strict.
+pub fn lacks_proof(live: &Snapshot, caller: &Caller<'_>) -> bool {
+    caller.peer.is_none() && live.inbound.as_ref().is_some_and(|inbound| inbound.port(caller.port).mode == MtlsMode::Strict)
 }
 
 impl Standing {
@@ -111,11 +113,10 @@ impl Standing {
             source: downstream.address,
             port: downstream.local.port(),
             head,
-            denial: RefCell::new(None),
-            denied: Cell::new(false),
+            denial: OnceCell::new(),
             waker: RefCell::new(None),
         });
-        if !same(allowed.authorization.as_ref(), live.authorization.as_ref()) {
+        if !Terms::of(allowed).are_of(live) {
             stood.ask(live);
         }
         let mut all = self.all.borrow_mut();
@@ -124,7 +125,7 @@ impl Standing {
             u32::try_from(all.len() - 1).unwrap_or(u32::MAX)
         });
         all[place as usize] = Some(Rc::clone(&stood));
-        Stand { standing: Rc::clone(self), stood, place, registered: false }
+        Stand { standing: Rc::clone(self), stood, place }
     }
 
     /// How many there are.
@@ -156,22 +157,36 @@ impl Standing {
     }
 }
 
-fn same(a: Option<&Arc<Authorization>>, b: Option<&Arc<Authorization>>) -> bool {
-    a.map(Arc::as_ptr) == b.map(Arc::as_ptr)
+/// What of a snapshot is asked.
+#[derive(Default)]
+struct Terms {
+    authorization: Option<Arc<Authorization>>,
+    inbound: Option<Arc<Inbound>>,
 }
 
-/// Asks again whenever other policies go live, as long as the worker lives.
+impl Terms {
+    fn of(snapshot: &Snapshot) -> Self {
+        Self { authorization: snapshot.authorization.clone(), inbound: snapshot.inbound.clone() }
+    }
+
+    fn are_of(&self, snapshot: &Snapshot) -> bool {
+        self.authorization.as_ref().map(Arc::as_ptr) == snapshot.authorization.as_ref().map(Arc::as_ptr)
+            && self.inbound.as_ref().map(Arc::as_ptr) == snapshot.inbound.as_ref().map(Arc::as_ptr)
+    }
+}
+
+/// Asks again whenever other terms go live, as long as the worker lives.
 pub async fn watch(standing: Weak<Standing>, snapshots: Snapshots) {
     let mut changes = snapshots.changes();
     // Who came before the first look was judged by itself.
-    let mut known: Option<Arc<Authorization>> = None;
+    let mut known = Terms::default();
     loop {
         {
             let Some(standing) = standing.upgrade() else { return };
             let live = snapshots.load();
-            if !same(known.as_ref(), live.authorization.as_ref()) {
+            if !known.are_of(&live) {
                 standing.ask_again(&live).await;
-                known.clone_from(&live.authorization);
+                known = Terms::of(&live);
             }
         }
         if changes.changed().await.is_err() {
@@ -182,24 +197,23 @@ pub async fn watch(standing: Weak<Standing>, snapshots: Snapshots) {
 
 impl Stood {
     fn ask(&self, live: &Snapshot) {
-        let peer = self.peer.as_deref();
-        let caller = Caller {
-            peer: peer.map(|peer| &*peer.identity),
-            workload: peer.map_or("", |peer| &peer.workload),
-            source: self.source,
-            port: self.port,
-        };
+        let caller = caller_of(self.peer.as_deref(), self.source, self.port);
         let head = self.head.as_ref().map(|head| RequestHead::new(&head.method, &head.uri, &head.headers));
         let claims = self.head.as_ref().and_then(|head| head.claims.as_deref());
-        let Some(denial) = decide::judge(live, caller, head.as_ref(), claims).as_ref().and_then(Denial::of) else { return };
+        let denial = if lacks_proof(live, &caller) {
+            Some(Denial { reason: Reason::Denied, ruling: None })
+        } else {
+            decide::judge(live, caller, head.as_ref(), claims).as_ref().and_then(Denial::of)
+        };
+        let Some(denial) = denial else { return };
         tracing::info!(
             peer = %self.source,
             reason = denial.reason.text(),
             policy = denial.ruling.as_ref().map_or("", |ruling| &ruling.label),
-            "an open connection is closed: the policies changed"
+            "an open connection is closed: the policies changed, or its port became Strict"
         );
-        *self.denial.borrow_mut() = Some(denial);
-        self.denied.set(true);
+        // Once is enough: it is closed for the first reason.
+        let _ = self.denial.set(denial);
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -207,15 +221,14 @@ impl Stood {
 }
 
 impl Stand {
-    /// Ready once it may not be any more. The task that polls it must stay the same.
+    /// Ready once it may not be any more.
     pub fn poll_denied(&mut self, cx: &mut Context<'_>) -> Poll<Denial> {
-        if self.stood.denied.get() {
-            let denial = self.stood.denial.borrow().clone();
-            return Poll::Ready(denial.unwrap_or(Denial { reason: Reason::Denied, ruling: None }));
+        if let Some(denial) = self.stood.denial.get() {
+            return Poll::Ready(denial.clone());
         }
-        if !self.registered {
-            self.registered = true;
-            *self.stood.waker.borrow_mut() = Some(cx.waker().clone());
+        let mut waker = self.stood.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
         }
         Poll::Pending
     }

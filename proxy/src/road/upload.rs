@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use engine::authenticate::Authentication;
 use engine::failure::Reason;
 use http::HeaderMap;
 use http_body::Frame;
@@ -15,18 +16,21 @@ use crate::ground::body::{Body, Cut, Follower, Received};
 use crate::ground::limits::CONTINUE_WAIT;
 use crate::ground::line::{Continued, Line};
 use crate::ground::patience::{Overdue, Upload};
+use crate::http::clean_trailers;
+use crate::observe::Account;
 
 /// The request's body; where there is one, its bytes are counted and keep the exchange from being taken for idle. The client holds it back
 /// until `held` brings the upstream's word.
 /// `ends`: its answer may end in order while it still comes, and then it ends as well.
-pub fn upload(received: Received, overdue: &Overdue, held: Option<&Arc<Line>>, ends: bool) -> Body {
+pub fn upload(received: Received, overdue: &Overdue, held: Option<&Arc<Line>>, (account, ends): (&Account, bool)) -> Body {
     if received.is_end_stream() {
         return Body::Empty;
     }
     let (upload, length) = (overdue.wait.upload(), received.size_hint().exact());
     upload.expects(length);
     // With a length there is no place for trailers.
-    let mut uploading = Box::new(Uploading { upload, chunked: length.is_none(), ends, upstream: None, held: None });
+    let tokens = account.authentication().cloned();
+    let mut uploading = Box::new(Uploading { upload, chunked: length.is_none(), ends, tokens, upstream: None, held: None });
     let Some(line) = held else { return Body::followed(received, uploading) };
     line.expects();
     uploading.held = Some(Box::new(HeldBack { line: Arc::clone(line), patience: Box::pin(sleep(CONTINUE_WAIT)) }));
@@ -38,6 +42,8 @@ struct Uploading {
     upload: Upload,
     chunked: bool,
     ends: bool,
+    /// Whose claims no caller says, in trailers either.
+    tokens: Option<Arc<Authentication>>,
     upstream: Option<Arc<Line>>,
     held: Option<Box<HeldBack>>,
 }
@@ -80,13 +86,17 @@ impl Follower for Uploading {
         Poll::Ready(true)
     }
 
-    fn trailers(&mut self, trailers: HeaderMap) -> Option<HeaderMap> {
+    fn trailers(&mut self, mut trailers: HeaderMap) -> Option<HeaderMap> {
+        clean_trailers(&mut trailers);
+        if let Some(tokens) = &self.tokens {
+            tokens.unsay(&mut trailers);
+        }
         match &self.upstream {
             Some(line) if self.chunked => {
                 line.trail(&trailers);
                 None
             }
-            _ => Some(trailers),
+            _ => Some(trailers).filter(|trailers| !trailers.is_empty()),
         }
     }
 

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::http::{Hop, Raw, judge_request, mark_outside};
+use crate::http::{Hop, Raw, clean_request, judge_request, mark_outside};
 use crate::observe::Telemetry;
 use crate::snapshots::Snapshots;
 
@@ -126,7 +126,11 @@ fn as_sent(method: Method, url: &Uri, mut headers: HeaderMap) -> Result<(Version
 
 /// The question about a request that was sent, and came to this hop with so many `fields`.
 pub fn asked(version: Version, parts: &mut request::Parts, (hop, fields): (Hop, usize), at: Time) -> Asked<'_> {
-    let fault = judge_request(parts, Raw::plainly(hop, fields)).err();
+    let judged = judge_request(parts, Raw::plainly(hop, fields));
+    let fault = judged.err();
+    if let Ok(of_hop) = judged {
+        clean_request(parts, of_hop);
+    }
     let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
     Asked { head, version, tls: false, fault, now: at.now, wall_secs: at.wall_secs }
 }

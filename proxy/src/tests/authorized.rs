@@ -12,9 +12,14 @@ use prost::Name;
 use proto::mesh::authorization_policy::Action as Does;
 use proto::mesh::path_pattern::Kind;
 use proto::mesh::{AuthorizationPolicy, AuthorizationRule, CallSource, CallTarget, PathPattern};
+use proto::xds::matcher::StringMatcher;
+use proto::xds::matcher::string_matcher::MatchPattern;
+use proto::xds::route::HeaderMatcher;
+use proto::xds::route::header_matcher::HeaderMatchSpecifier;
 use tokio::time::Instant;
 
 use super::*;
+use crate::observe::CallsTold;
 use crate::status::inspect::{self, Time};
 
 const ASK: &str = "GET /a HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -36,6 +41,11 @@ fn below(path: &str) -> AuthorizationRule {
     AuthorizationRule { name: "paths".into(), to: vec![target], ..AuthorizationRule::default() }
 }
 
+/// What a proxy makes of a policy that allows this principal alone.
+pub(super) fn allowing(principal: &str) -> Option<Arc<Authorization>> {
+    staged(vec![policy("a", Does::Allow, vec![from(principal)])])
+}
+
 /// What a proxy makes of them.
 fn staged(policies: Vec<AuthorizationPolicy>) -> Option<Arc<Authorization>> {
     let mut parts = Parts::default();
@@ -49,6 +59,12 @@ impl World {
     fn govern(&self, epoch: u64, policies: Vec<AuthorizationPolicy>) {
         let snapshot = Snapshot { authorization: staged(policies), ..server_snapshot(&self.setup, epoch) };
         self.server_means.snapshots.publish(Arc::new(snapshot));
+    }
+
+    /// The server's ports become Strict.
+    fn turn_strict(&self, epoch: u64) {
+        let setup = Setup { mode: MtlsMode::Strict, protocol: self.setup.protocol, ..Setup::default() };
+        self.server_means.snapshots.publish(Arc::new(server_snapshot(&setup, epoch)));
     }
 
     pub(super) fn governed(setup: Setup, policies: Vec<AuthorizationPolicy>) -> Self {
@@ -308,9 +324,15 @@ fn what_is_judged_is_what_is_sent_on() {
     run(|| async {
         for path in ["/secret", "/a/../secret", "/./secret", "/%2e/secret", "/a/%2E%2e/secret/x"] {
             let world = World::governed(Setup::default(), vec![policy("d", Does::Deny, vec![below("/secret")])]);
-            let mut client = world.dial(SERVICE);
-            write(&mut client, &format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
-            assert!(head(&mut client).await.starts_with("HTTP/1.1 403 "), "{path}");
+            for mut client in [world.dial(SERVICE), world.peer(Carries::H1).await] {
+                write(&mut client, &format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+                assert!(head(&mut client).await.starts_with("HTTP/1.1 403 "), "{path}");
+            }
+        }
+        for path in ["/../a", "/a/%2e%2e/../a"] {
+            let mut peer = World::new(Setup::default()).peer(Carries::H1).await;
+            write(&mut peer, &format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+            assert!(head(&mut peer).await.starts_with("HTTP/1.1 400 "), "{path}");
         }
         // Sent as it came, judged as it came: an application that takes it for something else has to be allowed by what is allowed.
         for path in ["//secret", "/%73ecret", "/secret%2f", "/SECRET", "/secret;x"] {
@@ -319,6 +341,135 @@ fn what_is_judged_is_what_is_sent_on() {
             write(&mut client, &format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
             assert!(head(&mut client).await.starts_with("HTTP/1.1 403 "), "{path}");
             assert!(world.applications.try_recv().is_err());
+        }
+    });
+}
+
+#[test]
+fn what_is_sent_on_is_what_is_judged() {
+    // Aim: a header that its sender calls one of the hop is not there for a policy, as it is not for the application; and `explain` agrees.
+    run(|| async {
+        let target = CallTarget { headers: vec![tenant("a")], ..CallTarget::default() };
+        let rule = AuthorizationRule { to: vec![target], ..AuthorizationRule::default() };
+        let when = AuthorizationRule { when: "request.headers['x-tenant'] == 'a'".into(), ..AuthorizationRule::default() };
+        for rule in [rule, when] {
+            let setup = Setup { mode: MtlsMode::Permissive, ..Setup::default() };
+            let mut world = World::governed(setup, vec![policy("a", Does::Allow, vec![rule])]);
+            for (connection, wanted) in [("keep-alive", "200"), ("keep-alive, X-Tenant", "403")] {
+                for mut client in [world.dial_server(), world.peer(Carries::H1).await] {
+                    write(&mut client, &format!("GET / HTTP/1.1\r\nhost: a\r\nx-tenant: a\r\nconnection: {connection}\r\n\r\n")).await;
+                    if wanted == "200" {
+                        let mut application = world.application().await;
+                        assert!(head(&mut application).await.contains("x-tenant: a\r\n"));
+                        write(&mut application, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+                    }
+                    assert!(head(&mut client).await.starts_with(&format!("HTTP/1.1 {wanted} ")), "{connection}");
+                }
+            }
+        }
+    });
+}
+
+/// A match for that value of `x-tenant`.
+fn tenant(value: &str) -> HeaderMatcher {
+    let pattern = Some(MatchPattern::Exact(value.into()));
+    let matched = StringMatcher { match_pattern: pattern, ..StringMatcher::default() };
+    let specifier = Some(HeaderMatchSpecifier::StringMatch(matched));
+    HeaderMatcher { name: "x-tenant".into(), header_match_specifier: specifier, ..HeaderMatcher::default() }
+}
+
+#[test]
+fn what_is_suggested_is_what_was_sent_on() {
+    // Aim: dot segments of a peer that is no proxy of ours widen no suggestion: the path that the application got is told.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let mut client = world.peer(Carries::H1).await;
+        write(&mut client, "GET /x/../orders/%2e%2E/items/7 HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let mut application = world.application().await;
+        assert!(head(&mut application).await.starts_with("GET /items/7 HTTP/1.1\r\n"));
+        write(&mut application, OK).await;
+        head(&mut client).await;
+        write(&mut client, "GET /../a HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert!(head(&mut client).await.starts_with("HTTP/1.1 400 "));
+        let told = world.server_means.telemetry.calls(&mut CallsTold::default()).unwrap();
+        let paths: Vec<_> = told.calls.iter().map(|call| call.path.as_str()).collect();
+        assert_eq!(paths, ["/items/{id}"]);
+    });
+}
+
+#[test]
+fn who_was_silent_is_judged_when_it_speaks() {
+    // Aim: a connection that came before a change and says its first word after it is under what is in force then, policies and mode alike:
+    // no byte of it arrives.
+    run(|| async {
+        for strict in [false, true] {
+            let setup = Setup { mode: MtlsMode::Permissive, protocol: Protocol::Tcp, ..Setup::default() };
+            let mut world = World::governed(setup, vec![]);
+            let mut plain = world.dial_server();
+            // Opened on suspicion, in case it speaks first.
+            let mut application = world.application().await;
+            match strict {
+                true => world.turn_strict(3),
+                false => world.govern(3, vec![policy("d", Does::Deny, vec![AuthorizationRule::default()])]),
+            }
+            write(&mut plain, "FLUSHALL\r\n").await;
+            assert_eq!((rest(&mut application).await, rest(&mut plain).await), (String::new(), String::new()), "strict: {strict}");
+            assert!(world.server.standing.is_empty());
+        }
+    });
+}
+
+#[test]
+fn what_came_in_plaintext_ends_when_its_port_turns_strict() {
+    // Aim: open opaque connections and WebSockets that prove nothing are reset within a second, those of peers go on.
+    run(|| async {
+        for protocol in [Protocol::Tcp, Protocol::Http] {
+            let setup = Setup { mode: MtlsMode::Permissive, protocol, ..Setup::default() };
+            let mut world = World::new(setup);
+            let mut open = Vec::new();
+            for mut client in [world.dial(SERVICE), world.dial_server()] {
+                if protocol == Protocol::Http {
+                    write(&mut client, UPGRADE).await;
+                }
+                let mut application = world.application().await;
+                if protocol == Protocol::Http {
+                    head(&mut application).await;
+                    write(&mut application, SWITCHED).await;
+                    assert!(head(&mut client).await.starts_with("HTTP/1.1 101 "));
+                }
+                talk(&mut client, &mut application).await;
+                open.push((client, application));
+            }
+            world.turn_strict(2);
+            let began = Instant::now();
+            let (mut plain, mut behind_plain) = open.remove(1);
+            assert!(plain.read(&mut [0]).await.is_err() && behind_plain.read(&mut [0]).await.is_err(), "{protocol:?}");
+            assert!(began.elapsed() < Duration::from_secs(1));
+            let (mut meshed, mut behind_meshed) = open.remove(0);
+            talk(&mut meshed, &mut behind_meshed).await;
+            assert_eq!(world.server.standing.len(), 1);
+            let closed = world.counted("meshwright_").join("\n");
+            assert!(closed.contains("reason=\"denied\""), "{closed}");
+        }
+    });
+}
+
+#[test]
+fn no_tunnel_carries_requests() {
+    // Aim: whoever asks for HTTP/2 among other protocols gets no tunnel, and a server that turns to it all the same is not believed.
+    run(|| async {
+        let mut world = World::governed(Setup::default(), vec![policy("a", Does::Allow, vec![below("/a")])]);
+        let asked =
+            "GET /a HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n\r\n";
+        for (asked, switches) in [(asked, false), (UPGRADE, true)] {
+            let mut peer = world.peer(Carries::H1).await;
+            write(&mut peer, asked).await;
+            let mut application = world.application().await;
+            let seen = head(&mut application).await;
+            assert!(seen.contains("upgrade") == switches && !seen.contains("http2-settings"), "{seen}");
+            write(&mut application, "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n").await;
+            let answer = head(&mut peer).await;
+            assert!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("upstream_protocol"), "{answer}");
         }
     });
 }

@@ -278,62 +278,97 @@ fn for_every_target(table: &RouteTable) -> Arc<RouteTable> {
     matching(Match::default(), Arc::clone(forward))
 }
 
+/// Lets CONNECT through at the client's proxy; the snapshot that lets it through at the server's.
+fn connectable(world: &World) -> Snapshot {
+    let mut near = client_snapshot(&world.setup, 2);
+    let outbound = near.outbound.values().next().unwrap();
+    let http = outbound.http.as_deref().map(for_every_target);
+    let outbound = Outbound { name: "out".into(), protocol: outbound.protocol, http, tcp: None, tls: None, content: 2 };
+    near.outbound.insert(SERVICE.parse().unwrap(), Arc::new(outbound));
+    world.client_means.snapshots.publish(Arc::new(near));
+    let mut far = server_snapshot(&world.setup, 2);
+    let inbound = far.inbound.take().unwrap();
+    let port = inbound.port(8080);
+    let port = |service: &str| {
+        Arc::new(InboundPort {
+            mode: port.mode,
+            protocol: port.protocol,
+            http: for_every_target(&port.http),
+            service_namespace: "shop".into(),
+            service: service.into(),
+            idle_timeout: None,
+        })
+    };
+    far.inbound = Some(Arc::new(Inbound { ports: HashMap::from([(8080, port("catalog"))]), other: port("other"), content: 2 }));
+    far
+}
+
+/// A tunnel to an application that says everything again, and then goodbye.
+async fn tunnel(world: &mut World) -> (h2::SendStream<Bytes>, h2::RecvStream) {
+    let mut sender = unread::client(world.dial(SERVICE)).await;
+    let request = Request::builder().method("CONNECT").uri("catalog:80").body(()).unwrap();
+    let (answer, up) = sender.send_request(request, false).unwrap();
+    let socket = world.application().await;
+    tokio::task::spawn_local(async move {
+        let mut connection = h2::server::handshake(socket).await.unwrap();
+        while let Some(Ok((request, mut reply))) = connection.accept().await {
+            tokio::task::spawn_local(async move {
+                assert_eq!(request.method(), "CONNECT");
+                let mut down = reply.send_response(Response::new(()), false).unwrap();
+                let mut up = request.into_body();
+                while let Some(Ok(data)) = up.data().await {
+                    up.flow_control().release_capacity(data.len()).unwrap();
+                    down.send_data(data, false).unwrap();
+                }
+                let _ = down.send_data(Bytes::from_static(b"bye"), true);
+            });
+        }
+    });
+    (up, answer.await.unwrap().into_body())
+}
+
+async fn say(up: &mut h2::SendStream<Bytes>, down: &mut h2::RecvStream, word: &'static str) {
+    up.send_data(Bytes::from_static(word.as_bytes()), false).unwrap();
+    assert_eq!(down.data().await.unwrap().unwrap(), word);
+}
+
 #[test]
 fn a_connect_is_a_tunnel() {
     // Aim: bytes pass both ways at once over CONNECT on HTTP/2, each side ends by itself, and the exchange is over with both.
     run(|| async {
         let mut world = World::new(Setup::default());
-        let mut near = client_snapshot(&world.setup, 2);
-        let outbound = near.outbound.values().next().unwrap();
-        let http = outbound.http.as_deref().map(for_every_target);
-        let outbound = Outbound { name: "out".into(), protocol: outbound.protocol, http, tcp: None, tls: None, content: 2 };
-        near.outbound.insert(SERVICE.parse().unwrap(), Arc::new(outbound));
-        world.client_means.snapshots.publish(Arc::new(near));
-        let mut far = server_snapshot(&world.setup, 2);
-        let inbound = far.inbound.take().unwrap();
-        let port = inbound.port(8080);
-        let port = |service: &str| {
-            Arc::new(InboundPort {
-                mode: port.mode,
-                protocol: port.protocol,
-                http: for_every_target(&port.http),
-                service_namespace: "shop".into(),
-                service: service.into(),
-                idle_timeout: None,
-            })
-        };
-        far.inbound = Some(Arc::new(Inbound { ports: HashMap::from([(8080, port("catalog"))]), other: port("other"), content: 2 }));
+        let far = connectable(&world);
         world.server_means.snapshots.publish(Arc::new(far));
-
-        let mut sender = unread::client(world.dial(SERVICE)).await;
-        let request = Request::builder().method("CONNECT").uri("catalog:80").body(()).unwrap();
-        let (answer, mut up) = sender.send_request(request, false).unwrap();
-        let socket = world.application().await;
-        tokio::task::spawn_local(async move {
-            let mut connection = h2::server::handshake(socket).await.unwrap();
-            while let Some(Ok((request, mut reply))) = connection.accept().await {
-                tokio::task::spawn_local(async move {
-                    assert_eq!(request.method(), "CONNECT");
-                    let mut down = reply.send_response(Response::new(()), false).unwrap();
-                    let mut up = request.into_body();
-                    while let Some(data) = up.data().await {
-                        let data = data.unwrap();
-                        up.flow_control().release_capacity(data.len()).unwrap();
-                        down.send_data(data, false).unwrap();
-                    }
-                    down.send_data(Bytes::from_static(b"bye"), true).unwrap();
-                });
-            }
-        });
-        let mut down = answer.await.unwrap().into_body();
+        let (mut up, mut down) = tunnel(&mut world).await;
         for word in ["one", "two"] {
-            up.send_data(Bytes::from_static(word.as_bytes()), false).unwrap();
-            assert_eq!(down.data().await.unwrap().unwrap(), word);
+            say(&mut up, &mut down, word).await;
         }
         up.send_data(Bytes::new(), true).unwrap();
         assert_eq!(down.data().await.unwrap().unwrap(), "bye");
         assert!(down.data().await.is_none());
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!((world.client.patience.waiting(), world.server.patience.waiting()), (0, 0));
+    });
+}
+
+#[test]
+fn a_connect_is_asked_again() {
+    // Aim: a tunnel over HTTP/2 is cut within a second by policies that deny it, and outlives others.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let far = connectable(&world);
+        world.server_means.snapshots.publish(Arc::new(far));
+        let (mut up, mut down) = tunnel(&mut world).await;
+        say(&mut up, &mut down, "one").await;
+        for (who, goes_on) in [("*", true), (CATALOG, false)] {
+            let authorization = authorized::allowing(who);
+            world.server_means.snapshots.publish(Arc::new(Snapshot { authorization, ..connectable(&world) }));
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if goes_on {
+                say(&mut up, &mut down, "two").await;
+            }
+        }
+        assert!(down.data().await.unwrap().is_err());
+        assert!(world.server.standing.is_empty());
     });
 }

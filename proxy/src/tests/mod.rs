@@ -66,7 +66,7 @@ use crate::road::shared::Shared;
 use crate::shell::worker::{self, Means};
 use crate::snapshots::Snapshots;
 use crate::tls::testing::{Authority, FixedTime, Party, party};
-use crate::tls::{CredentialCell, TrustCell};
+use crate::tls::{Carries, CredentialCell, TrustCell};
 use crate::{road::inbound, road::outbound};
 
 pub(crate) const SERVICE: &str = "10.96.0.1:80";
@@ -307,6 +307,17 @@ impl World {
         let (near, far) = pipe();
         let arrival = Arrival { socket: far, peer: "192.0.2.9:5000".parse().unwrap(), destination: SERVER.parse().unwrap() };
         serve(&self.server, Direction::Inbound, inbound::serve_connection(arrival, Rc::clone(&self.server)));
+        near
+    }
+
+    /// A peer of the mesh that writes what it likes to the server's proxy: who has a key need not be a proxy.
+    pub(crate) async fn peer(&self, carries: Carries) -> Socket {
+        let (identity, address) = (Arc::new(CATALOG.parse().unwrap()), SERVER.parse().unwrap());
+        let mut connected = self.client.tls.connect(&identity, address, carries, self.dial_server()).await.unwrap();
+        let (near, mut far) = pipe();
+        tokio::task::spawn_local(async move {
+            let _ = copy_bidirectional(&mut far, &mut connected.stream).await;
+        });
         near
     }
 

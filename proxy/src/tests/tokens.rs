@@ -70,7 +70,12 @@ fn rules(rule: TokenRule) -> Option<Arc<engine::authenticate::Authentication>> {
 
 /// A pair whose server has a rule for tokens.
 fn world(rule: TokenRule) -> World {
-    let world = World::new(Setup { mode: MtlsMode::Permissive, ..Setup::default() });
+    world_of(Protocol::Http, rule)
+}
+
+/// The same where its port is declared so.
+fn world_of(protocol: Protocol, rule: TokenRule) -> World {
+    let world = World::new(Setup { mode: MtlsMode::Permissive, protocol, ..Setup::default() });
     let snapshot = Snapshot { authentication: rules(rule), ..server_snapshot(&world.setup, 2) };
     world.server_means.snapshots.publish(Arc::new(snapshot));
     world
@@ -129,6 +134,79 @@ fn tokens_are_judged_request_by_request() {
         assert_eq!(crate::http::local_reply(fault.reply(), true).headers()["grpc-status"], "16");
     }
     assert_eq!(crate::http::local_reply(TokenFault::KeysPending.reply(), true).headers()["grpc-status"], "14");
+}
+
+#[test]
+fn claims_do_not_come_in_trailers() {
+    // Aim: some applications take trailers for more of the head: what claims fill is not said there either, in no spelling.
+    run(|| async {
+        let mut world = world(rule(&Issuer::new("a").jwks(), ""));
+        for mut client in [world.dial(SERVICE), world.dial_server(), world.peer(Carries::H1).await] {
+            let trailers = "x-user: root\r\nX_User: root\r\nx-own: 1\r\n";
+            write(&mut client, &format!("POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n0\r\n{trailers}\r\n"))
+                .await;
+            let mut application = world.application().await;
+            head(&mut application).await;
+            let body = head(&mut application).await;
+            assert_eq!(body.to_lowercase(), "1\r\na\r\n0\r\nx-own: 1\r\n\r\n");
+            write(&mut application, "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await;
+            head(&mut client).await;
+        }
+    });
+}
+
+#[test]
+fn who_says_that_it_is_bytes_is_looked_at() {
+    // Aim: at a port declared HTTP a peer's `mw-tcp` spares it nothing: its requests are judged and cleaned like others, and what is no HTTP is
+    // answered 400.
+    run(|| async {
+        let mut world = world(rule(&Issuer::new("a").jwks(), ""));
+        let mut peer = world.peer(Carries::Tcp).await;
+        let seen = passed(&mut world, &mut peer, "x-user: root\r\nx-forwarded-client-cert: URI=forged\r\n").await;
+        assert!(!seen.contains("root") && !seen.contains("forged") && seen.contains(FRONTEND), "{seen}");
+        let mut peer = world.peer(Carries::Tcp).await;
+        write(&mut peer, "EHLO a\r\n\r\n").await;
+        assert!(rest(&mut peer).await.starts_with("HTTP/1.1 400 "));
+        assert!(world.applications.try_recv().is_err());
+    });
+}
+
+#[test]
+fn undeclared_ports_carry_nothing_that_may_be_a_request_past_tokens() {
+    // Aim: where tokens are judged, a request line that stalls or hides behind a blank line reaches no application of an undeclared port, by
+    // whichever way it comes; requests are served as such, and other bytes pass, the server's first too.
+    run(|| async {
+        let mut world = world_of(Protocol::Auto, rule(&Issuer::new("a").jwks(), ""));
+        for way in 0..3 {
+            for begun in
+                ["GE", "GET / HT", "\r\nGET / HTTP/1.1\r\nhost: a\r\nx-user: root\r\n\r\n", "GET\t/ HTTP/1.1\r\nx-user: root\r\n\r\n"]
+            {
+                let mut client = come(&world, way).await;
+                write(&mut client, begun).await;
+                assert_eq!(rest(&mut client).await, "", "{way} {begun:?}");
+                assert!(world.applications.try_recv().is_err(), "{way} {begun:?}");
+            }
+            let mut client = come(&world, way).await;
+            assert!(!passed(&mut world, &mut client, "x-user: root\r\n").await.contains("root"));
+            let mut client = come(&world, way).await;
+            write(&mut client, "EHLO a\r\n").await;
+            let mut application = world.application().await;
+            assert_eq!(exactly(&mut application, 8).await, "EHLO a\r\n");
+            let mut client = come(&world, way).await;
+            let mut application = world.application().await;
+            write(&mut application, "220 ready\r\n").await;
+            assert_eq!(exactly(&mut client, 11).await, "220 ready\r\n");
+        }
+    });
+}
+
+/// A connection from the mesh, from outside, or by a peer that says that it is bytes.
+async fn come(world: &World, way: usize) -> Socket {
+    match way {
+        0 => world.dial(SERVICE),
+        1 => world.dial_server(),
+        _ => world.peer(Carries::Tcp).await,
+    }
 }
 
 #[test]

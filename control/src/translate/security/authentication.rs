@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use engine::authenticate::KeysUri;
 use proto::mesh::{Authentication, ClaimHeader, TokenHeader, TokenRule};
 
+use super::undeclared;
 use crate::translate::dns;
 use crate::translate::mtls::applies;
 use crate::world::problem::Severity;
@@ -51,7 +52,9 @@ pub(in crate::translate) fn findings(
     object: &Object,
     spec: &RequestAuthentication,
 ) -> Vec<(Severity, (String, u32), String, String)> {
-    let mut found = Vec::new();
+    let undeclared = undeclared::finding(index, object, spec);
+    let undeclared = undeclared.map(|(message, remedy)| (Severity::Warning, ("spec.selector".to_owned(), 0), message, remedy));
+    let mut found: Vec<_> = undeclared.into_iter().collect();
     for (number, rule) in spec.rules.iter().enumerate() {
         if let JwtKeys::Fetched(uri) = &rule.keys
             && !uri.is_secure()

@@ -6,6 +6,7 @@ mod authorization;
 pub(super) mod egress;
 mod paths;
 mod suggest;
+mod undeclared;
 
 pub(super) use advice::findings;
 pub(super) use authorization::{authorization, content, judge};

@@ -159,6 +159,23 @@ fn analyze_tells_what_a_policy_does_not_do() {
     }
 }
 
+#[test]
+fn ports_that_nobody_declared_are_told_where_tokens_are_judged() {
+    // Aim: bytes pass such a port without a token, so whoever relies on tokens is told to declare it; who has is not.
+    let tokens = "---\napiVersion: meshwright.dev/v1alpha1\nkind: RequestAuthentication\nmetadata: {name: tokens, namespace: shop}\n\
+                  spec: {selector: {matchLabels: {app: web}}, jwtRules: [{issuer: a, jwksUri: \"https://id.example/keys\"}]}\n";
+    let told = |shop: &str| {
+        let found = analyze(file(format!("{shop}{tokens}")));
+        found.iter().map(ToString::to_string).filter(|line| line.contains("RequestAuthentication")).collect::<Vec<_>>()
+    };
+    let open = told(SHOP);
+    assert!(matches!(&open[..], [one] if one.contains("port 8080 of workload shop/web") && one.contains("appProtocol")), "{open:?}");
+    for protocol in ["http", "grpc", "tcp"] {
+        let declared = SHOP.replace("{port: 8080}", &format!("{{port: 8080, appProtocol: {protocol}}}"));
+        assert_eq!(told(&declared), [""; 0], "{protocol}");
+    }
+}
+
 /// What the servers of the shop have seen: server, caller's account (nothing: plaintext), port, method, path.
 fn observed(calls: &[(&str, &str, u16, &str, &str)]) -> Observed {
     let mut observed = Observed::default();

@@ -44,6 +44,8 @@ pub struct Authentication {
     places: Vec<(TokenPlace, RuleBits)>,
     /// Headers that claims fill: whatever a caller says there goes.
     filled: Vec<HeaderName>,
+    /// Some of them have a `_`.
+    underscored: bool,
     /// Stamp of the content, unique in this process.
     content: u64,
     /// What was sent cannot be carried out: nothing is let in.
@@ -114,6 +116,7 @@ impl Authentication {
             }
             authentication.rules.push(rule);
         }
+        authentication.underscored = authentication.filled.iter().any(|header| header.as_str().contains('_'));
         authentication
     }
 
@@ -184,12 +187,7 @@ impl Authentication {
     /// Changes a request's head as its verdict wants: what a caller says in headers that claims fill goes, always; then claims fill them, and
     /// the token goes where the application is not to see it.
     pub fn carry_out(&self, verdict: &TokenVerdict, request: &mut request::Parts) {
-        for header in &self.filled {
-            request.headers.remove(header);
-        }
-        if !self.filled.is_empty() && request.headers.keys().any(|name| name.as_str().contains('_')) {
-            self.remove_twins(&mut request.headers);
-        }
+        self.unsay(&mut request.headers);
         let TokenVerdict::Accepted(accepted) = verdict else { return };
         if self.rules.get(accepted.rule).is_some_and(|rule| !rule.forward)
             && let Ok(Some(shown)) = places::shown(&self.places, &RequestHead::nameless(&request.method, &request.uri, &request.headers))
@@ -200,14 +198,22 @@ impl Authentication {
         accepted.fill(&mut request.headers);
     }
 
-    /// Names with `_` for `-` are the same to applications that know headers as variables (CGI, RFC 3875, section 4.1.18).
+    /// Takes off what a caller says in headers that claims fill, or in trailers of such names.
+    pub fn unsay(&self, headers: &mut HeaderMap) {
+        for header in &self.filled {
+            headers.remove(header);
+        }
+        if !self.filled.is_empty() && (self.underscored || headers.keys().any(|name| name.as_str().contains('_'))) {
+            self.remove_twins(headers);
+        }
+    }
+
+    /// Names with `_` for `-`, or the other way round, are the same to applications that know headers as variables (CGI, RFC 3875, section 4.1.18).
     #[cold]
     fn remove_twins(&self, headers: &mut HeaderMap) {
-        let is_twin = |name: &HeaderName| {
-            let plain = name.as_str().replace('_', "-");
-            self.filled.iter().any(|filled| filled.as_str().replace('_', "-") == plain)
-        };
-        let twins: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().contains('_') && is_twin(name)).cloned().collect();
+        let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+        let alike = |a: &HeaderName, b: &HeaderName| a.as_str().bytes().map(plain).eq(b.as_str().bytes().map(plain));
+        let twins: Vec<HeaderName> = headers.keys().filter(|name| self.filled.iter().any(|filled| alike(filled, name))).cloned().collect();
         for twin in twins {
             headers.remove(twin);
         }

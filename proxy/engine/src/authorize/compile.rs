@@ -8,6 +8,7 @@ use ipnet::{IpNet, Ipv4Net};
 use proto::mesh::authorization_policy::Action as RawAction;
 use proto::mesh::path_pattern::Kind;
 use proto::mesh::{self, AuthorizationRule, CallSource, CallTarget, PathPattern as RawPath, TokenSource};
+use proto::xds::route::HeaderMatcher;
 
 use super::condition::Condition;
 use super::path::PathPattern;
@@ -15,7 +16,7 @@ use super::rule::{PolicyRule, SourceMatch, TargetMatch, TokenMatch};
 use super::text::{TextPattern, Texts};
 use super::told::{Gathered, Outlined, PolicyAction};
 use super::{Authorization, Ruling};
-use crate::matching;
+use crate::matching::{self, Match};
 use crate::rejected::Wrong;
 
 /// Most policies of one workload.
@@ -171,8 +172,16 @@ impl Reading {
             hosts: Texts::new(self.list("hosts", hosts, |_, text| host(text))?),
             methods: self.list("methods", methods, |_, text| method(text))?,
             paths: self.list("paths", paths, |_, raw| path(raw))?,
-            headers: matching::compile::headers(headers)?,
+            headers: self::headers(headers)?,
         })
+    }
+}
+
+/// The host is none of them: HTTP/2 says it elsewhere, and a rule for the header would hold for one version alone.
+fn headers(raw: &[HeaderMatcher]) -> Result<Match, Wrong> {
+    match raw.iter().position(|header| header.name.eq_ignore_ascii_case("host")) {
+        Some(place) => Err(Wrong::new(format!("headers[{place}].name"), "`host` stands elsewhere in HTTP/2: write it into `hosts`")),
+        None => matching::compile::headers(raw),
     }
 }
 

@@ -6,16 +6,14 @@ use std::sync::Arc;
 
 use http::Method;
 use ipnet::IpNet;
-use smallvec::SmallVec;
 
 use super::condition::Condition;
 use super::path::PathPattern;
 use super::text::Texts;
 use super::{Call, Ruling};
-use crate::matching::{Match, matches, without_port};
+pub(super) use crate::matching::plain_host;
+use crate::matching::{Match, header_of_policy};
 
-/// Longest host name that is compared (RFC 1035); a longer one only meets `*`.
-const HOST_BYTES_MAX: usize = 255;
 /// Most conditions in CEL that are evaluated for one call; further ones count as failed.
 pub const CONDITIONS_ASKED_MAX: u32 = 64;
 
@@ -141,7 +139,7 @@ impl TokenMatch {
 }
 
 impl TargetMatch {
-    /// `unknown`: what is taken of a request that opaque bytes do not make.
+    /// `unknown`: what is taken of a request that opaque bytes do not make, and of a header that may be read in several ways.
     fn holds(&self, call: &Call<'_>, unknown: bool) -> bool {
         if !self.ports.is_empty() && !self.ports.contains(&call.port) {
             return false;
@@ -152,25 +150,11 @@ impl TargetMatch {
         (self.methods.is_empty() || self.methods.contains(head.method))
             && (self.paths.is_empty() || self.paths.iter().any(|path| path.holds(head.path)))
             && (self.hosts.is_empty() || plain_host(head.host, |host| self.hosts.hold(host)))
-            && matches(&self.headers, head)
+            && self.headers.headers.iter().all(|(name, wanted)| header_of_policy(wanted, head.headers, name, unknown))
     }
 
     /// Whether nothing is asked of a request.
     fn is_of_any_bytes(&self) -> bool {
         self.hosts.is_empty() && self.methods.is_empty() && self.paths.is_empty() && self.headers.headers.is_empty()
     }
-}
-
-/// Looks at a host as it is compared: without port and last dot, in lower case.
-pub(super) fn plain_host<T>(host: &str, look: impl FnOnce(&str) -> T) -> T {
-    let host = without_port(host);
-    let host = host.strip_suffix('.').unwrap_or(host);
-    if host.len() > HOST_BYTES_MAX {
-        return look("");
-    }
-    if !host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        return look(host);
-    }
-    let lower: SmallVec<[u8; HOST_BYTES_MAX]> = host.bytes().map(|byte| byte.to_ascii_lowercase()).collect();
-    look(std::str::from_utf8(&lower).unwrap_or_default())
 }

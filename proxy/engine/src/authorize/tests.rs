@@ -5,6 +5,10 @@ use proptest::prelude::*;
 use proto::mesh::authorization_policy::Action as Does;
 use proto::mesh::path_pattern::Kind;
 use proto::mesh::{AuthorizationPolicy, AuthorizationRule, CallSource, CallTarget, ClaimValues, PathPattern, TokenSource};
+use proto::xds::matcher::string_matcher::MatchPattern;
+use proto::xds::matcher::{RegexMatcher, StringMatcher};
+use proto::xds::route::HeaderMatcher;
+use proto::xds::route::header_matcher::HeaderMatchSpecifier;
 use serde_json::json;
 
 use super::*;
@@ -235,6 +239,49 @@ fn what_is_asked_for() {
 }
 
 #[test]
+fn headers_that_may_be_read_in_several_ways_are_judged_for_the_worst() {
+    // Aim: what denies holds for any value that an application may read of a repeated header, and for bytes that are no text; what allows holds
+    // for all of it or not at all; the opposite of a match (`not`, and an inverted one) is the other way round.
+    let said = |values: &[&[u8]], target: &CallTarget, action, negated: bool| {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append("x-debug", HeaderValue::from_bytes(value).unwrap());
+        }
+        let head = RequestHead { method: &Method::GET, path: "/", query: None, host: "a", headers: &headers };
+        let rule =
+            if negated { AuthorizationRule { not_to: vec![target.clone()], ..AuthorizationRule::default() } } else { to(target.clone()) };
+        let authorization = compiled(vec![policy("p", action, vec![rule])], false);
+        Ask::default().with(|call| authorization.judge(&Call { head: Some(&head), ..*call }).allows())
+    };
+    let header = |matcher: HeaderMatcher| CallTarget { headers: vec![matcher], ..CallTarget::default() };
+    let one = header(crate::fixture::header("x-debug", "1"));
+    let no_one = header(HeaderMatcher { invert_match: true, ..crate::fixture::header("x-debug", "1") });
+    let pattern = Some(MatchPattern::SafeRegex(RegexMatcher { regex: ".*curl.*".into() }));
+    let matched = StringMatcher { match_pattern: pattern, ..StringMatcher::default() };
+    let specifier = Some(HeaderMatchSpecifier::StringMatch(matched));
+    let curl = header(HeaderMatcher { name: "x-debug".into(), header_match_specifier: specifier, ..HeaderMatcher::default() });
+    let rows: [(&[&[u8]], &CallTarget, bool, bool); 10] = [
+        // Values, target; whether a rule that denies holds, and one that allows.
+        (&[b"1"], &one, true, true),
+        (&[b"0"], &one, false, false),
+        (&[b"1", b"0"], &one, true, false),
+        (&[b"0", b"1"], &one, true, false),
+        (&[b"0", b"2"], &one, false, false),
+        (&[], &one, false, false),
+        (&[b"1", b"0"], &no_one, true, false),
+        (&[b"curl\xff"], &curl, true, false),
+        (&[b"wget", b"curl"], &curl, true, true),
+        (&[b"wget"], &curl, false, false),
+    ];
+    for (values, target, denies, allows) in rows {
+        assert_eq!(!said(values, target, Does::Deny, false), denies, "deny {values:?} {target:?}");
+        assert_eq!(said(values, target, Does::Allow, false), allows, "allow {values:?} {target:?}");
+        assert_eq!(said(values, target, Does::Allow, true), !denies, "allow what is not {values:?} {target:?}");
+        assert_eq!(!said(values, target, Does::Deny, true), !allows, "deny what is not {values:?} {target:?}");
+    }
+}
+
+#[test]
 fn opaque_bytes_are_judged_for_the_worst() {
     // Aim: where there is no request, what asks for one allows nothing and denies everything that the rest of it holds for.
     let ask = Ask { head: None, ..Ask::default() };
@@ -305,6 +352,7 @@ fn what_cannot_be_carried_out_is_refused_by_name() {
         (target(CallTarget { hosts: texts(&["*a"]), ..CallTarget::default() }), "is neither NAME"),
         (target(CallTarget { methods: texts(&["G T"]), ..CallTarget::default() }), "methods[0]: `G T` is not a method"),
         (target(CallTarget { headers: vec![crate::fixture::header(":path", "/")], ..CallTarget::default() }), "headers[0].name"),
+        (target(CallTarget { headers: vec![crate::fixture::header("Host", "a")], ..CallTarget::default() }), "write it into `hosts`"),
         (path(None), "paths[0].kind: is missing"),
         (path(Some(Kind::Exact("a".into()))), "`a` does not start with `/`"),
         (path(Some(Kind::Template("/{a=**}/b".into()))), "is no template"),

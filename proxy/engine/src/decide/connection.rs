@@ -33,8 +33,10 @@ pub struct Known<'c> {
     pub first: Option<First<'c>>,
     /// The peer proved itself to be of the mesh.
     pub proved: Option<Proved<'c>>,
-    /// The client's first words inside that TLS.
-    pub inside: Option<&'c Sniffed>,
+    /// Who spoke first inside that TLS.
+    pub inside: Option<First<'c>>,
+    /// What the client said first, wherever, may be the beginning of a request to a lenient reader ([`crate::sniff::may_be_request`]).
+    pub may_ask: bool,
 }
 
 /// Who spoke first on a connection.
@@ -75,8 +77,10 @@ pub enum Learn {
     EitherSide,
     /// [`Known::proved`]: who the peer is, by a mesh handshake.
     Proof,
-    /// [`Known::inside`]: the client's first words inside TLS.
+    /// [`Known::inside`]: the client's first words inside TLS; it speaks first.
     WordsInside,
+    /// [`Known::inside`]: the first words of either side.
+    EitherSideInside,
 }
 
 /// What becomes of a connection.
@@ -204,8 +208,9 @@ fn inbound(snapshot: &Snapshot, port: u16, known: &Known<'_>) -> Step {
         return Step::Take(Course::Close(Reason::ConfigPending));
     };
     let port = inbound.port(port);
+    let of_tokens = snapshot.authentication.is_some();
     if let Some(proved) = known.proved {
-        return inside(port, proved, known.inside);
+        return inside(port, proved, known, of_tokens);
     }
     let carry = Step::Take(Course::Carry);
     let Some(first) = known.first else {
@@ -222,20 +227,31 @@ fn inbound(snapshot: &Snapshot, port: u16, known: &Known<'_>) -> Step {
         (MtlsMode::Permissive, First::Client(Sniffed::Tls(hello))) if of_mesh(hello) => Step::Learn(Learn::Proof),
         (MtlsMode::Permissive, First::Client(Sniffed::Tls(_))) => carry,
         _ => match (port.protocol, first.version()) {
-            (Protocol::Tcp, _) | (Protocol::Auto, None) => carry,
+            (Protocol::Tcp, _) => carry,
+            (Protocol::Auto, None) => undeclared(known, of_tokens),
             (_, version) => serve(version),
         },
     }
 }
 
-/// The peer has proved itself; its ALPN says what comes.
-fn inside(port: &InboundPort, proved: Proved<'_>, words: Option<&Sniffed>) -> Step {
-    match (proved.alpn, words) {
+/// What is no HTTP, at a port that nobody declared. What stalls within a request line, or hides one, would come to the application past the
+/// workload's rules for tokens, and with the claims that only they may fill in.
+const fn undeclared(known: &Known<'_>, of_tokens: bool) -> Step {
+    Step::Take(if of_tokens && known.may_ask { Course::Close(Reason::Denied) } else { Course::Carry })
+}
+
+/// The peer has proved itself; its ALPN says what comes. That it is bytes is not taken on its word where that would spare it what requests
+/// meet: at a port declared HTTP, and where tokens are judged.
+fn inside(port: &InboundPort, proved: Proved<'_>, known: &Known<'_>, of_tokens: bool) -> Step {
+    match (proved.alpn, known.inside) {
         (Some(ALPN_H1 | "http/1.1"), _) => serve(Some(Version::Http1)),
         (Some(ALPN_H2 | "h2"), _) => serve(Some(Version::Http2)),
-        (None, None) if port.protocol.is_http() => Step::Learn(Learn::WordsInside),
-        (None, Some(words)) if port.protocol.is_http() => serve(Version::of(words)),
-        _ => Step::Take(Course::Carry),
+        _ if port.protocol == Protocol::Tcp => Step::Take(Course::Carry),
+        (_, None) if port.protocol.is_http() => Step::Learn(Learn::WordsInside),
+        (_, Some(first)) if port.protocol.is_http() => serve(first.version()),
+        (_, None) if of_tokens => Step::Learn(Learn::EitherSideInside),
+        (_, Some(first)) => first.version().map_or_else(|| undeclared(known, of_tokens), |version| serve(Some(version))),
+        (_, None) => Step::Take(Course::Carry),
     }
 }
 
@@ -387,18 +403,49 @@ mod tests {
             let known = Known { first, ..Known::default() };
             assert_eq!([at(80, known), at(81, known), at(1, known)], [disabled, strict, permissive], "{first:?}");
         }
-        let proved = |alpn, inside| Known { proved: Some(Proved { alpn }), inside, ..Known::default() };
+        let proved = |alpn, inside: Option<&'static Sniffed>| Known {
+            proved: Some(Proved { alpn }),
+            inside: inside.map(First::Client),
+            ..Known::default()
+        };
         for (alpn, inside, declared, undeclared) in [
             (Some(ALPN_H1), None, "Http1", "Http1"),
             (Some("h2"), None, "Http2", "Http2"),
-            (Some("mw-tcp"), None, "Carry", "Carry"),
+            (Some("mw-tcp"), None, "WordsInside", "Carry"),
+            (Some("mw-tcp"), Some(&Sniffed::Http1), "Http1", "Http1"),
+            (Some("mw-tcp"), Some(&Sniffed::NeedMore), "Unreadable", "Carry"),
             (None, None, "WordsInside", "Carry"),
-            (None, Some(&Sniffed::Http2), "Http2", "Carry"),
+            (None, Some(&Sniffed::Http2), "Http2", "Http2"),
             (None, Some(&Sniffed::Opaque), "Unreadable", "Carry"),
         ] {
             let known = proved(alpn, inside);
             assert_eq!([at(81, known), at(82, known)], [declared, undeclared], "{alpn:?} {inside:?}");
         }
         assert_eq!(word(connection(&Snapshot::default(), Door::Inbound(80), &Known::default())), "Close config_pending");
+    }
+
+    #[test]
+    fn where_tokens_are_judged_nothing_that_may_be_a_request_is_carried() {
+        // Aim: with a RequestAuthentication, at a port of undeclared protocol, bytes are looked at however they come, requests are served as
+        // such, what may become one is closed, and all else is carried.
+        let chains = [fixture::permissive(None), fixture::strict_auto(Some(82))].concat();
+        let mut parts = crate::model::build::Parts::default();
+        fixture::put(&mut parts, "inbound", &fixture::inbound(chains)).unwrap();
+        let rules = crate::authenticate::Authentication::default();
+        let snapshot = Snapshot { authentication: Some(Arc::new(rules)), ..parts.assemble(1, &Snapshot::default()) };
+        let at = |port, known: Known<'_>| word(connection(&snapshot, Door::Inbound(port), &known));
+        let silent = Known { proved: Some(Proved { alpn: Some("mw-tcp") }), ..Known::default() };
+        assert_eq!((at(82, silent), at(1, Known::default())), ("EitherSideInside".into(), "EitherSide".into()));
+        for (first, may_ask, wanted) in [
+            (First::Client(&Sniffed::Http1), false, "Http1"),
+            (First::Client(&Sniffed::NeedMore), true, "Close denied"),
+            (First::Client(&Sniffed::Opaque), true, "Close denied"),
+            (First::Client(&Sniffed::Opaque), false, "Carry"),
+            (First::Server, false, "Carry"),
+            (First::Nobody, false, "Carry"),
+        ] {
+            assert_eq!(at(1, Known { first: Some(first), may_ask, ..Known::default() }), wanted, "{first:?} {may_ask}");
+            assert_eq!(at(82, Known { inside: Some(first), may_ask, ..silent }), wanted, "inside: {first:?} {may_ask}");
+        }
     }
 }

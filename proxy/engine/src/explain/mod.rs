@@ -211,7 +211,8 @@ impl Visitor {
             (_, Version::Http2) => ALPN_H2,
         };
         let hello = ClientHello { alpn: vec![alpn.as_bytes().to_vec()], ..ClientHello::default() };
-        Self { first: Sniffed::Tls(hello), inside: words_of(asked.version), alpn: Some(alpn) }
+        let inside = if asked.tls { Sniffed::Tls(ClientHello::default()) } else { words_of(asked.version) };
+        Self { first: Sniffed::Tls(hello), inside, alpn: Some(alpn) }
     }
 }
 
@@ -231,7 +232,7 @@ fn walk(snapshot: &Snapshot, door: Door, client: &Visitor, names: &[Arc<str>]) -
             Step::Learn(Learn::Listener) => known.asked = true,
             Step::Learn(Learn::Words | Learn::EitherSide) => known.first = Some(First::Client(&client.first)),
             Step::Learn(Learn::Proof) => known.proved = Some(Proved { alpn: client.alpn }),
-            Step::Learn(Learn::WordsInside) => known.inside = Some(&client.inside),
+            Step::Learn(Learn::WordsInside | Learn::EitherSideInside) => known.inside = Some(First::Client(&client.inside)),
         }
     }
 }

@@ -1,6 +1,10 @@
 //! What of a request is compared.
 
 use http::{HeaderMap, Method};
+use smallvec::SmallVec;
+
+/// Longest host name that is compared (RFC 1035); a longer one is nobody's.
+const HOST_BYTES_MAX: usize = 255;
 
 /// What a decision may depend on; borrowed from the request.
 #[derive(Clone, Copy, Debug)]
@@ -42,4 +46,19 @@ pub fn without_port(host: &str) -> &str {
         return host.find(']').map_or(host, |end| &host[..=end]);
     }
     host.split_once(':').map_or(host, |(name, _)| name)
+}
+
+/// Looks at a host as it is compared: without port and last dot (`shop.example.` is the same name, spelled in full: RFC 1034, section 3.1), in lower
+/// case. Nothing is allocated.
+pub(crate) fn plain_host<T>(host: &str, look: impl FnOnce(&str) -> T) -> T {
+    let host = without_port(host);
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.len() > HOST_BYTES_MAX {
+        return look("");
+    }
+    if !host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return look(host);
+    }
+    let lower: SmallVec<[u8; HOST_BYTES_MAX]> = host.bytes().map(|byte| byte.to_ascii_lowercase()).collect();
+    look(std::str::from_utf8(&lower).unwrap_or_default())
 }

@@ -53,6 +53,28 @@ pub(crate) fn header(wanted: &ValueMatch, headers: &HeaderMap, name: &HeaderName
     value(wanted, joined(headers, name).as_deref())
 }
 
+/// The same for policies. A header that repeats is read by some as its first value, by some as its last and by others as all of them: where `widely`,
+/// what one of them reads is enough, and a value that is no text meets every expression; else all that is said must hold as one.
+pub(crate) fn header_of_policy(wanted: &ValueMatch, headers: &HeaderMap, name: &HeaderName, widely: bool) -> bool {
+    if let ValueMatch::Not(inner) = wanted {
+        return !header_of_policy(inner, headers, name, !widely);
+    }
+    let holds = |found: &[u8]| match wanted {
+        ValueMatch::Regex(_) if widely && std::str::from_utf8(found).is_err() => true,
+        ValueMatch::Contains(text) => contains(found, text.as_bytes()),
+        _ => value(wanted, Some(found)),
+    };
+    match joined(headers, name) {
+        None => value(wanted, None),
+        Some(Joined::One(found)) => holds(found),
+        Some(Joined::Many(all)) => holds(&all) || widely && headers.get_all(name).iter().any(|one| holds(one.as_bytes())),
+    }
+}
+
+fn contains(found: &[u8], text: &[u8]) -> bool {
+    text.is_empty() || found.windows(text.len()).any(|part| part == text)
+}
+
 /// A header's value; the values of a repeated one, joined by commas.
 #[allow(clippy::large_enum_variant, reason = "it stays on the stack, for the length of a comparison")]
 pub(super) enum Joined<'h> {

@@ -7,8 +7,9 @@ mod index;
 
 use http::{HeaderName, Method};
 
+pub(crate) use head::plain_host;
 pub use head::{RequestHead, without_port};
-pub(crate) use holds::{Miss, decoded, header, matches, misses, parameter, path};
+pub(crate) use holds::{Miss, decoded, header, header_of_policy, matches, misses, parameter, path};
 pub(crate) use index::Index;
 
 /// A conjunction; empty parts always hold.

@@ -48,6 +48,26 @@ fn claims_do_not_arrive() {
 }
 
 #[test]
+fn claims_do_not_arrive_in_trailers() {
+    // Aim: some applications take trailers for more of the head: there nobody says what only the mesh says either, and other trailers arrive.
+    for door in Door::ALL {
+        run(|| async move {
+            let mut world = door.world(Protocol::Http);
+            let seen = record(&mut world, DONE);
+            let mut client = door.dial(&world);
+            let claims = CLAIMS.replace("tracestate", "x-own");
+            write(&mut client, &format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n{claims}\r\n"))
+                .await;
+            let heard = hear(&mut client).await;
+            assert!(heard.text.starts_with("HTTP/1.1 200 "), "{door:?}: {heard:?}");
+            let message = strictly(&seen).unwrap().remove(0);
+            let left: Vec<_> = message.trailers.iter().map(|(name, _)| name.as_str()).collect();
+            assert_eq!(left, ["x-own"], "{door:?}");
+        });
+    }
+}
+
+#[test]
 fn the_edge_says_who_called() {
     // Aim: what a client says of its way stays before the edge's own word, in one field; its protocol is the edge's to say.
     run(|| async {

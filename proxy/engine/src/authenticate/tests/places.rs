@@ -139,6 +139,32 @@ fn claims_fill_headers_and_callers_do_not() {
     assert_eq!(without.headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x_other"]);
 }
 
+/// Aim: applications that read headers as variables take `_` and `-` for one: whichever of them a claim fills, a caller says nothing in the other.
+#[test]
+fn a_filled_header_has_no_twin() {
+    for (filled, twins) in
+        [("x-user", &["x_user", "X-User"][..]), ("x_user", &["x-user", "x_user"]), ("x-user_id", &["x-user-id", "x_user_id", "x_user-id"])]
+    {
+        let claims_to_headers = vec![ClaimHeader { claim: "sub".into(), header: filled.into() }];
+        let own = rules(vec![RawRule { claims_to_headers, ..rule() }]);
+        for shown in [true, false] {
+            let mut parts = if shown { with_bearer(&token(json!({}))) } else { request("/", &[]) };
+            for twin in twins {
+                parts.headers.append(HeaderName::from_bytes(twin.as_bytes()).unwrap(), HeaderValue::from_static("root"));
+            }
+            parts.headers.append("x-other", HeaderValue::from_static("1"));
+            let verdict = judge_at(&own, &parts, &mut Remembered::new(1), NOW);
+            own.carry_out(&verdict, &mut parts);
+            let mut left: Vec<_> = parts.headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+            left.sort_unstable();
+            let claimed = shown.then_some((filled, "ada"));
+            let mut wanted: Vec<_> = [("x-other", "1")].into_iter().chain(claimed).collect();
+            wanted.sort_unstable();
+            assert_eq!(left, wanted, "{filled}");
+        }
+    }
+}
+
 /// Aim: a token is verified once; it is asked again when its time is over, its keys have changed or the rules have, and where its rule does not
 /// look it counts for nothing. What is remembered stays within its bound.
 #[test]

@@ -5,12 +5,13 @@ use std::borrow::Cow;
 use cel::common::types::{CelBool, CelDouble, CelInt, CelList, CelString, CelUInt};
 use cel::common::value::{CowVal, Val};
 use http::HeaderName;
+use http::header::{COOKIE, HOST};
 use regex::Regex;
 use serde_json::Value;
 
 use super::CLAIM_ITEMS_MAX;
 use crate::authorize::Call;
-use crate::matching::without_port;
+use crate::matching::plain_host;
 
 /// One of them, found when the condition was read.
 #[derive(Debug)]
@@ -73,9 +74,12 @@ impl Attribute {
         Err(format!("`{name}` is no attribute; there are {known}, request.headers[\"NAME\"] and token.claims.NAME"))
     }
 
-    /// A header by name, whatever its letters' case.
+    /// A header by name, whatever its letters' case. The host is none: HTTP/2 says it elsewhere.
     pub(super) fn header(name: &str) -> Result<HeaderName, String> {
-        name.parse().map_err(|_| format!("`{}` is not a header name", name.escape_debug()))
+        match name.parse() {
+            Ok(HOST) => Err("`host` stands elsewhere in HTTP/2; ask for request.host".to_owned()),
+            parsed => parsed.map_err(|_| format!("`{}` is not a header name", name.escape_debug())),
+        }
     }
 
     pub(super) fn of_requests(&self) -> bool {
@@ -112,13 +116,14 @@ impl Attribute {
             Self::Method => call.head?.method.as_str().into(),
             Self::Path => call.head?.path.into(),
             Self::Query => call.head?.query.unwrap_or_default().into(),
-            Self::Host => without_port(call.head?.host).trim_end_matches('.').to_ascii_lowercase().into(),
+            Self::Host => plain_host(call.head?.host, |host| host.to_owned()).into(),
             Self::Header(name) => header(call, name)?,
             Self::Principal => call.peer?.as_str().into(),
             Self::TrustDomain => call.peer?.trust_domain().into(),
             Self::Namespace => call.own_peer()?.namespace().into(),
             Self::ServiceAccount => call.own_peer()?.service_account().into(),
-            Self::Workload => Some(call.workload).filter(|name| !name.is_empty())?.into(),
+            // A certificate of another domain says whatever its authority likes.
+            Self::Workload => Some(call.workload).filter(|name| call.own_peer().is_some() && !name.is_empty())?.into(),
             Self::Address => call.source.ip().to_canonical().to_string().into(),
             Self::OwnNamespace => call.own.namespace.into(),
             Self::OwnWorkload => call.own.workload.into(),
@@ -133,16 +138,20 @@ fn truth<'v>(truth: bool) -> CowVal<'v, 'v> {
     CowVal::owned(CelBool::from(truth))
 }
 
-/// The values of a repeated header, joined by commas (RFC 9110, section 5.3).
+/// A header that comes more than once has no one value: applications read the first, the last, or all of them. The pieces of a cookie
+/// are one (RFC 9113, section 8.2.3).
 fn header<'c>(call: &'c Call<'_>, name: &HeaderName) -> Option<Cow<'c, str>> {
-    let mut values = call.head?.headers.get_all(name).iter();
-    let mut joined: Cow<'_, str> = std::str::from_utf8(values.next()?.as_bytes()).ok()?.into();
+    let mut values = call.head?.headers.get_all(name).iter().map(|value| std::str::from_utf8(value.as_bytes()).ok());
+    let mut whole: Cow<'_, str> = values.next()??.into();
     for value in values {
-        let joined = joined.to_mut();
-        joined.push(',');
-        joined.push_str(std::str::from_utf8(value.as_bytes()).ok()?);
+        if *name != COOKIE {
+            return None;
+        }
+        let whole = whole.to_mut();
+        whole.push_str("; ");
+        whole.push_str(value?);
     }
-    Some(joined)
+    Some(whole)
 }
 
 /// A claim as it was signed. Objects are not compared; their members are.

@@ -12,13 +12,21 @@ use crate::matching::RequestHead;
 
 /// Evaluates a condition for one call that has all there is.
 fn ask(text: &str) -> Result<bool, Unanswered> {
+    ask_as("cluster.local", text)
+}
+
+/// The same for a caller of a trust domain.
+fn ask_as(trust_domain: &str, text: &str) -> Result<bool, Unanswered> {
     let condition = Condition::compile(text).unwrap_or_else(|why| panic!("{text}: {why}"));
     let mut headers = HeaderMap::new();
     headers.insert("x-tenant", HeaderValue::from_static("a"));
     headers.append("x-many", HeaderValue::from_static("1"));
     headers.append("x-many", HeaderValue::from_static("2"));
+    headers.append("cookie", HeaderValue::from_static("a=1"));
+    headers.append("cookie", HeaderValue::from_static("b=2"));
+    headers.append("x-bytes", HeaderValue::from_bytes(b"curl\xff").unwrap());
     let head = RequestHead { method: &Method::PUT, path: "/v1/items", query: Some("q=1"), host: "Store.Shop.:8080", headers: &headers };
-    let peer = Identity::new("cluster.local", "shop", "frontend").unwrap();
+    let peer = Identity::new(trust_domain, "shop", "frontend").unwrap();
     let serde_json::Value::Object(content) = json!({
         "sub": "ada", "groups": ["staff", "ops"], "level": 3, "rate": 1.5, "admin": true, "big": u64::MAX, "long": vec!["x"; CLAIM_ITEMS_MAX + 1],
         "realm": {"roles": ["r1"]}, "https://id.example/team": "blue", "mixed": ["a", {"b": 1}],
@@ -40,7 +48,7 @@ fn conditions_say_what_they_say() {
         ("request.method == 'PUT' && request.path == '/v1/items' && request.query == 'q=1'", true),
         ("request.host == 'store.shop'", true),
         ("request.headers['X-Tenant'] == 'a'", true),
-        ("request.headers['x-many'] == '1,2'", true),
+        ("request.headers['cookie'] == 'a=1; b=2' && 'x-many' in request.headers", true),
         ("'x-tenant' in request.headers && !('x-none' in request.headers)", true),
         ("has(request.headers.accept) || request.method in ['PUT', 'POST']", true),
         ("source.principal == 'spiffe://cluster.local/ns/shop/sa/frontend' && source.trust_domain == 'cluster.local'", true),
@@ -73,6 +81,10 @@ fn what_is_not_there_is_no_answer() {
     // Aim: absent headers and claims, objects, lists that are too long and values that do not compare are an error, never a silent false.
     for text in [
         "request.headers['x-none'] == 'a'",
+        "request.headers['x-many'] == '1'",
+        "request.headers['x-many'] != '1'",
+        "request.headers['x-many'].matches('2')",
+        "request.headers['x-bytes'].contains('curl')",
         "token.claims.none == 'a'",
         "token.claims.realm == 'a'",
         "size(token.claims.long) > 1",
@@ -84,6 +96,15 @@ fn what_is_not_there_is_no_answer() {
     ] {
         assert_eq!(ask(text), Err(Unanswered), "{text}");
     }
+}
+
+#[test]
+fn a_foreign_authority_names_none_of_our_workloads() {
+    // Aim: namespace, account and workload are those of our own trust domain, whatever stands in a certificate of another.
+    for text in ["source.namespace == 'shop'", "source.service_account == 'frontend'", "source.workload == 'frontend-v1'"] {
+        assert_eq!((ask(text), ask_as("partner.example", text)), (Ok(true), Err(Unanswered)), "{text}");
+    }
+    assert_eq!(ask_as("partner.example", "source.trust_domain == 'partner.example'"), Ok(true));
 }
 
 #[test]
@@ -106,6 +127,7 @@ fn what_cannot_be_evaluated_within_bounds_is_refused() {
         ("request.path.matches('(')", "is not a regular expression"),
         ("request.headers[request.path] == 'a'", "a name that is written down"),
         ("request.headers['a b'] == 'a'", "is not a header name"),
+        ("request.headers['Host'] == 'a'", "ask for request.host"),
         ("token.claims.a.map(x, x).size() > 1", "there are `all`, `exists` and `exists_one`"),
         ("token.claims.a.exists(x, token.claims.b.exists(y, x == y))", "a loop within a loop"),
         ("has(source.principal)", "asks for a header or a claim"),
