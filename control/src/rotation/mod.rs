@@ -136,7 +136,8 @@ impl Driver {
         let (told, heard) = watch::channel(Told { ended: 0, course: Course::Resting });
         let seated = authority.roots().issuing.sha256;
         let (published, absences) = (None, Absences::new(Instant::now()));
-        let driver = Self { board, authority, followers, asks: given, told, published, seated, ending: false, absences, said: String::new() };
+        let driver =
+            Self { board, authority, followers, asks: given, told, published, seated, ending: false, absences, said: String::new() };
         (driver, Rotation { asks, told: heard })
     }
 

@@ -245,7 +245,8 @@ pub fn config(authority: &SharedAuthority, names: CertificateNames, clock: &Cloc
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let roots = Arc::new(ClientRoots::new(&authority.roots(), provider.clone())?);
     let leaf = Arc::new(LeafCell::default());
-    let seating = Arc::new(Seating { authority: authority.clone(), names, provider: provider.clone(), leaf: leaf.clone(), clock: clock.clone() });
+    let seating =
+        Arc::new(Seating { authority: authority.clone(), names, provider: provider.clone(), leaf: leaf.clone(), clock: clock.clone() });
     let lasts = seating.renew()?;
     let mut config = ServerConfig::builder_with_details(provider, Arc::new(clock.clone()))
         .with_safe_default_protocol_versions()?

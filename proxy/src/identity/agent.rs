@@ -443,7 +443,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_clock_that_is_set_puts_no_alarm_off() {
         let by_ms: &'static AtomicI64 = Box::leak(Box::default());
-        let clock = Clock::Stepped { wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 30), started: tokio::time::Instant::now(), by_ms };
+        let clock =
+            Clock::Stepped { wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 30), started: tokio::time::Instant::now(), by_ms };
         let hour = Duration::from_secs(3600);
         for (set_ms, left) in [(0, hour), (3_000_000, hour / 6), (4_000_000, Duration::ZERO), (-9_000_000, hour)] {
             by_ms.store(0, Ordering::Relaxed);
