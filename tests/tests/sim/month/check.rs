@@ -176,8 +176,7 @@ impl Month {
                 let judged = by.tls.judge(leaf.chain());
                 match (self.verdict(observer, who), &judged) {
                     (Some(true), Err(error)) => bail!("{} does not believe {} ({}): {error}", near.name, far.name, leaf.serial),
-                    // A session that is resumed rests on the leaves that opened it, which may be good for longer than those of now.
-            (Some(false), Ok(false)) => bail!("{} believes {} ({}), and must not", near.name, far.name, leaf.serial),
+                    (Some(false), Ok(_)) => bail!("{} believes {} ({}), and must not", near.name, far.name, leaf.serial),
                     _ => {}
                 }
             }
@@ -219,7 +218,8 @@ impl Month {
         // A leaf or a word of the control plane may have come meanwhile.
         match (before.0.filter(|_| state() == before), talked) {
             (Some(true), Err(error)) => bail!("{} cannot call {}: {error}", near.name, far.name),
-            (Some(false), Ok(_)) => bail!("{} calls {}, and must not", near.name, far.name),
+            // A session that is resumed rests on the leaves that opened it, which may be good for longer than those of now.
+            (Some(false), Ok(false)) => bail!("{} calls {}, and must not", near.name, far.name),
             _ => Ok(()),
         }
     }
