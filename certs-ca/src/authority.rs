@@ -85,20 +85,20 @@ pub fn root(key: &KeyPair, now: OffsetDateTime, life: Duration, serial: [u8; SER
 /// What a cross certificate stands for: the next root's key, the serial number that its name is made of, and its end.
 pub type NextRoot<'k> = (&'k KeyPair, [u8; SERIAL_BYTES], OffsetDateTime);
 
-/// The next root's subject and key, signed by the root before it: who knows only that one finds its way to the new one. It ends with
-/// the first of the two.
+/// The next root's subject and key, signed by the root before it: who knows only that one finds its way to the new one. It begins with the
+/// former one, so that the clock of this moment does not count, and ends with the first of the two.
 ///
 /// # Errors
 /// [`SignError::Library`].
 pub fn cross(
     next: NextRoot<'_>,
-    former: (&CertificateDer<'static>, KeyPair, OffsetDateTime),
-    now: OffsetDateTime,
+    former: (&CertificateDer<'static>, KeyPair, (OffsetDateTime, OffsetDateTime)),
     serial: [u8; SERIAL_BYTES],
 ) -> Result<CertificateDer<'static>, SignError> {
-    let ((next_key, next_serial, next_end), (former_der, former_key, former_end)) = (next, former);
+    let ((next_key, next_serial, next_end), (former_der, former_key, (former_begin, former_end))) = (next, former);
     let issuer = Issuer::from_ca_cert_der(former_der, former_key)?;
-    let mut params = authority_params(ROOT_NAME, now, next_end.min(former_end), next_serial);
+    let mut params = authority_params(ROOT_NAME, former_begin, next_end.min(former_end), next_serial);
+    params.not_before = former_begin;
     params.serial_number = Some(SerialNumber::from_slice(&positive(serial)));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(ROOT_PATH_LENGTH));
     params.use_authority_key_identifier_extension = true;

@@ -1,8 +1,10 @@
-//! The book of issued leaves, for `get certs`. Bounded: the expired go first, then the oldest.
+//! The book of issued leaves, for `get certs`. Bounded: what ended first goes first.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+use crate::policy::EXPIRED_GRACE;
 
 /// Most leaves kept in the book. Beyond it the one that ends first is forgotten (it stays valid).
 pub const ENTRIES_MAX: usize = 10_000;
@@ -32,21 +34,34 @@ pub struct IssuedLeaf {
     /// Lower-case hex SHA-256 of the root it was issued below; empty in rows of older versions.
     #[serde(default)]
     pub root: String,
+    /// Counts leaves in the order in which they were issued, which dates do not say where a clock was set back; 0 in rows of older versions.
+    #[serde(default)]
+    pub number: u64,
 }
 
 /// Leaves by serial.
 #[derive(Clone, Debug, Default)]
 pub struct Register {
     entries: BTreeMap<String, IssuedLeaf>,
+    last: u64,
 }
 
 impl Register {
-    /// Adds a leaf; returns the serials that had to go (expired at `now`, or too many).
+    /// The number of the next leaf.
+    pub fn next_number(&mut self) -> u64 {
+        self.last += 1;
+        self.last
+    }
+
+    /// Adds a leaf; returns the serials that had to go: ended a day before `now`, so that a clock that was ahead takes nothing away, or
+    /// too many.
     pub fn add(&mut self, entry: IssuedLeaf, now: i64) -> Vec<String> {
+        self.last = self.last.max(entry.number);
         self.entries.insert(entry.serial.clone(), entry);
-        let mut gone: Vec<_> = self.entries.values().filter(|entry| entry.not_after <= now).map(|entry| entry.serial.clone()).collect();
+        let ended = now - i64::try_from(EXPIRED_GRACE.as_secs()).unwrap_or(0);
+        let mut gone: Vec<_> = self.entries.values().filter(|entry| entry.not_after <= ended).map(|entry| entry.serial.clone()).collect();
         if self.entries.len() - gone.len() > ENTRIES_MAX {
-            let earliest = self.entries.values().filter(|entry| entry.not_after > now).min_by_key(|entry| entry.not_after);
+            let earliest = self.entries.values().filter(|entry| entry.not_after > ended).min_by_key(|entry| entry.not_after);
             gone.extend(earliest.map(|entry| entry.serial.clone()));
         }
         for serial in &gone {
@@ -66,7 +81,7 @@ impl Register {
         for entry in self.entries.values().filter(|entry| entry.not_after > now) {
             let key = (entry.namespace.as_str(), entry.workload.as_str(), entry.instance.as_str(), entry.for_application);
             let held = newest.entry(key).or_insert(entry);
-            if entry.not_before > held.not_before {
+            if (entry.number, entry.not_before) > (held.number, held.not_before) {
                 *held = entry;
             }
         }
@@ -90,6 +105,7 @@ mod tests {
             issuer: String::new(),
             for_application: false,
             root: String::new(),
+            number: 0,
         }
     }
 
@@ -101,8 +117,26 @@ mod tests {
         book.add(entry(2, "a", 5, 15), 5);
         book.add(entry(3, "b", 5, 15), 5);
         assert_eq!(book.current(6).iter().map(|e| e.serial.as_str()).collect::<Vec<_>>(), ["00000002", "00000003"]);
-        assert_eq!(book.add(entry(4, "b", 9, 19), 11), ["00000001"]);
+        let day = 24 * 3600;
+        assert_eq!(book.add(entry(4, "b", 9, 19), 11 + day), ["00000001"]);
         assert!(book.current(20).is_empty());
+    }
+
+    #[test]
+    fn a_clock_that_was_ahead_hides_no_leaf() {
+        // Aim: the leaf issued last is the newest though it begins before one that was issued while the clock was ahead; what had ended by
+        // that clock is there when it is right again.
+        let mut book = Register::default();
+        let numbered = |book: &mut Register, entry| IssuedLeaf { number: book.next_number(), ..entry };
+        for (serial, begin, now) in [(1, 100, 100), (2, 9000, 9000), (3, 200, 200)] {
+            let entry = numbered(&mut book, entry(serial, "a", begin, begin + 3600));
+            assert!(book.add(entry, now).is_empty());
+        }
+        assert_eq!(book.current(300).iter().map(|entry| entry.serial.as_str()).collect::<Vec<_>>(), ["00000003"]);
+        let read: Vec<_> = book.entries.values().cloned().collect();
+        let mut again = Register::default();
+        read.into_iter().for_each(|entry| assert!(again.add(entry, 300).is_empty()));
+        assert_eq!((again.current(300), again.next_number()), (book.current(300), 4));
     }
 
     #[test]

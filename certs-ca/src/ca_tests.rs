@@ -130,6 +130,27 @@ fn ten_years_of_issuing_never_hand_out_a_leaf_beyond_its_issuer() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_leaves_no_issuer_of_the_future() {
+    // Aim: an issuing certificate made while the clock was ahead, by a rotation or because the former one seemed to end, is replaced when
+    // the clock is right again: a leaf never begins before what it was issued by.
+    let desk = desk();
+    let csr = request(&[CATALOG], "catalog");
+    for (ahead, rotates) in [(7 * 3600, true), (3000 * 24 * 3600, false)] {
+        desk.time.store(START + ahead, Ordering::Relaxed);
+        if rotates {
+            desk.ca.rotate(Step::Trust).unwrap();
+            desk.ca.rotate(Step::Issue).unwrap();
+        }
+        desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", None).unwrap();
+        desk.time.store(START, Ordering::Relaxed);
+        let leaf = desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", None).unwrap();
+        for above in &leaf.chain[1..] {
+            assert!(dates(above).unwrap().0 <= leaf.not_before, "{ahead}");
+        }
+    }
+}
+
+#[test]
 fn the_control_plane_has_a_seat_with_all_its_names() {
     // Aim: its leaf carries SPIFFE, DNS and IP names, and says when to fetch the next.
     let desk = desk();

@@ -69,12 +69,14 @@ impl OwnRoots {
         self.life.set(now.unix_timestamp())
     }
 
-    /// What the control plane shows beside its own leaf's chain: the way to former roots, and those themselves, by which the bearer of
-    /// a token that pins one of them knows it.
+    /// What the control plane shows beside its own leaf's chain: the way to former roots, and roots by which the bearer of a token that
+    /// pins one of them knows it: the former ones, and, for whoever comes by that way, the issuing one.
     pub(crate) fn shown(&self, now: OffsetDateTime) -> Vec<CertificateDer<'static>> {
         let now = now.unix_timestamp();
         let mut shown = self.life.crosses(now);
+        let come_by = (!shown.is_empty()).then(|| self.life.issuing().clone());
         shown.extend(self.life.former(now));
+        shown.extend(come_by);
         shown
     }
 
@@ -94,11 +96,11 @@ impl OwnRoots {
         }
         let (next, serial) = new_root(policy, now)?;
         let next_der = CertificateDer::from(next.certificate.clone());
-        let (_, former_end) = dates(self.life.issuing()).ok_or_else(|| corrupt(store, "root certificate"))?;
+        let (former_begin, former_end) = dates(self.life.issuing()).ok_or_else(|| corrupt(store, "root certificate"))?;
         let (_, next_end) = dates(&next_der).ok_or_else(|| corrupt(store, "next root certificate"))?;
         let cross = if former_end > now {
-            let former = (self.life.issuing(), key_pair(&self.key)?, former_end);
-            let cross = authority::cross((&key_pair(&next.key)?, serial, next_end), former, now, random::<SERIAL_BYTES>()?)?;
+            let former = (self.life.issuing(), key_pair(&self.key)?, (former_begin, former_end));
+            let cross = authority::cross((&key_pair(&next.key)?, serial, next_end), former, random::<SERIAL_BYTES>()?)?;
             Some(Kept::new(&cross, former_end.min(next_end).unix_timestamp()))
         } else {
             None

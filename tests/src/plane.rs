@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use cli::plane::means;
-use control::app::assemble;
+use control::app::{Means, assemble};
 use control::serve::listen::{Io, virtual_door};
 use control::settings::{ControlArgs, ExternalArgs};
 use hyper_util::rt::TokioIo;
@@ -94,8 +94,23 @@ impl Plane {
     /// # Errors
     /// What failed.
     pub async fn run(&self, network: Network, clock: Clock) -> anyhow::Result<()> {
+        self.run_with(network, self.means(clock)?).await
+    }
+
+    /// What it is given when it runs by that clock: its authority is the one of its data folder.
+    ///
+    /// # Errors
+    /// The data folder cannot be used.
+    pub fn means(&self, clock: Clock) -> anyhow::Result<Means> {
+        means(&self.data, &self.args().external, clock)
+    }
+
+    /// Runs by these means until dropped or until one of its tasks fails.
+    ///
+    /// # Errors
+    /// What failed.
+    pub async fn run_with(&self, network: Network, means: Means) -> anyhow::Result<()> {
         let args = self.args();
-        let means = means(&self.data, &args.external, clock)?;
         let stop = CancellationToken::new();
         let _stop = stop.clone().drop_guard();
         let mut plane = assemble(&args, means, &stop)?;
@@ -163,6 +178,14 @@ impl Desk {
     /// The control plane does not run, or refuses.
     pub async fn submit(&self, text: &str) -> anyhow::Result<Value> {
         self.change(text, false, false).await
+    }
+
+    /// `delete -o json`: takes the change, and does not wait for the proxies.
+    ///
+    /// # Errors
+    /// The control plane does not run, or refuses.
+    pub async fn withdraw(&self, text: &str) -> anyhow::Result<Value> {
+        self.change(text, true, false).await
     }
 
     async fn change(&self, text: &str, delete: bool, wait: bool) -> anyhow::Result<Value> {

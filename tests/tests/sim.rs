@@ -2,6 +2,8 @@
 
 #[path = "sim/amplification.rs"]
 mod amplification;
+#[path = "sim/month.rs"]
+mod month;
 #[path = "sim/overload.rs"]
 mod overload;
 #[path = "sim/replacement.rs"]

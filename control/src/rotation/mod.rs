@@ -1,12 +1,12 @@
 //! Rotates the root of the mesh's own authority: look, decide, take a step, tell everybody, and wait for those who have to follow before
 //! the next one. What was taken is the authority's to remember, so a process that ends anywhere is followed by one that goes on.
 
+mod absence;
 mod bundle;
 mod decide;
 mod look;
 mod plan;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::absence::Absences;
 pub use self::bundle::write_bundle;
 use self::decide::{Facts, Next, decide};
 pub use self::plan::plan;
@@ -123,9 +124,7 @@ pub struct Driver {
     seated: [u8; 32],
     /// The former root was dropped, and not everybody has said so.
     ending: bool,
-    /// When a proxy was seen last; those who were never seen, at the start.
-    seen: BTreeMap<String, Instant>,
-    started: Instant,
+    absences: Absences,
     /// The last fault that was written to the log.
     said: String,
 }
@@ -136,9 +135,9 @@ impl Driver {
         let (asks, given) = mpsc::channel(ASKS_MAX);
         let (told, heard) = watch::channel(Told { ended: 0, course: Course::Resting });
         let seated = authority.roots().issuing.sha256;
-        let (published, seen, started) = (None, BTreeMap::new(), Instant::now());
+        let (published, absences) = (None, Absences::new(Instant::now()));
         let driver =
-            Self { board, authority, followers, asks: given, told, published, seated, ending: false, seen, started, said: String::new() };
+            Self { board, authority, followers, asks: given, told, published, seated, ending: false, absences, said: String::new() };
         (driver, Rotation { asks, told: heard })
     }
 
@@ -278,20 +277,17 @@ impl Driver {
     /// What a decision needs; `None`: nothing is under way, so nobody has to be looked at.
     async fn facts(&mut self, epoch: u64) -> Result<Option<Facts>, String> {
         let roots = self.roots().await?;
+        let now = Instant::now();
+        let present = self.board.present().into_iter().filter(|presence| presence.claim.ours()).map(|presence| presence.claim.key());
+        self.absences.look(present.collect(), now);
         if roots.phase == Phase::Steady && !self.ending {
-            self.seen.clear();
             self.tell(Course::Resting);
             return Ok(None);
         }
         let authority = self.authority.clone();
         let issued = self.blocking(move || authority.issued()).await?;
         let Some(edition) = self.board.edition() else { return Ok(None) };
-        let now = Instant::now();
-        self.seen.retain(|key, _| issued.iter().any(|leaf| *key == format!("{}/{}", leaf.namespace, leaf.instance)));
-        for presence in self.board.present().into_iter().filter(|presence| presence.claim.ours()) {
-            self.seen.insert(presence.claim.key(), now);
-        }
-        let absent = |key: &str| now.saturating_duration_since(*self.seen.get(key).unwrap_or(&self.started)) >= AWAY_GRACE;
+        let absent = |key: &str| self.absences.is_away(key, now);
         let proxies = look::proxies(&self.board, &edition, &issued, &roots, epoch, absent);
         Ok(Some(Facts { phase: roots.phase, ending: self.ending, fault: look::own_fault(&self.board), proxies }))
     }

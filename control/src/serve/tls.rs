@@ -12,6 +12,7 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -24,6 +25,10 @@ use crate::publish::trust::{Root, Roots};
 pub const EXPIRED_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// Wait this long before asking again for a leaf that could not be had.
 const RETRY: Duration = Duration::from_secs(10);
+/// How often the clock is looked at.
+const LOOK: Duration = Duration::from_secs(10);
+/// A clock that goes by so much more or less than time passes was set; others are only inexact.
+const SET: Duration = Duration::from_secs(10);
 
 /// Holds the leaf in use.
 #[derive(Debug, Default)]
@@ -183,6 +188,7 @@ pub struct Seating {
     names: CertificateNames,
     provider: Arc<CryptoProvider>,
     leaf: Arc<LeafCell>,
+    clock: Clock,
 }
 
 impl Seating {
@@ -197,13 +203,15 @@ impl Seating {
         Ok(seat.lasts)
     }
 
-    /// Renews the leaf again and again. Ends with `stop`.
+    /// Renews the leaf again and again, and at once when the clock was set: it would end, or not have begun, by the clock of now. Ends
+    /// with `stop`.
     pub async fn keep(self: Arc<Self>, mut lasts: Duration, stop: CancellationToken) {
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(lasts) => {}
+                () = set(&self.clock) => {}
             }
             let seating = self.clone();
             lasts = match tokio::task::spawn_blocking(move || seating.renew()).await {
@@ -218,6 +226,17 @@ impl Seating {
     }
 }
 
+/// Until a clock shows another time than has passed.
+async fn set(clock: &Clock) {
+    let (wall, steady) = (clock.unix(), Instant::now());
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if (wall + steady.elapsed()).abs_diff(clock.unix()) > SET {
+            return;
+        }
+    }
+}
+
 /// The server's side of TLS, with a first leaf in it, and how long that lasts.
 ///
 /// # Errors
@@ -226,7 +245,8 @@ pub fn config(authority: &SharedAuthority, names: CertificateNames, clock: &Cloc
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let roots = Arc::new(ClientRoots::new(&authority.roots(), provider.clone())?);
     let leaf = Arc::new(LeafCell::default());
-    let seating = Arc::new(Seating { authority: authority.clone(), names, provider: provider.clone(), leaf: leaf.clone() });
+    let seating =
+        Arc::new(Seating { authority: authority.clone(), names, provider: provider.clone(), leaf: leaf.clone(), clock: clock.clone() });
     let lasts = seating.renew()?;
     let mut config = ServerConfig::builder_with_details(provider, Arc::new(clock.clone()))
         .with_safe_default_protocol_versions()?
@@ -237,4 +257,33 @@ pub fn config(authority: &SharedAuthority, names: CertificateNames, clock: &Cloc
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
     Ok((ServerTls { config: Arc::new(config), clock: clock.clone(), roots }, seating, lasts))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_is_noticed() {
+        // Aim: forward or back, within seconds; a clock that only goes on, or is corrected by little, for a day, is not.
+        let (begun, by): (Instant, Arc<AtomicI64>) = (Instant::now(), Arc::default());
+        let shown = by.clone();
+        let clock = Clock::new(move || {
+            let set = Duration::from_secs(shown.load(Ordering::Relaxed).unsigned_abs());
+            let now = std::time::UNIX_EPOCH + Duration::from_secs(1 << 30) + begun.elapsed();
+            if shown.load(Ordering::Relaxed) < 0 { now - set } else { now + set }
+        });
+        for (set_by, noticed) in [(0, false), (5, false), (3600, true), (-3600, true)] {
+            by.store(0, Ordering::Relaxed);
+            let watched = async {
+                tokio::join!(tokio::time::timeout(Duration::from_secs(24 * 3600), set(&clock)), async {
+                    tokio::time::sleep(Duration::from_secs(60)).await;
+                    by.store(set_by, Ordering::Relaxed);
+                })
+            };
+            assert_eq!(watched.await.0.is_ok(), noticed, "{set_by}");
+        }
+    }
 }

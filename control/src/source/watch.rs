@@ -7,7 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use notify::event::{AccessKind, AccessMode};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -84,9 +85,11 @@ impl Watch {
 
     fn listen(&mut self) {
         let poke = self.poke.clone();
-        // A full channel means that a look is due anyway.
-        let watcher = notify::recommended_watcher(move |_| {
-            let _ = poke.try_send(());
+        let watcher = notify::recommended_watcher(move |event| {
+            if changes(&event) {
+                // A full channel means that a look is due anyway.
+                let _ = poke.try_send(());
+            }
         });
         let watched = watcher.and_then(|mut watcher| watcher.watch(&self.folder, RecursiveMode::Recursive).map(|()| watcher));
         match watched {
@@ -118,6 +121,12 @@ impl Watch {
         self.seen = now;
         Ok(changes)
     }
+}
+
+/// Whether an event may stand for a change. Reading is none: each look reads, and would lead to the next one.
+fn changes(event: &notify::Result<Event>) -> bool {
+    let written = AccessKind::Close(AccessMode::Write);
+    !matches!(event, Ok(event) if matches!(event.kind, EventKind::Access(kind) if kind != written))
 }
 
 /// Reads a folder once, sorted by path: for `analyze`, and for whoever does not want to watch.
@@ -206,5 +215,19 @@ mod tests {
         fs::remove_file(at("a.json")).unwrap();
         assert_eq!(names(&mut watch).await, [("a.json".to_owned(), false)]);
         assert!(Watch::start(&at("nowhere")).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_look_is_no_reason_for_the_next() {
+        // Aim: reading the folder and its files is not taken for a change; a control plane at rest does not look all the time.
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("a.yaml"), "1").unwrap();
+        let (mut watch, _) = Watch::start(folder.path()).unwrap();
+        assert!(watch.watcher.is_some());
+        assert!(watch.look().unwrap().is_empty());
+        let told = tokio::time::timeout(Duration::from_millis(300), watch.events.recv()).await;
+        assert!(told.is_err(), "a look was taken for a change");
+        fs::write(folder.path().join("a.yaml"), "2").unwrap();
+        assert!(tokio::time::timeout(Duration::from_secs(30), watch.events.recv()).await.is_ok());
     }
 }

@@ -1,7 +1,7 @@
 //! The task that keeps the proxy's leaf fresh.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use engine::model::Trust;
 use proto::identity::{DEFAULT_TRUST_DOMAIN, Identity, NotAnIdentity};
@@ -30,6 +30,29 @@ const ATTEMPT_MAX: Duration = Duration::from_secs(10);
 const EXPIRED_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// How far into the future a leaf may begin: the authority's clock may be a little ahead.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
+
+/// Longest sleep before the wall clock is looked at: somebody may have set it.
+const LOOK: Duration = Duration::from_secs(20);
+
+/// A moment to wake at: by the wall clock or after as long as it was away when it was set, whatever comes first. So a clock that is set
+/// forward makes no leaf end unnoticed, and one that is set back puts nothing off.
+#[derive(Clone, Copy, Debug)]
+struct Alarm {
+    wall: SystemTime,
+    steady: Instant,
+}
+
+impl Alarm {
+    fn at(wall: SystemTime, clock: &Clock) -> Self {
+        Self { wall, steady: clock.now() + wall.duration_since(clock.wall()).unwrap_or_default() }
+    }
+
+    /// Zero: it is time.
+    fn left(self, clock: &Clock) -> Duration {
+        let by_wall = self.wall.duration_since(clock.wall()).unwrap_or_default();
+        by_wall.min(self.steady.saturating_duration_since(clock.now()))
+    }
+}
 
 /// Who asks.
 #[derive(Clone, Debug)]
@@ -146,14 +169,14 @@ impl Agent {
         let mut rotation = Rotation::default();
         let mut changes = self.snapshots.changes();
         let mut outcast = self.trust.outcast();
-        let mut wake = self.clock.wall();
+        let mut wake = Alarm::at(self.clock.wall(), &self.clock);
         let mut failures = 0_u32;
         loop {
-            let pause = wake.duration_since(self.clock.wall()).unwrap_or_default();
+            let pause = wake.left(&self.clock).min(LOOK);
             let events = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = sleep(pause) => vec![Event::Due],
+                () = sleep(pause) => if wake.left(&self.clock).is_zero() { vec![Event::Due] } else { continue },
                 // A revoked certificate is not renewed but replaced, where there is a token.
                 Ok(()) = outcast.changed() => match *outcast.borrow_and_update() {
                     Some(_) => vec![Event::Due],
@@ -175,9 +198,9 @@ impl Agent {
             }
             for effect in effects {
                 match effect {
-                    Effect::WakeAt(at) => wake = at,
+                    Effect::WakeAt(at) => wake = Alarm::at(at, &self.clock),
                     Effect::Warn { left } => warn!(left_secs = left.as_secs(), "the certificate ends soon and could not be renewed yet"),
-                    Effect::Request => wake = self.clock.wall(),
+                    Effect::Request => wake = Alarm::at(self.clock.wall(), &self.clock),
                 }
             }
         }
@@ -210,6 +233,11 @@ impl Agent {
                 span.record("serial", credential.serial.as_str());
                 let (not_before, not_after) = (credential.not_before, credential.not_after);
                 info!(identity = %credential.identity, workload = %credential.workload, serial = credential.serial, "certificate issued");
+                // The authority's clock may be a little ahead; until then the present leaf is the better one.
+                let early = not_before.duration_since(self.clock.wall()).unwrap_or_default();
+                if self.credentials.current().is_some_and(|present| present.not_after > not_before) {
+                    sleep(early).await;
+                }
                 let credential = Arc::new(credential);
                 self.credentials.publish(Arc::clone(&credential));
                 if let Some(exposed) = &self.exposed {
@@ -402,11 +430,30 @@ pub fn judge(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
     use super::*;
     use crate::tls::testing::Authority;
 
     fn subject() -> Subject {
         Subject { namespace: "shop".into(), workload: "catalog".into(), instance: "catalog-0".into(), service_account: "catalog".into() }
+    }
+
+    /// Aim: an alarm goes off by either clock, whichever comes first: set forward, set back, or left alone.
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_is_set_puts_no_alarm_off() {
+        let by_ms: &'static AtomicI64 = Box::leak(Box::default());
+        let clock =
+            Clock::Stepped { wall: SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 30), started: tokio::time::Instant::now(), by_ms };
+        let hour = Duration::from_secs(3600);
+        for (set_ms, left) in [(0, hour), (3_000_000, hour / 6), (4_000_000, Duration::ZERO), (-9_000_000, hour)] {
+            by_ms.store(0, Ordering::Relaxed);
+            let alarm = Alarm::at(clock.wall() + hour, &clock);
+            by_ms.store(set_ms, Ordering::Relaxed);
+            assert_eq!(alarm.left(&clock), left);
+            tokio::time::advance(hour).await;
+            assert_eq!(alarm.left(&clock), Duration::ZERO);
+        }
     }
 
     /// Aim: a good answer is taken; one with a foreign key, name, workload, date, chain or bundle is refused, each by its reason.

@@ -6,14 +6,15 @@ use std::time::Duration;
 use proto::mesh::certificates_client::CertificatesClient;
 use proto::mesh::{BundlesRequest, BundlesResponse};
 use rustls::pki_types::CertificateDer;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
 use tracing::{debug, warn};
 
 use crate::io::Draw;
 use crate::tls::CredentialCell;
-use crate::tls::dial::Dialer;
+use crate::tls::dial::{DialError, Dialer};
 
 /// First and longest pause before the stream is opened again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -38,11 +39,11 @@ impl From<BundlesResponse> for Bundles {
     }
 }
 
-/// Keeps `told` at what the authority says, as long as there is a leaf to ask with; what was told stays while it is away. Ends with
-/// `stop`.
+/// Keeps `told` at what the authority says, as long as there is a leaf to ask with; what was told stays while it is away. A leaf that is
+/// refused (its root was retired meanwhile) is renewed by `hurry`. Ends with `stop`.
 pub async fn follow(
     dialer: Dialer,
-    credentials: Arc<CredentialCell>,
+    (credentials, hurry): (Arc<CredentialCell>, Arc<Notify>),
     told: watch::Sender<Option<Arc<Bundles>>>,
     draw: Draw,
     stop: CancellationToken,
@@ -63,6 +64,9 @@ pub async fn follow(
             outcome = listen(&dialer, &told, &mut failures) => outcome,
         };
         if let Err(error) = outcome {
+            if matches!(&error, Unheard::Refused(status) if status.code() == Code::Unauthenticated) {
+                hurry.notify_one();
+            }
             if failures == 0 {
                 warn!("the bundles are not told by the control plane at {}: {error}", dialer.target());
             } else {
@@ -80,12 +84,21 @@ pub async fn follow(
     }
 }
 
-async fn listen(dialer: &Dialer, told: &watch::Sender<Option<Arc<Bundles>>>, failures: &mut u32) -> Result<(), String> {
-    let channel = dialer.connect(true).await.map_err(|error| error.to_string())?;
+/// Why nothing is told.
+#[derive(Debug, thiserror::Error)]
+enum Unheard {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("{}", .0.message())]
+    Refused(#[from] Status),
+}
+
+async fn listen(dialer: &Dialer, told: &watch::Sender<Option<Arc<Bundles>>>, failures: &mut u32) -> Result<(), Unheard> {
+    let channel = dialer.connect(true).await?;
     let mut client = CertificatesClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    let stream = client.bundles(BundlesRequest {}).await.map_err(|status| status.message().to_owned())?;
+    let stream = client.bundles(BundlesRequest {}).await?;
     let mut stream = stream.into_inner();
-    while let Some(message) = stream.message().await.map_err(|status| status.message().to_owned())? {
+    while let Some(message) = stream.message().await? {
         *failures = 0;
         let fresh = Bundles::from(message);
         told.send_if_modified(|known| {

@@ -223,6 +223,17 @@ impl Tls {
         }
     }
 
+    /// Who shows this chain, leaf first, if a handshake with it would be believed now, on either side.
+    ///
+    /// # Errors
+    /// Why it would not.
+    pub fn judge(&self, chain: &[CertificateDer<'_>]) -> Result<Arc<Peer>, rustls::Error> {
+        let [leaf, intermediates @ ..] = chain else { return Err(rustls::Error::NoCertificatesPresented) };
+        let now = self.time.current_time().ok_or(rustls::Error::FailedToGetCurrentTime)?;
+        self.verify.check(leaf, intermediates, now, verify::PeerRole::Server)?;
+        self.verify.check(leaf, intermediates, now, verify::PeerRole::Client).map(|(peer, _)| peer)
+    }
+
     /// Opens mesh TLS over `socket` to the endpoint at `address`, which must prove `identity`. Dropping the future closes the socket.
     ///
     /// # Errors

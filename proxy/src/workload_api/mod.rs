@@ -139,6 +139,7 @@ async fn keep_leaf(demand: Demand, api: WorkloadApi, exposed: watch::Sender<Opti
 
 async fn keep_bundles(demand: Demand, api: WorkloadApi, told: watch::Sender<Option<Arc<Bundles>>>, draw: Draw, stop: CancellationToken) {
     if demand.raised(&stop).await {
-        follow(api.dialer, api.credentials, told, draw, stop).await;
+        // The proxy's own stream of configuration has the leaf renewed.
+        follow(api.dialer, (api.credentials, Arc::default()), told, draw, stop).await;
     }
 }

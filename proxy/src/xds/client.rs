@@ -13,7 +13,7 @@ use proto::xds::core::node::UserAgentVersionType;
 use proto::xds::discovery::DeltaDiscoveryRequest;
 use proto::xds::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use rustls::pki_types::CertificateDer;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -83,6 +83,8 @@ pub struct Client {
     pub trust: Arc<TrustCell>,
     /// Nothing is asked before the first leaf.
     pub credentials: Arc<CredentialCell>,
+    /// Has the leaf renewed at once: the control plane takes it for nothing else any more.
+    pub hurry: Arc<Notify>,
     /// Epoch and refusals, as metrics.
     pub telemetry: Arc<Telemetry>,
 }
@@ -117,6 +119,8 @@ impl Client {
             self.snapshots.wake();
             if matches!(&ended, StreamEnd::Lost(status) if status.code() == Code::Unauthenticated) {
                 self.uplink.open_anew();
+                // Its root may have been retired meanwhile, which its dates do not say.
+                self.hurry.notify_one();
             }
             let loud = backoff.failures() < LOUD_FAILURES;
             match ended {

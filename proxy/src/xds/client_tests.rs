@@ -79,7 +79,15 @@ fn client(channel: Channel) -> Client {
     credentials.publish(Authority::new("root").issue("spiffe://cluster.local/ns/shop/sa/frontend", "frontend"));
     let (telemetry, _) = crate::observe::start(TelemetryOptions::default(), Clock::simulated(SystemTime::now()));
     let node = NodeIdentity { id: "sidecar/shop/frontend".parse().unwrap(), workload: "frontend".into() };
-    Client { uplink: channel.into(), node, snapshots: Snapshots::default(), trust: Arc::default(), credentials, telemetry }
+    Client {
+        uplink: channel.into(),
+        node,
+        snapshots: Snapshots::default(),
+        trust: Arc::default(),
+        credentials,
+        hurry: Arc::default(),
+        telemetry,
+    }
 }
 
 /// The next request of that type which `wanted` accepts.

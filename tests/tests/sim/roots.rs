@@ -138,3 +138,36 @@ fn papers_from_before_hold() -> anyhow::Result<()> {
     assert!(["catalog-v1", "catalog-v2"].iter().all(|workload| sim.trust(workload).is_some_and(|trust| trust.issuing_root == issuing)));
     Ok(())
 }
+
+/// Aim: a proxy that was given its bundle before a rotation and its token after it (it started just before, say) is let in: it knows the
+/// control plane by the old root, and the root of the token by the control plane.
+#[test]
+fn a_fresh_token_opens_beside_an_old_bundle() -> anyhow::Result<()> {
+    let mut sim = Simulation::new(seed(25), &[&manifests(NETWORK), &*route(1, 1)].concat())?;
+    sim.join("shop", "frontend", "web");
+    sim.run_until("the frontend is ready", 60 * SECOND, |sim| sim.epoch("frontend") > 0)?;
+    let old = sim.bundle()?;
+    for workload in ["catalog-v1", "catalog-v2"] {
+        sim.command(async |desk| desk.rotate(true).await)?;
+        let token = sim.command(async move |desk| desk.token(&format!("shop/{workload}")).await)?;
+        sim.join_by(("shop", workload, "catalog"), token, old.clone());
+        sim.run_until("it is in", 60 * SECOND, |sim| sim.epoch(workload) > 0)?;
+    }
+    Ok(())
+}
+
+/// Aim: a leaf of a day whose root was dropped while its proxy was away is good for a renewal only, and its dates do not say so: the proxy
+/// hears it from the control plane, and is back in seconds, not when its leaf is due.
+#[test]
+fn a_long_leaf_is_renewed_when_its_root_is_gone() -> anyhow::Result<()> {
+    let mut sim = shop(26, "", SECOND / 5)?;
+    let old = issuing(&sim);
+    sim.cut_off("catalog-v2");
+    sim.command(async |desk| desk.rotate(true).await)?;
+    let leaves = sim.leaves("catalog-v2");
+    sim.heal("catalog-v2");
+    sim.run_until("it is back", 60 * SECOND, |sim| {
+        sim.leaves("catalog-v2") > leaves
+            && sim.trust("catalog-v2").is_some_and(|trust| trust.issuing_root != old && trust.roots.len() == 1)
+    })
+}

@@ -117,7 +117,7 @@ async fn keep(args: IdentityArgs) -> anyhow::Result<()> {
     }
     sources.write(&files)?;
     if args.watch {
-        tokio::spawn(follow(dialer, credentials, told, Draw::from_entropy(), stop.clone()));
+        tokio::spawn(follow(dialer, (credentials, Arc::clone(&sources.hurry)), told, Draw::from_entropy(), stop.clone()));
         sources.watch(&files).await?;
     }
     stop.cancel();

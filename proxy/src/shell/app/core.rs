@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use engine::model::Roots;
 use rustls::pki_types::CertificateDer;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -119,11 +120,12 @@ impl Core {
         let draw = Draw::seeded(seed);
         let uplink = self.dialer.uplink()?;
         let Means { snapshots, telemetry, tls, network, .. } = self.means;
+        let hurry = Arc::<Notify>::default();
         let agent = Agent {
             dialer: self.dialer,
             bearer: Arc::clone(&self.credentials),
             exposed: None,
-            hurry: Arc::default(),
+            hurry: Arc::clone(&hurry),
             credentials: Arc::clone(&self.credentials),
             trust: Arc::clone(&self.trust),
             snapshots: snapshots.clone(),
@@ -137,6 +139,7 @@ impl Core {
             snapshots: snapshots.clone(),
             trust: Arc::clone(&self.trust),
             credentials: Arc::clone(&self.credentials),
+            hurry,
             telemetry: Arc::clone(&telemetry),
         };
         tasks.spawn(expiry(Arc::clone(&self.credentials), Arc::clone(&telemetry), stop.clone()));
