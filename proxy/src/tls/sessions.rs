@@ -57,7 +57,7 @@ impl Sessions {
 
     /// Records on what the tickets of this server rest from now on: our credential's generation, and the second until both leaves hold.
     pub(super) fn note(&self, name: &ServerName<'static>, generation: u64, until: u64) {
-        let trust = self.trust.generation();
+        let trust = self.trust.edition();
         self.edit(name, |server| {
             if (server.generation, server.trust) != (generation, trust) {
                 server.tickets.clear();
@@ -116,7 +116,7 @@ impl ClientSessionStore for Sessions {
         let now = self.time.current_time()?.as_secs();
         let mut servers = self.servers.lock();
         let server = servers.get_mut(name)?;
-        let holds = server.generation == self.credentials.generation() && server.trust == self.trust.generation() && now < server.until;
+        let holds = server.generation == self.credentials.generation() && server.trust == self.trust.edition() && now < server.until;
         if !holds {
             server.tickets.clear();
             return None;

@@ -3,7 +3,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use engine::failure::{Reason, Retry};
-use engine::model::Trust;
+use engine::model::{Revocation, Revoked, Trust};
 use rcgen::SanType;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
@@ -62,6 +62,26 @@ async fn sessions_resume_until_the_leaf_changes() {
     assert!(resumed(Carries::H1).await);
     client.trust.publish([authority.roots(), Authority::new("next").roots()].concat()).unwrap();
     assert!(!resumed(Carries::H1).await);
+}
+
+/// Aim: a server whose certificate is revoked and replaced is met in full at the first attempt: no ticket that rests on the revoked one is tried.
+#[tokio::test]
+async fn no_session_rests_on_a_revoked_certificate() {
+    let authority = Authority::new("root");
+    let (client, server) = (party(&authority, FRONTEND, "frontend"), party(&authority, CATALOG, "catalog"));
+    for _ in 0..2 {
+        assert!(pair(&client, &server, CATALOG, Carries::H1).await.0.is_ok());
+    }
+    let mut trust = Trust::of(authority.roots());
+    let revocation = Revocation { until_secs: None, object: "meshwright-system/stolen".into() };
+    let serial = proto::identity::serial(&server.credentials.current().unwrap().serial).to_owned();
+    let serials = [(serial, revocation)].into();
+    trust.revoked = Arc::new(Revoked { serials, ..Revoked::default() });
+    client.trust.believe(&trust).unwrap();
+    assert!(pair(&client, &server, CATALOG, Carries::H1).await.0.is_err());
+    server.credentials.publish(authority.issue(CATALOG, "catalog"));
+    let connected = pair(&client, &server, CATALOG, Carries::H1).await.0.unwrap();
+    assert!(!connected.facts.resumed);
 }
 
 /// Aim: connections one after another and many at once resume; most of them bring no ticket, and the stock stays within its bound.

@@ -46,6 +46,8 @@ pub(super) struct Believed {
     revoked: Arc<Revoked>,
     /// Counts changes of roots, of ours and of others.
     pub(super) generation: u64,
+    /// Counts all changes.
+    edition: u64,
 }
 
 impl Believed {
@@ -104,7 +106,8 @@ impl TrustCell {
         }
         let anchors = anchors(&roots)?;
         let (federated, revoked) = (before.federated.clone(), Arc::clone(&before.revoked));
-        self.put(Believed { anchors, roots, federated, revoked, generation: before.generation + 1 });
+        let (generation, edition) = (before.generation + 1, before.edition + 1);
+        self.put(Believed { anchors, roots, federated, revoked, generation, edition });
         Ok(true)
     }
 
@@ -127,6 +130,7 @@ impl TrustCell {
             federated: trust.federated.iter().map(read).collect::<Result<_, TrustError>>()?,
             revoked: Arc::clone(&trust.revoked),
             generation: before.generation + u64::from(!same_roots),
+            edition: before.edition + 1,
         });
         Ok(true)
     }
@@ -183,7 +187,8 @@ impl TrustCell {
         self.current.load_full()
     }
 
-    pub(super) fn generation(&self) -> u64 {
-        self.current.load().generation
+    /// Counts changes, of roots and of what is revoked.
+    pub(super) fn edition(&self) -> u64 {
+        self.current.load().edition
     }
 }
