@@ -169,14 +169,16 @@ fn told(shared: &Shared, account: &mut Account, (to, name): (SocketAddr, Option<
 /// The door of calls past the mesh whose requests are judged one by one.
 pub struct Outside {
     destination: SocketAddr,
-    /// Of the last look.
-    names: RefCell<Vec<Arc<str>>>,
+    /// Of its beginning. They count as long as it lasts: who keeps a connection asks DNS no more.
+    names: Vec<Arc<str>>,
+    /// Those that were answered later, as of the last request that needed one.
+    since: RefCell<Vec<Arc<str>>>,
 }
 
 impl Outside {
     /// Towards `destination`, whose address these names' answers gave.
     pub fn new(destination: SocketAddr, names: Vec<Arc<str>>) -> Self {
-        Self { destination, names: RefCell::new(names) }
+        Self { destination, names, since: RefCell::default() }
     }
 }
 
@@ -188,9 +190,8 @@ impl Door for Outside {
         Caller::Application
     }
 
-    /// What is asked of policies is asked of each request. Names that were answered since are taken up with the epoch.
-    fn look(&self, shared: &Rc<Shared>, live: &Snapshot, _: &Arc<RouteTable>) -> Look<Arc<RouteTable>> {
-        *self.names.borrow_mut() = names(shared, live, self.destination);
+    /// What is asked of policies is asked of each request.
+    fn look(&self, _: &Rc<Shared>, live: &Snapshot, _: &Arc<RouteTable>) -> Look<Arc<RouteTable>> {
         Look::Known(Arc::clone(&live.egress.plain))
     }
 
@@ -206,12 +207,15 @@ impl Door for Outside {
         account: &mut Account,
     ) -> Result<Option<&'v Arc<RouteTable>>, TurnedAway> {
         let host = RequestHead::new(&parts.method, &parts.uri, &parts.headers).host;
-        let asked = || outside::request(snapshot, self.destination, &self.names.borrow(), host);
-        let mut judged = asked();
-        if !matches!(judged, Ok(Departure { told: None, .. })) {
-            // A name that was answered since the connection was made.
-            *self.names.borrow_mut() = names(shared, snapshot, self.destination);
-            judged = asked();
+        let asked = |names: &[Arc<str>]| outside::request(snapshot, self.destination, names, host);
+        let passes = |judged: &Result<Departure<'_>, TurnedAway>| matches!(judged, Ok(Departure { told: None, .. }));
+        let mut judged = asked(&self.names);
+        if !passes(&judged) {
+            judged = asked(&self.since.borrow());
+        }
+        if !passes(&judged) {
+            *self.since.borrow_mut() = names(shared, snapshot, self.destination);
+            judged = asked(&self.since.borrow());
         }
         match judged {
             Ok(departure) => {

@@ -129,6 +129,31 @@ fn each_request_is_judged_for_itself() {
 }
 
 #[test]
+fn a_kept_connection_needs_no_newer_answer() {
+    // Aim: who keeps a connection asks DNS no more, so the answers of its beginning count as long as it lasts, whatever is published; a new
+    // connection needs one that counts.
+    run(|| async {
+        let mut world = governed(false);
+        let mut client = world.dial(WEB);
+        for round in 0..4 {
+            write(&mut client, GET).await;
+            let mut server = world.application().await;
+            head(&mut server).await;
+            write(&mut server, OK).await;
+            assert!(head(&mut client).await.contains(" 200 "), "round {round}");
+            tokio::time::sleep(Duration::from_secs(240)).await;
+            let live = world.client_means.snapshots.load();
+            world.client_means.snapshots.publish(Arc::new(Snapshot { epoch: live.epoch + 1, ..Snapshot::clone(&live) }));
+        }
+        let mut late = world.dial(WEB);
+        write(&mut late, GET).await;
+        assert!(head(&mut late).await.contains(" 403 "));
+        write(&mut client, EVIL).await;
+        assert!(head(&mut client).await.contains(" 403 "));
+    });
+}
+
+#[test]
 fn an_audit_goes_by_what_is_answered_later_too() {
     // Aim: what Enforce would let pass by a name that was answered since the connection was made, an audit does not list.
     run(|| async {
