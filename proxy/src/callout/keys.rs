@@ -119,6 +119,12 @@ impl KeyKeeper {
         match told {
             Ok((keys, fresh)) => {
                 refresh.came(fresh, now, draw);
+                if keys.is_empty() {
+                    let why = keys.why_unusable();
+                    tracing::error!(jwks_uri = uri, why, "a token issuer has no keys any more");
+                    self.telemetry.readings.keys_away.lock().insert(uri, why);
+                    return;
+                }
                 self.telemetry.readings.keys_away.lock().remove(&uri);
                 tracing::info!(jwks_uri = uri, keys = keys.len(), skipped = ?keys.skipped(), fresh_secs = fresh.as_secs(), "keys fetched");
             }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use engine::authenticate::KeysUri;
 use engine::balance::{Choice, pick};
 use engine::decide::{self, Decision, RequestHead};
+use engine::dns::Place as Home;
 use engine::model::{Cluster, ClusterKind, Endpoint, Outbound, Snapshot, Target};
 use http::{HeaderMap, Method};
 use proto::identity::Identity;
@@ -24,40 +25,55 @@ pub(super) struct Place {
     pub(super) identity: Option<Arc<Identity>>,
 }
 
-/// Where an address of keys leads, the first choice first. Waits for the control plane and for DNS as long as these do.
+/// Where an address of keys leads, the first choice first; nowhere, where that is not known and its server would not prove itself. Waits for
+/// the control plane and for DNS as long as these do.
 pub(super) async fn places(snapshots: &Snapshots, at: &KeysUri, draw: u64) -> Vec<Place> {
+    let (addresses, of_mesh) = addresses(snapshots, at).await;
     let mut places = Vec::new();
-    for ip in addresses(snapshots, at.host()).await {
-        places.push(place(snapshots, SocketAddr::new(ip, at.port()), at, draw).await);
+    for ip in addresses {
+        places.extend(place(snapshots, (SocketAddr::new(ip, at.port()), of_mesh), at, draw).await);
     }
     places
 }
 
-async fn addresses(snapshots: &Snapshots, host: &str) -> Vec<IpAddr> {
+/// The addresses of its host, and whether it is the mesh that has the name. What the mesh alone may have nobody else is asked for; neither,
+/// for a call in plaintext, what it may have and does not tell.
+async fn addresses(snapshots: &Snapshots, at: &KeysUri) -> (Vec<IpAddr>, bool) {
+    let host = at.host();
     if let Ok(ip) = host.parse() {
-        return vec![ip];
+        return (vec![ip], false);
     }
-    let elsewhere = snapshots.place(host) != engine::dns::Place::Mesh;
-    if snapshots.place(host) != engine::dns::Place::Elsewhere
-        && let NameLookup::Found(answer) = snapshots.name(host, elsewhere).await
-    {
-        return answer.addresses.clone();
+    let home = if at.is_loopback() { Home::Elsewhere } else { snapshots.place(host) };
+    if home != Home::Elsewhere {
+        let elsewhere = home == Home::Perhaps && at.is_secure();
+        match snapshots.name(host, elsewhere).await {
+            NameLookup::Found(answer) => return (answer.addresses.clone(), true),
+            NameLookup::Absent if home == Home::Perhaps => {}
+            NameLookup::Unknown if elsewhere => {}
+            NameLookup::Absent | NameLookup::Unknown => return (Vec::new(), true),
+        }
     }
     let found = lookup_host((host, 0)).await;
-    found.map(|found| found.map(|address| address.ip()).collect()).unwrap_or_default()
+    (found.map(|found| found.map(|address| address.ip()).collect()).unwrap_or_default(), false)
 }
 
-/// An address of the mesh's leads to an endpoint behind it; others, and what cannot be led, to themselves.
-async fn place(snapshots: &Snapshots, address: SocketAddr, at: &KeysUri, draw: u64) -> Place {
+/// An address of the mesh's leads to an endpoint behind it, others to themselves. So does what cannot be led, where its server proves itself
+/// by a name; a call in plaintext would believe whoever is there.
+async fn place(snapshots: &Snapshots, (address, named): (SocketAddr, bool), at: &KeysUri, draw: u64) -> Option<Place> {
     let itself = Place { address, identity: None };
-    let of_mesh = snapshots.load().settings.as_ref().is_some_and(|settings| settings.mesh_holds(address.ip()));
+    let unled = || at.is_secure().then_some(Place { address, identity: None });
+    let of_mesh = match &snapshots.load().settings {
+        Some(settings) => named || settings.mesh_holds(address.ip()),
+        // Nobody has said yet what is the mesh's.
+        None => !at.is_secure() && !at.is_loopback(),
+    };
     if !of_mesh {
-        return itself;
+        return Some(itself);
     }
-    let Lookup::Found(outbound) = snapshots.outbound(address).await else { return itself };
+    let Lookup::Found(outbound) = snapshots.outbound(address).await else { return unled() };
     let snapshot = snapshots.load();
     let endpoint = cluster(&outbound, at, draw).and_then(|cluster| endpoint(&snapshot, cluster, draw));
-    endpoint.map_or(itself, |endpoint| Place { address: endpoint.address, identity: endpoint.identity.clone() })
+    endpoint.map_or_else(unled, |endpoint| Some(Place { address: endpoint.address, identity: endpoint.identity.clone() }))
 }
 
 /// The cluster that a request to this address of keys would be led to.

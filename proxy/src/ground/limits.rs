@@ -108,6 +108,10 @@ pub const CONTINUE_WAIT: Duration = Duration::from_secs(1);
 pub const UNWANTED_SILENCE: Duration = Duration::from_secs(10);
 /// How long such a body may take in all.
 pub const UNWANTED_WAIT: Duration = Duration::from_secs(600);
+/// What unread pieces of less than 256 bytes may be short of that, on one HTTP/2 connection of a stranger: each takes room beside its bytes, up to
+/// three times as much. Beyond it, the stranger is sent away: GOAWAY, ENHANCE_YOUR_CALM. Others, whose connections many share, have half the
+/// connection's window.
+pub const SMALL_FRAMES_BYTES: usize = 4 << 20;
 /// Bytes of a head that are read over HTTP/2 to be refused with a reason. Beyond it the library refuses by itself: a bare 431, and a reset.
 pub const HEAD_BYTES_READ_MAX: u32 = 256 << 10;
 /// How long a head may take at the edge and from plaintext clients, from its first byte on; and how long the first byte of all.

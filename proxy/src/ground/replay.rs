@@ -15,7 +15,7 @@ use crate::ground::limits::REPLAYS_BYTES_MAX;
 use crate::ground::line::Line;
 
 /// What a piece takes beside its bytes.
-const PIECE_BYTES: usize = 64;
+pub(crate) const PIECE_BYTES: usize = 64;
 
 /// Bytes that one worker keeps of all bodies together, with what keeping them takes.
 #[derive(Debug, Default)]

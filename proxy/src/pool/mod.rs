@@ -83,6 +83,8 @@ struct SlotKey {
     protection: Protection,
     /// Of the cluster that they are of alone (see [`owner`]); else 0.
     owner: usize,
+    /// To the application itself. The same address is our own inbound side's where it is called by way of the hairpin.
+    local: bool,
 }
 
 /// Tells clusters apart whose connections are bounded: their gates live as long as their slots.
@@ -157,7 +159,8 @@ impl Pool {
 
     fn slot(&self, to @ To { endpoint, named, bounded, .. }: &To, carries: Carries) -> Rc<Slot> {
         let gate = bounded.as_ref().map(|cluster| &cluster.live.connections);
-        let key = SlotKey { address: endpoint.address, carries, protection: Protection::of(to), owner: gate.map_or(0, owner) };
+        let (owner, local) = (gate.map_or(0, owner), to.local.is_some());
+        let key = SlotKey { address: endpoint.address, carries, protection: Protection::of(to), owner, local };
         let mut slots = self.slots.borrow_mut();
         let slot = slots.entry(key).or_insert_with(|| {
             let lesson = self.lessons.borrow().get(&SlotKey { owner: 0, ..key }).copied().unwrap_or_default();
@@ -171,6 +174,8 @@ impl Pool {
         Rc::clone(slot)
     }
 
+    /// Has a slot stand for what is asked for now. Whoever has waited meets it anew before it takes or opens anything: others may have met
+    /// it meanwhile, where an address has changed hands.
     fn meet(&self, slot: &Slot, endpoint: &Endpoint) {
         let generation = if endpoint.identity.is_some() { self.connector.generation() } else { 0 };
         slot.meet(generation, endpoint.identity.as_ref());
@@ -187,6 +192,7 @@ impl Pool {
                 tokio::task::yield_now().await;
                 if !idle.usable() {
                     slot.lost(&idle, now);
+                    self.meet(&slot, &to.endpoint);
                     continue;
                 }
             }
@@ -195,11 +201,12 @@ impl Pool {
         self.room(to)?;
         let pass = match &to.bounded {
             None => None,
-            Some(cluster) => match Box::pin(self.place_or_kept(cluster, &slot)).await? {
+            Some(cluster) => match Box::pin(self.place_or_kept((cluster, &to.endpoint), &slot)).await? {
                 Placed::Place(pass) => Some(pass),
                 Placed::Kept(idle) => return Ok(Lease::kept(slot, idle, in_flight, Rc::clone(&self.patience))),
             },
         };
+        self.meet(&slot, &to.endpoint);
         // What the slot stands for may change while the connection is opened.
         let age = slot.age();
         let mut connection = Box::pin(self.connector.open_http1(to, &self.counts, &self.patience, pass)).await?;
@@ -210,6 +217,7 @@ impl Pool {
     async fn lease_stream(&self, to: &To, slot: Rc<Slot>, in_flight: InFlight, bytes: u64) -> Result<Lease, Failure> {
         let (mut waiting, mut kept) = (None, true);
         loop {
+            self.meet(&slot, &to.endpoint);
             match slot.take_stream(bytes) {
                 Offer::Free(used) => return Ok(Lease::stream(slot, (used, kept), in_flight, Rc::clone(&self.patience))),
                 Offer::Later(connection) => {
@@ -241,11 +249,7 @@ impl Pool {
                 },
             };
             match opening.wait(bytes).await {
-                Waited::Opened => {
-                    kept = false;
-                    // Another request may have met another identity here meanwhile.
-                    self.meet(&slot, &to.endpoint);
-                }
+                Waited::Opened => kept = false,
                 Waited::Failed(failure) => return Err(failure),
             }
         }
@@ -273,6 +277,7 @@ impl Pool {
 
     /// Opens an HTTP/2 connection in a task of its own, so that who waits for it may come and go.
     fn open_for_all(&self, to: &To, slot: &Rc<Slot>, pass: Option<Pass>) -> Rc<Opening> {
+        self.meet(slot, &to.endpoint);
         let opening = slot.begin_opening();
         let (connector, counts, slot, to) = (self.connector.clone(), Rc::clone(&self.counts), Rc::clone(slot), to.clone());
         let (bodies, patience, begun) = (Rc::clone(&self.bodies), Rc::clone(&self.patience), Rc::clone(&opening));

@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use engine::failure::{Failure, Reason};
 use engine::gate::{Enter, Gate, Pass, Ticket};
-use engine::model::Cluster;
+use engine::model::{Cluster, Endpoint};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
@@ -100,7 +100,7 @@ impl Pool {
     ///
     /// # Errors
     /// [`Reason::Overflow`]: too many wait, or it was too long.
-    pub(super) async fn place_or_kept(&self, cluster: &Arc<Cluster>, slot: &Rc<Slot>) -> Result<Placed, Failure> {
+    pub(super) async fn place_or_kept(&self, (cluster, endpoint): (&Arc<Cluster>, &Endpoint), slot: &Rc<Slot>) -> Result<Placed, Failure> {
         // Dropped last: what goes back then is told to others that wait.
         let mut finishing = Finishing { slot: Rc::clone(slot), held: Vec::new() };
         let mut waiting = match self.enter(cluster, slot).await? {
@@ -108,6 +108,7 @@ impl Pool {
             Entry::Later(waiting) => waiting,
         };
         loop {
+            self.meet(slot, endpoint);
             if let Some(idle) = slot.take_idle(self.patience.tick()) {
                 return Ok(Placed::Kept(idle));
             }
@@ -200,13 +201,61 @@ fn full(cluster: &Cluster, why: &str) -> Failure {
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+    use std::pin::pin;
+    use std::time::Duration;
+
     use engine::gate::Limits;
     use engine::model::{ClusterKind, ClusterPolicy};
 
     use super::super::lesson::Lesson;
     use super::super::protection::Protection;
+    use super::super::{Freshness, Lease};
     use super::*;
-    use crate::tests::{Setup, World, cluster, run};
+    use crate::tests::{CATALOG, FRONTEND, SERVER, Setup, World, cluster, endpoint, run};
+    use crate::tls::Carries;
+
+    #[test]
+    fn who_waited_gets_no_connection_to_another() {
+        // Aim: an address that changes its identity while requests wait for a place there: none gets a connection that was opened to the other
+        // identity, whoever is first.
+        run(|| async {
+            for (carries, requests_per_connection) in [(Carries::H1, None), (Carries::H2, Some(1))] {
+                let limits = Limits { connections: Some(1), pending: 2, requests_per_connection, ..Limits::default() };
+                let setup = Setup { cluster: ClusterPolicy { limits, ..ClusterPolicy::default() }, ..Setup::default() };
+                let cluster = cluster("shop/catalog:80", ClusterKind::Endpoints, &setup);
+                let world = World::new(setup);
+                let pool = &world.client.pool;
+                let to = |identity: &str| {
+                    let identity = Some(Arc::new(identity.parse().unwrap()));
+                    let endpoint = Endpoint { identity, ..Arc::into_inner(endpoint(SERVER, true)).unwrap() };
+                    let (timeout, bounded) = (Duration::from_secs(1), Some(Arc::clone(&cluster)));
+                    To { endpoint: Arc::new(endpoint), named: None, local: None, timeout, bounded }
+                };
+                let (ours, other) = (to(CATALOG), to(FRONTEND));
+                let first = pool.lease(&ours, carries, Freshness::Any, &mut None).await.unwrap();
+                let mut early = pin!(async {
+                    let mut lease = pool.lease(&ours, carries, Freshness::Any, &mut None).await?;
+                    lease.give_back();
+                    Ok::<Lease, Failure>(lease)
+                });
+                tokio::select! {
+                    biased;
+                    _ = &mut early => panic!("there is no place"),
+                    () = ready(()) => {}
+                }
+                let mut nothing = None;
+                let late = pool.lease(&other, carries, Freshness::Any, &mut nothing);
+                let ending = async {
+                    yield_now().await;
+                    drop(first);
+                };
+                let (late, early, ()) = tokio::join!(late, early, ending);
+                assert_eq!(late.err().map(|failure| failure.reason), Some(Reason::IdentityMismatch), "{carries:?}");
+                assert!(early.is_ok(), "{carries:?}");
+            }
+        });
+    }
 
     #[test]
     fn who_had_its_turn_waits_anew() {

@@ -11,7 +11,7 @@ use engine::decide::outside::{self, Departure, Forbidden};
 use engine::decide::{First, Known, RequestHead, Terms, TurnedAway};
 use engine::failure::{Failure, Reason};
 use engine::model::build::OPAQUE_IDLE_DEFAULT;
-use engine::model::{Barred, Cluster, EgressMode, ORIGINATE_PORT, Protocol, RouteTable, Snapshot};
+use engine::model::{Barred, Cluster, EgressMode, ORIGINATE_PORT, Protocol, RouteTable, Snapshot, Spoken};
 use engine::sniff::Sniffed;
 use http::{HeaderMap, request};
 use tokio::time::Instant;
@@ -24,7 +24,6 @@ use crate::road::answer::{Door, Look};
 use crate::road::arrival::{Carried, Heard, Opaque};
 use crate::road::attempt::{self, OpenedTcp};
 use crate::road::shared::Shared;
-use crate::snapshots::Snapshots;
 
 /// The names whose DNS answers gave that address to the application, where that may matter.
 pub fn names(shared: &Shared, snapshot: &Snapshot, to: SocketAddr) -> Vec<Arc<str>> {
@@ -49,21 +48,20 @@ pub async fn carried(
     (mut heard, names): (Heard, Vec<Arc<str>>),
     to: SocketAddr,
     (snapshot, downstream): (Arc<Snapshot>, &Downstream),
-    shared: &Shared,
+    shared: &Rc<Shared>,
 ) -> Carried {
     let mut account = shared.observer.begin_tcp(Direction::Outbound, &snapshot, downstream);
     let (opened, seen) = (heard.opened.take(), heard.seen.clone());
     let known = Known { names: &names, ..heard.known() };
-    if let Ok(departure) = judged(&snapshot, to, &known)
-        && let Some(barred) = departure.told
-    {
-        told(shared, &mut account, (to, sni(&known)), barred);
+    let barred = judged(&snapshot, to, &known).ok().and_then(|departure| departure.told);
+    if let Some(barred) = barred {
+        told(shared, &mut account, (to, name(&known, barred)), barred);
     }
     let opened = match opened {
         Some(opened) => opened,
         None => open(shared, to).await,
     };
-    let forbidden = Some(asked_again(shared.snapshots.clone(), snapshot, to, (heard, names)));
+    let forbidden = Some(asked_again(Rc::clone(shared), snapshot, to, (heard, names), barred.is_some()));
     Carried::Opaque(Box::new(Opaque {
         bond: None,
         stand: None,
@@ -79,26 +77,53 @@ fn judged<'s>(snapshot: &'s Snapshot, to: SocketAddr, known: &Known<'_>) -> Resu
     outside::departure(snapshot, to, known.names, known.first.and_then(First::spoken))
 }
 
-/// Resolves when a policy is live that forbids what was allowed under `before`, judged by what was known as it was opened.
+/// What is said of a connection that is open. What it said first may be unknown, and is then not taken for what would be allowed.
+fn judged_open<'s>(snapshot: &'s Snapshot, to: SocketAddr, heard: &Heard, names: &[Arc<str>]) -> Result<Departure<'s>, Forbidden> {
+    outside::departure(snapshot, to, names, heard.known().first.map_or(Some(Spoken::Unheard), First::spoken))
+}
+
+/// Resolves when a policy is live that forbids what was allowed under `before`, judged by what was heard as it was opened, and by the names
+/// that DNS has answered then or since. What an audit would cut is listed when it comes to that; `listed`: it was before.
 fn asked_again(
-    snapshots: Snapshots,
+    shared: Rc<Shared>,
     before: Arc<Snapshot>,
     to: SocketAddr,
-    (heard, names): (Heard, Vec<Arc<str>>),
+    (heard, mut names): (Heard, Vec<Arc<str>>),
+    mut listed: bool,
 ) -> Pin<Box<dyn Future<Output = Failure>>> {
     let mut asked = (Arc::clone(&before.egress), before.settings.clone());
     drop(before);
-    let mut changes = snapshots.changes();
+    let mut changes = shared.snapshots.changes();
+    let passes = |judged: &Result<Departure<'_>, Forbidden>| matches!(judged, Ok(Departure { told: None, .. }));
     Box::pin(async move {
         loop {
-            let live = snapshots.load();
+            let live = shared.snapshots.load();
             // Most that is published says nothing of it.
             let same =
                 Arc::ptr_eq(&asked.0, &live.egress) && asked.1.as_ref().zip(live.settings.as_ref()).is_some_and(|(a, b)| Arc::ptr_eq(a, b));
             if !same {
                 asked = (Arc::clone(&live.egress), live.settings.clone());
-                if let Err(forbidden) = judged(&live, to, &Known { names: &names, ..heard.known() }) {
-                    return failure(to, forbidden);
+                let mut judged = judged_open(&live, to, &heard, &names);
+                if !passes(&judged) {
+                    let since = self::names(&shared, &live, to);
+                    let by_since = judged_open(&live, to, &heard, &since);
+                    if passes(&by_since) || names.is_empty() {
+                        (judged, names) = (by_since, since);
+                    }
+                }
+                let known = Known { names: &names, ..heard.known() };
+                match judged {
+                    Err(forbidden) => {
+                        shared.observer.egress(to, cut_name(&known, forbidden).unwrap_or_default(), forbidden.why(), true);
+                        return failure(to, forbidden);
+                    }
+                    Ok(Departure { told: Some(barred), .. }) => {
+                        if !listed {
+                            shared.observer.egress(to, name(&known, barred).unwrap_or_default(), barred.why(), false);
+                        }
+                        listed = true;
+                    }
+                    Ok(_) => listed = false,
                 }
             }
             drop(live);
@@ -112,13 +137,23 @@ fn asked_again(
 /// Why a connection past the mesh is cut; counts it.
 pub fn cut(shared: &Shared, snapshot: &Snapshot, to: SocketAddr, known: &Known<'_>) -> Option<Forbidden> {
     let forbidden = judged(snapshot, to, known).err()?;
-    shared.observer.egress(to, sni(known).unwrap_or_default(), forbidden.why(), true);
+    shared.observer.egress(to, cut_name(known, forbidden).unwrap_or_default(), forbidden.why(), true);
     Some(forbidden)
 }
 
-fn sni<'c>(known: &Known<'c>) -> Option<&'c str> {
+fn cut_name<'c>(known: &Known<'c>, forbidden: Forbidden) -> Option<&'c str> {
+    match forbidden {
+        Forbidden::Policy(barred) => name(known, barred),
+        Forbidden::Mesh => name(known, Barred::Address),
+    }
+}
+
+/// What the list calls a connection: by the name that it asks for. Where that was not heard, by the first one that DNS gave, unless it is
+/// cut for what it said, when that name may be one that is allowed.
+fn name<'c>(known: &Known<'c>, barred: Barred) -> Option<&'c str> {
     match known.first {
-        Some(First::Client(Sniffed::Tls(hello))) => hello.sni.as_deref(),
+        Some(First::Client(Sniffed::Tls(hello))) if hello.sni.is_some() => hello.sni.as_deref(),
+        _ if matches!(barred, Barred::Address | Barred::Unheard) => known.names.first().map(|name| &**name),
         _ => None,
     }
 }
@@ -134,14 +169,16 @@ fn told(shared: &Shared, account: &mut Account, (to, name): (SocketAddr, Option<
 /// The door of calls past the mesh whose requests are judged one by one.
 pub struct Outside {
     destination: SocketAddr,
-    /// Of the last look.
-    names: RefCell<Vec<Arc<str>>>,
+    /// Of its beginning. They count as long as it lasts: who keeps a connection asks DNS no more.
+    names: Vec<Arc<str>>,
+    /// Those that were answered later, as of the last request that needed one.
+    since: RefCell<Vec<Arc<str>>>,
 }
 
 impl Outside {
     /// Towards `destination`, whose address these names' answers gave.
     pub fn new(destination: SocketAddr, names: Vec<Arc<str>>) -> Self {
-        Self { destination, names: RefCell::new(names) }
+        Self { destination, names, since: RefCell::default() }
     }
 }
 
@@ -153,9 +190,8 @@ impl Door for Outside {
         Caller::Application
     }
 
-    /// What is asked of policies is asked of each request. Names that were answered since are taken up with the epoch.
-    fn look(&self, shared: &Rc<Shared>, live: &Snapshot, _: &Arc<RouteTable>) -> Look<Arc<RouteTable>> {
-        *self.names.borrow_mut() = names(shared, live, self.destination);
+    /// What is asked of policies is asked of each request.
+    fn look(&self, _: &Rc<Shared>, live: &Snapshot, _: &Arc<RouteTable>) -> Look<Arc<RouteTable>> {
         Look::Known(Arc::clone(&live.egress.plain))
     }
 
@@ -171,12 +207,15 @@ impl Door for Outside {
         account: &mut Account,
     ) -> Result<Option<&'v Arc<RouteTable>>, TurnedAway> {
         let host = RequestHead::new(&parts.method, &parts.uri, &parts.headers).host;
-        let asked = || outside::request(snapshot, self.destination, &self.names.borrow(), host);
-        let mut judged = asked();
-        if judged.is_err() {
-            // A name that was answered since the connection was made.
-            *self.names.borrow_mut() = names(shared, snapshot, self.destination);
-            judged = asked();
+        let asked = |names: &[Arc<str>]| outside::request(snapshot, self.destination, names, host);
+        let passes = |judged: &Result<Departure<'_>, TurnedAway>| matches!(judged, Ok(Departure { told: None, .. }));
+        let mut judged = asked(&self.names);
+        if !passes(&judged) {
+            judged = asked(&self.since.borrow());
+        }
+        if !passes(&judged) {
+            *self.since.borrow_mut() = names(shared, snapshot, self.destination);
+            judged = asked(&self.since.borrow());
         }
         match judged {
             Ok(departure) => {

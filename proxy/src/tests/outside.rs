@@ -129,6 +129,52 @@ fn each_request_is_judged_for_itself() {
 }
 
 #[test]
+fn a_kept_connection_needs_no_newer_answer() {
+    // Aim: who keeps a connection asks DNS no more, so the answers of its beginning count as long as it lasts, whatever is published; a new
+    // connection needs one that counts.
+    run(|| async {
+        let mut world = governed(false);
+        let mut client = world.dial(WEB);
+        for round in 0..4 {
+            write(&mut client, GET).await;
+            let mut server = world.application().await;
+            head(&mut server).await;
+            write(&mut server, OK).await;
+            assert!(head(&mut client).await.contains(" 200 "), "round {round}");
+            tokio::time::sleep(Duration::from_secs(240)).await;
+            let live = world.client_means.snapshots.load();
+            world.client_means.snapshots.publish(Arc::new(Snapshot { epoch: live.epoch + 1, ..Snapshot::clone(&live) }));
+        }
+        let mut late = world.dial(WEB);
+        write(&mut late, GET).await;
+        assert!(head(&mut late).await.contains(" 403 "));
+        write(&mut client, EVIL).await;
+        assert!(head(&mut client).await.contains(" 403 "));
+    });
+}
+
+#[test]
+fn an_audit_goes_by_what_is_answered_later_too() {
+    // Aim: what Enforce would let pass by a name that was answered since the connection was made, an audit does not list.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        under(&world, egress(true, &["api.example.com", "late.example.com"]));
+        let mut client = world.dial(WEB);
+        write(&mut client, GET).await;
+        let mut server = world.application().await;
+        for host in ["late.example.com", "late.example.com", "evil.example.org"] {
+            head(&mut server).await;
+            write(&mut server, OK).await;
+            assert!(head(&mut client).await.contains(" 200 "));
+            world.client_means.snapshots.learned().note("late.example.com", &[("203.0.113.7".parse().unwrap(), 60)], Instant::now());
+            write(&mut client, &format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n")).await;
+        }
+        head(&mut server).await;
+        assert_eq!(listed(&world), [("evil.example.org".to_owned(), false, 1)]);
+    });
+}
+
+#[test]
 fn a_name_that_is_answered_later_counts_and_so_does_a_new_policy() {
     // Aim: a kept connection's next request goes by what DNS has answered since, and by the policy that is live then.
     run(|| async {
@@ -312,6 +358,84 @@ fn a_newer_policy_asks_open_connections_again() {
         assert_eq!(exactly(&mut client, 6).await, "answer");
         under(&world, egress(false, &["other.example.com"]));
         assert_eq!(client.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn what_nobody_listened_to_is_cut_by_a_rule_by_name() {
+    // Aim: bytes that passed under an audit that had nothing to ask them may have asked for any name, so a policy by name resets them;
+    // TLS and HTTP.
+    run(|| async {
+        for (to, bytes) in [(ELSEWHERE, hello("evil.example.org")), (WEB, EVIL.into())] {
+            let mut world = World::new(Setup::default());
+            under(&world, egress(true, &["nowhere.example"]));
+            let mut client = world.dial(to);
+            client.write_all(&bytes).await.unwrap();
+            let mut server = world.application().await;
+            server.read_exact(&mut vec![0; bytes.len()]).await.unwrap();
+            under(&world, egress(false, &["*.example.com"]));
+            let end = tokio::time::timeout(Duration::from_secs(1), client.read(&mut [0])).await;
+            assert_eq!(end.expect("it is cut").unwrap_err().kind(), io::ErrorKind::ConnectionReset, "{to}");
+        }
+    });
+}
+
+#[test]
+fn an_audit_lists_what_was_open_before_it() {
+    // Aim: what Enforce would reset of the connections that are open when an audit begins is listed, once, by a name that DNS gave; nothing is
+    // cut, and what an audit heard and Enforce allows goes on, by names answered since, too.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let snapshots = world.client_means.snapshots.clone();
+        let note = |name: &str| snapshots.learned().note(name, &[("203.0.113.7".parse().unwrap(), 60)], Instant::now());
+        note("api.example.com");
+        let mut before = world.dial(MAIL);
+        write(&mut before, "hello").await;
+        let mut at_before = world.application().await;
+        exactly(&mut at_before, 5).await;
+        for hosts in [&["other.example"][..], &["*.example.com"], &["api.example.com"]] {
+            under(&world, egress(true, hosts));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!(listed(&world), [("api.example.com".to_owned(), false, 1)]);
+        write(&mut before, "more").await;
+        assert_eq!(exactly(&mut at_before, 4).await, "more");
+        let mut heard = world.dial(MAIL);
+        write(&mut heard, "\0hello").await;
+        let mut at_heard = world.application().await;
+        exactly(&mut at_heard, 6).await;
+        note("late.example.com");
+        under(&world, egress(false, &["late.example.com"]));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        write(&mut heard, "more").await;
+        assert_eq!(exactly(&mut at_heard, 4).await, "more");
+        assert_eq!(before.read(&mut [0]).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn the_list_says_names_where_they_are_known() {
+    // Aim: a policy that allows nothing yet lists the names that DNS gave, so that a policy by name can be written from it.
+    run(|| async {
+        for audit in [true, false] {
+            let mut world = World::new(Setup::default());
+            world.client_means.snapshots.learned().note("evil.example.org", &[("203.0.113.7".parse().unwrap(), 60)], Instant::now());
+            let policies = vec![EgressPolicy { name: "shop/out".into(), audit, allow: Vec::new() }];
+            let live = world.client_means.snapshots.load();
+            let egress = compiled(policies);
+            world.client_means.snapshots.publish(Arc::new(Snapshot { epoch: 2, egress, ..Snapshot::clone(&live) }));
+            for (to, bytes) in [(ELSEWHERE, hello("evil.example.org")), (WEB, EVIL.into())] {
+                let mut client = world.dial(to);
+                client.write_all(&bytes).await.unwrap();
+                if audit {
+                    world.application().await;
+                } else {
+                    let _ = client.read(&mut [0]).await;
+                }
+            }
+            let rows = listed(&world);
+            assert!(rows.len() == 2 && rows.iter().all(|(name, cut, _)| name == "evil.example.org" && *cut != audit), "{rows:?}");
+        }
     });
 }
 

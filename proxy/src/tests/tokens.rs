@@ -68,6 +68,8 @@ fn rules(rule: TokenRule) -> Option<Arc<engine::authenticate::Authentication>> {
     parts.assemble(1, &Snapshot::default()).authentication
 }
 
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
 /// A pair whose server has a rule for tokens.
 fn world(rule: TokenRule) -> World {
     world_of(Protocol::Http, rule)
@@ -253,6 +255,93 @@ fn keeping(world: &World) -> (JoinSet<()>, Arc<engine::authenticate::KeyCell>) {
     (tasks, cell)
 }
 
+/// The client's proxy has the rule, its keys are at an address, and the world is changed before that. Whether a fetch was tried that called
+/// nobody.
+async fn calls_nobody(setup: Setup, uri: &str, change: impl FnOnce(&mut Snapshot, &Snapshots)) -> bool {
+    let mut world = World::new(setup);
+    let means = world.client_means.clone();
+    let mut snapshot = Snapshot { authentication: rules(rule("", uri)), ..client_snapshot(&world.setup, 2) };
+    let answer = DnsAnswer { addresses: vec!["10.96.0.1".parse().unwrap()], ..DnsAnswer::default() };
+    snapshot.names.insert("catalog.shop".into(), Arc::new(answer));
+    change(&mut snapshot, &means.snapshots);
+    means.snapshots.publish(Arc::new(snapshot));
+    let callout = Callout::new(means.network.clone(), Arc::clone(&means.tls), means.snapshots.clone(), Roots::System);
+    let keeper = KeyKeeper { callout, snapshots: means.snapshots.clone(), telemetry: Arc::clone(&means.telemetry) };
+    let mut tasks = JoinSet::new();
+    tasks.spawn(keeper.run(Draw::seeded(1), CancellationToken::new()));
+    let failed = async {
+        while means.telemetry.readings.key_fetches_failed.load(std::sync::atomic::Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = world.applications.recv() => false,
+        () = failed => true,
+    }
+}
+
+#[test]
+fn keys_of_the_mesh_are_never_fetched_past_it_in_plaintext() {
+    // Aim: a Service without an endpoint, one that nothing is known of while the control plane is away, and a name that may be the mesh's and
+    // that it does not tell: nobody is called, and the host's resolver is not asked. (`0x7f000001` is an address to that alone.)
+    run(|| async {
+        const AT: &str = "http://catalog.shop/keys";
+        let setup = Setup::default;
+        assert!(calls_nobody(Setup { endpoints: Vec::new(), ..setup() }, AT, |_, _| {}).await, "no endpoint");
+        let away = |snapshot: &mut Snapshot, snapshots: &Snapshots| {
+            snapshot.outbound.clear();
+            snapshots.wanted().connected(false);
+        };
+        assert!(calls_nobody(setup(), AT, away).await, "no listener");
+        assert!(calls_nobody(setup(), "http://10.96.0.1/keys", away).await, "an address");
+        let zoned = |snapshot: &mut Snapshot| {
+            let settings = Settings::clone(snapshot.settings.as_ref().unwrap());
+            snapshot.settings = Some(Arc::new(Settings { dns_zones: vec!["0x7f000001".into()], ..settings }));
+        };
+        let only = |snapshot: &mut Snapshot, snapshots: &Snapshots| {
+            zoned(snapshot);
+            snapshots.wanted().connected(false);
+        };
+        for uri in ["http://0x7f000001:81/keys", "https://0x7f000001:81/keys"] {
+            assert!(calls_nobody(setup(), uri, only).await, "{uri}: a name that only the mesh has");
+        }
+        let perhaps = |_: &mut Snapshot, snapshots: &Snapshots| snapshots.wanted().connected(false);
+        assert!(calls_nobody(setup(), "http://0x7f000001:81/keys", perhaps).await, "a name that the mesh may have");
+        assert!(!calls_nobody(setup(), "https://0x7f000001:81/keys", perhaps).await, "who proves itself may be anywhere");
+    });
+}
+
+#[test]
+fn a_call_to_oneself_leaves_others_their_way() {
+    // Aim: where a port is in plaintext, a self-call's way into one's own inbound side is not taken for the way to the application: another
+    // caller's request is judged once, and its claims arrive.
+    run(|| async {
+        let issuer = Issuer::new("a");
+        let setup = Setup { mode: MtlsMode::Disabled, meshed: false, ..Setup::default() };
+        let mut world = World::new(setup);
+        let outbound = client_snapshot(&world.setup, 2).outbound;
+        let snapshot = Snapshot { authentication: rules(rule(&issuer.jwks(), "")), outbound, ..server_snapshot(&world.setup, 2) };
+        world.server_means.snapshots.publish(Arc::new(snapshot));
+        let (mut own, far) = pipe();
+        let arrival = Arrival { socket: far, peer: SERVER.parse().unwrap(), destination: SERVICE.parse().unwrap() };
+        tokio::task::spawn_local(outbound::serve_connection(arrival, Rc::clone(&world.server)));
+        ask(&mut own, "").await;
+        let mut application = world.application().await;
+        head(&mut application).await;
+        write(&mut application, OK).await;
+        assert!(head(&mut own).await.starts_with("HTTP/1.1 200 "));
+        let mut client = world.dial_server();
+        for _ in 0..2 {
+            ask(&mut client, &format!("authorization: Bearer {}\r\n", issuer.token("ada"))).await;
+            let seen = head(&mut application).await;
+            assert!(seen.contains("x-user: ada\r\n"), "{seen}");
+            write(&mut application, OK).await;
+            assert!(head(&mut client).await.starts_with("HTTP/1.1 200 "));
+        }
+    });
+}
+
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     for _ in 0..1000 {
         if holds() {
@@ -316,6 +405,8 @@ fn a_missed_key_is_fetched_anew() {
         tokio::time::advance(Duration::from_secs(10)).await;
         let answer = refused(&mut client, &with(&new)).await;
         assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("retry-after: 1\r\n"), "{answer}");
+        let answer = refused(&mut client, &with(&new)).await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "until they have come: {answer}");
         serve_keys(&mut world, &keys_answer(&new.jwks())).await;
         let before = cell.current().unwrap();
         until("new keys came", || !Arc::ptr_eq(&before, &cell.current().unwrap())).await;

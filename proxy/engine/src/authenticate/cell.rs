@@ -77,12 +77,20 @@ pub struct KeyCell {
     /// When they were last asked for, in seconds since 1970.
     asked_secs: AtomicU64,
     missed: AtomicBool,
+    /// What was asked for last has not come: it is under way, or could not be had.
+    awaited: AtomicBool,
 }
 
 impl KeyCell {
     /// No keys yet.
     pub fn new(at: KeysUri) -> Arc<Self> {
-        Arc::new(Self { at, current: ArcSwapOption::empty(), asked_secs: AtomicU64::new(0), missed: AtomicBool::new(false) })
+        Arc::new(Self {
+            at,
+            current: ArcSwapOption::empty(),
+            asked_secs: AtomicU64::new(0),
+            missed: AtomicBool::default(),
+            awaited: AtomicBool::default(),
+        })
     }
 
     /// Where they come from.
@@ -95,22 +103,29 @@ impl KeyCell {
         self.current.load_full()
     }
 
-    /// They are asked for now; whoever misses a key from here on waits for another time.
+    /// They are asked for now. Whoever misses a key is told to wait until they have come, and some time later again.
     pub fn asked(&self, now_secs: u64) {
         self.asked_secs.store(now_secs, Ordering::Relaxed);
         self.missed.store(false, Ordering::Relaxed);
+        self.awaited.store(true, Ordering::Relaxed);
     }
 
-    /// These came. Equal content changes nothing, so what was verified with it stays so.
+    /// These came. Equal content changes nothing, so what was verified with it stays so. A set without any key that can be used is an issuer's
+    /// word, too: those at hand are gone.
     ///
     /// # Errors
     /// They are no keys: those at hand stay.
     pub fn publish(&self, text: &[u8]) -> Result<Arc<KeySet>, String> {
-        if let Some(known) = self.current().filter(|known| known.is_of(text)) {
-            return Ok(known);
-        }
-        let set = Arc::new(KeySet::read(text)?);
-        self.current.store(Some(Arc::clone(&set)));
+        let known = self.current().filter(|known| known.is_of(text));
+        let set = match known {
+            Some(known) => known,
+            None => {
+                let set = Arc::new(KeySet::read_any(text)?);
+                self.current.store(Some(Arc::clone(&set)));
+                set
+            }
+        };
+        self.awaited.store(false, Ordering::Relaxed);
         Ok(set)
     }
 
@@ -124,13 +139,14 @@ impl KeyCell {
         self.missed.load(Ordering::Relaxed)
     }
 
-    /// A token names a key that is not at hand. Whether that may be because the keys at hand are old; then newer ones are wanted.
+    /// A token is signed by a key that is not at hand. Whether that may be because the keys at hand are old; where nobody has asked for newer
+    /// ones just now, they are wanted.
     pub(super) fn miss(&self, now_secs: u64) -> bool {
         let old = now_secs >= self.asked_secs.load(Ordering::Relaxed).saturating_add(MISSED_PAUSE_SECS);
         if old {
             self.missed.store(true, Ordering::Relaxed);
         }
-        old
+        old || self.awaited.load(Ordering::Relaxed)
     }
 
     /// Whether these are the keys at hand.

@@ -61,6 +61,15 @@ impl KeySet {
     /// # Errors
     /// It is no set, or holds no key that can be used; says why.
     pub fn read(text: &[u8]) -> Result<Self, String> {
+        let set = Self::read_any(text)?;
+        if set.is_empty() { Err(set.why_unusable()) } else { Ok(set) }
+    }
+
+    /// Reads a set that may hold no key that can be used.
+    ///
+    /// # Errors
+    /// It is no set; says why.
+    pub(super) fn read_any(text: &[u8]) -> Result<Self, String> {
         if text.len() > KEY_SET_BYTES_MAX {
             return Err(format!("it has {} bytes, more than {KEY_SET_BYTES_MAX}", text.len()));
         }
@@ -80,11 +89,13 @@ impl KeySet {
                 Err(_) => {}
             }
         }
-        if set.keys.is_empty() {
-            let why = if set.skipped.is_empty() { "it is empty".to_owned() } else { set.skipped.join("; ") };
-            return Err(format!("it holds no key that can be used: {why}"));
-        }
         Ok(set)
+    }
+
+    /// What is said of a set without any key that can be used.
+    pub fn why_unusable(&self) -> String {
+        let why = if self.skipped.is_empty() { "it is empty".to_owned() } else { self.skipped.join("; ") };
+        format!("it holds no key that can be used: {why}")
     }
 
     /// The keys that are left out, each with the reason.

@@ -83,7 +83,7 @@ pub struct Accepted {
     pub claims: Arc<Claims>,
     rule: usize,
     headers: Vec<(HeaderName, HeaderValue)>,
-    /// Unix time until which it holds.
+    /// Unix time from which on it does not hold any more.
     until_secs: u64,
 }
 
@@ -244,7 +244,7 @@ impl TokenRule {
         };
         match (token.verify(&keys), &self.keys) {
             (Ok(()), _) => Ok((until_secs, keys)),
-            (Err(TokenFault::UnknownKey), Keys::Fetched(cell)) if cell.miss(now_secs) => Err(TokenFault::KeysPending),
+            (Err(_), Keys::Fetched(cell)) if !token.is_known_to(&keys) && cell.miss(now_secs) => Err(TokenFault::KeysPending),
             (Err(fault), _) => Err(fault),
         }
     }

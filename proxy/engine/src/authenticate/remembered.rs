@@ -59,7 +59,7 @@ impl Remembered {
         self.turn += 1;
         let set = self.sets.get_mut(place)?;
         let entry = set.iter_mut().flatten().find(|entry| *entry.token == *token && entry.rule & rules != 0 && entry.content == content)?;
-        if now_secs > entry.accepted.until_secs || !holds(&entry.accepted, &entry.keys) {
+        if now_secs >= entry.accepted.until_secs || !holds(&entry.accepted, &entry.keys) {
             return None;
         }
         entry.used = self.turn;

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::Algorithm;
 use jsonwebtoken::crypto;
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::TokenFault;
@@ -34,11 +34,17 @@ pub(super) struct Token<'t> {
 struct Header {
     alg: String,
     kid: Option<String>,
-    crit: Option<IgnoredAny>,
+    #[serde(default, deserialize_with = "there")]
+    crit: bool,
 }
 
-/// An object in which no name comes twice: who reads the first one and who reads the last would see different bearers.
-struct Unique(Map<String, Value>);
+/// Whatever it is, `null` too.
+fn there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(deserializer).map(|_| true)
+}
+
+/// A value in whose objects no name comes twice: who reads the first one and who reads the last would see different bearers.
+struct Unique(Value);
 
 impl<'de> Deserialize<'de> for Unique {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -47,20 +53,52 @@ impl<'de> Deserialize<'de> for Unique {
             type Value = Unique;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object in which no name comes twice")
+                f.write_str("objects in which no name comes twice")
+            }
+
+            fn visit_unit<E>(self) -> Result<Unique, E> {
+                Ok(Unique(Value::Null))
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Unique, E> {
+                Ok(Unique(value.into()))
+            }
+
+            fn visit_u64<E>(self, value: u64) -> Result<Unique, E> {
+                Ok(Unique(value.into()))
+            }
+
+            fn visit_i64<E>(self, value: i64) -> Result<Unique, E> {
+                Ok(Unique(value.into()))
+            }
+
+            fn visit_f64<E>(self, value: f64) -> Result<Unique, E> {
+                Ok(Unique(value.into()))
+            }
+
+            fn visit_str<E>(self, value: &str) -> Result<Unique, E> {
+                Ok(Unique(value.into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Unique, A::Error> {
+                let mut list = Vec::new();
+                while let Some(Unique(item)) = items.next_element()? {
+                    list.push(item);
+                }
+                Ok(Unique(list.into()))
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Unique, A::Error> {
                 let mut map = Map::new();
-                while let Some((name, value)) = entries.next_entry::<String, Value>()? {
+                while let Some((name, Unique(value))) = entries.next_entry::<String, Self::Value>()? {
                     if map.insert(name, value).is_some() {
                         return Err(serde::de::Error::custom("a name comes twice"));
                     }
                 }
-                Ok(Unique(map))
+                Ok(Unique(map.into()))
             }
         }
-        deserializer.deserialize_map(Reading)
+        deserializer.deserialize_any(Reading)
     }
 }
 
@@ -75,11 +113,11 @@ impl<'t> Token<'t> {
         let (header, claims) = signed.split_once('.').filter(|(_, claims)| !claims.contains('.')).ok_or(TokenFault::Malformed)?;
         let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenFault::Malformed);
         let header: Header = serde_json::from_slice(&decode(header)?).map_err(|_| TokenFault::Malformed)?;
-        if header.crit.is_some() {
+        if header.crit {
             return Err(TokenFault::Critical);
         }
         let algorithm = algorithm(&header.alg).ok_or(TokenFault::Algorithm)?;
-        let Unique(claims) = serde_json::from_slice(&decode(claims)?).map_err(|_| TokenFault::Malformed)?;
+        let Ok(Unique(Value::Object(claims))) = serde_json::from_slice(&decode(claims)?) else { return Err(TokenFault::Malformed) };
         Ok(Self { algorithm, key: header.kid, claims, signed: signed.as_bytes(), signature })
     }
 
@@ -99,7 +137,12 @@ impl<'t> Token<'t> {
         if fitting.any(signed) { Ok(()) } else { Err(TokenFault::Signature) }
     }
 
-    /// Whether it holds at that time, and until which second it does: for ever where it does not say.
+    /// Whether a key of just its own name is among these. Else newer ones may hold the key that has signed it.
+    pub(super) fn is_known_to(&self, keys: &KeySet) -> bool {
+        self.key.is_some() && keys.fitting(self.algorithm, self.key.as_deref()).any(|key| key.id == self.key)
+    }
+
+    /// Whether it holds at that time, and from which second on it does not: never where it does not say.
     pub(super) fn holds(&self, now_secs: u64, skew: Duration) -> Result<u64, TokenFault> {
         let (now, skew) = (now_secs as f64, skew.as_secs_f64());
         let (end, begin, issued) = (self.time("exp")?, self.time("nbf")?, self.time("iat")?);
@@ -109,7 +152,7 @@ impl<'t> Token<'t> {
         if [begin, issued].into_iter().flatten().any(|begin| now + skew < begin) {
             return Err(TokenFault::TooEarly);
         }
-        Ok(end.map_or(u64::MAX, |end| (end + skew) as u64))
+        Ok(end.map_or(u64::MAX, |end| (end + skew).ceil() as u64))
     }
 
     fn time(&self, claim: &str) -> Result<Option<f64>, TokenFault> {

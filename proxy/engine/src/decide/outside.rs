@@ -90,7 +90,7 @@ pub(super) fn fate(snapshot: &Snapshot, settings: &Settings, (to, names): (Socke
     }
 }
 
-/// What is said of a call past the mesh. `spoken` is what was said there; `None`: nothing was asked, or nobody answers.
+/// What is said of a call past the mesh. `spoken` is what was said there; `None`: nothing was asked yet, or nobody answers.
 ///
 /// # Errors
 /// It is cut.
@@ -106,12 +106,16 @@ pub fn departure<'s>(
         return if settings.outside_mesh_denied { Err(Forbidden::Mesh) } else { Ok(plain) };
     };
     let going = Going { to, names };
-    let judged = match (egress.ahead(going), spoken) {
-        (Ahead::Barred, _) => Err(Barred::Address),
-        (Ahead::Free, spoken) => egress.judge(going, spoken.unwrap_or(Spoken::Bytes)),
-        (Ahead::Words, Some(spoken)) => egress.judge(going, spoken),
-        // Nobody is there, so there is nothing to judge.
-        (Ahead::Words, None) => return Ok(plain),
+    let judged = match spoken {
+        // Asked for each request: what the address alone comes to is in the rules' own answers.
+        Some(http @ Spoken::Http(_)) => egress.judge(going, http),
+        _ => match (egress.ahead(going), spoken) {
+            (Ahead::Barred, _) => Err(Barred::Address),
+            (Ahead::Free, spoken) => egress.judge(going, spoken.unwrap_or(Spoken::Bytes)),
+            (Ahead::Words, Some(spoken)) => egress.judge(going, spoken),
+            // Nobody is there, so there is nothing to judge.
+            (Ahead::Words, None) => return Ok(plain),
+        },
     };
     match (judged, egress.mode) {
         (Ok(rule), EgressMode::Enforce) => Ok(Departure { table: &rule.table, told: None }),
@@ -206,7 +210,11 @@ mod tests {
         let refused = request(&enforced, to, &names, "b.example").unwrap_err();
         assert_eq!((refused.status.as_u16(), refused.why), (403, Some(Barred::Name.why())));
         assert_eq!(request(&audited, to, &names, "b.example").unwrap().told, Some(Barred::Name));
-        assert_eq!(request(&audited, to, &[], "a.example").unwrap().told, Some(Barred::Address));
+        assert_eq!(request(&audited, to, &[], "a.example").unwrap().told, Some(Barred::Unanswered));
+        assert_eq!(
+            request(&enforced, "203.0.113.1:81".parse().unwrap(), &names, "a.example").unwrap_err().why,
+            Some(Barred::Address.why())
+        );
         assert_eq!(departure(&enforced, to, &[], None).unwrap_err(), Forbidden::Policy(Barred::Address));
         assert_eq!(request(&world(None, true), to, &names, "a.example").unwrap_err().why, Some(Forbidden::Mesh.why()));
     }

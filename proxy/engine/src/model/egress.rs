@@ -78,6 +78,8 @@ pub enum Spoken<'c> {
     Bytes,
     /// Something that may still become TLS or HTTP.
     Undecided,
+    /// Nobody has listened: it was carried when nothing was asked of its words.
+    Unheard,
 }
 
 /// What an address alone comes to.
@@ -102,6 +104,8 @@ pub enum Barred {
     Bytes,
     /// Its first words did not come.
     Undecided,
+    /// Its first words came when nobody listened.
+    Unheard,
     /// TLS that asks for no name.
     Nameless,
     /// TLS whose name is encrypted.
@@ -124,6 +128,7 @@ impl Barred {
                 "it is neither HTTP nor TLS, so no name can be seen: allow it by `cidrs`, or by name and port elsewhere than on the web's ports"
             }
             Self::Undecided => "its first words did not come in time, so no name can be seen",
+            Self::Unheard => "it was open before a rule by name was about it, so what it asked for is not known: it has to be opened anew",
             Self::Nameless => "it is TLS that asks for no name (SNI): allow the address by `cidrs`",
             Self::Hidden => "it is TLS whose real name is encrypted (ECH), or may be: allow the address by `cidrs`, or turn ECH off",
             Self::Name => "no EgressPolicy allows the name that it asks for at this address and port",
@@ -172,12 +177,19 @@ impl Egress {
             Spoken::Http(host) => Spoken::Http(plain(host, &mut lower)),
             other => other,
         };
+        let named = match spoken {
+            Spoken::Http(host) => Some(host),
+            Spoken::Tls(hello) => hello.sni.as_deref(),
+            Spoken::Bytes | Spoken::Undecided | Spoken::Unheard => None,
+        };
+        // Once, however many rules there are.
+        let answered = named.is_some_and(|name| going.names.iter().any(|known| **known == *name));
         for rule in self.rules.iter().filter(|rule| rule.reaches(going.to)) {
             let Some(hosts) = &rule.hosts else {
                 free = free.or(Some(rule));
                 continue;
             };
-            match rule.names(hosts, going, spoken) {
+            match rule.names(hosts, going, (spoken, answered)) {
                 Ok(()) => return Ok(rule),
                 Err(why) => barred = barred.max(why),
             }
@@ -194,14 +206,15 @@ impl EgressRule {
             && (self.cidrs.is_empty() || self.cidrs.iter().any(|range| range.contains(&address)))
     }
 
-    /// Whether what is said there names one of its hosts, and DNS gave the address for just that name.
-    fn names(&self, hosts: &Domains, going: Going<'_>, spoken: Spoken<'_>) -> Result<(), Barred> {
+    /// Whether what is said there names one of its hosts, and DNS gave the address for just that name (`answered`).
+    fn names(&self, hosts: &Domains, going: Going<'_>, (spoken, answered): (Spoken<'_>, bool)) -> Result<(), Barred> {
         let name = match spoken {
             Spoken::Http(host) => host,
             _ if self.originate.is_some() => return Err(Barred::OnlyHttp),
             Spoken::Tls(hello) if hello.encrypted => return Err(Barred::Hidden),
             Spoken::Tls(hello) => hello.sni.as_deref().ok_or(Barred::Nameless)?,
             Spoken::Undecided => return Err(Barred::Undecided),
+            Spoken::Unheard => return Err(Barred::Unheard),
             Spoken::Bytes if self.ports.is_empty() || SHARED_PORTS.contains(&going.to.port()) => return Err(Barred::Bytes),
             Spoken::Bytes => {
                 let answered = going.names.iter().any(|name| hosts.named(name).is_some());
@@ -210,7 +223,7 @@ impl EgressRule {
         };
         match hosts.named(name) {
             None => Err(Barred::Name),
-            Some(_) if going.names.iter().any(|known| **known == *name) => Ok(()),
+            Some(_) if answered => Ok(()),
             Some(_) => Err(Barred::Unanswered),
         }
     }
@@ -283,6 +296,7 @@ mod tests {
             (5432, all, Spoken::Bytes, Ok(())),
             (5432, only_evil, Spoken::Bytes, Err(Barred::Address)),
             (5432, all, Spoken::Undecided, Err(Barred::Undecided)),
+            (5432, all, Spoken::Unheard, Err(Barred::Unheard)),
             (8443, all, Spoken::Tls(&api), Err(Barred::Address)),
         ] {
             assert_eq!(at(port, names, spoken), wanted, "{port} {names:?} {spoken:?}");

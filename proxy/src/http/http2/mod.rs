@@ -10,6 +10,7 @@ pub(crate) use serve::serve;
 use h2::{client, server};
 
 use crate::ground::limits;
+use crate::ground::tally::Sender;
 use crate::ground::windows::Windows;
 
 /// Whether a head is larger than a head may be. As HTTP/2 counts, with 32 bytes for each field (RFC 9113, section 6.5.2), but without the
@@ -52,9 +53,12 @@ fn fit(headers: &mut http::HeaderMap, request: bool) {
     }
 }
 
-/// As a server.
-fn server_builder(windows: &Windows) -> server::Builder {
+/// As a server. `sender` sends requests.
+fn server_builder(windows: &Windows, sender: Sender) -> server::Builder {
     let mut builder = server::Builder::new();
+    if sender == Sender::Stranger {
+        builder.data_frame_budget(limits::SMALL_FRAMES_BYTES);
+    }
     builder
         .initial_window_size(windows.first())
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)

@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::ground::body::{Body, Cut};
 use crate::ground::limits::REPLAY_BYTES_MAX;
+use crate::ground::replay::PIECE_BYTES;
 
 /// Carries a body into a stream. Takes no more of the body than the peer lets pass, but for one frame in hand.
 pub(crate) struct Pump {
@@ -29,6 +30,15 @@ pub(crate) struct Pump {
 struct Taken {
     pieces: SmallVec<[Bytes; 1]>,
     bytes: usize,
+}
+
+impl Taken {
+    /// Keeps a piece, if that is within the bound; each takes room of its own.
+    fn keep(&mut self, piece: &Bytes) -> bool {
+        self.bytes += piece.len();
+        self.pieces.push(piece.clone());
+        self.bytes <= REPLAY_BYTES_MAX && self.pieces.len() * PIECE_BYTES <= REPLAY_BYTES_MAX
+    }
 }
 
 /// Why a body did not come to its end.
@@ -128,11 +138,8 @@ impl Pump {
         let mut first = false;
         if let Some(taken) = &mut self.taken {
             first = taken.bytes == 0;
-            taken.bytes += data.len();
-            if taken.bytes > REPLAY_BYTES_MAX {
+            if !taken.keep(&data) {
                 self.taken = None;
-            } else {
-                taken.pieces.push(data.clone());
             }
         }
         if !first && !data.is_empty() {
@@ -187,5 +194,20 @@ impl Pump {
             let told = |stopped: &Stopped| tracing::debug!(%stopped, "a body did not arrive whole");
             self.poll(cx).map(|ended| ended.inspect_err(told).is_ok())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_taken_is_bounded_in_pieces_too() {
+        // Aim: a body whose pieces are of one byte each is not kept to the bound on its bytes, which would be thirty times the memory; one piece of
+        // all that may be kept is.
+        let mut taken = Taken::default();
+        let pieces = (0..REPLAY_BYTES_MAX).take_while(|_| taken.keep(&Bytes::from_static(b"x"))).count();
+        assert!(pieces * PIECE_BYTES <= REPLAY_BYTES_MAX, "{pieces}");
+        assert!(Taken::default().keep(&vec![0; REPLAY_BYTES_MAX].into()));
     }
 }

@@ -46,7 +46,7 @@ pub(crate) async fn serve<F, A>(
     let windows = bodies.connection();
     let serving = async {
         let mut member = drain.join();
-        let handshake = pin!(super::server_builder(&windows).handshake(stream));
+        let handshake = pin!(super::server_builder(&windows, sender).handshake(stream));
         let mut kept = Kept::new(patience, notes, false);
         // A stream that is cut says so itself, whatever its connection's end looks like.
         kept.finish(false);

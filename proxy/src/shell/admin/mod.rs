@@ -2,6 +2,7 @@
 
 mod local;
 mod pages;
+mod places;
 mod probe;
 
 use std::convert::Infallible;
@@ -14,19 +15,21 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use proto::names::NodeId;
-use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::io::{Listening, Network};
+use crate::io::{Listening, Network, Socket};
 use crate::observe::Telemetry;
 use crate::snapshots::Snapshots;
 use crate::status::lifecycle::Lifecycle;
 use crate::status::logs::LogFilter;
 use crate::tls::{CredentialCell, TrustCell};
+use places::Places;
 
-/// Connections at once per port; more are closed.
-const CONNECTIONS_MAX: usize = 64;
+/// Longest life of a connection to a port that is open to everybody: nobody may hold a place for ever. Longer than an answer takes,
+/// that of the application to its own probe included.
+const OPEN_LIFE: Duration = Duration::from_secs(30);
 /// Longest wait for a request's head.
 const HEAD_WAIT: Duration = Duration::from_secs(10);
 /// Buffer of one connection: heads are small.
@@ -70,7 +73,7 @@ impl Admin {
     /// Serves one port until `stop`.
     pub async fn serve(self, mut listening: Listening, pages: Pages, stop: CancellationToken) {
         let admin = Arc::new(self);
-        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let mut places = Places::default();
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -85,19 +88,27 @@ impl Admin {
                     continue;
                 }
             };
-            let Ok(permit) = Arc::clone(&connections).try_acquire_owned() else { continue };
-            let admin = Arc::clone(&admin);
-            tokio::spawn(async move {
-                let service = service_fn(|request: Request<Incoming>| {
-                    let admin = Arc::clone(&admin);
-                    async move { Ok::<_, Infallible>(admin.page(pages, &request.into_parts().0).await) }
-                });
-                let mut builder = http1::Builder::new();
-                builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(BUFFER_BYTES);
-                // A client that goes away is no news.
-                let _ = builder.serve_connection(TokioIo::new(accepted.socket), service).await;
-                drop(permit);
-            });
+            places.make_room(accepted.peer.ip());
+            let conversation = tokio::spawn(Arc::clone(&admin).converse(accepted.socket, pages));
+            places.take(accepted.peer.ip(), conversation.abort_handle());
+        }
+    }
+
+    /// Answers on one connection: one request, where the port is open to everybody.
+    async fn converse(self: Arc<Self>, socket: Socket, pages: Pages) {
+        let service = service_fn(|request: Request<Incoming>| {
+            let admin = Arc::clone(&self);
+            async move { Ok::<_, Infallible>(admin.page(pages, &request.into_parts().0).await) }
+        });
+        let own = pages == Pages::Admin;
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(BUFFER_BYTES).keep_alive(own);
+        let serving = builder.serve_connection(TokioIo::new(socket), service);
+        // A client that goes away is no news.
+        if own {
+            let _ = serving.await;
+        } else {
+            let _ = timeout(OPEN_LIFE, serving).await;
         }
     }
 }

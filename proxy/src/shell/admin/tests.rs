@@ -4,7 +4,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use http_body_util::BodyExt;
 
 use super::*;
-use crate::io::{Clock, Network, bind};
+use crate::io::{Clock, Network, bind, pipe};
 use crate::observe::TelemetryOptions;
 use crate::snapshots::testing::settings;
 use crate::tls::testing::Authority;
@@ -114,6 +114,29 @@ async fn a_socket_is_served() {
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     stop.cancel();
     serving.await.unwrap();
+}
+
+/// Aim: who asks without end and reads no answer, or says nothing, holds no place for longer than the bound; the scraper's and the kubelet's ports.
+#[tokio::test(start_paused = true)]
+async fn nobody_holds_an_open_port_for_ever() {
+    let admin = Arc::new(admin());
+    for pages in [Pages::Health, Pages::Metrics] {
+        for asks in [20_000, 0] {
+            let (mut near, far) = pipe();
+            let asking = tokio::spawn(async move {
+                for _ in 0..asks {
+                    let request = b"GET /healthz/ready HTTP/1.1\r\nhost: a\r\n\r\n";
+                    if tokio::io::AsyncWriteExt::write_all(&mut near, request).await.is_err() {
+                        break;
+                    }
+                }
+                near
+            });
+            let conversation = tokio::time::timeout(OPEN_LIFE * 2, Arc::clone(&admin).converse(far, pages));
+            assert!(conversation.await.is_ok(), "{pages:?}, {asks} requests");
+            asking.abort();
+        }
+    }
 }
 
 /// Aim: a web page that a browser shows can neither read nor move the proxy by way of loopback; metrics and health are for everybody.

@@ -248,6 +248,32 @@ fn rapid_reset_one_by_one_has_a_bound() {
 }
 
 #[test]
+fn small_pieces_that_nobody_reads_have_a_bound() {
+    // Aim: a body in DATA of a byte each, within its window, that its application does not read: a stranger is sent away long before the room of
+    // the pieces is many times that of their bytes.
+    run(|| async {
+        let mut world = Door::Inbound.world(Protocol::Http1);
+        let mut client = begun(Door::Inbound, &world).await;
+        let begin = block(&[(":method", "POST"), PLAIN[1], PLAIN[2], PLAIN[3]]);
+        client.write_all(&frame(HEADERS, END_HEADERS, 1, &begin)).await.unwrap();
+        let _reads_nothing = world.application().await;
+        let meter = Meter::begin();
+        let (mut number, mut ended) = (0, false);
+        while number < 4 * FRAMES && !ended {
+            let pieces = frame(DATA, 0, 1, b"x").repeat(500);
+            ended = !matches!(tokio::time::timeout(QUIET, client.write_all(&pieces)).await, Ok(Ok(())));
+            tokio::task::yield_now().await;
+            number += 500;
+        }
+        let (frames, closed) = heard(&mut client).await;
+        let away = frames.iter().rfind(|frame| frame.kind == GOAWAY).and_then(Frame::code);
+        println!("{number} pieces, then {away:?}");
+        meter.judge("pieces of a byte", 16 << 20);
+        assert!(closed && away == Some(CALM), "{number} pieces, then {away:?}");
+    });
+}
+
+#[test]
 fn a_server_that_floods_is_left() {
     // Aim: the same bound holds for who is called: its connection ends, and it is counted.
     run(|| async {

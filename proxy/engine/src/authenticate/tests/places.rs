@@ -176,6 +176,13 @@ fn tokens_are_remembered_while_they_hold() {
     let first = accepted(judge_at(&own, &parts, &mut remembered, NOW)).unwrap();
     let again = accepted(judge_at(&own, &parts, &mut remembered, NOW + 629)).unwrap();
     assert!(Arc::ptr_eq(&first, &again));
+    assert!(
+        matches!(judge_at(&own, &parts, &mut remembered, NOW + 630), TokenVerdict::Refused(TokenFault::Expired)),
+        "not a second longer"
+    );
+    let parts = with_bearer(&token(json!({"exp": NOW as f64 + 600.5})));
+    let first = accepted(judge_at(&own, &parts, &mut remembered, NOW)).unwrap();
+    assert!(Arc::ptr_eq(&first, &accepted(judge_at(&own, &parts, &mut remembered, NOW + 630)).unwrap()));
     assert!(matches!(judge_at(&own, &parts, &mut remembered, NOW + 631), TokenVerdict::Refused(TokenFault::Expired)));
     let others = rules(vec![RawRule { jwks: json!({"keys": [signers().public("Ed25519", "es256")]}).to_string(), ..rule() }]);
     assert!(matches!(judge_at(&others, &parts, &mut remembered, NOW), TokenVerdict::Refused(TokenFault::UnknownKey)));
@@ -229,6 +236,82 @@ fn fetched_keys_come_and_go() {
     assert_eq!(at(&own, NOW + 12), Some(TokenFault::UnknownKey));
     cell.expire();
     assert_eq!(at(&own, NOW + 12), Some(TokenFault::KeysPending));
+}
+
+/// Rules whose keys are fetched, the cell, and a judge of one token.
+fn judged_by_fetched() -> (Arc<Authentication>, Arc<KeyCell>) {
+    let own = rules(vec![fetched()]);
+    let cell = Arc::clone(own.cells().next().unwrap());
+    (own, cell)
+}
+
+/// Aim: what an issuer takes away is gone, also where it takes away all that can be used: only what is no key set leaves the keys at hand.
+#[test]
+fn an_issuer_may_take_all_its_keys_away() {
+    let (own, cell) = judged_by_fetched();
+    let (mut remembered, request) = (Remembered::new(1), with_bearer(&token(json!({}))));
+    let unusable = json!({"keys": [{"kty": "EC", "crv": "P-521", "kid": "es512"}]}).to_string();
+    for gone in [r#"{"keys":[]}"#, &unusable] {
+        cell.publish(signers().jwks().to_string().as_bytes()).unwrap();
+        assert!(matches!(judge_at(&own, &request, &mut remembered, NOW), TokenVerdict::Accepted(_)));
+        assert!(cell.publish(b"{}").is_err());
+        assert!(matches!(judge_at(&own, &request, &mut remembered, NOW), TokenVerdict::Accepted(_)));
+        assert!(cell.publish(gone.as_bytes()).unwrap().is_empty());
+        assert!(matches!(judge_at(&own, &request, &mut remembered, NOW), TokenVerdict::Refused(_)), "{gone}");
+    }
+}
+
+/// Aim: while newer keys are on their way, or could not be had, nobody is called a liar for a key that they may hold; only just after they came.
+#[test]
+fn while_keys_are_on_their_way_tokens_are_told_to_wait() {
+    let (own, cell) = judged_by_fetched();
+    let (mut remembered, request) = (Remembered::new(1), with_bearer(&token(json!({}))));
+    let mut at = |now| match judge_at(&own, &request, &mut remembered, now) {
+        TokenVerdict::Refused(fault) => fault,
+        other => panic!("{other:?}"),
+    };
+    let others = json!({"keys": [signers().public("RSA", "old")]}).to_string();
+    cell.asked(NOW);
+    cell.publish(others.as_bytes()).unwrap();
+    assert_eq!((at(NOW + 1), cell.is_missed()), (TokenFault::UnknownKey, false));
+    cell.asked(NOW + 20);
+    assert_eq!((at(NOW + 21), cell.is_missed()), (TokenFault::KeysPending, false), "under way");
+    assert!(cell.publish(b"<html>").is_err());
+    assert_eq!((at(NOW + 22), cell.is_missed()), (TokenFault::KeysPending, false), "failed");
+    assert_eq!((at(NOW + 30), cell.is_missed()), (TokenFault::KeysPending, true));
+    cell.asked(NOW + 30);
+    cell.publish(others.as_bytes()).unwrap();
+    assert_eq!(at(NOW + 31), TokenFault::UnknownKey, "the same keys are an answer, too");
+}
+
+/// Aim: a rotation is followed also where keys have no identifier or tokens name none; a token whose own key is at hand and has not signed it
+/// has nothing fetched.
+#[test]
+fn a_rotation_without_identifiers_is_followed() {
+    let of = |kid: Option<&str>| {
+        let mut header = json!({"alg": "ES256"});
+        header["kid"] = kid.into();
+        with_bearer(&signed(&header.to_string(), &claims(json!({})).to_string(), "ES256"))
+    };
+    let old = EcdsaKeyPair::generate(&signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+    let (x, y) = old.public_key().as_ref()[1..].split_at(32);
+    for (id, kid, wanted) in [
+        (None, Some("new"), TokenFault::KeysPending),
+        (None, None, TokenFault::KeysPending),
+        (Some("old"), None, TokenFault::KeysPending),
+        (Some("old"), Some("old"), TokenFault::Signature),
+    ] {
+        let (own, cell) = judged_by_fetched();
+        let mut key = json!({"kty": "EC", "crv": "P-256", "x": b64(x), "y": b64(y)});
+        key["kid"] = id.into();
+        cell.asked(NOW);
+        cell.publish(json!({"keys": [key]}).to_string().as_bytes()).unwrap();
+        for (now, wanted) in [(NOW + 9, TokenFault::Signature), (NOW + 10, wanted)] {
+            let verdict = judge_at(&own, &of(kid), &mut Remembered::new(1), now);
+            assert!(matches!(verdict, TokenVerdict::Refused(fault) if fault == wanted), "{id:?} {kid:?}: {verdict:?}");
+        }
+        assert_eq!(cell.is_missed(), wanted == TokenFault::KeysPending);
+    }
 }
 
 /// Aim: what is wrong with a rule is refused by name; where nothing good was there before, nothing is let in, else the last good rules stay.

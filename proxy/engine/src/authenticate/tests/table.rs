@@ -62,12 +62,19 @@ fn what_must_not_be_believed_is_not() {
         ("alg ES512", header(json!({"alg": "ES512"})), Algorithm),
         ("no alg", header(json!({"kid": "es256"})), Malformed),
         ("crit", header(json!({"alg": "ES256", "crit": ["b64"], "b64": false})), Critical),
+        ("crit that is null", header(json!({"alg": "ES256", "kid": "es256", "crit": null})), Critical),
         ("a key that nobody knows", header(json!({"alg": "ES256", "kid": "other"})), UnknownKey),
         ("a key of another kind", header(json!({"alg": "ES256", "kid": "rsa"})), UnknownKey),
         ("a key of another curve", header(json!({"alg": "ES256", "kid": "es384"})), UnknownKey),
         ("another algorithm's signature", header(json!({"alg": "EdDSA", "kid": "ed"})), Signature),
         ("alg twice", signed(r#"{"alg":"none","alg":"ES256","kid":"es256"}"#, &good, "ES256"), Malformed),
         ("a claim twice", said(&good.replacen('{', r#"{"sub":"eve","#, 1)), Malformed),
+        (
+            "a claim twice within another",
+            said(&good.replacen('{', r#"{"realm_access":{"roles":["user"],"roles":["admin"]},"#, 1)),
+            Malformed,
+        ),
+        ("a claim twice within a list", said(&good.replacen('{', r#"{"a":[1,{"b":{"c":1,"c":2}}],"#, 1)), Malformed),
         ("claims that are a list", said("[1]"), Malformed),
         ("claims that are no JSON", said("{"), Malformed),
         ("claims after claims", said(&format!("{good}{{}}")), Malformed),
@@ -112,7 +119,7 @@ fn what_is_right_is_believed() {
         token(json!({"exp": NOW as f64 + 0.5})),
         token(json!({"exp": 1e300})),
         token(json!({"aud": ["bank", "store"]})),
-        token(json!({"sub": "Ä\u{1F600}", "deep": {"a": [{"b": null}]}})),
+        token(json!({"sub": "Ä\u{1F600}", "deep": {"a": [{"b": null}, {"b": [-1, 1.5, true, "b"]}], "b": {}}})),
         signed(&odd_header.to_string(), &claims(json!({})).to_string(), "ES256"),
     ] {
         assert!(judge(&own, &with_bearer(&token)).unwrap().is_some(), "{token}");
