@@ -1,11 +1,21 @@
-//! The book of issued leaves, for `get certs`. Bounded: the expired go first, then the oldest.
+//! The book of issued leaves: what `get certs` shows, and by what a leaf that asks for the next one is known. Bounded, per instance and
+//! in all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-/// Most leaves kept in the book. Beyond it the one that ends first is forgotten (it stays valid).
-pub const ENTRIES_MAX: usize = 10_000;
+use crate::held::Held;
+use crate::policy::EXPIRED_GRACE;
+
+/// Most leaves kept in the book: two each for the proxies that a control plane serves and for their applications. Beyond it the one that
+/// ends first is forgotten (it stays valid, and is in the audit log).
+pub const ENTRIES_MAX: usize = 40_000;
+/// Most leaves kept of one instance, and as many of its application. Beyond it the oldest is forgotten: no instance drives out another.
+pub const OF_INSTANCE_MAX: usize = 8;
+/// Leaves that ended too long ago to be renewed go with the next one, at most so many at a time: a clock that is wrong for a moment
+/// forgets little.
+pub const ENDED_MAX: usize = 4;
 
 /// One issued leaf.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,27 +42,106 @@ pub struct IssuedLeaf {
     /// Lower-case hex SHA-256 of the root it was issued below; empty in rows of older versions.
     #[serde(default)]
     pub root: String,
+    /// Lower-case hex SHA-256 of the leaf; empty in rows of older versions.
+    #[serde(default)]
+    pub leaf_sha256: String,
 }
+
+impl IssuedLeaf {
+    /// Whether this row is about that very certificate. A serial number alone would not do: whoever has stolen a key may sign another
+    /// certificate with the same.
+    fn is(&self, held: &Held) -> bool {
+        if self.leaf_sha256.is_empty() {
+            let dates = (self.not_before, self.not_after) == (held.not_before.unix_timestamp(), held.not_after.unix_timestamp());
+            return dates && self.identity == held.identity.as_str() && self.workload == held.workload;
+        }
+        self.leaf_sha256 == held.sha256
+    }
+
+    fn holder(&self) -> Holder {
+        (self.namespace.clone(), self.workload.clone(), self.instance.clone(), self.for_application)
+    }
+}
+
+/// Namespace, workload, instance; whether its application.
+type Holder = (String, String, String, bool);
 
 /// Leaves by serial.
 #[derive(Clone, Debug, Default)]
 pub struct Register {
     entries: BTreeMap<String, IssuedLeaf>,
+    /// Serials by end.
+    ends: BTreeSet<(i64, String)>,
+    /// Serials by holder, the oldest first.
+    holders: BTreeMap<Holder, VecDeque<String>>,
+    /// Serials whose rows are on no disk yet.
+    unwritten: BTreeSet<String>,
 }
 
 impl Register {
-    /// Adds a leaf; returns the serials that had to go (expired at `now`, or too many).
+    /// Takes up what was kept; returns the serials that had to go, because there are too many.
+    pub fn restore(mut entries: Vec<IssuedLeaf>) -> (Self, Vec<String>) {
+        entries.sort_by_key(|entry| entry.not_before);
+        let mut book = Self::default();
+        let gone = entries.into_iter().flat_map(|entry| book.insert(entry)).collect();
+        (book, gone)
+    }
+
+    /// Adds a leaf; returns the serials that had to go (ended too long ago at `now`, or too many).
     pub fn add(&mut self, entry: IssuedLeaf, now: i64) -> Vec<String> {
-        self.entries.insert(entry.serial.clone(), entry);
-        let mut gone: Vec<_> = self.entries.values().filter(|entry| entry.not_after <= now).map(|entry| entry.serial.clone()).collect();
-        if self.entries.len() - gone.len() > ENTRIES_MAX {
-            let earliest = self.entries.values().filter(|entry| entry.not_after > now).min_by_key(|entry| entry.not_after);
-            gone.extend(earliest.map(|entry| entry.serial.clone()));
-        }
-        for serial in &gone {
-            self.entries.remove(serial);
+        self.unwritten.insert(entry.serial.clone());
+        let mut gone = self.insert(entry);
+        let grace = i64::try_from(EXPIRED_GRACE.as_secs()).unwrap_or(i64::MAX);
+        for _ in 0..ENDED_MAX {
+            let Some((_, serial)) = self.ends.first().filter(|(end, _)| end.saturating_add(grace) <= now).cloned() else { break };
+            self.remove(&serial);
+            gone.push(serial);
         }
         gone
+    }
+
+    fn insert(&mut self, entry: IssuedLeaf) -> Vec<String> {
+        let (serial, holder) = (entry.serial.clone(), entry.holder());
+        self.ends.insert((entry.not_after, serial.clone()));
+        self.entries.insert(serial.clone(), entry);
+        let own = self.holders.entry(holder).or_default();
+        own.push_back(serial);
+        let mut gone = Vec::new();
+        if own.len() > OF_INSTANCE_MAX {
+            gone.extend(own.front().cloned());
+        } else if self.entries.len() > ENTRIES_MAX {
+            gone.extend(self.ends.first().map(|(_, serial)| serial.clone()));
+        }
+        gone.iter().for_each(|serial| self.remove(serial));
+        gone
+    }
+
+    fn remove(&mut self, serial: &str) {
+        let Some(entry) = self.entries.remove(serial) else { return };
+        self.unwritten.remove(serial);
+        self.ends.remove(&(entry.not_after, entry.serial.clone()));
+        let holder = entry.holder();
+        if let Some(own) = self.holders.get_mut(&holder) {
+            own.retain(|other| other != serial);
+            if own.is_empty() {
+                self.holders.remove(&holder);
+            }
+        }
+    }
+
+    /// Rows to be written now, which then count as written: those of leaves that no disk took before, too.
+    pub fn to_write(&mut self) -> Vec<IssuedLeaf> {
+        std::mem::take(&mut self.unwritten).iter().filter_map(|serial| self.entries.get(serial)).cloned().collect()
+    }
+
+    /// No disk took these.
+    pub fn not_written(&mut self, rows: &[IssuedLeaf]) {
+        self.unwritten.extend(rows.iter().map(|row| &row.serial).filter(|serial| self.entries.contains_key(*serial)).cloned());
+    }
+
+    /// The row of that leaf.
+    pub fn find(&self, held: &Held) -> Option<&IssuedLeaf> {
+        self.entries.get(&held.serial).filter(|entry| entry.is(held))
     }
 
     /// When the last leaf that is not below this root ends; `None`: there is none in the book.
@@ -90,29 +179,72 @@ mod tests {
             issuer: String::new(),
             for_application: false,
             root: String::new(),
+            leaf_sha256: String::new(),
         }
     }
 
+    const GRACE: i64 = 24 * 3600;
+
     #[test]
-    fn the_newest_leaf_of_each_instance_is_shown_and_the_expired_go() {
-        // Aim: rotation replaces what `get certs` shows, and expired rows leave the book.
+    fn the_newest_leaf_of_each_instance_is_shown_and_the_ended_go() {
+        // Aim: rotation replaces what `get certs` shows; a row stays as long as its leaf may be renewed, then it leaves the book.
         let mut book = Register::default();
         assert!(book.add(entry(1, "a", 0, 10), 5).is_empty());
         book.add(entry(2, "a", 5, 15), 5);
         book.add(entry(3, "b", 5, 15), 5);
         assert_eq!(book.current(6).iter().map(|e| e.serial.as_str()).collect::<Vec<_>>(), ["00000002", "00000003"]);
-        assert_eq!(book.add(entry(4, "b", 9, 19), 11), ["00000001"]);
+        assert!(book.add(entry(4, "b", 9, 19), 9 + GRACE).is_empty());
+        assert_eq!(book.add(entry(5, "b", 9, 19), 11 + GRACE), ["00000001"]);
         assert!(book.current(20).is_empty());
     }
 
     #[test]
     fn the_book_is_bounded() {
-        // Aim: the bound holds while nothing expires, and the one that ends first goes.
+        // Aim: the bound holds while nothing ends, and the one that ends first goes.
         let mut book = Register::default();
         for serial in 0..ENTRIES_MAX + 3 {
-            book.add(entry(serial, "a", 0, 100 + i64::try_from(serial).unwrap()), 5);
+            book.add(entry(serial, &format!("i-{serial}"), 0, 100 + i64::try_from(serial).unwrap()), 5);
         }
-        assert_eq!(book.entries.len(), ENTRIES_MAX);
+        assert_eq!((book.entries.len(), book.ends.len(), book.holders.len()), (ENTRIES_MAX, ENTRIES_MAX, ENTRIES_MAX));
         assert!(!book.entries.contains_key("00000002") && book.entries.contains_key("00000003"));
+    }
+
+    #[test]
+    fn no_instance_drives_out_another() {
+        // Aim: of one instance the newest few are kept, whatever their ends; the others' are as they were, and the application's too.
+        let mut book = Register::default();
+        book.add(entry(1, "b", 0, 10), 5);
+        book.add(IssuedLeaf { for_application: true, ..entry(2, "a", 0, 10) }, 5);
+        let gone: Vec<_> = (10..100).flat_map(|serial| book.add(entry(serial, "a", 0, 1000), 5)).collect();
+        assert_eq!(gone.len(), 90 - OF_INSTANCE_MAX);
+        assert_eq!((gone[0].as_str(), book.entries.len()), ("00000010", OF_INSTANCE_MAX + 2));
+        assert!(book.entries.contains_key("00000001") && book.entries.contains_key("00000002"));
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_for_a_moment_forgets_little() {
+        // Aim: one leaf at a time that is years ahead takes a few rows with it; a start under that clock takes none.
+        let mut book = Register::default();
+        for serial in 0..1000 {
+            book.add(entry(serial, &format!("i-{serial}"), 0, 100), 5);
+        }
+        assert_eq!(book.add(entry(1000, "a", 0, i64::MAX), 1 << 40).len(), ENDED_MAX);
+        let (restored, gone) = Register::restore(book.entries.values().cloned().collect());
+        assert_eq!((restored.entries.len(), gone.len()), (1001 - ENDED_MAX, 0));
+    }
+
+    #[test]
+    fn what_no_disk_took_is_written_with_the_next() {
+        // Aim: rows that failed are handed out again, unless they left the book meanwhile.
+        let mut book = Register::default();
+        book.add(entry(1, "a", 0, 10), 5);
+        let rows = book.to_write();
+        assert_eq!((rows.len(), book.to_write().len()), (1, 0));
+        book.not_written(&rows);
+        book.add(entry(2, "b", 0, 10), 5);
+        assert_eq!(book.to_write().len(), 2);
+        book.remove("00000001");
+        book.not_written(&rows);
+        assert!(book.to_write().is_empty());
     }
 }

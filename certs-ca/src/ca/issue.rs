@@ -2,13 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::{Ca, CaError, Proof};
+use super::{Ca, CaError, Policy, Proof};
 use crate::attest::{AUDIENCE, Attempts, Attestation, ServiceAccountError, ServiceAccountVerifier, TOKEN_BYTES_MAX};
 use crate::audit::{Audit, Counts, Issuance, Query, Refusal};
-use crate::authority::Leaf;
 use crate::csr::Csr;
 use crate::minting::Keyring;
 use crate::store::{Store, StoreError};
@@ -26,6 +25,17 @@ pub struct Application<'a> {
     pub from: Option<IpAddr>,
     /// The leaf is for the application beside the proxy.
     pub for_application: bool,
+}
+
+/// What a refusal says of whom it met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// What spoke for the caller was a secret that it may try again and again, or a certificate that is none of ours.
+    Guess,
+    /// The gate did not let it in.
+    TurnedAway,
+    /// Neither.
+    Other,
 }
 
 /// What the authority remembers of its callers.
@@ -64,14 +74,6 @@ impl Proof<'_> {
 }
 
 impl Ca {
-    /// Signs as [`Ca::sign`] does, and remembers where the request came from.
-    ///
-    /// # Errors
-    /// See [`CaError`].
-    pub fn issue(&self, application: &Application<'_>, proof: &Proof<'_>) -> Result<Leaf, CaError> {
-        self.sign_for(application, proof)
-    }
-
     /// Has service-account tokens verified from now on. The first verifier stays.
     pub fn verify_service_accounts(&self, verifier: Arc<dyn ServiceAccountVerifier>) {
         // A second one is a second cluster, and there is none.
@@ -98,21 +100,44 @@ impl Ca {
     /// [`CaError::Limited`]: too many were refused.
     pub fn may_try(&self, from: Option<IpAddr>, workload: Option<&str>) -> Result<(), CaError> {
         let now = (self.clock)().unix_timestamp();
-        Ok(self.desk.attempts.lock().unwrap_or_else(PoisonError::into_inner).admit(from, workload, now)?)
+        Ok(self.attempts().admit(from, workload, now)?)
     }
 
-    /// Remembers a refusal. `guessed`: what spoke for the caller was a secret that it may try again and again.
-    pub fn note_refusal(&self, refusal: Refusal, guessed: bool) {
+    /// Counts a certificate by what may be shown again and again: the leaf before, or a service account.
+    ///
+    /// # Errors
+    /// [`CaError::Limited`]: the instance had too many.
+    pub(super) fn may_have(&self, application: &Application<'_>, policy: &Policy) -> Result<(), CaError> {
+        let Application { csr, instance, .. } = application;
+        let holder = format!("{}/{} (workload {})", csr.identity.namespace(), instance, csr.workload);
         let now = (self.clock)().unix_timestamp();
-        if guessed {
-            let workload = (!refusal.workload.is_empty()).then(|| format!("{}/{}", refusal.namespace, refusal.workload));
-            self.desk.attempts.lock().unwrap_or_else(PoisonError::into_inner).refused(refusal.peer, workload.as_deref(), now);
+        Ok(self.attempts().issue(holder, policy.leaf_life, now)?)
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.desk.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers a refusal.
+    ///
+    /// # Errors
+    /// [`CaError::Limited`]: it is one too many, and only counted.
+    pub(crate) fn note_refusal(&self, refusal: Refusal, fault: Fault) -> Result<(), CaError> {
+        let now = (self.clock)().unix_timestamp();
+        match fault {
+            Fault::Guess => {
+                let workload = (!refusal.workload.is_empty()).then(|| format!("{}/{}", refusal.namespace, refusal.workload));
+                self.attempts().refused(refusal.peer, workload.as_deref(), now);
+            }
+            Fault::TurnedAway => self.attempts().turn_away(refusal.peer, now)?,
+            Fault::Other => {}
         }
         self.desk.audit.refused(Refusal { time: now, ..refusal });
+        Ok(())
     }
 
     /// Counts an attempt that was not looked at.
-    pub fn note_limited(&self) {
+    pub(crate) fn note_limited(&self) {
         self.desk.audit.limited();
     }
 
