@@ -19,9 +19,9 @@ use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
+pub use self::issue::Application;
 use self::issue::Desk;
 pub(crate) use self::issue::Fault;
-pub use self::issue::Application;
 use crate::attest::{self, Attestation, Grant, LIFE_DEFAULT, LIFE_MAX, Limited, SECRET_BYTES, ServiceAccountError, Token, TokenError};
 use crate::audit::Issuance;
 use crate::authority::{self, Issuing, Leaf, SERIAL_BYTES, SignError};

@@ -177,7 +177,8 @@ fn nobody_gets_the_identity_of_the_control_plane() {
     // Aim: neither token nor leaf for it, whatever is declared: with it one would be the control plane to every proxy.
     let desk = desk();
     let identity = "spiffe://cluster.local/ns/meshwright-system/sa/control";
-    let order = TokenOrder { workload: "meshwright-system/control".into(), identity: identity.parse().unwrap(), instance: None, life: None };
+    let order =
+        TokenOrder { workload: "meshwright-system/control".into(), identity: identity.parse().unwrap(), instance: None, life: None };
     assert!(matches!(desk.ca.issue_token(&order), Err(CaError::Control(_))));
     let seat = desk.ca.seat(&ServerNames::default()).unwrap();
     let csr = request(&[identity], "control");

@@ -164,9 +164,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Access`]; nothing was written.
     pub fn put_pairs(&self, pairs: &[(Seal, &Pair)]) -> Result<(), StoreError> {
-        self.write(|transaction| {
-            insert(&mut transaction.open_table(KEYS)?, pairs)
-        })
+        self.write(|transaction| insert(&mut transaction.open_table(KEYS)?, pairs))
     }
 
     /// What is remembered of the roots; `None` before the first rotation.
