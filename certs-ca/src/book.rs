@@ -32,17 +32,41 @@ pub struct IssuedLeaf {
     /// Lower-case hex SHA-256 of the root it was issued below; empty in rows of older versions.
     #[serde(default)]
     pub root: String,
+    /// Counts up from leaf to leaf, whatever the clock says: the highest is the newest. 0 in rows of older versions.
+    #[serde(default)]
+    pub number: u64,
+}
+
+impl IssuedLeaf {
+    /// Orders leaves by when they were issued. Their dates do not: two may be of one second, and clocks are set back.
+    fn age(&self) -> (u64, i64) {
+        (self.number, self.not_before)
+    }
 }
 
 /// Leaves by serial.
 #[derive(Clone, Debug, Default)]
 pub struct Register {
     entries: BTreeMap<String, IssuedLeaf>,
+    /// The highest number given.
+    last: u64,
 }
 
 impl Register {
+    /// The number of the next leaf.
+    pub fn next_number(&self) -> u64 {
+        self.last + 1
+    }
+
+    /// Below which root each unexpired leaf is, by serial number.
+    pub fn roots(&self, now: i64) -> BTreeMap<String, String> {
+        let unexpired = self.entries.values().filter(|entry| entry.not_after > now);
+        unexpired.map(|entry| (entry.serial.clone(), entry.root.clone())).collect()
+    }
+
     /// Adds a leaf; returns the serials that had to go (expired at `now`, or too many).
     pub fn add(&mut self, entry: IssuedLeaf, now: i64) -> Vec<String> {
+        self.last = self.last.max(entry.number);
         self.entries.insert(entry.serial.clone(), entry);
         let mut gone: Vec<_> = self.entries.values().filter(|entry| entry.not_after <= now).map(|entry| entry.serial.clone()).collect();
         if self.entries.len() - gone.len() > ENTRIES_MAX {
@@ -66,7 +90,7 @@ impl Register {
         for entry in self.entries.values().filter(|entry| entry.not_after > now) {
             let key = (entry.namespace.as_str(), entry.workload.as_str(), entry.instance.as_str(), entry.for_application);
             let held = newest.entry(key).or_insert(entry);
-            if entry.not_before > held.not_before {
+            if entry.age() > held.age() {
                 *held = entry;
             }
         }
@@ -90,6 +114,7 @@ mod tests {
             issuer: String::new(),
             for_application: false,
             root: String::new(),
+            number: 0,
         }
     }
 
@@ -103,6 +128,22 @@ mod tests {
         assert_eq!(book.current(6).iter().map(|e| e.serial.as_str()).collect::<Vec<_>>(), ["00000002", "00000003"]);
         assert_eq!(book.add(entry(4, "b", 9, 19), 11), ["00000001"]);
         assert!(book.current(20).is_empty());
+    }
+
+    #[test]
+    fn the_newest_leaf_is_the_one_issued_last() {
+        // Aim: neither two leaves of one second nor a clock that was set back hide the leaf in use; the root of each one is known, and
+        // rows of older versions come before all others.
+        let mut book = Register::default();
+        let roots = [("a", 9, 0), ("b", 3, 100), ("c", 2, 100), ("d", 1, 40)];
+        for (root, serial, not_before) in roots {
+            let number = if root == "a" { 0 } else { book.next_number() };
+            book.add(IssuedLeaf { number, root: root.into(), ..entry(serial, "x", not_before, 1000) }, 50);
+            assert_eq!(book.current(60)[0].root, root);
+        }
+        assert_eq!(book.roots(60).len(), 4);
+        assert_eq!(book.roots(60)["00000003"], "b");
+        assert!(book.roots(1000).is_empty());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod issue;
 mod mint;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -365,6 +366,7 @@ impl Ca {
             issuer,
             root,
             for_application: application.for_application,
+            number: 0,
         };
         let issuance = Issuance {
             time: now.unix_timestamp(),
@@ -379,7 +381,11 @@ impl Ca {
             peer: application.from,
             for_application: application.for_application,
         };
-        let gone = self.lock().book.add(entry.clone(), now.unix_timestamp());
+        let (entry, gone) = {
+            let book = &mut self.lock().book;
+            let entry = IssuedLeaf { number: book.next_number(), ..entry };
+            (entry.clone(), book.add(entry, now.unix_timestamp()))
+        };
         let rows = self.desk.audit.issued(issuance);
         let failure = self.store.put_issued(&entry, &gone, &rows, now.unix_timestamp()).err();
         if let Some(error) = &failure {
@@ -417,12 +423,17 @@ impl Ca {
         self.lock().book.current((self.clock)().unix_timestamp())
     }
 
-    /// The issuing certificate of now, and how the book names it; replaced here when it is due.
+    /// SHA-256 (lower-case hex) of the root of each unexpired leaf, by serial number.
+    pub fn roots_of_leaves(&self) -> BTreeMap<String, String> {
+        self.lock().book.roots((self.clock)().unix_timestamp())
+    }
+
+    /// The issuing certificate of now, and how the book names it; replaced here when it is due, or was made when the clock was ahead.
     fn issuing(&self, now: OffsetDateTime) -> Result<(Arc<Issuing>, IssuedBy, Policy), CaError> {
         let mut state = self.lock();
         let whole = state.issuing.not_after - state.issuing.not_before;
         if let Keys::Own(own) = &state.keys
-            && now >= state.issuing.not_before + whole * ISSUING_ROTATE_PERCENT / 100
+            && (now >= state.issuing.not_before + whole * ISSUING_ROTATE_PERCENT / 100 || now < state.issuing.not_before)
         {
             let fresh = own.renew_issuing(&self.store, &state.policy, now)?;
             state.issue_by(fresh);

@@ -85,6 +85,7 @@ impl Certificates for CertificateService {
 
 /// Tells the bundles as long as somebody listens.
 async fn tell_bundles(ca: Arc<Ca>, sender: mpsc::Sender<Result<BundlesResponse, Status>>) {
+    let _listening = ca.listen();
     let mut told = None;
     loop {
         let asked = ca.clone();

@@ -1,7 +1,7 @@
 //! The way in to signing: who may try, what is remembered of it, and service accounts.
 
 use std::net::IpAddr;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub(super) struct Desk {
     pub(super) keyring: Mutex<Keyring>,
     /// Keys are not rotated before that second: the disk did not take the last attempt.
     pub(super) rotate_from: AtomicI64,
+    /// Streams that the bundles are told on.
+    listeners: AtomicUsize,
     attempts: Mutex<Attempts>,
     verifier: OnceLock<Arc<dyn ServiceAccountVerifier>>,
 }
@@ -46,9 +48,19 @@ impl Desk {
             audit: Audit::default(),
             keyring: Mutex::new(keyring),
             rotate_from: AtomicI64::new(i64::MIN),
+            listeners: AtomicUsize::new(0),
             attempts: Mutex::default(),
             verifier: OnceLock::new(),
         })
+    }
+}
+
+/// One that follows the bundles, from [`Ca::listen`] until it is dropped.
+pub(crate) struct Listening(Arc<Ca>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.desk.listeners.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -70,6 +82,17 @@ impl Ca {
     /// See [`CaError`].
     pub fn issue(&self, application: &Application<'_>, proof: &Proof<'_>) -> Result<Leaf, CaError> {
         self.sign_for(application, proof)
+    }
+
+    /// Somebody follows the bundles from now on.
+    pub(crate) fn listen(self: &Arc<Self>) -> Listening {
+        self.desk.listeners.fetch_add(1, Ordering::Relaxed);
+        Listening(self.clone())
+    }
+
+    /// How many do.
+    pub fn listeners(&self) -> usize {
+        self.desk.listeners.load(Ordering::Relaxed)
     }
 
     /// Has service-account tokens verified from now on. The first verifier stays.

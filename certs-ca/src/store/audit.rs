@@ -93,6 +93,7 @@ mod tests {
             issuer: String::new(),
             root: String::new(),
             for_application: false,
+            number: 0,
         }
     }
 
