@@ -45,9 +45,17 @@ pub struct IssuedLeaf {
     /// Lower-case hex SHA-256 of the leaf; empty in rows of older versions.
     #[serde(default)]
     pub leaf_sha256: String,
+    /// Counts up from leaf to leaf, whatever the clock says: the highest is the newest. 0 in rows of older versions.
+    #[serde(default)]
+    pub number: u64,
 }
 
 impl IssuedLeaf {
+    /// Orders leaves by when they were issued. Their dates do not: two may be of one second, and clocks are set back.
+    fn age(&self) -> (u64, i64) {
+        (self.number, self.not_before)
+    }
+
     /// Whether this row is about that very certificate. A serial number alone would not do: whoever has stolen a key may sign another
     /// certificate with the same.
     fn is(&self, held: &Held) -> bool {
@@ -76,15 +84,28 @@ pub struct Register {
     holders: BTreeMap<Holder, VecDeque<String>>,
     /// Serials whose rows are on no disk yet.
     unwritten: BTreeSet<String>,
+    /// The highest number given.
+    last: u64,
 }
 
 impl Register {
     /// Takes up what was kept; returns the serials that had to go, because there are too many.
     pub fn restore(mut entries: Vec<IssuedLeaf>) -> (Self, Vec<String>) {
-        entries.sort_by_key(|entry| entry.not_before);
+        entries.sort_by_key(IssuedLeaf::age);
         let mut book = Self::default();
         let gone = entries.into_iter().flat_map(|entry| book.insert(entry)).collect();
         (book, gone)
+    }
+
+    /// The number of the next leaf.
+    pub fn next_number(&self) -> u64 {
+        self.last + 1
+    }
+
+    /// Below which root each unexpired leaf is, by serial number.
+    pub fn roots(&self, now: i64) -> BTreeMap<String, String> {
+        let unexpired = self.entries.values().filter(|entry| entry.not_after > now);
+        unexpired.map(|entry| (entry.serial.clone(), entry.root.clone())).collect()
     }
 
     /// Adds a leaf; returns the serials that had to go (ended too long ago at `now`, or too many).
@@ -102,6 +123,7 @@ impl Register {
 
     fn insert(&mut self, entry: IssuedLeaf) -> Vec<String> {
         let (serial, holder) = (entry.serial.clone(), entry.holder());
+        self.last = self.last.max(entry.number);
         self.ends.insert((entry.not_after, serial.clone()));
         self.entries.insert(serial.clone(), entry);
         let own = self.holders.entry(holder).or_default();
@@ -155,7 +177,7 @@ impl Register {
         for entry in self.entries.values().filter(|entry| entry.not_after > now) {
             let key = (entry.namespace.as_str(), entry.workload.as_str(), entry.instance.as_str(), entry.for_application);
             let held = newest.entry(key).or_insert(entry);
-            if entry.not_before > held.not_before {
+            if entry.age() > held.age() {
                 *held = entry;
             }
         }
@@ -180,6 +202,7 @@ mod tests {
             for_application: false,
             root: String::new(),
             leaf_sha256: String::new(),
+            number: 0,
         }
     }
 
@@ -196,6 +219,22 @@ mod tests {
         assert!(book.add(entry(4, "b", 9, 19), 9 + GRACE).is_empty());
         assert_eq!(book.add(entry(5, "b", 9, 19), 11 + GRACE), ["00000001"]);
         assert!(book.current(20).is_empty());
+    }
+
+    #[test]
+    fn the_newest_leaf_is_the_one_issued_last() {
+        // Aim: neither two leaves of one second nor a clock that was set back hide the leaf in use; the root of each one is known, and
+        // rows of older versions come before all others.
+        let mut book = Register::default();
+        let roots = [("a", 9, 0), ("b", 3, 100), ("c", 2, 100), ("d", 1, 40)];
+        for (root, serial, not_before) in roots {
+            let number = if root == "a" { 0 } else { book.next_number() };
+            book.add(IssuedLeaf { number, root: root.into(), ..entry(serial, "x", not_before, 1000) }, 50);
+            assert_eq!(book.current(60)[0].root, root);
+        }
+        assert_eq!(book.roots(60).len(), 4);
+        assert_eq!(book.roots(60)["00000003"], "b");
+        assert!(book.roots(1000).is_empty());
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod issue;
 mod mint;
 mod renew;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -382,6 +383,7 @@ impl Ca {
             root,
             for_application: application.for_application,
             leaf_sha256: leaf.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default(),
+            number: 0,
         };
         let issuance = Issuance {
             time: now.unix_timestamp(),
@@ -399,6 +401,7 @@ impl Ca {
         };
         let (gone, entries) = {
             let book = &mut self.lock().book;
+            let entry = IssuedLeaf { number: book.next_number(), ..entry };
             (book.add(entry, now.unix_timestamp()), book.to_write())
         };
         let rows = self.desk.audit.issued(issuance);
@@ -439,12 +442,17 @@ impl Ca {
         self.lock().book.current((self.clock)().unix_timestamp())
     }
 
-    /// The issuing certificate of now, and how the book names it; replaced here when it is due.
+    /// SHA-256 (lower-case hex) of the root of each unexpired leaf, by serial number.
+    pub fn roots_of_leaves(&self) -> BTreeMap<String, String> {
+        self.lock().book.roots((self.clock)().unix_timestamp())
+    }
+
+    /// The issuing certificate of now, and how the book names it; replaced here when it is due, or was made when the clock was ahead.
     fn issuing(&self, now: OffsetDateTime) -> Result<(Arc<Issuing>, IssuedBy, Policy), CaError> {
         let mut state = self.lock();
         let whole = state.issuing.not_after - state.issuing.not_before;
         if let Keys::Own(own) = &state.keys
-            && now >= state.issuing.not_before + whole * ISSUING_ROTATE_PERCENT / 100
+            && (now >= state.issuing.not_before + whole * ISSUING_ROTATE_PERCENT / 100 || now < state.issuing.not_before)
         {
             let fresh = own.renew_issuing(&self.store, &state.policy, now)?;
             state.issue_by(fresh);

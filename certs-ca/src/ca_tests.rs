@@ -252,6 +252,58 @@ fn ten_years_of_issuing_never_hand_out_a_leaf_beyond_its_issuer() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_for_a_moment_leaves_nothing_behind() {
+    // Aim: an issuing certificate of the future is replaced once the clock is right again, also by a control plane that was restarted
+    // meanwhile; the leaf that the instance got last is the one in the book.
+    let day = 24 * 3600;
+    for restarted in [false, true] {
+        let mut desk = desk();
+        let csr = request(&[CATALOG], "catalog");
+        let sign = |ca: &Ca| ca.sign(&csr, &Proof::Token(&join(ca)), "catalog-0", None).unwrap();
+        desk.time.store(START + 70 * day, Ordering::Relaxed);
+        let early = sign(&desk.ca);
+        desk.time.store(START, Ordering::Relaxed);
+        if restarted {
+            let Desk { ca, time, folder } = desk;
+            drop(ca);
+            desk = Desk { ca: open(folder.path(), &time), time, folder };
+        }
+        let leaf = sign(&desk.ca);
+        let root = desk.ca.roots().issuing().clone();
+        verify(&leaf.chain[0], &leaf.chain[1..], &root, now(&desk)).unwrap();
+        let seat = desk.ca.seat(&ServerNames::default()).unwrap();
+        verify(&seat.chain[0], &seat.chain[1..], &root, now(&desk)).unwrap();
+        let again = sign(&desk.ca);
+        assert_eq!(leaf.chain[1], again.chain[1], "replaced once");
+        let certs = desk.ca.certs();
+        assert_eq!(certs.iter().map(|entry| &entry.serial).collect::<Vec<_>>(), [&again.serial], "not {}", early.serial);
+        let roots = desk.ca.roots_of_leaves();
+        let known = [&early, &leaf, &again].map(|leaf| roots.get(&leaf.serial) == Some(&certs[0].root));
+        assert_eq!(known, [true; 3], "each of them is known");
+    }
+}
+
+#[test]
+fn nothing_that_has_ended_already_is_written_down() {
+    // Aim: with the clock beyond the root's end, whoever asks makes no issuing certificate; the one at rest is as good as before once the
+    // clock is right.
+    let desk = desk();
+    let csr = request(&[CATALOG], "catalog");
+    let first = desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", None).unwrap();
+    let kept = || desk.ca.store.pair(crate::store::Seal::Issuing).unwrap().unwrap().certificate;
+    let before = kept();
+    desk.time.store(START + 4000 * 24 * 3600, Ordering::Relaxed);
+    for _ in 0..3 {
+        let refused = desk.ca.sign(&csr, &Proof::Token("mw1.none"), "catalog-0", None);
+        assert!(matches!(refused, Err(CaError::Sign(SignError::IssuerExpired(_)))));
+    }
+    assert_eq!(kept(), before);
+    desk.time.store(START, Ordering::Relaxed);
+    let leaf = desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", None).unwrap();
+    assert_eq!(leaf.chain[1], first.chain[1]);
+}
+
+#[test]
 fn the_control_plane_has_a_seat_with_all_its_names() {
     // Aim: its leaf carries SPIFFE, DNS and IP names, and says when to fetch the next.
     let desk = desk();

@@ -83,6 +83,11 @@ impl OwnRoots {
     /// The next issuing certificate. One that cannot be written down is used all the same: every leaf carries its chain.
     pub(crate) fn renew_issuing(&self, store: &Store, policy: &Policy, now: OffsetDateTime) -> Result<Issuing, RootsError> {
         let pair = self.make_issuing(policy, now)?;
+        let certificate = CertificateDer::from(pair.certificate.clone());
+        if let Some((_, end)) = dates(&certificate).filter(|(_, end)| *end <= now) {
+            // Its root has ended, or the clock is ahead for a moment: the one before may be of use again, this one never is.
+            return Err(SignError::IssuerExpired(end).into());
+        }
         if let Err(error) = store.put_pairs(&[(Seal::Issuing, &pair)]) {
             tracing::error!(%error, "the new issuing certificate is in memory only");
         }

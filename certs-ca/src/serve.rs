@@ -82,7 +82,11 @@ impl Certificates for CertificateService {
     async fn bundles(&self, request: Request<BundlesRequest>) -> Result<Response<Self::BundlesStream>, Status> {
         self.gate.holder(request.extensions())?;
         let (sender, receiver) = mpsc::channel(1);
-        tokio::spawn(self.bulletin.clone().tell(sender));
+        let (listening, told) = (self.ca.listen(), self.bulletin.clone().tell(sender));
+        tokio::spawn(async move {
+            let _listening = listening;
+            told.await;
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }

@@ -1,7 +1,7 @@
 //! The way in to signing: who may try, what is remembered of it, and service accounts.
 
 use std::net::IpAddr;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +44,8 @@ pub(super) struct Desk {
     pub(super) keyring: Mutex<Keyring>,
     /// Keys are not rotated before that second: the disk did not take the last attempt.
     pub(super) rotate_from: AtomicI64,
+    /// Streams that the bundles are told on.
+    listeners: AtomicUsize,
     attempts: Mutex<Attempts>,
     verifier: OnceLock<Arc<dyn ServiceAccountVerifier>>,
 }
@@ -56,9 +58,19 @@ impl Desk {
             audit: Audit::default(),
             keyring: Mutex::new(keyring),
             rotate_from: AtomicI64::new(i64::MIN),
+            listeners: AtomicUsize::new(0),
             attempts: Mutex::default(),
             verifier: OnceLock::new(),
         })
+    }
+}
+
+/// One that follows the bundles, from [`Ca::listen`] until it is dropped.
+pub(crate) struct Listening(Arc<Ca>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.desk.listeners.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -74,6 +86,17 @@ impl Proof<'_> {
 }
 
 impl Ca {
+    /// Somebody follows the bundles from now on.
+    pub(crate) fn listen(self: &Arc<Self>) -> Listening {
+        self.desk.listeners.fetch_add(1, Ordering::Relaxed);
+        Listening(self.clone())
+    }
+
+    /// How many do.
+    pub fn listeners(&self) -> usize {
+        self.desk.listeners.load(Ordering::Relaxed)
+    }
+
     /// Has service-account tokens verified from now on. The first verifier stays.
     pub fn verify_service_accounts(&self, verifier: Arc<dyn ServiceAccountVerifier>) {
         // A second one is a second cluster, and there is none.

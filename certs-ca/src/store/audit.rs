@@ -108,6 +108,7 @@ mod tests {
             root: String::new(),
             for_application: false,
             leaf_sha256: String::new(),
+            number: 0,
         }
     }
 
