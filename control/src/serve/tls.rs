@@ -1,10 +1,12 @@
 //! TLS of port 15012: our own leaf, renewed in place; client certificates asked for, verified when shown, not demanded.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -12,11 +14,16 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::authority::SharedAuthority;
 use crate::clock::Clock;
+use crate::publish::edition::Edition;
 use crate::publish::peer::Proven;
 use crate::publish::trust::{Root, Roots};
 
@@ -164,9 +171,20 @@ pub struct ServerTls {
     pub clock: Clock,
     /// Whether it ends in a retired root, by this.
     pub roots: Arc<ClientRoots>,
+    /// Whether our own leaf is of the mesh's trust domain, which the objects say.
+    seated: watch::Receiver<bool>,
 }
 
 impl ServerTls {
+    /// Does the handshake, once our own leaf is what callers expect.
+    ///
+    /// # Errors
+    /// The handshake fails, or the control plane is stopping.
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<TlsStream<S>> {
+        self.seated.clone().wait_for(|seated| *seated).await.map_err(|_| io::ErrorKind::ConnectionAborted)?;
+        TlsAcceptor::from(self.config.clone()).accept(stream).await
+    }
+
     /// What the other end of a connection has proved; `None`: nothing, or it is no workload.
     pub fn proven(&self, connection: &rustls::ServerConnection) -> Option<Arc<Proven>> {
         let chain = connection.peer_certificates()?;
@@ -183,6 +201,10 @@ pub struct Seating {
     names: CertificateNames,
     provider: Arc<CryptoProvider>,
     leaf: Arc<LeafCell>,
+    /// One after the other, so that the leaf asked for last is the one in use.
+    renewing: Mutex<()>,
+    /// Whether the leaf is of the mesh's trust domain.
+    seated: watch::Sender<bool>,
 }
 
 impl Seating {
@@ -191,10 +213,44 @@ impl Seating {
     /// # Errors
     /// The authority gives none: the former one stays.
     pub fn renew(&self) -> anyhow::Result<Duration> {
+        let _turn = self.renewing.lock();
         let seat = self.authority.seat(&self.names.dns, &self.names.addresses).map_err(anyhow::Error::msg)?;
         let key = self.provider.key_provider.load_private_key(seat.key)?;
         self.leaf.0.store(Some(Arc::new(CertifiedKey::new(seat.chain, key))));
         Ok(seat.lasts)
+    }
+
+    /// Renews the leaf when the mesh is of another trust domain, which the objects say, the first ones too; the door opens then. Ends with
+    /// `stop`.
+    pub async fn follow(self: Arc<Self>, mut editions: watch::Receiver<Option<Arc<Edition>>>, stop: CancellationToken) {
+        let mut seated = String::new();
+        loop {
+            let edition = editions.borrow_and_update().clone();
+            let wanted =
+                edition.as_deref().map(|edition| edition.world.index().mesh.trust_domain.as_str()).filter(|wanted| *wanted != seated);
+            let mut failed = false;
+            if let Some(wanted) = wanted {
+                let seating = self.clone();
+                match tokio::task::spawn_blocking(move || seating.renew()).await {
+                    Ok(Ok(_)) => {
+                        wanted.clone_into(&mut seated);
+                        self.seated.send_replace(true);
+                    }
+                    Ok(Err(error)) => {
+                        tracing::error!(%error, trust_domain = wanted, "the control plane has no certificate of the mesh's trust domain");
+                        failed = true;
+                    }
+                    Err(_) => failed = true,
+                }
+            }
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                Ok(()) = editions.changed() => {}
+                () = tokio::time::sleep(RETRY), if failed => {}
+                else => return,
+            }
+        }
     }
 
     /// Renews the leaf again and again. Ends with `stop`.
@@ -226,7 +282,10 @@ pub fn config(authority: &SharedAuthority, names: CertificateNames, clock: &Cloc
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let roots = Arc::new(ClientRoots::new(&authority.roots(), provider.clone())?);
     let leaf = Arc::new(LeafCell::default());
-    let seating = Arc::new(Seating { authority: authority.clone(), names, provider: provider.clone(), leaf: leaf.clone() });
+    let seated = watch::Sender::new(false);
+    let opened = seated.subscribe();
+    let (authority, renewing) = (authority.clone(), Mutex::default());
+    let seating = Arc::new(Seating { authority, names, provider: provider.clone(), leaf: leaf.clone(), renewing, seated });
     let lasts = seating.renew()?;
     let mut config = ServerConfig::builder_with_details(provider, Arc::new(clock.clone()))
         .with_safe_default_protocol_versions()?
@@ -236,5 +295,5 @@ pub fn config(authority: &SharedAuthority, names: CertificateNames, clock: &Cloc
     // A resumed session is verified by nobody: it would outlive its root.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok((ServerTls { config: Arc::new(config), clock: clock.clone(), roots }, seating, lasts))
+    Ok((ServerTls { config: Arc::new(config), clock: clock.clone(), roots, seated: opened }, seating, lasts))
 }

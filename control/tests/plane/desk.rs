@@ -43,6 +43,8 @@ pub(crate) struct TestAuthority {
     steps: AtomicUsize,
     /// The book.
     pub(crate) issued: Mutex<Vec<Issued>>,
+    /// As the Mesh object says.
+    trust_domain: Mutex<String>,
 }
 
 fn issuer(name: &str) -> CertifiedIssuer<'static, KeyPair> {
@@ -61,7 +63,8 @@ fn root(issuer: &CertifiedIssuer<'static, KeyPair>) -> Root {
 
 impl TestAuthority {
     pub(crate) fn new() -> Self {
-        Self { issuer: issuer("test root"), next: issuer("next root"), steps: AtomicUsize::new(0), issued: Mutex::default() }
+        let (steps, issued, trust_domain) = (AtomicUsize::new(0), Mutex::default(), Mutex::new("cluster.local".to_owned()));
+        Self { issuer: issuer("test root"), next: issuer("next root"), steps, issued, trust_domain }
     }
 
     /// Writes a leaf into the book, below the root of now.
@@ -150,7 +153,8 @@ impl Authority for TestAuthority {
     }
 
     fn seat(&self, _dns: &[String], addresses: &[IpAddr]) -> Result<Seat, String> {
-        let (chain, key) = self.leaf("spiffe://cluster.local/ns/meshwright-system/sa/control", "control", addresses);
+        let identity = format!("spiffe://{}/ns/meshwright-system/sa/control", self.trust_domain.lock().unwrap());
+        let (chain, key) = self.leaf(&identity, "control", addresses);
         Ok(Seat { chain, key, lasts: Duration::from_secs(3600) })
     }
     fn create_token(&self, order: &TokenOrder) -> Result<String, String> {
@@ -171,7 +175,9 @@ impl Authority for TestAuthority {
     fn failure(&self) -> Option<String> {
         None
     }
-    fn follow(&self, _mesh: &Mesh) {}
+    fn follow(&self, mesh: &Mesh) {
+        self.trust_domain.lock().unwrap().clone_from(&mesh.trust_domain);
+    }
 }
 
 #[derive(Parser)]
@@ -292,10 +298,8 @@ impl Plane {
         self.tls_with(leaf.map(|(identity, workload)| self.authority.leaf(identity, workload, &[]))).await.unwrap()
     }
 
-    pub(crate) async fn tls_with(
-        &self,
-        leaf: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
-    ) -> Result<Channel, tonic::transport::Error> {
+    /// TLS to the control plane, with a leaf or without.
+    pub(crate) fn client(&self, leaf: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>) -> tokio_rustls::TlsConnector {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.authority.issuer.der().clone()).unwrap();
@@ -308,7 +312,14 @@ impl Plane {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
-        let (connector, address) = (tokio_rustls::TlsConnector::from(Arc::new(config)), self.listen);
+        Arc::new(config).into()
+    }
+
+    pub(crate) async fn tls_with(
+        &self,
+        leaf: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    ) -> Result<Channel, tonic::transport::Error> {
+        let (connector, address) = (self.client(leaf), self.listen);
         let service = tower::service_fn(move |_: Uri| {
             let connector = connector.clone();
             async move {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use control::publish::board::STREAMS_PER_NODE_MAX;
 use control::publish::session::{NAME_BYTES_MAX, NAMES_MAX};
-use control::serve::listen::STRANGERS_MAX;
+use control::serve::listen::{STRANGERS_MAX, STRANGERS_OF_ORIGIN_MAX};
 use http_body_util::Full;
 use proto::mesh::{Certificate, Draining, Traffic, report};
 use proto::xds;
@@ -19,6 +19,7 @@ use tower::ServiceExt;
 
 use crate::Folders;
 use crate::desk::{Plane, Reporter, Sidecar};
+use crate::door::stranger;
 
 const ADS: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 const REPORTS: &str = "/meshwright.v1.Reports/Stream";
@@ -175,7 +176,7 @@ async fn strangers_cannot_keep_proxies_out() {
     let plane = folders.start().await;
     let mut strangers = Vec::new();
     for number in 0..STRANGERS_MAX {
-        let stranger = plane.tls_with(None).await;
+        let stranger = stranger(&plane, &format!("127.0.1.{}", number / STRANGERS_OF_ORIGIN_MAX)).await;
         strangers.push(stranger.unwrap_or_else(|error| panic!("stranger {number}: {error}")));
     }
     let beyond = match plane.tls_with(None).await {
