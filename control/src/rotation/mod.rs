@@ -1,12 +1,12 @@
 //! Rotates the root of the mesh's own authority: look, decide, take a step, tell everybody, and wait for those who have to follow before
 //! the next one. What was taken is the authority's to remember, so a process that ends anywhere is followed by one that goes on.
 
+mod absence;
 mod bundle;
 mod decide;
 mod look;
 mod plan;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +16,10 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use self::absence::Absences;
 pub use self::bundle::write_bundle;
 use self::decide::{Facts, Next, decide};
+use self::look::Leaves;
 pub use self::plan::plan;
 use crate::publish::board::{Board, Errand};
 use crate::publish::trust::{Phase, Roots};
@@ -28,6 +30,8 @@ use crate::serve::tls::{ClientRoots, Seating};
 pub const AWAY_GRACE: Duration = Duration::from_secs(30);
 /// Asks that wait to be taken up.
 const ASKS_MAX: usize = 16;
+/// Where somebody follows the bundles only, which it does without saying so, a step lasts at least this long: a few looks of the authority.
+pub const LISTENED: Duration = Duration::from_secs(3);
 /// Acknowledgements come in crowds: one look for those of this long.
 const CROWD: Duration = Duration::from_millis(20);
 /// Look again at least this often while somebody is waited for: time passes without a sign.
@@ -44,7 +48,7 @@ pub enum Course {
     Waiting {
         /// The step.
         step: Step,
-        /// `NAMESPACE/INSTANCE`.
+        /// By key. Empty: whoever does not say that it follows gets a moment for it.
         waiting: Vec<String>,
     },
     /// It goes no further until that is mended.
@@ -123,9 +127,9 @@ pub struct Driver {
     seated: [u8; 32],
     /// The former root was dropped, and not everybody has said so.
     ending: bool,
-    /// When a proxy was seen last; those who were never seen, at the start.
-    seen: BTreeMap<String, Instant>,
-    started: Instant,
+    absences: Absences,
+    /// When the last step was taken.
+    taken: Instant,
     /// The last fault that was written to the log.
     said: String,
 }
@@ -136,9 +140,9 @@ impl Driver {
         let (asks, given) = mpsc::channel(ASKS_MAX);
         let (told, heard) = watch::channel(Told { ended: 0, course: Course::Resting });
         let seated = authority.roots().issuing.sha256;
-        let (published, seen, started) = (None, BTreeMap::new(), Instant::now());
-        let driver =
-            Self { board, authority, followers, asks: given, told, published, seated, ending: false, seen, started, said: String::new() };
+        let (published, absences, taken) = (None, Absences::new(Instant::now()), Instant::now());
+        let (ending, said) = (false, String::new());
+        let driver = Self { board, authority, followers, asks: given, told, published, seated, ending, absences, taken, said };
         (driver, Rotation { asks, told: heard })
     }
 
@@ -245,6 +249,7 @@ impl Driver {
             return Err(format!("the authority did not take the step {} of the rotation", step.text()));
         }
         self.ending = step == Step::Drop;
+        self.taken = Instant::now();
         tracing::info!(step = step.text(), "took a step in the rotation of the root");
         Ok(())
     }
@@ -278,22 +283,19 @@ impl Driver {
     /// What a decision needs; `None`: nothing is under way, so nobody has to be looked at.
     async fn facts(&mut self, epoch: u64) -> Result<Option<Facts>, String> {
         let roots = self.roots().await?;
+        let (now, present) = (Instant::now(), look::present(&self.board));
+        self.absences.look(present.clone(), now);
         if roots.phase == Phase::Steady && !self.ending {
-            self.seen.clear();
             self.tell(Course::Resting);
             return Ok(None);
         }
-        let authority = self.authority.clone();
-        let issued = self.blocking(move || authority.issued()).await?;
         let Some(edition) = self.board.edition() else { return Ok(None) };
-        let now = Instant::now();
-        self.seen.retain(|key, _| issued.iter().any(|leaf| *key == format!("{}/{}", leaf.namespace, leaf.instance)));
-        for presence in self.board.present().into_iter().filter(|presence| presence.claim.ours()) {
-            self.seen.insert(presence.claim.key(), now);
-        }
-        let absent = |key: &str| now.saturating_duration_since(*self.seen.get(key).unwrap_or(&self.started)) >= AWAY_GRACE;
-        let proxies = look::proxies(&self.board, &edition, &issued, &roots, epoch, absent);
-        Ok(Some(Facts { phase: roots.phase, ending: self.ending, fault: look::own_fault(&self.board), proxies }))
+        let (authority, phase) = (self.authority.clone(), roots.phase);
+        let read = move || (Leaves::read(&*authority, &edition, &roots.issuing.fingerprint()), authority.listeners());
+        let (leaves, listeners) = self.blocking(read).await?;
+        let proxies = look::proxies(&self.board, &present, &leaves, epoch, |key| self.absences.is_away(key, now));
+        let heard = listeners > 0 && now.saturating_duration_since(self.taken) < LISTENED;
+        Ok(Some(Facts { phase, ending: self.ending, heard, fault: look::own_fault(&self.board), proxies }))
     }
 
     async fn roots(&self) -> Result<Arc<Roots>, String> {

@@ -31,6 +31,10 @@ use crate::publish::trust::{Root, Roots};
 pub const EXPIRED_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// Wait this long before asking again for a leaf that could not be had.
 const RETRY: Duration = Duration::from_secs(10);
+/// Look this often whether the leaf is due: a machine may have slept, or its clock been set.
+const LOOK: Duration = Duration::from_secs(15);
+/// A leaf may begin so much later than now: others' clocks differ as much.
+const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// Holds the leaf in use.
 #[derive(Debug, Default)]
@@ -148,6 +152,11 @@ impl ClientCertVerifier for ClientRoots {
     }
 }
 
+fn first_second(leaf: &CertificateDer<'_>) -> Option<u64> {
+    let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
+    u64::try_from(parsed.validity().not_before.timestamp()).ok()
+}
+
 fn last_second(leaf: &CertificateDer<'_>) -> Option<u64> {
     let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
     u64::try_from(parsed.validity().not_after.timestamp()).ok()
@@ -205,6 +214,7 @@ pub struct Seating {
     renewing: Mutex<()>,
     /// Whether the leaf is of the mesh's trust domain.
     seated: watch::Sender<bool>,
+    clock: Clock,
 }
 
 impl Seating {
@@ -253,14 +263,27 @@ impl Seating {
         }
     }
 
+    /// Whether the leaf in use is of a time that has not come: it was made before the clock was set back.
+    fn is_early(&self) -> bool {
+        let leaf = self.leaf.0.load();
+        let begin = leaf.as_ref().and_then(|leaf| first_second(leaf.cert.first()?));
+        begin.is_some_and(|begin| begin > self.clock.unix().saturating_add(CLOCK_SKEW).as_secs())
+    }
+
     /// Renews the leaf again and again. Ends with `stop`.
     pub async fn keep(self: Arc<Self>, mut lasts: Duration, stop: CancellationToken) {
+        let mut taken = self.clock.moment();
         loop {
+            let left = lasts.saturating_sub(self.clock.since(taken));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(lasts) => {}
+                () = tokio::time::sleep(left.min(LOOK)) => {}
             }
+            if self.clock.since(taken) < lasts && !self.is_early() {
+                continue;
+            }
+            taken = self.clock.moment();
             let seating = self.clone();
             lasts = match tokio::task::spawn_blocking(move || seating.renew()).await {
                 Ok(Ok(lasts)) => lasts,
@@ -285,7 +308,8 @@ pub fn config(authority: &SharedAuthority, names: CertificateNames, clock: &Cloc
     let seated = watch::Sender::new(false);
     let opened = seated.subscribe();
     let (authority, renewing) = (authority.clone(), Mutex::default());
-    let seating = Arc::new(Seating { authority, names, provider: provider.clone(), leaf: leaf.clone(), renewing, seated });
+    let (seats, by) = (leaf.clone(), clock.clone());
+    let seating = Arc::new(Seating { authority, names, provider: provider.clone(), leaf: seats, renewing, seated, clock: by });
     let lasts = seating.renew()?;
     let mut config = ServerConfig::builder_with_details(provider, Arc::new(clock.clone()))
         .with_safe_default_protocol_versions()?

@@ -1,5 +1,6 @@
 //! Time: monotonic for waits, wall for certificates and logs.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 /// Where time comes from. Cheap to copy.
@@ -17,6 +18,15 @@ pub enum Clock {
         wall: SystemTime,
         /// Monotonic time when the clock was made.
         started: tokio::time::Instant,
+    },
+    /// The same, but somebody sets it, forward and back.
+    Stepped {
+        /// Wall time at `started`, while nobody has set it.
+        wall: SystemTime,
+        /// Monotonic time when the clock was made.
+        started: tokio::time::Instant,
+        /// How far it has been set, milliseconds. For ever, because clocks are copied.
+        by_ms: &'static AtomicI64,
     },
 }
 
@@ -37,6 +47,12 @@ impl Clock {
         match self {
             Self::System => SystemTime::now(),
             Self::Simulated { wall, started } => *wall + started.elapsed(),
+            Self::Stepped { wall, started, by_ms } => {
+                let by = by_ms.load(Ordering::Relaxed);
+                let set = Duration::from_millis(by.unsigned_abs());
+                let now = *wall + started.elapsed();
+                if by < 0 { now - set } else { now + set }
+            }
         }
     }
 
@@ -56,5 +72,11 @@ mod tests {
         let clock = Clock::simulated(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000));
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(clock.unix().as_secs(), 1_060);
+        static BY_MS: AtomicI64 = AtomicI64::new(0);
+        let set = Clock::Stepped { wall: clock.wall(), started: tokio::time::Instant::now(), by_ms: &BY_MS };
+        for (by_ms, shown) in [(0, 1_060), (5_000, 1_065), (-60_000, 1_000)] {
+            BY_MS.store(by_ms, Ordering::Relaxed);
+            assert_eq!(set.unix().as_secs(), shown);
+        }
     }
 }
