@@ -18,7 +18,10 @@ use time::OffsetDateTime;
 use crate::csr::{Csr, is_name};
 use crate::roots::sha256;
 
-pub use attempts::{ADDRESS_BURST, ADDRESS_PER_MINUTE, Attempts, Limited, REMEMBERED_MAX, WORKLOAD_BURST, WORKLOAD_PER_MINUTE};
+pub use attempts::{
+    ADDRESS_BURST, ADDRESS_PER_MINUTE, Attempts, GATE_BURST, GATE_PER_MINUTE, INSTANCE_BURST, INSTANCE_PER_LIFE, INSTANCE_PER_MINUTE,
+    Limited, REMEMBERED_MAX, WORKLOAD_BURST, WORKLOAD_PER_MINUTE,
+};
 pub use service_account::{AUDIENCE, Pod, ServiceAccount, ServiceAccountError, ServiceAccountVerifier, TOKEN_BYTES_MAX};
 
 /// By what a caller proved who it is; as `ca audit` prints it.

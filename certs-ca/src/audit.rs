@@ -46,6 +46,9 @@ pub struct Issuance {
     /// For the application beside the proxy, which has a key of its own.
     #[serde(default)]
     pub for_application: bool,
+    /// Lower-case hex SHA-256 of the leaf; empty in rows of older versions.
+    #[serde(default)]
+    pub leaf_sha256: String,
 }
 
 /// One request that was refused.
@@ -224,6 +227,7 @@ pub(crate) mod tests {
             not_after: time + 60,
             peer: None,
             for_application: false,
+            leaf_sha256: format!("{serial:064x}"),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Signing, pure: keys, time and serial numbers come in as values.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::identity::Identity;
@@ -28,6 +29,7 @@ const ROOT_PATH_LENGTH: u8 = 1 + FORMER_MAX as u8;
 pub const SERIAL_BYTES: usize = 16;
 
 /// What a signature needs beside the request.
+#[derive(Clone)]
 pub struct Issuing {
     /// The root that everybody trusts.
     pub root_der: CertificateDer<'static>,
@@ -39,7 +41,7 @@ pub struct Issuing {
     pub not_after: OffsetDateTime,
     /// Its start.
     pub not_before: OffsetDateTime,
-    pub(crate) issuer: Issuer<'static, KeyPair>,
+    pub(crate) issuer: Arc<Issuer<'static, KeyPair>>,
 }
 
 /// A signed leaf.
@@ -241,7 +243,7 @@ mod tests {
         let root_der = root(&root_key, now, DAY * 3650, [1; 16]).unwrap();
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
         let certificate_der = intermediate(&key, (&root_der, root_key, now + DAY * 3650), now, life, [2; 16]).unwrap();
-        let issuer = Issuer::from_ca_cert_der(&certificate_der, key).unwrap();
+        let issuer = Arc::new(Issuer::from_ca_cert_der(&certificate_der, key).unwrap());
         Issuing { root_der, certificate_der, above: Vec::new(), not_after: now + life, not_before: now, issuer }
     }
 

@@ -2,7 +2,9 @@
 
 mod issue;
 mod mint;
+mod renew;
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,15 +13,16 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proto::annotations::ROOT_NAMESPACE;
-use proto::identity::Identity;
+use proto::identity::{CONTROL_ACCOUNT, Identity};
 use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, SanType};
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 pub use self::issue::Application;
 use self::issue::Desk;
+pub(crate) use self::issue::Fault;
 use crate::attest::{self, Attestation, Grant, LIFE_DEFAULT, LIFE_MAX, Limited, SECRET_BYTES, ServiceAccountError, Token, TokenError};
 use crate::audit::Issuance;
 use crate::authority::{self, Issuing, Leaf, SERIAL_BYTES, SignError};
@@ -128,6 +131,12 @@ pub enum CaError {
     /// The client certificate is not one of ours.
     #[error("the client certificate is not a workload leaf: {0}")]
     Leaf(&'static str),
+    /// The client certificate's chain ends in a root of ours, and it is in no book.
+    #[error("the client certificate is none that this authority has issued; join again with a token")]
+    NotIssued,
+    /// The one identity that is nobody else's.
+    #[error("{0} is the control plane's own identity, which no workload gets; give it another service account")]
+    Control(Identity),
     /// A name that is none.
     #[error("`{0}` is not a name of the form {1}")]
     Name(String, &'static str),
@@ -211,9 +220,9 @@ impl Ca {
     }
 
     fn with(store: Store, keys: Keys, issuing: Issuing, policy: Policy, clock: Clock) -> Result<Self, CaError> {
-        let mut book = Register::default();
-        for entry in store.entries()? {
-            book.add(entry, clock().unix_timestamp());
+        let (book, gone) = Register::restore(store.entries()?);
+        if !gone.is_empty() {
+            store.put_issued(&[], &gone, &[], clock().unix_timestamp())?;
         }
         let (issuer, root) = (subject(&issuing.certificate_der), sha256(&issuing.root_der));
         let state = Mutex::new(State { keys, issuing: Arc::new(issuing), issuer, root, policy, book });
@@ -243,7 +252,7 @@ impl Ca {
     pub fn rotate(&self, step: Step) -> Result<RootSet, CaError> {
         let now = (self.clock)();
         let mut state = self.lock();
-        let State { keys, policy, book, root, .. } = &mut *state;
+        let State { keys, policy, book, root, issuing, .. } = &mut *state;
         let Keys::Own(own) = keys else { return Err(CaError::NotOurRoot) };
         let fresh = match step {
             Step::Trust => {
@@ -254,7 +263,8 @@ impl Ca {
             Step::Drop => {
                 let last_end = book.last_end_but(root).unwrap_or(0);
                 let dropped = own.retire(&self.store, policy, last_end, now)?;
-                if dropped { Some(own.without_way(&self.store, now)?) } else { None }
+                // From now on leaves carry no way to the former root.
+                dropped.then(|| Issuing { above: Vec::new(), ..Issuing::clone(issuing) })
             }
         };
         if let Some(fresh) = fresh {
@@ -287,6 +297,7 @@ impl Ca {
         if namespace != order.identity.namespace() {
             return Err(CaError::Name(workload, "NAMESPACE/NAME in the identity's namespace"));
         }
+        not_control(&order.identity)?;
         let now = (self.clock)();
         let secret = URL_SAFE_NO_PAD.encode(random::<SECRET_BYTES>()?);
         let token = Token { workload, ca: self.roots().pin(), secret, identity: order.identity.to_string() };
@@ -301,17 +312,21 @@ impl Ca {
         Ok(token.encode())
     }
 
-    /// Signs a leaf for the identity that `proof` proves, if the request asks for just that.
-    ///
-    /// A token is used up exactly when a leaf is returned. `life` is capped by the policy.
+    /// [`Ca::issue`], for a caller of whom nothing else is known.
     ///
     /// # Errors
     /// See [`CaError`].
     pub fn sign(&self, csr: &Csr, proof: &Proof<'_>, instance: &str, life: Option<Duration>) -> Result<Leaf, CaError> {
-        self.sign_for(&Application { csr, instance, life, from: None, for_application: false }, proof)
+        self.issue(&Application { csr, instance, life, from: None, for_application: false }, proof)
     }
 
-    fn sign_for(&self, application: &Application<'_>, proof: &Proof<'_>) -> Result<Leaf, CaError> {
+    /// Signs a leaf for the identity that `proof` proves, if the request asks for just that.
+    ///
+    /// A token is used up exactly when a leaf is returned. The policy caps the life that is asked for.
+    ///
+    /// # Errors
+    /// See [`CaError`].
+    pub fn issue(&self, application: &Application<'_>, proof: &Proof<'_>) -> Result<Leaf, CaError> {
         let Application { csr, instance, life, .. } = *application;
         if !is_name(instance) {
             return Err(CaError::Name(instance.chars().take(300).collect(), "an instance's name"));
@@ -321,20 +336,22 @@ impl Ca {
         if csr.identity.trust_domain() != policy.trust_domain {
             return Err(CaError::TrustDomain { identity: csr.identity.to_string(), trust_domain: policy.trust_domain });
         }
+        not_control(&csr.identity)?;
         let life = life.filter(|life| !life.is_zero()).unwrap_or(policy.leaf_life).min(policy.leaf_life);
-        let ended = if let Proof::Leaf(leaf) = proof { ended(leaf, csr, now)? } else { None };
+        let ended = if let Proof::Leaf(leaf) = proof { self.renews(leaf, application, &policy, now)? } else { None };
         if let Proof::ServiceAccount(token) = proof {
             self.verify_service_account(token, csr, instance, &policy.trust_domain)?;
+            self.may_have(application, &policy)?;
         }
         // Signed first and taken second: a failure to sign must not cost the bearer its token.
         let leaf = authority::sign(csr, &csr.identity, &issuing, life, now, random::<SERIAL_BYTES>()?)?;
         if let Proof::Token(text) = proof {
             self.take(text, csr, instance, now)?;
         }
-        if let Some((serial, not_after)) = ended {
+        if let Some(held) = ended {
             // Twice as long as it would do, for clocks that were ahead.
             let forget = (now - 2 * EXPIRED_GRACE).unix_timestamp();
-            if !self.store.revive(&serial, not_after.unix_timestamp(), forget)? {
+            if !self.store.revive(&held.serial, held.not_after.unix_timestamp(), forget)? {
                 return Err(CaError::Leaf("it has expired and was renewed once since; join again with a token"));
             }
         }
@@ -352,7 +369,7 @@ impl Ca {
         Ok(verdict?)
     }
 
-    /// Writes book and audit log. A disk that fails costs the row of the book at rest, not the leaf; the row of the log waits for the disk.
+    /// Writes book and audit log. A disk that fails costs nobody a leaf: the rows wait for the disk, in memory.
     fn note(&self, application: &Application<'_>, attestation: Attestation, leaf: &Leaf, (issuer, root): IssuedBy, now: OffsetDateTime) {
         let csr = application.csr;
         let entry = IssuedLeaf {
@@ -366,7 +383,8 @@ impl Ca {
             issuer,
             root,
             for_application: application.for_application,
-            number: self.lock().book.next_number(),
+            leaf_sha256: leaf.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default(),
+            number: 0,
         };
         let issuance = Issuance {
             time: now.unix_timestamp(),
@@ -380,12 +398,18 @@ impl Ca {
             not_after: entry.not_after,
             peer: application.from,
             for_application: application.for_application,
+            leaf_sha256: entry.leaf_sha256.clone(),
         };
-        let gone = self.lock().book.add(entry.clone(), now.unix_timestamp());
+        let (gone, entries) = {
+            let book = &mut self.lock().book;
+            let entry = IssuedLeaf { number: book.next_number(), ..entry };
+            (book.add(entry, now.unix_timestamp()), book.to_write())
+        };
         let rows = self.desk.audit.issued(issuance);
-        let failure = self.store.put_issued(&entry, &gone, &rows, now.unix_timestamp()).err();
+        let failure = self.store.put_issued(&entries, &gone, &rows, now.unix_timestamp()).err();
         if let Some(error) = &failure {
-            tracing::warn!(%error, serial = entry.serial, "an issued certificate is not in the book on disk");
+            tracing::warn!(%error, serial = leaf.serial, "an issued certificate is not in the book on disk");
+            self.lock().book.not_written(&entries);
         }
         self.desk.audit.written(rows, failure.map(|error| error.to_string()));
     }
@@ -398,7 +422,7 @@ impl Ca {
         let now = (self.clock)();
         let (issuing, _, policy) = self.issuing(now)?;
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(SignError::from)?;
-        let mut sans = vec![authority::uri(&format!("spiffe://{}/ns/{ROOT_NAMESPACE}/sa/control", policy.trust_domain))?];
+        let mut sans = vec![authority::uri(&format!("spiffe://{}/ns/{ROOT_NAMESPACE}/sa/{CONTROL_ACCOUNT}", policy.trust_domain))?];
         for name in &names.dns {
             sans.push(SanType::DnsName(name.as_str().try_into().map_err(SignError::from)?));
         }
@@ -419,15 +443,17 @@ impl Ca {
         self.lock().book.current((self.clock)().unix_timestamp())
     }
 
-    /// The issuing certificate of now, and how the book names it; replaced here when it is due.
+    /// SHA-256 (lower-case hex) of the root of each unexpired leaf, by serial number.
+    pub fn roots_of_leaves(&self) -> BTreeMap<String, String> {
+        self.lock().book.roots((self.clock)().unix_timestamp())
+    }
+
+    /// The issuing certificate of now, and how the book names it; replaced here when it is due, or was made when the clock was ahead.
     fn issuing(&self, now: OffsetDateTime) -> Result<(Arc<Issuing>, IssuedBy, Policy), CaError> {
         let mut state = self.lock();
         let whole = state.issuing.not_after - state.issuing.not_before;
-        let due = now >= state.issuing.not_before + whole * ISSUING_ROTATE_PERCENT / 100;
-        // It was made while the clock was ahead: leaves below it would not hold for anybody else before that time comes.
-        let ahead = now < state.issuing.not_before;
         if let Keys::Own(own) = &state.keys
-            && (due || ahead)
+            && (now >= state.issuing.not_before + whole * ISSUING_ROTATE_PERCENT / 100 || now < state.issuing.not_before)
         {
             let fresh = own.renew_issuing(&self.store, &state.policy, now)?;
             state.issue_by(fresh);
@@ -461,32 +487,8 @@ fn subject(der: &CertificateDer<'_>) -> String {
     X509Certificate::from_der(der).map(|(_, parsed)| parsed.subject().to_string()).unwrap_or_default()
 }
 
-/// A renewal may ask for what the caller holds: same identity, same workload. Returns serial and end of a leaf that has ended.
-fn ended(leaf: &CertificateDer<'_>, csr: &Csr, now: OffsetDateTime) -> Result<Option<(String, OffsetDateTime)>, CaError> {
-    let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| CaError::Leaf("it does not parse"))?;
-    let identity = only_identity(&parsed)?;
-    let workload = parsed.subject().iter_common_name().next().and_then(|name| name.as_str().ok()).unwrap_or_default();
-    if identity != csr.identity.to_string() || workload != csr.workload {
-        let (held, asked) = (format!("{identity} ({workload})"), format!("{} ({})", csr.identity, csr.workload));
-        return Err(CaError::NotYours { held, asked });
-    }
-    let not_after = parsed.validity().not_after.to_datetime();
-    if now <= not_after {
-        return Ok(None);
-    }
-    if now >= not_after + EXPIRED_GRACE {
-        return Err(CaError::Leaf("it expired more than a day ago; join again with a token"));
-    }
-    Ok(Some((authority::hex(parsed.raw_serial()), not_after)))
-}
-
-/// The one URI name of a leaf of ours.
-fn only_identity<'c>(leaf: &'c X509Certificate<'_>) -> Result<&'c str, CaError> {
-    let names = leaf.subject_alternative_name().ok().flatten().map(|names| names.value.general_names.as_slice());
-    let Some([GeneralName::URI(identity)]) = names else {
-        return Err(CaError::Leaf("it names more or less than one URI"));
-    };
-    Ok(identity)
+fn not_control(identity: &Identity) -> Result<(), CaError> {
+    if identity.is_control_plane() { Err(CaError::Control(identity.clone())) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use super::*;
 use crate::csr::tests::request as request_der;
 use crate::external::verify;
+use crate::held::Held;
 use crate::own::dates;
 use crate::roots::Phase;
 
@@ -90,6 +91,127 @@ fn a_leaf_that_ended_within_a_day_comes_back_once() {
     assert!(late.to_string().contains("more than a day"), "{late}");
 }
 
+/// A leaf for the catalog as a thief signs it below that root, with a serial number of his choice.
+fn forged(root: &crate::store::Pair, csr: &Csr, serial: [u8; SERIAL_BYTES]) -> CertificateDer<'static> {
+    let now = OffsetDateTime::from_unix_timestamp(START).unwrap();
+    let issuer = rcgen::Issuer::from_ca_cert_der(
+        &CertificateDer::from(root.certificate.clone()),
+        KeyPair::from_pkcs8_der_and_sign_algo(&root.key.as_slice().into(), &PKCS_ECDSA_P256_SHA256).unwrap(),
+    );
+    let root_der = CertificateDer::from(root.certificate.clone());
+    let (not_before, not_after) = dates(&root_der).unwrap();
+    let certificate_der = root_der.clone();
+    let issuing = Issuing { root_der, certificate_der, above: Vec::new(), not_after, not_before, issuer: Arc::new(issuer.unwrap()) };
+    authority::sign(csr, &csr.identity, &issuing, SERVER_LIFE, now, serial).unwrap().chain.remove(0)
+}
+
+fn bytes(hex: &str) -> [u8; SERIAL_BYTES] {
+    std::array::from_fn(|at| u8::from_str_radix(&hex[2 * at..2 * at + 2], 16).unwrap())
+}
+
+#[test]
+fn what_a_leaked_root_has_signed_buys_nothing() {
+    // Aim: a leaf that this authority has not issued is renewed neither below the root in force nor below the retired one, whatever its
+    // serial number says, also after a restart; one that it has issued is.
+    let mut desk = desk();
+    let csr = request(&[CATALOG], "catalog");
+    let leaked = desk.ca.store.pair(crate::store::Seal::Root).unwrap().unwrap();
+    let issued = desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", None).unwrap();
+    let thefts = [forged(&leaked, &csr, [7; SERIAL_BYTES]), forged(&leaked, &csr, bytes(&issued.serial))];
+    for rotated in [false, true] {
+        for theft in &thefts {
+            for instance in ["catalog-0", "catalog-1"] {
+                let refused = desk.ca.sign(&csr, &Proof::Leaf(theft), instance, None).unwrap_err();
+                assert!(matches!(refused, CaError::NotIssued), "rotated: {rotated}, {instance}: {refused}");
+            }
+        }
+        for turn in [Step::Trust, Step::Issue, Step::Drop].into_iter().filter(|_| !rotated) {
+            desk = step(desk, turn, true);
+        }
+    }
+    assert_eq!(desk.ca.roots().retired().len(), 1);
+    desk.ca.sign(&csr, &Proof::Leaf(&issued.chain[0]), "catalog-0", None).unwrap();
+}
+
+#[test]
+fn a_leaf_that_left_the_book_is_known_by_the_log() {
+    // Aim: the bound of the book costs no instance its renewal; who shows what neither knows is counted like one who guesses.
+    let desk = desk();
+    let csr = request(&[CATALOG], "catalog");
+    let leaf = desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", None).unwrap();
+    for _ in 0..crate::book::OF_INSTANCE_MAX {
+        desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", None).unwrap();
+    }
+    assert!(desk.ca.lock().book.find(&Held::read(&leaf.chain[0]).unwrap()).is_none());
+    desk.ca.sign(&csr, &Proof::Leaf(&leaf.chain[0]), "catalog-0", None).unwrap();
+}
+
+#[test]
+fn a_leaf_renews_its_own_instance_only() {
+    // Aim: no replica has leaves written into the book in the name of another, and none is kept from renewing by another.
+    let desk = desk();
+    let csr = request(&[CATALOG], "catalog");
+    let leaf = desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", None).unwrap();
+    let refused = desk.ca.sign(&csr, &Proof::Leaf(&leaf.chain[0]), "catalog-1", None).unwrap_err().to_string();
+    assert!(refused.contains("instance catalog-0") && refused.contains("instance catalog-1"), "{refused}");
+    desk.ca.sign(&csr, &Proof::Leaf(&leaf.chain[0]), "catalog-0", None).unwrap();
+}
+
+#[test]
+fn rows_of_older_versions_are_known_by_what_they_say() {
+    // Aim: they have no hash of the leaf; names, serial number and dates stand for it, so that an update asks nobody for a token.
+    let desk = desk();
+    let csr = request(&[CATALOG], "catalog");
+    let leaf = desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", None).unwrap();
+    let mut row = desk.ca.store.entries().unwrap().remove(0);
+    row.leaf_sha256.clear();
+    desk.ca.store.put_issued(&[row], &[], &[], START).unwrap();
+    let Desk { ca, time, folder } = desk;
+    drop(ca);
+    let ca = open(folder.path(), &time);
+    ca.sign(&csr, &Proof::Leaf(&leaf.chain[0]), "catalog-0", None).unwrap();
+}
+
+#[test]
+fn nobody_gets_the_identity_of_the_control_plane() {
+    // Aim: neither token nor leaf for it, whatever is declared: with it one would be the control plane to every proxy.
+    let desk = desk();
+    let identity = "spiffe://cluster.local/ns/meshwright-system/sa/control";
+    let order =
+        TokenOrder { workload: "meshwright-system/control".into(), identity: identity.parse().unwrap(), instance: None, life: None };
+    assert!(matches!(desk.ca.issue_token(&order), Err(CaError::Control(_))));
+    let seat = desk.ca.seat(&ServerNames::default()).unwrap();
+    let csr = request(&[identity], "control");
+    for proof in [Proof::Leaf(&seat.chain[0]), Proof::Token(&join(&desk.ca)), Proof::ServiceAccount("x")] {
+        let refused = desk.ca.sign(&csr, &proof, "control", None).unwrap_err();
+        assert!(matches!(refused, CaError::Control(_)) && refused.to_string().contains("another service account"), "{refused}");
+    }
+    assert!(matches!(desk.ca.mint(&seat.chain[0], &["a".to_owned()]), Err(CaError::Control(_))));
+}
+
+#[test]
+fn the_book_at_rest_is_the_book() {
+    // Aim: what leaves the book leaves the disk, also where it ended while the process was away.
+    let desk = desk();
+    let csr = request(&[CATALOG], "catalog");
+    for n in 0..10 {
+        desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), &format!("catalog-{n}"), None).unwrap();
+    }
+    let Desk { ca, time, folder } = desk;
+    drop(ca);
+    time.store(START + 3 * 24 * 3600, Ordering::Relaxed);
+    let ca = open(folder.path(), &time);
+    for left in [7, 4, 3, 4] {
+        ca.sign(&csr, &Proof::Token(&join(&ca)), "catalog-0", None).unwrap();
+        assert_eq!(ca.store.entries().unwrap().len(), left);
+    }
+    let many: Vec<_> = (0..20_u8).map(|n| IssuedLeaf { serial: format!("{n:02}"), ..ca.store.entries().unwrap().remove(0) }).collect();
+    ca.store.put_issued(&many, &[], &[], START).unwrap();
+    drop(ca);
+    let ca = open(folder.path(), &time);
+    assert_eq!(ca.store.entries().unwrap().len(), crate::book::OF_INSTANCE_MAX);
+}
+
 #[test]
 fn keys_tokens_and_book_survive_a_restart() {
     // Aim: same root, token still good, book still there after the process is gone.
@@ -130,6 +252,38 @@ fn ten_years_of_issuing_never_hand_out_a_leaf_beyond_its_issuer() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_for_a_moment_leaves_nothing_behind() {
+    // Aim: an issuing certificate of the future is replaced once the clock is right again, also by a control plane that was restarted
+    // meanwhile; the leaf that the instance got last is the one in the book.
+    let day = 24 * 3600;
+    for restarted in [false, true] {
+        let mut desk = desk();
+        let csr = request(&[CATALOG], "catalog");
+        let sign = |ca: &Ca| ca.sign(&csr, &Proof::Token(&join(ca)), "catalog-0", None).unwrap();
+        desk.time.store(START + 70 * day, Ordering::Relaxed);
+        let early = sign(&desk.ca);
+        desk.time.store(START, Ordering::Relaxed);
+        if restarted {
+            let Desk { ca, time, folder } = desk;
+            drop(ca);
+            desk = Desk { ca: open(folder.path(), &time), time, folder };
+        }
+        let leaf = sign(&desk.ca);
+        let root = desk.ca.roots().issuing().clone();
+        verify(&leaf.chain[0], &leaf.chain[1..], &root, now(&desk)).unwrap();
+        let seat = desk.ca.seat(&ServerNames::default()).unwrap();
+        verify(&seat.chain[0], &seat.chain[1..], &root, now(&desk)).unwrap();
+        let again = sign(&desk.ca);
+        assert_eq!(leaf.chain[1], again.chain[1], "replaced once");
+        let certs = desk.ca.certs();
+        assert_eq!(certs.iter().map(|entry| &entry.serial).collect::<Vec<_>>(), [&again.serial], "not {}", early.serial);
+        let roots = desk.ca.roots_of_leaves();
+        let known = [&early, &leaf, &again].map(|leaf| roots.get(&leaf.serial) == Some(&certs[0].root));
+        assert_eq!(known, [true; 3], "each of them is known");
+    }
+}
+
+#[test]
 fn a_clock_that_was_ahead_leaves_no_issuer_of_the_future() {
     // Aim: an issuing certificate made while the clock was ahead, by a rotation or because the former one seemed to end, is replaced when
     // the clock is right again: a leaf never begins before what it was issued by.
@@ -148,6 +302,26 @@ fn a_clock_that_was_ahead_leaves_no_issuer_of_the_future() {
             assert!(dates(above).unwrap().0 <= leaf.not_before, "{ahead}");
         }
     }
+}
+
+#[test]
+fn nothing_that_has_ended_already_is_written_down() {
+    // Aim: with the clock beyond the root's end, whoever asks makes no issuing certificate; the one at rest is as good as before once the
+    // clock is right.
+    let desk = desk();
+    let csr = request(&[CATALOG], "catalog");
+    let first = desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", None).unwrap();
+    let kept = || desk.ca.store.pair(crate::store::Seal::Issuing).unwrap().unwrap().certificate;
+    let before = kept();
+    desk.time.store(START + 4000 * 24 * 3600, Ordering::Relaxed);
+    for _ in 0..3 {
+        let refused = desk.ca.sign(&csr, &Proof::Token("mw1.none"), "catalog-0", None);
+        assert!(matches!(refused, Err(CaError::Sign(SignError::IssuerExpired(_)))));
+    }
+    assert_eq!(kept(), before);
+    desk.time.store(START, Ordering::Relaxed);
+    let leaf = desk.ca.sign(&csr, &Proof::Token(&join(&desk.ca)), "catalog-0", None).unwrap();
+    assert_eq!(leaf.chain[1], first.chain[1]);
 }
 
 #[test]

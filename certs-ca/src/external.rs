@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
@@ -189,7 +190,7 @@ fn judge(files: &ExternalFiles, texts: &Texts, now: OffsetDateTime) -> Result<(I
         return Err(wrong("--ca-cert", &files.certificate, "it holds no certificate with dates".to_owned()));
     };
     let set = RootSet::new(root.clone(), roots.iter().filter(|other| *other != root).cloned().collect(), Vec::new(), Phase::Steady);
-    Ok((Issuing { root_der: root.clone(), certificate_der, above: chain.collect(), not_after, not_before, issuer }, set))
+    Ok((Issuing { root_der: root.clone(), certificate_der, above: chain.collect(), not_after, not_before, issuer: Arc::new(issuer) }, set))
 }
 
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {

@@ -134,7 +134,7 @@ fn nothing_outlives_what_it_is_signed_by() {
     let (external, issuing) = External::load(&files, at(START)).unwrap();
     assert_eq!((issuing.not_after, issuing.above.len()), (at(START) + DAY * 3, 1));
     assert_eq!(external.set().der(), [root.der().clone()]);
-    let ca = Ca::open_external(&folder.path().join("data"), &files, Policy::default(), std::sync::Arc::new(|| at(START))).unwrap();
+    let ca = Ca::open_external(&folder.path().join("data"), &files, Policy::default(), Arc::new(|| at(START))).unwrap();
     let seat = ca.seat(&ServerNames::default()).unwrap();
     verify(&seat.chain[0], &seat.chain[1..], root.der(), at(START)).unwrap();
     assert!(matches!(ca.rotate(Step::Trust), Err(CaError::NotOurRoot)));
@@ -150,7 +150,7 @@ fn the_user_rotates_by_the_files_in_three_steps() {
     let (new_certificate, new_key) = below(&new, &params("new intermediate"));
     let both = format!("{}{}", old.pem(), new.pem());
     let files = written(folder.path(), &old_certificate, &old_key, &old.pem());
-    let ca = Ca::open_external(&folder.path().join("data"), &files, Policy::default(), std::sync::Arc::new(|| at(START))).unwrap();
+    let ca = Ca::open_external(&folder.path().join("data"), &files, Policy::default(), Arc::new(|| at(START))).unwrap();
     assert!(!ca.refresh().unwrap());
     written(folder.path(), &new_certificate, &new_key, &new.pem());
     assert!(ca.refresh().unwrap_err().to_string().contains("does not believe yet"));

@@ -11,6 +11,7 @@ pub mod book;
 mod ca;
 pub mod csr;
 mod external;
+mod held;
 pub mod minting;
 mod own;
 mod policy;

@@ -1,5 +1,7 @@
 //! The authority's own roots: their keys, the issuing certificate below them, and the steps of a rotation. Each step is one write.
 
+use std::sync::Arc;
+
 use rcgen::{Issuer, KeyPair, PKCS_ECDSA_P256_SHA256};
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -83,6 +85,11 @@ impl OwnRoots {
     /// The next issuing certificate. One that cannot be written down is used all the same: every leaf carries its chain.
     pub(crate) fn renew_issuing(&self, store: &Store, policy: &Policy, now: OffsetDateTime) -> Result<Issuing, RootsError> {
         let pair = self.make_issuing(policy, now)?;
+        let certificate = CertificateDer::from(pair.certificate.clone());
+        if let Some((_, end)) = dates(&certificate).filter(|(_, end)| *end <= now) {
+            // Its root has ended, or the clock is ahead for a moment: the one before may be of use again, this one never is.
+            return Err(SignError::IssuerExpired(end).into());
+        }
         if let Err(error) = store.put_pairs(&[(Seal::Issuing, &pair)]) {
             tracing::error!(%error, "the new issuing certificate is in memory only");
         }
@@ -111,8 +118,8 @@ impl OwnRoots {
         Ok(())
     }
 
-    /// Issue: the next root issues from now on, by a fresh issuing certificate; the former root's key is gone for good. `None`: that
-    /// is so already, or nothing is next.
+    /// Issue: the next root issues from now on, by a fresh issuing certificate; the former root's key is forgotten. `None`: that is so
+    /// already, or nothing is next.
     pub(crate) fn issue(&mut self, store: &Store, policy: &Policy, now: OffsetDateTime) -> Result<Option<Issuing>, RootsError> {
         if self.life.phase() != Phase::Trusting {
             return Ok(None);
@@ -154,12 +161,6 @@ impl OwnRoots {
         let above = if rotating { self.life.crosses(now.unix_timestamp()).into_iter().take(1).collect() } else { Vec::new() };
         issuing_of(pair, self.life.issuing().clone(), above)
     }
-
-    /// The same issuing certificate as it is sent now.
-    pub(crate) fn without_way(&self, store: &Store, now: OffsetDateTime) -> Result<Issuing, RootsError> {
-        let pair = store.pair(Seal::Issuing)?.ok_or_else(|| corrupt(store, "issuing certificate"))?;
-        Ok(self.joined(pair, now)?)
-    }
 }
 
 /// A root with its key, and the serial number that its name is made of.
@@ -174,7 +175,7 @@ fn new_root(policy: &Policy, now: OffsetDateTime) -> Result<(Pair, [u8; SERIAL_B
 fn issuing_of(pair: Pair, root_der: CertificateDer<'static>, above: Vec<CertificateDer<'static>>) -> Result<Issuing, SignError> {
     let certificate_der = CertificateDer::from(pair.certificate);
     let (not_before, not_after) = dates(&certificate_der).ok_or_else(|| SignError::Library("no dates in it".to_owned()))?;
-    let issuer = Issuer::from_ca_cert_der(&certificate_der, key_pair(&pair.key)?)?;
+    let issuer = Arc::new(Issuer::from_ca_cert_der(&certificate_der, key_pair(&pair.key)?)?);
     Ok(Issuing { root_der, certificate_der, above, not_after, not_before, issuer })
 }
 

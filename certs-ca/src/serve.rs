@@ -1,12 +1,14 @@
 //! `meshwright.v1.Certificates` over gRPC. The server it joins does TLS and says, by its [`Gate`], whether the caller may have what it
 //! asks for.
 
+mod bulletin;
+
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::identity::{Applicant, Identity};
+use proto::identity::Applicant;
 use proto::mesh::certificates_server::{Certificates, CertificatesServer};
 use proto::mesh::{BundlesRequest, BundlesResponse, MintTokenRequest, MintTokenResponse, SignRequest, SignResponse};
 use rustls_pki_types::CertificateDer;
@@ -15,12 +17,13 @@ use tokio::sync::mpsc;
 use tonic::codegen::tokio_stream::Stream;
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Extensions, Request, Response, Status};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use self::bulletin::Bulletin;
 use crate::attest::{Attestation, ServiceAccountError, TokenError};
 use crate::audit::Refusal;
-use crate::ca::{Application, Ca, CaError, Proof};
+use crate::ca::{Application, Ca, CaError, Fault, Proof};
 use crate::csr::{CSR_BYTES_MAX, Csr};
+use crate::held::Held;
 
 /// The server's own word on a caller, found by a request's extensions.
 pub trait Gate: Send + Sync {
@@ -42,18 +45,19 @@ pub trait Gate: Send + Sync {
 
 /// Largest message that is decoded: a request, a token, and room.
 pub const MESSAGE_BYTES_MAX: usize = CSR_BYTES_MAX + (16 << 10);
-/// How soon a change of the bundles is told.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// The service, to be added to a server.
 pub fn service(ca: Arc<Ca>, gate: Arc<dyn Gate>) -> CertificatesServer<CertificateService> {
-    CertificatesServer::new(CertificateService { ca, gate }).max_decoding_message_size(MESSAGE_BYTES_MAX)
+    let asked = ca.clone();
+    let bulletin = Bulletin::new(move || bundles(&asked).map_err(|error| status(&error)));
+    CertificatesServer::new(CertificateService { ca, gate, bulletin }).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 /// See [`service`].
 pub struct CertificateService {
     ca: Arc<Ca>,
     gate: Arc<dyn Gate>,
+    bulletin: Arc<Bulletin>,
 }
 
 #[tonic::async_trait]
@@ -78,35 +82,12 @@ impl Certificates for CertificateService {
     async fn bundles(&self, request: Request<BundlesRequest>) -> Result<Response<Self::BundlesStream>, Status> {
         self.gate.holder(request.extensions())?;
         let (sender, receiver) = mpsc::channel(1);
-        tokio::spawn(tell_bundles(self.ca.clone(), sender));
+        let (listening, told) = (self.ca.listen(), self.bulletin.clone().tell(sender));
+        tokio::spawn(async move {
+            let _listening = listening;
+            told.await;
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
-    }
-}
-
-/// Tells the bundles as long as somebody listens.
-async fn tell_bundles(ca: Arc<Ca>, sender: mpsc::Sender<Result<BundlesResponse, Status>>) {
-    let mut told = None;
-    loop {
-        let asked = ca.clone();
-        let now = match tokio::task::spawn_blocking(move || bundles(&asked)).await {
-            Ok(Ok(bundles)) => bundles,
-            Ok(Err(error)) => {
-                // Where the listener is gone already, nobody is to be told.
-                let _ = sender.send(Err(status(&error))).await;
-                return;
-            }
-            Err(_) => return,
-        };
-        if told.as_ref() != Some(&now) {
-            told = Some(now.clone());
-            if sender.send(Ok(now)).await.is_err() {
-                return;
-            }
-        }
-        tokio::select! {
-            () = sender.closed() => return,
-            () = tokio::time::sleep(LOOK) => {}
-        }
     }
 }
 
@@ -121,7 +102,6 @@ fn bundles(ca: &Ca) -> Result<BundlesResponse, CaError> {
 fn sign(ca: &Ca, request: &SignRequest, gate: &dyn Gate, extensions: &Extensions) -> Result<SignResponse, Status> {
     let from = gate.address(extensions);
     let attestation = attestation(request);
-    let by_token = attestation != Attestation::Certificate;
     let mut refusal = Refusal {
         time: 0,
         identity: String::new(),
@@ -133,16 +113,20 @@ fn sign(ca: &Ca, request: &SignRequest, gate: &dyn Gate, extensions: &Extensions
         reason: String::new(),
     };
     let signed = signed(ca, request, gate, extensions, &mut refusal);
-    signed.map_err(|(status, guessed)| {
-        if status.code() == Code::ResourceExhausted {
+    signed.map_err(|(refused, fault)| {
+        if refused.code() == Code::ResourceExhausted {
             // A flood of these must wash away neither the log nor what is remembered of others.
             ca.note_limited();
-            return status;
+            return refused;
         }
-        status.message().clone_into(&mut refusal.reason);
-        tracing::warn!(instance = request.instance, identity = refusal.identity, reason = status.message(), "refused to sign");
-        ca.note_refusal(refusal, by_token && guessed);
-        status
+        refused.message().clone_into(&mut refusal.reason);
+        let (instance, identity) = (refusal.instance.clone(), refusal.identity.clone());
+        if let Err(limited) = ca.note_refusal(refusal, fault) {
+            ca.note_limited();
+            return status(&limited);
+        }
+        tracing::warn!(instance, identity, reason = refused.message(), "refused to sign");
+        refused
     })
 }
 
@@ -154,20 +138,20 @@ fn attestation(request: &SignRequest) -> Attestation {
     }
 }
 
-/// The road of one request. With a refusal comes whether it counts as an attempt to guess; what was asked for is left in `asked`.
+/// The road of one request. With a refusal comes what it says of the caller; what was asked for is left in `asked`.
 fn signed(
     ca: &Ca,
     request: &SignRequest,
     gate: &dyn Gate,
     extensions: &Extensions,
     asked: &mut Refusal,
-) -> Result<SignResponse, (Status, bool)> {
+) -> Result<SignResponse, (Status, Fault)> {
     let by_token = asked.attestation != Attestation::Certificate;
-    let judged = |error: CaError| (status(&error), is_guess(&error));
+    let judged = |error: CaError| (status(&error), fault(&error, by_token));
     if by_token {
         ca.may_try(asked.peer, None).map_err(judged)?;
     }
-    let csr = Csr::parse(&request.csr_der).map_err(|error| (status(&error.into()), true))?;
+    let csr = Csr::parse(&request.csr_der).map_err(|error| judged(error.into()))?;
     asked.identity = csr.identity.to_string();
     csr.identity.namespace().clone_into(&mut asked.namespace);
     asked.workload.clone_from(&csr.workload);
@@ -175,14 +159,14 @@ fn signed(
         ca.may_try(None, Some(&format!("{}/{}", asked.namespace, asked.workload))).map_err(judged)?;
     }
     let applicant = Applicant { identity: &csr.identity, workload: &csr.workload, instance: &request.instance, by_token };
-    let peer = gate.admit(extensions, &applicant).map_err(|status| (status, false))?;
+    let peer = gate.admit(extensions, &applicant).map_err(|status| (status, Fault::TurnedAway))?;
     let proof = match (asked.attestation, &peer) {
         (Attestation::Token, _) => Proof::Token(&request.token),
         (Attestation::ServiceAccount, _) => Proof::ServiceAccount(&request.service_account_token),
         (Attestation::Certificate, Some(leaf)) => Proof::Leaf(leaf),
         (Attestation::Certificate, None) => {
             let none = "neither a join token nor a client certificate; make a token with `meshwright token create --workload NS/NAME`";
-            return Err((Status::unauthenticated(none), false));
+            return Err((Status::unauthenticated(none), Fault::TurnedAway));
         }
     };
     let application = Application {
@@ -203,7 +187,7 @@ fn signed(
 
 fn mint(ca: &Ca, request: &MintTokenRequest, gate: &dyn Gate, extensions: &Extensions) -> Result<MintTokenResponse, Status> {
     let leaf = gate.holder(extensions)?;
-    let (identity, workload) = holder(&leaf).ok_or_else(|| Status::unauthenticated("the client certificate is not a workload leaf"))?;
+    let Held { identity, workload, .. } = Held::read(&leaf).map_err(|why| status(&CaError::Leaf(why)))?;
     // As for a renewal: a workload that nobody declares any more gets no tokens either.
     let applicant = Applicant { identity: &identity, workload: &workload, instance: &request.instance, by_token: false };
     gate.admit(extensions, &applicant)?;
@@ -211,21 +195,15 @@ fn mint(ca: &Ca, request: &MintTokenRequest, gate: &dyn Gate, extensions: &Exten
     Ok(MintTokenResponse { token: minted.token, issued: Some(timestamp(minted.issued)), expires: Some(timestamp(minted.expires)) })
 }
 
-fn holder(leaf: &CertificateDer<'_>) -> Option<(Identity, String)> {
-    let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
-    let names = parsed.subject_alternative_name().ok().flatten()?;
-    let [GeneralName::URI(identity)] = names.value.general_names.as_slice() else { return None };
-    let workload = parsed.subject().iter_common_name().next()?.as_str().ok()?;
-    Some((identity.parse().ok()?, workload.to_owned()))
-}
-
 /// Whether somebody who is refused so may be trying what comes to mind.
-fn is_guess(error: &CaError) -> bool {
-    match error {
-        CaError::Token(_) | CaError::Csr(_) | CaError::Name(..) | CaError::TrustDomain { .. } => true,
-        CaError::ServiceAccount(error) => !matches!(error, ServiceAccountError::Unreachable(_)),
+fn fault(error: &CaError, by_token: bool) -> Fault {
+    let guess = match error {
+        CaError::NotIssued => true,
+        CaError::Token(_) | CaError::Csr(_) | CaError::Name(..) | CaError::TrustDomain { .. } | CaError::Control(_) => by_token,
+        CaError::ServiceAccount(error) => by_token && !matches!(error, ServiceAccountError::Unreachable(_)),
         _ => false,
-    }
+    };
+    if guess { Fault::Guess } else { Fault::Other }
 }
 
 fn status(error: &CaError) -> Status {
@@ -234,10 +212,11 @@ fn status(error: &CaError) -> Status {
         CaError::Token(TokenError::Other { .. })
         | CaError::ServiceAccount(ServiceAccountError::Other { .. })
         | CaError::TrustDomain { .. }
+        | CaError::Control(_)
         | CaError::NotYours { .. } => Code::PermissionDenied,
         CaError::ServiceAccount(ServiceAccountError::NoVerifier) => Code::FailedPrecondition,
         CaError::ServiceAccount(ServiceAccountError::Unreachable(_)) => Code::Unavailable,
-        CaError::Token(_) | CaError::Leaf(_) | CaError::ServiceAccount(_) => Code::Unauthenticated,
+        CaError::Token(_) | CaError::Leaf(_) | CaError::NotIssued | CaError::ServiceAccount(_) => Code::Unauthenticated,
         CaError::Limited(_) => Code::ResourceExhausted,
         CaError::Store(_) => Code::Unavailable,
         CaError::Sign(_) | CaError::Random | CaError::External(_) | CaError::NotOurRoot => Code::Internal,

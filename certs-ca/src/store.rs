@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
 use zeroize::Zeroizing;
 
 use crate::attest::Grant;
@@ -148,8 +148,12 @@ impl Store {
     /// [`StoreError::Access`].
     pub fn pair(&self, seal: Seal) -> Result<Option<Pair>, StoreError> {
         let (certificate, key) = seal.rows();
-        let row = |name: &'static str| self.read(move |keys| Ok(keys.get(name)?.map(|value| value.value().to_vec())));
-        Ok(match (row(certificate)?, row(key)?) {
+        let rows = self.reading(|transaction| {
+            let keys = transaction.open_table(KEYS)?;
+            let row = |name| Ok::<_, redb::Error>(keys.get(name)?.map(|value| value.value().to_vec()));
+            Ok((row(certificate)?, row(key)?))
+        })?;
+        Ok(match rows {
             (Some(certificate), Some(key)) => Some(Pair { certificate, key: Zeroizing::new(key) }),
             _ => None,
         })
@@ -160,15 +164,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Access`]; nothing was written.
     pub fn put_pairs(&self, pairs: &[(Seal, &Pair)]) -> Result<(), StoreError> {
-        self.write(|transaction| {
-            let mut keys = transaction.open_table(KEYS)?;
-            for (seal, pair) in pairs {
-                let (certificate, key) = seal.rows();
-                keys.insert(certificate, pair.certificate.as_slice())?;
-                keys.insert(key, pair.key.as_slice())?;
-            }
-            Ok(())
-        })
+        self.write(|transaction| insert(&mut transaction.open_table(KEYS)?, pairs))
     }
 
     /// What is remembered of the roots; `None` before the first rotation.
@@ -176,7 +172,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Access`]; [`StoreError::Corrupt`] where it does not read back.
     pub fn history(&self) -> Result<Option<History>, StoreError> {
-        let row = self.read(|keys| Ok(keys.get(HISTORY)?.map(|value| value.value().to_vec())))?;
+        let row = self.reading(|transaction| Ok(transaction.open_table(KEYS)?.get(HISTORY)?.map(|value| value.value().to_vec())))?;
         let read = |row: Vec<u8>| serde_json::from_slice(&row);
         let corrupt = |_| StoreError::Corrupt { path: self.path.clone(), what: "history of the roots" };
         row.map(read).transpose().map_err(corrupt)
@@ -191,11 +187,7 @@ impl Store {
         self.write(|transaction| {
             let mut keys = transaction.open_table(KEYS)?;
             keys.insert(HISTORY, row.as_slice())?;
-            for (seal, pair) in pairs {
-                let (certificate, key) = seal.rows();
-                keys.insert(certificate, pair.certificate.as_slice())?;
-                keys.insert(key, pair.key.as_slice())?;
-            }
+            insert(&mut keys, pairs)?;
             if let Some(seal) = gone {
                 let (certificate, key) = seal.rows();
                 keys.remove(certificate)?;
@@ -259,26 +251,24 @@ impl Store {
     /// # Errors
     /// [`StoreError::Access`].
     pub fn entries(&self) -> Result<Vec<IssuedLeaf>, StoreError> {
-        let guard = self.lock()?;
-        let database = guard.as_ref().ok_or_else(|| self.access("read", "it is closed".to_owned()))?;
-        let read = || -> Result<Vec<IssuedLeaf>, redb::Error> {
-            let book = database.begin_read()?.open_table(BOOK)?;
+        self.reading(|transaction| {
+            let book = transaction.open_table(BOOK)?;
             let mut entries = Vec::new();
             for row in book.iter()? {
                 entries.extend(serde_json::from_slice(row?.1.value()).ok());
             }
             Ok(entries)
-        };
-        read().map_err(|error| self.access("read", error.to_string()))
+        })
     }
 
-    fn read<T>(
-        &self,
-        work: impl FnOnce(&redb::ReadOnlyTable<&'static str, &'static [u8]>) -> Result<T, redb::Error>,
-    ) -> Result<T, StoreError> {
-        let guard = self.lock()?;
-        let database = guard.as_ref().ok_or_else(|| self.access("read", "it is closed".to_owned()))?;
-        let run = || -> Result<T, redb::Error> { work(&database.begin_read()?.open_table(KEYS)?) };
+    /// Reads beside writers: none waits for it.
+    fn reading<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        let begun = {
+            let guard = self.lock()?;
+            let database = guard.as_ref().ok_or_else(|| self.access("read", "it is closed".to_owned()))?;
+            database.begin_read()
+        };
+        let run = || work(&begun?);
         run().map_err(|error| self.access("read", error.to_string()))
     }
 
@@ -312,6 +302,15 @@ impl Store {
     fn access(&self, verb: &'static str, cause: String) -> StoreError {
         StoreError::Access { verb, path: self.path.clone(), cause }
     }
+}
+
+fn insert(keys: &mut Table<'_, &'static str, &'static [u8]>, pairs: &[(Seal, &Pair)]) -> Result<(), redb::Error> {
+    for (seal, pair) in pairs {
+        let (certificate, key) = seal.rows();
+        keys.insert(certificate, pair.certificate.as_slice())?;
+        keys.insert(key, pair.key.as_slice())?;
+    }
+    Ok(())
 }
 
 fn open_file(path: &Path, failed: impl Fn(io::Error) -> StoreError) -> Result<Database, StoreError> {

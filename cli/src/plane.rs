@@ -1,5 +1,6 @@
 //! A control plane with its authority, from one data folder and one clock.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -117,6 +118,14 @@ impl Authority for Joined {
             root: entry.root,
         };
         self.0.certs().into_iter().map(row).collect()
+    }
+
+    fn roots_of_leaves(&self) -> BTreeMap<String, String> {
+        self.0.roots_of_leaves()
+    }
+
+    fn listeners(&self) -> usize {
+        self.0.listeners()
     }
 
     fn audit(&self, query: &AuditQuery, rows_max: usize) -> Result<Vec<Issuance>, String> {

@@ -1,5 +1,5 @@
 //! Wall time, given from outside: the binary gives the machine's, a simulation its own. Waits are tokio's, which a paused runtime
-//! drives.
+//! drives; what has to be done in time by the dates of a certificate goes by both ([`Clock::since`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,6 +7,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustls::time_provider::TimeProvider;
 use rustls_pki_types::UnixTime;
+
+/// A moment by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    now: tokio::time::Instant,
+    wall: Duration,
+}
 
 /// Where wall time comes from. Clones are one clock.
 #[derive(Clone)]
@@ -21,6 +28,17 @@ impl Clock {
     /// Since 1970; zero before it.
     pub fn unix(&self) -> Duration {
         (self.0)().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+
+    /// This moment.
+    pub fn moment(&self) -> Moment {
+        Moment { now: tokio::time::Instant::now(), wall: self.unix() }
+    }
+
+    /// How much time has passed since then, by the clock that shows more: the monotonic one stands still while a machine sleeps, and wall
+    /// time may be set back.
+    pub fn since(&self, then: Moment) -> Duration {
+        then.now.elapsed().max(self.unix().saturating_sub(then.wall))
     }
 
     /// Milliseconds since 1970.

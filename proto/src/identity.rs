@@ -4,6 +4,8 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::annotations::ROOT_NAMESPACE;
+
 /// The trust domain used when the `Mesh` object names none.
 pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 /// The control plane's service account, in the root namespace.
@@ -81,6 +83,11 @@ impl Identity {
     /// The Kubernetes service account.
     pub fn service_account(&self) -> &str {
         &self.text[usize::from(self.namespace_end) + SERVICE_ACCOUNT.len()..]
+    }
+
+    /// Whether it is the control plane's own, which nobody else may have.
+    pub fn is_control_plane(&self) -> bool {
+        (self.namespace(), self.service_account()) == (ROOT_NAMESPACE, CONTROL_ACCOUNT)
     }
 
     fn parts(&self) -> [&str; 3] {

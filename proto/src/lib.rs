@@ -1,10 +1,11 @@
-//! Words both planes share: xDS messages, SPIFFE identity, resource names, annotations, ports, defaults, refusals.
+//! Words both planes share: xDS messages, SPIFFE identity, resource names, annotations, ports, origins, defaults, refusals.
 
 pub mod annotations;
 pub mod defaults;
 pub mod epoch;
 pub mod identity;
 pub mod names;
+pub mod origin;
 pub mod ports;
 pub mod private;
 pub mod refusal;

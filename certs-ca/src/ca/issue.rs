@@ -1,14 +1,13 @@
 //! The way in to signing: who may try, what is remembered of it, and service accounts.
 
 use std::net::IpAddr;
-use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use super::{Ca, CaError, Proof};
+use super::{Ca, CaError, Policy, Proof};
 use crate::attest::{AUDIENCE, Attempts, Attestation, ServiceAccountError, ServiceAccountVerifier, TOKEN_BYTES_MAX};
 use crate::audit::{Audit, Counts, Issuance, Query, Refusal};
-use crate::authority::Leaf;
 use crate::csr::Csr;
 use crate::minting::Keyring;
 use crate::store::{Store, StoreError};
@@ -28,12 +27,25 @@ pub struct Application<'a> {
     pub for_application: bool,
 }
 
+/// What a refusal says of whom it met.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// What spoke for the caller was a secret that it may try again and again, or a certificate that is none of ours.
+    Guess,
+    /// The gate did not let it in.
+    TurnedAway,
+    /// Neither.
+    Other,
+}
+
 /// What the authority remembers of its callers.
 pub(super) struct Desk {
     pub(super) audit: Audit,
     pub(super) keyring: Mutex<Keyring>,
     /// Keys are not rotated before that second: the disk did not take the last attempt.
     pub(super) rotate_from: AtomicI64,
+    /// Streams that the bundles are told on.
+    listeners: AtomicUsize,
     attempts: Mutex<Attempts>,
     verifier: OnceLock<Arc<dyn ServiceAccountVerifier>>,
 }
@@ -46,9 +58,19 @@ impl Desk {
             audit: Audit::default(),
             keyring: Mutex::new(keyring),
             rotate_from: AtomicI64::new(i64::MIN),
+            listeners: AtomicUsize::new(0),
             attempts: Mutex::default(),
             verifier: OnceLock::new(),
         })
+    }
+}
+
+/// One that follows the bundles, from [`Ca::listen`] until it is dropped.
+pub(crate) struct Listening(Arc<Ca>);
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.0.desk.listeners.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -64,12 +86,15 @@ impl Proof<'_> {
 }
 
 impl Ca {
-    /// Signs as [`Ca::sign`] does, and remembers where the request came from.
-    ///
-    /// # Errors
-    /// See [`CaError`].
-    pub fn issue(&self, application: &Application<'_>, proof: &Proof<'_>) -> Result<Leaf, CaError> {
-        self.sign_for(application, proof)
+    /// Somebody follows the bundles from now on.
+    pub(crate) fn listen(self: &Arc<Self>) -> Listening {
+        self.desk.listeners.fetch_add(1, Ordering::Relaxed);
+        Listening(self.clone())
+    }
+
+    /// How many do.
+    pub fn listeners(&self) -> usize {
+        self.desk.listeners.load(Ordering::Relaxed)
     }
 
     /// Has service-account tokens verified from now on. The first verifier stays.
@@ -98,21 +123,44 @@ impl Ca {
     /// [`CaError::Limited`]: too many were refused.
     pub fn may_try(&self, from: Option<IpAddr>, workload: Option<&str>) -> Result<(), CaError> {
         let now = (self.clock)().unix_timestamp();
-        Ok(self.desk.attempts.lock().unwrap_or_else(PoisonError::into_inner).admit(from, workload, now)?)
+        Ok(self.attempts().admit(from, workload, now)?)
     }
 
-    /// Remembers a refusal. `guessed`: what spoke for the caller was a secret that it may try again and again.
-    pub fn note_refusal(&self, refusal: Refusal, guessed: bool) {
+    /// Counts a certificate by what may be shown again and again: the leaf before, or a service account.
+    ///
+    /// # Errors
+    /// [`CaError::Limited`]: the instance had too many.
+    pub(super) fn may_have(&self, application: &Application<'_>, policy: &Policy) -> Result<(), CaError> {
+        let Application { csr, instance, .. } = application;
+        let holder = format!("{}/{} (workload {})", csr.identity.namespace(), instance, csr.workload);
         let now = (self.clock)().unix_timestamp();
-        if guessed {
-            let workload = (!refusal.workload.is_empty()).then(|| format!("{}/{}", refusal.namespace, refusal.workload));
-            self.desk.attempts.lock().unwrap_or_else(PoisonError::into_inner).refused(refusal.peer, workload.as_deref(), now);
+        Ok(self.attempts().issue(holder, policy.leaf_life, now)?)
+    }
+
+    fn attempts(&self) -> MutexGuard<'_, Attempts> {
+        self.desk.attempts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers a refusal.
+    ///
+    /// # Errors
+    /// [`CaError::Limited`]: it is one too many, and only counted.
+    pub(crate) fn note_refusal(&self, refusal: Refusal, fault: Fault) -> Result<(), CaError> {
+        let now = (self.clock)().unix_timestamp();
+        match fault {
+            Fault::Guess => {
+                let workload = (!refusal.workload.is_empty()).then(|| format!("{}/{}", refusal.namespace, refusal.workload));
+                self.attempts().refused(refusal.peer, workload.as_deref(), now);
+            }
+            Fault::TurnedAway => self.attempts().turn_away(refusal.peer, now)?,
+            Fault::Other => {}
         }
         self.desk.audit.refused(Refusal { time: now, ..refusal });
+        Ok(())
     }
 
     /// Counts an attempt that was not looked at.
-    pub fn note_limited(&self) {
+    pub(crate) fn note_limited(&self) {
         self.desk.audit.limited();
     }
 

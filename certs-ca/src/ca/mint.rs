@@ -5,10 +5,10 @@ use std::sync::{MutexGuard, PoisonError};
 
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Ca, CaError, only_identity};
+use super::{Ca, CaError, not_control};
 use crate::authority::SignError;
+use crate::held::Held;
 use crate::minting::{self, Keyring, Minted, TokenKey, check_audiences};
 
 /// Pause between two attempts to rotate keys on a disk that takes none.
@@ -22,9 +22,8 @@ impl Ca {
     pub fn mint(&self, leaf: &CertificateDer<'_>, audiences: &[String]) -> Result<Minted, CaError> {
         check_audiences(audiences)?;
         let now = (self.clock)();
-        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| CaError::Leaf("it does not parse"))?;
-        let identity = only_identity(&parsed)?.parse().map_err(|_| CaError::Leaf("its name is no identity of ours"))?;
-        let not_after = parsed.validity().not_after.to_datetime();
+        let Held { identity, not_after, .. } = Held::read(leaf).map_err(CaError::Leaf)?;
+        not_control(&identity)?;
         if not_after <= now {
             return Err(CaError::Leaf("it has expired; renew it first"));
         }

@@ -8,9 +8,10 @@ use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use rcgen::{CertificateParams, CustomExtension, DnType, KeyPair, SanType};
 use serde_json::Value;
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::*;
-use crate::attest::{ADDRESS_BURST, Pod, ServiceAccount, ServiceAccountVerifier};
+use crate::attest::{ADDRESS_BURST, GATE_BURST, INSTANCE_BURST, Pod, ServiceAccount, ServiceAccountVerifier};
 use crate::audit::Query;
 use crate::ca::TokenOrder;
 use crate::minting::TOKEN_LIFE;
@@ -278,7 +279,7 @@ fn what_a_request_says_of_its_certificate_is_not_heard() {
     assert!(extended.client_auth && extended.server_auth && !extended.code_signing && !extended.any);
     assert!(leaf.name_constraints().unwrap().is_none());
     assert!(leaf.validity().not_after.timestamp() <= START + i64::try_from(Policy::default().leaf_life.as_secs()).unwrap());
-    let (identity, workload) = holder(&CertificateDer::from(answer.chain_der[0].to_vec())).unwrap();
+    let Held { identity, workload, .. } = Held::read(&CertificateDer::from(answer.chain_der[0].to_vec())).unwrap();
     assert_eq!((identity.to_string().as_str(), workload.as_str()), (CATALOG, "catalog"));
 }
 
@@ -302,7 +303,7 @@ proptest::proptest! {
             csr_der[at] = byte;
         }
         if let Ok(answer) = desk.sign(&SignRequest { csr_der: csr_der.into(), ..by_token(desk.token()) }) {
-            let (identity, workload) = holder(&CertificateDer::from(answer.chain_der[0].to_vec())).unwrap();
+            let Held { identity, workload, .. } = Held::read(&CertificateDer::from(answer.chain_der[0].to_vec())).unwrap();
             proptest::prop_assert_eq!((identity.to_string(), workload), (CATALOG.to_owned(), "catalog".to_owned()));
         }
     }
@@ -321,7 +322,7 @@ fn who_guesses_waits_and_others_do_not() {
     }
     let limited = desk.sign(&by_token(token.clone())).unwrap_err();
     assert_eq!(limited.code(), Code::ResourceExhausted);
-    assert!(limited.message().contains("from 192.0.2.1; try again in 1 s"), "{limited}");
+    assert!(limited.message().contains("refused attempts from 192.0.2.1; try again in 1 s"), "{limited}");
     assert_eq!(desk.ca.refusals(&Query::default()).len(), usize::try_from(ADDRESS_BURST).unwrap(), "a flood washes nothing away");
     assert_eq!(desk.ca.counts().refused, u64::from(ADDRESS_BURST) + 1);
     from(2);
@@ -331,6 +332,75 @@ fn who_guesses_waits_and_others_do_not() {
     desk.sign(&request(&[CATALOG], "catalog")).unwrap();
     desk.time.store(START + 2, Ordering::Relaxed);
     desk.sign(&by_token(token)).unwrap();
+}
+
+#[test]
+fn one_who_renews_without_end_is_held_and_disturbs_nobody() {
+    // Aim: of a thousand renewals by one leaf within a second most are refused; the issuance of another workload is still in the log and
+    // in the book, and so is what was refused of others.
+    let desk = Desk::new();
+    let order = TokenOrder {
+        workload: "shop/store".into(),
+        identity: "spiffe://cluster.local/ns/shop/sa/store".parse().unwrap(),
+        instance: None,
+        life: None,
+    };
+    let token = desk.ca.issue_token(&order).unwrap();
+    let store = || request(&["spiffe://cluster.local/ns/shop/sa/store"], "store");
+    desk.sign(&SignRequest { token, instance: "store".into(), ..store() }).unwrap();
+    desk.hold(&desk.sign(&by_token(desk.token())).unwrap());
+    let (mut had, mut told) = (0, String::new());
+    for _ in 0..1000 {
+        match desk.sign(&request(&[CATALOG], "catalog")) {
+            Ok(_) => had += 1,
+            Err(status) => {
+                assert_eq!(status.code(), Code::ResourceExhausted);
+                status.message().clone_into(&mut told);
+            }
+        }
+    }
+    assert_eq!((had, told.as_str()), (INSTANCE_BURST, "too many certificates for shop/catalog-0 (workload catalog); try again in 6 s"));
+    assert!(desk.ca.refusals(&Query::default()).is_empty());
+    assert_eq!(desk.ca.certs().iter().map(|row| row.workload.as_str()).collect::<Vec<_>>(), ["catalog", "store"]);
+    let log = desk.ca.issuances(&Query { name: "store".into(), ..Query::default() }, 10).unwrap();
+    assert_eq!(log.len(), 1);
+    desk.time.store(START + 6, Ordering::Relaxed);
+    desk.sign(&request(&[CATALOG], "catalog")).unwrap();
+}
+
+#[test]
+fn what_the_gate_turns_away_washes_nothing_away() {
+    // Aim: ten thousand requests for what nobody declares, with a junk token and without any, end in a wait, and an earlier refusal is
+    // still remembered; whoever has a leaf renews it from the same address.
+    let desk = Desk::new();
+    *desk.gate.address.lock().unwrap() = Some("192.0.2.1".parse().unwrap());
+    desk.hold(&desk.sign(&by_token(desk.token())).unwrap());
+    assert!(desk.sign(&by_token("mw1.nonsense".into())).is_err());
+    for n in 0..10_000 {
+        let token = if n % 2 == 0 { "mw1.nonsense".to_owned() } else { String::new() };
+        let limited = desk.sign(&SignRequest { token, ..request(&[CATALOG], "undeclared") }).unwrap_err();
+        let wanted = if n < GATE_BURST { Code::FailedPrecondition } else { Code::ResourceExhausted };
+        assert_eq!(limited.code(), wanted, "{n}: {limited}");
+    }
+    let refusals = desk.ca.refusals(&Query::default());
+    assert_eq!((refusals.len(), refusals.last().unwrap().workload.as_str()), (1 + usize::try_from(GATE_BURST).unwrap(), "catalog"));
+    desk.sign(&request(&[CATALOG], "catalog")).unwrap();
+}
+
+#[test]
+fn a_leaf_of_nobody_is_counted_as_a_guess() {
+    // Aim: a leaf that is in no book is refused in words, is in the log of refusals, and cannot be shown without bound.
+    let desk = Desk::new();
+    *desk.gate.address.lock().unwrap() = Some("192.0.2.1".parse().unwrap());
+    let theft = Desk::new();
+    desk.hold(&theft.sign(&by_token(theft.token())).unwrap());
+    for _ in 0..ADDRESS_BURST {
+        let refused = desk.sign(&request(&[CATALOG], "catalog")).unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated);
+        assert!(refused.message().contains("none that this authority has issued"), "{refused}");
+    }
+    assert_eq!(desk.sign(&request(&[CATALOG], "catalog")).unwrap_err().code(), Code::ResourceExhausted);
+    assert!(desk.refused().contains("none that this authority"));
 }
 
 /// Verifies as any stock library would, by the published keys.

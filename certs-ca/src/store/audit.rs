@@ -1,6 +1,6 @@
 //! The audit log at rest: issuances by a running number, the oldest first.
 
-use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
+use redb::{ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction};
 
 use super::{BOOK, Store, StoreError};
 use crate::audit::{AGE_MAX_SECS, ISSUANCES_MAX, Issuance, Query};
@@ -16,15 +16,16 @@ pub(super) fn create(transaction: &WriteTransaction) -> Result<(), redb::Error> 
 }
 
 impl Store {
-    /// Writes a row of the book, removes others, and adds rows to the audit log; all or none. Forgets what is too old or too much there.
+    /// Writes rows of the book, removes others, and adds rows to the audit log; all or none. Forgets what is too old or too much there.
     ///
     /// # Errors
     /// [`StoreError::Access`].
-    pub fn put_issued(&self, entry: &IssuedLeaf, gone: &[String], issuances: &[Issuance], now: i64) -> Result<(), StoreError> {
-        let row = serde_json::to_vec(entry).unwrap_or_default();
+    pub fn put_issued(&self, entries: &[IssuedLeaf], gone: &[String], issuances: &[Issuance], now: i64) -> Result<(), StoreError> {
         self.write(|transaction| {
             let mut book = transaction.open_table(BOOK)?;
-            book.insert(entry.serial.as_str(), row.as_slice())?;
+            for entry in entries {
+                book.insert(entry.serial.as_str(), serde_json::to_vec(entry).unwrap_or_default().as_slice())?;
+            }
             for serial in gone {
                 book.remove(serial.as_str())?;
             }
@@ -37,18 +38,13 @@ impl Store {
         })
     }
 
-    /// The newest rows of the audit log that are wanted, newest first, at most `rows_max`. Reads beside writers: none waits for it.
+    /// The newest rows of the audit log that are wanted, newest first, at most `rows_max`.
     ///
     /// # Errors
     /// [`StoreError::Access`].
     pub fn issuances(&self, query: &Query, rows_max: usize) -> Result<Vec<Issuance>, StoreError> {
-        let begun = {
-            let guard = self.lock()?;
-            let database = guard.as_ref().ok_or_else(|| self.access("read", "it is closed".to_owned()))?;
-            database.begin_read()
-        };
-        let read = || -> Result<Vec<Issuance>, redb::Error> {
-            let log = begun?.open_table(AUDIT)?;
+        self.reading(|transaction| {
+            let log = transaction.open_table(AUDIT)?;
             let mut rows = Vec::new();
             for row in log.iter()?.rev() {
                 let Ok(issuance) = serde_json::from_slice::<Issuance>(row?.1.value()) else { continue };
@@ -60,8 +56,26 @@ impl Store {
                 }
             }
             Ok(rows)
-        };
-        read().map_err(|error| self.access("read", error.to_string()))
+        })
+    }
+
+    /// The row of the leaf with this SHA-256 (lower-case hex).
+    ///
+    /// # Errors
+    /// [`StoreError::Access`].
+    pub fn issuance(&self, leaf_sha256: &str) -> Result<Option<Issuance>, StoreError> {
+        // Few rows are read as JSON: the log is long.
+        let names_it = |row: &[u8]| std::str::from_utf8(row).is_ok_and(|text| text.contains(leaf_sha256));
+        self.reading(|transaction| {
+            for row in transaction.open_table(AUDIT)?.iter()?.rev() {
+                let row = row?.1;
+                let issuance = names_it(row.value()).then(|| serde_json::from_slice::<Issuance>(row.value()).ok()).flatten();
+                if let Some(issuance) = issuance.filter(|issuance| issuance.leaf_sha256 == leaf_sha256) {
+                    return Ok(Some(issuance));
+                }
+            }
+            Ok(None)
+        })
     }
 }
 
@@ -93,6 +107,7 @@ mod tests {
             issuer: String::new(),
             root: String::new(),
             for_application: false,
+            leaf_sha256: String::new(),
             number: 0,
         }
     }
@@ -104,7 +119,7 @@ mod tests {
         {
             let store = Store::open(folder.path()).unwrap();
             for n in 0..10 {
-                store.put_issued(&entry("a"), &[], &[issuance(n, 100 + i64::try_from(n).unwrap())], 100).unwrap();
+                store.put_issued(&[entry("a")], &[], &[issuance(n, 100 + i64::try_from(n).unwrap())], 100).unwrap();
             }
         }
         let store = Store::open(folder.path()).unwrap();
@@ -113,6 +128,8 @@ mod tests {
         assert_eq!(times(Query { name: "catalog-0".into(), since: 103, ..Query::default() }, 100), [109, 106, 103]);
         assert!(times(Query { namespace: "bank".into(), ..Query::default() }, 100).is_empty());
         assert_eq!(store.entries().unwrap().len(), 1);
+        let found = |serial: usize| store.issuance(&format!("{serial:064x}")).unwrap().map(|row| row.time);
+        assert_eq!((found(4), found(10), store.issuance("").unwrap()), (Some(104), None, None));
     }
 
     #[test]
@@ -121,12 +138,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(folder.path()).unwrap();
         let many: Vec<_> = (0..usize::try_from(ISSUANCES_MAX).unwrap()).map(|n| issuance(n, 1_000)).collect();
-        store.put_issued(&entry("a"), &[], &many, 1_000).unwrap();
-        store.put_issued(&entry("b"), &[], &[issuance(1, 2_000), issuance(2, 2_000)], 2_000).unwrap();
+        store.put_issued(&[entry("a")], &[], &many, 1_000).unwrap();
+        store.put_issued(&[entry("b")], &[], &[issuance(1, 2_000), issuance(2, 2_000)], 2_000).unwrap();
         let rows = store.issuances(&Query::default(), usize::MAX).unwrap();
         assert_eq!(rows.len(), many.len());
         assert_eq!((rows[0].serial.as_str(), rows[rows.len() - 1].serial.as_str()), ("00000002", "00000002"), "two came, two went");
-        store.put_issued(&entry("c"), &[], &[issuance(3, 1_001 + AGE_MAX_SECS)], 1_001 + AGE_MAX_SECS).unwrap();
+        store.put_issued(&[entry("c")], &[], &[issuance(3, 1_001 + AGE_MAX_SECS)], 1_001 + AGE_MAX_SECS).unwrap();
         let left = store.issuances(&Query::default(), usize::MAX).unwrap().len();
         assert_eq!(left, many.len() + 1 - 1 - FORGOTTEN_MAX);
     }

@@ -1,6 +1,6 @@
 //! Keys of JWT-SVIDs at rest, by their name: eight bytes of when it begins to sign, then PKCS#8.
 
-use redb::{ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{ReadableTable, TableDefinition, WriteTransaction};
 use zeroize::Zeroizing;
 
 use super::{Store, StoreError};
@@ -38,13 +38,10 @@ impl Store {
     /// # Errors
     /// [`StoreError::Access`]; [`StoreError::Corrupt`] where one does not read back.
     pub fn token_keys(&self) -> Result<Vec<TokenKey>, StoreError> {
-        let guard = self.lock()?;
-        let database = guard.as_ref().ok_or_else(|| self.access("read", "it is closed".to_owned()))?;
-        let read = || -> Result<Vec<Zeroizing<Vec<u8>>>, redb::Error> {
-            let keys = database.begin_read()?.open_table(TOKEN_KEYS)?;
+        let rows: Vec<Zeroizing<Vec<u8>>> = self.reading(|transaction| {
+            let keys = transaction.open_table(TOKEN_KEYS)?;
             keys.iter()?.map(|row| Ok(Zeroizing::new(row?.1.value().to_vec()))).collect()
-        };
-        let rows = read().map_err(|error| self.access("read", error.to_string()))?;
+        })?;
         let key = |row: Zeroizing<Vec<u8>>| {
             let (time, pkcs8) = row.split_first_chunk::<TIME_BYTES>()?;
             TokenKey::read(pkcs8, i64::from_be_bytes(*time)).ok()

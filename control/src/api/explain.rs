@@ -4,12 +4,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use proto::mesh::{ExplainCommand, ExplainRequest, command};
+use proto::names::Mode;
 use serde_json::Value;
 use tonic::Status;
 
 use super::PATIENCE;
 use crate::publish::board::Board;
 use crate::publish::edition::Edition;
+use crate::publish::peer::{of_key, sidecar_key};
 use crate::translate::arrives_untouched;
 use crate::world::{Address, Instance};
 
@@ -59,8 +61,8 @@ fn caller(board: &Board, edition: &Edition, from: &str) -> Result<(String, Strin
     let fits = |claim: &crate::publish::peer::Claim| {
         claim.namespace == namespace && (claim.instance == name || claim.workload == name) && talks.contains(&claim.key())
     };
-    if let Some(presence) = board.present().into_iter().find(|presence| fits(&presence.claim)) {
-        return Ok((presence.claim.key(), presence.identity));
+    if let Some(presence) = board.present().into_iter().find(|presence| presence.counts && fits(&presence.claim)) {
+        return Ok((presence.key, presence.identity));
     }
     let key = (namespace.to_owned(), name.to_owned());
     let index = edition.world.index();
@@ -74,8 +76,8 @@ fn caller(board: &Board, edition: &Edition, from: &str) -> Result<(String, Strin
 
 /// Where the caller's calls to an address come from, and its workload; empty where it is no instance.
 fn origin(edition: &Edition, key: &str, to: IpAddr) -> (String, String) {
-    let instance = key.split_once('/').map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
-    let instance = instance.and_then(|key| edition.world.index().instances.get(&key));
+    let instance = of_key(key).filter(|(_, _, mode)| *mode == Mode::Sidecar);
+    let instance = instance.and_then(|(namespace, name, _)| edition.world.index().instances.get(&(namespace.to_owned(), name.to_owned())));
     let address = instance.and_then(|instance| instance.addresses.iter().find(|own| own.is_ipv4() == to.is_ipv4()));
     (address.map(IpAddr::to_string).unwrap_or_default(), instance.map(|instance| instance.workload.clone()).unwrap_or_default())
 }
@@ -94,6 +96,6 @@ fn server(board: &Board, edition: &Edition, answer: &Value) -> Option<(String, S
     if edition.world.index().instances.get(&(namespace.clone(), instance.clone())).is_some_and(untouched) {
         return None;
     }
-    let key = format!("{namespace}/{instance}");
+    let key = sidecar_key(namespace, instance);
     board.correspondents().contains(&key).then_some((key, address, best["identity"].is_string()))
 }

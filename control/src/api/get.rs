@@ -12,10 +12,11 @@ use tonic::Status;
 use super::keys::KeysAway;
 use super::live::Ledger;
 use super::{PATIENCE, audit};
-use crate::publish::board::Board;
+use crate::publish::board::{Board, holders};
 use crate::publish::calls::KEPT;
 use crate::publish::edition::Edition;
 use crate::publish::epoch::Entry;
+use crate::publish::peer::{edge_key, of_key, sidecar_key};
 use crate::publish::plaintext::{Sighting, refused};
 use crate::serve::authority::SharedAuthority;
 use crate::store::Store;
@@ -72,9 +73,9 @@ impl Filters<'_> {
         rows.into_iter().filter(fits).collect()
     }
 
-    /// Whether a proxy (`NAMESPACE/INSTANCE`) of that workload is meant.
+    /// Whether a proxy, by its key, of that workload is meant.
     fn proxy(&self, key: &str, workload: &str) -> bool {
-        key.split_once('/').is_some_and(|(namespace, instance)| self.fits(namespace, &[instance, workload]))
+        of_key(key).is_some_and(|(namespace, instance, _)| self.fits(namespace, &[instance, workload]))
     }
 }
 
@@ -135,7 +136,7 @@ pub(super) fn problems(board: &Board, store: &Store, authority: &SharedAuthority
 
 /// The workload of each connected proxy.
 fn workloads(board: &Board) -> BTreeMap<String, String> {
-    board.present().into_iter().map(|presence| (presence.claim.key(), presence.claim.workload)).collect()
+    board.present().into_iter().map(|presence| (presence.key, presence.claim.workload)).collect()
 }
 
 /// Asks every proxy that is meant what it runs.
@@ -166,8 +167,8 @@ async fn certs(board: &Board, authority: SharedAuthority, edition: &Edition) -> 
     let told = tokio::task::spawn_blocking(move || (authority.issued(), authority.roots().fingerprints())).await;
     let (issued, bundle) = told.map_err(|_| Status::internal("reading the authority's book ended unexpectedly"))?;
     let row = |leaf: crate::serve::authority::Issued| {
-        let key = format!("{}/{}", leaf.namespace, leaf.instance);
-        let used = board.correspondent(&key, |correspondent| correspondent.certificate.clone()).flatten();
+        let used = |key: String| board.correspondent(&key, |correspondent| correspondent.certificate.clone()).flatten();
+        let used = holders(&edition.world, &leaf).find_map(used);
         let trusted = used.as_ref().map(|used| used.trust_bundle.clone()).filter(|trusted| !trusted.is_empty());
         json!({
             "namespace": leaf.namespace,
@@ -186,7 +187,7 @@ async fn certs(board: &Board, authority: SharedAuthority, edition: &Edition) -> 
     let there = |leaf: &crate::serve::authority::Issued| {
         let name = (leaf.namespace.clone(), leaf.instance.clone());
         let declared = index.instances.contains_key(&name) || index.gateways.contains_key(&name);
-        declared || present.contains_key(&format!("{}/{}", name.0, name.1))
+        declared || present.contains_key(&sidecar_key(&name.0, &name.1)) || present.contains_key(&edge_key(&name.0, &name.1))
     };
     Ok(issued.into_iter().filter(there).map(row).collect())
 }

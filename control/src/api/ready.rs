@@ -2,11 +2,17 @@
 
 use std::collections::BTreeSet;
 
+use proto::names::Mode;
+
 use crate::publish::board::Board;
 use crate::publish::edition::Edition;
 use crate::publish::epoch::{Entry, Touched};
+use crate::publish::peer::of_key;
 use crate::translate::{gateway_ports, instance_fingerprint};
 use crate::world::{Kind, Name, World};
+
+/// What a line says of a Gateway, and of nothing else.
+const GATEWAY_DOWN: &str = "Gateway not ready";
 
 /// Of which instances and Gateways.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,7 +82,7 @@ pub(super) fn unready(edition: &Edition, scope: &Scope) -> Vec<String> {
 
 /// Proxies that have not answered an epoch, each with why; what is down has no proxy either, and is named once.
 pub(super) fn silent(board: &Board, entry: &Entry, down: &[String]) -> Vec<String> {
-    let named = |proxy: &&String| down.iter().any(|line| line.split_once(' ').is_some_and(|(name, _)| name == *proxy));
+    let named = |proxy: &&String| of_key(proxy).is_some_and(|place| down.iter().any(|line| is_of(line, place)));
     let why = |proxy: &String| {
         if board.is_present(proxy) {
             format!("has not acknowledged epoch {}", entry.number)
@@ -85,6 +91,12 @@ pub(super) fn silent(board: &Board, entry: &Entry, down: &[String]) -> Vec<Strin
         }
     };
     entry.waiting.iter().filter(|proxy| !named(proxy)).map(|proxy| format!("{proxy} ({})", why(proxy))).collect()
+}
+
+/// Whether a line of those that are down is of that instance or Gateway.
+fn is_of(line: &str, (namespace, name, mode): (&str, &str, Mode)) -> bool {
+    let told = line.strip_prefix(namespace).and_then(|rest| rest.strip_prefix('/')?.strip_prefix(name)?.strip_prefix(" ("));
+    told.is_some_and(|what| what.starts_with(GATEWAY_DOWN) == (mode == Mode::Edge))
 }
 
 /// What keeps an instance from being ready, and the node agent's words on it.
@@ -105,7 +117,7 @@ fn instance_lacks(world: &World, key: &Name) -> Option<(&'static str, String)> {
 
 /// A Gateway serves when its proxy is ready and every port that it declares is open.
 fn gateway_lacks(world: &World, key: &Name) -> Option<(&'static str, String)> {
-    let what = "Gateway not ready";
+    let what = GATEWAY_DOWN;
     if gateway_ports(world, key).is_empty() {
         return Some((what, "none of its listeners can be served; `meshwright get objects` says why".to_owned()));
     }

@@ -131,6 +131,7 @@ pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> a
     tasks.spawn(done(writer.run(events, stop.clone())));
     tasks.spawn(watch(args.config.clone(), board.clone(), stop.clone()));
     tasks.spawn(done(seating.clone().keep(lasts, stop.clone())));
+    tasks.spawn(done(seating.clone().follow(board.editions(), stop.clone())));
     let followers = Followers { clients: tls.roots.clone(), seating, files };
     let (driver, rotation) = Driver::new(board.clone(), authority.clone(), followers);
     tasks.spawn(done(driver.run(stop.clone())));

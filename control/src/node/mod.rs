@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::publish::board::{Board, Errand};
 use crate::publish::edition::Edition;
+use crate::publish::peer::{edge_key, sidecar_key};
 use crate::translate::node_order;
 use crate::world::{Change, World, reported};
 
@@ -160,7 +161,7 @@ async fn abandon(board: &Arc<Board>) {
     let Some(edition) = board.edition() else { return };
     let mut instances = edition.world.instance_states().clone();
     for ((namespace, instance), state) in &mut instances {
-        if !board.is_present(&format!("{namespace}/{instance}")) {
+        if !board.is_present(&sidecar_key(namespace, instance)) {
             state.started = false;
             state.ready = false;
             "the node agent is gone".clone_into(&mut state.message);
@@ -168,7 +169,7 @@ async fn abandon(board: &Arc<Board>) {
     }
     let mut gateways = edition.world.gateway_states().clone();
     for ((namespace, name), state) in &mut gateways {
-        if !board.is_present(&format!("{namespace}/{name}")) {
+        if !board.is_present(&edge_key(namespace, name)) {
             state.ready = false;
             "the node agent is gone".clone_into(&mut state.message);
         }

@@ -13,10 +13,11 @@ use super::cache::Cache;
 use super::calls::CallBook;
 use super::edition::Edition;
 use super::epoch::{Book, Entry, Touched, moment};
-use super::peer::Claim;
+use super::peer::{Claim, Entrance, edge_key, sidecar_key};
 use super::plaintext::{PlaintextBook, Sighting};
 use super::trust::Roots;
 use crate::clock::Clock;
+use crate::serve::authority::Issued;
 use crate::world::{Address, Change, Instance, World};
 
 /// Events that wait for the writer; a sender waits when it is full.
@@ -68,6 +69,10 @@ pub struct Receipt {
 pub struct Presence {
     /// Who it is.
     pub claim: Claim,
+    /// [`Claim::key_by`] its door.
+    pub key: String,
+    /// [`Claim::counts_by`] its door.
+    pub counts: bool,
     /// SPIFFE URI; empty on plaintext.
     pub identity: String,
     /// Milliseconds since 1970.
@@ -203,29 +208,29 @@ impl Board {
                 let account = instance.workload().map(|workload| workload.service_account.as_str());
                 (identity.namespace(), Some(identity.service_account())) == (instance.namespace.as_str(), account)
             };
-            let names = index.instances.values().filter(runs).map(|instance| format!("{}/{}", instance.namespace, instance.name));
+            let names = index.instances.values().filter(runs).map(|instance| sidecar_key(&instance.namespace, &instance.name));
             names.for_each(|name| _ = expected.remove(&name));
-            expected.remove(&format!("{}/{}", identity.namespace(), identity.service_account()));
+            expected.remove(&edge_key(identity.namespace(), identity.service_account()));
         }
-        expected.extend(self.present.lock().values().filter(|presence| presence.claim.ours()).map(|presence| presence.claim.key()));
+        expected.extend(self.present.lock().values().filter(|presence| presence.counts).map(|presence| presence.key.clone()));
         expected
     }
 
-    /// Somebody opened an ADS stream.
+    /// Somebody opened an ADS stream through that door.
     ///
     /// # Errors
     /// Too many are open, of this node or of all.
-    pub fn arrive(self: &Arc<Self>, claim: Claim, identity: String) -> Result<Seated, Crowded> {
+    pub fn arrive(self: &Arc<Self>, claim: Claim, door: Entrance, identity: String) -> Result<Seated, Crowded> {
         let id = self.ticket();
         let mut present = self.present.lock();
         if present.len() >= STREAMS_MAX {
             return Err(Crowded::All);
         }
-        let key = claim.key();
-        if present.values().filter(|presence| presence.claim.key() == key).count() >= STREAMS_PER_NODE_MAX {
+        let (key, counts) = (claim.key_by(door), claim.counts_by(door));
+        if present.values().filter(|presence| presence.key == key).count() >= STREAMS_PER_NODE_MAX {
             return Err(Crowded::Node(key));
         }
-        present.insert(id, Presence { claim, identity, connected_ms: self.clock.ms() });
+        present.insert(id, Presence { claim, key, counts, identity, connected_ms: self.clock.ms() });
         drop(present);
         self.turn();
         Ok(Seated { board: self.clone(), id })
@@ -234,13 +239,13 @@ impl Board {
     /// Everybody with an open ADS stream, ordered by key.
     pub fn present(&self) -> Vec<Presence> {
         let mut present: Vec<_> = self.present.lock().values().cloned().collect();
-        present.sort_by_key(|presence| presence.claim.key());
+        present.sort_by(|a, b| a.key.cmp(&b.key));
         present
     }
 
     /// Whether that proxy has an open ADS stream.
     pub fn is_present(&self, key: &str) -> bool {
-        self.present.lock().values().any(|presence| presence.claim.key() == key)
+        self.present.lock().values().any(|presence| presence.key == key)
     }
 
     /// A proxy opened its Reports stream; a former one of the same name is replaced. Returns the stream's number and its commands.
@@ -345,7 +350,7 @@ impl Board {
     /// One row of `get proxies` per open stream.
     pub fn proxies(&self) -> Vec<serde_json::Value> {
         let row = |presence: Presence| {
-            let key = presence.claim.key();
+            let key = presence.key;
             let told = self.correspondent(&key, |correspondent| (correspondent.version.clone(), correspondent.pid));
             let (version, pid) = told.unwrap_or_default();
             serde_json::json!({
@@ -399,8 +404,18 @@ pub fn declared(world: &World) -> BTreeSet<String> {
     let index = world.index();
     let started = |workload: &crate::world::workload::Workload| !workload.command.is_empty();
     let sidecars = index.instances.values().filter(|instance| instance.meshed && instance.workload().is_some_and(started));
-    let sidecars = sidecars.map(|instance| format!("{}/{}", instance.namespace, instance.name));
-    sidecars.chain(index.gateways.keys().map(|(namespace, name)| format!("{namespace}/{name}"))).collect()
+    let sidecars = sidecars.map(|instance| sidecar_key(&instance.namespace, &instance.name));
+    sidecars.chain(index.gateways.keys().map(|(namespace, name)| edge_key(namespace, name))).collect()
+}
+
+/// Keys of the declared proxies that a leaf may be one of: an instance's, a Gateway's, or both where they share name and workload.
+pub fn holders(world: &World, leaf: &Issued) -> impl Iterator<Item = String> {
+    let index = world.index();
+    let name = (leaf.namespace.clone(), leaf.instance.clone());
+    let sidecar = index.instances.get(&name).is_some_and(|instance| instance.workload == leaf.workload);
+    let edge = leaf.workload == leaf.instance && index.gateways.contains_key(&name);
+    let sidecar = sidecar.then(|| sidecar_key(&name.0, &name.1));
+    sidecar.into_iter().chain(edge.then(|| edge_key(&name.0, &name.1)))
 }
 
 #[cfg(test)]
@@ -445,8 +460,8 @@ mod tests {
     fn presence_ends_with_its_stream() {
         // Aim: two streams of one node count as present until both are gone.
         let (board, _events) = Board::new(Clock::new(|| std::time::UNIX_EPOCH));
-        let first = board.arrive(claim("a"), String::new());
-        let second = board.arrive(claim("a"), String::new());
+        let first = board.arrive(claim("a"), Entrance::Tls, String::new());
+        let second = board.arrive(claim("a"), Entrance::Tls, String::new());
         drop(first);
         assert!(board.is_present("shop/a"));
         drop(second);

@@ -31,10 +31,10 @@ pub struct CallBook {
     full: bool,
 }
 
-/// The server's instance, and what it tells.
+/// The server's proxy, and what it tells.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct RowKey {
-    instance: String,
+    proxy: String,
     call: ObservedCall,
 }
 
@@ -53,12 +53,12 @@ impl CallBook {
         let server = (claim.namespace.clone(), claim.workload.clone());
         if told.uncounted > 0 && (self.uncounted.contains_key(&server) || self.uncounted.len() < ROWS_MAX) {
             let by = self.uncounted.entry(server.clone()).or_default();
-            by.insert(claim.instance.clone(), told.uncounted);
+            by.insert(claim.key(), told.uncounted);
         }
         for call in told.calls {
             let count = call.count;
             if let Some(call) = read(call) {
-                self.add(&server, RowKey { instance: claim.instance.clone(), call }, count, now_ms);
+                self.add(&server, RowKey { proxy: claim.key(), call }, count, now_ms);
             }
         }
     }

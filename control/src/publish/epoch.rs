@@ -35,7 +35,7 @@ pub struct Touched {
 /// A proxy that runs an epoch without something, and what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ProxyRefusal {
-    /// `NAMESPACE/INSTANCE`.
+    /// By its key, see [`super::peer::Claim::key`].
     pub proxy: String,
     /// The resource, type first.
     pub object: String,
@@ -52,7 +52,7 @@ pub struct Entry {
     pub accepted_us: u64,
     /// What changed.
     pub objects: Vec<Touched>,
-    /// Proxies (`NAMESPACE/INSTANCE`) that have not answered. Those that are not connected are among them.
+    /// Proxies (by key, see [`super::peer::Claim::key`]) that have not answered. Those that are not connected are among them.
     pub waiting: BTreeSet<String>,
     /// Of all proxies, those whose view changed.
     pub concerned: BTreeSet<String>,

@@ -111,10 +111,53 @@ pub struct Claim {
     pub instance: String,
 }
 
+/// The key of a sidecar in the book and in every list: `NAMESPACE/INSTANCE`.
+pub fn sidecar_key(namespace: &str, instance: &str) -> String {
+    format!("{namespace}/{instance}")
+}
+
+/// That of a Gateway's proxy: `edge/NAMESPACE/NAME`. A Gateway and an instance may share a name.
+pub fn edge_key(namespace: &str, name: &str) -> String {
+    format!("{EDGE}{namespace}/{name}")
+}
+
+/// Namespace and instance, or Gateway, of a proxy by its key, and whether it is a Gateway's. `None`: not a key of a proxy of ours.
+pub fn of_key(key: &str) -> Option<(&str, &str, Mode)> {
+    // A sidecar of a namespace `edge` has one slash in its key.
+    if let Some((namespace, name)) = key.strip_prefix(EDGE).and_then(|rest| rest.split_once('/')) {
+        return Some((namespace, name, Mode::Edge));
+    }
+    let (namespace, instance) = key.split_once('/').filter(|(_, instance)| !instance.starts_with(UNPROVEN))?;
+    Some((namespace, instance, Mode::Sidecar))
+}
+
+const EDGE: &str = "edge/";
+/// Stands before the names that clients give themselves, and in no name of a proxy.
+const UNPROVEN: char = '~';
+
 impl Claim {
-    /// The key of the book and of every list: `NAMESPACE/INSTANCE`.
+    /// The key of the book and of every list. Stock clients, who say who they are and prove a namespace at most, have keys of their own,
+    /// `NAMESPACE/~ID`: what they do is never taken for a proxy's doing.
     pub fn key(&self) -> String {
-        format!("{}/{}", self.namespace, self.instance)
+        match (self.client, self.mode) {
+            (Dialect::Meshwright, Mode::Sidecar) => sidecar_key(&self.namespace, &self.instance),
+            (Dialect::Meshwright, Mode::Edge) => edge_key(&self.namespace, &self.instance),
+            (Dialect::Envoy | Dialect::Grpc, _) => self.unproven_key(),
+        }
+    }
+
+    /// The key of one that came through that door: who may say anything of itself there has no proxy's key, whatever it says.
+    pub fn key_by(&self, door: Entrance) -> String {
+        if door == Entrance::Plaintext { self.unproven_key() } else { self.key() }
+    }
+
+    fn unproven_key(&self) -> String {
+        format!("{}/{UNPROVEN}{}", self.namespace, self.instance)
+    }
+
+    /// Whether the book goes by its answers: one of our own proxies, through a door that let in nobody else in its name.
+    pub fn counts_by(&self, door: Entrance) -> bool {
+        self.ours() && door != Entrance::Plaintext
     }
 
     /// Whether it is one of our own proxies.
@@ -218,6 +261,29 @@ mod tests {
         ] {
             let claim = Claim::of_node(Some(&node)).unwrap();
             assert_eq!((claim.client, format!("{}/{}", claim.namespace, claim.workload).as_str()), (client, name));
+        }
+    }
+
+    #[test]
+    fn every_kind_of_client_has_keys_of_its_own() {
+        // Aim: a sidecar, a Gateway's proxy, a stock client and one that came by plaintext are told apart, whatever they call themselves; the
+        // keys of proxies read back, also in a namespace called `edge`.
+        let claim = |client, mode, namespace: &str, instance: &str| {
+            let [namespace, workload, instance] = [namespace, "catalog", instance].map(str::to_owned);
+            Claim { client, mode, namespace, workload, instance }
+        };
+        let (ours, stock) = (Dialect::Meshwright, Dialect::Envoy);
+        let all = [
+            (claim(ours, Mode::Sidecar, "shop", "public"), Entrance::Tls, "shop/public", Some(("shop", "public", Mode::Sidecar))),
+            (claim(ours, Mode::Edge, "shop", "public"), Entrance::Tls, "edge/shop/public", Some(("shop", "public", Mode::Edge))),
+            (claim(ours, Mode::Sidecar, "edge", "shop"), Entrance::Local, "edge/shop", Some(("edge", "shop", Mode::Sidecar))),
+            (claim(ours, Mode::Sidecar, "shop", "public"), Entrance::Plaintext, "shop/~public", None),
+            (claim(stock, Mode::Sidecar, "shop", "public"), Entrance::Tls, "shop/~public", None),
+            (claim(stock, Mode::Sidecar, "edge", "public"), Entrance::Tls, "edge/~public", None),
+        ];
+        for (claim, door, key, read) in &all {
+            assert_eq!((claim.key_by(*door).as_str(), of_key(key)), (*key, *read));
+            assert_eq!(claim.counts_by(*door), read.is_some(), "{key}");
         }
     }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use proto::mesh::PlaintextPeer;
 
 use super::epoch::moment;
+use super::peer::of_key;
 use crate::translate::is_strict;
 use crate::world::{Kind, ObjectKey, Problem, Severity, World};
 
@@ -100,7 +101,7 @@ impl PlaintextBook {
             if now_ms.saturating_sub(counted.last_seen_ms) > PLAINTEXT_KEPT_MS {
                 continue;
             }
-            let namespace = spot.proxy.split('/').next().unwrap_or_default();
+            let namespace = of_key(&spot.proxy).map_or("", |(namespace, _, _)| namespace);
             let sum = sightings.entry((&spot.source, namespace, &counted.workload, spot.port)).or_default();
             sum.0 += counted.earlier + counted.present;
             sum.1 = sum.1.max(counted.last_seen_ms);

@@ -25,9 +25,11 @@ pub(super) struct Facts {
     pub(super) phase: Phase,
     /// The former root was dropped in this process.
     pub(super) ending: bool,
+    /// The last step was taken a moment ago, and somebody follows the bundles without saying how far.
+    pub(super) heard: bool,
     /// Why proxies cannot be told at all.
     pub(super) fault: Option<String>,
-    /// `NAMESPACE/INSTANCE`.
+    /// By key.
     pub(super) proxies: Vec<(String, Following)>,
 }
 
@@ -38,7 +40,7 @@ pub(super) enum Next {
     Rest,
     /// Everybody has followed: take this step.
     Take(Step),
-    /// These have not followed that step.
+    /// These have not followed that step; nobody: those who do not say so get a moment for it.
     Wait(Step, Vec<String>),
     /// Somebody refuses that step, and why.
     Stop(Step, String),
@@ -71,7 +73,8 @@ pub(super) fn decide(facts: &Facts) -> Next {
         Following::Silent | Following::Refuses(_) => true,
     };
     let waiting: Vec<String> = facts.proxies.iter().filter(|(_, following)| behind(following)).map(|(proxy, _)| proxy.clone()).collect();
-    if waiting.is_empty() { next } else { Next::Wait(step, waiting) }
+    let hold = facts.heard && matches!(next, Next::Take(_));
+    if waiting.is_empty() && !hold { next } else { Next::Wait(step, waiting) }
 }
 
 #[cfg(test)]
@@ -82,7 +85,7 @@ mod tests {
 
     fn facts(phase: Phase, ending: bool, proxies: &[(&str, Following)]) -> Facts {
         let proxies = proxies.iter().map(|(proxy, following)| ((*proxy).to_owned(), following.clone())).collect();
-        Facts { phase, ending, fault: None, proxies }
+        Facts { phase, ending, heard: false, fault: None, proxies }
     }
 
     #[test]
@@ -101,6 +104,15 @@ mod tests {
         assert_eq!(decide(&facts(Phase::Issuing, false, &done)), Next::Take(Step::Drop));
         assert_eq!(decide(&facts(Phase::Steady, true, &done)), Next::End);
         assert_eq!(decide(&facts(Phase::Trusting, false, &[])), Next::Take(Step::Issue));
+    }
+
+    #[test]
+    fn whoever_follows_the_bundles_only_gets_a_moment_for_each_step() {
+        // Aim: no step is taken right after the one before where somebody hears of it and cannot answer; the end waits for nobody.
+        let heard = |phase, ending| decide(&Facts { heard: true, ..facts(phase, ending, &[]) });
+        assert_eq!(heard(Phase::Trusting, false), Next::Wait(Step::Trust, Vec::new()));
+        assert_eq!(heard(Phase::Issuing, false), Next::Wait(Step::Issue, Vec::new()));
+        assert_eq!((heard(Phase::Steady, true), heard(Phase::Steady, false)), (Next::End, Next::Rest));
     }
 
     #[test]
@@ -131,18 +143,19 @@ mod tests {
         fn nothing_is_taken_before_everybody_there_has_followed(
             phase in prop_oneof![Just(Phase::Steady), Just(Phase::Trusting), Just(Phase::Issuing)],
             ending in any::<bool>(),
+            heard in any::<bool>(),
             followers in prop::collection::vec(following(), 0..6),
         ) {
             let proxies = followers.iter().enumerate().map(|(index, following)| (index.to_string(), following.clone())).collect();
-            let next = decide(&Facts { phase, ending, fault: None, proxies });
+            let next = decide(&Facts { phase, ending, heard, fault: None, proxies });
             let believes = |following: &Following| matches!(following, Following::Whole | Following::Believes | Following::Away);
             let whole = |following: &Following| matches!(following, Following::Whole | Following::Away);
             match next {
-                Next::Take(Step::Issue) => prop_assert!(phase == Phase::Trusting && followers.iter().all(believes)),
-                Next::Take(Step::Drop) => prop_assert!(phase == Phase::Issuing && followers.iter().all(whole)),
+                Next::Take(Step::Issue) => prop_assert!(!heard && phase == Phase::Trusting && followers.iter().all(believes)),
+                Next::Take(Step::Drop) => prop_assert!(!heard && phase == Phase::Issuing && followers.iter().all(whole)),
                 Next::Take(Step::Trust) => prop_assert!(false, "only somebody who asks begins one"),
                 Next::End => prop_assert!(phase == Phase::Steady && followers.iter().all(believes)),
-                Next::Wait(_, waiting) => prop_assert!(!waiting.is_empty()),
+                Next::Wait(_, waiting) => prop_assert!(heard || !waiting.is_empty()),
                 Next::Rest | Next::Stop(..) => {}
             }
         }

@@ -1,37 +1,45 @@
 //! What is seen of the proxies while a rotation waits for them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::decide::Following;
-use crate::publish::board::Board;
+use crate::publish::board::{Board, holders};
 use crate::publish::edition::Edition;
 use crate::publish::epoch::Book;
-use crate::publish::trust::Roots;
-use crate::serve::authority::Issued;
+use crate::serve::authority::Authority;
 
 /// How a refusal names the resource.
 const TRUST: &str = "Trust trust";
 
-/// Every proxy of ours that is connected, or has a leaf and is declared, and how far it has followed what `epoch` told.
+/// What the authority's book says.
+pub(super) struct Leaves {
+    /// Serials of the unexpired leaves below the issuing root.
+    renewed: BTreeSet<String>,
+    /// Declared proxies that have a leaf, by key.
+    held: BTreeSet<String>,
+}
+
+impl Leaves {
+    /// Reads it, where that root issues. May block on a disk.
+    pub(super) fn read(authority: &dyn Authority, edition: &Edition, issuing: &str) -> Self {
+        let renewed = authority.roots_of_leaves().into_iter().filter(|(_, root)| root == issuing).map(|(serial, _)| serial).collect();
+        Self { renewed, held: authority.issued().iter().flat_map(|leaf| holders(&edition.world, leaf)).collect() }
+    }
+}
+
+/// Proxies of ours with an open stream, by key.
+pub(super) fn present(board: &Board) -> BTreeSet<String> {
+    board.present().into_iter().filter(|presence| presence.counts).map(|presence| presence.key).collect()
+}
+
+/// Every proxy that is present, or has a leaf and is declared, and how far it has followed what `epoch` told.
 pub(super) fn proxies(
     board: &Board,
-    edition: &Edition,
-    issued: &[Issued],
-    roots: &Roots,
+    present: &BTreeSet<String>,
+    leaves: &Leaves,
     epoch: u64,
     absent: impl Fn(&str) -> bool,
 ) -> Vec<(String, Following)> {
-    let below: BTreeMap<&str, &str> = issued.iter().map(|leaf| (leaf.serial.as_str(), leaf.root.as_str())).collect();
-    let present: BTreeSet<String> =
-        board.present().into_iter().filter(|presence| presence.claim.ours()).map(|presence| presence.claim.key()).collect();
-    let index = edition.world.index();
-    let declared = |leaf: &&Issued| {
-        let name = (leaf.namespace.clone(), leaf.instance.clone());
-        index.instances.contains_key(&name) || index.gateways.contains_key(&name)
-    };
-    let held = issued.iter().filter(declared).map(|leaf| format!("{}/{}", leaf.namespace, leaf.instance));
-    let all: BTreeSet<String> = present.iter().cloned().chain(held).collect();
-    let issuing = roots.issuing.fingerprint();
     let following = |key: &String| {
         if !present.contains(key) {
             return if absent(key) { Following::Away } else { Following::Silent };
@@ -41,12 +49,11 @@ pub(super) fn proxies(
             Some(Err(reason)) => Following::Refuses(reason),
             Some(Ok(())) => {
                 let serial = board.correspondent(key, |told| told.certificate.as_ref().map(|leaf| leaf.serial.clone())).flatten();
-                let renewed = serial.is_some_and(|serial| below.get(serial.as_str()) == Some(&issuing.as_str()));
-                if renewed { Following::Whole } else { Following::Believes }
+                if serial.is_some_and(|serial| leaves.renewed.contains(&serial)) { Following::Whole } else { Following::Believes }
             }
         }
     };
-    all.iter().map(|key| (key.clone(), following(key))).collect()
+    present.union(&leaves.held).map(|key| (key.clone(), following(key))).collect()
 }
 
 /// What a proxy says of the roots that `epoch` told: nothing yet, that it goes by them, or why not.
@@ -66,7 +73,29 @@ pub(super) fn own_fault(board: &Board) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::super::AWAY_GRACE;
+    use super::super::absence::Absences;
     use super::*;
+    use crate::clock::Clock;
+
+    #[test]
+    fn a_look_at_many_is_quick() {
+        // Aim: the cost of a look grows with the number of proxies, not with its square, which would be a minute here.
+        let (board, _events) = Board::new(Clock::new(|| std::time::UNIX_EPOCH));
+        let names = |range: std::ops::Range<usize>| range.map(|number| format!("shop/catalog-{number}")).collect::<BTreeSet<String>>();
+        let (present, leaves) = (names(10_000..30_000), Leaves { renewed: names(0..40_000), held: names(0..20_000) });
+        let began = Instant::now();
+        let mut absences = Absences::new(began);
+        absences.look(leaves.held.clone(), began);
+        absences.look(present.clone(), began);
+        let following = proxies(&board, &present, &leaves, 7, |key| absences.is_away(key, began + AWAY_GRACE));
+        assert_eq!((following.len(), following.iter().filter(|(_, following)| *following == Following::Away).count()), (30_000, 10_000));
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    }
 
     #[test]
     fn a_proxy_believes_what_it_acknowledged_and_did_not_refuse() {

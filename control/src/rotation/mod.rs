@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use self::absence::Absences;
 pub use self::bundle::write_bundle;
 use self::decide::{Facts, Next, decide};
+use self::look::Leaves;
 pub use self::plan::plan;
 use crate::publish::board::{Board, Errand};
 use crate::publish::trust::{Phase, Roots};
@@ -29,6 +30,8 @@ use crate::serve::tls::{ClientRoots, Seating};
 pub const AWAY_GRACE: Duration = Duration::from_secs(30);
 /// Asks that wait to be taken up.
 const ASKS_MAX: usize = 16;
+/// Where somebody follows the bundles only, which it does without saying so, a step lasts at least this long: a few looks of the authority.
+pub const LISTENED: Duration = Duration::from_secs(3);
 /// Acknowledgements come in crowds: one look for those of this long.
 const CROWD: Duration = Duration::from_millis(20);
 /// Look again at least this often while somebody is waited for: time passes without a sign.
@@ -45,7 +48,7 @@ pub enum Course {
     Waiting {
         /// The step.
         step: Step,
-        /// `NAMESPACE/INSTANCE`.
+        /// By key. Empty: whoever does not say that it follows gets a moment for it.
         waiting: Vec<String>,
     },
     /// It goes no further until that is mended.
@@ -125,6 +128,8 @@ pub struct Driver {
     /// The former root was dropped, and not everybody has said so.
     ending: bool,
     absences: Absences,
+    /// When the last step was taken.
+    taken: Instant,
     /// The last fault that was written to the log.
     said: String,
 }
@@ -135,9 +140,9 @@ impl Driver {
         let (asks, given) = mpsc::channel(ASKS_MAX);
         let (told, heard) = watch::channel(Told { ended: 0, course: Course::Resting });
         let seated = authority.roots().issuing.sha256;
-        let (published, absences) = (None, Absences::new(Instant::now()));
-        let driver =
-            Self { board, authority, followers, asks: given, told, published, seated, ending: false, absences, said: String::new() };
+        let (published, absences, taken) = (None, Absences::new(Instant::now()), Instant::now());
+        let (ending, said) = (false, String::new());
+        let driver = Self { board, authority, followers, asks: given, told, published, seated, ending, absences, taken, said };
         (driver, Rotation { asks, told: heard })
     }
 
@@ -244,6 +249,7 @@ impl Driver {
             return Err(format!("the authority did not take the step {} of the rotation", step.text()));
         }
         self.ending = step == Step::Drop;
+        self.taken = Instant::now();
         tracing::info!(step = step.text(), "took a step in the rotation of the root");
         Ok(())
     }
@@ -277,19 +283,19 @@ impl Driver {
     /// What a decision needs; `None`: nothing is under way, so nobody has to be looked at.
     async fn facts(&mut self, epoch: u64) -> Result<Option<Facts>, String> {
         let roots = self.roots().await?;
-        let now = Instant::now();
-        let present = self.board.present().into_iter().filter(|presence| presence.claim.ours()).map(|presence| presence.claim.key());
-        self.absences.look(present.collect(), now);
+        let (now, present) = (Instant::now(), look::present(&self.board));
+        self.absences.look(present.clone(), now);
         if roots.phase == Phase::Steady && !self.ending {
             self.tell(Course::Resting);
             return Ok(None);
         }
-        let authority = self.authority.clone();
-        let issued = self.blocking(move || authority.issued()).await?;
         let Some(edition) = self.board.edition() else { return Ok(None) };
-        let absent = |key: &str| self.absences.is_away(key, now);
-        let proxies = look::proxies(&self.board, &edition, &issued, &roots, epoch, absent);
-        Ok(Some(Facts { phase: roots.phase, ending: self.ending, fault: look::own_fault(&self.board), proxies }))
+        let (authority, phase) = (self.authority.clone(), roots.phase);
+        let read = move || (Leaves::read(&*authority, &edition, &roots.issuing.fingerprint()), authority.listeners());
+        let (leaves, listeners) = self.blocking(read).await?;
+        let proxies = look::proxies(&self.board, &present, &leaves, epoch, |key| self.absences.is_away(key, now));
+        let heard = listeners > 0 && now.saturating_duration_since(self.taken) < LISTENED;
+        Ok(Some(Facts { phase, ending: self.ending, heard, fault: look::own_fault(&self.board), proxies }))
     }
 
     async fn roots(&self) -> Result<Arc<Roots>, String> {

@@ -1,5 +1,7 @@
 //! What a rotation would do, or has still to do: `ca rotate-root --plan`.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use super::{AWAY_GRACE, Course, ends};
@@ -16,9 +18,7 @@ pub fn plan(board: &Board, roots: &Roots, course: &Course) -> Value {
         (Phase::Steady | Phase::Trusting, _) => &[Step::Trust, Step::Issue, Step::Drop],
         (Phase::Issuing, _) => &[Step::Issue, Step::Drop],
     };
-    let mut connected: Vec<String> =
-        board.present().into_iter().filter(|presence| presence.claim.ours()).map(|presence| presence.claim.key()).collect();
-    connected.dedup();
+    let connected: BTreeSet<String> = board.present().into_iter().filter(|presence| presence.counts).map(|presence| presence.key).collect();
     let (old, new) = ends(roots);
     let known = |fingerprint: &String| (!fingerprint.is_empty()).then(|| fingerprint.clone());
     let row = |step: &Step| {
@@ -26,7 +26,7 @@ pub fn plan(board: &Board, roots: &Roots, course: &Course) -> Value {
             Course::Waiting { step: current, waiting } if current == step => {
                 (waiting.clone(), waiting.iter().any(|proxy| !connected.contains(proxy)))
             }
-            _ => (connected.clone(), false),
+            _ => (connected.iter().cloned().collect(), false),
         };
         // Who is away is waited for; everybody else may follow at once.
         let earliest_ms = board.clock.ms() + if away { u64::try_from(AWAY_GRACE.as_millis()).unwrap_or(0) } else { 0 };

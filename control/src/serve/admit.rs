@@ -41,6 +41,7 @@ pub fn presented(peer: &Peer) -> Result<(), Status> {
 pub fn admit(node: &Claim, peer: &Peer, world: &World, clock: &Clock) -> Result<Option<Audience>, Status> {
     match (&peer.proven, peer.door) {
         (Some(proven), _) => {
+            of_this_mesh(&proven.identity, world)?;
             unrevoked(&proven.identity, &proven.serial, world, clock)?;
             bears_out(node, proven)?;
         }
@@ -49,6 +50,17 @@ pub fn admit(node: &Claim, peer: &Peer, world: &World, clock: &Clock) -> Result<
         (None, Entrance::Tls) => return Err(no_certificate()),
     }
     declared(node, peer.proven.as_ref().map(|proven| &proven.identity), world)
+}
+
+/// A chain that holds is not enough: where the root is a company's, other meshes are below it, too, with names like ours.
+fn of_this_mesh(identity: &Identity, world: &World) -> Result<(), Status> {
+    let ours = &world.index().mesh.trust_domain;
+    if identity.trust_domain() == ours {
+        return Ok(());
+    }
+    Err(Status::permission_denied(format!(
+        "the certificate is {identity}, this mesh is of trust domain {ours}; join with a token of this mesh"
+    )))
 }
 
 /// Revoked is revoked, at every call: renewals, configuration and reports.
@@ -154,11 +166,15 @@ impl Gate {
     /// The leaf of a caller whose certificate holds now.
     ///
     /// # Errors
-    /// `UNAUTHENTICATED` without one, or when it has ended.
+    /// `UNAUTHENTICATED` without one, or when it has ended; `PERMISSION_DENIED` where it is of another mesh.
     pub fn holder(&self, extensions: &Extensions) -> Result<CertificateDer<'static>, Status> {
         let peer = peer_of(extensions)?;
         presented(&peer)?;
-        peer.proven.map(|proven| proven.leaf.clone()).ok_or_else(no_certificate)
+        let proven = peer.proven.ok_or_else(no_certificate)?;
+        if let Some(edition) = self.0.edition() {
+            of_this_mesh(&proven.identity, &edition.world)?;
+        }
+        Ok(proven.leaf.clone())
     }
 
     /// Where a caller is; `None` on the Unix socket.
@@ -224,8 +240,12 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
     }
 
     fn peer(door: Entrance, leaf: Option<(&str, &str)>) -> Peer {
+        peer_of_domain("cluster.local", door, leaf)
+    }
+
+    fn peer_of_domain(trust_domain: &str, door: Entrance, leaf: Option<(&str, &str)>) -> Peer {
         let proven = leaf.map(|(account, workload)| {
-            let identity = Identity::new("cluster.local", "shop", account).unwrap();
+            let identity = Identity::new(trust_domain, "shop", account).unwrap();
             let (leaf, workload) = (CertificateDer::from(vec![]), workload.into());
             Arc::new(Proven { leaf, identity, workload, serial: "7d".into(), expired: false, retired: false })
         });
@@ -242,6 +262,7 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
         // Aim: every part of a claim is held against leaf and objects; an account shared with others proves no workload.
         let world = world();
         let catalog = peer(Entrance::Tls, Some(("shared", "catalog")));
+        let elsewhere = peer_of_domain("b.example", Entrance::Tls, Some(("shared", "catalog")));
         let sidecar = |workload, instance| node(Mode::Sidecar, "shop", workload, instance);
         for (node, peer, wanted) in [
             (sidecar("catalog", "catalog-0"), catalog.clone(), None),
@@ -254,6 +275,8 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
             (node(Mode::Edge, "shop", "catalog", "catalog-0"), catalog.clone(), Some(Code::FailedPrecondition)),
             (sidecar("store", "store"), peer(Entrance::Tls, Some(("shared", "store"))), Some(Code::PermissionDenied)),
             (node(Mode::Edge, "shop", "public", "public"), peer(Entrance::Tls, Some(("public", "public"))), None),
+            (sidecar("catalog", "catalog-0"), elsewhere.clone(), Some(Code::PermissionDenied)),
+            (Claim { client: Dialect::Envoy, ..sidecar("catalog", "catalog-0") }, elsewhere, Some(Code::PermissionDenied)),
             (sidecar("catalog", "catalog-0"), peer(Entrance::Tls, None), Some(Code::Unauthenticated)),
             (sidecar("catalog", "catalog-0"), peer(Entrance::Plaintext, None), None),
             (sidecar("catalog", "cart"), peer(Entrance::Plaintext, None), Some(Code::PermissionDenied)),
@@ -321,6 +344,11 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
             (None, ("store", "store"), true, Some(Code::PermissionDenied)),
         ] {
             assert_eq!(code(leaf, asked, by_token), wanted, "{leaf:?} {asked:?} by token: {by_token}");
+        }
+        for (trust_domain, wanted) in [("cluster.local", None), ("b.example", Some(Code::PermissionDenied))] {
+            let mut extensions = Extensions::default();
+            extensions.insert(peer_of_domain(trust_domain, Entrance::Tls, catalog));
+            assert_eq!(gate.holder(&extensions).err().map(|status| status.code()), wanted, "{trust_domain}");
         }
     }
 }

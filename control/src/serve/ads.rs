@@ -98,6 +98,8 @@ struct Delta {
 struct Identified {
     claim: Claim,
     key: String,
+    /// The book goes by its answers.
+    counts: bool,
     audience: Option<Audience>,
     _present: Seated,
 }
@@ -171,7 +173,7 @@ impl Delta {
         }
         let url = request.type_url.clone();
         let heard = self.session.request(request).map_err(|error| Status::resource_exhausted(error.to_string()))?;
-        let Some(key) = self.seat.as_ref().map(|seat| seat.key.clone()) else {
+        let Some((key, counts)) = self.seat.as_ref().map(|seat| (seat.key.clone(), seat.counts)) else {
             return Ok(());
         };
         if let Some(url) = heard.unknown_type {
@@ -181,7 +183,7 @@ impl Delta {
             self.metrics.rejected.inc();
             tracing::warn!(proxy = key, url, reason, "a proxy refused resources");
         }
-        if let Some(number) = heard.acknowledged {
+        if let Some(number) = heard.acknowledged.filter(|_| counts) {
             self.board.write(|book, now| book.acknowledged(&key, number, now));
         }
         if let Some((number, message)) = heard.refused {
@@ -190,7 +192,9 @@ impl Delta {
                 let (resource, reason) = (refusal.resource, refusal.reason);
                 tracing::error!(proxy = key, epoch = number, resource, reason, "a proxy runs the epoch without what it refused");
             }
-            self.board.write(|book, now| book.refused(&key, number, &message, now));
+            if counts {
+                self.board.write(|book, now| book.refused(&key, number, &message, now));
+            }
         }
         if heard.wants_changed {
             self.show();
@@ -201,8 +205,10 @@ impl Delta {
     fn sit(&mut self, claim: Claim) -> Result<(), Status> {
         let audience = admit(&claim, &self.peer, &self.edition.world, &self.board.clock)?;
         let identity = self.peer.proven.as_ref().map(|proven| proven.identity.to_string()).unwrap_or_default();
-        let present = self.board.arrive(claim.clone(), identity).map_err(|crowded| Status::resource_exhausted(crowded.to_string()))?;
-        let key = claim.key();
+        let door = self.peer.door;
+        let present =
+            self.board.arrive(claim.clone(), door, identity).map_err(|crowded| Status::resource_exhausted(crowded.to_string()))?;
+        let (key, counts) = (claim.key_by(door), claim.counts_by(door));
         tracing::info!(proxy = key, client = claim.client.text(), epoch = self.edition.epoch, "a client connected");
         if claim.ours() {
             self.session.asks_for_all();
@@ -214,7 +220,7 @@ impl Delta {
                 "stock clients are not served yet; this one gets an empty configuration"
             );
         }
-        self.seat = Some(Identified { claim, key, audience, _present: present });
+        self.seat = Some(Identified { claim, key, counts, audience, _present: present });
         self.show();
         Ok(())
     }
@@ -229,7 +235,7 @@ impl Delta {
         }
         let concerned = self.show();
         let number = self.edition.epoch;
-        if let Some(seat) = self.seat.as_ref().filter(|seat| fresh && seat.claim.ours()) {
+        if let Some(seat) = self.seat.as_ref().filter(|seat| fresh && seat.counts) {
             let key = seat.key.clone();
             self.board.write(|book, now| if concerned { book.concerned(&key, number) } else { book.unaffected(&key, number, now) });
         }

@@ -1,5 +1,6 @@
 //! What the control plane needs of a certificate authority. The authority itself is another crate; `cli` brings the two together.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -169,6 +170,17 @@ pub trait Authority: Send + Sync + 'static {
 
     /// The newest unexpired leaf of each instance.
     fn issued(&self) -> Vec<Issued>;
+
+    /// Below which root each unexpired leaf is, by serial number: all of them, because not every instance uses its newest. SHA-256,
+    /// lower-case hex.
+    fn roots_of_leaves(&self) -> BTreeMap<String, String> {
+        self.issued().into_iter().map(|leaf| (leaf.serial, leaf.root)).collect()
+    }
+
+    /// How many follow the bundles at present, by streams of the authority's own. Never blocks.
+    fn listeners(&self) -> usize {
+        0
+    }
 
     /// Certificates given out, newest first, at most `rows_max`.
     ///

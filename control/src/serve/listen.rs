@@ -11,21 +11,27 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc};
-use tokio_rustls::TlsAcceptor;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::server::TlsStream;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use super::strangers::{Guest, Leave, Share, Shares, Stay};
 use super::tls::ServerTls;
 use crate::publish::peer::{Entrance, Peer};
 
-/// Most connections per door; more wait in the kernel's queue.
+/// Most connections per door; more are closed behind TLS, and wait in the kernel's queue elsewhere.
 pub const CONNECTIONS_MAX: usize = 10_000;
 /// Most of them without a certificate: callers by token, and proxies before their first leaf. Beyond it they are closed, so that strangers keep
 /// no proxy out.
 pub const STRANGERS_MAX: usize = 512;
+/// Most of those of one origin, so that no stranger keeps another out.
+pub const STRANGERS_OF_ORIGIN_MAX: usize = 128;
+/// Most connections that have proved nothing yet because their handshake is under way; more wait in the kernel's queue.
+pub const HANDSHAKES_MAX: usize = 1024;
+/// Most of those of one origin; more are closed.
+pub const HANDSHAKES_OF_ORIGIN_MAX: usize = 256;
 /// Connections that have been accepted and not yet taken up by the server.
 const READY_MAX: usize = 64;
 /// A handshake that takes longer is cut.
@@ -49,24 +55,38 @@ enum Carrier {
 /// One accepted connection; its place among [`CONNECTIONS_MAX`] is free again when it drops.
 pub struct Connection {
     stream: Carrier,
-    peer: Peer,
+    guest: Guest,
+    /// A stranger's ends by itself.
+    leave: Option<Leave>,
     _places: Places,
 }
 
 /// Its place among all, and among strangers where it is one's.
-type Places = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+type Places = (OwnedSemaphorePermit, Option<Share>);
+
+impl Connection {
+    fn new(stream: Carrier, peer: Peer, places: Places) -> Self {
+        let stay = places.1.is_some().then(Stay::begin);
+        Self { stream, leave: stay.clone().map(Leave::of), guest: Guest { peer, stay }, _places: places }
+    }
+}
 
 impl Connected for Connection {
-    type ConnectInfo = Peer;
+    type ConnectInfo = Guest;
 
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    fn connect_info(&self) -> Guest {
+        self.guest.clone()
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().stream {
+        let connection = self.get_mut();
+        if connection.leave.as_mut().is_some_and(|leave| leave.poll(cx).is_ready()) {
+            // As if the other end had closed it.
+            return Poll::Ready(Ok(()));
+        }
+        match &mut connection.stream {
             Carrier::VirtualTls(stream) => Pin::new(stream).poll_read(cx, buf),
             Carrier::Virtual(stream) => Pin::new(stream).poll_read(cx, buf),
             Carrier::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -111,24 +131,42 @@ impl AsyncWrite for Connection {
 /// What tonic serves.
 pub type Incoming = ReceiverStream<io::Result<Connection>>;
 
+/// The places of the TLS door.
+#[derive(Clone)]
+struct Hall {
+    connections: Arc<Semaphore>,
+    strangers: Arc<Shares>,
+    /// Of those who have not even said who they are.
+    handshakes: Arc<Shares>,
+}
+
 /// Accepts TLS. Each handshake has its own task, so that a slow one delays nobody.
 pub fn tls(listener: TcpListener, tls: ServerTls, stop: CancellationToken) -> Incoming {
     let (sender, receiver) = mpsc::channel(READY_MAX);
-    let acceptor = TlsAcceptor::from(tls.config.clone());
     tokio::spawn(async move {
-        let (places, strangers) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Arc::new(Semaphore::new(STRANGERS_MAX)));
-        while let Some((stream, address, place)) = accept_tcp(&listener, &places, &stop).await {
-            let (acceptor, sender, tls, strangers) = (acceptor.clone(), sender.clone(), tls.clone(), strangers.clone());
+        let hall = Hall {
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            strangers: Shares::new(STRANGERS_MAX, STRANGERS_OF_ORIGIN_MAX),
+            handshakes: Shares::new(HANDSHAKES_MAX, HANDSHAKES_OF_ORIGIN_MAX),
+        };
+        let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+        while let Some((stream, address, handshake)) = accept_tcp(&listener, &handshakes, &stop).await {
+            let Some(share) = hall.handshakes.take(address.ip()) else {
+                tracing::debug!(%address, "closed: {HANDSHAKES_OF_ORIGIN_MAX} handshakes from there are under way");
+                continue;
+            };
+            let (hall, sender, tls) = (hall.clone(), sender.clone(), tls.clone());
             tokio::spawn(async move {
-                match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                let greeted = tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await;
+                drop((handshake, share));
+                match greeted {
                     Ok(Ok(stream)) => {
                         let peer = Peer { door: Entrance::Tls, address: Some(address), proven: tls.proven(stream.get_ref().1) };
-                        let Ok(places) = seated(place, &peer, strangers) else {
-                            tracing::warn!(%address, "closed: {STRANGERS_MAX} connections without a certificate are open");
-                            return;
-                        };
-                        // The receiver is gone only while we stop.
-                        let _ = sender.send(Ok(Connection { stream: Carrier::Tls(Box::new(stream)), peer, _places: places })).await;
+                        match hall.seat(&peer, address) {
+                            // The receiver is gone only while we stop.
+                            Ok(places) => drop(sender.send(Ok(Connection::new(Carrier::Tls(Box::new(stream)), peer, places))).await),
+                            Err(full) => tracing::warn!(%address, "closed: {full}"),
+                        }
                     }
                     Ok(Err(error)) => tracing::info!(%address, %error, "TLS handshake failed"),
                     Err(_) => tracing::info!(%address, "TLS handshake took longer than {HANDSHAKE:?}"),
@@ -139,33 +177,38 @@ pub fn tls(listener: TcpListener, tls: ServerTls, stop: CancellationToken) -> In
     ReceiverStream::new(receiver)
 }
 
-/// The places of a connection whose peer is known; an error where it is a stranger too many.
-fn seated(place: OwnedSemaphorePermit, peer: &Peer, strangers: Arc<Semaphore>) -> Result<Places, TryAcquireError> {
-    if peer.proven.is_some() {
-        return Ok((place, None));
+impl Hall {
+    /// The places of a connection whose peer is known, or which are full.
+    fn seat(&self, peer: &Peer, address: SocketAddr) -> Result<Places, String> {
+        let stranger = match &peer.proven {
+            Some(_) => None,
+            None => Some(self.strangers.take(address.ip()).ok_or_else(|| {
+                format!("{STRANGERS_MAX} connections without a certificate are open, or {STRANGERS_OF_ORIGIN_MAX} from there")
+            })?),
+        };
+        let place = self.connections.clone().try_acquire_owned().map_err(|_| format!("{CONNECTIONS_MAX} connections are open"))?;
+        Ok((place, stranger))
     }
-    strangers.try_acquire_owned().map(|own| (place, Some(own)))
 }
 
 /// Takes connections that are no sockets: with TLS where it is given, else as if through the Unix socket.
 pub fn virtual_door(mut given: mpsc::Receiver<(Box<dyn Io>, SocketAddr)>, tls: Option<ServerTls>) -> Incoming {
     let (sender, receiver) = mpsc::channel(READY_MAX);
-    let acceptor = tls.map(|tls| (TlsAcceptor::from(tls.config.clone()), tls));
     tokio::spawn(async move {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         while let Some((stream, address)) = given.recv().await {
             let Ok(place) = places.clone().acquire_owned().await else { return };
-            let (acceptor, sender) = (acceptor.clone(), sender.clone());
+            let (tls, sender) = (tls.clone(), sender.clone());
             tokio::spawn(async move {
-                let connection = match acceptor {
+                let connection = match tls {
                     None => {
                         let peer = Peer { door: Entrance::Local, address: None, proven: None };
-                        Connection { stream: Carrier::Virtual(stream), peer, _places: (place, None) }
+                        Connection::new(Carrier::Virtual(stream), peer, (place, None))
                     }
-                    Some((acceptor, tls)) => match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                    Some(tls) => match tokio::time::timeout(HANDSHAKE, tls.accept(stream)).await {
                         Ok(Ok(stream)) => {
                             let peer = Peer { door: Entrance::Tls, address: Some(address), proven: tls.proven(stream.get_ref().1) };
-                            Connection { stream: Carrier::VirtualTls(Box::new(stream)), peer, _places: (place, None) }
+                            Connection::new(Carrier::VirtualTls(Box::new(stream)), peer, (place, None))
                         }
                         Ok(Err(_)) | Err(_) => return,
                     },
@@ -185,7 +228,7 @@ pub fn plaintext(listener: TcpListener, stop: CancellationToken) -> Incoming {
         let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         while let Some((stream, address, place)) = accept_tcp(&listener, &places, &stop).await {
             let peer = Peer { door: Entrance::Plaintext, address: Some(address), proven: None };
-            if sender.send(Ok(Connection { stream: Carrier::Tcp(stream), peer, _places: (place, None) })).await.is_err() {
+            if sender.send(Ok(Connection::new(Carrier::Tcp(stream), peer, (place, None)))).await.is_err() {
                 return;
             }
         }
@@ -208,7 +251,7 @@ pub fn unix(listener: UnixListener, stop: CancellationToken) -> Incoming {
             match accepted {
                 Ok((stream, _)) => {
                     let peer = Peer { door: Entrance::Local, address: None, proven: None };
-                    if sender.send(Ok(Connection { stream: Carrier::Unix(stream), peer, _places: (place, None) })).await.is_err() {
+                    if sender.send(Ok(Connection::new(Carrier::Unix(stream), peer, (place, None)))).await.is_err() {
                         return;
                     }
                 }

@@ -14,6 +14,7 @@ pub mod authority;
 pub mod listen;
 pub mod metrics;
 pub mod reports;
+pub mod strangers;
 pub mod tls;
 pub mod token;
 
@@ -24,6 +25,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 
 use listen::Incoming;
+use strangers::Reception;
 
 /// Requests that one connection may have open.
 const STREAMS_PER_CONNECTION_MAX: u32 = 128;
@@ -38,6 +40,7 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// The HTTP/2 server gives up; a single connection's failure does not make it.
 pub async fn serve(routes: Routes, incoming: Incoming, stop: CancellationToken) -> Result<(), tonic::transport::Error> {
     Server::builder()
+        .layer(Reception)
         .http2_keepalive_interval(Some(KEEPALIVE.0))
         .http2_keepalive_timeout(Some(KEEPALIVE.1))
         .max_concurrent_streams(STREAMS_PER_CONNECTION_MAX)

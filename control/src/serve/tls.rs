@@ -1,10 +1,12 @@
 //! TLS of port 15012: our own leaf, renewed in place; client certificates asked for, verified when shown, not demanded.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use parking_lot::Mutex;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::CryptoProvider;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -12,12 +14,16 @@ use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, We
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, UnixTime};
-use tokio::time::Instant;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::watch;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::authority::SharedAuthority;
 use crate::clock::Clock;
+use crate::publish::edition::Edition;
 use crate::publish::peer::Proven;
 use crate::publish::trust::{Root, Roots};
 
@@ -25,10 +31,10 @@ use crate::publish::trust::{Root, Roots};
 pub const EXPIRED_GRACE: Duration = Duration::from_secs(24 * 3600);
 /// Wait this long before asking again for a leaf that could not be had.
 const RETRY: Duration = Duration::from_secs(10);
-/// How often the clock is looked at.
-const LOOK: Duration = Duration::from_secs(10);
-/// A clock that goes by so much more or less than time passes was set; others are only inexact.
-const SET: Duration = Duration::from_secs(10);
+/// Look this often whether the leaf is due: a machine may have slept, or its clock been set.
+const LOOK: Duration = Duration::from_secs(15);
+/// A leaf may begin so much later than now: others' clocks differ as much.
+const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
 /// Holds the leaf in use.
 #[derive(Debug, Default)]
@@ -146,6 +152,11 @@ impl ClientCertVerifier for ClientRoots {
     }
 }
 
+fn first_second(leaf: &CertificateDer<'_>) -> Option<u64> {
+    let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
+    u64::try_from(parsed.validity().not_before.timestamp()).ok()
+}
+
 fn last_second(leaf: &CertificateDer<'_>) -> Option<u64> {
     let (_, parsed) = X509Certificate::from_der(leaf).ok()?;
     u64::try_from(parsed.validity().not_after.timestamp()).ok()
@@ -169,9 +180,20 @@ pub struct ServerTls {
     pub clock: Clock,
     /// Whether it ends in a retired root, by this.
     pub roots: Arc<ClientRoots>,
+    /// Whether our own leaf is of the mesh's trust domain, which the objects say.
+    seated: watch::Receiver<bool>,
 }
 
 impl ServerTls {
+    /// Does the handshake, once our own leaf is what callers expect.
+    ///
+    /// # Errors
+    /// The handshake fails, or the control plane is stopping.
+    pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) -> io::Result<TlsStream<S>> {
+        self.seated.clone().wait_for(|seated| *seated).await.map_err(|_| io::ErrorKind::ConnectionAborted)?;
+        TlsAcceptor::from(self.config.clone()).accept(stream).await
+    }
+
     /// What the other end of a connection has proved; `None`: nothing, or it is no workload.
     pub fn proven(&self, connection: &rustls::ServerConnection) -> Option<Arc<Proven>> {
         let chain = connection.peer_certificates()?;
@@ -188,6 +210,10 @@ pub struct Seating {
     names: CertificateNames,
     provider: Arc<CryptoProvider>,
     leaf: Arc<LeafCell>,
+    /// One after the other, so that the leaf asked for last is the one in use.
+    renewing: Mutex<()>,
+    /// Whether the leaf is of the mesh's trust domain.
+    seated: watch::Sender<bool>,
     clock: Clock,
 }
 
@@ -197,22 +223,67 @@ impl Seating {
     /// # Errors
     /// The authority gives none: the former one stays.
     pub fn renew(&self) -> anyhow::Result<Duration> {
+        let _turn = self.renewing.lock();
         let seat = self.authority.seat(&self.names.dns, &self.names.addresses).map_err(anyhow::Error::msg)?;
         let key = self.provider.key_provider.load_private_key(seat.key)?;
         self.leaf.0.store(Some(Arc::new(CertifiedKey::new(seat.chain, key))));
         Ok(seat.lasts)
     }
 
-    /// Renews the leaf again and again, and at once when the clock was set: it would end, or not have begun, by the clock of now. Ends
-    /// with `stop`.
-    pub async fn keep(self: Arc<Self>, mut lasts: Duration, stop: CancellationToken) {
+    /// Renews the leaf when the mesh is of another trust domain, which the objects say, the first ones too; the door opens then. Ends with
+    /// `stop`.
+    pub async fn follow(self: Arc<Self>, mut editions: watch::Receiver<Option<Arc<Edition>>>, stop: CancellationToken) {
+        let mut seated = String::new();
         loop {
+            let edition = editions.borrow_and_update().clone();
+            let wanted =
+                edition.as_deref().map(|edition| edition.world.index().mesh.trust_domain.as_str()).filter(|wanted| *wanted != seated);
+            let mut failed = false;
+            if let Some(wanted) = wanted {
+                let seating = self.clone();
+                match tokio::task::spawn_blocking(move || seating.renew()).await {
+                    Ok(Ok(_)) => {
+                        wanted.clone_into(&mut seated);
+                        self.seated.send_replace(true);
+                    }
+                    Ok(Err(error)) => {
+                        tracing::error!(%error, trust_domain = wanted, "the control plane has no certificate of the mesh's trust domain");
+                        failed = true;
+                    }
+                    Err(_) => failed = true,
+                }
+            }
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(lasts) => {}
-                () = set(&self.clock) => {}
+                Ok(()) = editions.changed() => {}
+                () = tokio::time::sleep(RETRY), if failed => {}
+                else => return,
             }
+        }
+    }
+
+    /// Whether the leaf in use is of a time that has not come: it was made before the clock was set back.
+    fn is_early(&self) -> bool {
+        let leaf = self.leaf.0.load();
+        let begin = leaf.as_ref().and_then(|leaf| first_second(leaf.cert.first()?));
+        begin.is_some_and(|begin| begin > self.clock.unix().saturating_add(CLOCK_SKEW).as_secs())
+    }
+
+    /// Renews the leaf again and again. Ends with `stop`.
+    pub async fn keep(self: Arc<Self>, mut lasts: Duration, stop: CancellationToken) {
+        let mut taken = self.clock.moment();
+        loop {
+            let left = lasts.saturating_sub(self.clock.since(taken));
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(left.min(LOOK)) => {}
+            }
+            if self.clock.since(taken) < lasts && !self.is_early() {
+                continue;
+            }
+            taken = self.clock.moment();
             let seating = self.clone();
             lasts = match tokio::task::spawn_blocking(move || seating.renew()).await {
                 Ok(Ok(lasts)) => lasts,
@@ -226,17 +297,6 @@ impl Seating {
     }
 }
 
-/// Until a clock shows another time than has passed.
-async fn set(clock: &Clock) {
-    let (wall, steady) = (clock.unix(), Instant::now());
-    loop {
-        tokio::time::sleep(LOOK).await;
-        if (wall + steady.elapsed()).abs_diff(clock.unix()) > SET {
-            return;
-        }
-    }
-}
-
 /// The server's side of TLS, with a first leaf in it, and how long that lasts.
 ///
 /// # Errors
@@ -245,8 +305,11 @@ pub fn config(authority: &SharedAuthority, names: CertificateNames, clock: &Cloc
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let roots = Arc::new(ClientRoots::new(&authority.roots(), provider.clone())?);
     let leaf = Arc::new(LeafCell::default());
-    let seating =
-        Arc::new(Seating { authority: authority.clone(), names, provider: provider.clone(), leaf: leaf.clone(), clock: clock.clone() });
+    let seated = watch::Sender::new(false);
+    let opened = seated.subscribe();
+    let (authority, renewing) = (authority.clone(), Mutex::default());
+    let (seats, by) = (leaf.clone(), clock.clone());
+    let seating = Arc::new(Seating { authority, names, provider: provider.clone(), leaf: seats, renewing, seated, clock: by });
     let lasts = seating.renew()?;
     let mut config = ServerConfig::builder_with_details(provider, Arc::new(clock.clone()))
         .with_safe_default_protocol_versions()?
@@ -256,34 +319,5 @@ pub fn config(authority: &SharedAuthority, names: CertificateNames, clock: &Cloc
     // A resumed session is verified by nobody: it would outlive its root.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
-    Ok((ServerTls { config: Arc::new(config), clock: clock.clone(), roots }, seating, lasts))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicI64, Ordering};
-
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_clock_that_is_set_is_noticed() {
-        // Aim: forward or back, within seconds; a clock that only goes on, or is corrected by little, for a day, is not.
-        let (begun, by): (Instant, Arc<AtomicI64>) = (Instant::now(), Arc::default());
-        let shown = by.clone();
-        let clock = Clock::new(move || {
-            let set = Duration::from_secs(shown.load(Ordering::Relaxed).unsigned_abs());
-            let now = std::time::UNIX_EPOCH + Duration::from_secs(1 << 30) + begun.elapsed();
-            if shown.load(Ordering::Relaxed) < 0 { now - set } else { now + set }
-        });
-        for (set_by, noticed) in [(0, false), (5, false), (3600, true), (-3600, true)] {
-            by.store(0, Ordering::Relaxed);
-            let watched = async {
-                tokio::join!(tokio::time::timeout(Duration::from_secs(24 * 3600), set(&clock)), async {
-                    tokio::time::sleep(Duration::from_secs(60)).await;
-                    by.store(set_by, Ordering::Relaxed);
-                })
-            };
-            assert_eq!(watched.await.0.is_ok(), noticed, "{set_by}");
-        }
-    }
+    Ok((ServerTls { config: Arc::new(config), clock: clock.clone(), roots, seated: opened }, seating, lasts))
 }

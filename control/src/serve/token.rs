@@ -126,18 +126,10 @@ fn adopt_former(data_dir: &Path) -> anyhow::Result<()> {
 impl Secret {
     fn open(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-            Ok(mut file) => {
-                let token = fresh()?;
-                file.write_all(token.as_bytes())
-                    .and_then(|()| file.write_all(b"\n"))
-                    .and_then(|()| file.sync_all())
-                    .with_context(|| format!("cannot write the API's token to {shown}; remove the file when there is room again"))?;
-                Ok(Self(Arc::new(token)))
-            }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::read(path),
-            Err(error) => Err(error).with_context(|| format!("cannot make the API's token {shown}")),
+        if !path.try_exists().with_context(|| format!("cannot look for the API's token {shown}"))? {
+            make(path).with_context(|| format!("cannot make the API's token {shown}"))?;
         }
+        Self::read(path)
     }
 
     fn read(path: &Path) -> anyhow::Result<Self> {
@@ -159,6 +151,28 @@ impl Secret {
         let differ = shown.iter().zip(self.0.as_bytes()).fold(0, |differ, (a, b)| std::hint::black_box(differ | (a ^ b)));
         shown.len() == self.0.len() && differ == 0
     }
+}
+
+/// Writes a fresh token, which is there whole or not at all. One that somebody else has made meanwhile stays.
+fn make(path: &Path) -> anyhow::Result<()> {
+    let token = fresh()?;
+    let half = path.with_extension(format!("token.{}.new", std::process::id()));
+    // Left over from a process of the same number.
+    let _ = fs::remove_file(&half);
+    let written = || -> std::io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&half)?;
+        file.write_all(token.as_bytes())?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        match fs::hard_link(&half, path) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(error),
+            _ => Ok(()),
+        }
+    };
+    let made = written();
+    // Nobody looks at it: it is of no use, and holds no secret that the other does not.
+    let _ = fs::remove_file(&half);
+    Ok(made?)
 }
 
 fn fresh() -> anyhow::Result<Zeroizing<String>> {
@@ -285,6 +299,20 @@ mod tests {
         write(FORMER_FILE, "mwa1.older678901234567890123456789012345678901");
         assert!(ApiTokens::open(folder.path()).unwrap().change.fits(former.as_bytes()));
         assert!(!folder.path().join(FORMER_FILE).exists());
+    }
+
+    #[test]
+    fn a_token_is_there_whole_or_not_at_all() {
+        // Aim: what a process left that ended while it wrote is in nobody's way, and nothing is left beside the two; where nothing can be
+        // written the sentence names the file.
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join(format!("api-read.token.{}.new", std::process::id())), "mwa1.").unwrap();
+        ApiTokens::open(folder.path()).unwrap();
+        let mut names: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, [READ_FILE, WRITE_FILE]);
+        let nowhere = format!("{:#}", ApiTokens::open(&folder.path().join("none")).err().unwrap());
+        assert!(nowhere.contains(READ_FILE), "{nowhere}");
     }
 
     #[test]

@@ -18,6 +18,9 @@ const ROOTS_MAX: usize = 64;
 /// Bytes of one root at most.
 const ROOT_BYTES_MAX: usize = 64 << 10;
 
+/// Context tag of a URI among general names; x509-parser gives one that is not UTF-8 as invalid, without an error.
+const URI_TAG: x509_parser::der_parser::asn1_rs::Tag = x509_parser::der_parser::asn1_rs::Tag(6);
+
 /// How a trust domain's bundle stands.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Bundle {
@@ -95,7 +98,8 @@ fn judge(root: &CertificateDer<'_>, trust_domain: &str) -> Result<(), String> {
     let malformed = |error| format!("it cannot be read: {error}");
     if let Some(constraints) = certificate.name_constraints().map_err(malformed)? {
         let subtrees = [&constraints.value.permitted_subtrees, &constraints.value.excluded_subtrees];
-        if subtrees.into_iter().flatten().flatten().any(|subtree| matches!(subtree.base, GeneralName::URI(_))) {
+        let of_uris = |name: &GeneralName<'_>| matches!(name, GeneralName::URI(_) | GeneralName::Invalid(URI_TAG, _));
+        if subtrees.into_iter().flatten().flatten().any(|subtree| of_uris(&subtree.base)) {
             // facts.md, SPIFFE.
             return Err("it has name constraints for URIs, below which our TLS library refuses every SPIFFE certificate".to_owned());
         }
@@ -196,12 +200,15 @@ spec: {federation: [{trustDomain: partner.example, bundle: {configMapRef: {name:
             params.name_constraints = Some(NameConstraints { permitted_subtrees: only, excluded_subtrees: Vec::new() });
         });
         assert_eq!(Case::new().after(Some(&constrained)), (1, String::new()), "other constraints do no harm");
-        let uri: &[u8] = b"partner.example";
         let nested = |tag: u8, content: &[u8]| [&[tag, u8::try_from(content.len()).unwrap()], content].concat();
-        let subtrees = nested(0x30, &nested(0xa0, &nested(0x30, &nested(0x86, uri))));
-        let by_uri = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 30], subtrees);
+        let by_uri = |uri: &[u8]| {
+            let subtrees = nested(0x30, &nested(0xa0, &nested(0x30, &nested(0x86, uri))));
+            let constraint = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 30], subtrees);
+            root(|params| params.custom_extensions.push(constraint))
+        };
         for (pem, why) in [
-            (root(|params| params.custom_extensions.push(by_uri)), "it has name constraints for URIs"),
+            (by_uri(b"partner.example"), "it has name constraints for URIs"),
+            (by_uri(b"partner\xff"), "it has name constraints for URIs"),
             (root(|params| params.is_ca = IsCa::ExplicitNoCa), "certificate 1: it is no certificate authority"),
             (named("spiffe://cluster.local"), "it is the authority of `spiffe://cluster.local`, not of the trust domain `partner.example`"),
             (named("spiffe://partner.example.evil"), "not of the trust domain"),

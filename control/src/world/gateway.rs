@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use proto::annotations::ROOT_NAMESPACE;
+use proto::identity::CONTROL_ACCOUNT;
+
 use super::door::{Cursor, Fields};
 
 /// A class of Gateways.
@@ -131,6 +134,14 @@ impl LabelSelector {
 
 impl Gateway {
     pub(super) fn read(mut fields: Fields<'_>) -> Option<Self> {
+        let key = fields.at().key();
+        if (key.namespace.as_str(), key.name.as_str()) == (ROOT_NAMESPACE, CONTROL_ACCOUNT) {
+            // A Gateway's account is its name.
+            fields.at().error(
+                "its proxy would have the control plane's own account, which nobody else gets a certificate of",
+                "give it another name",
+            );
+        }
         let class = fields.need("gatewayClassName").and_then(|at| at.text());
         let mut listeners: Vec<Listener> = Vec::new();
         for at in fields.need("listeners").map(|at| at.list(64)).unwrap_or_default() {

@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::annotations::ROOT_NAMESPACE;
-use proto::identity::{CONTROL_ACCOUNT, Identity};
+use proto::identity::Identity;
 
 use super::door::{Cursor, Fields};
 use super::key::ObjectKey;
@@ -117,7 +117,7 @@ fn longest<K: Ord>(entry: Entry<'_, K, Sentence>, sentence: &Sentence) {
 fn identity(at: &Cursor<'_>) -> Option<Identity> {
     let text = at.text()?;
     match text.parse::<Identity>() {
-        Ok(identity) if (identity.namespace(), identity.service_account()) == (ROOT_NAMESPACE, CONTROL_ACCOUNT) => {
+        Ok(identity) if identity.is_control_plane() => {
             at.error("this is the control plane, which would no longer reach any proxy", "remove it; `ca rotate-root` ends leaked keys");
             None
         }

@@ -156,3 +156,31 @@ fn instances_that_a_change_of_replicas_renames_serve_until_others_do() {
     world.apply(vec![ready(&["web", "web-1", "web-2"])]);
     assert_eq!(seen(&world), "(web-0) web-1 web-2");
 }
+
+#[test]
+fn the_account_of_the_control_plane_is_nobody_elses() {
+    // Aim: neither a Workload that names it nor a Gateway that would have it, by its name, is taken; elsewhere both are names like others.
+    let workload = |namespace: &str, account: &str| {
+        format!(
+            "apiVersion: meshwright.dev/v1alpha1\nkind: Workload\nmetadata: {{name: w, namespace: {namespace}}}\nspec: {{serviceAccount: {account}, command: [x]}}\n"
+        )
+    };
+    let gateway = |namespace: &str, name: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{gatewayClassName: meshwright, listeners: [{{name: http, port: 80, protocol: HTTP}}]}}\n"
+        )
+    };
+    for (text, taken) in [
+        (workload("meshwright-system", "control"), false),
+        (workload("shop", "control"), true),
+        (workload("meshwright-system", "other"), true),
+        (gateway("meshwright-system", "control"), false),
+        (gateway("shop", "control"), true),
+        (gateway("meshwright-system", "public"), true),
+    ] {
+        let candidate = candidate(&text);
+        let told: Vec<_> = candidate.problems.iter().filter(|problem| problem.message.contains("control plane's own account")).collect();
+        assert_eq!(told.is_empty(), taken, "{text}{:?}", candidate.problems);
+        assert!(told.iter().all(|problem| problem.severity == Severity::Error));
+    }
+}

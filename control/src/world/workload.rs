@@ -2,6 +2,9 @@
 
 use std::net::IpAddr;
 
+use proto::annotations::ROOT_NAMESPACE;
+use proto::identity::CONTROL_ACCOUNT;
+
 use super::core::PortRef;
 use super::door::{Cursor, Fields, is_subdomain};
 
@@ -97,6 +100,9 @@ impl Workload {
             workload.service_account = at.text()?;
             if !is_subdomain(&workload.service_account) {
                 at.error("no valid name of a service account", "use lower-case letters, digits and `-`");
+            }
+            if (at.key().namespace.as_str(), workload.service_account.as_str()) == (ROOT_NAMESPACE, CONTROL_ACCOUNT) {
+                at.error("this is the control plane's own account, which no workload gets a certificate of", "use another one");
             }
         }
         for at in fields.get("addresses").map(|at| at.list(ITEMS_MAX)).unwrap_or_default() {

@@ -35,6 +35,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Status, Streaming};
 
+/// Life of the control plane's own leaf.
+pub(crate) const SEAT_LIFE: Duration = Duration::from_secs(24 * 3600);
+
 /// Signs anything for the tests.
 pub(crate) struct TestAuthority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -43,6 +46,14 @@ pub(crate) struct TestAuthority {
     steps: AtomicUsize,
     /// The book.
     pub(crate) issued: Mutex<Vec<Issued>>,
+    /// As the Mesh object says.
+    trust_domain: Mutex<String>,
+    /// How many follow the bundles.
+    pub(crate) listeners: AtomicUsize,
+    /// Leaves that the control plane took for itself.
+    pub(crate) seats: AtomicUsize,
+    /// By which those begin; without one, long ago.
+    pub(crate) clock: Mutex<Option<Clock>>,
 }
 
 fn issuer(name: &str) -> CertifiedIssuer<'static, KeyPair> {
@@ -61,7 +72,16 @@ fn root(issuer: &CertifiedIssuer<'static, KeyPair>) -> Root {
 
 impl TestAuthority {
     pub(crate) fn new() -> Self {
-        Self { issuer: issuer("test root"), next: issuer("next root"), steps: AtomicUsize::new(0), issued: Mutex::default() }
+        Self {
+            issuer: issuer("test root"),
+            next: issuer("next root"),
+            steps: AtomicUsize::new(0),
+            issued: Mutex::default(),
+            listeners: AtomicUsize::new(0),
+            seats: AtomicUsize::new(0),
+            clock: Mutex::default(),
+            trust_domain: Mutex::new("cluster.local".to_owned()),
+        }
     }
 
     /// Writes a leaf into the book, below the root of now.
@@ -91,7 +111,7 @@ impl TestAuthority {
 
     /// A leaf below the next root.
     pub(crate) fn next_leaf(&self, identity: &str, workload: &str) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-        signed(&self.next, identity, workload, &[], time::OffsetDateTime::now_utc() + Duration::from_secs(3600))
+        signed(&self.next, identity, workload, &[], (None, time::OffsetDateTime::now_utc() + Duration::from_secs(3600)))
     }
 
     pub(crate) fn leaf_until(
@@ -101,7 +121,7 @@ impl TestAuthority {
         addresses: &[IpAddr],
         end: time::OffsetDateTime,
     ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-        signed(&self.issuer, identity, workload, addresses, end)
+        signed(&self.issuer, identity, workload, addresses, (None, end))
     }
 }
 
@@ -110,7 +130,7 @@ fn signed(
     identity: &str,
     workload: &str,
     addresses: &[IpAddr],
-    end: time::OffsetDateTime,
+    (begin, end): (Option<time::OffsetDateTime>, time::OffsetDateTime),
 ) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
@@ -118,6 +138,7 @@ fn signed(
     params.subject_alt_names = vec![SanType::URI(identity.try_into().unwrap())];
     params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
     params.not_after = end;
+    params.not_before = begin.unwrap_or(params.not_before);
     let key = KeyPair::generate().unwrap();
     let certificate = params.signed_by(&key, issuer).unwrap();
     (vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
@@ -150,14 +171,22 @@ impl Authority for TestAuthority {
     }
 
     fn seat(&self, _dns: &[String], addresses: &[IpAddr]) -> Result<Seat, String> {
-        let (chain, key) = self.leaf("spiffe://cluster.local/ns/meshwright-system/sa/control", "control", addresses);
-        Ok(Seat { chain, key, lasts: Duration::from_secs(3600) })
+        self.seats.fetch_add(1, Ordering::SeqCst);
+        let clock = self.clock.lock().unwrap().clone();
+        let begin = clock.map(|clock| time::OffsetDateTime::UNIX_EPOCH + clock.unix());
+        let end = begin.unwrap_or_else(time::OffsetDateTime::now_utc) + SEAT_LIFE;
+        let identity = format!("spiffe://{}/ns/meshwright-system/sa/control", self.trust_domain.lock().unwrap());
+        let (chain, key) = signed(&self.issuer, &identity, "control", addresses, (begin, end));
+        Ok(Seat { chain, key, lasts: SEAT_LIFE * 2 / 3 })
     }
     fn create_token(&self, order: &TokenOrder) -> Result<String, String> {
         Ok(format!("mw1.{}.{}", order.workload, order.identity))
     }
     fn issued(&self) -> Vec<Issued> {
         self.issued.lock().unwrap().clone()
+    }
+    fn listeners(&self) -> usize {
+        self.listeners.load(Ordering::SeqCst)
     }
     fn audit(&self, _query: &AuditQuery, _rows_max: usize) -> Result<Vec<Issuance>, String> {
         Ok(Vec::new())
@@ -171,7 +200,9 @@ impl Authority for TestAuthority {
     fn failure(&self) -> Option<String> {
         None
     }
-    fn follow(&self, _mesh: &Mesh) {}
+    fn follow(&self, mesh: &Mesh) {
+        self.trust_domain.lock().unwrap().clone_from(&mesh.trust_domain);
+    }
 }
 
 #[derive(Parser)]
@@ -292,10 +323,8 @@ impl Plane {
         self.tls_with(leaf.map(|(identity, workload)| self.authority.leaf(identity, workload, &[]))).await.unwrap()
     }
 
-    pub(crate) async fn tls_with(
-        &self,
-        leaf: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
-    ) -> Result<Channel, tonic::transport::Error> {
+    /// TLS to the control plane, with a leaf or without.
+    pub(crate) fn client(&self, leaf: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>) -> tokio_rustls::TlsConnector {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.authority.issuer.der().clone()).unwrap();
@@ -308,7 +337,14 @@ impl Plane {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
-        let (connector, address) = (tokio_rustls::TlsConnector::from(Arc::new(config)), self.listen);
+        Arc::new(config).into()
+    }
+
+    pub(crate) async fn tls_with(
+        &self,
+        leaf: Option<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)>,
+    ) -> Result<Channel, tonic::transport::Error> {
+        let (connector, address) = (self.client(leaf), self.listen);
         let service = tower::service_fn(move |_: Uri| {
             let connector = connector.clone();
             async move {
@@ -317,6 +353,11 @@ impl Plane {
             }
         });
         Endpoint::from_static("http://control").connect_with_connector(service).await
+    }
+
+    /// A channel through the door without TLS.
+    pub(crate) async fn plaintext(&self) -> Channel {
+        Endpoint::from_shared(format!("http://{}", self.running.plaintext.unwrap())).unwrap().connect().await.unwrap()
     }
 
     /// An ADS stream of one of our sidecars, every type subscribed.
@@ -377,10 +418,15 @@ pub(crate) fn all_types() -> Vec<String> {
 
 impl Sidecar {
     pub(crate) async fn open(channel: Channel, namespace: &str, workload: &str, instance: &str) -> Result<Self, Status> {
+        Self::open_as(channel, "proxy", &format!("sidecar/{namespace}/{instance}"), &format!("{namespace}/{workload}")).await
+    }
+
+    /// As a node of that kind, id and workload.
+    pub(crate) async fn open_as(channel: Channel, client: &str, id: &str, workload: &str) -> Result<Self, Status> {
         let value = |text: &str| prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(text.into())) };
-        let fields = [(NODE_CLIENT, "proxy".to_owned()), (NODE_WORKLOAD, format!("{namespace}/{workload}"))];
+        let fields = [(NODE_CLIENT, client.to_owned()), (NODE_WORKLOAD, workload.to_owned())];
         let node = xds::core::Node {
-            id: format!("sidecar/{namespace}/{instance}"),
+            id: id.to_owned(),
             metadata: Some(prost_types::Struct { fields: fields.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect() }),
             ..Default::default()
         };

@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes, BytesMut};
 use control::publish::board::STREAMS_PER_NODE_MAX;
 use control::publish::session::{NAME_BYTES_MAX, NAMES_MAX};
-use control::serve::listen::STRANGERS_MAX;
+use control::serve::listen::{STRANGERS_MAX, STRANGERS_OF_ORIGIN_MAX};
 use http_body_util::Full;
+use prost::Name as _;
 use proto::mesh::{Certificate, Draining, Traffic, report};
 use proto::xds;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -19,6 +20,7 @@ use tower::ServiceExt;
 
 use crate::Folders;
 use crate::desk::{Plane, Reporter, Sidecar};
+use crate::door::stranger;
 
 const ADS: &str = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources";
 const REPORTS: &str = "/meshwright.v1.Reports/Stream";
@@ -169,13 +171,46 @@ async fn one_sidecar_cannot_take_all_streams() {
 }
 
 #[tokio::test]
+async fn nobody_answers_in_the_name_of_another() {
+    // Aim: a stock client of the namespace whose id is another's instance, and whoever comes by plaintext as one of ours, acknowledge and
+    // refuse nothing in its name, and take none of its streams; the real sidecar is served, and its answer counts.
+    let folders = Folders::new();
+    let plane = folders.start().await;
+    let waiting = async || plane.get("epochs").await.unwrap()[0]["proxies"]["waiting"].to_string();
+    let mut liars = Vec::new();
+    for number in 0..=STREAMS_PER_NODE_MAX {
+        let evil = plane.tls(Some(("spiffe://cluster.local/ns/shop/sa/frontend", "frontend"))).await;
+        let stock = Sidecar::open_as(evil, "envoy", "catalog", "shop/frontend").await.unwrap();
+        let ours = Sidecar::open(plane.plaintext().await, "shop", "catalog", "catalog").await.unwrap();
+        for mut liar in [stock, ours] {
+            if number < STREAMS_PER_NODE_MAX / 2 {
+                liar.take_epoch((number == 1).then_some("Trust trust: roots[0]: is no certificate")).await;
+            }
+            liars.push(liar);
+        }
+    }
+    let mut honest = plane.sidecar("catalog", "catalog").await;
+    let (nonce, _) = honest.next_epoch().await.unwrap();
+    assert!(waiting().await.contains("shop/catalog"), "{}", waiting().await);
+    assert_eq!(plane.get("epochs").await.unwrap()[0]["refused"], serde_json::json!([]));
+    honest.answer(&proto::mesh::Epoch::type_url(), &nonce, None).await;
+    let told = async {
+        while waiting().await.contains("shop/catalog") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), told).await.unwrap();
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn strangers_cannot_keep_proxies_out() {
     // Aim: connections without a certificate have a bound of their own; beyond it they are closed, and who has a certificate is served.
     let folders = Folders::new();
     let plane = folders.start().await;
     let mut strangers = Vec::new();
     for number in 0..STRANGERS_MAX {
-        let stranger = plane.tls_with(None).await;
+        let stranger = stranger(&plane, &format!("127.0.1.{}", number / STRANGERS_OF_ORIGIN_MAX)).await;
         strangers.push(stranger.unwrap_or_else(|error| panic!("stranger {number}: {error}")));
     }
     let beyond = match plane.tls_with(None).await {

@@ -6,6 +6,7 @@
 
 mod belief;
 mod desk;
+mod door;
 mod hostile;
 mod rotation;
 

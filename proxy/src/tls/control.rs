@@ -2,6 +2,7 @@
 //! leaf if it has one.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use proto::annotations::ROOT_NAMESPACE;
@@ -16,7 +17,7 @@ use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, PeerI
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 
-use super::credential::{CredentialCell, CredentialResolver};
+use super::credential::{Credential, CredentialCell, CredentialResolver};
 use super::peer::{PeerError, hex, sha256, uri_name};
 use super::trust::{TrustCell, TrustError, anchors};
 use super::verify::{PeerRole, chain};
@@ -142,14 +143,17 @@ struct ControlVerifier {
 
 impl ControlVerifier {
     /// The SPIFFE identity of the control plane; a certificate without any URI name (a load balancer's) is judged by host name.
-    fn name(&self, leaf: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {
+    fn name(&self, leaf: &CertificateDer<'_>, name: &ServerName<'_>, now: UnixTime) -> Result<(), Error> {
         let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| PeerError::Malformed(error.to_string()))?;
         let Some(uri) = uri_name(&certificate)? else {
             let leaf = webpki::EndEntityCert::try_from(leaf).map_err(|_| CertificateError::BadEncoding)?;
             return leaf.verify_is_valid_for_subject_name(name).map_err(|_| CertificateError::NotValidForName.into());
         };
         let found = Arc::new(uri.parse::<Identity>().map_err(PeerError::from)?);
-        let domain = self.credentials.current().map(|own| own.identity.trust_domain().to_owned());
+        // One that has ended says nothing: the mesh may be of another trust domain by now, which the next token says.
+        let ended = |own: &Credential| own.not_after < SystemTime::UNIX_EPOCH + Duration::from_secs(now.as_secs());
+        let own = self.credentials.current().filter(|own| !ended(own));
+        let domain = own.map(|own| own.identity.trust_domain().to_owned());
         let domain = domain.unwrap_or_else(|| found.trust_domain().to_owned());
         let expected = Identity::new(&domain, ROOT_NAMESPACE, CONTROL_ACCOUNT).map_err(PeerError::from)?;
         if *found == expected {
@@ -177,7 +181,7 @@ impl ServerCertVerifier for ControlVerifier {
                 return Err(error);
             }
         }
-        self.name(leaf, name)?;
+        self.name(leaf, name, now)?;
         let chain = std::iter::once(leaf).chain(intermediates).take(CHAIN_MAX).map(|certificate| certificate.clone().into_owned());
         self.proved.store(Some(Arc::new(chain.collect())));
         Ok(ServerCertVerified::assertion())

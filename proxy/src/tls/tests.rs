@@ -365,6 +365,26 @@ async fn only_the_control_plane_is_the_control_plane() {
     }
 }
 
+/// Aim: a mesh may be of another trust domain by the time when a proxy comes back: a leaf that has ended says nothing of the control plane.
+#[tokio::test]
+async fn a_leaf_that_has_ended_speaks_for_no_trust_domain() {
+    let authority = Authority::new("root");
+    let me = party(&authority, FRONTEND, "frontend");
+    let now = SystemTime::now();
+    let hour = Duration::from_secs(3600);
+    for (end, works) in [(now + hour, false), (now - Duration::from_secs(5), true)] {
+        me.credentials.publish(authority.issue_for(FRONTEND, "frontend", now - hour, end));
+        let time: Arc<dyn TimeProvider> = Arc::clone(&me.time) as _;
+        let tls = ControlTls::new(authority.roots(), &me.credentials, &me.trust, &time).unwrap();
+        let server = party(&authority, CATALOG, "catalog");
+        server.credentials.publish(authority.issue("spiffe://x/ns/meshwright-system/sa/control", "control"));
+        let (near, far) = duplex(64 << 10);
+        let name = ServerName::try_from("10.77.0.1").unwrap();
+        let (connected, _) = tokio::join!(TlsConnector::from(tls.config(false)).connect(name, near), server.tls.accept(far));
+        assert_eq!(connected.is_ok(), works, "{end:?}");
+    }
+}
+
 /// Aim: facts.md, SPIFFE: a URI name that is not UTF-8 counts as a URI name: beside a good one it makes two, alone it is no identity, and
 /// it keeps the control plane's certificate from being judged by host name.
 #[tokio::test]

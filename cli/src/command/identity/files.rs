@@ -15,8 +15,6 @@ use zeroize::Zeroizing;
 
 /// The link to the generation in force.
 const CURRENT: &str = "..data";
-/// Generations kept beside the one in force: whoever has read one file of the last can read the others.
-const FORMER_MAX: usize = 1;
 /// Begin of a generation's name.
 const GENERATION: &str = "..generation-";
 /// Leaf first, then intermediates.
@@ -53,20 +51,33 @@ impl Files {
 
     fn swing(&self, identity: &Identity<'_>) -> io::Result<()> {
         let before = self.generations()?;
+        let in_force = fs::read_link(self.folder.join(CURRENT)).ok();
         let next = before.last().map_or(0, |(number, _)| number + 1);
-        let name = format!("{GENERATION}{next}");
+        let name = PathBuf::from(format!("{GENERATION}{next}"));
         let fresh = self.folder.join(&name);
-        DirBuilder::new().mode(0o755).create(&fresh)?;
-        write(&fresh.join(CERTIFICATE), 0o644, &pem("CERTIFICATE", &identity.chain))?;
-        write(&fresh.join(KEY), 0o600, &pem("PRIVATE KEY", &[identity.key_pkcs8]))?;
-        write(&fresh.join(BUNDLE), 0o644, &pem("CERTIFICATE", &identity.bundle))?;
-        fs::File::open(&fresh)?.sync_all()?;
-        link(&self.folder, CURRENT, Path::new(&name))?;
-        for file in [CERTIFICATE, KEY, BUNDLE] {
-            link(&self.folder, file, &Path::new(CURRENT).join(file))?;
+        if let Err(error) = fill(&fresh, identity).and_then(|()| self.put_in_force(&name, in_force.is_some())) {
+            if fs::read_link(self.folder.join(CURRENT)).is_ok_and(|current| current == name) {
+                // It was to be the first. That nothing is left of it matters less than why.
+                let _ = fs::remove_file(self.folder.join(CURRENT));
+            }
+            let _ = fs::remove_dir_all(&fresh);
+            return Err(error);
         }
-        let kept = before.len().saturating_sub(FORMER_MAX);
-        before.iter().take(kept).try_for_each(|(_, old)| fs::remove_dir_all(old))
+        // The one that was in force stays: whoever has read one file of it can read the others.
+        let gone = before.iter().filter(|(_, old)| old.file_name() != in_force.as_deref().map(Path::as_os_str));
+        gone.into_iter().try_for_each(|(_, old)| fs::remove_dir_all(old))
+    }
+
+    /// Points everything to that generation. Where one is in force, the names that programs read are seen to first: with one that cannot
+    /// be a link the generation is not put in force.
+    fn put_in_force(&self, name: &Path, follows: bool) -> io::Result<()> {
+        let names = || [CERTIFICATE, KEY, BUNDLE].iter().try_for_each(|file| link(&self.folder, file, &Path::new(CURRENT).join(file)));
+        if follows {
+            names()?;
+            return link(&self.folder, CURRENT, name);
+        }
+        link(&self.folder, CURRENT, name)?;
+        names()
     }
 
     /// Generations that are there, in their order; also one that a crash left half written.
@@ -86,6 +97,15 @@ impl Files {
         let current = fs::canonicalize(self.folder.join(CURRENT)).ok()?;
         Some((fs::read(current.join(CERTIFICATE)).ok()?, Zeroizing::new(fs::read(current.join(KEY)).ok()?)))
     }
+}
+
+/// Makes the folder of a generation and its files.
+fn fill(fresh: &Path, identity: &Identity<'_>) -> io::Result<()> {
+    DirBuilder::new().mode(0o755).create(fresh)?;
+    write(&fresh.join(CERTIFICATE), 0o644, &pem("CERTIFICATE", &identity.chain))?;
+    write(&fresh.join(KEY), 0o600, &pem("PRIVATE KEY", &[identity.key_pkcs8]))?;
+    write(&fresh.join(BUNDLE), 0o644, &pem("CERTIFICATE", &identity.bundle))?;
+    fs::File::open(fresh)?.sync_all()
 }
 
 fn write(path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
@@ -168,6 +188,35 @@ mod tests {
         let before = files.read().unwrap();
         files.write(&identity(&[2; 3])).unwrap();
         assert_ne!(files.read().unwrap(), before);
+    }
+
+    /// Aim: what cannot be put in force leaves nothing behind, however often it is tried, and the one in force and the one before it stay.
+    #[test]
+    fn a_failure_leaves_no_generation_behind() {
+        let root = tempfile::tempdir().unwrap();
+        let files = Files::open(root.path()).unwrap();
+        let in_the_way = root.path().join(KEY);
+        fs::create_dir_all(in_the_way.join("x")).unwrap();
+        for _ in 0..3 {
+            assert!(files.write(&identity(&[1; 3])).is_err());
+            assert_eq!((files.generations().unwrap().len(), files.read().is_none()), (0, true));
+        }
+        fs::remove_dir_all(&in_the_way).unwrap();
+        files.write(&identity(&[2; 3])).unwrap();
+        files.write(&identity(&[3; 3])).unwrap();
+        let before = files.read().unwrap();
+        fs::remove_file(&in_the_way).unwrap();
+        fs::create_dir_all(in_the_way.join("x")).unwrap();
+        for _ in 0..3 {
+            assert!(files.write(&identity(&[4; 3])).is_err());
+            assert_eq!((files.generations().unwrap().len(), files.read().unwrap()), (2, before.clone()));
+        }
+        fs::remove_dir_all(&in_the_way).unwrap();
+        // A crash left this one half written; it is not the one that programs may still be reading.
+        fs::create_dir(root.path().join(format!("{GENERATION}7"))).unwrap();
+        files.write(&identity(&[5; 3])).unwrap();
+        let kept: Vec<_> = files.generations().unwrap().into_iter().map(|(number, _)| number).collect();
+        assert_eq!(kept, [1, 8]);
     }
 
     /// Aim: a folder that cannot be is told by name.
