@@ -6,9 +6,11 @@ mod authorization;
 pub(super) mod egress;
 mod paths;
 mod suggest;
+mod sums;
 
 pub(super) use advice::findings;
 pub(super) use authorization::{authorization, content, judge};
+pub(super) use sums::{is_crowded, too_many};
 pub use suggest::{Observed, ObservedCall, SuggestedPolicy, Suggestion, suggest};
 
 #[cfg(test)]
