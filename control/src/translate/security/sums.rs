@@ -103,7 +103,7 @@ pub(in crate::translate) fn too_many(world: &World, object: &Object) -> Option<W
         Spec::RequestAuthentication(_) => "tokens of its issuers are refused there, and the headers that it fills are taken off",
         _ => "it allows nothing there",
     };
-    let message = format!("with the older ones it is more than a proxy takes at workload {namespace}/{workload}{others}: {fate}");
+    let message = format!("with the others it is more than a proxy takes at workload {namespace}/{workload}{others}: {fate}");
     Some(WhyNot::new("TooMany", message))
 }
 
@@ -203,7 +203,7 @@ spec: {addresses: [10.1.0.2], serviceAccount: store, ports: [{port: 8080}]}
     }
 
     fn refusal(fate: &str) -> (String, String, String) {
-        let message = format!("with the older ones it is more than a proxy takes at workload shop/store: {fate}");
+        let message = format!("with the others it is more than a proxy takes at workload shop/store: {fate}");
         ("False".to_owned(), "TooMany".to_owned(), message)
     }
 
@@ -236,7 +236,7 @@ spec: {addresses: [10.1.0.2], serviceAccount: store, ports: [{port: 8080}]}
         assert_eq!(told::<Authentication>(&world(&objects[..1]), AUTHENTICATION, "inbound").0.withheld, None);
         // Offline all are of one age, and names decide.
         let found: Vec<String> = analyze(files(&objects)).iter().map(ToString::to_string).collect();
-        let wanted = "error: RequestAuthentication shop/z: spec: with the older ones it is more than a proxy takes";
+        let wanted = "error: RequestAuthentication shop/z: spec: with the others it is more than a proxy takes";
         assert!(found.iter().any(|line| line.contains(wanted)), "{found:#?}");
         assert!(!found.iter().any(|line| line.contains("would refuse")), "{found:#?}");
     }
