@@ -125,7 +125,11 @@ impl Cache {
         }
         let verdict = Parts::default().put(url, name, &item.version, &item.any).err().map(|rejected| rejected.to_string());
         if let Some(reason) = &verdict {
-            tracing::error!(resource = name, reason, "the proxy's engine refuses what we translated; a last good version stays, policies without one let nobody in");
+            tracing::error!(
+                resource = name,
+                reason,
+                "the proxy's engine refuses what we translated; a last good version stays, policies without one let nobody in"
+            );
         }
         let mut verdicts = self.verdicts.lock();
         if verdicts.len() >= VERDICTS_MAX {
@@ -214,7 +218,9 @@ mod tests {
         let cache = Cache::default();
         let content = |urls: &[&'static str], bad: &str| -> Content {
             // A field that no version has: not even a message.
-            let item = |url: &str| Arc::new(Encoded { version: bad.to_owned(), any: prost_types::Any { type_url: url.to_owned(), value: vec![255] } });
+            let item = |url: &str| {
+                Arc::new(Encoded { version: bad.to_owned(), any: prost_types::Any { type_url: url.to_owned(), value: vec![255] } })
+            };
             urls.iter().map(|url| (*url, BTreeMap::from([("x".to_owned(), item(url))]))).collect()
         };
         let first = content(&CLOSING, "1");

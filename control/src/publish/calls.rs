@@ -185,7 +185,10 @@ mod tests {
         }
         let store = ("shop".to_owned(), "store".to_owned());
         let uncounted = |book: &CallBook, within: Duration, now_ms| book.observed(within, now_ms).uncounted.get(&store).copied();
-        assert_eq!((book.count, uncounted(&book, KEPT, 10_000), uncounted(&book, Duration::from_secs(5), 10_000)), (10, Some(30), Some(15)));
+        assert_eq!(
+            (book.count, uncounted(&book, KEPT, 10_000), uncounted(&book, Duration::from_secs(5), 10_000)),
+            (10, Some(30), Some(15))
+        );
         let after = u64::try_from(KEPT.as_millis()).unwrap() + 20_000;
         assert_eq!(uncounted(&book, KEPT, after), None);
         book.forget(after);

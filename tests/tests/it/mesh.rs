@@ -247,7 +247,9 @@ fn a_rule_for_tokens_too_many_opens_nothing() {
 /// Aim: policies with a Deny beyond what a proxy takes: a sidecar that starts has nothing older to keep, and lets nobody in.
 #[test]
 fn a_deny_too_many_opens_nothing() {
-    let mut all: String = (0..20).map(|number| policy("AuthorizationPolicy", &format!("p{number}"), &format!("rules: [{}]", vec!["{}"; 1000].join(", ")))).collect();
+    let mut all: String = (0..20)
+        .map(|number| policy("AuthorizationPolicy", &format!("p{number}"), &format!("rules: [{}]", vec!["{}"; 1000].join(", "))))
+        .collect();
     all += &policy("AuthorizationPolicy", "z", "action: Deny, rules: [{to: [{paths: [{value: /secret}]}]}]");
     run(|| async {
         let shop = Shop::with(&all).await?;

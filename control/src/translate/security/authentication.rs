@@ -9,7 +9,7 @@ use std::sync::Arc;
 use engine::authenticate::KeysUri;
 use proto::mesh::{Authentication, TokenHeader, TokenRule, WithheldTokens};
 
-use super::sums::{Claim, Meant, beyond};
+use super::sums::{Meant, Portion, beyond};
 use crate::translate::dns;
 use crate::translate::mtls::applies;
 use crate::world::problem::Severity;
@@ -25,21 +25,21 @@ pub(in crate::translate) fn content(object: &Object) -> Option<&RequestAuthentic
 pub(super) const STAND_IN: usize = 0;
 
 /// The objects that are meant, the oldest first.
-pub(super) fn claims<'a>(index: &'a Index, meant: Meant<'_>) -> Vec<Claim<'a, RequestAuthentication, usize>> {
-    let claim = |object: &'a Arc<Object>| {
+pub(super) fn portions<'a>(index: &'a Index, meant: Meant<'_>) -> Vec<Portion<'a, RequestAuthentication, usize>> {
+    let portion = |object: &'a Arc<Object>| {
         let content = content(object).filter(|spec| meant(object, &spec.selector))?;
-        Some(Claim { object, content, sum: content.rules.len(), tells: false })
+        Some(Portion { object, content, sum: content.rules.len(), tells: false })
     };
-    index.request_authentications.iter().filter_map(claim).collect()
+    index.request_authentications.iter().filter_map(portion).collect()
 }
 
 /// What selects a workload, the oldest first; `None`: nothing does.
 pub(in crate::translate) fn authentication(world: &World, namespace: &str, labels: &BTreeMap<String, String>) -> Option<Authentication> {
-    let about = claims(world.index(), &|object, selector| applies(object, selector, namespace, labels));
+    let about = portions(world.index(), &|object, selector| applies(object, selector, namespace, labels));
     let left_out = beyond(world, &about, STAND_IN);
-    let (out, taken): (Vec<_>, Vec<_>) = about.iter().partition(|claim| left_out.contains(&claim.object.key));
-    let rules: Vec<TokenRule> = taken.iter().flat_map(|claim| claim.content.sent(&claim.object.key)).collect();
-    let withheld = (!out.is_empty()).then(|| withheld(out.iter().flat_map(|claim| &claim.content.rules)));
+    let (out, taken): (Vec<_>, Vec<_>) = about.iter().partition(|portion| left_out.contains(&portion.object.key));
+    let rules: Vec<TokenRule> = taken.iter().flat_map(|portion| portion.content.sent(&portion.object.key)).collect();
+    let withheld = (!out.is_empty()).then(|| withheld(out.iter().flat_map(|portion| &portion.content.rules)));
     (!rules.is_empty()).then_some(Authentication { rules, withheld })
 }
 

@@ -12,7 +12,7 @@ use engine::authorize::PolicySum;
 use proto::mesh::Authorization;
 use serde_json::json;
 
-use super::sums::{Claim, Meant, beyond, too_many};
+use super::sums::{Meant, Portion, beyond};
 use crate::translate::attach::WhyNot;
 use crate::translate::mtls::{AppliesTo, applies, place};
 use crate::world::security::authorization::{Action, AuthorizationPolicy};
@@ -33,30 +33,30 @@ fn decides(index: &Index, policy: &AuthorizationPolicy) -> bool {
 }
 
 /// The policies that are meant, in the order in which they are asked.
-pub(super) fn claims<'a>(index: &'a Index, meant: Meant<'_>) -> Vec<Claim<'a, AuthorizationPolicy, PolicySum>> {
-    let claim = |object: &'a Arc<Object>| {
+pub(super) fn portions<'a>(index: &'a Index, meant: Meant<'_>) -> Vec<Portion<'a, AuthorizationPolicy, PolicySum>> {
+    let portion = |object: &'a Arc<Object>| {
         let content = content(object).filter(|policy| meant(object, &policy.selector))?;
-        Some(Claim { object, content, sum: content.sum(), tells: !decides(index, content) })
+        Some(Portion { object, content, sum: content.sum(), tells: !decides(index, content) })
     };
-    index.authorizations.iter().filter_map(claim).collect()
+    index.authorizations.iter().filter_map(portion).collect()
 }
 
 /// All that is said about calls to a workload; `None`: nothing, and everybody may.
 pub(in crate::translate) fn authorization(world: &World, namespace: &str, labels: &BTreeMap<String, String>) -> Option<Authorization> {
     let index = world.index();
-    let about = claims(index, &|object, selector| applies(object, selector, namespace, labels));
+    let about = portions(index, &|object, selector| applies(object, selector, namespace, labels));
     let left_out = beyond(world, &about, STAND_IN);
-    let is_out = |claim: &Claim<'_, AuthorizationPolicy, _>| left_out.contains(&claim.object.key);
-    let opens = about.iter().any(|claim| is_out(claim) && !claim.tells && claim.content.action == Action::Deny);
+    let is_out = |portion: &Portion<'_, AuthorizationPolicy, _>| left_out.contains(&portion.object.key);
+    let opens = about.iter().any(|portion| is_out(portion) && !portion.tells && portion.content.action == Action::Deny);
     let mut stands = false;
     let mut policies = Vec::with_capacity(about.len());
-    for claim in &about {
-        if opens || !is_out(claim) {
-            policies.push(claim.content.sent(&claim.object.key));
-        } else if !claim.tells && !stands {
+    for portion in &about {
+        if opens || !is_out(portion) {
+            policies.push(portion.content.sent(&portion.object.key));
+        } else if !portion.tells && !stands {
             stands = true;
-            let bare = AuthorizationPolicy { rules: Vec::new(), ..claim.content.clone() };
-            policies.push(bare.sent(&claim.object.key));
+            let bare = AuthorizationPolicy { rules: Vec::new(), ..portion.content.clone() };
+            policies.push(bare.sent(&portion.object.key));
         }
     }
     (!policies.is_empty()).then_some(Authorization { policies, dry_run: index.mesh.authorization_dry_run })
@@ -79,7 +79,7 @@ pub(super) fn selected<'a>(index: &'a Index, object: &'a Object, policy: &'a Aut
 
 /// A policy's standing with each thing it is about: as status names it, and whether it is judged there, with a word on how many it is.
 pub(in crate::translate) fn judge(
-    world: &World,
+    index: &Index,
     object: &Object,
     policy: &AuthorizationPolicy,
 ) -> Vec<(serde_json::Value, Result<String, WhyNot>)> {
@@ -88,8 +88,7 @@ pub(in crate::translate) fn judge(
             AppliesTo::Mesh => json!({"group": "meshwright.dev", "kind": "Mesh", "namespace": object.key.namespace, "name": "default"}),
             AppliesTo::Workload | AppliesTo::Namespace => json!({"group": "", "kind": "Namespace", "name": object.key.namespace}),
         };
-        let verdict = too_many(world, object).map_or_else(|| Ok(counted(world.index(), object, policy)), Err);
-        return vec![(reference, verdict)];
+        return vec![(reference, Ok(counted(index, object, policy)))];
     }
     let one = |target: &PolicyTarget| {
         let (group, kind) = (target.kind.group(), target.kind.text());

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use engine::model::build::{EgressSum, certificates};
 use proto::mesh::{Egress, EgressPolicy as RawPolicy};
 
-use super::sums::{Claim, Meant, beyond};
+use super::sums::{Meant, Portion, beyond};
 use crate::translate::mtls::applies;
 use crate::world::content::ContentRef;
 use crate::world::problem::Severity;
@@ -23,23 +23,23 @@ pub(in crate::translate) fn content(object: &Object) -> Option<&EgressPolicy> {
 pub(super) const STAND_IN: EgressSum = EgressSum { policies: 1, rules: 0, items: 0 };
 
 /// The policies that are meant, by name.
-pub(super) fn claims<'a>(index: &'a Index, meant: Meant<'_>) -> Vec<Claim<'a, EgressPolicy, EgressSum>> {
-    let claim = |object: &'a Arc<Object>| {
+pub(super) fn portions<'a>(index: &'a Index, meant: Meant<'_>) -> Vec<Portion<'a, EgressPolicy, EgressSum>> {
+    let portion = |object: &'a Arc<Object>| {
         let content = content(object).filter(|policy| meant(object, &policy.selector))?;
-        Some(Claim { object, content, sum: content.sum(), tells: content.audit })
+        Some(Portion { object, content, sum: content.sum(), tells: content.audit })
     };
-    index.egress.iter().filter_map(claim).collect()
+    index.egress.iter().filter_map(portion).collect()
 }
 
 /// What selects a workload, by name; `None`: nothing does.
 pub(in crate::translate) fn egress(world: &World, namespace: &str, labels: &BTreeMap<String, String>) -> Option<Egress> {
-    let about = claims(world.index(), &|object, selector| applies(object, selector, namespace, labels));
+    let about = portions(world.index(), &|object, selector| applies(object, selector, namespace, labels));
     let left_out = beyond(world, &about, STAND_IN);
-    let (out, taken): (Vec<_>, Vec<_>) = about.iter().partition(|claim| left_out.contains(&claim.object.key));
-    let sent = |claim: &&Claim<'_, EgressPolicy, _>| claim.content.sent(&claim.object.key, |said| roots(world, said));
+    let (out, taken): (Vec<_>, Vec<_>) = about.iter().partition(|portion| left_out.contains(&portion.object.key));
+    let sent = |portion: &&Portion<'_, EgressPolicy, _>| portion.content.sent(&portion.object.key, |said| roots(world, said));
     let mut policies: Vec<RawPolicy> = taken.iter().map(sent).collect();
     policies.extend(out.first().map(|first| {
-        let audit = out.iter().all(|claim| claim.content.audit);
+        let audit = out.iter().all(|portion| portion.content.audit);
         RawPolicy { name: first.object.key.path(), audit, allow: Vec::new() }
     }));
     (!policies.is_empty()).then_some(Egress { policies })

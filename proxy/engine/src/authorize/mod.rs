@@ -31,8 +31,8 @@ use crate::matching::RequestHead;
 use class::Class;
 use rule::Spent;
 
-pub(crate) use compile::compile;
 pub use compile::ITEMS_MAX;
+pub(crate) use compile::compile;
 pub use condition::{CLAIM_ITEMS_MAX, CONDITION_BYTES_MAX, CONDITION_DEPTH_MAX, CONDITION_PARTS_MAX, check};
 pub use rule::CONDITIONS_ASKED_MAX;
 pub use sum::{CONDITIONS_MAX, ITEMS_OF_ALL_MAX, POLICIES_MAX, PolicySum, RULES_MAX};

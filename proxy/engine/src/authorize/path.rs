@@ -93,9 +93,7 @@ impl PathPattern {
                 rest.is_some_and(|rest| !(widens && climbs(rest)))
             }
             Self::Suffix(suffix) => path.ends_with(&**suffix),
-            Self::Template(template) => {
-                template.holds(path) && !(widens && path.get(template.known.len()..).is_some_and(climbs))
-            }
+            Self::Template(template) => template.holds(path) && !(widens && path.get(template.known.len()..).is_some_and(climbs)),
         }
     }
 }
@@ -252,7 +250,9 @@ mod tests {
             }
         }
         assert!(!prefix.holds("/public/..;/admin", true) && !rest.holds("/public/a/..;x/admin", true));
-        for path in ["/public/a;b=..", "/public/a..;b", "/public/...;a", "/public/%2fa", "/public/..a%2fb", "/public/a%5cb", "/public/%252e%252e"] {
+        for path in
+            ["/public/a;b=..", "/public/a..;b", "/public/...;a", "/public/%2fa", "/public/..a%2fb", "/public/a%5cb", "/public/%252e%252e"]
+        {
             assert!(prefix.holds(path, true) && one.holds(path, true) && rest.holds(path, true), "{path}");
         }
         assert!(PathPattern::exact("/a/..;/b").unwrap().holds("/a/..;/b", true) && PathPattern::prefix("/").unwrap().holds("/..;/b", true));

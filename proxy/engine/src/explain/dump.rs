@@ -11,7 +11,9 @@ use super::view::{ReplyView, StandingView, workload};
 use super::words;
 use crate::Moment;
 use crate::balance::chances;
-use crate::model::{Action, Cluster, ClusterKind, EgressMode, Endpoint, Forward, InboundPort, Outbound, RouteTable, Rule, Snapshot, Steps, Target};
+use crate::model::{
+    Action, Cluster, ClusterKind, EgressMode, Endpoint, Forward, InboundPort, Outbound, RouteTable, Rule, Snapshot, Steps, Target,
+};
 
 /// One listener, or one port of the inbound one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
