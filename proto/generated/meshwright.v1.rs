@@ -3,6 +3,9 @@
 pub struct Authentication {
     #[prost(message, repeated, tag = "1")]
     pub rules: ::prost::alloc::vec::Vec<TokenRule>,
+    /// Of objects that were left out because there are too many rules.
+    #[prost(message, optional, tag = "2")]
+    pub withheld: ::core::option::Option<WithheldTokens>,
 }
 impl ::prost::Name for Authentication {
     const NAME: &'static str = "Authentication";
@@ -12,6 +15,28 @@ impl ::prost::Name for Authentication {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.Authentication".into()
+    }
+}
+/// Stays closed: a token at these places is refused unless a rule accepts it, and what a caller says in these headers is removed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct WithheldTokens {
+    #[prost(message, repeated, tag = "1")]
+    pub from_headers: ::prost::alloc::vec::Vec<TokenHeader>,
+    #[prost(string, repeated, tag = "2")]
+    pub from_query: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "3")]
+    pub from_cookies: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "4")]
+    pub headers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+impl ::prost::Name for WithheldTokens {
+    const NAME: &'static str = "WithheldTokens";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.WithheldTokens".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.WithheldTokens".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -1718,7 +1743,7 @@ impl ::prost::Name for Progress {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {
-    /// objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, egress, traffic, suggestions, audit, refusals.
+    /// objects, proxies, listeners, routes, clusters, endpoints, policies, certs, epochs, plaintext, egress, traffic, suggestions, audit, refusals.
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     /// Filters; empty: all.

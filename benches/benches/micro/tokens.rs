@@ -37,7 +37,7 @@ pub(crate) fn tokens(criterion: &mut Criterion) {
         ..TokenRule::default()
     };
     let mut parts = Parts::default();
-    let any = proto::xds::pack(&Authentication { rules: vec![rule] });
+    let any = proto::xds::pack(&Authentication { rules: vec![rule], withheld: None });
     parts.put(&Authentication::type_url(), "inbound", "1", &any).unwrap();
     let rules = parts.assemble(1, &Snapshot::default()).authentication.unwrap();
     let request = Request::get("/products/7").header("host", "store").header("x-user", "root");

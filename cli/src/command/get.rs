@@ -45,6 +45,8 @@ enum GetKind {
     Clusters,
     /// Endpoints that each proxy knows
     Endpoints,
+    /// Policies that each proxy enforces
+    Policies,
     /// Certificates in use
     Certs,
     /// Epochs, newest first
@@ -141,6 +143,15 @@ const ENDPOINTS: Layout = &[
     ("SENT", "sent"),
     ("IDENTITY", "identity"),
 ];
+const POLICIES: Layout = &[
+    ("PROXY", "proxy"),
+    ("KIND", "kind"),
+    ("NAMESPACE", "namespace"),
+    ("NAME", "name"),
+    ("ACTION", "action"),
+    ("DRY RUN", "dry_run"),
+    ("RULES", "rules"),
+];
 /// Columns that stand in front, where the rows have them; long ones come last.
 const FIRST: &[&str] = &[
     "proxy",
@@ -169,6 +180,7 @@ impl GetKind {
             Self::Routes => "routes",
             Self::Clusters => "clusters",
             Self::Endpoints => "endpoints",
+            Self::Policies => "policies",
             Self::Certs => "certs",
             Self::Epochs => "epochs",
             Self::Plaintext => "plaintext",
@@ -188,6 +200,7 @@ impl GetKind {
             Self::Routes => Some(ROUTES),
             Self::Clusters => Some(CLUSTERS),
             Self::Endpoints => Some(ENDPOINTS),
+            Self::Policies => Some(POLICIES),
             Self::Objects => None,
         }
     }

@@ -56,7 +56,7 @@ enum Command {
     Delete(delete::DeleteArgs),
     /// Waits until a configuration is live in every proxy.
     Wait(wait::WaitArgs),
-    /// Shows what is live: objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext.
+    /// Shows what is live: objects, proxies, listeners, routes, clusters, endpoints, policies, certs, epochs, plaintext.
     Get(get::GetArgs),
     /// Says which listener, route, policies and endpoints a request would meet.
     Explain(explain::ExplainArgs),

@@ -38,7 +38,7 @@ pub(super) async fn rows(
     match request.kind.as_str() {
         "objects" => Ok(objects((&board.read(Ledger::read), &KeysAway::read(board)), edition, &wanted)),
         "proxies" => Ok(wanted.filter(board.proxies())),
-        "listeners" | "routes" | "clusters" | "endpoints" => Ok(dumps(board, &request.kind, &wanted).await),
+        "listeners" | "routes" | "clusters" | "endpoints" | "policies" => Ok(dumps(board, &request.kind, &wanted).await),
         "certs" => Ok(wanted.filter(certs(board, authority.clone(), edition).await?)),
         "epochs" => {
             let meant = |entry: &&Entry| wanted.name.is_empty() || entry.number.to_string() == wanted.name;
@@ -50,7 +50,7 @@ pub(super) async fn rows(
         "traffic" => Ok(traffic(board, &wanted)),
         "suggestions" => Ok(suggestions(board, edition, request)),
         other => Err(Status::invalid_argument(format!(
-            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, certs, epochs, plaintext, egress, traffic, suggestions, audit, refusals"
+            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, policies, certs, epochs, plaintext, egress, traffic, suggestions, audit, refusals"
         ))),
     }
 }
@@ -125,7 +125,7 @@ pub(super) fn problems(board: &Board, store: &Store, authority: &SharedAuthority
     let own = |message: String, remedy: &str| Problem::of_file(Severity::Error, "", 0, message, remedy);
     for (resource, reason) in board.cache.refused() {
         let message = format!("the proxy's engine refuses {resource}: {reason}");
-        problems.push(own(message, "its last good version stays; report this, with `meshwright get objects -o yaml`"));
+        problems.push(own(message, "a last good version stays, policies without one let nobody in; mend what `analyze` names, or report this with `meshwright get objects -o yaml`"));
     }
     problems.extend(refused(&edition.world, &board.plaintext()));
     problems.extend(store.failure().map(|failure| own(failure, "")));

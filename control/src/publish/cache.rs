@@ -12,12 +12,16 @@ use proto::{epoch, names, xds};
 use super::edition::Edition;
 use super::session::{Content, Withheld, leads_to, type_urls};
 use super::trust;
-use crate::translate::{Audience, Encoded, TRUST, view};
+use crate::translate::{AUTHENTICATION, AUTHORIZATION, Audience, EGRESS, Encoded, TRUST, view};
 
 /// Verdicts kept; beyond it all are asked for again.
 const VERDICTS_MAX: usize = 200_000;
 /// Views kept of one edition.
 const VIEWS_MAX: usize = 4_096;
+
+/// What closes something. A proxy that never had a good version, and hears nothing of it, would stay open; it refuses a bad one by name, and
+/// closes itself.
+const CLOSING: [&str; 4] = [AUTHORIZATION, AUTHENTICATION, EGRESS, TRUST];
 
 /// Type, name and version.
 type VersionKey = (&'static str, String, String);
@@ -71,7 +75,7 @@ impl Cache {
 
     /// Replaces what the proxy's engine would refuse by what the stream had before, or leaves it out and names it: what a proxy has of it
     /// from an earlier stream it keeps. What an earlier version leads to stays beside it. So status says what proxies accept, and a fault
-    /// of ours never reaches them. `serial`: of the content's edition.
+    /// of ours reaches them only where silence would open something. `serial`: of the content's edition.
     pub fn vetted(&self, serial: u64, content: &Content, before: &Content) -> (Content, Withheld) {
         let mut vetted = content.clone();
         let mut withheld = Withheld::new();
@@ -80,12 +84,16 @@ impl Cache {
             items.retain(|name, item| {
                 let Some(reason) = self.refusal(url, name, item) else { return true };
                 refused.insert((*url, name.clone()), reason);
-                let good = before.get(url).and_then(|items| items.get(name));
-                match good {
+                let before = before.get(url).and_then(|items| items.get(name));
+                match before.filter(|before| self.refusal(url, name, before).is_none()) {
                     Some(good) => item.clone_from(good),
-                    None => _ = withheld.insert((*url, name.clone())),
+                    None if CLOSING.contains(url) => {}
+                    None => {
+                        withheld.insert((*url, name.clone()));
+                        return false;
+                    }
                 }
-                good.is_some()
+                true
             });
         }
         let led_to: BTreeSet<&'static str> = refused.keys().flat_map(|(url, _)| leads_to(url)).copied().collect();
@@ -117,7 +125,11 @@ impl Cache {
         }
         let verdict = Parts::default().put(url, name, &item.version, &item.any).err().map(|rejected| rejected.to_string());
         if let Some(reason) = &verdict {
-            tracing::error!(resource = name, reason, "the proxy's engine refuses what we translated; its last good version stays");
+            tracing::error!(
+                resource = name,
+                reason,
+                "the proxy's engine refuses what we translated; a last good version stays, policies without one let nobody in"
+            );
         }
         let mut verdicts = self.verdicts.lock();
         if verdicts.len() >= VERDICTS_MAX {
@@ -197,6 +209,33 @@ mod tests {
         );
         let (after, _) = cache.vetted(3, &content(true, &["new"]), &during);
         assert_eq!(names(&after), ["new"]);
+    }
+
+    #[test]
+    fn what_closes_is_never_left_out() {
+        // Aim: a proxy that has no good version of a policy is sent the bad one, which it refuses by name and by which it closes itself; one
+        // that has a good one keeps it, and a bad one that was sent before is none.
+        let cache = Cache::default();
+        let content = |urls: &[&'static str], bad: &str| -> Content {
+            // A field that no version has: not even a message.
+            let item = |url: &str| {
+                Arc::new(Encoded { version: bad.to_owned(), any: prost_types::Any { type_url: url.to_owned(), value: vec![255] } })
+            };
+            urls.iter().map(|url| (*url, BTreeMap::from([("x".to_owned(), item(url))]))).collect()
+        };
+        let first = content(&CLOSING, "1");
+        let (sent, withheld) = cache.vetted(1, &first, &Content::new());
+        assert_eq!((&sent, withheld), (&first, Withheld::new()));
+        assert_eq!(cache.refused().len(), CLOSING.len());
+        let second = content(&CLOSING, "2");
+        assert_eq!(cache.vetted(2, &second, &sent).0, second);
+        let good = content(&CLOSING, "good");
+        for url in CLOSING {
+            cache.verdicts.lock().insert((url, "x".to_owned(), "good".to_owned()), None);
+        }
+        assert_eq!(cache.vetted(3, &second, &good).0, good);
+        let (other, withheld) = cache.vetted(4, &content(&[xds::CLUSTER], "1"), &Content::new());
+        assert_eq!((other[xds::CLUSTER].len(), withheld.len()), (0, 1));
     }
 
     #[test]

@@ -25,8 +25,8 @@ pub struct CallBook {
     /// By (namespace, workload) of the server, then by its instance and the call.
     rows: BTreeMap<Name, BTreeMap<RowKey, Row>>,
     count: usize,
-    /// Calls of a workload that no row has, by instance.
-    uncounted: BTreeMap<Name, BTreeMap<String, u64>>,
+    /// Calls of a workload that no row has, by instance, and when that was last told; counted as rows.
+    uncounted: BTreeMap<Name, BTreeMap<String, (u64, u64)>>,
     /// Whether rows were passed over because there are too many.
     full: bool,
 }
@@ -51,9 +51,14 @@ impl CallBook {
     /// Takes a report. What it says of callers is bounded, and nobody but the server itself speaks for it.
     pub fn take(&mut self, claim: &Claim, told: Calls, now_ms: u64) {
         let server = (claim.namespace.clone(), claim.workload.clone());
-        if told.uncounted > 0 && (self.uncounted.contains_key(&server) || self.uncounted.len() < ROWS_MAX) {
-            let by = self.uncounted.entry(server.clone()).or_default();
-            by.insert(claim.key(), told.uncounted);
+        if told.uncounted > 0 {
+            let known = self.uncounted.get(&server).is_some_and(|by| by.contains_key(&claim.key()));
+            if known || self.has_room(now_ms) {
+                self.uncounted.entry(server.clone()).or_default().insert(claim.key(), (told.uncounted, now_ms));
+                self.count += usize::from(!known);
+            } else {
+                self.full = true;
+            }
         }
         for call in told.calls {
             let count = call.count;
@@ -64,10 +69,7 @@ impl CallBook {
     }
 
     fn add(&mut self, server: &Name, key: RowKey, count: u64, now_ms: u64) {
-        if self.count >= ROWS_MAX {
-            self.forget(now_ms);
-        }
-        let full = self.count >= ROWS_MAX;
+        let full = !self.has_room(now_ms);
         let rows = self.rows.entry(server.clone()).or_default();
         match rows.entry(key) {
             Entry::Occupied(mut known) => {
@@ -84,12 +86,21 @@ impl CallBook {
         }
     }
 
+    fn has_room(&mut self, now_ms: u64) -> bool {
+        if self.count >= ROWS_MAX {
+            self.forget(now_ms);
+        }
+        self.count < ROWS_MAX
+    }
+
     /// Lets go of what is older than it is kept.
     fn forget(&mut self, now_ms: u64) {
         let oldest = now_ms.saturating_sub(u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX));
         self.rows.values_mut().for_each(|rows| rows.retain(|_, row| row.last_ms >= oldest));
         self.rows.retain(|_, rows| !rows.is_empty());
-        self.count = self.rows.values().map(BTreeMap::len).sum();
+        self.uncounted.values_mut().for_each(|by| by.retain(|_, (_, last_ms)| *last_ms >= oldest));
+        self.uncounted.retain(|_, by| !by.is_empty());
+        self.count = self.rows.values().map(BTreeMap::len).sum::<usize>() + self.uncounted.values().map(BTreeMap::len).sum::<usize>();
         self.full &= self.count >= ROWS_MAX;
     }
 
@@ -103,7 +114,12 @@ impl CallBook {
                 *calls.entry(key.call.clone()).or_default() += row.before + row.now;
             }
         }
-        observed.uncounted.extend(self.uncounted.iter().map(|(server, by)| (server.clone(), by.values().sum::<u64>())));
+        for (server, by) in &self.uncounted {
+            let calls: u64 = by.values().filter(|(_, last_ms)| *last_ms >= oldest).map(|(calls, _)| *calls).sum();
+            if calls > 0 {
+                observed.uncounted.insert(server.clone(), calls);
+            }
+        }
         observed
     }
 }
@@ -158,6 +174,25 @@ mod tests {
         assert_eq!(count(&book, u64::MAX, after), 1);
         book.forget(after);
         assert_eq!(book.count, 1);
+    }
+
+    #[test]
+    fn calls_that_no_row_has_are_forgotten_too() {
+        // Aim: each instance that ever told of some costs a row, and is gone with its time.
+        let mut book = CallBook::default();
+        for number in 0..10 {
+            book.take(&claim(&format!("store-{number}")), Calls { calls: Vec::new(), uncounted: 3 }, number * 1_000);
+        }
+        let store = ("shop".to_owned(), "store".to_owned());
+        let uncounted = |book: &CallBook, within: Duration, now_ms| book.observed(within, now_ms).uncounted.get(&store).copied();
+        assert_eq!(
+            (book.count, uncounted(&book, KEPT, 10_000), uncounted(&book, Duration::from_secs(5), 10_000)),
+            (10, Some(30), Some(15))
+        );
+        let after = u64::try_from(KEPT.as_millis()).unwrap() + 20_000;
+        assert_eq!(uncounted(&book, KEPT, after), None);
+        book.forget(after);
+        assert_eq!((book.count, book.uncounted.len()), (0, 0));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::cluster::targets;
 use super::mtls::applies;
 use super::rank::{self, RankedMatch};
 use super::security::{authentication, egress};
-use super::{Audience, audiences, conflict, route, security, trust, view};
+use super::{AUTHORIZATION, Audience, audiences, conflict, route, security, trust, view};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
 use crate::world::route::{ParentRef, PathMatch, Reference, Route, Rule, Unsupported};
@@ -83,6 +83,10 @@ impl Audit<'_> {
     fn object(&mut self, object: &Arc<Object>) {
         let key = &object.key;
         self.annotations(object);
+        if let Some(WhyNot { message, .. }) = security::too_many(self.world, object) {
+            let remedy = "make it smaller, join rules of it and of older ones, or select fewer workloads; the bounds are in docs/limits.md";
+            self.say(Severity::Error, key, ("spec", 0), message, remedy);
+        }
         match &object.spec {
             Spec::Unsupported => {
                 let severity = if key.kind.protects() { Severity::Error } else { Severity::Warning };
@@ -476,6 +480,10 @@ fn refused_by_engine(world: &World, audience: &Audience, wants: &BTreeSet<String
     let mut parts = Parts::default();
     let mut refusals = Vec::new();
     for ((type_url, name), resource) in &view(world, audience, wants).resources {
+        // Too many AuthorizationPolicies are sent to be refused, and told by their names.
+        if *type_url == AUTHORIZATION && security::is_crowded(world, (&audience.node.namespace, &audience.workload)) {
+            continue;
+        }
         if let Err(rejected) = parts.put(type_url, name, &resource.version, &resource.any) {
             let message = format!("the proxy {} would refuse what this leads to: {rejected}", audience.node);
             refusals.push((owner(audience, name), message));

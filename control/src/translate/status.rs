@@ -400,7 +400,10 @@ fn of_authorization(world: &World, object: &Object, policy: &AuthorizationPolicy
             Err(refusal) => by.fails("Accepted", &refusal),
         }],
     };
-    let ancestors = security::judge(world.index(), object, policy).into_iter().map(one).collect();
+    let refused = security::too_many(world, object);
+    let judged = security::judge(world.index(), object, policy).into_iter();
+    let judged = judged.map(|(ancestor, verdict)| (ancestor, refused.clone().map_or(verdict, Err)));
+    let ancestors = judged.map(one).collect();
     Status { ancestors, ..Status::default() }
 }
 
@@ -411,10 +414,13 @@ fn of_policy(world: &World, object: &Object, selector: &Selector, by: &Condition
         }
         _ => json!({"group": "", "kind": "Namespace", "name": object.key.namespace}),
     };
-    let accepted = match conflict::of(world.index(), object) {
-        Some(found) if found.whole => by.say("Accepted", "False", "Conflicted", format!("{} is older and wins", found.winner)),
-        Some(found) => by.say("Accepted", "True", "Accepted", format!("{} is older and wins where both say something", found.winner)),
-        None => by.holds("Accepted"),
+    let accepted = match (security::too_many(world, object), conflict::of(world.index(), object)) {
+        (Some(refusal), _) => by.fails("Accepted", &refusal),
+        (None, Some(found)) if found.whole => by.say("Accepted", "False", "Conflicted", format!("{} is older and wins", found.winner)),
+        (None, Some(found)) => {
+            by.say("Accepted", "True", "Accepted", format!("{} is older and wins where both say something", found.winner))
+        }
+        (None, None) => by.holds("Accepted"),
     };
     let ancestors = vec![AncestorStatus { ancestor_ref: ancestor, controller_name: CONTROLLER, conditions: vec![accepted] }];
     Status { ancestors, ..Status::default() }

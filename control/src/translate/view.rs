@@ -70,10 +70,10 @@ impl Closure<'_> {
         if let Some(egress) = egress::egress(self.world, &node.namespace, &self.audience.labels) {
             self.add(EGRESS, names::EGRESS.to_owned(), &egress);
         }
-        if let Some(rules) = authentication::authentication(index, &node.namespace, &self.audience.labels) {
+        if let Some(rules) = authentication::authentication(self.world, &node.namespace, &self.audience.labels) {
             self.add(AUTHENTICATION, names::INBOUND.to_owned(), &rules);
         }
-        if let Some(authorization) = security::authorization(index, &node.namespace, &self.audience.labels) {
+        if let Some(authorization) = security::authorization(self.world, &node.namespace, &self.audience.labels) {
             self.add(AUTHORIZATION, names::INBOUND.to_owned(), &authorization);
         }
     }

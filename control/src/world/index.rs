@@ -67,6 +67,8 @@ pub struct Index {
     pub egress: Vec<Arc<Object>>,
     /// AuthorizationPolicies for the inbound side, in the order in which they are asked: Deny, Allow, Audit, each by name.
     pub authorizations: Vec<Arc<Object>>,
+    /// Policies that are left out, and at which workloads; translation says so at its first use.
+    pub(crate) left_out: OnceLock<BTreeMap<ObjectKey, BTreeSet<Name>>>,
     /// ReferenceGrants by namespace.
     pub grants: BTreeMap<String, Vec<Arc<Object>>>,
     /// Instances that another Workload's instance of the same name hides: (namespace, instance, hidden Workload).

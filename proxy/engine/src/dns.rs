@@ -62,7 +62,8 @@ pub fn place(host: &str, zones: &[impl AsRef<str>], holds: impl Fn(IpAddr) -> bo
     if host.is_empty() || within(host, "arpa") || labels > SHORT_LABELS_MAX { Place::Elsewhere } else { Place::Perhaps }
 }
 
-fn within(host: &str, zone: &str) -> bool {
+/// Whether a name is that zone, or below it.
+pub fn within(host: &str, zone: &str) -> bool {
     host == zone || host.strip_suffix(zone).is_some_and(|rest| rest.ends_with('.'))
 }
 

@@ -402,5 +402,11 @@ pub(crate) fn authentication() -> mesh::Authentication {
         claims_to_headers: vec![mesh::ClaimHeader { claim: "sub".into(), header: "x-user".into() }],
         clock_skew: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
     };
-    mesh::Authentication { rules: vec![rule] }
+    let withheld = mesh::WithheldTokens {
+        from_headers: vec![header("x-token", "")],
+        from_query: vec!["t".into()],
+        from_cookies: vec!["t".into()],
+        headers: vec!["x-tenant".into()],
+    };
+    mesh::Authentication { rules: vec![rule], withheld: Some(withheld) }
 }

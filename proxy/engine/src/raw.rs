@@ -39,11 +39,16 @@ const LABEL_BYTES_MAX: usize = 63;
 
 /// Whether it is a DNS name without trailing dot (any case), or an IP address.
 pub(crate) fn is_host(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok() || is_name(text)
+}
+
+/// Whether it is a DNS name without trailing dot (any case).
+pub(crate) fn is_name(text: &str) -> bool {
     let label = |label: &str| {
         let known = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         (1..=LABEL_BYTES_MAX).contains(&label.len()) && label.bytes().all(known) && !label.starts_with('-') && !label.ends_with('-')
     };
     // All digits at the end is an IPv4 address gone wrong (RFC 1123, section 2.1).
     let numeric = text.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
-    text.parse::<IpAddr>().is_ok() || (text.len() <= NAME_BYTES_MAX && text.split('.').all(label) && !numeric)
+    text.len() <= NAME_BYTES_MAX && text.split('.').all(label) && !numeric
 }

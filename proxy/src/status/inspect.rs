@@ -20,7 +20,7 @@ use crate::observe::Telemetry;
 use crate::snapshots::Snapshots;
 
 /// What [`dump()`] can show.
-pub const DUMP_KINDS: [&str; 4] = ["listeners", "routes", "clusters", "endpoints"];
+pub const DUMP_KINDS: [&str; 5] = ["listeners", "routes", "clusters", "endpoints", "policies"];
 
 /// What runs, of one of [`DUMP_KINDS`].
 ///
@@ -32,6 +32,7 @@ pub fn dump(snapshot: &Snapshot, kind: &str, now: Moment) -> Result<Value, Strin
         "routes" => json(&dump::routes(snapshot)),
         "clusters" => json(&dump::clusters(snapshot)),
         "endpoints" => json(&dump::endpoints(snapshot, Some(now))),
+        "policies" => json(&dump::policies(snapshot)),
         other => Err(format!("`{other}` is not kept by a proxy; ask for {}", DUMP_KINDS.join(", "))),
     }
 }

@@ -27,7 +27,7 @@ const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 const UPGRADE: &str = "GET /a HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
 const SWITCHED: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
 
-fn policy(name: &str, action: Does, rules: Vec<AuthorizationRule>) -> AuthorizationPolicy {
+pub(super) fn policy(name: &str, action: Does, rules: Vec<AuthorizationRule>) -> AuthorizationPolicy {
     AuthorizationPolicy { name: format!("shop/{name}"), action: action.into(), dry_run: false, rules }
 }
 
@@ -36,7 +36,7 @@ fn from(principal: &str) -> AuthorizationRule {
     AuthorizationRule { name: "peers".into(), from: vec![source], ..AuthorizationRule::default() }
 }
 
-fn below(path: &str) -> AuthorizationRule {
+pub(super) fn below(path: &str) -> AuthorizationRule {
     let target = CallTarget { paths: vec![PathPattern { kind: Some(Kind::Prefix(path.into())) }], ..CallTarget::default() };
     AuthorizationRule { name: "paths".into(), to: vec![target], ..AuthorizationRule::default() }
 }
@@ -47,7 +47,7 @@ pub(super) fn allowing(principal: &str) -> Option<Arc<Authorization>> {
 }
 
 /// What a proxy makes of them.
-fn staged(policies: Vec<AuthorizationPolicy>) -> Option<Arc<Authorization>> {
+pub(super) fn staged(policies: Vec<AuthorizationPolicy>) -> Option<Arc<Authorization>> {
     let mut parts = Parts::default();
     let any = proto::xds::pack(&proto::mesh::Authorization { policies, dry_run: false });
     let _ = parts.put(&proto::mesh::Authorization::type_url(), proto::names::INBOUND, "1", &any);

@@ -63,7 +63,7 @@ fn rule(jwks: &str, jwks_uri: &str) -> TokenRule {
 
 fn rules(rule: TokenRule) -> Option<Arc<engine::authenticate::Authentication>> {
     let mut parts = Parts::default();
-    let any = proto::xds::pack(&Authentication { rules: vec![rule] });
+    let any = proto::xds::pack(&Authentication { rules: vec![rule], withheld: None });
     parts.put(&Authentication::type_url(), "inbound", "1", &any).unwrap();
     parts.assemble(1, &Snapshot::default()).authentication
 }

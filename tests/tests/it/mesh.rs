@@ -46,7 +46,12 @@ struct Shop {
 
 impl Shop {
     async fn open() -> anyhow::Result<Self> {
-        let mesh = Mesh::new(Medium::Memory, CONTROL, &[TELEMETRY, &shop("10.9.0"), &route(90, 10)].concat(), 7)?;
+        Self::with("").await
+    }
+
+    /// Beside these manifests.
+    async fn with(more: &str) -> anyhow::Result<Self> {
+        let mesh = Mesh::new(Medium::Memory, CONTROL, &[TELEMETRY, &shop("10.9.0"), more, &route(90, 10)].concat(), 7)?;
         let clock = mesh.clock(Duration::ZERO);
         let (plane, network) = (mesh.plane.clone(), mesh.wire.exempt(CONTROL));
         tokio::task::spawn_local(async move { plane.run(network, clock).await.expect("the control plane runs") });
@@ -202,5 +207,54 @@ spec: {identities: ["spiffe://cluster.local/ns/shop/sa/web"]}
             Ok(())
         })
         .await
+    });
+}
+
+/// A policy for the catalog.
+fn policy(kind: &str, name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: meshwright.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: {name}, namespace: shop}}\n\
+         spec: {{selector: {{matchLabels: {{app: catalog}}}}, {spec}}}\n---\n"
+    )
+}
+
+/// Aim: 65 rules for tokens in two objects, one more than a proxy takes: a sidecar that starts is not open. What the younger object looks
+/// at is refused and what it fills is taken from callers; everything else goes on.
+#[test]
+fn a_rule_for_tokens_too_many_opens_nothing() {
+    let jwks = r#"{"keys":[{"kty":"EC","crv":"P-256","kid":"a","x":"hwJCQ_O__uuFcIs9bTETs-FQYoaLEsm_LUBbLD_gWbM","y":"CKIBB8_1R6ny99dCtrvfCH1GTfDKS_SW5sgFf6XzC74"}]}"#;
+    let tokens = |name: &str, count: usize| {
+        let one = |number: usize| {
+            let claims = format!("claimsToHeaders: [{{claim: sub, header: x-{name}-user}}]");
+            format!("{{issuer: 'https://{name}{number}.example', jwks: '{jwks}', fromHeaders: [{{name: x-{name}}}], {claims}}}")
+        };
+        let rules: Vec<String> = (0..count).map(one).collect();
+        policy("RequestAuthentication", name, &format!("jwtRules: [{}]", rules.join(", ")))
+    };
+    run(|| async {
+        let shop = Shop::with(&[tokens("early", 40), tokens("late", 25)].concat()).await?;
+        let mut client = shop.client().await?;
+        let answer = client.send(http::Request::get("/").header("x-late-user", "admin").header("x-early-user", "admin")).await?;
+        assert_eq!((answer.status.as_u16(), answer.seen("x-late-user"), answer.seen("x-early-user")), (200, "", ""));
+        for name in ["x-early", "x-late"] {
+            let answer = client.send(http::Request::get("/").header(name, "no.token")).await?;
+            assert_eq!((answer.status.as_u16(), answer.header("x-meshwright-reason")), (401, "unauthenticated"), "{name}");
+        }
+        Ok(())
+    });
+}
+
+/// Aim: policies with a Deny beyond what a proxy takes: a sidecar that starts has nothing older to keep, and lets nobody in.
+#[test]
+fn a_deny_too_many_opens_nothing() {
+    let mut all: String = (0..20)
+        .map(|number| policy("AuthorizationPolicy", &format!("p{number}"), &format!("rules: [{}]", vec!["{}"; 1000].join(", "))))
+        .collect();
+    all += &policy("AuthorizationPolicy", "z", "action: Deny, rules: [{to: [{paths: [{value: /secret}]}]}]");
+    run(|| async {
+        let shop = Shop::with(&all).await?;
+        let answer = shop.client().await?.get("/secret").await?;
+        assert_eq!((answer.status.as_u16(), answer.header("x-meshwright-reason")), (503, "policy_unavailable"), "{answer:?}");
+        Ok(())
     });
 }

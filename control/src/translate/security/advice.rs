@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
+use proto::annotations::EXCLUDE_INBOUND_PORTS;
 use proto::mesh::{AuthorizationRule, CallSource, CallTarget};
 use proto::words::{MtlsMode, Protocol};
 
@@ -74,6 +75,7 @@ impl PolicyView<'_> {
             };
             self.say(Severity::Info, ("rules".to_owned(), 0), message, "add rules, or `rules: [{}]` for every call");
         }
+        self.excluded();
         let dry = self.policy.dry_run || self.index.mesh.authorization_dry_run;
         if dry && self.policy.action != Action::Audit {
             let whose = if self.policy.dry_run { "the policy is" } else { "Mesh.authorization says that every policy is" };
@@ -95,6 +97,7 @@ impl PolicyView<'_> {
         }
         self.bytes(number, written);
         self.plaintext(number, written);
+        self.nobody(number, written);
     }
 
     fn source(&mut self, (path, line): (String, u32), source: &CallSource) {
@@ -155,7 +158,7 @@ impl PolicyView<'_> {
         if fields.is_empty() || self.policy.action == Action::Audit {
             return;
         }
-        let asked: Vec<u32> = rule.to.iter().flat_map(|target| target.ports.iter().copied()).collect();
+        let asked = ports_of(rule);
         let meant = |port: u16| asked.is_empty() || asked.contains(&u32::from(port));
         let opaque = selected(self.index, self.object, self.policy).find_map(|instance| {
             let ports = instance.workload().map_or(&[][..], |workload| &workload.ports).iter().map(|port| port.port);
@@ -170,21 +173,69 @@ impl PolicyView<'_> {
         self.warn((format!("rules[{number}]"), written.line), message, remedy);
     }
 
+    /// What does not come to the sidecar is not judged.
+    fn excluded(&mut self) {
+        let asked: Vec<Vec<u32>> = self.policy.rules.iter().map(|written| ports_of(&written.rule)).collect();
+        let meant = |port: u16| asked.iter().any(|ports| ports.is_empty() || ports.contains(&u32::from(port)));
+        let mut instances = selected(self.index, self.object, self.policy).filter(|instance| instance.meshed);
+        let excluded = instances.find_map(|instance| {
+            let ports = instance.object.annotated_ports(EXCLUDE_INBOUND_PORTS);
+            let declared = instance.workload().map_or(&[][..], |workload| &workload.ports).iter().map(|port| u32::from(port.port));
+            let known: Vec<u32> = declared.chain(asked.iter().flatten().copied()).collect();
+            let port = ports.into_iter().find(|port| meant(*port) && known.contains(&u32::from(*port)))?;
+            Some((instance, port))
+        });
+        let Some((instance, port)) = excluded else { return };
+        let (namespace, workload) = (&instance.namespace, &instance.workload);
+        let message = format!("port {port} of workload {namespace}/{workload} does not come to its sidecar: nothing is enforced there");
+        let remedy = format!("take it out of {EXCLUDE_INBOUND_PORTS}");
+        self.warn(("rules".to_owned(), 0), message, remedy);
+    }
+
+    /// Somebody who is kept out by what he proves need not prove it: where a port takes plaintext, such a rule keeps nobody out.
+    fn nobody(&mut self, number: usize, written: &WrittenRule) {
+        let proved = |source: &CallSource| !source.principals.is_empty() || !source.namespaces.is_empty();
+        let rule = &written.rule;
+        let (part, sources) = match self.policy.action {
+            Action::Deny => ("from", &rule.from),
+            // Where nobody is let in who proves nothing, the exception needs no proof.
+            Action::Allow if !rule.from.is_empty() && rule.from.iter().all(proved) => return,
+            Action::Allow => ("not.from", &rule.not_from),
+            Action::Audit => return,
+        };
+        if !sources.iter().any(proved) {
+            return;
+        }
+        let asked = ports_of(rule);
+        let mut instances = selected(self.index, self.object, self.policy).filter(|instance| instance.meshed);
+        let open = instances.find_map(|instance| Some((instance, self.takes_plaintext(instance, &asked)?)));
+        let Some((instance, port)) = open else { return };
+        let (namespace, workload) = (&instance.namespace, &instance.workload);
+        let message = format!(
+            "port {port} of workload {namespace}/{workload} takes plaintext, in which nobody proves anything: whoever is meant calls without mTLS and is not kept out"
+        );
+        let remedy = "say Strict in a PeerAuthentication, or allow those who may by what they prove";
+        self.warn((format!("rules[{number}].{part}"), written.line), message, remedy);
+    }
+
+    /// A port of these, or any where there are none, at which nothing has to be proved.
+    fn takes_plaintext(&self, instance: &Instance, asked: &[u32]) -> Option<u16> {
+        let modes = Modes::new(self.index, &instance.namespace, instance.labels());
+        let ports = instance.workload().map_or(&[][..], |workload| &workload.ports).iter().map(|port| port.port);
+        let meant = |port: &u16| asked.is_empty() || asked.contains(&u32::from(*port));
+        ports.filter(meant).find(|port| modes.of(*port) != MtlsMode::Strict)
+    }
+
     /// A caller without mTLS proves nothing: where its port takes plaintext, an Allow by identity denies it.
     fn plaintext(&mut self, number: usize, written: &WrittenRule) {
         let proved = |source: &CallSource| !source.principals.is_empty() || !source.namespaces.is_empty();
         if !self.allows() || written.rule.from.is_empty() || !written.rule.from.iter().all(proved) {
             return;
         }
-        let instances = selected(self.index, self.object, self.policy).filter(|instance| instance.meshed);
-        let mut open = instances.filter_map(|instance| {
-            let modes = Modes::new(self.index, &instance.namespace, instance.labels());
-            let ports = instance.workload().map_or(&[][..], |workload| &workload.ports);
-            let port = ports.iter().map(|port| port.port).find(|port| modes.of(*port) != MtlsMode::Strict)?;
-            Some((instance, port))
-        });
+        let mut instances = selected(self.index, self.object, self.policy).filter(|instance| instance.meshed);
+        let open = instances.find_map(|instance| Some((instance, self.takes_plaintext(instance, &[])?)));
         let bare = self.index.instances.values().find(|other| !other.meshed);
-        let (Some((instance, port)), Some(bare)) = (open.next(), bare) else { return };
+        let (Some((instance, port)), Some(bare)) = (open, bare) else { return };
         let message = format!(
             "port {port} of workload {}/{} takes plaintext, and {}/{} has no sidecar: its calls prove no identity, and no rule that names one allows them",
             instance.namespace, instance.workload, bare.namespace, bare.workload
@@ -192,6 +243,11 @@ impl PolicyView<'_> {
         let remedy = "give it a sidecar; or say Strict, so that it is plain; or allow its addresses by ipBlocks";
         self.say(Severity::Info, (format!("rules[{number}].from"), written.line), message, remedy);
     }
+}
+
+/// The ports that a rule asks for.
+fn ports_of(rule: &AuthorizationRule) -> Vec<u32> {
+    rule.to.iter().flat_map(|target| target.ports.iter().copied()).collect()
 }
 
 /// Namespace and account of an exact identity of our own trust domain.

@@ -1,48 +1,63 @@
 //! RequestAuthentications of one workload, as its proxy carries them out. They add up.
+//!
+//! Where they are too many, tokens are still looked for where those that are left out would, so that theirs are refused, and headers that
+//! they would fill are still taken from callers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use engine::authenticate::KeysUri;
-use proto::mesh::{Authentication, ClaimHeader, TokenHeader, TokenRule};
+use proto::mesh::{Authentication, TokenHeader, TokenRule, WithheldTokens};
 
 use super::undeclared;
+use super::sums::{Meant, Portion, beyond};
 use crate::translate::dns;
 use crate::translate::mtls::applies;
 use crate::world::problem::Severity;
 use crate::world::security::authentication::{JwtKeys, JwtRule, RequestAuthentication};
-use crate::world::{Index, Object, Spec};
+use crate::world::{Index, Object, Spec, World};
 
 /// The content of a RequestAuthentication.
 pub(in crate::translate) fn content(object: &Object) -> Option<&RequestAuthentication> {
     if let Spec::RequestAuthentication(spec) = &object.spec { Some(spec) } else { None }
 }
 
-/// What selects a workload, the oldest first; `None`: nothing does.
-pub(in crate::translate) fn authentication(index: &Index, namespace: &str, labels: &BTreeMap<String, String>) -> Option<Authentication> {
-    let selected = index.request_authentications.iter().filter_map(|object| Some((object, content(object)?)));
-    let selected = selected.filter(|(object, spec)| applies(object, &spec.selector, namespace, labels));
-    let rules: Vec<TokenRule> = selected.flat_map(|(object, spec)| spec.rules.iter().map(|rule| raw(object, rule))).collect();
-    (!rules.is_empty()).then_some(Authentication { rules })
+/// Nothing of the room for rules.
+pub(super) const STAND_IN: usize = 0;
+
+/// The objects that are meant, the oldest first.
+pub(super) fn portions<'a>(index: &'a Index, meant: Meant<'_>) -> Vec<Portion<'a, RequestAuthentication, usize>> {
+    let portion = |object: &'a Arc<Object>| {
+        let content = content(object).filter(|spec| meant(object, &spec.selector))?;
+        Some(Portion { object, content, sum: content.rules.len(), tells: false })
+    };
+    index.request_authentications.iter().filter_map(portion).collect()
 }
 
-fn raw(object: &Object, rule: &JwtRule) -> TokenRule {
-    let JwtRule { issuer, audiences, keys, headers, query, cookies, forward, fills, skew, line: _ } = rule;
-    let (jwks, jwks_uri) = match keys {
-        JwtKeys::Given(set) => (set.clone(), String::new()),
-        JwtKeys::Fetched(uri) => (String::new(), uri.uri().to_string()),
-    };
-    TokenRule {
-        policy: object.key.path(),
-        issuer: issuer.clone(),
-        audiences: audiences.clone(),
-        jwks,
-        jwks_uri,
-        from_headers: headers.iter().map(|(name, prefix)| TokenHeader { name: name.clone(), prefix: prefix.clone() }).collect(),
-        from_query: query.clone(),
-        from_cookies: cookies.clone(),
-        forward_token: *forward,
-        claims_to_headers: fills.iter().map(|(claim, header)| ClaimHeader { claim: claim.clone(), header: header.clone() }).collect(),
-        clock_skew: prost_types::Duration::try_from(*skew).ok(),
+/// What selects a workload, the oldest first; `None`: nothing does.
+pub(in crate::translate) fn authentication(world: &World, namespace: &str, labels: &BTreeMap<String, String>) -> Option<Authentication> {
+    let about = portions(world.index(), &|object, selector| applies(object, selector, namespace, labels));
+    let left_out = beyond(world, &about, STAND_IN);
+    let (out, taken): (Vec<_>, Vec<_>) = about.iter().partition(|portion| left_out.contains(&portion.object.key));
+    let rules: Vec<TokenRule> = taken.iter().flat_map(|portion| portion.content.sent(&portion.object.key)).collect();
+    let withheld = (!out.is_empty()).then(|| withheld(out.iter().flat_map(|portion| &portion.content.rules)));
+    (!rules.is_empty()).then_some(Authentication { rules, withheld })
+}
+
+/// Where rules that are left out look for tokens, and what they fill: nothing of it may open.
+fn withheld<'a>(rules: impl Iterator<Item = &'a JwtRule>) -> WithheldTokens {
+    let (mut from_headers, mut query, mut cookies, mut headers) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    for rule in rules {
+        from_headers.extend(rule.headers.iter().cloned());
+        query.extend(rule.query.iter().cloned());
+        cookies.extend(rule.cookies.iter().cloned());
+        headers.extend(rule.fills.iter().map(|(_, header)| header.clone()));
+    }
+    WithheldTokens {
+        from_headers: from_headers.into_iter().map(|(name, prefix)| TokenHeader { name, prefix }).collect(),
+        from_query: query.into_iter().collect(),
+        from_cookies: cookies.into_iter().collect(),
+        headers: headers.into_iter().collect(),
     }
 }
 

@@ -1,28 +1,74 @@
 //! AuthorizationPolicy on its way to proxies. Policies add up: a sidecar is told all that select its workload, those of its namespace and
 //! those of the mesh, Deny before Allow before Audit, each by its name.
+//!
+//! Where they are too many: in place of an Allow that is left out stands one without rules, so nobody else is let in. Nothing can stand for a
+//! Deny but one for everybody, so all are sent as they are: a proxy refuses them and keeps those that it has, and one that has none lets
+//! nobody in. What only tells is left out first.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use engine::authorize::PolicySum;
 use proto::mesh::Authorization;
 use serde_json::json;
 
+use super::sums::{Meant, Portion, beyond};
 use crate::translate::attach::WhyNot;
 use crate::translate::mtls::{AppliesTo, applies, place};
-use crate::world::security::authorization::AuthorizationPolicy;
+use crate::world::security::authorization::{Action, AuthorizationPolicy};
 use crate::world::traffic::PolicyTarget;
-use crate::world::{Index, Instance, Object, Spec};
+use crate::world::{Index, Instance, Object, Spec, World};
+
+/// Of a policy without rules.
+pub(super) const STAND_IN: PolicySum = PolicySum { policies: 1, rules: 0, items: 0, conditions: 0 };
 
 /// The content of an AuthorizationPolicy.
 pub(in crate::translate) fn content(object: &Object) -> Option<&AuthorizationPolicy> {
     if let Spec::AuthorizationPolicy(policy) = &object.spec { Some(policy) } else { None }
 }
 
+/// Whether it decides: neither does it audit, nor is it on trial.
+fn decides(index: &Index, policy: &AuthorizationPolicy) -> bool {
+    policy.action != Action::Audit && !policy.dry_run && !index.mesh.authorization_dry_run
+}
+
+/// The policies that are meant, in the order in which they are asked.
+pub(super) fn portions<'a>(index: &'a Index, meant: Meant<'_>) -> Vec<Portion<'a, AuthorizationPolicy, PolicySum>> {
+    let portion = |object: &'a Arc<Object>| {
+        let content = content(object).filter(|policy| meant(object, &policy.selector))?;
+        Some(Portion { object, content, sum: content.sum(), tells: !decides(index, content) })
+    };
+    index.authorizations.iter().filter_map(portion).collect()
+}
+
 /// All that is said about calls to a workload; `None`: nothing, and everybody may.
-pub(in crate::translate) fn authorization(index: &Index, namespace: &str, labels: &BTreeMap<String, String>) -> Option<Authorization> {
-    let about = |object| content(object).filter(|policy| applies(object, &policy.selector, namespace, labels));
-    let policies = index.authorizations.iter().filter_map(|object| about(object).map(|policy| policy.sent(&object.key)));
-    let policies: Vec<_> = policies.collect();
+pub(in crate::translate) fn authorization(world: &World, namespace: &str, labels: &BTreeMap<String, String>) -> Option<Authorization> {
+    let index = world.index();
+    let about = portions(index, &|object, selector| applies(object, selector, namespace, labels));
+    let left_out = beyond(world, &about, STAND_IN);
+    let is_out = |portion: &Portion<'_, AuthorizationPolicy, _>| left_out.contains(&portion.object.key);
+    let opens = about.iter().any(|portion| is_out(portion) && !portion.tells && portion.content.action == Action::Deny);
+    let mut stands = false;
+    let mut policies = Vec::with_capacity(about.len());
+    for portion in &about {
+        if opens || !is_out(portion) {
+            policies.push(portion.content.sent(&portion.object.key));
+        } else if !portion.tells && !stands {
+            stands = true;
+            let bare = AuthorizationPolicy { rules: Vec::new(), ..portion.content.clone() };
+            policies.push(bare.sent(&portion.object.key));
+        }
+    }
     (!policies.is_empty()).then_some(Authorization { policies, dry_run: index.mesh.authorization_dry_run })
+}
+
+/// What becomes of a policy that is left out.
+pub(super) fn fate(index: &Index, policy: &AuthorizationPolicy) -> &'static str {
+    match policy.action {
+        _ if !decides(index, policy) => "it tells nothing there",
+        Action::Deny => "sidecars there keep the policies that they have, and one that has none lets nobody in",
+        Action::Allow | Action::Audit => "it allows nothing there",
+    }
 }
 
 /// The instances whose calls a policy judges.

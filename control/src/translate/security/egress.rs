@@ -1,48 +1,52 @@
-//! EgressPolicies of one workload, as its proxy enforces them.
+//! EgressPolicies of one workload, as its proxy enforces them. Where they are too many, one without rules stands for those that are left out,
+//! so what they would allow is cut.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use engine::model::build::certificates;
-use proto::mesh::{Egress, EgressPolicy as RawPolicy, EgressRule as RawRule, Originate as RawOriginate};
+use engine::model::build::{EgressSum, certificates};
+use proto::mesh::{Egress, EgressPolicy as RawPolicy};
 
+use super::sums::{Meant, Portion, beyond};
 use crate::translate::mtls::applies;
 use crate::world::content::ContentRef;
 use crate::world::problem::Severity;
 use crate::world::security::egress::{EgressPolicy, EgressRule, Originate, ROOTS_KEY};
-use crate::world::{Object, Spec, World};
+use crate::world::{Index, Object, Spec, World};
 
 /// The content of an EgressPolicy.
 pub(in crate::translate) fn content(object: &Object) -> Option<&EgressPolicy> {
     if let Spec::EgressPolicy(policy) = &object.spec { Some(policy) } else { None }
 }
 
+/// Of a policy without rules.
+pub(super) const STAND_IN: EgressSum = EgressSum { policies: 1, rules: 0, items: 0 };
+
+/// The policies that are meant, by name.
+pub(super) fn portions<'a>(index: &'a Index, meant: Meant<'_>) -> Vec<Portion<'a, EgressPolicy, EgressSum>> {
+    let portion = |object: &'a Arc<Object>| {
+        let content = content(object).filter(|policy| meant(object, &policy.selector))?;
+        Some(Portion { object, content, sum: content.sum(), tells: content.audit })
+    };
+    index.egress.iter().filter_map(portion).collect()
+}
+
 /// What selects a workload, by name; `None`: nothing does.
 pub(in crate::translate) fn egress(world: &World, namespace: &str, labels: &BTreeMap<String, String>) -> Option<Egress> {
-    let selected = world.index().egress.iter().filter_map(|object| Some((object, content(object)?)));
-    let selected = selected.filter(|(object, policy)| applies(object, &policy.selector, namespace, labels));
-    let policies: Vec<RawPolicy> = selected.map(|(object, policy)| raw(world, object, policy)).collect();
+    let about = portions(world.index(), &|object, selector| applies(object, selector, namespace, labels));
+    let left_out = beyond(world, &about, STAND_IN);
+    let (out, taken): (Vec<_>, Vec<_>) = about.iter().partition(|portion| left_out.contains(&portion.object.key));
+    let sent = |portion: &&Portion<'_, EgressPolicy, _>| portion.content.sent(&portion.object.key, |said| roots(world, said));
+    let mut policies: Vec<RawPolicy> = taken.iter().map(sent).collect();
+    policies.extend(out.first().map(|first| {
+        let audit = out.iter().all(|portion| portion.content.audit);
+        RawPolicy { name: first.object.key.path(), audit, allow: Vec::new() }
+    }));
     (!policies.is_empty()).then_some(Egress { policies })
 }
 
-/// A rule whose roots cannot be had is left out, so it allows nothing.
-fn raw(world: &World, object: &Arc<Object>, policy: &EgressPolicy) -> RawPolicy {
-    let allow = policy.allow.iter().filter_map(|one| rule(world, one).ok()).collect();
-    RawPolicy { name: object.key.path(), audit: policy.audit, allow }
-}
-
-fn rule(world: &World, rule: &EgressRule) -> Result<RawRule, String> {
-    let originate = rule.originate.as_ref().map(|raw| originate(world, raw)).transpose()?;
-    Ok(RawRule {
-        hosts: rule.hosts.clone(),
-        cidrs: rule.cidrs.iter().map(ToString::to_string).collect(),
-        ports: rule.ports.iter().copied().map(u32::from).collect(),
-        originate,
-    })
-}
-
-/// With the roots that it refers to, as the proxy will read them.
-fn originate(world: &World, said: &Originate) -> Result<RawOriginate, String> {
+/// The roots that it refers to, as the proxy will read them.
+fn roots(world: &World, said: &Originate) -> Result<Vec<u8>, String> {
     let mut ca_pem = Vec::new();
     for object in &said.roots {
         let place = ContentRef { object: object.clone(), key: ROOTS_KEY.to_owned() };
@@ -54,12 +58,13 @@ fn originate(world: &World, said: &Originate) -> Result<RawOriginate, String> {
     if !said.roots.is_empty() {
         certificates(&ca_pem)?;
     }
-    Ok(RawOriginate { sni: said.sni.clone(), ca_pem: ca_pem.into() })
+    Ok(ca_pem)
 }
 
 /// What a policy refers to and cannot be had: place in the list of rules, and why.
 pub(in crate::translate) fn unresolved(world: &World, policy: &EgressPolicy) -> Vec<(usize, String)> {
-    policy.allow.iter().enumerate().filter_map(|(number, one)| Some((number, rule(world, one).err()?))).collect()
+    let wrong = |rule: &EgressRule| rule.originate.as_ref().and_then(|said| roots(world, said).err());
+    policy.allow.iter().enumerate().filter_map(|(number, rule)| Some((number, wrong(rule)?))).collect()
 }
 
 /// What is worth to be told about a policy: severity, field, message, remedy.
@@ -77,7 +82,7 @@ pub(in crate::translate) fn findings(world: &World, object: &Object, policy: &Eg
             say(Severity::Info, field("hosts"), message, "list `ports` where other protocols are meant");
         }
         for host in &rule.hosts {
-            if engine::dns::ZONES.iter().any(|zone| host.ends_with(zone)) {
+            if engine::dns::ZONES.iter().any(|zone| engine::dns::within(host, zone)) {
                 let message = format!("`{host}` is a name of the mesh itself, which no EgressPolicy is about");
                 say(Severity::Warning, field("hosts"), message, "say who may call a Service in an AuthorizationPolicy");
             }

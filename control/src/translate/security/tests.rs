@@ -176,6 +176,40 @@ fn ports_that_nobody_declared_are_told_where_tokens_are_judged() {
     }
 }
 
+/// What `analyze` says of a policy for the shop, beside these objects.
+fn said(spec: &str, beside: &str) -> String {
+    let found = analyze(file(text(&[("shop/p", spec)]) + beside));
+    found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn analyze_tells_whom_a_policy_does_not_keep_out() {
+    // Aim: who is kept out by what he proves can do without proof where plaintext is taken; what does not come to a sidecar is not judged.
+    let strict = "---\napiVersion: meshwright.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {name: all, namespace: shop}\nspec: {mtls: {mode: Strict}}\n";
+    let evil = "[{principals: ['spiffe://cluster.local/ns/shop/sa/web']}]";
+    for (spec, field) in [
+        (format!("{{action: Deny, rules: [{{from: {evil}}}]}}"), "spec.rules[0].from"),
+        (format!("{{rules: [{{not: {{from: {evil}}}}}]}}"), "spec.rules[0].not.from"),
+    ] {
+        let told = said(&spec, "");
+        assert!(told.contains(&format!("{field}: port 8080 of workload shop/store takes plaintext, in which nobody")), "{told}");
+        assert!(!said(&spec, strict).contains("takes plaintext"));
+    }
+    for spec in [
+        format!("{{action: Deny, rules: [{{from: {evil}, to: [{{ports: [7]}}]}}]}}"),
+        format!("{{action: Deny, rules: [{{not: {{from: {evil}}}}}]}}"),
+        format!("{{rules: [{{from: [{{namespaces: [shop]}}], not: {{from: {evil}}}}}]}}"),
+    ] {
+        assert!(!said(&spec, "").contains("in which nobody"), "{spec}");
+    }
+    let excluded = "---\napiVersion: meshwright.dev/v1alpha1\nkind: Workload\nmetadata: {name: out, namespace: shop, labels: {app: out}, \
+                    annotations: {meshwright.dev/exclude-inbound-ports: '8080'}}\nspec: {addresses: [10.1.0.7], serviceAccount: web, ports: [{port: 8080}, {port: 8081}]}\n";
+    let of = |to: &str| said(&format!("{{selector: {{matchLabels: {{app: out}}}}, rules: [{{{to}}}]}}"), excluded);
+    let wanted = "spec.rules: port 8080 of workload shop/out does not come to its sidecar";
+    assert!(of("").contains(wanted) && of("to: [{ports: [8080]}]").contains(wanted), "{}", of(""));
+    assert!(!of("to: [{ports: [8081]}]").contains(wanted));
+}
+
 /// What the servers of the shop have seen: server, caller's account (nothing: plaintext), port, method, path.
 fn observed(calls: &[(&str, &str, u16, &str, &str)]) -> Observed {
     let mut observed = Observed::default();

@@ -3,8 +3,12 @@
 use std::time::Duration;
 
 use engine::authenticate::{KeySet, KeysUri, TOKEN_RULES_MAX};
-use engine::model::build::claim_header;
+use engine::model::build::{PREFIX_BYTES_MAX, claim_header};
+use proto::mesh::{Authentication, ClaimHeader, TokenHeader, TokenRule};
+use proto::names;
 
+use super::taken;
+use crate::world::ObjectKey;
 use crate::world::door::{Cursor, Fields};
 use crate::world::own::{Selector, read_selector};
 
@@ -71,8 +75,20 @@ impl RequestAuthentication {
         }
         let rules = rules.map(|(rules, _)| rules).unwrap_or_default();
         let rules = rules.iter().filter_map(|rule| JwtRule::read(rule.fields(), rule.line())).collect();
+        let at = fields.at().clone();
         fields.done();
-        Some(Self { selector, rules })
+        let read = Self { selector, rules };
+        if !at.refused()
+            && let Err(wrong) = taken(names::INBOUND, &Authentication { rules: read.sent(at.key()), withheld: None })
+        {
+            at.error(format!("proxies would not take it: {wrong}"), "correct it, or make it smaller");
+        }
+        Some(read)
+    }
+
+    /// As proxies are told.
+    pub fn sent(&self, key: &ObjectKey) -> Vec<TokenRule> {
+        self.rules.iter().map(|rule| rule.sent(key)).collect()
     }
 }
 
@@ -105,6 +121,27 @@ impl JwtRule {
         });
         fields.done();
         Some(Self { issuer: issuer?, audiences, keys: keys?, headers, query, cookies, forward, fills, skew: skew?, line })
+    }
+
+    fn sent(&self, key: &ObjectKey) -> TokenRule {
+        let Self { issuer, audiences, keys, headers, query, cookies, forward, fills, skew, line: _ } = self;
+        let (jwks, jwks_uri) = match keys {
+            JwtKeys::Given(set) => (set.clone(), String::new()),
+            JwtKeys::Fetched(uri) => (String::new(), uri.uri().to_string()),
+        };
+        TokenRule {
+            policy: key.path(),
+            issuer: issuer.clone(),
+            audiences: audiences.clone(),
+            jwks,
+            jwks_uri,
+            from_headers: headers.iter().map(|(name, prefix)| TokenHeader { name: name.clone(), prefix: prefix.clone() }).collect(),
+            from_query: query.clone(),
+            from_cookies: cookies.clone(),
+            forward_token: *forward,
+            claims_to_headers: fills.iter().map(|(claim, header)| ClaimHeader { claim: claim.clone(), header: header.clone() }).collect(),
+            clock_skew: prost_types::Duration::try_from(*skew).ok(),
+        }
     }
 }
 
@@ -145,7 +182,13 @@ fn header_name(at: &Cursor<'_>) -> Option<String> {
 fn read_header(at: &Cursor<'_>) -> Option<(String, String)> {
     let mut fields = at.fields();
     let name = fields.need("name").and_then(|at| header_name(&at));
-    let prefix = fields.get("prefix").map(|at| at.text());
+    let prefix = fields.get("prefix").map(|at| {
+        let prefix = at.text()?;
+        if prefix.len() > PREFIX_BYTES_MAX {
+            at.error(format!("{} bytes", prefix.len()), format!("use at most {PREFIX_BYTES_MAX}"));
+        }
+        Some(prefix)
+    });
     if name.as_deref() == Some("authorization") && prefix.is_none() {
         at.warn("the whole of `authorization` is taken for a token, its scheme included", "add `prefix: \"Bearer \"`");
     }

@@ -1,7 +1,11 @@
 //! EgressPolicy: where a workload may call outside the mesh (`kinds.md`). Every field is honoured or refused here.
 
+use engine::model::build::{EgressSum, is_outside_host, is_server_name};
 use ipnet::IpNet;
+use proto::mesh::{Egress, EgressPolicy as Sent, EgressRule as SentRule, Originate as SentOriginate};
+use proto::names;
 
+use super::{canonical, taken};
 use crate::world::door::{Cursor, Fields};
 use crate::world::key::{Kind, ObjectKey};
 use crate::world::own::{Selector, read_selector};
@@ -14,8 +18,6 @@ const ITEMS_MAX: usize = 256;
 const ROOTS_MAX: usize = 8;
 /// The entry of a Secret or ConfigMap that holds roots, as in Gateway API's BackendTLSPolicy.
 pub const ROOTS_KEY: &str = "ca.crt";
-/// Longest name (RFC 1035, section 2.3.4).
-const NAME_BYTES_MAX: usize = 253;
 
 /// Where a workload may call outside the mesh.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -56,8 +58,29 @@ impl EgressPolicy {
         let audit = fields.get("mode").and_then(|at| at.word(&[("Enforce", false), ("Audit", true)])).unwrap_or_default();
         let rules = fields.get("allow").map(|at| at.list(RULES_MAX)).unwrap_or_default();
         let allow = rules.iter().filter_map(EgressRule::read).collect();
+        let at = fields.at().clone();
         fields.done();
-        Some(Self { selector, audit, allow })
+        let read = Self { selector, audit, allow };
+        if !at.refused() {
+            // The roots are not known here.
+            let policies = vec![read.sent(at.key(), |_| Ok(Vec::new()))];
+            if let Err(wrong) = taken(names::EGRESS, &Egress { policies }) {
+                at.error(format!("proxies would not take it: {wrong}"), "correct it, or make two of it");
+            }
+        }
+        Some(read)
+    }
+
+    /// As proxies are told, with its roots as `roots` has them: PEM. A rule whose roots cannot be had is left out, so it allows nothing.
+    pub fn sent(&self, key: &ObjectKey, roots: impl Fn(&Originate) -> Result<Vec<u8>, String>) -> Sent {
+        let allow = self.allow.iter().filter_map(|rule| rule.sent(&roots).ok()).collect();
+        Sent { name: key.path(), audit: self.audit, allow }
+    }
+
+    /// What it takes of what a proxy has room for.
+    pub fn sum(&self) -> EgressSum {
+        let items = self.allow.iter().map(|rule| rule.hosts.len() + rule.cidrs.len() + rule.ports.len());
+        EgressSum { policies: 1, rules: self.allow.len(), items: items.sum() }
     }
 }
 
@@ -84,6 +107,16 @@ impl EgressRule {
         let whole = (read.hosts.len(), read.cidrs.len(), read.ports.len()) == listed;
         whole.then_some(read)
     }
+
+    fn sent(&self, roots: impl Fn(&Originate) -> Result<Vec<u8>, String>) -> Result<SentRule, String> {
+        let originate = |said: &Originate| Ok::<_, String>(SentOriginate { sni: said.sni.clone(), ca_pem: roots(said)?.into() });
+        Ok(SentRule {
+            hosts: self.hosts.clone(),
+            cidrs: self.cidrs.iter().map(ToString::to_string).collect(),
+            ports: self.ports.iter().copied().map(u32::from).collect(),
+            originate: self.originate.as_ref().map(originate).transpose()?,
+        })
+    }
 }
 
 fn host(at: &Cursor<'_>) -> Option<String> {
@@ -93,10 +126,7 @@ fn host(at: &Cursor<'_>) -> Option<String> {
         at.error(format!("`{name}` is an address and no name"), "list it below `cidrs`");
         return None;
     }
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(plain);
-    let bare = name.strip_prefix("*.").unwrap_or(name);
-    if name == "*" || (bare.len() <= NAME_BYTES_MAX && bare.split('.').all(label)) {
+    if is_outside_host(name) {
         return Some(name.to_owned());
     }
     at.error(format!("`{text}` is no name"), "write it as www.example.com, `*.example.com` (for all names below it) or `*`");
@@ -109,7 +139,7 @@ fn range(at: &Cursor<'_>) -> Option<IpNet> {
     if parsed.is_none() {
         at.error(format!("`{text}` is no range of addresses"), "write it as 192.0.2.0/24 or 2001:db8::/32");
     }
-    parsed.map(|range| range.trunc())
+    parsed.map(canonical)
 }
 
 fn originate(at: &Cursor<'_>, rule: &EgressRule) -> Option<Originate> {
@@ -128,7 +158,7 @@ fn originate(at: &Cursor<'_>, rule: &EgressRule) -> Option<Originate> {
     let sni = match (sni, rule.hosts.as_slice()) {
         (Some((text, at)), _) => {
             let text = text.to_ascii_lowercase();
-            if text.contains('*') || text.parse::<std::net::IpAddr>().is_ok() || text.is_empty() {
+            if !is_server_name(&text) {
                 at.error(format!("`{text}` is no server's name"), "write it as api.example.com");
             }
             text
@@ -211,11 +241,33 @@ mod tests {
             ("{allow: [{ports: [80], tls: {originate: {sni: a.example}}}]}", "for no host"),
             ("{allow: [{hosts: [\"*.a.example\"], tls: {originate: {}}}]}", "write `sni`"),
             ("{allow: [{hosts: [a.example], tls: {originate: {sni: \"*.a\"}}}]}", "no server's name"),
+            ("{allow: [{hosts: [a.example], tls: {originate: {sni: \"a.example:443\"}}}]}", "no server's name"),
+            ("{allow: [{hosts: [a.example], tls: {originate: {sni: a.example.}}}]}", "no server's name"),
+            ("{allow: [{hosts: [a.example], tls: {originate: {sni: \"https://a.example\"}}}]}", "no server's name"),
+            ("{allow: [{hosts: [-a.example]}]}", "is no name"),
             ("{allow: [{hosts: [a.example], tls: {}}]}", "originate"),
             ("{allow: [{hosts: [a.example], tls: {originate: {caCertificateRefs: [{kind: Service, name: a}]}}}]}", "ConfigMap"),
         ] {
             let told = read(spec).unwrap_err();
             assert!(told.contains(word), "{spec}: {told}");
         }
+    }
+
+    #[test]
+    fn ranges_of_mapped_addresses_are_those_of_ipv4() {
+        // Aim: calls are judged by the IPv4 address, so a range that is written as IPv6 means the same one.
+        let read = read("{allow: [{cidrs: [\"::ffff:192.0.2.7/120\", \"::ffff:192.0.2.9\", 10.0.0.1/8, \"2001:db8::1/32\"]}]}").unwrap();
+        let cidrs: Vec<String> = read.allow[0].cidrs.iter().map(ToString::to_string).collect();
+        assert_eq!(cidrs, ["192.0.2.0/24", "192.0.2.9/32", "10.0.0.0/8", "2001:db8::/32"]);
+    }
+
+    #[test]
+    fn one_policy_holds_no_more_than_a_proxy_takes() {
+        // Aim: what is too much by itself is refused at the door.
+        let hosts: Vec<String> = (0..256).map(|number| format!("h{number}.example")).collect();
+        let rules = |count: usize| format!("{{allow: [{}]}}", vec![format!("{{hosts: [{}]}}", hosts.join(", ")); count].join(", "));
+        assert_eq!(read(&rules(64)).unwrap().sum().items, 64 * 256);
+        let told = read(&rules(65)).err().unwrap_or_default();
+        assert!(told.contains("proxies would not take it") && told.contains("hosts, ranges and ports"), "{told}");
     }
 }

@@ -67,6 +67,10 @@ fn what_cannot_be_carried_out_is_refused_at_the_door() {
         (format!("issuer: a, {uri}, clockSkew: 1h"), "spec.jwtRules[0].clockSkew: no clocks differ"),
         (format!("issuer: a, {uri}, fromHeaders: [{{name: 'a b'}}]"), "spec.jwtRules[0].fromHeaders[0].name: `a b`"),
         (format!("issuer: a, {uri}, fromHeaders: [{{name: authorization}}]"), "spec.jwtRules[0].fromHeaders[0]: the whole of"),
+        (
+            format!("issuer: a, {uri}, fromHeaders: [{{name: x-a, prefix: '{}'}}]", "p".repeat(2049)),
+            "spec.jwtRules[0].fromHeaders[0].prefix: 2049 bytes",
+        ),
         (format!("issuer: a, {uri}, fromCookies: ['a=b']"), "spec.jwtRules[0].fromCookies[0]: `a=b`"),
         (format!("issuer: a, {uri}, fromQuery: []"), "spec.jwtRules[0]: nothing says where a token is"),
         (

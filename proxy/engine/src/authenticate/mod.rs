@@ -99,8 +99,11 @@ pub enum TokenVerdict {
 }
 
 impl Authentication {
-    pub(crate) fn new(rules: Vec<(TokenRule, Vec<TokenPlace>)>, content: u64) -> Self {
-        let mut authentication = Self { content, ..Self::default() };
+    /// `withheld`: where a token that no rule accepts is refused, too, and further headers in which a caller says nothing.
+    pub(crate) fn new(rules: Vec<(TokenRule, Vec<TokenPlace>)>, withheld: (Vec<TokenPlace>, Vec<HeaderName>), content: u64) -> Self {
+        let (places, filled) = withheld;
+        let places = places.into_iter().map(|place| (place, 0)).collect();
+        let mut authentication = Self { content, places, filled, ..Self::default() };
         for (number, (rule, places)) in rules.into_iter().enumerate() {
             let bit = 1 << number;
             for place in places {
@@ -123,6 +126,11 @@ impl Authentication {
     /// In place of what was sent and cannot be carried out, where nothing good was sent before: every request is answered 503.
     pub(crate) fn broken() -> Self {
         Self { broken: true, ..Self::default() }
+    }
+
+    /// Whether what was sent could not be carried out, so that nothing is let in.
+    pub const fn is_broken(&self) -> bool {
+        self.broken
     }
 
     /// Its rules, in order.

@@ -13,22 +13,15 @@ use proto::xds::route::HeaderMatcher;
 use super::condition::Condition;
 use super::path::PathPattern;
 use super::rule::{PolicyRule, SourceMatch, TargetMatch, TokenMatch};
+use super::sum::PolicySum;
 use super::text::{TextPattern, Texts};
 use super::told::{Gathered, Outlined, PolicyAction};
 use super::{Authorization, Ruling};
 use crate::matching::{self, Match};
 use crate::rejected::Wrong;
 
-/// Most policies of one workload.
-pub const POLICIES_MAX: usize = 10_000;
-/// Most rules of all of them.
-pub const RULES_MAX: usize = 20_000;
 /// Most items of one list.
 pub const ITEMS_MAX: usize = 1_024;
-/// Most items of all of them.
-const ITEMS_OF_ALL_MAX: usize = 500_000;
-/// Most conditions in CEL of all of them.
-const CONDITIONS_MAX: usize = 2_000;
 /// Longest text that is compared, in bytes.
 const TEXT_BYTES_MAX: usize = 4_096;
 /// Length of the IPv6 range that stands for IPv4 (RFC 4291, section 2.5.5.2).
@@ -40,15 +33,15 @@ const MAPPED_PREFIX: u8 = 96;
 /// Names the field at fault; none of it is taken.
 pub(crate) fn compile(raw: &mesh::Authorization) -> Result<Authorization, Wrong> {
     let mesh::Authorization { policies, dry_run } = raw;
-    within("policies", policies.len(), POLICIES_MAX)?;
-    within("policies", policies.iter().map(|policy| policy.rules.len()).sum(), RULES_MAX)?;
-    let mut reading = Reading::default();
+    if let Some((what, count, most)) = PolicySum::of_all(raw).beyond() {
+        return Err(Wrong::new("policies", format!("holds {count} {what}, which is more than {most}")));
+    }
     let mut classes: Vec<Gathered> = Vec::new();
     let mut outlined = Vec::new();
     for (index, raw) in policies.iter().enumerate() {
         let at = |wrong: Wrong| wrong.within(format!("policies[{index}]"));
         let (name, action, trial) = outline(raw, *dry_run).map_err(at)?;
-        let rules = reading.rules(&name, &raw.rules).map_err(at)?;
+        let rules = rules(&name, &raw.rules).map_err(at)?;
         let class = match classes.iter_mut().find(|class| (class.0, class.1) == (action, trial)) {
             Some(class) => class,
             None => {
@@ -85,96 +78,79 @@ fn within(field: &str, count: usize, most: usize) -> Result<(), Wrong> {
     if count > most { Err(Wrong::new(field, format!("holds {count}, which is more than {most}"))) } else { Ok(()) }
 }
 
-/// What is counted over all policies.
-#[derive(Default)]
-struct Reading {
-    items: usize,
-    conditions: usize,
+fn rules(policy: &Arc<str>, raw: &[AuthorizationRule]) -> Result<Vec<PolicyRule>, Wrong> {
+    let one = |(index, raw)| rule(policy, index, raw).map_err(|wrong| wrong.within(format!("rules[{index}]")));
+    raw.iter().enumerate().map(one).collect()
 }
 
-impl Reading {
-    fn rules(&mut self, policy: &Arc<str>, raw: &[AuthorizationRule]) -> Result<Vec<PolicyRule>, Wrong> {
-        let rule = |(index, raw)| self.rule(policy, index, raw).map_err(|wrong| wrong.within(format!("rules[{index}]")));
-        raw.iter().enumerate().map(rule).collect()
+fn rule(policy: &Arc<str>, index: usize, raw: &AuthorizationRule) -> Result<PolicyRule, Wrong> {
+    let AuthorizationRule { name, from, to, not_from, not_to, when } = raw;
+    if name.len() > TEXT_BYTES_MAX {
+        return Err(Wrong::new("name", format!("is longer than {TEXT_BYTES_MAX} bytes")));
     }
+    let place = index.to_string();
+    let condition = (!when.is_empty()).then(|| Condition::compile(when)).transpose();
+    Ok(PolicyRule {
+        ruling: Ruling::new(policy, if name.is_empty() { &place } else { name }),
+        from: list("from", from, source)?,
+        to: list("to", to, target)?,
+        not_from: list("not_from", not_from, source)?,
+        not_to: list("not_to", not_to, target)?,
+        when: condition.map_err(|why| Wrong::new("when", why))?,
+    })
+}
 
-    fn rule(&mut self, policy: &Arc<str>, index: usize, raw: &AuthorizationRule) -> Result<PolicyRule, Wrong> {
-        let AuthorizationRule { name, from, to, not_from, not_to, when } = raw;
-        if name.len() > TEXT_BYTES_MAX {
-            return Err(Wrong::new("name", format!("is longer than {TEXT_BYTES_MAX} bytes")));
+/// A list, every item by itself.
+fn list<R, T>(field: &str, raw: &[R], one: impl Fn(&R) -> Result<T, Wrong>) -> Result<Vec<T>, Wrong> {
+    within(field, raw.len(), ITEMS_MAX)?;
+    let at = |index: usize, wrong: Wrong| wrong.within(format!("{field}[{index}]"));
+    raw.iter().enumerate().map(|(index, raw)| one(raw).map_err(|wrong| at(index, wrong))).collect()
+}
+
+fn texts(field: &str, raw: &[String], one: fn(&str) -> Result<TextPattern, Wrong>) -> Result<Texts, Wrong> {
+    list(field, raw, |text| one(text)).map(Texts::new)
+}
+
+fn source(raw: &CallSource) -> Result<SourceMatch, Wrong> {
+    let CallSource { principals, namespaces, ip_blocks, token } = raw;
+    if principals.is_empty() && namespaces.is_empty() && ip_blocks.is_empty() && token.is_none() {
+        return Err(nothing());
+    }
+    Ok(SourceMatch {
+        principals: texts("principals", principals, principal)?,
+        namespaces: texts("namespaces", namespaces, pattern)?,
+        blocks: list("ip_blocks", ip_blocks, |text| block(text))?,
+        token: token.as_ref().map(self::token).transpose().map_err(|wrong| wrong.within("token"))?,
+    })
+}
+
+fn token(raw: &TokenSource) -> Result<TokenMatch, Wrong> {
+    let TokenSource { issuer, claims } = raw;
+    within("claims", claims.len(), ITEMS_MAX)?;
+    let claim = |(path, values): (&String, &mesh::ClaimValues)| {
+        let at = |wrong: Wrong| wrong.within(format!("claims[{}]", path.escape_debug()));
+        if path.is_empty() || values.values.is_empty() {
+            return Err(at(Wrong::new("", "needs a name and at least one value")));
         }
-        let place = index.to_string();
-        Ok(PolicyRule {
-            ruling: Ruling::new(policy, if name.is_empty() { &place } else { name }),
-            from: self.list("from", from, Self::source)?,
-            to: self.list("to", to, Self::target)?,
-            not_from: self.list("not_from", not_from, Self::source)?,
-            not_to: self.list("not_to", not_to, Self::target)?,
-            when: self.condition(when).map_err(|wrong| wrong.within("when"))?,
-        })
-    }
+        let values = list("values", &values.values, |text| plain(text)).map_err(at)?;
+        Ok((plain(path).map_err(at)?, values))
+    };
+    let claims = claims.iter().map(claim).collect::<Result<_, _>>()?;
+    Ok(TokenMatch { issuer: Some(issuer).filter(|text| !text.is_empty()).map(|text| plain(text)).transpose()?, claims })
+}
 
-    fn condition(&mut self, text: &str) -> Result<Option<Condition>, Wrong> {
-        if text.is_empty() {
-            return Ok(None);
-        }
-        self.conditions += 1;
-        within("", self.conditions, CONDITIONS_MAX)?;
-        Condition::compile(text).map(Some).map_err(|why| Wrong::new("", why))
+fn target(raw: &CallTarget) -> Result<TargetMatch, Wrong> {
+    let CallTarget { ports, hosts, methods, paths, headers } = raw;
+    if ports.is_empty() && hosts.is_empty() && methods.is_empty() && paths.is_empty() && headers.is_empty() {
+        return Err(nothing());
     }
-
-    /// A list, every item by itself.
-    fn list<R, T>(&mut self, field: &str, raw: &[R], one: impl Fn(&mut Self, &R) -> Result<T, Wrong>) -> Result<Vec<T>, Wrong> {
-        within(field, raw.len(), ITEMS_MAX)?;
-        self.items += raw.len();
-        if self.items > ITEMS_OF_ALL_MAX {
-            return Err(Wrong::new(field, format!("there are more than {ITEMS_OF_ALL_MAX} items in all")));
-        }
-        let at = |index: usize, wrong: Wrong| wrong.within(format!("{field}[{index}]"));
-        raw.iter().enumerate().map(|(index, raw)| one(self, raw).map_err(|wrong| at(index, wrong))).collect()
-    }
-
-    fn source(&mut self, raw: &CallSource) -> Result<SourceMatch, Wrong> {
-        let CallSource { principals, namespaces, ip_blocks, token } = raw;
-        if principals.is_empty() && namespaces.is_empty() && ip_blocks.is_empty() && token.is_none() {
-            return Err(nothing());
-        }
-        Ok(SourceMatch {
-            principals: Texts::new(self.list("principals", principals, |_, text| principal(text))?),
-            namespaces: Texts::new(self.list("namespaces", namespaces, |_, text| pattern(text))?),
-            blocks: self.list("ip_blocks", ip_blocks, |_, text| block(text))?,
-            token: token.as_ref().map(|raw| self.token(raw)).transpose().map_err(|wrong| wrong.within("token"))?,
-        })
-    }
-
-    fn token(&mut self, raw: &TokenSource) -> Result<TokenMatch, Wrong> {
-        let TokenSource { issuer, claims } = raw;
-        within("claims", claims.len(), ITEMS_MAX)?;
-        let claim = |(path, values): (&String, &mesh::ClaimValues)| {
-            let at = |wrong: Wrong| wrong.within(format!("claims[{}]", path.escape_debug()));
-            if path.is_empty() || values.values.is_empty() {
-                return Err(at(Wrong::new("", "needs a name and at least one value")));
-            }
-            let values = self.list("values", &values.values, |_, text| plain(text)).map_err(at)?;
-            Ok((plain(path).map_err(at)?, values))
-        };
-        let claims = claims.iter().map(claim).collect::<Result<_, _>>()?;
-        Ok(TokenMatch { issuer: Some(issuer).filter(|text| !text.is_empty()).map(|text| plain(text)).transpose()?, claims })
-    }
-
-    fn target(&mut self, raw: &CallTarget) -> Result<TargetMatch, Wrong> {
-        let CallTarget { ports, hosts, methods, paths, headers } = raw;
-        if ports.is_empty() && hosts.is_empty() && methods.is_empty() && paths.is_empty() && headers.is_empty() {
-            return Err(nothing());
-        }
-        Ok(TargetMatch {
-            ports: self.list("ports", ports, |_, port| self::port(*port))?,
-            hosts: Texts::new(self.list("hosts", hosts, |_, text| host(text))?),
-            methods: self.list("methods", methods, |_, text| method(text))?,
-            paths: self.list("paths", paths, |_, raw| path(raw))?,
-            headers: self::headers(headers)?,
-        })
-    }
+    Ok(TargetMatch {
+        ports: list("ports", ports, |port| self::port(*port))?,
+        hosts: texts("hosts", hosts, host)?,
+        methods: list("methods", methods, |text| method(text))?,
+        paths: list("paths", paths, path)?,
+        headers: self::headers(headers)?,
+    })
 }
 
 /// The host is none of them: HTTP/2 says it elsewhere, and a rule for the header would hold for one version alone.

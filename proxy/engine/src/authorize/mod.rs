@@ -13,6 +13,7 @@ mod condition;
 mod index;
 mod path;
 mod rule;
+mod sum;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -30,11 +31,12 @@ use crate::matching::RequestHead;
 use class::Class;
 use rule::Spent;
 
+pub use compile::ITEMS_MAX;
 pub(crate) use compile::compile;
-pub use compile::{ITEMS_MAX, POLICIES_MAX, RULES_MAX};
 pub use condition::{CLAIM_ITEMS_MAX, CONDITION_BYTES_MAX, CONDITION_DEPTH_MAX, CONDITION_PARTS_MAX, check};
 pub use rule::CONDITIONS_ASKED_MAX;
-pub use told::{Told, ToldVerdict};
+pub use sum::{CONDITIONS_MAX, ITEMS_OF_ALL_MAX, POLICIES_MAX, PolicySum, RULES_MAX};
+pub use told::{LoadedPolicy, Told, ToldVerdict};
 
 /// Most auditing policies that are told of one call.
 pub const AUDITS_TOLD_MAX: usize = 4;
@@ -161,6 +163,11 @@ impl Authorization {
         Self { refused: true, ..Self::of(Vec::new(), Vec::new()) }
     }
 
+    /// Whether what was sent could not be read, so that nobody is let in.
+    pub const fn is_refused(&self) -> bool {
+        self.refused
+    }
+
     /// Whether a rule looks at the host, which costs a request something to find.
     pub const fn of_hosts(&self) -> bool {
         self.of_hosts
@@ -174,18 +181,23 @@ impl Authorization {
             return judgement;
         }
         let spent = Spent::default();
-        if !self.audit.is_empty() {
-            self.audit.each(call, &spent, &mut judgement.audited);
-        }
         judgement.verdict = match self.deny.first(call, &spent) {
             Some(ruling) => CallVerdict::Denied(ruling),
             None if self.allow.is_empty() || self.allow.first(call, &spent).is_some() => CallVerdict::Allowed,
             None => CallVerdict::Denied(self.allow.otherwise()),
         };
-        if judgement.allows() && !(self.trial_deny.is_empty() && self.trial_allow.is_empty()) {
-            judgement.would_deny = self.would_deny(call, &spent);
-        }
         judgement.unanswered = spent.unanswered();
+        // What only tells spends nothing of what decides.
+        if judgement.allows() && !(self.trial_deny.is_empty() && self.trial_allow.is_empty()) {
+            let spent = Spent::default();
+            judgement.would_deny = self.would_deny(call, &spent);
+            judgement.unanswered += spent.unanswered();
+        }
+        if !self.audit.is_empty() {
+            let spent = Spent::default();
+            self.audit.each(call, &spent, &mut judgement.audited);
+            judgement.unanswered += spent.unanswered();
+        }
         judgement
     }
 

@@ -1,4 +1,5 @@
-//! Paths that a rule asks for, judged as they are sent on: dot segments are resolved by then, everything else is as it came.
+//! Paths that a rule asks for, judged as they are sent on: dot segments are resolved by then, everything else is as it came. What lets somebody
+//! in holds for no path that an application may read as another one.
 
 /// One path of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,15 +83,64 @@ impl PathPattern {
         Ok(Self::Template(Template { elements: elements.into(), open, known: known.into() }))
     }
 
-    pub(super) fn holds(&self, path: &str) -> bool {
+    /// `widens`: holding lets somebody in, so that what follows the text of a pattern must stay below it for every reader.
+    pub(super) fn holds(&self, path: &str, widens: bool) -> bool {
         match self {
             Self::Any => true,
             Self::Exact(exact) => path == &**exact,
-            Self::Prefix(prefix) => path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
+            Self::Prefix(prefix) => {
+                let rest = path.strip_prefix(&**prefix).filter(|rest| rest.is_empty() || rest.starts_with('/'));
+                rest.is_some_and(|rest| !(widens && climbs(rest)))
+            }
             Self::Suffix(suffix) => path.ends_with(&**suffix),
-            Self::Template(template) => template.holds(path),
+            Self::Template(template) => template.holds(path) && !(widens && path.get(template.known.len()..).is_some_and(climbs)),
         }
     }
+}
+
+/// Whether an application may read a step upwards, or to the same place, where nothing on the way resolved one: dots with a parameter behind
+/// them (`..;a=b`), or beside a separator that is encoded or a backslash (`..%2f`, `x%5c..`).
+fn climbs(path: &str) -> bool {
+    let mut rest = path.as_bytes();
+    loop {
+        let (end, next) = separator(rest);
+        let part = &rest[..end];
+        let name = part.iter().position(|byte| *byte == b';').map_or(part, |end| &part[..end]);
+        if is_dots(name) {
+            return true;
+        }
+        match next {
+            Some(next) => rest = &rest[next..],
+            None => return false,
+        }
+    }
+}
+
+/// Where the first part ends, and where the next begins.
+fn separator(path: &[u8]) -> (usize, Option<usize>) {
+    for (at, byte) in path.iter().enumerate() {
+        match byte {
+            b'/' | b'\\' => return (at, Some(at + 1)),
+            b'%' if matches!(path.get(at + 1..at + 3), Some([b'2', b'f' | b'F'] | [b'5', b'c' | b'C'])) => return (at, Some(at + 3)),
+            _ => {}
+        }
+    }
+    (path.len(), None)
+}
+
+/// `.` or `..`, each plain or as `%2e`.
+fn is_dots(part: &[u8]) -> bool {
+    let mut rest = part;
+    for _ in 0..2 {
+        rest = match rest {
+            [b'.', rest @ ..] | [b'%', b'2', b'e' | b'E', rest @ ..] => rest,
+            _ => return false,
+        };
+        if rest.is_empty() {
+            return true;
+        }
+    }
+    false
 }
 
 enum Place {
@@ -172,12 +222,40 @@ mod tests {
         for (make, text, yes, no) in rows {
             let pattern = make(text).unwrap();
             for path in yes {
-                assert!(pattern.holds(path), "{text} {path}");
+                assert!(pattern.holds(path, true) && pattern.holds(path, false), "{text} {path}");
             }
             for path in no {
-                assert!(!pattern.holds(path), "{text} {path}");
+                assert!(!pattern.holds(path, true) && !pattern.holds(path, false), "{text} {path}");
             }
         }
+    }
+
+    #[test]
+    fn what_may_lead_elsewhere_lets_nobody_in() {
+        // Aim: a path that some application resolves to another one meets what denies and not what allows; an exact text is what it says.
+        let prefix = PathPattern::prefix("/public").unwrap();
+        let [one, rest] = ["/public/{id}", "/public/{rest=**}"].map(|text| PathPattern::template(text).unwrap());
+        for path in [
+            "/public/..%2fadmin",
+            "/public/..%2F..%2fadmin",
+            "/public/x%2f..%2f..%2fadmin",
+            "/public/..%5cadmin",
+            "/public/..\\..\\admin",
+            "/public/%2e%2E%2fadmin",
+            "/public/..;",
+            "/public/.;a=b",
+        ] {
+            for pattern in [&prefix, &one, &rest] {
+                assert!(!pattern.holds(path, true) && pattern.holds(path, false), "{pattern:?} {path}");
+            }
+        }
+        assert!(!prefix.holds("/public/..;/admin", true) && !rest.holds("/public/a/..;x/admin", true));
+        for path in
+            ["/public/a;b=..", "/public/a..;b", "/public/...;a", "/public/%2fa", "/public/..a%2fb", "/public/a%5cb", "/public/%252e%252e"]
+        {
+            assert!(prefix.holds(path, true) && one.holds(path, true) && rest.holds(path, true), "{path}");
+        }
+        assert!(PathPattern::exact("/a/..;/b").unwrap().holds("/a/..;/b", true) && PathPattern::prefix("/").unwrap().holds("/..;/b", true));
     }
 
     #[test]

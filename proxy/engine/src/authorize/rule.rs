@@ -1,6 +1,6 @@
 //! One rule: who calls, what for, and under which condition.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,8 +14,11 @@ use super::{Call, Ruling};
 pub(super) use crate::matching::plain_host;
 use crate::matching::{Match, header_of_policy};
 
-/// Most conditions in CEL that are evaluated for one call; further ones count as failed.
+/// Most conditions in CEL that are evaluated to decide on one call; further ones count as failed. What audits, and what is on trial, has as
+/// many of its own.
 pub const CONDITIONS_ASKED_MAX: u32 = 64;
+/// Answers that are remembered without memory of their own.
+const ANSWERS_INLINE: usize = 8;
 
 /// What is taken for true where it cannot be known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +33,9 @@ pub(super) enum Stance {
 /// What conditions have cost one call.
 #[derive(Debug, Default)]
 pub(super) struct Spent {
-    asked: Cell<u32>,
+    /// The conditions that were asked, by their places in memory, and what they came to: a rule may be found under several of its
+    /// alternatives. [`CONDITIONS_ASKED_MAX`] at most.
+    asked: RefCell<SmallVec<[(*const Condition, bool); ANSWERS_INLINE]>>,
     unanswered: Cell<u32>,
 }
 
@@ -104,12 +109,21 @@ fn asked(when: &Condition, call: &Call<'_>, unknown: bool, spent: &Spent) -> boo
     if when.of_requests && call.head.is_none() {
         return unknown;
     }
-    spent.asked.set(spent.asked.get() + 1);
-    let answer = if spent.asked.get() > CONDITIONS_ASKED_MAX { None } else { when.holds(call).ok() };
-    answer.unwrap_or_else(|| {
+    let place = std::ptr::from_ref(when);
+    let mut asked = spent.asked.borrow_mut();
+    if let Some((_, known)) = asked.iter().find(|(other, _)| *other == place) {
+        return *known;
+    }
+    let room = asked.len() < CONDITIONS_ASKED_MAX as usize;
+    let answer = if room { when.holds(call).ok() } else { None };
+    if answer.is_none() {
         spent.unanswered.set(spent.unanswered.get() + 1);
-        unknown
-    })
+    }
+    let holds = answer.unwrap_or(unknown);
+    if room {
+        asked.push((place, holds));
+    }
+    holds
 }
 
 impl SourceMatch {
@@ -139,7 +153,8 @@ impl TokenMatch {
 }
 
 impl TargetMatch {
-    /// `unknown`: what is taken of a request that opaque bytes do not make, and of a header that may be read in several ways.
+    /// `unknown`: what is taken of a request that opaque bytes do not make, and of a header that may be read in several ways; where it is
+    /// nothing, holding lets in, and paths that an application may resolve to others meet no pattern.
     fn holds(&self, call: &Call<'_>, unknown: bool) -> bool {
         if !self.ports.is_empty() && !self.ports.contains(&call.port) {
             return false;
@@ -148,7 +163,7 @@ impl TargetMatch {
             return unknown || self.is_of_any_bytes();
         };
         (self.methods.is_empty() || self.methods.contains(head.method))
-            && (self.paths.is_empty() || self.paths.iter().any(|path| path.holds(head.path)))
+            && (self.paths.is_empty() || self.paths.iter().any(|path| path.holds(head.path, !unknown)))
             && (self.hosts.is_empty() || plain_host(head.host, |host| self.hosts.hold(host)))
             && self.headers.headers.iter().all(|(name, wanted)| header_of_policy(wanted, head.headers, name, unknown))
     }

@@ -323,6 +323,43 @@ fn a_condition_comes_last_and_fails_closed() {
 }
 
 #[test]
+fn what_only_tells_spends_nothing_of_what_decides() {
+    // Aim: conditions of policies that audit, or are on trial, never take from those that decide.
+    let ask = Ask::default();
+    let when = |text: &str| AuthorizationRule { when: text.into(), ..from(&[FRONTEND]) };
+    let many = || vec![when("request.method == 'PUT'"); CONDITIONS_ASKED_MAX as usize + 1];
+    let allow = || policy("a", Does::Allow, vec![when("request.method == 'GET'")]);
+    let deny = || policy("d", Does::Deny, vec![when("request.method == 'PUT'")]);
+    assert_eq!(judged(vec![policy("u", Does::Audit, many()), allow(), deny()], &ask), "allowed, 1 unanswered");
+    let trial = AuthorizationPolicy { dry_run: true, ..policy("t", Does::Deny, many()) };
+    assert_eq!(judged(vec![trial, allow()], &ask), "allowed, shop/t/r would deny, 1 unanswered");
+}
+
+#[test]
+fn a_condition_is_asked_once() {
+    // Aim: a rule that the index finds under several of its alternatives spends one condition, so the bound is that of asking all.
+    let target = CallTarget { paths: ["/a", "/a/b", "/a/b/c"].map(prefix).to_vec(), ..CallTarget::default() };
+    let rule = || AuthorizationRule { when: "request.method == 'PUT'".into(), ..to(target.clone()) };
+    let mut rules = vec![rule(); 22];
+    rules.extend((0..8).map(|n| to(below(&format!("/other/{n}")))));
+    let ask = Ask { head: Some((Method::GET, "/a/b/c", "a")), ..Ask::default() };
+    assert_eq!(judged(vec![policy("d", Does::Deny, rules)], &ask), "allowed");
+}
+
+#[test]
+fn what_policies_come_to_is_counted_together() {
+    // Aim: each bound is of the sum; what a proxy counts is what is told to whoever shares the room out.
+    let claims = BTreeMap::from([("a".to_owned(), ClaimValues { values: texts(&["1", "2"]) })]);
+    let token = CallSource { token: Some(TokenSource { issuer: String::new(), claims }), ..CallSource::default() };
+    let rule = AuthorizationRule { when: "true".into(), from: vec![token], not_to: vec![below("/x")], ..AuthorizationRule::default() };
+    assert_eq!(PolicySum::of(&[rule]), PolicySum { policies: 1, rules: 1, items: 5, conditions: 1 });
+    let when = AuthorizationRule { when: "true".into(), ..AuthorizationRule::default() };
+    let many = proto::mesh::Authorization { policies: vec![policy("a", Does::Deny, vec![when; 700]); 3], dry_run: false };
+    let refused = compile(&many).unwrap_err().of("t", "inbound").to_string();
+    assert!(refused.contains("policies: holds 2100 conditions, which is more than 2000"), "{refused}");
+}
+
+#[test]
 fn what_cannot_be_carried_out_is_refused_by_name() {
     // Aim: every refusal names the field, and says what would be right.
     let one = |rule: AuthorizationRule| proto::mesh::Authorization { policies: vec![policy("a", Does::Allow, vec![rule])], dry_run: false };

@@ -25,6 +25,30 @@ pub(super) struct Outlined {
     pub(super) rules: std::ops::Range<usize>,
 }
 
+impl PolicyAction {
+    /// As AuthorizationPolicy spells it.
+    const fn text(self) -> &'static str {
+        match self {
+            Self::Allow => "Allow",
+            Self::Deny => "Deny",
+            Self::Audit => "Audit",
+        }
+    }
+}
+
+/// A policy that is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadedPolicy<'a> {
+    /// `NAMESPACE/NAME`.
+    pub name: &'a str,
+    /// As AuthorizationPolicy spells it.
+    pub action: &'static str,
+    /// It decides nothing.
+    pub dry_run: bool,
+    /// How many rules it has.
+    pub rules: usize,
+}
+
 /// What a policy says of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ToldVerdict {
@@ -103,6 +127,16 @@ impl Authorization {
             (PolicyAction::Allow, true) => &mut self.trial_allow,
             (PolicyAction::Audit, _) => &mut self.audit,
         }
+    }
+
+    /// What is loaded, in the order in which it came.
+    pub fn loaded(&self) -> impl Iterator<Item = LoadedPolicy<'_>> {
+        self.policies.iter().map(|policy| LoadedPolicy {
+            name: &policy.name,
+            action: policy.action.text(),
+            dry_run: policy.trial,
+            rules: policy.rules.len(),
+        })
     }
 
     /// What each policy says of a call, in their order.

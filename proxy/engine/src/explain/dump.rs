@@ -1,4 +1,4 @@
-//! What this proxy runs, row by row: `get listeners|routes|clusters|endpoints -o json`. Read from the snapshot, so it is what runs
+//! What this proxy runs, row by row: `get listeners|routes|clusters|endpoints|policies -o json`. Read from the snapshot, so it is what runs
 //! and not what was sent.
 
 use std::collections::BTreeMap;
@@ -11,7 +11,9 @@ use super::view::{ReplyView, StandingView, workload};
 use super::words;
 use crate::Moment;
 use crate::balance::chances;
-use crate::model::{Action, Cluster, ClusterKind, Endpoint, Forward, InboundPort, Outbound, RouteTable, Rule, Snapshot, Steps, Target};
+use crate::model::{
+    Action, Cluster, ClusterKind, EgressMode, Endpoint, Forward, InboundPort, Outbound, RouteTable, Rule, Snapshot, Steps, Target,
+};
 
 /// One listener, or one port of the inbound one.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -174,6 +176,70 @@ pub struct EndpointRow {
     #[serde(skip_serializing_if = "str::is_empty")]
     pub zone: String,
 }
+
+/// One policy as it is loaded.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PolicyRow {
+    /// `AuthorizationPolicy`, `RequestAuthentication` or `EgressPolicy`.
+    pub kind: &'static str,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name; empty where none of its kind could be read.
+    pub name: String,
+    /// What it does, as its kind spells it. `Refused`: what was sent could not be read and there was nothing before, so nothing passes.
+    pub action: &'static str,
+    /// It is on trial.
+    #[serde(skip_serializing_if = "is_false")]
+    pub dry_run: bool,
+    /// How many of its rules are loaded.
+    pub rules: usize,
+    /// Of tokens: issuers, and where their keys come from.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<String>,
+}
+
+impl PolicyRow {
+    fn new(kind: &'static str, policy: &str, action: &'static str, rules: usize) -> Self {
+        let (namespace, name) = policy.split_once('/').unwrap_or(("", policy));
+        Self { kind, namespace: namespace.to_owned(), name: name.to_owned(), action, dry_run: false, rules, issuers: Vec::new() }
+    }
+}
+
+/// Rows of `get policies`: who may call, whose tokens are believed, and where the workload may call past the mesh.
+pub fn policies(snapshot: &Snapshot) -> Vec<PolicyRow> {
+    let mut rows = Vec::new();
+    if let Some(authorization) = &snapshot.authorization {
+        rows.extend(authorization.is_refused().then(|| PolicyRow::new("AuthorizationPolicy", "", REFUSED, 0)));
+        rows.extend(authorization.loaded().map(|policy| PolicyRow {
+            dry_run: policy.dry_run,
+            ..PolicyRow::new("AuthorizationPolicy", policy.name, policy.action, policy.rules)
+        }));
+    }
+    if let Some(authentication) = &snapshot.authentication {
+        rows.extend(authentication.is_broken().then(|| PolicyRow::new("RequestAuthentication", "", REFUSED, 0)));
+        let mut by_name: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+        authentication.rules().iter().for_each(|rule| by_name.entry(&rule.policy).or_default().push(rule.story()));
+        rows.extend(by_name.into_iter().map(|(name, issuers)| PolicyRow {
+            rules: issuers.len(),
+            issuers,
+            ..PolicyRow::new("RequestAuthentication", name, "Verify", 0)
+        }));
+    }
+    let egress = &snapshot.egress;
+    let action = match egress.mode {
+        EgressMode::Unsaid => return rows,
+        EgressMode::Enforce if egress.policies.is_empty() => REFUSED,
+        EgressMode::Enforce => "Enforce",
+        EgressMode::Audit => "Audit",
+    };
+    rows.extend((action == REFUSED).then(|| PolicyRow::new("EgressPolicy", "", REFUSED, 0)));
+    let of = |name: &str| egress.rules.iter().filter(|rule| *rule.policy == *name).count();
+    rows.extend(egress.policies.iter().map(|name| PolicyRow::new("EgressPolicy", name, action, of(name))));
+    rows
+}
+
+/// In place of policies that could not be read.
+const REFUSED: &str = "Refused";
 
 /// Rows of `get listeners`.
 pub fn listeners(snapshot: &Snapshot) -> Vec<ListenerRow> {

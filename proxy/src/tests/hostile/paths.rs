@@ -1,8 +1,10 @@
 //! Paths that a router, a judge and an application could read in different ways: all three see the same one.
 
 use engine::model::{Action, Match, PathMatch, RouteTable, Rule, RuleSource};
+use proto::mesh::authorization_policy::Action as Does;
 
 use super::*;
+use crate::tests::authorized::{below, policy, staged};
 
 /// What becomes of a path.
 enum Becomes {
@@ -107,6 +109,8 @@ fn decided(door: Door) -> World {
     };
     let ports = inbound.ports.iter().map(|(number, at)| (*number, port(at))).collect();
     server.inbound = Some(Arc::new(Inbound { ports, other: port(&inbound.other), content: 2 }));
+    // It decides nothing and tells what it holds for.
+    server.authorization = staged(vec![policy("secret", Does::Audit, vec![below("/secret")])]);
     world.server_means.snapshots.publish(Arc::new(server));
     world
 }
@@ -118,6 +122,12 @@ fn matched(metrics: &str) -> [u32; 2] {
         let lines = metrics.lines().filter(|line| line.starts_with("meshwright_requests_total") && line.contains(&label));
         lines.filter_map(|line| line.split('}').nth(1)?.split_whitespace().next()?.parse::<u32>().ok()).sum()
     })
+}
+
+/// How often the policy for the secret has held.
+fn audited(metrics: &str) -> u32 {
+    let lines = metrics.lines().filter(|line| line.starts_with("meshwright_policy_rulings_total") && line.contains("shop/secret"));
+    lines.filter_map(|line| line.split('}').nth(1)?.split_whitespace().next()?.parse::<u32>().ok()).sum()
 }
 
 /// Sends a request for a path, in HTTP/1.1 or by hand in HTTP/2.
@@ -142,13 +152,15 @@ async fn ask(client: &mut Socket, path: &str, http2: bool) -> bool {
 /// Sends a path and compares what everybody saw.
 async fn same(door: Door, (world, seen): (&World, &Seen), (path, becomes): (&str, &Becomes), http2: bool) -> Judged {
     let counts = || [world.server_means.telemetry.render(), world.client_means.telemetry.render()].map(|metrics| matched(&metrics));
-    let before = counts();
+    let judged = || audited(&world.server_means.telemetry.render());
+    let (before, judged_before) = (counts(), judged());
     let passed = ask(&mut door.dial(world), path, http2).await;
     let read = strictly(seen)?;
     let targets: Vec<&str> = read.iter().map(Message::target).collect();
     let after = counts();
     let [inbound, outbound] = [0, 1].map(|proxy| [0, 1].map(|rule| after[proxy][rule] - before[proxy][rule]));
-    let what = || format!("passed {passed}, reached {targets:?}, rules {inbound:?} {outbound:?}");
+    let holds = judged() - judged_before;
+    let what = || format!("passed {passed}, reached {targets:?}, rules {inbound:?} {outbound:?}, policy {holds}");
     let wanted = match becomes {
         Path(wanted) => wanted,
         Cut(wanted) if http2 => wanted,
@@ -156,12 +168,13 @@ async fn same(door: Door, (world, seen): (&World, &Seen), (path, becomes): (&str
     };
     check(passed && targets == [*wanted], what)?;
     let rule = if is_secret(wanted) { [1, 0] } else { [0, 1] };
-    check(inbound == rule && (door == Door::Inbound || outbound == rule), what)
+    check(inbound == rule && (door == Door::Inbound || outbound == rule), what)?;
+    check(holds == rule[0], what)
 }
 
 #[test]
 fn everybody_sees_the_same_path() {
-    // Aim: contract §4: routing on both proxies and the application see one path, whatever was written; what has none is refused.
+    // Aim: contract §4: routing on both proxies, the policies and the application see one path, whatever was written; what has none is refused.
     for door in Door::ALL {
         run(|| async move {
             let mut world = decided(door);

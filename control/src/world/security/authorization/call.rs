@@ -10,6 +10,7 @@ use proto::mesh::{CallSource, CallTarget, ClaimValues, PathPattern, TokenSource}
 
 use super::{ITEMS_MAX, some};
 use crate::world::door::{Cursor, is_label};
+use crate::world::security::canonical;
 use crate::world::traffic::header_matches;
 
 /// Longest identity, host, path, issuer, claim or value.
@@ -109,14 +110,7 @@ fn block(at: &Cursor<'_>, text: String) -> Option<String> {
     if block.trunc() != block {
         at.warn(format!("`{text}` has bits beyond its prefix; {} is what holds", block.trunc()), format!("write {}", block.trunc()));
     }
-    // A mapped address is the IPv4 address that it stands for.
-    let mapped = match block {
-        IpNet::V6(v6) if v6.prefix_len() >= 96 => {
-            v6.addr().to_ipv4_mapped().and_then(|v4| IpNet::new(v4.into(), v6.prefix_len() - 96).ok())
-        }
-        IpNet::V6(_) | IpNet::V4(_) => None,
-    };
-    Some(mapped.unwrap_or(block).trunc().to_string())
+    Some(canonical(block).to_string())
 }
 
 /// Without anything it is whoever shows a token that is trusted.

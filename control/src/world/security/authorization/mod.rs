@@ -3,13 +3,12 @@
 
 mod call;
 
-use engine::model::build::Parts;
-use prost::Name as _;
+use engine::authorize::PolicySum;
 pub use proto::mesh::authorization_policy::Action;
 use proto::mesh::{Authorization, AuthorizationPolicy as Sent, AuthorizationRule};
 use proto::names;
-use proto::xds::pack;
 
+use super::taken;
 use crate::world::door::{Cursor, Fields};
 use crate::world::own::{Selector, read_selector};
 use crate::world::traffic::{PolicyTarget, TARGETS_MAX};
@@ -64,7 +63,7 @@ impl AuthorizationPolicy {
         fields.done();
         let policy = Self { targets, selector, action: action?, dry_run, rules };
         if !at.refused()
-            && let Err(wrong) = judged(&policy.sent(at.key()))
+            && let Err(wrong) = policy.judged(at.key())
         {
             at.error(format!("proxies would not take it: {wrong}"), "correct it, or make it smaller");
         }
@@ -77,16 +76,22 @@ impl AuthorizationPolicy {
         Sent { name: key.path(), action: self.action.into(), dry_run: self.dry_run, rules }
     }
 
+    /// What the proxy's engine says of it. Conditions were asked where they stand, and are not compiled again.
+    fn judged(&self, key: &ObjectKey) -> Result<(), String> {
+        let mut policy = self.sent(key);
+        policy.rules.iter_mut().for_each(|rule| rule.when.clear());
+        taken(names::INBOUND, &Authorization { policies: vec![policy], dry_run: false })
+    }
+
+    /// What it takes of what a proxy has room for.
+    pub fn sum(&self) -> PolicySum {
+        PolicySum::of(self.rules.iter().map(|written| &written.rule))
+    }
+
     /// Whether a selector, or neither, says whom it is about: then the servers' sidecars judge.
     pub fn inbound(&self) -> bool {
         self.targets.is_empty()
     }
-}
-
-/// What the proxy's engine says of it: nothing may pass here that makes a whole resource be refused there.
-fn judged(policy: &Sent) -> Result<(), String> {
-    let whole = Authorization { policies: vec![policy.clone()], dry_run: false };
-    Parts::default().put(&Authorization::type_url(), names::INBOUND, "", &pack(&whole)).map_err(|rejected| rejected.to_string())
 }
 
 fn target(at: &Cursor<'_>) -> Option<PolicyTarget> {

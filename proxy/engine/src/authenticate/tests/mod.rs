@@ -141,8 +141,12 @@ pub(super) fn rules(rules: Vec<RawRule>) -> Arc<Authentication> {
 }
 
 pub(super) fn put(parts: &mut build::Parts, rules: Vec<RawRule>) -> Result<(), build::Rejected> {
+    put_raw(parts, &Raw { rules, withheld: None })
+}
+
+pub(super) fn put_raw(parts: &mut build::Parts, raw: &Raw) -> Result<(), build::Rejected> {
     use prost::{Message as _, Name as _};
-    let any = proto::xds::pack(&Raw { rules });
+    let any = proto::xds::pack(raw);
     let version = proto::epoch::version(&any.encode_to_vec());
     parts.put(&Raw::type_url(), "inbound", &version, &any)
 }

@@ -349,3 +349,37 @@ fn bad_rules_are_refused_and_close_the_door() {
     assert_eq!(put(&mut parts, Vec::new()).unwrap_err().field, "rules");
     assert_eq!(put(&mut parts, vec![rule(); 65]).unwrap_err().field, "rules");
 }
+
+/// Aim: where rules were left out nothing opens: a token at their places that no other rule accepts is refused, what a caller says in their
+/// headers goes, a request without a token passes as before.
+#[test]
+fn what_was_left_out_stays_closed() {
+    let withheld = proto::mesh::WithheldTokens {
+        from_headers: vec![TokenHeader { name: "x-token".into(), prefix: String::new() }],
+        from_query: vec!["t".into()],
+        from_cookies: vec!["sid".into()],
+        headers: vec!["x-tenant".into()],
+    };
+    let mut parts = build::Parts::default();
+    put_raw(&mut parts, &Raw { rules: vec![rule()], withheld: Some(withheld) }).unwrap();
+    let own = parts.assemble(1, &Snapshot::default()).authentication.unwrap();
+    let (good, other) = (token(json!({})), token(json!({"iss": "https://other.example"})));
+    assert!(judge(&own, &with_bearer(&good)).unwrap().is_some());
+    for shown in [
+        request("/", &[("x-token", &other)]),
+        request(&format!("/?t={other}"), &[]),
+        request("/", &[("cookie", &format!("sid={other}"))]),
+        with_bearer(&other),
+    ] {
+        assert_eq!(judge(&own, &shown).unwrap_err(), TokenFault::Issuer, "{shown:?}");
+    }
+    let mut without = request("/", &[("x-tenant", "a"), ("x_tenant", "b")]);
+    assert!(judge(&own, &without).unwrap().is_none());
+    own.carry_out(&TokenVerdict::Without, &mut without);
+    assert!(without.headers.is_empty(), "{:?}", without.headers);
+    for bad in [vec!["host".to_owned()], vec!["x-a".to_owned(); build::WITHHELD_MAX + 1]] {
+        let withheld = proto::mesh::WithheldTokens { headers: bad, ..proto::mesh::WithheldTokens::default() };
+        let refused = put_raw(&mut build::Parts::default(), &Raw { rules: vec![rule()], withheld: Some(withheld) });
+        assert_eq!(refused.unwrap_err().field, "withheld.headers");
+    }
+}

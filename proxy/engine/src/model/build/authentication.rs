@@ -5,7 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::{HeaderName, header};
-use proto::mesh::{Authentication as Raw, ClaimHeader, TokenHeader, TokenRule as RawRule};
+use proto::mesh::{Authentication as Raw, ClaimHeader, TokenHeader, TokenRule as RawRule, WithheldTokens};
 
 use super::{Parts, Staged, duration, stamp, unpack};
 use crate::authenticate::{Authentication, KeyCell, KeySet, Keys, KeysUri, TOKEN_RULES_MAX, TokenPlace, TokenRule};
@@ -15,6 +15,10 @@ use crate::rejected::Wrong;
 const LISTED_MAX: usize = 64;
 /// Longest text in a rule, in bytes; key sets have a bound of their own.
 const TEXT_BYTES_MAX: usize = 2048;
+/// Longest text before a token in a header, in bytes.
+pub const PREFIX_BYTES_MAX: usize = TEXT_BYTES_MAX;
+/// Most places of each kind, and headers, of rules that were left out.
+pub const WITHHELD_MAX: usize = 1024;
 /// Clocks that differ by more are broken.
 const SKEW_MAX: Duration = Duration::from_secs(600);
 /// Headers that claims may not fill: they frame the message, or say what the mesh itself says.
@@ -60,12 +64,49 @@ fn compile(name: &str, raw: &Raw, cells: &mut Cells) -> Result<Authentication, W
     if name != proto::names::INBOUND {
         return Err(Wrong::new("", format!("the only resource of this type is `{}`", proto::names::INBOUND)));
     }
-    let Raw { rules } = raw;
+    let Raw { rules, withheld } = raw;
     if rules.is_empty() || rules.len() > TOKEN_RULES_MAX {
         return Err(Wrong::new("rules", format!("holds {} rules, not 1 to {TOKEN_RULES_MAX}", rules.len())));
     }
     let one = |(index, raw): (usize, &RawRule)| rule(raw, cells).map_err(|wrong| wrong.within(format!("rules[{index}]")));
-    Ok(Authentication::new(rules.iter().enumerate().map(one).collect::<Result<_, _>>()?, stamp()))
+    let rules = rules.iter().enumerate().map(one).collect::<Result<_, _>>()?;
+    let withheld = withheld.as_ref().map(self::withheld).transpose().map_err(|wrong| wrong.within("withheld"))?;
+    Ok(Authentication::new(rules, withheld.unwrap_or_default(), stamp()))
+}
+
+/// Where tokens are looked for that no rule accepts, and the headers that no claim fills any more.
+fn withheld(raw: &WithheldTokens) -> Result<(Vec<TokenPlace>, Vec<HeaderName>), Wrong> {
+    let WithheldTokens { from_headers, from_query, from_cookies, headers } = raw;
+    for (field, count) in [
+        ("from_headers", from_headers.len()),
+        ("from_query", from_query.len()),
+        ("from_cookies", from_cookies.len()),
+        ("headers", headers.len()),
+    ] {
+        if count > WITHHELD_MAX {
+            return Err(Wrong::new(field, format!("holds {count}, which is more than {WITHHELD_MAX}")));
+        }
+    }
+    let places = places(from_headers, from_query, from_cookies)?;
+    Ok((places, headers.iter().map(|name| filled(name, "headers")).collect::<Result<_, _>>()?))
+}
+
+fn places(from_headers: &[TokenHeader], from_query: &[String], from_cookies: &[String]) -> Result<Vec<TokenPlace>, Wrong> {
+    let mut places = Vec::new();
+    for TokenHeader { name, prefix } in from_headers {
+        let name = name.parse().map_err(|_| Wrong::new("from_headers.name", format!("`{}` is not a header name", name.escape_debug())))?;
+        if prefix.len() > PREFIX_BYTES_MAX {
+            return Err(Wrong::new("from_headers.prefix", "is too long"));
+        }
+        places.push(TokenPlace::Header(name, prefix.clone()));
+    }
+    places.extend(texts("from_query", from_query)?.into_iter().map(TokenPlace::Query));
+    places.extend(texts("from_cookies", from_cookies)?.into_iter().map(TokenPlace::Cookie));
+    Ok(places)
+}
+
+fn texts(field: &str, texts: &[String]) -> Result<Vec<String>, Wrong> {
+    texts.iter().map(|item| text(item).map_err(|wrong| wrong.within(field))).collect()
 }
 
 fn rule(raw: &RawRule, cells: &mut Cells) -> Result<(TokenRule, Vec<TokenPlace>), Wrong> {
@@ -96,19 +137,7 @@ fn rule(raw: &RawRule, cells: &mut Cells) -> Result<(TokenRule, Vec<TokenPlace>)
     if skew > SKEW_MAX {
         return Err(Wrong::new("clock_skew", format!("is longer than {} s", SKEW_MAX.as_secs())));
     }
-    let texts = |field: &str, texts: &[String]| -> Result<Vec<String>, Wrong> {
-        texts.iter().map(|item| text(item).map_err(|wrong| wrong.within(field))).collect()
-    };
-    let mut places = Vec::new();
-    for TokenHeader { name, prefix } in from_headers {
-        let name = name.parse().map_err(|_| Wrong::new("from_headers.name", format!("`{}` is not a header name", name.escape_debug())))?;
-        if prefix.len() > TEXT_BYTES_MAX {
-            return Err(Wrong::new("from_headers.prefix", "is too long"));
-        }
-        places.push(TokenPlace::Header(name, prefix.clone()));
-    }
-    places.extend(texts("from_query", from_query)?.into_iter().map(TokenPlace::Query));
-    places.extend(texts("from_cookies", from_cookies)?.into_iter().map(TokenPlace::Cookie));
+    let places = places(from_headers, from_query, from_cookies)?;
     if places.is_empty() {
         return Err(Wrong::new("from_headers", "nothing says where a token is"));
     }
@@ -154,10 +183,15 @@ pub fn claim_header(name: &str) -> bool {
 
 fn fill(raw: &ClaimHeader) -> Result<(String, HeaderName), Wrong> {
     let ClaimHeader { claim, header } = raw;
-    let name: HeaderName =
-        header.parse().map_err(|_| Wrong::new("claims_to_headers.header", format!("`{}` is not a header name", header.escape_debug())))?;
-    if !claim_header(name.as_str()) {
-        return Err(Wrong::new("claims_to_headers.header", format!("`{name}` is not a claim's to fill")));
-    }
+    let name = filled(header, "claims_to_headers.header")?;
     Ok((text(claim).map_err(|wrong| wrong.within("claims_to_headers.claim"))?, name))
+}
+
+/// The name of a header that claims may fill.
+fn filled(text: &str, field: &str) -> Result<HeaderName, Wrong> {
+    let name: HeaderName = text.parse().map_err(|_| Wrong::new(field, format!("`{}` is not a header name", text.escape_debug())))?;
+    if !claim_header(name.as_str()) {
+        return Err(Wrong::new(field, format!("`{name}` is not a claim's to fill")));
+    }
+    Ok(name)
 }

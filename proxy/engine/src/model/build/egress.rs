@@ -11,16 +11,50 @@ use crate::model::{
     Action, Cluster, ClusterKind, Domains, Egress, EgressMode, EgressRule, Forward, Match, Named, Protocol, Roots, RouteTable, Rule,
     RuleSource, Target,
 };
+use crate::raw::{is_host, is_name};
 use crate::rejected::Wrong;
 
-/// Most policies of one workload.
-const POLICIES_MAX: usize = 256;
+/// Most EgressPolicies of one workload.
+pub const EGRESS_POLICIES_MAX: usize = 256;
 /// Most rules of all of them.
-const RULES_MAX: usize = 1024;
+pub const EGRESS_RULES_MAX: usize = 1024;
 /// Most hosts, ranges and ports of all rules: each may be looked at once per connection.
-const ITEMS_MAX: usize = 16_384;
-/// Longest name (RFC 1035, section 2.3.4).
-const NAME_BYTES_MAX: usize = 253;
+pub const EGRESS_ITEMS_MAX: usize = 16_384;
+
+/// What EgressPolicies come to together, as far as that is bounded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EgressSum {
+    /// How many they are; at most [`EGRESS_POLICIES_MAX`].
+    pub policies: usize,
+    /// Their rules; at most [`EGRESS_RULES_MAX`].
+    pub rules: usize,
+    /// Hosts, ranges and ports of their rules; at most [`EGRESS_ITEMS_MAX`].
+    pub items: usize,
+}
+
+impl EgressSum {
+    /// What one policy comes to.
+    pub fn of(policy: &RawPolicy) -> Self {
+        let items = policy.allow.iter().map(|rule| rule.hosts.len() + rule.cidrs.len() + rule.ports.len());
+        Self { policies: 1, rules: policy.allow.len(), items: items.sum() }
+    }
+
+    /// Both together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self { policies: self.policies + other.policies, rules: self.rules + other.rules, items: self.items + other.items }
+    }
+
+    /// The first that is more than a proxy takes: what, how many there are, and how many may be.
+    pub fn beyond(&self) -> Option<(&'static str, usize, usize)> {
+        let bounds = [
+            ("policies", self.policies, EGRESS_POLICIES_MAX),
+            ("rules", self.rules, EGRESS_RULES_MAX),
+            ("hosts, ranges and ports", self.items, EGRESS_ITEMS_MAX),
+        ];
+        bounds.into_iter().find(|(_, count, most)| count > most)
+    }
+}
 
 impl Default for Egress {
     /// No policy selects the workload.
@@ -42,15 +76,9 @@ pub(in crate::model) fn compile(name: &str, raw: &RawEgress) -> Result<Egress, W
         return Err(Wrong::new("", format!("the only resource of this type is `{}`", proto::names::EGRESS)));
     }
     let RawEgress { policies } = raw;
-    let rules: usize = policies.iter().map(|policy| policy.allow.len()).sum();
-    let items = |rule: &RawRule| rule.hosts.len() + rule.cidrs.len() + rule.ports.len();
-    let items: usize = policies.iter().flat_map(|policy| &policy.allow).map(items).sum();
-    for (what, count, max) in
-        [("policies", policies.len(), POLICIES_MAX), ("rules", rules, RULES_MAX), ("hosts, ranges and ports", items, ITEMS_MAX)]
-    {
-        if count > max {
-            return Err(Wrong::new("policies", format!("holds {count} {what}, and a proxy takes {max}")));
-        }
+    let sum = policies.iter().map(EgressSum::of).fold(EgressSum::default(), EgressSum::and);
+    if let Some((what, count, max)) = sum.beyond() {
+        return Err(Wrong::new("policies", format!("holds {count} {what}, and a proxy takes {max}")));
     }
     let mode = match policies.as_slice() {
         [] => EgressMode::Unsaid,
@@ -84,7 +112,7 @@ fn rule(policy: &Arc<str>, number: usize, raw: &RawRule) -> Result<EgressRule, W
     };
     let mut domains = Domains::default();
     for (place, host) in hosts.iter().enumerate() {
-        if !is_host(host) {
+        if !is_outside_host(host) {
             return Err(wrong("hosts", place, host, "a name in lower case, `*.SUFFIX` or `*`"));
         }
         domains.add(host, 0);
@@ -116,16 +144,19 @@ fn named(raw: &Originate, hosts: &[String]) -> Result<Arc<Named>, Wrong> {
     } else {
         Roots::Given(own::certificates(ca_pem).map_err(|wrong| wrong.within("originate.ca_pem"))?.into())
     };
-    let named = Named::new(sni, roots).filter(|_| sni.parse::<std::net::IpAddr>().is_err());
+    let named = Named::new(sni, roots).filter(|_| is_server_name(sni));
     named.map(Arc::new).ok_or_else(|| Wrong::new("originate.sni", format!("`{}` is no server's name", sni.escape_debug())))
 }
 
-/// `NAME`, `*.SUFFIX` or `*`, as names are compared.
-fn is_host(text: &str) -> bool {
+/// Whether it is `NAME`, `*.SUFFIX` or `*`, as names past the mesh are compared: in lower case, without trailing dot, and no address.
+pub fn is_outside_host(text: &str) -> bool {
     let name = text.strip_prefix("*.").unwrap_or(text);
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || matches!(byte, b'-' | b'_');
-    let label = |label: &str| (1..=63).contains(&label.len()) && label.bytes().all(plain);
-    text == "*" || (name.len() <= NAME_BYTES_MAX && name.split('.').all(label))
+    text == "*" || (is_name(name) && !name.bytes().any(|byte| byte.is_ascii_uppercase()))
+}
+
+/// Whether it can be asked for by TLS: a name, in any case, and no address.
+pub fn is_server_name(text: &str) -> bool {
+    is_host(text) && text.parse::<std::net::IpAddr>().is_err()
 }
 
 /// The original destination.
@@ -194,6 +225,7 @@ mod tests {
             (hosts(&["a.example", "*x.example"]), "hosts[1]"),
             (hosts(&["a..b"]), "hosts[0]"),
             (hosts(&["a.example."]), "hosts[0]"),
+            (hosts(&["192.0.2.1"]), "hosts[0]"),
             (RawRule { cidrs: vec!["10.0.0.0".into(), "x".into()], ..RawRule::default() }, "cidrs[0]"),
             (RawRule { ports: vec![70_000], ..RawRule::default() }, "ports[0]"),
             (RawRule { ports: vec![0], ..RawRule::default() }, "ports[0]"),
@@ -203,12 +235,12 @@ mod tests {
                 "originate.sni",
             ),
             (RawRule { originate: Some(Originate { sni: "a.example".into(), ca_pem: "x".into() }), ..hosts(&["a.example"]) }, "ca_pem"),
-            (RawRule { ports: vec![1; ITEMS_MAX + 1], ..RawRule::default() }, "a proxy takes 16384"),
+            (RawRule { ports: vec![1; EGRESS_ITEMS_MAX + 1], ..RawRule::default() }, "a proxy takes 16384"),
         ] {
             let text = refused(rule);
             assert!(text.contains(word), "{text}");
         }
-        let many = RawEgress { policies: vec![RawPolicy::default(); POLICIES_MAX + 1] };
+        let many = RawEgress { policies: vec![RawPolicy::default(); EGRESS_POLICIES_MAX + 1] };
         assert!(compile("egress", &many).is_err());
         assert!(compile("other", &RawEgress::default()).is_err());
     }

@@ -39,8 +39,9 @@ use crate::authorize::{self, Authorization};
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
-pub use self::authentication::claim_header;
+pub use self::authentication::{PREFIX_BYTES_MAX, WITHHELD_MAX, claim_header};
 pub use self::cluster_policy::INTERVAL_MIN;
+pub use self::egress::{EGRESS_ITEMS_MAX, EGRESS_POLICIES_MAX, EGRESS_RULES_MAX, EgressSum, is_outside_host, is_server_name};
 pub use self::route::TABLE_MAX;
 pub use crate::rejected::Rejected;
 
