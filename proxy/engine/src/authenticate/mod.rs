@@ -79,6 +79,7 @@ pub(crate) enum Keys {
 pub struct Accepted {
     /// What it says.
     pub claims: Arc<Claims>,
+    token: Box<[u8]>,
     rule: usize,
     headers: Vec<(HeaderName, HeaderValue)>,
     /// Unix time until which it holds.
@@ -150,7 +151,7 @@ impl Authentication {
         match self.verify(&shown, now_secs) {
             Ok((accepted, keys)) => {
                 let accepted = Arc::new(accepted);
-                remembered.keep(&shown.token, (self.content, 1 << accepted.rule), keys, Arc::clone(&accepted));
+                remembered.keep((self.content, 1 << accepted.rule), keys, Arc::clone(&accepted));
                 TokenVerdict::Accepted(accepted)
             }
             Err(fault) => TokenVerdict::Refused(fault),
@@ -171,7 +172,8 @@ impl Authentication {
                 Ok((until_secs, keys)) => {
                     let claims = Arc::new(Claims { issuer: Arc::clone(&rule.issuer), content: token.claims.clone() });
                     let headers = rule.fills.iter().filter_map(|(claim, header)| Some((header.clone(), value(&claims, claim)?))).collect();
-                    return Ok((Accepted { claims, rule: number, headers, until_secs }, keys));
+                    let token = (&*shown.token).into();
+                    return Ok((Accepted { claims, token, rule: number, headers, until_secs }, keys));
                 }
                 // A rule that may accept it in a moment says more than one that never will.
                 Err(found) if fault != TokenFault::KeysPending => fault = found,
@@ -191,11 +193,8 @@ impl Authentication {
             self.remove_twins(&mut request.headers);
         }
         let TokenVerdict::Accepted(accepted) = verdict else { return };
-        if self.rules.get(accepted.rule).is_some_and(|rule| !rule.forward)
-            && let Ok(Some(shown)) = places::shown(&self.places, &RequestHead::nameless(&request.method, &request.uri, &request.headers))
-        {
-            let token = shown.token.into_owned();
-            places::strip(&self.places, request, &token);
+        if self.rules.get(accepted.rule).is_some_and(|rule| !rule.forward) {
+            places::strip(&self.places, request, &accepted.token);
         }
         accepted.fill(&mut request.headers);
     }
