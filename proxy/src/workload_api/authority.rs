@@ -1,7 +1,7 @@
-//! What gRPC's C core (Python, C++, Ruby) says as `:authority` over a Unix socket: the socket's path, percent-encoded. That is no authority
-//! (RFC 3986, section 3.2.2, where only a registered name may have percent signs), and `h2` resets such a call before anybody can judge it.
-//! Nothing here goes by the authority, so the signs are replaced as the bytes come in, length for length: what HPACK remembers of them stays
-//! in step.
+//! What gRPC's C core (Python, C++, Ruby) says as `:authority` over a Unix socket: the socket's path, percent-encoded. That is a registered
+//! name (RFC 3986, section 3.2.2), but the crate `http` takes no percent signs in one, so `h2` resets such a call before anybody can judge
+//! it (`findings/grpc-unix-authority.sh`). Nothing here goes by the authority, so the signs are replaced as the bytes come in, length for
+//! length: what HPACK remembers of them stays in step.
 
 use std::io;
 use std::pin::Pin;

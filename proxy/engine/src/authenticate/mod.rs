@@ -81,6 +81,7 @@ pub(crate) enum Keys {
 pub struct Accepted {
     /// What it says.
     pub claims: Arc<Claims>,
+    token: Box<[u8]>,
     rule: usize,
     headers: Vec<(HeaderName, HeaderValue)>,
     /// Unix time from which on it does not hold any more.
@@ -161,7 +162,7 @@ impl Authentication {
         match self.verify(&shown, now_secs) {
             Ok((accepted, keys)) => {
                 let accepted = Arc::new(accepted);
-                remembered.keep(&shown.token, (self.content, 1 << accepted.rule), keys, Arc::clone(&accepted));
+                remembered.keep((self.content, 1 << accepted.rule), keys, Arc::clone(&accepted));
                 TokenVerdict::Accepted(accepted)
             }
             Err(fault) => TokenVerdict::Refused(fault),
@@ -182,7 +183,8 @@ impl Authentication {
                 Ok((until_secs, keys)) => {
                     let claims = Arc::new(Claims { issuer: Arc::clone(&rule.issuer), content: token.claims.clone() });
                     let headers = rule.fills.iter().filter_map(|(claim, header)| Some((header.clone(), value(&claims, claim)?))).collect();
-                    return Ok((Accepted { claims, rule: number, headers, until_secs }, keys));
+                    let token = (&*shown.token).into();
+                    return Ok((Accepted { claims, token, rule: number, headers, until_secs }, keys));
                 }
                 // A rule that may accept it in a moment says more than one that never will.
                 Err(found) if fault != TokenFault::KeysPending => fault = found,
@@ -197,11 +199,8 @@ impl Authentication {
     pub fn carry_out(&self, verdict: &TokenVerdict, request: &mut request::Parts) {
         self.unsay(&mut request.headers);
         let TokenVerdict::Accepted(accepted) = verdict else { return };
-        if self.rules.get(accepted.rule).is_some_and(|rule| !rule.forward)
-            && let Ok(Some(shown)) = places::shown(&self.places, &RequestHead::nameless(&request.method, &request.uri, &request.headers))
-        {
-            let token = shown.token.into_owned();
-            places::strip(&self.places, request, &token);
+        if self.rules.get(accepted.rule).is_some_and(|rule| !rule.forward) {
+            places::strip(&self.places, request, &accepted.token);
         }
         accepted.fill(&mut request.headers);
     }

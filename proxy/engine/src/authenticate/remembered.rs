@@ -27,13 +27,18 @@ pub struct Remembered {
 
 #[derive(Debug)]
 struct Entry {
-    token: Box<[u8]>,
     rule: RuleBits,
     /// Of the configuration that it was accepted by.
     content: u64,
     keys: Arc<KeySet>,
     accepted: Arc<Accepted>,
     used: u64,
+}
+
+impl Entry {
+    fn is_of(&self, token: &[u8], content: u64) -> bool {
+        self.content == content && *self.accepted.token == *token
+    }
 }
 
 impl Remembered {
@@ -58,7 +63,7 @@ impl Remembered {
         let place = self.place(token);
         self.turn += 1;
         let set = self.sets.get_mut(place)?;
-        let entry = set.iter_mut().flatten().find(|entry| *entry.token == *token && entry.rule & rules != 0 && entry.content == content)?;
+        let entry = set.iter_mut().flatten().find(|entry| entry.rule & rules != 0 && entry.is_of(token, content))?;
         if now_secs >= entry.accepted.until_secs || !holds(&entry.accepted, &entry.keys) {
             return None;
         }
@@ -66,8 +71,9 @@ impl Remembered {
         Some(&entry.accepted)
     }
 
-    /// Remembers a token.
-    pub(super) fn keep(&mut self, token: &[u8], (content, rule): (u64, RuleBits), keys: Arc<KeySet>, accepted: Arc<Accepted>) {
+    /// Remembers an accepted token.
+    pub(super) fn keep(&mut self, (content, rule): (u64, RuleBits), keys: Arc<KeySet>, accepted: Arc<Accepted>) {
+        let token = &accepted.token;
         if self.sets.is_empty() || self.bytes + token.len() > REMEMBERED_BYTES_MAX {
             self.sets.clear();
             self.sets.resize_with(SETS, Default::default);
@@ -75,12 +81,12 @@ impl Remembered {
         }
         let (place, used) = (self.place(token), self.turn);
         let set = &mut self.sets[place];
-        let same = set.iter().position(|way| way.as_ref().is_some_and(|entry| *entry.token == *token && entry.content == content));
+        let same = set.iter().position(|way| way.as_ref().is_some_and(|entry| entry.is_of(token, content)));
         let oldest = || (0..WAYS).min_by_key(|way| set[*way].as_ref().map_or(0, |entry| entry.used + 1)).unwrap_or(0);
         let way = same.unwrap_or_else(oldest);
-        let entry = Entry { token: token.into(), rule, content, keys, accepted, used };
-        let former = set[way].replace(Box::new(entry));
-        self.bytes = self.bytes + token.len() - former.map_or(0, |former| former.token.len());
+        let bytes = token.len();
+        let former = set[way].replace(Box::new(Entry { rule, content, keys, accepted, used }));
+        self.bytes = self.bytes + bytes - former.map_or(0, |former| former.accepted.token.len());
     }
 
     fn place(&self, token: &[u8]) -> usize {
