@@ -28,6 +28,8 @@ use crate::tls::{Credential, CredentialCell, CredentialError, TrustCell, TrustEr
 const ATTEMPT_MAX: Duration = Duration::from_secs(10);
 /// A leaf that ended less than this ago may still renew itself once (kinds.md, "What `up` does").
 const EXPIRED_GRACE: Duration = Duration::from_secs(24 * 3600);
+/// Look this often whether a leaf is due: the machine may have slept, or its clock been set.
+const LOOK: Duration = Duration::from_secs(15);
 /// How far into the future a leaf may begin: the authority's clock may be a little ahead.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
@@ -146,14 +148,20 @@ impl Agent {
         let mut rotation = Rotation::default();
         let mut changes = self.snapshots.changes();
         let mut outcast = self.trust.outcast();
-        let mut wake = self.clock.wall();
+        // Since when, and how long, the leaf lasts, or a failure is rested from.
+        let (mut since, mut pause) = (self.clock.moment(), Duration::ZERO);
         let mut failures = 0_u32;
         loop {
-            let pause = wake.duration_since(self.clock.wall()).unwrap_or_default();
+            let left = pause.saturating_sub(self.clock.since(since));
             let events = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = sleep(pause) => vec![Event::Due],
+                () = sleep(left.min(LOOK)) => {
+                    if self.clock.since(since) < pause && !self.is_early() {
+                        continue;
+                    }
+                    vec![Event::Due]
+                }
                 // A revoked certificate is not renewed but replaced, where there is a token.
                 Ok(()) = outcast.changed() => match *outcast.borrow_and_update() {
                     Some(_) => vec![Event::Due],
@@ -175,12 +183,20 @@ impl Agent {
             }
             for effect in effects {
                 match effect {
-                    Effect::WakeAt(at) => wake = at,
+                    Effect::WakeAt(at) => {
+                        since = self.clock.moment();
+                        pause = at.duration_since(since.wall()).unwrap_or_default();
+                    }
                     Effect::Warn { left } => warn!(left_secs = left.as_secs(), "the certificate ends soon and could not be renewed yet"),
-                    Effect::Request => wake = self.clock.wall(),
+                    Effect::Request => pause = Duration::ZERO,
                 }
             }
         }
+    }
+
+    /// Whether the leaf in use is of a time that has not come: it was made before the clock was set back.
+    fn is_early(&self) -> bool {
+        self.credentials.current().is_some_and(|leaf| leaf.not_before > self.clock.wall() + CLOCK_SKEW)
     }
 
     /// What a new configuration says of leaves.

@@ -126,7 +126,9 @@ impl KeyCell {
 
     /// A token names a key that is not at hand. Whether that may be because the keys at hand are old; then newer ones are wanted.
     pub(super) fn miss(&self, now_secs: u64) -> bool {
-        let old = now_secs >= self.asked_secs.load(Ordering::Relaxed).saturating_add(MISSED_PAUSE_SECS);
+        let asked = self.asked_secs.load(Ordering::Relaxed);
+        // A clock that was set back has the last time in the future.
+        let old = now_secs < asked || now_secs >= asked.saturating_add(MISSED_PAUSE_SECS);
         if old {
             self.missed.store(true, Ordering::Relaxed);
         }
