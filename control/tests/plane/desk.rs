@@ -50,6 +50,8 @@ pub(crate) struct TestAuthority {
     trust_domain: Mutex<String>,
     /// How many follow the bundles.
     pub(crate) listeners: AtomicUsize,
+    /// How often somebody asked whether it was changed from outside, which follows each look of a rotation that rests.
+    pub(crate) looks: AtomicUsize,
     /// Leaves that the control plane took for itself.
     pub(crate) seats: AtomicUsize,
     /// By which those begin; without one, long ago.
@@ -78,6 +80,7 @@ impl TestAuthority {
             steps: AtomicUsize::new(0),
             issued: Mutex::default(),
             listeners: AtomicUsize::new(0),
+            looks: AtomicUsize::new(0),
             seats: AtomicUsize::new(0),
             clock: Mutex::default(),
             trust_domain: Mutex::new("cluster.local".to_owned()),
@@ -167,6 +170,7 @@ impl Authority for TestAuthority {
     }
 
     fn refresh(&self) -> Result<bool, String> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
         Ok(false)
     }
 

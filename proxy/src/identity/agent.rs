@@ -28,6 +28,8 @@ use crate::tls::{Credential, CredentialCell, CredentialError, TrustCell, TrustEr
 const ATTEMPT_MAX: Duration = Duration::from_secs(10);
 /// A leaf that ended less than this ago may still renew itself once (kinds.md, "What `up` does").
 const EXPIRED_GRACE: Duration = Duration::from_secs(24 * 3600);
+/// Look this often whether a leaf is due: the machine may have slept, or its clock been set.
+const LOOK: Duration = Duration::from_secs(15);
 /// How far into the future a leaf may begin: the authority's clock may be a little ahead.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
@@ -176,7 +178,7 @@ impl Agent {
             let events = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = sleep(pause) => if wake.left(&self.clock).is_zero() { vec![Event::Due] } else { continue },
+                () = sleep(pause) => if wake.left(&self.clock).is_zero() || self.is_early() { vec![Event::Due] } else { continue },
                 // A revoked certificate is not renewed but replaced, where there is a token.
                 Ok(()) = outcast.changed() => match *outcast.borrow_and_update() {
                     Some(_) => vec![Event::Due],
@@ -204,6 +206,11 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// Whether the leaf in use is of a time that has not come: it was made before the clock was set back.
+    fn is_early(&self) -> bool {
+        self.credentials.current().is_some_and(|leaf| leaf.not_before > self.clock.wall() + CLOCK_SKEW)
     }
 
     /// What a new configuration says of leaves.

@@ -6,6 +6,8 @@
 
 mod agent;
 mod bundles;
+#[cfg(test)]
+mod clock_tests;
 pub mod rotation;
 pub mod token;
 

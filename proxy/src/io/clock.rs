@@ -30,6 +30,20 @@ pub enum Clock {
     },
 }
 
+/// A moment by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    now: Instant,
+    wall: SystemTime,
+}
+
+impl Moment {
+    /// What the wall clock showed.
+    pub fn wall(&self) -> SystemTime {
+        self.wall
+    }
+}
+
 impl Clock {
     /// A clock whose wall time starts at `wall` now.
     pub fn simulated(wall: SystemTime) -> Self {
@@ -60,6 +74,17 @@ impl Clock {
     pub fn unix(&self) -> Duration {
         self.wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
     }
+
+    /// This moment.
+    pub fn moment(&self) -> Moment {
+        Moment { now: self.now(), wall: self.wall() }
+    }
+
+    /// How much time has passed since then, by the clock that shows more: the monotonic one stands still while a machine sleeps, and wall
+    /// time may be set back.
+    pub fn since(&self, then: Moment) -> Duration {
+        self.now().saturating_duration_since(then.now).max(self.wall().duration_since(then.wall).unwrap_or_default())
+    }
 }
 
 #[cfg(test)]
@@ -77,6 +102,19 @@ mod tests {
         for (by_ms, shown) in [(0, 1_060), (5_000, 1_065), (-60_000, 1_000)] {
             BY_MS.store(by_ms, Ordering::Relaxed);
             assert_eq!(set.unix().as_secs(), shown);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_passes_by_the_clock_that_shows_more() {
+        // Aim: neither a sleep, in which the monotonic clock stands still, nor a wall clock that is set back makes anything last longer.
+        static BY_MS: AtomicI64 = AtomicI64::new(0);
+        let clock = Clock::Stepped { wall: SystemTime::UNIX_EPOCH, started: tokio::time::Instant::now(), by_ms: &BY_MS };
+        let then = clock.moment();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        for (by_ms, passed) in [(0, 5), (5_000, 10), (-60_000, 5)] {
+            BY_MS.store(by_ms, Ordering::Relaxed);
+            assert_eq!(clock.since(then).as_secs(), passed, "{by_ms}");
         }
     }
 }

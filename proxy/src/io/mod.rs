@@ -32,7 +32,7 @@ pub use abrupt::{Abrupt, Seen};
 #[cfg(feature = "mimalloc")]
 pub use allocator::Allocator;
 pub use called::Called;
-pub use clock::Clock;
+pub use clock::{Clock, Moment};
 pub use draw::Draw;
 pub use gathered::{Gathered, Gathering, gather};
 pub use inherited::{adopt_channel, receive_listener};
@@ -40,7 +40,7 @@ pub use local::{LocalDoor, LocalStream};
 pub use lossy::Lossy;
 pub use mailbox::Mailbox;
 pub use memory::{Free, cpu_used, give_back_heap, give_back_program};
-pub use network::{Accepted, Listening, Network, Queued, VirtualListening, VirtualNetwork, bind};
+pub use network::{Accepted, Listening, Network, Queued, VirtualListening, VirtualNetwork, bind, one_of};
 pub use notes::{Notes, Pressure};
 pub use original::original_destination;
 pub use rewound::Rewound;

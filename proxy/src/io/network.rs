@@ -8,10 +8,32 @@ use async_trait::async_trait;
 use futures::FutureExt as _;
 use socket2::{Domain, Protocol, SockRef, Type};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::Instant;
 
 use super::original::{canonical, original_destination};
 use super::peers::look_after;
 use super::socket::Socket;
+
+/// What comes first of opening these addresses, one after the other. Each gets its share of the time that is left until then: one that is
+/// dead does not hide those behind it.
+///
+/// # Errors
+/// None can be opened: the last one's.
+pub async fn one_of<T, F>(addresses: &[SocketAddr], until: Instant, open: impl Fn(SocketAddr) -> F) -> io::Result<T>
+where
+    F: Future<Output = io::Result<T>>,
+{
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
+    for (address, shares) in addresses.iter().zip((1..=addresses.len()).rev()) {
+        let share = until.saturating_duration_since(Instant::now()) / u32::try_from(shares).unwrap_or(u32::MAX);
+        match tokio::time::timeout(share, open(*address)).await {
+            Ok(Ok(opened)) => return Ok(opened),
+            Ok(Err(error)) => last = error,
+            Err(_) => last = io::Error::new(io::ErrorKind::TimedOut, format!("{address} does not answer")),
+        }
+    }
+    Err(last)
+}
 
 /// Connections that wait in the kernel to be accepted.
 const BACKLOG: i32 = 1024;

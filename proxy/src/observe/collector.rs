@@ -16,13 +16,14 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
 use prost::Message;
 use tokio::net::lookup_host;
+use tokio::time::Instant;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 use tower::service_fn;
 
-use crate::io::{Network, Socket};
+use crate::io::{Network, Socket, one_of};
 
 /// Port where none is given (OTLP specification, "OTLP/gRPC default port").
 const PORT: u16 = 4317;
@@ -245,14 +246,9 @@ async fn open(network: &Network, uri: &Uri) -> io::Result<Socket> {
     if let Ok(ip) = bare.parse() {
         return network.connect(std::net::SocketAddr::new(ip, port)).await;
     }
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
-    for address in lookup_host((bare, port)).await?.take(ADDRESSES_MAX) {
-        match network.connect(address).await {
-            Ok(socket) => return Ok(socket),
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
+    let until = Instant::now() + CONNECT_MAX;
+    let addresses: Vec<_> = lookup_host((bare, port)).await?.take(ADDRESSES_MAX).collect();
+    one_of(&addresses, until, |address| network.connect(address)).await
 }
 
 #[cfg(test)]

@@ -14,15 +14,16 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use tokio::net::lookup_host;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint};
 use tower::service_fn;
 
-use crate::io::{Network, Socket};
+use crate::io::{Network, Socket, one_of};
 use crate::tls::ControlTls;
 
-/// Longest wait for name, connection and handshake.
+/// Longest wait for name, connection and handshake, over all addresses of the name.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Pings on a silent connection: half-dead ones are the commonest cause of stale proxies.
 const KEEPALIVE: Duration = Duration::from_secs(10);
@@ -148,15 +149,16 @@ impl Dialer {
     }
 
     async fn open(&self, with_leaf: bool) -> io::Result<TlsStream<Socket>> {
+        let until = Instant::now() + CONNECT_MAX;
+        let addresses = self.resolve().await?;
+        one_of(&addresses[..addresses.len().min(ADDRESSES_MAX)], until, |address| self.open_at(address, with_leaf)).await
+    }
+
+    /// The address must prove itself, too: it may be somebody else's by now.
+    async fn open_at(&self, address: SocketAddr, with_leaf: bool) -> io::Result<TlsStream<Socket>> {
         let name = ServerName::try_from(self.target.host.clone()).map_err(io::Error::other)?;
-        let mut last = io::Error::new(io::ErrorKind::NotFound, "its name has no address");
-        for address in self.resolve().await?.into_iter().take(ADDRESSES_MAX) {
-            match self.network.connect(address).await {
-                Ok(socket) => return TlsConnector::from(self.tls.config(with_leaf)).connect(name, socket).await,
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+        let socket = self.network.connect(address).await?;
+        TlsConnector::from(self.tls.config(with_leaf)).connect(name, socket).await
     }
 
     async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
@@ -206,7 +208,79 @@ impl From<Channel> for Uplink {
 
 #[cfg(test)]
 mod tests {
+    use async_trait::async_trait;
+    use rustls::server::ServerConfig;
+    use rustls::time_provider::TimeProvider;
+    use tokio_rustls::TlsAcceptor;
+
     use super::*;
+    use crate::io::{VirtualListening, VirtualNetwork, pipe};
+    use crate::tls::provider;
+    use crate::tls::testing::{Authority, FixedTime};
+
+    /// Each address by its last byte: 1 is silent, 2 is a stranger's, 3 refuses, any other is the control plane.
+    struct Hosts {
+        own: Arc<ServerConfig>,
+        strange: Arc<ServerConfig>,
+    }
+
+    #[async_trait]
+    impl VirtualNetwork for Hosts {
+        async fn connect(&self, address: SocketAddr) -> io::Result<Socket> {
+            let number = if let SocketAddr::V4(address) = address { address.ip().octets()[3] } else { 0 };
+            let tls = match number {
+                1 => return std::future::pending().await,
+                2 => &self.strange,
+                3 => return Err(io::ErrorKind::ConnectionRefused.into()),
+                _ => &self.own,
+            };
+            let (near, far) = pipe();
+            let accepted = TlsAcceptor::from(Arc::clone(tls)).accept(far);
+            tokio::spawn(async move {
+                let _held = accepted.await;
+                std::future::pending::<()>().await;
+            });
+            Ok(near)
+        }
+
+        async fn listen(&self, _: SocketAddr) -> io::Result<Box<dyn VirtualListening>> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+    }
+
+    /// Aim: addresses of the control plane's name that are silent, refuse, or are somebody else's do not hide the one behind them, and all of
+    /// them together take no longer than one.
+    #[tokio::test(start_paused = true)]
+    async fn a_dead_address_hides_no_other() {
+        let (authority, stranger) = (Authority::new("root"), Authority::new("stranger"));
+        let serves = |authority: &Authority| {
+            let identity = "spiffe://cluster.local/ns/meshwright-system/sa/control";
+            let (chain, key) = authority.shaped(identity, |_| {});
+            let builder = ServerConfig::builder_with_provider(Arc::new(provider())).with_safe_default_protocol_versions().unwrap();
+            let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
+            config.alpn_protocols = vec![b"h2".to_vec()];
+            Arc::new(config)
+        };
+        let time: Arc<dyn TimeProvider> = FixedTime::now();
+        let tls = ControlTls::new(authority.roots(), &Arc::default(), &Arc::default(), &time).unwrap();
+        let network = Network::Virtual(Arc::new(Hosts { own: serves(&authority), strange: serves(&stranger) }));
+        let dialer = Dialer::new(network, "control.example:15012".parse().unwrap(), tls);
+        for (numbers, reached) in [
+            (&[9][..], true),
+            (&[1, 9], true),
+            (&[2, 9], true),
+            (&[3, 2, 1, 1, 1, 1, 2, 9], true),
+            (&[1, 1], false),
+            (&[2], false),
+            (&[], false),
+        ] {
+            let began = Instant::now();
+            let addresses: Vec<_> = numbers.iter().map(|number| SocketAddr::from(([10, 0, 0, *number], 15012))).collect();
+            let opened = one_of(&addresses, began + CONNECT_MAX, |address| dialer.open_at(address, false)).await;
+            assert_eq!(opened.is_ok(), reached, "{numbers:?}: {:?}", opened.err());
+            assert!(began.elapsed() <= CONNECT_MAX + Duration::from_millis(10), "{numbers:?}: {:?}", began.elapsed());
+        }
+    }
 
     /// Aim: names and both address families are read and printed alike; nonsense is refused with the form.
     #[test]

@@ -142,7 +142,9 @@ impl KeyCell {
     /// A token is signed by a key that is not at hand. Whether that may be because the keys at hand are old; where nobody has asked for newer
     /// ones just now, they are wanted.
     pub(super) fn miss(&self, now_secs: u64) -> bool {
-        let old = now_secs >= self.asked_secs.load(Ordering::Relaxed).saturating_add(MISSED_PAUSE_SECS);
+        let asked = self.asked_secs.load(Ordering::Relaxed);
+        // A clock that was set back has the last time in the future.
+        let old = now_secs < asked || now_secs >= asked.saturating_add(MISSED_PAUSE_SECS);
         if old {
             self.missed.store(true, Ordering::Relaxed);
         }

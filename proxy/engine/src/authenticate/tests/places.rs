@@ -222,6 +222,8 @@ fn fetched_keys_come_and_go() {
     assert_eq!((at(&own, NOW + 9), cell.is_missed()), (Some(TokenFault::UnknownKey), false));
     assert_eq!((at(&own, NOW + 10), cell.is_missed()), (Some(TokenFault::KeysPending), true));
     let jwks = signers().jwks().to_string();
+    cell.asked(NOW + 4000);
+    assert_eq!((at(&own, NOW + 10), cell.is_missed()), (Some(TokenFault::KeysPending), true), "a clock that was set back");
     cell.asked(NOW + 10);
     let keys = cell.publish(jwks.as_bytes()).unwrap();
     assert!(Arc::ptr_eq(&keys, &cell.publish(jwks.as_bytes()).unwrap()) && !cell.is_missed());
