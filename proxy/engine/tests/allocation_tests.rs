@@ -282,7 +282,7 @@ fn a_token_that_was_seen_allocates_nothing() {
         ..TokenRule::default()
     };
     let mut parts = Parts::default();
-    put(&mut parts, "inbound", &Authentication { rules: vec![rule] });
+    put(&mut parts, "inbound", &Authentication { rules: vec![rule], ..Authentication::default() });
     let snapshot = parts.assemble(1, &Snapshot::default());
     let rules = snapshot.authentication.as_deref().unwrap();
     let mut remembered = Remembered::new(1);

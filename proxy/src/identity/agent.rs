@@ -33,9 +33,6 @@ const LOOK: Duration = Duration::from_secs(15);
 /// How far into the future a leaf may begin: the authority's clock may be a little ahead.
 const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
-/// Longest sleep before the wall clock is looked at: somebody may have set it.
-const LOOK: Duration = Duration::from_secs(20);
-
 /// A moment to wake at: by the wall clock or after as long as it was away when it was set, whatever comes first. So a clock that is set
 /// forward makes no leaf end unnoticed, and one that is set back puts nothing off.
 #[derive(Clone, Copy, Debug)]

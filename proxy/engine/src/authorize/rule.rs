@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::Method;
 use ipnet::IpNet;
+use smallvec::SmallVec;
 
 use super::condition::Condition;
 use super::path::PathPattern;

@@ -231,6 +231,14 @@ impl Authority for Watched {
         self.inner.issued()
     }
 
+    fn roots_of_leaves(&self) -> BTreeMap<String, String> {
+        self.inner.roots_of_leaves()
+    }
+
+    fn listeners(&self) -> usize {
+        self.inner.listeners()
+    }
+
     fn audit(&self, query: &AuditQuery, rows_max: usize) -> Result<Vec<Issuance>, String> {
         self.inner.audit(query, rows_max)
     }
