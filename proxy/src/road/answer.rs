@@ -302,12 +302,9 @@ impl<D: Door> Connection<D> {
             aim = self.door.aim(&view.snapshot, &view.listener, cluster);
         }
         let version = parts.version;
-        let stand = if upgrade == Upgrade::Asked {
-            let claims = token.as_ref().map(|token| &token.claims);
-            self.door.stand(&self.shared, &view.snapshot, &self.downstream, (parts, claims))
-        } else {
-            None
-        };
+        let claims = token.as_ref().map(|token| &token.claims);
+        let stood = || self.door.stand(&self.shared, &view.snapshot, &self.downstream, (parts, claims));
+        let stand = if upgrade == Upgrade::Asked { stood() } else { None };
         let (mut answered, mut hash) = (Answered::default(), None);
         if !plan.forward.is_bare() {
             let exchange = self.exchange(parts, draw, account);

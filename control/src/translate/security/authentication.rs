@@ -9,8 +9,8 @@ use std::sync::Arc;
 use engine::authenticate::KeysUri;
 use proto::mesh::{Authentication, TokenHeader, TokenRule, WithheldTokens};
 
-use super::undeclared;
 use super::sums::{Meant, Portion, beyond};
+use super::undeclared;
 use crate::translate::dns;
 use crate::translate::mtls::applies;
 use crate::world::problem::Severity;

@@ -132,7 +132,7 @@ async fn nobody_holds_an_open_port_for_ever() {
                 }
                 near
             });
-            let conversation = tokio::time::timeout(OPEN_LIFE * 2, Arc::clone(&admin).converse(far, pages));
+            let conversation = timeout(OPEN_LIFE * 2, Arc::clone(&admin).converse(far, pages));
             assert!(conversation.await.is_ok(), "{pages:?}, {asks} requests");
             asking.abort();
         }

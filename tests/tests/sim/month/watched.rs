@@ -1,6 +1,6 @@
 //! The authority as the control plane calls it, with a watch on every step of a rotation, and a death that strikes between two writes.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
