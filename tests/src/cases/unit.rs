@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use control::source::{FileChange, Folder};
-use control::translate::{Audience, Status, audiences, statuses, view};
+use control::translate::{Audience, Status, audiences, statuses, trust, view};
 use control::world::{Allocations, Change, InstanceState, ObjectKey, World, WorldSettings};
 use engine::Moment;
 use engine::balance::{self, Choice};
@@ -21,6 +21,7 @@ use engine::model::{Cluster, Forward, Snapshot, Target};
 use engine::sniff::{ClientHello, Sniffed};
 use http::{HeaderMap, HeaderValue, request};
 use prost_types::Any;
+use proto::mesh::Trust;
 use proto::names::{self, Mode};
 use proxy::io::Draw;
 use serde_json::Value;
@@ -73,6 +74,11 @@ impl Translated {
             }
         }
         all.into_iter().map(|((url, name), any)| (url, name, any)).collect()
+    }
+
+    /// What proxies are told of whom to believe, but for the mesh's own roots, which no object names.
+    pub fn trust(&self) -> Trust {
+        trust(&self.world)
     }
 
     fn address(&self, to: &Destination) -> anyhow::Result<SocketAddr> {

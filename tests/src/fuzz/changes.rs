@@ -1,12 +1,19 @@
 //! What a proxy is told by its control plane.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 
+use engine::authorize::{Call, Own};
+use engine::decide::RequestHead;
 use engine::explain::dump;
 use engine::model::build::Parts;
 use engine::model::{Action, Session as Kept, Snapshot};
-use prost::Message;
+use http::Request;
+use prost::{Message, Name};
 use prost_types::Any;
+use proto::identity::Identity;
+use proto::mesh::Trust;
+use proto::names;
 use proto::xds::core::Node;
 use proto::xds::discovery::{DeltaDiscoveryResponse, Resource};
 use proxy::xds::Session;
@@ -21,7 +28,12 @@ const STAGED_MAX: usize = 200;
 /// Resources as a control plane makes them of manifests.
 fn made() -> Vec<(String, String, Any)> {
     let manifests: String = samples::manifests().iter().map(|text| format!("{}\n---\n", String::from_utf8_lossy(text))).collect();
-    Translated::of(&manifests).resources()
+    let translated = Translated::of(&manifests);
+    let root = samples::certificates().pop().expect("a certificate");
+    let issuing_root = certs_ca::roots::digest_of(&root).to_vec().into();
+    let trust = Trust { roots: vec![root.into()], issuing_root, ..translated.trust() };
+    let trust = (Trust::type_url(), names::TRUST.to_owned(), proto::xds::pack(&trust));
+    translated.resources().into_iter().chain([trust]).collect()
 }
 
 /// Every kind of session that the rules among them keep.
@@ -38,6 +50,12 @@ pub(super) fn sessions_made() -> Vec<Kept> {
         Action::Reply(_) => None,
     });
     kept.collect()
+}
+
+/// Their types.
+#[cfg(test)]
+pub(super) fn kinds_made() -> std::collections::BTreeSet<String> {
+    made().into_iter().map(|(url, _, _)| url).collect()
 }
 
 /// Type and name before the content, each with its length.
@@ -71,11 +89,27 @@ pub(super) fn resources(bytes: &[u8]) {
         match parts.put(&url, &name, &count.to_string(), &any) {
             Ok(()) => {
                 let snapshot = parts.assemble(1, &Snapshot::default());
+                asked(&snapshot);
                 let _ = (dump::listeners(&snapshot), dump::routes(&snapshot), dump::clusters(&snapshot), dump::endpoints(&snapshot, None));
             }
             Err(rejected) => assert!(!rejected.to_string().is_empty()),
         }
     });
+}
+
+/// Whatever says who may call can be asked, of a request and of opaque bytes.
+fn asked(snapshot: &Snapshot) {
+    let Some(authorization) = &snapshot.authorization else { return };
+    let peer: Identity = "spiffe://cluster.local/ns/shop/sa/checkout".parse().expect("an identity");
+    let request = Request::get("http://catalog.shop/users/7/x?q=v").header("x-a", "b").header("x-tenant", "a").body(()).expect("a request");
+    let head = RequestHead::new(request.method(), request.uri(), request.headers());
+    let own = Own { trust_domain: "cluster.local", namespace: "shop", workload: "catalog" };
+    let source = SocketAddr::from(([10, 1, 0, 2], 40_000));
+    for head in [Some(&head), None] {
+        let call = Call { peer: Some(&peer), workload: "checkout", source, port: 8080, head, claims: None, own };
+        let judgement = authorization.judge(&call);
+        assert_eq!(judgement.allows(), judgement.refusal().is_none());
+    }
 }
 
 /// Responses of an ADS stream.
@@ -89,7 +123,7 @@ pub(super) fn responses_sent() -> Vec<Vec<u8>> {
     };
     let mut all: Vec<DeltaDiscoveryResponse> = made().iter().map(response).collect();
     let epoch = proto::mesh::Epoch { number: 3, digest: vec![1; 32].into() };
-    all.push(response(&(proto::xds::pack(&epoch).type_url.clone(), proto::names::EPOCH.to_owned(), proto::xds::pack(&epoch))));
+    all.push(response(&(proto::xds::pack(&epoch).type_url.clone(), names::EPOCH.to_owned(), proto::xds::pack(&epoch))));
     all.iter().map(Message::encode_to_vec).collect()
 }
 

@@ -2,15 +2,23 @@
 
 use std::cell::RefCell;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use engine::model::{Session, SessionTerms, session_token};
+use engine::authenticate::{Authentication, Remembered, TokenVerdict};
+use engine::decide::RequestHead;
+use engine::model::build::Parts;
+use engine::model::{Session, SessionTerms, Snapshot, session_token};
 use http::header::{CONNECTION, HOST, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version, request};
+use prost::Name;
+use proto::mesh::{Authentication as Tokens, ClaimHeader, TokenHeader, TokenRule};
+use proto::names;
 use proxy::http::{Hop, Neighbour, OfHop, Raw, clean_request, clean_response, declared_length, judge_answer, judge_request, pack};
 use proxy::http::{take_patience, tell_patience, to_http1, to_http2, unpack};
 use proxy::observe::trace;
 
 use super::changes::sessions_made;
+use super::samples;
 
 fn destination() -> SocketAddr {
     SocketAddr::from(([10, 96, 0, 1], 80))
@@ -62,6 +70,43 @@ pub(super) fn heads(bytes: &[u8]) {
         assert!(!two.headers.contains_key(TRANSFER_ENCODING) || given.version == Version::HTTP_2, "{two:?}");
     }
     answer(given.headers);
+}
+
+thread_local! {
+    static TOKENS: (Arc<Authentication>, RefCell<Remembered>) = {
+        let place = |name: &str| TokenHeader { name: name.to_owned(), prefix: "Bearer ".to_owned() };
+        let rule = TokenRule {
+            policy: "shop/tokens".to_owned(),
+            issuer: "https://id.example".to_owned(),
+            jwks: samples::JWKS.to_owned(),
+            from_headers: vec![place("authorization")],
+            from_query: vec!["token".to_owned()],
+            from_cookies: vec!["sid".to_owned()],
+            claims_to_headers: vec![ClaimHeader { claim: "sub".to_owned(), header: "x-user".to_owned() }],
+            ..TokenRule::default()
+        };
+        let mut parts = Parts::default();
+        let any = proto::xds::pack(&Tokens { rules: vec![rule] });
+        parts.put(&Tokens::type_url(), names::INBOUND, "1", &any).expect("a rule for tokens");
+        let rules = parts.assemble(1, &Snapshot::default()).authentication.expect("a rule for tokens");
+        (rules, RefCell::new(Remembered::new(1)))
+    };
+}
+
+/// Nothing is believed but what was signed, claims alone fill their headers, and what is believed does not reach the application.
+pub(super) fn tokens(bytes: &[u8]) {
+    let Some(mut parts) = head(bytes) else { return };
+    TOKENS.with(|(rules, remembered)| {
+        let head = RequestHead::nameless(&parts.method, &parts.uri, &parts.headers);
+        let verdict = rules.judge(&head, &mut remembered.borrow_mut(), 1_780_272_000);
+        rules.carry_out(&verdict, &mut parts);
+        let user = parts.headers.get("x-user").map(HeaderValue::as_bytes);
+        assert_eq!(user, matches!(verdict, TokenVerdict::Accepted(_)).then_some(&b"ada"[..]), "{parts:?}");
+        if user.is_some() {
+            let head = RequestHead::nameless(&parts.method, &parts.uri, &parts.headers);
+            assert!(matches!(rules.judge(&head, &mut Remembered::new(1), 1_780_272_000), TokenVerdict::Without), "{parts:?}");
+        }
+    });
 }
 
 fn patience(mut headers: HeaderMap, at: Hop) {

@@ -37,7 +37,7 @@ pub struct Target {
 }
 
 /// All of them.
-pub fn targets() -> [Target; 12] {
+pub fn targets() -> [Target; 13] {
     [
         Target { name: "first bytes", seeds: samples::first_bytes, take: wire::first_bytes },
         Target { name: "frames", seeds: samples::frames, take: wire::frames },
@@ -45,6 +45,7 @@ pub fn targets() -> [Target; 12] {
         Target { name: "heads", seeds: samples::heads, take: http::heads },
         Target { name: "paths", seeds: samples::paths, take: http::paths },
         Target { name: "sessions", seeds: http::sessions_given, take: http::sessions },
+        Target { name: "tokens", seeds: samples::tokens, take: http::tokens },
         Target { name: "names", seeds: samples::names, take: names::names },
         Target { name: "certificates", seeds: samples::certificates, take: names::certificates },
         Target { name: "manifests", seeds: samples::manifests, take: plane::manifests },

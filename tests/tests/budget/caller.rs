@@ -28,6 +28,8 @@ pub(crate) enum Road {
     GovernedGet,
     /// The same, 1 KiB each way.
     GovernedPost,
+    /// As `Get`, once both workloads have policies ([`crate::pair::Pair::guard`]).
+    GuardedGet,
     /// HTTP/2, 1 KiB each way.
     Http2Post,
     /// gRPC, a message of 1 KiB each way, status in trailers.
@@ -35,6 +37,7 @@ pub(crate) enum Road {
 }
 
 impl Road {
+    /// Those that are answered from the start.
     pub(crate) const ALL: [Self; 6] = [Self::Get, Self::Post, Self::GovernedGet, Self::GovernedPost, Self::Http2Post, Self::Grpc];
 
     /// As the book names it.
@@ -44,6 +47,7 @@ impl Road {
             Self::Post => "h1 POST",
             Self::GovernedGet => "h1 GET under retries",
             Self::GovernedPost => "h1 POST under retries",
+            Self::GuardedGet => "h1 GET under 100 rules",
             Self::Http2Post => "h2 POST",
             Self::Grpc => "gRPC",
         }
@@ -52,7 +56,7 @@ impl Road {
     /// Connects to the Service, in the calling thread's namespace.
     pub(crate) fn connect(self) -> io::Result<TcpStream> {
         let port = match self {
-            Self::Get | Self::Post => 80,
+            Self::Get | Self::Post | Self::GuardedGet => 80,
             Self::GovernedGet | Self::GovernedPost => 82,
             Self::Http2Post | Self::Grpc => 81,
         };
@@ -73,7 +77,7 @@ impl Caller {
     pub(crate) fn new(road: Road, socket: TcpStream) -> Result<Self, String> {
         let fields = format!("Host: {SERVICE_IP}\r\nUser-Agent: caller/1.0\r\nAccept: */*\r\n");
         match road {
-            Road::Get | Road::GovernedGet => Ok(Self::http1(socket, format!("GET /1k HTTP/1.1\r\n{fields}\r\n"))),
+            Road::Get | Road::GovernedGet | Road::GuardedGet => Ok(Self::http1(socket, format!("GET /1k HTTP/1.1\r\n{fields}\r\n"))),
             Road::Post | Road::GovernedPost => {
                 let body = "x".repeat(BODY);
                 Ok(Self::http1(socket, format!("POST /1k HTTP/1.1\r\n{fields}Content-Length: {BODY}\r\n\r\n{body}")))

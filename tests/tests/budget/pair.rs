@@ -69,6 +69,10 @@ metadata: {name: default, namespace: meshwright-system}
 spec: {accessLog: {enabled: false}, tracing: {otlp: {endpoint: "http://10.231.0.2:4317", protocol: Grpc}, samplePercent: 1}}
 "#;
 
+/// Rules of [`Pair::guard`], and which of them the client's calls meet.
+const RULES: usize = 100;
+const MET: usize = 97;
+
 /// The machine is small: one pair at a time.
 static ALONE: Mutex<()> = Mutex::new(());
 
@@ -176,6 +180,22 @@ impl Pair {
             assert!(Instant::now() < end, "no spans of both sidecars within {READY_MAX:?}\n{}", self.logs());
             caller.calls(SPANNED);
         }
+    }
+
+    /// Gives both workloads a policy of [`RULES`] allowing rules, by everything that tells rules apart, and waits until it is in force. A late
+    /// one allows GETs of `/1k`; several others are for the same caller.
+    pub(crate) fn guard(&mut self) {
+        let rules: String = (0..RULES).map(rule).collect();
+        let policy = format!(
+            "apiVersion: meshwright.dev/v1alpha1\nkind: AuthorizationPolicy\nmetadata: {{name: callers, namespace: bench}}\nspec:\n  rules:\n{rules}"
+        );
+        fs::write(self.folder.path().join("manifests/policies.yaml"), policy).unwrap();
+        let denied = until(READY_MAX, || {
+            self.check();
+            // No rule is for POSTs of `/1k`.
+            self.caller(Road::Post).err().filter(|error| error.contains(" 403 ")).map(drop).ok_or_else(|| "a POST is answered".to_owned())
+        });
+        denied.unwrap_or_else(|last| panic!("no policy within {READY_MAX:?}: {last}\n{}", self.logs()));
     }
 
     pub(crate) fn namespace(&self, hop: Hop) -> &Namespace {
@@ -317,6 +337,23 @@ impl Drop for Pair {
             let _ = child.wait();
         }
     }
+}
+
+/// One rule, as a line of a policy.
+fn rule(n: usize) -> String {
+    let caller = "spiffe://cluster.local/ns/bench/sa";
+    let (from, to) = match n {
+        MET => (format!("principals: [\"{caller}/default\"]"), "methods: [GET], paths: [{type: PathPrefix, value: /1k}]".to_owned()),
+        _ if n.is_multiple_of(4) => {
+            (format!("principals: [\"{caller}/default\"]"), format!("methods: [GET], paths: [{{type: PathPrefix, value: /area/{n}}}]"))
+        }
+        _ if n % 4 == 1 => {
+            (format!("principals: [\"{caller}/caller-{n}\"]"), format!("methods: [POST], paths: [{{type: Exact, value: /orders/{n}}}]"))
+        }
+        _ if n % 4 == 2 => (format!("namespaces: [team-{n}]"), format!("hosts: [shop-{n}.example.com], methods: [GET, HEAD]")),
+        _ => (format!("principals: [\"*/sa/caller-{n}\"]"), format!("paths: [{{type: Template, value: \"/users/{{id}}/{n}\"}}]")),
+    };
+    format!("    - {{name: rule-{n}, from: [{{{from}}}], to: [{{{to}}}]}}\n")
 }
 
 fn descendants(of: u32) -> Vec<Pid> {

@@ -5,11 +5,12 @@
 //! call leads to. Every rule found is asked wholly: whatever the lists leave open, the outcome is that of asking all.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use http::Method;
 
 use super::Call;
+use super::hash::Map;
 use super::path::PathPattern;
 use super::rule::{PolicyRule, SourceMatch, TargetMatch, plain_host};
 use super::text::TextPattern;
@@ -77,18 +78,18 @@ struct Divided {
     namespaces: Affixes,
     hosts: Affixes,
     paths: Affixes,
-    methods: HashMap<Method, Node>,
+    methods: Map<Method, Node>,
 }
 
 /// Nodes by texts: whole ones, beginnings and ends.
 #[derive(Debug, Default)]
 struct Affixes {
-    exact: HashMap<Box<str>, Node>,
+    exact: Map<Box<str>, Node>,
     /// By length.
-    prefixes: Vec<(usize, HashMap<Box<str>, Node>)>,
-    suffixes: Vec<(usize, HashMap<Box<str>, Node>)>,
+    prefixes: Vec<(usize, Map<Box<str>, Node>)>,
+    suffixes: Vec<(usize, Map<Box<str>, Node>)>,
     /// By number of elements, ascending.
-    elements: Vec<(usize, HashMap<Box<str>, Node>)>,
+    elements: Vec<(usize, Map<Box<str>, Node>)>,
 }
 
 /// What building goes by.
@@ -147,7 +148,7 @@ impl<'r> Building<'r> {
         }
         let mut node = Node { lowest, ..Node::default() };
         let mut parts: Vec<(Kind, BTreeMap<Key<'r>, Vec<u32>>)> = kinds.iter().map(|kind| (*kind, BTreeMap::new())).collect();
-        let counts: Vec<HashMap<Key<'r>, usize>> = kinds.iter().map(|kind| self.counts(&places, *kind)).collect();
+        let counts: Vec<Map<Key<'r>, usize>> = kinds.iter().map(|kind| self.counts(&places, *kind)).collect();
         for place in &places {
             match self.narrowest(*place, kinds, &counts).filter(|(_, _, shared)| *shared < places.len()) {
                 Some((number, keys, _)) => {
@@ -168,8 +169,8 @@ impl<'r> Building<'r> {
     }
 
     /// How many of these rules share each alternative. Beginnings and ends of the rarer lengths are left out.
-    fn counts(&self, places: &[u32], kind: Kind) -> HashMap<Key<'r>, usize> {
-        let mut counts = HashMap::new();
+    fn counts(&self, places: &[u32], kind: Kind) -> Map<Key<'r>, usize> {
+        let mut counts = Map::default();
         for key in places.iter().filter_map(|place| self.keys(*place, kind)).flatten() {
             *counts.entry(key).or_default() += 1;
         }
@@ -187,7 +188,7 @@ impl<'r> Building<'r> {
     }
 
     /// Of a rule's kinds the one whose most common alternative the fewest share: its number, the alternatives, and how many those are.
-    fn narrowest(&self, place: u32, kinds: &[Kind], counts: &[HashMap<Key<'r>, usize>]) -> Option<(usize, Vec<Key<'r>>, usize)> {
+    fn narrowest(&self, place: u32, kinds: &[Kind], counts: &[Map<Key<'r>, usize>]) -> Option<(usize, Vec<Key<'r>>, usize)> {
         let candidates = kinds.iter().zip(counts).enumerate().filter_map(|(number, (kind, counts))| {
             let keys = self.keys(place, *kind)?;
             let shared = keys.iter().map(|key| counts.get(key).copied()).collect::<Option<Vec<usize>>>()?;
@@ -290,7 +291,7 @@ impl Affixes {
         };
         let at = lengths.partition_point(|(other, _)| *other < length);
         if lengths.get(at).is_none_or(|(other, _)| *other != length) {
-            lengths.insert(at, (length, HashMap::new()));
+            lengths.insert(at, (length, Map::default()));
         }
         lengths[at].1.insert(text.into(), node);
     }

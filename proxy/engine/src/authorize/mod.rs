@@ -10,6 +10,7 @@
 mod class;
 mod compile;
 mod condition;
+mod hash;
 mod index;
 mod path;
 mod rule;

@@ -1,6 +1,6 @@
 //! Texts that a rule compares with: whole, or with `*` at one end.
 
-use std::collections::HashSet;
+use super::hash::Set;
 
 /// Of more exact texts than this a set is asked instead of each.
 const FEW: usize = 8;
@@ -50,7 +50,7 @@ impl TextPattern {
 pub(super) struct Texts {
     /// All, where there are few exact ones; else those with a `*`.
     listed: Vec<TextPattern>,
-    exact: HashSet<Box<str>>,
+    exact: Set<Box<str>>,
     all: Vec<TextPattern>,
 }
 
@@ -58,7 +58,7 @@ impl Texts {
     pub(super) fn new(all: Vec<TextPattern>) -> Self {
         let is_exact = |pattern: &&TextPattern| matches!(pattern, TextPattern::Exact(_));
         if all.iter().filter(is_exact).count() <= FEW {
-            return Self { listed: all.clone(), exact: HashSet::new(), all };
+            return Self { listed: all.clone(), exact: Set::default(), all };
         }
         let mut texts = Self::default();
         for pattern in &all {
