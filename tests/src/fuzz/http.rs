@@ -86,7 +86,7 @@ thread_local! {
             ..TokenRule::default()
         };
         let mut parts = Parts::default();
-        let any = proto::xds::pack(&Tokens { rules: vec![rule] });
+        let any = proto::xds::pack(&Tokens { rules: vec![rule], ..Tokens::default() });
         parts.put(&Tokens::type_url(), names::INBOUND, "1", &any).expect("a rule for tokens");
         let rules = parts.assemble(1, &Snapshot::default()).authentication.expect("a rule for tokens");
         (rules, RefCell::new(Remembered::new(1)))
