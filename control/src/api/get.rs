@@ -168,7 +168,7 @@ async fn certs(board: &Board, authority: SharedAuthority, edition: &Edition) -> 
     let (issued, bundle) = told.map_err(|_| Status::internal("reading the authority's book ended unexpectedly"))?;
     let row = |leaf: crate::serve::authority::Issued| {
         let used = |key: String| board.correspondent(&key, |correspondent| correspondent.certificate.clone()).flatten();
-        let used = holders(&edition.world, &leaf).find_map(used);
+        let used = holders(&edition.world, leaf.place()).find_map(used);
         let trusted = used.as_ref().map(|used| used.trust_bundle.clone()).filter(|trusted| !trusted.is_empty());
         json!({
             "namespace": leaf.namespace,

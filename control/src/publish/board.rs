@@ -17,7 +17,6 @@ use super::peer::{Claim, Entrance, edge_key, sidecar_key};
 use super::plaintext::{PlaintextBook, Sighting};
 use super::trust::Roots;
 use crate::clock::Clock;
-use crate::serve::authority::Issued;
 use crate::world::{Address, Change, Instance, World};
 
 /// Events that wait for the writer; a sender waits when it is full.
@@ -408,12 +407,13 @@ pub fn declared(world: &World) -> BTreeSet<String> {
     sidecars.chain(index.gateways.keys().map(|(namespace, name)| edge_key(namespace, name))).collect()
 }
 
-/// Keys of the declared proxies that a leaf may be one of: an instance's, a Gateway's, or both where they share name and workload.
-pub fn holders(world: &World, leaf: &Issued) -> impl Iterator<Item = String> {
+/// Keys of the declared proxies that a leaf for that namespace, instance and workload may be one of: an instance's, a Gateway's, or both
+/// where they share name and workload.
+pub fn holders(world: &World, (namespace, instance, workload): (&str, &str, &str)) -> impl Iterator<Item = String> {
     let index = world.index();
-    let name = (leaf.namespace.clone(), leaf.instance.clone());
-    let sidecar = index.instances.get(&name).is_some_and(|instance| instance.workload == leaf.workload);
-    let edge = leaf.workload == leaf.instance && index.gateways.contains_key(&name);
+    let name = (namespace.to_owned(), instance.to_owned());
+    let sidecar = index.instances.get(&name).is_some_and(|declared| declared.workload == workload);
+    let edge = workload == instance && index.gateways.contains_key(&name);
     let sidecar = sidecar.then(|| sidecar_key(&name.0, &name.1));
     sidecar.into_iter().chain(edge.then(|| edge_key(&name.0, &name.1)))
 }

@@ -23,7 +23,7 @@ impl Leaves {
     /// Reads it, where that root issues. May block on a disk.
     pub(super) fn read(authority: &dyn Authority, edition: &Edition, issuing: &str) -> Self {
         let renewed = authority.roots_of_leaves().into_iter().filter(|(_, root)| root == issuing).map(|(serial, _)| serial).collect();
-        Self { renewed, held: authority.issued().iter().flat_map(|leaf| holders(&edition.world, leaf)).collect() }
+        Self { renewed, held: authority.issued().iter().flat_map(|leaf| holders(&edition.world, leaf.place())).collect() }
     }
 }
 

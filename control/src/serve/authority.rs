@@ -46,6 +46,13 @@ pub struct Issued {
     pub for_application: bool,
 }
 
+impl Issued {
+    /// Namespace, instance and workload.
+    pub fn place(&self) -> (&str, &str, &str) {
+        (&self.namespace, &self.instance, &self.workload)
+    }
+}
+
 /// What an authority did since its start.
 #[derive(Clone, Debug, Default)]
 pub struct Done {
