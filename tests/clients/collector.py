@@ -22,7 +22,8 @@ class Collector(service.TraceServiceServicer):
         return messages.ExportTraceServiceResponse()
 
 
-server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
+# One worker: two would write into each other's lines.
+server = grpc.server(futures.ThreadPoolExecutor(max_workers=1))
 service.add_TraceServiceServicer_to_server(Collector(), server)
 assert server.add_insecure_port(f"127.0.0.1:{sys.argv[1]}"), "the port is taken"
 server.start()
