@@ -238,7 +238,11 @@ impl Month {
             self.refresh();
             self.refill().await?;
             sleep(STIR).await;
-            self.supplied(index)?;
+            self.supplied(index).with_context(|| {
+                let refusals = self.running.as_ref().map(|running| running.authority.refusals(&AuditQuery::default()));
+                let last: Vec<_> = refusals.into_iter().flatten().take(4).map(|refused| format!("{refused:?}")).collect();
+                format!("the authority refused last: {last:?}")
+            })?;
         }
         Ok(())
     }
