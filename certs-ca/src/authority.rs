@@ -87,8 +87,12 @@ pub fn root(key: &KeyPair, now: OffsetDateTime, life: Duration, serial: [u8; SER
 /// What a cross certificate stands for: the next root's key, the serial number that its name is made of, and its end.
 pub type NextRoot<'k> = (&'k KeyPair, [u8; SERIAL_BYTES], OffsetDateTime);
 
-/// The next root's subject and key, signed by the root before it: who knows only that one finds its way to the new one. It begins with the
-/// former one, so that the clock of this moment does not count, and ends with the first of the two.
+/// A cross certificate begins so much before the former root. That one may have been made by a clock that was ahead, which counts for no
+/// verifier that takes roots as they are; of a certificate below it every verifier looks at the dates.
+const CROSS_BACKDATE: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The next root's subject and key, signed by the root before it: who knows only that one finds its way to the new one. It begins a year
+/// before the former one, so that no clock counts, and ends with the first of the two.
 ///
 /// # Errors
 /// [`SignError::Library`].
@@ -100,7 +104,7 @@ pub fn cross(
     let ((next_key, next_serial, next_end), (former_der, former_key, (former_begin, former_end))) = (next, former);
     let issuer = Issuer::from_ca_cert_der(former_der, former_key)?;
     let mut params = authority_params(ROOT_NAME, former_begin, next_end.min(former_end), next_serial);
-    params.not_before = former_begin;
+    params.not_before = former_begin - CROSS_BACKDATE;
     params.serial_number = Some(SerialNumber::from_slice(&positive(serial)));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(ROOT_PATH_LENGTH));
     params.use_authority_key_identifier_extension = true;

@@ -431,7 +431,25 @@ fn a_cross_certificate_stands_for_the_next_root_and_is_no_other() {
     assert_eq!((cross.subject(), cross.issuer(), cross.public_key()), (new.subject(), old.subject(), new.public_key()));
     assert_ne!(cross.raw_serial(), new.raw_serial());
     assert_eq!(cross.validity().not_after, old.validity().not_after);
-    assert_eq!(cross.validity().not_before, old.validity().not_before);
+    assert_eq!(cross.validity().not_before.timestamp(), old.validity().not_before.timestamp() - 365 * 24 * 3600);
+}
+
+#[test]
+fn a_former_root_of_the_future_leads_to_the_next_one_now() {
+    // Aim: both roots were made while the clock was ahead; who knows the former one only believes the control plane as soon as the clock is
+    // right again, not when that time has come.
+    let mut desk = desk();
+    desk.time.fetch_add(4 * 3600, Ordering::Relaxed);
+    for turn in [Step::Trust, Step::Issue, Step::Drop] {
+        desk = step(desk, turn, false);
+    }
+    let former = desk.ca.roots().issuing().clone();
+    for turn in [Step::Trust, Step::Issue, Step::Drop] {
+        desk = step(desk, turn, false);
+    }
+    desk.time.fetch_sub(4 * 3600, Ordering::Relaxed);
+    let seat = desk.ca.seat(&ServerNames::default()).unwrap();
+    verify(&seat.chain[0], &seat.chain[1..], &former, now(&desk)).unwrap();
 }
 
 #[test]
