@@ -28,6 +28,8 @@ enum Command {
     Floor(benches::floor::Args),
     /// Measures whole systems side by side: direct, our pair, the floor, nginx, haproxy, Envoy.
     Pair(Box<benches::pair::Args>),
+    /// Measures what a change costs control planes, side by side, and when the last of many proxies has it
+    Plane(benches::plane::Args),
     /// Takes spans over OTLP and keeps none.
     Collector(benches::pair::CollectorArgs),
 }
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Command::Backend(args) => benches::backend::run(args).map(|()| ExitCode::SUCCESS),
         Command::Floor(args) => benches::floor::run(args).map(|()| ExitCode::SUCCESS),
         Command::Pair(args) => benches::pair::run(&args),
+        Command::Plane(args) => benches::plane::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Collector(args) => benches::pair::collect(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

@@ -11,7 +11,7 @@ const DESCENDANTS_MAX: usize = 1000;
 
 /// CPU of a set of processes at one moment.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Cpu {
+pub(crate) struct Cpu {
     /// Time on a CPU by (process, thread), nanoseconds.
     threads: BTreeMap<(u32, u32), u64>,
     /// User and system time of the processes, ended threads included, ticks of 10 ms.
@@ -20,7 +20,7 @@ pub(super) struct Cpu {
 
 impl Cpu {
     /// Reads it; processes that are gone count nothing.
-    pub(super) fn read(pids: &[u32]) -> Self {
+    pub(crate) fn read(pids: &[u32]) -> Self {
         let mut cpu = Self::default();
         for pid in pids {
             cpu.ticks += fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|text| ticks(&text)).unwrap_or(0);
@@ -36,7 +36,7 @@ impl Cpu {
     }
 
     /// Seconds on a CPU since `before`: fine where the threads of `before` are all still there, else in ticks, which keep the ended.
-    pub(super) fn secs_since(&self, before: &Self) -> f64 {
+    pub(crate) fn secs_since(&self, before: &Self) -> f64 {
         let all_there = !before.threads.is_empty() && before.threads.keys().all(|thread| self.threads.contains_key(thread));
         if !all_there {
             return self.ticks.saturating_sub(before.ticks) as f64 / TICKS_PER_SEC;
@@ -100,7 +100,7 @@ pub(super) struct Memory {
 
 impl Memory {
     /// Reads it; processes that are gone count nothing.
-    pub(super) fn read(pids: &[u32]) -> Self {
+    pub(crate) fn read(pids: &[u32]) -> Self {
         let texts = pids.iter().filter_map(|pid| fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok());
         texts.fold(Self::default(), |sum, text| {
             let one = Self::parse(&text);

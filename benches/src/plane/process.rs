@@ -1,0 +1,97 @@
+//! One control plane as a process.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use tempfile::TempDir;
+
+use crate::pair::Cpu;
+
+/// Longest wait for its start.
+const START: Duration = Duration::from_secs(120);
+
+/// A running control plane; killed when dropped.
+#[derive(Debug)]
+pub(super) struct Process {
+    child: Child,
+    /// Its port for xDS in plaintext.
+    pub(super) xds: SocketAddr,
+    begun: Cpu,
+    _data: TempDir,
+}
+
+impl Process {
+    /// Starts it on that folder, and waits until its port is open.
+    ///
+    /// # Errors
+    /// It ends, or does not listen in time.
+    pub(super) async fn start(program: &Path, manifests: &Path) -> anyhow::Result<Self> {
+        let data = tempfile::tempdir()?;
+        let ports = free_ports::<3>()?;
+        let at = |port: u16| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port).to_string();
+        let log = fs::File::create(data.path().join("log"))?;
+        let child = Command::new(program)
+            .arg("control")
+            .arg("--config")
+            .arg(manifests)
+            .arg("--data-dir")
+            .arg(data.path().join("data"))
+            .arg("--api-socket")
+            .arg(data.path().join("api"))
+            .args(["--listen", &at(ports[0]), "--metrics-listen", &at(ports[1]), "--log-level", "warn"])
+            .arg(format!("--plaintext-xds={}", at(ports[2])))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))?;
+        let mut this = Self { child, xds: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ports[2]), begun: Cpu::default(), _data: data };
+        let begun = Instant::now();
+        while tokio::net::TcpStream::connect(this.xds).await.is_err() {
+            if let Some(status) = this.child.try_wait()? {
+                let said = fs::read_to_string(this._data.path().join("log")).unwrap_or_default();
+                bail!("{} ended with {status}: {said}", program.display());
+            }
+            if begun.elapsed() > START {
+                bail!("{} does not listen at {} within {} s", program.display(), this.xds, START.as_secs());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        this.begun = Cpu::read(&[this.child.id()]);
+        Ok(this)
+    }
+
+    /// Seconds of CPU since it listened.
+    pub(super) fn cpu_secs(&self) -> f64 {
+        Cpu::read(&[self.child.id()]).secs_since(&self.begun)
+    }
+
+    /// Memory that it holds.
+    pub(super) fn resident_mib(&self) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<f64>().ok()).unwrap_or_default() / 1024.0
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
+    let mut ports = [0; N];
+    let mut held = Vec::new();
+    for port in &mut ports {
+        let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        *port = listener.local_addr()?.port();
+        held.push(listener);
+    }
+    Ok(ports)
+}
