@@ -112,6 +112,7 @@ mod tests {
 
     #[test]
     fn a_reading_is_the_last_and_the_middle() {
+        // Aim: of ascending times; of none, nothing.
         let reading = Reading::of(1.0, &[0.1, 0.2, 0.9]);
         assert_eq!((reading.p50_secs, reading.last_secs), (0.2, 0.9));
         assert_eq!(Reading::of(0.0, &[]).last_secs, 0.0);
