@@ -32,7 +32,10 @@ impl Folder {
         let this = Self { folder: tempfile::tempdir()?, services };
         let mut text = String::new();
         for number in 0..NAMESPACES {
-            writeln!(text, "apiVersion: v1\nkind: Namespace\nmetadata: {{name: n{number}, labels: {{meshwright.dev/inject: enabled}}}}\n---")?;
+            writeln!(
+                text,
+                "apiVersion: v1\nkind: Namespace\nmetadata: {{name: n{number}, labels: {{meshwright.dev/inject: enabled}}}}\n---"
+            )?;
         }
         for number in 0..services {
             let namespace = number % NAMESPACES;

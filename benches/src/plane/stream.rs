@@ -10,10 +10,10 @@ use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use proto::mesh::{Authentication, Authorization, DnsRecord, Egress, Epoch, ProxyConfig, Trust};
 use proto::names::{Mode, NODE_CLIENT, NODE_WORKLOAD, NodeId, outbound};
+use proto::xds;
 use proto::xds::core::Node;
 use proto::xds::discovery::DeltaDiscoveryRequest;
 use proto::xds::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use proto::xds;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
@@ -110,7 +110,8 @@ pub(super) async fn run(address: SocketAddr, number: u32, wants: Vec<SocketAddr>
                 names.extend(wants.iter().map(|address| outbound(*address)));
             }
             let node = first.take();
-            let request = DeltaDiscoveryRequest { node, resource_names_subscribe: names, type_url: url, ..DeltaDiscoveryRequest::default() };
+            let request =
+                DeltaDiscoveryRequest { node, resource_names_subscribe: names, type_url: url, ..DeltaDiscoveryRequest::default() };
             sender.send(request).await?;
         }
         match client.delta_aggregated_resources(ReceiverStream::new(receiver)).await {
