@@ -12,13 +12,15 @@ use super::AWAY_GRACE;
 pub(super) struct Absences {
     started: Instant,
     there: BTreeSet<String>,
-    /// Those that went within [`AWAY_GRACE`].
+    /// Those that went within [`AWAY_GRACE`], or made the certificate call within it and have not come further.
     missed: BTreeMap<String, Instant>,
+    /// Serial number of the leaf of each declared proxy at the last look of this rotation.
+    serials: BTreeMap<String, String>,
 }
 
 impl Absences {
     pub(super) fn new(started: Instant) -> Self {
-        Self { started, there: BTreeSet::new(), missed: BTreeMap::new() }
+        Self { started, there: BTreeSet::new(), missed: BTreeMap::new(), serials: BTreeMap::new() }
     }
 
     /// Takes in a look. While a rotation rests looks are rare, but there has to be one now and then: whoever goes just before the next
@@ -27,6 +29,20 @@ impl Absences {
         self.missed.retain(|proxy, at| !present.contains(proxy) && now.saturating_duration_since(*at) < AWAY_GRACE);
         self.missed.extend(self.there.difference(&present).map(|proxy| (proxy.clone(), now)));
         self.there = present;
+    }
+
+    /// Takes in who has which leaf. Who has another one than at the look before is coming back: its stream follows within seconds, and
+    /// until then it may hold a leaf below a root that it believes by its cross certificate only.
+    pub(super) fn heard(&mut self, serials: &BTreeMap<String, String>, now: Instant) {
+        let fresh = |(proxy, serial): &(&String, &String)| self.serials.get(*proxy).is_some_and(|before| before != *serial);
+        self.missed
+            .extend(serials.iter().filter(fresh).filter(|(proxy, _)| !self.there.contains(*proxy)).map(|(proxy, _)| (proxy.clone(), now)));
+        self.serials.clone_from(serials);
+    }
+
+    /// No rotation is under way: leaves are no sign of anything.
+    pub(super) fn rest(&mut self) {
+        self.serials.clear();
     }
 
     /// Whether one that is not there is waited for no more.
@@ -58,5 +74,28 @@ mod tests {
         assert!(!absences.is_away("a", at(1059)) && !absences.is_away("b", at(1059)) && absences.is_away("a", at(1060)));
         absences.look(there(&[]), at(1060));
         assert!(absences.missed.is_empty() && absences.is_away("b", at(1061)));
+    }
+
+    #[test]
+    fn a_certificate_call_is_a_sign_of_coming_back() {
+        // Aim: who was given up and has a new leaf is waited for as if it had just gone; the first look of a rotation is no sign, nor is
+        // the same leaf, nor a new one of somebody who is there.
+        let start = Instant::now();
+        let at = |secs| start + Duration::from_secs(secs);
+        let leaves =
+            |serials: [&str; 2]| [("a", serials[0]), ("b", serials[1])].map(|(name, serial)| (name.to_owned(), serial.to_owned())).into();
+        let mut absences = Absences::new(start);
+        absences.look(BTreeSet::from(["b".to_owned()]), at(100));
+        absences.heard(&leaves(["1", "2"]), at(100));
+        assert!(absences.is_away("a", at(100)));
+        absences.heard(&leaves(["1", "2"]), at(110));
+        assert!(absences.is_away("a", at(110)));
+        absences.heard(&leaves(["3", "4"]), at(120));
+        assert!(!absences.is_away("a", at(149)) && absences.is_away("a", at(150)));
+        assert!(!absences.missed.contains_key("b"));
+        absences.look(BTreeSet::new(), at(151));
+        absences.rest();
+        absences.heard(&leaves(["5", "6"]), at(152));
+        assert!(absences.is_away("a", at(152)));
     }
 }

@@ -1,6 +1,6 @@
 //! What is seen of the proxies while a rotation waits for them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::decide::Following;
 use crate::publish::board::{Board, holders};
@@ -15,15 +15,19 @@ const TRUST: &str = "Trust trust";
 pub(super) struct Leaves {
     /// Serials of the unexpired leaves below the issuing root.
     renewed: BTreeSet<String>,
-    /// Declared proxies that have a leaf, by key.
-    held: BTreeSet<String>,
+    /// Declared proxies that have a leaf of their own, by key, and its serial number.
+    pub(super) held: BTreeMap<String, String>,
 }
 
 impl Leaves {
     /// Reads it, where that root issues. May block on a disk.
     pub(super) fn read(authority: &dyn Authority, edition: &Edition, issuing: &str) -> Self {
         let renewed = authority.roots_of_leaves().into_iter().filter(|(_, root)| root == issuing).map(|(serial, _)| serial).collect();
-        Self { renewed, held: authority.issued().iter().flat_map(|leaf| holders(&edition.world, leaf.place())).collect() }
+        let mut held = BTreeMap::new();
+        for leaf in authority.issued().iter().filter(|leaf| !leaf.for_application) {
+            held.extend(holders(&edition.world, leaf.place()).map(|key| (key, leaf.serial.clone())));
+        }
+        Self { renewed, held }
     }
 }
 
@@ -53,7 +57,7 @@ pub(super) fn proxies(
             }
         }
     };
-    present.union(&leaves.held).map(|key| (key.clone(), following(key))).collect()
+    present.iter().chain(leaves.held.keys().filter(|key| !present.contains(*key))).map(|key| (key.clone(), following(key))).collect()
 }
 
 /// What a proxy says of the roots that `epoch` told: nothing yet, that it goes by them, or why not.
@@ -87,10 +91,13 @@ mod tests {
         // Aim: the cost of a look grows with the number of proxies, not with its square, which would be a minute here.
         let (board, _events) = Board::new(Clock::new(|| std::time::UNIX_EPOCH));
         let names = |range: std::ops::Range<usize>| range.map(|number| format!("shop/catalog-{number}")).collect::<BTreeSet<String>>();
-        let (present, leaves) = (names(10_000..30_000), Leaves { renewed: names(0..40_000), held: names(0..20_000) });
+        let (present, leaves) = (
+            names(10_000..30_000),
+            Leaves { renewed: names(0..40_000), held: names(0..20_000).into_iter().map(|name| (name, String::new())).collect() },
+        );
         let began = Instant::now();
         let mut absences = Absences::new(began);
-        absences.look(leaves.held.clone(), began);
+        absences.look(leaves.held.keys().cloned().collect(), began);
         absences.look(present.clone(), began);
         let following = proxies(&board, &present, &leaves, 7, |key| absences.is_away(key, began + AWAY_GRACE));
         assert_eq!((following.len(), following.iter().filter(|(_, following)| *following == Following::Away).count()), (30_000, 10_000));

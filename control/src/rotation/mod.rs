@@ -287,12 +287,14 @@ impl Driver {
         self.absences.look(present.clone(), now);
         if roots.phase == Phase::Steady && !self.ending {
             self.tell(Course::Resting);
+            self.absences.rest();
             return Ok(None);
         }
         let Some(edition) = self.board.edition() else { return Ok(None) };
         let (authority, phase) = (self.authority.clone(), roots.phase);
         let read = move || (Leaves::read(&*authority, &edition, &roots.issuing.fingerprint()), authority.listeners());
         let (leaves, listeners) = self.blocking(read).await?;
+        self.absences.heard(&leaves.held, now);
         let proxies = look::proxies(&self.board, &present, &leaves, epoch, |key| self.absences.is_away(key, now));
         let heard = listeners > 0 && now.saturating_duration_since(self.taken) < LISTENED;
         Ok(Some(Facts { phase, ending: self.ending, heard, fault: look::own_fault(&self.board), proxies }))

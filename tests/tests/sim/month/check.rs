@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail, ensure};
 use control::publish::trust::Phase;
 use control::serve::authority::{AuditQuery, Issuance};
 use proxy::tls::{Carries, Credential};
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
 use tokio::time::{Instant, sleep};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -28,6 +29,16 @@ fn good(leaf: &Credential, by: &Member) -> Option<bool> {
     let (now, begin, end) = (by.clock.unix().as_secs(), secs(leaf.not_before), secs(leaf.not_after));
     let near = |edge: u64| now.abs_diff(edge) <= EDGE;
     (!near(begin) && !near(end)).then_some(begin < now && now < end)
+}
+
+/// Subject, issuer and key of a certificate, for whoever has to find out why.
+fn short(der: &[u8]) -> String {
+    X509Certificate::from_der(der).map_or_else(
+        |error| error.to_string(),
+        |(_, parsed)| {
+            format!("{} by {} from {} to {}", parsed.subject(), parsed.issuer(), parsed.validity().not_before, parsed.validity().not_after)
+        },
+    )
 }
 
 impl Month {
@@ -175,7 +186,18 @@ impl Month {
                 let Some(leaf) = far.process.as_ref().and_then(|process| process.credentials.current()) else { continue };
                 let judged = by.tls.judge(leaf.chain());
                 match (self.verdict(observer, who), &judged) {
-                    (Some(true), Err(error)) => bail!("{} does not believe {} ({}): {error}", near.name, far.name, leaf.serial),
+                    (Some(true), Err(error)) => {
+                        let believed: Vec<String> = by.trust.roots().iter().map(|root| short(root)).collect();
+                        let of = |chain: &[CertificateDer<'_>]| chain.iter().map(|der| short(der)).collect::<Vec<_>>();
+                        let own = by.credentials.current().map(|own| of(own.chain()));
+                        bail!(
+                            "{} (believes {believed:?}, shows {own:?}) does not believe {} ({}, {:?}): {error}",
+                            near.name,
+                            far.name,
+                            leaf.serial,
+                            of(leaf.chain())
+                        )
+                    }
                     (Some(false), Ok(_)) => bail!("{} believes {} ({}), and must not", near.name, far.name, leaf.serial),
                     _ => {}
                 }

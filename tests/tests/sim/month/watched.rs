@@ -157,6 +157,8 @@ impl Scene {
                     .credentials
                     .current()
                     .is_some_and(|leaf| verified(leaf.chain(), std::slice::from_ref(&roots.issuing.der), middle(&leaf)));
+                // A leaf below the issuing root is had before that root is believed, by its cross certificate.
+                let follows = follows && sight.trust.roots().contains(&roots.issuing.der);
                 sight.left_behind |= !open || !follows;
                 sight.missed = if open && follows { 0 } else { sight.missed + 1 };
             }
