@@ -36,7 +36,11 @@ impl Default for Counts {
         registry.register("reviews", "Admission reviews by their outcome", Clone::clone(&reviews));
         registry.register_with_unit("review_duration", "Time from the head of a review to its answer", Unit::Seconds, seconds.clone());
         let failed: &Counter = &handshakes_failed;
-        registry.register("handshakes_failed", "Connections that came to no TLS: API servers may not believe the certificate", failed.clone());
+        registry.register(
+            "handshakes_failed",
+            "Connections that came to no TLS: API servers may not believe the certificate",
+            failed.clone(),
+        );
         Self { reviews, seconds, handshakes_failed, registry: Mutex::new(registry) }
     }
 }

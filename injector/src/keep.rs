@@ -72,7 +72,12 @@ where
     for configuration in api.list(&ListParams::default()).await? {
         let Some(patch) = bundle::rebundle(&configuration, service, pem) else { continue };
         let name = configuration.name_any();
-        api.patch(&name, &PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() }, &Patch::<()>::Json(patch)).await?;
+        api.patch(
+            &name,
+            &PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() },
+            &Patch::<()>::Json(patch),
+        )
+        .await?;
         tracing::info!(name, kind = %K::kind(&()), "API servers were told the webhook's roots");
     }
     Ok(())
@@ -120,7 +125,9 @@ async fn roots_spread(client: &Client, pem: &str) -> Result<(), kube::Error> {
     let (namespaces, maps) = tokio::try_join!(namespaces, maps)?;
     let there: BTreeMap<String, String> = maps
         .into_iter()
-        .map(|map| (map.namespace().unwrap_or_default(), map.data.and_then(|mut data| data.remove(annotations::CA_KEY)).unwrap_or_default()))
+        .map(|map| {
+            (map.namespace().unwrap_or_default(), map.data.and_then(|mut data| data.remove(annotations::CA_KEY)).unwrap_or_default())
+        })
         .collect();
     let living = namespaces.into_iter().filter(|namespace| namespace.metadata.deletion_timestamp.is_none()).map(|one| one.name_any());
     let writes = living.filter_map(|namespace| Some((bundle::roots_map(there.get(&namespace).map(String::as_str), pem)?, namespace)));

@@ -51,8 +51,10 @@ mod tests {
     /// Aim: what is there stays, item by item where items have names; the rest is ours, and our order is kept.
     #[test]
     fn what_is_there_stays() {
-        let ours = json!({"name": "p", "image": "ours", "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}], "args": ["proxy"]});
-        let there = json!({"name": "p", "resources": {"limits": {"cpu": "1"}}, "env": [{"name": "B", "value": "9"}, {"name": "C"}], "args": []});
+        let ours =
+            json!({"name": "p", "image": "ours", "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "2"}], "args": ["proxy"]});
+        let there =
+            json!({"name": "p", "resources": {"limits": {"cpu": "1"}}, "env": [{"name": "B", "value": "9"}, {"name": "C"}], "args": []});
         let merged = container(ours, there.as_object().unwrap());
         let wanted = json!({
             "name": "p", "image": "ours", "resources": {"limits": {"cpu": "1"}}, "args": [],

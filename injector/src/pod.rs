@@ -28,7 +28,9 @@ pub enum Refused {
     #[error(transparent)]
     Annotation(#[from] BadAnnotation),
     /// The application's traffic would pass for the sidecar's.
-    #[error("container {container} runs as user {PROXY_UID}, which is the sidecar's own: its traffic would go around the mesh; choose another")]
+    #[error(
+        "container {container} runs as user {PROXY_UID}, which is the sidecar's own: its traffic would go around the mesh; choose another"
+    )]
     ProxyUser {
         /// Its name.
         container: String,

@@ -78,7 +78,8 @@ fn annotations_are_honoured_or_refused() {
 #[test]
 fn the_owner_may_override_the_sidecar() {
     let mut pod = shop();
-    let own = json!({"name": PROXY_CONTAINER, "resources": {"limits": {"memory": "1Gi"}}, "env": [{"name": "MESHWRIGHT_WORKERS", "value": "2"}]});
+    let own =
+        json!({"name": PROXY_CONTAINER, "resources": {"limits": {"memory": "1Gi"}}, "env": [{"name": "MESHWRIGHT_WORKERS", "value": "2"}]});
     pod["spec"]["containers"].as_array_mut().unwrap().push(own);
     let added = add(&pod, "catalog", &settings()).unwrap().pod;
     assert_eq!(names(&added["spec"]["containers"]), ["app"]);
@@ -150,7 +151,10 @@ fn identities_are_in_reach() {
 fn jobs_end() {
     let job = |policy: &str| json!({"spec": {"restartPolicy": policy, "containers": [{"name": "job"}]}});
     let native = add(&job("Never"), "x", &settings()).unwrap().pod;
-    assert_eq!((&native["spec"]["shareProcessNamespace"], native["spec"]["initContainers"][1]["restartPolicy"].as_str()), (&Value::Null, Some("Always")));
+    assert_eq!(
+        (&native["spec"]["shareProcessNamespace"], native["spec"]["initContainers"][1]["restartPolicy"].as_str()),
+        (&Value::Null, Some("Always"))
+    );
     for (policy, ends) in [("Never", Some("2")), ("OnFailure", Some("330")), ("Always", None)] {
         let added = add(&job(policy), "x", &old()).unwrap().pod;
         let told = env(&added["spec"]["containers"][0], "MESHWRIGHT_END_WITH_APPLICATION_SECS").map(|one| one["value"].as_str().unwrap());
@@ -166,9 +170,13 @@ fn jobs_end() {
 /// Aim: the sidecar's drain fits into the time that the pod has to end.
 #[test]
 fn the_drain_fits_the_pods_grace() {
-    for (grace, settings, drain) in
-        [(None, settings(), "29"), (Some(300), settings(), "30"), (Some(5), settings(), "4"), (Some(0), settings(), "1"), (None, old(), "5")]
-    {
+    for (grace, settings, drain) in [
+        (None, settings(), "29"),
+        (Some(300), settings(), "30"),
+        (Some(5), settings(), "4"),
+        (Some(0), settings(), "1"),
+        (None, old(), "5"),
+    ] {
         let pod = json!({"spec": {"terminationGracePeriodSeconds": grace, "containers": []}});
         let added = add(&pod, "x", &settings).unwrap().pod;
         let sidecar = added["spec"].pointer("/initContainers/1").or_else(|| added["spec"].pointer("/containers/0")).unwrap();
@@ -238,7 +246,8 @@ fn any_pod() -> impl proptest::strategy::Strategy<Value = Value> {
     use proptest::prelude::*;
     let containers = || proptest::collection::vec(any_container(), 0..4);
     (containers(), containers(), "Always|Never|OnFailure", proptest::option::of(0_u64..90)).prop_map(|(init, containers, policy, grace)| {
-        let spec = json!({"initContainers": init, "containers": containers, "restartPolicy": policy, "terminationGracePeriodSeconds": grace});
+        let spec =
+            json!({"initContainers": init, "containers": containers, "restartPolicy": policy, "terminationGracePeriodSeconds": grace});
         json!({"metadata": {"name": "p"}, "spec": spec})
     })
 }

@@ -45,7 +45,9 @@ fn listed(list: &Value) -> Vec<FoundPod> {
     let kind = list["kind"].as_str().and_then(|kind| kind.strip_suffix("List")).unwrap_or_default();
     let items = list["items"].as_array().into_iter().flatten().enumerate();
     let places = items.filter(|(_, item)| !item["items"].is_array()).flat_map(|(index, item)| {
-        found(item["kind"].as_str().unwrap_or(kind), item).into_iter().map(move |place| FoundPod { pointer: format!("/items/{index}{}", place.pointer), ..place })
+        found(item["kind"].as_str().unwrap_or(kind), item)
+            .into_iter()
+            .map(move |place| FoundPod { pointer: format!("/items/{index}{}", place.pointer), ..place })
     });
     places.collect()
 }

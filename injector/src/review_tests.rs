@@ -49,11 +49,13 @@ fn a_pod_is_patched() {
     let answer = inject(&question(&asked(pod())), Label::Is("enabled"), &settings());
     let review = answer.review("705ab4f5-6393-11e8-b7cc-42010a800002");
     let response = &review["response"];
-    assert_eq!((&review["apiVersion"], &response["uid"], &response["allowed"]), (&json!(API_VERSION), &json!("705ab4f5-6393-11e8-b7cc-42010a800002"), &json!(true)));
+    assert_eq!(
+        (&review["apiVersion"], &response["uid"], &response["allowed"]),
+        (&json!(API_VERSION), &json!("705ab4f5-6393-11e8-b7cc-42010a800002"), &json!(true))
+    );
     assert_eq!(response["patchType"], "JSONPatch");
     assert_eq!(response["auditAnnotations"]["verdict"], "injected");
-    let patch: json_patch::Patch =
-        serde_json::from_slice(&STANDARD.decode(response["patch"].as_str().unwrap()).unwrap()).unwrap();
+    let patch: json_patch::Patch = serde_json::from_slice(&STANDARD.decode(response["patch"].as_str().unwrap()).unwrap()).unwrap();
     insta::assert_json_snapshot!(patch);
     let mut patched = pod();
     json_patch::patch(&mut patched, &patch).unwrap();
@@ -154,7 +156,13 @@ fn only_changes_are_analyzed() {
         ("DELETE", "", &Value::Null, &a, false),
         ("CREATE", "", &Value::Null, &Value::Null, false),
     ] {
-        let asked = Asked { operation: operation.to_owned(), sub_resource: sub.to_owned(), object: object.clone(), old_object: old.clone(), ..question(&self::asked(pod())) };
+        let asked = Asked {
+            operation: operation.to_owned(),
+            sub_resource: sub.to_owned(),
+            object: object.clone(),
+            old_object: old.clone(),
+            ..question(&self::asked(pod()))
+        };
         assert_eq!(is_for_analysis(&asked), wanted, "{operation} {sub} {object}");
     }
 }

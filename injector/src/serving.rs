@@ -11,6 +11,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
 /// Between two looks at wall time and at what the issuer has: a machine may have slept, or files have been exchanged.
 const LOOK: Duration = Duration::from_secs(15);
@@ -23,6 +24,7 @@ const RETRY_MAX: Duration = Duration::from_secs(300);
 pub type Now = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
 /// A certificate with its key.
+#[derive(Debug)]
 pub struct Issued {
     /// Leaf first.
     pub chain: Vec<CertificateDer<'static>>,
@@ -32,6 +34,20 @@ pub struct Issued {
     pub not_before: Duration,
     /// Since 1970.
     pub not_after: Duration,
+}
+
+impl Issued {
+    /// A chain with its key; the dates are the leaf's.
+    ///
+    /// # Errors
+    /// The leaf cannot be read, in words for a person.
+    pub fn read(chain: Vec<CertificateDer<'static>>, key: PrivateKeyDer<'static>) -> Result<Self, String> {
+        let leaf = chain.first().ok_or("there is no certificate")?;
+        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|error| format!("the certificate cannot be read: {error}"))?;
+        let unix = |at: ASN1Time| Duration::from_secs(u64::try_from(at.timestamp()).unwrap_or_default());
+        let (not_before, not_after) = (unix(leaf.validity().not_before), unix(leaf.validity().not_after));
+        Ok(Self { chain, key, not_before, not_after })
+    }
 }
 
 /// Who gives certificates, and says by which roots they are believed. May block on a disk.
@@ -48,8 +64,8 @@ pub trait Issuer: Send + Sync {
     /// Why they are not known.
     fn roots(&self) -> Result<String, String>;
 
-    /// Whether certificates come from outside, so that there may be a new one at any time.
-    fn is_watched(&self) -> bool;
+    /// Whether another certificate should be asked for although the last one still holds: files may have been exchanged.
+    fn has_news(&self) -> bool;
 }
 
 /// When to renew, pure.
@@ -147,29 +163,29 @@ impl ResolvesServerCert for ServingCell {
 /// the caller's error then says what is wrong, and asking goes on.
 pub async fn keep(cell: Arc<ServingCell>, issuer: Arc<dyn Issuer>, roots: watch::Sender<String>, stop: CancellationToken) {
     loop {
-        let renewal = *cell.renewal.borrow();
-        if renewal.is_due(cell.unix()) || issuer.is_watched() {
-            let (asked, by) = (Arc::clone(&issuer), Arc::clone(&cell));
-            let taken = tokio::task::spawn_blocking(move || take(&by, &*asked)).await;
-            let next = match taken {
-                Ok(Ok(next)) => next,
-                Ok(Err(error)) => {
-                    tracing::error!(%error, standing = ?cell.standing(), "the webhook's certificate was not renewed");
-                    renewal.failed(cell.unix())
-                }
-                Err(_) => renewal.failed(cell.unix()),
-            };
-            cell.renewal.send_replace(next);
-        }
-        let asked = Arc::clone(&issuer);
-        match tokio::task::spawn_blocking(move || asked.roots()).await {
-            Ok(Ok(pem)) => drop(roots.send_if_modified(|known| {
+        let (asked, by, renewal) = (Arc::clone(&issuer), Arc::clone(&cell), *cell.renewal.borrow());
+        let taken = tokio::task::spawn_blocking(move || {
+            // News first, so that the roots are those by which the next certificate is believed.
+            let wanted = asked.has_news() || renewal.is_due(by.unix());
+            (asked.roots(), wanted.then(|| take(&by, &*asked)))
+        });
+        // It neither panics nor is aborted, but for the end of the runtime.
+        let Ok((known, taken)) = taken.await else { return };
+        match known {
+            Ok(pem) => drop(roots.send_if_modified(|known| {
                 let other = *known != pem;
                 *known = pem;
                 other
             })),
-            Ok(Err(error)) => tracing::error!(%error, "the webhook's roots are not known; API servers go on with the former ones"),
-            Err(_) => {}
+            Err(error) => tracing::error!(%error, "the webhook's roots are not known; API servers go on with the former ones"),
+        }
+        match taken {
+            None => {}
+            Some(Ok(next)) => drop(cell.renewal.send_replace(next)),
+            Some(Err(error)) => {
+                tracing::error!(%error, standing = ?cell.standing(), "the webhook's certificate was not renewed");
+                cell.renewal.send_replace(renewal.failed(cell.unix()));
+            }
         }
         let left = cell.renewal.borrow().due.saturating_sub(cell.unix());
         tokio::select! {
@@ -188,7 +204,8 @@ fn take(cell: &ServingCell, issuer: &dyn Issuer) -> Result<Renewal, String> {
         return if renewal.is_due(cell.unix()) { Err("what there is should have been exchanged by now".to_owned()) } else { Ok(renewal) };
     }
     let provider = CryptoProvider::get_default().cloned().unwrap_or_else(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
-    let certified = CertifiedKey::from_der(chain, key, &provider).map_err(|error| format!("certificate and key do not belong together: {error}"))?;
+    let certified =
+        CertifiedKey::from_der(chain, key, &provider).map_err(|error| format!("certificate and key do not belong together: {error}"))?;
     cell.certificate.store(Some(Arc::new(certified)));
     Ok(renewal)
 }

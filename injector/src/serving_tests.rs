@@ -43,7 +43,7 @@ impl Issuer for Scripted {
         self.0.lock().clone().map(|(name, _)| format!("roots of {name}"))
     }
 
-    fn is_watched(&self) -> bool {
+    fn has_news(&self) -> bool {
         false
     }
 }

@@ -164,7 +164,7 @@ impl Issuer for Root {
         Ok(format!("{}{}", self.issuer.pem(), self.others))
     }
 
-    fn is_watched(&self) -> bool {
+    fn has_news(&self) -> bool {
         false
     }
 }
