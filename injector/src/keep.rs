@@ -9,6 +9,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Resource, ResourceExt as _};
 use proto::annotations;
@@ -86,8 +87,8 @@ where
 /// Keeps the roots (PEM; empty: not known yet) in the ConfigMap `meshwright-ca` of every namespace, until `stop`. Needs the rights to list and
 /// watch namespaces, and to list, create and patch ConfigMaps.
 pub async fn root_maps(client: Client, mut roots: watch::Receiver<String>, stop: CancellationToken) {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let mut changes = kube::runtime::metadata_watcher(namespaces, watcher::Config::default()).default_backoff().boxed();
+    let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
+    let mut changes = watcher(namespaces, watcher::Config::default()).default_backoff().boxed();
     loop {
         let pem = roots.borrow_and_update().clone();
         let again = match roots_spread(&client, &pem).await {
