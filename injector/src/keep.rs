@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::bundle::{self, HookService, Hooks};
+use crate::settings::KubernetesVersion;
 
 /// Who writes, as managed fields tell.
 const FIELD_MANAGER: &str = "meshwright-injector";
@@ -27,10 +28,22 @@ const LOOK: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_secs(2);
 /// What happens within this time is worked on at once.
 const GATHER: Duration = Duration::from_millis(200);
+/// Longest wait for the cluster's version.
+const VERSION_WAIT: Duration = Duration::from_secs(10);
 /// Namespaces in one page of a list.
 const PAGE: u32 = 500;
 /// Writes under way at once.
 const WRITES_MAX: usize = 8;
+
+/// The cluster's version, which says whether sidecars are native there.
+///
+/// # Errors
+/// The API server does not say, or not in a way that can be read.
+pub async fn version(client: &Client) -> Result<KubernetesVersion, String> {
+    let told = tokio::time::timeout(VERSION_WAIT, client.apiserver_version()).await;
+    let told = told.map_err(|_| format!("no answer within {VERSION_WAIT:?}"))?.map_err(|error| error.to_string())?;
+    format!("{}.{}", told.major, told.minor).parse().map_err(|_| format!("its version is `{}`, which is none", told.git_version))
+}
 
 /// Keeps `caBundle` of all webhooks that ask `service` at `roots` (PEM; empty: not known yet), until `stop`. Needs the rights to list, watch
 /// and patch both kinds of webhook configurations.
