@@ -155,7 +155,9 @@ fn session_key(store: &Store) -> anyhow::Result<SessionKey> {
     }
     let mut page = Page::default();
     page.put(Row::SessionKey, &key);
-    store.write(page);
+    if !store.write(page) {
+        bail!("the key of sessions cannot be kept: {}", store.failure().unwrap_or_default());
+    }
     Ok(SessionKey(key))
 }
 
