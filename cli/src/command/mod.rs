@@ -10,6 +10,7 @@ mod ca;
 mod check;
 mod completions;
 mod control;
+mod crds;
 mod delete;
 mod down;
 mod echo;
@@ -19,11 +20,13 @@ mod explain;
 mod get;
 mod identity;
 mod inject;
+mod install;
 mod intercept;
 mod logs;
 mod policy;
 mod proxy;
 mod token;
+mod uninstall;
 mod up;
 mod wait;
 
@@ -80,6 +83,12 @@ enum Command {
     Intercept(intercept::InterceptArgs),
     /// Puts the sidecar into manifests, offline.
     Inject(inject::InjectArgs),
+    /// Prints or applies all that a cluster needs to run the mesh.
+    Install(install::InstallArgs),
+    /// Takes the mesh out of a cluster.
+    Uninstall(uninstall::UninstallArgs),
+    /// Prints the CustomResourceDefinitions of our own kinds.
+    Crds(crds::CrdsArgs),
     /// Runs the test service of examples and tests.
     Echo(echo::EchoArgs),
     /// Prints a shell completion script.
@@ -115,6 +124,9 @@ impl Cli {
             Command::Proxy(args) => proxy::run(args),
             Command::Intercept(args) => intercept::run(args),
             Command::Inject(args) => inject::run(args),
+            Command::Install(args) => install::run(args),
+            Command::Uninstall(args) => uninstall::run(args),
+            Command::Crds(args) => crds::run(args),
             Command::Echo(args) => echo::run(args),
             Command::Completions(args) => completions::run(args),
             Command::Enter(args) => enter::run(args),
@@ -174,6 +186,13 @@ mod tests {
             "meshwright intercept install --exempt-mark 0",
             "meshwright intercept install --exclude-outbound-cidrs 10.0.0.0/33",
             "meshwright inject -f x --control nonsense",
+            "meshwright install --replicas 0",
+            "meshwright install --failure-policy Maybe",
+            "meshwright install --trust-domain Upper.Case",
+            "meshwright install --timeout 5s",
+            "meshwright install --apply -o json",
+            "meshwright uninstall --kubeconfig x",
+            "meshwright crds -o table",
             "meshwright echo --http 99999",
             "meshwright echo --http 8080 --tcp 8080",
             "meshwright echo --tcp-greeting hello",
