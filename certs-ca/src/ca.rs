@@ -2,11 +2,11 @@
 
 mod issue;
 mod mint;
+mod open;
 mod renew;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use crate::audit::Issuance;
 use crate::authority::{self, Issuing, Leaf, SERIAL_BYTES, SignError};
 use crate::book::{IssuedLeaf, Register};
 use crate::csr::{Csr, CsrError, is_name};
-use crate::external::{External, ExternalError, ExternalFiles};
+use crate::external::{External, ExternalError};
 use crate::minting::AudienceError;
 use crate::own::{ISSUING_ROTATE_PERCENT, OwnRoots, RootsError};
 use crate::policy::{EXPIRED_GRACE, NoRandomness, Policy, random};
@@ -200,36 +200,6 @@ pub struct Ca {
 }
 
 impl Ca {
-    /// Opens the authority's store in `folder`; makes root and issuing key at the first start.
-    ///
-    /// # Errors
-    /// The store cannot be opened or written, others may read it, or it is corrupt.
-    pub fn open(folder: &Path, policy: Policy, clock: Clock) -> Result<Self, CaError> {
-        let store = Store::open(folder)?;
-        let (own, issuing) = OwnRoots::open(&store, &policy, clock())?;
-        Self::with(store, Keys::Own(own), issuing, policy, clock)
-    }
-
-    /// The same, but certificates are signed by an authority of the user's own. Roots that the store holds are left as they are.
-    ///
-    /// # Errors
-    /// Also where the files are no authority that proxies could believe.
-    pub fn open_external(folder: &Path, files: &ExternalFiles, policy: Policy, clock: Clock) -> Result<Self, CaError> {
-        let (external, issuing) = External::load(files, clock())?;
-        Self::with(Store::open(folder)?, Keys::External(external), issuing, policy, clock)
-    }
-
-    fn with(store: Store, keys: Keys, issuing: Issuing, policy: Policy, clock: Clock) -> Result<Self, CaError> {
-        let (book, gone) = Register::restore(store.entries()?);
-        if !gone.is_empty() {
-            store.put_issued(&[], &gone, &[], clock().unix_timestamp())?;
-        }
-        let (issuer, root) = (subject(&issuing.certificate_der), sha256(&issuing.root_der));
-        let state = Mutex::new(State { keys, issuing: Arc::new(issuing), issuer, root, policy, book });
-        let desk = Desk::open(&store)?;
-        Ok(Self { store, clock, state, desk })
-    }
-
     /// Takes over what the `Mesh` object says now. Lives of root and issuing certificate count from their next renewal.
     pub fn set_policy(&self, policy: Policy) {
         self.lock().policy = policy;

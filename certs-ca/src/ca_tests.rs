@@ -1,3 +1,4 @@
+use std::path::Path;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::*;

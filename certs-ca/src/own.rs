@@ -190,5 +190,5 @@ pub(crate) fn dates(der: &CertificateDer<'_>) -> Option<(OffsetDateTime, OffsetD
 }
 
 fn corrupt(store: &Store, what: &'static str) -> StoreError {
-    StoreError::Corrupt { path: store.path().to_owned(), what }
+    StoreError::Corrupt { path: store.path(), what }
 }

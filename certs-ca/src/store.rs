@@ -1,7 +1,8 @@
-//! Keys, tokens and the book at rest: one embedded store, `ca.redb`, 0600 in a 0700 folder.
+//! Keys, tokens and the book at rest: one embedded store, `ca.redb`, 0600 in a 0700 folder. Keys may lie elsewhere ([`Vault`]).
 
 mod audit;
 mod token_keys;
+mod vault;
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
@@ -9,12 +10,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use zeroize::Zeroizing;
 
 use crate::attest::Grant;
 use crate::book::IssuedLeaf;
 use crate::roots::life::History;
+pub use vault::{Vault, VaultChanges, VaultRows};
 
 /// Most tokens that wait to be used, or are remembered as used.
 pub const TOKENS_MAX: usize = 20_000;
@@ -56,6 +58,14 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
         /// Of the store.
+        cause: String,
+    },
+    /// The keys do not lie here, and the place where they do gave or took none.
+    #[error("cannot {verb} the authority's keys: {cause}")]
+    Vault {
+        /// `read` or `write`.
+        verb: &'static str,
+        /// Which place, and what it says.
         cause: String,
     },
     /// Too many tokens.
@@ -104,6 +114,8 @@ impl Seal {
 pub struct Store {
     path: PathBuf,
     database: Mutex<Option<Database>>,
+    /// Where keys lie instead; then no key is ever in the file.
+    vault: Option<vault::Kept>,
 }
 
 impl Store {
@@ -125,7 +137,7 @@ impl Store {
         };
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
         let database = open_file(&path, failed)?;
-        let store = Self { path, database: Mutex::new(Some(database)) };
+        let store = Self { path, database: Mutex::new(Some(database)), vault: None };
         store.write(|transaction| {
             transaction.open_table(KEYS)?;
             transaction.open_table(TOKENS)?;
@@ -137,9 +149,18 @@ impl Store {
         Ok(store)
     }
 
-    /// Where it lies.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The same, with keys that lie in a vault. Keys that the file has are left as they are, and not used.
+    ///
+    /// # Errors
+    /// Also [`StoreError::Vault`].
+    pub fn open_with(folder: &Path, vault: Box<dyn Vault>) -> Result<Self, StoreError> {
+        let kept = vault::Kept::load(vault)?;
+        Ok(Self { vault: Some(kept), ..Self::open(folder)? })
+    }
+
+    /// Where its keys lie.
+    pub fn path(&self) -> PathBuf {
+        self.vault.as_ref().map_or_else(|| self.path.clone(), |vault| vault.place().into())
     }
 
     /// Reads a pair; `None` before the first start.
@@ -148,13 +169,8 @@ impl Store {
     /// [`StoreError::Access`].
     pub fn pair(&self, seal: Seal) -> Result<Option<Pair>, StoreError> {
         let (certificate, key) = seal.rows();
-        let rows = self.reading(|transaction| {
-            let keys = transaction.open_table(KEYS)?;
-            let row = |name| Ok::<_, redb::Error>(keys.get(name)?.map(|value| value.value().to_vec()));
-            Ok((row(certificate)?, row(key)?))
-        })?;
-        Ok(match rows {
-            (Some(certificate), Some(key)) => Some(Pair { certificate, key: Zeroizing::new(key) }),
+        Ok(match (self.key_row(certificate)?, self.key_row(key)?) {
+            (Some(certificate), Some(key)) => Some(Pair { certificate: certificate.to_vec(), key }),
             _ => None,
         })
     }
@@ -164,7 +180,31 @@ impl Store {
     /// # Errors
     /// [`StoreError::Access`]; nothing was written.
     pub fn put_pairs(&self, pairs: &[(Seal, &Pair)]) -> Result<(), StoreError> {
-        self.write(|transaction| insert(&mut transaction.open_table(KEYS)?, pairs))
+        self.change_keys(&rows_of(pairs))
+    }
+
+    fn key_row(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        if let Some(vault) = &self.vault {
+            return Ok(vault.row(name));
+        }
+        self.reading(|transaction| Ok(transaction.open_table(KEYS)?.get(name)?.map(|value| Zeroizing::new(value.value().to_vec()))))
+    }
+
+    /// Writes rows and removes others, all or none.
+    fn change_keys(&self, changes: &[Change<'_>]) -> Result<(), StoreError> {
+        if let Some(vault) = &self.vault {
+            return vault.change(changes.iter().map(|(name, value)| ((*name).to_owned(), *value)));
+        }
+        self.write(|transaction| {
+            let mut keys = transaction.open_table(KEYS)?;
+            for (name, value) in changes {
+                match value {
+                    Some(value) => keys.insert(*name, *value)?,
+                    None => keys.remove(*name)?,
+                };
+            }
+            Ok(())
+        })
     }
 
     /// What is remembered of the roots; `None` before the first rotation.
@@ -172,10 +212,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Access`]; [`StoreError::Corrupt`] where it does not read back.
     pub fn history(&self) -> Result<Option<History>, StoreError> {
-        let row = self.reading(|transaction| Ok(transaction.open_table(KEYS)?.get(HISTORY)?.map(|value| value.value().to_vec())))?;
-        let read = |row: Vec<u8>| serde_json::from_slice(&row);
-        let corrupt = |_| StoreError::Corrupt { path: self.path.clone(), what: "history of the roots" };
-        row.map(read).transpose().map_err(corrupt)
+        let read = |row: Zeroizing<Vec<u8>>| serde_json::from_slice(&row);
+        let corrupt = |_| StoreError::Corrupt { path: self.path(), what: "history of the roots" };
+        self.key_row(HISTORY)?.map(read).transpose().map_err(corrupt)
     }
 
     /// One step in the life of the roots, whole or not at all: pairs to keep, one to forget, and the history that goes with them.
@@ -184,17 +223,13 @@ impl Store {
     /// [`StoreError::Access`]; nothing was written.
     pub fn step(&self, history: &History, pairs: &[(Seal, &Pair)], gone: Option<Seal>) -> Result<(), StoreError> {
         let row = serde_json::to_vec(history).unwrap_or_default();
-        self.write(|transaction| {
-            let mut keys = transaction.open_table(KEYS)?;
-            keys.insert(HISTORY, row.as_slice())?;
-            insert(&mut keys, pairs)?;
-            if let Some(seal) = gone {
-                let (certificate, key) = seal.rows();
-                keys.remove(certificate)?;
-                keys.remove(key)?;
-            }
-            Ok(())
-        })
+        let mut changes = rows_of(pairs);
+        changes.push((HISTORY, Some(&row)));
+        if let Some(seal) = gone {
+            let (certificate, key) = seal.rows();
+            changes.extend([(certificate, None), (key, None)]);
+        }
+        self.change_keys(&changes)
     }
 
     /// Keeps a grant under its token's hash, and forgets those that expired by `now`.
@@ -304,13 +339,15 @@ impl Store {
     }
 }
 
-fn insert(keys: &mut Table<'_, &'static str, &'static [u8]>, pairs: &[(Seal, &Pair)]) -> Result<(), redb::Error> {
-    for (seal, pair) in pairs {
+/// A row of [`KEYS`], and what it is to be; `None`: to be removed.
+type Change<'a> = (&'static str, Option<&'a [u8]>);
+
+fn rows_of<'a>(pairs: &[(Seal, &'a Pair)]) -> Vec<Change<'a>> {
+    let rows = |(seal, pair): &(Seal, &'a Pair)| {
         let (certificate, key) = seal.rows();
-        keys.insert(certificate, pair.certificate.as_slice())?;
-        keys.insert(key, pair.key.as_slice())?;
-    }
-    Ok(())
+        [(certificate, Some(pair.certificate.as_slice())), (key, Some(pair.key.as_slice()))]
+    };
+    pairs.iter().flat_map(rows).collect()
 }
 
 fn open_file(path: &Path, failed: impl Fn(io::Error) -> StoreError) -> Result<Database, StoreError> {

@@ -46,7 +46,7 @@ const CONTROL_LEVELS: [(u8, &[&str]); 8] = [
     (3, &["translate"]),
     (4, &["publish"]),
     (5, &["serve", "store", "rotation"]),
-    (6, &["api", "node"]),
+    (6, &["api", "node", "status"]),
     (7, &["settings", "app", "lib"]),
 ];
 

@@ -1,37 +1,34 @@
-//! What the control plane remembers across restarts: `book.redb` in the data folder, 0600.
+//! What the control plane remembers: in its data folder (`book.redb`, 0600), or, where replicas take turns, in objects of the cluster.
 //!
-//! A few rows of JSON, each written whole, those of one step together. A write that fails is said once and tried again with the next
-//! change: the mesh goes on from memory. A write may take as long as the disk likes, so it is done off the runtime.
+//! A few rows of JSON, each written whole, those of one step together. A write may take as long as the disk or the API server likes, so
+//! it is done off the runtime. A disk that takes nothing is said once and tried again with the next change: the mesh goes on from memory.
+//! What a cluster does not take, nobody is told ([`Store::write`]): another replica may be the holder by now.
+
+mod file;
+mod shared;
 
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use parking_lot::Mutex;
-use redb::{Database, ReadableDatabase, TableDefinition};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-const FILE: &str = "book.redb";
-const FLOOR: &str = "epoch";
-/// Digits of [`FLOOR`]: as many as the largest number has, so that its blocks never change in size.
-const FLOOR_DIGITS: usize = 20;
-const ROWS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("rows");
+use file::File;
+pub use shared::Shared;
 
 /// The rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Row {
     /// [`crate::publish::epoch::Mark`].
     Epoch,
-    /// Objects given by `apply`, which override the folder's.
+    /// Objects given by `apply`, which override the folder's. Not in a cluster, where they are the cluster's.
     Applied,
-    /// First acceptance of each object.
+    /// First acceptance of each object that does not say its age itself.
     Ages,
     /// Addresses of Services and instances.
     Allocations,
-    /// What the node agent last reported.
+    /// What the node agent last reported. Not in a cluster, which knows better.
     Runtime,
     /// What tokens of sessions are made with.
     SessionKey,
@@ -56,13 +53,16 @@ impl Row {
 pub struct StoreError {
     /// `open`, `read` or `write`.
     pub verb: &'static str,
-    /// The file.
+    /// The file or object.
     pub path: PathBuf,
     /// What the system says.
     pub cause: String,
     /// What to do.
     pub remedy: &'static str,
 }
+
+/// Rows by kind, encoded.
+type Rows = BTreeMap<Row, Vec<u8>>;
 
 /// Rows to be written together, already encoded: pure until [`Store::write`].
 #[derive(Debug, Default)]
@@ -91,11 +91,14 @@ impl Page {
 
 /// The open book.
 pub struct Store {
-    path: PathBuf,
-    floor: PathBuf,
-    database: Mutex<Option<Database>>,
-    /// Apart from the database, so that who asks for it never waits for a disk.
+    place: Place,
+    /// Apart from the place, so that who asks for it never waits for a disk.
     failure: Mutex<Option<String>>,
+}
+
+enum Place {
+    File(File),
+    Shared(Shared),
 }
 
 impl Store {
@@ -104,16 +107,12 @@ impl Store {
     /// # Errors
     /// [`StoreError`].
     pub fn open(folder: &Path) -> Result<Self, StoreError> {
-        let path = folder.join(FILE);
-        let remedy = "check space and rights there, or choose another folder with --data-dir";
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|error| StoreError {
-            verb: "open",
-            path: path.clone(),
-            cause: error.to_string(),
-            remedy,
-        })?;
-        let database = open_file(&path).map_err(|cause| StoreError { verb: "open", path: path.clone(), cause, remedy })?;
-        Ok(Self { path, floor: folder.join(FLOOR), database: Mutex::new(Some(database)), failure: Mutex::default() })
+        Ok(Self { place: Place::File(File::open(folder)?), failure: Mutex::default() })
+    }
+
+    /// A book in objects of a cluster, for one term of the lease.
+    pub fn shared(shared: Shared) -> Self {
+        Self { place: Place::Shared(shared), failure: Mutex::default() }
     }
 
     /// Reads a row; `None` where there is none yet.
@@ -121,82 +120,57 @@ impl Store {
     /// # Errors
     /// [`StoreError`], also for a row that does not read back.
     pub fn load<T: DeserializeOwned>(&self, row: Row) -> Result<Option<T>, StoreError> {
-        let failed = |cause: String| StoreError {
-            verb: "read",
-            path: self.path.clone(),
-            cause,
-            remedy: "restore it from a backup, or move it away to start over",
+        let read = match &self.place {
+            Place::File(file) => file.load(row),
+            Place::Shared(shared) => Ok(shared.load(row)),
         };
-        let guard = self.database.lock();
-        let Some(database) = &*guard else {
-            return Err(failed("it is closed".to_owned()));
-        };
-        let read = || -> Result<Option<Vec<u8>>, redb::Error> {
-            match database.begin_read()?.open_table(ROWS) {
-                Ok(rows) => Ok(rows.get(row.key())?.map(|value| value.value().to_vec())),
-                Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
-                Err(error) => Err(error.into()),
-            }
-        };
-        let bytes = read().map_err(|error| failed(error.to_string()))?;
-        bytes.map(|bytes| serde_json::from_slice(&bytes).map_err(|error| failed(format!("row `{}`: {error}", row.key())))).transpose()
+        let row = read.and_then(|bytes| {
+            let read = |bytes: Vec<u8>| serde_json::from_slice(&bytes).map_err(|error| format!("row `{}`: {error}", row.key()));
+            bytes.map(read).transpose()
+        });
+        let remedy = "restore it from a backup, or move it away to start over";
+        row.map_err(|cause| StoreError { verb: "read", path: self.path(), cause, remedy })
     }
 
-    /// Writes a page, durably and whole. Blocks for as long as the disk takes: not for a runtime's threads. A failure is logged and kept
-    /// for [`Store::failure`]; the caller goes on.
-    pub fn write(&self, page: Page) {
-        if let Some(number) = page.floor {
-            self.raise_floor(number);
-        }
-        if page.rows.is_empty() {
-            return;
-        }
-        match self.try_write(page.rows) {
+    /// Writes a page, durably and whole. Blocks for as long as the place takes: not for a runtime's threads. A failure is logged and kept
+    /// for [`Store::failure`]. False: what the page holds must not be told to anybody, the place is another's or cannot be asked.
+    #[must_use]
+    pub fn write(&self, page: Page) -> bool {
+        let Page { floor, rows } = page;
+        let rows: Result<Rows, String> = rows.into_iter().map(|(row, bytes)| Ok((row, bytes?))).collect();
+        let (tell, written, remedy) = match (&self.place, rows) {
+            (_, Err(cause)) => (true, Err(cause), "this is a fault of this program"),
+            (Place::File(file), Ok(rows)) => {
+                let remedy = "the mesh goes on from memory; make space or rights there before the control plane restarts";
+                (true, file.write(floor, rows), remedy)
+            }
+            (Place::Shared(shared), Ok(rows)) => {
+                let (tell, written) = shared.write(floor, rows);
+                (tell, written, "see `meshwright check` and the rights of the control plane's service account")
+            }
+        };
+        match written {
             Ok(()) => {
                 if self.failure.lock().take().is_some() {
-                    tracing::info!(path = %self.path.display(), "the book can be written again");
+                    tracing::info!(path = %self.path().display(), "the book can be written again");
                 }
             }
             Err(cause) => {
-                let error = StoreError {
-                    verb: "write",
-                    path: self.path.clone(),
-                    cause,
-                    remedy: "the mesh goes on from memory; make space or rights there before the control plane restarts",
-                };
+                let error = StoreError { verb: "write", path: self.path(), cause, remedy };
                 if self.failure.lock().replace(error.to_string()).is_none() {
                     tracing::error!(%error);
                 }
             }
         }
-    }
-
-    fn try_write(&self, rows: BTreeMap<Row, Result<Vec<u8>, String>>) -> Result<(), String> {
-        let mut guard = self.database.lock();
-        let database = match guard.take() {
-            Some(database) => database,
-            None => open_file(&self.path)?,
-        };
-        // An I/O error closes the database for good; the next write opens it again.
-        commit(&database, rows)?;
-        *guard = Some(database);
-        Ok(())
-    }
-
-    fn raise_floor(&self, number: u64) {
-        let raise = || -> std::io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.floor)?;
-            file.write_all(format!("{number:0FLOOR_DIGITS$}\n").as_bytes())?;
-            file.sync_data()
-        };
-        if let Err(error) = raise() {
-            tracing::error!(path = %self.floor.display(), %error, "cannot note the epoch's number; it may come again after a restart");
-        }
+        tell
     }
 
     /// The highest number ever noted.
     pub fn floor(&self) -> u64 {
-        fs::read_to_string(&self.floor).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+        match &self.place {
+            Place::File(file) => file.floor(),
+            Place::Shared(shared) => shared.floor(),
+        }
     }
 
     /// Why the last write failed, if it did. Waits for nothing.
@@ -204,32 +178,21 @@ impl Store {
         self.failure.lock().clone()
     }
 
+    fn path(&self) -> PathBuf {
+        match &self.place {
+            Place::File(file) => file.path().to_owned(),
+            Place::Shared(shared) => shared.place().into(),
+        }
+    }
+
     /// Holds every write up until the guard is dropped, as a slow disk would.
     #[cfg(test)]
     pub(crate) fn hold(&self) -> impl Sized + '_ {
-        self.database.lock()
-    }
-}
-
-fn open_file(path: &Path) -> Result<Database, String> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path).map_err(|e| e.to_string())?;
-    let backend = redb::backends::FileBackend::new(file).map_err(|error| error.to_string())?;
-    Database::builder().create_with_backend(backend).map_err(|error| match error {
-        redb::DatabaseError::DatabaseAlreadyOpen => "another control plane has it open".to_owned(),
-        error => error.to_string(),
-    })
-}
-
-fn commit(database: &Database, rows: BTreeMap<Row, Result<Vec<u8>, String>>) -> Result<(), String> {
-    let run = |rows: Vec<(Row, Vec<u8>)>| -> Result<(), redb::Error> {
-        let transaction = database.begin_write()?;
-        for (row, bytes) in &rows {
-            transaction.open_table(ROWS)?.insert(row.key(), bytes.as_slice())?;
+        match &self.place {
+            Place::File(file) => Some(file.hold()),
+            Place::Shared(_) => None,
         }
-        Ok(transaction.commit()?)
-    };
-    let rows: Result<Vec<_>, String> = rows.into_iter().map(|(row, bytes)| Ok((row, bytes?))).collect();
-    run(rows?).map_err(|error| error.to_string())
+    }
 }
 
 #[cfg(test)]
@@ -244,7 +207,7 @@ mod tests {
         let mark = Mark { number: 42, content: "abc".into() };
         let mut page = Page::default();
         page.put(Row::Epoch, &mark);
-        Store::open(folder.path()).unwrap().write(page);
+        assert!(Store::open(folder.path()).unwrap().write(page));
         let store = Store::open(folder.path()).unwrap();
         assert_eq!(store.load::<Mark>(Row::Epoch).unwrap(), Some(mark));
         assert_eq!(store.load::<Mark>(Row::Applied).unwrap(), None);
@@ -258,8 +221,8 @@ mod tests {
         let store = Store::open(folder.path()).unwrap();
         assert_eq!(store.floor(), 0);
         for number in [1, 1000, u64::MAX] {
-            store.write(Page { floor: Some(number), ..Page::default() });
-            assert_eq!(fs::metadata(folder.path().join(FLOOR)).unwrap().len(), 21);
+            assert!(store.write(Page { floor: Some(number), ..Page::default() }));
+            assert_eq!(std::fs::metadata(folder.path().join("epoch")).unwrap().len(), 21);
             assert_eq!(store.floor(), number);
         }
     }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use super::core::Service;
-use super::instance::{Instance, former_names, instances, names as names_of};
+use super::instance::{Instance, former_names, instances, names as names_of, of_pod, zone};
 use super::object::Object;
 use super::own::Mesh;
 use super::revocation::{Revocation, Revoked};
@@ -23,6 +23,8 @@ pub type Name = (String, String);
 pub struct Index {
     /// The mesh's switches.
     pub mesh: Mesh,
+    /// Whether the objects are a cluster's.
+    pub in_cluster: bool,
     /// Labels and annotations of every namespace that anything lives in.
     pub namespaces: BTreeMap<String, NamespaceView>,
     /// Services with what is behind them.
@@ -120,7 +122,7 @@ pub enum Address {
 
 impl Index {
     pub(super) fn build(world: &World) -> Self {
-        let mut index = Self::default();
+        let mut index = Self { in_cluster: world.settings().in_cluster, ..Self::default() };
         let classes = our_classes(world);
         for (key, object) in world.live() {
             index.add_namespace(&key.namespace);
@@ -136,6 +138,7 @@ impl Index {
                 index.add_former(world, object, workload);
             }
         }
+        index.add_pods(world);
         let labelled = index.labelled();
         for (_, object) in world.live() {
             if let Spec::Service(service) = &object.spec {
@@ -243,6 +246,20 @@ impl Index {
         }
     }
 
+    fn add_pods(&mut self, world: &World) {
+        let nodes = world.live().filter(|(key, _)| key.kind == Kind::Node);
+        let zones = nodes.map(|(key, object)| (key.name.clone(), zone(object))).collect();
+        for (key, object) in world.live() {
+            let Spec::Pod(pod) = &object.spec else { continue };
+            let Some(instance) = of_pod(world, object, pod, &zones) else { continue };
+            let name = (key.namespace.clone(), key.name.clone());
+            // What a Workload declares is its own.
+            let Entry::Vacant(place) = self.instances.entry(name.clone()) else { continue };
+            self.workloads.entry((name.0.clone(), instance.workload.clone())).or_default().push(name);
+            place.insert(instance);
+        }
+    }
+
     /// Instances by namespace and one of their labels.
     fn labelled(&self) -> BTreeMap<(String, String, String), Vec<Name>> {
         let mut labelled: BTreeMap<_, Vec<Name>> = BTreeMap::new();
@@ -262,8 +279,8 @@ impl Index {
         labelled: &BTreeMap<(String, String, String), Vec<Name>>,
     ) {
         let key = &object.key;
-        let ranges = &world.settings().ranges;
-        let addresses = service.addresses(ranges, world.allocations().service(ranges, &format!("{}/{}", key.namespace, key.name)));
+        let given = world.allocations().service(&world.settings().ranges, &format!("{}/{}", key.namespace, key.name));
+        let addresses = service.addresses(world.settings(), given);
         // The rarest label of the selector leaves the fewest to look at.
         let label = |(label, value): (&String, &String)| labelled.get(&(key.namespace.clone(), label.clone(), value.clone()));
         let groups = service.selector.iter().map(|pair| label(pair).map_or(&[][..], Vec::as_slice));
@@ -292,7 +309,9 @@ impl Index {
             let age = (0, world.created_ms(&service.object), name);
             claims.extend(service.addresses.iter().map(|address| (age, *address, Address::Service(name.clone()))));
         }
-        for (name, instance) in &self.instances {
+        // What shares its node's network has no address of its own.
+        let own = |instance: &&Instance| instance.pod().is_none_or(|pod| !pod.host_network);
+        for (name, instance) in self.instances.iter().filter(|(_, instance)| own(instance)) {
             let age = (1, world.created_ms(&instance.object), name);
             claims.extend(instance.addresses.iter().map(|address| (age, *address, Address::Instance(name.clone()))));
         }

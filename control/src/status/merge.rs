@@ -1,0 +1,167 @@
+//! What the status of an object is to be, given what we say of it and what is there. Pure.
+//!
+//! Others speak in the same status. Of a list of conditions ours are the types that we know; of `parents` and `ancestors`, which are
+//! atomic lists, the entries under our controller's name: everybody else's stay as they are, where they are. Time goes on only where a
+//! condition's status changes. Equal is equal: then there is nothing to write.
+
+use proto::annotations::CONTROLLER;
+use serde_json::{Map, Value, json};
+
+use crate::translate::{Condition, Status};
+use crate::world::Kind;
+use crate::world::key::GATEWAY_API;
+
+/// Most entries of `parents` that Gateway API's schemas take.
+pub const PARENTS_MAX: usize = 32;
+/// Most entries of `ancestors`.
+pub const ANCESTORS_MAX: usize = 16;
+/// Longest message of a condition that they take, in characters.
+pub const MESSAGE_CHARS_MAX: usize = 32_768;
+
+/// Types of conditions that this controller sets on an object, a listener, or in an entry of its own. Those that do not apply are taken
+/// away: `OverlappingTLSConfig` must be absent where nothing overlaps.
+const OURS: [&str; 11] = [
+    "Accepted",
+    "Programmed",
+    "ResolvedRefs",
+    "Conflicted",
+    "PartiallyInvalid",
+    "OverlappingTLSConfig",
+    "SupportedVersion",
+    "InsecureFrontendValidationMode",
+    "Live",
+    "Ready",
+    "Degraded",
+];
+
+/// What we say of one object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Spoken {
+    /// Conditions, entries, listeners, addresses.
+    pub status: Status,
+    /// Of a GatewayClass: the names of what is supported, sorted.
+    pub features: Vec<&'static str>,
+}
+
+/// The parts of `status` to be written, each whole, over what `present` says; `None`: it says so already.
+///
+/// Each list is written as a whole, so it must be written over the very version that `present` was read from.
+pub fn merged(kind: Kind, spoken: &Spoken, present: &Value, now: &str) -> Option<Value> {
+    let Spoken { status, features } = spoken;
+    let mut wanted = Map::new();
+    let mut want = |name: &str, value: Value| {
+        let before = present.get(name);
+        // An absent list says as much as an empty one.
+        let empty = value.as_array().is_some_and(Vec::is_empty);
+        if before != Some(&value) && !(empty && before.is_none_or(Value::is_null)) {
+            wanted.insert(name.to_owned(), value);
+        }
+    };
+    let routes = kind.text().ends_with("Route");
+    if routes {
+        let ours = status.parents.iter().map(|parent| ("parentRef", &parent.parent_ref, &parent.conditions));
+        want("parents", entries(ours.collect(), &present["parents"], PARENTS_MAX, now));
+        return finish(wanted);
+    }
+    let policy = kind.group() == GATEWAY_API && !matches!(kind, Kind::Gateway | Kind::GatewayClass | Kind::ListenerSet);
+    if !policy {
+        // Schemas of Gateway API's policies have none at the top: they would be pruned, and be missing for ever.
+        want("conditions", conditions(&status.conditions, &present["conditions"], now));
+    }
+    if kind == Kind::Gateway {
+        want("addresses", json!(status.addresses));
+        want("listeners", listeners(status, &present["listeners"], now));
+    }
+    if kind == Kind::GatewayClass {
+        want("supportedFeatures", features.iter().map(|name| json!({"name": name})).collect());
+    }
+    if !matches!(kind, Kind::Gateway | Kind::GatewayClass | Kind::ListenerSet) {
+        let ours = status.ancestors.iter().map(|ancestor| ("ancestorRef", &ancestor.ancestor_ref, &ancestor.conditions));
+        want("ancestors", entries(ours.collect(), &present["ancestors"], ANCESTORS_MAX, now));
+    }
+    finish(wanted)
+}
+
+fn finish(wanted: Map<String, Value>) -> Option<Value> {
+    (!wanted.is_empty()).then(|| Value::Object(wanted))
+}
+
+/// Ours in place of ours, each at its place as far as it was there; others' where they are. Beyond `max` our last ones are left out.
+fn entries(ours: Vec<(&'static str, &Value, &Vec<Condition>)>, present: &Value, max: usize, now: &str) -> Value {
+    let present = list(present);
+    let is_ours = |entry: &Value| entry["controllerName"] == CONTROLLER;
+    let others = present.iter().filter(|entry| !is_ours(entry)).count();
+    let ours = &ours[..ours.len().min(max.saturating_sub(others))];
+    let made: Vec<Value> = ours
+        .iter()
+        .map(|(name, reference, said)| {
+            let before = present.iter().find(|entry| is_ours(entry) && entry[*name] == **reference);
+            let before = before.map_or(&Value::Null, |entry| &entry["conditions"]);
+            json!({*name: reference, "controllerName": CONTROLLER, "conditions": conditions(said, before, now)})
+        })
+        .collect();
+    let same = |one: &Value, other: &Value| ["parentRef", "ancestorRef"].iter().all(|name| one[*name] == other[*name]);
+    let mut left = made.clone();
+    let mut result = Vec::with_capacity(present.len().max(made.len()));
+    for entry in present {
+        if !is_ours(entry) {
+            result.push(entry.clone());
+        } else if let Some(place) = left.iter().position(|made| same(made, entry)) {
+            result.push(left.remove(place));
+        }
+    }
+    result.extend(left);
+    Value::Array(result)
+}
+
+fn listeners(status: &Status, present: &Value, now: &str) -> Value {
+    let present = list(present);
+    let made = status.listeners.iter().map(|listener| {
+        let before = present.iter().find(|entry| entry["name"] == listener.name.as_str());
+        let mut entry = json!({
+            "name": listener.name,
+            "supportedKinds": listener.supported_kinds,
+            "attachedRoutes": listener.attached_routes,
+        });
+        entry["conditions"] = conditions(&listener.conditions, before.map_or(&Value::Null, |entry| &entry["conditions"]), now);
+        entry
+    });
+    made.collect()
+}
+
+/// Ours as we say them, others' as they are. A list keyed by type: the order of what was there stays.
+fn conditions(said: &[Condition], present: &Value, now: &str) -> Value {
+    let mut left: Vec<&Condition> = said.iter().collect();
+    let mut result = Vec::with_capacity(said.len());
+    for before in list(present) {
+        let kind = before["type"].as_str().unwrap_or_default();
+        if let Some(place) = left.iter().position(|condition| condition.kind == kind) {
+            result.push(condition(left.remove(place), Some(before), now));
+        } else if !OURS.contains(&kind) {
+            result.push(before.clone());
+        }
+    }
+    result.extend(left.into_iter().map(|said| condition(said, None, now)));
+    Value::Array(result)
+}
+
+fn condition(said: &Condition, before: Option<&Value>, now: &str) -> Value {
+    let since = before.filter(|before| before["status"] == said.status).and_then(|before| before["lastTransitionTime"].as_str());
+    let message: String = said.message.chars().take(MESSAGE_CHARS_MAX).collect();
+    json!({
+        "type": said.kind,
+        "status": said.status,
+        "reason": said.reason,
+        "message": message,
+        "observedGeneration": said.observed_generation,
+        "lastTransitionTime": since.unwrap_or(now),
+    })
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+#[cfg(test)]
+#[path = "merge_tests.rs"]
+mod tests;
