@@ -9,6 +9,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::core::PartialObjectMeta;
 use kube::runtime::{WatchStreamExt as _, watcher};
 use kube::{Client, Resource, ResourceExt as _};
 use proto::annotations;
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::bundle::{self, HookService, Hooks};
+use crate::settings::KubernetesVersion;
 
 /// Who writes, as managed fields tell.
 const FIELD_MANAGER: &str = "meshwright-injector";
@@ -26,10 +28,22 @@ const LOOK: Duration = Duration::from_secs(300);
 const RETRY: Duration = Duration::from_secs(2);
 /// What happens within this time is worked on at once.
 const GATHER: Duration = Duration::from_millis(200);
+/// Longest wait for the cluster's version.
+const VERSION_WAIT: Duration = Duration::from_secs(10);
 /// Namespaces in one page of a list.
 const PAGE: u32 = 500;
 /// Writes under way at once.
 const WRITES_MAX: usize = 8;
+
+/// The cluster's version, which says whether sidecars are native there.
+///
+/// # Errors
+/// The API server does not say, or not in a way that can be read.
+pub async fn version(client: &Client) -> Result<KubernetesVersion, String> {
+    let told = tokio::time::timeout(VERSION_WAIT, client.apiserver_version()).await;
+    let told = told.map_err(|_| format!("no answer within {VERSION_WAIT:?}"))?.map_err(|error| error.to_string())?;
+    format!("{}.{}", told.major, told.minor).parse().map_err(|_| format!("its version is `{}`, which is none", told.git_version))
+}
 
 /// Keeps `caBundle` of all webhooks that ask `service` at `roots` (PEM; empty: not known yet), until `stop`. Needs the rights to list, watch
 /// and patch both kinds of webhook configurations.
@@ -86,8 +100,8 @@ where
 /// Keeps the roots (PEM; empty: not known yet) in the ConfigMap `meshwright-ca` of every namespace, until `stop`. Needs the rights to list and
 /// watch namespaces, and to list, create and patch ConfigMaps.
 pub async fn root_maps(client: Client, mut roots: watch::Receiver<String>, stop: CancellationToken) {
-    let namespaces: Api<Namespace> = Api::all(client.clone());
-    let mut changes = kube::runtime::metadata_watcher(namespaces, watcher::Config::default()).default_backoff().boxed();
+    let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
+    let mut changes = watcher(namespaces, watcher::Config::default()).default_backoff().boxed();
     loop {
         let pem = roots.borrow_and_update().clone();
         let again = match roots_spread(&client, &pem).await {

@@ -65,6 +65,12 @@ fn a_pod_is_patched() {
     assert_eq!((again.verdict, again.patch), ("already_injected", None));
 }
 
+/// Puts a value at a place whose parent is there.
+fn set(object: &mut Value, path: &str, value: &Value) {
+    let patch: json_patch::Patch = serde_json::from_value(json!([{"op": "add", "path": path, "value": value}])).unwrap();
+    json_patch::patch(object, &patch).unwrap();
+}
+
 /// Aim: why a pod has no sidecar is on the pod, in the audit log, and, where it is a surprise, on the screen of who creates it.
 #[test]
 fn skips_are_recorded() {
@@ -74,7 +80,7 @@ fn skips_are_recorded() {
         (("/spec/os", json!({"name": "windows"})), "not_linux", Some("Linux"), true),
     ] {
         let mut pod = pod();
-        json_patch::patch(&mut pod, &serde_json::from_value(json!([{"op": "add", "path": change.0, "value": change.1}])).unwrap()).unwrap();
+        set(&mut pod, change.0, &change.1);
         let answer = inject(&question(&asked(pod.clone())), Label::Is("enabled"), &settings());
         assert_eq!((answer.verdict, answer.denial.is_none(), answer.warnings.len()), (verdict, true, usize::from(warned)));
         json_patch::patch(&mut pod, answer.patch.as_ref().unwrap()).unwrap();
@@ -97,7 +103,7 @@ fn nothing_but_new_pods_is_touched() {
         ("/request/kind/group", json!("metrics.k8s.io")),
     ] {
         let mut review = asked(pod());
-        json_patch::patch(&mut review, &serde_json::from_value(json!([{"op": "add", "path": path, "value": value}])).unwrap()).unwrap();
+        set(&mut review, path, &value);
         let answer = inject(&question(&review), Label::Is("enabled"), &settings());
         assert_eq!((answer.verdict, answer.patch), ("not_a_new_pod", None), "{path}");
     }
@@ -144,6 +150,7 @@ fn only_changes_are_analyzed() {
     let (a, b) = (route("a", json!({}), Value::Null), route("b", json!({}), Value::Null));
     let (labelled, gone) = (route("a", json!({"x": "y"}), Value::Null), route("b", json!({}), json!("2026-11-30T00:00:00Z")));
     let mut touched = a.clone();
+    let base = question(&asked(pod()));
     touched["metadata"]["finalizers"] = json!([]);
     touched["status"] = Value::Null;
     for (operation, sub, object, old, wanted) in [
@@ -161,7 +168,7 @@ fn only_changes_are_analyzed() {
             sub_resource: sub.to_owned(),
             object: object.clone(),
             old_object: old.clone(),
-            ..question(&self::asked(pod()))
+            ..base.clone()
         };
         assert_eq!(is_for_analysis(&asked), wanted, "{operation} {sub} {object}");
     }

@@ -45,13 +45,18 @@ pub(crate) struct SidecarArgs {
 }
 
 impl SidecarArgs {
-    pub(crate) fn settings(self) -> SidecarSettings {
+    /// Whether the flags say which Kubernetes it is.
+    pub(crate) fn names_kubernetes(&self) -> bool {
+        self.kubernetes_version.is_some()
+    }
+
+    pub(crate) fn settings(&self) -> SidecarSettings {
         let defaults = SidecarSettings::default();
         SidecarSettings {
-            image: self.image.unwrap_or(defaults.image),
+            image: self.image.clone().unwrap_or(defaults.image),
             pull_policy: self.pull_policy,
-            control: self.control.map_or(defaults.control, |control| control.to_string()),
-            ca_config_map: self.ca_config_map.unwrap_or(defaults.ca_config_map),
+            control: self.control.as_ref().map_or(defaults.control, ToString::to_string),
+            ca_config_map: self.ca_config_map.clone().unwrap_or(defaults.ca_config_map),
             kubernetes: self.kubernetes_version.unwrap_or(defaults.kubernetes),
             ..defaults
         }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::Context;
+use apiserver::client::{Access, connect};
 use certs_ca::{Ca, ExternalFiles, Policy, ServerNames};
 use clap::Args;
 use control::settings::ExternalArgs;
@@ -62,6 +63,9 @@ pub(crate) struct InjectorArgs {
     /// Keep the roots in all webhook configurations that ask that Service; needs an API server
     #[arg(long)]
     patch_webhooks: bool,
+    /// How to reach it; in a pod its own service account is used
+    #[arg(long, env = "KUBECONFIG", value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
     #[command(flatten)]
     sidecar: SidecarArgs,
     /// Log filter: a level or directives
@@ -106,16 +110,20 @@ async fn serve(args: InjectorArgs) -> anyhow::Result<()> {
     let cell = Arc::new(ServingCell::new(Arc::new(SystemTime::now)));
     let (roots, told) = watch::channel(String::new());
     let keeping = tokio::spawn(injector::serving::keep(Arc::clone(&cell), issuer, roots, stop.clone()));
-    let patching = match args.patch_webhooks {
-        true => {
-            let client =
-                kube::Client::try_default().await.context("--patch-webhooks: no API server is known; set KUBECONFIG, or run in a pod")?;
-            Some(tokio::spawn(injector::keep::bundles(client, args.service.clone(), told, stop.clone())))
+    let mut settings = args.sidecar.settings();
+    let mut patching = None;
+    if args.patch_webhooks {
+        let access = Access { kubeconfig: args.kubeconfig.clone(), context: None };
+        let client = connect(&access, "injector").await.context("--patch-webhooks")?;
+        if !args.sidecar.names_kubernetes() {
+            let version = injector::keep::version(&client).await.map_err(anyhow::Error::msg);
+            settings.kubernetes = version.context("which Kubernetes is this? say it with --kubernetes-version")?;
         }
-        false => None,
-    };
+        patching = Some(tokio::spawn(injector::keep::bundles(client, args.service.clone(), told, stop.clone())));
+    }
+    info!(kubernetes = %settings.kubernetes, native = settings.kubernetes.has_native_sidecars(), "sidecars are made for this cluster");
     let standing = Arc::clone(&cell);
-    let webhook = Webhook::new(args.sidecar.settings()).with_readiness(Arc::new(move || match standing.standing() {
+    let webhook = Webhook::new(settings).with_readiness(Arc::new(move || match standing.standing() {
         Standing::Fresh | Standing::Overdue => None,
         Standing::Missing => Some("no certificate yet".to_owned()),
         Standing::Expired => Some("the certificate has expired".to_owned()),

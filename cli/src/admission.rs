@@ -1,0 +1,161 @@
+//! The join of control plane and admission webhook: an object that somebody wants to have is judged in the world that is live, by what
+//! `analyze` says of it there.
+
+use std::sync::Arc;
+
+use control::publish::edition::Edition;
+use control::source::parse;
+use control::translate::audit;
+use control::world::{Change, Origin, Problem, Severity, World};
+use injector::review::{Analysis, Asked};
+use injector::webhook::Analyzer;
+use tokio::sync::{Semaphore, watch};
+
+/// The group of our own kinds. Only they are refused at the door: what is wrong with others' is a condition in their status, which is where
+/// their users look.
+const OWN_GROUP: &str = "meshwright.dev";
+/// Objects judged at once, each in a copy of the world; further ones wait within the webhook's own time.
+const JUDGED_MAX: usize = 2;
+
+/// Judges objects in the newest edition; before the first one everything passes, with a warning.
+pub fn analyzer(editions: watch::Receiver<Option<Arc<Edition>>>, clock: control::clock::Clock) -> Analyzer {
+    let places = Arc::new(Semaphore::new(JUDGED_MAX));
+    Arc::new(move |asked| {
+        let (editions, clock, places) = (editions.clone(), clock.clone(), Arc::clone(&places));
+        Box::pin(async move {
+            // Never closed.
+            let place = places.acquire_owned().await;
+            let Some(edition) = editions.borrow().clone() else { return passed("the control plane has read nothing yet") };
+            let judging = tokio::task::spawn_blocking(move || {
+                let analysis = judge(&edition.world, &asked, clock.age_ms());
+                drop(place);
+                analysis
+            });
+            judging.await.unwrap_or_else(|_| passed("the control plane is ending"))
+        })
+    })
+}
+
+fn passed(why: &str) -> Analysis {
+    Analysis { errors: Vec::new(), warnings: vec![format!("meshwright: not analyzed: {why}")] }
+}
+
+/// What is wrong with one object in a world.
+fn judge(world: &World, asked: &Asked, now_ms: i64) -> Analysis {
+    let mut object = asked.object.clone();
+    if object["metadata"]["namespace"].is_null() && !asked.namespace.is_empty() {
+        object["metadata"]["namespace"] = asked.namespace.clone().into();
+    }
+    // The name is still to be made up.
+    if object["metadata"]["name"].is_null() {
+        object["metadata"]["name"] = object["metadata"]["generateName"].as_str().unwrap_or(&asked.name).trim_end_matches('-').into();
+    }
+    // JSON is YAML.
+    let parsed = parse("", &object.to_string());
+    let mut problems = parsed.problems;
+    for candidate in parsed.candidates {
+        let key = candidate.key.clone();
+        problems.extend(candidate.problems.iter().cloned());
+        if candidate.object.is_some() {
+            let mut with = world.clone();
+            with.apply(vec![Change::Put { origin: Origin::Cluster, candidate, now_ms }]);
+            let own =
+                |problem: &Problem| problem.kind == key.kind.to_string() && problem.namespace == key.namespace && problem.name == key.name;
+            problems.extend(audit(&with).into_iter().filter(own));
+        }
+    }
+    problems.sort();
+    problems.dedup();
+    let denies = |problem: &Problem| problem.severity == Severity::Error && asked.kind.group == OWN_GROUP;
+    let (errors, warnings): (Vec<_>, Vec<_>) = problems.iter().partition(|problem| denies(problem));
+    Analysis { errors: errors.into_iter().map(told).collect(), warnings: warnings.into_iter().map(told).collect() }
+}
+
+/// One finding in one line.
+fn told(problem: &Problem) -> String {
+    let slash = if problem.namespace.is_empty() { "" } else { "/" };
+    let field = if problem.field.is_empty() { String::new() } else { format!("{}: ", problem.field) };
+    let remedy = if problem.remedy.is_empty() { String::new() } else { format!("; {}", problem.remedy) };
+    format!("{} {}{slash}{}: {field}{}{remedy}", problem.kind, problem.namespace, problem.name, problem.message)
+}
+
+#[cfg(test)]
+mod tests {
+    use control::world::{Allocations, WorldSettings};
+    use injector::review::AskedKind;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn world(manifests: &str) -> World {
+        let mut world = World::new(WorldSettings::default(), Allocations::default());
+        let candidates = parse("", manifests).candidates;
+        let put = |candidate| Change::Put { origin: Origin::Cluster, candidate, now_ms: 1 };
+        world.apply(candidates.into_iter().map(put).chain([Change::Synced(Origin::Cluster)]).collect());
+        world
+    }
+
+    fn asked(object: Value) -> Asked {
+        let (group, version) = object["apiVersion"].as_str().unwrap().rsplit_once('/').unwrap();
+        let kind = AskedKind { group: group.into(), version: version.into(), kind: object["kind"].as_str().unwrap().into() };
+        let request = json!({"uid": "u", "operation": "CREATE", "namespace": "shop", "object": object});
+        Asked { kind, ..serde_json::from_value(request).unwrap() }
+    }
+
+    const SHOP: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: catalog, namespace: shop}
+spec: {selector: {app: catalog}, ports: [{name: http, port: 80}]}
+";
+
+    fn policy(spec: Value) -> Value {
+        json!({"apiVersion": "meshwright.dev/v1alpha1", "kind": "TrafficPolicy", "metadata": {"name": "p"}, "spec": spec})
+    }
+
+    /// Aim: a wrong field or value of our kinds is an error with its path and the nearest right name, named in the namespace that the request
+    /// is for.
+    #[test]
+    fn our_own_kinds_are_refused_by_field() {
+        let target = json!([{"group": "", "kind": "Service", "name": "catalog"}]);
+        for (spec, words) in [
+            (json!({"targetRefs": target, "retries": {}}), ["TrafficPolicy shop/p", "retr"]),
+            (json!({"targetRefs": target, "loadBalancer": {"algorithm": "Roundrobin"}}), ["spec.loadBalancer.algorithm", "RoundRobin"]),
+        ] {
+            let analysis = judge(&world(SHOP), &asked(policy(spec)), 1);
+            assert_eq!(analysis.errors.len(), 1, "{analysis:?}");
+            for word in words {
+                assert!(analysis.errors[0].contains(word), "{analysis:?}");
+            }
+        }
+        let good = json!({"targetRefs": target, "loadBalancer": {"algorithm": "RoundRobin"}});
+        assert_eq!(judge(&world(SHOP), &asked(policy(good)), 1).errors, [""; 0]);
+    }
+
+    /// Aim: what is missing around an object is a warning, and gone when it is there: the world that is live counts.
+    #[test]
+    fn the_live_world_counts() {
+        let route = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "r"},
+            "spec": {
+                "parentRefs": [{"group": "", "kind": "Service", "name": "catalog"}],
+                "rules": [{"backendRefs": [{"name": "catalog", "port": 80}]}],
+            },
+        });
+        let alone = judge(&world(""), &asked(route.clone()), 1);
+        assert!(alone.errors.is_empty() && !alone.warnings.is_empty(), "{alone:?}");
+        let found = judge(&world(SHOP), &asked(route), 1);
+        assert!(found.warnings.len() < alone.warnings.len(), "{found:?}");
+    }
+
+    /// Aim: what is wrong with a kind that is not ours is a warning: its users look into its status.
+    #[test]
+    fn others_kinds_are_only_warned_of() {
+        let route = json!({
+            "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "r"},
+            "spec": {"parentRefs": [{"name": "front"}], "rules": [{"matches": [{"path": {"type": "RegularExpression", "value": "("}}]}]},
+        });
+        let analysis = judge(&world(SHOP), &asked(route), 1);
+        assert!(analysis.errors.is_empty() && !analysis.warnings.is_empty(), "{analysis:?}");
+    }
+}
