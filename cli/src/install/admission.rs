@@ -75,7 +75,7 @@ fn analyzer() -> Value {
         "webhooks": [{
             "name": "analyze.meshwright.dev",
             "admissionReviewVersions": ["v1"],
-            "clientConfig": client("/analyze"),
+            "clientConfig": client("/validate"),
             "rules": [
                 rule("meshwright.dev", Kind::Mesh.versions(), &ours),
                 rule("gateway.networking.k8s.io", &["*"], &routes),

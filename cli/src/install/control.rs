@@ -82,7 +82,7 @@ fn pod(wishes: &Wishes) -> Value {
 }
 
 fn container(wishes: &Wishes) -> Value {
-    let probe = |path: &str, period: u32, failures: u32| json!({"httpGet": {"path": path, "port": "metrics"}, "periodSeconds": period, "failureThreshold": failures});
+    let alive = |period: u32, failures: u32| json!({"httpGet": {"path": "/healthz/live", "port": "metrics"}, "periodSeconds": period, "failureThreshold": failures});
     let port = |name: &str, port: u16| json!({"name": name, "containerPort": port, "protocol": "TCP"});
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let mut args = vec![
@@ -110,9 +110,14 @@ fn container(wishes: &Wishes) -> Value {
         "env": [field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")],
         "ports": [port("xds", 15012), port("metrics", 15014), port("webhook", 15017)],
         // The first lists of a large cluster take their time.
-        "startupProbe": probe("/healthz/live", 1, 120),
-        "livenessProbe": probe("/healthz/live", 10, 3),
-        "readinessProbe": probe("/healthz/ready", 2, 2),
+        "startupProbe": alive(1, 120),
+        "livenessProbe": alive(10, 3),
+        // A replica that stands by is ready when it can answer webhooks.
+        "readinessProbe": {
+            "httpGet": {"path": "/healthz/ready", "port": "webhook", "scheme": "HTTPS"},
+            "periodSeconds": 2,
+            "failureThreshold": 2,
+        },
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
         "securityContext": {
             "allowPrivilegeEscalation": false,

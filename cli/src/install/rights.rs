@@ -1,17 +1,11 @@
 //! Who the control plane is at the API server, and what it may: each right is one that its code uses.
 
+use apiserver::names::{BOOK, KEYS, LEASE};
 use proto::annotations::{CA_CONFIG_MAP, ROOT_NAMESPACE};
 use proto::identity::CONTROL_ACCOUNT;
 use serde_json::{Value, json};
 
 use super::{NAME, Wishes, admission, cluster_wide, named};
-
-/// The lease by which replicas agree who serves.
-pub(crate) const LEASE: &str = "meshwright-control";
-/// The Secret with the keys of the mesh's own authority.
-pub(crate) const CA_SECRET: &str = "meshwright-ca";
-/// The ConfigMap with the epoch's number and the times of first acceptance.
-pub(crate) const BOOK: &str = "meshwright-book";
 
 /// Kinds of Gateway API that the world reads.
 const GATEWAY_API: [&str; 9] = [
@@ -50,52 +44,55 @@ fn bound(kind: &str, role: &str, metadata: Value) -> Value {
 
 fn everywhere() -> Vec<Value> {
     let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": verbs});
-    let watched = ["get", "list", "watch"];
+    let (watched, read) = (["list", "watch"], ["get", "list", "watch"]);
     let with_status = GATEWAY_API.iter().filter(|plural| !WITHOUT_STATUS.contains(plural));
     let statuses: Vec<String> = with_status.map(|plural| format!("{plural}/status")).collect();
     let ours = control::crds::DEFINITIONS.map(|definition| definition.plural);
     let our_statuses = ours.map(|plural| format!("{plural}/status"));
     let webhooks = ["mutatingwebhookconfigurations", "validatingwebhookconfigurations"];
     vec![
-        // What the world is made of.
-        rule("", &["namespaces", "nodes", "pods", "serviceaccounts", "services"], &watched),
+        // What the world is made of; a pod is looked at again when a token is bound to it.
+        rule("", &["namespaces", "nodes", "serviceaccounts", "services"], &watched),
+        rule("", &["pods"], &read),
         rule("discovery.k8s.io", &["endpointslices"], &watched),
-        rule("gateway.networking.k8s.io", &GATEWAY_API, &watched),
-        rule("meshwright.dev", &ours, &watched),
-        // Roots and certificates that policies and Gateways refer to; which ones, only those objects know. Read one by one, by name.
+        // Before a status is written, the object is read again.
+        rule("gateway.networking.k8s.io", &GATEWAY_API, &read),
+        rule("gateway.networking.k8s.io", &statuses.iter().map(String::as_str).collect::<Vec<_>>(), &["patch"]),
+        rule("meshwright.dev", &ours, &read),
+        rule("meshwright.dev", &our_statuses.each_ref().map(String::as_str), &["patch"]),
+        // Known by name, and asked for by later versions.
+        rule("meshwright.dev", &["canaries"], &watched),
+        // Roots and certificates that policies and Gateways refer to: watched one by one, by name, but which ones only those objects know.
         rule("", &["configmaps", "secrets"], &watched),
-        // Conditions: read, and written back with the version that was read.
-        rule("gateway.networking.k8s.io", &statuses.iter().map(String::as_str).collect::<Vec<_>>(), &["get", "patch", "update"]),
-        rule("meshwright.dev", &our_statuses.each_ref().map(String::as_str), &["get", "patch", "update"]),
         // Whose a pod's token is.
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
-        // The roots that pods believe at their first contact, in each namespace of the mesh. What is made has no name yet that RBAC knew.
+        // The roots that pods believe at their first contact, in each namespace. What is made has no name yet that RBAC knew.
         rule("", &["configmaps"], &["create"]),
-        json!({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [CA_CONFIG_MAP], "verbs": ["patch", "update"]}),
+        json!({"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [CA_CONFIG_MAP], "verbs": ["patch"]}),
         // `caBundle`, when the webhook's authority changes.
+        rule("admissionregistration.k8s.io", &webhooks, &watched),
         json!({
             "apiGroups": ["admissionregistration.k8s.io"],
             "resources": webhooks,
             "resourceNames": [admission::INJECTOR, admission::ANALYZER],
-            "verbs": ["get", "patch", "update"],
+            "verbs": ["patch"],
         }),
-        rule("admissionregistration.k8s.io", &webhooks, &["list", "watch"]),
     ]
 }
 
 /// What outlives a replica. What is made has no name yet that RBAC knew.
 fn at_home(wishes: &Wishes) -> Vec<Value> {
-    let kept = |group: &str, resource: &str, name: &str| {
+    let kept = |group: &str, resource: &str, name: &str, change: &str| {
         [
             json!({"apiGroups": [group], "resources": [resource], "verbs": ["create"]}),
-            json!({"apiGroups": [group], "resources": [resource], "resourceNames": [name], "verbs": ["get", "patch", "update"]}),
+            json!({"apiGroups": [group], "resources": [resource], "resourceNames": [name], "verbs": ["get", change]}),
         ]
     };
-    let mut rules = Vec::from(kept("coordination.k8s.io", "leases", LEASE));
-    rules.extend(kept("", "configmaps", BOOK));
+    let mut rules = Vec::from(kept("coordination.k8s.io", "leases", LEASE, "patch"));
+    rules.extend(kept("", "configmaps", BOOK, "update"));
     // An authority of the user's own comes as files; without one the keys are kept in a Secret.
     if wishes.ca_secret.is_none() {
-        rules.extend(kept("", "secrets", CA_SECRET));
+        rules.extend(kept("", "secrets", KEYS, "update"));
     }
     rules
 }

@@ -73,7 +73,7 @@ pub const DEFINITIONS: [Definition; 9] = [
         kind: Kind::Revocation,
         plural: "revocations",
         short: "mwrev",
-        columns: &[("Until", "date", ".spec.until"), ACCEPTED, LIVE],
+        columns: &[("Until", "string", ".spec.until"), ACCEPTED, LIVE],
         spec: structural::of::<kinds::RevocationSpec>,
     },
     Definition {
