@@ -154,7 +154,7 @@ mod tests {
     fn good() -> Value {
         json!({
             "authenticated": true,
-            "audiences": ["meshwright.dev/ca"],
+            "audiences": ["meshwright.dev"],
             "user": {
                 "username": "system:serviceaccount:shop:catalog",
                 "uid": "sa-uid",
@@ -165,7 +165,7 @@ mod tests {
     }
 
     async fn review(fake: &Fake) -> Result<Reviewed, ReviewError> {
-        Reviewer::new(fake.client()).review("ey.token", "meshwright.dev/ca").await
+        Reviewer::new(fake.client()).review("ey.token", "meshwright.dev").await
     }
 
     #[tokio::test]
@@ -173,10 +173,10 @@ mod tests {
         // Aim: the audience is asked for; account, pod and its uid come from the answer.
         let fake = says(good());
         let reviewed = review(&fake).await.unwrap();
-        assert_eq!(fake.state().posted["spec"], json!({"token": "ey.token", "audiences": ["meshwright.dev/ca"]}));
+        assert_eq!(fake.state().posted["spec"], json!({"token": "ey.token", "audiences": ["meshwright.dev"]}));
         assert_eq!((reviewed.namespace.as_str(), reviewed.account.as_str()), ("shop", "catalog"));
         assert_eq!(reviewed.pod, Some(("catalog-0".into(), "u-1".into())));
-        assert_eq!(reviewed.audiences, ["meshwright.dev/ca"]);
+        assert_eq!(reviewed.audiences, ["meshwright.dev"]);
     }
 
     #[tokio::test]
@@ -187,7 +187,7 @@ mod tests {
             *status.pointer_mut(path).unwrap() = value;
             status
         };
-        let audience = "invalid bearer token, token audiences [\"x\"] is invalid for the target audiences [\"meshwright.dev/ca\"]";
+        let audience = "invalid bearer token, token audiences [\"x\"] is invalid for the target audiences [\"meshwright.dev\"]";
         let table = [
             (json!({"authenticated": false, "error": audience}), "is invalid for the target audiences"),
             (json!({"authenticated": false}), "expired, or of another cluster"),

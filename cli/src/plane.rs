@@ -6,18 +6,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use certs_ca::attest::{Attestation, moment};
+use apiserver::client::Client;
+use apiserver::keep::{Changes, Keep, Secret};
+use apiserver::review::{ReviewError, Reviewer};
+use certs_ca::attest::{Attestation, Pod, ServiceAccount, ServiceAccountError, ServiceAccountVerifier, moment};
+use certs_ca::store::{Vault, VaultChanges, VaultRows};
 use certs_ca::{Ca, ExternalFiles, Policy, ServerNames};
-use control::app::Means;
+use control::app::{Means, Replica};
 use control::publish::trust::{Phase, Root, Roots};
 use control::serve::admit::Gate;
 use control::serve::authority::{AuditQuery, Authority, Done, Issuance, Issued, Refused, Seat, Step, TokenOrder};
-use control::settings::ExternalArgs;
+use control::settings::{ControlArgs, ExternalArgs};
 use control::world::own::Mesh;
 use proto::identity::Applicant;
 use proxy::io::Clock;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
+use tokio::runtime::Handle;
 use tonic::{Extensions, Status};
 
 /// The shortest life of a leaf that an authority is told.
@@ -29,22 +34,93 @@ const LEAF_LIFE_MIN: Duration = Duration::from_secs(1);
 /// # Errors
 /// The folder cannot be used, or a file is not what proxies could believe; the sentence names it.
 pub fn means(data_dir: &Path, external: &ExternalArgs, clock: Clock) -> anyhow::Result<Means> {
-    let time: certs_ca::Clock = Arc::new(move || OffsetDateTime::from(clock.wall()));
-    let ca = match external.files() {
-        Some((certificate, key, roots)) => {
-            let files = ExternalFiles { certificate, key, roots };
-            Ca::open_external(data_dir, &files, Policy::default(), time)?
-        }
+    let time = time_of(clock);
+    let ca = match external_files(external) {
+        Some(files) => Ca::open_external(data_dir, &files, Policy::default(), time)?,
         None => Ca::open(data_dir, Policy::default(), time)?,
     };
+    Ok(joined(ca, clock))
+}
+
+/// One of several control planes of a cluster, which take turns: the authority's keys are kept there, and pods join by their service
+/// account's token. Has to be called within a runtime.
+pub fn replica(args: &ControlArgs, client: Client, namespace: &str, me: &str, clock: Clock) -> Replica {
+    let (data_dir, external, asking) = (args.data_dir.clone(), args.external.clone(), clock);
+    let verifier = Arc::new(Verifier { reviewer: Reviewer::new(client.clone()), runtime: Handle::current() });
+    let authority = move |keys: Arc<Keep<Secret>>| {
+        let (vault, files) = (Box::new(Safe(keys)), external_files(&external));
+        let ca = Ca::open_shared(&data_dir, vault, files.as_ref(), Policy::default(), time_of(asking))?;
+        ca.verify_service_accounts(verifier.clone());
+        Ok(joined(ca, asking))
+    };
+    let (wall, shown) = (clock, clock);
+    Replica {
+        client,
+        namespace: namespace.to_owned(),
+        me: me.to_owned(),
+        clock: control::clock::Clock::new(move || shown.wall()),
+        wall: Arc::new(move || wall.wall()),
+        authority: Arc::new(authority),
+    }
+}
+
+fn time_of(clock: Clock) -> certs_ca::Clock {
+    Arc::new(move || OffsetDateTime::from(clock.wall()))
+}
+
+fn external_files(external: &ExternalArgs) -> Option<ExternalFiles> {
+    external.files().map(|(certificate, key, roots)| ExternalFiles { certificate, key, roots })
+}
+
+fn joined(ca: Ca, clock: Clock) -> Means {
     let ca = Arc::new(ca);
     let signing = ca.clone();
-    Ok(Means {
+    Means {
         clock: control::clock::Clock::new(move || clock.wall()),
         authority: Arc::new(Joined(ca)),
         certificates: Box::new(move |routes, gate| routes.add_service(certs_ca::serve::service(signing, Arc::new(Door(gate))))),
         cluster: None,
-    })
+    }
+}
+
+/// The Secret of a cluster as the authority's vault. Rows of others in it are none of its business.
+struct Safe(Arc<Keep<Secret>>);
+
+impl Vault for Safe {
+    fn place(&self) -> String {
+        self.0.place().to_owned()
+    }
+
+    fn load(&self) -> Result<VaultRows, String> {
+        let rows = self.0.rows_blocking().ok_or_else(|| format!("{} is being written; try again", self.0.place()))?;
+        Ok(rows.into_iter().map(|(name, value)| (name, value.into())).collect())
+    }
+
+    fn keep(&self, changes: VaultChanges) -> Result<(), String> {
+        let changes: Changes = changes.into_iter().map(|(name, value)| (name, value.map(|value| value.to_vec()))).collect();
+        self.0.write_blocking(changes).map_err(|error| error.to_string())
+    }
+}
+
+/// The cluster's word on service-account tokens.
+struct Verifier {
+    reviewer: Reviewer,
+    runtime: Handle,
+}
+
+impl ServiceAccountVerifier for Verifier {
+    fn verify(&self, token: &str, audience: &str) -> Result<ServiceAccount, ServiceAccountError> {
+        let reviewed = self.runtime.block_on(self.reviewer.review(token, audience)).map_err(|error| match error {
+            ReviewError::Refused(why) => ServiceAccountError::Refused(why),
+            ReviewError::Unreachable(why) => ServiceAccountError::Unreachable(why),
+        })?;
+        Ok(ServiceAccount {
+            namespace: reviewed.namespace,
+            account: reviewed.account,
+            pod: reviewed.pod.map(|(name, uid)| Pod { name, uid }),
+            audiences: reviewed.audiences,
+        })
+    }
 }
 
 /// The control plane's gate as the authority asks it.

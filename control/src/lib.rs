@@ -15,6 +15,7 @@ pub mod rotation;
 pub mod serve;
 pub mod settings;
 pub mod source;
+pub mod status;
 pub mod store;
 pub mod translate;
 pub mod world;

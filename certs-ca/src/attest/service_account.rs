@@ -6,7 +6,7 @@ use proto::identity::Identity;
 use crate::csr::Csr;
 
 /// The audience that a token must be bound to, so that one which an application hands around admits nobody here.
-pub const AUDIENCE: &str = "meshwright.dev/ca";
+pub const AUDIENCE: &str = proto::annotations::TOKEN_AUDIENCE;
 /// Longest token that is passed on to the verifier: projected tokens have about a kilobyte.
 pub const TOKEN_BYTES_MAX: usize = 8 << 10;
 

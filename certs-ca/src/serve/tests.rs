@@ -127,7 +127,7 @@ fn every_issuance_is_in_the_log_with_its_proof() {
     desk.hold(&first);
     desk.time.store(START + 10, Ordering::Relaxed);
     desk.sign(&SignRequest { for_application: true, ..request(&[CATALOG], "catalog") }).unwrap();
-    let projected = "shop/catalog/catalog-0/meshwright.dev/ca".to_owned();
+    let projected = "shop/catalog/catalog-0/meshwright.dev".to_owned();
     desk.sign(&SignRequest { service_account_token: projected, ..request(&[CATALOG], "catalog") }).unwrap();
     assert!(desk.sign(&request(&[CATALOG], "undeclared")).unwrap_err().message().contains("nothing declared"));
 
@@ -158,26 +158,26 @@ fn a_service_account_admits_just_its_own_pod() {
     // Aim: facts of the token against the request, each lie by its own words; a token spoils no other proof and is no join token.
     let desk = Desk::new();
     let ask = |token: &str| desk.sign(&SignRequest { service_account_token: token.to_owned(), ..request(&[CATALOG], "catalog") });
-    let good = "shop/catalog/catalog-0/meshwright.dev/ca";
+    let good = "shop/catalog/catalog-0/meshwright.dev";
     let none = ask(good).unwrap_err();
     assert_eq!(none.code(), Code::FailedPrecondition);
     assert!(none.message().contains("--kubernetes") && none.message().contains("token create"), "{none}");
     desk.ca.verify_service_accounts(Arc::new(Cluster));
     ask(good).unwrap();
     for (token, code, why) in [
-        ("shop/catalog/catalog-0/api", Code::Unauthenticated, "not for `meshwright.dev/ca`"),
+        ("shop/catalog/catalog-0/api", Code::Unauthenticated, "not for `meshwright.dev`"),
         ("expired", Code::Unauthenticated, "it has expired"),
         ("away", Code::Unavailable, "does not answer"),
         ("nonsense", Code::Unauthenticated, "not signed by this cluster"),
         (
-            "shop/admin/catalog-0/meshwright.dev/ca",
+            "shop/admin/catalog-0/meshwright.dev",
             Code::PermissionDenied,
             "sa/admin, the request is for spiffe://cluster.local/ns/shop/sa/catalog",
         ),
-        ("bank/catalog/catalog-0/meshwright.dev/ca", Code::PermissionDenied, "ns/bank"),
-        ("shop/catalog/catalog-1/meshwright.dev/ca", Code::PermissionDenied, "pod `catalog-1`, the request is for instance `catalog-0`"),
-        ("shop/catalog/-/meshwright.dev/ca", Code::Unauthenticated, "bound to no pod"),
-        ("s p/a b/catalog-0/meshwright.dev/ca", Code::PermissionDenied, "s p/a b"),
+        ("bank/catalog/catalog-0/meshwright.dev", Code::PermissionDenied, "ns/bank"),
+        ("shop/catalog/catalog-1/meshwright.dev", Code::PermissionDenied, "pod `catalog-1`, the request is for instance `catalog-0`"),
+        ("shop/catalog/-/meshwright.dev", Code::Unauthenticated, "bound to no pod"),
+        ("s p/a b/catalog-0/meshwright.dev", Code::PermissionDenied, "s p/a b"),
         (&"x".repeat(9000), Code::Unauthenticated, "at most"),
     ] {
         let status = ask(token).unwrap_err();

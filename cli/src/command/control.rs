@@ -3,9 +3,10 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use cli::plane::means;
+use apiserver::client::{Access, connect};
+use cli::plane::{means, replica};
 use control::settings::ControlArgs as Flags;
-use proxy::io::Clock;
+use proxy::io::{Clock, Draw};
 use proxy::shell::rights;
 use tracing_subscriber::EnvFilter;
 
@@ -32,8 +33,22 @@ pub(crate) fn run(mut args: ControlArgs) -> anyhow::Result<ExitCode> {
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
     runtime.block_on(async {
+        if args.kubernetes {
+            return in_cluster(args).await;
+        }
         let means = means(&args.data_dir, &args.external, Clock::System)?;
         control::app::run(args, means).await
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// One of several replicas of a cluster's control plane.
+async fn in_cluster(args: ControlArgs) -> anyhow::Result<()> {
+    let access = Access { kubeconfig: args.kubeconfig.clone(), context: None };
+    let client = connect(&access, "control").await?;
+    // As `meshwright install` says it to the pod; a process outside of one is in the namespace that its kubeconfig names.
+    let namespace = std::env::var("POD_NAMESPACE").unwrap_or_else(|_| client.default_namespace().to_owned());
+    let pod = std::env::var("POD_NAME").unwrap_or_else(|_| "control".to_owned());
+    let me = format!("{pod}_{:016x}", Draw::from_entropy().next());
+    control::app::run_replica(args.clone(), replica(&args, client, &namespace, &me, Clock::System)).await
 }

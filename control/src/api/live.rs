@@ -10,7 +10,7 @@ use crate::world::key::ObjectKey;
 
 /// What the book says of every object, read once for a whole answer.
 #[derive(Debug, Default)]
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     /// The newest epoch that touched an object, by kind, namespace and name.
     touched: HashMap<(String, String, String), u64>,
     /// The newest epoch that every proxy runs, whole.
@@ -20,7 +20,7 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    pub(super) fn read(book: &Book) -> Self {
+    pub(crate) fn read(book: &Book) -> Self {
         let mut ledger = Self::default();
         for entry in book.newest_first() {
             for object in &entry.objects {
@@ -39,14 +39,18 @@ impl Ledger {
         ledger
     }
 
+    /// The newest remembered epoch that touched an object.
+    pub(crate) fn touched(&self, key: &ObjectKey) -> Option<u64> {
+        self.touched.get(&(key.kind.text().to_owned(), key.namespace.clone(), key.name.clone())).copied()
+    }
+
     /// Adds the condition beside `Accepted`, wherever a status has one. A Gateway has `Programmed` instead.
-    pub(super) fn complete(&self, key: &ObjectKey, status: &mut Status) {
+    pub(crate) fn complete(&self, key: &ObjectKey, status: &mut Status) {
         if matches!(key.kind, Kind::Gateway | Kind::GatewayClass) {
             return;
         }
-        let number = self.touched.get(&(key.kind.text().to_owned(), key.namespace.clone(), key.name.clone()));
         // What no remembered epoch touched was there long before.
-        let live = number.is_none_or(|number| *number <= self.live);
+        let live = self.touched(key).is_none_or(|number| number <= self.live);
         let parents = status.parents.iter_mut().map(|parent| &mut parent.conditions);
         let ancestors = status.ancestors.iter_mut().map(|ancestor| &mut ancestor.conditions);
         for conditions in [&mut status.conditions].into_iter().chain(parents).chain(ancestors) {

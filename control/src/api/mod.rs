@@ -5,7 +5,7 @@ mod audit;
 mod explain;
 mod get;
 mod keys;
-mod live;
+pub(crate) mod live;
 mod ready;
 mod rotate;
 mod wait;

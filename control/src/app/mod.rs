@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_types, reason = "a door: what the binary binds; simulations bring doors of their own")]
 
+mod turns;
 mod writer;
 
 use std::fs::{self, DirBuilder, Permissions};
@@ -36,6 +37,7 @@ use crate::source::cluster::{Cluster, Pulses};
 use crate::source::{Folder, Watch};
 use crate::store::{Page, Row, Store};
 use crate::world::{Change, Origin, SessionKey, World};
+pub use turns::{BOOK, LEASE, OpenAuthority, Replica, SAFE, run_replica};
 use writer::Writer;
 
 /// Steps of a cluster's changes on their way to the writer; the watches wait while there are more.
@@ -115,6 +117,17 @@ pub struct Assembled {
     pub metrics: Arc<Metrics>,
 }
 
+/// What stands behind everything else.
+struct Ground {
+    store: Arc<Store>,
+    board: Arc<Board>,
+    events: mpsc::Receiver<Errand>,
+    world: World,
+    metrics: Arc<Metrics>,
+    /// Another replica may have been the holder before.
+    taken_over: bool,
+}
+
 /// Reads the book and starts everything behind the doors. Simulations bring doors of their own ([`listen::virtual_door`]).
 ///
 /// # Errors
@@ -128,28 +141,45 @@ pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> a
     let store = Arc::new(Store::open(&args.data_dir)?);
     settings.session_key = session_key(&store)?;
     let world = World::new(settings, store.load(Row::Allocations)?.unwrap_or_default());
-    let (tls, seating, lasts) = tls::config(&authority, args.names(), &clock)?;
-    // For proxies that start: in the data folder, and where `--ca-file` says.
-    let files: Vec<PathBuf> = [Some(args.data_dir.join("ca.pem")), args.ca_file.clone()].into_iter().flatten().collect();
-    write_bundle(&files, &authority.roots().pem)?;
     let (board, events) = Board::new(clock.clone());
     let metrics = Arc::new(Metrics::default());
-    metrics.follow(authority.clone());
-    let writer = Writer::new(board.clone(), store.clone(), authority.clone(), metrics.clone(), world)?;
-    let mut tasks = JoinSet::new();
-    tasks.spawn(done(writer.run(events, stop.clone())));
+    let ground = Ground { store, board: board.clone(), events, world, metrics: metrics.clone(), taken_over: false };
+    let mut plane = stand(args, (clock.clone(), authority, certificates), ground, stop)?;
     if let Some(folder) = &args.config {
-        tasks.spawn(watch(folder.clone(), board.clone(), stop.clone()));
+        plane.tasks.spawn(watch(folder.clone(), board.clone(), stop.clone()));
     }
     if let Some(client) = cluster {
         let pulses = Pulses::default();
         metrics.collect(Box::new(pulses.clone()));
-        tasks.spawn(watch_cluster(Cluster { client, clock, pulses }, board.clone(), stop.clone()));
+        plane.tasks.spawn(watch_cluster(Cluster { client, clock, pulses }, board, stop.clone()));
     }
+    Ok(plane)
+}
+
+/// Adds the authority's service to the TLS door.
+type Certificates = Box<dyn FnOnce(Routes, Gate) -> Routes + Send>;
+
+/// Everything behind the doors but what feeds it.
+fn stand(
+    args: &ControlArgs,
+    (clock, authority, certificates): (Clock, SharedAuthority, Certificates),
+    ground: Ground,
+    stop: &CancellationToken,
+) -> anyhow::Result<Assembled> {
+    let Ground { store, board, events, world, metrics, taken_over } = ground;
+    let (tls, seating, lasts) = tls::config(&authority, args.names(), &clock)?;
+    // For proxies that start: in the data folder, and where `--ca-file` says.
+    let files: Vec<PathBuf> = [Some(args.data_dir.join("ca.pem")), args.ca_file.clone()].into_iter().flatten().collect();
+    write_bundle(&files, &authority.roots().pem)?;
+    metrics.follow(authority.clone());
+    let writer = Writer::new(board.clone(), store.clone(), authority.clone(), metrics.clone(), world)?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(done(writer.run(events, stop.clone())));
     tasks.spawn(done(seating.clone().keep(lasts, stop.clone())));
     tasks.spawn(done(seating.clone().follow(board.editions(), stop.clone())));
     let followers = Followers { clients: tls.roots.clone(), seating, files };
     let (driver, rotation) = Driver::new(board.clone(), authority.clone(), followers);
+    let driver = if taken_over { driver.taking_over() } else { driver };
     tasks.spawn(done(driver.run(stop.clone())));
     let ads = || Ads::service(board.clone(), metrics.clone(), stop.clone());
     let api = || Api::service(board.clone(), authority.clone(), store.clone(), rotation.clone(), stop.clone());
@@ -183,9 +213,14 @@ fn session_key(store: &Store) -> anyhow::Result<SessionKey> {
 /// See [`run`].
 pub async fn start(args: &ControlArgs, means: Means, stop: &CancellationToken) -> anyhow::Result<Running> {
     let doors = bind(args, args.plaintext_xds).await?;
+    let plane = assemble(args, means, stop)?;
+    open(doors, plane, stop)
+}
+
+/// Lets callers in.
+fn open(doors: Doors, plane: Assembled, stop: &CancellationToken) -> anyhow::Result<Running> {
     let listen = doors.tls.local_addr().context("the TLS door has no address")?;
     let plaintext = doors.plaintext.as_ref().and_then(|listener| listener.local_addr().ok());
-    let plane = assemble(args, means, stop)?;
     let mut tasks = plane.tasks;
     tasks.spawn(done(metrics::serve(doors.metrics, plane.metrics, stop.clone())));
     tasks.spawn(served(plane.remote, listen::tls(doors.tls, plane.tls, stop.clone()), stop.clone()));

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use crate::node::remembered;
@@ -31,6 +34,8 @@ use crate::world::{Applied, Change, ObjectKey, Origin, Outcome, World, reported}
 
 /// Events handled as one step at most.
 const BATCH_MAX: usize = 64;
+/// Before what a cluster did not take is tried again.
+const UNKEPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// An applied object at rest.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -104,6 +109,10 @@ impl Writer {
     /// Handles events until `stop`. Never ends on bad input. Whatever the disk does, streams are served and states of what runs travel.
     pub(super) async fn run(mut self, mut events: mpsc::Receiver<Errand>, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
+        if self.world.synced() {
+            // Whoever stood by has read everything before its turn came.
+            self.begin().await;
+        }
         loop {
             tokio::select! {
                 biased;
@@ -160,17 +169,29 @@ impl Writer {
         self.unsaved = false;
         let (mut page, store) = (Page::default(), self.store.clone());
         page.put(Row::Runtime, &STANDARD.encode(remembered(&self.world).encode_to_vec()));
-        self.saving.spawn_blocking(move || store.write(page));
+        self.saving.spawn_blocking(move || {
+            // What runs is told whatever becomes of it.
+            let _ = store.write(page);
+        });
     }
 
-    /// Writes the page, and returns when it is on disk.
+    /// Writes the page, and returns when it may be told. Where a cluster does not take it, it is tried again for as long as this task lives:
+    /// who has lost the lease has nothing to tell, and is ended.
     async fn write(&mut self) {
-        let (page, store) = (std::mem::take(&mut self.page), self.store.clone());
+        let page = std::mem::take(&mut self.page);
         if page.is_empty() {
             return;
         }
-        if let Err(error) = spawn_blocking(move || store.write(page)).await {
-            tracing::error!(%error, "writing the control plane's book ended unexpectedly");
+        loop {
+            let (page, store) = (page.clone(), self.store.clone());
+            match spawn_blocking(move || store.write(page)).await {
+                Ok(true) => return,
+                Ok(false) => sleep(UNKEPT_PAUSE).await,
+                Err(error) => {
+                    tracing::error!(%error, "writing the control plane's book ended unexpectedly");
+                    return;
+                }
+            }
         }
     }
 
@@ -327,7 +348,9 @@ impl Writer {
     }
 
     fn save(&mut self) {
-        let ages: Vec<_> = self.world.ages().iter().collect();
+        let young = |(key, _): &(&ObjectKey, &i64)| self.world.get(key).is_none_or(|object| object.metadata.created_ms.is_none());
+        // A cluster's objects say their age themselves, and one object has not room for all of them.
+        let ages: Vec<_> = self.world.ages().iter().filter(|age| !self.world.settings().in_cluster || young(age)).collect();
         self.page.put(Row::Ages, &ages);
         self.page.put(Row::Allocations, self.world.allocations());
         // The folder's new content may have ended what was applied over the old.
@@ -359,6 +382,7 @@ impl Writer {
         self.metrics.epoch.set(i64::try_from(self.mark.number).unwrap_or(i64::MAX));
         self.metrics.objects.set(i64::try_from(self.world.live().count()).unwrap_or(i64::MAX));
         let (world, roots) = (self.world.clone(), self.roots.clone());
+        self.metrics.ready.store(true, Ordering::Relaxed);
         self.board.publish(Edition { world, epoch: self.mark.number, serial: self.serial, roots });
     }
 }

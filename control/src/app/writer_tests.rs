@@ -144,7 +144,7 @@ async fn a_stuck_disk_holds_up_nobody_but_who_needs_it() {
     let last = || store.load::<String>(Row::Runtime).unwrap().and_then(|text| decode(&text)).map(|report| report.instances);
     let saved = async {
         while last().is_none_or(|instances| instances[0].message != "three") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            sleep(Duration::from_millis(5)).await;
         }
     };
     timeout(PATIENCE, saved).await.unwrap();

@@ -130,6 +130,8 @@ pub struct Driver {
     absences: Absences,
     /// When the last step was taken.
     taken: Instant,
+    /// Before then nobody knows who is there: the book of leaves is another replica's.
+    newcomer_until: Option<Instant>,
     /// The last fault that was written to the log.
     said: String,
 }
@@ -142,8 +144,16 @@ impl Driver {
         let seated = authority.roots().issuing.sha256;
         let (published, absences, taken) = (None, Absences::new(Instant::now()), Instant::now());
         let (ending, said) = (false, String::new());
-        let driver = Self { board, authority, followers, asks: given, told, published, seated, ending, absences, taken, said };
+        let newcomer_until = None;
+        let driver =
+            Self { board, authority, followers, asks: given, told, published, seated, ending, absences, taken, newcomer_until, said };
         (driver, Rotation { asks, told: heard })
+    }
+
+    /// The same, for who takes over from another replica: no step is taken until everybody had the time to come back.
+    #[must_use]
+    pub fn taking_over(self) -> Self {
+        Self { newcomer_until: Some(Instant::now() + AWAY_GRACE), ..self }
     }
 
     /// Runs until `stop`. A rotation under way is gone on with by the next process.
@@ -295,6 +305,7 @@ impl Driver {
         let (leaves, listeners) = self.blocking(read).await?;
         let proxies = look::proxies(&self.board, &present, &leaves, epoch, |key| self.absences.is_away(key, now));
         let heard = listeners > 0 && now.saturating_duration_since(self.taken) < LISTENED;
+        let heard = heard || self.newcomer_until.is_some_and(|until| now < until);
         Ok(Some(Facts { phase, ending: self.ending, heard, fault: look::own_fault(&self.board), proxies }))
     }
 

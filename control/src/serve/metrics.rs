@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, header};
@@ -43,6 +44,10 @@ pub struct Metrics {
     pub objects: Gauge,
     /// Errors in what was handed to us.
     pub errors: Gauge,
+    /// Whether this replica holds the lease.
+    pub holder: Gauge,
+    /// Whether it can serve, or take over: everything has been read once.
+    pub ready: AtomicBool,
     registry: Mutex<Registry>,
 }
 
@@ -56,6 +61,8 @@ impl Default for Metrics {
             epoch: Gauge::default(),
             objects: Gauge::default(),
             errors: Gauge::default(),
+            holder: Gauge::default(),
+            ready: AtomicBool::new(false),
             registry: Mutex::default(),
         };
         registry.register("ads_streams", "Open ADS streams", metrics.streams.clone());
@@ -64,6 +71,7 @@ impl Default for Metrics {
         registry.register("config_epoch", "Newest epoch", metrics.epoch.clone());
         registry.register("objects", "Objects in force", metrics.objects.clone());
         registry.register("config_errors", "Errors in the manifests handed to us", metrics.errors.clone());
+        registry.register("holder", "Whether this replica holds the lease and serves", metrics.holder.clone());
         *metrics.registry.lock() = registry;
         metrics
     }
@@ -117,7 +125,7 @@ impl Metrics {
     }
 }
 
-/// Serves `/metrics` and `/healthz/live` until `stop`.
+/// Serves `/metrics`, `/healthz/live` and `/healthz/ready` until `stop`.
 pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -152,6 +160,9 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes
     let (status, kind, body) = match request.uri().path() {
         "/metrics" => (StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics.text()),
         "/healthz/live" => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
+        // Also of who stands by: it can take over, and a rolling update waits for it.
+        "/healthz/ready" if metrics.ready.load(Ordering::Relaxed) => (StatusCode::OK, "text/plain", "ok\n".to_owned()),
+        "/healthz/ready" => (StatusCode::SERVICE_UNAVAILABLE, "text/plain", "the objects have not been read yet\n".to_owned()),
         _ => (StatusCode::NOT_FOUND, "text/plain", "see /metrics\n".to_owned()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));

@@ -12,11 +12,11 @@ use crate::world::Kind;
 use crate::world::key::GATEWAY_API;
 
 /// Most entries of `parents` that Gateway API's schemas take.
-pub const PARENTS_MAX: usize = 32;
+pub(super) const PARENTS_MAX: usize = 32;
 /// Most entries of `ancestors`.
-pub const ANCESTORS_MAX: usize = 16;
+pub(super) const ANCESTORS_MAX: usize = 16;
 /// Longest message of a condition that they take, in characters.
-pub const MESSAGE_CHARS_MAX: usize = 32_768;
+pub(super) const MESSAGE_CHARS_MAX: usize = 32_768;
 
 /// Types of conditions that this controller sets on an object, a listener, or in an entry of its own. Those that do not apply are taken
 /// away: `OverlappingTLSConfig` must be absent where nothing overlaps.

@@ -115,7 +115,10 @@ fn times_change_with_the_status_only() {
         (json!({"type": "Accepted", "status": "True"}), NOW),
     ];
     for (before, since) in table {
-        let spoken = Spoken { status: Status { conditions: vec![says("Accepted", "True", "Accepted", 2)], ..Status::default() }, features: Vec::new() };
+        let spoken = Spoken {
+            status: Status { conditions: vec![says("Accepted", "True", "Accepted", 2)], ..Status::default() },
+            features: Vec::new(),
+        };
         let written = write(Kind::GatewayClass, &spoken, &json!({"conditions": [before]})).unwrap();
         assert_eq!(written["conditions"], json!([there("Accepted", "True", "Accepted", 2, since)]), "{before}");
     }
@@ -134,7 +137,12 @@ fn conditions_that_do_not_apply_are_absent_and_foreign_ones_stay() {
         ],
         "attachedListenerSets": 2,
     });
-    let web = ListenerStatus { name: "web".into(), supported_kinds: Vec::new(), attached_routes: 3, conditions: vec![says("Accepted", "True", "Accepted", 1)] };
+    let web = ListenerStatus {
+        name: "web".into(),
+        supported_kinds: Vec::new(),
+        attached_routes: 3,
+        conditions: vec![says("Accepted", "True", "Accepted", 1)],
+    };
     let status = Status { conditions: vec![says("Accepted", "True", "Accepted", 1)], listeners: vec![web], ..Status::default() };
     let written = write(Kind::Gateway, &Spoken { status, features: Vec::new() }, &present).unwrap();
     let listeners = json!([
@@ -160,7 +168,9 @@ fn lists_keep_to_what_schemas_take() {
 #[test]
 fn a_status_of_any_shape_is_survived() {
     // Aim: what others left there, or an older version of us, is no reason to panic, and is replaced where it is ours.
-    for present in [json!("x"), json!([1]), json!({"parents": "x", "conditions": {"a": 1}}), json!({"parents": [1, null, {"conditions": 3}]})] {
+    for present in
+        [json!("x"), json!([1]), json!({"parents": "x", "conditions": {"a": 1}}), json!({"parents": [1, null, {"conditions": 3}]})]
+    {
         assert!(write(Kind::HTTPRoute, &route(&[("a", "True")]), &present).is_some());
         assert!(write(Kind::Gateway, &route(&[]), &present).is_none_or(|written| written.is_object()));
     }

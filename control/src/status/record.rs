@@ -150,9 +150,8 @@ impl Recorder {
                 self.note(key, word, outcome)
             }
         });
-        let failed = futures::stream::iter(writes).buffer_unordered(CALLS_MAX).filter_map(async |wait| wait);
-        let soonest = failed.fold(None::<Duration>, async |least, wait| Some(least.map_or(wait, |least| least.min(wait)))).await;
-        [next, soonest].into_iter().flatten().min()
+        let waits: Vec<Option<Duration>> = futures::stream::iter(writes).buffer_unordered(CALLS_MAX).collect().await;
+        waits.into_iter().chain([next]).flatten().min()
     }
 
     /// How long the word on an object has to wait; `None`: it has been said.

@@ -65,7 +65,7 @@ pub struct StoreError {
 type Rows = BTreeMap<Row, Vec<u8>>;
 
 /// Rows to be written together, already encoded: pure until [`Store::write`].
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Page {
     floor: Option<u64>,
     rows: BTreeMap<Row, Result<Vec<u8>, String>>,

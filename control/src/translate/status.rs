@@ -104,7 +104,7 @@ pub fn statuses(world: &World) -> BTreeMap<ObjectKey, Status> {
                 Some(refused) => Some(of_outdated(of_object(world, object, &by), refused, &by)),
                 None => of_object(world, object, &by),
             },
-            (None, Some(refused)) => Some(of_refused(refused, &by)),
+            (None, Some(refused)) => Some(of_refused_at(world, refused, of_refused(refused, &by))),
             (None, None) => None,
         };
         statuses.extend(status.map(|status| (key.clone(), status)));
@@ -168,6 +168,30 @@ fn of_refused(refused: &Candidate, by: &Conditions) -> Status {
     });
     let message = message.unwrap_or_default();
     Status { conditions: vec![by.say("Accepted", "False", "Invalid", message)], ..Status::default() }
+}
+
+/// A refused route says so at each parent that is ours: its own status has no conditions.
+fn of_refused_at(world: &World, refused: &Candidate, status: Status) -> Status {
+    if !refused.key.kind.text().ends_with("Route") {
+        return status;
+    }
+    let raw: serde_json::Value = serde_json::from_str(&refused.raw).unwrap_or_default();
+    let ours = |parent: &&serde_json::Value| {
+        let text = |name: &str, default: &str| parent[name].as_str().unwrap_or(default).to_owned();
+        let name = (text("namespace", &refused.key.namespace), text("name", ""));
+        match (text("group", GATEWAY_API).as_str(), text("kind", "Gateway").as_str()) {
+            (CORE, "Service") => true,
+            (GATEWAY_API, "Gateway") => world.index().gateways.contains_key(&name),
+            _ => false,
+        }
+    };
+    let parents = raw.pointer("/spec/parentRefs").and_then(serde_json::Value::as_array).into_iter().flatten().filter(ours);
+    let entry = |parent: &serde_json::Value| ParentStatus {
+        parent_ref: parent.clone(),
+        controller_name: CONTROLLER,
+        conditions: status.conditions.clone(),
+    };
+    Status { parents: parents.map(entry).collect(), ..Status::default() }
 }
 
 fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> {
@@ -243,7 +267,9 @@ fn of_gateway(world: &World, name: &Name, gateway: &Gateway, by: &Conditions) ->
         None => by.holds("Accepted"),
     };
     let state = world.gateway_states().get(name);
-    let ready = world.settings().assume_ready || state.is_some_and(|state| state.ready);
+    // In a cluster no node agent tells; there its proxy's acknowledgement does (`status::speak`).
+    let told = world.settings().assume_ready || world.settings().in_cluster;
+    let ready = told || state.is_some_and(|state| state.ready);
     let programmed = |served: bool| match served {
         false => by.say("Programmed", "False", "Invalid", ""),
         true if ready => by.holds("Programmed"),

@@ -380,6 +380,11 @@ impl World {
         service.unserved(&self.settings).map(problem).collect()
     }
 
+    /// Takes over the key of sessions, where it was not known at the start.
+    pub fn set_session_key(&mut self, key: SessionKey) {
+        Arc::make_mut(&mut self.settings).session_key = key;
+    }
+
     /// What it was told at the start.
     pub fn settings(&self) -> &WorldSettings {
         &self.settings

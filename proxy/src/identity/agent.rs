@@ -18,7 +18,7 @@ use tracing::{Instrument as _, debug, field, info, info_span, warn};
 use zeroize::Zeroizing;
 
 use super::rotation::{Effect, Event, Rotation};
-use super::token::{Token, TokenFile};
+use super::token::{Bearer, Token, TokenFile};
 use crate::io::{Clock, Draw};
 use crate::snapshots::Snapshots;
 use crate::tls::dial::{DialError, Dialer};
@@ -271,6 +271,14 @@ impl Agent {
         let now = self.clock.wall();
         let current = self.bearer.current();
         let left = current.as_ref().map(|credential| credential.not_after.duration_since(now));
+        // A service account's token is good at any time, and any replica of the control plane knows it; whether a leaf is one of its own, only
+        // the one that issued it.
+        if let Ok(account @ Bearer::Account(_)) = self.token() {
+            return match self.ask(Some(account)).await {
+                Err(error) if matches!(left, Some(Ok(_))) => self.ask(None).await.map_err(|_| error),
+                outcome => outcome,
+            };
+        }
         match left {
             // Valid: it speaks for itself. Refused (revoked, forgotten), a token may help.
             Some(Ok(_)) => match self.ask(None).await {
@@ -290,14 +298,17 @@ impl Agent {
     }
 
     /// The token, if there is one for us that trusts a root we trust.
-    fn token(&self) -> Result<Token, String> {
+    fn token(&self) -> Result<Bearer, String> {
         let Some(file) = &self.token else {
             if self.for_application() {
                 return Err("the proxy has no valid certificate of its own".to_owned());
             }
             return Err("there is no certificate to renew and no --token-file: make a token with `meshwright token create`".to_owned());
         };
-        let token = file.read().map_err(|error| error.to_string())?;
+        let token = match file.read().map_err(|error| error.to_string())? {
+            Bearer::Join(token) => token,
+            account @ Bearer::Account(_) => return Ok(account),
+        };
         let expected = format!("{}/{}", self.subject.namespace, self.subject.workload);
         if token.workload != expected {
             return Err(format!(
@@ -306,13 +317,13 @@ impl Agent {
                 token.workload
             ));
         }
-        Ok(token)
+        Ok(Bearer::Join(token))
     }
 
     /// A channel to the control plane, which has proved itself; by a token, as the one that the token is for.
-    async fn connect(&self, token: Option<&Token>) -> Result<Channel, Failed> {
-        let channel = self.dialer.connect(token.is_none()).await;
-        let Some(token) = token.filter(|token| !self.dialer.tls().pinned(&token.ca, unix(self.clock.wall()))) else {
+    async fn connect(&self, bearer: Option<&Bearer>) -> Result<Channel, Failed> {
+        let channel = self.dialer.connect(bearer.is_none()).await;
+        let Some(token) = join(bearer).filter(|token| !self.dialer.tls().pinned(&token.ca, unix(self.clock.wall()))) else {
             return Ok(channel?);
         };
         let path = self.token.as_ref().map(|file| file.path().display().to_string()).unwrap_or_default();
@@ -323,12 +334,12 @@ impl Agent {
         }))
     }
 
-    async fn ask(&self, token: Option<Token>) -> Result<(Credential, Zeroizing<Vec<u8>>), Failed> {
+    async fn ask(&self, bearer: Option<Bearer>) -> Result<(Credential, Zeroizing<Vec<u8>>), Failed> {
         // Connected first: the control plane's own certificate says the trust domain.
-        let channel = self.connect(token.as_ref()).await?;
+        let channel = self.connect(bearer.as_ref()).await?;
         let trust_domain = self.dialer.tls().trust_domain().unwrap_or_else(|| DEFAULT_TRUST_DOMAIN.to_owned());
         // The token knows best, then the leaf that is renewed, then the flag.
-        let admitted = token.as_ref().and_then(|token| token.identity.clone());
+        let admitted = join(bearer.as_ref()).and_then(|token| token.identity.clone());
         let asked = match (admitted, self.bearer.current()) {
             (Some(identity), _) => identity,
             (None, Some(leaf)) => (*leaf.identity).clone(),
@@ -336,12 +347,17 @@ impl Agent {
         };
         let (key, csr_der) = certificate_request(&asked, &self.subject.workload)?;
         let life = self.snapshots.load().settings.as_deref().map(|settings| settings.leaf_life);
+        let (token, account) = match bearer {
+            None => (String::new(), String::new()),
+            Some(Bearer::Join(token)) => (token.text, String::new()),
+            Some(Bearer::Account(text)) => (String::new(), text.to_string()),
+        };
         let request = SignRequest {
             csr_der: csr_der.into(),
-            token: token.map(|token| token.text).unwrap_or_default(),
+            token,
             instance: self.subject.instance.clone(),
             life: life.and_then(|life| life.try_into().ok()),
-            service_account_token: String::new(),
+            service_account_token: account,
             for_application: self.for_application(),
         };
         let answer = CertificatesClient::new(channel).sign(request).await?.into_inner();
@@ -354,6 +370,13 @@ impl Agent {
             self.trust.publish(bundle).map_err(BadAnswer::from)?;
         }
         Ok((credential, Zeroizing::new(key.serialize_der())))
+    }
+}
+
+fn join(bearer: Option<&Bearer>) -> Option<&Token> {
+    match bearer {
+        Some(Bearer::Join(token)) => Some(token),
+        _ => None,
     }
 }
 

@@ -13,4 +13,4 @@ pub mod token;
 
 pub use agent::{Agent, Exposed, Subject, certificate_request, judge};
 pub use bundles::{Bundles, follow};
-pub use token::{Token, TokenFile};
+pub use token::{Bearer, Token, TokenFile};

@@ -1,4 +1,5 @@
-//! One-time join tokens: `mw1.` and base64url of JSON `{workload, ca, secret, identity}` (docs/architecture.md).
+//! What a proxy joins by. One-time join tokens: `mw1.` and base64url of JSON `{workload, ca, secret, identity}` (docs/architecture.md). Or a
+//! Kubernetes service-account token (a JWT), which its kubelet writes anew before it ends.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -15,6 +16,8 @@ use zeroize::Zeroizing;
 /// Tokens are a few hundred bytes.
 const TOKEN_BYTES_MAX: u64 = 8 << 10;
 const PREFIX: &str = "mw1.";
+/// How base64url of a JSON object begins.
+const JWT_PREFIX: &str = "ey";
 
 /// A token read: what it is for, and the text to present.
 #[derive(Clone, PartialEq, Eq)]
@@ -39,6 +42,35 @@ impl std::fmt::Debug for Token {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("this is no join token: {0}; make one with `meshwright token create --workload NS/NAME`")]
 pub struct NotAToken(&'static str);
+
+/// What a token file holds.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Bearer {
+    /// A join token: works once.
+    Join(Token),
+    /// A service-account token, as it stands in the file; a secret. Works until its end, or its pod's.
+    Account(Zeroizing<String>),
+}
+
+impl std::fmt::Debug for Bearer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Join(token) => token.fmt(f),
+            Self::Account(_) => f.write_str("Account"),
+        }
+    }
+}
+
+impl std::str::FromStr for Bearer {
+    type Err = NotAToken;
+
+    fn from_str(text: &str) -> Result<Self, NotAToken> {
+        let text = text.trim();
+        let is_part = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+        let is_jwt = text.starts_with(JWT_PREFIX) && text.split('.').count() == 3 && text.split('.').all(is_part);
+        if is_jwt { Ok(Self::Account(Zeroizing::new(text.to_owned()))) } else { text.parse().map(Self::Join) }
+    }
+}
 
 #[derive(Deserialize)]
 struct Claims {
@@ -81,9 +113,9 @@ impl TokenFile {
     /// What it holds now.
     ///
     /// # Errors
-    /// It cannot be read (kind as the kernel says), others may read it (`PermissionDenied`), or it holds no token (`InvalidData`). The
-    /// message names the file.
-    pub fn read(&self) -> io::Result<Token> {
+    /// It cannot be read (kind as the kernel says), others may read a join token there (`PermissionDenied`; who may read a service-account
+    /// token is its kubelet's business), or it holds no token (`InvalidData`). The message names the file.
+    pub fn read(&self) -> io::Result<Bearer> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("the token file {}: {error}", self.path.display()));
         let read = match (File::open(&self.path), &self.kept) {
             (Ok(mut file), _) => content(&mut file),
@@ -94,9 +126,12 @@ impl TokenFile {
             (Err(error), None) => Err(error),
         };
         let (text, mode) = read.map_err(named)?;
-        let token = text.parse().map_err(|error| named(io::Error::new(io::ErrorKind::InvalidData, error)))?;
-        proto::private::judged("the token file", &self.path, mode).map_err(|told| io::Error::new(io::ErrorKind::PermissionDenied, told))?;
-        Ok(token)
+        let bearer = text.parse().map_err(|error| named(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+        if let Bearer::Join(_) = bearer {
+            let judged = proto::private::judged("the token file", &self.path, mode);
+            judged.map_err(|told| io::Error::new(io::ErrorKind::PermissionDenied, told))?;
+        }
+        Ok(bearer)
     }
 }
 
@@ -158,18 +193,45 @@ mod tests {
         assert!(TokenFile::new(&path).read().unwrap_err().to_string().contains("token"));
         write(&path, make("shop/a", "1"));
         let file = TokenFile::new(&path);
-        assert_eq!(file.read().unwrap().workload, "shop/a");
+        let workload = || match file.read().unwrap() {
+            Bearer::Join(token) => token.workload,
+            Bearer::Account(_) => String::new(),
+        };
+        assert_eq!(workload(), "shop/a");
         std::fs::write(&path, make("shop/b", "2")).unwrap();
-        assert_eq!(file.read().unwrap().workload, "shop/b");
+        assert_eq!(workload(), "shop/b");
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(file.read().unwrap().workload, "shop/b");
+        assert_eq!(workload(), "shop/b");
+    }
+
+    /// Aim: a projected service-account token is known by its form, whoever may read it; the next one, which the kubelet puts in its place by
+    /// a link, is read; nothing of it shows in a log.
+    #[test]
+    fn a_projected_token_is_read_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let account = |text: &str| Bearer::Account(Zeroizing::new(text.to_owned()));
+        for (turn, text) in ["eyJh.eyJz.c2ln-_", "eyJh.eyJz.bmV3"].into_iter().enumerate() {
+            let version = folder.path().join(turn.to_string());
+            std::fs::create_dir(&version).unwrap();
+            std::fs::write(version.join("token"), format!("{text}\n")).unwrap();
+            std::fs::set_permissions(version.join("token"), std::fs::Permissions::from_mode(0o644)).unwrap();
+            let link = folder.path().join("next");
+            std::os::unix::fs::symlink(version.join("token"), &link).unwrap();
+            std::fs::rename(&link, &path).unwrap();
+            assert_eq!(TokenFile::new(&path).read().unwrap(), account(text));
+        }
+        assert_eq!(format!("{:?}", account("eyJh.eyJz.bmV3")), "Account");
+        for bad in ["eyJh.eyJz", "eyJh.eyJz.c2ln.x", "eyJh..c2ln", "eyJh.eyJz.c2 ln", "xyJh.eyJz.c2ln"] {
+            assert!(bad.parse::<Bearer>().unwrap_err().to_string().contains("token create"), "{bad}");
+        }
     }
 
     proptest::proptest! {
         /// Aim: no text makes it panic, whether it is base64 of bytes or JSON of another shape.
         #[test]
         fn any_text_is_survived(text in "\\PC{0,80}", body in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
-            let _ = text.parse::<Token>();
+            let _ = text.parse::<Bearer>();
             let _ = format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(&body)).parse::<Token>();
             let _ = format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(format!("{{\"workload\":\"{text}\",\"ca\":1}}"))).parse::<Token>();
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use proxy::identity::{Agent, Bundles, Exposed, Subject, TokenFile, follow};
+use proxy::identity::{Agent, Bearer, Bundles, Exposed, Subject, TokenFile, follow};
 use proxy::io::{Clock, Draw, Network};
 use proxy::shell::settings::read_roots;
 use proxy::snapshots::Snapshots;
@@ -128,8 +128,9 @@ async fn keep(args: IdentityArgs) -> anyhow::Result<()> {
 fn subject(args: &IdentityArgs, known: Option<&Credential>) -> anyhow::Result<Subject> {
     let workload = match (&args.workload, TokenFile::new(&args.token_file).read(), known) {
         (Some(workload), _, _) => workload.clone(),
-        (None, Ok(token), _) => token.workload,
-        (None, Err(_), Some(known)) => format!("{}/{}", known.identity.namespace(), known.workload),
+        (None, Ok(Bearer::Join(token)), _) => token.workload,
+        (None, Ok(Bearer::Account(_)), None) => bail!("a service-account token names no workload: say which with --workload NS/NAME"),
+        (None, _, Some(known)) => format!("{}/{}", known.identity.namespace(), known.workload),
         (None, Err(error), None) => return Err(error).context("--token-file"),
     };
     let (namespace, name) = workload.split_once('/').context("the token names no workload; make one with `meshwright token create`")?;
