@@ -7,6 +7,7 @@ mod command;
 mod documents;
 mod duration;
 mod echo;
+mod install;
 mod netns;
 mod output;
 mod shop;

@@ -8,6 +8,7 @@
 pub mod api;
 pub mod app;
 pub mod clock;
+pub mod crds;
 pub mod node;
 pub mod publish;
 pub mod rotation;

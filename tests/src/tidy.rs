@@ -42,7 +42,7 @@ const LEVELS: [(u8, &[&str]); 5] = [
 const CONTROL_LEVELS: [(u8, &[&str]); 8] = [
     (0, &["clock"]),
     (1, &["world"]),
-    (2, &["source"]),
+    (2, &["source", "crds"]),
     (3, &["translate"]),
     (4, &["publish"]),
     (5, &["serve", "store", "rotation"]),

@@ -9,6 +9,8 @@
 mod faults;
 #[path = "foreign/identity.rs"]
 mod identity;
+#[path = "foreign/install.rs"]
+mod install;
 #[path = "foreign/mesh.rs"]
 mod mesh;
 #[path = "foreign/resilience.rs"]

@@ -10,6 +10,7 @@ mod ca;
 mod check;
 mod completions;
 mod control;
+mod crds;
 mod delete;
 mod down;
 mod echo;
@@ -20,12 +21,17 @@ mod get;
 mod hook;
 mod identity;
 mod inject;
+<<<<<<< HEAD
+mod install;
+=======
 mod injector;
+>>>>>>> wt-lease
 mod intercept;
 mod logs;
 mod policy;
 mod proxy;
 mod token;
+mod uninstall;
 mod up;
 mod wait;
 
@@ -82,8 +88,17 @@ enum Command {
     Intercept(intercept::InterceptArgs),
     /// Puts the sidecar into manifests, offline.
     Inject(inject::InjectArgs),
+<<<<<<< HEAD
+    /// Prints or applies all that a cluster needs to run the mesh.
+    Install(install::InstallArgs),
+    /// Takes the mesh out of a cluster.
+    Uninstall(uninstall::UninstallArgs),
+    /// Prints the CustomResourceDefinitions of our own kinds.
+    Crds(crds::CrdsArgs),
+=======
     /// Runs the admission webhook that puts sidecars into pods.
     Injector(injector::InjectorArgs),
+>>>>>>> wt-lease
     /// Runs the test service of examples and tests.
     Echo(echo::EchoArgs),
     /// Prints a shell completion script.
@@ -122,7 +137,13 @@ impl Cli {
             Command::Proxy(args) => proxy::run(args),
             Command::Intercept(args) => intercept::run(args),
             Command::Inject(args) => inject::run(args),
+<<<<<<< HEAD
+            Command::Install(args) => install::run(args),
+            Command::Uninstall(args) => uninstall::run(args),
+            Command::Crds(args) => crds::run(args),
+=======
             Command::Injector(args) => injector::run(args),
+>>>>>>> wt-lease
             Command::Echo(args) => echo::run(args),
             Command::Completions(args) => completions::run(args),
             Command::Enter(args) => enter::run(args),
@@ -183,6 +204,15 @@ mod tests {
             "meshwright intercept install --exempt-mark 0",
             "meshwright intercept install --exclude-outbound-cidrs 10.0.0.0/33",
             "meshwright inject -f x --control nonsense",
+<<<<<<< HEAD
+            "meshwright install --replicas 0",
+            "meshwright install --failure-policy Maybe",
+            "meshwright install --trust-domain Upper.Case",
+            "meshwright install --timeout 5s",
+            "meshwright install --apply -o json",
+            "meshwright uninstall --kubeconfig x",
+            "meshwright crds -o table",
+=======
             "meshwright inject -f x --kubernetes-version latest",
             "meshwright inject -f x --pull-policy Sometimes",
             "meshwright injector",
@@ -190,6 +220,7 @@ mod tests {
             "meshwright injector --tls-cert x --tls-key y --ca-cert z --ca-key z --ca-root z",
             "meshwright injector --tls-cert x --tls-key y --patch-webhooks",
             "meshwright injector --tls-cert x --tls-key y --service meshwright-injector",
+>>>>>>> wt-lease
             "meshwright echo --http 99999",
             "meshwright echo --http 8080 --tcp 8080",
             "meshwright echo --tcp-greeting hello",

@@ -35,6 +35,38 @@ pub(crate) enum TextOrJson {
     Json,
 }
 
+/// How manifests are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Manifests {
+    /// One document per object.
+    #[default]
+    Yaml,
+    /// One List.
+    Json,
+}
+
+impl Manifests {
+    /// The text of objects, the same for the same objects.
+    ///
+    /// # Errors
+    /// Never of what was JSON before.
+    pub(crate) fn text(self, objects: &[serde_json::Value]) -> anyhow::Result<String> {
+        if self == Self::Json {
+            let list = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": objects});
+            return serde_json::to_string_pretty(&list).context("cannot write the manifests as JSON");
+        }
+        let mut text = String::new();
+        for object in objects {
+            text += "---\n";
+            text += &serde_saphyr::to_string(object).context("cannot write the manifests as YAML")?;
+            if !text.ends_with('\n') {
+                text.push('\n');
+            }
+        }
+        Ok(text)
+    }
+}
+
 /// Prints a text on stdout; a reader that went away (`| head`) ends the program quietly.
 ///
 /// # Errors

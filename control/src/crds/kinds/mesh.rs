@@ -1,0 +1,166 @@
+//! Mesh and Telemetry.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+
+use super::parts::{ContentRef, Duration, Percent, Selector, rules};
+
+/// A SPIFFE trust domain.
+const TRUST_DOMAIN: &str = "^[a-z0-9._-]+$";
+
+/// The mesh's switches.
+#[derive(JsonSchema)]
+#[schemars(
+    rename_all = "camelCase",
+    extend("x-kubernetes-validations" = rules(&[(
+        "!has(self.federation) || self.federation.all(other, other.trustDomain != self.trustDomain)",
+        "federation names the mesh's own trust domain, for which nobody else is ever believed",
+    )])),
+)]
+pub(in crate::crds) struct MeshSpec {
+    /// SPIFFE trust domain of every identity.
+    #[schemars(regex(pattern = TRUST_DOMAIN), length(max = 255), extend("default" = "cluster.local"))]
+    trust_domain: Option<String>,
+    /// Lives of certificates.
+    certificates: Option<Certificates>,
+    /// Traffic to addresses that the mesh does not know.
+    #[schemars(extend("default" = "Allow"))]
+    outside_mesh: Option<Outside>,
+    /// Whether a proxy may start from its last good configuration; not supported by this version.
+    config_cache: Option<ConfigCache>,
+    /// Of all AuthorizationPolicies.
+    authorization: Option<Authorization>,
+    /// Other trust domains that are believed, for identities of their own only.
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["trustDomain"]))]
+    federation: Option<Vec<Federated>>,
+}
+
+/// Lives of certificates.
+#[derive(JsonSchema)]
+#[schemars(
+    rename_all = "camelCase",
+    extend("x-kubernetes-validations" = rules(&[(
+        "duration(self.leafLife) <= duration(self.intermediateLife) && duration(self.intermediateLife) <= duration(self.rootLife)",
+        "a certificate would outlive its issuer: leafLife <= intermediateLife <= rootLife",
+    )])),
+)]
+struct Certificates {
+    /// Of a workload's certificate.
+    #[schemars(extend("default" = "24h"))]
+    leaf_life: Option<Life>,
+    /// When it is renewed, per cent of its life.
+    #[schemars(range(min = 1, max = 95), extend("default" = 66))]
+    rotate_at_percent: Option<u32>,
+    /// Of an issuing certificate.
+    #[schemars(extend("default" = "2160h"))]
+    intermediate_life: Option<Life>,
+    /// Of a root.
+    #[schemars(extend("default" = "87600h"))]
+    root_life: Option<Life>,
+}
+
+/// At least 30s.
+#[derive(JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = rules(&[("duration(self) >= duration('30s')", "too short; use at least 30s")])))]
+struct Life(Duration);
+
+/// Traffic to addresses that the mesh does not know.
+#[derive(JsonSchema)]
+enum Outside {
+    Allow,
+    Deny,
+}
+
+/// Whether a proxy may start from its last good configuration.
+#[derive(JsonSchema)]
+struct ConfigCache {
+    /// Not supported by this version: only false.
+    #[schemars(extend("enum" = [false]))]
+    enabled: Option<bool>,
+}
+
+/// Of all AuthorizationPolicies.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct Authorization {
+    /// Whether every one only logs and counts.
+    dry_run: Option<bool>,
+}
+
+/// Another trust domain.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct Federated {
+    /// Its name.
+    #[schemars(regex(pattern = TRUST_DOMAIN), length(max = 255))]
+    trust_domain: String,
+    /// Where its roots stand, PEM.
+    bundle: ContentRef,
+}
+
+/// What proxies tell about their traffic.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+pub(in crate::crds) struct TelemetrySpec {
+    /// Workloads it is about.
+    selector: Option<Selector>,
+    /// The access log.
+    access_log: Option<AccessLog>,
+    /// Spans.
+    tracing: Option<Tracing>,
+    /// Metrics.
+    metrics: Option<Metrics>,
+}
+
+/// The access log.
+#[derive(JsonSchema)]
+struct AccessLog {
+    /// Whether each exchange is logged.
+    enabled: Option<bool>,
+    /// Its form.
+    format: Option<LogFormat>,
+}
+
+/// The log's form.
+#[derive(JsonSchema)]
+enum LogFormat {
+    Json,
+}
+
+/// Spans.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct Tracing {
+    /// Where they go.
+    otlp: Option<Otlp>,
+    /// Share of new traces that is sampled.
+    sample_percent: Option<Percent>,
+    /// Attributes of every span.
+    attributes: Option<BTreeMap<String, String>>,
+}
+
+/// Where spans go.
+#[derive(JsonSchema)]
+struct Otlp {
+    /// As http://HOST:4317.
+    #[schemars(regex(pattern = "^(?i:http)://([^/@?#\\s]*@)?[^/@?#\\s]+:[0-9]{1,5}/?([?][^\\s]*)?$"))]
+    endpoint: String,
+    /// How they travel.
+    protocol: Option<OtlpProtocol>,
+}
+
+/// How spans travel.
+#[derive(JsonSchema)]
+enum OtlpProtocol {
+    Grpc,
+}
+
+/// Metrics.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct Metrics {
+    /// Label sets of one proxy at most.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    series_max: Option<u32>,
+}
