@@ -1,0 +1,255 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/uuid"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authentication/group"
+	"k8s.io/apiserver/pkg/authentication/request/anonymous"
+	"k8s.io/apiserver/pkg/authentication/request/bearertoken"
+	"k8s.io/apiserver/pkg/authentication/request/union"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
+	"k8s.io/apiserver/pkg/authentication/token/tokenfile"
+	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
+	"k8s.io/apiserver/pkg/authentication/user"
+	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/apiserver/pkg/registry/rest"
+	"k8s.io/client-go/kubernetes"
+)
+
+const (
+	issuer = "https://kubernetes.default.svc.cluster.local"
+	// The bounds that Kubernetes has for what a token may ask, and what it gets unasked.
+	tokenSecondsMin, tokenSecondsMax, tokenSecondsDefault = 600, 1 << 32, 3600
+)
+
+var apiAudiences = authenticator.Audiences{issuer, "https://kubernetes.default.svc"}
+
+// Signs and judges the tokens of service accounts: JWTs with the claims that Kubernetes puts into bound tokens.
+type tokens struct {
+	key    *ecdsa.PrivateKey
+	client kubernetes.Interface
+	// Judges every kind of token; set when the server's authentication is made.
+	all authenticator.Token
+}
+
+type reference struct {
+	Name string    `json:"name"`
+	UID  types.UID `json:"uid"`
+}
+
+type claims struct {
+	jwt.RegisteredClaims
+	Kubernetes bound `json:"kubernetes.io"`
+}
+
+type bound struct {
+	Namespace string     `json:"namespace"`
+	Account   reference  `json:"serviceaccount"`
+	Pod       *reference `json:"pod,omitempty"`
+	Node      *reference `json:"node,omitempty"`
+}
+
+// The administrator's token and those of service accounts; without one a request is anonymous, with a wrong one it is refused.
+func authenticate(adminToken string, tokens *tokens) authenticator.Request {
+	admin := tokenfile.New(map[string]*user.DefaultInfo{
+		adminToken: {Name: "kubernetes-admin", UID: "admin", Groups: []string{user.SystemPrivilegedGroup}},
+	})
+	tokens.all = tokenunion.NewFailOnError(authenticator.WrapAudienceAgnosticToken(apiAudiences, admin), tokens)
+	known := group.NewAuthenticatedGroupAdder(bearertoken.New(tokens.all))
+	return union.NewFailOnError(known, anonymous.NewAuthenticator(nil))
+}
+
+func (t *tokens) issue(claims claims) (string, error) {
+	return jwt.NewWithClaims(jwt.SigningMethodES256, claims).SignedString(t.key)
+}
+
+// AuthenticateToken says whose token it is. What it is bound to must still be there, with the same UID.
+func (t *tokens) AuthenticateToken(ctx context.Context, text string) (*authenticator.Response, bool, error) {
+	var it claims
+	if strings.Count(text, ".") != 2 {
+		return nil, false, nil
+	}
+	if _, err := jwt.ParseWithClaims(text, &it, func(*jwt.Token) (any, error) { return &t.key.PublicKey, nil },
+		jwt.WithValidMethods([]string{"ES256"}), jwt.WithIssuer(issuer), jwt.WithExpirationRequired()); err != nil {
+		return nil, false, err
+	}
+	asked, has := authenticator.AudiencesFrom(ctx)
+	if !has {
+		asked = apiAudiences
+	}
+	audiences := authenticator.Audiences(it.Audience).Intersect(asked)
+	if len(audiences) == 0 {
+		return nil, false, fmt.Errorf("token audiences %q is invalid for the target audiences %q", it.Audience, asked)
+	}
+	about := it.Kubernetes
+	account, err := t.client.CoreV1().ServiceAccounts(about.Namespace).Get(ctx, about.Account.Name, metav1.GetOptions{})
+	if err != nil {
+		return nil, false, err
+	}
+	if account.UID != about.Account.UID {
+		return nil, false, errors.New("service account UID does not match the token's claim")
+	}
+	info := &serviceaccount.ServiceAccountInfo{
+		Namespace: about.Namespace, Name: about.Account.Name, UID: string(about.Account.UID), CredentialID: "JTI=" + it.ID,
+	}
+	if about.Pod != nil {
+		pod, err := t.client.CoreV1().Pods(about.Namespace).Get(ctx, about.Pod.Name, metav1.GetOptions{})
+		if err != nil {
+			return nil, false, err
+		}
+		if pod.UID != about.Pod.UID {
+			return nil, false, errors.New("pod UID does not match the token's claim")
+		}
+		info.PodName, info.PodUID = about.Pod.Name, string(about.Pod.UID)
+	}
+	if about.Node != nil {
+		info.NodeName, info.NodeUID = about.Node.Name, string(about.Node.UID)
+	}
+	return &authenticator.Response{Audiences: audiences, User: info.UserInfo()}, true, nil
+}
+
+// serviceaccounts/token
+type tokenEndpoint struct {
+	tokens         *tokens
+	accounts, pods *endpoint
+}
+
+func (e *tokenEndpoint) New() runtime.Object { return &authenticationv1.TokenRequest{} }
+
+func (e *tokenEndpoint) Destroy() {}
+
+func (e *tokenEndpoint) GroupVersionKind(schema.GroupVersion) schema.GroupVersionKind {
+	return authenticationv1.SchemeGroupVersion.WithKind("TokenRequest")
+}
+
+func (e *tokenEndpoint) Create(ctx context.Context, name string, object runtime.Object, check rest.ValidateObjectFunc, _ *metav1.CreateOptions) (runtime.Object, error) {
+	request := object.(*authenticationv1.TokenRequest)
+	found, err := e.accounts.Get(ctx, name, &metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	account := found.(*corev1.ServiceAccount)
+	seconds := int64(tokenSecondsDefault)
+	if request.Spec.ExpirationSeconds != nil {
+		seconds = *request.Spec.ExpirationSeconds
+	}
+	if seconds < tokenSecondsMin || seconds > tokenSecondsMax {
+		return nil, apierrors.NewBadRequest("spec.expirationSeconds: may not specify a duration less than 10 minutes or longer than 2^32 seconds")
+	}
+	if len(request.Spec.Audiences) == 0 {
+		request.Spec.Audiences = slices.Clone(apiAudiences)
+	}
+	if err := check(ctx, request.DeepCopyObject()); err != nil {
+		return nil, err
+	}
+	now := time.Now()
+	claims := claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer: issuer, Subject: serviceaccount.MakeUsername(account.Namespace, account.Name), Audience: jwt.ClaimStrings(request.Spec.Audiences),
+			IssuedAt: jwt.NewNumericDate(now), NotBefore: jwt.NewNumericDate(now), ID: uuid.NewString(),
+			ExpiresAt: jwt.NewNumericDate(now.Add(time.Duration(seconds) * time.Second)),
+		},
+		Kubernetes: bound{Namespace: account.Namespace, Account: reference{account.Name, account.UID}},
+	}
+	if to := request.Spec.BoundObjectRef; to != nil {
+		if to.Kind != "Pod" {
+			return nil, apierrors.NewBadRequest("spec.boundObjectRef.kind: tokens are bound to Pods here, to nothing else")
+		}
+		found, err := e.pods.Get(ctx, to.Name, &metav1.GetOptions{})
+		if err != nil {
+			return nil, err
+		}
+		pod := found.(*corev1.Pod)
+		if to.UID != "" && to.UID != pod.UID {
+			return nil, apierrors.NewConflict(e.pods.kind.qualified(), to.Name, fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record", to.UID))
+		}
+		if pod.Spec.ServiceAccountName != account.Name {
+			return nil, apierrors.NewBadRequest("cannot bind token for serviceaccount " + quoted(account.Name) + " to pod running with different serviceaccount name.")
+		}
+		claims.Kubernetes.Pod = &reference{pod.Name, pod.UID}
+		if pod.Spec.NodeName != "" {
+			claims.Kubernetes.Node = &reference{Name: pod.Spec.NodeName}
+		}
+	}
+	text, err := e.tokens.issue(claims)
+	if err != nil {
+		return nil, apierrors.NewInternalError(err)
+	}
+	request.Name, request.Namespace, request.CreationTimestamp = account.Name, account.Namespace, metav1.NewTime(now)
+	request.Spec.ExpirationSeconds = &seconds
+	request.Status = authenticationv1.TokenRequestStatus{Token: text, ExpirationTimestamp: metav1.NewTime(claims.ExpiresAt.Time)}
+	return request, nil
+}
+
+// A tokenreview, answered and not stored.
+type tokenReview struct {
+	answering
+	tokens *tokens
+}
+
+func (e *tokenReview) New() runtime.Object { return &authenticationv1.TokenReview{} }
+
+func (e *tokenReview) Create(ctx context.Context, object runtime.Object, check rest.ValidateObjectFunc, _ *metav1.CreateOptions) (runtime.Object, error) {
+	review := object.(*authenticationv1.TokenReview)
+	if review.Spec.Token == "" {
+		return nil, apierrors.NewBadRequest("token is required for TokenReview in authentication")
+	}
+	if err := check(ctx, review.DeepCopyObject()); err != nil {
+		return nil, err
+	}
+	audiences := authenticator.Audiences(review.Spec.Audiences)
+	if len(audiences) == 0 {
+		audiences = apiAudiences
+	}
+	found, known, err := e.tokens.all.AuthenticateToken(authenticator.WithAudiences(ctx, audiences), review.Spec.Token)
+	review.Status = authenticationv1.TokenReviewStatus{Authenticated: known}
+	switch {
+	case err != nil:
+		review.Status.Error = err.Error()
+	case known:
+		review.Status.User = describe(found.User)
+		if len(review.Spec.Audiences) > 0 {
+			review.Status.Audiences = found.Audiences
+		}
+	}
+	return review, nil
+}
+
+// A selfsubjectreview: who am I?
+type selfReview struct{ answering }
+
+func (e *selfReview) New() runtime.Object { return &authenticationv1.SelfSubjectReview{} }
+
+func (e *selfReview) Create(ctx context.Context, object runtime.Object, _ rest.ValidateObjectFunc, _ *metav1.CreateOptions) (runtime.Object, error) {
+	review := object.(*authenticationv1.SelfSubjectReview)
+	who, known := genericapirequest.UserFrom(ctx)
+	if !known {
+		return nil, apierrors.NewBadRequest("no user found for request")
+	}
+	review.Status.UserInfo = describe(who)
+	return review, nil
+}
+
+func describe(who user.Info) authenticationv1.UserInfo {
+	extra := map[string]authenticationv1.ExtraValue{}
+	for key, values := range who.GetExtra() {
+		extra[key] = values
+	}
+	return authenticationv1.UserInfo{Username: who.GetName(), UID: who.GetUID(), Groups: who.GetGroups(), Extra: extra}
+}
