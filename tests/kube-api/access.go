@@ -8,9 +8,7 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -123,68 +121,27 @@ func has(list []string, name string) bool {
 	return slices.Contains(list, name) || slices.Contains(list, "*")
 }
 
-// Some endpoints answer a question and store nothing.
-type answering struct {
-	kind       string
-	namespaced bool
-}
-
-func (a answering) NamespaceScoped() bool { return a.namespaced }
-
-func (a answering) GetSingularName() string { return strings.ToLower(a.kind) }
-
-func (a answering) Destroy() {}
-
 func addReviews(groups map[schema.GroupVersion]map[string]rest.Storage, tokens *tokens, generic *genericapiserver.GenericAPIServer) {
+	judge := generic.Authorizer
 	groups[authenticationv1.SchemeGroupVersion] = map[string]rest.Storage{
-		"tokenreviews":       &tokenReview{answering{"TokenReview", false}, tokens},
-		"selfsubjectreviews": &selfReview{answering{"SelfSubjectReview", false}},
+		"tokenreviews":       answering(false, tokens.review),
+		"selfsubjectreviews": answering(false, reviewSelf),
 	}
 	groups[authorizationv1.SchemeGroupVersion] = map[string]rest.Storage{
-		"selfsubjectaccessreviews":  &selfAccessReview{answering{"SelfSubjectAccessReview", false}, generic.Authorizer},
-		"subjectaccessreviews":      &accessReview{answering{"SubjectAccessReview", false}, generic.Authorizer},
-		"localsubjectaccessreviews": &localAccessReview{answering{"LocalSubjectAccessReview", true}, generic.Authorizer},
+		"selfsubjectaccessreviews": answering(false, func(ctx context.Context, review *authorizationv1.SelfSubjectAccessReview) error {
+			who, _ := genericapirequest.UserFrom(ctx)
+			review.Status = access(ctx, judge, who, review.Spec.ResourceAttributes, review.Spec.NonResourceAttributes)
+			return nil
+		}),
+		"subjectaccessreviews": answering(false, func(ctx context.Context, review *authorizationv1.SubjectAccessReview) error {
+			review.Status = access(ctx, judge, subject(&review.Spec), review.Spec.ResourceAttributes, review.Spec.NonResourceAttributes)
+			return nil
+		}),
+		"localsubjectaccessreviews": answering(true, func(ctx context.Context, review *authorizationv1.LocalSubjectAccessReview) error {
+			review.Status = access(ctx, judge, subject(&review.Spec), review.Spec.ResourceAttributes, nil)
+			return nil
+		}),
 	}
-}
-
-type selfAccessReview struct {
-	answering
-	judge authorizer.Authorizer
-}
-
-func (e *selfAccessReview) New() runtime.Object { return &authorizationv1.SelfSubjectAccessReview{} }
-
-func (e *selfAccessReview) Create(ctx context.Context, object runtime.Object, _ rest.ValidateObjectFunc, _ *metav1.CreateOptions) (runtime.Object, error) {
-	review := object.(*authorizationv1.SelfSubjectAccessReview)
-	who, _ := genericapirequest.UserFrom(ctx)
-	review.Status = judge(ctx, e.judge, who, review.Spec.ResourceAttributes, review.Spec.NonResourceAttributes)
-	return review, nil
-}
-
-type accessReview struct {
-	answering
-	judge authorizer.Authorizer
-}
-
-func (e *accessReview) New() runtime.Object { return &authorizationv1.SubjectAccessReview{} }
-
-func (e *accessReview) Create(ctx context.Context, object runtime.Object, _ rest.ValidateObjectFunc, _ *metav1.CreateOptions) (runtime.Object, error) {
-	review := object.(*authorizationv1.SubjectAccessReview)
-	review.Status = judge(ctx, e.judge, subject(&review.Spec), review.Spec.ResourceAttributes, review.Spec.NonResourceAttributes)
-	return review, nil
-}
-
-type localAccessReview struct {
-	answering
-	judge authorizer.Authorizer
-}
-
-func (e *localAccessReview) New() runtime.Object { return &authorizationv1.LocalSubjectAccessReview{} }
-
-func (e *localAccessReview) Create(ctx context.Context, object runtime.Object, _ rest.ValidateObjectFunc, _ *metav1.CreateOptions) (runtime.Object, error) {
-	review := object.(*authorizationv1.LocalSubjectAccessReview)
-	review.Status = judge(ctx, e.judge, subject(&review.Spec), review.Spec.ResourceAttributes, nil)
-	return review, nil
 }
 
 func subject(spec *authorizationv1.SubjectAccessReviewSpec) user.Info {
@@ -195,7 +152,7 @@ func subject(spec *authorizationv1.SubjectAccessReviewSpec) user.Info {
 	return &user.DefaultInfo{Name: spec.User, UID: spec.UID, Groups: spec.Groups, Extra: extra}
 }
 
-func judge(ctx context.Context, judge authorizer.Authorizer, who user.Info, resource *authorizationv1.ResourceAttributes,
+func access(ctx context.Context, judge authorizer.Authorizer, who user.Info, resource *authorizationv1.ResourceAttributes,
 	path *authorizationv1.NonResourceAttributes) authorizationv1.SubjectAccessReviewStatus {
 	asked := authorizer.AttributesRecord{User: who}
 	switch {

@@ -12,7 +12,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/proxy"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/registry/rest"
@@ -23,8 +22,8 @@ func addPodEndpoints(group map[string]rest.Storage, pods, nodes *endpoint) {
 	group["pods/exec"] = &nodeCall{pods, nodes, "exec", []string{http.MethodGet, http.MethodPost}}
 	group["pods/attach"] = &nodeCall{pods, nodes, "attach", []string{http.MethodGet, http.MethodPost}}
 	group["pods/portforward"] = &nodeCall{pods, nodes, "portForward", []string{http.MethodGet, http.MethodPost}}
-	group["pods/binding"] = &binding{pods}
-	group["pods/eviction"] = &eviction{pods}
+	group["pods/binding"] = bind(pods)
+	group["pods/eviction"] = evict(pods)
 }
 
 // A call that a pod's node answers. The request is passed on as it came (upgrades too) to the paths that a kubelet has; the difference from
@@ -124,34 +123,26 @@ func containerOf(pod *corev1.Pod, asked string) (string, error) {
 }
 
 // pods/binding: a scheduler's word on which node a pod is for.
-type binding struct{ pods *endpoint }
-
-func (e *binding) New() runtime.Object { return &corev1.Binding{} }
-
-func (e *binding) Destroy() {}
-
-func (e *binding) Create(ctx context.Context, name string, object runtime.Object, check rest.ValidateObjectFunc, options *metav1.CreateOptions) (runtime.Object, error) {
-	node := object.(*corev1.Binding).Target.Name
-	if node == "" {
-		return nil, apierrors.NewBadRequest("target.name is required")
-	}
-	if err := check(ctx, object.DeepCopyObject()); err != nil {
-		return nil, err
-	}
-	store := *e.pods.Store
-	store.UpdateStrategy = binder{e.pods.UpdateStrategy.(strategy)}
-	_, _, err := store.Update(ctx, name, rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, _, old runtime.Object) (runtime.Object, error) {
-		pod := old.DeepCopyObject().(*corev1.Pod)
-		if pod.Spec.NodeName != "" || pod.DeletionTimestamp != nil {
-			return nil, apierrors.NewConflict(e.pods.kind.qualified(), name, fmt.Errorf("pod is on node %s or being deleted", quoted(pod.Spec.NodeName)))
+func bind(pods *endpoint) *order {
+	store := *pods.Store
+	store.UpdateStrategy = binder{pods.UpdateStrategy.(strategy)}
+	return ordering(core.WithKind("Binding"), func(ctx context.Context, name string, binding *corev1.Binding) (runtime.Object, error) {
+		if binding.Target.Name == "" {
+			return nil, apierrors.NewBadRequest("target.name is required")
 		}
-		pod.Spec.NodeName = node
-		pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{
-			Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now(),
-		})
-		return pod, nil
-	}), rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{DryRun: options.DryRun})
-	return &metav1.Status{Status: metav1.StatusSuccess}, err
+		_, _, err := store.Update(ctx, name, rest.DefaultUpdatedObjectInfo(nil, func(_ context.Context, _, old runtime.Object) (runtime.Object, error) {
+			pod := old.DeepCopyObject().(*corev1.Pod)
+			if pod.Spec.NodeName != "" || pod.DeletionTimestamp != nil {
+				return nil, apierrors.NewConflict(pods.kind.qualified(), name, fmt.Errorf("pod is on node %s or being deleted", quoted(pod.Spec.NodeName)))
+			}
+			pod.Spec.NodeName = binding.Target.Name
+			pod.Status.Conditions = append(pod.Status.Conditions, corev1.PodCondition{
+				Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: metav1.Now(),
+			})
+			return pod, nil
+		}), rest.ValidateAllObjectFunc, rest.ValidateAllObjectUpdateFunc, false, &metav1.UpdateOptions{})
+		return &metav1.Status{Status: metav1.StatusSuccess}, err
+	})
 }
 
 // Lets a pod's node and status be written at once.
@@ -164,24 +155,13 @@ func (s binder) ValidateUpdate(context.Context, runtime.Object, runtime.Object) 
 }
 
 // pods/eviction: a deletion. PodDisruptionBudgets are not asked.
-type eviction struct{ pods *endpoint }
-
-func (e *eviction) New() runtime.Object { return &policyv1.Eviction{} }
-
-func (e *eviction) Destroy() {}
-
-func (e *eviction) GroupVersionKind(schema.GroupVersion) schema.GroupVersionKind {
-	return policyv1.SchemeGroupVersion.WithKind("Eviction")
-}
-
-func (e *eviction) Create(ctx context.Context, name string, object runtime.Object, check rest.ValidateObjectFunc, _ *metav1.CreateOptions) (runtime.Object, error) {
-	options := object.(*policyv1.Eviction).DeleteOptions
-	if options == nil {
-		options = &metav1.DeleteOptions{}
-	}
-	if err := check(ctx, object.DeepCopyObject()); err != nil {
-		return nil, err
-	}
-	_, _, err := e.pods.Delete(ctx, name, rest.ValidateAllObjectFunc, options)
-	return &metav1.Status{Status: metav1.StatusSuccess}, err
+func evict(pods *endpoint) *order {
+	return ordering(policyv1.SchemeGroupVersion.WithKind("Eviction"), func(ctx context.Context, name string, eviction *policyv1.Eviction) (runtime.Object, error) {
+		options := eviction.DeleteOptions
+		if options == nil {
+			options = &metav1.DeleteOptions{}
+		}
+		_, _, err := pods.Delete(ctx, name, rest.ValidateAllObjectFunc, options)
+		return &metav1.Status{Status: metav1.StatusSuccess}, err
+	})
 }

@@ -135,32 +135,39 @@ func addWorkloadDefaults(scheme *runtime.Scheme) {
 }
 
 func addWebhookDefaults(scheme *runtime.Scheme) {
-	common := func(failure **admissionregistrationv1.FailurePolicyType, match **admissionregistrationv1.MatchPolicyType,
-		namespaces, objects **metav1.LabelSelector, seconds **int32, client *admissionregistrationv1.WebhookClientConfig,
-		rules []admissionregistrationv1.RuleWithOperations) {
-		orElse(failure, admissionregistrationv1.Fail)
-		orElse(match, admissionregistrationv1.Equivalent)
-		orElse(namespaces, metav1.LabelSelector{})
-		orElse(objects, metav1.LabelSelector{})
-		orElse(seconds, 10)
-		if client.Service != nil {
-			orElse(&client.Service.Port, 443)
-		}
+	scopes := func(rules []admissionregistrationv1.RuleWithOperations) {
 		for i := range rules {
 			orElse(&rules[i].Scope, admissionregistrationv1.AllScopes)
+		}
+	}
+	port := func(client admissionregistrationv1.WebhookClientConfig) {
+		if client.Service != nil {
+			orElse(&client.Service.Port, 443)
 		}
 	}
 	defaultsOf(scheme, func(it *admissionregistrationv1.ValidatingWebhookConfiguration) {
 		for i := range it.Webhooks {
 			hook := &it.Webhooks[i]
-			common(&hook.FailurePolicy, &hook.MatchPolicy, &hook.NamespaceSelector, &hook.ObjectSelector, &hook.TimeoutSeconds, &hook.ClientConfig, hook.Rules)
+			orElse(&hook.FailurePolicy, admissionregistrationv1.Fail)
+			orElse(&hook.MatchPolicy, admissionregistrationv1.Equivalent)
+			orElse(&hook.NamespaceSelector, metav1.LabelSelector{})
+			orElse(&hook.ObjectSelector, metav1.LabelSelector{})
+			orElse(&hook.TimeoutSeconds, 10)
+			port(hook.ClientConfig)
+			scopes(hook.Rules)
 		}
 	})
 	defaultsOf(scheme, func(it *admissionregistrationv1.MutatingWebhookConfiguration) {
 		for i := range it.Webhooks {
 			hook := &it.Webhooks[i]
-			common(&hook.FailurePolicy, &hook.MatchPolicy, &hook.NamespaceSelector, &hook.ObjectSelector, &hook.TimeoutSeconds, &hook.ClientConfig, hook.Rules)
+			orElse(&hook.FailurePolicy, admissionregistrationv1.Fail)
+			orElse(&hook.MatchPolicy, admissionregistrationv1.Equivalent)
+			orElse(&hook.NamespaceSelector, metav1.LabelSelector{})
+			orElse(&hook.ObjectSelector, metav1.LabelSelector{})
+			orElse(&hook.TimeoutSeconds, 10)
 			orElse(&hook.ReinvocationPolicy, admissionregistrationv1.NeverReinvocationPolicy)
+			port(hook.ClientConfig)
+			scopes(hook.Rules)
 		}
 	})
 	resources := func(it *admissionregistrationv1.MatchResources) {

@@ -1,26 +1,20 @@
 package main
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
-	"time"
 
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
+	certutil "k8s.io/client-go/util/cert"
 )
-
-// Longer than any test runs.
-const paperHours = 24 * 30
 
 // What proves who is who: the server by its certificate, the administrator by a token, service accounts by tokens signed with a key.
 type papers struct {
@@ -40,38 +34,14 @@ func issuePapers(dir, address, server string) (*papers, error) {
 		server: "https://" + server, kubeconfig: filepath.Join(dir, "kubeconfig"), caFile: filepath.Join(dir, "ca.crt"),
 		tokenFile: filepath.Join(dir, "admin.token"), certFile: filepath.Join(dir, "server.crt"), keyFile: filepath.Join(dir, "server.key"),
 	}
-	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	// The first address of the Services' range is the server's own Service.
+	certificate, key, err := certutil.GenerateSelfSignedCertKey(address, []net.IP{net.IPv4(127, 0, 0, 1), net.ParseIP(ownServiceAddress)},
+		[]string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"})
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
-	ca := &x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "kube-api test CA"}, NotBefore: now.Add(-time.Minute),
-		NotAfter: now.Add(paperHours * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-	}
-	caBytes, err := x509.CreateCertificate(rand.Reader, ca, ca, &caKey.PublicKey, caKey)
-	if err != nil {
-		return nil, err
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano() + 1), Subject: pkix.Name{CommonName: "kube-api"}, NotBefore: ca.NotBefore, NotAfter: ca.NotAfter,
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames: []string{"localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"},
-		// The first address of the Services' range is the server's own Service.
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback, net.ParseIP(address), net.ParseIP(ownServiceAddress)},
-	}
-	leafBytes, err := x509.CreateCertificate(rand.Reader, leaf, ca, &key.PublicKey, caKey)
-	if err != nil {
-		return nil, err
-	}
-	keyBytes, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
+	// The library puts the authority after the certificate that it signed.
+	_, it.ca, _ = bytes.Cut(certificate, []byte("-----END CERTIFICATE-----\n"))
 	if it.tokenKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, err
 	}
@@ -80,13 +50,7 @@ func issuePapers(dir, address, server string) (*papers, error) {
 		return nil, err
 	}
 	it.adminToken = hex.EncodeToString(secret)
-	it.ca = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: caBytes})
-	for file, content := range map[string][]byte{
-		it.caFile:    it.ca,
-		it.certFile:  pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leafBytes}),
-		it.keyFile:   pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyBytes}),
-		it.tokenFile: []byte(it.adminToken),
-	} {
+	for file, content := range map[string][]byte{it.caFile: it.ca, it.certFile: certificate, it.keyFile: key, it.tokenFile: []byte(it.adminToken)} {
 		if err := os.WriteFile(file, content, 0o600); err != nil {
 			return nil, err
 		}

@@ -84,13 +84,7 @@ func checkPodSpec(it *corev1.PodSpec, at *field.Path) (problems field.ErrorList)
 
 func checkVolume(it *corev1.Volume, at *field.Path) (problems field.ErrorList) {
 	problems = append(problems, named(at.Child("name"), it.Name, validation.IsDNS1123Label)...)
-	sources := 0
-	for source, i := reflect.ValueOf(it.VolumeSource), 0; i < source.NumField(); i++ {
-		if !source.Field(i).IsNil() {
-			sources++
-		}
-	}
-	if sources != 1 {
+	if given(it.VolumeSource) != 1 {
 		problems = append(problems, field.Forbidden(at, "a volume has exactly one type"))
 	}
 	switch {
@@ -183,13 +177,7 @@ func checkProbe(it *corev1.Probe, name string, at *field.Path) (problems field.E
 	if it == nil {
 		return nil
 	}
-	kinds := 0
-	for source, i := reflect.ValueOf(it.ProbeHandler), 0; i < source.NumField(); i++ {
-		if !source.Field(i).IsNil() {
-			kinds++
-		}
-	}
-	switch {
+	switch kinds := given(it.ProbeHandler); {
 	case kinds == 0:
 		problems = append(problems, field.Required(at, "must specify a handler type"))
 	case kinds > 1:
@@ -212,6 +200,16 @@ func checkProbe(it *corev1.Probe, name string, at *field.Path) (problems field.E
 		problems = append(problems, apivalidation.ValidateNonnegativeField(int64(value), at.Child(child))...)
 	}
 	return problems
+}
+
+// How many of a union's members are given.
+func given(union any) (members int) {
+	for it, i := reflect.ValueOf(union), 0; i < it.NumField(); i++ {
+		if !it.Field(i).IsNil() {
+			members++
+		}
+	}
+	return members
 }
 
 func portRef(at *field.Path, port intstr.IntOrString) (problems field.ErrorList) {

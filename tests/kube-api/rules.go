@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"strconv"
 
@@ -45,21 +46,11 @@ var (
 			return fields.Set{"status.phase": string(object.(*corev1.Namespace).Status.Phase)}
 		},
 	}
-	configMapRules = rules{validate: checked(func(it *corev1.ConfigMap) (problems field.ErrorList) {
-		size := 0
-		for key, value := range it.Data {
-			size += len(value)
-			problems = append(problems, named(field.NewPath("data").Key(key), key, validation.IsConfigMapKey)...)
-		}
-		return append(problems, sized(field.NewPath("data"), size)...)
+	configMapRules = rules{validate: checked(func(it *corev1.ConfigMap) field.ErrorList {
+		return checkData(it.Data)
 	})}
 	secretRules = rules{
 		validate: checked(func(it *corev1.Secret) (problems field.ErrorList) {
-			size := 0
-			for key, value := range it.Data {
-				size += len(value)
-				problems = append(problems, named(field.NewPath("data").Key(key), key, validation.IsConfigMapKey)...)
-			}
 			if it.Type == corev1.SecretTypeTLS {
 				for _, key := range []string{corev1.TLSCertKey, corev1.TLSPrivateKeyKey} {
 					if _, has := it.Data[key]; !has {
@@ -67,7 +58,7 @@ var (
 					}
 				}
 			}
-			return append(problems, sized(field.NewPath("data"), size)...)
+			return append(problems, checkData(it.Data)...)
 		}),
 		validateUpdate: compared(func(it, old *corev1.Secret) (problems field.ErrorList) {
 			problems = append(problems, apivalidation.ValidateImmutableField(it.Type, old.Type, field.NewPath("type"))...)
@@ -92,39 +83,18 @@ var (
 		name: apivalidation.NameIsDNS1035Label, prepareUpdate: keepServiceAddresses,
 		validate: checked(checkService), validateUpdate: compared(checkServiceChange),
 	}
-	deploymentRules = rules{
-		validate: checked(func(it *appsv1.Deployment) field.ErrorList {
-			return checkWorkload(it.Spec.Selector, &it.Spec.Template, it.Spec.Replicas)
-		}),
-		validateUpdate: compared(func(it, old *appsv1.Deployment) field.ErrorList {
-			return apivalidation.ValidateImmutableField(it.Spec.Selector, old.Spec.Selector, spec.Child("selector"))
-		}),
-	}
-	replicaSetRules = rules{
-		validate: checked(func(it *appsv1.ReplicaSet) field.ErrorList {
-			return checkWorkload(it.Spec.Selector, &it.Spec.Template, it.Spec.Replicas)
-		}),
-		validateUpdate: compared(func(it, old *appsv1.ReplicaSet) field.ErrorList {
-			return apivalidation.ValidateImmutableField(it.Spec.Selector, old.Spec.Selector, spec.Child("selector"))
-		}),
-	}
-	statefulSetRules = rules{
-		validate: checked(func(it *appsv1.StatefulSet) field.ErrorList {
-			return checkWorkload(it.Spec.Selector, &it.Spec.Template, it.Spec.Replicas)
-		}),
-		validateUpdate: compared(func(it, old *appsv1.StatefulSet) field.ErrorList {
-			problems := apivalidation.ValidateImmutableField(it.Spec.Selector, old.Spec.Selector, spec.Child("selector"))
-			return append(problems, apivalidation.ValidateImmutableField(it.Spec.ServiceName, old.Spec.ServiceName, spec.Child("serviceName"))...)
-		}),
-	}
-	daemonSetRules = rules{
-		validate: checked(func(it *appsv1.DaemonSet) field.ErrorList {
-			return checkWorkload(it.Spec.Selector, &it.Spec.Template, nil)
-		}),
-		validateUpdate: compared(func(it, old *appsv1.DaemonSet) field.ErrorList {
-			return apivalidation.ValidateImmutableField(it.Spec.Selector, old.Spec.Selector, spec.Child("selector"))
-		}),
-	}
+	deploymentRules = workload(func(it *appsv1.Deployment) (*metav1.LabelSelector, *corev1.PodTemplateSpec, *int32) {
+		return it.Spec.Selector, &it.Spec.Template, it.Spec.Replicas
+	})
+	replicaSetRules = workload(func(it *appsv1.ReplicaSet) (*metav1.LabelSelector, *corev1.PodTemplateSpec, *int32) {
+		return it.Spec.Selector, &it.Spec.Template, it.Spec.Replicas
+	})
+	statefulSetRules = workload(func(it *appsv1.StatefulSet) (*metav1.LabelSelector, *corev1.PodTemplateSpec, *int32) {
+		return it.Spec.Selector, &it.Spec.Template, it.Spec.Replicas
+	})
+	daemonSetRules = workload(func(it *appsv1.DaemonSet) (*metav1.LabelSelector, *corev1.PodTemplateSpec, *int32) {
+		return it.Spec.Selector, &it.Spec.Template, nil
+	})
 	jobRules = rules{
 		prepare: func(object runtime.Object) { selectOwnPods(object.(*batchv1.Job)) },
 		validate: checked(func(it *batchv1.Job) field.ErrorList {
@@ -175,23 +145,11 @@ var (
 		}
 		return problems
 	})}
-	mutatingWebhookRules = rules{validate: checked(func(it *admissionregistrationv1.MutatingWebhookConfiguration) (problems field.ErrorList) {
-		var names []string
-		for i, hook := range it.Webhooks {
-			names = append(names, hook.Name)
-			problems = append(problems, checkWebhook(field.NewPath("webhooks").Index(i), hook.Name, hook.SideEffects, hook.TimeoutSeconds,
-				hook.AdmissionReviewVersions, hook.ClientConfig, hook.Rules, hook.NamespaceSelector, hook.ObjectSelector)...)
-		}
-		return append(problems, distinct(field.NewPath("webhooks"), names)...)
+	mutatingWebhookRules = rules{validate: checked(func(it *admissionregistrationv1.MutatingWebhookConfiguration) field.ErrorList {
+		return checkWebhooks(commonParts(it.Webhooks))
 	})}
-	validatingWebhookRules = rules{validate: checked(func(it *admissionregistrationv1.ValidatingWebhookConfiguration) (problems field.ErrorList) {
-		var names []string
-		for i, hook := range it.Webhooks {
-			names = append(names, hook.Name)
-			problems = append(problems, checkWebhook(field.NewPath("webhooks").Index(i), hook.Name, hook.SideEffects, hook.TimeoutSeconds,
-				hook.AdmissionReviewVersions, hook.ClientConfig, hook.Rules, hook.NamespaceSelector, hook.ObjectSelector)...)
-		}
-		return append(problems, distinct(field.NewPath("webhooks"), names)...)
+	validatingWebhookRules = rules{validate: checked(func(it *admissionregistrationv1.ValidatingWebhookConfiguration) field.ErrorList {
+		return checkWebhooks(it.Webhooks)
 	})}
 	roleRules = rules{name: path.ValidatePathSegmentName, validate: checked(func(it *rbacv1.Role) field.ErrorList {
 		return checkPolicyRules(it.Rules, true)
@@ -272,6 +230,17 @@ func checkServiceChange(it, old *corev1.Service) field.ErrorList {
 	return apivalidation.ValidateImmutableField(it.Spec.ClusterIP, old.Spec.ClusterIP, spec.Child("clusterIP"))
 }
 
+func workload[T any](parts func(*T) (*metav1.LabelSelector, *corev1.PodTemplateSpec, *int32)) rules {
+	return rules{
+		validate: checked(func(it *T) field.ErrorList { return checkWorkload(parts(it)) }),
+		validateUpdate: compared(func(it, old *T) field.ErrorList {
+			now, _, _ := parts(it)
+			before, _, _ := parts(old)
+			return apivalidation.ValidateImmutableField(now, before, spec.Child("selector"))
+		}),
+	}
+}
+
 func checkWorkload(selector *metav1.LabelSelector, template *corev1.PodTemplateSpec, replicas *int32) (problems field.ErrorList) {
 	at := spec.Child("selector")
 	switch {
@@ -317,37 +286,54 @@ func selectOwnPods(it *batchv1.Job) {
 	it.Spec.Selector = &metav1.LabelSelector{MatchLabels: map[string]string{batchv1.ControllerUidLabel: string(it.UID)}}
 }
 
-func checkWebhook(at *field.Path, name string, effects *admissionregistrationv1.SideEffectClass, seconds *int32, versions []string,
-	client admissionregistrationv1.WebhookClientConfig, rules []admissionregistrationv1.RuleWithOperations,
-	namespaces, objects *metav1.LabelSelector) (problems field.ErrorList) {
-	problems = append(problems, validation.IsFullyQualifiedName(at.Child("name"), name)...)
-	if effects == nil {
-		problems = append(problems, field.Required(at.Child("sideEffects"), "must specify one of None, NoneOnDryRun"))
-	} else if *effects != admissionregistrationv1.SideEffectClassNone && *effects != admissionregistrationv1.SideEffectClassNoneOnDryRun {
-		problems = append(problems, field.NotSupported(at.Child("sideEffects"), *effects, []string{"None", "NoneOnDryRun"}))
-	}
-	if seconds != nil && (*seconds < 1 || *seconds > 30) {
-		problems = append(problems, field.Invalid(at.Child("timeoutSeconds"), *seconds, "the timeout value must be between 1 and 30 seconds"))
-	}
-	if !slices.Contains(versions, "v1") && !slices.Contains(versions, "v1beta1") {
-		problems = append(problems, field.Invalid(at.Child("admissionReviewVersions"), versions, "must include at least one of v1, v1beta1"))
-	}
-	switch at := at.Child("clientConfig"); {
-	case (client.URL == nil) == (client.Service == nil):
-		problems = append(problems, field.Required(at, "exactly one of url or service is required"))
-	case client.URL != nil:
-		problems = append(problems, webhook.ValidateWebhookURL(at.Child("url"), *client.URL, true)...)
-	default:
-		problems = append(problems, webhook.ValidateWebhookService(at.Child("service"), client.Service.Name, client.Service.Namespace, client.Service.Path, *client.Service.Port)...)
-	}
-	problems = append(problems, webhook.ValidateCABundle(at.Child("clientConfig", "caBundle"), client.CABundle)...)
-	for i, rule := range rules {
-		if len(rule.Operations) == 0 || len(rule.APIGroups) == 0 || len(rule.APIVersions) == 0 || len(rule.Resources) == 0 {
-			problems = append(problems, field.Required(at.Child("rules").Index(i), "operations, apiGroups, apiVersions and resources"))
+// Both kinds of webhooks have what is checked here; one of them has a field more.
+func commonParts(hooks []admissionregistrationv1.MutatingWebhook) []admissionregistrationv1.ValidatingWebhook {
+	common := make([]admissionregistrationv1.ValidatingWebhook, len(hooks))
+	for i := range hooks {
+		from, to := reflect.ValueOf(hooks[i]), reflect.ValueOf(&common[i]).Elem()
+		for j := range to.NumField() {
+			to.Field(j).Set(from.FieldByName(to.Type().Field(j).Name))
 		}
 	}
-	problems = append(problems, selects(at.Child("namespaceSelector"), namespaces)...)
-	return append(problems, selects(at.Child("objectSelector"), objects)...)
+	return common
+}
+
+func checkWebhooks(hooks []admissionregistrationv1.ValidatingWebhook) (problems field.ErrorList) {
+	var names []string
+	for i, hook := range hooks {
+		at := field.NewPath("webhooks").Index(i)
+		names = append(names, hook.Name)
+		problems = append(problems, validation.IsFullyQualifiedName(at.Child("name"), hook.Name)...)
+		if effects := hook.SideEffects; effects == nil {
+			problems = append(problems, field.Required(at.Child("sideEffects"), "must specify one of None, NoneOnDryRun"))
+		} else if *effects != admissionregistrationv1.SideEffectClassNone && *effects != admissionregistrationv1.SideEffectClassNoneOnDryRun {
+			problems = append(problems, field.NotSupported(at.Child("sideEffects"), *effects, []string{"None", "NoneOnDryRun"}))
+		}
+		if seconds := hook.TimeoutSeconds; seconds != nil && (*seconds < 1 || *seconds > 30) {
+			problems = append(problems, field.Invalid(at.Child("timeoutSeconds"), *seconds, "the timeout value must be between 1 and 30 seconds"))
+		}
+		if versions := hook.AdmissionReviewVersions; !slices.Contains(versions, "v1") && !slices.Contains(versions, "v1beta1") {
+			problems = append(problems, field.Invalid(at.Child("admissionReviewVersions"), versions, "must include at least one of v1, v1beta1"))
+		}
+		client := hook.ClientConfig
+		switch at := at.Child("clientConfig"); {
+		case (client.URL == nil) == (client.Service == nil):
+			problems = append(problems, field.Required(at, "exactly one of url or service is required"))
+		case client.URL != nil:
+			problems = append(problems, webhook.ValidateWebhookURL(at.Child("url"), *client.URL, true)...)
+		default:
+			problems = append(problems, webhook.ValidateWebhookService(at.Child("service"), client.Service.Name, client.Service.Namespace, client.Service.Path, *client.Service.Port)...)
+		}
+		problems = append(problems, webhook.ValidateCABundle(at.Child("clientConfig", "caBundle"), client.CABundle)...)
+		for j, rule := range hook.Rules {
+			if len(rule.Operations) == 0 || len(rule.APIGroups) == 0 || len(rule.APIVersions) == 0 || len(rule.Resources) == 0 {
+				problems = append(problems, field.Required(at.Child("rules").Index(j), "operations, apiGroups, apiVersions and resources"))
+			}
+		}
+		problems = append(problems, selects(at.Child("namespaceSelector"), hook.NamespaceSelector)...)
+		problems = append(problems, selects(at.Child("objectSelector"), hook.ObjectSelector)...)
+	}
+	return append(problems, distinct(field.NewPath("webhooks"), names)...)
 }
 
 func checkPolicyRules(rules []rbacv1.PolicyRule, namespaced bool) (problems field.ErrorList) {
@@ -405,11 +391,16 @@ func named(at *field.Path, name string, form func(string) []string) (problems fi
 	return problems
 }
 
-func sized(at *field.Path, bytes int) field.ErrorList {
-	if bytes > corev1.MaxSecretSize {
-		return field.ErrorList{field.TooLong(at, "", corev1.MaxSecretSize)}
+func checkData[V ~string | ~[]byte](data map[string]V) (problems field.ErrorList) {
+	bytes := 0
+	for key, value := range data {
+		bytes += len(value)
+		problems = append(problems, named(field.NewPath("data").Key(key), key, validation.IsConfigMapKey)...)
 	}
-	return nil
+	if bytes > corev1.MaxSecretSize {
+		problems = append(problems, field.TooLong(field.NewPath("data"), "", corev1.MaxSecretSize))
+	}
+	return problems
 }
 
 func numbered(at *field.Path, port int32) (problems field.ErrorList) {

@@ -123,7 +123,7 @@ func newServer(settings settings, listener net.Listener, papers *papers, etcd st
 		return nil, err
 	}
 	it := &server{made.GenericAPIServer, make(chan struct{})}
-	if err := install(it.generic, options, tokens, client); err != nil {
+	if err := install(it.generic, options, tokens); err != nil {
 		return nil, err
 	}
 	controllers := &controllers{client: client, config: config.LoopbackClientConfig, shared: shared, papers: papers, server: it}
@@ -134,7 +134,7 @@ func newServer(settings settings, listener net.Listener, papers *papers, etcd st
 }
 
 // Installs every row of the table, and the endpoints that store nothing.
-func install(generic *genericapiserver.GenericAPIServer, options storeOptions, tokens *tokens, client kubernetes.Interface) error {
+func install(generic *genericapiserver.GenericAPIServer, options storeOptions, tokens *tokens) error {
 	stored := map[string]*endpoint{}
 	groups := map[schema.GroupVersion]map[string]rest.Storage{}
 	for _, row := range kinds {
@@ -155,7 +155,7 @@ func install(generic *genericapiserver.GenericAPIServer, options storeOptions, t
 	addServiceAddresses(stored["services"])
 	addPodEndpoints(groups[core], stored["pods"], stored["nodes"])
 	addScaleEndpoints(groups[apps], stored)
-	groups[core]["serviceaccounts/token"] = &tokenEndpoint{tokens: tokens, accounts: stored["serviceaccounts"], pods: stored["pods"]}
+	groups[core]["serviceaccounts/token"] = tokens.request(stored["serviceaccounts"], stored["pods"])
 	addReviews(groups, tokens, generic)
 
 	versions := make([]schema.GroupVersion, 0, len(groups))

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"net/netip"
 	"sync"
 
@@ -15,26 +14,20 @@ import (
 	"k8s.io/apiserver/pkg/util/dryrun"
 )
 
-const (
-	ownServiceAddress = "10.96.0.1"
-	nodePortMin       = 30000
-	nodePortMax       = 32767
-)
+const ownServiceAddress = "10.96.0.1"
 
 var serviceRange = netip.MustParsePrefix("10.96.0.0/12")
 
-// Gives each Service its virtual address, and its node ports where its type has them. What is taken is known in memory: the store is empty
-// at each start.
+// Gives each Service its virtual address; node ports are not given out. What is taken is known in memory: the store is empty at each start.
 type addresses struct {
 	mutex sync.Mutex
 	taken map[netip.Addr]bool
-	ports map[int32]bool
 	next  netip.Addr
 }
 
 func addServiceAddresses(services *endpoint) {
 	// A few low ones are left for those who choose their own, as Kubernetes does.
-	it := &addresses{taken: map[netip.Addr]bool{}, ports: map[int32]bool{}, next: netip.MustParseAddr("10.96.1.0")}
+	it := &addresses{taken: map[netip.Addr]bool{}, next: netip.MustParseAddr("10.96.1.0")}
 	services.BeginCreate = func(_ context.Context, object runtime.Object, options *metav1.CreateOptions) (registry.FinishFunc, error) {
 		service := object.(*corev1.Service)
 		if err := it.give(service); err != nil {
@@ -48,7 +41,7 @@ func addServiceAddresses(services *endpoint) {
 	}
 	services.BeginUpdate = func(_ context.Context, object, old runtime.Object, _ *metav1.UpdateOptions) (registry.FinishFunc, error) {
 		service, before := object.(*corev1.Service), old.(*corev1.Service)
-		if before.Spec.ClusterIP == "" || service.Spec.Type == corev1.ServiceTypeNodePort || service.Spec.Type == corev1.ServiceTypeLoadBalancer {
+		if before.Spec.ClusterIP == "" {
 			if err := it.give(service); err != nil {
 				return nil, err
 			}
@@ -96,24 +89,6 @@ func (a *addresses) give(service *corev1.Service) error {
 		a.taken[chosen] = true
 	}
 	it.ClusterIPs = []string{it.ClusterIP}
-	if it.Type == corev1.ServiceTypeClusterIP {
-		return nil
-	}
-	for i := range it.Ports {
-		if it.Ports[i].NodePort != 0 {
-			a.ports[it.Ports[i].NodePort] = true
-			continue
-		}
-		for port := int32(nodePortMin); port <= nodePortMax; port++ {
-			if !a.ports[port] {
-				it.Ports[i].NodePort, a.ports[port] = port, true
-				break
-			}
-		}
-		if it.Ports[i].NodePort == 0 {
-			return apierrors.NewInternalError(fmt.Errorf("no node port between %d and %d is free", nodePortMin, nodePortMax))
-		}
-	}
 	return nil
 }
 
@@ -122,9 +97,6 @@ func (a *addresses) release(service *corev1.Service) {
 	defer a.mutex.Unlock()
 	if given, err := netip.ParseAddr(service.Spec.ClusterIP); err == nil {
 		delete(a.taken, given)
-	}
-	for _, port := range service.Spec.Ports {
-		delete(a.ports, port.NodePort)
 	}
 }
 
@@ -143,16 +115,6 @@ func keepServiceAddresses(object, old runtime.Object) {
 	}
 	if len(it.IPFamilies) == 0 {
 		it.IPFamilies = before.IPFamilies
-	}
-	if it.Type == corev1.ServiceTypeClusterIP {
-		return
-	}
-	for i := range it.Ports {
-		for _, port := range before.Ports {
-			if port.Port == it.Ports[i].Port && port.Protocol == it.Ports[i].Protocol {
-				orBlank(&it.Ports[i].NodePort, port.NodePort)
-			}
-		}
 	}
 }
 

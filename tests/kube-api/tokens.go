@@ -16,7 +16,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/group"
@@ -28,7 +27,6 @@ import (
 	tokenunion "k8s.io/apiserver/pkg/authentication/token/union"
 	"k8s.io/apiserver/pkg/authentication/user"
 	genericapirequest "k8s.io/apiserver/pkg/endpoints/request"
-	"k8s.io/apiserver/pkg/registry/rest"
 	"k8s.io/client-go/kubernetes"
 )
 
@@ -73,10 +71,6 @@ func authenticate(adminToken string, tokens *tokens) authenticator.Request {
 	tokens.all = tokenunion.NewFailOnError(authenticator.WrapAudienceAgnosticToken(apiAudiences, admin), tokens)
 	known := group.NewAuthenticatedGroupAdder(bearertoken.New(tokens.all))
 	return union.NewFailOnError(known, anonymous.NewAuthenticator(nil))
-}
-
-func (t *tokens) issue(claims claims) (string, error) {
-	return jwt.NewWithClaims(jwt.SigningMethodES256, claims).SignedString(t.key)
 }
 
 // AuthenticateToken says whose token it is. What it is bound to must still be there, with the same UID.
@@ -124,39 +118,27 @@ func (t *tokens) AuthenticateToken(ctx context.Context, text string) (*authentic
 	return &authenticator.Response{Audiences: audiences, User: info.UserInfo()}, true, nil
 }
 
-// serviceaccounts/token
-type tokenEndpoint struct {
-	tokens         *tokens
-	accounts, pods *endpoint
+// serviceaccounts/token: a fresh token for the account of that name.
+func (t *tokens) request(accounts, pods *endpoint) *order {
+	return ordering(authenticationv1.SchemeGroupVersion.WithKind("TokenRequest"), func(ctx context.Context, name string, request *authenticationv1.TokenRequest) (runtime.Object, error) {
+		found, err := accounts.Get(ctx, name, &metav1.GetOptions{})
+		if err != nil {
+			return nil, err
+		}
+		return request, t.grant(ctx, found.(*corev1.ServiceAccount), pods, request)
+	})
 }
 
-func (e *tokenEndpoint) New() runtime.Object { return &authenticationv1.TokenRequest{} }
-
-func (e *tokenEndpoint) Destroy() {}
-
-func (e *tokenEndpoint) GroupVersionKind(schema.GroupVersion) schema.GroupVersionKind {
-	return authenticationv1.SchemeGroupVersion.WithKind("TokenRequest")
-}
-
-func (e *tokenEndpoint) Create(ctx context.Context, name string, object runtime.Object, check rest.ValidateObjectFunc, _ *metav1.CreateOptions) (runtime.Object, error) {
-	request := object.(*authenticationv1.TokenRequest)
-	found, err := e.accounts.Get(ctx, name, &metav1.GetOptions{})
-	if err != nil {
-		return nil, err
-	}
-	account := found.(*corev1.ServiceAccount)
+func (t *tokens) grant(ctx context.Context, account *corev1.ServiceAccount, pods *endpoint, request *authenticationv1.TokenRequest) error {
 	seconds := int64(tokenSecondsDefault)
 	if request.Spec.ExpirationSeconds != nil {
 		seconds = *request.Spec.ExpirationSeconds
 	}
 	if seconds < tokenSecondsMin || seconds > tokenSecondsMax {
-		return nil, apierrors.NewBadRequest("spec.expirationSeconds: may not specify a duration less than 10 minutes or longer than 2^32 seconds")
+		return apierrors.NewBadRequest("spec.expirationSeconds: may not specify a duration less than 10 minutes or longer than 2^32 seconds")
 	}
 	if len(request.Spec.Audiences) == 0 {
 		request.Spec.Audiences = slices.Clone(apiAudiences)
-	}
-	if err := check(ctx, request.DeepCopyObject()); err != nil {
-		return nil, err
 	}
 	now := time.Now()
 	claims := claims{
@@ -169,55 +151,44 @@ func (e *tokenEndpoint) Create(ctx context.Context, name string, object runtime.
 	}
 	if to := request.Spec.BoundObjectRef; to != nil {
 		if to.Kind != "Pod" {
-			return nil, apierrors.NewBadRequest("spec.boundObjectRef.kind: tokens are bound to Pods here, to nothing else")
+			return apierrors.NewBadRequest("spec.boundObjectRef.kind: tokens are bound to Pods here, to nothing else")
 		}
-		found, err := e.pods.Get(ctx, to.Name, &metav1.GetOptions{})
+		found, err := pods.Get(ctx, to.Name, &metav1.GetOptions{})
 		if err != nil {
-			return nil, err
+			return err
 		}
 		pod := found.(*corev1.Pod)
 		if to.UID != "" && to.UID != pod.UID {
-			return nil, apierrors.NewConflict(e.pods.kind.qualified(), to.Name, fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record", to.UID))
+			return apierrors.NewConflict(pods.kind.qualified(), to.Name, fmt.Errorf("the UID in the bound object reference (%s) does not match the UID in record", to.UID))
 		}
 		if pod.Spec.ServiceAccountName != account.Name {
-			return nil, apierrors.NewBadRequest("cannot bind token for serviceaccount " + quoted(account.Name) + " to pod running with different serviceaccount name.")
+			return apierrors.NewBadRequest("cannot bind token for serviceaccount " + quoted(account.Name) + " to pod running with different serviceaccount name.")
 		}
 		claims.Kubernetes.Pod = &reference{pod.Name, pod.UID}
 		if pod.Spec.NodeName != "" {
 			claims.Kubernetes.Node = &reference{Name: pod.Spec.NodeName}
 		}
 	}
-	text, err := e.tokens.issue(claims)
+	text, err := jwt.NewWithClaims(jwt.SigningMethodES256, claims).SignedString(t.key)
 	if err != nil {
-		return nil, apierrors.NewInternalError(err)
+		return apierrors.NewInternalError(err)
 	}
 	request.Name, request.Namespace, request.CreationTimestamp = account.Name, account.Namespace, metav1.NewTime(now)
 	request.Spec.ExpirationSeconds = &seconds
 	request.Status = authenticationv1.TokenRequestStatus{Token: text, ExpirationTimestamp: metav1.NewTime(claims.ExpiresAt.Time)}
-	return request, nil
+	return nil
 }
 
-// A tokenreview, answered and not stored.
-type tokenReview struct {
-	answering
-	tokens *tokens
-}
-
-func (e *tokenReview) New() runtime.Object { return &authenticationv1.TokenReview{} }
-
-func (e *tokenReview) Create(ctx context.Context, object runtime.Object, check rest.ValidateObjectFunc, _ *metav1.CreateOptions) (runtime.Object, error) {
-	review := object.(*authenticationv1.TokenReview)
+// A tokenreview: whose is it?
+func (t *tokens) review(ctx context.Context, review *authenticationv1.TokenReview) error {
 	if review.Spec.Token == "" {
-		return nil, apierrors.NewBadRequest("token is required for TokenReview in authentication")
-	}
-	if err := check(ctx, review.DeepCopyObject()); err != nil {
-		return nil, err
+		return apierrors.NewBadRequest("token is required for TokenReview in authentication")
 	}
 	audiences := authenticator.Audiences(review.Spec.Audiences)
 	if len(audiences) == 0 {
 		audiences = apiAudiences
 	}
-	found, known, err := e.tokens.all.AuthenticateToken(authenticator.WithAudiences(ctx, audiences), review.Spec.Token)
+	found, known, err := t.all.AuthenticateToken(authenticator.WithAudiences(ctx, audiences), review.Spec.Token)
 	review.Status = authenticationv1.TokenReviewStatus{Authenticated: known}
 	switch {
 	case err != nil:
@@ -228,22 +199,17 @@ func (e *tokenReview) Create(ctx context.Context, object runtime.Object, check r
 			review.Status.Audiences = found.Audiences
 		}
 	}
-	return review, nil
+	return nil
 }
 
 // A selfsubjectreview: who am I?
-type selfReview struct{ answering }
-
-func (e *selfReview) New() runtime.Object { return &authenticationv1.SelfSubjectReview{} }
-
-func (e *selfReview) Create(ctx context.Context, object runtime.Object, _ rest.ValidateObjectFunc, _ *metav1.CreateOptions) (runtime.Object, error) {
-	review := object.(*authenticationv1.SelfSubjectReview)
+func reviewSelf(ctx context.Context, review *authenticationv1.SelfSubjectReview) error {
 	who, known := genericapirequest.UserFrom(ctx)
 	if !known {
-		return nil, apierrors.NewBadRequest("no user found for request")
+		return apierrors.NewBadRequest("no user found for request")
 	}
 	review.Status.UserInfo = describe(who)
-	return review, nil
+	return nil
 }
 
 func describe(who user.Info) authenticationv1.UserInfo {
