@@ -102,7 +102,8 @@ func newServer(settings settings, listener net.Listener, papers *papers, etcd st
 	wrapper := webhook.NewDefaultAuthenticationInfoResolverWrapper(nil, nil, config.LoopbackClientConfig, noopoteltrace.NewTracerProvider())
 	admission := genericoptions.NewAdmissionOptions()
 	admission.Plugins.Register(accountPlugin, newAccountAdmission(client))
-	admission.RecommendedPluginOrder = append([]string{accountPlugin}, admission.RecommendedPluginOrder...)
+	admission.Plugins.Register(securityPlugin, newSecurityAdmission(client))
+	admission.RecommendedPluginOrder = append([]string{accountPlugin, securityPlugin}, admission.RecommendedPluginOrder...)
 	if err := admission.ApplyTo(&config.Config, shared, client, objects, config.FeatureGate, config.EffectiveVersion,
 		webhookinit.NewPluginInitializer(wrapper, resolver)); err != nil {
 		return nil, err

@@ -181,7 +181,7 @@ async fn parents_of_a_status_are_one_value() {
     let path = format!("/apis/gateway.networking.k8s.io/v1/namespaces/{}/httproutes/r/status", ground.namespace);
     let entry = |controller: &str| {
         let condition = json!({"type": "Accepted", "status": "True", "reason": "Accepted", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"});
-        json!({"parentRef": {"name": "g"}, "controllerName": controller, "conditions": [condition]})
+        json!({"parentRef": {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "g"}, "controllerName": controller, "conditions": [condition]})
     };
     let applied = |controller: &str| json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "r"}, "status": {"parents": [entry(controller)]}});
     ask(&ground.client, "APPLY", &format!("{path}?fieldManager=one"), applied("example.com/one")).await.unwrap();

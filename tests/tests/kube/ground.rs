@@ -82,7 +82,7 @@ async fn wrong_objects_are_refused() {
             json!({"metadata": {"name": "s"}, "spec": {"ports": [{"port": 1}, {"port": 2}]}}),
             "spec.ports[0].name: Required value",
         ),
-        (format!("{core}/services"), json!({"metadata": {"name": "1s"}, "spec": {"ports": [{"port": 1}]}}), "RFC 1035 label"),
+        (format!("{core}/services"), json!({"metadata": {"name": "1s"}, "spec": {"ports": [{"port": 1}]}}), "DNS-1035 label"),
         (
             format!("{core}/services"),
             json!({"metadata": {"name": "s"}, "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 1}]}}),

@@ -123,3 +123,20 @@ async fn logs_and_commands_go_to_the_node() {
     let refusal = ask(&client, "GET", &format!("{path}/web/log?container=other"), ()).await.unwrap_err();
     assert_eq!(refusal.code, 400, "{refusal:?}");
 }
+
+/// Aim: a namespace that enforces the restricted level takes no pod that asks for more, and takes one that asks for nothing.
+#[tokio::test]
+async fn restricted_namespaces_refuse_privileges() {
+    let rig = Rig::shared().await.unwrap();
+    let client = rig.client().await.unwrap();
+    let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+    ask(&client, "POST", "/api/v1/namespaces", json!({"metadata": {"name": "restricted", "labels": labels}})).await.unwrap();
+    let path = "/api/v1/namespaces/restricted/pods";
+    let refusal = ask(&client, "POST", path, pod("plain")).await.unwrap_err();
+    let fault = "violates PodSecurity \"restricted:latest\": allowPrivilegeEscalation != false";
+    assert!(refusal.code == 403 && refusal.message.contains(fault), "{refusal:?}");
+    let mut careful = pod("careful");
+    careful["spec"]["securityContext"] = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
+    careful["spec"]["containers"][0]["securityContext"] = json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}});
+    ask(&client, "POST", path, careful).await.unwrap();
+}
