@@ -9,6 +9,7 @@
 pub mod application;
 pub mod cases;
 pub mod fuzz;
+pub mod kube;
 pub mod look;
 pub mod mesh;
 pub mod plane;

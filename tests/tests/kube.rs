@@ -1,0 +1,26 @@
+//! Kubernetes: a real API server (`tests/kube-api`), and us in front of it. Needs Go; without it these tests fail, they never skip.
+
+#![allow(clippy::unwrap_used, reason = "a test stops where its ground gives way")]
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "real processes run by the machine's own clock and sockets")]
+
+#[path = "kube/gateway.rs"]
+mod gateway;
+#[path = "kube/ground.rs"]
+mod ground;
+#[path = "kube/rights.rs"]
+mod rights;
+#[path = "kube/webhooks.rs"]
+mod webhooks;
+
+use serde_json::{Value, json};
+use tests::kube::ask;
+
+/// A namespace of a test's own, made now.
+async fn namespace(client: &kube::Client, name: &str) {
+    ask(client, "POST", "/api/v1/namespaces", json!({"metadata": {"name": name}})).await.unwrap();
+}
+
+/// The least that is a pod.
+fn pod(name: &str) -> Value {
+    json!({"metadata": {"name": name, "labels": {"app": name}}, "spec": {"containers": [{"name": "main", "image": "echo:1"}]}})
+}
