@@ -2,19 +2,19 @@ package order
 
 import "time"
 
-// Backoff between restarts of one container: doubles from First to Max, and begins anew after a run of ResetAfter.
+// Backoff between restarts of one container, as a kubelet's: the first restart is immediate, then the wait doubles from First to Max; it
+// begins anew after a run of ResetAfter.
 type Backoff struct {
 	First, Max, ResetAfter time.Duration
-	last                   time.Duration
+	next                   time.Duration
 }
 
 // After is how long to wait after a run that took `ran`.
 func (backoff *Backoff) After(ran time.Duration) time.Duration {
-	switch {
-	case backoff.last == 0 || ran >= backoff.ResetAfter:
-		backoff.last = backoff.First
-	default:
-		backoff.last = min(2*backoff.last, backoff.Max)
+	if ran >= backoff.ResetAfter {
+		backoff.next = 0
 	}
-	return backoff.last
+	wait := backoff.next
+	backoff.next = min(max(2*wait, backoff.First), backoff.Max)
+	return wait
 }

@@ -130,15 +130,15 @@ func TestTurn(t *testing.T) {
 	}
 }
 
-// Aim: restarts slow down to a bound and are quick again after a long run.
+// Aim: the first restart is immediate, further ones slow down to a bound, after a long run they are quick again.
 func TestBackoff(t *testing.T) {
 	backoff := Backoff{First: 10 * time.Second, Max: 5 * time.Minute, ResetAfter: 10 * time.Minute}
 	var waits []time.Duration
-	for range 7 {
+	for range 8 {
 		waits = append(waits, backoff.After(time.Second)/time.Second)
 	}
 	waits = append(waits, backoff.After(11*time.Minute)/time.Second)
-	if want := []time.Duration{10, 20, 40, 80, 160, 300, 300, 10}; !reflect.DeepEqual(waits, want) {
+	if want := []time.Duration{0, 10, 20, 40, 80, 160, 300, 300, 0}; !reflect.DeepEqual(waits, want) {
 		t.Errorf("%v, want %v", waits, want)
 	}
 }
