@@ -20,9 +20,15 @@ import (
 // serve is the kubelet's own HTTP interface, as far as the API server needs it for `pods/log` and `pods/exec`. Plain HTTP: it is for the
 // API server beside it.
 func (node *Node) serve() (int, error) {
-	listener, err := net.Listen("tcp", net.JoinHostPort(node.fabric.Gateways[0].String(), "0"))
-	if err != nil {
-		return 0, fmt.Errorf("cannot listen for the API server: %w", err)
+	var listeners []net.Listener
+	port := "0"
+	for _, address := range node.addresses() {
+		listener, err := net.Listen("tcp", net.JoinHostPort(address, port))
+		if err != nil {
+			return 0, fmt.Errorf("cannot listen for the API server: %w", err)
+		}
+		_, port, _ = net.SplitHostPort(listener.Addr().String())
+		listeners = append(listeners, listener)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", node.containerLogs)
@@ -30,8 +36,10 @@ func (node *Node) serve() (int, error) {
 		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{container}", node.exec)
 		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{uid}/{container}", node.exec)
 	}
-	go func() { _ = http.Serve(listener, mux) }()
-	return listener.Addr().(*net.TCPAddr).Port, nil
+	for _, listener := range listeners {
+		go func() { _ = http.Serve(listener, mux) }()
+	}
+	return strconv.Atoi(port)
 }
 
 // target of a request: a container of a pod of this node.

@@ -17,8 +17,6 @@ import (
 	"meshwright.dev/tests/kube-node/box"
 )
 
-const serviceAccountFolder = "/var/run/secrets/kubernetes.io/serviceaccount"
-
 // volumes of one pod, below a folder of the node's.
 type volumes struct {
 	node   *Node
@@ -37,42 +35,6 @@ type file struct {
 	content []byte
 	mode    fs.FileMode
 	secret  bool
-}
-
-// withServiceAccount adds what the API server's ServiceAccount admission adds, where it has not: the token, the cluster's CA, the namespace.
-func withServiceAccount(pod *core.Pod) *core.Pod {
-	if pod.Spec.AutomountServiceAccountToken != nil && !*pod.Spec.AutomountServiceAccountToken {
-		return pod
-	}
-	pod = pod.DeepCopy()
-	if pod.Spec.ServiceAccountName == "" {
-		pod.Spec.ServiceAccountName = "default"
-	}
-	const name = "kube-api-access"
-	added := false
-	for _, containers := range [][]core.Container{pod.Spec.InitContainers, pod.Spec.Containers} {
-		for at := range containers {
-			container := &containers[at]
-			if !slices.ContainsFunc(container.VolumeMounts, func(mount core.VolumeMount) bool { return mount.MountPath == serviceAccountFolder }) {
-				container.VolumeMounts = append(container.VolumeMounts, core.VolumeMount{Name: name, MountPath: serviceAccountFolder, ReadOnly: true})
-				added = true
-			}
-		}
-	}
-	if !added {
-		return pod
-	}
-	lifeSecs, optional := int64(3607), true
-	pod.Spec.Volumes = append(pod.Spec.Volumes, core.Volume{Name: name, VolumeSource: core.VolumeSource{Projected: &core.ProjectedVolumeSource{
-		Sources: []core.VolumeProjection{
-			{ServiceAccountToken: &core.ServiceAccountTokenProjection{Path: "token", ExpirationSeconds: &lifeSecs}},
-			{ConfigMap: &core.ConfigMapProjection{LocalObjectReference: core.LocalObjectReference{Name: "kube-root-ca.crt"}, Optional: &optional}},
-			{DownwardAPI: &core.DownwardAPIProjection{Items: []core.DownwardAPIVolumeFile{
-				{Path: "namespace", FieldRef: &core.ObjectFieldSelector{FieldPath: "metadata.namespace"}},
-			}}},
-		},
-	}}})
-	return pod
 }
 
 // refresh makes all volumes, or brings those that come from the API up to date.

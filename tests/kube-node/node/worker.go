@@ -52,7 +52,6 @@ type worker struct {
 }
 
 func newWorker(node *Node, pod *core.Pod) *worker {
-	pod = withServiceAccount(pod)
 	worker := &worker{node: node, name: pod.Namespace + "/" + pod.Name, kicks: make(chan struct{}, 1), pod: pod, order: order.Of(&pod.Spec)}
 	worker.folder = filepath.Join(node.options.State, "pods", string(pod.UID))
 	worker.volumes = &volumes{node, filepath.Join(worker.folder, "volumes"), map[string]token{}}
