@@ -56,8 +56,8 @@ func TestContainer(t *testing.T) {
 	}
 	spec := &Spec{
 		Hostname: "web-0", Scratch: scratch, Dir: "/new/work", Env: []string{"COLOUR=red", "PATH=/usr/bin:/bin"},
-		Mounts: []Mount{{volume, "/srv/of/nobody", true}}, Files: map[string]string{"/etc/hosts": "10.244.0.9 web-0\n"},
-		Argv: []string{"sh", "-c", `trap 'echo bye; exit 7' TERM; echo $$ $(id -u):$(id -G) $(hostname) $COLOUR $(cat /srv/of/nobody/greeting) $(cat /etc/hosts) $(pwd)
+		Mounts: []Mount{{volume, "/srv/of/nobody", true}, {volume, "/var/run/kube-node-test", true}}, Files: map[string]string{"/etc/hosts": "10.244.0.9 web-0\n"},
+		Argv: []string{"sh", "-c", `trap 'echo bye; exit 7' TERM; echo $$ $(id -u):$(id -G) $(hostname) $COLOUR $(cat /var/run/kube-node-test/greeting) $(cat /etc/hosts) $(pwd)
 			touch /srv/of/nobody/x 2>/dev/null || echo read-only; grep CapBnd /proc/self/status; echo mine > /tmp/kube-node-mine; echo up; while :; do sleep 0.05; done`},
 		User: User{UID: 1337, GID: 1338, Groups: []int{2000}, Capabilities: keep, NoNewRights: true},
 	}
@@ -78,8 +78,10 @@ func TestContainer(t *testing.T) {
 	if err != nil || code != 5 || out.String() != "1337\nweb-0\nsh\nCapBnd:\t0000000000001000\n" {
 		t.Errorf("exec: %d %v %q", code, err, out.String())
 	}
-	if _, err := os.Stat("/tmp/kube-node-mine"); err == nil {
-		t.Error("what the container wrote is outside")
+	for _, path := range []string{"/tmp/kube-node-mine", "/srv/of", "/run/kube-node-test"} {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("what the container made is outside: %s", path)
+		}
 	}
 	process.Signal(syscall.SIGTERM)
 	select {

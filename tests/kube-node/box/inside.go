@@ -115,17 +115,15 @@ func root(spec *Spec) error {
 	if err != nil {
 		return err
 	}
-	for path, text := range spec.Files {
-		// What stands there may be a link to elsewhere.
-		_ = os.Remove(root + path)
-		if err := os.WriteFile(root+path, []byte(text), 0o644); err != nil {
-			return fmt.Errorf("cannot write the container's %s: %w", path, err)
+	// Sources are opened outside, targets are made inside: a link in the image must lead to its own files, never to the machine's.
+	sources := make([]*os.File, len(spec.Mounts))
+	for at, it := range spec.Mounts {
+		source, err := os.OpenFile(it.Source, unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return fmt.Errorf("cannot mount at %s: %w", it.Target, err)
 		}
-	}
-	for _, it := range spec.Mounts {
-		if err := bind(it, root); err != nil {
-			return err
-		}
+		defer source.Close()
+		sources[at] = source
 	}
 	if err := os.Chdir(root); err != nil {
 		return err
@@ -133,31 +131,42 @@ func root(spec *Spec) error {
 	if err := unix.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("cannot change the root: %w", err)
 	}
+	for path, text := range spec.Files {
+		// What stands there may be a link to elsewhere.
+		_ = os.Remove(path)
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return fmt.Errorf("cannot write the container's %s: %w", path, err)
+		}
+	}
+	for at, it := range spec.Mounts {
+		if err := bind(sources[at], it); err != nil {
+			return err
+		}
+	}
 	return unix.Unmount(".", unix.MNT_DETACH)
 }
 
-func bind(it Mount, root string) error {
-	info, err := os.Stat(it.Source)
+func bind(source *os.File, it Mount) error {
+	info, err := source.Stat()
 	if err != nil {
 		return fmt.Errorf("cannot mount at %s: %w", it.Target, err)
 	}
-	target := filepath.Join(root, it.Target)
 	if info.IsDir() {
-		err = os.MkdirAll(target, 0o755)
-	} else if err = os.MkdirAll(filepath.Dir(target), 0o755); err == nil {
+		err = os.MkdirAll(it.Target, 0o755)
+	} else if err = os.MkdirAll(filepath.Dir(it.Target), 0o755); err == nil {
 		var file *os.File
-		if file, err = os.OpenFile(target, os.O_CREATE, 0o644); err == nil {
+		if file, err = os.OpenFile(it.Target, os.O_CREATE, 0o644); err == nil {
 			file.Close()
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("cannot make the mount point %s: %w", it.Target, err)
 	}
-	if err := unix.Mount(it.Source, target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
-		return fmt.Errorf("cannot mount %s at %s: %w", it.Source, it.Target, err)
+	if err := unix.Mount(fmt.Sprintf("/proc/self/fd/%d", source.Fd()), it.Target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("cannot mount at %s: %w", it.Target, err)
 	}
 	if it.ReadOnly {
-		if err := unix.Mount("none", target, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
+		if err := unix.Mount("none", it.Target, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
 			return fmt.Errorf("cannot make %s read-only: %w", it.Target, err)
 		}
 	}
