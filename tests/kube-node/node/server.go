@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"time"
 
-	core "k8s.io/api/core/v1"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/utils/exec"
 
@@ -150,14 +149,9 @@ func (node *Node) worker(namespace, name string) *worker {
 	var found *worker
 	for _, worker := range node.workers {
 		// A pod of the same name may still be ending.
-		if worker.name == namespace+"/"+name && (found == nil || worker.created(found)) {
+		if worker.name == namespace+"/"+name && (found == nil || worker.born.After(found.born)) {
 			found = worker
 		}
 	}
 	return found
-}
-
-func (worker *worker) created(other *worker) bool {
-	born := func(pod *core.Pod) time.Time { return pod.CreationTimestamp.Time }
-	return born(worker.pod).After(born(other.pod))
 }

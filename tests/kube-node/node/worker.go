@@ -28,6 +28,7 @@ const (
 type worker struct {
 	node  *Node
 	name  string
+	born  time.Time
 	kicks chan struct{}
 
 	// Of the worker's goroutine alone.
@@ -52,7 +53,7 @@ type worker struct {
 }
 
 func newWorker(node *Node, pod *core.Pod) *worker {
-	worker := &worker{node: node, name: pod.Namespace + "/" + pod.Name, kicks: make(chan struct{}, 1), pod: pod, order: order.Of(&pod.Spec)}
+	worker := &worker{node: node, name: pod.Namespace + "/" + pod.Name, born: pod.CreationTimestamp.Time, kicks: make(chan struct{}, 1), pod: pod, order: order.Of(&pod.Spec)}
 	worker.folder = filepath.Join(node.options.State, "pods", string(pod.UID))
 	worker.volumes = &volumes{node, filepath.Join(worker.folder, "volumes"), map[string]token{}}
 	for at := range worker.order.Containers {
