@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	failure "k8s.io/apimachinery/pkg/api/errors"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 
 	"meshwright.dev/tests/kube-node/network"
 	"meshwright.dev/tests/kube-node/order"
@@ -28,6 +29,7 @@ const (
 type worker struct {
 	node  *Node
 	name  string
+	uid   types.UID
 	born  time.Time
 	kicks chan struct{}
 
@@ -53,7 +55,7 @@ type worker struct {
 }
 
 func newWorker(node *Node, pod *core.Pod) *worker {
-	worker := &worker{node: node, name: pod.Namespace + "/" + pod.Name, born: pod.CreationTimestamp.Time, kicks: make(chan struct{}, 1), pod: pod, order: order.Of(&pod.Spec)}
+	worker := &worker{node: node, name: pod.Namespace + "/" + pod.Name, uid: pod.UID, born: pod.CreationTimestamp.Time, kicks: make(chan struct{}, 1), pod: pod, order: order.Of(&pod.Spec)}
 	worker.folder = filepath.Join(node.options.State, "pods", string(pod.UID))
 	worker.volumes = &volumes{node, filepath.Join(worker.folder, "volumes"), map[string]token{}}
 	for at := range worker.order.Containers {
@@ -70,7 +72,7 @@ func newWorker(node *Node, pod *core.Pod) *worker {
 }
 
 func (worker *worker) log(event string, about ...any) {
-	worker.node.log.Info(event, append([]any{"pod", worker.name}, about...)...)
+	worker.node.log.Info(event, append([]any{"pod", worker.name, "uid", worker.uid}, about...)...)
 }
 
 // kick makes the worker look again soon.

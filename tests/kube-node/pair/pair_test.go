@@ -190,9 +190,16 @@ spec:
     startupProbe: {exec: {command: [test, -e, /shared/up]}, periodSeconds: 1, failureThreshold: 30}
     volumeMounts: [{name: shared, mountPath: /shared}]
   - {name: second, image: test/sh, args: ["test -e /shared/up"], volumeMounts: [{name: shared, mountPath: /shared}]}
-  - {name: logger, image: test/sh, restartPolicy: Always, args: ["trap 'exit 0' TERM; while :; do sleep 0.1; done"]}
+  - name: logger
+    image: test/sh
+    restartPolicy: Always
+    args: ["trap 'exit 0' TERM; touch /tmp/up; while :; do sleep 0.1; done"]
+    startupProbe: {exec: {command: [test, -e, /tmp/up]}, periodSeconds: 1, failureThreshold: 30}
   containers:
-  - {name: app, image: test/sh, args: ["trap 'sleep 0.5; exit 0' TERM; while :; do sleep 0.1; done"]}
+  - name: app
+    image: test/sh
+    args: ["trap 'sleep 0.5; exit 0' TERM; touch /tmp/up; while :; do sleep 0.1; done"]
+    readinessProbe: {exec: {command: [test, -e, /tmp/up]}, periodSeconds: 1}
 `)
 	rig.awaitReady(t, namespace, "ordered")
 	pod := namespace + "/ordered"
@@ -233,7 +240,11 @@ spec:
     spec:
       restartPolicy: Never
       initContainers:
-      - {name: proxy, image: test/sh, restartPolicy: Always, args: ["trap 'exit 3' TERM; while :; do sleep 0.1; done"]}
+      - name: proxy
+        image: test/sh
+        restartPolicy: Always
+        args: ["trap 'exit 3' TERM; touch /tmp/up; while :; do sleep 0.1; done"]
+        startupProbe: {exec: {command: [test, -e, /tmp/up]}, periodSeconds: 1, failureThreshold: 30}
       containers:
       - {name: main, image: test/sh, args: ["echo worked; sleep 0.2"]}
 `)

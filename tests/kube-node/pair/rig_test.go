@@ -187,11 +187,12 @@ func leftovers() error {
 // apply makes objects from YAML in a namespace of the test's own.
 func (rig *cluster) apply(t *testing.T, manifests string) string {
 	t.Helper()
-	namespace := strings.ToLower(strings.TrimPrefix(t.Name(), "Test"))
-	_, err := rig.client.CoreV1().Namespaces().Create(t.Context(), &core.Namespace{ObjectMeta: meta.ObjectMeta{Name: namespace}}, meta.CreateOptions{})
+	asked := &core.Namespace{ObjectMeta: meta.ObjectMeta{GenerateName: strings.ToLower(strings.TrimPrefix(t.Name(), "Test")) + "-"}}
+	made, err := rig.client.CoreV1().Namespaces().Create(t.Context(), asked, meta.CreateOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	namespace := made.Name
 	t.Cleanup(func() {
 		_ = rig.client.CoreV1().Namespaces().Delete(context.Background(), namespace, meta.DeleteOptions{})
 	})
