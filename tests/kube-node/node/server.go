@@ -1,0 +1,157 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"time"
+
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+	"k8s.io/utils/exec"
+
+	"meshwright.dev/tests/kube-node/order"
+)
+
+// serve is the kubelet's own HTTP interface, as far as the API server needs it for `pods/log` and `pods/exec`. Plain HTTP: it is for the
+// API server beside it.
+func (node *Node) serve() (int, error) {
+	var listeners []net.Listener
+	port := "0"
+	for _, address := range node.addresses() {
+		listener, err := net.Listen("tcp", net.JoinHostPort(address, port))
+		if err != nil {
+			return 0, fmt.Errorf("cannot listen for the API server: %w", err)
+		}
+		_, port, _ = net.SplitHostPort(listener.Addr().String())
+		listeners = append(listeners, listener)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", node.containerLogs)
+	for _, method := range []string{"GET", "POST"} {
+		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{container}", node.exec)
+		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{uid}/{container}", node.exec)
+	}
+	for _, listener := range listeners {
+		go func() { _ = http.Serve(listener, mux) }()
+	}
+	return strconv.Atoi(port)
+}
+
+// target of a request: a container of a pod of this node.
+func (node *Node) target(writer http.ResponseWriter, request *http.Request) (*container, bool) {
+	namespace, name := request.PathValue("namespace"), request.PathValue("pod")
+	worker := node.worker(namespace, name)
+	if worker == nil {
+		http.Error(writer, fmt.Sprintf("pod %q not found in namespace %q on this node", name, namespace), http.StatusNotFound)
+		return nil, false
+	}
+	it := worker.find(request.PathValue("container"))
+	if it == nil {
+		http.Error(writer, fmt.Sprintf("container %q not found in pod %q", request.PathValue("container"), name), http.StatusNotFound)
+		return nil, false
+	}
+	return it, true
+}
+
+func (node *Node) containerLogs(writer http.ResponseWriter, request *http.Request) {
+	it, found := node.target(writer, request)
+	if !found {
+		return
+	}
+	query := request.URL.Query()
+	truth := func(name string) bool { value, _ := strconv.ParseBool(query.Get(name)); return value }
+	asked := reading{follow: truth("follow"), timestamps: truth("timestamps"), tail: -1}
+	if lines, err := strconv.Atoi(query.Get("tailLines")); err == nil {
+		asked.tail = lines
+	}
+	if secs, err := strconv.Atoi(query.Get("sinceSeconds")); err == nil {
+		asked.since = time.Now().Add(-time.Duration(secs) * time.Second)
+	}
+	if since, err := time.Parse(time.RFC3339, query.Get("sinceTime")); err == nil {
+		asked.since = since
+	}
+	asked.bytesMax, _ = strconv.ParseInt(query.Get("limitBytes"), 10, 64)
+	it.worker.lock.Lock()
+	begun := it.run
+	it.worker.lock.Unlock()
+	path := logPath(it.worker.folder, it.spec.Name, truth("previous"))
+	if _, err := os.Stat(path); err != nil {
+		http.Error(writer, fmt.Sprintf("container %q in pod %q is waiting to start, or has no such run", it.spec.Name, it.worker.name), http.StatusBadRequest)
+		return
+	}
+	writer.Header().Set("Content-Type", "text/plain")
+	_ = asked.read(path, flushing{writer}, func() bool {
+		if request.Context().Err() != nil || begun == nil {
+			return true
+		}
+		select {
+		case <-begun.over:
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+// flushing sends what is written at once when told.
+type flushing struct{ http.ResponseWriter }
+
+func (writer flushing) Flush() { _ = http.NewResponseController(writer.ResponseWriter).Flush() }
+
+func (node *Node) exec(writer http.ResponseWriter, request *http.Request) {
+	it, found := node.target(writer, request)
+	if !found {
+		return
+	}
+	options, err := remotecommand.NewOptions(request)
+	if err != nil {
+		http.Error(writer, err.Error(), http.StatusBadRequest)
+		return
+	}
+	const idle, creation = 4 * time.Hour, 30 * time.Second
+	remotecommand.ServeExec(writer, request, executor{it}, it.worker.name, "", it.spec.Name, request.URL.Query()["command"], options, idle, creation,
+		remotecommand.SupportedStreamingProtocols)
+}
+
+// executor runs a command in one container. A terminal is not emulated: with `tty` the command still has pipes.
+type executor struct{ it *container }
+
+func (executor executor) ExecInContainer(ctx context.Context, _, _, _ string, command []string, in io.Reader, out, err io.WriteCloser, _ bool,
+	_ <-chan remotecommand.TerminalSize, _ time.Duration) error {
+	executor.it.worker.lock.Lock()
+	begun, state := executor.it.run, executor.it.state
+	executor.it.worker.lock.Unlock()
+	if state != order.Running && state != order.Starting || len(command) == 0 {
+		return fmt.Errorf("container %s does not run, or no command was given", executor.it.spec.Name)
+	}
+	var stdout, stderr io.Writer = out, err
+	if err == nil {
+		stderr = stdout
+	}
+	code, failure := begun.process.Join(begun.spec, command, in, stdout, stderr, ctx.Done())
+	if failure != nil {
+		return failure
+	}
+	if code != 0 {
+		return exec.CodeExitError{Err: fmt.Errorf("exit status %d", code), Code: code}
+	}
+	return nil
+}
+
+// worker of a pod by name.
+func (node *Node) worker(namespace, name string) *worker {
+	node.lock.Lock()
+	defer node.lock.Unlock()
+	var found *worker
+	for _, worker := range node.workers {
+		// A pod of the same name may still be ending.
+		if worker.name == namespace+"/"+name && (found == nil || worker.born.After(found.born)) {
+			found = worker
+		}
+	}
+	return found
+}
