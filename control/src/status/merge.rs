@@ -83,7 +83,7 @@ pub fn merged(kind: Kind, spoken: &Spoken, present: &Value, now: &str) -> Option
 }
 
 fn finish(wanted: Map<String, Value>) -> Option<Value> {
-    (!wanted.is_empty()).then(|| Value::Object(wanted))
+    (!wanted.is_empty()).then_some(Value::Object(wanted))
 }
 
 /// Ours in place of ours, each at its place as far as it was there; others' where they are. Beyond `max` our last ones are left out.

@@ -70,6 +70,9 @@ struct Sum {
     silent_secs: u64,
 }
 
+/// Name, help, and what of a sum it is.
+type Series = (&'static str, &'static str, fn(&Sum) -> u64);
+
 impl Collector for Pulses {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let mut sums: BTreeMap<&str, Sum> = BTreeMap::new();
@@ -80,7 +83,7 @@ impl Collector for Pulses {
             sum.errors += pulse.errors.load(Ordering::Relaxed);
             sum.silent_secs = sum.silent_secs.max(pulse.heard.lock().elapsed().as_secs());
         }
-        let gauges: [(&str, &str, fn(&Sum) -> u64); 2] = [
+        let gauges: [Series; 2] = [
             ("cluster_objects", "Objects of the cluster that are watched", |sum| sum.objects),
             ("cluster_silence_seconds", "Since the API server last sent anything for this kind", |sum| sum.silent_secs),
         ];
@@ -90,7 +93,7 @@ impl Collector for Pulses {
                 ConstGauge::new(of(sum)).encode(family.encode_family(&[("resource", *kind)])?)?;
             }
         }
-        let counters: [(&str, &str, fn(&Sum) -> u64); 2] = [
+        let counters: [Series; 2] = [
             ("cluster_relists", "Lists read from the API server", |sum| sum.relists),
             ("cluster_watch_errors", "Errors of lists and watches", |sum| sum.errors),
         ];

@@ -116,6 +116,13 @@ fn open_spiffe(socket: &SpiffeSocket) -> anyhow::Result<Option<LocalDoor>> {
     }
 }
 
+/// Waits for their threads, where nobody else holds them any more.
+fn workers_end(workers: Arc<Vec<Worker>>) {
+    if let Ok(workers) = Arc::try_unwrap(workers).map_err(|_| ()) {
+        workers.into_iter().for_each(Worker::join);
+    }
+}
+
 async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
     let mark = if let Exempt::Mark(mark) = bootstrap.exempt { Some(mark) } else { None };
     let network = Network::Kernel { mark };
@@ -186,9 +193,7 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
         while tasks.join_next().await.is_some() {}
     }
     telemetry.close_log();
-    if let Ok(workers) = Arc::try_unwrap(workers).map_err(|_| ()) {
-        workers.into_iter().for_each(Worker::join);
-    }
+    workers_end(workers);
     info!("proxy ends");
     Ok(())
 }
