@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
+use apiserver::client::{Access, connect};
 use cli::plane::means;
 use control::settings::ControlArgs as Flags;
 use proxy::io::Clock;
@@ -32,7 +33,11 @@ pub(crate) fn run(mut args: ControlArgs) -> anyhow::Result<ExitCode> {
         .init();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
     runtime.block_on(async {
-        let means = means(&args.data_dir, &args.external, Clock::System)?;
+        let mut means = means(&args.data_dir, &args.external, Clock::System)?;
+        if args.kubernetes {
+            let access = Access { kubeconfig: args.kubeconfig.clone(), context: None };
+            means.cluster = Some(connect(&access, "control").await?);
+        }
         control::app::run(args, means).await
     })?;
     Ok(ExitCode::SUCCESS)
