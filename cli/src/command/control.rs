@@ -1,6 +1,7 @@
 //! `meshwright control`: the control plane and its certificate authority in one server.
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use apiserver::client::{Access, connect};
@@ -44,8 +45,8 @@ pub(crate) fn run(mut args: ControlArgs) -> anyhow::Result<ExitCode> {
 
 /// One of several replicas of a cluster's control plane.
 async fn in_cluster(args: ControlArgs) -> anyhow::Result<()> {
-    let access = Access { kubeconfig: args.kubeconfig.clone(), context: None };
-    let client = connect(&access, "control").await?;
+    let kubeconfig = args.kubeconfig.clone().or_else(|| std::env::var_os("KUBECONFIG").map(PathBuf::from));
+    let client = connect(&Access { kubeconfig, context: None }, "control").await?;
     // As `meshwright install` says it to the pod; a process outside of one is in the namespace that its kubeconfig names.
     let namespace = std::env::var("POD_NAMESPACE").unwrap_or_else(|_| client.default_namespace().to_owned());
     let pod = std::env::var("POD_NAME").unwrap_or_else(|_| "control".to_owned());

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_types, reason = "a door: what the binary binds; simulations bring doors of their own")]
 
+mod tokens;
 mod turns;
 mod writer;
 

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
-use super::{GRACE, Ground, Means, bind, done, open, session_key, stand, tcp, watch as watch_folder, watch_cluster};
+use super::{GRACE, Ground, Means, bind, done, open, session_key, stand, tcp, tokens, watch as watch_folder, watch_cluster};
 use crate::clock::Clock;
 use crate::publish::board::{Board, Errand};
 use crate::serve::metrics::{self, Metrics};
@@ -226,6 +226,7 @@ async fn begin(
     known(&book, &safe, args).await?;
     let (opening, keys) = (replica.authority.clone(), safe.clone());
     let means = spawn_blocking(move || opening(keys)).await??;
+    tokens::shared(&args.data_dir, &safe).await?;
     let store = Arc::new(Store::shared(Shared::new(book, safe).await));
     let kept = store.clone();
     let key = spawn_blocking(move || session_key(&kept)).await??;
@@ -261,4 +262,79 @@ async fn known(book: &Keep<ConfigMap>, safe: &Keep<Secret>, args: &ControlArgs) 
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use apiserver::keep::Changes;
+    use apiserver::testing::Fake;
+    use clap::Parser as _;
+    use serde_json::json;
+
+    use super::*;
+    use crate::source::{FileChange, Folder};
+    use crate::world::{Change, Origin, WorldSettings};
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        control: ControlArgs,
+    }
+
+    fn args(line: &[&str]) -> ControlArgs {
+        Line::parse_from(["control", "--kubernetes"].iter().chain(line)).control
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_mesh_that_has_lost_its_keys_gets_no_others() {
+        // Aim: a Secret that was deleted under a mesh stops the start, with both objects named; a first start, keys, and an authority of the
+        // user's own do not.
+        let fake = Fake::default();
+        let lease = json!({"metadata": {"name": "control"}, "spec": {"renewTime": "2026-11-29T00:00:00.000000Z"}});
+        fake.state().put("/apis/coordination.k8s.io/v1/namespaces/mesh/leases/control", lease);
+        let term = Election::new(fake.client(), "mesh", "control", "a", Arc::new(|| SystemTime::UNIX_EPOCH)).win().await;
+        let (own, external) = (args(&[]), args(&["--ca-cert", "c", "--ca-key", "k", "--ca-root", "r"]));
+        let row = |name: &str| Changes::from([(name.to_owned(), Some(b"1".to_vec()))]);
+        for (told, kept, stops) in [(false, false, false), (true, false, true), (true, true, false)] {
+            let (book, safe) = (format!("book-{told}-{kept}"), format!("safe-{told}-{kept}"));
+            let book = Keep::<ConfigMap>::claim(fake.client(), "mesh", &book, term.tenure()).await.unwrap();
+            let safe = Keep::<Secret>::claim(fake.client(), "mesh", &safe, term.tenure()).await.unwrap();
+            if told {
+                book.write(&row("floor")).await.unwrap();
+            }
+            if kept {
+                safe.write(&row("root.key")).await.unwrap();
+            }
+            known(&book, &safe, &external).await.unwrap();
+            let error = known(&book, &safe, &own).await.err().map(|error| error.to_string());
+            assert_eq!(error.is_some(), stops, "{told} {kept}");
+            assert!(error.is_none_or(|error| error.contains("Secret mesh/safe") && error.contains("ConfigMap mesh/book")));
+        }
+    }
+
+    #[tokio::test]
+    async fn who_stands_by_has_read_everything_when_its_turn_comes() {
+        // Aim: it is ready once all is read, the world is handed over whole, and what comes after goes to who holds it then.
+        let folder = Change::Synced(Origin::Folder);
+        let (board, events) = Board::new(Clock::new(|| SystemTime::UNIX_EPOCH));
+        let (said, mut synced) = watch::channel(false);
+        let (shown, turn) = (Arc::new(Metrics::default()), CancellationToken::new());
+        let world = World::new(WorldSettings::default(), Allocations::default());
+        let gathering = tokio::spawn(gather(world, events, said, shown.clone(), turn.clone()));
+        let text = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{port: 80}]}\n";
+        let mut objects = Folder::default();
+        let mut step = objects.update(vec![FileChange { file: "web.yaml".into(), text: Some(Ok(text.into())) }], 0);
+        board.send(Errand::Objects(std::mem::take(&mut step))).await;
+        assert!(!*synced.borrow() && !shown.ready.load(std::sync::atomic::Ordering::Relaxed));
+        board.send(Errand::Objects(vec![folder])).await;
+        synced.wait_for(|synced| *synced).await.unwrap();
+        assert!(shown.ready.load(std::sync::atomic::Ordering::Relaxed));
+        turn.cancel();
+        let (world, mut events) = gathering.await.unwrap();
+        assert_eq!(world.live().count(), 1);
+        board.send(Errand::Objects(objects.update(vec![FileChange { file: "web.yaml".into(), text: None }], 0))).await;
+        assert!(matches!(events.recv().await, Some(Errand::Objects(changes)) if !changes.is_empty()));
+    }
 }

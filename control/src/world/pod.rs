@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use proto::pods::{self, Owner};
+
 use super::tree::{Node, Value};
 use super::workload::{Workload, WorkloadPort};
 
@@ -10,11 +12,6 @@ use super::workload::{Workload, WorkloadPort};
 pub const PROXY_CONTAINER: &str = "meshwright-proxy";
 /// The variable of the sidecar that says which workload it is an instance of, as `NAMESPACE/NAME`.
 pub const WORKLOAD_VARIABLE: &str = "MESHWRIGHT_WORKLOAD";
-/// The label in which a Deployment's ReplicaSets tell their pods apart; their own names end in it.
-const TEMPLATE_HASH: &str = "pod-template-hash";
-/// Digits that a CronJob puts behind its name for each Job: minutes since 1970.
-const SCHEDULE_DIGITS_MIN: usize = 8;
-
 /// A pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pod {
@@ -52,7 +49,7 @@ impl Pod {
         let own = items(spec, "containers").filter(|container| !is_proxy(container)).collect::<Vec<_>>();
         let name = of(metadata, "name").unwrap_or_default();
         Self {
-            owner: proxy.and_then(|proxy| told(proxy)).or_else(|| owner(metadata)).unwrap_or(name),
+            owner: proxy.and_then(|proxy| told(proxy)).unwrap_or_else(|| owner(&name, metadata).to_owned()),
             uid: of(metadata, "uid").unwrap_or_default(),
             node: of(spec, "nodeName").unwrap_or_default(),
             ready: items(status, "conditions").any(|condition| {
@@ -111,23 +108,13 @@ fn told(proxy: &Node) -> Option<String> {
     (!name.is_empty()).then(|| name.to_owned())
 }
 
-/// The object that somebody wrote: a ReplicaSet's Deployment and a Job's CronJob, as their names tell, else the controller itself.
-fn owner(metadata: Option<&Node>) -> Option<String> {
+/// The object that somebody wrote, as the injector finds it too.
+fn owner<'a>(name: &'a str, metadata: Option<&'a Node>) -> &'a str {
     let controls = |owner: &&Node| owner.get("controller").is_some_and(|flag| flag.value == Value::Bool(true));
-    let owner = items(metadata, "ownerReferences").find(controls)?;
-    let name = text(owner, "name")?;
-    let above = match text(owner, "kind")? {
-        "ReplicaSet" => {
-            let hash = metadata?.get("labels").and_then(|labels| text(labels, TEMPLATE_HASH));
-            hash.and_then(|hash| name.strip_suffix(hash)?.strip_suffix('-'))
-        }
-        "Job" => {
-            let scheduled = |digits: &str| digits.len() >= SCHEDULE_DIGITS_MIN && digits.bytes().all(|byte| byte.is_ascii_digit());
-            name.rsplit_once('-').filter(|(_, digits)| scheduled(digits)).map(|(above, _)| above)
-        }
-        _ => None,
-    };
-    Some(above.filter(|above| !above.is_empty()).unwrap_or(name).to_owned())
+    let owner = items(metadata, "ownerReferences").find(controls);
+    let owner = owner.and_then(|owner| Some(Owner { kind: text(owner, "kind")?, name: text(owner, "name")? }));
+    let labels = metadata.and_then(|metadata| metadata.get("labels"));
+    pods::workload(name, owner, labels.and_then(|labels| text(labels, pods::TEMPLATE_HASH)))
 }
 
 fn addresses(status: Option<&Node>) -> Vec<IpAddr> {

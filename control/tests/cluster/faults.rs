@@ -71,7 +71,12 @@ async fn a_cluster_is_read_once_and_then_followed() {
     follower.rest(Duration::from_secs(200)).await;
     assert_eq!(follower.applied.len(), steps);
     assert_eq!(problems(&follower.world), "");
-    assert_eq!(server.count(Call::List, "services"), 1, "watches go on from where they were");
+    assert_eq!(
+        server.count(Call::List, "services"),
+        1,
+        "watches go on from where they were: {:?}",
+        server.asked().iter().filter(|asked| asked.contains("/services?")).collect::<Vec<_>>()
+    );
 }
 
 #[tokio::test(start_paused = true)]

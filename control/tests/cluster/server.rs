@@ -24,8 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(900);
 /// What goes wrong with one call.
 #[derive(Clone, Debug)]
 pub(crate) enum Wrong {
-    /// The connection is refused.
-    Away,
     /// This status; seconds after which to come again.
     Status(u16, u32),
     /// No head ever comes.
@@ -84,8 +82,9 @@ impl Server {
     pub(crate) fn client(&self) -> Client {
         let server = self.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
-            let server = server.clone();
-            async move { server.answer(&request).await }
+            let (server, asked) = (server.clone(), request.uri().to_string());
+            let metadata = request.headers().get("accept").is_some_and(|accept| accept.to_str().unwrap().contains("PartialObjectMeta"));
+            async move { server.answer(asked, metadata).await }
         });
         Client::new(service, "default")
     }
@@ -165,8 +164,7 @@ impl Server {
         self.asked().iter().filter(watch).filter(|asked| path(asked).2 == plural).count()
     }
 
-    async fn answer(&self, request: &Request<Body>) -> Result<Response<Content>, std::io::Error> {
-        let asked = request.uri().to_string();
+    async fn answer(&self, asked: String, metadata: bool) -> Result<Response<Content>, std::io::Error> {
         let (place, namespace, plural) = path(&asked);
         let query: BTreeMap<String, String> = query(&asked);
         let call = if query.contains_key("watch") { Call::Watch } else { Call::List };
@@ -177,11 +175,9 @@ impl Server {
             (state.away, state.missing.contains(&place), wrong)
         };
         let name = query.get("fieldSelector").and_then(|selector| selector.strip_prefix("metadata.name=")).map(str::to_owned);
-        let wanted =
-            Wanted { plural, namespace, name, metadata: request.headers()["accept"].to_str().unwrap().contains("PartialObjectMeta") };
+        let wanted = Wanted { plural, namespace, name, metadata };
         match wrong {
             _ if away => Err(std::io::Error::other("connection refused")),
-            Some(Wrong::Away) => Err(std::io::Error::other("connection refused")),
             Some(Wrong::Stuck) => std::future::pending().await,
             Some(Wrong::Status(code, after)) => Ok(status(code, after)),
             Some(Wrong::Silent) => Ok(answered(200, stream::pending().boxed())),
@@ -207,7 +203,10 @@ impl Server {
 
     fn watch(&self, wanted: Wanted, query: &BTreeMap<String, String>) -> Response<Content> {
         let from: u64 = query["resourceVersion"].parse().unwrap();
-        let oldest = self.state().events.first().map_or(self.state().revision, |event| event.revision - 1);
+        let oldest = {
+            let state = self.state();
+            state.events.first().map_or(state.revision, |event| event.revision - 1)
+        };
         if from < oldest {
             let gone = json!({"type": "ERROR", "object": {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old resource version", "status": "Failure"}});
             return answered(200, stream::iter([format!("{gone}\n")]).boxed());

@@ -79,6 +79,9 @@ fn named(kind: Kind, mut metadata: ObjectMeta) -> Value {
     if let (Kind::Node, Some(labels)) = (kind, &mut metadata.labels) {
         labels.retain(|name, _| name.starts_with(ZONES));
     }
+    // None left is none at all.
+    metadata.annotations = metadata.annotations.filter(|annotations| !annotations.is_empty());
+    metadata.labels = metadata.labels.filter(|labels| !labels.is_empty());
     let Ok(mut all) = serde_json::to_value(metadata) else { return Value::Null };
     let mut named = Map::new();
     for name in ["name", "namespace", "labels", "annotations", "creationTimestamp"] {

@@ -30,9 +30,10 @@ pub(super) fn judge(error: &watcher::Error) -> Fault {
     let pause = status(error).and_then(|status| status.details.as_ref()).map_or(0, |details| details.retry_after_seconds);
     match (error, status(error).map(|status| status.code)) {
         (watcher::Error::InitialListFailed(_), Some(404)) => Fault::Absent,
-        // The watcher goes back to its list when a stream says that it is gone; where the call itself is refused it would ask the same for
-        // ever. And a kind may vanish while it is watched.
-        (watcher::Error::WatchStartFailed(_), Some(404 | 410)) => Fault::Stale,
+        // The watcher goes back to its list when an event says that the revision is gone; where the call itself is refused it would ask the
+        // same for ever. (The client does not look at the status of a watch's answer: a refusal comes as a failure of the stream.) And a
+        // kind may vanish while it is watched.
+        (watcher::Error::WatchStartFailed(_) | watcher::Error::WatchFailed(_), Some(404 | 410)) => Fault::Stale,
         _ => Fault::Later(Duration::from_secs(pause.into()).min(PAUSE_MAX)),
     }
 }
@@ -114,6 +115,7 @@ mod tests {
             (watcher::Error::InitialListFailed(api(404, 0)), Fault::Absent, "says 404"),
             (watcher::Error::WatchStartFailed(api(404, 0)), Fault::Stale, "says 404"),
             (watcher::Error::WatchStartFailed(api(410, 0)), Fault::Stale, "says 410"),
+            (watcher::Error::WatchFailed(api(410, 0)), Fault::Stale, "says 410"),
             (watcher::Error::WatchError(status(410, 0)), later(0), "says 410"),
             (watcher::Error::InitialListFailed(api(410, 0)), later(0), "says 410"),
             (watcher::Error::InitialListFailed(api(429, 7)), later(7), "says 429"),
