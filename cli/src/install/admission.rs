@@ -7,7 +7,8 @@ use control::world::Kind;
 use proto::annotations::{ENABLED, INJECT, ROOT_NAMESPACE};
 use serde_json::{Value, json};
 
-use super::{NAME, Wishes, cluster_wide};
+use super::control::WEBHOOK_SERVICE;
+use super::{Wishes, cluster_wide};
 
 /// Name of the mutating webhook configuration.
 pub(crate) const INJECTOR: &str = "meshwright-injector";
@@ -26,7 +27,7 @@ fn not_ours() -> Value {
 }
 
 fn client(path: &str) -> Value {
-    json!({"service": {"name": NAME, "namespace": ROOT_NAMESPACE, "path": path, "port": 15017}})
+    json!({"service": {"name": WEBHOOK_SERVICE, "namespace": ROOT_NAMESPACE, "path": path, "port": 15017}})
 }
 
 /// Two entries, because selectors of a namespace and of a pod can only be joined by "and": pods of meshed namespaces that do not say no,

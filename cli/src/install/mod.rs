@@ -74,7 +74,7 @@ impl FailurePolicy {
 pub(crate) fn objects(wishes: &Wishes) -> Vec<Value> {
     let mut objects = vec![namespace()];
     objects.extend(::control::crds::all());
-    objects.extend(rights::objects(wishes));
+    objects.extend(rights::objects());
     objects.extend(control::objects(wishes));
     objects.extend(admission::objects(wishes));
     objects.push(gateway_class());
