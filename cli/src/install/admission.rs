@@ -64,9 +64,7 @@ fn injector(wishes: &Wishes) -> Value {
 
 /// Advice must never stand in the way of a repair: where nobody answers, objects are taken, and their status says what is wrong.
 fn analyzer() -> Value {
-    let rule = |group: &str, versions: &[&str], resources: &[&str]| {
-        json!({"apiGroups": [group], "apiVersions": versions, "operations": ["CREATE", "UPDATE"], "resources": resources, "scope": "*"})
-    };
+    let rule = |group: &str, versions: &[&str], resources: &[&str]| json!({"apiGroups": [group], "apiVersions": versions, "operations": ["CREATE", "UPDATE"], "resources": resources, "scope": "*"});
     let ours = control::crds::DEFINITIONS.map(|definition| definition.plural);
     let routes = ["gateways", "grpcroutes", "httproutes", "referencegrants", "tcproutes", "tlsroutes"];
     json!({

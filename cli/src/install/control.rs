@@ -94,7 +94,7 @@ fn pod(wishes: &Wishes) -> Value {
 }
 
 fn container(wishes: &Wishes) -> Value {
-    let alive = |period: u32, failures: u32| json!({"httpGet": {"path": "/healthz/live", "port": "metrics"}, "periodSeconds": period, "failureThreshold": failures});
+    let probe = |path: &str, period: u32, failures: u32| json!({"httpGet": {"path": path, "port": "metrics"}, "periodSeconds": period, "failureThreshold": failures});
     let port = |name: &str, port: u16| json!({"name": name, "containerPort": port, "protocol": "TCP"});
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let mut args = vec![
@@ -107,10 +107,8 @@ fn container(wishes: &Wishes) -> Value {
         format!("--name={NAME}.{ROOT_NAMESPACE}.svc"),
         format!("--name={WEBHOOK_SERVICE}.{ROOT_NAMESPACE}.svc"),
     ];
-    let mut mounts = vec![
-        json!({"name": "state", "mountPath": STATE_DIR}),
-        json!({"name": "api-token", "mountPath": API_TOKEN_DIR, "readOnly": true}),
-    ];
+    let mut mounts =
+        vec![json!({"name": "state", "mountPath": STATE_DIR}), json!({"name": "api-token", "mountPath": API_TOKEN_DIR, "readOnly": true})];
     if wishes.ca_secret.is_some() {
         args.extend(["cert", "key", "root"].map(|part| format!("--ca-{part}={CA_DIR}/{part}.pem")));
         mounts.push(json!({"name": "ca", "mountPath": CA_DIR, "readOnly": true}));
@@ -123,14 +121,10 @@ fn container(wishes: &Wishes) -> Value {
         "env": [field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")],
         "ports": [port("xds", 15012), port("metrics", 15014), port("webhook", 15017)],
         // The first lists of a large cluster take their time.
-        "startupProbe": alive(1, 120),
-        "livenessProbe": alive(10, 3),
-        // A replica that stands by is ready when it can answer webhooks.
-        "readinessProbe": {
-            "httpGet": {"path": "/healthz/ready", "port": "webhook", "scheme": "HTTPS"},
-            "periodSeconds": 2,
-            "failureThreshold": 2,
-        },
+        "startupProbe": probe("/healthz/live", 1, 120),
+        "livenessProbe": probe("/healthz/live", 10, 3),
+        // A replica that stands by is ready when it has read everything: a rolling update waits for it.
+        "readinessProbe": probe("/healthz/ready", 2, 2),
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
         "securityContext": {
             "allowPrivilegeEscalation": false,

@@ -70,9 +70,11 @@ fn lost(object: &Value, other: &Value) -> Option<String> {
             None if inner.as_object().is_some_and(serde_json::Map::is_empty) || inner == "" => None,
             None => Some(format!(".{name}")),
         }),
-        (Value::Array(items), Value::Array(others)) if items.len() == others.len() => {
-            items.iter().zip(others).enumerate().find_map(|(index, (inner, other))| lost(inner, other).map(|place| format!("[{index}]{place}")))
-        }
+        (Value::Array(items), Value::Array(others)) if items.len() == others.len() => items
+            .iter()
+            .zip(others)
+            .enumerate()
+            .find_map(|(index, (inner, other))| lost(inner, other).map(|place| format!("[{index}]{place}"))),
         _ => (object != other).then(|| format!(" = {object}, not {other}")),
     }
 }
@@ -179,9 +181,21 @@ fn the_order_is_safe_both_ways() {
     assert!(removal(false).iter().all(|target| target.kind != "CustomResourceDefinition"));
     let plurals: BTreeSet<String> = all_wishes().iter().flat_map(objects).map(|object| Target::of(&object).resource().plural).collect();
     let right = [
-        "clusterrolebindings", "clusterroles", "customresourcedefinitions", "deployments", "gatewayclasses", "meshes",
-        "mutatingwebhookconfigurations", "namespaces", "networkpolicies", "poddisruptionbudgets", "rolebindings", "roles", "serviceaccounts",
-        "services", "validatingwebhookconfigurations",
+        "clusterrolebindings",
+        "clusterroles",
+        "customresourcedefinitions",
+        "deployments",
+        "gatewayclasses",
+        "meshes",
+        "mutatingwebhookconfigurations",
+        "namespaces",
+        "networkpolicies",
+        "poddisruptionbudgets",
+        "rolebindings",
+        "roles",
+        "serviceaccounts",
+        "services",
+        "validatingwebhookconfigurations",
     ];
     assert_eq!(plurals, right.map(str::to_owned).into());
 }
