@@ -3,7 +3,6 @@
 pub mod client;
 pub mod keep;
 pub mod lease;
-pub mod names;
 pub mod review;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -145,11 +145,14 @@ fn follows(before: &RootSet, after: &RootSet) -> Result<(), ExternalError> {
     Ok(())
 }
 
+/// How a kubelet mounts a Secret for a pod that is not root: the pod's own group reads it, nobody writes it.
+const MOUNTED: u32 = 0o440;
+
 fn read_all(files: &ExternalFiles) -> Result<Texts, ExternalError> {
     let (certificate, _) = read("--ca-cert", &files.certificate)?;
     let (key, mode) = read("--ca-key", &files.key)?;
     let key = Zeroizing::new(key);
-    if mode & 0o077 != 0 {
+    if mode & 0o077 != 0 && mode & 0o777 != MOUNTED {
         return Err(ExternalError::Rights { path: files.key.clone(), mode: mode & 0o7777 });
     }
     let (roots, _) = read("--ca-root", &files.roots)?;

@@ -111,6 +111,8 @@ fn what_proxies_could_not_use_is_refused_at_the_start() {
     // Constraints on other names say nothing of identities.
     External::load(&written(folder.path(), &dns.0, &dns.1, &ours.pem()), at(START)).unwrap();
     let files = written(folder.path(), &good, &key, &ours.pem());
+    fs::set_permissions(&files.key, fs::Permissions::from_mode(0o440)).unwrap();
+    assert!(External::load(&files, at(START)).is_ok(), "as a kubelet mounts a Secret");
     fs::set_permissions(&files.key, fs::Permissions::from_mode(0o640)).unwrap();
     let error = External::load(&files, at(START)).err().unwrap().to_string();
     assert!(error.contains("0640") && error.contains("chmod 600"), "{error}");

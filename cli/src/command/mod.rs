@@ -21,11 +21,8 @@ mod get;
 mod hook;
 mod identity;
 mod inject;
-<<<<<<< HEAD
-mod install;
-=======
 mod injector;
->>>>>>> wt-lease
+mod install;
 mod intercept;
 mod logs;
 mod policy;
@@ -88,17 +85,14 @@ enum Command {
     Intercept(intercept::InterceptArgs),
     /// Puts the sidecar into manifests, offline.
     Inject(inject::InjectArgs),
-<<<<<<< HEAD
     /// Prints or applies all that a cluster needs to run the mesh.
     Install(install::InstallArgs),
     /// Takes the mesh out of a cluster.
     Uninstall(uninstall::UninstallArgs),
     /// Prints the CustomResourceDefinitions of our own kinds.
     Crds(crds::CrdsArgs),
-=======
     /// Runs the admission webhook that puts sidecars into pods.
     Injector(injector::InjectorArgs),
->>>>>>> wt-lease
     /// Runs the test service of examples and tests.
     Echo(echo::EchoArgs),
     /// Prints a shell completion script.
@@ -137,13 +131,10 @@ impl Cli {
             Command::Proxy(args) => proxy::run(args),
             Command::Intercept(args) => intercept::run(args),
             Command::Inject(args) => inject::run(args),
-<<<<<<< HEAD
             Command::Install(args) => install::run(args),
             Command::Uninstall(args) => uninstall::run(args),
             Command::Crds(args) => crds::run(args),
-=======
             Command::Injector(args) => injector::run(args),
->>>>>>> wt-lease
             Command::Echo(args) => echo::run(args),
             Command::Completions(args) => completions::run(args),
             Command::Enter(args) => enter::run(args),
@@ -204,7 +195,6 @@ mod tests {
             "meshwright intercept install --exempt-mark 0",
             "meshwright intercept install --exclude-outbound-cidrs 10.0.0.0/33",
             "meshwright inject -f x --control nonsense",
-<<<<<<< HEAD
             "meshwright install --replicas 0",
             "meshwright install --failure-policy Maybe",
             "meshwright install --trust-domain Upper.Case",
@@ -212,7 +202,6 @@ mod tests {
             "meshwright install --apply -o json",
             "meshwright uninstall --kubeconfig x",
             "meshwright crds -o table",
-=======
             "meshwright inject -f x --kubernetes-version latest",
             "meshwright inject -f x --pull-policy Sometimes",
             "meshwright injector",
@@ -220,7 +209,6 @@ mod tests {
             "meshwright injector --tls-cert x --tls-key y --ca-cert z --ca-key z --ca-root z",
             "meshwright injector --tls-cert x --tls-key y --patch-webhooks",
             "meshwright injector --tls-cert x --tls-key y --service meshwright-injector",
->>>>>>> wt-lease
             "meshwright echo --http 99999",
             "meshwright echo --http 8080 --tcp 8080",
             "meshwright echo --tcp-greeting hello",

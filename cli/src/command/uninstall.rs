@@ -13,9 +13,7 @@ use crate::output;
 
 /// Arguments of `meshwright uninstall`.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  meshwright uninstall\n  meshwright uninstall --apply\n  The first says what the second would delete."
-)]
+#[command(after_help = "Examples:\n  meshwright uninstall\n  meshwright uninstall --apply\n  The first says what the second would delete.")]
 pub(crate) struct UninstallArgs {
     /// Delete it, instead of saying what would be deleted
     #[arg(long)]

@@ -7,7 +7,8 @@ use control::world::Kind;
 use proto::annotations::{ENABLED, INJECT, ROOT_NAMESPACE};
 use serde_json::{Value, json};
 
-use super::{NAME, Wishes, cluster_wide};
+use super::control::WEBHOOK_SERVICE;
+use super::{Wishes, cluster_wide};
 
 /// Name of the mutating webhook configuration.
 pub(crate) const INJECTOR: &str = "meshwright-injector";
@@ -26,7 +27,7 @@ fn not_ours() -> Value {
 }
 
 fn client(path: &str) -> Value {
-    json!({"service": {"name": NAME, "namespace": ROOT_NAMESPACE, "path": path, "port": 15017}})
+    json!({"service": {"name": WEBHOOK_SERVICE, "namespace": ROOT_NAMESPACE, "path": path, "port": 15017}})
 }
 
 /// Two entries, because selectors of a namespace and of a pod can only be joined by "and": pods of meshed namespaces that do not say no,
@@ -63,9 +64,7 @@ fn injector(wishes: &Wishes) -> Value {
 
 /// Advice must never stand in the way of a repair: where nobody answers, objects are taken, and their status says what is wrong.
 fn analyzer() -> Value {
-    let rule = |group: &str, versions: &[&str], resources: &[&str]| {
-        json!({"apiGroups": [group], "apiVersions": versions, "operations": ["CREATE", "UPDATE"], "resources": resources, "scope": "*"})
-    };
+    let rule = |group: &str, versions: &[&str], resources: &[&str]| json!({"apiGroups": [group], "apiVersions": versions, "operations": ["CREATE", "UPDATE"], "resources": resources, "scope": "*"});
     let ours = control::crds::DEFINITIONS.map(|definition| definition.plural);
     let routes = ["gateways", "grpcroutes", "httproutes", "referencegrants", "tcproutes", "tlsroutes"];
     json!({

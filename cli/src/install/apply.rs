@@ -13,7 +13,7 @@ use proto::annotations::{CA_CONFIG_MAP, INJECTED, ROOT_NAMESPACE};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::{FIELD_MANAGER, NAME, Target};
+use super::{DEFINITION, FIELD_MANAGER, NAME, Target};
 use crate::output::ProgressLine;
 
 /// Between two looks at what is awaited.
@@ -61,8 +61,15 @@ pub(crate) async fn install(objects: &[Value], cluster: &ClusterArgs, force: boo
     let client = cluster.client().await?;
     let line = ProgressLine::start("applying");
     let until = Instant::now() + timeout;
+    let mut defined = Vec::new();
     for object in objects {
         let target = Target::of(object);
+        // Definitions come in a row, and are ready together.
+        if target.kind != DEFINITION {
+            for definition in std::mem::take(&mut defined) {
+                awaited(&client, &definition, until, established).await?;
+            }
+        }
         line.say(&format!("applying {}", target.shown()));
         match put(&client, &target, object, force).await {
             Ok(()) => {}
@@ -74,8 +81,8 @@ pub(crate) async fn install(objects: &[Value], cluster: &ClusterArgs, force: boo
             }
             Err(error) => return Err(error).with_context(|| format!("cannot apply {}", target.shown())),
         }
-        if target.kind == "CustomResourceDefinition" {
-            awaited(&client, &target, until, established).await?;
+        if target.kind == DEFINITION {
+            defined.push(target);
         }
     }
     let control = Target::new("apps/v1", "Deployment", Some(ROOT_NAMESPACE), NAME);
@@ -113,10 +120,11 @@ type Wanting = fn(&Value) -> Option<String>;
 async fn awaited(client: &Client, target: &Target, until: Instant, wanting: Wanting) -> anyhow::Result<()> {
     let api = api(client, target);
     loop {
-        let object = again(|| within(CALL_MAX, api.get(&target.name))).await.with_context(|| format!("cannot look at {}", target.shown()))?;
+        let object =
+            again(|| within(CALL_MAX, api.get(&target.name))).await.with_context(|| format!("cannot look at {}", target.shown()))?;
         let Some(why) = wanting(&object.data) else { return Ok(()) };
         if Instant::now() >= until {
-            bail!("{} is not ready in time: {why}; look with `kubectl -n {ROOT_NAMESPACE} get pods,events`", target.shown());
+            bail!("{} is not ready in time: {why}", target.shown());
         }
         sleep(LOOK_EVERY).await;
     }
@@ -136,7 +144,11 @@ fn available(object: &Value) -> Option<String> {
     let (wanted, status) = (object["spec"]["replicas"].as_u64().unwrap_or(1), &object["status"]);
     let count = |name: &str| status[name].as_u64().unwrap_or(0);
     let (updated, available) = (count("updatedReplicas"), count("availableReplicas"));
-    (updated < wanted || available < wanted).then(|| format!("{updated} of {wanted} replicas are of this version, {available} are available"))
+    (updated < wanted || available < wanted).then(|| {
+        format!(
+            "{updated} of {wanted} replicas are of this version, {available} are available; look with `kubectl -n {ROOT_NAMESPACE} get pods,events`"
+        )
+    })
 }
 
 /// Deletes everything in its order and waits until it is gone.

@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 
 use super::{NAME, Wishes, labels, named};
 
+/// The Service by which API servers ask.
+pub(crate) const WEBHOOK_SERVICE: &str = "meshwright-webhook";
 /// As the proxy's, so that one rule of a cluster speaks of both.
 const UID: u32 = 1337;
 const STATE_DIR: &str = "/var/lib/meshwright";
@@ -17,25 +19,35 @@ const API_TOKEN_SECS: u32 = 3607;
 const GRACE_SECS: u32 = 30;
 
 pub(super) fn objects(wishes: &Wishes) -> Vec<Value> {
-    vec![service(), deployment(wishes), disruption(), closed(), reachable()]
+    vec![service(), webhook_service(), deployment(wishes), disruption(), closed(), reachable()]
 }
 
 fn selector() -> Value {
     json!({"app.kubernetes.io/name": NAME})
 }
 
-/// What proxies, scrapers and the API server call. A replica that stands by answers webhooks and metrics, and refuses 15012 at once.
+/// One name, all replicas' addresses: a replica that stands by refuses 15012 at once, and a proxy tries the next address.
 fn service() -> Value {
-    let port = |name: &str, port: u16, protocol: &str| json!({"name": name, "port": port, "targetPort": name, "protocol": "TCP", "appProtocol": protocol});
     json!({
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": named(NAME),
-        "spec": {
-            "selector": selector(),
-            "ports": [port("xds", 15012, "grpc"), port("metrics", 15014, "http"), port("webhook", 15017, "https")],
-        },
+        "spec": {"clusterIP": "None", "selector": selector(), "ports": [port("xds", 15012, "grpc"), port("metrics", 15014, "http")]},
     })
+}
+
+/// API servers ask through an address of its own: they find no way to a Service without one. Every replica answers.
+fn webhook_service() -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": named(WEBHOOK_SERVICE),
+        "spec": {"selector": selector(), "ports": [port("webhook", 15017, "https")]},
+    })
+}
+
+fn port(name: &str, port: u16, protocol: &str) -> Value {
+    json!({"name": name, "port": port, "targetPort": name, "protocol": "TCP", "appProtocol": protocol})
 }
 
 fn deployment(wishes: &Wishes) -> Value {
@@ -82,7 +94,7 @@ fn pod(wishes: &Wishes) -> Value {
 }
 
 fn container(wishes: &Wishes) -> Value {
-    let alive = |period: u32, failures: u32| json!({"httpGet": {"path": "/healthz/live", "port": "metrics"}, "periodSeconds": period, "failureThreshold": failures});
+    let probe = |path: &str, period: u32, failures: u32| json!({"httpGet": {"path": path, "port": "metrics"}, "periodSeconds": period, "failureThreshold": failures});
     let port = |name: &str, port: u16| json!({"name": name, "containerPort": port, "protocol": "TCP"});
     let field = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let mut args = vec![
@@ -93,11 +105,10 @@ fn container(wishes: &Wishes) -> Value {
         format!("--name={NAME}"),
         format!("--name={NAME}.{ROOT_NAMESPACE}"),
         format!("--name={NAME}.{ROOT_NAMESPACE}.svc"),
+        format!("--name={WEBHOOK_SERVICE}.{ROOT_NAMESPACE}.svc"),
     ];
-    let mut mounts = vec![
-        json!({"name": "state", "mountPath": STATE_DIR}),
-        json!({"name": "api-token", "mountPath": API_TOKEN_DIR, "readOnly": true}),
-    ];
+    let mut mounts =
+        vec![json!({"name": "state", "mountPath": STATE_DIR}), json!({"name": "api-token", "mountPath": API_TOKEN_DIR, "readOnly": true})];
     if wishes.ca_secret.is_some() {
         args.extend(["cert", "key", "root"].map(|part| format!("--ca-{part}={CA_DIR}/{part}.pem")));
         mounts.push(json!({"name": "ca", "mountPath": CA_DIR, "readOnly": true}));
@@ -110,14 +121,10 @@ fn container(wishes: &Wishes) -> Value {
         "env": [field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")],
         "ports": [port("xds", 15012), port("metrics", 15014), port("webhook", 15017)],
         // The first lists of a large cluster take their time.
-        "startupProbe": alive(1, 120),
-        "livenessProbe": alive(10, 3),
-        // A replica that stands by is ready when it can answer webhooks.
-        "readinessProbe": {
-            "httpGet": {"path": "/healthz/ready", "port": "webhook", "scheme": "HTTPS"},
-            "periodSeconds": 2,
-            "failureThreshold": 2,
-        },
+        "startupProbe": probe("/healthz/live", 1, 120),
+        "livenessProbe": probe("/healthz/live", 10, 3),
+        // A replica that stands by is ready when it has read everything: a rolling update waits for it.
+        "readinessProbe": probe("/healthz/ready", 2, 2),
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
         "securityContext": {
             "allowPrivilegeEscalation": false,

@@ -13,12 +13,14 @@ mod rights;
 mod tests;
 
 use clap::ValueEnum;
-use proto::annotations::{CONTROLLER, GATEWAY_CLASS, ROOT_NAMESPACE};
 use kube::core::{ApiResource, GroupVersionKind};
+use proto::annotations::{CONTROLLER, GATEWAY_CLASS, ROOT_NAMESPACE};
 use serde_json::{Value, json};
 
 /// Name of everything that the control plane is made of: Deployment, Service, roles, webhooks.
 pub(crate) const NAME: &str = "meshwright-control";
+/// The kind that defines kinds.
+const DEFINITION: &str = "CustomResourceDefinition";
 /// Our field manager: whose fields a server-side apply owns.
 pub(crate) const FIELD_MANAGER: &str = "meshwright-install";
 /// Replicas at most: one serves, the others stand by.
@@ -74,7 +76,7 @@ impl FailurePolicy {
 pub(crate) fn objects(wishes: &Wishes) -> Vec<Value> {
     let mut objects = vec![namespace()];
     objects.extend(::control::crds::all());
-    objects.extend(rights::objects(wishes));
+    objects.extend(rights::objects());
     objects.extend(control::objects(wishes));
     objects.extend(admission::objects(wishes));
     objects.push(gateway_class());
@@ -125,7 +127,7 @@ impl Target {
 /// keys of the mesh's own authority. With `crds` every object of our kinds, too.
 pub(crate) fn removal(crds: bool) -> Vec<Target> {
     let all = objects(&Wishes::default());
-    let mut targets: Vec<Target> = all.iter().map(Target::of).filter(|target| crds || target.kind != "CustomResourceDefinition").collect();
+    let mut targets: Vec<Target> = all.iter().map(Target::of).filter(|target| crds || target.kind != DEFINITION).collect();
     targets.reverse();
     targets.sort_by_key(|target| !target.kind.ends_with("WebhookConfiguration"));
     targets

@@ -1,11 +1,11 @@
 //! Who the control plane is at the API server, and what it may: each right is one that its code uses.
 
-use apiserver::names::{BOOK, KEYS, LEASE};
+use control::app::{BOOK, LEASE, SAFE};
 use proto::annotations::{CA_CONFIG_MAP, ROOT_NAMESPACE};
 use proto::identity::CONTROL_ACCOUNT;
 use serde_json::{Value, json};
 
-use super::{NAME, Wishes, admission, cluster_wide, named};
+use super::{NAME, admission, cluster_wide, named};
 
 /// Kinds of Gateway API that the world reads.
 const GATEWAY_API: [&str; 9] = [
@@ -22,12 +22,12 @@ const GATEWAY_API: [&str; 9] = [
 /// Those of them that have no status of ours.
 const WITHOUT_STATUS: [&str; 1] = ["referencegrants"];
 
-pub(super) fn objects(wishes: &Wishes) -> Vec<Value> {
+pub(super) fn objects() -> Vec<Value> {
     vec![
         json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": named(CONTROL_ACCOUNT), "automountServiceAccountToken": false}),
         json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": cluster_wide(NAME), "rules": everywhere()}),
         bound("ClusterRoleBinding", "ClusterRole", cluster_wide(NAME)),
-        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": named(NAME), "rules": at_home(wishes)}),
+        json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": named(NAME), "rules": at_home()}),
         bound("RoleBinding", "Role", named(NAME)),
     ]
 }
@@ -81,7 +81,7 @@ fn everywhere() -> Vec<Value> {
 }
 
 /// What outlives a replica. What is made has no name yet that RBAC knew.
-fn at_home(wishes: &Wishes) -> Vec<Value> {
+fn at_home() -> Vec<Value> {
     let kept = |group: &str, resource: &str, name: &str, change: &str| {
         [
             json!({"apiGroups": [group], "resources": [resource], "verbs": ["create"]}),
@@ -90,9 +90,7 @@ fn at_home(wishes: &Wishes) -> Vec<Value> {
     };
     let mut rules = Vec::from(kept("coordination.k8s.io", "leases", LEASE, "patch"));
     rules.extend(kept("", "configmaps", BOOK, "update"));
-    // An authority of the user's own comes as files; without one the keys are kept in a Secret.
-    if wishes.ca_secret.is_none() {
-        rules.extend(kept("", "secrets", KEYS, "update"));
-    }
+    // The key of sessions, and the authority's where it is the mesh's own.
+    rules.extend(kept("", "secrets", SAFE, "update"));
     rules
 }

@@ -161,7 +161,7 @@ impl Definition {
                     "kind": {"type": "string"},
                     "metadata": {"type": "object"},
                     "spec": spec,
-                    "status": structural::of::<status::Status>(),
+                    "status": structural::of::<status::Standing>(),
                 }),
             ),
         ]);

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 
 /// How the object stands.
 #[derive(JsonSchema)]
-pub(super) struct Status {
+pub(super) struct Standing {
     /// Of the object itself.
     #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     conditions: Option<Vec<Condition>>,

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 
-use super::parts::{ContentRef, Duration, Percent, Selector, rules};
+use super::parts::{Duration, EntryPlace, LabelSelector, Percent, rules};
 
 /// A SPIFFE trust domain.
 const TRUST_DOMAIN: &str = "^[a-z0-9._-]+$";
@@ -96,7 +96,7 @@ struct Federated {
     #[schemars(regex(pattern = TRUST_DOMAIN), length(max = 255))]
     trust_domain: String,
     /// Where its roots stand, PEM.
-    bundle: ContentRef,
+    bundle: EntryPlace,
 }
 
 /// What proxies tell about their traffic.
@@ -104,7 +104,7 @@ struct Federated {
 #[schemars(rename_all = "camelCase")]
 pub(in crate::crds) struct TelemetrySpec {
     /// Workloads it is about.
-    selector: Option<Selector>,
+    selector: Option<LabelSelector>,
     /// The access log.
     access_log: Option<AccessLog>,
     /// Spans.

@@ -2,6 +2,7 @@
 //! world's own door, which tells lines and remedies, and the tests beside this hold the two together.
 #![allow(dead_code, reason = "they say what a schema is, and nothing else")]
 
+mod fault;
 mod mesh;
 mod parts;
 mod security;

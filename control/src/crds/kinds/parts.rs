@@ -55,7 +55,7 @@ pub(super) struct Empty {}
 
 /// Which workloads it is about: those that have all these labels; none: its whole namespace.
 #[derive(JsonSchema)]
-pub(super) struct Selector {
+pub(super) struct LabelSelector {
     /// Labels and their values.
     #[schemars(rename = "matchLabels")]
     match_labels: Option<BTreeMap<String, String>>,
@@ -180,7 +180,7 @@ pub(super) const SUBDOMAIN: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?([.][a-z0
 /// An entry of a ConfigMap or Secret of the same namespace.
 #[derive(JsonSchema)]
 #[schemars(rename_all = "camelCase", extend("minProperties" = 1, "maxProperties" = 1))]
-pub(super) struct ContentRef {
+pub(super) struct EntryPlace {
     /// An entry of a ConfigMap.
     config_map_ref: Option<EntryRef>,
     /// An entry of a Secret.
@@ -195,3 +195,7 @@ struct EntryRef {
     /// The entry's name.
     key: String,
 }
+
+/// A final status.
+#[derive(JsonSchema)]
+pub(super) struct FinalStatus(#[schemars(range(min = 200, max = 599))] u32);

@@ -2,9 +2,9 @@
 
 use schemars::JsonSchema;
 
+use super::fault::Fault;
 use super::parts::{
-    Duration, Empty, GrpcCode, HeaderMatch, HeaderName, LABEL, Method, Pace, Percent, Positive, SUBDOMAIN, Selector, TokenName,
-    TrafficTarget, rules,
+    Duration, Empty, FinalStatus, GrpcCode, HeaderName, LabelSelector, Method, Pace, Percent, Positive, TokenName, TrafficTarget, rules,
 };
 
 /// Headers that belong to a connection, which no session can be named by; as `world::route::PROTECTED`.
@@ -34,7 +34,7 @@ pub(in crate::crds) struct TrafficPolicySpec {
     #[schemars(length(max = 16))]
     target_refs: Option<Vec<TrafficTarget>>,
     /// Serving workloads it is about, for rateLimits.
-    selector: Option<Selector>,
+    selector: Option<LabelSelector>,
     /// How an endpoint is chosen.
     load_balancer: Option<LoadBalancer>,
     /// Calls of one session stay at one endpoint.
@@ -376,12 +376,8 @@ struct HttpCheck {
     path: Option<String>,
     /// Statuses that are a success.
     #[schemars(length(min = 1, max = 32), extend("x-kubernetes-list-type" = "set", "default" = [200]))]
-    expect: Option<Vec<Status>>,
+    expect: Option<Vec<FinalStatus>>,
 }
-
-/// A final status.
-#[derive(JsonSchema)]
-struct Status(#[schemars(range(min = 200, max = 599))] u32);
 
 /// gRPC's health protocol.
 #[derive(JsonSchema)]
@@ -389,116 +385,6 @@ struct GrpcCheck {
     /// The service asked for; empty: the server as a whole.
     #[schemars(length(max = 1024))]
     service: Option<String>,
-}
-
-/// A fault, and whose requests meet it.
-#[derive(JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = rules(&[(
-    "has(self.delay) || has(self.abort)",
-    "the fault does nothing; add delay, abort or both",
-)])))]
-struct Fault {
-    /// Which requests.
-    #[schemars(rename = "match")]
-    matches: Option<FaultMatch>,
-    /// Whose; none named: everybody's.
-    #[schemars(length(max = 16))]
-    from: Option<Vec<Caller>>,
-    /// How many of them.
-    #[schemars(extend("default" = 100))]
-    percent: Option<Percent>,
-    /// They wait.
-    delay: Option<Delay>,
-    /// They fail.
-    abort: Option<Abort>,
-}
-
-/// Gateway API's match types; of every list one item must hold, of headers all.
-#[derive(JsonSchema)]
-struct FaultMatch {
-    /// Headers.
-    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
-    headers: Option<Vec<HeaderMatch>>,
-    /// Methods.
-    #[schemars(length(max = 16))]
-    methods: Option<Vec<Method>>,
-    /// Paths.
-    #[schemars(length(max = 16))]
-    paths: Option<Vec<FaultPath>>,
-}
-
-/// A path.
-#[derive(JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = rules(&[(
-    "has(self.type) && self.type == 'RegularExpression' || self.value.startsWith('/') && !self.value.contains('//')",
-    "a path starts with `/` and has no empty element",
-)])))]
-struct FaultPath {
-    /// How it is compared.
-    #[schemars(rename = "type", extend("default" = "PathPrefix"))]
-    kind: Option<FaultPathKind>,
-    /// The path, or an expression for it.
-    #[schemars(length(max = 4096))]
-    value: String,
-}
-
-/// How a path is compared.
-#[derive(JsonSchema)]
-enum FaultPathKind {
-    PathPrefix,
-    Exact,
-    RegularExpression,
-}
-
-/// A caller by its identity.
-#[derive(JsonSchema)]
-#[schemars(rename_all = "camelCase")]
-struct Caller {
-    /// Its namespace.
-    #[schemars(regex(pattern = LABEL))]
-    namespace: String,
-    /// Its service account; absent: any of the namespace.
-    #[schemars(regex(pattern = SUBDOMAIN), length(max = 253))]
-    service_account: Option<String>,
-}
-
-/// Exactly one way to wait, at most 1h.
-#[derive(JsonSchema)]
-#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
-struct Delay {
-    /// Always the same.
-    #[schemars(extend("x-kubernetes-validations" = rules(&[(
-        "duration(self) > duration('0s') && duration(self) <= duration('1h')",
-        "a delay lasts some time, at most 1h",
-    )])))]
-    fixed: Option<Duration>,
-    /// Any of a range.
-    uniform: Option<Uniform>,
-}
-
-/// Any time of a range.
-#[derive(JsonSchema)]
-#[schemars(extend("x-kubernetes-validations" = rules(&[
-    ("duration(self.min) <= duration(self.max)", "min is longer than max"),
-    ("duration(self.max) > duration('0s') && duration(self.max) <= duration('1h')", "a delay lasts some time, at most 1h"),
-])))]
-struct Uniform {
-    /// The shortest.
-    min: Duration,
-    /// The longest.
-    max: Duration,
-}
-
-/// Exactly one way to fail.
-#[derive(JsonSchema)]
-#[schemars(rename_all = "camelCase", extend("minProperties" = 1, "maxProperties" = 1))]
-struct Abort {
-    /// An HTTP status.
-    http_status: Option<Status>,
-    /// A gRPC status.
-    grpc_status: Option<GrpcCode>,
-    /// The connection or stream is reset.
-    reset: Option<Empty>,
 }
 
 /// How many requests may come.

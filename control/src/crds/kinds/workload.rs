@@ -153,7 +153,7 @@ struct Exec {
 }
 
 /// Number or name of a port.
-pub(super) struct PortRef;
+struct PortRef;
 
 impl JsonSchema for PortRef {
     fn schema_name() -> std::borrow::Cow<'static, str> {

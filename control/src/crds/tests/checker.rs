@@ -31,9 +31,6 @@ impl Checker {
 
     fn check(&mut self, schema: &Value, value: &Value, path: &str, wrong: &mut Vec<String>) {
         let mut say = |what: &str| wrong.push(format!("{path}: {what}"));
-        let number = |name: &str| schema.get(name).and_then(Value::as_f64);
-        let count = |name: &str| schema.get(name).and_then(Value::as_u64).map_or(usize::MAX, |count| usize::try_from(count).unwrap());
-        let least = |name: &str| schema.get(name).and_then(Value::as_u64).map_or(0, |count| usize::try_from(count).unwrap());
         if let Some(words) = schema.get("enum").and_then(Value::as_array)
             && !words.contains(value)
         {
@@ -49,39 +46,20 @@ impl Checker {
             ("boolean", Value::Bool(_)) => {}
             ("integer", Value::Number(said)) if said.is_f64() => say("no whole number"),
             ("integer" | "number", Value::Number(said)) => {
-                let said = said.as_f64().unwrap();
-                let above = number("minimum").is_none_or(|min| said > min || said == min && schema["exclusiveMinimum"] != true);
-                let below = number("maximum").is_none_or(|max| said < max || said == max && schema["exclusiveMaximum"] != true);
-                if !above || !below {
+                if !within(schema, said.as_f64().unwrap()) {
                     say("out of range");
                 }
             }
             ("string", Value::String(text)) => {
-                let length = text.chars().count();
-                if length < least("minLength") || length > count("maxLength") {
-                    say("too short or long");
-                }
-                if let Some(pattern) = schema.get("pattern").and_then(Value::as_str) {
-                    let pattern = self.patterns.entry(pattern.to_owned()).or_insert_with(|| Regex::new(pattern).unwrap());
-                    if !pattern.is_match(text) {
-                        say("not of that form");
-                    }
-                }
-                let rfc3339 = &time::format_description::well_known::Rfc3339;
-                if schema["format"] == "date-time" && time::OffsetDateTime::parse(text, rfc3339).is_err() {
-                    say("no time");
+                if let Some(what) = self.text(schema, text) {
+                    say(what);
                 }
             }
             ("array", Value::Array(items)) => {
-                if items.len() < least("minItems") || items.len() > count("maxItems") {
+                if !counted(schema, "minItems", "maxItems", items.len()) {
                     say("too few or many");
                 }
-                let keys = match schema["x-kubernetes-list-type"].as_str() {
-                    Some("set") => items.iter().map(Value::to_string).collect(),
-                    Some("map") => items.iter().map(|item| keys(schema, item)).collect(),
-                    _ => Vec::new(),
-                };
-                if keys.iter().collect::<BTreeSet<_>>().len() < keys.len() {
+                if twice(schema, items) {
                     say("twice the same");
                 }
                 for (index, item) in items.iter().enumerate() {
@@ -89,7 +67,7 @@ impl Checker {
                 }
             }
             ("object", Value::Object(fields)) => {
-                if fields.len() < least("minProperties") || fields.len() > count("maxProperties") {
+                if !counted(schema, "minProperties", "maxProperties", fields.len()) {
                     say("too few or many");
                 }
                 for name in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
@@ -107,6 +85,20 @@ impl Checker {
             }
             (wanted, _) => say(&format!("no {wanted}")),
         }
+    }
+
+    fn text(&mut self, schema: &Value, text: &str) -> Option<&'static str> {
+        if !counted(schema, "minLength", "maxLength", text.chars().count()) {
+            return Some("too short or long");
+        }
+        if let Some(pattern) = schema.get("pattern").and_then(Value::as_str) {
+            let pattern = self.patterns.entry(pattern.to_owned()).or_insert_with(|| Regex::new(pattern).unwrap());
+            if !pattern.is_match(text) {
+                return Some("not of that form");
+            }
+        }
+        let rfc3339 = &time::format_description::well_known::Rfc3339;
+        (schema["format"] == "date-time" && time::OffsetDateTime::parse(text, rfc3339).is_err()).then_some("no time")
     }
 
     fn rules(&mut self, schema: &Value, value: &Value, path: &str, wrong: &mut Vec<String>) {
@@ -137,6 +129,26 @@ impl Checker {
             _ => {}
         }
     }
+}
+
+fn within(schema: &Value, said: f64) -> bool {
+    let bound = |name: &str| schema.get(name).and_then(Value::as_f64);
+    let above = bound("minimum").is_none_or(|min| said > min || said == min && schema["exclusiveMinimum"] != true);
+    above && bound("maximum").is_none_or(|max| said < max || said == max && schema["exclusiveMaximum"] != true)
+}
+
+fn counted(schema: &Value, least: &str, most: &str, count: usize) -> bool {
+    let bound = |name: &str| schema.get(name).and_then(Value::as_u64).map(|bound| usize::try_from(bound).unwrap());
+    (bound(least).unwrap_or(0)..=bound(most).unwrap_or(usize::MAX)).contains(&count)
+}
+
+fn twice(schema: &Value, items: &[Value]) -> bool {
+    let keys: Vec<String> = match schema["x-kubernetes-list-type"].as_str() {
+        Some("set") => items.iter().map(Value::to_string).collect(),
+        Some("map") => items.iter().map(|item| keys(schema, item)).collect(),
+        _ => return false,
+    };
+    keys.iter().collect::<BTreeSet<_>>().len() < keys.len()
 }
 
 /// The schema of a field.

@@ -15,16 +15,16 @@ pub(super) struct Spoilt {
 
 /// Longer than any text may be that has a bound.
 const LONG: usize = 5_000;
-/// Around every bound of a list.
-const LENGTHS: [usize; 9] = [0, 1, 2, 5, 9, 17, 33, 65, 257];
+/// Longer lists are not made: what they hold takes the door too long.
+const ITEMS_MAX: usize = 300;
 
 /// Every change of every place of an object's spec, one at a time.
-pub(super) fn spoilt(schema: &Value, object: &Value, examples: &[(String, Value)]) -> Vec<Spoilt> {
+pub(super) fn spoilt(schema: &Value, object: &Value, examples: &[(String, Value)], seen: &mut BTreeSet<String>) -> Vec<Spoilt> {
     let mut all = Vec::new();
     if let Some(spec) = object.get("spec") {
         let kind = object["kind"].as_str().unwrap();
         let siblings: Vec<&Value> = examples.iter().filter(|(of, _)| of == kind).map(|(_, object)| object).collect();
-        visit(&schema["properties"]["spec"], spec, "/spec", object, &siblings, &mut all);
+        visit(&schema["properties"]["spec"], spec, "/spec", object, &siblings, seen, &mut all);
     }
     for (pointer, value) in [("/metadata/name", json!("other")), ("/metadata/namespace", json!("other"))] {
         all.push(set(object, pointer, value));
@@ -32,8 +32,21 @@ pub(super) fn spoilt(schema: &Value, object: &Value, examples: &[(String, Value)
     all
 }
 
-fn visit(schema: &Value, value: &Value, pointer: &str, object: &Value, siblings: &[&Value], all: &mut Vec<Spoilt>) {
+fn visit(
+    schema: &Value,
+    value: &Value,
+    pointer: &str,
+    object: &Value,
+    siblings: &[&Value],
+    seen: &mut BTreeSet<String>,
+    all: &mut Vec<Spoilt>,
+) {
     all.push(Spoilt { what: format!("without {pointer}"), object: without(object, pointer) });
+    // A leaf is spoilt in the first example that has it.
+    let leaf = !value.is_object() && !value.is_array();
+    if leaf && !seen.insert(format!("{} {}", object["kind"], general(&dotted(pointer)))) {
+        return;
+    }
     let texts = [
         "",
         "x",
@@ -92,7 +105,7 @@ fn visit(schema: &Value, value: &Value, pointer: &str, object: &Value, siblings:
         Value::Object(fields) => {
             all.push(set(object, &format!("{pointer}/stranger"), json!(1)));
             for (name, inner) in fields {
-                visit(field(schema, name).unwrap(), inner, &format!("{pointer}/{}", escaped(name)), object, siblings, all);
+                visit(field(schema, name).unwrap(), inner, &format!("{pointer}/{}", escaped(name)), object, siblings, seen, all);
             }
             // What stands at that place in other examples of the kind.
             let place = general(&dotted(pointer));
@@ -113,13 +126,15 @@ fn visit(schema: &Value, value: &Value, pointer: &str, object: &Value, siblings:
             }
         }
         Value::Array(items) => {
-            for length in LENGTHS {
+            // None, one twice, and what lies around the bound.
+            let bound = schema["maxItems"].as_u64().map_or(ITEMS_MAX, |bound| usize::try_from(bound).unwrap());
+            for length in [0, 1, 2, bound, bound + 1].into_iter().filter(|length| *length <= ITEMS_MAX) {
                 if let Some(first) = items.first() {
                     all.push(set(object, pointer, Value::Array(vec![first.clone(); length])));
                 }
             }
             for (index, inner) in items.iter().enumerate() {
-                visit(&schema["items"], inner, &format!("{pointer}/{index}"), object, siblings, all);
+                visit(&schema["items"], inner, &format!("{pointer}/{index}"), object, siblings, seen, all);
             }
         }
         _ => {}

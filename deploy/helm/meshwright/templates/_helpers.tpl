@@ -1,0 +1,3 @@
+{{- define "meshwright.image" -}}
+{{ .Values.image | default (printf "meshwright:%s" .Chart.AppVersion) }}
+{{- end }}
