@@ -1,14 +1,17 @@
-//! The join of control plane and admission webhook: an object that somebody wants to have is judged in the world that is live, by what
-//! `analyze` says of it there.
+//! The join of control plane, authority and admission webhook: an object that somebody wants to have is judged in the world that is live, by
+//! what `analyze` says of it there; and the authority signs what the webhook answers with.
 
 use std::sync::Arc;
 
+use certs_ca::{Ca, ServerNames};
 use control::publish::edition::Edition;
 use control::source::parse;
 use control::translate::audit;
 use control::world::{Change, Origin, Problem, Severity, World};
 use injector::review::{Analysis, Asked};
+use injector::serving::{Issued, Issuer};
 use injector::webhook::Analyzer;
+use rustls_pki_types::PrivatePkcs8KeyDer;
 use tokio::sync::{Semaphore, watch};
 
 /// The group of our own kinds. Only they are refused at the door: what is wrong with others' is a condition in their status, which is where
@@ -38,6 +41,32 @@ pub fn analyzer(editions: watch::Receiver<Option<Arc<Edition>>>, clock: control:
 
 fn passed(why: &str) -> Analysis {
     Analysis { errors: Vec::new(), warnings: vec![format!("meshwright: not analyzed: {why}")] }
+}
+
+/// A webhook's certificates by the mesh's own authority, or by the user's that the mesh has. A replica that stands by can have one, too.
+pub struct Signed {
+    /// Signs.
+    pub ca: Arc<Ca>,
+    /// The names by which API servers ask.
+    pub names: ServerNames,
+}
+
+impl Issuer for Signed {
+    fn issue(&self) -> Result<Issued, String> {
+        let seat = self.ca.seat(&self.names).map_err(|error| error.to_string())?;
+        Issued::read(seat.chain, PrivatePkcs8KeyDer::from(seat.key.to_vec()).into())
+    }
+
+    fn roots(&self) -> Result<String, String> {
+        Ok(self.ca.bundle_pem())
+    }
+
+    fn has_news(&self) -> bool {
+        self.ca.refresh().unwrap_or_else(|error| {
+            tracing::error!(%error, "the authority's files cannot be used; the former ones stay in use");
+            false
+        })
+    }
 }
 
 /// What is wrong with one object in a world.

@@ -189,3 +189,7 @@ async fn seen<T>(changes: &mut futures::stream::BoxStream<'_, watcher::Result<wa
     let gathering = async { while changes.next().await.is_some() {} };
     let _ = tokio::time::timeout(GATHER, gathering).await;
 }
+
+#[cfg(test)]
+#[path = "keep_tests.rs"]
+mod tests;

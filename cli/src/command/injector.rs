@@ -14,12 +14,13 @@ use anyhow::Context;
 use apiserver::client::{Access, connect};
 use certs_ca::{Ca, ExternalFiles, Policy, ServerNames};
 use clap::Args;
+use cli::admission::Signed;
 use control::settings::ExternalArgs;
 use injector::bundle::HookService;
 use injector::serving::{Issued, Issuer, ServingCell, Standing};
 use injector::webhook::{self, Webhook};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -51,10 +52,7 @@ pub(crate) struct InjectorArgs {
     /// Roots by which API servers are to believe it, PEM; during a rotation the old and the new ones
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_ca: Option<PathBuf>,
-    /// Or an authority, the control plane's own, which signs the certificate and renews it
-    #[command(flatten)]
-    authority: ExternalArgs,
-    /// Folder for what that authority has signed
+    /// Folder for what an authority of --ca-cert has signed
     #[arg(long, value_name = "DIR", default_value = "/var/lib/meshwright", requires = "ca_cert")]
     data_dir: PathBuf,
     /// The Service by which API servers reach it
@@ -71,6 +69,9 @@ pub(crate) struct InjectorArgs {
     /// Log filter: a level or directives
     #[arg(long, env = "MESHWRIGHT_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
     log_level: String,
+    /// Instead of --tls-cert: the control plane's own authority, which signs the certificate; it is renewed
+    #[command(flatten)]
+    authority: ExternalArgs,
 }
 
 fn service(text: &str) -> Result<HookService, String> {
@@ -144,7 +145,7 @@ fn issuer(args: &InjectorArgs) -> anyhow::Result<Arc<dyn Issuer>> {
         let ca = Ca::open_external(&args.data_dir, &files, Policy::default(), Arc::new(OffsetDateTime::now_utc))?;
         let HookService { namespace, name } = &args.service;
         let names = [format!("{name}.{namespace}.svc"), format!("{name}.{namespace}.svc.cluster.local"), name.clone()];
-        return Ok(Arc::new(Signed { ca, names: ServerNames { dns: names.into(), addresses: Vec::new() } }));
+        return Ok(Arc::new(Signed { ca: Arc::new(ca), names: ServerNames { dns: names.into(), addresses: Vec::new() } }));
     }
     let (Some(certificate), Some(key)) = (args.tls_cert.clone(), args.tls_key.clone()) else {
         return Err(output::usage("give --tls-cert and --tls-key, or --ca-cert, --ca-key and --ca-root".to_owned()));
@@ -184,29 +185,5 @@ impl Issuer for TlsFiles {
 
     fn has_news(&self) -> bool {
         true
-    }
-}
-
-/// A certificate of the mesh's own authority, or of the user's that the mesh has.
-struct Signed {
-    ca: Ca,
-    names: ServerNames,
-}
-
-impl Issuer for Signed {
-    fn issue(&self) -> Result<Issued, String> {
-        let seat = self.ca.seat(&self.names).map_err(|error| error.to_string())?;
-        Issued::read(seat.chain, PrivatePkcs8KeyDer::from(seat.key.to_vec()).into())
-    }
-
-    fn roots(&self) -> Result<String, String> {
-        Ok(self.ca.bundle_pem())
-    }
-
-    fn has_news(&self) -> bool {
-        self.ca.refresh().unwrap_or_else(|error| {
-            tracing::error!(%error, "--ca-cert, --ca-key, --ca-root: the former ones stay in use");
-            false
-        })
     }
 }

@@ -41,9 +41,22 @@ impl Seen {
 
 /// Returns when there has been a process of the application and, for `quiet`, none any more; or with `stop`. Whether it was the former.
 pub async fn ended(quiet: Duration, stop: CancellationToken) -> bool {
+    let ours = Ours { process: std::process::id(), uid: nix::unistd::geteuid().as_raw() };
+    over(Path::new("/proc"), ours, quiet, stop).await
+}
+
+/// What in the table is not the application's: this process, and what the kubelet runs by our uid (the injector refuses applications that have
+/// it).
+#[derive(Debug, Clone, Copy)]
+struct Ours {
+    process: u32,
+    uid: u32,
+}
+
+async fn over(table: &Path, ours: Ours, quiet: Duration, stop: CancellationToken) -> bool {
     let mut seen = Seen::Nobody;
     loop {
-        match is_there(Path::new("/proc"), std::process::id()) {
+        match is_there(table, ours) {
             Ok(there) => seen = seen.on(there, Instant::now()),
             Err(error) => {
                 tracing::warn!(%error, "the table of processes cannot be read: this proxy will not see its application end");
@@ -63,15 +76,13 @@ pub async fn ended(quiet: Duration, stop: CancellationToken) -> bool {
     }
 }
 
-/// Whether there is a process that is neither ours, nor the pod's own, nor the kubelet's by our uid (the injector refuses applications that
-/// have it).
-fn is_there(table: &Path, own: u32) -> io::Result<bool> {
-    let uid = nix::unistd::geteuid().as_raw();
+/// Whether there is a process that is neither ours nor the pod's own.
+fn is_there(table: &Path, ours: Ours) -> io::Result<bool> {
     for entry in fs::read_dir(table)? {
         let entry = entry?;
         let Some(process) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         // One that has gone meanwhile is not there.
-        let others = process != POD && process != own && entry.metadata().is_ok_and(|process| process.uid() != uid);
+        let others = process != POD && process != ours.process && entry.metadata().is_ok_and(|process| process.uid() != ours.uid);
         if others {
             return Ok(true);
         }
@@ -107,14 +118,34 @@ mod tests {
         }
     }
 
-    /// Aim: in this machine's own table there are others than this process; in one with the pod's own and ours only there are none.
-    #[test]
-    fn the_table_is_read() {
-        let folder = tempfile::tempdir().unwrap();
+    /// Aim: the end comes after the application's, a little later than the quiet time, and the pod's process, ours and the kernel's other files
+    /// are nobody; a table that cannot be read ends nothing.
+    #[tokio::test(start_paused = true)]
+    async fn the_table_is_watched() {
+        let (folder, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
         for name in ["1", "7", "self", "uptime"] {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
-        assert!(!is_there(folder.path(), 7).unwrap());
-        assert!(is_there(Path::new("/nowhere"), 7).is_err());
+        let (table, application) = (folder.path().to_owned(), folder.path().join("12"));
+        let ours = Ours { process: 7, uid: u32::MAX };
+        let quiet = Duration::from_secs(2);
+        let watching = tokio::spawn({
+            let (table, stop) = (table.clone(), stop.clone());
+            async move { over(&table, ours, quiet, stop).await }
+        });
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert!(!watching.is_finished(), "it ended before the beginning");
+        fs::create_dir(&application).unwrap();
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert!(!watching.is_finished());
+        fs::remove_dir(&application).unwrap();
+        let gone = Instant::now();
+        assert!(watching.await.unwrap());
+        assert!(gone.elapsed() >= quiet && gone.elapsed() <= quiet + 2 * LOOK);
+        stop.cancel();
+        assert!(!over(Path::new("/nowhere"), ours, quiet, stop).await);
+        fs::create_dir(table.join("13")).unwrap();
+        let own = Ours { process: 7, uid: fs::metadata(&table).unwrap().uid() };
+        assert!(!is_there(&table, own).unwrap(), "what the kubelet runs by our uid is no application");
     }
 }

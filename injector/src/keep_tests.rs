@@ -1,0 +1,122 @@
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use kube::client::Body;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// What was written: method, path and body.
+type Writes = Arc<Mutex<Vec<(Method, String, Value)>>>;
+
+/// An API server that answers by path, and remembers what was written.
+fn api_server(answer: impl Fn(&Method, &str, &str) -> (u16, Value) + Send + Sync + 'static) -> (Client, Writes) {
+    let (writes, answer) = (Writes::default(), Arc::new(answer));
+    let written = Arc::clone(&writes);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (written, answer) = (Arc::clone(&written), Arc::clone(&answer));
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await?.to_bytes();
+            let (path, query) = (head.uri.path().to_owned(), head.uri.query().unwrap_or_default().to_owned());
+            let (status, said) = answer(&head.method, &path, &query);
+            if head.method != Method::GET {
+                written.lock().push((head.method, path, serde_json::from_slice(&body).unwrap()));
+            }
+            let body = Full::new(Bytes::from(said.to_string()));
+            Ok::<_, tower::BoxError>(Response::builder().status(status).body(body).unwrap())
+        }
+    });
+    (Client::new(service, "default"), writes)
+}
+
+fn root() -> String {
+    let params = rcgen::CertificateParams::default();
+    params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+}
+
+/// Aim: of all configurations just the stale one is patched, by a patch that fails where somebody moved its entries.
+#[tokio::test]
+async fn stale_configurations_are_patched() {
+    let pem = root();
+    let hook = |name: &str| {
+        json!({
+            "metadata": {"name": name},
+            "webhooks": [{
+                "name": "a.meshwright.dev", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+                "clientConfig": {"service": {"namespace": "meshwright-system", "name": name}},
+            }],
+        })
+    };
+    let (client, writes) = api_server(move |method, _, _| match *method {
+        Method::GET => (200, json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": [hook("other"), hook("meshwright")]})),
+        _ => (200, hook("meshwright")),
+    });
+    let service = HookService { namespace: "meshwright-system".into(), name: "meshwright".into() };
+    let api: Api<MutatingWebhookConfiguration> = Api::all(client);
+    rebundled(&api, &service, "").await.unwrap();
+    assert_eq!(writes.lock().len(), 0, "without roots nothing is changed");
+    rebundled(&api, &service, &pem).await.unwrap();
+    let writes = writes.lock();
+    assert_eq!(writes.len(), 1);
+    let (method, path, patch) = &writes[0];
+    assert_eq!(method, Method::PATCH);
+    assert_eq!(path, "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/meshwright");
+    assert_eq!(patch[0], json!({"op": "test", "path": "/webhooks/0/name", "value": "a.meshwright.dev"}));
+    assert_eq!(patch[1]["path"], "/webhooks/0/clientConfig/caBundle");
+}
+
+/// Aim: every living namespace of every page gets the roots once; one that ends meanwhile is no failure, a right that is missing is one.
+#[tokio::test]
+async fn roots_reach_every_namespace() {
+    let pem = root();
+    for (refusal, fails) in [("unable to create new content in namespace b because it is being terminated", false), ("no right", true)] {
+        let known = pem.clone();
+        let (client, writes) = api_server(move |method, path, query| {
+            let name =
+                |name: &str, gone: bool| json!({"metadata": {"name": name, "deletionTimestamp": gone.then_some("2026-11-30T00:00:00Z")}});
+            let map = |namespace: &str, pem: &str| json!({"metadata": {"name": "meshwright-ca", "namespace": namespace}, "data": {"ca.pem": pem}});
+            let page =
+                |items: Value, more: &str| json!({"apiVersion": "v1", "kind": "List", "metadata": {"continue": more}, "items": items});
+            match (method, path) {
+                (&Method::GET, "/api/v1/namespaces") if query.contains("continue=") => {
+                    (200, page(json!([name("d", true), name("e", false)]), ""))
+                }
+                (&Method::GET, "/api/v1/namespaces") => (200, page(json!([name("a", false), name("b", false), name("c", false)]), "next")),
+                (&Method::GET, _) => {
+                    assert!(query.contains("fieldSelector=metadata.name%3Dmeshwright-ca"), "{query}");
+                    (200, page(json!([map("a", &known), map("c", "old")]), ""))
+                }
+                (_, path) if path.contains("/b/") => (
+                    403,
+                    json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403, "reason": "Forbidden", "message": refusal}),
+                ),
+                _ => (200, map("x", "")),
+            }
+        });
+        assert_eq!(roots_spread(&client, &pem).await.is_err(), fails, "{refusal}");
+        let mut written: Vec<_> = writes.lock().iter().map(|(_, path, map)| (path.clone(), map["data"]["ca.pem"].clone())).collect();
+        written.sort_by(|a, b| a.0.cmp(&b.0));
+        let wanted = ["b", "c", "e"].map(|namespace| (format!("/api/v1/namespaces/{namespace}/configmaps/meshwright-ca"), json!(pem)));
+        if !fails {
+            assert_eq!(written, wanted);
+        }
+    }
+}
+
+/// Aim: the cluster's version is asked, in the form in which API servers give it.
+#[tokio::test]
+async fn the_version_is_asked() {
+    let said = |major: &str, minor: &str| {
+        json!({"major": major, "minor": minor, "gitVersion": "v1.28.3-x", "gitCommit": "", "gitTreeState": "", "buildDate": "", "goVersion": "",
+            "compiler": "", "platform": ""})
+    };
+    for (minor, wanted) in [("28+", Some(28)), ("36", Some(36)), ("", None)] {
+        let told = said("1", minor);
+        let (client, _) = api_server(move |_, _, _| (200, told.clone()));
+        assert_eq!(version(&client).await.ok().map(|version| version.minor), wanted);
+    }
+}
