@@ -6,6 +6,7 @@ mod crds;
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock, Weak};
@@ -14,6 +15,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::sync::Mutex;
@@ -140,6 +143,16 @@ impl Rig {
         self.client_of(Some(token)).await
     }
 
+    /// Stops the server where it is until what this gives is dropped: connections stay open, and nothing is answered.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn stall(&self) -> anyhow::Result<Stalled<'_>> {
+        let pid = Pid::from_raw(self.child.id().try_into()?);
+        kill(pid, Signal::SIGSTOP)?;
+        Ok(Stalled { pid, _rig: PhantomData })
+    }
+
     async fn client_of(&self, token: Option<&str>) -> anyhow::Result<kube::Client> {
         let text = Kubeconfig::read_from(self.kubeconfig())?;
         let mut config = kube::Config::from_custom_kubeconfig(text, &KubeConfigOptions::default()).await?;
@@ -149,6 +162,19 @@ impl Rig {
             config.auth_info.token = Some(token.to_owned().into());
         }
         Ok(kube::Client::try_from(config)?)
+    }
+}
+
+/// A server that hangs.
+#[derive(Debug)]
+pub struct Stalled<'a> {
+    pid: Pid,
+    _rig: PhantomData<&'a Rig>,
+}
+
+impl Drop for Stalled<'_> {
+    fn drop(&mut self) {
+        let _ = kill(self.pid, Signal::SIGCONT);
     }
 }
 

@@ -238,3 +238,16 @@ async fn deletions_reach_what_they_should() {
     ask(&client, "DELETE", &format!("{path}/pods/placed?gracePeriodSeconds=0"), ()).await.unwrap();
     eventually(&client, "/api/v1/namespaces/ending", Result::is_err).await.unwrap();
 }
+
+/// Aim: a test can let the server hang: open connections stay, nothing is answered, and afterwards all goes on.
+#[tokio::test]
+async fn a_stalled_server_answers_nothing() {
+    let rig = Rig::start(&[]).await.unwrap();
+    let client = rig.client().await.unwrap();
+    ask(&client, "GET", "/version", ()).await.unwrap();
+    let stalled = rig.stall().unwrap();
+    let answer = tokio::time::timeout(Duration::from_millis(300), ask(&client, "GET", "/version", ())).await;
+    assert!(answer.is_err(), "{answer:?}");
+    drop(stalled);
+    ask(&client, "GET", "/version", ()).await.unwrap();
+}
