@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
 use serde::Deserialize;
 use tempfile::TempDir;
@@ -150,6 +151,8 @@ impl Rig {
     pub fn stall(&self) -> anyhow::Result<Stalled<'_>> {
         let pid = Pid::from_raw(self.child.id().try_into()?);
         kill(pid, Signal::SIGSTOP)?;
+        // Its threads stop one by one; the parent is told when the last has. An end is seen too, and left for who waits for it.
+        waitid(Id::Pid(pid), WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
         Ok(Stalled { pid, _rig: PhantomData })
     }
 
