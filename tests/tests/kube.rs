@@ -13,11 +13,13 @@ mod rights;
 mod webhooks;
 
 use serde_json::{Value, json};
-use tests::kube::ask;
+use tests::kube::{ask, eventually};
 
-/// A namespace of a test's own, made now.
+/// A namespace of a test's own, made now, with the account that a controller gives it.
 async fn namespace(client: &kube::Client, name: &str) {
     ask(client, "POST", "/api/v1/namespaces", json!({"metadata": {"name": name}})).await.unwrap();
+    eventually(client, &format!("/api/v1/namespaces/{name}/serviceaccounts/default"), Result::is_ok).await.unwrap();
+    eventually(client, &format!("/api/v1/namespaces/{name}/configmaps/kube-root-ca.crt"), Result::is_ok).await.unwrap();
 }
 
 /// The least that is a pod.

@@ -6,6 +6,7 @@ mod crds;
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, LazyLock, Weak};
@@ -14,6 +15,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::sync::Mutex;
@@ -140,13 +144,40 @@ impl Rig {
         self.client_of(Some(token)).await
     }
 
+    /// Stops the server where it is until what this gives is dropped: connections stay open, and nothing is answered.
+    ///
+    /// # Errors
+    /// The process is gone.
+    pub fn stall(&self) -> anyhow::Result<Stalled<'_>> {
+        let pid = Pid::from_raw(self.child.id().try_into()?);
+        kill(pid, Signal::SIGSTOP)?;
+        // Its threads stop one by one; the parent is told when the last has. An end is seen too, and left for who waits for it.
+        waitid(Id::Pid(pid), WaitPidFlag::WSTOPPED | WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT)?;
+        Ok(Stalled { pid, _rig: PhantomData })
+    }
+
     async fn client_of(&self, token: Option<&str>) -> anyhow::Result<kube::Client> {
         let text = Kubeconfig::read_from(self.kubeconfig())?;
         let mut config = kube::Config::from_custom_kubeconfig(text, &KubeConfigOptions::default()).await?;
+        // Otherwise the client tries 429, 503 and 504 again for minutes, and a test never sees the answer.
+        config.default_retry = false;
         if let Some(token) = token {
             config.auth_info.token = Some(token.to_owned().into());
         }
         Ok(kube::Client::try_from(config)?)
+    }
+}
+
+/// A server that hangs.
+#[derive(Debug)]
+pub struct Stalled<'a> {
+    pid: Pid,
+    _rig: PhantomData<&'a Rig>,
+}
+
+impl Drop for Stalled<'_> {
+    fn drop(&mut self) {
+        let _ = kill(self.pid, Signal::SIGCONT);
     }
 }
 

@@ -212,3 +212,14 @@ async fn grants_are_served_in_two_versions() {
     let definition = ask(&ground.client, "GET", definition, ()).await.unwrap();
     assert_eq!(definition["status"]["storedVersions"], json!(["v1beta1"]));
 }
+
+/// Aim: a watch from a version that is older than what the server remembers of a kind ends with 410, in the stream and not as a status.
+#[tokio::test]
+async fn too_old_versions_are_gone() {
+    let ground = Ground::new("gateway-gone").await;
+    let path = "/apis/gateway.networking.k8s.io/v1/httproutes?watch=1&resourceVersion=2&timeoutSeconds=5";
+    let request = http::Request::get(path).body(Vec::new()).unwrap();
+    // The server remembers a custom kind from when its definition came, and version 2 was before that.
+    let event: Value = serde_json::from_str(&ground.client.request_text(request).await.unwrap()).unwrap();
+    assert_eq!((&event["type"], &event["object"]["code"], &event["object"]["reason"]), (&json!("ERROR"), &json!(410), &json!("Expired")));
+}
