@@ -56,6 +56,9 @@ type Process struct {
 	Code int
 }
 
+// again is the name by which the program knows that it was started by itself.
+const again = "kube-node: a container"
+
 // spawns is served by one thread that never ends: a parent-death signal is about the thread that forked.
 var spawns = make(chan func())
 
@@ -99,7 +102,7 @@ func Start(spec *Spec, netns *os.File, stdout, stderr *os.File) (*Process, error
 		return nil, err
 	}
 	defer complaint.Close()
-	command := &exec.Cmd{Args: []string{"kube-node", "enter"}, Stdout: stdout, Stderr: stderr}
+	command := &exec.Cmd{Args: []string{again, "enter"}, Stdout: stdout, Stderr: stderr}
 	command.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
 		Setsid:     true, Pdeathsig: syscall.SIGKILL,
@@ -136,7 +139,7 @@ type joinTask struct {
 
 // Join runs a command in a running container, as `exec` does, and returns its exit code. When `stop` closes, it is killed.
 func (process *Process) Join(spec *Spec, argv []string, in io.Reader, out, err io.Writer, stop <-chan struct{}) (int, error) {
-	command := &exec.Cmd{Args: []string{"kube-node", "join"}, Stdin: in, Stdout: out, Stderr: err}
+	command := &exec.Cmd{Args: []string{again, "join"}, Stdin: in, Stdout: out, Stderr: err}
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	task := joinTask{process.command.Process.Pid, argv, spec.Env, spec.Dir, spec.User}
 	if failure := spawn(command, task); failure != nil {

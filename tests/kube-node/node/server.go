@@ -13,7 +13,7 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/utils/exec"
 
-	"meshwright.dev/tests/kube-node/order"
+	"dev.meshwright/tests/kube-node/order"
 )
 
 // serve is the kubelet's own HTTP interface, as far as the API server needs it for `pods/log` and `pods/exec`. Plain HTTP: it is for the
