@@ -9,12 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -156,6 +158,27 @@ func (process *Process) Join(spec *Spec, argv []string, in io.Reader, out, err i
 	failure := command.Wait()
 	close(ended)
 	return code(failure, command), nil
+}
+
+// Dial connects to an address as the container would.
+func (process *Process) Dial(address string) (net.Conn, error) {
+	netns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", process.command.Process.Pid))
+	if err != nil {
+		return nil, fmt.Errorf("the container has ended: %w", err)
+	}
+	defer netns.Close()
+	var connection net.Conn
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// Never unlocked: the thread ends in the container's network.
+		runtime.LockOSThread()
+		if err = unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err == nil {
+			connection, err = net.DialTimeout("tcp", address, 5*time.Second)
+		}
+	}()
+	<-done
+	return connection, err
 }
 
 func code(err error, command *exec.Cmd) int {

@@ -21,7 +21,9 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/tools/remotecommand"
+	"k8s.io/client-go/transport/spdy"
 )
 
 const deployment = `
@@ -424,6 +426,44 @@ print(u.urlopen(u.Request("https://kubernetes.default.svc/api/v1/namespaces/` + 
 		}
 		return ""
 	})
+}
+
+// Aim: a port of a pod's own loopback is reached through the API server, as by `kubectl port-forward`.
+func TestPortForward(t *testing.T) {
+	namespace := rig.apply(t, `
+apiVersion: v1
+kind: Pod
+metadata: {name: inner}
+spec:
+  containers:
+  - name: app
+    image: test/sh
+    args: ["exec python3 -m http.server --bind 127.0.0.1 --directory /usr/share 9000"]
+    readinessProbe: {exec: {command: [python3, -c, "import socket; socket.create_connection(('127.0.0.1', 9000))"]}, periodSeconds: 1, timeoutSeconds: 5}
+`)
+	rig.awaitReady(t, namespace, "inner")
+	request := rig.client.CoreV1().RESTClient().Post().Namespace(namespace).Resource("pods").Name("inner").SubResource("portforward")
+	transport, upgrader, err := spdy.RoundTripperFor(rig.config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop, ready := make(chan struct{}), make(chan struct{})
+	defer close(stop)
+	dialer := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, "POST", request.URL())
+	forward, err := portforward.New(dialer, []string{"0:9000"}, stop, ready, io.Discard, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go forward.ForwardPorts()
+	select {
+	case <-ready:
+	case <-time.After(within):
+		t.Fatal("nothing is forwarded")
+	}
+	ports, _ := forward.GetPorts()
+	if body, err := get(fmt.Sprintf("http://127.0.0.1:%d/", ports[0].Local)); err != nil || !strings.Contains(body, "Directory listing") {
+		t.Errorf("%v %q", err, body)
+	}
 }
 
 // Aim: what cannot run says so where a user looks: an unknown image, a missing key, a program that is not there.
