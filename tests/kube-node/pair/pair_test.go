@@ -156,6 +156,13 @@ func TestEndpoints(t *testing.T) {
 	}
 	await("map[ready=true serving=true terminating=false here-1 Pod:3]")
 	pods, _ := rig.client.CoreV1().Pods(namespace).List(t.Context(), meta.ListOptions{})
+	// Neighbours reach one another in both families.
+	for _, host := range []string{pods.Items[1].Status.PodIP, "[" + pods.Items[1].Status.PodIPs[1].IP + "]", pods.Items[0].Status.PodIP} {
+		script := fmt.Sprintf("import urllib.request as u; print(u.urlopen('http://%s:8080/', timeout=10).status)", host)
+		if out, code := rig.exec(t, namespace, pods.Items[0].Name, "app", "", "python3", "-c", script); code != 0 || out != "200\n" {
+			t.Errorf("%s: %d %s", host, code, out)
+		}
+	}
 	if _, err := get("http://" + pods.Items[0].Status.PodIP + ":8080/switch?ready"); err != nil {
 		t.Fatal(err)
 	}
@@ -172,6 +179,14 @@ func TestEndpoints(t *testing.T) {
 		return ""
 	})
 	await("map[ready=true serving=true terminating=false here-1 Pod:1]")
+	until(t, func() string {
+		left, err := rig.client.CoreV1().Pods(namespace).List(t.Context(), meta.ListOptions{})
+		if err != nil || len(left.Items) != 1 {
+			return fmt.Sprint(err, len(left.Items), " pods")
+		}
+		out, _ := rig.exec(t, namespace, left.Items[0].Name, "app", "", "python3", "-c", "import urllib.request as u; print(u.urlopen('http://web/', timeout=10).status)")
+		return strings.TrimPrefix(out, "200\n")
+	})
 }
 
 // Aim: init containers run one after another, a sidecar is passed once its startup probe has passed, and sidecars end last, in reverse.
