@@ -22,16 +22,14 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
-	"meshwright.dev/tests/kube-node/box"
-	"meshwright.dev/tests/kube-node/controllers"
-	"meshwright.dev/tests/kube-node/node"
+	"dev.meshwright/tests/kube-node/controllers"
+	"dev.meshwright/tests/kube-node/node"
 )
 
 // Requests per second to the API server: no test is to wait for its own client.
 const queriesPerSec, queriesBurst = 2_000, 4_000
 
 func main() {
-	box.Inside()
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "kube-node:", err)
 		os.Exit(1)

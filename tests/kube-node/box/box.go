@@ -9,12 +9,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -55,6 +57,9 @@ type Process struct {
 	Done chan struct{}
 	Code int
 }
+
+// again is the name by which the program knows that it was started by itself.
+const again = "kube-node: a container"
 
 // spawns is served by one thread that never ends: a parent-death signal is about the thread that forked.
 var spawns = make(chan func())
@@ -99,7 +104,7 @@ func Start(spec *Spec, netns *os.File, stdout, stderr *os.File) (*Process, error
 		return nil, err
 	}
 	defer complaint.Close()
-	command := &exec.Cmd{Args: []string{"kube-node", "enter"}, Stdout: stdout, Stderr: stderr}
+	command := &exec.Cmd{Args: []string{again, "enter"}, Stdout: stdout, Stderr: stderr}
 	command.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
 		Setsid:     true, Pdeathsig: syscall.SIGKILL,
@@ -136,7 +141,7 @@ type joinTask struct {
 
 // Join runs a command in a running container, as `exec` does, and returns its exit code. When `stop` closes, it is killed.
 func (process *Process) Join(spec *Spec, argv []string, in io.Reader, out, err io.Writer, stop <-chan struct{}) (int, error) {
-	command := &exec.Cmd{Args: []string{"kube-node", "join"}, Stdin: in, Stdout: out, Stderr: err}
+	command := &exec.Cmd{Args: []string{again, "join"}, Stdin: in, Stdout: out, Stderr: err}
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
 	task := joinTask{process.command.Process.Pid, argv, spec.Env, spec.Dir, spec.User}
 	if failure := spawn(command, task); failure != nil {
@@ -153,6 +158,27 @@ func (process *Process) Join(spec *Spec, argv []string, in io.Reader, out, err i
 	failure := command.Wait()
 	close(ended)
 	return code(failure, command), nil
+}
+
+// Dial connects to an address as the container would.
+func (process *Process) Dial(address string) (net.Conn, error) {
+	netns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", process.command.Process.Pid))
+	if err != nil {
+		return nil, fmt.Errorf("the container has ended: %w", err)
+	}
+	defer netns.Close()
+	var connection net.Conn
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// Never unlocked: the thread ends in the container's network.
+		runtime.LockOSThread()
+		if err = unix.Setns(int(netns.Fd()), unix.CLONE_NEWNET); err == nil {
+			connection, err = net.DialTimeout("tcp", address, 5*time.Second)
+		}
+	}()
+	<-done
+	return connection, err
 }
 
 func code(err error, command *exec.Cmd) int {

@@ -14,11 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestMain(main *testing.M) {
-	Inside()
-	os.Exit(main.Run())
-}
-
 // Aim: dropping all and adding one leaves one, and a container that asks for nothing has what containerd gives.
 func TestCapabilities(t *testing.T) {
 	admin := slices.Index(capabilities, "NET_ADMIN")

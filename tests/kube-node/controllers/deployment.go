@@ -12,7 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"meshwright.dev/tests/kube-node/rollout"
+	"dev.meshwright/tests/kube-node/rollout"
 )
 
 const revision = "deployment.kubernetes.io/revision"

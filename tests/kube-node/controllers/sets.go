@@ -14,7 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"meshwright.dev/tests/kube-node/rollout"
+	"dev.meshwright/tests/kube-node/rollout"
 )
 
 // statefulSet keeps one pod per ordinal: made in order unless the policy is Parallel, updated from the last, one at a time. Claims of

@@ -123,7 +123,8 @@ func (sandbox *Sandbox) join() error {
 	if err := fabric.links.LinkAdd(pair); err != nil {
 		return err
 	}
-	if err := fabric.links.LinkSetUp(pair); err != nil {
+	// A pod that reaches itself by a Service: where the kernel rewrites bridged packets too (br_netfilter) they leave by the port they came from.
+	if err := errors.Join(fabric.links.LinkSetHairpin(pair, true), fabric.links.LinkSetUp(pair)); err != nil {
 		return err
 	}
 	for _, name := range []string{"lo", "eth0"} {

@@ -13,9 +13,9 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
-	"meshwright.dev/tests/kube-node/box"
-	"meshwright.dev/tests/kube-node/order"
-	"meshwright.dev/tests/kube-node/probe"
+	"dev.meshwright/tests/kube-node/box"
+	"dev.meshwright/tests/kube-node/order"
+	"dev.meshwright/tests/kube-node/probe"
 )
 
 // container of a pod, over all its runs. Its fields are under the worker's lock.

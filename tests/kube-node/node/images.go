@@ -20,7 +20,8 @@ type Image struct {
 	User       int64  `json:"user,omitempty"`
 }
 
-// lookUp finds an image in the table, by its whole reference or without its tag and digest. The table is read each time: a test may add to it.
+// lookUp finds an image in the table, by its whole reference, without its tag and digest, or without its registry too. The table is read each
+// time: a test may add to it.
 func lookUp(table, reference string) (*Image, error) {
 	text, err := os.ReadFile(table)
 	if err != nil {
@@ -30,7 +31,7 @@ func lookUp(table, reference string) (*Image, error) {
 	if err := json.Unmarshal(text, &images); err != nil {
 		return nil, fmt.Errorf("the table of images %s: %w", table, err)
 	}
-	for _, name := range []string{reference, repository(reference)} {
+	for _, name := range []string{reference, repository(reference), path(repository(reference))} {
 		if image := images[name]; image != nil {
 			return image, nil
 		}
@@ -45,6 +46,15 @@ func repository(reference string) string {
 		name = name[:colon]
 	}
 	return name
+}
+
+// path of a repository, without the registry it is in.
+func path(repository string) string {
+	registry, path, found := strings.Cut(repository, "/")
+	if found && strings.ContainsAny(registry, ".:") {
+		return path
+	}
+	return repository
 }
 
 // argv of a container: Kubernetes' rule for command and args over the image's own.

@@ -28,11 +28,11 @@ import (
 	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
 
-	"meshwright.dev/tests/kube-node/network"
+	"dev.meshwright/tests/kube-node/network"
 )
 
 // rulesPause is how long changes of Services and endpoints are gathered before the node's rules are written.
-const rulesPause = 20 * time.Millisecond
+const rulesPause = 50 * time.Millisecond
 
 // Options of a node.
 type Options struct {

@@ -18,8 +18,8 @@ import (
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"meshwright.dev/tests/kube-node/order"
-	"meshwright.dev/tests/kube-node/probe"
+	"dev.meshwright/tests/kube-node/order"
+	"dev.meshwright/tests/kube-node/probe"
 )
 
 // probe runs one probe over one run of a container, from the node's side.

@@ -10,14 +10,18 @@ import (
 	"strconv"
 	"time"
 
+	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 	"k8s.io/utils/exec"
 
-	"meshwright.dev/tests/kube-node/order"
+	"dev.meshwright/tests/kube-node/order"
 )
 
-// serve is the kubelet's own HTTP interface, as far as the API server needs it for `pods/log` and `pods/exec`. Plain HTTP: it is for the
-// API server beside it.
+// How long a stream may be silent, and may take to be made; the kubelet's own.
+const idle, creation = 4 * time.Hour, 30 * time.Second
+
+// serve is the kubelet's own HTTP interface, as far as the API server needs it for `pods/log`, `pods/exec` and
+// `pods/portforward`. Plain HTTP: it is for the API server beside it.
 func (node *Node) serve() (int, error) {
 	var listeners []net.Listener
 	port := "0"
@@ -32,6 +36,7 @@ func (node *Node) serve() (int, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", node.containerLogs)
 	for _, method := range []string{"GET", "POST"} {
+		mux.HandleFunc(method+" /portForward/{namespace}/{pod}", node.portForward)
 		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{container}", node.exec)
 		mux.HandleFunc(method+" /exec/{namespace}/{pod}/{uid}/{container}", node.exec)
 	}
@@ -112,7 +117,6 @@ func (node *Node) exec(writer http.ResponseWriter, request *http.Request) {
 		http.Error(writer, err.Error(), http.StatusBadRequest)
 		return
 	}
-	const idle, creation = 4 * time.Hour, 30 * time.Second
 	remotecommand.ServeExec(writer, request, executor{it}, it.worker.name, "", it.spec.Name, request.URL.Query()["command"], options, idle, creation,
 		remotecommand.SupportedStreamingProtocols)
 }
@@ -140,6 +144,49 @@ func (executor executor) ExecInContainer(ctx context.Context, _, _, _ string, co
 		return exec.CodeExitError{Err: fmt.Errorf("exit status %d", code), Code: code}
 	}
 	return nil
+}
+
+func (node *Node) portForward(writer http.ResponseWriter, request *http.Request) {
+	worker := node.worker(request.PathValue("namespace"), request.PathValue("pod"))
+	if worker == nil {
+		http.Error(writer, fmt.Sprintf("pod %q is not on this node", request.PathValue("pod")), http.StatusNotFound)
+		return
+	}
+	options, err := portforward.NewV4Options(request)
+	if err != nil {
+		http.Error(writer, err.Error(), http.StatusBadRequest)
+		return
+	}
+	portforward.ServePortForward(writer, request, forwarder{worker}, worker.name, "", options, idle, creation, portforward.SupportedProtocols)
+}
+
+// forwarder carries streams to ports of a pod's loopback, as the kubelet does.
+type forwarder struct{ *worker }
+
+func (forwarder forwarder) PortForward(_ context.Context, _, _ string, port int32, stream io.ReadWriteCloser) error {
+	defer stream.Close()
+	var running *run
+	forwarder.lock.Lock()
+	for _, it := range forwarder.containers {
+		if it.state == order.Running {
+			running = it.run
+		}
+	}
+	forwarder.lock.Unlock()
+	if running == nil {
+		return fmt.Errorf("pod %s has no running container", forwarder.name)
+	}
+	connection, err := running.process.Dial(net.JoinHostPort("localhost", strconv.Itoa(int(port))))
+	if err != nil {
+		return err
+	}
+	defer connection.Close()
+	go func() {
+		_, _ = io.Copy(connection, stream)
+		_ = connection.(*net.TCPConn).CloseWrite()
+	}()
+	_, err = io.Copy(stream, connection)
+	return err
 }
 
 // worker of a pod by name.

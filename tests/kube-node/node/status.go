@@ -4,7 +4,7 @@ import (
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"meshwright.dev/tests/kube-node/order"
+	"dev.meshwright/tests/kube-node/order"
 )
 
 // status of the pod now, under the lock; conditions of others, and the times of those that did not change, are the base's.

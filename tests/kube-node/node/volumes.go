@@ -14,7 +14,7 @@ import (
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"meshwright.dev/tests/kube-node/box"
+	"dev.meshwright/tests/kube-node/box"
 )
 
 // volumes of one pod, below a folder of the node's.

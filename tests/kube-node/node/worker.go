@@ -14,8 +14,8 @@ import (
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"meshwright.dev/tests/kube-node/network"
-	"meshwright.dev/tests/kube-node/order"
+	"dev.meshwright/tests/kube-node/network"
+	"dev.meshwright/tests/kube-node/order"
 )
 
 const (
