@@ -51,5 +51,6 @@ async fn in_cluster(args: ControlArgs) -> anyhow::Result<()> {
     let namespace = std::env::var("POD_NAMESPACE").unwrap_or_else(|_| client.default_namespace().to_owned());
     let pod = std::env::var("POD_NAME").unwrap_or_else(|_| "control".to_owned());
     let me = format!("{pod}_{:016x}", Draw::from_entropy().next());
-    control::app::run_replica(args.clone(), replica(&args, client, &namespace, &me, Clock::System)).await
+    let replica = replica(&args, client, &namespace, &me, Clock::System);
+    control::app::run_replica(args, replica).await
 }
