@@ -1,6 +1,7 @@
 //! `meshwright control`: the control plane and its certificate authority in one server.
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use apiserver::client::{Access, connect};
@@ -23,7 +24,9 @@ pub(crate) fn run(mut args: ControlArgs) -> anyhow::Result<ExitCode> {
     if args.api_socket.is_none() {
         args.api_socket = Some(crate::state::create()?.join(crate::state::CONTROL_SOCKET));
     }
-    let filter = EnvFilter::try_new(&args.log_level)
+    // The client of the cluster writes a line for each failed call; whoever calls says what matters of it, once.
+    let quiet = if args.log_level.contains("kube") { "" } else { ",kube_client=off" };
+    let filter = EnvFilter::try_new(format!("{}{quiet}", args.log_level))
         .map_err(|error| output::usage(format!("--log-level {}: {error}; use `info`, or `control=debug`", args.log_level)))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -35,7 +38,8 @@ pub(crate) fn run(mut args: ControlArgs) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let mut means = means(&args.data_dir, &args.external, Clock::System)?;
         if args.kubernetes {
-            let access = Access { kubeconfig: args.kubeconfig.clone(), context: None };
+            let kubeconfig = args.kubeconfig.clone().or_else(|| std::env::var_os("KUBECONFIG").map(PathBuf::from));
+            let access = Access { kubeconfig, context: None };
             means.cluster = Some(connect(&access, "control").await?);
         }
         control::app::run(args, means).await
