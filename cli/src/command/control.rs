@@ -24,7 +24,9 @@ pub(crate) fn run(mut args: ControlArgs) -> anyhow::Result<ExitCode> {
     if args.api_socket.is_none() {
         args.api_socket = Some(crate::state::create()?.join(crate::state::CONTROL_SOCKET));
     }
-    let filter = EnvFilter::try_new(&args.log_level)
+    // The client of the cluster writes a line for each failed call; whoever calls says what matters of it, once.
+    let quiet = if args.log_level.contains("kube") { "" } else { ",kube_client=off" };
+    let filter = EnvFilter::try_new(format!("{}{quiet}", args.log_level))
         .map_err(|error| output::usage(format!("--log-level {}: {error}; use `info`, or `control=debug`", args.log_level)))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -87,6 +87,41 @@ async fn running(folder: &std::path::Path) -> (Arc<Board>, Arc<Store>) {
     (board, store)
 }
 
+/// What an API server says of an object.
+fn told(text: &str) -> Change {
+    let candidate = crate::source::parse("", text).candidates.remove(0);
+    Change::Put { origin: Origin::Cluster, candidate, now_ms: 0 }
+}
+
+#[tokio::test]
+async fn what_runs_in_a_cluster_is_an_edition_and_no_epoch() {
+    // Aim: nothing is published before the cluster has been read; then what it says of endpoints is an edition of the same epoch, what it
+    // says twice is none, and what somebody wants of the mesh is an epoch; `apply` is told where the objects are.
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(folder.path()).unwrap());
+    let (board, events) = Board::new(Clock::new(|| std::time::UNIX_EPOCH));
+    let settings = WorldSettings { origins: [Origin::Cluster].into(), in_cluster: true, ..WorldSettings::default() };
+    let world = World::new(settings, Allocations::default());
+    let writer = Writer::new(board.clone(), store.clone(), Arc::new(Idle), Arc::default(), world).unwrap();
+    tokio::spawn(writer.run(events, CancellationToken::new()));
+    let slice = |ip: &str| {
+        told(&format!(
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: web, namespace: shop, labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\nendpoints: [{{addresses: [{ip}]}}]\nports: [{{port: 80}}]\n"
+        ))
+    };
+    board.send(Errand::Objects(vec![told(SERVICE)])).await;
+    board.send(Errand::Objects(vec![slice("192.0.2.1"), Change::Synced(Origin::Cluster)])).await;
+    edition(&board, |edition| (edition.epoch, edition.serial) == (1, 1) && edition.world.slots().len() == 2).await;
+    board.send(Errand::Objects(vec![slice("192.0.2.2")])).await;
+    edition(&board, |edition| (edition.epoch, edition.serial) == (1, 2)).await;
+    board.send(Errand::Objects(vec![slice("192.0.2.2")])).await;
+    let (reply, refused) = oneshot::channel();
+    board.send(Errand::Apply { documents: vec![("b.yaml".to_owned(), SERVICE.to_owned())], delete: false, reply }).await;
+    assert!(timeout(PATIENCE, refused).await.unwrap().unwrap().unwrap_err().contains("kubectl apply"));
+    board.send(Errand::Objects(vec![told(&SERVICE.replace("port: 80", "port: 81"))])).await;
+    edition(&board, |edition| (edition.epoch, edition.serial) == (2, 3)).await;
+}
+
 /// Waits for an edition that fits.
 async fn edition(board: &Board, fits: impl Fn(&Edition) -> bool) {
     let mut editions = board.editions();

@@ -25,8 +25,8 @@ pub struct ControlArgs {
     /// Watch the objects of a Kubernetes cluster: as the pod that this runs in, or as --kubeconfig says
     #[arg(long)]
     pub kubernetes: bool,
-    /// How to reach the cluster from outside
-    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    /// How to reach the cluster from outside [env: KUBECONFIG]
+    #[arg(long, value_name = "FILE", requires = "kubernetes")]
     pub kubeconfig: Option<PathBuf>,
     /// Where the certificate authority, epochs and applied objects are kept (mode 0700)
     #[arg(long, value_name = "DIR", default_value = "/var/lib/meshwright", env = "MESHWRIGHT_DATA_DIR")]
