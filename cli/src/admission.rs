@@ -1,7 +1,10 @@
 //! The join of control plane, authority and admission webhook: an object that somebody wants to have is judged in the world that is live, by
 //! what `analyze` says of it there; and the authority signs what the webhook answers with.
 
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "a door: the port that API servers call, and the machine's clock")]
+
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use certs_ca::{Ca, ServerNames};
 use control::publish::edition::Edition;
@@ -9,16 +12,42 @@ use control::source::parse;
 use control::translate::audit;
 use control::world::{Change, Origin, Problem, Severity, World};
 use injector::review::{Analysis, Asked};
-use injector::serving::{Issued, Issuer};
-use injector::webhook::Analyzer;
+use injector::serving::{Issued, Issuer, ServingCell, Standing, keep};
+use injector::webhook::{Analyzer, Webhook, serve};
 use rustls_pki_types::PrivatePkcs8KeyDer;
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 
 /// The group of our own kinds. Only they are refused at the door: what is wrong with others' is a condition in their status, which is where
 /// their users look.
 const OWN_GROUP: &str = "meshwright.dev";
 /// Objects judged at once, each in a copy of the world; further ones wait within the webhook's own time.
 const JUDGED_MAX: usize = 2;
+
+/// Serves a webhook until `stop`, with certificates of `issuer`. What API servers must believe is told in `roots` as it changes; whoever holds
+/// the lease hands its receiver to [`injector::keep::bundles`], so that replicas that stand by answer and do not write.
+///
+/// # Errors
+/// The crypto library is unusable.
+pub async fn open(
+    listener: TcpListener,
+    issuer: Arc<dyn Issuer>,
+    webhook: Webhook,
+    roots: watch::Sender<String>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let cell = Arc::new(ServingCell::new(Arc::new(SystemTime::now)));
+    let standing = Arc::clone(&cell);
+    let webhook = webhook.with_readiness(Arc::new(move || match standing.standing() {
+        Standing::Fresh | Standing::Overdue => None,
+        Standing::Missing => Some("no certificate yet".to_owned()),
+        Standing::Expired => Some("the certificate has expired".to_owned()),
+    }));
+    let keeping = keep(Arc::clone(&cell), issuer, roots, stop.clone());
+    let ((), served) = tokio::join!(keeping, serve(listener, cell, Arc::new(webhook), stop));
+    Ok(served?)
+}
 
 /// Judges objects in the newest edition; before the first one everything passes, with a warning.
 pub fn analyzer(editions: watch::Receiver<Option<Arc<Edition>>>, clock: control::clock::Clock) -> Analyzer {

@@ -8,17 +8,16 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::Context;
 use apiserver::client::{Access, connect};
 use certs_ca::{Ca, ExternalFiles, Policy, ServerNames};
 use clap::Args;
-use cli::admission::Signed;
+use cli::admission::{self, Signed};
 use control::settings::ExternalArgs;
 use injector::bundle::HookService;
-use injector::serving::{Issued, Issuer, ServingCell, Standing};
-use injector::webhook::{self, Webhook};
+use injector::serving::{Issued, Issuer};
+use injector::webhook::Webhook;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
@@ -108,9 +107,7 @@ async fn serve(args: InjectorArgs) -> anyhow::Result<()> {
     }
     let listener = tokio::net::TcpListener::bind(args.listen).await;
     let listener = listener.with_context(|| format!("--listen {}: nobody can be heard there", args.listen))?;
-    let cell = Arc::new(ServingCell::new(Arc::new(SystemTime::now)));
     let (roots, told) = watch::channel(String::new());
-    let keeping = tokio::spawn(injector::serving::keep(Arc::clone(&cell), issuer, roots, stop.clone()));
     let mut settings = args.sidecar.settings();
     let mut patching = None;
     if args.patch_webhooks {
@@ -123,20 +120,13 @@ async fn serve(args: InjectorArgs) -> anyhow::Result<()> {
         patching = Some(tokio::spawn(injector::keep::bundles(client, args.service.clone(), told, stop.clone())));
     }
     info!(kubernetes = %settings.kubernetes, native = settings.kubernetes.has_native_sidecars(), "sidecars are made for this cluster");
-    let standing = Arc::clone(&cell);
-    let webhook = Webhook::new(settings).with_readiness(Arc::new(move || match standing.standing() {
-        Standing::Fresh | Standing::Overdue => None,
-        Standing::Missing => Some("no certificate yet".to_owned()),
-        Standing::Expired => Some("the certificate has expired".to_owned()),
-    }));
     info!(listen = %args.listen, service = %format!("{}/{}", args.service.namespace, args.service.name), "the injector serves");
-    webhook::serve(listener, cell, Arc::new(webhook), stop.clone()).await?;
+    let served = admission::open(listener, issuer, Webhook::new(settings), roots, stop.clone()).await;
     stop.cancel();
-    keeping.await?;
     if let Some(patching) = patching {
         patching.await?;
     }
-    Ok(())
+    served
 }
 
 fn issuer(args: &InjectorArgs) -> anyhow::Result<Arc<dyn Issuer>> {
