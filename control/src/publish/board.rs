@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::cache::Cache;
 use super::calls::CallBook;
+use super::concern::Concerns;
 use super::edition::Edition;
 use super::epoch::{Book, Entry, Touched, moment};
 use super::peer::{Claim, Entrance, edge_key, sidecar_key};
@@ -109,6 +110,8 @@ pub struct Board {
     pub clock: Clock,
     /// Views, shared between streams.
     pub cache: Cache,
+    /// Who is to look at a new edition.
+    pub concerns: Arc<Concerns>,
 }
 
 impl Board {
@@ -127,6 +130,7 @@ impl Board {
             events,
             clock,
             cache: Cache::default(),
+            concerns: Arc::default(),
         };
         (Arc::new(board), receiver)
     }
@@ -136,13 +140,23 @@ impl Board {
         self.events.send(event).await.is_ok()
     }
 
-    /// Pins an edition. Only the writer does.
+    /// Pins an edition, and wakes whom it concerns; the others are advanced in the book. Only the writer does.
     pub fn publish(&self, edition: Edition) {
+        let before = self.edition();
         let expected = self.expected(&edition.world);
-        let mut book = self.book.lock();
-        book.expect(&expected, self.clock.us());
-        drop(book);
+        self.book.lock().expect(&expected, self.clock.us());
+        let touched = self.cache.turn(&edition, edition.touched(before.as_deref()));
+        let (serial, epoch) = (edition.serial, edition.epoch);
+        let fresh = before.is_none_or(|before| epoch > before.epoch);
+        // Visible before anybody is woken, and before anybody rests on what came before.
         self.edition.send_replace(Some(Arc::new(edition)));
+        let mut quiet = Vec::new();
+        let mut tell = |key: &str| quiet.push(key.to_owned());
+        self.concerns.turn(serial, &touched, if fresh { Some(&mut tell) } else { None });
+        let now_us = self.clock.us();
+        let mut book = self.book.lock();
+        quiet.iter().for_each(|key| book.unaffected(key, epoch, now_us));
+        drop(book);
         self.turn();
     }
 

@@ -43,6 +43,8 @@ pub struct Metrics {
     pub objects: Gauge,
     /// Errors in what was handed to us.
     pub errors: Gauge,
+    /// Parts of views that are kept for all streams.
+    pub parts: Gauge,
     registry: Mutex<Registry>,
 }
 
@@ -56,6 +58,7 @@ impl Default for Metrics {
             epoch: Gauge::default(),
             objects: Gauge::default(),
             errors: Gauge::default(),
+            parts: Gauge::default(),
             registry: Mutex::default(),
         };
         registry.register("ads_streams", "Open ADS streams", metrics.streams.clone());
@@ -64,6 +67,7 @@ impl Default for Metrics {
         registry.register("config_epoch", "Newest epoch", metrics.epoch.clone());
         registry.register("objects", "Objects in force", metrics.objects.clone());
         registry.register("config_errors", "Errors in the manifests handed to us", metrics.errors.clone());
+        registry.register("view_parts", "Parts of views that are kept for all streams", metrics.parts.clone());
         *metrics.registry.lock() = registry;
         metrics
     }

@@ -44,7 +44,7 @@ pub struct GatewayState {
 }
 
 /// One instance of a Workload: declared, whether or not it runs yet.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Instance {
     /// Namespace.
     pub namespace: String,
@@ -88,6 +88,19 @@ impl Instance {
 pub(super) fn names(name: &str, workload: &Workload) -> impl Iterator<Item = String> {
     let replicas = if workload.command.is_empty() { 1 } else { workload.replicas };
     (0..replicas).map(move |number| if replicas == 1 { name.to_owned() } else { format!("{name}-{number}") })
+}
+
+/// What all names have in common that may meet as names of instances: the name without the numbers at its end. A Workload `web` and one
+/// named `web-1` may both mean an instance `web-1`; no Workload of another family does.
+pub(super) fn family(name: &str) -> &str {
+    let mut rest = name;
+    while let Some((head, number)) = rest.rsplit_once('-')
+        && !number.is_empty()
+        && number.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        rest = head;
+    }
+    rest
 }
 
 /// Names that instances of a Workload had under another number of replicas, and that the node agent still reports as ready.

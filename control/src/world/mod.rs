@@ -4,6 +4,7 @@
 //! An object has two layers. The folder's version is in force unless an applied one lies over it; a refused version never
 //! replaces a good one.
 
+mod advance;
 mod allocations;
 pub mod content;
 pub mod core;
@@ -22,6 +23,7 @@ mod resolve;
 pub mod revocation;
 pub mod route;
 pub mod security;
+pub mod sorted;
 pub mod traffic;
 pub mod tree;
 pub mod workload;
@@ -30,6 +32,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
+
+use parking_lot::Mutex;
 
 pub use allocations::{AddressNeeds, Allocations, Ranges, gateway_name};
 pub(crate) use door::is_label;
@@ -235,6 +239,8 @@ pub struct World {
     bundles: Arc<federation::Bundles>,
     synced: bool,
     index: Arc<OnceLock<Index>>,
+    /// The last world before this one that has an index, until this one has its own.
+    former: Arc<Mutex<Option<World>>>,
 }
 
 impl World {
@@ -253,12 +259,17 @@ impl World {
             bundles: Arc::default(),
             synced: false,
             index: Arc::default(),
+            former: Arc::default(),
         }
     }
 
     /// Applies changes, in order, as one step.
     pub fn apply(&mut self, changes: Vec<Change>) -> Applied {
         let mut applied = Applied::default();
+        let former = match self.index.get() {
+            Some(_) => Some(Self { former: Arc::default(), ..self.clone() }),
+            None => self.former.lock().clone(),
+        };
         for change in changes {
             self.apply_one(change, &mut applied);
         }
@@ -269,7 +280,7 @@ impl World {
             self.bundles = Arc::new(self.federate());
             applied.problems.extend(self.addressing.iter().filter(|problem| !before.contains(problem)).cloned());
         }
-        self.index = Arc::default();
+        (self.index, self.former) = (Arc::default(), Arc::new(Mutex::new(former)));
         applied
     }
 
@@ -506,7 +517,10 @@ impl World {
 
     /// Everything that translation looks up; built at its first use, once per world.
     pub fn index(&self) -> &Index {
-        self.index.get_or_init(|| Index::build(self))
+        self.index.get_or_init(|| {
+            let former = self.former.lock().take();
+            former.map_or_else(|| Index::build(self), |former| Index::advanced(&former, self))
+        })
     }
 }
 
