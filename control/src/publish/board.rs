@@ -470,6 +470,51 @@ mod tests {
         talk.await.unwrap();
     }
 
+    #[tokio::test]
+    async fn an_epoch_wakes_whom_it_concerns_and_advances_the_others() {
+        // Aim: of three proxies that rest on what they have, the one whose instance changed is woken, and the book waits for it alone; a
+        // change that nobody can attribute is everybody's.
+        use futures::FutureExt;
+
+        use crate::source::{FileChange, Folder};
+        use crate::translate::Subject;
+        use crate::world::{Allocations, WorldSettings};
+
+        let (board, _events) = Board::new(Clock::new(|| std::time::UNIX_EPOCH));
+        let (mut world, mut folder) = (World::new(WorldSettings::default(), Allocations::default()), Folder::default());
+        let mut publish = |serial: u64, file: &str, text: &str| {
+            let change = FileChange { file: file.to_owned(), text: Some(Ok(text.to_owned())) };
+            world.apply(folder.update(vec![change], 0));
+            board.open_epoch(serial, Vec::new(), &world);
+            board.publish(Edition { world: world.clone(), epoch: serial, serial, roots: crate::publish::trust::tests::one() });
+        };
+        let workload = |name: &str, port: u16| {
+            format!(
+                "apiVersion: meshwright.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {name}, namespace: shop, labels: {{meshwright.dev/inject: enabled}}}}\nspec: {{command: [run], ports: [{{port: {port}}}]}}\n"
+            )
+        };
+        for (serial, name) in [(1, "a"), (2, "b"), (3, "c")] {
+            publish(serial, name, &workload(name, 1));
+        }
+        let following = ["a", "b", "c"].map(|name| {
+            let following = board.concerns.follow(Some(format!("shop/{name}")));
+            assert!(following.rest(3, &[Subject::instance(&("shop".to_owned(), name.to_owned()))]));
+            following
+        });
+        let woken = || following.each_ref().map(|one| one.woken().now_or_never().is_some());
+        publish(4, "a", &workload("a", 2));
+        assert_eq!(woken(), [true, false, false]);
+        assert_eq!(board.entry(4).unwrap().waiting, BTreeSet::from(["shop/a".to_owned()]));
+        assert_eq!(board.read(|book| ["shop/a", "shop/b"].map(|key| book.running(key))), [0, 4]);
+        publish(
+            5,
+            "mesh",
+            "apiVersion: meshwright.dev/v1alpha1\nkind: Mesh\nmetadata: {name: default, namespace: meshwright-system}\nspec: {outsideMesh: Deny}\n",
+        );
+        assert_eq!(woken(), [true; 3]);
+        assert_eq!(board.entry(5).unwrap().waiting.len(), 3);
+    }
+
     #[test]
     fn presence_ends_with_its_stream() {
         // Aim: two streams of one node count as present until both are gone.

@@ -7,14 +7,15 @@ use crate::translate::{Audience, audiences, touched, view};
 use crate::world::traffic::Caller;
 
 /// Changes of each of the worlds.
-const STEPS: usize = 120;
+const STEPS: usize = 100;
 
 /// Keys of parts that any proxy could ask for.
 fn keys(world: &World) -> BTreeSet<PartKey> {
     let index = world.index();
     let given = index.services.values().flat_map(|view| &view.addresses).chain(index.gateway_addresses.values().flatten()).copied();
     let addresses: BTreeSet<IpAddr> = given.chain(ADDRESSES.iter().chain(&VIRTUAL).filter_map(|text| text.parse().ok())).collect();
-    let caller = |namespace: &str, account: Option<&str>| Caller { namespace: namespace.to_owned(), service_account: account.map(str::to_owned) };
+    let caller =
+        |namespace: &str, account: Option<&str>| Caller { namespace: namespace.to_owned(), service_account: account.map(str::to_owned) };
     let callers = [caller("a", None), caller("b", None), caller("a", Some("special"))];
     let mut keys = BTreeSet::new();
     for address in addresses {
@@ -22,7 +23,18 @@ fn keys(world: &World) -> BTreeSet<PartKey> {
             keys.insert(PartKey::Outbound(SocketAddr::new(address, port), caller.clone()));
         }
     }
-    let names = ["s0", "s1.b", "s2.a.svc.cluster.local", "x.s0", "x-0.s1.a", "_http._tcp.s0.a.svc", "b.svc.cluster.local", "gone", "1.0.1.10.in-addr.arpa", "1.0.96.10.in-addr.arpa"];
+    let names = [
+        "s0",
+        "s1.b",
+        "s2.a.svc.cluster.local",
+        "x.s0",
+        "x-0.s1.a",
+        "_http._tcp.s0.a.svc",
+        "b.svc.cluster.local",
+        "gone",
+        "1.0.1.10.in-addr.arpa",
+        "1.0.96.10.in-addr.arpa",
+    ];
     for name in names {
         for namespace in ["a", "b"] {
             keys.insert(PartKey::Name(format!("dns/{name}"), namespace.to_owned()));
@@ -48,7 +60,8 @@ fn is_former(key: &PartKey, now: &BTreeSet<Audience>) -> bool {
 fn what_is_kept_is_what_would_be_made() {
     // Aim: whatever changes: the advanced index is the one built from nothing; what depends on nothing that is touched is the same as
     // before, and an audience too; and a part from the memo is the part made at this moment.
-    for seed in 1..=6_u64 {
+    let mut seen = Seen::default();
+    for seed in 1..=4_u64 {
         let mut random = Random::new(seed * 7919);
         let memo = Memo::default();
         let mut before = random.world.clone();
@@ -66,10 +79,14 @@ fn what_is_kept_is_what_would_be_made() {
             let touched = touched(&before, &world);
             memo.turn(serial, &touched);
             let now: BTreeSet<Audience> = audiences(&world).into_iter().collect();
+            seen.kinds.extend(world.live().map(|(key, _)| key.kind));
             for (key, part) in &known {
+                let others = usize::from(**part != key.make(&world));
+                let counts = seen.parts.entry(word(key)).or_default();
+                (counts.0, counts.1) = (counts.0 + others, counts.1 + usize::from(!touched.concerns(&part.subjects)));
                 if !touched.concerns(&part.subjects) {
                     assert!(!is_former(key, &now), "{at}: not touched, and another audience: {key:?}");
-                    assert_eq!(**part, key.make(&world), "{at}: not touched, and changed: {key:?}");
+                    assert!(others == 0, "{at}: not touched, and changed: {key:?} {part:#?} {:#?}", key.make(&world));
                 }
             }
             known = keys(&world).into_iter().map(|key| (key.clone(), memo.part(serial, &world, key))).collect();
@@ -78,7 +95,27 @@ fn what_is_kept_is_what_would_be_made() {
             }
             before = world;
         }
-        assert!(memo.counts().1 < memo.counts().0 as u64 * STEPS as u64 / 4, "most parts are made once: {:?}", memo.counts());
+    }
+    // Not in vain: there was everything, parts of every sort changed, and most did not.
+    assert!(seen.kinds.len() >= 16, "{seen:?}");
+    assert!(seen.parts.len() == 5 && seen.parts.values().all(|(changed, untouched)| *changed > 20 && untouched > changed), "{seen:?}");
+}
+
+/// What has been there.
+#[derive(Debug, Default)]
+struct Seen {
+    kinds: BTreeSet<crate::world::Kind>,
+    /// By the sort of part: how often one was another one afterwards, and how often none of its subjects was touched.
+    parts: BTreeMap<&'static str, (usize, usize)>,
+}
+
+fn word(key: &PartKey) -> &'static str {
+    match key {
+        PartKey::Own(_) => "own",
+        PartKey::Outbound(..) => "outbound",
+        PartKey::Name(..) => "name",
+        PartKey::Cluster(..) => "cluster",
+        PartKey::Assignment(_) => "assignment",
     }
 }
 
@@ -146,5 +183,6 @@ fn the_memo_has_a_bound() {
     assert_eq!(memo.counts().0, 1);
     let many = (0..=SUBJECTS_MAX).map(|number| Subject::service(&("a".to_owned(), number.to_string()))).collect();
     memo.turn(2, &Touched::Some(many));
-    assert_eq!((memo.kept.lock().all, memo.kept.lock().touched.len()), (2, 0));
+    let kept = memo.kept.lock();
+    assert_eq!((kept.all, kept.touched.len()), (2, 0));
 }

@@ -116,17 +116,22 @@ impl Random {
         let labels = format!("app: {}, tier: {}", self.pick(&["x", "y", "z"]), self.pick(&["one", "two"]));
         let (place, body) = match kind {
             "Service" => (format!("namespace: {namespace}, annotations: {{{annotations}}}"), self.service()),
-            "EndpointSlice" => (format!("namespace: {namespace}, labels: {{kubernetes.io/service-name: {}}}", self.pick(&SERVICES)), self.slice()),
+            "EndpointSlice" => {
+                (format!("namespace: {namespace}, labels: {{kubernetes.io/service-name: {}}}", self.pick(&SERVICES)), self.slice())
+            }
             "Workload" => (format!("namespace: {namespace}, labels: {{{labels}}}, annotations: {{{annotations}}}"), self.workload()),
             "Namespace" => {
                 let meshed = if self.draw(5) > 0 { "meshwright.dev/inject: enabled" } else { "" };
-                let text = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}, labels: {{{meshed}}}, annotations: {{{annotations}}}}}\n");
+                let text = format!(
+                    "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}, labels: {{{meshed}}}, annotations: {{{annotations}}}}}\n"
+                );
                 _ = write!(self.said, "{text}");
                 return FileChange { file, text: Some(Ok(text)) };
             }
             "GatewayClass" => {
                 let controller = self.pick(&["meshwright.dev/controller", "other.example/controller"]);
-                let text = format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{name: meshwright}}\nspec: {{controllerName: {controller}}}\n");
+                let text =
+                    format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{name: meshwright}}\nspec: {{controllerName: {controller}}}\n");
                 _ = write!(self.said, "{text}");
                 return FileChange { file, text: Some(Ok(text)) };
             }
@@ -135,11 +140,16 @@ impl Random {
             "ReferenceGrant" => {
                 let kind = self.pick(&["HTTPRoute", "GRPCRoute"]);
                 let from = if namespace == "a" { "b" } else { "a" };
-                let grant = format!("from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {from}}}], to: [{{group: '', kind: Service}}]");
+                let grant = format!(
+                    "from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {from}}}], to: [{{group: '', kind: Service}}]"
+                );
                 (format!("namespace: {namespace}"), grant)
             }
             "ConfigMap" => {
-                let text = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: {namespace}}}\ndata: {{ca.crt: '{}'}}\n", self.now_ms);
+                let text = format!(
+                    "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: {namespace}}}\ndata: {{ca.crt: '{}'}}\n",
+                    self.now_ms
+                );
                 _ = write!(self.said, "{text}");
                 return FileChange { file, text: Some(Ok(text)) };
             }
@@ -216,12 +226,18 @@ impl Random {
         }
         let mut backends = Vec::new();
         for _ in 0..self.draw(3) {
-            backends.push(format!("{{name: {}, namespace: {}, port: 80, weight: {}}}", self.pick(&SERVICES), self.pick(&NAMESPACES), self.draw(3)));
+            backends.push(format!(
+                "{{name: {}, namespace: {}, port: 80, weight: {}}}",
+                self.pick(&SERVICES),
+                self.pick(&NAMESPACES),
+                self.draw(3)
+            ));
         }
         let mut rule = if backends.is_empty() { String::new() } else { format!("backendRefs: [{}]", backends.join(", ")) };
         if http {
             let (service, namespace) = (self.pick(&SERVICES), self.pick(&NAMESPACES));
-            let mirror = format!("{{type: RequestMirror, requestMirror: {{backendRef: {{name: {service}, namespace: {namespace}, port: 80}}}}}}");
+            let mirror =
+                format!("{{type: RequestMirror, requestMirror: {{backendRef: {{name: {service}, namespace: {namespace}, port: 80}}}}}}");
             let comma = if rule.is_empty() { "" } else { ", " };
             let (filters, session) = (self.some(&mirror), self.some(", sessionPersistence: {sessionName: mine}"));
             rule = format!("name: one, filters: [{filters}]{session}{comma}{rule}");
@@ -257,7 +273,9 @@ impl Random {
             "AuthorizationPolicy" => format!("action: Deny, rules: [{{to: [{{paths: [{{type: Exact, value: /{number}}}]}}]}}]"),
             "PeerAuthentication" => format!("mtls: {{mode: {}}}", self.pick(&["Strict", "Permissive", "Disabled"])),
             "EgressPolicy" => format!("allow: [{{ports: [{}]}}]", number + 1),
-            "RequestAuthentication" => format!("jwtRules: [{{issuer: 'https://{number}.example', jwksUri: 'https://{number}.example/keys'}}]"),
+            "RequestAuthentication" => {
+                format!("jwtRules: [{{issuer: 'https://{number}.example', jwksUri: 'https://{number}.example/keys'}}]")
+            }
             _ => format!("accessLog: {}", if number > 4 { "{enabled: false}" } else { "{enabled: true}" }),
         }
     }

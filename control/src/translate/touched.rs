@@ -101,7 +101,8 @@ impl<'a> Sum<'a> {
             if !was.zip(is).is_some_and(|(was, is)| *was.object == *is.object && was.addresses == is.addresses) {
                 self.touched.insert(Subject::service(name));
             }
-            let picked = |view: Option<&'a ServiceView>| -> BTreeSet<&'a Name> { view.into_iter().flat_map(|view| &view.instances).collect() };
+            let picked =
+                |view: Option<&'a ServiceView>| -> BTreeSet<&'a Name> { view.into_iter().flat_map(|view| &view.instances).collect() };
             for instance in picked(was).symmetric_difference(&picked(is)) {
                 self.touched.insert(Subject::instance(instance));
             }

@@ -14,9 +14,15 @@ use crate::world::World;
 /// What a proxy should hold: what its own listeners imply, and the closure of the names it `wants` (`out/IP:PORT`, `dns/NAME`).
 pub fn view(world: &World, audience: &Audience, wants: &BTreeSet<String>) -> View {
     let mut view = View::default();
-    compose(world, audience, wants, |key| Arc::new(key.make(world)), |part| {
-        view.resources.extend(part.resources.iter().map(|(url, name, item)| ((*url, name.clone()), Arc::clone(item))));
-    })
+    compose(
+        world,
+        audience,
+        wants,
+        |key| Arc::new(key.make(world)),
+        |part| {
+            view.resources.extend(part.resources.iter().map(|(url, name, item)| ((*url, name.clone()), Arc::clone(item))));
+        },
+    )
     .missing
     .clone_into(&mut view.missing);
     view

@@ -20,7 +20,7 @@ use super::{ObjectKey, Spec};
 pub type Name = (String, String);
 
 /// Objects in some order.
-pub type Objects = Arc<Vec<Arc<Object>>>;
+pub(super) type Objects = Arc<Vec<Arc<Object>>>;
 
 /// See the module.
 #[derive(Clone, Debug, Default)]

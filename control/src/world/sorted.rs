@@ -85,7 +85,7 @@ impl<K: Ord, V> Sorted<K, V> {
     }
 
     /// The entries from that key on.
-    pub fn from(&self, key: &K) -> impl Iterator<Item = (&K, &V)> + Clone {
+    pub fn from<'a>(&'a self, key: &K) -> impl Iterator<Item = (&'a K, &'a V)> + Clone + use<'a, K, V> {
         let first = self.piece(key);
         let skipped = self.pieces.get(first).map_or(0, |piece| piece.partition_point(|(known, _)| known < key));
         let entries = self.pieces.iter().skip(first).flat_map(|piece| piece.iter()).skip(skipped);

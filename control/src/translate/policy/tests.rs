@@ -1,10 +1,10 @@
 use proto::mesh::RoutePolicy;
-use proto::names::{Mode, NodeId};
 use proto::xds::route::RouteAction;
 
 use super::*;
 use crate::source::{FileChange, Folder};
-use crate::translate::{Audience, protocol, statuses, wire};
+use crate::translate::{protocol, statuses, wire};
+use crate::world::traffic::Caller;
 use crate::world::{Allocations, World, WorldSettings};
 
 const SHOP: &str = "
