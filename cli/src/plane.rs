@@ -43,6 +43,7 @@ pub fn means(data_dir: &Path, external: &ExternalArgs, clock: Clock) -> anyhow::
         clock: control::clock::Clock::new(move || clock.wall()),
         authority: Arc::new(Joined(ca)),
         certificates: Box::new(move |routes, gate| routes.add_service(certs_ca::serve::service(signing, Arc::new(Door(gate))))),
+        cluster: None,
     })
 }
 

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use control::source::{FileChange, Folder};
 use control::translate::{audiences, view};
-use control::world::{Allocations, Change, World, WorldSettings};
+use control::world::{Allocations, Change, Origin, World, WorldSettings};
 use engine::model::build::Parts;
 use proto::names;
 use serde_json::{Map, Value, json};
@@ -277,7 +277,7 @@ fn world(objects: &[Value]) -> World {
     let text = objects.iter().fold(SHOP.to_owned(), |text, object| format!("{text}---\n{object}\n"));
     let mut world = World::new(WorldSettings { assume_ready: true, ..WorldSettings::default() }, Allocations::default());
     let mut changes = Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text)) }], 0);
-    changes.push(Change::FolderRead);
+    changes.push(Change::Synced(Origin::Folder));
     world.apply(changes);
     world
 }

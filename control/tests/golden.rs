@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use control::source::{FileChange, Folder, load};
 use control::translate::{Audience, View, analyze, audiences, node_order, statuses, view};
-use control::world::{Address, Allocations, Change, GatewayState, InstanceState, Spec, World, WorldSettings};
+use control::world::{Address, Allocations, Change, GatewayState, InstanceState, Origin, Spec, World, WorldSettings};
 use engine::explain::dump;
 use engine::model::Snapshot;
 use engine::model::build::Parts;
@@ -67,7 +67,7 @@ fn running(world: &World) -> Change {
 fn world_of(files: Vec<FileChange>) -> World {
     let mut world = empty_world();
     let mut changes = Folder::default().update(files, NOW_MS);
-    changes.push(Change::FolderRead);
+    changes.push(Change::Synced(Origin::Folder));
     world.apply(changes);
     let running = running(&world);
     world.apply(vec![running]);
@@ -337,7 +337,7 @@ proptest! {
             world.apply(folder.update(half, NOW_MS));
             world.apply(folder.update(batch.to_vec(), NOW_MS));
         }
-        world.apply(vec![Change::FolderRead]);
+        world.apply(vec![Change::Synced(Origin::Folder)]);
         let running = running(&world);
         world.apply(vec![running]);
         prop_assert_eq!(statuses(&whole), statuses(&world));

@@ -1,13 +1,27 @@
-//! Puts the sidecar into pods: manifests in, manifests out.
+//! Puts the sidecar into pods: manifests in, manifests out, and the admission webhook that does the same at the API server's door.
 //!
-//! [`decide`] says whether a pod gets a sidecar, [`sidecar`] builds it, [`pods`] finds the pods in manifests, and [`inject`] does it all
-//! for a text of many documents. Everything here is pure; files are the command line's.
+//! [`decide`] says whether a pod gets a sidecar, [`pod`] adds it, [`pods`] finds the pods in manifests, [`inject`] does it all for a text of
+//! many documents, and [`review`] for what an API server asks. All of that is pure; files are the command line's. [`webhook`] serves it,
+//! with a certificate that [`serving`] renews; [`bundle`] says what keeps API servers believing it
+//! and pods the mesh, [`keep`] does it.
 
+pub mod bundle;
+mod counts;
 pub mod decide;
+pub mod keep;
 pub mod manifest;
+mod merge;
+pub mod notes;
+pub mod pod;
 pub mod pods;
+mod probes;
+pub mod review;
+pub mod serving;
+pub mod settings;
 pub mod sidecar;
+pub mod webhook;
 
+pub use counts::Counts;
 pub use decide::{Injection, Skip};
 pub use manifest::{Injected, ManifestError, PodOutcome, inject};
-pub use sidecar::SidecarSettings;
+pub use settings::{KubernetesVersion, SidecarSettings};

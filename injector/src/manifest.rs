@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use proto::annotations;
 use serde_json::Value;
 
-use crate::decide::{Injection, decide};
+use crate::decide::{Injection, Label, Namespace, Skip, decide};
+use crate::pod::{self, Refused};
 use crate::pods::{self, FoundPod};
-use crate::sidecar::{self, BadAnnotation, SidecarSettings};
+use crate::settings::SidecarSettings;
 
 /// Namespace of objects that name none.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -32,6 +33,8 @@ pub struct PodOutcome {
     pub name: String,
     /// Whether it got a sidecar.
     pub decision: Injection,
+    /// What works otherwise than one may think.
+    pub warnings: Vec<String>,
 }
 
 /// Why a text cannot be worked on.
@@ -45,13 +48,13 @@ pub enum ManifestError {
         /// The parser's word.
         why: String,
     },
-    /// An annotation of ours is impossible.
-    #[error("{object}: {source}; correct it or take it out")]
-    Annotation {
+    /// A pod that is to have a sidecar cannot have one that works.
+    #[error("{object}: {source}")]
+    Pod {
         /// `KIND NAMESPACE/NAME`.
         object: String,
         /// What is wrong.
-        source: BadAnnotation,
+        source: Refused,
     },
 }
 
@@ -59,7 +62,7 @@ pub enum ManifestError {
 /// this decides, and that is yes.
 ///
 /// # Errors
-/// A document is no YAML, or an annotation of ours is impossible; nothing is changed then.
+/// A document is no YAML, or a pod cannot have a sidecar that works; nothing is changed then.
 pub fn inject(text: &str, settings: &SidecarSettings) -> Result<Injected, ManifestError> {
     let documents: Vec<(&str, Value)> = split(text)
         .into_iter()
@@ -72,15 +75,19 @@ pub fn inject(text: &str, settings: &SidecarSettings) -> Result<Injected, Manife
         for place in pods::find(document) {
             let pod = document.pointer(&place.pointer).unwrap_or(&Value::Null);
             let namespace = place.namespace.clone().unwrap_or_else(|| DEFAULT_NAMESPACE.to_owned());
-            let decision = decide(namespaces.get(namespace.as_str()).copied(), &pod["metadata"], &pod["spec"]);
+            let label = namespaces.get(namespace.as_str()).map_or(Label::Unknown, |label| Label::from(*label));
+            let mut decision = decide(Namespace { name: &namespace, label }, &pod["metadata"], &pod["spec"]);
+            let mut warnings = Vec::new();
             if decision == Injection::Inject {
-                let with = sidecar::add(pod, &place.name, settings).map_err(|source| bad(&place, &namespace, source))?;
-                let target = changed.get_or_insert_with(|| document.clone());
-                if let Some(slot) = target.pointer_mut(&place.pointer) {
-                    *slot = with;
+                let added = pod::add(pod, &place.name, settings).map_err(|source| bad(&place, &namespace, source))?;
+                warnings = added.warnings;
+                if added.pod == *pod {
+                    decision = Injection::Skip(Skip::AlreadyInjected);
+                } else if let Some(slot) = changed.get_or_insert_with(|| document.clone()).pointer_mut(&place.pointer) {
+                    *slot = added.pod;
                 }
             }
-            injected.outcomes.push(PodOutcome { kind: place.kind, namespace, name: place.name, decision });
+            injected.outcomes.push(PodOutcome { kind: place.kind, namespace, name: place.name, decision, warnings });
         }
         match changed {
             None => injected.text += part,
@@ -90,8 +97,8 @@ pub fn inject(text: &str, settings: &SidecarSettings) -> Result<Injected, Manife
     Ok(injected)
 }
 
-fn bad(place: &FoundPod, namespace: &str, source: BadAnnotation) -> ManifestError {
-    ManifestError::Annotation { object: format!("{} {namespace}/{}", place.kind, place.name), source }
+fn bad(place: &FoundPod, namespace: &str, source: Refused) -> ManifestError {
+    ManifestError::Pod { object: format!("{} {namespace}/{}", place.kind, place.name), source }
 }
 
 /// Namespaces that a document declares, with their label.

@@ -15,14 +15,16 @@ pub struct FoundPod {
     pub name: String,
 }
 
-/// Finds the pods of a document: Pod, Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, CronJob, and lists of them.
+/// Finds the pods of a document: Pod, Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, CronJob, ReplicationController, and lists of them.
 pub fn find(document: &Value) -> Vec<FoundPod> {
-    let kind = document["kind"].as_str().unwrap_or_default();
+    if document["items"].is_array() { listed(document) } else { found(document["kind"].as_str().unwrap_or_default(), document) }
+}
+
+fn found(kind: &str, document: &Value) -> Vec<FoundPod> {
     let below = match kind {
         "Pod" => "",
-        "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "Job" => "/spec/template",
+        "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet" | "ReplicationController" | "Job" => "/spec/template",
         "CronJob" => "/spec/jobTemplate/spec/template",
-        "List" => return listed(document),
         _ => return Vec::new(),
     };
     if !document.pointer(below).is_some_and(Value::is_object) {
@@ -39,9 +41,13 @@ pub fn find(document: &Value) -> Vec<FoundPod> {
 }
 
 fn listed(list: &Value) -> Vec<FoundPod> {
+    // Items of a typed list (`DeploymentList`) may leave out what kind they are.
+    let kind = list["kind"].as_str().and_then(|kind| kind.strip_suffix("List")).unwrap_or_default();
     let items = list["items"].as_array().into_iter().flatten().enumerate();
-    let places = items.filter(|(_, item)| item["kind"] != "List").flat_map(|(index, item)| {
-        find(item).into_iter().map(move |place| FoundPod { pointer: format!("/items/{index}{}", place.pointer), ..place })
+    let places = items.filter(|(_, item)| !item["items"].is_array()).flat_map(|(index, item)| {
+        found(item["kind"].as_str().unwrap_or(kind), item)
+            .into_iter()
+            .map(move |place| FoundPod { pointer: format!("/items/{index}{}", place.pointer), ..place })
     });
     places.collect()
 }
@@ -61,6 +67,9 @@ mod tests {
         let found: Vec<_> = find(&list).into_iter().map(|place| (place.pointer, place.name)).collect();
         let expected = [("/items/1/spec/template", "a"), ("/items/2/spec/jobTemplate/spec/template", "c"), ("/items/3", "p")];
         assert_eq!(found, expected.map(|(pointer, name)| (pointer.to_owned(), name.to_owned())));
+        let typed = json!({"kind": "DeploymentList", "items": [{"metadata": {"name": "a"}, "spec": {"template": {}}}]});
+        assert_eq!(find(&typed)[0].pointer, "/items/0/spec/template");
+        assert_eq!(find(&json!({"kind": "List", "items": [list]})), [], "lists do not nest");
         assert_eq!(find(&json!({"kind": "Deployment", "spec": {}})), []);
         assert_eq!(find(&json!("text")), []);
     }

@@ -1,113 +1,88 @@
 //! The containers, volumes and marks that make a pod part of the mesh.
 
-use std::net::IpAddr;
-
 use proto::{annotations, ports};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+
+use crate::notes::Notes;
+use crate::settings::SidecarSettings;
 
 /// Name of the sidecar.
 pub const PROXY_CONTAINER: &str = "meshwright-proxy";
 /// Name of the container that installs the redirection.
 pub const INTERCEPT_CONTAINER: &str = "meshwright-intercept";
-/// Annotation that says which version's sidecar a pod carries.
-pub const INJECTED: &str = "meshwright.dev/injected";
 /// The uid whose traffic is not redirected (contract, section 3).
-const PROXY_UID: u32 = 1337;
+pub const PROXY_UID: u64 = 1337;
+/// Where the application finds the SPIFFE Workload API (contract, section 4).
+pub const SPIFFE_DIR: &str = "/run/meshwright";
+/// Ports that are the sidecar's own (contract, section 3).
+pub const OWN_PORTS: [u64; 6] = [15000, 15001, 15006, 15020, 15021, 15053];
+/// The sidecar's environment variable that says what the application's probes were.
+pub(crate) const APP_PROBES: &str = "MESHWRIGHT_APP_PROBES";
+pub(crate) const SPIFFE_VOLUME: &str = "meshwright-spiffe";
+const SPIFFE_SOCKET: &str = "/run/meshwright/spiffe.sock";
 const TOKEN_VOLUME: &str = "meshwright-token";
 const CA_VOLUME: &str = "meshwright-ca";
 const TOKEN_DIR: &str = "/var/run/meshwright/token";
 const CA_DIR: &str = "/var/run/meshwright/ca";
 /// Life of the pod's join token; the kubelet renews it.
 const TOKEN_LIFE_SECS: u32 = 3600;
-/// Seconds that the first epoch and certificate may take before the pod is restarted.
+/// Seconds that the first epoch and certificate may take before the sidecar is restarted.
 const STARTUP_SECS_MAX: u32 = 120;
+/// How long Kubernetes gives a pod to end, where it does not say.
+const GRACE_SECS_DEFAULT: u64 = 30;
+/// Longest drain of a sidecar.
+const DRAIN_SECS_MAX: u64 = 30;
+/// The same where it begins after the application's end.
+const DRAIN_SECS_ORDINARY_MAX: u64 = 5;
 const CPU_DEFAULT: &str = "10m";
 const MEMORY_DEFAULT: &str = "24Mi";
 
-/// What every sidecar of a mesh has in common.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SidecarSettings {
-    /// The image that holds `meshwright`.
-    pub image: String,
-    /// `HOST:PORT` of the control plane.
-    pub control: String,
-    /// ConfigMap, in each namespace, whose key `ca.pem` holds the mesh's roots.
-    pub ca_config_map: String,
-    /// Audience of the service account token with which the sidecar joins.
-    pub token_audience: String,
-    /// Version written into the pod's annotation.
-    pub version: String,
+/// How the sidecar runs beside the application.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// An init container that stays (Kubernetes 1.29): it starts before the application and ends after it.
+    Native,
+    /// An ordinary container, which holds the application back while it starts, and ends after it by what it sees.
+    Ordinary {
+        /// The pod ends with its application, so the sidecar must.
+        ends: Option<Ends>,
+    },
 }
 
-impl Default for SidecarSettings {
-    fn default() -> Self {
-        let version = env!("CARGO_PKG_VERSION");
-        Self {
-            image: format!("meshwright:{version}"),
-            control: "meshwright-control.meshwright-system.svc:15012".to_owned(),
-            ca_config_map: "meshwright-ca".to_owned(),
-            token_audience: "meshwright.dev".to_owned(),
-            version: version.to_owned(),
+/// How a pod ends that is no server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ends {
+    /// With the first end of its containers.
+    Once,
+    /// When they ended well: one that failed starts again, after five minutes at most.
+    WhenDone,
+}
+
+impl Ends {
+    /// Without any process of the application for so long, its containers have ended for good.
+    const fn quiet_secs(self) -> u32 {
+        match self {
+            Self::Once => 2,
+            Self::WhenDone => 330,
         }
     }
 }
 
-/// An annotation of ours with an impossible value.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("annotation {name}: `{value}` is not {expected}")]
-pub struct BadAnnotation {
-    /// The annotation.
-    pub name: &'static str,
-    /// The part that is wrong.
-    pub value: String,
-    /// What would be right.
-    pub expected: &'static str,
-}
-
-/// Adds the sidecar to a pod (or template): `metadata` and `spec` in, the same with a sidecar out. `workload` is the name of the object
-/// that owns the pod. What the pod had stays; ours comes first among the init containers, so that the pod's own have the mesh already.
-///
-/// # Errors
-/// An annotation of ours has an impossible value.
-pub fn add(pod: &Value, workload: &str, settings: &SidecarSettings) -> Result<Value, BadAnnotation> {
-    let mut pod = pod.clone();
-    let notes = pod["metadata"]["annotations"].clone();
-    let ours = [intercept(&notes, settings)?, proxy(&notes, workload, settings)];
-    let volumes = volumes(settings);
-    let Some(object) = pod.as_object_mut() else { return Ok(pod) };
-    let spec = field(object, "spec");
-    prepend(spec, "initContainers", &ours);
-    append(spec, "volumes", &volumes);
-    field(field(object, "metadata"), "annotations").insert(INJECTED.to_owned(), settings.version.clone().into());
-    Ok(pod)
-}
-
-/// A field that is an object; made where it is not there.
-fn field<'a>(object: &'a mut Map<String, Value>, name: &str) -> &'a mut Map<String, Value> {
-    let value = object.entry(name.to_owned()).or_insert_with(|| json!({}));
-    if !value.is_object() {
-        *value = json!({});
-    }
-    value.as_object_mut().expect("made an object above")
-}
-
-fn prepend(spec: &mut Map<String, Value>, name: &str, ours: &[Value]) {
-    let theirs = spec.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-    spec.insert(name.to_owned(), ours.iter().cloned().chain(theirs).collect());
-}
-
-fn append(spec: &mut Map<String, Value>, name: &str, ours: &[Value]) {
-    let theirs = spec.get(name).and_then(Value::as_array).cloned().unwrap_or_default();
-    spec.insert(name.to_owned(), theirs.into_iter().chain(ours.iter().cloned()).collect());
-}
-
-/// Installs the redirection before anything else of the pod runs; ends at once.
-fn intercept(notes: &Value, settings: &SidecarSettings) -> Result<Value, BadAnnotation> {
+/// Installs the redirection before anything else of the pod runs; ends at once. The only part that needs a right that Kubernetes' `baseline`
+/// pods do not have.
+pub(crate) fn intercept(notes: &Notes, settings: &SidecarSettings) -> Value {
     let mut args = vec!["intercept".to_owned(), "install".to_owned(), format!("--exempt-uid={PROXY_UID}")];
-    args.extend(list(notes, annotations::EXCLUDE_OUTBOUND_PORTS, port)?.map(|ports| format!("--exclude-outbound-ports={ports}")));
-    args.extend(list(notes, annotations::EXCLUDE_INBOUND_PORTS, port)?.map(|ports| format!("--exclude-inbound-ports={ports}")));
-    args.extend(list(notes, annotations::EXCLUDE_OUTBOUND_CIDRS, cidr)?.map(|cidrs| format!("--exclude-outbound-cidrs={cidrs}")));
-    Ok(json!({
+    let ports = |ports: &[u16]| ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",");
+    for (flag, value) in [
+        ("--exclude-outbound-ports", ports(&notes.exclude_outbound_ports)),
+        ("--exclude-inbound-ports", ports(&notes.exclude_inbound_ports)),
+        ("--exclude-outbound-cidrs", notes.exclude_outbound_cidrs.join(",")),
+    ] {
+        if !value.is_empty() {
+            args.push(format!("{flag}={value}"));
+        }
+    }
+    let mut container = json!({
         "name": INTERCEPT_CONTAINER,
         "image": settings.image,
         "command": ["meshwright"],
@@ -116,36 +91,35 @@ fn intercept(notes: &Value, settings: &SidecarSettings) -> Result<Value, BadAnno
             "runAsUser": 0,
             "runAsGroup": 0,
             "runAsNonRoot": false,
+            "privileged": false,
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,
             "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
         },
         "resources": {"requests": {"cpu": CPU_DEFAULT, "memory": MEMORY_DEFAULT}},
-    }))
+    });
+    pull(&mut container, settings);
+    container
 }
 
-/// The sidecar: an init container that stays (Kubernetes 1.29), so that it starts before the application and ends after it.
-fn proxy(notes: &Value, workload: &str, settings: &SidecarSettings) -> Value {
-    let note = |name: &str| notes[name].as_str();
-    let downward = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+/// The sidecar. `grace` is the pod's time to end, `declared` what the application's probes were.
+pub(crate) fn proxy(
+    notes: &Notes,
+    workload: &str,
+    settings: &SidecarSettings,
+    form: Form,
+    grace: Option<u64>,
+    declared: &[Value],
+) -> Value {
     let probe = |path: &str, period: u32, failures: u32| json!({"httpGet": {"path": path, "port": ports::HEALTH}, "periodSeconds": period, "failureThreshold": failures});
-    let mut env = vec![
-        downward("POD_NAMESPACE", "metadata.namespace"),
-        downward("MESHWRIGHT_INSTANCE", "metadata.name"),
-        downward("MESHWRIGHT_SERVICE_ACCOUNT", "spec.serviceAccountName"),
-        json!({"name": "MESHWRIGHT_WORKLOAD", "value": format!("$(POD_NAMESPACE)/{workload}")}),
-        json!({"name": "MESHWRIGHT_CONTROL", "value": settings.control}),
-        json!({"name": "MESHWRIGHT_CONTROL_CA", "value": format!("{CA_DIR}/ca.pem")}),
-        json!({"name": "MESHWRIGHT_TOKEN_FILE", "value": format!("{TOKEN_DIR}/token")}),
-    ];
-    env.extend(note(annotations::LOG_LEVEL).map(|level| json!({"name": "MESHWRIGHT_LOG_LEVEL", "value": level})));
-    json!({
+    let grace = grace.unwrap_or(GRACE_SECS_DEFAULT);
+    let mut container = json!({
         "name": PROXY_CONTAINER,
         "image": settings.image,
         "command": ["meshwright"],
         "args": ["proxy"],
-        "restartPolicy": "Always",
-        "env": env,
+        "env": environment(notes, workload, settings, form, grace, declared),
         "ports": [
             {"name": "mw-metrics", "containerPort": ports::METRICS, "protocol": "TCP"},
             {"name": "mw-health", "containerPort": ports::HEALTH, "protocol": "TCP"},
@@ -157,75 +131,95 @@ fn proxy(notes: &Value, workload: &str, settings: &SidecarSettings) -> Value {
             "runAsUser": PROXY_UID,
             "runAsGroup": PROXY_UID,
             "runAsNonRoot": true,
+            "privileged": false,
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,
             "capabilities": {"drop": ["ALL"]},
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "resources": {"requests": {
-            "cpu": note(annotations::PROXY_CPU).unwrap_or(CPU_DEFAULT),
-            "memory": note(annotations::PROXY_MEMORY).unwrap_or(MEMORY_DEFAULT),
+            "cpu": notes.cpu.as_deref().unwrap_or(CPU_DEFAULT),
+            "memory": notes.memory.as_deref().unwrap_or(MEMORY_DEFAULT),
         }},
         "volumeMounts": [
             {"name": TOKEN_VOLUME, "mountPath": TOKEN_DIR, "readOnly": true},
             {"name": CA_VOLUME, "mountPath": CA_DIR, "readOnly": true},
+            {"name": SPIFFE_VOLUME, "mountPath": SPIFFE_DIR},
         ],
-    })
+    });
+    match form {
+        Form::Native => container["restartPolicy"] = "Always".into(),
+        // The kubelet starts containers in their order, each after the former's postStart.
+        Form::Ordinary { .. } => {
+            container["lifecycle"] = json!({
+                "postStart": {"exec": {"command": ["meshwright", "hook", "started", format!("--timeout={STARTUP_SECS_MAX}s")]}},
+                "preStop": {"exec": {"command": ["meshwright", "hook", "ending", format!("--timeout={}s", linger_secs(grace))]}},
+            });
+        }
+    }
+    pull(&mut container, settings);
+    container
 }
 
-fn volumes(settings: &SidecarSettings) -> [Value; 2] {
+fn environment(notes: &Notes, workload: &str, settings: &SidecarSettings, form: Form, grace: u64, declared: &[Value]) -> Vec<Value> {
+    let downward = |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let plain = |name: &str, value: String| json!({"name": name, "value": value});
+    let mut env = vec![
+        downward("POD_NAMESPACE", "metadata.namespace"),
+        downward("MESHWRIGHT_INSTANCE", "metadata.name"),
+        downward("MESHWRIGHT_SERVICE_ACCOUNT", "spec.serviceAccountName"),
+        plain("MESHWRIGHT_WORKLOAD", format!("$(POD_NAMESPACE)/{workload}")),
+        plain("MESHWRIGHT_CONTROL", settings.control.clone()),
+        plain("MESHWRIGHT_CONTROL_CA", format!("{CA_DIR}/{}", annotations::CA_KEY)),
+        plain("MESHWRIGHT_TOKEN_FILE", format!("{TOKEN_DIR}/token")),
+        plain("MESHWRIGHT_SPIFFE_SOCKET", SPIFFE_SOCKET.to_owned()),
+        // The application has another uid; nobody else sees the volume.
+        plain("MESHWRIGHT_SPIFFE_SOCKET_MODE", "666".to_owned()),
+        plain("MESHWRIGHT_DRAIN_SECS", drain_secs(form, grace).to_string()),
+    ];
+    if !declared.is_empty() {
+        // `$(` would be a reference to another variable.
+        env.push(plain(APP_PROBES, Value::from(declared.to_vec()).to_string().replace("$(", "$$(")));
+    }
+    if let Form::Ordinary { ends: Some(ends) } = form {
+        env.push(plain("MESHWRIGHT_END_WITH_APPLICATION_SECS", ends.quiet_secs().to_string()));
+    }
+    env.extend(notes.log_level.clone().map(|level| plain("MESHWRIGHT_LOG_LEVEL", level)));
+    env
+}
+
+/// A drain that the pod's time to end allows for. A native sidecar has what the application has left; an ordinary one has waited for it.
+fn drain_secs(form: Form, grace: u64) -> u64 {
+    match form {
+        Form::Native => grace.saturating_sub(1).clamp(1, DRAIN_SECS_MAX),
+        Form::Ordinary { .. } => grace.saturating_sub(1).clamp(1, DRAIN_SECS_ORDINARY_MAX),
+    }
+}
+
+/// How long an ordinary sidecar waits for the application's end before its own.
+fn linger_secs(grace: u64) -> u64 {
+    grace.saturating_sub(drain_secs(Form::Ordinary { ends: None }, grace) + 1)
+}
+
+fn pull(container: &mut Value, settings: &SidecarSettings) {
+    if let Some(policy) = settings.pull_policy {
+        container["imagePullPolicy"] = policy.as_str().into();
+    }
+}
+
+/// Token, roots, and the folder that the application's socket is in. The last is memory: a disk's would keep a node from being drained.
+pub(crate) fn volumes(settings: &SidecarSettings) -> [Value; 3] {
     let token =
         json!({"serviceAccountToken": {"audience": settings.token_audience, "expirationSeconds": TOKEN_LIFE_SECS, "path": "token"}});
     [
         json!({"name": TOKEN_VOLUME, "projected": {"sources": [token]}}),
         json!({"name": CA_VOLUME, "configMap": {"name": settings.ca_config_map}}),
+        json!({"name": SPIFFE_VOLUME, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}),
     ]
 }
 
-/// A comma-separated annotation, each part checked, without blanks; `None` where it is absent or empty.
-fn list(notes: &Value, name: &'static str, check: fn(&str) -> Result<(), &'static str>) -> Result<Option<String>, BadAnnotation> {
-    let parts: Vec<&str> = notes[name].as_str().unwrap_or_default().split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
-    for part in &parts {
-        check(part).map_err(|expected| BadAnnotation { name, value: (*part).to_owned(), expected })?;
-    }
-    Ok((!parts.is_empty()).then(|| parts.join(",")))
-}
-
-fn port(text: &str) -> Result<(), &'static str> {
-    text.parse::<u16>().ok().filter(|port| *port > 0).map(|_| ()).ok_or("a port from 1 to 65535")
-}
-
-fn cidr(text: &str) -> Result<(), &'static str> {
-    let right = text.split_once('/').is_some_and(|(address, bits)| match (address.parse::<IpAddr>(), bits.parse::<u8>()) {
-        (Ok(address), Ok(bits)) => bits <= if address.is_ipv4() { 32 } else { 128 },
-        _ => false,
-    });
-    if right { Ok(()) } else { Err("an address range such as 192.0.2.0/24") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Aim: annotations reach the containers, impossible ones are refused by name, and what the pod had stays behind ours.
-    #[test]
-    fn annotations_are_honoured_or_refused() {
-        let pod = |notes: Value| json!({"metadata": {"annotations": notes}, "spec": {"initContainers": [{"name": "migrate"}]}});
-        let notes = json!({"meshwright.dev/exclude-outbound-ports": "5432, 6379", "meshwright.dev/proxy-cpu": "1",
-            "meshwright.dev/exclude-outbound-cidrs": "fd00::/8", "meshwright.dev/log-level": "debug"});
-        let added = add(&pod(notes), "catalog", &SidecarSettings::default()).unwrap();
-        let containers = &added["spec"]["initContainers"];
-        assert_eq!(containers[0]["args"][3], "--exclude-outbound-ports=5432,6379");
-        assert_eq!(containers[0]["args"][4], "--exclude-outbound-cidrs=fd00::/8");
-        assert_eq!(containers[1]["resources"]["requests"]["cpu"], "1");
-        assert_eq!(containers[2]["name"], "migrate");
-        for (name, value) in [
-            ("meshwright.dev/exclude-inbound-ports", "0"),
-            ("meshwright.dev/exclude-outbound-ports", "http"),
-            ("meshwright.dev/exclude-outbound-cidrs", "10.0.0.0/33"),
-        ] {
-            let error = add(&pod(json!({name: value})), "x", &SidecarSettings::default()).unwrap_err();
-            assert_eq!(error.name, name);
-        }
-    }
+/// What an application's container gets to find its identity.
+pub(crate) fn spiffe() -> (Value, Value) {
+    let mount = json!({"name": SPIFFE_VOLUME, "mountPath": SPIFFE_DIR, "readOnly": true});
+    (mount, json!({"name": "SPIFFE_ENDPOINT_SOCKET", "value": format!("unix://{SPIFFE_SOCKET}")}))
 }

@@ -20,6 +20,16 @@ pub const LOG_LEVEL: &str = "meshwright.dev/log-level";
 pub const OPAQUE_PORTS: &str = "meshwright.dev/opaque-ports";
 /// The namespace of the mesh's own objects.
 pub const ROOT_NAMESPACE: &str = "meshwright-system";
+/// Annotation that says which version's sidecar a pod carries.
+pub const INJECTED: &str = "meshwright.dev/injected";
+/// Annotation that says why a pod that the injector was asked about carries none.
+pub const NOT_INJECTED: &str = "meshwright.dev/not-injected";
+/// Audience of the service account tokens with which pods join.
+pub const TOKEN_AUDIENCE: &str = "meshwright.dev";
+/// ConfigMap of each namespace that holds the mesh's roots under [`CA_KEY`]: whom a pod believes at its first contact.
+pub const CA_CONFIG_MAP: &str = "meshwright-ca";
+/// See [`CA_CONFIG_MAP`].
+pub const CA_KEY: &str = "ca.pem";
 /// Our GatewayClass.
 pub const GATEWAY_CLASS: &str = "meshwright";
 /// The controller name in GatewayClass and in status.

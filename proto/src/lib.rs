@@ -1,4 +1,4 @@
-//! Words both planes share: xDS messages, SPIFFE identity, resource names, annotations, ports, origins, defaults, refusals.
+//! Words both planes share: xDS messages, SPIFFE identity, resource names, annotations, ports, pods, origins, defaults, refusals.
 
 pub mod annotations;
 pub mod defaults;
@@ -6,6 +6,7 @@ pub mod epoch;
 pub mod identity;
 pub mod names;
 pub mod origin;
+pub mod pods;
 pub mod ports;
 pub mod private;
 pub mod refusal;

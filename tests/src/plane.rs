@@ -72,7 +72,9 @@ impl Plane {
 
     fn args(&self) -> ControlArgs {
         ControlArgs {
-            config: self.manifests.clone(),
+            config: Some(self.manifests.clone()),
+            kubernetes: false,
+            kubeconfig: None,
             data_dir: self.data.clone(),
             listen: self.address(),
             plaintext_xds: None,

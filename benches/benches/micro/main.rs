@@ -13,7 +13,7 @@ use std::path::Path;
 
 use control::source::{Folder, load};
 use control::translate::{Audience, View, audience, view};
-use control::world::{Allocations, Change, GatewayState, InstanceState, Spec, World, WorldSettings};
+use control::world::{Allocations, Change, GatewayState, InstanceState, Origin, Spec, World, WorldSettings};
 use criterion::{Criterion, criterion_group, criterion_main};
 use engine::Moment;
 use engine::balance::{self, Choice};
@@ -28,7 +28,7 @@ fn shop() -> World {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/shop");
     let mut world = World::new(WorldSettings::default(), Allocations::default());
     let mut changes = Folder::default().update(load(&folder).unwrap(), 0);
-    changes.push(Change::FolderRead);
+    changes.push(Change::Synced(Origin::Folder));
     world.apply(changes);
     let ready = InstanceState { started: true, ready: true, ..InstanceState::default() };
     let instances = world.index().instances.values().map(|row| ((row.namespace.clone(), row.name.clone()), ready.clone())).collect();

@@ -8,7 +8,7 @@ use anyhow::Context;
 use clap::Args;
 use control::source::{FileChange, Folder, load};
 use control::translate::{self, ResolvedSetting};
-use control::world::{Allocations, Change, Object, Problem, Severity, Spec, World, WorldSettings};
+use control::world::{Allocations, Change, Object, Origin, Problem, Severity, Spec, World, WorldSettings};
 
 use crate::output::{self, Columns, TextOrJson};
 use crate::{documents, duration};
@@ -102,7 +102,7 @@ fn line(setting: &ResolvedSetting) -> Problem {
 fn world_of(files: Vec<FileChange>) -> World {
     let mut world = World::new(WorldSettings { assume_ready: true, ..WorldSettings::default() }, Allocations::default());
     let mut changes = Folder::default().update(files, i64::MAX);
-    changes.push(Change::FolderRead);
+    changes.push(Change::Synced(Origin::Folder));
     world.apply(changes);
     world
 }

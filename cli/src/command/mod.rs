@@ -17,8 +17,10 @@ mod enter;
 mod exec;
 mod explain;
 mod get;
+mod hook;
 mod identity;
 mod inject;
+mod injector;
 mod intercept;
 mod logs;
 mod policy;
@@ -80,6 +82,8 @@ enum Command {
     Intercept(intercept::InterceptArgs),
     /// Puts the sidecar into manifests, offline.
     Inject(inject::InjectArgs),
+    /// Runs the admission webhook that puts sidecars into pods.
+    Injector(injector::InjectorArgs),
     /// Runs the test service of examples and tests.
     Echo(echo::EchoArgs),
     /// Prints a shell completion script.
@@ -87,6 +91,9 @@ enum Command {
     /// Joins an instance's namespaces and becomes a command; used by `up` and `exec`.
     #[command(hide = true)]
     Enter(enter::EnterArgs),
+    /// Waits for the sidecar's start or the application's end; where the sidecar is an ordinary container of a pod.
+    #[command(hide = true)]
+    Hook(hook::HookArgs),
 }
 
 impl Cli {
@@ -115,9 +122,11 @@ impl Cli {
             Command::Proxy(args) => proxy::run(args),
             Command::Intercept(args) => intercept::run(args),
             Command::Inject(args) => inject::run(args),
+            Command::Injector(args) => injector::run(args),
             Command::Echo(args) => echo::run(args),
             Command::Completions(args) => completions::run(args),
             Command::Enter(args) => enter::run(args),
+            Command::Hook(args) => hook::run(args),
         }
     }
 }
@@ -174,6 +183,13 @@ mod tests {
             "meshwright intercept install --exempt-mark 0",
             "meshwright intercept install --exclude-outbound-cidrs 10.0.0.0/33",
             "meshwright inject -f x --control nonsense",
+            "meshwright inject -f x --kubernetes-version latest",
+            "meshwright inject -f x --pull-policy Sometimes",
+            "meshwright injector",
+            "meshwright injector --tls-cert x",
+            "meshwright injector --tls-cert x --tls-key y --ca-cert z --ca-key z --ca-root z",
+            "meshwright injector --tls-cert x --tls-key y --patch-webhooks",
+            "meshwright injector --tls-cert x --tls-key y --service meshwright-injector",
             "meshwright echo --http 99999",
             "meshwright echo --http 8080 --tcp 8080",
             "meshwright echo --tcp-greeting hello",

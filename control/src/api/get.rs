@@ -21,9 +21,9 @@ use crate::publish::plaintext::{Sighting, refused};
 use crate::serve::authority::SharedAuthority;
 use crate::store::Store;
 use crate::translate::{Status as ObjectStatus, statuses, suggest};
+use crate::world::Versions;
 use crate::world::key::ObjectKey;
 use crate::world::problem::{Problem, Severity};
-use crate::world::{Layer, Versions};
 
 /// Proxies asked at a time.
 const ASKED_MAX: usize = 256;
@@ -93,16 +93,12 @@ fn objects((ledger, keys): (&Ledger, &KeysAway), edition: &Edition, wanted: &Fil
 
 fn object(edition: &Edition, key: &ObjectKey, slot: &Versions, status: Option<&ObjectStatus>) -> Value {
     let live = slot.live();
-    let mut row = live.or(slot.refused()).map(|version| (*version.raw).clone()).unwrap_or_else(|| json!({}));
+    let mut row = live.or(slot.refused()).map(|version| version.document()).unwrap_or_else(|| json!({}));
     row["kind"] = key.kind.text().into();
     row["namespace"] = key.namespace.as_str().into();
     row["name"] = key.name.as_str().into();
     row["live"] = live.is_some().into();
-    row["source"] = match slot.layer() {
-        Some(Layer::Folder) => "Folder".into(),
-        Some(Layer::Applied) => "Applied".into(),
-        None => Value::Null,
-    };
+    row["source"] = slot.origin().map_or(Value::Null, |origin| origin.text().into());
     if let Some(version) = live {
         row["file"] = version.file.as_str().into();
         row["line"] = version.line.into();
@@ -114,7 +110,7 @@ fn object(edition: &Edition, key: &ObjectKey, slot: &Versions, status: Option<&O
     if let Some(refused) = slot.refused() {
         let errors: Vec<_> = refused.problems.iter().filter(|problem| problem.severity == Severity::Error).collect();
         row["error"] = errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ").into();
-        row["refused"] = json!({"file": refused.file, "line": refused.line, "problems": refused.problems, "object": *refused.raw});
+        row["refused"] = json!({"file": refused.file, "line": refused.line, "problems": refused.problems, "object": refused.document()});
     }
     row
 }

@@ -1,4 +1,4 @@
-//! Start and stop of the control plane: read the book, open the doors, watch the folder, serve until told to stop.
+//! Start and stop of the control plane: read the book, open the doors, watch folder and cluster, serve until told to stop.
 
 #![allow(clippy::disallowed_types, reason = "a door: what the binary binds; simulations bring doors of their own")]
 
@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -31,11 +32,14 @@ use crate::serve::reports::Desk;
 use crate::serve::token::{ApiTokens, Guarded};
 use crate::serve::{listen, serve, tls};
 use crate::settings::ControlArgs;
+use crate::source::cluster::{Cluster, Pulses};
 use crate::source::{Folder, Watch};
 use crate::store::{Page, Row, Store};
-use crate::world::{Change, SessionKey, World};
+use crate::world::{Change, Origin, SessionKey, World};
 use writer::Writer;
 
+/// Steps of a cluster's changes on their way to the writer; the watches wait while there are more.
+const STEPS_MAX: usize = 2;
 /// Open requests get this long after a stop.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -66,6 +70,8 @@ pub struct Means {
     pub authority: SharedAuthority,
     /// Adds the authority's gRPC service to the TLS door, behind the gate.
     pub certificates: Box<dyn FnOnce(Routes, Gate) -> Routes + Send>,
+    /// The way to the cluster whose objects are watched.
+    pub cluster: Option<kube::Client>,
 }
 
 /// Runs the control plane until SIGTERM or SIGINT. Bad manifests never end it: they are told on stderr, by `get objects` and by
@@ -114,8 +120,11 @@ pub struct Assembled {
 /// # Errors
 /// The folder or the data folder cannot be used, or the authority signs nothing.
 pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> anyhow::Result<Assembled> {
-    let Means { clock, authority, certificates } = means;
+    let Means { clock, authority, certificates, cluster } = means;
     let mut settings = args.world()?;
+    if args.kubernetes != cluster.is_some() {
+        bail!("a client of the cluster is needed exactly with --kubernetes");
+    }
     let store = Arc::new(Store::open(&args.data_dir)?);
     settings.session_key = session_key(&store)?;
     let world = World::new(settings, store.load(Row::Allocations)?.unwrap_or_default());
@@ -123,13 +132,20 @@ pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> a
     // For proxies that start: in the data folder, and where `--ca-file` says.
     let files: Vec<PathBuf> = [Some(args.data_dir.join("ca.pem")), args.ca_file.clone()].into_iter().flatten().collect();
     write_bundle(&files, &authority.roots().pem)?;
-    let (board, events) = Board::new(clock);
+    let (board, events) = Board::new(clock.clone());
     let metrics = Arc::new(Metrics::default());
     metrics.follow(authority.clone());
     let writer = Writer::new(board.clone(), store.clone(), authority.clone(), metrics.clone(), world)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(done(writer.run(events, stop.clone())));
-    tasks.spawn(watch(args.config.clone(), board.clone(), stop.clone()));
+    if let Some(folder) = &args.config {
+        tasks.spawn(watch(folder.clone(), board.clone(), stop.clone()));
+    }
+    if let Some(client) = cluster {
+        let pulses = Pulses::default();
+        metrics.collect(Box::new(pulses.clone()));
+        tasks.spawn(watch_cluster(Cluster { client, clock, pulses }, board.clone(), stop.clone()));
+    }
     tasks.spawn(done(seating.clone().keep(lasts, stop.clone())));
     tasks.spawn(done(seating.clone().follow(board.editions(), stop.clone())));
     let followers = Followers { clients: tls.roots.clone(), seating, files };
@@ -196,8 +212,8 @@ async fn watch(folder: PathBuf, board: Arc<Board>, stop: CancellationToken) -> a
         .with_context(|| format!("cannot read the folder of manifests {place}"))?;
     let mut objects = Folder::default();
     let mut changes = objects.update(first, board.clock.age_ms());
-    changes.push(Change::FolderRead);
-    board.send(Errand::Folder(changes)).await;
+    changes.push(Change::Synced(Origin::Folder));
+    board.send(Errand::Objects(changes)).await;
     loop {
         let files = tokio::select! {
             biased;
@@ -205,9 +221,27 @@ async fn watch(folder: PathBuf, board: Arc<Board>, stop: CancellationToken) -> a
             files = watch.next() => files,
         };
         let changes = objects.update(files, board.clock.age_ms());
-        if !changes.is_empty() && !board.send(Errand::Folder(changes)).await {
+        if !changes.is_empty() && !board.send(Errand::Objects(changes)).await {
             return Ok(());
         }
+    }
+}
+
+/// Hands what the cluster says to the writer.
+async fn watch_cluster(cluster: Cluster, board: Arc<Board>, stop: CancellationToken) -> anyhow::Result<()> {
+    let (send, mut steps) = mpsc::channel(STEPS_MAX);
+    let forward = async {
+        while let Some(changes) = steps.recv().await {
+            if !board.send(Errand::Objects(changes)).await {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => Ok(()),
+        ended = cluster.run(send) => ended.context("watching the cluster ended"),
+        () = forward => Ok(()),
     }
 }
 

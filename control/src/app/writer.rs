@@ -27,7 +27,7 @@ use crate::world::list::parts;
 use crate::world::object::{Candidate, read};
 use crate::world::problem::{Problem, Severity};
 use crate::world::tree::documents;
-use crate::world::{Applied, Change, Layer, ObjectKey, Outcome, World, reported};
+use crate::world::{Applied, Change, ObjectKey, Origin, Outcome, World, reported};
 
 /// Events handled as one step at most.
 const BATCH_MAX: usize = 64;
@@ -116,23 +116,25 @@ impl Writer {
             }
             // States of what runs are common and cheap: those in a row are one edition.
             let mut runtime = Vec::new();
-            for event in batch.drain(..) {
+            let mut events = batch.drain(..).peekable();
+            while let Some(event) = events.next() {
+                if let Errand::Runtime(change) = event {
+                    runtime.push(change);
+                    continue;
+                }
+                self.runtime(std::mem::take(&mut runtime));
                 match event {
-                    Errand::Runtime(change) => runtime.push(change),
-                    Errand::Folder(changes) => {
-                        self.runtime(std::mem::take(&mut runtime));
-                        self.folder(changes).await;
+                    Errand::Runtime(_) => {}
+                    Errand::Objects(mut changes) => {
+                        // What came while the last edition was made is one step.
+                        while let Some(Errand::Objects(more)) = events.next_if(|next| matches!(next, Errand::Objects(_))) {
+                            changes.extend(more);
+                        }
+                        self.objects(changes).await;
                     }
-                    Errand::Roots { roots, reply } => {
-                        self.runtime(std::mem::take(&mut runtime));
-                        // Whoever asked may have given up.
-                        let _ = reply.send(self.believe(roots).await);
-                    }
-                    Errand::Apply { documents, delete, reply } => {
-                        self.runtime(std::mem::take(&mut runtime));
-                        // Whoever asked may have given up.
-                        let _ = reply.send(self.apply(&documents, delete).await);
-                    }
+                    // Whoever asked may have given up.
+                    Errand::Roots { roots, reply } => drop(reply.send(self.believe(roots).await)),
+                    Errand::Apply { documents, delete, reply } => drop(reply.send(self.apply(&documents, delete).await)),
                 }
             }
             self.runtime(runtime);
@@ -172,35 +174,39 @@ impl Writer {
         }
     }
 
-    async fn folder(&mut self, changes: Vec<Change>) {
-        let first = !self.world.synced();
-        let before = self.world.clone();
+    /// What folder and cluster say.
+    async fn objects(&mut self, changes: Vec<Change>) {
+        // Before the first edition nobody has seen anything, and a copy of all objects for each page of a list would be dear.
+        let before = self.world.synced().then(|| self.world.clone());
         let applied = self.world.apply(changes);
-        for line in cut(&before, &self.world, &self.board.plaintext()) {
-            tracing::warn!("{line}");
-        }
         for problem in &applied.problems {
             say(problem);
         }
-        if first && self.world.synced() {
-            self.begin().await;
-        } else {
-            self.step(&applied).await;
+        match before {
+            None if self.world.synced() => self.begin().await,
+            None => {}
+            Some(before) => {
+                for line in cut(&before, &self.world, &self.board.plaintext()) {
+                    tracing::warn!("{line}");
+                }
+                self.step(&applied).await;
+            }
         }
     }
 
-    /// The folder has been read once: the same objects as before the restart are the same epoch.
+    /// Every origin has been read once: the same objects as before the restart are the same epoch.
     async fn begin(&mut self) {
         let content = content(&self.world, &self.roots);
         let same = self.mark.content == content && self.mark.number > 0;
         if !same {
             self.turn(content);
         }
-        let all = self.world.live().map(|(key, _)| touched(key, if same { "unchanged" } else { "created" })).collect();
+        let authored = self.world.live().filter(|(key, _)| !self.world.is_running(key));
+        let all = authored.map(|(key, _)| touched(key, if same { "unchanged" } else { "created" })).collect();
         self.save();
         self.write().await;
         self.board.open_epoch(self.mark.number, all, &self.world);
-        tracing::info!(epoch = self.mark.number, objects = self.world.live().count(), same, "the manifests have been read");
+        tracing::info!(epoch = self.mark.number, objects = self.world.live().count(), same, "the objects have been read");
         self.publish();
     }
 
@@ -216,7 +222,12 @@ impl Writer {
         if !self.world.synced() {
             return;
         }
-        let content = content(&self.world, &self.roots);
+        let idle = applied.changed.is_empty();
+        if idle && !applied.runtime && !applied.shown && applied.problems.is_empty() {
+            // An API server sends an object again for much that is none of ours.
+            return;
+        }
+        let content = if idle { self.mark.content.clone() } else { content(&self.world, &self.roots) };
         let fresh = content != self.mark.content;
         if fresh {
             self.turn(content);
@@ -250,6 +261,9 @@ impl Writer {
 
     /// All or nothing: a file with an error changes nothing.
     async fn apply(&mut self, files: &[(String, String)], delete: bool) -> Result<Receipt, String> {
+        if self.world.settings().in_cluster {
+            return Err("this mesh's objects are in Kubernetes; use `kubectl apply` and `kubectl delete`".to_owned());
+        }
         if !self.world.synced() {
             return Err("the manifests have not been read yet; try again in a moment".to_owned());
         }
@@ -264,10 +278,10 @@ impl Writer {
             let key = candidate.key.clone();
             if delete {
                 self.applied.remove(&key);
-                changes.push(Change::Remove { layer: Layer::Applied, key });
+                changes.push(Change::Remove { origin: Origin::Applied, key });
             } else {
                 self.applied.insert(key, (candidate.file.clone(), object));
-                changes.push(Change::Put { layer: Layer::Applied, candidate, now_ms });
+                changes.push(Change::Put { origin: Origin::Applied, candidate, now_ms });
             }
         }
         let before = self.world.clone();
@@ -317,14 +331,14 @@ impl Writer {
         self.page.put(Row::Ages, &ages);
         self.page.put(Row::Allocations, self.world.allocations());
         // The folder's new content may have ended what was applied over the old.
-        if self.applied.keys().any(|key| self.world.slots().get(key).is_none_or(|slot| slot.applied.is_none())) {
+        if self.applied.keys().any(|key| self.world.slots().get(key).is_none_or(|slot| slot.held(Origin::Applied).is_none())) {
             self.save_applied();
         }
     }
 
     fn save_applied(&mut self) {
         let slots = self.world.slots();
-        let over = |key: &ObjectKey| slots.get(key).and_then(|slot| slot.applied.as_ref()).map(|held| held.over.clone());
+        let over = |key: &ObjectKey| slots.get(key).and_then(|slot| slot.held(Origin::Applied)).map(|held| held.over.clone());
         self.applied.retain(|key, _| over(key).is_some());
         let rows: Vec<_> = self
             .applied
@@ -397,7 +411,8 @@ fn parse_one(file: &str, object: &Value) -> Option<Candidate> {
 
 /// A digest of every object in force, and of whom the mesh believes: what an epoch number stands for.
 fn content(world: &World, roots: &Roots) -> String {
-    let live = world.slots().iter().filter_map(|(key, slot)| Some((key, &slot.live()?.digest)));
+    let authored = world.slots().iter().filter(|(key, _)| !world.is_running(key));
+    let live = authored.filter_map(|(key, slot)| Some((key, &slot.live()?.digest)));
     let objects: String = live.map(|(key, digest)| format!("{key} {digest}\n")).collect();
     proto::epoch::version(format!("{objects}roots {}", roots.digest()).as_bytes())
 }

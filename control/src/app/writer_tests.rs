@@ -12,7 +12,7 @@ use crate::publish::trust::{Phase, Root, Roots};
 use crate::serve::authority::{AuditQuery, Authority, Done, Issuance, Issued, Refused, Seat, Step, TokenOrder};
 use crate::source::{FileChange, Folder};
 use crate::world::own::Mesh;
-use crate::world::{Allocations, WorldSettings};
+use crate::world::{Allocations, Origin, WorldSettings};
 
 /// Longer than anything takes that waits for no disk.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -81,8 +81,8 @@ async fn running(folder: &std::path::Path) -> (Arc<Board>, Arc<Store>) {
     tokio::spawn(writer.run(events, CancellationToken::new()));
     let first = FileChange { file: "web.yaml".to_owned(), text: Some(Ok(SERVICE.to_owned())) };
     let mut changes = Folder::default().update(vec![first], 0);
-    changes.push(Change::FolderRead);
-    board.send(Errand::Folder(changes)).await;
+    changes.push(Change::Synced(Origin::Folder));
+    board.send(Errand::Objects(changes)).await;
     edition(&board, |_| true).await;
     (board, store)
 }

@@ -31,8 +31,8 @@ pub const STREAMS_PER_NODE_MAX: usize = 16;
 
 /// What the writer is asked to do.
 pub enum Errand {
-    /// The folder changed.
-    Folder(Vec<Change>),
+    /// The folder or the cluster changed.
+    Objects(Vec<Change>),
     /// `apply` or `delete`.
     Apply {
         /// (path, text) of each file.

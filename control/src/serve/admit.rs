@@ -101,7 +101,7 @@ fn declared(node: &Claim, identity: Option<&Identity>, world: &World) -> Result<
     let id = NodeId { mode: node.mode, namespace: node.namespace.clone(), instance: node.instance.clone() };
     let audience = translate::audience(world, &id).ok_or_else(|| {
         Status::failed_precondition(format!(
-            "nothing declared is {id}; add its Workload or Gateway, or label its namespace, and connect again"
+            "nothing declared is {id}; add its Workload or Gateway, or label its namespace (in Kubernetes: before its pod is made), and connect again"
         ))
     })?;
     if audience.workload != node.workload {
@@ -284,6 +284,33 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
         ] {
             let verdict = admit(&node, &peer, &world, &clock());
             assert_eq!(verdict.as_ref().err().map(Status::code), wanted, "{node:?} as {peer:?}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_pod_is_let_in_as_what_the_cluster_says() {
+        // Aim: the sidecar of a pod is judged like any other: by the pod's name, its account and its owner; a pod without our sidecar, or one
+        // that has ended, is nobody.
+        let pod = |name: &str, containers: &str, status: &str| {
+            format!(
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: shop, ownerReferences: [{{kind: StatefulSet, name: web, controller: true}}]}}\nspec: {{serviceAccountName: shared, {containers}}}\nstatus: {{{status}}}\n"
+            )
+        };
+        let ours = "initContainers: [{name: meshwright-proxy}]";
+        let text = [pod("web-0", ours, ""), pod("web-1", "containers: [{name: x}]", ""), pod("web-2", ours, "phase: Failed")].concat();
+        let mut world = World::new(WorldSettings { in_cluster: true, ..WorldSettings::default() }, Allocations::default());
+        world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text)) }], 0));
+        let sidecar = |workload, instance| node(Mode::Sidecar, "shop", workload, instance);
+        for (node, leaf, wanted) in [
+            (sidecar("web", "web-0"), ("shared", "web"), None),
+            (sidecar("web", "web-0"), ("other", "web"), Some(Code::PermissionDenied)),
+            (sidecar("api", "web-0"), ("shared", "api"), Some(Code::PermissionDenied)),
+            (sidecar("web", "web-1"), ("shared", "web"), Some(Code::FailedPrecondition)),
+            (sidecar("web", "web-2"), ("shared", "web"), Some(Code::FailedPrecondition)),
+            (sidecar("web", "web-3"), ("shared", "web"), Some(Code::FailedPrecondition)),
+        ] {
+            let verdict = admit(&node, &peer(Entrance::Tls, Some(leaf)), &world, &clock());
+            assert_eq!(verdict.as_ref().err().map(Status::code), wanted, "{node:?} as {leaf:?}: {verdict:?}");
         }
     }
 

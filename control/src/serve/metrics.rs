@@ -107,6 +107,11 @@ impl Metrics {
         self.registry.lock().register_collector(Box::new(Certificates(authority)));
     }
 
+    /// Shows what somebody else counts, too.
+    pub fn collect(&self, collector: Box<dyn Collector>) {
+        self.registry.lock().register_collector(collector);
+    }
+
     /// OpenMetrics text.
     pub fn text(&self) -> String {
         let mut text = String::new();

@@ -1,14 +1,14 @@
 //! Flags of `meshwright control`, and what they resolve to.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
 use ipnet::IpNet;
 
 use crate::serve::tls::CertificateNames;
-use crate::world::{Ranges, WorldSettings};
+use crate::world::{Origin, Ranges, WorldSettings};
 
 /// The control plane's Unix socket within the data folder.
 const SOCKET: &str = "control.sock";
@@ -16,12 +16,18 @@ const SOCKET: &str = "control.sock";
 /// Arguments of `meshwright control`.
 #[derive(Clone, Debug, Args)]
 #[command(
-    after_help = "Examples:\n  meshwright control --config manifests --data-dir /var/lib/meshwright\n  meshwright control --config manifests --listen 10.0.0.5:15012 --name control.example.com"
+    after_help = "Examples:\n  meshwright control --config manifests --data-dir /var/lib/meshwright\n  meshwright control --config manifests --listen 10.0.0.5:15012 --name control.example.com\n  meshwright control --kubernetes --kubeconfig ~/.kube/config"
 )]
 pub struct ControlArgs {
-    /// Folder of manifests, watched
-    #[arg(long, value_name = "DIR", env = "MESHWRIGHT_CONFIG")]
-    pub config: PathBuf,
+    /// Folder of manifests, watched; beside --kubernetes its objects lie over the cluster's
+    #[arg(long, value_name = "DIR", env = "MESHWRIGHT_CONFIG", required_unless_present = "kubernetes")]
+    pub config: Option<PathBuf>,
+    /// Watch the objects of a Kubernetes cluster: as the pod that this runs in, or as --kubeconfig says
+    #[arg(long)]
+    pub kubernetes: bool,
+    /// How to reach the cluster from outside
+    #[arg(long, value_name = "FILE", env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
     /// Where the certificate authority, epochs and applied objects are kept (mode 0700)
     #[arg(long, value_name = "DIR", default_value = "/var/lib/meshwright", env = "MESHWRIGHT_DATA_DIR")]
     pub data_dir: PathBuf,
@@ -37,10 +43,11 @@ pub struct ControlArgs {
     /// Address of the control plane's own metrics
     #[arg(long, value_name = "ADDR:PORT", default_value = "0.0.0.0:15014")]
     pub metrics_listen: SocketAddr,
-    /// Ranges of virtual Service addresses, one per family
+    /// Ranges of virtual Service addresses, one per family; with --kubernetes the cluster's own, so that calls to a Service that is not known
+    /// yet wait for it
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub service_cidr: Vec<IpNet>,
-    /// Ranges of instance addresses, one per family
+    /// Ranges of instance addresses, one per family; with --kubernetes the cluster's own
     #[arg(long, value_name = "CIDR", value_delimiter = ',')]
     pub instance_cidr: Vec<IpNet>,
     /// The node agent's own address, where it relays loopback OTLP endpoints
@@ -96,16 +103,19 @@ impl ControlArgs {
     /// # Errors
     /// The folder is missing; or two ranges are of one family, which is a [`clap::Error`].
     pub fn world(&self) -> anyhow::Result<WorldSettings> {
-        let folder =
-            self.config.canonicalize().with_context(|| format!("cannot read the folder of manifests {}", self.config.display()))?;
-        if !folder.is_dir() {
-            bail!("--config {}: not a folder", self.config.display());
-        }
+        let folder = match &self.config {
+            Some(config) => folder(config)?,
+            None => PathBuf::new(),
+        };
+        let folder_read = self.config.as_ref().map(|_| Origin::Folder);
+        let origins = self.kubernetes.then_some(Origin::Cluster).into_iter().chain(folder_read).collect();
         let mut ranges = Ranges::default();
         pick("--service-cidr", &self.service_cidr, &mut ranges.services)?;
         pick("--instance-cidr", &self.instance_cidr, &mut ranges.instances)?;
         let (bridge, otlp_endpoint) = (self.bridge_address, self.otlp_endpoint.clone());
-        Ok(WorldSettings { ranges, bridge, otlp_endpoint, folder, ..WorldSettings::default() })
+        let cluster_ranges = self.service_cidr.iter().chain(&self.instance_cidr).map(IpNet::trunc).collect();
+        let in_cluster = self.kubernetes;
+        Ok(WorldSettings { origins, in_cluster, cluster_ranges, ranges, bridge, otlp_endpoint, folder, ..WorldSettings::default() })
     }
 
     /// Names on our certificate: every address we may be reached at, and what was asked for.
@@ -130,6 +140,14 @@ impl ControlArgs {
         names.addresses.dedup();
         names
     }
+}
+
+fn folder(config: &Path) -> anyhow::Result<PathBuf> {
+    let folder = config.canonicalize().with_context(|| format!("cannot read the folder of manifests {}", config.display()))?;
+    if !folder.is_dir() {
+        bail!("--config {}: not a folder", config.display());
+    }
+    Ok(folder)
 }
 
 /// Plaintext leaves no machine.
@@ -182,6 +200,25 @@ mod tests {
         assert_eq!(parse(&[]).plaintext_xds, None);
         assert_eq!(parse(&["--plaintext-xds"]).plaintext_xds, Some("127.0.0.1:15010".parse().unwrap()));
         assert!(try_parse(&["--plaintext-xds=0.0.0.0:15010"]).unwrap_err().to_string().contains("loopback"));
+    }
+
+    #[test]
+    fn objects_come_from_a_folder_a_cluster_or_both() {
+        // Aim: one of the two must be named; what is named must have been read before anything is published, and in a cluster no range is
+        // the mesh's own unless it is named.
+        let origins = |flags: &[&str]| {
+            let args = Cli::try_parse_from([&["control"], flags].concat()).map_err(|error| error.to_string())?.args;
+            let world = args.world().map_err(|error| error.to_string())?;
+            Ok::<_, String>((world.origins.into_iter().map(Origin::text).collect::<Vec<_>>().join(" "), world.in_cluster))
+        };
+        assert_eq!(origins(&["--config", "."]), Ok(("Folder".to_owned(), false)));
+        assert_eq!(origins(&["--kubernetes"]), Ok(("Cluster".to_owned(), true)));
+        assert_eq!(origins(&["--kubernetes", "--config", "."]), Ok(("Cluster Folder".to_owned(), true)));
+        assert!(origins(&[]).unwrap_err().contains("--config"));
+        let ranges = |flags: &[&str]| parse(flags).world().unwrap().mesh_ranges().iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(ranges(&["--kubernetes"]), Vec::<String>::new());
+        assert_eq!(ranges(&["--kubernetes", "--service-cidr", "10.32.0.1/16"]), ["10.32.0.0/16"]);
+        assert_eq!(ranges(&[]).len(), 4);
     }
 
     #[test]

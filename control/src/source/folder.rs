@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::parse;
 use crate::world::problem::{Problem, Severity};
-use crate::world::{Candidate, Change, Layer, ObjectKey};
+use crate::world::{Candidate, Change, ObjectKey, Origin};
 
 /// A file that is new, changed or gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,14 +47,14 @@ impl Folder {
             files.extend(holders.iter().map(|name| (*name).clone()));
             let Some(first) = holders.first().map(|name| (*name).clone()) else {
                 self.owners.remove(&key);
-                out.push(Change::Remove { layer: Layer::Folder, key });
+                out.push(Change::Remove { origin: Origin::Folder, key });
                 continue;
             };
             // The one already loaded stays; at the start, the first by path.
             let stays = self.owners.get(&key).filter(|owner| holders.contains(owner)).cloned();
             let owner = stays.unwrap_or(first);
             if let Some(candidate) = self.files.get(&owner).and_then(|file| file.objects.get(&key)) {
-                out.push(Change::Put { layer: Layer::Folder, candidate: candidate.clone(), now_ms });
+                out.push(Change::Put { origin: Origin::Folder, candidate: candidate.clone(), now_ms });
             }
             self.owners.insert(key, owner);
         }

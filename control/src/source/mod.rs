@@ -1,5 +1,6 @@
-//! Where objects come from: the text of manifests, and the folder that holds them.
+//! Where objects come from: the text of manifests, the folder that holds them, and clusters.
 
+pub mod cluster;
 mod folder;
 mod watch;
 

@@ -18,7 +18,7 @@ use super::{AUTHORIZATION, Audience, audiences, conflict, route, security, trust
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
 use crate::world::route::{ParentRef, PathMatch, Reference, Route, Rule, Unsupported};
-use crate::world::{Address, Allocations, Change, Index, Kind, Name, Object, ObjectKey, ServiceView, Spec, World, WorldSettings};
+use crate::world::{Address, Allocations, Change, Index, Kind, Name, Object, ObjectKey, Origin, ServiceView, Spec, World, WorldSettings};
 
 /// Judges manifests offline: everything that is wrong with them, sorted by file and line.
 pub fn analyze(files: Vec<FileChange>) -> Vec<Problem> {
@@ -26,7 +26,7 @@ pub fn analyze(files: Vec<FileChange>) -> Vec<Problem> {
     let mut world = World::new(settings, Allocations::default());
     // What has no age of its own is younger than what has one.
     let mut changes = Folder::default().update(files, i64::MAX);
-    changes.push(Change::FolderRead);
+    changes.push(Change::Synced(Origin::Folder));
     world.apply(changes);
     let mut problems = world.problems();
     problems.extend(audit(&world));

@@ -19,7 +19,7 @@ use super::mtls::Modes;
 use super::policy::{self, ClusterTraits};
 use super::protocol::{self, Protocol};
 use super::wire;
-use crate::world::core::ServicePort;
+use crate::world::core::{ServicePort, SliceEndpoint};
 use crate::world::{Address, Families, Index, Instance, Kind, Name, ServiceView, Spec};
 
 /// What a cluster stands for.
@@ -163,8 +163,8 @@ impl ClusterEndpoint {
             identity: (instance.meshed && !plaintext() && !arrives_untouched(instance, address.port())).then(identity),
             health,
             weight: workload.map_or(1, |workload| workload.weight),
-            locality: workload.map(|workload| workload.locality.clone()).unwrap_or_default(),
-            hostname: Some(instance.name.clone()),
+            locality: instance.locality.clone(),
+            hostname: None,
         }
     }
 }
@@ -186,22 +186,24 @@ pub(super) fn targets(index: &Index, view: &ServiceView, port: &ServicePort) -> 
         }
         targets.entry(target.address).or_insert(target);
     };
+    let (namespace, service) = view.name();
     for instance in view.instances.iter().filter_map(|name| index.instances.get(name)) {
         let Some(number) = protocol::target(port, instance) else { continue };
-        instance
-            .endpoint_addresses(families)
-            .for_each(|address| add(ClusterEndpoint::of(index, instance, SocketAddr::new(address, number))));
+        for address in instance.endpoint_addresses(families) {
+            let target = ClusterEndpoint::of(index, instance, SocketAddr::new(address, number));
+            add(ClusterEndpoint { hostname: instance.hostname_below(service).map(str::to_owned), ..target });
+        }
     }
-    let (namespace, service) = view.name();
     for slice in index.slices.get(&(namespace.to_owned(), service.to_owned())).into_iter().flatten() {
         let Spec::EndpointSlice(content) = &slice.spec else { continue };
         let Some(number) = content.ports.get(&port.name) else { continue };
         for endpoint in &content.endpoints {
             let address = SocketAddr::new(endpoint.address, *number);
-            let known = match index.addresses.get(&endpoint.address) {
-                Some(Address::Instance(name)) => index.instances.get(name),
-                _ => None,
-            };
+            let known = known(index, namespace, endpoint);
+            // A pod that is not known (yet, or any more) may be of the mesh; what has its address by now is another matter.
+            if known.is_none() && endpoint.of_pod && index.in_cluster {
+                continue;
+            }
             let mut target = known.map_or_else(
                 || stranger(namespace, service, endpoint.target.as_deref(), address),
                 |known| ClusterEndpoint::of(index, known, address),
@@ -216,6 +218,18 @@ pub(super) fn targets(index: &Index, view: &ServiceView, port: &ServicePort) -> 
         }
     }
     targets.into_values().collect()
+}
+
+/// The instance behind an endpoint: the pod that it names, else whoever has the address.
+fn known<'a>(index: &'a Index, namespace: &str, endpoint: &SliceEndpoint) -> Option<&'a Instance> {
+    if index.in_cluster && endpoint.of_pod {
+        let name = (namespace.to_owned(), endpoint.target.clone()?);
+        return index.instances.get(&name).filter(|instance| instance.addresses.contains(&endpoint.address));
+    }
+    match index.addresses.get(&endpoint.address)? {
+        Address::Instance(name) => index.instances.get(name),
+        _ => None,
+    }
 }
 
 /// An address that no Workload declares: plaintext, named after its pod, else its Service.

@@ -92,17 +92,14 @@ fn relayed(world: &World, endpoint: &str) -> String {
 pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
     let index = world.index();
     let telemetry = telemetry(index, &audience.node.namespace, &audience.labels);
-    let ranges = &world.settings().ranges;
     let endpoint = telemetry.otlp_endpoint.as_ref().or(world.settings().otlp_endpoint.as_ref());
-    let cidrs =
-        [ranges.services.0.to_string(), ranges.services.1.to_string(), ranges.instances.0.to_string(), ranges.instances.1.to_string()];
     let instance = index.instances.get(&(audience.node.namespace.clone(), audience.node.instance.clone()));
     let sidecar = instance.filter(|_| audience.node.mode == Mode::Sidecar);
-    let (region, zone) = sidecar.and_then(|one| one.workload()).map_or(("", ""), |workload| (&workload.locality.0, &workload.locality.1));
+    let (region, zone) = sidecar.map_or(("", ""), |one| (&one.locality.0, &one.locality.1));
     ProxyConfig {
         trust_domain: index.mesh.trust_domain.clone(),
         outside_mesh_denied: index.mesh.outside_denied,
-        mesh_cidrs: cidrs.to_vec(),
+        mesh_cidrs: world.settings().mesh_ranges().iter().map(ToString::to_string).collect(),
         dns_zones: engine::dns::ZONES.map(str::to_owned).to_vec(),
         access_log: Some(AccessLog { enabled: telemetry.access_log.unwrap_or(true) }),
         tracing: Some(Tracing {

@@ -16,7 +16,7 @@ use crate::world::own::{Mesh, Selector};
 use crate::world::route::{ParentRef, Route, Rule};
 use crate::world::security::authorization::AuthorizationPolicy;
 use crate::world::traffic::TrafficPolicy;
-use crate::world::{Candidate, Kind, Layer, Name, Object, ObjectKey, Spec, World};
+use crate::world::{Candidate, Kind, Name, Object, ObjectKey, Spec, World};
 
 /// One condition, as Kubernetes writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -100,10 +100,10 @@ pub fn statuses(world: &World) -> BTreeMap<ObjectKey, Status> {
     for (key, slot) in world.slots() {
         let by = Conditions { generation: slot.generation() };
         let status = match (slot.live().and_then(|live| live.object.as_ref()), slot.refused()) {
-            (Some(object), Some(refused)) if slot.layer() == Some(Layer::Folder) => {
-                Some(of_outdated(of_object(world, object, &by), refused, &by))
-            }
-            (Some(object), _) => of_object(world, object, &by),
+            (Some(object), _) => match slot.refused_newer() {
+                Some(refused) => Some(of_outdated(of_object(world, object, &by), refused, &by)),
+                None => of_object(world, object, &by),
+            },
             (None, Some(refused)) => Some(of_refused(refused, &by)),
             (None, None) => None,
         };
@@ -140,7 +140,7 @@ impl Conditions {
 
 /// The status of a version in force whose newer one is refused: wherever it speaks of its acceptance, it says so, of the newer one.
 fn of_outdated(status: Option<Status>, refused: &Candidate, by: &Conditions) -> Status {
-    let told = refused.raw.pointer("/metadata/generation").and_then(serde_json::Value::as_i64);
+    let told = refused.document().pointer("/metadata/generation").and_then(serde_json::Value::as_i64);
     let mut newer = of_refused(refused, &Conditions { generation: told.unwrap_or(by.generation + 1) });
     let Some(mut status) = status else { return newer };
     let Some(mut refusal) = newer.conditions.pop() else { return status };

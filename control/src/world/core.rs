@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::allocations::Ranges;
+use super::WorldSettings;
 use super::door::{Cursor, Fields};
 use super::families::Families;
 
@@ -116,23 +116,23 @@ impl Service {
 
 impl Service {
     /// Chosen addresses that the mesh cannot serve, because nothing leads there from an instance.
-    pub(super) fn unserved<'a>(&'a self, ranges: &'a Ranges) -> impl Iterator<Item = &'a IpAddr> {
-        self.cluster_ips.iter().filter(|address| !ranges.serve(address))
+    pub(super) fn unserved<'a>(&'a self, settings: &'a WorldSettings) -> impl Iterator<Item = &'a IpAddr> {
+        self.cluster_ips.iter().filter(|address| !settings.serve(address))
     }
 
     /// Whether it needs an address of our own beside what its author chose.
-    pub(super) fn wants_address(&self, ranges: &Ranges) -> bool {
-        let served = |v4: bool| self.cluster_ips.iter().any(|address| address.is_ipv4() == v4 && ranges.serve(address));
+    pub(super) fn wants_address(&self, settings: &WorldSettings) -> bool {
+        let served = |v4: bool| self.cluster_ips.iter().any(|address| address.is_ipv4() == v4 && settings.serve(address));
         let wants = |v4: bool| self.families != if v4 { Families::V6 } else { Families::V4 };
         !self.headless && !self.external_name && [true, false].into_iter().any(|v4| wants(v4) && !served(v4))
     }
 
     /// Its addresses, IPv4 first, given what was allocated for it.
-    pub(super) fn addresses(&self, ranges: &Ranges, given: Option<[IpAddr; 2]>) -> Vec<IpAddr> {
+    pub(super) fn addresses(&self, settings: &WorldSettings, given: Option<[IpAddr; 2]>) -> Vec<IpAddr> {
         if self.headless || self.external_name {
             return Vec::new();
         }
-        let mut addresses: Vec<IpAddr> = self.cluster_ips.iter().copied().filter(|address| ranges.serve(address)).collect();
+        let mut addresses: Vec<IpAddr> = self.cluster_ips.iter().copied().filter(|address| settings.serve(address)).collect();
         for own in given.into_iter().flatten().filter(|own| self.families.has(own)) {
             if !addresses.iter().any(|address| address.is_ipv4() == own.is_ipv4()) {
                 addresses.push(own);
@@ -162,7 +162,7 @@ fn read_ports(fields: &mut Fields<'_>) -> Vec<ServicePort> {
                 false
             }
             Some(other) => {
-                at.error(format!("unknown protocol `{other}`"), "one of TCP, UDP, SCTP");
+                at.unknown(format!("unknown protocol `{other}`"), "one of TCP, UDP, SCTP");
                 false
             }
         };
@@ -180,7 +180,7 @@ fn address(at: &Cursor<'_>) -> Option<IpAddr> {
     let text = at.text()?;
     let parsed = text.parse().ok();
     if parsed.is_none() {
-        at.error(format!("`{text}` is no IP address"), "");
+        at.unknown(format!("`{text}` is no IP address"), "");
     }
     parsed
 }
@@ -207,8 +207,10 @@ pub struct SliceEndpoint {
     pub terminating: bool,
     /// Name below the Service's, if any.
     pub hostname: Option<String>,
-    /// The pod behind it, if the slice says so.
+    /// What is behind it, if the slice says so.
     pub target: Option<String>,
+    /// Whether that is a Pod.
+    pub of_pod: bool,
 }
 
 /// The label that ties a slice to its Service.
@@ -250,15 +252,17 @@ impl SliceEndpoint {
             conditions.done();
         }
         let hostname = fields.get("hostname").and_then(|name| name.text());
+        let mut of_pod = false;
         let target = fields.get("targetRef").and_then(|target| {
             let mut target = target.fields();
-            target.ignore(&["kind", "namespace", "uid", "apiVersion", "resourceVersion", "fieldPath"]);
+            of_pod = target.get("kind").and_then(|kind| kind.text()).as_deref() == Some("Pod");
+            target.ignore(&["namespace", "uid", "apiVersion", "resourceVersion", "fieldPath"]);
             let name = target.get("name").and_then(|name| name.text());
             target.done();
             name
         });
         fields.ignore(&["nodeName", "zone", "hints", "deprecatedTopology"]);
         fields.done();
-        Some(Self { address: address?, ready, terminating, hostname, target })
+        Some(Self { address: address?, ready, terminating, hostname, target, of_pod })
     }
 }

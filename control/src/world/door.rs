@@ -9,16 +9,26 @@ use super::key::ObjectKey;
 use super::problem::{Problem, Severity, nearest};
 use super::tree::{Node, Value};
 
+/// Who has judged an object before us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judge {
+    /// Nobody: a word that we do not know is a slip.
+    Nobody,
+    /// The API server that keeps it: a word of a standard kind that we do not know is a newer version's.
+    ApiServer,
+}
+
 /// One object at the door: collects what is wrong with it.
 pub(super) struct Intake<'a> {
     file: &'a str,
     key: ObjectKey,
+    judge: Judge,
     problems: RefCell<Vec<Problem>>,
 }
 
 impl<'a> Intake<'a> {
-    pub(super) fn new(file: &'a str, key: ObjectKey) -> Self {
-        Self { file, key, problems: RefCell::default() }
+    pub(super) fn new(file: &'a str, key: ObjectKey, judge: Judge) -> Self {
+        Self { file, key, judge, problems: RefCell::default() }
     }
 
     pub(super) fn problems(self) -> Vec<Problem> {
@@ -82,6 +92,15 @@ impl<'a> Cursor<'a> {
 
     pub(super) fn warn(&self, message: impl Into<String>, remedy: impl Into<String>) {
         self.door.report(Severity::Warning, self.node.line, &self.path, message.into(), remedy.into());
+    }
+
+    /// For a word of a standard kind that is not in the published schema that we know.
+    pub(super) fn unknown(&self, message: impl Into<String>, remedy: impl Into<String>) {
+        if self.door.judge == Judge::ApiServer && !self.door.key.kind.own() {
+            self.warn(message, "this version does not know it; it has no effect");
+        } else {
+            self.error(message, remedy);
+        }
     }
 
     pub(super) fn info(&self, message: impl Into<String>, remedy: impl Into<String>) {
@@ -197,7 +216,7 @@ impl<'a> Cursor<'a> {
         let all = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
         let remedy =
             nearest(&text, words.iter().map(|(word, _)| *word)).map_or(format!("one of {all}"), |word| format!("did you mean `{word}`?"));
-        self.error(format!("unknown value `{text}`"), remedy);
+        self.unknown(format!("unknown value `{text}`"), remedy);
         None
     }
 

@@ -69,7 +69,7 @@ impl Families {
 mod tests {
     use super::super::{Allocations, ObjectKey, World, WorldSettings};
     use crate::source::parse;
-    use crate::world::{Change, Kind, Layer};
+    use crate::world::{Change, Kind, Origin};
 
     /// Families of the addresses of a Service with that spec, whether they are in range, and what is said.
     fn placed(spec: &str) -> (String, Vec<String>) {
@@ -77,7 +77,7 @@ mod tests {
             format!("apiVersion: v1\nkind: Service\nmetadata: {{name: web, namespace: a}}\nspec: {{{spec}, ports: [{{port: 80}}]}}\n");
         let mut world = World::new(WorldSettings::default(), Allocations::default());
         let candidate = parse("f.yaml", &text).candidates.remove(0);
-        let mut applied = world.apply(vec![Change::Put { layer: Layer::Folder, candidate, now_ms: 0 }]);
+        let mut applied = world.apply(vec![Change::Put { origin: Origin::Folder, candidate, now_ms: 0 }]);
         applied.problems.sort();
         assert_eq!(applied.problems, world.problems(), "what is said at once is what is said later");
         let view = world.index().services.get(&("a".to_owned(), "web".to_owned()));

@@ -27,6 +27,8 @@ pub(super) type Objects = Arc<Vec<Arc<Object>>>;
 pub struct Index {
     /// The mesh's switches.
     pub mesh: Arc<Mesh>,
+    /// Whether the objects are a cluster's.
+    pub in_cluster: bool,
     /// Labels and annotations of every namespace that anything lives in.
     pub namespaces: Arc<BTreeMap<String, NamespaceView>>,
     /// How many objects live in each namespace.

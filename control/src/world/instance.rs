@@ -1,4 +1,4 @@
-//! What runs of a Workload.
+//! What runs: the instances of Workloads, and a cluster's pods.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use proto::mesh;
 
-use super::key::ObjectKey;
-use super::object::Object;
+use super::key::{Kind, ObjectKey};
+use super::object::{Object, Spec};
+use super::pod::Pod;
 use super::workload::Workload;
 use super::{Change, Families, World};
 
@@ -43,14 +44,14 @@ pub struct GatewayState {
     pub bound: BTreeMap<u16, u16>,
 }
 
-/// One instance of a Workload: declared, whether or not it runs yet.
+/// One instance of a Workload, declared, whether or not it runs yet; or a pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Instance {
     /// Namespace.
     pub namespace: String,
     /// Its own name.
     pub name: String,
-    /// Name of its Workload.
+    /// Name of its Workload, or of what owns the pod.
     pub workload: String,
     /// Its addresses, IPv4 first.
     pub addresses: Vec<IpAddr>,
@@ -58,19 +59,35 @@ pub struct Instance {
     pub meshed: bool,
     /// Whether it may get traffic.
     pub ready: bool,
-    /// Whether its proxy is leaving.
+    /// Whether it is leaving, or its proxy says so.
     pub draining: bool,
-    /// The Workload.
+    /// Where it is: region and zone, as far as known.
+    pub locality: (String, String),
+    /// The Workload, or the Pod.
     pub object: Arc<Object>,
 }
 
 impl Instance {
-    /// The Workload's content.
+    /// The Workload's content, or the pod's in the same words.
     pub fn workload(&self) -> Option<&Workload> {
-        if let super::Spec::Workload(workload) = &self.object.spec { Some(workload) } else { None }
+        match &self.object.spec {
+            Spec::Workload(workload) => Some(workload),
+            Spec::Pod(pod) => Some(&pod.workload),
+            _ => None,
+        }
     }
 
-    /// Labels of the Workload.
+    /// The pod's content.
+    pub fn pod(&self) -> Option<&Pod> {
+        if let Spec::Pod(pod) = &self.object.spec { Some(pod) } else { None }
+    }
+
+    /// Its name below a headless Service: an instance's own; a pod has one only where its author says so.
+    pub fn hostname_below(&self, service: &str) -> Option<&str> {
+        self.pod().map_or(Some(&self.name), |pod| pod.hostname_below(service))
+    }
+
+    /// Labels of the Workload, or of the pod.
     pub fn labels(&self) -> &BTreeMap<String, String> {
         &self.object.metadata.labels
     }
@@ -148,11 +165,40 @@ pub(super) fn instances(
             ready: reported || workload.command.is_empty() || world.settings().assume_ready,
             // Without a proxy nobody would take the word back that the one before it had said.
             draining: meshed && world.draining.contains(&key),
+            locality: workload.locality.clone(),
             object: Arc::clone(object),
             name,
         }
     };
     names.into_iter().map(instance).collect()
+}
+
+/// A pod as an instance; `None` once it has ended. One that has no address yet draws no traffic, and may have its certificate already: its
+/// sidecar starts before the kubelet tells its address.
+pub(super) fn of_pod(world: &World, object: &Arc<Object>, pod: &Pod) -> Option<Instance> {
+    if pod.finished {
+        return None;
+    }
+    let key = (object.key.namespace.clone(), object.key.name.clone());
+    let node = world.get(&ObjectKey::new(Kind::Node, "", &pod.node));
+    let draining = pod.leaving || (pod.injected && world.draining.contains(&key));
+    Some(Instance {
+        namespace: key.0,
+        name: key.1,
+        workload: pod.owner.clone(),
+        addresses: pod.workload.addresses.clone(),
+        meshed: pod.injected,
+        ready: pod.ready,
+        draining,
+        locality: zone(node.unwrap_or(object)),
+        object: Arc::clone(object),
+    })
+}
+
+/// Region and zone that the labels of a node say; newer clusters copy them to its pods.
+pub(super) fn zone(object: &Object) -> (String, String) {
+    let label = |name| object.label(name).unwrap_or_default().to_owned();
+    (label("topology.kubernetes.io/region"), label("topology.kubernetes.io/zone"))
 }
 
 /// A node agent's report as a [`Change`].

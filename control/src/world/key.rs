@@ -12,6 +12,8 @@ pub enum Kind {
     ServiceAccount,
     Service,
     EndpointSlice,
+    Node,
+    Pod,
     Secret,
     ConfigMap,
     Workload,
@@ -46,11 +48,13 @@ pub const OWN: &str = "meshwright.dev";
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
         Self::EndpointSlice,
+        Self::Node,
+        Self::Pod,
         Self::Secret,
         Self::ConfigMap,
         Self::Workload,
@@ -81,6 +85,8 @@ impl Kind {
             Self::ServiceAccount => "ServiceAccount",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::Node => "Node",
+            Self::Pod => "Pod",
             Self::Secret => "Secret",
             Self::ConfigMap => "ConfigMap",
             Self::Workload => "Workload",
@@ -108,7 +114,7 @@ impl Kind {
     /// The API group; empty for the core kinds.
     pub const fn group(self) -> &'static str {
         match self {
-            Self::Namespace | Self::ServiceAccount | Self::Service | Self::Secret | Self::ConfigMap => CORE,
+            Self::Namespace | Self::ServiceAccount | Self::Service | Self::Node | Self::Pod | Self::Secret | Self::ConfigMap => CORE,
             Self::EndpointSlice => DISCOVERY,
             Self::GatewayClass
             | Self::Gateway
@@ -146,7 +152,12 @@ impl Kind {
 
     /// Whether objects of this kind live outside namespaces.
     pub const fn cluster_scoped(self) -> bool {
-        matches!(self, Self::Namespace | Self::GatewayClass)
+        matches!(self, Self::Namespace | Self::Node | Self::GatewayClass)
+    }
+
+    /// Whether it is what a cluster says of what runs, and not what somebody wants of the mesh.
+    pub const fn runs(self) -> bool {
+        matches!(self, Self::EndpointSlice | Self::Node | Self::Pod)
     }
 
     /// Whether the kind is of our own group, where an unknown field is an error.

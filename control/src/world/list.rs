@@ -98,7 +98,7 @@ items:
   metadata: {name: web, namespace: a}
   spec: {ports: [{port: 80, tagetPort: 80}]}
 - apiVersion: v1
-  kind: Pod
+  kind: Endpoints
   metadata: {name: web-0}
 - apiVersion: v1
   kind: ServiceList
@@ -120,7 +120,7 @@ items:
             [
                 "f.yaml:8: warning: Service a/web: items[0].spec.ports[0].tagetPort: unknown field `tagetPort` (did you mean `targetPort`?)",
                 "f.yaml:16: error: Service a/inner: items[2].items[0].spec.ports[0].port: 99999 is out of range (use 1 to 65535)",
-                "f.yaml:9: warning: items[1]: unknown kind `Pod` (it has no effect on the mesh)",
+                "f.yaml:9: warning: items[1]: unknown kind `Endpoints` (it has no effect on the mesh)",
                 "f.yaml:17: error: items[3]: the document has no `kind` (add `kind`, as in every Kubernetes manifest)",
             ]
         );
@@ -137,7 +137,10 @@ items:
                 "apiVersion: v1\nkind: SecretList\nitems: {a: 1}\n",
                 &["f.yaml:1: error: expected a list below `items`, found a mapping (list the objects below `items`)"],
             ),
-            ("apiVersion: v1\nkind: PodList\nitems: [{}]\n", &["f.yaml:1: warning: unknown kind `PodList` (it has no effect on the mesh)"]),
+            (
+                "apiVersion: v1\nkind: EventList\nitems: [{}]\n",
+                &["f.yaml:1: warning: unknown kind `EventList` (it has no effect on the mesh)"],
+            ),
         ] {
             assert_eq!(read(text), (Vec::new(), wanted.iter().map(ToString::to_string).collect()), "{text}");
         }

@@ -1,11 +1,12 @@
 //! What the mesh is made of: every object in force, what runs of it, and which addresses it has. Our own input types, parsed at
 //! the door (`door`); one immutable value per moment, cheap to clone; changed by [`World::apply`] only.
 //!
-//! An object has two layers. The folder's version is in force unless an applied one lies over it; a refused version never
-//! replaces a good one.
+//! An object may have several origins ([`Origin`]): the cluster's version is in force unless the folder has one, and the folder's unless
+//! an applied one lies over it; a refused version never replaces a good one.
 
 mod advance;
 mod allocations;
+mod change;
 pub mod content;
 pub mod core;
 mod door;
@@ -17,8 +18,11 @@ mod instance;
 pub mod key;
 pub mod list;
 pub mod object;
+mod origin;
 pub mod own;
+pub mod pod;
 pub mod problem;
+mod references;
 mod resolve;
 pub mod revocation;
 pub mod route;
@@ -33,20 +37,32 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
+use ipnet::IpNet;
 use parking_lot::Mutex;
 
 pub use allocations::{AddressNeeds, Allocations, Ranges, gateway_name};
+pub use change::{Applied, Change, Outcome};
+pub use door::Judge;
 pub(crate) use door::is_label;
 pub use families::Families;
 pub use index::{Address, Index, Name, NamespaceView, ServiceView};
 pub use instance::{GatewayState, Instance, InstanceState, reported};
 pub use key::{Kind, ObjectKey};
 pub use object::{Candidate, Object, Spec};
+pub use origin::{Held, Origin, Versions};
 pub use problem::{Problem, Severity};
+pub use references::references;
 
 /// What the control plane is told at its start and never changes.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct WorldSettings {
+    /// Who must have been read once before anything is published.
+    pub origins: BTreeSet<Origin>,
+    /// The objects are a cluster's: their addresses are served by its network whatever they are, and nobody is given one of ours in
+    /// place of its own.
+    pub in_cluster: bool,
+    /// Ranges in a cluster that only its own Services and pods can have addresses of, as far as somebody said so.
+    pub cluster_ranges: Vec<IpNet>,
     /// Where addresses come from.
     pub ranges: Ranges,
     /// The fabric's own address, where a node agent relays loopback OTLP endpoints; `None`: nobody relays.
@@ -61,6 +77,39 @@ pub struct WorldSettings {
     pub assume_ready: bool,
 }
 
+impl Default for WorldSettings {
+    /// A folder alone.
+    fn default() -> Self {
+        Self {
+            origins: BTreeSet::from([Origin::Folder]),
+            in_cluster: false,
+            cluster_ranges: Vec::new(),
+            ranges: Ranges::default(),
+            bridge: None,
+            otlp_endpoint: None,
+            folder: PathBuf::default(),
+            session_key: SessionKey::default(),
+            assume_ready: false,
+        }
+    }
+}
+
+impl WorldSettings {
+    /// Whether packets for an address that a Service's author (or the cluster) chose find their way out of an instance.
+    pub(crate) fn serve(&self, address: &IpAddr) -> bool {
+        self.in_cluster || self.ranges.serve(address)
+    }
+
+    /// Ranges in which an address that nobody has is one that somebody of the mesh is about to have.
+    pub fn mesh_ranges(&self) -> Vec<IpNet> {
+        let Ranges { services, instances } = &self.ranges;
+        if self.in_cluster {
+            return self.cluster_ranges.clone();
+        }
+        vec![services.0.into(), services.1.into(), instances.0.into(), instances.1.into()]
+    }
+}
+
 /// A key that outlives restarts, the same for all proxies of the mesh; it is never printed.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct SessionKey(pub [u8; 32]);
@@ -68,158 +117,6 @@ pub struct SessionKey(pub [u8; 32]);
 impl std::fmt::Debug for SessionKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SessionKey")
-    }
-}
-
-/// Who said it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Layer {
-    /// The folder of manifests.
-    Folder,
-    /// `apply -f`.
-    Applied,
-}
-
-/// One thing that happened.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// Somebody handed us a version of an object, good or refused.
-    Put {
-        /// Who.
-        layer: Layer,
-        /// The version.
-        candidate: Candidate,
-        /// Now, milliseconds since 1970: the object's age, unless it says so itself.
-        now_ms: i64,
-    },
-    /// Somebody took an object back.
-    Remove {
-        /// Who.
-        layer: Layer,
-        /// Which.
-        key: ObjectKey,
-    },
-    /// An applied object comes back from the store.
-    Restore {
-        /// The version.
-        candidate: Candidate,
-        /// Digest of the folder's version that it lies over, from [`Held::over`].
-        over: Option<String>,
-    },
-    /// All problems of a file that belong to no object; replaces those before.
-    File {
-        /// The file.
-        file: String,
-        /// Its problems now.
-        problems: Vec<Problem>,
-    },
-    /// The folder has been read once, to its end.
-    FolderRead,
-    /// The age of an object comes back from the store.
-    Age {
-        /// Which object.
-        key: ObjectKey,
-        /// Milliseconds since 1970.
-        created_ms: i64,
-    },
-    /// All that the node agent runs; replaces what it said before.
-    Node {
-        /// Instances by (namespace, instance).
-        instances: BTreeMap<(String, String), InstanceState>,
-        /// Gateways by (namespace, name).
-        gateways: BTreeMap<(String, String), GatewayState>,
-    },
-    /// A proxy says that it is leaving, or is back.
-    Draining {
-        /// Its (namespace, instance).
-        instance: (String, String),
-        /// Leaving.
-        draining: bool,
-    },
-}
-
-/// What a `Put` or `Remove` came to, as `apply -o json` says it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// There was none.
-    Created,
-    /// Another version is in force now.
-    Changed,
-    /// Nothing changed.
-    Unchanged,
-    /// It is gone, or the folder's version is back.
-    Deleted,
-    /// The version is refused; the last good one, if any, stays in force.
-    Refused,
-}
-
-/// What [`World::apply`] came to.
-#[derive(Clone, Debug, Default)]
-pub struct Applied {
-    /// Objects whose version in force changed.
-    pub changed: BTreeSet<ObjectKey>,
-    /// One row per `Put`, `Restore` and `Remove`, in order.
-    pub outcomes: Vec<(ObjectKey, Outcome)>,
-    /// What is wrong with what came.
-    pub problems: Vec<Problem>,
-    /// Whether what runs changed: states of instances or Gateways.
-    pub runtime: bool,
-    /// Whether [`World::allocations`] or [`World::ages`] changed and should be stored.
-    pub book: bool,
-}
-
-/// One layer's versions of an object.
-#[derive(Clone, Debug, Default)]
-pub struct Held {
-    /// The last good one.
-    pub good: Option<Arc<Candidate>>,
-    /// A newer one that was refused.
-    pub refused: Option<Arc<Candidate>>,
-    /// Applied layer only: digest of the folder's version that this one lies over.
-    pub over: Option<String>,
-}
-
-/// All versions of one object.
-#[derive(Clone, Debug, Default)]
-pub struct Versions {
-    /// The folder's.
-    pub folder: Option<Held>,
-    /// The applied one's.
-    pub applied: Option<Held>,
-    /// How many versions have been in force.
-    generation: i64,
-}
-
-impl Versions {
-    /// The version in force.
-    pub fn live(&self) -> Option<&Arc<Candidate>> {
-        [&self.applied, &self.folder].into_iter().flatten().find_map(|held| held.good.as_ref())
-    }
-
-    /// The layer of the version in force.
-    pub fn layer(&self) -> Option<Layer> {
-        let layers = [(Layer::Applied, &self.applied), (Layer::Folder, &self.folder)];
-        layers.into_iter().find(|(_, held)| held.as_ref().is_some_and(|held| held.good.is_some())).map(|(layer, _)| layer)
-    }
-
-    /// A newer version that was refused.
-    pub fn refused(&self) -> Option<&Arc<Candidate>> {
-        [&self.applied, &self.folder].into_iter().flatten().find_map(|held| held.refused.as_ref())
-    }
-
-    /// The last good version of each layer.
-    fn good(&self) -> impl Iterator<Item = &Arc<Candidate>> {
-        [&self.folder, &self.applied].into_iter().flatten().filter_map(|held| held.good.as_ref())
-    }
-
-    /// What `observedGeneration` says: the API server's count, else ours.
-    pub fn generation(&self) -> i64 {
-        let told = self.live().and_then(|live| live.object.as_ref()).and_then(|object| object.metadata.generation);
-        told.unwrap_or(self.generation.max(1))
-    }
-
-    fn folder_digest(&self) -> Option<&String> {
-        self.folder.as_ref().and_then(|held| held.good.as_ref()).map(|good| &good.digest)
     }
 }
 
@@ -237,7 +134,8 @@ pub struct World {
     /// Who has no address, or another one than was chosen.
     addressing: Arc<Vec<Problem>>,
     bundles: Arc<federation::Bundles>,
-    synced: bool,
+    /// Who has not been read to the end yet.
+    unread: BTreeSet<Origin>,
     index: Arc<OnceLock<Index>>,
     /// The last world before this one that has an index, until this one has its own.
     former: Arc<Mutex<Option<World>>>,
@@ -247,6 +145,7 @@ impl World {
     /// An empty world that remembers which addresses it gave.
     pub fn new(settings: WorldSettings, allocations: Allocations) -> Self {
         Self {
+            unread: settings.origins.clone(),
             settings: Arc::new(settings),
             slots: Arc::default(),
             files: Arc::default(),
@@ -257,7 +156,6 @@ impl World {
             allocations: Arc::new(allocations),
             addressing: Arc::default(),
             bundles: Arc::default(),
-            synced: false,
             index: Arc::default(),
             former: Arc::default(),
         }
@@ -285,15 +183,24 @@ impl World {
     }
 
     fn apply_one(&mut self, change: Change, applied: &mut Applied) {
+        applied.shown |= match &change {
+            Change::Put { origin, .. } | Change::Remove { origin, .. } | Change::Relisted { origin, .. } => *origin != Origin::Cluster,
+            Change::Node { .. } | Change::Draining { .. } => false,
+            _ => true,
+        };
         match change {
-            Change::Put { layer, candidate, now_ms } => {
-                if candidate.object.is_some() {
+            Change::Put { origin, candidate, now_ms } => {
+                // What an API server dates needs no date of ours.
+                let dated = |object: &Arc<Object>| origin == Origin::Cluster && object.metadata.created_ms.is_some();
+                if candidate.object.as_ref().is_some_and(|object| !dated(object)) {
                     Arc::make_mut(&mut self.ages).entry(candidate.key.clone()).or_insert(now_ms);
                 }
-                self.put(layer, candidate, None, applied);
+                self.put(origin, candidate, None, applied);
             }
-            Change::Restore { candidate, over } => self.put(Layer::Applied, candidate, Some(over), applied),
-            Change::Remove { layer, key } => self.remove(layer, &key, applied),
+            Change::Restore { candidate, over } => self.put(Origin::Applied, candidate, Some(over), applied),
+            Change::Remove { origin, key } => self.remove(origin, &key, applied),
+            Change::Relisted { origin, kind, keys } => self.relisted(origin, kind, &keys, applied),
+            Change::Synced(origin) => self.origin_read(origin, applied),
             Change::File { file, problems } => {
                 applied.problems.extend(problems.iter().cloned());
                 let files = Arc::make_mut(&mut self.files);
@@ -303,7 +210,6 @@ impl World {
                     files.insert(file, problems);
                 }
             }
-            Change::FolderRead => self.folder_read(applied),
             Change::Age { key, created_ms } => {
                 Arc::make_mut(&mut self.ages).insert(key, created_ms);
             }
@@ -320,65 +226,83 @@ impl World {
     }
 
     /// `over`: for an object from the store, what it lay over; `None`: whatever is there now.
-    fn put(&mut self, layer: Layer, candidate: Candidate, over: Option<Option<String>>, applied: &mut Applied) {
+    fn put(&mut self, origin: Origin, candidate: Candidate, over: Option<Option<String>>, applied: &mut Applied) {
         let candidate = resolve::bounded(&self.slots, candidate);
-        applied.problems.extend(candidate.problems.iter().cloned());
+        if !self.told_before(origin, &candidate) {
+            applied.problems.extend(candidate.problems.iter().cloned());
+        }
         let key = candidate.key.clone();
         let good = candidate.object.is_some();
-        if layer == Layer::Applied && !good {
+        if origin == Origin::Applied && !good {
             // Whoever applied it hears so at once; nothing is kept.
             applied.outcomes.push((key, Outcome::Refused));
             return;
         }
         self.change(key, applied, |slot| {
             let candidate = Arc::new(candidate);
-            match layer {
-                Layer::Folder => {
-                    if good && slot.folder_digest() != Some(&candidate.digest) {
-                        // The folder's content changed: what was applied over the old one is over.
-                        slot.applied.take_if(|held| held.over.as_ref() != Some(&candidate.digest));
-                    }
-                    let held = slot.folder.get_or_insert_default();
-                    if good {
-                        *held = Held { good: Some(candidate), ..Held::default() };
-                    } else {
-                        held.refused = Some(candidate);
-                    }
+            if origin == Origin::Applied {
+                let now = slot.folder_digest().cloned();
+                let stale = over.as_ref().is_some_and(|over| now.is_some() && *over != now);
+                if !stale {
+                    *slot.held_mut(origin) = Some(Held { good: Some(candidate), refused: None, over: over.unwrap_or(now) });
                 }
-                Layer::Applied => {
-                    let now = slot.folder_digest().cloned();
-                    let stale = over.as_ref().is_some_and(|over| now.is_some() && *over != now);
-                    if !stale {
-                        slot.applied = Some(Held { good: Some(candidate), refused: None, over: over.unwrap_or(now) });
-                    }
-                }
+                return None;
             }
-            if good { None } else { Some(Outcome::Refused) }
+            if origin == Origin::Folder && good && slot.folder_digest() != Some(&candidate.digest) {
+                // The folder's content changed: what was applied over the old one is over.
+                slot.held_mut(Origin::Applied).take_if(|held| held.over.as_ref() != Some(&candidate.digest));
+            }
+            let held = slot.held_mut(origin).get_or_insert_default();
+            if good {
+                *held = Held { good: Some(candidate), ..Held::default() };
+                return None;
+            }
+            held.refused = Some(candidate);
+            Some(Outcome::Refused)
         });
     }
 
-    fn remove(&mut self, layer: Layer, key: &ObjectKey, applied: &mut Applied) {
+    /// Whether the problems of a version have been told already: an API server sends an object again whenever anything at it changes.
+    fn told_before(&self, origin: Origin, candidate: &Candidate) -> bool {
+        let held = || self.slots.get(&candidate.key)?.held(origin);
+        let known = |version: &Option<Arc<Candidate>>| version.as_ref().is_some_and(|version| version.digest == candidate.digest);
+        origin == Origin::Cluster && held().is_some_and(|held| known(&held.good) || known(&held.refused))
+    }
+
+    fn remove(&mut self, origin: Origin, key: &ObjectKey, applied: &mut Applied) {
         if !self.slots.contains_key(key) {
             applied.outcomes.push((key.clone(), Outcome::Unchanged));
             return;
         }
         self.change(key.clone(), applied, |slot| {
-            if layer == Layer::Folder {
-                slot.folder = None;
+            *slot.held_mut(origin) = None;
+            if origin == Origin::Folder {
+                *slot.held_mut(Origin::Applied) = None;
             }
-            slot.applied = None;
             None
         });
+    }
+
+    fn relisted(&mut self, origin: Origin, kind: Kind, keys: &BTreeSet<ObjectKey>, applied: &mut Applied) {
+        let of_kind = self.slots.range(ObjectKey::new(kind, "", "")..).take_while(|(key, _)| key.kind == kind);
+        let gone = |(key, slot): &(&ObjectKey, &Versions)| slot.held(origin).is_some() && !keys.contains(*key);
+        let gone: Vec<_> = of_kind.filter(gone).map(|(key, _)| key.clone()).collect();
+        for key in gone {
+            self.remove(origin, &key, applied);
+        }
     }
 
     /// Runs one edit of a slot and books what it came to.
     fn change(&mut self, key: ObjectKey, applied: &mut Applied, edit: impl FnOnce(&mut Versions) -> Option<Outcome>) {
         let slots = Arc::make_mut(&mut self.slots);
         let slot = slots.entry(key.clone()).or_default();
-        let before = slot.live().cloned();
+        let (before, from) = (slot.live().cloned(), slot.origin());
+        let refused = slot.refused().cloned();
         let told = edit(slot);
-        let after = slot.live().cloned();
-        let same = before.as_ref().map(|version| &version.digest) == after.as_ref().map(|version| &version.digest);
+        let (after, to) = (slot.live().cloned(), slot.origin());
+        let digest = |version: &Option<Arc<Candidate>>| version.as_ref().map(|version| version.digest.clone());
+        let same = digest(&before) == digest(&after);
+        applied.shown |= digest(&refused) != digest(&slot.refused().cloned());
         let outcome = match (&before, &after) {
             _ if same => Outcome::Unchanged,
             (None, _) => Outcome::Created,
@@ -387,25 +311,37 @@ impl World {
         };
         if !same {
             slot.generation += 1;
-            applied.changed.insert(key.clone());
+            // What the cluster itself keeps writing about what runs is nobody's change of the mesh.
+            if key.kind.runs() && [from, to].into_iter().flatten().all(|origin| origin == Origin::Cluster) {
+                applied.runtime = true;
+            } else {
+                applied.changed.insert(key.clone());
+            }
         }
-        if slot.folder.is_none() && slot.applied.is_none() {
+        if slot.is_empty() {
             slots.remove(&key);
-            Arc::make_mut(&mut self.ages).remove(&key);
+            if self.ages.contains_key(&key) {
+                Arc::make_mut(&mut self.ages).remove(&key);
+            }
         }
         applied.outcomes.push((key, told.unwrap_or(outcome)));
     }
 
     /// What came from the store and lay over something that the folder no longer has is over; so are ages of what is gone.
-    fn folder_read(&mut self, applied: &mut Applied) {
-        self.synced = true;
-        let orphan = |slot: &Versions| slot.folder.is_none() && slot.applied.as_ref().is_some_and(|held| held.over.is_some());
-        let orphans: Vec<_> = self.slots.iter().filter(|(_, slot)| orphan(slot)).map(|(key, _)| key.clone()).collect();
-        for key in orphans {
-            self.remove(Layer::Applied, &key, applied);
+    fn origin_read(&mut self, origin: Origin, applied: &mut Applied) {
+        self.unread.remove(&origin);
+        if origin == Origin::Folder {
+            let orphan =
+                |slot: &Versions| slot.held(Origin::Folder).is_none() && slot.held(Origin::Applied).is_some_and(|held| held.over.is_some());
+            let orphans: Vec<_> = self.slots.iter().filter(|(_, slot)| orphan(slot)).map(|(key, _)| key.clone()).collect();
+            for key in orphans {
+                self.remove(Origin::Applied, &key, applied);
+            }
         }
-        let slots = Arc::clone(&self.slots);
-        Arc::make_mut(&mut self.ages).retain(|key, _| slots.contains_key(key));
+        if self.synced() {
+            let slots = Arc::clone(&self.slots);
+            Arc::make_mut(&mut self.ages).retain(|key, _| slots.contains_key(key));
+        }
     }
 
     fn allocate(&mut self) {
@@ -414,7 +350,7 @@ impl World {
             match &object.spec {
                 Spec::Service(service) => {
                     wanted.chosen.extend(&service.cluster_ips);
-                    if service.wants_address(&settings.ranges) {
+                    if service.wants_address(&settings) {
                         wanted.services.insert(format!("{}/{}", key.namespace, key.name));
                     }
                 }
@@ -422,7 +358,8 @@ impl World {
                     wanted.instances.extend(instance::names(&key.name, workload).map(|name| format!("{}/{name}", key.namespace)));
                 }
                 Spec::Workload(workload) => wanted.chosen.extend(&workload.addresses),
-                Spec::Gateway(_) => {
+                // In a cluster a Gateway's proxy runs where the cluster lets it, at an address of the cluster's.
+                Spec::Gateway(_) if !settings.in_cluster => {
                     wanted.instances.insert(gateway_name(&key.namespace, &key.name));
                 }
                 _ => {}
@@ -441,7 +378,7 @@ impl World {
         let ranges = &self.settings.ranges;
         let Some(Spec::Service(service)) = live.object.as_ref().map(|object| &object.spec) else { return Vec::new() };
         let given = self.allocations.service(ranges, &format!("{}/{}", key.namespace, key.name));
-        let has = service.addresses(ranges, given);
+        let has = service.addresses(&self.settings, given);
         let problem = |address: &IpAddr| {
             let instead = has.iter().find(|own| own.is_ipv4() == address.is_ipv4());
             let instead = instead.map_or_else(|| "no address".to_owned(), ToString::to_string);
@@ -450,7 +387,7 @@ impl World {
             let remedy = "remove it, choose one of those ranges, or move them with --service-cidr";
             Problem::of_object(Severity::Warning, (&live.file, live.line), key, "spec.clusterIP", message, remedy)
         };
-        service.unserved(ranges).map(problem).collect()
+        service.unserved(&self.settings).map(problem).collect()
     }
 
     /// What it was told at the start.
@@ -488,9 +425,14 @@ impl World {
         &self.allocations
     }
 
-    /// Whether the folder has been read once.
+    /// Whether every origin has been read once.
     pub fn synced(&self) -> bool {
-        self.synced
+        self.unread.is_empty()
+    }
+
+    /// Whether an object is the cluster's own word about what runs, which travels at once and is no part of an epoch.
+    pub fn is_running(&self, key: &ObjectKey) -> bool {
+        key.kind.runs() && self.slots.get(key).is_some_and(|slot| slot.origin() == Some(Origin::Cluster))
     }
 
     /// What the node agent last said of its instances.
@@ -505,8 +447,8 @@ impl World {
 
     /// Every problem of everything that was handed to us and is still there, sorted.
     pub fn problems(&self) -> Vec<Problem> {
-        let held = self.slots.values().flat_map(|slot| [&slot.folder, &slot.applied]).flatten();
-        let versions = held.flat_map(|held| held.good.iter().chain(&held.refused));
+        let held = self.slots.values().flat_map(Versions::all);
+        let versions = held.flat_map(|(_, held)| held.good.iter().chain(&held.refused));
         let mut problems: Vec<_> =
             versions.flat_map(|version| version.problems.iter()).chain(self.files.values().flatten()).cloned().collect();
         problems.extend(self.addressing.iter().cloned());

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::content::Contents;
 use super::core::{EndpointSlice, Service};
-use super::door::{Cursor, Fields, Intake, is_label, is_subdomain};
+use super::door::{Cursor, Fields, Intake, Judge, is_label, is_subdomain};
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
 use super::own::{Mesh, PeerAuthentication, Telemetry};
+use super::pod::Pod;
 use super::problem::{Problem, Severity, nearest};
 use super::revocation::Revocation;
 use super::route::Route;
@@ -51,6 +52,8 @@ pub enum Spec {
     ServiceAccount,
     Service(Service),
     EndpointSlice(EndpointSlice),
+    Node,
+    Pod(Box<Pod>),
     Secret(Contents),
     ConfigMap(Contents),
     Workload(Workload),
@@ -83,17 +86,25 @@ pub struct Candidate {
     pub object: Option<Arc<Object>>,
     /// Everything that is wrong with it, warnings included.
     pub problems: Vec<Problem>,
-    /// The document as JSON.
-    pub raw: Arc<serde_json::Value>,
+    /// The document as the text of JSON: a cluster's objects are many, and few are ever looked at.
+    pub raw: Arc<str>,
     /// Hash of the document's content, without `status`: equal content, equal digest.
     pub digest: String,
+}
+
+/// Reads one object that nobody has judged before.
+///
+/// # Errors
+/// The text names no object: no `kind`, no `metadata.name`, a kind we do not know (a warning).
+pub fn read(file: &str, part: &Part) -> Result<Candidate, Box<Problem>> {
+    read_judged(file, part, Judge::Nobody)
 }
 
 /// Reads one object.
 ///
 /// # Errors
-/// The text names no object: no `kind`, no `metadata.name`, a kind we do not know (a warning).
-pub fn read(file: &str, part: &Part) -> Result<Candidate, Box<Problem>> {
+/// As [`read`].
+pub fn read_judged(file: &str, part: &Part, judge: Judge) -> Result<Candidate, Box<Problem>> {
     let node = &part.node;
     // A problem that belongs to no object is known by its place alone.
     let placed = |mut problem: Box<Problem>| {
@@ -104,19 +115,29 @@ pub fn read(file: &str, part: &Part) -> Result<Candidate, Box<Problem>> {
     let kind = kind_of(file, node).map_err(placed)?;
     let key = key_of(file, node, kind).map_err(placed)?;
     let mut raw = node.json();
-    if let serde_json::Value::Object(map) = &mut raw {
+    // Everywhere else it is what controllers write about an object; of a pod it is the object.
+    if let (false, serde_json::Value::Object(map)) = (kind == Kind::Pod, &mut raw) {
         map.remove("status");
     }
-    let digest = proto::epoch::version(raw.to_string().as_bytes());
+    let mut text = raw.to_string();
+    let digest = proto::epoch::version(text.as_bytes());
     if kind == Kind::Secret {
         redact(&mut raw);
+        text = raw.to_string();
     }
-    let door = Intake::new(file, key.clone());
+    let door = Intake::new(file, key.clone(), judge);
     let (metadata, spec) = read_object(&door, part, kind);
     let problems = door.problems();
     let refused = problems.iter().any(|problem| problem.severity == Severity::Error);
     let object = spec.filter(|_| !refused).map(|spec| Arc::new(Object { key: key.clone(), metadata, spec }));
-    Ok(Candidate { key, file: file.to_owned(), line: node.line, object, problems, raw: Arc::new(raw), digest })
+    Ok(Candidate { key, file: file.to_owned(), line: node.line, object, problems, raw: text.into(), digest })
+}
+
+impl Candidate {
+    /// The document.
+    pub fn document(&self) -> serde_json::Value {
+        serde_json::from_str(&self.raw).unwrap_or_default()
+    }
 }
 
 /// Takes the values out of a Secret: what is kept is printed and stored.
@@ -217,8 +238,17 @@ fn read_object(door: &Intake<'_>, part: &Part, kind: Kind) -> (Metadata, Option<
     let mut fields = Cursor::new(&part.node, part.place.as_str(), door).fields();
     fields.ignore(&["apiVersion", "kind", "status"]);
     let metadata = fields.get("metadata").map(|metadata| read_metadata(&metadata)).unwrap_or_default();
-    if !kind.supported() {
-        return (metadata, Some(Spec::Unsupported));
+    match kind {
+        // The kubelet's and the cluster's own: whatever else stands there is none of our business.
+        Kind::Node => return (metadata, Some(Spec::Node)),
+        Kind::Pod => {
+            if fields.get("status").is_none() {
+                fields.at().warn("nothing here runs a pod; it has no effect on the mesh", "declare a Workload");
+            }
+            return (metadata, Some(Spec::Pod(Box::new(Pod::read(&part.node)))));
+        }
+        _ if !kind.supported() => return (metadata, Some(Spec::Unsupported)),
+        _ => {}
     }
     let spec = read_spec(kind, &mut fields);
     fields.done();

@@ -62,11 +62,11 @@ mod tests {
     use super::WORLD_BYTES_MAX;
     use crate::source::parse;
     use crate::world::content::{ContentRef, OBJECT_BYTES_MAX};
-    use crate::world::{Allocations, Change, Kind, Layer, ObjectKey, World, WorldSettings};
+    use crate::world::{Allocations, Change, Kind, ObjectKey, Origin, World, WorldSettings};
 
     fn put(world: &mut World, text: &str) -> Vec<String> {
         let changes =
-            parse("f.yaml", text).candidates.into_iter().map(|candidate| Change::Put { layer: Layer::Folder, candidate, now_ms: 0 });
+            parse("f.yaml", text).candidates.into_iter().map(|candidate| Change::Put { origin: Origin::Folder, candidate, now_ms: 0 });
         let changes = changes.collect();
         world.apply(changes).problems.iter().map(ToString::to_string).collect()
     }

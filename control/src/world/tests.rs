@@ -9,8 +9,8 @@ fn service(port: &str) -> Candidate {
     candidate(&text)
 }
 
-fn put(layer: Layer, candidate: Candidate) -> Change {
-    Change::Put { layer, candidate, now_ms: 7 }
+fn put(origin: Origin, candidate: Candidate) -> Change {
+    Change::Put { origin, candidate, now_ms: 7 }
 }
 
 fn world() -> World {
@@ -35,17 +35,17 @@ fn one(world: &mut World, change: Change) -> Outcome {
 fn an_applied_object_lies_over_the_folders_until_that_changes() {
     // Aim: apply overrides, the same folder content again changes nothing, other content ends the override, delete takes back.
     let mut world = world();
-    assert_eq!(one(&mut world, put(Layer::Folder, service("1"))), Outcome::Created);
-    assert_eq!(one(&mut world, put(Layer::Applied, service("2"))), Outcome::Changed);
-    assert_eq!((port(&world), world.slots()[&key()].layer()), (Some(2), Some(Layer::Applied)));
-    assert_eq!(one(&mut world, put(Layer::Folder, service("1"))), Outcome::Unchanged);
+    assert_eq!(one(&mut world, put(Origin::Folder, service("1"))), Outcome::Created);
+    assert_eq!(one(&mut world, put(Origin::Applied, service("2"))), Outcome::Changed);
+    assert_eq!((port(&world), world.slots()[&key()].origin()), (Some(2), Some(Origin::Applied)));
+    assert_eq!(one(&mut world, put(Origin::Folder, service("1"))), Outcome::Unchanged);
     assert_eq!(port(&world), Some(2));
-    assert_eq!(one(&mut world, Change::Remove { layer: Layer::Applied, key: key() }), Outcome::Changed);
+    assert_eq!(one(&mut world, Change::Remove { origin: Origin::Applied, key: key() }), Outcome::Changed);
     assert_eq!(port(&world), Some(1));
-    one(&mut world, put(Layer::Applied, service("2")));
-    assert_eq!(one(&mut world, put(Layer::Folder, service("3"))), Outcome::Changed);
+    one(&mut world, put(Origin::Applied, service("2")));
+    assert_eq!(one(&mut world, put(Origin::Folder, service("3"))), Outcome::Changed);
     assert_eq!(port(&world), Some(3));
-    assert_eq!(one(&mut world, Change::Remove { layer: Layer::Folder, key: key() }), Outcome::Deleted);
+    assert_eq!(one(&mut world, Change::Remove { origin: Origin::Folder, key: key() }), Outcome::Deleted);
     assert!(world.slots().is_empty() && world.ages().is_empty());
 }
 
@@ -53,16 +53,16 @@ fn an_applied_object_lies_over_the_folders_until_that_changes() {
 fn a_refused_version_never_replaces_a_good_one() {
     // Aim: the last good version stays live with the newer one's reason beside it; a refused apply leaves no trace.
     let mut world = world();
-    one(&mut world, put(Layer::Folder, service("1")));
-    assert_eq!(one(&mut world, put(Layer::Folder, service("x"))), Outcome::Refused);
+    one(&mut world, put(Origin::Folder, service("1")));
+    assert_eq!(one(&mut world, put(Origin::Folder, service("x"))), Outcome::Refused);
     assert_eq!(port(&world), Some(1));
     assert!(world.slots()[&key()].refused().is_some());
     assert_eq!(world.problems().len(), 1);
-    assert_eq!(one(&mut world, put(Layer::Applied, service("y"))), Outcome::Refused);
-    assert_eq!(one(&mut world, put(Layer::Folder, service("1"))), Outcome::Unchanged);
+    assert_eq!(one(&mut world, put(Origin::Applied, service("y"))), Outcome::Refused);
+    assert_eq!(one(&mut world, put(Origin::Folder, service("1"))), Outcome::Unchanged);
     assert!(world.slots()[&key()].refused().is_none());
     assert_eq!(world.slots()[&key()].generation(), 1);
-    one(&mut world, put(Layer::Folder, service("2")));
+    one(&mut world, put(Origin::Folder, service("2")));
     assert_eq!(world.slots()[&key()].generation(), 2);
 }
 
@@ -74,13 +74,13 @@ fn what_was_applied_survives_a_restart_unless_the_folder_moved_on() {
     let after = |changes: Vec<Change>| {
         let mut world = world();
         world.apply(changes);
-        world.apply(vec![Change::FolderRead]);
+        world.apply(vec![Change::Synced(Origin::Folder)]);
         port(&world)
     };
-    assert_eq!(after(vec![restore(), put(Layer::Folder, service("1"))]), Some(2));
-    assert_eq!(after(vec![put(Layer::Folder, service("1")), restore()]), Some(2));
-    assert_eq!(after(vec![restore(), put(Layer::Folder, service("3"))]), Some(3));
-    assert_eq!(after(vec![put(Layer::Folder, service("3")), restore()]), Some(3));
+    assert_eq!(after(vec![restore(), put(Origin::Folder, service("1"))]), Some(2));
+    assert_eq!(after(vec![put(Origin::Folder, service("1")), restore()]), Some(2));
+    assert_eq!(after(vec![restore(), put(Origin::Folder, service("3"))]), Some(3));
+    assert_eq!(after(vec![put(Origin::Folder, service("3")), restore()]), Some(3));
     assert_eq!(after(vec![restore()]), None);
     assert_eq!(after(vec![Change::Restore { candidate: service("2"), over: None }]), Some(2));
 }
@@ -91,12 +91,12 @@ fn ages_are_first_acceptances_and_come_back() {
     let mut world = world();
     let gone = ObjectKey::new(Kind::Service, "a", "gone");
     world.apply(vec![Change::Age { key: key(), created_ms: 3 }, Change::Age { key: gone, created_ms: 3 }]);
-    world.apply(vec![put(Layer::Folder, service("1")), put(Layer::Folder, service("2")), Change::FolderRead]);
+    world.apply(vec![put(Origin::Folder, service("1")), put(Origin::Folder, service("2")), Change::Synced(Origin::Folder)]);
     assert_eq!(world.created_ms(world.get(&key()).unwrap()), 3);
     assert_eq!(world.ages().len(), 1);
     let dated =
         "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: a, creationTimestamp: \"1970-01-01T00:00:01Z\"}\nspec: {}\n";
-    world.apply(vec![put(Layer::Folder, candidate(dated))]);
+    world.apply(vec![put(Origin::Folder, candidate(dated))]);
     assert_eq!(world.created_ms(world.get(&key()).unwrap()), 1000);
 }
 
@@ -104,9 +104,9 @@ fn ages_are_first_acceptances_and_come_back() {
 fn clones_share_and_do_not_change() {
     // Aim: a clone is a picture of its moment.
     let mut world = world();
-    one(&mut world, put(Layer::Folder, service("1")));
+    one(&mut world, put(Origin::Folder, service("1")));
     let before = world.clone();
-    one(&mut world, put(Layer::Folder, service("2")));
+    one(&mut world, put(Origin::Folder, service("2")));
     assert_eq!((port(&before), port(&world)), (Some(1), Some(2)));
     assert_eq!(before.index().services.len(), 1);
 }
@@ -121,9 +121,9 @@ fn an_instance_that_leaves_the_mesh_is_not_draining_for_ever() {
     };
     let mut world = world();
     let name = ("a".to_owned(), "web".to_owned());
-    world.apply(vec![put(Layer::Folder, workload("enabled")), Change::Draining { instance: name.clone(), draining: true }]);
+    world.apply(vec![put(Origin::Folder, workload("enabled")), Change::Draining { instance: name.clone(), draining: true }]);
     assert!(world.index().instances[&name].draining);
-    one(&mut world, put(Layer::Folder, workload("disabled")));
+    one(&mut world, put(Origin::Folder, workload("disabled")));
     assert!(!world.index().instances[&name].draining);
 }
 
@@ -144,14 +144,14 @@ fn instances_that_a_change_of_replicas_renames_serve_until_others_do() {
         all.map(|(name, ready)| if ready { name } else { format!("({name})") }).collect::<Vec<_>>().join(" ")
     };
     let mut world = world();
-    world.apply(vec![put(Layer::Folder, workload("web", 3)), put(Layer::Folder, workload("web-2", 1)), ready(&["web-0", "web-1"])]);
+    world.apply(vec![put(Origin::Folder, workload("web", 3)), put(Origin::Folder, workload("web-2", 1)), ready(&["web-0", "web-1"])]);
     assert_eq!(seen(&world), "web-0 web-1 (web-2)");
-    world.apply(vec![put(Layer::Folder, workload("web", 1)), ready(&["web-0", "web-1", "web-2", "web-01", "web-x", "webs-0"])]);
+    world.apply(vec![put(Origin::Folder, workload("web", 1)), ready(&["web-0", "web-1", "web-2", "web-01", "web-x", "webs-0"])]);
     assert_eq!(seen(&world), "(web) web-0 web-1 web-2");
     assert_eq!(world.index().workloads[&("a".to_owned(), "web".to_owned())].len(), 3);
     world.apply(vec![ready(&["web", "web-0", "web-1", "web-2"])]);
     assert_eq!(seen(&world), "web web-2");
-    world.apply(vec![ready(&["web", "web-2"]), put(Layer::Folder, workload("web", 2))]);
+    world.apply(vec![ready(&["web", "web-2"]), put(Origin::Folder, workload("web", 2))]);
     assert_eq!(seen(&world), "web (web-0) (web-1) web-2");
     world.apply(vec![ready(&["web", "web-1", "web-2"])]);
     assert_eq!(seen(&world), "(web-0) web-1 web-2");
@@ -183,4 +183,87 @@ fn the_account_of_the_control_plane_is_nobody_elses() {
         assert_eq!(told.is_empty(), taken, "{text}{:?}", candidate.problems);
         assert!(told.iter().all(|problem| problem.severity == Severity::Error));
     }
+}
+
+#[test]
+fn origins_lie_over_one_another() {
+    // Aim: the folder's version lies over the cluster's and the applied one over both; each that goes lets the next one through, whatever
+    // the order; and the cluster's own change ends no override.
+    let mut world = world();
+    one(&mut world, put(Origin::Folder, service("2")));
+    assert_eq!(one(&mut world, put(Origin::Cluster, service("1"))), Outcome::Unchanged);
+    assert_eq!(one(&mut world, put(Origin::Applied, service("3"))), Outcome::Changed);
+    assert_eq!((port(&world), world.slots()[&key()].origin()), (Some(3), Some(Origin::Applied)));
+    one(&mut world, put(Origin::Cluster, service("4")));
+    assert_eq!(port(&world), Some(3));
+    assert_eq!(one(&mut world, Change::Remove { origin: Origin::Folder, key: key() }), Outcome::Changed);
+    assert_eq!((port(&world), world.slots()[&key()].origin()), (Some(4), Some(Origin::Cluster)));
+    assert_eq!(one(&mut world, put(Origin::Cluster, service("x"))), Outcome::Refused);
+    assert_eq!((port(&world), world.slots()[&key()].refused_newer().is_some()), (Some(4), true));
+    one(&mut world, put(Origin::Folder, service("5")));
+    assert!(world.slots()[&key()].refused_newer().is_none() && world.slots()[&key()].refused().is_some());
+    one(&mut world, Change::Remove { origin: Origin::Folder, key: key() });
+    assert_eq!(one(&mut world, Change::Remove { origin: Origin::Cluster, key: key() }), Outcome::Deleted);
+    assert!(world.slots().is_empty());
+}
+
+#[test]
+fn the_world_is_read_when_all_its_origins_are() {
+    // Aim: with a folder beside a cluster, both must have been read; the same problem of an object that a cluster sends again is told once.
+    let settings = WorldSettings { origins: [Origin::Folder, Origin::Cluster].into(), ..WorldSettings::default() };
+    let mut world = World::new(settings, Allocations::default());
+    world.apply(vec![Change::Synced(Origin::Cluster)]);
+    assert!(!world.synced());
+    world.apply(vec![Change::Synced(Origin::Folder)]);
+    assert!(world.synced());
+    let told = |world: &mut World, origin| world.apply(vec![put(origin, service("x"))]).problems.len();
+    assert_eq!((told(&mut world, Origin::Cluster), told(&mut world, Origin::Cluster)), (1, 0));
+    assert_eq!((told(&mut world, Origin::Folder), told(&mut world, Origin::Folder)), (1, 1));
+}
+
+#[test]
+fn a_new_list_takes_away_what_is_gone_and_nothing_else() {
+    // Aim: of that origin and that kind only, in one step with what is new.
+    let named = |name: &str, port: &str| {
+        candidate(&format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: a}}\nspec: {{ports: [{{port: {port}}}]}}\n"
+        ))
+    };
+    let account = candidate("apiVersion: v1\nkind: ServiceAccount\nmetadata: {name: web, namespace: a}\n");
+    let mut world = world();
+    world.apply(vec![
+        put(Origin::Cluster, named("one", "1")),
+        put(Origin::Cluster, named("two", "1")),
+        put(Origin::Folder, named("three", "1")),
+        put(Origin::Cluster, account),
+    ]);
+    let keys = ["two", "four"].map(|name| ObjectKey::new(Kind::Service, "a", name)).into();
+    let applied = world.apply(vec![
+        put(Origin::Cluster, named("two", "2")),
+        put(Origin::Cluster, named("four", "1")),
+        Change::Relisted { origin: Origin::Cluster, kind: Kind::Service, keys },
+    ]);
+    let all: Vec<_> = world.slots().keys().map(|key| format!("{} {}", key.kind, key.name)).collect();
+    assert_eq!(all, ["ServiceAccount web", "Service four", "Service three", "Service two"]);
+    let changed: Vec<_> = applied.changed.iter().map(|key| key.name.as_str()).collect();
+    assert_eq!(changed, ["four", "one", "two"]);
+}
+
+#[test]
+fn what_a_cluster_says_of_what_runs_is_no_change_of_the_mesh() {
+    // Aim: endpoints of a cluster are told as states of what runs are; the same from a folder are its author's.
+    let slice = |ip: &str| {
+        let head = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n";
+        let metadata = "metadata: {name: s, namespace: a, labels: {kubernetes.io/service-name: web}}";
+        candidate(&format!("{head}{metadata}\nendpoints: [{{addresses: [{ip}]}}]\nports: [{{port: 80}}]\n"))
+    };
+    let mut world = world();
+    let applied = world.apply(vec![put(Origin::Cluster, slice("192.0.2.1"))]);
+    assert!(applied.changed.is_empty() && applied.runtime && !applied.book && !applied.shown);
+    let again = world.apply(vec![put(Origin::Cluster, slice("192.0.2.1"))]);
+    assert!(again.changed.is_empty() && !again.runtime && !again.shown);
+    let key = ObjectKey::new(Kind::EndpointSlice, "a", "s");
+    assert!(world.is_running(&key));
+    let applied = world.apply(vec![put(Origin::Folder, slice("192.0.2.2"))]);
+    assert!(applied.changed.contains(&key) && applied.book && !world.is_running(&key));
 }

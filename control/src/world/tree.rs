@@ -286,6 +286,37 @@ impl Node {
         if let Value::Text(text) = &self.value { Some(text) } else { None }
     }
 
+    /// A value that was JSON already, without lines.
+    ///
+    /// # Errors
+    /// It is deeper or has more values than a document may.
+    pub fn of_json(value: serde_json::Value) -> Result<Self, String> {
+        let mut room = NODES_MAX;
+        Self::of_json_within(value, DEPTH_MAX, &mut room)
+    }
+
+    fn of_json_within(value: serde_json::Value, depth: usize, room: &mut usize) -> Result<Self, String> {
+        use serde_json::Value as Json;
+        let deeper = || depth.checked_sub(1).ok_or(format!("nested deeper than {DEPTH_MAX} levels"));
+        *room = room.checked_sub(1).ok_or(format!("the document has more than {NODES_MAX} values"))?;
+        let value = match value {
+            Json::Null => Value::Null,
+            Json::Bool(flag) => Value::Bool(flag),
+            Json::Number(number) => number.as_i64().map_or_else(|| Value::Float(number.as_f64().unwrap_or(f64::MAX)), Value::Int),
+            Json::String(text) => Value::Text(text),
+            Json::Array(items) => {
+                let depth = deeper()?;
+                Value::List(items.into_iter().map(|item| Self::of_json_within(item, depth, room)).collect::<Result<_, _>>()?)
+            }
+            Json::Object(entries) => {
+                let depth = deeper()?;
+                let entry = |(name, value)| Ok::<_, String>((name, Self::of_json_within(value, depth, room)?));
+                Value::Map(entries.into_iter().map(entry).collect::<Result<_, _>>()?)
+            }
+        };
+        Ok(Self { line: 0, value })
+    }
+
     /// The same as JSON, without lines.
     pub fn json(&self) -> serde_json::Value {
         use serde_json::Value as Json;
@@ -365,6 +396,17 @@ mod tests {
         assert!(documents("a: 1\na: 2\n")[0].is_err());
         assert!(documents(&"x".repeat(FILE_BYTES_MAX + 1))[0].is_err());
         assert_eq!(documents(&"---\na: 1\n".repeat(DOCUMENTS_MAX + 5)).len(), DOCUMENTS_MAX + 1);
+    }
+
+    #[test]
+    fn json_is_the_same_tree() {
+        // Aim: what comes as JSON reads as the same text would, and is bounded alike.
+        let json = serde_json::json!({"a": {"b": [1, true, null, 1.5, "x"]}, "c": -3});
+        assert_eq!(Node::of_json(json.clone()).unwrap().json(), json);
+        let nested = |levels: usize| (0..levels).fold(serde_json::json!(1), |inner, _| serde_json::json!([inner]));
+        assert!(Node::of_json(nested(DEPTH_MAX)).is_ok() && Node::of_json(nested(DEPTH_MAX + 1)).is_err());
+        let wide = |items: usize| serde_json::json!(vec![0; items]);
+        assert!(Node::of_json(wide(NODES_MAX - 1)).is_ok() && Node::of_json(wide(NODES_MAX)).is_err());
     }
 
     proptest! {

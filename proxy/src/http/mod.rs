@@ -4,6 +4,7 @@ mod convert;
 mod deadline;
 mod dots;
 mod forwarded;
+pub(crate) mod health;
 mod hop;
 pub(crate) mod http2;
 mod judge;

@@ -6,23 +6,23 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use engine::Moment;
 use engine::health::Question;
 use engine::model::{Cluster, ClusterKind, Endpoint, Protocol};
 use h2::RecvStream;
-use http::header::{CONNECTION, CONTENT_TYPE, HOST, TE, USER_AGENT};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::header::{CONNECTION, HOST, USER_AGENT};
+use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use prost::Message;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use crate::ground::limits::{CHECK_ANSWER_BYTES_MAX, CHECK_LISTEN, CHECKS_MAX, HEAD_BYTES_MAX};
+use crate::ground::limits::{CHECK_LISTEN, CHECKS_MAX, HEAD_BYTES_MAX};
+use crate::http::health;
 use crate::io::Stream;
 use crate::pool::To;
 use crate::road::shared::Shared;
@@ -32,28 +32,8 @@ use crate::tls::Carries;
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 /// Longest: endpoints that came meanwhile are seen then.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// The method of the health protocol of gRPC.
-const GRPC_HEALTH: &str = "/grpc.health.v1.Health/Check";
-/// Flag and length before a message of gRPC.
-const GRPC_FRAME_BYTES: usize = 5;
 /// Who asks.
 const CHECKER: &str = "meshwright-check";
-/// `ServingStatus.SERVING`.
-const SERVING: i32 = 1;
-
-/// `grpc.health.v1.HealthCheckRequest`.
-#[derive(Clone, PartialEq, Message)]
-struct HealthQuestion {
-    #[prost(string, tag = "1")]
-    service: String,
-}
-
-/// `grpc.health.v1.HealthCheckResponse`.
-#[derive(Clone, Copy, PartialEq, Message)]
-struct HealthAnswer {
-    #[prost(int32, tag = "1")]
-    status: i32,
-}
 
 /// Asks whoever is due, until the worker is gone. At most [`CHECKS_MAX`] are asked at once; further ones wait for that.
 pub async fn run(shared: Weak<Shared>) {
@@ -138,16 +118,9 @@ async fn ask(shared: &Shared, to: &To, speaks: Protocol, question: &Question) ->
             if expect.contains(&status.as_u16()) { Ok(()) } else { Err(format!("the answer is {status}")) }
         }
         Question::Grpc { service } => {
-            let request = Request::builder()
-                .method(Method::POST)
-                .uri(format!("http://{address}{GRPC_HEALTH}"))
-                .header(CONTENT_TYPE, "application/grpc")
-                .header(TE, "trailers")
-                .header(USER_AGENT, CHECKER)
-                .body(())
-                .map_err(told)?;
-            let (_driver, response) = stream(shared, to, request, Some(framed(service))).await?;
-            serving(response).await
+            let request = health::question(&address).header(USER_AGENT, CHECKER).body(()).map_err(told)?;
+            let (_driver, response) = stream(shared, to, request, Some(health::framed(service))).await?;
+            health::serving(response).await
         }
     }
 }
@@ -204,44 +177,6 @@ async fn stream(
         upload.send_data(body, true).map_err(told)?;
     }
     Ok((driver, answer.await.map_err(told)?))
-}
-
-/// A message of gRPC: not compressed, its length, itself.
-fn framed(service: &str) -> Bytes {
-    let question = HealthQuestion { service: service.to_owned() }.encode_to_vec();
-    let mut frame = BytesMut::with_capacity(GRPC_FRAME_BYTES + question.len());
-    frame.put_u8(0);
-    frame.put_u32(u32::try_from(question.len()).unwrap_or(u32::MAX));
-    frame.put_slice(&question);
-    frame.freeze()
-}
-
-/// Whether the answer is that the service is serving.
-async fn serving(response: Response<RecvStream>) -> Result<(), String> {
-    if response.status() != StatusCode::OK {
-        return Err(format!("the answer is {}", response.status()));
-    }
-    let (head, mut body) = response.into_parts();
-    let mut message = BytesMut::new();
-    while let Some(data) = body.data().await {
-        message.extend_from_slice(&data.map_err(told)?);
-        if message.len() > CHECK_ANSWER_BYTES_MAX {
-            return Err("the answer is too long".to_owned());
-        }
-    }
-    let trailers = body.trailers().await.map_err(told)?;
-    let code = |headers: &HeaderMap| headers.get("grpc-status").and_then(|code| code.to_str().ok()?.parse::<u32>().ok());
-    match trailers.as_ref().and_then(code).or_else(|| code(&head.headers)) {
-        Some(0) => {}
-        Some(code) => return Err(format!("the gRPC status is {code}")),
-        None => return Err("the answer has no gRPC status".to_owned()),
-    }
-    let answer = message.get(GRPC_FRAME_BYTES..).and_then(|message| HealthAnswer::decode(message).ok());
-    match answer {
-        Some(HealthAnswer { status: SERVING }) => Ok(()),
-        Some(HealthAnswer { status }) => Err(format!("the serving status is {status}")),
-        None => Err("the answer is no message of the health protocol".to_owned()),
-    }
 }
 
 fn told(error: impl Display) -> String {

@@ -16,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::dns::{RESOLV_CONF, nameservers};
 use crate::identity::{Subject, TokenFile};
+use crate::shell::probes::{AppProbes, Probe};
 use crate::status::logs;
 use crate::tls::dial::ControlAddress;
 use crate::xds::NodeIdentity;
@@ -160,9 +161,16 @@ pub struct ProxyArgs {
     /// Resolver for names that are not the mesh's (repeatable); default: those of /etc/resolv.conf
     #[arg(long, env = "MESHWRIGHT_DNS_UPSTREAM", value_name = "IP:PORT", value_delimiter = ',')]
     pub dns_upstream: Vec<SocketAddr>,
+    /// The application's probes, as its kubelet had them, for /app-health/… of the health port: a JSON list, ports as numbers
+    #[arg(long, env = "MESHWRIGHT_APP_PROBES", value_name = "JSON", default_value = "[]", hide_default_value = true)]
+    pub app_probes: AppProbes,
     /// Longest drain after SIGTERM, seconds
     #[arg(long, env = "MESHWRIGHT_DRAIN_SECS", value_name = "SECS", default_value_t = 30)]
     pub drain_secs: u64,
+    /// End when no other process has been in this PID namespace for so long, after there were some: beside a Job, in a pod whose containers
+    /// share their processes
+    #[arg(long, env = "MESHWRIGHT_END_WITH_APPLICATION_SECS", value_name = "SECS")]
+    pub end_with_application_secs: Option<u64>,
     /// Log filter: a level or directives
     #[arg(long, env = "MESHWRIGHT_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
     pub log_level: String,
@@ -226,8 +234,12 @@ pub struct Bootstrap {
     pub sockets_fd: Option<RawFd>,
     /// Resolvers to pass questions on to.
     pub dns_upstream: Vec<SocketAddr>,
+    /// The application's probes.
+    pub app_probes: Vec<Probe>,
     /// Longest drain.
     pub drain: Duration,
+    /// End with the application, after so much quiet.
+    pub end_with_application: Option<Duration>,
     /// Log filter.
     pub log_level: String,
     /// OTLP endpoint by flag.
@@ -302,6 +314,8 @@ impl ProxyArgs {
                 health: self.health_port,
             },
             otlp_fallback: std::env::var("OTEL_EXPORTER_OTLP_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty()),
+            app_probes: self.app_probes.0,
+            end_with_application: self.end_with_application_secs.map(Duration::from_secs),
             control: self.control,
             maps: self.map,
             sockets_fd: self.sockets_fd,
@@ -439,6 +453,7 @@ mod tests {
             (&["--map", "8081=catalog:80"], ["--map", "SERVICE.NS"]),
             (&["--exempt-mark", "x"], ["--exempt-mark", "0x"]),
             (&["--workers", "0"], ["--workers", "1 to 64"]),
+            (&["--app-probes", "[{}]"], ["--app-probes", "exactly one"]),
             (&["--log-level", "proxy=loudly"], ["--log-level", "loudly"]),
             (&["--drain-secs", "99999"], ["--drain-secs", "3600"]),
             (&["--dns-upstream", "127.0.0.1:15053"], ["--dns-upstream", "before"]),

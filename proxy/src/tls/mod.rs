@@ -15,6 +15,7 @@ mod sessions;
 #[doc(hidden)]
 pub mod testing;
 mod trust;
+mod unproved;
 mod verify;
 
 use std::collections::HashMap;
@@ -42,6 +43,7 @@ pub use control::{ControlTls, ControlTlsError};
 pub use credential::{Credential, CredentialCell, CredentialError};
 pub use peer::{Peer, PeerError, read_peer};
 pub use trust::{TrustCell, TrustError};
+pub use unproved::unproved;
 
 use crate::ground::limits::TLS_UNSENT_BYTES_MAX;
 use crate::io::Clock;

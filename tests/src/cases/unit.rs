@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use control::source::{FileChange, Folder};
 use control::translate::{Audience, Status, audiences, statuses, trust, view};
-use control::world::{Allocations, Change, InstanceState, ObjectKey, World, WorldSettings};
+use control::world::{Allocations, Change, InstanceState, ObjectKey, Origin, World, WorldSettings};
 use engine::Moment;
 use engine::balance::{self, Choice};
 use engine::decide::{self, Decision, Door, Facts, First, Plan, RequestHead, Terms, Version};
@@ -49,7 +49,7 @@ impl Translated {
         let mut world = World::new(WorldSettings::default(), Allocations::default());
         let file = FileChange { file: "cases.yaml".to_owned(), text: Some(Ok(manifests.to_owned())) };
         let mut changes = Folder::default().update(vec![file], NOW_MS);
-        changes.push(Change::FolderRead);
+        changes.push(Change::Synced(Origin::Folder));
         world.apply(changes);
         let ready = InstanceState { started: true, ready: true, ..InstanceState::default() };
         let instances = world.index().instances.keys().map(|name| (name.clone(), ready.clone())).collect();

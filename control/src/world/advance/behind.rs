@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::difference::{Changed, name_of};
 use crate::world::index::{Index, Name, ServiceView};
-use crate::world::instance::{Instance, family, former_names, instances, names as names_of};
+use crate::world::instance::{Instance, family, former_names, instances, names as names_of, of_pod};
 use crate::world::object::Object;
 use crate::world::sorted::Sorted;
 use crate::world::{Kind, ObjectKey, Spec, World};
@@ -25,13 +25,13 @@ impl Index {
             before.insert(name, was);
         }
         before.keys().for_each(|name| self.instances.remove(name));
-        members(&self.workloads, of).iter().for_each(|name| self.workloads.remove(name));
         if self.hidden.iter().any(|(namespace, name, _)| *namespace == of.0 && family(name) == of.1) {
             Arc::make_mut(&mut self.hidden).retain(|(namespace, name, _)| *namespace != of.0 || family(name) != of.1);
         }
         let objects = workloads(world, of);
         objects.iter().for_each(|object| self.add_workload(world, object));
         objects.iter().for_each(|object| self.add_former(world, object));
+        pods(world, of).into_iter().for_each(|object| self.add_pod(world, object));
         for name in members(&self.instances, of) {
             before.entry(name).or_default();
         }
@@ -49,41 +49,70 @@ impl Index {
     fn add_workload(&mut self, world: &World, object: &Arc<Object>) {
         let Spec::Workload(workload) = &object.spec else { return };
         let label = self.namespace_label(&object.key.namespace, proto::annotations::INJECT).map(str::to_owned);
-        let mut names = Vec::new();
         for instance in instances(world, object, workload, label.as_deref(), names_of(&object.key.name, workload)) {
             let name = (instance.namespace.clone(), instance.name.clone());
             if self.instances.contains_key(&name) {
                 Arc::make_mut(&mut self.hidden).insert((name.0, name.1, instance.workload));
-                continue;
+            } else {
+                self.instances.insert(name, instance);
             }
-            names.push(name.clone());
-            self.instances.insert(name, instance);
         }
-        names.sort();
-        self.workloads.insert(name_of(&object.key), names);
     }
 
     /// A change between one replica and several renames every instance. Those that run under their old names stay until the first
     /// new one is ready, so that there is always somebody to serve.
     fn add_former(&mut self, world: &World, object: &Arc<Object>) {
         let Spec::Workload(workload) = &object.spec else { return };
-        let key = name_of(&object.key);
-        let mut names = self.workloads.get(&key).cloned().unwrap_or_default();
-        if names.iter().any(|name| self.instances.get(name).is_some_and(|instance| instance.ready)) {
+        let serves = |name: String| {
+            let instance = self.instances.get(&(object.key.namespace.clone(), name));
+            instance.is_some_and(|instance| instance.ready && instance.object.key == object.key)
+        };
+        if names_of(&object.key.name, workload).any(serves) {
             return;
         }
-        let label = self.namespace_label(&key.0, proto::annotations::INJECT).map(str::to_owned);
+        let label = self.namespace_label(&object.key.namespace, proto::annotations::INJECT).map(str::to_owned);
         let former = former_names(world, &object.key, workload);
         for instance in instances(world, object, workload, label.as_deref(), former) {
-            let name = (instance.namespace.clone(), instance.name.clone());
-            // What another Workload declares is its own.
-            if !self.instances.contains_key(&name) {
-                self.instances.insert(name.clone(), instance);
-                names.push(name);
+            self.add_where_vacant(instance);
+        }
+    }
+
+    fn add_pod(&mut self, world: &World, object: &Arc<Object>) {
+        let Spec::Pod(pod) = &object.spec else { return };
+        of_pod(world, object, pod).into_iter().for_each(|instance| self.add_where_vacant(instance));
+    }
+
+    /// What another Workload declares is its own.
+    fn add_where_vacant(&mut self, instance: Instance) {
+        let name = (instance.namespace.clone(), instance.name.clone());
+        if !self.instances.contains_key(&name) {
+            self.instances.insert(name, instance);
+        }
+    }
+
+    /// The instances of each Workload; one that is declared is named also where it has none.
+    pub(super) fn gather(&mut self, world: &World, declared: BTreeSet<Name>, instances: &[Changed<Instance>]) {
+        let mut moves: BTreeMap<Name, (BTreeSet<&Name>, BTreeSet<&Name>)> =
+            declared.into_iter().map(|name| (name, Default::default())).collect();
+        let of = |instance: &Instance| (instance.namespace.clone(), instance.workload.clone());
+        for Changed { name, was, is } in instances {
+            if let Some(was) = was {
+                moves.entry(of(was)).or_default().0.insert(name);
+            }
+            if let Some(is) = is {
+                moves.entry(of(is)).or_default().1.insert(name);
             }
         }
-        names.sort();
-        self.workloads.insert(key, names);
+        for (workload, (gone, come)) in moves {
+            let mut names: BTreeSet<Name> =
+                self.workloads.get(&workload).into_iter().flatten().filter(|name| !gone.contains(name)).cloned().collect();
+            names.extend(come.into_iter().cloned());
+            if names.is_empty() && world.get(&ObjectKey::new(Kind::Workload, &workload.0, &workload.1)).is_none() {
+                self.workloads.remove(&workload);
+            } else {
+                self.workloads.insert(workload, names.into_iter().collect());
+            }
+        }
     }
 
     /// Services that changed, or that pick other instances now, and what is in front of whom.
@@ -167,8 +196,17 @@ fn members<T>(map: &Sorted<Name, T>, of: &Name) -> Vec<Name> {
 
 /// The Workloads of a family, in order.
 fn workloads<'a>(world: &'a World, of: &Name) -> Vec<&'a Arc<Object>> {
+    relatives(world, Kind::Workload, of)
+}
+
+/// The pods of a family, in order.
+fn pods<'a>(world: &'a World, of: &Name) -> Vec<&'a Arc<Object>> {
+    relatives(world, Kind::Pod, of)
+}
+
+fn relatives<'a>(world: &'a World, kind: Kind, of: &Name) -> Vec<&'a Arc<Object>> {
     let (first, end) = numbered(&of.1);
-    let key = |name: &str| ObjectKey::new(Kind::Workload, &of.0, name);
+    let key = |name: &str| ObjectKey::new(kind, &of.0, name);
     let others = world.slots().range(key(&first)..key(&end)).filter(|(key, _)| family(&key.name) == of.1);
     world.get(&key(&of.1)).into_iter().chain(others.filter_map(|(key, _)| world.get(key))).collect()
 }
@@ -202,8 +240,9 @@ fn picks(selector: &BTreeMap<String, String>, instance: &Instance) -> bool {
 /// A Service with the instances that it picks.
 fn view(world: &World, object: &Arc<Object>, instances: &Sorted<Name, Instance>, table: Option<&Labelled<'_>>) -> Option<ServiceView> {
     let Spec::Service(service) = &object.spec else { return None };
-    let (key, ranges) = (&object.key, &world.settings().ranges);
-    let addresses = service.addresses(ranges, world.allocations().service(ranges, &key.path()));
+    let key = &object.key;
+    let given = world.allocations().service(&world.settings().ranges, &key.path());
+    let addresses = service.addresses(world.settings(), given);
     let fits = |name: &Name| instances.get(name).is_some_and(|instance| picks(&service.selector, instance));
     let picked = match table {
         _ if service.selector.is_empty() => Vec::new(),

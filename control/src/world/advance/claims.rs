@@ -48,8 +48,7 @@ impl Index {
             self.reclaim((former, world), (SERVICE, name), (was, is), &mut claim);
         }
         for Changed { name, was, is } in instances {
-            let (was, is) =
-                (was.as_deref().map(|one| (&one.object, &one.addresses)), is.as_deref().map(|one| (&one.object, &one.addresses)));
+            let (was, is) = (was.as_deref().and_then(own), is.as_deref().and_then(own));
             self.reclaim((former, world), (INSTANCE, name), (was, is), &mut claim);
         }
         for (address, claim) in claims {
@@ -122,6 +121,12 @@ impl Index {
         let left = if left.len() > 1 { left } else { Vec::new() };
         self.contested.edit(&address, |claims| *claims = left);
     }
+}
+
+/// What shares its node's network has no address of its own.
+fn own(instance: &Instance) -> Option<Claimant<'_>> {
+    let own = instance.pod().is_none_or(|pod| !pod.host_network);
+    own.then_some((&instance.object, &instance.addresses))
 }
 
 impl Claim {

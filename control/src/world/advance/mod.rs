@@ -12,14 +12,14 @@ use std::sync::{Arc, OnceLock};
 
 use self::difference::{Difference, name_of};
 use super::index::{Index, NamespaceView};
-use super::instance::family;
+use super::instance::{family, zone};
 use super::object::Object;
 use super::{Kind, ObjectKey, Spec, World};
 
 impl Index {
     /// From nothing.
     pub(super) fn build(world: &World) -> Self {
-        let mut index = Self { classes: Arc::new(our_classes(world)), ..Self::default() };
+        let mut index = Self { classes: Arc::new(our_classes(world)), in_cluster: world.settings().in_cluster, ..Self::default() };
         let mut difference = Difference::default();
         let mut namespaces = BTreeMap::new();
         for (key, object) in world.live() {
@@ -47,7 +47,8 @@ impl Index {
         let difference = Difference::between(former, world);
         let objects = || difference.gone.iter().chain(&difference.come);
         // What all the others go by changes rarely.
-        if objects().any(|object| matches!(object.key.kind, Kind::Namespace | Kind::GatewayClass | Kind::Mesh)) {
+        let rare = |object: &&&Arc<Object>| matches!(object.key.kind, Kind::Namespace | Kind::GatewayClass | Kind::Mesh);
+        if objects().any(|object| rare(&object)) || zones(&difference.gone) != zones(&difference.come) {
             return Self::build(world);
         }
         let before = former.index();
@@ -90,9 +91,11 @@ impl Index {
             }
         }
         let mut families = difference.families.clone();
-        let carriers = gone.iter().chain(come).filter(|object| object.key.kind == Kind::Workload);
+        let carriers = gone.iter().chain(come).filter(|object| matches!(object.key.kind, Kind::Workload | Kind::Pod));
         families.extend(carriers.map(|object| (object.key.namespace.clone(), family(&object.key.name).to_owned())));
         let instances: Vec<_> = families.iter().flat_map(|family| self.settle(world, family)).collect();
+        let declared = gone.iter().chain(come).filter(|object| object.key.kind == Kind::Workload).map(|object| name_of(&object.key));
+        self.gather(world, declared.collect(), &instances);
         let mut services = difference.services.clone();
         services.extend(gone.iter().chain(come).filter(|object| object.key.kind == Kind::Service).map(|object| name_of(&object.key)));
         let services = self.serve(world, services, &instances);
@@ -106,6 +109,11 @@ fn name_space(namespaces: &mut BTreeMap<String, NamespaceView>, name: &str) {
     }
     let labels = BTreeMap::from([("kubernetes.io/metadata.name".to_owned(), name.to_owned())]);
     namespaces.insert(name.to_owned(), NamespaceView { labels, annotations: BTreeMap::new() });
+}
+
+/// Region and zone of nodes.
+fn zones<'a>(objects: &[&'a Arc<Object>]) -> BTreeMap<&'a ObjectKey, (String, String)> {
+    objects.iter().filter(|object| object.key.kind == Kind::Node).map(|object| (&object.key, zone(object))).collect()
 }
 
 /// Names of the GatewayClasses that we serve: those with our controller (and no parameters, which we have none of), and ours by name where nobody wrote it down.

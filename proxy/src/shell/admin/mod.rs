@@ -21,6 +21,7 @@ use tracing::warn;
 
 use crate::io::{Listening, Network, Socket};
 use crate::observe::Telemetry;
+use crate::shell::probes::Probe;
 use crate::snapshots::Snapshots;
 use crate::status::lifecycle::Lifecycle;
 use crate::status::logs::LogFilter;
@@ -67,6 +68,8 @@ pub struct Admin {
     pub node: NodeId,
     /// The way to the application.
     pub network: Network,
+    /// What may be asked of the application beside what the control plane says: the word of whoever started the proxy.
+    pub probes: Arc<[Probe]>,
 }
 
 impl Admin {

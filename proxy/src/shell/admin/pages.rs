@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::{Admin, Pages, local, probe};
 use crate::observe::Exposition;
 use crate::reports::rfc3339;
+use crate::shell::probes::Probe;
 use crate::status::inspect::{self, Time};
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -70,10 +71,11 @@ impl Admin {
         let Some(settings) = settings else {
             return page(StatusCode::SERVICE_UNAVAILABLE, TEXT, "there is no configuration yet\n");
         };
-        let Some(declared) = probe::find(&settings.probes, &head.uri) else {
+        let declared = self.probes.iter().cloned().chain(settings.probes.iter().map(Probe::from));
+        let Some(declared) = probe::find(declared, head) else {
             return page(StatusCode::NOT_FOUND, TEXT, "no such probe: only what the workload declares is asked\n");
         };
-        match probe::ask(&self.network, &settings.own_addresses, declared, head).await {
+        match probe::ask(&self.network, &settings.own_addresses, &declared, head).await {
             Ok(status) => page(status, TEXT, ""),
             Err(why) => page(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n")),
         }

@@ -23,6 +23,7 @@ fn admin() -> Admin {
         logs: LogFilter::default(),
         node,
         network: Network::Kernel { mark: None },
+        probes: Arc::default(),
     }
 }
 
@@ -234,4 +235,78 @@ async fn an_application_that_does_not_answer_is_not_healthy() {
     let admin = probed(vec![AppProbe { port, path: Some("/".to_owned()) }]);
     let (status, why) = get(&admin, Pages::Health, "GET", &format!("/app-health/{port}")).await;
     assert!(status == 503 && why.contains("did not answer within 10s"), "{why}");
+}
+
+/// An admin that was told these probes by whoever started it, of an application at 127.0.0.1.
+fn declared(probes: &str) -> Admin {
+    Admin { probes: probes.parse::<crate::shell::probes::AppProbes>().unwrap().0.into(), ..probed(Vec::new()) }
+}
+
+/// Aim: what an injector declares is asked with its headers, and a host that the probe names is the application's to see.
+#[tokio::test]
+async fn declared_headers_reach_the_application() {
+    let (port, asked) = application(Some("HTTP/1.1 204 No Content\r\n\r\n")).await;
+    let admin = declared(&format!(
+        r#"[{{"httpGet": {{"port": {port}, "path": "/h", "httpHeaders": [{{"name": "Host", "value": "shop"}}, {{"name": "X-Key", "value": "1"}}]}}}}]"#
+    ));
+    let path = format!("/app-health/{port}/h");
+    assert_eq!(get(&admin, Pages::Health, "GET", &path).await.0, 404, "without its headers it is another question");
+    let request = Request::get(&path).header("host", "shop").header("x-key", "1").header("x-other", "2").header("accept", "*/*");
+    let page = admin.page(Pages::Health, &request.body(()).unwrap().into_parts().0).await;
+    assert_eq!(page.status(), 204);
+    assert_eq!(asked.await.unwrap(), "GET /h HTTP/1.1\r\naccept: */*\r\nhost: shop\r\nx-key: 1\r\nconnection: close\r\n\r\n");
+}
+
+/// Aim: a probe by HTTPS is asked by TLS, and like a kubelet nobody looks at the certificate.
+#[tokio::test]
+async fn probes_by_https_are_asked_by_tls() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["elsewhere.example".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(crate::tls::provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key.into())
+        .unwrap();
+    let mut listening = Listening::adopt(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
+    let port = listening.local_address().unwrap().port();
+    let serving = tokio::spawn(async move {
+        let socket = listening.accept().await.unwrap().socket;
+        let mut stream = tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(socket).await.unwrap();
+        let mut first = [0; 14];
+        tokio::io::AsyncReadExt::read_exact(&mut stream, &mut first).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        tokio::io::AsyncWriteExt::flush(&mut stream).await.unwrap();
+        first
+    });
+    let admin = declared(&format!(r#"[{{"httpGet": {{"port": {port}, "path": "/h", "scheme": "HTTPS"}}}}]"#));
+    let (status, why) = get(&admin, Pages::Health, "GET", &format!("/app-health/{port}/h")).await;
+    assert_eq!(status, 200, "{why}");
+    assert_eq!(&serving.await.unwrap(), b"GET /h HTTP/1.");
+}
+
+/// Aim: a gRPC probe is the health protocol's question: 200 for a service that serves, 503 with the reason for one that does not.
+#[tokio::test]
+async fn grpc_probes_are_asked_by_the_health_protocol() {
+    for (serving, wanted, word) in [(1_u8, 200, ""), (2, 503, "serving status is 2")] {
+        let mut listening = Listening::adopt(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
+        let port = listening.local_address().unwrap().port();
+        let application = tokio::spawn(async move {
+            let socket = listening.accept().await.unwrap().socket;
+            let mut server = h2::server::handshake(socket).await.unwrap();
+            while let Some(Ok((request, mut respond))) = server.accept().await {
+                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                let head = http::Response::builder().header(CONTENT_TYPE, "application/grpc").body(()).unwrap();
+                let mut body = respond.send_response(head, false).unwrap();
+                body.send_data(bytes::Bytes::copy_from_slice(&[0, 0, 0, 0, 2, 8, serving]), false).unwrap();
+                let mut trailers = http::HeaderMap::new();
+                trailers.insert("grpc-status", http::HeaderValue::from_static("0"));
+                body.send_trailers(trailers).unwrap();
+            }
+        });
+        let admin = declared(&format!(r#"[{{"grpc": {{"port": {port}, "service": "shop.Catalog"}}}}]"#));
+        let (status, why) = get(&admin, Pages::Health, "GET", &format!("/app-health/grpc/{port}/shop.Catalog")).await;
+        assert!(status == wanted && why.contains(word), "{status} {why}");
+        application.abort();
+    }
 }

@@ -96,6 +96,7 @@ impl Core {
             logs: logs.clone(),
             node: self.node.id.clone(),
             network: self.means.network.clone(),
+            probes: Arc::default(),
         }
     }
 

@@ -23,6 +23,7 @@ use crate::ground::limits::affordable_connections;
 use crate::io::{Clock, Draw, Listening, LocalDoor, Network, adopt_channel};
 use crate::observe::TelemetryOptions;
 use crate::shell::admin::{Admin, Pages};
+use crate::shell::companions;
 use crate::shell::doors::{Edges, arrivals, open_everywhere, serve_map};
 use crate::shell::listener::Purpose;
 use crate::shell::ports::{Reach, open, open_at, open_udp};
@@ -149,12 +150,16 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let resolver = Resolver::new(snapshots.clone(), Upstream::new(network, bootstrap.dns_upstream));
-    serve_own_ports(&mut tasks, core.admin(&logs), &resolver, sockets.pages, (sockets.dns_udp, sockets.dns_tcp), &stop)?;
+    let admin = Admin { probes: bootstrap.app_probes.into(), ..core.admin(&logs) };
+    serve_own_ports(&mut tasks, admin, &resolver, sockets.pages, (sockets.dns_udp, sockets.dns_tcp), &stop)?;
     if let Some(door) = sockets.spiffe {
         core.workload_api().start(&mut tasks, door, &draw, &stop)?;
     }
     core.start(&mut tasks, logs, draw.next(), &stop)?;
     tasks.spawn(rest::give_back_at_rest(lifecycle.clone(), stop.clone()));
+    if let Some(quiet) = bootstrap.end_with_application {
+        tasks.spawn(leave_with_application(quiet, lifecycle.clone(), stop.clone()));
+    }
 
     for (door, listeners) in [(Purpose::Outbound, &sockets.outbound), (Purpose::Inbound, &sockets.inbound)] {
         for listener in listeners {
@@ -228,6 +233,14 @@ fn signals(lifecycle: Lifecycle) -> anyhow::Result<()> {
         });
     }
     Ok(())
+}
+
+/// What a signal would do otherwise.
+async fn leave_with_application(quiet: Duration, lifecycle: Lifecycle, stop: CancellationToken) {
+    if companions::ended(quiet, stop).await {
+        info!("the application has ended");
+        lifecycle.leave();
+    }
 }
 
 /// Waits for the drain, drains, and returns when the process may end: drained and told to leave, or told to quit.

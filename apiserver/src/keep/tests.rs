@@ -1,0 +1,164 @@
+use std::time::UNIX_EPOCH;
+
+use serde_json::json;
+
+use super::*;
+use crate::lease::{Election, Term, WallClock};
+use crate::testing::{Fake, Mood};
+
+const SECRET: &str = "/api/v1/namespaces/mesh/secrets/ca";
+const BOOK: &str = "/api/v1/namespaces/mesh/configmaps/book";
+const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/mesh/leases/control";
+
+async fn term(fake: &Fake, me: &str) -> Term {
+    let wall: WallClock = Arc::new(|| UNIX_EPOCH);
+    if !fake.state().objects.contains_key(LEASE) {
+        fake.state().put(LEASE, json!({"metadata": {"name": "control"}, "spec": {"renewTime": "2026-11-29T00:00:00.000000Z"}}));
+    }
+    Election::new(fake.client(), "mesh", "control", me, wall).win().await
+}
+
+async fn keep<K: Shelf>(fake: &Fake, name: &str, term: &Term) -> Result<Keep<K>, KeepError> {
+    Keep::claim(fake.client(), "mesh", name, term.tenure()).await
+}
+
+fn put(name: &str, value: &str) -> Changes {
+    Changes::from([(name.to_owned(), Some(value.into()))])
+}
+
+fn text(rows: &Rows) -> Vec<(&str, &str)> {
+    rows.iter().map(|(name, value)| (name.as_str(), std::str::from_utf8(value).unwrap())).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_holder_wrote_the_next_one_has() {
+    // Aim: rows come back, as Secret and as ConfigMap; a removed one does not; what people wrote on the object stays.
+    let fake = Fake::default();
+    fake.state().put(SECRET, json!({"metadata": {"name": "ca", "labels": {"backup": "yes"}}, "data": {"old": "b2xk"}}));
+    let first = term(&fake, "a").await;
+    let (secret, book) = (keep::<Secret>(&fake, "ca", &first).await.unwrap(), keep::<ConfigMap>(&fake, "book", &first).await.unwrap());
+    secret.write(&Changes::from([("root.key".into(), Some(vec![0, 255])), ("old".into(), None)])).await.unwrap();
+    book.write(&put("epoch", "41")).await.unwrap();
+    let writes = fake.state().writes;
+    book.write(&put("epoch", "41")).await.unwrap();
+    assert_eq!(fake.state().writes, writes, "what is so already is not written");
+    first.release().await;
+    let second = term(&fake, "b").await;
+    assert_eq!(keep::<Secret>(&fake, "ca", &second).await.unwrap().rows().await, Rows::from([("root.key".into(), vec![0, 255])]));
+    let book = keep::<ConfigMap>(&fake, "book", &second).await.unwrap();
+    assert_eq!(text(&book.rows().await), [("epoch", "41")]);
+    let object = fake.state().objects[SECRET].clone();
+    assert_eq!((&object["metadata"]["labels"]["backup"], &object["metadata"]["annotations"][TERM]), (&json!("yes"), &json!("2 b")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deposed_holder_writes_nothing() {
+    // Aim: two holders for a moment (the first does not know yet): its write is refused, names the other, and changes nothing; one that
+    // landed before the claim is not lost.
+    let fake = Fake::default();
+    let first = term(&fake, "a").await;
+    let stale = keep::<ConfigMap>(&fake, "book", &first).await.unwrap();
+    stale.write(&put("epoch", "41")).await.unwrap();
+    let mut lease = fake.state().objects[LEASE].clone();
+    lease["spec"]["holderIdentity"] = json!("");
+    fake.state().put(LEASE, lease);
+    let second = term(&fake, "b").await;
+    let book = keep::<ConfigMap>(&fake, "book", &second).await.unwrap();
+    assert!(first.tenure().holds(), "it does not know");
+    let error = stale.write(&put("epoch", "42")).await.unwrap_err();
+    assert_eq!(error, KeepError::Deposed { place: "ConfigMap mesh/book".into(), holder: "2 b".into() });
+    assert!(error.to_string().contains("term of 2 b"));
+    assert_eq!(text(&book.rows().await), [("epoch", "41")]);
+    book.write(&put("epoch", "42")).await.unwrap();
+    assert_eq!(fake.state().objects[BOOK]["data"]["epoch"], "42");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_between_read_and_claim_counts() {
+    // Aim: the claim is refused over an older version, and what was written meanwhile is read.
+    let fake = Fake::default();
+    let first = term(&fake, "a").await;
+    let api: Api<ConfigMap> = Api::namespaced(fake.client(), "mesh");
+    keep::<ConfigMap>(&fake, "book", &first).await.unwrap().write(&put("epoch", "41")).await.unwrap();
+    let read = api.get("book").await.unwrap();
+    keep::<ConfigMap>(&fake, "book", &first).await.unwrap().write(&put("epoch", "42")).await.unwrap();
+    let claimed = within(CALL_MAX, api.replace("book", &PostParams::default(), &read)).await;
+    assert_eq!(claimed.unwrap_err().fault, Fault::Conflict);
+    assert_eq!(text(&claim(&api, "book", "2 b").await.unwrap().rows()), [("epoch", "42")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lost_answers_labels_and_deletions_do_not_depose() {
+    // Aim: a write that arrived unanswered, a person's label and a deletion are met with another attempt; all rows are there after.
+    let fake = Fake::default();
+    let term = term(&fake, "a").await;
+    let book = keep::<ConfigMap>(&fake, "book", &term).await.unwrap();
+    book.write(&put("ages", "old")).await.unwrap();
+    fake.state().mood = Mood::Mute;
+    let (first, changes) = (put("epoch", "1"), ());
+    let answered = async {
+        sleep(Duration::from_millis(100)).await;
+        fake.state().mood = Mood::Well;
+    };
+    let (written, ()) = tokio::join!(book.write(&first), answered);
+    assert_eq!((written, changes), (Ok(()), ()));
+    let mut labelled = fake.state().objects[BOOK].clone();
+    labelled["metadata"]["labels"] = json!({"mine": "yes"});
+    fake.state().put(BOOK, labelled);
+    book.write(&put("epoch", "2")).await.unwrap();
+    assert_eq!(fake.state().objects[BOOK]["metadata"]["labels"], json!({"mine": "yes"}));
+    fake.state().objects.remove(BOOK);
+    book.write(&put("epoch", "3")).await.unwrap();
+    assert_eq!(fake.state().objects[BOOK]["data"], json!({"ages": "old", "epoch": "3"}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_is_away_ends_a_write_with_the_term() {
+    // Aim: neither a claim nor a write waits longer than the term, and both say why.
+    let fake = Fake::default();
+    let term = term(&fake, "a").await;
+    let book = keep::<ConfigMap>(&fake, "book", &term).await.unwrap();
+    for (mood, word) in [(Mood::Away, "1.5 s"), (Mood::Says(503), "503")] {
+        fake.state().mood = mood;
+        let error = book.write(&put("epoch", "1")).await.unwrap_err();
+        if !error.to_string().contains(word) {
+            assert!(term.tenure().lost().is_cancelled() && error.to_string().contains("the lease was lost"), "{error}");
+        }
+        assert!(matches!(error, KeepError::Lost { .. }));
+        assert!(matches!(keep::<ConfigMap>(&fake, "other", &term).await, Err(KeepError::Lost { .. })));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_forbidden_is_told_at_once() {
+    // Aim: no retries where only a person can help; the object and the remedy are named.
+    let fake = Fake::default();
+    let term = term(&fake, "a").await;
+    fake.state().mood = Mood::Says(403);
+    let error = keep::<Secret>(&fake, "ca", &term).await.err().unwrap().to_string();
+    assert!(error.contains("cannot claim Secret mesh/ca") && error.contains("meshwright install"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_takes_so_much_and_no_more() {
+    // Aim: beyond the bound nothing changes, and the row that is too large is named; smaller rows are written still.
+    let fake = Fake::default();
+    let term = term(&fake, "a").await;
+    let book = keep::<ConfigMap>(&fake, "book", &term).await.unwrap();
+    book.write(&put("ages", &"x".repeat(BYTES_MAX - 100))).await.unwrap();
+    let error = book.write(&put("ages", &"x".repeat(BYTES_MAX))).await.unwrap_err();
+    assert!(matches!(&error, KeepError::Full { row, row_bytes: BYTES_MAX, .. } if row == "ages"), "{error}");
+    book.write(&put("epoch", "7")).await.unwrap();
+    assert_eq!(book.rows().await["epoch"], b"7");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_no_runtime_waits_on_its_thread() {
+    // Aim: an authority that signs on a thread of its own keeps what it must before it goes on.
+    let fake = Fake::default();
+    let term = term(&fake, "a").await;
+    let book = Arc::new(keep::<ConfigMap>(&fake, "book", &term).await.unwrap());
+    let written = book.clone();
+    std::thread::spawn(move || written.write_blocking(put("epoch", "9"))).join().unwrap().unwrap();
+    assert_eq!(book.rows_blocking().map(|rows| rows["epoch"].clone()), Some(b"9".to_vec()));
+}

@@ -1,0 +1,204 @@
+//! `meshwright injector`: the admission webhook by itself, for who wants it apart from the control plane.
+
+#![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "a command: the machine's sockets and clock")]
+
+use std::fs;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Context;
+use certs_ca::{Ca, ExternalFiles, Policy, ServerNames};
+use clap::Args;
+use control::settings::ExternalArgs;
+use injector::bundle::HookService;
+use injector::serving::{Issued, Issuer, ServingCell, Standing};
+use injector::webhook::{self, Webhook};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use time::OffsetDateTime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use super::inject::SidecarArgs;
+use crate::output;
+
+/// Threads of the webhook.
+const THREADS: usize = 2;
+
+/// Arguments of `meshwright injector`.
+#[derive(Debug, Args)]
+#[command(after_help = "Example: meshwright injector --tls-cert tls.crt --tls-key tls.key --tls-ca ca.crt --patch-webhooks\n  \
+        POST /inject answers a MutatingWebhookConfiguration, GET /metrics and /healthz/ready are beside it. The control plane serves the\n  \
+        same at port 15017, and POST /validate, which needs its world.")]
+pub(crate) struct InjectorArgs {
+    /// Where API servers reach it
+    #[arg(long, value_name = "ADDR:PORT", default_value = "[::]:15017")]
+    listen: SocketAddr,
+    /// Certificate chain to serve with, PEM; read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key", required_unless_present = "ca_cert", conflicts_with = "ca_cert")]
+    tls_cert: Option<PathBuf>,
+    /// Its key, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Roots by which API servers are to believe it, PEM; during a rotation the old and the new ones
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_ca: Option<PathBuf>,
+    /// Or an authority, the control plane's own, which signs the certificate and renews it
+    #[command(flatten)]
+    authority: ExternalArgs,
+    /// Folder for what that authority has signed
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/meshwright", requires = "ca_cert")]
+    data_dir: PathBuf,
+    /// The Service by which API servers reach it
+    #[arg(long, value_name = "NS/NAME", value_parser = service, default_value = "meshwright-system/meshwright-injector")]
+    service: HookService,
+    /// Keep the roots in all webhook configurations that ask that Service; needs an API server
+    #[arg(long)]
+    patch_webhooks: bool,
+    #[command(flatten)]
+    sidecar: SidecarArgs,
+    /// Log filter: a level or directives
+    #[arg(long, env = "MESHWRIGHT_LOG_LEVEL", value_name = "FILTER", default_value = "info")]
+    log_level: String,
+}
+
+fn service(text: &str) -> Result<HookService, String> {
+    let (namespace, name) = text.split_once('/').ok_or("give NS/NAME, for example meshwright-system/meshwright-injector")?;
+    Ok(HookService { namespace: namespace.to_owned(), name: name.to_owned() })
+}
+
+pub(crate) fn run(args: InjectorArgs) -> anyhow::Result<ExitCode> {
+    if args.patch_webhooks && args.tls_cert.is_some() && args.tls_ca.is_none() {
+        return Err(output::usage("--patch-webhooks: which roots? give them with --tls-ca FILE".to_owned()));
+    }
+    let filter = EnvFilter::try_new(&args.log_level)
+        .map_err(|error| output::usage(format!("--log-level {}: {error}; use `info`, or `injector=debug`", args.log_level)))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
+    runtime.block_on(serve(args))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(args: InjectorArgs) -> anyhow::Result<()> {
+    let issuer = issuer(&args)?;
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let (mut told, stop) = (signal(kind).context("signals cannot be heard")?, stop.clone());
+        tokio::spawn(async move {
+            told.recv().await;
+            stop.cancel();
+        });
+    }
+    let listener = tokio::net::TcpListener::bind(args.listen).await;
+    let listener = listener.with_context(|| format!("--listen {}: nobody can be heard there", args.listen))?;
+    let cell = Arc::new(ServingCell::new(Arc::new(SystemTime::now)));
+    let (roots, told) = watch::channel(String::new());
+    let keeping = tokio::spawn(injector::serving::keep(Arc::clone(&cell), issuer, roots, stop.clone()));
+    let patching = match args.patch_webhooks {
+        true => {
+            let client =
+                kube::Client::try_default().await.context("--patch-webhooks: no API server is known; set KUBECONFIG, or run in a pod")?;
+            Some(tokio::spawn(injector::keep::bundles(client, args.service.clone(), told, stop.clone())))
+        }
+        false => None,
+    };
+    let standing = Arc::clone(&cell);
+    let webhook = Webhook::new(args.sidecar.settings()).with_readiness(Arc::new(move || match standing.standing() {
+        Standing::Fresh | Standing::Overdue => None,
+        Standing::Missing => Some("no certificate yet".to_owned()),
+        Standing::Expired => Some("the certificate has expired".to_owned()),
+    }));
+    info!(listen = %args.listen, service = %format!("{}/{}", args.service.namespace, args.service.name), "the injector serves");
+    webhook::serve(listener, cell, Arc::new(webhook), stop.clone()).await?;
+    stop.cancel();
+    keeping.await?;
+    if let Some(patching) = patching {
+        patching.await?;
+    }
+    Ok(())
+}
+
+fn issuer(args: &InjectorArgs) -> anyhow::Result<Arc<dyn Issuer>> {
+    if let Some((certificate, key, roots)) = args.authority.files() {
+        let files = ExternalFiles { certificate, key, roots };
+        let ca = Ca::open_external(&args.data_dir, &files, Policy::default(), Arc::new(OffsetDateTime::now_utc))?;
+        let HookService { namespace, name } = &args.service;
+        let names = [format!("{name}.{namespace}.svc"), format!("{name}.{namespace}.svc.cluster.local"), name.clone()];
+        return Ok(Arc::new(Signed { ca, names: ServerNames { dns: names.into(), addresses: Vec::new() } }));
+    }
+    let (Some(certificate), Some(key)) = (args.tls_cert.clone(), args.tls_key.clone()) else {
+        return Err(output::usage("give --tls-cert and --tls-key, or --ca-cert, --ca-key and --ca-root".to_owned()));
+    };
+    let files = TlsFiles { certificate, key, roots: args.tls_ca.clone() };
+    // What is wrong at the start is wrong with the command line.
+    files.issue().map_err(anyhow::Error::msg)?;
+    Ok(Arc::new(files))
+}
+
+/// A certificate that somebody else renews.
+struct TlsFiles {
+    certificate: PathBuf,
+    key: PathBuf,
+    roots: Option<PathBuf>,
+}
+
+fn read(flag: &str, file: &Path) -> Result<Vec<u8>, String> {
+    fs::read(file).map_err(|error| format!("{flag}: {} cannot be read: {error}", file.display()))
+}
+
+impl Issuer for TlsFiles {
+    fn issue(&self) -> Result<Issued, String> {
+        let pem = read("--tls-cert", &self.certificate)?;
+        let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(&pem)
+            .collect::<Result<_, _>>()
+            .map_err(|error| format!("--tls-cert: {} is no PEM file of certificates: {error}", self.certificate.display()))?;
+        let key = PrivateKeyDer::from_pem_slice(&read("--tls-key", &self.key)?)
+            .map_err(|error| format!("--tls-key: {} is no PEM file of a key: {error}", self.key.display()))?;
+        Issued::read(chain, key).map_err(|why| format!("--tls-cert: {}: {why}", self.certificate.display()))
+    }
+
+    fn roots(&self) -> Result<String, String> {
+        let Some(file) = &self.roots else { return Ok(String::new()) };
+        String::from_utf8(read("--tls-ca", file)?).map_err(|_| format!("--tls-ca: {} is no PEM file", file.display()))
+    }
+
+    fn has_news(&self) -> bool {
+        true
+    }
+}
+
+/// A certificate of the mesh's own authority, or of the user's that the mesh has.
+struct Signed {
+    ca: Ca,
+    names: ServerNames,
+}
+
+impl Issuer for Signed {
+    fn issue(&self) -> Result<Issued, String> {
+        let seat = self.ca.seat(&self.names).map_err(|error| error.to_string())?;
+        Issued::read(seat.chain, PrivatePkcs8KeyDer::from(seat.key.to_vec()).into())
+    }
+
+    fn roots(&self) -> Result<String, String> {
+        Ok(self.ca.bundle_pem())
+    }
+
+    fn has_news(&self) -> bool {
+        self.ca.refresh().unwrap_or_else(|error| {
+            tracing::error!(%error, "--ca-cert, --ca-key, --ca-root: the former ones stay in use");
+            false
+        })
+    }
+}

@@ -1,0 +1,177 @@
+//! Keeps the cluster up to date with what [`crate::bundle`] decides: watches, compares, writes. One replica does it at a time (the holder of
+//! the lease); two would do no harm but work.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
+use kube::api::{Api, ListParams, Patch, PatchParams};
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Client, Resource, ResourceExt as _};
+use proto::annotations;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::bundle::{self, HookService, Hooks};
+
+/// Who writes, as managed fields tell.
+const FIELD_MANAGER: &str = "meshwright-injector";
+/// After this, everything is compared again, whatever was or was not seen.
+const LOOK: Duration = Duration::from_secs(300);
+/// Pause after a failure.
+const RETRY: Duration = Duration::from_secs(2);
+/// What happens within this time is worked on at once.
+const GATHER: Duration = Duration::from_millis(200);
+/// Namespaces in one page of a list.
+const PAGE: u32 = 500;
+/// Writes under way at once.
+const WRITES_MAX: usize = 8;
+
+/// Keeps `caBundle` of all webhooks that ask `service` at `roots` (PEM; empty: not known yet), until `stop`. Needs the rights to list, watch
+/// and patch both kinds of webhook configurations.
+pub async fn bundles(client: Client, service: HookService, roots: watch::Receiver<String>, stop: CancellationToken) {
+    tokio::join!(
+        kept::<MutatingWebhookConfiguration>(client.clone(), &service, roots.clone(), &stop),
+        kept::<ValidatingWebhookConfiguration>(client, &service, roots, &stop),
+    );
+}
+
+async fn kept<K>(client: Client, service: &HookService, mut roots: watch::Receiver<String>, stop: &CancellationToken)
+where
+    K: Hooks + Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let api: Api<K> = Api::all(client);
+    let mut changes = watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
+    loop {
+        let pem = roots.borrow_and_update().clone();
+        let again = match rebundled(&api, service, &pem).await {
+            Ok(()) => LOOK,
+            Err(error) => {
+                tracing::warn!(%error, kind = %K::kind(&()), "the webhook's roots could not be written where API servers look for them");
+                RETRY
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            changed = roots.changed() => if changed.is_err() { return },
+            () = seen(&mut changes) => {}
+            () = tokio::time::sleep(again) => {}
+        }
+    }
+}
+
+async fn rebundled<K>(api: &Api<K>, service: &HookService, pem: &str) -> Result<(), kube::Error>
+where
+    K: Hooks + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    for configuration in api.list(&ListParams::default()).await? {
+        let Some(patch) = bundle::rebundle(&configuration, service, pem) else { continue };
+        let name = configuration.name_any();
+        api.patch(
+            &name,
+            &PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() },
+            &Patch::<()>::Json(patch),
+        )
+        .await?;
+        tracing::info!(name, kind = %K::kind(&()), "API servers were told the webhook's roots");
+    }
+    Ok(())
+}
+
+/// Keeps the roots (PEM; empty: not known yet) in the ConfigMap `meshwright-ca` of every namespace, until `stop`. Needs the rights to list and
+/// watch namespaces, and to list, create and patch ConfigMaps.
+pub async fn root_maps(client: Client, mut roots: watch::Receiver<String>, stop: CancellationToken) {
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    let mut changes = kube::runtime::metadata_watcher(namespaces, watcher::Config::default()).default_backoff().boxed();
+    loop {
+        let pem = roots.borrow_and_update().clone();
+        let again = match roots_spread(&client, &pem).await {
+            Ok(()) => LOOK,
+            Err(error) => {
+                tracing::warn!(%error, "the mesh's roots could not be written into every namespace; pods wait for them");
+                RETRY
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            changed = roots.changed() => if changed.is_err() { return },
+            () = seen(&mut changes) => {}
+            () = tokio::time::sleep(again) => {}
+        }
+    }
+}
+
+/// Compares all namespaces with all ConfigMaps of that name: two lists, however many namespaces there are.
+async fn roots_spread(client: &Client, pem: &str) -> Result<(), kube::Error> {
+    if pem.is_empty() {
+        return Ok(());
+    }
+    let params = ListParams::default().limit(PAGE);
+    let namespaces = paged(&params, |params| {
+        let api: Api<Namespace> = Api::all(client.clone());
+        async move { api.list_metadata(&params).await }
+    });
+    let named = params.clone().fields(&format!("metadata.name={}", annotations::CA_CONFIG_MAP));
+    let maps = paged(&named, |params| {
+        let api: Api<ConfigMap> = Api::all(client.clone());
+        async move { api.list(&params).await }
+    });
+    let (namespaces, maps) = tokio::try_join!(namespaces, maps)?;
+    let there: BTreeMap<String, String> = maps
+        .into_iter()
+        .map(|map| {
+            (map.namespace().unwrap_or_default(), map.data.and_then(|mut data| data.remove(annotations::CA_KEY)).unwrap_or_default())
+        })
+        .collect();
+    let living = namespaces.into_iter().filter(|namespace| namespace.metadata.deletion_timestamp.is_none()).map(|one| one.name_any());
+    let writes = living.filter_map(|namespace| Some((bundle::roots_map(there.get(&namespace).map(String::as_str), pem)?, namespace)));
+    let writing = writes.map(|(map, namespace)| {
+        let api: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
+        async move {
+            let params = PatchParams::apply(FIELD_MANAGER).force();
+            match api.patch(annotations::CA_CONFIG_MAP, &params, &Patch::Apply(&map)).await {
+                // The namespace is going or gone.
+                Err(kube::Error::Api(status)) if status.code == 404 || status.message.contains("being terminated") => Ok(()),
+                written => written.map(|_| ()),
+            }
+        }
+    });
+    futures::stream::iter(writing).buffer_unordered(WRITES_MAX).try_collect::<()>().await
+}
+
+/// All pages of a list.
+async fn paged<K, F>(params: &ListParams, list: impl Fn(ListParams) -> F) -> Result<Vec<K>, kube::Error>
+where
+    K: Clone,
+    F: Future<Output = Result<kube::core::ObjectList<K>, kube::Error>>,
+{
+    let (mut all, mut params) = (Vec::new(), params.clone());
+    loop {
+        let page = list(params.clone()).await?;
+        all.extend(page.items);
+        match page.metadata.continue_.filter(|more| !more.is_empty()) {
+            Some(more) => params.continue_token = Some(more),
+            None => return Ok(all),
+        }
+    }
+}
+
+/// Waits for a change, and a little longer for those that come with it. Errors of a watch are its own to get over.
+async fn seen<T>(changes: &mut futures::stream::BoxStream<'_, watcher::Result<watcher::Event<T>>>) {
+    loop {
+        match changes.next().await {
+            Some(Ok(watcher::Event::Apply(_) | watcher::Event::InitDone)) => break,
+            Some(_) => {}
+            // A watch has no end; if it had, the next look is by the clock.
+            None => std::future::pending().await,
+        }
+    }
+    let gathering = async { while changes.next().await.is_some() {} };
+    let _ = tokio::time::timeout(GATHER, gathering).await;
+}
