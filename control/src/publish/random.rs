@@ -30,7 +30,8 @@ impl Random {
             folder: Folder::default(),
             now_ms: 0,
             running: BTreeMap::new(),
-            world: World::new(WorldSettings::default(), Allocations::default()),
+            // Every other one is a cluster's.
+            world: World::new(WorldSettings { in_cluster: seed % 2 == 0, ..WorldSettings::default() }, Allocations::default()),
             said: String::new(),
         };
         // Something to begin with.
@@ -86,7 +87,7 @@ impl Random {
 
     fn object(&mut self) -> FileChange {
         let namespace = self.pick(&NAMESPACES);
-        let (api, kind, names): (&str, &str, &[&str]) = match self.draw(40) {
+        let (api, kind, names): (&str, &str, &[&str]) = match self.draw(47) {
             0..8 => ("v1", "Service", &SERVICES),
             8..13 => ("discovery.k8s.io/v1", "EndpointSlice", &["e0", "e1", "e2"]),
             13..18 => ("meshwright.dev/v1alpha1", "Workload", &WORKLOADS),
@@ -104,6 +105,8 @@ impl Random {
             36 => ("gateway.networking.k8s.io/v1", "ReferenceGrant", &["g0"]),
             37 => ("meshwright.dev/v1alpha1", "Telemetry", &["t0"]),
             38 => ("v1", "ConfigMap", &["roots"]),
+            39..45 => ("v1", "Pod", &["x-7", "x-1", "y-pod"]),
+            45 => ("v1", "Node", &["n0"]),
             _ => ("gateway.networking.k8s.io/v1", "GatewayClass", &[""]),
         };
         let name = self.pick(names);
@@ -135,6 +138,8 @@ impl Random {
                 _ = write!(self.said, "{text}");
                 return FileChange { file, text: Some(Ok(text)) };
             }
+            "Pod" => (format!("namespace: {namespace}, labels: {{{labels}}}, annotations: {{{annotations}}}"), self.pod()),
+            "Node" => (format!("labels: {{topology.kubernetes.io/zone: {}}}", self.pick(&["one", "two"])), String::new()),
             "Gateway" => (format!("namespace: {namespace}"), self.gateway()),
             "TrafficPolicy" => (format!("namespace: {namespace}"), self.traffic()),
             "ReferenceGrant" => {
@@ -205,6 +210,16 @@ impl Random {
         };
         let account = self.pick(&["default", "special"]);
         format!("{how}, serviceAccount: {account}, ports: [{ports}]")
+    }
+
+    fn pod(&mut self) -> String {
+        let (address, ready) = (self.pick(&ADDRESSES), self.pick(&["True", "False"]));
+        let (phase, sidecar) = (self.pick(&["Running", "Running", "Running", "Failed"]), self.some(", {name: meshwright-proxy}"));
+        let network = self.some("hostNetwork: true, ");
+        format!(
+            "{network}nodeName: n0, serviceAccountName: special, containers: [{{name: app, ports: [{{name: web, containerPort: 8080}}]}}{sidecar}]}}\n\
+             status: {{phase: {phase}, podIP: {address}, podIPs: [{{ip: {address}}}], conditions: [{{type: Ready, status: '{ready}'}}]"
+        )
     }
 
     fn gateway(&mut self) -> String {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::difference::{Changed, name_of};
+use super::difference::Changed;
 use crate::world::index::{Index, Name, ServiceView};
 use crate::world::instance::{Instance, family, former_names, instances, names as names_of, of_pod};
 use crate::world::object::Object;
