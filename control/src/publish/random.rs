@@ -17,6 +17,8 @@ pub(super) struct Random {
     pub(super) said: String,
 }
 
+const OWN: &str = "meshwright.dev/v1alpha1";
+const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
 const NAMESPACES: [&str; 2] = ["a", "b"];
 const SERVICES: [&str; 4] = ["s0", "s1", "s2", "s3"];
 const WORKLOADS: [&str; 5] = ["x", "x-1", "x-1-0", "y", "z"];
@@ -87,87 +89,73 @@ impl Random {
 
     fn object(&mut self) -> FileChange {
         let namespace = self.pick(&NAMESPACES);
-        let (api, kind, names): (&str, &str, &[&str]) = match self.draw(47) {
-            0..8 => ("v1", "Service", &SERVICES),
-            8..13 => ("discovery.k8s.io/v1", "EndpointSlice", &["e0", "e1", "e2"]),
-            13..18 => ("meshwright.dev/v1alpha1", "Workload", &WORKLOADS),
-            18..21 => ("gateway.networking.k8s.io/v1", "HTTPRoute", &["r0", "r1"]),
-            21..23 => ("gateway.networking.k8s.io/v1", "GRPCRoute", &["r0", "r1"]),
-            23 => ("gateway.networking.k8s.io/v1", "TCPRoute", &["r0"]),
-            24 => ("gateway.networking.k8s.io/v1", "TLSRoute", &["r0"]),
-            25..27 => ("gateway.networking.k8s.io/v1", "Gateway", &["g0"]),
-            27..31 => ("meshwright.dev/v1alpha1", "TrafficPolicy", &["p0", "p1", "p2"]),
-            31 => ("meshwright.dev/v1alpha1", "AuthorizationPolicy", &["p0", "p1"]),
-            32 => ("meshwright.dev/v1alpha1", "PeerAuthentication", &["p0", "p1"]),
-            33 => ("meshwright.dev/v1alpha1", "EgressPolicy", &["p0"]),
-            34 => ("meshwright.dev/v1alpha1", "RequestAuthentication", &["p0"]),
-            35 => ("v1", "Namespace", &[""]),
-            36 => ("gateway.networking.k8s.io/v1", "ReferenceGrant", &["g0"]),
-            37 => ("meshwright.dev/v1alpha1", "Telemetry", &["t0"]),
-            38 => ("v1", "ConfigMap", &["roots"]),
-            39..45 => ("v1", "Pod", &["x-7", "x-1", "y-pod"]),
-            45 => ("v1", "Node", &["n0"]),
-            _ => ("gateway.networking.k8s.io/v1", "GatewayClass", &[""]),
-        };
+        let (api, kind, names) = self.kind();
         let name = self.pick(names);
         let file = format!("{kind}-{namespace}-{name}");
         if self.draw(4) == 0 {
             _ = write!(self.said, "without {file}; ");
             return FileChange { file, text: None };
         }
-        let (annotations, selector) = (self.some("meshwright.dev/opaque-ports: '80'"), self.some("selector: {matchLabels: {app: x}}"));
+        let annotations = self.some("meshwright.dev/opaque-ports: '80'");
         let labels = format!("app: {}, tier: {}", self.pick(&["x", "y", "z"]), self.pick(&["one", "two"]));
-        let (place, body) = match kind {
-            "Service" => (format!("namespace: {namespace}, annotations: {{{annotations}}}"), self.service()),
-            "EndpointSlice" => {
-                (format!("namespace: {namespace}, labels: {{kubernetes.io/service-name: {}}}", self.pick(&SERVICES)), self.slice())
-            }
-            "Workload" => (format!("namespace: {namespace}, labels: {{{labels}}}, annotations: {{{annotations}}}"), self.workload()),
+        let labelled = format!("labels: {{{labels}}}, annotations: {{{annotations}}}");
+        let (metadata, body) = match kind {
             "Namespace" => {
                 let meshed = if self.draw(5) > 0 { "meshwright.dev/inject: enabled" } else { "" };
-                let text = format!(
-                    "apiVersion: v1\nkind: Namespace\nmetadata: {{name: {namespace}, labels: {{{meshed}}}, annotations: {{{annotations}}}}}\n"
-                );
-                _ = write!(self.said, "{text}");
-                return FileChange { file, text: Some(Ok(text)) };
+                (format!("name: {namespace}, labels: {{{meshed}}}, annotations: {{{annotations}}}"), "spec: {}".to_owned())
             }
             "GatewayClass" => {
                 let controller = self.pick(&["meshwright.dev/controller", "other.example/controller"]);
-                let text =
-                    format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{name: meshwright}}\nspec: {{controllerName: {controller}}}\n");
-                _ = write!(self.said, "{text}");
-                return FileChange { file, text: Some(Ok(text)) };
+                ("name: meshwright".to_owned(), format!("spec: {{controllerName: {controller}}}"))
             }
-            "Pod" => (format!("namespace: {namespace}, labels: {{{labels}}}, annotations: {{{annotations}}}"), self.pod()),
-            "Node" => (format!("labels: {{topology.kubernetes.io/zone: {}}}", self.pick(&["one", "two"])), String::new()),
-            "Gateway" => (format!("namespace: {namespace}"), self.gateway()),
-            "TrafficPolicy" => (format!("namespace: {namespace}"), self.traffic()),
-            "ReferenceGrant" => {
-                let kind = self.pick(&["HTTPRoute", "GRPCRoute"]);
-                let from = if namespace == "a" { "b" } else { "a" };
-                let grant = format!(
-                    "from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {from}}}], to: [{{group: '', kind: Service}}]"
-                );
-                (format!("namespace: {namespace}"), grant)
+            "Node" => {
+                let zone = self.pick(&["one", "two"]);
+                (format!("name: {name}, labels: {{topology.kubernetes.io/zone: {zone}}}"), "spec: {}".to_owned())
             }
-            "ConfigMap" => {
-                let text = format!(
-                    "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, namespace: {namespace}}}\ndata: {{ca.crt: '{}'}}\n",
-                    self.now_ms
-                );
-                _ = write!(self.said, "{text}");
-                return FileChange { file, text: Some(Ok(text)) };
+            "ConfigMap" => (format!("name: {name}, namespace: {namespace}"), format!("data: {{ca.crt: '{}'}}", self.now_ms)),
+            "EndpointSlice" => {
+                let service = self.pick(&SERVICES);
+                (format!("name: {name}, namespace: {namespace}, labels: {{kubernetes.io/service-name: {service}}}"), self.slice())
             }
-            "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute" => (format!("namespace: {namespace}"), self.route(kind)),
-            _ => {
-                let place = if self.draw(4) == 0 { "meshwright-system" } else { namespace };
-                (format!("namespace: {place}"), [selector, self.policy(kind)].join(if kind.is_empty() { "" } else { ", " }))
+            "Service" | "Workload" | "Pod" => {
+                let body = match kind {
+                    "Service" => self.service(),
+                    "Workload" => self.workload(),
+                    _ => self.pod(),
+                };
+                (format!("name: {name}, namespace: {namespace}, {labelled}"), format!("spec: {{{body}}}"))
             }
+            _ => self.policy((kind, name), namespace),
         };
-        let body = body.trim_start_matches(", ");
-        let text = format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{name: {name}, {place}}}\nspec: {{{body}}}\n");
+        let text = format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{{metadata}}}\n{body}\n");
         _ = write!(self.said, "{text}");
         FileChange { file, text: Some(Ok(text)) }
+    }
+
+    /// A kind, with its API and the names that its objects have.
+    fn kind(&mut self) -> (&'static str, &'static str, &'static [&'static str]) {
+        match self.draw(49) {
+            0..8 => ("v1", "Service", &SERVICES),
+            8..13 => ("discovery.k8s.io/v1", "EndpointSlice", &["e0", "e1", "e2"]),
+            13..18 => (OWN, "Workload", &WORKLOADS),
+            18..21 => (GATEWAY_API, "HTTPRoute", &["r0", "r1"]),
+            21..23 => (GATEWAY_API, "GRPCRoute", &["r0", "r1"]),
+            23 => (GATEWAY_API, "TCPRoute", &["r0"]),
+            24 => (GATEWAY_API, "TLSRoute", &["r0"]),
+            25..27 => (GATEWAY_API, "Gateway", &["g0"]),
+            27..31 => (OWN, "TrafficPolicy", &["p0", "p1", "p2"]),
+            31 => (OWN, "AuthorizationPolicy", &["p0", "p1"]),
+            32..35 => (OWN, "PeerAuthentication", &["p0", "p1"]),
+            35 => (OWN, "EgressPolicy", &["p0"]),
+            36 => (OWN, "RequestAuthentication", &["p0"]),
+            37 => ("v1", "Namespace", &[""]),
+            38 => (GATEWAY_API, "ReferenceGrant", &["g0"]),
+            39 => (OWN, "Telemetry", &["t0"]),
+            40 => ("v1", "ConfigMap", &["roots"]),
+            41..47 => ("v1", "Pod", &["x-7", "x-1", "y-pod"]),
+            47 => ("v1", "Node", &["n0"]),
+            _ => (GATEWAY_API, "GatewayClass", &[""]),
+        }
     }
 
     fn service(&mut self) -> String {
@@ -197,9 +185,8 @@ impl Random {
             let more = self.some(", hostname: one") + &self.some(", targetRef: {kind: Pod, name: x}");
             endpoints.push(format!("{{addresses: [{address}], conditions: {{ready: {ready}}}{more}}}"));
         }
-        // No spec: the body is the object's own.
         let name = self.pick(&["http", "some"]);
-        format!("}}\naddressType: IPv4\nports: [{{name: {name}, port: 8080}}]\nendpoints: [{}]\nmore: {{", endpoints.join(", "))
+        format!("addressType: IPv4\nports: [{{name: {name}, port: 8080}}]\nendpoints: [{}]", endpoints.join(", "))
     }
 
     fn workload(&mut self) -> String {
@@ -282,16 +269,33 @@ impl Random {
         format!("targetRefs: [{target}], {said}")
     }
 
-    fn policy(&mut self, kind: &str) -> String {
+    /// Metadata and spec of what is about others.
+    fn policy(&mut self, (kind, name): (&str, &str), namespace: &str) -> (String, String) {
         let number = self.draw(9);
-        match kind {
-            "AuthorizationPolicy" => format!("action: Deny, rules: [{{to: [{{paths: [{{type: Exact, value: /{number}}}]}}]}}]"),
-            "PeerAuthentication" => format!("mtls: {{mode: {}}}", self.pick(&["Strict", "Permissive", "Disabled"])),
-            "EgressPolicy" => format!("allow: [{{ports: [{}]}}]", number + 1),
-            "RequestAuthentication" => {
-                format!("jwtRules: [{{issuer: 'https://{number}.example', jwksUri: 'https://{number}.example/keys'}}]")
+        let spec = match kind {
+            "Gateway" => self.gateway(),
+            "TrafficPolicy" => self.traffic(),
+            "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute" => self.route(kind),
+            "ReferenceGrant" => {
+                let (kind, from) = (self.pick(&["HTTPRoute", "GRPCRoute"]), if namespace == "a" { "b" } else { "a" });
+                format!("from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {from}}}], to: [{{group: '', kind: Service}}]")
             }
-            _ => format!("accessLog: {}", if number > 4 { "{enabled: false}" } else { "{enabled: true}" }),
-        }
+            _ => {
+                let selector = self.some("selector: {matchLabels: {app: x}}, ");
+                let said = match kind {
+                    "AuthorizationPolicy" => format!("action: Deny, rules: [{{to: [{{paths: [{{type: Exact, value: /{number}}}]}}]}}]"),
+                    "PeerAuthentication" => format!("mtls: {{mode: {}}}", self.pick(&["Strict", "Permissive", "Disabled"])),
+                    "EgressPolicy" => format!("allow: [{{ports: [{}]}}]", number + 1),
+                    "RequestAuthentication" => {
+                        format!("jwtRules: [{{issuer: 'https://{number}.example', jwksUri: 'https://{number}.example/keys'}}]")
+                    }
+                    _ => format!("accessLog: {{enabled: {}}}", number > 4),
+                };
+                selector + &said
+            }
+        };
+        let common = matches!(kind, "AuthorizationPolicy" | "PeerAuthentication" | "EgressPolicy" | "RequestAuthentication" | "Telemetry");
+        let place = if common && self.draw(4) == 0 { "meshwright-system" } else { namespace };
+        (format!("name: {name}, namespace: {place}"), format!("spec: {{{spec}}}"))
     }
 }
