@@ -77,7 +77,7 @@ fn world_of(files: Vec<FileChange>) -> World {
 /// Everything that can be called or asked for.
 fn wants(world: &World) -> BTreeSet<String> {
     let mut wants = BTreeSet::from(["dns/nowhere.cluster.local".to_owned(), "out/10.96.0.1:1".to_owned()]);
-    for ((namespace, name), view) in &world.index().services {
+    for ((namespace, name), view) in world.index().services.iter() {
         wants.insert(names::dns(&format!("{name}.{namespace}")));
         let Spec::Service(service) = &view.object.spec else { continue };
         // One family is enough to look at: both share everything but the address.

@@ -63,7 +63,7 @@ impl Scope {
 pub(super) fn unready(edition: &Edition, scope: &Scope) -> Vec<String> {
     let (world, mut lines) = (&edition.world, Vec::new());
     let index = world.index();
-    for (key, instance) in &index.instances {
+    for (key, instance) in index.instances.iter() {
         let started = instance.workload().is_some_and(|workload| !workload.command.is_empty());
         if !started || !scope.has_workload(&instance.namespace, &instance.workload) {
             continue;

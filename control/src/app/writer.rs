@@ -381,6 +381,7 @@ impl Writer {
         self.metrics.errors.set(i64::try_from(errors).unwrap_or(i64::MAX));
         self.metrics.epoch.set(i64::try_from(self.mark.number).unwrap_or(i64::MAX));
         self.metrics.objects.set(i64::try_from(self.world.live().count()).unwrap_or(i64::MAX));
+        self.metrics.parts.set(i64::try_from(self.board.cache.memo.counts().0).unwrap_or(i64::MAX));
         let (world, roots) = (self.world.clone(), self.roots.clone());
         self.metrics.ready.store(true, Ordering::Relaxed);
         self.board.publish(Edition { world, epoch: self.mark.number, serial: self.serial, roots });

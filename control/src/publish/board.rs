@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::cache::Cache;
 use super::calls::CallBook;
+use super::concern::Concerns;
 use super::edition::Edition;
 use super::epoch::{Book, Entry, Touched, moment};
 use super::peer::{Claim, Entrance, edge_key, sidecar_key};
@@ -109,6 +110,8 @@ pub struct Board {
     pub clock: Clock,
     /// Views, shared between streams.
     pub cache: Cache,
+    /// Who is to look at a new edition.
+    pub concerns: Arc<Concerns>,
 }
 
 impl Board {
@@ -127,6 +130,7 @@ impl Board {
             events,
             clock,
             cache: Cache::default(),
+            concerns: Arc::default(),
         };
         (Arc::new(board), receiver)
     }
@@ -136,13 +140,23 @@ impl Board {
         self.events.send(event).await.is_ok()
     }
 
-    /// Pins an edition. Only the writer does.
+    /// Pins an edition, and wakes whom it concerns; the others are advanced in the book. Only the writer does.
     pub fn publish(&self, edition: Edition) {
+        let before = self.edition();
         let expected = self.expected(&edition.world);
-        let mut book = self.book.lock();
-        book.expect(&expected, self.clock.us());
-        drop(book);
+        self.book.lock().expect(&expected, self.clock.us());
+        let touched = self.cache.turn(&edition, edition.touched(before.as_deref()));
+        let (serial, epoch) = (edition.serial, edition.epoch);
+        let fresh = before.is_none_or(|before| epoch > before.epoch);
+        // Visible before anybody is woken, and before anybody rests on what came before.
         self.edition.send_replace(Some(Arc::new(edition)));
+        let mut quiet = Vec::new();
+        let mut tell = |key: &str| quiet.push(key.to_owned());
+        self.concerns.turn(serial, &touched, if fresh { Some(&mut tell) } else { None });
+        let now_us = self.clock.us();
+        let mut book = self.book.lock();
+        quiet.iter().for_each(|key| book.unaffected(key, epoch, now_us));
+        drop(book);
         self.turn();
     }
 
@@ -454,6 +468,51 @@ mod tests {
         assert_eq!(board.ask("shop/a", dump(), patience).await.unwrap_err(), "no such kind");
         assert!(board.ask("shop/a", dump(), patience).await.unwrap_err().contains("disconnected"));
         talk.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_epoch_wakes_whom_it_concerns_and_advances_the_others() {
+        // Aim: of three proxies that rest on what they have, the one whose instance changed is woken, and the book waits for it alone; a
+        // change that nobody can attribute is everybody's.
+        use futures::FutureExt;
+
+        use crate::source::{FileChange, Folder};
+        use crate::translate::Subject;
+        use crate::world::{Allocations, WorldSettings};
+
+        let (board, _events) = Board::new(Clock::new(|| std::time::UNIX_EPOCH));
+        let (mut world, mut folder) = (World::new(WorldSettings::default(), Allocations::default()), Folder::default());
+        let mut publish = |serial: u64, file: &str, text: &str| {
+            let change = FileChange { file: file.to_owned(), text: Some(Ok(text.to_owned())) };
+            world.apply(folder.update(vec![change], 0));
+            board.open_epoch(serial, Vec::new(), &world);
+            board.publish(Edition { world: world.clone(), epoch: serial, serial, roots: crate::publish::trust::tests::one() });
+        };
+        let workload = |name: &str, port: u16| {
+            format!(
+                "apiVersion: meshwright.dev/v1alpha1\nkind: Workload\nmetadata: {{name: {name}, namespace: shop, labels: {{meshwright.dev/inject: enabled}}}}\nspec: {{command: [run], ports: [{{port: {port}}}]}}\n"
+            )
+        };
+        for (serial, name) in [(1, "a"), (2, "b"), (3, "c")] {
+            publish(serial, name, &workload(name, 1));
+        }
+        let following = ["a", "b", "c"].map(|name| {
+            let following = board.concerns.follow(Some(format!("shop/{name}")));
+            assert!(following.rest(3, &[Subject::instance(&("shop".to_owned(), name.to_owned()))]));
+            following
+        });
+        let woken = || following.each_ref().map(|one| one.woken().now_or_never().is_some());
+        publish(4, "a", &workload("a", 2));
+        assert_eq!(woken(), [true, false, false]);
+        assert_eq!(board.entry(4).unwrap().waiting, BTreeSet::from(["shop/a".to_owned()]));
+        assert_eq!(board.read(|book| ["shop/a", "shop/b"].map(|key| book.running(key))), [0, 4]);
+        publish(
+            5,
+            "mesh",
+            "apiVersion: meshwright.dev/v1alpha1\nkind: Mesh\nmetadata: {name: default, namespace: meshwright-system}\nspec: {outsideMesh: Deny}\n",
+        );
+        assert_eq!(woken(), [true; 3]);
+        assert_eq!(board.entry(5).unwrap().waiting.len(), 3);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::trust::Roots;
+use crate::translate::{Touched, touched};
 use crate::world::World;
 
 /// One state of everything, as all streams see it.
@@ -16,4 +17,11 @@ pub struct Edition {
     pub serial: u64,
     /// The roots that are believed.
     pub roots: Arc<Roots>,
+}
+
+impl Edition {
+    /// What it has otherwise than the one before, as far as translation goes.
+    pub fn touched(&self, before: Option<&Self>) -> Touched {
+        before.map_or(Touched::All, |before| touched(&before.world, &self.world))
+    }
 }

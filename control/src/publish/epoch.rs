@@ -237,8 +237,9 @@ impl Book {
         *running = (*running).max(number);
     }
 
+    /// Epochs up to a number that somebody has still to answer.
     fn up_to(&mut self, number: u64) -> impl Iterator<Item = &mut Entry> {
-        self.entries.iter_mut().filter(move |entry| entry.number <= number)
+        self.entries.iter_mut().filter(move |entry| entry.number <= number && !entry.settled())
     }
 }
 

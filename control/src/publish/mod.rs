@@ -3,9 +3,13 @@
 pub mod board;
 pub mod cache;
 pub mod calls;
+pub mod concern;
 pub mod edition;
 pub mod epoch;
+pub mod memo;
 pub mod peer;
 pub mod plaintext;
+#[cfg(test)]
+mod random;
 pub mod session;
 pub mod trust;

@@ -11,6 +11,8 @@ use rustls_pki_types::CertificateDer;
 use tonic::{Extensions, Status};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
+use crate::translate::Subject;
+
 /// Through which door a connection came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entrance {
@@ -153,6 +155,15 @@ impl Claim {
 
     fn unproven_key(&self) -> String {
         format!("{}/{UNPROVEN}{}", self.namespace, self.instance)
+    }
+
+    /// What decides whether the claim of one of our own proxies is true, and what its own side is.
+    pub fn subject(&self) -> Subject {
+        let name = (self.namespace.clone(), self.instance.clone());
+        match self.mode {
+            Mode::Sidecar => Subject::instance(&name),
+            Mode::Edge => Subject::gateway(&name),
+        }
     }
 
     /// Whether the book goes by its answers: one of our own proxies, through a door that let in nobody else in its name.

@@ -130,6 +130,8 @@ pub struct Session {
     barriers: VecDeque<Barrier>,
     /// Digest of the last `Epoch` sent.
     digest: Option<Vec<u8>>,
+    /// Nothing that it covers has been sent, removed or given up since.
+    digest_holds: bool,
     /// An `Epoch` must follow even if the digest stays.
     owes_epoch: bool,
     /// The client asks for every type at its start.
@@ -194,6 +196,7 @@ impl Session {
 
     fn subscribe(&mut self, request: DeltaDiscoveryRequest, heard: &mut Meaning) -> Result<(), TooMuch> {
         let first = !self.types.contains_key(&request.type_url);
+        self.digest_holds = false;
         let subscription = self.types.entry(request.type_url.clone()).or_default();
         let (added, dropped) = (request.resource_names_subscribe, request.resource_names_unsubscribe);
         if first {
@@ -266,7 +269,7 @@ impl Session {
     pub fn show(&mut self, content: Content, number: u64) -> bool {
         let changed = !self.shown || differs(&self.content, &content);
         for (url, subscription) in &mut self.types {
-            if self.content.get(url.as_str()) != content.get(url.as_str()) {
+            if !same(self.content.get(url.as_str()), content.get(url.as_str())) {
                 subscription.dirty = true;
             }
         }
@@ -276,6 +279,16 @@ impl Session {
         self.number = number;
         self.shown = true;
         concerned
+    }
+
+    /// What was shown last.
+    pub fn content(&self) -> &Content {
+        &self.content
+    }
+
+    /// Nothing is owed, and everything sent that an epoch covers is answered: what changes nothing for this client needs no word of it.
+    pub fn at_rest(&self) -> bool {
+        self.shown && !self.owes_epoch && self.barriers.is_empty()
     }
 
     /// What to send next, if anything: additions, then removals, then the barrier. The result counts as sent.
@@ -367,7 +380,11 @@ impl Session {
         if !self.has_asked_for_all() {
             return None;
         }
+        if self.digest_holds && !self.owes_epoch {
+            return None;
+        }
         let digest = self.held_digest();
+        self.digest_holds = true;
         if !self.owes_epoch && self.digest.as_ref() == Some(&digest) {
             return None;
         }
@@ -397,6 +414,7 @@ impl Session {
 
     fn response(&mut self, url: &str, resources: Vec<Resource>, removed_resources: Vec<String>) -> DeltaDiscoveryResponse {
         self.nonce += 1;
+        self.digest_holds &= !epoch::counts(url);
         if let Some(subscription) = self.types.get_mut(url) {
             subscription.nonce = self.nonce;
         }
@@ -427,12 +445,17 @@ pub fn type_urls() -> &'static [&'static str; 11] {
 
 /// Whether two contents differ in what an epoch covers.
 fn differs(a: &Content, b: &Content) -> bool {
-    type_urls().iter().filter(|url| epoch::counts(url)).any(|url| {
-        let versions = |content: &Content| -> Vec<(String, String)> {
-            content.get(url).into_iter().flatten().map(|(name, item)| (name.clone(), item.version.clone())).collect()
-        };
-        versions(a) != versions(b)
-    })
+    type_urls().iter().filter(|url| epoch::counts(url)).any(|url| !same(a.get(url), b.get(url)))
+}
+
+/// Whether two sets of resources have the same names and versions.
+fn same(a: Option<&BTreeMap<String, Arc<Encoded>>>, b: Option<&BTreeMap<String, Arc<Encoded>>>) -> bool {
+    let count = |items: Option<&BTreeMap<String, Arc<Encoded>>>| items.map_or(0, BTreeMap::len);
+    let (left, right) = (a.into_iter().flatten(), b.into_iter().flatten());
+    let alike = |((name, item), (other, now)): ((&String, &Arc<Encoded>), (&String, &Arc<Encoded>))| {
+        name == other && (Arc::ptr_eq(item, now) || item.version == now.version)
+    };
+    count(a) == count(b) && left.zip(right).all(alike)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ fn content(rows: &[(&'static str, &str, &str)]) -> Content {
     let mut content = Content::new();
     for (url, name, version) in rows {
         let url = type_urls().iter().find(|known| *known == url).unwrap();
-        let item = Encoded { version: (*version).to_owned(), any: prost_types::Any { type_url: (*url).into(), value: vec![0; 8] } };
+        let item = Encoded::of_version((*version).to_owned(), prost_types::Any { type_url: (*url).into(), value: vec![0; 8] });
         content.entry(url).or_default().insert((*name).to_owned(), Arc::new(item));
     }
     content
@@ -257,7 +257,7 @@ fn rule_11_large_states_are_cut() {
     let mut big = content(&[]);
     for index in 0..8 {
         let value = vec![0; if index == 5 { RESPONSE_BYTES_MAX + 1 } else { 1 << 20 }];
-        let item = Encoded { version: "1".into(), any: prost_types::Any { type_url: CDS.into(), value } };
+        let item = Encoded::of_version("1".into(), prost_types::Any { type_url: CDS.into(), value });
         big.entry(CDS).or_default().insert(format!("c{index}"), Arc::new(item));
     }
     let mut session = Session::new();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use proto::mesh::Trust;
-use proto::{epoch, xds};
+use proto::xds;
 use rustls_pki_types::CertificateDer;
 
 use crate::translate::{self, Encoded};
@@ -86,8 +86,7 @@ pub(super) fn resource(roots: &Roots, world: &World) -> Arc<Encoded> {
         issuing_root: roots.issuing.sha256.to_vec().into(),
         ..translate::trust(world)
     };
-    let any = xds::pack(&trust);
-    Arc::new(Encoded { version: epoch::version(&any.value), any })
+    Arc::new(Encoded::new(xds::pack(&trust)))
 }
 
 fn hex(bytes: &[u8]) -> String {

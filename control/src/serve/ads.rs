@@ -16,10 +16,12 @@ use tonic::{Request, Response, Status, Streaming};
 use super::admit::{admit, presented};
 use super::metrics::Metrics;
 use crate::publish::board::{Board, Seated};
+use crate::publish::cache::Vetted;
+use crate::publish::concern::Following;
 use crate::publish::edition::Edition;
 use crate::publish::peer::{Claim, Entrance, Peer, peer_of};
 use crate::publish::session::{Content, Session, Withheld};
-use crate::translate::{Audience, TRUST};
+use crate::translate::{Audience, Subject, TRUST};
 
 /// Largest request: all names of one type at once.
 const REQUEST_BYTES_MAX: usize = 8 << 20;
@@ -62,9 +64,9 @@ impl AggregatedDiscoveryService for Ads {
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
         let peer = peer_of(request.extensions())?;
         presented(&peer)?;
-        let Some(edition) = self.board.edition() else {
+        if self.board.edition().is_none() {
             return Err(Status::unavailable("the configuration has not been read yet; try again in a moment"));
-        };
+        }
         // One response at a time: what is not sent yet is not computed yet.
         let (sender, receiver) = mpsc::channel(1);
         let stream = Delta {
@@ -72,8 +74,8 @@ impl AggregatedDiscoveryService for Ads {
             metrics: self.metrics.clone(),
             peer,
             session: Session::new(),
-            shown: Content::new(),
-            edition,
+            wants: BTreeSet::new(),
+            seen: Seen::default(),
             seat: None,
         };
         let stop = self.stop.clone();
@@ -88,10 +90,21 @@ struct Delta {
     metrics: Arc<Metrics>,
     peer: Peer,
     session: Session,
-    /// What the session was last shown; the engine's refusals fall back to it.
-    shown: Content,
-    edition: Arc<Edition>,
+    /// [`Session::wants`].
+    wants: BTreeSet<String>,
+    seen: Seen,
     seat: Option<Identified>,
+}
+
+/// What the stream was shown last. Not the edition itself: a stream that nothing concerns would keep an old world.
+#[derive(Default)]
+struct Seen {
+    serial: u64,
+    epoch: u64,
+    /// What it depends on.
+    subjects: Vec<Subject>,
+    /// The engine refuses a part of it, which is told again with each edition.
+    refused: bool,
 }
 
 /// Known once the first request has come.
@@ -101,6 +114,7 @@ struct Identified {
     /// The book goes by its answers.
     counts: bool,
     audience: Option<Audience>,
+    following: Arc<Following>,
     _present: Seated,
 }
 
@@ -112,12 +126,9 @@ impl Delta {
         stop: CancellationToken,
     ) {
         self.metrics.streams.inc();
-        let mut editions = self.board.editions();
-        if let Some(newest) = editions.borrow_and_update().clone() {
-            self.edition = newest;
-        }
         let mut more = false;
         let end = loop {
+            let following = self.seat.as_ref().map(|seat| seat.following.clone());
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break Some(Status::unavailable("the control plane is stopping; connect again")),
@@ -132,18 +143,10 @@ impl Delta {
                         break None;
                     }
                 },
-                changed = editions.changed() => {
-                    if changed.is_err() {
-                        break Some(Status::unavailable("the control plane is stopping; connect again"));
-                    }
-                    let newest = editions.borrow_and_update().clone();
-                    if let Some(newest) = newest {
-                        if let Err(status) = self.adopt(newest) {
-                            break Some(status);
-                        }
-                        more = true;
-                    }
-                }
+                () = woken(following.as_deref()) => match self.look() {
+                    Ok(()) => more = true,
+                    Err(status) => break Some(status),
+                },
                 permit = sender.reserve(), if more => match permit {
                     Ok(permit) => match self.session.next_response() {
                         Some(response) => {
@@ -197,19 +200,24 @@ impl Delta {
             }
         }
         if heard.wants_changed {
-            self.show();
+            self.wants = self.session.wants();
+            return self.look();
         }
+        self.rest();
         Ok(())
     }
 
     fn sit(&mut self, claim: Claim) -> Result<(), Status> {
-        let audience = admit(&claim, &self.peer, &self.edition.world, &self.board.clock)?;
+        let Some(edition) = self.board.edition() else {
+            return Err(Status::unavailable("the configuration has not been read yet; try again in a moment"));
+        };
+        let audience = admit(&claim, &self.peer, &edition.world, &self.board.clock)?;
         let identity = self.peer.proven.as_ref().map(|proven| proven.identity.to_string()).unwrap_or_default();
         let door = self.peer.door;
         let present =
             self.board.arrive(claim.clone(), door, identity).map_err(|crowded| Status::resource_exhausted(crowded.to_string()))?;
         let (key, counts) = (claim.key_by(door), claim.counts_by(door));
-        tracing::info!(proxy = key, client = claim.client.text(), epoch = self.edition.epoch, "a client connected");
+        tracing::info!(proxy = key, client = claim.client.text(), epoch = edition.epoch, "a client connected");
         if claim.ours() {
             self.session.asks_for_all();
         }
@@ -220,48 +228,68 @@ impl Delta {
                 "stock clients are not served yet; this one gets an empty configuration"
             );
         }
-        self.seat = Some(Identified { claim, key, counts, audience, _present: present });
-        self.show();
+        let following = Arc::new(self.board.concerns.follow(counts.then(|| key.clone())));
+        self.seat = Some(Identified { claim, key, counts, audience, following, _present: present });
+        // What it is first told is no change.
+        self.seen = Seen { serial: edition.serial, epoch: edition.epoch, ..Seen::default() };
+        self.look()
+    }
+
+    /// Looks at the newest edition, and tells the book whether it concerns this proxy.
+    fn look(&mut self) -> Result<(), Status> {
+        let Some(seat) = &mut self.seat else { return Ok(()) };
+        // Before it is known which edition is the newest.
+        seat.following.rouse();
+        let Some(edition) = self.board.edition() else { return Ok(()) };
+        let fresh = edition.epoch > self.seen.epoch;
+        if edition.serial > self.seen.serial {
+            // The claim is judged again: the workload may be gone, revoked, or no longer be meshed.
+            seat.audience = admit(&seat.claim, &self.peer, &edition.world, &self.board.clock)?;
+        }
+        let (key, counts) = (seat.key.clone(), seat.counts);
+        let concerned = self.show(&edition);
+        if fresh && counts {
+            let number = edition.epoch;
+            self.board.write(|book, now| if concerned { book.concerned(&key, number) } else { book.unaffected(&key, number, now) });
+        }
+        self.rest();
         Ok(())
     }
 
-    /// Takes over a newer edition, and tells the book whether it concerns this proxy.
-    fn adopt(&mut self, edition: Arc<Edition>) -> Result<(), Status> {
-        let fresh = edition.epoch > self.edition.epoch;
-        self.edition = edition;
-        if let Some(seat) = &mut self.seat {
-            // The claim is judged again: the workload may be gone, revoked, or no longer be meshed.
-            seat.audience = admit(&seat.claim, &self.peer, &self.edition.world, &self.board.clock)?;
+    /// Rests, if nothing is owed to this client and its view says what it depends on.
+    fn rest(&self) {
+        let Some(seat) = &self.seat else { return };
+        if !self.session.at_rest() || self.seen.refused || seat.audience.is_none() {
+            seat.following.rouse();
+        } else if !seat.following.rest(self.seen.serial, &self.seen.subjects) {
+            seat.following.again();
         }
-        let concerned = self.show();
-        let number = self.edition.epoch;
-        if let Some(seat) = self.seat.as_ref().filter(|seat| fresh && seat.counts) {
-            let key = seat.key.clone();
-            self.board.write(|book, now| if concerned { book.concerned(&key, number) } else { book.unaffected(&key, number, now) });
-        }
-        Ok(())
     }
 
     /// Computes what this stream should have now and shows it to the session.
-    fn show(&mut self) -> bool {
-        let mut withheld = Withheld::new();
-        let content = match self.seat.as_ref().and_then(|seat| seat.audience.as_ref()) {
-            Some(audience) => {
-                let wants: BTreeSet<String> = self.session.wants();
-                let content = self.board.cache.content(&self.edition, audience, &wants);
-                let mut vetted;
-                (vetted, withheld) = self.board.cache.vetted(self.edition.serial, &content, &self.shown);
-                if self.peer.door == Entrance::Plaintext {
-                    // Believed for routing only (contract, section 4).
-                    vetted.remove(xds::SECRET);
-                    vetted.remove(TRUST);
-                }
-                vetted
-            }
-            None => Content::new(),
+    fn show(&mut self, edition: &Edition) -> bool {
+        self.seen = Seen { serial: edition.serial, epoch: edition.epoch, ..Seen::default() };
+        let Some(audience) = self.seat.as_ref().and_then(|seat| seat.audience.as_ref()) else {
+            self.session.withhold(Withheld::new());
+            return self.session.show(Content::new(), edition.epoch);
         };
-        self.shown.clone_from(&content);
+        let (content, subjects) = self.board.cache.content(edition, audience, &self.wants);
+        let Vetted { mut content, withheld, whole } = self.board.cache.vetted(edition.serial, content, self.session.content());
+        if self.peer.door == Entrance::Plaintext {
+            // Believed for routing only (contract, section 4).
+            content.remove(xds::SECRET);
+            content.remove(TRUST);
+        }
+        (self.seen.subjects, self.seen.refused) = (subjects, !whole);
         self.session.withhold(withheld);
-        self.session.show(content, self.edition.epoch)
+        self.session.show(content, edition.epoch)
+    }
+}
+
+/// Waits until an edition concerns the stream; before it is known who it is, none does.
+async fn woken(following: Option<&Following>) {
+    match following {
+        Some(following) => following.woken().await,
+        None => std::future::pending().await,
     }
 }

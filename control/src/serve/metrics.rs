@@ -48,6 +48,8 @@ pub struct Metrics {
     pub holder: Gauge,
     /// Whether it can serve, or take over: everything has been read once.
     pub ready: AtomicBool,
+    /// Parts of views that are kept for all streams.
+    pub parts: Gauge,
     registry: Mutex<Registry>,
 }
 
@@ -63,6 +65,7 @@ impl Default for Metrics {
             errors: Gauge::default(),
             holder: Gauge::default(),
             ready: AtomicBool::new(false),
+            parts: Gauge::default(),
             registry: Mutex::default(),
         };
         registry.register("ads_streams", "Open ADS streams", metrics.streams.clone());
@@ -72,6 +75,7 @@ impl Default for Metrics {
         registry.register("objects", "Objects in force", metrics.objects.clone());
         registry.register("config_errors", "Errors in the manifests handed to us", metrics.errors.clone());
         registry.register("holder", "Whether this replica holds the lease and serves", metrics.holder.clone());
+        registry.register("view_parts", "Parts of views that are kept for all streams", metrics.parts.clone());
         *metrics.registry.lock() = registry;
         metrics
     }

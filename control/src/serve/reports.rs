@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::admit::{admit, presented};
 use crate::publish::board::{Board, Errand};
+use crate::publish::concern::Following;
 use crate::publish::peer::{Claim, Peer, peer_of};
 use crate::world::Change;
 
@@ -69,12 +70,9 @@ async fn talk(
     let Some(Report { kind: Some(report::Kind::Hello(hello)) }) = first else {
         return Err(Status::invalid_argument("the first report must be a Hello"));
     };
-    let mut editions = board.editions();
-    let Some(edition) = editions.borrow_and_update().clone() else {
-        return Err(Status::unavailable("the configuration has not been read yet; try again in a moment"));
-    };
     let node = Claim::of_hello(&hello, peer)?;
-    admit(&node, peer, &edition.world, &board.clock)?;
+    let following = board.concerns.follow(None);
+    judge(board, peer, &node, &following)?;
     let key = node.key();
     let (stream, mut commands) = board.correspond(&key, &hello.version, hello.pid);
     // A proxy that is back has stopped draining.
@@ -88,15 +86,10 @@ async fn talk(
                 Ok(Some(Report { kind: None })) => {}
                 Ok(None) | Err(_) => break Ok(()),
             },
-            changed = editions.changed() => {
-                let newest = if changed.is_ok() { editions.borrow_and_update().clone() } else { None };
-                // As on the stream of configuration: who is gone or revoked has nothing more to tell.
-                match newest.map(|edition| admit(&node, peer, &edition.world, &board.clock)) {
-                    Some(Ok(_)) => {}
-                    Some(Err(status)) => break Err(status),
-                    None => break Ok(()),
-                }
-            }
+            // As on the stream of configuration: who is gone or revoked has nothing more to tell.
+            () = following.woken() => if let Err(status) = judge(board, peer, &node, &following) {
+                break Err(status);
+            },
             command = commands.recv() => match command {
                 Some(command) => if sender.send(Ok(command)).await.is_err() { break Ok(()) },
                 // Another stream of the same proxy took over.
@@ -106,6 +99,19 @@ async fn talk(
     };
     board.hang_up(&key, stream);
     end
+}
+
+/// Judges what a proxy claims by the newest edition, and rests until another one may judge otherwise.
+fn judge(board: &Board, peer: &Peer, node: &Claim, following: &Following) -> Result<(), Status> {
+    following.rouse();
+    let Some(edition) = board.edition() else {
+        return Err(Status::unavailable("the configuration has not been read yet; try again in a moment"));
+    };
+    admit(node, peer, &edition.world, &board.clock)?;
+    if !following.rest(edition.serial, &[node.subject()]) {
+        following.again();
+    }
+    Ok(())
 }
 
 async fn take(board: &Arc<Board>, node: &Claim, key: &str, kind: report::Kind) {

@@ -254,7 +254,7 @@ impl Own<'_> {
         let meant = |given: Option<&String>, route: &Object, of: &str| {
             given.map_or(route.key.namespace.as_str(), String::as_str) == namespace && of == name
         };
-        for route in &index.routes {
+        for route in index.routes.iter() {
             let Some(spec) = attach::content(route) else { continue };
             let leads = spec.rules.iter().flat_map(Rule::backends).any(|one| meant(one.to.namespace.as_ref(), route, &one.to.name));
             let called = spec.parents.iter().filter(|parent| parent.is_service());

@@ -322,7 +322,7 @@ impl Audit<'_> {
     }
 
     fn hidden(&mut self) {
-        for (namespace, instance, workload) in &self.index.hidden {
+        for (namespace, instance, workload) in self.index.hidden.iter() {
             let key = ObjectKey::new(Kind::Workload, namespace, workload);
             let message = format!("another Workload has an instance named `{instance}` already; this one is not run");
             self.say(Severity::Error, &key, ("metadata.name", 0), message, "rename one of the Workloads");
@@ -406,14 +406,14 @@ impl Audit<'_> {
     /// Rules that can never be reached because an earlier one matches the same.
     fn tables(&mut self) {
         let client_namespaces: BTreeSet<&str> = self.index.routes.iter().map(|route| route.key.namespace.as_str()).collect();
-        for (name, service) in &self.index.services {
+        for (name, service) in self.index.services.iter() {
             let ports = service.service().map_or(&[][..], |service| &service.ports);
             for (port, client) in ports.iter().flat_map(|port| client_namespaces.iter().map(move |client| (port.port, *client))) {
                 let (routes, _) = attach::service_routes(self.index, name, port, client);
                 self.unreachable(routes.into_iter().map(|route| (route, "*".to_owned())));
             }
         }
-        for (name, object) in &self.index.gateways {
+        for (name, object) in self.index.gateways.iter() {
             let listeners = attach::gateway(object).map(attach::listeners).unwrap_or_default();
             for place in (0..listeners.len()).filter(|place| listeners[*place].refused.is_none()) {
                 self.unreachable(route::attached(self.index, name, place));

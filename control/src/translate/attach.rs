@@ -133,6 +133,12 @@ pub(super) fn gateway(object: &Object) -> Option<&Gateway> {
     if let Spec::Gateway(gateway) = &object.spec { Some(gateway) } else { None }
 }
 
+/// Whether a route names a Gateway as a parent, attached or not.
+pub(super) fn names_gateway(route: &Object, gateway: &Name) -> bool {
+    let of = |parent: &ParentRef| (parent.namespace.as_ref().unwrap_or(&route.key.namespace), &parent.name) == (&gateway.0, &gateway.1);
+    content(route).into_iter().flat_map(|spec| &spec.parents).any(|parent| parent.is_gateway() && of(parent))
+}
+
 /// Judges one parent reference of a route.
 pub(super) fn standing(index: &Index, route: &Object, parent: &ParentRef) -> Attachment {
     let namespace = parent.namespace.clone().unwrap_or_else(|| route.key.namespace.clone());
@@ -304,7 +310,12 @@ pub(super) fn consumed_as_http(index: &Index, service: &Name, port: u16) -> bool
 /// Whether a GRPCRoute leads to a Service port: one that is attached, by a reference that its Service's namespace let it have. So who
 /// may not lead there says nothing about it either.
 pub(super) fn takes_grpc(index: &Index, service: &Name, port: u16) -> bool {
-    index.grpc_ports.get_or_init(|| grpc_ports(index)).contains(&(service.clone(), port))
+    all_grpc_ports(index).contains(&(service.clone(), port))
+}
+
+/// Every Service port that a GRPCRoute leads to.
+pub(super) fn all_grpc_ports(index: &Index) -> &BTreeSet<(Name, u16)> {
+    index.grpc_ports.get_or_init(|| grpc_ports(index))
 }
 
 fn grpc_ports(index: &Index) -> BTreeSet<(Name, u16)> {
@@ -365,8 +376,8 @@ pub(super) fn narrowness(host: &str) -> (bool, usize) {
 }
 
 /// A backend that a rule may use.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Backend {
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Backend {
     /// Its Service.
     pub service: Name,
     /// Its port.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use proto::annotations::EXCLUDE_INBOUND_PORTS;
-use proto::names::{self, Mode, NodeId, SOCKET_MATCH, TLS_MODE_MESH, fact};
+use proto::names::{self, Mode, SOCKET_MATCH, TLS_MODE_MESH, fact};
 use proto::ports;
 use proto::words::MtlsMode;
 use proto::xds::cluster::Cluster;
@@ -23,8 +23,8 @@ use crate::world::core::{ServicePort, SliceEndpoint};
 use crate::world::{Address, Families, Index, Instance, Kind, Name, ServiceView, Spec};
 
 /// What a cluster stands for.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Destination {
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Destination {
     /// The endpoints of a Service port.
     Service(Backend),
     /// One instance by its own address: (namespace, instance) and port.
@@ -82,15 +82,15 @@ pub(super) fn port_of(view: &ServiceView, number: u16) -> Option<&ServicePort> {
     view.service()?.ports.iter().find(|port| port.port == number)
 }
 
-/// The cluster itself, for one proxy. It does not depend on the endpoints, which travel at once. `sessions`: a rule keeps some by its
+/// The cluster itself, for proxies of one namespace and kind. It does not depend on the endpoints, which travel at once. `sessions`: a rule keeps some by its
 /// endpoints.
-pub(super) fn cluster(index: &Index, destination: &Destination, caller: &NodeId, sessions: bool) -> Cluster {
+pub(super) fn cluster(index: &Index, destination: &Destination, (client, mode): (&str, Mode), sessions: bool) -> Cluster {
     let name = destination.name();
     let service = if let Destination::Service(backend) = destination { Some(backend) } else { None };
     let ClusterTraits { policy, connect, protocol: told } = policy::of_cluster(index, service, sessions);
     // Bytes stay bytes, whatever version of HTTP the other ports of a Service speak.
-    let declared = destination.protocol(index, &caller.namespace);
-    let protocol = match (told.filter(|_| declared != Protocol::Tcp).unwrap_or(declared), caller.mode) {
+    let declared = destination.protocol(index, client);
+    let protocol = match (told.filter(|_| declared != Protocol::Tcp).unwrap_or(declared), mode) {
         (Protocol::Http2, _) => Protocol::Http2,
         (protocol, Mode::Edge) if protocol != Protocol::Http1 && destination.takes_grpc(index) => Protocol::Http2,
         // From outside the mesh the caller's HTTP version says nothing about the application's (GEP-1911), and nothing but HTTP gets here.
@@ -378,8 +378,7 @@ spec: {{parentRefs: [{{group: '', kind: Service, name: api, namespace: a}}], rul
             world.apply(Folder::default().update(vec![change], 0));
             let destination = Destination::Service(Backend { service: ("a".to_owned(), "api".to_owned()), port: 80 });
             [Mode::Sidecar, Mode::Edge].map(|mode| {
-                let caller = NodeId { mode, namespace: client.to_owned(), instance: "caller".to_owned() };
-                let facts = cluster(world.index(), &destination, &caller, false).metadata.unwrap().filter_metadata;
+                let facts = cluster(world.index(), &destination, (client, mode), false).metadata.unwrap().filter_metadata;
                 format!("{:?}", facts[names::METADATA].fields[fact::PROTOCOL].kind)
             })
         };

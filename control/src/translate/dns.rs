@@ -1,6 +1,7 @@
 //! What names are answered from: the world's Services, instances and namespaces. The names themselves are `engine`'s.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 
 use engine::dns::{Directory, NamedEndpoint, NamedPort, NamedService};
@@ -8,8 +9,9 @@ use proto::mesh::{DnsRecord, DnsService};
 use proto::xds::core::HealthStatus;
 
 use super::cluster::{ClusterEndpoint, targets};
+use super::subject::Subject;
 use crate::world::core::{self, PortRef, ServicePort};
-use crate::world::{Address, Index, ServiceView, Spec};
+use crate::world::{Address, Index, Name, ServiceView};
 
 /// Destinations told ahead with one name; the listeners of the others come at the first connection.
 pub(super) const CALLS_AHEAD_MAX: usize = 64;
@@ -19,7 +21,15 @@ const RECORDS_MAX: usize = 4_096;
 /// The resource, and the destinations that will be called next, for a name as a workload of namespace `client` sees it; `None`: no such
 /// name.
 pub(super) fn record(index: &Index, client: &str, host: &str) -> Option<(DnsRecord, Vec<SocketAddr>)> {
-    let answer = engine::dns::answer(&WorldDirectory(index), client, host)?;
+    traced(index, client, host, &mut Vec::new())
+}
+
+/// The same, with everything that was looked at on the way, found or not.
+pub(super) fn traced(index: &Index, client: &str, host: &str, seen: &mut Vec<Subject>) -> Option<(DnsRecord, Vec<SocketAddr>)> {
+    let directory = WorldDirectory { index, seen: RefCell::default() };
+    let answer = engine::dns::answer(&directory, client, host);
+    seen.extend(directory.seen.into_inner());
+    let answer = answer?;
     let service = |(port, target): (u16, String)| DnsService { port: port.into(), target };
     let record = DnsRecord {
         addresses: answer.addresses.iter().take(RECORDS_MAX).map(ToString::to_string).collect(),
@@ -30,36 +40,53 @@ pub(super) fn record(index: &Index, client: &str, host: &str) -> Option<(DnsReco
     Some((record, answer.calls.into_iter().take(CALLS_AHEAD_MAX).collect()))
 }
 
-struct WorldDirectory<'a>(&'a Index);
+struct WorldDirectory<'a> {
+    index: &'a Index,
+    seen: RefCell<Vec<Subject>>,
+}
+
+impl WorldDirectory<'_> {
+    fn named(&self, name: &Name) -> Option<Cow<'_, NamedService>> {
+        self.seen.borrow_mut().push(Subject::service(name));
+        let view = self.index.services.get(name)?;
+        if view.service().is_some_and(|service| service.headless) {
+            self.seen.borrow_mut().push(Subject::endpoints(name));
+        }
+        service(self.index, view).map(Cow::Owned)
+    }
+}
 
 impl Directory for WorldDirectory<'_> {
     fn service(&self, namespace: &str, name: &str) -> Option<Cow<'_, NamedService>> {
-        service(self.0, self.0.services.get(&(namespace.to_owned(), name.to_owned()))?).map(Cow::Owned)
+        self.named(&(namespace.to_owned(), name.to_owned()))
     }
 
     fn has_namespace(&self, namespace: &str) -> bool {
-        self.0.namespaces.contains_key(namespace)
+        self.index.namespaces.contains_key(namespace)
     }
 
     fn services_at(&self, address: IpAddr) -> Vec<Cow<'_, NamedService>> {
-        let (index, mut names) = (self.0, Vec::new());
+        let (index, mut names) = (self.index, Vec::new());
+        self.seen.borrow_mut().push(Subject::address(address));
         match index.addresses.get(&address) {
             Some(Address::Service(name)) => names.push(name.clone()),
-            Some(Address::Instance(name)) => names.extend(index.fronts.get(name).into_iter().flatten().cloned()),
+            Some(Address::Instance(name)) => {
+                self.seen.borrow_mut().push(Subject::instance(name));
+                names.extend(index.fronts.get(name).into_iter().flatten().cloned());
+            }
             Some(Address::Gateway(_)) | None => {}
         }
-        for (name, slices) in &index.slices {
-            let holds =
-                |slice: &Spec| matches!(slice, Spec::EndpointSlice(slice) if slice.endpoints.iter().any(|one| one.address == address));
-            if slices.iter().any(|slice| holds(&slice.spec)) && !names.contains(name) {
+        for (name, _) in index.listed.get(&address).into_iter().flatten() {
+            if !names.contains(name) {
                 names.push(name.clone());
             }
         }
-        names.iter().filter_map(|name| service(index, index.services.get(name)?).map(Cow::Owned)).collect()
+        names.iter().filter_map(|name| self.named(name)).collect()
     }
 
     fn instance_at(&self, address: IpAddr) -> Option<&str> {
-        match self.0.addresses.get(&address)? {
+        self.seen.borrow_mut().push(Subject::address(address));
+        match self.index.addresses.get(&address)? {
             Address::Instance(name) => Some(&name.0),
             Address::Service(_) | Address::Gateway(_) => None,
         }

@@ -11,6 +11,7 @@ mod dns;
 mod listener;
 mod mtls;
 mod node;
+mod part;
 mod policy;
 mod protocol;
 mod rank;
@@ -20,26 +21,33 @@ mod security;
 mod settings;
 mod status;
 mod stream;
+mod subject;
+mod touched;
 mod trust;
 mod view;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use prost_types::Any;
 use proto::names::{Mode, NodeId};
 
 pub use analyze::{analyze, audit};
+pub use attach::Backend;
+pub use cluster::Destination;
 pub(crate) use cluster::arrives_untouched;
 pub use mtls::is_strict;
 pub use node::{gateway_ports, instance_fingerprint, node_order};
+pub use part::{Part, PartKey};
 pub use policy::{ResolvedSetting, resolved};
 pub use security::{Observed, ObservedCall, SuggestedPolicy, Suggestion, suggest};
 pub use status::{AncestorStatus, Condition, ListenerStatus, ParentStatus, Status, statuses};
+pub use subject::{Subject, Touched};
+pub use touched::touched;
 pub use trust::trust;
-pub use view::view;
+pub use view::{compose, view};
 
 use crate::world::World;
 
@@ -58,7 +66,7 @@ pub const EGRESS: &str = "type.googleapis.com/meshwright.v1.Egress";
 pub const AUTHORIZATION: &str = "type.googleapis.com/meshwright.v1.Authorization";
 
 /// Whom a view is for. Translation sees nothing else of a client, so this is the whole key of a cache.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Audience {
     /// Node id: sidecar or edge, namespace, instance.
     pub node: NodeId,
@@ -73,12 +81,37 @@ pub struct Audience {
 }
 
 /// A resource ready to be sent.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug)]
 pub struct Encoded {
     /// [`proto::epoch::version`] of the bytes.
     pub version: String,
     /// The resource.
     pub any: Any,
+    /// Why the proxy's engine would refuse it; asked once, however many streams have it.
+    verdict: OnceLock<Option<String>>,
+}
+
+impl Encoded {
+    /// With the version of its bytes.
+    pub fn new(any: Any) -> Self {
+        Self::of_version(proto::epoch::version(&any.value), any)
+    }
+
+    /// With a version of somebody's choice.
+    pub fn of_version(version: String, any: Any) -> Self {
+        Self { version, any, verdict: OnceLock::new() }
+    }
+
+    /// Why it is refused, if it is; `ask` says so at the first use.
+    pub fn refused(&self, ask: impl FnOnce() -> Option<String>) -> Option<&str> {
+        self.verdict.get_or_init(ask).as_deref()
+    }
+}
+
+impl PartialEq for Encoded {
+    fn eq(&self, other: &Self) -> bool {
+        self.version == other.version && self.any == other.any
+    }
 }
 
 /// Everything that one proxy should hold now.

@@ -67,7 +67,7 @@ impl Modes {
     pub(super) fn new(index: &Index, namespace: &str, labels: &BTreeMap<String, String>) -> Self {
         let mut modes = Self::default();
         // The oldest first: who comes later only fills what is still open.
-        for object in &index.peer_authentications {
+        for object in index.peer_authentications.iter() {
             let Some(spec) = content(object).filter(|spec| applies(object, &spec.selector, namespace, labels)) else { continue };
             let said = modes.places.entry(place(object, &spec.selector)).or_default();
             said.mode = said.mode.or(spec.mode);

@@ -43,7 +43,7 @@ pub fn gateway_ports(world: &World, name: &Name) -> BTreeSet<u16> {
 
 fn gateways(index: &Index) -> Vec<GatewayOrder> {
     let mut orders = Vec::new();
-    for (name, object) in &index.gateways {
+    for (name, object) in index.gateways.iter() {
         let ports = attach::gateway(object).map(attach::ports).unwrap_or_default();
         let addresses = index.gateway_addresses.get(name).map_or(&[][..], Vec::as_slice);
         let mut order = GatewayOrder {

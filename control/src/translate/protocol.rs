@@ -37,6 +37,12 @@ pub(super) fn of_service(index: &Index, view: &ServiceView, port: &ServicePort, 
     }
 }
 
+/// The ports of a Service that somebody says outright are opaque.
+pub(super) fn opaque_ports(index: &Index, view: &ServiceView) -> Vec<u16> {
+    let ports = view.service().into_iter().flat_map(|service| &service.ports);
+    ports.filter(|port| opaque(index, view, port)).map(|port| port.port).collect()
+}
+
 /// Whether a policy or an annotation says outright that a Service port is opaque.
 fn opaque(index: &Index, view: &ServiceView, port: &ServicePort) -> bool {
     let (namespace, name) = view.name();

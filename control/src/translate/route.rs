@@ -10,12 +10,12 @@ use proto::xds::route::route::Action;
 use proto::xds::route::route_action::ClusterSpecifier;
 use proto::xds::route::{Route, RouteConfiguration, VirtualHost};
 
-use super::Audience;
 use super::attach::{self, Attachment, Backend, content};
 use super::rank::entries;
 use super::rule::{self, Frontend};
 use crate::world::gateway::Gateway;
 use crate::world::route::Match;
+use crate::world::traffic::Caller;
 use crate::world::{Index, Name, Object, World};
 
 /// A table and the backends that its rules lead to.
@@ -25,10 +25,10 @@ pub(super) struct RouteTable {
 }
 
 /// The table of a Service port, as one caller sees it.
-pub(super) fn service(world: &World, service: &Name, port: u16, audience: &Audience) -> RouteTable {
+pub(super) fn service(world: &World, service: &Name, port: u16, caller: &Caller) -> RouteTable {
     let called = Backend { service: service.clone(), port };
-    let client = audience.node.namespace.as_str();
-    let front = Frontend { index: world.index(), audience, called: Some(&called), listener: None };
+    let client = caller.namespace.as_str();
+    let front = Frontend { index: world.index(), caller, called: Some(&called), listener: None };
     let (routes, consumer) = attach::service_routes(front.index, service, port, client);
     let mut name = called.cluster();
     if consumer {
@@ -64,7 +64,7 @@ pub(super) fn inbound(policy: &RoutePolicy) -> RouteConfiguration {
 
 /// The table of one edge port. The narrowest listener that a host fits has it alone; inside a listener, a narrower host is a
 /// matter of rank, not a wall: rules of wildcard hosts still serve what the exact host's rules do not.
-pub(super) fn edge(world: &World, name: &Name, gateway: &Gateway, port: u16, audience: &Audience) -> RouteTable {
+pub(super) fn edge(world: &World, name: &Name, gateway: &Gateway, port: u16, caller: &Caller) -> RouteTable {
     let judged = attach::listeners(gateway);
     let served: Vec<_> = judged.iter().enumerate().filter(|(_, judged)| judged.refused.is_none() && judged.listener.port == port).collect();
     let hostname = |place: usize| gateway.listeners[place].hostname.as_deref().unwrap_or("*");
@@ -72,7 +72,7 @@ pub(super) fn edge(world: &World, name: &Name, gateway: &Gateway, port: u16, aud
     let mut hosts = Vec::new();
     for (place, judged) in &served {
         let listener = Some((name, judged.listener.name.as_str()));
-        let edge = Frontend { index: world.index(), audience, called: None, listener };
+        let edge = Frontend { index: world.index(), caller, called: None, listener };
         let attached = attached(world.index(), name, *place);
         let mut domains: BTreeSet<&str> = BTreeSet::from([hostname(*place)]);
         domains.extend(attached.iter().map(|(_, host)| host.as_str()));
@@ -100,7 +100,7 @@ pub(super) fn edge(world: &World, name: &Name, gateway: &Gateway, port: u16, aud
 /// Routes attached to one listener of a Gateway, with each of their hosts there.
 pub(super) fn attached<'a>(index: &'a Index, gateway: &Name, place: usize) -> Vec<(&'a Arc<Object>, String)> {
     let mut attached = Vec::new();
-    for route in &index.routes {
+    for route in index.routes.iter() {
         let mut hosts = BTreeSet::new();
         for parent in content(route).into_iter().flat_map(|spec| &spec.parents) {
             if let Attachment::Gateway(name, listeners) = attach::standing(index, route, parent)

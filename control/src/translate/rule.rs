@@ -21,11 +21,12 @@ use proto::xds::route::{DirectResponseAction, HeaderMatcher, QueryParameterMatch
 use super::attach::{self, Backend};
 use super::policy::{self, RulePlace};
 use super::rank::RankedMatch;
-use super::{Audience, wire};
+use super::wire;
 use crate::world::route::{
     BackendRef, Cors, Filters, HeaderOps, Match, Mirror, PathChange, PathMatch, Redirect, Rewrite, RouteRetry, Rule, SessionPersistence,
     ValueMatch,
 };
+use crate::world::traffic::Caller;
 use crate::world::{Index, Kind, Name, Object};
 
 /// Attempts beyond the first where a `retry` does not say how many.
@@ -40,7 +41,7 @@ pub(super) struct Frontend<'a> {
     /// The Service port that is called; `None`: a Gateway's listener.
     pub called: Option<&'a Backend>,
     /// Who calls: their proxies carry the rule out.
-    pub audience: &'a Audience,
+    pub caller: &'a Caller,
     /// The Gateway and its listener, at an edge.
     pub listener: Option<(&'a Name, &'a str)>,
 }
@@ -63,7 +64,7 @@ pub(super) fn rule_policy(front: &Frontend<'_>, written: Option<&RankedMatch<'_>
         _ => front.called.cloned(),
     };
     let place = RulePlace {
-        audience: front.audience,
+        caller: front.caller,
         route: written.map(|entry| (&**entry.route, entry.rule.name.as_deref())),
         listener: front.listener,
         parent: front.called,

@@ -319,7 +319,7 @@ fn of_listener(judged: &Judged<'_>, attached_routes: usize, programmed: Conditio
 fn attached_routes(world: &World, gateway: &Name, listeners: usize) -> Vec<usize> {
     let index = world.index();
     let mut counts = vec![0; listeners];
-    for route in &index.routes {
+    for route in index.routes.iter() {
         let Some(spec) = attach::content(route).filter(|spec| wholly_invalid(spec).is_none()) else { continue };
         let mut places = std::collections::BTreeSet::new();
         for parent in &spec.parents {

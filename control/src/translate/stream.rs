@@ -76,11 +76,9 @@ fn split(front: &Frontend<'_>, route: &Object, backends: &mut BTreeSet<Backend>)
 
 #[cfg(test)]
 mod tests {
-    use proto::names::{Mode, NodeId};
-
     use super::*;
     use crate::source::{FileChange, Folder};
-    use crate::translate::Audience;
+    use crate::world::traffic::Caller;
     use crate::world::{Allocations, World, WorldSettings};
 
     #[test]
@@ -94,13 +92,7 @@ mod tests {
                  spec: {{targetRefs: [{{group: '', kind: Service, name: {name}}}], timeouts: {{idle: {idle}s}}}}\n---\n"
             )
         };
-        let audience = Audience {
-            node: NodeId { mode: Mode::Sidecar, namespace: "a".to_owned(), instance: "caller".to_owned() },
-            workload: "caller".to_owned(),
-            labels: Default::default(),
-            service_account: "default".to_owned(),
-            addresses: Vec::new(),
-        };
+        let caller = Caller { namespace: "a".to_owned(), service_account: None };
         for ((short, long), wanted) in [((1, 0), 60), ((1, 1), 600), ((0, 1), 600), ((0, 0), 600)] {
             let route = format!(
                 "apiVersion: gateway.networking.k8s.io/v1\nkind: TCPRoute\nmetadata: {{name: x, namespace: a}}\n\
@@ -112,7 +104,7 @@ mod tests {
             let mut world = World::new(WorldSettings::default(), Allocations::default());
             world.apply(Folder::default().update(vec![change], 0));
             let called = Backend { service: ("a".to_owned(), "short".to_owned()), port: 1 };
-            let front = Frontend { index: world.index(), audience: &audience, called: Some(&called), listener: None };
+            let front = Frontend { index: world.index(), caller: &caller, called: Some(&called), listener: None };
             let mut backends = BTreeSet::new();
             let split = split(&front, &world.index().routes[0], &mut backends);
             assert_eq!((split.idle, backends.len()), (Some(Duration::from_secs(wanted)), 2), "{short}:{long}");

@@ -63,8 +63,11 @@ pub struct AddressNeeds {
 
 /// The name under which a Gateway's own address is kept.
 pub fn gateway_name(namespace: &str, name: &str) -> String {
-    format!("gateway:{namespace}/{name}")
+    format!("{GATEWAY}{namespace}/{name}")
 }
+
+/// What names of Gateways begin with.
+const GATEWAY: &str = "gateway:";
 
 impl Allocations {
     /// Gives an address to every name that has none yet. Names that are gone lose theirs only when a range is full. Returns
@@ -76,6 +79,20 @@ impl Allocations {
         let own = low_bits(ranges.instances, &wanted.chosen);
         changed |= fill(&mut self.instances, &wanted.instances, (FIRST_INSTANCE, room(ranges.instances.0)), own, &mut left);
         (changed, left)
+    }
+
+    /// Services, instances and Gateways, each by namespace and name, whose address is not what it was.
+    pub(super) fn changes(&self, after: &Self) -> [Vec<(String, String)>; 3] {
+        let differ = |before: &BTreeMap<String, u32>, after: &BTreeMap<String, u32>| -> Vec<String> {
+            let lost = before.keys().filter(|name| !after.contains_key(*name));
+            let given = after.iter().filter(|(name, low)| before.get(*name) != Some(low)).map(|(name, _)| name);
+            lost.chain(given).cloned().collect()
+        };
+        let name = |text: &String| text.split_once('/').map(|(namespace, name)| (namespace.to_owned(), name.to_owned()));
+        let (services, others) = (differ(&self.services, &after.services), differ(&self.instances, &after.instances));
+        let gateways = others.iter().filter_map(|text| text.strip_prefix(GATEWAY).map(str::to_owned)).collect::<Vec<_>>();
+        let instances = others.iter().filter(|text| !text.starts_with(GATEWAY));
+        [services.iter().filter_map(name).collect(), instances.filter_map(name).collect(), gateways.iter().filter_map(name).collect()]
     }
 
     /// Virtual addresses of a Service, IPv4 first.

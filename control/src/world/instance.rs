@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proto::mesh;
 
-use super::key::ObjectKey;
+use super::key::{Kind, ObjectKey};
 use super::object::{Object, Spec};
 use super::pod::Pod;
 use super::workload::Workload;
@@ -45,7 +45,7 @@ pub struct GatewayState {
 }
 
 /// One instance of a Workload, declared, whether or not it runs yet; or a pod.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Instance {
     /// Namespace.
     pub namespace: String,
@@ -107,6 +107,19 @@ pub(super) fn names(name: &str, workload: &Workload) -> impl Iterator<Item = Str
     (0..replicas).map(move |number| if replicas == 1 { name.to_owned() } else { format!("{name}-{number}") })
 }
 
+/// What all names have in common that may meet as names of instances: the name without the numbers at its end. A Workload `web` and one
+/// named `web-1` may both mean an instance `web-1`; no Workload of another family does.
+pub(super) fn family(name: &str) -> &str {
+    let mut rest = name;
+    while let Some((head, number)) = rest.rsplit_once('-')
+        && !number.is_empty()
+        && number.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        rest = head;
+    }
+    rest
+}
+
 /// Names that instances of a Workload had under another number of replicas, and that the node agent still reports as ready.
 pub(super) fn former_names(world: &World, key: &ObjectKey, workload: &Workload) -> Vec<String> {
     if workload.command.is_empty() || !workload.addresses.is_empty() {
@@ -161,12 +174,13 @@ pub(super) fn instances(
 }
 
 /// A pod as an instance; `None` once it has ended. One that has no address yet draws no traffic, and may have its certificate already: its
-/// sidecar starts before the kubelet tells its address. `zones`: region and zone of each node.
-pub(super) fn of_pod(world: &World, object: &Arc<Object>, pod: &Pod, zones: &BTreeMap<String, (String, String)>) -> Option<Instance> {
+/// sidecar starts before the kubelet tells its address.
+pub(super) fn of_pod(world: &World, object: &Arc<Object>, pod: &Pod) -> Option<Instance> {
     if pod.finished {
         return None;
     }
     let key = (object.key.namespace.clone(), object.key.name.clone());
+    let node = world.get(&ObjectKey::new(Kind::Node, "", &pod.node));
     let draining = pod.leaving || (pod.injected && world.draining.contains(&key));
     Some(Instance {
         namespace: key.0,
@@ -176,7 +190,7 @@ pub(super) fn of_pod(world: &World, object: &Arc<Object>, pod: &Pod, zones: &BTr
         meshed: pod.injected,
         ready: pod.ready,
         draining,
-        locality: zones.get(&pod.node).cloned().unwrap_or_else(|| zone(object)),
+        locality: zone(node.unwrap_or(object)),
         object: Arc::clone(object),
     })
 }

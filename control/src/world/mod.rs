@@ -4,6 +4,7 @@
 //! An object may have several origins ([`Origin`]): the cluster's version is in force unless the folder has one, and the folder's unless
 //! an applied one lies over it; a refused version never replaces a good one.
 
+mod advance;
 mod allocations;
 mod change;
 pub mod content;
@@ -26,6 +27,7 @@ mod resolve;
 pub mod revocation;
 pub mod route;
 pub mod security;
+pub mod sorted;
 pub mod traffic;
 pub mod tree;
 pub mod workload;
@@ -36,6 +38,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
+use parking_lot::Mutex;
 
 pub use allocations::{AddressNeeds, Allocations, Ranges, gateway_name};
 pub use change::{Applied, Change, Outcome};
@@ -134,6 +137,8 @@ pub struct World {
     /// Who has not been read to the end yet.
     unread: BTreeSet<Origin>,
     index: Arc<OnceLock<Index>>,
+    /// The last world before this one that has an index, until this one has its own.
+    former: Arc<Mutex<Option<World>>>,
 }
 
 impl World {
@@ -152,12 +157,17 @@ impl World {
             addressing: Arc::default(),
             bundles: Arc::default(),
             index: Arc::default(),
+            former: Arc::default(),
         }
     }
 
     /// Applies changes, in order, as one step.
     pub fn apply(&mut self, changes: Vec<Change>) -> Applied {
         let mut applied = Applied::default();
+        let former = match self.index.get() {
+            Some(_) => Some(Self { former: Arc::default(), ..self.clone() }),
+            None => self.former.lock().clone(),
+        };
         for change in changes {
             self.apply_one(change, &mut applied);
         }
@@ -168,7 +178,7 @@ impl World {
             self.bundles = Arc::new(self.federate());
             applied.problems.extend(self.addressing.iter().filter(|problem| !before.contains(problem)).cloned());
         }
-        self.index = Arc::default();
+        (self.index, self.former) = (Arc::default(), Arc::new(Mutex::new(former)));
         applied
     }
 
@@ -454,7 +464,10 @@ impl World {
 
     /// Everything that translation looks up; built at its first use, once per world.
     pub fn index(&self) -> &Index {
-        self.index.get_or_init(|| Index::build(self))
+        self.index.get_or_init(|| {
+            let former = self.former.lock().take();
+            former.map_or_else(|| Index::build(self), |former| Index::advanced(&former, self))
+        })
     }
 }
 

@@ -63,7 +63,7 @@ fn read(files: Vec<FileChange>) -> World {
 /// Everything that every proxy holds when it has called and asked for everything, and every status.
 fn mesh(world: &World) -> String {
     let mut wants = BTreeSet::new();
-    for ((namespace, name), view) in &world.index().services {
+    for ((namespace, name), view) in world.index().services.iter() {
         wants.insert(names::dns(&format!("{name}.{namespace}")));
         let Spec::Service(service) = &view.object.spec else { continue };
         let pairs = view.addresses.iter().flat_map(|address| service.ports.iter().map(move |port| (*address, port.port)));

@@ -11,7 +11,6 @@ use proto::xds::route::{RouteAction, RouteConfiguration};
 use proto::xds::unpack;
 
 use super::{hashes, of_port, of_service, said, section, settings, some, wide};
-use crate::translate::Audience;
 use crate::translate::attach::Backend;
 use crate::world::traffic::{Caller, Place, RetryCause, TrafficSettings};
 use crate::world::{Index, Kind, Name, Object, ObjectKey};
@@ -33,7 +32,7 @@ const GRPC_STATUSES: [u32; 1] = [14];
 #[derive(Clone, Copy)]
 pub(in crate::translate) struct RulePlace<'a> {
     /// Who calls.
-    pub audience: &'a Audience,
+    pub caller: &'a Caller,
     /// The route and the rule's own name; `None`: a Service port without routes.
     pub route: Option<(&'a Object, Option<&'a str>)>,
     /// The Gateway and its listener, at an edge.
@@ -89,7 +88,7 @@ pub(in crate::translate) fn fill(index: &Index, place: RulePlace<'_>, action: &m
         {
             policy.hash.clone_from(hash);
         }
-        let meant = said.faults.iter().flatten().filter(|fault| concerns(&fault.from, place.audience));
+        let meant = said.faults.iter().flatten().filter(|fault| concerns(&fault.from, place.caller));
         policy.faults.extend(meant.map(|fault| fault.fault.clone()));
         policy.rate_limits.extend(limits(index, &places));
     }
@@ -161,10 +160,9 @@ fn retry(said: &TrafficSettings, timed: bool) -> Retry {
 }
 
 /// Whether a fault is for that caller.
-fn concerns(from: &[Caller], audience: &Audience) -> bool {
-    let fits = |caller: &Caller| {
-        caller.namespace == audience.node.namespace
-            && caller.service_account.as_ref().is_none_or(|account| *account == audience.service_account)
+fn concerns(from: &[Caller], caller: &Caller) -> bool {
+    let fits = |named: &Caller| {
+        named.namespace == caller.namespace && (named.service_account.is_none() || named.service_account == caller.service_account)
     };
     from.is_empty() || from.iter().any(fits)
 }

@@ -29,7 +29,7 @@ pub struct ResolvedSetting {
 pub fn resolved(world: &World) -> Vec<ResolvedSetting> {
     let index = world.index();
     let mut rows = Vec::new();
-    for (name, view) in &index.services {
+    for (name, view) in index.services.iter() {
         for port in view.service().map_or(&[][..], |service| &service.ports) {
             let backend = Backend { service: name.clone(), port: port.port };
             let part = format!("ports[{}]", port.port);
@@ -37,7 +37,7 @@ pub fn resolved(world: &World) -> Vec<ResolvedSetting> {
             rows.extend(of_destination(index, &backend).into_iter().map(row));
         }
     }
-    for route in &index.routes {
+    for route in index.routes.iter() {
         let Some(spec) = attach::content(route) else { continue };
         for (number, rule) in spec.rules.iter().enumerate() {
             let part = format!("rules[{number}]");

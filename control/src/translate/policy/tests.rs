@@ -1,10 +1,10 @@
 use proto::mesh::RoutePolicy;
-use proto::names::{Mode, NodeId};
 use proto::xds::route::RouteAction;
 
 use super::*;
 use crate::source::{FileChange, Folder};
-use crate::translate::{Audience, protocol, statuses, wire};
+use crate::translate::{protocol, statuses, wire};
+use crate::world::traffic::Caller;
 use crate::world::{Allocations, World, WorldSettings};
 
 const SHOP: &str = "
@@ -64,21 +64,15 @@ fn backend(port: u16) -> Backend {
     Backend { service: ("shop".to_owned(), "web".to_owned()), port }
 }
 
-fn caller(namespace: &str, account: &str) -> Audience {
-    Audience {
-        node: NodeId { mode: Mode::Sidecar, namespace: namespace.to_owned(), instance: "caller".to_owned() },
-        workload: "caller".to_owned(),
-        labels: Default::default(),
-        service_account: account.to_owned(),
-        addresses: Vec::new(),
-    }
+fn caller(namespace: &str, account: &str) -> Caller {
+    Caller { namespace: namespace.to_owned(), service_account: Some(account.to_owned()) }
 }
 
 /// What the one rule of the route ends up with, where the route says `action` and `policy` itself.
-fn filled(world: &World, audience: &Audience, mut action: RouteAction, mut policy: RoutePolicy) -> (RouteAction, RoutePolicy) {
+fn filled(world: &World, caller: &Caller, mut action: RouteAction, mut policy: RoutePolicy) -> (RouteAction, RoutePolicy) {
     let index = world.index();
     let (parent, route) = (backend(80), index.routes[0].clone());
-    let place = RulePlace { audience, route: Some((&route, Some("one"))), listener: None, parent: Some(&parent), backend: Some(&parent) };
+    let place = RulePlace { caller, route: Some((&route, Some("one"))), listener: None, parent: Some(&parent), backend: Some(&parent) };
     fill(index, place, &mut action, &mut policy);
     (action, policy)
 }

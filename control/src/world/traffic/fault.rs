@@ -31,7 +31,7 @@ pub struct Injection {
 }
 
 /// A caller by its identity.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Caller {
     /// Its namespace.
     pub namespace: String,

@@ -1,0 +1,301 @@
+//! Worlds by chance, for tests: few names, so that everything meets, and changes one or two at a time.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use crate::source::{FileChange, Folder};
+use crate::world::{Allocations, Change, InstanceState, World, WorldSettings};
+
+/// A world that changes.
+pub(super) struct Random {
+    seed: u64,
+    folder: Folder,
+    now_ms: i64,
+    running: BTreeMap<(String, String), InstanceState>,
+    pub(super) world: World,
+    /// What was changed last, for whoever reads a failure.
+    pub(super) said: String,
+}
+
+const OWN: &str = "meshwright.dev/v1alpha1";
+const GATEWAY_API: &str = "gateway.networking.k8s.io/v1";
+const NAMESPACES: [&str; 2] = ["a", "b"];
+const SERVICES: [&str; 4] = ["s0", "s1", "s2", "s3"];
+const WORKLOADS: [&str; 5] = ["x", "x-1", "x-1-0", "y", "z"];
+pub(super) const ADDRESSES: [&str; 5] = ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5"];
+pub(super) const VIRTUAL: [&str; 4] = ["10.96.0.1", "10.96.0.2", "10.96.0.3", "10.96.0.4"];
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut this = Self {
+            seed,
+            folder: Folder::default(),
+            now_ms: 0,
+            running: BTreeMap::new(),
+            // Every other one is a cluster's.
+            world: World::new(WorldSettings { in_cluster: seed % 2 == 0, ..WorldSettings::default() }, Allocations::default()),
+            said: String::new(),
+        };
+        // Something to begin with.
+        for _ in 0..40 {
+            this.change();
+        }
+        this
+    }
+
+    /// A number below another.
+    pub(super) fn draw(&mut self, below: usize) -> usize {
+        self.seed ^= self.seed << 13;
+        self.seed ^= self.seed >> 7;
+        self.seed ^= self.seed << 17;
+        usize::try_from(self.seed >> 11).unwrap_or(0) % below
+    }
+
+    fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
+        from[self.draw(from.len())]
+    }
+
+    fn some(&mut self, text: &str) -> String {
+        if self.draw(3) == 0 { text.to_owned() } else { String::new() }
+    }
+
+    /// One step: mostly one change of an object, now and then several, or of what runs.
+    pub(super) fn change(&mut self) {
+        self.now_ms += 1;
+        self.said.clear();
+        if self.draw(4) == 0 {
+            let change = self.runtime();
+            self.world.apply(vec![change]);
+            return;
+        }
+        let count = 1 + self.draw(8) / 6;
+        let changes: Vec<FileChange> = (0..count).map(|_| self.object()).collect();
+        self.world.apply(self.folder.update(changes, self.now_ms));
+    }
+
+    fn runtime(&mut self) -> Change {
+        let (namespace, name) = (self.pick(&NAMESPACES), self.pick(&["x", "x-0", "x-1", "x-2", "x-1-0", "x-1-1", "y", "y-0", "z-0", "z"]));
+        let instance = (namespace.to_owned(), name.to_owned());
+        if self.draw(3) == 0 {
+            let draining = self.draw(2) == 0;
+            _ = write!(self.said, "{instance:?} draining {draining}");
+            return Change::Draining { instance, draining };
+        }
+        let ready = self.draw(3) > 0;
+        _ = write!(self.said, "{instance:?} ready {ready}");
+        self.running.insert(instance, InstanceState { started: true, ready, ..InstanceState::default() });
+        Change::Node { instances: self.running.clone(), gateways: BTreeMap::new() }
+    }
+
+    fn object(&mut self) -> FileChange {
+        let namespace = self.pick(&NAMESPACES);
+        let (api, kind, names) = self.kind();
+        let name = self.pick(names);
+        let file = format!("{kind}-{namespace}-{name}");
+        if self.draw(4) == 0 {
+            _ = write!(self.said, "without {file}; ");
+            return FileChange { file, text: None };
+        }
+        let annotations = self.some("meshwright.dev/opaque-ports: '80'");
+        let labels = format!("app: {}, tier: {}", self.pick(&["x", "y", "z"]), self.pick(&["one", "two"]));
+        let labelled = format!("labels: {{{labels}}}, annotations: {{{annotations}}}");
+        let (metadata, body) = match kind {
+            "Namespace" => {
+                let meshed = if self.draw(5) > 0 { "meshwright.dev/inject: enabled" } else { "" };
+                (format!("name: {namespace}, labels: {{{meshed}}}, annotations: {{{annotations}}}"), "spec: {}".to_owned())
+            }
+            "GatewayClass" => {
+                let controller = self.pick(&["meshwright.dev/controller", "other.example/controller"]);
+                ("name: meshwright".to_owned(), format!("spec: {{controllerName: {controller}}}"))
+            }
+            "Node" => {
+                let zone = self.pick(&["one", "two"]);
+                (format!("name: {name}, labels: {{topology.kubernetes.io/zone: {zone}}}"), "spec: {}".to_owned())
+            }
+            "ConfigMap" => (format!("name: {name}, namespace: {namespace}"), format!("data: {{ca.crt: '{}'}}", self.now_ms)),
+            "EndpointSlice" => {
+                let service = self.pick(&SERVICES);
+                (format!("name: {name}, namespace: {namespace}, labels: {{kubernetes.io/service-name: {service}}}"), self.slice())
+            }
+            "Service" | "Workload" | "Pod" => {
+                let body = match kind {
+                    "Service" => self.service(),
+                    "Workload" => self.workload(),
+                    _ => self.pod(),
+                };
+                (format!("name: {name}, namespace: {namespace}, {labelled}"), format!("spec: {{{body}}}"))
+            }
+            _ => self.policy((kind, name), namespace),
+        };
+        let text = format!("apiVersion: {api}\nkind: {kind}\nmetadata: {{{metadata}}}\n{body}\n");
+        _ = write!(self.said, "{text}");
+        FileChange { file, text: Some(Ok(text)) }
+    }
+
+    /// A kind, with its API and the names that its objects have.
+    fn kind(&mut self) -> (&'static str, &'static str, &'static [&'static str]) {
+        match self.draw(49) {
+            0..8 => ("v1", "Service", &SERVICES),
+            8..13 => ("discovery.k8s.io/v1", "EndpointSlice", &["e0", "e1", "e2"]),
+            13..18 => (OWN, "Workload", &WORKLOADS),
+            18..21 => (GATEWAY_API, "HTTPRoute", &["r0", "r1"]),
+            21..23 => (GATEWAY_API, "GRPCRoute", &["r0", "r1"]),
+            23 => (GATEWAY_API, "TCPRoute", &["r0"]),
+            24 => (GATEWAY_API, "TLSRoute", &["r0"]),
+            25..27 => (GATEWAY_API, "Gateway", &["g0"]),
+            27..31 => (OWN, "TrafficPolicy", &["p0", "p1", "p2"]),
+            31 => (OWN, "AuthorizationPolicy", &["p0", "p1"]),
+            32..35 => (OWN, "PeerAuthentication", &["p0", "p1"]),
+            35 => (OWN, "EgressPolicy", &["p0"]),
+            36 => (OWN, "RequestAuthentication", &["p0"]),
+            37 => ("v1", "Namespace", &[""]),
+            38 => (GATEWAY_API, "ReferenceGrant", &["g0"]),
+            39 => (OWN, "Telemetry", &["t0"]),
+            40 => ("v1", "ConfigMap", &["roots"]),
+            41..47 => ("v1", "Pod", &["x-7", "x-1", "y-pod"]),
+            47 => ("v1", "Node", &["n0"]),
+            _ => (GATEWAY_API, "GatewayClass", &[""]),
+        }
+    }
+
+    fn service(&mut self) -> String {
+        let ports = [
+            "{name: http, port: 80, targetPort: 8080, appProtocol: http}",
+            "{name: some, port: 80, targetPort: 8080}",
+            "{name: some, port: 80, targetPort: web}",
+            "{name: http, port: 80, targetPort: 80}, {name: other, port: 81, targetPort: 8081}",
+            "{name: tcp, port: 80}",
+            "{name: h2, port: 80, appProtocol: kubernetes.io/h2c}",
+        ];
+        let (ports, address) = (self.pick(&ports), self.pick(&VIRTUAL));
+        let selector = self.pick(&["app: x", "app: y", "app: x, tier: one", "tier: two", ""]);
+        let more = match self.draw(6) {
+            0 => "clusterIP: None, ".to_owned(),
+            1..3 => format!("clusterIP: {address}, "),
+            3 => "publishNotReadyAddresses: true, ".to_owned(),
+            _ => String::new(),
+        };
+        format!("{more}selector: {{{selector}}}, ports: [{ports}]")
+    }
+
+    fn slice(&mut self) -> String {
+        let mut endpoints = Vec::new();
+        for _ in 0..=self.draw(3) {
+            let (address, ready) = (self.pick(&ADDRESSES), self.draw(3) > 0);
+            let more = self.some(", hostname: one") + &self.some(", targetRef: {kind: Pod, name: x}");
+            endpoints.push(format!("{{addresses: [{address}], conditions: {{ready: {ready}}}{more}}}"));
+        }
+        let name = self.pick(&["http", "some"]);
+        format!("addressType: IPv4\nports: [{{name: {name}, port: 8080}}]\nendpoints: [{}]", endpoints.join(", "))
+    }
+
+    fn workload(&mut self) -> String {
+        let ports = self.pick(&["{name: web, port: 8080}", "{name: web, port: 8081}, {port: 8080, appProtocol: tcp}", "{port: 80}"]);
+        let how = match self.draw(3) {
+            0 => format!("addresses: [{}]", self.pick(&ADDRESSES)),
+            _ => format!("command: [run], replicas: {}", 1 + self.draw(3)),
+        };
+        let account = self.pick(&["default", "special"]);
+        format!("{how}, serviceAccount: {account}, ports: [{ports}]")
+    }
+
+    fn pod(&mut self) -> String {
+        let (address, ready) = (self.pick(&ADDRESSES), self.pick(&["True", "False"]));
+        let (phase, sidecar) = (self.pick(&["Running", "Running", "Running", "Failed"]), self.some(", {name: meshwright-proxy}"));
+        let network = self.some("hostNetwork: true, ");
+        format!(
+            "{network}nodeName: n0, serviceAccountName: special, containers: [{{name: app, ports: [{{name: web, containerPort: 8080}}]}}{sidecar}]}}\n\
+             status: {{phase: {phase}, podIP: {address}, podIPs: [{{ip: {address}}}], conditions: [{{type: Ready, status: '{ready}'}}]"
+        )
+    }
+
+    fn gateway(&mut self) -> String {
+        let (class, from) = (self.pick(&["meshwright", "meshwright", "other"]), self.pick(&["Same", "All"]));
+        let second = self.some(", {name: two, port: 81, protocol: HTTP, hostname: '*.example.com'}");
+        format!(
+            "gatewayClassName: {class}, listeners: [{{name: one, port: 80, protocol: HTTP, allowedRoutes: {{namespaces: {{from: {from}}}}}}}{second}]"
+        )
+    }
+
+    fn route(&mut self, kind: &str) -> String {
+        let http = kind == "HTTPRoute" || kind == "GRPCRoute";
+        let mut parents = Vec::new();
+        for _ in 0..=self.draw(2) {
+            parents.push(match self.draw(4) {
+                0 if http => format!("{{name: g0, namespace: {}}}", self.pick(&NAMESPACES)),
+                _ => format!("{{group: '', kind: Service, name: {}, namespace: {}}}", self.pick(&SERVICES), self.pick(&NAMESPACES)),
+            });
+        }
+        let mut backends = Vec::new();
+        for _ in 0..self.draw(3) {
+            backends.push(format!(
+                "{{name: {}, namespace: {}, port: 80, weight: {}}}",
+                self.pick(&SERVICES),
+                self.pick(&NAMESPACES),
+                self.draw(3)
+            ));
+        }
+        let mut rule = if backends.is_empty() { String::new() } else { format!("backendRefs: [{}]", backends.join(", ")) };
+        if http {
+            let (service, namespace) = (self.pick(&SERVICES), self.pick(&NAMESPACES));
+            let mirror =
+                format!("{{type: RequestMirror, requestMirror: {{backendRef: {{name: {service}, namespace: {namespace}, port: 80}}}}}}");
+            let comma = if rule.is_empty() { "" } else { ", " };
+            let (filters, session) = (self.some(&mirror), self.some(", sessionPersistence: {sessionName: mine}"));
+            rule = format!("name: one, filters: [{filters}]{session}{comma}{rule}");
+        }
+        let hosts = if kind == "TLSRoute" { "hostnames: [one.example.com], " } else { "" };
+        format!("{hosts}parentRefs: [{}], rules: [{{{rule}}}]", parents.join(", "))
+    }
+
+    fn traffic(&mut self) -> String {
+        let target = match self.draw(8) {
+            0..3 => format!("{{group: '', kind: Service, name: {}}}", self.pick(&SERVICES)),
+            3 => format!("{{group: '', kind: Service, name: {}, sectionName: http}}", self.pick(&SERVICES)),
+            4 => "{group: gateway.networking.k8s.io, kind: HTTPRoute, name: r0}".to_owned(),
+            5 => "{group: gateway.networking.k8s.io, kind: Gateway, name: g0, sectionName: one}".to_owned(),
+            6 => return format!("selector: {{matchLabels: {{app: x}}}}, rateLimits: [{{requests: {}, per: 1s}}]", 1 + self.draw(5)),
+            _ => return format!("timeouts: {{request: {}s}}", 1 + self.draw(5)),
+        };
+        let number = 1 + self.draw(9);
+        let said = match self.draw(6) {
+            0 => format!("timeouts: {{request: {number}s}}"),
+            1 if target.contains("Service") => format!("timeouts: {{idle: {number}s}}"),
+            2 if target.contains("Service") => format!("upstreamProtocol: {}", self.pick(&["Tcp", "Http2", "Http1"])),
+            3 => format!("faults: [{{from: [{{namespace: a, serviceAccount: special}}], delay: {{fixed: {number}ms}}}}]"),
+            4 => format!("rateLimits: [{{requests: {number}, per: 1s}}]"),
+            _ => "retries: {attempts: 2}".to_owned(),
+        };
+        format!("targetRefs: [{target}], {said}")
+    }
+
+    /// Metadata and spec of what is about others.
+    fn policy(&mut self, (kind, name): (&str, &str), namespace: &str) -> (String, String) {
+        let number = self.draw(9);
+        let spec = match kind {
+            "Gateway" => self.gateway(),
+            "TrafficPolicy" => self.traffic(),
+            "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute" => self.route(kind),
+            "ReferenceGrant" => {
+                let (kind, from) = (self.pick(&["HTTPRoute", "GRPCRoute"]), if namespace == "a" { "b" } else { "a" });
+                format!("from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {from}}}], to: [{{group: '', kind: Service}}]")
+            }
+            _ => {
+                let selector = self.some("selector: {matchLabels: {app: x}}, ");
+                let said = match kind {
+                    "AuthorizationPolicy" => format!("action: Deny, rules: [{{to: [{{paths: [{{type: Exact, value: /{number}}}]}}]}}]"),
+                    "PeerAuthentication" => format!("mtls: {{mode: {}}}", self.pick(&["Strict", "Permissive", "Disabled"])),
+                    "EgressPolicy" => format!("allow: [{{ports: [{}]}}]", number + 1),
+                    "RequestAuthentication" => {
+                        format!("jwtRules: [{{issuer: 'https://{number}.example', jwksUri: 'https://{number}.example/keys'}}]")
+                    }
+                    _ => format!("accessLog: {{enabled: {}}}", number > 4),
+                };
+                selector + &said
+            }
+        };
+        let common = matches!(kind, "AuthorizationPolicy" | "PeerAuthentication" | "EgressPolicy" | "RequestAuthentication" | "Telemetry");
+        let place = if common && self.draw(4) == 0 { "meshwright-system" } else { namespace };
+        (format!("name: {name}, namespace: {place}"), format!("spec: {{{spec}}}"))
+    }
+}

@@ -1,0 +1,276 @@
+//! The parts that views are made of. What a part holds follows from its key and the world alone, and it says which subjects it depends on:
+//! so whoever has made one may give it to all who ask by the same key, until one of its subjects is touched (`publish::memo`).
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use proto::names::{self, Mode};
+use proto::xds::route::RouteConfiguration;
+use proto::xds::{self, pack};
+
+use super::attach::{self, Backend, content};
+use super::cluster::{Destination, assignment, cluster, destinations, port_of};
+use super::mtls::Modes;
+use super::rule::Frontend;
+use super::security::{authentication, egress};
+use super::subject::Subject;
+use super::{
+    AUTHENTICATION, AUTHORIZATION, Audience, DNS_RECORD, EGRESS, Encoded, PROXY_CONFIG, dns, listener, policy, protocol, route, security,
+    settings, stream,
+};
+use crate::world::traffic::Caller;
+use crate::world::{Address, Index, Name, Object, World};
+
+/// What a part is of: all that its maker sees beside the world.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PartKey {
+    /// A proxy's own side.
+    Own(Audience),
+    /// What an address leads to.
+    Outbound(SocketAddr, Caller),
+    /// What a wanted name (`dns/NAME`) leads to, asked for in a namespace.
+    Name(String, String),
+    /// The cluster of a destination, for callers of a namespace; whether sessions name its endpoints.
+    Cluster(Destination, String, Mode, bool),
+    /// The endpoints of a destination.
+    Assignment(Destination),
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Part {
+    /// Type URL and name of each resource.
+    pub resources: Vec<(&'static str, String, Arc<Encoded>)>,
+    /// Clusters that must come with them.
+    pub destinations: BTreeSet<Destination>,
+    /// Clusters with endpoints that sessions name.
+    pub(super) sessions: BTreeSet<String>,
+    /// Addresses that will be called next.
+    pub(super) calls: Vec<SocketAddr>,
+    /// There is no such thing.
+    pub(super) missing: bool,
+    /// What it depends on, in order, each once.
+    pub subjects: Vec<Subject>,
+}
+
+impl PartKey {
+    /// Makes the part.
+    pub fn make(&self, world: &World) -> Part {
+        let mut maker = Maker { world, part: Part::default() };
+        match self {
+            Self::Own(audience) => match audience.node.mode {
+                Mode::Sidecar => maker.sidecar(audience),
+                Mode::Edge => maker.edge(audience),
+            },
+            Self::Outbound(address, caller) => maker.part.missing = !maker.outbound(*address, caller),
+            Self::Name(name, namespace) => maker.part.missing = !maker.name(name, namespace),
+            Self::Cluster(destination, namespace, mode, sessions) => {
+                maker.depend(destination);
+                let message = cluster(world.index(), destination, (namespace, *mode), *sessions);
+                maker.add(xds::CLUSTER, destination.name(), &message);
+            }
+            Self::Assignment(destination) => {
+                match destination {
+                    Destination::Service(backend) => {
+                        let service = &backend.service;
+                        maker.part.subjects.extend([Subject::service(service), Subject::endpoints(service)]);
+                    }
+                    Destination::Instance(name, _) => maker.part.subjects.push(Subject::instance(name)),
+                    Destination::Gateway(name, _) => maker.part.subjects.push(Subject::gateway(name)),
+                }
+                maker.add(xds::ENDPOINT, destination.name(), &assignment(world.index(), destination));
+            }
+        }
+        let mut part = maker.part;
+        part.subjects.sort_unstable();
+        part.subjects.dedup();
+        part
+    }
+}
+
+struct Maker<'a> {
+    world: &'a World,
+    part: Part,
+}
+
+impl Maker<'_> {
+    fn add<M: Message + prost::Name>(&mut self, type_url: &'static str, name: String, message: &M) {
+        debug_assert_eq!(type_url, M::type_url());
+        self.part.resources.push((type_url, name, Arc::new(Encoded::new(pack(message)))));
+    }
+
+    /// What a destination speaks depends on what is said of it.
+    fn depend(&mut self, destination: &Destination) {
+        match destination {
+            Destination::Service(backend) => self.part.subjects.push(Subject::service(&backend.service)),
+            Destination::Instance(name, _) => self.depend_on_instance(name),
+            Destination::Gateway(name, _) => self.part.subjects.push(Subject::gateway(name)),
+        }
+    }
+
+    /// What an instance's ports take depends on the Services in front of it, too.
+    fn depend_on_instance(&mut self, name: &Name) {
+        self.part.subjects.push(Subject::instance(name));
+        self.part.subjects.extend(self.world.index().fronts.get(name).into_iter().flatten().map(Subject::service));
+    }
+
+    /// Services that a route refers to, whether or not there are any.
+    fn depend_on_backends(&mut self, route: &Object) {
+        for reference in content(route).into_iter().flat_map(|spec| &spec.rules).flat_map(|rule| rule.references()) {
+            let namespace = reference.namespace.clone().unwrap_or_else(|| route.key.namespace.clone());
+            self.part.subjects.push(Subject::service(&(namespace, reference.name.clone())));
+        }
+    }
+
+    fn sidecar(&mut self, audience: &Audience) {
+        let (world, index, node) = (self.world, self.world.index(), &audience.node);
+        let name = (node.namespace.clone(), node.instance.clone());
+        self.depend_on_instance(&name);
+        self.add(PROXY_CONFIG, names::PROXY.to_owned(), &settings::proxy_config(world, audience));
+        let modes = Modes::new(index, &node.namespace, &audience.labels);
+        self.add(xds::LISTENER, names::INBOUND.to_owned(), &listener::inbound(index, index.instances.get(&name), &modes));
+        if let Some(egress) = egress::egress(world, &node.namespace, &audience.labels) {
+            self.add(EGRESS, names::EGRESS.to_owned(), &egress);
+        }
+        if let Some(rules) = authentication::authentication(world, &node.namespace, &audience.labels) {
+            self.add(AUTHENTICATION, names::INBOUND.to_owned(), &rules);
+        }
+        if let Some(authorization) = security::authorization(world, &node.namespace, &audience.labels) {
+            self.add(AUTHORIZATION, names::INBOUND.to_owned(), &authorization);
+        }
+    }
+
+    fn edge(&mut self, audience: &Audience) {
+        let (world, index, node) = (self.world, self.world.index(), &audience.node);
+        let name = (node.namespace.clone(), node.instance.clone());
+        self.part.subjects.push(Subject::gateway(&name));
+        self.add(PROXY_CONFIG, names::PROXY.to_owned(), &settings::proxy_config(world, audience));
+        let Some(gateway) = index.gateways.get(&name).and_then(|object| attach::gateway(object)) else { return };
+        for route in index.routes.iter().filter(|route| attach::names_gateway(route, &name)) {
+            self.depend_on_backends(route);
+        }
+        let caller = audience.caller(index);
+        for port in attach::ports(gateway) {
+            self.add(xds::LISTENER, names::edge(port), &listener::edge(port));
+            let table = route::edge(world, &name, gateway, port, &caller);
+            self.part.destinations.extend(destinations(table.backends));
+            self.table(&table.config);
+        }
+    }
+
+    fn table(&mut self, config: &RouteConfiguration) {
+        self.part.sessions.extend(policy::sessions(config));
+        self.add(xds::ROUTE, config.name.clone(), config);
+    }
+
+    /// Whether the mesh has that address. A port that it does not serve is a listener that leads nowhere.
+    fn outbound(&mut self, address: SocketAddr, caller: &Caller) -> bool {
+        let index = self.world.index();
+        self.part.subjects.push(Subject::address(address.ip()));
+        match index.addresses.get(&address.ip()) {
+            Some(Address::Service(name)) => self.service(address, name, caller),
+            Some(Address::Instance(name)) => {
+                self.depend_on_instance(name);
+                let workload = index.instances.get(name).map_or(name.1.as_str(), |instance| &instance.workload);
+                let rule = names::rule("Workload", &name.0, workload, names::DEFAULT_RULE);
+                self.single(address, Destination::Instance(name.clone(), address.port()), rule, caller)
+            }
+            Some(Address::Gateway(name)) => {
+                self.part.subjects.push(Subject::gateway(name));
+                let gateway = index.gateways.get(name).and_then(|object| attach::gateway(object));
+                if !gateway.is_some_and(|gateway| attach::ports(gateway).contains(&address.port())) {
+                    return self.nowhere(address);
+                }
+                let rule = names::rule("Gateway", &name.0, &name.1, names::DEFAULT_RULE);
+                self.single(address, Destination::Gateway(name.clone(), address.port()), rule, caller)
+            }
+            None => false,
+        }
+    }
+
+    fn service(&mut self, address: SocketAddr, name: &Name, caller: &Caller) -> bool {
+        let index = self.world.index();
+        self.part.subjects.push(Subject::service(name));
+        let Some(view) = index.services.get(name) else { return false };
+        let Some(port) = port_of(view, address.port()) else { return self.nowhere(address) };
+        for route in index.service_routes.get(name).into_iter().flatten() {
+            self.depend_on_backends(route);
+        }
+        if self.stream(address, name, caller) {
+            return true;
+        }
+        let protocol = protocol::of_service(index, view, port, &caller.namespace);
+        let cluster = names::service_port(&name.0, &name.1, port.port);
+        let mut table = cluster.clone();
+        if protocol != protocol::Protocol::Tcp {
+            let routes = route::service(self.world, name, port.port, caller);
+            table.clone_from(&routes.config.name);
+            self.part.destinations.extend(destinations(routes.backends));
+            self.table(&routes.config);
+        }
+        // The whole port, for bytes that are no HTTP; with routes there are none.
+        if !protocol.is_http() {
+            self.part.destinations.insert(Destination::Service(Backend { service: name.clone(), port: port.port }));
+        }
+        let idle = policy::idle(index, &Backend { service: name.clone(), port: port.port });
+        self.listener(address, protocol, (&table, &cluster), idle);
+        true
+    }
+
+    /// Whether the Service port has routes for connections; then their listener is its.
+    fn stream(&mut self, address: SocketAddr, service: &Name, caller: &Caller) -> bool {
+        let index = self.world.index();
+        let (routes, _) = attach::service_routes(index, service, address.port(), &caller.namespace);
+        let routes: Vec<&Object> = routes.into_iter().map(Arc::as_ref).filter(|route| !route.key.kind.routes_http()).collect();
+        if routes.is_empty() {
+            return false;
+        }
+        let called = Backend { service: service.clone(), port: address.port() };
+        let front = Frontend { index, caller, called: Some(&called), listener: None };
+        let mut backends = BTreeSet::new();
+        let listener = stream::listener(&front, address, &routes, &mut backends);
+        self.part.destinations.extend(destinations(backends));
+        self.add(xds::LISTENER, names::outbound(address), &listener);
+        true
+    }
+
+    /// A destination that nothing routes: its own table, its own cluster.
+    fn single(&mut self, address: SocketAddr, destination: Destination, rule: String, caller: &Caller) -> bool {
+        let protocol = destination.protocol(self.world.index(), &caller.namespace);
+        let name = destination.name();
+        if protocol != protocol::Protocol::Tcp {
+            self.table(&route::single(name.clone(), rule));
+        }
+        self.listener(address, protocol, (&name, &name), None);
+        self.part.destinations.insert(destination);
+        true
+    }
+
+    fn nowhere(&mut self, address: SocketAddr) -> bool {
+        self.add(xds::LISTENER, names::outbound(address), &listener::nowhere(address));
+        true
+    }
+
+    fn listener(&mut self, address: SocketAddr, protocol: protocol::Protocol, leads: (&str, &str), idle: Option<Duration>) {
+        self.add(xds::LISTENER, names::outbound(address), &listener::outbound(address, protocol, leads, idle));
+    }
+
+    fn name(&mut self, name: &str, namespace: &str) -> bool {
+        let host = names::dns_host(name).unwrap_or_default();
+        let Some((record, calls)) = dns::traced(self.world.index(), namespace, host, &mut self.part.subjects) else { return false };
+        self.add(DNS_RECORD, name.to_owned(), &record);
+        self.part.calls = calls;
+        true
+    }
+}
+
+impl Audience {
+    /// As which caller it meets the rules of others: its account counts where somebody names it.
+    pub(super) fn caller(&self, index: &Index) -> Caller {
+        let named = Caller { namespace: self.node.namespace.clone(), service_account: Some(self.service_account.clone()) };
+        if index.fault_callers.contains(&named) { named } else { Caller { service_account: None, ..named } }
+    }
+}

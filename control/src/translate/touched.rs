@@ -1,0 +1,241 @@
+//! What sets one world apart from the one before it, as far as proxies can see it. A property test holds this against views: one that
+//! depends on nothing that is touched is the same in both worlds.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::attach::content;
+use super::subject::{Subject, Touched};
+use super::{attach, mtls, policy, protocol};
+use crate::world::own::Selector;
+use crate::world::traffic::Place;
+use crate::world::{Address, Index, Instance, Kind, Name, Object, ObjectKey, ServiceView, Spec, World};
+
+/// See the module. What is not attributed here is `All`.
+pub fn touched(before: &World, after: &World) -> Touched {
+    let (was, is) = (before.index(), after.index());
+    let apart = !Arc::ptr_eq(&was.mesh, &is.mesh) && was.mesh != is.mesh
+        || !Arc::ptr_eq(&was.namespaces, &is.namespaces) && was.namespaces != is.namespaces
+        || !Arc::ptr_eq(&was.grants, &is.grants) && was.grants != is.grants
+        || [(&was.telemetries, &is.telemetries), (&was.revocations, &is.revocations), (&was.contents, &is.contents)]
+            .iter()
+            .any(|(was, is)| differ(was, is).next().is_some())
+        || before.settings() != after.settings();
+    if apart {
+        return Touched::All;
+    }
+    let mut sum = Sum { was, is, touched: BTreeSet::new(), behind: BTreeSet::new() };
+    let places = was.traffic.changes(&is.traffic);
+    if places.iter().any(|(place, ..)| matches!(place, Place::Namespace(_) | Place::Mesh)) {
+        return Touched::All;
+    }
+    for (place, ..) in places {
+        if let Place::Section(key, _) | Place::Object(key) = place {
+            sum.target((before, after), key);
+        }
+    }
+    sum.services();
+    sum.instances();
+    sum.gateways();
+    sum.slices();
+    sum.addresses();
+    sum.routes();
+    for (was, is, selector) in [
+        (&was.authorizations, &is.authorizations, select_calls as fn(&Object) -> Option<&Selector>),
+        (&was.request_authentications, &is.request_authentications, select_tokens),
+        (&was.egress, &is.egress, select_egress),
+        (&was.traffic_selectors, &is.traffic_selectors, select_traffic),
+    ] {
+        sum.selected(was, is, selector, false);
+    }
+    sum.selected(&was.peer_authentications, &is.peer_authentications, select_peers, true);
+    Touched::Some(sum.end())
+}
+
+fn select_calls(object: &Object) -> Option<&Selector> {
+    if let Spec::AuthorizationPolicy(spec) = &object.spec { Some(&spec.selector) } else { None }
+}
+
+fn select_tokens(object: &Object) -> Option<&Selector> {
+    if let Spec::RequestAuthentication(spec) = &object.spec { Some(&spec.selector) } else { None }
+}
+
+fn select_egress(object: &Object) -> Option<&Selector> {
+    if let Spec::EgressPolicy(spec) = &object.spec { Some(&spec.selector) } else { None }
+}
+
+fn select_traffic(object: &Object) -> Option<&Selector> {
+    policy::content(object).map(|spec| &spec.selector)
+}
+
+fn select_peers(object: &Object) -> Option<&Selector> {
+    mtls::content(object).map(|spec| &spec.selector)
+}
+
+/// Objects of one list that the other does not have. Most are the very same.
+fn differ<'a>(was: &'a Arc<Vec<Arc<Object>>>, is: &'a Arc<Vec<Arc<Object>>>) -> impl Iterator<Item = &'a Arc<Object>> {
+    let set = |objects: &Arc<Vec<Arc<Object>>>| -> BTreeSet<*const Object> { objects.iter().map(Arc::as_ptr).collect() };
+    let apart = !Arc::ptr_eq(was, is);
+    let (before, after) = if apart { (set(was), set(is)) } else { Default::default() };
+    let gone = was.iter().filter(move |object| apart && !after.contains(&Arc::as_ptr(object)));
+    gone.chain(is.iter().filter(move |object| apart && !before.contains(&Arc::as_ptr(object))))
+}
+
+struct Sum<'a> {
+    was: &'a Index,
+    is: &'a Index,
+    touched: BTreeSet<Subject>,
+    /// Services with others behind them, or behind them otherwise.
+    behind: BTreeSet<&'a Name>,
+}
+
+impl<'a> Sum<'a> {
+    fn both(&self) -> [&'a Index; 2] {
+        [self.was, self.is]
+    }
+
+    fn services(&mut self) {
+        for (name, was, is) in self.was.services.changes(&self.is.services) {
+            self.behind.insert(name);
+            if !was.zip(is).is_some_and(|(was, is)| *was.object == *is.object && was.addresses == is.addresses) {
+                self.touched.insert(Subject::service(name));
+            }
+            let picked =
+                |view: Option<&'a ServiceView>| -> BTreeSet<&'a Name> { view.into_iter().flat_map(|view| &view.instances).collect() };
+            for instance in picked(was).symmetric_difference(&picked(is)) {
+                self.touched.insert(Subject::instance(instance));
+            }
+        }
+    }
+
+    /// All that is touched. What a Service's own instances say may make another one of its ports opaque.
+    fn end(mut self) -> BTreeSet<Subject> {
+        for name in std::mem::take(&mut self.behind) {
+            self.touched.insert(Subject::endpoints(name));
+            let [was, is] = self.both().map(|index| index.services.get(name).map(|view| protocol::opaque_ports(index, view)));
+            if was != is {
+                self.touched.insert(Subject::service(name));
+            }
+        }
+        self.touched
+    }
+
+    fn instances(&mut self) {
+        for (name, was, is) in self.was.instances.changes(&self.is.instances) {
+            self.around(name, [was, is]);
+            let declared = |one: &Instance| Instance { ready: false, draining: false, ..one.clone() };
+            if was.map(declared) != is.map(declared) {
+                self.touched.insert(Subject::instance(name));
+            }
+        }
+    }
+
+    /// Services that an instance is an endpoint of.
+    fn around(&mut self, name: &Name, states: [Option<&Instance>; 2]) {
+        for (index, instance) in self.both().into_iter().zip(states) {
+            self.behind.extend(index.fronts.get(name).into_iter().flatten());
+            for address in instance.into_iter().flat_map(|instance| &instance.addresses) {
+                self.listed(*address);
+            }
+        }
+    }
+
+    /// Services of which an EndpointSlice has that address.
+    fn listed(&mut self, address: IpAddr) {
+        for index in self.both() {
+            for (service, _) in index.listed.get(&address).into_iter().flatten() {
+                self.touched.insert(Subject::endpoints(service));
+            }
+        }
+    }
+
+    fn gateways(&mut self) {
+        for (name, ..) in self.was.gateways.changes(&self.is.gateways) {
+            self.touched.insert(Subject::gateway(name));
+        }
+        for (name, ..) in self.was.gateway_addresses.changes(&self.is.gateway_addresses) {
+            self.touched.insert(Subject::gateway(name));
+        }
+    }
+
+    fn slices(&mut self) {
+        for (service, ..) in self.was.slices.changes(&self.is.slices) {
+            self.touched.insert(Subject::endpoints(service));
+        }
+        for (address, ..) in self.was.listed.changes(&self.is.listed) {
+            self.touched.insert(Subject::address(*address));
+        }
+    }
+
+    fn addresses(&mut self) {
+        for (address, was, is) in self.was.addresses.changes(&self.is.addresses) {
+            self.touched.insert(Subject::address(*address));
+            self.listed(*address);
+            for owner in [was, is].into_iter().flatten() {
+                if let Address::Instance(name) = owner {
+                    self.touched.insert(Subject::instance(name));
+                }
+            }
+        }
+    }
+
+    fn routes(&mut self) {
+        for route in differ(&self.was.routes, &self.is.routes) {
+            self.parents(route);
+        }
+        // Which Services take gRPC depends on routes, and on all that they are attached to.
+        if !Arc::ptr_eq(&self.was.grpc_ports, &self.is.grpc_ports) {
+            let [was, is] = self.both().map(attach::all_grpc_ports);
+            for (service, _) in was.symmetric_difference(is) {
+                self.touched.insert(Subject::service(service));
+            }
+        }
+    }
+
+    /// What a route is attached to, or would be.
+    fn parents(&mut self, route: &Object) {
+        for parent in content(route).into_iter().flat_map(|spec| &spec.parents) {
+            let name = (parent.namespace.clone().unwrap_or_else(|| route.key.namespace.clone()), parent.name.clone());
+            if parent.is_service() {
+                self.touched.insert(Subject::service(&name));
+            } else if parent.is_gateway() {
+                self.touched.insert(Subject::gateway(&name));
+            }
+        }
+    }
+
+    /// What a policy of that target says something of.
+    fn target(&mut self, worlds: (&'a World, &'a World), key: &ObjectKey) {
+        let name = (key.namespace.clone(), key.name.clone());
+        match key.kind {
+            Kind::Service => _ = self.touched.insert(Subject::service(&name)),
+            Kind::Gateway => _ = self.touched.insert(Subject::gateway(&name)),
+            _ => [worlds.0, worlds.1].into_iter().filter_map(|world| world.get(key)).for_each(|route| self.parents(route)),
+        }
+    }
+
+    /// Instances that policies select which are new, gone or others. `served`: also what is said of them as endpoints.
+    fn selected(
+        &mut self,
+        was: &'a Arc<Vec<Arc<Object>>>,
+        is: &'a Arc<Vec<Arc<Object>>>,
+        selector: fn(&Object) -> Option<&Selector>,
+        served: bool,
+    ) {
+        for object in differ(was, is) {
+            let Some(selector) = selector(object) else { continue };
+            let root = object.key.namespace == proto::annotations::ROOT_NAMESPACE && selector.is_none();
+            for index in self.both() {
+                let first = if root { Name::default() } else { (object.key.namespace.clone(), String::new()) };
+                let near = index.instances.from(&first).take_while(|(name, _)| root || name.0 == object.key.namespace);
+                for (name, instance) in near.filter(|(_, one)| mtls::applies(object, selector, &one.namespace, one.labels())) {
+                    self.touched.insert(Subject::instance(name));
+                    if served {
+                        self.around(name, [Some(instance), None]);
+                    }
+                }
+            }
+        }
+    }
+}
