@@ -10,7 +10,7 @@ use super::parts::{Duration, Empty, FinalStatus, GrpcCode, HeaderMatch, LABEL, M
     "has(self.delay) || has(self.abort)",
     "the fault does nothing; add delay, abort or both",
 )])))]
-pub(super) struct Fault {
+pub(super) struct WrittenFault {
     /// Which requests.
     #[schemars(rename = "match")]
     matches: Option<FaultMatch>,

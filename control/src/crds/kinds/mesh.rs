@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 
-use super::parts::{Duration, EntryPlace, LabelSelector, Percent, rules};
+use super::parts::{Duration, EntryPlace, Percent, WorkloadChoice, rules};
 
 /// A SPIFFE trust domain.
 const TRUST_DOMAIN: &str = "^[a-z0-9._-]+$";
@@ -104,7 +104,7 @@ struct Federated {
 #[schemars(rename_all = "camelCase")]
 pub(in crate::crds) struct TelemetrySpec {
     /// Workloads it is about.
-    selector: Option<LabelSelector>,
+    selector: Option<WorkloadChoice>,
     /// The access log.
     access_log: Option<AccessLog>,
     /// Spans.

@@ -55,7 +55,7 @@ pub(super) struct Empty {}
 
 /// Which workloads it is about: those that have all these labels; none: its whole namespace.
 #[derive(JsonSchema)]
-pub(super) struct LabelSelector {
+pub(super) struct WorkloadChoice {
     /// Labels and their values.
     #[schemars(rename = "matchLabels")]
     match_labels: Option<BTreeMap<String, String>>,

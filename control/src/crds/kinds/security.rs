@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 
-use super::parts::{Duration, EdgeTarget, HeaderMatch, HeaderName, LabelSelector, Port, Short, rules};
+use super::parts::{Duration, EdgeTarget, HeaderMatch, HeaderName, Port, Short, WorkloadChoice, rules};
 
 /// Demands on the inbound side.
 #[derive(JsonSchema)]
@@ -16,7 +16,7 @@ use super::parts::{Duration, EdgeTarget, HeaderMatch, HeaderName, LabelSelector,
 )]
 pub(in crate::crds) struct PeerAuthenticationSpec {
     /// Serving workloads it is about.
-    selector: Option<LabelSelector>,
+    selector: Option<WorkloadChoice>,
     /// The mode of every port.
     mtls: Option<Mtls>,
     /// Exceptions, by the workload's port number.
@@ -59,7 +59,7 @@ pub(in crate::crds) struct AuthorizationPolicySpec {
     #[schemars(length(max = 16))]
     target_refs: Option<Vec<EdgeTarget>>,
     /// Serving workloads, whose sidecars judge; with neither: the whole namespace.
-    selector: Option<LabelSelector>,
+    selector: Option<WorkloadChoice>,
     /// What it does to a call that one of its rules holds for.
     #[schemars(extend("default" = "Allow"))]
     action: Option<Action>,
@@ -220,7 +220,7 @@ enum PathKind {
 #[schemars(rename_all = "camelCase")]
 pub(in crate::crds) struct RequestAuthenticationSpec {
     /// Serving workloads it is about.
-    selector: Option<LabelSelector>,
+    selector: Option<WorkloadChoice>,
     /// One per issuer.
     #[schemars(length(min = 1, max = 64))]
     jwt_rules: Vec<JwtRule>,
@@ -300,7 +300,7 @@ struct ClaimHeader {
 #[derive(JsonSchema)]
 pub(in crate::crds) struct EgressPolicySpec {
     /// Calling workloads it is about.
-    selector: Option<LabelSelector>,
+    selector: Option<WorkloadChoice>,
     /// Audit: everything is allowed, and what Enforce would cut is told.
     #[schemars(extend("default" = "Enforce"))]
     mode: Option<EgressMode>,

@@ -2,9 +2,9 @@
 
 use schemars::JsonSchema;
 
-use super::fault::Fault;
+use super::fault::WrittenFault;
 use super::parts::{
-    Duration, Empty, FinalStatus, GrpcCode, HeaderName, LabelSelector, Method, Pace, Percent, Positive, TokenName, TrafficTarget, rules,
+    Duration, Empty, FinalStatus, GrpcCode, HeaderName, Method, Pace, Percent, Positive, TokenName, TrafficTarget, WorkloadChoice, rules,
 };
 
 /// Headers that belong to a connection, which no session can be named by; as `world::route::PROTECTED`.
@@ -34,7 +34,7 @@ pub(in crate::crds) struct TrafficPolicySpec {
     #[schemars(length(max = 16))]
     target_refs: Option<Vec<TrafficTarget>>,
     /// Serving workloads it is about, for rateLimits.
-    selector: Option<LabelSelector>,
+    selector: Option<WorkloadChoice>,
     /// How an endpoint is chosen.
     load_balancer: Option<LoadBalancer>,
     /// Calls of one session stay at one endpoint.
@@ -49,7 +49,7 @@ pub(in crate::crds) struct TrafficPolicySpec {
     health: Option<Health>,
     /// Faults to inject; all that match apply, delays before aborts.
     #[schemars(length(max = 16))]
-    faults: Option<Vec<Fault>>,
+    faults: Option<Vec<WrittenFault>>,
     /// How many requests may come. Of a Service: counted by its servers; of a route: by its callers.
     #[schemars(length(max = 16))]
     rate_limits: Option<Vec<RateLimit>>,

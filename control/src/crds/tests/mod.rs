@@ -32,7 +32,6 @@ const WEAKER: &[(&str, &str, &str)] = &[
     ("EgressPolicy", "spec.allow[].cidrs[]", "is no range of addresses"),
     ("EgressPolicy", "spec.allow[].hosts[]", "is an address and no name"),
     ("EgressPolicy", "spec.allow[].hosts[]", "is no name"),
-    ("EgressPolicy", "spec.allow[].tls.originate", "it is for no host"),
     ("EgressPolicy", "spec.allow[].tls.originate.sni", "is no server's name"),
     ("Mesh", "", "there is one Mesh object only"),
     ("RequestAuthentication", "spec.jwtRules[].jwks", "no key set"),

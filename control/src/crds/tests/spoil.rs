@@ -42,9 +42,10 @@ fn visit(
     all: &mut Vec<Spoilt>,
 ) {
     all.push(Spoilt { what: format!("without {pointer}"), object: without(object, pointer) });
-    // A leaf is spoilt in the first example that has it.
+    // A leaf is spoilt in the first example that has it, of each type that stands beside it.
     let leaf = !value.is_object() && !value.is_array();
-    if leaf && !seen.insert(format!("{} {}", object["kind"], general(&dotted(pointer)))) {
+    let beside = pointer.rsplit_once('/').and_then(|(parent, _)| object.pointer(parent)).map(|parent| parent["type"].to_string());
+    if leaf && !seen.insert(format!("{} {} {beside:?}", object["kind"], general(&dotted(pointer)))) {
         return;
     }
     let texts = [
