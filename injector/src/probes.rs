@@ -207,7 +207,7 @@ mod tests {
                 let container = json!({"name": "app", "ports": [{"name": "web", "containerPort": 8443}], kind: probe});
                 let (after, probes) = led(&container);
                 assert_eq!(after[kind], wanted);
-                assert_eq!(probes.declared, [declared.clone()]);
+                assert_eq!(probes.declared, std::slice::from_ref(&declared));
                 assert_eq!(probes.warnings, [""; 0]);
                 // What is led there already stays there.
                 assert_eq!(led(&after).0, after);

@@ -33,7 +33,7 @@ impl Random {
             now_ms: 0,
             running: BTreeMap::new(),
             // Every other one is a cluster's.
-            world: World::new(WorldSettings { in_cluster: seed % 2 == 0, ..WorldSettings::default() }, Allocations::default()),
+            world: World::new(WorldSettings { in_cluster: seed.is_multiple_of(2), ..WorldSettings::default() }, Allocations::default()),
             said: String::new(),
         };
         // Something to begin with.

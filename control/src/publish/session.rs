@@ -451,11 +451,9 @@ fn differs(a: &Content, b: &Content) -> bool {
 /// Whether two sets of resources have the same names and versions.
 fn same(a: Option<&BTreeMap<String, Arc<Encoded>>>, b: Option<&BTreeMap<String, Arc<Encoded>>>) -> bool {
     let count = |items: Option<&BTreeMap<String, Arc<Encoded>>>| items.map_or(0, BTreeMap::len);
-    let (left, right) = (a.into_iter().flatten(), b.into_iter().flatten());
-    let alike = |((name, item), (other, now)): ((&String, &Arc<Encoded>), (&String, &Arc<Encoded>))| {
-        name == other && (Arc::ptr_eq(item, now) || item.version == now.version)
-    };
-    count(a) == count(b) && left.zip(right).all(alike)
+    let mut pairs = a.into_iter().flatten().zip(b.into_iter().flatten());
+    count(a) == count(b)
+        && pairs.all(|((name, item), (other, now))| name == other && (Arc::ptr_eq(item, now) || item.version == now.version))
 }
 
 #[cfg(test)]

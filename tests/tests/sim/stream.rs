@@ -53,7 +53,7 @@ fn address(number: u64) -> SocketAddr {
 
 fn encoded(message: &impl prost::Name) -> Arc<Encoded> {
     let any = xds::pack(message);
-    Arc::new(Encoded { version: proto::epoch::version(&any.value), any })
+    Arc::new(Encoded::new(any))
 }
 
 fn record(version: u32) -> Arc<Encoded> {

@@ -48,6 +48,51 @@ fn visit(
     if leaf && !seen.insert(format!("{} {} {beside:?}", object["kind"], general(&dotted(pointer)))) {
         return;
     }
+    for other in replacements(schema).into_iter().filter(|other| other != value) {
+        all.push(set(object, pointer, other));
+    }
+    match value {
+        Value::Object(fields) => {
+            all.push(set(object, &format!("{pointer}/stranger"), json!(1)));
+            for (name, inner) in fields {
+                visit(field(schema, name).unwrap(), inner, &format!("{pointer}/{}", escaped(name)), object, siblings, seen, all);
+            }
+            // What stands at that place in other examples of the kind.
+            let place = general(&dotted(pointer));
+            for name in
+                schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name).filter(|name| !fields.contains_key(*name))
+            {
+                let mut found = BTreeSet::new();
+                for sibling in siblings {
+                    found_at(sibling, "", &format!("{place}.{name}"), &mut found);
+                }
+                all.extend(found.iter().map(|text| set(object, &format!("{pointer}/{name}"), serde_json::from_str(text).unwrap())));
+            }
+            if schema.get("additionalProperties").is_some() {
+                for key in ["", "0", "65536", "a.b", "a..b", "080"] {
+                    let inner = fields.values().next().cloned().unwrap_or_else(|| json!("x"));
+                    all.push(set(object, &format!("{pointer}/{key}"), inner));
+                }
+            }
+        }
+        Value::Array(items) => {
+            // None, one twice, and what lies around the bound.
+            let bound = schema["maxItems"].as_u64().map_or(ITEMS_MAX, |bound| usize::try_from(bound).unwrap());
+            for length in [0, 1, 2, bound, bound + 1].into_iter().filter(|length| *length <= ITEMS_MAX) {
+                if let Some(first) = items.first() {
+                    all.push(set(object, pointer, Value::Array(vec![first.clone(); length])));
+                }
+            }
+            for (index, inner) in items.iter().enumerate() {
+                visit(&schema["items"], inner, &format!("{pointer}/{index}"), object, siblings, seen, all);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// What is put in place of a value.
+fn replacements(schema: &Value) -> Vec<Value> {
     let texts = [
         "",
         "x",
@@ -99,47 +144,7 @@ fn visit(
     let textual = schema["type"] == "string" || schema["x-kubernetes-int-or-string"] == true;
     let texts = texts.iter().map(|text| json!(text)).take(if textual { usize::MAX } else { 2 });
     let numbers = numbers.into_iter().rev().take(if textual { 2 } else { usize::MAX });
-    for other in texts.chain(numbers).chain(others).chain([long].into_iter().filter(|_| textual)).filter(|other| other != value) {
-        all.push(set(object, pointer, other));
-    }
-    match value {
-        Value::Object(fields) => {
-            all.push(set(object, &format!("{pointer}/stranger"), json!(1)));
-            for (name, inner) in fields {
-                visit(field(schema, name).unwrap(), inner, &format!("{pointer}/{}", escaped(name)), object, siblings, seen, all);
-            }
-            // What stands at that place in other examples of the kind.
-            let place = general(&dotted(pointer));
-            for name in
-                schema["properties"].as_object().into_iter().flatten().map(|(name, _)| name).filter(|name| !fields.contains_key(*name))
-            {
-                let mut found = BTreeSet::new();
-                for sibling in siblings {
-                    found_at(sibling, "", &format!("{place}.{name}"), &mut found);
-                }
-                all.extend(found.iter().map(|text| set(object, &format!("{pointer}/{name}"), serde_json::from_str(text).unwrap())));
-            }
-            if schema.get("additionalProperties").is_some() {
-                for key in ["", "0", "65536", "a.b", "a..b", "080"] {
-                    let inner = fields.values().next().cloned().unwrap_or_else(|| json!("x"));
-                    all.push(set(object, &format!("{pointer}/{key}"), inner));
-                }
-            }
-        }
-        Value::Array(items) => {
-            // None, one twice, and what lies around the bound.
-            let bound = schema["maxItems"].as_u64().map_or(ITEMS_MAX, |bound| usize::try_from(bound).unwrap());
-            for length in [0, 1, 2, bound, bound + 1].into_iter().filter(|length| *length <= ITEMS_MAX) {
-                if let Some(first) = items.first() {
-                    all.push(set(object, pointer, Value::Array(vec![first.clone(); length])));
-                }
-            }
-            for (index, inner) in items.iter().enumerate() {
-                visit(&schema["items"], inner, &format!("{pointer}/{index}"), object, siblings, seen, all);
-            }
-        }
-        _ => {}
-    }
+    texts.chain(numbers).chain(others).chain([long].into_iter().filter(|_| textual)).collect()
 }
 
 fn found_at(value: &Value, path: &str, wanted: &str, found: &mut BTreeSet<String>) {
