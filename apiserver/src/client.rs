@@ -78,6 +78,8 @@ async fn config(access: &Access, part: &str) -> Result<Config, AccessError> {
     };
     config.connect_timeout = Some(CONNECT_MAX);
     config.write_timeout = Some(WRITE_MAX);
+    // The library would ask a busy API server up to fifteen times before it says so; who calls has a time and a backoff of its own.
+    config.default_retry = false;
     let agent = format!("meshwright/{} ({part})", env!("CARGO_PKG_VERSION"));
     config.headers.extend(HeaderValue::from_str(&agent).map(|agent| (USER_AGENT, agent)));
     Ok(config)

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use certs_ca::{Ca, ServerNames};
-use control::publish::edition::Edition;
 use control::source::parse;
 use control::translate::audit;
 use control::world::{Change, Origin, Problem, Severity, World};
@@ -49,17 +48,17 @@ pub async fn open(
     Ok(served?)
 }
 
-/// Judges objects in the newest edition; before the first one everything passes, with a warning.
-pub fn analyzer(editions: watch::Receiver<Option<Arc<Edition>>>, clock: control::clock::Clock) -> Analyzer {
+/// Judges objects in the world of now; before there is one everything passes, with a warning.
+pub fn analyzer(worlds: watch::Receiver<Option<World>>, clock: control::clock::Clock) -> Analyzer {
     let places = Arc::new(Semaphore::new(JUDGED_MAX));
     Arc::new(move |asked| {
-        let (editions, clock, places) = (editions.clone(), clock.clone(), Arc::clone(&places));
+        let (worlds, clock, places) = (worlds.clone(), clock.clone(), Arc::clone(&places));
         Box::pin(async move {
             // Never closed.
             let place = places.acquire_owned().await;
-            let Some(edition) = editions.borrow().clone() else { return passed("the control plane has read nothing yet") };
+            let Some(world) = worlds.borrow().clone() else { return passed("the control plane has read nothing yet") };
             let judging = tokio::task::spawn_blocking(move || {
-                let analysis = judge(&edition.world, &asked, clock.age_ms());
+                let analysis = judge(&world, &asked, clock.age_ms());
                 drop(place);
                 analysis
             });

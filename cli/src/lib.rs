@@ -2,4 +2,5 @@
 //! simulation use these; all else of the commands is the binary's own.
 
 pub mod admission;
+pub mod hooks;
 pub mod plane;

@@ -12,7 +12,7 @@ use apiserver::review::{ReviewError, Reviewer};
 use certs_ca::attest::{Attestation, Pod, ServiceAccount, ServiceAccountError, ServiceAccountVerifier, moment};
 use certs_ca::store::{Vault, VaultChanges, VaultRows};
 use certs_ca::{Ca, ExternalFiles, Policy, ServerNames};
-use control::app::{Means, Replica};
+use control::app::{InTurn, Means, Replica};
 use control::publish::trust::{Phase, Root, Roots};
 use control::serve::admit::Gate;
 use control::serve::authority::{AuditQuery, Authority, Done, Issuance, Issued, Refused, Seat, Step, TokenOrder};
@@ -23,6 +23,7 @@ use proxy::io::Clock;
 use rustls_pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tonic::{Extensions, Status};
 
 /// The shortest life of a leaf that an authority is told.
@@ -44,7 +45,7 @@ pub fn means(data_dir: &Path, external: &ExternalArgs, clock: Clock) -> anyhow::
 
 /// One of several control planes of a cluster, which take turns: the authority's keys are kept there, and pods join by their service
 /// account's token. Has to be called within a runtime.
-pub fn replica(args: &ControlArgs, client: Client, namespace: &str, me: &str, clock: Clock) -> Replica {
+pub fn replica(args: &ControlArgs, client: Client, namespace: &str, me: &str, clock: Clock, in_turn: InTurn) -> Replica {
     let (data_dir, external, asking) = (args.data_dir.clone(), args.external.clone(), clock);
     let verifier = Arc::new(Verifier { reviewer: Reviewer::new(client.clone()), runtime: Handle::current() });
     let authority = move |keys: Arc<Keep<Secret>>| {
@@ -61,6 +62,8 @@ pub fn replica(args: &ControlArgs, client: Client, namespace: &str, me: &str, cl
         clock: control::clock::Clock::new(move || shown.wall()),
         wall: Arc::new(move || wall.wall()),
         authority: Arc::new(authority),
+        worlds: watch::Sender::default(),
+        in_turn,
     }
 }
 
@@ -68,7 +71,7 @@ fn time_of(clock: Clock) -> certs_ca::Clock {
     Arc::new(move || OffsetDateTime::from(clock.wall()))
 }
 
-fn external_files(external: &ExternalArgs) -> Option<ExternalFiles> {
+pub(crate) fn external_files(external: &ExternalArgs) -> Option<ExternalFiles> {
     external.files().map(|(certificate, key, roots)| ExternalFiles { certificate, key, roots })
 }
 

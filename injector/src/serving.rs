@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
 /// Between two looks at wall time and at what the issuer has: a machine may have slept, or files have been exchanged.
-const LOOK: Duration = Duration::from_secs(15);
+const LOOK: Duration = Duration::from_secs(5);
 /// First wait after a failure; it doubles.
 const RETRY_MIN: Duration = Duration::from_secs(5);
 /// Longest wait after failures.

@@ -45,6 +45,12 @@ pub(crate) struct SidecarArgs {
 }
 
 impl SidecarArgs {
+    /// Whether any of them is given.
+    pub(crate) fn is_given(&self) -> bool {
+        let texts = [&self.image, &self.ca_config_map];
+        texts.into_iter().any(Option::is_some) || self.pull_policy.is_some() || self.control.is_some() || self.names_kubernetes()
+    }
+
     /// Whether the flags say which Kubernetes it is.
     pub(crate) fn names_kubernetes(&self) -> bool {
         self.kubernetes_version.is_some()

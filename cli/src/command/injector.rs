@@ -73,7 +73,7 @@ pub(crate) struct InjectorArgs {
     authority: ExternalArgs,
 }
 
-fn service(text: &str) -> Result<HookService, String> {
+pub(crate) fn service(text: &str) -> Result<HookService, String> {
     let (namespace, name) = text.split_once('/').ok_or("give NS/NAME, for example meshwright-system/meshwright-injector")?;
     Ok(HookService { namespace: namespace.to_owned(), name: name.to_owned() })
 }

@@ -105,7 +105,9 @@ fn container(wishes: &Wishes) -> Value {
         format!("--name={NAME}"),
         format!("--name={NAME}.{ROOT_NAMESPACE}"),
         format!("--name={NAME}.{ROOT_NAMESPACE}.svc"),
-        format!("--name={WEBHOOK_SERVICE}.{ROOT_NAMESPACE}.svc"),
+        format!("--webhook-service={ROOT_NAMESPACE}/{WEBHOOK_SERVICE}"),
+        // Sidecars are of the same image.
+        format!("--image={}", wishes.image),
     ];
     let mut mounts =
         vec![json!({"name": "state", "mountPath": STATE_DIR}), json!({"name": "api-token", "mountPath": API_TOKEN_DIR, "readOnly": true})];

@@ -38,7 +38,7 @@ use crate::source::cluster::{Cluster, Pulses};
 use crate::source::{Folder, Watch};
 use crate::store::{Page, Row, Store};
 use crate::world::{Change, Origin, SessionKey, World};
-pub use turns::{BOOK, LEASE, OpenAuthority, Replica, SAFE, run_replica};
+pub use turns::{BOOK, InTurn, LEASE, OpenAuthority, Replica, SAFE, run_replica};
 use writer::Writer;
 
 /// Steps of a cluster's changes on their way to the writer; the watches wait while there are more.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use apiserver::keep::Keep;
 use apiserver::lease::{Election, Tenure, Term, WallClock};
+use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use super::{GRACE, Ground, Means, bind, done, open, session_key, stand, tcp, tokens, watch as watch_folder, watch_cluster};
 use crate::clock::Clock;
 use crate::publish::board::{Board, Errand};
+use crate::publish::edition::Edition;
 use crate::serve::metrics::{self, Metrics};
 use crate::settings::ControlArgs;
 use crate::source::cluster::{Cluster, Pulses};
@@ -39,6 +41,9 @@ const LOSS_GRACE: Duration = Duration::from_millis(600);
 /// Opens the authority whose keys lie in that Secret. Blocking.
 pub type OpenAuthority = Arc<dyn Fn(Arc<Keep<Secret>>) -> anyhow::Result<Means> + Send + Sync>;
 
+/// What else the holder does: for as long as the token is not cancelled, and no longer.
+pub type InTurn = Arc<dyn Fn(CancellationToken) -> BoxFuture<'static, ()> + Send + Sync>;
+
 /// One of several control planes of a cluster.
 #[derive(Clone)]
 pub struct Replica {
@@ -54,6 +59,10 @@ pub struct Replica {
     pub wall: WallClock,
     /// For each turn.
     pub authority: OpenAuthority,
+    /// The world as this replica knows it, whether it serves or stands by; `None`: not everything has been read yet.
+    pub worlds: watch::Sender<Option<World>>,
+    /// For each turn.
+    pub in_turn: InTurn,
 }
 
 /// Runs one replica until SIGTERM or SIGINT.
@@ -133,7 +142,7 @@ impl Standby {
         let listener = tcp(args.metrics_listen, "--metrics-listen").await?;
         let health = tokio::spawn(metrics::serve(listener, shown.clone(), until.clone()));
         let (said, synced) = watch::channel(false);
-        let gathering = tokio::spawn(gather(world, events, said, shown, turn.clone()));
+        let gathering = tokio::spawn(gather(world, events, said, (shown, replica.worlds.clone()), turn.clone()));
         let mut watches = JoinSet::new();
         let never = CancellationToken::new();
         if let Some(folder) = &args.config {
@@ -157,7 +166,7 @@ async fn gather(
     mut world: World,
     mut events: mpsc::Receiver<Errand>,
     synced: watch::Sender<bool>,
-    shown: Arc<Metrics>,
+    (shown, worlds): (Arc<Metrics>, watch::Sender<Option<World>>),
     turn: CancellationToken,
 ) -> (World, mpsc::Receiver<Errand>) {
     loop {
@@ -170,6 +179,7 @@ async fn gather(
             Some(Errand::Objects(changes)) => {
                 world.apply(changes);
                 shown.ready.store(world.synced(), std::sync::atomic::Ordering::Relaxed);
+                worlds.send_replace(world.synced().then(|| world.clone()));
                 synced.send_if_modified(|said| std::mem::replace(said, world.synced()) != world.synced());
             }
             // Nobody asks anything of a replica whose doors are shut.
@@ -244,9 +254,24 @@ async fn begin(
     let ground = Ground { store, board: board.clone(), events, world, metrics, taken_over: true };
     let plane = stand(args, (means.clock, means.authority, means.certificates), ground, over)?;
     let mut tasks = open(doors, plane, over)?.tasks;
+    tasks.spawn(done(show(board.editions(), replica.worlds.clone(), over.clone())));
     let recorder = Recorder::new(replica.client.clone(), board, tenure.clone());
     tasks.spawn(done(recorder.run(over.clone())));
+    tasks.spawn(done((replica.in_turn)(over.clone())));
     Ok(tasks)
+}
+
+/// Shows each edition's world, until `stop`.
+async fn show(mut editions: watch::Receiver<Option<Arc<Edition>>>, worlds: watch::Sender<Option<World>>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            changed = editions.changed() => if changed.is_err() { return },
+        }
+        let edition = editions.borrow_and_update().clone();
+        worlds.send_replace(edition.map(|edition| edition.world.clone()));
+    }
 }
 
 /// A mesh that has had epochs has had an authority, too: a Secret without its keys was deleted, and another root in its place would cut
@@ -322,7 +347,7 @@ mod tests {
         let (said, mut synced) = watch::channel(false);
         let (shown, turn) = (Arc::new(Metrics::default()), CancellationToken::new());
         let world = World::new(WorldSettings::default(), Allocations::default());
-        let gathering = tokio::spawn(gather(world, events, said, shown.clone(), turn.clone()));
+        let gathering = tokio::spawn(gather(world, events, said, (shown.clone(), watch::Sender::default()), turn.clone()));
         let text = "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: shop}\nspec: {ports: [{port: 80}]}\n";
         let mut objects = Folder::default();
         let mut step = objects.update(vec![FileChange { file: "web.yaml".into(), text: Some(Ok(text.into())) }], 0);

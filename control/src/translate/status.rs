@@ -170,7 +170,8 @@ fn of_refused(refused: &Candidate, by: &Conditions) -> Status {
     Status { conditions: vec![by.say("Accepted", "False", "Invalid", message)], ..Status::default() }
 }
 
-/// A refused route says so at each parent that is ours: its own status has no conditions.
+/// A refused route says so at each parent that is ours: its own status has no conditions in the API. Where it names none, whoever wrote the
+/// file is told all the same.
 fn of_refused_at(world: &World, refused: &Candidate, status: Status) -> Status {
     if !refused.key.kind.text().ends_with("Route") {
         return status;
@@ -191,7 +192,8 @@ fn of_refused_at(world: &World, refused: &Candidate, status: Status) -> Status {
         controller_name: CONTROLLER,
         conditions: status.conditions.clone(),
     };
-    Status { parents: parents.map(entry).collect(), ..Status::default() }
+    let parents: Vec<ParentStatus> = parents.map(entry).collect();
+    if parents.is_empty() && !world.settings().in_cluster { status } else { Status { parents, ..Status::default() } }
 }
 
 fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> {
