@@ -115,7 +115,7 @@ pub struct Store {
     path: PathBuf,
     database: Mutex<Option<Database>>,
     /// Where keys lie instead; then no key is ever in the file.
-    vault: Option<vault::Kept>,
+    vault: Option<vault::Unlocked>,
 }
 
 impl Store {
@@ -154,7 +154,7 @@ impl Store {
     /// # Errors
     /// Also [`StoreError::Vault`].
     pub fn open_with(folder: &Path, vault: Box<dyn Vault>) -> Result<Self, StoreError> {
-        let kept = vault::Kept::load(vault)?;
+        let kept = vault::Unlocked::load(vault)?;
         Ok(Self { vault: Some(kept), ..Self::open(folder)? })
     }
 

@@ -31,12 +31,12 @@ pub trait Vault: Send + Sync {
 }
 
 /// A vault, and what it holds as far as we know.
-pub(super) struct Kept {
+pub(super) struct Unlocked {
     vault: Box<dyn Vault>,
     rows: Mutex<VaultRows>,
 }
 
-impl Kept {
+impl Unlocked {
     pub(super) fn load(vault: Box<dyn Vault>) -> Result<Self, StoreError> {
         let rows = vault.load().map_err(|cause| StoreError::Vault { verb: "read", cause })?;
         Ok(Self { vault, rows: Mutex::new(rows) })

@@ -23,7 +23,7 @@ use crate::output;
 
 /// Arguments of `meshwright control`.
 #[derive(Debug, Args)]
-pub(crate) struct ControlArgs {
+pub(crate) struct ControlFlags {
     #[command(flatten)]
     plane: Flags,
     #[command(flatten)]
@@ -47,7 +47,7 @@ struct HookArgs {
 /// Threads of the control plane: it must leave the machine to the mesh.
 const THREADS: usize = 2;
 
-pub(crate) fn run(ControlArgs { plane: mut args, hooks }: ControlArgs) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(ControlFlags { plane: mut args, hooks }: ControlFlags) -> anyhow::Result<ExitCode> {
     if !args.kubernetes && hooks.sidecar.is_given() {
         return Err(output::usage("flags about sidecars go with --kubernetes".to_owned()));
     }

@@ -78,7 +78,7 @@ enum Command {
     /// Writes a workload's certificate, key and trust bundle as files, and keeps them fresh.
     Identity(identity::IdentityArgs),
     /// Runs the control plane.
-    Control(Box<control::ControlArgs>),
+    Control(Box<control::ControlFlags>),
     /// Runs the sidecar or edge proxy.
     Proxy(proxy::ProxyArgs),
     /// Installs, verifies or removes the redirection rules of a network namespace.

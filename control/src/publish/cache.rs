@@ -13,7 +13,7 @@ use super::edition::Edition;
 use super::memo::Memo;
 use super::session::{Content, Withheld, leads_to, type_urls};
 use super::trust;
-use crate::translate::{AUTHENTICATION, AUTHORIZATION, Audience, EGRESS, Encoded, Subject, TRUST, Touched, compose};
+use crate::translate::{AUTHENTICATION, AUTHORIZATION, Affected, Audience, EGRESS, Encoded, Subject, TRUST, compose};
 
 /// What closes something. A proxy that never had a good version, and hears nothing of it, would stay open; it refuses a bad one by name, and
 /// closes itself.
@@ -41,7 +41,7 @@ pub struct Cache {
 
 impl Cache {
     /// A new edition, before any stream sees it. Returns what is touched for streams: all, where it is believed otherwise who is whom.
-    pub fn turn(&self, edition: &Edition, touched: Touched) -> Touched {
+    pub fn turn(&self, edition: &Edition, touched: Affected) -> Affected {
         self.memo.turn(edition.serial, &touched);
         let now = Believed::of(edition);
         let mut believed = self.believed.lock();
@@ -49,7 +49,7 @@ impl Cache {
         // What is the same stays the same resource.
         let kept = believed.take().filter(|_| same).map_or(now, |(_, known)| known);
         *believed = Some((edition.serial, kept));
-        if same { touched } else { Touched::All }
+        if same { touched } else { Affected::All }
     }
 
     /// The content for an audience that wants these names, as the translator has it, and what it depends on.

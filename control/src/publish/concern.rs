@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::translate::{Subject, Touched};
+use crate::translate::{Affected, Subject};
 
 /// Everybody who follows.
 #[derive(Default)]
@@ -35,7 +35,7 @@ struct Follower {
 }
 
 /// One who follows; until it says otherwise, it is woken by every edition. Forgotten when dropped.
-pub struct Following {
+pub struct Concerned {
     concerns: Arc<Concerns>,
     number: u64,
     wake: Arc<Notify>,
@@ -43,7 +43,7 @@ pub struct Following {
 
 impl Concerns {
     /// Begins to follow. `key`: of the proxy, where the book goes by what this stream answers.
-    pub fn follow(self: &Arc<Self>, key: Option<String>) -> Following {
+    pub fn follow(self: &Arc<Self>, key: Option<String>) -> Concerned {
         let wake = Arc::new(Notify::new());
         let mut state = self.state.lock();
         state.next += 1;
@@ -51,16 +51,16 @@ impl Concerns {
         state.followers.insert(number, Follower { wake: wake.clone(), key, subjects: Vec::new() });
         state.restless.insert(number);
         drop(state);
-        Following { concerns: self.clone(), number, wake }
+        Concerned { concerns: self.clone(), number, wake }
     }
 
     /// A new edition can be seen. Wakes whom it concerns, and shows `quiet` the keys of those proxies of which no stream is woken.
-    pub fn turn(&self, serial: u64, touched: &Touched, quiet: Option<&mut dyn FnMut(&str)>) {
+    pub fn turn(&self, serial: u64, touched: &Affected, quiet: Option<&mut dyn FnMut(&str)>) {
         let mut state = self.state.lock();
         state.serial = serial;
         let woken: BTreeSet<u64> = match touched {
-            Touched::All => state.followers.keys().copied().collect(),
-            Touched::Some(subjects) => {
+            Affected::All => state.followers.keys().copied().collect(),
+            Affected::Some(subjects) => {
                 let concerned = subjects.iter().filter_map(|subject| state.of.get(subject)).flatten();
                 concerned.chain(&state.restless).copied().collect()
             }
@@ -80,7 +80,7 @@ impl Concerns {
     }
 }
 
-impl Following {
+impl Concerned {
     /// Waits until an edition concerns this one. Nothing is lost when it is dropped.
     pub async fn woken(&self) {
         self.wake.notified().await;
@@ -126,7 +126,7 @@ fn forget(of: &mut HashMap<Subject, BTreeSet<u64>>, subjects: &[Subject], number
     }
 }
 
-impl Drop for Following {
+impl Drop for Concerned {
     fn drop(&mut self) {
         let mut state = self.concerns.state.lock();
         let State { followers, of, restless, .. } = &mut *state;
@@ -147,8 +147,8 @@ mod tests {
         Subject::service(&("shop".to_owned(), name.to_owned()))
     }
 
-    fn touched(names: &[&str]) -> Touched {
-        Touched::Some(names.iter().map(|name| subject(name)).collect())
+    fn touched(names: &[&str]) -> Affected {
+        Affected::Some(names.iter().map(|name| subject(name)).collect())
     }
 
     #[test]
@@ -157,11 +157,11 @@ mod tests {
         // are told, unless another stream of the same proxy is woken.
         let concerns = Arc::new(Concerns::default());
         let all = ["a", "b", "c", "c"].map(|key| concerns.follow(Some(key.to_owned())));
-        let followers: Vec<&Following> = all.iter().collect();
+        let followers: Vec<&Concerned> = all.iter().collect();
         assert!(followers[0].rest(0, &[subject("web"), subject("db")]));
         assert!(followers[1].rest(0, &[subject("db")]));
         assert!(followers[2].rest(0, &[subject("other")]));
-        let turn = |serial, touched: &Touched| {
+        let turn = |serial, touched: &Affected| {
             let mut quiet = Vec::new();
             concerns.turn(serial, touched, Some(&mut |key: &str| quiet.push(key.to_owned())));
             let woken: Vec<bool> = followers.iter().map(|one| one.woken().now_or_never().is_some()).collect();
@@ -171,7 +171,7 @@ mod tests {
         assert!(!followers[0].rest(0, &[]), "it has not seen the newest edition");
         assert!(followers[0].rest(1, &[subject("web")]) && followers[3].rest(1, &[]));
         assert_eq!(turn(2, &touched(&["db"])), (vec![false, true, false, false], vec!["a".to_owned(), "c".to_owned()]));
-        assert_eq!(turn(3, &Touched::All), (vec![true; 4], vec![]));
+        assert_eq!(turn(3, &Affected::All), (vec![true; 4], vec![]));
         followers[3].rouse();
         assert_eq!(turn(4, &touched(&[])), (vec![false, false, false, true], vec!["a".to_owned(), "b".to_owned()]));
     }

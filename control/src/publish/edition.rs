@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::trust::Roots;
-use crate::translate::{Touched, touched};
+use crate::translate::{Affected, touched};
 use crate::world::World;
 
 /// One state of everything, as all streams see it.
@@ -21,7 +21,7 @@ pub struct Edition {
 
 impl Edition {
     /// What it has otherwise than the one before, as far as translation goes.
-    pub fn touched(&self, before: Option<&Self>) -> Touched {
-        before.map_or(Touched::All, |before| touched(&before.world, &self.world))
+    pub fn touched(&self, before: Option<&Self>) -> Affected {
+        before.map_or(Affected::All, |before| touched(&before.world, &self.world))
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::translate::{Part, PartKey, Subject, Touched};
+use crate::translate::{Affected, PartKey, Subject, ViewPart};
 use crate::world::World;
 
 /// Parts kept (a few kilobytes each at most places); beyond it all are made again.
@@ -34,25 +34,25 @@ struct Kept {
 }
 
 struct Slot {
-    part: Arc<Part>,
+    part: Arc<ViewPart>,
     /// The newest edition for which it is known to be right.
     right: u64,
 }
 
 impl Memo {
     /// A new edition, before any stream sees it.
-    pub fn turn(&self, serial: u64, touched: &Touched) {
+    pub fn turn(&self, serial: u64, touched: &Affected) {
         let mut kept = self.kept.lock();
         kept.serial = serial;
         match touched {
-            Touched::All => kept.touch_all(),
-            Touched::Some(subjects) if kept.touched.len() + subjects.len() > SUBJECTS_MAX => kept.touch_all(),
-            Touched::Some(subjects) => kept.touched.extend(subjects.iter().map(|subject| (*subject, serial))),
+            Affected::All => kept.touch_all(),
+            Affected::Some(subjects) if kept.touched.len() + subjects.len() > SUBJECTS_MAX => kept.touch_all(),
+            Affected::Some(subjects) => kept.touched.extend(subjects.iter().map(|subject| (*subject, serial))),
         }
     }
 
     /// A part, as that edition has it. Of the newest edition it is kept; whoever is behind has it made for itself.
-    pub fn part(&self, serial: u64, world: &World, key: PartKey) -> Arc<Part> {
+    pub fn part(&self, serial: u64, world: &World, key: PartKey) -> Arc<ViewPart> {
         let former = match self.kept.lock().find(serial, &key) {
             Ok(part) => return part,
             Err(former) => former,
@@ -77,7 +77,7 @@ impl Kept {
     }
 
     /// The part, or the one that is no longer right.
-    fn find(&mut self, serial: u64, key: &PartKey) -> Result<Arc<Part>, Option<Arc<Part>>> {
+    fn find(&mut self, serial: u64, key: &PartKey) -> Result<Arc<ViewPart>, Option<Arc<ViewPart>>> {
         if serial != self.serial {
             return Err(None);
         }
@@ -90,7 +90,7 @@ impl Kept {
         Ok(Arc::clone(&slot.part))
     }
 
-    fn keep(&mut self, serial: u64, key: PartKey, part: &Arc<Part>) {
+    fn keep(&mut self, serial: u64, key: PartKey, part: &Arc<ViewPart>) {
         self.made += 1;
         if serial != self.serial {
             return;
@@ -103,7 +103,7 @@ impl Kept {
 }
 
 /// The part with those resources of the former one that are the same; the former one itself where all are.
-fn same(former: Option<Arc<Part>>, mut part: Part) -> Arc<Part> {
+fn same(former: Option<Arc<ViewPart>>, mut part: ViewPart) -> Arc<ViewPart> {
     let Some(former) = former else { return Arc::new(part) };
     for (url, name, item) in &mut part.resources {
         let known = former.resources.iter().find(|(known, of, _)| (known, of) == (&*url, &*name));

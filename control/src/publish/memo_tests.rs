@@ -65,8 +65,8 @@ fn what_is_kept_is_what_would_be_made() {
         let mut random = Random::new(seed * 7919);
         let memo = Memo::default();
         let mut before = random.world.clone();
-        memo.turn(1, &Touched::All);
-        let mut known: BTreeMap<PartKey, Arc<Part>> =
+        memo.turn(1, &Affected::All);
+        let mut known: BTreeMap<PartKey, Arc<ViewPart>> =
             keys(&before).into_iter().map(|key| (key.clone(), memo.part(1, &before, key))).collect();
         for serial in 2..u64::try_from(STEPS).unwrap() {
             random.change();
@@ -125,7 +125,7 @@ fn a_view_from_the_memo_is_the_view() {
     let mut random = Random::new(99);
     let memo = Memo::default();
     let mut before = random.world.clone();
-    memo.turn(1, &Touched::All);
+    memo.turn(1, &Affected::All);
     for serial in 2..60 {
         random.change();
         let world = random.world.clone();
@@ -156,11 +156,11 @@ fn what_is_the_same_stays_the_very_same() {
     // changes nothing for others.
     let world = Random::new(5).world;
     let memo = Memo::default();
-    memo.turn(1, &Touched::All);
+    memo.turn(1, &Affected::All);
     let key = outbound(1);
     let first = memo.part(1, &world, key.clone());
     assert!(Arc::ptr_eq(&first, &memo.part(1, &world, key.clone())));
-    memo.turn(2, &Touched::All);
+    memo.turn(2, &Affected::All);
     assert!(Arc::ptr_eq(&first, &memo.part(2, &world, key.clone())));
     assert_eq!(memo.counts(), (1, 2));
     assert!(!Arc::ptr_eq(&first, &memo.part(1, &world, key)));
@@ -172,8 +172,8 @@ fn the_memo_has_a_bound() {
     // Aim: beyond its bounds everything is made again, and nothing is wrong.
     let world = World::new(Default::default(), Default::default());
     let memo = Memo::default();
-    memo.turn(1, &Touched::All);
-    let part = Arc::new(Part::default());
+    memo.turn(1, &Affected::All);
+    let part = Arc::new(ViewPart::default());
     let mut kept = memo.kept.lock();
     for number in 0..PARTS_MAX {
         kept.parts.insert(PartKey::Name(number.to_string(), String::new()), Slot { part: part.clone(), right: 1 });
@@ -182,7 +182,7 @@ fn the_memo_has_a_bound() {
     memo.part(1, &world, outbound(1));
     assert_eq!(memo.counts().0, 1);
     let many = (0..=SUBJECTS_MAX).map(|number| Subject::service(&("a".to_owned(), number.to_string()))).collect();
-    memo.turn(2, &Touched::Some(many));
+    memo.turn(2, &Affected::Some(many));
     let kept = memo.kept.lock();
     assert_eq!((kept.all, kept.touched.len()), (2, 0));
 }

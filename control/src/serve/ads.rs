@@ -17,7 +17,7 @@ use super::admit::{admit, presented};
 use super::metrics::Metrics;
 use crate::publish::board::{Board, Seated};
 use crate::publish::cache::Vetted;
-use crate::publish::concern::Following;
+use crate::publish::concern::Concerned;
 use crate::publish::edition::Edition;
 use crate::publish::peer::{Claim, Entrance, Peer, peer_of};
 use crate::publish::session::{Content, Session, Withheld};
@@ -114,7 +114,7 @@ struct Identified {
     /// The book goes by its answers.
     counts: bool,
     audience: Option<Audience>,
-    following: Arc<Following>,
+    following: Arc<Concerned>,
     _present: Seated,
 }
 
@@ -287,7 +287,7 @@ impl Delta {
 }
 
 /// Waits until an edition concerns the stream; before it is known who it is, none does.
-async fn woken(following: Option<&Following>) {
+async fn woken(following: Option<&Concerned>) {
     match following {
         Some(following) => following.woken().await,
         None => std::future::pending().await,

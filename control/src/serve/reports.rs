@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::admit::{admit, presented};
 use crate::publish::board::{Board, Errand};
-use crate::publish::concern::Following;
+use crate::publish::concern::Concerned;
 use crate::publish::peer::{Claim, Peer, peer_of};
 use crate::world::Change;
 
@@ -102,7 +102,7 @@ async fn talk(
 }
 
 /// Judges what a proxy claims by the newest edition, and rests until another one may judge otherwise.
-fn judge(board: &Board, peer: &Peer, node: &Claim, following: &Following) -> Result<(), Status> {
+fn judge(board: &Board, peer: &Peer, node: &Claim, following: &Concerned) -> Result<(), Status> {
     following.rouse();
     let Some(edition) = board.edition() else {
         return Err(Status::unavailable("the configuration has not been read yet; try again in a moment"));

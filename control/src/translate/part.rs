@@ -41,7 +41,7 @@ pub enum PartKey {
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Part {
+pub struct ViewPart {
     /// Type URL and name of each resource.
     pub resources: Vec<(&'static str, String, Arc<Encoded>)>,
     /// Clusters that must come with them.
@@ -58,8 +58,8 @@ pub struct Part {
 
 impl PartKey {
     /// Makes the part.
-    pub fn make(&self, world: &World) -> Part {
-        let mut maker = Maker { world, part: Part::default() };
+    pub fn make(&self, world: &World) -> ViewPart {
+        let mut maker = Maker { world, part: ViewPart::default() };
         match self {
             Self::Own(audience) => match audience.node.mode {
                 Mode::Sidecar => maker.sidecar(audience),
@@ -93,7 +93,7 @@ impl PartKey {
 
 struct Maker<'a> {
     world: &'a World,
-    part: Part,
+    part: ViewPart,
 }
 
 impl Maker<'_> {

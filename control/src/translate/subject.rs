@@ -51,14 +51,14 @@ impl Subject {
 
 /// What one world has otherwise than the one before it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Touched {
+pub enum Affected {
     /// Something that nobody can attribute: everybody looks.
     All,
     /// These alone.
     Some(BTreeSet<Subject>),
 }
 
-impl Touched {
+impl Affected {
     /// Whether something that depends on these subjects may be otherwise.
     pub fn concerns(&self, subjects: &[Subject]) -> bool {
         match self {

@@ -6,14 +6,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::attach::content;
-use super::subject::{Subject, Touched};
+use super::subject::{Affected, Subject};
 use super::{attach, mtls, policy, protocol};
 use crate::world::own::Selector;
 use crate::world::traffic::Place;
 use crate::world::{Address, Index, Instance, Kind, Name, Object, ObjectKey, ServiceView, Spec, World};
 
 /// See the module. What is not attributed here is `All`.
-pub fn touched(before: &World, after: &World) -> Touched {
+pub fn touched(before: &World, after: &World) -> Affected {
     let (was, is) = (before.index(), after.index());
     let apart = !Arc::ptr_eq(&was.mesh, &is.mesh) && was.mesh != is.mesh
         || !Arc::ptr_eq(&was.namespaces, &is.namespaces) && was.namespaces != is.namespaces
@@ -23,12 +23,12 @@ pub fn touched(before: &World, after: &World) -> Touched {
             .any(|(was, is)| differ(was, is).next().is_some())
         || before.settings() != after.settings();
     if apart {
-        return Touched::All;
+        return Affected::All;
     }
     let mut sum = Sum { was, is, touched: BTreeSet::new(), behind: BTreeSet::new() };
     let places = was.traffic.changes(&is.traffic);
     if places.iter().any(|(place, ..)| matches!(place, Place::Namespace(_) | Place::Mesh)) {
-        return Touched::All;
+        return Affected::All;
     }
     for (place, ..) in places {
         if let Place::Section(key, _) | Place::Object(key) = place {
@@ -50,7 +50,7 @@ pub fn touched(before: &World, after: &World) -> Touched {
         sum.selected(was, is, selector, false);
     }
     sum.selected(&was.peer_authentications, &is.peer_authentications, select_peers, true);
-    Touched::Some(sum.end())
+    Affected::Some(sum.end())
 }
 
 fn select_calls(object: &Object) -> Option<&Selector> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use proto::names;
 
-use super::part::{Part, PartKey};
+use super::part::{PartKey, ViewPart};
 use super::subject::Subject;
 use super::{Audience, View};
 use crate::world::World;
@@ -43,8 +43,8 @@ pub fn compose(
     world: &World,
     audience: &Audience,
     wants: &BTreeSet<String>,
-    part: impl Fn(PartKey) -> Arc<Part>,
-    take: impl FnMut(&Part),
+    part: impl Fn(PartKey) -> Arc<ViewPart>,
+    take: impl FnMut(&ViewPart),
 ) -> Composed {
     let mut closure = Closure { part, take, composed: Composed::default(), destinations: BTreeSet::new(), sessions: BTreeSet::new() };
     let caller = audience.caller(world.index());
@@ -84,8 +84,8 @@ struct Closure<P, T> {
     sessions: BTreeSet<String>,
 }
 
-impl<P: Fn(PartKey) -> Arc<Part>, T: FnMut(&Part)> Closure<P, T> {
-    fn add(&mut self, key: PartKey) -> Arc<Part> {
+impl<P: Fn(PartKey) -> Arc<ViewPart>, T: FnMut(&ViewPart)> Closure<P, T> {
+    fn add(&mut self, key: PartKey) -> Arc<ViewPart> {
         let part = (self.part)(key);
         (self.take)(&part);
         self.destinations.extend(part.destinations.iter().cloned());

@@ -46,7 +46,7 @@ pub struct Index {
     /// Who has an address.
     pub addresses: Sorted<IpAddr, Address>,
     /// All that claim an address, where it is more than one: the first has it.
-    pub(super) contested: Sorted<IpAddr, Vec<Claim>>,
+    pub(super) contested: Sorted<IpAddr, Vec<AddressClaim>>,
     /// EndpointSlices by (namespace, Service).
     pub slices: Sorted<Name, Vec<Arc<Object>>>,
     /// Which EndpointSlices have an address: Service and slice, all of one namespace.
@@ -136,7 +136,7 @@ impl ServiceView {
 
 /// A claim to an address. The smaller wins: Services before instances, then the older.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Claim {
+pub(super) struct AddressClaim {
     /// Gateways, whose addresses are given to nobody else, before all others.
     pub rank: u8,
     /// Age of the claimant, milliseconds since 1970.

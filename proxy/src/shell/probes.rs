@@ -20,14 +20,14 @@ pub struct Probe {
     /// The application's port.
     pub port: u16,
     /// What it is asked there.
-    pub question: Question,
+    pub question: AppQuestion,
     /// How long the application may take.
     pub wait: Duration,
 }
 
 /// See [`Probe::question`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
+pub enum AppQuestion {
     /// A connection is a good answer.
     Tcp,
     /// `GET`.
@@ -49,8 +49,8 @@ pub enum Question {
 impl From<&AppProbe> for Probe {
     /// The control plane's word.
     fn from(AppProbe { port, path }: &AppProbe) -> Self {
-        let http = |path: &String| Question::Http { path: path.clone(), tls: false, headers: Vec::new() };
-        Self { port: *port, question: path.as_ref().map_or(Question::Tcp, http), wait: WAIT_MIN }
+        let http = |path: &String| AppQuestion::Http { path: path.clone(), tls: false, headers: Vec::new() };
+        Self { port: *port, question: path.as_ref().map_or(AppQuestion::Tcp, http), wait: WAIT_MIN }
     }
 }
 
@@ -121,9 +121,9 @@ impl TryFrom<RawProbe> for Probe {
     fn try_from(raw: RawProbe) -> Result<Self, String> {
         let wait = Duration::from_secs(raw.timeout_seconds.into()).clamp(WAIT_MIN, WAIT_MAX);
         let (port, question) = match (raw.http_get, raw.tcp_socket, raw.grpc) {
-            (Some(get), None, None) => (get.port, Question::try_from(get)?),
-            (None, Some(tcp), None) => (tcp.port, Question::Tcp),
-            (None, None, Some(grpc)) => (grpc.port, Question::Grpc { service: grpc.service.unwrap_or_default() }),
+            (Some(get), None, None) => (get.port, AppQuestion::try_from(get)?),
+            (None, Some(tcp), None) => (tcp.port, AppQuestion::Tcp),
+            (None, None, Some(grpc)) => (grpc.port, AppQuestion::Grpc { service: grpc.service.unwrap_or_default() }),
             _ => return Err("a probe is exactly one of httpGet, tcpSocket and grpc".to_owned()),
         };
         if port == 0 {
@@ -133,7 +133,7 @@ impl TryFrom<RawProbe> for Probe {
     }
 }
 
-impl TryFrom<RawHttp> for Question {
+impl TryFrom<RawHttp> for AppQuestion {
     type Error = String;
 
     fn try_from(raw: RawHttp) -> Result<Self, String> {
@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn probes_are_read_or_refused() {
         let read = |text: &str| text.parse::<AppProbes>().map(|probes| probes.0);
-        let http = |path: &str, tls| Question::Http { path: path.to_owned(), tls, headers: Vec::new() };
+        let http = |path: &str, tls| AppQuestion::Http { path: path.to_owned(), tls, headers: Vec::new() };
         let probe = |port, question, secs| Probe { port, question, wait: Duration::from_secs(secs) };
         for (text, wanted) in [
             ("[]", vec![]),
@@ -171,8 +171,8 @@ mod tests {
                 r#"[{"httpGet": {"port": 443, "path": "/a?b", "scheme": "HTTPS"}, "timeoutSeconds": 15}]"#,
                 vec![probe(443, http("/a?b", true), 15)],
             ),
-            (r#"[{"tcpSocket": {"port": 5432}, "timeoutSeconds": 60}]"#, vec![probe(5432, Question::Tcp, 25)]),
-            (r#"[{"grpc": {"port": 9000, "service": null}}]"#, vec![probe(9000, Question::Grpc { service: String::new() }, 10)]),
+            (r#"[{"tcpSocket": {"port": 5432}, "timeoutSeconds": 60}]"#, vec![probe(5432, AppQuestion::Tcp, 25)]),
+            (r#"[{"grpc": {"port": 9000, "service": null}}]"#, vec![probe(9000, AppQuestion::Grpc { service: String::new() }, 10)]),
         ] {
             assert_eq!(read(text).unwrap(), wanted, "{text}");
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kube::core::Status;
 use kube::runtime::watcher;
 
-use super::listing::Subject;
+use super::listing::Watchable;
 use crate::world::problem::{Problem, Severity};
 
 /// Errors of libraries name their cause below them, and that one its own: so deep at most.
@@ -49,7 +49,7 @@ fn status(error: &watcher::Error) -> Option<&Status> {
 }
 
 /// An error as a problem of the mesh's objects: what is not watched, why, and what to do. Equal errors are equal problems.
-pub(super) fn problem(subject: &Subject, error: &watcher::Error) -> Problem {
+pub(super) fn problem(subject: &Watchable, error: &watcher::Error) -> Problem {
     let (why, remedy) = match status(error) {
         Some(status) if matches!(status.code, 401 | 403) => (
             status.message.clone(),
@@ -63,18 +63,18 @@ pub(super) fn problem(subject: &Subject, error: &watcher::Error) -> Problem {
 }
 
 /// Nothing came for too long.
-pub(super) fn late(subject: &Subject, bound: Duration) -> Problem {
+pub(super) fn late(subject: &Watchable, bound: Duration) -> Problem {
     silent(subject, &format!("the API server took more than {} s for a page of the list", bound.as_secs()), AGAIN)
 }
 
 const AGAIN: &str = "it is tried again; until then the mesh goes on with what was last known";
 
-fn silent(subject: &Subject, why: &str, remedy: &str) -> Problem {
+fn silent(subject: &Watchable, why: &str, remedy: &str) -> Problem {
     Problem::of_file(Severity::Error, &place(subject), 0, format!("cannot watch {subject}: {why}"), remedy)
 }
 
 /// What problems of a watch are filed under.
-pub(super) fn place(subject: &Subject) -> String {
+pub(super) fn place(subject: &Watchable) -> String {
     format!("kubernetes/{subject}")
 }
 
@@ -125,7 +125,7 @@ mod tests {
             (watcher::Error::NoResourceVersion, later(0), "no metadata.resourceVersion"),
         ] {
             assert_eq!(judge(&error), fault, "{error:?}");
-            let problem = problem(&Subject::All(Kind::Pod), &error).to_string();
+            let problem = problem(&Watchable::All(Kind::Pod), &error).to_string();
             assert!(problem.starts_with("kubernetes/pods: error: cannot watch pods: ") && problem.contains(said), "{problem}");
         }
     }

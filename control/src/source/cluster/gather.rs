@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::listing::Subject;
+use super::listing::Watchable;
 use super::table::kinds;
 use crate::world::problem::{Problem, Severity};
 use crate::world::{Change, ObjectKey, Origin, references};
@@ -27,10 +27,10 @@ pub(super) struct Delivery {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Gathering {
-    watches: BTreeMap<u64, Subject>,
+    watches: BTreeMap<u64, Watchable>,
     next: u64,
     /// Who has not been listed yet.
-    pending: BTreeSet<Subject>,
+    pending: BTreeSet<Watchable>,
     /// What each object refers to.
     referrers: BTreeMap<ObjectKey, Vec<ObjectKey>>,
     crowded: bool,
@@ -41,7 +41,7 @@ pub(super) struct Gathering {
 /// Watches to begin and to end.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Orders {
-    pub(super) begin: Vec<(u64, Subject)>,
+    pub(super) begin: Vec<(u64, Watchable)>,
     pub(super) end: Vec<u64>,
 }
 
@@ -57,11 +57,11 @@ impl Gathering {
             synced: false,
             changes: Vec::new(),
         };
-        let begin = kinds().map(|kind| gathering.begin(Subject::All(kind))).collect();
+        let begin = kinds().map(|kind| gathering.begin(Watchable::All(kind))).collect();
         (gathering, Orders { begin, end: Vec::new() })
     }
 
-    fn begin(&mut self, subject: Subject) -> (u64, Subject) {
+    fn begin(&mut self, subject: Watchable) -> (u64, Watchable) {
         self.next += 1;
         self.watches.insert(self.next, subject.clone());
         if !self.synced {
@@ -120,7 +120,7 @@ impl Gathering {
         let mut orders = Orders::default();
         let mut watched = BTreeSet::new();
         for (watch, subject) in &self.watches {
-            let Subject::One(key) = subject else { continue };
+            let Watchable::One(key) = subject else { continue };
             if wanted.contains(key) {
                 watched.insert(key.clone());
             } else {
@@ -128,11 +128,11 @@ impl Gathering {
             }
         }
         for watch in &orders.end {
-            let Some(Subject::One(key)) = self.watches.remove(watch) else { continue };
-            self.pending.remove(&Subject::One(key.clone()));
+            let Some(Watchable::One(key)) = self.watches.remove(watch) else { continue };
+            self.pending.remove(&Watchable::One(key.clone()));
             self.changes.push(Change::Remove { origin: Origin::Cluster, key });
         }
-        orders.begin = wanted.difference(&watched).map(|key| self.begin(Subject::One(key.clone()))).collect();
+        orders.begin = wanted.difference(&watched).map(|key| self.begin(Watchable::One(key.clone()))).collect();
         if crowded != self.crowded {
             self.crowded = crowded;
             let message = format!("the objects refer to more than {REFERENCES_MAX} Secrets and ConfigMaps; the rest of them are not read");
@@ -158,7 +158,7 @@ impl Gathering {
     }
 
     /// Who has not been listed yet.
-    pub(super) fn waiting(&self) -> impl Iterator<Item = &Subject> {
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Watchable> {
         self.pending.iter()
     }
 }
@@ -213,7 +213,7 @@ mod tests {
     fn it_is_synced_once_everything_has_been_listed() {
         // Aim: also what the listed objects refer to is read before anybody hears that the cluster has been read; and once only.
         let (mut gathering, orders) = Gathering::new();
-        let egress = orders.begin.iter().find(|(_, subject)| *subject == Subject::All(Kind::EgressPolicy)).unwrap().0;
+        let egress = orders.begin.iter().find(|(_, subject)| *subject == Watchable::All(Kind::EgressPolicy)).unwrap().0;
         for (watch, _) in orders.begin.iter().filter(|(watch, _)| *watch != egress) {
             assert_eq!(gathering.on(listed(*watch, vec![])), Orders::default());
         }

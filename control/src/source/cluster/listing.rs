@@ -9,14 +9,14 @@ use crate::world::{Candidate, Change, Kind, ObjectKey, Origin};
 
 /// Which objects a watch is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Subject {
+pub(super) enum Watchable {
     /// All of a kind.
     All(Kind),
     /// One object that others refer to.
     One(ObjectKey),
 }
 
-impl Subject {
+impl Watchable {
     pub(super) fn kind(&self) -> Kind {
         match self {
             Self::All(kind) => *kind,
@@ -25,7 +25,7 @@ impl Subject {
     }
 }
 
-impl std::fmt::Display for Subject {
+impl std::fmt::Display for Watchable {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::All(kind) => f.write_str(super::table::plural(*kind)),
@@ -37,7 +37,7 @@ impl std::fmt::Display for Subject {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Listing {
-    subject: Subject,
+    subject: Watchable,
     /// Digest of each object's last version, good or refused.
     known: BTreeMap<ObjectKey, String>,
     /// What the list that is being read has had so far.
@@ -45,7 +45,7 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    pub(super) fn new(subject: Subject) -> Self {
+    pub(super) fn new(subject: Watchable) -> Self {
         Self { subject, known: BTreeMap::new(), found: None }
     }
 
@@ -97,8 +97,8 @@ impl Listing {
         self.known.retain(|key, _| found.contains(key));
         let gone = self.known.len() < before;
         gone.then(|| match &self.subject {
-            Subject::All(kind) => Change::Relisted { origin: Origin::Cluster, kind: *kind, keys: found },
-            Subject::One(key) => Change::Remove { origin: Origin::Cluster, key: key.clone() },
+            Watchable::All(kind) => Change::Relisted { origin: Origin::Cluster, kind: *kind, keys: found },
+            Watchable::One(key) => Change::Remove { origin: Origin::Cluster, key: key.clone() },
         })
     }
 }
@@ -133,7 +133,7 @@ mod tests {
     fn a_new_list_tells_the_difference() {
         // Aim: what is the same is not told again, what is gone is told once at the end, a list that breaks off and begins anew removes
         // nothing, and what cannot be read any more keeps its last version.
-        let mut listing = Listing::new(Subject::All(Kind::ServiceAccount));
+        let mut listing = Listing::new(Watchable::All(Kind::ServiceAccount));
         listing.begin();
         assert_eq!(told(listing.put(account("x", "one"), 1)), "put x");
         assert_eq!(told(listing.put(account("y", "one"), 1)), "put y");
@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn one_object_goes_alone() {
         // Aim: where one object is watched, its absence takes nothing else of its kind away.
-        let mut listing = Listing::new(Subject::One(key("x")));
+        let mut listing = Listing::new(Watchable::One(key("x")));
         listing.begin();
         listing.put(account("x", "one"), 1);
         listing.end();

@@ -21,7 +21,7 @@ use tower::{ServiceBuilder, service_fn};
 use super::document;
 use super::fault::{Fault, judge, late, place, problem};
 use super::gather::Delivery;
-use super::listing::{Listing, Subject};
+use super::listing::{Listing, Watchable};
 use super::pulse::Pulse;
 use super::table::{Extent, extent, resource};
 use crate::clock::Clock;
@@ -45,7 +45,7 @@ const ABSENT_AGAIN: Duration = Duration::from_secs(2);
 /// See the module.
 pub(super) struct Watching {
     pub(super) watch: u64,
-    pub(super) subject: Subject,
+    pub(super) subject: Watchable,
     pub(super) client: Client,
     pub(super) clock: Clock,
     pub(super) pulse: Arc<Pulse>,
@@ -100,15 +100,15 @@ impl Watching {
         let client = self.client.clone();
         let whole = |object: DynamicObject| (object.metadata, object.data);
         match &self.subject {
-            Subject::All(kind) if extent(*kind) == Extent::Metadata => {
+            Watchable::All(kind) if extent(*kind) == Extent::Metadata => {
                 let stream = watcher::watcher(Api::<PartialObjectMeta<DynamicObject>>::all_with(client, &resource), config);
                 self.follow(stream, |object| (object.metadata, Value::Null), version, state).await
             }
-            Subject::All(_) => {
+            Watchable::All(_) => {
                 let stream = watcher::watcher(Api::<DynamicObject>::all_with(client, &resource), config);
                 self.follow(stream, whole, version, state).await
             }
-            Subject::One(key) => {
+            Watchable::One(key) => {
                 let api = Api::<DynamicObject>::namespaced_with(client, &key.namespace, &resource);
                 let stream = watcher::watcher(api, config.fields(&format!("metadata.name={}", key.name)));
                 self.follow(stream, whole, version, state).await

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::difference::Changed;
-use crate::world::index::{Address, Claim, Index, Name, ServiceView};
+use crate::world::index::{Address, AddressClaim, Index, Name, ServiceView};
 use crate::world::instance::Instance;
 use crate::world::object::Object;
 use crate::world::{World, gateway_name};
@@ -28,8 +28,9 @@ impl Index {
         instances: &[Changed<Instance>],
     ) {
         let ranges = &world.settings().ranges;
-        let mut claims: Vec<(IpAddr, Claim)> = Vec::new();
-        let mut claim = |addresses: &[IpAddr], claim: Claim| claims.extend(addresses.iter().map(|address| (*address, claim.clone())));
+        let mut claims: Vec<(IpAddr, AddressClaim)> = Vec::new();
+        let mut claim =
+            |addresses: &[IpAddr], claim: AddressClaim| claims.extend(addresses.iter().map(|address| (*address, claim.clone())));
         for name in gateways {
             for address in self.gateway_addresses.get(name).cloned().unwrap_or_default() {
                 self.disclaim(world, address, (GATEWAY, name));
@@ -38,7 +39,7 @@ impl Index {
             if self.gateways.contains_key(name) {
                 let given = world.allocations().instance(ranges, &gateway_name(&name.0, &name.1));
                 let given: Vec<IpAddr> = given.into_iter().flatten().collect();
-                claim(&given, Claim { rank: GATEWAY, created_ms: 0, name: name.clone() });
+                claim(&given, AddressClaim { rank: GATEWAY, created_ms: 0, name: name.clone() });
                 self.gateway_addresses.insert(name.clone(), given);
             }
         }
@@ -61,7 +62,7 @@ impl Index {
         (former, world): (&World, &World),
         (rank, name): (u8, &Name),
         (was, is): (Option<Claimant<'_>>, Option<Claimant<'_>>),
-        claim: &mut impl FnMut(&[IpAddr], Claim),
+        claim: &mut impl FnMut(&[IpAddr], AddressClaim),
     ) {
         let age = |world: &World, claimant: Option<Claimant<'_>>| {
             claimant.map(|(object, addresses)| (world.created_ms(object), addresses.clone()))
@@ -72,15 +73,15 @@ impl Index {
         }
         was.iter().flat_map(|(_, addresses)| addresses).for_each(|address| self.disclaim(world, *address, (rank, name)));
         if let Some((created_ms, addresses)) = is {
-            claim(&addresses, Claim { rank, created_ms, name: name.clone() });
+            claim(&addresses, AddressClaim { rank, created_ms, name: name.clone() });
         }
     }
 
     /// Who has it, as a claim.
-    fn owner(&self, world: &World, address: IpAddr) -> Option<Claim> {
+    fn owner(&self, world: &World, address: IpAddr) -> Option<AddressClaim> {
         let aged = |rank, object: Option<&Arc<Object>>, name: &Name| {
             let created_ms = object.map_or(0, |object| world.created_ms(object));
-            Claim { rank, created_ms, name: name.clone() }
+            AddressClaim { rank, created_ms, name: name.clone() }
         };
         Some(match self.addresses.get(&address)? {
             Address::Gateway(name) => aged(GATEWAY, None, name),
@@ -89,7 +90,7 @@ impl Index {
         })
     }
 
-    fn claim(&mut self, world: &World, address: IpAddr, claim: Claim) {
+    fn claim(&mut self, world: &World, address: IpAddr, claim: AddressClaim) {
         let Some(owner) = self.owner(world, address) else {
             self.addresses.insert(address, claim.owner());
             return;
@@ -129,7 +130,7 @@ fn own(instance: &Instance) -> Option<Claimant<'_>> {
     own.then_some((&instance.object, &instance.addresses))
 }
 
-impl Claim {
+impl AddressClaim {
     fn owner(&self) -> Address {
         match self.rank {
             GATEWAY => Address::Gateway(self.name.clone()),

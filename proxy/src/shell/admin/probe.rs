@@ -21,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use crate::ground::limits::HEAD_BYTES_MAX;
 use crate::http::health;
 use crate::io::{Network, Socket};
-use crate::shell::probes::{Probe, Question};
+use crate::shell::probes::{AppQuestion, Probe};
 use crate::tls::unproved;
 
 /// What the paths of these probes begin with.
@@ -33,12 +33,13 @@ pub(super) fn find(probes: impl Iterator<Item = Probe>, asked: &Parts) -> Option
     let rest = asked.uri.path_and_query()?.as_str().strip_prefix(PREFIX)?;
     if let Some(port) = rest.strip_prefix("tcp/") {
         let port: u16 = port.parse().ok()?;
-        return { probes }.find(|probe| probe.port == port && probe.question == Question::Tcp);
+        return { probes }.find(|probe| probe.port == port && probe.question == AppQuestion::Tcp);
     }
     if let Some(rest) = rest.strip_prefix("grpc/") {
         let (port, service) = rest.split_once('/').unwrap_or((rest, ""));
         let port: u16 = port.parse().ok()?;
-        return { probes }.find(|probe| probe.port == port && matches!(&probe.question, Question::Grpc { service: own } if own == service));
+        return { probes }
+            .find(|probe| probe.port == port && matches!(&probe.question, AppQuestion::Grpc { service: own } if own == service));
     }
     let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
     let (port, wanted) = rest.split_at(digits);
@@ -46,10 +47,10 @@ pub(super) fn find(probes: impl Iterator<Item = Probe>, asked: &Parts) -> Option
     let wanted = if wanted.is_empty() { "/" } else { wanted };
     let borne = |(name, value): &(HeaderName, HeaderValue)| asked.headers.get_all(name).iter().any(|found| found == value);
     let fits = |probe: &Probe| match &probe.question {
-        Question::Http { path, headers, .. } => probe.port == port && path == wanted && headers.iter().all(borne),
+        AppQuestion::Http { path, headers, .. } => probe.port == port && path == wanted && headers.iter().all(borne),
         _ => false,
     };
-    let headers = |probe: &Probe| if let Question::Http { headers, .. } = &probe.question { headers.len() } else { 0 };
+    let headers = |probe: &Probe| if let AppQuestion::Http { headers, .. } = &probe.question { headers.len() } else { 0 };
     probes.filter(fits).max_by_key(headers)
 }
 
@@ -62,10 +63,10 @@ pub(super) async fn ask(network: &Network, addresses: &[IpAddr], probe: &Probe, 
     let asking = async {
         let (socket, address) = connect(network, addresses, probe.port).await?;
         match &probe.question {
-            Question::Tcp => Ok(StatusCode::OK),
-            Question::Grpc { service } => serving(socket, address, service).await,
-            Question::Http { path, tls: false, headers } => get(socket, address, path, headers, head).await.map_err(told),
-            Question::Http { path, tls: true, headers } => {
+            AppQuestion::Tcp => Ok(StatusCode::OK),
+            AppQuestion::Grpc { service } => serving(socket, address, service).await,
+            AppQuestion::Http { path, tls: false, headers } => get(socket, address, path, headers, head).await.map_err(told),
+            AppQuestion::Http { path, tls: true, headers } => {
                 let asking = async {
                     let tls = TlsConnector::from(Arc::new(unproved()?));
                     get(tls.connect(ServerName::from(address.ip()), socket).await?, address, path, headers, head).await
