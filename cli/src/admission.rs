@@ -12,7 +12,7 @@ use control::translate::audit;
 use control::world::{Change, Origin, Problem, Severity, World};
 use injector::review::{Analysis, Asked};
 use injector::serving::{Issued, Issuer, ServingCell, Standing, keep};
-use injector::webhook::{Analyzer, Webhook, serve};
+use injector::webhook::{Analyzer, Unready, Webhook, serve};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
@@ -24,7 +24,7 @@ const OWN_GROUP: &str = "meshwright.dev";
 /// Objects judged at once, each in a copy of the world; further ones wait within the webhook's own time.
 const JUDGED_MAX: usize = 2;
 
-/// Serves a webhook until `stop`, with certificates of `issuer`. What API servers must believe is told in `roots` as it changes; whoever holds
+/// Serves a webhook until `stop`, with certificates of `issuer`; it is ready when it has one and `unready` says nothing against it. What API servers must believe is told in `roots` as it changes; whoever holds
 /// the lease hands its receiver to [`injector::keep::bundles`], so that replicas that stand by answer and do not write.
 ///
 /// # Errors
@@ -33,13 +33,14 @@ pub async fn open(
     listener: TcpListener,
     issuer: Arc<dyn Issuer>,
     webhook: Webhook,
+    unready: Unready,
     roots: watch::Sender<String>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let cell = Arc::new(ServingCell::new(Arc::new(SystemTime::now)));
     let standing = Arc::clone(&cell);
     let webhook = webhook.with_readiness(Arc::new(move || match standing.standing() {
-        Standing::Fresh | Standing::Overdue => None,
+        Standing::Fresh | Standing::Overdue => unready(),
         Standing::Missing => Some("no certificate yet".to_owned()),
         Standing::Expired => Some("the certificate has expired".to_owned()),
     }));

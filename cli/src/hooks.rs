@@ -96,8 +96,10 @@ impl Hooks {
             bound.with_context(|| format!("cannot listen on {} for webhooks; choose another with --webhook-listen", self.listen))?;
         tracing::info!(listen = %self.listen, kubernetes = %sidecar.kubernetes, "the admission webhooks are served");
         let now = control::clock::Clock::new(std::time::SystemTime::now);
+        let known = worlds.clone();
+        let unready = move || known.borrow().is_none().then(|| "the cluster has not been read yet".to_owned());
         let webhook = Webhook::new(sidecar).with_analyzer(admission::analyzer(worlds, now));
-        admission::open(listener, Arc::new(self.issuer()), webhook, believed, stop).await
+        admission::open(listener, Arc::new(self.issuer()), webhook, Arc::new(unready), believed, stop).await
     }
 
     async fn version(&self) -> injector::KubernetesVersion {

@@ -22,8 +22,8 @@ pub(crate) const SPIFFE_VOLUME: &str = "meshwright-spiffe";
 const SPIFFE_SOCKET: &str = "/run/meshwright/spiffe.sock";
 const TOKEN_VOLUME: &str = "meshwright-token";
 const CA_VOLUME: &str = "meshwright-ca";
-const TOKEN_DIR: &str = "/var/run/meshwright/token";
-const CA_DIR: &str = "/var/run/meshwright/ca";
+const TOKEN_DIR: &str = "/etc/meshwright/token";
+const CA_DIR: &str = "/etc/meshwright/ca";
 /// Life of the pod's join token; the kubelet renews it.
 const TOKEN_LIFE_SECS: u32 = 3600;
 /// Seconds that the first epoch and certificate may take before the sidecar is restarted.

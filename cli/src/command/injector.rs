@@ -121,7 +121,7 @@ async fn serve(args: InjectorArgs) -> anyhow::Result<()> {
     }
     info!(kubernetes = %settings.kubernetes, native = settings.kubernetes.has_native_sidecars(), "sidecars are made for this cluster");
     info!(listen = %args.listen, service = %format!("{}/{}", args.service.namespace, args.service.name), "the injector serves");
-    let served = admission::open(listener, issuer, Webhook::new(settings), roots, stop.clone()).await;
+    let served = admission::open(listener, issuer, Webhook::new(settings), Arc::new(|| None), roots, stop.clone()).await;
     stop.cancel();
     if let Some(patching) = patching {
         patching.await?;

@@ -125,8 +125,12 @@ fn container(wishes: &Wishes) -> Value {
         // The first lists of a large cluster take their time.
         "startupProbe": probe("/healthz/live", 1, 120),
         "livenessProbe": probe("/healthz/live", 10, 3),
-        // A replica that stands by is ready when it has read everything: a rolling update waits for it.
-        "readinessProbe": probe("/healthz/ready", 2, 2),
+        // A replica that stands by is ready when it has read everything and answers admission: a rolling update waits for it.
+        "readinessProbe": {
+            "httpGet": {"path": "/healthz/ready", "port": "webhook", "scheme": "HTTPS"},
+            "periodSeconds": 2,
+            "failureThreshold": 2,
+        },
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "1Gi"}},
         "securityContext": {
             "allowPrivilegeEscalation": false,
