@@ -23,9 +23,9 @@ use crate::output;
 
 /// Arguments of `meshwright control`.
 #[derive(Debug, Args)]
-pub(crate) struct ControlFlags {
+pub(crate) struct ControlPlaneArgs {
     #[command(flatten)]
-    plane: Flags,
+    plane: Box<Flags>,
     #[command(flatten)]
     hooks: HookArgs,
 }
@@ -47,7 +47,8 @@ struct HookArgs {
 /// Threads of the control plane: it must leave the machine to the mesh.
 const THREADS: usize = 2;
 
-pub(crate) fn run(ControlFlags { plane: mut args, hooks }: ControlFlags) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(ControlPlaneArgs { plane, hooks }: ControlPlaneArgs) -> anyhow::Result<ExitCode> {
+    let mut args = *plane;
     if !args.kubernetes && hooks.sidecar.is_given() {
         return Err(output::usage("flags about sidecars go with --kubernetes".to_owned()));
     }

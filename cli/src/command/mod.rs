@@ -78,7 +78,7 @@ enum Command {
     /// Writes a workload's certificate, key and trust bundle as files, and keeps them fresh.
     Identity(identity::IdentityArgs),
     /// Runs the control plane.
-    Control(Box<control::ControlFlags>),
+    Control(control::ControlPlaneArgs),
     /// Runs the sidecar or edge proxy.
     Proxy(proxy::ProxyArgs),
     /// Installs, verifies or removes the redirection rules of a network namespace.
@@ -127,7 +127,7 @@ impl Cli {
             Command::Token(args) => token::run(args),
             Command::Ca(args) => ca::run(args),
             Command::Identity(args) => identity::run(args),
-            Command::Control(args) => control::run(*args),
+            Command::Control(args) => control::run(args),
             Command::Proxy(args) => proxy::run(args),
             Command::Intercept(args) => intercept::run(args),
             Command::Inject(args) => inject::run(args),
