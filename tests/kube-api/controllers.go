@@ -28,7 +28,11 @@ import (
 	"k8s.io/klog/v2"
 )
 
-const rootConfigMap = "kube-root-ca.crt"
+const (
+	rootConfigMap = "kube-root-ca.crt"
+	// What a fresh cluster holds is made within this, or tried again.
+	bootstrapCallMax = 10 * time.Second
+)
 
 // The few controllers without which the API itself would not be what clients know: what each namespace holds from its birth, and how it
 // ends; and the deletion of what has lost its owners (garbage.go).
@@ -91,6 +95,9 @@ func (c *controllers) run(ctx context.Context) {
 		}()
 	}
 	if err := wait.PollUntilContextCancel(ctx, 20*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		// A call that is never answered was seen once, right after the start: it is given up and made again.
+		ctx, cancel := context.WithTimeout(ctx, bootstrapCallMax)
+		defer cancel()
 		if err := c.bootstrap(ctx); err != nil {
 			klog.V(2).Infof("not everything of a fresh cluster is there yet: %v", err)
 			return false, nil
