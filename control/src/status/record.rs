@@ -46,7 +46,7 @@ const PAGE_MAX: u32 = 500;
 /// Writes statuses as long as the lease is ours.
 ///
 /// A process that stood still may write one word after it was deposed; it is of no harm to anybody but the reader, and the next holder
-/// finds it at its next [`RECHECK`].
+/// finds it at its next look at everything.
 pub struct Recorder {
     client: Client,
     board: Arc<Board>,
