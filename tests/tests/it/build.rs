@@ -48,21 +48,33 @@ fn complaints(crates: &BTreeMap<&str, BTreeSet<&str>>) -> Vec<String> {
     banned.chain(several).collect()
 }
 
-/// Aim: one TLS stack and one of each important crate in what is built, for tests too.
-#[test]
-fn the_build_has_one_of_each() {
+/// What `cargo tree` says of the whole workspace, the lock file as it is.
+fn tree(more: &[&str]) -> String {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(["tree", "--locked", "--offline", "--workspace", "--edges", "normal,build,dev", "--prefix", "none"])
-        .args(["--format", "{p}"])
+        .args(more)
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap())
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Aim: one TLS stack and one of each important crate in what is built, for tests too.
+#[test]
+fn the_build_has_one_of_each() {
+    let text = tree(&["--format", "{p}"]);
     let crates = versions(&text);
     assert!(crates.contains_key("tokio"), "cargo tree was not understood:\n{text}");
     assert_eq!(complaints(&crates), Vec::<String>::new());
+}
+
+/// Aim: where a crate has every event written to `log` too (kube's does), a release leaves out at compile time what h2 would say of each frame.
+#[test]
+fn releases_leave_out_what_they_never_show() {
+    let text = tree(&["--invert", "log", "--depth", "0", "--format", "{p} {f}"]);
+    assert!(text.contains("release_max_level_info"), "{text}");
 }
 
 /// Aim: what the desk's check bans, this one bans, and the other way round.
