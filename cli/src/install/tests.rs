@@ -149,6 +149,7 @@ fn the_injector_is_asked_about_the_meshs_pods_only() {
         ("shop", &[("meshwright.dev/inject", "disabled")], Some("enabled"), 1),
         ("kube-system", &[("meshwright.dev/inject", "enabled")], Some("enabled"), 0),
         (ROOT_NAMESPACE, &[], Some("enabled"), 0),
+        ("kube-public", &[], Some("enabled"), 0),
     ] {
         let mut labels = labels.to_vec();
         labels.push(("kubernetes.io/metadata.name", namespace));
@@ -158,6 +159,23 @@ fn the_injector_is_asked_about_the_meshs_pods_only() {
         });
         assert_eq!(times.count(), asked, "{namespace} {labels:?} {pod:?}");
     }
+}
+
+/// Ours, and Gateway API's.
+const GROUPS: [&str; 2] = ["gateway.networking.k8s.io", "meshwright.dev"];
+
+/// Aim: the analyzer is asked about every kind of ours and of Gateway API that the world reads, whichever are added.
+#[test]
+fn every_kind_of_the_world_is_analyzed() {
+    let configuration = objects(&Wishes::default()).into_iter().find(|object| object["kind"] == "ValidatingWebhookConfiguration").unwrap();
+    let asked: BTreeSet<String> = configuration["webhooks"][0]["rules"].as_array().unwrap().iter().flat_map(plurals).collect();
+    let read = Kind::ALL.into_iter().filter(|kind| GROUPS.contains(&kind.group()) && *kind != Kind::Canary);
+    let named = |kind: Kind| json!({"apiVersion": format!("{}/v1", kind.group()), "kind": kind.text(), "metadata": {"name": "x"}});
+    assert_eq!(asked, read.map(|kind| Target::of(&named(kind)).resource().plural).collect());
+}
+
+fn plurals(rule: &Value) -> Vec<String> {
+    serde_json::from_value(rule["resources"].clone()).unwrap()
 }
 
 /// Aim: the same bytes at every call, each object once, in an order in which nothing waits for what comes later; removal is all of it, the
