@@ -264,7 +264,6 @@ spec: {selector: {app: catalog}, ports: [{name: http, port: 80}]}
                 "Gateway",
                 json!({"gatewayClassName": "meshwright", "listeners": [{"name": "http", "port": 8080, "protocol": "HTTP"}]}),
             ),
-            ("meshwright.dev/v1alpha1", "Workload", json!({"command": ["x"], "ports": [{"name": "http", "port": 8080}]})),
         ] {
             let object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "new", "namespace": "shop"}, "spec": spec});
             let began = std::time::Instant::now();
