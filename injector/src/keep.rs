@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
+use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
@@ -26,6 +27,8 @@ const FIELD_MANAGER: &str = "meshwright-injector";
 const LOOK: Duration = Duration::from_secs(300);
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(2);
+/// Longest time for one round of comparing and writing; what it has written by then stays, and the next round goes on from there.
+const ROUND_MAX: Duration = Duration::from_secs(120);
 /// What happens within this time is worked on at once.
 const GATHER: Duration = Duration::from_millis(200);
 /// Longest wait for the cluster's version.
@@ -54,21 +57,46 @@ pub async fn bundles(client: Client, service: HookService, roots: watch::Receive
     );
 }
 
-async fn kept<K>(client: Client, service: &HookService, mut roots: watch::Receiver<String>, stop: &CancellationToken)
+async fn kept<K>(client: Client, service: &HookService, roots: watch::Receiver<String>, stop: &CancellationToken)
 where
     K: Hooks + Resource<DynamicType = (), Scope = k8s_openapi::ClusterResourceScope> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let api: Api<K> = Api::all(client);
-    let mut changes = watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
+    let changes = watcher(api.clone(), watcher::Config::default()).default_backoff().boxed();
+    let work = |pem: String| {
+        let api = api.clone();
+        async move { rebundled(&api, service, &pem).await }
+    };
+    let failed = "the webhook's roots could not be written where API servers look for them";
+    follow(changes, roots, stop, work, failed).await;
+}
+
+/// Works now and whenever the roots or what is watched change, again after a failure, and now and then anyway; until `stop`. The same failure
+/// again is not told again.
+async fn follow<T, W: Future<Output = Result<(), kube::Error>>>(
+    mut changes: BoxStream<'_, watcher::Result<watcher::Event<T>>>,
+    mut roots: watch::Receiver<String>,
+    stop: &CancellationToken,
+    work: impl Fn(String) -> W,
+    failed: &str,
+) {
+    let mut told = None;
     loop {
         let pem = roots.borrow_and_update().clone();
-        let again = match rebundled(&api, service, &pem).await {
-            Ok(()) => LOOK,
-            Err(error) => {
-                tracing::warn!(%error, kind = %K::kind(&()), "the webhook's roots could not be written where API servers look for them");
-                RETRY
-            }
+        let worked = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            worked = tokio::time::timeout(ROUND_MAX, work(pem)) => worked,
         };
+        let error = match worked {
+            Ok(worked) => worked.err().map(|error| error.to_string()),
+            Err(_) => Some(format!("the API server has not taken all of it within {} s", ROUND_MAX.as_secs())),
+        };
+        if let Some(error) = error.as_ref().filter(|_| told != error) {
+            tracing::warn!(error, "{failed}");
+        }
+        let again = if error.is_none() { LOOK } else { RETRY };
+        told = error;
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
@@ -99,26 +127,14 @@ where
 
 /// Keeps the roots (PEM; empty: not known yet) in the ConfigMap `meshwright-ca` of every namespace, until `stop`. Needs the rights to list and
 /// watch namespaces, and to list, create and patch ConfigMaps.
-pub async fn root_maps(client: Client, mut roots: watch::Receiver<String>, stop: CancellationToken) {
+pub async fn root_maps(client: Client, roots: watch::Receiver<String>, stop: CancellationToken) {
     let namespaces: Api<PartialObjectMeta<Namespace>> = Api::all(client.clone());
-    let mut changes = watcher(namespaces, watcher::Config::default()).default_backoff().boxed();
-    loop {
-        let pem = roots.borrow_and_update().clone();
-        let again = match roots_spread(&client, &pem).await {
-            Ok(()) => LOOK,
-            Err(error) => {
-                tracing::warn!(%error, "the mesh's roots could not be written into every namespace; pods wait for them");
-                RETRY
-            }
-        };
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            changed = roots.changed() => if changed.is_err() { return },
-            () = seen(&mut changes) => {}
-            () = tokio::time::sleep(again) => {}
-        }
-    }
+    let changes = watcher(namespaces, watcher::Config::default()).default_backoff().boxed();
+    let work = |pem: String| {
+        let client = client.clone();
+        async move { roots_spread(&client, &pem).await }
+    };
+    follow(changes, roots, &stop, work, "the mesh's roots could not be written into every namespace; pods wait for them").await;
 }
 
 /// Compares all namespaces with all ConfigMaps of that name: two lists, however many namespaces there are.
@@ -177,7 +193,7 @@ where
 }
 
 /// Waits for a change, and a little longer for those that come with it. Errors of a watch are its own to get over.
-async fn seen<T>(changes: &mut futures::stream::BoxStream<'_, watcher::Result<watcher::Event<T>>>) {
+async fn seen<T>(changes: &mut BoxStream<'_, watcher::Result<watcher::Event<T>>>) {
     loop {
         match changes.next().await {
             Some(Ok(watcher::Event::Apply(_) | watcher::Event::InitDone)) => break,

@@ -120,3 +120,22 @@ async fn the_version_is_asked() {
         assert_eq!(version(&client).await.ok().map(|version| version.minor), wanted);
     }
 }
+
+/// Aim: an API server that never answers holds up the next attempt for one round at most, and the end not at all.
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_hangs_is_given_up() {
+    let asked = Arc::new(Mutex::new(0));
+    let counted = Arc::clone(&asked);
+    let service = tower::service_fn(move |_: Request<Body>| {
+        *counted.lock() += 1;
+        std::future::pending::<Result<Response<Full<Bytes>>, tower::BoxError>>()
+    });
+    let (_roots, told) = watch::channel(root());
+    let stop = CancellationToken::new();
+    let keeping = tokio::spawn(root_maps(Client::new(service, "default"), told, stop.clone()));
+    tokio::time::sleep(ROUND_MAX + RETRY * 2).await;
+    // Each round begins with two lists; the watch has one of its own.
+    assert_eq!(*asked.lock(), 2 + 2 + 1);
+    stop.cancel();
+    tokio::time::timeout(Duration::from_secs(1), keeping).await.unwrap().unwrap();
+}

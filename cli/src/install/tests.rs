@@ -217,3 +217,18 @@ fn the_order_is_safe_both_ways() {
     ];
     assert_eq!(plurals, right.map(str::to_owned).into());
 }
+
+/// Aim: an installation is complete when every webhook has the roots by which it is believed, not when the first has; a configuration without
+/// webhooks waits for nothing.
+#[test]
+fn an_installation_waits_until_its_webhooks_are_believed() {
+    let mut object = objects(&Wishes::default()).into_iter().find(|object| object["kind"] == "MutatingWebhookConfiguration").unwrap();
+    let wanting = |object: &Value| apply::believed(object).unwrap_or_default();
+    assert!(wanting(&object).contains("namespace.inject.meshwright.dev"), "{}", wanting(&object));
+    object["webhooks"][0]["clientConfig"]["caBundle"] = json!("cGVt");
+    assert!(wanting(&object).contains("pod.inject.meshwright.dev"), "{}", wanting(&object));
+    object["webhooks"][1]["clientConfig"]["caBundle"] = json!("");
+    assert!(wanting(&object).contains("pod.inject.meshwright.dev"));
+    object["webhooks"][1]["clientConfig"]["caBundle"] = json!("cGVt");
+    assert_eq!((apply::believed(&object), apply::believed(&json!({}))), (None, None));
+}
