@@ -8,6 +8,8 @@ use http::header::USER_AGENT;
 pub use kube::Client;
 use kube::config::{Config, InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 
+use crate::pace::paced;
+
 /// How long a connection may take to open.
 pub const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// How long a request may take to be written.
@@ -58,8 +60,8 @@ pub enum AccessError {
     },
 }
 
-/// Makes a client. Nothing is sent yet: an API server that is away is met by the first call. Tokens and roots that rotate in their files
-/// are read again by the client itself.
+/// Makes a client ([`paced`]). Nothing is sent yet: an API server that is away is met by the first call. Tokens and roots that rotate in
+/// their files are read again by the client itself.
 ///
 /// `part` goes into the user agent (`meshwright/VERSION (PART)`), by which audit logs and flow control of the API server know us.
 ///
@@ -68,7 +70,7 @@ pub enum AccessError {
 pub async fn connect(access: &Access, part: &str) -> Result<Client, AccessError> {
     let config = config(access, part).await?;
     let server = config.cluster_url.to_string();
-    Client::try_from(config).map_err(|error| AccessError::Client { server, cause: causes(&error) })
+    Client::try_from(config).map(paced).map_err(|error| AccessError::Client { server, cause: causes(&error) })
 }
 
 async fn config(access: &Access, part: &str) -> Result<Config, AccessError> {

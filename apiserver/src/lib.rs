@@ -3,6 +3,7 @@
 pub mod client;
 pub mod keep;
 pub mod lease;
+pub mod pace;
 pub mod review;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use certs_ca::{Ca, ServerNames};
 use control::source::parse;
-use control::translate::audit;
+use control::translate::audit_of;
 use control::world::{Change, Origin, Problem, Severity, World};
 use injector::review::{Analysis, Asked};
 use injector::serving::{Issued, Issuer, ServingCell, Standing, keep};
@@ -117,9 +117,7 @@ fn judge(world: &World, asked: &Asked, now_ms: i64) -> Analysis {
         if candidate.object.is_some() {
             let mut with = world.clone();
             with.apply(vec![Change::Put { origin: Origin::Cluster, candidate, now_ms }]);
-            let own =
-                |problem: &Problem| problem.kind == key.kind.to_string() && problem.namespace == key.namespace && problem.name == key.name;
-            problems.extend(audit(&with).into_iter().filter(own));
+            problems.extend(audit_of(&with, &key));
         }
     }
     problems.sort();
@@ -215,5 +213,65 @@ spec: {selector: {app: catalog}, ports: [{name: http, port: 80}]}
         });
         let analysis = judge(&world(SHOP), &asked(route), 1);
         assert!(analysis.errors.is_empty() && !analysis.warnings.is_empty(), "{analysis:?}");
+    }
+
+    /// Ten thousand objects in fifty namespaces: Services, routes to them, policies for them, a Gateway.
+    fn crowd() -> String {
+        let object = |kind: &str, version: &str, namespace: usize, name: String, spec: Value| {
+            let metadata = json!({"name": name, "namespace": format!("n{namespace}")});
+            json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}).to_string()
+        };
+        let (gateway, own) = ("gateway.networking.k8s.io/v1", "meshwright.dev/v1alpha1");
+        let mut all = vec![SHOP.to_owned()];
+        for namespace in 0..50 {
+            for number in 0..100 {
+                let service = json!({"selector": {"app": format!("s{number}")}, "ports": [{"name": "http", "port": 80}]});
+                all.push(object("Service", "v1", namespace, format!("s{number}"), service));
+            }
+            for number in 0..60 {
+                let (to, parent) = (format!("s{number}"), json!({"group": "", "kind": "Service", "name": format!("s{number}")}));
+                let parents = if number < 2 { json!([parent, {"name": "front", "namespace": "shop"}]) } else { json!([parent]) };
+                let matches = json!([{"path": {"type": "PathPrefix", "value": format!("/{namespace}/{number}")}}]);
+                let rule = json!({"matches": matches, "backendRefs": [{"name": to, "port": 80}]});
+                all.push(object("HTTPRoute", gateway, namespace, format!("r{number}"), json!({"parentRefs": parents, "rules": [rule]})));
+            }
+            for number in 0..40 {
+                let target = json!([{"group": "", "kind": "Service", "name": format!("s{number}")}]);
+                let spec = json!({"targetRefs": target, "loadBalancer": {"algorithm": "RoundRobin"}});
+                all.push(object("TrafficPolicy", own, namespace, format!("p{number}"), spec));
+            }
+        }
+        all.join("\n---\n")
+    }
+
+    /// Aim: among ten thousand objects each is judged within the five seconds that an API server waits, in a build without optimisation, too.
+    #[test]
+    fn a_big_cluster_delays_no_answer() {
+        let world = world(&crowd());
+        assert!(world.live().count() > 10_000 && world.problems().len() < 10, "{:?}", world.problems());
+        let parents = json!([{"group": "", "kind": "Service", "name": "catalog"}, {"name": "front"}]);
+        let rules = json!([{"backendRefs": [{"name": "catalog", "port": 80}]}]);
+        for (version, kind, spec) in [
+            (
+                "meshwright.dev/v1alpha1",
+                "TrafficPolicy",
+                json!({"targetRefs": [{"group": "", "kind": "Service", "name": "catalog"}], "timeouts": {"request": "1s"}}),
+            ),
+            ("meshwright.dev/v1alpha1", "AuthorizationPolicy", json!({"action": "Allow", "rules": [{"paths": ["/"]}]})),
+            ("gateway.networking.k8s.io/v1", "HTTPRoute", json!({"parentRefs": parents, "rules": rules})),
+            (
+                "gateway.networking.k8s.io/v1",
+                "Gateway",
+                json!({"gatewayClassName": "meshwright", "listeners": [{"name": "http", "port": 8080, "protocol": "HTTP"}]}),
+            ),
+        ] {
+            let object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "new", "namespace": "shop"}, "spec": spec});
+            let began = std::time::Instant::now();
+            let analysis = judge(&world, &asked(object), 1);
+            println!("{kind}: {:?}, {analysis:?}", began.elapsed());
+            assert!(began.elapsed() < std::time::Duration::from_secs(5), "{kind}: {:?}", began.elapsed());
+        }
+        let began = std::time::Instant::now();
+        println!("all: {} in {:?}", control::translate::audit(&world).len(), began.elapsed());
     }
 }

@@ -26,6 +26,7 @@ use time::OffsetDateTime;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission;
@@ -33,6 +34,8 @@ use crate::plane::external_files;
 
 /// Between two looks whether the mesh has an authority yet.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often it is said what is waited for while that stays the same.
+const REMIND: Duration = Duration::from_secs(60);
 /// The row of the Secret without which there is no authority.
 const ROOT_KEY: &str = "root.key";
 /// What the authority's copy writes for itself lies here, below the data folder.
@@ -103,14 +106,12 @@ impl Hooks {
     }
 
     async fn version(&self) -> injector::KubernetesVersion {
-        let mut said = false;
+        let mut waiting = Waiting::default();
         loop {
             match injector::keep::version(&self.client).await {
                 Ok(version) => return version,
-                Err(error) if !said => tracing::warn!(error, "the cluster's version is not known yet; webhooks wait for it"),
-                Err(_) => {}
+                Err(error) => waiting.say(&format!("the cluster's version is not known yet: {error}")),
             }
-            said = true;
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -120,8 +121,15 @@ impl Hooks {
         if self.external.files().is_some() {
             return;
         }
-        let api: Api<Secret> = Api::namespaced(self.client.clone(), &self.namespace);
-        while !matches!(within(CALL_MAX, api.get(SAFE)).await, Ok(secret) if rows(&secret).contains_key(ROOT_KEY)) {
+        let (api, mut waiting) = (Api::<Secret>::namespaced(self.client.clone(), &self.namespace), Waiting::default());
+        loop {
+            match within(CALL_MAX, api.get_opt(SAFE)).await {
+                Ok(Some(secret)) if rows(&secret).contains_key(ROOT_KEY) => return,
+                Ok(_) => {
+                    waiting.say(&format!("Secret {}/{SAFE} holds no authority yet: the first holder of the lease makes it", self.namespace))
+                }
+                Err(error) => waiting.say(&format!("Secret {}/{SAFE} cannot be read: {error}", self.namespace)),
+            }
             tokio::time::sleep(LOOK).await;
         }
     }
@@ -139,7 +147,22 @@ impl Hooks {
             },
             runtime: Handle::current(),
             open: Mutex::default(),
+            trouble: Mutex::default(),
         }
+    }
+}
+
+/// What the webhooks wait for, as it was told: when it changes, and now and then.
+#[derive(Default)]
+struct Waiting(Option<(String, Instant)>);
+
+impl Waiting {
+    fn say(&mut self, why: &str) {
+        if self.0.as_ref().is_some_and(|(told, at)| told == why && at.elapsed() < REMIND) {
+            return;
+        }
+        tracing::warn!("the admission webhooks are not served yet: {why}");
+        self.0 = Some((why.to_owned(), Instant::now()));
     }
 }
 
@@ -154,6 +177,8 @@ struct Copied {
     runtime: Handle,
     /// With the version of the Secret that it was read from.
     open: Mutex<Option<(String, Ca)>>,
+    /// Why it cannot be read now, as it was told.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Copied {
@@ -204,11 +229,19 @@ impl Issuer for Copied {
         self.by(|ca| Ok(ca.bundle_pem()))
     }
 
+    /// Asked every few seconds: the same trouble is told once, and its end.
     fn has_news(&self) -> bool {
-        self.renewed().unwrap_or_else(|error| {
-            tracing::warn!(error, "the webhook's authority cannot be read; its former certificate stays in use");
-            false
-        })
+        let renewed = self.renewed();
+        let mut told = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match &renewed {
+            Err(error) if told.as_ref() != Some(error) => {
+                tracing::warn!(error, "the webhook's authority cannot be read; its former certificate stays in use");
+            }
+            Ok(_) if told.is_some() => tracing::info!("the webhook's authority is read again"),
+            _ => {}
+        }
+        *told = renewed.as_ref().err().cloned();
+        renewed.unwrap_or_default()
     }
 }
 
@@ -236,4 +269,137 @@ impl Vault for Paper {
 
 fn rows(secret: &Secret) -> VaultRows {
     secret.data.iter().flatten().map(|(name, value)| (name.clone(), value.0.clone().into())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use apiserver::testing::{Fake, Mood};
+    use serde_json::{Value, json};
+    use tokio::runtime::Runtime;
+
+    use super::*;
+
+    const PLACE: &str = "/api/v1/namespaces/mesh/secrets/meshwright-ca";
+
+    /// Lines of the log, of this thread.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl Lines {
+        /// How many say that, so far.
+        fn count(&self, word: &str) -> usize {
+            String::from_utf8_lossy(&self.0.lock().unwrap()).lines().filter(|line| line.contains(word)).count()
+        }
+
+        fn listen(&self) -> tracing::subscriber::DefaultGuard {
+            let lines = self.clone();
+            let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || lines.clone()).finish();
+            tracing::subscriber::set_default(subscriber)
+        }
+    }
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn hooks(fake: &Fake, folder: &std::path::Path) -> Hooks {
+        Hooks {
+            client: fake.client(),
+            namespace: "mesh".to_owned(),
+            listen: ([127, 0, 0, 1], 0).into(),
+            service: HookService { namespace: "mesh".to_owned(), name: "hook".to_owned() },
+            external: ExternalArgs::default(),
+            data_dir: folder.to_owned(),
+            sidecar: SidecarSettings::default(),
+            version_told: true,
+        }
+    }
+
+    /// A Secret as the first holder leaves it.
+    fn secret() -> Value {
+        struct Kept(Arc<Mutex<VaultRows>>);
+        impl Vault for Kept {
+            fn place(&self) -> String {
+                "here".to_owned()
+            }
+            fn load(&self) -> Result<VaultRows, String> {
+                Ok(self.0.lock().unwrap().clone())
+            }
+            fn keep(&self, changes: VaultChanges) -> Result<(), String> {
+                for (name, value) in changes {
+                    match value {
+                        Some(value) => drop(self.0.lock().unwrap().insert(name, value)),
+                        None => drop(self.0.lock().unwrap().remove(&name)),
+                    }
+                }
+                Ok(())
+            }
+        }
+        let (kept, folder) = (Arc::new(Mutex::new(VaultRows::default())), tempfile::tempdir().unwrap());
+        let vault = Box::new(Kept(Arc::clone(&kept)));
+        drop(Ca::open_shared(folder.path(), vault, None, Policy::default(), Arc::new(OffsetDateTime::now_utc)).unwrap());
+        let rows = kept.lock().unwrap().iter().map(|(name, value)| (name.clone(), k8s_openapi::ByteString(value.to_vec()))).collect();
+        let secret = Secret { data: Some(rows), ..Secret::default() };
+        let mut object = serde_json::to_value(secret).unwrap();
+        object["metadata"] = json!({"name": "meshwright-ca", "namespace": "mesh"});
+        object
+    }
+
+    #[test]
+    fn a_copy_of_the_authority_follows_its_secret() {
+        // Aim: a copy signs below the root of the Secret; while that cannot be read the copy stays in use, which is told once for each cause,
+        // and so is its end; another version is news.
+        let (runtime, fake, folder, lines) = (Runtime::new().unwrap(), Fake::default(), tempfile::tempdir().unwrap(), Lines::default());
+        let _listening = lines.listen();
+        let _inside = runtime.enter();
+        let copied = hooks(&fake, folder.path()).issuer();
+        assert!(!copied.has_news() && !copied.has_news() && copied.issue().is_err());
+        assert_eq!(lines.count("cannot be read"), 1, "there is no Secret");
+        fake.state().put(PLACE, secret());
+        assert!(copied.has_news() && !copied.has_news());
+        assert_eq!(lines.count("is read again"), 1);
+        let (roots, issued) = (copied.roots().unwrap(), copied.issue().unwrap());
+        assert!(roots.contains("BEGIN CERTIFICATE") && issued.not_after > issued.not_before);
+
+        for code in [503, 403] {
+            fake.state().mood = Mood::Says(code);
+            (0..3).for_each(|_| assert!(!copied.has_news()));
+            assert_eq!((copied.roots().unwrap() == roots, copied.issue().is_ok()), (true, true));
+        }
+        assert_eq!(lines.count("cannot be read"), 3);
+        fake.state().mood = Mood::Well;
+        let same = fake.state().objects[PLACE].clone();
+        fake.state().put(PLACE, same);
+        assert!(copied.has_news(), "another version");
+        assert_eq!((copied.roots().unwrap() == roots, lines.count("is read again")), (true, 2));
+        fake.state().put(PLACE, json!({"metadata": {"name": "meshwright-ca"}, "data": {}}));
+        assert!(!copied.has_news() && copied.issue().is_ok(), "an emptied Secret is no authority");
+        assert_eq!(lines.count("holds no authority"), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_said_what_webhooks_wait_for() {
+        // Aim: at once, again when the cause is another, and once a minute; an authority ends it.
+        let (fake, folder, lines) = (Fake::default(), tempfile::tempdir().unwrap(), Lines::default());
+        let _listening = lines.listen();
+        let hooks = hooks(&fake, folder.path());
+        let made = hooks.made();
+        tokio::pin!(made);
+        assert!(tokio::time::timeout(Duration::from_secs(150), &mut made).await.is_err());
+        assert_eq!((lines.count("not served yet"), lines.count("the first holder of the lease makes it")), (3, 3));
+        fake.state().mood = Mood::Says(403);
+        assert!(tokio::time::timeout(Duration::from_secs(10), &mut made).await.is_err());
+        assert_eq!((lines.count("not served yet"), lines.count("cannot be read")), (4, 1));
+        fake.state().mood = Mood::Well;
+        fake.state().put(PLACE, json!({"metadata": {"name": "meshwright-ca"}, "data": {"root.key": "eA=="}}));
+        made.await;
+        assert_eq!(lines.count("not served yet"), 4);
+    }
 }

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use control::source::{FileChange, Folder, load};
-use control::translate::{Audience, View, analyze, audiences, node_order, statuses, view};
+use control::translate::{Audience, View, analyze, audiences, audit, audit_of, node_order, statuses, view};
 use control::world::{Address, Allocations, Change, GatewayState, InstanceState, Origin, Spec, World, WorldSettings};
 use engine::explain::dump;
 use engine::model::Snapshot;
@@ -302,6 +302,22 @@ fn scenarios_translate_as_they_always_did() {
             insta::assert_snapshot!(name, out);
         });
     }
+}
+
+#[test]
+fn an_object_alone_is_judged_as_among_all() {
+    // Aim: what is said of one object at the door of a cluster is what `analyze` says of it, for every object of every scenario.
+    let mut told = 0;
+    for folder in scenarios() {
+        let world = world_of(files(&folder));
+        let all = audit(&world);
+        for (key, _) in world.live() {
+            let wanted: Vec<_> = all.iter().filter(|problem| problem.is_of(key)).cloned().collect();
+            told += wanted.len();
+            assert_eq!(audit_of(&world, key), wanted, "{}: {key}", folder.display());
+        }
+    }
+    assert!(told > 100, "{told}");
 }
 
 /// Every good document of every scenario that has no object twice.

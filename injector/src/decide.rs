@@ -6,7 +6,7 @@ use proto::annotations;
 use serde_json::Value;
 
 /// Namespaces whose own label does not count: what keeps the cluster and the mesh alive must not wait for a sidecar.
-const SYSTEM_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", annotations::ROOT_NAMESPACE];
+pub const SYSTEM_NAMESPACES: [&str; 4] = ["kube-system", "kube-public", "kube-node-lease", annotations::ROOT_NAMESPACE];
 
 /// What is known of a pod's namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,9 @@
 //! with a certificate that [`serving`] renews; [`bundle`] says what keeps API servers believing it
 //! and pods the mesh, [`keep`] does it.
 
+pub mod bounds;
 pub mod bundle;
+pub mod callers;
 mod counts;
 pub mod decide;
 pub mod keep;

@@ -135,7 +135,9 @@ fn parse(part: &str) -> Result<Value, String> {
     if content.into_iter().all(|line| line.trim().is_empty()) && !part.lines().any(|line| line.starts_with("--- ")) {
         return Ok(Value::Null);
     }
-    serde_saphyr::from_str(part).map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned())
+    // As kubectl reads it, to whom 0400 is octal: the modes of files are written so.
+    let options = serde_saphyr::options! { legacy_octal_numbers: true };
+    serde_saphyr::from_str_with_options(part, options).map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned())
 }
 
 /// The document anew, with the marker line that its text began with.
@@ -217,6 +219,18 @@ spec: {containers: [{name: app, image: x}]}
             let bare = format!("- {value}\n");
             assert!(!injected.text.contains(&bare), "{value} is bare in {}", injected.text);
         }
+    }
+
+    /// Aim: numbers are what Kubernetes reads them as: modes of files are octal with a zero before them, and come out as the same mode.
+    #[test]
+    fn modes_of_files_stay() {
+        let modes = ["0400", "0440", "0644", "0o644", "0755", "420", "0", "-1"];
+        let volumes: String = modes.map(|mode| format!("  - {{secret: {{defaultMode: {mode}}}}}\n")).concat();
+        let pod = format!("kind: Pod\nmetadata: {{name: p}}\nspec:\n  volumes:\n{volumes}");
+        let injected = inject(&pod, &SidecarSettings::default()).unwrap();
+        let back: Value = serde_saphyr::from_str(&injected.text).unwrap();
+        let read: Vec<_> = (0..modes.len()).map(|at| back["spec"]["volumes"][at]["secret"]["defaultMode"].clone()).collect();
+        assert_eq!(Value::from(read), serde_json::json!([256, 288, 420, 420, 493, 420, 0, -1]));
     }
 
     /// Aim: errors name the document's line, or the object and its annotation.

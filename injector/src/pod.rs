@@ -3,6 +3,7 @@
 use proto::annotations;
 use serde_json::{Map, Value};
 
+use crate::bounds::{self, TooMuch};
 use crate::merge;
 use crate::notes::{BadAnnotation, Notes};
 use crate::probes::Probes;
@@ -46,6 +47,9 @@ pub enum Refused {
     /// What overrides the sidecar's declared probes cannot be read.
     #[error("container {PROXY_CONTAINER}: {APP_PROBES} is no JSON list of probes; leave it out, the injector writes it")]
     AppProbes,
+    /// There is more of something than anybody needs.
+    #[error(transparent)]
+    TooMuch(#[from] TooMuch),
 }
 
 /// Adds the sidecar to a pod (or template). `workload` is the name of the object that owns the pod. What the pod had stays; what it has of
@@ -54,13 +58,16 @@ pub enum Refused {
 /// # Errors
 /// The pod cannot have a sidecar that works.
 pub fn add(pod: &Value, workload: &str, settings: &SidecarSettings) -> Result<Added, Refused> {
+    bounds::check(&pod["spec"])?;
     let notes = Notes::read(&pod["metadata"]["annotations"])?;
     let spec = pod["spec"].as_object().cloned().unwrap_or_default();
     let mut theirs = Theirs::take(&spec);
     theirs.check(&spec)?;
     let mut probes = Probes { declared: theirs.declared()?, warnings: Vec::new() };
+    bounds::probes(&probes.declared)?;
     for container in theirs.init.iter_mut().chain(&mut theirs.containers).filter_map(Value::as_object_mut) {
         probes.lead(container, &notes.exclude_inbound_ports);
+        bounds::probes(&probes.declared)?;
         give_identity(container, &mut probes.warnings);
     }
     let form = form(&spec, settings);

@@ -1,13 +1,13 @@
 //! The containers, volumes and marks that make a pod part of the mesh.
 
+pub use proto::pods::PROXY_CONTAINER;
+use proto::pods::WORKLOAD_VARIABLE;
 use proto::{annotations, ports};
 use serde_json::{Value, json};
 
 use crate::notes::Notes;
 use crate::settings::SidecarSettings;
 
-/// Name of the sidecar.
-pub const PROXY_CONTAINER: &str = "meshwright-proxy";
 /// Name of the container that installs the redirection.
 pub const INTERCEPT_CONTAINER: &str = "meshwright-intercept";
 /// The uid whose traffic is not redirected (contract, section 3).
@@ -168,7 +168,7 @@ fn environment(notes: &Notes, workload: &str, settings: &SidecarSettings, form: 
         downward("POD_NAMESPACE", "metadata.namespace"),
         downward("MESHWRIGHT_INSTANCE", "metadata.name"),
         downward("MESHWRIGHT_SERVICE_ACCOUNT", "spec.serviceAccountName"),
-        plain("MESHWRIGHT_WORKLOAD", format!("$(POD_NAMESPACE)/{workload}")),
+        plain(WORKLOAD_VARIABLE, format!("$(POD_NAMESPACE)/{workload}")),
         plain("MESHWRIGHT_CONTROL", settings.control.clone()),
         plain("MESHWRIGHT_CONTROL_CA", format!("{CA_DIR}/{}", annotations::CA_KEY)),
         plain("MESHWRIGHT_TOKEN_FILE", format!("{TOKEN_DIR}/token")),

@@ -5,7 +5,9 @@
 #![allow(clippy::disallowed_types, reason = "a door: the port that API servers call")]
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::callers::{Caller, Callers};
 use crate::counts::Counts;
 use crate::decide::Label;
 use crate::review::{self, Analysis, Answer, Asked};
@@ -32,16 +35,24 @@ use crate::settings::SidecarSettings;
 
 /// Longest question; etcd takes objects of 1.5 MiB, and an update comes with what was there before.
 pub const BODY_BYTES_MAX: usize = 3 << 20;
-/// Questions that are worked on at once; further ones wait within [`ANSWER_WAIT`].
-pub const REVIEWS_MAX: usize = 64;
+/// Questions that are in memory at once; further ones wait within [`ANSWER_WAIT`].
+pub const REVIEWS_MAX: usize = 128;
+/// Questions that are read, or answered about pods, at once: there are few processors, and each takes milliseconds.
+const WORKED_ON_MAX: usize = 4;
+/// Objects that are judged or wait for it; further ones pass with a warning at once, because an API server does not wait long.
+pub const ANALYSES_MAX: usize = 16;
 /// Longest time for an answer, waiting included; an API server waits ten seconds.
 pub const ANSWER_WAIT: Duration = Duration::from_secs(8);
+/// Longest wait for a question, from its head on.
+const BODY_WAIT: Duration = Duration::from_secs(3);
 /// Most connections; further ones wait in the kernel's queue.
 pub const CONNECTIONS_MAX: usize = 512;
 /// Streams of one connection.
 const STREAMS_MAX: u32 = 100;
 /// A handshake that takes longer is cut.
 const HANDSHAKE_WAIT: Duration = Duration::from_secs(5);
+/// A connection that has asked nothing by then is cut: an API server connects because it asks.
+const FIRST_WAIT: Duration = Duration::from_secs(5);
 /// Longest wait for a head.
 const HEAD_WAIT: Duration = Duration::from_secs(10);
 /// After this a connection is ended in good order, so that nobody holds a place for ever and a rotated certificate is seen.
@@ -65,18 +76,31 @@ type Page = Response<Full<Bytes>>;
 
 /// What the webhook answers with.
 pub struct Webhook {
-    settings: SidecarSettings,
+    settings: Arc<SidecarSettings>,
     labels: Option<Labels>,
     analyzer: Option<Analyzer>,
     unready: Option<Unready>,
     counts: Counts,
-    places: Semaphore,
+    callers: Callers,
+    reviews: Semaphore,
+    worked_on: Arc<Semaphore>,
+    analyses: Semaphore,
 }
 
 impl Webhook {
     /// Injects by these settings into whatever pod it is asked about, and judges nothing.
     pub fn new(settings: SidecarSettings) -> Self {
-        Self { settings, labels: None, analyzer: None, unready: None, counts: Counts::default(), places: Semaphore::new(REVIEWS_MAX) }
+        Self {
+            settings: Arc::new(settings),
+            labels: None,
+            analyzer: None,
+            unready: None,
+            counts: Counts::default(),
+            callers: Callers::default(),
+            reviews: Semaphore::new(REVIEWS_MAX),
+            worked_on: Arc::new(Semaphore::new(WORKED_ON_MAX)),
+            analyses: Semaphore::new(ANALYSES_MAX),
+        }
     }
 
     /// Looks at namespaces' labels, too: needed where the MutatingWebhookConfiguration does not select by them.
@@ -103,7 +127,7 @@ impl Webhook {
     }
 
     /// Answers one request. Dropping the future gives up.
-    pub async fn respond<B>(&self, request: Request<B>) -> Page
+    pub async fn respond<B>(&self, request: Request<B>, caller: &Caller) -> Page
     where
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -116,7 +140,7 @@ impl Webhook {
                 if !json {
                     return page(StatusCode::UNSUPPORTED_MEDIA_TYPE, "an AdmissionReview is application/json\n".to_owned());
                 }
-                self.reviewed(&path, body).await
+                self.reviewed(&path, body, caller).await
             }
             (Method::GET, "/metrics") => of_kind(page(StatusCode::OK, self.counts.text()), OPEN_METRICS),
             (Method::GET, "/healthz/live") => page(StatusCode::OK, "ok\n".to_owned()),
@@ -130,13 +154,13 @@ impl Webhook {
         }
     }
 
-    async fn reviewed<B>(&self, path: &str, body: B) -> Page
+    async fn reviewed<B>(&self, path: &str, body: B, caller: &Caller) -> Page
     where
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let begun = Instant::now();
-        let (page, verdict) = match timeout(ANSWER_WAIT, self.review(path, body)).await {
+        let (page, verdict) = match timeout(ANSWER_WAIT, self.review(path, body, caller)).await {
             Ok(answered) => answered,
             Err(_) => (page(StatusCode::SERVICE_UNAVAILABLE, format!("no answer within {ANSWER_WAIT:?}; try again\n")), "timeout"),
         };
@@ -144,54 +168,88 @@ impl Webhook {
         page
     }
 
-    async fn review<B>(&self, path: &str, body: B) -> (Page, &'static str)
+    async fn review<B>(&self, path: &str, body: B, caller: &Caller) -> (Page, &'static str)
     where
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        // Never closed.
-        let _place = self.places.acquire().await;
-        let body = match Limited::new(body, BODY_BYTES_MAX).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) if error.is::<LengthLimitError>() => {
+        let own = if path == "/inject" { &caller.injections } else { &caller.validations };
+        // Neither is ever closed. Its origin's queue comes first: there one who does not send what he promised keeps nobody else waiting.
+        let _places = (own.acquire().await, self.reviews.acquire().await);
+        let body = match timeout(BODY_WAIT, Limited::new(body, BODY_BYTES_MAX).collect()).await {
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => {
                 return (page(StatusCode::PAYLOAD_TOO_LARGE, format!("the body is longer than {BODY_BYTES_MAX} bytes\n")), "too_large");
             }
-            Err(error) => return (page(StatusCode::BAD_REQUEST, format!("the body did not arrive: {error}\n")), "malformed"),
+            Ok(Err(error)) => return (page(StatusCode::BAD_REQUEST, format!("the body did not arrive: {error}\n")), "malformed"),
+            Err(_) => return (page(StatusCode::REQUEST_TIMEOUT, format!("the body did not arrive within {BODY_WAIT:?}\n")), "too_slow"),
         };
-        let asked = match review::read(&body) {
+        let asked = match self.apart(move || review::read(&body)).await {
             Ok(asked) => asked,
             Err(why) => return (page(StatusCode::BAD_REQUEST, format!("{why}\n")), "malformed"),
         };
         let uid = asked.uid.clone();
-        let answer = if path == "/inject" { self.inject(&asked).await } else { self.validate(asked).await };
+        let answer = if path == "/inject" { Ok(self.inject(asked).await) } else { self.validate(asked, caller).await };
         let answer = match answer {
             Ok(answer) => answer,
             Err(why) => return (page(StatusCode::NOT_FOUND, why.to_owned()), "unserved"),
         };
-        (of_kind(page(StatusCode::OK, answer.review(&uid).to_string()), JSON), answer.verdict)
+        let verdict = answer.verdict;
+        let text = self.apart(move || answer.review(&uid).to_string()).await;
+        (of_kind(page(StatusCode::OK, text), JSON), verdict)
     }
 
-    async fn inject(&self, asked: &Asked) -> Result<Answer, &'static str> {
+    /// Does what takes its time with a long question, and not on the threads that serve the mesh. Work that has begun is done to its end.
+    async fn apart<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        // Never closed.
+        let place = Arc::clone(&self.worked_on).acquire_owned().await;
+        let working = tokio::task::spawn_blocking(move || {
+            let done = work();
+            drop(place);
+            done
+        });
+        match working.await {
+            Ok(done) => done,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is ending, and this with it.
+                Err(_) => std::future::pending().await,
+            },
+        }
+    }
+
+    async fn inject(&self, asked: Asked) -> Answer {
         let label = match &self.labels {
             Some(labels) => labels(asked.namespace.clone()).await,
             None => None,
         };
-        let label = label.as_ref().map_or(Label::Unknown, |label| Label::from(label.as_deref()));
-        let answer = review::inject(asked, label, &self.settings);
-        let (namespace, name) = (&asked.namespace, name(asked));
-        match &answer.denial {
-            Some(denial) => tracing::warn!(%namespace, name, why = denial.message, "a pod is refused"),
-            None => tracing::info!(%namespace, name, verdict = answer.verdict, "a pod is reviewed"),
-        }
-        Ok(answer)
+        let settings = Arc::clone(&self.settings);
+        self.apart(move || {
+            let label = label.as_ref().map_or(Label::Unknown, |label| Label::from(label.as_deref()));
+            let answer = review::inject(&asked, label, &settings);
+            let (namespace, name) = (&asked.namespace, name(&asked));
+            match &answer.denial {
+                Some(denial) => tracing::warn!(%namespace, name, why = denial.message, "a pod is refused"),
+                None => tracing::info!(%namespace, name, verdict = answer.verdict, "a pod is reviewed"),
+            }
+            answer
+        })
+        .await
     }
 
-    async fn validate(&self, asked: Asked) -> Result<Answer, &'static str> {
+    async fn validate(&self, asked: Asked, caller: &Caller) -> Result<Answer, &'static str> {
         let Some(analyzer) = &self.analyzer else {
             return Err("this webhook has no world to judge in: let the ValidatingWebhookConfiguration ask the control plane\n");
         };
-        let analysis = if review::is_for_analysis(&asked) { Some(analyzer(asked).await) } else { None };
-        Ok(review::validate(analysis))
+        let (judged, asked) = self.apart(move || (review::is_for_analysis(&asked), asked)).await;
+        if !judged {
+            return Ok(review::validate(None));
+        }
+        let (Ok(_own), Ok(_place)) = (caller.analyses.try_acquire(), self.analyses.try_acquire()) else {
+            let warning = "meshwright: not analyzed: too many objects are; `meshwright analyze` tells what is wrong with it".to_owned();
+            return Ok(Answer { warnings: vec![warning], ..review::validate(None) });
+        };
+        Ok(review::validate(Some(analyzer(asked).await)))
     }
 }
 
@@ -237,10 +295,14 @@ pub async fn serve(
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let tls = TlsAcceptor::from(Arc::new(config));
     let (connections, places) = (TaskTracker::new(), Arc::new(Semaphore::new(CONNECTIONS_MAX)));
-    while let Some((socket, place)) = accept(&listener, &places, &stop).await {
+    while let Some((socket, address, place)) = accept(&listener, &places, &stop).await {
         let (tls, webhook, stop) = (tls.clone(), Arc::clone(&webhook), stop.clone());
+        let caller = webhook.callers.of(address.ip());
         connections.spawn(async move {
-            converse(socket, tls, webhook, stop).await;
+            match caller.connections.try_acquire() {
+                Ok(_share) => converse(socket, Arc::clone(&caller), tls, webhook, stop).await,
+                Err(_) => tracing::debug!(%address, "webhook: closed, there are enough connections from there"),
+            }
             drop(place);
         });
     }
@@ -251,11 +313,15 @@ pub async fn serve(
 }
 
 /// The next connection with its place; `None` when it is time to stop.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>, stop: &CancellationToken) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    stop: &CancellationToken,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     loop {
         let accepted = async {
             let place = Arc::clone(places).acquire_owned().await.ok()?;
-            Some(listener.accept().await.map(|(socket, _)| (socket, place)))
+            Some(listener.accept().await.map(|(socket, address)| (socket, address, place)))
         };
         let accepted = tokio::select! {
             biased;
@@ -272,7 +338,7 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>, stop: &Cancella
     }
 }
 
-async fn converse(socket: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>, stop: CancellationToken) {
+async fn converse(socket: TcpStream, caller: Arc<Caller>, tls: TlsAcceptor, webhook: Arc<Webhook>, stop: CancellationToken) {
     let stream = match timeout(HANDSHAKE_WAIT, tls.accept(socket)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
@@ -282,10 +348,19 @@ async fn converse(socket: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>, st
         }
         Err(_) => return webhook.counts.handshake_failed(),
     };
+    let asks = Arc::new(AtomicBool::new(false));
+    let asked = Arc::clone(&asks);
     let service = hyper::service::service_fn(move |request| {
-        let webhook = Arc::clone(&webhook);
-        async move { Ok::<_, Infallible>(webhook.respond::<hyper::body::Incoming>(request).await) }
+        asks.store(true, Ordering::Relaxed);
+        let (webhook, caller) = (Arc::clone(&webhook), Arc::clone(&caller));
+        async move { Ok::<_, Infallible>(webhook.respond::<hyper::body::Incoming>(request, &caller).await) }
     });
+    let silent = async {
+        tokio::time::sleep(FIRST_WAIT).await;
+        if asked.load(Ordering::Relaxed) {
+            std::future::pending::<()>().await;
+        }
+    };
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT);
     builder
@@ -299,6 +374,7 @@ async fn converse(socket: TcpStream, tls: TlsAcceptor, webhook: Arc<Webhook>, st
     tokio::select! {
         // A client that goes away is no news.
         _ = connection.as_mut() => return,
+        () = silent => return,
         () = stop.cancelled() => {}
         () = tokio::time::sleep(CONNECTION_LIFE) => {}
     }

@@ -6,10 +6,13 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::pki_types::{PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
+use tokio::net::TcpSocket;
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::*;
+use crate::callers;
 use crate::serving::{Issued, Issuer, ServingCell, keep};
 
 fn review(kind: &str, object: &Value) -> String {
@@ -60,10 +63,10 @@ async fn bad_input_is_answered() {
         (get("/healthz/ready"), 200, "ok"),
     ] {
         let shown = format!("{} {}", request.method(), request.uri());
-        let (found, body) = told(webhook.respond(request).await).await;
+        let (found, body) = told(webhook.respond(request, &Caller::default()).await).await;
         assert!(found == status && body.contains(word), "{shown}: {found} {body}");
     }
-    let (_, metrics) = told(webhook.respond(get("/metrics")).await).await;
+    let (_, metrics) = told(webhook.respond(get("/metrics"), &Caller::default()).await).await;
     for line in [
         r#"meshwright_webhook_reviews_total{webhook="inject",verdict="malformed"} 2"#,
         r#"meshwright_webhook_reviews_total{webhook="inject",verdict="too_large"} 1"#,
@@ -86,7 +89,7 @@ async fn labels_are_the_callers() {
         let known = label.clone();
         let labels: Labels = Arc::new(move |_| Box::pin(std::future::ready(known.clone())));
         let webhook = Webhook::new(SidecarSettings::default()).with_labels(labels);
-        let (status, body) = told(webhook.respond(post("/inject", review("Pod", &pod()))).await).await;
+        let (status, body) = told(webhook.respond(post("/inject", review("Pod", &pod())), &Caller::default()).await).await;
         let answer: Value = serde_json::from_str(&body).unwrap();
         assert_eq!((status, answer["response"]["auditAnnotations"]["verdict"].as_str()), (200, Some(verdict)), "{label:?}");
     }
@@ -103,7 +106,7 @@ async fn the_analysis_denies() {
     let webhook = Webhook::new(SidecarSettings::default()).with_analyzer(analyzer);
     for (wrong, allowed) in [(true, false), (false, true)] {
         let body = review("TrafficPolicy", &json!({"metadata": {"name": "a"}, "spec": {"wrong": wrong}}));
-        let (_, body) = told(webhook.respond(post("/validate", body)).await).await;
+        let (_, body) = told(webhook.respond(post("/validate", body), &Caller::default()).await).await;
         let response = serde_json::from_str::<Value>(&body).unwrap()["response"].take();
         assert_eq!((&response["allowed"], &response["warnings"]), (&json!(allowed), &json!(["no endpoint yet"])));
         let message = response["status"]["message"].as_str().unwrap_or_default();
@@ -111,26 +114,106 @@ async fn the_analysis_denies() {
     }
 }
 
-/// Aim: at the bound of questions under way further ones wait, and no longer than an API server does.
+/// Aim: objects that take long to judge keep no pod waiting, not even where the same API server asks; beyond their bound further ones pass at
+/// once, with a warning; and none takes longer than an API server waits.
 #[tokio::test(start_paused = true)]
 async fn questions_wait_within_the_bound() {
     let analyzer: Analyzer = Arc::new(|_| Box::pin(std::future::pending()));
     let webhook = Arc::new(Webhook::new(SidecarSettings::default()).with_analyzer(analyzer));
-    let ask = |path: &'static str, body: String| {
-        let webhook = Arc::clone(&webhook);
-        tokio::spawn(async move { told(webhook.respond(post(path, body)).await).await })
+    let callers = [Arc::new(Caller::default()), Arc::new(Caller::default())];
+    let ask = |caller: &Arc<Caller>, path: &'static str, body: String| {
+        let (webhook, caller) = (Arc::clone(&webhook), Arc::clone(caller));
+        tokio::spawn(async move { told(webhook.respond(post(path, body), &caller).await).await })
     };
-    let stuck: Vec<_> = (0..REVIEWS_MAX).map(|_| ask("/validate", review("TrafficPolicy", &json!({})))).collect();
-    tokio::task::yield_now().await;
+    let policy = || review("TrafficPolicy", &json!({}));
     let begun = Instant::now();
-    let waiting = ask("/inject", review("Pod", &pod()));
+    let stuck: Vec<_> = (0..ANALYSES_MAX).map(|number| ask(&callers[number % 2], "/validate", policy())).collect();
+    while webhook.analyses.available_permits() > 0 {
+        tokio::task::yield_now().await;
+    }
+    for caller in &callers {
+        let (status, body) = ask(caller, "/validate", policy()).await.unwrap();
+        assert!(status == 200 && body.contains("not_analyzed") && body.contains("too many objects"), "{body}");
+        assert_eq!(ask(caller, "/inject", review("Pod", &pod())).await.unwrap().0, 200);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     for one in stuck {
         assert_eq!(one.await.unwrap().0, 503);
     }
-    let waited = waiting.await.unwrap().0;
-    assert!(waited == 200 || waited == 503, "{waited}");
     assert!(begun.elapsed() <= ANSWER_WAIT * 2);
-    assert_eq!(told(webhook.respond(post("/inject", review("Pod", &pod()))).await).await.0, 200);
+}
+
+/// Aim: what one caller does not send to its end, or sends in great numbers, keeps only that caller waiting.
+#[tokio::test(start_paused = true)]
+async fn a_caller_waits_behind_its_own_questions() {
+    let webhook = Arc::new(Webhook::new(SidecarSettings::default()));
+    let (slow, other) = (Arc::new(Caller::default()), Caller::default());
+    let endless = || Request::post("/inject").header(CONTENT_TYPE, JSON).body(Endless).unwrap();
+    let begun = Instant::now();
+    let stuck = (0..REVIEWS_MAX).map(|_| {
+        let (webhook, slow) = (Arc::clone(&webhook), Arc::clone(&slow));
+        tokio::spawn(async move { webhook.respond(endless(), &slow).await.status().as_u16() })
+    });
+    let stuck: Vec<_> = stuck.collect();
+    tokio::task::yield_now().await;
+    assert_eq!(webhook.respond(post("/inject", review("Pod", &pod())), &other).await.status(), 200);
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    let mut statuses = Vec::new();
+    for one in stuck {
+        statuses.push(one.await.unwrap());
+    }
+    assert!(statuses.contains(&408) && statuses.iter().all(|status| [408, 503].contains(status)), "{statuses:?}");
+    assert_eq!(begun.elapsed().as_secs(), ANSWER_WAIT.as_secs());
+}
+
+/// A body that never comes to its end.
+struct Endless;
+
+impl Body for Endless {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, Infallible>>> {
+        std::task::Poll::Pending
+    }
+}
+
+/// Aim: the longest questions there can be leave the threads that serve the mesh free while they are answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_questions_stop_no_thread_of_the_mesh() {
+    let webhook = Arc::new(Webhook::new(SidecarSettings::default()));
+    let long = |name: &str, count: usize| {
+        let env: Vec<_> = (0..count).map(|number| json!({"name": number.to_string()})).collect();
+        review("Pod", &json!({"spec": {"containers": [{"name": name, "env": env}]}}))
+    };
+    let (taken, refused) = (long("app", 20_000), long("meshwright-proxy", 150_000));
+    let answered = [taken.clone(), taken, refused.clone(), refused].map(|body| {
+        let webhook = Arc::clone(&webhook);
+        tokio::spawn(async move { told(webhook.respond(post("/inject", body), &Caller::default()).await).await })
+    });
+    let stop = CancellationToken::new();
+    let ticking = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            let mut longest = Duration::ZERO;
+            while !stop.is_cancelled() {
+                let began = Instant::now();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                longest = longest.max(began.elapsed());
+            }
+            longest
+        }
+    });
+    for (one, words) in answered.into_iter().zip(["injected", "injected", "more than 512", "more than 512"]) {
+        let (status, body) = one.await.unwrap();
+        assert!(status == 200 && body.contains(words), "{status} {}", body.chars().take(500).collect::<String>());
+    }
+    stop.cancel();
+    let longest = ticking.await.unwrap();
+    assert!(longest < Duration::from_millis(500), "{longest:?}");
 }
 
 /// An authority with one root, and certificates of an hour's life.
@@ -179,8 +262,8 @@ impl rustls::time_provider::TimeProvider for Stands {
     }
 }
 
-/// Asks as an API server does: HTTP/2 over TLS, by the Service's name, believing a bundle.
-async fn call(address: std::net::SocketAddr, bundle: &str, clock: &Arc<AtomicU64>) -> Result<Value, String> {
+/// Connects as an API server does: HTTP/2 over TLS, by the Service's name, believing a bundle.
+async fn connect(socket: TcpStream, bundle: &str, clock: &Arc<AtomicU64>) -> Result<TlsStream<TcpStream>, String> {
     use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject;
     let mut roots = RootCertStore::empty();
@@ -195,14 +278,62 @@ async fn call(address: std::net::SocketAddr, bundle: &str, clock: &Arc<AtomicU64
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     let name = ServerName::try_from("meshwright-control.meshwright-system.svc").unwrap();
-    let socket = TcpStream::connect(address).await.unwrap();
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, socket).await.map_err(|error| error.to_string())?;
+    TlsConnector::from(Arc::new(config)).connect(name, socket).await.map_err(|error| error.to_string())
+}
+
+async fn call(address: SocketAddr, bundle: &str, clock: &Arc<AtomicU64>) -> Result<Value, String> {
+    let stream = connect(TcpStream::connect(address).await.unwrap(), bundle, clock).await?;
     let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
     let driving = tokio::spawn(connection);
     let answer = sender.send_request(post("https://meshwright-control.meshwright-system.svc/inject", review("Pod", &pod()))).await.unwrap();
     let body = answer.into_body().collect().await.unwrap().to_bytes();
     driving.abort();
     Ok(serde_json::from_slice(&body).unwrap())
+}
+
+/// Aim: over real sockets: one address that begins a hundred questions and ends none, and opens connections without end to say nothing on them,
+/// keeps no API server waiting; its connections beyond its share are closed, and those that never ask are, too.
+#[tokio::test]
+async fn one_address_keeps_no_other_waiting() {
+    let clock = Arc::new(AtomicU64::new(1_800_000_000));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let wall = Arc::clone(&clock);
+    let cell = Arc::new(ServingCell::new(Arc::new(move || SystemTime::UNIX_EPOCH + Duration::from_secs(wall.load(Ordering::SeqCst)))));
+    let (stop, webhook) = (CancellationToken::new(), Arc::new(Webhook::new(SidecarSettings::default())));
+    let serving = tokio::spawn(serve(listener, cell.clone(), webhook, stop.clone()));
+    let (roots, mut told) = watch::channel(String::new());
+    let keeping = tokio::spawn(keep(cell, Arc::new(Root::new("", &clock)), roots, stop.clone()));
+    told.wait_for(|roots| !roots.is_empty()).await.unwrap();
+    let bundle = told.borrow().clone();
+    let from_elsewhere = async || {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        connect(socket.connect(address).await.unwrap(), &bundle, &clock).await
+    };
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(from_elsewhere().await.unwrap())).await.unwrap();
+    let driving = tokio::spawn(connection);
+    let request = || Request::post(format!("https://{address}/inject")).header(CONTENT_TYPE, JSON).body(Endless).unwrap();
+    for _ in 0..STREAMS_MAX {
+        tokio::spawn(sender.send_request(request()));
+    }
+    let mut silent = Vec::new();
+    for _ in 0..callers::CONNECTIONS_OF_ORIGIN_MAX + 8 {
+        silent.extend(from_elsewhere().await);
+    }
+    assert_eq!(silent.len(), callers::CONNECTIONS_OF_ORIGIN_MAX - 1);
+    let begun = Instant::now();
+    assert_eq!(call(address, &bundle, &clock).await.unwrap()["response"]["auditAnnotations"]["verdict"], "injected");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    for mut one in silent {
+        // What the server says first, and then the end.
+        let ended = timeout(FIRST_WAIT * 2, tokio::io::AsyncReadExt::read_to_end(&mut one, &mut Vec::new())).await;
+        assert!(ended.is_ok(), "the connection is still open");
+    }
+    driving.abort();
+    stop.cancel();
+    serving.await.unwrap().unwrap();
+    keeping.await.unwrap();
 }
 
 /// Aim: over real sockets: an API server that believes the bundle is answered, an expired certificate is what it says it is and is replaced

@@ -1,5 +1,9 @@
 //! What a pod says of itself that both who injects it and who serves it must read alike.
 
+/// Name of the sidecar's container.
+pub const PROXY_CONTAINER: &str = "meshwright-proxy";
+/// The sidecar's variable that says which workload it is an instance of, as `NAMESPACE/NAME`.
+pub const WORKLOAD_VARIABLE: &str = "MESHWRIGHT_WORKLOAD";
 /// Label of a Deployment's ReplicaSets and their pods.
 pub const TEMPLATE_HASH: &str = "pod-template-hash";
 /// Digits at the end of the name of a CronJob's Job: the minute it was due, since 1970.

@@ -1,6 +1,5 @@
 //! `meshwright control`: the control plane and its certificate authority in one server.
 
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,7 +14,6 @@ use proxy::io::{Clock, Draw};
 use proxy::shell::rights;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 use super::inject::SidecarArgs;
 use super::injector::service;
@@ -56,16 +54,7 @@ pub(crate) fn run(ControlPlaneArgs { plane, hooks }: ControlPlaneArgs) -> anyhow
     if args.api_socket.is_none() {
         args.api_socket = Some(crate::state::create()?.join(crate::state::CONTROL_SOCKET));
     }
-    // The client of the cluster writes a line for each failed call; whoever calls says what matters of it, once.
-    let quiet = if args.log_level.contains("kube") { "" } else { ",kube_client=off" };
-    let filter = EnvFilter::try_new(format!("{}{quiet}", args.log_level))
-        .map_err(|error| output::usage(format!("--log-level {}: {error}; use `info`, or `control=debug`", args.log_level)))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    output::log(&args.log_level, "control=debug")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
     runtime.block_on(async {
         if args.kubernetes {

@@ -3,7 +3,6 @@
 #![allow(clippy::disallowed_types, clippy::disallowed_methods, reason = "a command: the machine's sockets and clock")]
 
 use std::fs;
-use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,7 +24,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use tracing_subscriber::EnvFilter;
 
 use super::inject::SidecarArgs;
 use crate::output;
@@ -82,14 +80,7 @@ pub(crate) fn run(args: InjectorArgs) -> anyhow::Result<ExitCode> {
     if args.patch_webhooks && args.tls_cert.is_some() && args.tls_ca.is_none() {
         return Err(output::usage("--patch-webhooks: which roots? give them with --tls-ca FILE".to_owned()));
     }
-    let filter = EnvFilter::try_new(&args.log_level)
-        .map_err(|error| output::usage(format!("--log-level {}: {error}; use `info`, or `injector=debug`", args.log_level)))?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    output::log(&args.log_level, "injector=debug")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
     runtime.block_on(serve(args))?;
     Ok(ExitCode::SUCCESS)

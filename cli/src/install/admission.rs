@@ -4,10 +4,12 @@
 //! field is not ours.
 
 use control::world::Kind;
+use injector::decide::SYSTEM_NAMESPACES;
 use proto::annotations::{ENABLED, INJECT, ROOT_NAMESPACE};
 use serde_json::{Value, json};
 
 use super::control::WEBHOOK_SERVICE;
+use super::rights::GATEWAY_API;
 use super::{Wishes, cluster_wide};
 
 /// Name of the mutating webhook configuration.
@@ -23,7 +25,7 @@ pub(super) fn objects(wishes: &Wishes) -> Vec<Value> {
 
 /// The cluster's own namespaces, by the label that the API server itself puts on them: whatever fails, these go on.
 fn not_ours() -> Value {
-    json!({"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": ["kube-node-lease", "kube-system", ROOT_NAMESPACE]})
+    json!({"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": SYSTEM_NAMESPACES})
 }
 
 fn client(path: &str) -> Value {
@@ -66,7 +68,6 @@ fn injector(wishes: &Wishes) -> Value {
 fn analyzer() -> Value {
     let rule = |group: &str, versions: &[&str], resources: &[&str]| json!({"apiGroups": [group], "apiVersions": versions, "operations": ["CREATE", "UPDATE"], "resources": resources, "scope": "*"});
     let ours = control::crds::DEFINITIONS.map(|definition| definition.plural);
-    let routes = ["gateways", "grpcroutes", "httproutes", "referencegrants", "tcproutes", "tlsroutes"];
     json!({
         "apiVersion": "admissionregistration.k8s.io/v1",
         "kind": "ValidatingWebhookConfiguration",
@@ -77,7 +78,7 @@ fn analyzer() -> Value {
             "clientConfig": client("/validate"),
             "rules": [
                 rule("meshwright.dev", Kind::Mesh.versions(), &ours),
-                rule("gateway.networking.k8s.io", &["*"], &routes),
+                rule("gateway.networking.k8s.io", &["*"], &GATEWAY_API),
             ],
             "namespaceSelector": {},
             "objectSelector": {},

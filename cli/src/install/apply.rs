@@ -13,7 +13,7 @@ use proto::annotations::{CA_CONFIG_MAP, INJECTED, ROOT_NAMESPACE};
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
-use super::{DEFINITION, FIELD_MANAGER, NAME, Target};
+use super::{DEFINITION, FIELD_MANAGER, HOOKS, NAME, Target};
 use crate::output::ProgressLine;
 
 /// Between two looks at what is awaited.
@@ -88,6 +88,11 @@ pub(crate) async fn install(objects: &[Value], cluster: &ClusterArgs, force: boo
     let control = Target::new("apps/v1", "Deployment", Some(ROOT_NAMESPACE), NAME);
     line.say("waiting for the control plane");
     awaited(&client, &control, until, available).await?;
+    // Until then every pod of the mesh would be refused.
+    line.say("waiting for the webhooks to be believed");
+    for hooks in objects.iter().map(Target::of).filter(|target| target.kind.ends_with(HOOKS)) {
+        awaited(&client, &hooks, until, believed).await?;
+    }
     drop(line);
     println!("installed: {} objects applied, the control plane serves in namespace {ROOT_NAMESPACE}", objects.len());
     Ok(())
@@ -149,6 +154,16 @@ fn available(object: &Value) -> Option<String> {
             "{updated} of {wanted} replicas are of this version, {available} are available; look with `kubectl -n {ROOT_NAMESPACE} get pods,events`"
         )
     })
+}
+
+/// The control plane writes by which roots API servers are to believe its webhooks, a moment after it serves.
+pub(super) fn believed(object: &Value) -> Option<String> {
+    let hooks = object["webhooks"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let silent = hooks.iter().find(|hook| hook["clientConfig"]["caBundle"].as_str().is_none_or(str::is_empty))?;
+    Some(format!(
+        "API servers have not been told yet by which roots to believe {}; `kubectl -n {ROOT_NAMESPACE} logs deploy/{NAME}` says why",
+        silent["name"].as_str().unwrap_or_default()
+    ))
 }
 
 /// Deletes everything in its order and waits until it is gone.

@@ -26,13 +26,14 @@ fn selector() -> Value {
     json!({"app.kubernetes.io/name": NAME})
 }
 
-/// One name, all replicas' addresses: a replica that stands by refuses 15012 at once, and a proxy tries the next address.
+/// One name, all replicas' addresses: a replica that stands by refuses 15012 at once, and a proxy tries the next address. Whether one answers
+/// admission, which is what its readiness says, is nothing to proxies.
 fn service() -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": named(NAME),
-        "spec": {"clusterIP": "None", "selector": selector(), "ports": [port("xds", 15012, "grpc"), port("metrics", 15014, "http")]},
+        "spec": {"clusterIP": "None", "publishNotReadyAddresses": true, "selector": selector(), "ports": [port("xds", 15012, "grpc"), port("metrics", 15014, "http")]},
     })
 }
 

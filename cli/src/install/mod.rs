@@ -21,6 +21,8 @@ use serde_json::{Value, json};
 pub(crate) const NAME: &str = "meshwright-control";
 /// The kind that defines kinds.
 const DEFINITION: &str = "CustomResourceDefinition";
+/// How the names of both kinds of webhook configurations end.
+const HOOKS: &str = "WebhookConfiguration";
 /// Our field manager: whose fields a server-side apply owns.
 pub(crate) const FIELD_MANAGER: &str = "meshwright-install";
 /// Replicas at most: one serves, the others stand by.
@@ -129,7 +131,7 @@ pub(crate) fn removal(crds: bool) -> Vec<Target> {
     let all = objects(&Wishes::default());
     let mut targets: Vec<Target> = all.iter().map(Target::of).filter(|target| crds || target.kind != DEFINITION).collect();
     targets.reverse();
-    targets.sort_by_key(|target| !target.kind.ends_with("WebhookConfiguration"));
+    targets.sort_by_key(|target| !target.kind.ends_with(HOOKS));
     targets
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{NAME, admission, cluster_wide, named};
 
 /// Kinds of Gateway API that the world reads.
-const GATEWAY_API: [&str; 9] = [
+pub(super) const GATEWAY_API: [&str; 9] = [
     "backendtlspolicies",
     "gatewayclasses",
     "gateways",

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use control::world::Kind;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
@@ -149,6 +150,7 @@ fn the_injector_is_asked_about_the_meshs_pods_only() {
         ("shop", &[("meshwright.dev/inject", "disabled")], Some("enabled"), 1),
         ("kube-system", &[("meshwright.dev/inject", "enabled")], Some("enabled"), 0),
         (ROOT_NAMESPACE, &[], Some("enabled"), 0),
+        ("kube-public", &[], Some("enabled"), 0),
     ] {
         let mut labels = labels.to_vec();
         labels.push(("kubernetes.io/metadata.name", namespace));
@@ -158,6 +160,23 @@ fn the_injector_is_asked_about_the_meshs_pods_only() {
         });
         assert_eq!(times.count(), asked, "{namespace} {labels:?} {pod:?}");
     }
+}
+
+/// Ours, and Gateway API's.
+const GROUPS: [&str; 2] = ["gateway.networking.k8s.io", "meshwright.dev"];
+
+/// Aim: the analyzer is asked about every kind of ours and of Gateway API that the world reads, whichever are added.
+#[test]
+fn every_kind_of_the_world_is_analyzed() {
+    let configuration = objects(&Wishes::default()).into_iter().find(|object| object["kind"] == "ValidatingWebhookConfiguration").unwrap();
+    let asked: BTreeSet<String> = configuration["webhooks"][0]["rules"].as_array().unwrap().iter().flat_map(plurals).collect();
+    let read = Kind::ALL.into_iter().filter(|kind| GROUPS.contains(&kind.group()) && *kind != Kind::Canary);
+    let named = |kind: Kind| json!({"apiVersion": format!("{}/v1", kind.group()), "kind": kind.text(), "metadata": {"name": "x"}});
+    assert_eq!(asked, read.map(|kind| Target::of(&named(kind)).resource().plural).collect());
+}
+
+fn plurals(rule: &Value) -> Vec<String> {
+    serde_json::from_value(rule["resources"].clone()).unwrap()
 }
 
 /// Aim: the same bytes at every call, each object once, in an order in which nothing waits for what comes later; removal is all of it, the
@@ -198,4 +217,19 @@ fn the_order_is_safe_both_ways() {
         "validatingwebhookconfigurations",
     ];
     assert_eq!(plurals, right.map(str::to_owned).into());
+}
+
+/// Aim: an installation is complete when every webhook has the roots by which it is believed, not when the first has; a configuration without
+/// webhooks waits for nothing.
+#[test]
+fn an_installation_waits_until_its_webhooks_are_believed() {
+    let mut object = objects(&Wishes::default()).into_iter().find(|object| object["kind"] == "MutatingWebhookConfiguration").unwrap();
+    let wanting = |object: &Value| apply::believed(object).unwrap_or_default();
+    assert!(wanting(&object).contains("namespace.inject.meshwright.dev"), "{}", wanting(&object));
+    object["webhooks"][0]["clientConfig"]["caBundle"] = json!("cGVt");
+    assert!(wanting(&object).contains("pod.inject.meshwright.dev"), "{}", wanting(&object));
+    object["webhooks"][1]["clientConfig"]["caBundle"] = json!("");
+    assert!(wanting(&object).contains("pod.inject.meshwright.dev"));
+    object["webhooks"][1]["clientConfig"]["caBundle"] = json!("cGVt");
+    assert_eq!((apply::believed(&object), apply::believed(&json!({}))), (None, None));
 }

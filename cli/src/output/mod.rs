@@ -1,6 +1,7 @@
 //! What people see: errors as sentences, aligned tables, progress on a terminal, JSON and YAML.
 
 mod error;
+mod log;
 mod progress;
 mod table;
 
@@ -10,6 +11,7 @@ use anyhow::Context;
 use clap::ValueEnum;
 
 pub(crate) use error::{install_panic_hook, print_error, usage};
+pub(crate) use log::log;
 pub(crate) use progress::ProgressLine;
 pub(crate) use table::Columns;
 

@@ -20,13 +20,17 @@ use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::authority::SharedAuthority;
 
-/// Scrapers at a time.
-const CONNECTIONS_MAX: usize = 64;
+/// Scrapers and kubelets at a time; more are closed.
+const CONNECTIONS_MAX: usize = 256;
+/// Of one origin, so that none keeps the kubelet out, who takes silence for death.
+const CONNECTIONS_OF_ORIGIN_MAX: usize = 8;
+/// A connection is cut after this, whatever it is doing: it has one request.
+const CONNECTION_LIFE: Duration = Duration::from_secs(30);
 /// A scraper that is slower is cut.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -131,18 +135,18 @@ impl Metrics {
 
 /// Serves `/metrics`, `/healthz/live` and `/healthz/ready` until `stop`.
 pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = super::strangers::Shares::new(CONNECTIONS_MAX, CONNECTIONS_OF_ORIGIN_MAX);
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let accepted: std::io::Result<(tokio::net::TcpStream, SocketAddr)> = tokio::select! {
             biased;
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, address)) = accepted else {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
+        let Some(place) = places.take(address.ip()) else { continue };
         let metrics = metrics.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request: Request<Incoming>| {
@@ -152,9 +156,10 @@ pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: Cancellat
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(PATIENCE)
+                .keep_alive(false)
                 .serve_connection(TokioIo::new(stream), service);
             // A scraper that breaks off concerns nobody.
-            let _ = connection.await;
+            let _ = timeout(CONNECTION_LIFE, connection).await;
             drop(place);
         });
     }
@@ -186,5 +191,39 @@ mod tests {
         metrics.epoch.set(7);
         let text = metrics.text();
         assert!(text.contains("meshwright_control_config_epoch 7") && text.contains("meshwright_control_ads_pushes_total 0"), "{text}");
+    }
+
+    /// Aim: one address that holds all the connections it can get and says nothing keeps no kubelet out, and is cut.
+    #[tokio::test]
+    async fn nobody_keeps_a_kubelet_out() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let serving = tokio::spawn(serve(listener, Arc::default(), stop.clone()));
+        let connect = async |from: &str| {
+            let socket = tokio::net::TcpSocket::new_v4().unwrap();
+            socket.bind(from.parse().unwrap()).unwrap();
+            socket.connect(address).await.unwrap()
+        };
+        let mut held = Vec::new();
+        for _ in 0..CONNECTIONS_MAX + 8 {
+            held.push(connect("127.0.0.2:0").await);
+        }
+        let mut kubelet = connect("127.0.0.1:0").await;
+        let began = tokio::time::Instant::now();
+        kubelet.write_all(b"GET /healthz/live HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        // One answer is all there is on a connection.
+        timeout(Duration::from_secs(5), kubelet.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        tokio::time::pause();
+        for mut one in held {
+            let ended = timeout(CONNECTION_LIFE * 2, one.read(&mut [0])).await;
+            assert!(ended.is_ok(), "the connection is still open");
+        }
+        stop.cancel();
+        serving.await.unwrap();
     }
 }

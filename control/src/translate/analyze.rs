@@ -45,11 +45,34 @@ pub fn audit(world: &World) -> Vec<Problem> {
     audit.gateways();
     audit.addresses();
     audit.tables();
-    audit.engine();
-    let mut problems = audit.problems;
-    problems.sort();
-    problems.dedup();
-    problems
+    audit.engine(None);
+    audit.sorted()
+}
+
+/// What [`audit`] says of one object, and nothing of others: it looks only at what can lead to that, so that an answer at the door does not
+/// wait for a whole cluster to be judged.
+pub fn audit_of(world: &World, key: &ObjectKey) -> Vec<Problem> {
+    let mut audit = Audit { world, index: world.index(), problems: Vec::new() };
+    if let Some(object) = world.get(key) {
+        audit.object(object);
+        if let Spec::Route(route) = &object.spec {
+            audit.tables_of(object, route);
+        }
+    }
+    // These go through much and judge little.
+    match key.kind {
+        Kind::Workload => audit.hidden(),
+        Kind::Gateway | Kind::GatewayClass => audit.gateways(),
+        _ => {}
+    }
+    if matches!(key.kind, Kind::Service | Kind::Workload | Kind::Pod) {
+        audit.addresses();
+    }
+    if matches!(key.kind, Kind::Service | Kind::Workload | Kind::Gateway) {
+        audit.engine(Some(key));
+    }
+    audit.problems.retain(|problem| problem.is_of(key));
+    audit.sorted()
 }
 
 struct Audit<'a> {
@@ -59,6 +82,13 @@ struct Audit<'a> {
 }
 
 impl Audit<'_> {
+    fn sorted(self) -> Vec<Problem> {
+        let mut problems = self.problems;
+        problems.sort();
+        problems.dedup();
+        problems
+    }
+
     /// `line` 0: the object's own.
     fn say(
         &mut self,
@@ -409,21 +439,48 @@ impl Audit<'_> {
         for (name, service) in self.index.services.iter() {
             let ports = service.service().map_or(&[][..], |service| &service.ports);
             for (port, client) in ports.iter().flat_map(|port| client_namespaces.iter().map(move |client| (port.port, *client))) {
-                let (routes, _) = attach::service_routes(self.index, name, port, client);
-                self.unreachable(routes.into_iter().map(|route| (route, "*".to_owned())));
+                self.table(name, port, client, |_| true);
             }
         }
-        for (name, object) in self.index.gateways.iter() {
+        let gateways = self.index.gateways.iter().map(|(name, _)| name.clone()).collect();
+        self.gateway_tables(gateways, |_| true);
+    }
+
+    /// The same for the rules of one route. Its own namespace sees it wherever it attaches: as a consumer's route, or as the producer's.
+    fn tables_of(&mut self, object: &Arc<Object>, route: &Route) {
+        let name = |parent: &ParentRef| (parent.namespace.clone().unwrap_or_else(|| object.key.namespace.clone()), parent.name.clone());
+        let parents = |fits: fn(&ParentRef) -> bool| route.parents.iter().filter(move |parent| fits(parent)).map(name).collect();
+        let services: BTreeSet<Name> = parents(ParentRef::is_service);
+        let own = |entry: &RankedMatch<'_>| entry.route.key == object.key;
+        for name in services {
+            let Some(service) = self.index.services.get(&name).and_then(ServiceView::service) else { continue };
+            for port in &service.ports {
+                self.table(&name, port.port, &object.key.namespace, own);
+            }
+        }
+        let gateways: BTreeSet<Name> = parents(ParentRef::is_gateway);
+        self.gateway_tables(gateways, own);
+    }
+
+    fn table(&mut self, service: &Name, port: u16, client: &str, fits: impl Fn(&RankedMatch<'_>) -> bool) {
+        let (routes, _) = attach::service_routes(self.index, service, port, client);
+        self.unreachable(routes.into_iter().map(|route| (route, "*".to_owned())), fits);
+    }
+
+    fn gateway_tables(&mut self, gateways: BTreeSet<Name>, fits: impl Fn(&RankedMatch<'_>) -> bool) {
+        for name in gateways {
+            let Some(object) = self.index.gateways.get(&name) else { continue };
             let listeners = attach::gateway(object).map(attach::listeners).unwrap_or_default();
             for place in (0..listeners.len()).filter(|place| listeners[*place].refused.is_none()) {
-                self.unreachable(route::attached(self.index, name, place));
+                self.unreachable(route::attached(self.index, &name, place), &fits);
             }
         }
     }
 
-    fn unreachable<'r>(&mut self, routes: impl IntoIterator<Item = (&'r Arc<Object>, String)>) {
+    /// Of those entries that fit.
+    fn unreachable<'r>(&mut self, routes: impl IntoIterator<Item = (&'r Arc<Object>, String)>, fits: impl Fn(&RankedMatch<'_>) -> bool) {
         let entries = rank::entries(self.world, routes);
-        for (place, entry) in entries.iter().enumerate() {
+        for (place, entry) in entries.iter().enumerate().filter(|(_, entry)| fits(entry)) {
             let same = |other: &&RankedMatch<'_>| {
                 other.host == entry.host && other.matched == entry.matched && other.route.key.kind == entry.route.key.kind
             };
@@ -443,13 +500,16 @@ impl Audit<'_> {
         }
     }
 
-    /// Hands every audience's view to the proxy's own engine.
-    fn engine(&mut self) {
+    /// Hands every audience's view to the proxy's own engine; those alone from which something may be said of `of`, where that is given.
+    fn engine(&mut self, of: Option<&ObjectKey>) {
         let mut asked = BTreeSet::new();
         let mut refusals = BTreeSet::new();
         for audience in audiences(self.world) {
             // Sidecars of one namespace see the same outbound side.
             let first = audience.node.mode == Mode::Sidecar && asked.insert(audience.node.namespace.clone());
+            if of.is_some_and(|key| key.kind != Kind::Service && runner(&audience) != *key) {
+                continue;
+            }
             let wants = if first { self.wants() } else { BTreeSet::new() };
             refusals.extend(refused_by_engine(self.world, &audience, &wants));
         }
@@ -497,9 +557,14 @@ fn owner(audience: &Audience, resource: &str) -> ObjectKey {
     let path = resource.split_once(':').and_then(|(path, _)| path.split_once('/'));
     match path.filter(|(namespace, name)| !matches!(*namespace, "out" | "dns") && !name.contains('/')) {
         Some((namespace, name)) => ObjectKey::new(Kind::Service, namespace, name),
-        None => match audience.node.mode {
-            Mode::Edge => ObjectKey::new(Kind::Gateway, &audience.node.namespace, &audience.node.instance),
-            Mode::Sidecar => ObjectKey::new(Kind::Workload, &audience.node.namespace, &audience.workload),
-        },
+        None => runner(audience),
+    }
+}
+
+/// The object that runs a proxy.
+fn runner(audience: &Audience) -> ObjectKey {
+    match audience.node.mode {
+        Mode::Edge => ObjectKey::new(Kind::Gateway, &audience.node.namespace, &audience.node.instance),
+        Mode::Sidecar => ObjectKey::new(Kind::Workload, &audience.node.namespace, &audience.workload),
     }
 }

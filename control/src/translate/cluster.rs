@@ -357,6 +357,43 @@ spec: {addresses: [10.1.0.1], ports: [{name: a, port: 8080}]}
     }
 
     #[test]
+    fn nobody_declares_away_a_pods_address() {
+        // Aim: whoever may write a Workload in one namespace gets no calls to another's pod: the cluster's word about the address counts, whoever
+        // came first and whichever is older; the address is free for the Workload once the pod is gone.
+        let workload = "\
+apiVersion: meshwright.dev/v1alpha1
+kind: Workload
+metadata: {name: thief, namespace: a, creationTimestamp: '2020-01-01T00:00:00Z'}
+spec: {addresses: [10.1.0.1, 10.9.9.9], ports: [{name: a, port: 8080}]}
+";
+        let pod = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: db-0, namespace: b, creationTimestamp: '2026-01-01T00:00:00Z'}
+spec: {serviceAccountName: db, containers: [{name: x}]}
+status: {podIP: 10.1.0.1, podIPs: [{ip: 10.1.0.1}], phase: Running}
+";
+        let file = |name: &str, text: Option<&str>| FileChange { file: name.to_owned(), text: text.map(|text| Ok(text.to_owned())) };
+        let (thief, owner) = (("a".to_owned(), "thief".to_owned()), ("b".to_owned(), "db-0".to_owned()));
+        let address = "10.1.0.1".parse().unwrap();
+        for order in [[("w", workload), ("p", pod)], [("p", pod), ("w", workload)]] {
+            let mut world = World::new(WorldSettings { in_cluster: true, ..WorldSettings::default() }, Allocations::default());
+            let mut folder = Folder::default();
+            for (name, text) in order {
+                world.apply(folder.update(vec![file(name, Some(text))], 0));
+            }
+            let index = world.index();
+            assert_eq!(index.addresses.get(&address), Some(&Address::Instance(owner.clone())), "{}", order[0].0);
+            let endpoint = SliceEndpoint { address, ready: true, terminating: false, hostname: None, target: None, of_pod: false };
+            assert_eq!(known(index, "b", &endpoint).map(|instance| &*instance.name), Some("db-0"));
+            let assigned = assignment(index, &Destination::Instance(owner.clone(), 8080));
+            assert_eq!(assigned.endpoints.iter().flat_map(|group| &group.lb_endpoints).count(), 1);
+            world.apply(folder.update(vec![file("p", None)], 0));
+            assert_eq!(world.index().addresses.get(&address), Some(&Address::Instance(thief.clone())));
+        }
+    }
+
+    #[test]
     fn a_consumers_bytes_are_its_listeners_affair() {
         // Aim: a consumer's TCPRoute leaves its namespace's HTTP callers and edges what the owner declares; the owner's makes bytes of it.
         let speaks = |namespace: &str, client: &str| {

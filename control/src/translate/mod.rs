@@ -34,7 +34,7 @@ use std::sync::{Arc, OnceLock};
 use prost_types::Any;
 use proto::names::{Mode, NodeId};
 
-pub use analyze::{analyze, audit};
+pub use analyze::{analyze, audit, audit_of};
 pub use attach::Backend;
 pub use cluster::Destination;
 pub(crate) use cluster::arrives_untouched;

@@ -134,11 +134,13 @@ impl ServiceView {
     }
 }
 
-/// A claim to an address. The smaller wins: Services before instances, then the older.
+/// A claim to an address. The smaller wins: Services before instances, what a cluster gave before what somebody wrote, then the older.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct AddressClaim {
     /// Gateways, whose addresses are given to nobody else, before all others.
     pub rank: u8,
+    /// A Workload's: whoever may write one writes any address into it, also that of another tenant's pod.
+    pub declared: bool,
     /// Age of the claimant, milliseconds since 1970.
     pub created_ms: i64,
     /// Who claims it.

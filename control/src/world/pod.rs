@@ -3,15 +3,11 @@
 
 use std::net::IpAddr;
 
-use proto::pods::{self, Owner};
+use proto::pods::{self, Owner, PROXY_CONTAINER, WORKLOAD_VARIABLE};
 
 use super::tree::{Node, Value};
 use super::workload::{Workload, WorkloadPort};
 
-/// The sidecar's container, as the injector names it.
-pub const PROXY_CONTAINER: &str = "meshwright-proxy";
-/// The variable of the sidecar that says which workload it is an instance of, as `NAMESPACE/NAME`.
-pub const WORKLOAD_VARIABLE: &str = "MESHWRIGHT_WORKLOAD";
 /// A pod.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pod {

@@ -84,6 +84,11 @@ impl Problem {
             ..Self::of_file(severity, file, line, message, remedy)
         }
     }
+
+    /// Whether it is one of that object.
+    pub fn is_of(&self, key: &ObjectKey) -> bool {
+        self.kind == key.kind.text() && self.namespace == key.namespace && self.name == key.name
+    }
 }
 
 impl fmt::Display for Problem {

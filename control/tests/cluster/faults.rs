@@ -166,6 +166,49 @@ async fn a_busy_api_server_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_busy_api_server_says_when_to_come_again() {
+    // Aim: real ones say it in plain text and in a header, to lists and watches: it is read, told in their words, and obeyed.
+    let server = Server::new();
+    server.put("services", service("web", 80));
+    server.wrong(Call::List, "services", [Wrong::Busy(20)]);
+    let mut follower = Follower::start(&server, settings());
+    follower.until(|world| problems(world).contains("Too many requests, please try again later.")).await;
+    let took = follower.until(World::synced).await;
+    assert!((Duration::from_secs(19)..Duration::from_secs(40)).contains(&took), "{took:?}");
+    server.wrong(Call::Watch, "services", [Wrong::Busy(20)]);
+    follower.until(|world| problems(world).contains("cannot watch services: Too many requests")).await;
+    let asked = server.count(Call::Watch, "services");
+    follower.rest(Duration::from_secs(19)).await;
+    assert_eq!(server.count(Call::Watch, "services"), asked);
+    follower.until(|world| problems(world).is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_ends_at_once_is_not_asked_for_in_a_loop() {
+    // Aim: an API server, or what stands before it, that ends every watch with nothing is asked ever less often, a list now and then brings what
+    // has changed, and once watches last again all is as it was.
+    for code in [200, 503] {
+        let server = Server::new();
+        server.put("services", service("web", 80));
+        server.wrong(Call::Watch, "services", vec![Wrong::Empty(code); 10_000]);
+        let mut follower = synced(&server).await;
+        server.put("services", service("web", 81));
+        let took = follower.until(|world| port(world, "web") == Some(81)).await;
+        assert!(took < Duration::from_secs(30), "{code}: {took:?}");
+        follower.rest(Duration::from_secs(600)).await;
+        let (watches, lists) = (server.count(Call::Watch, "services"), server.count(Call::List, "services"));
+        assert!((20..=60).contains(&watches) && (4..=12).contains(&lists), "{code}: {watches} watches and {lists} lists in ten minutes");
+        server.right();
+        server.put("services", service("web", 82));
+        let took = follower.until(|world| port(world, "web") == Some(82) && problems(world).is_empty()).await;
+        assert!(took < Duration::from_secs(60), "{code}: {took:?}");
+        let lists = server.count(Call::List, "services");
+        follower.rest(Duration::from_secs(200)).await;
+        assert_eq!(server.count(Call::List, "services"), lists);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn silence_is_noticed() {
     // Aim: a watch whose connection died without a word, a watch and a list that are never answered, a list whose body never ends: each is
     // given up within its bound, and nothing is lost.

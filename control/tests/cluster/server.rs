@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use apiserver::pace::paced;
 use control::clock::Clock;
 use control::source::cluster::{Cluster, Pulses};
 use control::world::{Allocations, Applied, Kind, ObjectKey, World, WorldSettings};
@@ -32,6 +33,10 @@ pub(crate) enum Wrong {
     Silent,
     /// A watch says this line first.
     Line(String),
+    /// This status, and no word.
+    Empty(u16),
+    /// 429 as a busy API server says it: in plain text, and in a header when to come again.
+    Busy(u32),
 }
 
 /// Which calls go wrong.
@@ -181,6 +186,8 @@ impl Server {
             Some(Wrong::Stuck) => std::future::pending().await,
             Some(Wrong::Status(code, after)) => Ok(status(code, after)),
             Some(Wrong::Silent) => Ok(answered(200, stream::pending().boxed())),
+            Some(Wrong::Empty(code)) => Ok(answered(code, stream::empty().boxed())),
+            Some(Wrong::Busy(after)) => Ok(busy(after)),
             _ if missing => Ok(status(404, 0)),
             Some(Wrong::Line(line)) => Ok(answered(200, stream::iter([line + "\n"]).boxed())),
             None if call == Call::Watch => Ok(self.watch(wanted, &query)),
@@ -265,7 +272,14 @@ impl Wanted {
 
 fn answered(code: u16, lines: BoxStream<'static, String>) -> Response<Content> {
     let body = StreamBody::new(lines.map(|line| Ok(Frame::data(Bytes::from(line)))).boxed());
-    Response::builder().status(StatusCode::from_u16(code).unwrap()).body(body).unwrap()
+    Response::builder().status(StatusCode::from_u16(code).unwrap()).header("content-type", "application/json").body(body).unwrap()
+}
+
+fn busy(after: u32) -> Response<Content> {
+    let mut answer = answered(429, stream::iter(["Too many requests, please try again later.\n".to_owned()]).boxed());
+    answer.headers_mut().insert("content-type", "text/plain; charset=utf-8".parse().unwrap());
+    answer.headers_mut().insert("retry-after", after.into());
+    answer
 }
 
 fn status(code: u16, after: u32) -> Response<Content> {
@@ -314,7 +328,7 @@ pub(crate) struct Follower {
 impl Follower {
     pub(crate) fn start(server: &Server, settings: WorldSettings) -> Self {
         let clock = Clock::new(|| std::time::UNIX_EPOCH + Duration::from_secs(1));
-        let cluster = Cluster { client: server.client(), clock, pulses: Pulses::default() };
+        let cluster = Cluster { client: paced(server.client()), clock, pulses: Pulses::default() };
         let (send, steps) = mpsc::channel(2);
         let mut watching = tokio::task::JoinSet::new();
         watching.spawn(async move { cluster.run(send).await.unwrap() });

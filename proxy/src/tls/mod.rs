@@ -43,6 +43,8 @@ pub use control::{ControlTls, ControlTlsError};
 pub use credential::{Credential, CredentialCell, CredentialError};
 pub use peer::{Peer, PeerError, read_peer};
 pub use trust::{TrustCell, TrustError};
+#[cfg(test)]
+pub(crate) use unproved::Anybody;
 pub use unproved::unproved;
 
 use crate::ground::limits::TLS_UNSENT_BYTES_MAX;

@@ -26,7 +26,7 @@ pub fn unproved() -> Result<ClientConfig, Error> {
 
 /// Believes everybody.
 #[derive(Debug)]
-struct Anybody;
+pub(crate) struct Anybody;
 
 impl ServerCertVerifier for Anybody {
     fn verify_server_cert(

@@ -2,7 +2,6 @@
 
 mod files;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -23,7 +22,6 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use tracing_subscriber::EnvFilter;
 
 use self::files::{Files, Identity};
 use super::token;
@@ -68,9 +66,7 @@ pub(crate) struct IdentityArgs {
 }
 
 pub(crate) fn run(args: IdentityArgs) -> anyhow::Result<ExitCode> {
-    let filter = EnvFilter::try_new(&args.log_level).map_err(|error| output::usage(format!("--log-level {}: {error}", args.log_level)))?;
-    let terminal = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).with_target(false).init();
+    output::log(&args.log_level, "proxy=debug")?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(keep(args))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,10 +4,10 @@
 //! anything to a mesh (a node's heartbeat, the time of an endpoint's last change) is gone before it is compared with the version before.
 
 use kube::core::ObjectMeta;
+use proto::pods::{PROXY_CONTAINER, WORKLOAD_VARIABLE};
 use serde_json::{Map, Value, json};
 
 use crate::world::object::{Candidate, read_judged};
-use crate::world::pod::{PROXY_CONTAINER, WORKLOAD_VARIABLE};
 use crate::world::problem::{Problem, Severity};
 use crate::world::tree::{Node, Part};
 use crate::world::{Judge, Kind, ObjectKey};

@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::{FutureExt, Stream, StreamExt};
-use http::StatusCode;
 use kube::api::{Api, DynamicObject};
 use kube::core::{ObjectMeta, PartialObjectMeta};
 use kube::runtime::utils::Backoff;
@@ -264,21 +263,11 @@ impl Watching {
     }
 }
 
-/// That a kind is not there, said as the client reads it: of a group that nobody has heard of, an API server says it in plain text, about which
-/// the client would write a line to the log at every look.
-fn missing(response: http::Response<client::Body>) -> http::Response<client::Body> {
-    let status =
-        r#"{"kind":"Status","apiVersion":"v1","status":"Failure","code":404,"reason":"NotFound","message":"there is no such kind"}"#;
-    let (mut head, _) = response.into_parts();
-    head.headers.clear();
-    http::Response::from_parts(head, client::Body::from(status.as_bytes().to_vec()))
-}
-
 /// The same client, whose calls are answered in time or fail, and whose answers are noted.
 fn bounded(client: Client, pulse: Arc<Pulse>) -> Client {
     let note = move |response: http::Response<client::Body>| {
         pulse.answer(response.status());
-        if response.status() == StatusCode::NOT_FOUND { missing(response) } else { response }
+        response
     };
     let send = service_fn(move |request| {
         let client = client.clone();

@@ -8,7 +8,7 @@ use super::difference::Changed;
 use crate::world::index::{Address, AddressClaim, Index, Name, ServiceView};
 use crate::world::instance::Instance;
 use crate::world::object::Object;
-use crate::world::{World, gateway_name};
+use crate::world::{Spec, World, gateway_name};
 
 /// Who claims addresses, and which.
 type Claimant<'a> = (&'a Arc<Object>, &'a Vec<IpAddr>);
@@ -39,7 +39,7 @@ impl Index {
             if self.gateways.contains_key(name) {
                 let given = world.allocations().instance(ranges, &gateway_name(&name.0, &name.1));
                 let given: Vec<IpAddr> = given.into_iter().flatten().collect();
-                claim(&given, AddressClaim { rank: GATEWAY, created_ms: 0, name: name.clone() });
+                claim(&given, AddressClaim { rank: GATEWAY, declared: false, created_ms: 0, name: name.clone() });
                 self.gateway_addresses.insert(name.clone(), given);
             }
         }
@@ -64,29 +64,30 @@ impl Index {
         (was, is): (Option<Claimant<'_>>, Option<Claimant<'_>>),
         claim: &mut impl FnMut(&[IpAddr], AddressClaim),
     ) {
-        let age = |world: &World, claimant: Option<Claimant<'_>>| {
-            claimant.map(|(object, addresses)| (world.created_ms(object), addresses.clone()))
+        let claimed = |world: &World, claimant: Option<Claimant<'_>>| {
+            claimant.map(|(object, addresses)| (AddressClaim::of(world, rank, object, name), addresses.clone()))
         };
-        let (was, is) = (age(former, was), age(world, is));
+        let (was, is) = (claimed(former, was), claimed(world, is));
         if was == is {
             return;
         }
         was.iter().flat_map(|(_, addresses)| addresses).for_each(|address| self.disclaim(world, *address, (rank, name)));
-        if let Some((created_ms, addresses)) = is {
-            claim(&addresses, AddressClaim { rank, created_ms, name: name.clone() });
+        if let Some((one, addresses)) = is {
+            claim(&addresses, one);
         }
     }
 
     /// Who has it, as a claim.
     fn owner(&self, world: &World, address: IpAddr) -> Option<AddressClaim> {
-        let aged = |rank, object: Option<&Arc<Object>>, name: &Name| {
-            let created_ms = object.map_or(0, |object| world.created_ms(object));
-            AddressClaim { rank, created_ms, name: name.clone() }
+        // One that is just gone is asked for to take its addresses away.
+        let of = |rank, object: Option<&Arc<Object>>, name: &Name| match object {
+            Some(object) => AddressClaim::of(world, rank, object, name),
+            None => AddressClaim { rank, declared: false, created_ms: 0, name: name.clone() },
         };
         Some(match self.addresses.get(&address)? {
-            Address::Gateway(name) => aged(GATEWAY, None, name),
-            Address::Service(name) => aged(SERVICE, self.services.get(name).map(|view| &view.object), name),
-            Address::Instance(name) => aged(INSTANCE, self.instances.get(name).map(|instance| &instance.object), name),
+            Address::Gateway(name) => of(GATEWAY, None, name),
+            Address::Service(name) => of(SERVICE, self.services.get(name).map(|view| &view.object), name),
+            Address::Instance(name) => of(INSTANCE, self.instances.get(name).map(|instance| &instance.object), name),
         })
     }
 
@@ -131,6 +132,11 @@ fn own(instance: &Instance) -> Option<Claimant<'_>> {
 }
 
 impl AddressClaim {
+    fn of(world: &World, rank: u8, object: &Object, name: &Name) -> Self {
+        let declared = matches!(object.spec, Spec::Workload(_));
+        Self { rank, declared, created_ms: world.created_ms(object), name: name.clone() }
+    }
+
     fn owner(&self) -> Address {
         match self.rank {
             GATEWAY => Address::Gateway(self.name.clone()),
