@@ -8,6 +8,7 @@
 pub mod bundle;
 mod counts;
 pub mod decide;
+mod ending;
 pub mod keep;
 pub mod manifest;
 mod merge;
