@@ -14,5 +14,7 @@ mod load;
 mod page;
 #[path = "rig/pods.rs"]
 mod pods;
+#[path = "rig/roll.rs"]
+mod roll;
 #[path = "rig/shop.rs"]
 mod shop;
