@@ -10,6 +10,7 @@ pub mod bundle;
 pub mod callers;
 mod counts;
 pub mod decide;
+mod ending;
 pub mod keep;
 pub mod manifest;
 mod merge;

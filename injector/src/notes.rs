@@ -26,6 +26,8 @@ pub struct Notes {
     pub memory: Option<String>,
     /// Log filter.
     pub log_level: Option<String>,
+    /// Seconds from the pod's deletion to the application's SIGTERM.
+    pub drain_delay: Option<u64>,
 }
 
 /// An annotation of ours with an impossible value.
@@ -55,6 +57,7 @@ impl Notes {
             cpu: read.one(annotations::PROXY_CPU, quantity, "a quantity of CPU such as 100m or 0.5")?,
             memory: read.one(annotations::PROXY_MEMORY, quantity, "a quantity of memory such as 64Mi")?,
             log_level: read.one(annotations::LOG_LEVEL, filter, "a log filter such as `info` or `warn,proxy::xds=debug`")?,
+            drain_delay: read.one(annotations::DRAIN_DELAY, seconds, "a number of seconds such as 5, or 0 for none")?,
         })
     }
 }
@@ -102,6 +105,11 @@ fn quantity(text: &str) -> Option<String> {
     (value > 0.0 && (SUFFIXES.contains(&suffix) || exponent())).then(|| text.to_owned())
 }
 
+/// Whole seconds, without a unit, as Kubernetes' own fields of that kind.
+fn seconds(text: &str) -> Option<u64> {
+    text.parse::<u32>().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit())).map(u64::from)
+}
+
 /// What the proxy takes: it reads its filter with the same library.
 fn filter(text: &str) -> Option<String> {
     (!text.is_empty() && text.len() <= FILTER_BYTES_MAX && EnvFilter::try_new(text).is_ok()).then(|| text.to_owned())
@@ -119,6 +127,7 @@ mod tests {
             "meshwright.dev/exclude-outbound-ports": "5432, 6379,", "meshwright.dev/exclude-inbound-ports": "", "other/x": 3,
             "meshwright.dev/exclude-outbound-cidrs": "fd00::/8,192.0.2.0/24", "meshwright.dev/proxy-cpu": "0.5",
             "meshwright.dev/proxy-memory": "64Mi", "meshwright.dev/log-level": "warn,proxy::xds=debug", "meshwright.dev/opaque-ports": "3306",
+            "meshwright.dev/drain-delay": " 7",
         }));
         let wanted = Notes {
             exclude_outbound_ports: vec![5432, 6379],
@@ -127,6 +136,7 @@ mod tests {
             cpu: Some("0.5".to_owned()),
             memory: Some("64Mi".to_owned()),
             log_level: Some("warn,proxy::xds=debug".to_owned()),
+            drain_delay: Some(7),
         };
         assert_eq!(notes, Ok(wanted));
         assert_eq!(Notes::read(&Value::Null), Ok(Notes::default()));
@@ -150,6 +160,12 @@ mod tests {
             ("proxy-memory", json!("1.2.3"), "1.2.3", "64Mi"),
             ("log-level", json!("proxy=loudly"), "proxy=loudly", "info"),
             ("log-level", json!(""), "", "info"),
+            ("drain-delay", json!("5s"), "5s", "a number of seconds such as 5"),
+            ("drain-delay", json!("-1"), "-1", "seconds"),
+            ("drain-delay", json!("+1"), "+1", "seconds"),
+            ("drain-delay", json!("1.5"), "1.5", "seconds"),
+            ("drain-delay", json!(""), "", "seconds"),
+            ("drain-delay", json!(5), "5", "quotes"),
         ] {
             let error = Notes::read(&json!({format!("meshwright.dev/{name}"): value})).unwrap_err();
             assert_eq!((error.name.trim_start_matches("meshwright.dev/"), error.value.as_str()), (name, wrong));

@@ -4,11 +4,11 @@ use proto::annotations;
 use serde_json::{Map, Value};
 
 use crate::bounds::{self, TooMuch};
-use crate::merge;
 use crate::notes::{BadAnnotation, Notes};
 use crate::probes::Probes;
 use crate::settings::SidecarSettings;
 use crate::sidecar::{self, APP_PROBES, Ends, Form, INTERCEPT_CONTAINER, OWN_PORTS, PROXY_CONTAINER, PROXY_UID, SPIFFE_DIR, SPIFFE_VOLUME};
+use crate::{ending, merge};
 
 /// Which of several containers `kubectl logs` and `exec` mean when nobody says.
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
@@ -69,6 +69,11 @@ pub fn add(pod: &Value, workload: &str, settings: &SidecarSettings) -> Result<Ad
         probes.lead(container, &notes.exclude_inbound_ports);
         bounds::probes(&probes.declared)?;
         give_identity(container, &mut probes.warnings);
+    }
+    let (delay, futile) = ending::delay_secs(&notes, &spec, settings)?;
+    probes.warnings.extend(futile);
+    for container in theirs.containers.iter_mut().filter_map(Value::as_object_mut) {
+        delay.into_iter().for_each(|secs| ending::sleep(container, secs));
     }
     let form = form(&spec, settings);
     let grace = spec.get("terminationGracePeriodSeconds").and_then(Value::as_u64);

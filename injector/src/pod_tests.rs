@@ -184,6 +184,48 @@ fn the_drain_fits_the_pods_grace() {
     }
 }
 
+/// Aim: the containers of a pod that serves get time before they are told to end, as much as the pod's own time allows or its annotation says, and
+/// none where a hook of their own, the pod's kind or its kubelet is against it.
+#[test]
+fn a_deleted_pods_application_serves_a_moment_longer() {
+    let ask = |delay: Value, spec: Value, settings: &SidecarSettings| {
+        let pod = json!({"metadata": {"annotations": {"meshwright.dev/drain-delay": delay}}, "spec": spec});
+        let mut pod = if delay.is_null() { json!({"spec": spec}) } else { pod };
+        pod["spec"]["initContainers"] = json!([{"name": "own", "restartPolicy": "Always"}]);
+        pod["spec"]["containers"] = json!([{"name": "app"}, {"name": "log", "lifecycle": {"postStart": {"exec": {}}, "preStop": null}}]);
+        add(&pod, "x", settings)
+    };
+    let (new, none) = (settings(), Value::Null);
+    let first = SidecarSettings { kubernetes: "1.29".parse().unwrap(), ..settings() };
+    for (delay, spec, settings, slept) in [
+        (none.clone(), json!({}), &new, json!(5)),
+        (none.clone(), json!({"restartPolicy": "Always", "terminationGracePeriodSeconds": 300}), &new, json!(5)),
+        (none.clone(), json!({"terminationGracePeriodSeconds": 7}), &new, json!(3)),
+        (none.clone(), json!({"terminationGracePeriodSeconds": 1}), &new, none.clone()),
+        (json!("20"), json!({}), &new, json!(20)),
+        (json!("6"), json!({"terminationGracePeriodSeconds": 7}), &new, json!(6)),
+        (json!("0"), json!({}), &new, none.clone()),
+        (json!("20"), json!({"restartPolicy": "Never"}), &new, none.clone()),
+        (none.clone(), json!({"restartPolicy": "OnFailure"}), &new, none.clone()),
+        (none.clone(), json!({}), &first, none.clone()),
+        (none.clone(), json!({}), &old(), none.clone()),
+    ] {
+        let added = ask(delay, spec, settings).unwrap();
+        let spec = &added.pod["spec"];
+        let containers = spec["containers"].as_array().unwrap().iter().filter(|one| one["name"] != PROXY_CONTAINER);
+        for container in containers {
+            assert_eq!(container["lifecycle"]["preStop"]["sleep"]["seconds"], slept, "{container}");
+        }
+        let own = spec["initContainers"].as_array().unwrap().iter().find(|one| one["name"] == "own").unwrap();
+        assert_eq!(own["lifecycle"], Value::Null);
+    }
+    let error = ask(json!("30"), json!({}), &new).unwrap_err().to_string();
+    assert!(error.starts_with("annotation meshwright.dev/drain-delay: `30` is not less than the pod's"), "{error}");
+    assert!(ask(json!("5"), json!({}), &first).unwrap().warnings[0].contains("on Kubernetes 1.29 no hook sleeps"));
+    let own = json!({"spec": {"containers": [{"name": "app", "lifecycle": {"preStop": {"exec": {"command": ["x"]}}}}]}});
+    assert_eq!(add(&own, "x", &new).unwrap().pod["spec"]["containers"][0]["lifecycle"], own["spec"]["containers"][0]["lifecycle"]);
+}
+
 /// Aim: a pod whose resolvers may not know the control plane is told so, unless that is an address.
 #[test]
 fn resolvers_are_thought_of() {
@@ -255,7 +297,7 @@ fn any_pod() -> impl proptest::strategy::Strategy<Value = Value> {
 /// What of a container may be another's work.
 fn own_part(container: &Value) -> Value {
     let mut own = container.clone();
-    for field in ["readinessProbe", "livenessProbe", "volumeMounts", "env"] {
+    for field in ["readinessProbe", "livenessProbe", "volumeMounts", "env", "lifecycle"] {
         own.as_object_mut().unwrap().remove(field);
     }
     own
@@ -264,7 +306,7 @@ fn own_part(container: &Value) -> Value {
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(300))]
     /// Aim: whatever a pod is, a second time changes nothing, the patch makes just the injected pod, and of the application's containers
-    /// nothing changes but probes, environment and mounts; their order stays.
+    /// nothing changes but probes, environment, mounts and hooks; their order stays.
     #[test]
     fn any_pod_is_injected_once(pod in any_pod(), native in proptest::bool::ANY) {
         let settings = if native { settings() } else { old() };

@@ -5,8 +5,10 @@ use std::str::FromStr;
 
 use proto::annotations;
 
-/// The first minor version of Kubernetes 1 whose init containers may stay (KEP 753 is on by default).
-const NATIVE_SINCE_MINOR: u16 = 29;
+/// The first version whose init containers may stay (KEP 753 is on by default).
+const NATIVE_SINCE: KubernetesVersion = KubernetesVersion { major: 1, minor: 29 };
+/// The first version with hooks that sleep (KEP 3960 is on by default). An API server of the version before takes such a hook and leaves it out.
+const SLEEP_SINCE: KubernetesVersion = KubernetesVersion { major: 1, minor: 30 };
 
 /// What every sidecar of a mesh has in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,7 +73,7 @@ impl FromStr for PullPolicy {
     }
 }
 
-/// A version of Kubernetes. The default is one with native sidecars.
+/// A version of Kubernetes. The default is one with native sidecars and hooks that sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct KubernetesVersion {
     /// 1.
@@ -83,13 +85,18 @@ pub struct KubernetesVersion {
 impl KubernetesVersion {
     /// Whether an init container with `restartPolicy: Always` stays: it starts before the application and ends after it.
     pub fn has_native_sidecars(self) -> bool {
-        self >= Self::default()
+        self >= NATIVE_SINCE
+    }
+
+    /// Whether a lifecycle hook may be `sleep`: it needs no program in the container's image.
+    pub fn has_sleep_hooks(self) -> bool {
+        self >= SLEEP_SINCE
     }
 }
 
 impl Default for KubernetesVersion {
     fn default() -> Self {
-        Self { major: 1, minor: NATIVE_SINCE_MINOR }
+        SLEEP_SINCE
     }
 }
 
@@ -120,23 +127,25 @@ impl fmt::Display for KubernetesVersion {
 mod tests {
     use super::*;
 
-    /// Aim: versions as clusters say them, and which of them have native sidecars.
+    /// Aim: versions as clusters say them, and which of them have native sidecars and hooks that sleep.
     #[test]
     fn versions_are_read() {
         for (text, wanted) in [
-            ("1.28", Some((1, 28, false))),
-            ("v1.28.15", Some((1, 28, false))),
-            ("1.28+", Some((1, 28, false))),
-            ("1.29", Some((1, 29, true))),
-            ("v1.36.6-eks-1", Some((1, 36, true))),
-            ("2.0", Some((2, 0, true))),
+            ("1.28", Some((1, 28, false, false))),
+            ("v1.28.15", Some((1, 28, false, false))),
+            ("1.28+", Some((1, 28, false, false))),
+            ("1.29", Some((1, 29, true, false))),
+            ("1.30", Some((1, 30, true, true))),
+            ("v1.36.6-eks-1", Some((1, 36, true, true))),
+            ("2.0", Some((2, 0, true, true))),
             ("1", None),
             ("latest", None),
             ("", None),
             ("1.x", None),
         ] {
             let found = text.parse::<KubernetesVersion>().ok();
-            assert_eq!(found.map(|version| (version.major, version.minor, version.has_native_sidecars())), wanted, "{text}");
+            let found = found.map(|version| (version.major, version.minor, version.has_native_sidecars(), version.has_sleep_hooks()));
+            assert_eq!(found, wanted, "{text}");
         }
     }
 }

@@ -5,6 +5,7 @@ use proto::pods::WORKLOAD_VARIABLE;
 use proto::{annotations, ports};
 use serde_json::{Value, json};
 
+use crate::ending::GRACE_SECS_DEFAULT;
 use crate::notes::Notes;
 use crate::settings::SidecarSettings;
 
@@ -28,8 +29,6 @@ const CA_DIR: &str = "/etc/meshwright/ca";
 const TOKEN_LIFE_SECS: u32 = 3600;
 /// Seconds that the first epoch and certificate may take before the sidecar is restarted.
 const STARTUP_SECS_MAX: u32 = 120;
-/// How long Kubernetes gives a pod to end, where it does not say.
-const GRACE_SECS_DEFAULT: u64 = 30;
 /// Longest drain of a sidecar.
 const DRAIN_SECS_MAX: u64 = 30;
 /// The same where it begins after the application's end.
@@ -148,7 +147,11 @@ pub(crate) fn proxy(
         ],
     });
     match form {
-        Form::Native => container["restartPolicy"] = "Always".into(),
+        Form::Native => {
+            container["restartPolicy"] = "Always".into();
+            // The kubelet runs the hooks of all containers at once, long before it is this one's turn to end.
+            container["lifecycle"] = json!({"preStop": {"exec": {"command": ["meshwright", "hook", "leaving"]}}});
+        }
         // The kubelet starts containers in their order, each after the former's postStart.
         Form::Ordinary { .. } => {
             container["lifecycle"] = json!({

@@ -18,6 +18,8 @@ pub const PROXY_MEMORY: &str = "meshwright.dev/proxy-memory";
 pub const LOG_LEVEL: &str = "meshwright.dev/log-level";
 /// Ports whose bytes are never looked at, comma-separated.
 pub const OPAQUE_PORTS: &str = "meshwright.dev/opaque-ports";
+/// Seconds that the application of a pod that is deleted goes on serving before it is told to end; `0`: none.
+pub const DRAIN_DELAY: &str = "meshwright.dev/drain-delay";
 /// The namespace of the mesh's own objects.
 pub const ROOT_NAMESPACE: &str = "meshwright-system";
 /// Annotation that says which version's sidecar a pod carries.

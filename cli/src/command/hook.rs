@@ -1,5 +1,5 @@
-//! `meshwright hook`: what a kubelet runs in a sidecar that is an ordinary container (Kubernetes before 1.29), which starts and ends with the
-//! application at once unless it is made to wait.
+//! `meshwright hook`: what a kubelet runs in a sidecar. A native one is told that its pod ends; one that is an ordinary container (Kubernetes
+//! before 1.29) starts and ends with the application at once unless it is made to wait.
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -40,6 +40,9 @@ enum Moment {
     /// Returns when nothing in the pod listens any more but the sidecar, five seconds later at least; the sidecar ends then.
     #[command(after_help = "Example: meshwright hook ending --timeout 24s")]
     Ending(Bound),
+    /// Tells the sidecar that the pod ends: it tells its callers, and goes on serving them.
+    #[command(after_help = "Example: meshwright hook leaving")]
+    Leaving,
 }
 
 #[derive(Debug, Args)]
@@ -54,13 +57,19 @@ pub(crate) fn run(args: HookArgs) -> anyhow::Result<ExitCode> {
     match args.moment {
         Moment::Started(Bound { timeout }) => {
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::HEALTH));
-            while let Err(why) = has_started(address) {
+            while let Err(why) = asked(address, "GET /healthz/startup") {
                 if begun.elapsed() >= timeout {
                     bail!(
                         "the sidecar has not started within {timeout:?}: {why}; its log says more (kubectl logs POD -c meshwright-proxy)"
                     );
                 }
                 std::thread::sleep(LOOK);
+            }
+        }
+        Moment::Leaving => {
+            let address = SocketAddr::from((Ipv4Addr::LOCALHOST, ports::ADMIN));
+            if let Err(why) = asked(address, "POST /parting") {
+                bail!("the sidecar cannot be told that its pod ends: {why}");
             }
         }
         Moment::Ending(Bound { timeout }) => {
@@ -75,12 +84,12 @@ pub(crate) fn run(args: HookArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks the sidecar's startup page.
-fn has_started(address: SocketAddr) -> Result<(), String> {
+/// Asks one of the sidecar's pages, which says yes or why not.
+fn asked(address: SocketAddr, page: &str) -> Result<(), String> {
     let asking = || {
         let mut stream = TcpStream::connect_timeout(&address, ANSWER)?;
         stream.set_read_timeout(Some(ANSWER))?;
-        stream.write_all(b"GET /healthz/startup HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")?;
+        stream.write_all(format!("{page} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").as_bytes())?;
         let mut answer = String::new();
         stream.take(4096).read_to_string(&mut answer)?;
         Ok(answer)
@@ -122,7 +131,7 @@ mod tests {
 
     /// Aim: the sidecar's own word decides, and what is missing is passed on.
     #[test]
-    fn the_startup_page_is_asked() {
+    fn a_page_is_asked() {
         for (answer, wanted) in [
             ("HTTP/1.1 200 OK\r\n\r\nok\n", Ok(())),
             ("HTTP/1.1 503 Service Unavailable\r\n\r\nno certificate yet\n", Err("no certificate yet".to_owned())),
@@ -135,7 +144,7 @@ mod tests {
                 let _ = stream.read(&mut [0; 1024]);
                 stream.write_all(answer.as_bytes()).unwrap();
             });
-            assert_eq!(has_started(address), wanted);
+            assert_eq!(asked(address, "GET /healthz/startup"), wanted);
             serving.join().unwrap();
         }
     }

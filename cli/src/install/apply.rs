@@ -173,16 +173,10 @@ pub(super) fn believed(object: &Value) -> Option<String> {
 pub(crate) async fn uninstall(removal: &[Target], cluster: &ClusterArgs, despite: bool, timeout: Duration) -> anyhow::Result<()> {
     let client = cluster.client().await?;
     let line = ProgressLine::start("looking for pods with sidecars");
-    let left = with_sidecars(&client).await?;
-    if !left.is_empty() && !despite {
-        let named = left.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
-        bail!(
-            "{} pods have sidecars, {named}{}; take the label meshwright.dev/inject from their namespaces and roll them, or delete all the same with --despite-sidecars",
-            left.len(),
-            if left.len() > NAMED_MAX { " and more" } else { "" }
-        );
-    }
     let until = Instant::now() + timeout;
+    if !despite {
+        without_sidecars(&client, until).await?;
+    }
     for target in removal {
         line.say(&format!("deleting {}", target.shown()));
         remove(&client, target).await?;
@@ -227,21 +221,48 @@ async fn gone(client: &Client, target: &Target, until: Instant) -> anyhow::Resul
     }
 }
 
-/// Pods that carry a sidecar, `NAMESPACE/NAME`.
-async fn with_sidecars(client: &Client) -> anyhow::Result<Vec<String>> {
+/// No pod carries a sidecar. One that ends already is waited for: a rollout is complete before its last old pods are gone.
+async fn without_sidecars(client: &Client, until: Instant) -> anyhow::Result<()> {
+    loop {
+        let (staying, ending) = with_sidecars(client).await?;
+        if !staying.is_empty() {
+            bail!(
+                "{}; take the label meshwright.dev/inject from their namespaces and roll them, or delete all the same with --despite-sidecars",
+                named("have sidecars", &staying)
+            );
+        }
+        if ending.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            bail!("{} and do not end; wait for them, or delete all the same with --despite-sidecars", named("have sidecars", &ending));
+        }
+        sleep(LOOK_EVERY).await;
+    }
+}
+
+/// `7 pods WHAT, A, B and more`.
+fn named(what: &str, pods: &[String]) -> String {
+    let first = pods.iter().take(NAMED_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");
+    format!("{} pods {what}, {first}{}", pods.len(), if pods.len() > NAMED_MAX { " and more" } else { "" })
+}
+
+/// Pods that carry a sidecar, `NAMESPACE/NAME`: those that stay, and those that are ending.
+async fn with_sidecars(client: &Client) -> anyhow::Result<(Vec<String>, Vec<String>)> {
     let pods: Api<Pod> = Api::all(client.clone());
-    let mut found = Vec::new();
+    let (mut staying, mut ending) = (Vec::new(), Vec::new());
     let mut params = ListParams::default().limit(PAGE);
     loop {
         let page = again(|| within(CALL_MAX, pods.list_metadata(&params))).await.context("cannot look for pods with sidecars")?;
         for pod in page.items {
             if pod.metadata.annotations.is_some_and(|notes| notes.contains_key(INJECTED)) {
+                let found = if pod.metadata.deletion_timestamp.is_some() { &mut ending } else { &mut staying };
                 found.push(format!("{}/{}", pod.metadata.namespace.unwrap_or_default(), pod.metadata.name.unwrap_or_default()));
             }
         }
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params = params.continue_token(&token),
-            None => return Ok(found),
+            None => return Ok((staying, ending)),
         }
     }
 }

@@ -5,6 +5,7 @@ use proto::identity::CONTROL_ACCOUNT;
 use serde_json::{Value, json};
 
 use super::{NAME, Wishes, labels, named};
+use crate::state::{CONTROL_SOCKET, STATE_DIR_ENV};
 
 /// The Service by which API servers ask.
 pub(crate) const WEBHOOK_SERVICE: &str = "meshwright-webhook";
@@ -102,7 +103,7 @@ fn container(wishes: &Wishes) -> Value {
         "control".to_owned(),
         "--kubernetes".to_owned(),
         format!("--data-dir={STATE_DIR}"),
-        format!("--api-socket={STATE_DIR}/control.sock"),
+        format!("--api-socket={STATE_DIR}/{CONTROL_SOCKET}"),
         format!("--name={NAME}"),
         format!("--name={NAME}.{ROOT_NAMESPACE}"),
         format!("--name={NAME}.{ROOT_NAMESPACE}.svc"),
@@ -121,7 +122,12 @@ fn container(wishes: &Wishes) -> Value {
         "image": wishes.image,
         "command": ["meshwright"],
         "args": args,
-        "env": [field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")],
+        // The last is for commands that are run in the pod: they find the control plane by it.
+        "env": [
+            field("POD_NAME", "metadata.name"),
+            field("POD_NAMESPACE", "metadata.namespace"),
+            {"name": STATE_DIR_ENV, "value": STATE_DIR},
+        ],
         "ports": [port("xds", 15012), port("metrics", 15014), port("webhook", 15017)],
         // The first lists of a large cluster take their time.
         "startupProbe": probe("/healthz/live", 1, 120),

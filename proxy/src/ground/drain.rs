@@ -23,6 +23,7 @@ pub enum DrainStage {
 #[derive(Debug, Default)]
 pub struct Drain {
     stage: Cell<DrainStage>,
+    hushed: Cell<bool>,
     members: RefCell<Members>,
 }
 
@@ -45,6 +46,13 @@ impl Drain {
     pub fn reach(&self, stage: DrainStage) {
         if self.stage.get() < stage {
             self.stage.set(stage);
+            self.members.borrow().wakers.iter().flatten().for_each(Waker::wake_by_ref);
+        }
+    }
+
+    /// Has connections closed that rest between two exchanges, before it comes to [`DrainStage::Closing`]; the doors stay as they are.
+    pub fn hush(&self) {
+        if !self.hushed.replace(true) {
             self.members.borrow().wakers.iter().flatten().for_each(Waker::wake_by_ref);
         }
     }
@@ -79,7 +87,16 @@ impl Drain {
 impl Member {
     /// Ready once the drain has come as far as `stage`.
     pub fn poll_stage(&mut self, stage: DrainStage, cx: &mut Context<'_>) -> Poll<()> {
-        if self.drain.reached(stage) {
+        self.poll_of(self.drain.reached(stage), cx)
+    }
+
+    /// Ready once connections that rest are to be closed.
+    pub fn poll_hushed(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.poll_of(self.drain.hushed.get() || self.drain.reached(DrainStage::Closing), cx)
+    }
+
+    fn poll_of(&mut self, reached: bool, cx: &mut Context<'_>) -> Poll<()> {
+        if reached {
             return Poll::Ready(());
         }
         if !self.registered {

@@ -15,6 +15,10 @@ pub const ACCEPT_TOLD_EVERY: Duration = Duration::from_secs(10);
 pub const QUEUED_MAX: usize = 4096;
 /// How long connections without work are kept once a drain has shut the doors: peers hear meanwhile that nobody should be called here.
 pub const IDLE_GRACE: Duration = Duration::from_secs(1);
+/// From the word that the instance ends soon until its callers are told; others take it out of their lists meanwhile.
+pub const PARTING_TOLD: Duration = Duration::from_secs(1);
+/// From then on until their connections that have asked nothing are closed. Together well below what an application is given before its end.
+pub const PARTING_HUSHED: Duration = Duration::from_secs(3);
 /// Upstream connections of one worker to others, idle ones included. At the bound a request that needs a new one is answered `overflow`.
 pub const UPSTREAM_CONNECTIONS_MAX: usize = 20_000;
 /// The same for those to the application beside it: what the application calls does not keep it from being called.
@@ -62,6 +66,8 @@ pub const UPLOAD_WINDOW_BYTES: u64 = 65_535;
 pub const LOOK_AHEAD_PIECES_MAX: usize = 4;
 /// Bytes of a request's body that are kept until its answer begins, so that it can be sent again if the server did not process it.
 pub const REPLAY_BYTES_MAX: usize = 64 << 10;
+/// The same over HTTP/1, of a body whose length was said: the answer of a peer's proxy is waited for, which may not reach its application.
+pub const REPLAY_HTTP1_BYTES_MAX: u64 = 16 << 10;
 /// The same, of all requests of a worker whose routes ask for more; beyond it a body is not kept, and its request not sent again.
 pub const REPLAYS_BYTES_MAX: usize = 32 << 20;
 /// Active checks under way at once; further ones wait for one to end.

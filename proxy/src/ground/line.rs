@@ -59,10 +59,15 @@ const LAST: u32 = 1 << 15;
 const KEEPS: u32 = 1 << 16;
 /// Other bytes stand in for the head that hyper writes next.
 const STANDS_IN: u32 = 1 << 17;
+/// What is kept takes much room.
+const KEPT_MUCH: u32 = 1 << 18;
 /// One exchange more.
-const TURN: u32 = 1 << 18;
+const TURN: u32 = 1 << 19;
 /// What tells exchanges apart.
 const TURNS: u32 = !(TURN - 1) | OPEN;
+
+/// Room for what is written that a connection keeps while it rests: a usual head's.
+const KEPT_HEAD_BYTES: usize = 4 << 10;
 
 /// Fields that a trailer section must not hold: they frame, route or belong to one hop (RFC 9110, section 6.5.1).
 const NO_TRAILERS: [HeaderName; 7] = [TRANSFER_ENCODING, CONTENT_LENGTH, HOST, TRAILER, TE, CONNECTION, UPGRADE];
@@ -95,6 +100,25 @@ struct Rare {
     written: BytesMut,
     /// See [`STANDS_IN`].
     stand_in: Option<Bytes>,
+}
+
+/// Whether a request of HTTP/1, as this proxy writes it, has come to its end: its body is as long as it says, or there is none.
+#[cold]
+fn is_whole(written: &[u8]) -> bool {
+    let Some(end) = written.windows(4).position(|four| four == b"\r\n\r\n") else { return false };
+    let (head, body) = written.split_at(end + 4);
+    let mut length = Some(0);
+    for line in head.split(|byte| *byte == b'\n') {
+        let (name, value) = line.split_at(line.iter().position(|byte| *byte == b':').unwrap_or(0));
+        if name.eq_ignore_ascii_case(TRANSFER_ENCODING.as_str().as_bytes()) {
+            return false;
+        }
+        if name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str().as_bytes()) {
+            let value = value.get(1..).and_then(|value| std::str::from_utf8(value).ok());
+            length = value.and_then(|value| value.trim().parse().ok());
+        }
+    }
+    length == Some(body.len())
 }
 
 /// An interim answer (RFC 9110, section 15.2).
@@ -357,6 +381,20 @@ impl Line {
         unanswered.then(|| self.rare.lock().written.split().freeze()).filter(|written| !written.is_empty())
     }
 
+    /// What was written of a request that was answered, byte for byte, if that is all of it; `None`: it was not kept, or is not all.
+    pub fn written_whole(&self) -> Option<Bytes> {
+        self.has(KEEPS).then(|| self.rare.lock().written.split().freeze()).filter(|written| is_whole(written))
+    }
+
+    /// No more is asked for now: room beyond a usual head's is given back.
+    #[inline]
+    pub fn rest(&self) {
+        if self.has(KEPT_MUCH) {
+            self.take(KEPT_MUCH);
+            self.rare.lock().written = BytesMut::new();
+        }
+    }
+
     /// These bytes go out in place of the head that hyper writes next: one that was sent elsewhere in vain, with its names spelled as they came.
     pub fn stand_in(&self, head: Bytes) {
         self.rare.lock().stand_in = Some(head);
@@ -479,6 +517,9 @@ impl Line {
             let part = &buf[..buf.len().min(count)];
             written.extend_from_slice(part);
             count -= part.len();
+        }
+        if written.len() > KEPT_HEAD_BYTES {
+            self.add(KEPT_MUCH);
         }
         if written.len() > HEAD_BYTES_MAX + HEAD_BYTES_ADDED_MAX {
             // No head is as long: it is not known any more what this is.

@@ -125,7 +125,12 @@ where
                 let mut polled = connection.as_mut().poll(cx);
                 // A rest that is read and forgotten is no silence.
                 let over = polled.is_pending() && kept.poll_over(line.exchange(), cx).is_ready() && !line.has_unread();
-                if polled.is_pending() && !told && (over || line.is_last() || member.poll_stage(DrainStage::Closing, cx).is_ready()) {
+                // Who has not asked yet may still: what is closed then was kept, and its client knows how that ends.
+                let mut drained = || match line.exchange().1 {
+                    0 => member.poll_stage(DrainStage::Closing, cx).is_ready(),
+                    _ => member.poll_hushed(cx).is_ready(),
+                };
+                if polled.is_pending() && !told && (over || line.is_last() || drained()) {
                     told = true;
                     connection.as_mut().graceful_shutdown();
                     polled = connection.as_mut().poll(cx);

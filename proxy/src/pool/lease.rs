@@ -3,18 +3,21 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use engine::failure::{Failure, Reason, Retry};
 use engine::model::InFlight;
 use http::{Method, Request, Response};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 
 use super::http1::Http1;
 use super::multiplexed::Use;
-use super::sent::{Outgoing, reason, told};
+use super::sent::{Again, Outgoing, not_reached, reason, told, unreached};
 use super::slot::{Idle, Slot};
 use super::stream;
 use crate::ground::body::{Body, Received};
+use crate::ground::limits::REPLAY_HTTP1_BYTES_MAX;
 use crate::ground::line::Line;
 use crate::ground::patience::Patience;
 use crate::http::pack;
@@ -85,28 +88,28 @@ impl Lease {
         self.kept
     }
 
-    /// Takes a request out of its place, sends it and waits for the head of the final answer; interim ones go to `downstream`. With `keeps`, for a
-    /// request without a body, it may be sent again as long as no byte of an answer has come. Dropping the future gives up the exchange.
+    /// Takes a request out of its place, sends it and waits for the head of the final answer; interim ones go to `downstream`. `again` says when it
+    /// may be sent once more although it was written. Dropping the future gives up the exchange.
     ///
     /// # Errors
-    /// What may be sent again is in its place then: it was never written, or with `keeps` not answered, as the failure says.
+    /// What may be sent again is in its place then: it was never written, has not reached the application, or was not answered, as the failure says.
     pub async fn send(
         &mut self,
         place: &mut Option<Outgoing>,
         downstream: Option<&Arc<Line>>,
-        keeps: bool,
+        again: Again,
     ) -> Result<Response<Received>, Failure> {
         let connection = match &mut self.sender {
             Sender::Http1(connection) => connection,
             // Boxed because HTTP/1, whose connections are many, keeps room for what it does not use.
             Sender::Http2(used) => {
-                let sent = Box::pin(stream::exchange(used, place, downstream, keeps)).await;
+                let sent = Box::pin(stream::exchange(used, place, downstream, again)).await;
                 match &sent {
                     Ok(_) => {}
-                    Err(Failure { retry: Retry::NeverWritten, .. }) => {
+                    Err(Failure { retry: Retry::NeverWritten, reason, .. }) => {
                         // What is refused unprocessed is not kept unread.
                         used.complete();
-                        self.kept = true;
+                        self.kept = *reason == Reason::UpstreamReset;
                     }
                     Err(_) => self.kept &= !used.is_outlived(),
                 }
@@ -117,9 +120,21 @@ impl Lease {
         if place.is_none() {
             return Err(Failure::new(Reason::UpstreamReset, "there is no request"));
         }
-        match begin(connection, place, downstream, keeps).await {
-            Ok(response) => Ok(response.map(|body| Received::answer(body, Some(&connection.line)))),
-            Err(error) => Err(not_answered(error, connection, keeps, place)),
+        match begin(connection, place, downstream, again).await {
+            Ok(response) => {
+                if connection.tls.is_some()
+                    && again != Again::Never
+                    && let Some(reason) = unreached(&response, Incoming::is_end_stream)
+                    && let Some(whole) = connection.line.written_whole().and_then(written)
+                {
+                    *place = Some(whole);
+                    // It is no fault of the connection's.
+                    self.kept = false;
+                    return Err(not_reached(reason));
+                }
+                Ok(response.map(|body| Received::answer(body, Some(&connection.line))))
+            }
+            Err(error) => Err(not_answered(error, connection, again, place)),
         }
     }
 
@@ -131,6 +146,7 @@ impl Lease {
         if matches!(self.sender, Sender::Http1(_))
             && let Sender::Http1(connection) = std::mem::replace(&mut self.sender, Sender::GivenBack)
         {
+            connection.line.rest();
             // What is kept from here on has to be swept in time.
             self.patience.stir();
             self.slot.keep(connection, self.patience.tick());
@@ -153,7 +169,7 @@ fn begin(
     connection: &mut Http1,
     place: &mut Option<Outgoing>,
     downstream: Option<&Arc<Line>>,
-    keeps: bool,
+    again: Again,
 ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + use<> {
     let mut request = match place.take() {
         Some(Outgoing::Fresh(request)) => request,
@@ -167,13 +183,20 @@ fn begin(
     };
     // What was packed for a mesh peer is not for everybody.
     let packed = connection.tls.is_some() && pack(request.headers_mut());
+    let keeps = match again {
+        Again::Never => false,
+        Again::Unreached => {
+            connection.tls.is_some() && request.body().size_hint().exact().is_some_and(|bytes| bytes <= REPLAY_HTTP1_BYTES_MAX)
+        }
+        Again::Unanswered => true,
+    };
     connection.line.ask(downstream, keeps && !packed);
     request.body_mut().goes_over(&connection.line);
     connection.sender.try_send_request(request)
 }
 
 #[cold]
-fn not_answered(mut error: TrySendError<Request<Body>>, connection: &Http1, keeps: bool, place: &mut Option<Outgoing>) -> Failure {
+fn not_answered(mut error: TrySendError<Request<Body>>, connection: &Http1, again: Again, place: &mut Option<Outgoing>) -> Failure {
     if let Some(request) = error.take_message() {
         // hyper hands back what it was given, which may only stand for a head.
         *place = Some(match connection.line.take_stand_in() {
@@ -185,13 +208,18 @@ fn not_answered(mut error: TrySendError<Request<Body>>, connection: &Http1, keep
     }
     let error = error.into_error();
     let mut failure = Failure::upstream(reason(&error), told(&error));
-    if keeps
+    if again == Again::Unanswered
         && failure.reason == Reason::UpstreamReset
-        && let Some(head) = connection.line.written()
-        && let Some(Ok(method)) = head.split(|byte| *byte == b' ').next().map(Method::from_bytes)
+        && let Some(head) = connection.line.written().and_then(written)
     {
-        *place = Some(Outgoing::Written(method, head));
+        *place = Some(head);
         failure.retry = Retry::Unanswered;
     }
     failure
+}
+
+/// A request that was written, to be written once more.
+fn written(bytes: Bytes) -> Option<Outgoing> {
+    let method = bytes.split(|byte| *byte == b' ').next().map(Method::from_bytes)?.ok()?;
+    Some(Outgoing::Written(method, bytes))
 }

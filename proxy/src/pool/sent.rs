@@ -1,8 +1,8 @@
 //! A request that is sent, and what its failures mean.
 
 use bytes::Bytes;
-use engine::failure::Reason;
-use http::{Method, Request};
+use engine::failure::{Blame, Failure, REASON_HEADER, Reason};
+use http::{Method, Request, Response, StatusCode};
 
 use crate::ground::body::{Body, Cut};
 
@@ -13,6 +13,36 @@ pub enum Outgoing {
     Fresh(Request<Body>),
     /// The head of a request without a body, as it was written to a connection of HTTP/1 before.
     Written(Method, Bytes),
+}
+
+/// When a request may be sent again that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// Never.
+    Never,
+    /// Where a peer of the mesh answers that it has not reached its application.
+    Unreached,
+    /// The same, and as long as no byte of an answer has come. It has no body.
+    Unanswered,
+}
+
+/// Why a peer of the mesh has not reached its application, if that is its answer: nobody has done anything with the request.
+pub(super) fn unreached<B>(answer: &Response<B>, is_empty: impl FnOnce(&B) -> bool) -> Option<Reason> {
+    // A caller of gRPC is answered by trailers alone.
+    let by_mesh = match answer.status() {
+        StatusCode::SERVICE_UNAVAILABLE => true,
+        StatusCode::OK => is_empty(answer.body()),
+        _ => false,
+    };
+    let told = by_mesh.then(|| answer.headers().get(REASON_HEADER)).flatten()?;
+    Reason::parse(told.to_str().ok()?).filter(|reason| matches!(reason, Reason::ConnectFailed | Reason::ConnectTimeout))
+}
+
+/// The failure that such an answer is.
+#[cold]
+pub(super) fn not_reached(reason: Reason) -> Failure {
+    let cause = "the proxy of the server could not connect to its application";
+    Failure { blame: Blame::Application, ..Failure::never_written(reason, cause) }
 }
 
 /// Whose fault an exchange's end was.

@@ -13,7 +13,7 @@ use http::{Request, Response, StatusCode, request};
 use http_body::Body as _;
 
 use super::multiplexed::Use;
-use super::sent::{Outgoing, told};
+use super::sent::{Again, Outgoing, not_reached, told, unreached};
 use crate::ground::body::{Body, Cut, Received};
 use crate::ground::line::{Interim, Line};
 use crate::http::http2::{Pump, Stopped, fit_request, too_large};
@@ -27,7 +27,7 @@ pub(super) async fn exchange(
     used: &mut Use,
     place: &mut Option<Outgoing>,
     downstream: Option<&Arc<Line>>,
-    keeps: bool,
+    again: Again,
 ) -> Result<Response<Received>, Failure> {
     let Some(Outgoing::Fresh(request)) = place.take() else {
         return Err(Failure::new(Reason::UpstreamReset, "a head of HTTP/1 is not sent over HTTP/2"));
@@ -44,6 +44,15 @@ pub(super) async fn exchange(
     let mut sending = Sending::new(answer, body, stream);
     match poll_fn(|cx| sending.poll(cx, used, downstream)).await {
         Ok(response) => {
+            if used.connection().tls().is_some()
+                && again != Again::Never
+                && sending.is_at_hand()
+                && let Some(reason) = unreached(&response, RecvStream::is_end_stream)
+            {
+                let body = sending.pump.and_then(Pump::again).unwrap_or_default();
+                *place = Some(Outgoing::Fresh(Request::from_parts(head, body)));
+                return Err(not_reached(reason));
+            }
             sending.go_on(used);
             let (head, stream) = response.into_parts();
             if too_large(&head.headers, None, used.connection().tls().is_some()) {
@@ -58,7 +67,7 @@ pub(super) async fn exchange(
         }
         Err(Broken::Stream(error)) => {
             used.broken(&error);
-            Err(sending.failed(place, head, &error, keeps))
+            Err(sending.failed(place, head, &error, again))
         }
     }
 }
@@ -132,6 +141,11 @@ impl Sending {
         Pin::new(&mut self.answer).poll(cx).map_err(Broken::Stream)
     }
 
+    /// Whether its body is at hand once more, or there is none.
+    fn is_at_hand(&self) -> bool {
+        self.pump.as_ref().is_none_or(Pump::is_at_hand)
+    }
+
     /// The answer has begun: what is left of the body is sent beside it.
     fn go_on(mut self, used: &mut Use) {
         if let Some(mut pump) = self.pump.take().filter(|_| !self.sent) {
@@ -148,7 +162,7 @@ impl Sending {
 
     /// What became of a request whose stream broke off before its answer.
     #[cold]
-    fn failed(self, place: &mut Option<Outgoing>, head: request::Parts, error: &h2::Error, keeps: bool) -> Failure {
+    fn failed(self, place: &mut Option<Outgoing>, head: request::Parts, error: &h2::Error, again: Again) -> Failure {
         let heard = self.heard;
         if unprocessed(error) {
             let body = self.pump.map_or(Some(Body::Empty), Pump::again);
@@ -157,7 +171,7 @@ impl Sending {
             }
         }
         let mut failure = Failure::upstream(reason(error), told(error));
-        if keeps && !heard && failure.reason == Reason::UpstreamReset {
+        if again == Again::Unanswered && !heard && failure.reason == Reason::UpstreamReset {
             *place = Some(Outgoing::Fresh(Request::from_parts(head, Body::Empty)));
             failure.retry = Retry::Unanswered;
         }

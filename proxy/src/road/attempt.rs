@@ -20,7 +20,7 @@ use crate::ground::line::Line;
 use crate::ground::replay::Replay;
 use crate::io::{Rewound, Stream};
 use crate::observe::Account;
-use crate::pool::{Freshness, Lease, Opened, Outgoing, To};
+use crate::pool::{Again, Freshness, Lease, Opened, Outgoing, To};
 use crate::road::shared::Shared;
 use crate::tls::{Bond, Carries, TlsFacts};
 
@@ -219,8 +219,8 @@ pub struct Manner<'a> {
     pub freshness: Freshness,
     /// Where interim answers go.
     pub downstream: Option<&'a Arc<Line>>,
-    /// It may be sent again as long as no byte of an answer has come.
-    pub keeps: bool,
+    /// When it may be sent again although it was written.
+    pub again: Again,
 }
 
 /// Makes one attempt: leases a connection, sends what is in hand, and waits until the head of the answer is in hand. Nothing large is handed
@@ -235,7 +235,7 @@ pub fn make<'a>(shared: &'a Shared, manner: Manner<'a>, hand: &'a mut Hand) -> i
             return Err(Failure::new(Reason::NoEndpoints, "there is nowhere to go"));
         };
         let lease = shared.pool.lease(to, manner.carries, manner.freshness, &mut hand.outgoing).await?;
-        hand.response = Some(hand.lease.insert(lease).send(&mut hand.outgoing, manner.downstream, manner.keeps).await?);
+        hand.response = Some(hand.lease.insert(lease).send(&mut hand.outgoing, manner.downstream, manner.again).await?);
         Ok(())
     }
 }
@@ -248,7 +248,7 @@ pub fn make<'a>(shared: &'a Shared, manner: Manner<'a>, hand: &'a mut Hand) -> i
 pub async fn make_within(shared: &Shared, manner: Manner<'_>, hand: &mut Hand, limit: Option<Duration>) -> Result<(), Failure> {
     let (Some(limit), Some(to)) = (limit, &hand.to) else { return make(shared, manner, hand).await };
     let lease = shared.pool.lease(to, manner.carries, manner.freshness, &mut hand.outgoing).await?;
-    let sending = hand.lease.insert(lease).send(&mut hand.outgoing, manner.downstream, manner.keeps);
+    let sending = hand.lease.insert(lease).send(&mut hand.outgoing, manner.downstream, manner.again);
     let answered = tokio::time::timeout(limit, sending).await;
     hand.response = Some(answered.map_err(|_| Failure::new(Reason::AttemptTimeout, "the attempt took longer than its timeout"))??);
     Ok(())

@@ -21,7 +21,7 @@ use crate::ground::patience::Overdue;
 use crate::ground::replay::Replay;
 use crate::http::{Neighbour, Patient, tell_patience, unpack};
 use crate::observe::Account;
-use crate::pool::{Lease, Outgoing};
+use crate::pool::{Again, Lease, Outgoing};
 use crate::road::admission::Admission;
 use crate::road::attempt::{Hand, Manner, Spare, Tries, begin, make, make_within, outcome};
 use crate::road::discard::discard;
@@ -41,6 +41,8 @@ pub struct Call {
     spare: Option<Box<Spare>>,
     /// It may arrive twice without harm: a safe method (RFC 9110, section 9.2.1), no body, and it stays HTTP.
     safe: bool,
+    /// It becomes something other than HTTP.
+    upgrades: bool,
     grpc: bool,
     /// A layer before this one retries.
     layered: bool,
@@ -112,7 +114,23 @@ impl Call {
             (Some(Box::new(Spare { head, body })), Hand::default())
         };
         let admission = Admission::of(class);
-        Self { cluster, forward, carries, tries, hand, spare, safe, grpc, layered, own_time, under_way: false, patient, until, admission }
+        Self {
+            cluster,
+            forward,
+            carries,
+            tries,
+            hand,
+            spare,
+            safe,
+            upgrades,
+            grpc,
+            layered,
+            own_time,
+            under_way: false,
+            patient,
+            until,
+            admission,
+        }
     }
 
     /// Where the answer came from.
@@ -189,7 +207,7 @@ impl Call {
         downstream: Option<&'a Arc<Line>>,
     ) -> impl Future<Output = Result<Result<(), Failure>, Failure>> + 'a {
         async move {
-            let manner = Manner { carries: self.carries, freshness: self.tries.freshness(), downstream, keeps: self.safe };
+            let manner = Manner { carries: self.carries, freshness: self.tries.freshness(), downstream, again: self.again() };
             let mut making = pin!(make(shared, manner, &mut self.hand));
             poll_fn(|cx| match making.as_mut().poll(cx) {
                 Poll::Ready(result) => Poll::Ready(Ok(result)),
@@ -207,12 +225,12 @@ impl Call {
         downstream: Option<&Arc<Line>>,
     ) -> Result<Result<(), Failure>, Failure> {
         let began = self.tries.began();
-        let (carries, freshness, keeps) = (self.carries, self.tries.freshness(), self.safe);
+        let (carries, freshness, again) = (self.carries, self.tries.freshness(), self.again());
         let policy = &self.forward.policy;
         let Self { hand, cluster, tries, spare, .. } = self;
         let wins = {
             let mut hedging = Hedging::of(policy, cluster, tries, spare.as_deref());
-            let mut first = pin!(make_within(shared, Manner { carries, freshness, downstream, keeps }, hand, policy.attempt_timeout));
+            let mut first = pin!(make_within(shared, Manner { carries, freshness, downstream, again }, hand, policy.attempt_timeout));
             let mut lost = None;
             poll_fn(|cx| {
                 if lost.is_none()
@@ -377,6 +395,15 @@ impl Call {
         if asked && sent && now.since(self.tries.began()) * 2 >= whole {
             self.under_way = false;
             self.told((&to.endpoint, now), Outcome::TimedOut, account);
+        }
+    }
+
+    /// When it may be sent again after it was written.
+    const fn again(&self) -> Again {
+        match (self.safe, self.upgrades) {
+            (true, _) => Again::Unanswered,
+            (false, false) => Again::Unreached,
+            (false, true) => Again::Never,
         }
     }
 

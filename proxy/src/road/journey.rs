@@ -223,8 +223,10 @@ impl Journey {
             Err(failure) => return self.fail(&failure),
         };
         clean_response(response.headers_mut(), there, switching, self.version, mesh_peer);
+        let mut draining = false;
         if let Some(account) = &mut self.account {
             account.response(response.status(), response.headers());
+            draining = self.shared.draining(account.direction());
         }
         if !self.forward.is_bare() {
             self.forward.back(self.place, &self.answered, response.headers_mut());
@@ -236,7 +238,7 @@ impl Journey {
         if self.peer && self.version != Version::HTTP_2 {
             pack(response.headers_mut());
         }
-        if self.shared.draining() && self.version != Version::HTTP_2 && !switching {
+        if draining && self.version != Version::HTTP_2 && !switching {
             close_after(&mut response);
         }
         if switching {

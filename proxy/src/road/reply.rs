@@ -15,13 +15,13 @@ use crate::road::shared::Shared;
 
 /// Answers with the mesh's own words.
 pub fn reply(shared: &Shared, reply: &LocalReply, version: Version, mut account: Account) -> Response<Body> {
-    let grpc = account.is_grpc();
+    let (grpc, draining) = (account.is_grpc(), shared.draining(account.direction()));
     account.replied(reply);
     if grpc {
         account.grpc_status(u32::from(grpc_status(reply)));
     }
     let mut response = local_reply(reply, grpc);
-    if shared.draining() && version != Version::HTTP_2 {
+    if draining && version != Version::HTTP_2 {
         close_after(&mut response);
     }
     response

@@ -15,7 +15,7 @@ use crate::ground::patience::Patience;
 use crate::ground::replay::ReplayRoom;
 use crate::http::Serving;
 use crate::io::{Clock, Draw};
-use crate::observe::Observer;
+use crate::observe::{Direction, Observer};
 use crate::pool::{Local, Pool, To};
 use crate::road::guests::{Both, Guests};
 use crate::road::standing::Standing;
@@ -83,9 +83,9 @@ impl Shared {
         u32::try_from(self.clock.unix().as_secs()).unwrap_or(u32::MAX)
     }
 
-    /// Whether this worker is about to end: answers say so.
-    pub fn draining(&self) -> bool {
-        self.drain.inbound.draining()
+    /// Whether this worker is about to end what comes in that way: answers say so.
+    pub fn draining(&self, direction: Direction) -> bool {
+        self.drain.of(direction).draining()
     }
 
     /// The application beside this proxy, at the address it was called by; never loopback. A program may listen on one family only, so

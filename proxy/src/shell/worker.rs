@@ -15,7 +15,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::ground::drain::DrainStage;
-use crate::ground::limits::{GIVE_BACK_TICKS, IDLE_GRACE, REST_MAX, TICK};
+use crate::ground::limits::{GIVE_BACK_TICKS, IDLE_GRACE, PARTING_HUSHED, PARTING_TOLD, REST_MAX, TICK};
 use crate::ground::patience::Patience;
 use crate::ground::windows::Bodies;
 use crate::http::Serving;
@@ -171,6 +171,15 @@ pub async fn drain(shared: &Shared, bound: Duration) {
     }
 }
 
+/// Tells callers of the application, without shutting a door, that its end is near: their next answer ends their connection, and those that have
+/// asked nothing since are closed. First others hear that nobody should be called here: who comes back at once is to meet another instance.
+pub async fn part(shared: &Shared) {
+    tokio::time::sleep(PARTING_TOLD).await;
+    shared.drain.inbound.reach(DrainStage::Told);
+    tokio::time::sleep(PARTING_HUSHED).await;
+    shared.drain.inbound.hush();
+}
+
 /// Shuts a direction's doors and waits until its connections have gone.
 async fn end(shared: &Shared, direction: Direction) {
     let (drain, guests) = (shared.drain.of(direction), shared.guests.of(direction));
@@ -185,6 +194,7 @@ enum Instruction {
     Open(Purpose, std::net::TcpListener),
     Close(Purpose),
     Check,
+    Part,
     Drain(Duration, oneshot::Sender<()>),
 }
 
@@ -233,6 +243,11 @@ impl Worker {
         let _ = self.commands.send(Instruction::Check).await;
     }
 
+    /// Tells callers that the end is near; see [`part`].
+    pub async fn part(&self) {
+        let _ = self.commands.send(Instruction::Part).await;
+    }
+
     /// Drains (see [`drain`]); resolves when no connection is left, or after `bound`.
     pub async fn drain(&self, bound: Duration) {
         let (done, drained) = oneshot::channel();
@@ -265,6 +280,10 @@ async fn obey(means: Means, seed: u64, mut commands: mpsc::Receiver<Instruction>
             },
             Instruction::Close(door) => doors.remove(&door).into_iter().flatten().for_each(|accepting| accepting.abort()),
             Instruction::Check => drop(tokio::task::spawn_local(checks::run(Rc::downgrade(&shared)))),
+            Instruction::Part => {
+                let shared = Rc::clone(&shared);
+                tokio::task::spawn_local(async move { part(&shared).await });
+            }
             Instruction::Drain(bound, done) => {
                 let shared = Rc::clone(&shared);
                 tokio::task::spawn_local(async move {

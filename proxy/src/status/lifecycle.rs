@@ -16,6 +16,8 @@ pub struct Lifecycle {
     trust: Arc<TrustCell>,
     bound: Arc<AtomicBool>,
     started: Arc<AtomicBool>,
+    /// Cancelled when the instance is known to end soon: callers are told, and served as before.
+    pub parting: CancellationToken,
     /// Cancelled when the drain begins: not ready any more, peers are told, connections end in order.
     pub draining: CancellationToken,
     /// Cancelled when the process shall end once it is drained.
@@ -33,6 +35,7 @@ impl Lifecycle {
             trust,
             bound: Arc::default(),
             started: Arc::default(),
+            parting: CancellationToken::new(),
             draining: CancellationToken::new(),
             leaving: CancellationToken::new(),
             quit: CancellationToken::new(),

@@ -78,6 +78,104 @@ fn what_may_have_happened_does_not_happen_twice() {
     });
 }
 
+/// A service of two meshed endpoints, of which the first one's application is gone.
+fn one_is_gone(setup: Setup) -> World {
+    let world = World::new(Setup { endpoints: vec![SERVER, TWIN], ..setup });
+    world.server_wires.refused.lock().extend([SERVER, "[fd00:6d77:77::2]:8080"].map(|gone| gone.parse::<SocketAddr>().unwrap()));
+    world
+}
+
+/// What each of some connections is answered, and whether all that reached an application is what was asked.
+async fn asked(world: &mut World, ask: &str, times: usize) -> Vec<String> {
+    let mut answers = Vec::new();
+    for _ in 0..times {
+        let mut client = world.dial(SERVICE);
+        write(&mut client, ask).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if let Ok((at, mut application)) = world.applications.try_recv() {
+            assert_eq!(at, TWIN.parse().unwrap());
+            let (_, body) = ask.split_once("\r\n\r\n").unwrap();
+            assert_eq!(head(&mut application).await.split(' ').next(), ask.split(' ').next());
+            assert_eq!(exactly(&mut application, body.len()).await, body);
+            write(&mut application, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+        }
+        answers.push(head(&mut client).await);
+    }
+    answers
+}
+
+#[test]
+fn what_has_reached_no_application_goes_to_another() {
+    // Aim: where a server's own proxy could not connect to its application nothing has happened, so the request is sent as it was to another
+    // endpoint, whatever its method; a body that is not at hand any more is not, and its caller is told the reason.
+    run(|| async {
+        let short = format!("POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 12000\r\n\r\n{}", "x".repeat(12000));
+        for ask in [
+            "GET /a HTTP/1.1\r\nhost: a\r\n\r\n",
+            "POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n",
+            "DELETE /a HTTP/1.1\r\nhost: a\r\n\r\n",
+            "PATCH /a HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello",
+            &short,
+        ] {
+            let mut world = one_is_gone(Setup::default());
+            let answers = asked(&mut world, ask, 12).await;
+            assert!(answers.iter().all(|answer| answer.starts_with("HTTP/1.1 200 ")), "{ask}: {answers:?}");
+        }
+        let long = format!("POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: 20000\r\n\r\n{}", "x".repeat(20000));
+        let mut world = one_is_gone(Setup::default());
+        let answers = asked(&mut world, &long, 4).await;
+        let refused = answers.iter().find(|answer| answer.starts_with("HTTP/1.1 503 ")).expect("it is too long to be kept");
+        assert!(refused.contains("x-meshwright-reason: connect_failed\r\n"), "{refused}");
+    });
+}
+
+#[test]
+fn what_has_reached_no_application_goes_to_another_over_http2() {
+    // Aim: the same where sidecars speak HTTP/2 with one another; what they keep is used on.
+    run(|| async {
+        let mut world = one_is_gone(Setup { application: engine::model::Protocol::Http2, ..Setup::default() });
+        let mut applications = std::mem::replace(&mut world.applications, mpsc::unbounded_channel().1);
+        tokio::task::spawn_local(async move {
+            while let Some((_, socket)) = applications.recv().await {
+                tokio::task::spawn_local(async move {
+                    let mut connection = h2::server::handshake(socket).await.unwrap();
+                    while let Some(Ok((request, mut reply))) = connection.accept().await {
+                        tokio::task::spawn_local(async move {
+                            let (mut body, mut text) = (request.into_body(), String::new());
+                            while let Some(Ok(piece)) = body.data().await {
+                                text += std::str::from_utf8(&piece).unwrap();
+                            }
+                            let response = http::Response::builder().header("x-body", text).header("content-length", "0");
+                            reply.send_response(response.body(()).unwrap(), true).unwrap();
+                        });
+                    }
+                });
+            }
+        });
+        let mut client = world.dial(SERVICE);
+        for _ in 0..20 {
+            write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello").await;
+            let answer = head(&mut client).await;
+            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("x-body: hello\r\n"), "{answer}");
+        }
+    });
+}
+
+#[test]
+fn the_only_application_that_is_gone_is_told_so_at_once() {
+    // Aim: with nowhere else to go there is one attempt, and its reason is the caller's.
+    run(|| async {
+        let world = World::new(Setup::default());
+        world.server_wires.refused.lock().extend([SERVER, "[fd00:6d77:77::2]:8080"].map(|gone| gone.parse::<SocketAddr>().unwrap()));
+        for _ in 0..2 {
+            let mut client = world.dial(SERVICE);
+            write(&mut client, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi").await;
+            let answer = head(&mut client).await;
+            assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("x-meshwright-reason: connect_failed\r\n"), "{answer}");
+        }
+    });
+}
+
 #[test]
 fn a_safe_request_goes_to_another_endpoint() {
     // Aim: a caller's proxy whose server breaks off asks another one.

@@ -6,6 +6,7 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
+use crate::ground::limits::{PARTING_HUSHED, PARTING_TOLD};
 use crate::io::{Accepted, Listening};
 use crate::shell::listener::{Purpose, listen};
 
@@ -191,6 +192,40 @@ fn who_has_nothing_to_do_is_sent_away() {
                 assert!(took < Duration::from_millis(6200), "{took:?}");
             }
         }
+    });
+}
+
+#[test]
+fn callers_are_told_of_an_end_that_is_near() {
+    // Aim: after a moment, in which others take the instance out of their lists, an answer ends its connection; who asks nothing then is let go in
+    // the end; the doors stay open, who has just come is served, and the application's own calls are as ever.
+    run(|| async {
+        let mut world = callable();
+        applications(&mut world);
+        let shared = Rc::clone(&world.server);
+        let (called, calls) = (open(&shared, Purpose::Inbound), open(&shared, Purpose::Outbound));
+        let ask = async |client: &mut Socket| {
+            write(client, ASK).await;
+            head(client).await.contains("connection: close\r\n")
+        };
+        let (mut kept, mut active, mut silent) = (called.knock().unwrap(), called.knock().unwrap(), called.knock().unwrap());
+        assert!(!ask(&mut kept).await && !ask(&mut active).await);
+        let began = Instant::now();
+        spawn_local(async move { worker::part(&shared).await });
+        sleep(PARTING_TOLD / 2).await;
+        assert!(!ask(&mut active).await, "too soon: its client would come back");
+        sleep(PARTING_TOLD).await;
+        assert!(ask(&mut active).await);
+        assert_eq!(rest(&mut active).await, "");
+        assert!(ask(&mut called.knock().unwrap()).await);
+        assert!(!ask(&mut calls.knock().unwrap()).await);
+        assert_eq!(rest(&mut kept).await, "");
+        assert!((PARTING_HUSHED..PARTING_HUSHED + PARTING_TOLD * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+        sleep(Duration::from_secs(1)).await;
+        assert!(ask(&mut silent).await);
+        let late = called.knock().unwrap();
+        sleep(Duration::from_secs(1)).await;
+        assert!(ask(&mut { late }).await);
     });
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 use serde_json::Value;
 
 use super::ask::{ask, eventually};
-use super::build::go_command;
+use super::build::{api_module, go_command};
 
 /// Installs Gateway API's definitions of a channel, `standard` or `experimental`, and waits until their kinds are served.
 ///
@@ -59,10 +59,11 @@ fn is_established(definition: &Value) -> bool {
 }
 
 /// Where the module cache has Gateway API, in the version that `tests/kube-api` names.
-fn gateway_module() -> anyhow::Result<PathBuf> {
+pub(super) fn gateway_module() -> anyhow::Result<PathBuf> {
     let module = "sigs.k8s.io/gateway-api";
-    let fetched = go_command("go").args(["mod", "download", module]).output().context("cannot run go; install Go 1.26 or newer")?;
-    let found = go_command("go").args(["list", "-m", "-f", "{{.Dir}}", module]).output()?;
+    let fetched =
+        go_command(api_module(), "go").args(["mod", "download", module]).output().context("cannot run go; install Go 1.26 or newer")?;
+    let found = go_command(api_module(), "go").args(["list", "-m", "-f", "{{.Dir}}", module]).output()?;
     let folder = String::from_utf8_lossy(&found.stdout).trim().to_owned();
     if !fetched.status.success() || folder.is_empty() {
         bail!("the module {module} cannot be fetched: {}", String::from_utf8_lossy(&fetched.stderr));

@@ -1,7 +1,9 @@
-//! A real Kubernetes API server for tests: `tests/kube-api`, built when it is needed, started on a free port, ended with its user.
+//! A real Kubernetes API server for tests: `tests/kube-api`, built when it is needed, started on a free port, ended with its user. And a
+//! whole [`Cluster`], where pods run.
 
 mod ask;
 mod build;
+mod cluster;
 mod crds;
 
 use std::fs::File;
@@ -23,7 +25,8 @@ use tempfile::TempDir;
 use tokio::sync::Mutex;
 
 pub use ask::{Refusal, ask, eventually};
-pub use build::program;
+pub use build::Program;
+pub use cluster::{Cluster, Said};
 pub use crds::{gateway_api, install};
 
 /// Longest wait for an orderly end; then the process is killed.
@@ -78,7 +81,7 @@ impl Rig {
     }
 
     fn start_blocking(flags: &[String]) -> anyhow::Result<Self> {
-        let program = program()?;
+        let program = Program::Api.built()?;
         let folder = tempfile::Builder::new().prefix("kube-api-").tempdir()?;
         let log = folder.path().join("log");
         let mut child = Command::new(&program)
@@ -183,16 +186,21 @@ impl Drop for Stalled<'_> {
 
 impl Drop for Rig {
     fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        for _ in 0..END_WAIT.as_millis() / LOOK.as_millis() {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            thread::sleep(LOOK);
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
     }
+}
+
+/// Ends a program that ends with its standard input, or kills it.
+fn end(child: &mut Child) {
+    drop(child.stdin.take());
+    for _ in 0..END_WAIT.as_millis() / LOOK.as_millis() {
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        thread::sleep(LOOK);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 fn tail(log: &Path) -> String {

@@ -107,3 +107,20 @@ fn what_ships_is_optimised() {
         quick.iter().filter(|(name, level)| *level != "3" && ships.get(*name).is_none_or(|own| own != "3")).map(|(name, _)| name).collect();
     assert!(spared.is_empty(), "[profile.dist.package] in Cargo.toml must set opt-level = 3 for {spared:?}");
 }
+
+/// Modules and versions that a go.mod asks for.
+fn requires(text: &str) -> BTreeMap<&str, &str> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix('\t'));
+    lines.filter_map(|line| line.trim_end_matches(" // indirect").split_once(' ')).collect()
+}
+
+/// Aim: what the two Go programs of the tests' cluster share is one version in both, so that a build of both compiles it once.
+#[test]
+fn the_cluster_of_the_tests_is_compiled_once() {
+    let text = |module: &str| std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(module).join("go.mod")).unwrap();
+    let (api, node) = (text("kube-api"), text("kube-node"));
+    let (api, node) = (requires(&api), requires(&node));
+    assert!(api.len() > 50 && node.len() > 30, "go.mod was not understood");
+    let differ: Vec<_> = node.iter().filter(|(name, version)| api.get(*name).is_some_and(|other| other != *version)).collect();
+    assert!(differ.is_empty(), "tests/kube-node/go.mod must have the versions of tests/kube-api/go.mod: {differ:?}");
+}

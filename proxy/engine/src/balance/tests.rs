@@ -291,7 +291,28 @@ fn in_panic_health_is_disregarded() {
         assert!(set.ready.iter().all(|endpoint| endpoint.health != Health::Draining));
     }
     listed[0].health = Health::Unhealthy;
-    assert!(cluster(ClusterPolicy::default(), &listed).endpoints.load().ready.is_empty());
+    assert!(cluster(ClusterPolicy::default(), &listed[..4]).endpoints.load().ready.is_empty());
+}
+
+#[test]
+fn who_drains_is_asked_where_nobody_else_is() {
+    // Aim: the last replica that is deleted serves until it has gone, or until another is healthy; the unhealthy are no reason not to ask it.
+    for algorithm in ALL {
+        let mut listed = weighted(&[1, 1]);
+        listed[0].health = Health::Draining;
+        listed[1].health = Health::Unhealthy;
+        let cluster = cluster(by(algorithm), &listed);
+        let picked = |cluster: &Cluster| {
+            let set = cluster.endpoints.load();
+            set.ready.iter().map(|endpoint| endpoint.address).collect::<Vec<_>>()
+        };
+        assert_eq!(picked(&cluster), [listed[0].address]);
+        let shares = shares(&cluster, &[], at(1.0), 100);
+        assert!((shares[0] - 1.0).abs() < f64::EPSILON, "{algorithm:?}: {shares:?}");
+        listed[1].health = Health::Healthy;
+        feed(&cluster, &listed);
+        assert_eq!(picked(&cluster), [listed[1].address]);
+    }
 }
 
 #[test]

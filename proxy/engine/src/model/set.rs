@@ -17,7 +17,7 @@ pub(crate) const TIERS_MAX: usize = 3;
 pub struct EndpointSet {
     /// Those that may be picked, tier by tier.
     pub ready: Vec<Arc<Endpoint>>,
-    /// Known but not to be picked (draining, unhealthy, thrown out).
+    /// Known but not to be picked (draining where others are healthy, unhealthy, thrown out).
     pub other: Vec<Arc<Endpoint>>,
     /// Those of `other` that one request at a time may try.
     pub(crate) trials: Vec<Arc<Endpoint>>,
@@ -81,15 +81,17 @@ impl EndpointSet {
     ///
     /// Who may be picked: those that the control plane calls healthy and that are neither thrown out nor failing their checks. Where too
     /// few of those that are not draining are, all of these. Where none is, but only because of what we found out ourselves, those that
-    /// the control plane calls healthy: worse than well is better than nothing.
+    /// the control plane calls healthy: worse than well is better than nothing. Where it calls none so, those that drain: they serve until they
+    /// have gone, as endpoints of Kubernetes that terminate do (KEP 1669).
     pub(super) fn arranged(all: &[Arc<Endpoint>], tokens: &Arc<Tokens>, policy: &ClusterPolicy, home: &Locality, now: Moment) -> Arranged {
         let balance = &policy.balance;
         let verdicts: Vec<Verdict> = all.iter().map(|endpoint| Verdict::of(endpoint, policy)).collect();
         let count = |wanted: fn(&Verdict) -> bool| verdicts.iter().filter(|verdict| wanted(verdict)).count();
-        let (well, alive) = (count(|verdict| verdict.well), count(|verdict| verdict.alive));
+        let (well, alive, healthy) = (count(|verdict| verdict.well), count(|verdict| verdict.alive), count(|verdict| verdict.healthy));
         let panics = (well as f64) * 100.0 < balance.panic_below_percent * alive as f64;
         let picked = |verdict: &Verdict| match (panics, well) {
             (true, _) => verdict.alive,
+            (false, 0) if healthy == 0 => !verdict.alive,
             (false, 0) => verdict.healthy,
             (false, _) => verdict.well,
         };
@@ -98,7 +100,7 @@ impl EndpointSet {
         let mut set = Self { panics, tokens: Arc::clone(tokens), ..Self::default() };
         for (endpoint, verdict) in all.iter().zip(&verdicts) {
             let picked = picked(verdict);
-            if verdict.alive {
+            if verdict.alive || picked {
                 let (ready, all) = &mut counts[distance(endpoint)];
                 (*ready, *all) = (*ready + usize::from(picked), *all + 1);
             }

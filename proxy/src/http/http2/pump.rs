@@ -74,6 +74,11 @@ impl Pump {
         self.taken = None;
     }
 
+    /// Whether it can be had once more.
+    pub(crate) const fn is_at_hand(&self) -> bool {
+        self.taken.is_some()
+    }
+
     /// The whole body once more, if what was taken of it is still at hand.
     pub(crate) fn again(self) -> Option<Body> {
         Some(Body::again(self.taken?.pieces, self.body))

@@ -41,7 +41,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Which pages a port has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pages {
-    /// `/config_dump`, `/stats`, `/explain`, `/drain`, `/quitquitquit`, `/logging`.
+    /// `/config_dump`, `/stats`, `/explain`, `/parting`, `/drain`, `/quitquitquit`, `/logging`.
     Admin,
     /// `/metrics`.
     Metrics,

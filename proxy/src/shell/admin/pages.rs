@@ -50,6 +50,10 @@ impl Admin {
                 },
                 _ => only("POST", "/logging?level=FILTER sets the filter"),
             },
+            (Pages::Admin, "/parting") if *method == Method::POST => {
+                self.lifecycle.parting.cancel();
+                page(StatusCode::OK, TEXT, "callers are told\n")
+            }
             (Pages::Admin, "/drain") if *method == Method::POST => {
                 self.lifecycle.draining.cancel();
                 page(StatusCode::OK, TEXT, "draining\n")
@@ -59,7 +63,7 @@ impl Admin {
                 self.lifecycle.quit.cancel();
                 page(StatusCode::OK, TEXT, "leaving\n")
             }
-            (Pages::Admin, "/drain" | "/quitquitquit") => only("POST", "this page changes the proxy"),
+            (Pages::Admin, "/parting" | "/drain" | "/quitquitquit") => only("POST", "this page changes the proxy"),
             (Pages::Admin, "/") if reading => page(StatusCode::OK, TEXT, INDEX),
             _ => page(StatusCode::NOT_FOUND, TEXT, "no such page\n"),
         }
@@ -131,7 +135,7 @@ impl Admin {
 }
 
 const INDEX: &str = "GET /config_dump  what this proxy runs\nGET /stats  metrics\nGET /explain?url=…  what a request would meet\n\
-                     GET /logging, POST /logging?level=FILTER  the log's filter\nPOST /drain  begin to drain\nPOST /quitquitquit  end now\n";
+                     GET /logging, POST /logging?level=FILTER  the log's filter\nPOST /parting  the instance ends soon: tell callers, and serve them\nPOST /drain  begin to drain\nPOST /quitquitquit  end now\n";
 
 fn page(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> AdminPage {
     let mut page = Response::new(Full::new(body.into()));

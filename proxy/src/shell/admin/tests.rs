@@ -84,7 +84,7 @@ async fn metrics_come_in_the_format_that_is_accepted() {
     }
 }
 
-/// Aim: ready comes with certificate and configuration and goes with the drain; `quitquitquit` ends.
+/// Aim: ready comes with certificate and configuration and goes with the drain, not with the word that the end is near; `quitquitquit` ends.
 #[tokio::test(start_paused = true)]
 async fn readiness_and_drain() {
     let admin = admin();
@@ -93,6 +93,10 @@ async fn readiness_and_drain() {
     admin.snapshots.publish(Arc::new(Snapshot { settings: Some(Arc::new(settings())), ..Snapshot::default() }));
     assert_eq!(get(&admin, Pages::Health, "GET", "/healthz/ready").await.0, 200);
     assert!(get(&admin, Pages::Admin, "GET", "/config_dump").await.1.contains("spiffe://cluster.local/ns/shop/sa/a"));
+    assert_eq!(get(&admin, Pages::Admin, "GET", "/parting").await.0, 405);
+    assert_eq!(get(&admin, Pages::Admin, "POST", "/parting").await.0, 200);
+    assert_eq!(get(&admin, Pages::Health, "GET", "/healthz/ready").await.0, 200, "whoever comes is served");
+    assert!(admin.lifecycle.parting.is_cancelled() && !admin.lifecycle.draining.is_cancelled());
     assert_eq!(get(&admin, Pages::Admin, "POST", "/drain").await.0, 200);
     assert_eq!(get(&admin, Pages::Health, "GET", "/healthz/ready").await, (StatusCode::SERVICE_UNAVAILABLE, "draining\n".to_owned()));
     assert!(!admin.lifecycle.leaving.is_cancelled() && !admin.lifecycle.quit.is_cancelled());

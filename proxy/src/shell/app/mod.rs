@@ -257,10 +257,17 @@ async fn end_in_order(lifecycle: &Lifecycle, workers: &[Worker], bound: Duration
         for_each_at_once(workers, bound).await;
         lifecycle.leaving.cancelled().await;
     };
+    let parting = async {
+        lifecycle.parting.cancelled().await;
+        info!("the instance ends soon; callers are told");
+        futures::future::join_all(workers.iter().map(Worker::part)).await;
+        std::future::pending().await
+    };
     tokio::select! {
         biased;
         () = lifecycle.quit.cancelled() => warn!("ending at once"),
         () = in_order => {}
+        () = parting => {}
     }
 }
 
