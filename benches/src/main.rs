@@ -30,6 +30,8 @@ enum Command {
     Pair(Box<benches::pair::Args>),
     /// Measures what a change costs control planes, side by side, and when the last of many proxies has it
     Plane(benches::plane::Args),
+    /// Measures what a cluster costs a control plane: to read it, and pods that come and go
+    Cluster(benches::cluster::Args),
     /// Takes spans over OTLP and keeps none.
     Collector(benches::pair::CollectorArgs),
 }
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         Command::Floor(args) => benches::floor::run(args).map(|()| ExitCode::SUCCESS),
         Command::Pair(args) => benches::pair::run(&args),
         Command::Plane(args) => benches::plane::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Cluster(args) => benches::cluster::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Collector(args) => benches::pair::collect(&args).map(|()| ExitCode::SUCCESS),
     };
     done.unwrap_or_else(|error| {

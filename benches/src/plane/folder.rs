@@ -8,6 +8,7 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::Change;
+use super::stream::Proxy;
 
 /// Namespaces that Services and workloads are spread over.
 pub(super) const NAMESPACES: u32 = 10;
@@ -98,12 +99,14 @@ impl Folder {
         Ok(())
     }
 
-    /// Addresses of the Services that a proxy calls: everybody's, and others spread evenly.
-    pub(super) fn destinations(&self, stream: u32, count: u32) -> Vec<SocketAddr> {
+    /// The proxy of a workload, which calls that many Services: everybody's, and others spread evenly.
+    pub(super) fn proxy(&self, stream: u32, count: u32) -> Proxy {
         let others = self.services - 1;
         let other = |at: u32| if others == 0 { 0 } else { 1 + (stream * (count - 1) + at) % others };
         let numbers = std::iter::once(0).chain((0..count - 1).map(other));
-        numbers.map(|number| SocketAddr::new(service_ip(number).into(), PORT)).collect()
+        let wants = numbers.map(|number| SocketAddr::new(service_ip(number).into(), PORT)).collect();
+        let (namespace, instance) = (format!("n{}", stream % NAMESPACES), format!("w{stream}"));
+        Proxy { number: stream as usize, namespace, workload: instance.clone(), instance, wants }
     }
 }
 

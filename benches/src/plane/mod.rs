@@ -5,9 +5,9 @@
 //! (`Change`), and every time the control plane's CPU and the moments at which the proxies were told are taken down (`reading`).
 
 mod folder;
-mod process;
+pub(crate) mod process;
 mod reading;
-mod stream;
+pub(crate) mod stream;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::sockets::raise_open_files;
 use folder::Folder;
-use process::Process;
+use process::{Process, Source};
 use reading::{Reading, Row};
 use stream::Told;
 
@@ -116,20 +116,20 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 /// One control plane from its start to its end.
 async fn turn(args: &Args, row: &mut Row) -> anyhow::Result<()> {
     let folder = Folder::write(args.services, args.streams)?;
-    let process = Process::start(&row.control, folder.path()).await?;
+    let process = Process::start(&row.control, Source::Folder(folder.path())).await?;
     let told = Arc::new(Told::new(args.streams as usize));
     let mut streams = JoinSet::new();
     let begun = Instant::now();
     let door = Arc::new(tokio::sync::Semaphore::new(CONNECTING_MAX));
     for number in 0..args.streams {
-        let wants = folder.destinations(number, args.destinations);
+        let proxy = folder.proxy(number, args.destinations);
         let (told, door, address) = (Arc::clone(&told), Arc::clone(&door), process.xds);
-        streams.spawn(async move { stream::run(address, number, wants, &door, &told).await });
+        streams.spawn(async move { stream::run(address, proxy, &door, &told).await });
     }
     let all = u64::from(args.streams);
     reach(&mut streams, || told.begun() == all).await.context("the first configuration of all proxies")?;
     rest(&process).await?;
-    row.start.push(Reading { cpu_secs: process.cpu_secs(), last_secs: begun.elapsed().as_secs_f64(), p50_secs: 0.0 });
+    row.start.push(Reading { cpu_secs: process.cpu_secs(), last_secs: begun.elapsed().as_secs_f64(), ..Reading::default() });
     for number in 0..args.changes {
         for change in Change::ALL {
             let (cpu, at) = (process.cpu_secs(), Instant::now());
@@ -149,7 +149,7 @@ async fn turn(args: &Args, row: &mut Row) -> anyhow::Result<()> {
 }
 
 /// Waits for `reached`; a stream that ends is an error.
-async fn reach(streams: &mut JoinSet<anyhow::Result<()>>, reached: impl Fn() -> bool) -> anyhow::Result<()> {
+pub(crate) async fn reach(streams: &mut JoinSet<anyhow::Result<()>>, reached: impl Fn() -> bool) -> anyhow::Result<()> {
     let waited = async {
         while !reached() {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -165,7 +165,7 @@ async fn reach(streams: &mut JoinSet<anyhow::Result<()>>, reached: impl Fn() -> 
 }
 
 /// Waits until the control plane does nothing more.
-async fn rest(process: &Process) -> anyhow::Result<()> {
+pub(crate) async fn rest(process: &Process) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
         let before = process.cpu_secs();

@@ -14,30 +14,42 @@ use crate::pair::Cpu;
 /// Longest wait for its start.
 const START: Duration = Duration::from_secs(120);
 
+/// Where its objects come from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Source<'a> {
+    /// A folder of manifests.
+    Folder(&'a Path),
+    /// A cluster, by a kubeconfig.
+    Cluster(&'a Path),
+}
+
 /// A running control plane; killed when dropped.
 #[derive(Debug)]
-pub(super) struct Process {
+pub(crate) struct Process {
     child: Child,
     /// Its port for xDS in plaintext.
-    pub(super) xds: SocketAddr,
+    pub(crate) xds: SocketAddr,
     begun: Cpu,
     _data: TempDir,
 }
 
 impl Process {
-    /// Starts it on that folder, and waits until its port is open.
+    /// Starts it, and waits until its port is open.
     ///
     /// # Errors
     /// It ends, or does not listen in time.
-    pub(super) async fn start(program: &Path, manifests: &Path) -> anyhow::Result<Self> {
+    pub(crate) async fn start(program: &Path, source: Source<'_>) -> anyhow::Result<Self> {
         let data = tempfile::tempdir()?;
-        let ports = free_ports::<3>()?;
+        let ports = free_ports::<4>()?;
         let at = |port: u16| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port).to_string();
         let log = fs::File::create(data.path().join("log"))?;
-        let child = Command::new(program)
-            .arg("control")
-            .arg("--config")
-            .arg(manifests)
+        let mut command = Command::new(program);
+        command.arg("control");
+        match source {
+            Source::Folder(folder) => command.arg("--config").arg(folder),
+            Source::Cluster(file) => command.arg("--kubernetes").arg("--kubeconfig").arg(file).args(["--webhook-listen", &at(ports[3])]),
+        };
+        let child = command
             .arg("--data-dir")
             .arg(data.path().join("data"))
             .arg("--api-socket")
@@ -64,15 +76,29 @@ impl Process {
         Ok(this)
     }
 
+    /// Seconds of CPU since its start, in ticks.
+    pub(crate) fn all_cpu_secs(&self) -> f64 {
+        Cpu::read(&[self.child.id()]).secs_since(&Cpu::default())
+    }
+
     /// Seconds of CPU since it listened.
-    pub(super) fn cpu_secs(&self) -> f64 {
+    pub(crate) fn cpu_secs(&self) -> f64 {
         Cpu::read(&[self.child.id()]).secs_since(&self.begun)
     }
 
     /// Memory that it holds.
-    pub(super) fn resident_mib(&self) -> f64 {
+    pub(crate) fn resident_mib(&self) -> f64 {
+        self.memory_mib("VmRSS:")
+    }
+
+    /// Most that it ever held.
+    pub(crate) fn peak_mib(&self) -> f64 {
+        self.memory_mib("VmHWM:")
+    }
+
+    fn memory_mib(&self, field: &str) -> f64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         line.and_then(|line| line.split_ascii_whitespace().next()?.parse::<f64>().ok()).unwrap_or_default() / 1024.0
     }
 }

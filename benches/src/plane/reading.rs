@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table};
 use super::Change;
 
 /// One change, or a start.
-#[derive(Debug, Clone, Copy, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, serde::Serialize)]
 pub(super) struct Reading {
     /// CPU of the control plane until it was at rest again.
     pub(super) cpu_secs: f64,
@@ -16,13 +16,16 @@ pub(super) struct Reading {
     pub(super) last_secs: f64,
     /// The same, the proxy in the middle.
     pub(super) p50_secs: f64,
+    /// The same, all but the slowest hundredth.
+    pub(super) p99_secs: f64,
 }
 
 impl Reading {
     /// Of one change; `times` ascend.
     pub(super) fn of(cpu_secs: f64, times: &[f64]) -> Self {
         let at = |place: usize| times.get(place).copied().unwrap_or_default();
-        Self { cpu_secs, last_secs: at(times.len().saturating_sub(1)), p50_secs: at(times.len() / 2) }
+        let last = times.len().saturating_sub(1);
+        Self { cpu_secs, last_secs: at(last), p50_secs: at(times.len() / 2), p99_secs: at((times.len() * 99 / 100).min(last)) }
     }
 }
 
@@ -51,36 +54,59 @@ impl Row {
     }
 }
 
-/// Middle of what `figure` says of the readings.
-fn median(readings: &[Reading], figure: impl Fn(&Reading) -> f64) -> f64 {
-    middle(readings.iter().map(figure).collect())
+/// Middle and ends of some values.
+struct Spread {
+    middle: f64,
+    ends: (f64, f64),
 }
 
-fn middle(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or_default()
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let at = |place: usize| values.get(place).copied().unwrap_or_default();
+        Self { middle: at(values.len() / 2), ends: (at(0), at(values.len().saturating_sub(1))) }
+    }
+
+    /// What `figure` says of readings, in milliseconds.
+    fn ms(readings: &[Reading], figure: impl Fn(&Reading) -> f64) -> Self {
+        Self::of(readings.iter().map(|reading| figure(reading) * 1e3).collect())
+    }
+
+    fn text(&self) -> String {
+        format!("{:.1} [{:.1}..{:.1}]", self.middle, self.ends.0, self.ends.1)
+    }
+
+    /// The middle of the first as a share of this one's.
+    fn share(&self, first: &Self) -> String {
+        format!("{:.3}", first.middle / self.middle.max(f64::EPSILON))
+    }
 }
 
-/// Medians, and how the first control plane stands to each.
+/// Medians with their ranges, and how the first control plane stands to each.
 pub(super) fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["CONTROL PLANE", "WHAT", "CPU ms", "P50 ms", "LAST ms", "CPU OF THE FIRST", "MIB"]);
+    table.set_header(["CONTROL PLANE", "WHAT", "CPU ms", "CPU OF THE FIRST", "P50 ms", "P99 ms", "P99 OF THE FIRST", "LAST ms", "MIB"]);
     for row in rows {
         let first = rows.first().unwrap_or(row);
-        let mib = format!("{:.0}", middle(row.resident_mib.clone()));
+        let mib = Spread::of(row.resident_mib.clone());
         let kinds = row.changes.iter().map(|(change, readings)| (change.text(), readings, first.changes.get(change)));
         for (what, readings, of_first) in std::iter::once(("start", &row.start, Some(&first.start))).chain(kinds) {
-            let cpu = median(readings, |reading| reading.cpu_secs);
-            let base = of_first.map_or(cpu, |readings| median(readings, |reading| reading.cpu_secs));
+            let of_first = of_first.unwrap_or(readings);
+            let figures = [|reading: &Reading| reading.cpu_secs, |reading: &Reading| reading.p99_secs];
+            let [cpu, p99] = figures.map(|figure| Spread::ms(readings, figure));
+            let [cpu_share, p99_share] =
+                [(&cpu, figures[0]), (&p99, figures[1])].map(|(own, figure)| own.share(&Spread::ms(of_first, figure)));
             table.add_row([
                 row.control.display().to_string(),
                 what.to_owned(),
-                format!("{:.1}", cpu * 1e3),
-                format!("{:.1}", median(readings, |reading| reading.p50_secs) * 1e3),
-                format!("{:.1}", median(readings, |reading| reading.last_secs) * 1e3),
-                format!("{:.3}", base / cpu.max(f64::EPSILON)),
-                mib.clone(),
+                cpu.text(),
+                cpu_share,
+                Spread::ms(readings, |reading| reading.p50_secs).text(),
+                p99.text(),
+                p99_share,
+                Spread::ms(readings, |reading| reading.last_secs).text(),
+                mib.text(),
             ]);
         }
     }
@@ -97,7 +123,7 @@ mod tests {
     #[test]
     fn medians_stand_beside_the_first() {
         // Aim: the table has the middle of each figure, and the first control plane's CPU as a share of the other's.
-        let reading = |cpu_secs| Reading { cpu_secs, last_secs: 0.02, p50_secs: 0.01 };
+        let reading = |cpu_secs| Reading { cpu_secs, last_secs: 0.02, p50_secs: 0.01, p99_secs: 0.02 * cpu_secs };
         let row = |name: &str, cpu: [f64; 3]| {
             let mut row = Row::new(Path::new(name));
             row.start.push(reading(1.0));
@@ -107,14 +133,17 @@ mod tests {
         let text = table(&[row("new", [0.3, 0.1, 0.2]), row("old", [0.8, 0.8, 9.0])]).to_string();
         let line = text.lines().find(|line| line.contains("old") && line.contains("one")).unwrap();
         let words: Vec<_> = line.split_whitespace().collect();
-        assert_eq!(words[..6], ["old", "one", "800.0", "10.0", "20.0", "0.250"], "{text}");
+        let wanted = ["old", "one", "800.0", "[800.0..9000.0]", "0.250", "10.0", "[10.0..10.0]", "16.0", "[16.0..180.0]", "0.250"];
+        assert_eq!(words[..10], wanted, "{text}");
     }
 
     #[test]
     fn a_reading_is_the_last_and_the_middle() {
         // Aim: of ascending times; of none, nothing.
         let reading = Reading::of(1.0, &[0.1, 0.2, 0.9]);
-        assert_eq!((reading.p50_secs, reading.last_secs), (0.2, 0.9));
+        assert_eq!((reading.p50_secs, reading.p99_secs, reading.last_secs), (0.2, 0.9, 0.9));
+        let many: Vec<f64> = (0..2000).map(f64::from).collect();
+        assert_eq!(Reading::of(1.0, &many).p99_secs, 1980.0);
         assert_eq!(Reading::of(0.0, &[]).last_secs, 0.0);
     }
 }

@@ -14,12 +14,11 @@ use proto::xds;
 use proto::xds::core::Node;
 use proto::xds::discovery::DeltaDiscoveryRequest;
 use proto::xds::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Code;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
 
-use super::folder::NAMESPACES;
 use super::{nanos_since, store_first};
 
 /// Requests that wait for the control plane.
@@ -29,35 +28,54 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// When each proxy was told something, since the last mark.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(crate) struct Told {
     begin: Instant,
     begun: AtomicU64,
+    answers: AtomicU64,
     times: Vec<AtomicU64>,
+}
+
+/// Who asks, and for what.
+#[derive(Debug, Clone)]
+pub(crate) struct Proxy {
+    /// Its place in [`Told`].
+    pub(crate) number: usize,
+    pub(crate) namespace: String,
+    pub(crate) workload: String,
+    pub(crate) instance: String,
+    /// Addresses that it calls.
+    pub(crate) wants: Vec<SocketAddr>,
 }
 
 impl Told {
     /// Nobody was told anything.
-    pub(super) fn new(streams: usize) -> Self {
-        Self { begin: Instant::now(), begun: AtomicU64::new(0), times: (0..streams).map(|_| AtomicU64::new(0)).collect() }
+    pub(crate) fn new(streams: usize) -> Self {
+        let times = (0..streams).map(|_| AtomicU64::new(0)).collect();
+        Self { begin: Instant::now(), begun: AtomicU64::new(0), answers: AtomicU64::new(0), times }
     }
 
     /// Proxies whose first configuration is whole.
-    pub(super) fn begun(&self) -> u64 {
+    pub(crate) fn begun(&self) -> u64 {
         self.begun.load(Ordering::Relaxed)
     }
 
+    /// Answers to all of them since the begin.
+    pub(crate) fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
+    }
+
     /// From here on it counts anew.
-    pub(super) fn mark(&self) {
+    pub(crate) fn mark(&self) {
         self.times.iter().for_each(|time| time.store(0, Ordering::Relaxed));
     }
 
     /// Proxies that were told something since the mark.
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.times.iter().filter(|time| time.load(Ordering::Relaxed) > 0).count() as u64
     }
 
     /// Seconds from `at` until each of them was told, ascending.
-    pub(super) fn times(&self, at: Instant) -> Vec<f64> {
+    pub(crate) fn times(&self, at: Instant) -> Vec<f64> {
         let zero = at.duration_since(self.begin).as_secs_f64();
         let told = self.times.iter().map(|time| time.load(Ordering::Relaxed)).filter(|nanos| *nanos > 0);
         let mut secs: Vec<f64> = told.map(|nanos| Duration::from_nanos(nanos).as_secs_f64() - zero).collect();
@@ -84,12 +102,11 @@ fn types() -> [String; 12] {
     ]
 }
 
-fn node(number: u32) -> Node {
-    let (namespace, instance) = (format!("n{}", number % NAMESPACES), format!("w{number}"));
+fn node(proxy: &Proxy) -> Node {
     let text = |text: String| Value { kind: Some(Kind::StringValue(text)) };
-    let workload = format!("{namespace}/{instance}");
+    let workload = format!("{}/{}", proxy.namespace, proxy.workload);
     let fields = [(NODE_CLIENT.to_owned(), text("proxy".to_owned())), (NODE_WORKLOAD.to_owned(), text(workload))];
-    let id = NodeId { mode: Mode::Sidecar, namespace, instance };
+    let id = NodeId { mode: Mode::Sidecar, namespace: proxy.namespace.clone(), instance: proxy.instance.clone() };
     Node { id: id.to_string(), metadata: Some(Struct { fields: fields.into_iter().collect() }), ..Node::default() }
 }
 
@@ -97,42 +114,58 @@ fn node(number: u32) -> Node {
 ///
 /// # Errors
 /// It cannot be reached, or refuses.
-pub(super) async fn run(address: SocketAddr, number: u32, wants: Vec<SocketAddr>, door: &Semaphore, told: &Told) -> anyhow::Result<()> {
-    let place = door.acquire().await?;
+pub(crate) async fn run(address: SocketAddr, proxy: Proxy, door: &Semaphore, told: &Told) -> anyhow::Result<()> {
+    let mut place = Some(door.acquire().await?);
     let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await.context("connecting")?;
     let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(usize::MAX);
-    let (sender, mut answers) = loop {
-        let (sender, receiver) = mpsc::channel(REQUESTS_MAX);
-        let mut first = Some(node(number));
-        for url in types() {
-            let mut names = vec!["*".to_owned()];
-            if url == xds::LISTENER {
-                names.extend(wants.iter().map(|address| outbound(*address)));
-            }
-            let node = first.take();
-            let request =
-                DeltaDiscoveryRequest { node, resource_names_subscribe: names, type_url: url, ..DeltaDiscoveryRequest::default() };
-            sender.send(request).await?;
+    // It has not read its objects yet, or not this proxy's pod.
+    while let Err(status) = follow(&mut client, &proxy, &mut place, told).await {
+        match status.code() {
+            Code::Unavailable | Code::FailedPrecondition if place.is_some() => tokio::time::sleep(AGAIN).await,
+            _ => return Err(status.into()),
         }
-        match client.delta_aggregated_resources(ReceiverStream::new(receiver)).await {
-            Ok(answers) => break (sender, answers.into_inner()),
-            // It has not read its folder yet.
-            Err(status) if status.code() == Code::Unavailable => tokio::time::sleep(AGAIN).await,
-            Err(status) => return Err(status.into()),
+    }
+    Ok(())
+}
+
+/// One stream, to its end. It gives its place at the door up once its first configuration is whole.
+async fn follow(
+    client: &mut AggregatedDiscoveryServiceClient<Channel>,
+    proxy: &Proxy,
+    place: &mut Option<SemaphorePermit<'_>>,
+    told: &Told,
+) -> Result<(), Status> {
+    let (sender, receiver) = mpsc::channel(REQUESTS_MAX);
+    let mut first = Some(node(proxy));
+    for url in types() {
+        let mut names = vec!["*".to_owned()];
+        if url == xds::LISTENER {
+            names.extend(proxy.wants.iter().map(|address| outbound(*address)));
         }
-    };
-    let mut place = Some(place);
+        let node = first.take();
+        send(&sender, DeltaDiscoveryRequest { node, resource_names_subscribe: names, type_url: url, ..DeltaDiscoveryRequest::default() })
+            .await?;
+    }
+    let mut answers = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await?.into_inner();
     while let Some(answer) = answers.message().await? {
+        told.answers.fetch_add(1, Ordering::Relaxed);
         let epoch = answer.type_url == Epoch::type_url();
         if epoch && place.take().is_some() {
             told.begun.fetch_add(1, Ordering::Relaxed);
         }
         // The epoch follows what it is about; alone it is a number.
-        if !epoch && let Some(time) = told.times.get(number as usize) {
+        if !epoch && let Some(time) = told.times.get(proxy.number) {
             store_first(time, nanos_since(told.begin));
         }
-        let request = DeltaDiscoveryRequest { type_url: answer.type_url, response_nonce: answer.nonce, ..DeltaDiscoveryRequest::default() };
-        sender.send(request).await?;
+        send(
+            &sender,
+            DeltaDiscoveryRequest { type_url: answer.type_url, response_nonce: answer.nonce, ..DeltaDiscoveryRequest::default() },
+        )
+        .await?;
     }
     Ok(())
+}
+
+async fn send(sender: &mpsc::Sender<DeltaDiscoveryRequest>, request: DeltaDiscoveryRequest) -> Result<(), Status> {
+    sender.send(request).await.map_err(|_| Status::cancelled("the stream has ended"))
 }

@@ -34,7 +34,7 @@ impl Ledger {
         let Some(newest) = book.newest() else { return ledger };
         ledger.hindered = match newest.refused.first() {
             Some(refusal) if newest.settled() => ("Refused", format!("{} refused {}: {}", refusal.proxy, refusal.object, refusal.reason)),
-            _ => ("Pending", format!("waiting for {}", some_of(newest.waiting.iter().map(String::as_str)))),
+            _ => ("Pending", format!("waiting for {}", some_of(newest.waiting().map(String::as_str)))),
         };
         ledger
     }
@@ -97,12 +97,12 @@ mod tests {
         let expected: BTreeSet<String> = ["shop/x".to_owned()].into();
         let mut book = Book::default();
         assert_eq!(said(&book, "True").0, "True");
-        book.open(7, vec![touched], expected.clone(), 0);
+        book.open(7, vec![touched], (expected.clone(), 0), 0);
         assert_eq!(said(&book, "True"), ("False", "Pending".into(), "waiting for shop/x".into()));
         assert_eq!(said(&book, "False").1, "NotAccepted");
         book.refused("shop/x", 7, "Listener inbound: no", 1);
         assert_eq!(said(&book, "True"), ("False", "Refused".into(), "shop/x refused Listener inbound: no".into()));
-        book.open(8, Vec::new(), expected, 2);
+        book.open(8, Vec::new(), (expected, 0), 2);
         book.acknowledged("shop/x", 8, 3);
         assert_eq!(said(&book, "True").0, "True");
     }

@@ -90,7 +90,7 @@ pub(super) fn silent(board: &Board, entry: &Entry, down: &[String]) -> Vec<Strin
             "its proxy is not connected".to_owned()
         }
     };
-    entry.waiting.iter().filter(|proxy| !named(proxy)).map(|proxy| format!("{proxy} ({})", why(proxy))).collect()
+    entry.waiting().filter(|proxy| !named(proxy)).map(|proxy| format!("{proxy} ({})", why(proxy))).collect()
 }
 
 /// Whether a line of those that are down is of that instance or Gateway.

@@ -173,6 +173,7 @@ fn stand(
     let files: Vec<PathBuf> = [Some(args.data_dir.join("ca.pem")), args.ca_file.clone()].into_iter().flatten().collect();
     write_bundle(&files, &authority.roots().pem)?;
     metrics.follow(authority.clone());
+    metrics.publish(board.clone());
     let writer = Writer::new(board.clone(), store.clone(), authority.clone(), metrics.clone(), world)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(done(writer.run(events, stop.clone())));

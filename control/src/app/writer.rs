@@ -29,8 +29,9 @@ use crate::translate::statuses;
 use crate::world::list::parts;
 use crate::world::object::{Candidate, read};
 use crate::world::problem::{Problem, Severity};
+use crate::world::sorted::Sorted;
 use crate::world::tree::documents;
-use crate::world::{Applied, Change, ObjectKey, Origin, Outcome, World, reported};
+use crate::world::{Allocations, Applied, Change, ObjectKey, Origin, Outcome, World, reported};
 
 /// Events handled as one step at most.
 const BATCH_MAX: usize = 64;
@@ -60,6 +61,8 @@ pub(super) struct Writer {
     applied: BTreeMap<ObjectKey, (String, Value)>,
     /// What must be on disk before it is seen.
     page: Page,
+    /// Ages and addresses as they were written last.
+    saved: Option<(Sorted<ObjectKey, i64>, Allocations)>,
     /// What runs, on its way to the disk; nobody waits for it.
     saving: JoinSet<()>,
     /// What runs has changed since.
@@ -103,7 +106,7 @@ impl Writer {
         world.apply(changes);
         let roots = authority.roots();
         let (page, saving) = (Page::default(), JoinSet::new());
-        Ok(Self { board, store, authority, metrics, world, roots, mark, serial: 0, applied, page, saving, unsaved: false })
+        Ok(Self { board, store, authority, metrics, world, roots, mark, serial: 0, applied, page, saved: None, saving, unsaved: false })
     }
 
     /// Handles events until `stop`. Never ends on bad input. Whatever the disk does, streams are served and states of what runs travel.
@@ -155,7 +158,7 @@ impl Writer {
 
     fn runtime(&mut self, changes: Vec<Change>) {
         if !changes.is_empty() && self.world.apply(changes).runtime {
-            self.publish();
+            self.publish(None);
             self.unsaved = true;
             self.save_runtime();
         }
@@ -184,9 +187,13 @@ impl Writer {
         }
         loop {
             let (page, store) = (page.clone(), self.store.clone());
-            match spawn_blocking(move || store.write(page)).await {
-                Ok(true) => return,
-                Ok(false) => sleep(UNKEPT_PAUSE).await,
+            match spawn_blocking(move || (store.write(page), store.failure().is_some())).await {
+                Ok((true, failed)) => {
+                    // With the next change all of it is tried again.
+                    self.saved.take_if(|_| failed);
+                    return;
+                }
+                Ok((false, _)) => sleep(UNKEPT_PAUSE).await,
                 Err(error) => {
                     tracing::error!(%error, "writing the control plane's book ended unexpectedly");
                     return;
@@ -226,9 +233,8 @@ impl Writer {
         let all = authored.map(|(key, _)| touched(key, if same { "unchanged" } else { "created" })).collect();
         self.save();
         self.write().await;
-        self.board.open_epoch(self.mark.number, all, &self.world);
         tracing::info!(epoch = self.mark.number, objects = self.world.live().count(), same, "the objects have been read");
-        self.publish();
+        self.publish(Some(all));
     }
 
     /// The next number, on disk before anybody sees it.
@@ -257,13 +263,13 @@ impl Writer {
             self.save();
         }
         self.write().await;
-        if fresh {
+        let opened = fresh.then(|| {
             let rows = applied.outcomes.iter().filter(|(key, _)| applied.changed.contains(key));
             let rows: Vec<_> = rows.filter_map(|(key, outcome)| Some(touched(key, word(*outcome)?))).collect();
             tracing::info!(epoch = self.mark.number, objects = rows.len(), "accepted a change");
-            self.board.open_epoch(self.mark.number, rows, &self.world);
-        }
-        self.publish();
+            rows
+        });
+        self.publish(opened);
     }
 
     /// Takes over whom the mesh believes, as an epoch of its own where that is something else; returns the epoch that holds it.
@@ -274,8 +280,7 @@ impl Writer {
             self.write().await;
             let rows = believed(&before, &self.roots);
             tracing::info!(epoch = self.mark.number, roots = self.roots.digest(), "whom the mesh believes has changed");
-            self.board.open_epoch(self.mark.number, rows, &self.world);
-            self.publish();
+            self.publish(Some(rows));
         }
         self.mark.number
     }
@@ -348,11 +353,17 @@ impl Writer {
     }
 
     fn save(&mut self) {
-        let young = |(key, _): &(&ObjectKey, &i64)| self.world.get(key).is_none_or(|object| object.metadata.created_ms.is_none());
-        // A cluster's objects say their age themselves, and one object has not room for all of them.
-        let ages: Vec<_> = self.world.ages().iter().filter(|age| !self.world.settings().in_cluster || young(age)).collect();
-        self.page.put(Row::Ages, &ages);
-        self.page.put(Row::Allocations, self.world.allocations());
+        let (ages, allocations) = (self.world.ages(), self.world.allocations());
+        if !self.saved.as_ref().is_some_and(|(saved, _)| saved.is_same(ages)) {
+            let young = |(key, _): &(&ObjectKey, &i64)| self.world.get(key).is_none_or(|object| object.metadata.created_ms.is_none());
+            // A cluster's objects say their age themselves, and one object has not room for all of them.
+            let ages: Vec<_> = ages.iter().filter(|age| !self.world.settings().in_cluster || young(age)).collect();
+            self.page.put(Row::Ages, &ages);
+        }
+        if !self.saved.as_ref().is_some_and(|(_, saved)| saved.is_same(allocations)) {
+            self.page.put(Row::Allocations, allocations);
+        }
+        self.saved = Some((ages.clone(), allocations.clone()));
         // The folder's new content may have ended what was applied over the old.
         if self.applied.keys().any(|key| self.world.slots().get(key).is_none_or(|slot| slot.held(Origin::Applied).is_none())) {
             self.save_applied();
@@ -371,20 +382,20 @@ impl Writer {
         self.page.put(Row::Applied, &rows);
     }
 
-    fn publish(&mut self) {
+    /// An edition. `opened`: the objects of the epoch that begins with it.
+    fn publish(&mut self, opened: Option<Vec<Touched>>) {
         if !self.world.synced() {
             return;
         }
         self.authority.follow(&self.world.index().mesh);
         self.serial += 1;
-        let errors = self.world.problems().iter().filter(|problem| problem.severity == Severity::Error).count();
-        self.metrics.errors.set(i64::try_from(errors).unwrap_or(i64::MAX));
         self.metrics.epoch.set(i64::try_from(self.mark.number).unwrap_or(i64::MAX));
-        self.metrics.objects.set(i64::try_from(self.world.live().count()).unwrap_or(i64::MAX));
-        self.metrics.parts.set(i64::try_from(self.board.cache.memo.counts().0).unwrap_or(i64::MAX));
-        let (world, roots) = (self.world.clone(), self.roots.clone());
+        let edition = Edition { world: self.world.clone(), epoch: self.mark.number, serial: self.serial, roots: self.roots.clone() };
         self.metrics.ready.store(true, Ordering::Relaxed);
-        self.board.publish(Edition { world, epoch: self.mark.number, serial: self.serial, roots });
+        match opened {
+            Some(objects) => self.board.open_epoch(edition, objects),
+            None => self.board.publish(edition),
+        }
     }
 }
 
@@ -435,10 +446,7 @@ fn parse_one(file: &str, object: &Value) -> Option<Candidate> {
 
 /// A digest of every object in force, and of whom the mesh believes: what an epoch number stands for.
 fn content(world: &World, roots: &Roots) -> String {
-    let authored = world.slots().iter().filter(|(key, _)| !world.is_running(key));
-    let live = authored.filter_map(|(key, slot)| Some((key, &slot.live()?.digest)));
-    let objects: String = live.map(|(key, digest)| format!("{key} {digest}\n")).collect();
-    proto::epoch::version(format!("{objects}roots {}", roots.digest()).as_bytes())
+    proto::epoch::version(format!("objects {:032x} roots {}", world.content_hash(), roots.digest()).as_bytes())
 }
 
 fn touched(key: &ObjectKey, result: &'static str) -> Touched {

@@ -185,3 +185,26 @@ async fn a_stuck_disk_holds_up_nobody_but_who_needs_it() {
     timeout(PATIENCE, saved).await.unwrap();
     assert_eq!((store.load::<Mark>(Row::Epoch).unwrap().unwrap().number, store.floor()), (2, 2));
 }
+
+#[tokio::test]
+async fn ages_and_addresses_are_written_when_they_are_others() {
+    // Aim: a change of an object that has its age and its address writes neither again; a new object does, and so does the next change after
+    // a write that failed.
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(Store::open(folder.path()).unwrap());
+    let (board, _events) = Board::new(Clock::new(|| std::time::UNIX_EPOCH));
+    let world = World::new(WorldSettings::default(), Allocations::default());
+    let mut writer = Writer::new(board, store, Arc::new(Idle), Arc::default(), world).unwrap();
+    let mut objects = Folder::default();
+    let mut saves = |writer: &mut Writer, text: &str, file: &str| {
+        writer.world.apply(objects.update(vec![FileChange { file: file.to_owned(), text: Some(Ok(text.to_owned())) }], 0));
+        writer.save();
+        !std::mem::take(&mut writer.page).is_empty()
+    };
+    assert!(saves(&mut writer, SERVICE, "a.yaml"));
+    let other = SERVICE.replace("port: 80", "port: 81");
+    assert!(!saves(&mut writer, &other, "a.yaml"));
+    assert!(saves(&mut writer, &other.replace("name: web", "name: other"), "b.yaml"));
+    writer.saved = None;
+    assert!(saves(&mut writer, SERVICE, "a.yaml"));
+}

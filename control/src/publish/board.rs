@@ -2,11 +2,13 @@
 //! looks at the newest one at its own pace.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use proto::mesh::{Answer, Calls, Certificate, Command, PlaintextPeer, Traffic, command};
+use proto::names::Mode;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::cache::Cache;
@@ -14,11 +16,11 @@ use super::calls::CallBook;
 use super::concern::Concerns;
 use super::edition::Edition;
 use super::epoch::{Book, Entry, Touched, moment};
-use super::peer::{Claim, Entrance, edge_key, sidecar_key};
+use super::peer::{Claim, Entrance, edge_key, of_key, sidecar_key};
 use super::plaintext::{PlaintextBook, Sighting};
 use super::trust::Roots;
 use crate::clock::Clock;
-use crate::world::{Address, Change, Instance, World};
+use crate::world::{Address, Change, Index, Name, World};
 
 /// Events that wait for the writer; a sender waits when it is full.
 pub const EVENTS_MAX: usize = 256;
@@ -79,6 +81,47 @@ pub struct Presence {
     pub connected_ms: u64,
 }
 
+/// Everybody with an open ADS stream.
+#[derive(Default)]
+struct Present {
+    all: BTreeMap<u64, Presence>,
+    keys: BTreeMap<String, Seats>,
+}
+
+/// Streams of one key.
+#[derive(Default)]
+struct Seats {
+    all: usize,
+    /// By the answers of how many the book goes.
+    count: usize,
+}
+
+impl Present {
+    fn add(&mut self, id: u64, presence: Presence) {
+        let seats = self.keys.entry(presence.key.clone()).or_default();
+        seats.all += 1;
+        seats.count += usize::from(presence.counts);
+        self.all.insert(id, presence);
+    }
+
+    /// Returns the key of a proxy of ours that has no stream any more.
+    fn remove(&mut self, id: u64) -> Option<String> {
+        let Presence { key, counts, .. } = self.all.remove(&id)?;
+        let seats = self.keys.get_mut(&key)?;
+        seats.all -= 1;
+        seats.count -= usize::from(counts);
+        let gone = counts && seats.count == 0;
+        if seats.all == 0 {
+            self.keys.remove(&key);
+        }
+        gone.then_some(key)
+    }
+
+    fn counts(&self, key: &str) -> bool {
+        self.keys.get(key).is_some_and(|seats| seats.count > 0)
+    }
+}
+
 /// A proxy's Reports stream.
 pub struct Correspondent {
     /// Its version.
@@ -100,7 +143,7 @@ pub struct Board {
     /// Turns whenever the book changes.
     turned: watch::Sender<u64>,
     book: Mutex<Book>,
-    present: Mutex<BTreeMap<u64, Presence>>,
+    present: Mutex<Present>,
     correspondents: Mutex<BTreeMap<String, Correspondent>>,
     plaintext: Mutex<PlaintextBook>,
     calls: Mutex<CallBook>,
@@ -140,31 +183,53 @@ impl Board {
         self.events.send(event).await.is_ok()
     }
 
-    /// Pins an edition, and wakes whom it concerns; the others are advanced in the book. Only the writer does.
+    /// Pins an edition of the epoch that is open, and wakes whom it concerns. Only the writer does.
     pub fn publish(&self, edition: Edition) {
+        self.pin(edition, None);
+    }
+
+    /// Pins the first edition of an epoch, which begins in the book before anybody can answer it. Only the writer does.
+    pub fn open_epoch(&self, edition: Edition, objects: Vec<Touched>) {
+        self.pin(edition, Some(objects));
+    }
+
+    fn pin(&self, edition: Edition, opened: Option<Vec<Touched>>) {
         let before = self.edition();
-        let expected = self.expected(&edition.world);
-        self.book.lock().expect(&expected, self.clock.us());
+        self.miss(before.as_deref(), &edition);
         let touched = self.cache.turn(&edition, edition.touched(before.as_deref()));
-        let (serial, epoch) = (edition.serial, edition.epoch);
-        let fresh = before.is_none_or(|before| epoch > before.epoch);
-        // Visible before anybody is woken, and before anybody rests on what came before.
-        self.edition.send_replace(Some(Arc::new(edition)));
-        let mut quiet = Vec::new();
-        let mut tell = |key: &str| quiet.push(key.to_owned());
-        self.concerns.turn(serial, &touched, if fresh { Some(&mut tell) } else { None });
-        let now_us = self.clock.us();
-        let mut book = self.book.lock();
-        quiet.iter().for_each(|key| book.unaffected(key, epoch, now_us));
-        drop(book);
+        let edition = Arc::new(edition);
+        let declared = opened.is_some().then(|| self.declared(&edition.world));
+        let former = self.concerns.turn((edition.serial, edition.epoch), &touched, |woken| {
+            if let Some(objects) = opened {
+                let absent = declared.into_iter().flatten().filter(|key| !woken.follows(key));
+                let expected = woken.keys.iter().map(|key| (*key).to_owned()).chain(absent).collect();
+                self.book.lock().open(edition.epoch, objects, (expected, woken.quiet), self.clock.us());
+            }
+            // Visible before anybody is woken, and before anybody rests on what came before.
+            self.edition.send_replace(Some(edition.clone()))
+        });
+        drop(former);
         self.turn();
     }
 
-    /// Begins an epoch in the book. Before [`Board::publish`], so that no answer comes before the question.
-    pub fn open_epoch(&self, number: u64, objects: Vec<Touched>, world: &World) {
-        let expected = self.expected(world);
-        self.book.lock().open(number, objects, expected, self.clock.us());
-        self.turn();
+    /// Waits no longer for proxies that are neither declared nor connected in a new edition.
+    fn miss(&self, before: Option<&Edition>, now: &Edition) {
+        let (is, now_us) = (now.world.index(), self.clock.us());
+        let was =
+            before.map(|before| before.world.index()).filter(|was| was.revoked.identities.is_empty() && is.revoked.identities.is_empty());
+        let Some(was) = was else {
+            // Sentences begin and end by themselves.
+            let expected = self.expected(&now.world);
+            self.book.lock().expect(&expected, now_us);
+            return;
+        };
+        let sidecars = was.started.changes(&is.started).into_iter().filter(|(.., is)| is.is_none());
+        let edges = was.gateways.changes(&is.gateways).into_iter().filter(|(.., is)| is.is_none());
+        let sidecars = sidecars.map(|((namespace, name), ..)| sidecar_key(namespace, name));
+        let gone = sidecars.chain(edges.map(|((namespace, name), ..)| edge_key(namespace, name)));
+        for key in gone.filter(|key| !self.present.lock().counts(key)) {
+            self.book.lock().forget(&key, now_us);
+        }
     }
 
     /// The newest edition; `None` until the folder has been read once.
@@ -180,6 +245,12 @@ impl Board {
     /// Follows the book.
     pub fn turns(&self) -> watch::Receiver<u64> {
         self.turned.subscribe()
+    }
+
+    /// What a proxy runs: what it said last, or any newer epoch that changed nothing for it; 0: nothing yet.
+    pub fn running(&self, key: &str) -> u64 {
+        let ran = self.concerns.ran(key);
+        self.read(|book| book.running(key)).max(ran)
     }
 
     /// Looks into the book.
@@ -198,12 +269,11 @@ impl Board {
         self.read(|book| if number == 0 { book.newest() } else { book.entry(number) }.cloned())
     }
 
-    /// Somebody is gone: an epoch that waits must not wait for those that nobody declares.
-    fn sweep(&self) {
-        let waits = self.read(|book| book.newest().is_some_and(|newest| !newest.settled()));
-        if let Some(edition) = self.edition().filter(|_| waits) {
-            let expected = self.expected(&edition.world);
-            self.book.lock().expect(&expected, self.clock.us());
+    /// A proxy is gone: no epoch must wait for it unless it is declared.
+    fn sweep(&self, key: &str) {
+        let Some(edition) = self.edition() else { return };
+        if !self.is_declared(&edition.world, key) {
+            self.book.lock().forget(key, self.clock.us());
         }
     }
 
@@ -211,22 +281,42 @@ impl Board {
         self.turned.send_modify(|count| *count += 1);
     }
 
-    /// Proxies that should run what is published: the declared ones, without those that are revoked and get nothing any more, and whoever of
-    /// ours is connected.
-    pub fn expected(&self, world: &World) -> BTreeSet<String> {
-        let mut expected = declared(world);
-        let (index, now_secs) = (world.index(), self.clock.unix().as_secs());
-        for (identity, _) in index.revoked.identities.iter().filter(|(_, sentence)| sentence.holds(now_secs)) {
-            let runs = |instance: &&Instance| {
-                let account = instance.workload().map(|workload| workload.service_account.as_str());
-                (identity.namespace(), Some(identity.service_account())) == (instance.namespace.as_str(), account)
-            };
-            let names = index.instances.values().filter(runs).map(|instance| sidecar_key(&instance.namespace, &instance.name));
-            names.for_each(|name| _ = expected.remove(&name));
-            expected.remove(&edge_key(identity.namespace(), identity.service_account()));
-        }
-        expected.extend(self.present.lock().values().filter(|presence| presence.counts).map(|presence| presence.key.clone()));
+    /// Proxies that should run what is published: the declared ones, and whoever of ours is connected.
+    fn expected(&self, world: &World) -> BTreeSet<String> {
+        let mut expected: BTreeSet<String> = self.declared(world).collect();
+        let present = self.present.lock();
+        expected.extend(present.keys.iter().filter(|(_, seats)| seats.count > 0).map(|(key, _)| key.clone()));
         expected
+    }
+
+    /// Every sidecar and edge proxy that a node agent is to run, connected or not, without those that are revoked and get nothing any more.
+    fn declared(&self, world: &World) -> impl Iterator<Item = String> {
+        let (index, revoked) = (world.index(), self.revoked(world));
+        let sidecars = index.started.keys().filter({
+            let revoked = revoked.clone();
+            move |name| !sidecar_account(index, name).is_some_and(|account| revoked.contains(&account))
+        });
+        let edges = index.gateways.keys().filter(move |(namespace, name)| !revoked.contains(&(namespace.as_str(), name.as_str())));
+        let sidecars = sidecars.map(|(namespace, name)| sidecar_key(namespace, name));
+        sidecars.chain(edges.map(|(namespace, name)| edge_key(namespace, name)))
+    }
+
+    fn is_declared(&self, world: &World, key: &str) -> bool {
+        let Some((namespace, name, mode)) = of_key(key) else { return false };
+        let (index, name) = (world.index(), (namespace.to_owned(), name.to_owned()));
+        let account = match mode {
+            Mode::Sidecar if index.started.contains_key(&name) => sidecar_account(index, &name),
+            Mode::Edge if index.gateways.contains_key(&name) => Some((namespace, name.1.as_str())),
+            _ => None,
+        };
+        account.is_some_and(|account| !self.revoked(world).contains(&account))
+    }
+
+    /// Accounts (namespace, name) that are revoked now.
+    fn revoked<'a>(&self, world: &'a World) -> BTreeSet<(&'a str, &'a str)> {
+        let now_secs = self.clock.unix().as_secs();
+        let held = world.index().revoked.identities.iter().filter(|(_, sentence)| sentence.holds(now_secs));
+        held.map(|(identity, _)| (identity.namespace(), identity.service_account())).collect()
     }
 
     /// Somebody opened an ADS stream through that door.
@@ -236,14 +326,14 @@ impl Board {
     pub fn arrive(self: &Arc<Self>, claim: Claim, door: Entrance, identity: String) -> Result<Seated, Crowded> {
         let id = self.ticket();
         let mut present = self.present.lock();
-        if present.len() >= STREAMS_MAX {
+        if present.all.len() >= STREAMS_MAX {
             return Err(Crowded::All);
         }
         let (key, counts) = (claim.key_by(door), claim.counts_by(door));
-        if present.values().filter(|presence| presence.key == key).count() >= STREAMS_PER_NODE_MAX {
+        if present.keys.get(&key).is_some_and(|seats| seats.all >= STREAMS_PER_NODE_MAX) {
             return Err(Crowded::Node(key));
         }
-        present.insert(id, Presence { claim, key, counts, identity, connected_ms: self.clock.ms() });
+        present.add(id, Presence { claim, key, counts, identity, connected_ms: self.clock.ms() });
         drop(present);
         self.turn();
         Ok(Seated { board: self.clone(), id })
@@ -251,14 +341,14 @@ impl Board {
 
     /// Everybody with an open ADS stream, ordered by key.
     pub fn present(&self) -> Vec<Presence> {
-        let mut present: Vec<_> = self.present.lock().values().cloned().collect();
+        let mut present: Vec<_> = self.present.lock().all.values().cloned().collect();
         present.sort_by(|a, b| a.key.cmp(&b.key));
         present
     }
 
     /// Whether that proxy has an open ADS stream.
     pub fn is_present(&self, key: &str) -> bool {
-        self.present.lock().values().any(|presence| presence.key == key)
+        self.present.lock().keys.contains_key(key)
     }
 
     /// A proxy opened its Reports stream; a former one of the same name is replaced. Returns the stream's number and its commands.
@@ -299,7 +389,7 @@ impl Board {
         let edition = self.edition();
         let named = |source: &str| {
             let index = edition.as_ref()?.world.index();
-            let Some(Address::Instance(name)) = index.addresses.get(&source.parse().ok()?) else { return None };
+            let Some(Address::Instance(name)) = index.addresses.get(&source.parse::<IpAddr>().ok()?) else { return None };
             Some(format!("{}/{}", name.0, index.instances.get(name)?.workload))
         };
         self.plaintext.lock().note((&claim.key(), &claim.workload), rows, self.clock.ms(), named);
@@ -374,7 +464,7 @@ impl Board {
                 "kind": presence.claim.client.text(),
                 "mode": presence.claim.mode_text(),
                 "version": version,
-                "epoch": self.read(|book| book.running(&key)),
+                "epoch": self.running(&key),
                 "connected_since": moment(presence.connected_ms),
                 "pid": (pid != 0).then_some(pid),
             })
@@ -406,19 +496,18 @@ pub struct Seated {
 
 impl Drop for Seated {
     fn drop(&mut self) {
-        self.board.present.lock().remove(&self.id);
-        self.board.sweep();
+        let gone = self.board.present.lock().remove(self.id);
+        if let Some(key) = gone {
+            self.board.sweep(&key);
+        }
         self.board.turn();
     }
 }
 
-/// Every sidecar and edge proxy that a node agent is to run, connected or not.
-pub fn declared(world: &World) -> BTreeSet<String> {
-    let index = world.index();
-    let started = |workload: &crate::world::workload::Workload| !workload.command.is_empty();
-    let sidecars = index.instances.values().filter(|instance| instance.meshed && instance.workload().is_some_and(started));
-    let sidecars = sidecars.map(|instance| sidecar_key(&instance.namespace, &instance.name));
-    sidecars.chain(index.gateways.keys().map(|(namespace, name)| edge_key(namespace, name))).collect()
+/// The account (namespace, name) of a declared sidecar.
+fn sidecar_account<'a>(index: &'a Index, name: &Name) -> Option<(&'a str, &'a str)> {
+    let instance = index.instances.get(name)?;
+    Some((&instance.namespace, &instance.workload()?.service_account))
 }
 
 /// Keys of the declared proxies that a leaf for that namespace, instance and workload may be one of: an instance's, a Gateway's, or both
@@ -440,7 +529,7 @@ mod tests {
     fn claim(instance: &str) -> Claim {
         Claim {
             client: Dialect::Meshwright,
-            mode: proto::names::Mode::Sidecar,
+            mode: Mode::Sidecar,
             namespace: "shop".into(),
             workload: "catalog".into(),
             instance: instance.into(),
@@ -485,8 +574,8 @@ mod tests {
         let mut publish = |serial: u64, file: &str, text: &str| {
             let change = FileChange { file: file.to_owned(), text: Some(Ok(text.to_owned())) };
             world.apply(folder.update(vec![change], 0));
-            board.open_epoch(serial, Vec::new(), &world);
-            board.publish(Edition { world: world.clone(), epoch: serial, serial, roots: crate::publish::trust::tests::one() });
+            let edition = Edition { world: world.clone(), epoch: serial, serial, roots: crate::publish::trust::tests::one() };
+            board.open_epoch(edition, Vec::new());
         };
         let workload = |name: &str, port: u16| {
             format!(
@@ -504,15 +593,58 @@ mod tests {
         let woken = || following.each_ref().map(|one| one.woken().now_or_never().is_some());
         publish(4, "a", &workload("a", 2));
         assert_eq!(woken(), [true, false, false]);
-        assert_eq!(board.entry(4).unwrap().waiting, BTreeSet::from(["shop/a".to_owned()]));
-        assert_eq!(board.read(|book| ["shop/a", "shop/b"].map(|key| book.running(key))), [0, 4]);
+        let entry = board.entry(4).unwrap();
+        assert!(entry.waiting().eq(["shop/a"]) && entry.unaffected == 2);
+        assert_eq!(["shop/a", "shop/b"].map(|key| board.running(key)), [3, 4]);
         publish(
             5,
             "mesh",
             "apiVersion: meshwright.dev/v1alpha1\nkind: Mesh\nmetadata: {name: default, namespace: meshwright-system}\nspec: {outsideMesh: Deny}\n",
         );
         assert_eq!(woken(), [true; 3]);
-        assert_eq!(board.entry(5).unwrap().waiting.len(), 3);
+        assert_eq!(board.entry(5).unwrap().waiting().len(), 3);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_those_that_are_gone() {
+        // Aim: a declared proxy is waited for, connected or not, until it is declared no more; another one as long as it is connected; and
+        // one that is revoked only then.
+        use crate::source::{FileChange, Folder};
+        use crate::world::{Allocations, WorldSettings};
+
+        let (board, _events) = Board::new(Clock::new(|| std::time::UNIX_EPOCH));
+        let (mut world, mut folder) = (World::new(WorldSettings::default(), Allocations::default()), Folder::default());
+        let mut publish = |serial: u64, text: Option<String>| {
+            world.apply(folder.update(vec![FileChange { file: "f.yaml".to_owned(), text: text.map(Ok) }], 0));
+            let edition = Edition { world: world.clone(), epoch: serial, serial, roots: crate::publish::trust::tests::one() };
+            board.open_epoch(edition, Vec::new());
+        };
+        let waiting = |number: u64| board.entry(number).unwrap().waiting().map(String::as_str).collect::<Vec<_>>().join(" ");
+        let workload = "apiVersion: meshwright.dev/v1alpha1\nkind: Workload\nmetadata: {name: a, namespace: shop, labels: {meshwright.dev/inject: enabled}}\nspec: {command: [run]}\n";
+        let revocation = "---\napiVersion: meshwright.dev/v1alpha1\nkind: Revocation\nmetadata: {name: r, namespace: meshwright-system}\nspec: {identities: ['spiffe://cluster.local/ns/shop/sa/default']}\n";
+        let connect = |instance: &str| {
+            let following = board.concerns.follow(Some(format!("shop/{instance}")));
+            (following, board.arrive(claim(instance), Entrance::Tls, String::new()).unwrap())
+        };
+        let other = connect("other");
+        publish(1, Some(workload.to_owned()));
+        assert_eq!(waiting(1), "shop/a shop/other");
+        drop(other);
+        assert_eq!(waiting(1), "shop/a");
+        drop(connect("a"));
+        assert_eq!(waiting(1), "shop/a");
+        publish(2, Some(format!("{workload}{revocation}")));
+        assert_eq!((waiting(1), waiting(2)), (String::new(), String::new()));
+        publish(3, Some(workload.to_owned()));
+        assert_eq!(waiting(3), "shop/a");
+        let connected = connect("a");
+        publish(4, None);
+        assert_eq!((waiting(3), waiting(4)), ("shop/a".to_owned(), "shop/a".to_owned()));
+        drop(connected);
+        assert_eq!((waiting(3), waiting(4)), (String::new(), String::new()));
+        publish(5, Some(workload.to_owned()));
+        publish(6, None);
+        assert!(board.entry(5).unwrap().settled());
     }
 
     #[test]

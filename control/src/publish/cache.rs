@@ -1,5 +1,6 @@
 //! What a stream should have: the translator's view, vetted by the proxy's own engine, with whom to believe beside it.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -13,7 +14,8 @@ use super::edition::Edition;
 use super::memo::Memo;
 use super::session::{Content, Withheld, leads_to, type_urls};
 use super::trust;
-use crate::translate::{AUTHENTICATION, AUTHORIZATION, Affected, Audience, EGRESS, Encoded, Subject, TRUST, compose};
+use crate::translate::{AUTHENTICATION, AUTHORIZATION, Affected, Audience, EGRESS, Encoded, PartKey, Subject, TRUST, ViewPart, compose};
+use crate::world::traffic::Caller;
 
 /// What closes something. A proxy that never had a good version, and hears nothing of it, would stay open; it refuses a bad one by name, and
 /// closes itself.
@@ -21,6 +23,20 @@ const CLOSING: [&str; 4] = [AUTHORIZATION, AUTHENTICATION, EGRESS, TRUST];
 
 /// Type and name, and why.
 type Refusals = BTreeMap<(&'static str, String), String>;
+
+/// Other versions of resources that are there: type URL, name and resource.
+pub type Patch = Vec<(&'static str, String, Arc<Encoded>)>;
+
+/// What a content was put together from.
+#[derive(Debug)]
+pub struct Shown {
+    serial: u64,
+    audience: Audience,
+    caller: Caller,
+    parts: Vec<(PartKey, Arc<ViewPart>)>,
+    /// What it depends on, in order, each once.
+    pub subjects: Vec<Subject>,
+}
 
 /// Whom the mesh believes, as all streams have it: for our proxies and for others.
 #[derive(Clone)]
@@ -52,10 +68,14 @@ impl Cache {
         if same { touched } else { Affected::All }
     }
 
-    /// The content for an audience that wants these names, as the translator has it, and what it depends on.
-    pub fn content(&self, edition: &Edition, audience: &Audience, wants: &BTreeSet<String>) -> (Content, Vec<Subject>) {
-        let mut content = Content::new();
-        let part = |key| self.memo.part(edition.serial, &edition.world, key);
+    /// The content for an audience that wants these names, as the translator has it, and what it was put together from.
+    pub fn content(&self, edition: &Edition, audience: &Audience, wants: &BTreeSet<String>) -> (Content, Shown) {
+        let (mut content, parts) = (Content::new(), RefCell::new(Vec::new()));
+        let part = |key: PartKey| {
+            let part = self.memo.part(edition.serial, &edition.world, key.clone());
+            parts.borrow_mut().push((key, Arc::clone(&part)));
+            part
+        };
         let composed = compose(&edition.world, audience, wants, part, |part| {
             for (url, name, item) in &part.resources {
                 content.entry(url).or_default().insert(name.clone(), Arc::clone(item));
@@ -66,7 +86,37 @@ impl Cache {
         let Believed { trust, root_ca } = known.unwrap_or_else(|| Believed::of(edition));
         content.entry(xds::SECRET).or_default().insert(names::ROOT_CA.to_owned(), root_ca);
         content.entry(TRUST).or_default().insert(names::TRUST.to_owned(), trust);
-        (content, composed.subjects)
+        let (audience, caller) = (audience.clone(), audience.caller(edition.world.index()));
+        (content, Shown { serial: edition.serial, audience, caller, parts: parts.into_inner(), subjects: composed.subjects })
+    }
+
+    /// What of `content`, which was all good and put together as `shown` says, this edition has otherwise. `None`: there is more to it than
+    /// other versions of the same resources, or one that the engine refuses.
+    pub fn patch(&self, edition: &Edition, audience: &Audience, shown: &mut Shown, content: &Content) -> Option<Patch> {
+        if shown.audience != *audience || shown.caller != audience.caller(edition.world.index()) {
+            return None;
+        }
+        let changed = self.memo.since(shown.serial, (edition.serial, &edition.world), &shown.parts)?;
+        let mut patch = Patch::new();
+        for (place, part) in &changed {
+            let before = &shown.parts[*place].1;
+            if !part.is_shaped_as(before) {
+                return None;
+            }
+            let pairs = before.resources.iter().zip(&part.resources).filter(|((.., was), (.., is))| !Arc::ptr_eq(was, is));
+            for ((url, name, was), (.., is)) in pairs.filter(|((url, ..), _)| type_urls().contains(url)) {
+                // Another part may have had the last word on it.
+                let held = content.get(url).and_then(|items| items.get(name))?;
+                if !Arc::ptr_eq(held, was) || refusal(url, name, is).is_some() {
+                    return None;
+                }
+                patch.push((*url, name.clone(), Arc::clone(is)));
+            }
+        }
+        self.note(edition.serial, Refusals::new());
+        shown.serial = edition.serial;
+        changed.into_iter().for_each(|(place, part)| shown.parts[place].1 = part);
+        Some(patch)
     }
 
     /// Replaces what the proxy's engine would refuse by what the stream had before, or leaves it out and names it: what a proxy has of it

@@ -1,7 +1,7 @@
 //! Whom a new edition concerns. Each stream says what its view depends on; a turn wakes those of whom something is touched, and whoever
-//! cannot rest yet. All others sleep on, whatever their number, and are advanced in the book.
+//! cannot rest yet. All others sleep on, whatever their number: who rests runs what is newest, and the book need not be told.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -19,12 +19,47 @@ pub struct Concerns {
 struct State {
     /// Of the newest edition.
     serial: u64,
+    /// Its epoch.
+    epoch: u64,
     next: u64,
     followers: HashMap<u64, Follower>,
     /// Followers by what they depend on.
     of: HashMap<Subject, BTreeSet<u64>>,
     /// Followers that look at every edition.
     restless: BTreeSet<u64>,
+    /// How the followers of each proxy stand, where the book goes by what they answer.
+    proxies: BTreeMap<String, Stand>,
+}
+
+/// See [`State::proxies`].
+#[derive(Default)]
+struct Stand {
+    followers: usize,
+    restless: usize,
+    /// The newest epoch when it rested last.
+    ran: u64,
+}
+
+impl Stand {
+    fn rests(&self) -> bool {
+        self.followers > 0 && self.restless == 0
+    }
+}
+
+/// Whom an edition concerns.
+pub struct Woken<'a> {
+    /// Keys of those proxies of which some stream is woken.
+    pub keys: BTreeSet<&'a str>,
+    /// How many other proxies there are.
+    pub quiet: usize,
+    proxies: &'a BTreeMap<String, Stand>,
+}
+
+impl Woken<'_> {
+    /// Whether any stream of a proxy follows.
+    pub fn follows(&self, key: &str) -> bool {
+        self.proxies.contains_key(key)
+    }
 }
 
 struct Follower {
@@ -48,16 +83,22 @@ impl Concerns {
         let mut state = self.state.lock();
         state.next += 1;
         let number = state.next;
+        if let Some(key) = &key {
+            state.proxies.entry(key.clone()).or_default();
+        }
         state.followers.insert(number, Follower { wake: wake.clone(), key, subjects: Vec::new() });
-        state.restless.insert(number);
+        state.rouse(number);
+        if let Some(stand) = state.stand(number) {
+            stand.followers += 1;
+        }
         drop(state);
         Concerned { concerns: self.clone(), number, wake }
     }
 
-    /// A new edition can be seen. Wakes whom it concerns, and shows `quiet` the keys of those proxies of which no stream is woken.
-    pub fn turn(&self, serial: u64, touched: &Affected, quiet: Option<&mut dyn FnMut(&str)>) {
+    /// A new edition. `show` is told whom it concerns and lets it be seen; then they are woken. Nobody can come to rest on an older one
+    /// meanwhile.
+    pub fn turn<T>(&self, (serial, epoch): (u64, u64), touched: &Affected, show: impl FnOnce(Woken<'_>) -> T) -> T {
         let mut state = self.state.lock();
-        state.serial = serial;
         let woken: BTreeSet<u64> = match touched {
             Affected::All => state.followers.keys().copied().collect(),
             Affected::Some(subjects) => {
@@ -65,17 +106,50 @@ impl Concerns {
                 concerned.chain(&state.restless).copied().collect()
             }
         };
-        let key = |number: &u64| state.followers.get(number).and_then(|follower| follower.key.as_deref());
-        if let Some(quiet) = quiet {
-            let busy: BTreeSet<&str> = woken.iter().filter_map(key).collect();
-            let others = state.followers.iter().filter(|(number, _)| !woken.contains(number));
-            let keys: BTreeSet<&str> = others.filter_map(|(_, follower)| follower.key.as_deref()).collect();
-            keys.difference(&busy).for_each(|key| quiet(key));
-        }
+        woken.iter().for_each(|number| state.rouse(*number));
+        (state.serial, state.epoch) = (serial, epoch);
+        let keys: BTreeSet<&str> = woken.iter().filter_map(|number| state.followers.get(number)?.key.as_deref()).collect();
+        let quiet = state.proxies.len() - keys.len();
+        let shown = show(Woken { keys, quiet, proxies: &state.proxies });
         for number in &woken {
             if let Some(follower) = state.followers.get(number) {
                 follower.wake.notify_one();
             }
+        }
+        shown
+    }
+
+    /// The newest epoch that a proxy runs because it rested when that came: nothing of it was touched. 0: it never rested.
+    pub fn ran(&self, key: &str) -> u64 {
+        let state = self.state.lock();
+        state.proxies.get(key).map_or(0, |stand| if stand.rests() { state.epoch } else { stand.ran })
+    }
+}
+
+impl State {
+    /// The proxy of a follower, where the book goes by it.
+    fn stand(&mut self, number: u64) -> Option<&mut Stand> {
+        self.proxies.get_mut(self.followers.get(&number)?.key.as_ref()?)
+    }
+
+    fn rouse(&mut self, number: u64) {
+        if !self.restless.insert(number) {
+            return;
+        }
+        let epoch = self.epoch;
+        if let Some(stand) = self.stand(number) {
+            if stand.rests() {
+                stand.ran = epoch;
+            }
+            stand.restless += 1;
+        }
+    }
+
+    fn settle(&mut self, number: u64) {
+        if self.restless.remove(&number)
+            && let Some(stand) = self.stand(number)
+        {
+            stand.restless -= 1;
         }
     }
 }
@@ -93,7 +167,7 @@ impl Concerned {
 
     /// From now on every edition wakes it. To be said before it looks for the newest one: then none is missed.
     pub fn rouse(&self) {
-        self.concerns.state.lock().restless.insert(self.number);
+        self.concerns.state.lock().rouse(self.number);
     }
 
     /// Rests: what it has is of the edition with that serial and depends on these subjects, so only they wake it. False: there is a newer
@@ -103,14 +177,14 @@ impl Concerned {
         if state.serial > serial {
             return false;
         }
-        let State { followers, of, restless, .. } = &mut *state;
+        state.settle(self.number);
+        let State { followers, of, .. } = &mut *state;
         let Some(follower) = followers.get_mut(&self.number) else { return true };
         if follower.subjects != subjects {
             forget(of, &follower.subjects, self.number);
             follower.subjects = subjects.to_vec();
             subjects.iter().for_each(|subject| _ = of.entry(*subject).or_default().insert(self.number));
         }
-        restless.remove(&self.number);
         true
     }
 }
@@ -129,11 +203,18 @@ fn forget(of: &mut HashMap<Subject, BTreeSet<u64>>, subjects: &[Subject], number
 impl Drop for Concerned {
     fn drop(&mut self) {
         let mut state = self.concerns.state.lock();
-        let State { followers, of, restless, .. } = &mut *state;
-        if let Some(follower) = followers.remove(&self.number) {
-            forget(of, &follower.subjects, self.number);
+        state.settle(self.number);
+        let State { followers, of, proxies, .. } = &mut *state;
+        let Some(follower) = followers.remove(&self.number) else { return };
+        forget(of, &follower.subjects, self.number);
+        if let Some(key) = &follower.key
+            && let Some(stand) = proxies.get_mut(key)
+        {
+            stand.followers -= 1;
+            if stand.followers == 0 {
+                proxies.remove(key);
+            }
         }
-        restless.remove(&self.number);
     }
 }
 
@@ -153,37 +234,42 @@ mod tests {
 
     #[test]
     fn those_are_woken_whom_it_concerns() {
-        // Aim: who rests is woken by what it depends on, by everything, and by nothing else; who does not rest, always; and the others' keys
-        // are told, unless another stream of the same proxy is woken.
+        // Aim: who rests is woken by what it depends on, by everything, and by nothing else; who does not rest, always; a proxy is quiet
+        // unless some stream of it is woken, and runs what was newest when all of its streams rested.
         let concerns = Arc::new(Concerns::default());
         let all = ["a", "b", "c", "c"].map(|key| concerns.follow(Some(key.to_owned())));
         let followers: Vec<&Concerned> = all.iter().collect();
         assert!(followers[0].rest(0, &[subject("web"), subject("db")]));
         assert!(followers[1].rest(0, &[subject("db")]));
         assert!(followers[2].rest(0, &[subject("other")]));
+        // Each edition is an epoch, ten times its number.
         let turn = |serial, touched: &Affected| {
-            let mut quiet = Vec::new();
-            concerns.turn(serial, touched, Some(&mut |key: &str| quiet.push(key.to_owned())));
+            let (keys, quiet) =
+                concerns.turn((serial, serial * 10), touched, |woken| (woken.keys.into_iter().collect::<Vec<_>>().join(" "), woken.quiet));
             let woken: Vec<bool> = followers.iter().map(|one| one.woken().now_or_never().is_some()).collect();
-            (woken, quiet)
+            (woken, keys, quiet, ["a", "b", "c", "d"].map(|key| concerns.ran(key)))
         };
-        assert_eq!(turn(1, &touched(&["web"])), (vec![true, false, false, true], vec!["b".to_owned()]));
+        let said = |woken: [bool; 4], keys: &str, quiet, ran| (woken.to_vec(), keys.to_owned(), quiet, ran);
+        assert_eq!(turn(1, &touched(&["web"])), said([true, false, false, true], "a c", 1, [0, 10, 0, 0]));
         assert!(!followers[0].rest(0, &[]), "it has not seen the newest edition");
         assert!(followers[0].rest(1, &[subject("web")]) && followers[3].rest(1, &[]));
-        assert_eq!(turn(2, &touched(&["db"])), (vec![false, true, false, false], vec!["a".to_owned(), "c".to_owned()]));
-        assert_eq!(turn(3, &Affected::All), (vec![true; 4], vec![]));
-        followers[3].rouse();
-        assert_eq!(turn(4, &touched(&[])), (vec![false, false, false, true], vec!["a".to_owned(), "b".to_owned()]));
+        assert_eq!(turn(2, &touched(&["db"])), said([false, true, false, false], "b", 2, [20, 10, 20, 0]));
+        assert_eq!(turn(3, &Affected::All), said([true; 4], "a b c", 0, [20, 10, 20, 0]));
+        assert_eq!(turn(4, &touched(&[])), said([true; 4], "a b c", 0, [20, 10, 20, 0]));
+        followers[..3].iter().for_each(|one| assert!(one.rest(4, &[])));
+        followers[0].rouse();
+        assert_eq!(turn(5, &touched(&[])), said([true, false, false, true], "a c", 1, [40, 50, 20, 0]));
     }
 
     #[test]
     fn nothing_is_left_of_those_who_are_gone() {
         // Aim: a stream that ends takes all that is known of it along.
         let concerns = Arc::new(Concerns::default());
-        let one = concerns.follow(None);
-        one.rest(0, &[subject("web")]);
-        drop(one);
+        for key in [None, Some("a".to_owned())] {
+            let one = concerns.follow(key);
+            one.rest(0, &[subject("web")]);
+        }
         let state = concerns.state.lock();
-        assert!(state.followers.is_empty() && state.of.is_empty() && state.restless.is_empty());
+        assert!(state.followers.is_empty() && state.of.is_empty() && state.restless.is_empty() && state.proxies.is_empty());
     }
 }

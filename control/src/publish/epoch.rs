@@ -43,7 +43,7 @@ pub struct ProxyRefusal {
     pub reason: String,
 }
 
-/// Where one epoch stands.
+/// Where one epoch stands. Who has answered is counted, not named: proxies are many, and so are the epochs that are remembered.
 #[derive(Clone, Debug, Default)]
 pub struct Entry {
     /// Its number.
@@ -52,14 +52,15 @@ pub struct Entry {
     pub accepted_us: u64,
     /// What changed.
     pub objects: Vec<Touched>,
-    /// Proxies (by key, see [`super::peer::Claim::key`]) that have not answered. Those that are not connected are among them.
-    pub waiting: BTreeSet<String>,
-    /// Of all proxies, those whose view changed.
-    pub concerned: BTreeSet<String>,
-    /// Of the concerned, those that run it.
-    pub acknowledged: BTreeSet<String>,
-    /// Advanced in the book: nothing changed for them.
-    pub unaffected: BTreeSet<String>,
+    /// Proxies (by key, see [`super::peer::Claim::key`]) that have not answered, and whether it is known to change something for them.
+    /// Those that are not connected are among them.
+    waiting: BTreeMap<String, bool>,
+    /// Of all proxies, for how many the view changed.
+    pub concerned: usize,
+    /// Of the concerned, how many run it.
+    pub acknowledged: usize,
+    /// How many were advanced in the book: nothing changed for them.
+    pub unaffected: usize,
     /// Said no to a part.
     pub refused: Vec<ProxyRefusal>,
     /// From acceptance to the last answer.
@@ -77,13 +78,20 @@ impl Entry {
         self.waiting.is_empty()
     }
 
+    /// Proxies that have not answered, in order; those that are not connected are among them.
+    pub fn waiting(&self) -> impl ExactSizeIterator<Item = &String> {
+        self.waiting.keys()
+    }
+
     /// `proxies` of `apply` and `wait`.
     pub fn counts(&self) -> serde_json::Value {
-        serde_json::json!({"concerned": self.concerned.len(), "unaffected": self.unaffected.len(), "waiting": self.waiting})
+        let waiting: Vec<_> = self.waiting().collect();
+        serde_json::json!({"concerned": self.concerned, "unaffected": self.unaffected, "waiting": waiting})
     }
 
     /// One row of `get epochs`.
     pub fn row(&self) -> serde_json::Value {
+        let waiting: Vec<_> = self.waiting().collect();
         serde_json::json!({
             "epoch": self.number,
             "accepted": moment(self.accepted_us / 1000),
@@ -92,20 +100,21 @@ impl Entry {
             "objects": self.objects,
             "refused": self.refused,
             "proxies": {
-                "concerned": self.concerned.len(),
-                "acknowledged": self.acknowledged.len(),
-                "unaffected": self.unaffected.len(),
-                "waiting": self.waiting,
+                "concerned": self.concerned,
+                "acknowledged": self.acknowledged,
+                "unaffected": self.unaffected,
+                "waiting": waiting,
             },
         })
     }
 
-    fn settle(&mut self, proxy: &str, now_us: u64) -> bool {
-        let was = self.waiting.remove(proxy);
-        if was && self.waiting.is_empty() {
+    /// A proxy need not be waited for any more; whether it was known to be concerned, if it was waited for.
+    fn settle(&mut self, proxy: &str, now_us: u64) -> Option<bool> {
+        let concerned = self.waiting.remove(proxy)?;
+        if self.waiting.is_empty() {
             self.live_ms = Some(since(self.accepted_us, now_us));
         }
-        was
+        Some(concerned)
     }
 }
 
@@ -122,7 +131,8 @@ pub fn moment(ms: u64) -> String {
     at.ok().and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok()).unwrap_or_default()
 }
 
-/// Every epoch that is remembered, and which one each proxy runs.
+/// Every epoch that is remembered, and which one each proxy runs by its answers; who rests on what it has runs every newer one, too
+/// ([`super::concern`]).
 #[derive(Debug, Default)]
 pub struct Book {
     entries: VecDeque<Entry>,
@@ -132,16 +142,17 @@ pub struct Book {
 }
 
 impl Book {
-    /// Begins an epoch. `expected` are all proxies that should run it: the declared ones, and whoever is connected.
+    /// Begins an epoch. `expected` are all proxies that have to answer, `unaffected` is how many rest on what they have.
     ///
     /// # Panics
     /// Never; a number that is not higher than the last is ignored, because numbers never go back.
-    pub fn open(&mut self, number: u64, objects: Vec<Touched>, expected: BTreeSet<String>, now_us: u64) {
+    pub fn open(&mut self, number: u64, objects: Vec<Touched>, (expected, unaffected): (BTreeSet<String>, usize), now_us: u64) {
         if self.newest().is_some_and(|newest| newest.number >= number) {
             return;
         }
         let live_ms = expected.is_empty().then_some(0.0);
-        self.entries.push_back(Entry { number, accepted_us: now_us, objects, waiting: expected, live_ms, ..Entry::default() });
+        let waiting = expected.into_iter().map(|proxy| (proxy, false)).collect();
+        self.entries.push_back(Entry { number, accepted_us: now_us, objects, waiting, unaffected, live_ms, ..Entry::default() });
         if self.entries.len() > EPOCHS_MAX {
             self.entries.pop_front();
         }
@@ -162,7 +173,7 @@ impl Book {
         self.entries.iter().rev()
     }
 
-    /// What a proxy runs; 0: nothing yet.
+    /// What a proxy runs as it said last; 0: nothing yet.
     pub fn running(&self, proxy: &str) -> u64 {
         self.running.get(proxy).copied().unwrap_or(0)
     }
@@ -174,8 +185,9 @@ impl Book {
 
     /// The epoch changes something for that proxy.
     pub fn concerned(&mut self, proxy: &str, number: u64) {
-        for entry in self.up_to(number).filter(|entry| entry.waiting.contains(proxy)) {
-            entry.concerned.insert(proxy.to_owned());
+        for entry in self.up_to(number) {
+            let Some(concerned) = entry.waiting.get_mut(proxy) else { continue };
+            entry.concerned += usize::from(!std::mem::replace(concerned, true));
         }
     }
 
@@ -183,9 +195,10 @@ impl Book {
     pub fn unaffected(&mut self, proxy: &str, number: u64, now_us: u64) {
         self.run(proxy, number);
         for entry in self.up_to(number) {
-            if entry.settle(proxy, now_us) {
-                let set = if entry.concerned.contains(proxy) { &mut entry.acknowledged } else { &mut entry.unaffected };
-                set.insert(proxy.to_owned());
+            match entry.settle(proxy, now_us) {
+                Some(true) => entry.acknowledged += 1,
+                Some(false) => entry.unaffected += 1,
+                None => {}
             }
         }
     }
@@ -195,9 +208,9 @@ impl Book {
         self.run(proxy, number);
         self.refusing.remove(proxy);
         for entry in self.up_to(number) {
-            if entry.settle(proxy, now_us) {
-                entry.concerned.insert(proxy.to_owned());
-                entry.acknowledged.insert(proxy.to_owned());
+            if let Some(concerned) = entry.settle(proxy, now_us) {
+                entry.concerned += usize::from(!concerned);
+                entry.acknowledged += 1;
             }
         }
     }
@@ -210,8 +223,8 @@ impl Book {
         self.run(proxy, number);
         let named: Vec<ProxyRefusal> = refusals(proxy, message).into_iter().take(REFUSALS_MAX).collect();
         for entry in self.up_to(number).filter(|entry| entry.number == number) {
-            if entry.settle(proxy, now_us) {
-                entry.concerned.insert(proxy.to_owned());
+            if let Some(concerned) = entry.settle(proxy, now_us) {
+                entry.concerned += usize::from(!concerned);
                 let room = REFUSALS_MAX.saturating_sub(entry.refused.len());
                 entry.refused.extend(named.iter().take(room).cloned());
             }
@@ -219,17 +232,23 @@ impl Book {
         self.refusing.insert(proxy.to_owned(), named);
     }
 
-    /// Waits no longer for proxies that are neither declared nor connected any more.
-    pub fn expect(&mut self, expected: &BTreeSet<String>, now_us: u64) {
-        self.running.retain(|proxy, _| expected.contains(proxy));
-        self.refusing.retain(|proxy, _| expected.contains(proxy));
+    /// Waits no longer for a proxy that is neither declared nor connected any more.
+    pub fn forget(&mut self, proxy: &str, now_us: u64) {
+        self.running.remove(proxy);
+        self.refusing.remove(proxy);
         for entry in &mut self.entries {
-            let gone: Vec<String> = entry.waiting.difference(expected).cloned().collect();
-            for proxy in gone {
-                entry.concerned.remove(&proxy);
-                entry.settle(&proxy, now_us);
+            if let Some(concerned) = entry.settle(proxy, now_us) {
+                entry.concerned -= usize::from(concerned);
             }
         }
+    }
+
+    /// Waits for nobody but these.
+    pub fn expect(&mut self, expected: &BTreeSet<String>, now_us: u64) {
+        let waiting = self.entries.iter().flat_map(|entry| entry.waiting.keys());
+        let known: BTreeSet<&String> = waiting.chain(self.running.keys()).chain(self.refusing.keys()).collect();
+        let gone: Vec<String> = known.into_iter().filter(|proxy| !expected.contains(*proxy)).cloned().collect();
+        gone.iter().for_each(|proxy| self.forget(proxy, now_us));
     }
 
     fn run(&mut self, proxy: &str, number: u64) {
@@ -258,7 +277,7 @@ mod tests {
 
     fn book(expected: &[&str]) -> Book {
         let mut book = Book::default();
-        book.open(7, Vec::new(), set(expected), 1_000_000);
+        book.open(7, Vec::new(), (set(expected), 0), 1_000_000);
         book
     }
 
@@ -273,7 +292,7 @@ mod tests {
         book.acknowledged("shop/a", 7, 1_012_500);
         let entry = book.newest().unwrap();
         assert!(entry.live());
-        assert_eq!((entry.live_ms, entry.concerned.len(), entry.unaffected.len()), (Some(12.5), 1, 2));
+        assert_eq!((entry.live_ms, entry.concerned, entry.unaffected), (Some(12.5), 1, 2));
         assert_eq!((book.running("shop/a"), book.running("shop/c"), book.running("x")), (7, 7, 0));
     }
 
@@ -289,7 +308,7 @@ mod tests {
         let said: Vec<_> = entry.refused.iter().map(said).collect();
         let wanted = ["shop/a | RouteConfiguration shop/catalog:80 | match.regex: bad; very bad", "shop/a | Cluster x | unknown policy"];
         assert_eq!(said, wanted);
-        book.open(8, Vec::new(), set(&["shop/a"]), 2000);
+        book.open(8, Vec::new(), (set(&["shop/a"]), 0), 2000);
         book.acknowledged("shop/a", 8, 2001);
         assert!(book.newest().unwrap().live());
         assert!(!book.entry(7).unwrap().live());
@@ -300,7 +319,7 @@ mod tests {
         // Aim: an epoch that changes nothing for a proxy does not make it accept what it refused; its next whole answer does.
         let mut book = book(&["shop/a"]);
         book.refused("shop/a", 7, &refusal::write(["Cluster x: unknown policy"]), 1005);
-        book.open(8, Vec::new(), set(&["shop/a"]), 2000);
+        book.open(8, Vec::new(), (set(&["shop/a"]), 0), 2000);
         book.unaffected("shop/a", 8, 2001);
         assert_eq!((book.running("shop/a"), book.refusing("shop/a").len()), (8, 1));
         book.acknowledged("shop/a", 8, 2002);
@@ -312,7 +331,7 @@ mod tests {
         // Aim: a proxy that skipped an epoch runs it by running the next one.
         let mut book = book(&["shop/a"]);
         book.concerned("shop/a", 7);
-        book.open(8, Vec::new(), set(&["shop/a"]), 1001);
+        book.open(8, Vec::new(), (set(&["shop/a"]), 0), 1001);
         book.concerned("shop/a", 8);
         book.acknowledged("shop/a", 8, 1003);
         assert!(book.entry(7).unwrap().live() && book.entry(8).unwrap().live());
@@ -323,9 +342,14 @@ mod tests {
         // Aim: a declared proxy that is not connected holds an epoch up; one that is no longer declared does not.
         let mut book = book(&["shop/a", "shop/b"]);
         book.acknowledged("shop/a", 7, 1001);
-        assert_eq!(book.newest().unwrap().waiting, set(&["shop/b"]));
+        assert!(book.newest().unwrap().waiting().eq(["shop/b"]));
+        book.concerned("shop/b", 7);
         book.expect(&set(&["shop/a"]), 1005);
-        assert!(book.newest().unwrap().live());
+        let entry = book.newest().unwrap();
+        assert!(entry.live());
+        assert_eq!((entry.concerned, entry.acknowledged, book.running("shop/a")), (1, 1, 7), "the gone are not counted");
+        book.forget("shop/a", 1006);
+        assert_eq!(book.running("shop/a"), 0);
     }
 
     #[test]
@@ -333,11 +357,11 @@ mod tests {
         // Aim: an old number opens nothing; history keeps its bound; an epoch that concerns nobody is live at once.
         let mut book = book(&[]);
         assert!(book.newest().unwrap().live());
-        book.open(7, Vec::new(), set(&[]), 1);
-        book.open(3, Vec::new(), set(&[]), 1);
+        book.open(7, Vec::new(), (set(&[]), 0), 1);
+        book.open(3, Vec::new(), (set(&[]), 0), 1);
         assert_eq!(book.newest_first().count(), 1);
         for number in 8..2000 {
-            book.open(number, Vec::new(), set(&[]), 1);
+            book.open(number, Vec::new(), (set(&[]), 0), 1);
         }
         assert_eq!(book.newest_first().count(), EPOCHS_MAX);
         assert_eq!(book.newest().unwrap().number, 1999);

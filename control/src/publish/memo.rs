@@ -63,6 +63,26 @@ impl Memo {
         part
     }
 
+    /// Of parts that were right in an edition, those of which something has been touched since, by their places, as they are in the newest
+    /// one. `None`: too much was touched to tell, or `serial` is not the newest.
+    pub fn since(
+        &self,
+        right: u64,
+        (serial, world): (u64, &World),
+        parts: &[(PartKey, Arc<ViewPart>)],
+    ) -> Option<Vec<(usize, Arc<ViewPart>)>> {
+        let touched: Vec<usize> = {
+            let kept = self.kept.lock();
+            if serial != kept.serial || kept.all > right {
+                return None;
+            }
+            let touched = |subject| kept.touched.get(subject).is_some_and(|at| *at > right);
+            let parts = parts.iter().enumerate().filter(|(_, (_, part))| part.subjects.iter().any(touched));
+            parts.map(|(place, _)| place).collect()
+        };
+        Some(touched.into_iter().map(|place| (place, self.part(serial, world, parts[place].0.clone()))).collect())
+    }
+
     /// How many parts are kept, and how many have been made since the start.
     pub fn counts(&self) -> (usize, u64) {
         let kept = self.kept.lock();

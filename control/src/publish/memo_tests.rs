@@ -2,7 +2,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::*;
+use crate::publish::cache::{Cache, Shown};
+use crate::publish::edition::Edition;
 use crate::publish::random::{ADDRESSES, Random, VIRTUAL};
+use crate::publish::session::Content;
 use crate::translate::{Audience, audiences, touched, view};
 use crate::world::traffic::Caller;
 
@@ -76,6 +79,7 @@ fn what_is_kept_is_what_would_be_made() {
                 let line = advanced.lines().zip(built.lines()).find(|(a, b)| a != b);
                 panic!("{at}: the index differs: {line:#?}");
             }
+            assert_eq!(world.content_hash(), world.content_anew(), "{at}");
             let touched = touched(&before, &world);
             memo.turn(serial, &touched);
             let audiences: BTreeSet<Audience> = audiences(&world).into_iter().collect();
@@ -143,6 +147,42 @@ fn a_view_from_the_memo_is_the_view() {
         }
         before = world;
     }
+}
+
+#[test]
+fn what_is_patched_is_what_would_be_put_together_anew() {
+    // Aim: whatever changes, a stream that takes other versions of what it has where that is all there is to it has what one that begins
+    // now has, and depends on the same.
+    let mut random = Random::new(17);
+    let cache = Cache::default();
+    let edition = |serial: u64, world: World| Edition { world, epoch: serial, serial, roots: crate::publish::trust::tests::one() };
+    let mut before = edition(1, random.world.clone());
+    cache.turn(&before, Affected::All);
+    let (mut known, mut counts) = (BTreeMap::<Audience, (Content, Shown)>::new(), (0, 0, 0));
+    for serial in 2..400 {
+        random.change();
+        let now = edition(serial, random.world.clone());
+        cache.turn(&now, now.touched(Some(&before)));
+        let wanted = VIRTUAL.iter().chain(&ADDRESSES).map(|address| format!("out/{address}:80"));
+        let wants: BTreeSet<String> = wanted.chain(["dns/s0", "dns/s1.b"].map(str::to_owned)).collect();
+        let mut next = BTreeMap::new();
+        for audience in audiences(&now.world) {
+            let (content, fresh) = cache.content(&now, &audience, &wants);
+            let former = known.remove(&audience).and_then(|(mut held, mut shown)| {
+                for (url, name, item) in cache.patch(&now, &audience, &mut shown, &held)? {
+                    counts.1 += 1;
+                    held.get_mut(url).unwrap().insert(name, item);
+                }
+                assert!(held == content && shown.subjects == fresh.subjects, "step {serial}, {audience:?}, {}", random.said);
+                Some((held, shown))
+            });
+            counts.0 += usize::from(former.is_some());
+            counts.2 += usize::from(former.is_none());
+            next.insert(audience, former.unwrap_or((content, fresh)));
+        }
+        (known, before) = (next, now);
+    }
+    assert!(counts.0 > 300 && counts.1 > 50 && counts.2 > 300, "{counts:?}");
 }
 
 fn outbound(number: usize) -> PartKey {

@@ -12,6 +12,7 @@ use proto::mesh::{Authentication, Authorization, DnsRecord, Egress, Epoch, Proxy
 use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use proto::{epoch, names, xds};
 
+use super::cache::Patch;
 use crate::translate::Encoded;
 
 /// A response is cut before it grows beyond this; stock gRPC refuses 4 MiB.
@@ -196,7 +197,8 @@ impl Session {
 
     fn subscribe(&mut self, request: DeltaDiscoveryRequest, heard: &mut Meaning) -> Result<(), TooMuch> {
         let first = !self.types.contains_key(&request.type_url);
-        self.digest_holds = false;
+        // An acknowledgement alone changes nothing that is held.
+        self.digest_holds &= !first && request.resource_names_subscribe.is_empty() && request.resource_names_unsubscribe.is_empty();
         let subscription = self.types.entry(request.type_url.clone()).or_default();
         let (added, dropped) = (request.resource_names_subscribe, request.resource_names_unsubscribe);
         if first {
@@ -273,11 +275,32 @@ impl Session {
                 subscription.dirty = true;
             }
         }
+        self.content = content;
+        self.shown = true;
+        self.begin(number, changed)
+    }
+
+    /// The same, where nothing but versions of these resources differs from what was shown last.
+    pub fn patch(&mut self, patch: Patch, number: u64) -> bool {
+        let mut changed = false;
+        for (url, name, item) in patch {
+            let Some(held) = self.content.get_mut(url).and_then(|items| items.get_mut(&name)) else { continue };
+            if held.version != item.version {
+                changed |= epoch::counts(url);
+                if let Some(subscription) = self.types.get_mut(url) {
+                    subscription.dirty = true;
+                }
+            }
+            *held = item;
+        }
+        self.begin(number, changed)
+    }
+
+    /// As which epoch the content counts from now on; whether that concerns the client.
+    fn begin(&mut self, number: u64, changed: bool) -> bool {
         let concerned = number > self.number && (changed || self.owes_epoch || !self.barriers.is_empty());
         self.owes_epoch |= concerned;
-        self.content = content;
         self.number = number;
-        self.shown = true;
         concerned
     }
 
@@ -383,7 +406,8 @@ impl Session {
         if self.digest_holds && !self.owes_epoch {
             return None;
         }
-        let digest = self.held_digest();
+        let known = self.digest.clone().filter(|_| self.digest_holds);
+        let digest = known.unwrap_or_else(|| self.held_digest());
         self.digest_holds = true;
         if !self.owes_epoch && self.digest.as_ref() == Some(&digest) {
             return None;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::decide::Following;
 use crate::publish::board::{Board, holders};
 use crate::publish::edition::Edition;
-use crate::publish::epoch::Book;
+use crate::publish::epoch::ProxyRefusal;
 use crate::serve::authority::Authority;
 
 /// How a refusal names the resource.
@@ -48,7 +48,8 @@ pub(super) fn proxies(
         if !present.contains(key) {
             return if absent(key) { Following::Away } else { Following::Silent };
         }
-        match board.read(|book| believes(book, key, epoch)) {
+        let running = board.running(key);
+        match board.read(|book| believes(running, book.refusing(key), epoch)) {
             None => Following::Silent,
             Some(Err(reason)) => Following::Refuses(reason),
             Some(Ok(())) => {
@@ -61,11 +62,11 @@ pub(super) fn proxies(
 }
 
 /// What a proxy says of the roots that `epoch` told: nothing yet, that it goes by them, or why not.
-fn believes(book: &Book, proxy: &str, epoch: u64) -> Option<Result<(), String>> {
-    if book.running(proxy) < epoch {
+fn believes(running: u64, refusing: &[ProxyRefusal], epoch: u64) -> Option<Result<(), String>> {
+    if running < epoch {
         return None;
     }
-    let refusal = book.refusing(proxy).iter().find(|refusal| refusal.object == TRUST);
+    let refusal = refusing.iter().find(|refusal| refusal.object == TRUST);
     Some(refusal.map_or(Ok(()), |refusal| Err(refusal.reason.clone())))
 }
 
@@ -85,6 +86,7 @@ mod tests {
     use super::super::absence::Absences;
     use super::*;
     use crate::clock::Clock;
+    use crate::publish::epoch::Book;
 
     #[test]
     fn a_look_at_many_is_quick() {
@@ -109,15 +111,16 @@ mod tests {
         // Aim: nothing before the epoch; a refusal counts until it is taken back, also past epochs that change nothing for the proxy; one of
         // another object does not.
         let mut book = Book::default();
+        let believes = |book: &Book, proxy, epoch| believes(book.running(proxy), book.refusing(proxy), epoch);
         let expected: BTreeSet<String> = ["shop/a", "shop/b"].map(str::to_owned).into();
-        book.open(7, Vec::new(), expected.clone(), 1);
+        book.open(7, Vec::new(), (expected.clone(), 0), 1);
         assert_eq!(believes(&book, "shop/a", 7), None);
         let message = proto::refusal::write(["Trust trust: roots[1]: is no certificate", "Cluster x: bad"]);
         book.refused("shop/a", 7, &message, 2);
         book.refused("shop/b", 7, &proto::refusal::write(["Cluster x: bad"]), 2);
         assert!(believes(&book, "shop/a", 7).unwrap().unwrap_err().contains("roots[1]"));
         assert_eq!(believes(&book, "shop/b", 7), Some(Ok(())));
-        book.open(8, Vec::new(), expected, 3);
+        book.open(8, Vec::new(), (expected, 0), 3);
         book.unaffected("shop/a", 8, 4);
         assert!(believes(&book, "shop/a", 8).unwrap().is_err());
         book.acknowledged("shop/a", 8, 4);

@@ -16,12 +16,12 @@ use tonic::{Request, Response, Status, Streaming};
 use super::admit::{admit, presented};
 use super::metrics::Metrics;
 use crate::publish::board::{Board, Seated};
-use crate::publish::cache::Vetted;
+use crate::publish::cache::{Shown, Vetted};
 use crate::publish::concern::Concerned;
 use crate::publish::edition::Edition;
 use crate::publish::peer::{Claim, Entrance, Peer, peer_of};
 use crate::publish::session::{Content, Session, Withheld};
-use crate::translate::{Audience, Subject, TRUST};
+use crate::translate::{Audience, TRUST};
 
 /// Largest request: all names of one type at once.
 const REQUEST_BYTES_MAX: usize = 8 << 20;
@@ -101,8 +101,8 @@ struct Delta {
 struct Seen {
     serial: u64,
     epoch: u64,
-    /// What it depends on.
-    subjects: Vec<Subject>,
+    /// What it was put together from.
+    shown: Option<Shown>,
     /// The engine refuses a part of it, which is told again with each edition.
     refused: bool,
 }
@@ -201,6 +201,7 @@ impl Delta {
         }
         if heard.wants_changed {
             self.wants = self.session.wants();
+            self.seen.shown = None;
             return self.look();
         }
         self.rest();
@@ -214,9 +215,11 @@ impl Delta {
         let audience = admit(&claim, &self.peer, &edition.world, &self.board.clock)?;
         let identity = self.peer.proven.as_ref().map(|proven| proven.identity.to_string()).unwrap_or_default();
         let door = self.peer.door;
+        let (key, counts) = (claim.key_by(door), claim.counts_by(door));
+        // Before anybody counts it as present: an epoch that begins waits for whom it wakes.
+        let following = Arc::new(self.board.concerns.follow(counts.then(|| key.clone())));
         let present =
             self.board.arrive(claim.clone(), door, identity).map_err(|crowded| Status::resource_exhausted(crowded.to_string()))?;
-        let (key, counts) = (claim.key_by(door), claim.counts_by(door));
         tracing::info!(proxy = key, client = claim.client.text(), epoch = edition.epoch, "a client connected");
         if claim.ours() {
             self.session.asks_for_all();
@@ -228,7 +231,6 @@ impl Delta {
                 "stock clients are not served yet; this one gets an empty configuration"
             );
         }
-        let following = Arc::new(self.board.concerns.follow(counts.then(|| key.clone())));
         self.seat = Some(Identified { claim, key, counts, audience, following, _present: present });
         // What it is first told is no change.
         self.seen = Seen { serial: edition.serial, epoch: edition.epoch, ..Seen::default() };
@@ -259,28 +261,36 @@ impl Delta {
     /// Rests, if nothing is owed to this client and its view says what it depends on.
     fn rest(&self) {
         let Some(seat) = &self.seat else { return };
+        let subjects = self.seen.shown.as_ref().map(|shown| shown.subjects.as_slice()).unwrap_or_default();
         if !self.session.at_rest() || self.seen.refused || seat.audience.is_none() {
             seat.following.rouse();
-        } else if !seat.following.rest(self.seen.serial, &self.seen.subjects) {
+        } else if !seat.following.rest(self.seen.serial, subjects) {
             seat.following.again();
         }
     }
 
     /// Computes what this stream should have now and shows it to the session.
     fn show(&mut self, edition: &Edition) -> bool {
-        self.seen = Seen { serial: edition.serial, epoch: edition.epoch, ..Seen::default() };
+        let before = std::mem::replace(&mut self.seen, Seen { serial: edition.serial, epoch: edition.epoch, ..Seen::default() });
         let Some(audience) = self.seat.as_ref().and_then(|seat| seat.audience.as_ref()) else {
             self.session.withhold(Withheld::new());
             return self.session.show(Content::new(), edition.epoch);
         };
-        let (content, subjects) = self.board.cache.content(edition, audience, &self.wants);
+        // Most changes are another version of something that it has.
+        if let Some(mut shown) = before.shown.filter(|_| !before.refused)
+            && let Some(patch) = self.board.cache.patch(edition, audience, &mut shown, self.session.content())
+        {
+            self.seen.shown = Some(shown);
+            return self.session.patch(patch, edition.epoch);
+        }
+        let (content, shown) = self.board.cache.content(edition, audience, &self.wants);
         let Vetted { mut content, withheld, whole } = self.board.cache.vetted(edition.serial, content, self.session.content());
         if self.peer.door == Entrance::Plaintext {
             // Believed for routing only (contract, section 4).
             content.remove(xds::SECRET);
             content.remove(TRUST);
         }
-        (self.seen.subjects, self.seen.refused) = (subjects, !whole);
+        (self.seen.shown, self.seen.refused) = (Some(shown), !whole);
         self.session.withhold(withheld);
         self.session.show(content, edition.epoch)
     }

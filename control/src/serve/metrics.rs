@@ -17,13 +17,15 @@ use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::authority::SharedAuthority;
+use crate::publish::board::Board;
+use crate::world::{Severity, World};
 
 /// Scrapers and kubelets at a time; more are closed.
 const CONNECTIONS_MAX: usize = 256;
@@ -44,16 +46,10 @@ pub struct Metrics {
     pub rejected: Counter,
     /// Newest epoch.
     pub epoch: Gauge,
-    /// Objects in force.
-    pub objects: Gauge,
-    /// Errors in what was handed to us.
-    pub errors: Gauge,
     /// Whether this replica holds the lease.
     pub holder: Gauge,
     /// Whether it can serve, or take over: everything has been read once.
     pub ready: AtomicBool,
-    /// Parts of views that are kept for all streams.
-    pub parts: Gauge,
     registry: Mutex<Registry>,
 }
 
@@ -65,21 +61,15 @@ impl Default for Metrics {
             pushes: Counter::default(),
             rejected: Counter::default(),
             epoch: Gauge::default(),
-            objects: Gauge::default(),
-            errors: Gauge::default(),
             holder: Gauge::default(),
             ready: AtomicBool::new(false),
-            parts: Gauge::default(),
             registry: Mutex::default(),
         };
         registry.register("ads_streams", "Open ADS streams", metrics.streams.clone());
         registry.register("ads_pushes", "ADS responses sent", metrics.pushes.clone());
         registry.register("config_rejected", "Responses that a client refused in part or whole", metrics.rejected.clone());
         registry.register("config_epoch", "Newest epoch", metrics.epoch.clone());
-        registry.register("objects", "Objects in force", metrics.objects.clone());
-        registry.register("config_errors", "Errors in the manifests handed to us", metrics.errors.clone());
         registry.register("holder", "Whether this replica holds the lease and serves", metrics.holder.clone());
-        registry.register("view_parts", "Parts of views that are kept for all streams", metrics.parts.clone());
         *metrics.registry.lock() = registry;
         metrics
     }
@@ -113,7 +103,39 @@ impl Collector for Certificates {
     }
 }
 
+/// What is published, counted when somebody asks: it is looked at as a whole.
+struct Published(Arc<Board>);
+
+impl std::fmt::Debug for Published {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Published")
+    }
+}
+
+impl Collector for Published {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let edition = self.0.edition();
+        let world = edition.as_deref().map(|edition| &edition.world);
+        let errors = |world: &World| world.problems().iter().filter(|problem| problem.severity == Severity::Error).count();
+        let kind = ConstGauge::new(0_i64).metric_type();
+        for (name, help, count) in [
+            ("objects", "Objects in force", world.map_or(0, |world| world.live().count())),
+            ("config_errors", "Errors in the manifests handed to us", world.map_or(0, errors)),
+            ("view_parts", "Parts of views that are kept for all streams", self.0.cache.memo.counts().0),
+        ] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            ConstGauge::new(count).encode(encoder.encode_descriptor(name, help, None, kind)?)?;
+        }
+        Ok(())
+    }
+}
+
 impl Metrics {
+    /// Counts what that board has, too.
+    pub fn publish(&self, board: Arc<Board>) {
+        self.registry.lock().register_collector(Box::new(Published(board)));
+    }
+
     /// Counts what that authority does, too.
     pub fn follow(&self, authority: SharedAuthority) {
         self.registry.lock().register_collector(Box::new(Certificates(authority)));
@@ -183,13 +205,16 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics) -> Response<Full<Bytes
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Clock;
 
     #[test]
     fn the_text_names_what_it_counts() {
         // Aim: every metric is there from the start.
         let metrics = Metrics::default();
         metrics.epoch.set(7);
+        metrics.publish(Board::new(Clock::new(|| std::time::UNIX_EPOCH)).0);
         let text = metrics.text();
+        assert!(text.contains("meshwright_control_objects 0") && text.contains("meshwright_control_config_errors 0"), "{text}");
         assert!(text.contains("meshwright_control_config_epoch 7") && text.contains("meshwright_control_ads_pushes_total 0"), "{text}");
     }
 

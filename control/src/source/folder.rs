@@ -27,6 +27,8 @@ struct File {
 #[derive(Debug, Default)]
 pub struct Folder {
     files: BTreeMap<String, File>,
+    /// The files that hold each object.
+    holders: BTreeMap<ObjectKey, BTreeSet<String>>,
     owners: BTreeMap<ObjectKey, String>,
 }
 
@@ -41,17 +43,17 @@ impl Folder {
         }
         let mut out = Vec::new();
         for key in touched {
-            let holders: Vec<&String> =
-                self.files.iter().filter(|(_, file)| file.objects.contains_key(&key)).map(|(name, _)| name).collect();
+            let holders = self.holders.get(&key).cloned().unwrap_or_default();
             // Whoever shares an object must be told anew who has it.
-            files.extend(holders.iter().map(|name| (*name).clone()));
-            let Some(first) = holders.first().map(|name| (*name).clone()) else {
+            files.extend(holders.iter().cloned());
+            let Some(first) = holders.first().cloned() else {
+                self.holders.remove(&key);
                 self.owners.remove(&key);
                 out.push(Change::Remove { origin: Origin::Folder, key });
                 continue;
             };
             // The one already loaded stays; at the start, the first by path.
-            let stays = self.owners.get(&key).filter(|owner| holders.contains(owner)).cloned();
+            let stays = self.owners.get(&key).filter(|owner| holders.contains(*owner)).cloned();
             let owner = stays.unwrap_or(first);
             if let Some(candidate) = self.files.get(&owner).and_then(|file| file.objects.get(&key)) {
                 out.push(Change::Put { origin: Origin::Folder, candidate: candidate.clone(), now_ms });
@@ -70,7 +72,12 @@ impl Folder {
 
     fn read(&mut self, change: &FileChange, touched: &mut BTreeSet<ObjectKey>) {
         let file = self.files.entry(change.file.clone()).or_default();
-        touched.extend(file.objects.keys().cloned());
+        for key in file.objects.keys() {
+            touched.insert(key.clone());
+            if let Some(holders) = self.holders.get_mut(key) {
+                holders.remove(&change.file);
+            }
+        }
         match &change.text {
             None => *file = File::default(),
             // What cannot be read now keeps what was read before.
@@ -91,7 +98,10 @@ impl Folder {
                 }
             }
         }
-        touched.extend(file.objects.keys().cloned());
+        for key in file.objects.keys() {
+            touched.insert(key.clone());
+            self.holders.entry(key.clone()).or_default().insert(change.file.clone());
+        }
     }
 
     fn problems(&self, name: &str) -> Vec<Problem> {

@@ -11,6 +11,7 @@ use notify::event::{AccessKind, AccessMode};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
+use xxhash_rust::xxh3::xxh3_128;
 
 use super::folder::FileChange;
 use crate::world::tree::FILE_BYTES_MAX;
@@ -31,10 +32,11 @@ const DEPTH_MAX: usize = 16;
 const FRESH: Duration = Duration::from_secs(2);
 
 /// A file as it was at the last look.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 struct LastLook {
     stamp: Option<(SystemTime, u64)>,
-    text: Result<String, String>,
+    /// Hash of its text, or why it could not be read.
+    content: Result<u128, String>,
 }
 
 /// A folder being watched.
@@ -101,23 +103,25 @@ impl Watch {
     fn look(&mut self) -> io::Result<Vec<FileChange>> {
         let mut paths = Vec::new();
         walk(&self.folder, 0, &mut paths)?;
-        let mut now = BTreeMap::new();
+        let (mut before, mut now, mut changes) = (std::mem::take(&mut self.seen), BTreeMap::new(), Vec::new());
         for path in paths {
-            let name = path.to_string_lossy().into_owned();
+            let file = path.to_string_lossy().into_owned();
+            let mut known = before.remove(&file);
             let stamp = fs::metadata(&path).ok().and_then(|metadata| Some((metadata.modified().ok()?, metadata.len())));
             let settled = stamp.is_some_and(|(changed, _)| changed.elapsed().is_ok_and(|age| age > FRESH));
-            let known = self.seen.get(&name).filter(|known| settled && known.stamp == stamp);
-            let seen = known.cloned().unwrap_or_else(|| LastLook { stamp, text: read_text(&path) });
-            now.insert(name, seen);
-        }
-        let mut changes = Vec::new();
-        for (file, seen) in &now {
-            if self.seen.get(file).is_none_or(|known| known.text != seen.text) {
-                changes.push(FileChange { file: file.clone(), text: Some(seen.text.clone()) });
+            if let Some(known) = known.take_if(|known| settled && known.stamp == stamp) {
+                now.insert(file, known);
+                continue;
             }
+            let text = read_text(&path);
+            let content = text.as_ref().map(|text| xxh3_128(text.as_bytes())).map_err(Clone::clone);
+            if known.is_none_or(|known| known.content != content) {
+                changes.push(FileChange { file: file.clone(), text: Some(text) });
+            }
+            now.insert(file, LastLook { stamp, content });
         }
-        let gone = self.seen.keys().filter(|file| !now.contains_key(*file));
-        changes.extend(gone.map(|file| FileChange { file: file.clone(), text: None }));
+        changes.sort_by(|one, other| one.file.cmp(&other.file));
+        changes.extend(before.into_keys().map(|file| FileChange { file, text: None }));
         self.seen = now;
         Ok(changes)
     }

@@ -63,10 +63,10 @@ fn publish(board: &Board, number: u64, manifests: &str) {
     let file = FileChange { file: "all.yaml".to_owned(), text: Some(Ok(manifests.to_owned())) };
     world.apply(Folder::default().update(vec![file], 0));
     let touched = |kind: &str, name: &str| Touched { kind: kind.into(), namespace: "shop".into(), name: name.into(), result: "changed" };
-    board.open_epoch(number, vec![touched("Gateway", "edge"), touched("HTTPRoute", "web")], &world);
     let issuing = Root { der: vec![1].into(), sha256: [1; 32] };
     let roots = Arc::new(Roots { issuing, others: Vec::new(), retired: Vec::new(), phase: Phase::Steady, pem: "".into() });
-    board.publish(Edition { world, epoch: number, serial: number, roots });
+    let objects = vec![touched("Gateway", "edge"), touched("HTTPRoute", "web")];
+    board.open_epoch(Edition { world, epoch: number, serial: number, roots }, objects);
 }
 
 impl Scene {

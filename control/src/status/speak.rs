@@ -23,7 +23,7 @@ pub(super) fn spoken(board: &Board, edition: &Edition) -> BTreeMap<ObjectKey, Sp
         if key.kind == Kind::Gateway {
             let proxy = edge_key(&key.namespace, &key.name);
             let told = ledger.touched(&key).unwrap_or_default();
-            let runs = board.is_present(&proxy) && board.read(|book| book.running(&proxy)) >= told.max(1);
+            let runs = board.is_present(&proxy) && board.running(&proxy) >= told.max(1);
             unprogrammed(&mut status, runs);
         }
         let accepted = status.conditions.iter().any(|condition| condition.kind == "Accepted" && condition.status == "True");

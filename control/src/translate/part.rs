@@ -56,6 +56,17 @@ pub struct ViewPart {
     pub subjects: Vec<Subject>,
 }
 
+impl ViewPart {
+    /// Whether it differs from another one in nothing but what its resources say: same names, same things beside it, same dependence.
+    pub fn is_shaped_as(&self, other: &Self) -> bool {
+        let mut names = self.resources.iter().zip(&other.resources);
+        (&self.destinations, &self.sessions, &self.calls, self.missing, &self.subjects)
+            == (&other.destinations, &other.sessions, &other.calls, other.missing, &other.subjects)
+            && self.resources.len() == other.resources.len()
+            && names.all(|((url, name, _), (other_url, other_name, _))| (url, name) == (other_url, other_name))
+    }
+}
+
 impl PartKey {
     /// Makes the part.
     pub fn make(&self, world: &World) -> ViewPart {
@@ -269,7 +280,7 @@ impl Maker<'_> {
 
 impl Audience {
     /// As which caller it meets the rules of others: its account counts where somebody names it.
-    pub(super) fn caller(&self, index: &Index) -> Caller {
+    pub(crate) fn caller(&self, index: &Index) -> Caller {
         let named = Caller { namespace: self.node.namespace.clone(), service_account: Some(self.service_account.clone()) };
         if index.fault_callers.contains(&named) { named } else { Caller { service_account: None, ..named } }
     }

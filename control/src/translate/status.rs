@@ -97,7 +97,7 @@ pub struct AncestorStatus {
 /// What the status of every object says; objects without anything to say are left out.
 pub fn statuses(world: &World) -> BTreeMap<ObjectKey, Status> {
     let mut statuses = BTreeMap::new();
-    for (key, slot) in world.slots() {
+    for (key, slot) in world.slots().iter() {
         let by = Conditions { generation: slot.generation() };
         let status = match (slot.live().and_then(|live| live.object.as_ref()), slot.refused()) {
             (Some(object), _) => match slot.refused_newer() {

@@ -11,7 +11,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
 use super::own::Federated;
-use super::{Spec, World};
+use super::{Kind, Spec, World};
 
 /// Roots of one bundle at most.
 const ROOTS_MAX: usize = 64;
@@ -50,8 +50,8 @@ impl World {
 
     /// Reads all bundles anew, after a change of objects.
     pub(super) fn federate(&self) -> Bundles {
-        let federation =
-            self.live().find_map(|(_, object)| if let Spec::Mesh(mesh) = &object.spec { Some(&mesh.federation) } else { None });
+        let mut live = self.of_kind(Kind::Mesh).filter_map(|(_, slot)| slot.live()?.object.as_ref());
+        let federation = live.find_map(|object| if let Spec::Mesh(mesh) = &object.spec { Some(&mesh.federation) } else { None });
         let bundle = |federated: &Federated| {
             let before = self.bundles.get(&federated.trust_domain).map(|bundle| Arc::clone(&bundle.roots)).unwrap_or_default();
             match self.bundle(federated) {

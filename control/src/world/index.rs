@@ -39,6 +39,8 @@ pub struct Index {
     pub(super) choosers: Sorted<(String, String, String, String), ()>,
     /// Instances by (namespace, instance).
     pub instances: Sorted<Name, Instance>,
+    /// Those that a node agent is to start, with a sidecar.
+    pub(crate) started: Sorted<Name, ()>,
     /// Instances of each Workload, by (namespace, workload), in order.
     pub workloads: Sorted<Name, Vec<Name>>,
     /// Services in front of each instance, in order.

@@ -82,6 +82,11 @@ impl Instance {
         if let Spec::Pod(pod) = &self.object.spec { Some(pod) } else { None }
     }
 
+    /// Whether a node agent is to start it, with a sidecar.
+    pub(super) fn is_started(&self) -> bool {
+        self.meshed && self.workload().is_some_and(|workload| !workload.command.is_empty())
+    }
+
     /// Its name below a headless Service: an instance's own; a pod has one only where its author says so.
     pub fn hostname_below(&self, service: &str) -> Option<&str> {
         self.pod().map_or(Some(&self.name), |pod| pod.hostname_below(service))
@@ -164,7 +169,7 @@ pub(super) fn instances(
             meshed,
             ready: reported || workload.command.is_empty() || world.settings().assume_ready,
             // Without a proxy nobody would take the word back that the one before it had said.
-            draining: meshed && world.draining.contains(&key),
+            draining: meshed && world.draining.contains_key(&key),
             locality: workload.locality.clone(),
             object: Arc::clone(object),
             name,
@@ -181,7 +186,7 @@ pub(super) fn of_pod(world: &World, object: &Arc<Object>, pod: &Pod) -> Option<I
     }
     let key = (object.key.namespace.clone(), object.key.name.clone());
     let node = world.get(&ObjectKey::new(Kind::Node, "", &pod.node));
-    let draining = pod.leaving || (pod.injected && world.draining.contains(&key));
+    let draining = pod.leaving || (pod.injected && world.draining.contains_key(&key));
     Some(Instance {
         namespace: key.0,
         name: key.1,

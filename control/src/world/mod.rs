@@ -4,6 +4,7 @@
 //! An object may have several origins ([`Origin`]): the cluster's version is in force unless the folder has one, and the folder's unless
 //! an applied one lies over it; a refused version never replaces a good one.
 
+mod addressing;
 mod advance;
 mod allocations;
 mod change;
@@ -39,7 +40,9 @@ use std::sync::{Arc, OnceLock};
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_128;
 
+use addressing::{Addressing, Slots};
 pub use allocations::{AddressNeeds, Allocations, Ranges, gateway_name};
 pub use change::{Applied, Change, Outcome};
 pub use door::Judge;
@@ -52,6 +55,7 @@ pub use object::{Candidate, Object, Spec};
 pub use origin::{Held, Origin, Versions};
 pub use problem::{Problem, Severity};
 pub use references::references;
+use sorted::Sorted;
 
 /// What the control plane is told at its start and never changes.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,15 +128,15 @@ impl std::fmt::Debug for SessionKey {
 #[derive(Clone, Debug)]
 pub struct World {
     settings: Arc<WorldSettings>,
-    slots: Arc<BTreeMap<ObjectKey, Versions>>,
-    files: Arc<BTreeMap<String, Vec<Problem>>>,
-    ages: Arc<BTreeMap<ObjectKey, i64>>,
+    slots: Slots,
+    /// Of all objects in force but what a cluster says of what runs: the sum of their hashes.
+    content: u128,
+    files: Sorted<String, Vec<Problem>>,
+    ages: Sorted<ObjectKey, i64>,
     instances: Arc<BTreeMap<(String, String), InstanceState>>,
     gateways: Arc<BTreeMap<(String, String), GatewayState>>,
-    draining: Arc<BTreeSet<(String, String)>>,
-    allocations: Arc<Allocations>,
-    /// Who has no address, or another one than was chosen.
-    addressing: Arc<Vec<Problem>>,
+    draining: Sorted<(String, String), ()>,
+    addressing: Addressing,
     bundles: Arc<federation::Bundles>,
     /// Who has not been read to the end yet.
     unread: BTreeSet<Origin>,
@@ -147,14 +151,14 @@ impl World {
         Self {
             unread: settings.origins.clone(),
             settings: Arc::new(settings),
-            slots: Arc::default(),
-            files: Arc::default(),
-            ages: Arc::default(),
+            slots: Sorted::default(),
+            content: 0,
+            files: Sorted::default(),
+            ages: Sorted::default(),
             instances: Arc::default(),
             gateways: Arc::default(),
-            draining: Arc::default(),
-            allocations: Arc::new(allocations),
-            addressing: Arc::default(),
+            draining: Sorted::default(),
+            addressing: Addressing::new(allocations),
             bundles: Arc::default(),
             index: Arc::default(),
             former: Arc::default(),
@@ -168,15 +172,16 @@ impl World {
             Some(_) => Some(Self { former: Arc::default(), ..self.clone() }),
             None => self.former.lock().clone(),
         };
+        let before = self.slots.clone();
         for change in changes {
             self.apply_one(change, &mut applied);
         }
         if !applied.changed.is_empty() {
             applied.book = true;
-            let before = Arc::clone(&self.addressing);
-            self.allocate();
-            self.bundles = Arc::new(self.federate());
-            applied.problems.extend(self.addressing.iter().filter(|problem| !before.contains(problem)).cloned());
+            applied.problems.extend(self.addressing.follow(&self.settings, (&before, &self.slots), &applied.changed));
+            if applied.changed.iter().any(|key| matches!(key.kind, Kind::Mesh | Kind::Secret | Kind::ConfigMap)) {
+                self.bundles = Arc::new(self.federate());
+            }
         }
         (self.index, self.former) = (Arc::default(), Arc::new(Mutex::new(former)));
         applied
@@ -192,8 +197,8 @@ impl World {
             Change::Put { origin, candidate, now_ms } => {
                 // What an API server dates needs no date of ours.
                 let dated = |object: &Arc<Object>| origin == Origin::Cluster && object.metadata.created_ms.is_some();
-                if candidate.object.as_ref().is_some_and(|object| !dated(object)) {
-                    Arc::make_mut(&mut self.ages).entry(candidate.key.clone()).or_insert(now_ms);
+                if candidate.object.as_ref().is_some_and(|object| !dated(object)) && !self.ages.contains_key(&candidate.key) {
+                    self.ages.insert(candidate.key.clone(), now_ms);
                 }
                 self.put(origin, candidate, None, applied);
             }
@@ -203,15 +208,10 @@ impl World {
             Change::Synced(origin) => self.origin_read(origin, applied),
             Change::File { file, problems } => {
                 applied.problems.extend(problems.iter().cloned());
-                let files = Arc::make_mut(&mut self.files);
-                if problems.is_empty() {
-                    files.remove(&file);
-                } else {
-                    files.insert(file, problems);
-                }
+                self.files.edit(&file, |said| *said = problems);
             }
             Change::Age { key, created_ms } => {
-                Arc::make_mut(&mut self.ages).insert(key, created_ms);
+                self.ages.insert(key, created_ms);
             }
             Change::Node { instances, gateways } => {
                 applied.runtime |= *self.instances != instances || *self.gateways != gateways;
@@ -219,15 +219,19 @@ impl World {
                 self.gateways = Arc::new(gateways);
             }
             Change::Draining { instance, draining } => {
-                let book = Arc::make_mut(&mut self.draining);
-                applied.runtime |= if draining { book.insert(instance) } else { book.remove(&instance) };
+                applied.runtime |= self.draining.contains_key(&instance) != draining;
+                if draining {
+                    self.draining.insert(instance, ());
+                } else {
+                    self.draining.remove(&instance);
+                }
             }
         }
     }
 
     /// `over`: for an object from the store, what it lay over; `None`: whatever is there now.
     fn put(&mut self, origin: Origin, candidate: Candidate, over: Option<Option<String>>, applied: &mut Applied) {
-        let candidate = resolve::bounded(&self.slots, candidate);
+        let candidate = resolve::bounded(self, candidate);
         if !self.told_before(origin, &candidate) {
             applied.problems.extend(candidate.problems.iter().cloned());
         }
@@ -284,9 +288,8 @@ impl World {
     }
 
     fn relisted(&mut self, origin: Origin, kind: Kind, keys: &BTreeSet<ObjectKey>, applied: &mut Applied) {
-        let of_kind = self.slots.range(ObjectKey::new(kind, "", "")..).take_while(|(key, _)| key.kind == kind);
         let gone = |(key, slot): &(&ObjectKey, &Versions)| slot.held(origin).is_some() && !keys.contains(*key);
-        let gone: Vec<_> = of_kind.filter(gone).map(|(key, _)| key.clone()).collect();
+        let gone: Vec<_> = self.of_kind(kind).filter(gone).map(|(key, _)| key.clone()).collect();
         for key in gone {
             self.remove(origin, &key, applied);
         }
@@ -294,15 +297,13 @@ impl World {
 
     /// Runs one edit of a slot and books what it came to.
     fn change(&mut self, key: ObjectKey, applied: &mut Applied, edit: impl FnOnce(&mut Versions) -> Option<Outcome>) {
-        let slots = Arc::make_mut(&mut self.slots);
-        let slot = slots.entry(key.clone()).or_default();
+        let mut slot = self.slots.get(&key).cloned().unwrap_or_default();
         let (before, from) = (slot.live().cloned(), slot.origin());
-        let refused = slot.refused().cloned();
-        let told = edit(slot);
+        let (refused, counted) = (slot.refused().cloned(), hash(&key, &slot));
+        let told = edit(&mut slot);
         let (after, to) = (slot.live().cloned(), slot.origin());
-        let digest = |version: &Option<Arc<Candidate>>| version.as_ref().map(|version| version.digest.clone());
-        let same = digest(&before) == digest(&after);
-        applied.shown |= digest(&refused) != digest(&slot.refused().cloned());
+        let same = digest(before.as_ref()) == digest(after.as_ref());
+        applied.shown |= digest(refused.as_ref()) != digest(slot.refused());
         let outcome = match (&before, &after) {
             _ if same => Outcome::Unchanged,
             (None, _) => Outcome::Created,
@@ -318,11 +319,16 @@ impl World {
                 applied.changed.insert(key.clone());
             }
         }
+        self.content = self.content.wrapping_sub(counted).wrapping_add(hash(&key, &slot));
         if slot.is_empty() {
-            slots.remove(&key);
-            if self.ages.contains_key(&key) {
-                Arc::make_mut(&mut self.ages).remove(&key);
+            self.slots.remove(&key);
+            self.ages.remove(&key);
+            if key.kind == Kind::Pod {
+                // Nobody comes back by that name to say that it stays.
+                self.draining.remove(&(key.namespace.clone(), key.name.clone()));
             }
+        } else {
+            self.slots.insert(key.clone(), slot);
         }
         applied.outcomes.push((key, told.unwrap_or(outcome)));
     }
@@ -339,55 +345,9 @@ impl World {
             }
         }
         if self.synced() {
-            let slots = Arc::clone(&self.slots);
-            Arc::make_mut(&mut self.ages).retain(|key, _| slots.contains_key(key));
+            let gone: Vec<ObjectKey> = self.ages.keys().filter(|key| !self.slots.contains_key(*key)).cloned().collect();
+            gone.iter().for_each(|key| self.ages.remove(key));
         }
-    }
-
-    fn allocate(&mut self) {
-        let (mut wanted, settings) = (AddressNeeds::default(), Arc::clone(&self.settings));
-        for (key, object) in self.live() {
-            match &object.spec {
-                Spec::Service(service) => {
-                    wanted.chosen.extend(&service.cluster_ips);
-                    if service.wants_address(&settings) {
-                        wanted.services.insert(format!("{}/{}", key.namespace, key.name));
-                    }
-                }
-                Spec::Workload(workload) if workload.addresses.is_empty() => {
-                    wanted.instances.extend(instance::names(&key.name, workload).map(|name| format!("{}/{name}", key.namespace)));
-                }
-                Spec::Workload(workload) => wanted.chosen.extend(&workload.addresses),
-                // In a cluster a Gateway's proxy runs where the cluster lets it, at an address of the cluster's.
-                Spec::Gateway(_) if !settings.in_cluster => {
-                    wanted.instances.insert(gateway_name(&key.namespace, &key.name));
-                }
-                _ => {}
-            }
-        }
-        let (_, left) = Arc::make_mut(&mut self.allocations).allocate(&settings.ranges, &wanted);
-        let none = |name: String| Problem::of_file(Severity::Error, "", 0, format!("no address is left for {name}"), "use a larger range");
-        let mut problems: Vec<Problem> = left.into_iter().map(none).collect();
-        problems
-            .extend(self.slots.iter().filter_map(|(key, slot)| Some((key, slot.live()?))).flat_map(|(key, live)| self.replaced(key, live)));
-        self.addressing = Arc::new(problems);
-    }
-
-    /// Addresses that a Service's author chose and that lead nowhere, each with what it has instead.
-    fn replaced(&self, key: &ObjectKey, live: &Candidate) -> Vec<Problem> {
-        let ranges = &self.settings.ranges;
-        let Some(Spec::Service(service)) = live.object.as_ref().map(|object| &object.spec) else { return Vec::new() };
-        let given = self.allocations.service(ranges, &format!("{}/{}", key.namespace, key.name));
-        let has = service.addresses(&self.settings, given);
-        let problem = |address: &IpAddr| {
-            let instead = has.iter().find(|own| own.is_ipv4() == address.is_ipv4());
-            let instead = instead.map_or_else(|| "no address".to_owned(), ToString::to_string);
-            let (v4, v6) = ranges.services;
-            let message = format!("{address} lies outside the mesh's ranges {v4} and {v6}; the Service has {instead} instead");
-            let remedy = "remove it, choose one of those ranges, or move them with --service-cidr";
-            Problem::of_object(Severity::Warning, (&live.file, live.line), key, "spec.clusterIP", message, remedy)
-        };
-        service.unserved(&self.settings).map(problem).collect()
     }
 
     /// Takes over the key of sessions, where it was not known at the start.
@@ -401,8 +361,18 @@ impl World {
     }
 
     /// Every object with all its versions.
-    pub fn slots(&self) -> &BTreeMap<ObjectKey, Versions> {
+    pub fn slots(&self) -> &Sorted<ObjectKey, Versions> {
         &self.slots
+    }
+
+    /// Those of one kind, in the order of keys.
+    pub fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&ObjectKey, &Versions)> {
+        self.slots.from(&ObjectKey::new(kind, "", "")).take_while(move |(key, _)| key.kind == kind)
+    }
+
+    /// What all objects in force come to, without what a cluster says of what runs: worlds with the same ones have the same.
+    pub fn content_hash(&self) -> u128 {
+        self.content
     }
 
     /// Every object in force, in the order of keys.
@@ -415,19 +385,25 @@ impl World {
         self.slots.get(key)?.live()?.object.as_ref()
     }
 
+    /// [`World::content_hash`] from nothing.
+    #[cfg(test)]
+    pub(crate) fn content_anew(&self) -> u128 {
+        self.slots.iter().fold(0, |sum, (key, slot)| sum.wrapping_add(hash(key, slot)))
+    }
+
     /// The age of an object, milliseconds since 1970: its `creationTimestamp`, else when we first accepted it.
     pub fn created_ms(&self, object: &Object) -> i64 {
         object.metadata.created_ms.or_else(|| self.ages.get(&object.key).copied()).unwrap_or(i64::MAX)
     }
 
     /// When each object was first accepted; to be stored.
-    pub fn ages(&self) -> &BTreeMap<ObjectKey, i64> {
+    pub fn ages(&self) -> &Sorted<ObjectKey, i64> {
         &self.ages
     }
 
     /// Which addresses were given; to be stored.
     pub fn allocations(&self) -> &Allocations {
-        &self.allocations
+        &self.addressing.allocations
     }
 
     /// Whether every origin has been read once.
@@ -437,7 +413,7 @@ impl World {
 
     /// Whether an object is the cluster's own word about what runs, which travels at once and is no part of an epoch.
     pub fn is_running(&self, key: &ObjectKey) -> bool {
-        key.kind.runs() && self.slots.get(key).is_some_and(|slot| slot.origin() == Some(Origin::Cluster))
+        self.slots.get(key).is_some_and(|slot| runs(key, slot))
     }
 
     /// What the node agent last said of its instances.
@@ -456,7 +432,7 @@ impl World {
         let versions = held.flat_map(|(_, held)| held.good.iter().chain(&held.refused));
         let mut problems: Vec<_> =
             versions.flat_map(|version| version.problems.iter()).chain(self.files.values().flatten()).cloned().collect();
-        problems.extend(self.addressing.iter().cloned());
+        problems.extend(self.addressing.problems());
         problems.sort();
         problems.dedup();
         problems
@@ -468,6 +444,23 @@ impl World {
             let former = self.former.lock().take();
             former.map_or_else(|| Index::build(self), |former| Index::advanced(&former, self))
         })
+    }
+}
+
+fn digest(version: Option<&Arc<Candidate>>) -> Option<&str> {
+    version.map(|version| version.digest.as_str())
+}
+
+/// Whether an object in force is the cluster's own word about what runs.
+fn runs(key: &ObjectKey, slot: &Versions) -> bool {
+    key.kind.runs() && slot.origin() == Some(Origin::Cluster)
+}
+
+/// What an object adds to [`World::content_hash`].
+fn hash(key: &ObjectKey, slot: &Versions) -> u128 {
+    match slot.live() {
+        Some(live) if !runs(key, slot) => xxh3_128(format!("{key} {}", live.digest).as_bytes()),
+        _ => 0,
     }
 }
 

@@ -1,12 +1,10 @@
 //! From a reference to what stands there: contents of Secrets and ConfigMaps in the versions in force, and their bound.
 
-use std::collections::BTreeMap;
-
+use super::World;
 use super::content::{ContentError, ContentRef, Contents, KeptBytes};
-use super::key::{Kind, ObjectKey};
+use super::key::Kind;
 use super::object::{Candidate, Spec};
 use super::problem::{Problem, Severity};
-use super::{Versions, World};
 
 /// Bytes of all objects' entries together, at most.
 const WORLD_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -40,12 +38,12 @@ fn bytes(candidate: &Candidate) -> usize {
 }
 
 /// Refuses a version whose contents would be too much for the world.
-pub(super) fn bounded(slots: &BTreeMap<ObjectKey, Versions>, mut candidate: Candidate) -> Candidate {
+pub(super) fn bounded(world: &World, mut candidate: Candidate) -> Candidate {
     let added = bytes(&candidate);
     if added == 0 {
         return candidate;
     }
-    let others = slots.iter().filter(|(key, _)| matches!(key.kind, Kind::Secret | Kind::ConfigMap) && **key != candidate.key);
+    let others = [Kind::Secret, Kind::ConfigMap].into_iter().flat_map(|kind| world.of_kind(kind)).filter(|(key, _)| **key != candidate.key);
     let held: usize = others.flat_map(|(_, slot)| slot.good()).map(|version| bytes(version)).sum();
     if held + added > WORLD_BYTES_MAX {
         let message = format!("all Secrets and ConfigMaps together would hold more than {WORLD_BYTES_MAX} bytes");

@@ -1,15 +1,22 @@
 //! An ordered map whose clones share everything but what one of them changes later: a change copies one piece of the map, not the map.
 //! So each [`super::World`] has an index of its own, and keeps little more than what sets it apart.
 
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Index;
 use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Entries of a piece at most; one that grows beyond it is halved.
 const PIECE_MAX: usize = 64;
 
 /// Entries in the order of their keys.
 type Piece<K, V> = Arc<Vec<(K, Arc<V>)>>;
+
+/// A key, and its value before and after.
+pub type Apart<'a, K, V> = (&'a K, Option<&'a V>, Option<&'a V>);
 
 /// See the module.
 pub struct Sorted<K, V> {
@@ -47,25 +54,42 @@ impl<K: Ord, V> Sorted<K, V> {
         self.len == 0
     }
 
+    /// Whether nothing was changed since one of them was the clone of the other.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.pieces, &other.pieces)
+    }
+
     /// The piece where a key is, or would be.
-    fn piece(&self, key: &K) -> usize {
-        let after = self.pieces.partition_point(|piece| piece.first().is_some_and(|(first, _)| first <= key));
+    fn piece<Q: Ord + ?Sized>(&self, key: &Q) -> usize
+    where
+        K: Borrow<Q>,
+    {
+        let after = self.pieces.partition_point(|piece| piece.first().is_some_and(|(first, _)| first.borrow() <= key));
         after.saturating_sub(1)
     }
 
     /// The value of a key, to be shared.
-    pub fn shared(&self, key: &K) -> Option<&Arc<V>> {
+    pub fn shared<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&Arc<V>>
+    where
+        K: Borrow<Q>,
+    {
         let piece = self.pieces.get(self.piece(key))?;
-        piece.binary_search_by(|(known, _)| known.cmp(key)).ok().map(|at| &piece[at].1)
+        piece.binary_search_by(|(known, _)| known.borrow().cmp(key)).ok().map(|at| &piece[at].1)
     }
 
     /// The value of a key.
-    pub fn get(&self, key: &K) -> Option<&V> {
+    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
         self.shared(key).map(Arc::as_ref)
     }
 
     /// Whether it has that key.
-    pub fn contains_key(&self, key: &K) -> bool {
+    pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
         self.shared(key).is_some()
     }
 
@@ -157,13 +181,17 @@ impl<K: Ord + Clone, V> Sorted<K, V> {
     }
 
     /// Keys whose values differ, with the value before (here) and after. What both share is not looked at.
-    pub fn changes<'a>(&'a self, after: &'a Self) -> Vec<(&'a K, Option<&'a V>, Option<&'a V>)>
+    pub fn changes<'a>(&'a self, after: &'a Self) -> Vec<Apart<'a, K, V>>
     where
         V: PartialEq,
     {
-        if Arc::ptr_eq(&self.pieces, &after.pieces) {
-            return Vec::new();
-        }
+        let mut changes = self.apart(after);
+        changes.retain(|(_, was, is)| was != is);
+        changes
+    }
+
+    /// The same of values that are not the very same one, equal or not.
+    pub fn apart<'a>(&'a self, after: &'a Self) -> Vec<Apart<'a, K, V>> {
         let (mut before, mut after) = (self.unlike(after).peekable(), after.unlike(self).peekable());
         let mut changes = Vec::new();
         loop {
@@ -175,7 +203,7 @@ impl<K: Ord + Clone, V> Sorted<K, V> {
             };
             let was = if order.is_le() { before.next() } else { None };
             let is = if order.is_ge() { after.next() } else { None };
-            let same = was.zip(is).is_some_and(|((_, was), (_, is))| Arc::ptr_eq(was, is) || was == is);
+            let same = was.zip(is).is_some_and(|((_, was), (_, is))| Arc::ptr_eq(was, is));
             if let Some((key, _)) = was.or(is).filter(|_| !same) {
                 changes.push((key, was.map(|(_, value)| value.as_ref()), is.map(|(_, value)| value.as_ref())));
             }
@@ -184,8 +212,14 @@ impl<K: Ord + Clone, V> Sorted<K, V> {
 
     /// The entries of pieces that the other one does not have.
     fn unlike<'a>(&'a self, other: &Self) -> impl Iterator<Item = (&'a K, &'a Arc<V>)> + use<'a, K, V> {
-        let known: std::collections::BTreeSet<*const Vec<(K, Arc<V>)>> = other.pieces.iter().map(Arc::as_ptr).collect();
-        let own = self.pieces.iter().filter(move |piece| !known.contains(&Arc::as_ptr(piece)));
+        // After few changes nearly all pieces are the same from either end.
+        let same = |(one, two): &(&Piece<K, V>, &Piece<K, V>)| Arc::ptr_eq(one, two);
+        let first = self.pieces.iter().zip(other.pieces.iter()).take_while(same).count();
+        let (own, others) = (&self.pieces[first..], &other.pieces[first..]);
+        let last = own.iter().rev().zip(others.iter().rev()).take_while(same).count();
+        let (own, others) = (&own[..own.len() - last], &others[..others.len() - last]);
+        let known: BTreeSet<*const Vec<(K, Arc<V>)>> = others.iter().map(Arc::as_ptr).collect();
+        let own = own.iter().filter(move |piece| !known.contains(&Arc::as_ptr(piece)));
         own.flat_map(|piece| piece.iter()).map(|(key, value)| (key, value))
     }
 }
@@ -195,6 +229,27 @@ impl<K: Ord + Clone, V> FromIterator<(K, V)> for Sorted<K, V> {
         let mut sorted = Self::default();
         entries.into_iter().for_each(|(key, value)| sorted.insert(key, value));
         sorted
+    }
+}
+
+impl<K: Ord, V: PartialEq> PartialEq for Sorted<K, V> {
+    fn eq(&self, other: &Self) -> bool {
+        self.is_same(other) || self.iter().eq(other.iter())
+    }
+}
+
+impl<K: Ord, V: Eq> Eq for Sorted<K, V> {}
+
+/// As the library's map.
+impl<K: Ord + Serialize, V: Serialize> Serialize for Sorted<K, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de, K: Ord + Clone + Deserialize<'de>, V: Deserialize<'de>> Deserialize<'de> for Sorted<K, V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(BTreeMap::deserialize(deserializer)?.into_iter().collect())
     }
 }
 
@@ -213,8 +268,6 @@ impl<K: Ord, V> Index<&K> for Sorted<K, V> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     #[test]
@@ -254,12 +307,26 @@ mod tests {
             }
         }
         for pair in former.windows(2) {
-            let keys = pair[0].1.keys().chain(pair[1].1.keys()).collect::<std::collections::BTreeSet<_>>();
+            let keys = pair[0].1.keys().chain(pair[1].1.keys()).collect::<BTreeSet<_>>();
             let all = keys.into_iter().map(|key| (key, pair[0].1.get(key), pair[1].1.get(key)));
             let differ: Vec<_> = all.filter(|(_, was, is)| was != is).collect();
             assert_eq!(pair[0].0.changes(&pair[1].0), differ);
         }
         assert_eq!(format!("{:?}", Sorted::from_iter([(2, 'b'), (1, 'a')])), "{1: 'a', 2: 'b'}");
+    }
+
+    #[test]
+    fn it_is_written_as_a_map_is() {
+        // Aim: what was stored from the library's map reads back, and the other way round; equal content is equal, however it came about.
+        let (plain, mut sorted) = (BTreeMap::from([("a".to_owned(), 1), ("b".to_owned(), 2)]), Sorted::<String, i32>::default());
+        for (name, value) in [("c", 3), ("b", 2), ("a", 1)] {
+            sorted.insert(name.to_owned(), value);
+        }
+        sorted.remove(&"c".to_owned());
+        let text = serde_json::to_string(&sorted).unwrap();
+        assert_eq!(text, serde_json::to_string(&plain).unwrap());
+        assert_eq!(serde_json::from_str::<Sorted<String, i32>>(&text).unwrap(), sorted);
+        assert!(sorted == plain.into_iter().collect() && !sorted.is_same(&Sorted::default()) && sorted.is_same(&sorted.clone()));
     }
 
     #[test]
@@ -270,5 +337,7 @@ mod tests {
         second.insert(5_000, 1);
         assert!(first.unlike(&second).count() <= PIECE_MAX && first.pieces.len() > 100);
         assert_eq!(first.changes(&second), [(&5_000, Some(&5_000), Some(&1))]);
+        second.insert(5_001, 5_001);
+        assert_eq!((first.changes(&second).len(), first.apart(&second).len()), (1, 2));
     }
 }

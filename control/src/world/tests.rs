@@ -267,3 +267,43 @@ fn what_a_cluster_says_of_what_runs_is_no_change_of_the_mesh() {
     let applied = world.apply(vec![put(Origin::Folder, slice("192.0.2.2"))]);
     assert!(applied.changed.contains(&key) && applied.book && !world.is_running(&key));
 }
+
+#[test]
+fn the_same_objects_have_the_same_hash_however_they_came() {
+    // Aim: an epoch stands for the objects in force: not for their order, former versions, refused ones, or what a cluster says of what runs.
+    let account = |name: &str| candidate(&format!("apiVersion: v1\nkind: ServiceAccount\nmetadata: {{name: {name}, namespace: a}}\n"));
+    let after = |changes: Vec<Change>| {
+        let mut world = world();
+        world.apply(changes);
+        assert_eq!(world.content_hash(), world.content_anew());
+        world.content_hash()
+    };
+    let both = after(vec![put(Origin::Folder, service("1")), put(Origin::Folder, account("x"))]);
+    let roundabout = vec![
+        put(Origin::Folder, account("y")),
+        put(Origin::Folder, account("x")),
+        put(Origin::Folder, service("2")),
+        put(Origin::Folder, service("1")),
+        put(Origin::Folder, service("none")),
+        Change::Remove { origin: Origin::Folder, key: account("y").key },
+    ];
+    assert_eq!(after(roundabout), both);
+    let node = candidate("apiVersion: v1\nkind: Node\nmetadata: {name: n}\n");
+    let running = vec![put(Origin::Cluster, service("1")), put(Origin::Cluster, account("x")), put(Origin::Cluster, node)];
+    assert_eq!(after(running), both);
+    assert_ne!(after(vec![put(Origin::Folder, service("2")), put(Origin::Folder, account("x"))]), both);
+    assert_ne!(after(vec![put(Origin::Folder, service("1"))]), both);
+    assert_eq!(after(vec![]), 0);
+}
+
+#[test]
+fn nothing_is_remembered_of_a_pod_that_is_gone() {
+    // Aim: pods come and go by the thousand, and each says that it leaves.
+    let pod = candidate("apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: a}\nspec: {}\nstatus: {}\n");
+    let mut world = world();
+    let instance = ("a".to_owned(), "p".to_owned());
+    world.apply(vec![put(Origin::Cluster, pod.clone()), Change::Draining { instance, draining: true }]);
+    assert_eq!(world.draining.len(), 1);
+    world.apply(vec![Change::Remove { origin: Origin::Cluster, key: pod.key }]);
+    assert!(world.draining.is_empty() && world.slots().is_empty() && world.ages().is_empty());
+}

@@ -207,7 +207,8 @@ fn pods<'a>(world: &'a World, of: &Name) -> Vec<&'a Arc<Object>> {
 fn relatives<'a>(world: &'a World, kind: Kind, of: &Name) -> Vec<&'a Arc<Object>> {
     let (first, end) = numbered(&of.1);
     let key = |name: &str| ObjectKey::new(kind, &of.0, name);
-    let others = world.slots().range(key(&first)..key(&end)).filter(|(key, _)| family(&key.name) == of.1);
+    let end = key(&end);
+    let others = world.slots().from(&key(&first)).take_while(|(key, _)| **key < end).filter(|(key, _)| family(&key.name) == of.1);
     world.get(&key(&of.1)).into_iter().chain(others.filter_map(|(key, _)| world.get(key))).collect()
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::world::instance::family;
 use crate::world::object::Object;
-use crate::world::{Name, ObjectKey, World};
+use crate::world::{Name, ObjectKey, Versions, World};
 
 /// What sets two worlds apart.
 #[derive(Default)]
@@ -32,50 +32,35 @@ pub(super) struct Changed<T> {
 impl<'a> Difference<'a> {
     pub(super) fn between(former: &'a World, world: &'a World) -> Self {
         let mut this = Self::default();
-        if !Arc::ptr_eq(&former.slots, &world.slots) {
-            this.objects(former, world);
-        }
+        this.objects(former, world);
         let mut runs = |(namespace, name): &Name| _ = this.families.insert((namespace.clone(), family(name).to_owned()));
         if !Arc::ptr_eq(&former.instances, &world.instances) {
             let ready = |world: &'a World| world.instances.iter().filter(|(_, state)| state.ready).map(|(name, _)| name).collect();
             let (before, after): (BTreeSet<&Name>, BTreeSet<&Name>) = (ready(former), ready(world));
             before.symmetric_difference(&after).for_each(|name| runs(name));
         }
-        if !Arc::ptr_eq(&former.draining, &world.draining) {
-            former.draining.symmetric_difference(&world.draining).for_each(&mut runs);
-        }
-        if !Arc::ptr_eq(&former.allocations, &world.allocations) {
-            let [services, instances, gateways] = former.allocations.changes(&world.allocations);
-            instances.iter().for_each(runs);
-            this.services.extend(services);
-            this.gateways.extend(gateways);
-        }
+        former.draining.changes(&world.draining).into_iter().for_each(|(name, ..)| runs(name));
+        let [services, instances, gateways] = former.allocations().changes(world.allocations());
+        instances.iter().for_each(runs);
+        this.services.extend(services);
+        this.gateways.extend(gateways);
         this
     }
 
     fn objects(&mut self, former: &'a World, world: &'a World) {
-        let (mut before, mut after) = (former.live().peekable(), world.live().peekable());
-        loop {
-            let order = match (before.peek(), after.peek()) {
-                (Some((a, _)), Some((b, _))) => a.cmp(b),
-                (Some(_), None) => std::cmp::Ordering::Less,
-                (None, Some(_)) => std::cmp::Ordering::Greater,
-                (None, None) => return,
-            };
-            let was = if order.is_le() { before.next() } else { None };
-            let is = if order.is_ge() { after.next() } else { None };
-            let same = |((_, was), (_, is)): (Pair<'a>, Pair<'a>)| {
+        for (_, was, is) in former.slots.apart(&world.slots) {
+            let live = |slot: Option<&'a Versions>| slot?.live()?.object.as_ref();
+            let (was, is) = (live(was), live(is));
+            let same = |(was, is): (&Arc<Object>, &Arc<Object>)| {
                 Arc::ptr_eq(was, is) || was == is && former.created_ms(was) == world.created_ms(is)
             };
             if !was.zip(is).is_some_and(same) {
-                self.gone.extend(was.map(|(_, object)| object));
-                self.come.extend(is.map(|(_, object)| object));
+                self.gone.extend(was);
+                self.come.extend(is);
             }
         }
     }
 }
-
-type Pair<'a> = (&'a ObjectKey, &'a Arc<Object>);
 
 /// An object's (namespace, name).
 pub(super) fn name_of(key: &ObjectKey) -> Name {

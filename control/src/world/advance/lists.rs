@@ -58,8 +58,8 @@ impl Index {
         }
         if gone.iter().chain(come).any(|object| object.key.kind == Kind::ReferenceGrant) {
             let mut grants: BTreeMap<String, Vec<Arc<Object>>> = BTreeMap::new();
-            for (key, object) in world.live().filter(|(key, _)| key.kind == Kind::ReferenceGrant) {
-                grants.entry(key.namespace.clone()).or_default().push(Arc::clone(object));
+            for object in world.of_kind(Kind::ReferenceGrant).filter_map(|(_, slot)| slot.live()?.object.as_ref()) {
+                grants.entry(object.key.namespace.clone()).or_default().push(Arc::clone(object));
             }
             self.grants = Arc::new(grants);
         }

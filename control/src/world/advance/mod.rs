@@ -10,7 +10,7 @@ mod lists;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use self::difference::{Difference, name_of};
+use self::difference::{Changed, Difference, name_of};
 use super::index::{Index, NamespaceView};
 use super::instance::{family, zone};
 use super::object::Object;
@@ -94,6 +94,12 @@ impl Index {
         let carriers = gone.iter().chain(come).filter(|object| matches!(object.key.kind, Kind::Workload | Kind::Pod));
         families.extend(carriers.map(|object| (object.key.namespace.clone(), family(&object.key.name).to_owned())));
         let instances: Vec<_> = families.iter().flat_map(|family| self.settle(world, family)).collect();
+        for Changed { name, is, .. } in &instances {
+            match is {
+                Some(instance) if instance.is_started() => self.started.insert(name.clone(), ()),
+                _ => self.started.remove(name),
+            }
+        }
         let declared = gone.iter().chain(come).filter(|object| object.key.kind == Kind::Workload).map(|object| name_of(&object.key));
         self.gather(world, declared.collect(), &instances);
         let mut services = difference.services.clone();
