@@ -4,8 +4,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, header};
@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-use super::authority::SharedAuthority;
+use super::authority::{Authority, SharedAuthority};
 
 /// Scrapers at a time.
 const CONNECTIONS_MAX: usize = 64;
@@ -81,8 +81,9 @@ impl Default for Metrics {
     }
 }
 
-/// What an authority has done, read when somebody asks.
-struct Certificates(SharedAuthority);
+/// What an authority has done, read when somebody asks. Not held: a scraper's connection outlives the turn of a replica, and its authority has
+/// to end with it.
+struct Certificates(Weak<dyn Authority>);
 
 impl std::fmt::Debug for Certificates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -92,7 +93,8 @@ impl std::fmt::Debug for Certificates {
 
 impl Collector for Certificates {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let counts = self.0.counts();
+        let Some(authority) = self.0.upgrade() else { return Ok(()) };
+        let counts = authority.counts();
         let kind = ConstCounter::new(0_u64).metric_type();
         let mut issued = encoder.encode_descriptor("certificates_issued", "Certificates given to workloads", None, kind)?;
         for (attestation, count) in counts.issued {
@@ -110,9 +112,9 @@ impl Collector for Certificates {
 }
 
 impl Metrics {
-    /// Counts what that authority does, too.
-    pub fn follow(&self, authority: SharedAuthority) {
-        self.registry.lock().register_collector(Box::new(Certificates(authority)));
+    /// Counts what that authority does, too, for as long as somebody else holds it.
+    pub fn follow(&self, authority: &SharedAuthority) {
+        self.registry.lock().register_collector(Box::new(Certificates(Arc::downgrade(authority))));
     }
 
     /// Shows what somebody else counts, too.
