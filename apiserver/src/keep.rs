@@ -2,7 +2,9 @@
 //!
 //! How a deposed holder's write fails: at the begin of its term a holder *claims* each object, which writes its name on it (annotation
 //! [`TERM`]) over the version that it has read. From then on a write that names an earlier version is refused (409) by the API server; who
-//! is refused reads the object, finds another's name and gives up ([`KeepError::Deposed`]). So it does not matter when a process that
+//! is refused reads the object, finds another's name and gives up: the write ([`KeepError::Deposed`]), and the term with it, because without
+//! a claim nothing can be kept. Where the lease was its own still (somebody has put an older version of the object back, say), it is won
+//! again, and the object claimed anew. So it does not matter when a process that
 //! stood still wakes up: what it wrote before the claim has been read by it, what it writes later is refused. That the lease has been
 //! lost is looked at, too, but nothing depends on it.
 
@@ -20,7 +22,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::client::{CallError, Fault, within};
 use crate::lease::Tenure;
@@ -34,6 +36,8 @@ pub const BYTES_MAX: usize = (1 << 20) - (16 << 10);
 const CALL_MAX: Duration = Duration::from_millis(1500);
 /// Pause after a call that may do later.
 const RETRY: Duration = Duration::from_millis(200);
+/// A claim that is forbidden is tried again for so long: an API server that has just started may know neither us nor our rights yet.
+const FORBIDDEN_MAX: Duration = Duration::from_secs(2);
 /// How long a caller without a runtime waits: longer than a term that cannot be renewed.
 const BLOCK_MAX: Duration = Duration::from_secs(10);
 
@@ -56,7 +60,7 @@ pub enum KeepError {
         last: String,
     },
     /// Another holder has claimed it.
-    #[error("cannot write {place}: it is of the term of {holder} now, who holds the lease")]
+    #[error("cannot write {place}: it is of the term of {holder} now")]
     Deposed {
         /// Which object.
         place: String,
@@ -150,16 +154,16 @@ impl<K: Shelf> Keep<K> {
         let api = Api::namespaced(client, namespace);
         let place = format!("{} {namespace}/{name}", K::kind(&()));
         let mark = format!("{} {}", tenure.number(), tenure.me());
-        let mut last = String::new();
+        let (mut last, begun) = (String::new(), Instant::now());
         while tenure.holds() {
-            match claim(&api, name, &mark).await {
+            match claim(&api, name, &mark, tenure).await {
                 Ok(object) => {
                     let (name, tenure, held) = (name.to_owned(), tenure.clone(), Mutex::new(object));
                     return Ok(Self { api, name, place, mark, tenure, runtime: Handle::current(), held });
                 }
                 // Somebody wrote it between read and claim, a former holder maybe: what it wrote counts.
                 Err(CallError { fault: Fault::Conflict | Fault::Missing, .. }) => {}
-                Err(error) if error.fault == Fault::Later => {
+                Err(error) if error.fault == Fault::Later || (error.fault == Fault::Forbidden && begun.elapsed() < FORBIDDEN_MAX) => {
                     last = format!(": {error}");
                     sleep(RETRY).await;
                 }
@@ -215,12 +219,16 @@ impl<K: Shelf> Keep<K> {
     pub fn write_blocking(self: &Arc<Self>, changes: Changes) -> Result<(), KeepError> {
         let (sender, receiver) = mpsc::sync_channel(1);
         let keep = self.clone();
-        self.runtime.spawn(async move {
+        let writing = self.runtime.spawn(async move {
             // Whoever asked may have given up.
             let _ = sender.send(keep.write(&changes).await);
         });
         let late = || KeepError::Lost { verb: "write", place: self.place.clone(), last: String::new() };
-        receiver.recv_timeout(BLOCK_MAX).unwrap_or_else(|_| Err(late()))
+        receiver.recv_timeout(BLOCK_MAX).unwrap_or_else(|_| {
+            // Nobody waits for it any more: those given up must not pile up while the API server takes nothing.
+            writing.abort();
+            Err(late())
+        })
     }
 
     /// [`Keep::rows`] for who has no runtime. `None`: a write is under way.
@@ -276,6 +284,7 @@ impl<K: Shelf> Keep<K> {
             Some(mark) if *mark == self.mark => *held = found,
             mark => {
                 let holder = mark.cloned().unwrap_or_else(|| "nobody".to_owned());
+                self.tenure.give_up();
                 return Err(KeepError::Deposed { place: self.place.clone(), holder });
             }
         }
@@ -287,8 +296,13 @@ impl<K: Shelf> Keep<K> {
     }
 }
 
-async fn claim<K: Shelf>(api: &Api<K>, name: &str, mark: &str) -> Result<K, CallError> {
-    let Some(mut object) = within(CALL_MAX, api.get_opt(name)).await? else {
+async fn claim<K: Shelf>(api: &Api<K>, name: &str, mark: &str, tenure: &Tenure) -> Result<K, CallError> {
+    let found = within(CALL_MAX, api.get_opt(name)).await?;
+    // An answer that took its time may show the next holder's claim: that one is not overwritten.
+    if !tenure.holds() {
+        return Err(CallError { fault: Fault::Conflict, text: "the lease was lost meanwhile".to_owned() });
+    }
+    let Some(mut object) = found else {
         return within(CALL_MAX, api.create(&PostParams::default(), &fresh(&K::default(), name, mark))).await;
     };
     if object.annotations().get(TERM).is_some_and(|written| written == mark) {

@@ -34,6 +34,8 @@ pub struct State {
     pub objects: BTreeMap<String, Value>,
     /// What happens to calls.
     pub mood: Mood,
+    /// What happens to some of them, by method and path: `PUT /api/v1/namespaces/mesh/configmaps/book`.
+    pub moods: BTreeMap<String, Mood>,
     /// Calls that arrived, answered or not.
     pub calls: usize,
     /// Objects written.
@@ -90,7 +92,7 @@ impl Fake {
 impl State {
     fn met(&mut self, method: &Method, path: &str, body: Value) -> Option<Result<Value, u16>> {
         self.calls += 1;
-        match self.mood {
+        match self.moods.get(&format!("{method} {path}")).copied().unwrap_or(self.mood) {
             Mood::Away => None,
             Mood::Says(code) => Some(Err(code)),
             Mood::Mute if *method != Method::GET => {

@@ -49,6 +49,9 @@ pub struct Issuance {
     /// Lower-case hex SHA-256 of the leaf; empty in rows of older versions.
     #[serde(default)]
     pub leaf_sha256: String,
+    /// Unique id of the pod that it was issued to; empty where a token of another kind spoke for it.
+    #[serde(default)]
+    pub pod_uid: String,
 }
 
 /// One request that was refused.
@@ -228,6 +231,7 @@ pub(crate) mod tests {
             peer: None,
             for_application: false,
             leaf_sha256: format!("{serial:064x}"),
+            pod_uid: String::new(),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::identity::Identity;
+use proto::identity::{APPLICATION_UNIT, Identity};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     SanType, SerialNumber, SubjectPublicKeyInfo,
@@ -143,7 +143,8 @@ fn authority_params(name: &str, now: OffsetDateTime, not_after: OffsetDateTime, 
     params
 }
 
-/// Signs a leaf for an identity that the caller has attested; `csr` gives key and common name only.
+/// Signs a leaf for an identity that the caller has attested; `csr` gives key and common name only. One for the application beside a proxy
+/// says so ([`APPLICATION_UNIT`]).
 ///
 /// The leaf lives `life`, kept between [`LEAF_LIFE_MIN`] and [`LEAF_LIFE_MAX`] and never beyond the issuer.
 ///
@@ -156,8 +157,13 @@ pub fn sign(
     life: Duration,
     now: OffsetDateTime,
     serial: [u8; SERIAL_BYTES],
+    for_application: bool,
 ) -> Result<Leaf, SignError> {
-    leaf(&csr.public_key_der, &csr.workload, vec![uri(&identity.to_string())?], issuing, life, now, serial)
+    let mut subject = named(&csr.workload);
+    if for_application {
+        subject.push(DnType::OrganizationalUnitName, APPLICATION_UNIT);
+    }
+    leaf(&csr.public_key_der, subject, vec![uri(&identity.to_string())?], issuing, life, now, serial)
 }
 
 /// Signs the control plane's own leaf: identity, DNS names and addresses.
@@ -172,12 +178,18 @@ pub fn sign_server(
     now: OffsetDateTime,
     serial: [u8; SERIAL_BYTES],
 ) -> Result<Leaf, SignError> {
-    leaf(&rcgen::PublicKeyData::subject_public_key_info(key), "control", names, issuing, life, now, serial)
+    leaf(&rcgen::PublicKeyData::subject_public_key_info(key), named("control"), names, issuing, life, now, serial)
+}
+
+fn named(common_name: &str) -> DistinguishedName {
+    let mut subject = DistinguishedName::new();
+    subject.push(DnType::CommonName, common_name);
+    subject
 }
 
 fn leaf(
     public_key_der: &[u8],
-    common_name: &str,
+    subject: DistinguishedName,
     subject_alt_names: Vec<SanType>,
     issuing: &Issuing,
     life: Duration,
@@ -189,11 +201,9 @@ fn leaf(
         return Err(SignError::IssuerExpired(issuing.not_after));
     }
     let not_before = now - BACKDATE.min(Duration::try_from(not_after - now).unwrap_or_default() / 10);
-    let mut distinguished_name = DistinguishedName::new();
-    distinguished_name.push(DnType::CommonName, common_name);
     let serial = positive(serial);
     let mut params = CertificateParams::default();
-    params.distinguished_name = distinguished_name;
+    params.distinguished_name = subject;
     params.subject_alt_names = subject_alt_names;
     params.not_before = not_before;
     params.not_after = not_after;
@@ -261,7 +271,7 @@ mod tests {
         let now = at(1_800_000_000);
         let issuing = issuing(now, DAY * 90);
         let csr = Csr::parse(&request(&["spiffe://cluster.local/ns/shop/sa/catalog"], "catalog")).unwrap();
-        let leaf = sign(&csr, &csr.identity, &issuing, Duration::from_secs(60), now, [0xff; 16]).unwrap();
+        let leaf = sign(&csr, &csr.identity, &issuing, Duration::from_secs(60), now, [0xff; 16], false).unwrap();
         let anchor = webpki::anchor_from_trusted_cert(&issuing.root_der).unwrap();
         let end = webpki::EndEntityCert::try_from(&leaf.chain[0]).unwrap();
         let check = |second: i64, usage: webpki::KeyUsage| {
@@ -283,7 +293,7 @@ mod tests {
         let now = at(1_800_000_000);
         let issuing = issuing(now, DAY * 90);
         let csr = Csr::parse(&request(&["spiffe://cluster.local/ns/shop/sa/catalog"], "catalog-v2")).unwrap();
-        let leaf = sign(&csr, &csr.identity, &issuing, DAY, now, [0xff; 16]).unwrap();
+        let leaf = sign(&csr, &csr.identity, &issuing, DAY, now, [0xff; 16], false).unwrap();
         let (_, parsed) = X509Certificate::from_der(&leaf.chain[0]).unwrap();
         assert_eq!(parsed.subject().iter_common_name().next().unwrap().as_str().unwrap(), "catalog-v2");
         let names = &parsed.subject_alternative_name().unwrap().unwrap().value.general_names;
@@ -301,10 +311,10 @@ mod tests {
         for (issuer_life, asked, granted) in
             [(DAY * 90, DAY, DAY), (DAY, DAY * 30, DAY), (DAY * 900, DAY * 500, LEAF_LIFE_MAX), (DAY, Duration::ZERO, LEAF_LIFE_MIN)]
         {
-            let leaf = sign(&csr, &csr.identity, &issuing(now, issuer_life), asked, now, [3; 16]).unwrap();
+            let leaf = sign(&csr, &csr.identity, &issuing(now, issuer_life), asked, now, [3; 16], false).unwrap();
             assert_eq!(leaf.not_after, now + granted);
         }
         let dying = issuing(now - DAY, DAY);
-        assert!(matches!(sign(&csr, &csr.identity, &dying, DAY, now, [3; 16]), Err(SignError::IssuerExpired(_))));
+        assert!(matches!(sign(&csr, &csr.identity, &dying, DAY, now, [3; 16], false), Err(SignError::IssuerExpired(_))));
     }
 }

@@ -48,6 +48,9 @@ pub struct IssuedLeaf {
     /// Counts up from leaf to leaf, whatever the clock says: the highest is the newest. 0 in rows of older versions.
     #[serde(default)]
     pub number: u64,
+    /// Unique id of the pod that it was issued to; empty where a token of another kind spoke for it.
+    #[serde(default)]
+    pub pod_uid: String,
 }
 
 impl IssuedLeaf {
@@ -203,6 +206,7 @@ mod tests {
             root: String::new(),
             leaf_sha256: String::new(),
             number: 0,
+            pod_uid: String::new(),
         }
     }
 

@@ -128,6 +128,12 @@ pub enum CaError {
         /// Identity and workload asked for.
         asked: String,
     },
+    /// It is an application's.
+    #[error("the client certificate is an application's, which renews nothing; its proxy does, by a certificate of its own")]
+    Application,
+    /// A pod of that name is there, and it is another one; or there is none any more.
+    #[error("the client certificate was issued to an earlier pod of the name `{0}`; join with the token of the one that runs now")]
+    AnotherPod(String),
     /// The client certificate is not one of ours.
     #[error("the client certificate is not a workload leaf: {0}")]
     Leaf(&'static str),
@@ -287,7 +293,7 @@ impl Ca {
     /// # Errors
     /// See [`CaError`].
     pub fn sign(&self, csr: &Csr, proof: &Proof<'_>, instance: &str, life: Option<Duration>) -> Result<Leaf, CaError> {
-        self.issue(&Application { csr, instance, life, from: None, for_application: false }, proof)
+        self.issue(&Application { csr, instance, life, from: None, for_application: false, pod_uid: None }, proof)
     }
 
     /// Signs a leaf for the identity that `proof` proves, if the request asks for just that.
@@ -308,13 +314,18 @@ impl Ca {
         }
         not_control(&csr.identity)?;
         let life = life.filter(|life| !life.is_zero()).unwrap_or(policy.leaf_life).min(policy.leaf_life);
-        let ended = if let Proof::Leaf(leaf) = proof { self.renews(leaf, application, &policy, now)? } else { None };
-        if let Proof::ServiceAccount(token) = proof {
-            self.verify_service_account(token, csr, instance, &policy.trust_domain)?;
-            self.may_have(application, &policy)?;
-        }
+        let (ended, pod_uid) = match proof {
+            Proof::Token(_) => (None, String::new()),
+            Proof::Leaf(leaf) => self.renews(leaf, application, &policy, now)?,
+            Proof::ServiceAccount(token) => {
+                let pod_uid = self.verify_service_account(token, csr, instance, &policy.trust_domain)?;
+                self.may_have(application, &policy)?;
+                (None, pod_uid)
+            }
+        };
         // Signed first and taken second: a failure to sign must not cost the bearer its token.
-        let leaf = authority::sign(csr, &csr.identity, &issuing, life, now, random::<SERIAL_BYTES>()?)?;
+        let serial = random::<SERIAL_BYTES>()?;
+        let leaf = authority::sign(csr, &csr.identity, &issuing, life, now, serial, application.for_application)?;
         if let Proof::Token(text) = proof {
             self.take(text, csr, instance, now)?;
         }
@@ -325,7 +336,7 @@ impl Ca {
                 return Err(CaError::Leaf("it has expired and was renewed once since; join again with a token"));
             }
         }
-        self.note(application, proof.attestation(), &leaf, issued_by, now);
+        self.note(application, (proof.attestation(), pod_uid), &leaf, issued_by, now);
         Ok(leaf)
     }
 
@@ -340,7 +351,14 @@ impl Ca {
     }
 
     /// Writes book and audit log. A disk that fails costs nobody a leaf: the rows wait for the disk, in memory.
-    fn note(&self, application: &Application<'_>, attestation: Attestation, leaf: &Leaf, (issuer, root): IssuedBy, now: OffsetDateTime) {
+    fn note(
+        &self,
+        application: &Application<'_>,
+        (attestation, pod_uid): (Attestation, String),
+        leaf: &Leaf,
+        (issuer, root): IssuedBy,
+        now: OffsetDateTime,
+    ) {
         let csr = application.csr;
         let entry = IssuedLeaf {
             serial: leaf.serial.clone(),
@@ -355,6 +373,7 @@ impl Ca {
             for_application: application.for_application,
             leaf_sha256: leaf.chain.first().map(|leaf| sha256(leaf)).unwrap_or_default(),
             number: 0,
+            pod_uid,
         };
         let issuance = Issuance {
             time: now.unix_timestamp(),
@@ -369,6 +388,7 @@ impl Ca {
             peer: application.from,
             for_application: application.for_application,
             leaf_sha256: entry.leaf_sha256.clone(),
+            pod_uid: entry.pod_uid.clone(),
         };
         let (gone, entries) = {
             let book = &mut self.lock().book;

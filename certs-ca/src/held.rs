@@ -1,6 +1,6 @@
 //! A leaf that a caller shows, as far as the authority asks for it. That its chain and its key hold is for TLS to say.
 
-use proto::identity::Identity;
+use proto::identity::{APPLICATION_UNIT, Identity};
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -21,6 +21,8 @@ pub struct Held {
     pub not_before: OffsetDateTime,
     /// End.
     pub not_after: OffsetDateTime,
+    /// It is for the application beside a proxy.
+    pub for_application: bool,
     /// Of the whole certificate, lower-case hex.
     pub sha256: String,
 }
@@ -41,6 +43,7 @@ impl Held {
             serial: hex(parsed.raw_serial()),
             not_before: parsed.validity().not_before.to_datetime(),
             not_after: parsed.validity().not_after.to_datetime(),
+            for_application: parsed.subject().iter_organizational_unit().any(|unit| unit.as_str().ok() == Some(APPLICATION_UNIT)),
             sha256: sha256(leaf),
         })
     }

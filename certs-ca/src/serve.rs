@@ -14,6 +14,7 @@ use proto::mesh::{BundlesRequest, BundlesResponse, MintTokenRequest, MintTokenRe
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tonic::codegen::tokio_stream::Stream;
 use tonic::codegen::tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Extensions, Request, Response, Status};
@@ -39,6 +40,9 @@ pub trait Gate: Send + Sync {
     /// It has none, or it has ended.
     fn holder(&self, extensions: &Extensions) -> Result<CertificateDer<'static>, Status>;
 
+    /// Unique id of the pod that is the applicant's instance now, empty: there is none; `None`: nobody knows of pods here.
+    fn pod_uid(&self, applicant: &Applicant<'_>) -> Option<String>;
+
     /// Where it calls from; `None` where that is no network.
     fn address(&self, extensions: &Extensions) -> Option<IpAddr>;
 }
@@ -47,9 +51,10 @@ pub trait Gate: Send + Sync {
 pub const MESSAGE_BYTES_MAX: usize = CSR_BYTES_MAX + (16 << 10);
 
 /// The service, to be added to a server.
-pub fn service(ca: Arc<Ca>, gate: Arc<dyn Gate>) -> CertificatesServer<CertificateService> {
+/// Streams end at `stop`, so that nobody hears of an authority that does not sign any more.
+pub fn service(ca: Arc<Ca>, gate: Arc<dyn Gate>, stop: CancellationToken) -> CertificatesServer<CertificateService> {
     let asked = ca.clone();
-    let bulletin = Bulletin::new(move || bundles(&asked).map_err(|error| status(&error)));
+    let bulletin = Bulletin::new(move || bundles(&asked).map_err(|error| status(&error)), stop);
     CertificatesServer::new(CertificateService { ca, gate, bulletin }).max_decoding_message_size(MESSAGE_BYTES_MAX)
 }
 
@@ -155,7 +160,7 @@ fn signed(
     asked.identity = csr.identity.to_string();
     csr.identity.namespace().clone_into(&mut asked.namespace);
     asked.workload.clone_from(&csr.workload);
-    if by_token {
+    if asked.attestation == Attestation::Token {
         ca.may_try(None, Some(&format!("{}/{}", asked.namespace, asked.workload))).map_err(judged)?;
     }
     let applicant = Applicant { identity: &csr.identity, workload: &csr.workload, instance: &request.instance, by_token };
@@ -169,12 +174,14 @@ fn signed(
             return Err((Status::unauthenticated(none), Fault::TurnedAway));
         }
     };
+    let pod_uid = gate.pod_uid(&applicant);
     let application = Application {
         csr: &csr,
         instance: &request.instance,
         life: request.life.as_ref().map(|life| Duration::from_secs(u64::try_from(life.seconds).unwrap_or(0))),
         from: asked.peer,
         for_application: request.for_application,
+        pod_uid: pod_uid.as_deref(),
     };
     let leaf = ca.issue(&application, &proof).map_err(judged)?;
     Ok(SignResponse {
@@ -213,6 +220,8 @@ fn status(error: &CaError) -> Status {
         | CaError::ServiceAccount(ServiceAccountError::Other { .. })
         | CaError::TrustDomain { .. }
         | CaError::Control(_)
+        | CaError::Application
+        | CaError::AnotherPod(_)
         | CaError::NotYours { .. } => Code::PermissionDenied,
         CaError::ServiceAccount(ServiceAccountError::NoVerifier) => Code::FailedPrecondition,
         CaError::ServiceAccount(ServiceAccountError::Unreachable(_)) => Code::Unavailable,

@@ -59,6 +59,8 @@ pub struct Hooks {
     pub sidecar: SidecarSettings,
     /// The version was given by a flag, and is not asked for.
     pub version_told: bool,
+    /// The process is about to end: they are still served, and not ready, so that no more is sent here.
+    pub leaving: CancellationToken,
 }
 
 /// Roots by which the webhooks are believed now, PEM; empty: not known yet.
@@ -99,8 +101,13 @@ impl Hooks {
             bound.with_context(|| format!("cannot listen on {} for webhooks; choose another with --webhook-listen", self.listen))?;
         tracing::info!(listen = %self.listen, kubernetes = %sidecar.kubernetes, "the admission webhooks are served");
         let now = control::clock::Clock::new(std::time::SystemTime::now);
-        let known = worlds.clone();
-        let unready = move || known.borrow().is_none().then(|| "the cluster has not been read yet".to_owned());
+        let (known, leaving) = (worlds.clone(), self.leaving.clone());
+        let unready = move || {
+            if leaving.is_cancelled() {
+                return Some("it is about to end".to_owned());
+            }
+            known.borrow().is_none().then(|| "the cluster has not been read yet".to_owned())
+        };
         let webhook = Webhook::new(sidecar).with_analyzer(admission::analyzer(worlds, now));
         admission::open(listener, Arc::new(self.issuer()), webhook, Arc::new(unready), believed, stop).await
     }

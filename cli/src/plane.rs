@@ -81,7 +81,7 @@ fn joined(ca: Ca, clock: Clock) -> Means {
     Means {
         clock: control::clock::Clock::new(move || clock.wall()),
         authority: Arc::new(Joined(ca)),
-        certificates: Box::new(move |routes, gate| routes.add_service(certs_ca::serve::service(signing, Arc::new(Door(gate))))),
+        certificates: Box::new(move |routes, gate, stop| routes.add_service(certs_ca::serve::service(signing, Arc::new(Door(gate)), stop))),
         cluster: None,
     }
 }
@@ -136,6 +136,10 @@ impl certs_ca::serve::Gate for Door {
 
     fn holder(&self, extensions: &Extensions) -> Result<CertificateDer<'static>, Status> {
         self.0.holder(extensions)
+    }
+
+    fn pod_uid(&self, applicant: &Applicant<'_>) -> Option<String> {
+        self.0.pod_uid(applicant)
     }
 
     fn address(&self, extensions: &Extensions) -> Option<IpAddr> {

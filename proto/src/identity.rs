@@ -6,6 +6,9 @@ use std::str::FromStr;
 
 use crate::annotations::ROOT_NAMESPACE;
 
+/// Organizational unit in the subject of a leaf that is for the application beside a proxy: such a leaf proves who somebody is to peers, and
+/// opens nothing at the control plane.
+pub const APPLICATION_UNIT: &str = "application";
 /// The trust domain used when the `Mesh` object names none.
 pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 /// The control plane's service account, in the root namespace.

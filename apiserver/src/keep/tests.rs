@@ -1,6 +1,7 @@
 use std::time::UNIX_EPOCH;
 
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::lease::{Election, Term, WallClock};
@@ -11,11 +12,15 @@ const BOOK: &str = "/api/v1/namespaces/mesh/configmaps/book";
 const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/mesh/leases/control";
 
 async fn term(fake: &Fake, me: &str) -> Term {
+    election(fake, me).win().await
+}
+
+fn election(fake: &Fake, me: &str) -> Election {
     let wall: WallClock = Arc::new(|| UNIX_EPOCH);
     if !fake.state().objects.contains_key(LEASE) {
         fake.state().put(LEASE, json!({"metadata": {"name": "control"}, "spec": {"renewTime": "2026-11-29T00:00:00.000000Z"}}));
     }
-    Election::new(fake.client(), "mesh", "control", me, wall).win().await
+    Election::new(fake.client(), "mesh", "control", me, wall)
 }
 
 async fn keep<K: Shelf>(fake: &Fake, name: &str, term: &Term) -> Result<Keep<K>, KeepError> {
@@ -73,6 +78,68 @@ async fn a_deposed_holder_writes_nothing() {
     assert_eq!(fake.state().objects[BOOK]["data"]["epoch"], "42");
 }
 
+/// A client whose calls arrive once the gate is open.
+fn gated(fake: &Fake, gate: &CancellationToken) -> Client {
+    let (client, gate) = (fake.client(), gate.clone());
+    let service = tower::service_fn(move |request| {
+        let (client, gate) = (client.clone(), gate.clone());
+        async move {
+            gate.cancelled().await;
+            client.send(request).await
+        }
+    });
+    Client::new(service, "mesh")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_comes_too_late_overwrites_no_other() {
+    // Aim: a holder claims at the end of its time, and its read arrives when the next one has claimed: it writes nothing, and the next one
+    // goes on.
+    let fake = Fake::default();
+    let tenure = term(&fake, "a").await.tenure().clone();
+    let gate = CancellationToken::new();
+    let late = async {
+        sleep(Duration::from_millis(2_950)).await;
+        Keep::<ConfigMap>::claim(gated(&fake, &gate), "mesh", "book", &tenure).await
+    };
+    let next = async {
+        let second = term(&fake, "b").await;
+        let book = keep::<ConfigMap>(&fake, "book", &second).await.unwrap();
+        book.write(&put("epoch", "41")).await.unwrap();
+        gate.cancel();
+        sleep(Duration::from_millis(100)).await;
+        book.write(&put("epoch", "42")).await.unwrap();
+        second
+    };
+    let (late, second) = tokio::join!(late, next);
+    assert!(matches!(late, Err(KeepError::Lost { verb: "claim", .. })), "{:?}", late.err());
+    assert!(second.tenure().holds());
+    assert_eq!(fake.state().objects[BOOK]["metadata"]["annotations"][TERM], "2 b");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_finds_no_claim_of_its_own_stands_and_claims_again() {
+    // Aim: the object is put back from a backup, or stripped of its annotation, under a holder whose lease lasts: the term ends, the next
+    // one has the object within five seconds, and the same process may win it.
+    let fake = Fake::default();
+    let mut election = election(&fake, "a");
+    let mut first = election.win().await;
+    for annotations in [json!({TERM: "7 former"}), json!(null)] {
+        let book = keep::<ConfigMap>(&fake, "book", &first).await.unwrap();
+        book.write(&put("epoch", "1")).await.unwrap();
+        let mut object = fake.state().objects[BOOK].clone();
+        object["metadata"]["annotations"] = annotations;
+        fake.state().put(BOOK, object);
+        let begun = Instant::now();
+        assert!(matches!(book.write(&put("epoch", "2")).await, Err(KeepError::Deposed { .. })));
+        assert!(first.tenure().lost().is_cancelled() && !first.tenure().holds());
+        first.release().await;
+        first = election.win().await;
+        keep::<ConfigMap>(&fake, "book", &first).await.unwrap().write(&put("epoch", "2")).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_write_between_read_and_claim_counts() {
     // Aim: the claim is refused over an older version, and what was written meanwhile is read.
@@ -84,7 +151,7 @@ async fn a_write_between_read_and_claim_counts() {
     keep::<ConfigMap>(&fake, "book", &first).await.unwrap().write(&put("epoch", "42")).await.unwrap();
     let claimed = within(CALL_MAX, api.replace("book", &PostParams::default(), &read)).await;
     assert_eq!(claimed.unwrap_err().fault, Fault::Conflict);
-    assert_eq!(text(&claim(&api, "book", "2 b").await.unwrap().rows()), [("epoch", "42")]);
+    assert_eq!(text(&claim(&api, "book", "2 b", first.tenure()).await.unwrap().rows()), [("epoch", "42")]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -130,13 +197,29 @@ async fn an_api_server_that_is_away_ends_a_write_with_the_term() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_forbidden_is_told_at_once() {
-    // Aim: no retries where only a person can help; the object and the remedy are named.
+async fn what_stays_forbidden_is_told_soon() {
+    // Aim: no long retries where only a person can help; the object and the remedy are named.
     let fake = Fake::default();
     let term = term(&fake, "a").await;
     fake.state().mood = Mood::Says(403);
+    let begun = Instant::now();
     let error = keep::<Secret>(&fake, "ca", &term).await.err().unwrap().to_string();
     assert!(error.contains("cannot claim Secret mesh/ca") && error.contains("meshwright install"), "{error}");
+    assert!(begun.elapsed() < FORBIDDEN_MAX + RETRY * 2 && term.tenure().holds());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_outlives_a_moment_without_rights() {
+    // Aim: an API server that has just started says 403 to everybody; that ends no process.
+    let fake = Fake::default();
+    let term = term(&fake, "a").await;
+    fake.state().mood = Mood::Says(403);
+    let well = async {
+        sleep(Duration::from_millis(900)).await;
+        fake.state().mood = Mood::Well;
+    };
+    let (claimed, ()) = tokio::join!(keep::<ConfigMap>(&fake, "book", &term), well);
+    claimed.unwrap();
 }
 
 #[tokio::test(start_paused = true)]

@@ -36,7 +36,8 @@ pub const TERMS: Terms = Terms {
 pub const DURATION_MAX: Duration = Duration::from_secs(60);
 /// After a write that met another version: whoever wrote it may do so again.
 const OVERTAKEN_PAUSE: Duration = Duration::from_millis(20);
-/// After a call that is not allowed: nothing but a person mends that.
+/// After a call that is not allowed to one who stands by: nothing but a person mends that. A holder asks again as after any failure: an API
+/// server that has just started may not know its rights yet.
 const FORBIDDEN_PAUSE: Duration = Duration::from_secs(2);
 
 /// The Lease, as read. `None` in place of it: there is none.
@@ -176,7 +177,8 @@ impl Candidate {
             }
             Outcome::Forbidden => {
                 self.fresh = false;
-                self.pause = now + FORBIDDEN_PAUSE;
+                let mine = self.until.is_some_and(|until| now < until);
+                self.pause = now + if mine { self.terms.look } else { FORBIDDEN_PAUSE };
             }
         }
     }

@@ -112,6 +112,24 @@ fn a_write_of_unknown_end_is_looked_at_before_the_next() {
 }
 
 #[test]
+fn one_refusal_costs_a_holder_nothing() {
+    // Aim: a renewal gets 403 once: the next one is in time; who stands by asks less often.
+    let sent = Instant::now();
+    let mut candidate = holder(sent);
+    let renewing = sent + TERMS.renew;
+    assert!(matches!(candidate.next(renewing), Step::Write(_)));
+    candidate.on(Outcome::Forbidden, renewing);
+    let again = renewing + TERMS.look;
+    assert!(matches!(read(&mut candidate, Some(seen("2", "me", "t0", 5)), again), Step::Write(_)));
+    candidate.on(Outcome::Written(seen("3", "me", "t1", 5)), again + 10 * MS);
+    assert!(candidate.holds(sent + Duration::from_millis(3_500)).is_some());
+    let mut other = Candidate::new("you", TERMS, sent);
+    assert_eq!(other.next(sent), Step::Read);
+    other.on(Outcome::Forbidden, sent);
+    assert_eq!(other.next(sent), Step::Wait(sent + FORBIDDEN_PAUSE));
+}
+
+#[test]
 fn a_lease_that_somebody_deletes_is_made_again_by_its_holder() {
     // Aim: the holder goes on; whoever stands by and makes it first holds once the holder's time is over, in which it learns of it.
     let now = Instant::now();

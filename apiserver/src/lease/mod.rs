@@ -58,8 +58,11 @@ impl Election {
     /// mid-way, it may be ours all the same: it ends by itself then.
     pub async fn win(&mut self) -> Term {
         loop {
-            if let Some(until) = self.candidate.holds(Instant::now()) {
-                return Term::begin(self.desk.clone(), self.candidate.clone(), until);
+            let now = Instant::now();
+            if let Some(until) = self.candidate.holds(now) {
+                // What it knows of the Lease is the term's; the next time it begins with a look.
+                let won = std::mem::replace(&mut self.candidate, Candidate::new(&self.desk.me, self.desk.terms, now));
+                return Term::begin(self.desk.clone(), won, until);
             }
             self.desk.step(&mut self.candidate).await;
         }
@@ -83,7 +86,7 @@ impl Desk {
                 self.told.clear();
                 outcome
             }
-            Err(CallError { fault: Fault::Conflict | Fault::Missing, .. }) => Outcome::Overtaken,
+            Err(CallError { fault: Fault::Conflict, .. }) => Outcome::Overtaken,
             Err(error) => {
                 if self.told != error.text {
                     tracing::warn!(lease = self.name, me = self.me, "cannot stand for the lease: {error}");
@@ -152,6 +155,11 @@ impl Tenure {
     /// Cancelled when it is over, for good; whatever is done in its name stops within a second.
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
+    }
+
+    /// Ends it before its time: without its claims nothing can be done in its name. Who holds the [`Term`] gives the Lease back.
+    pub(crate) fn give_up(&self) {
+        self.lost.cancel();
     }
 
     /// Whose it is.

@@ -104,6 +104,37 @@ async fn a_holder_whose_lease_another_took_learns_it_from_the_conflict() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_has_lost_the_lease_wins_it_anew_and_not_by_its_memory() {
+    // Aim: another took it soon after it was won: the former holder stands again, and waits for that one's end.
+    let fake = installed();
+    let mut election = election(&fake, "a");
+    let term = election.win().await;
+    let mut lease = fake.state().objects[PATH].clone();
+    lease["spec"]["holderIdentity"] = json!("b");
+    fake.state().put(PATH, lease);
+    term.tenure().lost().cancelled().await;
+    term.release().await;
+    let begun = Instant::now();
+    let again = election.win().await;
+    assert!(begun.elapsed() >= TERMS.duration && again.tenure().holds(), "{:?}", begun.elapsed());
+    assert_eq!(holder(&fake), "a");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_has_nothing_is_not_asked_without_pause() {
+    // Aim: something between us and the API server says 404 to everything: a few calls a second, and the lease is won when it is back.
+    let fake = installed();
+    fake.state().mood = Mood::Says(404);
+    let mut first = election(&fake, "a");
+    let before = fake.state().calls;
+    assert!(tokio::time::timeout(Duration::from_secs(10), first.win()).await.is_err());
+    let calls = fake.state().calls - before;
+    assert!(calls <= 2 * 10 * 4 + 4, "{calls} calls in 10 s");
+    fake.state().mood = Mood::Well;
+    assert!(first.win().await.tenure().holds());
+}
+
+#[tokio::test(start_paused = true)]
 async fn answers_that_get_lost_end_in_a_hold_or_in_none() {
     // Aim: writes that arrive and are not answered cost nobody anything: the Lease is ours once an answer comes.
     let fake = installed();

@@ -25,6 +25,8 @@ pub struct Application<'a> {
     pub from: Option<IpAddr>,
     /// The leaf is for the application beside the proxy.
     pub for_application: bool,
+    /// Unique id of the pod that is the instance now, empty: there is none; `None`: nobody knows of pods here.
+    pub pod_uid: Option<&'a str>,
 }
 
 /// What a refusal says of whom it met.
@@ -103,18 +105,21 @@ impl Ca {
         let _ = self.desk.verifier.set(verifier);
     }
 
+    /// The unique id of the pod that such a token speaks for.
     pub(super) fn verify_service_account(
         &self,
         token: &str,
         csr: &Csr,
         instance: &str,
         trust_domain: &str,
-    ) -> Result<(), ServiceAccountError> {
+    ) -> Result<String, ServiceAccountError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(ServiceAccountError::TooLarge(token.len()));
         }
         let verifier = self.desk.verifier.get().ok_or(ServiceAccountError::NoVerifier)?;
-        verifier.verify(token, AUDIENCE)?.covers(csr, instance, trust_domain)
+        let account = verifier.verify(token, AUDIENCE)?;
+        account.covers(csr, instance, trust_domain)?;
+        Ok(account.pod.map(|pod| pod.uid).unwrap_or_default())
     }
 
     /// Whether an attempt by token from there, for that workload (`NS/NAME`, where it is known), is looked at.
@@ -149,7 +154,10 @@ impl Ca {
         let now = (self.clock)().unix_timestamp();
         match fault {
             Fault::Guess => {
-                let workload = (!refusal.workload.is_empty()).then(|| format!("{}/{}", refusal.namespace, refusal.workload));
+                // Anybody may show a service account's token that is none, and name any workload: that counts by where it comes from only, or
+                // a few strangers would keep new pods from joining.
+                let of_workload = !refusal.workload.is_empty() && refusal.attestation != Attestation::ServiceAccount;
+                let workload = of_workload.then(|| format!("{}/{}", refusal.namespace, refusal.workload));
                 self.attempts().refused(refusal.peer, workload.as_deref(), now);
             }
             Fault::TurnedAway => self.attempts().turn_away(refusal.peer, now)?,

@@ -25,6 +25,7 @@ const CATALOG: &str = "spiffe://cluster.local/ns/shop/sa/catalog";
 struct Open {
     leaf: Mutex<Option<CertificateDer<'static>>>,
     address: Mutex<Option<IpAddr>>,
+    pod_uid: Mutex<Option<String>>,
 }
 
 impl Gate for Open {
@@ -39,12 +40,16 @@ impl Gate for Open {
         self.leaf.lock().unwrap().clone().ok_or_else(|| Status::unauthenticated("a client certificate is needed"))
     }
 
+    fn pod_uid(&self, _: &Applicant<'_>) -> Option<String> {
+        self.pod_uid.lock().unwrap().clone()
+    }
+
     fn address(&self, _: &Extensions) -> Option<IpAddr> {
         *self.address.lock().unwrap()
     }
 }
 
-/// Tokens are `NAMESPACE/ACCOUNT/POD/AUDIENCE`; a pod of `-` is none.
+/// Tokens are `NAMESPACE/ACCOUNT/POD/AUDIENCE`; a pod of `-` is none, one of `NAME@UID` has that id, else `u`.
 struct Cluster;
 
 impl ServiceAccountVerifier for Cluster {
@@ -58,7 +63,8 @@ impl ServiceAccountVerifier for Cluster {
         let [namespace, account, pod, audience] = token.splitn(4, '/').collect::<Vec<_>>()[..] else {
             return Err(ServiceAccountError::Refused("it is not signed by this cluster".to_owned()));
         };
-        let pod = (pod != "-").then(|| Pod { name: pod.to_owned(), uid: "u".to_owned() });
+        let (name, uid) = pod.split_once('@').unwrap_or((pod, "u"));
+        let pod = (pod != "-").then(|| Pod { name: name.to_owned(), uid: uid.to_owned() });
         Ok(ServiceAccount { namespace: namespace.into(), account: account.into(), pod, audiences: vec![audience.into()] })
     }
 }
@@ -332,6 +338,76 @@ fn who_guesses_waits_and_others_do_not() {
     desk.sign(&request(&[CATALOG], "catalog")).unwrap();
     desk.time.store(START + 2, Ordering::Relaxed);
     desk.sign(&by_token(token)).unwrap();
+}
+
+#[test]
+fn a_leaf_ends_with_its_pod() {
+    // Aim: a pod of a StatefulSet is deleted, and one of the same name follows: the leaf of the first renews nothing any more, also one had
+    // by renewal, after a restart, and where no pod is left; the second one joins by its own token and renews.
+    let mut desk = Desk::new();
+    desk.ca.verify_service_accounts(Arc::new(Cluster));
+    let join = |desk: &Desk, uid: &str| {
+        let service_account_token = format!("shop/catalog/catalog-0@{uid}/meshwright.dev");
+        desk.sign(&SignRequest { service_account_token, ..request(&[CATALOG], "catalog") })
+    };
+    let runs = |desk: &Desk, uid: &str| *desk.gate.pod_uid.lock().unwrap() = Some(uid.to_owned());
+    runs(&desk, "u1");
+    desk.hold(&join(&desk, "u1").unwrap());
+    desk.hold(&desk.sign(&request(&[CATALOG], "catalog")).unwrap());
+    for (uid, restart) in [("u2", false), ("", false), ("u2", true)] {
+        if restart {
+            let Desk { ca, gate, time, folder } = desk;
+            drop(ca);
+            desk = Desk { ca: open(folder.path(), &time), gate, time, folder };
+            desk.ca.verify_service_accounts(Arc::new(Cluster));
+        }
+        runs(&desk, uid);
+        let refused = desk.sign(&request(&[CATALOG], "catalog")).unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert!(refused.message().contains("an earlier pod of the name `catalog-0`"), "{refused}");
+    }
+    desk.hold(&join(&desk, "u2").unwrap());
+    desk.sign(&request(&[CATALOG], "catalog")).unwrap();
+    *desk.gate.pod_uid.lock().unwrap() = None;
+    desk.sign(&request(&[CATALOG], "catalog")).unwrap();
+}
+
+#[test]
+fn an_application_renews_nothing() {
+    // Aim: its leaf says what it is, and is no way to a proxy's, nor to the next one of its own; its proxy's is.
+    let desk = Desk::new();
+    let proxy = desk.sign(&by_token(desk.token())).unwrap();
+    desk.hold(&proxy);
+    let application = || SignRequest { for_application: true, ..request(&[CATALOG], "catalog") };
+    let leaf = desk.sign(&application()).unwrap();
+    let (_, parsed) = X509Certificate::from_der(&leaf.chain_der[0]).unwrap();
+    assert_eq!(parsed.subject().to_string(), "CN=catalog, OU=application");
+    desk.hold(&leaf);
+    for asked in [request(&[CATALOG], "catalog"), application()] {
+        let refused = desk.sign(&asked).unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert!(refused.message().contains("an application's"), "{refused}");
+    }
+    desk.hold(&proxy);
+    desk.sign(&application()).unwrap();
+}
+
+#[test]
+fn strangers_keep_no_new_pod_out() {
+    // Aim: three hundred tokens that are none, from six addresses, for one workload: a pod of it at a seventh still joins.
+    let desk = Desk::new();
+    desk.ca.verify_service_accounts(Arc::new(Cluster));
+    let from = |last: u8| *desk.gate.address.lock().unwrap() = Some(IpAddr::from([192, 0, 2, last]));
+    let ask = |token: &str| desk.sign(&SignRequest { service_account_token: token.to_owned(), ..request(&[CATALOG], "catalog") });
+    for n in 0..300_u32 {
+        from(u8::try_from(n % 6).unwrap());
+        assert_eq!(ask("nonsense").unwrap_err().code(), Code::Unauthenticated, "{n}");
+    }
+    from(7);
+    ask("shop/catalog/catalog-0/meshwright.dev").unwrap();
+    from(0);
+    (0..ADDRESS_BURST).for_each(|_| drop(ask("nonsense")));
+    assert_eq!(ask("nonsense").unwrap_err().code(), Code::ResourceExhausted, "an origin has its bound");
 }
 
 #[test]

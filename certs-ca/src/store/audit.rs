@@ -109,6 +109,7 @@ mod tests {
             for_application: false,
             leaf_sha256: String::new(),
             number: 0,
+            pod_uid: String::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use apiserver::client::{Access, connect};
 use clap::Args;
@@ -44,6 +45,9 @@ struct HookArgs {
 
 /// Threads of the control plane: it must leave the machine to the mesh.
 const THREADS: usize = 2;
+/// The webhooks are served for so long after a stop: API servers hear a little later than the pod itself that it ends, and a pod whose
+/// admission nobody answers is not made.
+const HOOKS_LINGER: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(ControlPlaneArgs { plane, hooks }: ControlPlaneArgs) -> anyhow::Result<ExitCode> {
     let mut args = *plane;
@@ -74,6 +78,7 @@ async fn in_cluster(args: Flags, hooks: HookArgs) -> anyhow::Result<()> {
     let namespace = std::env::var("POD_NAMESPACE").unwrap_or_else(|_| client.default_namespace().to_owned());
     let pod = std::env::var("POD_NAME").unwrap_or_else(|_| "control".to_owned());
     let me = format!("{pod}_{:016x}", Draw::from_entropy().next());
+    let leaving = CancellationToken::new();
     let hooks = Hooks {
         client: client.clone(),
         namespace: namespace.clone(),
@@ -83,6 +88,7 @@ async fn in_cluster(args: Flags, hooks: HookArgs) -> anyhow::Result<()> {
         data_dir: args.data_dir.clone(),
         version_told: hooks.sidecar.names_kubernetes(),
         sidecar: hooks.sidecar.settings(),
+        leaving: leaving.clone(),
     };
     let (believed, stop) = (watch::Sender::default(), CancellationToken::new());
     let replica = replica(&args, client, &namespace, &me, Clock::System, hooks.in_turn(&believed));
@@ -95,6 +101,14 @@ async fn in_cluster(args: Flags, hooks: HookArgs) -> anyhow::Result<()> {
         served = &mut serving => return served?,
     };
     // Pods are still made while the doors close: the webhooks go last.
+    leaving.cancel();
+    if ended.is_ok() {
+        tokio::select! {
+            biased;
+            served = &mut serving => return served?,
+            () = tokio::time::sleep(HOOKS_LINGER) => {}
+        }
+    }
     stop.cancel();
     serving.await??;
     ended

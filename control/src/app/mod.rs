@@ -71,8 +71,8 @@ pub struct Means {
     pub clock: Clock,
     /// Signs.
     pub authority: SharedAuthority,
-    /// Adds the authority's gRPC service to the TLS door, behind the gate.
-    pub certificates: Box<dyn FnOnce(Routes, Gate) -> Routes + Send>,
+    /// Adds the authority's gRPC service to the TLS door, behind the gate; its streams end with the token.
+    pub certificates: Certificates,
     /// The way to the cluster whose objects are watched.
     pub cluster: Option<kube::Client>,
 }
@@ -158,7 +158,7 @@ pub fn assemble(args: &ControlArgs, means: Means, stop: &CancellationToken) -> a
 }
 
 /// Adds the authority's service to the TLS door.
-type Certificates = Box<dyn FnOnce(Routes, Gate) -> Routes + Send>;
+pub type Certificates = Box<dyn FnOnce(Routes, Gate, CancellationToken) -> Routes + Send>;
 
 /// Everything behind the doors but what feeds it.
 fn stand(
@@ -172,8 +172,8 @@ fn stand(
     // For proxies that start: in the data folder, and where `--ca-file` says.
     let files: Vec<PathBuf> = [Some(args.data_dir.join("ca.pem")), args.ca_file.clone()].into_iter().flatten().collect();
     write_bundle(&files, &authority.roots().pem)?;
-    metrics.follow(authority.clone());
-    metrics.publish(board.clone());
+    metrics.follow(&authority);
+    metrics.publish(&board);
     let writer = Writer::new(board.clone(), store.clone(), authority.clone(), metrics.clone(), world)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(done(writer.run(events, stop.clone())));
@@ -187,7 +187,7 @@ fn stand(
     let api = || Api::service(board.clone(), authority.clone(), store.clone(), rotation.clone(), stop.clone());
     let guarded = Guarded::new(api(), ApiTokens::open(&args.data_dir)?);
     let remote = Routes::new(ads()).add_service(Desk::service(board.clone(), stop.clone())).add_service(guarded);
-    let remote = certificates(remote, Gate::new(board.clone()));
+    let remote = certificates(remote, Gate::new(board.clone()), stop.clone());
     let local = Routes::new(api()).add_service(Agents::service(board.clone(), stop.clone()));
     Ok(Assembled { tasks, remote, plaintext: Routes::new(ads()), local, tls, metrics })
 }

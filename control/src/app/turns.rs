@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{GRACE, Ground, Means, bind, done, open, session_key, stand, tcp, tokens, watch as watch_folder, watch_cluster};
@@ -37,6 +38,10 @@ pub const BOOK: &str = "meshwright-book";
 pub const SAFE: &str = "meshwright-ca";
 /// What is open when the lease is lost gets this long: the next holder begins a second after the loss at the earliest.
 const LOSS_GRACE: Duration = Duration::from_millis(600);
+/// How long an authority is opened that another turn's calls may still hold, and how often: the longest of them, a review of a token, takes
+/// less.
+const OPEN_MAX: Duration = Duration::from_secs(10);
+const OPEN_AGAIN: Duration = Duration::from_millis(500);
 
 /// Opens the authority whose keys lie in that Secret. Blocking.
 pub type OpenAuthority = Arc<dyn Fn(Arc<Keep<Secret>>) -> anyhow::Result<Means> + Send + Sync>;
@@ -108,8 +113,9 @@ async fn take_turns(args: &ControlArgs, replica: &Replica, stop: &CancellationTo
         };
         let Some(term) = term else { return Ok(()) };
         tracing::info!(me = replica.me, turn = term.tenure().number(), "this replica holds the lease, and serves");
-        let served = serve(args, replica, &term, standby, stop).await;
+        let served = serve(args, replica, &term, &mut standby, stop).await;
         term.release().await;
+        standby.end().await;
         served?;
         if stop.is_cancelled() {
             return Ok(());
@@ -128,8 +134,8 @@ struct Standby {
     turn: CancellationToken,
     /// What feeds the board; goes on through the turn.
     watches: JoinSet<anyhow::Result<()>>,
-    /// Ends with the standing by.
-    health: (CancellationToken, JoinHandle<()>),
+    /// Ends with the standing by. `None`: it has ended.
+    health: Option<(CancellationToken, JoinHandle<()>)>,
 }
 
 impl Standby {
@@ -150,13 +156,31 @@ impl Standby {
         }
         let cluster = Cluster { client: replica.client.clone(), clock: replica.clock.clone(), pulses: pulses.clone() };
         watches.spawn(watch_cluster(cluster, board.clone(), never));
-        Ok(Self { board, pulses, synced, gathering, turn, watches, health: (until, health) })
+        Ok(Self { board, pulses, synced, gathering, turn, watches, health: Some((until, health)) })
+    }
+}
+
+impl Standby {
+    /// Answers nobody any more: the port is free when this returns.
+    async fn fall_silent(&mut self) {
+        let Some((until, health)) = self.health.take() else { return };
+        until.cancel();
+        // Its panic is told by the runtime.
+        let _ = health.await;
+    }
+
+    /// Returns when nothing of it is left.
+    async fn end(mut self) {
+        self.fall_silent().await;
+        self.watches.shutdown().await;
     }
 }
 
 impl Drop for Standby {
     fn drop(&mut self) {
-        self.health.0.cancel();
+        if let Some((until, _)) = &self.health {
+            until.cancel();
+        }
         self.gathering.abort();
     }
 }
@@ -190,9 +214,16 @@ async fn gather(
 }
 
 /// One turn: from the claims to the end of everything. An error is a reason not to stand again; the loss of the lease is none.
-async fn serve(args: &ControlArgs, replica: &Replica, term: &Term, mut standby: Standby, stop: &CancellationToken) -> anyhow::Result<()> {
+async fn serve(args: &ControlArgs, replica: &Replica, term: &Term, standby: &mut Standby, stop: &CancellationToken) -> anyhow::Result<()> {
     let (tenure, over) = (term.tenure(), stop.child_token());
-    let mut tasks = match begin(args, replica, tenure, &mut standby, &over).await {
+    let _over = over.clone().drop_guard();
+    let begun = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        () = tenure.lost().cancelled() => Err(anyhow::anyhow!("the lease was lost")),
+        begun = begin(args, replica, tenure, standby, &over) => begun,
+    };
+    let mut tasks = match begun {
         // Another replica is the holder by now, or the API server went away in the middle.
         Err(error) if tenure.lost().is_cancelled() || !tenure.holds() => {
             tracing::warn!("the turn ended before it began: {error:#}");
@@ -234,15 +265,12 @@ async fn begin(
     let book = Arc::new(claim(BOOK).await?);
     let safe = Arc::new(Keep::<Secret>::claim(replica.client.clone(), &replica.namespace, SAFE, tenure).await?);
     known(&book, &safe, args).await?;
-    let (opening, keys) = (replica.authority.clone(), safe.clone());
-    let means = spawn_blocking(move || opening(keys)).await??;
+    let means = opened(&replica.authority, &safe).await?;
     tokens::shared(&args.data_dir, &safe).await?;
     let store = Arc::new(Store::shared(Shared::new(book, safe).await));
     let kept = store.clone();
     let key = spawn_blocking(move || session_key(&kept)).await??;
-    standby.health.0.cancel();
-    // The port is free again when its task has ended.
-    let _ = (&mut standby.health.1).await;
+    standby.fall_silent().await;
     let doors = bind(args, args.plaintext_xds).await?;
     standby.turn.cancel();
     let (mut world, events) = (&mut standby.gathering).await?;
@@ -259,6 +287,21 @@ async fn begin(
     tasks.spawn(done(recorder.run(over.clone())));
     tasks.spawn(done((replica.in_turn)(over.clone())));
     Ok(tasks)
+}
+
+/// Opens the authority. What was begun in an earlier turn of this process may still hold its store for some seconds.
+async fn opened(opening: &OpenAuthority, keys: &Arc<Keep<Secret>>) -> anyhow::Result<Means> {
+    let begun = Instant::now();
+    loop {
+        let (opening, keys) = (opening.clone(), keys.clone());
+        match spawn_blocking(move || opening(keys)).await? {
+            Err(error) if begun.elapsed() < OPEN_MAX => {
+                tracing::warn!("the authority is opened again in a moment: {error:#}");
+                tokio::time::sleep(OPEN_AGAIN).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// Shows each edition's world, until `stop`.
@@ -336,6 +379,58 @@ mod tests {
             let error = known(&book, &safe, &own).await.err().map(|error| error.to_string());
             assert_eq!(error.is_some(), stops, "{told} {kept}");
             assert!(error.is_none_or(|error| error.contains("Secret mesh/safe") && error.contains("ConfigMap mesh/book")));
+        }
+    }
+
+    fn replica(fake: &Fake, authority: OpenAuthority) -> Replica {
+        Replica {
+            client: fake.client(),
+            namespace: "mesh".to_owned(),
+            me: "a".to_owned(),
+            clock: Clock::new(|| SystemTime::UNIX_EPOCH),
+            wall: Arc::new(|| SystemTime::UNIX_EPOCH),
+            authority,
+            worlds: watch::Sender::default(),
+            in_turn: Arc::new(|_| Box::pin(std::future::ready(()))),
+        }
+    }
+
+    #[tokio::test]
+    async fn who_stands_by_again_has_its_port() {
+        // Aim: a turn that ends before it began leaves the port of metrics behind, free, whatever is connected to it.
+        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let args = args(&["--metrics-listen", &address.to_string()]);
+        let replica = replica(&Fake::default(), Arc::new(|_| anyhow::bail!("none")));
+        let mut scrapers = Vec::new();
+        for _ in 0..5 {
+            let standby = Standby::begin(&args, &replica).await.unwrap();
+            scrapers.push(tokio::net::TcpStream::connect(address).await.unwrap());
+            standby.end().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_authority_that_is_still_held_is_waited_for() {
+        // Aim: its store is open by a call of the turn before: the next turn begins when that has ended; one that never opens is told.
+        let fake = Fake::default();
+        let lease = json!({"metadata": {"name": "control"}, "spec": {"renewTime": "2026-11-29T00:00:00.000000Z"}});
+        fake.state().put("/apis/coordination.k8s.io/v1/namespaces/mesh/leases/control", lease);
+        let term = Election::new(fake.client(), "mesh", "control", "a", Arc::new(|| SystemTime::UNIX_EPOCH)).win().await;
+        let safe = Arc::new(Keep::<Secret>::claim(fake.client(), "mesh", "safe", term.tenure()).await.unwrap());
+        for (refusals, opens) in [(5, true), (usize::MAX, false)] {
+            let tries = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+            let opening: OpenAuthority = Arc::new(move |_| {
+                if tries.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < refusals {
+                    anyhow::bail!("another has it open");
+                }
+                anyhow::bail!("opened")
+            });
+            let begun = Instant::now();
+            let told = opened(&opening, &safe).await.err().unwrap().to_string();
+            assert!(begun.elapsed() < OPEN_MAX + OPEN_AGAIN * 2, "{:?}", begun.elapsed());
+            assert_eq!(told, if opens { "opened" } else { "another has it open" });
         }
     }
 

@@ -63,6 +63,13 @@ pub(super) struct Writer {
     page: Page,
     /// Ages and addresses as they were written last.
     saved: Option<(Sorted<ObjectKey, i64>, Allocations)>,
+    /// The highest number that may be told.
+    reserved: u64,
+    /// Numbers beyond the mark may have been told.
+    gap: bool,
+    /// What may be told before it is kept, and the page of it that is on its way.
+    unkept: Page,
+    keeping: JoinSet<(bool, Page)>,
     /// What runs, on its way to the disk; nobody waits for it.
     saving: JoinSet<()>,
     /// What runs has changed since.
@@ -82,9 +89,12 @@ impl Writer {
         mut world: World,
     ) -> Result<Self, StoreError> {
         let mut mark: Mark = store.load(Row::Epoch)?.unwrap_or_default();
-        if store.floor() > mark.number {
-            // The book missed some epochs: what their objects were is unknown, their numbers are used.
-            mark = Mark { number: store.floor(), content: String::new() };
+        let gap = store.floor() > mark.number;
+        if gap {
+            // The book missed some epochs: what their objects were is unknown, their numbers are used. Of numbers that are noted ahead few
+            // have been told, if any: what the book says is what was told last, or nearly so.
+            let content = if store.ahead() > 0 { mark.content } else { String::new() };
+            mark = Mark { number: store.floor(), content };
         }
         let mut changes = Vec::new();
         for (key, created_ms) in store.load::<Vec<(ObjectKey, i64)>>(Row::Ages)?.unwrap_or_default() {
@@ -106,7 +116,27 @@ impl Writer {
         world.apply(changes);
         let roots = authority.roots();
         let (page, saving) = (Page::default(), JoinSet::new());
-        Ok(Self { board, store, authority, metrics, world, roots, mark, serial: 0, applied, page, saved: None, saving, unsaved: false })
+        let (reserved, unkept, keeping) = (mark.number, Page::default(), JoinSet::new());
+        let (serial, unsaved) = (0, false);
+        Ok(Self {
+            board,
+            store,
+            authority,
+            metrics,
+            world,
+            roots,
+            mark,
+            serial,
+            applied,
+            page,
+            saved: None,
+            reserved,
+            gap,
+            unkept,
+            keeping,
+            saving,
+            unsaved,
+        })
     }
 
     /// Handles events until `stop`. Never ends on bad input. Whatever the disk does, streams are served and states of what runs travel.
@@ -122,6 +152,11 @@ impl Writer {
                 () = stop.cancelled() => break,
                 Some(_) = self.saving.join_next() => {
                     self.save_runtime();
+                    continue;
+                }
+                Some(kept) = self.keeping.join_next() => {
+                    self.kept(kept.ok());
+                    self.keep();
                     continue;
                 }
                 count = events.recv_many(&mut batch, BATCH_MAX) => if count == 0 { break },
@@ -154,6 +189,21 @@ impl Writer {
         while self.saving.join_next().await.is_some() {
             self.save_runtime();
         }
+        self.close().await;
+    }
+
+    /// Gives back the numbers that nobody was told, so that the next holder goes on with the same epoch. Where that fails it skips them.
+    async fn close(mut self) {
+        if self.store.ahead() == 0 || self.serial == 0 {
+            // Either there are none, or nothing was told by us.
+            return;
+        }
+        self.keeping.shutdown().await;
+        let (mut page, store) = (std::mem::take(&mut self.unkept), self.store.clone());
+        page.put(Row::Epoch, &self.mark);
+        page.raise_floor(self.mark.number);
+        // What becomes of it is told by the store.
+        let _ = spawn_blocking(move || store.write(page)).await;
     }
 
     fn runtime(&mut self, changes: Vec<Change>) {
@@ -180,10 +230,23 @@ impl Writer {
 
     /// Writes the page, and returns when it may be told. Where a cluster does not take it, it is tried again for as long as this task lives:
     /// who has lost the lease has nothing to tell, and is ended.
+    ///
+    /// A cluster's number is noted ahead, and then nobody waits for the rest.
     async fn write(&mut self) {
-        let page = std::mem::take(&mut self.page);
+        let mut page = std::mem::take(&mut self.page);
         if page.is_empty() {
             return;
+        }
+        if self.store.ahead() > 0 {
+            if page.floor().is_none() {
+                self.unkept = page.over(std::mem::take(&mut self.unkept));
+                return self.keep();
+            }
+            // An older page must not come after this one.
+            while let Some(kept) = self.keeping.join_next().await {
+                self.kept(kept.ok());
+            }
+            page = page.over(std::mem::take(&mut self.unkept));
         }
         loop {
             let (page, store) = (page.clone(), self.store.clone());
@@ -198,6 +261,34 @@ impl Writer {
                     tracing::error!(%error, "writing the control plane's book ended unexpectedly");
                     return;
                 }
+            }
+        }
+    }
+
+    /// Begins to write what may be told before it is kept, unless an earlier page is on its way: then it follows that one.
+    fn keep(&mut self) {
+        if self.unkept.is_empty() || !self.keeping.is_empty() {
+            return;
+        }
+        let (page, store) = (std::mem::take(&mut self.unkept), self.store.clone());
+        self.keeping.spawn(async move {
+            let writing = page.clone();
+            let taken = spawn_blocking(move || store.write(writing)).await.unwrap_or(false);
+            if !taken {
+                sleep(UNKEPT_PAUSE).await;
+            }
+            (taken, page)
+        });
+    }
+
+    /// A page has come to its end; one that was not taken is written again with what came after it.
+    fn kept(&mut self, ended: Option<(bool, Page)>) {
+        match ended {
+            Some((true, page)) => self.reserved = self.reserved.max(page.floor().unwrap_or(0)),
+            Some((false, page)) => self.unkept = std::mem::take(&mut self.unkept).over(page),
+            None => {
+                self.saved = None;
+                tracing::error!("writing the control plane's book ended unexpectedly");
             }
         }
     }
@@ -226,7 +317,7 @@ impl Writer {
     async fn begin(&mut self) {
         let content = content(&self.world, &self.roots);
         let same = self.mark.content == content && self.mark.number > 0;
-        if !same {
+        if !same || std::mem::take(&mut self.gap) {
             self.turn(content);
         }
         let authored = self.world.live().filter(|(key, _)| !self.world.is_running(key));
@@ -237,11 +328,17 @@ impl Writer {
         self.publish(Some(all));
     }
 
-    /// The next number, on disk before anybody sees it.
+    /// The next number, on disk before anybody sees it. Half of the way through those that are noted ahead the next ones are.
     fn turn(&mut self, content: String) {
-        self.mark = Mark { number: self.mark.number + 1, content };
-        self.page.raise_floor(self.mark.number);
+        let (number, ahead) = (self.mark.number + 1, self.store.ahead());
+        self.mark = Mark { number, content };
         self.page.put(Row::Epoch, &self.mark);
+        if number > self.reserved {
+            self.reserved = number + ahead;
+            self.page.raise_floor(self.reserved);
+        } else if number + ahead / 2 > self.reserved {
+            self.unkept.raise_floor(self.reserved + ahead);
+        }
     }
 
     /// After any change of objects: an epoch if the objects in force differ, and an edition in any case.

@@ -2,7 +2,11 @@ use std::net::IpAddr;
 use std::sync::mpsc as blocking;
 use std::time::Duration;
 
+use apiserver::keep::Keep;
+use apiserver::lease::{Election, Term};
+use apiserver::testing::{Fake, Mood};
 use rustls_pki_types::CertificateDer;
+use serde_json::json;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
@@ -11,6 +15,7 @@ use crate::clock::Clock;
 use crate::publish::trust::{Phase, Root, Roots};
 use crate::serve::authority::{AuditQuery, Authority, Done, Issuance, Issued, Refused, Seat, Step, TokenOrder};
 use crate::source::{FileChange, Folder};
+use crate::store::Shared;
 use crate::world::own::Mesh;
 use crate::world::{Allocations, Origin, WorldSettings};
 
@@ -120,6 +125,117 @@ async fn what_runs_in_a_cluster_is_an_edition_and_no_epoch() {
     assert!(timeout(PATIENCE, refused).await.unwrap().unwrap().unwrap_err().contains("kubectl apply"));
     board.send(Errand::Objects(vec![told(&SERVICE.replace("port: 80", "port: 81"))])).await;
     edition(&board, |edition| (edition.epoch, edition.serial) == (2, 3)).await;
+}
+
+/// A book in a cluster, for a term of its own.
+async fn shared(fake: &Fake, me: &str) -> (Term, Arc<Store>) {
+    const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/mesh/leases/control";
+    // Given back, whoever holds it.
+    fake.state().put(LEASE, json!({"metadata": {"name": "control"}, "spec": {"renewTime": "2026-11-29T00:00:00.000000Z"}}));
+    let wall = Arc::new(|| std::time::UNIX_EPOCH);
+    let term = Election::new(fake.client(), "mesh", "control", me, wall).win().await;
+    let book = Arc::new(Keep::claim(fake.client(), "mesh", "book", term.tenure()).await.unwrap());
+    let safe = Arc::new(Keep::claim(fake.client(), "mesh", "safe", term.tenure()).await.unwrap());
+    (term, Arc::new(Store::shared(Shared::new(book, safe).await)))
+}
+
+/// A writer of a cluster's objects, which has read this Service.
+async fn serving(store: &Arc<Store>, service: &str) -> (Arc<Board>, CancellationToken, tokio::task::JoinHandle<()>) {
+    let (board, events) = Board::new(Clock::new(|| std::time::UNIX_EPOCH));
+    let settings = WorldSettings { origins: [Origin::Cluster].into(), in_cluster: true, ..WorldSettings::default() };
+    let world = World::new(settings, Allocations::default());
+    let writer = Writer::new(board.clone(), store.clone(), Arc::new(Idle), Arc::default(), world).unwrap();
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(writer.run(events, stop.clone()));
+    board.send(Errand::Objects(vec![told(service), Change::Synced(Origin::Cluster)])).await;
+    edition(&board, |_| true).await;
+    (board, stop, running)
+}
+
+fn epoch(board: &Board) -> u64 {
+    board.edition().unwrap().epoch
+}
+
+/// Until the book says so.
+async fn kept(fake: &Fake, number: u64) {
+    const BOOK: &str = "/api/v1/namespaces/mesh/configmaps/book";
+    let says = || fake.state().objects[BOOK]["data"]["epoch"].as_str().is_some_and(|row| row.contains(&format!("\"number\":{number},")));
+    let wait = async {
+        while !says() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, wait).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_book_that_takes_no_write_holds_up_nobody() {
+    // Aim: the cluster refuses the book, and nothing else: a change of objects and endpoints are told within a second; when it takes it
+    // again what was told is kept; and a takeover without it begins above all that was told.
+    let fake = Fake::default();
+    let (_first, store) = shared(&fake, "a").await;
+    let (board, ..) = serving(&store, SERVICE).await;
+    let refusing = ("PUT /api/v1/namespaces/mesh/configmaps/book".to_owned(), Mood::Says(500));
+    let service = |port: u16| told(&SERVICE.replace("port: 80", &format!("port: {port}")));
+    let slice = told(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: web, namespace: shop, labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\nendpoints: [{addresses: [192.0.2.1]}]\nports: [{port: 80}]\n",
+    );
+    fake.state().moods.extend([refusing.clone()]);
+    let begun = tokio::time::Instant::now();
+    board.send(Errand::Objects(vec![service(81)])).await;
+    edition(&board, |edition| edition.epoch == 2).await;
+    board.send(Errand::Objects(vec![slice])).await;
+    edition(&board, |edition| edition.world.slots().len() == 2).await;
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(!fake.state().objects["/api/v1/namespaces/mesh/configmaps/book"]["data"]["epoch"].as_str().unwrap().contains("\"number\":2,"));
+    fake.state().moods.clear();
+    kept(&fake, 2).await;
+    fake.state().moods.extend([refusing]);
+    board.send(Errand::Objects(vec![service(82)])).await;
+    edition(&board, |edition| edition.epoch == 3).await;
+    // This one dies without a word.
+    fake.state().moods.clear();
+    let (_second, store) = shared(&fake, "b").await;
+    let (board, ..) = serving(&store, &SERVICE.replace("port: 80", "port: 81")).await;
+    assert!(epoch(&board) > 3, "{}", epoch(&board));
+}
+
+#[tokio::test]
+async fn a_clean_stop_gives_numbers_back_and_a_lost_book_costs_none() {
+    // Aim: the next holder goes on with the same epoch where the objects are the same; where somebody has deleted the book, numbers go on.
+    let fake = Fake::default();
+    let (first, store) = shared(&fake, "a").await;
+    let (board, stop, running) = serving(&store, SERVICE).await;
+    board.send(Errand::Objects(vec![told(&SERVICE.replace("port: 80", "port: 81"))])).await;
+    edition(&board, |edition| edition.epoch == 2).await;
+    stop.cancel();
+    running.await.unwrap();
+    first.release().await;
+    let (second, store) = shared(&fake, "b").await;
+    let (board, stop, running) = serving(&store, &SERVICE.replace("port: 80", "port: 81")).await;
+    assert_eq!((epoch(&board), store.floor()), (2, 2));
+    stop.cancel();
+    running.await.unwrap();
+    second.release().await;
+    fake.state().objects.remove("/api/v1/namespaces/mesh/configmaps/book");
+    let (_third, store) = shared(&fake, "c").await;
+    let (board, ..) = serving(&store, SERVICE).await;
+    assert_eq!(epoch(&board), 3);
+}
+
+#[tokio::test]
+async fn numbers_are_had_ahead_before_they_are_used_up() {
+    // Aim: two hundred epochs in a row, none of which waits for its own write, are all within what the book has noted.
+    let fake = Fake::default();
+    let (_term, store) = shared(&fake, "a").await;
+    let (board, ..) = serving(&store, SERVICE).await;
+    for number in 2..=200_u64 {
+        board.send(Errand::Objects(vec![told(&SERVICE.replace("port: 80", &format!("port: {}", 1000 + number)))])).await;
+        edition(&board, |edition| edition.epoch == number).await;
+        let row = fake.state().objects["/api/v1/namespaces/mesh/configmaps/book"]["data"]["floor"].clone();
+        let floor: u64 = row.as_str().unwrap().parse().unwrap();
+        assert!((number..=number + 130).contains(&floor), "{number}: {floor}");
+    }
 }
 
 /// Waits for an edition that fits.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use proto::identity::Identity;
+use proto::identity::{APPLICATION_UNIT, Identity};
 use proto::mesh::Hello;
 use proto::names::{Mode, NODE_CLIENT, NODE_WORKLOAD, NodeId};
 use proto::xds::core::Node;
@@ -44,6 +44,8 @@ pub struct Proven {
     pub identity: Identity,
     /// Its common name.
     pub workload: String,
+    /// It is for the application beside a proxy, and in its hands.
+    pub for_application: bool,
     /// Its serial number, as [`proto::identity::serial`] spells it.
     pub serial: String,
     /// It had ended when it was shown: good for a renewal only.
@@ -62,9 +64,10 @@ impl Proven {
         let [GeneralName::URI(uri)] = uris.as_slice() else { return None };
         let identity = uri.parse().ok()?;
         let workload = parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
+        let for_application = parsed.subject().iter_organizational_unit().any(|unit| unit.as_str().ok() == Some(APPLICATION_UNIT));
         let serial = proto::identity::serial(&format!("{:x}", parsed.serial)).to_owned();
         let expired = parsed.validity().not_after.timestamp() < now_secs;
-        Some(Self { identity, workload, serial, expired, retired, leaf })
+        Some(Self { identity, workload, for_application, serial, expired, retired, leaf })
     }
 }
 

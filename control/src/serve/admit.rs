@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::publish::board::Board;
 use crate::publish::peer::{Claim, Dialect, Entrance, Peer, Proven, peer_of};
 use crate::translate::{self, Audience};
-use crate::world::World;
+use crate::world::{Kind, ObjectKey, Spec, World};
 
 /// Whether a caller may have more than the certificate call: any door but TLS, or a certificate that has not ended and whose root is
 /// believed.
@@ -83,6 +83,11 @@ fn no_certificate() -> Status {
 }
 
 fn bears_out(node: &Claim, proven: &Proven) -> Result<(), Status> {
+    if node.ours() && proven.for_application {
+        return Err(Status::permission_denied(
+            "the certificate is an application's, which is no proxy; the proxy beside it has one of its own",
+        ));
+    }
     let same = proven.identity.namespace() == node.namespace && (!node.ours() || proven.workload == node.workload);
     if same {
         return Ok(());
@@ -161,6 +166,13 @@ impl Gate {
             verdict => verdict?,
         };
         Ok(peer.proven.map(|proven| proven.leaf.clone()))
+    }
+
+    /// Unique id of the pod that is an instance now, empty: there is none; `None`: the mesh is not in a cluster.
+    pub fn pod_uid(&self, applicant: &Applicant<'_>) -> Option<String> {
+        let edition = self.0.edition().filter(|edition| edition.world.settings().in_cluster)?;
+        let object = edition.world.get(&ObjectKey::new(Kind::Pod, applicant.identity.namespace(), applicant.instance));
+        Some(object.and_then(|object| if let Spec::Pod(pod) = &object.spec { Some(pod.uid.clone()) } else { None }).unwrap_or_default())
     }
 
     /// The leaf of a caller whose certificate holds now.
@@ -247,7 +259,7 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
         let proven = leaf.map(|(account, workload)| {
             let identity = Identity::new(trust_domain, "shop", account).unwrap();
             let (leaf, workload) = (CertificateDer::from(vec![]), workload.into());
-            Arc::new(Proven { leaf, identity, workload, serial: "7d".into(), expired: false, retired: false })
+            Arc::new(Proven { leaf, identity, workload, for_application: false, serial: "7d".into(), expired: false, retired: false })
         });
         Peer { door, address: None, proven }
     }
@@ -315,6 +327,20 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
     }
 
     #[test]
+    fn an_application_is_no_proxy() {
+        // Aim: by an application's certificate nobody is one of our proxies, and nothing is renewed; a stock client may show it.
+        let world = world();
+        let mut peer = peer(Entrance::Tls, Some(("shared", "catalog")));
+        let proven = peer.proven.take().and_then(Arc::into_inner).unwrap();
+        peer.proven = Some(Arc::new(Proven { for_application: true, ..proven }));
+        let ours = node(Mode::Sidecar, "shop", "catalog", "catalog-0");
+        let refused = admit(&ours, &peer, &world, &clock()).unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert!(refused.message().contains("an application's"), "{refused}");
+        assert!(admit(&Claim { client: Dialect::Grpc, ..ours }, &peer, &world, &clock()).is_ok());
+    }
+
+    #[test]
     fn who_is_revoked_gets_nothing() {
         // Aim: an identity or a certificate that is revoked opens no call; what revokes it is named, with a mark for the proxy; a fresh
         // token is no way around a revoked identity, and is one for a revoked certificate; `until` ends it by the clock alone.
@@ -342,6 +368,21 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
                 let applicant = Applicant { identity: &shared, workload: "catalog", instance: "catalog-0", by_token };
                 assert_eq!(gate.leaf(&extensions, &applicant).err().map(|status| status.code()), wanted, "{spec}, by token: {by_token}");
             }
+        }
+    }
+
+    #[test]
+    fn a_pod_is_known_by_its_unique_id() {
+        // Aim: in a cluster it is the pod's of now, and none where there is no such pod; elsewhere nobody knows of pods.
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: db-0, namespace: shop, uid: u2}\nspec: {containers: [{name: x}]}\n";
+        let shared = Identity::new("cluster.local", "shop", "shared").unwrap();
+        for (in_cluster, instance, wanted) in [(true, "db-0", Some("u2")), (true, "db-1", Some("")), (false, "db-0", None)] {
+            let mut world = World::new(WorldSettings { in_cluster, ..WorldSettings::default() }, Allocations::default());
+            world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text.to_owned())) }], 0));
+            let (board, _events) = Board::new(clock());
+            board.publish(crate::publish::edition::Edition { world, epoch: 1, serial: 1, roots: one() });
+            let applicant = Applicant { identity: &shared, workload: "db", instance, by_token: false };
+            assert_eq!(Gate::new(board).pod_uid(&applicant).as_deref(), wanted, "{instance}");
         }
     }
 

@@ -4,8 +4,8 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode, header};
@@ -23,7 +23,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::authority::SharedAuthority;
+use super::authority::{Authority, SharedAuthority};
 use crate::publish::board::Board;
 use crate::world::{Severity, World};
 
@@ -75,8 +75,9 @@ impl Default for Metrics {
     }
 }
 
-/// What an authority has done, read when somebody asks.
-struct Certificates(SharedAuthority);
+/// What an authority has done, read when somebody asks. Not held: a scraper's connection outlives the turn of a replica, and its authority has
+/// to end with it.
+struct Certificates(Weak<dyn Authority>);
 
 impl std::fmt::Debug for Certificates {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -86,7 +87,8 @@ impl std::fmt::Debug for Certificates {
 
 impl Collector for Certificates {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let counts = self.0.counts();
+        let Some(authority) = self.0.upgrade() else { return Ok(()) };
+        let counts = authority.counts();
         let kind = ConstCounter::new(0_u64).metric_type();
         let mut issued = encoder.encode_descriptor("certificates_issued", "Certificates given to workloads", None, kind)?;
         for (attestation, count) in counts.issued {
@@ -104,7 +106,7 @@ impl Collector for Certificates {
 }
 
 /// What is published, counted when somebody asks: it is looked at as a whole.
-struct Published(Arc<Board>);
+struct Published(Weak<Board>);
 
 impl std::fmt::Debug for Published {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -114,14 +116,15 @@ impl std::fmt::Debug for Published {
 
 impl Collector for Published {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let edition = self.0.edition();
+        let Some(board) = self.0.upgrade() else { return Ok(()) };
+        let edition = board.edition();
         let world = edition.as_deref().map(|edition| &edition.world);
         let errors = |world: &World| world.problems().iter().filter(|problem| problem.severity == Severity::Error).count();
         let kind = ConstGauge::new(0_i64).metric_type();
         for (name, help, count) in [
             ("objects", "Objects in force", world.map_or(0, |world| world.live().count())),
             ("config_errors", "Errors in the manifests handed to us", world.map_or(0, errors)),
-            ("view_parts", "Parts of views that are kept for all streams", self.0.cache.memo.counts().0),
+            ("view_parts", "Parts of views that are kept for all streams", board.cache.memo.counts().0),
         ] {
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             ConstGauge::new(count).encode(encoder.encode_descriptor(name, help, None, kind)?)?;
@@ -131,14 +134,14 @@ impl Collector for Published {
 }
 
 impl Metrics {
-    /// Counts what that board has, too.
-    pub fn publish(&self, board: Arc<Board>) {
-        self.registry.lock().register_collector(Box::new(Published(board)));
+    /// Counts what that board has, too, for as long as somebody else holds it.
+    pub fn publish(&self, board: &Arc<Board>) {
+        self.registry.lock().register_collector(Box::new(Published(Arc::downgrade(board))));
     }
 
-    /// Counts what that authority does, too.
-    pub fn follow(&self, authority: SharedAuthority) {
-        self.registry.lock().register_collector(Box::new(Certificates(authority)));
+    /// Counts what that authority does, too, for as long as somebody else holds it.
+    pub fn follow(&self, authority: &SharedAuthority) {
+        self.registry.lock().register_collector(Box::new(Certificates(Arc::downgrade(authority))));
     }
 
     /// Shows what somebody else counts, too.

@@ -47,6 +47,10 @@ impl Row {
     }
 }
 
+/// Epoch numbers that are noted ahead where replicas take turns: so many may be told while the cluster takes no write of the book. A takeover
+/// begins above them.
+const AHEAD: u64 = 64;
+
 /// Why the book cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {verb} the control plane's book {path}: {cause}; {remedy}")]
@@ -81,6 +85,19 @@ impl Page {
     /// go back, also when the book could not be written before a restart.
     pub fn raise_floor(&mut self, number: u64) {
         self.floor = Some(number);
+    }
+
+    /// The highest number that it notes.
+    pub fn floor(&self) -> Option<u64> {
+        self.floor
+    }
+
+    /// This page over an older one: what both have is as here, but numbers never go back.
+    #[must_use]
+    pub fn over(self, older: Self) -> Self {
+        let (floor, mut rows) = (self.floor.max(older.floor), older.rows);
+        rows.extend(self.rows);
+        Self { floor, rows }
     }
 
     /// Whether there is nothing to write.
@@ -163,6 +180,15 @@ impl Store {
             }
         }
         tell
+    }
+
+    /// How many numbers beyond the one that is due are noted with it. 0: each is noted before it is told, and all else with it; otherwise the
+    /// rest may be written after it was told.
+    pub fn ahead(&self) -> u64 {
+        match &self.place {
+            Place::File(_) => 0,
+            Place::Shared(_) => AHEAD,
+        }
     }
 
     /// The highest number ever noted.

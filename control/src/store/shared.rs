@@ -10,6 +10,8 @@ use super::{Row, Rows};
 
 /// Row of the ConfigMap: the highest epoch number that may have been told.
 const FLOOR: &str = "floor";
+/// Row of the Secret: the same, for when somebody deletes the ConfigMap.
+const SAFE_FLOOR: &str = "epoch-floor";
 
 /// The objects, and what they held when the term began.
 pub struct Shared {
@@ -35,7 +37,8 @@ impl Shared {
     }
 
     pub(super) fn floor(&self) -> u64 {
-        self.found.get(FLOOR).and_then(|row| std::str::from_utf8(row).ok()?.trim().parse().ok()).unwrap_or(0)
+        let number = |name| self.found.get(name).and_then(|row| std::str::from_utf8(row).ok()?.trim().parse().ok());
+        number(FLOOR).max(number(SAFE_FLOOR)).unwrap_or(0)
     }
 
     /// Whether it may be told, and what went wrong. Where the ConfigMap is full, ages and addresses stay as they were last written: after
@@ -60,7 +63,7 @@ impl Shared {
         if seen.is_empty() {
             return (true, Ok(()));
         }
-        match self.book.write_blocking(seen.clone()) {
+        let (kept, written) = match self.book.write_blocking(seen.clone()) {
             Ok(()) => (true, Ok(())),
             Err(error @ KeepError::Full { .. }) => {
                 seen.retain(|name, _| name == FLOOR || name == Row::Epoch.key());
@@ -68,7 +71,10 @@ impl Shared {
                 (least.is_ok(), Err(least.err().unwrap_or(error).to_string()))
             }
             Err(error) => (false, Err(error.to_string())),
-        }
+        };
+        let Some(number) = floor.filter(|_| kept) else { return (kept, written) };
+        let copy = Changes::from([(SAFE_FLOOR.to_owned(), Some(number.to_string().into_bytes()))]);
+        (kept, self.safe.write_blocking(copy).map_err(|error| error.to_string()).and(written))
     }
 }
 

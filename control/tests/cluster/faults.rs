@@ -250,6 +250,9 @@ async fn a_kind_that_is_not_installed_is_nothing_until_it_is() {
     assert_eq!(problems(&follower.world), "");
     let looks = server.count(Call::List, "tcproutes");
     assert!((16..=28).contains(&looks), "{looks} looks in five minutes");
+    server.set_secretive(true);
+    assert!(Follower::start(&server, settings()).until(World::synced).await < Duration::from_secs(5), "what it serves is not ours to ask");
+    server.set_secretive(false);
     server.serve("gateway.networking.k8s.io/v1alpha2/tcproutes", true);
     assert!(follower.until(|world| has(world, Kind::TCPRoute, "shop", "r")).await < Duration::from_secs(35));
     let slot = follower.world.slots().iter().find(|(key, _)| key.kind == Kind::TCPRoute).unwrap().1;
@@ -261,6 +264,33 @@ async fn a_kind_that_is_not_installed_is_nothing_until_it_is() {
     server.serve("gateway.networking.k8s.io/v1alpha2/tcproutes", false);
     server.wrong(Call::Watch, "tcproutes", [Wrong::Status(404, 0)]);
     follower.until(|world| !has(world, Kind::TCPRoute, "shop", "r")).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_404_from_in_front_takes_nothing_away() {
+    // Aim: a load balancer without an API server behind it says 404 to everything: nothing leaves the world, of any kind, and it is told; a
+    // start before it is never synced. Afterwards all goes on.
+    let server = Server::new();
+    server.serve("gateway.networking.k8s.io/v1/tcproutes", false);
+    server.serve("gateway.networking.k8s.io/v1alpha2/tcproutes", false);
+    server.put("services", service("web", 80));
+    server.put("egresspolicies", egress(&["c1"]));
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c1", "namespace": "shop"}, "data": {"ca.crt": "x"}});
+    server.put("configmaps", map);
+    let mut follower = synced(&server).await;
+    server.set_hidden(true);
+    let mut late = Follower::start(&server, settings());
+    tokio::join!(follower.rest(Duration::from_secs(600)), late.rest(Duration::from_secs(600)));
+    assert!(follower.world.synced() && port(&follower.world, "web") == Some(80));
+    assert!(has(&follower.world, Kind::EgressPolicy, "shop", "e") && has(&follower.world, Kind::ConfigMap, "shop", "c1"));
+    let told = problems(&follower.world);
+    assert!(told.contains("cannot watch services") && told.contains("cannot watch egresspolicies"), "{told}");
+    assert!(!late.world.synced());
+    server.put("services", service("web", 81));
+    server.set_hidden(false);
+    let well = |world: &World| world.synced() && port(world, "web") == Some(81) && problems(world).is_empty();
+    let took = follower.until(well).await.max(late.until(well).await);
+    assert!(took < Duration::from_secs(65), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -63,6 +63,10 @@ struct State {
     missing: BTreeSet<String>,
     wrong: BTreeMap<(Call, String), VecDeque<Wrong>>,
     away: bool,
+    /// Something in front of it says 404 to everything, in text.
+    hidden: bool,
+    /// Nobody may ask what it serves.
+    secretive: bool,
     asked: Vec<String>,
 }
 
@@ -148,6 +152,17 @@ impl Server {
         self.changed.send_replace(());
     }
 
+    /// Says 404 to everything, as what is in front of it would, or answers again; what is open breaks off.
+    pub(crate) fn set_hidden(&self, hidden: bool) {
+        self.state().hidden = hidden;
+        self.changed.send_replace(());
+    }
+
+    /// Says 403 to whoever asks what it serves, or does not.
+    pub(crate) fn set_secretive(&self, secretive: bool) {
+        self.state().secretive = secretive;
+    }
+
     /// Serves a kind at a version (`GROUP/VERSION/PLURAL`), or does not.
     pub(crate) fn serve(&self, place: &str, served: bool) {
         let mut state = self.state();
@@ -170,6 +185,13 @@ impl Server {
     }
 
     async fn answer(&self, asked: String, metadata: bool) -> Result<Response<Content>, std::io::Error> {
+        if self.state().hidden {
+            return Ok(answered(404, stream::iter(["404 page not found\n".to_owned()]).boxed()));
+        }
+        if let Some((_, rest)) = asked.split_once("/apis").filter(|(_, rest)| rest.split('/').count() <= 3) {
+            let away = self.state().away;
+            return if away { Err(std::io::Error::other("connection refused")) } else { Ok(self.discovery(rest.trim_start_matches('/'))) };
+        }
         let (place, namespace, plural) = path(&asked);
         let query: BTreeMap<String, String> = query(&asked);
         let call = if query.contains_key("watch") { Call::Watch } else { Call::List };
@@ -193,6 +215,33 @@ impl Server {
             None if call == Call::Watch => Ok(self.watch(wanted, &query)),
             None => Ok(self.list(&wanted, &query)),
         }
+    }
+
+    /// What is served: all groups, or the kinds of one (`GROUP/VERSION`).
+    fn discovery(&self, of: &str) -> Response<Content> {
+        if self.state().secretive {
+            return status(403, 0);
+        }
+        let missing = self.state().missing.clone();
+        let at = |kind: Kind| kind.versions().iter().map(move |version| (kind, format!("{}/{version}", kind.group())));
+        let all = Kind::ALL.into_iter().flat_map(at);
+        let name = |kind: Kind| plural(&json!({"kind": kind.text()}));
+        let served: Vec<_> = all.filter(|(kind, place)| !missing.contains(&format!("{place}/{}", name(*kind)))).collect();
+        let body = if of.is_empty() {
+            let mut groups: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+            for (kind, place) in served.iter().filter(|(kind, _)| !kind.group().is_empty()) {
+                groups.entry(kind.group()).or_default().insert(place);
+            }
+            let version = |place: &&str| json!({"groupVersion": place, "version": place.split_once('/').unwrap().1});
+            let group = |(name, places): (&&str, &BTreeSet<&str>)| json!({"name": name, "versions": places.iter().map(version).collect::<Vec<_>>()});
+            json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups.iter().map(group).collect::<Vec<_>>()})
+        } else {
+            let resource =
+                |kind: Kind| json!({"name": name(kind), "singularName": "", "namespaced": true, "kind": kind.text(), "verbs": ["list"]});
+            let resources: Vec<_> = served.iter().filter(|(_, place)| place == of).map(|(kind, _)| resource(*kind)).collect();
+            json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": of, "resources": resources})
+        };
+        answered(200, stream::iter([body.to_string()]).boxed())
     }
 
     fn list(&self, wanted: &Wanted, query: &BTreeMap<String, String>) -> Response<Content> {
@@ -222,7 +271,7 @@ impl Server {
         let (server, changed) = (self.clone(), self.changed.subscribe());
         let lines = stream::unfold((server, changed, from, wanted), move |(server, mut changed, from, wanted)| async move {
             loop {
-                if server.state().away {
+                if server.state().away || server.state().hidden {
                     return None;
                 }
                 let found = server

@@ -7,6 +7,7 @@ use kube::core::Status;
 use kube::runtime::watcher;
 
 use super::listing::Watchable;
+use crate::world::Kind;
 use crate::world::problem::{Problem, Severity};
 
 /// Errors of libraries name their cause below them, and that one its own: so deep at most.
@@ -17,7 +18,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// What to do about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// There is no such kind at this version.
+    /// There is no such kind at this version, it is said.
     Absent,
     /// What is known is too old to go on from: list again.
     Stale,
@@ -25,11 +26,16 @@ pub(super) enum Fault {
     Later(Duration),
 }
 
-/// What an error means.
-pub(super) fn judge(error: &watcher::Error) -> Fault {
+/// Whether every API server has a kind: that it is not there is said by something else, in front of one.
+fn is_everywhere(kind: Kind) -> bool {
+    matches!(kind.group(), "" | "discovery.k8s.io")
+}
+
+/// What an error of a watch of that kind means.
+pub(super) fn judge(kind: Kind, error: &watcher::Error) -> Fault {
     let pause = status(error).and_then(|status| status.details.as_ref()).map_or(0, |details| details.retry_after_seconds);
     match (error, status(error).map(|status| status.code)) {
-        (watcher::Error::InitialListFailed(_), Some(404)) => Fault::Absent,
+        (watcher::Error::InitialListFailed(_), Some(404)) if !is_everywhere(kind) => Fault::Absent,
         // The watcher goes back to its list when an event says that the revision is gone; where the call itself is refused it would ask the
         // same for ever. (The client does not look at the status of a watch's answer: a refusal comes as a failure of the stream.) And a
         // kind may vanish while it is watched.
@@ -60,6 +66,14 @@ pub(super) fn problem(subject: &Watchable, error: &watcher::Error) -> Problem {
         None => (causes(error), AGAIN),
     };
     silent(subject, &why, remedy)
+}
+
+/// It says 404 and lists the kind among what it serves, or says nothing of use of what that is.
+pub(super) fn unsure(subject: &Watchable, cause: Option<kube::Error>) -> Problem {
+    match cause {
+        Some(error) => problem(subject, &watcher::Error::InitialListFailed(error)),
+        None => silent(subject, "the answer is 404, and the API server does not say that it has no such kind", AGAIN),
+    }
 }
 
 /// Nothing came for too long.
@@ -98,7 +112,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::world::Kind;
 
     fn status(code: u16, after_secs: u32) -> Box<Status> {
         let status = json!({"code": code, "message": format!("says {code}"), "details": {"retryAfterSeconds": after_secs}});
@@ -107,12 +120,15 @@ mod tests {
 
     #[test]
     fn every_answer_has_its_consequence() {
-        // Aim: a missing kind is absent, a revision that is gone is listed anew also where the call itself says so, everything else is
+        // Aim: a missing kind is absent unless every API server has it, a revision that is gone is listed anew also where the call itself says so, everything else is
         // tried again, no sooner than the API server asks and within a bound; and it is told with a remedy.
         let api = |code, after| kube::Error::Api(status(code, after));
         let later = |secs| Fault::Later(Duration::from_secs(secs));
+        let none = watcher::Error::InitialListFailed(api(404, 0));
+        for (kind, fault) in [(Kind::TCPRoute, Fault::Absent), (Kind::Pod, later(0)), (Kind::EndpointSlice, later(0))] {
+            assert_eq!(judge(kind, &none), fault, "{kind:?}");
+        }
         for (error, fault, said) in [
-            (watcher::Error::InitialListFailed(api(404, 0)), Fault::Absent, "says 404"),
             (watcher::Error::WatchStartFailed(api(404, 0)), Fault::Stale, "says 404"),
             (watcher::Error::WatchStartFailed(api(410, 0)), Fault::Stale, "says 410"),
             (watcher::Error::WatchFailed(api(410, 0)), Fault::Stale, "says 410"),
@@ -124,7 +140,7 @@ mod tests {
             (watcher::Error::InitialListFailed(api(403, 0)), later(0), "service account"),
             (watcher::Error::NoResourceVersion, later(0), "no metadata.resourceVersion"),
         ] {
-            assert_eq!(judge(&error), fault, "{error:?}");
+            assert_eq!(judge(Kind::TCPRoute, &error), fault, "{error:?}");
             let problem = problem(&Watchable::All(Kind::Pod), &error).to_string();
             assert!(problem.starts_with("kubernetes/pods: error: cannot watch pods: ") && problem.contains(said), "{problem}");
         }

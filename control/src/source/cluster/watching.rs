@@ -18,11 +18,11 @@ use tokio::time::{sleep, timeout};
 use tower::{ServiceBuilder, service_fn};
 
 use super::document;
-use super::fault::{Fault, judge, late, place, problem};
+use super::fault::{Fault, judge, late, place, problem, unsure};
 use super::gather::Delivery;
 use super::listing::{Listing, Watchable};
 use super::pulse::Pulse;
-use super::table::{Extent, extent, resource};
+use super::table::{Extent, extent, plural, resource};
 use crate::clock::Clock;
 use crate::world::problem::Problem;
 use crate::world::{Change, Kind};
@@ -115,12 +115,26 @@ impl Watching {
         }
     }
 
-    /// No version of the kind is there. That is believed at the second look and told once; then it is looked for now and then.
+    /// No version of the kind is there. That is believed at the second look, where the API server says it of itself, and told once; then it
+    /// is looked for now and then. Otherwise what is known stays: something in front of an API server may say 404 to everything.
     async fn absent(&self, state: &mut State) -> bool {
-        state.misses = state.misses.saturating_add(1);
-        if state.misses == 1 {
+        if state.misses == 0 {
+            state.misses = 1;
             return self.pause(ABSENT_AGAIN).await;
         }
+        let doubt = match self.is_served().await {
+            Ok(false) => None,
+            Ok(true) => Some(unsure(&self.subject, None)),
+            // Who forbids to ask that is an API server, and its 404 its own.
+            Err(kube::Error::Api(status)) if status.code == 403 => None,
+            Err(error) => Some(unsure(&self.subject, Some(error))),
+        };
+        if let Some(doubt) = doubt {
+            self.pulse.errors.fetch_add(1, Ordering::Relaxed);
+            let pause = state.backoff.next().unwrap_or(PAGE_MAX);
+            return self.trouble(doubt, state).await && self.pause(pause).await;
+        }
+        state.misses = state.misses.saturating_add(1);
         if state.misses == 2 {
             tracing::info!("the cluster has no {}; they are looked for every {} s", self.subject, ABSENT_LOOK.as_secs());
         }
@@ -134,6 +148,21 @@ impl Watching {
         let jitter = state.backoff.next().unwrap_or_default();
         state.backoff.reset();
         self.pause(ABSENT_LOOK + jitter).await
+    }
+
+    /// Whether the kind is among what the API server says that it serves, at any version that we read. One that serves nothing at all is
+    /// none.
+    async fn is_served(&self) -> kube::Result<bool> {
+        let kind = self.subject.kind();
+        let groups = self.client.list_api_groups().await?.groups;
+        let versions = groups.iter().filter(|group| group.name == kind.group()).flat_map(|group| &group.versions);
+        for version in versions.filter(|version| kind.versions().contains(&version.version.as_str())) {
+            let served = self.client.list_api_group_resources(&version.group_version).await?;
+            if served.resources.iter().any(|resource| resource.name == plural(kind)) {
+                return Ok(true);
+            }
+        }
+        Ok(groups.is_empty())
     }
 
     async fn follow<K: Send>(
@@ -173,7 +202,7 @@ impl Watching {
                     return if told { Ended::Stale } else { Ended::Unheard };
                 }
             };
-            let pause = match judge(&error) {
+            let pause = match judge(self.subject.kind(), &error) {
                 Fault::Absent => return Ended::Absent,
                 Fault::Stale => return Ended::Stale,
                 Fault::Later(least) => state.backoff.next().unwrap_or(PAGE_MAX).max(least),
