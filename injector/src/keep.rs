@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::time::Duration;
 
+use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use futures::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 use kube::api::{Api, ListParams, Patch, PatchParams};
@@ -25,8 +25,12 @@ use crate::settings::KubernetesVersion;
 const FIELD_MANAGER: &str = "meshwright-injector";
 /// After this, everything is compared again, whatever was or was not seen.
 const LOOK: Duration = Duration::from_secs(300);
-/// Pause after a failure.
+/// Pause after a failure; twice as long after each further one, up to [`LOOK`].
 const RETRY: Duration = Duration::from_secs(2);
+/// Longest wait for an answer.
+const CALL_MAX: Duration = Duration::from_secs(10);
+/// Failures of a round that are told by name.
+const FAILURES_TOLD_MAX: usize = 8;
 /// Longest time for one round of comparing and writing; what it has written by then stays, and the next round goes on from there.
 const ROUND_MAX: Duration = Duration::from_secs(120);
 /// What happens within this time is worked on at once.
@@ -73,14 +77,14 @@ where
 
 /// Works now and whenever the roots or what is watched change, again after a failure, and now and then anyway; until `stop`. The same failure
 /// again is not told again.
-async fn follow<T, W: Future<Output = Result<(), kube::Error>>>(
+async fn follow<T, W: Future<Output = Result<(), String>>>(
     mut changes: BoxStream<'_, watcher::Result<watcher::Event<T>>>,
     mut roots: watch::Receiver<String>,
     stop: &CancellationToken,
     work: impl Fn(String) -> W,
     failed: &str,
 ) {
-    let mut told = None;
+    let (mut told, mut pause) = (None, RETRY);
     loop {
         let pem = roots.borrow_and_update().clone();
         let worked = tokio::select! {
@@ -89,13 +93,14 @@ async fn follow<T, W: Future<Output = Result<(), kube::Error>>>(
             worked = tokio::time::timeout(ROUND_MAX, work(pem)) => worked,
         };
         let error = match worked {
-            Ok(worked) => worked.err().map(|error| error.to_string()),
+            Ok(worked) => worked.err(),
             Err(_) => Some(format!("the API server has not taken all of it within {} s", ROUND_MAX.as_secs())),
         };
         if let Some(error) = error.as_ref().filter(|_| told != error) {
             tracing::warn!(error, "{failed}");
         }
-        let again = if error.is_none() { LOOK } else { RETRY };
+        let again = if error.is_none() { LOOK } else { pause };
+        pause = if error.is_none() { RETRY } else { LOOK.min(pause * 2) };
         told = error;
         tokio::select! {
             biased;
@@ -107,22 +112,43 @@ async fn follow<T, W: Future<Output = Result<(), kube::Error>>>(
     }
 }
 
-async fn rebundled<K>(api: &Api<K>, service: &HookService, pem: &str) -> Result<(), kube::Error>
+/// What a call comes to, in time.
+async fn within<T>(call: impl Future<Output = kube::Result<T>>) -> Result<T, String> {
+    match tokio::time::timeout(CALL_MAX, call).await {
+        Ok(answered) => answered.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {CALL_MAX:?}")),
+    }
+}
+
+/// What a round comes to that did all it could: where somebody else stands in the way of one, the others have theirs all the same.
+fn all_of(outcomes: impl IntoIterator<Item = (String, Result<(), String>)>) -> Result<(), String> {
+    let mut failed: Vec<String> = outcomes.into_iter().filter_map(|(name, done)| Some(format!("{name}: {}", done.err()?))).collect();
+    failed.sort();
+    let more = failed.len().saturating_sub(FAILURES_TOLD_MAX);
+    failed.truncate(FAILURES_TOLD_MAX);
+    match (failed.is_empty(), more) {
+        (true, _) => Ok(()),
+        (false, 0) => Err(failed.join("; ")),
+        (false, _) => Err(format!("{}; and {more} more", failed.join("; "))),
+    }
+}
+
+async fn rebundled<K>(api: &Api<K>, service: &HookService, pem: &str) -> Result<(), String>
 where
     K: Hooks + Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
 {
-    for configuration in api.list(&ListParams::default()).await? {
+    let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let mut outcomes = Vec::new();
+    for configuration in within(api.list(&ListParams::default())).await? {
         let Some(patch) = bundle::rebundle(&configuration, service, pem) else { continue };
         let name = configuration.name_any();
-        api.patch(
-            &name,
-            &PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() },
-            &Patch::<()>::Json(patch),
-        )
-        .await?;
-        tracing::info!(name, kind = %K::kind(&()), "API servers were told the webhook's roots");
+        let told = within(api.patch(&name, &params, &Patch::<()>::Json(patch))).await;
+        if told.is_ok() {
+            tracing::info!(name, kind = %K::kind(&()), "API servers were told the webhook's roots");
+        }
+        outcomes.push((format!("{} {name}", K::kind(&())), told.map(|_| ())));
     }
-    Ok(())
+    all_of(outcomes)
 }
 
 /// Keeps the roots (PEM; empty: not known yet) in the ConfigMap `meshwright-ca` of every namespace, until `stop`. Needs the rights to list and
@@ -138,7 +164,7 @@ pub async fn root_maps(client: Client, roots: watch::Receiver<String>, stop: Can
 }
 
 /// Compares all namespaces with all ConfigMaps of that name: two lists, however many namespaces there are.
-async fn roots_spread(client: &Client, pem: &str) -> Result<(), kube::Error> {
+async fn roots_spread(client: &Client, pem: &str) -> Result<(), String> {
     if pem.is_empty() {
         return Ok(());
     }
@@ -165,25 +191,29 @@ async fn roots_spread(client: &Client, pem: &str) -> Result<(), kube::Error> {
         let api: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
         async move {
             let params = PatchParams::apply(FIELD_MANAGER).force();
-            match api.patch(annotations::CA_CONFIG_MAP, &params, &Patch::Apply(&map)).await {
-                // The namespace is going or gone.
-                Err(kube::Error::Api(status)) if status.code == 404 || status.message.contains("being terminated") => Ok(()),
-                written => written.map(|_| ()),
-            }
+            let writing = async {
+                match api.patch(annotations::CA_CONFIG_MAP, &params, &Patch::Apply(&map)).await {
+                    // The namespace is going or gone.
+                    Err(kube::Error::Api(status)) if status.code == 404 || status.message.contains("being terminated") => Ok(()),
+                    written => written.map(|_| ()),
+                }
+            };
+            let written = within(writing).await;
+            (format!("namespace {namespace}"), written)
         }
     });
-    futures::stream::iter(writing).buffer_unordered(WRITES_MAX).try_collect::<()>().await
+    all_of(futures::stream::iter(writing).buffer_unordered(WRITES_MAX).collect::<Vec<_>>().await)
 }
 
 /// All pages of a list.
-async fn paged<K, F>(params: &ListParams, list: impl Fn(ListParams) -> F) -> Result<Vec<K>, kube::Error>
+async fn paged<K, F>(params: &ListParams, list: impl Fn(ListParams) -> F) -> Result<Vec<K>, String>
 where
     K: Clone,
     F: Future<Output = Result<kube::core::ObjectList<K>, kube::Error>>,
 {
     let (mut all, mut params) = (Vec::new(), params.clone());
     loop {
-        let page = list(params.clone()).await?;
+        let page = within(list(params.clone())).await?;
         all.extend(page.items);
         match page.metadata.continue_.filter(|more| !more.is_empty()) {
             Some(more) => params.continue_token = Some(more),

@@ -107,6 +107,44 @@ async fn roots_reach_every_namespace() {
     }
 }
 
+/// Aim: one who may not change a configuration, or namespaces that take nothing, keep the roots from nobody else; all that failed is told by
+/// name, and not without end.
+#[tokio::test]
+async fn whoever_takes_the_roots_gets_them() {
+    let (pem, letters) = (root(), || ('a'..='z').map(String::from));
+    let named = move |name: String, webhooks: bool| {
+        let service = json!({"namespace": "meshwright-system", "name": "meshwright"});
+        let hook = json!({"name": "x.y.z", "admissionReviewVersions": ["v1"], "sideEffects": "None", "clientConfig": {"service": service}});
+        if webhooks { json!({"metadata": {"name": name}, "webhooks": [hook]}) } else { json!({"metadata": {"name": name}}) }
+    };
+    let refusing = |path: &str| ('a'..='l').any(|letter| path.contains(&format!("/{letter}/")) || path.ends_with(&format!("/{letter}")));
+    let (client, writes) = api_server(move |method, path, _| {
+        let list = |items: Vec<Value>| (200, json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}));
+        match *method {
+            Method::GET if path.ends_with("configmaps") => list(Vec::new()),
+            Method::GET => list(letters().map(|name| named(name, path.contains("webhook"))).collect()),
+            _ if refusing(path) => (
+                403,
+                json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 403, "reason": "Forbidden", "message": "no right"}),
+            ),
+            _ => (200, named("m".to_owned(), path.contains("webhook"))),
+        }
+    });
+    let service = HookService { namespace: "meshwright-system".into(), name: "meshwright".into() };
+    let hooks: Api<ValidatingWebhookConfiguration> = Api::all(client.clone());
+    for (failed, first) in [
+        (rebundled(&hooks, &service, &pem).await.unwrap_err(), "ValidatingWebhookConfiguration a: "),
+        (roots_spread(&client, &pem).await.unwrap_err(), "namespace a: "),
+    ] {
+        assert!(failed.starts_with(first) && failed.contains("no right") && failed.ends_with("; and 4 more"), "{failed}");
+    }
+    let paths: Vec<_> = writes.lock().iter().map(|(_, path, _)| path.clone()).collect();
+    for kind in ["validatingwebhookconfigurations", "configmaps"] {
+        let taken = |refused: bool| paths.iter().filter(|path| path.contains(kind) && refusing(path) == refused).count();
+        assert_eq!((taken(true), taken(false)), (12, 14), "{paths:?}");
+    }
+}
+
 /// Aim: the cluster's version is asked, in the form in which API servers give it.
 #[tokio::test]
 async fn the_version_is_asked() {
@@ -121,7 +159,8 @@ async fn the_version_is_asked() {
     }
 }
 
-/// Aim: an API server that never answers holds up the next attempt for one round at most, and the end not at all.
+/// Aim: an API server that never answers holds up the next attempt for one call at most, is asked ever less often, and holds up the end not
+/// at all.
 #[tokio::test(start_paused = true)]
 async fn an_api_server_that_hangs_is_given_up() {
     let asked = Arc::new(Mutex::new(0));
@@ -133,9 +172,12 @@ async fn an_api_server_that_hangs_is_given_up() {
     let (_roots, told) = watch::channel(root());
     let stop = CancellationToken::new();
     let keeping = tokio::spawn(root_maps(Client::new(service, "default"), told, stop.clone()));
-    tokio::time::sleep(ROUND_MAX + RETRY * 2).await;
+    tokio::time::sleep(CALL_MAX + RETRY * 2).await;
     // Each round begins with two lists; the watch has one of its own.
     assert_eq!(*asked.lock(), 2 + 2 + 1);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let asked = *asked.lock();
+    assert!((2 * 15..=2 * 20 + 1).contains(&asked), "{asked} calls in an hour");
     stop.cancel();
     tokio::time::timeout(Duration::from_secs(1), keeping).await.unwrap().unwrap();
 }

@@ -24,7 +24,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::authority::SharedAuthority;
-use super::strangers::Shares;
 
 /// Scrapers and kubelets at a time; more are closed.
 const CONNECTIONS_MAX: usize = 256;
@@ -136,7 +135,7 @@ impl Metrics {
 
 /// Serves `/metrics`, `/healthz/live` and `/healthz/ready` until `stop`.
 pub async fn serve(listener: TcpListener, metrics: Arc<Metrics>, stop: CancellationToken) {
-    let places = Shares::new(CONNECTIONS_MAX, CONNECTIONS_OF_ORIGIN_MAX);
+    let places = super::strangers::Shares::new(CONNECTIONS_MAX, CONNECTIONS_OF_ORIGIN_MAX);
     loop {
         let accepted: std::io::Result<(tokio::net::TcpStream, SocketAddr)> = tokio::select! {
             biased;
