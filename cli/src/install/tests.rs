@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use control::world::Kind;
+use ::control::world::Kind;
 use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Service, ServiceAccount};
