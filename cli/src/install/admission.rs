@@ -9,8 +9,7 @@ use proto::annotations::{ENABLED, INJECT, ROOT_NAMESPACE};
 use serde_json::{Value, json};
 
 use super::control::WEBHOOK_SERVICE;
-use super::rights::GATEWAY_API;
-use super::{Wishes, cluster_wide};
+use super::{GATEWAY_API, Wishes, cluster_wide};
 
 /// Name of the mutating webhook configuration.
 pub(crate) const INJECTOR: &str = "meshwright-injector";

@@ -19,6 +19,18 @@ use serde_json::{Value, json};
 
 /// Name of everything that the control plane is made of: Deployment, Service, roles, webhooks.
 pub(crate) const NAME: &str = "meshwright-control";
+/// Kinds of Gateway API that the world reads.
+const GATEWAY_API: [&str; 9] = [
+    "backendtlspolicies",
+    "gatewayclasses",
+    "gateways",
+    "grpcroutes",
+    "httproutes",
+    "listenersets",
+    "referencegrants",
+    "tcproutes",
+    "tlsroutes",
+];
 /// The kind that defines kinds.
 const DEFINITION: &str = "CustomResourceDefinition";
 /// How the names of both kinds of webhook configurations end.

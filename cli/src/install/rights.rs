@@ -5,20 +5,8 @@ use proto::annotations::{CA_CONFIG_MAP, ROOT_NAMESPACE};
 use proto::identity::CONTROL_ACCOUNT;
 use serde_json::{Value, json};
 
-use super::{NAME, admission, cluster_wide, named};
+use super::{GATEWAY_API, NAME, admission, cluster_wide, named};
 
-/// Kinds of Gateway API that the world reads.
-pub(super) const GATEWAY_API: [&str; 9] = [
-    "backendtlspolicies",
-    "gatewayclasses",
-    "gateways",
-    "grpcroutes",
-    "httproutes",
-    "listenersets",
-    "referencegrants",
-    "tcproutes",
-    "tlsroutes",
-];
 /// Those of them that have no status of ours.
 const WITHOUT_STATUS: [&str; 1] = ["referencegrants"];
 

@@ -133,7 +133,7 @@ fn what_has_reached_no_application_goes_to_another() {
 fn what_has_reached_no_application_goes_to_another_over_http2() {
     // Aim: the same where sidecars speak HTTP/2 with one another; what they keep is used on.
     run(|| async {
-        let mut world = one_is_gone(Setup { application: engine::model::Protocol::Http2, ..Setup::default() });
+        let mut world = one_is_gone(Setup { application: Protocol::Http2, ..Setup::default() });
         let mut applications = std::mem::replace(&mut world.applications, mpsc::unbounded_channel().1);
         tokio::task::spawn_local(async move {
             while let Some((_, socket)) = applications.recv().await {

@@ -75,6 +75,7 @@ impl Replica {
             data_dir: args.data_dir.clone(),
             version_told: false,
             sidecar: SidecarSettings::default(),
+            leaving: CancellationToken::new(),
         };
         let believed = Believed::default();
         let replica = replica(&args, client, MESH, me, Clock::System, hooks.in_turn(&believed));
