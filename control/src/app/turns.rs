@@ -158,9 +158,7 @@ impl Standby {
         watches.spawn(watch_cluster(cluster, board.clone(), never));
         Ok(Self { board, pulses, synced, gathering, turn, watches, health: Some((until, health)) })
     }
-}
 
-impl Standby {
     /// Answers nobody any more: the port is free when this returns.
     async fn fall_silent(&mut self) {
         let Some((until, health)) = self.health.take() else { return };
