@@ -77,6 +77,8 @@ pub struct Presence {
     pub identity: String,
     /// Milliseconds since 1970.
     pub connected_ms: u64,
+    /// [`super::peer::Proven::below`] of the leaf that it came with.
+    pub below: Option<[u8; 32]>,
 }
 
 /// A proxy's Reports stream.
@@ -243,7 +245,7 @@ impl Board {
         if present.values().filter(|presence| presence.key == key).count() >= STREAMS_PER_NODE_MAX {
             return Err(Crowded::Node(key));
         }
-        present.insert(id, Presence { claim, key, counts, identity, connected_ms: self.clock.ms() });
+        present.insert(id, Presence { claim, key, counts, identity, connected_ms: self.clock.ms(), below: None });
         drop(present);
         self.turn();
         Ok(Seated { board: self.clone(), id })
@@ -402,6 +404,15 @@ pub enum Crowded {
 pub struct Seated {
     board: Arc<Board>,
     id: u64,
+}
+
+impl Seated {
+    /// Notes what root the certificate was below that was shown.
+    pub fn came_below(&self, root: Option<[u8; 32]>) {
+        if let Some(presence) = self.board.present.lock().get_mut(&self.id) {
+            presence.below = root;
+        }
+    }
 }
 
 impl Drop for Seated {

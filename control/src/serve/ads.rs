@@ -217,6 +217,7 @@ impl Delta {
         let present =
             self.board.arrive(claim.clone(), door, identity).map_err(|crowded| Status::resource_exhausted(crowded.to_string()))?;
         let (key, counts) = (claim.key_by(door), claim.counts_by(door));
+        present.came_below(self.peer.proven.as_ref().and_then(|proven| proven.below));
         tracing::info!(proxy = key, client = claim.client.text(), epoch = edition.epoch, "a client connected");
         if claim.ours() {
             self.session.asks_for_all();
