@@ -177,13 +177,9 @@ impl Recorder {
                 said.insert(key, Said { word: Some(word), at, failures: 0 });
                 None
             }
-            // Gone, or of the mesh's own making: there is nothing to write on.
-            Err(error) if error.fault == Fault::Missing => {
-                said.insert(key, Said { word: Some(word), at, failures: 0 });
-                None
-            }
             Err(error) => {
-                if failures == 0 {
+                // What is gone, or of the mesh's own making, is nothing to complain of; it may be there again before anybody tells.
+                if failures == 0 && error.fault != Fault::Missing {
                     tracing::warn!(object = %key, "its status could not be written: {error}");
                 }
                 let failures = failures.saturating_add(1);

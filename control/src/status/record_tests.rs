@@ -144,6 +144,19 @@ async fn what_others_write_meanwhile_is_kept_and_an_api_server_that_is_busy_is_a
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_object_that_was_missing_is_looked_for_again() {
+    // Aim: what an API server does not find is not taken for told: once it is there it gets its status within seconds.
+    let scene = scene().await;
+    let route = scene.fake.state().objects.remove(ROUTE).unwrap();
+    let task = scene.record();
+    sleep(Duration::from_secs(2)).await;
+    scene.fake.state().put(ROUTE, route);
+    settle().await;
+    assert!(scene.status(ROUTE)["parents"].is_array());
+    task.abort();
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_has_lost_the_lease_writes_no_more() {
     // Aim: the task ends with the lease, whatever is due.
     let scene = scene().await;
