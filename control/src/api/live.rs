@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::apply::some_of;
-use crate::publish::epoch::Book;
+use crate::publish::epoch::{Book, UNCHANGED};
 use crate::translate::{Condition, Status};
 use crate::world::Kind;
 use crate::world::key::ObjectKey;
@@ -11,8 +11,8 @@ use crate::world::key::ObjectKey;
 /// What the book says of every object, read once for a whole answer.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    /// The newest epoch that touched an object, by kind, namespace and name.
-    touched: HashMap<(String, String, String), u64>,
+    /// The newest epoch that touched an object, by kind, namespace and name, and whether it changed nothing of it.
+    touched: HashMap<(String, String, String), (u64, bool)>,
     /// The newest epoch that every proxy runs, whole.
     live: u64,
     /// Reason and message for what came later.
@@ -25,7 +25,7 @@ impl Ledger {
         for entry in book.newest_first() {
             for object in &entry.objects {
                 let key = (object.kind.clone(), object.namespace.clone(), object.name.clone());
-                ledger.touched.entry(key).or_insert(entry.number);
+                ledger.touched.entry(key).or_insert((entry.number, object.result == UNCHANGED));
             }
             if entry.live() {
                 ledger.live = ledger.live.max(entry.number);
@@ -41,6 +41,16 @@ impl Ledger {
 
     /// The newest remembered epoch that touched an object.
     pub(crate) fn touched(&self, key: &ObjectKey) -> Option<u64> {
+        self.last(key).map(|(number, _)| number)
+    }
+
+    /// Whether this process has found an object as the one before it left it, and nothing has touched it since: whether that is live, the
+    /// one before may have known.
+    pub(crate) fn resumed(&self, key: &ObjectKey) -> bool {
+        self.last(key).is_some_and(|(_, unchanged)| unchanged)
+    }
+
+    fn last(&self, key: &ObjectKey) -> Option<(u64, bool)> {
         self.touched.get(&(key.kind.text().to_owned(), key.namespace.clone(), key.name.clone())).copied()
     }
 

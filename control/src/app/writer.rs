@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::node::remembered;
 use crate::publish::board::{Board, Errand, Receipt};
 use crate::publish::edition::Edition;
-use crate::publish::epoch::{Mark, Touched};
+use crate::publish::epoch::{Mark, Touched, UNCHANGED};
 use crate::publish::plaintext::cut;
 use crate::publish::trust::Roots;
 use crate::serve::authority::SharedAuthority;
@@ -321,7 +321,7 @@ impl Writer {
             self.turn(content);
         }
         let authored = self.world.live().filter(|(key, _)| !self.world.is_running(key));
-        let all = authored.map(|(key, _)| touched(key, if same { "unchanged" } else { "created" })).collect();
+        let all = authored.map(|(key, _)| touched(key, if same { UNCHANGED } else { "created" })).collect();
         self.save();
         self.write().await;
         tracing::info!(epoch = self.mark.number, objects = self.world.live().count(), same, "the objects have been read");
@@ -565,7 +565,7 @@ fn word(outcome: Outcome) -> Option<&'static str> {
     match outcome {
         Outcome::Created => Some("created"),
         Outcome::Changed => Some("changed"),
-        Outcome::Unchanged => Some("unchanged"),
+        Outcome::Unchanged => Some(UNCHANGED),
         Outcome::Deleted => Some("deleted"),
         Outcome::Refused => None,
     }

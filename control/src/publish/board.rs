@@ -79,6 +79,8 @@ pub struct Presence {
     pub identity: String,
     /// Milliseconds since 1970.
     pub connected_ms: u64,
+    /// [`super::peer::Proven::below`] of the leaf that it came with.
+    pub below: Option<[u8; 32]>,
 }
 
 /// Everybody with an open ADS stream.
@@ -333,7 +335,7 @@ impl Board {
         if present.keys.get(&key).is_some_and(|seats| seats.all >= STREAMS_PER_NODE_MAX) {
             return Err(Crowded::Node(key));
         }
-        present.add(id, Presence { claim, key, counts, identity, connected_ms: self.clock.ms() });
+        present.add(id, Presence { claim, key, counts, identity, connected_ms: self.clock.ms(), below: None });
         drop(present);
         self.turn();
         Ok(Seated { board: self.clone(), id })
@@ -492,6 +494,15 @@ pub enum Crowded {
 pub struct Seated {
     board: Arc<Board>,
     id: u64,
+}
+
+impl Seated {
+    /// Notes what root the certificate was below that was shown.
+    pub fn came_below(&self, root: Option<[u8; 32]>) {
+        if let Some(presence) = self.board.present.lock().all.get_mut(&self.id) {
+            presence.below = root;
+        }
+    }
 }
 
 impl Drop for Seated {

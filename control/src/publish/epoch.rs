@@ -19,6 +19,9 @@ pub struct Mark {
     pub content: String,
 }
 
+/// [`Touched::result`] of an object that is as it was.
+pub const UNCHANGED: &str = "unchanged";
+
 /// One object of an epoch, as `apply` prints it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Touched {

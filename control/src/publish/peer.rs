@@ -52,12 +52,14 @@ pub struct Proven {
     pub expired: bool,
     /// It was below a root that is believed no more: good for a renewal only.
     pub retired: bool,
+    /// SHA-256 of the root that issued when it was shown, if it was below that one.
+    pub below: Option<[u8; 32]>,
 }
 
 impl Proven {
-    /// Reads identity and workload out of a leaf whose chain TLS has verified, at that moment (seconds since 1970); `retired` says what
-    /// root it ended in. `None`: not a workload's leaf.
-    pub fn read(leaf: CertificateDer<'static>, now_secs: i64, retired: bool) -> Option<Self> {
+    /// Reads identity and workload out of a leaf whose chain TLS has verified, at that moment (seconds since 1970), and that ended there:
+    /// see [`Self::retired`] and [`Self::below`]. `None`: not a workload's leaf.
+    pub fn read(leaf: CertificateDer<'static>, now_secs: i64, (retired, below): (bool, Option<[u8; 32]>)) -> Option<Self> {
         let (_, parsed) = X509Certificate::from_der(&leaf).ok()?;
         let names = parsed.subject_alternative_name().ok().flatten()?;
         let uris: Vec<_> = names.value.general_names.iter().collect();
@@ -67,7 +69,7 @@ impl Proven {
         let for_application = parsed.subject().iter_organizational_unit().any(|unit| unit.as_str().ok() == Some(APPLICATION_UNIT));
         let serial = proto::identity::serial(&format!("{:x}", parsed.serial)).to_owned();
         let expired = parsed.validity().not_after.timestamp() < now_secs;
-        Some(Self { identity, workload, for_application, serial, expired, retired, leaf })
+        Some(Self { identity, workload, for_application, serial, expired, retired, below, leaf })
     }
 }
 
@@ -312,7 +314,7 @@ mod tests {
             let content = [&[0x30, u8::try_from(names.len()).unwrap()][..], &names].concat();
             params.custom_extensions = vec![rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 17], content)];
             let key = rcgen::KeyPair::generate().unwrap();
-            Proven::read(params.self_signed(&key).unwrap().der().clone(), 0, false)
+            Proven::read(params.self_signed(&key).unwrap().der().clone(), 0, (false, None))
         };
         let good: &[u8] = b"spiffe://cluster.local/ns/shop/sa/catalog";
         assert!(leaf(&[good]).is_some());

@@ -6,28 +6,34 @@ use super::decide::Following;
 use crate::publish::board::{Board, holders};
 use crate::publish::edition::Edition;
 use crate::publish::epoch::ProxyRefusal;
+use crate::publish::trust::Root;
 use crate::serve::authority::Authority;
 
 /// How a refusal names the resource.
 const TRUST: &str = "Trust trust";
 
-/// What the authority's book says.
+/// What is known of leaves.
 pub(super) struct Leaves {
-    /// Serials of the unexpired leaves below the issuing root.
+    /// Serials of the unexpired leaves below the issuing root, as the authority's book says.
     renewed: BTreeSet<String>,
+    /// Proxies that came with a leaf below it, by key: another replica may have issued that, and no book here has it.
+    shown: BTreeSet<String>,
     /// Declared proxies that have a leaf of their own, by key, and its serial number.
     pub(super) held: BTreeMap<String, String>,
 }
 
 impl Leaves {
     /// Reads it, where that root issues. May block on a disk.
-    pub(super) fn read(authority: &dyn Authority, edition: &Edition, issuing: &str) -> Self {
-        let renewed = authority.roots_of_leaves().into_iter().filter(|(_, root)| root == issuing).map(|(serial, _)| serial).collect();
+    pub(super) fn read(authority: &dyn Authority, board: &Board, edition: &Edition, issuing: &Root) -> Self {
+        let fingerprint = issuing.fingerprint();
+        let renewed = authority.roots_of_leaves().into_iter().filter(|(_, root)| *root == fingerprint).map(|(serial, _)| serial).collect();
+        let below = board.present().into_iter().filter(|presence| presence.counts && presence.below == Some(issuing.sha256));
+        let shown = below.map(|presence| presence.key).collect();
         let mut held = BTreeMap::new();
         for leaf in authority.issued().iter().filter(|leaf| !leaf.for_application) {
             held.extend(holders(&edition.world, leaf.place()).map(|key| (key, leaf.serial.clone())));
         }
-        Self { renewed, held }
+        Self { renewed, shown, held }
     }
 }
 
@@ -54,7 +60,8 @@ pub(super) fn proxies(
             Some(Err(reason)) => Following::Refuses(reason),
             Some(Ok(())) => {
                 let serial = board.correspondent(key, |told| told.certificate.as_ref().map(|leaf| leaf.serial.clone())).flatten();
-                if serial.is_some_and(|serial| leaves.renewed.contains(&serial)) { Following::Whole } else { Following::Believes }
+                let renewed = serial.is_some_and(|serial| leaves.renewed.contains(&serial)) || leaves.shown.contains(key);
+                if renewed { Following::Whole } else { Following::Believes }
             }
         }
     };
@@ -95,7 +102,11 @@ mod tests {
         let names = |range: std::ops::Range<usize>| range.map(|number| format!("shop/catalog-{number}")).collect::<BTreeSet<String>>();
         let (present, leaves) = (
             names(10_000..30_000),
-            Leaves { renewed: names(0..40_000), held: names(0..20_000).into_iter().map(|name| (name, String::new())).collect() },
+            Leaves {
+                renewed: names(0..40_000),
+                shown: BTreeSet::new(),
+                held: names(0..20_000).into_iter().map(|name| (name, String::new())).collect(),
+            },
         );
         let began = Instant::now();
         let mut absences = Absences::new(began);

@@ -301,8 +301,8 @@ impl Driver {
             return Ok(None);
         }
         let Some(edition) = self.board.edition() else { return Ok(None) };
-        let (authority, phase) = (self.authority.clone(), roots.phase);
-        let read = move || (Leaves::read(&*authority, &edition, &roots.issuing.fingerprint()), authority.listeners());
+        let (authority, board, phase) = (self.authority.clone(), self.board.clone(), roots.phase);
+        let read = move || (Leaves::read(&*authority, &board, &edition, &roots.issuing), authority.listeners());
         let (leaves, listeners) = self.blocking(read).await?;
         self.absences.heard(&leaves.held, now);
         let proxies = look::proxies(&self.board, &present, &leaves, epoch, |key| self.absences.is_away(key, now));

@@ -259,7 +259,16 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
         let proven = leaf.map(|(account, workload)| {
             let identity = Identity::new(trust_domain, "shop", account).unwrap();
             let (leaf, workload) = (CertificateDer::from(vec![]), workload.into());
-            Arc::new(Proven { leaf, identity, workload, for_application: false, serial: "7d".into(), expired: false, retired: false })
+            Arc::new(Proven {
+                leaf,
+                identity,
+                workload,
+                for_application: false,
+                serial: "7d".into(),
+                expired: false,
+                retired: false,
+                below: None,
+            })
         });
         Peer { door, address: None, proven }
     }

@@ -220,6 +220,7 @@ impl Delta {
         let following = Arc::new(self.board.concerns.follow(counts.then(|| key.clone())));
         let present =
             self.board.arrive(claim.clone(), door, identity).map_err(|crowded| Status::resource_exhausted(crowded.to_string()))?;
+        present.came_below(self.peer.proven.as_ref().and_then(|proven| proven.below));
         tracing::info!(proxy = key, client = claim.client.text(), epoch = edition.epoch, "a client connected");
         if claim.ours() {
             self.session.asks_for_all();

@@ -60,6 +60,8 @@ struct Verifiers {
     believed: Arc<dyn ClientCertVerifier>,
     /// By what was believed once, too.
     lenient: Arc<dyn ClientCertVerifier>,
+    /// By the issuing root alone, whose hash this is.
+    issuing: (Arc<dyn ClientCertVerifier>, [u8; 32]),
 }
 
 impl ClientRoots {
@@ -77,17 +79,21 @@ impl ClientRoots {
         Ok(())
     }
 
-    /// Whether a chain that was let in ends in a retired root only.
-    fn is_retired(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
-        let Some((leaf, intermediates)) = chain.split_first() else { return true };
+    /// What a chain that was let in ends in: whether that is a retired root only, and whether it is the issuing root, which is named then.
+    fn place(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> (bool, Option<[u8; 32]>) {
+        let Some((leaf, intermediates)) = chain.split_first() else { return (true, None) };
         let at = last_second(leaf).map_or(now, |end| UnixTime::since_unix_epoch(Duration::from_secs(end.min(now.as_secs()))));
-        self.current.load().believed.verify_client_cert(leaf, intermediates, at).is_err()
+        let current = self.current.load();
+        let holds = |by: &Arc<dyn ClientCertVerifier>| by.verify_client_cert(leaf, intermediates, at).is_ok();
+        let (issuing, sha256) = &current.issuing;
+        (!holds(&current.believed), holds(issuing).then_some(*sha256))
     }
 }
 
 fn verifiers(roots: &Roots, provider: &Arc<CryptoProvider>) -> anyhow::Result<Verifiers> {
     let believed = verifier(roots.trusted(), provider)?;
-    Ok(Verifiers { believed, lenient: verifier(roots.trusted().chain(&roots.retired), provider)? })
+    let issuing = (verifier(std::iter::once(&roots.issuing), provider)?, roots.issuing.sha256);
+    Ok(Verifiers { believed, lenient: verifier(roots.trusted().chain(&roots.retired), provider)?, issuing })
 }
 
 fn verifier<'r>(roots: impl Iterator<Item = &'r Root>, provider: &Arc<CryptoProvider>) -> anyhow::Result<Arc<dyn ClientCertVerifier>> {
@@ -198,9 +204,9 @@ impl ServerTls {
     pub fn proven(&self, connection: &rustls::ServerConnection) -> Option<Arc<Proven>> {
         let chain = connection.peer_certificates()?;
         let now = self.clock.unix();
-        let retired = self.roots.is_retired(chain, UnixTime::since_unix_epoch(now));
+        let place = self.roots.place(chain, UnixTime::since_unix_epoch(now));
         let leaf = chain.first()?.clone().into_owned();
-        Proven::read(leaf, i64::try_from(now.as_secs()).unwrap_or(i64::MAX), retired).map(Arc::new)
+        Proven::read(leaf, i64::try_from(now.as_secs()).unwrap_or(i64::MAX), place).map(Arc::new)
     }
 }
 

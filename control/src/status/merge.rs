@@ -41,13 +41,15 @@ pub struct Spoken {
     pub status: Status,
     /// Of a GatewayClass: the names of what is supported, sorted.
     pub features: Vec<&'static str>,
+    /// Nothing has touched it since a former holder of the lease told of it: what is live already stays so, whoever has yet to come back.
+    pub resumed: bool,
 }
 
 /// The parts of `status` to be written, each whole, over what `present` says; `None`: it says so already.
 ///
 /// Each list is written as a whole, so it must be written over the very version that `present` was read from.
 pub fn merged(kind: Kind, spoken: &Spoken, present: &Value, now: &str) -> Option<Value> {
-    let Spoken { status, features } = spoken;
+    let Spoken { status, features, resumed: _ } = spoken;
     let mut wanted = Map::new();
     let mut want = |name: &str, value: Value| {
         let before = present.get(name);
@@ -156,6 +158,37 @@ fn condition(said: &Condition, before: Option<&Value>, now: &str) -> Value {
         "observedGeneration": said.observed_generation,
         "lastTransitionTime": since.unwrap_or(now),
     })
+}
+
+/// Leaves what is there where it is the proxies' word that is missing: a new lease holder has heard of nobody yet. Of another generation
+/// nothing is left.
+pub(super) fn wait_patiently(status: &mut Status, present: &Value) {
+    let entry = |name: &str, fits: &dyn Fn(&Value) -> bool| {
+        list(&present[name]).iter().find(|entry| fits(entry)).map_or(&Value::Null, |entry| &entry["conditions"])
+    };
+    let ours = |entry: &Value| entry["controllerName"] == CONTROLLER;
+    leave_true(&mut status.conditions, &present["conditions"]);
+    for listener in &mut status.listeners {
+        leave_true(&mut listener.conditions, entry("listeners", &|entry| entry["name"] == listener.name.as_str()));
+    }
+    for parent in &mut status.parents {
+        leave_true(&mut parent.conditions, entry("parents", &|entry| ours(entry) && entry["parentRef"] == parent.parent_ref));
+    }
+    for ancestor in &mut status.ancestors {
+        leave_true(&mut ancestor.conditions, entry("ancestors", &|entry| ours(entry) && entry["ancestorRef"] == ancestor.ancestor_ref));
+    }
+}
+
+fn leave_true(said: &mut [Condition], present: &Value) {
+    for said in said.iter_mut().filter(|said| matches!(said.reason.as_str(), "Pending" | "Refused")) {
+        let same = |before: &&Value| before["type"] == said.kind.as_str() && before["observedGeneration"] == said.observed_generation;
+        let before = list(present).iter().find(same).filter(|before| before["status"] == "True");
+        let Some(before) = before else { continue };
+        said.status = "True";
+        for (text, name) in [(&mut said.reason, "reason"), (&mut said.message, "message")] {
+            before[name].as_str().unwrap_or_default().clone_into(text);
+        }
+    }
 }
 
 fn list(value: &Value) -> &[Value] {

@@ -15,10 +15,11 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::merge::{Spoken, merged};
+use super::merge::{Spoken, merged, wait_patiently};
 use super::speak::spoken;
 use crate::publish::board::Board;
 use crate::publish::epoch::{Entry, moment};
+use crate::rotation::AWAY_GRACE;
 use crate::world::Kind;
 use crate::world::key::{GATEWAY_API, OWN, ObjectKey};
 
@@ -40,6 +41,8 @@ const RETRY_MAX: Duration = Duration::from_secs(60);
 const RECHECK: Duration = Duration::from_secs(600);
 /// Attempts over a fresh version, after conflicts.
 const ATTEMPTS_MAX: usize = 4;
+/// Objects written in one pass, about a second's: what is said of the next ones is looked up anew.
+const PASS_MAX: usize = 50;
 /// Objects of one page of a list.
 const PAGE_MAX: u32 = 500;
 
@@ -51,6 +54,7 @@ pub struct Recorder {
     client: Client,
     board: Arc<Board>,
     tenure: Tenure,
+    begun: Instant,
     said: Mutex<BTreeMap<ObjectKey, Said>>,
     /// The version that the API server serves each kind in, once known.
     versions: Mutex<BTreeMap<Kind, &'static str>>,
@@ -79,7 +83,7 @@ impl From<DynamicObject> for Present {
 impl Recorder {
     /// One for this term.
     pub fn new(client: Client, board: Arc<Board>, tenure: Tenure) -> Self {
-        Self { client, board, tenure, said: Mutex::default(), versions: Mutex::default() }
+        Self { client, board, tenure, begun: Instant::now(), said: Mutex::default(), versions: Mutex::default() }
     }
 
     /// Runs until `stop` or the loss of the lease. Whatever the API server does, this goes on; what it refuses is logged.
@@ -96,15 +100,15 @@ impl Recorder {
     async fn record(&self) {
         let mut turns = self.board.turns();
         let mut recheck_at = Instant::now();
+        let mut there = BTreeMap::new();
         loop {
-            let mut there = BTreeMap::new();
             if Instant::now() >= recheck_at {
                 there = self.list().await;
                 self.said.lock().clear();
                 recheck_at = Instant::now() + RECHECK;
             }
             turns.mark_unchanged();
-            let next = self.pass(there).await;
+            let next = self.pass(&mut there).await;
             let pause = next.unwrap_or(RECHECK).min(recheck_at.saturating_duration_since(Instant::now()));
             if let Ok(Ok(())) = timeout(pause, turns.changed()).await {
                 sleep(GATHER).await;
@@ -127,31 +131,63 @@ impl Recorder {
         let _ = timeout(SETTLE_MAX, wait).await;
     }
 
-    /// Writes what is due; returns after how long the next thing is.
-    async fn pass(&self, there: BTreeMap<ObjectKey, Present>) -> Option<Duration> {
+    /// Writes what is due, as much as one pass takes; returns after how long the next thing is. `there` is what was found on a list, as far as
+    /// nothing was written over it.
+    async fn pass(&self, there: &mut BTreeMap<ObjectKey, Present>) -> Option<Duration> {
         let edition = self.board.edition()?;
         let words = spoken(&self.board, &edition);
         self.said.lock().retain(|key, _| words.contains_key(key));
-        let (mut due, mut next) = (Vec::new(), None::<Duration>);
-        for (key, word) in words {
+        let (mut due, mut next) = (Vec::new(), self.patience());
+        for (key, mut word) in words {
+            let last = self.last(&key, &mut word);
             match self.wait(&key, &word) {
-                Some(wait) if wait.is_zero() => due.push((there.get(&key).cloned(), key, word)),
+                Some(wait) if wait.is_zero() => due.push((last, key, word)),
                 Some(wait) => next = Some(next.map_or(wait, |next| next.min(wait))),
                 None => {}
             }
         }
+        // Who was told longest ago goes first: nobody is passed over again and again.
+        due.sort_by_key(|(last, ..)| *last);
+        if due.len() > PASS_MAX {
+            due.truncate(PASS_MAX);
+            next = Some(Duration::ZERO);
+        }
         let mut pace = interval(PACE);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let pace = tokio::sync::Mutex::new(pace);
-        let writes = due.into_iter().map(|(present, key, word)| {
-            let pace = &pace;
+        let writes = due.into_iter().map(|(_, key, word)| {
+            let (pace, present) = (&pace, there.remove(&key));
             async move {
-                let outcome = self.write(&key, &word, present, pace).await;
-                self.note(key, word, outcome)
+                let outcome = self.write(&key, word, present, pace).await;
+                self.note(key, outcome)
             }
         });
         let waits: Vec<Option<Duration>> = futures::stream::iter(writes).buffer_unordered(CALLS_MAX).collect().await;
+        if next != Some(Duration::ZERO) {
+            there.clear();
+        }
         waits.into_iter().chain([next]).flatten().min()
+    }
+
+    /// How long proxies still have for coming back to a new holder.
+    fn patience(&self) -> Option<Duration> {
+        let left = AWAY_GRACE.saturating_sub(self.begun.elapsed());
+        (!left.is_zero()).then_some(left)
+    }
+
+    /// When something was said of an object. While we are patient, that stays in the word.
+    fn last(&self, key: &ObjectKey, word: &mut Spoken) -> Option<Instant> {
+        let said = self.said.lock();
+        let last = said.get(key)?;
+        if let Some(before) = last.word.as_ref().filter(|_| self.is_patient(word)) {
+            wait_patiently(&mut word.status, &json!(before.status));
+        }
+        Some(last.at)
+    }
+
+    /// Whether what is there counts for what proxies have not said to us.
+    fn is_patient(&self, word: &Spoken) -> bool {
+        word.resumed || self.patience().is_some()
     }
 
     /// How long the word on an object has to wait; `None`: it has been said.
@@ -168,22 +204,18 @@ impl Recorder {
     }
 
     /// Remembers what came of a write; returns after how long it is tried again.
-    fn note(&self, key: ObjectKey, word: Spoken, outcome: Result<(), CallError>) -> Option<Duration> {
+    fn note(&self, key: ObjectKey, outcome: Result<Spoken, CallError>) -> Option<Duration> {
         let mut said = self.said.lock();
         let failures = said.get(&key).map_or(0, |last| last.failures);
         let at = Instant::now();
         match outcome {
-            Ok(()) => {
-                said.insert(key, Said { word: Some(word), at, failures: 0 });
-                None
-            }
-            // Gone, or of the mesh's own making: there is nothing to write on.
-            Err(error) if error.fault == Fault::Missing => {
+            Ok(word) => {
                 said.insert(key, Said { word: Some(word), at, failures: 0 });
                 None
             }
             Err(error) => {
-                if failures == 0 {
+                // What is gone, or of the mesh's own making, is nothing to complain of; it may be there again before anybody tells.
+                if failures == 0 && error.fault != Fault::Missing {
                     tracing::warn!(object = %key, "its status could not be written: {error}");
                 }
                 let failures = failures.saturating_add(1);
@@ -193,14 +225,14 @@ impl Recorder {
         }
     }
 
-    /// Brings one object's status up to the word. Over conflicts it reads again what is there.
+    /// Brings one object's status up to the word, and returns what it says now. Over conflicts it reads again what is there.
     async fn write(
         &self,
         key: &ObjectKey,
-        word: &Spoken,
+        mut word: Spoken,
         mut present: Option<Present>,
         pace: &tokio::sync::Mutex<tokio::time::Interval>,
-    ) -> Result<(), CallError> {
+    ) -> Result<Spoken, CallError> {
         let mut last = CallError { fault: Fault::Later, text: "somebody else writes it all the time".to_owned() };
         for _ in 0..ATTEMPTS_MAX {
             let before = match present.take() {
@@ -211,7 +243,10 @@ impl Recorder {
                 }
             };
             let now = moment(self.board.clock.ms() / 1000 * 1000);
-            let Some(status) = merged(key.kind, word, &before.status, &now) else { return Ok(()) };
+            if self.is_patient(&word) {
+                wait_patiently(&mut word.status, &before.status);
+            }
+            let Some(status) = merged(key.kind, &word, &before.status, &now) else { return Ok(word) };
             pace.lock().await.tick().await;
             if !self.tenure.holds() {
                 return Err(CallError { fault: Fault::Later, text: "the lease is lost".to_owned() });
@@ -219,7 +254,7 @@ impl Recorder {
             let patch = Patch::Merge(json!({"metadata": {"resourceVersion": before.version}, "status": status}));
             let api = self.api(key.kind, &key.namespace, self.version(key.kind));
             match within(CALL_MAX, api.patch_status(&key.name, &PatchParams::default(), &patch)).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(word),
                 Err(error) if error.fault == Fault::Conflict => last = error,
                 Err(error) => return Err(error),
             }

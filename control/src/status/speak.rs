@@ -28,7 +28,9 @@ pub(super) fn spoken(board: &Board, edition: &Edition) -> BTreeMap<ObjectKey, Sp
         }
         let accepted = status.conditions.iter().any(|condition| condition.kind == "Accepted" && condition.status == "True");
         let features = if key.kind == Kind::GatewayClass && accepted { FEATURES.to_vec() } else { Vec::new() };
-        spoken.insert(key, Spoken { status, features });
+        // A Gateway's proxy has to be there.
+        let resumed = key.kind != Kind::Gateway && ledger.resumed(&key);
+        spoken.insert(key, Spoken { status, features, resumed });
     }
     spoken
 }

@@ -2,6 +2,7 @@
 //! proxies have acknowledged.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proto::annotations::CONTROLLER;
 use serde::Serialize;
@@ -16,7 +17,7 @@ use crate::world::own::{Mesh, Selector};
 use crate::world::route::{ParentRef, Route, Rule};
 use crate::world::security::authorization::AuthorizationPolicy;
 use crate::world::traffic::TrafficPolicy;
-use crate::world::{Candidate, Kind, Name, Object, ObjectKey, Spec, World};
+use crate::world::{Candidate, Kind, Name, Object, ObjectKey, Spec, Versions, World};
 
 /// One condition, as Kubernetes writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -99,6 +100,9 @@ pub fn statuses(world: &World) -> BTreeMap<ObjectKey, Status> {
     let mut statuses = BTreeMap::new();
     for (key, slot) in world.slots().iter() {
         let by = Conditions { generation: slot.generation() };
+        if newest(slot).is_some_and(|newest| of_others(world, newest)) {
+            continue;
+        }
         let status = match (slot.live().and_then(|live| live.object.as_ref()), slot.refused()) {
             (Some(object), _) => match slot.refused_newer() {
                 Some(refused) => Some(of_outdated(of_object(world, object, &by), refused, &by)),
@@ -110,6 +114,42 @@ pub fn statuses(world: &World) -> BTreeMap<ObjectKey, Status> {
         statuses.extend(status.map(|status| (key.clone(), status)));
     }
     statuses
+}
+
+/// The newest version of an object, good or refused.
+fn newest(slot: &Versions) -> Option<&Arc<Candidate>> {
+    slot.refused().or_else(|| slot.live())
+}
+
+/// Whether another controller speaks of an object, as its document says whose it is. Outside a cluster there is none.
+fn of_others(world: &World, newest: &Candidate) -> bool {
+    let key = &newest.key;
+    if !world.settings().in_cluster || !matches!(key.kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet) {
+        return false;
+    }
+    let document = newest.document();
+    let text = |place: &str| document.pointer(place).and_then(serde_json::Value::as_str);
+    match key.kind {
+        Kind::GatewayClass => text("/spec/controllerName") != Some(CONTROLLER),
+        Kind::Gateway => !text("/spec/gatewayClassName").is_some_and(|class| world.index().serves(class)),
+        _ => {
+            let namespace = text("/spec/parentRef/namespace").unwrap_or(&key.namespace);
+            let name = (namespace.to_owned(), text("/spec/parentRef/name").unwrap_or_default().to_owned());
+            text("/spec/parentRef/kind").is_some_and(|kind| kind != "Gateway") || !world.index().gateways.contains_key(&name)
+        }
+    }
+}
+
+/// Whether a route's parent in Gateway API is none of which we speak: another controller's, or, in a cluster, one that nobody knows.
+fn is_elsewhere(world: &World, route: &ObjectKey, parent: &ParentRef) -> bool {
+    if !world.settings().in_cluster || parent.group() != GATEWAY_API {
+        return false;
+    }
+    let kind = parent.kind.as_deref().unwrap_or(Kind::Gateway.text());
+    // A parent of kind Service in this group is a mistake of which its author is told.
+    let Some(found) = Kind::find(GATEWAY_API, kind) else { return kind != Kind::Service.text() };
+    let key = ObjectKey::new(found, parent.namespace.as_ref().unwrap_or(&route.namespace), &parent.name);
+    world.slots().get(&key).and_then(newest).is_none_or(|newest| of_others(world, newest))
 }
 
 /// Makes conditions that speak of one generation.
@@ -368,7 +408,8 @@ fn of_route(world: &World, object: &Object, route: &Route, by: &Conditions) -> S
     for parent in &route.parents {
         let standing = attach::standing(world.index(), object, parent);
         // Of other groups' kinds their own controllers speak.
-        if matches!(standing, Attachment::Foreign) || !matches!(parent.group(), CORE | GATEWAY_API) {
+        let others = !matches!(parent.group(), CORE | GATEWAY_API) || is_elsewhere(world, &object.key, parent);
+        if others || matches!(standing, Attachment::Foreign) {
             continue;
         }
         let accepted = match (&standing, wholly_invalid(route)) {
@@ -453,3 +494,7 @@ fn of_policy(world: &World, object: &Object, selector: &Selector, by: &Condition
     let ancestors = vec![AncestorStatus { ancestor_ref: ancestor, controller_name: CONTROLLER, conditions: vec![accepted] }];
     Status { ancestors, ..Status::default() }
 }
+
+#[cfg(test)]
+#[path = "status_tests.rs"]
+mod tests;

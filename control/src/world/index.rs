@@ -173,6 +173,11 @@ impl Index {
         format!("{:#?}", Self { grpc_ports: Arc::default(), left_out: OnceLock::new(), ..self.clone() })
     }
 
+    /// Whether Gateways of that class are ours.
+    pub fn serves(&self, class: &str) -> bool {
+        self.classes.iter().any(|ours| ours == class)
+    }
+
     /// A label of a namespace.
     pub fn namespace_label(&self, namespace: &str, label: &str) -> Option<&str> {
         self.namespaces.get(namespace)?.labels.get(label).map(String::as_str)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use control::world::{Kind, Spec, World};
+use control::world::{Kind, ObjectKey, Spec, World, references};
 use serde_json::{Value, json};
 
 use crate::server::{Call, Follower, Server, Wrong, has, settings};
@@ -335,6 +335,31 @@ async fn only_what_is_referred_to_is_asked_for() {
     assert_eq!(found(&follower.world), ["s2"]);
     let asked: Vec<_> = server.asked().into_iter().filter(|asked| asked.contains("secrets") || asked.contains("configmaps")).collect();
     assert!(asked.iter().all(|asked| asked.contains("/namespaces/shop/") && asked.contains("fieldSelector=metadata.name%3D")), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_and_its_roots_change_together() {
+    // Aim: a policy that is led to other roots is in force with the roots it refers to, former or new, whatever time their list takes; roots
+    // that cannot be had hold it up for seconds only.
+    let server = Server::new();
+    let roots = |name: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "shop"}, "data": {"ca.crt": "x"}});
+    for name in ["c1", "c2"] {
+        server.put("configmaps", roots(name));
+    }
+    server.put("egresspolicies", egress(&["c1"]));
+    let mut follower = synced(&server).await;
+    let key = ObjectKey::new(Kind::EgressPolicy, "shop", "e");
+    let named = |world: &World| references(world.get(&key).unwrap()).into_iter().map(|root| root.name).collect::<Vec<_>>();
+    let whole = |world: &World| assert!(named(world).iter().all(|name| has(world, Kind::ConfigMap, "shop", name)), "{:?}", named(world));
+    server.wrong(Call::List, "configmaps", [Wrong::Status(500, 0)]);
+    server.put("egresspolicies", egress(&["c2"]));
+    let took = follower.until_always(|world| named(world) == ["c2"], whole).await;
+    assert!((Duration::from_millis(500)..Duration::from_secs(5)).contains(&took), "{took:?}");
+    follower.until(|world| !has(world, Kind::ConfigMap, "shop", "c1")).await;
+    server.wrong(Call::List, "configmaps", vec![Wrong::Status(403, 0); 100]);
+    server.put("egresspolicies", egress(&["c1"]));
+    let took = follower.until(|world| named(world) == ["c1"]).await;
+    assert!((Duration::from_secs(5)..Duration::from_secs(6)).contains(&took), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]

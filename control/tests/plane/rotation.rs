@@ -101,6 +101,34 @@ async fn each_step_waits_for_the_proxies_that_are_there() {
 }
 
 #[tokio::test]
+async fn a_leaf_that_another_replica_issued_counts_by_its_root() {
+    // Aim: after a change of the holder in the middle of a rotation, a proxy that comes back with the former holder's leaf below the next
+    // root is not waited for until it renews, hours later: no book of ours has it, its chain tells. One below the former root is waited for.
+    let folders = Folders::new();
+    let plane = folders.start().await;
+    let (mut sidecar, reporter) = catalog(&folders, &plane).await;
+    plane.rotate(false).await;
+    sidecar.take_epoch(None).await;
+    let waits = |shown: &serde_json::Value| shown["step"] == "Issue" && shown["waiting"] == serde_json::json!(["shop/catalog"]);
+    plane.shows(waits).await;
+    drop((sidecar, reporter));
+    deserted(&plane).await;
+    let mut former = plane.sidecar("catalog", "catalog").await;
+    former.take_epoch(None).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(waits(&plane.shows(|_| true).await));
+    drop(former);
+    deserted(&plane).await;
+    let channel = plane.tls_with(Some(folders.authority.next_leaf(CATALOG.0, CATALOG.1))).await.unwrap();
+    let mut sidecar = Sidecar::open(channel, "shop", "catalog", "catalog").await.unwrap();
+    sidecar.take_epoch(None).await;
+    plane.shows(|shown| shown["phase"] == "Steady").await;
+    sidecar.take_epoch(None).await;
+    plane.shows(|shown| shown["step"].is_null()).await;
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn whoever_is_away_when_it_begins_is_waited_for() {
     // Aim: a sidecar whose stream is broken at that moment holds the first step up, however long the control plane has been up before, and
     // follows when it is back; whoever is away for long is given up.

@@ -68,6 +68,7 @@ impl Cluster {
         let mut due = Instant::now();
         let mut patience = interval_at(due + PATIENCE, PATIENCE);
         loop {
+            let held_until = gathering.held_until();
             tokio::select! {
                 biased;
                 () = out.closed() => return Ok(()),
@@ -75,9 +76,17 @@ impl Cluster {
                     Err(error) if error.is_panic() => return Err(error.into()),
                     _ => {}
                 },
+                () = sleep_until(held_until.unwrap_or(due)), if held_until.is_some() => {
+                    let (before, mut orders) = (gathering.len(), Orders::default());
+                    gathering.release(Instant::now(), &mut orders);
+                    watches.follow(orders);
+                    if before == 0 {
+                        due = Instant::now();
+                    }
+                }
                 Some(delivery) = received.recv() => {
                     let (before, synced) = (gathering.len(), gathering.is_synced());
-                    watches.follow(gathering.on(delivery));
+                    watches.follow(gathering.on(delivery, Instant::now()));
                     if before == 0 && gathering.len() > 0 {
                         due = Instant::now() + STEP_WAIT;
                     }
