@@ -34,7 +34,6 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
-pub(crate) use account::Cpu;
 pub use args::Args;
 pub use collector::{CollectorArgs, collect};
 

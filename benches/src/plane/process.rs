@@ -7,9 +7,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use nix::time::clock_getcpuclockid;
+use nix::unistd::Pid;
 use tempfile::TempDir;
-
-use crate::pair::Cpu;
 
 /// Longest wait for its start.
 const START: Duration = Duration::from_secs(120);
@@ -29,7 +29,7 @@ pub(crate) struct Process {
     child: Child,
     /// Its port for xDS in plaintext.
     pub(crate) xds: SocketAddr,
-    begun: Cpu,
+    begun_secs: f64,
     _data: TempDir,
 }
 
@@ -60,7 +60,7 @@ impl Process {
             .stderr(log)
             .spawn()
             .with_context(|| format!("starting {}", program.display()))?;
-        let mut this = Self { child, xds: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ports[2]), begun: Cpu::default(), _data: data };
+        let mut this = Self { child, xds: SocketAddr::new(Ipv4Addr::LOCALHOST.into(), ports[2]), begun_secs: 0.0, _data: data };
         let begun = Instant::now();
         while tokio::net::TcpStream::connect(this.xds).await.is_err() {
             if let Some(status) = this.child.try_wait()? {
@@ -72,18 +72,20 @@ impl Process {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        this.begun = Cpu::read(&[this.child.id()]);
+        this.begun_secs = this.all_cpu_secs();
         Ok(this)
     }
 
-    /// Seconds of CPU since its start, in ticks.
+    /// Seconds of CPU since its start, by the kernel's clock of the process: threads that have ended count.
     pub(crate) fn all_cpu_secs(&self) -> f64 {
-        Cpu::read(&[self.child.id()]).secs_since(&Cpu::default())
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        let spent = clock_getcpuclockid(pid).and_then(|clock| clock.now());
+        spent.map_or(0.0, |spent| Duration::from(spent).as_secs_f64())
     }
 
     /// Seconds of CPU since it listened.
     pub(crate) fn cpu_secs(&self) -> f64 {
-        Cpu::read(&[self.child.id()]).secs_since(&self.begun)
+        self.all_cpu_secs() - self.begun_secs
     }
 
     /// Memory that it holds.

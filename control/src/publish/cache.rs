@@ -12,7 +12,7 @@ use proto::{names, xds};
 
 use super::edition::Edition;
 use super::memo::Memo;
-use super::session::{Content, Withheld, leads_to, type_urls};
+use super::session::{Content, Patch, Withheld, leads_to, type_urls};
 use super::trust;
 use crate::translate::{AUTHENTICATION, AUTHORIZATION, Affected, Audience, EGRESS, Encoded, PartKey, Subject, TRUST, ViewPart, compose};
 use crate::world::traffic::Caller;
@@ -24,12 +24,9 @@ const CLOSING: [&str; 4] = [AUTHORIZATION, AUTHENTICATION, EGRESS, TRUST];
 /// Type and name, and why.
 type Refusals = BTreeMap<(&'static str, String), String>;
 
-/// Other versions of resources that are there: type URL, name and resource.
-pub type Patch = Vec<(&'static str, String, Arc<Encoded>)>;
-
 /// What a content was put together from.
 #[derive(Debug)]
-pub struct Shown {
+pub struct Composition {
     serial: u64,
     audience: Audience,
     caller: Caller,
@@ -69,7 +66,7 @@ impl Cache {
     }
 
     /// The content for an audience that wants these names, as the translator has it, and what it was put together from.
-    pub fn content(&self, edition: &Edition, audience: &Audience, wants: &BTreeSet<String>) -> (Content, Shown) {
+    pub fn content(&self, edition: &Edition, audience: &Audience, wants: &BTreeSet<String>) -> (Content, Composition) {
         let (mut content, parts) = (Content::new(), RefCell::new(Vec::new()));
         let part = |key: PartKey| {
             let part = self.memo.part(edition.serial, &edition.world, key.clone());
@@ -87,12 +84,12 @@ impl Cache {
         content.entry(xds::SECRET).or_default().insert(names::ROOT_CA.to_owned(), root_ca);
         content.entry(TRUST).or_default().insert(names::TRUST.to_owned(), trust);
         let (audience, caller) = (audience.clone(), audience.caller(edition.world.index()));
-        (content, Shown { serial: edition.serial, audience, caller, parts: parts.into_inner(), subjects: composed.subjects })
+        (content, Composition { serial: edition.serial, audience, caller, parts: parts.into_inner(), subjects: composed.subjects })
     }
 
     /// What of `content`, which was all good and put together as `shown` says, this edition has otherwise. `None`: there is more to it than
     /// other versions of the same resources, or one that the engine refuses.
-    pub fn patch(&self, edition: &Edition, audience: &Audience, shown: &mut Shown, content: &Content) -> Option<Patch> {
+    pub fn patch(&self, edition: &Edition, audience: &Audience, shown: &mut Composition, content: &Content) -> Option<Patch> {
         if shown.audience != *audience || shown.caller != audience.caller(edition.world.index()) {
             return None;
         }

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use super::*;
-use crate::publish::cache::{Cache, Shown};
+use crate::publish::cache::{Cache, Composition};
 use crate::publish::edition::Edition;
 use crate::publish::random::{ADDRESSES, Random, VIRTUAL};
 use crate::publish::session::Content;
@@ -158,7 +158,7 @@ fn what_is_patched_is_what_would_be_put_together_anew() {
     let edition = |serial: u64, world: World| Edition { world, epoch: serial, serial, roots: crate::publish::trust::tests::one() };
     let mut before = edition(1, random.world.clone());
     cache.turn(&before, Affected::All);
-    let (mut known, mut counts) = (BTreeMap::<Audience, (Content, Shown)>::new(), (0, 0, 0));
+    let (mut known, mut counts) = (BTreeMap::<Audience, (Content, Composition)>::new(), (0, 0, 0));
     for serial in 2..400 {
         random.change();
         let now = edition(serial, random.world.clone());

@@ -12,7 +12,6 @@ use proto::mesh::{Authentication, Authorization, DnsRecord, Egress, Epoch, Proxy
 use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use proto::{epoch, names, xds};
 
-use super::cache::Patch;
 use crate::translate::Encoded;
 
 /// A response is cut before it grows beyond this; stock gRPC refuses 4 MiB.
@@ -28,6 +27,9 @@ const BARRIERS_MAX: usize = 64;
 
 /// What a client should have: type URL, then name.
 pub type Content = BTreeMap<&'static str, BTreeMap<String, Arc<Encoded>>>;
+
+/// Other versions of resources that are there: type URL, name and resource.
+pub type Patch = Vec<(&'static str, String, Arc<Encoded>)>;
 
 /// Type URL and name of what there is and cannot be sent.
 pub type Withheld = BTreeSet<(&'static str, String)>;

@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::admit::{admit, presented};
 use super::metrics::Metrics;
 use crate::publish::board::{Board, Seated};
-use crate::publish::cache::{Shown, Vetted};
+use crate::publish::cache::{Composition, Vetted};
 use crate::publish::concern::Concerned;
 use crate::publish::edition::Edition;
 use crate::publish::peer::{Claim, Entrance, Peer, peer_of};
@@ -102,7 +102,7 @@ struct Seen {
     serial: u64,
     epoch: u64,
     /// What it was put together from.
-    shown: Option<Shown>,
+    shown: Option<Composition>,
     /// The engine refuses a part of it, which is told again with each edition.
     refused: bool,
 }
