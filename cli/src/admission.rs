@@ -144,10 +144,14 @@ mod tests {
     use super::*;
 
     fn world(manifests: &str) -> World {
+        world_of(&[manifests.to_owned()])
+    }
+
+    fn world_of(manifests: &[String]) -> World {
         let mut world = World::new(WorldSettings::default(), Allocations::default());
-        let candidates = parse("", manifests).candidates;
+        let candidates = manifests.iter().flat_map(|text| parse("", text).candidates);
         let put = |candidate| Change::Put { origin: Origin::Cluster, candidate, now_ms: 1 };
-        world.apply(candidates.into_iter().map(put).chain([Change::Synced(Origin::Cluster)]).collect());
+        world.apply(candidates.map(put).chain([Change::Synced(Origin::Cluster)]).collect());
         world
     }
 
@@ -215,8 +219,8 @@ spec: {selector: {app: catalog}, ports: [{name: http, port: 80}]}
         assert!(analysis.errors.is_empty() && !analysis.warnings.is_empty(), "{analysis:?}");
     }
 
-    /// Ten thousand objects in fifty namespaces: Services, routes to them, policies for them, a Gateway.
-    fn crowd() -> String {
+    /// Ten thousand objects in fifty namespaces: Services, routes to them, policies for them.
+    fn crowd() -> Vec<String> {
         let object = |kind: &str, version: &str, namespace: usize, name: String, spec: Value| {
             let metadata = json!({"name": name, "namespace": format!("n{namespace}")});
             json!({"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}).to_string()
@@ -241,13 +245,13 @@ spec: {selector: {app: catalog}, ports: [{name: http, port: 80}]}
                 all.push(object("TrafficPolicy", own, namespace, format!("p{number}"), spec));
             }
         }
-        all.join("\n---\n")
+        all
     }
 
     /// Aim: among ten thousand objects each is judged within the five seconds that an API server waits, in a build without optimisation, too.
     #[test]
     fn a_big_cluster_delays_no_answer() {
-        let world = world(&crowd());
+        let world = world_of(&crowd());
         assert!(world.live().count() > 10_000 && world.problems().len() < 10, "{:?}", world.problems());
         let parents = json!([{"group": "", "kind": "Service", "name": "catalog"}, {"name": "front"}]);
         let rules = json!([{"backendRefs": [{"name": "catalog", "port": 80}]}]);
@@ -257,7 +261,7 @@ spec: {selector: {app: catalog}, ports: [{name: http, port: 80}]}
                 "TrafficPolicy",
                 json!({"targetRefs": [{"group": "", "kind": "Service", "name": "catalog"}], "timeouts": {"request": "1s"}}),
             ),
-            ("meshwright.dev/v1alpha1", "AuthorizationPolicy", json!({"action": "Allow", "rules": [{"paths": ["/"]}]})),
+            ("meshwright.dev/v1alpha1", "AuthorizationPolicy", json!({"action": "Allow", "rules": [{"to": [{"methods": ["GET"]}]}]})),
             ("gateway.networking.k8s.io/v1", "HTTPRoute", json!({"parentRefs": parents, "rules": rules})),
             (
                 "gateway.networking.k8s.io/v1",
@@ -268,10 +272,7 @@ spec: {selector: {app: catalog}, ports: [{name: http, port: 80}]}
             let object = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "new", "namespace": "shop"}, "spec": spec});
             let began = std::time::Instant::now();
             let analysis = judge(&world, &asked(object), 1);
-            println!("{kind}: {:?}, {analysis:?}", began.elapsed());
-            assert!(began.elapsed() < std::time::Duration::from_secs(5), "{kind}: {:?}", began.elapsed());
+            assert!(began.elapsed() < std::time::Duration::from_secs(5), "{kind}: {:?}, {analysis:?}", began.elapsed());
         }
-        let began = std::time::Instant::now();
-        println!("all: {} in {:?}", control::translate::audit(&world).len(), began.elapsed());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +13,7 @@ use base64::engine::general_purpose::STANDARD;
 use cli::admission;
 use cli::hooks::{Believed, Hooks};
 use cli::plane::replica;
-use control::app::run_replica;
+use control::app::{InTurn, run_replica};
 use control::settings::{ControlArgs, ExternalArgs};
 use control::world::{Kind, ObjectKey, World};
 use injector::SidecarSettings;
@@ -48,6 +49,8 @@ struct Replica {
     worlds: watch::Receiver<Option<World>>,
     /// Methods and paths of what it wrote.
     wrote: Arc<Mutex<Vec<String>>>,
+    /// How often it has begun to serve.
+    turns: Arc<AtomicU32>,
     runtime: Option<Runtime>,
     _folder: tempfile::TempDir,
 }
@@ -78,12 +81,18 @@ impl Replica {
             leaving: CancellationToken::new(),
         };
         let believed = Believed::default();
-        let replica = replica(&args, client, MESH, me, Clock::System, hooks.in_turn(&believed));
+        let (turns, inner) = (Arc::new(AtomicU32::new(0)), hooks.in_turn(&believed));
+        let counted = Arc::clone(&turns);
+        let in_turn: InTurn = Arc::new(move |stop| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            inner(stop)
+        });
+        let replica = replica(&args, client, MESH, me, Clock::System, in_turn);
         let (worlds, serving) = (replica.worlds.subscribe(), replica.worlds.subscribe());
         runtime.spawn(hooks.serve(serving, believed, CancellationToken::new()));
         runtime.spawn(run_replica(args, replica));
         drop(inside);
-        Self { me, worlds, wrote, runtime: Some(runtime), _folder: folder }
+        Self { me, worlds, wrote, turns, runtime: Some(runtime), _folder: folder }
     }
 
     /// Waits until it knows a world like that.
@@ -235,7 +244,8 @@ async fn webhooks_answer_from_every_replica() {
     until(&client, "fails", |answer| *answer == Ok(true)).await;
     until(&client, "ignores", |answer| *answer == Ok(true)).await;
 
-    let spoilt = json!([{"op": "replace", "path": "/webhooks/0/clientConfig/caBundle", "value": STANDARD.encode("-----BEGIN CERTIFICATE-----\nMA==\n-----END CERTIFICATE-----\n")}]);
+    let (_, stranger) = root();
+    let spoilt = json!([{"op": "replace", "path": "/webhooks/0/clientConfig/caBundle", "value": STANDARD.encode(stranger)}]);
     let wrote = first.wrote("webhookconfigurations");
     spoil(&client, &spoilt).await;
     eventually(&client, &format!("{HOOKS}/ours"), |answer| bundle(answer, 0).as_ref() == Some(&told)).await.unwrap();
@@ -264,6 +274,15 @@ async fn webhooks_answer_from_every_replica() {
 async fn spoil(client: &kube::Client, patch: &Value) {
     let request = http::Request::patch(format!("{HOOKS}/ours")).header("content-type", "application/json-patch+json");
     client.request::<Value>(request.body(patch.to_string().into_bytes()).unwrap()).await.unwrap();
+}
+
+/// A root, and its certificate, PEM.
+fn root() -> (rcgen::CertifiedIssuer<'static, rcgen::KeyPair>, String) {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let root = rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap();
+    let pem = root.pem();
+    (root, pem)
 }
 
 /// Gives a certificate for the webhooks' Service that ended an hour ago, or holds, by a root that is the same.
@@ -301,9 +320,7 @@ async fn an_expired_certificate_is_what_the_policy_makes_of_it() {
     let client = rig.client().await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     ground(&client, listener.local_addr().unwrap().port()).await;
-    let mut params = rcgen::CertificateParams::default();
-    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let root = rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap();
+    let (root, _) = root();
     let issuer = Arc::new(Ending { root, ended: Mutex::new(true) });
     let (roots, told) = watch::channel(String::new());
     let stop = CancellationToken::new();
@@ -442,8 +459,6 @@ async fn an_api_server_that_hangs_is_outlived() {
     let has = |name: &'static str| move |world: &World| world.get(&ObjectKey::new(Kind::Service, MESH, name)).is_some();
     ask(&client, "POST", "/api/v1/namespaces/mesh/services", made("before")).await.unwrap();
     replica.knows(has("before")).await;
-    let transitions = |lease: &Result<Value, Refusal>| lease.as_ref().ok().and_then(|lease| lease["spec"]["leaseTransitions"].as_u64());
-    let held = eventually(&client, LEASE, |lease| transitions(lease).is_some()).await.unwrap();
     let book = "/api/v1/namespaces/mesh/configmaps/meshwright-book";
     let floor = |book: &Result<Value, Refusal>| book.as_ref().ok()?["data"]["floor"].as_str()?.parse::<u64>().ok();
     let kept = eventually(&client, book, |book| floor(book).is_some()).await;
@@ -455,9 +470,8 @@ async fn an_api_server_that_hangs_is_outlived() {
     drop(stalled);
     let back = Instant::now();
     ask(&client, "POST", "/api/v1/namespaces/mesh/services", made("after")).await.unwrap();
-    let again = eventually(&client, LEASE, |lease| transitions(lease) > transitions(&Ok(held.clone()))).await.unwrap();
-    assert_eq!(again["spec"]["holderIdentity"], replica.me);
+    eventually(&client, book, |book| floor(book) > Some(former)).await.unwrap();
+    assert_eq!((holder(&client).await.as_str(), replica.turns.load(Ordering::Relaxed)), (replica.me, 2));
     replica.knows(|world| has("before")(world) && has("after")(world)).await;
     assert!(back.elapsed() < Duration::from_secs(20), "{:?}", back.elapsed());
-    eventually(&client, book, |book| floor(book) > Some(former)).await.unwrap();
 }
