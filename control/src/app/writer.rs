@@ -284,7 +284,11 @@ impl Writer {
     /// A page has come to its end; one that was not taken is written again with what came after it.
     fn kept(&mut self, ended: Option<(bool, Page)>) {
         match ended {
-            Some((true, page)) => self.reserved = self.reserved.max(page.floor().unwrap_or(0)),
+            Some((true, page)) => {
+                self.reserved = self.reserved.max(page.floor().unwrap_or(0));
+                let failed = self.store.failure().is_some();
+                self.saved.take_if(|_| failed);
+            }
             Some((false, page)) => self.unkept = std::mem::take(&mut self.unkept).over(page),
             None => {
                 self.saved = None;
