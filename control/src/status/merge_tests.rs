@@ -19,7 +19,7 @@ fn route(parents: &[(&str, &'static str)]) -> Spoken {
         controller_name: CONTROLLER,
         conditions: vec![says("Accepted", status, "Accepted", 2)],
     };
-    Spoken { status: Status { parents: parents.iter().map(parent).collect(), ..Status::default() }, features: Vec::new() }
+    Spoken { status: Status { parents: parents.iter().map(parent).collect(), ..Status::default() }, ..Spoken::default() }
 }
 
 fn entry(controller: &str, name: &str, conditions: Value) -> Value {
@@ -74,7 +74,7 @@ fn what_is_so_already_is_not_written() {
             }],
             ..Status::default()
         },
-        features: Vec::new(),
+        ..Spoken::default()
     };
     let class = Spoken { features: vec!["Gateway", "HTTPRoute"], ..gateway.clone() };
     let policy = Spoken {
@@ -86,7 +86,7 @@ fn what_is_so_already_is_not_written() {
             }],
             ..Status::default()
         },
-        features: Vec::new(),
+        ..Spoken::default()
     };
     for (kind, spoken) in [
         (Kind::Gateway, gateway),
@@ -117,7 +117,7 @@ fn times_change_with_the_status_only() {
     for (before, since) in table {
         let spoken = Spoken {
             status: Status { conditions: vec![says("Accepted", "True", "Accepted", 2)], ..Status::default() },
-            features: Vec::new(),
+            ..Spoken::default()
         };
         let written = write(Kind::GatewayClass, &spoken, &json!({"conditions": [before]})).unwrap();
         assert_eq!(written["conditions"], json!([there("Accepted", "True", "Accepted", 2, since)]), "{before}");
@@ -144,7 +144,7 @@ fn conditions_that_do_not_apply_are_absent_and_foreign_ones_stay() {
         conditions: vec![says("Accepted", "True", "Accepted", 1)],
     };
     let status = Status { conditions: vec![says("Accepted", "True", "Accepted", 1)], listeners: vec![web], ..Status::default() };
-    let written = write(Kind::Gateway, &Spoken { status, features: Vec::new() }, &present).unwrap();
+    let written = write(Kind::Gateway, &Spoken { status, ..Spoken::default() }, &present).unwrap();
     let listeners = json!([
         {"name": "web", "attachedRoutes": 3, "supportedKinds": [], "conditions": [foreign, there("Accepted", "True", "Accepted", 1, NOW)]},
     ]);
@@ -160,7 +160,7 @@ fn lists_keep_to_what_schemas_take() {
     let parents = written["parents"].as_array().unwrap();
     assert_eq!((parents.len(), &parents[..31], &parents[31]["parentRef"]["name"]), (PARENTS_MAX, &theirs[..], &json!("a")));
     let long = Condition { message: "ü".repeat(MESSAGE_CHARS_MAX + 1), ..says("Accepted", "False", "Invalid", 1) };
-    let spoken = Spoken { status: Status { conditions: vec![long], ..Status::default() }, features: Vec::new() };
+    let spoken = Spoken { status: Status { conditions: vec![long], ..Status::default() }, ..Spoken::default() };
     let written = write(Kind::Telemetry, &spoken, &Value::Null).unwrap();
     assert_eq!(written["conditions"][0]["message"].as_str().unwrap().chars().count(), MESSAGE_CHARS_MAX);
 }
