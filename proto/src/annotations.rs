@@ -34,6 +34,8 @@ pub const CA_CONFIG_MAP: &str = "meshwright-ca";
 pub const CA_KEY: &str = "ca.pem";
 /// Our GatewayClass.
 pub const GATEWAY_CLASS: &str = "meshwright";
+/// Label of what serves a Gateway, as Gateway API names it (GEP-1762): its value is the Gateway's name.
+pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 /// The controller name in GatewayClass and in status.
 pub const CONTROLLER: &str = "meshwright.dev/controller";
 

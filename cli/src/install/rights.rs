@@ -52,6 +52,13 @@ fn everywhere() -> Vec<Value> {
         rule("meshwright.dev", &["canaries"], &watched),
         // Roots and certificates that policies and Gateways refer to: watched one by one, by name, but which ones only those objects know.
         rule("", &["configmaps", "secrets"], &watched),
+        // Of which version Gateway API is.
+        json!({
+            "apiGroups": ["apiextensions.k8s.io"],
+            "resources": ["customresourcedefinitions"],
+            "resourceNames": ["gatewayclasses.gateway.networking.k8s.io"],
+            "verbs": ["get"],
+        }),
         // Whose a pod's token is.
         rule("authentication.k8s.io", &["tokenreviews"], &["create"]),
         // The roots that pods believe at their first contact, in each namespace. What is made has no name yet that RBAC knew.

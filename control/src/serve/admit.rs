@@ -144,12 +144,14 @@ impl Gate {
         };
         let peer = peer_of(extensions)?;
         let judge = |mode| {
+            // A Gateway's proxy is known by its Gateway, in whatever pod it runs.
+            let instance = if mode == Mode::Edge { applicant.workload } else { applicant.instance };
             let node = Claim {
                 client: Dialect::Meshwright,
                 mode,
                 namespace: applicant.identity.namespace().to_owned(),
                 workload: applicant.workload.to_owned(),
-                instance: applicant.instance.to_owned(),
+                instance: instance.to_owned(),
             };
             if !applicant.by_token {
                 return admit(&node, &peer, &edition.world, &self.0.clock);
@@ -158,7 +160,7 @@ impl Gate {
             unrevoked(applicant.identity, "", &edition.world, &self.0.clock)?;
             declared(&node, Some(applicant.identity), &edition.world)
         };
-        let name = (applicant.identity.namespace().to_owned(), applicant.instance.to_owned());
+        let name = (applicant.identity.namespace().to_owned(), applicant.workload.to_owned());
         // A request does not say its mode; a Gateway and an instance may share a name.
         let gateway = edition.world.index().gateways.contains_key(&name);
         match judge(Mode::Sidecar) {
@@ -421,6 +423,18 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
             (None, ("store", "store"), true, Some(Code::PermissionDenied)),
         ] {
             assert_eq!(code(leaf, asked, by_token), wanted, "{leaf:?} {asked:?} by token: {by_token}");
+        }
+        // A Gateway's proxy may run in a pod of whatever name; its account decides.
+        for (account, workload, wanted) in [
+            ("public", "public", None),
+            ("shared", "public", Some(Code::PermissionDenied)),
+            ("public", "other", Some(Code::FailedPrecondition)),
+        ] {
+            let identity = Identity::new("cluster.local", "shop", account).unwrap();
+            let mut extensions = Extensions::default();
+            extensions.insert(peer(Entrance::Tls, None));
+            let applicant = Applicant { identity: &identity, workload, instance: "public-7d9f-x2k", by_token: true };
+            assert_eq!(gate.leaf(&extensions, &applicant).err().map(|status| status.code()), wanted, "{account} for {workload}");
         }
         for (trust_domain, wanted) in [("cluster.local", None), ("b.example", Some(Code::PermissionDenied))] {
             let mut extensions = Extensions::default();

@@ -43,13 +43,15 @@ pub struct Spoken {
     pub features: Vec<&'static str>,
     /// Nothing has touched it since a former holder of the lease told of it: what is live already stays so, whoever has yet to come back.
     pub resumed: bool,
+    /// Of which object by that name: one that was made anew has heard nothing yet.
+    pub uid: String,
 }
 
 /// The parts of `status` to be written, each whole, over what `present` says; `None`: it says so already.
 ///
 /// Each list is written as a whole, so it must be written over the very version that `present` was read from.
 pub fn merged(kind: Kind, spoken: &Spoken, present: &Value, now: &str) -> Option<Value> {
-    let Spoken { status, features, resumed: _ } = spoken;
+    let Spoken { status, features, resumed: _, uid: _ } = spoken;
     let mut wanted = Map::new();
     let mut want = |name: &str, value: Value| {
         let before = present.get(name);

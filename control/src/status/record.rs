@@ -43,8 +43,15 @@ const RECHECK: Duration = Duration::from_secs(600);
 const ATTEMPTS_MAX: usize = 4;
 /// Objects written in one pass, about a second's: what is said of the next ones is looked up anew.
 const PASS_MAX: usize = 50;
+/// Where Gateway API's version is not known it is looked for so often.
+const BUNDLE_PAUSE: Duration = Duration::from_secs(30);
 /// Objects of one page of a list.
 const PAGE_MAX: u32 = 500;
+
+/// One of Gateway API's definitions: all of them are of one version.
+const BUNDLE_DEFINITION: &str = "gatewayclasses.gateway.networking.k8s.io";
+/// Its annotation with that version.
+const BUNDLE_VERSION: &str = "gateway.networking.k8s.io/bundle-version";
 
 /// Writes statuses as long as the lease is ours.
 ///
@@ -58,6 +65,8 @@ pub struct Recorder {
     said: Mutex<BTreeMap<ObjectKey, Said>>,
     /// The version that the API server serves each kind in, once known.
     versions: Mutex<BTreeMap<Kind, &'static str>>,
+    /// The version of Gateway API's definitions, and when it was looked for.
+    bundle: Mutex<(Option<String>, Option<Instant>)>,
 }
 
 /// The last word on an object, as far as it is there.
@@ -83,7 +92,8 @@ impl From<DynamicObject> for Present {
 impl Recorder {
     /// One for this term.
     pub fn new(client: Client, board: Arc<Board>, tenure: Tenure) -> Self {
-        Self { client, board, tenure, begun: Instant::now(), said: Mutex::default(), versions: Mutex::default() }
+        let (begun, said, versions, bundle) = (Instant::now(), Mutex::default(), Mutex::default(), Mutex::default());
+        Self { client, board, tenure, begun, said, versions, bundle }
     }
 
     /// Runs until `stop` or the loss of the lease. Whatever the API server does, this goes on; what it refuses is logged.
@@ -105,6 +115,7 @@ impl Recorder {
             if Instant::now() >= recheck_at {
                 there = self.list().await;
                 self.said.lock().clear();
+                self.bundle.lock().1 = None;
                 recheck_at = Instant::now() + RECHECK;
             }
             turns.mark_unchanged();
@@ -135,7 +146,8 @@ impl Recorder {
     /// nothing was written over it.
     async fn pass(&self, there: &mut BTreeMap<ObjectKey, Present>) -> Option<Duration> {
         let edition = self.board.edition()?;
-        let words = spoken(&self.board, &edition);
+        self.look_for_bundle().await;
+        let words = spoken(&self.board, &edition, self.bundle.lock().0.as_deref());
         self.said.lock().retain(|key, _| words.contains_key(key));
         let (mut due, mut next) = (Vec::new(), self.patience());
         for (key, mut word) in words {
@@ -179,7 +191,7 @@ impl Recorder {
     fn last(&self, key: &ObjectKey, word: &mut Spoken) -> Option<Instant> {
         let said = self.said.lock();
         let last = said.get(key)?;
-        if let Some(before) = last.word.as_ref().filter(|_| self.is_patient(word)) {
+        if let Some(before) = last.word.as_ref().filter(|before| before.uid == word.uid && self.is_patient(word)) {
             wait_patiently(&mut word.status, &json!(before.status));
         }
         Some(last.at)
@@ -260,6 +272,29 @@ impl Recorder {
             }
         }
         Err(last)
+    }
+
+    /// Asks Gateway API's definitions for their version, unless that is known since the last look at everything.
+    async fn look_for_bundle(&self) {
+        let due = match &*self.bundle.lock() {
+            (_, None) => true,
+            (Some(_), Some(_)) => false,
+            (None, Some(at)) => at.elapsed() >= BUNDLE_PAUSE,
+        };
+        if !due {
+            return;
+        }
+        let definitions = ApiResource::from_gvk(&GroupVersionKind::gvk("apiextensions.k8s.io", "v1", "CustomResourceDefinition"));
+        let api: Api<DynamicObject> = Api::all_with(self.client.clone(), &definitions);
+        let found = within(CALL_MAX, api.get_metadata(BUNDLE_DEFINITION)).await;
+        let mut bundle = self.bundle.lock();
+        bundle.1 = Some(Instant::now());
+        match found {
+            Ok(definition) => bundle.0 = definition.annotations().get(BUNDLE_VERSION).cloned(),
+            Err(error) if error.fault == Fault::Missing => bundle.0 = None,
+            // What was known is more likely than nothing.
+            Err(error) => tracing::debug!("the version of Gateway API's definitions cannot be read: {error}"),
+        }
     }
 
     async fn read(&self, key: &ObjectKey) -> Result<Present, CallError> {

@@ -35,6 +35,13 @@ metadata: {name: web, namespace: shop, generation: 2}
 spec: {parentRefs: [{name: edge}], rules: [{backendRefs: [{name: nowhere, port: 80}]}]}
 "#;
 
+const BUNDLE: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/gatewayclasses.gateway.networking.k8s.io";
+
+fn definition(version: &str) -> Value {
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "gatewayclasses.gateway.networking.k8s.io", "annotations": {"gateway.networking.k8s.io/bundle-version": version}}})
+}
+
 struct Scene {
     fake: Fake,
     board: Arc<Board>,
@@ -61,6 +68,7 @@ async fn scene() -> Scene {
     let object = |kind: &str, name: &str| json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": {"name": name, "namespace": "shop"}});
     fake.state()
         .put(CLASS, json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "meshwright"}}));
+    fake.state().put(BUNDLE, definition("v1.6.3"));
     fake.state().put(GATEWAY, object("Gateway", "edge"));
     fake.state().put(ROUTE, object("HTTPRoute", "web"));
     fake.state().put(LEASE, json!({"metadata": {"name": "control"}, "spec": {"renewTime": "2026-11-29T00:00:00.000000Z"}}));
@@ -119,6 +127,8 @@ async fn statuses_are_written_once_and_again_when_proxies_acknowledge() {
     settle().await;
     let class = scene.status(CLASS);
     assert_eq!(condition(&class["conditions"], "Accepted")["status"], "True");
+    let version = condition(&class["conditions"], "SupportedVersion");
+    assert_eq!((&version["status"], &version["reason"]), (&json!("True"), &json!("SupportedVersion")));
     assert_eq!(class["supportedFeatures"][0], json!({"name": "GRPCRoute"}));
     let gateway = scene.status(GATEWAY);
     assert_eq!(condition(&gateway["conditions"], "Accepted")["observedGeneration"], 3);
@@ -164,6 +174,27 @@ async fn an_object_that_was_missing_is_looked_for_again() {
     let task = scene.record();
     sleep(Duration::from_secs(2)).await;
     scene.fake.state().put(ROUTE, route);
+    settle().await;
+    assert!(scene.status(ROUTE)["parents"].is_array());
+    task.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_was_made_anew_is_told_again() {
+    // Aim: a route that was deleted and made again at once, the same but for its uid, gets its status, as the first one did.
+    let scene = scene().await;
+    let with = |uid: &str| {
+        MANIFESTS
+            .replace("{name: web, namespace: shop, generation: 2}", &format!("{{name: web, namespace: shop, generation: 2, uid: {uid}}}"))
+    };
+    publish(&scene.board, 8, &with("one"));
+    let task = scene.record();
+    settle().await;
+    assert!(scene.status(ROUTE)["parents"].is_array());
+    let mut anew = scene.fake.state().objects[ROUTE].clone();
+    anew["status"] = Value::Null;
+    scene.fake.state().put(ROUTE, anew);
+    publish(&scene.board, 9, &with("two"));
     settle().await;
     assert!(scene.status(ROUTE)["parents"].is_array());
     task.abort();

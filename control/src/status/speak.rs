@@ -2,19 +2,25 @@
 
 use std::collections::BTreeMap;
 
+use proto::annotations::GATEWAY_NAME;
+
 use super::features::FEATURES;
 use super::merge::Spoken;
 use crate::api::live::Ledger;
 use crate::publish::board::Board;
 use crate::publish::edition::Edition;
 use crate::publish::peer::edge_key;
-use crate::translate::{Status, statuses};
-use crate::world::Kind;
+use crate::translate::{Condition, Status, statuses};
 use crate::world::key::{GATEWAY_API, OWN, ObjectKey};
+use crate::world::{Kind, World};
 
-/// Of every object whose status is ours to write, what is so now. `Live`, and a Gateway's `Programmed`, are true only once the proxies
+/// The version of Gateway API that this one is made for: its features and its definitions.
+const BUNDLE: &str = "v1.6";
+
+/// Of every object whose status is ours to write, what is so now. `bundle`: the version of the cluster's definitions of Gateway API, where
+/// known. `Live`, and a Gateway's `Programmed`, are true only once the proxies
 /// concerned have acknowledged.
-pub(super) fn spoken(board: &Board, edition: &Edition) -> BTreeMap<ObjectKey, Spoken> {
+pub(super) fn spoken(board: &Board, edition: &Edition, bundle: Option<&str>) -> BTreeMap<ObjectKey, Spoken> {
     let ledger = board.read(Ledger::read);
     let ours = statuses(&edition.world).into_iter().filter(|(key, _)| matches!(key.kind.group(), GATEWAY_API | OWN));
     let mut spoken = BTreeMap::new();
@@ -25,14 +31,61 @@ pub(super) fn spoken(board: &Board, edition: &Edition) -> BTreeMap<ObjectKey, Sp
             let told = ledger.touched(&key).unwrap_or_default();
             let runs = board.is_present(&proxy) && board.running(&proxy) >= told.max(1);
             unprogrammed(&mut status, runs);
+            unaddressed(&mut status);
         }
         let accepted = status.conditions.iter().any(|condition| condition.kind == "Accepted" && condition.status == "True");
+        if let Some(bundle) = bundle.filter(|_| key.kind == Kind::GatewayClass) {
+            version(&mut status, bundle);
+        }
         let features = if key.kind == Kind::GatewayClass && accepted { FEATURES.to_vec() } else { Vec::new() };
         // A Gateway's proxy has to be there.
         let resumed = key.kind != Kind::Gateway && ledger.resumed(&key);
-        spoken.insert(key, Spoken { status, features, resumed });
+        let uid = uid(&edition.world, &key);
+        spoken.insert(key, Spoken { status, features, resumed, uid });
     }
     spoken
+}
+
+/// The object that a status is about: the newest by that name, refused or not.
+fn uid(world: &World, key: &ObjectKey) -> String {
+    let Some(slot) = world.slots().get(key) else { return String::new() };
+    let refused = slot.refused_newer().or_else(|| slot.refused().filter(|_| slot.live().is_none()));
+    let uid = match refused {
+        Some(refused) => refused.document().pointer("/metadata/uid").and_then(serde_json::Value::as_str).map(str::to_owned),
+        None => slot.live().and_then(|live| live.object.as_ref()).and_then(|object| object.metadata.uid.clone()),
+    };
+    uid.unwrap_or_default()
+}
+
+/// Whether this version is made for the cluster's definitions. Others may work, too: objects are read leniently.
+fn version(status: &mut Status, bundle: &str) {
+    let Some(generation) = status.conditions.first().map(|condition| condition.observed_generation) else { return };
+    let supported = bundle.strip_prefix(BUNDLE).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+    let (status_word, reason) = if supported { ("True", "SupportedVersion") } else { ("False", "UnsupportedVersion") };
+    let message = match supported {
+        true => String::new(),
+        false => format!("this version is made for Gateway API {BUNDLE}, the cluster's definitions are of {bundle}"),
+    };
+    status.conditions.push(Condition {
+        kind: "SupportedVersion".to_owned(),
+        status: status_word,
+        reason: reason.to_owned(),
+        message,
+        observed_generation: generation,
+    });
+}
+
+/// A Gateway that nobody can reach serves nobody, though its proxy does what it says.
+fn unaddressed(status: &mut Status) {
+    if !status.addresses.is_empty() {
+        return;
+    }
+    let programmed = status.conditions.iter_mut().find(|condition| condition.kind == "Programmed" && condition.status == "True");
+    if let Some(programmed) = programmed {
+        programmed.status = "False";
+        "AddressNotAssigned".clone_into(&mut programmed.reason);
+        programmed.message = format!("no Service and no ready pod of its namespace is labelled `{GATEWAY_NAME}` with its name");
+    }
 }
 
 /// A Gateway whose proxy has not acknowledged it serves nothing yet, whatever else is said.
@@ -46,5 +99,44 @@ fn unprogrammed(status: &mut Status, runs: bool) {
         condition.status = "False";
         "Pending".clone_into(&mut condition.reason);
         "no proxy of this Gateway has acknowledged it yet".clone_into(&mut condition.message);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(kind: &str, status: &'static str) -> Condition {
+        Condition { kind: kind.to_owned(), status, reason: kind.to_owned(), message: String::new(), observed_generation: 7 }
+    }
+
+    /// Aim: a class says whether it is made for the cluster's definitions, by their minor version, of the generation that it has seen.
+    #[test]
+    fn a_class_says_for_which_version_it_is_made() {
+        for (bundle, wanted) in
+            [("v1.6.3", "True"), ("v1.6", "True"), ("v1.60.0", "False"), ("v1.5.1", "False"), ("v2.0.0", "False"), ("x", "False")]
+        {
+            let mut status = Status { conditions: vec![said("Accepted", "True")], ..Status::default() };
+            version(&mut status, bundle);
+            let condition = &status.conditions[1];
+            assert_eq!(
+                (condition.kind.as_str(), condition.status, condition.observed_generation),
+                ("SupportedVersion", wanted, 7),
+                "{bundle}"
+            );
+        }
+    }
+
+    /// Aim: a Gateway that would be programmed and has no address says why nobody can reach it; one that is not is left as it is.
+    #[test]
+    fn a_gateway_without_an_address_is_not_programmed() {
+        let told = |programmed: &'static str, addresses: Vec<BTreeMap<&'static str, String>>| {
+            let mut status = Status { conditions: vec![said("Programmed", programmed)], addresses, ..Status::default() };
+            unaddressed(&mut status);
+            (status.conditions[0].status, status.conditions[0].reason.clone())
+        };
+        assert_eq!(told("True", Vec::new()), ("False", "AddressNotAssigned".to_owned()));
+        assert_eq!(told("False", Vec::new()), ("False", "Programmed".to_owned()));
+        assert_eq!(told("True", vec![BTreeMap::new()]), ("True", "Programmed".to_owned()));
     }
 }

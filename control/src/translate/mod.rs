@@ -4,6 +4,7 @@
 mod advice;
 mod analyze;
 mod attach;
+mod backend_tls;
 mod cluster;
 mod conflict;
 mod declared;
@@ -15,6 +16,7 @@ mod part;
 mod policy;
 mod protocol;
 mod rank;
+mod reached;
 mod route;
 mod rule;
 mod security;

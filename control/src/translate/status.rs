@@ -10,7 +10,8 @@ use serde_json::json;
 
 use super::attach::{self, Attachment, Judged, WhyNot};
 use super::security::egress;
-use super::{conflict, policy, security, trust};
+use super::{backend_tls, conflict, policy, reached, security, trust};
+use crate::world::core::Place;
 use crate::world::gateway::Gateway;
 use crate::world::key::{CORE, GATEWAY_API};
 use crate::world::own::{Mesh, Selector};
@@ -242,7 +243,8 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
     match &object.spec {
         Spec::Unsupported => {
             let condition = by.say("Accepted", "False", "Unsupported", "not supported by this version; it has no effect");
-            Some(Status { conditions: vec![condition], ..Status::default() })
+            let ancestors = if object.key.kind == Kind::BackendTLSPolicy { of_backend_tls(world, object, by) } else { Vec::new() };
+            Some(Status { conditions: vec![condition], ancestors, ..Status::default() })
         }
         Spec::GatewayClass(class) => {
             let refusal = class.parameters.then(|| WhyNot::new("InvalidParameters", "this controller has no parameters"));
@@ -290,6 +292,18 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
     }
 }
 
+/// Where a BackendTLSPolicy would have to count. Its schema has no conditions but these.
+fn of_backend_tls(world: &World, object: &Object, by: &Conditions) -> Vec<AncestorStatus> {
+    let document = world.slots().get(&object.key).and_then(Versions::live).map(|live| live.document()).unwrap_or_default();
+    let message = "this version begins no TLS to backends of Gateways: the policy has no effect, and requests go there in plaintext";
+    let one = |(namespace, name): Name| AncestorStatus {
+        ancestor_ref: json!({"group": GATEWAY_API, "kind": "Gateway", "namespace": namespace, "name": name}),
+        controller_name: CONTROLLER,
+        conditions: vec![by.say("Accepted", "False", "Invalid", message)],
+    };
+    backend_tls::ancestors(world.index(), &object.key, &document).into_iter().map(one).collect()
+}
+
 fn of_mesh(world: &World, mesh: &Mesh, by: &Conditions) -> Status {
     let refs = (!mesh.federation.is_empty()).then(|| match trust::unresolved(world) {
         Some((reason, message)) => by.say("ResolvedRefs", "False", reason, message),
@@ -318,8 +332,11 @@ fn of_gateway(world: &World, name: &Name, gateway: &Gateway, by: &Conditions) ->
         true => by.say("Programmed", "False", "Pending", state.map(|state| state.message.clone()).unwrap_or_default()),
     };
     let served = refused.is_none() && good > 0;
-    let addresses = world.index().gateway_addresses.get(name).filter(|_| served).map_or(&[][..], Vec::as_slice);
-    let address = |address: &std::net::IpAddr| BTreeMap::from([("type", "IPAddress".to_owned()), ("value", address.to_string())]);
+    let places = if served { places(world, name) } else { Vec::new() };
+    let place = |place: &Place| match place {
+        Place::Address(address) => BTreeMap::from([("type", "IPAddress".to_owned()), ("value", address.to_string())]),
+        Place::Name(name) => BTreeMap::from([("type", "Hostname".to_owned()), ("value", name.clone())]),
+    };
     let counts = attached_routes(world, name, judged.len());
     let listeners = judged.iter().zip(counts);
     Status {
@@ -327,9 +344,17 @@ fn of_gateway(world: &World, name: &Name, gateway: &Gateway, by: &Conditions) ->
         listeners: listeners
             .map(|(judged, count)| of_listener(judged, count, programmed(served && judged.refused.is_none()), by))
             .collect(),
-        addresses: addresses.iter().map(address).collect(),
+        addresses: places.iter().map(place).collect(),
         ..Status::default()
     }
+}
+
+/// Where a Gateway is reached: at an address of its own, which we gave it; in a cluster, where others put what serves it.
+fn places(world: &World, name: &Name) -> Vec<Place> {
+    if world.settings().in_cluster {
+        return reached::places(world.index(), name);
+    }
+    world.index().gateway_addresses.get(name).into_iter().flatten().copied().map(Place::Address).collect()
 }
 
 fn of_listener(judged: &Judged<'_>, attached_routes: usize, programmed: Condition, by: &Conditions) -> ListenerStatus {

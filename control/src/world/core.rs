@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use super::WorldSettings;
 use super::door::{Cursor, Fields};
 use super::families::Families;
+use super::tree::{Node, Value};
 
 /// Most ports, addresses or endpoints of one object; Kubernetes' own bound on an EndpointSlice is 1,000.
 const ITEMS_MAX: usize = 1_000;
@@ -27,6 +28,17 @@ pub struct Service {
     pub external_name: bool,
     /// Its ports, TCP only: nothing else can be proxied.
     pub ports: Vec<ServicePort>,
+    /// Where it is reached from outside the cluster: what a load balancer gave it, else `externalIPs`.
+    pub outside: Vec<Place>,
+}
+
+/// An address, or a name that has some.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// An address.
+    Address(IpAddr),
+    /// A DNS name.
+    Name(String),
 }
 
 /// One port of a [`Service`].
@@ -85,6 +97,7 @@ impl Service {
             publish_not_ready: fields.get("publishNotReadyAddresses").and_then(|flag| flag.flag()).unwrap_or(false),
             external_name: fields.get("type").and_then(|kind| kind.word(&words)).unwrap_or(false),
             ports: read_ports(&mut fields),
+            outside: fields.get("externalIPs").map(|ips| ips.texts(ITEMS_MAX)).into_iter().flatten().map(|ip| Place::read(&ip)).collect(),
         };
         if let Some(affinity) = fields.get("sessionAffinity")
             && affinity.text().is_some_and(|affinity| affinity != "None")
@@ -99,7 +112,6 @@ impl Service {
         fields.ignore(&[
             "sessionAffinityConfig",
             "externalName",
-            "externalIPs",
             "externalTrafficPolicy",
             "internalTrafficPolicy",
             "loadBalancerIP",
@@ -114,7 +126,24 @@ impl Service {
     }
 }
 
+impl Place {
+    fn read(text: &str) -> Self {
+        text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Address)
+    }
+}
+
 impl Service {
+    /// Takes over what a load balancer told, in the whole document's status; that goes before what its author wrote.
+    pub(super) fn balanced(&mut self, document: &Node) {
+        let ingress = ["status", "loadBalancer", "ingress"].iter().try_fold(document, |part, name| part.get(name));
+        let Some(Value::List(ingress)) = ingress.map(|ingress| &ingress.value) else { return };
+        let told = |one: &Node| ["ip", "hostname"].iter().find_map(|name| one.get(name)?.text()).map(Place::read);
+        let told: Vec<Place> = ingress.iter().take(ITEMS_MAX).filter_map(told).collect();
+        if !told.is_empty() {
+            self.outside = told;
+        }
+    }
+
     /// Chosen addresses that the mesh cannot serve, because nothing leads there from an instance.
     pub(super) fn unserved<'a>(&'a self, settings: &'a WorldSettings) -> impl Iterator<Item = &'a IpAddr> {
         self.cluster_ips.iter().filter(|address| !settings.serve(address))

@@ -34,7 +34,7 @@ pub struct Gateway {
     pub class: String,
     /// Its listeners.
     pub listeners: Vec<Listener>,
-    /// Whether it asks for addresses of its own; we cannot pin any.
+    /// Whether it asks for certain addresses, or such of another kind than ours; we cannot pin any.
     pub addresses: bool,
     /// Whether it refers to parameters; we have none.
     pub parameters: bool,
@@ -152,7 +152,7 @@ impl Gateway {
                 listeners.push(listener);
             }
         }
-        let addresses = fields.get("addresses").is_some_and(|at| !at.list(16).is_empty());
+        let addresses = fields.get("addresses").is_some_and(|at| at.list(16).iter().filter(|at| pins(at)).count() > 0);
         let mut parameters = false;
         if let Some(at) = fields.get("infrastructure") {
             let mut infrastructure = at.fields();
@@ -194,6 +194,15 @@ impl Listener {
         fields.done();
         Some(Self { name: name?, port: port?, protocol: protocol?, hostname, from, kinds, line: at.line() })
     }
+}
+
+/// Whether an entry of `addresses` leaves us no choice. An IP address without a value is whichever there is.
+fn pins(at: &Cursor<'_>) -> bool {
+    let mut fields = at.fields();
+    let kind = fields.get("type").and_then(|at| at.text());
+    let value = fields.get("value").and_then(|at| at.text());
+    fields.done();
+    kind.is_some_and(|kind| kind != "IPAddress") || value.is_some_and(|value| !value.is_empty())
 }
 
 fn read_from(at: &Cursor<'_>) -> From {

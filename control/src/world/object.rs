@@ -42,6 +42,8 @@ pub struct Metadata {
     pub created_ms: Option<i64>,
     /// `generation`, where an API server counts it.
     pub generation: Option<i64>,
+    /// `uid`, which tells it from a former one of the same name.
+    pub uid: Option<String>,
 }
 
 /// The typed content of each kind.
@@ -88,7 +90,7 @@ pub struct Candidate {
     pub problems: Vec<Problem>,
     /// The document as the text of JSON: a cluster's objects are many, and few are ever looked at.
     pub raw: Arc<str>,
-    /// Hash of the document's content, without `status`: equal content, equal digest.
+    /// Hash of the document's content, without `status` where that is only what controllers write: equal content, equal digest.
     pub digest: String,
 }
 
@@ -115,8 +117,8 @@ pub fn read_judged(file: &str, part: &Part, judge: Judge) -> Result<Candidate, B
     let kind = kind_of(file, node).map_err(placed)?;
     let key = key_of(file, node, kind).map_err(placed)?;
     let mut raw = node.json();
-    // Everywhere else it is what controllers write about an object; of a pod it is the object.
-    if let (false, serde_json::Value::Object(map)) = (kind == Kind::Pod, &mut raw) {
+    // Everywhere else it is what controllers write about an object; of a pod it is the object, and of a Service where it is reached.
+    if let (false, serde_json::Value::Object(map)) = (matches!(kind, Kind::Pod | Kind::Service), &mut raw) {
         map.remove("status");
     }
     let mut text = raw.to_string();
@@ -250,7 +252,10 @@ fn read_object(door: &Intake<'_>, part: &Part, kind: Kind) -> (Metadata, Option<
         _ if !kind.supported() => return (metadata, Some(Spec::Unsupported)),
         _ => {}
     }
-    let spec = read_spec(kind, &mut fields);
+    let mut spec = read_spec(kind, &mut fields);
+    if let Some(Spec::Service(service)) = &mut spec {
+        service.balanced(&part.node);
+    }
     fields.done();
     (metadata, spec)
 }
@@ -303,7 +308,6 @@ fn read_metadata(at: &Cursor<'_>) -> Metadata {
     fields.ignore(&[
         "name",
         "namespace",
-        "uid",
         "resourceVersion",
         "managedFields",
         "finalizers",
@@ -318,6 +322,7 @@ fn read_metadata(at: &Cursor<'_>) -> Metadata {
         annotations: fields.get("annotations").map(|annotations| annotations.text_map()).unwrap_or_default(),
         created_ms: fields.get("creationTimestamp").and_then(|created| created.timestamp()),
         generation: fields.get("generation").and_then(|generation| generation.int(0..=i64::MAX)),
+        uid: fields.get("uid").and_then(|uid| uid.text()),
     };
     fields.done();
     metadata

@@ -130,7 +130,7 @@ pub struct ProxyArgs {
     /// Workload (or, at the edge, Gateway) that this proxy serves
     #[arg(long, env = "MESHWRIGHT_WORKLOAD", value_name = "NS/NAME")]
     pub workload: String,
-    /// Instance of the workload; default: the workload's name
+    /// Instance of the workload, or the pod of an edge proxy; default: the workload's name
     #[arg(long, env = "MESHWRIGHT_INSTANCE", value_name = "NAME")]
     pub instance: Option<String>,
     /// Service account to ask a certificate for; the authority has the last word
@@ -281,11 +281,10 @@ impl ProxyArgs {
         let dns_upstream = self.resolvers()?;
         let control_roots = read_roots(&self.control_ca)?;
         let edge = self.mode == ProxyMode::Edge;
+        // A Gateway's proxy runs what its Gateway says, in whatever pod; the pod is what its token proves.
+        let served = if edge { workload.to_owned() } else { instance.clone() };
         Ok(Bootstrap {
-            node: NodeIdentity {
-                id: NodeId { mode, namespace: namespace.to_owned(), instance: instance.clone() },
-                workload: workload.to_owned(),
-            },
+            node: NodeIdentity { id: NodeId { mode, namespace: namespace.to_owned(), instance: served }, workload: workload.to_owned() },
             subject: Subject {
                 namespace: namespace.to_owned(),
                 workload: workload.to_owned(),
@@ -429,7 +428,7 @@ mod tests {
         let ports = Ports { outbound: 15001, inbound: 15006, dns: 15053, admin: 15000, metrics: 15020, health: 15021 };
         assert_eq!((sidecar.ports, sidecar.control_roots.len()), (ports, 1));
         let edge = parse(&["--mode", "edge", "--instance", "front-0", "--exempt-uid", "0", "--admin-port", "0"]).unwrap();
-        assert_eq!(edge.node.id.to_string(), "edge/shop/front-0");
+        assert_eq!((edge.node.id.to_string().as_str(), edge.subject.instance.as_str()), ("edge/shop/catalog", "front-0"));
         assert_eq!((edge.ports.outbound, edge.ports.admin, edge.exempt), (0, 0, Exempt::None));
         assert!(edge.workers >= 1);
     }

@@ -4,9 +4,11 @@
 //! anything to a mesh (a node's heartbeat, the time of an endpoint's last change) is gone before it is compared with the version before.
 
 use kube::core::ObjectMeta;
+use proto::annotations::GATEWAY_NAME;
 use proto::pods::{PROXY_CONTAINER, WORKLOAD_VARIABLE};
 use serde_json::{Map, Value, json};
 
+use crate::world::key::{GATEWAY_API, OWN};
 use crate::world::object::{Candidate, read_judged};
 use crate::world::problem::{Problem, Severity};
 use crate::world::tree::{Node, Part};
@@ -64,10 +66,22 @@ fn pruned(kind: Kind, version: &str, metadata: ObjectMeta, mut rest: Value) -> V
         _ => {
             let Value::Object(fields) = rest else { return document.into() };
             let told = |name: &str| !matches!(name, "apiVersion" | "kind" | "metadata" | "status");
+            // Of a Service in front of a Gateway also what a load balancer told: the Gateway's status says it again.
+            if kind == Kind::Service && fronts_gateway(&document) {
+                let ingress = fields.get("status").map_or(&Value::Null, |status| &status["loadBalancer"]["ingress"]);
+                if ingress.as_array().is_some_and(|list| !list.is_empty()) {
+                    document.insert("status".to_owned(), json!({"loadBalancer": {"ingress": ingress}}));
+                }
+            }
             document.extend(fields.into_iter().filter(|(name, _)| told(name)));
         }
     }
     document.into()
+}
+
+/// Whether a Service's address is a Gateway's.
+fn fronts_gateway(document: &Map<String, Value>) -> bool {
+    document.get("metadata").is_some_and(|metadata| !metadata["labels"][GATEWAY_NAME].is_null())
 }
 
 fn named(kind: Kind, mut metadata: ObjectMeta) -> Value {
@@ -95,6 +109,10 @@ fn named(kind: Kind, mut metadata: ObjectMeta) -> Value {
         named.insert("ownerReferences".to_owned(), controller.into_iter().collect());
     } else if !kind.runs() {
         keep(&mut named, &mut all, "generation");
+        if matches!(kind.group(), GATEWAY_API | OWN) {
+            // One that was made anew has no status yet, though nothing else of it may be new.
+            keep(&mut named, &mut all, "uid");
+        }
     }
     named.into()
 }
@@ -208,6 +226,8 @@ mod tests {
         let slice = json!({"metadata": {"name": "s", "namespace": "a", "annotations": {"endpoints.kubernetes.io/last-change-trigger-time": "t"}}, "addressType": "IPv4",
             "endpoints": [{"addresses": ["10.0.0.1"], "nodeName": "n1", "zone": "z", "targetRef": {"kind": "Pod", "name": "p", "uid": "u"}}]});
         let node = json!({"metadata": {"name": "n", "labels": {"topology.kubernetes.io/zone": "a", "load": "1"}}});
+        let balanced = |labels: Value| json!({"metadata": {"name": "s", "namespace": "a", "labels": labels}, "spec": {"ports": [{"port": 80}]}, "status": {}});
+        let ingress = json!({"ingress": [{"ip": "192.0.2.7"}]});
         let route = json!({"metadata": {"name": "r", "namespace": "a", "generation": 1}, "spec": {"rules": []}, "status": {"parents": []}});
         for (kind, object, change, value, wanted) in [
             (Kind::Pod, &pod(), "/metadata/resourceVersion", json!("8"), true),
@@ -219,8 +239,11 @@ mod tests {
             (Kind::EndpointSlice, &slice, "/endpoints", json!([]), false),
             (Kind::Node, &node, "/metadata/labels", json!({"topology.kubernetes.io/zone": "a", "load": "2"}), true),
             (Kind::Node, &node, "/metadata/labels", json!({"topology.kubernetes.io/zone": "b"}), false),
+            (Kind::Service, &balanced(json!({})), "/status/loadBalancer", ingress.clone(), true),
+            (Kind::Service, &balanced(json!({GATEWAY_NAME: "g"})), "/status/loadBalancer", ingress, false),
             (Kind::HTTPRoute, &route, "/status", json!({"parents": [{}]}), true),
             (Kind::HTTPRoute, &route, "/metadata/generation", json!(2), false),
+            (Kind::HTTPRoute, &route, "/metadata/uid", json!("another"), false),
             (Kind::HTTPRoute, &route, "/spec", json!({"rules": [], "more": 1}), false),
         ] {
             assert_eq!(same(kind, object, change, value), wanted, "{kind} {change}");

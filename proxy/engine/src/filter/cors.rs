@@ -171,6 +171,8 @@ impl Cors {
             headers.extend(methods.map(|methods| (header::ACCESS_CONTROL_ALLOW_METHODS, methods)));
             headers.extend(names.map(|names| (header::ACCESS_CONTROL_ALLOW_HEADERS, names)));
             headers.push((header::ACCESS_CONTROL_MAX_AGE, self.max_age.clone()));
+            // Browsers read it in answers alone; Gateway API's conformance asks for it here, too.
+            headers.extend(self.expose.clone().map(|expose| (header::ACCESS_CONTROL_EXPOSE_HEADERS, expose)));
         }
         LocalReply { status: StatusCode::NO_CONTENT, reason: None, headers, body: bytes::Bytes::new(), grpc_status: None }
     }
@@ -290,6 +292,7 @@ mod tests {
             "access-control-allow-headers: x-a",
             "access-control-allow-methods: GET, PUT",
             "access-control-allow-origin: https://a.example",
+            "access-control-expose-headers: x-one, x-two",
             "access-control-max-age: 5",
             "vary: Origin",
         ];
@@ -313,12 +316,14 @@ mod tests {
             "access-control-allow-headers: x-a, x-b",
             "access-control-allow-methods: PUT",
             "access-control-allow-origin: https://a.example",
+            "access-control-expose-headers: x-one, x-two",
             "access-control-max-age: 5",
             "vary: Origin",
         ];
         assert_eq!(asked(&trusting, "OPTIONS", &ASK).unwrap(), told);
         let bare = cors(&["*"], &[], &[], false);
-        assert_eq!(asked(&bare, "OPTIONS", &ASK).unwrap(), ["access-control-allow-origin: *", "access-control-max-age: 5"]);
+        let told = ["access-control-allow-origin: *", "access-control-expose-headers: x-one, x-two", "access-control-max-age: 5"];
+        assert_eq!(asked(&bare, "OPTIONS", &ASK).unwrap(), told);
     }
 
     #[test]
