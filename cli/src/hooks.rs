@@ -326,6 +326,7 @@ mod tests {
             data_dir: folder.to_owned(),
             sidecar: SidecarSettings::default(),
             version_told: true,
+            leaving: CancellationToken::new(),
         }
     }
 
