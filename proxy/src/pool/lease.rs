@@ -13,7 +13,7 @@ use hyper::client::conn::TrySendError;
 
 use super::http1::Http1;
 use super::multiplexed::Use;
-use super::sent::{Again, Outgoing, not_reached, reason, told, unreached};
+use super::sent::{Outgoing, Resend, not_reached, reason, told, unreached};
 use super::slot::{Idle, Slot};
 use super::stream;
 use crate::ground::body::{Body, Received};
@@ -97,7 +97,7 @@ impl Lease {
         &mut self,
         place: &mut Option<Outgoing>,
         downstream: Option<&Arc<Line>>,
-        again: Again,
+        again: Resend,
     ) -> Result<Response<Received>, Failure> {
         let connection = match &mut self.sender {
             Sender::Http1(connection) => connection,
@@ -123,7 +123,7 @@ impl Lease {
         match begin(connection, place, downstream, again).await {
             Ok(response) => {
                 if connection.tls.is_some()
-                    && again != Again::Never
+                    && again != Resend::Never
                     && let Some(reason) = unreached(&response, Incoming::is_end_stream)
                     && let Some(whole) = connection.line.written_whole().and_then(written)
                 {
@@ -169,7 +169,7 @@ fn begin(
     connection: &mut Http1,
     place: &mut Option<Outgoing>,
     downstream: Option<&Arc<Line>>,
-    again: Again,
+    again: Resend,
 ) -> impl Future<Output = Result<Response<Incoming>, TrySendError<Request<Body>>>> + use<> {
     let mut request = match place.take() {
         Some(Outgoing::Fresh(request)) => request,
@@ -184,11 +184,11 @@ fn begin(
     // What was packed for a mesh peer is not for everybody.
     let packed = connection.tls.is_some() && pack(request.headers_mut());
     let keeps = match again {
-        Again::Never => false,
-        Again::Unreached => {
+        Resend::Never => false,
+        Resend::Unreached => {
             connection.tls.is_some() && request.body().size_hint().exact().is_some_and(|bytes| bytes <= REPLAY_HTTP1_BYTES_MAX)
         }
-        Again::Unanswered => true,
+        Resend::Unanswered => true,
     };
     connection.line.ask(downstream, keeps && !packed);
     request.body_mut().goes_over(&connection.line);
@@ -196,7 +196,7 @@ fn begin(
 }
 
 #[cold]
-fn not_answered(mut error: TrySendError<Request<Body>>, connection: &Http1, again: Again, place: &mut Option<Outgoing>) -> Failure {
+fn not_answered(mut error: TrySendError<Request<Body>>, connection: &Http1, again: Resend, place: &mut Option<Outgoing>) -> Failure {
     if let Some(request) = error.take_message() {
         // hyper hands back what it was given, which may only stand for a head.
         *place = Some(match connection.line.take_stand_in() {
@@ -208,7 +208,7 @@ fn not_answered(mut error: TrySendError<Request<Body>>, connection: &Http1, agai
     }
     let error = error.into_error();
     let mut failure = Failure::upstream(reason(&error), told(&error));
-    if again == Again::Unanswered
+    if again == Resend::Unanswered
         && failure.reason == Reason::UpstreamReset
         && let Some(head) = connection.line.written().and_then(written)
     {

@@ -29,7 +29,7 @@ use engine::model::{Cluster, Endpoint, InFlight, Named};
 pub use connect::{Connector, Hairpin, Opened};
 pub use counts::{Counts, Open};
 pub use lease::Lease;
-pub use sent::{Again, Outgoing};
+pub use sent::{Outgoing, Resend};
 pub(crate) use sent::{reason, told};
 pub(crate) use stream::reason as stream_reason;
 

@@ -17,7 +17,7 @@ pub enum Outgoing {
 
 /// When a request may be sent again that was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Again {
+pub enum Resend {
     /// Never.
     Never,
     /// Where a peer of the mesh answers that it has not reached its application.

@@ -13,7 +13,7 @@ use http::{Request, Response, StatusCode, request};
 use http_body::Body as _;
 
 use super::multiplexed::Use;
-use super::sent::{Again, Outgoing, not_reached, told, unreached};
+use super::sent::{Outgoing, Resend, not_reached, told, unreached};
 use crate::ground::body::{Body, Cut, Received};
 use crate::ground::line::{Interim, Line};
 use crate::http::http2::{Pump, Stopped, fit_request, too_large};
@@ -27,7 +27,7 @@ pub(super) async fn exchange(
     used: &mut Use,
     place: &mut Option<Outgoing>,
     downstream: Option<&Arc<Line>>,
-    again: Again,
+    again: Resend,
 ) -> Result<Response<Received>, Failure> {
     let Some(Outgoing::Fresh(request)) = place.take() else {
         return Err(Failure::new(Reason::UpstreamReset, "a head of HTTP/1 is not sent over HTTP/2"));
@@ -45,7 +45,7 @@ pub(super) async fn exchange(
     match poll_fn(|cx| sending.poll(cx, used, downstream)).await {
         Ok(response) => {
             if used.connection().tls().is_some()
-                && again != Again::Never
+                && again != Resend::Never
                 && sending.is_at_hand()
                 && let Some(reason) = unreached(&response, RecvStream::is_end_stream)
             {
@@ -162,7 +162,7 @@ impl Sending {
 
     /// What became of a request whose stream broke off before its answer.
     #[cold]
-    fn failed(self, place: &mut Option<Outgoing>, head: request::Parts, error: &h2::Error, again: Again) -> Failure {
+    fn failed(self, place: &mut Option<Outgoing>, head: request::Parts, error: &h2::Error, again: Resend) -> Failure {
         let heard = self.heard;
         if unprocessed(error) {
             let body = self.pump.map_or(Some(Body::Empty), Pump::again);
@@ -171,7 +171,7 @@ impl Sending {
             }
         }
         let mut failure = Failure::upstream(reason(error), told(error));
-        if again == Again::Unanswered && !heard && failure.reason == Reason::UpstreamReset {
+        if again == Resend::Unanswered && !heard && failure.reason == Reason::UpstreamReset {
             *place = Some(Outgoing::Fresh(Request::from_parts(head, Body::Empty)));
             failure.retry = Retry::Unanswered;
         }

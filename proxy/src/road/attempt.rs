@@ -20,7 +20,7 @@ use crate::ground::line::Line;
 use crate::ground::replay::Replay;
 use crate::io::{Rewound, Stream};
 use crate::observe::Account;
-use crate::pool::{Again, Freshness, Lease, Opened, Outgoing, To};
+use crate::pool::{Freshness, Lease, Opened, Outgoing, Resend, To};
 use crate::road::shared::Shared;
 use crate::tls::{Bond, Carries, TlsFacts};
 
@@ -220,7 +220,7 @@ pub struct Manner<'a> {
     /// Where interim answers go.
     pub downstream: Option<&'a Arc<Line>>,
     /// When it may be sent again although it was written.
-    pub again: Again,
+    pub again: Resend,
 }
 
 /// Makes one attempt: leases a connection, sends what is in hand, and waits until the head of the answer is in hand. Nothing large is handed

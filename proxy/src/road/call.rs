@@ -21,7 +21,7 @@ use crate::ground::patience::Overdue;
 use crate::ground::replay::Replay;
 use crate::http::{Neighbour, Patient, tell_patience, unpack};
 use crate::observe::Account;
-use crate::pool::{Again, Lease, Outgoing};
+use crate::pool::{Lease, Outgoing, Resend};
 use crate::road::admission::Admission;
 use crate::road::attempt::{Hand, Manner, Spare, Tries, begin, make, make_within, outcome};
 use crate::road::discard::discard;
@@ -399,11 +399,11 @@ impl Call {
     }
 
     /// When it may be sent again after it was written.
-    const fn again(&self) -> Again {
+    const fn again(&self) -> Resend {
         match (self.safe, self.upgrades) {
-            (true, _) => Again::Unanswered,
-            (false, false) => Again::Unreached,
-            (false, true) => Again::Never,
+            (true, _) => Resend::Unanswered,
+            (false, false) => Resend::Unreached,
+            (false, true) => Resend::Never,
         }
     }
 

@@ -14,7 +14,7 @@ use engine::model::{Cluster, Endpoint, Policy};
 use tokio::time::{Sleep, sleep};
 
 use crate::observe::Account;
-use crate::pool::{Again, Freshness, Lease};
+use crate::pool::{Freshness, Lease, Resend};
 use crate::road::attempt::{Hand, Manner, Spare, Tries, make_within, outcome};
 use crate::road::shared::Shared;
 use crate::tls::Carries;
@@ -92,7 +92,7 @@ impl<'a> Hedging<'a> {
         let making = Box::pin(async move {
             let mut hand = Hand { to: Some(to), ..Hand::of(outgoing) };
             // Interim answers are passed on from the first only.
-            let manner = Manner { carries, freshness: Freshness::Any, downstream: None, again: Again::Never };
+            let manner = Manner { carries, freshness: Freshness::Any, downstream: None, again: Resend::Never };
             let result = make_within(&shared, manner, &mut hand, limit).await;
             Box::new(MadeBeside { hand, began, result })
         });

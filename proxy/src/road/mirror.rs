@@ -11,7 +11,7 @@ use http_body::Body as _;
 use crate::ground::body::Body;
 use crate::ground::limits::MIRRORS_MAX;
 use crate::ground::replay::Replay;
-use crate::pool::{Again, Outgoing};
+use crate::pool::{Outgoing, Resend};
 use crate::road::attempt::{Hand, Manner, Tries, make};
 use crate::road::discard::discard;
 use crate::road::shared::Shared;
@@ -83,7 +83,7 @@ async fn send(copied: CopyUnderWay, cluster: Arc<Cluster>, request: Request<Body
     };
     let sending = async {
         let mut hand = Hand { to: Some(to), ..Hand::of(Outgoing::Fresh(request)) };
-        let manner = Manner { carries, freshness: tries.freshness(), downstream: None, again: Again::Never };
+        let manner = Manner { carries, freshness: tries.freshness(), downstream: None, again: Resend::Never };
         make(shared, manner, &mut hand).await?;
         if let Some(response) = hand.response.take() {
             discard(response, hand.lease.take());
