@@ -70,7 +70,6 @@ mod tests {
 
     use serde_json::json;
 
-    use super::*;
     use crate::pod::{Refused, add};
     use crate::settings::SidecarSettings;
 

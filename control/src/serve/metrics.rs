@@ -215,7 +215,8 @@ mod tests {
         // Aim: every metric is there from the start.
         let metrics = Metrics::default();
         metrics.epoch.set(7);
-        metrics.publish(Board::new(Clock::new(|| std::time::UNIX_EPOCH)).0);
+        let (board, _events) = Board::new(Clock::new(|| std::time::UNIX_EPOCH));
+        metrics.publish(&board);
         let text = metrics.text();
         assert!(text.contains("meshwright_control_objects 0") && text.contains("meshwright_control_config_errors 0"), "{text}");
         assert!(text.contains("meshwright_control_config_epoch 7") && text.contains("meshwright_control_ads_pushes_total 0"), "{text}");
