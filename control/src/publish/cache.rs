@@ -30,6 +30,8 @@ pub struct Composition {
     serial: u64,
     audience: Audience,
     caller: Caller,
+    /// Whom the mesh believes in it; it is of no part.
+    trust: Arc<Encoded>,
     parts: Vec<(PartKey, Arc<ViewPart>)>,
     /// What it depends on, in order, each once.
     pub subjects: Vec<Subject>,
@@ -82,15 +84,16 @@ impl Cache {
         let known = self.believed.lock().as_ref().filter(|(serial, _)| *serial == edition.serial).map(|(_, known)| known.clone());
         let Believed { trust, root_ca } = known.unwrap_or_else(|| Believed::of(edition));
         content.entry(xds::SECRET).or_default().insert(names::ROOT_CA.to_owned(), root_ca);
-        content.entry(TRUST).or_default().insert(names::TRUST.to_owned(), trust);
+        content.entry(TRUST).or_default().insert(names::TRUST.to_owned(), Arc::clone(&trust));
         let (audience, caller) = (audience.clone(), audience.caller(edition.world.index()));
-        (content, Composition { serial: edition.serial, audience, caller, parts: parts.into_inner(), subjects: composed.subjects })
+        let (serial, parts, subjects) = (edition.serial, parts.into_inner(), composed.subjects);
+        (content, Composition { serial, audience, caller, trust, parts, subjects })
     }
 
     /// What of `content`, which was all good and put together as `shown` says, this edition has otherwise. `None`: there is more to it than
     /// other versions of the same resources, or one that the engine refuses.
     pub fn patch(&self, edition: &Edition, audience: &Audience, shown: &mut Composition, content: &Content) -> Option<Patch> {
-        if shown.audience != *audience || shown.caller != audience.caller(edition.world.index()) {
+        if shown.audience != *audience || shown.caller != audience.caller(edition.world.index()) || !self.believes(edition, &shown.trust) {
             return None;
         }
         let changed = self.memo.since(shown.serial, (edition.serial, &edition.world), &shown.parts)?;
@@ -114,6 +117,12 @@ impl Cache {
         shown.serial = edition.serial;
         changed.into_iter().for_each(|(place, part)| shown.parts[place].1 = part);
         Some(patch)
+    }
+
+    /// Whether that edition believes whom `trust` names: [`Self::turn`] keeps what is the same.
+    fn believes(&self, edition: &Edition, trust: &Arc<Encoded>) -> bool {
+        let believed = self.believed.lock();
+        believed.as_ref().is_some_and(|(serial, known)| *serial == edition.serial && Arc::ptr_eq(&known.trust, trust))
     }
 
     /// Replaces what the proxy's engine would refuse by what the stream had before, or leaves it out and names it: what a proxy has of it

@@ -3,7 +3,7 @@
 
 use proto::annotations::GATEWAY_NAME;
 
-use crate::world::core::Place;
+use crate::world::core::Ingress;
 use crate::world::{Index, Instance, Name, ServiceView};
 
 /// Most addresses that the schema of a Gateway's status takes.
@@ -11,21 +11,21 @@ const PLACES_MAX: usize = 16;
 
 /// Where a Gateway is reached: what load balancers gave its Services, else their external addresses, else the virtual ones; without
 /// Services that have any, the addresses of its ready pods. Each once, in the order of the Services' and pods' names.
-pub(super) fn places(index: &Index, gateway: &Name) -> Vec<Place> {
+pub(super) fn places(index: &Index, gateway: &Name) -> Vec<Ingress> {
     let first = (gateway.0.clone(), String::new());
     let services = index.services.from(&first).take_while(|(name, _)| name.0 == gateway.0).map(|(_, view)| view);
     let services: Vec<&ServiceView> = services.filter(|view| view.object.label(GATEWAY_NAME) == Some(gateway.1.as_str())).collect();
     let outside = services.iter().filter_map(|view| view.service()).flat_map(|service| service.outside.iter().cloned());
-    let mut places: Vec<Place> = outside.collect();
+    let mut places: Vec<Ingress> = outside.collect();
     if places.is_empty() {
-        places = services.iter().flat_map(|view| &view.addresses).copied().map(Place::Address).collect();
+        places = services.iter().flat_map(|view| &view.addresses).copied().map(Ingress::Address).collect();
     }
     if places.is_empty() {
         let pods = index.instances.from(&first).take_while(|(name, _)| name.0 == gateway.0).map(|(_, instance)| instance);
         places = pods
             .filter(|instance| serves(instance, &gateway.1))
             .flat_map(|pod| pod.addresses.iter().copied())
-            .map(Place::Address)
+            .map(Ingress::Address)
             .collect();
     }
     let mut known = Vec::new();
@@ -94,9 +94,9 @@ mod tests {
             let mut world = World::new(WorldSettings { in_cluster: true, ..WorldSettings::default() }, Allocations::default());
             let text = format!("{pods}{services}");
             world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text)) }], 0));
-            let told = |place: &Place| match place {
-                Place::Address(address) => address.to_string(),
-                Place::Name(name) => name.clone(),
+            let told = |place: &Ingress| match place {
+                Ingress::Address(address) => address.to_string(),
+                Ingress::Name(name) => name.clone(),
             };
             let places = |namespace: &str| places(world.index(), &(namespace.to_owned(), "public".to_owned()));
             assert_eq!(places("a").iter().map(told).collect::<Vec<_>>().join(" "), wanted, "{services}");

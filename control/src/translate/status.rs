@@ -11,7 +11,7 @@ use serde_json::json;
 use super::attach::{self, Attachment, Judged, WhyNot};
 use super::security::egress;
 use super::{backend_tls, conflict, policy, reached, security, trust};
-use crate::world::core::Place;
+use crate::world::core::Ingress;
 use crate::world::gateway::Gateway;
 use crate::world::key::{CORE, GATEWAY_API};
 use crate::world::own::{Mesh, Selector};
@@ -122,7 +122,7 @@ fn newest(slot: &Versions) -> Option<&Arc<Candidate>> {
     slot.refused().or_else(|| slot.live())
 }
 
-/// Whether another controller speaks of an object, as its document says whose it is. Outside a cluster there is none.
+/// Whether another controller speaks of an object, as its document says whose it is. Ingress a cluster there is none.
 fn of_others(world: &World, newest: &Candidate) -> bool {
     let key = &newest.key;
     if !world.settings().in_cluster || !matches!(key.kind, Kind::GatewayClass | Kind::Gateway | Kind::ListenerSet) {
@@ -333,9 +333,9 @@ fn of_gateway(world: &World, name: &Name, gateway: &Gateway, by: &Conditions) ->
     };
     let served = refused.is_none() && good > 0;
     let places = if served { places(world, name) } else { Vec::new() };
-    let place = |place: &Place| match place {
-        Place::Address(address) => BTreeMap::from([("type", "IPAddress".to_owned()), ("value", address.to_string())]),
-        Place::Name(name) => BTreeMap::from([("type", "Hostname".to_owned()), ("value", name.clone())]),
+    let place = |place: &Ingress| match place {
+        Ingress::Address(address) => BTreeMap::from([("type", "IPAddress".to_owned()), ("value", address.to_string())]),
+        Ingress::Name(name) => BTreeMap::from([("type", "Hostname".to_owned()), ("value", name.clone())]),
     };
     let counts = attached_routes(world, name, judged.len());
     let listeners = judged.iter().zip(counts);
@@ -350,11 +350,11 @@ fn of_gateway(world: &World, name: &Name, gateway: &Gateway, by: &Conditions) ->
 }
 
 /// Where a Gateway is reached: at an address of its own, which we gave it; in a cluster, where others put what serves it.
-fn places(world: &World, name: &Name) -> Vec<Place> {
+fn places(world: &World, name: &Name) -> Vec<Ingress> {
     if world.settings().in_cluster {
         return reached::places(world.index(), name);
     }
-    world.index().gateway_addresses.get(name).into_iter().flatten().copied().map(Place::Address).collect()
+    world.index().gateway_addresses.get(name).into_iter().flatten().copied().map(Ingress::Address).collect()
 }
 
 fn of_listener(judged: &Judged<'_>, attached_routes: usize, programmed: Condition, by: &Conditions) -> ListenerStatus {

@@ -29,12 +29,12 @@ pub struct Service {
     /// Its ports, TCP only: nothing else can be proxied.
     pub ports: Vec<ServicePort>,
     /// Where it is reached from outside the cluster: what a load balancer gave it, else `externalIPs`.
-    pub outside: Vec<Place>,
+    pub outside: Vec<Ingress>,
 }
 
 /// An address, or a name that has some.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Place {
+pub enum Ingress {
     /// An address.
     Address(IpAddr),
     /// A DNS name.
@@ -97,7 +97,7 @@ impl Service {
             publish_not_ready: fields.get("publishNotReadyAddresses").and_then(|flag| flag.flag()).unwrap_or(false),
             external_name: fields.get("type").and_then(|kind| kind.word(&words)).unwrap_or(false),
             ports: read_ports(&mut fields),
-            outside: fields.get("externalIPs").map(|ips| ips.texts(ITEMS_MAX)).into_iter().flatten().map(|ip| Place::read(&ip)).collect(),
+            outside: fields.get("externalIPs").map(|ips| ips.texts(ITEMS_MAX)).into_iter().flatten().map(|ip| Ingress::read(&ip)).collect(),
         };
         if let Some(affinity) = fields.get("sessionAffinity")
             && affinity.text().is_some_and(|affinity| affinity != "None")
@@ -126,7 +126,7 @@ impl Service {
     }
 }
 
-impl Place {
+impl Ingress {
     fn read(text: &str) -> Self {
         text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Address)
     }
@@ -137,8 +137,8 @@ impl Service {
     pub(super) fn balanced(&mut self, document: &Node) {
         let ingress = ["status", "loadBalancer", "ingress"].iter().try_fold(document, |part, name| part.get(name));
         let Some(Value::List(ingress)) = ingress.map(|ingress| &ingress.value) else { return };
-        let told = |one: &Node| ["ip", "hostname"].iter().find_map(|name| one.get(name)?.text()).map(Place::read);
-        let told: Vec<Place> = ingress.iter().take(ITEMS_MAX).filter_map(told).collect();
+        let told = |one: &Node| ["ip", "hostname"].iter().find_map(|name| one.get(name)?.text()).map(Ingress::read);
+        let told: Vec<Ingress> = ingress.iter().take(ITEMS_MAX).filter_map(told).collect();
         if !told.is_empty() {
             self.outside = told;
         }

@@ -67,6 +67,6 @@ fn a_preflight_is_answered_as_ever() {
         write(&mut client, ask).await;
         let answer = head(&mut client).await;
         assert!(answer.starts_with("HTTP/1.1 204 ") && answer.contains("access-control-allow-origin: https://a.example\r\n"), "{answer}");
-        assert!(answer.contains("access-control-max-age: ") && !answer.contains("expose"), "{answer}");
+        assert!(answer.contains("access-control-max-age: ") && answer.matches("expose").count() == 1, "{answer}");
     });
 }
