@@ -112,6 +112,18 @@ impl ::prost::Name for ListenerFilter {
         "type.googleapis.com/envoy.config.listener.v3.ListenerFilter".into()
     }
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UdpListenerConfig {}
+impl ::prost::Name for UdpListenerConfig {
+    const NAME: &'static str = "UdpListenerConfig";
+    const PACKAGE: &'static str = "envoy.config.listener.v3";
+    fn full_name() -> ::prost::alloc::string::String {
+        "envoy.config.listener.v3.UdpListenerConfig".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/envoy.config.listener.v3.UdpListenerConfig".into()
+    }
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Listener {
     #[prost(string, tag = "1")]
@@ -136,6 +148,8 @@ pub struct Listener {
     pub continue_on_listener_filters_timeout: bool,
     #[prost(enumeration = "super::super::core::v3::TrafficDirection", tag = "16")]
     pub traffic_direction: i32,
+    #[prost(message, optional, tag = "18")]
+    pub udp_listener_config: ::core::option::Option<UdpListenerConfig>,
     #[prost(message, optional, tag = "19")]
     pub api_listener: ::core::option::Option<ApiListener>,
     #[prost(message, optional, tag = "26")]

@@ -75,6 +75,10 @@ pub struct TlsCertificate {
     pub private_key: ::core::option::Option<
         super::super::super::super::config::core::v3::DataSource,
     >,
+    #[prost(message, optional, tag = "4")]
+    pub ocsp_staple: ::core::option::Option<
+        super::super::super::super::config::core::v3::DataSource,
+    >,
 }
 impl ::prost::Name for TlsCertificate {
     const NAME: &'static str = "TlsCertificate";
@@ -84,6 +88,24 @@ impl ::prost::Name for TlsCertificate {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.TlsCertificate"
+            .into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TlsSessionTicketKeys {
+    #[prost(message, repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<
+        super::super::super::super::config::core::v3::DataSource,
+    >,
+}
+impl ::prost::Name for TlsSessionTicketKeys {
+    const NAME: &'static str = "TlsSessionTicketKeys";
+    const PACKAGE: &'static str = "envoy.extensions.transport_sockets.tls.v3";
+    fn full_name() -> ::prost::alloc::string::String {
+        "envoy.extensions.transport_sockets.tls.v3.TlsSessionTicketKeys".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.TlsSessionTicketKeys"
             .into()
     }
 }
@@ -170,6 +192,68 @@ pub struct CertificateValidationContext {
     pub match_subject_alt_names: ::prost::alloc::vec::Vec<
         super::super::super::super::r#type::matcher::v3::StringMatcher,
     >,
+    #[prost(
+        enumeration = "certificate_validation_context::TrustChainVerification",
+        tag = "10"
+    )]
+    pub trust_chain_verification: i32,
+    #[prost(message, optional, tag = "17")]
+    pub system_root_certs: ::core::option::Option<
+        certificate_validation_context::SystemRootCerts,
+    >,
+}
+/// Nested message and enum types in `CertificateValidationContext`.
+pub mod certificate_validation_context {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+    pub struct SystemRootCerts {}
+    impl ::prost::Name for SystemRootCerts {
+        const NAME: &'static str = "SystemRootCerts";
+        const PACKAGE: &'static str = "envoy.extensions.transport_sockets.tls.v3";
+        fn full_name() -> ::prost::alloc::string::String {
+            "envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext.SystemRootCerts"
+                .into()
+        }
+        fn type_url() -> ::prost::alloc::string::String {
+            "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.CertificateValidationContext.SystemRootCerts"
+                .into()
+        }
+    }
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum TrustChainVerification {
+        VerifyTrustChain = 0,
+        AcceptUntrusted = 1,
+    }
+    impl TrustChainVerification {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::VerifyTrustChain => "VERIFY_TRUST_CHAIN",
+                Self::AcceptUntrusted => "ACCEPT_UNTRUSTED",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "VERIFY_TRUST_CHAIN" => Some(Self::VerifyTrustChain),
+                "ACCEPT_UNTRUSTED" => Some(Self::AcceptUntrusted),
+                _ => None,
+            }
+        }
+    }
 }
 impl ::prost::Name for CertificateValidationContext {
     const NAME: &'static str = "CertificateValidationContext";
@@ -206,7 +290,7 @@ impl ::prost::Name for SdsSecretConfig {
 pub struct Secret {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    #[prost(oneof = "secret::Type", tags = "2, 4")]
+    #[prost(oneof = "secret::Type", tags = "2, 3, 4")]
     pub r#type: ::core::option::Option<secret::Type>,
 }
 /// Nested message and enum types in `Secret`.
@@ -215,6 +299,8 @@ pub mod secret {
     pub enum Type {
         #[prost(message, tag = "2")]
         TlsCertificate(super::TlsCertificate),
+        #[prost(message, tag = "3")]
+        SessionTicketKeys(super::TlsSessionTicketKeys),
         #[prost(message, tag = "4")]
         ValidationContext(super::CertificateValidationContext),
     }
@@ -253,6 +339,18 @@ pub struct DownstreamTlsContext {
     pub common_tls_context: ::core::option::Option<CommonTlsContext>,
     #[prost(message, optional, tag = "2")]
     pub require_client_certificate: ::core::option::Option<bool>,
+    #[prost(oneof = "downstream_tls_context::SessionTicketKeysType", tags = "5")]
+    pub session_ticket_keys_type: ::core::option::Option<
+        downstream_tls_context::SessionTicketKeysType,
+    >,
+}
+/// Nested message and enum types in `DownstreamTlsContext`.
+pub mod downstream_tls_context {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum SessionTicketKeysType {
+        #[prost(message, tag = "5")]
+        SessionTicketKeysSdsSecretConfig(super::SdsSecretConfig),
+    }
 }
 impl ::prost::Name for DownstreamTlsContext {
     const NAME: &'static str = "DownstreamTlsContext";

@@ -4457,3 +4457,39 @@ impl ::prost::Name for RevokedSerial {
         "type.googleapis.com/meshwright.v1.RevokedSerial".into()
     }
 }
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UdpProxy {
+    /// None, or weights of 0 alone: what comes is dropped.
+    #[prost(message, repeated, tag = "1")]
+    pub clusters: ::prost::alloc::vec::Vec<UdpCluster>,
+    /// Silence in both directions after which a client's session ends; absent: a minute.
+    #[prost(message, optional, tag = "2")]
+    pub idle_timeout: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for UdpProxy {
+    const NAME: &'static str = "UdpProxy";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.UdpProxy".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.UdpProxy".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UdpCluster {
+    #[prost(string, tag = "1")]
+    pub cluster: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub weight: u32,
+}
+impl ::prost::Name for UdpCluster {
+    const NAME: &'static str = "UdpCluster";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.UdpCluster".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.UdpCluster".into()
+    }
+}

@@ -82,6 +82,21 @@ pub fn edge_port(name: &str) -> Option<u16> {
     name.strip_prefix("edge/")?.parse().ok()
 }
 
+/// The route table of one HTTPS listener, by the name of its filter chain, of an edge proxy's port.
+pub fn edge_listener(port: u16, listener: &str) -> String {
+    format!("edge/{port}/{listener}")
+}
+
+/// The Listener of an edge proxy for the datagrams of one port of its Gateway.
+pub fn edge_udp(port: u16) -> String {
+    format!("edge/{port}/udp")
+}
+
+/// The port of an [`edge_udp`] name.
+pub fn edge_udp_port(name: &str) -> Option<u16> {
+    name.strip_prefix("edge/")?.strip_suffix("/udp")?.parse().ok()
+}
+
 /// A DNS question as a resource; lower case, no trailing dot.
 pub fn dns(host: &str) -> String {
     format!("dns/{}", host.trim_end_matches('.').to_ascii_lowercase())
@@ -185,6 +200,8 @@ mod tests {
         }
         assert_eq!(outbound_address("out/x"), None);
         assert_eq!(edge_port(&edge(8080)), Some(8080));
+        assert_eq!((edge_udp_port(&edge_udp(53)), edge_port(&edge_udp(53))), (Some(53), None));
+        assert_eq!(edge_listener(443, "shop"), "edge/443/shop");
         assert_eq!(dns("Catalog.Shop."), "dns/catalog.shop");
         assert_eq!(dns_host("dns/catalog.shop"), Some("catalog.shop"));
         assert_eq!(rule_parts(&rule("HTTPRoute", "shop", "catalog", "a/b")), Some(["HTTPRoute", "shop", "catalog", "a/b"]));
@@ -203,6 +220,7 @@ mod tests {
                 proptest::prop_assert_eq!(outbound_address(&outbound(address)), Some(address));
             }
             edge_port(&text);
+            edge_udp_port(&text);
             dns_host(&text);
             if let Ok(id) = text.parse::<NodeId>() {
                 proptest::prop_assert_eq!(id.to_string(), text);

@@ -64,7 +64,8 @@ fn hops() -> HashMap<String, fn(&[u8]) -> Hop> {
             RuntimeFractionalPercent, SelfConfigSource, SocketAddress, TransportSocket, TypedExtensionConfig }
         envoy::config::endpoint::v3 { ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints,
             cluster_load_assignment::Policy }
-        envoy::config::listener::v3 { ApiListener, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter }
+        envoy::config::listener::v3 { ApiListener, Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter,
+            UdpListenerConfig }
         envoy::config::route::v3 { DirectResponseAction, HeaderMatcher, QueryParameterMatcher, RedirectAction, RetryPolicy, Route,
             RouteAction, RouteConfiguration, RouteMatch, VirtualHost, WeightedCluster, retry_policy::RetryBackOff,
             route_action::MaxStreamDuration, weighted_cluster::ClusterWeight }
@@ -80,8 +81,8 @@ fn hops() -> HashMap<String, fn(&[u8]) -> Hop> {
         envoy::extensions::load_balancing_policies::round_robin::v3 { RoundRobin }
         envoy::extensions::transport_sockets::raw_buffer::v3 { RawBuffer }
         envoy::extensions::transport_sockets::tls::v3 { CertificateValidationContext, CommonTlsContext, DownstreamTlsContext,
-            SdsSecretConfig, Secret, SubjectAltNameMatcher, TlsCertificate, TlsParameters, UpstreamTlsContext,
-            common_tls_context::CombinedCertificateValidationContext }
+            SdsSecretConfig, Secret, SubjectAltNameMatcher, TlsCertificate, TlsParameters, TlsSessionTicketKeys, UpstreamTlsContext,
+            certificate_validation_context::SystemRootCerts, common_tls_context::CombinedCertificateValidationContext }
         envoy::extensions::upstreams::http::v3 { HttpProtocolOptions, http_protocol_options::ExplicitHttpConfig,
             http_protocol_options::UseDownstreamHttpConfig }
         envoy::service::discovery::v3 { DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse,

@@ -188,6 +188,7 @@ impl InboundPort<'_> {
         let tls = || tls::DownstreamTlsContext {
             common_tls_context: Some(wire::mesh_tls(self.trust_domain, wire::mesh_names())),
             require_client_certificate: Some(true),
+            session_ticket_keys_type: None,
         };
         let number = self.number.map_or_else(|| "*".to_owned(), |number| number.to_string());
         FilterChain {

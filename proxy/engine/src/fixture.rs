@@ -274,7 +274,11 @@ pub(crate) fn upstream_tls() -> TransportSocket {
 }
 
 pub(crate) fn inbound_chain(port: Option<u32>, transport: &str, alpn: &[&str], mesh: bool, inner: FilterChain) -> FilterChain {
-    let context = DownstreamTlsContext { require_client_certificate: Some(true), common_tls_context: Some(mesh_tls()) };
+    let context = DownstreamTlsContext {
+        require_client_certificate: Some(true),
+        common_tls_context: Some(mesh_tls()),
+        session_ticket_keys_type: None,
+    };
     FilterChain {
         filter_chain_match: Some(FilterChainMatch {
             destination_port: port,

@@ -60,11 +60,13 @@ pub(super) fn compile(name: &str, raw: &Raw, policies: &mut Policies) -> Result<
         listener_filters_timeout,
         continue_on_listener_filters_timeout,
         traffic_direction,
+        udp_listener_config,
         api_listener,
         bind_to_port,
     } = raw;
     same_name(name, inner, "name")?;
     refuse(api_listener.is_some(), "api_listener")?;
+    refuse(udp_listener_config.is_some(), "udp_listener_config")?;
     refuse(!stat_prefix.is_empty(), "stat_prefix")?;
     refuse(*use_original_dst == Some(true), "use_original_dst")?;
     metadata::only(metadata.as_ref(), &[])?;

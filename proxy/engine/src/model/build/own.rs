@@ -178,7 +178,15 @@ pub(super) fn trust_bundle(name: &str, raw: &Secret) -> Result<Vec<Vec<u8>>, Wro
     let Some(secret::Type::ValidationContext(context)) = r#type else {
         return Err(Wrong::new("validation_context", "is missing"));
     };
-    let CertificateValidationContext { trusted_ca, match_typed_subject_alt_names, match_subject_alt_names } = context;
+    let CertificateValidationContext {
+        trusted_ca,
+        match_typed_subject_alt_names,
+        match_subject_alt_names,
+        trust_chain_verification,
+        system_root_certs,
+    } = context;
+    refuse(*trust_chain_verification != 0, "validation_context.trust_chain_verification")?;
+    refuse(system_root_certs.is_some(), "validation_context.system_root_certs")?;
     refuse(!match_typed_subject_alt_names.is_empty(), "validation_context.match_typed_subject_alt_names")?;
     refuse(!match_subject_alt_names.is_empty(), "validation_context.match_subject_alt_names")?;
     let pem = match trusted_ca.as_ref().and_then(|DataSource { specifier }| specifier.as_ref()) {

@@ -34,7 +34,8 @@ pub(super) fn downstream(raw: &TransportSocket) -> Result<Security, Wrong> {
     if config.type_url != DownstreamTlsContext::type_url() {
         return plaintext(raw, config);
     }
-    let DownstreamTlsContext { common_tls_context, require_client_certificate } = unpack(config)?;
+    let DownstreamTlsContext { common_tls_context, require_client_certificate, session_ticket_keys_type } = unpack(config)?;
+    refuse(session_ticket_keys_type.is_some(), "session_ticket_keys_sds_secret_config")?;
     if require_client_certificate != Some(true) {
         return Err(Wrong::new("require_client_certificate", "must be true: mesh TLS is mutual"));
     }
@@ -130,7 +131,15 @@ fn secret(raw: &SdsSecretConfig, wanted: &str) -> Result<(), Wrong> {
 
 /// Whom to believe: any identity of the trust domain. Which one it must be follows from the endpoint.
 fn peers(raw: &CertificateValidationContext) -> Result<(), Wrong> {
-    let CertificateValidationContext { trusted_ca, match_typed_subject_alt_names, match_subject_alt_names } = raw;
+    let CertificateValidationContext {
+        trusted_ca,
+        match_typed_subject_alt_names,
+        match_subject_alt_names,
+        trust_chain_verification,
+        system_root_certs,
+    } = raw;
+    refuse(*trust_chain_verification != 0, "trust_chain_verification")?;
+    refuse(system_root_certs.is_some(), "system_root_certs")?;
     refuse(trusted_ca.is_some(), "trusted_ca")?;
     refuse(!match_subject_alt_names.is_empty(), "match_subject_alt_names")?;
     match match_typed_subject_alt_names.as_slice() {
