@@ -14,6 +14,8 @@ use super::stream::Proxy;
 pub(super) const NAMESPACES: u32 = 10;
 /// Endpoints of a Service.
 const ENDPOINTS: u32 = 2;
+/// Services of a file; no file may have more than 4 MiB.
+const SERVICES_OF_FILE: u32 = 1000;
 /// The port of each Service.
 const PORT: u16 = 80;
 
@@ -38,6 +40,8 @@ impl Folder {
                 "apiVersion: v1\nkind: Namespace\nmetadata: {{name: n{number}, labels: {{meshwright.dev/inject: enabled}}}}\n---"
             )?;
         }
+        fs::write(this.path().join("namespaces.yaml"), &text)?;
+        text.clear();
         for number in 0..services {
             let namespace = number % NAMESPACES;
             let ip = service_ip(number);
@@ -49,9 +53,11 @@ impl Folder {
             if number > 0 {
                 slice(&mut text, number, 0)?;
             }
+            if (number + 1) % SERVICES_OF_FILE == 0 || number + 1 == services {
+                fs::write(this.path().join(format!("services-{number}.yaml")), &text)?;
+                text.clear();
+            }
         }
-        fs::write(this.path().join("services.yaml"), &text)?;
-        text.clear();
         for number in 0..streams {
             let namespace = number % NAMESPACES;
             let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 77, 0, 10)) + number);

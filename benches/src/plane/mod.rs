@@ -1,9 +1,10 @@
 //! What a change costs the control plane, and when the last proxy has it: `benches plane`.
 //!
 //! A folder of manifests (`folder`) is given to each control plane in turn, as a process of its own (`process`). As many proxies as asked
-//! for connect over plaintext xDS (`stream`): they ask as our proxies do, and acknowledge everything. Then the folder changes, one change after another
+//! for connect over plaintext xDS (`stream`, `call`): they ask as our proxies do, and acknowledge everything. Then the folder changes, one change after another
 //! (`Change`), and every time the control plane's CPU and the moments at which the proxies were told are taken down (`reading`).
 
+mod call;
 mod folder;
 pub(crate) mod process;
 mod reading;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
+use nix::time::ClockId;
 use tokio::task::JoinSet;
 
 use crate::sockets::raise_open_files;
@@ -28,7 +30,7 @@ const REST_CPU_SECS: f64 = 0.01;
 /// See [`REST_CPU_SECS`].
 const REST: Duration = Duration::from_millis(400);
 /// Longest wait for the proxies' first configuration, for a change to reach all whom it concerns, and for rest after it.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(600);
 /// Streams that connect at a time.
 const CONNECTING_MAX: usize = 64;
 
@@ -119,29 +121,35 @@ async fn turn(args: &Args, row: &mut Row) -> anyhow::Result<()> {
     let process = Process::start(&row.control, Source::Folder(folder.path())).await?;
     let told = Arc::new(Told::new(args.streams as usize));
     let mut streams = JoinSet::new();
-    let begun = Instant::now();
     let door = Arc::new(tokio::sync::Semaphore::new(CONNECTING_MAX));
-    for number in 0..args.streams {
+    let connect = |streams: &mut JoinSet<_>, number| {
         let proxy = folder.proxy(number, args.destinations);
         let (told, door, address) = (Arc::clone(&told), Arc::clone(&door), process.xds);
         streams.spawn(async move { stream::run(address, proxy, &door, &told).await });
-    }
+    };
+    // Reading the folder is another matter: it has been read when somebody has a configuration.
+    connect(&mut streams, 0);
+    reach(&mut streams, || told.begun() == 1).await.context("reading the folder")?;
+    rest(&process).await?;
+    let (cpu, begun) = (process.cpu_secs(), Instant::now());
+    (1..args.streams).for_each(|number| connect(&mut streams, number));
     let all = u64::from(args.streams);
     reach(&mut streams, || told.begun() == all).await.context("the first configuration of all proxies")?;
+    let last_secs = begun.elapsed().as_secs_f64();
     rest(&process).await?;
-    row.start.push(Reading { cpu_secs: process.cpu_secs(), last_secs: begun.elapsed().as_secs_f64(), ..Reading::default() });
+    row.start.push(Reading { cpu_secs: process.cpu_secs() - cpu, last_secs, ..Reading::default() });
     for number in 0..args.changes {
         for change in Change::ALL {
-            let (cpu, at) = (process.cpu_secs(), Instant::now());
+            let (cpu, own, at) = (process.cpu_secs(), own_cpu_secs(), Instant::now());
             told.mark();
             folder.change(change, number)?;
             let concerns = change.concerns(args.streams);
             reach(&mut streams, || told.count() >= concerns).await.with_context(|| format!("change `{}`", change.text()))?;
-            let times = told.times(at);
+            let (times, own) = (told.times(at), own_cpu_secs() - own);
             rest(&process).await?;
             let wrong = told.count().saturating_sub(concerns);
             ensure!(wrong == 0, "change `{}` concerns {concerns} proxies, and {wrong} more were told something", change.text());
-            row.add(change, Reading::of(process.cpu_secs() - cpu, &times));
+            row.add(change, Reading::of((process.cpu_secs() - cpu, own), &times));
         }
     }
     row.resident_mib.push(process.resident_mib());
@@ -175,6 +183,11 @@ pub(crate) async fn rest(process: &Process) -> anyhow::Result<()> {
         }
         ensure!(begun.elapsed() < PATIENCE, "the control plane does not come to rest within {} s", PATIENCE.as_secs());
     }
+}
+
+/// Seconds of CPU of this process.
+fn own_cpu_secs() -> f64 {
+    ClockId::CLOCK_PROCESS_CPUTIME_ID.now().map_or(0.0, |spent| Duration::from(spent).as_secs_f64())
 }
 
 /// Nanoseconds since a moment in this process's past, for atomics.

@@ -12,6 +12,8 @@ use super::Change;
 pub(super) struct Reading {
     /// CPU of the control plane until it was at rest again.
     pub(super) cpu_secs: f64,
+    /// CPU of the simulated proxies until the last of them was told: it is taken from the same cores.
+    pub(super) proxies_cpu_secs: f64,
     /// From the change to the last proxy that it concerns.
     pub(super) last_secs: f64,
     /// The same, the proxy in the middle.
@@ -21,11 +23,12 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Of one change; `times` ascend.
-    pub(super) fn of(cpu_secs: f64, times: &[f64]) -> Self {
+    /// Of one change, with the CPU of the control plane and of the proxies; `times` ascend.
+    pub(super) fn of((cpu_secs, proxies_cpu_secs): (f64, f64), times: &[f64]) -> Self {
         let at = |place: usize| times.get(place).copied().unwrap_or_default();
         let last = times.len().saturating_sub(1);
-        Self { cpu_secs, last_secs: at(last), p50_secs: at(times.len() / 2), p99_secs: at((times.len() * 99 / 100).min(last)) }
+        let (p50_secs, p99_secs) = (at(times.len() / 2), at((times.len() * 99 / 100).min(last)));
+        Self { cpu_secs, proxies_cpu_secs, last_secs: at(last), p50_secs, p99_secs }
     }
 }
 
@@ -86,7 +89,7 @@ impl Spread {
 pub(super) fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["CONTROL PLANE", "WHAT", "CPU ms", "CPU OF THE FIRST", "P50 ms", "P99 ms", "P99 OF THE FIRST", "LAST ms", "MIB"]);
+    table.set_header(["CONTROL PLANE", "WHAT", "CPU ms", "CPU OF THE FIRST", "PROXIES' CPU ms", "P50 ms", "P99 ms", "P99 OF THE FIRST", "LAST ms", "MIB"]);
     for row in rows {
         let first = rows.first().unwrap_or(row);
         let mib = Spread::of(row.resident_mib.clone());
@@ -102,6 +105,7 @@ pub(super) fn table(rows: &[Row]) -> Table {
                 what.to_owned(),
                 cpu.text(),
                 cpu_share,
+                Spread::ms(readings, |reading| reading.proxies_cpu_secs).text(),
                 Spread::ms(readings, |reading| reading.p50_secs).text(),
                 p99.text(),
                 p99_share,
@@ -123,7 +127,7 @@ mod tests {
     #[test]
     fn medians_stand_beside_the_first() {
         // Aim: the table has the middle of each figure, and the first control plane's CPU as a share of the other's.
-        let reading = |cpu_secs| Reading { cpu_secs, last_secs: 0.02, p50_secs: 0.01, p99_secs: 0.02 * cpu_secs };
+        let reading = |cpu_secs| Reading { cpu_secs, proxies_cpu_secs: 0.005, last_secs: 0.02, p50_secs: 0.01, p99_secs: 0.02 * cpu_secs };
         let row = |name: &str, cpu: [f64; 3]| {
             let mut row = Row::new(Path::new(name));
             row.start.push(reading(1.0));
@@ -133,17 +137,17 @@ mod tests {
         let text = table(&[row("new", [0.3, 0.1, 0.2]), row("old", [0.8, 0.8, 9.0])]).to_string();
         let line = text.lines().find(|line| line.contains("old") && line.contains("one")).unwrap();
         let words: Vec<_> = line.split_whitespace().collect();
-        let wanted = ["old", "one", "800.0", "[800.0..9000.0]", "0.250", "10.0", "[10.0..10.0]", "16.0", "[16.0..180.0]", "0.250"];
-        assert_eq!(words[..10], wanted, "{text}");
+        let wanted = ["old", "one", "800.0", "[800.0..9000.0]", "0.250", "5.0", "[5.0..5.0]", "10.0", "[10.0..10.0]", "16.0", "[16.0..180.0]", "0.250"];
+        assert_eq!(words[..12], wanted, "{text}");
     }
 
     #[test]
     fn a_reading_is_the_last_and_the_middle() {
         // Aim: of ascending times; of none, nothing.
-        let reading = Reading::of(1.0, &[0.1, 0.2, 0.9]);
+        let reading = Reading::of((1.0, 0.5), &[0.1, 0.2, 0.9]);
         assert_eq!((reading.p50_secs, reading.p99_secs, reading.last_secs), (0.2, 0.9, 0.9));
         let many: Vec<f64> = (0..2000).map(f64::from).collect();
-        assert_eq!(Reading::of(1.0, &many).p99_secs, 1980.0);
-        assert_eq!(Reading::of(0.0, &[]).last_secs, 0.0);
+        assert_eq!(Reading::of((1.0, 0.5), &many).p99_secs, 1980.0);
+        assert_eq!(Reading::of((0.0, 0.0), &[]).last_secs, 0.0);
     }
 }

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use bytes::Bytes;
+use h2::client::SendRequest;
 use prost::Name as _;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
@@ -13,16 +15,12 @@ use proto::names::{Mode, NODE_CLIENT, NODE_WORKLOAD, NodeId, outbound};
 use proto::xds;
 use proto::xds::core::Node;
 use proto::xds::discovery::DeltaDiscoveryRequest;
-use proto::xds::discovery::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Channel, Endpoint};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tonic::{Code, Status};
 
+use super::call::{Call, dial};
 use super::{nanos_since, store_first};
 
-/// Requests that wait for the control plane.
-const REQUESTS_MAX: usize = 64;
 /// Pause before a stream is asked for again.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -116,40 +114,44 @@ fn node(proxy: &Proxy) -> Node {
 /// It cannot be reached, or refuses.
 pub(crate) async fn run(address: SocketAddr, proxy: Proxy, door: &Semaphore, told: &Told) -> anyhow::Result<()> {
     let mut place = Some(door.acquire().await?);
-    let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await.context("connecting")?;
-    let mut client = AggregatedDiscoveryServiceClient::new(channel).max_decoding_message_size(usize::MAX);
-    // It has not read its objects yet, or not this proxy's pod.
-    while let Err(status) = follow(&mut client, &proxy, &mut place, told).await {
-        match status.code() {
-            Code::Unavailable | Code::FailedPrecondition if place.is_some() => tokio::time::sleep(AGAIN).await,
-            _ => return Err(status.into()),
+    let (client, connection) = dial(address).await.context("connecting")?;
+    let following = async {
+        // It has not read its objects yet, or not this proxy's pod.
+        while let Err(status) = follow((&client, address), &proxy, &mut place, told).await {
+            match status.code() {
+                Code::Unavailable | Code::FailedPrecondition if place.is_some() => tokio::time::sleep(AGAIN).await,
+                _ => return Err(status),
+            }
         }
+        Ok(())
+    };
+    // Both in one task: what has come is read, and answered, without waking anybody.
+    tokio::select! {
+        biased;
+        ended = Box::pin(connection) => Ok(ended?),
+        ended = following => Ok(ended?),
     }
-    Ok(())
 }
 
 /// One stream, to its end. It gives its place at the door up once its first configuration is whole.
 async fn follow(
-    client: &mut AggregatedDiscoveryServiceClient<Channel>,
+    (client, address): (&SendRequest<Bytes>, SocketAddr),
     proxy: &Proxy,
     place: &mut Option<SemaphorePermit<'_>>,
     told: &Told,
 ) -> Result<(), Status> {
-    let (sender, receiver) = mpsc::channel(REQUESTS_MAX);
     let mut first = Some(node(proxy));
-    for url in types() {
+    let requests = types().map(|url| {
         let mut names = vec!["*".to_owned()];
         if url == xds::LISTENER {
             names.extend(proxy.wants.iter().map(|address| outbound(*address)));
         }
-        let node = first.take();
-        send(&sender, DeltaDiscoveryRequest { node, resource_names_subscribe: names, type_url: url, ..DeltaDiscoveryRequest::default() })
-            .await?;
-    }
-    let mut answers = client.delta_aggregated_resources(ReceiverStream::new(receiver)).await?.into_inner();
-    while let Some(answer) = answers.message().await? {
+        DeltaDiscoveryRequest { node: first.take(), resource_names_subscribe: names, type_url: url, ..DeltaDiscoveryRequest::default() }
+    });
+    let (mut call, barrier) = (Call::open(client, address, requests.into_iter()).await?, Epoch::type_url());
+    while let Some(answer) = call.answer().await? {
         told.answers.fetch_add(1, Ordering::Relaxed);
-        let epoch = answer.type_url == Epoch::type_url();
+        let epoch = answer.type_url == barrier;
         if epoch && place.take().is_some() {
             told.begun.fetch_add(1, Ordering::Relaxed);
         }
@@ -157,15 +159,7 @@ async fn follow(
         if !epoch && let Some(time) = told.times.get(proxy.number) {
             store_first(time, nanos_since(told.begin));
         }
-        send(
-            &sender,
-            DeltaDiscoveryRequest { type_url: answer.type_url, response_nonce: answer.nonce, ..DeltaDiscoveryRequest::default() },
-        )
-        .await?;
+        call.acknowledge(answer)?;
     }
     Ok(())
-}
-
-async fn send(sender: &mpsc::Sender<DeltaDiscoveryRequest>, request: DeltaDiscoveryRequest) -> Result<(), Status> {
-    sender.send(request).await.map_err(|_| Status::cancelled("the stream has ended"))
 }

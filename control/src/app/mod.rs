@@ -257,7 +257,7 @@ async fn watch(folder: PathBuf, board: Arc<Board>, stop: CancellationToken) -> a
         let files = tokio::select! {
             biased;
             () = stop.cancelled() => return Ok(()),
-            files = watch.next() => files,
+            files = watch.next(|change| objects.runs(change)) => files,
         };
         let changes = objects.update(files, board.clock.age_ms());
         if !changes.is_empty() && !board.send(Errand::Objects(changes)).await {

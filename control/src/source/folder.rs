@@ -70,6 +70,14 @@ impl Folder {
         out
     }
 
+    /// Whether a file has what runs and nothing else, as it was and as it is: that is part of nothing, and need not wait for other files.
+    pub fn runs(&self, change: &FileChange) -> bool {
+        let (Some(Ok(text)), Some(before)) = (&change.text, self.files.get(&change.file)) else { return false };
+        let now = parse(&change.file, text);
+        let good = now.candidates.iter().all(|candidate| candidate.object.is_some() && candidate.key.kind.runs());
+        good && before.objects.keys().all(|key| key.kind.runs()) && before.problems.is_empty() && now.problems.is_empty()
+    }
+
     fn read(&mut self, change: &FileChange, touched: &mut BTreeSet<ObjectKey>) {
         let file = self.files.entry(change.file.clone()).or_default();
         for key in file.objects.keys() {
@@ -188,5 +196,24 @@ mod tests {
         assert!(case.world.slots()[&key].refused().is_some());
         let (live, problems) = case.after(vec![change("a.yaml", &account("x", "four"))]);
         assert_eq!((live, problems.len()), (vec!["x=four".to_owned()], 0));
+    }
+
+    #[test]
+    fn what_runs_is_told_from_what_is_wanted() {
+        // Aim: a file of EndpointSlices is what runs, unless it has, or had, something else, or cannot be read, or is new.
+        let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, namespace: n, labels: {kubernetes.io/service-name: s}}\n\
+            addressType: IPv4\nendpoints: []\n---\n";
+        let mut folder = Folder::default();
+        let both = slice.to_owned() + &account("x", "1");
+        folder.update(vec![change("a.yaml", slice), change("b.yaml", &both)], 1);
+        assert!(folder.runs(&change("a.yaml", &slice.replace("[]", "[{addresses: [10.0.0.1]}]"))));
+        let odd = [slice.replace("IPv4", "7"), format!("{slice}kind: ["), both];
+        odd.iter().for_each(|text| assert!(!folder.runs(&change("a.yaml", text)), "{text}"));
+        for file in ["b.yaml", "c.yaml"] {
+            assert!(!folder.runs(&change(file, slice)), "{file}");
+        }
+        for text in [None, Some(Err("unreadable".to_owned()))] {
+            assert!(!folder.runs(&FileChange { file: "a.yaml".to_owned(), text }));
+        }
     }
 }
