@@ -89,7 +89,18 @@ impl Spread {
 pub(super) fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(comfy_table::presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(["CONTROL PLANE", "WHAT", "CPU ms", "CPU OF THE FIRST", "PROXIES' CPU ms", "P50 ms", "P99 ms", "P99 OF THE FIRST", "LAST ms", "MIB"]);
+    table.set_header([
+        "CONTROL PLANE",
+        "WHAT",
+        "CPU ms",
+        "CPU OF THE FIRST",
+        "PROXIES' CPU ms",
+        "P50 ms",
+        "P99 ms",
+        "P99 OF THE FIRST",
+        "LAST ms",
+        "MIB",
+    ]);
     for row in rows {
         let first = rows.first().unwrap_or(row);
         let mib = Spread::of(row.resident_mib.clone());
@@ -137,7 +148,20 @@ mod tests {
         let text = table(&[row("new", [0.3, 0.1, 0.2]), row("old", [0.8, 0.8, 9.0])]).to_string();
         let line = text.lines().find(|line| line.contains("old") && line.contains("one")).unwrap();
         let words: Vec<_> = line.split_whitespace().collect();
-        let wanted = ["old", "one", "800.0", "[800.0..9000.0]", "0.250", "5.0", "[5.0..5.0]", "10.0", "[10.0..10.0]", "16.0", "[16.0..180.0]", "0.250"];
+        let wanted = [
+            "old",
+            "one",
+            "800.0",
+            "[800.0..9000.0]",
+            "0.250",
+            "5.0",
+            "[5.0..5.0]",
+            "10.0",
+            "[10.0..10.0]",
+            "16.0",
+            "[16.0..180.0]",
+            "0.250",
+        ];
         assert_eq!(words[..12], wanted, "{text}");
     }
 

@@ -45,6 +45,9 @@ struct HookArgs {
 
 /// Threads of the control plane: it must leave the machine to the mesh.
 const THREADS: usize = 2;
+/// Tasks that a thread runs, if so many want to, before it looks for what has come in: a change wakes every stream that it concerns, and that
+/// all of them are told goes before what the first of them answer. A task takes some ten microseconds, so nobody waits long.
+const TURNS_BEFORE_LOOK: u32 = 1024;
 /// The webhooks are served for so long after a stop: API servers hear a little later than the pod itself that it ends, and a pod whose
 /// admission nobody answers is not made.
 const HOOKS_LINGER: Duration = Duration::from_secs(5);
@@ -59,7 +62,7 @@ pub(crate) fn run(ControlPlaneArgs { plane, hooks }: ControlPlaneArgs) -> anyhow
         args.api_socket = Some(crate::state::create()?.join(crate::state::CONTROL_SOCKET));
     }
     output::log(&args.log_level, "control=debug")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).event_interval(TURNS_BEFORE_LOOK).enable_all().build()?;
     runtime.block_on(async {
         if args.kubernetes {
             return in_cluster(args, hooks).await;

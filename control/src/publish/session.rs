@@ -316,6 +316,11 @@ impl Session {
         self.shown && !self.owes_epoch && self.barriers.is_empty()
     }
 
+    /// There is certainly nothing to send, which is cheaper to know than by [`Self::next_response`].
+    pub fn is_settled(&self) -> bool {
+        self.at_rest() && self.digest_holds && !self.types.values().any(|subscription| subscription.dirty)
+    }
+
     /// What to send next, if anything: additions, then removals, then the barrier. The result counts as sent.
     pub fn next_response(&mut self) -> Option<DeltaDiscoveryResponse> {
         if !self.shown {
@@ -340,14 +345,16 @@ impl Session {
     fn additions(&mut self, url: &'static str) -> Option<DeltaDiscoveryResponse> {
         let subscription = self.types.get_mut(url).filter(|subscription| subscription.dirty)?;
         let mut resources = Vec::new();
-        let mut bytes = 0;
-        for (name, item) in self.content.get(url).into_iter().flatten() {
+        let (mut bytes, mut cut) = (0, false);
+        let content = self.content.get(url);
+        for (name, item) in content.into_iter().flatten() {
             let fresh = subscription.held.get(name) != Some(&item.version);
             if !subscription.covers(name) || !(fresh || subscription.owed.contains(name)) {
                 continue;
             }
             let size = item.any.value.len() + name.len() + 128;
             if bytes + size > RESPONSE_BYTES_MAX && !resources.is_empty() {
+                cut = true;
                 break;
             }
             bytes += size;
@@ -358,6 +365,9 @@ impl Session {
         if resources.is_empty() {
             return None;
         }
+        // All of it is held now: where that is all that is held, nothing is to be taken back.
+        let same = subscription.held.len() == content.map_or(0, BTreeMap::len);
+        subscription.dirty = cut || !(subscription.wildcard && same && subscription.owed.is_empty());
         if url == xds::CLUSTER {
             self.owe_endpoints(&resources);
         }

@@ -134,7 +134,7 @@ impl Delta {
                 () = stop.cancelled() => break Some(Status::unavailable("the control plane is stopping; connect again")),
                 request = requests.message() => match request {
                     Ok(Some(request)) => match self.request(request) {
-                        Ok(()) => more = true,
+                        Ok(()) => more = !self.session.is_settled(),
                         Err(status) => break Some(status),
                     },
                     Ok(None) => break None,
@@ -144,7 +144,7 @@ impl Delta {
                     }
                 },
                 () = woken(following.as_deref()) => match self.look() {
-                    Ok(()) => more = true,
+                    Ok(()) => more = !self.session.is_settled(),
                     Err(status) => break Some(status),
                 },
                 permit = sender.reserve(), if more => match permit {
@@ -152,6 +152,7 @@ impl Delta {
                         Some(response) => {
                             self.metrics.pushes.inc();
                             permit.send(Ok(response));
+                            more = !self.session.is_settled();
                         }
                         None => more = false,
                     },

@@ -394,7 +394,8 @@ mod tests {
         let (mut watch, _) = Watch::start(folder.path()).unwrap();
         assert!(watch.watcher.is_some());
         let runs = |change: &FileChange| !change.file.ends_with("other.yaml");
-        let told = |changes: Vec<FileChange>| changes.iter().map(|change| change.file[change.file.len() - 6..].to_owned()).collect::<Vec<_>>();
+        let told =
+            |changes: Vec<FileChange>| changes.iter().map(|change| change.file[change.file.len() - 6..].to_owned()).collect::<Vec<_>>();
         for (first, alone) in [("a.yaml", true), ("other.yaml", false), ("new.yaml", false)] {
             tokio::time::sleep(QUIET * 2).await;
             let (begun, text) = (std::time::Instant::now(), format!("{first} {alone}"));
