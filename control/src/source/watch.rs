@@ -396,17 +396,29 @@ mod tests {
         let runs = |change: &FileChange| !change.file.ends_with("other.yaml");
         let told =
             |changes: Vec<FileChange>| changes.iter().map(|change| change.file[change.file.len() - 6..].to_owned()).collect::<Vec<_>>();
-        for (first, alone) in [("a.yaml", true), ("other.yaml", false), ("new.yaml", false)] {
-            tokio::time::sleep(QUIET * 2).await;
-            let (begun, text) = (std::time::Instant::now(), format!("{first} {alone}"));
-            write(first, &text);
-            let changes = told(watch.next(runs).await);
-            assert_eq!((changes, begun.elapsed() < QUIET), (vec![first[first.len() - 6..].to_owned()], alone), "{first}");
-            // Within the rest: with all that follows.
-            write("b.yaml", &text);
-            tokio::time::sleep(QUIET_ALONE * 4).await;
-            write("other.yaml", &text.repeat(2));
-            assert_eq!(told(watch.next(runs).await), ["b.yaml", "r.yaml"], "{first}");
+        let (mut ever, tries) = (false, 10);
+        for number in 0..tries {
+            for (first, alone) in [("a.yaml", true), ("other.yaml", false), ("new.yaml", false)] {
+                tokio::time::sleep(QUIET * 2).await;
+                let (begun, text) = (std::time::Instant::now(), format!("{first} {number}"));
+                write(first, &text);
+                assert_eq!(told(watch.next(runs).await), [&first[first.len() - 6..]], "{first}");
+                let soon = begun.elapsed() < QUIET;
+                assert!(alone || !soon, "{first}");
+                ever |= soon;
+                // Two of them are a burst, and one change.
+                write("b.yaml", &text);
+                tokio::time::sleep(QUIET_ALONE * 4).await;
+                write("other.yaml", &text.repeat(2));
+                assert_eq!(told(watch.next(runs).await), ["b.yaml", "r.yaml"], "{first}");
+            }
+            fs::remove_file(folder.path().join("new.yaml")).unwrap();
+            assert_eq!(told(watch.next(runs).await), ["w.yaml"]);
+            // A machine that is busy may take longer between two events; it is not always.
+            if ever {
+                return;
+            }
         }
+        panic!("not once of {tries} times alone");
     }
 }
