@@ -107,6 +107,27 @@ impl AsyncWrite for Connection {
         }
     }
 
+    // A frame's head and what is in it leave in one write, and under TLS in one record.
+    fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().stream {
+            Carrier::VirtualTls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Carrier::Virtual(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Carrier::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Carrier::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Carrier::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Carrier::VirtualTls(stream) => stream.is_write_vectored(),
+            Carrier::Virtual(stream) => stream.is_write_vectored(),
+            Carrier::Tls(stream) => stream.is_write_vectored(),
+            Carrier::Tcp(stream) => stream.is_write_vectored(),
+            Carrier::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.get_mut().stream {
             Carrier::VirtualTls(stream) => Pin::new(stream).poll_flush(cx),
@@ -288,4 +309,28 @@ async fn accept_tcp(
 async fn pause(error: &io::Error) {
     tracing::warn!(%error, "cannot accept a connection; raise the limit of open files (ulimit -n) if this goes on");
     tokio::time::sleep(ACCEPT_RETRY).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_stream::StreamExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_belongs_together_leaves_in_one_write() {
+        // Aim: a connection takes a frame's head and what is in it together, so that HTTP/2 does not write each by itself.
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut incoming = plaintext(listener, CancellationToken::new());
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let mut served = incoming.next().await.unwrap().unwrap();
+        assert!(served.is_write_vectored());
+        let parts = [io::IoSlice::new(b"head "), io::IoSlice::new(b"content")];
+        assert_eq!(served.write_vectored(&parts).await.unwrap(), 12);
+        let mut read = [0; 12];
+        client.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"head content");
+    }
 }
