@@ -62,7 +62,8 @@ pub(crate) fn run(ControlPlaneArgs { plane, hooks }: ControlPlaneArgs) -> anyhow
         args.api_socket = Some(crate::state::create()?.join(crate::state::CONTROL_SOCKET));
     }
     output::log(&args.log_level, "control=debug")?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).event_interval(TURNS_BEFORE_LOOK).enable_all().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).event_interval(TURNS_BEFORE_LOOK).enable_all().build()?;
     runtime.block_on(async {
         if args.kubernetes {
             return in_cluster(args, hooks).await;

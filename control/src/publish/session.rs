@@ -318,7 +318,9 @@ impl Session {
 
     /// There is certainly nothing to send, which is cheaper to know than by [`Self::next_response`].
     pub fn is_settled(&self) -> bool {
-        self.at_rest() && self.digest_holds && !self.types.values().any(|subscription| subscription.dirty)
+        // The barrier's own subscription is none of those that have anything to add.
+        let owes = |url: &&str| self.types.get(*url).is_some_and(|subscription| subscription.dirty);
+        self.at_rest() && self.digest_holds && !self.order.iter().any(|url| owes(url))
     }
 
     /// What to send next, if anything: additions, then removals, then the barrier. The result counts as sent.
