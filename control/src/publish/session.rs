@@ -320,7 +320,7 @@ impl Session {
     pub fn is_settled(&self) -> bool {
         // The barrier's own subscription is none of those that have anything to add.
         let owes = |url: &&str| self.types.get(*url).is_some_and(|subscription| subscription.dirty);
-        self.at_rest() && self.digest_holds && !self.order.iter().any(|url| owes(url))
+        self.at_rest() && self.digest_holds && !self.order.iter().any(owes)
     }
 
     /// What to send next, if anything: additions, then removals, then the barrier. The result counts as sent.
