@@ -6,6 +6,8 @@
 
 #[path = "rig/authority.rs"]
 mod authority;
+#[path = "rig/edges.rs"]
+mod edges;
 #[path = "rig/holder.rs"]
 mod holder;
 #[path = "rig/jobs.rs"]
