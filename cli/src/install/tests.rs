@@ -241,7 +241,9 @@ fn the_image_is_what_the_manifests_run() {
     let file = include_str!("../../../deploy/Containerfile");
     let stage = file.split("\nFROM ").find(|stage| stage.starts_with("scratch AS meshwright\n")).unwrap();
     let said = |word: &str| stage.lines().find_map(|line| line.strip_prefix(word)).unwrap_or_else(|| panic!("no {word}: {stage}"));
-    assert!(stage.contains("\nCOPY --chmod=0755 meshwright /usr/local/bin/meshwright\n") && said("ENV ").starts_with("PATH=/usr/local/bin "));
+    assert!(
+        stage.contains("\nCOPY --chmod=0755 meshwright /usr/local/bin/meshwright\n") && said("ENV ").starts_with("PATH=/usr/local/bin ")
+    );
     let exposed: BTreeSet<&str> = said("EXPOSE ").split(' ').collect();
     for object in all_wishes().iter().flat_map(objects).filter(|object| object["kind"] == "Deployment") {
         let pod = &object["spec"]["template"]["spec"];
