@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::identity::{APPLICATION_UNIT, Identity};
+use proto::identity::{APPLICATION_UNIT, Identity, POD_ATTRIBUTE};
+use rcgen::string::PrintableString;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    SanType, SerialNumber, SubjectPublicKeyInfo,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, SanType, SerialNumber, SubjectPublicKeyInfo,
 };
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -143,8 +144,17 @@ fn authority_params(name: &str, now: OffsetDateTime, not_after: OffsetDateTime, 
     params
 }
 
+/// Who a leaf is for, beside its identity.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Bearer<'a> {
+    /// The application beside a proxy.
+    pub for_application: bool,
+    /// Unique id of its pod; empty: none is known.
+    pub pod_uid: &'a str,
+}
+
 /// Signs a leaf for an identity that the caller has attested; `csr` gives key and common name only. One for the application beside a proxy
-/// says so ([`APPLICATION_UNIT`]).
+/// says so ([`APPLICATION_UNIT`]), and one for a pod says which ([`POD_ATTRIBUTE`]).
 ///
 /// The leaf lives `life`, kept between [`LEAF_LIFE_MIN`] and [`LEAF_LIFE_MAX`] and never beyond the issuer.
 ///
@@ -157,11 +167,15 @@ pub fn sign(
     life: Duration,
     now: OffsetDateTime,
     serial: [u8; SERIAL_BYTES],
-    for_application: bool,
+    bearer: Bearer<'_>,
 ) -> Result<Leaf, SignError> {
     let mut subject = named(&csr.workload);
-    if for_application {
+    if bearer.for_application {
         subject.push(DnType::OrganizationalUnitName, APPLICATION_UNIT);
+    }
+    if !bearer.pod_uid.is_empty() {
+        let uid = PrintableString::try_from(bearer.pod_uid)?;
+        subject.push(DnType::CustomDnType(POD_ATTRIBUTE.to_vec()), DnValue::PrintableString(uid));
     }
     leaf(&csr.public_key_der, subject, vec![uri(&identity.to_string())?], issuing, life, now, serial)
 }
@@ -271,7 +285,7 @@ mod tests {
         let now = at(1_800_000_000);
         let issuing = issuing(now, DAY * 90);
         let csr = Csr::parse(&request(&["spiffe://cluster.local/ns/shop/sa/catalog"], "catalog")).unwrap();
-        let leaf = sign(&csr, &csr.identity, &issuing, Duration::from_secs(60), now, [0xff; 16], false).unwrap();
+        let leaf = sign(&csr, &csr.identity, &issuing, Duration::from_secs(60), now, [0xff; 16], Bearer::default()).unwrap();
         let anchor = webpki::anchor_from_trusted_cert(&issuing.root_der).unwrap();
         let end = webpki::EndEntityCert::try_from(&leaf.chain[0]).unwrap();
         let check = |second: i64, usage: webpki::KeyUsage| {
@@ -293,7 +307,7 @@ mod tests {
         let now = at(1_800_000_000);
         let issuing = issuing(now, DAY * 90);
         let csr = Csr::parse(&request(&["spiffe://cluster.local/ns/shop/sa/catalog"], "catalog-v2")).unwrap();
-        let leaf = sign(&csr, &csr.identity, &issuing, DAY, now, [0xff; 16], false).unwrap();
+        let leaf = sign(&csr, &csr.identity, &issuing, DAY, now, [0xff; 16], Bearer::default()).unwrap();
         let (_, parsed) = X509Certificate::from_der(&leaf.chain[0]).unwrap();
         assert_eq!(parsed.subject().iter_common_name().next().unwrap().as_str().unwrap(), "catalog-v2");
         let names = &parsed.subject_alternative_name().unwrap().unwrap().value.general_names;
@@ -311,10 +325,10 @@ mod tests {
         for (issuer_life, asked, granted) in
             [(DAY * 90, DAY, DAY), (DAY, DAY * 30, DAY), (DAY * 900, DAY * 500, LEAF_LIFE_MAX), (DAY, Duration::ZERO, LEAF_LIFE_MIN)]
         {
-            let leaf = sign(&csr, &csr.identity, &issuing(now, issuer_life), asked, now, [3; 16], false).unwrap();
+            let leaf = sign(&csr, &csr.identity, &issuing(now, issuer_life), asked, now, [3; 16], Bearer::default()).unwrap();
             assert_eq!(leaf.not_after, now + granted);
         }
         let dying = issuing(now - DAY, DAY);
-        assert!(matches!(sign(&csr, &csr.identity, &dying, DAY, now, [3; 16], false), Err(SignError::IssuerExpired(_))));
+        assert!(matches!(sign(&csr, &csr.identity, &dying, DAY, now, [3; 16], Bearer::default()), Err(SignError::IssuerExpired(_))));
     }
 }

@@ -25,7 +25,7 @@ use self::issue::Desk;
 pub(crate) use self::issue::Fault;
 use crate::attest::{self, Attestation, Grant, LIFE_DEFAULT, LIFE_MAX, Limited, SECRET_BYTES, ServiceAccountError, Token, TokenError};
 use crate::audit::Issuance;
-use crate::authority::{self, Issuing, Leaf, SERIAL_BYTES, SignError};
+use crate::authority::{self, Bearer, Issuing, Leaf, SERIAL_BYTES, SignError};
 use crate::book::{IssuedLeaf, Register};
 use crate::csr::{Csr, CsrError, is_name};
 use crate::external::{External, ExternalError};
@@ -325,7 +325,8 @@ impl Ca {
         };
         // Signed first and taken second: a failure to sign must not cost the bearer its token.
         let serial = random::<SERIAL_BYTES>()?;
-        let leaf = authority::sign(csr, &csr.identity, &issuing, life, now, serial, application.for_application)?;
+        let bearer = Bearer { for_application: application.for_application, pod_uid: &pod_uid };
+        let leaf = authority::sign(csr, &csr.identity, &issuing, life, now, serial, bearer)?;
         if let Proof::Token(text) = proof {
             self.take(text, csr, instance, now)?;
         }

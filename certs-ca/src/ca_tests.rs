@@ -103,7 +103,7 @@ fn forged(root: &crate::store::Pair, csr: &Csr, serial: [u8; SERIAL_BYTES]) -> C
     let (not_before, not_after) = dates(&root_der).unwrap();
     let certificate_der = root_der.clone();
     let issuing = Issuing { root_der, certificate_der, above: Vec::new(), not_after, not_before, issuer: Arc::new(issuer.unwrap()) };
-    authority::sign(csr, &csr.identity, &issuing, SERVER_LIFE, now, serial, false).unwrap().chain.remove(0)
+    authority::sign(csr, &csr.identity, &issuing, SERVER_LIFE, now, serial, Bearer::default()).unwrap().chain.remove(0)
 }
 
 fn bytes(hex: &str) -> [u8; SERIAL_BYTES] {

@@ -32,6 +32,9 @@ use tokio_util::sync::CancellationToken;
 use crate::admission;
 use crate::plane::external_files;
 
+/// Webhooks are served for so long after a stop: API servers hear a little later than the pod itself that it ends, and a pod whose
+/// admission nobody answers is not made.
+pub const LINGER: Duration = Duration::from_secs(5);
 /// Between two looks whether the mesh has an authority yet.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it is said what is waited for while that stays the same.

@@ -40,19 +40,20 @@ pub fn means(data_dir: &Path, external: &ExternalArgs, clock: Clock) -> anyhow::
         Some(files) => Ca::open_external(data_dir, &files, Policy::default(), time)?,
         None => Ca::open(data_dir, Policy::default(), time)?,
     };
-    Ok(joined(ca, clock))
+    Ok(joined(ca, clock, None))
 }
 
 /// One of several control planes of a cluster, which take turns: the authority's keys are kept there, and pods join by their service
 /// account's token. Has to be called within a runtime.
 pub fn replica(args: &ControlArgs, client: Client, namespace: &str, me: &str, clock: Clock, in_turn: InTurn) -> Replica {
     let (data_dir, external, asking) = (args.data_dir.clone(), args.external.clone(), clock);
+    let leaves_out = apart(me);
     let verifier = Arc::new(Verifier { reviewer: Reviewer::new(client.clone()), runtime: Handle::current() });
     let authority = move |keys: Arc<Keep<Secret>>| {
         let (vault, files) = (Box::new(Safe(keys)), external_files(&external));
         let ca = Ca::open_shared(&data_dir, vault, files.as_ref(), Policy::default(), time_of(asking))?;
         ca.verify_service_accounts(verifier.clone());
-        Ok(joined(ca, asking))
+        Ok(joined(ca, asking, Some(leaves_out.clone())))
     };
     let (wall, shown) = (clock, clock);
     Replica {
@@ -67,6 +68,14 @@ pub fn replica(args: &ControlArgs, client: Client, namespace: &str, me: &str, cl
     }
 }
 
+/// What replicas that take turns do not share.
+fn apart(me: &str) -> String {
+    let pod = me.rsplit_once('_').map_or(me, |(pod, _)| pod);
+    format!(
+        "certificates are listed and counted that replica {pod} has issued or refused: each replica keeps these books in its own data folder, and those of replicas that held the lease before are not here; roots, keys, the step of a rotation, and who believes which root are the whole mesh's"
+    )
+}
+
 fn time_of(clock: Clock) -> certs_ca::Clock {
     Arc::new(move || OffsetDateTime::from(clock.wall()))
 }
@@ -75,12 +84,12 @@ pub(crate) fn external_files(external: &ExternalArgs) -> Option<ExternalFiles> {
     external.files().map(|(certificate, key, roots)| ExternalFiles { certificate, key, roots })
 }
 
-fn joined(ca: Ca, clock: Clock) -> Means {
+fn joined(ca: Ca, clock: Clock, leaves_out: Option<String>) -> Means {
     let ca = Arc::new(ca);
     let signing = ca.clone();
     Means {
         clock: control::clock::Clock::new(move || clock.wall()),
-        authority: Arc::new(Joined(ca)),
+        authority: Arc::new(Joined { ca, leaves_out }),
         certificates: Box::new(move |routes, gate, stop| routes.add_service(certs_ca::serve::service(signing, Arc::new(Door(gate)), stop))),
         cluster: None,
     }
@@ -148,11 +157,14 @@ impl certs_ca::serve::Gate for Door {
 }
 
 /// The authority as the control plane sees it.
-struct Joined(Arc<Ca>);
+struct Joined {
+    ca: Arc<Ca>,
+    leaves_out: Option<String>,
+}
 
 impl Authority for Joined {
     fn roots(&self) -> Arc<Roots> {
-        let roots = self.0.roots();
+        let roots = self.ca.roots();
         let root = |der: &CertificateDer<'static>| Root { der: der.clone(), sha256: certs_ca::roots::digest_of(der) };
         let phase = match roots.phase() {
             certs_ca::roots::Phase::Steady => Phase::Steady,
@@ -169,23 +181,23 @@ impl Authority for Joined {
             Step::Issue => certs_ca::Step::Issue,
             Step::Drop => certs_ca::Step::Drop,
         };
-        self.0.rotate(step).map(|_| ()).map_err(|error| error.to_string())
+        self.ca.rotate(step).map(|_| ()).map_err(|error| error.to_string())
     }
 
     fn refresh(&self) -> Result<bool, String> {
-        self.0.refresh().map_err(|error| error.to_string())
+        self.ca.refresh().map_err(|error| error.to_string())
     }
 
     fn seat(&self, dns: &[String], addresses: &[IpAddr]) -> Result<Seat, String> {
         let names = ServerNames { dns: dns.to_vec(), addresses: addresses.to_vec() };
-        let seat = self.0.seat(&names).map_err(|error| error.to_string())?;
+        let seat = self.ca.seat(&names).map_err(|error| error.to_string())?;
         let key = PrivatePkcs8KeyDer::from(seat.key.to_vec()).into();
         Ok(Seat { chain: seat.chain, key, lasts: seat.lasts })
     }
 
     fn create_token(&self, order: &TokenOrder) -> Result<String, String> {
         let TokenOrder { workload, identity, instance, life } = order.clone();
-        self.0.issue_token(&certs_ca::TokenOrder { workload, identity, instance, life }).map_err(|error| error.to_string())
+        self.ca.issue_token(&certs_ca::TokenOrder { workload, identity, instance, life }).map_err(|error| error.to_string())
     }
 
     fn issued(&self) -> Vec<Issued> {
@@ -201,15 +213,15 @@ impl Authority for Joined {
             for_application: entry.for_application,
             root: entry.root,
         };
-        self.0.certs().into_iter().map(row).collect()
+        self.ca.certs().into_iter().map(row).collect()
     }
 
     fn roots_of_leaves(&self) -> BTreeMap<String, String> {
-        self.0.roots_of_leaves()
+        self.ca.roots_of_leaves()
     }
 
     fn listeners(&self) -> usize {
-        self.0.listeners()
+        self.ca.listeners()
     }
 
     fn audit(&self, query: &AuditQuery, rows_max: usize) -> Result<Vec<Issuance>, String> {
@@ -230,7 +242,7 @@ impl Authority for Joined {
                 for_application: row.for_application,
             },
         };
-        let rows = self.0.issuances(&wanted(query), rows_max).map_err(|error| error.to_string())?;
+        let rows = self.ca.issuances(&wanted(query), rows_max).map_err(|error| error.to_string())?;
         Ok(rows.into_iter().map(row).collect())
     }
 
@@ -245,11 +257,15 @@ impl Authority for Joined {
             peer: row.peer,
             reason: row.reason,
         };
-        self.0.refusals(&wanted(query)).into_iter().map(row).collect()
+        self.ca.refusals(&wanted(query)).into_iter().map(row).collect()
+    }
+
+    fn leaves_out(&self) -> Option<String> {
+        self.leaves_out.clone()
     }
 
     fn counts(&self) -> Done {
-        let counts = self.0.counts();
+        let counts = self.ca.counts();
         let issued = [
             (Attestation::Token, counts.by_token),
             (Attestation::Certificate, counts.by_certificate),
@@ -264,11 +280,11 @@ impl Authority for Joined {
     }
 
     fn failure(&self) -> Option<String> {
-        self.0.failure()
+        self.ca.failure()
     }
 
     fn follow(&self, mesh: &Mesh) {
-        self.0.set_policy(Policy {
+        self.ca.set_policy(Policy {
             trust_domain: mesh.trust_domain.clone(),
             leaf_life: mesh.leaf_life.max(LEAF_LIFE_MIN),
             intermediate_life: mesh.intermediate_life,

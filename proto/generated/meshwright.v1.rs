@@ -980,6 +980,9 @@ pub struct Hello {
     pub mode: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub workload: ::prost::alloc::string::String,
+    /// Of a Gateway's proxy that is one of several: its instance. They have one node id.
+    #[prost(string, tag = "6")]
+    pub replica: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Hello {
     const NAME: &'static str = "Hello";
@@ -1794,6 +1797,9 @@ impl ::prost::Name for ExplainRequest {
 pub struct Json {
     #[prost(string, tag = "1")]
     pub json: ::prost::alloc::string::String,
+    /// A sentence for people about what is not in it; empty: it is all there is.
+    #[prost(string, tag = "2")]
+    pub note: ::prost::alloc::string::String,
 }
 impl ::prost::Name for Json {
     const NAME: &'static str = "Json";

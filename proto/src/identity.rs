@@ -9,6 +9,9 @@ use crate::annotations::ROOT_NAMESPACE;
 /// Organizational unit in the subject of a leaf that is for the application beside a proxy: such a leaf proves who somebody is to peers, and
 /// opens nothing at the control plane.
 pub const APPLICATION_UNIT: &str = "application";
+/// Object identifier of the attribute of a leaf's subject that holds the unique id of the pod it was issued to: `serialNumber` (X.520, 6.2.9), which
+/// tells holders of one name apart. It is there where a pod's own token spoke for it, or a leaf that has it.
+pub const POD_ATTRIBUTE: [u64; 4] = [2, 5, 4, 5];
 /// The trust domain used when the `Mesh` object names none.
 pub const DEFAULT_TRUST_DOMAIN: &str = "cluster.local";
 /// The control plane's service account, in the root namespace.

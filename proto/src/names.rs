@@ -61,6 +61,8 @@ pub const TLS_MODE_MESH: (&str, &str) = ("tlsMode", "mesh");
 pub const NODE_CLIENT: &str = "meshwright.dev/client";
 /// Node metadata key with `NS/NAME` of the workload.
 pub const NODE_WORKLOAD: &str = "meshwright.dev/workload";
+/// Node metadata key with the instance of a Gateway's proxy (its pod), where it is one of several: they have one node id.
+pub const NODE_REPLICA: &str = "meshwright.dev/replica";
 
 /// A Listener that a sidecar asks for at the first connection to that address.
 pub fn outbound(address: SocketAddr) -> String {

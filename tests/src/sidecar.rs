@@ -83,7 +83,7 @@ impl Sidecar {
         let id = NodeId { mode: Mode::Sidecar, namespace: namespace.clone(), instance: workload.clone() };
         let service_account = spec.service_account.to_owned();
         let member = Membership {
-            node: NodeIdentity { id, workload: workload.clone() },
+            node: NodeIdentity { id, workload: workload.clone(), replica: String::new() },
             subject: Subject { namespace, workload: workload.clone(), instance: workload.clone(), service_account },
             control: ControlAddress { host: control.ip().to_string(), port: control.port() },
             control_roots: CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>()?,

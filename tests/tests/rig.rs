@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test stops where its ground gives way")]
 #![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "real processes run by the machine's own clock and sockets")]
 
+#[path = "rig/authority.rs"]
+mod authority;
+#[path = "rig/edges.rs"]
+mod edges;
 #[path = "rig/holder.rs"]
 mod holder;
 #[path = "rig/jobs.rs"]

@@ -8,6 +8,7 @@
 mod decide;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -23,6 +24,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::client::{CallError, Fault, within};
 pub use decide::{Bid, Candidate, DURATION_MAX, Outcome, Seen, Step, TERMS, Terms};
+
+/// A renewal that comes so long after the one before is told: a second more, and the lease would be lost.
+pub const RENEWAL_LATE: Duration = Duration::from_secs(2);
 
 /// Where wall time comes from: for the times that a Lease shows, and for machines that were asleep.
 pub type WallClock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
@@ -143,6 +147,18 @@ pub struct Tenure {
     wall: WallClock,
     until: watch::Receiver<(Instant, SystemTime)>,
     lost: CancellationToken,
+    gap: Arc<Gap>,
+}
+
+/// The largest gap between two renewals so far, in microseconds.
+#[derive(Default)]
+struct Gap(AtomicU64);
+
+impl Gap {
+    /// Between when a renewal that was taken was sent, and when the next one was, or the lease was lost for want of one.
+    fn note(&self, gap: Duration) {
+        self.0.fetch_max(u64::try_from(gap.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
 }
 
 impl Tenure {
@@ -155,6 +171,11 @@ impl Tenure {
     /// Cancelled when it is over, for good; whatever is done in its name stops within a second.
     pub fn lost(&self) -> &CancellationToken {
         &self.lost
+    }
+
+    /// The largest gap between two renewals so far; from [`Terms::hold`] on it is lost.
+    pub fn longest_gap(&self) -> Duration {
+        Duration::from_micros(self.gap.0.load(Ordering::Relaxed))
     }
 
     /// Ends it before its time: without its claims nothing can be done in its name. Who holds the [`Term`] gives the Lease back.
@@ -186,14 +207,16 @@ impl Term {
         let (lost, end) = (CancellationToken::new(), CancellationToken::new());
         let wall_until = desk.wall_until(until);
         let (sender, receiver) = watch::channel((until, wall_until));
+        let gap = Arc::<Gap>::default();
         let tenure = Tenure {
             me: desk.me.as_str().into(),
             number: candidate.transitions(),
             wall: desk.wall.clone(),
             until: receiver,
             lost: lost.clone(),
+            gap: gap.clone(),
         };
-        let task = tokio::spawn(renew(desk, candidate, sender, lost, end.clone()));
+        let task = tokio::spawn(renew(desk, candidate, (sender, gap), lost, end.clone()));
         Self { tenure, end: end.drop_guard(), task }
     }
 
@@ -228,7 +251,7 @@ impl Desk {
 async fn renew(
     mut desk: Desk,
     mut candidate: Candidate,
-    until: watch::Sender<(Instant, SystemTime)>,
+    (until, gap): (watch::Sender<(Instant, SystemTime)>, Arc<Gap>),
     lost: CancellationToken,
     end: CancellationToken,
 ) -> (Desk, Candidate) {
@@ -236,11 +259,20 @@ async fn renew(
         let (mine_until, wall_until) = *until.borrow();
         let asleep = (desk.wall)() >= wall_until;
         let Some(held_until) = candidate.holds(Instant::now()).filter(|_| !asleep) else {
+            // What was held until then was asked for so long before.
+            gap.note(desk.terms.hold + Instant::now().saturating_duration_since(mine_until));
             tracing::warn!(lease = desk.name, me = desk.me, holder = candidate.holder(), "the lease is lost");
             lost.cancel();
             return (desk, candidate);
         };
         if held_until != mine_until {
+            // Each is held as long from when it was sent: their ends are as far apart as they are.
+            let apart = held_until.saturating_duration_since(mine_until);
+            gap.note(apart);
+            if apart >= RENEWAL_LATE {
+                let (apart_ms, hold_ms) = (apart.as_millis(), desk.terms.hold.as_millis());
+                tracing::warn!(lease = desk.name, apart_ms, hold_ms, "the lease was renewed late; this machine or the API server is slow");
+            }
             until.send_replace((held_until, desk.wall_until(held_until)));
         }
         if end.is_cancelled() {

@@ -89,6 +89,26 @@ async fn a_holder_that_cannot_renew_is_over_before_another_begins() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_largest_gap_between_renewals_is_known() {
+    // Aim: a second on a quiet machine; while the API server is away for a moment the gap is as long as that and stays known; one that costs
+    // the lease is as long as the lease is held, at least.
+    let fake = installed();
+    let term = election(&fake, "a").win().await;
+    tokio::time::sleep(Duration::from_millis(5_500)).await;
+    let quiet = term.tenure().longest_gap();
+    assert!((TERMS.renew..RENEWAL_LATE).contains(&quiet), "{quiet:?}");
+    fake.state().mood = Mood::Says(500);
+    tokio::time::sleep(Duration::from_millis(1_600)).await;
+    fake.state().mood = Mood::Well;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let late = term.tenure().longest_gap();
+    assert!((RENEWAL_LATE..TERMS.hold).contains(&late) && term.tenure().holds(), "{late:?}");
+    fake.state().mood = Mood::Says(500);
+    term.tenure().lost().cancelled().await;
+    assert!(term.tenure().longest_gap() >= TERMS.hold);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_holder_whose_lease_another_took_learns_it_from_the_conflict() {
     // Aim: two holders for a moment (this one stood still, say): the first renewal is refused, and that is the end.
     let fake = installed();

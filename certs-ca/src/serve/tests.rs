@@ -340,10 +340,17 @@ fn who_guesses_waits_and_others_do_not() {
     desk.sign(&by_token(token)).unwrap();
 }
 
+/// Unique id of the pod that a leaf names; empty: none.
+fn pod_of(signed: &SignResponse) -> String {
+    let (_, parsed) = X509Certificate::from_der(&signed.chain_der[0]).unwrap();
+    let attribute = x509_parser::oid_registry::Oid::from(&proto::identity::POD_ATTRIBUTE).unwrap();
+    parsed.subject().iter_by_oid(&attribute).next().map(|uid| uid.as_str().unwrap().to_owned()).unwrap_or_default()
+}
+
 #[test]
 fn a_leaf_ends_with_its_pod() {
-    // Aim: a pod of a StatefulSet is deleted, and one of the same name follows: the leaf of the first renews nothing any more, also one had
-    // by renewal, after a restart, and where no pod is left; the second one joins by its own token and renews.
+    // Aim: a pod of a StatefulSet is deleted, and one of the same name follows: the leaf of the first, which names it, renews nothing any
+    // more, also one had by renewal, after a restart, and where no pod is left; the second one joins by its own token and renews.
     let mut desk = Desk::new();
     desk.ca.verify_service_accounts(Arc::new(Cluster));
     let join = |desk: &Desk, uid: &str| {
@@ -353,7 +360,10 @@ fn a_leaf_ends_with_its_pod() {
     let runs = |desk: &Desk, uid: &str| *desk.gate.pod_uid.lock().unwrap() = Some(uid.to_owned());
     runs(&desk, "u1");
     desk.hold(&join(&desk, "u1").unwrap());
-    desk.hold(&desk.sign(&request(&[CATALOG], "catalog")).unwrap());
+    let renewed = desk.sign(&request(&[CATALOG], "catalog")).unwrap();
+    assert_eq!((pod_of(&join(&desk, "u1").unwrap()), pod_of(&renewed)), ("u1".to_owned(), "u1".to_owned()));
+    assert_eq!(pod_of(&desk.sign(&by_token(desk.token())).unwrap()), "", "nobody knows of a pod");
+    desk.hold(&renewed);
     for (uid, restart) in [("u2", false), ("", false), ("u2", true)] {
         if restart {
             let Desk { ca, gate, time, folder } = desk;

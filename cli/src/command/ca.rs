@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::{Args, Subcommand};
-use proto::mesh::{RootsRequest, RotateRootRequest};
+use proto::mesh::{Json, RootsRequest, RotateRootRequest};
 use serde_json::Value;
 
 use super::apply;
@@ -75,7 +75,8 @@ pub(crate) fn run(args: CaArgs) -> anyhow::Result<ExitCode> {
 
 async fn show(place: &WhichMesh, output: TextOrJson) -> anyhow::Result<ExitCode> {
     let answer = place.connect().await?.roots(RootsRequest {}).await.map_err(|status| client::refused(&status))?;
-    let json = answer.into_inner().json;
+    let Json { json, note } = answer.into_inner();
+    output::note(&note);
     match output {
         TextOrJson::Json => output::print(&serde_json::to_string_pretty(&output::parse(&json)?)?)?,
         TextOrJson::Text => output::print(&render(&output::parse(&json)?))?,

@@ -3,11 +3,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use apiserver::client::{Access, connect};
 use clap::Args;
-use cli::hooks::Hooks;
+use cli::hooks::{Hooks, LINGER};
 use cli::plane::{means, replica};
 use control::settings::ControlArgs as Flags;
 use injector::bundle::HookService;
@@ -48,9 +47,6 @@ const THREADS: usize = 2;
 /// Tasks that a thread runs, if so many want to, before it looks for what has come in: a change wakes every stream that it concerns, and that
 /// all of them are told goes before what the first of them answer. A task takes some ten microseconds, so nobody waits long.
 const TURNS_BEFORE_LOOK: u32 = 1024;
-/// The webhooks are served for so long after a stop: API servers hear a little later than the pod itself that it ends, and a pod whose
-/// admission nobody answers is not made.
-const HOOKS_LINGER: Duration = Duration::from_secs(5);
 
 pub(crate) fn run(ControlPlaneArgs { plane, hooks }: ControlPlaneArgs) -> anyhow::Result<ExitCode> {
     let mut args = *plane;
@@ -110,7 +106,7 @@ async fn in_cluster(args: Flags, hooks: HookArgs) -> anyhow::Result<()> {
         tokio::select! {
             biased;
             served = &mut serving => return served?,
-            () = tokio::time::sleep(HOOKS_LINGER) => {}
+            () = tokio::time::sleep(LINGER) => {}
         }
     }
     stop.cancel();

@@ -262,7 +262,9 @@ pub(super) async fn fetch(place: &WhichMesh, kind: &str, namespace: Option<&str>
 /// As [`fetch`].
 pub(super) async fn ask(place: &WhichMesh, request: GetRequest) -> anyhow::Result<String> {
     let mut control = place.connect().await?;
-    Ok(control.get(request).await.map_err(|status| client::refused(&status))?.into_inner().json)
+    let answer = control.get(request).await.map_err(|status| client::refused(&status))?.into_inner();
+    output::note(&answer.note);
+    Ok(answer.json)
 }
 
 fn table(kind: GetKind, answer: &Value) -> String {

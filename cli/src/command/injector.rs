@@ -13,6 +13,7 @@ use apiserver::client::{Access, connect};
 use certs_ca::{Ca, ExternalFiles, Policy, ServerNames};
 use clap::Args;
 use cli::admission::{self, Signed};
+use cli::hooks::LINGER;
 use control::settings::ExternalArgs;
 use injector::bundle::HookService;
 use injector::serving::{Issued, Issuer};
@@ -21,7 +22,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use time::OffsetDateTime;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -88,14 +89,8 @@ pub(crate) fn run(args: InjectorArgs) -> anyhow::Result<ExitCode> {
 
 async fn serve(args: InjectorArgs) -> anyhow::Result<()> {
     let issuer = issuer(&args)?;
-    let stop = CancellationToken::new();
-    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
-        let (mut told, stop) = (signal(kind).context("signals cannot be heard")?, stop.clone());
-        tokio::spawn(async move {
-            told.recv().await;
-            stop.cancel();
-        });
-    }
+    let (leaving, stop) = (CancellationToken::new(), CancellationToken::new());
+    tokio::spawn(leave(told_to_end()?, leaving.clone(), stop.clone()));
     let listener = tokio::net::TcpListener::bind(args.listen).await;
     let listener = listener.with_context(|| format!("--listen {}: nobody can be heard there", args.listen))?;
     let (roots, told) = watch::channel(String::new());
@@ -112,12 +107,35 @@ async fn serve(args: InjectorArgs) -> anyhow::Result<()> {
     }
     info!(kubernetes = %settings.kubernetes, native = settings.kubernetes.has_native_sidecars(), "sidecars are made for this cluster");
     info!(listen = %args.listen, service = %format!("{}/{}", args.service.namespace, args.service.name), "the injector serves");
-    let served = admission::open(listener, issuer, Webhook::new(settings), Arc::new(|| None), roots, stop.clone()).await;
+    let unready = move || leaving.is_cancelled().then(|| "it is about to end".to_owned());
+    let served = admission::open(listener, issuer, Webhook::new(settings), Arc::new(unready), roots, stop.clone()).await;
     stop.cancel();
     if let Some(patching) = patching {
         patching.await?;
     }
     served
+}
+
+/// One message for each signal that tells the process to end.
+fn told_to_end() -> anyhow::Result<mpsc::Receiver<()>> {
+    let (sender, receiver) = mpsc::channel(1);
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let (mut signals, sender) = (signal(kind).context("signals cannot be heard")?, sender.clone());
+        tokio::spawn(async move { while signals.recv().await.is_some() && sender.send(()).await.is_ok() {} });
+    }
+    Ok(receiver)
+}
+
+/// Not ready from the first word on, and serving for [`LINGER`] after it, as the control plane's webhooks do; a second word ends it at once.
+async fn leave(mut told: mpsc::Receiver<()>, leaving: CancellationToken, stop: CancellationToken) {
+    told.recv().await;
+    leaving.cancel();
+    info!(seconds = LINGER.as_secs(), "told to end: not ready, and served until API servers have heard of it");
+    tokio::select! {
+        _ = told.recv() => {}
+        () = tokio::time::sleep(LINGER) => {}
+    }
+    stop.cancel();
 }
 
 fn issuer(args: &InjectorArgs) -> anyhow::Result<Arc<dyn Issuer>> {
@@ -166,5 +184,35 @@ impl Issuer for TlsFiles {
 
     fn has_news(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// Aim: the first word makes the webhook unready at once and ends it five seconds later; a second one does not wait.
+    #[tokio::test(start_paused = true)]
+    async fn it_lingers_until_api_servers_have_heard() {
+        for (second, wanted) in [(None, LINGER), (Some(Duration::from_secs(1)), Duration::from_secs(1))] {
+            let (sender, told) = mpsc::channel(1);
+            let (leaving, stop) = (CancellationToken::new(), CancellationToken::new());
+            let left = tokio::spawn(leave(told, leaving.clone(), stop.clone()));
+            let begun = Instant::now();
+            sender.send(()).await.unwrap();
+            leaving.cancelled().await;
+            assert!(begun.elapsed().is_zero() && !stop.is_cancelled());
+            if let Some(after) = second {
+                tokio::time::sleep(after).await;
+                sender.send(()).await.unwrap();
+            }
+            left.await.unwrap();
+            assert!(stop.is_cancelled());
+            assert_eq!(begun.elapsed(), wanted);
+        }
     }
 }

@@ -233,3 +233,26 @@ fn an_installation_waits_until_its_webhooks_are_believed() {
     object["webhooks"][1]["clientConfig"]["caBundle"] = json!("cGVt");
     assert_eq!((apply::believed(&object), apply::believed(&json!({}))), (None, None));
 }
+
+/// Aim: the image that `deploy/build-images` makes holds what the manifests run, where its `PATH` finds it, as the user that they name; and it
+/// tells their ports.
+#[test]
+fn the_image_is_what_the_manifests_run() {
+    let file = include_str!("../../../deploy/Containerfile");
+    let stage = file.split("\nFROM ").find(|stage| stage.starts_with("scratch AS meshwright\n")).unwrap();
+    let said = |word: &str| stage.lines().find_map(|line| line.strip_prefix(word)).unwrap_or_else(|| panic!("no {word}: {stage}"));
+    assert!(
+        stage.contains("\nCOPY --chmod=0755 meshwright /usr/local/bin/meshwright\n") && said("ENV ").starts_with("PATH=/usr/local/bin ")
+    );
+    let exposed: BTreeSet<&str> = said("EXPOSE ").split(' ').collect();
+    for object in all_wishes().iter().flat_map(objects).filter(|object| object["kind"] == "Deployment") {
+        let pod = &object["spec"]["template"]["spec"];
+        let user = format!("{}:{}", pod["securityContext"]["runAsUser"], pod["securityContext"]["runAsGroup"]);
+        assert_eq!(user, said("USER "));
+        for container in pod["containers"].as_array().unwrap() {
+            assert_eq!(container["command"].to_string(), said("ENTRYPOINT "));
+            let ports = container["ports"].as_array().unwrap().iter().map(|port| port["containerPort"].to_string());
+            ports.for_each(|port| assert!(exposed.contains(port.as_str()), "{port}"));
+        }
+    }
+}

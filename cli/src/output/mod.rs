@@ -82,6 +82,13 @@ pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// Says on stderr what an answer leaves out, whatever form it is printed in; nothing, where it leaves out nothing.
+pub(crate) fn note(text: &str) {
+    if !text.is_empty() {
+        eprintln!("note: {text}");
+    }
+}
+
 /// JSON text as YAML.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use crate::publish::board::{Board, holders};
 use crate::publish::calls::KEPT;
 use crate::publish::edition::Edition;
 use crate::publish::epoch::Entry;
-use crate::publish::peer::{edge_key, of_key, sidecar_key};
+use crate::publish::peer::{edge_key, of_key, replica_key, sidecar_key};
 use crate::publish::plaintext::{Sighting, refused};
 use crate::serve::authority::SharedAuthority;
 use crate::store::Store;
@@ -183,7 +183,10 @@ async fn certs(board: &Board, authority: SharedAuthority, edition: &Edition) -> 
     let there = |leaf: &crate::serve::authority::Issued| {
         let name = (leaf.namespace.clone(), leaf.instance.clone());
         let declared = index.instances.contains_key(&name) || index.gateways.contains_key(&name);
-        declared || present.contains_key(&sidecar_key(&name.0, &name.1)) || present.contains_key(&edge_key(&name.0, &name.1))
+        // A Gateway's pods are known by their streams only.
+        let replica = replica_key(&leaf.namespace, &leaf.workload, &leaf.instance);
+        let keys = [sidecar_key(&name.0, &name.1), edge_key(&name.0, &name.1), replica];
+        declared || keys.iter().any(|key| present.contains_key(key))
     };
     Ok(issued.into_iter().filter(there).map(row).collect())
 }

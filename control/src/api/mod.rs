@@ -127,20 +127,22 @@ impl Control for Api {
 
     async fn roots(&self, _request: Request<RootsRequest>) -> Result<Response<Json>, Status> {
         let json = rotate::show(&self.board, &self.authority, &self.rotation).await?;
-        Ok(Response::new(Json { json: json.to_string() }))
+        Ok(Response::new(Json { json: json.to_string(), note: self.authority.leaves_out().unwrap_or_default() }))
     }
 
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<Json>, Status> {
         let request = request.into_inner();
         let edition = self.edition()?;
         let rows = get::rows(&self.board, &self.authority, &edition, &request).await?;
-        Ok(Response::new(Json { json: rows.to_string() }))
+        let of_books = matches!(request.kind.as_str(), "certs" | "audit" | "refusals");
+        let note = self.authority.leaves_out().filter(|_| of_books).unwrap_or_default();
+        Ok(Response::new(Json { json: rows.to_string(), note }))
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<Json>, Status> {
         let edition = self.edition()?;
         let json = explain::run(&self.board, &edition, request.into_inner()).await?;
-        Ok(Response::new(Json { json: json.to_string() }))
+        Ok(Response::new(Json { json: json.to_string(), note: String::new() }))
     }
 
     async fn create_token(&self, request: Request<TokenRequest>) -> Result<Response<TokenResponse>, Status> {
@@ -162,7 +164,7 @@ impl Control for Api {
     async fn health(&self, _request: Request<HealthRequest>) -> Result<Response<Json>, Status> {
         let edition = self.edition()?;
         let json = get::problems(&self.board, &self.store, &self.authority, &edition);
-        Ok(Response::new(Json { json: json.to_string() }))
+        Ok(Response::new(Json { json: json.to_string(), note: String::new() }))
     }
 }
 

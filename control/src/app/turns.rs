@@ -13,6 +13,10 @@ use apiserver::keep::Keep;
 use apiserver::lease::{Election, Tenure, Term, WallClock};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Unit;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
@@ -276,6 +280,7 @@ async fn begin(
     let metrics = Arc::new(Metrics::default());
     metrics.collect(Box::new(standby.pulses.clone()));
     metrics.holder.set(1);
+    metrics.collect(Box::new(Renewals(tenure.clone())));
     let board = standby.board.clone();
     let ground = Ground { store, board: board.clone(), events, world, metrics, taken_over: true };
     let plane = stand(args, (means.clock, means.authority, means.certificates), ground, over)?;
@@ -285,6 +290,23 @@ async fn begin(
     tasks.spawn(done(recorder.run(over.clone())));
     tasks.spawn(done((replica.in_turn)(over.clone())));
     Ok(tasks)
+}
+
+/// How well the lease is renewed in this turn.
+struct Renewals(Tenure);
+
+impl std::fmt::Debug for Renewals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Renewals")
+    }
+}
+
+impl Collector for Renewals {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let gap = ConstGauge::new(self.0.longest_gap().as_secs_f64());
+        let help = "Largest gap between two renewals of the lease since this replica holds it; at 3 s it is lost";
+        gap.encode(encoder.encode_descriptor("lease_renewal_gap_max", help, Some(&Unit::Seconds), gap.metric_type())?)
+    }
 }
 
 /// Opens the authority. What was begun in an earlier turn of this process may still hold its store for some seconds.
@@ -378,6 +400,25 @@ mod tests {
             assert_eq!(error.is_some(), stops, "{told} {kept}");
             assert!(error.is_none_or(|error| error.contains("Secret mesh/safe") && error.contains("ConfigMap mesh/book")));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn how_well_the_lease_is_renewed_is_a_metric() {
+        // Aim: a scrape says the largest gap between two renewals of this turn, in seconds.
+        let fake = Fake::default();
+        let lease = json!({"metadata": {"name": "control"}, "spec": {"renewTime": "2026-11-29T00:00:00.000000Z"}});
+        fake.state().put("/apis/coordination.k8s.io/v1/namespaces/mesh/leases/control", lease);
+        let term = Election::new(fake.client(), "mesh", "control", "a", Arc::new(|| SystemTime::UNIX_EPOCH)).win().await;
+        let metrics = Metrics::default();
+        metrics.collect(Box::new(Renewals(term.tenure().clone())));
+        let gap = |metrics: &Metrics| {
+            let text = metrics.text();
+            let line = text.lines().find_map(|line| line.strip_prefix("meshwright_control_lease_renewal_gap_max_seconds "));
+            line.map(|value| value.parse::<f64>().unwrap())
+        };
+        assert_eq!(gap(&metrics), Some(0.0));
+        tokio::time::sleep(Duration::from_millis(3_500)).await;
+        assert!(gap(&metrics).is_some_and(|gap| (1.0..1.1).contains(&gap)), "{:?}", gap(&metrics));
     }
 
     fn replica(fake: &Fake, authority: OpenAuthority) -> Replica {

@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::publish::board::{Board, Errand};
 use crate::publish::edition::Edition;
-use crate::publish::peer::{edge_key, sidecar_key};
+use crate::publish::peer::sidecar_key;
 use crate::translate::node_order;
 use crate::world::{Change, World, reported};
 
@@ -169,7 +169,7 @@ async fn abandon(board: &Arc<Board>) {
     }
     let mut gateways = edition.world.gateway_states().clone();
     for ((namespace, name), state) in &mut gateways {
-        if !board.is_present(&edge_key(namespace, name)) {
+        if board.gateway_proxies(namespace, name).is_empty() {
             state.ready = false;
             "the node agent is gone".clone_into(&mut state.message);
         }

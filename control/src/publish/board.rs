@@ -16,7 +16,7 @@ use super::calls::CallBook;
 use super::concern::Concerns;
 use super::edition::Edition;
 use super::epoch::{Book, Entry, Touched, moment};
-use super::peer::{Claim, Entrance, edge_key, of_key, sidecar_key};
+use super::peer::{Claim, Entrance, edge_key, gateway_of, of_gateway, of_key, replica_key, sidecar_key};
 use super::plaintext::{PlaintextBook, Sighting};
 use super::trust::Roots;
 use crate::clock::Clock;
@@ -30,6 +30,9 @@ pub const COMMANDS_MAX: usize = 64;
 pub const STREAMS_MAX: usize = 20_000;
 /// Most ADS streams of one node: a restart opens the next before the last one's end is noticed, and nobody else is kept out by one that lies.
 pub const STREAMS_PER_NODE_MAX: usize = 16;
+
+/// Most proxies of one Gateway with an ADS stream: none keeps others out by names that it makes up.
+pub const REPLICAS_MAX: usize = 256;
 
 /// What the writer is asked to do.
 pub enum Errand {
@@ -230,6 +233,7 @@ impl Board {
         let sidecars = sidecars.map(|((namespace, name), ..)| sidecar_key(namespace, name));
         let gone = sidecars.chain(edges.map(|((namespace, name), ..)| edge_key(namespace, name)));
         for key in gone.filter(|key| !self.present.lock().counts(key)) {
+            // What stands for a Gateway of which no proxy is there; those that are there end their streams, see `sweep`.
             self.book.lock().forget(&key, now_us);
         }
     }
@@ -255,6 +259,18 @@ impl Board {
         self.read(|book| book.running(key)).max(ran)
     }
 
+    /// The oldest epoch that a proxy of a Gateway runs; `None`: none is there that runs anything. One that has just come counts from its first
+    /// answer on: until then it is sent nothing, and whoever was there before serves as before.
+    pub fn gateway_runs(&self, namespace: &str, name: &str) -> Option<u64> {
+        self.gateway_proxies(namespace, name).iter().map(|key| self.running(key)).filter(|epoch| *epoch > 0).min()
+    }
+
+    /// Keys of the proxies of a Gateway that are there.
+    pub fn gateway_proxies(&self, namespace: &str, name: &str) -> Vec<String> {
+        let (gateway, present) = (edge_key(namespace, name), self.present.lock());
+        of_gateway(&present.keys, &gateway).filter(|(_, seats)| seats.count > 0).map(|(key, _)| key.clone()).collect()
+    }
+
     /// Looks into the book.
     pub fn read<T>(&self, look: impl FnOnce(&Book) -> T) -> T {
         look(&self.book.lock())
@@ -274,6 +290,12 @@ impl Board {
     /// A proxy is gone: no epoch must wait for it unless it is declared.
     fn sweep(&self, key: &str) {
         let Some(edition) = self.edition() else { return };
+        if let Some(gateway) = gateway_of(key) {
+            let last = !of_gateway(&self.present.lock().keys, gateway).any(|(_, seats)| seats.count > 0);
+            let is_left_to_others = last && self.is_declared(&edition.world, gateway);
+            let mut book = self.book.lock();
+            return if is_left_to_others { book.leave_to_gateway(key) } else { book.forget(key, self.clock.us()) };
+        }
         if !self.is_declared(&edition.world, key) {
             self.book.lock().forget(key, self.clock.us());
         }
@@ -334,6 +356,11 @@ impl Board {
         let (key, counts) = (claim.key_by(door), claim.counts_by(door));
         if present.keys.get(&key).is_some_and(|seats| seats.all >= STREAMS_PER_NODE_MAX) {
             return Err(Crowded::Node(key));
+        }
+        if let Some(gateway) = gateway_of(&key).filter(|_| !present.keys.contains_key(&key))
+            && of_gateway(&present.keys, gateway).count() >= REPLICAS_MAX
+        {
+            return Err(Crowded::Gateway(gateway.to_owned()));
         }
         present.add(id, Presence { claim, key, counts, identity, connected_ms: self.clock.ms(), below: None });
         drop(present);
@@ -461,7 +488,7 @@ impl Board {
             serde_json::json!({
                 "namespace": presence.claim.namespace,
                 "workload": presence.claim.workload,
-                "instance": presence.claim.instance,
+                "instance": if presence.claim.replica.is_empty() { &presence.claim.instance } else { &presence.claim.replica },
                 "identity": presence.identity,
                 "kind": presence.claim.client.text(),
                 "mode": presence.claim.mode_text(),
@@ -488,6 +515,9 @@ pub enum Crowded {
     /// See [`STREAMS_PER_NODE_MAX`].
     #[error("{0} has {STREAMS_PER_NODE_MAX} streams open already; end one first")]
     Node(String),
+    /// See [`REPLICAS_MAX`].
+    #[error("{0} has {REPLICAS_MAX} proxies already; end one first")]
+    Gateway(String),
 }
 
 /// A place among [`Board::present`], given back when dropped.
@@ -521,15 +551,17 @@ fn sidecar_account<'a>(index: &'a Index, name: &Name) -> Option<(&'a str, &'a st
     Some((&instance.namespace, &instance.workload()?.service_account))
 }
 
-/// Keys of the declared proxies that a leaf for that namespace, instance and workload may be one of: an instance's, a Gateway's, or both
-/// where they share name and workload.
+/// Keys of the declared proxies that a leaf for that namespace, instance and workload may be one of: an instance's, a Gateway's (of one
+/// of several, which may be gone), or both where they share name and workload.
 pub fn holders(world: &World, (namespace, instance, workload): (&str, &str, &str)) -> impl Iterator<Item = String> {
     let index = world.index();
     let name = (namespace.to_owned(), instance.to_owned());
     let sidecar = index.instances.get(&name).is_some_and(|declared| declared.workload == workload);
-    let edge = workload == instance && index.gateways.contains_key(&name);
+    let edge = (workload == instance || !sidecar) && index.gateways.contains_key(&(namespace.to_owned(), workload.to_owned()));
+    // One of several is named by its pod, the only one as its Gateway.
+    let replica = if workload == instance { "" } else { instance };
     let sidecar = sidecar.then(|| sidecar_key(&name.0, &name.1));
-    sidecar.into_iter().chain(edge.then(|| edge_key(&name.0, &name.1)))
+    sidecar.into_iter().chain(edge.then(|| replica_key(namespace, workload, replica)))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ fn claim(instance: &str) -> Claim {
         namespace: "shop".into(),
         workload: "catalog".into(),
         instance: instance.into(),
+        replica: String::new(),
     }
 }
 
@@ -132,4 +133,32 @@ fn presence_ends_with_its_stream() {
     assert!(board.is_present("shop/a"));
     drop(second);
     assert!(!board.is_present("shop/a"));
+}
+
+#[test]
+fn a_gateway_has_a_bound_of_proxies() {
+    // Aim: at the bound another name is refused, a second stream of a proxy that is there is not, nor another Gateway's proxy; who goes makes
+    // room, and those that are there are found by the Gateway.
+    let (board, _events) = Board::new(Clock::new(|| std::time::UNIX_EPOCH));
+    let arrive = |gateway: &str, replica: &str| {
+        let [workload, instance, replica] = [gateway, gateway, replica].map(str::to_owned);
+        let claim = Claim { mode: Mode::Edge, workload, instance, replica, ..claim("") };
+        board.arrive(claim, Entrance::Tls, String::new())
+    };
+    let mut seats: Vec<_> = (0..REPLICAS_MAX).map(|number| arrive("public", &format!("public-{number}")).unwrap()).collect();
+    let crowded = arrive("public", "public-x").err().unwrap().to_string();
+    assert!(crowded.starts_with("edge/shop/public has 256 proxies"), "{crowded}");
+    let more = [arrive("public", "public-0").unwrap(), arrive("public-0", "x").unwrap(), arrive("public-0", "").unwrap()];
+    assert_eq!((board.gateway_proxies("shop", "public").len(), board.gateway_proxies("shop", "public-0").len()), (REPLICAS_MAX, 2));
+    drop(more);
+    seats.pop();
+    let last = arrive("public", "public-x").unwrap();
+    assert_eq!(board.gateway_runs("shop", "public"), None, "none has answered");
+    board.write(|book, now_us| {
+        book.acknowledged("edge/shop/public/public-0", 7, now_us);
+        book.acknowledged("edge/shop/public/public-x", 5, now_us);
+    });
+    assert_eq!(board.gateway_runs("shop", "public"), Some(5));
+    drop((seats, last));
+    assert!(board.gateway_proxies("shop", "public").is_empty());
 }

@@ -219,6 +219,10 @@ fn root_ca(bundle: &str) -> Arc<Encoded> {
 }
 
 #[cfg(test)]
+#[path = "cache_tests.rs"]
+mod patches;
+
+#[cfg(test)]
 mod tests {
     use proto::xds::cluster::Cluster;
     use proto::xds::route::RouteConfiguration;

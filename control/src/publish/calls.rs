@@ -141,7 +141,14 @@ mod tests {
 
     fn claim(instance: &str) -> Claim {
         let (namespace, workload) = ("shop".to_owned(), "store".to_owned());
-        Claim { client: Dialect::Meshwright, mode: Mode::Sidecar, namespace, workload, instance: instance.to_owned() }
+        Claim {
+            client: Dialect::Meshwright,
+            mode: Mode::Sidecar,
+            namespace,
+            workload,
+            instance: instance.to_owned(),
+            replica: String::new(),
+        }
     }
 
     fn calls(path: &str, count: u64) -> Calls {

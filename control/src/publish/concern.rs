@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use proto::names::Mode;
 use tokio::sync::Notify;
 
+use super::peer::{of_gateway, of_key};
 use crate::translate::{Affected, Subject};
 
 /// Everybody who follows.
@@ -56,9 +58,10 @@ pub struct Woken<'a> {
 }
 
 impl Woken<'_> {
-    /// Whether any stream of a proxy follows.
+    /// Whether any stream of a proxy follows, or of one of several of a Gateway by the Gateway's key.
     pub fn follows(&self, key: &str) -> bool {
-        self.proxies.contains_key(key)
+        let is_gateway = || of_key(key).is_some_and(|(.., mode)| mode == Mode::Edge);
+        self.proxies.contains_key(key) || is_gateway() && of_gateway(self.proxies, key).next().is_some()
     }
 }
 

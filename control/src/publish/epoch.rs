@@ -5,6 +5,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use proto::refusal;
 use serde::{Deserialize, Serialize};
 
+use super::peer::gateway_of;
+
 /// Epochs kept for `get epochs`; older ones are forgotten.
 pub const EPOCHS_MAX: usize = 256;
 /// Refusals kept per epoch.
@@ -111,6 +113,11 @@ impl Entry {
         })
     }
 
+    /// One that stands for a Gateway while none of its proxies is there is settled by the first of them that answers.
+    fn settle_by(&mut self, proxy: &str, now_us: u64) -> Option<bool> {
+        self.settle(proxy, now_us).or_else(|| self.settle(gateway_of(proxy)?, now_us))
+    }
+
     /// A proxy need not be waited for any more; whether it was known to be concerned, if it was waited for.
     fn settle(&mut self, proxy: &str, now_us: u64) -> Option<bool> {
         let concerned = self.waiting.remove(proxy)?;
@@ -189,7 +196,8 @@ impl Book {
     /// The epoch changes something for that proxy.
     pub fn concerned(&mut self, proxy: &str, number: u64) {
         for entry in self.up_to(number) {
-            let Some(concerned) = entry.waiting.get_mut(proxy) else { continue };
+            let waiting = if entry.waiting.contains_key(proxy) { proxy } else { gateway_of(proxy).unwrap_or(proxy) };
+            let Some(concerned) = entry.waiting.get_mut(waiting) else { continue };
             entry.concerned += usize::from(!std::mem::replace(concerned, true));
         }
     }
@@ -198,7 +206,7 @@ impl Book {
     pub fn unaffected(&mut self, proxy: &str, number: u64, now_us: u64) {
         self.run(proxy, number);
         for entry in self.up_to(number) {
-            match entry.settle(proxy, now_us) {
+            match entry.settle_by(proxy, now_us) {
                 Some(true) => entry.acknowledged += 1,
                 Some(false) => entry.unaffected += 1,
                 None => {}
@@ -211,7 +219,7 @@ impl Book {
         self.run(proxy, number);
         self.refusing.remove(proxy);
         for entry in self.up_to(number) {
-            if let Some(concerned) = entry.settle(proxy, now_us) {
+            if let Some(concerned) = entry.settle_by(proxy, now_us) {
                 entry.concerned += usize::from(!concerned);
                 entry.acknowledged += 1;
             }
@@ -226,7 +234,7 @@ impl Book {
         self.run(proxy, number);
         let named: Vec<ProxyRefusal> = refusals(proxy, message).into_iter().take(REFUSALS_MAX).collect();
         for entry in self.up_to(number).filter(|entry| entry.number == number) {
-            if let Some(concerned) = entry.settle(proxy, now_us) {
+            if let Some(concerned) = entry.settle_by(proxy, now_us) {
                 entry.concerned += usize::from(!concerned);
                 let room = REFUSALS_MAX.saturating_sub(entry.refused.len());
                 entry.refused.extend(named.iter().take(room).cloned());
@@ -242,6 +250,18 @@ impl Book {
         for entry in &mut self.entries {
             if let Some(concerned) = entry.settle(proxy, now_us) {
                 entry.concerned -= usize::from(concerned);
+            }
+        }
+    }
+
+    /// The last proxy of a Gateway is gone, which is declared still: whatever waits for it waits for whoever comes in its place.
+    pub fn leave_to_gateway(&mut self, proxy: &str) {
+        self.running.remove(proxy);
+        self.refusing.remove(proxy);
+        let Some(gateway) = gateway_of(proxy) else { return };
+        for entry in &mut self.entries {
+            if let Some(concerned) = entry.waiting.remove(proxy) {
+                entry.waiting.insert(gateway.to_owned(), concerned);
             }
         }
     }
@@ -353,6 +373,29 @@ mod tests {
         assert_eq!((entry.concerned, entry.acknowledged, book.running("shop/a")), (1, 1, 7), "the gone are not counted");
         book.forget("shop/a", 1006);
         assert_eq!(book.running("shop/a"), 0);
+    }
+
+    #[test]
+    fn every_proxy_of_a_gateway_is_waited_for() {
+        // Aim: each of several that were there when the epoch began; where none was, whoever comes answers for the Gateway, also with a
+        // refusal; when the last one goes without an answer the next one is waited for.
+        let mut book = book(&["edge/shop/a/x", "edge/shop/a/y"]);
+        book.acknowledged("edge/shop/a/x", 7, 1);
+        assert!(book.newest().unwrap().waiting().eq(["edge/shop/a/y"]));
+        book.concerned("edge/shop/a/y", 7);
+        book.leave_to_gateway("edge/shop/a/y");
+        assert!(book.newest().unwrap().waiting().eq(["edge/shop/a"]));
+        book.concerned("edge/shop/a/z", 7);
+        book.acknowledged("edge/shop/a/z", 7, 2);
+        let entry = book.newest().unwrap();
+        assert_eq!((entry.live(), entry.concerned, entry.acknowledged), (true, 2, 2));
+        book.open(8, Vec::new(), (set(&["edge/shop/a"]), 0), 3);
+        book.refused("edge/shop/a/z", 8, &refusal::write(["Cluster x: bad"]), 4);
+        let entry = book.newest().unwrap();
+        assert_eq!((entry.settled(), entry.live(), entry.refused[0].proxy.as_str()), (true, false, "edge/shop/a/z"));
+        book.open(9, Vec::new(), (set(&["edge/shop/a", "edge/shop/ab"]), 0), 5);
+        book.unaffected("edge/shop/a/z", 9, 6);
+        assert!(book.newest().unwrap().waiting().eq(["edge/shop/ab"]), "and no other Gateway's");
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! Who is at the other end of a connection, and whether what it claims is true.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use proto::identity::{APPLICATION_UNIT, Identity};
+use proto::identity::{APPLICATION_UNIT, Identity, POD_ATTRIBUTE};
 use proto::mesh::Hello;
-use proto::names::{Mode, NODE_CLIENT, NODE_WORKLOAD, NodeId};
+use proto::names::{Mode, NODE_CLIENT, NODE_REPLICA, NODE_WORKLOAD, NodeId};
 use proto::xds::core::Node;
 use rustls_pki_types::CertificateDer;
 use tonic::{Extensions, Status};
+use x509_parser::oid_registry;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::translate::Subject;
@@ -46,6 +48,8 @@ pub struct Proven {
     pub workload: String,
     /// It is for the application beside a proxy, and in its hands.
     pub for_application: bool,
+    /// Unique id of the pod that it was issued to; empty: it was none, or nobody knew.
+    pub pod_uid: String,
     /// Its serial number, as [`proto::identity::serial`] spells it.
     pub serial: String,
     /// It had ended when it was shown: good for a renewal only.
@@ -67,9 +71,11 @@ impl Proven {
         let identity = uri.parse().ok()?;
         let workload = parsed.subject().iter_common_name().next()?.as_str().ok()?.to_owned();
         let for_application = parsed.subject().iter_organizational_unit().any(|unit| unit.as_str().ok() == Some(APPLICATION_UNIT));
+        let pod = oid_registry::Oid::from(&POD_ATTRIBUTE).ok()?;
+        let pod_uid = parsed.subject().iter_by_oid(&pod).next().and_then(|uid| uid.as_str().ok()).unwrap_or_default().to_owned();
         let serial = proto::identity::serial(&format!("{:x}", parsed.serial)).to_owned();
         let expired = parsed.validity().not_after.timestamp() < now_secs;
-        Some(Self { identity, workload, for_application, serial, expired, retired, below, leaf })
+        Some(Self { identity, workload, for_application, pod_uid, serial, expired, retired, below, leaf })
     }
 }
 
@@ -116,6 +122,8 @@ pub struct Claim {
     pub workload: String,
     /// Instance; for stock clients, their node id.
     pub instance: String,
+    /// Which of several proxies of a Gateway it is, which are one instance; empty: it is the only one, or no Gateway's.
+    pub replica: String,
 }
 
 /// The key of a sidecar in the book and in every list: `NAMESPACE/INSTANCE`.
@@ -128,10 +136,32 @@ pub fn edge_key(namespace: &str, name: &str) -> String {
     format!("{EDGE}{namespace}/{name}")
 }
 
+/// That of one of several proxies of a Gateway: `edge/NAMESPACE/NAME/REPLICA`; of the only one where `replica` is empty.
+pub fn replica_key(namespace: &str, name: &str, replica: &str) -> String {
+    let gateway = edge_key(namespace, name);
+    if replica.is_empty() { gateway } else { format!("{gateway}/{replica}") }
+}
+
+/// The Gateway's own key, of one of several proxies by its own: that stands for whoever comes, while none is there.
+pub fn gateway_of(replica_key: &str) -> Option<&str> {
+    let (gateway, _) = replica_key.strip_prefix(EDGE)?.rsplit_once('/').filter(|(gateway, _)| gateway.contains('/'))?;
+    replica_key.get(..EDGE.len() + gateway.len())
+}
+
+/// The keys of all proxies of a Gateway that are among these, by its own.
+pub fn of_gateway<'a, T>(keys: &'a BTreeMap<String, T>, gateway_key: &'a str) -> impl Iterator<Item = (&'a String, &'a T)> {
+    let alone = keys.get_key_value(gateway_key);
+    // What comes between them in order are Gateways whose names begin with this one's.
+    let first = format!("{gateway_key}/");
+    let several = keys.range(first.clone()..).take_while(move |(key, _)| key.starts_with(&first));
+    alone.into_iter().chain(several)
+}
+
 /// Namespace and instance, or Gateway, of a proxy by its key, and whether it is a Gateway's. `None`: not a key of a proxy of ours.
 pub fn of_key(key: &str) -> Option<(&str, &str, Mode)> {
     // A sidecar of a namespace `edge` has one slash in its key.
     if let Some((namespace, name)) = key.strip_prefix(EDGE).and_then(|rest| rest.split_once('/')) {
+        let name = name.split_once('/').map_or(name, |(name, _)| name);
         return Some((namespace, name, Mode::Edge));
     }
     let (namespace, instance) = key.split_once('/').filter(|(_, instance)| !instance.starts_with(UNPROVEN))?;
@@ -139,6 +169,8 @@ pub fn of_key(key: &str) -> Option<(&str, &str, Mode)> {
 }
 
 const EDGE: &str = "edge/";
+/// Longest name of a replica: that of a pod (RFC 1123, section 2.1).
+const REPLICA_BYTES_MAX: usize = 253;
 /// Stands before the names that clients give themselves, and in no name of a proxy.
 const UNPROVEN: char = '~';
 
@@ -148,7 +180,7 @@ impl Claim {
     pub fn key(&self) -> String {
         match (self.client, self.mode) {
             (Dialect::Meshwright, Mode::Sidecar) => sidecar_key(&self.namespace, &self.instance),
-            (Dialect::Meshwright, Mode::Edge) => edge_key(&self.namespace, &self.instance),
+            (Dialect::Meshwright, Mode::Edge) => replica_key(&self.namespace, &self.instance, &self.replica),
             (Dialect::Envoy | Dialect::Grpc, _) => self.unproven_key(),
         }
     }
@@ -209,7 +241,8 @@ impl Claim {
     pub fn of_hello(hello: &Hello, peer: &Peer) -> Result<Self, Status> {
         let id: NodeId = hello.node_id.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
         let workload = peer.proven.as_ref().map_or(&hello.workload, |proven| &proven.workload).clone();
-        Ok(Self { client: Dialect::Meshwright, mode: id.mode, namespace: id.namespace, workload, instance: id.instance })
+        let replica = read_replica(&hello.replica, id.mode)?;
+        Ok(Self { client: Dialect::Meshwright, mode: id.mode, namespace: id.namespace, workload, instance: id.instance, replica })
     }
 }
 
@@ -230,11 +263,24 @@ fn read_claim(node: &Node) -> Result<Claim, Status> {
         if namespace != id.namespace {
             return Err(Status::invalid_argument(format!("node id `{id}` and workload `{namespace}/{name}` differ in their namespace")));
         }
-        return Ok(Claim { client, mode: id.mode, namespace, workload: name, instance: id.instance });
+        let replica = read_replica(metadata(NODE_REPLICA).unwrap_or_default(), id.mode)?;
+        return Ok(Claim { client, mode: id.mode, namespace, workload: name, instance: id.instance, replica });
     }
     let id: String = node.id.chars().take(253).collect();
     let (namespace, name) = workload.or_else(|| istio_id(&node.id)).unwrap_or_else(|| ("default".to_owned(), id.clone()));
-    Ok(Claim { client, mode: Mode::Sidecar, namespace, workload: name, instance: id })
+    Ok(Claim { client, mode: Mode::Sidecar, namespace, workload: name, instance: id, replica: String::new() })
+}
+
+/// Of what a replica may be called: it becomes a part of a key.
+fn read_replica(text: &str, mode: Mode) -> Result<String, Status> {
+    let fits = text.len() <= REPLICA_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'));
+    if !fits {
+        return Err(Status::invalid_argument("a replica's name has letters, digits, `-` and `.`, 253 at most"));
+    }
+    if mode == Mode::Sidecar && !text.is_empty() {
+        return Err(Status::invalid_argument("only proxies of Gateways have replicas; a sidecar is an instance of its own"));
+    }
+    Ok(text.to_owned())
 }
 
 /// `sidecar~IP~NAME.NAMESPACE~DOMAIN`.
@@ -286,12 +332,18 @@ mod tests {
         // keys of proxies read back, also in a namespace called `edge`.
         let claim = |client, mode, namespace: &str, instance: &str| {
             let [namespace, workload, instance] = [namespace, "catalog", instance].map(str::to_owned);
-            Claim { client, mode, namespace, workload, instance }
+            Claim { client, mode, namespace, workload, instance, replica: String::new() }
+        };
+        let replica = |namespace: &str, replica: &str| Claim {
+            replica: replica.to_owned(),
+            ..claim(Dialect::Meshwright, Mode::Edge, namespace, "public")
         };
         let (ours, stock) = (Dialect::Meshwright, Dialect::Envoy);
         let all = [
             (claim(ours, Mode::Sidecar, "shop", "public"), Entrance::Tls, "shop/public", Some(("shop", "public", Mode::Sidecar))),
             (claim(ours, Mode::Edge, "shop", "public"), Entrance::Tls, "edge/shop/public", Some(("shop", "public", Mode::Edge))),
+            (replica("shop", "public-7d-x"), Entrance::Tls, "edge/shop/public/public-7d-x", Some(("shop", "public", Mode::Edge))),
+            (replica("shop", "public-7d-x"), Entrance::Plaintext, "shop/~public", None),
             (claim(ours, Mode::Sidecar, "edge", "shop"), Entrance::Local, "edge/shop", Some(("edge", "shop", Mode::Sidecar))),
             (claim(ours, Mode::Sidecar, "shop", "public"), Entrance::Plaintext, "shop/~public", None),
             (claim(stock, Mode::Sidecar, "shop", "public"), Entrance::Tls, "shop/~public", None),
@@ -300,7 +352,19 @@ mod tests {
         for (claim, door, key, read) in &all {
             assert_eq!((claim.key_by(*door).as_str(), of_key(key)), (*key, *read));
             assert_eq!(claim.counts_by(*door), read.is_some(), "{key}");
+            let gateway = Some("edge/shop/public").filter(|_| *key == "edge/shop/public/public-7d-x");
+            assert_eq!(gateway_of(key), gateway, "{key}");
         }
+    }
+
+    #[test]
+    fn proxies_of_a_gateway_are_found_by_its_key() {
+        // Aim: the only one, and each of several; none of a Gateway whose name begins alike.
+        let keys = ["edge/shop/a", "edge/shop/a-b/x", "edge/shop/a/x", "edge/shop/a/y", "edge/shop/b", "shop/a"];
+        let keys: BTreeMap<String, ()> = keys.map(|key| (key.to_owned(), ())).into();
+        let found = |gateway| of_gateway(&keys, gateway).map(|(key, ())| key.as_str()).collect::<Vec<_>>();
+        assert_eq!(found("edge/shop/a"), ["edge/shop/a", "edge/shop/a/x", "edge/shop/a/y"]);
+        assert_eq!((found("edge/shop/a-b"), found("edge/shop/c")), (vec!["edge/shop/a-b/x"], vec![]));
     }
 
     #[test]
@@ -325,10 +389,15 @@ mod tests {
     fn a_claim_without_form_is_refused() {
         // Aim: no node, no id, a strange id, no workload, two namespaces: each is told, none is guessed.
         let ours = |id: &str, workload: &str| node(id, &[(NODE_CLIENT, "proxy"), (NODE_WORKLOAD, workload)], "");
+        let of_replica =
+            |id: &str, replica: &str| node(id, &[(NODE_CLIENT, "proxy"), (NODE_WORKLOAD, "shop/catalog"), (NODE_REPLICA, replica)], "");
         assert!(Claim::of_node(Some(&ours("sidecar/shop/catalog-0", "shop/catalog"))).is_ok());
+        assert_eq!(Claim::of_node(Some(&of_replica("edge/shop/catalog", "catalog-0"))).unwrap().key(), "edge/shop/catalog/catalog-0");
         for node in [
             Some(ours("sidecar/shop/catalog-0", "bank/catalog")),
             Some(ours("catalog", "shop/catalog")),
+            Some(of_replica("sidecar/shop/catalog-0", "catalog-0")),
+            Some(of_replica("edge/shop/catalog", "a/b")),
             Some(node("sidecar/shop/a", &[(NODE_CLIENT, "proxy")], "")),
             Some(node("", &[], "")),
             None,

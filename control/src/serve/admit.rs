@@ -49,7 +49,11 @@ pub fn admit(node: &Claim, peer: &Peer, world: &World, clock: &Clock) -> Result<
         (None, Entrance::Plaintext | Entrance::Local) => {}
         (None, Entrance::Tls) => return Err(no_certificate()),
     }
-    declared(node, peer.proven.as_ref().map(|proven| &proven.identity), world)
+    let audience = declared(node, peer.proven.as_ref().map(|proven| &proven.identity), world)?;
+    if let Some(proven) = &peer.proven {
+        of_the_pod_of_now(node, proven, world)?;
+    }
+    Ok(audience)
 }
 
 /// A chain that holds is not enough: where the root is a company's, other meshes are below it, too, with names like ours.
@@ -124,6 +128,30 @@ fn declared(node: &Claim, identity: Option<&Identity>, world: &World) -> Result<
     }
 }
 
+/// A pod that is made anew under its name is another one, and the former one's certificate no more than a copy that somebody kept. One that
+/// names no pod, or comes from outside of a cluster, is judged by what it says otherwise.
+fn of_the_pod_of_now(node: &Claim, proven: &Proven, world: &World) -> Result<(), Status> {
+    let instance = if node.mode == Mode::Edge { &node.replica } else { &node.instance };
+    if !node.ours() || proven.pod_uid.is_empty() || instance.is_empty() || !world.settings().in_cluster {
+        return Ok(());
+    }
+    if pod_uid(world, &node.namespace, instance).as_deref() == Some(proven.pod_uid.as_str()) {
+        return Ok(());
+    }
+    Err(Status::permission_denied(format!(
+        "the certificate {} is of an earlier pod of the name {}/{instance}; join again with the token of the pod's service account",
+        proven.serial, node.namespace
+    )))
+}
+
+/// Unique id of the pod of that name, if there is one.
+fn pod_uid(world: &World, namespace: &str, name: &str) -> Option<String> {
+    match &world.get(&ObjectKey::new(Kind::Pod, namespace, name))?.spec {
+        Spec::Pod(pod) => Some(pod.uid.clone()),
+        _ => None,
+    }
+}
+
 /// The gate as the authority's own service asks it.
 #[derive(Clone)]
 pub struct Gate(Arc<Board>);
@@ -152,6 +180,10 @@ impl Gate {
                 namespace: applicant.identity.namespace().to_owned(),
                 workload: applicant.workload.to_owned(),
                 instance: instance.to_owned(),
+                replica: Some(applicant.instance)
+                    .filter(|replica| mode == Mode::Edge && *replica != instance)
+                    .unwrap_or_default()
+                    .to_owned(),
             };
             if !applicant.by_token {
                 return admit(&node, &peer, &edition.world, &self.0.clock);
@@ -173,8 +205,7 @@ impl Gate {
     /// Unique id of the pod that is an instance now, empty: there is none; `None`: the mesh is not in a cluster.
     pub fn pod_uid(&self, applicant: &Applicant<'_>) -> Option<String> {
         let edition = self.0.edition().filter(|edition| edition.world.settings().in_cluster)?;
-        let object = edition.world.get(&ObjectKey::new(Kind::Pod, applicant.identity.namespace(), applicant.instance));
-        Some(object.and_then(|object| if let Spec::Pod(pod) = &object.spec { Some(pod.uid.clone()) } else { None }).unwrap_or_default())
+        Some(pod_uid(&edition.world, applicant.identity.namespace(), applicant.instance).unwrap_or_default())
     }
 
     /// The leaf of a caller whose certificate holds now.
@@ -266,6 +297,7 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
                 identity,
                 workload,
                 for_application: false,
+                pod_uid: String::new(),
                 serial: "7d".into(),
                 expired: false,
                 retired: false,
@@ -277,7 +309,7 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
 
     fn node(mode: Mode, namespace: &str, workload: &str, instance: &str) -> Claim {
         let [namespace, workload, instance] = [namespace, workload, instance].map(str::to_owned);
-        Claim { client: Dialect::Meshwright, mode, namespace, workload, instance }
+        Claim { client: Dialect::Meshwright, mode, namespace, workload, instance, replica: String::new() }
     }
 
     #[test]
@@ -334,6 +366,48 @@ spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protoc
         ] {
             let verdict = admit(&node, &peer(Entrance::Tls, Some(leaf)), &world, &clock());
             assert_eq!(verdict.as_ref().err().map(Status::code), wanted, "{node:?} as {leaf:?}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn a_leaf_opens_nothing_after_its_pod() {
+        // Aim: a pod made anew under its name, or gone, leaves its certificate worth nothing; one that names no pod (of an older authority, or
+        // by a join token) and a mesh without a cluster go by the rest; a Gateway's pod is known by the name that its proxy says.
+        let text = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: web-0, namespace: shop, uid: u2, ownerReferences: [{kind: StatefulSet, name: web, controller: true}]}
+spec: {serviceAccountName: shared, initContainers: [{name: meshwright-proxy}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: public-x, namespace: shop, uid: u4}
+spec: {serviceAccountName: public, containers: [{name: meshwright-edge}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: public, namespace: shop}
+spec: {gatewayClassName: meshwright, listeners: [{name: http, port: 8080, protocol: HTTP}]}
+";
+        let mut world = World::new(WorldSettings { in_cluster: true, ..WorldSettings::default() }, Allocations::default());
+        world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text.to_owned())) }], 0));
+        let edge = |replica: &str| Claim { replica: replica.to_owned(), ..node(Mode::Edge, "shop", "public", "public") };
+        let sidecar = node(Mode::Sidecar, "shop", "web", "web-0");
+        for (node, account, uid, opens) in [
+            (&sidecar, "shared", "u2", true),
+            (&sidecar, "shared", "u1", false),
+            (&sidecar, "shared", "", true),
+            (&edge("public-x"), "public", "u4", true),
+            (&edge("public-x"), "public", "u3", false),
+            (&edge("public-y"), "public", "u4", false),
+            (&edge(""), "public", "u3", true),
+        ] {
+            let mut peer = peer(Entrance::Tls, Some((account, &node.workload)));
+            let proven = peer.proven.take().and_then(Arc::into_inner).unwrap();
+            peer.proven = Some(Arc::new(Proven { pod_uid: uid.to_owned(), ..proven }));
+            let verdict = admit(node, &peer, &world, &clock());
+            assert_eq!(verdict.is_ok(), opens, "{node:?} of {uid}: {verdict:?}");
+            assert!(verdict.err().is_none_or(|status| status.code() == Code::PermissionDenied && status.message().contains("earlier pod")));
         }
     }
 

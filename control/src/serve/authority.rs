@@ -198,6 +198,12 @@ pub trait Authority: Send + Sync + 'static {
     /// The last refusals, newest first.
     fn refusals(&self, query: &AuditQuery) -> Vec<Refused>;
 
+    /// What the books of certificates ([`Self::issued`], [`Self::audit`], [`Self::refusals`]) leave out, as a sentence for people; `None`: they
+    /// are the whole mesh's.
+    fn leaves_out(&self) -> Option<String> {
+        None
+    }
+
     /// What was done since the start. Never blocks.
     fn counts(&self) -> Done;
 

@@ -55,8 +55,14 @@ fn wall() -> impl Fn() -> std::time::SystemTime + Send + Sync + 'static {
 
 /// The Gateway's proxy comes and runs that epoch.
 fn edge(board: &Arc<Board>, number: u64) -> Seated {
-    let claim =
-        Claim { client: Dialect::Meshwright, mode: Mode::Edge, namespace: "shop".into(), workload: "edge".into(), instance: "edge".into() };
+    let claim = Claim {
+        client: Dialect::Meshwright,
+        mode: Mode::Edge,
+        namespace: "shop".into(),
+        workload: "edge".into(),
+        instance: "edge".into(),
+        replica: String::new(),
+    };
     let seat = board.arrive(claim, Entrance::Tls, String::new()).unwrap();
     board.write(|book, now_us| book.acknowledged(&edge_key("shop", "edge"), number, now_us));
     seat

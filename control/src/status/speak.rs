@@ -9,7 +9,6 @@ use super::merge::Spoken;
 use crate::api::live::Ledger;
 use crate::publish::board::Board;
 use crate::publish::edition::Edition;
-use crate::publish::peer::edge_key;
 use crate::translate::{Condition, Status, statuses};
 use crate::world::key::{GATEWAY_API, OWN, ObjectKey};
 use crate::world::{Kind, World};
@@ -27,9 +26,9 @@ pub(super) fn spoken(board: &Board, edition: &Edition, bundle: Option<&str>) -> 
     for (key, mut status) in ours {
         ledger.complete(&key, &mut status);
         if key.kind == Kind::Gateway {
-            let proxy = edge_key(&key.namespace, &key.name);
             let told = ledger.touched(&key).unwrap_or_default();
-            let runs = board.is_present(&proxy) && board.running(&proxy) >= told.max(1);
+            // All that are there: a request may meet any of them.
+            let runs = board.gateway_runs(&key.namespace, &key.name).is_some_and(|epoch| epoch >= told.max(1));
             unprogrammed(&mut status, runs);
             unaddressed(&mut status);
         }
@@ -98,7 +97,7 @@ fn unprogrammed(status: &mut Status, runs: bool) {
     for condition in conditions.filter(|condition| condition.kind == "Programmed" && condition.status == "True") {
         condition.status = "False";
         "Pending".clone_into(&mut condition.reason);
-        "no proxy of this Gateway has acknowledged it yet".clone_into(&mut condition.message);
+        "no proxy of this Gateway has acknowledged it yet, or not every one that is connected".clone_into(&mut condition.message);
     }
 }
 

@@ -22,7 +22,7 @@ use proto::mesh::reports_client::ReportsClient;
 use proto::mesh::{
     ApplyRequest, Command, Document, Epoch, GetRequest, Hello, Progress, Report, RootsRequest, RotateRootRequest, WaitRequest, report,
 };
-use proto::names::{NODE_CLIENT, NODE_WORKLOAD};
+use proto::names::{NODE_CLIENT, NODE_REPLICA, NODE_WORKLOAD};
 use proto::xds;
 use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose, SanType};
@@ -390,8 +390,14 @@ pub(crate) struct Reporter {
 impl Reporter {
     /// Opens a stream as that node. The answer's head says nothing yet: a refusal is the first message.
     pub(crate) async fn open(channel: Channel, node_id: &str, workload: &str) -> Self {
+        Self::open_replica(channel, node_id, workload, "").await
+    }
+
+    /// The same as one of several proxies of that node.
+    pub(crate) async fn open_replica(channel: Channel, node_id: &str, workload: &str, replica: &str) -> Self {
         let (reports, receiver) = mpsc::channel(8);
-        let hello = Hello { node_id: node_id.into(), workload: workload.into(), version: "1".into(), ..Default::default() };
+        let [node_id, workload, replica] = [node_id, workload, replica].map(str::to_owned);
+        let hello = Hello { node_id, workload, replica, version: "1".into(), ..Default::default() };
         reports.send(Report { kind: Some(report::Kind::Hello(hello)) }).await.unwrap();
         let commands = ReportsClient::new(channel).stream(ReceiverStream::new(receiver)).await.unwrap().into_inner();
         Self { reports, commands }
@@ -427,8 +433,16 @@ impl Sidecar {
 
     /// As a node of that kind, id and workload.
     pub(crate) async fn open_as(channel: Channel, client: &str, id: &str, workload: &str) -> Result<Self, Status> {
+        Self::open_with(channel, id, &[(NODE_CLIENT, client), (NODE_WORKLOAD, workload)]).await
+    }
+
+    /// As one of several proxies of ours of that node.
+    pub(crate) async fn open_replica(channel: Channel, id: &str, workload: &str, replica: &str) -> Result<Self, Status> {
+        Self::open_with(channel, id, &[(NODE_CLIENT, "proxy"), (NODE_WORKLOAD, workload), (NODE_REPLICA, replica)]).await
+    }
+
+    async fn open_with(channel: Channel, id: &str, fields: &[(&str, &str)]) -> Result<Self, Status> {
         let value = |text: &str| prost_types::Value { kind: Some(prost_types::value::Kind::StringValue(text.into())) };
-        let fields = [(NODE_CLIENT, client.to_owned()), (NODE_WORKLOAD, workload.to_owned())];
         let node = xds::core::Node {
             id: id.to_owned(),
             metadata: Some(prost_types::Struct { fields: fields.iter().map(|(key, text)| ((*key).to_owned(), value(text))).collect() }),

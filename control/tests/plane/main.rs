@@ -8,6 +8,7 @@ mod belief;
 mod desk;
 mod door;
 mod hostile;
+mod replicas;
 mod rotation;
 
 use std::fs;

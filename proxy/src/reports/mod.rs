@@ -166,6 +166,7 @@ impl Reporter {
             pid: std::process::id(),
             mode: self.node.mode().to_owned(),
             workload: self.node.workload.clone(),
+            replica: self.node.replica.clone(),
         }
     }
 

@@ -282,9 +282,14 @@ impl ProxyArgs {
         let control_roots = read_roots(&self.control_ca)?;
         let edge = self.mode == ProxyMode::Edge;
         // A Gateway's proxy runs what its Gateway says, in whatever pod; the pod is what its token proves.
+        let replica = Some(instance.clone()).filter(|instance| edge && instance != workload).unwrap_or_default();
         let served = if edge { workload.to_owned() } else { instance.clone() };
         Ok(Bootstrap {
-            node: NodeIdentity { id: NodeId { mode, namespace: namespace.to_owned(), instance: served }, workload: workload.to_owned() },
+            node: NodeIdentity {
+                id: NodeId { mode, namespace: namespace.to_owned(), instance: served },
+                workload: workload.to_owned(),
+                replica,
+            },
             subject: Subject {
                 namespace: namespace.to_owned(),
                 workload: workload.to_owned(),
@@ -429,6 +434,7 @@ mod tests {
         assert_eq!((sidecar.ports, sidecar.control_roots.len()), (ports, 1));
         let edge = parse(&["--mode", "edge", "--instance", "front-0", "--exempt-uid", "0", "--admin-port", "0"]).unwrap();
         assert_eq!((edge.node.id.to_string().as_str(), edge.subject.instance.as_str()), ("edge/shop/catalog", "front-0"));
+        assert_eq!(edge.node.replica, "front-0", "one of several");
         assert_eq!((edge.ports.outbound, edge.ports.admin, edge.exempt), (0, 0, Exempt::None));
         assert!(edge.workers >= 1);
     }

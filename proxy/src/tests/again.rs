@@ -123,6 +123,43 @@ fn what_has_reached_no_application_goes_to_another() {
 }
 
 #[test]
+fn a_body_beyond_the_bound_is_not_kept_over_http1() {
+    // Aim: of a body up to the bound all that was written goes to another endpoint, byte by byte, when the server's proxy says at last that its
+    // application does not answer; one byte more is sent once, and its caller is told so.
+    run(|| async {
+        let bound = usize::try_from(crate::ground::limits::REPLAY_HTTP1_BYTES_MAX).unwrap();
+        for (bytes, kept) in [(bound, true), (bound + 1, false)] {
+            let body: String = "meshwright ".chars().cycle().take(bytes).collect();
+            let ask = format!("POST /a HTTP/1.1\r\nhost: a\r\ncontent-length: {bytes}\r\n\r\n{body}");
+            let mut world = World::new(Setup { endpoints: vec![SERVER, TWIN], ..Setup::default() });
+            // Who refuses at once is heard of before the whole body is written, and then it is not sent again either.
+            world.server_wires.silent.lock().extend([SERVER, "[fd00:6d77:77::2]:8080"].map(|gone| gone.parse::<SocketAddr>().unwrap()));
+            let mut others = Vec::new();
+            for _ in 0..12 {
+                let mut client = world.dial(SERVICE);
+                write(&mut client, &ask).await;
+                let answer = tokio::select! {
+                    Some((at, mut application)) = world.applications.recv() => {
+                        assert_eq!(at, TWIN.parse().unwrap());
+                        head(&mut application).await;
+                        assert!(exactly(&mut application, bytes).await == body, "another body of {bytes} bytes");
+                        write(&mut application, "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+                        head(&mut client).await
+                    }
+                    answer = head(&mut client) => answer,
+                };
+                others.extend(Some(answer).filter(|answer| !answer.starts_with("HTTP/1.1 200 ")));
+            }
+            assert_eq!(others.is_empty(), kept, "{bytes} bytes: {others:?}");
+            assert!(
+                others.len() < 12 && others.iter().all(|answer| answer.contains("x-meshwright-reason: connect_timeout\r\n")),
+                "{others:?}"
+            );
+        }
+    });
+}
+
+#[test]
 fn what_has_reached_no_application_goes_to_another_over_http2() {
     // Aim: the same where sidecars speak HTTP/2 with one another; what they keep is used on.
     run(|| async {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
-use proto::names::{self, METADATA, Mode, NODE_CLIENT, NODE_WORKLOAD, NodeId};
+use proto::names::{self, METADATA, Mode, NODE_CLIENT, NODE_REPLICA, NODE_WORKLOAD, NodeId};
 use proto::xds::core::Node;
 use proto::xds::core::node::UserAgentVersionType;
 use proto::xds::discovery::DeltaDiscoveryRequest;
@@ -44,13 +44,18 @@ pub struct NodeIdentity {
     pub id: NodeId,
     /// Workload (or Gateway).
     pub workload: String,
+    /// Of a Gateway's proxy that is one of several: its instance; empty: it has no other name than its Gateway's, or is a sidecar.
+    pub replica: String,
 }
 
 impl NodeIdentity {
     fn node(&self) -> Node {
         let text = |text: String| Value { kind: Some(Kind::StringValue(text)) };
         let workload = format!("{}/{}", self.id.namespace, self.workload);
-        let fields = BTreeMap::from([(NODE_CLIENT.to_owned(), text("proxy".to_owned())), (NODE_WORKLOAD.to_owned(), text(workload))]);
+        let mut fields = BTreeMap::from([(NODE_CLIENT.to_owned(), text("proxy".to_owned())), (NODE_WORKLOAD.to_owned(), text(workload))]);
+        if !self.replica.is_empty() {
+            fields.insert(NODE_REPLICA.to_owned(), text(self.replica.clone()));
+        }
         Node {
             id: self.id.to_string(),
             cluster: self.workload.clone(),

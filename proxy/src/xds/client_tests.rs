@@ -78,7 +78,7 @@ fn client(channel: Channel) -> Client {
     let credentials = Arc::new(CredentialCell::default());
     credentials.publish(Authority::new("root").issue("spiffe://cluster.local/ns/shop/sa/frontend", "frontend"));
     let (telemetry, _) = crate::observe::start(TelemetryOptions::default(), Clock::simulated(SystemTime::now()));
-    let node = NodeIdentity { id: "sidecar/shop/frontend".parse().unwrap(), workload: "frontend".into() };
+    let node = NodeIdentity { id: "sidecar/shop/frontend".parse().unwrap(), workload: "frontend".into(), replica: String::new() };
     Client {
         uplink: channel.into(),
         node,

@@ -15,7 +15,7 @@ use crate::{jobs, shop};
 const TAKEOVER_MAX: Duration = Duration::from_secs(5);
 
 /// The pod that holds the lease, and since when.
-fn holder(cluster: &Cluster) -> anyhow::Result<(String, SystemTime)> {
+pub(crate) fn holder(cluster: &Cluster) -> anyhow::Result<(String, SystemTime)> {
     let lease = cluster.get("lease -n meshwright-system meshwright-control")?;
     let who = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
     let (pod, _) = who.rsplit_once('_').with_context(|| format!("nobody holds the lease: {lease}"))?;
@@ -24,7 +24,7 @@ fn holder(cluster: &Cluster) -> anyhow::Result<(String, SystemTime)> {
 }
 
 /// What `meshwright WORDS -o json` says at the holder.
-fn asked(cluster: &Cluster, words: &str) -> anyhow::Result<Value> {
+pub(crate) fn asked(cluster: &Cluster, words: &str) -> anyhow::Result<Value> {
     let (pod, _) = holder(cluster)?;
     let said = cluster.exec("meshwright-system", &pod, &format!("meshwright {words} -o json"))?;
     ensure!(said.ok, "{said:?}");
@@ -95,7 +95,7 @@ fn a_dead_holder_is_replaced() {
 }
 
 /// The root below which certificates are issued.
-fn issuing(roots: &Value) -> anyhow::Result<String> {
+pub(crate) fn issuing(roots: &Value) -> anyhow::Result<String> {
     let root = roots["roots"].as_array().into_iter().flatten().find(|root| root["state"] == "Issuing");
     Ok(root.and_then(|root| root["sha256"].as_str()).with_context(|| format!("no root issues: {roots}"))?.to_owned())
 }

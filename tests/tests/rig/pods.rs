@@ -1,10 +1,9 @@
 //! How pods of the mesh are looked at and end.
 
 use std::thread;
-use std::time::Duration;
 
 use anyhow::ensure;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::kube::Cluster;
 
 use crate::shop;
@@ -95,22 +94,35 @@ fn probes_work_in_strict(cluster: &Cluster) -> anyhow::Result<()> {
     cluster.run(&format!("kubectl -n shop delete {well} pod/probed-sick --wait=false")).map(drop)
 }
 
-const ENDING: &str = r#"
+/// Answers after five seconds with who asked, and says how many have asked so far; it ends when every answer under way has.
+const SLOW: &str = r#"
+import http.server, json, signal, threading, time
+asked = 0
+class Answer(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        global asked
+        said = ""
+        if self.path == "/asked": said = str(asked)
+        elif self.path == "/":
+            asked += 1
+            time.sleep(5)
+            said = self.headers.get("x-forwarded-client-cert", "")
+        self.send_response(200)
+        self.send_header("content-length", str(len(said)))
+        self.end_headers()
+        self.wfile.write(said.encode())
+server = http.server.ThreadingHTTPServer(("", 8080), Answer)
+server.daemon_threads = False
+signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+server.serve_forever()
+server.server_close()
+"#;
+
+const LAST_WORDS: &str = r#"
 apiVersion: v1
 kind: Service
 metadata: {name: slow, namespace: shop}
 spec: {selector: {app: slow}, ports: [{name: http, port: 80, targetPort: 8080}]}
----
-apiVersion: v1
-kind: Pod
-metadata: {name: slow, namespace: shop, labels: {app: slow}}
-spec:
-  containers:
-  - name: main
-    image: meshwright:0.1.0
-    args: [echo, --http, "8080"]
-    readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 1}
-    lifecycle: {preStop: {sleep: {seconds: 1}}}
 ---
 apiVersion: v1
 kind: Pod
@@ -123,20 +135,34 @@ spec:
     lifecycle: {preStop: {sleep: {seconds: 1}}}
 "#;
 
+/// A pod that takes its time to answer.
+fn slow() -> Value {
+    let container = json!({
+        "name": "main", "image": "python", "args": [SLOW],
+        "readinessProbe": {"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
+        "lifecycle": {"preStop": {"sleep": {"seconds": 1}}},
+    });
+    let metadata = json!({"name": "slow", "namespace": "shop", "labels": {"app": "slow"}});
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}})
+}
+
 /// Aim: a pod that is deleted ends its answer first, and an application that ends may still call others by its sidecar.
 fn what_is_under_way_is_ended(cluster: &Cluster) -> anyhow::Result<()> {
-    cluster.apply(ENDING)?;
+    cluster.apply(LAST_WORDS)?;
+    cluster.apply(&slow().to_string())?;
     cluster.run("kubectl -n shop wait --for=condition=Ready pod/slow pod/last-words --timeout=60s")?;
     let (answer, words) = thread::scope(|scope| {
-        let answer = scope.spawn(|| cluster.exec("shop", "deploy/client", "curl -sS -f -m 20 'http://slow/?delay=5s'"));
+        let answer = scope.spawn(|| cluster.exec("shop", "deploy/client", "curl -sS -f -m 20 http://slow/"));
         let words = scope.spawn(|| cluster.run("kubectl -n shop logs -f last-words -c main"));
-        // The request is with the application when it is deleted.
-        thread::sleep(Duration::from_millis(1500));
+        cluster.until("the request at the application", |cluster| {
+            let said = cluster.exec("shop", "slow -c main", "curl -sS -m 5 http://127.0.0.1:8080/asked")?;
+            ensure!(said.ok && said.out == "1", "{said:?}");
+            Ok(())
+        })?;
         cluster.run("kubectl -n shop delete pod slow last-words --timeout=60s")?;
         anyhow::Ok((answer.join().unwrap()?, words.join().unwrap()?))
     })?;
-    let body: Value = serde_json::from_str(&answer.out).unwrap_or_default();
-    ensure!(answer.ok && body["identity"] == "spiffe://cluster.local/ns/shop/sa/default", "{answer:?}");
+    ensure!(answer.ok && answer.out.contains("spiffe://cluster.local/ns/shop/sa/default"), "{answer:?}");
     ensure!(words.contains("spiffe://cluster.local/ns/shop/sa/default"), "last words: {words:?}");
     Ok(())
 }

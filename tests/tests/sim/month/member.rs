@@ -142,7 +142,7 @@ impl Member {
         let id = NodeId { mode: Mode::Sidecar, namespace: "shop".into(), instance: self.name.into() };
         let name = || self.name.to_owned();
         let member = Membership {
-            node: NodeIdentity { id, workload: name() },
+            node: NodeIdentity { id, workload: name(), replica: String::new() },
             subject: Subject { namespace: "shop".into(), workload: name(), instance: name(), service_account: name() },
             control: ControlAddress { host: control.ip().to_string(), port: control.port() },
             control_roots: CertificateDer::pem_slice_iter(bundle.as_bytes()).collect::<Result<_, _>>()?,
