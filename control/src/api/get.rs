@@ -103,7 +103,7 @@ fn object(edition: &Edition, key: &ObjectKey, slot: &Versions, status: Option<&O
         row["file"] = version.file.as_str().into();
         row["line"] = version.line.into();
         if let Some(object) = &version.object {
-            row["created"] = u64::try_from(edition.world.created_ms(object)).map(crate::publish::epoch::moment).unwrap_or_default().into();
+            row["created"] = u64::try_from(edition.world.created_ms(object)).map(moment).unwrap_or_default().into();
         }
     }
     row["status"] = json!(status);

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::node::remembered;
@@ -146,7 +146,8 @@ impl Writer {
     /// Handles events until `stop`. Never ends on bad input. Whatever the disk does, streams are served and states of what runs travel.
     pub(super) async fn run(mut self, mut events: mpsc::Receiver<Errand>, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
-        let mut clock = interval(CLOCK_PERIOD);
+        self.tick().await;
+        let mut clock = interval_at(Instant::now() + CLOCK_PERIOD, CLOCK_PERIOD);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         if self.world.synced() {
             // Whoever stood by has read everything before its turn came.
@@ -230,7 +231,9 @@ impl Writer {
             Ok(None) => {}
             Err(_) => tracing::error!("the system gives no random bytes: the keys of session tickets stay as they are"),
         }
-        self.runtime(changes);
+        if self.world.apply(changes).runtime && self.serial > 0 {
+            self.publish(None);
+        }
     }
 
     fn runtime(&mut self, changes: Vec<Change>) {

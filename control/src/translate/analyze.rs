@@ -11,7 +11,7 @@ use proto::names::{self, Mode};
 use super::advice::{self, Finding};
 use super::attach::{self, Attachment, WhyNot};
 use super::cluster::targets;
-use super::edge::{self, Edge};
+use super::edge::{self, Edge, Judged};
 use super::mtls::applies;
 use super::rank::{self, RankedMatch};
 use super::security::{authentication, egress};
@@ -481,7 +481,8 @@ impl Audit<'_> {
     fn gateway_tables(&mut self, gateways: BTreeSet<Name>, fits: impl Fn(&RankedMatch<'_>) -> bool) {
         for name in gateways {
             let Some(edge) = Edge::of(self.index, &name) else { continue };
-            for (place, judged) in edge.served().filter(|(_, judged)| matches!(judged.listener.protocol.as_str(), "HTTP" | "HTTPS")) {
+            let http = |judged: &Judged<'_>| matches!(judged.listener.protocol.as_str(), "HTTP" | "HTTPS");
+            for (place, _) in edge.served().filter(|(_, judged)| http(judged)) {
                 self.unreachable(edge.attached[place].iter().map(|(route, host)| (*route, host.clone())), &fits);
             }
         }

@@ -6,8 +6,10 @@ use proto::xds::listener::filter::ConfigType;
 use proto::xds::route::RouteConfiguration;
 use proto::xds::route::route::Action;
 use proto::xds::tcp_proxy::TcpProxy;
+use proto::xds::tcp_proxy::tcp_proxy::ClusterSpecifier;
 use proto::xds::tls::{DownstreamTlsContext, Secret, UpstreamTlsContext, secret};
-use proto::xds::{self, core::transport_socket, unpack};
+use proto::xds::core::{TransportSocket, transport_socket};
+use proto::xds::{self, unpack};
 
 use super::*;
 use crate::source::{FileChange, Folder};
@@ -101,13 +103,11 @@ const WEB: &str = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web, nam
                    ---\napiVersion: meshwright.dev/v1alpha1\nkind: Workload\nmetadata: {name: web, namespace: shop, labels: {app: web}}\n\
                    spec: {addresses: [10.1.0.1], ports: [{port: 80}]}\n";
 
-fn socket<M: prost::Message + prost::Name + Default>(socket: Option<&core::TransportSocket>) -> Option<M> {
+fn socket<M: prost::Message + prost::Name + Default>(socket: Option<&TransportSocket>) -> Option<M> {
     match socket?.config_type.as_ref()? {
         transport_socket::ConfigType::TypedConfig(any) => unpack(any).ok(),
     }
 }
-
-use proto::xds::core;
 
 /// Listeners, tables and secrets of a view, a line each.
 fn shown(view: &View) -> Vec<String> {
@@ -155,7 +155,7 @@ fn chain_line(chain: &FilterChain) -> String {
     }
     let Some(ConfigType::TypedConfig(config)) = &chain.filters[0].config_type else { panic!("a filter") };
     match unpack::<TcpProxy>(config) {
-        Ok(TcpProxy { cluster_specifier: Some(proto::xds::tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(cluster)), .. }) => {
+        Ok(TcpProxy { cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)), .. }) => {
             _ = write!(line, " -> {cluster}");
         }
         Ok(_) => line.push_str(" -> several"),

@@ -20,7 +20,6 @@ use crate::world::{Kind, Name, Object, ObjectKey, World};
 
 /// A Gateway with all that is to be said of its listeners.
 struct Told<'a> {
-    world: &'a World,
     edge: Edge<'a>,
     standings: Vec<TlsStanding>,
     overlaps: BTreeMap<usize, (&'static str, String)>,
@@ -41,7 +40,7 @@ impl<'a> Told<'a> {
             let reason = if message.starts_with(ADDRESS_NOT_USABLE) { "AddressNotUsable" } else { "Pending" };
             WhyNot::new(reason, message)
         });
-        Some(Self { world, edge, standings, overlaps, pending })
+        Some(Self { edge, standings, overlaps, pending })
     }
 
     /// Listeners of one object, with their places.
