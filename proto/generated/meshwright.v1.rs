@@ -1941,6 +1941,9 @@ pub struct BoundPort {
     pub listener_port: u32,
     #[prost(uint32, tag = "2")]
     pub host_port: u32,
+    /// For datagrams.
+    #[prost(bool, tag = "3")]
+    pub udp: bool,
 }
 impl ::prost::Name for BoundPort {
     const NAME: &'static str = "BoundPort";
@@ -2129,6 +2132,15 @@ pub struct GatewayOrder {
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(string, tag = "5")]
     pub fingerprint: ::prost::alloc::string::String,
+    /// Ports for datagrams.
+    #[prost(uint32, repeated, tag = "6")]
+    pub udp_ports: ::prost::alloc::vec::Vec<u32>,
+    /// Addresses of the machine to serve at; none: all of them.
+    #[prost(string, repeated, tag = "7")]
+    pub bind: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// What is spoken at each of `ports`, in the same order: `http`, `https` or `tcp`.
+    #[prost(string, repeated, tag = "8")]
+    pub schemes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for GatewayOrder {
     const NAME: &'static str = "GatewayOrder";

@@ -99,6 +99,29 @@ pub fn edge_udp_port(name: &str) -> Option<u16> {
     name.strip_prefix("edge/")?.strip_suffix("/udp")?.parse().ok()
 }
 
+/// The Secret of an edge proxy's certificate, by the Kubernetes Secret that it comes from.
+pub fn certificate(namespace: &str, secret: &str) -> String {
+    format!("tls/{namespace}/{secret}")
+}
+
+/// The Secret that no listener ever gets: what a chain names that may show no certificate at all.
+pub const NO_CERTIFICATE: &str = "tls/none";
+
+/// The Secret with the CAs of the clients of a Gateway's port; 0: of every port without a word of its own.
+pub fn client_cas(namespace: &str, gateway: &str, port: u16) -> String {
+    format!("ca/frontend/{namespace}/{gateway}/{port}")
+}
+
+/// The Secret with what a Gateway's session tickets are made with.
+pub fn tickets(namespace: &str, gateway: &str) -> String {
+    format!("tickets/{namespace}/{gateway}")
+}
+
+/// Cluster of a Service port for datagrams.
+pub fn service_datagrams(namespace: &str, service: &str, port: u16) -> String {
+    format!("{namespace}/{service}:{port}/udp")
+}
+
 /// A DNS question as a resource; lower case, no trailing dot.
 pub fn dns(host: &str) -> String {
     format!("dns/{}", host.trim_end_matches('.').to_ascii_lowercase())

@@ -66,6 +66,9 @@ impl MtlsMode {
     }
 }
 
+/// What a node agent's message of a Gateway begins with that asks for an address which its machine does not have.
+pub const ADDRESS_NOT_USABLE: &str = "address not usable";
+
 #[cfg(test)]
 mod tests {
     use super::*;

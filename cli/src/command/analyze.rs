@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use clap::Args;
+use control::clock::Clock;
 use control::source::{FileChange, Folder, load};
 use control::translate::{self, ResolvedSetting};
 use control::world::{Allocations, Change, Object, Origin, Problem, Severity, Spec, World, WorldSettings};
@@ -40,7 +41,8 @@ pub(crate) fn run(args: AnalyzeArgs) -> anyhow::Result<ExitCode> {
     let count = files.len();
     let world = args.show_defaults.then(|| world_of(files.clone()));
     let mut problems = world.as_ref().map(defaults).unwrap_or_default();
-    problems.extend(translate::analyze(files));
+    let now_ms = Clock::new(SystemTime::now).age_ms();
+    problems.extend(translate::analyze_at(files, now_ms));
     let policy = world.as_ref().map(translate::resolved).unwrap_or_default();
     match args.output {
         TextOrJson::Json => {

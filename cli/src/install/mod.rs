@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 /// Name of everything that the control plane is made of: Deployment, Service, roles, webhooks.
 pub(crate) const NAME: &str = "meshwright-control";
 /// Kinds of Gateway API that the world reads.
-const GATEWAY_API: [&str; 9] = [
+const GATEWAY_API: [&str; 10] = [
     "backendtlspolicies",
     "gatewayclasses",
     "gateways",
@@ -30,6 +30,7 @@ const GATEWAY_API: [&str; 9] = [
     "referencegrants",
     "tcproutes",
     "tlsroutes",
+    "udproutes",
 ];
 /// The kind that defines kinds.
 const DEFINITION: &str = "CustomResourceDefinition";

@@ -26,6 +26,8 @@ use crate::netns::fabric::Plug;
 
 /// Added to a port that is taken or privileged.
 const MOVED_BY: u16 = 8_000;
+/// What the message of a Gateway begins with that asks for an address which this machine does not have.
+const UNUSABLE: &str = proto::words::ADDRESS_NOT_USABLE;
 /// How many ports from there are tried.
 const TRIES_MAX: u16 = 100;
 /// Backlog of an edge listener.
@@ -45,6 +47,9 @@ const GRACE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_mil
 /// How soon a set-up that failed is tried again.
 const SETUP_RETRY: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
+/// A port of a listener, and whether it is one for datagrams.
+type Door = (u16, bool);
+
 /// The host's socket(s) for one listener port: one per family.
 #[derive(Debug)]
 struct Bound {
@@ -58,7 +63,7 @@ struct GatewayLife {
     key: Key,
     addresses: Vec<IpAddr>,
     namespace: Namespace,
-    bound: BTreeMap<u16, Bound>,
+    bound: BTreeMap<Door, Bound>,
     phase: watch::Receiver<Phase>,
     gone: watch::Sender<bool>,
 }
@@ -136,9 +141,9 @@ impl GatewayLife {
             drop_rights: false,
         }
         .spawn()?;
-        for (port, bound) in &self.bound {
+        for (door, bound) in &self.bound {
             for socket in &bound.sockets {
-                pass(&ours, *port, socket)?;
+                pass(&ours, *door, socket)?;
             }
         }
         Ok(process)
@@ -187,13 +192,15 @@ impl GatewayLife {
     }
 
     fn announce(&self) {
-        for (port, bound) in &self.bound {
+        for ((port, udp), bound) in &self.bound {
+            let place = self.order.ports.iter().position(|known| *known == u32::from(*port)).filter(|_| !udp);
+            let scheme = place.and_then(|place| self.order.schemes.get(place)).map_or("udp", String::as_str);
             self.mesh.screen.tell(&News::Edge {
                 namespace: self.key.0.clone(),
                 gateway: self.key.1.clone(),
                 port: *port,
                 host_port: bound.host_port,
-                url: url(bound.host_port),
+                url: url(scheme, bound.host_port),
             });
         }
     }
@@ -208,17 +215,20 @@ impl GatewayLife {
 }
 
 /// Where people reach a host port.
-pub(crate) fn url(host_port: u16) -> String {
-    format!("http://127.0.0.1:{host_port}")
+pub(crate) fn url(scheme: &str, host_port: u16) -> String {
+    format!("{scheme}://127.0.0.1:{host_port}")
 }
 
-fn set_up(mesh: &Mesh, order: &GatewayOrder) -> anyhow::Result<(Plug, BTreeMap<u16, Bound>)> {
+fn set_up(mesh: &Mesh, order: &GatewayOrder) -> anyhow::Result<(Plug, BTreeMap<Door, Bound>)> {
     let addresses: Vec<IpAddr> = order.addresses.iter().filter_map(|text| text.parse().ok()).collect();
     anyhow::ensure!(!addresses.is_empty(), "the control plane gave it no address");
     let mut bound = BTreeMap::new();
-    for port in &order.ports {
-        let port = u16::try_from(*port).with_context(|| format!("{port} is not a port"))?;
-        bound.insert(port, bind(port)?);
+    let at: Vec<IpAddr> = order.bind.iter().filter_map(|text| text.parse().ok()).collect();
+    for (ports, udp) in [(&order.ports, false), (&order.udp_ports, true)] {
+        for port in ports {
+            let port = u16::try_from(*port).with_context(|| format!("{port} is not a port"))?;
+            bound.insert((port, udp), bind((port, udp), &at)?);
+        }
     }
     let port = mesh.fabric.borrow_mut().plug(&addresses)?;
     let key = (order.namespace.clone(), order.name.clone());
@@ -243,20 +253,25 @@ fn set_up(mesh: &Mesh, order: &GatewayOrder) -> anyhow::Result<(Plug, BTreeMap<u
         state.message.clear();
         state.bound = bound
             .iter()
-            .map(|(port, bound)| BoundPort { listener_port: u32::from(*port), host_port: u32::from(bound.host_port) })
+            .map(|((port, udp), bound)| BoundPort { listener_port: (*port).into(), host_port: bound.host_port.into(), udp: *udp })
             .collect();
     });
     Ok((port, bound))
 }
 
-/// Opens a listener port on the host, or the next one from port + 8000 where it is taken or privileged.
-fn bind(port: u16) -> anyhow::Result<Bound> {
+/// Opens a listener port on the host, or the next one from port + 8000 where it is taken or privileged. `at`: the addresses to serve at;
+/// none: all.
+fn bind((port, udp): Door, at: &[IpAddr]) -> anyhow::Result<Bound> {
     let others = (0..TRIES_MAX).filter_map(|step| port.checked_add(MOVED_BY)?.checked_add(step));
     let mut last = None;
     for candidate in std::iter::once(port).chain(others) {
-        match listen(candidate) {
+        match listen((candidate, udp), at) {
             Ok(sockets) => return Ok(Bound { host_port: candidate, sockets }),
             Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => last = Some(error),
+            Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {
+                let at = at.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                bail!("{UNUSABLE}: this machine does not have {at}");
+            }
             Err(error) => return Err(error).with_context(|| format!("cannot listen on port {candidate} of this machine")),
         }
     }
@@ -264,19 +279,28 @@ fn bind(port: u16) -> anyhow::Result<Bound> {
     bail!("neither port {port} nor any of the {TRIES_MAX} from {} is free on this machine{reason}", u32::from(port) + u32::from(MOVED_BY))
 }
 
-/// Both families; a host without IPv6 has one.
-fn listen(port: u16) -> io::Result<Vec<Socket>> {
+/// At all these addresses; without any at all of both families, where a host without IPv6 has one.
+fn listen((port, udp): Door, at: &[IpAddr]) -> io::Result<Vec<Socket>> {
     let open = |address: SocketAddr| {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
+        let (kind, protocol) = if udp { (Type::DGRAM, Protocol::UDP) } else { (Type::STREAM, Protocol::TCP) };
+        let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+        if !udp {
+            // Of datagrams two programs would each get some.
+            socket.set_reuse_address(true)?;
+        }
         if address.is_ipv6() {
             socket.set_only_v6(true)?;
         }
         socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
+        if !udp {
+            socket.listen(BACKLOG)?;
+        }
         socket.set_nonblocking(true)?;
         io::Result::Ok(socket)
     };
+    if !at.is_empty() {
+        return at.iter().map(|address| open((*address, port).into())).collect();
+    }
     let mut sockets = vec![open((Ipv4Addr::UNSPECIFIED, port).into())?];
     match open((Ipv6Addr::UNSPECIFIED, port).into()) {
         Ok(socket) => sockets.push(socket),
@@ -287,9 +311,9 @@ fn listen(port: u16) -> io::Result<Vec<Socket>> {
     Ok(sockets)
 }
 
-/// Hands a listening socket to the proxy: the listener's port as text, the socket as a right.
-fn pass(channel: &UnixStream, port: u16, socket: &Socket) -> anyhow::Result<()> {
-    let text = format!("{port}\n");
+/// Hands a socket to the proxy: the listener's port as text, `/udp` behind it where it is one for datagrams, the socket as a right.
+fn pass(channel: &UnixStream, (port, udp): Door, socket: &Socket) -> anyhow::Result<()> {
+    let text = format!("{port}{}\n", if udp { "/udp" } else { "" });
     let rights = [socket.as_raw_fd()];
     let message = [ControlMessage::ScmRights(&rights)];
     sendmsg::<()>(channel.as_raw_fd(), &[IoSlice::new(text.as_bytes())], &message, MsgFlags::MSG_NOSIGNAL, None)
@@ -320,23 +344,36 @@ fn tell(mesh: &Mesh, order: &GatewayOrder, state: &'static str, pid: Option<u32>
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, UdpSocket};
 
     use super::*;
 
-    /// Aim: a taken port moves by 8000, a second taken one to the next free, and the proxy gets exactly that socket.
+    /// Aim: a taken port moves by 8000, a second taken one to the next free, and the proxy gets exactly that socket; for datagrams alike.
     #[test]
     fn a_taken_port_moves() {
-        let taken = TcpListener::bind("0.0.0.0:0").unwrap();
-        let port = taken.local_addr().unwrap().port();
-        let Ok(first) = bind(port) else {
-            // The ephemeral range ends at 65535, where port + 8000 does not exist.
-            assert!(port > u16::MAX - MOVED_BY);
-            return;
-        };
-        assert!(first.host_port >= port + MOVED_BY);
-        let second = bind(port).unwrap();
-        assert!(second.host_port > first.host_port);
-        assert!(first.sockets.iter().all(|socket| socket.is_listener().unwrap()));
+        let (tcp, udp) = (TcpListener::bind("0.0.0.0:0").unwrap(), UdpSocket::bind("0.0.0.0:0").unwrap());
+        for (taken, datagrams) in [(tcp.local_addr().unwrap().port(), false), (udp.local_addr().unwrap().port(), true)] {
+            let door = (taken, datagrams);
+            let Ok(first) = bind(door, &[]) else {
+                // The ephemeral range ends at 65535, where port + 8000 does not exist.
+                assert!(taken > u16::MAX - MOVED_BY);
+                continue;
+            };
+            assert!(first.host_port >= taken + MOVED_BY);
+            let second = bind(door, &[]).unwrap();
+            assert!(second.host_port > first.host_port);
+            assert!(first.sockets.iter().all(|socket| socket.is_listener().unwrap() != datagrams));
+        }
+    }
+
+    /// Aim: a Gateway that asks for an address is served there alone, and one that asks for a foreign one hears so.
+    #[test]
+    fn an_address_of_a_gateways_choice_is_bound_or_told() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let bound = bind((free, false), &["127.0.0.1".parse().unwrap()]).unwrap();
+        assert_eq!(bound.sockets.len(), 1);
+        assert!(bound.sockets[0].local_addr().unwrap().as_socket().unwrap().ip().is_loopback());
+        let refused = bind((free, false), &["192.0.2.1".parse().unwrap()]).unwrap_err().to_string();
+        assert_eq!(refused, "address not usable: this machine does not have 192.0.2.1");
     }
 }

@@ -111,8 +111,8 @@ fn summary(mesh: &Mesh, folder: &Path) {
         ]);
     }
     mesh.screen.people(&format!("\n{}", table.render("nothing is declared to run here")));
-    let edge = roster.gateways.values().flat_map(|gateway| &gateway.bound).next();
-    let edge = edge.and_then(|bound| u16::try_from(bound.host_port).ok()).map(url);
+    let edge = roster.gateways.values().flat_map(|gateway| &gateway.bound).find(|bound| !bound.udp);
+    let edge = edge.and_then(|bound| u16::try_from(bound.host_port).ok()).map(|port| url("http", port));
     let tries = shop::what_to_try(folder, &this_program(), edge.as_deref());
     if !tries.trim().is_empty() {
         mesh.screen.people(&format!("\nWhat to try, in another terminal:\n{tries}"));

@@ -15,12 +15,12 @@ use super::{PATIENCE, audit};
 use crate::publish::board::{Board, holders};
 use crate::publish::calls::KEPT;
 use crate::publish::edition::Edition;
-use crate::publish::epoch::Entry;
+use crate::publish::epoch::{Entry, moment};
 use crate::publish::peer::{edge_key, of_key, replica_key, sidecar_key};
 use crate::publish::plaintext::{Sighting, refused};
 use crate::serve::authority::SharedAuthority;
 use crate::store::Store;
-use crate::translate::{Status as ObjectStatus, statuses, suggest};
+use crate::translate::{EdgeCertificate, Status as ObjectStatus, edge_certificates, statuses, suggest};
 use crate::world::Versions;
 use crate::world::key::ObjectKey;
 use crate::world::problem::{Problem, Severity};
@@ -103,7 +103,7 @@ fn object(edition: &Edition, key: &ObjectKey, slot: &Versions, status: Option<&O
         row["file"] = version.file.as_str().into();
         row["line"] = version.line.into();
         if let Some(object) = &version.object {
-            row["created"] = u64::try_from(edition.world.created_ms(object)).map(crate::publish::epoch::moment).unwrap_or_default().into();
+            row["created"] = u64::try_from(edition.world.created_ms(object)).map(moment).unwrap_or_default().into();
         }
     }
     row["status"] = json!(status);
@@ -188,7 +188,28 @@ async fn certs(board: &Board, authority: SharedAuthority, edition: &Edition) -> 
         let keys = [sidecar_key(&name.0, &name.1), edge_key(&name.0, &name.1), replica];
         declared || keys.iter().any(|key| present.contains_key(key))
     };
-    Ok(issued.into_iter().filter(there).map(row).collect())
+    let mut rows: Vec<Value> = issued.into_iter().filter(there).map(row).collect();
+    rows.extend(edge_certificates(&edition.world).iter().map(edge_row));
+    Ok(rows)
+}
+
+/// A certificate that an edge shows, which its owner put into a Secret.
+fn edge_row(shown: &EdgeCertificate<'_>) -> Value {
+    let at = |ms: i64| moment(u64::try_from(ms).unwrap_or_default());
+    json!({
+        "namespace": shown.gateway.0,
+        "workload": shown.gateway.1,
+        "instance": shown.gateway.1,
+        "identity": shown.certificate.names.join(", "),
+        "serial": shown.certificate.serial,
+        "not_before": at(shown.certificate.begins_ms),
+        "not_after": at(shown.certificate.ends_ms),
+        "issuer": shown.certificate.issuer,
+        "holder": "Edge",
+        "secret": format!("{}/{}", shown.secret.namespace, shown.secret.name),
+        "problem": shown.fault.as_ref().map(ToString::to_string),
+        "trust_bundle": [],
+    })
 }
 
 /// Sources have names where their addresses are declared ones: most are workloads that have not joined the mesh.

@@ -54,9 +54,9 @@ impl Ledger {
         self.touched.get(&(key.kind.text().to_owned(), key.namespace.clone(), key.name.clone())).copied()
     }
 
-    /// Adds the condition beside `Accepted`, wherever a status has one. A Gateway has `Programmed` instead.
+    /// Adds the condition beside `Accepted`, wherever a status has one. A Gateway or ListenerSet has `Programmed` instead.
     pub(crate) fn complete(&self, key: &ObjectKey, status: &mut Status) {
-        if matches!(key.kind, Kind::Gateway | Kind::GatewayClass) {
+        if matches!(key.kind, Kind::Gateway | Kind::GatewayClass | Kind::ListenerSet) {
             return;
         }
         // What no remembered epoch touched was there long before.

@@ -126,7 +126,7 @@ fn gateway_lacks(world: &World, key: &Name) -> Option<(&'static str, String)> {
         return Some((what, state.message.clone()));
     }
     let closed = gateway_ports(world, key).into_iter().filter(|port| !state.bound.contains_key(port));
-    let closed: Vec<String> = closed.map(|port| port.to_string()).collect();
+    let closed: Vec<String> = closed.map(|(port, udp)| if udp { format!("{port}/udp") } else { port.to_string() }).collect();
     (!closed.is_empty()).then(|| (what, format!("port {} is not open yet", closed.join(", "))))
 }
 

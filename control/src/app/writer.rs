@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::sleep;
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::node::remembered;
@@ -35,6 +35,8 @@ use crate::world::{Allocations, Applied, Change, ObjectKey, Origin, Outcome, Wor
 
 /// Events handled as one step at most.
 const BATCH_MAX: usize = 64;
+/// How often the world is told the time: by dates certificates end, by age keys of tickets.
+const CLOCK_PERIOD: Duration = Duration::from_secs(60);
 /// Before what a cluster did not take is tried again.
 const UNKEPT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -113,6 +115,8 @@ impl Writer {
         if let Some(report) = store.load::<String>(Row::Runtime)?.and_then(|text| decode(&text)) {
             changes.push(reported(&report));
         }
+        changes.extend(store.load(Row::Tickets)?.map(Change::Tickets));
+        changes.push(Change::Clock { now_ms: board.clock.age_ms() });
         world.apply(changes);
         let roots = authority.roots();
         let (page, saving) = (Page::default(), JoinSet::new());
@@ -142,6 +146,9 @@ impl Writer {
     /// Handles events until `stop`. Never ends on bad input. Whatever the disk does, streams are served and states of what runs travel.
     pub(super) async fn run(mut self, mut events: mpsc::Receiver<Errand>, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
+        self.tick().await;
+        let mut clock = interval_at(Instant::now() + CLOCK_PERIOD, CLOCK_PERIOD);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         if self.world.synced() {
             // Whoever stood by has read everything before its turn came.
             self.begin().await;
@@ -157,6 +164,10 @@ impl Writer {
                 Some(kept) = self.keeping.join_next() => {
                     self.kept(kept.ok());
                     self.keep();
+                    continue;
+                }
+                _ = clock.tick() => {
+                    self.tick().await;
                     continue;
                 }
                 count = events.recv_many(&mut batch, BATCH_MAX) => if count == 0 { break },
@@ -204,6 +215,25 @@ impl Writer {
         page.raise_floor(self.mark.number);
         // What becomes of it is told by the store.
         let _ = spawn_blocking(move || store.write(page)).await;
+    }
+
+    /// Time goes on. Keys of tickets are kept before anybody has them, so that a replica which takes over has the same.
+    async fn tick(&mut self) {
+        let now_ms = self.board.clock.age_ms();
+        let mut changes = vec![Change::Clock { now_ms }];
+        let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
+        match self.world.tickets().turned(now_ms, |bytes| random.fill(bytes)) {
+            Ok(Some(seeds)) => {
+                self.page.put(Row::Tickets, &seeds);
+                self.write().await;
+                changes.push(Change::Tickets(seeds));
+            }
+            Ok(None) => {}
+            Err(_) => tracing::error!("the system gives no random bytes: the keys of session tickets stay as they are"),
+        }
+        if self.world.apply(changes).runtime && self.serial > 0 {
+            self.publish(None);
+        }
     }
 
     fn runtime(&mut self, changes: Vec<Change>) {

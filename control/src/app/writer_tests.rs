@@ -127,6 +127,41 @@ async fn what_runs_in_a_cluster_is_an_edition_and_no_epoch() {
     edition(&board, |edition| (edition.epoch, edition.serial) == (2, 3)).await;
 }
 
+#[tokio::test]
+async fn keys_of_tickets_are_kept_and_turned() {
+    // Aim: there are keys from the first edition on; after a restart they are the same; twelve hours later a new one is told at once, without an
+    // epoch, and is in the book before anybody has it.
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = ("shop".to_owned(), "edge".to_owned());
+    let hours = Arc::new(std::sync::atomic::AtomicU64::new(480_000));
+    let begin = |store: Arc<Store>| {
+        let told = hours.clone();
+        let wall = move || std::time::UNIX_EPOCH + Duration::from_secs(told.load(Ordering::Relaxed) * 3600);
+        let (board, events) = Board::new(Clock::new(wall));
+        let world = World::new(WorldSettings { origins: [].into(), ..WorldSettings::default() }, Allocations::default());
+        let writer = Writer::new(board.clone(), store, Arc::new(Idle), Arc::default(), world).unwrap();
+        (board, tokio::spawn(writer.run(events, CancellationToken::new())))
+    };
+    let store = Arc::new(Store::open(folder.path()).unwrap());
+    let (board, running) = begin(store.clone());
+    edition(&board, |edition| edition.world.tickets().keys(&gateway).len() == 1).await;
+    let first = board.edition().unwrap();
+    running.abort();
+    let (board, _running) = begin(store.clone());
+    edition(&board, |edition| edition.serial > 0).await;
+    let again = board.edition().unwrap();
+    assert_eq!(again.world.tickets(), first.world.tickets());
+    hours.fetch_add(12, Ordering::Relaxed);
+    tokio::time::pause();
+    tokio::time::advance(CLOCK_PERIOD * 2).await;
+    tokio::time::resume();
+    edition(&board, |edition| edition.world.tickets().keys(&gateway).len() == 2).await;
+    let turned = board.edition().unwrap();
+    assert_eq!((turned.epoch, turned.world.tickets().keys(&gateway)[1].clone()), (again.epoch, first.world.tickets().keys(&gateway)[0].clone()));
+    let kept: crate::world::tickets::Seeds = store.load(Row::Tickets).unwrap().unwrap();
+    assert_eq!(kept, **turned.world.tickets());
+}
+
 /// A book in a cluster, for a term of its own.
 async fn shared(fake: &Fake, me: &str) -> (Term, Arc<Store>) {
     const LEASE: &str = "/apis/coordination.k8s.io/v1/namespaces/mesh/leases/control";

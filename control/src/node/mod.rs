@@ -150,7 +150,7 @@ pub(crate) fn remembered(world: &World) -> NodeReport {
         bound: state
             .bound
             .iter()
-            .map(|(listener, host)| BoundPort { listener_port: (*listener).into(), host_port: (*host).into() })
+            .map(|((listener, udp), host)| BoundPort { listener_port: (*listener).into(), host_port: (*host).into(), udp: *udp })
             .collect(),
     });
     NodeReport { instances: instances.collect(), gateways: gateways.collect() }

@@ -6,7 +6,7 @@ use crate::publish::cache::{Cache, Composition};
 use crate::publish::edition::Edition;
 use crate::publish::random::{ADDRESSES, Random, VIRTUAL};
 use crate::publish::session::Content;
-use crate::translate::{Audience, audiences, touched, view};
+use crate::translate::{Audience, Calling, audiences, touched, view};
 use crate::world::traffic::Caller;
 
 /// Changes of each of the worlds.
@@ -44,10 +44,12 @@ fn keys(world: &World) -> BTreeSet<PartKey> {
         }
     }
     keys.extend(audiences(world).into_iter().map(PartKey::Own));
+    keys.extend(["a", "b"].map(|namespace| PartKey::Secrets((namespace.to_owned(), "g0".to_owned()))));
     let led: BTreeSet<_> = keys.iter().flat_map(|key| key.make(world).destinations).collect();
     for destination in led {
         for (namespace, mode) in [("a", proto::names::Mode::Sidecar), ("b", proto::names::Mode::Edge)] {
-            keys.insert(PartKey::Cluster(destination.clone(), namespace.to_owned(), mode, namespace == "b"));
+            let calling = Calling { namespace: namespace.to_owned(), mode, sessions: namespace == "b", shows: None };
+            keys.insert(PartKey::Cluster(destination.clone(), calling));
         }
         keys.insert(PartKey::Assignment(destination));
     }
@@ -102,7 +104,7 @@ fn what_is_kept_is_what_would_be_made() {
     }
     // Not in vain: there was everything, parts of every sort changed, and most did not.
     assert!(seen.kinds.len() >= 18, "{seen:?}");
-    assert!(seen.parts.len() == 5 && seen.parts.values().all(|(changed, untouched)| *changed > 20 && untouched > changed), "{seen:?}");
+    assert!(seen.parts.len() == 6 && seen.parts.values().all(|(changed, untouched)| *changed > 20 && untouched > changed), "{seen:?}");
 }
 
 /// What has been there.
@@ -119,6 +121,7 @@ fn word(key: &PartKey) -> &'static str {
         PartKey::Outbound(..) => "outbound",
         PartKey::Name(..) => "name",
         PartKey::Cluster(..) => "cluster",
+        PartKey::Secrets(..) => "secrets",
         PartKey::Assignment(_) => "assignment",
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::sync::LazyLock;
 
 use crate::source::{FileChange, Folder};
 use crate::world::{Allocations, Change, InstanceState, World, WorldSettings};
@@ -24,6 +25,14 @@ const SERVICES: [&str; 4] = ["s0", "s1", "s2", "s3"];
 const WORKLOADS: [&str; 5] = ["x", "x-1", "x-1-0", "y", "z"];
 pub(super) const ADDRESSES: [&str; 5] = ["10.1.0.1", "10.1.0.2", "10.1.0.3", "10.1.0.4", "10.1.0.5"];
 pub(super) const VIRTUAL: [&str; 4] = ["10.96.0.1", "10.96.0.2", "10.96.0.3", "10.96.0.4"];
+
+/// Two certificates with their keys.
+static PAIRS: LazyLock<[(String, String); 2]> = LazyLock::new(|| {
+    ["a.example.com", "b.example.com"].map(|name| {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    })
+});
 
 impl Random {
     pub(super) fn new(seed: u64) -> Self {
@@ -112,7 +121,17 @@ impl Random {
                 let zone = self.pick(&["one", "two"]);
                 (format!("name: {name}, labels: {{topology.kubernetes.io/zone: {zone}}}"), "spec: {}".to_owned())
             }
-            "ConfigMap" => (format!("name: {name}, namespace: {namespace}"), format!("data: {{ca.crt: '{}'}}", self.now_ms)),
+            "ConfigMap" => {
+                let text = if self.draw(2) == 0 { self.now_ms.to_string() } else { self.pair().0 };
+                (format!("name: {name}, namespace: {namespace}"), format!("data: {}", serde_json::json!({"ca.crt": text})))
+            }
+            "Secret" => {
+                let (chain, key) = self.pair();
+                let (_, other) = self.pair();
+                let key = if self.draw(4) == 0 { other } else { key };
+                let entries = serde_json::json!({"tls.crt": chain, "tls.key": key});
+                (format!("name: {name}, namespace: {namespace}"), format!("stringData: {entries}"))
+            }
             "EndpointSlice" => {
                 let service = self.pick(&SERVICES);
                 (format!("name: {name}, namespace: {namespace}, labels: {{kubernetes.io/service-name: {service}}}"), self.slice())
@@ -134,7 +153,7 @@ impl Random {
 
     /// A kind, with its API and the names that its objects have.
     fn kind(&mut self) -> (&'static str, &'static str, &'static [&'static str]) {
-        match self.draw(49) {
+        match self.draw(58) {
             0..8 => ("v1", "Service", &SERVICES),
             8..13 => ("discovery.k8s.io/v1", "EndpointSlice", &["e0", "e1", "e2"]),
             13..18 => (OWN, "Workload", &WORKLOADS),
@@ -154,6 +173,11 @@ impl Random {
             40 => ("v1", "ConfigMap", &["roots"]),
             41..47 => ("v1", "Pod", &["x-7", "x-1", "y-pod"]),
             47 => ("v1", "Node", &["n0"]),
+            48..51 => ("v1", "Secret", &["tls"]),
+            51..53 => (GATEWAY_API, "ListenerSet", &["l0"]),
+            53 => (GATEWAY_API, "BackendTLSPolicy", &["p0"]),
+            54 => (GATEWAY_API, "UDPRoute", &["r0"]),
+            55..57 => (GATEWAY_API, "ReferenceGrant", &["g0", "g1"]),
             _ => (GATEWAY_API, "GatewayClass", &[""]),
         }
     }
@@ -166,6 +190,7 @@ impl Random {
             "{name: http, port: 80, targetPort: 80}, {name: other, port: 81, targetPort: 8081}",
             "{name: tcp, port: 80}",
             "{name: h2, port: 80, appProtocol: kubernetes.io/h2c}",
+            "{name: http, port: 80}, {name: dns, port: 80, protocol: UDP, targetPort: 8081}",
         ];
         let (ports, address) = (self.pick(&ports), self.pick(&VIRTUAL));
         let selector = self.pick(&["app: x", "app: y", "app: x, tier: one", "tier: two", ""]);
@@ -212,9 +237,35 @@ impl Random {
     fn gateway(&mut self) -> String {
         let (class, from) = (self.pick(&["meshwright", "meshwright", "other"]), self.pick(&["Same", "All"]));
         let second = self.some(", {name: two, port: 81, protocol: HTTP, hostname: '*.example.com'}");
+        let more = self.listeners();
+        let tls = self.some(
+            "tls: {frontend: {default: {validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}}}, \
+             backend: {clientCertificateRef: {name: tls}}}, ",
+        );
+        let sets = self.pick(&["None", "All", "Same"]);
         format!(
-            "gatewayClassName: {class}, listeners: [{{name: one, port: 80, protocol: HTTP, allowedRoutes: {{namespaces: {{from: {from}}}}}}}{second}]"
+            "gatewayClassName: {class}, {tls}allowedListeners: {{namespaces: {{from: {sets}}}}}, \
+             listeners: [{{name: one, port: 80, protocol: HTTP, allowedRoutes: {{namespaces: {{from: {from}}}}}}}{second}{more}]"
         )
+    }
+
+    /// Listeners for TLS, bytes and datagrams.
+    fn listeners(&mut self) -> String {
+        let namespace = self.pick(&NAMESPACES);
+        let all = "allowedRoutes: {namespaces: {from: All}}";
+        let https = format!(
+            ", {{name: https, port: 443, protocol: HTTPS, hostname: a.example.com, {all}, tls: {{certificateRefs: [{{name: tls, namespace: {namespace}}}]}}}}"
+        );
+        let others = format!(
+            ", {{name: tls, port: 443, protocol: TLS, tls: {{mode: Passthrough}}, {all}}}, {{name: tcp, port: 90, protocol: TCP, {all}}}, \
+             {{name: udp, port: 90, protocol: UDP, {all}}}"
+        );
+        self.some(&https) + &self.some(&others)
+    }
+
+    /// A certificate and its key: one of two.
+    fn pair(&mut self) -> (String, String) {
+        PAIRS[self.draw(2)].clone()
     }
 
     fn route(&mut self, kind: &str) -> String {
@@ -222,7 +273,8 @@ impl Random {
         let mut parents = Vec::new();
         for _ in 0..=self.draw(2) {
             parents.push(match self.draw(4) {
-                0 if http => format!("{{name: g0, namespace: {}}}", self.pick(&NAMESPACES)),
+                0 => format!("{{name: g0, namespace: {}}}", self.pick(&NAMESPACES)),
+                1 if self.draw(2) == 0 => format!("{{kind: ListenerSet, name: l0, namespace: {}}}", self.pick(&NAMESPACES)),
                 _ => format!("{{group: '', kind: Service, name: {}, namespace: {}}}", self.pick(&SERVICES), self.pick(&NAMESPACES)),
             });
         }
@@ -275,7 +327,21 @@ impl Random {
         let spec = match kind {
             "Gateway" => self.gateway(),
             "TrafficPolicy" => self.traffic(),
-            "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute" => self.route(kind),
+            "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute" | "UDPRoute" => self.route(kind),
+            "ListenerSet" => {
+                let listeners = self.listeners();
+                format!("parentRef: {{name: g0, namespace: {}}}, listeners: [{{name: set, port: 82, protocol: HTTP}}{listeners}]", self.pick(&NAMESPACES))
+            }
+            "BackendTLSPolicy" => {
+                let trust =
+                    self.pick(&["wellKnownCACertificates: System", "caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]"]);
+                let service = self.pick(&SERVICES);
+                format!("targetRefs: [{{group: '', kind: Service, name: {service}}}], validation: {{hostname: a.example, {trust}}}")
+            }
+            "ReferenceGrant" if name == "g1" => {
+                let (kind, from) = (self.pick(&["Gateway", "ListenerSet"]), if namespace == "a" { "b" } else { "a" });
+                format!("from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {from}}}], to: [{{group: '', kind: Secret}}]")
+            }
             "ReferenceGrant" => {
                 let (kind, from) = (self.pick(&["HTTPRoute", "GRPCRoute"]), if namespace == "a" { "b" } else { "a" });
                 format!("from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {from}}}], to: [{{group: '', kind: Service}}]")

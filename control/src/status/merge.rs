@@ -74,6 +74,11 @@ pub fn merged(kind: Kind, spoken: &Spoken, present: &Value, now: &str) -> Option
     }
     if kind == Kind::Gateway {
         want("addresses", json!(status.addresses));
+        if let Some(sets) = status.attached_listener_sets {
+            want("attachedListenerSets", json!(sets));
+        }
+    }
+    if matches!(kind, Kind::Gateway | Kind::ListenerSet) {
         want("listeners", listeners(status, &present["listeners"], now));
     }
     if kind == Kind::GatewayClass {

@@ -11,7 +11,7 @@ use crate::publish::board::Board;
 use crate::publish::edition::Edition;
 use crate::translate::{Condition, Status, statuses};
 use crate::world::key::{GATEWAY_API, OWN, ObjectKey};
-use crate::world::{Kind, World};
+use crate::world::{Kind, Name, Spec, World};
 
 /// The version of Gateway API that this one is made for: its features and its definitions.
 const BUNDLE: &str = "v1.6";
@@ -25,12 +25,14 @@ pub(super) fn spoken(board: &Board, edition: &Edition, bundle: Option<&str>) -> 
     let mut spoken = BTreeMap::new();
     for (key, mut status) in ours {
         ledger.complete(&key, &mut status);
-        if key.kind == Kind::Gateway {
+        if let Some(gateway) = served_by(&edition.world, &key) {
             let told = ledger.touched(&key).unwrap_or_default();
             // All that are there: a request may meet any of them.
-            let runs = board.gateway_runs(&key.namespace, &key.name).is_some_and(|epoch| epoch >= told.max(1));
+            let runs = board.gateway_runs(&gateway.0, &gateway.1).is_some_and(|epoch| epoch >= told.max(1));
             unprogrammed(&mut status, runs);
-            unaddressed(&mut status);
+            if key.kind == Kind::Gateway {
+                unaddressed(&mut status);
+            }
         }
         let accepted = status.conditions.iter().any(|condition| condition.kind == "Accepted" && condition.status == "True");
         if let Some(bundle) = bundle.filter(|_| key.kind == Kind::GatewayClass) {
@@ -38,11 +40,20 @@ pub(super) fn spoken(board: &Board, edition: &Edition, bundle: Option<&str>) -> 
         }
         let features = if key.kind == Kind::GatewayClass && accepted { FEATURES.to_vec() } else { Vec::new() };
         // A Gateway's proxy has to be there.
-        let resumed = key.kind != Kind::Gateway && ledger.resumed(&key);
+        let resumed = !matches!(key.kind, Kind::Gateway | Kind::ListenerSet) && ledger.resumed(&key);
         let uid = uid(&edition.world, &key);
         spoken.insert(key, Spoken { status, features, resumed, uid });
     }
     spoken
+}
+
+/// The Gateway whose proxy has to run an object before anything of it is programmed.
+fn served_by(world: &World, key: &ObjectKey) -> Option<Name> {
+    match &world.get(key)?.spec {
+        Spec::Gateway(_) => Some((key.namespace.clone(), key.name.clone())),
+        Spec::ListenerSet(set) => set.parent(&key.namespace),
+        _ => None,
+    }
 }
 
 /// The object that a status is about: the newest by that name, refused or not.

@@ -32,6 +32,8 @@ pub enum Row {
     Runtime,
     /// What tokens of sessions are made with.
     SessionKey,
+    /// What session tickets of edges are made with.
+    Tickets,
 }
 
 impl Row {
@@ -43,6 +45,7 @@ impl Row {
             Self::Allocations => "allocations",
             Self::Runtime => "runtime",
             Self::SessionKey => "session-key",
+            Self::Tickets => "tickets",
         }
     }
 }

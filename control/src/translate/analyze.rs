@@ -11,22 +11,28 @@ use proto::names::{self, Mode};
 use super::advice::{self, Finding};
 use super::attach::{self, Attachment, WhyNot};
 use super::cluster::targets;
+use super::edge::{self, Edge, Judged};
 use super::mtls::applies;
 use super::rank::{self, RankedMatch};
 use super::security::{authentication, egress};
-use super::{AUTHORIZATION, Audience, audiences, conflict, route, security, trust, view};
+use super::{AUTHORIZATION, Audience, audiences, conflict, edge_advice, security, trust, view};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
 use crate::world::route::{ParentRef, PathMatch, Reference, Route, Rule, Unsupported};
 use crate::world::{Address, Allocations, Change, Index, Kind, Name, Object, ObjectKey, Origin, ServiceView, Spec, World, WorldSettings};
 
-/// Judges manifests offline: everything that is wrong with them, sorted by file and line.
+/// Judges manifests offline: everything that is wrong with them, whenever that is, sorted by file and line.
 pub fn analyze(files: Vec<FileChange>) -> Vec<Problem> {
+    analyze_at(files, 0)
+}
+
+/// The same at a moment, milliseconds since 1970: certificates end.
+pub fn analyze_at(files: Vec<FileChange>, now_ms: i64) -> Vec<Problem> {
     let settings = WorldSettings { assume_ready: true, ..WorldSettings::default() };
     let mut world = World::new(settings, Allocations::default());
     // What has no age of its own is younger than what has one.
     let mut changes = Folder::default().update(files, i64::MAX);
-    changes.push(Change::Synced(Origin::Folder));
+    changes.extend([Change::Clock { now_ms }, Change::Synced(Origin::Folder)]);
     world.apply(changes);
     let mut problems = world.problems();
     problems.extend(audit(&world));
@@ -62,7 +68,7 @@ pub fn audit_of(world: &World, key: &ObjectKey) -> Vec<Problem> {
     // These go through much and judge little.
     match key.kind {
         Kind::Workload => audit.hidden(),
-        Kind::Gateway | Kind::GatewayClass => audit.gateways(),
+        Kind::Gateway | Kind::GatewayClass | Kind::ListenerSet => audit.gateways(),
         _ => {}
     }
     if matches!(key.kind, Kind::Service | Kind::Workload | Kind::Pod) {
@@ -129,6 +135,8 @@ impl Audit<'_> {
             Spec::Workload(workload) => self.workload(key, &workload.service_account),
             Spec::TrafficPolicy(_) => self.found(key, advice::findings(self.world, object)),
             Spec::AuthorizationPolicy(_) => self.found(key, security::findings(self.world, object)),
+            Spec::BackendTlsPolicy(policy) => self.found(key, edge_advice::of_backend_tls(self.world, object, policy)),
+            Spec::ListenerSet(_) => self.found(key, edge_advice::of_set(self.world, object).into_iter().collect()),
             Spec::Mesh(mesh) => self.found(key, trust::federation_findings(self.world, mesh)),
             Spec::Revocation(spec) => self.found(key, trust::revocation_findings(self.world, key, spec)),
             Spec::EgressPolicy(spec) => {
@@ -360,7 +368,7 @@ impl Audit<'_> {
     }
 
     fn gateways(&mut self) {
-        let mut ports: BTreeMap<u16, ObjectKey> = BTreeMap::new();
+        let mut ports: BTreeMap<(u16, bool), ObjectKey> = BTreeMap::new();
         for (key, object) in self.world.live() {
             if let Spec::GatewayClass(class) = &object.spec
                 && class.controller == word::CONTROLLER
@@ -386,26 +394,29 @@ impl Audit<'_> {
                 }
                 continue;
             }
-            if let Some(WhyNot { reason, message }) = attach::refused(gateway) {
+            if let Some(WhyNot { reason, message }) = edge::refused(self.index, gateway) {
                 self.say(Severity::Error, key, ("spec", 0), message, format!("the Gateway is not served ({reason})"));
             }
-            for (number, judged) in attach::listeners(gateway).iter().enumerate() {
-                let at = format!("spec.listeners[{number}]");
-                let line = judged.listener.line;
-                if let Some(WhyNot { reason, message }) = &judged.refused {
-                    self.say(Severity::Error, key, (&at, line), message, format!("the listener is not served ({reason})"));
-                } else if let Some(other) = ports.get(&judged.listener.port).filter(|other| *other != key) {
-                    let message = format!("{other} has port {} too", judged.listener.port);
-                    self.say(Severity::Warning, key, (&at, line), message, "on one machine one of them gets another port");
-                }
-                if !judged.invalid_kinds.is_empty() {
-                    let message = format!("routes of kind {} are not supported", judged.invalid_kinds.join(", "));
-                    self.say(Severity::Warning, key, (&format!("{at}.allowedRoutes.kinds"), line), message, "remove them");
-                }
-                if judged.refused.is_none() {
-                    ports.entry(judged.listener.port).or_insert_with(|| key.clone());
-                }
-            }
+            self.listeners(&name, &mut ports);
+        }
+    }
+
+    /// The listeners of a Gateway and of its ListenerSets. `ports`: who has which of the machine's.
+    fn listeners(&mut self, name: &Name, ports: &mut BTreeMap<(u16, bool), ObjectKey>) {
+        let Some(edge) = Edge::of(self.index, name) else { return };
+        for (key, finding) in edge_advice::findings(self.world, &edge) {
+            self.found(&key, vec![finding]);
+        }
+        let gateway = ObjectKey::new(Kind::Gateway, &name.0, &name.1);
+        for (number, judged) in edge.served() {
+            let door = (judged.listener.port, judged.listener.protocol == "UDP");
+            let Some(other) = ports.get(&door).filter(|other| **other != gateway) else {
+                ports.insert(door, gateway.clone());
+                continue;
+            };
+            let (key, at, line) = edge_advice::place(&edge, number);
+            let message = format!("{other} has port {} too", door.0);
+            self.say(Severity::Warning, &key, (&at, line), message, "on one machine one of them gets another port");
         }
     }
 
@@ -458,7 +469,7 @@ impl Audit<'_> {
                 self.table(&name, port.port, &object.key.namespace, own);
             }
         }
-        let gateways: BTreeSet<Name> = parents(ParentRef::is_gateway);
+        let gateways = route.parents.iter().filter_map(|parent| attach::leads_to_gateway(self.index, &object.key, parent)).collect();
         self.gateway_tables(gateways, own);
     }
 
@@ -469,10 +480,10 @@ impl Audit<'_> {
 
     fn gateway_tables(&mut self, gateways: BTreeSet<Name>, fits: impl Fn(&RankedMatch<'_>) -> bool) {
         for name in gateways {
-            let Some(object) = self.index.gateways.get(&name) else { continue };
-            let listeners = attach::gateway(object).map(attach::listeners).unwrap_or_default();
-            for place in (0..listeners.len()).filter(|place| listeners[*place].refused.is_none()) {
-                self.unreachable(route::attached(self.index, &name, place), &fits);
+            let Some(edge) = Edge::of(self.index, &name) else { continue };
+            let http = |judged: &Judged<'_>| matches!(judged.listener.protocol.as_str(), "HTTP" | "HTTPS");
+            for (place, _) in edge.served().filter(|(_, judged)| http(judged)) {
+                self.unreachable(edge.attached[place].iter().map(|(route, host)| (*route, host.clone())), &fits);
             }
         }
     }

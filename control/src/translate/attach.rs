@@ -4,17 +4,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use proto::names;
 use proto::words::Protocol;
-use proto::{names, ports};
 
 use super::declared::{declared, routable};
-use crate::world::gateway::{From, Gateway, Listener};
+use super::edge::{self, Judged};
+use crate::world::gateway::Gateway;
 use crate::world::key::{CORE, GATEWAY_API};
 use crate::world::route::{BackendRef, ParentRef, Reference, Route, Rule};
 use crate::world::{Index, Kind, Name, Object, ObjectKey, ServiceView, Spec};
-
-/// Ports that an edge proxy needs for itself (contract, section 3).
-const RESERVED: [u16; 6] = [15000, 15001, 15006, ports::METRICS, ports::HEALTH, 15053];
 
 /// A word and a sentence: why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,85 +29,6 @@ impl WhyNot {
     }
 }
 
-/// A listener and what became of it.
-#[derive(Debug)]
-pub(super) struct Judged<'a> {
-    /// The listener.
-    pub listener: &'a Listener,
-    /// Why it is not served.
-    pub refused: Option<WhyNot>,
-    /// Kinds of routes that may attach.
-    pub kinds: Vec<Kind>,
-    /// Kinds it names that nothing here can carry.
-    pub invalid_kinds: Vec<String>,
-}
-
-impl Judged<'_> {
-    /// Refused because another listener of the same Gateway has its place.
-    pub(super) fn conflicted(&self) -> bool {
-        self.refused.as_ref().is_some_and(|refusal| refusal.reason == "HostnameConflict")
-    }
-}
-
-/// Why a Gateway as a whole is not served.
-pub(super) fn refused(gateway: &Gateway) -> Option<WhyNot> {
-    if gateway.addresses {
-        return Some(WhyNot::new("UnsupportedAddress", "this version cannot give a Gateway addresses of its own choice"));
-    }
-    gateway.parameters.then(|| WhyNot::new("InvalidParameters", "this controller has no parameters"))
-}
-
-/// Judges every listener of a Gateway, in order.
-pub(super) fn listeners<'a>(gateway: &'a Gateway) -> Vec<Judged<'a>> {
-    let mut taken: BTreeSet<(u16, Option<&str>)> = BTreeSet::new();
-    let judge = |listener: &'a Listener| {
-        let carried = carried(&listener.protocol);
-        let mut judged = Judged { listener, refused: unserved(listener), kinds: carried.to_vec(), invalid_kinds: Vec::new() };
-        if let Some(kinds) = &listener.kinds {
-            let named = |wanted: &Kind, group: &str, kind: &str| group == GATEWAY_API && kind == wanted.text();
-            judged.kinds.retain(|known| kinds.iter().any(|(group, kind)| named(known, group, kind)));
-            let other = kinds.iter().filter(|(group, kind)| !carried.iter().any(|known| named(known, group, kind)));
-            judged.invalid_kinds = other.map(|(_, kind)| kind.clone()).collect();
-        }
-        if judged.refused.is_none() && !taken.insert((listener.port, listener.hostname.as_deref())) {
-            let message = "a listener before it has the same port, protocol and hostname";
-            judged.refused = Some(WhyNot::new("HostnameConflict", message));
-        }
-        judged
-    };
-    gateway.listeners.iter().map(judge).collect()
-}
-
-/// The kinds of routes that a listener of that protocol can carry.
-fn carried(protocol: &str) -> &'static [Kind] {
-    match protocol {
-        "HTTP" | "HTTPS" => &[Kind::HTTPRoute, Kind::GRPCRoute],
-        "TLS" => &[Kind::TLSRoute],
-        "TCP" => &[Kind::TCPRoute],
-        _ => &[],
-    }
-}
-
-/// The ports that a Gateway's proxy serves.
-pub(super) fn ports(gateway: &Gateway) -> BTreeSet<u16> {
-    if refused(gateway).is_some() {
-        return BTreeSet::new();
-    }
-    listeners(gateway).iter().filter(|judged| judged.refused.is_none()).map(|judged| judged.listener.port).collect()
-}
-
-fn unserved(listener: &Listener) -> Option<WhyNot> {
-    if listener.protocol != "HTTP" {
-        let message = format!("the protocol {} is not supported by this version", listener.protocol);
-        return Some(WhyNot::new("UnsupportedProtocol", message));
-    }
-    if RESERVED.contains(&listener.port) {
-        return Some(WhyNot::new("PortUnavailable", format!("the proxy needs port {} for itself", listener.port)));
-    }
-    let From::Unknown(word) = &listener.from else { return None };
-    Some(WhyNot::new("UnsupportedValue", format!("unknown value `{word}` of allowedRoutes.namespaces.from")))
-}
-
 /// What became of one parent reference.
 #[derive(Clone, Debug)]
 pub(super) enum Attachment {
@@ -117,7 +36,7 @@ pub(super) enum Attachment {
     Foreign,
     /// Not attached.
     Refused(WhyNot),
-    /// Attached to these listeners (by index), with these hosts (`*`: any).
+    /// Attached to these listeners of a Gateway (by their places in [`edge::listeners`]), with these hosts (`*`: any).
     Gateway(Name, Vec<(usize, Vec<String>)>),
     /// Attached to these ports of a Service; other ports are those of routes of a kind that goes first.
     Service(Name, Vec<u16>, Vec<(u16, ObjectKey)>),
@@ -133,18 +52,33 @@ pub(super) fn gateway(object: &Object) -> Option<&Gateway> {
     if let Spec::Gateway(gateway) = &object.spec { Some(gateway) } else { None }
 }
 
-/// Whether a route names a Gateway as a parent, attached or not.
-pub(super) fn names_gateway(route: &Object, gateway: &Name) -> bool {
-    let of = |parent: &ParentRef| (parent.namespace.as_ref().unwrap_or(&route.key.namespace), &parent.name) == (&gateway.0, &gateway.1);
-    content(route).into_iter().flat_map(|spec| &spec.parents).any(|parent| parent.is_gateway() && of(parent))
+/// The Gateway that a route's parent leads to, where it is a Gateway or a ListenerSet.
+pub(super) fn leads_to_gateway(index: &Index, route: &ObjectKey, parent: &ParentRef) -> Option<Name> {
+    let name = (parent.namespace.clone().unwrap_or_else(|| route.namespace.clone()), parent.name.clone());
+    if parent.is_gateway() {
+        return Some(name);
+    }
+    let set = index.listener_sets.get(&name).filter(|_| parent.is_listener_set())?;
+    edge::set(set)?.parent(&name.0)
+}
+
+/// Whether a route names a Gateway as a parent, or a ListenerSet of it, attached or not.
+pub(super) fn names_gateway(index: &Index, route: &Object, gateway: &Name) -> bool {
+    let mut parents = content(route).into_iter().flat_map(|spec| &spec.parents);
+    parents.any(|parent| leads_to_gateway(index, &route.key, parent).as_ref() == Some(gateway))
 }
 
 /// Judges one parent reference of a route.
 pub(super) fn standing(index: &Index, route: &Object, parent: &ParentRef) -> Attachment {
+    standing_at(index, route, parent, None)
+}
+
+/// The same, where the listeners of a Gateway have been judged already.
+pub(super) fn standing_at(index: &Index, route: &Object, parent: &ParentRef, known: Option<(&Name, &[Judged<'_>])>) -> Attachment {
     let namespace = parent.namespace.clone().unwrap_or_else(|| route.key.namespace.clone());
     let name = (namespace, parent.name.clone());
-    if parent.is_gateway() {
-        return to_gateway(index, route, parent, name);
+    if parent.is_gateway() || parent.is_listener_set() {
+        return to_gateway(index, route, parent, name, known);
     }
     if parent.is_service() {
         return to_service(index, route, parent, name);
@@ -158,26 +92,50 @@ pub(super) fn standing(index: &Index, route: &Object, parent: &ParentRef) -> Att
     Attachment::Refused(WhyNot::new("NoMatchingParent", message))
 }
 
-fn to_gateway(index: &Index, route: &Object, parent: &ParentRef, name: Name) -> Attachment {
-    let Some(object) = index.gateways.get(&name) else {
-        if index.foreign_gateways.contains(&name) {
-            return Attachment::Foreign;
-        }
-        return Attachment::Refused(WhyNot::new("NoMatchingParent", format!("there is no Gateway {}/{}", name.0, name.1)));
+/// The Gateway that a parent stands for, and what has the listeners that it means.
+fn parent_of(index: &Index, parent: &ParentRef, name: &Name) -> Result<(Name, ObjectKey), Attachment> {
+    let missing = |kind: Kind, name: &Name| {
+        Attachment::Refused(WhyNot::new("NoMatchingParent", format!("there is no {kind} {}/{}", name.0, name.1)))
     };
-    let (Spec::Gateway(gateway), Some(spec)) = (&object.spec, content(route)) else { return Attachment::Foreign };
-    let judged = listeners(gateway);
+    let mut found = (name.clone(), ObjectKey::new(Kind::Gateway, &name.0, &name.1));
+    if parent.is_listener_set() {
+        let Some(set) = index.listener_sets.get(name) else { return Err(missing(Kind::ListenerSet, name)) };
+        let Some(gateway) = edge::set(set).and_then(|set| set.parent(&name.0)) else { return Err(Attachment::Foreign) };
+        found = (gateway, set.key.clone());
+    }
+    let Some(gateway) = index.gateways.get(&found.0) else {
+        return Err(if index.foreign_gateways.contains(&found.0) { Attachment::Foreign } else { missing(Kind::Gateway, &found.0) });
+    };
+    if let Some(set) = index.listener_sets.get(name).filter(|set| set.key == found.1)
+        && let Some(refusal) = edge::set_refused(index, gateway, set)
+    {
+        let message = format!("{} is not attached: {}", set.key, refusal.message);
+        return Err(Attachment::Refused(WhyNot::new("NoMatchingParent", message)));
+    }
+    Ok(found)
+}
+
+fn to_gateway(index: &Index, route: &Object, parent: &ParentRef, name: Name, known: Option<(&Name, &[Judged<'_>])>) -> Attachment {
+    let (gateway, owner) = match parent_of(index, parent, &name) {
+        Ok(found) => found,
+        Err(attachment) => return attachment,
+    };
+    let Some(spec) = content(route) else { return Attachment::Foreign };
+    let judged = if known.is_none_or(|(name, _)| *name != gateway) { edge::listeners(index, &gateway) } else { Vec::new() };
+    let judged = known.filter(|(name, _)| **name == gateway).map_or(judged.as_slice(), |(_, listeners)| listeners);
     let wanted = |judged: &Judged<'_>| {
-        parent.section.as_ref().is_none_or(|section| *section == judged.listener.name)
+        judged.owner.key == owner
+            && parent.section.as_ref().is_none_or(|section| *section == judged.listener.name)
             && parent.port.is_none_or(|port| port == judged.listener.port)
     };
     let mut chosen: Vec<_> = judged.iter().enumerate().filter(|(_, judged)| wanted(judged)).collect();
     if chosen.is_empty() {
-        let message = format!("Gateway {}/{} has no such listener", name.0, name.1);
+        let message = format!("{owner} has no such listener");
         return Attachment::Refused(WhyNot::new("NoMatchingParent", message));
     }
     chosen.retain(|(_, judged)| {
-        judged.kinds.contains(&route.key.kind) && judged.refused.is_none() && admits(index, &name.0, judged.listener, &route.key.namespace)
+        let admitted = || edge::admits(index, &owner.namespace, &judged.listener.from, &route.key.namespace);
+        judged.kinds.contains(&route.key.kind) && judged.refused.is_none() && admitted()
     });
     if chosen.is_empty() {
         return Attachment::Refused(WhyNot::new("NotAllowedByListeners", "no listener takes routes of this kind from this namespace"));
@@ -190,16 +148,7 @@ fn to_gateway(index: &Index, route: &Object, parent: &ParentRef, name: Name) -> 
     if attached.is_empty() {
         return Attachment::Refused(WhyNot::new("NoMatchingListenerHostname", "none of its hostnames is one of a listener's"));
     }
-    Attachment::Gateway(name, attached)
-}
-
-fn admits(index: &Index, own: &str, listener: &Listener, namespace: &str) -> bool {
-    match &listener.from {
-        From::All => true,
-        From::Same => own == namespace,
-        From::Selector(selector) => index.namespaces.get(namespace).is_some_and(|view| selector.matches(&view.labels)),
-        From::Unknown(_) => false,
-    }
+    Attachment::Gateway(gateway, attached)
 }
 
 fn to_service(index: &Index, route: &Object, parent: &ParentRef, name: Name) -> Attachment {
@@ -233,6 +182,9 @@ fn service_ports(index: &Index, kind: Kind, parent: &ParentRef, name: &Name) -> 
     let Some(service) = index.services.get(name).and_then(ServiceView::service) else {
         return Err(WhyNot::new("NoMatchingParent", format!("there is no Service {}/{}", name.0, name.1)));
     };
+    if kind == Kind::UDPRoute {
+        return Err(WhyNot::new("UnsupportedValue", "datagrams to a Service are not led: a UDPRoute has a Gateway as its parent"));
+    }
     if service.headless || service.external_name {
         let message = "a Service without an address of its own carries no routes";
         return Err(WhyNot::new("UnsupportedValue", message));
@@ -380,7 +332,7 @@ pub(super) fn narrowness(host: &str) -> (bool, usize) {
 pub struct Backend {
     /// Its Service.
     pub service: Name,
-    /// Its port.
+    /// Its port: of a UDPRoute's one for UDP, of all others' one for TCP.
     pub port: u16,
 }
 
@@ -420,9 +372,10 @@ pub(super) fn backend(index: &Index, route: &Object, reference: &Reference, gran
     let Some(found) = found else {
         return Err(WhyNot::new("BackendNotFound", format!("there is no Service {}/{}", service.0, service.1)));
     };
-    let port = found.ports.iter().find(|port| Some(port.port) == reference.port);
+    let (ports, of) = if route.key.kind == Kind::UDPRoute { (&found.datagram_ports, " for UDP") } else { (&found.ports, "") };
+    let port = ports.iter().find(|port| Some(port.port) == reference.port);
     let Some(port) = port else {
-        let wanted = reference.port.map_or_else(|| "without number".to_owned(), |port| port.to_string());
+        let wanted = reference.port.map_or_else(|| "without number".to_owned(), |port| format!("{port}{of}"));
         return Err(WhyNot::new("BackendNotFound", format!("Service {}/{} has no port {wanted}", service.0, service.1)));
     };
     if !leads(route.key.kind, port.app_protocol.as_deref()) {

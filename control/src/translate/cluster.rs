@@ -15,7 +15,10 @@ use proto::xds::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, Locality
 use proto::xds::{pack, tls};
 
 use super::attach::{self, Backend};
+use super::backend_tls::{self, Upstream};
+use super::edge::{self, Family};
 use super::mtls::Modes;
+use super::part::Calling;
 use super::policy::{self, ClusterTraits};
 use super::protocol::{self, Protocol};
 use super::wire;
@@ -27,6 +30,8 @@ use crate::world::{Address, Families, Index, Instance, Kind, Name, ServiceView, 
 pub enum Destination {
     /// The endpoints of a Service port.
     Service(Backend),
+    /// The endpoints of a Service port for datagrams.
+    Datagrams(Backend),
     /// One instance by its own address: (namespace, instance) and port.
     Instance(Name, u16),
     /// A Gateway's proxy by its own address: (namespace, name) and port.
@@ -38,6 +43,7 @@ impl Destination {
     pub(super) fn name(&self) -> String {
         match self {
             Self::Service(backend) => backend.cluster(),
+            Self::Datagrams(Backend { service, port }) => names::service_datagrams(&service.0, &service.1, *port),
             Self::Instance(name, port) => names::instance_port(&name.0, &name.1, *port),
             Self::Gateway(name, port) => names::instance_port(&name.0, &format!("gateway/{}", name.1), *port),
         }
@@ -57,8 +63,11 @@ impl Destination {
             Self::Instance(name, port) => {
                 index.instances.get(name).map_or(Protocol::Auto, |instance| protocol::of_instance(index, instance, *port))
             }
-            // HTTP is all that the listeners of a Gateway speak.
-            Self::Gateway(..) => Protocol::Http,
+            Self::Datagrams(_) => Protocol::Tcp,
+            // Whatever else its listeners speak goes by the name that TLS asks for, or is bytes.
+            Self::Gateway(name, port) => {
+                if edge::ports(index, name).contains(&(*port, Family::Http)) { Protocol::Http } else { Protocol::Tcp }
+            }
         }
     }
 
@@ -70,7 +79,7 @@ impl Destination {
     /// The labels of metrics: namespace and Service (or Workload).
     pub(super) fn labels<'a>(&'a self, index: &'a Index) -> (&'a str, &'a str) {
         match self {
-            Self::Service(backend) => (&backend.service.0, &backend.service.1),
+            Self::Service(backend) | Self::Datagrams(backend) => (&backend.service.0, &backend.service.1),
             Self::Instance(name, _) => (&name.0, index.instances.get(name).map_or(name.1.as_str(), |instance| &instance.workload)),
             Self::Gateway(name, _) => (&name.0, &name.1),
         }
@@ -82,39 +91,23 @@ pub(super) fn port_of(view: &ServiceView, number: u16) -> Option<&ServicePort> {
     view.service()?.ports.iter().find(|port| port.port == number)
 }
 
-/// The cluster itself, for proxies of one namespace and kind. It does not depend on the endpoints, which travel at once. `sessions`: a rule keeps some by its
-/// endpoints.
-pub(super) fn cluster(index: &Index, destination: &Destination, (client, mode): (&str, Mode), sessions: bool) -> Cluster {
+/// The cluster itself, for whoever calls. It does not depend on the endpoints, which travel at once, but for a BackendTLSPolicy.
+pub(super) fn cluster(index: &Index, destination: &Destination, calling: &Calling) -> Cluster {
     let name = destination.name();
     let service = if let Destination::Service(backend) = destination { Some(backend) } else { None };
-    let ClusterTraits { policy, connect, protocol: told } = policy::of_cluster(index, service, sessions);
+    let ClusterTraits { policy, connect, protocol: told } = policy::of_cluster(index, service, calling.sessions);
     // Bytes stay bytes, whatever version of HTTP the other ports of a Service speak.
-    let declared = destination.protocol(index, client);
-    let protocol = match (told.filter(|_| declared != Protocol::Tcp).unwrap_or(declared), mode) {
+    let declared = destination.protocol(index, &calling.namespace);
+    let protocol = match (told.filter(|_| declared != Protocol::Tcp).unwrap_or(declared), calling.mode) {
         (Protocol::Http2, _) => Protocol::Http2,
         (protocol, Mode::Edge) if protocol != Protocol::Http1 && destination.takes_grpc(index) => Protocol::Http2,
-        // From outside the mesh the caller's HTTP version says nothing about the application's (GEP-1911), and nothing but HTTP gets here.
+        // From outside the mesh the caller's HTTP version says nothing about the application's (GEP-1911); bytes are no matter of it.
         (_, Mode::Edge) => Protocol::Http1,
         (Protocol::Auto, Mode::Sidecar) => Protocol::Http,
         (declared, Mode::Sidecar) => declared,
     };
     let (namespace, label) = destination.labels(index);
-    let mesh = tls::UpstreamTlsContext {
-        common_tls_context: Some(wire::mesh_tls(&index.mesh.trust_domain, wire::mesh_names())),
-        sni: String::new(),
-    };
-    let matches = vec![
-        TransportSocketMatch {
-            name: "mesh".to_owned(),
-            r#match: Some(wire::texts(&[TLS_MODE_MESH])),
-            transport_socket: Some(wire::transport("envoy.transport_sockets.tls", &mesh)),
-        },
-        TransportSocketMatch {
-            name: "plaintext".to_owned(),
-            r#match: Some(prost_types::Struct::default()),
-            transport_socket: Some(wire::plaintext()),
-        },
-    ];
+    let matches = sockets(index, destination, calling);
     Cluster {
         name: name.clone(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::Eds.into())),
@@ -126,6 +119,36 @@ pub(super) fn cluster(index: &Index, destination: &Destination, (client, mode): 
         metadata: Some(wire::facts(&[(fact::NAMESPACE, namespace), (fact::PROTOCOL, protocol.text()), (fact::SERVICE, label)])),
         ..Cluster::default()
     }
+}
+
+/// How endpoints are met: peers of the mesh by mesh TLS, all others in plaintext, or as an edge's BackendTLSPolicy wants it.
+fn sockets(index: &Index, destination: &Destination, calling: &Calling) -> Vec<TransportSocketMatch> {
+    let mesh = || tls::UpstreamTlsContext {
+        common_tls_context: Some(wire::mesh_tls(&index.mesh.trust_domain, wire::mesh_names())),
+        sni: String::new(),
+    };
+    let tls = |context: &tls::UpstreamTlsContext| wire::transport("envoy.transport_sockets.tls", context);
+    let upstream = match destination {
+        Destination::Service(backend) if calling.mode == Mode::Edge => backend_tls::upstream(index, backend, calling.shows.as_deref()),
+        _ => Upstream::Plain,
+    };
+    let (name, socket) = match &upstream {
+        Upstream::Tls(context) => ("tls", tls(context)),
+        // No rule leads to one whose policy is broken.
+        Upstream::Plain | Upstream::Broken => ("plaintext", wire::plaintext()),
+    };
+    let peers = TransportSocketMatch {
+        name: "mesh".to_owned(),
+        r#match: Some(wire::texts(&[TLS_MODE_MESH])),
+        transport_socket: Some(tls(&mesh())),
+    };
+    let others = TransportSocketMatch {
+        name: name.to_owned(),
+        r#match: Some(prost_types::Struct::default()),
+        transport_socket: Some(socket),
+    };
+    let takes = !matches!(destination, Destination::Datagrams(_));
+    takes.then_some(peers).into_iter().chain([others]).collect()
 }
 
 /// One endpoint before it is written down.
@@ -255,6 +278,13 @@ pub(super) fn assignment(index: &Index, destination: &Destination) -> ClusterLoa
             let view = index.services.get(&backend.service);
             let port = view.and_then(|view| port_of(view, backend.port));
             view.zip(port).map(|(view, port)| targets(index, view, port)).unwrap_or_default()
+        }
+        Destination::Datagrams(backend) => {
+            let view = index.services.get(&backend.service);
+            let port = view.and_then(|view| view.service()?.datagram_ports.iter().find(|port| port.port == backend.port));
+            let targets = view.zip(port).map(|(view, port)| targets(index, view, port)).unwrap_or_default();
+            // A sidecar takes no datagrams: they go to the application as they are.
+            targets.into_iter().map(|target| ClusterEndpoint { identity: None, ..target }).collect()
         }
         Destination::Instance(name, port) => {
             let instance = index.instances.get(name);
@@ -415,7 +445,8 @@ spec: {{parentRefs: [{{group: '', kind: Service, name: api, namespace: a}}], rul
             world.apply(Folder::default().update(vec![change], 0));
             let destination = Destination::Service(Backend { service: ("a".to_owned(), "api".to_owned()), port: 80 });
             [Mode::Sidecar, Mode::Edge].map(|mode| {
-                let facts = cluster(world.index(), &destination, (client, mode), false).metadata.unwrap().filter_metadata;
+                let calling = Calling { namespace: client.to_owned(), mode, sessions: false, shows: None };
+                let facts = cluster(world.index(), &destination, &calling).metadata.unwrap().filter_metadata;
                 format!("{:?}", facts[names::METADATA].fields[fact::PROTOCOL].kind)
             })
         };

@@ -76,19 +76,6 @@ pub(super) fn by_name(address: SocketAddr, chains: impl Iterator<Item = (String,
     listener
 }
 
-/// One port of an edge proxy's Gateway.
-pub(super) fn edge(port: u16) -> Listener {
-    let name = names::edge(port);
-    let filters = vec![wire::http(Protocol::Http, Routes::Named(name.clone()), false)];
-    Listener {
-        address: Some(wire::socket(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)),
-        filter_chains: vec![FilterChain { name: name.clone(), filters, ..FilterChain::default() }],
-        traffic_direction: TrafficDirection::Outbound.into(),
-        name,
-        ..Listener::default()
-    }
-}
-
 /// The inbound side of a sidecar: chains per declared port, and the same without a port for every other.
 pub(super) fn inbound(index: &Index, instance: Option<&Instance>, modes: &Modes) -> Listener {
     let mut chains = Vec::new();

@@ -11,6 +11,7 @@ use proto::mesh::{
 use proto::xds::core::HealthStatus;
 
 use super::cluster::targets;
+use super::edge::{self, Family};
 use super::{attach, dns, settings};
 use crate::world::core::ServicePort;
 use crate::world::workload::{ProbeKind, Workload};
@@ -22,7 +23,7 @@ pub fn node_order(world: &World) -> NodeOrder {
     let started = index.instances.values().filter(|instance| instance.workload().is_some_and(|workload| !workload.command.is_empty()));
     NodeOrder {
         instances: started.filter_map(|instance| instance_order(world, instance)).collect(),
-        gateways: gateways(index),
+        gateways: gateways(world),
         relays: settings::relays(world),
         services: index.services.values().filter_map(|view| virtual_service(index, view)).collect(),
         epoch: 0,
@@ -35,25 +36,36 @@ pub fn instance_fingerprint(world: &World, instance: &Instance) -> Option<String
     instance_order(world, instance).map(|order| order.fingerprint)
 }
 
-/// The ports that a Gateway of ours serves.
-pub fn gateway_ports(world: &World, name: &Name) -> BTreeSet<u16> {
-    let gateway = world.index().gateways.get(name).and_then(|object| attach::gateway(object));
-    gateway.map(attach::ports).unwrap_or_default()
+/// The ports that a Gateway of ours serves; whether for datagrams.
+pub fn gateway_ports(world: &World, name: &Name) -> BTreeSet<(u16, bool)> {
+    edge::ports(world.index(), name).into_iter().map(|(port, family)| (port, family == Family::Udp)).collect()
 }
 
-fn gateways(index: &Index) -> Vec<GatewayOrder> {
+fn gateways(world: &World) -> Vec<GatewayOrder> {
+    let index = world.index();
     let mut orders = Vec::new();
     for (name, object) in index.gateways.iter() {
-        let ports = attach::gateway(object).map(attach::ports).unwrap_or_default();
+        let ports = gateway_ports(world, name);
+        let scheme = |family: &Family| match family {
+            Family::Http => "http",
+            Family::Tls => "https",
+            Family::Tcp | Family::Udp => "tcp",
+        };
+        let streams = edge::ports(index, name).into_iter().filter(|(_, family)| *family != Family::Udp);
+        let of = |udp: bool| ports.iter().filter(|(_, datagrams)| *datagrams == udp).map(|(port, _)| u32::from(*port)).collect();
         let addresses = index.gateway_addresses.get(name).map_or(&[][..], Vec::as_slice);
+        let bind = attach::gateway(object).into_iter().flat_map(|gateway| &gateway.addresses).map(|(_, value)| value.clone());
         let mut order = GatewayOrder {
             namespace: name.0.clone(),
             name: name.1.clone(),
-            ports: ports.into_iter().map(u32::from).collect(),
+            ports: of(false),
             addresses: addresses.iter().map(ToString::to_string).collect(),
             fingerprint: String::new(),
+            udp_ports: of(true),
+            bind: bind.collect(),
+            schemes: streams.map(|(_, family)| scheme(&family).to_owned()).collect(),
         };
-        if order.ports.is_empty() || order.addresses.is_empty() {
+        if ports.is_empty() || order.addresses.is_empty() {
             continue;
         }
         order.fingerprint = proto::epoch::version(&order.encode_to_vec());

@@ -13,16 +13,31 @@ use proto::xds::{self, pack};
 
 use super::attach::{self, Backend, content};
 use super::cluster::{Destination, assignment, cluster, destinations, port_of};
+use super::edge::{self, Edge, Family};
+use super::edge_port::{self, EdgePort};
 use super::mtls::Modes;
 use super::rule::Frontend;
 use super::security::{authentication, egress};
 use super::subject::Subject;
 use super::{
-    AUTHENTICATION, AUTHORIZATION, Audience, DNS_RECORD, EGRESS, Encoded, PROXY_CONFIG, dns, listener, policy, protocol, route, security,
+    AUTHENTICATION, AUTHORIZATION, Audience, DNS_RECORD, EGRESS, Encoded, PROXY_CONFIG, dns, edge_tls, listener, policy, protocol, route, security,
     settings, stream,
 };
 use crate::world::traffic::Caller;
 use crate::world::{Address, Index, Name, Object, World};
+
+/// Who calls a cluster, as far as it makes a difference.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Calling {
+    /// From which namespace.
+    pub namespace: String,
+    /// Sidecars, or edges.
+    pub mode: Mode,
+    /// Whether sessions name its endpoints.
+    pub sessions: bool,
+    /// The Secret with which an edge proves who it is, if asked.
+    pub shows: Option<String>,
+}
 
 /// What a part is of: all that its maker sees beside the world.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -33,10 +48,12 @@ pub enum PartKey {
     Outbound(SocketAddr, Caller),
     /// What a wanted name (`dns/NAME`) leads to, asked for in a namespace.
     Name(String, String),
-    /// The cluster of a destination, for callers of a namespace; whether sessions name its endpoints.
-    Cluster(Destination, String, Mode, bool),
+    /// The cluster of a destination.
+    Cluster(Destination, Calling),
     /// The endpoints of a destination.
     Assignment(Destination),
+    /// What an edge of a Gateway keeps secret. It goes to nobody else.
+    Secrets(Name),
 }
 
 /// See the module.
@@ -48,6 +65,8 @@ pub struct ViewPart {
     pub destinations: BTreeSet<Destination>,
     /// Clusters with endpoints that sessions name.
     pub(super) sessions: BTreeSet<String>,
+    /// The Secret with which an edge proves to backends who it is.
+    pub(super) shows: Option<String>,
     /// Addresses that will be called next.
     pub(super) calls: Vec<SocketAddr>,
     /// There is no such thing.
@@ -60,8 +79,8 @@ impl ViewPart {
     /// Whether it differs from another one in nothing but what its resources say: same names, same things beside it, same dependence.
     pub fn is_shaped_as(&self, other: &Self) -> bool {
         let mut names = self.resources.iter().zip(&other.resources);
-        (&self.destinations, &self.sessions, &self.calls, self.missing, &self.subjects)
-            == (&other.destinations, &other.sessions, &other.calls, other.missing, &other.subjects)
+        (&self.destinations, &self.sessions, &self.shows, &self.calls, self.missing, &self.subjects)
+            == (&other.destinations, &other.sessions, &other.shows, &other.calls, other.missing, &other.subjects)
             && self.resources.len() == other.resources.len()
             && names.all(|((url, name, _), (other_url, other_name, _))| (url, name) == (other_url, other_name))
     }
@@ -78,14 +97,14 @@ impl PartKey {
             },
             Self::Outbound(address, caller) => maker.part.missing = !maker.outbound(*address, caller),
             Self::Name(name, namespace) => maker.part.missing = !maker.name(name, namespace),
-            Self::Cluster(destination, namespace, mode, sessions) => {
+            Self::Cluster(destination, calling) => {
                 maker.depend(destination);
-                let message = cluster(world.index(), destination, (namespace, *mode), *sessions);
+                let message = cluster(world.index(), destination, calling);
                 maker.add(xds::CLUSTER, destination.name(), &message);
             }
             Self::Assignment(destination) => {
                 match destination {
-                    Destination::Service(backend) => {
+                    Destination::Service(backend) | Destination::Datagrams(backend) => {
                         let service = &backend.service;
                         maker.part.subjects.extend([Subject::service(service), Subject::endpoints(service)]);
                     }
@@ -94,6 +113,7 @@ impl PartKey {
                 }
                 maker.add(xds::ENDPOINT, destination.name(), &assignment(world.index(), destination));
             }
+            Self::Secrets(name) => maker.secrets(name),
         }
         let mut part = maker.part;
         part.subjects.sort_unstable();
@@ -116,7 +136,10 @@ impl Maker<'_> {
     /// What a destination speaks depends on what is said of it.
     fn depend(&mut self, destination: &Destination) {
         match destination {
-            Destination::Service(backend) => self.part.subjects.push(Subject::service(&backend.service)),
+            Destination::Service(backend) | Destination::Datagrams(backend) => {
+                self.part.subjects.push(Subject::service(&backend.service));
+                self.depend_on_peers(&backend.service);
+            }
             Destination::Instance(name, _) => self.depend_on_instance(name),
             Destination::Gateway(name, _) => self.part.subjects.push(Subject::gateway(name)),
         }
@@ -128,11 +151,20 @@ impl Maker<'_> {
         self.part.subjects.extend(self.world.index().fronts.get(name).into_iter().flatten().map(Subject::service));
     }
 
+    /// A BackendTLSPolicy is carried out only where no endpoint is of the mesh.
+    fn depend_on_peers(&mut self, service: &Name) {
+        if self.world.index().backend_tls.contains_key(service) {
+            self.part.subjects.push(Subject::endpoints(service));
+        }
+    }
+
     /// Services that a route refers to, whether or not there are any.
     fn depend_on_backends(&mut self, route: &Object) {
         for reference in content(route).into_iter().flat_map(|spec| &spec.rules).flat_map(|rule| rule.references()) {
             let namespace = reference.namespace.clone().unwrap_or_else(|| route.key.namespace.clone());
-            self.part.subjects.push(Subject::service(&(namespace, reference.name.clone())));
+            let service = (namespace, reference.name.clone());
+            self.part.subjects.push(Subject::service(&service));
+            self.depend_on_peers(&service);
         }
     }
 
@@ -159,16 +191,29 @@ impl Maker<'_> {
         let name = (node.namespace.clone(), node.instance.clone());
         self.part.subjects.push(Subject::gateway(&name));
         self.add(PROXY_CONFIG, names::PROXY.to_owned(), &settings::proxy_config(world, audience));
-        let Some(gateway) = index.gateways.get(&name).and_then(|object| attach::gateway(object)) else { return };
-        for route in index.routes.iter().filter(|route| attach::names_gateway(route, &name)) {
+        let Some(edge) = Edge::of(index, &name) else { return };
+        for route in index.routes.iter().filter(|route| attach::names_gateway(index, route, &name)) {
             self.depend_on_backends(route);
         }
+        self.part.shows = edge_tls::shown(index, &name, edge.gateway);
         let caller = audience.caller(index);
-        for port in attach::ports(gateway) {
-            self.add(xds::LISTENER, names::edge(port), &listener::edge(port));
-            let table = route::edge(world, &name, gateway, port, &caller);
-            self.part.destinations.extend(destinations(table.backends));
-            self.table(&table.config);
+        for port in edge.ports(index) {
+            let EdgePort { listener, tables, destinations: led } = edge_port::port(world, &edge, port, &caller);
+            self.add(xds::LISTENER, listener.name.clone(), &listener);
+            self.part.destinations.extend(led);
+            for table in tables {
+                self.part.destinations.extend(destinations(table.backends));
+                self.table(&table.config);
+            }
+        }
+    }
+
+    fn secrets(&mut self, name: &Name) {
+        let index = self.world.index();
+        self.part.subjects.extend([Subject::gateway(name), Subject::secrets(name)]);
+        let Some(edge) = Edge::of(index, name) else { return };
+        for (name, secret) in edge_tls::secrets(self.world, &edge) {
+            self.add(xds::SECRET, name, &secret);
         }
     }
 
@@ -191,8 +236,8 @@ impl Maker<'_> {
             }
             Some(Address::Gateway(name)) => {
                 self.part.subjects.push(Subject::gateway(name));
-                let gateway = index.gateways.get(name).and_then(|object| attach::gateway(object));
-                if !gateway.is_some_and(|gateway| attach::ports(gateway).contains(&address.port())) {
+                let here = |(port, family): &(u16, Family)| *port == address.port() && *family != Family::Udp;
+                if !edge::ports(index, name).iter().any(here) {
                     return self.nowhere(address);
                 }
                 let rule = names::rule("Gateway", &name.0, &name.1, names::DEFAULT_RULE);

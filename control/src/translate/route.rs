@@ -1,22 +1,25 @@
 //! Route tables: the rules of all routes that meet at one Service port or one edge port, in the order in which they are tried.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use proto::mesh::RoutePolicy;
-use proto::names;
+use proto::names::{self, fact};
 use proto::xds::route::route::Action;
 use proto::xds::route::route_action::ClusterSpecifier;
-use proto::xds::route::{Route, RouteConfiguration, VirtualHost};
+use proto::xds::route::{DirectResponseAction, Route, RouteConfiguration, VirtualHost};
 
-use super::attach::{self, Attachment, Backend, content};
+use super::attach::{self, Backend};
+use super::edge::{Edge, Family};
 use super::rank::entries;
 use super::rule::{self, Frontend};
-use crate::world::gateway::Gateway;
+use super::wire;
 use crate::world::route::Match;
 use crate::world::traffic::Caller;
-use crate::world::{Index, Name, Object, World};
+use crate::world::{Name, World};
+
+/// Reason of what came to another listener than its host belongs to.
+const MISDIRECTED: &str = "misdirected";
 
 /// A table and the backends that its rules lead to.
 pub(super) struct RouteTable {
@@ -62,56 +65,68 @@ pub(super) fn inbound(policy: &RoutePolicy) -> RouteConfiguration {
     table(names::INBOUND.to_owned(), vec![host("*".to_owned(), vec![rule])])
 }
 
-/// The table of one edge port. The narrowest listener that a host fits has it alone; inside a listener, a narrower host is a
-/// matter of rank, not a wall: rules of wildcard hosts still serve what the exact host's rules do not.
-pub(super) fn edge(world: &World, name: &Name, gateway: &Gateway, port: u16, caller: &Caller) -> RouteTable {
-    let judged = attach::listeners(gateway);
-    let served: Vec<_> = judged.iter().enumerate().filter(|(_, judged)| judged.refused.is_none() && judged.listener.port == port).collect();
-    let hostname = |place: usize| gateway.listeners[place].hostname.as_deref().unwrap_or("*");
+/// The table of all HTTP listeners of one edge port. The narrowest listener that a host fits has it alone; inside a listener, a narrower
+/// host is a matter of rank, not a wall: rules of wildcard hosts still serve what the exact host's rules do not.
+pub(super) fn edge_http(world: &World, edge: &Edge<'_>, port: u16, caller: &Caller) -> RouteTable {
     let mut backends = BTreeSet::new();
     let mut hosts = Vec::new();
-    for (place, judged) in &served {
-        let listener = Some((name, judged.listener.name.as_str()));
-        let edge = Frontend { index: world.index(), caller, called: None, listener };
-        let attached = attached(world.index(), name, *place);
-        let mut domains: BTreeSet<&str> = BTreeSet::from([hostname(*place)]);
-        domains.extend(attached.iter().map(|(_, host)| host.as_str()));
-        for domain in domains {
-            let fits = served.iter().map(|(other, _)| *other).filter(|other| attach::covers(hostname(*other), domain));
-            if fits.max_by_key(|other| attach::narrowness(hostname(*other))) != Some(*place) {
-                continue;
-            }
-            let here = attached.iter().filter(|(_, host)| attach::covers(host, domain)).map(|(route, host)| (*route, host.clone()));
-            let mut seen = BTreeSet::new();
-            let mut rules = Vec::new();
-            for entry in entries(world, here) {
-                // A rule that comes in by several hosts counts by its narrowest, which is first.
-                if seen.insert((&entry.route.key, entry.place())) {
-                    rules.push(rule::compile(&edge, &entry, &mut backends));
-                }
-            }
-            hosts.push(host(domain.to_owned(), rules));
-        }
+    for (place, _) in edge.at(port, Family::Http) {
+        hosts.extend(own_hosts(world, edge, place, caller, &mut backends));
     }
     hosts.sort_by(|a, b| a.name.cmp(&b.name));
     RouteTable { config: table(names::edge(port), hosts), backends }
 }
 
-/// Routes attached to one listener of a Gateway, with each of their hosts there.
-pub(super) fn attached<'a>(index: &'a Index, gateway: &Name, place: usize) -> Vec<(&'a Arc<Object>, String)> {
-    let mut attached = Vec::new();
-    for route in index.routes.iter() {
-        let mut hosts = BTreeSet::new();
-        for parent in content(route).into_iter().flat_map(|spec| &spec.parents) {
-            if let Attachment::Gateway(name, listeners) = attach::standing(index, route, parent)
-                && name == *gateway
-            {
-                hosts.extend(listeners.into_iter().filter(|(other, _)| *other == place).flat_map(|(_, hosts)| hosts));
+/// The table of one HTTPS listener. TLS has chosen it by the name that was asked for; a request on that connection for a host of another
+/// listener of the port is answered 421 (RFC 9110, section 15.5.20), so that a client which has put several names on one connection asks
+/// again on its own; one for nobody's host is 404 (`gateway-api.md` 4.3.19).
+pub(super) fn edge_https(world: &World, edge: &Edge<'_>, place: usize, caller: &Caller) -> RouteTable {
+    let own = &edge.listeners[place];
+    let port = own.listener.port;
+    let mut backends = BTreeSet::new();
+    let mut hosts = own_hosts(world, edge, place, caller, &mut backends);
+    let others = edge.at(port, Family::Tls).filter(|(other, judged)| *other != place && judged.listener.protocol == "HTTPS");
+    let others: BTreeSet<&str> = others.map(|(_, judged)| judged.host()).collect();
+    for other in others {
+        if !hosts.iter().any(|known| known.name == other) {
+            hosts.push(host(other.to_owned(), vec![misdirected()]));
+        }
+    }
+    hosts.sort_by(|a, b| a.name.cmp(&b.name));
+    RouteTable { config: table(names::edge_listener(port, &own.name()), hosts), backends }
+}
+
+/// What a listener says of its own host and of those of its routes that no narrower listener has.
+fn own_hosts(world: &World, edge: &Edge<'_>, place: usize, caller: &Caller, backends: &mut BTreeSet<Backend>) -> Vec<VirtualHost> {
+    let judged = &edge.listeners[place];
+    let front = Frontend { index: world.index(), caller, called: None, listener: Some((edge.name, judged.section())) };
+    let attached = &edge.attached[place];
+    let mut domains: BTreeSet<&str> = BTreeSet::from([judged.host()]);
+    domains.extend(attached.iter().map(|(_, host)| host.as_str()));
+    let mut hosts = Vec::new();
+    for domain in domains.into_iter().filter(|domain| edge.has(place, domain)) {
+        let here = attached.iter().filter(|(_, host)| attach::covers(host, domain)).map(|(route, host)| (*route, host.clone()));
+        let mut seen = BTreeSet::new();
+        let mut rules = Vec::new();
+        for entry in entries(world, here) {
+            // A rule that comes in by several hosts counts by its narrowest, which is first.
+            if seen.insert((&entry.route.key, entry.place())) {
+                rules.push(rule::compile(&front, &entry, backends));
             }
         }
-        attached.extend(hosts.into_iter().map(|host| (route, host)));
+        hosts.push(host(domain.to_owned(), rules));
     }
-    attached
+    hosts
+}
+
+fn misdirected() -> Route {
+    Route {
+        name: MISDIRECTED.to_owned(),
+        r#match: Some(rule::match_of(&Match::any(), false)),
+        action: Some(Action::DirectResponse(DirectResponseAction { status: 421, body: None })),
+        metadata: Some(wire::facts(&[(fact::REASON, MISDIRECTED)])),
+        ..Route::default()
+    }
 }
 
 fn table(name: String, virtual_hosts: Vec<VirtualHost>) -> RouteConfiguration {

@@ -19,6 +19,7 @@ use proto::xds::route::weighted_cluster::ClusterWeight;
 use proto::xds::route::{DirectResponseAction, HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteMatch, WeightedCluster};
 
 use super::attach::{self, Backend};
+use super::backend_tls;
 use super::policy::{self, RulePlace};
 use super::rank::RankedMatch;
 use super::wire;
@@ -50,6 +51,11 @@ impl Frontend<'_> {
     /// Whether a backend may be in any namespace: a mesh route needs no grant.
     fn granted(&self) -> bool {
         self.called.is_some()
+    }
+
+    /// Whether calls to a backend are refused: an edge's BackendTLSPolicy cannot be carried out.
+    fn refuses(&self, backend: &Backend) -> bool {
+        self.called.is_none() && backend_tls::broken(self.index, backend)
     }
 }
 
@@ -149,9 +155,10 @@ fn weighted(front: &Frontend<'_>, entry: &RankedMatch<'_>, reference: &BackendRe
     weight
 }
 
-/// The cluster that a reference leads to: a bad one keeps its share, which is refused.
+/// The cluster that a reference leads to: a bad one keeps its share, which is refused; so does one that an edge would have to meet otherwise
+/// than it can.
 pub(super) fn cluster(front: &Frontend<'_>, route: &Object, reference: &BackendRef, backends: &mut BTreeSet<Backend>) -> String {
-    let resolved = attach::good(front.index, route, reference, front.granted());
+    let resolved = attach::good(front.index, route, reference, front.granted()).filter(|backend| !front.refuses(backend));
     let name = resolved.as_ref().map_or_else(|| BAD_BACKEND.to_owned(), Backend::cluster);
     backends.extend(resolved);
     name
@@ -223,7 +230,8 @@ fn path_change(change: &PathChange, matched: &Match) -> mesh::PathChange {
 /// The mirrors that can be served. One with a bad reference sends nothing, and the request itself is none the worse.
 fn mirrored<'a>(front: &'a Frontend<'_>, route: &'a Object, mirrors: &'a [Mirror]) -> impl Iterator<Item = (Backend, u32)> + 'a {
     let sent = mirrors.iter().filter(|mirror| mirror.per_million > 0);
-    sent.filter_map(|mirror| Some((attach::backend(front.index, route, &mirror.to, front.granted()).ok()?, mirror.per_million)))
+    let led = sent.filter_map(|mirror| Some((attach::backend(front.index, route, &mirror.to, front.granted()).ok()?, mirror.per_million)));
+    led.filter(|(backend, _)| !front.refuses(backend))
 }
 
 /// GEP-1731: whatever came to no answer is tried again wherever there is a `retry`, statuses only as it lists them. What it cannot

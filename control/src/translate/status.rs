@@ -8,11 +8,9 @@ use proto::annotations::CONTROLLER;
 use serde::Serialize;
 use serde_json::json;
 
-use super::attach::{self, Attachment, Judged, WhyNot};
+use super::attach::{self, Attachment, WhyNot};
 use super::security::egress;
-use super::{backend_tls, conflict, policy, reached, security, trust};
-use crate::world::core::Ingress;
-use crate::world::gateway::Gateway;
+use super::{conflict, edge, policy, security, status_edge, trust};
 use crate::world::key::{CORE, GATEWAY_API};
 use crate::world::own::{Mesh, Selector};
 use crate::world::route::{ParentRef, Route, Rule};
@@ -47,13 +45,16 @@ pub struct Status {
     /// Of a route: one entry per parent.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub parents: Vec<ParentStatus>,
-    /// Of a Gateway: one entry per listener.
+    /// Of a Gateway or ListenerSet: one entry per listener.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub listeners: Vec<ListenerStatus>,
     /// Of a Gateway: where it is reached.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<BTreeMap<&'static str, String>>,
-    /// Of our own kinds: one entry per thing they apply to.
+    /// Of a Gateway: how many ListenerSets are attached.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub attached_listener_sets: Option<usize>,
+    /// Of policies: one entry per thing they apply to.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ancestors: Vec<AncestorStatus>,
 }
@@ -154,12 +155,12 @@ fn is_elsewhere(world: &World, route: &ObjectKey, parent: &ParentRef) -> bool {
 }
 
 /// Makes conditions that speak of one generation.
-struct Conditions {
+pub(super) struct Conditions {
     generation: i64,
 }
 
 impl Conditions {
-    fn say(&self, kind: &str, status: &'static str, reason: &str, message: impl Into<String>) -> Condition {
+    pub(super) fn say(&self, kind: &str, status: &'static str, reason: &str, message: impl Into<String>) -> Condition {
         Condition {
             kind: kind.to_owned(),
             status,
@@ -170,11 +171,11 @@ impl Conditions {
     }
 
     /// True with the kind's own name as the reason, as in Gateway API.
-    fn holds(&self, kind: &str) -> Condition {
+    pub(super) fn holds(&self, kind: &str) -> Condition {
         self.say(kind, "True", kind, "")
     }
 
-    fn fails(&self, kind: &str, refusal: &WhyNot) -> Condition {
+    pub(super) fn fails(&self, kind: &str, refusal: &WhyNot) -> Condition {
         self.say(kind, "False", refusal.reason, refusal.message.clone())
     }
 }
@@ -224,6 +225,10 @@ fn of_refused_at(world: &World, refused: &Candidate, status: Status) -> Status {
         match (text("group", GATEWAY_API).as_str(), text("kind", "Gateway").as_str()) {
             (CORE, "Service") => true,
             (GATEWAY_API, "Gateway") => world.index().gateways.contains_key(&name),
+            (GATEWAY_API, "ListenerSet") => {
+                let set = world.index().listener_sets.get(&name).and_then(|set| edge::set(set));
+                set.and_then(|set| set.parent(&name.0)).is_some_and(|gateway| world.index().gateways.contains_key(&gateway))
+            }
             _ => false,
         }
     };
@@ -243,15 +248,16 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
     match &object.spec {
         Spec::Unsupported => {
             let condition = by.say("Accepted", "False", "Unsupported", "not supported by this version; it has no effect");
-            let ancestors = if object.key.kind == Kind::BackendTLSPolicy { of_backend_tls(world, object, by) } else { Vec::new() };
-            Some(Status { conditions: vec![condition], ancestors, ..Status::default() })
+            Some(Status { conditions: vec![condition], ..Status::default() })
         }
         Spec::GatewayClass(class) => {
             let refusal = class.parameters.then(|| WhyNot::new("InvalidParameters", "this controller has no parameters"));
             let condition = refusal.map_or_else(|| by.holds("Accepted"), |refusal| by.fails("Accepted", &refusal));
             (class.controller == CONTROLLER).then(|| Status { conditions: vec![condition], ..Status::default() })
         }
-        Spec::Gateway(gateway) => index.gateways.contains_key(&name).then(|| of_gateway(world, &name, gateway, by)),
+        Spec::Gateway(gateway) => status_edge::of_gateway(world, object, &name, gateway, by),
+        Spec::ListenerSet(set) => status_edge::of_set(world, object, set, by),
+        Spec::BackendTlsPolicy(policy) => Some(status_edge::of_backend_tls(world, object, policy, by)),
         Spec::Route(route) => Some(of_route(world, object, route, by)),
         Spec::TrafficPolicy(policy) => Some(of_traffic(world, object, policy, by)),
         Spec::EgressPolicy(spec) => {
@@ -292,115 +298,12 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
     }
 }
 
-/// Where a BackendTLSPolicy would have to count. Its schema has no conditions but these.
-fn of_backend_tls(world: &World, object: &Object, by: &Conditions) -> Vec<AncestorStatus> {
-    let document = world.slots().get(&object.key).and_then(Versions::live).map(|live| live.document()).unwrap_or_default();
-    let message = "this version begins no TLS to backends of Gateways: the policy has no effect, and requests go there in plaintext";
-    let one = |(namespace, name): Name| AncestorStatus {
-        ancestor_ref: json!({"group": GATEWAY_API, "kind": "Gateway", "namespace": namespace, "name": name}),
-        controller_name: CONTROLLER,
-        conditions: vec![by.say("Accepted", "False", "Invalid", message)],
-    };
-    backend_tls::ancestors(world.index(), &object.key, &document).into_iter().map(one).collect()
-}
-
 fn of_mesh(world: &World, mesh: &Mesh, by: &Conditions) -> Status {
     let refs = (!mesh.federation.is_empty()).then(|| match trust::unresolved(world) {
         Some((reason, message)) => by.say("ResolvedRefs", "False", reason, message),
         None => by.holds("ResolvedRefs"),
     });
     Status { conditions: [by.holds("Accepted")].into_iter().chain(refs).collect(), ..Status::default() }
-}
-
-fn of_gateway(world: &World, name: &Name, gateway: &Gateway, by: &Conditions) -> Status {
-    let refused = attach::refused(gateway);
-    let judged = attach::listeners(gateway);
-    let good = judged.iter().filter(|judged| judged.refused.is_none()).count();
-    let accepted = match &refused {
-        Some(refusal) => by.fails("Accepted", refusal),
-        None if good == 0 => by.say("Accepted", "False", "ListenersNotValid", "no listener can be served"),
-        None if good < judged.len() => by.say("Accepted", "True", "ListenersNotValid", "some listeners cannot be served"),
-        None => by.holds("Accepted"),
-    };
-    let state = world.gateway_states().get(name);
-    // In a cluster no node agent tells; there its proxy's acknowledgement does (`status::speak`).
-    let told = world.settings().assume_ready || world.settings().in_cluster;
-    let ready = told || state.is_some_and(|state| state.ready);
-    let programmed = |served: bool| match served {
-        false => by.say("Programmed", "False", "Invalid", ""),
-        true if ready => by.holds("Programmed"),
-        true => by.say("Programmed", "False", "Pending", state.map(|state| state.message.clone()).unwrap_or_default()),
-    };
-    let served = refused.is_none() && good > 0;
-    let places = if served { places(world, name) } else { Vec::new() };
-    let place = |place: &Ingress| match place {
-        Ingress::Address(address) => BTreeMap::from([("type", "IPAddress".to_owned()), ("value", address.to_string())]),
-        Ingress::Name(name) => BTreeMap::from([("type", "Hostname".to_owned()), ("value", name.clone())]),
-    };
-    let counts = attached_routes(world, name, judged.len());
-    let listeners = judged.iter().zip(counts);
-    Status {
-        conditions: vec![accepted, programmed(served)],
-        listeners: listeners
-            .map(|(judged, count)| of_listener(judged, count, programmed(served && judged.refused.is_none()), by))
-            .collect(),
-        addresses: places.iter().map(place).collect(),
-        ..Status::default()
-    }
-}
-
-/// Where a Gateway is reached: at an address of its own, which we gave it; in a cluster, where others put what serves it.
-fn places(world: &World, name: &Name) -> Vec<Ingress> {
-    if world.settings().in_cluster {
-        return reached::places(world.index(), name);
-    }
-    world.index().gateway_addresses.get(name).into_iter().flatten().copied().map(Ingress::Address).collect()
-}
-
-fn of_listener(judged: &Judged<'_>, attached_routes: usize, programmed: Condition, by: &Conditions) -> ListenerStatus {
-    let mut conditions = vec![match &judged.refused {
-        Some(refusal) if judged.conflicted() => by.say("Accepted", "False", "ListenerConflict", refusal.message.clone()),
-        Some(refusal) => by.fails("Accepted", refusal),
-        None => by.holds("Accepted"),
-    }];
-    if let Some(refusal) = judged.refused.as_ref().filter(|_| judged.conflicted()) {
-        conditions.push(by.say("Conflicted", "True", refusal.reason, refusal.message.clone()));
-    }
-    conditions.push(if judged.invalid_kinds.is_empty() {
-        by.holds("ResolvedRefs")
-    } else {
-        by.say("ResolvedRefs", "False", "InvalidRouteKinds", format!("it cannot carry {}", judged.invalid_kinds.join(", ")))
-    });
-    conditions.push(programmed);
-    let kind = |kind: &Kind| BTreeMap::from([("group", GATEWAY_API.to_owned()), ("kind", kind.text().to_owned())]);
-    let supported = if judged.refused.is_none() { judged.kinds.as_slice() } else { &[] };
-    ListenerStatus {
-        name: judged.listener.name.clone(),
-        supported_kinds: supported.iter().map(kind).collect(),
-        attached_routes,
-        conditions,
-    }
-}
-
-/// How many accepted routes each listener of a Gateway has; unresolved backends do not matter.
-fn attached_routes(world: &World, gateway: &Name, listeners: usize) -> Vec<usize> {
-    let index = world.index();
-    let mut counts = vec![0; listeners];
-    for route in index.routes.iter() {
-        let Some(spec) = attach::content(route).filter(|spec| wholly_invalid(spec).is_none()) else { continue };
-        let mut places = std::collections::BTreeSet::new();
-        for parent in &spec.parents {
-            if let Attachment::Gateway(name, attached) = attach::standing(index, route, parent)
-                && name == *gateway
-            {
-                places.extend(attached.into_iter().map(|(place, _)| place));
-            }
-        }
-        for place in places {
-            counts[place] += 1;
-        }
-    }
-    counts
 }
 
 /// Why no rule of the route can be served as written.

@@ -1,13 +1,15 @@
-//! Service ports with a TCPRoute or TLSRoute: connections are led, not requests.
+//! Service ports and listeners of Gateways with a TCPRoute, TLSRoute or UDPRoute: connections and datagrams are led, not requests.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use proto::names::BAD_BACKEND;
-use proto::xds::listener::Listener;
+use proto::xds::listener::{Filter, Listener};
 
-use super::attach::{Backend, content, narrowness};
+use super::attach::{Backend, content, good, narrowness};
+use super::cluster::Destination;
+use super::edge::Edge;
 use super::rule::{Frontend, cluster};
 use super::{listener, policy, wire};
 use crate::world::route::BackendRef;
@@ -44,6 +46,45 @@ pub(super) fn listener(front: &Frontend<'_>, address: SocketAddr, routes: &[&Obj
     // Names of one narrowness are different names: their order is for the eye.
     chains.sort_by(|(a, _), (b, _)| narrowness(b).cmp(&narrowness(a)).then_with(|| a.cmp(b)));
     listener::by_name(address, chains.into_iter().map(|(name, split)| (name, wire::tcp(&split.clusters, split.idle))))
+}
+
+/// Filters for the names that TLS may ask a Gateway's listener for, the narrowest first: of one name the oldest route serves, and a name
+/// that belongs to a narrower listener is that one's.
+pub(super) fn by_host(front: &Frontend<'_>, edge: &Edge<'_>, place: usize, backends: &mut BTreeSet<Backend>) -> Vec<(String, Filter)> {
+    let mut led: Vec<(String, Filter)> = Vec::new();
+    for (route, host) in &edge.attached[place] {
+        if edge.has(place, host) && !led.iter().any(|(known, _)| known == host) {
+            let split = split(front, route, backends);
+            led.push((host.clone(), wire::tcp(&split.clusters, split.idle)));
+        }
+    }
+    led.sort_by(|(a, _), (b, _)| narrowness(b).cmp(&narrowness(a)).then_with(|| a.cmp(b)));
+    led
+}
+
+/// The filter of a Gateway's listener for bytes: the oldest route serves; without one they are refused.
+pub(super) fn oldest(front: &Frontend<'_>, edge: &Edge<'_>, place: usize, backends: &mut BTreeSet<Backend>) -> Filter {
+    let split = edge.oldest(place).map(|route| split(front, route, backends)).unwrap_or_default();
+    wire::tcp(&split.clusters, split.idle)
+}
+
+/// Where a Gateway's listener leads datagrams, with weights: the oldest route serves; without one they are dropped.
+pub(super) fn datagrams(front: &Frontend<'_>, edge: &Edge<'_>, place: usize, backends: &mut BTreeSet<Backend>) -> Vec<(String, u32)> {
+    let Some(route) = edge.oldest(place) else { return Vec::new() };
+    let listed = content(route).and_then(|spec| spec.rules.first()).map(|rule| rule.backends()).unwrap_or_default();
+    let mut clusters = Vec::new();
+    for reference in listed {
+        let name = match good(front.index, route, reference, false) {
+            Some(backend) => {
+                let name = Destination::Datagrams(backend.clone()).name();
+                backends.insert(backend);
+                name
+            }
+            None => BAD_BACKEND.to_owned(),
+        };
+        clusters.push((name, reference.weight));
+    }
+    clusters
 }
 
 /// What TLS may ask for; `*`: anything, or nothing.

@@ -37,6 +37,11 @@ impl Subject {
         Self::hashed((4_u8, address))
     }
 
+    /// What a Gateway's listeners keep secret.
+    pub fn secrets((namespace, name): &Name) -> Self {
+        Self::of(5, namespace, name)
+    }
+
     fn of(kind: u8, namespace: &str, name: &str) -> Self {
         Self::hashed((kind, namespace, name))
     }

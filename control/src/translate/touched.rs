@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use super::attach::content;
 use super::subject::{Affected, Subject};
-use super::{attach, mtls, policy, protocol};
+use super::{attach, backend_tls, edge_tls, mtls, policy, protocol};
 use crate::world::own::Selector;
 use crate::world::traffic::Place;
-use crate::world::{Address, Index, Instance, Kind, Name, Object, ObjectKey, ServiceView, Spec, World};
+use crate::world::{Address, Index, Instance, Kind, Name, Object, ObjectKey, ServiceView, Spec, World, references};
 
 /// See the module. What is not attributed here is `All`.
 pub fn touched(before: &World, after: &World) -> Affected {
@@ -18,10 +18,12 @@ pub fn touched(before: &World, after: &World) -> Affected {
     let apart = !Arc::ptr_eq(&was.mesh, &is.mesh) && was.mesh != is.mesh
         || !Arc::ptr_eq(&was.namespaces, &is.namespaces) && was.namespaces != is.namespaces
         || !Arc::ptr_eq(&was.grants, &is.grants) && was.grants != is.grants
-        || [(&was.telemetries, &is.telemetries), (&was.revocations, &is.revocations), (&was.contents, &is.contents)]
+        || [(&was.telemetries, &is.telemetries), (&was.revocations, &is.revocations)]
             .iter()
             .any(|(was, is)| differ(was, is).next().is_some())
-        || before.settings() != after.settings();
+        || before.settings() != after.settings()
+        // The mesh's own roots, and those of policies for its instances, which are of no Gateway.
+        || differ(&was.contents, &is.contents).any(|object| [before, after].into_iter().any(|world| is_everybodys(world, &object.key)));
     if apart {
         return Affected::All;
     }
@@ -38,6 +40,9 @@ pub fn touched(before: &World, after: &World) -> Affected {
     sum.services();
     sum.instances();
     sum.gateways();
+    sum.sets();
+    sum.backends();
+    sum.secrets((before, after));
     sum.slices();
     sum.addresses();
     sum.routes();
@@ -51,6 +56,13 @@ pub fn touched(before: &World, after: &World) -> Affected {
     }
     sum.selected(&was.peer_authentications, &is.peer_authentications, select_peers, true);
     Affected::Some(sum.end())
+}
+
+/// Whether something of which every proxy is told refers to an object.
+fn is_everybodys(world: &World, key: &ObjectKey) -> bool {
+    let policies = world.index().egress.iter();
+    let mesh = world.of_kind(Kind::Mesh).filter_map(|(_, slot)| slot.live()?.object.as_ref());
+    policies.chain(mesh).any(|object| references(object).contains(key))
 }
 
 fn select_calls(object: &Object) -> Option<&Selector> {
@@ -159,6 +171,39 @@ impl<'a> Sum<'a> {
         }
     }
 
+    /// Gateways' ListenerSets are of what they say.
+    fn sets(&mut self) {
+        for (name, ..) in self.was.gateway_sets.changes(&self.is.gateway_sets) {
+            self.touched.insert(Subject::gateway(name));
+        }
+    }
+
+    /// How edges meet Services, with whom they believe there.
+    fn backends(&mut self) {
+        for (service, ..) in self.was.backend_tls.changes(&self.is.backend_tls) {
+            self.touched.insert(Subject::service(service));
+        }
+        for object in differ(&self.was.contents, &self.is.contents) {
+            for index in self.both() {
+                self.touched.extend(backend_tls::referrers(index, &object.key).iter().map(Subject::service));
+            }
+        }
+    }
+
+    /// What Gateways keep secret.
+    fn secrets(&mut self, (before, after): (&'a World, &'a World)) {
+        let mut changed: BTreeSet<&ObjectKey> = differ(&self.was.contents, &self.is.contents).map(|object| &object.key).collect();
+        changed.extend(before.credentials().changes(after.credentials()).into_iter().map(|(key, ..)| key));
+        for key in changed {
+            for index in self.both() {
+                self.touched.extend(edge_tls::referrers(index, key).iter().map(Subject::secrets));
+            }
+        }
+        if !Arc::ptr_eq(before.tickets(), after.tickets()) && before.tickets() != after.tickets() {
+            self.touched.extend(self.is.gateways.keys().map(Subject::secrets));
+        }
+    }
+
     fn slices(&mut self) {
         for (service, ..) in self.was.slices.changes(&self.is.slices) {
             self.touched.insert(Subject::endpoints(service));
@@ -199,8 +244,10 @@ impl<'a> Sum<'a> {
             let name = (parent.namespace.clone().unwrap_or_else(|| route.key.namespace.clone()), parent.name.clone());
             if parent.is_service() {
                 self.touched.insert(Subject::service(&name));
-            } else if parent.is_gateway() {
-                self.touched.insert(Subject::gateway(&name));
+            } else {
+                // A ListenerSet that comes or goes takes its routes along; its Gateway is touched by itself then.
+                let gateways = self.both().map(|index| attach::leads_to_gateway(index, &route.key, parent));
+                self.touched.extend(gateways.iter().flatten().map(Subject::gateway));
             }
         }
     }

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use proto::names;
+use proto::names::{self, Mode};
 
-use super::part::{PartKey, ViewPart};
+use super::part::{Calling, PartKey, ViewPart};
 use super::subject::Subject;
 use super::{Audience, View};
 use crate::world::World;
@@ -49,7 +49,11 @@ pub fn compose(
     let mut closure = Closure { part, take, composed: Composed::default(), destinations: BTreeSet::new(), sessions: BTreeSet::new() };
     let caller = audience.caller(world.index());
     let outbound = |address: SocketAddr| PartKey::Outbound(address, caller.clone());
-    closure.add(PartKey::Own(audience.clone()));
+    let own = closure.add(PartKey::Own(audience.clone()));
+    let node = &audience.node;
+    if node.mode == Mode::Edge {
+        closure.add(PartKey::Secrets((node.namespace.clone(), node.instance.clone())));
+    }
     for name in wants {
         let found = if let Some(address) = names::outbound_address(name) {
             !closure.add(outbound(address)).missing
@@ -66,7 +70,8 @@ pub fn compose(
     }
     for destination in std::mem::take(&mut closure.destinations) {
         let sessions = closure.sessions.contains(&destination.name());
-        closure.add(PartKey::Cluster(destination.clone(), audience.node.namespace.clone(), audience.node.mode, sessions));
+        let calling = Calling { namespace: node.namespace.clone(), mode: node.mode, sessions, shows: own.shows.clone() };
+        closure.add(PartKey::Cluster(destination.clone(), calling));
         closure.add(PartKey::Assignment(destination));
     }
     let mut composed = closure.composed;

@@ -61,8 +61,20 @@ pub(super) enum Routes {
     Inline(RouteConfiguration),
 }
 
+/// HTTPS at an edge, with the route table of that name. `verified`: clients prove who they are, and the application is told.
+pub(super) fn edge_http(table: String, verified: bool) -> Filter {
+    let told = verified.then_some(SetCurrentClientCertDetails { subject: Some(true), dns: true, uri: true, ..Default::default() });
+    manager(Protocol::Http, Routes::Named(table), "outbound", told)
+}
+
 /// HTTP on a chain. `inbound`: the side that tells the application who called.
 pub(super) fn http(protocol: Protocol, routes: Routes, inbound: bool) -> Filter {
+    let told = inbound.then(|| SetCurrentClientCertDetails { uri: true, ..Default::default() });
+    manager(protocol, routes, if inbound { "inbound" } else { "outbound" }, told)
+}
+
+/// `told`: what the application is told of its caller's certificate; `None`: nothing, and nobody else tells it.
+fn manager(protocol: Protocol, routes: Routes, side: &str, told: Option<SetCurrentClientCertDetails>) -> Filter {
     let codec = match protocol {
         Protocol::Http1 => CodecType::Http1,
         Protocol::Http2 => CodecType::Http2,
@@ -73,17 +85,17 @@ pub(super) fn http(protocol: Protocol, routes: Routes, inbound: bool) -> Filter 
         config_type: Some(http_filter::ConfigType::TypedConfig(pack(&router::Router::default()))),
         ..HttpFilter::default()
     };
-    let forwarding = if inbound { ForwardClientCertDetails::SanitizeSet } else { ForwardClientCertDetails::Sanitize };
+    let forwarding = if told.is_some() { ForwardClientCertDetails::SanitizeSet } else { ForwardClientCertDetails::Sanitize };
     let manager = HttpConnectionManager {
         codec_type: codec.into(),
-        stat_prefix: if inbound { "inbound" } else { "outbound" }.to_owned(),
+        stat_prefix: side.to_owned(),
         route_specifier: Some(match routes {
             Routes::Named(name) => RouteSpecifier::Rds(Rds { config_source: Some(ads()), route_config_name: name }),
             Routes::Inline(table) => RouteSpecifier::RouteConfig(table),
         }),
         http_filters: vec![router],
         forward_client_cert_details: forwarding.into(),
-        set_current_client_cert_details: inbound.then(|| SetCurrentClientCertDetails { uri: true, ..Default::default() }),
+        set_current_client_cert_details: told,
         upgrade_configs: vec![UpgradeConfig { upgrade_type: "websocket".to_owned(), enabled: None }],
         ..HttpConnectionManager::default()
     };

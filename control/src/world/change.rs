@@ -7,6 +7,7 @@ use super::key::{Kind, ObjectKey};
 use super::object::Candidate;
 use super::origin::Origin;
 use super::problem::Problem;
+use super::tickets::Seeds;
 
 /// One thing that happened.
 #[derive(Clone, Debug)]
@@ -67,6 +68,13 @@ pub enum Change {
         /// Gateways by (namespace, name).
         gateways: BTreeMap<(String, String), GatewayState>,
     },
+    /// Time has gone on: certificates have dates.
+    Clock {
+        /// Now, milliseconds since 1970.
+        now_ms: i64,
+    },
+    /// What session tickets are made with from now on.
+    Tickets(Seeds),
     /// A proxy says that it is leaving, or is back.
     Draining {
         /// Its (namespace, instance).

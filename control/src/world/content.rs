@@ -76,6 +76,11 @@ impl Contents {
         contents
     }
 
+    /// One entry.
+    pub fn entry(&self, name: &str) -> Option<&KeptBytes> {
+        self.entries.get(name)
+    }
+
     /// Bytes of all entries together.
     pub(super) fn bytes(&self) -> usize {
         self.entries.values().map(|content| content.len()).sum()

@@ -26,8 +26,10 @@ pub struct Service {
     pub publish_not_ready: bool,
     /// `type: ExternalName`, which this version cannot serve.
     pub external_name: bool,
-    /// Its ports, TCP only: nothing else can be proxied.
+    /// Its ports for TCP, which sidecars serve.
     pub ports: Vec<ServicePort>,
+    /// Its ports for UDP, which Gateways alone lead to.
+    pub datagram_ports: Vec<ServicePort>,
     /// Where it is reached from outside the cluster: what a load balancer gave it, else `externalIPs`.
     pub outside: Vec<Ingress>,
 }
@@ -89,6 +91,7 @@ impl Service {
         let headless = listed.iter().any(|ip| word(ip, "None"));
         let cluster_ips: Vec<IpAddr> = listed.iter().filter(|ip| !word(ip, "None") && !word(ip, "")).filter_map(address).collect();
         let words = [("ClusterIP", false), ("NodePort", false), ("LoadBalancer", false), ("ExternalName", true)];
+        let (ports, datagram_ports) = read_ports(&mut fields);
         let service = Self {
             selector: fields.get("selector").map(|selector| selector.text_map()).unwrap_or_default(),
             headless,
@@ -96,7 +99,8 @@ impl Service {
             cluster_ips,
             publish_not_ready: fields.get("publishNotReadyAddresses").and_then(|flag| flag.flag()).unwrap_or(false),
             external_name: fields.get("type").and_then(|kind| kind.word(&words)).unwrap_or(false),
-            ports: read_ports(&mut fields),
+            ports,
+            datagram_ports,
             outside: fields.get("externalIPs").map(|ips| ips.texts(ITEMS_MAX)).into_iter().flatten().map(|ip| Ingress::read(&ip)).collect(),
         };
         if let Some(affinity) = fields.get("sessionAffinity")
@@ -172,9 +176,10 @@ impl Service {
     }
 }
 
-fn read_ports(fields: &mut Fields<'_>) -> Vec<ServicePort> {
-    let mut ports: Vec<ServicePort> = Vec::new();
-    let Some(list) = fields.get("ports") else { return ports };
+/// Ports for TCP, and those for UDP. One number may be both.
+fn read_ports(fields: &mut Fields<'_>) -> (Vec<ServicePort>, Vec<ServicePort>) {
+    let (mut ports, mut datagrams): (Vec<ServicePort>, Vec<ServicePort>) = Default::default();
+    let Some(list) = fields.get("ports") else { return (ports, datagrams) };
     for at in list.list(ITEMS_MAX) {
         let mut port = at.fields();
         let name = port.get("name").and_then(|name| name.text()).unwrap_or_default();
@@ -184,25 +189,26 @@ fn read_ports(fields: &mut Fields<'_>) -> Vec<ServicePort> {
         let protocol = port.get("protocol");
         port.ignore(&["nodePort"]);
         port.done();
-        let tcp = match protocol.as_ref().and_then(Cursor::text).as_deref() {
-            None | Some("TCP") => true,
-            Some("UDP" | "SCTP") => {
-                at.warn("only TCP is proxied; this port is left alone", "");
-                false
+        let into = match protocol.as_ref().and_then(Cursor::text).as_deref() {
+            None | Some("TCP") => &mut ports,
+            Some("UDP") => &mut datagrams,
+            Some("SCTP") => {
+                at.warn("SCTP is not proxied; this port is left alone", "");
+                continue;
             }
             Some(other) => {
                 at.unknown(format!("unknown protocol `{other}`"), "one of TCP, UDP, SCTP");
-                false
+                continue;
             }
         };
-        let Some(number) = number.filter(|_| tcp) else { continue };
-        if ports.iter().any(|known| known.port == number) {
+        let Some(number) = number else { continue };
+        if into.iter().any(|known| known.port == number) {
             at.error(format!("port {number} stands twice"), "give each port its own number");
             continue;
         }
-        ports.push(ServicePort { name, port: number, target: target.unwrap_or(PortRef::Number(number)), app_protocol });
+        into.push(ServicePort { name, port: number, target: target.unwrap_or(PortRef::Number(number)), app_protocol });
     }
-    ports
+    (ports, datagrams)
 }
 
 fn address(at: &Cursor<'_>) -> Option<IpAddr> {

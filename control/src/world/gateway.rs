@@ -1,12 +1,17 @@
 //! Gateway API's north-south kinds but the routes: GatewayClass, Gateway, ReferenceGrant. Read leniently (`gateway-api.md`):
 //! what a newer schema may say is kept as text and judged where status is made.
 
-use std::collections::BTreeMap;
-
 use proto::annotations::ROOT_NAMESPACE;
 use proto::identity::CONTROL_ACCOUNT;
 
 use super::door::{Cursor, Fields};
+use super::key::Kind;
+use super::listener::{From, Listener, ObjectRef};
+
+/// Ports with demands of their own on clients' certificates, as the published schema bounds them.
+const PER_PORT_MAX: usize = 64;
+/// CA references of one demand, likewise.
+const CAS_MAX: usize = 16;
 
 /// A class of Gateways.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,103 +37,75 @@ impl GatewayClass {
 pub struct Gateway {
     /// Name of its class.
     pub class: String,
-    /// Its listeners.
+    /// Its own listeners.
     pub listeners: Vec<Listener>,
-    /// Whether it asks for certain addresses, or such of another kind than ours; we cannot pin any.
-    pub addresses: bool,
+    /// Addresses it asks for: kind and value. An IP address without a value is whichever there is, and stands here not.
+    pub addresses: Vec<(String, String)>,
     /// Whether it refers to parameters; we have none.
     pub parameters: bool,
-    /// Fields we cannot honour, with their lines.
-    pub unsupported: Vec<(String, u32)>,
+    /// Which namespaces' ListenerSets may attach.
+    pub sets: From,
+    /// What it asks of clients' certificates.
+    pub clients: ClientDemands,
+    /// What it shows backends that ask for a certificate.
+    pub client_certificate: Option<ObjectRef>,
 }
 
-/// One listener of a [`Gateway`].
+/// What a Gateway asks of its clients' certificates, on listeners for HTTPS.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClientDemands {
+    /// On every port without a word of its own.
+    pub default: Option<ClientDemand>,
+    /// On these ports; `None`: nothing is asked there.
+    pub ports: Vec<(u16, Option<ClientDemand>)>,
+}
+
+impl ClientDemands {
+    /// What is asked on a port, and the port that says so (0: the default).
+    pub fn on(&self, port: u16) -> Option<(u16, &ClientDemand)> {
+        match self.ports.iter().find(|(known, _)| *known == port) {
+            Some((port, demand)) => Some((*port, demand.as_ref()?)),
+            None => Some((0, self.default.as_ref()?)),
+        }
+    }
+
+    /// All demands, with the port of each (0: the default).
+    pub fn all(&self) -> impl Iterator<Item = (u16, &ClientDemand)> {
+        let ports = self.ports.iter().filter_map(|(port, demand)| Some((*port, demand.as_ref()?)));
+        self.default.iter().map(|demand| (0, demand)).chain(ports)
+    }
+}
+
+/// See [`ClientDemands`].
 #[derive(Clone, Debug, PartialEq)]
-pub struct Listener {
-    /// Its name, unique in the Gateway.
-    pub name: String,
-    /// Its port.
-    pub port: u16,
-    /// Its protocol, as written.
-    pub protocol: String,
-    /// The hosts it serves; `None`: all.
-    pub hostname: Option<String>,
-    /// Which namespaces' routes may attach.
-    pub from: From,
-    /// Which kinds of routes may attach, as (group, kind); `None`: those its protocol can carry.
-    pub kinds: Option<Vec<(String, String)>>,
+pub struct ClientDemand {
+    /// Whose certificates are believed.
+    pub cas: Vec<ObjectRef>,
+    /// `AllowInsecureFallback`: whoever has none, or another's, comes in all the same.
+    pub insecure: bool,
+    /// A mode we do not know.
+    pub unknown: Option<String>,
     /// Line in the file.
     pub line: u32,
 }
 
-/// See [`Listener::from`].
-#[derive(Clone, Debug, PartialEq)]
-pub enum From {
-    /// Every namespace.
-    All,
-    /// The Gateway's own.
-    Same,
-    /// Those whose labels fit.
-    Selector(LabelSelector),
-    /// A word we do not know.
-    Unknown(String),
-}
-
-/// Kubernetes' label selector.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct LabelSelector {
-    /// Equal labels.
-    pub labels: BTreeMap<String, String>,
-    /// Further demands: key, operator, values.
-    pub expressions: Vec<(String, Operator, Vec<String>)>,
-}
-
-/// See [`LabelSelector::expressions`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operator {
-    /// The value is one of these.
-    In,
-    /// It is none of these, or there is no such label.
-    NotIn,
-    /// There is such a label.
-    Exists,
-    /// There is none.
-    DoesNotExist,
-}
-
-impl LabelSelector {
-    fn read(at: &Cursor<'_>) -> Self {
+impl ClientDemand {
+    /// Reads `{validation}`; `None`: nothing is asked.
+    fn read(at: &Cursor<'_>) -> Option<Self> {
         let mut fields = at.fields();
-        let labels = fields.get("matchLabels").map(|at| at.text_map()).unwrap_or_default();
-        let mut expressions = Vec::new();
-        let words =
-            [("In", Operator::In), ("NotIn", Operator::NotIn), ("Exists", Operator::Exists), ("DoesNotExist", Operator::DoesNotExist)];
-        for at in fields.get("matchExpressions").map(|at| at.list(64)).unwrap_or_default() {
-            let mut expression = at.fields();
-            let key = expression.need("key").and_then(|at| at.text());
-            let operator = expression.need("operator").and_then(|at| at.word(&words));
-            let values = expression.get("values").map(|at| at.texts(64)).unwrap_or_default();
-            expression.done();
-            if let (Some(key), Some(operator)) = (key, operator) {
-                expressions.push((key, operator, values));
-            }
-        }
+        let validation = fields.get("validation");
         fields.done();
-        Self { labels, expressions }
-    }
-
-    /// Whether these labels fit.
-    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
-        let expression = |(key, operator, values): &(String, Operator, Vec<String>)| {
-            let value = labels.get(key);
-            match operator {
-                Operator::In => value.is_some_and(|value| values.contains(value)),
-                Operator::NotIn => value.is_none_or(|value| !values.contains(value)),
-                Operator::Exists => value.is_some(),
-                Operator::DoesNotExist => value.is_none(),
-            }
-        };
-        self.labels.iter().all(|(key, value)| labels.get(key) == Some(value)) && self.expressions.iter().all(expression)
+        let at = validation?;
+        let mut fields = at.fields();
+        let cas = fields.need("caCertificateRefs").map(|at| at.list(CAS_MAX)).unwrap_or_default();
+        let mode = fields.get("mode").and_then(|at| at.text());
+        fields.done();
+        Some(Self {
+            cas: cas.iter().filter_map(|at| ObjectRef::read(at, None)).collect(),
+            insecure: mode.as_deref() == Some("AllowInsecureFallback"),
+            unknown: mode.filter(|mode| !matches!(mode.as_str(), "AllowValidOnly" | "AllowInsecureFallback")),
+            line: at.line(),
+        })
     }
 }
 
@@ -143,16 +120,8 @@ impl Gateway {
             );
         }
         let class = fields.need("gatewayClassName").and_then(|at| at.text());
-        let mut listeners: Vec<Listener> = Vec::new();
-        for at in fields.need("listeners").map(|at| at.list(64)).unwrap_or_default() {
-            let Some(listener) = Listener::read(&at) else { continue };
-            if listeners.iter().any(|known| known.name == listener.name) {
-                at.error(format!("the name `{}` stands twice", listener.name), "give each listener its own name");
-            } else {
-                listeners.push(listener);
-            }
-        }
-        let addresses = fields.get("addresses").is_some_and(|at| at.list(16).iter().filter(|at| pins(at)).count() > 0);
+        let listeners = Listener::read_all(&mut fields);
+        let addresses = fields.get("addresses").map(|at| at.list(16).iter().filter_map(pinned).collect()).unwrap_or_default();
         let mut parameters = false;
         if let Some(at) = fields.get("infrastructure") {
             let mut infrastructure = at.fields();
@@ -160,76 +129,58 @@ impl Gateway {
             infrastructure.without(&["labels", "annotations"]);
             infrastructure.done();
         }
-        let mut unsupported = Vec::new();
-        for name in ["tls", "allowedListeners", "defaultScope"] {
-            if let Some(at) = fields.get(name) {
-                at.warn("not supported by this version; it has no effect", "remove it");
-                unsupported.push((at.path().to_owned(), at.line()));
-            }
-        }
-        fields.done();
-        Some(Self { class: class?, listeners, addresses, parameters, unsupported })
-    }
-}
-
-impl Listener {
-    fn read(at: &Cursor<'_>) -> Option<Self> {
-        let mut fields = at.fields();
-        let name = fields.need("name").and_then(|at| at.text());
-        let port = fields.need("port").and_then(|at| at.port());
-        let protocol = fields.need("protocol").and_then(|at| at.text());
-        let hostname = fields.get("hostname").and_then(|at| super::route::read_hostname(&at));
-        let (mut from, mut kinds) = (From::Same, None);
-        if let Some(at) = fields.get("allowedRoutes") {
+        let mut sets = From::None;
+        if let Some(at) = fields.get("allowedListeners") {
             let mut allowed = at.fields();
             if let Some(at) = allowed.get("namespaces") {
-                from = read_from(&at);
+                sets = From::read(&at, From::None);
             }
-            kinds =
-                allowed.get("kinds").map(|at| at.list(8).iter().filter_map(read_kind).collect()).filter(|kinds: &Vec<_>| !kinds.is_empty());
             allowed.done();
         }
-        // Certificates of a protocol that is refused anyway need no second word.
-        fields.ignore(&["tls"]);
+        let (clients, client_certificate) = fields.get("tls").map(|at| read_tls(&at)).unwrap_or_default();
+        fields.without(&["defaultScope"]);
         fields.done();
-        Some(Self { name: name?, port: port?, protocol: protocol?, hostname, from, kinds, line: at.line() })
+        Some(Self { class: class?, listeners, addresses, parameters, sets, clients, client_certificate })
     }
 }
 
-/// Whether an entry of `addresses` leaves us no choice. An IP address without a value is whichever there is.
-fn pins(at: &Cursor<'_>) -> bool {
+fn read_tls(at: &Cursor<'_>) -> (ClientDemands, Option<ObjectRef>) {
     let mut fields = at.fields();
-    let kind = fields.get("type").and_then(|at| at.text());
-    let value = fields.get("value").and_then(|at| at.text());
-    fields.done();
-    kind.is_some_and(|kind| kind != "IPAddress") || value.is_some_and(|value| !value.is_empty())
-}
-
-fn read_from(at: &Cursor<'_>) -> From {
-    let mut fields = at.fields();
-    let word = fields.get("from").and_then(|at| at.text());
-    let selector = fields.get("selector").map(|at| LabelSelector::read(&at));
-    let from = match word.as_deref() {
-        None | Some("Same") => From::Same,
-        Some("All") => From::All,
-        Some("Selector") => {
-            if selector.is_none() {
-                fields.at().error("`from: Selector` needs a selector", "add `selector`");
+    let mut clients = ClientDemands::default();
+    if let Some(at) = fields.get("frontend") {
+        let mut frontend = at.fields();
+        clients.default = frontend.get("default").and_then(|at| ClientDemand::read(&at));
+        for at in frontend.get("perPort").map(|at| at.list(PER_PORT_MAX)).unwrap_or_default() {
+            let mut entry = at.fields();
+            let port = entry.need("port").and_then(|at| at.port());
+            let demand = entry.need("tls").and_then(|at| ClientDemand::read(&at));
+            entry.done();
+            let Some(port) = port else { continue };
+            if clients.ports.iter().any(|(known, _)| *known == port) {
+                at.error(format!("port {port} stands twice"), "say once what is asked there");
+            } else {
+                clients.ports.push((port, demand));
             }
-            From::Selector(selector.unwrap_or_default())
         }
-        Some(other) => From::Unknown(other.to_owned()),
-    };
+        frontend.done();
+    }
+    let mut certificate = None;
+    if let Some(at) = fields.get("backend") {
+        let mut backend = at.fields();
+        certificate = backend.get("clientCertificateRef").and_then(|at| ObjectRef::read(&at, Some(Kind::Secret)));
+        backend.done();
+    }
     fields.done();
-    from
+    (clients, certificate)
 }
 
-fn read_kind(at: &Cursor<'_>) -> Option<(String, String)> {
+/// An entry of `addresses`, if it leaves us no choice.
+fn pinned(at: &Cursor<'_>) -> Option<(String, String)> {
     let mut fields = at.fields();
-    let group = fields.get("group").map_or(Some(super::key::GATEWAY_API.to_owned()), |at| at.text());
-    let kind = fields.need("kind").and_then(|at| at.text());
+    let kind = fields.get("type").and_then(|at| at.text()).unwrap_or_else(|| "IPAddress".to_owned());
+    let value = fields.get("value").and_then(|at| at.text()).unwrap_or_default();
     fields.done();
-    Some((group?, kind?))
+    (kind != "IPAddress" || !value.is_empty()).then_some((kind, value))
 }
 
 /// Leave to refer into its namespace.

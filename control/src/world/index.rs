@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
+use super::content::Contents;
 use super::core::Service;
 use super::instance::Instance;
 use super::object::Object;
@@ -63,6 +64,12 @@ pub struct Index {
     pub(super) classes: Arc<Vec<String>>,
     /// Gateways of our classes.
     pub gateways: Sorted<Name, Arc<Object>>,
+    /// ListenerSets, by namespace and name.
+    pub listener_sets: Sorted<Name, Arc<Object>>,
+    /// ListenerSets by the Gateway they name as a parent, the oldest first.
+    pub gateway_sets: Sorted<Name, Vec<Arc<Object>>>,
+    /// BackendTLSPolicies by each Service they are about, the oldest first.
+    pub backend_tls: Sorted<Name, Vec<Arc<Object>>>,
     /// Own addresses of our Gateways' proxies, IPv4 first.
     pub gateway_addresses: Sorted<Name, Vec<IpAddr>>,
     /// Gateways of other controllers' classes.
@@ -176,6 +183,15 @@ impl Index {
     /// Whether Gateways of that class are ours.
     pub fn serves(&self, class: &str) -> bool {
         self.classes.iter().any(|ours| ours == class)
+    }
+
+    /// What a Secret or ConfigMap holds.
+    pub fn content(&self, key: &ObjectKey) -> Option<&Contents> {
+        let place = self.contents.binary_search_by(|object| object.key.cmp(key)).ok()?;
+        match &self.contents[place].spec {
+            Spec::Secret(contents) | Spec::ConfigMap(contents) => Some(contents),
+            _ => None,
+        }
     }
 
     /// A label of a namespace.

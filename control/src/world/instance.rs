@@ -40,8 +40,8 @@ pub struct GatewayState {
     pub message: String,
     /// Process of its proxy; 0: none.
     pub proxy_pid: u32,
-    /// Host port by listener port.
-    pub bound: BTreeMap<u16, u16>,
+    /// Host port by listener port, and whether that is one for datagrams.
+    pub bound: BTreeMap<(u16, bool), u16>,
 }
 
 /// One instance of a Workload, declared, whether or not it runs yet; or a pod.
@@ -222,7 +222,8 @@ pub fn reported(report: &mesh::NodeReport) -> Change {
     };
     let gateway = |state: &mesh::GatewayState| {
         let port = |port| u16::try_from(port).ok();
-        let bound = state.bound.iter().filter_map(|bound| Some((port(bound.listener_port)?, port(bound.host_port)?))).collect();
+        let bound =
+            state.bound.iter().filter_map(|bound| Some(((port(bound.listener_port)?, bound.udp), port(bound.host_port)?))).collect();
         let value = GatewayState { ready: state.ready, message: state.message.clone(), proxy_pid: state.proxy_pid, bound };
         ((state.namespace.clone(), state.name.clone()), value)
     };

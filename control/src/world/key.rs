@@ -27,6 +27,7 @@ pub enum Kind {
     GRPCRoute,
     TLSRoute,
     TCPRoute,
+    UDPRoute,
     ReferenceGrant,
     BackendTLSPolicy,
     TrafficPolicy,
@@ -48,7 +49,7 @@ pub const OWN: &str = "meshwright.dev";
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
@@ -68,6 +69,7 @@ impl Kind {
         Self::GRPCRoute,
         Self::TLSRoute,
         Self::TCPRoute,
+        Self::UDPRoute,
         Self::ReferenceGrant,
         Self::BackendTLSPolicy,
         Self::TrafficPolicy,
@@ -100,6 +102,7 @@ impl Kind {
             Self::GRPCRoute => "GRPCRoute",
             Self::TLSRoute => "TLSRoute",
             Self::TCPRoute => "TCPRoute",
+            Self::UDPRoute => "UDPRoute",
             Self::ReferenceGrant => "ReferenceGrant",
             Self::BackendTLSPolicy => "BackendTLSPolicy",
             Self::TrafficPolicy => "TrafficPolicy",
@@ -123,6 +126,7 @@ impl Kind {
             | Self::GRPCRoute
             | Self::TLSRoute
             | Self::TCPRoute
+            | Self::UDPRoute
             | Self::ReferenceGrant
             | Self::BackendTLSPolicy => GATEWAY_API,
             Self::Workload
@@ -142,7 +146,7 @@ impl Kind {
     pub const fn versions(self) -> &'static [&'static str] {
         match self {
             Self::GatewayClass | Self::Gateway | Self::HTTPRoute | Self::ReferenceGrant => &["v1", "v1beta1"],
-            Self::TCPRoute => &["v1", "v1alpha2"],
+            Self::TCPRoute | Self::UDPRoute => &["v1", "v1alpha2"],
             Self::TLSRoute => &["v1", "v1alpha2", "v1alpha3"],
             Self::BackendTLSPolicy => &["v1", "v1alpha3"],
             _ if matches!(self.group().as_bytes(), b"meshwright.dev") => &["v1alpha1"],
@@ -167,12 +171,17 @@ impl Kind {
 
     /// Whether this version gives the kind an effect. The others are recognised, accepted by nobody and say so.
     pub const fn supported(self) -> bool {
-        !matches!(self, Self::ListenerSet | Self::BackendTLSPolicy | Self::Canary)
+        !matches!(self, Self::Canary)
     }
 
     /// Whether routes of this kind are about HTTP requests.
     pub const fn routes_http(self) -> bool {
         matches!(self, Self::HTTPRoute | Self::GRPCRoute)
+    }
+
+    /// Whether routes of this kind are about connections, or datagrams.
+    pub const fn routes_streams(self) -> bool {
+        matches!(self, Self::TLSRoute | Self::TCPRoute | Self::UDPRoute)
     }
 
     /// Whether ignoring an object of this kind would leave something open that its author meant to close.

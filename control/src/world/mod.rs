@@ -7,9 +7,12 @@
 mod addressing;
 mod advance;
 mod allocations;
+pub mod backend_tls;
+pub mod certificate;
 mod change;
 pub mod content;
 pub mod core;
+mod credentials;
 mod door;
 mod families;
 pub mod federation;
@@ -18,6 +21,7 @@ mod index;
 mod instance;
 pub mod key;
 pub mod list;
+pub mod listener;
 pub mod object;
 mod origin;
 pub mod own;
@@ -29,6 +33,7 @@ pub mod revocation;
 pub mod route;
 pub mod security;
 pub mod sorted;
+pub mod tickets;
 pub mod traffic;
 pub mod tree;
 pub mod workload;
@@ -43,8 +48,10 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_128;
 
 use addressing::{Addressing, Slots};
+use certificate::{Certificate, CertificateFault};
 pub use allocations::{AddressNeeds, Allocations, Ranges, gateway_name};
 pub use change::{Applied, Change, Outcome};
+pub use credentials::{Credential, KEPT_MS};
 pub use door::Judge;
 pub(crate) use door::is_label;
 pub use families::Families;
@@ -56,6 +63,9 @@ pub use origin::{Held, Origin, Versions};
 pub use problem::{Problem, Severity};
 pub use references::references;
 use sorted::Sorted;
+
+/// What problems of references are filed under: some Secrets or ConfigMaps that objects of a cluster refer to are not read.
+pub const REFERENCES: &str = "kubernetes/references";
 
 /// What the control plane is told at its start and never changes.
 #[derive(Clone, Debug, PartialEq)]
@@ -138,6 +148,9 @@ pub struct World {
     draining: Sorted<(String, String), ()>,
     addressing: Addressing,
     bundles: Arc<federation::Bundles>,
+    credentials: credentials::Credentials,
+    /// What session tickets of edges are made with.
+    tickets: Arc<tickets::Seeds>,
     /// Who has not been read to the end yet.
     unread: BTreeSet<Origin>,
     index: Arc<OnceLock<Index>>,
@@ -160,6 +173,8 @@ impl World {
             draining: Sorted::default(),
             addressing: Addressing::new(allocations),
             bundles: Arc::default(),
+            credentials: credentials::Credentials::default(),
+            tickets: Arc::default(),
             index: Arc::default(),
             former: Arc::default(),
         }
@@ -182,6 +197,7 @@ impl World {
             if applied.changed.iter().any(|key| matches!(key.kind, Kind::Mesh | Kind::Secret | Kind::ConfigMap)) {
                 self.bundles = Arc::new(self.federate());
             }
+            self.credentials.follow(&self.slots, &applied.changed);
         }
         (self.index, self.former) = (Arc::default(), Arc::new(Mutex::new(former)));
         applied
@@ -190,7 +206,7 @@ impl World {
     fn apply_one(&mut self, change: Change, applied: &mut Applied) {
         applied.shown |= match &change {
             Change::Put { origin, .. } | Change::Remove { origin, .. } | Change::Relisted { origin, .. } => *origin != Origin::Cluster,
-            Change::Node { .. } | Change::Draining { .. } => false,
+            Change::Node { .. } | Change::Draining { .. } | Change::Clock { .. } | Change::Tickets(_) => false,
             _ => true,
         };
         match change {
@@ -217,6 +233,11 @@ impl World {
                 applied.runtime |= *self.instances != instances || *self.gateways != gateways;
                 self.instances = Arc::new(instances);
                 self.gateways = Arc::new(gateways);
+            }
+            Change::Clock { now_ms } => applied.runtime |= self.credentials.turn(now_ms),
+            Change::Tickets(seeds) => {
+                applied.runtime |= *self.tickets != seeds;
+                self.tickets = Arc::new(seeds);
             }
             Change::Draining { instance, draining } => {
                 applied.runtime |= self.draining.contains_key(&instance) != draining;
@@ -353,6 +374,41 @@ impl World {
     /// Takes over the key of sessions, where it was not known at the start.
     pub fn set_session_key(&mut self, key: SessionKey) {
         Arc::make_mut(&mut self.settings).session_key = key;
+    }
+
+    /// The certificate that a Secret holds, and what is wrong with the Secret now, where that one is kept from before.
+    ///
+    /// # Errors
+    /// There is none in force.
+    pub fn credential(&self, secret: &ObjectKey) -> Result<(&Arc<Certificate>, Option<&CertificateFault>), CertificateFault> {
+        let Some(Credential { good, fault }) = self.credentials.known.get(secret) else {
+            return Err(if self.get(secret).is_some() { CertificateFault::NoEntry("tls.crt") } else { CertificateFault::NoSecret });
+        };
+        match (good, fault) {
+            (Some(good), fault) => Ok((good, fault.as_ref().map(|(fault, _)| fault))),
+            (None, Some((fault, _))) => Err(fault.clone()),
+            (None, None) => Err(CertificateFault::NoSecret),
+        }
+    }
+
+    /// Every Secret with a certificate, good or not.
+    pub fn credentials(&self) -> &Sorted<ObjectKey, Credential> {
+        &self.credentials.known
+    }
+
+    /// Why a Secret may be missing that is there: more are referred to than are read.
+    pub fn crowded(&self) -> Option<&str> {
+        self.files.get(REFERENCES)?.first().map(|problem| problem.message.as_str())
+    }
+
+    /// The clock as it was told last, milliseconds since 1970; 0: never.
+    pub fn now_ms(&self) -> i64 {
+        self.credentials.now_ms
+    }
+
+    /// What session tickets of edges are made with.
+    pub fn tickets(&self) -> &Arc<tickets::Seeds> {
+        &self.tickets
     }
 
     /// What it was told at the start.

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::backend_tls::BackendTlsPolicy;
 use super::content::Contents;
 use super::core::{EndpointSlice, Service};
 use super::door::{Cursor, Fields, Intake, Judge, is_label, is_subdomain};
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
+use super::listener::ListenerSet;
 use super::own::{Mesh, PeerAuthentication, Telemetry};
 use super::pod::Pod;
 use super::problem::{Problem, Severity, nearest};
@@ -63,7 +65,9 @@ pub enum Spec {
     PeerAuthentication(PeerAuthentication),
     Telemetry(Telemetry),
     GatewayClass(GatewayClass),
-    Gateway(Gateway),
+    Gateway(Box<Gateway>),
+    ListenerSet(ListenerSet),
+    BackendTlsPolicy(BackendTlsPolicy),
     Route(Route),
     ReferenceGrant(ReferenceGrant),
     TrafficPolicy(Box<TrafficPolicy>),
@@ -279,8 +283,10 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::PeerAuthentication => Spec::PeerAuthentication(PeerAuthentication::read(fields.need("spec")?.fields())?),
         Kind::Telemetry => Spec::Telemetry(Telemetry::read(fields.need("spec")?.fields())?),
         Kind::GatewayClass => Spec::GatewayClass(GatewayClass::read(fields.need("spec")?.fields())?),
-        Kind::Gateway => Spec::Gateway(Gateway::read(fields.need("spec")?.fields())?),
-        Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute => Spec::Route(Route::read(fields.need("spec")?.fields())?),
+        Kind::Gateway => Spec::Gateway(Box::new(Gateway::read(fields.need("spec")?.fields())?)),
+        Kind::ListenerSet => Spec::ListenerSet(ListenerSet::read(fields.need("spec")?.fields())?),
+        Kind::BackendTLSPolicy => Spec::BackendTlsPolicy(BackendTlsPolicy::read(fields.need("spec")?.fields())?),
+        Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute | Kind::UDPRoute => Spec::Route(Route::read(fields.need("spec")?.fields())?),
         Kind::ReferenceGrant => Spec::ReferenceGrant(ReferenceGrant::read(fields.need("spec")?.fields())?),
         Kind::AuthorizationPolicy => Spec::AuthorizationPolicy(Box::new(AuthorizationPolicy::read(fields.need("spec")?.fields())?)),
         Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(TrafficPolicy::read(fields.need("spec")?.fields())?)),

@@ -2,6 +2,7 @@
 
 use super::Spec;
 use super::key::ObjectKey;
+use super::listener::{Listener, ObjectRef};
 use super::object::Object;
 
 /// Every Secret and ConfigMap that an object names, there or not.
@@ -12,8 +13,26 @@ pub fn references(object: &Object) -> Vec<ObjectKey> {
             let originate = policy.allow.iter().filter_map(|rule| rule.originate.as_ref());
             originate.flat_map(|originate| originate.roots.iter().cloned()).collect()
         }
+        Spec::Gateway(gateway) => {
+            let cas = gateway.clients.all().flat_map(|(_, demand)| &demand.cas);
+            named(object, certificates(&gateway.listeners).chain(cas).chain(&gateway.client_certificate))
+        }
+        Spec::ListenerSet(set) => named(object, certificates(&set.listeners)),
+        Spec::BackendTlsPolicy(policy) => named(object, policy.cas.iter()),
         _ => Vec::new(),
     }
+}
+
+fn certificates(listeners: &[Listener]) -> impl Iterator<Item = &ObjectRef> {
+    listeners.iter().filter_map(|listener| listener.tls.as_ref()).flat_map(|tls| &tls.certificates)
+}
+
+/// Each once.
+fn named<'a>(object: &Object, refs: impl Iterator<Item = &'a ObjectRef>) -> Vec<ObjectKey> {
+    let mut named: Vec<ObjectKey> = refs.filter_map(|to| to.object(&object.key.namespace)).collect();
+    named.sort();
+    named.dedup();
+    named
 }
 
 #[cfg(test)]
@@ -33,9 +52,22 @@ mod tests {
                 "kind: EgressPolicy\nmetadata: {name: e, namespace: shop}\nspec: {allow: [{hosts: [a.example], ports: [80], tls: {originate: {sni: a.example, caCertificateRefs: [{kind: ConfigMap, group: '', name: one}, {kind: Secret, group: '', name: two}]}}}]}",
                 "ConfigMap shop/one, Secret shop/two",
             ),
+            (
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: g, namespace: shop}\nspec: {gatewayClassName: meshwright, tls: {frontend: {default: {validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: cas}]}}, perPort: [{port: 8443, tls: {validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: more, namespace: other}]}}}]}, backend: {clientCertificateRef: {name: me}}}, listeners: [{name: a, port: 443, protocol: HTTPS, tls: {certificateRefs: [{name: one}, {kind: Service, name: none}]}}, {name: b, port: 444, protocol: HTTPS, tls: {certificateRefs: [{name: one}]}}]}",
+                "Secret shop/me, Secret shop/one, ConfigMap other/more, ConfigMap shop/cas",
+            ),
+            (
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {name: l, namespace: team}\nspec: {parentRef: {name: g, namespace: shop}, listeners: [{name: a, port: 443, protocol: TLS, tls: {certificateRefs: [{name: one, namespace: certs}]}}]}",
+                "Secret certs/one",
+            ),
+            (
+                "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: p, namespace: team}\nspec: {targetRefs: [{group: '', kind: Service, name: web}], validation: {hostname: a.example, caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]}}",
+                "ConfigMap team/roots",
+            ),
             ("kind: Workload\nmetadata: {name: w, namespace: shop}\nspec: {command: [x]}", ""),
         ] {
-            let candidate = parse("f", &format!("apiVersion: meshwright.dev/v1alpha1\n{text}\n")).candidates.remove(0);
+            let own = if text.starts_with("apiVersion") { "" } else { "apiVersion: meshwright.dev/v1alpha1\n" };
+            let candidate = parse("f", &format!("{own}{text}\n")).candidates.remove(0);
             let object = candidate.object.unwrap_or_else(|| panic!("{:?}", candidate.problems));
             let found: Vec<_> = references(&object).iter().map(ToString::to_string).collect();
             assert_eq!(found.join(", "), wanted);

@@ -96,7 +96,7 @@ fn all_ready(order: &NodeOrder) -> NodeReport {
         namespace: order.namespace.clone(),
         name: order.name.clone(),
         ready: true,
-        bound: order.ports.iter().map(|port| BoundPort { listener_port: *port, host_port: *port }).collect(),
+        bound: order.ports.iter().map(|port| BoundPort { listener_port: *port, host_port: *port, udp: false }).collect(),
         ..Default::default()
     };
     NodeReport { instances: order.instances.iter().map(instance).collect(), gateways: order.gateways.iter().map(gateway).collect() }

@@ -12,14 +12,14 @@ use super::table::kinds;
 use crate::world::problem::{Problem, Severity};
 use crate::world::{Change, Kind, ObjectKey, Origin, references};
 
-/// Secrets and ConfigMaps watched at most: each is a watch of its own.
-pub(super) const REFERENCES_MAX: usize = 256;
+/// Secrets and ConfigMaps watched at most: each is a watch of its own. A big edge has a certificate for each of its customers.
+pub(super) const REFERENCES_MAX: usize = 1_024;
 /// Those of one namespace at most, beside what the Mesh refers to: no tenant takes the place of all others.
-const REFERENCES_PER_NAMESPACE_MAX: usize = 32;
+const REFERENCES_PER_NAMESPACE_MAX: usize = 256;
 /// So long at most a version waits for what it refers to.
 const HELD_MAX: Duration = Duration::from_secs(5);
 /// What problems of references are filed under.
-const PLACE: &str = "kubernetes/references";
+const PLACE: &str = crate::world::REFERENCES;
 
 /// What a watch has to say.
 #[derive(Debug)]
@@ -349,12 +349,15 @@ mod tests {
         hear(&mut gathering, listed(first.begin[0].0, vec![policy(&[])]));
         assert_eq!(gathering.len(), 0);
         let many: Vec<String> = (0..REFERENCES_PER_NAMESPACE_MAX).map(|number| format!("more{number}")).collect();
+        for (number, some) in many[32..].chunks(56).enumerate() {
+            hear(&mut gathering, listed(egress, vec![of("a", &format!("bulk{number}"), some)]));
+        }
         hear(&mut gathering, listed(egress, vec![of("a", "other", &many[..20])]));
         gathering.take();
-        let orders = hear(&mut gathering, listed(egress, vec![policy(&many[15..])]));
+        let orders = hear(&mut gathering, listed(egress, vec![policy(&many[15..32])]));
         assert_eq!(orders.begin.len(), 12);
         assert!(!words(&gathering.take()).contains(&"1 problems".to_owned()));
-        hear(&mut gathering, listed(egress, vec![policy(&[&many[15..], &names(&["last"])].concat())]));
+        hear(&mut gathering, listed(egress, vec![policy(&[&many[15..32], &names(&["last"])].concat())]));
         assert!(words(&gathering.take()).contains(&"1 problems".to_owned()));
         let key = ObjectKey::new(Kind::EgressPolicy, "a", "other");
         hear(&mut gathering, listed(egress, vec![Change::Remove { origin: Origin::Cluster, key }]));
@@ -381,14 +384,16 @@ mod tests {
         let orders = hear(&mut gathering, listed(egress, vec![mesh, of("b", "e", &names(&["kept"]))]));
         assert_eq!(begun(&orders), ["ConfigMap b/kept", "ConfigMap meshwright-system/roots"]);
         let many = |letter: &str, count: usize| (0..count).map(|number| format!("{letter}{number:03}")).collect::<Vec<_>>();
-        hear(&mut gathering, listed(egress, vec![of("a", "e", &many("m", 60)), of("a", "f", &many("n", 60))]));
+        for letter in ["m", "n", "o", "p", "q"] {
+            hear(&mut gathering, listed(egress, vec![of("a", letter, &many(letter, 60))]));
+        }
         let watched = |gathering: &Gathering| gathering.watched().into_iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(watched(&gathering).len(), 2 + REFERENCES_PER_NAMESPACE_MAX);
         assert!(watched(&gathering).contains(&"ConfigMap meshwright-system/roots".to_owned()));
         let orders = hear(&mut gathering, listed(egress, vec![of("a", "g", &many("a", 32))]));
         assert_eq!(orders, Orders::default());
         for number in 0..20 {
-            hear(&mut gathering, listed(egress, vec![of(&format!("a-{number}"), "e", &many("m", 32))]));
+            hear(&mut gathering, listed(egress, vec![of(&format!("a-{number}"), "e", &many("m", 60))]));
         }
         let all = watched(&gathering);
         assert!(all.len() == REFERENCES_MAX && all.contains(&"ConfigMap meshwright-system/roots".to_owned()), "{}", all.len());

@@ -37,6 +37,7 @@ pub(super) const fn plural(kind: Kind) -> &'static str {
         Kind::GRPCRoute => "grpcroutes",
         Kind::TLSRoute => "tlsroutes",
         Kind::TCPRoute => "tcproutes",
+        Kind::UDPRoute => "udproutes",
         Kind::ReferenceGrant => "referencegrants",
         Kind::BackendTLSPolicy => "backendtlspolicies",
         Kind::TrafficPolicy => "trafficpolicies",

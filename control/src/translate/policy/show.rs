@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::rule::places;
-use super::{defaults, gateway, of_port, said, settings, wide};
+use super::{defaults, of_port, said, settings, wide};
 use crate::translate::attach::{self, Attachment, Backend};
+use crate::translate::edge;
 use crate::world::route::{Route, Rule};
 use crate::world::traffic::Place;
 use crate::world::{Index, Name, Object, ObjectKey, World};
@@ -102,6 +103,7 @@ fn of_rule(index: &Index, (route, spec): (&Arc<Object>, &Route), rule: &Rule) ->
 }
 
 fn listener(index: &Index, name: &Name, listeners: &[(usize, Vec<String>)]) -> Option<(Name, String)> {
-    let listener = listeners.first().and_then(|(place, _)| gateway(index, name)?.listeners.get(*place))?;
-    Some((name.clone(), listener.name.clone()))
+    let judged = edge::listeners(index, name);
+    let listener = listeners.first().and_then(|(place, _)| judged.get(*place))?;
+    Some((name.clone(), listener.section().to_owned()))
 }

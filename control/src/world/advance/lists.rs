@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::difference::name_of;
 use crate::world::index::{Index, Name, Objects};
 use crate::world::object::Object;
 use crate::world::revocation::{Revocation, Revoked};
@@ -34,6 +35,12 @@ impl Index {
         list(&mut self.authorizations, (gone, come), inbound, |object| (asked(object), object.key.path()));
         list(&mut self.contents, (gone, come), |object| matches!(object.key.kind, Kind::Secret | Kind::ConfigMap), by_key);
         place(&mut self.service_routes, (gone, come), called, age);
+        place(&mut self.gateway_sets, (gone, come), fronted, age);
+        place(&mut self.backend_tls, (gone, come), secured, age);
+        gone.iter().filter(|object| object.key.kind == Kind::ListenerSet).for_each(|set| self.listener_sets.remove(&name_of(&set.key)));
+        for set in come.iter().filter(|object| object.key.kind == Kind::ListenerSet) {
+            self.listener_sets.insert(name_of(&set.key), Arc::clone(set));
+        }
         let places = |object: &Object| match &object.spec {
             Spec::TrafficPolicy(policy) => policy.places(&object.key).into_iter().collect(),
             _ => BTreeSet::new(),
@@ -125,6 +132,18 @@ fn called(object: &Object) -> BTreeSet<Name> {
     let Spec::Route(spec) = &object.spec else { return BTreeSet::new() };
     let parents = spec.parents.iter().filter(|parent| parent.is_service());
     parents.map(|parent| (parent.namespace.clone().unwrap_or_else(|| object.key.namespace.clone()), parent.name.clone())).collect()
+}
+
+/// The Gateway that a ListenerSet is for.
+fn fronted(object: &Object) -> BTreeSet<Name> {
+    let Spec::ListenerSet(set) = &object.spec else { return BTreeSet::new() };
+    set.parent(&object.key.namespace).into_iter().collect()
+}
+
+/// The Services that a BackendTLSPolicy is about.
+fn secured(object: &Object) -> BTreeSet<Name> {
+    let Spec::BackendTlsPolicy(policy) = &object.spec else { return BTreeSet::new() };
+    policy.targets.iter().filter(|target| target.is_service()).map(|to| (object.key.namespace.clone(), to.name.clone())).collect()
 }
 
 /// The Service that an EndpointSlice belongs to.

@@ -55,7 +55,8 @@ impl Index {
         let mut index = before.clone();
         index.left_out = OnceLock::new();
         let leads = |object: &Object| {
-            matches!(object.spec, Spec::Route(_) | Spec::Service(_) | Spec::Gateway(_)) || object.key.kind == Kind::ReferenceGrant
+            matches!(object.spec, Spec::Route(_) | Spec::Service(_) | Spec::Gateway(_) | Spec::ListenerSet(_))
+                || object.key.kind == Kind::ReferenceGrant
         };
         if objects().any(|object| leads(object)) {
             index.grpc_ports = Arc::default();

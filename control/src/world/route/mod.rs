@@ -72,6 +72,11 @@ impl ParentRef {
         self.group() == CORE && self.kind.as_deref() == Some("Service")
     }
 
+    /// Whether this names a ListenerSet.
+    pub fn is_listener_set(&self) -> bool {
+        self.group() == GATEWAY_API && self.kind.as_deref() == Some("ListenerSet")
+    }
+
     /// The group it means; absent it is Gateway API's, for a Service too.
     pub fn group(&self) -> &str {
         self.group.as_deref().unwrap_or(GATEWAY_API)
@@ -89,7 +94,7 @@ impl ParentRef {
     }
 }
 
-/// One rule. A TCPRoute's or TLSRoute's has backends and nothing else.
+/// One rule. Of a TCPRoute, TLSRoute or UDPRoute it has backends and nothing else.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rule {
     /// Its name, if it has one. Names may repeat.
@@ -177,8 +182,8 @@ impl Route {
             route.parents.extend(ParentRef::read(&at));
         }
         let hostnames_max = if kind == Kind::TLSRoute { SNI_NAMES_MAX } else { HOSTNAMES_MAX };
-        // A TCPRoute has none: there they are an unknown field.
-        let hostnames = if kind == Kind::TCPRoute { None } else { fields.get("hostnames") };
+        // Bytes and datagrams have none: there they are an unknown field.
+        let hostnames = if matches!(kind, Kind::TCPRoute | Kind::UDPRoute) { None } else { fields.get("hostnames") };
         for at in hostnames.map(|at| at.list(hostnames_max)).unwrap_or_default() {
             let read = read_hostname(&at);
             if read.is_none() && at.is_empty() {
@@ -186,12 +191,12 @@ impl Route {
             }
             route.hostnames.extend(read);
         }
-        let streams = matches!(kind, Kind::TCPRoute | Kind::TLSRoute);
+        let streams = kind.routes_streams();
         let listed = if streams { fields.need("rules") } else { fields.get("rules") };
         for at in listed.map(|at| at.list(if streams { 1 } else { RULES_MAX })).unwrap_or_default() {
             let rule = match kind {
                 Kind::GRPCRoute => grpc::read(&at),
-                Kind::TCPRoute | Kind::TLSRoute => stream::read(&at),
+                Kind::TCPRoute | Kind::TLSRoute | Kind::UDPRoute => stream::read(&at),
                 _ => http::read(&at),
             };
             if rule.name.is_some() && route.rules.iter().any(|known| known.name == rule.name) {

@@ -1,4 +1,4 @@
-//! Rules of TCPRoute and TLSRoute: backends, by connection.
+//! Rules of TCPRoute, TLSRoute and UDPRoute: backends, by connection or by client.
 
 use super::Rule;
 use crate::world::door::Cursor;

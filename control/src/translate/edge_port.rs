@@ -1,0 +1,155 @@
+//! What an edge proxy runs on one port of its Gateway: the Listener with a chain for each thing that is served there, and the route tables
+//! that its chains lead to. Of names the narrowest listener has each, and no wider one catches what that one does not serve.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+
+use proto::mesh::{UdpCluster, UdpProxy};
+use proto::names;
+use proto::xds::core::{TrafficDirection, address, socket_address};
+use proto::xds::listener::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, UdpListenerConfig, listener_filter};
+use proto::xds::pack;
+
+use super::attach::covers;
+use super::cluster::{Destination, destinations};
+use super::edge::{Edge, Family, Judged};
+use super::protocol::Protocol;
+use super::route::{self, RouteTable};
+use super::rule::Frontend;
+use super::wire::{self, Routes};
+use super::{edge_tls, stream};
+use crate::world::traffic::Caller;
+use crate::world::{Index, World};
+
+/// See the module.
+pub(super) struct EdgePort {
+    pub listener: Listener,
+    pub tables: Vec<RouteTable>,
+    /// What else it leads to.
+    pub destinations: BTreeSet<Destination>,
+}
+
+/// Everything of one port.
+pub(super) fn port(world: &World, edge: &Edge<'_>, (port, family): (u16, Family), caller: &Caller) -> EdgePort {
+    match family {
+        Family::Http => http(world, edge, port, caller),
+        Family::Tls => tls(world, edge, port, caller),
+        Family::Tcp => tcp(world.index(), edge, port, caller),
+        Family::Udp => udp(world.index(), edge, port, caller),
+    }
+}
+
+fn listener(name: String, port: u16, filter_chains: Vec<FilterChain>) -> Listener {
+    Listener {
+        address: Some(wire::socket(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)),
+        filter_chains,
+        traffic_direction: TrafficDirection::Outbound.into(),
+        name,
+        ..Listener::default()
+    }
+}
+
+fn http(world: &World, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
+    let name = names::edge(port);
+    let filters = vec![wire::http(Protocol::Http, Routes::Named(name.clone()), false)];
+    let chain = FilterChain { name: name.clone(), filters, ..FilterChain::default() };
+    let tables = vec![route::edge_http(world, edge, port, caller)];
+    EdgePort { listener: listener(name, port, vec![chain]), tables, destinations: BTreeSet::new() }
+}
+
+fn tls(world: &World, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
+    let index = world.index();
+    let (mut chains, mut tables, mut backends) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for (place, judged) in edge.at(port, Family::Tls) {
+        let socket = judged.terminates().then(|| {
+            let context = edge_tls::downstream(index, edge.name, edge.gateway, judged);
+            wire::transport("envoy.transport_sockets.tls", &context)
+        });
+        if judged.listener.protocol == "HTTPS" {
+            let table = names::edge_listener(port, &judged.name());
+            let verified = edge.gateway.clients.on(port).is_some();
+            let mut chain = chain(judged.name(), judged.host(), wire::edge_http(table, verified));
+            chain.transport_socket = socket;
+            chains.push(chain);
+            tables.push(route::edge_https(world, edge, place, caller));
+            continue;
+        }
+        let front = Frontend { index, caller, called: None, listener: Some((edge.name, judged.section())) };
+        let led = stream::by_host(&front, edge, place, &mut backends);
+        let several = led.len() > 1;
+        for (host, filter) in led {
+            let name = if several || judged.passes() { format!("{}/{host}", judged.name()) } else { judged.name() };
+            let mut chain = chain(name, &host, filter);
+            chain.transport_socket.clone_from(&socket);
+            chains.push(chain);
+        }
+        chains.extend(shut(edge, place, judged, &chains));
+    }
+    let mut listener = listener(names::edge(port), port, chains);
+    listener.listener_filters.push(wire::tls_inspector());
+    EdgePort { listener, tables, destinations: destinations(backends).collect() }
+}
+
+/// A chain that leads nowhere, for a listener's own name where nothing is attached to all of it and a wider listener would catch the rest.
+fn shut(edge: &Edge<'_>, place: usize, judged: &Judged<'_>, chains: &[FilterChain]) -> Option<FilterChain> {
+    let host = judged.host();
+    let wider = |(other, one): (usize, &Judged<'_>)| other != place && covers(one.host(), host);
+    if host == "*" || !edge.at(judged.listener.port, Family::Tls).any(wider) {
+        return None;
+    }
+    let known = |chain: &FilterChain| chain.filter_chain_match.iter().flat_map(|told| &told.server_names).any(|name| name == host);
+    let name = format!("{}/{host}", judged.name());
+    (!chains.iter().any(|chain| known(chain) || chain.name == name)).then(|| chain(name, host, wire::tcp(&[], None)))
+}
+
+/// A chain for TLS that asks for a host; `*`: for any or none.
+fn chain(name: String, host: &str, filter: Filter) -> FilterChain {
+    FilterChain {
+        name,
+        filter_chain_match: Some(FilterChainMatch {
+            transport_protocol: "tls".to_owned(),
+            server_names: if host == "*" { Vec::new() } else { vec![host.to_owned()] },
+            ..FilterChainMatch::default()
+        }),
+        filters: vec![filter],
+        ..FilterChain::default()
+    }
+}
+
+fn tcp(index: &Index, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
+    let (mut chains, mut backends) = (Vec::new(), BTreeSet::new());
+    for (place, judged) in edge.at(port, Family::Tcp).take(1) {
+        let front = Frontend { index, caller, called: None, listener: Some((edge.name, judged.section())) };
+        let filters = vec![stream::oldest(&front, edge, place, &mut backends)];
+        chains.push(FilterChain { name: judged.name(), filters, ..FilterChain::default() });
+    }
+    EdgePort {
+        listener: listener(names::edge(port), port, chains),
+        tables: Vec::new(),
+        destinations: destinations(backends).collect(),
+    }
+}
+
+fn udp(index: &Index, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
+    let mut backends = BTreeSet::new();
+    let mut proxy = UdpProxy::default();
+    for (place, judged) in edge.at(port, Family::Udp).take(1) {
+        let front = Frontend { index, caller, called: None, listener: Some((edge.name, judged.section())) };
+        let clusters = stream::datagrams(&front, edge, place, &mut backends);
+        proxy.clusters = clusters.into_iter().map(|(cluster, weight)| UdpCluster { cluster, weight }).collect();
+    }
+    let mut listener = listener(names::edge_udp(port), port, Vec::new());
+    if let Some(address::Address::SocketAddress(socket)) = listener.address.as_mut().and_then(|at| at.address.as_mut()) {
+        socket.protocol = socket_address::Protocol::Udp.into();
+    }
+    listener.udp_listener_config = Some(UdpListenerConfig {});
+    listener.listener_filters.push(ListenerFilter {
+        name: "meshwright.udp_proxy".to_owned(),
+        config_type: Some(listener_filter::ConfigType::TypedConfig(pack(&proxy))),
+    });
+    EdgePort { listener, tables: Vec::new(), destinations: backends.into_iter().map(Destination::Datagrams).collect() }
+}
+
+#[cfg(test)]
+#[path = "edge_port_tests.rs"]
+mod tests;

@@ -1,0 +1,341 @@
+//! TLS of a Gateway's listeners: which certificates each shows, whose clients it lets in, and what is wrong with that. Grants come before
+//! existence, so that a stranger cannot ask what exists (`gateway-api.md` 4.3.16, 4.3.20).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use proto::names;
+use proto::xds::core::{DataSource, data_source::Specifier};
+use proto::xds::tls::certificate_validation_context::TrustChainVerification;
+use proto::xds::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
+use proto::xds::tls::downstream_tls_context::SessionTicketKeysType;
+use proto::xds::tls::{self, CertificateValidationContext, Secret, TlsCertificate, TlsSessionTicketKeys, secret};
+
+use super::attach::{WhyNot, covers};
+use super::edge::{Edge, Judged};
+use super::wire;
+use crate::world::certificate::{self, Certificate, CertificateFault, Validity};
+use crate::world::gateway::{ClientDemand, Gateway};
+use crate::world::key::{CORE, GATEWAY_API};
+use crate::world::listener::ObjectRef;
+use crate::world::{Index, Kind, Name, ObjectKey, World};
+
+/// The entry of a ConfigMap (or Secret) that holds CAs.
+pub(super) const CAS: &str = "ca.crt";
+
+/// How a listener's certificates and demands stand.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TlsStanding {
+    /// Certificates in force, by their Secrets.
+    pub certificates: Vec<(ObjectKey, Arc<Certificate>)>,
+    /// Why some reference does not lead to what it should.
+    pub unresolved: Option<WhyNot>,
+    /// Why the listener cannot be accepted.
+    pub refused: Option<WhyNot>,
+    /// What is worth a word although it is served.
+    pub remark: Option<String>,
+}
+
+impl TlsStanding {
+    /// Whether it lets anybody in.
+    pub(super) fn serves(&self, judged: &Judged<'_>) -> bool {
+        self.refused.is_none() && (!judged.terminates() || !self.certificates.is_empty())
+    }
+}
+
+/// Whether one object may refer to another by the standard's rules.
+pub(super) fn granted(index: &Index, from: &ObjectKey, to: &ObjectKey) -> Result<(), WhyNot> {
+    let referrer = (GATEWAY_API, from.kind.text(), from.namespace.as_str());
+    if from.namespace == to.namespace || index.granted(referrer, &to.namespace, (CORE, to.kind.text(), &to.name)) {
+        return Ok(());
+    }
+    let message = format!("no ReferenceGrant in {} lets {} of {} refer to {} {}", to.namespace, from.kind, from.namespace, to.kind, to.name);
+    Err(WhyNot::new("RefNotPermitted", message))
+}
+
+/// The Secret that a certificate's reference names, if it may; `reason`: what the standard calls it where it cannot be.
+fn secret_of(index: &Index, from: &ObjectKey, to: &ObjectRef, reason: &'static str) -> Result<ObjectKey, WhyNot> {
+    let object = to.object(&from.namespace).filter(|object| object.kind == Kind::Secret);
+    let Some(object) = object else {
+        return Err(WhyNot::new(reason, format!("a certificate is a Secret, not a {} of group \"{}\"", to.kind, to.group)));
+    };
+    granted(index, from, &object).map(|()| object)
+}
+
+/// What is wrong with a Secret of which there is a certificate in force, if anything.
+type Found<'a> = (ObjectKey, &'a Arc<Certificate>, Option<&'a CertificateFault>);
+
+/// The certificate that a reference leads to.
+fn certificate<'a>(world: &'a World, from: &ObjectKey, to: &ObjectRef, reason: &'static str) -> Result<Found<'a>, WhyNot> {
+    let object = secret_of(world.index(), from, to, reason)?;
+    match world.credential(&object) {
+        Ok((good, fault)) => Ok((object, good, fault)),
+        Err(CertificateFault::NoSecret) => {
+            let crowded = world.crowded().map(|told| format!("; {told}")).unwrap_or_default();
+            Err(WhyNot::new(reason, format!("{object}: {}{crowded}", CertificateFault::NoSecret)))
+        }
+        Err(fault) => Err(WhyNot::new(reason, format!("{object}: {fault}"))),
+    }
+}
+
+/// Names of the Secrets that a listener may show, there or not.
+fn permitted(index: &Index, judged: &Judged<'_>) -> Vec<ObjectKey> {
+    let refs = judged.listener.tls.iter().flat_map(|tls| &tls.certificates);
+    refs.filter_map(|to| secret_of(index, &judged.owner.key, to, "").ok()).collect()
+}
+
+/// How a listener's certificates and demands stand.
+pub(super) fn standing(world: &World, gateway: (&Name, &Gateway), judged: &Judged<'_>) -> TlsStanding {
+    let mut standing = TlsStanding::default();
+    if !judged.terminates() {
+        return standing;
+    }
+    let refs = judged.listener.tls.as_ref().map_or(&[][..], |tls| &tls.certificates);
+    if refs.is_empty() {
+        standing.unresolved = Some(WhyNot::new("InvalidCertificateRef", "it names no certificate (tls.certificateRefs)"));
+    }
+    for to in refs {
+        match certificate(world, &judged.owner.key, to, "InvalidCertificateRef") {
+            Ok((object, good, fault)) => {
+                if let Some(fault) = fault {
+                    let message = format!("{object}: {fault}; the certificate that it held stays in force for a day");
+                    standing.unresolved.get_or_insert(WhyNot::new("InvalidCertificateRef", message));
+                }
+                if let Some(remark) = dated(world, &object, good) {
+                    standing.remark.get_or_insert(remark);
+                }
+                standing.certificates.push((object, Arc::clone(good)));
+            }
+            Err(refusal) => _ = standing.unresolved.get_or_insert(refusal),
+        }
+    }
+    let demand = gateway.1.clients.on(judged.listener.port).filter(|_| judged.listener.protocol == "HTTPS");
+    if let Some((_, demand)) = demand {
+        let (cas, fault) = client_cas(world, gateway.0, demand);
+        if let Some(word) = &demand.unknown {
+            let message = format!("unknown value `{word}` of tls.frontend's validation.mode");
+            standing.refused = Some(WhyNot::new("UnsupportedValue", message));
+        } else if cas.is_empty() {
+            let message = "no CA of its clients' certificates can be read (tls.frontend)";
+            standing.refused = Some(WhyNot::new("NoValidCACertificate", message));
+        }
+        standing.unresolved = standing.unresolved.or(fault);
+    }
+    standing
+}
+
+/// What a certificate's dates are worth a word for.
+fn dated(world: &World, object: &ObjectKey, good: &Certificate) -> Option<String> {
+    if world.now_ms() == 0 {
+        return None;
+    }
+    let moment = |ms: i64| {
+        let at = time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).ok();
+        at.and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok()).unwrap_or_default()
+    };
+    match good.validity(world.now_ms()) {
+        Validity::Ended => Some(format!("{object}: its certificate ended at {}; it is shown all the same", moment(good.ends_ms))),
+        Validity::Early => Some(format!("{object}: its certificate begins at {}; it is shown all the same", moment(good.begins_ms))),
+        Validity::Ending | Validity::Good => None,
+    }
+}
+
+/// The CAs of a demand, all together, and why some reference does not lead to any.
+fn client_cas(world: &World, gateway: &Name, demand: &ClientDemand) -> (Vec<u8>, Option<WhyNot>) {
+    let from = ObjectKey::new(Kind::Gateway, &gateway.0, &gateway.1);
+    cas(world.index(), &from, &demand.cas, ("InvalidCACertificateRef", "InvalidCACertificateKind"))
+}
+
+/// All CAs that references lead to, as one PEM text, and the first thing that is wrong with them. `reasons`: of what cannot be read, and
+/// of another kind.
+pub(super) fn cas(index: &Index, from: &ObjectKey, refs: &[ObjectRef], reasons: (&'static str, &'static str)) -> (Vec<u8>, Option<WhyNot>) {
+    let (mut pem, mut wrong) = (Vec::new(), None);
+    for to in refs {
+        match one_ca(index, from, to, reasons) {
+            Ok(found) => {
+                pem.extend_from_slice(&found);
+                pem.push(b'\n');
+            }
+            Err(refusal) => _ = wrong.get_or_insert(refusal),
+        }
+    }
+    (pem, wrong)
+}
+
+fn one_ca(index: &Index, from: &ObjectKey, to: &ObjectRef, reasons: (&'static str, &'static str)) -> Result<Vec<u8>, WhyNot> {
+    let Some(object) = to.object(&from.namespace) else {
+        let message = format!("CAs are read from ConfigMaps and Secrets, not from a {} of group \"{}\"", to.kind, to.group);
+        return Err(WhyNot::new(reasons.1, message));
+    };
+    granted(index, from, &object)?;
+    let wrong = |message: String| WhyNot::new(reasons.0, message);
+    let Some(contents) = index.content(&object) else { return Err(wrong(format!("there is no {object}"))) };
+    let entry = contents.entry(CAS).ok_or_else(|| wrong(format!("{object} has no entry `{CAS}`")))?;
+    certificate::cas(entry).ok_or_else(|| wrong(format!("entry `{CAS}` of {object} holds no certificates as PEM")))?;
+    Ok(entry.to_vec())
+}
+
+/// The certificate that a Gateway shows its backends.
+pub(super) fn client_certificate<'a>(world: &'a World, name: &Name, gateway: &Gateway) -> Option<Result<Found<'a>, WhyNot>> {
+    let from = ObjectKey::new(Kind::Gateway, &name.0, &name.1);
+    gateway.client_certificate.as_ref().map(|to| certificate(world, &from, to, "InvalidClientCertificateRef"))
+}
+
+/// The name of the Secret that clusters of a Gateway show; `None`: none that it may.
+pub(super) fn shown(index: &Index, name: &Name, gateway: &Gateway) -> Option<String> {
+    let from = ObjectKey::new(Kind::Gateway, &name.0, &name.1);
+    let object = secret_of(index, &from, gateway.client_certificate.as_ref()?, "").ok()?;
+    Some(names::certificate(&object.namespace, &object.name))
+}
+
+/// How a listener meets its clients.
+pub(super) fn downstream(index: &Index, name: &Name, gateway: &Gateway, judged: &Judged<'_>) -> tls::DownstreamTlsContext {
+    let https = judged.listener.protocol == "HTTPS";
+    let sds = |name: String| tls::SdsSecretConfig { name, sds_config: Some(wire::ads()) };
+    let mut shown: Vec<String> = permitted(index, judged).iter().map(|key| names::certificate(&key.namespace, &key.name)).collect();
+    if shown.is_empty() {
+        shown.push(names::NO_CERTIFICATE.to_owned());
+    }
+    let demand = gateway.clients.on(judged.listener.port).filter(|_| https);
+    let validation = |(port, demand): (u16, &ClientDemand)| {
+        let verification =
+            if demand.insecure { TrustChainVerification::AcceptUntrusted } else { TrustChainVerification::VerifyTrustChain };
+        ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+            default_validation_context: Some(CertificateValidationContext {
+                trust_chain_verification: verification.into(),
+                ..CertificateValidationContext::default()
+            }),
+            validation_context_sds_secret_config: Some(sds(names::client_cas(&name.0, &name.1, port))),
+        })
+    };
+    tls::DownstreamTlsContext {
+        common_tls_context: Some(tls::CommonTlsContext {
+            tls_certificate_sds_secret_configs: shown.into_iter().map(sds).collect(),
+            validation_context_type: demand.map(validation),
+            alpn_protocols: if https { vec!["h2".to_owned(), "http/1.1".to_owned()] } else { Vec::new() },
+            ..tls::CommonTlsContext::default()
+        }),
+        require_client_certificate: demand.map(|(_, demand)| !demand.insecure),
+        session_ticket_keys_type: Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(sds(names::tickets(&name.0, &name.1)))),
+    }
+}
+
+fn bytes(bytes: &[u8]) -> Option<DataSource> {
+    Some(DataSource { specifier: Some(Specifier::InlineBytes(bytes.to_vec().into())) })
+}
+
+/// Everything that an edge keeps secret: its certificates, its clients' CAs and its tickets' keys, each by name.
+pub(super) fn secrets(world: &World, edge: &Edge<'_>) -> BTreeMap<String, Secret> {
+    let mut secrets = BTreeMap::new();
+    let mut add = |name: String, kind: secret::Type| _ = secrets.insert(name.clone(), Secret { name, r#type: Some(kind) });
+    let shown = |found: &Certificate| {
+        secret::Type::TlsCertificate(TlsCertificate {
+            certificate_chain: bytes(&found.chain),
+            private_key: bytes(&found.key),
+            ocsp_staple: found.staple.as_ref().and_then(|staple| bytes(staple)),
+        })
+    };
+    let mut terminates = false;
+    for (_, judged) in edge.served().filter(|(_, judged)| judged.terminates()) {
+        terminates = true;
+        for (object, found) in standing(world, (edge.name, edge.gateway), judged).certificates {
+            add(names::certificate(&object.namespace, &object.name), shown(&found));
+        }
+    }
+    if let Some(Ok((object, found, _))) = client_certificate(world, edge.name, edge.gateway) {
+        add(names::certificate(&object.namespace, &object.name), shown(found));
+    }
+    if !terminates {
+        return secrets;
+    }
+    for (port, demand) in edge.gateway.clients.all().filter(|(_, demand)| demand.unknown.is_none()) {
+        let (pem, _) = client_cas(world, edge.name, demand);
+        if !pem.is_empty() {
+            let context = CertificateValidationContext { trusted_ca: bytes(&pem), ..CertificateValidationContext::default() };
+            add(names::client_cas(&edge.name.0, &edge.name.1, port), secret::Type::ValidationContext(context));
+        }
+    }
+    let keys: Vec<DataSource> = world.tickets().keys(edge.name).iter().filter_map(|key| bytes(key)).collect();
+    if !keys.is_empty() {
+        add(names::tickets(&edge.name.0, &edge.name.1), secret::Type::SessionTicketKeys(TlsSessionTicketKeys { keys }));
+    }
+    secrets
+}
+
+/// A certificate that the proxy of a Gateway shows its clients, or backends.
+pub struct EdgeCertificate<'a> {
+    /// The Gateway.
+    pub gateway: &'a Name,
+    /// Where it comes from.
+    pub secret: ObjectKey,
+    /// The certificate.
+    pub certificate: Arc<Certificate>,
+    /// What is wrong with the Secret now, where the certificate is kept from before.
+    pub fault: Option<CertificateFault>,
+}
+
+/// Every certificate that edges show, by Gateway and Secret.
+pub fn edge_certificates(world: &World) -> Vec<EdgeCertificate<'_>> {
+    let mut all = Vec::new();
+    for gateway in world.index().gateways.keys() {
+        let Some(edge) = Edge::of(world.index(), gateway) else { continue };
+        let standings = edge.served().map(|(_, judged)| standing(world, (gateway, edge.gateway), judged));
+        let mut shown: BTreeMap<ObjectKey, Arc<Certificate>> = standings.flat_map(|standing| standing.certificates).collect();
+        if let Some(Ok((object, found, _))) = client_certificate(world, gateway, edge.gateway) {
+            shown.insert(object, Arc::clone(found));
+        }
+        all.extend(shown.into_iter().map(|(secret, certificate)| {
+            let fault = world.credential(&secret).ok().and_then(|(_, fault)| fault.cloned());
+            EdgeCertificate { gateway, secret, certificate, fault }
+        }));
+    }
+    all
+}
+
+/// Of listeners for TLS, whose clients may take a connection to one for one to another: the reason, and with which.
+pub(super) fn overlaps(listeners: &[Judged<'_>], standings: &[TlsStanding]) -> BTreeMap<usize, (&'static str, String)> {
+    let mut found: BTreeMap<usize, (&'static str, String)> = BTreeMap::new();
+    let mut ports: BTreeMap<u16, Vec<usize>> = BTreeMap::new();
+    for (place, judged) in listeners.iter().enumerate() {
+        if judged.refused.is_none() && matches!(judged.listener.protocol.as_str(), "HTTPS" | "TLS") {
+            ports.entry(judged.listener.port).or_default().push(place);
+        }
+    }
+    for places in ports.values() {
+        for (number, one) in places.iter().enumerate() {
+            for other in &places[number + 1..] {
+                let (a, b) = (listeners[*one].host(), listeners[*other].host());
+                let hosts = covers(a, b) || covers(b, a);
+                let theirs = &standings[*other].certificates;
+                let certificates = standings[*one].certificates.iter().any(|(_, a)| theirs.iter().any(|(_, b)| a.meets(b)));
+                let reason = match (certificates, hosts) {
+                    (true, _) => "OverlappingCertificates",
+                    (false, true) => "OverlappingHostnames",
+                    (false, false) => continue,
+                };
+                for (own, with) in [(*one, *other), (*other, *one)] {
+                    let told = (reason, format!("listener {} has some of the same names", listeners[with].name()));
+                    let known = found.entry(own).or_insert_with(|| told.clone());
+                    // What is said of certificates goes before what is said of hosts.
+                    if known.0 == "OverlappingHostnames" {
+                        *known = told;
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Gateways of ours that refer to an object, by themselves or by a ListenerSet.
+pub(super) fn referrers(index: &Index, object: &ObjectKey) -> Vec<Name> {
+    let refers = |referrer: &crate::world::Object| crate::world::references(referrer).contains(object);
+    let sets = |name: &Name| index.gateway_sets.get(name).into_iter().flatten().any(|set| refers(set));
+    let gateways = index.gateways.iter().filter(|(name, gateway)| refers(gateway) || sets(name));
+    gateways.map(|(name, _)| name.clone()).collect()
+}
+
+/// How each listener of an edge stands.
+pub(super) fn standings(world: &World, name: &Name, gateway: &Gateway, listeners: &[Judged<'_>]) -> Vec<TlsStanding> {
+    listeners.iter().map(|judged| standing(world, (name, gateway), judged)).collect()
+}
