@@ -124,6 +124,9 @@ pub const HEAD_BYTES_READ_MAX: u32 = 256 << 10;
 pub const HEAD_WAIT: Duration = Duration::from_secs(75);
 /// How long a TLS handshake with a client may take, first byte included.
 pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
+/// TLS handshakes with clients from outside that one worker has under way. At the bound a further one waits for its turn, within its own
+/// [`HANDSHAKE_WAIT`], and `meshwright_edge_handshakes_full_total` counts it.
+pub const HANDSHAKES_MAX: usize = 2048;
 /// How long both sides of a connection may be silent before the upstream is opened on suspicion of a server that speaks first.
 pub const SPECULATE_AFTER: Duration = Duration::from_millis(10);
 /// How long a client that began to speak may leave its protocol undecided; then its bytes are taken as opaque.

@@ -13,6 +13,7 @@ pub mod hedging;
 pub mod inbound;
 pub mod journey;
 pub mod mirror;
+pub mod opening;
 pub mod outbound;
 pub mod outside;
 pub mod reply;

@@ -12,10 +12,10 @@ use std::time::Duration;
 use engine::authenticate::Remembered;
 use engine::model::{Endpoint, MtlsMode};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::ground::drain::DrainStage;
-use crate::ground::limits::{GIVE_BACK_TICKS, IDLE_GRACE, PARTING_HUSHED, PARTING_TOLD, REST_MAX, TICK};
+use crate::ground::limits::{GIVE_BACK_TICKS, HANDSHAKES_MAX, IDLE_GRACE, PARTING_HUSHED, PARTING_TOLD, REST_MAX, TICK};
 use crate::ground::patience::Patience;
 use crate::ground::windows::Bodies;
 use crate::http::Serving;
@@ -78,6 +78,7 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
             drain: Both { inbound: Rc::default(), outbound: Rc::default() },
             tokens: RefCell::new(Remembered::new(seed)),
             serving: Serving::new(Rc::clone(&bodies), Rc::clone(&patience), pressure.clone()),
+            handshakes: Semaphore::new(HANDSHAKES_MAX),
             draw,
             clock,
             begun,
