@@ -118,11 +118,8 @@ impl Visit<'_> {
         let EdgeAccepted { stream, alpn, shown, facts } = accepted;
         self.shared.observer.edge().handshake(&facts);
         let certificate = shown.as_ref().map(|shown| (&*shown.hash_hex, shown.believed));
-        let downstream = Downstream {
-            tls: Some(facts),
-            client_tls: Some(client_tls(&facts, name.as_deref(), certificate)),
-            ..self.downstream()
-        };
+        let mut downstream = self.downstream();
+        (downstream.tls, downstream.client_tls) = (Some(facts), Some(client_tls(&facts, name.as_deref(), certificate)));
         // The chain has decided; only what is inside is left to say.
         let Step::Take(course) = self.decide(&heard.ended(alpn)) else { return None };
         let stream = Rewound::new(Bytes::new(), Stream::accepted(stream));

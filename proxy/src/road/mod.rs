@@ -6,6 +6,7 @@ pub mod arrival;
 pub mod attempt;
 pub mod call;
 pub mod checks;
+pub mod datagrams;
 pub mod discard;
 pub mod gateway;
 pub mod guests;

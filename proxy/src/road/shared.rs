@@ -58,6 +58,8 @@ pub struct Shared {
     pub tokens: RefCell<Remembered>,
     /// Places for handshakes with clients from outside.
     pub handshakes: Semaphore,
+    /// Sessions of datagrams that may still be begun.
+    pub datagram_sessions: Cell<usize>,
     /// Chance.
     pub draw: Draw,
     /// Time.

@@ -51,8 +51,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use engine::model::{
-    Action, Cluster, ClusterKind, ClusterPolicy, Edge, Endpoint, EndpointCell, EndpointLive, EndpointSet, Forward, Health, Inbound, InboundPort,
-    Locality, Match, MtlsMode, Outbound, Policy, Port, Protocol, RouteTable, Rule, RuleSource, Settings, Snapshot, Target,
+    Action, Cluster, ClusterKind, ClusterPolicy, Edge, Endpoint, EndpointCell, EndpointLive, EndpointSet, Forward, Health, Inbound,
+    InboundPort, Locality, Match, MtlsMode, Outbound, Policy, Port, Protocol, RouteTable, Rule, RuleSource, Settings, Snapshot, Target,
 };
 use parking_lot::Mutex;
 use proto::identity::Identity;

@@ -386,6 +386,49 @@ mod tests {
     }
 
     #[test]
+    fn a_call_to_an_edge_is_decided_by_its_port_and_its_name() {
+        // Aim: bytes need no word; TLS is told apart by name, ended or passed, and ALPN says what comes; the rest is closed.
+        let mut parts = fixture::shop();
+        let ended = fixture::edge_tls(&["tls/shop/a"], None, &["h2", "http/1.1"]);
+        let inside = fixture::edge_tls(&["tls/shop/a"], None, &[]);
+        let chains = vec![
+            fixture::by_name("https", &["a.example"], Some(&ended), fixture::chain(&fixture::rds("t"))),
+            fixture::by_name("tls", &["b.example"], Some(&inside), fixture::chain(&fixture::tcp_to("c"))),
+            fixture::by_name("pass", &["*.c.example"], None, fixture::chain(&fixture::tcp_to("c"))),
+        ];
+        fixture::put(&mut parts, "edge/443", &fixture::edge(443, chains)).unwrap();
+        fixture::put(&mut parts, "edge/5432", &fixture::edge(5432, vec![fixture::chain(&fixture::tcp_to("c"))])).unwrap();
+        let snapshot = parts.assemble(1, &Snapshot::default());
+        let at = |port, first: Option<&Sniffed>, ended: Option<Ended<'_>>| {
+            let known = Known { first: first.map(First::Client), ended, ..Known::default() };
+            word(connection(&snapshot, Door::Edge(port), &known))
+        };
+        let hello =
+            |name: &str| Sniffed::Tls(ClientHello { sni: Some(name.to_owned()).filter(|name| !name.is_empty()), ..ClientHello::default() });
+        let alpn = |alpn| Some(Ended { alpn });
+        assert_eq!(at(5432, None, None), "Carry");
+        assert_eq!(at(443, None, None), "Words");
+        for (name, ended, wanted) in [
+            ("a.example", None, "Termination"),
+            ("a.example", alpn(Some("h2")), "Http2"),
+            ("a.example", alpn(Some("http/1.1")), "Http1"),
+            ("a.example", alpn(None), "Http1"),
+            ("b.example", None, "Termination"),
+            ("b.example", alpn(None), "Carry"),
+            ("x.c.example", None, "Carry"),
+            ("c.example", None, "Close no_route"),
+            ("", None, "Close no_route"),
+        ] {
+            assert_eq!(at(443, Some(&hello(name)), ended), wanted, "{name}");
+        }
+        for other in [Sniffed::Http1, Sniffed::Http2, Sniffed::Opaque, Sniffed::NeedMore] {
+            assert_eq!(at(443, Some(&other), None), "Close no_route", "{other:?}");
+        }
+        let carried = |name: &str| carried_at_edge(&snapshot, 443, Some(First::Client(&hello(name)))).is_some();
+        assert_eq!([carried("a.example"), carried("b.example"), carried("x.c.example"), carried("x")], [false, true, true, false]);
+    }
+
+    #[test]
     fn tls_is_told_apart_by_the_name_it_asks_for() {
         // Aim: the words come first; exact before wildcard, the longer wildcard before the shorter, the rest to who takes any; what is no
         // TLS or has no match is closed; names are compared without regard to case.

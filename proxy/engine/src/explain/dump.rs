@@ -12,8 +12,8 @@ use super::words;
 use crate::Moment;
 use crate::balance::chances;
 use crate::model::{
-    Action, Chain, Cluster, ClusterKind, Datagrams, Edge, EgressMode, Endpoint, Forward, InboundPort, Outbound, Port, RouteTable, Rule, Serves,
-    Snapshot, Steps, Target,
+    Action, Chain, Cluster, ClusterKind, Datagrams, Edge, EgressMode, Endpoint, Forward, InboundPort, Outbound, Port, RouteTable, Rule,
+    Serves, Snapshot, Steps, Target,
 };
 
 /// One listener, or one port of the inbound one.

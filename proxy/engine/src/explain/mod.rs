@@ -20,7 +20,9 @@ use crate::Moment;
 use crate::authenticate::{Remembered, TokenVerdict};
 use crate::balance;
 use crate::claims::Claims;
-use crate::decide::{self, Course, Door, Ended, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Terms, Version, without_port};
+use crate::decide::{
+    self, Course, Door, Ended, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Terms, Version, without_port,
+};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::Called;
 use crate::model::{

@@ -108,7 +108,8 @@ impl TlsTerms {
 
 impl PartialEq for TlsTerms {
     fn eq(&self, other: &Self) -> bool {
-        let of = |terms: &Self| (terms.versions, terms.alpn.clone(), terms.certificates.clone(), terms.clients.clone(), terms.tickets.clone());
+        let of =
+            |terms: &Self| (terms.versions, terms.alpn.clone(), terms.certificates.clone(), terms.clients.clone(), terms.tickets.clone());
         of(self) == of(other)
     }
 }

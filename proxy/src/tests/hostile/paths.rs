@@ -1,6 +1,6 @@
 //! Paths that a router, a judge and an application could read in different ways: all three see the same one.
 
-use engine::model::{Action, Match, PathMatch, RouteTable, Rule, RuleSource};
+use engine::model::{Action, Edge, Match, PathMatch, Port, RouteTable, Rule, RuleSource};
 use proto::mesh::authorization_policy::Action as Does;
 
 use super::*;

@@ -226,6 +226,3 @@ impl fmt::Display for Unmade {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use prost::Name as _;
 use proto::mesh::{UdpCluster, UdpProxy};
 use proto::xds::core::TransportSocket;
 use proto::xds::listener::{FilterChain, FilterChainMatch, ListenerFilter, UdpListenerConfig, listener_filter};
-use prost::Name as _;
 
 use super::chains::{application_http, placed};
 use super::hcm::{self, End, Facing};
@@ -69,7 +69,11 @@ fn in_plaintext(
 }
 
 /// What meets no chain is sent away, so there is no rest.
-fn by_server_name(listed: &[FilterChain], policies: &mut Policies, secrets: &mut Secrets) -> Result<Chains<Serves<Link, TableSource>>, Wrong> {
+fn by_server_name(
+    listed: &[FilterChain],
+    policies: &mut Policies,
+    secrets: &mut Secrets,
+) -> Result<Chains<Serves<Link, TableSource>>, Wrong> {
     if listed.len() > SERVER_NAMES_MAX {
         return Err(Wrong::new("filter_chains", format!("are more than {SERVER_NAMES_MAX}")));
     }

@@ -156,7 +156,8 @@ impl Parts {
     }
 
     fn link_datagrams(&self, staged: &Datagrams<Link>, previous: Option<&Arc<Datagrams>>) -> Arc<Datagrams> {
-        let previous = previous.filter(|previous| previous.content == staged.content && self.same_links(&staged.forward, &previous.forward));
+        let previous =
+            previous.filter(|previous| previous.content == staged.content && self.same_links(&staged.forward, &previous.forward));
         let linked = || {
             let forward = Arc::new(staged.forward.linked(|link| self.target(link)));
             Arc::new(Datagrams { name: Arc::clone(&staged.name), forward, content: staged.content })

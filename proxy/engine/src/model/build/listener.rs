@@ -10,8 +10,8 @@ use proto::xds::listener::{FilterChain, FilterChainMatch, Listener as Raw, Liste
 use proto::xds::{http_inspector, original_dst, tls_inspector};
 
 use super::chains::{application_http, placed};
-use super::hcm::{self, End, Facing, Routes};
 use super::edge::EdgeDraft;
+use super::hcm::{self, End, Facing, Routes};
 use super::policy::{Link, Policies};
 use super::secret::Secrets;
 use super::transport::{self, Security};
