@@ -10,13 +10,13 @@ use proto::mesh;
 use proto::xds::cluster::Cluster;
 use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
 use proto::xds::core::{
-    Address, AggregatedConfigSource, ApiVersion, ConfigSource, HealthStatus, Metadata, SocketAddress, TransportSocket, address,
-    config_source, socket_address, transport_socket,
+    Address, AggregatedConfigSource, ApiVersion, ConfigSource, DataSource, HealthStatus, Metadata, SocketAddress, TransportSocket, address,
+    config_source, data_source, socket_address, transport_socket,
 };
 use proto::xds::endpoint::{ClusterLoadAssignment, Endpoint, LbEndpoint, LocalityLbEndpoints, lb_endpoint};
 use proto::xds::hcm::http_connection_manager::{CodecType, ForwardClientCertDetails, RouteSpecifier, SetCurrentClientCertDetails};
 use proto::xds::hcm::{HttpConnectionManager, HttpFilter, Rds, http_filter};
-use proto::xds::listener::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, filter, listener_filter};
+use proto::xds::listener::{Filter, FilterChain, FilterChainMatch, Listener, ListenerFilter, UdpListenerConfig, filter, listener_filter};
 use proto::xds::matcher::{RegexMatcher, StringMatcher, string_matcher};
 use proto::xds::route::header_matcher::HeaderMatchSpecifier;
 use proto::xds::route::query_parameter_matcher::QueryParameterMatchSpecifier;
@@ -27,11 +27,12 @@ use proto::xds::route::{
 };
 use proto::xds::tcp_proxy::{TcpProxy, tcp_proxy};
 use proto::xds::tls::common_tls_context::{CombinedCertificateValidationContext, ValidationContextType};
+use proto::xds::tls::downstream_tls_context::SessionTicketKeysType;
 use proto::xds::tls::subject_alt_name_matcher::SanType;
 use proto::xds::tls::tls_parameters::TlsProtocol;
 use proto::xds::tls::{
-    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, SubjectAltNameMatcher, TlsParameters,
-    UpstreamTlsContext,
+    CertificateValidationContext, CommonTlsContext, DownstreamTlsContext, SdsSecretConfig, Secret, SubjectAltNameMatcher, TlsCertificate,
+    TlsParameters, TlsSessionTicketKeys, UpstreamTlsContext, secret,
 };
 use proto::xds::{http_inspector, raw_buffer, router, tls_inspector};
 
@@ -302,6 +303,130 @@ pub(crate) fn telling(manager: HttpConnectionManager) -> HttpConnectionManager {
     HttpConnectionManager {
         forward_client_cert_details: ForwardClientCertDetails::SanitizeSet.into(),
         set_current_client_cert_details: Some(SetCurrentClientCertDetails { uri: true, ..Default::default() }),
+        ..manager
+    }
+}
+
+/// How an edge ends TLS with these secrets: certificates, authorities of clients, ticket keys.
+pub(crate) fn edge_tls(certificates: &[&str], authorities: Option<&str>, alpn: &[&str]) -> DownstreamTlsContext {
+    let secret = |name: &str| SdsSecretConfig { name: name.to_owned(), sds_config: Some(ads()) };
+    let clients = authorities.map(|name| {
+        ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
+            default_validation_context: Some(CertificateValidationContext::default()),
+            validation_context_sds_secret_config: Some(secret(name)),
+        })
+    });
+    let common = CommonTlsContext {
+        tls_params: Some(TlsParameters::default()),
+        tls_certificate_sds_secret_configs: certificates.iter().map(|name| secret(name)).collect(),
+        validation_context_type: clients,
+        alpn_protocols: alpn.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    DownstreamTlsContext {
+        common_tls_context: Some(common),
+        require_client_certificate: Some(authorities.is_some()),
+        session_ticket_keys_type: Some(SessionTicketKeysType::SessionTicketKeysSdsSecretConfig(secret("tickets/shop/edge"))),
+    }
+}
+
+/// A chain for TLS of these names, which is ended or passes.
+pub(crate) fn by_name(name: &str, names: &[&str], ended: Option<&DownstreamTlsContext>, inner: FilterChain) -> FilterChain {
+    FilterChain {
+        name: name.to_owned(),
+        filter_chain_match: Some(FilterChainMatch {
+            transport_protocol: "tls".into(),
+            server_names: names.iter().map(|name| (*name).to_owned()).collect(),
+            ..Default::default()
+        }),
+        transport_socket: ended.map(|context| socket_of("envoy.transport_sockets.tls", context)),
+        ..inner
+    }
+}
+
+pub(crate) fn edge(port: u16, filter_chains: Vec<FilterChain>) -> Listener {
+    Listener { name: format!("edge/{port}"), bind_to_port: None, filter_chains, ..out_nowhere(&format!("0.0.0.0:{port}")) }
+}
+
+/// Datagrams of an edge's port.
+pub(crate) fn edge_datagrams(port: u16, to: &[(&str, u32)]) -> Listener {
+    let clusters = to.iter().map(|(cluster, weight)| mesh::UdpCluster { cluster: (*cluster).to_owned(), weight: *weight }).collect();
+    let proxy = mesh::UdpProxy { clusters, idle_timeout: Some(prost_types::Duration { seconds: 30, nanos: 0 }) };
+    let mut at = address(&format!("0.0.0.0:{port}"));
+    if let Some(address::Address::SocketAddress(socket)) = &mut at.address {
+        socket.protocol = socket_address::Protocol::Udp.into();
+    }
+    Listener {
+        name: format!("edge/{port}/udp"),
+        address: Some(at),
+        udp_listener_config: Some(UdpListenerConfig {}),
+        listener_filters: vec![ListenerFilter {
+            name: "udp".into(),
+            config_type: Some(listener_filter::ConfigType::TypedConfig(proto::xds::pack(&proxy))),
+        }],
+        traffic_direction: 2,
+        ..Default::default()
+    }
+}
+
+fn bytes(bytes: &[u8]) -> DataSource {
+    DataSource { specifier: Some(data_source::Specifier::InlineBytes(bytes.to_vec().into())) }
+}
+
+fn pem(kind: &str, der: &[u8]) -> DataSource {
+    bytes(format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", STANDARD.encode(der)).as_bytes())
+}
+
+/// A certificate of that many zeros, with a key of as many, by its name.
+pub(crate) fn certificate(name: &str, zeros: u8) -> Secret {
+    let der = [&[0x30, zeros][..], &vec![0; zeros.into()]].concat();
+    let certificate = TlsCertificate {
+        certificate_chain: Some(pem("CERTIFICATE", &der)),
+        private_key: Some(pem("PRIVATE KEY", &der)),
+        ocsp_staple: Some(bytes(b"good")),
+    };
+    Secret { name: name.to_owned(), r#type: Some(secret::Type::TlsCertificate(certificate)) }
+}
+
+/// Whoever vouches for clients, by its name.
+pub(crate) fn authorities(name: &str) -> Secret {
+    let context = CertificateValidationContext { trusted_ca: Some(pem("CERTIFICATE", &[0x30, 0])), ..Default::default() };
+    Secret { name: name.to_owned(), r#type: Some(secret::Type::ValidationContext(context)) }
+}
+
+pub(crate) fn ticket_keys(name: &str, first: u8) -> Secret {
+    let keys = TlsSessionTicketKeys { keys: vec![bytes(&[first; 80]), bytes(&[9; 80])] };
+    Secret { name: name.to_owned(), r#type: Some(secret::Type::SessionTicketKeys(keys)) }
+}
+
+/// TLS to a server that proves one of several names, and is shown a certificate.
+pub(crate) fn backend_tls() -> TransportSocket {
+    let name = |kind: SanType, text: &str| SubjectAltNameMatcher {
+        san_type: kind.into(),
+        matcher: Some(string(string_matcher::MatchPattern::Exact(text.into()))),
+    };
+    let context = CertificateValidationContext {
+        trusted_ca: Some(pem("CERTIFICATE", &[0x30, 0])),
+        match_typed_subject_alt_names: vec![name(SanType::Dns, "*.b.example"), name(SanType::Uri, "spiffe://b/c")],
+        ..Default::default()
+    };
+    let common = CommonTlsContext {
+        tls_certificate_sds_secret_configs: vec![SdsSecretConfig { name: "tls/shop/own".into(), sds_config: Some(ads()) }],
+        validation_context_type: Some(ValidationContextType::ValidationContext(context)),
+        ..Default::default()
+    };
+    socket_of("envoy.transport_sockets.tls", &UpstreamTlsContext { common_tls_context: Some(common), sni: "a.b.example".into() })
+}
+
+/// As an edge has it that tells on what its client's certificate proves.
+pub(crate) fn telling_client(manager: HttpConnectionManager) -> HttpConnectionManager {
+    HttpConnectionManager {
+        forward_client_cert_details: ForwardClientCertDetails::SanitizeSet.into(),
+        set_current_client_cert_details: Some(SetCurrentClientCertDetails {
+            subject: Some(true),
+            dns: true,
+            uri: true,
+            ..Default::default()
+        }),
         ..manager
     }
 }

@@ -7,11 +7,15 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 
-/// Says who called and how, and takes off what only the mesh may say.
-pub fn mark_outside(headers: &mut HeaderMap, client: Option<&HeaderValue>) {
-    headers.remove(X_FORWARDED_CLIENT_CERT);
+/// Says who called and how, and takes off what only the mesh may say. `https`: by TLS that was ended here; `certificate`: what the client
+/// has proved by its own.
+pub fn mark_outside(headers: &mut HeaderMap, client: Option<&HeaderValue>, https: bool, certificate: Option<&HeaderValue>) {
+    match certificate {
+        Some(told) => drop(headers.insert(X_FORWARDED_CLIENT_CERT, told.clone())),
+        None => drop(headers.remove(X_FORWARDED_CLIENT_CERT)),
+    }
     headers.remove(REASON_HEADER);
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(if https { "https" } else { "http" }));
     if let Some(client) = client {
         append(headers, client);
     }

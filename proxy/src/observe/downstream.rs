@@ -16,6 +16,8 @@ pub struct Downstream {
     pub peer: Option<Arc<Peer>>,
     /// How the connection is encrypted.
     pub tls: Option<TlsFacts>,
+    /// What the access log says of its TLS, where it is a client from outside that ended here ([`super::client_tls`]).
+    pub client_tls: Option<Arc<str>>,
     pub(super) source: u32,
     /// The same [`Peer`] for all connections of one caller, as far as they are told apart.
     pub(super) caller: Option<Arc<Peer>>,

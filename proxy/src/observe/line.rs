@@ -224,6 +224,10 @@ fn end(out: &mut Vec<u8>, batch: &Batch, record: &Record) {
             string(out, text);
         }
     }
+    if let Some(json) = batch.word(record, Word::ClientTls) {
+        out.extend_from_slice(b",\"client_tls\":");
+        out.extend_from_slice(json.as_bytes());
+    }
     out.extend_from_slice(b",\"user_agent\":");
     optional(out, batch.word(record, Word::UserAgent));
     out.extend_from_slice(b",\"request_id\":");

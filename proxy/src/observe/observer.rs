@@ -11,6 +11,7 @@ use http::request::Parts;
 
 use super::account::Account;
 use super::downstream::Downstream;
+use super::edge::EdgeReadings;
 use super::labels::{Direction, MetricFamily, Wire};
 use super::record::Outline;
 use super::telemetry::Telemetry;
@@ -35,6 +36,11 @@ impl Observer {
     #[cold]
     pub fn mirror_dropped(&self) {
         self.worker.telemetry.readings.mirrors_dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What is counted of an edge's clients.
+    pub fn edge(&self) -> &EdgeReadings {
+        &self.worker.telemetry.readings.edge
     }
 
     /// An endpoint was thrown out because of how an opaque connection to it could not be opened.
@@ -70,12 +76,12 @@ impl Observer {
             _ => self.worker.source(peer),
         };
         let (source, caller) = peer.as_ref().map(source).unzip();
-        Downstream { address, local, peer, tls, source: source.unwrap_or(SOURCE_UNKNOWN), caller }
+        Downstream { address, local, peer, tls, client_tls: None, source: source.unwrap_or(SOURCE_UNKNOWN), caller }
     }
 
     /// The same of an inbound caller that tried to prove itself and failed: not one that speaks plaintext.
     pub const fn stranger((address, local): (SocketAddr, SocketAddr)) -> Downstream {
-        Downstream { address, local, peer: None, tls: None, source: SOURCE_UNKNOWN, caller: None }
+        Downstream { address, local, peer: None, tls: None, client_tls: None, source: SOURCE_UNKNOWN, caller: None }
     }
 
     /// Begins the record of one HTTP request; its trace headers are rewritten in `parts`. Allocates for headers only: trace context where

@@ -13,6 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::edge::EdgeReadings;
 use super::exposition::{Exposition, plain};
 use super::labels::{BUCKET_BOUNDS_SECS, Direction, Labels, MetricFamily};
 use super::process::ProcessReading;
@@ -38,6 +39,7 @@ struct Scrape {
     connections: [(Direction, u64, u64); 2],
     http2_bodies: i64,
     http2_floods: u64,
+    edge: Arc<EdgeReadings>,
     process: ProcessReading,
     started_secs: f64,
 }
@@ -76,6 +78,7 @@ impl Telemetry {
             }),
             http2_bodies: self.readings.http2_bodies.load(Ordering::Relaxed),
             http2_floods: self.readings.http2_floods.count(),
+            edge: Arc::clone(&self.readings.edge),
             process,
             started_secs: since_1970(self.started).as_secs_f64(),
         }
@@ -261,6 +264,7 @@ impl prometheus_client::collector::Collector for Scrape {
         self.policy(&mut encoder)?;
         self.own(&mut encoder)?;
         self.connections(&mut encoder)?;
+        self.edge.encode(&mut encoder)?;
         self.process(&mut encoder)
     }
 }

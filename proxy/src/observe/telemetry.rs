@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use super::access::{AccessLog, LogLines};
 use super::batch::Outboxes;
 use super::calls::CallShard;
+use super::edge::EdgeReadings;
 use super::egress::EgressCalls;
 use super::labels::Direction;
 use super::plaintext::PlaintextPeers;
@@ -76,6 +77,8 @@ pub struct Readings {
     pub http2_bodies: Arc<AtomicI64>,
     /// HTTP/2 connections that were ended because their frames asked for nothing.
     pub http2_floods: Floods,
+    /// Of an edge's clients.
+    pub edge: Arc<EdgeReadings>,
     inbound: Occupancy,
     outbound: Occupancy,
 }

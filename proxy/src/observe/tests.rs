@@ -77,6 +77,7 @@ fn cluster() -> Arc<Cluster> {
         protocol: Protocol::Http,
         connect_timeout: Duration::from_secs(1),
         kind: ClusterKind::Endpoints,
+        tls: None,
         policy: Arc::default(),
         endpoints: Arc::new(EndpointCell::default()),
         live: Arc::default(),

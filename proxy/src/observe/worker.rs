@@ -155,6 +155,9 @@ impl Recorder {
         (notes.logged, notes.context) = (logged, context);
         notes.caller.clone_from(&downstream.caller);
         notes.tls = if direction == Direction::Inbound { downstream.tls } else { None };
+        if let Some(told) = &downstream.client_tls {
+            notes.word(Word::ClientTls, told);
+        }
         notes
     }
 

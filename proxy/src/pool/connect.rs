@@ -1,6 +1,8 @@
 //! Opening connections: TCP or the hairpin, then mTLS where the endpoint has an identity or TLS where it has a name, then HTTP where it is
 //! wanted.
 
+#![allow(clippy::disallowed_types, reason = "hands a door's socket on")]
+
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -56,6 +58,14 @@ impl Connector {
     /// See `Tls::generation`.
     pub fn generation(&self) -> u64 {
         self.bonds.tls().generation()
+    }
+
+    /// A socket of datagrams towards an endpoint.
+    ///
+    /// # Errors
+    /// See [`Network::datagrams_to`].
+    pub fn datagrams_to(&self, address: SocketAddr) -> io::Result<tokio::net::UdpSocket> {
+        self.network.datagrams_to(address)
     }
 
     /// Opens a connection within the time allowed. Dropping the future gives it up.

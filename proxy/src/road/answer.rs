@@ -72,7 +72,7 @@ pub trait Door: Sized + 'static {
     fn note(&self, _listener: &Self::Listener, _account: &mut Account) {}
 
     /// Says what only this proxy may say of the caller, and unsays what the caller said of it.
-    fn mark(&self, headers: &mut HeaderMap);
+    fn mark(&self, listener: &Self::Listener, headers: &mut HeaderMap);
 
     /// Whether policies look at the host of requests.
     fn judges_hosts(&self, _snapshot: &Snapshot) -> bool {
@@ -268,7 +268,7 @@ impl<D: Door> Connection<D> {
         if D::DIRECTION == Direction::Inbound {
             account.asks(&self.downstream, parts);
         }
-        self.door.mark(&mut parts.headers);
+        self.door.mark(&view.listener, &mut parts.headers);
         let patient = self.patience(&mut parts.headers, of_hop, waited);
         // First of all, so that what is judged is what is sent on.
         let upgrade = clean_request(parts, of_hop);

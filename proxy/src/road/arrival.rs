@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::decide::{First, Known, Version};
+use engine::decide::{Ended, First, Known, Version};
 use engine::failure::{Failure, Reason};
 use engine::model::Snapshot;
 use engine::sniff::{Sniffed, may_be_request};
@@ -106,6 +106,24 @@ impl Heard {
 
     fn may_ask(&self) -> bool {
         matches!(self.first, Some(Speaker::Client(Sniffed::NeedMore | Sniffed::Opaque))) && may_be_request(&self.seen)
+    }
+
+    /// The same of a client from outside whose TLS was ended.
+    pub fn ended<'k>(&'k self, alpn: Option<&'k str>) -> Known<'k> {
+        Known { ended: Some(Ended { alpn }), ..self.known() }
+    }
+
+    /// Whether TLS was heard.
+    pub const fn is_tls(&self) -> bool {
+        matches!(self.first, Some(Speaker::Client(Sniffed::Tls(_))))
+    }
+
+    /// The name that TLS asks for, lower case.
+    pub fn sni(&self) -> Option<&str> {
+        match &self.first {
+            Some(Speaker::Client(Sniffed::Tls(hello))) => hello.sni.as_deref(),
+            _ => None,
+        }
     }
 
     /// The client spoke.

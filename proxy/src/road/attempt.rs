@@ -92,7 +92,7 @@ impl Tries {
             }
         };
         self.last = Some(Arc::clone(&endpoint));
-        Ok(To { endpoint, named: None, local: None, timeout: cluster.connect_timeout, bounded })
+        Ok(To { endpoint, named: cluster.tls.clone(), local: None, timeout: cluster.connect_timeout, bounded })
     }
 
     /// Whether the last one goes where the client's session is.

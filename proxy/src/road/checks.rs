@@ -86,7 +86,7 @@ async fn rest(changes: &mut watch::Receiver<u64>, pause: Option<Duration>) -> bo
 /// Asks one endpoint and books what comes of it.
 async fn check(shared: &Shared, cluster: &Cluster, endpoint: &Arc<Endpoint>) {
     let Some(policy) = &cluster.policy.check else { return };
-    let to = To { endpoint: Arc::clone(endpoint), named: None, local: None, timeout: policy.timeout, bounded: None };
+    let to = To { endpoint: Arc::clone(endpoint), named: cluster.tls.clone(), local: None, timeout: policy.timeout, bounded: None };
     let asking = ask(shared, &to, cluster.protocol, &policy.question);
     let result = match timeout(policy.timeout, asking).await {
         Ok(result) => result,

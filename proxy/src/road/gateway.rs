@@ -1,72 +1,271 @@
 //! From outside into the mesh: a Gateway's own doors, joined to the outbound road from the decision on.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use engine::decide::{self, Step, connection};
-use engine::model::{Cluster, Outbound, Protocol, Snapshot};
+use bytes::Bytes;
+use engine::decide::{self, Course, EdgeDoor, Known, Learn, Step, Terms, connection};
+use engine::failure::{Failure, Reason};
+use engine::model::{Cluster, Forward, Port, Protocol, RouteTable, Snapshot, TlsTerms};
 use http::{HeaderMap, HeaderValue};
+use tokio::time::timeout;
 
-use crate::ground::limits::HEAD_WAIT;
+use crate::ground::limits::{HANDSHAKE_WAIT, HEAD_WAIT};
 use crate::http::{Caller, mark_outside};
-use crate::io::{Rewound, Stream};
-use crate::observe::{Direction, Downstream};
+use crate::io::{Abrupt as _, Rewound, Socket, Stream};
+use crate::observe::{Direction, Downstream, client_tls};
 use crate::pool::To;
 use crate::road::answer::{Connection, Door, HttpConnection, InForce, Look, serve};
-use crate::road::arrival::{Arrival, Heard};
+use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry};
+use crate::road::attempt::OpenedTcp;
+use crate::road::opening;
 use crate::road::shared::Shared;
 use crate::road::watch;
+use crate::tls::{Alert, EdgeAccepted, Shown};
 
 /// Serves one connection to a Gateway's port (the port of its listener, whatever the socket's own is). Dropping the future cuts it.
 pub async fn serve_connection(arrival: Arrival, port: u16, shared: Rc<Shared>) {
-    if let Some(served) = Box::pin(recognise(arrival, port, &shared)).await {
-        serve(served, &shared).await;
+    match Box::pin(recognise(arrival, port, &shared)).await {
+        None => {}
+        Some(Carried::Http(served)) => serve(served, &shared).await,
+        Some(Carried::Opaque(opaque)) => Box::pin(carry(&shared, *opaque)).await,
     }
 }
 
-/// Finds out what a connection speaks. `None`: it said nothing, or nothing that is served.
-async fn recognise(arrival: Arrival, port: u16, shared: &Rc<Shared>) -> Option<Box<HttpConnection>> {
+/// Finds out what a connection speaks and carries. `None`: it said nothing, or nothing that is served.
+async fn recognise(arrival: Arrival, port: u16, shared: &Rc<Shared>) -> Option<Carried> {
     let Arrival { socket, peer, destination } = arrival;
-    let (mut stream, mut heard) = (Stream::Plain(socket), Heard::default());
-    heard.said(watch::client_first(&mut stream, Some(HEAD_WAIT), &shared.drain.outbound).await?);
     let snapshot = shared.reader.load();
-    let Step::Take(course) = connection(&snapshot, decide::Door::Edge(port), &heard.known()) else { return None };
-    let downstream = shared.observer.downstream(Direction::Outbound, &snapshot, (peer, destination), None, None);
-    let door = Edge { port, client: HeaderValue::from_str(&peer.ip().to_string()).ok() };
-    let listener = snapshot.edges.get(&port).cloned();
-    let connection = Connection::new(shared, door, downstream, InForce { snapshot, listener });
-    let stream = Rewound::new(heard.seen, stream);
-    Some(Box::new(HttpConnection { stream, bond: None, version: course.server()?, connection }))
+    Visit { shared, snapshot, port, peer, destination }.words(socket).await
+}
+
+/// A connection from outside.
+struct Visit<'a> {
+    shared: &'a Rc<Shared>,
+    snapshot: Arc<Snapshot>,
+    port: u16,
+    peer: SocketAddr,
+    destination: SocketAddr,
+}
+
+impl Visit<'_> {
+    fn decide(&self, known: &Known<'_>) -> Step {
+        connection(&self.snapshot, decide::Door::Edge(self.port), known)
+    }
+
+    /// Listens as it comes, for as long as it takes to know where it goes.
+    async fn words(mut self, mut socket: Socket) -> Option<Carried> {
+        let of_tls = matches!(self.snapshot.edges.get(&self.port).map(|edge| &edge.port), Some(Port::Tls(_)));
+        let patience = if of_tls { HANDSHAKE_WAIT } else { HEAD_WAIT };
+        let mut heard = Heard::default();
+        loop {
+            match self.decide(&heard.known()) {
+                Step::Learn(Learn::Termination) => return self.terminate(heard, socket).await,
+                Step::Learn(_) => {
+                    heard.said(watch::client_first(&mut socket, Some(patience), &self.shared.drain.outbound).await?);
+                    // It may have been silent for long: what counts is what is in force when it speaks.
+                    self.snapshot = self.shared.reader.load();
+                }
+                Step::Take(Course::Close(reason)) if heard.is_tls() => {
+                    self.shared.observer.edge().unnamed.fetch_add(1, Ordering::Relaxed);
+                    Alert::UnrecognizedName.tell(&mut socket).await;
+                    return self.refused(&Failure::new(reason, format!("{}: no listener has that name", self.asked(&heard))));
+                }
+                Step::Take(course) => {
+                    let downstream = self.downstream();
+                    let forward = decide::carried_at_edge(&self.snapshot, self.port, heard.known().first).cloned();
+                    let stream = Rewound::new(heard.seen, Stream::Plain(socket));
+                    return self.take(course, stream, (EdgeClient::Plaintext, forward), downstream).await;
+                }
+            }
+        }
+    }
+
+    /// Ends the client's TLS by the terms of its chain.
+    async fn terminate(self, heard: Heard, mut socket: Socket) -> Option<Carried> {
+        let name: Option<Arc<str>> = heard.sni().map(Into::into);
+        let chain = Arc::clone(decide::chain(&self.snapshot, self.port, name.as_deref())?);
+        let terms = Arc::clone(chain.terms.as_ref()?);
+        let edge = self.shared.tls.edge();
+        if let Err(failure) = edge.ready(&terms) {
+            tracing::warn!(listener = &*chain.name, %failure, "a client of an edge cannot be served");
+            Alert::InternalError.tell(&mut socket).await;
+            return self.refused(&failure);
+        }
+        let forward = decide::carried_at_edge(&self.snapshot, self.port, heard.known().first).cloned();
+        let handshake = async {
+            let places = &self.shared.handshakes;
+            let _place = match places.try_acquire() {
+                Ok(place) => Some(place),
+                Err(_) => {
+                    self.shared.observer.edge().handshakes_full.fetch_add(1, Ordering::Relaxed);
+                    places.acquire().await.ok()
+                }
+            };
+            edge.accept(&terms, Rewound::new(heard.seen.clone(), socket)).await
+        };
+        let late = || Failure::new(Reason::TlsFailed, "the TLS handshake took too long");
+        let accepted = match Box::pin(timeout(HANDSHAKE_WAIT, handshake)).await.unwrap_or_else(|_| Err(late())) {
+            Ok(accepted) => accepted,
+            Err(failure) => {
+                self.shared.observer.edge().handshakes_failed.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(peer = %self.peer, listener = &*chain.name, %failure, "a client's TLS handshake failed");
+                return self.refused(&failure);
+            }
+        };
+        let EdgeAccepted { stream, alpn, shown, facts } = accepted;
+        self.shared.observer.edge().handshake(&facts);
+        let certificate = shown.as_ref().map(|shown| (&*shown.hash_hex, shown.believed));
+        let mut downstream = self.downstream();
+        (downstream.tls, downstream.client_tls) = (Some(facts), Some(client_tls(&facts, name.as_deref(), certificate)));
+        // The chain has decided; only what is inside is left to say.
+        let Step::Take(course) = self.decide(&heard.ended(alpn)) else { return None };
+        let stream = Rewound::new(Bytes::new(), Stream::accepted(stream));
+        let client = EdgeClient::Tls { name, terms, shown };
+        self.take(course, stream, (client, forward), downstream).await
+    }
+
+    /// Carries the decision out.
+    async fn take(
+        &self,
+        course: Course,
+        mut stream: Rewound<Stream>,
+        (client, forward): (EdgeClient, Option<Arc<Forward>>),
+        downstream: Downstream,
+    ) -> Option<Carried> {
+        match course {
+            Course::Serve(_) | Course::Unreadable => {
+                let address = HeaderValue::from_str(&self.peer.ip().to_string()).ok();
+                let door = Edge { port: self.port, address, client };
+                let listener = door.served(&self.snapshot);
+                let view = InForce { snapshot: Arc::clone(&self.snapshot), listener };
+                let connection = Connection::new(self.shared, door, downstream, view);
+                Some(Carried::Http(Box::new(HttpConnection { stream, bond: None, version: course.server()?, connection })))
+            }
+            Course::Carry => {
+                let name = self.snapshot.edges.get(&self.port).map_or("", |edge| &*edge.name);
+                let mut account = self.shared.observer.begin_tcp(Direction::Outbound, &self.snapshot, &downstream);
+                let opened = opening::open(self.shared, (name, &self.snapshot), forward.as_ref(), self.destination).await;
+                let only = forward.as_deref().and_then(opening::only_cluster);
+                if let Some(cluster) = opened.as_ref().ok().and_then(OpenedTcp::cluster).or(only) {
+                    account.to_cluster(&cluster);
+                }
+                if opened.is_err() {
+                    stream.abort();
+                }
+                let idle = forward.as_ref().and_then(|forward| forward.policy.idle_timeout);
+                let opaque = Opaque { downstream: stream, bond: None, opened, idle, account, forbidden: None, stand: None };
+                Some(Carried::Opaque(Box::new(opaque)))
+            }
+            Course::Refuse(_) | Course::Close(_) | Course::Outside => {
+                stream.abort();
+                self.refused(&Failure::new(Reason::NoRoute, format!("port {}: only TLS is served here, and this is none", self.port)))
+            }
+        }
+    }
+
+    /// Records a connection that was not served.
+    fn refused(&self, failure: &Failure) -> Option<Carried> {
+        self.shared.observer.begin_tcp(Direction::Outbound, &self.snapshot, &self.downstream()).failed(failure);
+        None
+    }
+
+    fn downstream(&self) -> Downstream {
+        self.shared.observer.downstream(Direction::Outbound, &self.snapshot, (self.peer, self.destination), None, None)
+    }
+
+    /// What a client asks for, for people.
+    fn asked(&self, heard: &Heard) -> String {
+        heard.sni().map_or_else(|| format!("port {}, without a name", self.port), |name| format!("port {}, `{name}`", self.port))
+    }
+}
+
+/// How a client came in.
+enum EdgeClient {
+    /// As it is.
+    Plaintext,
+    /// By TLS that was ended here.
+    Tls {
+        /// The name that it asked for.
+        name: Option<Arc<str>>,
+        /// How it was ended.
+        terms: Arc<TlsTerms>,
+        /// What it has shown.
+        shown: Option<Shown>,
+    },
 }
 
 /// A Gateway's door.
 struct Edge {
     port: u16,
-    client: Option<HeaderValue>,
+    /// The client's.
+    address: Option<HeaderValue>,
+    client: EdgeClient,
+}
+
+/// What an epoch says of a client's requests.
+enum Served {
+    Table {
+        table: Arc<RouteTable>,
+        /// What the client's certificate proves is told on.
+        tells_client: bool,
+    },
+    Misdirected,
+    NoPort,
+    Unconfigured,
+}
+
+impl Edge {
+    fn served(&self, live: &Snapshot) -> Served {
+        let (door, tells_client) = match &self.client {
+            EdgeClient::Plaintext => (EdgeDoor::Plaintext, false),
+            EdgeClient::Tls { name, terms, .. } => {
+                let tells = decide::chain(live, self.port, name.as_deref()).is_some_and(|chain| chain.tells_client);
+                (EdgeDoor::Tls { name: name.as_deref(), clients: terms.clients.as_ref() }, tells)
+            }
+        };
+        match Terms::of_edge(live, self.port, &door) {
+            Terms::Edge(table) => Served::Table { table: Arc::clone(table), tells_client },
+            Terms::Misdirected => Served::Misdirected,
+            Terms::Unconfigured => Served::Unconfigured,
+            Terms::NoPort | Terms::Outbound(_) | Terms::Inbound(_) | Terms::Outside(_) => Served::NoPort,
+        }
+    }
 }
 
 impl Door for Edge {
     const DIRECTION: Direction = Direction::Outbound;
-    /// `None`: the Gateway has no such port.
-    type Listener = Option<Arc<Outbound>>;
+    type Listener = Served;
 
     fn caller(&self, _: &Downstream) -> Caller {
         Caller::Anybody
     }
 
-    fn look(&self, _: &Rc<Shared>, live: &Snapshot, _: &Self::Listener) -> Look<Self::Listener> {
-        Look::Known(live.edges.get(&self.port).cloned())
+    fn look(&self, _: &Rc<Shared>, live: &Snapshot, _: &Served) -> Look<Served> {
+        Look::Known(self.served(live))
     }
 
-    fn terms<'v>(&self, snapshot: &'v Snapshot, listener: &'v Self::Listener) -> decide::Terms<'v> {
-        listener.as_ref().map_or_else(|| decide::Terms::of_edge(snapshot, self.port), decide::Terms::Edge)
+    fn terms<'v>(&self, _: &'v Snapshot, listener: &'v Served) -> Terms<'v> {
+        match listener {
+            Served::Table { table, .. } => Terms::Edge(table),
+            Served::Misdirected => Terms::Misdirected,
+            Served::NoPort => Terms::NoPort,
+            Served::Unconfigured => Terms::Unconfigured,
+        }
     }
 
-    fn mark(&self, headers: &mut HeaderMap) {
-        mark_outside(headers, self.client.as_ref());
+    fn mark(&self, listener: &Served, headers: &mut HeaderMap) {
+        let (https, shown) = match &self.client {
+            EdgeClient::Plaintext => (false, None),
+            EdgeClient::Tls { shown, .. } => (true, shown.as_ref()),
+        };
+        let tells = matches!(listener, Served::Table { tells_client: true, .. });
+        mark_outside(headers, self.address.as_ref(), https, shown.filter(|_| tells).and_then(Shown::told));
     }
 
-    fn aim(&self, _: &Snapshot, _: &Self::Listener, cluster: &Cluster) -> (Option<To>, Protocol) {
+    fn aim(&self, _: &Snapshot, _: &Served, cluster: &Cluster) -> (Option<To>, Protocol) {
         (None, cluster.protocol)
     }
 }

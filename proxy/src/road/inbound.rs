@@ -264,7 +264,7 @@ impl Door for Inward {
         account.at_port(listener);
     }
 
-    fn mark(&self, headers: &mut HeaderMap) {
+    fn mark(&self, _: &Self::Listener, headers: &mut HeaderMap) {
         match &self.client_cert {
             // Replaces whatever the caller said of itself.
             Some(value) => drop(headers.insert(X_FORWARDED_CLIENT_CERT, value.clone())),

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::decide::{self, Course, Known, Learn, Step, choose, connection};
+use engine::decide::{self, Course, Known, Learn, Step, connection};
 use engine::failure::{Failure, Reason};
-use engine::model::{Cluster, Forward, Outbound, Protocol, Snapshot, Target};
+use engine::model::{Cluster, Forward, Outbound, Protocol, Snapshot};
 use http::HeaderMap;
 
 use crate::ground::body::Received;
@@ -19,7 +19,8 @@ use crate::observe::{Direction, Downstream};
 use crate::pool::To;
 use crate::road::answer::{Connection, Door, HttpConnection, InForce, Look, serve};
 use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry, refuse};
-use crate::road::attempt::{self, OpenedTcp};
+use crate::road::attempt::OpenedTcp;
+use crate::road::opening;
 use crate::road::outside::{self, Outside};
 use crate::road::shared::Shared;
 use crate::road::watch;
@@ -184,7 +185,7 @@ impl Door for Outward {
         decide::Terms::Outbound(listener)
     }
 
-    fn mark(&self, _: &mut HeaderMap) {}
+    fn mark(&self, _: &Self::Listener, _: &mut HeaderMap) {}
 
     fn aim(&self, snapshot: &Snapshot, _: &Arc<Outbound>, cluster: &Cluster) -> (Option<To>, Protocol) {
         (Shared::fixed(cluster.kind, snapshot, self.destination), cluster.protocol)
@@ -198,19 +199,7 @@ async fn open(
     tcp: Option<&Arc<Forward>>,
     destination: SocketAddr,
 ) -> Result<OpenedTcp, Failure> {
-    let name = &view.listener.name;
-    let Some(target) = tcp.or(view.listener.tcp.as_ref()).and_then(|forward| choose(forward, shared.draw.next())) else {
-        return Err(Failure::new(Reason::NoRoute, format!("{name} has no backend for opaque bytes")));
-    };
-    match &target.target {
-        Target::Cluster(cluster) => {
-            let only = Shared::fixed(cluster.kind, &view.snapshot, destination);
-            attempt::open(shared, Some(cluster), only).await
-        }
-        Target::Reply(answer) => {
-            Err(Failure::new(answer.reason.unwrap_or(Reason::BadBackend), format!("{name}: the backend does not exist")))
-        }
-    }
+    opening::open(shared, (&view.listener.name, &view.snapshot), tcp.or(view.listener.tcp.as_ref()), destination).await
 }
 
 fn opaque(
@@ -221,20 +210,9 @@ fn opaque(
     opened: Result<OpenedTcp, Failure>,
 ) -> Carried {
     let mut account = shared.observer.begin_tcp(Direction::Outbound, &view.snapshot, downstream);
-    if let Some(cluster) = opened.as_ref().ok().and_then(OpenedTcp::cluster).or_else(|| tcp.and_then(only_cluster)) {
+    if let Some(cluster) = opened.as_ref().ok().and_then(OpenedTcp::cluster).or_else(|| tcp.and_then(opening::only_cluster)) {
         account.to_cluster(&cluster);
     }
     let idle = tcp.and_then(|forward| forward.policy.idle_timeout);
     Carried::Opaque(Box::new(Opaque { downstream: stream, bond: None, opened, idle, account, forbidden: None, stand: None }))
-}
-
-/// The cluster of a forward that has only one, so that a connection that failed is counted there.
-fn only_cluster(forward: &Forward) -> Option<Arc<Cluster>> {
-    match forward.backends.as_slice() {
-        [only] => match &only.target {
-            Target::Cluster(cluster) => Some(Arc::clone(cluster)),
-            Target::Reply(_) => None,
-        },
-        _ => None,
-    }
 }

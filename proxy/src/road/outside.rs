@@ -231,7 +231,7 @@ impl Door for Outside {
         }
     }
 
-    fn mark(&self, _: &mut HeaderMap) {}
+    fn mark(&self, _: &Self::Listener, _: &mut HeaderMap) {}
 
     fn aim(&self, snapshot: &Snapshot, _: &Arc<RouteTable>, cluster: &Cluster) -> (Option<To>, Protocol) {
         let to = match snapshot.egress.originated(cluster) {

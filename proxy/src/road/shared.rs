@@ -9,6 +9,7 @@ use std::time::Instant;
 use engine::Moment;
 use engine::authenticate::Remembered;
 use engine::model::{ClusterKind, Endpoint, EndpointLive, Health, Locality, Snapshot};
+use tokio::sync::Semaphore;
 
 use crate::ground::drain::Drain;
 use crate::ground::patience::Patience;
@@ -55,6 +56,10 @@ pub struct Shared {
     pub serving: Serving,
     /// Tokens that were verified.
     pub tokens: RefCell<Remembered>,
+    /// Places for handshakes with clients from outside.
+    pub handshakes: Semaphore,
+    /// Sessions of datagrams that may still be begun.
+    pub datagram_sessions: Cell<usize>,
     /// Chance.
     pub draw: Draw,
     /// Time.

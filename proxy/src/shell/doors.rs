@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::io::receive_listener;
 use crate::shell::listener::Purpose;
-use crate::shell::ports::{Reach, open};
+use crate::shell::ports::{self, Reach, open};
 use crate::shell::settings::Map;
 use crate::shell::worker::Worker;
 use crate::snapshots::{NameLookup, Snapshots};
@@ -80,9 +80,9 @@ impl Edges {
     /// old ones are closed. A port without a socket that was handed over is opened here; one that cannot be is tried again.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut changes = self.snapshots.changes();
-        let mut open_doors = BTreeSet::new();
+        let (mut open_doors, mut open_datagrams) = (BTreeSet::new(), BTreeSet::new());
         loop {
-            let failed = self.follow(&mut open_doors).await;
+            let failed = self.follow(&mut open_doors).await | self.follow_datagrams(&mut open_datagrams).await;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -133,6 +133,38 @@ impl Edges {
             }
             info!(port, "edge listener closed; its connections go on");
             open_doors.remove(&port);
+        }
+        failed
+    }
+
+    /// The same for ports of datagrams. Each worker has sockets of its own, among which the kernel divides clients.
+    async fn follow_datagrams(&self, opened: &mut BTreeSet<u16>) -> bool {
+        let wanted: BTreeSet<u16> = self.snapshots.load().datagrams.keys().copied().collect();
+        let mut failed = false;
+        for port in wanted.difference(&opened.clone()).copied() {
+            let all: anyhow::Result<Vec<_>> = self.workers.iter().map(|_| ports::open_datagrams(port, "the Gateway's listener")).collect();
+            match all {
+                Ok(all) => {
+                    for (worker, sockets) in self.workers.iter().zip(all) {
+                        for socket in sockets {
+                            worker.open_datagrams(port, socket).await;
+                        }
+                    }
+                    info!(port, "edge listener of datagrams open");
+                    opened.insert(port);
+                }
+                Err(error) => {
+                    warn!(port, "edge listener of datagrams: {error}");
+                    failed = true;
+                }
+            }
+        }
+        for port in opened.difference(&wanted).copied().collect::<Vec<_>>() {
+            for worker in self.workers.iter() {
+                worker.close_datagrams(port).await;
+            }
+            info!(port, "edge listener of datagrams closed");
+            opened.remove(&port);
         }
         failed
     }

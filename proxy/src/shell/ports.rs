@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::anyhow;
 use nix::errno::Errno;
 
-use crate::io::bind;
+use crate::io::{bind, bind_datagrams};
 
 /// Processes looked at for the holder of a port.
 const PROCESSES_MAX: usize = 20_000;
@@ -51,6 +51,14 @@ pub fn open_udp(port: u16, reach: Reach, flag: &str) -> anyhow::Result<Vec<UdpSo
         socket.set_nonblocking(true)?;
         Ok(socket)
     })
+}
+
+/// A port of an edge's datagrams, which may be opened once for every worker.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_datagrams(port: u16, flag: &str) -> anyhow::Result<Vec<UdpSocket>> {
+    both(port, Reach::All, flag, bind_datagrams)
 }
 
 /// One address.

@@ -12,16 +12,19 @@ use std::time::Duration;
 use engine::authenticate::Remembered;
 use engine::model::{Endpoint, MtlsMode};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use crate::ground::drain::DrainStage;
-use crate::ground::limits::{GIVE_BACK_TICKS, IDLE_GRACE, PARTING_HUSHED, PARTING_TOLD, REST_MAX, TICK};
+use crate::ground::limits::{
+    DATAGRAM_SESSIONS_MAX, GIVE_BACK_TICKS, HANDSHAKES_MAX, IDLE_GRACE, PARTING_HUSHED, PARTING_TOLD, REST_MAX, TICK,
+};
 use crate::ground::patience::Patience;
 use crate::ground::windows::Bodies;
 use crate::http::Serving;
-use crate::io::{Draw, Free, Listening, Network, Pressure, give_back_heap, pipe};
+use crate::io::{Draw, Free, Listening, Network, Pressure, adopt_datagrams, give_back_heap, pipe};
 use crate::observe::{Direction, Observer, Telemetry};
 use crate::pool::{Connector, Hairpin, Pool};
+use crate::road;
 use crate::road::arrival::Arrival;
 use crate::road::checks;
 use crate::road::guests::Both;
@@ -78,6 +81,8 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
             drain: Both { inbound: Rc::default(), outbound: Rc::default() },
             tokens: RefCell::new(Remembered::new(seed)),
             serving: Serving::new(Rc::clone(&bodies), Rc::clone(&patience), pressure.clone()),
+            handshakes: Semaphore::new(HANDSHAKES_MAX),
+            datagram_sessions: Cell::new(DATAGRAM_SESSIONS_MAX.min(means.connections_max)),
             draw,
             clock,
             begun,
@@ -193,6 +198,9 @@ async fn end(shared: &Shared, direction: Direction) {
 enum Instruction {
     Open(Purpose, std::net::TcpListener),
     Close(Purpose),
+    /// An edge's port of datagrams.
+    OpenDatagrams(u16, std::net::UdpSocket),
+    CloseDatagrams(u16),
     Check,
     Part,
     Drain(Duration, oneshot::Sender<()>),
@@ -238,6 +246,16 @@ impl Worker {
         let _ = self.commands.send(Instruction::Close(door)).await;
     }
 
+    /// Starts taking datagrams of an edge's port, at a socket of its own.
+    pub async fn open_datagrams(&self, port: u16, socket: std::net::UdpSocket) {
+        let _ = self.commands.send(Instruction::OpenDatagrams(port, socket)).await;
+    }
+
+    /// Stops taking them; the sessions end.
+    pub async fn close_datagrams(&self, port: u16) {
+        let _ = self.commands.send(Instruction::CloseDatagrams(port)).await;
+    }
+
     /// Lets it do the active checks of the whole proxy. Told to one worker, once.
     pub async fn check(&self) {
         let _ = self.commands.send(Instruction::Check).await;
@@ -269,6 +287,7 @@ impl Worker {
 async fn obey(means: Means, seed: u64, mut commands: mpsc::Receiver<Instruction>) {
     let shared = shared(&means, seed);
     let mut doors: HashMap<Purpose, Vec<tokio::task::JoinHandle<()>>> = HashMap::new();
+    let mut datagrams: HashMap<u16, Vec<tokio::task::JoinHandle<()>>> = HashMap::new();
     while let Some(command) = commands.recv().await {
         match command {
             Instruction::Open(door, listener) => match Listening::adopt(listener) {
@@ -278,6 +297,14 @@ async fn obey(means: Means, seed: u64, mut commands: mpsc::Receiver<Instruction>
                 }
                 Err(error) => tracing::error!(?door, %error, "a listening socket cannot be used"),
             },
+            Instruction::OpenDatagrams(port, socket) => match adopt_datagrams(socket) {
+                Ok(socket) => {
+                    let serving = tokio::task::spawn_local(road::datagrams::serve(socket, port, Rc::clone(&shared)));
+                    datagrams.entry(port).or_default().push(serving);
+                }
+                Err(error) => tracing::error!(port, %error, "a socket of datagrams cannot be used"),
+            },
+            Instruction::CloseDatagrams(port) => datagrams.remove(&port).into_iter().flatten().for_each(|serving| serving.abort()),
             Instruction::Close(door) => doors.remove(&door).into_iter().flatten().for_each(|accepting| accepting.abort()),
             Instruction::Check => drop(tokio::task::spawn_local(checks::run(Rc::downgrade(&shared)))),
             Instruction::Part => {

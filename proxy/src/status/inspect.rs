@@ -85,7 +85,7 @@ pub async fn explain(snapshots: &Snapshots, mode: Mode, ask: &ExplainCommand, at
     if mode == Mode::Edge {
         let port = url.port_u16().unwrap_or(if url.scheme_str() == Some("https") { 443 } else { 80 });
         let fault = judge_request(&mut parts, Raw::plainly(Hop::First, fields)).err();
-        mark_outside(&mut parts.headers, None);
+        mark_outside(&mut parts.headers, None, tls, None);
         let head = RequestHead::new(&parts.method, &parts.uri, &parts.headers);
         return json(&explain::edge(&snapshots.load(), port, &Asked { head, version, tls, fault, now: at.now, wall_secs: at.wall_secs }));
     }

@@ -51,8 +51,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use engine::model::{
-    Action, Cluster, ClusterKind, ClusterPolicy, Endpoint, EndpointCell, EndpointLive, EndpointSet, Forward, Health, Inbound, InboundPort,
-    Locality, Match, MtlsMode, Outbound, Policy, Protocol, RouteTable, Rule, RuleSource, Settings, Snapshot, Target,
+    Action, Cluster, ClusterKind, ClusterPolicy, Edge, Endpoint, EndpointCell, EndpointLive, EndpointSet, Forward, Health, Inbound,
+    InboundPort, Locality, Match, MtlsMode, Outbound, Policy, Port, Protocol, RouteTable, Rule, RuleSource, Settings, Snapshot, Target,
 };
 use parking_lot::Mutex;
 use proto::identity::Identity;
@@ -381,6 +381,7 @@ pub(crate) fn cluster(name: &str, kind: ClusterKind, setup: &Setup) -> Arc<Clust
         protocol: setup.application,
         connect_timeout: Duration::from_secs(1),
         kind,
+        tls: None,
         endpoints: Arc::new(EndpointCell::holding(EndpointSet::new(endpoints, Vec::new())).under(&policy)),
         policy,
         live: Arc::default(),
@@ -418,7 +419,11 @@ pub(crate) fn client_snapshot(setup: &Setup, epoch: u64) -> Snapshot {
     let http = (setup.protocol != Protocol::Tcp).then(|| table(Arc::clone(&forward)));
     let tcp = matches!(setup.protocol, Protocol::Tcp | Protocol::Auto).then_some(forward);
     let outbound = Arc::new(Outbound { name: "out".into(), protocol: setup.protocol, http, tcp, tls: None, content: epoch });
-    let edges = BTreeMap::from([(80, Arc::clone(&outbound))]);
+    let port = match (&outbound.http, &outbound.tcp) {
+        (Some(table), _) => Port::Http(Arc::clone(table)),
+        (None, tcp) => Port::Bytes(Arc::clone(tcp.as_ref().expect("HTTP or bytes"))),
+    };
+    let edges = BTreeMap::from([(80, Arc::new(Edge { name: "edge/80".into(), port, content: epoch }))]);
     Snapshot {
         epoch,
         settings: Some(settings(setup, "frontend", &["10.77.0.1"])),

@@ -50,7 +50,7 @@ pub struct Credential {
 }
 
 /// As `CertifiedKey::from_der`, which keeps the key's bytes to itself.
-fn certified(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'static>) -> Result<CertifiedKey, rustls::Error> {
+pub(super) fn certified(chain: Vec<CertificateDer<'static>>, key: &PrivateKeyDer<'static>) -> Result<CertifiedKey, rustls::Error> {
     let certified = CertifiedKey::new(chain, any_supported_type(key)?);
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(certified),

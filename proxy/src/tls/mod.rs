@@ -9,8 +9,10 @@ mod bonds;
 mod control;
 mod credential;
 pub mod dial;
+mod edge;
 mod named;
 mod peer;
+mod proves;
 mod sessions;
 #[doc(hidden)]
 pub mod testing;
@@ -41,6 +43,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 pub use bonds::{Bond, Bonds, bound};
 pub use control::{ControlTls, ControlTlsError};
 pub use credential::{Credential, CredentialCell, CredentialError};
+pub use edge::{Alert, EdgeAccepted, EdgeTls, Shown};
 pub use peer::{Peer, PeerError, read_peer};
 pub use trust::{TrustCell, TrustError};
 #[cfg(test)]
@@ -160,6 +163,7 @@ pub struct Tls {
     clients: Mutex<HashMap<Arc<Identity>, ClientConfigs>>,
     server: Arc<ServerConfig>,
     named: NamedTls,
+    edge: EdgeTls,
 }
 
 /// One identity's configurations. They share verifier, resolver and session store, else rustls would not resume.
@@ -197,8 +201,14 @@ impl Tls {
         server.max_tls13_tickets = sessions::TICKETS_PER_SERVER_MAX;
         server.ticketer = Arc::new(BoundedTickets::new(Arc::clone(&credentials))?);
         let named = NamedTls::new(Arc::clone(&provider), Arc::clone(&time));
+        let edge = EdgeTls::new(Arc::clone(&provider), Arc::clone(&time));
         let (clients, server) = (Mutex::default(), Arc::new(server));
-        Ok(Self { credentials, trust, verify, resolver, sessions, provider, time, clients, server, named })
+        Ok(Self { credentials, trust, verify, resolver, sessions, provider, time, clients, server, named, edge })
+    }
+
+    /// What ends TLS of clients from outside.
+    pub const fn edge(&self) -> &EdgeTls {
+        &self.edge
     }
 
     /// Counts credentials: grows by one whenever a new leaf is published. 0 before the first.
@@ -406,6 +416,12 @@ fn facts(state: &CommonState) -> TlsFacts {
         Some(CipherSuite::TLS13_AES_128_GCM_SHA256) => "TLS_AES_128_GCM_SHA256",
         Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => "TLS_AES_256_GCM_SHA384",
         Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256) => "TLS_CHACHA20_POLY1305_SHA256",
+        Some(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256) => "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
+        Some(CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384) => "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384",
+        Some(CipherSuite::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256) => "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256",
+        Some(CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256) => "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+        Some(CipherSuite::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384) => "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384",
+        Some(CipherSuite::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256) => "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256",
         _ => "unknown",
     };
     let group = match state.negotiated_key_exchange_group().map(|group| group.name()) {

@@ -1,4 +1,4 @@
-//! TLS to servers outside the mesh, which prove a name below roots that are not ours.
+//! TLS to servers that are not of the mesh, which prove a name below roots that are not ours.
 
 use std::collections::HashMap;
 use std::io;
@@ -20,6 +20,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Carries;
+use super::proves::{AnyOf, ShownOwn};
 use crate::ground::limits::TLS_UNSENT_BYTES_MAX;
 
 /// Client configurations kept, one per name and roots. A proxy that calls more than so many starts afresh.
@@ -99,7 +100,7 @@ impl NamedTls {
         if roots.is_empty() {
             return Err("none of the root certificates that were given for it can be read".to_owned());
         }
-        let configs = self.configs(roots).map_err(|error| format!("it cannot be configured: {error}"))?;
+        let configs = self.configs(named, roots).map_err(|error| format!("it cannot be configured: {error}"))?;
         let mut clients = self.clients.lock();
         if clients.len() >= NAMED_MAX {
             clients.clear();
@@ -108,12 +109,20 @@ impl NamedTls {
         Ok(clients.entry(Arc::clone(named)).or_insert(configs).clone())
     }
 
-    fn configs(&self, roots: Arc<RootCertStore>) -> Result<Configs, Error> {
+    fn configs(&self, named: &Named, roots: Arc<RootCertStore>) -> Result<Configs, Error> {
         let mut base = ClientConfig::builder_with_details(Arc::clone(&self.provider), Arc::clone(&self.time))
             .with_protocol_versions(&[&TLS13, &TLS12])?
-            .with_root_certificates(roots)
+            .with_root_certificates(Arc::clone(&roots))
             .with_no_client_auth();
         base.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+        if let Some(verifier) = AnyOf::of(named, &roots, &self.provider) {
+            base.dangerous().set_certificate_verifier(verifier);
+        }
+        if let Some(cell) = named.shows() {
+            base.client_auth_cert_resolver = ShownOwn::of(cell);
+            // A session would go on with a certificate that has been replaced since.
+            base.resumption = Resumption::disabled();
+        }
         let with = |alpn: &[&[u8]]| {
             let mut config = base.clone();
             config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();

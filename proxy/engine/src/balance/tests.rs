@@ -34,6 +34,7 @@ fn cluster(policy: ClusterPolicy, listed: &[EndpointFacts]) -> Cluster {
         protocol: Protocol::Http,
         connect_timeout: Duration::from_secs(1),
         kind: ClusterKind::Endpoints,
+        tls: None,
         policy: Arc::new(policy),
         endpoints: Arc::default(),
         live: Arc::default(),

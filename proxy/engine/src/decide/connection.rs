@@ -8,7 +8,7 @@ use proto::names::{ALPN_H1, ALPN_H2, ALPN_MESH};
 
 use super::outside::{self, Fate, Said};
 use crate::failure::Reason;
-use crate::model::{Forward, InboundPort, MtlsMode, Outbound, Protocol, Snapshot, Spoken};
+use crate::model::{Chain, Forward, InboundPort, MtlsMode, Outbound, Port, Protocol, Serves, Snapshot, Spoken};
 use crate::sniff::{ClientHello, Sniffed};
 
 /// The door that a connection came in by, and where it was meant to go.
@@ -33,6 +33,8 @@ pub struct Known<'c> {
     pub first: Option<First<'c>>,
     /// The peer proved itself to be of the mesh.
     pub proved: Option<Proved<'c>>,
+    /// TLS of a client from outside was ended here.
+    pub ended: Option<Ended<'c>>,
     /// Who spoke first inside that TLS.
     pub inside: Option<First<'c>>,
     /// What the client said first, wherever, may be the beginning of a request to a lenient reader ([`crate::sniff::may_be_request`]).
@@ -57,6 +59,13 @@ pub struct Proved<'c> {
     pub alpn: Option<&'c str>,
 }
 
+/// TLS that was ended at an edge.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended<'c> {
+    /// The protocol agreed on by ALPN, if any.
+    pub alpn: Option<&'c str>,
+}
+
 /// The next word on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -77,6 +86,8 @@ pub enum Learn {
     EitherSide,
     /// [`Known::proved`]: who the peer is, by a mesh handshake.
     Proof,
+    /// [`Known::ended`]: what is agreed on with a client from outside, whose TLS ends here by the terms of its chain ([`chain`]).
+    Termination,
     /// [`Known::inside`]: the client's first words inside TLS; it speaks first.
     WordsInside,
     /// [`Known::inside`]: the first words of either side.
@@ -97,7 +108,8 @@ pub enum Course {
     Outside,
     /// HTTP is answered with the reason, anything else is closed.
     Refuse(Reason),
-    /// It is closed without an answer.
+    /// It is closed without an answer. Where TLS of a client from outside has asked for a name, it is told that nobody has it (RFC 6066,
+    /// section 3).
     Close(Reason),
 }
 
@@ -137,8 +149,38 @@ pub fn connection(snapshot: &Snapshot, door: Door, known: &Known<'_>) -> Step {
     match door {
         Door::Outbound(destination) => outbound(snapshot, destination, known),
         Door::Inbound(port) => inbound(snapshot, port, known),
-        // Whether the Gateway has such a port (still) is every request's own question.
-        Door::Edge(_) => known.first.map_or(Step::Learn(Learn::Words), |first| serve(first.version())),
+        Door::Edge(port) => edge(snapshot, port, known),
+    }
+}
+
+/// Whether the Gateway has such a port (still) is every request's own question.
+fn edge(snapshot: &Snapshot, port: u16, known: &Known<'_>) -> Step {
+    match (snapshot.edges.get(&port).map(|edge| &edge.port), known.first) {
+        (Some(Port::Bytes(_)), _) => Step::Take(Course::Carry),
+        (_, None) => Step::Learn(Learn::Words),
+        (None | Some(Port::Http(_)), Some(first)) => serve(first.version()),
+        (Some(Port::Tls(chains)), Some(First::Client(Sniffed::Tls(hello)))) => match chains.lookup(hello.sni.as_deref()) {
+            None => Step::Take(Course::Close(Reason::NoRoute)),
+            Some(chain) => match (&chain.serves, &chain.terms, known.ended) {
+                (_, Some(_), None) => Step::Learn(Learn::Termination),
+                (Serves::Http(_), _, ended) => Step::Take(Course::Serve(agreed(ended))),
+                (Serves::Bytes(_), ..) => Step::Take(Course::Carry),
+            },
+        },
+        (Some(Port::Tls(_)), Some(_)) => Step::Take(Course::Close(Reason::NoRoute)),
+    }
+}
+
+/// Who offers nothing by ALPN speaks HTTP/1.1.
+fn agreed(ended: Option<Ended<'_>>) -> Version {
+    if ended.is_some_and(|ended| ended.alpn == Some("h2")) { Version::Http2 } else { Version::Http1 }
+}
+
+/// The chain of an edge's port for TLS that asks for this name (lower case), or for none.
+pub fn chain<'s>(snapshot: &'s Snapshot, port: u16, name: Option<&str>) -> Option<&'s Arc<Chain>> {
+    match &snapshot.edges.get(&port)?.port {
+        Port::Tls(chains) => chains.lookup(name),
+        Port::Http(_) | Port::Bytes(_) => None,
     }
 }
 
@@ -198,6 +240,18 @@ pub fn carried<'s>(listener: &'s Outbound, first: Option<First<'_>>) -> Option<&
         (None, _) => listener.tcp.as_ref(),
         (Some(names), Some(First::Client(Sniffed::Tls(hello)))) => names.lookup(hello.sni.as_deref()),
         (Some(_), _) => None,
+    }
+}
+
+/// Where bytes go that an edge's connection carries, by what its client said first; `None`: nowhere.
+pub fn carried_at_edge<'s>(snapshot: &'s Snapshot, port: u16, first: Option<First<'_>>) -> Option<&'s Arc<Forward>> {
+    match (&snapshot.edges.get(&port)?.port, first) {
+        (Port::Bytes(forward), _) => Some(forward),
+        (Port::Tls(chains), Some(First::Client(Sniffed::Tls(hello)))) => match &chains.lookup(hello.sni.as_deref())?.serves {
+            Serves::Bytes(forward) => Some(forward),
+            Serves::Http(_) => None,
+        },
+        (Port::Tls(_) | Port::Http(_), _) => None,
     }
 }
 
@@ -329,6 +383,49 @@ mod tests {
         assert_eq!(at("10.0.0.3:80", Known { first: Some(First::Server), ..Known::default() }), "Carry");
         let edge = |known| word(connection(&snapshot, Door::Edge(80), &known));
         assert_eq!((edge(Known::default()), edge(said(&Sniffed::Http1))), ("Words".into(), "Http1".into()));
+    }
+
+    #[test]
+    fn a_call_to_an_edge_is_decided_by_its_port_and_its_name() {
+        // Aim: bytes need no word; TLS is told apart by name, ended or passed, and ALPN says what comes; the rest is closed.
+        let mut parts = fixture::shop();
+        let ended = fixture::edge_tls(&["tls/shop/a"], None, &["h2", "http/1.1"]);
+        let inside = fixture::edge_tls(&["tls/shop/a"], None, &[]);
+        let chains = vec![
+            fixture::by_name("https", &["a.example"], Some(&ended), fixture::chain(&fixture::rds("t"))),
+            fixture::by_name("tls", &["b.example"], Some(&inside), fixture::chain(&fixture::tcp_to("c"))),
+            fixture::by_name("pass", &["*.c.example"], None, fixture::chain(&fixture::tcp_to("c"))),
+        ];
+        fixture::put(&mut parts, "edge/443", &fixture::edge(443, chains)).unwrap();
+        fixture::put(&mut parts, "edge/5432", &fixture::edge(5432, vec![fixture::chain(&fixture::tcp_to("c"))])).unwrap();
+        let snapshot = parts.assemble(1, &Snapshot::default());
+        let at = |port, first: Option<&Sniffed>, ended: Option<Ended<'_>>| {
+            let known = Known { first: first.map(First::Client), ended, ..Known::default() };
+            word(connection(&snapshot, Door::Edge(port), &known))
+        };
+        let hello =
+            |name: &str| Sniffed::Tls(ClientHello { sni: Some(name.to_owned()).filter(|name| !name.is_empty()), ..ClientHello::default() });
+        let alpn = |alpn| Some(Ended { alpn });
+        assert_eq!(at(5432, None, None), "Carry");
+        assert_eq!(at(443, None, None), "Words");
+        for (name, ended, wanted) in [
+            ("a.example", None, "Termination"),
+            ("a.example", alpn(Some("h2")), "Http2"),
+            ("a.example", alpn(Some("http/1.1")), "Http1"),
+            ("a.example", alpn(None), "Http1"),
+            ("b.example", None, "Termination"),
+            ("b.example", alpn(None), "Carry"),
+            ("x.c.example", None, "Carry"),
+            ("c.example", None, "Close no_route"),
+            ("", None, "Close no_route"),
+        ] {
+            assert_eq!(at(443, Some(&hello(name)), ended), wanted, "{name}");
+        }
+        for other in [Sniffed::Http1, Sniffed::Http2, Sniffed::Opaque, Sniffed::NeedMore] {
+            assert_eq!(at(443, Some(&other), None), "Close no_route", "{other:?}");
+        }
+        let carried = |name: &str| carried_at_edge(&snapshot, 443, Some(First::Client(&hello(name)))).is_some();
+        assert_eq!([carried("a.example"), carried("b.example"), carried("x.c.example"), carried("x")], [false, true, true, false]);
     }
 
     #[test]

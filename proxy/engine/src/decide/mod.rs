@@ -18,9 +18,9 @@ use crate::matching;
 use crate::model::{Action, Backend, Cluster, Forward, RouteTable, Rule, Target, VirtualHost};
 
 pub use crate::matching::{RequestHead, without_port};
-pub use connection::{Course, Door, First, Known, Learn, Proved, Step, Version, carried, connection};
+pub use connection::{Course, Door, Ended, First, Known, Learn, Proved, Step, Version, carried, carried_at_edge, chain, connection};
 pub use judge::{Caller, call, judge};
-pub use request::{Facts, Fault, Terms, TurnedAway, admit, request};
+pub use request::{EdgeDoor, Facts, Fault, Terms, TurnedAway, admit, request};
 
 static NO_ROUTE: LocalReply = LocalReply::of(Reason::NoRoute);
 static BAD_BACKEND: LocalReply = LocalReply::of(Reason::BadBackend);

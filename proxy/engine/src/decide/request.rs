@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::{Decision, Door, RequestHead, decide};
+use super::{Decision, Door, RequestHead, chain, decide};
 use crate::failure::{LocalReply, Reason};
-use crate::model::{InboundPort, MtlsMode, Outbound, RouteTable, Snapshot};
+use crate::model::{ClientCertificates, InboundPort, MtlsMode, Outbound, Port, RouteTable, Serves, Snapshot};
 
 /// What one epoch says of a connection's requests.
 #[derive(Clone, Copy, Debug)]
@@ -16,9 +16,11 @@ pub enum Terms<'s> {
     /// Of calls to the application's port.
     Inbound(&'s Arc<InboundPort>),
     /// Of calls to a Gateway's port.
-    Edge(&'s Arc<Outbound>),
-    /// The Gateway has no such port (any more).
+    Edge(&'s Arc<RouteTable>),
+    /// The Gateway has no such port (any more), or no requests there.
     NoPort,
+    /// Other certificates are asked for by now than when the client's TLS was ended: it is for a connection of its own.
+    Misdirected,
     /// Nothing was configured yet.
     Unconfigured,
     /// Of the application's own calls past the mesh; see [`super::outside::request`].
@@ -31,19 +33,42 @@ impl<'s> Terms<'s> {
         let known = match door {
             Door::Outbound(destination) => snapshot.outbound.get(&destination).map(Self::Outbound),
             Door::Inbound(port) => snapshot.inbound.as_ref().map(|inbound| Self::Inbound(inbound.port(port))),
-            Door::Edge(port) => return Self::of_edge(snapshot, port),
+            Door::Edge(port) => return Self::of_edge(snapshot, port, &EdgeDoor::Plaintext),
         };
         known.unwrap_or(Self::Unconfigured)
     }
 
-    /// What a snapshot says of a Gateway's port.
-    pub fn of_edge(snapshot: &'s Snapshot, port: u16) -> Self {
-        match snapshot.edges.get(&port) {
-            Some(edge) => Self::Edge(edge),
-            None if snapshot.settings.is_none() => Self::Unconfigured,
-            None => Self::NoPort,
+    /// What a snapshot says of the requests of a Gateway's client.
+    pub fn of_edge(snapshot: &'s Snapshot, port: u16, door: &EdgeDoor<'_>) -> Self {
+        match (snapshot.edges.get(&port).map(|edge| &edge.port), door) {
+            (Some(Port::Http(table)), EdgeDoor::Plaintext) => Self::Edge(table),
+            (Some(Port::Tls(_)), EdgeDoor::Tls { name, clients }) => match chain(snapshot, port, *name) {
+                None => Self::NoPort,
+                Some(chain) => match (&chain.serves, &chain.terms) {
+                    (Serves::Http(_), Some(terms)) if terms.clients.as_ref() != *clients => Self::Misdirected,
+                    (Serves::Http(Some(table)), Some(_)) => Self::Edge(table),
+                    (Serves::Http(None), Some(_)) => Self::Unconfigured,
+                    _ => Self::NoPort,
+                },
+            },
+            (None, _) if snapshot.settings.is_none() => Self::Unconfigured,
+            _ => Self::NoPort,
         }
     }
+}
+
+/// How a client came in to a Gateway's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EdgeDoor<'c> {
+    /// As it is.
+    Plaintext,
+    /// By TLS that was ended here.
+    Tls {
+        /// The name that it asked for (lower case), if any.
+        name: Option<&'c str>,
+        /// What it was asked for.
+        clients: Option<&'c ClientCertificates>,
+    },
 }
 
 /// What a request decision depends on beside the head.
@@ -101,10 +126,12 @@ impl TurnedAway {
 pub fn admit<'s>(view: Terms<'s>, facts: Facts) -> Result<&'s RouteTable, TurnedAway> {
     let refused = |reason| Err(TurnedAway::of(reason));
     let table = match view {
-        Terms::Outbound(listener) | Terms::Edge(listener) => match &listener.http {
+        Terms::Outbound(listener) => match &listener.http {
             Some(table) => table,
             None => return refused(Reason::NoRoute),
         },
+        Terms::Edge(table) => table,
+        Terms::Misdirected => return Err(TurnedAway { last: true, ..TurnedAway::of(Reason::Misdirected) }),
         // The port became Strict under a plaintext connection: one answer, and the end.
         Terms::Inbound(port) if port.mode == MtlsMode::Strict && !facts.proved => {
             return Err(TurnedAway { last: true, ..TurnedAway::of(Reason::Denied) });

@@ -12,7 +12,8 @@ use super::words;
 use crate::Moment;
 use crate::balance::chances;
 use crate::model::{
-    Action, Cluster, ClusterKind, EgressMode, Endpoint, Forward, InboundPort, Outbound, RouteTable, Rule, Snapshot, Steps, Target,
+    Action, Chain, Cluster, ClusterKind, Datagrams, Edge, EgressMode, Endpoint, Forward, InboundPort, Outbound, Port, RouteTable, Rule,
+    Serves, Snapshot, Steps, Target,
 };
 
 /// One listener, or one port of the inbound one.
@@ -24,7 +25,7 @@ pub struct ListenerRow {
     pub direction: &'static str,
     /// `IP:PORT` outbound; the port inbound and at the edge; `*` for every other inbound port.
     pub address: String,
-    /// `http`, `http1`, `http2`, `tcp` or `auto`.
+    /// `http`, `http1`, `http2`, `tcp` or `auto`; at the edge also `tls` or `udp`.
     pub protocol: &'static str,
     /// PeerAuthentication mode; inbound only.
     pub mtls: Option<&'static str>,
@@ -35,6 +36,9 @@ pub struct ListenerRow {
     /// Where TLS goes by the name that it asks for.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tls: Vec<ServerNameRow>,
+    /// What TLS meets at the edge, by the name that it asks for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub chains: Vec<ChainRow>,
     /// Idle timeout of opaque connections; `null`: none.
     pub idle_timeout_ms: Option<u64>,
     /// `NS/NAME` of the Service behind an inbound port.
@@ -47,6 +51,37 @@ pub struct ServerNameRow {
     /// `NAME`, `*.SUFFIX` or, for any name and none, `*`.
     pub names: Vec<String>,
     /// Weighted backends.
+    pub backends: Vec<BackendRow>,
+}
+
+/// What TLS at the edge meets that asks for one of these names.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ChainRow {
+    /// Name of the listener that made it.
+    pub name: String,
+    /// `NAME`, `*.SUFFIX` or, for any name and none, `*`.
+    pub names: Vec<String>,
+    /// `Terminate` or `Passthrough`.
+    pub mode: &'static str,
+    /// The oldest and the newest version that is spoken; where TLS is ended.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub versions: Vec<&'static str>,
+    /// What is agreed to by ALPN.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alpn: Vec<&'static str>,
+    /// Names of the certificates that may be shown.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub certificates: Vec<String>,
+    /// Those of them that have not come yet, and what else is missing.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
+    /// `Required`, `Requested` or `Unverified`, where clients are asked for a certificate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificates: Option<&'static str>,
+    /// Route table of the requests inside.
+    pub routes: Option<String>,
+    /// Weighted backends of the bytes inside.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub backends: Vec<BackendRow>,
 }
 
@@ -245,13 +280,14 @@ const REFUSED: &str = "Refused";
 pub fn listeners(snapshot: &Snapshot) -> Vec<ListenerRow> {
     let outbound: BTreeMap<_, _> = snapshot.outbound.iter().collect();
     let outbound = outbound.into_iter().map(|(address, listener)| road(listener, "Outbound", address.to_string()));
-    let edges = snapshot.edges.iter().map(|(port, listener)| road(listener, "Edge", port.to_string()));
+    let edges = snapshot.edges.iter().map(|(port, edge)| edge_port(edge, port.to_string()));
+    let datagrams = snapshot.datagrams.iter().map(|(port, served)| datagram_port(served, port.to_string()));
     let inbound = snapshot.inbound.iter().flat_map(|inbound| {
         let ports: BTreeMap<_, _> = inbound.ports.iter().collect();
         let ports = ports.into_iter().map(|(port, rule)| inbound_port(rule, port.to_string()));
         ports.chain([inbound_port(&inbound.other, "*".to_owned())])
     });
-    inbound.chain(outbound).chain(edges).collect()
+    inbound.chain(outbound).chain(edges).chain(datagrams).collect()
 }
 
 fn road(listener: &Outbound, direction: &'static str, address: String) -> ListenerRow {
@@ -264,9 +300,72 @@ fn road(listener: &Outbound, direction: &'static str, address: String) -> Listen
         mtls: None,
         routes: listener.http.as_ref().map(|table| table.name.to_string()),
         tcp: listener.tcp.as_ref().map(|forward| backends(forward)).unwrap_or_default(),
+        chains: Vec::new(),
         tls: by_name.map(|(names, forward)| ServerNameRow { names, backends: backends(forward) }).collect(),
         idle_timeout_ms: listener.tcp.as_ref().and_then(|forward| forward.policy.idle_timeout).map(millis),
         service: None,
+    }
+}
+
+/// A row of an edge, of which nothing is known but where.
+fn edge_row(name: &str, protocol: &'static str, address: String) -> ListenerRow {
+    ListenerRow {
+        name: name.to_owned(),
+        direction: "Edge",
+        address,
+        protocol,
+        mtls: None,
+        routes: None,
+        tcp: Vec::new(),
+        tls: Vec::new(),
+        chains: Vec::new(),
+        idle_timeout_ms: None,
+        service: None,
+    }
+}
+
+fn edge_port(edge: &Edge, address: String) -> ListenerRow {
+    let row = |protocol| edge_row(&edge.name, protocol, address);
+    match &edge.port {
+        Port::Http(table) => ListenerRow { routes: Some(table.name.to_string()), ..row("http") },
+        Port::Bytes(forward) => {
+            ListenerRow { tcp: backends(forward), idle_timeout_ms: forward.policy.idle_timeout.map(millis), ..row("tcp") }
+        }
+        Port::Tls(chains) => ListenerRow { chains: chains.rows().map(|(names, chain)| chain_row(names, chain)).collect(), ..row("tls") },
+    }
+}
+
+fn datagram_port(served: &Datagrams, address: String) -> ListenerRow {
+    let forward = &served.forward;
+    let idle_timeout_ms = forward.policy.idle_timeout.map(millis);
+    ListenerRow { tcp: backends(forward), idle_timeout_ms, ..edge_row(&served.name, "udp", address) }
+}
+
+fn chain_row(names: Vec<String>, chain: &Chain) -> ChainRow {
+    let terms = chain.terms.as_deref();
+    let cells = || terms.iter().flat_map(|terms| &terms.certificates);
+    let clients = terms.and_then(|terms| terms.clients.as_ref());
+    let all = cells().chain(clients.map(|clients| &clients.authorities)).chain(terms.and_then(|terms| terms.tickets.as_ref()));
+    let missing = all.filter(|cell| cell.load().secret.is_none()).map(|cell| cell.name().to_owned()).collect();
+    let (routes, backends) = match &chain.serves {
+        Serves::Http(table) => (table.as_ref().map(|table| table.name.to_string()), Vec::new()),
+        Serves::Bytes(forward) => (None, backends(forward)),
+    };
+    ChainRow {
+        name: chain.name.to_string(),
+        names,
+        mode: if terms.is_some() { "Terminate" } else { "Passthrough" },
+        versions: terms.map(|terms| vec![terms.versions.0.text(), terms.versions.1.text()]).unwrap_or_default(),
+        alpn: terms.iter().flat_map(|terms| &terms.alpn).map(|protocol| protocol.text()).collect(),
+        certificates: cells().map(|cell| cell.name().to_owned()).collect(),
+        missing,
+        client_certificates: clients.map(|clients| match (clients.required, clients.untrusted) {
+            (_, true) => "Unverified",
+            (true, false) => "Required",
+            (false, false) => "Requested",
+        }),
+        routes,
+        backends,
     }
 }
 
@@ -280,6 +379,7 @@ fn inbound_port(rule: &InboundPort, address: String) -> ListenerRow {
         routes: Some(rule.http.name.to_string()),
         tcp: Vec::new(),
         tls: Vec::new(),
+        chains: Vec::new(),
         idle_timeout_ms: rule.idle_timeout.map(millis),
         service: (!rule.service.is_empty()).then(|| format!("{}/{}", rule.service_namespace, rule.service)),
     }

@@ -3,6 +3,7 @@
 //! what is not yet subscribed and asks again.
 
 pub mod dump;
+mod edge;
 mod outside;
 mod policies;
 mod view;
@@ -19,7 +20,9 @@ use crate::Moment;
 use crate::authenticate::{Remembered, TokenVerdict};
 use crate::balance;
 use crate::claims::Claims;
-use crate::decide::{self, Course, Door, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Terms, Version, without_port};
+use crate::decide::{
+    self, Course, Door, Ended, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Terms, Version, without_port,
+};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::Called;
 use crate::model::{
@@ -32,6 +35,7 @@ use way::{Drawn, Way};
 /// Most server names that are told in one sentence.
 const NAMES_TOLD_MAX: usize = 8;
 
+pub use edge::edge;
 pub use view::{BackendView, EndpointView, Explanation, PolicyView, ReplyView, RouteView, StageView, StandingView, Verb};
 
 /// A request as a client sends it.
@@ -111,21 +115,6 @@ pub fn outbound_named(snapshot: &Snapshot, (destination, names): (SocketAddr, &[
     }
 }
 
-/// What a request to a Gateway's listener port meets.
-pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
-    let name = snapshot.edges.get(&port).map_or("", |listener| &*listener.name);
-    let explanation = Explanation::new(snapshot.epoch, name);
-    let explanation = match name {
-        "" => explanation.stage("listener", "Reply", format!("this proxy has no listener on port {port}")),
-        _ => explanation,
-    };
-    let door = Door::Edge(port);
-    let (course, proved) = walk(snapshot, door, &Visitor::from_outside(asked), &[]);
-    let called = Called { port, tls: false };
-    let way = Way { asked, caller: None, address: None, called, settings: snapshot.settings.as_deref(), judged: None, tokens: None };
-    taken(explanation, (course, Terms::of(snapshot, door)), &way, proved)
-}
-
 /// Who calls the application.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Origin<'o> {
@@ -202,6 +191,12 @@ impl Visitor {
         Self { first, inside: words_of(asked.version), alpn: None }
     }
 
+    /// What its TLS comes to where that is ended: what it offers.
+    fn agreed(&self) -> Option<&'static str> {
+        let Sniffed::Tls(hello) = &self.first else { return None };
+        ["h2", "http/1.1"].into_iter().find(|name| hello.offers(name))
+    }
+
     /// The proxy of a peer. It was told of the same declaration, so it carries bytes where the port declares them.
     fn mesh(asked: &Asked<'_>, port: &InboundPort) -> Self {
         let alpn = match (port.protocol, asked.version) {
@@ -232,6 +227,7 @@ fn walk(snapshot: &Snapshot, door: Door, client: &Visitor, names: &[Arc<str>]) -
             Step::Learn(Learn::Listener) => known.asked = true,
             Step::Learn(Learn::Words | Learn::EitherSide) => known.first = Some(First::Client(&client.first)),
             Step::Learn(Learn::Proof) => known.proved = Some(Proved { alpn: client.alpn }),
+            Step::Learn(Learn::Termination) => known.ended = Some(Ended { alpn: client.agreed() }),
             Step::Learn(Learn::WordsInside | Learn::EitherSideInside) => known.inside = Some(First::Client(&client.inside)),
         }
     }
@@ -283,7 +279,7 @@ fn by_server_name(explanation: Explanation, listener: &Outbound, client: &Visito
 
 fn carried(mut explanation: Explanation, view: Terms<'_>, asked: &Asked<'_>) -> Explanation {
     match view {
-        Terms::Outbound(listener) | Terms::Edge(listener) => {
+        Terms::Outbound(listener) => {
             let first = Visitor::from_outside(asked).first;
             let explanation = match decide::carried(listener, Some(First::Client(&first))) {
                 Some(forward) => towards(explanation, forward, &Drawn::default()),
@@ -299,7 +295,7 @@ fn carried(mut explanation: Explanation, view: Terms<'_>, asked: &Asked<'_>) -> 
             explanation.cluster = Some(proto::names::INBOUND.to_owned());
             explanation
         }
-        Terms::NoPort | Terms::Unconfigured | Terms::Outside(_) => explanation,
+        Terms::Edge(_) | Terms::Misdirected | Terms::NoPort | Terms::Unconfigured | Terms::Outside(_) => explanation,
     }
 }
 

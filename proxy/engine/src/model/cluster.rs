@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::set::TIERS_MAX;
-use super::{ClusterPolicy, Ejected, Endpoint, EndpointCell, Protocol};
+use super::{ClusterPolicy, Ejected, Endpoint, EndpointCell, Named, Protocol};
 use crate::Moment;
 use crate::budget::Budget;
 use crate::gate::Gate;
@@ -27,6 +27,8 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// Where connections go.
     pub kind: ClusterKind,
+    /// What endpoints without an identity must prove by TLS; `None`: they are met in plaintext. One value for as long as nothing of it changes.
+    pub tls: Option<Arc<Named>>,
     /// How its endpoints are balanced, bounded and judged.
     pub policy: Arc<ClusterPolicy>,
     /// The endpoints now. The one thing that changes inside a snapshot: endpoints travel at once and are not epochs. All clusters of

@@ -1,4 +1,4 @@
-//! Where connections come in: one [`Outbound`] per original destination or edge port, one [`Inbound`] per sidecar.
+//! Where connections come in: one [`Outbound`] per original destination, one [`Inbound`] per sidecar. An edge's ports are [`super::Edge`]s.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Domains, Forward, MtlsMode, Protocol, RouteTable, Target};
 
-/// The outbound side for one original destination, or one edge port. One with none of `http`, `tcp` and `tls` says that the mesh has the
+/// The outbound side for one original destination. One with none of `http`, `tcp` and `tls` says that the mesh has the
 /// address and serves nothing at that port.
 #[derive(Debug)]
 pub struct Outbound {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::SecretCell;
 use crate::raw::is_host;
 
 /// What a TLS server must prove that is met by its name and not by an identity, and by whose word.
@@ -9,6 +10,19 @@ use crate::raw::is_host;
 pub struct Named {
     name: Arc<str>,
     roots: Roots,
+    /// What its certificate must be for one of, in place of the name; none: the name.
+    proves: Arc<[PeerName]>,
+    /// What we show.
+    shows: Option<Arc<SecretCell>>,
+}
+
+/// A name that a certificate is for (RFC 5280, section 4.2.1.6).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PeerName {
+    /// A DNS name in lower case, or `*.SUFFIX` for all below it.
+    Dns(Arc<str>),
+    /// A URI, byte for byte.
+    Uri(Arc<str>),
 }
 
 /// Whose certificates are believed.
@@ -23,10 +37,33 @@ pub enum Roots {
 impl Named {
     /// A server of this name (any case), or of this IP address; `None`: it is neither.
     pub fn new(name: &str, roots: Roots) -> Option<Self> {
-        is_host(name).then(|| Self { name: name.to_ascii_lowercase().into(), roots })
+        let named = || Self { name: name.to_ascii_lowercase().into(), roots, proves: Arc::new([]), shows: None };
+        is_host(name).then(named)
     }
 
-    /// What its certificate must be for: a DNS name in lower case, which it is also asked for (SNI), or an IP address.
+    /// The same, whose certificate must be for one of these names instead; none: for its own.
+    #[must_use]
+    pub fn proving(self, proves: impl IntoIterator<Item = PeerName>) -> Self {
+        Self { proves: proves.into_iter().collect(), ..self }
+    }
+
+    /// The same, which is shown this certificate where it asks for one.
+    #[must_use]
+    pub fn shown(self, certificate: Option<Arc<SecretCell>>) -> Self {
+        Self { shows: certificate, ..self }
+    }
+
+    /// What its certificate must be for one of, in place of [`Named::name`]; none: that.
+    pub fn proves(&self) -> &[PeerName] {
+        &self.proves
+    }
+
+    /// What it is shown where it asks for a certificate.
+    pub const fn shows(&self) -> Option<&Arc<SecretCell>> {
+        self.shows.as_ref()
+    }
+
+    /// What it is asked for (SNI), a DNS name in lower case, or an IP address; its certificate must be for it, unless it proves others.
     pub fn name(&self) -> &str {
         &self.name
     }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Cluster, Egress, Inbound, Outbound, RouteTable, Trust};
+use super::{Cluster, Datagrams, Edge, Egress, Inbound, Outbound, RouteTable, Trust};
 use crate::authenticate::Authentication;
 use crate::authorize::Authorization;
 
@@ -20,8 +20,10 @@ pub struct Snapshot {
     pub inbound: Option<Arc<Inbound>>,
     /// Outbound listeners by original destination; only those asked for.
     pub outbound: HashMap<SocketAddr, Arc<Outbound>>,
-    /// Edge listeners by port.
-    pub edges: BTreeMap<u16, Arc<Outbound>>,
+    /// An edge's ports.
+    pub edges: BTreeMap<u16, Arc<Edge>>,
+    /// Those of an edge that take datagrams.
+    pub datagrams: BTreeMap<u16, Arc<Datagrams>>,
     /// DNS answers by lower-case name; only those asked for.
     pub names: HashMap<String, Arc<DnsAnswer>>,
     /// All route tables by name, for dumps.

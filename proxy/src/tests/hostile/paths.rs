@@ -1,6 +1,6 @@
 //! Paths that a router, a judge and an application could read in different ways: all three see the same one.
 
-use engine::model::{Action, Match, PathMatch, RouteTable, Rule, RuleSource};
+use engine::model::{Action, Edge, Match, PathMatch, Port, RouteTable, Rule, RuleSource};
 use proto::mesh::authorization_policy::Action as Does;
 
 use super::*;
@@ -94,10 +94,13 @@ fn table(before: &RouteTable) -> Arc<RouteTable> {
 fn decided(door: Door) -> World {
     let world = door.world(Protocol::Http1);
     let mut client = client_snapshot(&world.setup, 2);
-    let outbound = Arc::clone(&client.edges[&80]);
+    let outbound = Arc::clone(&client.outbound[&SERVICE.parse().unwrap()]);
     let http = outbound.http.as_deref().map(table);
     let outbound = Arc::new(Outbound { name: "out".into(), protocol: outbound.protocol, http, tcp: None, tls: None, content: 99 });
-    client.edges.insert(80, Arc::clone(&outbound));
+    if let Some(table) = &outbound.http {
+        let edge = Edge { name: "edge/80".into(), port: Port::Http(Arc::clone(table)), content: 99 };
+        client.edges.insert(80, Arc::new(edge));
+    }
     client.outbound.insert(SERVICE.parse().unwrap(), outbound);
     world.client_means.snapshots.publish(Arc::new(client));
     let mut server = server_snapshot(&world.setup, 2);

@@ -19,9 +19,10 @@ use proto::xds::upstream_http::http_protocol_options::explicit_http_config::Prot
 use proto::xds::upstream_http::http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, UseDownstreamHttpConfig};
 use proto::xds::{core, least_request};
 
+use super::secret::Secrets;
 use super::transport::{self, Security, config_source};
-use super::{CONNECT_TIMEOUT_DEFAULT, INBOUND_CLUSTER, cluster_policy, duration, metadata, same_name, unpack};
-use crate::model::{Cluster, ClusterKind, ClusterLive, ClusterPolicy, EndpointCell, Protocol};
+use super::{CONNECT_TIMEOUT_DEFAULT, INBOUND_CLUSTER, cluster_policy, duration, metadata, same_name, tls, unpack};
+use crate::model::{Cluster, ClusterKind, ClusterLive, ClusterPolicy, EndpointCell, Named, Protocol};
 use crate::rejected::{Wrong, refuse};
 
 /// Fewest entries before dead ones are looked for.
@@ -61,7 +62,7 @@ impl Lives {
     }
 }
 
-pub(super) fn compile(name: &str, raw: &Raw) -> Result<ClusterDraft, Wrong> {
+pub(super) fn compile(name: &str, raw: &Raw, secrets: &mut Secrets) -> Result<ClusterDraft, Wrong> {
     let Raw {
         transport_socket_matches,
         name: inner,
@@ -89,7 +90,7 @@ pub(super) fn compile(name: &str, raw: &Raw) -> Result<ClusterDraft, Wrong> {
     panic_threshold(common_lb_config.as_ref())?;
     balancing((*lb_policy, lb_config.as_ref(), load_balancing_policy.as_ref()), kind)?;
     limits(circuit_breakers.as_ref())?;
-    sockets(transport_socket_matches, transport_socket.as_ref(), kind)?;
+    let tls = sockets((transport_socket_matches, transport_socket.as_ref()), kind, secrets)?;
     let connect_timeout = duration(connect_timeout.as_ref(), "connect_timeout")?.unwrap_or(CONNECT_TIMEOUT_DEFAULT);
     if connect_timeout == Duration::ZERO {
         return Err(Wrong::new("connect_timeout", "must be longer than 0s"));
@@ -108,6 +109,7 @@ pub(super) fn compile(name: &str, raw: &Raw) -> Result<ClusterDraft, Wrong> {
         protocol: protocol(typed_extension_protocol_options, metadata)?,
         connect_timeout,
         kind,
+        tls,
         policy: Arc::new(policy),
         endpoints: Arc::default(),
         live: Arc::default(),
@@ -204,27 +206,34 @@ fn limits(raw: Option<&CircuitBreakers>) -> Result<(), Wrong> {
     Ok(())
 }
 
-/// Which transport an endpoint takes follows from its identity (mesh TLS with one, plaintext without): just what these say.
-fn sockets(matches: &[TransportSocketMatch], rest: Option<&TransportSocket>, kind: ClusterKind) -> Result<(), Wrong> {
+/// Which transport an endpoint takes follows from its identity: mesh TLS with one; without, plaintext or TLS to who proves a name: just what
+/// these say.
+fn sockets(
+    (matches, rest): (&[TransportSocketMatch], Option<&TransportSocket>),
+    kind: ClusterKind,
+    secrets: &mut Secrets,
+) -> Result<Option<Arc<Named>>, Wrong> {
     refuse(!matches.is_empty() && kind != ClusterKind::Endpoints, "transport_socket_matches")?;
-    let mut plaintext = false;
+    let mut everybody: Option<Option<Arc<Named>>> = None;
     for (index, entry) in matches.iter().enumerate() {
         let at = |wrong: Wrong| wrong.within(format!("transport_socket_matches[{index}]"));
         // The name is a label.
         let TransportSocketMatch { name: _, r#match: wanted, transport_socket } = entry;
         let socket = transport_socket.as_ref().ok_or_else(|| at(Wrong::new("transport_socket", "is missing")))?;
-        let transport = transport::upstream(socket).map_err(|wrong| at(wrong.within("transport_socket")))?;
-        let everyone = wanted.as_ref().is_none_or(|wanted| wanted.fields.is_empty());
-        match (transport, everyone) {
+        let inside = |wrong: Wrong| at(wrong.within("transport_socket"));
+        if everybody.is_some() {
             // The first that fits counts.
-            _ if plaintext => return Err(at(Wrong::new("", "comes after the one for every endpoint"))),
-            (Security::Mesh, false) if wanted.as_ref().is_some_and(metadata::mesh_mode) => {}
-            (Security::Plain, true) => plaintext = true,
-            _ => return Err(at(Wrong::new("match", "is neither mesh TLS by tlsMode nor plaintext for the rest"))),
+            return Err(at(Wrong::new("", "comes after the one for every endpoint")));
+        }
+        if wanted.as_ref().is_none_or(|wanted| wanted.fields.is_empty()) {
+            everybody = Some(tls::named(socket, secrets).map_err(inside)?);
+        } else if transport::upstream(socket).map_err(inside)? != Security::Mesh || !wanted.as_ref().is_some_and(metadata::mesh_mode) {
+            return Err(at(Wrong::new("match", "is neither mesh TLS by tlsMode nor the rest")));
         }
     }
+    let named = everybody.flatten();
     match rest.map(transport::upstream).transpose().map_err(|wrong| wrong.within("transport_socket"))? {
-        None | Some(Security::Plain) => Ok(()),
+        None | Some(Security::Plain) => Ok(named),
         Some(Security::Mesh) => Err(Wrong::new("transport_socket", "is for endpoints without an identity: plaintext")),
     }
 }

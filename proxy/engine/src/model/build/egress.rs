@@ -142,7 +142,7 @@ fn named(raw: &Originate, hosts: &[String]) -> Result<Arc<Named>, Wrong> {
     let roots = if ca_pem.is_empty() {
         Roots::System
     } else {
-        Roots::Given(own::certificates(ca_pem).map_err(|wrong| wrong.within("originate.ca_pem"))?.into())
+        Roots::Given(own::certificates(ca_pem, own::ROOTS_MAX).map_err(|wrong| wrong.within("originate.ca_pem"))?.into())
     };
     let named = Named::new(sni, roots).filter(|_| is_server_name(sni));
     named.map(Arc::new).ok_or_else(|| Wrong::new("originate.sni", format!("`{}` is no server's name", sni.escape_debug())))
@@ -168,6 +168,7 @@ fn outside() -> Arc<Cluster> {
         protocol: Protocol::Http,
         connect_timeout: CONNECT_TIMEOUT_DEFAULT,
         kind: ClusterKind::OriginalDestination,
+        tls: None,
         policy: Arc::default(),
         endpoints: Arc::default(),
         live: Arc::default(),

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use proto::identity::Identity;
 use proto::names::fact;
+use proto::xds::core::socket_address::Protocol as Transport;
 use proto::xds::core::{Address, HealthStatus, Locality as RawLocality, SocketAddress, address, socket_address};
 use proto::xds::endpoint::cluster_load_assignment::Policy;
 use proto::xds::endpoint::lb_endpoint::HostIdentifier;
@@ -110,11 +111,26 @@ fn one(raw: &LbEndpoint, locality: &Locality) -> Result<EndpointDraft, Wrong> {
 
 /// An IP address and TCP port.
 pub(super) fn socket(raw: Option<&Address>) -> Result<SocketAddr, Wrong> {
+    socket_of(raw, Transport::Tcp)
+}
+
+/// The port of an address that is every address of the machine, of datagrams.
+pub(super) fn datagram_port(raw: Option<&Address>) -> Result<u16, Wrong> {
+    let address = socket_of(raw, Transport::Udp)?;
+    if !address.ip().is_unspecified() {
+        return Err(Wrong::new("socket_address.address", format!("{} is not every address", address.ip())));
+    }
+    Ok(address.port())
+}
+
+fn socket_of(raw: Option<&Address>, transport: Transport) -> Result<SocketAddr, Wrong> {
     let Some(Address { address: Some(address::Address::SocketAddress(socket)) }) = raw else {
         return Err(Wrong::new("socket_address", "is missing"));
     };
     let SocketAddress { protocol, address, port_specifier } = socket;
-    refuse(*protocol != 0, "socket_address.protocol")?;
+    if Transport::try_from(*protocol) != Ok(transport) {
+        return Err(Wrong::new("socket_address.protocol", format!("must be {}", transport.as_str_name())));
+    }
     let ip: IpAddr = address.parse().map_err(|_| {
         let text = address.escape_debug();
         Wrong::new("socket_address.address", format!("`{text}` is not an IP address"))

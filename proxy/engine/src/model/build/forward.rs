@@ -1,6 +1,7 @@
 //! Weighted backends as compiled: clusters still by name. Linking is in `link`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prost::Message;
 use proto::mesh::{BackendPolicy, RoutePolicy};
@@ -13,8 +14,11 @@ use super::policy::{self, Link, Policies, Timeouts};
 use super::{OPAQUE_IDLE_DEFAULT, timeout};
 use crate::filter::{Filter, RequestHeaders, ResponseHeaders};
 use crate::model::{Backend, Forward, Steps};
+use crate::raw::duration;
 use crate::rejected::{Wrong, refuse};
 
+/// Silence that ends a client's datagrams where nothing says one.
+const DATAGRAM_IDLE_DEFAULT: Duration = Duration::from_secs(60);
 /// Most backends of one rule.
 const BACKENDS_MAX: usize = 1024;
 
@@ -136,6 +140,25 @@ pub(super) fn tcp(raw: &TcpProxy, policies: &mut Policies) -> Result<Forward<Lin
     };
     let idle = timeout(idle_timeout.as_ref(), "idle_timeout", Some(OPAQUE_IDLE_DEFAULT))?;
     Ok(Forward::new(policies.of_bytes(idle), checked(backends, "weighted_clusters.clusters")?, Vec::new()))
+}
+
+/// Where datagrams go, by weight; none: nowhere.
+pub(super) fn udp(
+    weights: impl Iterator<Item = (String, u32)>,
+    idle: Option<&prost_types::Duration>,
+    policies: &mut Policies,
+) -> Result<Forward<Link>, Wrong> {
+    let steps = plain(policies)?;
+    let one = |(index, (name, weight)): (usize, (String, u32))| {
+        let link = Link::named(&name, "cluster").map_err(|wrong| wrong.within(format!("clusters[{index}]")))?;
+        Ok(backend(weight, link, &steps))
+    };
+    let backends = weights.enumerate().map(one).collect::<Result<Vec<_>, _>>()?;
+    let idle = duration(idle, "idle_timeout")?.unwrap_or(DATAGRAM_IDLE_DEFAULT);
+    if idle.is_zero() {
+        return Err(Wrong::new("idle_timeout", "must be longer than 0s: nothing else ends a session"));
+    }
+    Ok(Forward::new(policies.of_bytes(Some(idle)), checked(backends, "clusters")?, Vec::new()))
 }
 
 /// Bounds number and sum (Envoy's own rule for the sum). A weight of 0 means that no draw falls there.

@@ -20,7 +20,12 @@ use crate::rejected::{Wrong, refuse};
 /// The one filter of a chain.
 #[derive(Debug)]
 pub(super) enum End {
-    Http { protocol: Protocol, routes: Routes },
+    Http {
+        protocol: Protocol,
+        routes: Routes,
+        /// An edge tells on what its client's certificate proves.
+        tells_client: bool,
+    },
     Tcp(TcpProxy),
 }
 
@@ -52,8 +57,7 @@ pub(super) fn compile(filters: &[Filter], side: Facing) -> Result<End, Wrong> {
         return http(&unpack(config).map_err(at)?, side).map_err(at);
     }
     if config.type_url == TcpProxy::type_url() {
-        let why = "a TcpProxy is not supported at an edge: an HttpConnectionManager";
-        return if side == Facing::Edge { Err(at(Wrong::new("typed_config", why))) } else { Ok(End::Tcp(unpack(config).map_err(at)?)) };
+        return Ok(End::Tcp(unpack(config).map_err(at)?));
     }
     Err(at(Wrong::new("typed_config", format!("filter `{}` ({}) is not supported", name.escape_debug(), short(config)))))
 }
@@ -84,14 +88,14 @@ fn http(raw: &HttpConnectionManager, side: Facing) -> Result<End, Wrong> {
     // An edge adds its client to x-forwarded-for, a sidecar does not.
     refuse(use_remote_address.is_some_and(|told| told != (side == Facing::Edge)), "use_remote_address")?;
     statistics(stat_prefix, side)?;
-    client_certificate(*forward_client_cert_details, set_current_client_cert_details.as_ref(), side)?;
+    let tells_client = client_certificate(*forward_client_cert_details, set_current_client_cert_details.as_ref(), side)?;
     upgrades(upgrade_configs)?;
     filters(http_filters)?;
     let protocol = codec(*codec_type)?;
     if side == Facing::Edge && protocol != Protocol::Http {
         return Err(Wrong::new("codec_type", "must be AUTO at an edge: a client chooses its version by its first bytes"));
     }
-    Ok(End::Http { protocol, routes: routes(route_specifier.as_ref())? })
+    Ok(End::Http { protocol, routes: routes(route_specifier.as_ref())?, tells_client })
 }
 
 fn codec(raw: i32) -> Result<Protocol, Wrong> {
@@ -124,21 +128,29 @@ fn statistics(prefix: &str, side: Facing) -> Result<(), Wrong> {
     if prefix.is_empty() || prefix == wanted { Ok(()) } else { Err(Wrong::new("stat_prefix", format!("must be {wanted}"))) }
 }
 
-/// The inbound side sets x-forwarded-client-cert and removes the caller's; the outbound side passes none on (contract, section 4).
-fn client_certificate(forwarding: i32, details: Option<&SetCurrentClientCertDetails>, side: Facing) -> Result<(), Wrong> {
+/// The inbound side sets x-forwarded-client-cert and removes the caller's; the outbound side passes none on (contract, section 4). An edge
+/// removes it too, and may set what its client's certificate proves: hash, subject and names, all of it or nothing.
+fn client_certificate(forwarding: i32, details: Option<&SetCurrentClientCertDetails>, side: Facing) -> Result<bool, Wrong> {
     let (wanted, word) = match side {
         Facing::Inbound => (ForwardClientCertDetails::SanitizeSet, "SANITIZE_SET"),
         Facing::Outbound | Facing::Edge => (ForwardClientCertDetails::Sanitize, "SANITIZE"),
     };
-    if ForwardClientCertDetails::try_from(forwarding) != Ok(wanted) {
+    let said = ForwardClientCertDetails::try_from(forwarding);
+    let SetCurrentClientCertDetails { subject, cert, chain, dns, uri } = details.copied().unwrap_or_default();
+    if side == Facing::Edge && said == Ok(ForwardClientCertDetails::SanitizeSet) {
+        if subject == Some(true) && dns && uri && !cert && !chain {
+            return Ok(true);
+        }
+        return Err(Wrong::new("set_current_client_cert_details", "must be subject, dns and uri where an edge is to SANITIZE_SET"));
+    }
+    if said != Ok(wanted) {
         return Err(Wrong::new("forward_client_cert_details", format!("must be {word} on this side")));
     }
-    let SetCurrentClientCertDetails { subject, cert, chain, dns, uri } = details.copied().unwrap_or_default();
     let more = subject == Some(true) || cert || chain || dns;
     if more || uri != (side == Facing::Inbound) {
         return Err(Wrong::new("set_current_client_cert_details", "must be the URI on the inbound side, and nothing on the outbound one"));
     }
-    Ok(())
+    Ok(false)
 }
 
 fn upgrades(raw: &[UpgradeConfig]) -> Result<(), Wrong> {

@@ -4,11 +4,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::edge::EdgeDraft;
 use super::listener::{Listener, Road, TableSource};
 use super::policy::Link;
 use super::{Parts, inbound, route};
 use crate::failure::{LocalReply, Reason};
-use crate::model::{Action, Forward, Inbound, InboundPort, Outbound, RouteTable, Rule, Snapshot, Target, VirtualHost};
+use crate::model::{
+    Action, Chain, Chains, Datagrams, Edge, Forward, Inbound, InboundPort, Outbound, Port, RouteTable, Rule, Serves, Snapshot, Target,
+    VirtualHost,
+};
 
 impl Parts {
     /// Links everything staged into a snapshot, reusing what `previous` holds where neither it nor anything it links to changed.
@@ -45,9 +49,13 @@ impl Parts {
                     let linked = self.link_road(name, road, &snapshot, previous.outbound.get(address));
                     snapshot.outbound.extend(linked.map(|linked| (*address, linked)));
                 }
-                Listener::Edge(port, road) => {
-                    let linked = self.link_road(name, road, &snapshot, previous.edges.get(port));
+                Listener::Edge(port, draft) => {
+                    let linked = self.link_edge(name, draft, &snapshot, previous.edges.get(port));
                     snapshot.edges.extend(linked.map(|linked| (*port, linked)));
+                }
+                Listener::Datagrams(port, staged) => {
+                    let linked = self.link_datagrams(staged, previous.datagrams.get(port));
+                    snapshot.datagrams.insert(*port, linked);
                 }
             }
         }
@@ -79,6 +87,82 @@ impl Parts {
             return Some(previous.clone());
         }
         Some(Arc::new(Outbound { name: name.into(), protocol: road.protocol, http, tcp, tls, content: road.content }))
+    }
+
+    fn link_edge(&self, name: &str, draft: &EdgeDraft, now: &Snapshot, previous: Option<&Arc<Edge>>) -> Option<Arc<Edge>> {
+        let previous = previous.filter(|previous| previous.content == draft.content);
+        let before = previous.map(|previous| &previous.port);
+        let port = match (&draft.port, before) {
+            (Port::Http(source), before) => {
+                let before = before.and_then(|before| if let Port::Http(table) = before { Some(table) } else { None });
+                Port::Http(self.link_source(source, now, before)?)
+            }
+            (Port::Bytes(staged), Some(Port::Bytes(kept))) if self.same_links(staged, kept) => Port::Bytes(Arc::clone(kept)),
+            (Port::Bytes(staged), _) => Port::Bytes(Arc::new(staged.linked(|link| self.target(link)))),
+            (Port::Tls(staged), before) => {
+                let before = before.and_then(|before| if let Port::Tls(chains) = before { Some(chains) } else { None });
+                Port::Tls(self.link_chains(staged, now, before))
+            }
+        };
+        let same = match (&port, before) {
+            (Port::Http(now), Some(Port::Http(before))) => Arc::ptr_eq(now, before),
+            (Port::Bytes(now), Some(Port::Bytes(before))) => Arc::ptr_eq(now, before),
+            (Port::Tls(now), Some(Port::Tls(before))) => Arc::ptr_eq(now, before),
+            _ => false,
+        };
+        match previous.filter(|_| same) {
+            Some(previous) => Some(Arc::clone(previous)),
+            None => Some(Arc::new(Edge { name: name.into(), port, content: draft.content })),
+        }
+    }
+
+    /// `None`: there is no table of that name.
+    fn link_source(&self, source: &TableSource, now: &Snapshot, previous: Option<&Arc<RouteTable>>) -> Option<Arc<RouteTable>> {
+        match source {
+            TableSource::Named(table) => now.routes.get(table).cloned(),
+            TableSource::Inline(table) => Some(self.link_table(table, previous)),
+        }
+    }
+
+    /// `previous` is of the same content, so chain stands by chain.
+    fn link_chains(&self, staged: &Chains<Serves<Link, TableSource>>, now: &Snapshot, previous: Option<&Arc<Chains>>) -> Arc<Chains> {
+        let former = |place: usize| previous.and_then(|previous| previous.all.get(place));
+        let all: Vec<_> = staged.all.iter().enumerate().map(|(place, chain)| self.link_chain(chain, now, former(place))).collect();
+        match previous {
+            Some(previous) if previous.all.iter().zip(&all).all(|(before, now)| Arc::ptr_eq(before, now)) => Arc::clone(previous),
+            _ => Arc::new(Chains { names: Arc::clone(&staged.names), all }),
+        }
+    }
+
+    fn link_chain(&self, staged: &Chain<Serves<Link, TableSource>>, now: &Snapshot, previous: Option<&Arc<Chain>>) -> Arc<Chain> {
+        let serves = match (&staged.serves, previous.map(|previous| &previous.serves)) {
+            (Serves::Http(source), Some(Serves::Http(before))) => Serves::Http(self.link_source(source, now, before.as_ref())),
+            (Serves::Http(source), _) => Serves::Http(self.link_source(source, now, None)),
+            (Serves::Bytes(staged), Some(Serves::Bytes(kept))) if self.same_links(staged, kept) => Serves::Bytes(Arc::clone(kept)),
+            (Serves::Bytes(staged), _) => Serves::Bytes(Arc::new(staged.linked(|link| self.target(link)))),
+        };
+        let unchanged = match (&serves, previous.map(|previous| &previous.serves)) {
+            (Serves::Http(now), Some(Serves::Http(before))) => same(now.as_ref(), before.as_ref()),
+            (Serves::Bytes(now), Some(Serves::Bytes(before))) => Arc::ptr_eq(now, before),
+            _ => false,
+        };
+        match previous.filter(|_| unchanged) {
+            Some(previous) => Arc::clone(previous),
+            None => {
+                let Chain { name, terms, serves: _, tells_client } = staged;
+                Arc::new(Chain { name: Arc::clone(name), terms: terms.clone(), serves, tells_client: *tells_client })
+            }
+        }
+    }
+
+    fn link_datagrams(&self, staged: &Datagrams<Link>, previous: Option<&Arc<Datagrams>>) -> Arc<Datagrams> {
+        let previous =
+            previous.filter(|previous| previous.content == staged.content && self.same_links(&staged.forward, &previous.forward));
+        let linked = || {
+            let forward = Arc::new(staged.forward.linked(|link| self.target(link)));
+            Arc::new(Datagrams { name: Arc::clone(&staged.name), forward, content: staged.content })
+        };
+        previous.cloned().unwrap_or_else(linked)
     }
 
     fn link_inbound(&self, staged: &inbound::Inbound, previous: Option<&Arc<Inbound>>) -> Arc<Inbound> {

@@ -1,4 +1,4 @@
-//! Listeners, from Envoy's `Listener`: `inbound`, `out/IP:PORT` and `edge/PORT`.
+//! Listeners, from Envoy's `Listener`: `inbound`, `out/IP:PORT`, `edge/PORT` and `edge/PORT/udp`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,24 +10,27 @@ use proto::xds::listener::{FilterChain, FilterChainMatch, Listener as Raw, Liste
 use proto::xds::{http_inspector, original_dst, tls_inspector};
 
 use super::chains::{application_http, placed};
+use super::edge::EdgeDraft;
 use super::hcm::{self, End, Facing, Routes};
 use super::policy::{Link, Policies};
+use super::secret::Secrets;
 use super::transport::{self, Security};
-use super::{SNIFF_TIMEOUT, duration, endpoint, forward, inbound, metadata, route, same_name, stamp, unpack};
-use crate::model::{ByServerName, Domains, Forward, Protocol};
+use super::{SNIFF_TIMEOUT, duration, edge, endpoint, forward, inbound, metadata, route, same_name, stamp, unpack};
+use crate::model::{ByServerName, Datagrams, Domains, Forward, Protocol};
 use crate::rejected::{Wrong, refuse};
 
 /// The transport protocol of a chain for TLS.
 const TLS: &str = "tls";
 /// Most chains of one listener for TLS by name, and most names of one of them: a route has 1024 at most.
-const SERVER_NAMES_MAX: usize = 65_536;
+pub(super) const SERVER_NAMES_MAX: usize = 65_536;
 
 /// What a listener resource becomes; route tables and clusters still by name.
 #[derive(Debug)]
 pub(super) enum Listener {
     Inbound(inbound::Inbound),
     Out(SocketAddr, Road),
-    Edge(u16, Road),
+    Edge(u16, EdgeDraft),
+    Datagrams(u16, Datagrams<Link>),
 }
 
 /// See [`crate::model::Outbound`].
@@ -47,7 +50,7 @@ pub(super) enum TableSource {
     Inline(route::RouteTable),
 }
 
-pub(super) fn compile(name: &str, raw: &Raw, policies: &mut Policies) -> Result<Listener, Wrong> {
+pub(super) fn compile(name: &str, raw: &Raw, policies: &mut Policies, secrets: &mut Secrets) -> Result<Listener, Wrong> {
     let Raw {
         name: inner,
         address,
@@ -66,10 +69,23 @@ pub(super) fn compile(name: &str, raw: &Raw, policies: &mut Policies) -> Result<
     } = raw;
     same_name(name, inner, "name")?;
     refuse(api_listener.is_some(), "api_listener")?;
-    refuse(udp_listener_config.is_some(), "udp_listener_config")?;
     refuse(!stat_prefix.is_empty(), "stat_prefix")?;
     refuse(*use_original_dst == Some(true), "use_original_dst")?;
     metadata::only(metadata.as_ref(), &[])?;
+    if let Some(port) = proto::names::edge_udp_port(name) {
+        let fits = endpoint::datagram_port(address.as_ref()).map_err(|wrong| wrong.within("address"))? == port && port != 0;
+        if !fits || TrafficDirection::try_from(*traffic_direction) == Ok(TrafficDirection::Inbound) {
+            return Err(Wrong::new("address", format!("does not fit the name `{name}`")));
+        }
+        refuse(*bind_to_port == Some(false), "bind_to_port")?;
+        refuse(!filter_chains.is_empty(), "filter_chains")?;
+        refuse(default_filter_chain.is_some(), "default_filter_chain")?;
+        refuse(listener_filters_timeout.is_some(), "listener_filters_timeout")?;
+        refuse(*continue_on_listener_filters_timeout, "continue_on_listener_filters_timeout")?;
+        let datagrams = edge::datagrams(name, (udp_listener_config.as_ref(), listener_filters), policies)?;
+        return Ok(Listener::Datagrams(port, datagrams));
+    }
+    refuse(udp_listener_config.is_some(), "udp_listener_config")?;
     inspectors(listener_filters)?;
     inspection(listener_filters_timeout.as_ref(), *continue_on_listener_filters_timeout)?;
     let direction = TrafficDirection::try_from(*traffic_direction);
@@ -93,18 +109,17 @@ pub(super) fn compile(name: &str, raw: &Raw, policies: &mut Policies) -> Result<
         // The proxy's one outbound socket serves all of these.
         refuse(*bind_to_port == Some(true), "bind_to_port")?;
         return if destination == address {
-            Ok(Listener::Out(destination, road(chains, Facing::Outbound, policies)?.unwrap_or_else(nowhere)))
+            Ok(Listener::Out(destination, road(chains, policies)?.unwrap_or_else(nowhere)))
         } else {
             Err(wrong_address())
         };
     }
     if let Some(port) = proto::names::edge_port(name) {
         refuse(*bind_to_port == Some(false), "bind_to_port")?;
-        let mut road = || road(chains, Facing::Edge, policies)?.ok_or_else(|| Wrong::new("filter_chains", "is empty"));
         let fits = address.ip().is_unspecified() && port == address.port() && port != 0;
-        return if fits { Ok(Listener::Edge(port, road()?)) } else { Err(wrong_address()) };
+        return if fits { Ok(Listener::Edge(port, edge::compile(chains, policies, secrets)?)) } else { Err(wrong_address()) };
     }
-    Err(Wrong::new("name", "is none of inbound, out/IP:PORT, edge/PORT"))
+    Err(Wrong::new("name", "is none of inbound, out/IP:PORT, edge/PORT, edge/PORT/udp"))
 }
 
 /// The proxy learns the original destination and the first bytes by itself; these filters say no more than that. Their names are labels.
@@ -153,10 +168,10 @@ fn nowhere() -> Road {
 }
 
 /// Declared HTTP, declared TCP, both chains of an undeclared protocol, or TLS by name; `None` without any chain.
-fn road((listed, rest): (&[FilterChain], Option<&FilterChain>), side: Facing, policies: &mut Policies) -> Result<Option<Road>, Wrong> {
+fn road((listed, rest): (&[FilterChain], Option<&FilterChain>), policies: &mut Policies) -> Result<Option<Road>, Wrong> {
     if listed.iter().any(of_tls) {
         refuse(rest.is_some(), "default_filter_chain")?;
-        return by_server_name(listed, side, policies).map(Some);
+        return by_server_name(listed, policies).map(Some);
     }
     let mut http: Option<(Protocol, TableSource, bool)> = None;
     let mut tcp: Option<Forward<Link>> = None;
@@ -169,8 +184,8 @@ fn road((listed, rest): (&[FilterChain], Option<&FilterChain>), side: Facing, po
         let sniffed = outbound_match(filter_chain_match.as_ref()).map_err(at)?;
         plaintext(transport_socket.as_ref()).map_err(at)?;
         metadata::only(metadata.as_ref(), &[]).map_err(at)?;
-        match hcm::compile(filters, side).map_err(at)? {
-            End::Http { protocol, routes } if http.is_none() => http = Some((protocol, source(routes, policies).map_err(at)?, sniffed)),
+        match hcm::compile(filters, Facing::Outbound).map_err(at)? {
+            End::Http { protocol, routes, .. } if http.is_none() => http = Some((protocol, source(routes, policies).map_err(at)?, sniffed)),
             End::Tcp(raw) if tcp.is_none() && !sniffed => tcp = Some(forward::tcp(&raw, policies).map_err(|w| at(w.within("filters[0]")))?),
             End::Http { .. } | End::Tcp(_) => return Err(at(Wrong::new("filters", "another chain takes the same connections"))),
         }
@@ -189,12 +204,12 @@ fn road((listed, rest): (&[FilterChain], Option<&FilterChain>), side: Facing, po
 }
 
 /// Whether a chain is for TLS alone.
-fn of_tls(chain: &FilterChain) -> bool {
+pub(super) fn of_tls(chain: &FilterChain) -> bool {
     chain.filter_chain_match.as_ref().is_some_and(|wanted| wanted.transport_protocol == TLS)
 }
 
 /// TLS that passes untouched to where the name leads that it asks for. What meets no chain is closed, so there is no rest.
-fn by_server_name(listed: &[FilterChain], side: Facing, policies: &mut Policies) -> Result<Road, Wrong> {
+fn by_server_name(listed: &[FilterChain], policies: &mut Policies) -> Result<Road, Wrong> {
     if listed.len() > SERVER_NAMES_MAX {
         return Err(Wrong::new("filter_chains", format!("are more than {SERVER_NAMES_MAX}")));
     }
@@ -208,7 +223,7 @@ fn by_server_name(listed: &[FilterChain], side: Facing, policies: &mut Policies)
         server_names(wanted, place, &mut names).map_err(|wrong| at(wrong.within("filter_chain_match")))?;
         plaintext(transport_socket.as_ref()).map_err(at)?;
         metadata::only(metadata.as_ref(), &[]).map_err(at)?;
-        match hcm::compile(filters, side).map_err(at)? {
+        match hcm::compile(filters, Facing::Outbound).map_err(at)? {
             End::Tcp(raw) => forwards.push(Arc::new(forward::tcp(&raw, policies).map_err(|wrong| at(wrong.within("filters[0]")))?)),
             End::Http { .. } => return Err(at(Wrong::new("filters", "TLS passes untouched here: must be a TcpProxy"))),
         }
@@ -218,7 +233,7 @@ fn by_server_name(listed: &[FilterChain], side: Facing, policies: &mut Policies)
 }
 
 /// No name means any, or none.
-fn server_names(raw: &FilterChainMatch, place: usize, names: &mut Domains) -> Result<(), Wrong> {
+pub(super) fn server_names(raw: &FilterChainMatch, place: usize, names: &mut Domains) -> Result<(), Wrong> {
     let FilterChainMatch { destination_port, prefix_ranges, server_names, transport_protocol, application_protocols } = raw;
     refuse(destination_port.is_some(), "destination_port")?;
     refuse(!prefix_ranges.is_empty(), "prefix_ranges")?;
@@ -240,8 +255,8 @@ fn server_names(raw: &FilterChainMatch, place: usize, names: &mut Domains) -> Re
     Ok(())
 }
 
-/// Applications and an edge's clients come in plaintext.
-fn plaintext(raw: Option<&proto::xds::core::TransportSocket>) -> Result<(), Wrong> {
+/// Applications come in plaintext.
+pub(super) fn plaintext(raw: Option<&proto::xds::core::TransportSocket>) -> Result<(), Wrong> {
     match raw.map(transport::downstream).transpose().map_err(|wrong| wrong.within("transport_socket"))? {
         None | Some(Security::Plain) => Ok(()),
         Some(Security::Mesh) => Err(Wrong::unsupported("transport_socket")),
@@ -260,7 +275,7 @@ fn outbound_match(raw: Option<&FilterChainMatch>) -> Result<bool, Wrong> {
     application_http(application_protocols).map_err(|wrong| wrong.within("filter_chain_match"))
 }
 
-fn source(routes: Routes, policies: &mut Policies) -> Result<TableSource, Wrong> {
+pub(super) fn source(routes: Routes, policies: &mut Policies) -> Result<TableSource, Wrong> {
     Ok(match routes {
         Routes::Named(name) => TableSource::Named(name),
         Routes::Inline(raw) => {

@@ -9,19 +9,23 @@ mod authentication;
 mod chains;
 mod cluster;
 mod cluster_policy;
+mod edge;
 pub(super) mod egress;
 mod endpoint;
 mod forward;
 mod hcm;
 mod inbound;
+mod interned;
 mod link;
 mod listener;
 mod metadata;
 mod own;
 mod policy;
 mod route;
+mod secret;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod transport;
 mod trust;
 
@@ -81,6 +85,7 @@ pub struct Parts {
     /// What outlives clusters, by their name.
     lives: cluster::Lives,
     policies: policy::Policies,
+    secrets: secret::Secrets,
     /// The application beside a sidecar, where no cluster of that name was sent.
     local: Arc<Cluster>,
 }
@@ -116,6 +121,7 @@ impl Default for Parts {
             protocol: Protocol::Http,
             connect_timeout: CONNECT_TIMEOUT_DEFAULT,
             kind: ClusterKind::Local,
+            tls: None,
             policy: Arc::default(),
             endpoints: Arc::default(),
             live: Arc::default(),
@@ -137,6 +143,7 @@ impl Default for Parts {
             workloads: endpoint::Workloads::default(),
             lives: cluster::Lives::default(),
             policies: policy::Policies::default(),
+            secrets: secret::Secrets::default(),
             local: Arc::new(local),
         }
     }
@@ -212,6 +219,7 @@ impl Parts {
             Ok(ResourceKind::Authorization) if name == proto::names::INBOUND => self.authorization = None,
             Ok(ResourceKind::Authentication) => self.authentication = None,
             Ok(ResourceKind::Secret) if name == proto::names::ROOT_CA => self.trust_bundle = None,
+            Ok(ResourceKind::Secret) => self.secrets.remove(name),
             Ok(ResourceKind::Cluster) => {
                 if let Some(staged) = self.clusters.remove(name) {
                     self.let_go(name, &staged.content.1);
@@ -224,7 +232,7 @@ impl Parts {
                 }
                 self.drop_unused_assignment(name);
             }
-            Ok(ResourceKind::Secret | ResourceKind::Authorization) | Err(_) => {}
+            Ok(ResourceKind::Authorization) | Err(_) => {}
         }
     }
 
@@ -247,7 +255,7 @@ impl Parts {
         let version = version.to_owned();
         match kind {
             ResourceKind::Listener => {
-                let content = listener::compile(name, &unpack(resource)?, &mut self.policies)?;
+                let content = listener::compile(name, &unpack(resource)?, &mut self.policies, &mut self.secrets)?;
                 self.listeners.insert(name.to_owned(), Staged { version, content });
             }
             ResourceKind::Route => {
@@ -256,10 +264,11 @@ impl Parts {
                 self.tables.insert(name.to_owned(), Staged { version, content });
             }
             ResourceKind::Cluster => {
-                let draft = cluster::compile(name, &unpack(resource)?)?;
+                let draft = cluster::compile(name, &unpack(resource)?, &mut self.secrets)?;
                 self.put_cluster(name, version, draft);
             }
             ResourceKind::Endpoints => self.put_endpoints(name, version, &unpack(resource)?)?,
+            ResourceKind::Secret if name != proto::names::ROOT_CA => self.secrets.put(name, version, &unpack(resource)?)?,
             ResourceKind::Secret => {
                 let content = Arc::new(own::trust_bundle(name, &unpack(resource)?)?);
                 self.trust_bundle = Some(Staged { version, content });
@@ -297,9 +306,8 @@ impl Parts {
             ResourceKind::Endpoints => {
                 self.assignments.get(name).and_then(|held| held.staged.as_ref()).map(|staged| staged.version.as_str())
             }
-            ResourceKind::Secret => {
-                self.trust_bundle.as_ref().filter(|_| name == proto::names::ROOT_CA).map(|staged| staged.version.as_str())
-            }
+            ResourceKind::Secret if name == proto::names::ROOT_CA => self.trust_bundle.as_ref().map(|staged| staged.version.as_str()),
+            ResourceKind::Secret => self.secrets.version(name),
             ResourceKind::Proxy => self.settings.as_ref().filter(|_| name == proto::names::PROXY).map(|staged| staged.version.as_str()),
             ResourceKind::Trust => self.trust.as_ref().filter(|_| name == proto::names::TRUST).map(|staged| staged.version.as_str()),
             ResourceKind::Dns => self.names.get(name).map(|staged| staged.version.as_str()),
@@ -320,8 +328,8 @@ impl Parts {
             ResourceKind::Cluster => self.clusters.len(),
             ResourceKind::Endpoints => self.listed,
             ResourceKind::Dns => self.names.len(),
-            ResourceKind::Secret
-            | ResourceKind::Proxy
+            ResourceKind::Secret => self.secrets.len(),
+            ResourceKind::Proxy
             | ResourceKind::Egress
             | ResourceKind::Trust
             | ResourceKind::Authorization
@@ -394,6 +402,7 @@ impl Parts {
 
     /// What goes live with the swap: policies, and that clusters whose assignment was taken away have no endpoints any more.
     fn feed_cells(&self) {
+        self.secrets.forget();
         let home = self.home();
         for Staged { content: (cluster, assignment), .. } in self.clusters.values() {
             let listed = self.assignments.get(assignment).map_or((0, &[][..]), Assignment::listed);
@@ -418,7 +427,7 @@ impl Parts {
 /// # Errors
 /// What is wrong with it.
 pub fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    own::certificates(pem).map_err(|wrong| wrong.of("", "").why)
+    own::certificates(pem, own::ROOTS_MAX).map_err(|wrong| wrong.of("", "").why)
 }
 
 /// Decodes a resource.

@@ -8,18 +8,17 @@ use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
 use proto::defaults::METRIC_SERIES_MAX;
 use proto::mesh::{AccessLog, AppProbe, DnsRecord, DnsService, ProxyConfig, Tracing};
-use proto::xds::core::DataSource;
-use proto::xds::core::data_source::Specifier;
-use proto::xds::tls::{CertificateValidationContext, Secret, secret};
+use proto::xds::tls::{Secret, secret};
 
+use super::secret::authorities;
 use super::{duration, same_name};
 use crate::model::{self, DnsAnswer, Locality, Settings};
-use crate::rejected::{Wrong, refuse};
+use crate::rejected::Wrong;
 
 /// Most addresses in one DNS answer.
 const DNS_RECORDS_MAX: usize = 16_384;
 /// Most roots in a trust bundle.
-const ROOTS_MAX: usize = 64;
+pub(super) const ROOTS_MAX: usize = 64;
 /// Largest root certificate, in bytes of DER.
 const ROOT_BYTES_MAX: usize = 64 << 10;
 /// Most ranges and zones in the proxy's facts.
@@ -172,34 +171,14 @@ fn full_name(text: &str, field: impl FnOnce() -> String) -> Result<String, Wrong
 pub(super) fn trust_bundle(name: &str, raw: &Secret) -> Result<Vec<Vec<u8>>, Wrong> {
     let Secret { name: inner, r#type } = raw;
     same_name(name, inner, "name")?;
-    if name != proto::names::ROOT_CA {
-        return Err(Wrong::new("", format!("this proxy takes no secret but `{}`", proto::names::ROOT_CA)));
-    }
     let Some(secret::Type::ValidationContext(context)) = r#type else {
         return Err(Wrong::new("validation_context", "is missing"));
     };
-    let CertificateValidationContext {
-        trusted_ca,
-        match_typed_subject_alt_names,
-        match_subject_alt_names,
-        trust_chain_verification,
-        system_root_certs,
-    } = context;
-    refuse(*trust_chain_verification != 0, "validation_context.trust_chain_verification")?;
-    refuse(system_root_certs.is_some(), "validation_context.system_root_certs")?;
-    refuse(!match_typed_subject_alt_names.is_empty(), "validation_context.match_typed_subject_alt_names")?;
-    refuse(!match_subject_alt_names.is_empty(), "validation_context.match_subject_alt_names")?;
-    let pem = match trusted_ca.as_ref().and_then(|DataSource { specifier }| specifier.as_ref()) {
-        Some(Specifier::InlineBytes(bytes)) => bytes.as_ref(),
-        Some(Specifier::InlineString(text)) => text.as_bytes(),
-        Some(Specifier::Filename(_)) => return Err(Wrong::unsupported("validation_context.trusted_ca.filename")),
-        None => return Err(Wrong::new("validation_context.trusted_ca", "is missing")),
-    };
-    certificates(pem).map_err(|wrong| wrong.within("validation_context.trusted_ca"))
+    authorities(context, ROOTS_MAX).map_err(|wrong| wrong.within("validation_context"))
 }
 
 /// Certificates of a PEM text (RFC 7468); text between the blocks is skipped.
-pub(super) fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, Wrong> {
+pub(super) fn certificates(pem: &[u8], most: usize) -> Result<Vec<Vec<u8>>, Wrong> {
     let text = std::str::from_utf8(pem).map_err(|_| Wrong::new("", "is not PEM text"))?;
     let mut roots = Vec::new();
     let mut rest = text;
@@ -208,8 +187,8 @@ pub(super) fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, Wrong> {
         let Some((body, tail)) = after.split_once("-----END CERTIFICATE-----") else {
             return Err(Wrong::new("", format!("certificate {number} has no end")));
         };
-        if body.len() > ROOT_BYTES_MAX * 2 || number > ROOTS_MAX {
-            return Err(Wrong::new("", format!("more than {ROOTS_MAX} certificates, or one beyond {ROOT_BYTES_MAX} bytes")));
+        if body.len() > ROOT_BYTES_MAX * 2 || number > most {
+            return Err(Wrong::new("", format!("more than {most} certificates, or one beyond {ROOT_BYTES_MAX} bytes")));
         }
         let der = base64(body).ok_or_else(|| Wrong::new("", format!("certificate {number} is not base64")))?;
         // A DER SEQUENCE; what is inside is judged by the verifier.
@@ -239,10 +218,10 @@ mod tests {
     fn a_bundle_is_split_into_its_roots() {
         // Aim: several roots with text between; no root, a broken one or an endless one is refused.
         let block = "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
-        let two = certificates(format!("# a\n{block}# b\n{block}").as_bytes()).unwrap();
+        let two = certificates(format!("# a\n{block}# b\n{block}").as_bytes(), 2).unwrap();
         assert_eq!(two, [vec![0x30, 0], vec![0x30, 0]]);
         for bad in ["", "x", "-----BEGIN CERTIFICATE-----\nMAA=", "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----"] {
-            assert!(certificates(bad.as_bytes()).is_err(), "{bad}");
+            assert!(certificates(bad.as_bytes(), 2).is_err(), "{bad}");
         }
     }
 

@@ -10,8 +10,8 @@ use prost_types::Any;
 use proto::mesh::{BackendPolicy, Filters, RoutePolicy};
 use proto::names::{BAD_BACKEND, POLICY};
 use proto::xds::route::RouteMatch;
-use xxhash_rust::xxh3::xxh3_128;
 
+use super::interned::Interned;
 use super::{duration, unpack};
 use crate::filter::chance::MILLION;
 use crate::filter::{Buckets, Cors, FaultSteps, Filter, LIMITS_MAX, RateLimit, Redirect, Rewrite, Stage};
@@ -22,8 +22,6 @@ use crate::retry;
 
 /// Most mirrors of one rule or backend.
 const MIRRORS_MAX: usize = 16;
-/// Interned values before those that nobody holds any more are looked for.
-const SWEEP_AT_LEAST: usize = 64;
 
 /// Where a backend leads, while it is staged.
 #[derive(Debug)]
@@ -66,35 +64,6 @@ impl Memories {
         let fresh = Arc::default();
         self.0.insert(name.to_owned(), Arc::downgrade(&fresh));
         fresh
-    }
-}
-
-/// Values by the hash of what they were compiled from, for as long as somebody holds them.
-#[derive(Debug)]
-struct Interned<T> {
-    held: HashMap<u128, Weak<T>>,
-    sweep_at: usize,
-}
-
-impl<T> Default for Interned<T> {
-    fn default() -> Self {
-        Self { held: HashMap::new(), sweep_at: SWEEP_AT_LEAST }
-    }
-}
-
-impl<T> Interned<T> {
-    fn get(&mut self, content: &[u8], make: impl FnOnce() -> Result<T, Wrong>) -> Result<Arc<T>, Wrong> {
-        let key = xxh3_128(content);
-        if let Some(held) = self.held.get(&key).and_then(Weak::upgrade) {
-            return Ok(held);
-        }
-        let made = Arc::new(make()?);
-        self.held.insert(key, Arc::downgrade(&made));
-        if self.held.len() >= self.sweep_at {
-            self.held.retain(|_, held| held.strong_count() > 0);
-            self.sweep_at = (self.held.len() * 2).max(SWEEP_AT_LEAST);
-        }
-        Ok(made)
     }
 }
 

@@ -54,14 +54,14 @@ pub(super) fn upstream(raw: &TransportSocket) -> Result<Security, Wrong> {
 }
 
 /// The socket's name is a label; its type decides.
-fn config(TransportSocket { name: _, config_type }: &TransportSocket) -> Result<&Any, Wrong> {
+pub(super) fn config(TransportSocket { name: _, config_type }: &TransportSocket) -> Result<&Any, Wrong> {
     match config_type {
         Some(ConfigType::TypedConfig(config)) => Ok(config),
         None => Err(Wrong::new("typed_config", "is missing")),
     }
 }
 
-fn plaintext(raw: &TransportSocket, config: &Any) -> Result<Security, Wrong> {
+pub(super) fn plaintext(raw: &TransportSocket, config: &Any) -> Result<Security, Wrong> {
     if config.type_url != RawBuffer::type_url() {
         let why = format!("transport socket `{}` is not supported by this proxy: raw_buffer, or mesh TLS", raw.name.escape_debug());
         return Err(Wrong::new("typed_config", why));

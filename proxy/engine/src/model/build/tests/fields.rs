@@ -353,6 +353,24 @@ fn authorization() -> mesh::Authorization {
     mesh::Authorization { policies, dry_run: false }
 }
 
+/// One of each kind of chain that an edge may have for TLS.
+fn edge_chains() -> Vec<proto::xds::listener::FilterChain> {
+    let manager = |name: &str| fixture::hcm(RouteSpecifier::RouteConfig(table(name, vec![host(&["*"], vec![])])));
+    let ended = fixture::edge_tls(&["tls/shop/a", "tls/shop/b"], Some("ca/frontend/shop/edge/0"), &["h2", "http/1.1"]);
+    let bytes = fixture::edge_tls(&["tls/shop/a"], None, &[]);
+    vec![
+        fixture::by_name("https", &["a.example"], Some(&ended), chain(&fixture::telling_client(manager("https")))),
+        fixture::by_name("tls", &["b.example"], Some(&bytes), chain(&fixture::tcp_to("shop/a:80"))),
+        fixture::by_name("pass", &[], None, chain(&fixture::tcp_to("shop/b:80"))),
+    ]
+}
+
+/// A cluster that is met by TLS of its own.
+fn backend() -> Cluster {
+    let rest = TransportSocketMatch { name: "tls".into(), r#match: None, transport_socket: Some(fixture::backend_tls()) };
+    Cluster { transport_socket_matches: vec![rest], ..fixture::cluster("shop/c:443") }
+}
+
 fn good() -> Vec<Resource> {
     let out = |at: &str| Listener {
         listener_filters_timeout: Some(prost_types::Duration { seconds: 0, nanos: 10_000_000 }),
@@ -413,6 +431,13 @@ fn good() -> Vec<Resource> {
         resource("shop/a:80", &endpoints()),
         resource("shop/b:80", &assignment("shop/b:80", vec![endpoint("10.1.0.3:8080", "u", HealthStatus::Healthy)])),
         resource("ROOTCA", &Secret { name: "ROOTCA".into(), r#type: Some(secret::Type::ValidationContext(context)) }),
+        resource("edge/443", &fixture::edge(443, edge_chains())),
+        resource("edge/5432", &fixture::edge(5432, vec![chain(&fixture::tcp_to("shop/b:80"))])),
+        resource("edge/53/udp", &fixture::edge_datagrams(53, &[("shop/a:80", 2), ("shop/b:80", 1)])),
+        resource("tls/shop/a", &fixture::certificate("tls/shop/a", 1)),
+        resource("ca/frontend/shop/edge/0", &fixture::authorities("ca/frontend/shop/edge/0")),
+        resource("tickets/shop/edge", &fixture::ticket_keys("tickets/shop/edge", 1)),
+        resource("shop/c:443", &backend()),
         resource("trust", &fixture::trust()),
         resource("dns/catalog", &name),
         resource("inbound", &fixture::authentication()),
@@ -426,7 +451,7 @@ fn picture(resources: &[Resource]) -> Result<Vec<String>, String> {
         parts.put(kind, name, "1", any).map_err(|rejected| rejected.to_string())?;
     }
     let snapshot = format!("{:#?}", parts.assemble(1, &Snapshot::default()));
-    let number = |line: &&str| !["id: ", "content: ", "workload_id: "].iter().any(|word| line.trim_start().starts_with(word));
+    let number = |line: &&str| !["id: ", "content: ", "stamp: ", "workload_id: "].iter().any(|word| line.trim_start().starts_with(word));
     let mut lines: Vec<String> = snapshot.lines().filter(number).map(str::to_owned).collect();
     lines.sort_unstable();
     Ok(lines)

@@ -1,6 +1,7 @@
 mod assemble;
 mod broken;
 mod door;
+mod edge;
 mod fields;
 mod policy;
 mod walk;

@@ -1,5 +1,10 @@
 //! The gateway's door.
 
+mod backends;
+mod bytes;
+mod datagrams;
+mod tls;
+
 use super::*;
 use crate::road::gateway;
 

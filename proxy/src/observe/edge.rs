@@ -1,0 +1,102 @@
+//! What an edge counts of its clients' TLS and datagrams.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+
+use crate::tls::TlsFacts;
+
+/// Version, cipher suite, and whether a session was resumed: as many as there are suites.
+type How = (&'static str, &'static str, bool);
+
+/// Written by the roads; nothing here is on the way of a request.
+#[derive(Debug, Default)]
+pub struct EdgeReadings {
+    handshakes: Mutex<BTreeMap<How, u64>>,
+    /// Handshakes of clients that failed.
+    pub handshakes_failed: AtomicU64,
+    /// How often a handshake waited because as many were under way as may be.
+    pub handshakes_full: AtomicU64,
+    /// Clients that asked for a name that nobody has.
+    pub unnamed: AtomicU64,
+    /// Sessions of datagrams now.
+    pub sessions: AtomicI64,
+    /// Sessions of datagrams that were not begun: a worker had as many as it may.
+    pub sessions_full: AtomicU64,
+    /// Datagrams from clients that were passed on.
+    pub datagrams_received: AtomicU64,
+    /// Datagrams to clients.
+    pub datagrams_sent: AtomicU64,
+    /// Datagrams that were dropped: no backend, no session, or no room in the kernel.
+    pub datagrams_dropped: AtomicU64,
+}
+
+impl EdgeReadings {
+    /// A client's handshake has succeeded.
+    pub fn handshake(&self, facts: &TlsFacts) {
+        *self.handshakes.lock().entry((facts.version, facts.cipher, facts.resumed)).or_default() += 1;
+    }
+
+    /// Nothing where there was nothing: a sidecar has no such clients.
+    pub(super) fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let handshakes = self.handshakes.lock().clone();
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        if !handshakes.is_empty() || of(&self.handshakes_failed) + of(&self.unnamed) > 0 {
+            let help = "TLS handshakes of clients from outside";
+            let mut metric = encoder.encode_descriptor("meshwright_edge_handshakes", help, None, MetricType::Counter)?;
+            for ((version, cipher, resumed), count) in handshakes {
+                let labels = [("version", version), ("cipher", cipher), ("resumed", if resumed { "true" } else { "false" })];
+                ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+            }
+            let counters = [
+                ("meshwright_edge_handshakes_failed", "TLS handshakes of clients from outside that failed", &self.handshakes_failed),
+                ("meshwright_edge_handshakes_full", "TLS handshakes that waited: as many were under way as may be", &self.handshakes_full),
+                ("meshwright_edge_unrecognized_names", "Clients whose TLS asked for a name that nobody has", &self.unnamed),
+            ];
+            count(encoder, &counters)?;
+        }
+        let datagrams = of(&self.datagrams_received) + of(&self.datagrams_dropped) + of(&self.sessions_full);
+        if datagrams > 0 {
+            let sessions = ConstGauge::new(self.sessions.load(Ordering::Relaxed));
+            let help = "Clients' sessions of datagrams now";
+            sessions.encode(encoder.encode_descriptor("meshwright_udp_sessions", help, None, MetricType::Gauge)?)?;
+            let counters = [
+                ("meshwright_udp_sessions_full", "Sessions not begun: a worker had as many as it may", &self.sessions_full),
+                ("meshwright_udp_datagrams_received", "Datagrams from clients that were passed on", &self.datagrams_received),
+                ("meshwright_udp_datagrams_sent", "Datagrams that were sent to clients", &self.datagrams_sent),
+                ("meshwright_udp_datagrams_dropped", "Datagrams dropped for want of a backend, a session or room", &self.datagrams_dropped),
+            ];
+            count(encoder, &counters)?;
+        }
+        Ok(())
+    }
+}
+
+fn count(encoder: &mut DescriptorEncoder<'_>, counters: &[(&str, &str, &AtomicU64)]) -> fmt::Result {
+    for (name, help, counter) in counters {
+        let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(counter.load(Ordering::Relaxed)).encode(metric)?;
+    }
+    Ok(())
+}
+
+/// What the access log says of a client's TLS, written once for each connection: JSON.
+pub fn client_tls(facts: &TlsFacts, server_name: Option<&str>, certificate: Option<(&str, bool)>) -> Arc<str> {
+    let certificate = certificate.map(|(sha256, verified)| serde_json::json!({"sha256": sha256, "verified": verified}));
+    let told = serde_json::json!({
+        "version": facts.version,
+        "cipher": facts.cipher,
+        "group": facts.group,
+        "resumed": facts.resumed,
+        "server_name": server_name,
+        "client_certificate": certificate,
+    });
+    told.to_string().into()
+}
