@@ -14,7 +14,7 @@ use super::cluster::targets;
 use super::mtls::applies;
 use super::rank::{self, RankedMatch};
 use super::security::{authentication, egress};
-use super::{AUTHORIZATION, Audience, audiences, conflict, route, security, trust, view};
+use super::{AUTHORIZATION, Audience, audiences, conflict, edge, route, security, trust, view};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
 use crate::world::route::{ParentRef, PathMatch, Reference, Route, Rule, Unsupported};
@@ -128,6 +128,7 @@ impl Audit<'_> {
             Spec::Service(_) => self.service(key),
             Spec::Workload(workload) => self.workload(key, &workload.service_account),
             Spec::TrafficPolicy(_) => self.found(key, advice::findings(self.world, object)),
+            Spec::AuthorizationPolicy(policy) if !policy.inbound() => self.edge(object),
             Spec::AuthorizationPolicy(_) => self.found(key, security::findings(self.world, object)),
             Spec::Mesh(mesh) => self.found(key, trust::federation_findings(self.world, mesh)),
             Spec::Revocation(spec) => self.found(key, trust::revocation_findings(self.world, key, spec)),
@@ -139,8 +140,21 @@ impl Audit<'_> {
             }
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
+            Spec::ApiKeyAuth(_) | Spec::BasicAuth(_) => self.edge(object),
+            Spec::Consumer(consumer) => {
+                if let Some(WhyNot { message, .. }) = edge::consumers::refusal(self.world, object) {
+                    self.say(Severity::Warning, key, ("spec.credentials", 0), message, "give each consumer credentials of its own");
+                }
+                if let Some(Err(why)) = edge::consumers::resolved(self.world, consumer) {
+                    self.say(Severity::Warning, key, ("spec.credentials", 0), why, "the credential does not count; correct the Secret");
+                }
+            }
             Spec::RequestAuthentication(spec) => {
-                self.policy(object, &spec.selector);
+                if spec.attachment.targets.is_empty() {
+                    self.policy(object, &spec.selector);
+                } else {
+                    self.edge(object);
+                }
                 for (severity, (field, line), message, remedy) in authentication::findings(self.index, object, spec) {
                     self.say(severity, key, (&field, line), message, remedy);
                 }
@@ -325,6 +339,23 @@ impl Audit<'_> {
         if !declared {
             let message = format!("there is no ServiceAccount {}/{account}", key.namespace);
             self.say(Severity::Info, key, ("spec.serviceAccount", 0), message, "it works without; Kubernetes would want it");
+        }
+    }
+
+    /// Where an object of an edge kind does not hold, or not as it says.
+    fn edge(&mut self, object: &Object) {
+        for ancestor in edge::judge(self.world, object) {
+            let (field, line) = &ancestor.field;
+            let unresolved = ancestor.resolved.and_then(Result::err);
+            let found = ancestor.accepted.err().into_iter().chain(unresolved).chain(ancestor.partly);
+            for WhyNot { reason, message } in found {
+                let remedy = match reason {
+                    "Locked" => "remove the field, or ask whoever owns the Gateway",
+                    "Conflicted" => "merge the two",
+                    _ => "correct the reference",
+                };
+                self.say(Severity::Warning, &object.key, (field, *line), message, remedy);
+            }
         }
     }
 

@@ -13,6 +13,7 @@ pub mod balance;
 pub mod budget;
 pub mod claims;
 pub mod decide;
+pub mod consumers;
 pub mod dns;
 pub mod explain;
 pub mod failure;

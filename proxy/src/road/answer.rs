@@ -10,8 +10,10 @@ use std::time::Duration;
 use engine::authenticate::{Accepted, TokenVerdict};
 use engine::authorize::Judgement;
 use engine::claims::Claims;
+use engine::consumers::CONSUMER_HEADER;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
+use engine::filter::guard::{Found, Question, Watch};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
 use engine::model::{Cluster, Protocol, RouteTable, SessionHome, Snapshot};
 use http::{HeaderMap, Response, StatusCode, request};
@@ -73,6 +75,11 @@ pub trait Door: Sized + 'static {
 
     /// Says what only this proxy may say of the caller, and unsays what the caller said of it.
     fn mark(&self, headers: &mut HeaderMap);
+
+    /// Whether the caller may say who called at the mesh's edge.
+    fn believes(&self, _snapshot: &Snapshot, _downstream: &Downstream) -> bool {
+        false
+    }
 
     /// Whether policies look at the host of requests.
     fn judges_hosts(&self, _snapshot: &Snapshot) -> bool {
@@ -269,6 +276,9 @@ impl<D: Door> Connection<D> {
             account.asks(&self.downstream, parts);
         }
         self.door.mark(&mut parts.headers);
+        if of_hop.consumer && !self.door.believes(&view.snapshot, &self.downstream) {
+            parts.headers.remove(CONSUMER_HEADER);
+        }
         let patient = self.patience(&mut parts.headers, of_hop, waited);
         // First of all, so that what is judged is what is sent on.
         let upgrade = clean_request(parts, of_hop);
@@ -325,6 +335,7 @@ impl<D: Door> Connection<D> {
             hash,
             sticky,
             stand,
+            found: Found::default(),
             draw,
         };
         Ok(Passing { plan, leg, home })
@@ -389,12 +400,31 @@ impl<D: Door> Connection<D> {
         from: Resume,
         mut account: Account,
     ) -> Answering {
-        let Passing { mut plan, leg, home } = passing;
+        let Passing { mut plan, mut leg, home } = passing;
         if let Some(home) = &home {
             (plan.place, plan.target) = (Some(home.place), Ok(&home.cluster));
         }
         let draw = leg.draw;
-        let passage = plan.forward.forth(plan.place, from, &mut self.exchange(&mut parts, draw, &account));
+        let passage = {
+            let book = plan.forward.is_guarded().then(|| self.view.borrow().snapshot.consumers.load());
+            let (mut tokens, mut verified) = (self.shared.tokens.borrow_mut(), self.shared.verified.borrow_mut());
+            let mut exchange = self.exchange(&mut parts, draw, &account);
+            let wall_secs = || self.shared.wall_secs().into();
+            let peer = self.downstream.address;
+            exchange.watch = book.as_deref().map(|book| Watch {
+                book,
+                tokens: &mut tokens,
+                peer: peer.ip(),
+                port: peer.port(),
+                verified: &mut verified,
+                wall_secs: wall_secs(),
+                found: &mut leg.found,
+            });
+            plan.forward.forth(plan.place, from, &mut exchange)
+        };
+        if plan.forward.is_guarded() && !matches!(passage, Passage::Ask { .. }) {
+            account.identified(&mut leg.found);
+        }
         match (passage, plan.target) {
             (Passage::Through, _) => self.straight((parts, received), Passing { plan, leg, home: None }, account),
             (Passage::Answered(answer), _) => shown(&plan, &leg, reply(&self.shared, &answer, leg.version, account)),
@@ -406,6 +436,23 @@ impl<D: Door> Connection<D> {
                 account.faulted(format_args!("reset"), policy);
                 account.failed(&Failure::new(Reason::Fault, "a fault on purpose cuts the exchange"));
                 Answering::Cut
+            }
+            (Passage::Ask { question, next }, target) => {
+                let (rule, forward, place) = (Arc::clone(plan.rule), Arc::clone(plan.forward), plan.place);
+                let (target, own, mut leg) = (target.cloned().map_err(LocalReply::clone), Rc::clone(self), leg);
+                Answering::Later(Box::pin(async move {
+                    let (began, Question::Password(password)) = (Instant::now(), *question);
+                    let verified = own.shared.hashing.verify(Arc::clone(&password)).await;
+                    leg.waited += began.elapsed();
+                    let plan = Plan { rule: &rule, forward: &forward, place, target: target.as_ref() };
+                    let Some(good) = verified else {
+                        leg.found.overflow();
+                        account.identified(&mut leg.found);
+                        return shown(&plan, &leg, reply(&own.shared, &LocalReply::of(Reason::Overflow), leg.version, account));
+                    };
+                    leg.found.tell(&password, good);
+                    own.pass((parts, received), Passing { plan, leg, home: None }, next, account)
+                }))
             }
             (Passage::Wait { delay, policy, next }, target) => {
                 account.faulted(format_args!("delay {delay:?}"), policy);
@@ -432,6 +479,7 @@ impl<D: Door> Connection<D> {
             caller: self.downstream.peer.as_deref().map(|peer| &*peer.identity),
             address: self.downstream.address.ip(),
             called: Called { port: self.downstream.local.port(), tls: self.downstream.tls.is_some() },
+            watch: None,
             now: self.shared.moment(account.started()),
             draw,
         }
