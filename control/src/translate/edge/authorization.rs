@@ -76,7 +76,13 @@ fn of_port(index: &Index, gateway: &Name, port: u16) -> Vec<Place> {
 fn is_of_addresses(rule: &AuthorizationRule) -> bool {
     let source = |source: &CallSource| {
         let CallSource { ip_blocks, ip_lists, peer_ip_blocks, .. } = source;
-        *source == CallSource { ip_blocks: ip_blocks.clone(), ip_lists: ip_lists.clone(), peer_ip_blocks: peer_ip_blocks.clone(), ..CallSource::default() }
+        *source
+            == CallSource {
+                ip_blocks: ip_blocks.clone(),
+                ip_lists: ip_lists.clone(),
+                peer_ip_blocks: peer_ip_blocks.clone(),
+                ..CallSource::default()
+            }
     };
     let target = |target: &CallTarget| *target == CallTarget { ports: target.ports.clone(), ..CallTarget::default() };
     let AuthorizationRule { name: _, from, to, not_from, not_to, when } = rule;
