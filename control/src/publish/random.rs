@@ -281,7 +281,7 @@ impl Random {
             _ => "",
         };
         let mode = self.pick(&["mode: Optional", "mode: Required", "mode: Wrong", "scopes: [a]", "consumers: {namespaces: All}"]);
-        if target.is_empty() { mode } else { format!("targetRefs: [{target}], {mode}") }
+        if target.is_empty() { mode.to_owned() } else { format!("targetRefs: [{target}], {mode}") }
     }
 
     /// Metadata and spec of what is about others.

@@ -52,7 +52,8 @@ pub(in crate::translate) fn door(index: &Index, gateway: &Name, port: u16) -> Op
         return None;
     }
     let all = all_places(index, gateway);
-    let here = of_places(index, &of_port(index, gateway, port));
+    let places = of_port(index, gateway, port);
+    let here = of_places(index, &places);
     let decides = |policy: &AuthorizationPolicy| policy.action != Action::Audit;
     let alone = |policy: &AuthorizationPolicy| policy.rules.iter().all(|written| is_of_addresses(&written.rule));
     let allowing = of_places(index, &all).into_iter().filter(|(_, policy)| policy.action == Action::Allow);
@@ -114,7 +115,7 @@ pub(super) fn fault(world: &World, name: &str) -> Option<String> {
     if world.get(&key).is_none() {
         return Some(format!("there is no {key}"));
     }
-    let wrong = |text: &Arc<str>| engine::consumers::AddressList::read(text).err().map(|wrong| format!("{key}: {}", wrong.of("", "").why));
+    let wrong = |text: &Arc<str>| engine::consumers::AddressList::read(text).err().map(|why| format!("{key}: {why}"));
     texts(world, name).iter().find_map(wrong)
 }
 

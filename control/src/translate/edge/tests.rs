@@ -2,7 +2,7 @@
 
 use super::ladder::{Spot, places};
 use crate::source::parse;
-use crate::translate::{analyze, statuses};
+use crate::translate::{audit, statuses};
 use crate::world::{Allocations, Change, Kind, ObjectKey, Origin, World, WorldSettings};
 
 const ROUTES: &str = "\
@@ -117,6 +117,6 @@ fn what_never_was_good_closes_what_it_is_about_and_nothing_else() {
     put(&keys("nobody", "team", "{targetRefs: [{kind: HTTPRoute, name: none}]}"));
     let status = &statuses(&world)[&ObjectKey::new(Kind::ApiKeyAuth, "team", "nobody")];
     assert_eq!(status.ancestors[0].conditions[0].reason, "TargetNotFound");
-    let problems: Vec<String> = analyze(&world).iter().map(ToString::to_string).collect();
+    let problems: Vec<String> = audit(&world).iter().map(ToString::to_string).collect();
     assert!(problems.iter().any(|line| line.contains("there is no HTTPRoute team/none")), "{problems:?}");
 }

@@ -292,7 +292,7 @@ impl Page {
             page.files.push((name.as_str().into(), users.iter().map(user).collect()));
         }
         for mesh::AddressList { name, ranges } in &raw.lists {
-            let list = AddressList::read(ranges).map_err(|wrong| wrong.within(format!("lists[{}]", name.escape_debug())))?;
+            let list = AddressList::read(ranges).map_err(|why| Wrong::new(format!("lists[{}]", name.escape_debug()), why))?;
             page.lists.push((name.as_str().into(), Arc::new(list)));
         }
         Ok(page)

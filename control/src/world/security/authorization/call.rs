@@ -48,7 +48,7 @@ pub(super) fn source(at: &Cursor<'_>) -> Option<CallSource> {
     list("consumers", &mut source.consumers, consumer);
     list("consumerGroups", &mut source.consumer_groups, word);
     list("scopes", &mut source.scopes, |_, text| Some(text));
-    list("authMethods", &mut source.auth_methods, method);
+    list("authMethods", &mut source.auth_methods, proof);
     source.ip_lists = fields.get("ipListRefs").map(|at| some(&at, LISTS_MAX).iter().filter_map(list_ref).collect()).unwrap_or_default();
     source.token = fields.get("jwt").map(|at| token(&at));
     let all = [
@@ -102,7 +102,7 @@ fn word(at: &Cursor<'_>, text: String) -> Option<String> {
 }
 
 /// How a caller proves who it is.
-fn method(at: &Cursor<'_>, text: String) -> Option<String> {
+fn proof(at: &Cursor<'_>, text: String) -> Option<String> {
     let words = engine::consumers::AuthMethod::ALL.map(|method| (method.text(), ()));
     at.word(&words)?;
     Some(text)

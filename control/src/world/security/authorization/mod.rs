@@ -12,7 +12,7 @@ use super::taken;
 use crate::world::door::{Cursor, Fields};
 use crate::world::edge::Attachment;
 use crate::world::own::{Selector, read_selector};
-use crate::world::{Kind, ObjectKey};
+use crate::world::ObjectKey;
 
 /// Most rules of a policy.
 pub const RULES_MAX: usize = 1_000;
@@ -101,7 +101,7 @@ impl AuthorizationPolicy {
 }
 
 /// The ConfigMaps whose lists of addresses a policy asks.
-pub(in crate::world) fn lists(policy: &AuthorizationPolicy) -> impl Iterator<Item = &String> {
+pub fn lists(policy: &AuthorizationPolicy) -> impl Iterator<Item = &String> {
     let rules = policy.rules.iter().map(|written| &written.rule);
     rules.flat_map(|rule| rule.from.iter().chain(&rule.not_from)).flat_map(|source| &source.ip_lists)
 }
