@@ -123,6 +123,7 @@ fn word(key: &PartKey) -> &'static str {
         PartKey::Cluster(..) => "cluster",
         PartKey::Secrets(..) => "secrets",
         PartKey::Assignment(_) => "assignment",
+        PartKey::Consumers(..) => "consumers",
     }
 }
 

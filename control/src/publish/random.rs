@@ -153,7 +153,7 @@ impl Random {
 
     /// A kind, with its API and the names that its objects have.
     fn kind(&mut self) -> (&'static str, &'static str, &'static [&'static str]) {
-        match self.draw(58) {
+        match self.draw(67) {
             0..8 => ("v1", "Service", &SERVICES),
             8..13 => ("discovery.k8s.io/v1", "EndpointSlice", &["e0", "e1", "e2"]),
             13..18 => (OWN, "Workload", &WORKLOADS),
@@ -178,6 +178,9 @@ impl Random {
             53 => (GATEWAY_API, "BackendTLSPolicy", &["p0"]),
             54 => (GATEWAY_API, "UDPRoute", &["r0"]),
             55..57 => (GATEWAY_API, "ReferenceGrant", &["g0", "g1"]),
+            57..60 => (OWN, "ApiKeyAuth", &["k0", "k1"]),
+            60 => (OWN, "BasicAuth", &["b0"]),
+            61..65 => (OWN, "Consumer", &["c0", "c1", "c2"]),
             _ => (GATEWAY_API, "GatewayClass", &[""]),
         }
     }
@@ -321,6 +324,18 @@ impl Random {
         format!("targetRefs: [{target}], {said}")
     }
 
+    fn guard(&mut self) -> String {
+        let target = match self.draw(6) {
+            0..2 => "{kind: Gateway, name: g0}",
+            2 => "{kind: Gateway, name: g0, sectionName: one}",
+            3 => "{kind: HTTPRoute, name: r0}",
+            4 => "{kind: HTTPRoute, name: r1, sectionName: one}",
+            _ => "",
+        };
+        let mode = self.pick(&["mode: Optional", "mode: Required", "mode: Wrong", "scopes: [a]", "consumers: {namespaces: All}"]);
+        if target.is_empty() { mode.to_owned() } else { format!("targetRefs: [{target}], {mode}") }
+    }
+
     /// Metadata and spec of what is about others.
     fn policy(&mut self, (kind, name): (&str, &str), namespace: &str) -> (String, String) {
         let number = self.draw(9);
@@ -341,6 +356,11 @@ impl Random {
             "ReferenceGrant" if name == "g1" => {
                 let (kind, from) = (self.pick(&["Gateway", "ListenerSet"]), if namespace == "a" { "b" } else { "a" });
                 format!("from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {from}}}], to: [{{group: '', kind: Secret}}]")
+            }
+            "ApiKeyAuth" | "BasicAuth" => self.guard(),
+            "Consumer" => {
+                let digit = self.draw(4);
+                format!("disabled: {}, credentials: [{{name: k, apiKey: {{sha256: '{}'}}}}]", number > 6, digit.to_string().repeat(64))
             }
             "ReferenceGrant" => {
                 let (kind, from) = (self.pick(&["HTTPRoute", "GRPCRoute"]), if namespace == "a" { "b" } else { "a" });

@@ -11,11 +11,11 @@ use proto::names::{self, Mode};
 use super::advice::{self, Finding};
 use super::attach::{self, Attachment, WhyNot};
 use super::cluster::targets;
-use super::edge::{self, Edge, Judged};
+use super::edge_listeners::{self, Edge, Judged};
 use super::mtls::applies;
 use super::rank::{self, RankedMatch};
 use super::security::{authentication, egress};
-use super::{AUTHORIZATION, Audience, audiences, conflict, edge_advice, security, trust, view};
+use super::{AUTHORIZATION, Audience, audiences, conflict, edge, edge_advice, route, security, trust, view};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
 use crate::world::route::{ParentRef, PathMatch, Reference, Route, Rule, Unsupported};
@@ -134,6 +134,7 @@ impl Audit<'_> {
             Spec::Service(_) => self.service(key),
             Spec::Workload(workload) => self.workload(key, &workload.service_account),
             Spec::TrafficPolicy(_) => self.found(key, advice::findings(self.world, object)),
+            Spec::AuthorizationPolicy(policy) if !policy.inbound() => self.edge(object),
             Spec::AuthorizationPolicy(_) => self.found(key, security::findings(self.world, object)),
             Spec::BackendTlsPolicy(policy) => self.found(key, edge_advice::of_backend_tls(self.world, object, policy)),
             Spec::ListenerSet(_) => self.found(key, edge_advice::of_set(self.world, object).into_iter().collect()),
@@ -147,8 +148,21 @@ impl Audit<'_> {
             }
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
+            Spec::ApiKeyAuth(_) | Spec::BasicAuth(_) => self.edge(object),
+            Spec::Consumer(consumer) => {
+                if let Some(WhyNot { message, .. }) = edge::consumers::refusal(self.world, object) {
+                    self.say(Severity::Warning, key, ("spec.credentials", 0), message, "give each consumer credentials of its own");
+                }
+                if let Some(Err(why)) = edge::consumers::resolved(self.world, consumer) {
+                    self.say(Severity::Warning, key, ("spec.credentials", 0), why, "the credential does not count; correct the Secret");
+                }
+            }
             Spec::RequestAuthentication(spec) => {
-                self.policy(object, &spec.selector);
+                if spec.attachment.targets.is_empty() {
+                    self.policy(object, &spec.selector);
+                } else {
+                    self.edge(object);
+                }
                 for (severity, (field, line), message, remedy) in authentication::findings(self.index, object, spec) {
                     self.say(severity, key, (&field, line), message, remedy);
                 }
@@ -336,6 +350,23 @@ impl Audit<'_> {
         }
     }
 
+    /// Where an object of an edge kind does not hold, or not as it says.
+    fn edge(&mut self, object: &Object) {
+        for ancestor in edge::judge(self.world, object) {
+            let (field, line) = &ancestor.field;
+            let unresolved = ancestor.resolved.and_then(Result::err);
+            let found = ancestor.accepted.err().into_iter().chain(unresolved).chain(ancestor.partly);
+            for WhyNot { reason, message } in found {
+                let remedy = match reason {
+                    "Locked" => "remove the field, or ask whoever owns the Gateway",
+                    "Conflicted" => "merge the two",
+                    _ => "correct the reference",
+                };
+                self.say(Severity::Warning, &object.key, (field, *line), message, remedy);
+            }
+        }
+    }
+
     fn policy(&mut self, object: &Arc<Object>, selector: &crate::world::own::Selector) {
         let key = &object.key;
         if let Some(conflict) = conflict::of(self.index, object) {
@@ -394,7 +425,7 @@ impl Audit<'_> {
                 }
                 continue;
             }
-            if let Some(WhyNot { reason, message }) = edge::refused(self.index, gateway) {
+            if let Some(WhyNot { reason, message }) = edge_listeners::refused(self.index, gateway) {
                 self.say(Severity::Error, key, ("spec", 0), message, format!("the Gateway is not served ({reason})"));
             }
             self.listeners(&name, &mut ports);

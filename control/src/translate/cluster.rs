@@ -16,7 +16,7 @@ use proto::xds::{pack, tls};
 
 use super::attach::{self, Backend};
 use super::backend_tls::{self, Upstream};
-use super::edge::{self, Family};
+use super::edge_listeners::{self, Family};
 use super::mtls::Modes;
 use super::part::Calling;
 use super::policy::{self, ClusterTraits};
@@ -66,7 +66,7 @@ impl Destination {
             Self::Datagrams(_) => Protocol::Tcp,
             // Whatever else its listeners speak goes by the name that TLS asks for, or is bytes.
             Self::Gateway(name, port) => {
-                if edge::ports(index, name).contains(&(*port, Family::Http)) { Protocol::Http } else { Protocol::Tcp }
+                if edge_listeners::ports(index, name).contains(&(*port, Family::Http)) { Protocol::Http } else { Protocol::Tcp }
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::advice::Finding;
 use super::attach::WhyNot;
 use super::backend_tls;
-use super::edge::{Edge, Judged};
+use super::edge_listeners::{Edge, Judged};
 use super::edge_tls::{self, TlsStanding};
 use crate::world::backend_tls::BackendTlsPolicy;
 use crate::world::certificate::Validity;
@@ -121,7 +121,7 @@ pub(super) fn of_backend_tls(world: &World, object: &Object, policy: &BackendTls
 /// Why a ListenerSet is attached to no Gateway.
 pub(super) fn of_set(world: &World, object: &Object) -> Option<Finding> {
     let index = world.index();
-    let set = super::edge::set(object)?;
+    let set = super::edge_listeners::set(object)?;
     let say = |message: String, remedy: &str| {
         Some(Finding { severity: Severity::Warning, field: ("spec.parentRef".to_owned(), 0), message, remedy: remedy.to_owned() })
     };
@@ -134,6 +134,6 @@ pub(super) fn of_set(world: &World, object: &Object) -> Option<Finding> {
     let Some(gateway) = index.gateways.get(&name) else {
         return say(format!("there is no Gateway {}/{}", name.0, name.1), "add it, or correct the name");
     };
-    let refusal = super::edge::set_refused(index, gateway, object)?;
+    let refusal = super::edge_listeners::set_refused(index, gateway, object)?;
     say(refusal.message, "let the Gateway's `allowedListeners` take it")
 }

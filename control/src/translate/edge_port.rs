@@ -12,7 +12,7 @@ use proto::xds::pack;
 
 use super::attach::covers;
 use super::cluster::{Destination, destinations};
-use super::edge::{Edge, Family, Judged};
+use super::edge_listeners::{Edge, Family, Judged};
 use super::protocol::Protocol;
 use super::route::{self, RouteTable};
 use super::rule::Frontend;

@@ -12,7 +12,7 @@ use proto::xds::tls::downstream_tls_context::SessionTicketKeysType;
 use proto::xds::tls::{self, CertificateValidationContext, Secret, TlsCertificate, TlsSessionTicketKeys, secret};
 
 use super::attach::{WhyNot, covers};
-use super::edge::{Edge, Judged};
+use super::edge_listeners::{Edge, Judged};
 use super::wire;
 use crate::world::certificate::{self, Certificate, CertificateFault, Validity};
 use crate::world::gateway::{ClientDemand, Gateway};

@@ -11,7 +11,7 @@ use proto::mesh::{
 use proto::xds::core::HealthStatus;
 
 use super::cluster::targets;
-use super::edge::{self, Family};
+use super::edge_listeners::{self, Family};
 use super::{attach, dns, settings};
 use crate::world::core::ServicePort;
 use crate::world::workload::{ProbeKind, Workload};
@@ -38,7 +38,7 @@ pub fn instance_fingerprint(world: &World, instance: &Instance) -> Option<String
 
 /// The ports that a Gateway of ours serves; whether for datagrams.
 pub fn gateway_ports(world: &World, name: &Name) -> BTreeSet<(u16, bool)> {
-    edge::ports(world.index(), name).into_iter().map(|(port, family)| (port, family == Family::Udp)).collect()
+    edge_listeners::ports(world.index(), name).into_iter().map(|(port, family)| (port, family == Family::Udp)).collect()
 }
 
 fn gateways(world: &World) -> Vec<GatewayOrder> {
@@ -51,7 +51,7 @@ fn gateways(world: &World) -> Vec<GatewayOrder> {
             Family::Tls => "https",
             Family::Tcp | Family::Udp => "tcp",
         };
-        let streams = edge::ports(index, name).into_iter().filter(|(_, family)| *family != Family::Udp);
+        let streams = edge_listeners::ports(index, name).into_iter().filter(|(_, family)| *family != Family::Udp);
         let of = |udp: bool| ports.iter().filter(|(_, datagrams)| *datagrams == udp).map(|(port, _)| u32::from(*port)).collect();
         let addresses = index.gateway_addresses.get(name).map_or(&[][..], Vec::as_slice);
         let bind = attach::gateway(object).into_iter().flat_map(|gateway| &gateway.addresses).map(|(_, value)| value.clone());

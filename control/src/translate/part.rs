@@ -1,7 +1,7 @@
 //! The parts that views are made of. What a part holds follows from its key and the world alone, and it says which subjects it depends on:
 //! so whoever has made one may give it to all who ask by the same key, until one of its subjects is touched (`publish::memo`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,16 +13,18 @@ use proto::xds::{self, pack};
 
 use super::attach::{self, Backend, content};
 use super::cluster::{Destination, assignment, cluster, destinations, port_of};
-use super::edge::{self, Edge, Family};
+use super::edge;
+use super::edge_listeners::{self, Edge, Family};
 use super::edge_port::{self, EdgePort};
 use super::mtls::Modes;
 use super::rule::Frontend;
 use super::security::{authentication, egress};
 use super::subject::Subject;
 use super::{
-    AUTHENTICATION, AUTHORIZATION, Audience, DNS_RECORD, EGRESS, Encoded, PROXY_CONFIG, dns, edge_tls, listener, policy, protocol, route, security,
-    settings, stream,
+    AUTHENTICATION, AUTHORIZATION, Audience, CONSUMERS, DNS_RECORD, EGRESS, Encoded, PROXY_CONFIG, dns, edge_tls, listener, policy, protocol,
+    route, security, settings, stream,
 };
+use crate::world::content::ContentRef;
 use crate::world::traffic::Caller;
 use crate::world::{Address, Index, Name, Object, World};
 
@@ -54,6 +56,19 @@ pub enum PartKey {
     Assignment(Destination),
     /// What an edge of a Gateway keeps secret. It goes to nobody else.
     Secrets(Name),
+    /// One page of the consumers that a Gateway's objects can use.
+    Consumers(Arc<Usable>, u8),
+}
+
+/// Which consumers a Gateway's objects can use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Usable {
+    /// Namespaces, further names, labels.
+    pub(super) choices: Vec<(Vec<String>, Vec<String>, BTreeMap<String, String>)>,
+    /// Files of users.
+    pub(super) files: Vec<ContentRef>,
+    /// ConfigMaps with lists of addresses.
+    pub(super) lists: Vec<String>,
 }
 
 /// See the module.
@@ -101,6 +116,12 @@ impl PartKey {
                 maker.depend(destination);
                 let message = cluster(world.index(), destination, calling);
                 maker.add(xds::CLUSTER, destination.name(), &message);
+            }
+            Self::Consumers(usable, page) => {
+                maker.part.subjects.push(Subject::consumers(*page));
+                if let Some(consumers) = edge::consumers::page(world, usable, *page) {
+                    maker.add(CONSUMERS, names::consumers(*page), &consumers);
+                }
             }
             Self::Assignment(destination) => {
                 match destination {
@@ -198,6 +219,9 @@ impl Maker<'_> {
         self.part.shows = edge_tls::shown(index, &name, edge.gateway);
         let caller = audience.caller(index);
         for port in edge.ports(index) {
+            if let Some(door) = edge::authorization::door(index, &name, port.0) {
+                self.add(AUTHORIZATION, names::edge(port.0), &door);
+            }
             let EdgePort { listener, tables, destinations: led } = edge_port::port(world, &edge, port, &caller);
             self.add(xds::LISTENER, listener.name.clone(), &listener);
             self.part.destinations.extend(led);
@@ -237,7 +261,7 @@ impl Maker<'_> {
             Some(Address::Gateway(name)) => {
                 self.part.subjects.push(Subject::gateway(name));
                 let here = |(port, family): &(u16, Family)| *port == address.port() && *family != Family::Udp;
-                if !edge::ports(index, name).iter().any(here) {
+                if !edge_listeners::ports(index, name).iter().any(here) {
                     return self.nowhere(address);
                 }
                 let rule = names::rule("Gateway", &name.0, &name.1, names::DEFAULT_RULE);
@@ -324,6 +348,14 @@ impl Maker<'_> {
 }
 
 impl Audience {
+    /// Which consumers its Gateway's objects can use; `None`: nobody asks for any.
+    pub(crate) fn usable(&self, index: &Index) -> Option<Arc<Usable>> {
+        let gateway = (self.node.namespace.clone(), self.node.instance.clone());
+        let edge = self.node.mode == Mode::Edge;
+        let usable = if edge { edge::consumers::usable(index, &gateway) } else { Usable::default() };
+        (usable != Usable::default()).then(|| Arc::new(usable))
+    }
+
     /// As which caller it meets the rules of others: its account counts where somebody names it.
     pub(crate) fn caller(&self, index: &Index) -> Caller {
         let named = Caller { namespace: self.node.namespace.clone(), service_account: Some(self.service_account.clone()) };

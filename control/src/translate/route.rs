@@ -10,7 +10,7 @@ use proto::xds::route::route_action::ClusterSpecifier;
 use proto::xds::route::{DirectResponseAction, Route, RouteConfiguration, VirtualHost};
 
 use super::attach::{self, Backend};
-use super::edge::{Edge, Family};
+use super::edge_listeners::{Edge, Family};
 use super::rank::entries;
 use super::rule::{self, Frontend};
 use super::wire;

@@ -20,6 +20,7 @@ use proto::xds::route::{DirectResponseAction, HeaderMatcher, QueryParameterMatch
 
 use super::attach::{self, Backend};
 use super::backend_tls;
+use super::edge::{self, ladder::Spot};
 use super::policy::{self, RulePlace};
 use super::rank::RankedMatch;
 use super::wire;
@@ -77,6 +78,10 @@ pub(super) fn rule_policy(front: &Frontend<'_>, written: Option<&RankedMatch<'_>
         backend: first.as_ref(),
     };
     policy::fill(front.index, place, action, &mut told);
+    told.edge = front.listener.and_then(|(gateway, listener)| {
+        let route = written.map(|entry| (&**entry.route, entry.rule.name.as_deref()));
+        edge::policy(front.index, &Spot { gateway, listener, route })
+    });
     told
 }
 

@@ -7,7 +7,7 @@ use proto::words::ADDRESS_NOT_USABLE;
 use serde_json::json;
 
 use super::attach::WhyNot;
-use super::edge::{self, Edge, Judged};
+use super::edge_listeners::{self, Edge, Judged};
 use super::edge_tls::{self, TlsStanding};
 use super::status::{AncestorStatus, Condition, Conditions, ListenerStatus, Status, wholly_invalid};
 use super::{attach, backend_tls, reached};
@@ -112,7 +112,7 @@ impl<'a> Told<'a> {
 pub(super) fn of_gateway(world: &World, object: &Object, name: &Name, gateway: &Gateway, by: &Conditions) -> Option<Status> {
     let index = world.index();
     let told = Told::of(world, name)?;
-    let refused = edge::refused(index, gateway);
+    let refused = edge_listeners::refused(index, gateway);
     let own: Vec<usize> = told.of_owner(&object.key).map(|(place, _)| place).collect();
     let good = own.iter().filter(|place| told.accepted(**place)).count();
     let accepted = match &refused {
@@ -194,7 +194,7 @@ pub(super) fn of_set(world: &World, object: &Object, set: &ListenerSet, by: &Con
         let message = format!("there is no Gateway {}/{}", name.0, name.1);
         return Some(refusal(&WhyNot::new("ParentNotAccepted", message)));
     };
-    if let Some(refused) = edge::set_refused(index, gateway, object) {
+    if let Some(refused) = edge_listeners::set_refused(index, gateway, object) {
         return Some(refusal(&refused));
     }
     let told = Told::of(world, &name)?;

@@ -9,7 +9,7 @@ use proto::xds::listener::{Filter, Listener};
 
 use super::attach::{Backend, content, good, narrowness};
 use super::cluster::Destination;
-use super::edge::Edge;
+use super::edge_listeners::Edge;
 use super::rule::{Frontend, cluster};
 use super::{listener, policy, wire};
 use crate::world::route::BackendRef;

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::attach::content;
 use super::subject::{Affected, Subject};
-use super::{attach, backend_tls, edge_tls, mtls, policy, protocol};
+use super::{attach, backend_tls, edge, edge_tls, mtls, policy, protocol};
+use crate::world::edge::CONSUMER_PAGES;
 use crate::world::own::Selector;
 use crate::world::traffic::Place;
 use crate::world::{Address, Index, Instance, Kind, Name, Object, ObjectKey, ServiceView, Spec, World, references};
@@ -27,7 +28,7 @@ pub fn touched(before: &World, after: &World) -> Affected {
     if apart {
         return Affected::All;
     }
-    let mut sum = Sum { was, is, touched: BTreeSet::new(), behind: BTreeSet::new() };
+    let mut sum = Sum { worlds: (before, after), was, is, touched: BTreeSet::new(), behind: BTreeSet::new() };
     let places = was.traffic.changes(&is.traffic);
     if places.iter().any(|(place, ..)| matches!(place, Place::Namespace(_) | Place::Mesh)) {
         return Affected::All;
@@ -37,6 +38,20 @@ pub fn touched(before: &World, after: &World) -> Affected {
             sum.target((before, after), key);
         }
     }
+    // All proxies know the Gateways by name.
+    if was.gateways.changes(&is.gateways).iter().any(|(_, was, is)| was.is_none() || is.is_none()) {
+        return Affected::All;
+    }
+    let edges = was.edge.changes(&is.edge);
+    if edges.iter().any(|(place, ..)| matches!(place, Place::Namespace(_) | Place::Mesh)) {
+        return Affected::All;
+    }
+    for (place, ..) in edges {
+        if let Place::Section(key, _) | Place::Object(key) = place {
+            sum.target((before, after), key);
+        }
+    }
+    sum.consumers();
     sum.services();
     sum.instances();
     sum.gateways();
@@ -95,6 +110,7 @@ fn differ<'a>(was: &'a Arc<Vec<Arc<Object>>>, is: &'a Arc<Vec<Arc<Object>>>) -> 
 }
 
 struct Sum<'a> {
+    worlds: (&'a World, &'a World),
     was: &'a Index,
     is: &'a Index,
     touched: BTreeSet<Subject>,
@@ -105,6 +121,16 @@ struct Sum<'a> {
 impl<'a> Sum<'a> {
     fn both(&self) -> [&'a Index; 2] {
         [self.was, self.is]
+    }
+
+    /// Pages on which somebody is otherwise; where several claim one credential, who has it may be another one by now, of whichever page.
+    fn consumers(&mut self) {
+        let pages: Vec<u8> = self.was.consumers.changes(&self.is.consumers).iter().map(|(page, ..)| **page).collect();
+        let contested =
+            |worlds: (&World, &World)| [worlds.0, worlds.1].into_iter().any(|world| !edge::consumers::claims(world).lost.is_empty());
+        let all = !pages.is_empty() && contested(self.worlds);
+        let touched = if all { (0..CONSUMER_PAGES).collect() } else { pages };
+        self.touched.extend(touched.into_iter().map(Subject::consumers));
     }
 
     fn services(&mut self) {

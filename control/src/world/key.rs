@@ -36,6 +36,9 @@ pub enum Kind {
     EgressPolicy,
     Revocation,
     Canary,
+    ApiKeyAuth,
+    Consumer,
+    BasicAuth,
 }
 
 /// API group of the core kinds.
@@ -49,7 +52,7 @@ pub const OWN: &str = "meshwright.dev";
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
@@ -78,6 +81,9 @@ impl Kind {
         Self::EgressPolicy,
         Self::Revocation,
         Self::Canary,
+        Self::ApiKeyAuth,
+        Self::Consumer,
+        Self::BasicAuth,
     ];
 
     /// The name as manifests spell it.
@@ -111,6 +117,9 @@ impl Kind {
             Self::EgressPolicy => "EgressPolicy",
             Self::Revocation => "Revocation",
             Self::Canary => "Canary",
+            Self::ApiKeyAuth => "ApiKeyAuth",
+            Self::Consumer => "Consumer",
+            Self::BasicAuth => "BasicAuth",
         }
     }
 
@@ -138,7 +147,10 @@ impl Kind {
             | Self::RequestAuthentication
             | Self::EgressPolicy
             | Self::Revocation
-            | Self::Canary => OWN,
+            | Self::Canary
+            | Self::ApiKeyAuth
+            | Self::Consumer
+            | Self::BasicAuth => OWN,
         }
     }
 
@@ -186,7 +198,12 @@ impl Kind {
 
     /// Whether ignoring an object of this kind would leave something open that its author meant to close.
     pub const fn protects(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::RequestAuthentication | Self::EgressPolicy | Self::BackendTLSPolicy)
+        matches!(self, Self::EgressPolicy | Self::BackendTLSPolicy) || self.fails_closed_at_edges()
+    }
+
+    /// Whether what an object of this kind is about at a Gateway stays closed where no version of it can be taken.
+    pub const fn fails_closed_at_edges(self) -> bool {
+        matches!(self, Self::AuthorizationPolicy | Self::RequestAuthentication | Self::ApiKeyAuth | Self::BasicAuth)
     }
 
     /// The kind of that name in that group.

@@ -51,11 +51,12 @@ pub enum Reason {
     TooLarge,
     Misdirected,
     PolicyUnavailable,
+    Maintenance,
 }
 
 impl Reason {
     /// Every reason, in order; `reason as usize` is its index.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::NoRoute,
         Self::BadBackend,
         Self::NoEndpoints,
@@ -80,6 +81,7 @@ impl Reason {
         Self::TooLarge,
         Self::Misdirected,
         Self::PolicyUnavailable,
+        Self::Maintenance,
     ];
 
     /// The code as the contract spells it.
@@ -109,6 +111,35 @@ impl Reason {
             Self::TooLarge => "too_large",
             Self::Misdirected => "misdirected",
             Self::PolicyUnavailable => "policy_unavailable",
+            Self::Maintenance => "maintenance",
+        }
+    }
+
+    /// What a client outside the mesh is told; it names no credential, no backend and nobody else (edge-kinds.md, "Answers the mesh makes").
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::NoRoute => "Nothing is served here.",
+            Self::BadBackend => "The route leads nowhere.",
+            Self::NoEndpoints => "No instance of the service is available.",
+            Self::ConnectFailed | Self::ConnectTimeout => "The service cannot be reached.",
+            Self::TlsFailed | Self::IdentityMismatch => "The service could not prove its identity.",
+            Self::UpstreamReset => "The service broke the exchange off.",
+            Self::UpstreamProtocol => "The service gave no answer that can be understood.",
+            Self::RequestTimeout | Self::AttemptTimeout => "The service did not answer in time.",
+            Self::IdleTimeout => "Nothing was sent for too long.",
+            Self::ClientGone => "The client went away.",
+            Self::Overflow => "Too many requests are waiting.",
+            Self::RateLimited => "Too many requests came within a short time.",
+            Self::Denied => "The caller may not do this.",
+            Self::Unauthenticated => "No valid credential was shown.",
+            Self::Fault => "A fault was injected on purpose.",
+            Self::ConfigPending => "The gateway is not configured yet.",
+            Self::Draining => "The gateway is about to end.",
+            Self::BadRequest => "The request cannot be understood.",
+            Self::TooLarge => "The request is too large.",
+            Self::Misdirected => "The request was meant for another server.",
+            Self::PolicyUnavailable => "A policy that guards this is not available.",
+            Self::Maintenance => "The service is under maintenance.",
         }
     }
 
@@ -134,7 +165,9 @@ impl Reason {
             Self::UpstreamReset | Self::UpstreamProtocol | Self::RequestTimeout | Self::AttemptTimeout | Self::IdleTimeout => {
                 Blame::Application
             }
-            Self::RateLimited | Self::Denied | Self::Unauthenticated | Self::Fault | Self::PolicyUnavailable => Blame::Policy,
+            Self::RateLimited | Self::Denied | Self::Unauthenticated | Self::Fault | Self::PolicyUnavailable | Self::Maintenance => {
+                Blame::Policy
+            }
         }
     }
 

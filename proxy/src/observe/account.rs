@@ -10,6 +10,7 @@ use std::time::Instant;
 use engine::authenticate::Authentication;
 use engine::authorize::{CallVerdict, Judgement, Ruling};
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
+use engine::filter::guard::{Denied, Found};
 use engine::model::{Cluster, Ejected, Endpoint, InboundPort, Rule};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
@@ -37,16 +38,41 @@ pub struct Account {
     started: Instant,
     /// The series that takes the bytes of an opaque connection while it lives.
     live: Option<Arc<Series>>,
+    outside: Option<Outside>,
+}
+
+/// How a client outside the mesh is answered by the mesh itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outside {
+    /// It takes JSON.
+    Json,
+    /// It takes something else.
+    Text,
 }
 
 impl Account {
     pub(super) fn new(worker: Rc<Recorder>, seen: Outline, detail: Option<Box<Detail>>, started: Instant) -> Self {
-        Self { worker, seen, detail, started, live: None }
+        Self { worker, seen, detail, started, live: None, outside: None }
     }
 
     /// Which road it takes.
     pub fn direction(&self) -> Direction {
         self.seen.direction
+    }
+
+    /// It came from outside the mesh, by an edge.
+    pub fn came_from_outside(&mut self, takes_json: bool) {
+        self.outside = Some(if takes_json { Outside::Json } else { Outside::Text });
+    }
+
+    /// How it is answered where it came from outside.
+    pub const fn outside(&self) -> Option<Outside> {
+        self.outside
+    }
+
+    /// Its id, where it is known.
+    pub fn request_id(&self) -> Option<&str> {
+        self.detail.as_ref()?.get(Word::RequestId)
     }
 
     /// When it began.
@@ -188,6 +214,41 @@ impl Account {
             CallVerdict::Allowed => {}
             CallVerdict::Denied(ruling) => self.denied(Reason::Denied, Some(ruling)),
             CallVerdict::Unavailable => self.denied(Reason::PolicyUnavailable, None),
+        }
+    }
+
+    /// Who called from outside the mesh, or why nobody is let on: once.
+    pub fn identified(&mut self, found: &mut Found) {
+        if !found.is_news() {
+            return;
+        }
+        let ruling = found.ruling().cloned();
+        let denied = found.denied();
+        if let (Some(ruling), None) = (&ruling, denied) {
+            self.ruled(Ruled::WouldDeny, ruling);
+        }
+        let method = found.identified().map(|who| who.method).or(found.shown());
+        if let (Some(detail), Some(who)) = (&mut self.detail, found.identified()) {
+            if let Some(consumer) = &who.consumer {
+                detail.word(Word::Consumer, &consumer.path);
+            }
+            detail.word(Word::AuthMethod, who.method.text());
+            if !who.credential_name().is_empty() {
+                detail.word(Word::Credential, who.credential_name());
+            }
+        }
+        // What a policy forbids is counted as its word.
+        self.worker.telemetry.readings.auth.count(method, denied.filter(|denied| *denied != Denied::Forbidden));
+        match denied {
+            None => {}
+            Some(Denied::Forbidden) => self.denied(Reason::Denied, ruling.as_ref()),
+            Some(denied) => {
+                self.seen.reason = Some(denied.reason());
+                self.seen.blame = Some(denied.reason().blame());
+                if let Some(detail) = &mut self.detail {
+                    detail.word(Word::Cause, denied.text());
+                }
+            }
         }
     }
 

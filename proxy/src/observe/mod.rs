@@ -6,6 +6,7 @@
 
 mod access;
 mod account;
+mod auth;
 mod batch;
 mod calls;
 mod collector;
@@ -37,7 +38,7 @@ mod worker;
 mod tests;
 
 pub use access::{AccessLog, LogLines};
-pub use account::Account;
+pub use account::{Account, Outside};
 pub use calls::CallsTold;
 pub use downstream::Downstream;
 pub use edge::{EdgeReadings, client_tls};

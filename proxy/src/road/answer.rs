@@ -10,8 +10,10 @@ use std::time::Duration;
 use engine::authenticate::{Accepted, TokenVerdict};
 use engine::authorize::Judgement;
 use engine::claims::Claims;
+use engine::consumers::CONSUMER_HEADER;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
+use engine::filter::guard::{Found, Question, Watch};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
 use engine::model::{Cluster, Protocol, RouteTable, SessionHome, Snapshot};
 use http::{HeaderMap, Response, StatusCode, request};
@@ -34,6 +36,8 @@ use crate::tls::Bond;
 pub trait Door: Sized + 'static {
     /// Whose calls come in here.
     const DIRECTION: Direction;
+    /// Whether they come from outside the mesh.
+    const OUTSIDE: bool = false;
     /// What an epoch says of one of its connections.
     type Listener;
 
@@ -73,6 +77,11 @@ pub trait Door: Sized + 'static {
 
     /// Says what only this proxy may say of the caller, and unsays what the caller said of it.
     fn mark(&self, listener: &Self::Listener, headers: &mut HeaderMap);
+
+    /// Whether the caller may say who called at the mesh's edge.
+    fn believes(&self, _snapshot: &Snapshot, _downstream: &Downstream) -> bool {
+        false
+    }
 
     /// Whether policies look at the host of requests.
     fn judges_hosts(&self, _snapshot: &Snapshot) -> bool {
@@ -238,6 +247,9 @@ impl<D: Door> Connection<D> {
         let forms = Forms { traceparent: there.traceparent, tracestate: there.tracestate, b3_single: there.b3, b3_multi: there.x_b3 };
         let mut account = self.shared.observer.begin_walked(D::DIRECTION, &view.snapshot, (&mut parts, forms), &self.downstream);
         self.door.note(&view.listener, &mut account);
+        if D::OUTSIDE {
+            account.came_from_outside(rules::takes_json(&parts.headers));
+        }
         let version = parts.version;
         match self.decided(&view, &mut parts, (raw, waited), &mut account) {
             Ok(passing) if passing.plan.forward.is_bare() => self.straight((parts, received), passing, account),
@@ -269,6 +281,9 @@ impl<D: Door> Connection<D> {
             account.asks(&self.downstream, parts);
         }
         self.door.mark(&view.listener, &mut parts.headers);
+        if of_hop.consumer && !self.door.believes(&view.snapshot, &self.downstream) {
+            parts.headers.remove(CONSUMER_HEADER);
+        }
         let patient = self.patience(&mut parts.headers, of_hop, waited);
         // First of all, so that what is judged is what is sent on.
         let upgrade = clean_request(parts, of_hop);
@@ -325,6 +340,7 @@ impl<D: Door> Connection<D> {
             hash,
             sticky,
             stand,
+            found: Found::default(),
             draw,
         };
         Ok(Passing { plan, leg, home })
@@ -389,12 +405,34 @@ impl<D: Door> Connection<D> {
         from: Resume,
         mut account: Account,
     ) -> Answering {
-        let Passing { mut plan, leg, home } = passing;
+        let Passing { mut plan, mut leg, home } = passing;
         if let Some(home) = &home {
             (plan.place, plan.target) = (Some(home.place), Ok(&home.cluster));
         }
         let draw = leg.draw;
-        let passage = plan.forward.forth(plan.place, from, &mut self.exchange(&mut parts, draw, &account));
+        let passage = {
+            let book = plan.forward.is_guarded().then(|| self.view.borrow().snapshot.consumers.load());
+            let (mut tokens, mut verified) = (self.shared.tokens.borrow_mut(), self.shared.verified.borrow_mut());
+            let mut exchange = self.exchange(&mut parts, draw, &account);
+            let wall_secs = || self.shared.wall_secs().into();
+            let peer = self.downstream.address;
+            exchange.watch = book.as_deref().map(|book| Watch {
+                book,
+                tokens: &mut tokens,
+                peer: peer.ip(),
+                port: peer.port(),
+                verified: &mut verified,
+                wall_secs: wall_secs(),
+                found: &mut leg.found,
+            });
+            plan.forward.forth(plan.place, from, &mut exchange)
+        };
+        if plan.forward.is_guarded() && !matches!(passage, Passage::Ask { .. }) {
+            account.identified(&mut leg.found);
+        }
+        if matches!(passage, Passage::Through) && leg.upgrade == Upgrade::Asked && leg.stand.is_none() {
+            leg.stand = self.stands_outside(&leg.found);
+        }
         match (passage, plan.target) {
             (Passage::Through, _) => self.straight((parts, received), Passing { plan, leg, home: None }, account),
             (Passage::Answered(answer), _) => shown(&plan, &leg, reply(&self.shared, &answer, leg.version, account)),
@@ -406,6 +444,23 @@ impl<D: Door> Connection<D> {
                 account.faulted(format_args!("reset"), policy);
                 account.failed(&Failure::new(Reason::Fault, "a fault on purpose cuts the exchange"));
                 Answering::Cut
+            }
+            (Passage::Ask { question, next }, target) => {
+                let (rule, forward, place) = (Arc::clone(plan.rule), Arc::clone(plan.forward), plan.place);
+                let (target, own, mut leg) = (target.cloned().map_err(LocalReply::clone), Rc::clone(self), leg);
+                Answering::Later(Box::pin(async move {
+                    let (began, Question::Password(password)) = (Instant::now(), *question);
+                    let verified = own.shared.hashing.verify(Arc::clone(&password)).await;
+                    leg.waited += began.elapsed();
+                    let plan = Plan { rule: &rule, forward: &forward, place, target: target.as_ref() };
+                    let Some(good) = verified else {
+                        leg.found.overflow();
+                        account.identified(&mut leg.found);
+                        return shown(&plan, &leg, reply(&own.shared, &LocalReply::of(Reason::Overflow), leg.version, account));
+                    };
+                    leg.found.tell(&password, good);
+                    own.pass((parts, received), Passing { plan, leg, home: None }, next, account)
+                }))
             }
             (Passage::Wait { delay, policy, next }, target) => {
                 account.faulted(format_args!("delay {delay:?}"), policy);
@@ -425,6 +480,13 @@ impl<D: Door> Connection<D> {
         }
     }
 
+    /// A place for a caller from outside the mesh that may stay for as long as what it showed holds.
+    fn stands_outside(&self, found: &Found) -> Option<Box<Stand>> {
+        let who = found.identified()?;
+        let holds = who.until_secs.map(|until| Duration::from_secs(until.saturating_sub(self.shared.wall_secs().into())));
+        Some(Box::new(self.shared.standing.enter_outside(&self.downstream, who, holds, &self.shared.reader.load())))
+    }
+
     /// What stages see of a request.
     fn exchange<'e>(&'e self, request: &'e mut request::Parts, draw: u64, account: &Account) -> Exchange<'e> {
         Exchange {
@@ -432,6 +494,7 @@ impl<D: Door> Connection<D> {
             caller: self.downstream.peer.as_deref().map(|peer| &*peer.identity),
             address: self.downstream.address.ip(),
             called: Called { port: self.downstream.local.port(), tls: self.downstream.tls.is_some() },
+            watch: None,
             now: self.shared.moment(account.started()),
             draw,
         }

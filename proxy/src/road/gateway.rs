@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use engine::decide::{self, Course, EdgeDoor, Known, Learn, Step, Terms, connection};
+use engine::authorize::Judgement;
+use engine::claims::Claims;
+use engine::decide::{self, Course, EdgeDoor, Known, Learn, RequestHead, Step, Terms, connection};
 use engine::failure::{Failure, Reason};
 use engine::model::{Cluster, Forward, Port, Protocol, RouteTable, Snapshot, TlsTerms};
 use http::{HeaderMap, HeaderValue};
@@ -22,6 +24,7 @@ use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry};
 use crate::road::attempt::OpenedTcp;
 use crate::road::opening;
 use crate::road::shared::Shared;
+use crate::road::standing;
 use crate::road::watch;
 use crate::tls::{Alert, EdgeAccepted, Shown};
 
@@ -237,6 +240,7 @@ impl Edge {
 
 impl Door for Edge {
     const DIRECTION: Direction = Direction::Outbound;
+    const OUTSIDE: bool = true;
     type Listener = Served;
 
     fn caller(&self, _: &Downstream) -> Caller {
@@ -263,6 +267,19 @@ impl Door for Edge {
         };
         let tells = matches!(listener, Served::Table { tells_client: true, .. });
         mark_outside(headers, self.address.as_ref(), https, shown.filter(|_| tells).and_then(Shown::told));
+    }
+
+    fn judges_hosts(&self, snapshot: &Snapshot) -> bool {
+        snapshot.doors.get(&self.port).is_some_and(|policies| policies.of_hosts())
+    }
+
+    fn judge<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        downstream: &Downstream,
+        (head, _): (&RequestHead<'_>, Option<&Claims>),
+    ) -> Option<Judgement<'s>> {
+        decide::door(snapshot, self.port, standing::caller(downstream), Some(head))
     }
 
     fn aim(&self, _: &Snapshot, _: &Served, cluster: &Cluster) -> (Option<To>, Protocol) {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::filter::Answered;
+use engine::filter::guard::Found;
 use engine::model::{Cluster, Forward, Policy, Protocol};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use http_body::Frame;
@@ -63,6 +64,8 @@ pub struct Leg {
     pub sticky: Option<Box<Sticky>>,
     /// Its place among what is asked again where policies change, if it may become a tunnel.
     pub stand: Option<Box<Stand>>,
+    /// Who calls from outside, as guards have found out.
+    pub found: Found,
     /// The chance of this request.
     pub draw: u64,
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use engine::model::Snapshot;
 use engine::model::build::{Parts, Rejected};
 use prost::Name as _;
-use proto::mesh::{Authentication, Authorization, DnsRecord, Egress, Epoch, ProxyConfig, Trust};
+use proto::mesh::{Authentication, Authorization, Consumers, DnsRecord, Egress, Epoch, ProxyConfig, Trust};
 use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use proto::xds::rpc;
 use proto::{epoch, names, refusal, xds};
@@ -28,6 +28,8 @@ pub enum Effect {
     Send(Box<DeltaDiscoveryRequest>),
     /// Make this snapshot live.
     Publish(Arc<Snapshot>),
+    /// Others may call from outside the mesh from now on: what stands open is to be looked at again.
+    Consumers,
     /// Judge peers by these roots from now on: those of an older control plane, which sends no `Trust`.
     TrustBundle(Arc<Vec<Vec<u8>>>),
     /// The control plane said whether a name exists.
@@ -75,7 +77,7 @@ pub struct Session {
 }
 
 /// The types of our stream, in the order of their first requests: parents before what they imply.
-fn types() -> [String; 12] {
+fn types() -> [String; 13] {
     [
         xds::CLUSTER.to_owned(),
         xds::LISTENER.to_owned(),
@@ -84,6 +86,7 @@ fn types() -> [String; 12] {
         Trust::type_url(),
         Authentication::type_url(),
         Authorization::type_url(),
+        Consumers::type_url(),
         xds::SECRET.to_owned(),
         xds::ENDPOINT.to_owned(),
         xds::ROUTE.to_owned(),
@@ -241,6 +244,9 @@ impl Session {
             let denied = !was_leaving && held.names.contains(name);
             effects.extend(Want::of(name).filter(|_| denied).map(|want| Effect::Answered(want, false)));
             effects.extend(again);
+        }
+        if self.parts.settle() {
+            effects.push(Effect::Consumers);
         }
         let bundle = self.parts.trust_bundle();
         if *bundle != *self.trust_bundle && !bundle.is_empty() && self.parts.trust().is_none() {

@@ -46,6 +46,9 @@ pub(super) const fn plural(kind: Kind) -> &'static str {
         Kind::EgressPolicy => "egresspolicies",
         Kind::Revocation => "revocations",
         Kind::Canary => "canaries",
+        Kind::ApiKeyAuth => "apikeyauths",
+        Kind::Consumer => "consumers",
+        Kind::BasicAuth => "basicauths",
     }
 }
 

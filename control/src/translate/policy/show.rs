@@ -103,7 +103,7 @@ fn of_rule(index: &Index, (route, spec): (&Arc<Object>, &Route), rule: &Rule) ->
 }
 
 fn listener(index: &Index, name: &Name, listeners: &[(usize, Vec<String>)]) -> Option<(Name, String)> {
-    let judged = edge::listeners(index, name);
+    let judged = edge_listeners::listeners(index, name);
     let listener = listeners.first().and_then(|(place, _)| judged.get(*place))?;
     Some((name.clone(), listener.section().to_owned()))
 }

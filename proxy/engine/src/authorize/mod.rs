@@ -20,13 +20,14 @@ mod tests;
 mod text;
 mod told;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use proto::identity::Identity;
 use smallvec::SmallVec;
 
 use crate::claims::Claims;
+use crate::consumers::{Book, Identified};
 use crate::failure::Reason;
 use crate::matching::RequestHead;
 use class::Class;
@@ -34,7 +35,7 @@ use rule::Spent;
 
 pub use compile::ITEMS_MAX;
 pub(crate) use compile::compile;
-pub use condition::{CLAIM_ITEMS_MAX, CONDITION_BYTES_MAX, CONDITION_DEPTH_MAX, CONDITION_PARTS_MAX, check};
+pub use condition::{CLAIM_ITEMS_MAX, CONDITION_BYTES_MAX, CONDITION_DEPTH_MAX, CONDITION_PARTS_MAX, ValueOf, check, check_value};
 pub use rule::CONDITIONS_ASKED_MAX;
 pub use sum::{CONDITIONS_MAX, ITEMS_OF_ALL_MAX, POLICIES_MAX, PolicySum, RULES_MAX};
 pub use told::{LoadedPolicy, Told, ToldVerdict};
@@ -57,8 +58,21 @@ pub struct Call<'c> {
     pub head: Option<&'c RequestHead<'c>>,
     /// What the request's token says, where one was verified.
     pub claims: Option<&'c Claims>,
+    /// Who calls from outside the mesh, where an edge has found out.
+    pub auth: Option<&'c Identified>,
+    /// What else is known there of the connection.
+    pub edge: Option<AtEdge<'c>>,
     /// Who is called.
     pub own: Own<'c>,
+}
+
+/// What an edge knows of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct AtEdge<'c> {
+    /// The TCP peer, whoever is behind it.
+    pub peer: IpAddr,
+    /// Holds the lists of addresses.
+    pub book: &'c Book,
 }
 
 /// The workload that is called.
@@ -152,6 +166,14 @@ impl Judgement<'_> {
         }
     }
 
+    /// The rule that denies it, or would if it were not on trial.
+    pub const fn ruling(&self) -> Option<&Arc<Ruling>> {
+        match self.verdict {
+            CallVerdict::Denied(ruling) => Some(ruling),
+            CallVerdict::Allowed | CallVerdict::Unavailable => self.would_deny,
+        }
+    }
+
     /// Whether there is nothing to tell.
     pub fn is_silent(&self) -> bool {
         self.allows() && self.would_deny.is_none() && self.audited.is_empty() && self.unanswered == 0
@@ -172,6 +194,12 @@ impl Authorization {
     /// Whether a rule looks at the host, which costs a request something to find.
     pub const fn of_hosts(&self) -> bool {
         self.of_hosts
+    }
+
+    /// Which policies there are, in words.
+    pub(crate) fn story(&self) -> String {
+        let named = self.policies.iter().take(AUDITS_TOLD_MAX).map(|policy| &*policy.name).collect::<Vec<_>>().join(", ");
+        format!("{} policies judge it: {named}", self.policies.len())
     }
 
     /// Judges a call.

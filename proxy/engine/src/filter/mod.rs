@@ -7,6 +7,7 @@
 pub(crate) mod chance;
 pub(crate) mod cors;
 mod fault;
+pub mod guard;
 mod headers;
 mod path;
 mod rate_limit;
@@ -26,6 +27,7 @@ use proto::identity::Identity;
 pub use cors::{CORS_LIST_MAX, Cors};
 pub(crate) use fault::FaultSteps;
 pub use fault::{Abort, DELAY_MAX, Delay, FAULTS_MAX, Outlook};
+pub use guard::{Guard, Question, Watch};
 pub use headers::{HEADER_OPS_MAX, HEADER_VALUE_BYTES_MAX, HeaderOp, HeaderOps};
 pub use rate_limit::{Buckets, KEY_PARTS_MAX, LIMIT_KEYS_MAX, LIMITS_MAX, PER_MAX, REQUESTS_MAX, RateLimit};
 pub use redirect::Redirect;
@@ -43,6 +45,8 @@ pub enum Stage {
     Local(Filter),
     /// May have to wait.
     Remote(Remote),
+    /// Guards the rule at an edge; may ask for something.
+    Guard(Guard),
 }
 
 /// A stage that waits for something: the shell does the waiting.
@@ -82,6 +86,8 @@ pub struct Exchange<'e> {
     pub address: IpAddr,
     /// What was called.
     pub called: Called,
+    /// What guards go by, at an edge.
+    pub watch: Option<Watch<'e>>,
     /// When the request came.
     pub now: Moment,
     /// Uniform over all of `u64`: each stage derives its own chance from it, so that stages are independent and a replay is exact.
@@ -111,7 +117,7 @@ pub enum Verdict {
 
 /// What becomes of a request after its stages.
 #[must_use]
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Passage<'f> {
     /// It goes to where it was decided to go.
     Through,
@@ -135,6 +141,13 @@ pub enum Passage<'f> {
         delay: Duration,
         /// The object that asks for it.
         policy: &'f str,
+        /// Where it goes on.
+        next: Resume,
+    },
+    /// It rests until something has been found out; then the same stage is asked again.
+    Ask {
+        /// What.
+        question: Box<Question>,
         /// Where it goes on.
         next: Resume,
     },
@@ -233,10 +246,11 @@ impl Filter {
 
 impl Stage {
     /// The name that `explain` prints.
-    pub const fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Local(filter) => filter.name(),
             Self::Remote(Remote::Delay(_)) => "fault",
+            Self::Guard(guard) => guard.name(),
         }
     }
 
@@ -245,6 +259,7 @@ impl Stage {
         match self {
             Self::Local(filter) => filter.story(),
             Self::Remote(Remote::Delay(delay)) => delay.story(),
+            Self::Guard(guard) => guard.story(),
         }
     }
 }

@@ -9,10 +9,12 @@ mod authentication;
 mod chains;
 mod cluster;
 mod cluster_policy;
+mod consumers;
 mod edge;
 pub(super) mod egress;
 mod endpoint;
 mod forward;
+mod guards;
 mod hcm;
 mod inbound;
 mod interned;
@@ -43,10 +45,11 @@ use crate::authorize::{self, Authorization};
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
-pub use self::authentication::{PREFIX_BYTES_MAX, WITHHELD_MAX, claim_header};
+pub use self::authentication::WITHHELD_MAX;
 pub use self::cluster_policy::INTERVAL_MIN;
 pub use self::egress::{EGRESS_ITEMS_MAX, EGRESS_POLICIES_MAX, EGRESS_RULES_MAX, EgressSum, is_outside_host, is_server_name};
 pub use self::route::TABLE_MAX;
+pub use crate::authenticate::{PREFIX_BYTES_MAX, claim_header};
 pub use crate::rejected::Rejected;
 
 /// Most resources of one type.
@@ -76,7 +79,9 @@ pub struct Parts {
     /// What could not be read and was not known before lets nobody in.
     authorization: Option<Staged<Arc<Authorization>>>,
     authentication: Option<Staged<Arc<Authentication>>>,
-    key_cells: authentication::Cells,
+    /// The same for a Gateway's ports.
+    doors: BTreeMap<u16, Staged<Arc<Authorization>>>,
+    consumers: consumers::Consumers,
     /// Held while an assignment of that name, or a cluster that wants it, is staged.
     assignments: BTreeMap<String, Assignment>,
     /// How many of them are staged.
@@ -137,7 +142,8 @@ impl Default for Parts {
             egress: Staged::default(),
             authorization: None,
             authentication: None,
-            key_cells: authentication::Cells::new(),
+            doors: BTreeMap::new(),
+            consumers: consumers::Consumers::default(),
             assignments: BTreeMap::new(),
             listed: 0,
             workloads: endpoint::Workloads::default(),
@@ -163,6 +169,7 @@ enum ResourceKind {
     Egress,
     Authorization,
     Authentication,
+    Consumers,
 }
 
 impl ResourceKind {
@@ -179,6 +186,7 @@ impl ResourceKind {
             (proto::mesh::Egress::type_url(), Self::Egress),
             (proto::mesh::Authorization::type_url(), Self::Authorization),
             (proto::mesh::Authentication::type_url(), Self::Authentication),
+            (proto::mesh::Consumers::type_url(), Self::Consumers),
         ];
         let kind = known.into_iter().find(|(url, _)| url == type_url).map(|(_, kind)| kind);
         kind.ok_or_else(|| Wrong::new("", "resources of this type are no part of a proxy's configuration"))
@@ -201,9 +209,14 @@ impl Parts {
 
     /// Lets nobody in by a policy that was refused and has no last good content.
     fn close(&mut self, type_url: &str, name: &str) {
-        if matches!(ResourceKind::of(type_url), Ok(ResourceKind::Authorization)) && name == proto::names::INBOUND {
-            let closed = || Staged { version: String::new(), content: Arc::new(Authorization::refused()) };
+        if !matches!(ResourceKind::of(type_url), Ok(ResourceKind::Authorization)) {
+            return;
+        }
+        let closed = || Staged { version: String::new(), content: Arc::new(Authorization::refused()) };
+        if name == proto::names::INBOUND {
             self.authorization.get_or_insert_with(closed);
+        } else if let Some(port) = proto::names::edge_port(name) {
+            self.doors.entry(port).or_insert_with(closed);
         }
     }
 
@@ -218,6 +231,7 @@ impl Parts {
             Ok(ResourceKind::Trust) => self.trust = None,
             Ok(ResourceKind::Authorization) if name == proto::names::INBOUND => self.authorization = None,
             Ok(ResourceKind::Authentication) => self.authentication = None,
+            Ok(ResourceKind::Consumers) => self.consumers.remove(name),
             Ok(ResourceKind::Secret) if name == proto::names::ROOT_CA => self.trust_bundle = None,
             Ok(ResourceKind::Secret) => self.secrets.remove(name),
             Ok(ResourceKind::Cluster) => {
@@ -232,8 +246,19 @@ impl Parts {
                 }
                 self.drop_unused_assignment(name);
             }
-            Ok(ResourceKind::Authorization) | Err(_) => {}
+            Ok(ResourceKind::Authorization) => {
+                if let Some(port) = proto::names::edge_port(name) {
+                    self.doors.remove(&port);
+                }
+            }
+            Err(_) => {}
         }
+    }
+
+    /// Makes what was put of consumers, or taken away, the book in force; whether there was anything. To be called after each answer's
+    /// resources.
+    pub fn settle(&mut self) -> bool {
+        self.consumers.settle()
     }
 
     /// Whom the mesh believes, as staged.
@@ -283,13 +308,19 @@ impl Parts {
                 self.trust = Some(Staged { version, content });
             }
             ResourceKind::Authorization => {
-                if name != proto::names::INBOUND {
-                    return Err(Wrong::new("", format!("the only resource of this type is `{}`", proto::names::INBOUND)));
+                let port = proto::names::edge_port(name);
+                if name != proto::names::INBOUND && port.is_none() {
+                    return Err(Wrong::new("", format!("it is named neither `{}` nor `edge/PORT`", proto::names::INBOUND)));
                 }
                 let content = Arc::new(authorize::compile(&unpack(resource)?)?);
-                self.authorization = Some(Staged { version, content });
+                let staged = Staged { version, content };
+                match port {
+                    Some(port) => _ = self.doors.insert(port, staged),
+                    None => self.authorization = Some(staged),
+                }
             }
             ResourceKind::Authentication => self.put_authentication(name, version, resource)?,
+            ResourceKind::Consumers => self.consumers.put(name, version, &unpack(resource)?)?,
             ResourceKind::Dns => {
                 let content = Arc::new(own::dns(name, &unpack(resource)?)?);
                 self.names.insert(name.to_owned(), Staged { version, content });
@@ -313,8 +344,10 @@ impl Parts {
             ResourceKind::Dns => self.names.get(name).map(|staged| staged.version.as_str()),
             ResourceKind::Egress => Some(self.egress.version.as_str()).filter(|_| name == proto::names::EGRESS),
             ResourceKind::Authorization => {
-                self.authorization.as_ref().filter(|_| name == proto::names::INBOUND).map(|staged| staged.version.as_str())
+                let door = || self.doors.get(&proto::names::edge_port(name)?);
+                self.authorization.as_ref().filter(|_| name == proto::names::INBOUND).or_else(door).map(|staged| staged.version.as_str())
             }
+            ResourceKind::Consumers => self.consumers.version(name),
             ResourceKind::Authentication => {
                 self.authentication.as_ref().filter(|_| name == proto::names::INBOUND).map(|staged| staged.version.as_str())
             }
@@ -329,6 +362,7 @@ impl Parts {
             ResourceKind::Endpoints => self.listed,
             ResourceKind::Dns => self.names.len(),
             ResourceKind::Secret => self.secrets.len(),
+            ResourceKind::Consumers => self.consumers.len(),
             ResourceKind::Proxy
             | ResourceKind::Egress
             | ResourceKind::Trust

@@ -1,0 +1,136 @@
+//! What guards a route at an edge: who calls from outside, and whether they may (`edge-kinds.md`, "The fixed order", steps 5 to 9). Each guard
+//! is a pure function of the request, what is known of consumers, and the time; what it finds out is kept for those behind it, the log and the
+//! backend. One that has to wait for something hands back a [`Question`], and is asked again with the answer.
+
+mod api_key;
+mod basic;
+mod found;
+mod identify;
+mod places;
+#[cfg(test)]
+mod tests;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::Exchange;
+use crate::authenticate::Remembered;
+use crate::authorize::{AtEdge, Authorization, Call, Own};
+use crate::consumers::{Book, Password, Verified};
+use crate::failure::{LocalReply, Reason};
+use crate::matching::RequestHead;
+
+pub use api_key::ApiKeys;
+pub use basic::{Basic, FAILING_MAX, Failures, PAIR_BYTES_MAX};
+pub use found::Found;
+pub use identify::{Denied, Identify, Tokens};
+
+/// One guard of a route.
+#[derive(Clone, Debug)]
+pub enum Guard {
+    /// An object that fails closed never was good: its name. Everything is answered 500.
+    Unavailable(Arc<str>),
+    /// Who calls.
+    Identify(Arc<Identify>),
+    /// Whether they may.
+    Authorize(Arc<Authorization>),
+}
+
+/// What guards go by beside the request, and where they note what they find.
+#[derive(Debug)]
+pub struct Watch<'e> {
+    /// Who may call from outside.
+    pub book: &'e Book,
+    /// Tokens that were verified before.
+    pub tokens: &'e mut Remembered,
+    /// The TCP peer, whoever is behind it, and the client's port.
+    pub peer: IpAddr,
+    /// See above.
+    pub port: u16,
+    /// Passwords that were verified before.
+    pub verified: &'e mut Verified,
+    /// Unix time.
+    pub wall_secs: u64,
+    /// Who calls, as far as it is known by now.
+    pub found: &'e mut Found,
+}
+
+/// What has to be waited for.
+#[derive(Debug)]
+pub enum Question {
+    /// Whether a password is the user's.
+    Password(Arc<Password>),
+}
+
+/// What becomes of a request at a guard.
+#[must_use]
+#[derive(Debug)]
+pub enum Passed {
+    /// It goes on.
+    On,
+    /// It is answered here.
+    Answered(Box<LocalReply>),
+    /// Something has to be found out first; then the guard is asked again.
+    Asks(Box<Question>),
+}
+
+impl Guard {
+    /// Sees the request before it is sent on.
+    pub fn on_request(&self, exchange: &mut Exchange<'_>) -> Passed {
+        match self {
+            Self::Unavailable(_) => Passed::Answered(Box::new(unavailable())),
+            Self::Identify(identify) => identify.on_request(exchange),
+            Self::Authorize(policies) => authorize(policies, exchange),
+        }
+    }
+
+    /// The name that `explain` prints.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "policy",
+            Self::Identify(identify) => identify.name(),
+            Self::Authorize(_) => "authorization",
+        }
+    }
+
+    /// What it does, in words.
+    pub fn story(&self) -> String {
+        match self {
+            Self::Unavailable(object) => format!("{object} was refused and no version of it was good before: nobody is let in"),
+            Self::Identify(identify) => identify.story(),
+            Self::Authorize(policies) => policies.story(),
+        }
+    }
+}
+
+fn authorize(policies: &Authorization, exchange: &mut Exchange<'_>) -> Passed {
+    let Some(watch) = &mut exchange.watch else { return Passed::Answered(Box::new(unavailable())) };
+    let head = RequestHead::new(&exchange.request.method, &exchange.request.uri, &exchange.request.headers);
+    let auth = watch.found.identified();
+    let call = Call {
+        peer: exchange.caller,
+        workload: "",
+        source: SocketAddr::new(exchange.address, watch.port),
+        port: exchange.called.port,
+        head: Some(&head),
+        claims: auth.and_then(|auth| auth.claims.as_deref()),
+        auth,
+        edge: Some(AtEdge { peer: watch.peer, book: watch.book }),
+        own: Own::default(),
+    };
+    let judgement = policies.judge(&call);
+    let (refusal, policy) = (judgement.refusal(), judgement.ruling().cloned());
+    watch.found.note(policy);
+    match refusal {
+        None => Passed::On,
+        Some(reason) => {
+            watch.found.deny(Denied::Forbidden);
+            Passed::Answered(Box::new(if reason == Reason::Denied { LocalReply::of(reason) } else { unavailable() }))
+        }
+    }
+}
+
+/// The answer where something that fails closed is not to be had.
+pub(crate) fn unavailable() -> LocalReply {
+    LocalReply { status: http::StatusCode::INTERNAL_SERVER_ERROR, ..LocalReply::of(Reason::PolicyUnavailable) }
+}
