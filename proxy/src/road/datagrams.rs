@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use engine::decide::choose;
+use engine::decide::{choose, door};
 use engine::failure::{Failure, Reason};
 use engine::model::{Cluster, ClusterKind, InFlight, Target};
 use tokio::net::UdpSocket;
@@ -26,6 +26,7 @@ use crate::ground::limits::{DATAGRAM_BYTES_MAX, DATAGRAMS_PER_TURN};
 use crate::observe::EdgeReadings;
 use crate::road::attempt::Tries;
 use crate::road::shared::Shared;
+use crate::road::standing;
 
 /// Serves a port's datagrams until it is dropped, which ends all sessions. Once a drain has shut the doors no further ones begin.
 pub async fn serve(socket: UdpSocket, port: u16, shared: Rc<Shared>) {
@@ -164,7 +165,7 @@ impl Hall {
             }
             return None;
         };
-        match self.open(place) {
+        match self.open(client, place) {
             Ok(session) => {
                 let session = Rc::new(session);
                 self.sessions.borrow_mut().insert(client, Rc::clone(&session));
@@ -181,9 +182,13 @@ impl Hall {
         }
     }
 
-    fn open(&self, place: Place) -> Result<Session, Failure> {
+    fn open(&self, client: SocketAddr, place: Place) -> Result<Session, Failure> {
         let shared = &self.shared;
         let snapshot = shared.reader.load();
+        let judged = door(&snapshot, self.port, standing::caller_of(None, client, self.port), None);
+        if judged.is_some_and(|judgement| !judgement.allows()) {
+            return Err(Failure::new(Reason::Denied, "its address may not"));
+        }
         let served = snapshot.datagrams.get(&self.port);
         let served = served.ok_or_else(|| Failure::new(Reason::NoRoute, "nothing takes datagrams at this port any more"))?;
         let drawn = choose(&served.forward, shared.draw.next());

@@ -24,7 +24,7 @@ use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry};
 use crate::road::attempt::OpenedTcp;
 use crate::road::opening;
 use crate::road::shared::Shared;
-use crate::road::standing;
+use crate::road::standing::{self, Denial};
 use crate::road::watch;
 use crate::tls::{Alert, EdgeAccepted, Shown};
 
@@ -150,6 +150,15 @@ impl Visit<'_> {
             Course::Carry => {
                 let name = self.snapshot.edges.get(&self.port).map_or("", |edge| &*edge.name);
                 let mut account = self.shared.observer.begin_tcp(Direction::Outbound, &self.snapshot, &downstream);
+                if let Some(judgement) = decide::door(&self.snapshot, self.port, standing::caller(&downstream), None) {
+                    account.judged(&judgement);
+                    if let Some(denial) = Denial::of(&judgement) {
+                        let policy = denial.ruling.as_ref().map_or("", |ruling| &ruling.label);
+                        tracing::info!(peer = %self.peer, port = self.port, policy, "a connection is denied by its address");
+                        stream.abort();
+                        return None;
+                    }
+                }
                 let opened = opening::open(self.shared, (name, &self.snapshot), forward.as_ref(), self.destination).await;
                 let only = forward.as_deref().and_then(opening::only_cluster);
                 if let Some(cluster) = opened.as_ref().ok().and_then(OpenedTcp::cluster).or(only) {

@@ -40,7 +40,8 @@ pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
         };
     }
     let called = Called { port, tls: terms.is_some() };
-    let way = Way { asked, caller: None, address: None, called, settings: snapshot.settings.as_deref(), judged: None, tokens: None };
+    let (settings, book) = (snapshot.settings.as_deref(), Some(&*snapshot.consumers));
+    let way = Way { asked, caller: None, address: None, called, settings, judged: None, door: Some(snapshot), book, tokens: None };
     taken(explanation, (course, Terms::of_edge(snapshot, port, &door)), &way, false)
 }
 
