@@ -15,7 +15,7 @@ use super::edge_listeners::{self, Edge, Judged};
 use super::mtls::applies;
 use super::rank::{self, RankedMatch};
 use super::security::{authentication, egress};
-use super::{AUTHORIZATION, Audience, audiences, conflict, edge, edge_advice, route, security, trust, view};
+use super::{AUTHORIZATION, Audience, audiences, conflict, edge, edge_advice, security, trust, view};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
 use crate::world::route::{ParentRef, PathMatch, Reference, Route, Rule, Unsupported};

@@ -74,7 +74,7 @@ fn tls(world: &World, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
             tables.push(route::edge_https(world, edge, place, caller));
             continue;
         }
-        let front = Frontend { index, caller, called: None, listener: Some((edge.name, judged.section())) };
+        let front = Frontend { index, caller, called: None, listener: Some((edge.name, judged)) };
         let led = stream::by_host(&front, edge, place, &mut backends);
         let several = led.len() > 1;
         for (host, filter) in led {
@@ -119,7 +119,7 @@ fn chain(name: String, host: &str, filter: Filter) -> FilterChain {
 fn tcp(index: &Index, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
     let (mut chains, mut backends) = (Vec::new(), BTreeSet::new());
     for (place, judged) in edge.at(port, Family::Tcp).take(1) {
-        let front = Frontend { index, caller, called: None, listener: Some((edge.name, judged.section())) };
+        let front = Frontend { index, caller, called: None, listener: Some((edge.name, judged)) };
         let filters = vec![stream::oldest(&front, edge, place, &mut backends)];
         chains.push(FilterChain { name: judged.name(), filters, ..FilterChain::default() });
     }
@@ -134,7 +134,7 @@ fn udp(index: &Index, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
     let mut backends = BTreeSet::new();
     let mut proxy = UdpProxy::default();
     for (place, judged) in edge.at(port, Family::Udp).take(1) {
-        let front = Frontend { index, caller, called: None, listener: Some((edge.name, judged.section())) };
+        let front = Frontend { index, caller, called: None, listener: Some((edge.name, judged)) };
         let clusters = stream::datagrams(&front, edge, place, &mut backends);
         proxy.clusters = clusters.into_iter().map(|(cluster, weight)| UdpCluster { cluster, weight }).collect();
     }

@@ -99,7 +99,7 @@ pub(super) fn edge_https(world: &World, edge: &Edge<'_>, place: usize, caller: &
 /// What a listener says of its own host and of those of its routes that no narrower listener has.
 fn own_hosts(world: &World, edge: &Edge<'_>, place: usize, caller: &Caller, backends: &mut BTreeSet<Backend>) -> Vec<VirtualHost> {
     let judged = &edge.listeners[place];
-    let front = Frontend { index: world.index(), caller, called: None, listener: Some((edge.name, judged.section())) };
+    let front = Frontend { index: world.index(), caller, called: None, listener: Some((edge.name, judged)) };
     let attached = &edge.attached[place];
     let mut domains: BTreeSet<&str> = BTreeSet::from([judged.host()]);
     domains.extend(attached.iter().map(|(_, host)| host.as_str()));

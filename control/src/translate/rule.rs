@@ -21,6 +21,7 @@ use proto::xds::route::{DirectResponseAction, HeaderMatcher, QueryParameterMatch
 use super::attach::{self, Backend};
 use super::backend_tls;
 use super::edge::{self, ladder::Spot};
+use super::edge_listeners::Judged;
 use super::policy::{self, RulePlace};
 use super::rank::RankedMatch;
 use super::wire;
@@ -45,7 +46,7 @@ pub(super) struct Frontend<'a> {
     /// Who calls: their proxies carry the rule out.
     pub caller: &'a Caller,
     /// The Gateway and its listener, at an edge.
-    pub listener: Option<(&'a Name, &'a str)>,
+    pub listener: Option<(&'a Name, &'a Judged<'a>)>,
 }
 
 impl Frontend<'_> {
@@ -73,14 +74,14 @@ pub(super) fn rule_policy(front: &Frontend<'_>, written: Option<&RankedMatch<'_>
     let place = RulePlace {
         caller: front.caller,
         route: written.map(|entry| (&**entry.route, entry.rule.name.as_deref())),
-        listener: front.listener,
+        listener: front.listener.map(|(gateway, judged)| (gateway, judged.section())),
         parent: front.called,
         backend: first.as_ref(),
     };
     policy::fill(front.index, place, action, &mut told);
-    told.edge = front.listener.and_then(|(gateway, listener)| {
+    told.edge = front.listener.and_then(|(gateway, judged)| {
         let route = written.map(|entry| (&**entry.route, entry.rule.name.as_deref()));
-        edge::policy(front.index, &Spot { gateway, listener, route })
+        edge::policy(front.index, &Spot { gateway, owner: &judged.owner.key, listener: &judged.listener.name, route })
     });
     told
 }

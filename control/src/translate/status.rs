@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::attach::{self, Attachment, WhyNot};
 use super::security::egress;
-use super::{conflict, edge, policy, security, status_edge, trust};
+use super::{conflict, edge, edge_listeners, policy, security, status_edge, trust};
 use crate::world::edge::Consumer;
 use crate::world::key::{CORE, GATEWAY_API};
 use crate::world::own::{Mesh, Selector};

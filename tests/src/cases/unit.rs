@@ -326,6 +326,7 @@ fn forwarded(
             Passage::Answered(reply) | Passage::Aborted { reply, .. } => return Ok((Outcome { took, ..own(&reply) }, None)),
             Passage::Cut { .. } => return Ok((Outcome { took, ..Outcome::default() }, None)),
             Passage::Wait { delay, next, .. } => (took, from) = (took + delay, next),
+            Passage::Ask { .. } => anyhow::bail!("a case has no passwords to verify"),
         }
     }
     let mirrored = forward.mirrors_for(place, draw).filter_map(|cluster| endpoint(cluster, draw).map(|pod| saw(&parts, pod))).collect();

@@ -7,11 +7,12 @@ use serde_json::json;
 use super::ladder::{Climb, Lost, Spot, places};
 use super::{authorization, basic};
 use crate::translate::attach::{self, Attachment as Standing, WhyNot, content};
+use crate::translate::edge_listeners::{self, Judged};
 use crate::world::edge::{ApiKeyAuth, Attachment, BasicAuth, attachment};
 use crate::world::security::authentication::RequestAuthentication;
 use crate::world::security::authorization::lists;
 use crate::world::traffic::{Place, PolicyTarget};
-use crate::world::{Index, Kind, Name, Object, Spec, World};
+use crate::world::{Index, Kind, Name, Object, ObjectKey, Spec, World};
 
 /// Fields that are named in one sentence.
 const NAMED_MAX: usize = 8;
@@ -98,7 +99,7 @@ fn resolved(world: &World, object: &Object) -> Option<Result<(), WhyNot>> {
 
 /// What its losses at all spots come to.
 fn verdict(lost: &[Lost]) -> (Result<String, WhyNot>, Option<WhyNot>) {
-    let told = |which: fn(&Lost) -> &Vec<(&'static str, crate::world::ObjectKey)>, verb: &str| {
+    let told = |which: fn(&Lost) -> &Vec<(&'static str, ObjectKey)>, verb: &str| {
         let mut by: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
         for (field, owner) in lost.iter().flat_map(which) {
             by.entry(owner.to_string()).or_default().insert(field);
@@ -145,7 +146,7 @@ fn nowhere(object: &Object) -> EdgeAncestor {
 fn wide(index: &Index, object: &Object, attachment: &Attachment) -> Vec<(Name, Vec<Place>)> {
     let place = attachment.places(&object.key).pop();
     if matches!(place, Some(Place::Mesh)) {
-        return index.gateways.keys().flat_map(|name| of_listeners(index, name, None)).collect();
+        return index.gateways.keys().flat_map(|name| of_gateway(index, name, None)).collect();
     }
     let routes = index.routes.iter().filter(|route| route.key.namespace == object.key.namespace);
     routes.flat_map(|route| of_route(index, route, None)).collect()
@@ -174,7 +175,19 @@ fn spots_of(world: &World, object: &Object, target: &PolicyTarget) -> Result<Vec
             {
                 return none(format!("{key} has no listener named `{section}`"));
             }
-            Ok(of_listeners(index, &name, section))
+            Ok(of_gateway(index, &name, section))
+        }
+        Kind::ListenerSet => {
+            let set = index.listener_sets.get(&name).and_then(|object| edge_listeners::set(object));
+            let Some(set) = set else { return none(format!("there is no {key}")) };
+            let gateway = set.parent(&name.0).filter(|gateway| index.gateways.contains_key(gateway));
+            let Some(gateway) = gateway else { return none(format!("{key} belongs to no Gateway of ours")) };
+            if let Some(section) = section
+                && !set.listeners.iter().any(|listener| listener.name == section)
+            {
+                return none(format!("{key} has no listener named `{section}`"));
+            }
+            Ok(of_listeners(index, &gateway, &key, section))
         }
         Kind::HTTPRoute | Kind::GRPCRoute => {
             let Some(route) = world.get(&key) else { return none(format!("there is no {key}")) };
@@ -190,11 +203,24 @@ fn spots_of(world: &World, object: &Object, target: &PolicyTarget) -> Result<Vec
     }
 }
 
-/// All listeners of a Gateway, or one.
-fn of_listeners(index: &Index, name: &Name, section: Option<&str>) -> Vec<(Name, Vec<Place>)> {
-    let listeners = index.gateways.get(name).and_then(|gateway| attach::gateway(gateway)).map_or(&[][..], |gateway| &gateway.listeners);
-    let listeners = listeners.iter().filter(|listener| section.is_none_or(|section| listener.name == section));
-    listeners.map(|listener| (name.clone(), places(&Spot { gateway: name, listener: &listener.name, route: None }))).collect()
+/// All listeners at a Gateway, those of its ListenerSets too, or one of its own.
+fn of_gateway(index: &Index, name: &Name, section: Option<&str>) -> Vec<(Name, Vec<Place>)> {
+    let key = ObjectKey::new(Kind::Gateway, &name.0, &name.1);
+    if section.is_some() {
+        return of_listeners(index, name, &key, section);
+    }
+    edge_listeners::listeners(index, name).iter().map(|judged| (name.clone(), places(&spot(name, judged, None)))).collect()
+}
+
+/// All listeners of a Gateway or ListenerSet, or one.
+fn of_listeners(index: &Index, name: &Name, owner: &ObjectKey, section: Option<&str>) -> Vec<(Name, Vec<Place>)> {
+    let judged = edge_listeners::listeners(index, name);
+    let own = judged.iter().filter(|judged| judged.owner.key == *owner && section.is_none_or(|section| judged.listener.name == section));
+    own.map(|judged| (name.clone(), places(&spot(name, judged, None)))).collect()
+}
+
+fn spot<'a>(gateway: &'a Name, judged: &'a Judged<'_>, route: Option<(&'a Object, Option<&'a str>)>) -> Spot<'a> {
+    Spot { gateway, owner: &judged.owner.key, listener: &judged.listener.name, route }
 }
 
 /// All listeners that a route is attached to.
@@ -202,11 +228,9 @@ fn of_route(index: &Index, route: &Object, rule: Option<&str>) -> Vec<(Name, Vec
     let mut spots = Vec::new();
     for parent in content(route).into_iter().flat_map(|spec| &spec.parents) {
         let Standing::Gateway(name, attached) = attach::standing(index, route, parent) else { continue };
-        let Some(gateway) = index.gateways.get(&name).and_then(|gateway| attach::gateway(gateway)) else { continue };
-        for (listener, _) in attached {
-            let Some(listener) = gateway.listeners.get(listener) else { continue };
-            let spot = Spot { gateway: &name, listener: &listener.name, route: Some((route, rule)) };
-            spots.push((name.clone(), places(&spot)));
+        let judged = edge_listeners::listeners(index, &name);
+        for judged in attached.iter().filter_map(|(listener, _)| judged.get(*listener)) {
+            spots.push((name.clone(), places(&spot(&name, judged, Some((route, rule))))));
         }
     }
     spots

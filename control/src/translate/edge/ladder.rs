@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use crate::translate::attach::{self, content};
+use crate::translate::edge_listeners;
 use crate::world::edge::{Attachment, attachment};
 use crate::world::traffic::Place;
 use crate::world::{Index, Kind, Name, Object, ObjectKey, Spec};
@@ -14,7 +15,9 @@ use crate::world::{Index, Kind, Name, Object, ObjectKey, Spec};
 pub(in crate::translate) struct Spot<'a> {
     /// The Gateway.
     pub gateway: &'a Name,
-    /// Its listener.
+    /// The Gateway or ListenerSet that has the listener.
+    pub owner: &'a ObjectKey,
+    /// The listener's own name there.
     pub listener: &'a str,
     /// The route, and the rule's name; `None`: what holds at the listener, whatever the route.
     pub route: Option<(&'a Object, Option<&'a str>)>,
@@ -30,9 +33,12 @@ pub(in crate::translate) fn places(spot: &Spot<'_>) -> Vec<Place> {
         places.push(Place::Object(route.key.clone()));
         places.push(Place::Namespace(route.key.namespace.clone()));
     }
+    places.push(Place::Section(spot.owner.clone(), spot.listener.to_owned()));
+    places.push(Place::Object(spot.owner.clone()));
     let gateway = ObjectKey::new(Kind::Gateway, &spot.gateway.0, &spot.gateway.1);
-    places.push(Place::Section(gateway.clone(), spot.listener.to_owned()));
-    places.push(Place::Object(gateway));
+    if gateway != *spot.owner {
+        places.push(Place::Object(gateway));
+    }
     places.push(Place::Mesh);
     places
 }
@@ -41,10 +47,12 @@ pub(in crate::translate) fn places(spot: &Spot<'_>) -> Vec<Place> {
 pub(in crate::translate) fn all_places(index: &Index, gateway: &Name) -> BTreeSet<Place> {
     let mut all = BTreeSet::from([Place::Mesh]);
     let key = ObjectKey::new(Kind::Gateway, &gateway.0, &gateway.1);
-    let listeners = index.gateways.get(gateway).and_then(|object| attach::gateway(object)).map_or(&[][..], |spec| &spec.listeners);
-    all.extend(listeners.iter().map(|listener| Place::Section(key.clone(), listener.name.clone())));
+    for judged in edge_listeners::listeners(index, gateway) {
+        all.insert(Place::Section(judged.owner.key.clone(), judged.listener.name.clone()));
+        all.insert(Place::Object(judged.owner.key.clone()));
+    }
     all.insert(Place::Object(key));
-    for route in index.routes.iter().filter(|route| attach::names_gateway(route, gateway)) {
+    for route in index.routes.iter().filter(|route| attach::names_gateway(index, route, gateway)) {
         all.extend(rule_names(route).map(|rule| Place::Section(route.key.clone(), rule.to_owned())));
         all.insert(Place::Object(route.key.clone()));
         all.insert(Place::Namespace(route.key.namespace.clone()));

@@ -42,7 +42,8 @@ pub(super) fn world(objects: &[&str]) -> World {
 fn told(world: &World, rule: &str) -> proto::mesh::EdgePolicy {
     let route = world.get(&ObjectKey::new(Kind::HTTPRoute, "team", "r")).unwrap();
     let gateway = ("shop".to_owned(), "edge".to_owned());
-    let spot = Spot { gateway: &gateway, listener: "web", route: Some((route, Some(rule))) };
+    let owner = ObjectKey::new(Kind::Gateway, "shop", "edge");
+    let spot = Spot { gateway: &gateway, owner: &owner, listener: "web", route: Some((route, Some(rule))) };
     assert_eq!(places(&spot).len(), 6);
     super::policy(world.index(), &spot).unwrap_or_default()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::rule::places;
 use super::{defaults, of_port, said, settings, wide};
 use crate::translate::attach::{self, Attachment, Backend};
-use crate::translate::edge;
+use crate::translate::edge_listeners;
 use crate::world::route::{Route, Rule};
 use crate::world::traffic::Place;
 use crate::world::{Index, Name, Object, ObjectKey, World};
