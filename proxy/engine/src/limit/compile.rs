@@ -1,0 +1,146 @@
+//! The way in from the wire.
+
+use std::sync::Arc;
+
+use proto::mesh::{self, CalendarPeriod, EdgeLimits, KeyMissing, edge_limit, limit_store};
+
+use super::calendar::{Calendar, Every};
+use super::guard::{CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, WithoutStore};
+use super::headers::Told;
+use super::memory::Memories;
+use super::numbers::{AMOUNT_MAX, Numbers, PERIOD_MAX, Quota, Rate};
+use super::{OBJECT_LIMITS_MAX, key};
+use crate::authorize::{TruthOf, ValueOf};
+use crate::raw::duration;
+use crate::rejected::Wrong;
+
+/// Longest name of a limit.
+const NAME_BYTES_MAX: usize = 63;
+
+pub(crate) fn object(raw: &EdgeLimits, memories: &Memories) -> Result<ObjectLimits, Wrong> {
+    let EdgeLimits { policy, memory, before_auth: _, limits, concurrency, store, without_store, draft_headers, legacy_headers } = raw;
+    if memory.is_empty() {
+        return Err(Wrong::new("memory", "is empty"));
+    }
+    for (field, count, most) in [("limits", limits.len(), OBJECT_LIMITS_MAX), ("concurrency", concurrency.len(), CONCURRENCY_MAX)] {
+        if count > most {
+            return Err(Wrong::new(field, format!("holds {count}, which is more than {most}")));
+        }
+    }
+    let limits = limits.iter().enumerate().map(|(index, raw)| limit(policy, raw).map_err(|wrong| wrong.within(format!("limits[{index}]"))));
+    let busy = concurrency.iter().enumerate().map(|(index, raw)| busy(raw).map_err(|wrong| wrong.within(format!("concurrency[{index}]"))));
+    let ahead_percent = match store.as_ref().map(|store| &store.kind) {
+        Some(Some(limit_store::Kind::Leases(mesh::LeaseStore { ahead_percent }))) if *ahead_percent <= 100 => *ahead_percent,
+        Some(Some(limit_store::Kind::Leases(_))) => return Err(Wrong::new("store.leases.ahead_percent", "is more than 100")),
+        Some(None) | None => return Err(Wrong::new("store.kind", "is missing: leases")),
+    };
+    let without_store = match mesh::WithoutStore::try_from(*without_store) {
+        Ok(mesh::WithoutStore::Share) => WithoutStore::Share,
+        Ok(mesh::WithoutStore::Allow) => WithoutStore::Allow,
+        Ok(mesh::WithoutStore::Deny) => WithoutStore::Deny,
+        Err(_) => return Err(Wrong::new("without_store", format!("{without_store} is not known"))),
+    };
+    Ok(ObjectLimits {
+        policy: policy.as_str().into(),
+        limits: limits.collect::<Result<_, _>>()?,
+        concurrency: busy.collect::<Result<_, _>>()?,
+        memory: memories.adopt(memory),
+        store: Arc::clone(memories.leases()),
+        ahead_percent: ahead_percent.into(),
+        without_store,
+        told: Told { draft: *draft_headers, legacy: *legacy_headers },
+    })
+}
+
+fn limit(policy: &str, raw: &mesh::EdgeLimit) -> Result<Limit, Wrong> {
+    let mesh::EdgeLimit { name, numbers, key, missing, when, cost, cost_cel, shared, dry_run } = raw;
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        return Err(Wrong::new("name", format!("has {} bytes, not 1 to {NAME_BYTES_MAX}", name.len())));
+    }
+    let numbers = match numbers {
+        Some(edge_limit::Numbers::Rate(raw)) => rate(raw).map_err(|wrong| wrong.within("rate"))?,
+        Some(edge_limit::Numbers::Quota(raw)) => quota(raw).map_err(|wrong| wrong.within("quota"))?,
+        None => return Err(Wrong::new("numbers", "is missing: rate or quota")),
+    };
+    let when = (!when.is_empty()).then(|| TruthOf::compile(when)).transpose().map_err(|why| Wrong::new("when", why))?;
+    let cost = match cost_cel.as_str() {
+        "" if (1..=AMOUNT_MAX).contains(&u64::from(*cost)) => Cost::Same((*cost).into()),
+        "" => return Err(Wrong::new("cost", format!("{cost} is not from 1 to {AMOUNT_MAX}"))),
+        text => Cost::Made(ValueOf::compile(text).map_err(|why| Wrong::new("cost_cel", why))?),
+    };
+    let missing = match KeyMissing::try_from(*missing) {
+        Ok(KeyMissing::Together) => IfMissing::Together,
+        Ok(KeyMissing::Skipped) => IfMissing::Skip,
+        Ok(KeyMissing::Refused) => IfMissing::Deny,
+        Err(_) => return Err(Wrong::new("missing", format!("{missing} is not known"))),
+    };
+    let path = format!("{policy}/{name}").into();
+    Ok(Limit { name: name.as_str().into(), path, numbers, shared: *shared, key: key::compile(key)?, missing, when, cost, dry_run: *dry_run })
+}
+
+fn busy(raw: &mesh::ConcurrencyLimit) -> Result<Concurrency, Wrong> {
+    let mesh::ConcurrencyLimit { requests, key } = raw;
+    if *requests == 0 {
+        return Err(Wrong::new("requests", "is 0"));
+    }
+    Ok(Concurrency { requests: *requests, key: key::compile(key)? })
+}
+
+fn rate(raw: &mesh::LimitRate) -> Result<Numbers, Wrong> {
+    let mesh::LimitRate { requests, per, burst } = raw;
+    let per = duration(per.as_ref(), "per")?.unwrap_or_default();
+    let rate = Rate::new((*requests).into(), per, (*burst).into());
+    let most = PERIOD_MAX.as_secs() / (24 * 3600);
+    rate.map(Numbers::Rate).ok_or_else(|| Wrong::new("", format!("is beyond the bounds: 1 to {AMOUNT_MAX} requests and burst, above 0 and up to {most} days")))
+}
+
+fn quota(raw: &mesh::LimitQuota) -> Result<Numbers, Wrong> {
+    let mesh::LimitQuota { requests, per, time_zone, week_start } = raw;
+    let every = match CalendarPeriod::try_from(*per) {
+        Ok(CalendarPeriod::Hour) => Every::Hour,
+        Ok(CalendarPeriod::Day) => Every::Day,
+        Ok(CalendarPeriod::Week) => Every::Week(u8::try_from(*week_start).unwrap_or(0)),
+        Ok(CalendarPeriod::Month) => Every::Month,
+        Ok(CalendarPeriod::Year) => Every::Year,
+        Err(_) => return Err(Wrong::new("per", format!("{per} is not known"))),
+    };
+    let calendar = Calendar::new(every, time_zone).map_err(|unknown| Wrong::new("time_zone", unknown.to_string()))?;
+    Quota::new((*requests).into(), calendar).map(Numbers::Quota).ok_or_else(|| Wrong::new("requests", format!("{requests} is not from 1 to {AMOUNT_MAX}")))
+}
+
+/// The numbers of a question to the control plane, as its store counts by them.
+///
+/// # Errors
+/// They are beyond their bounds.
+pub fn numbers_of(raw: &mesh::limit_ask::Numbers) -> Result<Numbers, String> {
+    use mesh::limit_ask::Numbers as Raw;
+    let read = match raw {
+        Raw::Rate(raw) => rate(raw),
+        Raw::Quota(raw) => quota(raw),
+    };
+    read.map_err(|wrong| wrong.to_string())
+}
+
+/// The same the other way round.
+pub fn numbers_sent(numbers: &Numbers) -> mesh::limit_ask::Numbers {
+    use mesh::limit_ask::Numbers as Raw;
+    let count = |amount: u64| u32::try_from(amount).unwrap_or(u32::MAX);
+    match numbers {
+        Numbers::Rate(rate) => {
+            let (amount, per) = rate.pace();
+            let per = prost_types::Duration::try_from(per).ok();
+            Raw::Rate(mesh::LimitRate { requests: count(amount), per, burst: count(rate.burst()) })
+        }
+        Numbers::Quota(quota) => {
+            let (per, week_start) = match quota.calendar().every() {
+                Every::Hour => (CalendarPeriod::Hour, 0),
+                Every::Day => (CalendarPeriod::Day, 0),
+                Every::Week(day) => (CalendarPeriod::Week, day.into()),
+                Every::Month => (CalendarPeriod::Month, 0),
+                Every::Year => (CalendarPeriod::Year, 0),
+            };
+            let time_zone = quota.calendar().zone().to_owned();
+            Raw::Quota(mesh::LimitQuota { requests: count(quota.amount()), per: per.into(), time_zone, week_start })
+        }
+    }
+}

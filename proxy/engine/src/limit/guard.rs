@@ -1,0 +1,424 @@
+//! Limits on the road: a guard counts a request, lets it on or answers it, and keeps what the answer is to say of it.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use smallvec::SmallVec;
+
+use super::book::{Grant, Known};
+use super::headers::{OWN_HEADERS, Told, policy_item, retry_after};
+use super::held::Taking;
+use super::key::{Missing, Part, Seen};
+use super::memory::{LimitVerdict, Memory, Row, StoreLive, UnderWayPlace};
+use super::numbers::{Now, Numbers, Standing};
+use crate::Moment;
+use crate::authorize::{TruthOf, ValueOf};
+use crate::edge::{Passed, Question};
+use crate::failure::{LocalReply, Reason};
+use crate::filter::Exchange;
+
+/// How often a request asks a store before it is treated as if that were away: others may spend what came for it.
+const ASKS_MAX: u8 = 4;
+
+/// All limits of a rule at one stage.
+#[derive(Debug)]
+pub struct Limits {
+    objects: Vec<Arc<ObjectLimits>>,
+    /// For `RateLimit-Policy`.
+    policy: Option<HeaderValue>,
+}
+
+/// One RateLimit.
+#[derive(Debug)]
+pub struct ObjectLimits {
+    /// `NAMESPACE/NAME`.
+    pub policy: Arc<str>,
+    /// What it counted.
+    pub memory: Arc<Memory>,
+    /// In their order.
+    pub limits: Vec<Limit>,
+    pub(super) concurrency: Vec<Concurrency>,
+    /// Where what is shared is counted.
+    pub store: Arc<StoreLive>,
+    pub(super) ahead_percent: u64,
+    pub(super) without_store: WithoutStore,
+    pub(super) told: Told,
+}
+
+/// What holds while the store is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WithoutStore {
+    Share,
+    Allow,
+    Deny,
+}
+
+/// One limit.
+#[derive(Debug)]
+pub struct Limit {
+    /// Its name in the object.
+    pub name: Arc<str>,
+    /// `NAMESPACE/NAME/LIMIT`.
+    pub path: Arc<str>,
+    /// How much.
+    pub numbers: Numbers,
+    /// All proxies count together.
+    pub shared: bool,
+    pub(super) key: Vec<Part>,
+    pub(super) missing: IfMissing,
+    pub(super) when: Option<TruthOf>,
+    pub(super) cost: Cost,
+    pub(super) dry_run: bool,
+}
+
+/// What one request takes.
+#[derive(Debug)]
+pub(super) enum Cost {
+    Same(u64),
+    Made(ValueOf),
+}
+
+/// A part of the key is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IfMissing {
+    Together,
+    Skip,
+    Deny,
+}
+
+/// How many requests may be under way at once.
+#[derive(Debug)]
+pub(super) struct Concurrency {
+    pub(super) requests: u32,
+    pub(super) key: Vec<Part>,
+}
+
+/// What a store is to be asked.
+#[derive(Clone, Debug)]
+pub struct LimitAsk {
+    /// The object.
+    pub object: Arc<ObjectLimits>,
+    /// Which of its limits.
+    pub limit: usize,
+    /// Whose share.
+    pub key: u128,
+    /// How much.
+    pub want: u64,
+}
+
+/// What is known of a request at limits; nothing for most.
+#[derive(Debug, Default)]
+pub struct Counted(Option<Box<Count>>);
+
+#[derive(Debug, Default)]
+struct Count {
+    tightest: Option<(Arc<ObjectLimits>, usize, Standing)>,
+    policies: SmallVec<[HeaderValue; 2]>,
+    refused: Option<Arc<str>>,
+    /// How often stores were asked for it, and that one did not answer.
+    asked: u8,
+    silent: bool,
+    /// What is to be asked of stores beside the road.
+    aside: Vec<LimitAsk>,
+    places: Vec<UnderWayPlace>,
+}
+
+/// What was taken so far, to be put back if a later limit says no.
+type Taken<'l> = SmallVec<[(&'l Arc<ObjectLimits>, usize, u128, u64, Standing); 4]>;
+
+/// Why a request goes no further.
+enum Stop {
+    Refused(Standing),
+    NoKey,
+    Away,
+    Ask(u128, u64),
+}
+
+impl Limits {
+    /// Of these objects, the narrowest first; `None`: there are none.
+    pub(crate) fn new(objects: Vec<Arc<ObjectLimits>>) -> Option<Self> {
+        let mut text = String::new();
+        for object in objects.iter().filter(|object| object.told.draft) {
+            for limit in object.limits.iter().filter(|limit| !limit.dry_run) {
+                let comma = if text.is_empty() { "" } else { ", " };
+                let (quota, secs) = limit.numbers.nominal();
+                let _ = write!(text, "{comma}{}", policy_item(&limit.name, quota, secs));
+            }
+        }
+        let policy = HeaderValue::try_from(text).ok().filter(|text| !text.is_empty());
+        (!objects.is_empty()).then_some(Self { objects, policy })
+    }
+
+    /// The objects.
+    pub fn objects(&self) -> &[Arc<ObjectLimits>] {
+        &self.objects
+    }
+
+    /// Counts a request. Where one says no, nothing is taken from the others.
+    pub(crate) fn on_request(&self, exchange: &mut Exchange<'_>) -> Passed {
+        let Some(wall_secs) = exchange.watch.as_ref().map(|watch| watch.wall_secs) else { return Passed::On };
+        let now = Now { moment: exchange.now, wall_secs };
+        let mut count = exchange.watch.as_mut().and_then(|watch| watch.counted.0.take()).unwrap_or_default();
+        let passed = self.pass(&Seen::of(exchange), &mut count, now);
+        if let Some(watch) = exchange.watch.as_mut() {
+            watch.counted.0 = Some(count);
+        }
+        passed
+    }
+
+    fn pass(&self, seen: &Seen<'_, '_>, count: &mut Count, now: Now) -> Passed {
+        let mut taken = Taken::new();
+        for object in &self.objects {
+            for (place, limit) in object.limits.iter().enumerate() {
+                let stopped = match object.take((place, limit), (seen, count), now) {
+                    Ok(None) => continue,
+                    Ok(Some((key, cost, standing))) => {
+                        taken.push((object, place, key, cost, standing));
+                        continue;
+                    }
+                    Err(stopped) => stopped,
+                };
+                if limit.dry_run {
+                    object.memory.count(place, LimitVerdict::WouldRefuse);
+                    continue;
+                }
+                put_back(&taken, now);
+                return self.stop((object, place), stopped, count);
+            }
+        }
+        let Some(places) = self.enter(seen, count) else {
+            put_back(&taken, now);
+            let mut answer = LocalReply::of(Reason::RateLimited);
+            answer.headers.push(retry_after(&Standing::default()));
+            return Passed::Answered(Box::new(answer));
+        };
+        count.places.extend(places);
+        for (object, place, _, _, standing) in taken {
+            object.memory.count(place, LimitVerdict::Allowed);
+            count.met(object, place, standing);
+        }
+        if let Some(policy) = &self.policy {
+            count.policies.push(policy.clone());
+        }
+        Passed::On
+    }
+
+    /// Places among the requests under way; `None`: there is none left.
+    fn enter(&self, seen: &Seen<'_, '_>, count: &mut Count) -> Option<Vec<UnderWayPlace>> {
+        let mut places = Vec::new();
+        for object in &self.objects {
+            for (index, limit) in object.concurrency.iter().enumerate() {
+                let name = [CONCURRENCY.get(index).copied().unwrap_or_default()];
+                let Ok(key) = seen.key(std::str::from_utf8(&name).unwrap_or_default(), &limit.key, true) else { continue };
+                let Some(place) = object.memory.enter(key, limit.requests) else {
+                    count.refused = Some(format!("{}/concurrency", object.policy).into());
+                    return None;
+                };
+                places.push(place);
+            }
+        }
+        Some(places)
+    }
+
+    /// The end of a request's way.
+    fn stop(&self, (object, place): (&Arc<ObjectLimits>, usize), stopped: Stop, count: &mut Count) -> Passed {
+        let mut answer = match stopped {
+            Stop::Ask(key, want) => {
+                count.asked += 1;
+                let ask = LimitAsk { object: Arc::clone(object), limit: place, key, want };
+                return Passed::Asks(Box::new(Question::Limit(ask)));
+            }
+            Stop::Refused(standing) => {
+                object.memory.count(place, LimitVerdict::Refused);
+                count.tightest = Some((Arc::clone(object), place, standing));
+                count.policies.extend(self.policy.clone());
+                let mut answer = LocalReply::of(Reason::RateLimited);
+                answer.headers.push(retry_after(&standing));
+                count.tell(|name, value| answer.headers.push((name, value)));
+                answer
+            }
+            Stop::NoKey => {
+                object.memory.count(place, LimitVerdict::NoKey);
+                LocalReply::of(Reason::Denied)
+            }
+            Stop::Away => {
+                object.memory.count(place, LimitVerdict::StoreAwayRefused);
+                LocalReply::of(Reason::PolicyUnavailable)
+            }
+        };
+        count.refused = object.limits.get(place).map(|limit| Arc::clone(&limit.path));
+        // It has been told, or there is nothing to tell.
+        count.tightest = None;
+        answer.headers.shrink_to_fit();
+        Passed::Answered(Box::new(answer))
+    }
+
+    /// What it does, in words.
+    pub(crate) fn story(&self) -> String {
+        let one = |object: &Arc<ObjectLimits>| {
+            let limits = object.limits.iter().map(Limit::story);
+            let busy = object.concurrency.iter().map(|limit| format!("{} at once{}", limit.requests, each(&limit.key)));
+            format!("{}: {}", object.policy, limits.chain(busy).collect::<Vec<_>>().join(", "))
+        };
+        self.objects.iter().map(one).collect::<Vec<_>>().join("; ")
+    }
+}
+
+/// Sets keys of concurrency limits apart from those of others, and from one another.
+const CONCURRENCY: [u8; 8] = *b"01234567";
+/// Most limits of requests under way of one object.
+pub const CONCURRENCY_MAX: usize = CONCURRENCY.len();
+
+/// What was taken of a limit, or that it does not count this request.
+type Took = Option<(u128, u64, Standing)>;
+
+impl ObjectLimits {
+    fn take(self: &Arc<Self>, (place, limit): (usize, &Limit), (seen, count): (&Seen<'_, '_>, &mut Count), now: Now) -> Result<Took, Stop> {
+        if limit.when.as_ref().is_some_and(|when| !seen.call(|call| when.holds(call))) {
+            return Ok(None);
+        }
+        let key = match seen.key(&limit.name, &limit.key, limit.missing == IfMissing::Together) {
+            Ok(key) => key,
+            Err(Missing) if limit.missing == IfMissing::Skip => return Ok(None),
+            Err(Missing) => return Err(Stop::NoKey),
+        };
+        let cost = match &limit.cost {
+            Cost::Same(cost) => *cost,
+            // What comes to nothing, or to no number, counts as a request like others.
+            Cost::Made(value) => seen.call(|call| value.of(call)).and_then(|text| text.parse().ok()).unwrap_or(1),
+        };
+        if !limit.shared {
+            let taken = self.memory.rows.with(key, |row| limit.numbers.take(row.own(), cost, now));
+            return taken.map(|standing| Some((key, cost, standing))).map_err(Stop::Refused);
+        }
+        if self.store.away_since().is_some() || count.silent || count.asked > ASKS_MAX {
+            return self.take_alone((place, limit), (key, cost), now);
+        }
+        let ahead = limit.ahead(self.ahead_percent);
+        match self.memory.rows.with(key, |row| row.shared().take(cost, ahead, now.moment)) {
+            Taking::Taken { standing, more } => {
+                if more > 0 {
+                    count.aside.push(LimitAsk { object: Arc::clone(self), limit: place, key, want: more });
+                }
+                Ok(Some((key, cost, standing)))
+            }
+            Taking::Empty(standing) => Err(Stop::Refused(standing)),
+            Taking::Ask(want) => Err(Stop::Ask(key, want)),
+        }
+    }
+
+    /// While the store is away.
+    fn take_alone(&self, (place, limit): (usize, &Limit), (key, cost): (u128, u64), now: Now) -> Result<Took, Stop> {
+        match self.without_store {
+            WithoutStore::Deny => Err(Stop::Away),
+            WithoutStore::Allow => {
+                self.memory.count(place, LimitVerdict::StoreAwayAllowed);
+                Ok(None)
+            }
+            WithoutStore::Share => {
+                let replicas = u64::from(self.store.replicas());
+                let share = limit.numbers.share(replicas);
+                let taken = self.memory.rows.with(key, |row| row.shared().alone(cost, &share, replicas, now));
+                taken.map(|standing| Some((key, cost, standing))).map_err(Stop::Refused)
+            }
+        }
+    }
+
+    /// The store has answered.
+    pub fn granted(&self, key: u128, grant: &Grant, now: Moment) {
+        self.memory.rows.with(key, |row| row.shared().granted(grant, now));
+    }
+
+    /// Of what a store is asked: what was let through without it, and what is known of the key.
+    pub fn account(&self, key: u128, now: Moment) -> (u64, Option<Known>) {
+        let session = self.store.session();
+        self.memory.rows.with(key, |row| (row.shared().owed(), row.shared().known(session, now)))
+    }
+
+    /// The store does not answer a question.
+    pub fn unanswered(&self, key: u128, spent: u64) {
+        self.memory.rows.peek(key, |row| row.shared().unanswered(spent));
+    }
+}
+
+impl Limit {
+    /// What a proxy takes ahead of its requests.
+    fn ahead(&self, percent: u64) -> u64 {
+        (self.numbers.whole() * percent).div_ceil(100)
+    }
+
+    fn story(&self) -> String {
+        let much = match &self.numbers {
+            Numbers::Rate(rate) => {
+                let (amount, per) = rate.pace();
+                format!("{amount} in {per:?}, {} at once", rate.burst())
+            }
+            Numbers::Quota(quota) => format!("{} in each {:?} of {}", quota.amount(), quota.calendar().every(), quota.calendar().zone()),
+        };
+        let whose = if self.shared { "" } else { " at each proxy" };
+        let dry = if self.dry_run { " (only counted)" } else { "" };
+        format!("`{}` lets through {much}{}{whose}{dry}", self.name, each(&self.key))
+    }
+}
+
+/// In words, whose share it is.
+fn each(key: &[Part]) -> String {
+    let parts: Vec<String> = key.iter().map(Part::story).collect();
+    if parts.is_empty() { String::new() } else { format!(" for each {}", parts.join(" and ")) }
+}
+
+/// Nothing stays taken of a request that is not let on.
+fn put_back(taken: &Taken<'_>, now: Now) {
+    for (object, place, key, cost, _) in taken {
+        let Some(limit) = object.limits.get(*place) else { continue };
+        object.memory.rows.peek(*key, |row| match row {
+            Row::Own(meter) => limit.numbers.give_back(meter, *cost, now),
+            Row::Shared(held) => held.untake(*cost),
+            Row::Fresh => {}
+        });
+    }
+}
+
+impl Count {
+    /// One more limit lets it on: the tightest is told.
+    fn met(&mut self, object: &Arc<ObjectLimits>, place: usize, standing: Standing) {
+        let whole = |object: &ObjectLimits, place: usize| object.limits.get(place).map_or(1, |limit| limit.numbers.whole());
+        let tighter = self.tightest.as_ref().is_none_or(|(known, at, than)| {
+            standing.remaining * whole(known, *at) < than.remaining * whole(object, place)
+        });
+        if tighter && object.limits.get(place).is_some_and(|limit| !limit.dry_run) {
+            self.tightest = Some((Arc::clone(object), place, standing));
+        }
+    }
+
+    fn tell(&self, mut say: impl FnMut(HeaderName, HeaderValue)) {
+        let Some((object, place, standing)) = &self.tightest else { return };
+        let Some(limit) = object.limits.get(*place) else { return };
+        object.told.tell(&mut say, (&limit.name, limit.numbers.whole()), standing, &self.policies);
+    }
+}
+
+impl Counted {
+    /// Says on the answer how the tightest limit stands, in place of what an application says there.
+    pub fn tell(&self, headers: &mut HeaderMap) {
+        let Some(count) = self.0.as_ref().filter(|count| count.tightest.is_some()) else { return };
+        OWN_HEADERS.iter().for_each(|name| _ = headers.remove(name));
+        count.tell(|name, value| _ = headers.append(name, value));
+    }
+
+    /// The limit that refused it.
+    pub fn refused(&self) -> Option<&Arc<str>> {
+        self.0.as_ref()?.refused.as_ref()
+    }
+
+    /// What stores are to be asked beside the road.
+    pub fn aside(&mut self) -> Vec<LimitAsk> {
+        self.0.as_mut().map(|count| std::mem::take(&mut count.aside)).unwrap_or_default()
+    }
+
+    /// A store that was asked for it did not answer in time.
+    pub fn unanswered(&mut self) {
+        self.0.get_or_insert_default().silent = true;
+    }
+}

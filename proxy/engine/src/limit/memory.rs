@@ -1,0 +1,216 @@
+//! What outlives a policy: what is counted of an object's keys, and how its store does.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::held::Held;
+use super::numbers::Meter;
+use super::table::Table;
+use super::{OBJECT_KEYS_MAX, OBJECT_LIMITS_MAX};
+
+/// What is known of one key of one limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Row {
+    /// Nothing.
+    #[default]
+    Fresh,
+    /// This proxy counts it.
+    Own(Meter),
+    /// All proxies do, and this one holds a part.
+    Shared(Held),
+}
+
+impl Row {
+    /// Counted by this proxy.
+    pub const fn own(&mut self) -> &mut Meter {
+        if !matches!(self, Self::Own(_)) {
+            *self = Self::Own(Meter { used: 0, at: 0 });
+        }
+        let Self::Own(meter) = self else { unreachable!() };
+        meter
+    }
+
+    /// Counted by all.
+    pub fn shared(&mut self) -> &mut Held {
+        if !matches!(self, Self::Shared(_)) {
+            *self = Self::Shared(Held::default());
+        }
+        let Self::Shared(held) = self else { unreachable!() };
+        held
+    }
+}
+
+/// What became of a request at a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "`text` says what each is")]
+pub enum LimitVerdict {
+    Allowed,
+    Refused,
+    WouldRefuse,
+    NoKey,
+    StoreAwayAllowed,
+    StoreAwayRefused,
+}
+
+impl LimitVerdict {
+    /// Every one, in order; `verdict as usize` is its place.
+    pub const ALL: [Self; 6] =
+        [Self::Allowed, Self::Refused, Self::WouldRefuse, Self::NoKey, Self::StoreAwayAllowed, Self::StoreAwayRefused];
+
+    /// As metrics spell it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Refused => "refused",
+            Self::WouldRefuse => "would_refuse",
+            Self::NoKey => "no_key",
+            Self::StoreAwayAllowed => "store_away_allowed",
+            Self::StoreAwayRefused => "store_away_refused",
+        }
+    }
+}
+
+/// The memory of one object, or of one of its routes.
+#[derive(Debug)]
+pub struct Memory {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What is known of keys; the limit is a part of each.
+    pub rows: Table<Row>,
+    /// By limit, which is its place in the object, and verdict.
+    counts: [[AtomicU64; LimitVerdict::ALL.len()]; OBJECT_LIMITS_MAX],
+    under_way: UnderWay,
+}
+
+impl Memory {
+    fn new(name: &str) -> Self {
+        Self { name: name.into(), rows: Table::new(OBJECT_KEYS_MAX), counts: Default::default(), under_way: UnderWay::default() }
+    }
+
+    pub(super) fn count(&self, limit: usize, verdict: LimitVerdict) {
+        if let Some(count) = self.counts.get(limit).and_then(|counts| counts.get(verdict as usize)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often requests met that verdict at a limit.
+    pub fn counted(&self, limit: usize, verdict: LimitVerdict) -> u64 {
+        self.counts.get(limit).and_then(|counts| counts.get(verdict as usize)).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// Takes one of `most` places of a key for a request; `None`: all are taken.
+    pub(super) fn enter(self: &Arc<Self>, key: u128, most: u32) -> Option<UnderWayPlace> {
+        let mut places = self.under_way.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = places.entry(key).or_default();
+        if *taken >= most {
+            return None;
+        }
+        *taken += 1;
+        Some(UnderWayPlace { memory: Arc::clone(self), key })
+    }
+}
+
+/// Requests under way by key: no more keys than requests.
+#[derive(Debug, Default)]
+struct UnderWay(Mutex<HashMap<u128, u32>>);
+
+/// A request under way; dropped when it is over.
+#[derive(Debug)]
+pub struct UnderWayPlace {
+    memory: Arc<Memory>,
+    key: u128,
+}
+
+impl Drop for UnderWayPlace {
+    fn drop(&mut self) {
+        let mut places = self.memory.under_way.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = places.get_mut(&self.key) {
+            *taken -= 1;
+            if *taken == 0 {
+                places.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// How a store does, told by whoever speaks with it.
+#[derive(Debug)]
+pub struct StoreLive {
+    /// Nanoseconds of the moment since when it is away; 0: it is there.
+    away_since: AtomicU64,
+    /// Proxies that count together.
+    replicas: AtomicU32,
+    /// Which store that is: a new number for each that may have forgotten.
+    session: AtomicU32,
+}
+
+impl Default for StoreLive {
+    /// Away, until somebody has spoken with it.
+    fn default() -> Self {
+        Self { away_since: AtomicU64::new(1), replicas: AtomicU32::new(1), session: AtomicU32::new(0) }
+    }
+}
+
+impl StoreLive {
+    /// Since when it is away, nanoseconds.
+    pub fn away_since(&self) -> Option<u64> {
+        Some(self.away_since.load(Ordering::Relaxed)).filter(|since| *since > 0)
+    }
+
+    /// It has answered.
+    pub fn is_here(&self) {
+        self.away_since.store(0, Ordering::Relaxed);
+    }
+
+    /// It does not answer. True: it did before.
+    pub fn is_away(&self, now: crate::Moment) -> bool {
+        self.away_since.compare_exchange(0, now.nanos().max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Another store answers from now on, or the same after a while.
+    pub fn begins(&self) {
+        self.session.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// See [`StoreLive::begins`].
+    pub fn session(&self) -> u32 {
+        self.session.load(Ordering::Relaxed)
+    }
+
+    /// Proxies that count together, this one among them.
+    pub fn replicas(&self) -> u32 {
+        self.replicas.load(Ordering::Relaxed).max(1)
+    }
+
+    /// So many proxies count together.
+    pub fn shared_by(&self, replicas: u32) {
+        self.replicas.store(replicas.max(1), Ordering::Relaxed);
+    }
+}
+
+/// Memories by name, for as long as an object holds them, and the one store of leases.
+#[derive(Debug, Default)]
+pub struct Memories {
+    held: Mutex<HashMap<String, Weak<Memory>>>,
+    leases: Arc<StoreLive>,
+}
+
+impl Memories {
+    /// The memory of that name.
+    pub fn adopt(&self, name: &str) -> Arc<Memory> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(memory) = held.get(name).and_then(Weak::upgrade) {
+            return memory;
+        }
+        held.retain(|_, memory| memory.strong_count() > 0);
+        let fresh = Arc::new(Memory::new(name));
+        held.insert(name.to_owned(), Arc::downgrade(&fresh));
+        fresh
+    }
+
+    /// The control plane's store.
+    pub const fn leases(&self) -> &Arc<StoreLive> {
+        &self.leases
+    }
+}
