@@ -58,6 +58,8 @@ pub(super) enum Word {
     Audited,
     /// Which policy denied it.
     Policy,
+    /// Which limit refused it.
+    Limit,
     /// What was done to it on purpose.
     Fault,
     /// Of the failure.
@@ -65,7 +67,7 @@ pub(super) enum Word {
 }
 
 /// How many [`Word`]s there are.
-pub(super) const WORDS: usize = 10;
+pub(super) const WORDS: usize = 11;
 
 /// The texts of one exchange, one behind the other in one buffer.
 #[derive(Clone, Copy, Debug, Default)]
@@ -81,7 +83,7 @@ impl Words {
     pub(super) fn set(&mut self, buffer: &mut String, word: Word, text: &str) {
         buffer.truncate(self.start(word));
         buffer.push_str(clip(text));
-        // Ten texts of 4 KiB: it fits.
+        // Eleven texts of 4 KiB: it fits.
         self.ends[word as usize..].fill(u16::try_from(buffer.len()).unwrap_or(u16::MAX));
         self.there = self.there & ((1 << word as u16) - 1) | 1 << word as u16;
     }

@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use engine::Moment;
+use engine::limit::Memories;
 use engine::model::Settings;
 use opentelemetry_sdk::trace::SpanData;
 use parking_lot::Mutex;
@@ -76,6 +77,8 @@ pub struct Readings {
     pub http2_bodies: Arc<AtomicI64>,
     /// HTTP/2 connections that were ended because their frames asked for nothing.
     pub http2_floods: Floods,
+    /// What limits counted, of the objects that the live snapshot names.
+    pub limits: Mutex<Arc<Memories>>,
     inbound: Occupancy,
     outbound: Occupancy,
 }

@@ -7,7 +7,7 @@ use proto::mesh::{self, CalendarPeriod, EdgeLimits, KeyMissing, edge_limit, limi
 use super::calendar::{Calendar, Every};
 use super::guard::{CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, WithoutStore};
 use super::headers::Told;
-use super::memory::Memories;
+use super::memory::{Memories, Memory};
 use super::numbers::{AMOUNT_MAX, Numbers, PERIOD_MAX, Quota, Rate};
 use super::{OBJECT_LIMITS_MAX, key};
 use crate::authorize::{TruthOf, ValueOf};
@@ -27,7 +27,8 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &Memories) -> Result<ObjectLimi
             return Err(Wrong::new(field, format!("holds {count}, which is more than {most}")));
         }
     }
-    let limits = limits.iter().enumerate().map(|(index, raw)| limit(policy, raw).map_err(|wrong| wrong.within(format!("limits[{index}]"))));
+    let memory = memories.adopt(memory);
+    let limits = limits.iter().enumerate().map(|(index, raw)| limit((policy, &memory), raw).map_err(|wrong| wrong.within(format!("limits[{index}]"))));
     let busy = concurrency.iter().enumerate().map(|(index, raw)| busy(raw).map_err(|wrong| wrong.within(format!("concurrency[{index}]"))));
     let ahead_percent = match store.as_ref().map(|store| &store.kind) {
         Some(Some(limit_store::Kind::Leases(mesh::LeaseStore { ahead_percent }))) if *ahead_percent <= 100 => *ahead_percent,
@@ -40,11 +41,13 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &Memories) -> Result<ObjectLimi
         Ok(mesh::WithoutStore::Deny) => WithoutStore::Deny,
         Err(_) => return Err(Wrong::new("without_store", format!("{without_store} is not known"))),
     };
+    let limits: Vec<Limit> = limits.collect::<Result<_, _>>()?;
+    let concurrency = busy.collect::<Result<_, _>>()?;
     Ok(ObjectLimits {
         policy: policy.as_str().into(),
-        limits: limits.collect::<Result<_, _>>()?,
-        concurrency: busy.collect::<Result<_, _>>()?,
-        memory: memories.adopt(memory),
+        limits,
+        concurrency,
+        memory,
         store: Arc::clone(memories.leases()),
         ahead_percent: ahead_percent.into(),
         without_store,
@@ -52,7 +55,15 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &Memories) -> Result<ObjectLimi
     })
 }
 
-fn limit(policy: &str, raw: &mesh::EdgeLimit) -> Result<Limit, Wrong> {
+/// Reads an object by itself.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn read(raw: &EdgeLimits, memories: &Memories) -> Result<ObjectLimits, String> {
+    object(raw, memories).map_err(Wrong::text)
+}
+
+fn limit((policy, memory): (&str, &Memory), raw: &mesh::EdgeLimit) -> Result<Limit, Wrong> {
     let mesh::EdgeLimit { name, numbers, key, missing, when, cost, cost_cel, shared, dry_run } = raw;
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
         return Err(Wrong::new("name", format!("has {} bytes, not 1 to {NAME_BYTES_MAX}", name.len())));
@@ -75,7 +86,8 @@ fn limit(policy: &str, raw: &mesh::EdgeLimit) -> Result<Limit, Wrong> {
         Err(_) => return Err(Wrong::new("missing", format!("{missing} is not known"))),
     };
     let path = format!("{policy}/{name}").into();
-    Ok(Limit { name: name.as_str().into(), path, numbers, shared: *shared, key: key::compile(key)?, missing, when, cost, dry_run: *dry_run })
+    let (key, counts) = (key::compile(key)?, memory.counts(&path));
+    Ok(Limit { name: name.as_str().into(), path, numbers, shared: *shared, key, missing, when, cost, dry_run: *dry_run, counts })
 }
 
 fn busy(raw: &mesh::ConcurrencyLimit) -> Result<Concurrency, Wrong> {
@@ -118,7 +130,7 @@ pub fn numbers_of(raw: &mesh::limit_ask::Numbers) -> Result<Numbers, String> {
         Raw::Rate(raw) => rate(raw),
         Raw::Quota(raw) => quota(raw),
     };
-    read.map_err(|wrong| wrong.to_string())
+    read.map_err(Wrong::text)
 }
 
 /// The same the other way round.

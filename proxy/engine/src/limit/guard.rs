@@ -10,7 +10,7 @@ use super::book::{Grant, Known};
 use super::headers::{OWN_HEADERS, Told, policy_item, retry_after};
 use super::held::Taking;
 use super::key::{Missing, Part, Seen};
-use super::memory::{LimitVerdict, Memory, Row, StoreLive, UnderWayPlace};
+use super::memory::{LimitCounts, LimitVerdict, Memory, Row, StoreLive, UnderWayPlace};
 use super::numbers::{Now, Numbers, Standing};
 use crate::Moment;
 use crate::authorize::{TruthOf, ValueOf};
@@ -70,6 +70,8 @@ pub struct Limit {
     pub(super) when: Option<TruthOf>,
     pub(super) cost: Cost,
     pub(super) dry_run: bool,
+    /// What became of requests.
+    pub counts: Arc<LimitCounts>,
 }
 
 /// What one request takes.
@@ -180,7 +182,7 @@ impl Limits {
                     Err(stopped) => stopped,
                 };
                 if limit.dry_run {
-                    object.memory.count(place, LimitVerdict::WouldRefuse);
+                    limit.counts.add(LimitVerdict::WouldRefuse);
                     continue;
                 }
                 put_back(&taken, now);
@@ -195,7 +197,9 @@ impl Limits {
         };
         count.places.extend(places);
         for (object, place, _, _, standing) in taken {
-            object.memory.count(place, LimitVerdict::Allowed);
+            if let Some(limit) = object.limits.get(place) {
+                limit.counts.add(LimitVerdict::Allowed);
+            }
             count.met(object, place, standing);
         }
         if let Some(policy) = &self.policy {
@@ -223,6 +227,12 @@ impl Limits {
 
     /// The end of a request's way.
     fn stop(&self, (object, place): (&Arc<ObjectLimits>, usize), stopped: Stop, count: &mut Count) -> Passed {
+        let limit = object.limits.get(place);
+        let verdict = |verdict| {
+            if let Some(limit) = limit {
+                limit.counts.add(verdict);
+            }
+        };
         let mut answer = match stopped {
             Stop::Ask(key, want) => {
                 count.asked += 1;
@@ -230,7 +240,7 @@ impl Limits {
                 return Passed::Asks(Box::new(Question::Limit(ask)));
             }
             Stop::Refused(standing) => {
-                object.memory.count(place, LimitVerdict::Refused);
+                verdict(LimitVerdict::Refused);
                 count.tightest = Some((Arc::clone(object), place, standing));
                 count.policies.extend(self.policy.clone());
                 let mut answer = LocalReply::of(Reason::RateLimited);
@@ -239,15 +249,15 @@ impl Limits {
                 answer
             }
             Stop::NoKey => {
-                object.memory.count(place, LimitVerdict::NoKey);
+                verdict(LimitVerdict::NoKey);
                 LocalReply::of(Reason::Denied)
             }
             Stop::Away => {
-                object.memory.count(place, LimitVerdict::StoreAwayRefused);
+                verdict(LimitVerdict::StoreAwayRefused);
                 LocalReply::of(Reason::PolicyUnavailable)
             }
         };
-        count.refused = object.limits.get(place).map(|limit| Arc::clone(&limit.path));
+        count.refused = limit.map(|limit| Arc::clone(&limit.path));
         // It has been told, or there is nothing to tell.
         count.tightest = None;
         answer.headers.shrink_to_fit();
@@ -293,7 +303,7 @@ impl ObjectLimits {
             return taken.map(|standing| Some((key, cost, standing))).map_err(Stop::Refused);
         }
         if self.store.away_since().is_some() || count.silent || count.asked > ASKS_MAX {
-            return self.take_alone((place, limit), (key, cost), now);
+            return self.take_alone(limit, (key, cost), now);
         }
         let ahead = limit.ahead(self.ahead_percent);
         match self.memory.rows.with(key, |row| row.shared().take(cost, ahead, now.moment)) {
@@ -309,11 +319,11 @@ impl ObjectLimits {
     }
 
     /// While the store is away.
-    fn take_alone(&self, (place, limit): (usize, &Limit), (key, cost): (u128, u64), now: Now) -> Result<Took, Stop> {
+    fn take_alone(&self, limit: &Limit, (key, cost): (u128, u64), now: Now) -> Result<Took, Stop> {
         match self.without_store {
             WithoutStore::Deny => Err(Stop::Away),
             WithoutStore::Allow => {
-                self.memory.count(place, LimitVerdict::StoreAwayAllowed);
+                limit.counts.add(LimitVerdict::StoreAwayAllowed);
                 Ok(None)
             }
             WithoutStore::Share => {

@@ -1,13 +1,13 @@
 //! What outlives a policy: what is counted of an object's keys, and how its store does.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use super::held::Held;
 use super::numbers::Meter;
 use super::table::Table;
-use super::{OBJECT_KEYS_MAX, OBJECT_LIMITS_MAX};
+use super::OBJECT_KEYS_MAX;
 
 /// What is known of one key of one limit.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,6 +71,34 @@ impl LimitVerdict {
     }
 }
 
+/// How often requests met each verdict at one limit.
+#[derive(Debug, Default)]
+pub struct LimitCounts([AtomicU64; LimitVerdict::ALL.len()]);
+
+impl LimitCounts {
+    pub(super) fn add(&self, verdict: LimitVerdict) {
+        if let Some(count) = self.0.get(verdict as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often.
+    pub fn get(&self, verdict: LimitVerdict) -> u64 {
+        self.0.get(verdict as usize).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+}
+
+/// How often requests met a verdict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitReading {
+    /// `NAMESPACE/NAME/LIMIT`.
+    pub limit: Arc<str>,
+    /// What became of them.
+    pub verdict: LimitVerdict,
+    /// How many there were.
+    pub count: u64,
+}
+
 /// The memory of one object, or of one of its routes.
 #[derive(Debug)]
 pub struct Memory {
@@ -78,25 +106,23 @@ pub struct Memory {
     pub name: Arc<str>,
     /// What is known of keys; the limit is a part of each.
     pub rows: Table<Row>,
-    /// By limit, which is its place in the object, and verdict.
-    counts: [[AtomicU64; LimitVerdict::ALL.len()]; OBJECT_LIMITS_MAX],
+    /// By `NAMESPACE/NAME/LIMIT`.
+    counts: Mutex<BTreeMap<Arc<str>, Arc<LimitCounts>>>,
     under_way: UnderWay,
 }
 
 impl Memory {
     fn new(name: &str) -> Self {
-        Self { name: name.into(), rows: Table::new(OBJECT_KEYS_MAX), counts: Default::default(), under_way: UnderWay::default() }
+        Self { name: name.into(), rows: Table::new(OBJECT_KEYS_MAX), counts: Mutex::default(), under_way: UnderWay::default() }
     }
 
-    pub(super) fn count(&self, limit: usize, verdict: LimitVerdict) {
-        if let Some(count) = self.counts.get(limit).and_then(|counts| counts.get(verdict as usize)) {
-            count.fetch_add(1, Ordering::Relaxed);
+    /// What a limit counts, which goes on as long as some version of the object has it.
+    pub(super) fn counts(&self, limit: &Arc<str>) -> Arc<LimitCounts> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if !counts.contains_key(limit) {
+            counts.retain(|_, counts| Arc::strong_count(counts) > 1);
         }
-    }
-
-    /// How often requests met that verdict at a limit.
-    pub fn counted(&self, limit: usize, verdict: LimitVerdict) -> u64 {
-        self.counts.get(limit).and_then(|counts| counts.get(verdict as usize)).map_or(0, |count| count.load(Ordering::Relaxed))
+        Arc::clone(counts.entry(Arc::clone(limit)).or_default())
     }
 
     /// Takes one of `most` places of a key for a request; `None`: all are taken.
@@ -207,6 +233,37 @@ impl Memories {
         let fresh = Arc::new(Memory::new(name));
         held.insert(name.to_owned(), Arc::downgrade(&fresh));
         fresh
+    }
+
+    /// Whether an object has a memory here.
+    pub fn is_used(&self) -> bool {
+        self.all().next().is_some()
+    }
+
+    /// The memories of all objects in force, and of those that somebody still holds.
+    pub fn all(&self) -> impl Iterator<Item = Arc<Memory>> + use<> {
+        let mut all: Vec<Arc<Memory>> = self.held.lock().unwrap_or_else(PoisonError::into_inner).values().filter_map(Weak::upgrade).collect();
+        all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        all.into_iter()
+    }
+
+    /// What limits counted, verdicts that none met left out. Memories of one object's routes count together.
+    pub fn readings(&self) -> Vec<LimitReading> {
+        let mut sums: BTreeMap<(Arc<str>, LimitVerdict), u64> = BTreeMap::new();
+        for memory in self.all() {
+            for (limit, counts) in memory.counts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                for verdict in LimitVerdict::ALL {
+                    *sums.entry((Arc::clone(limit), verdict)).or_default() += counts.get(verdict);
+                }
+            }
+        }
+        let told = sums.into_iter().filter(|(_, count)| *count > 0);
+        told.map(|((limit, verdict), count)| LimitReading { limit, verdict, count }).collect()
+    }
+
+    /// Keys that were forgotten for others.
+    pub fn evicted(&self) -> u64 {
+        self.all().map(|memory| memory.rows.evicted()).sum()
     }
 
     /// The control plane's store.
