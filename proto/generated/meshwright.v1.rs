@@ -3331,6 +3331,338 @@ pub mod node_server {
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EdgePolicy {
+    /// `KIND NAMESPACE/NAME` of an object that fails closed and never was good: every request is answered 500.
+    #[prost(string, tag = "1")]
+    pub unavailable: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub api_keys: ::core::option::Option<ApiKeys>,
+}
+impl ::prost::Name for EdgePolicy {
+    const NAME: &'static str = "EdgePolicy";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.EdgePolicy".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.EdgePolicy".into()
+    }
+}
+/// Who shows an API key.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ApiKeys {
+    /// NAMESPACE/NAME of the narrowest object that says something.
+    #[prost(string, tag = "1")]
+    pub policy: ::prost::alloc::string::String,
+    /// A request without any is let through.
+    #[prost(bool, tag = "2")]
+    pub optional: bool,
+    /// Where a key stands; the first place that has one counts.
+    #[prost(message, repeated, tag = "3")]
+    pub from: ::prost::alloc::vec::Vec<CredentialPlace>,
+    #[prost(message, optional, tag = "4")]
+    pub consumers: ::core::option::Option<ConsumerChoice>,
+    /// Each of them is demanded of the key.
+    #[prost(string, repeated, tag = "5")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The backend sees the key, too.
+    #[prost(bool, tag = "6")]
+    pub keep: bool,
+    /// Headers that are filled, whatever the caller says there.
+    #[prost(message, repeated, tag = "7")]
+    pub headers: ::prost::alloc::vec::Vec<FilledHeader>,
+}
+impl ::prost::Name for ApiKeys {
+    const NAME: &'static str = "ApiKeys";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ApiKeys".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ApiKeys".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CredentialPlace {
+    #[prost(oneof = "credential_place::Kind", tags = "1, 2, 3")]
+    pub kind: ::core::option::Option<credential_place::Kind>,
+}
+/// Nested message and enum types in `CredentialPlace`.
+pub mod credential_place {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Header(super::CredentialHeader),
+        /// A parameter.
+        #[prost(string, tag = "2")]
+        Query(::prost::alloc::string::String),
+        #[prost(string, tag = "3")]
+        Cookie(::prost::alloc::string::String),
+    }
+}
+impl ::prost::Name for CredentialPlace {
+    const NAME: &'static str = "CredentialPlace";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.CredentialPlace".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.CredentialPlace".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CredentialHeader {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Before the credential, as it stands.
+    #[prost(string, tag = "2")]
+    pub prefix: ::prost::alloc::string::String,
+}
+impl ::prost::Name for CredentialHeader {
+    const NAME: &'static str = "CredentialHeader";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.CredentialHeader".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.CredentialHeader".into()
+    }
+}
+/// Which consumers count.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ConsumerChoice {
+    /// All of these namespaces.
+    #[prost(string, repeated, tag = "1")]
+    pub namespaces: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// NAMESPACE/NAME of further ones.
+    #[prost(string, repeated, tag = "2")]
+    pub names: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Of them only those with all these labels.
+    #[prost(btree_map = "string, string", tag = "3")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+impl ::prost::Name for ConsumerChoice {
+    const NAME: &'static str = "ConsumerChoice";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ConsumerChoice".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ConsumerChoice".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FilledHeader {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(oneof = "filled_header::Value", tags = "2, 3")]
+    pub value: ::core::option::Option<filled_header::Value>,
+}
+/// Nested message and enum types in `FilledHeader`.
+pub mod filled_header {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Value {
+        #[prost(string, tag = "2")]
+        Literal(::prost::alloc::string::String),
+        /// An expression in CEL.
+        #[prost(string, tag = "3")]
+        Cel(::prost::alloc::string::String),
+    }
+}
+impl ::prost::Name for FilledHeader {
+    const NAME: &'static str = "FilledHeader";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.FilledHeader".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.FilledHeader".into()
+    }
+}
+/// Who calls from outside: some of the consumers that the Gateway's objects can use, in resources named "consumers/XX" by a hash of each one's
+/// name. Like secrets they travel at once and are no part of an epoch.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Consumers {
+    #[prost(message, repeated, tag = "1")]
+    pub consumers: ::prost::alloc::vec::Vec<Consumer>,
+}
+impl ::prost::Name for Consumers {
+    const NAME: &'static str = "Consumers";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Consumers".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Consumers".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Consumer {
+    #[prost(string, tag = "1")]
+    pub namespace: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub team: ::prost::alloc::string::String,
+    #[prost(string, repeated, tag = "4")]
+    pub groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(btree_map = "string, string", tag = "5")]
+    pub attributes: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    /// Those that a choice asks for.
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub labels: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+    #[prost(bool, tag = "7")]
+    pub disabled: bool,
+    /// Unix time; 0: never.
+    #[prost(uint64, tag = "8")]
+    pub expires_secs: u64,
+    #[prost(message, repeated, tag = "9")]
+    pub credentials: ::prost::alloc::vec::Vec<Credential>,
+}
+impl ::prost::Name for Consumer {
+    const NAME: &'static str = "Consumer";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Consumer".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Consumer".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Credential {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Unix time; 0: since ever, or for ever.
+    #[prost(uint64, tag = "2")]
+    pub not_before_secs: u64,
+    #[prost(uint64, tag = "3")]
+    pub expires_secs: u64,
+    #[prost(string, repeated, tag = "4")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(oneof = "credential::Kind", tags = "5, 6, 7, 8")]
+    pub kind: ::core::option::Option<credential::Kind>,
+}
+/// Nested message and enum types in `Credential`.
+pub mod credential {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "5")]
+        ApiKey(super::KeyCredential),
+        #[prost(message, tag = "6")]
+        Basic(super::PasswordCredential),
+        #[prost(message, tag = "7")]
+        Jwt(super::TokenCredential),
+        #[prost(message, tag = "8")]
+        Certificate(super::CertificateCredential),
+    }
+}
+impl ::prost::Name for Credential {
+    const NAME: &'static str = "Credential";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.Credential".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.Credential".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyCredential {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub sha256: ::prost::bytes::Bytes,
+    /// What of the key may be told.
+    #[prost(string, tag = "2")]
+    pub prefix: ::prost::alloc::string::String,
+}
+impl ::prost::Name for KeyCredential {
+    const NAME: &'static str = "KeyCredential";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.KeyCredential".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.KeyCredential".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PasswordCredential {
+    #[prost(string, tag = "1")]
+    pub username: ::prost::alloc::string::String,
+    /// PHC string or crypt(3): argon2id, scrypt, bcrypt.
+    #[prost(string, tag = "2")]
+    pub hash: ::prost::alloc::string::String,
+}
+impl ::prost::Name for PasswordCredential {
+    const NAME: &'static str = "PasswordCredential";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.PasswordCredential".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.PasswordCredential".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct TokenCredential {
+    #[prost(string, tag = "1")]
+    pub issuer: ::prost::alloc::string::String,
+    /// Each must be so.
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub claims: ::prost::alloc::collections::BTreeMap<
+        ::prost::alloc::string::String,
+        ::prost::alloc::string::String,
+    >,
+}
+impl ::prost::Name for TokenCredential {
+    const NAME: &'static str = "TokenCredential";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.TokenCredential".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.TokenCredential".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CertificateCredential {
+    #[prost(oneof = "certificate_credential::Kind", tags = "1, 2, 3")]
+    pub kind: ::core::option::Option<certificate_credential::Kind>,
+}
+/// Nested message and enum types in `CertificateCredential`.
+pub mod certificate_credential {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        /// Names of the certificate.
+        #[prost(string, tag = "1")]
+        Uri(::prost::alloc::string::String),
+        #[prost(string, tag = "2")]
+        Dns(::prost::alloc::string::String),
+        /// Of its DER.
+        #[prost(bytes, tag = "3")]
+        Sha256(::prost::bytes::Bytes),
+    }
+}
+impl ::prost::Name for CertificateCredential {
+    const NAME: &'static str = "CertificateCredential";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.CertificateCredential".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.CertificateCredential".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Egress {
     #[prost(message, repeated, tag = "1")]
     pub policies: ::prost::alloc::vec::Vec<EgressPolicy>,
@@ -3431,6 +3763,9 @@ pub struct RoutePolicy {
     /// For clusters balanced by hash: the first that yields something counts.
     #[prost(message, repeated, tag = "9")]
     pub hash: ::prost::alloc::vec::Vec<HashKey>,
+    /// What edge kinds say, at a Gateway.
+    #[prost(message, optional, tag = "10")]
+    pub edge: ::core::option::Option<EdgePolicy>,
 }
 impl ::prost::Name for RoutePolicy {
     const NAME: &'static str = "RoutePolicy";

@@ -22,9 +22,19 @@ pub fn digest<'a>(held: impl IntoIterator<Item = (&'a str, &'a str, &'a str)>) -
     hash.digest128().to_be_bytes().to_vec()
 }
 
-/// Whether resources of this type are part of an epoch. Endpoints and secrets travel at once.
+/// Whether a change of resources of this type is waited for: what is part of an epoch, and consumers, which are in force at once and before the
+/// epoch behind them is acknowledged.
+pub fn awaited(type_url: &str) -> bool {
+    counts(type_url) || type_url.ends_with(CONSUMERS)
+}
+
+const CONSUMERS: &str = "meshwright.v1.Consumers";
+
+/// Whether resources of this type are part of an epoch. Endpoints, secrets and consumers travel at once.
 pub fn counts(type_url: &str) -> bool {
-    !type_url.ends_with(".ClusterLoadAssignment") && !type_url.ends_with(".Secret") && !type_url.ends_with("meshwright.v1.Epoch")
+    !type_url.ends_with(CONSUMERS)
+        && !type_url.ends_with(".ClusterLoadAssignment")
+        && !type_url.ends_with(".Secret") && !type_url.ends_with("meshwright.v1.Epoch")
 }
 
 #[cfg(test)]

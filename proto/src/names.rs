@@ -72,6 +72,11 @@ pub fn outbound_address(name: &str) -> Option<SocketAddr> {
     name.strip_prefix("out/")?.parse().ok()
 }
 
+/// Name of a page of the consumers that a Gateway's objects can use.
+pub fn consumers(page: u8) -> String {
+    format!("consumers/{page:02x}")
+}
+
 /// The Listener of an edge proxy for one port of its Gateway.
 pub fn edge(port: u16) -> String {
     format!("edge/{port}")

@@ -125,6 +125,7 @@ pub(crate) fn stages(criterion: &mut Criterion) {
                 caller: None,
                 address: IpAddr::V4(Ipv4Addr::LOCALHOST),
                 called: Called { port: 80, tls: false },
+                watch: None,
                 now: Moment::default(),
                 draw: 0,
             };

@@ -33,13 +33,27 @@ const LIVE: (&str, &str, &str) = ("Live", "string", ".status..conditions[?(@.typ
 const TARGET: (&str, &str, &str) = ("Target", "string", ".spec.targetRefs[0].name");
 
 /// Every kind of ours that this version gives an effect, in the order in which they are printed.
-pub const DEFINITIONS: [Definition; 9] = [
+pub const DEFINITIONS: [Definition; 11] = [
+    Definition {
+        kind: Kind::ApiKeyAuth,
+        plural: "apikeyauths",
+        short: "mwaka",
+        columns: &[("Mode", "string", ".spec.mode"), TARGET, ACCEPTED, LIVE],
+        spec: structural::of::<kinds::ApiKeyAuthSpec>,
+    },
     Definition {
         kind: Kind::AuthorizationPolicy,
         plural: "authorizationpolicies",
         short: "mwap",
         columns: &[("Action", "string", ".spec.action"), ("Dry-Run", "boolean", ".spec.dryRun"), TARGET, ACCEPTED, LIVE],
         spec: structural::of::<kinds::AuthorizationPolicySpec>,
+    },
+    Definition {
+        kind: Kind::Consumer,
+        plural: "consumers",
+        short: "mwc",
+        columns: &[("Team", "string", ".spec.team"), ("Disabled", "boolean", ".spec.disabled"), ("Expires", "date", ".spec.expiresAt"), ACCEPTED],
+        spec: structural::of::<kinds::ConsumerSpec>,
     },
     Definition {
         kind: Kind::EgressPolicy,

@@ -14,7 +14,7 @@ use super::edition::Edition;
 use super::memo::Memo;
 use super::session::{Content, Patch, Withheld, leads_to, type_urls};
 use super::trust;
-use crate::translate::{AUTHENTICATION, AUTHORIZATION, Affected, Audience, EGRESS, Encoded, PartKey, Subject, TRUST, ViewPart, compose};
+use crate::translate::{AUTHENTICATION, AUTHORIZATION, Affected, Audience, EGRESS, Encoded, PartKey, Subject, TRUST, Usable, ViewPart, compose};
 use crate::world::traffic::Caller;
 
 /// What closes something. A proxy that never had a good version, and hears nothing of it, would stay open; it refuses a bad one by name, and
@@ -30,6 +30,7 @@ pub struct Composition {
     serial: u64,
     audience: Audience,
     caller: Caller,
+    usable: Option<Arc<Usable>>,
     /// Whom the mesh believes in it; it is of no part.
     trust: Arc<Encoded>,
     parts: Vec<(PartKey, Arc<ViewPart>)>,
@@ -85,15 +86,18 @@ impl Cache {
         let Believed { trust, root_ca } = known.unwrap_or_else(|| Believed::of(edition));
         content.entry(xds::SECRET).or_default().insert(names::ROOT_CA.to_owned(), root_ca);
         content.entry(TRUST).or_default().insert(names::TRUST.to_owned(), Arc::clone(&trust));
-        let (audience, caller) = (audience.clone(), audience.caller(edition.world.index()));
+        let (caller, usable) = (audience.caller(edition.world.index()), audience.usable(edition.world.index()));
+        let audience = audience.clone();
         let (serial, parts, subjects) = (edition.serial, parts.into_inner(), composed.subjects);
-        (content, Composition { serial, audience, caller, trust, parts, subjects })
+        (content, Composition { serial, audience, caller, usable, trust, parts, subjects })
     }
 
     /// What of `content`, which was all good and put together as `shown` says, this edition has otherwise. `None`: there is more to it than
     /// other versions of the same resources, or one that the engine refuses.
     pub fn patch(&self, edition: &Edition, audience: &Audience, shown: &mut Composition, content: &Content) -> Option<Patch> {
-        if shown.audience != *audience || shown.caller != audience.caller(edition.world.index()) || !self.believes(edition, &shown.trust) {
+        let index = edition.world.index();
+        let apart = shown.audience != *audience || shown.caller != audience.caller(index) || shown.usable != audience.usable(index);
+        if apart || !self.believes(edition, &shown.trust) {
             return None;
         }
         let changed = self.memo.since(shown.serial, (edition.serial, &edition.world), &shown.parts)?;

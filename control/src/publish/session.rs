@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use prost::Name;
-use proto::mesh::{Authentication, Authorization, DnsRecord, Egress, Epoch, ProxyConfig, Trust};
+use proto::mesh::{Authentication, Authorization, Consumers, DnsRecord, Egress, Epoch, ProxyConfig, Trust};
 use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse, Resource};
 use proto::{epoch, names, xds};
 
@@ -46,7 +46,7 @@ pub fn leads_to(url: &str) -> &'static [&'static str] {
 
 /// The types we serve, in the order in which they are added: what is referred to comes before what refers to it
 /// (`xds.md` section 1.5). Removals go the other way round, after all additions.
-pub fn types() -> [String; 11] {
+pub fn types() -> [String; 12] {
     [
         xds::SECRET.to_owned(),
         Trust::type_url(),
@@ -54,6 +54,7 @@ pub fn types() -> [String; 11] {
         Egress::type_url(),
         Authentication::type_url(),
         Authorization::type_url(),
+        Consumers::type_url(),
         xds::CLUSTER.to_owned(),
         xds::ENDPOINT.to_owned(),
         xds::LISTENER.to_owned(),
@@ -288,7 +289,7 @@ impl Session {
         for (url, name, item) in patch {
             let Some(held) = self.content.get_mut(url).and_then(|items| items.get_mut(&name)) else { continue };
             if held.version != item.version {
-                changed |= epoch::counts(url);
+                changed |= epoch::awaited(url);
                 if let Some(subscription) = self.types.get_mut(url) {
                     subscription.dirty = true;
                 }
@@ -464,14 +465,14 @@ fn is_epoch(url: &str) -> bool {
 }
 
 /// [`types`] as static text: interned once.
-pub fn type_urls() -> &'static [&'static str; 11] {
-    static URLS: std::sync::OnceLock<[&'static str; 11]> = std::sync::OnceLock::new();
+pub fn type_urls() -> &'static [&'static str; 12] {
+    static URLS: std::sync::OnceLock<[&'static str; 12]> = std::sync::OnceLock::new();
     URLS.get_or_init(|| types().map(|url| &*url.leak()))
 }
 
-/// Whether two contents differ in what an epoch covers.
+/// Whether two contents differ in what somebody waits for.
 fn differs(a: &Content, b: &Content) -> bool {
-    type_urls().iter().filter(|url| epoch::counts(url)).any(|url| !same(a.get(url), b.get(url)))
+    type_urls().iter().filter(|url| epoch::awaited(url)).any(|url| !same(a.get(url), b.get(url)))
 }
 
 /// Whether two sets of resources have the same names and versions.

@@ -14,7 +14,7 @@ use super::cluster::targets;
 use super::mtls::applies;
 use super::rank::{self, RankedMatch};
 use super::security::{authentication, egress};
-use super::{AUTHORIZATION, Audience, audiences, conflict, route, security, trust, view};
+use super::{AUTHORIZATION, Audience, audiences, conflict, edge, route, security, trust, view};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
 use crate::world::route::{ParentRef, PathMatch, Reference, Route, Rule, Unsupported};
@@ -139,6 +139,15 @@ impl Audit<'_> {
             }
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
+            Spec::ApiKeyAuth(_) => self.edge(object),
+            Spec::Consumer(consumer) => {
+                if let Some(WhyNot { message, .. }) = edge::consumers::refusal(self.world, object) {
+                    self.say(Severity::Warning, key, ("spec.credentials", 0), message, "give each consumer credentials of its own");
+                }
+                if let Some(Err(why)) = edge::consumers::resolved(self.world, consumer) {
+                    self.say(Severity::Warning, key, ("spec.credentials", 0), why, "the credential does not count; correct the Secret");
+                }
+            }
             Spec::RequestAuthentication(spec) => {
                 self.policy(object, &spec.selector);
                 for (severity, (field, line), message, remedy) in authentication::findings(self.index, object, spec) {
@@ -325,6 +334,23 @@ impl Audit<'_> {
         if !declared {
             let message = format!("there is no ServiceAccount {}/{account}", key.namespace);
             self.say(Severity::Info, key, ("spec.serviceAccount", 0), message, "it works without; Kubernetes would want it");
+        }
+    }
+
+    /// Where an object of an edge kind does not hold, or not as it says.
+    fn edge(&mut self, object: &Object) {
+        for ancestor in edge::judge(self.world, object) {
+            let (field, line) = &ancestor.field;
+            let unresolved = ancestor.resolved.and_then(Result::err);
+            let found = ancestor.accepted.err().into_iter().chain(unresolved).chain(ancestor.partly);
+            for WhyNot { reason, message } in found {
+                let remedy = match reason {
+                    "Locked" => "remove the field, or ask whoever owns the Gateway",
+                    "Conflicted" => "merge the two",
+                    _ => "correct the reference",
+                };
+                self.say(Severity::Warning, &object.key, (field, *line), message, remedy);
+            }
         }
     }
 

@@ -9,6 +9,7 @@ mod cluster;
 mod conflict;
 mod declared;
 mod dns;
+mod edge;
 mod listener;
 mod mtls;
 mod node;
@@ -42,7 +43,7 @@ pub use cluster::Destination;
 pub(crate) use cluster::arrives_untouched;
 pub use mtls::is_strict;
 pub use node::{gateway_ports, instance_fingerprint, node_order};
-pub use part::{PartKey, ViewPart};
+pub use part::{PartKey, Usable, ViewPart};
 pub use policy::{ResolvedSetting, resolved};
 pub use security::{Observed, ObservedCall, SuggestedPolicy, Suggestion, suggest};
 pub use status::{AncestorStatus, Condition, ListenerStatus, ParentStatus, Status, statuses};
@@ -66,6 +67,9 @@ pub const DNS_RECORD: &str = "type.googleapis.com/meshwright.v1.DnsRecord";
 pub const EGRESS: &str = "type.googleapis.com/meshwright.v1.Egress";
 /// Type URL of [`proto::mesh::Authorization`].
 pub const AUTHORIZATION: &str = "type.googleapis.com/meshwright.v1.Authorization";
+
+/// Type URL of [`proto::mesh::Consumers`].
+pub const CONSUMERS: &str = "type.googleapis.com/meshwright.v1.Consumers";
 
 /// Whom a view is for. Translation sees nothing else of a client, so this is the whole key of a cache.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

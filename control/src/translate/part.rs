@@ -1,7 +1,7 @@
 //! The parts that views are made of. What a part holds follows from its key and the world alone, and it says which subjects it depends on:
 //! so whoever has made one may give it to all who ask by the same key, until one of its subjects is touched (`publish::memo`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +13,13 @@ use proto::xds::{self, pack};
 
 use super::attach::{self, Backend, content};
 use super::cluster::{Destination, assignment, cluster, destinations, port_of};
+use super::edge;
 use super::mtls::Modes;
 use super::rule::Frontend;
 use super::security::{authentication, egress};
 use super::subject::Subject;
 use super::{
-    AUTHENTICATION, AUTHORIZATION, Audience, DNS_RECORD, EGRESS, Encoded, PROXY_CONFIG, dns, listener, policy, protocol, route, security,
+    AUTHENTICATION, AUTHORIZATION, Audience, CONSUMERS, DNS_RECORD, EGRESS, Encoded, PROXY_CONFIG, dns, listener, policy, protocol, route, security,
     settings, stream,
 };
 use crate::world::traffic::Caller;
@@ -37,7 +38,13 @@ pub enum PartKey {
     Cluster(Destination, String, Mode, bool),
     /// The endpoints of a destination.
     Assignment(Destination),
+    /// One page of the consumers that a Gateway's objects can use.
+    Consumers(Arc<Usable>, u8),
 }
+
+/// Which consumers a Gateway's objects can use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Usable(pub(super) Vec<(Vec<String>, Vec<String>, BTreeMap<String, String>)>);
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -82,6 +89,12 @@ impl PartKey {
                 maker.depend(destination);
                 let message = cluster(world.index(), destination, (namespace, *mode), *sessions);
                 maker.add(xds::CLUSTER, destination.name(), &message);
+            }
+            Self::Consumers(usable, page) => {
+                maker.part.subjects.push(Subject::consumers(*page));
+                if let Some(consumers) = edge::consumers::page(world, usable, *page) {
+                    maker.add(CONSUMERS, names::consumers(*page), &consumers);
+                }
             }
             Self::Assignment(destination) => {
                 match destination {
@@ -279,6 +292,14 @@ impl Maker<'_> {
 }
 
 impl Audience {
+    /// Which consumers its Gateway's objects can use; `None`: nobody asks for any.
+    pub(crate) fn usable(&self, index: &Index) -> Option<Arc<Usable>> {
+        let gateway = (self.node.namespace.clone(), self.node.instance.clone());
+        let edge = self.node.mode == Mode::Edge;
+        let usable = if edge { edge::consumers::usable(index, &gateway) } else { Usable::default() };
+        (!usable.0.is_empty()).then(|| Arc::new(usable))
+    }
+
     /// As which caller it meets the rules of others: its account counts where somebody names it.
     pub(crate) fn caller(&self, index: &Index) -> Caller {
         let named = Caller { namespace: self.node.namespace.clone(), service_account: Some(self.service_account.clone()) };

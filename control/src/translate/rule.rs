@@ -19,6 +19,7 @@ use proto::xds::route::weighted_cluster::ClusterWeight;
 use proto::xds::route::{DirectResponseAction, HeaderMatcher, QueryParameterMatcher, Route, RouteAction, RouteMatch, WeightedCluster};
 
 use super::attach::{self, Backend};
+use super::edge::{self, ladder::Spot};
 use super::policy::{self, RulePlace};
 use super::rank::RankedMatch;
 use super::wire;
@@ -71,6 +72,10 @@ pub(super) fn rule_policy(front: &Frontend<'_>, written: Option<&RankedMatch<'_>
         backend: first.as_ref(),
     };
     policy::fill(front.index, place, action, &mut told);
+    told.edge = front.listener.and_then(|(gateway, listener)| {
+        let route = written.map(|entry| (&**entry.route, entry.rule.name.as_deref()));
+        edge::policy(front.index, &Spot { gateway, listener, route })
+    });
     told
 }
 

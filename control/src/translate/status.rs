@@ -10,8 +10,9 @@ use serde_json::json;
 
 use super::attach::{self, Attachment, Judged, WhyNot};
 use super::security::egress;
-use super::{backend_tls, conflict, policy, reached, security, trust};
+use super::{backend_tls, conflict, edge, policy, reached, security, trust};
 use crate::world::core::Ingress;
+use crate::world::edge::Consumer;
 use crate::world::gateway::Gateway;
 use crate::world::key::{CORE, GATEWAY_API};
 use crate::world::own::{Mesh, Selector};
@@ -268,6 +269,8 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
         Spec::AuthorizationPolicy(policy) => Some(of_authorization(world, object, policy, by)),
         Spec::PeerAuthentication(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::RequestAuthentication(spec) => Some(of_policy(world, object, &spec.selector, by)),
+        Spec::ApiKeyAuth(_) => Some(of_edge(world, object, by)),
+        Spec::Consumer(consumer) => Some(of_consumer(world, object, consumer, by)),
         Spec::Telemetry(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::Mesh(mesh) => Some(of_mesh(world, mesh, by)),
         Spec::Revocation(_) => {
@@ -483,6 +486,38 @@ fn of_traffic(world: &World, object: &Object, policy: &TrafficPolicy, by: &Condi
     };
     let ancestors = policy::judge(world, object, policy).into_iter().map(one).collect();
     Status { ancestors, ..Status::default() }
+}
+
+/// Of somebody who calls from outside: it stands by itself, whichever Gateways know it.
+fn of_consumer(world: &World, object: &Object, consumer: &Consumer, by: &Conditions) -> Status {
+    let mut conditions = vec![match edge::consumers::refusal(world, object) {
+        Some(refusal) => by.fails("Accepted", &refusal),
+        None => by.holds("Accepted"),
+    }];
+    conditions.extend(edge::consumers::resolved(world, consumer).map(|resolved| match resolved {
+        Ok(()) => by.holds("ResolvedRefs"),
+        Err(why) => by.say("ResolvedRefs", "False", "InvalidRef", why),
+    }));
+    Status { conditions, ..Status::default() }
+}
+
+/// Of an edge kind: one entry per Gateway.
+fn of_edge(world: &World, object: &Object, by: &Conditions) -> Status {
+    let one = |ancestor: edge::EdgeAncestor| {
+        let edge::EdgeAncestor { reference, field: _, accepted, partly, resolved } = ancestor;
+        let accepted = match accepted {
+            Ok(told) => by.say("Accepted", "True", "Accepted", told),
+            Err(refusal) => by.fails("Accepted", &refusal),
+        };
+        let resolved = resolved.map(|resolved| match resolved {
+            Ok(()) => by.holds("ResolvedRefs"),
+            Err(refusal) => by.fails("ResolvedRefs", &refusal),
+        });
+        let partly = partly.map(|why| by.say("PartiallyInvalid", "True", why.reason, why.message));
+        let conditions = [Some(accepted), resolved, partly].into_iter().flatten().collect();
+        AncestorStatus { ancestor_ref: reference, controller_name: CONTROLLER, conditions }
+    };
+    Status { ancestors: edge::judge(world, object).into_iter().map(one).collect(), ..Status::default() }
 }
 
 fn of_authorization(world: &World, object: &Object, policy: &AuthorizationPolicy, by: &Conditions) -> Status {

@@ -32,6 +32,11 @@ impl Subject {
         Self::of(3, namespace, name)
     }
 
+    /// A page of Consumers.
+    pub fn consumers(page: u8) -> Self {
+        Self::hashed((5_u8, page))
+    }
+
     /// Who has an address.
     pub fn address(address: IpAddr) -> Self {
         Self::hashed((4_u8, address))

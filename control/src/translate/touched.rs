@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use super::attach::content;
 use super::subject::{Affected, Subject};
-use super::{attach, mtls, policy, protocol};
+use super::{attach, edge, mtls, policy, protocol};
+use crate::world::edge::CONSUMER_PAGES;
 use crate::world::own::Selector;
 use crate::world::traffic::Place;
 use crate::world::{Address, Index, Instance, Kind, Name, Object, ObjectKey, ServiceView, Spec, World};
@@ -25,7 +26,7 @@ pub fn touched(before: &World, after: &World) -> Affected {
     if apart {
         return Affected::All;
     }
-    let mut sum = Sum { was, is, touched: BTreeSet::new(), behind: BTreeSet::new() };
+    let mut sum = Sum { worlds: (before, after), was, is, touched: BTreeSet::new(), behind: BTreeSet::new() };
     let places = was.traffic.changes(&is.traffic);
     if places.iter().any(|(place, ..)| matches!(place, Place::Namespace(_) | Place::Mesh)) {
         return Affected::All;
@@ -35,6 +36,16 @@ pub fn touched(before: &World, after: &World) -> Affected {
             sum.target((before, after), key);
         }
     }
+    let edges = was.edge.changes(&is.edge);
+    if edges.iter().any(|(place, ..)| matches!(place, Place::Namespace(_) | Place::Mesh)) {
+        return Affected::All;
+    }
+    for (place, ..) in edges {
+        if let Place::Section(key, _) | Place::Object(key) = place {
+            sum.target((before, after), key);
+        }
+    }
+    sum.consumers();
     sum.services();
     sum.instances();
     sum.gateways();
@@ -83,6 +94,7 @@ fn differ<'a>(was: &'a Arc<Vec<Arc<Object>>>, is: &'a Arc<Vec<Arc<Object>>>) -> 
 }
 
 struct Sum<'a> {
+    worlds: (&'a World, &'a World),
     was: &'a Index,
     is: &'a Index,
     touched: BTreeSet<Subject>,
@@ -93,6 +105,15 @@ struct Sum<'a> {
 impl<'a> Sum<'a> {
     fn both(&self) -> [&'a Index; 2] {
         [self.was, self.is]
+    }
+
+    /// Pages on which somebody is otherwise; where several claim one credential, who has it may be another one by now, of whichever page.
+    fn consumers(&mut self) {
+        let pages: Vec<u8> = self.was.consumers.changes(&self.is.consumers).iter().map(|(page, ..)| **page).collect();
+        let contested = |worlds: (&World, &World)| [worlds.0, worlds.1].into_iter().any(|world| !edge::consumers::claims(world).lost.is_empty());
+        let all = !pages.is_empty() && contested(self.worlds);
+        let touched = if all { (0..CONSUMER_PAGES).collect() } else { pages };
+        self.touched.extend(touched.into_iter().map(Subject::consumers));
     }
 
     fn services(&mut self) {

@@ -10,6 +10,7 @@ use super::part::{PartKey, ViewPart};
 use super::subject::Subject;
 use super::{Audience, View};
 use crate::world::World;
+use crate::world::edge::CONSUMER_PAGES;
 
 /// What a proxy should hold: what its own listeners imply, and the closure of the names it `wants` (`out/IP:PORT`, `dns/NAME`).
 pub fn view(world: &World, audience: &Audience, wants: &BTreeSet<String>) -> View {
@@ -50,6 +51,11 @@ pub fn compose(
     let caller = audience.caller(world.index());
     let outbound = |address: SocketAddr| PartKey::Outbound(address, caller.clone());
     closure.add(PartKey::Own(audience.clone()));
+    if let Some(usable) = audience.usable(world.index()) {
+        for page in 0..CONSUMER_PAGES {
+            closure.add(PartKey::Consumers(Arc::clone(&usable), page));
+        }
+    }
     for name in wants {
         let found = if let Some(address) = names::outbound_address(name) {
             !closure.add(outbound(address)).missing

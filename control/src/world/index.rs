@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, OnceLock};
 
 use super::core::Service;
+use super::edge::Claims;
 use super::instance::Instance;
 use super::object::Object;
 use super::own::Mesh;
@@ -79,6 +80,12 @@ pub struct Index {
     pub revoked: Arc<Revoked>,
     /// TrafficPolicies by each place they are about, the oldest first.
     pub traffic: Sorted<Place, Vec<Arc<Object>>>,
+    /// Objects of edge kinds by each place they are about, the oldest first; where no version of one was ever good, what stands for it.
+    pub edge: Sorted<Place, Vec<Arc<Object>>>,
+    /// Consumers by the page that they stand on, the oldest first.
+    pub consumers: Sorted<u8, Vec<Arc<Object>>>,
+    /// Credentials that several of them claim; translation says so at its first use.
+    pub(crate) claims: OnceLock<Arc<Claims>>,
     /// Callers that some fault is for.
     pub fault_callers: Arc<BTreeSet<Caller>>,
     /// TrafficPolicies with a selector, the oldest first.
@@ -170,7 +177,7 @@ impl Index {
     /// All of it as text, but what is found at the first use.
     #[cfg(test)]
     pub(crate) fn plain(&self) -> String {
-        format!("{:#?}", Self { grpc_ports: Arc::default(), left_out: OnceLock::new(), ..self.clone() })
+        format!("{:#?}", Self { grpc_ports: Arc::default(), left_out: OnceLock::new(), claims: OnceLock::new(), ..self.clone() })
     }
 
     /// Whether Gateways of that class are ours.
@@ -181,6 +188,12 @@ impl Index {
     /// A label of a namespace.
     pub fn namespace_label(&self, namespace: &str, label: &str) -> Option<&str> {
         self.namespaces.get(namespace)?.labels.get(label).map(String::as_str)
+    }
+
+    /// Whether a grant in `to_namespace` lets objects of `from` (group, kind, namespace) refer to every `to` (group, kind) there.
+    pub fn granted_all(&self, from: (&str, &str, &str), to_namespace: &str, to: (&str, &str)) -> bool {
+        // No object has an empty name.
+        self.granted(from, to_namespace, (to.0, to.1, ""))
     }
 
     /// Whether a grant in `to_namespace` lets objects of `from` (group, kind, namespace) refer to `to` (group, kind, name).

@@ -35,6 +35,8 @@ pub enum Kind {
     EgressPolicy,
     Revocation,
     Canary,
+    ApiKeyAuth,
+    Consumer,
 }
 
 /// API group of the core kinds.
@@ -48,7 +50,7 @@ pub const OWN: &str = "meshwright.dev";
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
@@ -76,6 +78,8 @@ impl Kind {
         Self::EgressPolicy,
         Self::Revocation,
         Self::Canary,
+        Self::ApiKeyAuth,
+        Self::Consumer,
     ];
 
     /// The name as manifests spell it.
@@ -108,6 +112,8 @@ impl Kind {
             Self::EgressPolicy => "EgressPolicy",
             Self::Revocation => "Revocation",
             Self::Canary => "Canary",
+            Self::ApiKeyAuth => "ApiKeyAuth",
+            Self::Consumer => "Consumer",
         }
     }
 
@@ -134,7 +140,9 @@ impl Kind {
             | Self::RequestAuthentication
             | Self::EgressPolicy
             | Self::Revocation
-            | Self::Canary => OWN,
+            | Self::Canary
+            | Self::ApiKeyAuth
+            | Self::Consumer => OWN,
         }
     }
 
@@ -177,7 +185,12 @@ impl Kind {
 
     /// Whether ignoring an object of this kind would leave something open that its author meant to close.
     pub const fn protects(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::RequestAuthentication | Self::EgressPolicy | Self::BackendTLSPolicy)
+        matches!(self, Self::EgressPolicy | Self::BackendTLSPolicy) || self.fails_closed_at_edges()
+    }
+
+    /// Whether what an object of this kind is about at a Gateway stays closed where no version of it can be taken.
+    pub const fn fails_closed_at_edges(self) -> bool {
+        matches!(self, Self::AuthorizationPolicy | Self::RequestAuthentication | Self::ApiKeyAuth)
     }
 
     /// The kind of that name in that group.

@@ -11,6 +11,7 @@ mod change;
 pub mod content;
 pub mod core;
 mod door;
+pub mod edge;
 mod families;
 pub mod federation;
 pub mod gateway;
@@ -299,6 +300,7 @@ impl World {
     fn change(&mut self, key: ObjectKey, applied: &mut Applied, edit: impl FnOnce(&mut Versions) -> Option<Outcome>) {
         let mut slot = self.slots.get(&key).cloned().unwrap_or_default();
         let (before, from) = (slot.live().cloned(), slot.origin());
+        let stood = digest(slot.in_force()).map(str::to_owned);
         let (refused, counted) = (slot.refused().cloned(), hash(&key, &slot));
         let told = edit(&mut slot);
         let (after, to) = (slot.live().cloned(), slot.origin());
@@ -310,8 +312,8 @@ impl World {
             (Some(_), None) => Outcome::Deleted,
             (Some(_), Some(_)) => Outcome::Changed,
         };
-        if !same {
-            slot.generation += 1;
+        if !same || stood.as_deref() != digest(slot.in_force()) {
+            slot.generation += i64::from(!same);
             // What the cluster itself keeps writing about what runs is nobody's change of the mesh.
             if key.kind.runs() && [from, to].into_iter().flatten().all(|origin| origin == Origin::Cluster) {
                 applied.runtime = true;
@@ -378,6 +380,11 @@ impl World {
     /// Every object in force, in the order of keys.
     pub fn live(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<Object>)> {
         self.slots.iter().filter_map(|(key, slot)| Some((key, slot.live()?.object.as_ref()?)))
+    }
+
+    /// The same, with what stands for objects of which no version was ever good.
+    pub(crate) fn standing(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<Object>)> {
+        self.slots.iter().filter_map(|(key, slot)| Some((key, slot.standing()?)))
     }
 
     /// One object in force.
@@ -458,7 +465,7 @@ fn runs(key: &ObjectKey, slot: &Versions) -> bool {
 
 /// What an object adds to [`World::content_hash`].
 fn hash(key: &ObjectKey, slot: &Versions) -> u128 {
-    match slot.live() {
+    match slot.in_force() {
         Some(live) if !runs(key, slot) => xxh3_128(format!("{key} {}", live.digest).as_bytes()),
         _ => 0,
     }

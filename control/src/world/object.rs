@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::content::Contents;
 use super::core::{EndpointSlice, Service};
+use super::edge::{ApiKeyAuth, Attachment, Consumer};
 use super::door::{Cursor, Fields, Intake, Judge, is_label, is_subdomain};
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
@@ -71,6 +72,10 @@ pub enum Spec {
     Revocation(Revocation),
     AuthorizationPolicy(Box<AuthorizationPolicy>),
     RequestAuthentication(RequestAuthentication),
+    ApiKeyAuth(Box<ApiKeyAuth>),
+    Consumer(Box<Consumer>),
+    /// Stands at edges for an object that fails closed and of which no version was ever good: what it is about is answered 500.
+    Broken(Attachment),
     /// A kind that this version recognises and gives no effect.
     Unsupported,
 }
@@ -86,6 +91,8 @@ pub struct Candidate {
     pub line: u32,
     /// The typed object; `None` when a problem of severity Error refuses it.
     pub object: Option<Arc<Object>>,
+    /// What stands for it at edges where it is refused and no version was good before.
+    pub stand_in: Option<Arc<Object>>,
     /// Everything that is wrong with it, warnings included.
     pub problems: Vec<Problem>,
     /// The document as the text of JSON: a cluster's objects are many, and few are ever looked at.
@@ -131,8 +138,10 @@ pub fn read_judged(file: &str, part: &Part, judge: Judge) -> Result<Candidate, B
     let (metadata, spec) = read_object(&door, part, kind);
     let problems = door.problems();
     let refused = problems.iter().any(|problem| problem.severity == Severity::Error);
+    let broken = if refused { Attachment::of_refused(&key, node) } else { None };
+    let stand_in = broken.map(|at| Arc::new(Object { key: key.clone(), metadata: metadata.clone(), spec: Spec::Broken(at) }));
     let object = spec.filter(|_| !refused).map(|spec| Arc::new(Object { key: key.clone(), metadata, spec }));
-    Ok(Candidate { key, file: file.to_owned(), line: node.line, object, problems, raw: text.into(), digest })
+    Ok(Candidate { key, file: file.to_owned(), line: node.line, object, stand_in, problems, raw: text.into(), digest })
 }
 
 impl Candidate {
@@ -286,6 +295,8 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(TrafficPolicy::read(fields.need("spec")?.fields())?)),
         Kind::EgressPolicy => Spec::EgressPolicy(Box::new(EgressPolicy::read(fields.need("spec")?.fields())?)),
         Kind::Revocation => Spec::Revocation(Revocation::read(fields.need("spec")?.fields())?),
+        Kind::Consumer => Spec::Consumer(Box::new(Consumer::read(fields.need("spec")?.fields())?)),
+        Kind::ApiKeyAuth => Spec::ApiKeyAuth(Box::new(ApiKeyAuth::read(fields.need("spec")?.fields())?)),
         Kind::RequestAuthentication => Spec::RequestAuthentication(RequestAuthentication::read(fields.need("spec")?.fields())?),
         _ => Spec::Unsupported,
     })

@@ -78,6 +78,17 @@ impl Versions {
         self.all().find_map(|(_, held)| held.good.as_ref())
     }
 
+    /// The version in force, else a refused one that something stands for.
+    pub(crate) fn in_force(&self) -> Option<&Arc<Candidate>> {
+        self.live().or_else(|| self.refused().filter(|refused| refused.stand_in.is_some()))
+    }
+
+    /// The object in force, or what stands for it.
+    pub(crate) fn standing(&self) -> Option<&Arc<super::Object>> {
+        let found = self.in_force()?;
+        found.object.as_ref().or(found.stand_in.as_ref())
+    }
+
     /// The origin of the version in force.
     pub fn origin(&self) -> Option<Origin> {
         self.all().find(|(_, held)| held.good.is_some()).map(|(origin, _)| origin)

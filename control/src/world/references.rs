@@ -12,6 +12,7 @@ pub fn references(object: &Object) -> Vec<ObjectKey> {
             let originate = policy.allow.iter().filter_map(|rule| rule.originate.as_ref());
             originate.flat_map(|originate| originate.roots.iter().cloned()).collect()
         }
+        Spec::Consumer(consumer) => consumer.refers().map(|at| at.object.clone()).collect(),
         _ => Vec::new(),
     }
 }

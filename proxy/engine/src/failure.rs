@@ -51,11 +51,12 @@ pub enum Reason {
     TooLarge,
     Misdirected,
     PolicyUnavailable,
+    Maintenance,
 }
 
 impl Reason {
     /// Every reason, in order; `reason as usize` is its index.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::NoRoute,
         Self::BadBackend,
         Self::NoEndpoints,
@@ -80,6 +81,7 @@ impl Reason {
         Self::TooLarge,
         Self::Misdirected,
         Self::PolicyUnavailable,
+        Self::Maintenance,
     ];
 
     /// The code as the contract spells it.
@@ -109,6 +111,7 @@ impl Reason {
             Self::TooLarge => "too_large",
             Self::Misdirected => "misdirected",
             Self::PolicyUnavailable => "policy_unavailable",
+            Self::Maintenance => "maintenance",
         }
     }
 
@@ -134,7 +137,9 @@ impl Reason {
             Self::UpstreamReset | Self::UpstreamProtocol | Self::RequestTimeout | Self::AttemptTimeout | Self::IdleTimeout => {
                 Blame::Application
             }
-            Self::RateLimited | Self::Denied | Self::Unauthenticated | Self::Fault | Self::PolicyUnavailable => Blame::Policy,
+            Self::RateLimited | Self::Denied | Self::Unauthenticated | Self::Fault | Self::PolicyUnavailable | Self::Maintenance => {
+                Blame::Policy
+            },
         }
     }
 

@@ -14,6 +14,7 @@ pub mod budget;
 pub mod claims;
 pub mod decide;
 pub mod dns;
+pub mod edge;
 pub mod explain;
 pub mod failure;
 pub mod filter;

@@ -11,6 +11,7 @@ use engine::authenticate::{Accepted, TokenVerdict};
 use engine::authorize::Judgement;
 use engine::claims::Claims;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
+use engine::edge::{Found, Watch};
 use engine::failure::{Failure, LocalReply, Reason};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
 use engine::model::{Cluster, Protocol, RouteTable, SessionHome, Snapshot};
@@ -325,6 +326,7 @@ impl<D: Door> Connection<D> {
             hash,
             sticky,
             stand,
+            found: Found::default(),
             draw,
         };
         Ok(Passing { plan, leg, home })
@@ -389,12 +391,20 @@ impl<D: Door> Connection<D> {
         from: Resume,
         mut account: Account,
     ) -> Answering {
-        let Passing { mut plan, leg, home } = passing;
+        let Passing { mut plan, mut leg, home } = passing;
         if let Some(home) = &home {
             (plan.place, plan.target) = (Some(home.place), Ok(&home.cluster));
         }
         let draw = leg.draw;
-        let passage = plan.forward.forth(plan.place, from, &mut self.exchange(&mut parts, draw, &account));
+        let passage = {
+            let book = plan.forward.is_guarded().then(|| self.view.borrow().snapshot.consumers.load());
+            let mut tokens = self.shared.tokens.borrow_mut();
+            let mut exchange = self.exchange(&mut parts, draw, &account);
+            let wall_secs = || self.shared.wall_secs().into();
+            exchange.watch =
+                book.as_deref().map(|book| Watch { book, tokens: &mut tokens, wall_secs: wall_secs(), found: &mut leg.found });
+            plan.forward.forth(plan.place, from, &mut exchange)
+        };
         match (passage, plan.target) {
             (Passage::Through, _) => self.straight((parts, received), Passing { plan, leg, home: None }, account),
             (Passage::Answered(answer), _) => shown(&plan, &leg, reply(&self.shared, &answer, leg.version, account)),
@@ -407,6 +417,7 @@ impl<D: Door> Connection<D> {
                 account.failed(&Failure::new(Reason::Fault, "a fault on purpose cuts the exchange"));
                 Answering::Cut
             }
+            (Passage::Ask { question, next: _ }, _) => match *question {},
             (Passage::Wait { delay, policy, next }, target) => {
                 account.faulted(format_args!("delay {delay:?}"), policy);
                 let (rule, forward, place) = (Arc::clone(plan.rule), Arc::clone(plan.forward), plan.place);
@@ -432,6 +443,7 @@ impl<D: Door> Connection<D> {
             caller: self.downstream.peer.as_deref().map(|peer| &*peer.identity),
             address: self.downstream.address.ip(),
             called: Called { port: self.downstream.local.port(), tls: self.downstream.tls.is_some() },
+            watch: None,
             now: self.shared.moment(account.started()),
             draw,
         }

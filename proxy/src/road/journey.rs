@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use engine::edge::Found;
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::filter::Answered;
 use engine::model::{Cluster, Forward, Policy, Protocol};
@@ -63,6 +64,8 @@ pub struct Leg {
     pub sticky: Option<Box<Sticky>>,
     /// Its place among what is asked again where policies change, if it may become a tunnel.
     pub stand: Option<Box<Stand>>,
+    /// Who calls from outside, as guards have found out.
+    pub found: Found,
     /// The chance of this request.
     pub draw: u64,
 }

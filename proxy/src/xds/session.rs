@@ -8,7 +8,7 @@ use std::time::Duration;
 use engine::model::Snapshot;
 use engine::model::build::{Parts, Rejected};
 use prost::Name as _;
-use proto::mesh::{Authentication, Authorization, DnsRecord, Egress, Epoch, ProxyConfig, Trust};
+use proto::mesh::{Authentication, Authorization, Consumers, DnsRecord, Egress, Epoch, ProxyConfig, Trust};
 use proto::xds::discovery::{DeltaDiscoveryRequest, DeltaDiscoveryResponse};
 use proto::xds::rpc;
 use proto::{epoch, names, refusal, xds};
@@ -75,7 +75,7 @@ pub struct Session {
 }
 
 /// The types of our stream, in the order of their first requests: parents before what they imply.
-fn types() -> [String; 12] {
+fn types() -> [String; 13] {
     [
         xds::CLUSTER.to_owned(),
         xds::LISTENER.to_owned(),
@@ -84,6 +84,7 @@ fn types() -> [String; 12] {
         Trust::type_url(),
         Authentication::type_url(),
         Authorization::type_url(),
+        Consumers::type_url(),
         xds::SECRET.to_owned(),
         xds::ENDPOINT.to_owned(),
         xds::ROUTE.to_owned(),
@@ -242,6 +243,7 @@ impl Session {
             effects.extend(Want::of(name).filter(|_| denied).map(|want| Effect::Answered(want, false)));
             effects.extend(again);
         }
+        self.parts.settle();
         let bundle = self.parts.trust_bundle();
         if *bundle != *self.trust_bundle && !bundle.is_empty() && self.parts.trust().is_none() {
             self.trust_bundle = Arc::clone(&bundle);

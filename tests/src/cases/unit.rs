@@ -312,7 +312,7 @@ fn forwarded(
     let mut took = Duration::ZERO;
     let caller = IpAddr::from([10, 9, 0, 2]);
     let called = Called { port, tls: false };
-    let mut exchange = Exchange { request: &mut parts, caller: None, address: caller, called, now, draw };
+    let mut exchange = Exchange { request: &mut parts, caller: None, address: caller, called, watch: None, now, draw };
     let answered = forward.answered(&exchange);
     let own = |reply: &LocalReply| {
         let mut outcome = local(reply);

@@ -2,6 +2,7 @@
 //! world's own door, which tells lines and remedies, and the tests beside this hold the two together.
 #![allow(dead_code, reason = "they say what a schema is, and nothing else")]
 
+mod edge;
 mod fault;
 mod mesh;
 mod parts;
@@ -9,6 +10,7 @@ mod security;
 mod traffic;
 mod workload;
 
+pub(super) use edge::{ApiKeyAuthSpec, ConsumerSpec};
 pub(super) use mesh::{MeshSpec, TelemetrySpec};
 pub(super) use security::{AuthorizationPolicySpec, EgressPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec, RevocationSpec};
 pub(super) use traffic::TrafficPolicySpec;

@@ -19,6 +19,7 @@ const EXAMPLES: &str = include_str!("examples.yaml");
 /// else is refused by both or by neither. Left to the door, and to the webhook that asks it, is what no schema sees or can afford: where an
 /// object stands, other fields of long lists, texts with a grammar of their own, and what a proxy can hold.
 const WEAKER: &[(&str, &str, &str)] = &[
+    ("ApiKeyAuth", "spec.forward.headers[].cel", "the expression"),
     ("AuthorizationPolicy", "spec", "proxies would not take it"),
     ("AuthorizationPolicy", "spec.rules[]", "stands twice"),
     ("AuthorizationPolicy", "spec.rules[].from[].ipBlocks[]", "is no range of addresses"),
@@ -196,7 +197,7 @@ fn the_door_asks_for_no_field_that_the_schema_lacks() {
 
 /// Fields that the door knows in order to say where they belong.
 fn elsewhere(kind: &str, word: &str) -> bool {
-    matches!((kind, word), ("TrafficPolicy" | "AuthorizationPolicy", "namespace"))
+    matches!((kind, word), ("TrafficPolicy" | "AuthorizationPolicy" | "ApiKeyAuth", "namespace"))
 }
 
 #[test]

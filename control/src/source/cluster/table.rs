@@ -45,6 +45,8 @@ pub(super) const fn plural(kind: Kind) -> &'static str {
         Kind::EgressPolicy => "egresspolicies",
         Kind::Revocation => "revocations",
         Kind::Canary => "canaries",
+        Kind::ApiKeyAuth => "apikeyauths",
+        Kind::Consumer => "consumers",
     }
 }
 

@@ -49,7 +49,7 @@ impl<'a> Difference<'a> {
 
     fn objects(&mut self, former: &'a World, world: &'a World) {
         for (_, was, is) in former.slots.apart(&world.slots) {
-            let live = |slot: Option<&'a Versions>| slot?.live()?.object.as_ref();
+            let live = |slot: Option<&'a Versions>| slot?.standing();
             let (was, is) = (live(was), live(is));
             let same = |(was, is): (&Arc<Object>, &Arc<Object>)| {
                 Arc::ptr_eq(was, is) || was == is && former.created_ms(was) == world.created_ms(is)

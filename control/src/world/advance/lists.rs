@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use crate::world::edge::{attachment, consumer_page};
 use crate::world::index::{Index, Name, Objects};
 use crate::world::object::Object;
 use crate::world::revocation::{Revocation, Revoked};
@@ -19,7 +20,7 @@ impl Index {
         // Gateway API compares `namespace/name` as one text.
         let age = |object: &Arc<Object>| (world.created_ms(object), object.key.path(), object.key.kind);
         let by_key = |object: &Arc<Object>| object.key.clone();
-        let of = |kind: Kind| move |object: &Object| object.key.kind == kind;
+        let of = |kind: Kind| move |object: &Object| object.key.kind == kind && !matches!(object.spec, Spec::Broken(_));
         list(&mut self.routes, (gone, come), |object| matches!(object.spec, Spec::Route(_)), age);
         list(&mut self.peer_authentications, (gone, come), of(Kind::PeerAuthentication), age);
         list(&mut self.request_authentications, (gone, come), of(Kind::RequestAuthentication), age);
@@ -44,6 +45,15 @@ impl Index {
             let faults = settings.flat_map(|policy| policy.settings.faults.iter().flatten());
             self.fault_callers = Arc::new(faults.flat_map(|fault| fault.from.iter().cloned()).collect());
         }
+        let edges = |object: &Object| {
+            attachment(object).map(|at| at.places(&object.key).into_iter().collect()).unwrap_or_default()
+        };
+        place(&mut self.edge, (gone, come), edges, age);
+        let pages = |object: &Object| match &object.spec {
+            Spec::Consumer(_) => BTreeSet::from([consumer_page(&object.key)]),
+            _ => BTreeSet::new(),
+        };
+        place(&mut self.consumers, (gone, come), pages, age);
         place(&mut self.slices, (gone, come), sliced, by_key);
         for (objects, is_there) in [(gone, false), (come, true)] {
             for object in objects {

@@ -22,7 +22,7 @@ impl Index {
         let mut index = Self { classes: Arc::new(our_classes(world)), in_cluster: world.settings().in_cluster, ..Self::default() };
         let mut difference = Difference::default();
         let mut namespaces = BTreeMap::new();
-        for (key, object) in world.live() {
+        for (key, object) in world.standing() {
             name_space(&mut namespaces, &key.namespace);
             match &object.spec {
                 Spec::Namespace => {
@@ -54,6 +54,9 @@ impl Index {
         let before = former.index();
         let mut index = before.clone();
         index.left_out = OnceLock::new();
+        if objects().any(|object| matches!(object.key.kind, Kind::Consumer | Kind::Secret)) {
+            index.claims = OnceLock::new();
+        }
         let leads = |object: &Object| {
             matches!(object.spec, Spec::Route(_) | Spec::Service(_) | Spec::Gateway(_)) || object.key.kind == Kind::ReferenceGrant
         };

@@ -120,9 +120,14 @@ impl PolicyTarget {
     pub(super) fn read(at: &Cursor<'_>) -> Option<Self> {
         const KINDS: [(&str, Kind); 4] =
             [("Service", Kind::Service), ("HTTPRoute", Kind::HTTPRoute), ("GRPCRoute", Kind::GRPCRoute), ("Gateway", Kind::Gateway)];
+        Self::read_of(at, &KINDS)
+    }
+
+    /// The same, of these kinds.
+    pub(super) fn read_of(at: &Cursor<'_>, kinds: &[(&str, Kind)]) -> Option<Self> {
         let mut fields = at.fields();
         let group = fields.get("group");
-        let kind = fields.need("kind").and_then(|at| at.word(&KINDS));
+        let kind = fields.need("kind").and_then(|at| at.word(kinds));
         let name = fields.need("name").and_then(|at| at.text());
         let section = fields.get("sectionName").and_then(|at| at.text()).filter(|name| !name.is_empty());
         if let Some(namespace) = fields.get("namespace") {
@@ -175,7 +180,7 @@ fn wire(duration: std::time::Duration) -> Option<prost_types::Duration> {
 }
 
 /// A header's name, in lower case.
-fn header(at: &Cursor<'_>) -> Option<String> {
+pub(super) fn header(at: &Cursor<'_>) -> Option<String> {
     let text = at.text()?.to_lowercase();
     if http::HeaderName::try_from(text.as_str()).is_err() {
         at.error(format!("`{text}` is no header name"), "use letters, digits and `-`");

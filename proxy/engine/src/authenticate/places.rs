@@ -49,20 +49,23 @@ pub(super) fn shown<'r>(places: &[(TokenPlace, RuleBits)], request: &RequestHead
 
 /// Takes a token out wherever it stands.
 pub(super) fn strip(places: &[(TokenPlace, RuleBits)], request: &mut request::Parts, token: &[u8]) {
-    for (place, _) in places {
-        match place {
-            TokenPlace::Header(name, prefix) => {
-                retain_values(&mut request.headers, name, |value| behind(prefix, value.as_bytes()) != Some(token));
-            }
-            TokenPlace::Query(name) => strip_query(request, name, token),
-            TokenPlace::Cookie(name) => strip_cookie(&mut request.headers, name, token),
-        }
-    }
+    places.iter().for_each(|(place, _)| place.strip(request, &|found| found == token));
 }
 
 impl TokenPlace {
+    /// Takes what stands there and is it out of a request.
+    pub(crate) fn strip(&self, request: &mut request::Parts, is_it: &dyn Fn(&[u8]) -> bool) {
+        match self {
+            Self::Header(name, prefix) => {
+                retain_values(&mut request.headers, name, |value| !behind(prefix, value.as_bytes()).is_some_and(is_it));
+            }
+            Self::Query(name) => strip_query(request, name, is_it),
+            Self::Cookie(name) => strip_cookie(&mut request.headers, name, is_it),
+        }
+    }
+
     /// Every token there. What is empty is none.
-    fn each<'r>(&self, request: &RequestHead<'r>, mut meet: impl FnMut(Cow<'r, [u8]>)) {
+    pub(crate) fn each<'r>(&self, request: &RequestHead<'r>, mut meet: impl FnMut(Cow<'r, [u8]>)) {
         let mut meet = |token: Cow<'r, [u8]>| {
             if !token.is_empty() {
                 meet(token);
@@ -119,8 +122,8 @@ fn retain_values(headers: &mut HeaderMap, name: &HeaderName, keeps: impl Fn(&Hea
     }
 }
 
-fn strip_query(request: &mut request::Parts, name: &str, token: &[u8]) {
-    let is_it = |pair: &&str| parameter(pair, name).is_some_and(|value| *value == *token);
+fn strip_query(request: &mut request::Parts, name: &str, meant: &dyn Fn(&[u8]) -> bool) {
+    let is_it = |pair: &&str| parameter(pair, name).is_some_and(|value| meant(&value));
     let Some(query) = request.uri.query().filter(|query| query.split('&').any(|pair| is_it(&pair))) else { return };
     let kept: Vec<&str> = query.split('&').filter(|pair| !is_it(pair)).collect();
     let mut text = request.uri.path().to_owned();
@@ -137,8 +140,8 @@ fn strip_query(request: &mut request::Parts, name: &str, token: &[u8]) {
     }
 }
 
-fn strip_cookie(headers: &mut HeaderMap, name: &str, token: &[u8]) {
-    let is_it = |pair: &[u8]| cookie(pair, name) == Some(token);
+fn strip_cookie(headers: &mut HeaderMap, name: &str, meant: &dyn Fn(&[u8]) -> bool) {
+    let is_it = |pair: &[u8]| cookie(pair, name).is_some_and(meant);
     let pairs = |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b';').map(<[u8]>::to_vec).collect::<Vec<_>>();
     if !headers.get_all(COOKIE).iter().any(|value| pairs(value).iter().any(|pair| is_it(pair))) {
         return;

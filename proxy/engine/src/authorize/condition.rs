@@ -12,8 +12,8 @@ mod tests;
 use std::sync::{Arc, LazyLock};
 use std::thread;
 
-use cel::common::types::CelBool;
-use cel::common::value::CowVal;
+use cel::common::types::{CelBool, CelInt, CelString};
+use cel::common::value::{CowVal, Val};
 use cel::context::VariableResolver;
 use cel::{Context, Env, IdedExpr, Value};
 
@@ -59,6 +59,41 @@ pub fn check(text: &str) -> Result<(), String> {
     Condition::compile(text).map(drop)
 }
 
+/// Judges an expression for a value as the proxy would.
+///
+/// # Errors
+/// Says what is wrong with it and what would be right.
+pub fn check_value(text: &str) -> Result<(), String> {
+    ValueOf::compile(text).map(drop)
+}
+
+/// An expression whose outcome is a text or a number.
+#[derive(Debug)]
+pub struct ValueOf(Condition);
+
+impl ValueOf {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn compile(text: &str) -> Result<Self, String> {
+        Condition::compile_for(text, false).map(Self)
+    }
+
+    /// What it comes to, as text; `None`: something that it looks at is not there, or it comes to what no text says.
+    pub fn of(&self, call: &Call<'_>) -> Option<String> {
+        self.0.evaluate(call, |value| {
+            if let Some(text) = value.downcast_ref::<CelString>() {
+                return Some(text.inner().to_owned());
+            }
+            if let Some(number) = value.downcast_ref::<CelInt>() {
+                return Some(number.inner().to_string());
+            }
+            value.downcast_ref::<CelBool>().map(|truth| truth.inner().to_string())
+        })
+    }
+}
+
 /// An evaluation that came to nothing: an attribute that is not there, or values that cannot be compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unanswered;
@@ -66,15 +101,20 @@ pub(super) struct Unanswered;
 impl Condition {
     /// In a thread of its own: the parser descends some twenty calls per bracket, and what is wrong with it must end nobody else.
     pub(super) fn compile(text: &str) -> Result<Self, String> {
+        Self::compile_for(text, true)
+    }
+
+    /// `truth`: its outcome is to be true or false.
+    fn compile_for(text: &str, truth: bool) -> Result<Self, String> {
         thread::scope(|scope| {
             let parser = thread::Builder::new().name("cel".to_owned()).stack_size(PARSER_STACK_BYTES);
             let compiling =
-                parser.spawn_scoped(scope, || Self::parse(text)).map_err(|error| format!("finds no room to be parsed: {error}"))?;
+                parser.spawn_scoped(scope, || Self::parse(text, truth)).map_err(|error| format!("finds no room to be parsed: {error}"))?;
             compiling.join().unwrap_or_else(|_| Err("is more than the parser can take".to_owned()))
         })
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
+    fn parse(text: &str, truth: bool) -> Result<Self, String> {
         if text.len() > CONDITION_BYTES_MAX {
             return Err(format!("is longer than {CONDITION_BYTES_MAX} bytes"));
         }
@@ -86,18 +126,23 @@ impl Condition {
             let first = errors.errors.first().map_or("", |error| error.msg.lines().next().unwrap_or_default());
             format!("is not CEL: {first}")
         })?;
-        let (expression, attributes) = read::read(parsed)?;
+        let (expression, attributes) = read::read(parsed, truth)?;
         let of_requests = attributes.iter().any(Attribute::of_requests);
         Ok(Self { expression, attributes, of_requests })
     }
 
     /// Whether it holds for a call.
     pub(super) fn holds(&self, call: &Call<'_>) -> Result<bool, Unanswered> {
+        self.evaluate(call, |value| value.downcast_ref::<CelBool>().map(|truth| *truth.inner())).ok_or(Unanswered)
+    }
+
+    /// What `take` makes of its outcome; `None`: there is none.
+    fn evaluate<T>(&self, call: &Call<'_>, take: impl FnOnce(&dyn Val) -> Option<T>) -> Option<T> {
         let known = Known { attributes: &self.attributes, call };
         let mut context = Context::with_env(Arc::clone(&LANGUAGE));
         context.set_variable_resolver(&known);
-        let value = Value::resolve_val(&self.expression, &context).map_err(|_| Unanswered)?;
-        value.downcast_ref::<CelBool>().map(|truth| *truth.inner()).ok_or(Unanswered)
+        let value = Value::resolve_val(&self.expression, &context).ok()?;
+        take(&*value)
     }
 }
 

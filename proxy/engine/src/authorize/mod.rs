@@ -27,6 +27,7 @@ use proto::identity::Identity;
 use smallvec::SmallVec;
 
 use crate::claims::Claims;
+use crate::edge::Identified;
 use crate::failure::Reason;
 use crate::matching::RequestHead;
 use class::Class;
@@ -34,7 +35,7 @@ use rule::Spent;
 
 pub use compile::ITEMS_MAX;
 pub(crate) use compile::compile;
-pub use condition::{CLAIM_ITEMS_MAX, CONDITION_BYTES_MAX, CONDITION_DEPTH_MAX, CONDITION_PARTS_MAX, check};
+pub use condition::{CLAIM_ITEMS_MAX, CONDITION_BYTES_MAX, CONDITION_DEPTH_MAX, CONDITION_PARTS_MAX, ValueOf, check, check_value};
 pub use rule::CONDITIONS_ASKED_MAX;
 pub use sum::{CONDITIONS_MAX, ITEMS_OF_ALL_MAX, POLICIES_MAX, PolicySum, RULES_MAX};
 pub use told::{LoadedPolicy, Told, ToldVerdict};
@@ -57,6 +58,8 @@ pub struct Call<'c> {
     pub head: Option<&'c RequestHead<'c>>,
     /// What the request's token says, where one was verified.
     pub claims: Option<&'c Claims>,
+    /// Who calls from outside the mesh, where an edge has found out.
+    pub auth: Option<&'c Identified>,
     /// Who is called.
     pub own: Own<'c>,
 }

@@ -43,5 +43,5 @@ pub fn call<'c>(snapshot: &'c Snapshot, caller: Caller<'c>, head: Option<&'c Req
         workload: &settings.workload,
     });
     let Caller { peer, workload, source, port } = caller;
-    Call { peer, workload, source, port, head, claims, own }
+    Call { peer, workload, source, port, head, claims, auth: None, own }
 }

@@ -7,8 +7,9 @@ use http::{HeaderValue, Request, Uri, header, request};
 use proto::identity::Identity;
 
 use super::{Asked, Explanation};
-use crate::authenticate::Authentication;
+use crate::authenticate::{Authentication, Remembered};
 use crate::decide::{Caller, Version};
+use crate::edge::{BookCell, Denied, Found, Guard, Passed, Watch};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::{Called, Exchange, Filter, Outlook, Remote, Stage, Verdict};
 use crate::model::{Forward, HashKey, SessionHome, SessionTerms, Settings, Snapshot};
@@ -23,6 +24,8 @@ pub(super) struct Way<'a> {
     pub(super) settings: Option<&'a Settings>,
     /// Whose policies judge whom, on the server's side.
     pub(super) judged: Option<(&'a Snapshot, Caller<'a>)>,
+    /// Who may call from outside, at an edge.
+    pub(super) book: Option<&'a BookCell>,
     /// The rules for tokens, at the side that has some.
     pub(super) tokens: Option<&'a Authentication>,
 }
@@ -65,6 +68,7 @@ impl Way<'_> {
             caller: self.caller,
             address: self.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
             called: self.called,
+            watch: None,
             now: self.asked.now,
             draw: 0,
         }
@@ -73,7 +77,10 @@ impl Way<'_> {
     /// Tells every stage on the way to a place, to the first that ends it. True where one does.
     pub(super) fn told(&self, mut explanation: Explanation, forward: &Forward, place: Option<usize>) -> (Explanation, bool) {
         let mut parts = head(self.asked);
+        let book = self.book.map(BookCell::load).unwrap_or_default();
+        let (mut tokens, mut found) = (Remembered::new(0), Found::default());
         let mut exchange = self.exchange(&mut parts);
+        exchange.watch = Some(Watch { book: &book, tokens: &mut tokens, wall_secs: self.asked.wall_secs.into(), found: &mut found });
         for stage in forward.gates(place) {
             let (end, why) = gate(stage, &mut exchange);
             match end {
@@ -106,7 +113,25 @@ fn gate(stage: &Stage, exchange: &mut Exchange<'_>) -> (Option<End>, String) {
             Some(reply) => (Some(End::Reply(reply)), format!("{story}; nothing is left now")),
             None => (None, story),
         },
+        Stage::Guard(guard) => guarded(guard, exchange, story),
         Stage::Local(filter) => (ended(filter.on_request(exchange)), story),
+    }
+}
+
+/// What a guard says; what it would have to find out first is not found out.
+fn guarded(guard: &Guard, exchange: &mut Exchange<'_>, story: String) -> (Option<End>, String) {
+    let passed = guard.on_request(exchange);
+    let found = exchange.watch.as_ref().map(|watch| &*watch.found);
+    let denied = found.and_then(Found::denied).map(Denied::text);
+    let who = found.and_then(Found::identified).map(|found| {
+        let whom = found.consumer.as_ref().map_or_else(|| found.subject().unwrap_or_default().into_owned(), |consumer| consumer.path.to_string());
+        format!("{} of {whom}", found.method.text())
+    });
+    let why = [Some(story.as_str()), denied, who.as_deref()].into_iter().flatten().collect::<Vec<_>>().join("; ");
+    match passed {
+        Passed::On => (None, why),
+        Passed::Answered(reply) => (Some(End::Reply(*reply)), why),
+        Passed::Asks(_) => (None, format!("{why}; would ask")),
     }
 }
 

@@ -34,6 +34,7 @@ pub use response_headers::ResponseHeaders;
 pub use rewrite::Rewrite;
 
 use crate::Moment;
+use crate::edge::{Guard, Question, Watch};
 use crate::failure::LocalReply;
 
 /// One gate of a route's policy. The type says where a request may rest.
@@ -43,6 +44,8 @@ pub enum Stage {
     Local(Filter),
     /// May have to wait.
     Remote(Remote),
+    /// Guards the rule at an edge; may ask for something.
+    Guard(Guard),
 }
 
 /// A stage that waits for something: the shell does the waiting.
@@ -82,6 +85,8 @@ pub struct Exchange<'e> {
     pub address: IpAddr,
     /// What was called.
     pub called: Called,
+    /// What guards go by, at an edge.
+    pub watch: Option<Watch<'e>>,
     /// When the request came.
     pub now: Moment,
     /// Uniform over all of `u64`: each stage derives its own chance from it, so that stages are independent and a replay is exact.
@@ -111,7 +116,7 @@ pub enum Verdict {
 
 /// What becomes of a request after its stages.
 #[must_use]
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Passage<'f> {
     /// It goes to where it was decided to go.
     Through,
@@ -135,6 +140,13 @@ pub enum Passage<'f> {
         delay: Duration,
         /// The object that asks for it.
         policy: &'f str,
+        /// Where it goes on.
+        next: Resume,
+    },
+    /// It rests until something has been found out; then the same stage is asked again.
+    Ask {
+        /// What.
+        question: Box<Question>,
         /// Where it goes on.
         next: Resume,
     },
@@ -233,10 +245,11 @@ impl Filter {
 
 impl Stage {
     /// The name that `explain` prints.
-    pub const fn name(&self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Self::Local(filter) => filter.name(),
             Self::Remote(Remote::Delay(_)) => "fault",
+            Self::Guard(guard) => guard.name(),
         }
     }
 
@@ -245,6 +258,7 @@ impl Stage {
         match self {
             Self::Local(filter) => filter.story(),
             Self::Remote(Remote::Delay(delay)) => delay.story(),
+            Self::Guard(guard) => guard.story(),
         }
     }
 }

@@ -12,6 +12,7 @@ pub(crate) fn exchange(request: &mut request::Parts) -> Exchange<'_> {
         caller: None,
         address: IpAddr::V4(Ipv4Addr::new(10, 9, 8, 7)),
         called: Called { port: 8080, tls: false },
+        watch: None,
         now: Moment::default(),
         draw: 7,
     }

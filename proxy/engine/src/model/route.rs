@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Cluster, Domains, Policy, Steps};
 use crate::failure::LocalReply;
+use crate::filter::Stage;
 use crate::filter::chance::Chance;
 use crate::matching::{Index, Match};
 
@@ -146,6 +147,11 @@ impl<T> Forward<T> {
     /// Whether preflights are answered on the way to any of its backends, and what they allow is said on answers.
     pub const fn is_cross_origin(&self) -> bool {
         self.cross_origin
+    }
+
+    /// Whether somebody is asked who calls, or whether they may, on the way.
+    pub fn is_guarded(&self) -> bool {
+        self.policy.steps.gates.iter().any(|stage| matches!(stage, Stage::Guard(_)))
     }
 
     /// Whether nothing is done to a request on the way to any of its backends, nor to the answer: no stages, copies or hashes. Most are, and what

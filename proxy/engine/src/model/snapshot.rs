@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{Cluster, Egress, Inbound, Outbound, RouteTable, Trust};
 use crate::authenticate::Authentication;
 use crate::authorize::Authorization;
+use crate::edge::BookCell;
 
 /// One epoch's whole configuration of one proxy. A spine of `Arc`s: cloning it copies no content.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +37,8 @@ pub struct Snapshot {
     pub trust_bundle: Arc<Vec<Vec<u8>>>,
     /// Where the application may call outside the mesh.
     pub egress: Arc<Egress>,
+    /// Who may call from outside: in force at once, whatever the epoch.
+    pub consumers: Arc<BookCell>,
     /// What the application's callers must show; `None`: nothing is looked at.
     pub authentication: Option<Arc<Authentication>>,
 }

@@ -3,6 +3,7 @@
 use http::{HeaderMap, header};
 
 use super::{Backend, Forward};
+use crate::edge::Passed;
 use crate::filter::cors::preflight;
 use crate::filter::{Answered, Exchange, Filter, Passage, Remote, Resume, Stage, Verdict};
 
@@ -43,6 +44,11 @@ impl Forward {
                 Stage::Remote(Remote::Delay(fault)) => {
                     fault.wait(exchange).map(|delay| Passage::Wait { delay, policy: fault.policy(), next: Resume(at + 1) })
                 }
+                Stage::Guard(guard) => match guard.on_request(exchange) {
+                    Passed::On => None,
+                    Passed::Answered(reply) => Some(Passage::Answered(reply)),
+                    Passed::Asks(question) => Some(Passage::Ask { question, next: Resume(at) }),
+                },
             };
             if let Some(passage) = ends {
                 return passage;
@@ -57,7 +63,7 @@ impl Forward {
         for stage in self.gates(place) {
             match stage {
                 Stage::Local(filter) => filter.on_response(answered, headers),
-                Stage::Remote(Remote::Delay(_)) => {}
+                Stage::Remote(Remote::Delay(_)) | Stage::Guard(_) => {}
             }
         }
         if let Some(cookie) = answered.cookie() {

@@ -35,6 +35,15 @@ pub(super) enum Attribute {
     Issuer,
     Claim(Box<str>),
     HasClaim(Box<str>),
+    AuthMethod,
+    AuthSubject,
+    AuthScopes,
+    ConsumerName,
+    ConsumerNamespace,
+    ConsumerTeam,
+    ConsumerGroups,
+    OfConsumer(Box<str>),
+    HasOfConsumer(Box<str>),
     /// Whether the text of another one matches.
     Matches(Box<Self>, Regex),
 }
@@ -43,7 +52,7 @@ pub(super) enum Attribute {
 type Named = (&'static str, fn() -> Attribute);
 
 /// The names of those that are texts or numbers.
-const NAMED: [Named; 15] = [
+const NAMED: [Named; 23] = [
     ("request.method", || Attribute::Method),
     ("request.path", || Attribute::Path),
     ("request.query", || Attribute::Query),
@@ -59,6 +68,14 @@ const NAMED: [Named; 15] = [
     ("destination.namespace", || Attribute::OwnNamespace),
     ("destination.workload", || Attribute::OwnWorkload),
     ("token.issuer", || Attribute::Issuer),
+    ("auth.issuer", || Attribute::Issuer),
+    ("auth.method", || Attribute::AuthMethod),
+    ("auth.subject", || Attribute::AuthSubject),
+    ("auth.scopes", || Attribute::AuthScopes),
+    ("consumer.name", || Attribute::ConsumerName),
+    ("consumer.namespace", || Attribute::ConsumerNamespace),
+    ("consumer.team", || Attribute::ConsumerTeam),
+    ("consumer.groups", || Attribute::ConsumerGroups),
 ];
 
 impl Attribute {
@@ -71,7 +88,7 @@ impl Attribute {
             return Ok(make());
         }
         let known = NAMED.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", ");
-        Err(format!("`{name}` is no attribute; there are {known}, request.headers[\"NAME\"] and token.claims.NAME"))
+        Err(format!("`{name}` is no attribute; there are {known}, request.headers[\"NAME\"], token.claims.NAME and consumer.attributes.NAME"))
     }
 
     /// A header by name, whatever its letters' case. The host is none: HTTP/2 says it elsewhere.
@@ -86,6 +103,9 @@ impl Attribute {
         match self {
             Self::Method | Self::Path | Self::Query | Self::Host | Self::Header(_) | Self::HasHeader(_) => true,
             Self::Issuer | Self::Claim(_) | Self::HasClaim(_) => true,
+            Self::AuthMethod | Self::AuthSubject | Self::AuthScopes => true,
+            Self::ConsumerName | Self::ConsumerNamespace | Self::ConsumerTeam | Self::ConsumerGroups => true,
+            Self::OfConsumer(_) | Self::HasOfConsumer(_) => true,
             Self::Matches(inner, _) => inner.of_requests(),
             Self::Principal | Self::TrustDomain | Self::Namespace | Self::ServiceAccount | Self::Workload => false,
             Self::Address | Self::SourcePort | Self::Port | Self::OwnNamespace | Self::OwnWorkload => false,
@@ -94,7 +114,7 @@ impl Attribute {
 
     /// Whether its value is true or false.
     pub(super) const fn is_truth(&self) -> bool {
-        matches!(self, Self::HasHeader(_) | Self::HasClaim(_) | Self::Matches(..) | Self::Claim(_))
+        matches!(self, Self::HasHeader(_) | Self::HasClaim(_) | Self::HasOfConsumer(_) | Self::Matches(..) | Self::Claim(_))
     }
 
     /// Its value; `None`: it is not there.
@@ -106,6 +126,16 @@ impl Attribute {
             Self::HasHeader(name) => truth(call.head?.headers.contains_key(name)),
             Self::Claim(path) => json(call.claims?.value(path)?)?,
             Self::HasClaim(path) => truth(call.claims.is_some_and(|claims| claims.value(path).is_some())),
+            Self::HasOfConsumer(name) => truth(attribute_of(call, name).is_some()),
+            Self::ConsumerGroups => texts(call.auth?.consumer.as_ref()?.groups.iter().map(|group| &**group)),
+            Self::AuthScopes => match (call.auth?.credential(), call.claims) {
+                (Some(credential), _) if !credential.scopes.is_empty() => texts(credential.scopes.iter().map(|scope| &**scope)),
+                (_, Some(claims)) => {
+                    let scopes: Vec<Cow<'_, str>> = claims.texts("scope").take(CLAIM_ITEMS_MAX).collect();
+                    texts(scopes.iter().map(|scope| &**scope))
+                }
+                _ => texts(std::iter::empty()),
+            },
             Self::Matches(inner, regex) => truth(regex.is_match(&inner.text(call)?)),
             _ => CowVal::owned(CelString::from(self.text(call)?)),
         })
@@ -129,9 +159,27 @@ impl Attribute {
             Self::OwnWorkload => call.own.workload.into(),
             Self::Issuer => (&*call.claims?.issuer).into(),
             Self::Claim(path) => call.claims?.value(path)?.as_str()?.into(),
+            Self::AuthMethod => call.auth?.method.text().into(),
+            Self::AuthSubject => call.auth?.subject()?.into_owned().into(),
+            Self::ConsumerName => (&*call.auth?.consumer.as_ref()?.name).into(),
+            Self::ConsumerNamespace => (&*call.auth?.consumer.as_ref()?.namespace).into(),
+            Self::ConsumerTeam => (&*call.auth?.consumer.as_ref()?.team).into(),
+            Self::OfConsumer(name) => attribute_of(call, name)?.into(),
             Self::SourcePort | Self::Port | Self::HasHeader(_) | Self::HasClaim(_) | Self::Matches(..) => return None,
+            Self::AuthScopes | Self::ConsumerGroups | Self::HasOfConsumer(_) => return None,
         })
     }
+}
+
+/// An attribute of the consumer that calls.
+fn attribute_of<'c>(call: &'c Call<'_>, name: &str) -> Option<&'c str> {
+    let attributes = &call.auth?.consumer.as_ref()?.attributes;
+    attributes.iter().find(|(own, _)| **own == *name).map(|(_, value)| &**value)
+}
+
+fn texts<'v, 't>(texts: impl Iterator<Item = &'t str>) -> CowVal<'v, 'v> {
+    let items: Vec<Box<dyn Val + 'v>> = texts.map(|text| Box::new(CelString::from(text.to_owned())) as Box<dyn Val + 'v>).collect();
+    CowVal::Owned(Box::new(CelList::from(items)))
 }
 
 fn truth<'v>(truth: bool) -> CowVal<'v, 'v> {

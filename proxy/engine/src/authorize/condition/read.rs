@@ -51,15 +51,20 @@ const NO_TRUTH: [&str; 9] = [
     "int",
     "string",
 ];
-const ROOTS: [&str; 4] = ["request", "source", "destination", "token"];
+const ROOTS: [&str; 6] = ["request", "source", "destination", "token", "auth", "consumer"];
 const HEADERS: &str = "request.headers";
 const CLAIMS: &str = "token.claims";
+/// The same, as edge kinds write it.
+const AUTH_CLAIMS: &str = "auth.claims";
+const CONSUMER_ATTRIBUTES: &str = "consumer.attributes";
 
 /// The expression with its attributes taken out, and these.
-pub(super) fn read(mut parsed: IdedExpr) -> Result<(IdedExpr, Vec<Attribute>), String> {
+pub(super) fn read(mut parsed: IdedExpr, truth: bool) -> Result<(IdedExpr, Vec<Attribute>), String> {
     let mut reading = Reading::default();
     reading.part(&mut parsed, 0)?;
-    reading.judge_outcome(&parsed)?;
+    if truth {
+        reading.judge_outcome(&parsed)?;
+    }
     Ok((parsed, reading.attributes))
 }
 
@@ -136,6 +141,8 @@ impl Reading {
                 match (base.as_str(), *test) {
                     (HEADERS, false) => Attribute::header(field).map(Attribute::Header),
                     (HEADERS, true) => Attribute::header(field).map(Attribute::HasHeader),
+                    (CONSUMER_ATTRIBUTES, false) => Ok(Attribute::OfConsumer(field.as_str().into())),
+                    (CONSUMER_ATTRIBUTES, true) => Ok(Attribute::HasOfConsumer(field.as_str().into())),
                     (base, true) => match claim(base, field) {
                         Some(path) => Ok(Attribute::HasClaim(path)),
                         None => Err(format!("`has` asks for a header or a claim, which `{base}.{field}` is not")),
@@ -156,7 +163,7 @@ impl Reading {
     /// `headers` and `claims` are no attributes themselves, but lead to some.
     fn is_within(&self, base: &str, field: &str) -> bool {
         let name = format!("{base}.{field}");
-        name == HEADERS || name == CLAIMS
+        [HEADERS, CLAIMS, AUTH_CLAIMS, CONSUMER_ATTRIBUTES].contains(&name.as_str())
     }
 
     fn called(&self, call: &CallExpr) -> Result<Option<Attribute>, String> {
@@ -169,13 +176,15 @@ impl Reading {
             operators::INDEX => match (self.name_of(&first.expr).as_deref(), literal(&second.expr)) {
                 (Some(HEADERS), Some(name)) => Attribute::header(name).map(|name| Some(Attribute::Header(name))),
                 (Some(HEADERS), None) => Err("request.headers[…] takes a name that is written down".to_owned()),
+                (Some(CONSUMER_ATTRIBUTES), Some(name)) => Ok(Some(Attribute::OfConsumer(name.into()))),
                 (Some(base), Some(name)) => Ok(claim(base, name).map(Attribute::Claim)),
                 _ => Ok(None),
             },
             operators::IN => match (literal(&first.expr), self.name_of(&second.expr).as_deref()) {
                 (Some(name), Some(HEADERS)) => Attribute::header(name).map(|name| Some(Attribute::HasHeader(name))),
-                (Some(name), Some(CLAIMS)) => Ok(Some(Attribute::HasClaim(name.into()))),
-                (None, Some(HEADERS | CLAIMS)) => Err("`in` request.headers or token.claims takes a name that is written down".to_owned()),
+                (Some(name), Some(CONSUMER_ATTRIBUTES)) => Ok(Some(Attribute::HasOfConsumer(name.into()))),
+                (Some(name), Some(CLAIMS | AUTH_CLAIMS)) => Ok(Some(Attribute::HasClaim(name.into()))),
+                (None, Some(HEADERS | CLAIMS | AUTH_CLAIMS | CONSUMER_ATTRIBUTES)) => Err("`in` request.headers, claims or attributes takes a name that is written down".to_owned()),
                 _ => Ok(None),
             },
             "matches" => match (self.attribute(&first.expr)?, literal(&second.expr)) {
@@ -193,7 +202,7 @@ impl Reading {
             Expr::Select(SelectExpr { operand, field, test: false }) => Some(format!("{}.{field}", self.name_of(&operand.expr)?)),
             Expr::Call(CallExpr { func_name, target: None, args }) if func_name == operators::INDEX => match args.as_slice() {
                 [base, index] => {
-                    let base = self.name_of(&base.expr).filter(|base| base.starts_with(CLAIMS))?;
+                    let base = self.name_of(&base.expr).filter(|base| base.starts_with(CLAIMS) || base.starts_with(AUTH_CLAIMS))?;
                     Some(format!("{base}.{}", literal(&index.expr)?))
                 }
                 _ => None,
@@ -230,7 +239,7 @@ fn literal(expression: &Expr) -> Option<&str> {
 
 /// The path of a claim below `base`.
 fn claim(base: &str, name: &str) -> Option<Box<str>> {
-    let rest = base.strip_prefix(CLAIMS)?;
+    let rest = base.strip_prefix(CLAIMS).or_else(|| base.strip_prefix(AUTH_CLAIMS))?;
     match rest.strip_prefix('.') {
         Some(outer) => Some(format!("{outer}.{name}").into()),
         None => rest.is_empty().then(|| name.into()),

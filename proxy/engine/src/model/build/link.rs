@@ -31,6 +31,7 @@ impl Parts {
             trust_bundle: self.trust_bundle(),
             egress: self.egress.content.clone(),
             authorization: self.authorization.as_ref().map(|staged| staged.content.clone()),
+            consumers: Arc::clone(&self.consumers.cell),
             authentication: self.authentication.as_ref().map(|staged| staged.content.clone()),
             ..Snapshot::default()
         };

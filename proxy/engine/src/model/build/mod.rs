@@ -9,6 +9,8 @@ mod authentication;
 mod chains;
 mod cluster;
 mod cluster_policy;
+mod consumers;
+mod edge;
 pub(super) mod egress;
 mod endpoint;
 mod forward;
@@ -72,6 +74,7 @@ pub struct Parts {
     /// What could not be read and was not known before lets nobody in.
     authorization: Option<Staged<Arc<Authorization>>>,
     authentication: Option<Staged<Arc<Authentication>>>,
+    consumers: consumers::Consumers,
     key_cells: authentication::Cells,
     /// Held while an assignment of that name, or a cluster that wants it, is staged.
     assignments: BTreeMap<String, Assignment>,
@@ -131,6 +134,7 @@ impl Default for Parts {
             egress: Staged::default(),
             authorization: None,
             authentication: None,
+            consumers: consumers::Consumers::default(),
             key_cells: authentication::Cells::new(),
             assignments: BTreeMap::new(),
             listed: 0,
@@ -156,6 +160,7 @@ enum ResourceKind {
     Egress,
     Authorization,
     Authentication,
+    Consumers,
 }
 
 impl ResourceKind {
@@ -172,6 +177,7 @@ impl ResourceKind {
             (proto::mesh::Egress::type_url(), Self::Egress),
             (proto::mesh::Authorization::type_url(), Self::Authorization),
             (proto::mesh::Authentication::type_url(), Self::Authentication),
+            (proto::mesh::Consumers::type_url(), Self::Consumers),
         ];
         let kind = known.into_iter().find(|(url, _)| url == type_url).map(|(_, kind)| kind);
         kind.ok_or_else(|| Wrong::new("", "resources of this type are no part of a proxy's configuration"))
@@ -211,6 +217,7 @@ impl Parts {
             Ok(ResourceKind::Trust) => self.trust = None,
             Ok(ResourceKind::Authorization) if name == proto::names::INBOUND => self.authorization = None,
             Ok(ResourceKind::Authentication) => self.authentication = None,
+            Ok(ResourceKind::Consumers) => self.consumers.remove(name),
             Ok(ResourceKind::Secret) if name == proto::names::ROOT_CA => self.trust_bundle = None,
             Ok(ResourceKind::Cluster) => {
                 if let Some(staged) = self.clusters.remove(name) {
@@ -226,6 +233,11 @@ impl Parts {
             }
             Ok(ResourceKind::Secret | ResourceKind::Authorization) | Err(_) => {}
         }
+    }
+
+    /// Makes what was put of consumers, or taken away, the book in force. To be called after each answer's resources.
+    pub fn settle(&mut self) {
+        self.consumers.settle();
     }
 
     /// Whom the mesh believes, as staged.
@@ -281,6 +293,7 @@ impl Parts {
                 self.authorization = Some(Staged { version, content });
             }
             ResourceKind::Authentication => self.put_authentication(name, version, resource)?,
+            ResourceKind::Consumers => self.consumers.put(name, version, &unpack(resource)?)?,
             ResourceKind::Dns => {
                 let content = Arc::new(own::dns(name, &unpack(resource)?)?);
                 self.names.insert(name.to_owned(), Staged { version, content });
@@ -307,6 +320,7 @@ impl Parts {
             ResourceKind::Authorization => {
                 self.authorization.as_ref().filter(|_| name == proto::names::INBOUND).map(|staged| staged.version.as_str())
             }
+            ResourceKind::Consumers => self.consumers.version(name),
             ResourceKind::Authentication => {
                 self.authentication.as_ref().filter(|_| name == proto::names::INBOUND).map(|staged| staged.version.as_str())
             }
@@ -320,6 +334,7 @@ impl Parts {
             ResourceKind::Cluster => self.clusters.len(),
             ResourceKind::Endpoints => self.listed,
             ResourceKind::Dns => self.names.len(),
+            ResourceKind::Consumers => self.consumers.len(),
             ResourceKind::Secret
             | ResourceKind::Proxy
             | ResourceKind::Egress

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use prost::{Message, Name};
 use prost_types::Any;
-use proto::mesh::{BackendPolicy, Filters, RoutePolicy};
+use proto::mesh::{BackendPolicy, EdgePolicy, Filters, RoutePolicy};
 use proto::names::{BAD_BACKEND, POLICY};
 use proto::xds::route::RouteMatch;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::{duration, unpack};
+use super::authentication::Cells;
+use super::{duration, edge, unpack};
 use crate::filter::chance::MILLION;
 use crate::filter::{Buckets, Cors, FaultSteps, Filter, LIMITS_MAX, RateLimit, Redirect, Rewrite, Stage};
 use crate::matching::compile;
@@ -50,22 +51,32 @@ pub(super) struct Policies {
     matches: Interned<Match>,
     whole: Interned<Policy>,
     steps: Interned<Steps>,
-    buckets: Memories,
+    memories: Memories,
 }
 
-/// The memories of rate limits by name, for as long as a limit holds them.
+/// What outlives a policy: the memories of rate limits by name, for as long as a limit holds them, and what guards edges, by content.
 #[derive(Debug, Default)]
-struct Memories(HashMap<String, Weak<Buckets>>);
+pub(super) struct Memories {
+    buckets: HashMap<String, Weak<Buckets>>,
+    guards: Interned<Vec<Stage>>,
+    cells: Cells,
+}
 
 impl Memories {
     fn adopt(&mut self, name: &str) -> Arc<Buckets> {
-        if let Some(held) = self.0.get(name).and_then(Weak::upgrade) {
+        if let Some(held) = self.buckets.get(name).and_then(Weak::upgrade) {
             return held;
         }
-        self.0.retain(|_, held| held.strong_count() > 0);
+        self.buckets.retain(|_, held| held.strong_count() > 0);
         let fresh = Arc::default();
-        self.0.insert(name.to_owned(), Arc::downgrade(&fresh));
+        self.buckets.insert(name.to_owned(), Arc::downgrade(&fresh));
         fresh
+    }
+
+    /// What guards an edge's rule: rules that say the same share it.
+    fn guards(&mut self, raw: &EdgePolicy) -> Result<Arc<Vec<Stage>>, Wrong> {
+        let cells = &mut self.cells;
+        self.guards.get(&raw.encode_to_vec(), || edge::guards(raw, cells))
     }
 }
 
@@ -122,7 +133,7 @@ impl Policies {
         let mut key = raw.encode_length_delimited_to_vec();
         key.extend(format!("{timeouts:?}").into_bytes());
         key.extend_from_slice(content);
-        self.whole.get(&key, || compile(raw, timeouts, headers, &mut self.buckets))
+        self.whole.get(&key, || compile(raw, timeouts, headers, &mut self.memories))
     }
 
     /// Of what is carried as bytes.
@@ -158,10 +169,12 @@ pub(super) fn within(wrong: Wrong) -> Wrong {
 }
 
 fn compile(raw: &RoutePolicy, timeouts: Timeouts, headers: &[Filter], memories: &mut Memories) -> Result<Policy, Wrong> {
-    let RoutePolicy { filters, attempt_timeout, retry, hedge, faults, rate_limits, session, priority, hash } = raw;
+    let RoutePolicy { filters, attempt_timeout, retry, hedge, faults, rate_limits, session, priority, hash, edge } = raw;
     if rate_limits.len() > LIMITS_MAX {
         return Err(Wrong::new("rate_limits", format!("holds more than {LIMITS_MAX} limits")));
     }
+    let guards = edge.as_ref().map(|edge| memories.guards(edge)).transpose().map_err(|wrong| wrong.within("edge"))?;
+    let guards = guards.as_deref().map_or(&[][..], Vec::as_slice);
     let limit = |(index, raw): (usize, &proto::mesh::RateLimit)| {
         let limit = RateLimit::compile(raw, memories.adopt(&raw.name)).map_err(|wrong| wrong.within(format!("rate_limits[{index}]")))?;
         Ok(Stage::Local(Filter::RateLimit(limit)))
@@ -169,7 +182,7 @@ fn compile(raw: &RoutePolicy, timeouts: Timeouts, headers: &[Filter], memories: 
     let limits = rate_limits.iter().enumerate().map(limit).collect::<Result<Vec<_>, Wrong>>()?;
     let faults = FaultSteps::compile(faults)?.into_stages();
     Ok(Policy {
-        steps: steps(filters.as_ref(), limits.into_iter().chain(faults), headers)?,
+        steps: steps(filters.as_ref(), guards.iter().cloned().chain(limits).chain(faults), headers)?,
         request_timeout: timeouts.request,
         attempt_timeout: duration(attempt_timeout.as_ref(), "attempt_timeout")?.filter(|timeout| !timeout.is_zero()),
         idle_timeout: timeouts.idle,
@@ -182,7 +195,8 @@ fn compile(raw: &RoutePolicy, timeouts: Timeouts, headers: &[Filter], memories: 
     })
 }
 
-/// The order of everything that may stand on the way is said here and nowhere else. `between` are rate limits and faults.
+/// The order of everything that may stand on the way is said here and nowhere else. `between` are an edge's guards (in the order of
+/// `build::edge`), rate limits and faults.
 fn steps(filters: Option<&Filters>, between: impl Iterator<Item = Stage>, headers: &[Filter]) -> Result<Steps, Wrong> {
     let none = Filters::default();
     // Mirrors lead somewhere: they are no part of what is shared.

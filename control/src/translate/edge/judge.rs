@@ -1,0 +1,199 @@
+//! An edge object's standing with each Gateway it is about (Gateway API, policy attachment: `status.ancestors`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::json;
+
+use super::ladder::{Climb, Lost, Rung, Spot, places};
+use crate::translate::attach::{self, Attachment as Standing, WhyNot, content};
+use crate::world::edge::{ApiKeyAuth, Attachment, attachment};
+use crate::world::traffic::{Place, PolicyTarget};
+use crate::world::{Index, Kind, Name, Object, Spec, World};
+
+/// Fields that are named in one sentence.
+const NAMED_MAX: usize = 8;
+
+/// One Gateway, or what stands for it where a target leads to none.
+#[derive(Debug)]
+pub(in crate::translate) struct EdgeAncestor {
+    /// As status names it.
+    pub reference: serde_json::Value,
+    /// Path of the field that names it, and its line; 0: the object's own.
+    pub field: (String, u32),
+    /// Whether it holds there.
+    pub accepted: Result<String, WhyNot>,
+    /// What of it does not.
+    pub partly: Option<WhyNot>,
+    /// Whether all that it refers to is there; `None`: it refers to nothing.
+    pub resolved: Option<Result<(), WhyNot>>,
+}
+
+/// Where requests come by that an object is about, at one Gateway.
+type Spots = BTreeSet<Vec<Place>>;
+
+/// Judges an object at every Gateway; nothing for one that is none of an edge's.
+pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAncestor> {
+    let (index, Some(attachment)) = (world.index(), attachment(object)) else { return Vec::new() };
+    let mut gateways: BTreeMap<Name, (Spots, (String, u32))> = BTreeMap::new();
+    let mut ancestors = Vec::new();
+    let mut add = |spots: Vec<(Name, Vec<Place>)>, field: &(String, u32)| {
+        for (gateway, places) in spots {
+            gateways.entry(gateway).or_insert_with(|| (Spots::new(), field.clone())).0.insert(places);
+        }
+    };
+    for (number, target) in attachment.targets.iter().enumerate() {
+        let field = (format!("spec.targetRefs[{number}]"), target.line);
+        match spots_of(world, object, target) {
+            Ok(spots) => add(spots, &field),
+            Err(refusal) => ancestors.push(EdgeAncestor {
+                reference: reference(object, target),
+                field,
+                accepted: Err(refusal),
+                partly: None,
+                resolved: None,
+            }),
+        }
+    }
+    if attachment.targets.is_empty() {
+        add(wide(index, object, attachment), &("spec".to_owned(), 0));
+    }
+    if gateways.is_empty() && ancestors.is_empty() {
+        return vec![nowhere(object)];
+    }
+    let resolved = resolved(world, object);
+    ancestors.extend(gateways.into_iter().map(|((namespace, name), (spots, field))| {
+        let lost: Vec<Lost> = spots.iter().map(|places| lost(index, object, places)).collect();
+        let (accepted, partly) = verdict(&lost);
+        let reference = json!({"group": Kind::Gateway.group(), "kind": "Gateway", "namespace": namespace, "name": name});
+        EdgeAncestor { reference, field, accepted, partly, resolved: resolved.clone() }
+    }));
+    ancestors
+}
+
+fn lost(index: &Index, object: &Object, places: &[Place]) -> Lost {
+    match &object.spec {
+        Spec::ApiKeyAuth(_) => Climb::<ApiKeyAuth>::of(index, places).lost(&object.key),
+        _ => Lost { kept: 1, ..Lost::default() },
+    }
+}
+
+/// Whether all that it refers to is there.
+fn resolved(_world: &World, _object: &Object) -> Option<Result<(), WhyNot>> {
+    None
+}
+
+/// What its losses at all spots come to.
+fn verdict(lost: &[Lost]) -> (Result<String, WhyNot>, Option<WhyNot>) {
+    let told = |which: fn(&Lost) -> &Vec<(&'static str, crate::world::ObjectKey)>, verb: &str| {
+        let mut by: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+        for (field, owner) in lost.iter().flat_map(which) {
+            by.entry(owner.to_string()).or_default().insert(field);
+        }
+        let one = |(owner, fields): (&String, &BTreeSet<&str>)| {
+            format!("{owner} {verb} {}", fields.iter().take(NAMED_MAX).copied().collect::<Vec<_>>().join(", "))
+        };
+        (!by.is_empty()).then(|| by.iter().map(one).collect::<Vec<_>>().join("; "))
+    };
+    let locked = told(|lost| &lost.locked, "locks").map(|told| WhyNot::new("Locked", told));
+    let older = told(|lost| &lost.older, "is older and wins in");
+    let nothing = lost.iter().all(|lost| lost.kept == 0);
+    match older {
+        Some(told) if nothing => (Err(WhyNot::new("Conflicted", told)), locked),
+        Some(told) => (Ok(told), locked),
+        None => (Ok(String::new()), locked),
+    }
+}
+
+fn reference(object: &Object, target: &PolicyTarget) -> serde_json::Value {
+    let (group, kind) = (target.kind.group(), target.kind.text());
+    let mut reference = json!({"group": group, "kind": kind, "namespace": object.key.namespace, "name": target.name});
+    if let (Some(section), Some(map)) = (&target.section, reference.as_object_mut()) {
+        map.insert("sectionName".to_owned(), json!(section));
+    }
+    reference
+}
+
+/// An object that is about no Gateway yet.
+fn nowhere(object: &Object) -> EdgeAncestor {
+    let root = object.key.namespace == proto::annotations::ROOT_NAMESPACE;
+    let (reference, message) = if root {
+        let mesh = json!({"group": "meshwright.dev", "kind": "Mesh", "namespace": object.key.namespace, "name": "default"});
+        (mesh, "there is no Gateway yet")
+    } else {
+        let namespace = json!({"group": "", "kind": "Namespace", "name": object.key.namespace});
+        (namespace, "no route of this namespace is attached to a Gateway yet")
+    };
+    let field = ("spec".to_owned(), 0);
+    EdgeAncestor { reference, field, accepted: Ok(message.to_owned()), partly: None, resolved: None }
+}
+
+/// The spots of what has no targets.
+fn wide(index: &Index, object: &Object, attachment: &Attachment) -> Vec<(Name, Vec<Place>)> {
+    let place = attachment.places(&object.key).pop();
+    if matches!(place, Some(Place::Mesh)) {
+        return index.gateways.keys().flat_map(|name| of_listeners(index, name, None)).collect();
+    }
+    let routes = index.routes.iter().filter(|route| route.key.namespace == object.key.namespace);
+    routes.flat_map(|route| of_route(index, route, None)).collect()
+}
+
+/// The spots that a target is about.
+///
+/// # Errors
+/// There is no such thing.
+fn spots_of(world: &World, object: &Object, target: &PolicyTarget) -> Result<Vec<(Name, Vec<Place>)>, WhyNot> {
+    let index = world.index();
+    let key = target.key(&object.key.namespace);
+    let name = (key.namespace.clone(), key.name.clone());
+    let none = |message: String| Err(WhyNot::new("TargetNotFound", message));
+    let section = target.section.as_deref();
+    match target.kind {
+        Kind::Gateway => {
+            if index.foreign_gateways.contains(&name) {
+                return none(format!("{key} is another controller's"));
+            }
+            let Some(gateway) = index.gateways.get(&name).and_then(|gateway| attach::gateway(gateway)) else {
+                return none(format!("there is no {key}"));
+            };
+            if let Some(section) = section
+                && !gateway.listeners.iter().any(|listener| listener.name == section)
+            {
+                return none(format!("{key} has no listener named `{section}`"));
+            }
+            Ok(of_listeners(index, &name, section))
+        }
+        Kind::HTTPRoute | Kind::GRPCRoute => {
+            let Some(route) = world.get(&key) else { return none(format!("there is no {key}")) };
+            if let Some(section) = section
+                && !super::ladder::rule_names(route).any(|name| name == section)
+            {
+                return none(format!("{key} has no rule named `{section}`"));
+            }
+            let spots = of_route(index, route, section);
+            if spots.is_empty() { none(format!("{key} is attached to no Gateway")) } else { Ok(spots) }
+        }
+        _ => none(format!("{}s are not served by this version", target.kind)),
+    }
+}
+
+/// All listeners of a Gateway, or one.
+fn of_listeners(index: &Index, name: &Name, section: Option<&str>) -> Vec<(Name, Vec<Place>)> {
+    let listeners = index.gateways.get(name).and_then(|gateway| attach::gateway(gateway)).map_or(&[][..], |gateway| &gateway.listeners);
+    let listeners = listeners.iter().filter(|listener| section.is_none_or(|section| listener.name == section));
+    listeners.map(|listener| (name.clone(), places(&Spot { gateway: name, listener: &listener.name, route: None }))).collect()
+}
+
+/// All listeners that a route is attached to.
+fn of_route(index: &Index, route: &Object, rule: Option<&str>) -> Vec<(Name, Vec<Place>)> {
+    let mut spots = Vec::new();
+    for parent in content(route).into_iter().flat_map(|spec| &spec.parents) {
+        let Standing::Gateway(name, attached) = attach::standing(index, route, parent) else { continue };
+        let Some(gateway) = index.gateways.get(&name).and_then(|gateway| attach::gateway(gateway)) else { continue };
+        for (listener, _) in attached {
+            let Some(listener) = gateway.listeners.get(listener) else { continue };
+            let spot = Spot { gateway: &name, listener: &listener.name, route: Some((route, rule)) };
+            spots.push((name.clone(), places(&spot)));
+        }
+    }
+    spots
+}

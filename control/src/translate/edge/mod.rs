@@ -1,0 +1,40 @@
+//! Edge kinds on their way to a Gateway's proxy (`edge-kinds.md`): what holds for the requests of one rule, per kind and field (`ladder`), as
+//! the proxy is told it, and where each object stands with each Gateway (`judge`).
+
+mod api_key;
+pub(crate) mod consumers;
+mod judge;
+pub(super) mod ladder;
+
+use proto::mesh::EdgePolicy;
+
+pub(super) use judge::{EdgeAncestor, judge};
+use ladder::{Climb, Spot, places};
+
+use crate::world::edge::ApiKeyAuth;
+use crate::world::traffic::Place;
+use crate::world::{Index, ObjectKey};
+
+/// What holds for the requests of one rule at a Gateway; `None`: nothing.
+pub(super) fn policy(index: &Index, spot: &Spot<'_>) -> Option<EdgePolicy> {
+    if index.edge.is_empty() {
+        return None;
+    }
+    let told = at(index, &places(spot));
+    (told != EdgePolicy::default()).then_some(told)
+}
+
+/// The same, of the places that a rule belongs to, the narrowest first. One object that never was good closes them all, whatever else holds.
+fn at(index: &Index, places: &[Place]) -> EdgePolicy {
+    if let Some(broken) = ladder::broken(index, places) {
+        return unavailable(broken);
+    }
+    EdgePolicy { api_keys: Climb::<ApiKeyAuth>::of(index, places).held().map(|held| api_key::sent(index, &held)), ..EdgePolicy::default() }
+}
+
+fn unavailable(broken: &ObjectKey) -> EdgePolicy {
+    EdgePolicy { unavailable: broken.to_string(), ..EdgePolicy::default() }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! Edge kinds (`edge-kinds.md`): what holds at Gateways for requests that come from outside. Every field is honoured or refused here. What all
+//! of them share is read here, what each says in a file of its own.
+
+mod api_key;
+mod consumer;
+mod value;
+
+pub use api_key::{ApiKeyAuth, ConsumerChoice, Namespaces};
+pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential, CredentialKind, consumer_page};
+pub use value::{CredentialPlace, FilledHeader, Value};
+
+use super::Spec;
+use super::door::{Cursor, Fields, Intake, Judge};
+use super::key::{Kind, ObjectKey};
+use super::object::Object;
+use super::traffic::{Place, PolicyTarget, TARGETS_MAX};
+use super::tree::Node;
+
+/// What edge kinds can be about.
+const TARGETS: [(&str, Kind); 4] = [
+    ("Gateway", Kind::Gateway),
+    ("ListenerSet", Kind::ListenerSet),
+    ("HTTPRoute", Kind::HTTPRoute),
+    ("GRPCRoute", Kind::GRPCRoute),
+];
+
+/// Where an edge object holds: what `targetRefs` names, else all routes of its namespace, else, in the root namespace, the mesh.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Attachment {
+    /// What it is about, by name.
+    pub targets: Vec<PolicyTarget>,
+    /// What it sets cannot be changed below.
+    pub locked: bool,
+}
+
+impl Attachment {
+    /// Reads `targetRefs` and `locked`.
+    pub(super) fn read(fields: &mut Fields<'_>) -> Self {
+        let targets = fields.get("targetRefs").map(|at| at.list(TARGETS_MAX)).unwrap_or_default();
+        let targets: Vec<PolicyTarget> = targets.iter().filter_map(|at| PolicyTarget::read_of(at, &TARGETS)).collect();
+        let locked = fields.get("locked").and_then(|at| at.flag().map(|locked| (locked, at)));
+        if let Some((true, at)) = &locked {
+            let narrow = targets.iter().any(|target| target.kind.routes_http());
+            let namespace = targets.is_empty() && at.key().namespace != proto::annotations::ROOT_NAMESPACE;
+            if narrow || namespace {
+                at.error("only what holds for a Gateway, a listener or the mesh can be locked", "remove it, or name a Gateway in targetRefs");
+            }
+        }
+        Self { targets, locked: locked.is_some_and(|(locked, _)| locked) }
+    }
+
+    /// Where it holds, seen from the object.
+    pub fn places(&self, key: &ObjectKey) -> Vec<Place> {
+        if !self.targets.is_empty() {
+            return self.targets.iter().map(|target| target.place(&key.namespace)).collect();
+        }
+        let root = key.namespace == proto::annotations::ROOT_NAMESPACE;
+        vec![if root { Place::Mesh } else { Place::Namespace(key.namespace.clone()) }]
+    }
+
+    /// Where an object that cannot be taken wants to hold, as far as that can be read. `None`: nobody knows, or it is none of an edge.
+    pub(super) fn of_refused(key: &ObjectKey, document: &Node) -> Option<Self> {
+        if !key.kind.fails_closed_at_edges() {
+            return None;
+        }
+        let named = document.get("spec").and_then(|spec| spec.get("targetRefs"));
+        let Some(named) = named else {
+            // Without targets these are for sidecars.
+            let inner = matches!(key.kind, Kind::AuthorizationPolicy | Kind::RequestAuthentication);
+            return (!inner).then(Self::default);
+        };
+        // What is wrong with it has been told.
+        let door = Intake::new("", key.clone(), Judge::Nobody);
+        let targets = Cursor::new(named, "spec.targetRefs", &door);
+        if !targets.is_list() {
+            return None;
+        }
+        let targets: Vec<_> = targets.list(TARGETS_MAX).iter().filter_map(|at| PolicyTarget::read_of(at, &TARGETS)).collect();
+        (!targets.is_empty()).then_some(Self { targets, locked: false })
+    }
+}
+
+/// Where an object holds at edges; `None`: it is none of an edge.
+pub fn attachment(object: &Object) -> Option<&Attachment> {
+    match &object.spec {
+        Spec::ApiKeyAuth(spec) => Some(&spec.attachment),
+        Spec::Broken(attachment) => Some(attachment),
+        _ => None,
+    }
+}

@@ -1,0 +1,365 @@
+//! Who may call from outside: consumers and their credentials, as the control plane sends them, and the way from what a request shows to them.
+//! A key is found by its SHA-256, so nothing secret is compared, and the proxy holds no key.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::digest::{SHA256, digest as sha};
+use http::HeaderValue;
+use proto::mesh::{self, credential::Kind};
+
+use super::found::AuthMethod;
+use crate::claims::Claims;
+use crate::rejected::Wrong;
+
+/// Most credentials of all consumers of a Gateway.
+pub const CREDENTIALS_MAX: usize = 200_000;
+/// Most credentials of one consumer.
+const OWN_CREDENTIALS_MAX: usize = 32;
+/// Most groups of one, and attributes and labels.
+const LISTED_MAX: usize = 64;
+/// Longest name, group, scope, attribute.
+const TEXT_BYTES_MAX: usize = 2_048;
+
+/// SHA-256.
+pub type Digest = [u8; 32];
+
+/// What a key is found by.
+pub fn digest(key: &[u8]) -> Digest {
+    let mut out = [0; 32];
+    out.copy_from_slice(sha(&SHA256, key).as_ref());
+    out
+}
+
+/// Somebody who calls from outside.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Consumer {
+    /// `NAMESPACE/NAME`.
+    pub path: Box<str>,
+    /// Its namespace.
+    pub namespace: Box<str>,
+    /// Its name.
+    pub name: Box<str>,
+    /// Whose it is.
+    pub team: Box<str>,
+    /// Groups it is in.
+    pub groups: Vec<Box<str>>,
+    /// Further words of it.
+    pub attributes: Vec<(Box<str>, Box<str>)>,
+    /// Labels that choices ask for.
+    pub(super) labels: Vec<(Box<str>, Box<str>)>,
+    /// It may not call.
+    pub disabled: bool,
+    /// Unix time from which on it may not.
+    pub expires_secs: Option<u64>,
+    /// Its credentials.
+    pub credentials: Vec<Credential>,
+}
+
+/// One credential, without what is secret of it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Credential {
+    /// Its name.
+    pub name: Box<str>,
+    /// What of the key may be told.
+    pub prefix: Box<str>,
+    /// How it is shown.
+    pub method: AuthMethod,
+    /// Unix time before which it does not hold.
+    pub not_before_secs: u64,
+    /// Unix time from which on it does not hold.
+    pub expires_secs: Option<u64>,
+    /// What it is good for.
+    pub scopes: Vec<Box<str>>,
+    /// What the mesh is told of who shows it.
+    pub told: Option<HeaderValue>,
+}
+
+/// Why a credential that is known does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lapsed {
+    /// Its consumer may not call.
+    Disabled,
+    /// Its time is over, or its consumer's.
+    Expired,
+    /// Its time has not come.
+    TooEarly,
+}
+
+impl Consumer {
+    /// Until when a credential of it holds.
+    ///
+    /// # Errors
+    /// It does not hold now.
+    pub fn holds(&self, credential: &Credential, now_secs: u64) -> Result<Option<u64>, Lapsed> {
+        if self.disabled {
+            return Err(Lapsed::Disabled);
+        }
+        if now_secs < credential.not_before_secs {
+            return Err(Lapsed::TooEarly);
+        }
+        let until = [self.expires_secs, credential.expires_secs].into_iter().flatten().min();
+        match until {
+            Some(until) if now_secs >= until => Err(Lapsed::Expired),
+            until => Ok(until),
+        }
+    }
+}
+
+/// A consumer and the place of one of its credentials.
+pub type Owner = (Arc<Consumer>, usize);
+
+/// A place of a consumer and one of its credential.
+type Place = (u32, u32);
+
+/// Everybody who may call. Immutable; [`BookCell`] holds the one in force.
+#[derive(Debug, Default)]
+pub struct Book {
+    consumers: Vec<Arc<Consumer>>,
+    keys: HashMap<Digest, Place>,
+    users: HashMap<Box<str>, Vec<(Place, Arc<str>)>>,
+    /// By issuer, and the name and value of the first claim.
+    tokens: HashMap<(Box<str>, Box<str>, Box<str>), Vec<(Place, ClaimsWanted)>>,
+    certificates: HashMap<CertificateName, Place>,
+}
+
+/// Claims that a token must have, and their values.
+type ClaimsWanted = Arc<[(Box<str>, Box<str>)]>;
+
+/// What a certificate is known by.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CertificateName {
+    /// A URI of its alternative names.
+    Uri(Box<str>),
+    /// A DNS name of them.
+    Dns(Box<str>),
+    /// Its own hash.
+    Hash(Digest),
+}
+
+impl Book {
+    /// Whose key that is.
+    pub fn by_key(&self, key: &Digest) -> Option<Owner> {
+        self.owner(*self.keys.get(key)?)
+    }
+
+    /// All that use a username, each with the hash of its password.
+    pub fn by_user(&self, user: &str) -> impl Iterator<Item = (Owner, &Arc<str>)> {
+        let found = self.users.get(user).into_iter().flatten();
+        found.filter_map(|(place, hash)| Some((self.owner(*place)?, hash)))
+    }
+
+    /// Whose certificate that is.
+    pub fn by_certificate(&self, name: &CertificateName) -> Option<Owner> {
+        self.owner(*self.certificates.get(name)?)
+    }
+
+    /// Who claims a token; `claim`: by credentials that name that claim only.
+    pub fn by_token(&self, claims: &Claims, claim: Option<&str>) -> Option<Owner> {
+        if self.tokens.is_empty() {
+            return None;
+        }
+        let named = claims.content.keys().filter(|name| claim.is_none_or(|claim| claim == name.as_str()));
+        let nested = claim.filter(|claim| !claims.content.contains_key(*claim));
+        for name in named.map(String::as_str).chain(nested) {
+            for value in claims.texts(name) {
+                let key = (Box::from(&*claims.issuer), Box::from(name), Box::from(&*value));
+                let says = |(name, value): &(Box<str>, Box<str>)| claims.texts(name).any(|said| *said == **value);
+                let found = self.tokens.get(&key).into_iter().flatten().find(|(_, wanted)| wanted.iter().all(says));
+                if let Some((place, _)) = found {
+                    return self.owner(*place);
+                }
+            }
+        }
+        None
+    }
+
+    /// How many consumers there are.
+    pub fn len(&self) -> usize {
+        self.consumers.len()
+    }
+
+    /// Whether there is nobody.
+    pub fn is_empty(&self) -> bool {
+        self.consumers.is_empty()
+    }
+
+    /// How many credentials there are.
+    pub fn credentials(&self) -> usize {
+        self.consumers.iter().map(|consumer| consumer.credentials.len()).sum()
+    }
+
+    /// The consumer of that `NAMESPACE/NAME`; for explanations.
+    pub fn named(&self, path: &str) -> Option<&Arc<Consumer>> {
+        self.consumers.iter().find(|consumer| *consumer.path == *path)
+    }
+
+    fn owner(&self, (consumer, credential): Place) -> Option<Owner> {
+        Some((Arc::clone(self.consumers.get(consumer as usize)?), credential as usize))
+    }
+}
+
+/// The book in force, shared by all snapshots of a proxy: what is revoked is refused at once.
+#[derive(Debug, Default)]
+pub struct BookCell(ArcSwap<Book>);
+
+impl BookCell {
+    /// The book in force.
+    pub fn load(&self) -> Arc<Book> {
+        self.0.load_full()
+    }
+
+    /// Looks at the book in force in place.
+    pub fn with<T>(&self, look: impl FnOnce(&Book) -> T) -> T {
+        look(&self.0.load())
+    }
+
+    pub(crate) fn publish(&self, book: Book) {
+        self.0.store(Arc::new(book));
+    }
+}
+
+/// One resource's consumers, checked.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    entries: Vec<(Arc<Consumer>, Vec<Secret>)>,
+    pub(crate) credentials: usize,
+}
+
+#[derive(Debug)]
+enum Secret {
+    Key(Digest),
+    Password(Box<str>, Arc<str>),
+    Token(Box<str>, ClaimsWanted),
+    Certificate(CertificateName),
+}
+
+impl Page {
+    /// Reads a resource; `former`: what it was before, of which consumers that are the same stay.
+    pub(crate) fn compile(raw: &mesh::Consumers, former: Option<&Self>) -> Result<Self, Wrong> {
+        let mut page = Self::default();
+        let known: BTreeMap<&str, &Arc<Consumer>> =
+            former.into_iter().flat_map(|page| &page.entries).map(|(consumer, _)| (&*consumer.path, consumer)).collect();
+        for (index, raw) in raw.consumers.iter().enumerate() {
+            let (consumer, secrets) = consumer(raw).map_err(|wrong| wrong.within(format!("consumers[{index}]")))?;
+            page.credentials += secrets.len();
+            let kept = known.get(&*consumer.path).filter(|known| ***known == consumer).map(|known| Arc::clone(known));
+            page.entries.push((kept.unwrap_or_else(|| Arc::new(consumer)), secrets));
+        }
+        Ok(page)
+    }
+
+    /// The book that pages come to. Of what several claim the first has it: the control plane sends no such thing.
+    pub(crate) fn bind<'p>(pages: impl Iterator<Item = &'p Self>) -> Book {
+        let mut book = Book::default();
+        for (consumer, secrets) in pages.flat_map(|page| &page.entries) {
+            let number = u32::try_from(book.consumers.len()).unwrap_or(u32::MAX);
+            for (credential, secret) in (0..).zip(secrets) {
+                let place = (number, credential);
+                match secret {
+                    Secret::Key(digest) => _ = book.keys.entry(*digest).or_insert(place),
+                    Secret::Password(user, hash) => book.users.entry(user.clone()).or_default().push((place, Arc::clone(hash))),
+                    Secret::Token(issuer, claims) => {
+                        if let Some((name, value)) = claims.first() {
+                            let key = (issuer.clone(), name.clone(), value.clone());
+                            book.tokens.entry(key).or_default().push((place, Arc::clone(claims)));
+                        }
+                    }
+                    Secret::Certificate(name) => _ = book.certificates.entry(name.clone()).or_insert(place),
+                }
+            }
+            book.consumers.push(Arc::clone(consumer));
+        }
+        book
+    }
+}
+
+fn consumer(raw: &mesh::Consumer) -> Result<(Consumer, Vec<Secret>), Wrong> {
+    let mesh::Consumer { namespace, name, team, groups, attributes, labels, disabled, expires_secs, credentials } = raw;
+    for (field, count, most) in [
+        ("credentials", credentials.len(), OWN_CREDENTIALS_MAX),
+        ("groups", groups.len(), LISTED_MAX),
+        ("attributes", attributes.len(), LISTED_MAX),
+        ("labels", labels.len(), LISTED_MAX),
+    ] {
+        if count > most {
+            return Err(Wrong::new(field, format!("holds {count}, which is more than {most}")));
+        }
+    }
+    let pairs = |pairs: &BTreeMap<String, String>| pairs.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
+    let mut made = Consumer {
+        path: format!("{namespace}/{name}").into(),
+        namespace: text(namespace, "namespace")?,
+        name: text(name, "name")?,
+        team: team.as_str().into(),
+        groups: groups.iter().map(|group| text(group, "groups")).collect::<Result<_, _>>()?,
+        attributes: pairs(attributes),
+        labels: pairs(labels),
+        disabled: *disabled,
+        expires_secs: (*expires_secs > 0).then_some(*expires_secs),
+        credentials: Vec::with_capacity(credentials.len()),
+    };
+    let mut secrets = Vec::with_capacity(credentials.len());
+    for (index, raw) in credentials.iter().enumerate() {
+        let (credential, secret) = credential(&made, raw).map_err(|wrong| wrong.within(format!("credentials[{index}]")))?;
+        made.credentials.push(credential);
+        secrets.push(secret);
+    }
+    Ok((made, secrets))
+}
+
+fn text(text: &str, field: &str) -> Result<Box<str>, Wrong> {
+    if text.is_empty() || text.len() > TEXT_BYTES_MAX {
+        return Err(Wrong::new(field, format!("has {} bytes, not 1 to {TEXT_BYTES_MAX}", text.len())));
+    }
+    Ok(text.into())
+}
+
+fn credential(consumer: &Consumer, raw: &mesh::Credential) -> Result<(Credential, Secret), Wrong> {
+    let mesh::Credential { name, not_before_secs, expires_secs, scopes, kind } = raw;
+    if scopes.len() > LISTED_MAX {
+        return Err(Wrong::new("scopes", format!("holds {}, which is more than {LISTED_MAX}", scopes.len())));
+    }
+    let hash = |bytes: &[u8], field: &str| {
+        Digest::try_from(bytes).map_err(|_| Wrong::new(field, format!("has {} bytes, not 32", bytes.len())))
+    };
+    let (method, prefix, secret) = match kind {
+        None => return Err(Wrong::new("kind", "is missing: api_key, basic, jwt or certificate")),
+        Some(Kind::ApiKey(mesh::KeyCredential { sha256, prefix })) => {
+            (AuthMethod::ApiKey, prefix.as_str(), Secret::Key(hash(sha256, "api_key.sha256")?))
+        }
+        Some(Kind::Basic(mesh::PasswordCredential { username, hash })) => {
+            (AuthMethod::Basic, username.as_str(), Secret::Password(text(username, "basic.username")?, hash.as_str().into()))
+        }
+        Some(Kind::Jwt(mesh::TokenCredential { issuer, claims })) => {
+            if claims.is_empty() || claims.len() > LISTED_MAX {
+                return Err(Wrong::new("jwt.claims", format!("holds {}, not 1 to {LISTED_MAX}", claims.len())));
+            }
+            let claims = claims.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
+            (AuthMethod::Jwt, "", Secret::Token(text(issuer, "jwt.issuer")?, claims))
+        }
+        Some(Kind::Certificate(mesh::CertificateCredential { kind })) => {
+            use mesh::certificate_credential::Kind as By;
+            let name = match kind {
+                Some(By::Uri(uri)) => CertificateName::Uri(text(uri, "certificate.uri")?),
+                Some(By::Dns(dns)) => CertificateName::Dns(text(dns, "certificate.dns")?),
+                Some(By::Sha256(bytes)) => CertificateName::Hash(hash(bytes, "certificate.sha256")?),
+                None => return Err(Wrong::new("certificate", "is missing: uri, dns or sha256")),
+            };
+            (AuthMethod::Cert, "", Secret::Certificate(name))
+        }
+    };
+    let groups = consumer.groups.iter().map(|group| &**group).collect::<Vec<_>>().join(",");
+    let told = format!("{};groups={groups};method={}", consumer.path, method.text());
+    let made = Credential {
+        name: name.as_str().into(),
+        prefix: prefix.into(),
+        method,
+        not_before_secs: *not_before_secs,
+        expires_secs: (*expires_secs > 0).then_some(*expires_secs),
+        scopes: scopes.iter().map(|scope| scope.as_str().into()).collect(),
+        told: HeaderValue::try_from(told).ok(),
+    };
+    Ok((made, secret))
+}

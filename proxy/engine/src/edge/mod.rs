@@ -1,0 +1,94 @@
+//! What guards a route at an edge: who calls from outside, and whether they may (`edge-kinds.md`, "The fixed order", steps 5 to 9). Each guard
+//! is a pure function of the request, what is known of consumers, and the time; what it finds out is kept for those behind it, the log and the
+//! backend. One that has to wait for something hands back a [`Question`], and is asked again with the answer.
+
+mod api_key;
+mod book;
+mod choice;
+mod found;
+mod identify;
+mod places;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use crate::authenticate::Remembered;
+use crate::failure::{LocalReply, Reason};
+use crate::filter::Exchange;
+
+pub use api_key::{ApiKeys, KEY_BYTES_MAX};
+pub(crate) use book::Page;
+pub use book::{Book, BookCell, CREDENTIALS_MAX, Consumer, Credential, Digest, digest};
+pub use choice::Choice;
+pub use found::{AuthMethod, CONSUMER_HEADER, Found, Identified};
+pub use identify::{Denied, Identify};
+
+/// One guard of a route.
+#[derive(Clone, Debug)]
+pub enum Guard {
+    /// An object that fails closed never was good: its name. Everything is answered 500.
+    Unavailable(Arc<str>),
+    /// Who calls.
+    Identify(Arc<Identify>),
+}
+
+/// What guards go by beside the request, and where they note what they find.
+#[derive(Debug)]
+pub struct Watch<'e> {
+    /// Who may call from outside.
+    pub book: &'e Book,
+    /// Tokens that were verified before.
+    pub tokens: &'e mut Remembered,
+    /// Unix time.
+    pub wall_secs: u64,
+    /// Who calls, as far as it is known by now.
+    pub found: &'e mut Found,
+}
+
+/// What has to be waited for.
+#[derive(Debug)]
+pub enum Question {}
+
+/// What becomes of a request at a guard.
+#[must_use]
+#[derive(Debug)]
+pub enum Passed {
+    /// It goes on.
+    On,
+    /// It is answered here.
+    Answered(Box<LocalReply>),
+    /// Something has to be found out first; then the guard is asked again.
+    Asks(Box<Question>),
+}
+
+impl Guard {
+    /// Sees the request before it is sent on.
+    pub fn on_request(&self, exchange: &mut Exchange<'_>) -> Passed {
+        match self {
+            Self::Unavailable(_) => Passed::Answered(Box::new(unavailable())),
+            Self::Identify(identify) => identify.on_request(exchange),
+        }
+    }
+
+    /// The name that `explain` prints.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Unavailable(_) => "policy",
+            Self::Identify(identify) => identify.name(),
+        }
+    }
+
+    /// What it does, in words.
+    pub fn story(&self) -> String {
+        match self {
+            Self::Unavailable(object) => format!("{object} was refused and no version of it was good before: nobody is let in"),
+            Self::Identify(identify) => identify.story(),
+        }
+    }
+}
+
+/// The answer where something that fails closed is not to be had.
+pub(crate) fn unavailable() -> LocalReply {
+    LocalReply { status: http::StatusCode::INTERNAL_SERVER_ERROR, ..LocalReply::of(Reason::PolicyUnavailable) }
+}
