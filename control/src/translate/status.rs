@@ -269,7 +269,7 @@ fn of_object(world: &World, object: &Object, by: &Conditions) -> Option<Status> 
         Spec::AuthorizationPolicy(policy) => Some(of_authorization(world, object, policy, by)),
         Spec::PeerAuthentication(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::RequestAuthentication(spec) => Some(of_policy(world, object, &spec.selector, by)),
-        Spec::ApiKeyAuth(_) => Some(of_edge(world, object, by)),
+        Spec::ApiKeyAuth(_) | Spec::RateLimit(_) => Some(of_edge(world, object, by)),
         Spec::Consumer(consumer) => Some(of_consumer(world, object, consumer, by)),
         Spec::Telemetry(spec) => Some(of_policy(world, object, &spec.selector, by)),
         Spec::Mesh(mesh) => Some(of_mesh(world, mesh, by)),

@@ -37,6 +37,7 @@ pub enum Kind {
     Canary,
     ApiKeyAuth,
     Consumer,
+    RateLimit,
 }
 
 /// API group of the core kinds.
@@ -50,7 +51,7 @@ pub const OWN: &str = "meshwright.dev";
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
@@ -80,6 +81,7 @@ impl Kind {
         Self::Canary,
         Self::ApiKeyAuth,
         Self::Consumer,
+        Self::RateLimit,
     ];
 
     /// The name as manifests spell it.
@@ -114,6 +116,7 @@ impl Kind {
             Self::Canary => "Canary",
             Self::ApiKeyAuth => "ApiKeyAuth",
             Self::Consumer => "Consumer",
+            Self::RateLimit => "RateLimit",
         }
     }
 
@@ -142,7 +145,8 @@ impl Kind {
             | Self::Revocation
             | Self::Canary
             | Self::ApiKeyAuth
-            | Self::Consumer => OWN,
+            | Self::Consumer
+            | Self::RateLimit => OWN,
         }
     }
 

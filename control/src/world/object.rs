@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::content::Contents;
 use super::core::{EndpointSlice, Service};
-use super::edge::{ApiKeyAuth, Attachment, Consumer};
+use super::edge::{ApiKeyAuth, Attachment, Consumer, EdgeRateLimit};
 use super::door::{Cursor, Fields, Intake, Judge, is_label, is_subdomain};
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
@@ -73,6 +73,7 @@ pub enum Spec {
     AuthorizationPolicy(Box<AuthorizationPolicy>),
     RequestAuthentication(RequestAuthentication),
     ApiKeyAuth(Box<ApiKeyAuth>),
+    RateLimit(Box<EdgeRateLimit>),
     Consumer(Box<Consumer>),
     /// Stands at edges for an object that fails closed and of which no version was ever good: what it is about is answered 500.
     Broken(Attachment),
@@ -297,6 +298,7 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::Revocation => Spec::Revocation(Revocation::read(fields.need("spec")?.fields())?),
         Kind::Consumer => Spec::Consumer(Box::new(Consumer::read(fields.need("spec")?.fields())?)),
         Kind::ApiKeyAuth => Spec::ApiKeyAuth(Box::new(ApiKeyAuth::read(fields.need("spec")?.fields())?)),
+        Kind::RateLimit => Spec::RateLimit(Box::new(EdgeRateLimit::read(fields.need("spec")?.fields())?)),
         Kind::RequestAuthentication => Spec::RequestAuthentication(RequestAuthentication::read(fields.need("spec")?.fields())?),
         _ => Spec::Unsupported,
     })

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use engine::Moment;
-use engine::limit::{Grant, Known, ObjectLimits, Row, Standing, numbers_sent};
+use engine::edge::ObjectLimits;
+use engine::limit::{Grant, Known, Row, Standing, numbers_sent};
 use proto::mesh::{LimitAsk as Sent, LimitAsks, LimitGrant, LimitGrants, LimitKnown};
 use tokio::sync::oneshot;
 

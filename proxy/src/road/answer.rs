@@ -11,14 +11,15 @@ use engine::authenticate::{Accepted, TokenVerdict};
 use engine::authorize::Judgement;
 use engine::claims::Claims;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
-use engine::edge::{Found, Watch};
+use engine::edge::{Counted, Found, Question, Watch};
 use engine::failure::{Failure, LocalReply, Reason};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
 use engine::model::{Cluster, Protocol, RouteTable, SessionHome, Snapshot};
 use http::{HeaderMap, Response, StatusCode, request};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::ground::body::{Body, Received};
+use crate::ground::limits::STORE_WAIT;
 use crate::http::{self as rules, Caller, CutOff, Hop, OfHop, Patient, Raw, Upgrade, clean_request, judge_request, take_patience};
 use crate::io::{Rewound, Stream};
 use crate::observe::trace::Forms;
@@ -327,6 +328,7 @@ impl<D: Door> Connection<D> {
             sticky,
             stand,
             found: Found::default(),
+            counted: Counted::default(),
             draw,
         };
         Ok(Passing { plan, leg, home })
@@ -402,9 +404,15 @@ impl<D: Door> Connection<D> {
             let mut exchange = self.exchange(&mut parts, draw, &account);
             let wall_secs = || self.shared.wall_secs().into();
             exchange.watch =
-                book.as_deref().map(|book| Watch { book, tokens: &mut tokens, wall_secs: wall_secs(), found: &mut leg.found });
+                book.as_deref().map(|book| Watch { book, tokens: &mut tokens, wall_secs: wall_secs(), found: &mut leg.found, counted: &mut leg.counted });
             plan.forward.forth(plan.place, from, &mut exchange)
         };
+        for ask in leg.counted.aside() {
+            self.shared.snapshots.limit_questions().aside(ask);
+        }
+        if let Some(limit) = leg.counted.refused() {
+            account.limited(limit);
+        }
         match (passage, plan.target) {
             (Passage::Through, _) => self.straight((parts, received), Passing { plan, leg, home: None }, account),
             (Passage::Answered(answer), _) => shown(&plan, &leg, reply(&self.shared, &answer, leg.version, account)),
@@ -417,7 +425,7 @@ impl<D: Door> Connection<D> {
                 account.failed(&Failure::new(Reason::Fault, "a fault on purpose cuts the exchange"));
                 Answering::Cut
             }
-            (Passage::Ask { question, next: _ }, _) => match *question {},
+            (Passage::Ask { question, next }, _) => self.find_out((parts, received), Passing { plan, leg, home: None }, (*question, next), account),
             (Passage::Wait { delay, policy, next }, target) => {
                 account.faulted(format_args!("delay {delay:?}"), policy);
                 let (rule, forward, place) = (Arc::clone(plan.rule), Arc::clone(plan.forward), plan.place);
@@ -434,6 +442,32 @@ impl<D: Door> Connection<D> {
                 }))
             }
         }
+    }
+
+    /// Finds out what a guard wants to know, and asks it again.
+    fn find_out(
+        self: &Rc<Self>,
+        request: (request::Parts, Received),
+        Passing { plan, mut leg, .. }: Passing<'_>,
+        (question, next): (Question, Resume),
+        account: Account,
+    ) -> Answering {
+        let (rule, forward, place) = (Arc::clone(plan.rule), Arc::clone(plan.forward), plan.place);
+        let (target, own) = (plan.target.cloned().map_err(LocalReply::clone), Rc::clone(self));
+        Answering::Later(Box::pin(async move {
+            let began = Instant::now();
+            let Question::Limit(ask) = question;
+            let told = match own.shared.snapshots.limit_questions().ask(ask) {
+                Some(answer) => timeout(STORE_WAIT, answer).await.is_ok_and(|told| told.is_ok()),
+                None => false,
+            };
+            if !told {
+                leg.counted.unanswered();
+            }
+            leg.waited += began.elapsed();
+            let plan = Plan { rule: &rule, forward: &forward, place, target: target.as_ref() };
+            own.pass(request, Passing { plan, leg, home: None }, next, account)
+        }))
     }
 
     /// What stages see of a request.

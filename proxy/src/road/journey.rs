@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::edge::Found;
+use engine::edge::{Counted, Found};
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::filter::Answered;
 use engine::model::{Cluster, Forward, Policy, Protocol};
@@ -66,6 +66,8 @@ pub struct Leg {
     pub stand: Option<Box<Stand>>,
     /// Who calls from outside, as guards have found out.
     pub found: Found,
+    /// What limits have to say on its answer, and its places among requests under way.
+    pub counted: Counted,
     /// The chance of this request.
     pub draw: u64,
 }
@@ -101,6 +103,7 @@ pub struct Journey {
     answered: Answered,
     sticky: Option<Box<Sticky>>,
     stand: Option<Box<Stand>>,
+    counted: Counted,
     version: Version,
     connect: bool,
     /// The downstream is a mesh peer.
@@ -123,7 +126,7 @@ impl Journey {
     ) -> Box<Self> {
         let policy = &forward.policy;
         let whole = leg.left(policy);
-        let Leg { only, destination, speaks, expects, upgrade, version, at, caller, answered, patient, hash, sticky, stand, draw, .. } =
+        let Leg { only, destination, speaks, expects, upgrade, version, at, caller, answered, patient, hash, sticky, stand, counted, draw, .. } =
             leg;
         let connect = parts.method == Method::CONNECT;
         let class = policy.priority.as_ref().map_or(0, |priority| priority.class(&parts.headers));
@@ -183,6 +186,7 @@ impl Journey {
                 answered,
                 sticky,
                 stand,
+                counted,
                 version,
                 connect,
                 peer: at == Hop::Inner,
@@ -233,6 +237,7 @@ impl Journey {
         }
         if !self.forward.is_bare() {
             self.forward.back(self.place, &self.answered, response.headers_mut());
+            self.counted.tell(response.headers_mut());
         }
         if let (Some(sticky), Some(session), Some(endpoint)) = (&self.sticky, &self.forward.policy.session, self.call.endpoint()) {
             sticky.tell(session, (self.call.cluster(), endpoint), self.shared.wall_secs(), &mut response);
@@ -276,6 +281,7 @@ impl Journey {
         account.add_request_bytes(self.overdue.wait.uploaded());
         let mut response = failed(&self.shared, failure, self.version, account);
         self.forward.show(self.place, &self.answered, response.headers_mut());
+        self.counted.tell(response.headers_mut());
         response
     }
 
@@ -292,6 +298,7 @@ impl Journey {
         let answering = self.call.lease().and_then(Lease::peer);
         let bonds = [caller.as_ref(), answering].map(|peer| peer.map(|peer| bonds.join(peer)));
         let mut stand = self.stand.take();
+        let counted = std::mem::take(&mut self.counted);
         let denied = move |account: &mut Account, cx: &mut Context<'_>| match &mut stand {
             None => Poll::Pending,
             Some(stand) => stand.poll_denied(cx).map(|denial| account.denied(denial.reason, denial.ruling.as_ref())),
@@ -300,6 +307,8 @@ impl Journey {
         let (patience, buffers) = (Rc::clone(&self.shared.patience), Rc::clone(&self.shared.buffers));
         let carrying = bound(bonds, tunnel(both, (self.call.take_held(), guest), patience, buffers));
         tokio::task::spawn_local(async move {
+            // A tunnel is a request under way.
+            let _under_way = counted;
             if let Err(broken) = carrying.await {
                 tracing::debug!(%broken, "a tunnel was cut");
             }

@@ -5,6 +5,7 @@ mod api_key;
 pub(crate) mod consumers;
 mod judge;
 pub(super) mod ladder;
+pub(super) mod limits;
 
 use proto::mesh::EdgePolicy;
 
@@ -29,7 +30,8 @@ fn at(index: &Index, places: &[Place]) -> EdgePolicy {
     if let Some(broken) = ladder::broken(index, places) {
         return unavailable(broken);
     }
-    EdgePolicy { api_keys: Climb::<ApiKeyAuth>::of(index, places).held().map(|held| api_key::sent(index, &held)), ..EdgePolicy::default() }
+    let keys = Climb::<ApiKeyAuth>::of(index, places).held();
+    EdgePolicy { api_keys: keys.map(|held| api_key::sent(index, &held)), limits: limits::sent(index, places), ..EdgePolicy::default() }
 }
 
 fn unavailable(broken: &ObjectKey) -> EdgePolicy {

@@ -3,10 +3,12 @@
 
 mod api_key;
 mod consumer;
+mod rate_limit;
 mod value;
 
 pub use api_key::{ApiKeyAuth, ConsumerChoice, Namespaces};
 pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential, CredentialKind, consumer_page};
+pub use rate_limit::EdgeRateLimit;
 pub use value::{CredentialPlace, FilledHeader, Value};
 
 use super::Spec;
@@ -84,6 +86,7 @@ impl Attachment {
 pub fn attachment(object: &Object) -> Option<&Attachment> {
     match &object.spec {
         Spec::ApiKeyAuth(spec) => Some(&spec.attachment),
+        Spec::RateLimit(spec) => Some(&spec.attachment),
         Spec::Broken(attachment) => Some(attachment),
         _ => None,
     }

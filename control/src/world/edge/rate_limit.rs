@@ -269,3 +269,100 @@ fn store(at: &Cursor<'_>) -> Option<u32> {
     fields.done();
     ahead
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::parse;
+    use crate::world::{Candidate, Spec};
+
+    fn candidate(spec: &str) -> Candidate {
+        let text = format!("apiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\nmetadata: {{name: l, namespace: shop}}\nspec: {{{spec}}}\n");
+        parse("f.yaml", &text).candidates.remove(0)
+    }
+
+    fn good(spec: &str) -> EdgeRateLimit {
+        let candidate = candidate(spec);
+        assert!(candidate.problems.is_empty(), "{spec}: {:?}", candidate.problems);
+        let Some(Spec::RateLimit(read)) = candidate.object.map(|object| object.spec.clone()) else { panic!("{spec}") };
+        *read
+    }
+
+    /// What is wrong with a spec.
+    fn wrong(spec: &str) -> String {
+        let candidate = candidate(spec);
+        assert!(candidate.object.is_none(), "{spec} is taken");
+        candidate.problems.iter().map(|problem| format!("{}: {}; ", problem.field, problem.message)).collect()
+    }
+
+    #[test]
+    fn every_field_of_a_limit_is_read() {
+        // Aim: each word of the kind keeps its value, and what is not said has its default.
+        let read = good(
+            "stage: BeforeAuth, perTarget: true, onError: Deny, headers: Both, store: {leases: {aheadPercent: 5}}, \
+             limits: [{name: a, requests: 600, per: 1m, burst: 7, key: [{clientAddress: {ipv6Prefix: 56}}, {header: X-Tenant}, {path: {}}, \
+             {method: {}}, {cel: request.host}], missing: Skip, when: 'request.method == \"POST\"', cost: 3, replicas: PerProxy, dryRun: true}], \
+             concurrency: [{requests: 5, key: [{path: {}}]}]",
+        );
+        let [limit] = read.limits.as_slice() else { panic!("{read:?}") };
+        assert_eq!((read.before_auth, read.per_target, read.draft, read.legacy, read.ahead_percent), (true, true, true, true, 5));
+        assert_eq!((read.without_store, read.concurrency.len(), limit.key.len()), (WithoutStore::Deny, 1, 5));
+        assert_eq!((limit.cost, limit.shared, limit.dry_run, limit.missing), (3, false, true, KeyMissing::Skipped.into()));
+        assert!(matches!(limit.numbers, Some(Numbers::Rate(LimitRate { requests: 600, burst: 7, .. }))), "{limit:?}");
+        let plain = good("limits: [{name: a, requests: 10, per: 1s}, {name: b, quota: {requests: 5, per: Week}, cost: 'size(request.path)'}]");
+        let [rate, quota] = plain.limits.as_slice() else { panic!("{plain:?}") };
+        assert!(matches!(rate.numbers, Some(Numbers::Rate(LimitRate { burst: 10, .. }))), "the burst is the rate's");
+        let Some(Numbers::Quota(numbers)) = &quota.numbers else { panic!("{quota:?}") };
+        assert_eq!((numbers.time_zone.as_str(), numbers.week_start, quota.cost_cel.as_str()), ("UTC", 1, "size(request.path)"));
+        assert_eq!((plain.ahead_percent, plain.draft, plain.legacy, rate.shared, rate.cost), (1, true, false, true, 1));
+    }
+
+    #[test]
+    fn what_cannot_be_honoured_is_refused() {
+        // Aim: each mistake, each field without effect and each early look at who calls is told by name.
+        let limit = |rest: &str| format!("limits: [{{name: a, requests: 1, per: 1s, {rest}}}]");
+        let cases = [
+            ("headers: Draft".to_owned(), "it limits nothing"),
+            ("limits: [{name: a}]".to_owned(), "requests"),
+            ("limits: [{name: A, requests: 1, per: 1s}]".to_owned(), "is no name of a limit"),
+            ("limits: [{name: a, requests: 1, per: 1s}, {name: a, requests: 1, per: 1s}]".to_owned(), "already"),
+            ("limits: [{name: a, requests: 0, per: 1s}]".to_owned(), "out of range"),
+            ("limits: [{name: a, requests: 1, per: 0s}]".to_owned(), "no such period"),
+            ("limits: [{name: a, requests: 1, per: 9000h}]".to_owned(), "no such period"),
+            ("limits: [{name: a, per: 1s, quota: {requests: 1, per: Day}}]".to_owned(), "a quota has numbers of its own"),
+            ("limits: [{name: a, quota: {requests: 1, per: Fortnight}}]".to_owned(), "unknown value `Fortnight`"),
+            ("limits: [{name: a, quota: {requests: 1, per: Day, timeZone: Mars/Olympus}}]".to_owned(), "is no time zone"),
+            (limit("key: [{}]"), "exactly one"),
+            (limit("key: [{path: {}, method: {}}]"), "exactly one"),
+            (limit("key: [{clientAddress: {ipv6Prefix: 129}}]"), "out of range"),
+            (limit("when: request.path"), "the condition"),
+            (limit("cost: 0"), "out of range"),
+            (limit("count: Misses"), "not served"),
+            (limit("costFromResponse: {header: x-cost}"), "not supported"),
+            (format!("stage: BeforeAuth, {}", limit("key: [{consumer: {}}]")), "nobody knows who calls"),
+            (format!("stage: BeforeAuth, {}", limit("when: 'consumer.team == \"a\"'")), "nobody knows"),
+            (format!("store: {{redis: {{}}}}, {}", limit("burst: 1")), "not supported"),
+            (format!("bandwidth: [], {}", limit("burst: 1")), "not supported"),
+            (format!("store: {{leases: {{aheadPercent: 101}}}}, {}", limit("burst: 1")), "out of range"),
+            ("concurrency: [{requests: 1, queue: 3}]".to_owned(), "not supported"),
+            (format!("locked: true, targetRefs: [{{kind: HTTPRoute, name: r}}], {}", limit("burst: 1")), "can be locked"),
+        ];
+        for (spec, told) in cases {
+            let found = wrong(&spec);
+            assert!(found.contains(told), "{spec}: {found}");
+        }
+    }
+
+    #[test]
+    fn bounds_are_kept_at_the_door() {
+        // Aim: one limit, one part of a key and one concurrency limit more than there may be.
+        let limits = |count: usize| (0..count).map(|number| format!("{{name: l{number}, requests: 1, per: 1s}}")).collect::<Vec<_>>().join(", ");
+        let parts = |count: usize| vec!["{path: {}}"; count].join(", ");
+        let busy = |count: usize| vec!["{requests: 1}"; count].join(", ");
+        assert_eq!(good(&format!("limits: [{}]", limits(32))).limits.len(), 32);
+        assert!(wrong(&format!("limits: [{}]", limits(33))).contains("33 items"));
+        good(&format!("limits: [{{name: a, requests: 1, per: 1s, key: [{}]}}]", parts(8)));
+        assert!(wrong(&format!("limits: [{{name: a, requests: 1, per: 1s, key: [{}]}}]", parts(9))).contains("9 items"));
+        assert!(wrong(&format!("concurrency: [{}]", busy(9))).contains("9 items"));
+    }
+}

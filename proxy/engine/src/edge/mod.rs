@@ -7,6 +7,7 @@ mod book;
 mod choice;
 mod found;
 mod identify;
+mod limits;
 mod places;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,8 @@ pub use book::{Book, BookCell, CREDENTIALS_MAX, Consumer, Credential, Digest, di
 pub use choice::Choice;
 pub use found::{AuthMethod, CONSUMER_HEADER, Found, Identified};
 pub use identify::{Denied, Identify};
+pub use limits::{CONCURRENCY_MAX, Counted, KEY_PARTS_MAX, Limit, LimitAsk, LimitOutlook, Limits, ObjectLimits, read};
+pub(crate) use limits::object;
 
 /// One guard of a route.
 #[derive(Clone, Debug)]
@@ -31,6 +34,17 @@ pub enum Guard {
     Unavailable(Arc<str>),
     /// Who calls.
     Identify(Arc<Identify>),
+    /// How much may come; before it is known who calls, or after.
+    Limit(Arc<Limits>, LimitStage),
+}
+
+/// Where limits stand in the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitStage {
+    /// They guard the guards.
+    BeforeAuth,
+    /// They know who calls.
+    AfterAuth,
 }
 
 /// What guards go by beside the request, and where they note what they find.
@@ -44,11 +58,16 @@ pub struct Watch<'e> {
     pub wall_secs: u64,
     /// Who calls, as far as it is known by now.
     pub found: &'e mut Found,
+    /// What limits have to say on the answer.
+    pub counted: &'e mut Counted,
 }
 
 /// What has to be waited for.
 #[derive(Debug)]
-pub enum Question {}
+pub enum Question {
+    /// Whether there is some left of a limit that proxies share.
+    Limit(LimitAsk),
+}
 
 /// What becomes of a request at a guard.
 #[must_use]
@@ -68,6 +87,7 @@ impl Guard {
         match self {
             Self::Unavailable(_) => Passed::Answered(Box::new(unavailable())),
             Self::Identify(identify) => identify.on_request(exchange),
+            Self::Limit(limits, _) => limits.on_request(exchange),
         }
     }
 
@@ -76,6 +96,8 @@ impl Guard {
         match self {
             Self::Unavailable(_) => "policy",
             Self::Identify(identify) => identify.name(),
+            Self::Limit(_, LimitStage::BeforeAuth) => "limit_before_auth",
+            Self::Limit(_, LimitStage::AfterAuth) => "limit",
         }
     }
 
@@ -84,6 +106,7 @@ impl Guard {
         match self {
             Self::Unavailable(object) => format!("{object} was refused and no version of it was good before: nobody is let in"),
             Self::Identify(identify) => identify.story(),
+            Self::Limit(limits, _) => limits.story(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! what is not yet subscribed and asks again.
 
 pub mod dump;
+pub mod limits;
 mod outside;
 mod policies;
 mod view;
@@ -32,7 +33,7 @@ use way::{Drawn, Way};
 /// Most server names that are told in one sentence.
 const NAMES_TOLD_MAX: usize = 8;
 
-pub use view::{BackendView, EndpointView, Explanation, PolicyView, ReplyView, RouteView, StageView, StandingView, Verb};
+pub use view::{BackendView, EndpointView, Explanation, PolicyView, ReplyView, RouteView, StageView, StandingView, Verb, LimitView};
 
 /// A request as a client sends it.
 #[derive(Clone, Copy, Debug)]

@@ -24,12 +24,12 @@ pub struct Told {
 }
 
 /// All that is told here: an application's own word on them is not the client's business.
-pub(super) const OWN_HEADERS: [HeaderName; 5] = [RATE_LIMIT, RATE_LIMIT_POLICY, LEGACY_LIMIT, LEGACY_REMAINING, LEGACY_RESET];
+pub(crate) const OWN_HEADERS: [HeaderName; 5] = [RATE_LIMIT, RATE_LIMIT_POLICY, LEGACY_LIMIT, LEGACY_REMAINING, LEGACY_RESET];
 
 impl Told {
     /// Says how the tightest limit stands: its name, what is there at once, and how much is left of it. `policies` are those that apply.
     /// One value is allocated.
-    pub(super) fn tell(
+    pub(crate) fn tell(
         self,
         say: &mut impl FnMut(HeaderName, HeaderValue),
         (name, whole): (&str, u64),
@@ -55,7 +55,7 @@ impl Told {
 }
 
 /// After how many seconds to come again, which is told in any case.
-pub(super) fn retry_after(standing: &Standing) -> (HeaderName, HeaderValue) {
+pub(crate) fn retry_after(standing: &Standing) -> (HeaderName, HeaderValue) {
     (header::RETRY_AFTER, HeaderValue::from(secs(standing.retry).max(1)))
 }
 
@@ -71,7 +71,7 @@ impl std::fmt::Write for Line {
 }
 
 /// One policy of `RateLimit-Policy`: `"NAME";q=QUOTA;w=SECONDS`.
-pub fn policy_item(name: &str, quota: u64, window_secs: u64) -> String {
+pub(crate) fn policy_item(name: &str, quota: u64, window_secs: u64) -> String {
     let mut text = String::with_capacity(name.len() + 32);
     // A text takes all that is written.
     let _ = item(&mut text, name).and_then(|()| write!(text, ";q={quota};w={window_secs}"));

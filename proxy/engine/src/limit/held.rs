@@ -139,6 +139,11 @@ impl Held {
         (self.have > 0 && now.since(self.used) >= rest).then(|| std::mem::take(&mut self.have))
     }
 
+    /// Whether the store has nothing now.
+    pub fn is_empty(&self, now: Moment) -> bool {
+        now < self.empty_until
+    }
+
     /// In hand.
     pub const fn have(&self) -> u64 {
         self.have

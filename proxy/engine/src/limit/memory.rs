@@ -11,7 +11,16 @@ use super::OBJECT_KEYS_MAX;
 
 /// What is known of one key of one limit.
 #[derive(Clone, Copy, Debug, Default)]
-pub enum Row {
+pub struct Row {
+    /// Which limit of the object; a key is one limit's.
+    pub limit: u8,
+    /// What is known.
+    pub state: RowState,
+}
+
+/// See [`Row`].
+#[derive(Clone, Copy, Debug, Default)]
+pub enum RowState {
     /// Nothing.
     #[default]
     Fresh,
@@ -23,21 +32,28 @@ pub enum Row {
 
 impl Row {
     /// Counted by this proxy.
-    pub const fn own(&mut self) -> &mut Meter {
-        if !matches!(self, Self::Own(_)) {
-            *self = Self::Own(Meter { used: 0, at: 0 });
+    pub fn own(&mut self) -> &mut Meter {
+        if !matches!(self.state, RowState::Own(_)) {
+            self.state = RowState::Own(Meter::default());
         }
-        let Self::Own(meter) = self else { unreachable!() };
+        let RowState::Own(meter) = &mut self.state else { unreachable!() };
         meter
     }
 
     /// Counted by all.
     pub fn shared(&mut self) -> &mut Held {
-        if !matches!(self, Self::Shared(_)) {
-            *self = Self::Shared(Held::default());
+        if !matches!(self.state, RowState::Shared(_)) {
+            self.state = RowState::Shared(Held::default());
         }
-        let Self::Shared(held) = self else { unreachable!() };
+        let RowState::Shared(held) = &mut self.state else { unreachable!() };
         held
+    }
+
+    /// The same, of this limit of the object.
+    #[must_use]
+    pub fn of(&mut self, limit: usize) -> &mut Self {
+        self.limit = u8::try_from(limit).unwrap_or(u8::MAX);
+        self
     }
 }
 

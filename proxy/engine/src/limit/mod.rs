@@ -8,17 +8,23 @@ mod book;
 mod calendar;
 mod headers;
 mod held;
+mod memory;
 mod numbers;
 mod table;
+mod wire;
 #[cfg(test)]
 mod tests;
 
 pub use book::{Ask, Book, Grant, Known};
 pub use calendar::{Calendar, Every, Window, ZoneUnknown, check_zone};
 pub use headers::Told;
+pub(crate) use headers::{OWN_HEADERS, policy_item, retry_after};
 pub use held::{Held, Taking};
+pub use memory::{LimitCounts, LimitReading, LimitVerdict, Memories, Memory, Row, RowState, StoreLive, UnderWayPlace};
 pub use numbers::{AMOUNT_MAX, Meter, Now, Numbers, PERIOD_MAX, Quota, Rate, Standing};
 pub use table::Table;
+pub use wire::{numbers_of, numbers_sent};
+pub(crate) use wire::{quota, rate};
 
 /// Most limits of one object.
 pub const OBJECT_LIMITS_MAX: usize = 32;

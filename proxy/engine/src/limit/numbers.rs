@@ -55,8 +55,8 @@ pub struct Quota {
 /// outlives their edits, and nobody's share comes back with one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Meter {
-    pub(super) used: u64,
-    pub(super) at: u64,
+    used: u64,
+    at: u64,
 }
 
 /// How a key stands.

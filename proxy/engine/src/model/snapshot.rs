@@ -9,6 +9,7 @@ use super::{Cluster, Egress, Inbound, Outbound, RouteTable, Trust};
 use crate::authenticate::Authentication;
 use crate::authorize::Authorization;
 use crate::edge::BookCell;
+use crate::limit::Memories;
 
 /// One epoch's whole configuration of one proxy. A spine of `Arc`s: cloning it copies no content.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +40,8 @@ pub struct Snapshot {
     pub egress: Arc<Egress>,
     /// Who may call from outside: in force at once, whatever the epoch.
     pub consumers: Arc<BookCell>,
+    /// What limits of edges have counted, whatever the epoch.
+    pub limits: Arc<Memories>,
     /// What the application's callers must show; `None`: nothing is looked at.
     pub authentication: Option<Arc<Authentication>>,
 }

@@ -32,6 +32,7 @@ impl Parts {
             egress: self.egress.content.clone(),
             authorization: self.authorization.as_ref().map(|staged| staged.content.clone()),
             consumers: Arc::clone(&self.consumers.cell),
+            limits: Arc::clone(&self.policies.memories.limits),
             authentication: self.authentication.as_ref().map(|staged| staged.content.clone()),
             ..Snapshot::default()
         };

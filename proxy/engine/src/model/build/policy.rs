@@ -16,6 +16,7 @@ use super::authentication::Cells;
 use super::{duration, edge, unpack};
 use crate::filter::chance::MILLION;
 use crate::filter::{Buckets, Cors, FaultSteps, Filter, LIMITS_MAX, RateLimit, Redirect, Rewrite, Stage};
+use crate::limit;
 use crate::matching::compile;
 use crate::model::{HashKey, Hedge, Match, Mirror, Policy, Priority, Session, Steps};
 use crate::rejected::{Wrong, refuse};
@@ -51,7 +52,7 @@ pub(super) struct Policies {
     matches: Interned<Match>,
     whole: Interned<Policy>,
     steps: Interned<Steps>,
-    memories: Memories,
+    pub(super) memories: Memories,
 }
 
 /// What outlives a policy: the memories of rate limits by name, for as long as a limit holds them, and what guards edges, by content.
@@ -60,6 +61,8 @@ pub(super) struct Memories {
     buckets: HashMap<String, Weak<Buckets>>,
     guards: Interned<Vec<Stage>>,
     cells: Cells,
+    /// Of limits at edges.
+    pub(super) limits: Arc<limit::Memories>,
 }
 
 impl Memories {
@@ -75,8 +78,8 @@ impl Memories {
 
     /// What guards an edge's rule: rules that say the same share it.
     fn guards(&mut self, raw: &EdgePolicy) -> Result<Arc<Vec<Stage>>, Wrong> {
-        let cells = &mut self.cells;
-        self.guards.get(&raw.encode_to_vec(), || edge::guards(raw, cells))
+        let (cells, limits) = (&mut self.cells, &self.limits);
+        self.guards.get(&raw.encode_to_vec(), || edge::guards(raw, (cells, limits)))
     }
 }
 

@@ -1,22 +1,28 @@
 //! Limits on the road: a guard counts a request, lets it on or answers it, and keeps what the answer is to say of it.
 
+mod compile;
+mod key;
+
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
-use super::book::{Grant, Known};
-use super::headers::{OWN_HEADERS, Told, policy_item, retry_after};
-use super::held::Taking;
-use super::key::{Missing, Part, Seen};
-use super::memory::{LimitCounts, LimitVerdict, Memory, Row, StoreLive, UnderWayPlace};
-use super::numbers::{Now, Numbers, Standing};
+use super::{Passed, Question};
 use crate::Moment;
 use crate::authorize::{TruthOf, ValueOf};
-use crate::edge::{Passed, Question};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::Exchange;
+use crate::limit::{
+    Grant, Known, LimitCounts, LimitVerdict, Memory, Now, Numbers, OWN_HEADERS, RowState, Standing, StoreLive, Taking, Told, UnderWayPlace,
+    policy_item, retry_after,
+};
+use key::{Missing, Part, Seen};
+
+pub(crate) use compile::object;
+pub use compile::read;
+pub use key::KEY_PARTS_MAX;
 
 /// How often a request asks a store before it is treated as if that were away: others may spend what came for it.
 const ASKS_MAX: u8 = 4;
@@ -38,17 +44,17 @@ pub struct ObjectLimits {
     pub memory: Arc<Memory>,
     /// In their order.
     pub limits: Vec<Limit>,
-    pub(super) concurrency: Vec<Concurrency>,
+    concurrency: Vec<Concurrency>,
     /// Where what is shared is counted.
     pub store: Arc<StoreLive>,
-    pub(super) ahead_percent: u64,
-    pub(super) without_store: WithoutStore,
-    pub(super) told: Told,
+    ahead_percent: u64,
+    without_store: WithoutStore,
+    told: Told,
 }
 
 /// What holds while the store is away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WithoutStore {
+enum WithoutStore {
     Share,
     Allow,
     Deny,
@@ -65,25 +71,25 @@ pub struct Limit {
     pub numbers: Numbers,
     /// All proxies count together.
     pub shared: bool,
-    pub(super) key: Vec<Part>,
-    pub(super) missing: IfMissing,
-    pub(super) when: Option<TruthOf>,
-    pub(super) cost: Cost,
-    pub(super) dry_run: bool,
+    key: Vec<Part>,
+    missing: IfMissing,
+    when: Option<TruthOf>,
+    cost: Cost,
+    dry_run: bool,
     /// What became of requests.
     pub counts: Arc<LimitCounts>,
 }
 
 /// What one request takes.
 #[derive(Debug)]
-pub(super) enum Cost {
+enum Cost {
     Same(u64),
     Made(ValueOf),
 }
 
 /// A part of the key is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum IfMissing {
+enum IfMissing {
     Together,
     Skip,
     Deny,
@@ -91,9 +97,9 @@ pub(super) enum IfMissing {
 
 /// How many requests may be under way at once.
 #[derive(Debug)]
-pub(super) struct Concurrency {
-    pub(super) requests: u32,
-    pub(super) key: Vec<Part>,
+struct Concurrency {
+    requests: u32,
+    key: Vec<Part>,
 }
 
 /// What a store is to be asked.
@@ -107,6 +113,19 @@ pub struct LimitAsk {
     pub key: u128,
     /// How much.
     pub want: u64,
+}
+
+/// How a request would stand at a limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitOutlook {
+    /// `NAMESPACE/NAME/LIMIT`.
+    pub path: Arc<str>,
+    /// Whose share; `None`: it is not counted.
+    pub key: Option<u128>,
+    /// What is left, as far as this proxy knows.
+    pub remaining: u64,
+    /// What would become of it.
+    pub verdict: &'static str,
 }
 
 /// What is known of a request at limits; nothing for most.
@@ -264,6 +283,14 @@ impl Limits {
         Passed::Answered(Box::new(answer))
     }
 
+    /// How a request stands, without taking anything and without asking anybody.
+    pub(crate) fn outlook(&self, exchange: &Exchange<'_>) -> Vec<LimitOutlook> {
+        let Some(wall_secs) = exchange.watch.as_ref().map(|watch| watch.wall_secs) else { return Vec::new() };
+        let (now, seen) = (Now { moment: exchange.now, wall_secs }, Seen::of(exchange));
+        let all = self.objects.iter().flat_map(|object| object.limits.iter().map(move |limit| (object, limit)));
+        all.map(|(object, limit)| object.outlook(limit, &seen, now)).collect()
+    }
+
     /// What it does, in words.
     pub(crate) fn story(&self) -> String {
         let one = |object: &Arc<ObjectLimits>| {
@@ -293,20 +320,16 @@ impl ObjectLimits {
             Err(Missing) if limit.missing == IfMissing::Skip => return Ok(None),
             Err(Missing) => return Err(Stop::NoKey),
         };
-        let cost = match &limit.cost {
-            Cost::Same(cost) => *cost,
-            // What comes to nothing, or to no number, counts as a request like others.
-            Cost::Made(value) => seen.call(|call| value.of(call)).and_then(|text| text.parse().ok()).unwrap_or(1),
-        };
+        let cost = limit.cost(seen);
         if !limit.shared {
-            let taken = self.memory.rows.with(key, |row| limit.numbers.take(row.own(), cost, now));
+            let taken = self.memory.rows.with(key, |row| limit.numbers.take(row.of(place).own(), cost, now));
             return taken.map(|standing| Some((key, cost, standing))).map_err(Stop::Refused);
         }
         if self.store.away_since().is_some() || count.silent || count.asked > ASKS_MAX {
-            return self.take_alone(limit, (key, cost), now);
+            return self.take_alone((place, limit), (key, cost), now);
         }
         let ahead = limit.ahead(self.ahead_percent);
-        match self.memory.rows.with(key, |row| row.shared().take(cost, ahead, now.moment)) {
+        match self.memory.rows.with(key, |row| row.of(place).shared().take(cost, ahead, now.moment)) {
             Taking::Taken { standing, more } => {
                 if more > 0 {
                     count.aside.push(LimitAsk { object: Arc::clone(self), limit: place, key, want: more });
@@ -318,8 +341,37 @@ impl ObjectLimits {
         }
     }
 
+    fn outlook(&self, limit: &Limit, seen: &Seen<'_, '_>, now: Now) -> LimitOutlook {
+        let said = |key, remaining, verdict| LimitOutlook { path: Arc::clone(&limit.path), key, remaining, verdict };
+        if limit.when.as_ref().is_some_and(|when| !seen.call(|call| when.holds(call))) {
+            return said(None, limit.numbers.whole(), "not_counted");
+        }
+        let key = match seen.key(&limit.name, &limit.key, limit.missing == IfMissing::Together) {
+            Ok(key) => key,
+            Err(Missing) if limit.missing == IfMissing::Skip => return said(None, limit.numbers.whole(), "not_counted"),
+            Err(Missing) => return said(None, 0, LimitVerdict::NoKey.text()),
+        };
+        let cost = limit.cost(seen);
+        let known = self.memory.rows.peek(key, |row| match &row.state {
+            RowState::Fresh => None,
+            RowState::Own(meter) => Some((limit.numbers.look(&mut meter.clone(), cost, now), true)),
+            RowState::Shared(held) => Some((held.standing(now.moment), held.have() >= cost || held.is_empty(now.moment))),
+        });
+        let (remaining, sure) = match known.flatten() {
+            Some((standing, sure)) => (standing.remaining, sure),
+            None => (limit.numbers.whole(), !limit.shared),
+        };
+        let refuses = if limit.dry_run { LimitVerdict::WouldRefuse } else { LimitVerdict::Refused };
+        let verdict = match (sure, remaining >= cost) {
+            (true, true) => LimitVerdict::Allowed.text(),
+            (true, false) => refuses.text(),
+            (false, _) => "would_ask",
+        };
+        said(Some(key), remaining, verdict)
+    }
+
     /// While the store is away.
-    fn take_alone(&self, limit: &Limit, (key, cost): (u128, u64), now: Now) -> Result<Took, Stop> {
+    fn take_alone(&self, (place, limit): (usize, &Limit), (key, cost): (u128, u64), now: Now) -> Result<Took, Stop> {
         match self.without_store {
             WithoutStore::Deny => Err(Stop::Away),
             WithoutStore::Allow => {
@@ -329,7 +381,7 @@ impl ObjectLimits {
             WithoutStore::Share => {
                 let replicas = u64::from(self.store.replicas());
                 let share = limit.numbers.share(replicas);
-                let taken = self.memory.rows.with(key, |row| row.shared().alone(cost, &share, replicas, now));
+                let taken = self.memory.rows.with(key, |row| row.of(place).shared().alone(cost, &share, replicas, now));
                 taken.map(|standing| Some((key, cost, standing))).map_err(Stop::Refused)
             }
         }
@@ -352,7 +404,36 @@ impl ObjectLimits {
     }
 }
 
+impl ObjectLimits {
+    /// How keys stand, as far as this proxy knows; at most so many of each part of the table, the newest first.
+    pub(crate) fn standings(&self, most: usize, now: Now) -> Vec<(&Limit, u128, Standing)> {
+        let mut found = Vec::new();
+        self.memory.rows.each(|key, row| {
+            let standing = |limit: &Limit| match &row.state {
+                RowState::Fresh => None,
+                RowState::Own(meter) => Some(limit.numbers.look(&mut meter.clone(), 1, now)),
+                RowState::Shared(held) => Some(held.standing(now.moment)),
+            };
+            if let Some(limit) = self.limits.get(usize::from(row.limit))
+                && let Some(standing) = standing(limit)
+            {
+                found.push((limit, key, standing));
+            }
+            found.len() < most
+        });
+        found
+    }
+}
+
 impl Limit {
+    /// What comes to nothing, or to no number, counts as a request like others.
+    fn cost(&self, seen: &Seen<'_, '_>) -> u64 {
+        match &self.cost {
+            Cost::Same(cost) => *cost,
+            Cost::Made(value) => seen.call(|call| value.of(call)).and_then(|text| text.parse().ok()).unwrap_or(1),
+        }
+    }
+
     /// What a proxy takes ahead of its requests.
     fn ahead(&self, percent: u64) -> u64 {
         (self.numbers.whole() * percent).div_ceil(100)
@@ -382,10 +463,10 @@ fn each(key: &[Part]) -> String {
 fn put_back(taken: &Taken<'_>, now: Now) {
     for (object, place, key, cost, _) in taken {
         let Some(limit) = object.limits.get(*place) else { continue };
-        object.memory.rows.peek(*key, |row| match row {
-            Row::Own(meter) => limit.numbers.give_back(meter, *cost, now),
-            Row::Shared(held) => held.untake(*cost),
-            Row::Fresh => {}
+        object.memory.rows.peek(*key, |row| match &mut row.state {
+            RowState::Own(meter) => limit.numbers.give_back(meter, *cost, now),
+            RowState::Shared(held) => held.untake(*cost),
+            RowState::Fresh => {}
         });
     }
 }
