@@ -1,4 +1,4 @@
-//! `meshwright.v1.Limits`: what proxies of Gateways count together. Each takes some of a key's share ahead of its requests; here are the
+//! `meshwright.v1.LimitLeases`: what proxies of Gateways count together. Each takes some of a key's share ahead of its requests; here are the
 //! meters of all keys, in memory only: a replica that takes over goes on from what proxies know (`engine::limit::Book`).
 
 use std::collections::{BTreeMap, HashMap};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use engine::limit::{Ask, Book, Grant, Known, Now, Numbers, OBJECT_KEYS_MAX, numbers_of};
 use futures::Stream;
 use proto::mesh::limit_ask::Numbers as RawNumbers;
-use proto::mesh::limits_server::{Limits, LimitsServer};
+use proto::mesh::limit_leases_server::{LimitLeases, LimitLeasesServer};
 use proto::mesh::{Hello, LimitAsk, LimitAsks, LimitGrant, LimitGrants};
 use proto::names::Mode;
 use tokio::sync::{mpsc, watch};
@@ -55,13 +55,13 @@ impl Default for Counter {
 
 impl LimitDesk {
     /// To be added to a server. It begins with nothing.
-    pub fn service(board: Arc<Board>, stop: CancellationToken) -> LimitsServer<Self> {
-        LimitsServer::new(Self { board, counter: Arc::default(), stop }).max_decoding_message_size(BATCH_BYTES_MAX)
+    pub fn service(board: Arc<Board>, stop: CancellationToken) -> LimitLeasesServer<Self> {
+        LimitLeasesServer::new(Self { board, counter: Arc::default(), stop }).max_decoding_message_size(BATCH_BYTES_MAX)
     }
 }
 
 #[tonic::async_trait]
-impl Limits for LimitDesk {
+impl LimitLeases for LimitDesk {
     type LeaseStream = Pin<Box<dyn Stream<Item = Result<LimitGrants, Status>> + Send>>;
 
     async fn lease(&self, request: Request<Streaming<LimitAsks>>) -> Result<Response<Self::LeaseStream>, Status> {

@@ -2,7 +2,7 @@
 //!
 //! | Door | Who | What answers |
 //! |---|---|---|
-//! | TLS, 15012 | clients with a certificate of the mesh | ADS, Reports, Limits, Certificates |
+//! | TLS, 15012 | clients with a certificate of the mesh | ADS, Reports, LimitLeases, Certificates |
 //! | TLS, 15012 | clients without | Certificates, by token |
 //! | TLS, 15012 | commands that show an API token: one looks, the other changes | Control |
 //! | plaintext, loopback | stock clients on this machine | ADS, routing only |

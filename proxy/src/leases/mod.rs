@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use engine::limit::StoreLive;
-use proto::mesh::limits_client::LimitsClient;
+use proto::mesh::limit_leases_client::LimitLeasesClient;
 use proto::names::Mode;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -97,7 +97,7 @@ impl LeaseKeeper {
         if batches.send(session.hello()).await.is_err() {
             return Status::unavailable("the stream was closed");
         }
-        let mut grants = match LimitsClient::new(self.uplink.channel()).lease(ReceiverStream::new(outgoing)).await {
+        let mut grants = match LimitLeasesClient::new(self.uplink.channel()).lease(ReceiverStream::new(outgoing)).await {
             Ok(grants) => grants.into_inner(),
             Err(status) => return status,
         };

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use engine::limit::Numbers;
 use hyper_util::rt::TokioIo;
-use proto::mesh::limits_server::{Limits, LimitsServer};
+use proto::mesh::limit_leases_server::{LimitLeases, LimitLeasesServer};
 use proto::mesh::{LimitAsks, LimitGrant, LimitGrants};
 use tokio::io::DuplexStream;
 use tokio_stream::{Stream, StreamExt};
@@ -27,7 +27,7 @@ struct Heard {
 struct Fake(mpsc::Sender<Heard>);
 
 #[tonic::async_trait]
-impl Limits for Fake {
+impl LimitLeases for Fake {
     type LeaseStream = Pin<Box<dyn Stream<Item = Result<LimitGrants, Status>> + Send>>;
 
     async fn lease(&self, request: Request<Streaming<LimitAsks>>) -> Result<Response<Self::LeaseStream>, Status> {
@@ -40,7 +40,7 @@ impl Limits for Fake {
 fn fake() -> (Channel, mpsc::Receiver<Heard>) {
     let (streams, arrived) = mpsc::channel(4);
     let (pipes, incoming) = mpsc::channel::<std::io::Result<DuplexStream>>(4);
-    tokio::spawn(Server::builder().add_service(LimitsServer::new(Fake(streams))).serve_with_incoming(ReceiverStream::new(incoming)));
+    tokio::spawn(Server::builder().add_service(LimitLeasesServer::new(Fake(streams))).serve_with_incoming(ReceiverStream::new(incoming)));
     let connector = service_fn(move |_: http::Uri| {
         let pipes = pipes.clone();
         async move {

@@ -195,6 +195,7 @@ impl Scrape {
     }
 
     fn limits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(away) = self.leases_away else { return Ok(()) };
         let help = "Requests at limits of edges; verdict says what became of them";
         let mut metric = encoder.encode_descriptor("meshwright_limit", help, None, MetricType::Counter)?;
         for LimitReading { limit, verdict, count } in &self.limits {
@@ -203,7 +204,6 @@ impl Scrape {
         }
         let help = "Keys of limits that were forgotten for others: an object had as many as it may";
         number(encoder, "meshwright_limit_keys_evicted", help, self.limit_keys_evicted)?;
-        let Some(away) = self.leases_away else { return Ok(()) };
         let help = "Whether what a kind of objects relies on is away; each goes by what it says for that";
         let mut metric = encoder.encode_descriptor("meshwright_degraded", help, None, MetricType::Gauge)?;
         ConstGauge::new(i64::from(away)).encode(metric.encode_family(&[("kind", "RateLimit"), ("name", "leases")])?)

@@ -1,19 +1,22 @@
 //! Carrying out a decided request.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use engine::edge::{Counted, Found};
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::filter::Answered;
+use engine::limit::Now;
 use engine::model::{Cluster, Forward, Policy, Protocol};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use http_body::Frame;
 use hyper::upgrade::OnUpgrade;
+use tokio::time::{Sleep, sleep};
 
 use crate::ground::body::{Body, Cut, Follower, Received};
 use crate::ground::line::Line;
@@ -104,6 +107,8 @@ pub struct Journey {
     sticky: Option<Box<Sticky>>,
     stand: Option<Box<Stand>>,
     counted: Counted,
+    /// Until when the answer's next bytes wait.
+    pace: Option<Pin<Box<Sleep>>>,
     version: Version,
     connect: bool,
     /// The downstream is a mesh peer.
@@ -187,6 +192,7 @@ impl Journey {
                 sticky,
                 stand,
                 counted,
+                pace: None,
                 version,
                 connect,
                 peer: at == Hop::Inner,
@@ -237,6 +243,10 @@ impl Journey {
         }
         if !self.forward.is_bare() {
             self.forward.back(self.place, &self.answered, response.headers_mut());
+            if self.counted.is_open() {
+                let now = Now { moment: self.shared.moment(self.shared.clock.now()), wall_secs: self.shared.wall_secs().into() };
+                self.counted.settle(response.headers(), now);
+            }
             self.counted.tell(response.headers_mut());
         }
         if let (Some(sticky), Some(session), Some(endpoint)) = (&self.sticky, &self.forward.policy.session, self.call.endpoint()) {
@@ -322,6 +332,10 @@ impl Follower for Journey {
         let Some(account) = &mut self.account else { return };
         if let Some(data) = frame.data_ref() {
             account.add_response_bytes(data.len() as u64);
+            if self.counted.is_paced() {
+                let wait = self.counted.sent(data.len() as u64, self.shared.moment(self.shared.clock.now()));
+                self.pace = (!wait.is_zero()).then(|| Box::pin(sleep(wait)));
+            }
         } else if let Some(status) = frame.trailers_ref().and_then(|trailers| trailers.get("grpc-status"))
             && let Some(status) = status.to_str().ok().and_then(|text| text.parse().ok())
         {
@@ -338,6 +352,20 @@ impl Follower for Journey {
             (Err(cut), _, Some(account)) => account.failed(&cut_off(cut)),
             _ => {}
         }
+    }
+
+    fn is_paced(&self) -> bool {
+        self.counted.is_paced()
+    }
+
+    fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if let Some(pace) = &mut self.pace {
+            ready!(pace.as_mut().poll(cx));
+            self.pace = None;
+            // To wait on purpose is no silence.
+            self.overdue.wait.touch();
+        }
+        Poll::Ready(true)
     }
 
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {

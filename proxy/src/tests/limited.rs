@@ -2,7 +2,7 @@
 
 use engine::limit::{Ask, Book, Now};
 use proto::mesh::{
-    ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, EdgeLimits, EdgePolicy, LeaseStore, LimitRate, LimitStore, RoutePolicy,
+    BandwidthLimit, ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, EdgeLimits, EdgePolicy, LeaseStore, LimitRate, LimitStore, RoutePolicy,
     WithoutStore, edge_key, edge_limit, limit_store,
 };
 
@@ -208,5 +208,54 @@ fn requests_under_way_have_their_places() {
             assert_eq!(exactly(client, 2).await, "ok");
         }
         through(&mut world).await;
+    });
+}
+
+#[test]
+fn an_answer_says_what_its_request_took() {
+    // Aim: a request that took five of ten leaves five, and one whose answer says nothing one less.
+    run(|| async {
+        let settled = EdgeLimit { cost_header: "x-cost".into(), ..rate("units", 10, false) };
+        let (mut world, _parts) = under(vec![object(vec![settled])]);
+        let mut client = world.dial(SERVICE);
+        write(&mut client, GET).await;
+        let _application = play(&mut world, 0, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-cost: 5\r\n\r\nok").await;
+        answered(&mut client, "200").await;
+        let answer = through(&mut world).await;
+        assert!(answer.contains("ratelimit: \"units\";r=4;"), "{answer}");
+        let answer = through(&mut world).await;
+        assert!(answer.contains("ratelimit: \"units\";r=3;"), "{answer}");
+    });
+}
+
+#[test]
+fn answers_are_sent_at_their_pace() {
+    // Aim: 20,000 bytes at 10,000 a second take two seconds, but for a tenth of one; two answers to one client share them.
+    run(|| async {
+        let wide = EdgeLimits { bandwidth: vec![BandwidthLimit { response_bytes_per_second: 10_000, key: Vec::new() }], ..object(Vec::new()) };
+        let (mut world, _parts) = under(vec![wide]);
+        let began = tokio::time::Instant::now();
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            let mut client = world.dial(SERVICE);
+            write(&mut client, GET).await;
+            let (_, mut application) = world.applications.recv().await.unwrap();
+            head(&mut application).await;
+            clients.push((client, application));
+        }
+        let chunk = "x".repeat(1000);
+        for (_, application) in &mut clients {
+            write(application, "HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n").await;
+            for _ in 0..10 {
+                write(application, &chunk).await;
+            }
+        }
+        for (client, _) in &mut clients {
+            answered(client, "200").await;
+            exactly(client, 10_000).await;
+        }
+        // What a frame brings is sent at once; the next one waits for it.
+        let took = began.elapsed();
+        assert!((Duration::from_millis(900)..Duration::from_millis(2100)).contains(&took), "{took:?}");
     });
 }

@@ -280,7 +280,7 @@ struct CertificateCredential {
 #[derive(JsonSchema)]
 #[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = rules(&[
     LOCKED,
-    ("has(self.limits) && size(self.limits) > 0 || has(self.concurrency) && size(self.concurrency) > 0", "it limits nothing"),
+    ("has(self.limits) && size(self.limits) > 0 || has(self.concurrency) && size(self.concurrency) > 0 || has(self.bandwidth) && size(self.bandwidth) > 0", "it limits nothing"),
 ])))]
 pub(in crate::crds) struct RateLimitSpec {
     /// Gateways and routes it is about.
@@ -299,6 +299,9 @@ pub(in crate::crds) struct RateLimitSpec {
     /// How many requests may be under way at once, at each proxy.
     #[schemars(length(max = 8))]
     concurrency: Option<Vec<BusyLimit>>,
+    /// How many bytes of answers may be sent in a second, by each proxy.
+    #[schemars(length(max = 8))]
+    bandwidth: Option<Vec<WideLimit>>,
     /// Who keeps what is counted together.
     store: Option<LimitStore>,
     /// What holds while that is away.
@@ -364,6 +367,8 @@ struct EdgeLimit {
     /// What a request takes: a number, or CEL that comes to one.
     #[schemars(extend("default" = 1, "x-kubernetes-int-or-string" = true))]
     cost: Option<serde_json::Value>,
+    /// A header of the answer that says what it took in the end.
+    cost_from_response: Option<CostHeader>,
     /// Whether all proxies count together.
     #[schemars(extend("default" = "Shared"))]
     replicas: Option<CountedBy>,
@@ -372,6 +377,25 @@ struct EdgeLimit {
     count: Option<CountedAnswers>,
     /// Counts and refuses nobody.
     dry_run: Option<bool>,
+}
+
+/// A header that says what a request took.
+#[derive(JsonSchema)]
+struct CostHeader {
+    /// Its name.
+    header: HeaderName,
+}
+
+/// How many bytes may be sent.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct WideLimit {
+    /// So many in a second.
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    response_bytes_per_second: u32,
+    /// All parts together are the key; none: one for all.
+    #[schemars(length(max = 8))]
+    key: Option<Vec<EdgeLimitPart>>,
 }
 
 /// A part of the key is absent.

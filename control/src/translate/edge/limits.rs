@@ -42,7 +42,7 @@ pub(in crate::translate) fn met<'a>(index: &'a Index, object: &Object) -> Vec<&'
 }
 
 fn one(object: &Object, spec: &EdgeRateLimit, route: Option<&ObjectKey>) -> EdgeLimits {
-    let EdgeRateLimit { attachment: _, before_auth, limits, per_target, concurrency, ahead_percent, without_store, draft, legacy } = spec;
+    let EdgeRateLimit { attachment: _, before_auth, limits, per_target, concurrency, bandwidth, ahead_percent, without_store, draft, legacy } = spec;
     let policy = object.key.path();
     let memory = match route.filter(|_| *per_target) {
         Some(route) => format!("{policy}@{route}"),
@@ -54,6 +54,7 @@ fn one(object: &Object, spec: &EdgeRateLimit, route: Option<&ObjectKey>) -> Edge
         before_auth: *before_auth,
         limits: limits.clone(),
         concurrency: concurrency.clone(),
+        bandwidth: bandwidth.clone(),
         store: Some(LimitStore { kind: Some(Kind::Leases(LeaseStore { ahead_percent: *ahead_percent })) }),
         without_store: (*without_store).into(),
         draft_headers: *draft,

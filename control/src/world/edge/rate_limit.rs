@@ -3,7 +3,7 @@
 use engine::limit::{AMOUNT_MAX, CONCURRENCY_MAX, KEY_PARTS_MAX, OBJECT_LIMITS_MAX, PERIOD_MAX, check_zone};
 use proto::mesh::edge_key::Kind as Part;
 use proto::mesh::edge_limit::Numbers;
-use proto::mesh::{CalendarPeriod, ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, KeyMissing, LimitQuota, LimitRate, WithoutStore};
+use proto::mesh::{BandwidthLimit, CalendarPeriod, ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, KeyMissing, LimitQuota, LimitRate, WithoutStore};
 
 use super::value::{cel_value, name};
 use super::{Attachment, Cursor};
@@ -28,6 +28,8 @@ pub struct EdgeRateLimit {
     pub per_target: bool,
     /// Requests under way.
     pub concurrency: Vec<ConcurrencyLimit>,
+    /// Bytes of answers.
+    pub bandwidth: Vec<BandwidthLimit>,
     /// What proxies take ahead, per cent.
     pub ahead_percent: u32,
     /// What holds while nobody counts for all.
@@ -54,17 +56,18 @@ impl EdgeRateLimit {
         let per_target = fields.get("perTarget").and_then(|at| at.flag()).unwrap_or_default();
         let busy = fields.get("concurrency").map(|at| at.list(CONCURRENCY_MAX)).unwrap_or_default();
         let concurrency: Vec<ConcurrencyLimit> = busy.iter().filter_map(|at| concurrency(at, before_auth)).collect();
-        if limits.is_empty() && concurrency.is_empty() && listed.is_empty() && busy.is_empty() {
-            fields.at().error("it limits nothing", "write `limits` or `concurrency`");
+        let wide = fields.get("bandwidth").map(|at| at.list(CONCURRENCY_MAX)).unwrap_or_default();
+        let bandwidth: Vec<BandwidthLimit> = wide.iter().filter_map(|at| bandwidth(at, before_auth)).collect();
+        if limits.is_empty() && [&listed, &busy, &wide].into_iter().all(Vec::is_empty) {
+            fields.at().error("it limits nothing", "write `limits`, `concurrency` or `bandwidth`");
         }
-        fields.unsupported(&["bandwidth"]);
         let ahead_percent = fields.get("store").and_then(|at| store(&at)).unwrap_or(1);
         let on_error = [("Local", WithoutStore::Share), ("Allow", WithoutStore::Allow), ("Deny", WithoutStore::Deny)];
         let without_store = fields.get("onError").and_then(|at| at.word(&on_error)).unwrap_or(WithoutStore::Share);
         let told = [("Draft", (true, false)), ("Legacy", (false, true)), ("Both", (true, true)), ("None", (false, false))];
         let (draft, legacy) = fields.get("headers").and_then(|at| at.word(&told)).unwrap_or((true, false));
         fields.done();
-        Some(Self { attachment, before_auth, limits, per_target, concurrency, ahead_percent, without_store, draft, legacy })
+        Some(Self { attachment, before_auth, limits, per_target, concurrency, bandwidth, ahead_percent, without_store, draft, legacy })
     }
 }
 
@@ -84,7 +87,12 @@ fn limit(at: &Cursor<'_>, before_auth: bool) -> Option<EdgeLimit> {
     let missing = fields.get("missing").and_then(|at| at.word(&words)).unwrap_or_default();
     let when = fields.get("when").and_then(|at| condition(&at, before_auth));
     let (cost, cost_cel) = fields.get("cost").map_or(Some((1, String::new())), |at| cost(&at, before_auth))?;
-    fields.unsupported(&["costFromResponse"]);
+    let cost_header = fields.get("costFromResponse").and_then(|at| {
+        let mut from = at.fields();
+        let name = from.need("header").and_then(|at| header(&at));
+        from.done();
+        name
+    });
     let shared = fields.get("replicas").and_then(|at| at.word(&[("Shared", true), ("PerProxy", false)])).unwrap_or(true);
     if let Some(at) = fields.get("count")
         && at.word(&[("All", false), ("Misses", true)]) == Some(true)
@@ -103,6 +111,7 @@ fn limit(at: &Cursor<'_>, before_auth: bool) -> Option<EdgeLimit> {
         cost_cel,
         shared,
         dry_run,
+        cost_header: cost_header.unwrap_or_default(),
     })
 }
 
@@ -256,6 +265,14 @@ fn concurrency(at: &Cursor<'_>, before_auth: bool) -> Option<ConcurrencyLimit> {
     Some(ConcurrencyLimit { requests: requests?, key: key? })
 }
 
+fn bandwidth(at: &Cursor<'_>, before_auth: bool) -> Option<BandwidthLimit> {
+    let mut fields = at.fields();
+    let bytes = fields.need("responseBytesPerSecond").and_then(|at| amount(&at));
+    let key = key(&mut fields, before_auth);
+    fields.done();
+    Some(BandwidthLimit { response_bytes_per_second: bytes?, key: key? })
+}
+
 /// What proxies take ahead of the control plane's count.
 fn store(at: &Cursor<'_>) -> Option<u32> {
     let mut fields = at.fields();
@@ -338,11 +355,11 @@ mod tests {
             (limit("when: request.path"), "the condition"),
             (limit("cost: 0"), "out of range"),
             (limit("count: Misses"), "not served"),
-            (limit("costFromResponse: {header: x-cost}"), "not supported"),
+            (limit("costFromResponse: {}"), "header"),
             (format!("stage: BeforeAuth, {}", limit("key: [{consumer: {}}]")), "nobody knows who calls"),
             (format!("stage: BeforeAuth, {}", limit("when: 'consumer.team == \"a\"'")), "nobody knows"),
             (format!("store: {{redis: {{}}}}, {}", limit("burst: 1")), "not supported"),
-            (format!("bandwidth: [], {}", limit("burst: 1")), "not supported"),
+            ("bandwidth: [{responseBytesPerSecond: 0}]".to_owned(), "out of range"),
             (format!("store: {{leases: {{aheadPercent: 101}}}}, {}", limit("burst: 1")), "out of range"),
             ("concurrency: [{requests: 1, queue: 3}]".to_owned(), "not supported"),
             (format!("locked: true, targetRefs: [{{kind: HTTPRoute, name: r}}], {}", limit("burst: 1")), "can be locked"),

@@ -128,6 +128,14 @@ impl Held {
         std::mem::replace(&mut self.owed, 0)
     }
 
+    /// A request took more in the end than at first, or less.
+    pub fn settle(&mut self, cost: u64, took: u64) {
+        self.have = self.have.saturating_add(cost.saturating_sub(took));
+        let more = took.saturating_sub(cost);
+        self.owed = self.owed.saturating_add(more.saturating_sub(self.have));
+        self.have = self.have.saturating_sub(more);
+    }
+
     /// Puts a part back that was taken for a request which was not let through.
     pub fn untake(&mut self, cost: u64) {
         self.have = self.have.saturating_add(cost);

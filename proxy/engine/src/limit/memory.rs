@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use super::held::Held;
 use super::numbers::Meter;
 use super::table::Table;
 use super::OBJECT_KEYS_MAX;
+use crate::Moment;
 
 /// What is known of one key of one limit.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,6 +30,8 @@ pub enum RowState {
     Own(Meter),
     /// All proxies do, and this one holds a part.
     Shared(Held),
+    /// Bytes of answers: when what was sent has been worth its time, nanoseconds.
+    Pace(u64),
 }
 
 impl Row {
@@ -87,12 +91,15 @@ impl LimitVerdict {
     }
 }
 
+/// What a key may be sent ahead of its pace, so that small answers are not cut up.
+const PACE_AHEAD: Duration = Duration::from_millis(100);
+
 /// How often requests met each verdict at one limit.
 #[derive(Debug, Default)]
 pub struct LimitCounts([AtomicU64; LimitVerdict::ALL.len()]);
 
 impl LimitCounts {
-    pub(super) fn add(&self, verdict: LimitVerdict) {
+    pub(crate) fn add(&self, verdict: LimitVerdict) {
         if let Some(count) = self.0.get(verdict as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
@@ -133,7 +140,7 @@ impl Memory {
     }
 
     /// What a limit counts, which goes on as long as some version of the object has it.
-    pub(super) fn counts(&self, limit: &Arc<str>) -> Arc<LimitCounts> {
+    pub(crate) fn counts(&self, limit: &Arc<str>) -> Arc<LimitCounts> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if !counts.contains_key(limit) {
             counts.retain(|_, counts| Arc::strong_count(counts) > 1);
@@ -141,8 +148,20 @@ impl Memory {
         Arc::clone(counts.entry(Arc::clone(limit)).or_default())
     }
 
+    /// Notes that bytes of an answer were sent to a key that may have so many in a second, and says how long the next ones wait.
+    pub(crate) fn sent(&self, key: u128, (bytes, per_second): (u64, u64), now: Moment) -> Duration {
+        let nanos = u64::try_from(u128::from(bytes) * 1_000_000_000 / u128::from(per_second.max(1))).unwrap_or(u64::MAX);
+        let ready = self.rows.with(key, |row| {
+            let before = if let RowState::Pace(ready) = row.state { ready } else { 0 };
+            let ready = before.max(now.nanos()).saturating_add(nanos);
+            *row = Row { limit: u8::MAX, state: RowState::Pace(ready) };
+            ready
+        });
+        Moment::of_nanos(ready).since(now).saturating_sub(PACE_AHEAD)
+    }
+
     /// Takes one of `most` places of a key for a request; `None`: all are taken.
-    pub(super) fn enter(self: &Arc<Self>, key: u128, most: u32) -> Option<UnderWayPlace> {
+    pub(crate) fn enter(self: &Arc<Self>, key: u128, most: u32) -> Option<UnderWayPlace> {
         let mut places = self.under_way.0.lock().unwrap_or_else(PoisonError::into_inner);
         let taken = places.entry(key).or_default();
         if *taken >= most {
@@ -206,7 +225,7 @@ impl StoreLive {
     }
 
     /// It does not answer. True: it did before.
-    pub fn is_away(&self, now: crate::Moment) -> bool {
+    pub fn is_away(&self, now: Moment) -> bool {
         self.away_since.compare_exchange(0, now.nanos().max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::mesh::{self, EdgeLimits, KeyMissing, edge_limit, limit_store};
 
 use super::key;
-use super::{CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, WithoutStore};
+use super::{Bandwidth, CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, WithoutStore};
 use crate::authorize::{TruthOf, ValueOf};
 use crate::limit::{AMOUNT_MAX, Memories, Memory, OBJECT_LIMITS_MAX, Told, quota, rate};
 use crate::rejected::Wrong;
@@ -14,11 +14,15 @@ use crate::rejected::Wrong;
 const NAME_BYTES_MAX: usize = 63;
 
 pub(crate) fn object(raw: &EdgeLimits, memories: &Memories) -> Result<ObjectLimits, Wrong> {
-    let EdgeLimits { policy, memory, before_auth: _, limits, concurrency, store, without_store, draft_headers, legacy_headers } = raw;
+    let EdgeLimits { policy, memory, before_auth: _, limits, concurrency, store, without_store, draft_headers, legacy_headers, bandwidth } = raw;
     if memory.is_empty() {
         return Err(Wrong::new("memory", "is empty"));
     }
-    for (field, count, most) in [("limits", limits.len(), OBJECT_LIMITS_MAX), ("concurrency", concurrency.len(), CONCURRENCY_MAX)] {
+    for (field, count, most) in [
+        ("limits", limits.len(), OBJECT_LIMITS_MAX),
+        ("concurrency", concurrency.len(), CONCURRENCY_MAX),
+        ("bandwidth", bandwidth.len(), CONCURRENCY_MAX),
+    ] {
         if count > most {
             return Err(Wrong::new(field, format!("holds {count}, which is more than {most}")));
         }
@@ -26,6 +30,7 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &Memories) -> Result<ObjectLimi
     let memory = memories.adopt(memory);
     let limits = limits.iter().enumerate().map(|(index, raw)| limit((policy, &memory), raw).map_err(|wrong| wrong.within(format!("limits[{index}]"))));
     let busy = concurrency.iter().enumerate().map(|(index, raw)| busy(raw).map_err(|wrong| wrong.within(format!("concurrency[{index}]"))));
+    let wide = bandwidth.iter().enumerate().map(|(index, raw)| wide(raw).map_err(|wrong| wrong.within(format!("bandwidth[{index}]"))));
     let ahead_percent = match store.as_ref().map(|store| &store.kind) {
         Some(Some(limit_store::Kind::Leases(mesh::LeaseStore { ahead_percent }))) if *ahead_percent <= 100 => *ahead_percent,
         Some(Some(limit_store::Kind::Leases(_))) => return Err(Wrong::new("store.leases.ahead_percent", "is more than 100")),
@@ -43,6 +48,7 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &Memories) -> Result<ObjectLimi
         policy: policy.as_str().into(),
         limits,
         concurrency,
+        bandwidth: wide.collect::<Result<_, _>>()?,
         memory,
         store: Arc::clone(memories.leases()),
         ahead_percent: ahead_percent.into(),
@@ -60,7 +66,7 @@ pub fn read(raw: &EdgeLimits, memories: &Memories) -> Result<ObjectLimits, Strin
 }
 
 fn limit((policy, memory): (&str, &Memory), raw: &mesh::EdgeLimit) -> Result<Limit, Wrong> {
-    let mesh::EdgeLimit { name, numbers, key, missing, when, cost, cost_cel, shared, dry_run } = raw;
+    let mesh::EdgeLimit { name, numbers, key, missing, when, cost, cost_cel, shared, dry_run, cost_header } = raw;
     if name.is_empty() || name.len() > NAME_BYTES_MAX {
         return Err(Wrong::new("name", format!("has {} bytes, not 1 to {NAME_BYTES_MAX}", name.len())));
     }
@@ -81,9 +87,19 @@ fn limit((policy, memory): (&str, &Memory), raw: &mesh::EdgeLimit) -> Result<Lim
         Ok(KeyMissing::Refused) => IfMissing::Deny,
         Err(_) => return Err(Wrong::new("missing", format!("{missing} is not known"))),
     };
+    let settled = || cost_header.parse().map_err(|_| Wrong::new("cost_header", format!("`{}` is not a header name", cost_header.escape_debug())));
+    let settled = (!cost_header.is_empty()).then(settled).transpose()?;
     let path = format!("{policy}/{name}").into();
     let (key, counts) = (key::compile(key)?, memory.counts(&path));
-    Ok(Limit { name: name.as_str().into(), path, numbers, shared: *shared, key, missing, when, cost, dry_run: *dry_run, counts })
+    Ok(Limit { name: name.as_str().into(), path, numbers, shared: *shared, key, missing, when, cost, settled, dry_run: *dry_run, counts })
+}
+
+fn wide(raw: &mesh::BandwidthLimit) -> Result<Bandwidth, Wrong> {
+    let mesh::BandwidthLimit { response_bytes_per_second, key } = raw;
+    if *response_bytes_per_second == 0 {
+        return Err(Wrong::new("response_bytes_per_second", "is 0"));
+    }
+    Ok(Bandwidth { bytes_per_second: (*response_bytes_per_second).into(), key: key::compile(key)? })
 }
 
 fn busy(raw: &mesh::ConcurrencyLimit) -> Result<Concurrency, Wrong> {

@@ -145,10 +145,18 @@ impl<'s, 'e> Seen<'s, 'e> {
                 }
                 true
             }
-            Part::Header(name) => each(text, request.headers.get_all(name).iter().map(HeaderValue::as_bytes)),
+            Part::Header(name) => {
+                let mut values = request.headers.get_all(name).iter().map(HeaderValue::as_bytes).peekable();
+                let there = values.peek().is_some();
+                values.for_each(|value| add(text, value));
+                there
+            }
             Part::Claim(path) => {
                 let claims = self.auth.and_then(|auth| auth.claims.as_deref());
-                claims.is_some_and(|claims| each(text, claims.texts(path)))
+                let mut values = claims.into_iter().flat_map(|claims| claims.texts(path)).peekable();
+                let there = values.peek().is_some();
+                values.for_each(|value| add(text, value.as_bytes()));
+                there
             }
             Part::Path => {
                 add(text, request.uri.path().as_bytes());
@@ -186,14 +194,4 @@ impl<'s, 'e> Seen<'s, 'e> {
 fn add(text: &mut SmallVec<[u8; KEY_BYTES]>, bytes: &[u8]) {
     text.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
     text.extend_from_slice(bytes);
-}
-
-/// Adds each; false: there is none.
-fn each<T: AsRef<B>, B: AsRef<[u8]> + ?Sized>(text: &mut SmallVec<[u8; KEY_BYTES]>, values: impl Iterator<Item = T>) -> bool {
-    let mut count = 0;
-    for value in values {
-        add(text, value.as_ref().as_ref());
-        count += 1;
-    }
-    count > 0
 }

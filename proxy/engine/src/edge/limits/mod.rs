@@ -5,6 +5,7 @@ mod key;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
@@ -45,6 +46,7 @@ pub struct ObjectLimits {
     /// In their order.
     pub limits: Vec<Limit>,
     concurrency: Vec<Concurrency>,
+    bandwidth: Vec<Bandwidth>,
     /// Where what is shared is counted.
     pub store: Arc<StoreLive>,
     ahead_percent: u64,
@@ -75,6 +77,8 @@ pub struct Limit {
     missing: IfMissing,
     when: Option<TruthOf>,
     cost: Cost,
+    /// The header of the answer that says what it took in the end.
+    settled: Option<HeaderName>,
     dry_run: bool,
     /// What became of requests.
     pub counts: Arc<LimitCounts>,
@@ -100,6 +104,21 @@ enum IfMissing {
 struct Concurrency {
     requests: u32,
     key: Vec<Part>,
+}
+
+/// How many bytes of answers' bodies may be sent in a second.
+#[derive(Debug)]
+struct Bandwidth {
+    bytes_per_second: u64,
+    key: Vec<Part>,
+}
+
+/// Somebody's pace.
+#[derive(Debug)]
+struct Pace {
+    memory: Arc<Memory>,
+    key: u128,
+    bytes_per_second: u64,
 }
 
 /// What a store is to be asked.
@@ -143,6 +162,9 @@ struct Count {
     /// What is to be asked of stores beside the road.
     aside: Vec<LimitAsk>,
     places: Vec<UnderWayPlace>,
+    /// What was taken and is settled with the answer: the limit's object and place, whose, how much.
+    open: Vec<(Arc<ObjectLimits>, usize, u128, u64)>,
+    paces: Vec<Pace>,
 }
 
 /// What was taken so far, to be put back if a later limit says no.
@@ -192,7 +214,7 @@ impl Limits {
         let mut taken = Taken::new();
         for object in &self.objects {
             for (place, limit) in object.limits.iter().enumerate() {
-                let stopped = match object.take((place, limit), (seen, count), now) {
+                let stopped = match object.take((place, limit), (seen, &mut *count), now) {
                     Ok(None) => continue,
                     Ok(Some((key, cost, standing))) => {
                         taken.push((object, place, key, cost, standing));
@@ -215,9 +237,13 @@ impl Limits {
             return Passed::Answered(Box::new(answer));
         };
         count.places.extend(places);
-        for (object, place, _, _, standing) in taken {
+        count.paces.extend(self.paces(seen));
+        for (object, place, key, cost, standing) in taken {
             if let Some(limit) = object.limits.get(place) {
                 limit.counts.add(LimitVerdict::Allowed);
+                if limit.settled.is_some() {
+                    count.open.push((Arc::clone(object), place, key, cost));
+                }
             }
             count.met(object, place, standing);
         }
@@ -232,8 +258,7 @@ impl Limits {
         let mut places = Vec::new();
         for object in &self.objects {
             for (index, limit) in object.concurrency.iter().enumerate() {
-                let name = [CONCURRENCY.get(index).copied().unwrap_or_default()];
-                let Ok(key) = seen.key(std::str::from_utf8(&name).unwrap_or_default(), &limit.key, true) else { continue };
+                let Ok(key) = seen.key(CONCURRENCY.get(index).copied().unwrap_or_default(), &limit.key, true) else { continue };
                 let Some(place) = object.memory.enter(key, limit.requests) else {
                     count.refused = Some(format!("{}/concurrency", object.policy).into());
                     return None;
@@ -244,6 +269,18 @@ impl Limits {
         Some(places)
     }
 
+    /// At which pace its answer is sent.
+    fn paces(&self, seen: &Seen<'_, '_>) -> Vec<Pace> {
+        let mut paces = Vec::new();
+        for object in &self.objects {
+            for (index, limit) in object.bandwidth.iter().enumerate() {
+                let Ok(key) = seen.key(BANDWIDTH.get(index).copied().unwrap_or_default(), &limit.key, true) else { continue };
+                paces.push(Pace { memory: Arc::clone(&object.memory), key, bytes_per_second: limit.bytes_per_second });
+            }
+        }
+        paces
+    }
+
     /// The end of a request's way.
     fn stop(&self, (object, place): (&Arc<ObjectLimits>, usize), stopped: Stop, count: &mut Count) -> Passed {
         let limit = object.limits.get(place);
@@ -252,7 +289,7 @@ impl Limits {
                 limit.counts.add(verdict);
             }
         };
-        let mut answer = match stopped {
+        let answer = match stopped {
             Stop::Ask(key, want) => {
                 count.asked += 1;
                 let ask = LimitAsk { object: Arc::clone(object), limit: place, key, want };
@@ -279,7 +316,6 @@ impl Limits {
         count.refused = limit.map(|limit| Arc::clone(&limit.path));
         // It has been told, or there is nothing to tell.
         count.tightest = None;
-        answer.headers.shrink_to_fit();
         Passed::Answered(Box::new(answer))
     }
 
@@ -296,14 +332,17 @@ impl Limits {
         let one = |object: &Arc<ObjectLimits>| {
             let limits = object.limits.iter().map(Limit::story);
             let busy = object.concurrency.iter().map(|limit| format!("{} at once{}", limit.requests, each(&limit.key)));
-            format!("{}: {}", object.policy, limits.chain(busy).collect::<Vec<_>>().join(", "))
+            let wide = object.bandwidth.iter().map(|limit| format!("{} bytes a second{}", limit.bytes_per_second, each(&limit.key)));
+            format!("{}: {}", object.policy, limits.chain(busy).chain(wide).collect::<Vec<_>>().join(", "))
         };
         self.objects.iter().map(one).collect::<Vec<_>>().join("; ")
     }
 }
 
 /// Sets keys of concurrency limits apart from those of others, and from one another.
-const CONCURRENCY: [u8; 8] = *b"01234567";
+const CONCURRENCY: [&str; 8] = ["C0", "C1", "C2", "C3", "C4", "C5", "C6", "C7"];
+/// The same of bandwidths.
+const BANDWIDTH: [&str; 8] = ["B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7"];
 /// Most limits of requests under way of one object.
 pub const CONCURRENCY_MAX: usize = CONCURRENCY.len();
 
@@ -353,7 +392,7 @@ impl ObjectLimits {
         };
         let cost = limit.cost(seen);
         let known = self.memory.rows.peek(key, |row| match &row.state {
-            RowState::Fresh => None,
+            RowState::Fresh | RowState::Pace(_) => None,
             RowState::Own(meter) => Some((limit.numbers.look(&mut meter.clone(), cost, now), true)),
             RowState::Shared(held) => Some((held.standing(now.moment), held.have() >= cost || held.is_empty(now.moment))),
         });
@@ -410,7 +449,7 @@ impl ObjectLimits {
         let mut found = Vec::new();
         self.memory.rows.each(|key, row| {
             let standing = |limit: &Limit| match &row.state {
-                RowState::Fresh => None,
+                RowState::Fresh | RowState::Pace(_) => None,
                 RowState::Own(meter) => Some(limit.numbers.look(&mut meter.clone(), 1, now)),
                 RowState::Shared(held) => Some(held.standing(now.moment)),
             };
@@ -466,7 +505,7 @@ fn put_back(taken: &Taken<'_>, now: Now) {
         object.memory.rows.peek(*key, |row| match &mut row.state {
             RowState::Own(meter) => limit.numbers.give_back(meter, *cost, now),
             RowState::Shared(held) => held.untake(*cost),
-            RowState::Fresh => {}
+            RowState::Fresh | RowState::Pace(_) => {}
         });
     }
 }
@@ -496,6 +535,40 @@ impl Counted {
         let Some(count) = self.0.as_ref().filter(|count| count.tightest.is_some()) else { return };
         OWN_HEADERS.iter().for_each(|name| _ = headers.remove(name));
         count.tell(|name, value| _ = headers.append(name, value));
+    }
+
+    /// Settles what the request took by what its answer says of that; what says nothing, or no number, took what it did.
+    pub fn settle(&mut self, headers: &HeaderMap, now: Now) {
+        let Some(count) = self.0.as_mut() else { return };
+        for (object, place, key, cost) in count.open.drain(..) {
+            let Some(limit) = object.limits.get(place) else { continue };
+            let said = limit.settled.as_ref().and_then(|name| headers.get(name)).and_then(|value| value.to_str().ok());
+            let Some(took) = said.and_then(|text| text.trim().parse::<u64>().ok()) else { continue };
+            object.memory.rows.with(key, |row| match &mut row.state {
+                RowState::Own(meter) => {
+                    limit.numbers.give_back(meter, cost.saturating_sub(took), now);
+                    limit.numbers.charge(meter, took.saturating_sub(cost), now);
+                }
+                RowState::Shared(held) => held.settle(cost, took),
+                RowState::Fresh | RowState::Pace(_) => {}
+            });
+        }
+    }
+
+    /// Whether something is settled with the answer.
+    pub fn is_open(&self) -> bool {
+        self.0.as_ref().is_some_and(|count| !count.open.is_empty())
+    }
+
+    /// Whether its answer's body has a pace.
+    pub fn is_paced(&self) -> bool {
+        self.0.as_ref().is_some_and(|count| !count.paces.is_empty())
+    }
+
+    /// Notes that bytes of its answer were sent, and says how long the next ones wait.
+    pub fn sent(&self, bytes: u64, now: Moment) -> Duration {
+        let paces = self.0.iter().flat_map(|count| &count.paces);
+        paces.map(|pace| pace.memory.sent(pace.key, (bytes, pace.bytes_per_second), now)).max().unwrap_or_default()
     }
 
     /// The limit that refused it.
