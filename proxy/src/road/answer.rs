@@ -10,9 +10,10 @@ use std::time::Duration;
 use engine::authenticate::{Accepted, TokenVerdict};
 use engine::authorize::Judgement;
 use engine::claims::Claims;
+use engine::consumers::CONSUMER_HEADER;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
-use engine::edge::{Found, Watch};
 use engine::failure::{Failure, LocalReply, Reason};
+use engine::filter::guard::{Found, Question, Watch};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
 use engine::model::{Cluster, Protocol, RouteTable, SessionHome, Snapshot};
 use http::{HeaderMap, Response, StatusCode, request};
@@ -74,6 +75,11 @@ pub trait Door: Sized + 'static {
 
     /// Says what only this proxy may say of the caller, and unsays what the caller said of it.
     fn mark(&self, headers: &mut HeaderMap);
+
+    /// Whether the caller may say who called at the mesh's edge.
+    fn believes(&self, _snapshot: &Snapshot, _downstream: &Downstream) -> bool {
+        false
+    }
 
     /// Whether policies look at the host of requests.
     fn judges_hosts(&self, _snapshot: &Snapshot) -> bool {
@@ -270,6 +276,9 @@ impl<D: Door> Connection<D> {
             account.asks(&self.downstream, parts);
         }
         self.door.mark(&mut parts.headers);
+        if of_hop.consumer && !self.door.believes(&view.snapshot, &self.downstream) {
+            parts.headers.remove(CONSUMER_HEADER);
+        }
         let patient = self.patience(&mut parts.headers, of_hop, waited);
         // First of all, so that what is judged is what is sent on.
         let upgrade = clean_request(parts, of_hop);
@@ -398,13 +407,24 @@ impl<D: Door> Connection<D> {
         let draw = leg.draw;
         let passage = {
             let book = plan.forward.is_guarded().then(|| self.view.borrow().snapshot.consumers.load());
-            let mut tokens = self.shared.tokens.borrow_mut();
+            let (mut tokens, mut verified) = (self.shared.tokens.borrow_mut(), self.shared.verified.borrow_mut());
             let mut exchange = self.exchange(&mut parts, draw, &account);
             let wall_secs = || self.shared.wall_secs().into();
-            exchange.watch =
-                book.as_deref().map(|book| Watch { book, tokens: &mut tokens, wall_secs: wall_secs(), found: &mut leg.found });
+            let peer = self.downstream.address;
+            exchange.watch = book.as_deref().map(|book| Watch {
+                book,
+                tokens: &mut tokens,
+                peer: peer.ip(),
+                port: peer.port(),
+                verified: &mut verified,
+                wall_secs: wall_secs(),
+                found: &mut leg.found,
+            });
             plan.forward.forth(plan.place, from, &mut exchange)
         };
+        if plan.forward.is_guarded() && !matches!(passage, Passage::Ask { .. }) {
+            account.identified(&mut leg.found);
+        }
         match (passage, plan.target) {
             (Passage::Through, _) => self.straight((parts, received), Passing { plan, leg, home: None }, account),
             (Passage::Answered(answer), _) => shown(&plan, &leg, reply(&self.shared, &answer, leg.version, account)),
@@ -417,7 +437,23 @@ impl<D: Door> Connection<D> {
                 account.failed(&Failure::new(Reason::Fault, "a fault on purpose cuts the exchange"));
                 Answering::Cut
             }
-            (Passage::Ask { question, next: _ }, _) => match *question {},
+            (Passage::Ask { question, next }, target) => {
+                let (rule, forward, place) = (Arc::clone(plan.rule), Arc::clone(plan.forward), plan.place);
+                let (target, own, mut leg) = (target.cloned().map_err(LocalReply::clone), Rc::clone(self), leg);
+                Answering::Later(Box::pin(async move {
+                    let (began, Question::Password(password)) = (Instant::now(), *question);
+                    let verified = own.shared.hashing.verify(Arc::clone(&password)).await;
+                    leg.waited += began.elapsed();
+                    let plan = Plan { rule: &rule, forward: &forward, place, target: target.as_ref() };
+                    let Some(good) = verified else {
+                        leg.found.overflow();
+                        account.identified(&mut leg.found);
+                        return shown(&plan, &leg, reply(&own.shared, &LocalReply::of(Reason::Overflow), leg.version, account));
+                    };
+                    leg.found.tell(&password, good);
+                    own.pass((parts, received), Passing { plan, leg, home: None }, next, account)
+                }))
+            }
             (Passage::Wait { delay, policy, next }, target) => {
                 account.faulted(format_args!("delay {delay:?}"), policy);
                 let (rule, forward, place) = (Arc::clone(plan.rule), Arc::clone(plan.forward), plan.place);

@@ -3,26 +3,27 @@
 //! backend. One that has to wait for something hands back a [`Question`], and is asked again with the answer.
 
 mod api_key;
-mod book;
-mod choice;
+mod basic;
 mod found;
 mod identify;
 mod places;
 #[cfg(test)]
 mod tests;
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::Exchange;
 use crate::authenticate::Remembered;
+use crate::authorize::{AtEdge, Authorization, Call, Own};
+use crate::consumers::{Book, Password, Verified};
 use crate::failure::{LocalReply, Reason};
-use crate::filter::Exchange;
+use crate::matching::RequestHead;
 
-pub use api_key::{ApiKeys, KEY_BYTES_MAX};
-pub(crate) use book::Page;
-pub use book::{Book, BookCell, CREDENTIALS_MAX, Consumer, Credential, Digest, digest};
-pub use choice::Choice;
-pub use found::{AuthMethod, CONSUMER_HEADER, Found, Identified};
-pub use identify::{Denied, Identify};
+pub use api_key::ApiKeys;
+pub use basic::{Basic, FAILING_MAX, Failures, PAIR_BYTES_MAX};
+pub use found::Found;
+pub use identify::{Denied, Identify, Tokens};
 
 /// One guard of a route.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ pub enum Guard {
     Unavailable(Arc<str>),
     /// Who calls.
     Identify(Arc<Identify>),
+    /// Whether they may.
+    Authorize(Arc<Authorization>),
 }
 
 /// What guards go by beside the request, and where they note what they find.
@@ -40,6 +43,12 @@ pub struct Watch<'e> {
     pub book: &'e Book,
     /// Tokens that were verified before.
     pub tokens: &'e mut Remembered,
+    /// The TCP peer, whoever is behind it, and the client's port.
+    pub peer: IpAddr,
+    /// See above.
+    pub port: u16,
+    /// Passwords that were verified before.
+    pub verified: &'e mut Verified,
     /// Unix time.
     pub wall_secs: u64,
     /// Who calls, as far as it is known by now.
@@ -48,7 +57,10 @@ pub struct Watch<'e> {
 
 /// What has to be waited for.
 #[derive(Debug)]
-pub enum Question {}
+pub enum Question {
+    /// Whether a password is the user's.
+    Password(Arc<Password>),
+}
 
 /// What becomes of a request at a guard.
 #[must_use]
@@ -68,6 +80,7 @@ impl Guard {
         match self {
             Self::Unavailable(_) => Passed::Answered(Box::new(unavailable())),
             Self::Identify(identify) => identify.on_request(exchange),
+            Self::Authorize(policies) => authorize(policies, exchange),
         }
     }
 
@@ -76,6 +89,7 @@ impl Guard {
         match self {
             Self::Unavailable(_) => "policy",
             Self::Identify(identify) => identify.name(),
+            Self::Authorize(_) => "authorization",
         }
     }
 
@@ -84,6 +98,34 @@ impl Guard {
         match self {
             Self::Unavailable(object) => format!("{object} was refused and no version of it was good before: nobody is let in"),
             Self::Identify(identify) => identify.story(),
+            Self::Authorize(policies) => policies.story(),
+        }
+    }
+}
+
+fn authorize(policies: &Authorization, exchange: &mut Exchange<'_>) -> Passed {
+    let Some(watch) = &mut exchange.watch else { return Passed::Answered(Box::new(unavailable())) };
+    let head = RequestHead::new(&exchange.request.method, &exchange.request.uri, &exchange.request.headers);
+    let auth = watch.found.identified();
+    let call = Call {
+        peer: exchange.caller,
+        workload: "",
+        source: SocketAddr::new(exchange.address, watch.port),
+        port: exchange.called.port,
+        head: Some(&head),
+        claims: auth.and_then(|auth| auth.claims.as_deref()),
+        auth,
+        edge: Some(AtEdge { peer: watch.peer, book: watch.book }),
+        own: Own::default(),
+    };
+    let judgement = policies.judge(&call);
+    let (refusal, policy) = (judgement.refusal(), judgement.ruling().cloned());
+    watch.found.note(policy);
+    match refusal {
+        None => Passed::On,
+        Some(reason) => {
+            watch.found.deny(Denied::Forbidden);
+            Passed::Answered(Box::new(if reason == Reason::Denied { LocalReply::of(reason) } else { unavailable() }))
         }
     }
 }
