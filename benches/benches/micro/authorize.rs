@@ -103,5 +103,5 @@ fn asked(number: usize, look: impl FnOnce(&Call<'_>)) {
     let source = SocketAddr::from(([10, 77, 0, 1], 40_000));
     let own = Own { trust_domain: "cluster.local", namespace: "shop", workload: "store" };
     let claims: Option<&Claims> = None;
-    look(&Call { peer: Some(&peer), workload: "frontend", source, port: 8080, head: Some(&head), claims, own });
+    look(&Call { peer: Some(&peer), workload: "frontend", source, port: 8080, head: Some(&head), claims, auth: None, edge: None, own });
 }

@@ -53,7 +53,7 @@ impl KeyKeeper {
                 self.begin((uri.as_str(), &*cell, refresh), (&mut fetches, &places), &draw);
             }
             let now = self.telemetry.moment();
-            let over = |cell: &KeyCell, refresh: &Refresh| refresh.over().filter(|_| cell.current().is_some());
+            let over = |cell: &KeyCell, refresh: &Refresh| refresh.over(cell.kept()).filter(|_| cell.current().is_some());
             let due = known.values().flat_map(|(cell, refresh)| [Some(refresh.due()), over(cell, refresh)]).flatten().min();
             let rest = due.map_or(REST_MAX, |due| due.since(now).min(REST_MAX));
             tokio::select! {
@@ -71,7 +71,7 @@ impl KeyKeeper {
     fn meet(&self, known: &mut Known) {
         let (live, now) = (self.snapshots.load(), self.telemetry.moment());
         let mut former = std::mem::take(known);
-        for cell in live.authentication.iter().flat_map(|authentication| authentication.cells()) {
+        for cell in &live.key_cells {
             let uri = cell.at().uri().to_string();
             let kept = former.remove(&uri).filter(|(kept, _)| Arc::ptr_eq(kept, cell));
             known.entry(uri).or_insert_with(|| kept.unwrap_or_else(|| (Arc::clone(cell), Refresh::new(now))));
@@ -87,7 +87,7 @@ impl KeyKeeper {
         draw: &Draw,
     ) {
         let now = self.telemetry.moment();
-        if refresh.is_over(now) && cell.current().is_some() {
+        if refresh.is_over(now, cell.kept()) && cell.current().is_some() {
             tracing::error!(jwks_uri = uri, "keys could not be fetched for so long that they are not believed any more");
             cell.expire();
         }

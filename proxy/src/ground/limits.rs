@@ -72,6 +72,8 @@ pub const REPLAY_BYTES_MAX: usize = 64 << 10;
 pub const REPLAY_HTTP1_BYTES_MAX: u64 = 16 << 10;
 /// The same, of all requests of a worker whose routes ask for more; beyond it a body is not kept, and its request not sent again.
 pub const REPLAYS_BYTES_MAX: usize = 32 << 20;
+/// Passwords that wait to be verified, of all workers; a request beyond them is answered 503.
+pub const PASSWORDS_WAITING_MAX: usize = 100;
 /// Active checks under way at once; further ones wait for one to end.
 pub const CHECKS_MAX: usize = 64;
 /// Bytes of the answer to a check by gRPC; a longer one is none.

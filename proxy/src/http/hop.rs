@@ -1,5 +1,6 @@
 //! Headers that belong to one hop (RFC 9110, section 7.6.1).
 
+use engine::consumers::CONSUMER_HEADER;
 use engine::failure::REASON_HEADER;
 use http::header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRANSFER_ENCODING, UPGRADE};
 use http::uri::Authority;
@@ -22,10 +23,11 @@ const KEPT: [HeaderName; 8] = [
 
 /// Names in which the mesh says something. Some applications read `x_forwarded_for` as `x-forwarded-for` (CGI, RFC 3875, section 4.1.18): in that
 /// spelling they would be the caller's word for the mesh's.
-const SAID: [&str; 7] = [
+const SAID: [&str; 8] = [
     "x-forwarded-client-cert",
     "x-forwarded-for",
     "x-forwarded-proto",
+    "x-meshwright-consumer",
     "x-meshwright-deadline-ms",
     "x-meshwright-fields",
     "x-meshwright-reason",
@@ -106,6 +108,7 @@ pub struct OfHop {
     pub packed: bool,
     pub deadline: bool,
     pub layered: bool,
+    pub consumer: bool,
     pub grpc_timeout: bool,
     pub tracestate: bool,
     pub traceparent: bool,
@@ -153,8 +156,9 @@ impl OfHop {
                 18 if name == "x-meshwright-retry" => there.layered = true,
                 19 if name == REASON_HEADER.as_str() => there.reason = true,
                 19 if name == "x-meshwright-fields" => there.packed = true,
+                21 if name == CONSUMER_HEADER.as_str() => there.consumer = true,
                 24 if name == "x-meshwright-deadline-ms" => there.deadline = true,
-                17..=19 | 24 => there.shadow |= shadows(name),
+                17..=19 | 21 | 24 => there.shadow |= shadows(name),
                 _ => {}
             }
         }

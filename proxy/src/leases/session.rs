@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use engine::Moment;
-use engine::edge::ObjectLimits;
+use engine::filter::guard::ObjectLimits;
 use engine::limit::{Grant, Known, Row, Standing, numbers_sent};
 use proto::mesh::{LimitAsk as Sent, LimitAsks, LimitGrant, LimitGrants, LimitKnown};
 use tokio::sync::oneshot;

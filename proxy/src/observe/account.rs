@@ -10,6 +10,7 @@ use std::time::Instant;
 use engine::authenticate::Authentication;
 use engine::authorize::{CallVerdict, Judgement, Ruling};
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
+use engine::filter::guard::{Denied, Found};
 use engine::model::{Cluster, Ejected, Endpoint, InboundPort, Rule};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode};
@@ -195,6 +196,41 @@ impl Account {
             CallVerdict::Allowed => {}
             CallVerdict::Denied(ruling) => self.denied(Reason::Denied, Some(ruling)),
             CallVerdict::Unavailable => self.denied(Reason::PolicyUnavailable, None),
+        }
+    }
+
+    /// Who called from outside the mesh, or why nobody is let on: once.
+    pub fn identified(&mut self, found: &mut Found) {
+        if !found.is_news() {
+            return;
+        }
+        let ruling = found.ruling().cloned();
+        let denied = found.denied();
+        if let (Some(ruling), None) = (&ruling, denied) {
+            self.ruled(Ruled::WouldDeny, ruling);
+        }
+        let method = found.identified().map(|who| who.method).or(found.shown());
+        if let (Some(detail), Some(who)) = (&mut self.detail, found.identified()) {
+            if let Some(consumer) = &who.consumer {
+                detail.word(Word::Consumer, &consumer.path);
+            }
+            detail.word(Word::AuthMethod, who.method.text());
+            if !who.credential_name().is_empty() {
+                detail.word(Word::Credential, who.credential_name());
+            }
+        }
+        // What a policy forbids is counted as its word.
+        self.worker.telemetry.readings.auth.count(method, denied.filter(|denied| *denied != Denied::Forbidden));
+        match denied {
+            None => {}
+            Some(Denied::Forbidden) => self.denied(Reason::Denied, ruling.as_ref()),
+            Some(denied) => {
+                self.seen.reason = Some(denied.reason());
+                self.seen.blame = Some(denied.reason().blame());
+                if let Some(detail) = &mut self.detail {
+                    detail.word(Word::Cause, denied.text());
+                }
+            }
         }
     }
 

@@ -216,7 +216,10 @@ fn end(out: &mut Vec<u8>, batch: &Batch, record: &Record) {
     out.extend_from_slice(b"],\"fault\":");
     optional(out, batch.word(record, Word::Fault));
     // Only where there are policies: most exchanges have none to tell of.
-    let policies: [(&[u8], Word); 4] = [
+    let policies: [(&[u8], Word); 7] = [
+        (b",\"consumer\":", Word::Consumer),
+        (b",\"auth_method\":", Word::AuthMethod),
+        (b",\"credential\":", Word::Credential),
         (b",\"policy\":", Word::Policy),
         (b",\"would_deny\":", Word::WouldDeny),
         (b",\"audited\":", Word::Audited),

@@ -5,6 +5,7 @@
 //! own shard and shares no lock with another; a scrape adds the shards up.
 
 mod access;
+mod auth;
 mod account;
 mod batch;
 mod calls;

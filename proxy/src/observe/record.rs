@@ -56,6 +56,10 @@ pub(super) enum Word {
     WouldDeny,
     /// Which rules audit it.
     Audited,
+    /// Who called from outside the mesh, how they proved it, and what of the credential may be told.
+    Consumer,
+    AuthMethod,
+    Credential,
     /// Which policy denied it.
     Policy,
     /// Which limit refused it.
@@ -67,7 +71,7 @@ pub(super) enum Word {
 }
 
 /// How many [`Word`]s there are.
-pub(super) const WORDS: usize = 11;
+pub(super) const WORDS: usize = 14;
 
 /// The texts of one exchange, one behind the other in one buffer.
 #[derive(Clone, Copy, Debug, Default)]
@@ -83,7 +87,7 @@ impl Words {
     pub(super) fn set(&mut self, buffer: &mut String, word: Word, text: &str) {
         buffer.truncate(self.start(word));
         buffer.push_str(clip(text));
-        // Eleven texts of 4 KiB: it fits.
+        // Fourteen texts of 4 KiB: it fits.
         self.ends[word as usize..].fill(u16::try_from(buffer.len()).unwrap_or(u16::MAX));
         self.there = self.there & ((1 << word as u16) - 1) | 1 << word as u16;
     }

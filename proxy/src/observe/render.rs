@@ -30,6 +30,7 @@ struct Scrape {
     rejected: u64,
     ejections: u64,
     conditions_failed: u64,
+    auth: Vec<(&'static str, &'static str, u64)>,
     key_fetches_failed: u64,
     mirrors_dropped: u64,
     overflow: u64,
@@ -70,6 +71,7 @@ impl Telemetry {
             rejected: self.readings.config_rejected.load(Ordering::Relaxed),
             ejections: self.readings.ejections.load(Ordering::Relaxed),
             conditions_failed: self.readings.conditions_failed.load(Ordering::Relaxed),
+            auth: self.readings.auth.rows(),
             mirrors_dropped: self.readings.mirrors_dropped.load(Ordering::Relaxed),
             overflow: registry.total(|shard| &shard.overflow),
             spans_exported: self.spans_exported.load(Ordering::Relaxed),
@@ -186,6 +188,11 @@ impl Scrape {
         self.counters(encoder, rulings, MetricFamily::Ruling, |_| true, |sum| sum.count)?;
         let help = "Conditions of authorization policies that could not be evaluated, which counts against the caller";
         number(encoder, "meshwright_policy_conditions_failed", help, self.conditions_failed)?;
+        let help = "What came of asking who calls from outside the mesh: how it was proved, and the verdict";
+        let mut metric = encoder.encode_descriptor("meshwright_auth", help, None, MetricType::Counter)?;
+        for (kind, verdict, count) in &self.auth {
+            ConstCounter::new(*count).encode(metric.encode_family(&[("kind", *kind), ("verdict", *verdict)])?)?;
+        }
         let help = "Requests and connections that a rule refused";
         let mut metric = encoder.encode_descriptor("meshwright_policy_denied", help, None, MetricType::Counter)?;
         for (labels, sum) in self.sums.iter().filter(|(labels, _)| labels.family != MetricFamily::Retry && is_denial(labels)) {

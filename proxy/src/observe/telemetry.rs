@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 
 use super::access::{AccessLog, LogLines};
+use super::auth::AuthCounts;
 use super::batch::Outboxes;
 use super::calls::CallShard;
 use super::egress::EgressCalls;
@@ -71,6 +72,8 @@ pub struct Readings {
     pub ejections: AtomicU64,
     /// Conditions of policies that could not be evaluated.
     pub conditions_failed: AtomicU64,
+    /// What came of asking who calls from outside the mesh.
+    pub auth: AuthCounts,
     /// Copies of requests for mirrors that were not made.
     pub mirrors_dropped: AtomicU64,
     /// Bodies that are coming in over HTTP/2.

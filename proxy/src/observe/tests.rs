@@ -46,6 +46,7 @@ fn settings(access_log: bool, otlp: Option<&str>, sample_percent: u64) -> Settin
         locality: Locality::default(),
         session_key: Vec::new(),
         probes: Vec::new(),
+        gateways: Vec::new(),
     }
 }
 

@@ -10,9 +10,10 @@ use std::time::Duration;
 use engine::authenticate::{Accepted, TokenVerdict};
 use engine::authorize::Judgement;
 use engine::claims::Claims;
+use engine::consumers::CONSUMER_HEADER;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
-use engine::edge::{Counted, Found, Question, Watch};
 use engine::failure::{Failure, LocalReply, Reason};
+use engine::filter::guard::{Counted, Found, Question, Watch};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
 use engine::model::{Cluster, Protocol, RouteTable, SessionHome, Snapshot};
 use http::{HeaderMap, Response, StatusCode, request};
@@ -75,6 +76,11 @@ pub trait Door: Sized + 'static {
 
     /// Says what only this proxy may say of the caller, and unsays what the caller said of it.
     fn mark(&self, headers: &mut HeaderMap);
+
+    /// Whether the caller may say who called at the mesh's edge.
+    fn believes(&self, _snapshot: &Snapshot, _downstream: &Downstream) -> bool {
+        false
+    }
 
     /// Whether policies look at the host of requests.
     fn judges_hosts(&self, _snapshot: &Snapshot) -> bool {
@@ -271,6 +277,9 @@ impl<D: Door> Connection<D> {
             account.asks(&self.downstream, parts);
         }
         self.door.mark(&mut parts.headers);
+        if of_hop.consumer && !self.door.believes(&view.snapshot, &self.downstream) {
+            parts.headers.remove(CONSUMER_HEADER);
+        }
         let patient = self.patience(&mut parts.headers, of_hop, waited);
         // First of all, so that what is judged is what is sent on.
         let upgrade = clean_request(parts, of_hop);
@@ -400,11 +409,20 @@ impl<D: Door> Connection<D> {
         let draw = leg.draw;
         let passage = {
             let book = plan.forward.is_guarded().then(|| self.view.borrow().snapshot.consumers.load());
-            let mut tokens = self.shared.tokens.borrow_mut();
+            let (mut tokens, mut verified) = (self.shared.tokens.borrow_mut(), self.shared.verified.borrow_mut());
             let mut exchange = self.exchange(&mut parts, draw, &account);
             let wall_secs = || self.shared.wall_secs().into();
-            exchange.watch =
-                book.as_deref().map(|book| Watch { book, tokens: &mut tokens, wall_secs: wall_secs(), found: &mut leg.found, counted: &mut leg.counted });
+            let peer = self.downstream.address;
+            exchange.watch = book.as_deref().map(|book| Watch {
+                book,
+                tokens: &mut tokens,
+                peer: peer.ip(),
+                port: peer.port(),
+                verified: &mut verified,
+                wall_secs: wall_secs(),
+                found: &mut leg.found,
+                counted: &mut leg.counted,
+            });
             plan.forward.forth(plan.place, from, &mut exchange)
         };
         for ask in leg.counted.aside() {
@@ -412,6 +430,9 @@ impl<D: Door> Connection<D> {
         }
         if let Some(limit) = leg.counted.refused() {
             account.limited(limit);
+        }
+        if plan.forward.is_guarded() && !matches!(passage, Passage::Ask { .. }) {
+            account.identified(&mut leg.found);
         }
         match (passage, plan.target) {
             (Passage::Through, _) => self.straight((parts, received), Passing { plan, leg, home: None }, account),
@@ -450,19 +471,32 @@ impl<D: Door> Connection<D> {
         request: (request::Parts, Received),
         Passing { plan, mut leg, .. }: Passing<'_>,
         (question, next): (Question, Resume),
-        account: Account,
+        mut account: Account,
     ) -> Answering {
         let (rule, forward, place) = (Arc::clone(plan.rule), Arc::clone(plan.forward), plan.place);
         let (target, own) = (plan.target.cloned().map_err(LocalReply::clone), Rc::clone(self));
         Answering::Later(Box::pin(async move {
             let began = Instant::now();
-            let Question::Limit(ask) = question;
-            let told = match own.shared.snapshots.limit_questions().ask(ask) {
-                Some(answer) => timeout(STORE_WAIT, answer).await.is_ok_and(|told| told.is_ok()),
-                None => false,
-            };
-            if !told {
-                leg.counted.unanswered();
+            match question {
+                Question::Password(password) => {
+                    let verified = own.shared.hashing.verify(Arc::clone(&password)).await;
+                    let Some(good) = verified else {
+                        let plan = Plan { rule: &rule, forward: &forward, place, target: target.as_ref() };
+                        leg.found.overflow();
+                        account.identified(&mut leg.found);
+                        return shown(&plan, &leg, reply(&own.shared, &LocalReply::of(Reason::Overflow), leg.version, account));
+                    };
+                    leg.found.tell(&password, good);
+                }
+                Question::Limit(ask) => {
+                    let told = match own.shared.snapshots.limit_questions().ask(ask) {
+                        Some(answer) => timeout(STORE_WAIT, answer).await.is_ok_and(|told| told.is_ok()),
+                        None => false,
+                    };
+                    if !told {
+                        leg.counted.unanswered();
+                    }
+                }
             }
             leg.waited += began.elapsed();
             let plan = Plan { rule: &rule, forward: &forward, place, target: target.as_ref() };

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use engine::decide::{self, Step, connection};
+use engine::authorize::Judgement;
+use engine::claims::Claims;
+use engine::decide::{self, RequestHead, Step, connection};
 use engine::model::{Cluster, Outbound, Protocol, Snapshot};
 use http::{HeaderMap, HeaderValue};
 
@@ -15,6 +17,7 @@ use crate::pool::To;
 use crate::road::answer::{Connection, Door, HttpConnection, InForce, Look, serve};
 use crate::road::arrival::{Arrival, Heard};
 use crate::road::shared::Shared;
+use crate::road::standing;
 use crate::road::watch;
 
 /// Serves one connection to a Gateway's port (the port of its listener, whatever the socket's own is). Dropping the future cuts it.
@@ -64,6 +67,19 @@ impl Door for Edge {
 
     fn mark(&self, headers: &mut HeaderMap) {
         mark_outside(headers, self.client.as_ref());
+    }
+
+    fn judges_hosts(&self, snapshot: &Snapshot) -> bool {
+        snapshot.doors.get(&self.port).is_some_and(|policies| policies.of_hosts())
+    }
+
+    fn judge<'s>(
+        &self,
+        snapshot: &'s Snapshot,
+        downstream: &Downstream,
+        (head, _): (&RequestHead<'_>, Option<&Claims>),
+    ) -> Option<Judgement<'s>> {
+        decide::door(snapshot, self.port, standing::caller(downstream), Some(head))
     }
 
     fn aim(&self, _: &Snapshot, _: &Self::Listener, cluster: &Cluster) -> (Option<To>, Protocol) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use engine::authorize::Judgement;
 use engine::claims::Claims;
+use engine::consumers::{CONSUMER_HEADER, Identified};
 use engine::decide::{self, Course, Known, Learn, Proved, RequestHead, Step, Version, connection};
 use engine::failure::{Failure, Reason};
 use engine::model::{Cluster, InboundPort, MtlsMode, Protocol, Snapshot};
@@ -134,7 +135,7 @@ impl Came<'_> {
                     account.failed(&self.unproved());
                     return None;
                 }
-                if let Some(judgement) = decide::judge(&live, caller, None, None) {
+                if let Some(judgement) = decide::judge(&live, (caller, None), None, None) {
                     account.judged(&judgement);
                     if let Some(denial) = Denial::of(&judgement) {
                         let policy = denial.ruling.as_ref().map_or("", |ruling| &ruling.label);
@@ -185,7 +186,7 @@ impl Came<'_> {
     /// Whether opaque bytes may not come.
     fn denies_bytes(&self, peer: Option<&Peer>) -> bool {
         let caller = standing::caller_of(peer, self.peer, self.destination.port());
-        decide::judge(&self.shared.reader.load(), caller, None, None).is_some_and(|judgement| !judgement.allows())
+        decide::judge(&self.shared.reader.load(), (caller, None), None, None).is_some_and(|judgement| !judgement.allows())
     }
 
     fn not_proved(&self, failure: &Failure) -> Option<Carried> {
@@ -272,6 +273,11 @@ impl Door for Inward {
         }
     }
 
+    fn believes(&self, snapshot: &Snapshot, downstream: &Downstream) -> bool {
+        let peer = downstream.peer.as_deref().map(|peer| &*peer.identity);
+        peer.zip(snapshot.settings.as_deref()).is_some_and(|(peer, settings)| settings.is_gateway(peer))
+    }
+
     fn judges_hosts(&self, snapshot: &Snapshot) -> bool {
         snapshot.authorization.as_ref().is_some_and(|authorization| authorization.of_hosts())
     }
@@ -283,7 +289,9 @@ impl Door for Inward {
         (head, claims): (&RequestHead<'_>, Option<&Claims>),
     ) -> Option<Judgement<'s>> {
         snapshot.authorization.as_ref()?;
-        decide::judge(snapshot, standing::caller(downstream), Some(head), claims)
+        // What nobody may say is not there any more.
+        let told = head.headers.get(CONSUMER_HEADER).and_then(Identified::told);
+        decide::judge(snapshot, (standing::caller(downstream), told.as_ref()), Some(head), claims)
     }
 
     fn stand(

@@ -9,6 +9,7 @@ pub mod checks;
 pub mod discard;
 pub mod gateway;
 pub mod guests;
+pub mod hashing;
 pub mod hedging;
 pub mod inbound;
 pub mod journey;

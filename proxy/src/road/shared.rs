@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use engine::Moment;
 use engine::authenticate::Remembered;
+use engine::consumers::Verified;
 use engine::model::{ClusterKind, Endpoint, EndpointLive, Health, Locality, Snapshot};
 
 use crate::ground::drain::Drain;
@@ -18,6 +19,7 @@ use crate::io::{Clock, Draw};
 use crate::observe::{Direction, Observer};
 use crate::pool::{Local, Pool, To};
 use crate::road::guests::{Both, Guests};
+use crate::road::hashing::Hashing;
 use crate::road::standing::Standing;
 use crate::snapshots::{Reader, Snapshots};
 use crate::tcp::Buffers;
@@ -55,6 +57,10 @@ pub struct Shared {
     pub serving: Serving,
     /// Tokens that were verified.
     pub tokens: RefCell<Remembered>,
+    /// Passwords that were.
+    pub verified: RefCell<Verified>,
+    /// Verifies them.
+    pub hashing: Arc<Hashing>,
     /// Chance.
     pub draw: Draw,
     /// Time.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use engine::authorize::{Authorization, CallVerdict, Judgement, Ruling};
 use engine::claims::Claims;
+use engine::consumers::{CONSUMER_HEADER, Identified};
 use engine::decide::{self, Caller, RequestHead};
 use engine::failure::Reason;
 use engine::model::{Inbound, MtlsMode, Snapshot};
@@ -203,7 +204,8 @@ impl Stood {
         let denial = if lacks_proof(live, &caller) {
             Some(Denial { reason: Reason::Denied, ruling: None })
         } else {
-            decide::judge(live, caller, head.as_ref(), claims).as_ref().and_then(Denial::of)
+            let told = self.head.as_ref().and_then(|head| head.headers.get(CONSUMER_HEADER)).and_then(Identified::told);
+            decide::judge(live, (caller, told.as_ref()), head.as_ref(), claims).as_ref().and_then(Denial::of)
         };
         let Some(denial) = denial else { return };
         tracing::info!(

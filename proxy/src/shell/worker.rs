@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use engine::authenticate::Remembered;
+use engine::consumers::Verified;
 use engine::model::{Endpoint, MtlsMode};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -27,6 +28,7 @@ use crate::road::checks;
 use crate::road::guests::Both;
 use crate::road::inbound;
 use crate::road::shared::Shared;
+use crate::road::hashing::Hashing;
 use crate::road::standing;
 use crate::shell::listener::{Purpose, listen};
 use crate::snapshots::Snapshots;
@@ -48,8 +50,17 @@ pub struct Means {
     pub telemetry: Arc<Telemetry>,
     /// How to connect.
     pub network: Network,
+    /// Verifies passwords.
+    pub hashing: Arc<Hashing>,
     /// Downstream connections of one worker and direction, where fewer than the usual bounds.
     pub connections_max: usize,
+}
+
+/// A key that nobody outside knows.
+fn secret(draw: &Draw) -> [u8; 32] {
+    let mut key = [0; 32];
+    key.chunks_exact_mut(8).for_each(|part| part.copy_from_slice(&draw.next().to_le_bytes()));
+    key
 }
 
 /// Builds one worker's means on the current thread. Must be called inside a local task set or runtime, where it also starts the tick.
@@ -77,6 +88,8 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
             standing: Rc::default(),
             drain: Both { inbound: Rc::default(), outbound: Rc::default() },
             tokens: RefCell::new(Remembered::new(seed)),
+            verified: RefCell::new(Verified::new(secret(&draw))),
+            hashing: Arc::clone(&means.hashing),
             serving: Serving::new(Rc::clone(&bodies), Rc::clone(&patience), pressure.clone()),
             draw,
             clock,

@@ -1,6 +1,6 @@
 //! Questions about limits that proxies share: from workers to whoever speaks with the store. Neither side waits for the other.
 
-use engine::edge::LimitAsk;
+use engine::filter::guard::LimitAsk;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 

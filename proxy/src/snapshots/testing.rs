@@ -27,5 +27,6 @@ pub fn settings() -> Settings {
         locality: engine::model::Locality::default(),
         session_key: Vec::new(),
         probes: Vec::new(),
+        gateways: Vec::new(),
     }
 }

@@ -43,6 +43,7 @@ async fn a_reset_of_a_live_socket_is_told_by_the_kernel() {
             tls: party(&Authority::new("root"), FRONTEND, "frontend").tls,
             telemetry: crate::observe::start(TelemetryOptions::default(), Clock::System).0,
             network: Network::Kernel { mark: None },
+            hashing: crate::road::hashing::Hashing::of(2),
             connections_max: usize::MAX,
         };
         let worker = Worker::spawn("worker".to_owned(), means, 1).unwrap();

@@ -106,7 +106,7 @@ fn asked(snapshot: &Snapshot) {
     let own = Own { trust_domain: "cluster.local", namespace: "shop", workload: "catalog" };
     let source = SocketAddr::from(([10, 1, 0, 2], 40_000));
     for head in [Some(&head), None] {
-        let call = Call { peer: Some(&peer), workload: "checkout", source, port: 8080, head, claims: None, own };
+        let call = Call { peer: Some(&peer), workload: "checkout", source, port: 8080, head, claims: None, auth: None, edge: None, own };
         let judgement = authorization.judge(&call);
         assert_eq!(judgement.allows(), judgement.refusal().is_none());
     }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use engine::edge::{CREDENTIALS_MAX, Digest, digest};
+use engine::consumers::{CREDENTIALS_MAX, Digest, digest};
 use proto::mesh::{
     self, CertificateCredential, KeyCredential, PasswordCredential, TokenCredential, certificate_credential, credential,
 };
@@ -126,8 +126,8 @@ fn key_in(world: &World, at: &ContentRef) -> Result<(Digest, String), String> {
     if key.len() < KEY_BYTES_MIN {
         return Err(format!("{at} has {} bytes, which could be guessed: use at least {KEY_BYTES_MIN}", key.len()));
     }
-    if key.len() > engine::edge::KEY_BYTES_MAX || !key.iter().all(u8::is_ascii_graphic) {
-        return Err(format!("{at} is no key: use up to {} visible characters", engine::edge::KEY_BYTES_MAX));
+    if key.len() > engine::consumers::KEY_BYTES_MAX || !key.iter().all(u8::is_ascii_graphic) {
+        return Err(format!("{at} is no key: use up to {} visible characters", engine::consumers::KEY_BYTES_MAX));
     }
     let told = key.iter().take(TOLD_BYTES).map(|byte| *byte as char).filter(|letter| letter.is_ascii_alphanumeric()).collect();
     Ok((digest(key), told))
@@ -140,7 +140,7 @@ fn key_in(world: &World, at: &ContentRef) -> Result<(Digest, String), String> {
 pub(super) fn password_in(world: &World, at: &ContentRef) -> Result<String, String> {
     let bytes = world.content(at).map_err(|error| error.to_string())?;
     let text = std::str::from_utf8(bytes.trim_ascii()).map_err(|_| format!("{at} is no text"))?;
-    engine::edge::check_password_hash(text).map_err(|why| format!("{at} {why}"))?;
+    engine::consumers::check_password_hash(text).map_err(|why| format!("{at} {why}"))?;
     Ok(text.to_owned())
 }
 

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use http::Uri;
@@ -10,6 +11,8 @@ use http::Uri;
 use super::keys::KeySet;
 use crate::raw::is_host;
 
+/// Keys that could not be fetched again for so long are not believed any more, where no rule says otherwise.
+pub const KEPT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Longest address of a key set, in bytes.
 const URI_BYTES_MAX: usize = 2048;
 /// A token of an unknown key has the set fetched anew, this often at most: nobody who makes tokens up drives an issuer hard.
@@ -79,6 +82,8 @@ pub struct KeyCell {
     missed: AtomicBool,
     /// What was asked for last has not come: it is under way, or could not be had.
     awaited: AtomicBool,
+    /// How long they are believed where they cannot be fetched again, in seconds: as long as the most patient rule says.
+    kept_secs: AtomicU64,
 }
 
 impl KeyCell {
@@ -90,12 +95,26 @@ impl KeyCell {
             asked_secs: AtomicU64::new(0),
             missed: AtomicBool::default(),
             awaited: AtomicBool::default(),
+            kept_secs: AtomicU64::new(0),
         })
     }
 
     /// Where they come from.
     pub const fn at(&self) -> &KeysUri {
         &self.at
+    }
+
+    /// A rule believes them so long where they cannot be fetched again.
+    pub(crate) fn keep(&self, kept: Duration) {
+        self.kept_secs.fetch_max(kept.as_secs().max(1), Ordering::Relaxed);
+    }
+
+    /// How long they are believed where they cannot be fetched again.
+    pub fn kept(&self) -> Duration {
+        match self.kept_secs.load(Ordering::Relaxed) {
+            0 => KEPT_MAX,
+            secs => Duration::from_secs(secs),
+        }
     }
 
     /// Those at hand.

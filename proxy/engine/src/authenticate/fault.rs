@@ -36,6 +36,8 @@ pub enum TokenFault {
     TooEarly,
     /// It is meant for others.
     Audience,
+    /// It is of another type.
+    Type,
     /// The issuer's keys are not at hand (yet).
     KeysPending,
     /// The rules cannot be carried out.
@@ -44,7 +46,7 @@ pub enum TokenFault {
 
 impl TokenFault {
     /// Every fault, in order; `fault as usize` is its index.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Several,
         Self::TooLong,
         Self::Malformed,
@@ -56,6 +58,7 @@ impl TokenFault {
         Self::Expired,
         Self::TooEarly,
         Self::Audience,
+        Self::Type,
         Self::KeysPending,
         Self::Unconfigured,
     ];
@@ -74,6 +77,7 @@ impl TokenFault {
             Self::Expired => "the token has expired",
             Self::TooEarly => "the token does not hold yet",
             Self::Audience => "the token is meant for another audience",
+            Self::Type => "the token is of a type that is not accepted",
             Self::KeysPending => "the keys of the token's issuer are not at hand",
             Self::Unconfigured => "the rules for tokens cannot be carried out",
         }

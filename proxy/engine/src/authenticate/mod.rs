@@ -6,6 +6,7 @@
 
 mod cell;
 mod fault;
+mod fills;
 mod keys;
 mod places;
 mod refresh;
@@ -22,14 +23,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, request};
 use crate::claims::Claims;
 use crate::matching::RequestHead;
 
-pub use cell::{KeyCell, KeysUri, MISSED_PAUSE_SECS};
+pub use cell::{KEPT_MAX, KeyCell, KeysUri, MISSED_PAUSE_SECS};
 pub use fault::TokenFault;
+pub use fills::claim_header;
 pub use keys::{KEY_SET_BYTES_MAX, KEYS_MAX, KeySet};
+pub use places::PREFIX_BYTES_MAX;
 pub(crate) use places::TokenPlace;
 use places::{RuleBits, Shown};
-pub use refresh::{FRESH_MAX, FRESH_MIN, KEPT_MAX, Refresh, fresh_for};
+pub use refresh::{FRESH_MAX, FRESH_MIN, Refresh, fresh_for};
 pub use remembered::{REMEMBERED_BYTES_MAX, Remembered};
 pub use token::TOKEN_BYTES_MAX;
+pub(crate) use token::plain_type;
 use token::Token;
 
 /// Most rules of one workload.
@@ -65,6 +69,8 @@ pub struct TokenRule {
     /// Path of a claim, and the header that it fills.
     pub(crate) fills: Vec<(String, HeaderName)>,
     pub(crate) skew: Duration,
+    /// Header `typ`, in lower case and without "application/"; none: any.
+    pub(crate) types: Vec<Box<str>>,
 }
 
 /// Where a rule's keys are.
@@ -147,10 +153,21 @@ impl Authentication {
     /// Judges a request's token at that time. Where a key is missing that may have been added at its issuer meanwhile, its cell says so
     /// ([`KeyCell::is_missed`]).
     pub fn judge(&self, request: &RequestHead<'_>, remembered: &mut Remembered, now_secs: u64) -> TokenVerdict {
+        self.judge_only(request, remembered, now_secs, &|_| true)
+    }
+
+    /// The same, of what may be a token at all: the rest of what stands at its places is somebody else's.
+    pub(crate) fn judge_only(
+        &self,
+        request: &RequestHead<'_>,
+        remembered: &mut Remembered,
+        now_secs: u64,
+        may_be: &dyn Fn(&[u8]) -> bool,
+    ) -> TokenVerdict {
         if self.broken {
             return TokenVerdict::Refused(TokenFault::Unconfigured);
         }
-        let shown = match places::shown(&self.places, request) {
+        let shown = match places::shown(&self.places, request, may_be) {
             Ok(None) => return TokenVerdict::Without,
             Ok(Some(shown)) => shown,
             Err(fault) => return TokenVerdict::Refused(fault),
@@ -233,6 +250,16 @@ impl Authentication {
 }
 
 impl Accepted {
+    /// The place of the rule that accepted it.
+    pub(crate) const fn rule_number(&self) -> usize {
+        self.rule
+    }
+
+    /// Unix time from which on it does not hold any more.
+    pub(crate) const fn until_secs(&self) -> u64 {
+        self.until_secs
+    }
+
     /// Puts its claims into their headers.
     pub fn fill(&self, headers: &mut HeaderMap) {
         for (header, value) in &self.headers {
@@ -244,6 +271,7 @@ impl Accepted {
 impl TokenRule {
     fn verify(&self, token: &Token<'_>, now_secs: u64) -> Result<(u64, Arc<KeySet>), TokenFault> {
         token.is_for(&self.audiences)?;
+        token.is_of(&self.types)?;
         let until_secs = token.holds(now_secs, self.skew)?;
         let keys = match &self.keys {
             Keys::Given(keys) => Arc::clone(keys),

@@ -9,6 +9,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, request};
 use super::TokenFault;
 use crate::matching::{RequestHead, decoded};
 
+/// Longest text before a token in a header, in bytes.
+pub const PREFIX_BYTES_MAX: usize = 2048;
+
 /// One place where a token may be shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TokenPlace {
@@ -31,11 +34,16 @@ pub(super) struct Shown<'r> {
 }
 
 /// The token that a request shows. The same one at several places is one; with different ones nobody can say who asks (RFC 6750, section 2).
-pub(super) fn shown<'r>(places: &[(TokenPlace, RuleBits)], request: &RequestHead<'r>) -> Result<Option<Shown<'r>>, TokenFault> {
+pub(super) fn shown<'r>(
+    places: &[(TokenPlace, RuleBits)],
+    request: &RequestHead<'r>,
+    may_be: &dyn Fn(&[u8]) -> bool,
+) -> Result<Option<Shown<'r>>, TokenFault> {
     let mut found: Option<Shown<'r>> = None;
     for (place, rules) in places {
         let mut several = false;
         place.each(request, |token| match &mut found {
+            _ if !may_be(&token) => {}
             None => found = Some(Shown { token, rules: *rules }),
             Some(known) if known.token == token => known.rules |= rules,
             Some(_) => several = true,

@@ -14,8 +14,6 @@ const FRESH_DEFAULT: Duration = Duration::from_secs(300);
 pub const FRESH_MIN: Duration = Duration::from_secs(60);
 /// Longest.
 pub const FRESH_MAX: Duration = Duration::from_secs(24 * 3600);
-/// Keys that could not be fetched again for so long are not believed any more.
-pub const KEPT_MAX: Duration = Duration::from_secs(24 * 3600);
 /// First pause after a failure; it doubles from there.
 const RETRY_MIN: Duration = Duration::from_secs(1);
 /// Longest pause after failures.
@@ -73,14 +71,14 @@ impl Refresh {
         }
     }
 
-    /// Whether the keys at hand are too old to be believed.
-    pub fn is_over(&self, now: Moment) -> bool {
-        self.fetched.is_some_and(|fetched| now.since(fetched) >= KEPT_MAX)
+    /// Whether the keys at hand are too old to be believed, which they are for so long.
+    pub fn is_over(&self, now: Moment, kept: Duration) -> bool {
+        self.fetched.is_some_and(|fetched| now.since(fetched) >= kept)
     }
 
     /// When they will be.
-    pub fn over(&self) -> Option<Moment> {
-        self.fetched.map(|fetched| fetched.plus(KEPT_MAX))
+    pub fn over(&self, kept: Duration) -> Option<Moment> {
+        self.fetched.map(|fetched| fetched.plus(kept))
     }
 }
 
@@ -106,6 +104,7 @@ pub fn fresh_for(headers: &HeaderMap) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authenticate::KEPT_MAX;
 
     const fn at(secs: u64) -> Moment {
         Moment::of_nanos(secs * 1_000_000_000)
@@ -145,9 +144,9 @@ mod tests {
         refresh.came(FRESH_MIN, at(0), 0);
         let pauses: Vec<u64> = (0..8).map(|_| refresh.failed(at(100), 0).as_secs()).collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert!(!refresh.is_over(at(86_399)) && refresh.is_over(at(86_400)));
+        assert!(!refresh.is_over(at(86_399), KEPT_MAX) && refresh.is_over(at(86_400), KEPT_MAX));
         refresh.came(FRESH_MIN, at(90_000), 0);
-        assert_eq!((refresh.failed(at(90_001), 0).as_secs(), refresh.is_over(at(90_001))), (1, false));
+        assert_eq!((refresh.failed(at(90_001), 0).as_secs(), refresh.is_over(at(90_001), KEPT_MAX)), (1, false));
     }
 
     #[test]

@@ -24,6 +24,7 @@ const TRIED_MAX: usize = 8;
 pub(super) struct Token<'t> {
     algorithm: Algorithm,
     key: Option<String>,
+    kind: Option<String>,
     pub(super) claims: Map<String, Value>,
     signed: &'t [u8],
     signature: &'t str,
@@ -34,6 +35,7 @@ pub(super) struct Token<'t> {
 struct Header {
     alg: String,
     kid: Option<String>,
+    typ: Option<String>,
     #[serde(default, deserialize_with = "there")]
     crit: bool,
 }
@@ -118,7 +120,7 @@ impl<'t> Token<'t> {
         }
         let algorithm = algorithm(&header.alg).ok_or(TokenFault::Algorithm)?;
         let Ok(Unique(Value::Object(claims))) = serde_json::from_slice(&decode(claims)?) else { return Err(TokenFault::Malformed) };
-        Ok(Self { algorithm, key: header.kid, claims, signed: signed.as_bytes(), signature })
+        Ok(Self { algorithm, key: header.kid, kind: header.typ, claims, signed: signed.as_bytes(), signature })
     }
 
     /// Who it says issued it.
@@ -162,6 +164,12 @@ impl<'t> Token<'t> {
         }
     }
 
+    /// Whether it is of one of these types (RFC 8725, section 3.11); of any where there are none.
+    pub(super) fn is_of(&self, types: &[Box<str>]) -> Result<(), TokenFault> {
+        let kind = self.kind.as_deref().map(plain_type).unwrap_or_default();
+        if types.is_empty() || types.iter().any(|known| known.eq_ignore_ascii_case(kind)) { Ok(()) } else { Err(TokenFault::Type) }
+    }
+
     /// Whether it is meant for one of these; for anybody where there are none.
     pub(super) fn is_for(&self, audiences: &[String]) -> Result<(), TokenFault> {
         let known = |value: &Value| value.as_str().is_some_and(|text| audiences.iter().any(|audience| audience == text));
@@ -174,6 +182,16 @@ impl<'t> Token<'t> {
         if meant { Ok(()) } else { Err(TokenFault::Audience) }
     }
 }
+
+/// A token's type without "application/" (RFC 7515, section 4.1.9).
+pub(crate) fn plain_type(kind: &str) -> &str {
+    match kind.split_at_checked(APPLICATION.len()) {
+        Some((before, rest)) if before.eq_ignore_ascii_case(APPLICATION) => rest,
+        _ => kind,
+    }
+}
+
+const APPLICATION: &str = "application/";
 
 /// Public-key signatures only: `none`, and those by a shared secret, for which somebody may have put in a public key, are unknown here.
 fn algorithm(text: &str) -> Option<Algorithm> {

@@ -17,6 +17,7 @@ use super::sum::PolicySum;
 use super::text::{TextPattern, Texts};
 use super::told::{Gathered, Outlined, PolicyAction};
 use super::{Authorization, Ruling};
+use crate::consumers::AuthMethod;
 use crate::matching::{self, Match};
 use crate::rejected::Wrong;
 
@@ -112,14 +113,34 @@ fn texts(field: &str, raw: &[String], one: fn(&str) -> Result<TextPattern, Wrong
 }
 
 fn source(raw: &CallSource) -> Result<SourceMatch, Wrong> {
-    let CallSource { principals, namespaces, ip_blocks, token } = raw;
-    if principals.is_empty() && namespaces.is_empty() && ip_blocks.is_empty() && token.is_none() {
+    let CallSource {
+        principals,
+        namespaces,
+        ip_blocks,
+        token,
+        consumers,
+        consumer_groups,
+        scopes,
+        auth_methods,
+        ip_lists,
+        peer_ip_blocks,
+    } = raw;
+    if *raw == CallSource::default() {
         return Err(nothing());
     }
+    let method = |text: &String| {
+        AuthMethod::parse(text).ok_or_else(|| Wrong::new("", format!("`{}` is no way to prove who one is", text.escape_debug())))
+    };
     Ok(SourceMatch {
         principals: texts("principals", principals, principal)?,
         namespaces: texts("namespaces", namespaces, pattern)?,
         blocks: list("ip_blocks", ip_blocks, |text| block(text))?,
+        consumers: texts("consumers", consumers, pattern)?,
+        groups: list("consumer_groups", consumer_groups, |text| plain(text))?,
+        scopes: list("scopes", scopes, |text| plain(text))?,
+        methods: list("auth_methods", auth_methods, method)?,
+        lists: list("ip_lists", ip_lists, |text| plain(text))?,
+        peer_blocks: list("peer_ip_blocks", peer_ip_blocks, |text| block(text))?,
         token: token.as_ref().map(self::token).transpose().map_err(|wrong| wrong.within("token"))?,
     })
 }

@@ -20,14 +20,14 @@ mod tests;
 mod text;
 mod told;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use proto::identity::Identity;
 use smallvec::SmallVec;
 
 use crate::claims::Claims;
-use crate::edge::Identified;
+use crate::consumers::{Book, Identified};
 use crate::failure::Reason;
 use crate::matching::RequestHead;
 use class::Class;
@@ -60,8 +60,19 @@ pub struct Call<'c> {
     pub claims: Option<&'c Claims>,
     /// Who calls from outside the mesh, where an edge has found out.
     pub auth: Option<&'c Identified>,
+    /// What else is known there of the connection.
+    pub edge: Option<AtEdge<'c>>,
     /// Who is called.
     pub own: Own<'c>,
+}
+
+/// What an edge knows of a connection.
+#[derive(Clone, Copy, Debug)]
+pub struct AtEdge<'c> {
+    /// The TCP peer, whoever is behind it.
+    pub peer: IpAddr,
+    /// Holds the lists of addresses.
+    pub book: &'c Book,
 }
 
 /// The workload that is called.
@@ -155,6 +166,14 @@ impl Judgement<'_> {
         }
     }
 
+    /// The rule that denies it, or would if it were not on trial.
+    pub const fn ruling(&self) -> Option<&Arc<Ruling>> {
+        match self.verdict {
+            CallVerdict::Denied(ruling) => Some(ruling),
+            CallVerdict::Allowed | CallVerdict::Unavailable => self.would_deny,
+        }
+    }
+
     /// Whether there is nothing to tell.
     pub fn is_silent(&self) -> bool {
         self.allows() && self.would_deny.is_none() && self.audited.is_empty() && self.unanswered == 0
@@ -175,6 +194,12 @@ impl Authorization {
     /// Whether a rule looks at the host, which costs a request something to find.
     pub const fn of_hosts(&self) -> bool {
         self.of_hosts
+    }
+
+    /// Which policies there are, in words.
+    pub(crate) fn story(&self) -> String {
+        let named = self.policies.iter().take(AUDITS_TOLD_MAX).map(|policy| &*policy.name).collect::<Vec<_>>().join(", ");
+        format!("{} policies judge it: {named}", self.policies.len())
     }
 
     /// Judges a call.

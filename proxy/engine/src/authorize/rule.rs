@@ -12,6 +12,7 @@ use super::condition::Condition;
 use super::path::PathPattern;
 use super::text::Texts;
 use super::{Call, Ruling};
+use crate::consumers::AuthMethod;
 pub(super) use crate::matching::plain_host;
 use crate::matching::{Match, header_of_policy};
 
@@ -64,6 +65,15 @@ pub(super) struct SourceMatch {
     pub(super) principals: Texts,
     pub(super) namespaces: Texts,
     pub(super) blocks: Vec<IpNet>,
+    /// Of who calls from outside the mesh: one of each list that is there, of scopes all.
+    pub(super) consumers: Texts,
+    pub(super) groups: Vec<Box<str>>,
+    pub(super) scopes: Vec<Box<str>>,
+    pub(super) methods: Vec<AuthMethod>,
+    /// Lists that hold the client's address.
+    pub(super) lists: Vec<Box<str>>,
+    /// Ranges that hold the TCP peer's.
+    pub(super) peer_blocks: Vec<IpNet>,
     pub(super) token: Option<TokenMatch>,
 }
 
@@ -135,7 +145,34 @@ impl SourceMatch {
         (self.principals.is_empty() || principals())
             && (self.namespaces.is_empty() || namespaces())
             && (self.blocks.is_empty() || within(&self.blocks, call.source.ip()))
+            && (self.peer_blocks.is_empty() || within(&self.peer_blocks, call.edge.map_or(call.source.ip(), |edge| edge.peer)))
+            && (self.lists.is_empty() || self.listed(call))
             && self.token.as_ref().is_none_or(|token| if call.head.is_some() { token.holds(call) } else { unknown })
+            && (!self.is_of_consumers() || if call.head.is_some() { self.identified(call) } else { unknown })
+    }
+
+    /// Whether it asks who calls from outside.
+    fn is_of_consumers(&self) -> bool {
+        !(self.consumers.is_empty() && self.groups.is_empty() && self.scopes.is_empty() && self.methods.is_empty())
+    }
+
+    fn identified(&self, call: &Call<'_>) -> bool {
+        let Some(auth) = call.auth else {
+            // A token that was verified without more ado has scopes, too.
+            let scopes = |wanted: &str| call.claims.is_some_and(|claims| claims.texts("scope").any(|scope| scope == wanted));
+            let alone = self.consumers.is_empty() && self.groups.is_empty();
+            let token = self.methods.is_empty() || (call.claims.is_some() && self.methods.contains(&AuthMethod::Jwt));
+            return alone && token && self.scopes.iter().all(|scope| scopes(scope));
+        };
+        let consumer = auth.consumer.as_deref();
+        (self.consumers.is_empty() || consumer.is_some_and(|consumer| self.consumers.hold(&consumer.path)))
+            && (self.groups.is_empty() || consumer.is_some_and(|consumer| consumer.groups.iter().any(|group| self.groups.contains(group))))
+            && (self.methods.is_empty() || self.methods.contains(&auth.method))
+            && self.scopes.iter().all(|scope| auth.has_scope(scope))
+    }
+
+    fn listed(&self, call: &Call<'_>) -> bool {
+        call.edge.is_some_and(|edge| self.lists.iter().any(|list| edge.book.lists(list, call.source.ip())))
     }
 }
 

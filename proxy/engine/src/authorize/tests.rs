@@ -56,6 +56,8 @@ impl Ask {
             port: self.port,
             head: head.as_ref(),
             claims: claims.as_ref(),
+            auth: None,
+            edge: None,
             own,
         })
     }

@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use proto::identity::Identity;
 
 use super::RequestHead;
-use crate::authorize::{Call, Judgement, Own};
+use crate::authorize::{AtEdge, Call, Judgement, Own};
 use crate::claims::Claims;
+use crate::consumers::Identified;
 use crate::model::Snapshot;
 
 /// Who calls, and where.
@@ -22,16 +23,25 @@ pub struct Caller<'c> {
     pub port: u16,
 }
 
-/// Judges a call by the policies of a snapshot. `head` is as it is sent on; `None`: opaque bytes. `None` comes back where no policy selects
+/// Judges a call by the policies of a snapshot; with it comes who called at the mesh's edge, where a Gateway says so. `head` is as it is sent on; `None`: opaque bytes. `None` comes back where no policy selects
 /// this workload: then everybody may.
 #[inline]
 pub fn judge<'s>(
     snapshot: &'s Snapshot,
-    caller: Caller<'_>,
+    (caller, told): (Caller<'_>, Option<&Identified>),
     head: Option<&RequestHead<'_>>,
     claims: Option<&Claims>,
 ) -> Option<Judgement<'s>> {
-    Some(snapshot.authorization.as_deref()?.judge(&call(snapshot, caller, head, claims)))
+    let call = Call { auth: told, ..call(snapshot, caller, head, claims) };
+    Some(snapshot.authorization.as_deref()?.judge(&call))
+}
+
+/// Judges whoever comes to a Gateway's port, before any rule is asked, and connections that have none: by addresses alone.
+pub fn door<'s>(snapshot: &'s Snapshot, port: u16, caller: Caller<'_>, head: Option<&RequestHead<'_>>) -> Option<Judgement<'s>> {
+    let policies = snapshot.doors.get(&port)?;
+    let book = snapshot.consumers.load();
+    let edge = Some(AtEdge { peer: caller.source.ip(), book: &book });
+    Some(policies.judge(&Call { edge, ..call(snapshot, Caller { port, ..caller }, head, None) }))
 }
 
 /// The same call, for whoever asks more of it.
@@ -43,5 +53,5 @@ pub fn call<'c>(snapshot: &'c Snapshot, caller: Caller<'c>, head: Option<&'c Req
         workload: &settings.workload,
     });
     let Caller { peer, workload, source, port } = caller;
-    Call { peer, workload, source, port, head, claims, auth: None, own }
+    Call { peer, workload, source, port, head, claims, auth: None, edge: None, own }
 }

@@ -19,7 +19,7 @@ use crate::model::{Action, Backend, Cluster, Forward, RouteTable, Rule, Target, 
 
 pub use crate::matching::{RequestHead, without_port};
 pub use connection::{Course, Door, First, Known, Learn, Proved, Step, Version, carried, connection};
-pub use judge::{Caller, call, judge};
+pub use judge::{Caller, call, door, judge};
 pub use request::{Facts, Fault, Terms, TurnedAway, admit, request};
 
 static NO_ROUTE: LocalReply = LocalReply::of(Reason::NoRoute);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::edge::{Guard, ObjectLimits};
+use crate::filter::guard::{Guard, ObjectLimits};
 use crate::filter::Stage;
 use crate::limit::Now;
 use crate::model::{Action, Snapshot};

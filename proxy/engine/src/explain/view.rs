@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use crate::Moment;
-use crate::edge::LimitOutlook;
+use crate::filter::guard::LimitOutlook;
 use crate::failure::{LocalReply, Reason};
 use crate::health::{Ejection, Wellness};
 use crate::model::Endpoint;

@@ -9,8 +9,9 @@ use proto::identity::Identity;
 use super::{Asked, Explanation, LimitView};
 use crate::authenticate::{Authentication, Remembered};
 use crate::decide::{Caller, Version};
-use crate::edge::{BookCell, Counted, Denied, Found, Guard, Passed, Watch};
+use crate::consumers::{BookCell, Verified};
 use crate::failure::{LocalReply, Reason};
+use crate::filter::guard::{Counted, Denied, Found, Guard, Passed, Watch};
 use crate::filter::{Called, Exchange, Filter, Outlook, Remote, Stage, Verdict};
 use crate::model::{Forward, HashKey, SessionHome, SessionTerms, Settings, Snapshot};
 
@@ -78,10 +79,20 @@ impl Way<'_> {
     pub(super) fn told(&self, mut explanation: Explanation, forward: &Forward, place: Option<usize>) -> (Explanation, bool) {
         let mut parts = head(self.asked);
         let book = self.book.map(BookCell::load).unwrap_or_default();
-        let (mut tokens, mut found) = (Remembered::new(0), Found::default());
+        let (mut tokens, mut verified, mut found) = (Remembered::new(0), Verified::new([0; 32]), Found::default());
+        let peer = self.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let mut exchange = self.exchange(&mut parts);
-        let (wall_secs, mut counted) = (self.asked.wall_secs.into(), Counted::default());
-        exchange.watch = Some(Watch { book: &book, tokens: &mut tokens, wall_secs, found: &mut found, counted: &mut counted });
+        let mut counted = Counted::default();
+        exchange.watch = Some(Watch {
+            book: &book,
+            tokens: &mut tokens,
+            peer,
+            port: 0,
+            verified: &mut verified,
+            wall_secs: self.asked.wall_secs.into(),
+            found: &mut found,
+            counted: &mut counted,
+        });
         for stage in forward.gates(place) {
             if let Stage::Guard(Guard::Limit(limits, _)) = stage {
                 explanation.limits.extend(limits.outlook(&exchange).into_iter().map(LimitView::of));

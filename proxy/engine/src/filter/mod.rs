@@ -7,6 +7,7 @@
 pub(crate) mod chance;
 pub(crate) mod cors;
 mod fault;
+pub mod guard;
 mod headers;
 mod path;
 mod rate_limit;
@@ -25,6 +26,7 @@ use proto::identity::Identity;
 
 pub use cors::{CORS_LIST_MAX, Cors};
 pub(crate) use fault::FaultSteps;
+pub use guard::{Guard, Question, Watch};
 pub use fault::{Abort, DELAY_MAX, Delay, FAULTS_MAX, Outlook};
 pub use headers::{HEADER_OPS_MAX, HEADER_VALUE_BYTES_MAX, HeaderOp, HeaderOps};
 pub use rate_limit::{Buckets, KEY_PARTS_MAX, LIMIT_KEYS_MAX, LIMITS_MAX, PER_MAX, REQUESTS_MAX, RateLimit};
@@ -34,7 +36,6 @@ pub use response_headers::ResponseHeaders;
 pub use rewrite::Rewrite;
 
 use crate::Moment;
-use crate::edge::{Guard, Question, Watch};
 use crate::failure::LocalReply;
 
 /// One gate of a route's policy. The type says where a request may rest.

@@ -5,10 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::identity::Identity;
+
 use super::{Cluster, Egress, Inbound, Outbound, RouteTable, Trust};
-use crate::authenticate::Authentication;
+use crate::authenticate::{Authentication, KeyCell};
 use crate::authorize::Authorization;
-use crate::edge::BookCell;
+use crate::consumers::BookCell;
 use crate::limit::Memories;
 
 /// One epoch's whole configuration of one proxy. A spine of `Arc`s: cloning it copies no content.
@@ -42,6 +44,10 @@ pub struct Snapshot {
     pub consumers: Arc<BookCell>,
     /// What limits of edges have counted, whatever the epoch.
     pub limits: Arc<Memories>,
+    /// Where keys of tokens come from, whoever asks for tokens.
+    pub key_cells: Vec<Arc<KeyCell>>,
+    /// Who may call a Gateway's ports, whatever they ask for.
+    pub doors: BTreeMap<u16, Arc<Authorization>>,
     /// What the application's callers must show; `None`: nothing is looked at.
     pub authentication: Option<Arc<Authentication>>,
 }
@@ -85,6 +91,8 @@ pub struct Settings {
     pub session_key: Vec<u8>,
     /// What may be asked of the application on a kubelet's behalf.
     pub probes: Vec<AppProbe>,
+    /// Identities of the mesh's Gateways, in order.
+    pub gateways: Vec<String>,
 }
 
 /// A probe of the application, as its workload declares it.
@@ -106,6 +114,11 @@ pub struct Locality {
 }
 
 impl Settings {
+    /// Whether that is one of the mesh's Gateways.
+    pub fn is_gateway(&self, peer: &Identity) -> bool {
+        self.gateways.binary_search_by(|known| known.as_str().cmp(peer.as_str())).is_ok()
+    }
+
     /// Whether only the mesh can live at this address: unknown there means "not yet known", never "outside".
     pub fn mesh_holds(&self, address: IpAddr) -> bool {
         self.mesh_cidrs.iter().any(|range| range.contains(&address))

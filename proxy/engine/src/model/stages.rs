@@ -3,8 +3,8 @@
 use http::{HeaderMap, header};
 
 use super::{Backend, Forward};
-use crate::edge::Passed;
 use crate::filter::cors::preflight;
+use crate::filter::guard::Passed;
 use crate::filter::{Answered, Exchange, Filter, Passage, Remote, Resume, Stage, Verdict};
 
 impl Forward {

@@ -4,49 +4,31 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use http::{HeaderName, header};
+use http::HeaderName;
 use proto::mesh::{Authentication as Raw, ClaimHeader, TokenHeader, TokenRule as RawRule, WithheldTokens};
 
 use super::{Parts, Staged, duration, stamp, unpack};
 use crate::authenticate::{Authentication, KeyCell, KeySet, Keys, KeysUri, TOKEN_RULES_MAX, TokenPlace, TokenRule};
+use crate::authenticate::{PREFIX_BYTES_MAX, claim_header, plain_type};
 use crate::rejected::Wrong;
 
 /// Most places, audiences and headers that one rule names, of each.
 const LISTED_MAX: usize = 64;
 /// Longest text in a rule, in bytes; key sets have a bound of their own.
 const TEXT_BYTES_MAX: usize = 2048;
-/// Longest text before a token in a header, in bytes.
-pub const PREFIX_BYTES_MAX: usize = TEXT_BYTES_MAX;
 /// Most places of each kind, and headers, of rules that were left out.
 pub const WITHHELD_MAX: usize = 1024;
 /// Clocks that differ by more are broken.
 const SKEW_MAX: Duration = Duration::from_secs(600);
-/// Headers that claims may not fill: they frame the message, or say what the mesh itself says.
-const NEVER_FILLED: [HeaderName; 12] = [
-    header::HOST,
-    header::CONNECTION,
-    header::CONTENT_LENGTH,
-    header::TRANSFER_ENCODING,
-    header::TE,
-    header::TRAILER,
-    header::UPGRADE,
-    header::EXPECT,
-    header::COOKIE,
-    header::CONTENT_TYPE,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-];
-/// The same, by their first bytes.
-const NEVER_FILLED_BELOW: [&str; 6] = ["x-meshwright-", "x-forwarded-", "grpc-", "x-b3-", "traceparent", "tracestate"];
-
 /// Cells of keys by where they come from: they outlive the rules that name them in one epoch and the next.
 pub(super) type Cells = BTreeMap<String, Weak<KeyCell>>;
 
 impl Parts {
     /// Where nothing good was said before, what cannot be understood lets nothing in.
     pub(super) fn put_authentication(&mut self, name: &str, version: String, resource: &prost_types::Any) -> Result<(), Wrong> {
-        self.key_cells.retain(|_, cell| cell.strong_count() > 0);
-        match unpack(resource).and_then(|raw| compile(name, &raw, &mut self.key_cells)) {
+        let cells = self.policies.key_cells();
+        cells.retain(|_, cell| cell.strong_count() > 0);
+        match unpack(resource).and_then(|raw| compile(name, &raw, cells)) {
             Ok(content) => self.authentication = Some(Staged { version, content: Arc::new(content) }),
             Err(wrong) => {
                 if name == proto::names::INBOUND && self.authentication.is_none() {
@@ -65,12 +47,17 @@ fn compile(name: &str, raw: &Raw, cells: &mut Cells) -> Result<Authentication, W
         return Err(Wrong::new("", format!("the only resource of this type is `{}`", proto::names::INBOUND)));
     }
     let Raw { rules, withheld } = raw;
+    of_rules(rules, withheld.as_ref(), cells)
+}
+
+/// Rules for tokens, in order; and where tokens are looked for that no rule accepts.
+pub(super) fn of_rules(rules: &[RawRule], withheld: Option<&WithheldTokens>, cells: &mut Cells) -> Result<Authentication, Wrong> {
     if rules.is_empty() || rules.len() > TOKEN_RULES_MAX {
         return Err(Wrong::new("rules", format!("holds {} rules, not 1 to {TOKEN_RULES_MAX}", rules.len())));
     }
     let one = |(index, raw): (usize, &RawRule)| rule(raw, cells).map_err(|wrong| wrong.within(format!("rules[{index}]")));
     let rules = rules.iter().enumerate().map(one).collect::<Result<_, _>>()?;
-    let withheld = withheld.as_ref().map(self::withheld).transpose().map_err(|wrong| wrong.within("withheld"))?;
+    let withheld = withheld.map(self::withheld).transpose().map_err(|wrong| wrong.within("withheld"))?;
     Ok(Authentication::new(rules, withheld.unwrap_or_default(), stamp()))
 }
 
@@ -122,6 +109,9 @@ fn rule(raw: &RawRule, cells: &mut Cells) -> Result<(TokenRule, Vec<TokenPlace>)
         forward_token,
         claims_to_headers,
         clock_skew,
+        consumer_claim: _,
+        token_types,
+        jwks_max_stale,
     } = raw;
     let counts = [
         ("audiences", audiences.len()),
@@ -129,6 +119,7 @@ fn rule(raw: &RawRule, cells: &mut Cells) -> Result<(TokenRule, Vec<TokenPlace>)
         ("from_query", from_query.len()),
         ("from_cookies", from_cookies.len()),
         ("claims_to_headers", claims_to_headers.len()),
+        ("token_types", token_types.len()),
     ];
     if let Some((field, _)) = counts.into_iter().find(|(_, count)| *count > LISTED_MAX) {
         return Err(Wrong::new(field, format!("holds more than {LISTED_MAX}")));
@@ -141,11 +132,16 @@ fn rule(raw: &RawRule, cells: &mut Cells) -> Result<(TokenRule, Vec<TokenPlace>)
     if places.is_empty() {
         return Err(Wrong::new("from_headers", "nothing says where a token is"));
     }
+    let keys = keys(jwks, jwks_uri, cells)?;
+    if let (Keys::Fetched(cell), Some(stale)) = (&keys, duration(jwks_max_stale.as_ref(), "jwks_max_stale")?) {
+        cell.keep(stale);
+    }
     let rule = TokenRule {
         policy: policy.as_str().into(),
         issuer: text(issuer).map_err(|wrong| wrong.within("issuer"))?.into(),
         audiences: texts("audiences", audiences)?,
-        keys: keys(jwks, jwks_uri, cells)?,
+        keys,
+        types: token_types.iter().map(|kind| plain_type(kind).to_ascii_lowercase().into()).collect(),
         forward: *forward_token,
         fills: claims_to_headers.iter().map(fill).collect::<Result<_, _>>()?,
         skew,
@@ -174,11 +170,6 @@ fn keys(jwks: &str, jwks_uri: &str, cells: &mut Cells) -> Result<Keys, Wrong> {
         }
         _ => Err(Wrong::new("jwks", "one of jwks and jwks_uri says where the keys are")),
     }
-}
-
-/// Whether claims may fill a header of that name, in lower case: not what frames the message or says what the mesh itself says.
-pub fn claim_header(name: &str) -> bool {
-    !NEVER_FILLED.iter().any(|never| name == never.as_str()) && !NEVER_FILLED_BELOW.iter().any(|prefix| name.starts_with(prefix))
 }
 
 fn fill(raw: &ClaimHeader) -> Result<(String, HeaderName), Wrong> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proto::mesh;
 
 use super::Staged;
-use crate::edge::{Book, BookCell, CREDENTIALS_MAX, Page};
+use crate::consumers::{Book, BookCell, CREDENTIALS_MAX, Page};
 use crate::rejected::Wrong;
 
 /// See the module.

@@ -1,35 +1,64 @@
 //! What guards a rule at an edge, out of its policy (`edge.proto`).
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
 
-use proto::mesh::{EdgeLimits, EdgePolicy};
+use proto::mesh::{EdgeLimits, EdgePolicy, EdgeTokens};
 
-use super::authentication::Cells;
-use crate::edge::{self, ApiKeys, Guard, Identify, LimitStage, Limits};
+use super::authentication::{self, Cells};
+use crate::authorize;
 use crate::filter::Stage;
+use crate::filter::guard::{self, ApiKeys, Basic, Failures, Guard, Identify, LimitStage, Limits, Tokens};
 use crate::limit::Memories;
 use crate::rejected::Wrong;
 
 /// Guards in their fixed order (`edge-kinds.md`), which is said here and nowhere else: 5 maintenance, 6 limits that guard the guards,
 /// 7 who calls, 8 whether they may, 9 rates and quotas. CORS (4) goes before all of them: it is the rule's own filter.
-pub(super) fn guards(raw: &EdgePolicy, (_cells, memories): (&mut Cells, &Memories)) -> Result<Vec<Stage>, Wrong> {
-    let EdgePolicy { unavailable, api_keys, limits } = raw;
+pub(super) fn guards(raw: &EdgePolicy, (cells, memories): (&mut Cells, &Memories), failures: &mut FailureMemories) -> Result<Vec<Stage>, Wrong> {
+    let EdgePolicy { unavailable, api_keys, basic, tokens, authorization, limits } = raw;
     if !unavailable.is_empty() {
         return Ok(vec![Stage::Guard(Guard::Unavailable(unavailable.as_str().into()))]);
     }
     let keys = api_keys.as_ref().map(ApiKeys::compile).transpose().map_err(|wrong| wrong.within("api_keys"))?;
-    let identify = Identify::new(keys).map(|identify| Stage::Guard(Guard::Identify(Arc::new(identify))));
+    let basic = basic.as_ref().map(|raw| Basic::compile(raw, failures.adopt(&raw.policy)));
+    let basic = basic.transpose().map_err(|wrong| wrong.within("basic"))?;
+    let tokens = tokens.as_ref().map(|raw| self::tokens(raw, cells)).transpose().map_err(|wrong| wrong.within("tokens"))?;
+    let identify = Identify::new(tokens, keys, basic).map(|identify| Guard::Identify(Arc::new(identify)));
+    let authorize = authorization.as_ref().map(|raw| authorize::compile(raw).map(|all| Guard::Authorize(Arc::new(all))));
+    let authorize = authorize.transpose().map_err(|wrong| wrong.within("authorization"))?;
     let early = limited(limits, LimitStage::BeforeAuth, memories)?;
     let late = limited(limits, LimitStage::AfterAuth, memories)?;
-    Ok(early.into_iter().chain(identify).chain(late).collect())
+    Ok(early.into_iter().chain(identify).chain(authorize).chain(late).map(Stage::Guard).collect())
 }
 
 /// The limits of one stage, the narrowest object first.
-fn limited(raw: &[EdgeLimits], stage: LimitStage, memories: &Memories) -> Result<Option<Stage>, Wrong> {
+fn limited(raw: &[EdgeLimits], stage: LimitStage, memories: &Memories) -> Result<Option<Guard>, Wrong> {
     let of_stage = |(_, raw): &(usize, &EdgeLimits)| raw.before_auth == (stage == LimitStage::BeforeAuth);
     let read = |(index, raw): (usize, &EdgeLimits)| {
-        edge::object(raw, memories).map(Arc::new).map_err(|wrong| wrong.within(format!("limits[{index}]")))
+        guard::object(raw, memories).map(Arc::new).map_err(|wrong| wrong.within(format!("limits[{index}]")))
     };
     let objects = raw.iter().enumerate().filter(of_stage).map(read).collect::<Result<_, _>>()?;
-    Ok(Limits::new(objects).map(|limits| Stage::Guard(Guard::Limit(Arc::new(limits), stage))))
+    Ok(Limits::new(objects).map(|limits| Guard::Limit(Arc::new(limits), stage)))
+}
+
+fn tokens(raw: &EdgeTokens, cells: &mut Cells) -> Result<Tokens, Wrong> {
+    let EdgeTokens { policy, optional, rules } = raw;
+    let claims = rules.iter().map(|rule| Some(rule.consumer_claim.as_str()).filter(|claim| !claim.is_empty()).map(Into::into)).collect();
+    Ok(Tokens { rules: authentication::of_rules(rules, None, cells)?, optional: *optional, claims, policy: policy.as_str().into() })
+}
+
+/// Who failed lately, by the object's name.
+#[derive(Debug, Default)]
+pub(super) struct FailureMemories(HashMap<String, Weak<Failures>>);
+
+impl FailureMemories {
+    fn adopt(&mut self, name: &str) -> Arc<Failures> {
+        if let Some(held) = self.0.get(name).and_then(Weak::upgrade) {
+            return held;
+        }
+        self.0.retain(|_, held| held.strong_count() > 0);
+        let fresh = Arc::default();
+        self.0.insert(name.to_owned(), Arc::downgrade(&fresh));
+        fresh
+    }
 }

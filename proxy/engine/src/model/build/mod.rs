@@ -41,7 +41,8 @@ use crate::authorize::{self, Authorization};
 use crate::raw::duration;
 use crate::rejected::Wrong;
 
-pub use self::authentication::{PREFIX_BYTES_MAX, WITHHELD_MAX, claim_header};
+pub use self::authentication::WITHHELD_MAX;
+pub use crate::authenticate::{PREFIX_BYTES_MAX, claim_header};
 pub use self::cluster_policy::INTERVAL_MIN;
 pub use self::egress::{EGRESS_ITEMS_MAX, EGRESS_POLICIES_MAX, EGRESS_RULES_MAX, EgressSum, is_outside_host, is_server_name};
 pub use self::route::TABLE_MAX;
@@ -74,8 +75,9 @@ pub struct Parts {
     /// What could not be read and was not known before lets nobody in.
     authorization: Option<Staged<Arc<Authorization>>>,
     authentication: Option<Staged<Arc<Authentication>>>,
+    /// The same for a Gateway's ports.
+    doors: BTreeMap<u16, Staged<Arc<Authorization>>>,
     consumers: consumers::Consumers,
-    key_cells: authentication::Cells,
     /// Held while an assignment of that name, or a cluster that wants it, is staged.
     assignments: BTreeMap<String, Assignment>,
     /// How many of them are staged.
@@ -134,8 +136,8 @@ impl Default for Parts {
             egress: Staged::default(),
             authorization: None,
             authentication: None,
+            doors: BTreeMap::new(),
             consumers: consumers::Consumers::default(),
-            key_cells: authentication::Cells::new(),
             assignments: BTreeMap::new(),
             listed: 0,
             workloads: endpoint::Workloads::default(),
@@ -200,9 +202,14 @@ impl Parts {
 
     /// Lets nobody in by a policy that was refused and has no last good content.
     fn close(&mut self, type_url: &str, name: &str) {
-        if matches!(ResourceKind::of(type_url), Ok(ResourceKind::Authorization)) && name == proto::names::INBOUND {
-            let closed = || Staged { version: String::new(), content: Arc::new(Authorization::refused()) };
+        if !matches!(ResourceKind::of(type_url), Ok(ResourceKind::Authorization)) {
+            return;
+        }
+        let closed = || Staged { version: String::new(), content: Arc::new(Authorization::refused()) };
+        if name == proto::names::INBOUND {
             self.authorization.get_or_insert_with(closed);
+        } else if let Some(port) = proto::names::edge_port(name) {
+            self.doors.entry(port).or_insert_with(closed);
         }
     }
 
@@ -231,7 +238,12 @@ impl Parts {
                 }
                 self.drop_unused_assignment(name);
             }
-            Ok(ResourceKind::Secret | ResourceKind::Authorization) | Err(_) => {}
+            Ok(ResourceKind::Authorization) => {
+                if let Some(port) = proto::names::edge_port(name) {
+                    self.doors.remove(&port);
+                }
+            }
+            Ok(ResourceKind::Secret) | Err(_) => {}
         }
     }
 
@@ -286,11 +298,16 @@ impl Parts {
                 self.trust = Some(Staged { version, content });
             }
             ResourceKind::Authorization => {
-                if name != proto::names::INBOUND {
-                    return Err(Wrong::new("", format!("the only resource of this type is `{}`", proto::names::INBOUND)));
+                let port = proto::names::edge_port(name);
+                if name != proto::names::INBOUND && port.is_none() {
+                    return Err(Wrong::new("", format!("it is named neither `{}` nor `edge/PORT`", proto::names::INBOUND)));
                 }
                 let content = Arc::new(authorize::compile(&unpack(resource)?)?);
-                self.authorization = Some(Staged { version, content });
+                let staged = Staged { version, content };
+                match port {
+                    Some(port) => _ = self.doors.insert(port, staged),
+                    None => self.authorization = Some(staged),
+                }
             }
             ResourceKind::Authentication => self.put_authentication(name, version, resource)?,
             ResourceKind::Consumers => self.consumers.put(name, version, &unpack(resource)?)?,
@@ -318,7 +335,8 @@ impl Parts {
             ResourceKind::Dns => self.names.get(name).map(|staged| staged.version.as_str()),
             ResourceKind::Egress => Some(self.egress.version.as_str()).filter(|_| name == proto::names::EGRESS),
             ResourceKind::Authorization => {
-                self.authorization.as_ref().filter(|_| name == proto::names::INBOUND).map(|staged| staged.version.as_str())
+                let door = || self.doors.get(&proto::names::edge_port(name)?);
+                self.authorization.as_ref().filter(|_| name == proto::names::INBOUND).or_else(door).map(|staged| staged.version.as_str())
             }
             ResourceKind::Consumers => self.consumers.version(name),
             ResourceKind::Authentication => {

@@ -52,6 +52,7 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         zone,
         session_key,
         probes,
+        gateways,
     } = raw;
     if !matches!(session_key.len(), 0 | SESSION_KEY_BYTES) {
         return Err(Wrong::new("session_key", format!("has {} bytes, not {SESSION_KEY_BYTES}", session_key.len())));
@@ -62,6 +63,7 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         ("dns_zones", dns_zones.len()),
         ("own_addresses", own_addresses.len()),
         ("probes", probes.len()),
+        ("gateways", gateways.len()),
         ("tracing.attributes", attributes.len()),
     ] {
         if count > FACTS_MAX {
@@ -97,8 +99,15 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         own_addresses: parse_all(own_addresses, "own_addresses", "an IP address", |text| text.parse::<IpAddr>().ok())?,
         locality: Locality { region: region.as_str().into(), zone: zone.as_str().into() },
         session_key: session_key.to_vec(),
+        gateways: sorted(gateways),
         probes: probes.iter().enumerate().map(probe).collect::<Result<_, _>>()?,
     })
+}
+
+fn sorted(texts: &[String]) -> Vec<String> {
+    let mut texts = texts.to_vec();
+    texts.sort_unstable();
+    texts
 }
 
 fn probe((index, AppProbe { port, http_path }): (usize, &AppProbe)) -> Result<model::AppProbe, Wrong> {

@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::authentication::Cells;
 use super::{duration, edge, unpack};
+use crate::authenticate::KeyCell;
 use crate::filter::chance::MILLION;
 use crate::filter::{Buckets, Cors, FaultSteps, Filter, LIMITS_MAX, RateLimit, Redirect, Rewrite, Stage};
 use crate::limit;
@@ -60,6 +61,8 @@ pub(super) struct Policies {
 pub(super) struct Memories {
     buckets: HashMap<String, Weak<Buckets>>,
     guards: Interned<Vec<Stage>>,
+    failures: edge::FailureMemories,
+    /// Keys of tokens by where they come from; of all who name them.
     cells: Cells,
     /// Of limits at edges.
     pub(super) limits: Arc<limit::Memories>,
@@ -78,8 +81,9 @@ impl Memories {
 
     /// What guards an edge's rule: rules that say the same share it.
     fn guards(&mut self, raw: &EdgePolicy) -> Result<Arc<Vec<Stage>>, Wrong> {
-        let (cells, limits) = (&mut self.cells, &self.limits);
-        self.guards.get(&raw.encode_to_vec(), || edge::guards(raw, (cells, limits)))
+        self.cells.retain(|_, cell| cell.strong_count() > 0);
+        let (cells, failures, limits) = (&mut self.cells, &mut self.failures, &self.limits);
+        self.guards.get(&raw.encode_to_vec(), || edge::guards(raw, (cells, limits), failures))
     }
 }
 
@@ -121,6 +125,16 @@ pub(super) struct Timeouts {
 }
 
 impl Policies {
+    /// Where keys of tokens come from.
+    pub(super) fn key_cells(&mut self) -> &mut Cells {
+        &mut self.memories.cells
+    }
+
+    /// The same, those that somebody names.
+    pub(super) fn cells_in_use(&self) -> Vec<Arc<KeyCell>> {
+        self.memories.cells.values().filter_map(Weak::upgrade).collect()
+    }
+
     /// When a rule applies.
     pub(super) fn matches(&mut self, raw: &RouteMatch) -> Result<Arc<Match>, Wrong> {
         self.matches.get(&raw.encode_to_vec(), || compile::all(raw))

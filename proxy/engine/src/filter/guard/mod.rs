@@ -3,8 +3,7 @@
 //! backend. One that has to wait for something hands back a [`Question`], and is asked again with the answer.
 
 mod api_key;
-mod book;
-mod choice;
+mod basic;
 mod found;
 mod identify;
 mod limits;
@@ -12,18 +11,20 @@ mod places;
 #[cfg(test)]
 mod tests;
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::Exchange;
 use crate::authenticate::Remembered;
+use crate::authorize::{AtEdge, Authorization, Call, Own};
+use crate::consumers::{Book, Password, Verified};
 use crate::failure::{LocalReply, Reason};
-use crate::filter::Exchange;
+use crate::matching::RequestHead;
 
-pub use api_key::{ApiKeys, KEY_BYTES_MAX};
-pub(crate) use book::Page;
-pub use book::{Book, BookCell, CREDENTIALS_MAX, Consumer, Credential, Digest, digest};
-pub use choice::Choice;
-pub use found::{AuthMethod, CONSUMER_HEADER, Found, Identified};
-pub use identify::{Denied, Identify};
+pub use api_key::ApiKeys;
+pub use basic::{Basic, FAILING_MAX, Failures, PAIR_BYTES_MAX};
+pub use found::Found;
+pub use identify::{Denied, Identify, Tokens};
 pub use limits::{CONCURRENCY_MAX, Counted, KEY_PARTS_MAX, Limit, LimitAsk, LimitOutlook, Limits, ObjectLimits, read};
 pub(crate) use limits::object;
 
@@ -34,6 +35,8 @@ pub enum Guard {
     Unavailable(Arc<str>),
     /// Who calls.
     Identify(Arc<Identify>),
+    /// Whether they may.
+    Authorize(Arc<Authorization>),
     /// How much may come; before it is known who calls, or after.
     Limit(Arc<Limits>, LimitStage),
 }
@@ -54,6 +57,12 @@ pub struct Watch<'e> {
     pub book: &'e Book,
     /// Tokens that were verified before.
     pub tokens: &'e mut Remembered,
+    /// The TCP peer, whoever is behind it, and the client's port.
+    pub peer: IpAddr,
+    /// See above.
+    pub port: u16,
+    /// Passwords that were verified before.
+    pub verified: &'e mut Verified,
     /// Unix time.
     pub wall_secs: u64,
     /// Who calls, as far as it is known by now.
@@ -67,6 +76,8 @@ pub struct Watch<'e> {
 pub enum Question {
     /// Whether there is some left of a limit that proxies share.
     Limit(LimitAsk),
+    /// Whether a password is the user's.
+    Password(Arc<Password>),
 }
 
 /// What becomes of a request at a guard.
@@ -88,6 +99,7 @@ impl Guard {
             Self::Unavailable(_) => Passed::Answered(Box::new(unavailable())),
             Self::Identify(identify) => identify.on_request(exchange),
             Self::Limit(limits, _) => limits.on_request(exchange),
+            Self::Authorize(policies) => authorize(policies, exchange),
         }
     }
 
@@ -98,6 +110,7 @@ impl Guard {
             Self::Identify(identify) => identify.name(),
             Self::Limit(_, LimitStage::BeforeAuth) => "limit_before_auth",
             Self::Limit(_, LimitStage::AfterAuth) => "limit",
+            Self::Authorize(_) => "authorization",
         }
     }
 
@@ -107,6 +120,34 @@ impl Guard {
             Self::Unavailable(object) => format!("{object} was refused and no version of it was good before: nobody is let in"),
             Self::Identify(identify) => identify.story(),
             Self::Limit(limits, _) => limits.story(),
+            Self::Authorize(policies) => policies.story(),
+        }
+    }
+}
+
+fn authorize(policies: &Authorization, exchange: &mut Exchange<'_>) -> Passed {
+    let Some(watch) = &mut exchange.watch else { return Passed::Answered(Box::new(unavailable())) };
+    let head = RequestHead::new(&exchange.request.method, &exchange.request.uri, &exchange.request.headers);
+    let auth = watch.found.identified();
+    let call = Call {
+        peer: exchange.caller,
+        workload: "",
+        source: SocketAddr::new(exchange.address, watch.port),
+        port: exchange.called.port,
+        head: Some(&head),
+        claims: auth.and_then(|auth| auth.claims.as_deref()),
+        auth,
+        edge: Some(AtEdge { peer: watch.peer, book: watch.book }),
+        own: Own::default(),
+    };
+    let judgement = policies.judge(&call);
+    let (refusal, policy) = (judgement.refusal(), judgement.ruling().cloned());
+    watch.found.note(policy);
+    match refusal {
+        None => Passed::On,
+        Some(reason) => {
+            watch.found.deny(Denied::Forbidden);
+            Passed::Answered(Box::new(if reason == Reason::Denied { LocalReply::of(reason) } else { unavailable() }))
         }
     }
 }

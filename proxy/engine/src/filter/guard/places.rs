@@ -5,9 +5,8 @@ use std::borrow::Cow;
 use http::request;
 use proto::mesh::{CredentialHeader, CredentialPlace, credential_place::Kind};
 
-use crate::authenticate::TokenPlace;
+use crate::authenticate::{PREFIX_BYTES_MAX, TokenPlace};
 use crate::matching::RequestHead;
-use crate::model::build::PREFIX_BYTES_MAX;
 use crate::rejected::Wrong;
 
 /// Most places of one object.

@@ -2,11 +2,11 @@
 
 use proto::mesh::ConsumerChoice;
 
-use super::Consumer;
+use super::book::Consumer;
 use crate::rejected::Wrong;
 
 /// Most namespaces, names and labels of one choice, of each.
-pub(super) const LISTED_MAX: usize = 4_096;
+const LISTED_MAX: usize = 4_096;
 
 /// See the module.
 #[derive(Debug, Default)]

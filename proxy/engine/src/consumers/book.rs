@@ -9,12 +9,15 @@ use aws_lc_rs::digest::{SHA256, digest as sha};
 use http::HeaderValue;
 use proto::mesh::{self, credential::Kind};
 
-use super::found::AuthMethod;
+use super::addresses::AddressList;
+use super::identified::AuthMethod;
 use crate::claims::Claims;
 use crate::rejected::Wrong;
 
 /// Most credentials of all consumers of a Gateway.
 pub const CREDENTIALS_MAX: usize = 200_000;
+/// Longest key that is looked at.
+pub const KEY_BYTES_MAX: usize = 1_024;
 /// Most credentials of one consumer.
 const OWN_CREDENTIALS_MAX: usize = 32;
 /// Most groups of one, and attributes and labels.
@@ -122,7 +125,14 @@ pub struct Book {
     /// By issuer, and the name and value of the first claim.
     tokens: HashMap<(Box<str>, Box<str>, Box<str>), Vec<(Place, ClaimsWanted)>>,
     certificates: HashMap<CertificateName, Place>,
+    /// Files of users: name of each, and hash of the password.
+    files: HashMap<Box<str>, Users>,
+    /// Lists of addresses.
+    lists: HashMap<Box<str>, Arc<AddressList>>,
 }
+
+/// Users by name, with the hash of each one's password.
+type Users = HashMap<Box<str>, Arc<str>>;
 
 /// Claims that a token must have, and their values.
 type ClaimsWanted = Arc<[(Box<str>, Box<str>)]>;
@@ -148,6 +158,16 @@ impl Book {
     pub fn by_user(&self, user: &str) -> impl Iterator<Item = (Owner, &Arc<str>)> {
         let found = self.users.get(user).into_iter().flatten();
         found.filter_map(|(place, hash)| Some((self.owner(*place)?, hash)))
+    }
+
+    /// The hash of the password of a user of a file.
+    pub fn in_file(&self, file: &str, user: &str) -> Option<&Arc<str>> {
+        self.files.get(file)?.get(user)
+    }
+
+    /// Whether a list holds an address; one that is not there holds none.
+    pub fn lists(&self, list: &str, address: std::net::IpAddr) -> bool {
+        self.lists.get(list).is_some_and(|list| list.holds(address))
     }
 
     /// Whose certificate that is.
@@ -224,6 +244,8 @@ impl BookCell {
 #[derive(Debug, Default)]
 pub(crate) struct Page {
     entries: Vec<(Arc<Consumer>, Vec<Secret>)>,
+    files: Vec<(Box<str>, Users)>,
+    lists: Vec<(Box<str>, Arc<AddressList>)>,
     pub(crate) credentials: usize,
 }
 
@@ -247,13 +269,30 @@ impl Page {
             let kept = known.get(&*consumer.path).filter(|known| ***known == consumer).map(|known| Arc::clone(known));
             page.entries.push((kept.unwrap_or_else(|| Arc::new(consumer)), secrets));
         }
+        for raw in &raw.files {
+            let mesh::UserFile { name, users } = raw;
+            let user = |raw: &mesh::PasswordCredential| (raw.username.as_str().into(), raw.hash.as_str().into());
+            page.credentials += users.len();
+            page.files.push((name.as_str().into(), users.iter().map(user).collect()));
+        }
+        for mesh::AddressList { name, ranges } in &raw.lists {
+            let list = AddressList::read(ranges).map_err(|wrong| wrong.within(format!("lists[{}]", name.escape_debug())))?;
+            page.lists.push((name.as_str().into(), Arc::new(list)));
+        }
         Ok(page)
     }
 
     /// The book that pages come to. Of what several claim the first has it: the control plane sends no such thing.
     pub(crate) fn bind<'p>(pages: impl Iterator<Item = &'p Self>) -> Book {
+        let pages: Vec<&Self> = pages.collect();
         let mut book = Book::default();
-        for (consumer, secrets) in pages.flat_map(|page| &page.entries) {
+        for (name, users) in pages.iter().flat_map(|page| &page.files) {
+            book.files.insert(name.clone(), users.clone());
+        }
+        for (name, list) in pages.iter().flat_map(|page| &page.lists) {
+            book.lists.insert(name.clone(), Arc::clone(list));
+        }
+        for (consumer, secrets) in pages.iter().flat_map(|page| &page.entries) {
             let number = u32::try_from(book.consumers.len()).unwrap_or(u32::MAX);
             for (credential, secret) in (0..).zip(secrets) {
                 let place = (number, credential);

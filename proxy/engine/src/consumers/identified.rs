@@ -1,11 +1,11 @@
-//! Who calls from outside, as far as guards have found out.
+//! A caller from outside that proved who it is.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 
 use super::book::{Consumer, Credential};
-use super::identify::Denied;
 use crate::claims::Claims;
 
 /// Tells the mesh who called at its edge: `NAMESPACE/NAME;groups=A,B;method=M`.
@@ -43,13 +43,6 @@ impl AuthMethod {
     }
 }
 
-/// Who calls, and why not; nothing for most requests.
-#[derive(Clone, Debug, Default)]
-pub struct Found {
-    who: Option<Box<Identified>>,
-    denied: Option<Denied>,
-}
-
 /// A caller that proved who it is.
 #[derive(Clone, Debug)]
 pub struct Identified {
@@ -67,28 +60,24 @@ pub struct Identified {
     pub until_secs: Option<u64>,
 }
 
-impl Found {
-    /// Somebody.
-    pub fn of(identified: Identified) -> Self {
-        Self { who: Some(Box::new(identified)), denied: None }
-    }
-
-    /// Who, if anybody.
-    pub fn identified(&self) -> Option<&Identified> {
-        self.who.as_deref()
-    }
-
-    /// Why nobody is let on.
-    pub const fn denied(&self) -> Option<Denied> {
-        self.denied
-    }
-
-    pub(super) fn deny(&mut self, why: Denied) {
-        self.denied = Some(why);
-    }
-}
-
 impl Identified {
+    /// What a Gateway says of who called at it ([`CONSUMER_HEADER`]); `None`: it is not to be understood.
+    pub fn told(value: &HeaderValue) -> Option<Self> {
+        let mut parts = value.to_str().ok()?.split(';');
+        let path = parts.next()?;
+        let (namespace, name) = path.split_once('/')?;
+        let (mut groups, mut method) = (Vec::new(), None);
+        for part in parts {
+            match part.split_once('=')? {
+                ("groups", listed) => groups = listed.split(',').filter(|group| !group.is_empty()).map(Into::into).collect(),
+                ("method", text) => method = AuthMethod::parse(text),
+                _ => {}
+            }
+        }
+        let consumer = Consumer { path: path.into(), namespace: namespace.into(), name: name.into(), groups, ..Consumer::default() };
+        Some(Self { method: method?, consumer: Some(Arc::new(consumer)), credential: None, user: None, claims: None, until_secs: None })
+    }
+
     /// The credential that was shown, where a consumer has it.
     pub fn credential(&self) -> Option<&Credential> {
         self.consumer.as_ref()?.credentials.get(self.credential?)
@@ -108,7 +97,7 @@ impl Identified {
     }
 
     /// Whom it is about: the token's subject, the user, else the consumer.
-    pub fn subject(&self) -> Option<std::borrow::Cow<'_, str>> {
+    pub fn subject(&self) -> Option<Cow<'_, str>> {
         let of_token = || self.claims.as_ref().and_then(|claims| claims.texts("sub").next());
         let of_user = || self.user.as_deref().map(Into::into);
         let of_consumer = || self.consumer.as_ref().map(|consumer| (&*consumer.path).into());

@@ -5,19 +5,14 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, request};
 use proto::mesh::{self, FilledHeader, filled_header::Value as RawValue};
 
-use super::book::{self, Book, Digest, Lapsed};
-use super::choice::Choice;
-use super::found::{AuthMethod, Identified};
 use super::identify::Denied;
 use super::places::{self, Shown};
-use crate::authenticate::TokenPlace;
+use crate::authenticate::{TokenPlace, claim_header};
 use crate::authorize::{Call, ValueOf};
+use crate::consumers::{AuthMethod, Book, Choice, Digest, Identified, KEY_BYTES_MAX, Lapsed, digest};
 use crate::matching::RequestHead;
-use crate::model::build::claim_header;
 use crate::rejected::Wrong;
 
-/// Longest key that is looked at.
-pub const KEY_BYTES_MAX: usize = 1_024;
 /// Most scopes, and headers that are filled.
 const LISTED_MAX: usize = 16;
 
@@ -119,7 +114,7 @@ impl ApiKeys {
         if key.len() > KEY_BYTES_MAX {
             return Err(Denied::TooLong);
         }
-        let known_by = book::digest(&key);
+        let known_by = digest(&key);
         let (consumer, place) = book.by_key(&known_by).ok_or(Denied::Unknown)?;
         let credential = consumer.credentials.get(place).ok_or(Denied::Unknown)?;
         let until_secs = consumer.holds(credential, now_secs).map_err(Denied::from)?;
@@ -137,7 +132,7 @@ impl ApiKeys {
     /// Takes a key out of what is sent on, unless the backend is to see it.
     pub(super) fn strip(&self, request: &mut request::Parts, known_by: &Digest) {
         if !self.keep {
-            places::strip(&self.places, request, |credential| book::digest(credential) == *known_by);
+            places::strip(&self.places, request, |credential| digest(credential) == *known_by);
         }
     }
 

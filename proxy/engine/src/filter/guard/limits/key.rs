@@ -8,8 +8,8 @@ use proto::mesh::edge_key::Kind;
 use proto::mesh::{ClientAddressKey, EdgeKey};
 use smallvec::SmallVec;
 
-use crate::authorize::{Call, Own, ValueOf};
-use crate::edge::Identified;
+use crate::authorize::{AtEdge, Call, Own, ValueOf};
+use crate::consumers::Identified;
 use crate::filter::Exchange;
 use crate::matching::RequestHead;
 use crate::rejected::Wrong;
@@ -101,15 +101,17 @@ impl<'s, 'e> Seen<'s, 'e> {
     /// Asks an expression.
     pub(super) fn call<T>(&self, ask: impl FnOnce(&Call<'_>) -> T) -> T {
         let request = &self.exchange.request;
+        let watch = self.exchange.watch.as_ref();
         let head = RequestHead::new(&request.method, &request.uri, &request.headers);
         ask(&Call {
             peer: None,
             workload: "",
-            source: SocketAddr::new(self.exchange.address, 0),
+            source: SocketAddr::new(self.exchange.address, watch.map_or(0, |watch| watch.port)),
             port: self.exchange.called.port,
             head: Some(&head),
             claims: self.auth.and_then(|auth| auth.claims.as_deref()),
             auth: self.auth,
+            edge: watch.map(|watch| AtEdge { peer: watch.peer, book: watch.book }),
             own: Own::default(),
         })
     }

@@ -1,0 +1,17 @@
+//! Who may call from outside the mesh: consumers, what they show, and who of them somebody is that proved it. Nothing here is secret: keys are
+//! known by their hashes, passwords by theirs.
+
+mod addresses;
+mod book;
+mod choice;
+mod identified;
+mod password;
+mod verified;
+
+pub use addresses::{AddressList, LISTED_MAX as ADDRESSES_MAX};
+pub(crate) use book::Page;
+pub use book::{Book, BookCell, CREDENTIALS_MAX, Consumer, Credential, Digest, KEY_BYTES_MAX, Lapsed, Owner, digest};
+pub use choice::Choice;
+pub use identified::{AuthMethod, CONSUMER_HEADER, Identified};
+pub use password::{Password, check_password_hash};
+pub use verified::{VERIFIED_MAX, Verified};

@@ -1,0 +1,77 @@
+//! Who calls from outside, as far as guards have found out.
+
+use std::sync::Arc;
+
+use super::identify::Denied;
+use crate::authorize::Ruling;
+use crate::consumers::{AuthMethod, Digest, Identified, Password};
+
+/// Who calls, and why not; nothing for most requests.
+#[derive(Clone, Debug, Default)]
+pub struct Found {
+    who: Option<Box<Identified>>,
+    denied: Option<Denied>,
+    answer: Option<Box<(Digest, bool)>>,
+    ruling: Option<Arc<Ruling>>,
+    /// How somebody tried to prove who it is, and did not.
+    shown: Option<AuthMethod>,
+    told: bool,
+}
+
+impl Found {
+    /// Somebody.
+    pub fn of(identified: Identified) -> Self {
+        Self { who: Some(Box::new(identified)), ..Self::default() }
+    }
+
+    /// Who, if anybody.
+    pub fn identified(&self) -> Option<&Identified> {
+        self.who.as_deref()
+    }
+
+    /// Why nobody is let on.
+    pub const fn denied(&self) -> Option<Denied> {
+        self.denied
+    }
+
+    /// What came of a question: the guard that asked is asked again.
+    pub fn tell(&mut self, password: &Password, good: bool) {
+        self.answer = Some(Box::new((password.key, good)));
+    }
+
+    /// There was no room to find something out.
+    pub fn overflow(&mut self) {
+        self.denied = Some(Denied::Overflow);
+    }
+
+    /// The rule that denies it, or would.
+    pub fn ruling(&self) -> Option<&Arc<Ruling>> {
+        self.ruling.as_ref()
+    }
+
+    pub(super) fn note(&mut self, ruling: Option<Arc<Ruling>>) {
+        self.ruling = ruling;
+    }
+
+    pub(super) fn answer(&self) -> Option<(Digest, bool)> {
+        self.answer.as_deref().copied()
+    }
+
+    /// How somebody tried to prove who it is, and did not.
+    pub const fn shown(&self) -> Option<AuthMethod> {
+        self.shown
+    }
+
+    /// Whether there is something that was not told yet; it counts as told then.
+    pub fn is_news(&mut self) -> bool {
+        (self.who.is_some() || self.denied.is_some()) && !std::mem::replace(&mut self.told, true)
+    }
+
+    pub(super) fn deny(&mut self, why: Denied) {
+        self.denied = Some(why);
+    }
+
+    pub(super) fn refuse(&mut self, shown: Option<AuthMethod>, why: Denied) {
+        (self.shown, self.denied) = (shown, Some(why));
+    }
+}

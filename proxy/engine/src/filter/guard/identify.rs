@@ -1,0 +1,381 @@
+//! Who calls: any of what is attached. A credential that is there and bad is 401 at once and tried nowhere else; none at all is 401, unless
+//! everything that is attached is optional.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::api_key::{ApiKeys, Fill, is_token};
+use super::basic::{Asked, Basic, Judged};
+use super::found::Found;
+use super::{Passed, Question, Watch, unavailable};
+use crate::authenticate::{Accepted, Authentication, KeyCell, TokenFault, TokenVerdict};
+use crate::authorize::{Call, Own};
+use crate::consumers::{AuthMethod, CONSUMER_HEADER, Digest, Identified};
+use crate::failure::{LocalReply, Reason};
+use crate::filter::Exchange;
+use crate::matching::RequestHead;
+
+/// gRPC's code (<https://grpc.io/docs/guides/status-codes>).
+const GRPC_UNAUTHENTICATED: u8 = 16;
+
+/// Why a caller is not let on. Who is told learns less than the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "`text` says what each is")]
+pub enum Denied {
+    Nothing,
+    Several,
+    TooLong,
+    Malformed,
+    Unknown,
+    Elsewhere,
+    Disabled,
+    Expired,
+    TooEarly,
+    Scope,
+    Value,
+    Token,
+    NoKeys,
+    TooMany,
+    Overflow,
+    Forbidden,
+}
+
+impl Denied {
+    /// Every one, in order; `denied as usize` is its place.
+    pub const ALL: [Self; 16] = [
+        Self::Nothing,
+        Self::Several,
+        Self::TooLong,
+        Self::Malformed,
+        Self::Unknown,
+        Self::Elsewhere,
+        Self::Disabled,
+        Self::Expired,
+        Self::TooEarly,
+        Self::Scope,
+        Self::Value,
+        Self::Token,
+        Self::NoKeys,
+        Self::TooMany,
+        Self::Overflow,
+        Self::Forbidden,
+    ];
+
+    /// In words, for logs and explanations.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Nothing => "no credential is shown",
+            Self::Several => "different credentials are shown at one place",
+            Self::TooLong => "the credential is too long",
+            Self::Malformed => "the credential is malformed",
+            Self::Unknown => "nobody has that credential",
+            Self::Elsewhere => "the consumer is none that counts here",
+            Self::Disabled => "the consumer is disabled",
+            Self::Expired => "the credential, or its consumer, has expired",
+            Self::TooEarly => "the credential does not hold yet",
+            Self::Scope => "the credential is not good for this: a scope is missing",
+            Self::Value => "an expression for a header came to nothing",
+            Self::Token => "the token is not accepted",
+            Self::NoKeys => "the keys of the token's issuer are not at hand",
+            Self::TooMany => "too many attempts failed within a minute",
+            Self::Overflow => "too many passwords wait to be verified",
+            Self::Forbidden => "a policy forbids it",
+        }
+    }
+
+    /// As the metric spells it.
+    pub const fn verdict(self) -> &'static str {
+        match self {
+            Self::Nothing => "missing",
+            Self::Several => "several",
+            Self::TooLong => "too_long",
+            Self::Malformed => "malformed",
+            Self::Unknown => "unknown",
+            Self::Elsewhere => "elsewhere",
+            Self::Disabled => "disabled",
+            Self::Expired => "expired",
+            Self::TooEarly => "too_early",
+            Self::Scope => "scope",
+            Self::Value => "value",
+            Self::Token => "token",
+            Self::NoKeys => "no_keys",
+            Self::TooMany => "too_many",
+            Self::Overflow => "overflow",
+            Self::Forbidden => "forbidden",
+        }
+    }
+
+    /// The reason code.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Scope | Self::Forbidden => Reason::Denied,
+            Self::TooMany => Reason::RateLimited,
+            Self::Overflow => Reason::Overflow,
+            Self::NoKeys | Self::Value => Reason::PolicyUnavailable,
+            _ => Reason::Unauthenticated,
+        }
+    }
+}
+
+/// Tokens (JWT) as one of the ways to say who calls.
+#[derive(Debug)]
+pub struct Tokens {
+    pub(crate) rules: Authentication,
+    pub(crate) optional: bool,
+    /// By place of the rule: the claim that its consumers are found by.
+    pub(crate) claims: Vec<Option<Box<str>>>,
+    /// By place of the rule: header `typ` of its tokens, in lower case; empty: any.
+    pub(crate) policy: Arc<str>,
+}
+
+/// All that says who calls a rule, and what is asked of whom.
+#[derive(Debug)]
+pub struct Identify {
+    tokens: Option<Tokens>,
+    keys: Option<ApiKeys>,
+    basic: Option<Basic>,
+    /// A request without any credential goes on.
+    optional: bool,
+    /// Headers that are filled: whatever a caller says there goes.
+    filled: Vec<HeaderName>,
+    /// What is asked for, of who shows nothing good.
+    challenges: Vec<HeaderValue>,
+}
+
+/// How a credential was shown, for what becomes of it.
+enum Way {
+    Token(Arc<Accepted>),
+    Key(Digest),
+    Password,
+}
+
+/// What the search for a caller comes to.
+enum Sought {
+    Nobody,
+    Somebody(Identified, Way),
+    Asks(Question),
+}
+
+impl Identify {
+    /// `None`: nobody asks who calls.
+    pub(crate) fn new(tokens: Option<Tokens>, keys: Option<ApiKeys>, basic: Option<Basic>) -> Option<Self> {
+        if tokens.is_none() && keys.is_none() && basic.is_none() {
+            return None;
+        }
+        let optional = tokens.iter().all(|tokens| tokens.optional)
+            && keys.iter().all(|keys| keys.optional)
+            && basic.iter().all(|basic| basic.optional);
+        let fills = keys.iter().flat_map(|keys| &keys.fills).chain(basic.iter().flat_map(|basic| &basic.fills));
+        let mut filled: Vec<HeaderName> = vec![CONSUMER_HEADER];
+        for fill in fills {
+            if !filled.contains(&fill.name) {
+                filled.push(fill.name.clone());
+            }
+        }
+        let mut challenges: Vec<HeaderValue> = Vec::new();
+        let bearer = tokens.iter().map(|_| HeaderValue::from_static("Bearer"));
+        for challenge in bearer.chain(keys.iter().map(ApiKeys::challenge)).chain(basic.iter().map(Basic::challenge)) {
+            if !challenges.contains(&challenge) {
+                challenges.push(challenge);
+            }
+        }
+        Some(Self { tokens, keys, basic, optional, filled, challenges })
+    }
+
+    /// Where keys of tokens are fetched from.
+    pub fn cells(&self) -> impl Iterator<Item = &Arc<KeyCell>> {
+        self.tokens.iter().flat_map(|tokens| tokens.rules.cells())
+    }
+
+    pub(super) fn on_request(&self, exchange: &mut Exchange<'_>) -> Passed {
+        unsay(&mut exchange.request.headers, &self.filled);
+        let Some(watch) = &mut exchange.watch else { return Passed::Answered(Box::new(unavailable())) };
+        let head = RequestHead::nameless(&exchange.request.method, &exchange.request.uri, &exchange.request.headers);
+        let sought = self.seek(&head, watch, exchange.address);
+        let (identified, way) = match sought {
+            Ok(Sought::Somebody(identified, way)) => (identified, way),
+            Ok(Sought::Asks(question)) => return Passed::Asks(Box::new(question)),
+            Ok(Sought::Nobody) => {
+                if let Some(tokens) = &self.tokens {
+                    tokens.rules.unsay(&mut exchange.request.headers);
+                }
+                return if self.optional { Passed::On } else { self.denied(watch, (None, Denied::Nothing)) };
+            }
+            Err(denied) => return self.denied(watch, denied),
+        };
+        *watch.found = Found::of(identified);
+        match self.carry_out(exchange, &way) {
+            Ok(()) => Passed::On,
+            Err(denied) => {
+                if let Some(watch) = &mut exchange.watch {
+                    watch.found.deny(denied);
+                }
+                Passed::Answered(Box::new(unavailable()))
+            }
+        }
+    }
+
+    /// Asks one after the other, in the fixed order.
+    fn seek(&self, head: &RequestHead<'_>, watch: &mut Watch<'_>, address: IpAddr) -> Result<Sought, (Option<AuthMethod>, Denied)> {
+        let by = |method: AuthMethod| move |denied: Denied| (Some(method), denied);
+        // Where keys may stand at the same places, what has not a token's form is a key.
+        let shared = self.tokens.is_some() && self.keys.is_some();
+        if let Some(tokens) = &self.tokens {
+            let only = |token: &[u8]| !shared || is_token(token);
+            match tokens.rules.judge_only(head, watch.tokens, watch.wall_secs, &only) {
+                TokenVerdict::Without => {}
+                TokenVerdict::Accepted(accepted) => {
+                    let bearer = tokens.bearer(&accepted, watch).map_err(by(AuthMethod::Jwt))?;
+                    return Ok(Sought::Somebody(bearer, Way::Token(accepted)));
+                }
+                TokenVerdict::Refused(fault) => return Err((Some(AuthMethod::Jwt), of_token(fault))),
+            }
+        }
+        if let Some(keys) = &self.keys
+            && let Some((found, digest)) = keys.judge(head, watch.book, watch.wall_secs, shared).map_err(by(AuthMethod::ApiKey))?
+        {
+            return Ok(Sought::Somebody(found, Way::Key(digest)));
+        }
+        let Some(basic) = &self.basic else { return Ok(Sought::Nobody) };
+        let Watch { book, verified, found, wall_secs, .. } = watch;
+        let asked = Asked { book, verified, answer: found.answer(), address, now_secs: *wall_secs };
+        Ok(match basic.judge(head, asked).map_err(by(AuthMethod::Basic))? {
+            Judged::Nothing => Sought::Nobody,
+            Judged::Somebody(found) => Sought::Somebody(found, Way::Password),
+            Judged::Asks(password) => Sought::Asks(Question::Password(Arc::new(password))),
+        })
+    }
+
+    /// Takes out what the backend is not to see, and says what it is to know.
+    fn carry_out(&self, exchange: &mut Exchange<'_>, way: &Way) -> Result<(), Denied> {
+        let fills: &[Fill] = match way {
+            Way::Key(_) => self.keys.as_ref().map_or(&[], |keys| &keys.fills),
+            Way::Password => self.basic.as_ref().map_or(&[], |basic| &basic.fills),
+            Way::Token(_) => &[],
+        };
+        let mut values = Vec::new();
+        if !fills.is_empty() {
+            let found = exchange.watch.as_ref().and_then(|watch| watch.found.identified());
+            let head = RequestHead::new(&exchange.request.method, &exchange.request.uri, &exchange.request.headers);
+            let call = Call {
+                peer: None,
+                workload: "",
+                source: SocketAddr::new(exchange.address, 0),
+                port: exchange.called.port,
+                head: Some(&head),
+                claims: found.and_then(|found| found.claims.as_deref()),
+                auth: found,
+                edge: None,
+                own: Own::default(),
+            };
+            for fill in fills {
+                values.push((fill.name.clone(), fill.of(&call)?));
+            }
+        }
+        if let Some(tokens) = &self.tokens {
+            let verdict = if let Way::Token(accepted) = way { TokenVerdict::Accepted(Arc::clone(accepted)) } else { TokenVerdict::Without };
+            tokens.rules.carry_out(&verdict, exchange.request);
+        }
+        match (way, &self.keys, &self.basic) {
+            (Way::Key(digest), Some(keys), _) => keys.strip(exchange.request, digest),
+            (Way::Password, _, Some(basic)) => basic.strip(exchange.request),
+            _ => {}
+        }
+        let headers = &mut exchange.request.headers;
+        values.into_iter().for_each(|(name, value)| _ = headers.insert(name, value));
+        let found = exchange.watch.as_ref().and_then(|watch| watch.found.identified());
+        if let Some(told) = found.and_then(Identified::credential).and_then(|credential| credential.told.as_ref()) {
+            headers.insert(CONSUMER_HEADER, told.clone());
+        }
+        Ok(())
+    }
+
+    fn denied(&self, watch: &mut Watch<'_>, (shown, why): (Option<AuthMethod>, Denied)) -> Passed {
+        watch.found.refuse(shown, why);
+        let reason = why.reason();
+        let mut reply = LocalReply::of(reason);
+        match reason {
+            Reason::Unauthenticated => {
+                reply.grpc_status = Some(GRPC_UNAUTHENTICATED);
+                reply.headers = self.challenges.iter().map(|challenge| (WWW_AUTHENTICATE, challenge.clone())).collect();
+            }
+            Reason::RateLimited => reply.headers.push((RETRY_AFTER, HeaderValue::from_static("60"))),
+            Reason::PolicyUnavailable => reply.headers.push((RETRY_AFTER, HeaderValue::from_static("1"))),
+            _ => {}
+        }
+        Passed::Answered(Box::new(reply))
+    }
+
+    /// The name that `explain` prints.
+    pub(super) fn name(&self) -> &'static str {
+        match (&self.tokens, &self.keys, &self.basic) {
+            (Some(_), None, None) => "jwt",
+            (None, Some(_), None) => "api_key",
+            (None, None, Some(_)) => "basic",
+            _ => "authentication",
+        }
+    }
+
+    /// What it does, in words.
+    pub(super) fn story(&self) -> String {
+        let tokens = self.tokens.iter().map(|tokens| {
+            format!("{} asks for a token{}", tokens.policy, if tokens.optional { ", and lets requests without one on" } else { "" })
+        });
+        let rest = self.keys.iter().map(ApiKeys::story).chain(self.basic.iter().map(Basic::story));
+        tokens.chain(rest).collect::<Vec<_>>().join("; ")
+    }
+}
+
+impl Tokens {
+    /// Whom a token makes its bearer.
+    fn bearer(&self, accepted: &Accepted, watch: &Watch<'_>) -> Result<Identified, Denied> {
+        let claim = self.claims.get(accepted.rule_number()).and_then(Option::as_deref);
+        let mut found = Identified {
+            method: AuthMethod::Jwt,
+            consumer: None,
+            credential: None,
+            user: None,
+            claims: Some(Arc::clone(&accepted.claims)),
+            until_secs: Some(accepted.until_secs()),
+        };
+        if let Some((consumer, place)) = watch.book.by_token(&accepted.claims, claim) {
+            let credential = consumer.credentials.get(place).ok_or(Denied::Unknown)?;
+            let until = consumer.holds(credential, watch.wall_secs).map_err(Denied::from)?;
+            found.until_secs = found.until_secs.into_iter().chain(until).min();
+            (found.consumer, found.credential) = (Some(consumer), Some(place));
+        }
+        Ok(found)
+    }
+}
+
+/// At an edge two tokens of one place are no fault of form, but nobody's word (edge-kinds.md, Identity).
+const fn of_token(fault: TokenFault) -> Denied {
+    match fault {
+        TokenFault::Several => Denied::Several,
+        TokenFault::TooLong => Denied::TooLong,
+        TokenFault::Malformed => Denied::Malformed,
+        TokenFault::Expired => Denied::Expired,
+        TokenFault::TooEarly => Denied::TooEarly,
+        TokenFault::KeysPending | TokenFault::Unconfigured => Denied::NoKeys,
+        _ => Denied::Token,
+    }
+}
+
+/// Takes off what a caller says in headers that are the edge's to fill; names with `_` for `-` are the same to many applications.
+pub(super) fn unsay(headers: &mut HeaderMap, filled: &[HeaderName]) {
+    for name in filled {
+        headers.remove(name);
+    }
+    if !headers.keys().any(|name| name.as_str().contains('_')) {
+        return;
+    }
+    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    let alike = |a: &HeaderName, b: &HeaderName| a.as_str().bytes().map(plain).eq(b.as_str().bytes().map(plain));
+    let twins: Vec<HeaderName> = headers.keys().filter(|name| filled.iter().any(|filled| alike(filled, name))).cloned().collect();
+    for twin in twins {
+        headers.remove(twin);
+    }
+}
