@@ -37,6 +37,7 @@ pub enum Kind {
     Canary,
     ApiKeyAuth,
     Consumer,
+    BasicAuth,
 }
 
 /// API group of the core kinds.
@@ -50,7 +51,7 @@ pub const OWN: &str = "meshwright.dev";
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
@@ -80,6 +81,7 @@ impl Kind {
         Self::Canary,
         Self::ApiKeyAuth,
         Self::Consumer,
+        Self::BasicAuth,
     ];
 
     /// The name as manifests spell it.
@@ -114,6 +116,7 @@ impl Kind {
             Self::Canary => "Canary",
             Self::ApiKeyAuth => "ApiKeyAuth",
             Self::Consumer => "Consumer",
+            Self::BasicAuth => "BasicAuth",
         }
     }
 
@@ -142,7 +145,8 @@ impl Kind {
             | Self::Revocation
             | Self::Canary
             | Self::ApiKeyAuth
-            | Self::Consumer => OWN,
+            | Self::Consumer
+            | Self::BasicAuth => OWN,
         }
     }
 
@@ -190,7 +194,7 @@ impl Kind {
 
     /// Whether what an object of this kind is about at a Gateway stays closed where no version of it can be taken.
     pub const fn fails_closed_at_edges(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::RequestAuthentication | Self::ApiKeyAuth)
+        matches!(self, Self::AuthorizationPolicy | Self::RequestAuthentication | Self::ApiKeyAuth | Self::BasicAuth)
     }
 
     /// The kind of that name in that group.

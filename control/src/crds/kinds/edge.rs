@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 
-use super::parts::{HeaderName, Short, rules};
+use super::parts::{Duration, EdgeTarget, Empty, HeaderName, Short, rules};
 
 /// Whose keys open a route. Without targetRefs: all routes of the namespace; in the root namespace: the mesh.
 #[derive(JsonSchema)]
@@ -15,7 +15,7 @@ use super::parts::{HeaderName, Short, rules};
 pub(in crate::crds) struct ApiKeyAuthSpec {
     /// Gateways and routes it is about.
     #[schemars(length(max = 16))]
-    target_refs: Option<Vec<GuardTarget>>,
+    target_refs: Option<Vec<EdgeTarget>>,
     /// What it sets cannot be changed below.
     locked: Option<bool>,
     /// Whether a request without any credential is let through.
@@ -43,30 +43,6 @@ const LOCKED: (&str, &str) = (
 enum Mode {
     Required,
     Optional,
-}
-
-/// What an edge object is about, by name, in its own namespace.
-#[derive(JsonSchema)]
-#[schemars(rename_all = "camelCase")]
-pub(super) struct GuardTarget {
-    /// The kind's API group; may be left out.
-    #[schemars(extend("enum" = ["gateway.networking.k8s.io"]))]
-    group: Option<String>,
-    /// The kind.
-    kind: GuardTargetKind,
-    /// The object's name.
-    name: String,
-    /// A route's rule or a listener, by name.
-    section_name: Option<String>,
-}
-
-/// What an edge object can be about.
-#[derive(JsonSchema)]
-enum GuardTargetKind {
-    Gateway,
-    ListenerSet,
-    HTTPRoute,
-    GRPCRoute,
 }
 
 /// Where a credential stands.
@@ -274,4 +250,88 @@ struct CertificateCredential {
     dns: Option<Short>,
     /// The SHA-256 of its DER.
     sha256: Option<Hash>,
+}
+
+/// Whose passwords open a route (RFC 7617). Without targetRefs: all routes of the namespace; in the root namespace: the mesh.
+#[derive(JsonSchema)]
+#[schemars(
+    rename_all = "camelCase",
+    extend("x-kubernetes-validations" = rules(&[LOCKED])),
+)]
+pub(in crate::crds) struct BasicAuthSpec {
+    /// Gateways and routes it is about.
+    #[schemars(length(max = 16))]
+    target_refs: Option<Vec<EdgeTarget>>,
+    /// What it sets cannot be changed below.
+    locked: Option<bool>,
+    /// Whether a request without any credential is let through.
+    mode: Option<Mode>,
+    /// Whose passwords count.
+    consumers: Option<ConsumerChoice>,
+    /// Further users.
+    users: Option<Users>,
+    /// What clients show to their users.
+    #[schemars(length(min = 1, max = 256), regex(pattern = "^[^\\x00-\\x1f\\x7f]+$"))]
+    realm: Option<String>,
+    /// How long a verified pair is remembered, and how many are.
+    verify_cache: Option<VerifyCache>,
+    /// How often somebody may fail.
+    failures: Option<Failures>,
+    /// What a credential must be good for.
+    #[schemars(length(max = 16))]
+    scopes: Option<Vec<Short>>,
+    /// What the backend sees.
+    forward: Option<Forward>,
+}
+
+/// Further users.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct Users {
+    /// The entry of a Secret that holds them: NAME:HASH, one a line (htpasswd).
+    secret_ref: SecretEntry,
+}
+
+/// How long a verified pair is remembered, by a keyed hash.
+#[derive(JsonSchema)]
+struct VerifyCache {
+    /// At most 1h; 0s: not at all.
+    #[schemars(extend(
+        "x-kubernetes-validations" = rules(&[("duration(self) <= duration('1h')", "it is longer than an hour")]),
+    ))]
+    ttl: Option<Duration>,
+    /// How many one worker of a proxy remembers: always 10000.
+    #[schemars(range(min = 10_000, max = 10_000))]
+    entries: Option<u32>,
+}
+
+/// How often somebody may fail.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct Failures {
+    /// So often within a minute; 0: as often as they like.
+    #[schemars(range(min = 0, max = 1_000_000))]
+    per_minute: Option<u32>,
+    /// All parts together are the key.
+    #[schemars(length(max = 2))]
+    key: Option<Vec<FailureKey>>,
+}
+
+/// A part of the key.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase", extend("minProperties" = 1, "maxProperties" = 1))]
+struct FailureKey {
+    /// The client's address.
+    client_address: Option<ClientAddress>,
+    /// The username that is tried.
+    username: Option<Empty>,
+}
+
+/// The client's address.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct ClientAddress {
+    /// What stands for one client of IPv6; default 64.
+    #[schemars(range(min = 1, max = 128))]
+    ipv6_prefix: Option<u32>,
 }

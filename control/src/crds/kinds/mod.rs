@@ -10,7 +10,7 @@ mod security;
 mod traffic;
 mod workload;
 
-pub(super) use edge::{ApiKeyAuthSpec, ConsumerSpec};
+pub(super) use edge::{ApiKeyAuthSpec, BasicAuthSpec, ConsumerSpec};
 pub(super) use mesh::{MeshSpec, TelemetrySpec};
 pub(super) use security::{AuthorizationPolicySpec, EgressPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec, RevocationSpec};
 pub(super) use traffic::TrafficPolicySpec;

@@ -47,6 +47,7 @@ pub(super) const fn plural(kind: Kind) -> &'static str {
         Kind::Canary => "canaries",
         Kind::ApiKeyAuth => "apikeyauths",
         Kind::Consumer => "consumers",
+        Kind::BasicAuth => "basicauths",
     }
 }
 

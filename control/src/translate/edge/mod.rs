@@ -2,16 +2,20 @@
 //! the proxy is told it, and where each object stands with each Gateway (`judge`).
 
 mod api_key;
+pub(super) mod authorization;
+mod basic;
 pub(crate) mod consumers;
 mod judge;
 pub(super) mod ladder;
+mod tokens;
 
 use proto::mesh::EdgePolicy;
 
 pub(super) use judge::{EdgeAncestor, judge};
 use ladder::{Climb, Spot, places};
 
-use crate::world::edge::ApiKeyAuth;
+use crate::world::edge::{ApiKeyAuth, BasicAuth};
+use crate::world::security::authentication::RequestAuthentication;
 use crate::world::traffic::Place;
 use crate::world::{Index, ObjectKey};
 
@@ -29,7 +33,13 @@ fn at(index: &Index, places: &[Place]) -> EdgePolicy {
     if let Some(broken) = ladder::broken(index, places) {
         return unavailable(broken);
     }
-    EdgePolicy { api_keys: Climb::<ApiKeyAuth>::of(index, places).held().map(|held| api_key::sent(index, &held)), ..EdgePolicy::default() }
+    EdgePolicy {
+        unavailable: String::new(),
+        api_keys: Climb::<ApiKeyAuth>::of(index, places).held().map(|held| api_key::sent(index, &held)),
+        basic: Climb::<BasicAuth>::of(index, places).held().map(|held| basic::sent(index, &held)),
+        tokens: Climb::<RequestAuthentication>::of(index, places).held().map(|held| tokens::sent(&held)),
+        authorization: authorization::sent(index, places),
+    }
 }
 
 fn unavailable(broken: &ObjectKey) -> EdgePolicy {
