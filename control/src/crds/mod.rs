@@ -33,7 +33,7 @@ const LIVE: (&str, &str, &str) = ("Live", "string", ".status..conditions[?(@.typ
 const TARGET: (&str, &str, &str) = ("Target", "string", ".spec.targetRefs[0].name");
 
 /// Every kind of ours that this version gives an effect, in the order in which they are printed.
-pub const DEFINITIONS: [Definition; 12] = [
+pub const DEFINITIONS: [Definition; 13] = [
     Definition {
         kind: Kind::ApiKeyAuth,
         plural: "apikeyauths",
@@ -47,6 +47,13 @@ pub const DEFINITIONS: [Definition; 12] = [
         short: "mwap",
         columns: &[("Action", "string", ".spec.action"), ("Dry-Run", "boolean", ".spec.dryRun"), TARGET, ACCEPTED, LIVE],
         spec: structural::of::<kinds::AuthorizationPolicySpec>,
+    },
+    Definition {
+        kind: Kind::BasicAuth,
+        plural: "basicauths",
+        short: "mwba",
+        columns: &[("Mode", "string", ".spec.mode"), TARGET, ACCEPTED, LIVE],
+        spec: structural::of::<kinds::BasicAuthSpec>,
     },
     Definition {
         kind: Kind::Consumer,

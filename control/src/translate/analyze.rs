@@ -128,6 +128,7 @@ impl Audit<'_> {
             Spec::Service(_) => self.service(key),
             Spec::Workload(workload) => self.workload(key, &workload.service_account),
             Spec::TrafficPolicy(_) => self.found(key, advice::findings(self.world, object)),
+            Spec::AuthorizationPolicy(policy) if !policy.inbound() => self.edge(object),
             Spec::AuthorizationPolicy(_) => self.found(key, security::findings(self.world, object)),
             Spec::Mesh(mesh) => self.found(key, trust::federation_findings(self.world, mesh)),
             Spec::Revocation(spec) => self.found(key, trust::revocation_findings(self.world, key, spec)),
@@ -139,7 +140,7 @@ impl Audit<'_> {
             }
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
-            Spec::ApiKeyAuth(_) | Spec::RateLimit(_) => self.edge(object),
+            Spec::ApiKeyAuth(_) | Spec::BasicAuth(_) | Spec::RateLimit(_) => self.edge(object),
             Spec::Consumer(consumer) => {
                 if let Some(WhyNot { message, .. }) = edge::consumers::refusal(self.world, object) {
                     self.say(Severity::Warning, key, ("spec.credentials", 0), message, "give each consumer credentials of its own");
@@ -149,7 +150,11 @@ impl Audit<'_> {
                 }
             }
             Spec::RequestAuthentication(spec) => {
-                self.policy(object, &spec.selector);
+                if spec.attachment.targets.is_empty() {
+                    self.policy(object, &spec.selector);
+                } else {
+                    self.edge(object);
+                }
                 for (severity, (field, line), message, remedy) in authentication::findings(self.index, object, spec) {
                     self.say(severity, key, (&field, line), message, remedy);
                 }

@@ -22,6 +22,7 @@ use super::{
     AUTHENTICATION, AUTHORIZATION, Audience, CONSUMERS, DNS_RECORD, EGRESS, Encoded, PROXY_CONFIG, dns, listener, policy, protocol, route, security,
     settings, stream,
 };
+use crate::world::content::ContentRef;
 use crate::world::traffic::Caller;
 use crate::world::{Address, Index, Name, Object, World};
 
@@ -44,7 +45,14 @@ pub enum PartKey {
 
 /// Which consumers a Gateway's objects can use.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Usable(pub(super) Vec<(Vec<String>, Vec<String>, BTreeMap<String, String>)>);
+pub struct Usable {
+    /// Namespaces, further names, labels.
+    pub(super) choices: Vec<(Vec<String>, Vec<String>, BTreeMap<String, String>)>,
+    /// Files of users.
+    pub(super) files: Vec<ContentRef>,
+    /// ConfigMaps with lists of addresses.
+    pub(super) lists: Vec<String>,
+}
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -179,6 +187,9 @@ impl Maker<'_> {
         let caller = audience.caller(index);
         for port in attach::ports(gateway) {
             self.add(xds::LISTENER, names::edge(port), &listener::edge(port));
+            if let Some(door) = edge::authorization::door(index, &name, port) {
+                self.add(AUTHORIZATION, names::edge(port), &door);
+            }
             let table = route::edge(world, &name, gateway, port, &caller);
             self.part.destinations.extend(destinations(table.backends));
             self.table(&table.config);
@@ -297,7 +308,7 @@ impl Audience {
         let gateway = (self.node.namespace.clone(), self.node.instance.clone());
         let edge = self.node.mode == Mode::Edge;
         let usable = if edge { edge::consumers::usable(index, &gateway) } else { Usable::default() };
-        (!usable.0.is_empty()).then(|| Arc::new(usable))
+        (usable != Usable::default()).then(|| Arc::new(usable))
     }
 
     /// As which caller it meets the rules of others: its account counts where somebody names it.

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use proto::defaults::METRIC_SERIES_MAX;
+use proto::identity::Identity;
 use proto::mesh::{AccessLog, AppProbe, ProxyConfig, RelayOrder, Tracing};
 use proto::names::Mode;
 
-use super::Audience;
+use super::{Audience, edge_account};
 use super::mtls::{AppliesTo, applies, place};
 use crate::world::own::Telemetry;
 use crate::world::workload::{ProbeKind, Workload};
-use crate::world::{Index, Object, Spec, World};
+use crate::world::{Index, Name, Object, Spec, World};
 
 /// First port at which the node agent relays loopback OTLP endpoints.
 const RELAY_PORT_FIRST: u16 = 15400;
@@ -88,6 +89,12 @@ fn relayed(world: &World, endpoint: &str) -> String {
     }
 }
 
+/// Whose word on callers from outside is believed.
+fn gateways(index: &Index) -> Vec<String> {
+    let identity = |name: &Name| Identity::new(&index.mesh.trust_domain, &name.0, &edge_account(&name.1)).ok();
+    index.gateways.keys().filter_map(identity).map(|identity| identity.to_string()).collect()
+}
+
 /// The resource for one audience.
 pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
     let index = world.index();
@@ -117,6 +124,7 @@ pub(super) fn proxy_config(world: &World, audience: &Audience) -> ProxyConfig {
         zone: zone.to_owned(),
         session_key: world.settings().session_key.0.to_vec().into(),
         probes: sidecar.and_then(|one| one.workload()).map(probes).unwrap_or_default(),
+        gateways: sidecar.map(|_| gateways(index)).unwrap_or_default(),
         own_addresses: audience.addresses.iter().map(ToString::to_string).collect(),
     }
 }

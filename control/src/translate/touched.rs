@@ -36,6 +36,10 @@ pub fn touched(before: &World, after: &World) -> Affected {
             sum.target((before, after), key);
         }
     }
+    // All proxies know the Gateways by name.
+    if was.gateways.changes(&is.gateways).iter().any(|(_, was, is)| was.is_none() || is.is_none()) {
+        return Affected::All;
+    }
     let edges = was.edge.changes(&is.edge);
     if edges.iter().any(|(place, ..)| matches!(place, Place::Namespace(_) | Place::Mesh)) {
         return Affected::All;

@@ -37,6 +37,7 @@ pub enum Kind {
     Canary,
     ApiKeyAuth,
     Consumer,
+    BasicAuth,
     RateLimit,
 }
 
@@ -51,7 +52,7 @@ pub const OWN: &str = "meshwright.dev";
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Namespace,
         Self::ServiceAccount,
         Self::Service,
@@ -81,6 +82,7 @@ impl Kind {
         Self::Canary,
         Self::ApiKeyAuth,
         Self::Consumer,
+        Self::BasicAuth,
         Self::RateLimit,
     ];
 
@@ -116,6 +118,7 @@ impl Kind {
             Self::Canary => "Canary",
             Self::ApiKeyAuth => "ApiKeyAuth",
             Self::Consumer => "Consumer",
+            Self::BasicAuth => "BasicAuth",
             Self::RateLimit => "RateLimit",
         }
     }
@@ -146,6 +149,7 @@ impl Kind {
             | Self::Canary
             | Self::ApiKeyAuth
             | Self::Consumer
+            | Self::BasicAuth
             | Self::RateLimit => OWN,
         }
     }
@@ -194,7 +198,7 @@ impl Kind {
 
     /// Whether what an object of this kind is about at a Gateway stays closed where no version of it can be taken.
     pub const fn fails_closed_at_edges(self) -> bool {
-        matches!(self, Self::AuthorizationPolicy | Self::RequestAuthentication | Self::ApiKeyAuth)
+        matches!(self, Self::AuthorizationPolicy | Self::RequestAuthentication | Self::ApiKeyAuth | Self::BasicAuth)
     }
 
     /// The kind of that name in that group.

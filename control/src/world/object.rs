@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::content::Contents;
 use super::core::{EndpointSlice, Service};
-use super::edge::{ApiKeyAuth, Attachment, Consumer, EdgeRateLimit};
+use super::edge::{ApiKeyAuth, Attachment, BasicAuth, Consumer, EdgeRateLimit};
 use super::door::{Cursor, Fields, Intake, Judge, is_label, is_subdomain};
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
@@ -75,6 +75,7 @@ pub enum Spec {
     ApiKeyAuth(Box<ApiKeyAuth>),
     RateLimit(Box<EdgeRateLimit>),
     Consumer(Box<Consumer>),
+    BasicAuth(Box<BasicAuth>),
     /// Stands at edges for an object that fails closed and of which no version was ever good: what it is about is answered 500.
     Broken(Attachment),
     /// A kind that this version recognises and gives no effect.
@@ -296,6 +297,7 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(TrafficPolicy::read(fields.need("spec")?.fields())?)),
         Kind::EgressPolicy => Spec::EgressPolicy(Box::new(EgressPolicy::read(fields.need("spec")?.fields())?)),
         Kind::Revocation => Spec::Revocation(Revocation::read(fields.need("spec")?.fields())?),
+        Kind::BasicAuth => Spec::BasicAuth(Box::new(BasicAuth::read(fields.need("spec")?.fields())?)),
         Kind::Consumer => Spec::Consumer(Box::new(Consumer::read(fields.need("spec")?.fields())?)),
         Kind::ApiKeyAuth => Spec::ApiKeyAuth(Box::new(ApiKeyAuth::read(fields.need("spec")?.fields())?)),
         Kind::RateLimit => Spec::RateLimit(Box::new(EdgeRateLimit::read(fields.need("spec")?.fields())?)),

@@ -1,8 +1,11 @@
 //! Which Secrets and ConfigMaps an object refers to: nothing else of them is asked for.
 
+use std::collections::BTreeSet;
+
 use super::Spec;
-use super::key::ObjectKey;
+use super::key::{Kind, ObjectKey};
 use super::object::Object;
+use super::security::authorization::lists;
 
 /// Every Secret and ConfigMap that an object names, there or not.
 pub fn references(object: &Object) -> Vec<ObjectKey> {
@@ -13,6 +16,12 @@ pub fn references(object: &Object) -> Vec<ObjectKey> {
             originate.flat_map(|originate| originate.roots.iter().cloned()).collect()
         }
         Spec::Consumer(consumer) => consumer.refers().map(|at| at.object.clone()).collect(),
+        Spec::BasicAuth(spec) => spec.users.iter().map(|at| at.object.clone()).collect(),
+        Spec::AuthorizationPolicy(policy) => {
+            let named = lists(policy).filter_map(|path| path.split_once('/'));
+            let keys: BTreeSet<ObjectKey> = named.map(|(namespace, name)| ObjectKey::new(Kind::ConfigMap, namespace, name)).collect();
+            keys.into_iter().collect()
+        }
         _ => Vec::new(),
     }
 }

@@ -26,6 +26,14 @@ impl World {
     }
 }
 
+impl World {
+    /// Names of the entries of a Secret or ConfigMap in force.
+    pub fn entries(&self, object: &super::key::ObjectKey) -> Vec<String> {
+        let contents = self.get(object).and_then(|object| contents(&object.spec));
+        contents.map(|contents| contents.entries.keys().cloned().collect()).unwrap_or_default()
+    }
+}
+
 fn contents(spec: &Spec) -> Option<&Contents> {
     match spec {
         Spec::Secret(contents) | Spec::ConfigMap(contents) => Some(contents),

@@ -353,6 +353,7 @@ pub(crate) fn settings(setup: &Setup, workload: &str, own: &[&str]) -> Arc<Setti
         locality: Locality::default(),
         session_key: Vec::new(),
         probes: Vec::new(),
+        gateways: Vec::new(),
     })
 }
 

@@ -4,13 +4,15 @@
 
 mod edge;
 mod fault;
+mod limits;
 mod mesh;
 mod parts;
 mod security;
 mod traffic;
 mod workload;
 
-pub(super) use edge::{ApiKeyAuthSpec, ConsumerSpec, RateLimitSpec};
+pub(super) use edge::{ApiKeyAuthSpec, BasicAuthSpec, ConsumerSpec};
+pub(super) use limits::RateLimitSpec;
 pub(super) use mesh::{MeshSpec, TelemetrySpec};
 pub(super) use security::{AuthorizationPolicySpec, EgressPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec, RevocationSpec};
 pub(super) use traffic::TrafficPolicySpec;

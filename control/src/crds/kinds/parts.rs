@@ -112,6 +112,7 @@ enum EdgeTargetKind {
     HTTPRoute,
     GRPCRoute,
     Gateway,
+    ListenerSet,
 }
 
 /// HTTP's methods, as Gateway API knows them.

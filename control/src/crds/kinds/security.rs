@@ -124,6 +124,64 @@ struct Source {
     ip_blocks: Option<Vec<Range>>,
     /// A token that was verified; {}: any.
     jwt: Option<Token>,
+    /// Ranges of the TCP peer's address, whoever is behind it.
+    #[schemars(length(min = 1, max = 256))]
+    peer_ip_blocks: Option<Vec<Range>>,
+    /// Consumers, NAMESPACE/NAME, or their beginning or end with `*` for the rest.
+    #[schemars(length(min = 1, max = 256))]
+    consumers: Option<Vec<ConsumerPattern>>,
+    /// Groups that the consumer is in.
+    #[schemars(length(min = 1, max = 256))]
+    consumer_groups: Option<Vec<Group>>,
+    /// What the credential must be good for: all of them.
+    #[schemars(length(min = 1, max = 256))]
+    scopes: Option<Vec<Short>>,
+    /// How the caller proved who it is.
+    #[schemars(length(min = 1, max = 256))]
+    auth_methods: Option<Vec<AuthMethod>>,
+    /// ConfigMaps with long lists of addresses, one range a line; at Gateways.
+    #[schemars(length(min = 1, max = 16))]
+    ip_list_refs: Option<Vec<ListRef>>,
+}
+
+/// A consumer, or a part of its name with `*` for the rest.
+#[derive(JsonSchema)]
+struct ConsumerPattern(
+    #[schemars(
+        regex(pattern = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/[a-z0-9.-]+|[*][a-z0-9.-]*(/[a-z0-9.-]*)?|[a-z0-9.-]*(/[a-z0-9.-]*)?[*])$"),
+        length(max = 2048)
+    )]
+    String,
+);
+
+/// A group of consumers.
+#[derive(JsonSchema)]
+struct Group(#[schemars(regex(pattern = "^[A-Za-z0-9._-]+$"), length(min = 1, max = 63))] String);
+
+/// How a caller proves who it is.
+#[derive(JsonSchema)]
+enum AuthMethod {
+    Cert,
+    Jwt,
+    ApiKey,
+    Basic,
+    Login,
+}
+
+/// A list of addresses.
+#[derive(JsonSchema)]
+struct ListRef {
+    /// The kind.
+    #[schemars(extend("default" = "ConfigMap"))]
+    kind: Option<ListKind>,
+    /// The object's name, in the policy's namespace.
+    name: String,
+}
+
+/// What holds a list.
+#[derive(JsonSchema)]
+enum ListKind {
+    ConfigMap,
 }
 
 /// A SPIFFE identity, or its beginning or end with `*` for the rest.
@@ -215,12 +273,40 @@ enum PathKind {
     Template,
 }
 
+/// Whether a token must be shown.
+#[derive(JsonSchema)]
+enum TokenMode {
+    Optional,
+    Required,
+}
+
 /// Which tokens are believed, and what becomes of them.
 #[derive(JsonSchema)]
-#[schemars(rename_all = "camelCase")]
+#[schemars(
+    rename_all = "camelCase",
+    extend("x-kubernetes-validations" = rules(&[
+        (
+            "!has(self.selector) || !has(self.selector.matchLabels) || size(self.selector.matchLabels) == 0 || !has(self.targetRefs) || size(self.targetRefs) == 0",
+            "it has both targetRefs and a selector; keep one of them",
+        ),
+        (
+            "!has(self.mode) || self.mode == 'Optional' || has(self.targetRefs) && size(self.targetRefs) > 0",
+            "inside the mesh it is an AuthorizationPolicy that demands a token",
+        ),
+        (
+            "has(self.targetRefs) && size(self.targetRefs) > 0 || self.jwtRules.all(rule, !has(rule.consumer))",
+            "consumers call at Gateways; name one in targetRefs",
+        ),
+    ])),
+)]
 pub(in crate::crds) struct RequestAuthenticationSpec {
+    /// Gateways and routes, where an edge judges.
+    #[schemars(length(max = 16))]
+    target_refs: Option<Vec<EdgeTarget>>,
     /// Serving workloads it is about.
     selector: Option<WorkloadChoice>,
+    /// At an edge: whether a request without a token is let through.
+    mode: Option<TokenMode>,
     /// One per issuer.
     #[schemars(length(min = 1, max = 64))]
     jwt_rules: Vec<JwtRule>,
@@ -269,6 +355,27 @@ struct JwtRule {
         "x-kubernetes-validations" = rules(&[("duration(self) <= duration('10m')", "no clocks differ so much; use at most 10m")]),
     ))]
     clock_skew: Option<Duration>,
+    /// At an edge: how its consumers are found.
+    consumer: Option<TokenConsumer>,
+    /// Header `typ` of tokens that are taken; none: any.
+    #[schemars(length(max = 64))]
+    token_types: Option<Vec<Short>>,
+    /// How long keys that cannot be fetched again are believed, 1m to 720h.
+    #[schemars(extend(
+        "default" = "24h",
+        "x-kubernetes-validations" = rules(&[(
+            "duration(self) >= duration('1m') && duration(self) <= duration('720h')",
+            "it is too short or too long; use 1m to 720h",
+        )]),
+    ))]
+    jwks_max_stale: Option<Duration>,
+}
+
+/// How a token's consumer is found.
+#[derive(JsonSchema)]
+struct TokenConsumer {
+    /// By credentials that name this claim.
+    claim: Short,
 }
 
 /// A cookie's name.

@@ -48,6 +48,7 @@ pub(super) const fn plural(kind: Kind) -> &'static str {
         Kind::ApiKeyAuth => "apikeyauths",
         Kind::RateLimit => "ratelimits",
         Kind::Consumer => "consumers",
+        Kind::BasicAuth => "basicauths",
     }
 }
 

@@ -15,14 +15,14 @@ impl Rung for ApiKeyAuth {
     }
 
     fn fields(&self) -> Vec<&'static str> {
-        let Self { attachment: _, optional, from, consumers, scopes, keep, headers } = self;
+        let Self { attachment: _, optional, from, consumers, scopes, forward } = self;
         let set = [
             ("mode", optional.is_some()),
             ("from", from.is_some()),
             ("consumers", consumers.is_some()),
             ("scopes", scopes.is_some()),
-            ("forward.credential", keep.is_some()),
-            ("forward.headers", headers.is_some()),
+            ("forward.credential", forward.keep.is_some()),
+            ("forward.headers", forward.headers.is_some()),
         ];
         set.into_iter().filter(|(_, set)| *set).map(|(field, _)| field).collect()
     }
@@ -33,33 +33,33 @@ impl Rung for ApiKeyAuth {
             "from" => self.from.clone_from(&other.from),
             "consumers" => self.consumers.clone_from(&other.consumers),
             "scopes" => self.scopes.clone_from(&other.scopes),
-            "forward.credential" => self.keep = other.keep,
-            _ => self.headers.clone_from(&other.headers),
+            "forward.credential" => self.forward.keep = other.forward.keep,
+            _ => self.forward.headers.clone_from(&other.forward.headers),
         }
     }
 }
 
 /// What holds, defaults filled in.
 pub(super) fn sent(index: &Index, held: &Held<'_, ApiKeyAuth>) -> ApiKeys {
-    let ApiKeyAuth { attachment: _, optional, from, consumers: _, scopes, keep, headers } = &held.says;
+    let ApiKeyAuth { attachment: _, optional, from, consumers, scopes, forward } = &held.says;
     let place = |name: &str, prefix: &str| CredentialPlace::Header { name: name.to_owned(), prefix: prefix.to_owned() };
     let usual = || vec![place("x-api-key", ""), place("authorization", "Bearer ")];
     ApiKeys {
         policy: held.by.first().map(|object| object.key.path()).unwrap_or_default(),
         optional: optional.unwrap_or_default(),
         from: from.clone().unwrap_or_else(usual).iter().map(CredentialPlace::sent).collect(),
-        consumers: Some(choice(index, held)),
+        consumers: Some(choice_of(index, held, consumers.as_ref())),
         scopes: scopes.clone().unwrap_or_default(),
-        keep: keep.unwrap_or_default(),
-        headers: headers.iter().flatten().map(FilledHeader::sent).collect(),
+        keep: forward.keep.unwrap_or_default(),
+        headers: forward.headers.iter().flatten().map(FilledHeader::sent).collect(),
     }
 }
 
-/// Whose keys count: `Same` is the namespace of the object that says so, else of the narrowest that holds.
-fn choice(index: &Index, held: &Held<'_, ApiKeyAuth>) -> mesh::ConsumerChoice {
+/// Whose credentials count: `Same` is the namespace of the object that says so, else of the narrowest that holds.
+pub(super) fn choice_of<T>(index: &Index, held: &Held<'_, T>, said: Option<&ConsumerChoice>) -> mesh::ConsumerChoice {
     let by = held.fields.iter().find(|(field, _)| *field == "consumers").map(|(_, object)| *object);
     let object = by.or(held.by.first().copied());
-    let said = held.says.consumers.clone().unwrap_or_default();
+    let said = said.cloned().unwrap_or_default();
     object.map(|object| chosen(index, object, &said)).unwrap_or_default()
 }
 

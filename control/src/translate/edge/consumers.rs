@@ -10,10 +10,11 @@ use proto::mesh::{
 };
 
 use super::api_key::chosen;
+use super::basic;
 use crate::translate::attach::WhyNot;
 use crate::translate::part::Usable;
 use crate::world::content::ContentRef;
-use crate::world::edge::{Claims, Consumer, Credential, CredentialKind};
+use crate::world::edge::{Claims, Consumer, ConsumerChoice, Credential, CredentialKind, Namespaces, page_of};
 use crate::world::{Index, Name, Object, ObjectKey, Spec, World};
 
 /// Shortest key in a Secret: a shorter one could be guessed.
@@ -28,7 +29,7 @@ pub(in crate::translate) fn content(object: &Object) -> Option<&Consumer> {
 
 /// Which consumers a Gateway's objects can use; empty: nobody asks for any.
 pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
-    let mut found = BTreeSet::new();
+    let (mut found, mut files) = (BTreeSet::new(), BTreeSet::new());
     if index.edge.is_empty() {
         return Usable::default();
     }
@@ -36,25 +37,38 @@ pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
         for object in index.edge.get(&place).into_iter().flatten() {
             let choice = match &object.spec {
                 Spec::ApiKeyAuth(spec) => chosen(index, object, &spec.consumers.clone().unwrap_or_default()),
+                Spec::BasicAuth(spec) => {
+                    files.extend(spec.users.clone());
+                    chosen(index, object, &spec.consumers.clone().unwrap_or_default())
+                }
+                // A token's consumers may be declared wherever a grant lets them be.
+                Spec::RequestAuthentication(_) => {
+                    chosen(index, object, &ConsumerChoice { namespaces: Namespaces::All, ..ConsumerChoice::default() })
+                }
                 _ => continue,
             };
             found.insert((choice.namespaces, choice.names, choice.labels));
         }
     }
-    Usable(found.into_iter().collect())
+    let lists = super::authorization::listed(index, gateway);
+    Usable { choices: found.into_iter().collect(), files: files.into_iter().collect(), lists: lists.into_iter().collect() }
 }
 
 /// One page: `None` where nobody of it can be used.
 pub(in crate::translate) fn page(world: &World, usable: &Usable, number: u8) -> Option<mesh::Consumers> {
     let index = world.index();
-    let labels: BTreeSet<&String> = usable.0.iter().flat_map(|(_, _, labels)| labels.keys()).collect();
+    let labels: BTreeSet<&String> = usable.choices.iter().flat_map(|(_, _, labels)| labels.keys()).collect();
     let claims = claims(world);
     let told = |object: &Object| {
         let consumer = content(object)?;
-        usable.0.iter().any(|choice| takes(choice, object)).then(|| sent(world, object, consumer, (&labels, claims)))
+        usable.choices.iter().any(|choice| takes(choice, object)).then(|| sent(world, object, consumer, (&labels, claims)))
     };
     let consumers: Vec<_> = index.consumers.get(&number).into_iter().flatten().filter_map(|object| told(object)).collect();
-    (!consumers.is_empty()).then_some(mesh::Consumers { consumers })
+    let on_page = |name: &str| page_of(name) == number;
+    let files = usable.files.iter().filter(|at| on_page(&basic::file_name(at))).map(|at| basic::file(world, at)).collect();
+    let lists = usable.lists.iter().filter(|name| on_page(name)).map(|name| super::authorization::list(world, name)).collect();
+    let page = mesh::Consumers { consumers, files, lists };
+    (page != mesh::Consumers::default()).then_some(page)
 }
 
 fn takes((namespaces, names, labels): &(Vec<String>, Vec<String>, BTreeMap<String, String>), object: &Object) -> bool {
@@ -140,8 +154,13 @@ fn key_in(world: &World, at: &ContentRef) -> Result<(Digest, String), String> {
 pub(super) fn password_in(world: &World, at: &ContentRef) -> Result<String, String> {
     let bytes = world.content(at).map_err(|error| error.to_string())?;
     let text = std::str::from_utf8(bytes.trim_ascii()).map_err(|_| format!("{at} is no text"))?;
-    engine::consumers::check_password_hash(text).map_err(|why| format!("{at} {why}"))?;
+    check_password(text).map_err(|why| format!("{at} {why}"))?;
     Ok(text.to_owned())
+}
+
+/// Judges a hash as the proxy would.
+pub(super) fn check_password(hash: &str) -> Result<(), String> {
+    engine::consumers::check_password_hash(hash)
 }
 
 /// What a credential is known by, whoever has it.

@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::json;
 
-use super::ladder::{Climb, Lost, Rung, Spot, places};
+use super::ladder::{Climb, Lost, Spot, places};
+use super::{authorization, basic};
 use crate::translate::attach::{self, Attachment as Standing, WhyNot, content};
-use crate::world::edge::{ApiKeyAuth, Attachment, attachment};
+use crate::world::edge::{ApiKeyAuth, Attachment, BasicAuth, attachment};
+use crate::world::security::authentication::RequestAuthentication;
+use crate::world::security::authorization::lists;
 use crate::world::traffic::{Place, PolicyTarget};
 use crate::world::{Index, Kind, Name, Object, Spec, World};
 
@@ -73,13 +76,24 @@ pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAnc
 fn lost(index: &Index, object: &Object, places: &[Place]) -> Lost {
     match &object.spec {
         Spec::ApiKeyAuth(_) => Climb::<ApiKeyAuth>::of(index, places).lost(&object.key),
+        Spec::BasicAuth(_) => Climb::<BasicAuth>::of(index, places).lost(&object.key),
+        Spec::RequestAuthentication(_) => Climb::<RequestAuthentication>::of(index, places).lost(&object.key),
         _ => Lost { kept: 1, ..Lost::default() },
     }
 }
 
 /// Whether all that it refers to is there.
-fn resolved(_world: &World, _object: &Object) -> Option<Result<(), WhyNot>> {
-    None
+fn resolved(world: &World, object: &Object) -> Option<Result<(), WhyNot>> {
+    let fault = match &object.spec {
+        Spec::BasicAuth(spec) => basic::fault(world, spec.users.as_ref()?),
+        Spec::AuthorizationPolicy(policy) => {
+            let mut named = lists(policy).peekable();
+            named.peek()?;
+            named.find_map(|list| authorization::fault(world, list))
+        }
+        _ => return None,
+    };
+    Some(fault.map_or(Ok(()), |why| Err(WhyNot::new("InvalidRef", why))))
 }
 
 /// What its losses at all spots come to.

@@ -2,17 +2,21 @@
 //! the proxy is told it, and where each object stands with each Gateway (`judge`).
 
 mod api_key;
+pub(super) mod authorization;
+mod basic;
 pub(crate) mod consumers;
 mod judge;
 pub(super) mod ladder;
 pub(super) mod limits;
+mod tokens;
 
 use proto::mesh::EdgePolicy;
 
 pub(super) use judge::{EdgeAncestor, judge};
 use ladder::{Climb, Spot, places};
 
-use crate::world::edge::ApiKeyAuth;
+use crate::world::edge::{ApiKeyAuth, BasicAuth};
+use crate::world::security::authentication::RequestAuthentication;
 use crate::world::traffic::Place;
 use crate::world::{Index, ObjectKey};
 
@@ -30,8 +34,14 @@ fn at(index: &Index, places: &[Place]) -> EdgePolicy {
     if let Some(broken) = ladder::broken(index, places) {
         return unavailable(broken);
     }
-    let keys = Climb::<ApiKeyAuth>::of(index, places).held();
-    EdgePolicy { api_keys: keys.map(|held| api_key::sent(index, &held)), limits: limits::sent(index, places), ..EdgePolicy::default() }
+    EdgePolicy {
+        unavailable: String::new(),
+        api_keys: Climb::<ApiKeyAuth>::of(index, places).held().map(|held| api_key::sent(index, &held)),
+        basic: Climb::<BasicAuth>::of(index, places).held().map(|held| basic::sent(index, &held)),
+        tokens: Climb::<RequestAuthentication>::of(index, places).held().map(|held| tokens::sent(&held)),
+        authorization: authorization::sent(index, places),
+        limits: limits::sent(index, places),
+    }
 }
 
 fn unavailable(broken: &ObjectKey) -> EdgePolicy {

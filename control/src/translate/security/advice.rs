@@ -20,12 +20,7 @@ pub(in crate::translate) fn findings(world: &World, object: &Object) -> Vec<Find
     let Some(policy) = content(object) else { return Vec::new() };
     let mut view = PolicyView { index: world.index(), world, object, policy, found: BTreeSet::new() };
     if !policy.inbound() {
-        for (number, target) in policy.targets.iter().enumerate() {
-            let message = "policies for Gateways and routes are not supported by this version; it has no effect";
-            let remedy = "do not rely on it: what it should close is open; judge calls at the workloads, with `selector`";
-            view.say(Severity::Error, (format!("targetRefs[{number}]"), target.line), message, remedy);
-        }
-        return view.found.into_iter().collect();
+        return Vec::new();
     }
     view.whole();
     for (number, rule) in policy.rules.iter().enumerate() {

@@ -16,7 +16,6 @@ use super::sums::{Meant, Portion, beyond};
 use crate::translate::attach::WhyNot;
 use crate::translate::mtls::{AppliesTo, applies, place};
 use crate::world::security::authorization::{Action, AuthorizationPolicy};
-use crate::world::traffic::PolicyTarget;
 use crate::world::{Index, Instance, Object, Spec, World};
 
 /// Of a policy without rules.
@@ -77,29 +76,18 @@ pub(super) fn selected<'a>(index: &'a Index, object: &'a Object, policy: &'a Aut
     index.instances.values().filter(move |instance| policy.inbound() && chosen(instance))
 }
 
-/// A policy's standing with each thing it is about: as status names it, and whether it is judged there, with a word on how many it is.
+/// The standing of a policy for servers with what it is about: as status names it, and whether it is judged there, with a word on how many it
+/// is.
 pub(in crate::translate) fn judge(
     index: &Index,
     object: &Object,
     policy: &AuthorizationPolicy,
 ) -> Vec<(serde_json::Value, Result<String, WhyNot>)> {
-    if policy.inbound() {
-        let reference = match place(object, &policy.selector) {
-            AppliesTo::Mesh => json!({"group": "meshwright.dev", "kind": "Mesh", "namespace": object.key.namespace, "name": "default"}),
-            AppliesTo::Workload | AppliesTo::Namespace => json!({"group": "", "kind": "Namespace", "name": object.key.namespace}),
-        };
-        return vec![(reference, Ok(counted(index, object, policy)))];
-    }
-    let one = |target: &PolicyTarget| {
-        let (group, kind) = (target.kind.group(), target.kind.text());
-        let mut reference = json!({"group": group, "kind": kind, "namespace": object.key.namespace, "name": target.name});
-        if let (Some(section), Some(map)) = (&target.section, reference.as_object_mut()) {
-            map.insert("sectionName".to_owned(), json!(section));
-        }
-        let message = "this version judges calls at servers only; at an edge the policy has no effect";
-        (reference, Err(WhyNot::new("Unsupported", message.to_owned())))
+    let reference = match place(object, &policy.selector) {
+        AppliesTo::Mesh => json!({"group": "meshwright.dev", "kind": "Mesh", "namespace": object.key.namespace, "name": "default"}),
+        AppliesTo::Workload | AppliesTo::Namespace => json!({"group": "", "kind": "Namespace", "name": object.key.namespace}),
     };
-    policy.targets.iter().map(one).collect()
+    vec![(reference, Ok(counted(index, object, policy)))]
 }
 
 /// How many it is about, as status says it.

@@ -23,7 +23,7 @@ impl Index {
         let of = |kind: Kind| move |object: &Object| object.key.kind == kind && !matches!(object.spec, Spec::Broken(_));
         list(&mut self.routes, (gone, come), |object| matches!(object.spec, Spec::Route(_)), age);
         list(&mut self.peer_authentications, (gone, come), of(Kind::PeerAuthentication), age);
-        list(&mut self.request_authentications, (gone, come), of(Kind::RequestAuthentication), age);
+        list(&mut self.request_authentications, (gone, come), |object| matches!(&object.spec, Spec::RequestAuthentication(spec) if spec.attachment.targets.is_empty()), age);
         list(&mut self.telemetries, (gone, come), of(Kind::Telemetry), age);
         if list(&mut self.revocations, (gone, come), of(Kind::Revocation), age) {
             self.revoked = Arc::new(Revoked::of(self.revocations.iter().filter_map(|object| revocation(object))));

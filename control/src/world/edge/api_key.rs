@@ -22,10 +22,28 @@ pub struct ApiKeyAuth {
     pub consumers: Option<ConsumerChoice>,
     /// What the key must be good for.
     pub scopes: Option<Vec<String>>,
-    /// Whether the backend sees the key.
+    /// What the backend sees.
+    pub forward: Forward,
+}
+
+/// What the backend sees of a credential, and of who shows it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Forward {
+    /// Whether it sees the credential.
     pub keep: Option<bool>,
     /// Headers that are filled.
     pub headers: Option<Vec<FilledHeader>>,
+}
+
+impl Forward {
+    pub(super) fn read(at: &Cursor<'_>) -> Self {
+        let mut forward = at.fields();
+        let keep = forward.get("credential").and_then(|at| at.word(&[("Strip", false), ("Keep", true)]));
+        let headers = forward.get("headers").map(|at| at.list(LISTED_MAX));
+        let headers = headers.map(|headers| headers.iter().filter_map(FilledHeader::read).collect());
+        forward.done();
+        Self { keep, headers }
+    }
 }
 
 /// Whose credentials count.
@@ -59,13 +77,7 @@ impl ApiKeyAuth {
         }
         read.consumers = fields.get("consumers").map(|at| ConsumerChoice::read(&at));
         read.scopes = fields.get("scopes").map(|at| at.list(LISTED_MAX).iter().filter_map(name).collect());
-        if let Some(at) = fields.get("forward") {
-            let mut forward = at.fields();
-            read.keep = forward.get("credential").and_then(|at| at.word(&[("Strip", false), ("Keep", true)]));
-            let headers = forward.get("headers").map(|at| at.list(LISTED_MAX));
-            read.headers = headers.map(|headers| headers.iter().filter_map(FilledHeader::read).collect());
-            forward.done();
-        }
+        read.forward = fields.get("forward").map(|at| Forward::read(&at)).unwrap_or_default();
         fields.done();
         Some(read)
     }

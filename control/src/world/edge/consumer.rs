@@ -96,7 +96,12 @@ pub const CONSUMER_PAGES: u8 = 128;
 
 /// The page that a Consumer stands on.
 pub fn consumer_page(key: &ObjectKey) -> u8 {
-    (xxh3_64(key.path().as_bytes()) % u64::from(CONSUMER_PAGES)) as u8
+    page_of(&key.path())
+}
+
+/// The page for a name.
+pub fn page_of(name: &str) -> u8 {
+    (xxh3_64(name.as_bytes()) % u64::from(CONSUMER_PAGES)) as u8
 }
 
 /// Who claims what somebody older has, or what is more than there is room for.

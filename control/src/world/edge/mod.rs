@@ -2,13 +2,15 @@
 //! of them share is read here, what each says in a file of its own.
 
 mod api_key;
+mod basic;
 mod consumer;
 mod rate_limit;
 mod value;
 
-pub use api_key::{ApiKeyAuth, ConsumerChoice, Namespaces};
-pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential, CredentialKind, consumer_page};
+pub use api_key::{ApiKeyAuth, ConsumerChoice, Forward, Namespaces};
+pub use basic::{BasicAuth, FailureLimit};
 pub use rate_limit::EdgeRateLimit;
+pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential, CredentialKind, consumer_page, page_of};
 pub use value::{CredentialPlace, FilledHeader, Value};
 
 use super::Spec;
@@ -51,6 +53,12 @@ impl Attachment {
         Self { targets, locked: locked.is_some_and(|(locked, _)| locked) }
     }
 
+    /// The same of kinds that are for sidecars where nothing is named.
+    pub(super) fn read_targets(fields: &mut Fields<'_>) -> Self {
+        let targets = fields.get("targetRefs").map(|at| at.list(TARGETS_MAX)).unwrap_or_default();
+        Self { targets: targets.iter().filter_map(|at| PolicyTarget::read_of(at, &TARGETS)).collect(), locked: false }
+    }
+
     /// Where it holds, seen from the object.
     pub fn places(&self, key: &ObjectKey) -> Vec<Place> {
         if !self.targets.is_empty() {
@@ -86,7 +94,10 @@ impl Attachment {
 pub fn attachment(object: &Object) -> Option<&Attachment> {
     match &object.spec {
         Spec::ApiKeyAuth(spec) => Some(&spec.attachment),
+        Spec::BasicAuth(spec) => Some(&spec.attachment),
         Spec::RateLimit(spec) => Some(&spec.attachment),
+        Spec::AuthorizationPolicy(spec) => Some(&spec.attachment).filter(|at| !at.targets.is_empty()),
+        Spec::RequestAuthentication(spec) => Some(&spec.attachment).filter(|at| !at.targets.is_empty()),
         Spec::Broken(attachment) => Some(attachment),
         _ => None,
     }

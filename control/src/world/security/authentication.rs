@@ -10,6 +10,7 @@ use proto::names;
 use super::taken;
 use crate::world::ObjectKey;
 use crate::world::door::{Cursor, Fields};
+use crate::world::edge::Attachment;
 use crate::world::own::{Selector, read_selector};
 
 /// Most entries of each list in a rule.
@@ -18,14 +19,21 @@ const LISTED_MAX: usize = 64;
 const SKEW_DEFAULT: Duration = Duration::from_secs(30);
 /// Clocks that differ by more are broken.
 const SKEW_MAX: Duration = Duration::from_secs(600);
+/// Keys that cannot be fetched again are believed so long at least, and at most.
+const STALE_MIN: Duration = Duration::from_secs(60);
+const STALE_MAX: Duration = Duration::from_secs(720 * 3600);
 /// Longest issuer, audience, claim, name and prefix, in bytes.
 const TEXT_BYTES_MAX: usize = 2048;
 
 /// Rules for tokens, and for whom.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RequestAuthentication {
-    /// For whom.
+    /// At which Gateways and routes; by itself, nothing.
+    pub attachment: Attachment,
+    /// For whom, inside the mesh.
     pub selector: Selector,
+    /// At an edge: whether a request without a token is let through.
+    pub optional: Option<bool>,
     /// One per issuer.
     pub rules: Vec<JwtRule>,
 }
@@ -51,6 +59,12 @@ pub struct JwtRule {
     pub fills: Vec<(String, String)>,
     /// How much clocks may differ.
     pub skew: Duration,
+    /// At an edge: its consumers are those whose credentials name this claim.
+    pub consumer: Option<String>,
+    /// Types of tokens that are taken; none: any.
+    pub types: Vec<String>,
+    /// How long keys that cannot be fetched again are believed.
+    pub stale: Option<Duration>,
     /// Where it stands.
     pub line: u32,
 }
@@ -66,7 +80,16 @@ pub enum JwtKeys {
 
 impl RequestAuthentication {
     pub(in crate::world) fn read(mut fields: Fields<'_>) -> Option<Self> {
+        let attachment = Attachment::read_targets(&mut fields);
         let selector = read_selector(&mut fields);
+        if selector.is_some() && !attachment.targets.is_empty() {
+            fields.at().error("it has both targetRefs and a selector", "keep one of them");
+        }
+        let mode = fields.get("mode");
+        let optional = mode.as_ref().and_then(|at| at.word(&[("Optional", true), ("Required", false)]));
+        if let Some(at) = mode.filter(|_| attachment.targets.is_empty() && optional == Some(false)) {
+            at.error("inside the mesh it is an AuthorizationPolicy that demands a token", "remove it, or name a Gateway in targetRefs");
+        }
         let rules = fields.need("jwtRules").map(|at| (at.list(TOKEN_RULES_MAX), at));
         if let Some((rules, at)) = &rules
             && rules.is_empty()
@@ -77,7 +100,12 @@ impl RequestAuthentication {
         let rules = rules.iter().filter_map(|rule| JwtRule::read(rule.fields(), rule.line())).collect();
         let at = fields.at().clone();
         fields.done();
-        let read = Self { selector, rules };
+        let read = Self { attachment, selector, optional, rules };
+        if read.attachment.targets.is_empty()
+            && let Some(rule) = read.rules.iter().position(|rule| rule.consumer.is_some())
+        {
+            at.below(&format!("jwtRules[{rule}].consumer")).error("consumers call at Gateways", "remove it, or name a Gateway in targetRefs");
+        }
         if !at.refused()
             && let Err(wrong) = taken(names::INBOUND, &Authentication { rules: read.sent(at.key()), withheld: None })
         {
@@ -119,12 +147,30 @@ impl JwtRule {
             }
             Some(skew)
         });
+        let consumer = fields.get("consumer").map(|at| {
+            let mut consumer = at.fields();
+            let claim = consumer.need("claim").and_then(|at| text(&at));
+            consumer.done();
+            claim
+        });
+        let types = fields.get("tokenTypes").map(|at| texts(&at)).unwrap_or_default();
+        let stale = fields.get("jwksMaxStale").and_then(|at| {
+            let stale = at.duration()?;
+            if stale < STALE_MIN || stale > STALE_MAX {
+                at.error("it is too short or too long", "use 1m to 720h");
+            }
+            Some(stale)
+        });
         fields.done();
-        Some(Self { issuer: issuer?, audiences, keys: keys?, headers, query, cookies, forward, fills, skew: skew?, line })
+        let consumer = match consumer {
+            Some(claim) => Some(claim?),
+            None => None,
+        };
+        Some(Self { consumer, types, stale, issuer: issuer?, audiences, keys: keys?, headers, query, cookies, forward, fills, skew: skew?, line })
     }
 
     fn sent(&self, key: &ObjectKey) -> TokenRule {
-        let Self { issuer, audiences, keys, headers, query, cookies, forward, fills, skew, line: _ } = self;
+        let Self { issuer, audiences, keys, headers, query, cookies, forward, fills, skew, consumer, types, stale, line: _ } = self;
         let (jwks, jwks_uri) = match keys {
             JwtKeys::Given(set) => (set.clone(), String::new()),
             JwtKeys::Fetched(uri) => (String::new(), uri.uri().to_string()),
@@ -141,6 +187,9 @@ impl JwtRule {
             forward_token: *forward,
             claims_to_headers: fills.iter().map(|(claim, header)| ClaimHeader { claim: claim.clone(), header: header.clone() }).collect(),
             clock_skew: prost_types::Duration::try_from(*skew).ok(),
+            consumer_claim: consumer.clone().unwrap_or_default(),
+            token_types: types.clone(),
+            jwks_max_stale: stale.and_then(|stale| prost_types::Duration::try_from(stale).ok()),
         }
     }
 }

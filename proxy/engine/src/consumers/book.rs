@@ -266,7 +266,7 @@ impl Page {
         for (index, raw) in raw.consumers.iter().enumerate() {
             let (consumer, secrets) = consumer(raw).map_err(|wrong| wrong.within(format!("consumers[{index}]")))?;
             page.credentials += secrets.len();
-            let kept = known.get(&*consumer.path).filter(|known| ***known == consumer).map(|known| Arc::clone(known));
+            let kept = known.get(&*consumer.path).filter(|known| ****known == consumer).map(|known| Arc::clone(known));
             page.entries.push((kept.unwrap_or_else(|| Arc::new(consumer)), secrets));
         }
         for raw in &raw.files {

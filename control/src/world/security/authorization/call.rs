@@ -15,6 +15,8 @@ use crate::world::traffic::header_matches;
 
 /// Longest identity, host, path, issuer, claim or value.
 const TEXT_BYTES_MAX: usize = 2048;
+/// Most lists of addresses in one block.
+const LISTS_MAX: usize = 16;
 /// How every identity begins.
 const SCHEME: &str = "spiffe://";
 
@@ -42,14 +44,61 @@ pub(super) fn source(at: &Cursor<'_>) -> Option<CallSource> {
     list("principals", &mut source.principals, principal);
     list("namespaces", &mut source.namespaces, namespace);
     list("ipBlocks", &mut source.ip_blocks, block);
+    list("peerIpBlocks", &mut source.peer_ip_blocks, block);
+    list("consumers", &mut source.consumers, consumer);
+    list("consumerGroups", &mut source.consumer_groups, word);
+    list("scopes", &mut source.scopes, |_, text| Some(text));
+    list("authMethods", &mut source.auth_methods, method);
+    source.ip_lists = fields.get("ipListRefs").map(|at| some(&at, LISTS_MAX).iter().filter_map(list_ref).collect()).unwrap_or_default();
     source.token = fields.get("jwt").map(|at| token(&at));
-    let says = ["principals", "namespaces", "ipBlocks", "jwt"].iter().any(|name| fields.has(name));
+    let all = ["principals", "namespaces", "ipBlocks", "jwt", "peerIpBlocks", "consumers", "consumerGroups", "scopes", "authMethods", "ipListRefs"];
+    let says = all.iter().any(|name| fields.has(name));
     fields.done();
     if !says {
-        at.error("it names no caller", "add principals, namespaces, ipBlocks or jwt; for any caller leave `from` out");
+        at.error("it names no caller", "add principals, namespaces, ipBlocks, jwt, consumers or consumerGroups; for any caller leave `from` out");
         return None;
     }
     Some(source)
+}
+
+/// `NAMESPACE/NAME`, or its beginning or end with `*` for the rest.
+fn consumer(at: &Cursor<'_>, text: String) -> Option<String> {
+    let part = text.strip_suffix('*').or_else(|| text.strip_prefix('*'));
+    let plain = |text: &str| text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'/')) && text.matches('/').count() <= 1;
+    let fits = match part {
+        Some(part) => plain(part),
+        None => plain(&text) && text.split_once('/').is_some_and(|(namespace, name)| is_label(namespace) && !name.is_empty()),
+    };
+    if !fits {
+        at.error(format!("`{text}` is no consumer"), "write NAMESPACE/NAME, or a part of it with `*` at one end");
+        return None;
+    }
+    Some(text)
+}
+
+/// A group, as Consumers name theirs.
+fn word(at: &Cursor<'_>, text: String) -> Option<String> {
+    if text.len() > 63 || !text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+        at.error(format!("`{text}` is no group"), "use 1 to 63 letters, digits, `-`, `_` and `.`");
+        return None;
+    }
+    Some(text)
+}
+
+/// How a caller proves who it is.
+fn method(at: &Cursor<'_>, text: String) -> Option<String> {
+    let words = engine::consumers::AuthMethod::ALL.map(|method| (method.text(), ()));
+    at.word(&words)?;
+    Some(text)
+}
+
+/// `{kind: ConfigMap, name}`, as `NAMESPACE/NAME`.
+fn list_ref(at: &Cursor<'_>) -> Option<String> {
+    let mut fields = at.fields();
+    fields.get("kind").and_then(|at| at.word(&[("ConfigMap", ())]));
+    let name = fields.need("name").and_then(|at| at.text());
+    fields.done();
+    Some(format!("{}/{}", at.key().namespace, name?))
 }
 
 /// A SPIFFE ID, or its beginning or end with `*` for the rest; `*` alone: whoever has one.

@@ -11,7 +11,7 @@ use proto::names;
 use super::taken;
 use crate::world::door::{Cursor, Fields};
 use crate::world::own::{Selector, read_selector};
-use crate::world::traffic::{PolicyTarget, TARGETS_MAX};
+use crate::world::edge::Attachment;
 use crate::world::{Kind, ObjectKey};
 
 /// Most rules of a policy.
@@ -26,8 +26,8 @@ pub const NAME_BYTES_MAX: usize = 63;
 /// Who may call. Policies add up: none overrides another.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AuthorizationPolicy {
-    /// Gateways and routes, where an edge judges.
-    pub targets: Vec<PolicyTarget>,
+    /// Gateways and routes, where an edge judges; by itself, nothing.
+    pub attachment: Attachment,
     /// Serving workloads, by their labels; never together with targets.
     pub selector: Selector,
     /// What it does to a call that one of its rules holds for.
@@ -49,10 +49,9 @@ pub struct WrittenRule {
 
 impl AuthorizationPolicy {
     pub(in crate::world) fn read(mut fields: Fields<'_>) -> Option<Self> {
-        let targets = fields.get("targetRefs").map(|at| at.list(TARGETS_MAX)).unwrap_or_default();
-        let targets: Vec<PolicyTarget> = targets.iter().filter_map(target).collect();
+        let attachment = Attachment::read_targets(&mut fields);
         let selector = read_selector(&mut fields);
-        if selector.is_some() && !targets.is_empty() {
+        if selector.is_some() && !attachment.targets.is_empty() {
             fields.at().error("it has both targetRefs and a selector", "keep one of them");
         }
         let words = [("Allow", Action::Allow), ("Deny", Action::Deny), ("Audit", Action::Audit)];
@@ -61,7 +60,11 @@ impl AuthorizationPolicy {
         let rules = fields.get("rules").map(|at| rules(&at)).unwrap_or_default();
         let at = fields.at().clone();
         fields.done();
-        let policy = Self { targets, selector, action: action?, dry_run, rules };
+        let lists = rules.iter().flat_map(|written| written.rule.from.iter().chain(&written.rule.not_from)).any(|source| !source.ip_lists.is_empty());
+        if lists && attachment.targets.is_empty() {
+            at.error("lists of addresses are judged at Gateways only", "name a Gateway or a route in targetRefs, or write ipBlocks");
+        }
+        let policy = Self { attachment, selector, action: action?, dry_run, rules };
         if !at.refused()
             && let Err(wrong) = policy.judged(at.key())
         {
@@ -90,18 +93,14 @@ impl AuthorizationPolicy {
 
     /// Whether a selector, or neither, says whom it is about: then the servers' sidecars judge.
     pub fn inbound(&self) -> bool {
-        self.targets.is_empty()
+        self.attachment.targets.is_empty()
     }
 }
 
-fn target(at: &Cursor<'_>) -> Option<PolicyTarget> {
-    let target = PolicyTarget::read(at)?;
-    if target.kind == Kind::Service {
-        let remedy = "choose the workloads behind it with `selector`; targetRefs name a Gateway or a route";
-        at.error(format!("calls to Service {} are judged by its workloads", target.name), remedy);
-        return None;
-    }
-    Some(target)
+/// The ConfigMaps whose lists of addresses a policy asks.
+pub(in crate::world) fn lists(policy: &AuthorizationPolicy) -> impl Iterator<Item = &String> {
+    let rules = policy.rules.iter().map(|written| &written.rule);
+    rules.flat_map(|rule| rule.from.iter().chain(&rule.not_from)).flat_map(|source| &source.ip_lists)
 }
 
 fn rules(at: &Cursor<'_>) -> Vec<WrittenRule> {

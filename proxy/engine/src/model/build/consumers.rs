@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proto::mesh;
 
 use super::Staged;
-use crate::consumers::{Book, BookCell, CREDENTIALS_MAX, Page};
+use crate::consumers::{BookCell, CREDENTIALS_MAX, Page};
 use crate::rejected::Wrong;
 
 /// See the module.
@@ -45,7 +45,7 @@ impl Consumers {
 
     pub(super) fn settle(&mut self) {
         if std::mem::take(&mut self.changed) {
-            self.cell.publish(Book::bind(self.pages.values().map(|staged| &staged.content)));
+            self.cell.publish(Page::bind(self.pages.values().map(|staged| &staged.content)));
         }
     }
 }
