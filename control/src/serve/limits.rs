@@ -1,12 +1,12 @@
 //! `meshwright.v1.LimitLeases`: what proxies of Gateways count together. Each takes some of a key's share ahead of its requests; here are the
-//! meters of all keys, in memory only: a replica that takes over goes on from what proxies know (`engine::limit::Book`).
+//! meters of all keys, in memory only: a replica that takes over goes on from what proxies know (`engine::limit::LimitBook`).
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use engine::limit::{Ask, Book, Grant, Known, Now, Numbers, OBJECT_KEYS_MAX, numbers_of};
+use engine::limit::{Grant, KeyKnown, LimitBook, Now, Numbers, OBJECT_KEYS_MAX, ShareAsk, numbers_of};
 use futures::Stream;
 use proto::mesh::limit_ask::Numbers as RawNumbers;
 use proto::mesh::limit_leases_server::{LimitLeases, LimitLeasesServer};
@@ -34,7 +34,7 @@ const NUMBERS_MAX: usize = 1_024;
 
 /// What is counted, and by how many.
 pub struct Counter {
-    book: Book,
+    book: LimitBook,
     begun: Instant,
     /// Streams by Gateway.
     streams: watch::Sender<BTreeMap<String, u32>>,
@@ -49,7 +49,7 @@ pub struct LimitDesk {
 
 impl Default for Counter {
     fn default() -> Self {
-        Self { book: Book::new(LIMITS_MAX, OBJECT_KEYS_MAX), begun: Instant::now(), streams: watch::Sender::default() }
+        Self { book: LimitBook::new(LIMITS_MAX, OBJECT_KEYS_MAX), begun: Instant::now(), streams: watch::Sender::default() }
     }
 }
 
@@ -165,12 +165,12 @@ impl Counter {
     fn grant(&self, ask: &LimitAsk, known: &mut HashMap<Vec<u8>, Numbers>, now: Now) -> LimitGrant {
         let refused = || LimitGrant { id: ask.id, refused: true, ..LimitGrant::default() };
         let (Some(numbers), Ok(key)) = (read(ask.numbers.as_ref(), known), <[u8; 16]>::try_from(&*ask.key)) else { return refused() };
-        let read = |known: &proto::mesh::LimitKnown| Known {
+        let read = |known: &proto::mesh::LimitKnown| KeyKnown {
             remaining: known.remaining,
             heard_ago: time(known.heard_ago.as_ref()),
             reset_in: time(known.reset_in.as_ref()),
         };
-        let asked = Ask {
+        let asked = ShareAsk {
             limit: format!("{}/{}", ask.memory, ask.limit).into(),
             key: u128::from_be_bytes(key),
             want: ask.want,

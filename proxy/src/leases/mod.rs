@@ -24,7 +24,7 @@ use crate::snapshots::{Posed, Snapshots, unanswered};
 use crate::tls::CredentialCell;
 use crate::tls::dial::Uplink;
 use crate::xds::{Backoff, NodeIdentity};
-use session::Session;
+use session::LeaseSession;
 
 /// Batches waiting to be sent; beyond it questions wait, and grow into larger batches.
 const BATCHES_AHEAD: usize = 4;
@@ -92,7 +92,7 @@ impl LeaseKeeper {
         self.wanted(questions).await;
         let store = self.store();
         let (batches, outgoing) = mpsc::channel(BATCHES_AHEAD);
-        let mut session = Session::new(self.node.id.to_string());
+        let mut session = LeaseSession::new(self.node.id.to_string());
         // Queued before the call: the server may answer nothing before it has heard who speaks.
         if batches.send(session.hello()).await.is_err() {
             return Status::unavailable("the stream was closed");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::Moment;
 use engine::filter::guard::ObjectLimits;
-use engine::limit::{Grant, Known, Row, Standing, numbers_sent};
+use engine::limit::{Grant, KeyKnown, KeyStanding, Row, numbers_sent};
 use proto::mesh::{LimitAsk as Sent, LimitAsks, LimitGrant, LimitGrants, LimitKnown};
 use tokio::sync::oneshot;
 
@@ -26,7 +26,7 @@ const WATCHED_MAX: usize = 65_536;
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct Session {
+pub(super) struct LeaseSession {
     node: String,
     next: u64,
     heard: bool,
@@ -51,7 +51,7 @@ struct Watched {
     key: u128,
 }
 
-impl Session {
+impl LeaseSession {
     pub(super) fn new(node: String) -> Self {
         Self { node, next: 0, heard: false, waiting: VecDeque::new(), asked: BTreeMap::new(), watched: VecDeque::new() }
     }
@@ -154,7 +154,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for LeaseSession {
     /// Nobody answers any more. What was told of is told again: the store that heard it may be gone.
     fn drop(&mut self) {
         for (_, asked) in std::mem::take(&mut self.asked) {
@@ -174,7 +174,7 @@ fn sent(object: &ObjectLimits, limit: usize, key: u128) -> Option<Sent> {
     })
 }
 
-fn known_sent(known: Known) -> LimitKnown {
+fn known_sent(known: KeyKnown) -> LimitKnown {
     let time = |time: Duration| prost_types::Duration::try_from(time).ok();
     LimitKnown { remaining: known.remaining, heard_ago: time(known.heard_ago), reset_in: time(known.reset_in) }
 }
@@ -182,6 +182,6 @@ fn known_sent(known: Known) -> LimitKnown {
 /// Times that are none count as no time.
 fn grant(told: &LimitGrant) -> Grant {
     let time = |time: Option<prost_types::Duration>| time.and_then(|time| Duration::try_from(time).ok()).unwrap_or_default();
-    let standing = Standing { remaining: told.remaining, reset: time(told.reset_in), retry: time(told.retry_in) };
+    let standing = KeyStanding { remaining: told.remaining, reset: time(told.reset_in), retry: time(told.retry_in) };
     Grant { granted: told.granted, lasts: time(told.lasts), standing }
 }

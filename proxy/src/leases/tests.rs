@@ -84,7 +84,7 @@ fn limits() -> proto::mesh::EdgeLimits {
 
 /// The object as a proxy has it, in a snapshot that is live.
 fn object(snapshots: &Snapshots) -> Arc<engine::filter::guard::ObjectLimits> {
-    let memories = Arc::new(engine::limit::Memories::default());
+    let memories = Arc::new(engine::limit::LimitMemories::default());
     let object = Arc::new(engine::filter::guard::read(&limits(), &memories).unwrap());
     let snapshot = engine::model::Snapshot { limits: memories, ..engine::model::Snapshot::default() };
     snapshots.publish(Arc::new(snapshot));

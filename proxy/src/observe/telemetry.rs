@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use engine::Moment;
-use engine::limit::Memories;
+use engine::limit::LimitMemories;
 use engine::model::Settings;
 use opentelemetry_sdk::trace::SpanData;
 use parking_lot::Mutex;
@@ -81,7 +81,7 @@ pub struct Readings {
     /// HTTP/2 connections that were ended because their frames asked for nothing.
     pub http2_floods: Floods,
     /// What limits counted, of the objects that the live snapshot names.
-    pub limits: Mutex<Arc<Memories>>,
+    pub limits: Mutex<Arc<LimitMemories>>,
     inbound: Occupancy,
     outbound: Occupancy,
 }

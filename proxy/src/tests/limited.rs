@@ -1,6 +1,6 @@
 //! Requests under limits of an edge: counted, told, refused; with a store that counts for all proxies, and without.
 
-use engine::limit::{Ask, Book, Now};
+use engine::limit::{LimitBook, Now, ShareAsk};
 use proto::mesh::{
     BandwidthLimit, ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, EdgeLimits, EdgePolicy, LeaseStore, LimitRate, LimitStore, RoutePolicy,
     WithoutStore, edge_key, edge_limit, limit_store,
@@ -144,8 +144,26 @@ fn a_store_that_says_nothing_holds_nobody_up_for_long() {
     });
 }
 
+#[test]
+fn a_full_queue_is_a_store_that_is_away() {
+    // Aim: where as many questions wait as may, a request is not kept waiting for its own.
+    run(|| async {
+        let limits = EdgeLimits { without_store: WithoutStore::Deny.into(), ..object(vec![rate("all", 2, true)]) };
+        let (mut world, _parts) = under(vec![limits.clone()]);
+        let snapshots = world.client_means.snapshots.clone();
+        snapshots.load().limits.leases().is_here();
+        let own = Arc::new(engine::filter::guard::read(&limits, &engine::limit::LimitMemories::default()).unwrap());
+        for key in 0..crate::snapshots::POSED_MAX as u128 {
+            snapshots.limit_questions().aside(engine::filter::guard::LimitAsk { object: Arc::clone(&own), limit: 0, key, want: 1 });
+        }
+        let began = tokio::time::Instant::now();
+        refused(&mut world, "503").await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    });
+}
+
 /// Answers what a proxy asks, as the control plane does.
-fn store(snapshots: &Snapshots, book: Arc<Book>) {
+fn store(snapshots: &Snapshots, book: Arc<LimitBook>) {
     let mut questions = snapshots.limit_questions().take().unwrap();
     let leases = Arc::clone(snapshots.load().limits.leases());
     leases.is_here();
@@ -155,7 +173,7 @@ fn store(snapshots: &Snapshots, book: Arc<Book>) {
             let limit = &object.limits[posed.ask.limit];
             let now = Now { moment: engine::Moment::of_nanos(1_000_000_000), wall_secs: 1_700_000_000 };
             let (spent, known) = object.account(key, now.moment);
-            let ask = Ask { limit: Arc::clone(&limit.path), key, want: posed.ask.want, back: 0, spent, known };
+            let ask = ShareAsk { limit: Arc::clone(&limit.path), key, want: posed.ask.want, back: 0, spent, known };
             let grant = book.take(&ask, &limit.numbers, now).unwrap();
             object.granted(key, &grant, now.moment);
             let _ = posed.told.map(|told| told.send(()));
@@ -167,7 +185,7 @@ fn store(snapshots: &Snapshots, book: Arc<Book>) {
 fn proxies_that_count_together_let_through_what_one_would() {
     // Aim: two proxies before one store share five requests, exactly where each request asks.
     run(|| async {
-        let book = Arc::new(Book::new(4, 100));
+        let book = Arc::new(LimitBook::new(4, 100));
         let limits = || vec![object(vec![rate("all", 5, true)])];
         let ((mut one, _one), (mut other, _other)) = (under(limits()), under(limits()));
         store(&one.client_means.snapshots, Arc::clone(&book));

@@ -1,6 +1,7 @@
 //! RateLimit: how much may come at an edge.
 
-use engine::limit::{AMOUNT_MAX, CONCURRENCY_MAX, KEY_PARTS_MAX, OBJECT_LIMITS_MAX, PERIOD_MAX, check_zone};
+use engine::filter::guard::{CONCURRENCY_MAX, KEY_PARTS_MAX};
+use engine::limit::{AMOUNT_MAX, OBJECT_LIMITS_MAX, PERIOD_MAX, check_zone};
 use proto::mesh::edge_key::Kind as Part;
 use proto::mesh::edge_limit::Numbers;
 use proto::mesh::{BandwidthLimit, CalendarPeriod, ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, KeyMissing, LimitQuota, LimitRate, WithoutStore};

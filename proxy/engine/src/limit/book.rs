@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::numbers::{Meter, Now, Numbers, Standing};
+use super::numbers::{Meter, Now, Numbers, KeyStanding};
 use super::table::Table;
 
 /// A share of a rate is good for so long after it was given; one of a quota as long as its window.
@@ -13,7 +13,7 @@ const LASTS: Duration = Duration::from_secs(60);
 
 /// What a replica wants of one key.
 #[derive(Clone, Debug)]
-pub struct Ask {
+pub struct ShareAsk {
     /// The limit's memory.
     pub limit: Arc<str>,
     /// Whose.
@@ -25,12 +25,12 @@ pub struct Ask {
     /// Was used without having been given, while the store was away.
     pub spent: u64,
     /// What the replica knows of the key.
-    pub known: Option<Known>,
+    pub known: Option<KeyKnown>,
 }
 
 /// What a replica was told of a key, for a store that has lost it: a new one goes on from there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct KeyKnown {
     /// Left then.
     pub remaining: u64,
     /// So long ago.
@@ -47,27 +47,27 @@ pub struct Grant {
     /// It is good for so long.
     pub lasts: Duration,
     /// How the key stands then; `retry` is above zero where there is no more.
-    pub standing: Standing,
+    pub standing: KeyStanding,
 }
 
-/// Meters by limit and key. What a replica knows of a key is believed ([`Known`]), so that a store which begins anew gives nobody
+/// Meters by limit and key. What a replica knows of a key is believed ([`KeyKnown`]), so that a store which begins anew gives nobody
 /// more than those who ask know to be there.
 #[derive(Debug)]
-pub struct Book {
+pub struct LimitBook {
     limits: Mutex<HashMap<Arc<str>, Arc<Table<Meter>>>>,
     limits_max: usize,
     keys_max: usize,
     refused: AtomicU64,
 }
 
-impl Book {
+impl LimitBook {
     /// Of at most so many limits, each with at most so many keys.
     pub fn new(limits_max: usize, keys_max: usize) -> Self {
         Self { limits: Mutex::default(), limits_max, keys_max, refused: AtomicU64::new(0) }
     }
 
     /// Gives as much as there is. `None`: there are as many limits as there may be.
-    pub fn take(&self, ask: &Ask, numbers: &Numbers, now: Now) -> Option<Grant> {
+    pub fn take(&self, ask: &ShareAsk, numbers: &Numbers, now: Now) -> Option<Grant> {
         let table = self.table(&ask.limit)?;
         Some(table.with(ask.key, |meter| {
             if let Some(known) = ask.known {
@@ -108,7 +108,7 @@ impl Book {
     }
 
     /// How the keys of a limit stand, the newest first; at most so many.
-    pub fn standings(&self, limit: &str, numbers: &Numbers, (most, now): (usize, Now)) -> Vec<(u128, Standing)> {
+    pub fn standings(&self, limit: &str, numbers: &Numbers, (most, now): (usize, Now)) -> Vec<(u128, KeyStanding)> {
         let Some(table) = self.limits.lock().unwrap_or_else(PoisonError::into_inner).get(limit).cloned() else { return Vec::new() };
         let mut found = Vec::new();
         table.each(|key, meter| {
@@ -135,7 +135,7 @@ impl Book {
 }
 
 /// A meter goes on from what a replica knows: it was used up as far, when that was heard.
-fn believe(meter: &mut Meter, known: &Known, numbers: &Numbers, now: Now) {
+fn believe(meter: &mut Meter, known: &KeyKnown, numbers: &Numbers, now: Now) {
     if known.reset_in.is_zero() {
         return;
     }
@@ -149,7 +149,7 @@ fn believe(meter: &mut Meter, known: &Known, numbers: &Numbers, now: Now) {
     }
 }
 
-fn lasts(numbers: &Numbers, standing: &Standing) -> Duration {
+fn lasts(numbers: &Numbers, standing: &KeyStanding) -> Duration {
     match numbers {
         Numbers::Rate(_) => LASTS,
         Numbers::Quota(_) => standing.reset,

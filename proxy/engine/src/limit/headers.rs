@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use http::{HeaderName, HeaderValue, header};
 use smallvec::SmallVec;
 
-use super::numbers::Standing;
+use super::numbers::KeyStanding;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -16,7 +16,7 @@ const LEGACY_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 /// How a client is told.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct HeadersTold {
     /// By the draft's fields.
     pub draft: bool,
     /// By the older ones.
@@ -26,14 +26,14 @@ pub struct Told {
 /// All that is told here: an application's own word on them is not the client's business.
 pub(crate) const OWN_HEADERS: [HeaderName; 5] = [RATE_LIMIT, RATE_LIMIT_POLICY, LEGACY_LIMIT, LEGACY_REMAINING, LEGACY_RESET];
 
-impl Told {
+impl HeadersTold {
     /// Says how the tightest limit stands: its name, what is there at once, and how much is left of it. `policies` are those that apply.
     /// One value is allocated.
     pub(crate) fn tell(
         self,
         say: &mut impl FnMut(HeaderName, HeaderValue),
         (name, whole): (&str, u64),
-        standing: &Standing,
+        standing: &KeyStanding,
         policies: &[HeaderValue],
     ) {
         let (remaining, reset) = (standing.remaining, secs(standing.reset));
@@ -55,7 +55,7 @@ impl Told {
 }
 
 /// After how many seconds to come again, which is told in any case.
-pub(crate) fn retry_after(standing: &Standing) -> (HeaderName, HeaderValue) {
+pub(crate) fn retry_after(standing: &KeyStanding) -> (HeaderName, HeaderValue) {
     (header::RETRY_AFTER, HeaderValue::from(secs(standing.retry).max(1)))
 }
 

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::book::{Grant, Known};
-use super::numbers::{Meter, Now, Numbers, Standing};
+use super::book::{Grant, KeyKnown};
+use super::numbers::{Meter, Now, Numbers, KeyStanding};
 use crate::Moment;
 
 /// See the module.
@@ -40,12 +40,12 @@ pub enum Taking {
     /// It was in hand. More is to be asked for beside the road, if any.
     Taken {
         /// How the key stands.
-        standing: Standing,
+        standing: KeyStanding,
         /// So much.
         more: u64,
     },
     /// The store has none.
-    Empty(Standing),
+    Empty(KeyStanding),
     /// Nothing is in hand: the store is to be asked for so much, and the request to try again.
     Ask(u64),
 }
@@ -71,7 +71,7 @@ impl Held {
             return Taking::Taken { standing: self.standing(now), more };
         }
         if now < self.empty_until {
-            return Taking::Empty(Standing { retry: self.empty_until.since(now), ..self.standing(now) });
+            return Taking::Empty(KeyStanding { retry: self.empty_until.since(now), ..self.standing(now) });
         }
         // Each that waits asks for its own part; only the first asks for what is to be ahead.
         let more = if self.may_ask(now) { ahead } else { 0 };
@@ -106,7 +106,7 @@ impl Held {
     ///
     /// # Errors
     /// That is used up.
-    pub fn alone(&mut self, cost: u64, share: &Numbers, replicas: u64, now: Now) -> Result<Standing, Standing> {
+    pub fn alone(&mut self, cost: u64, share: &Numbers, replicas: u64, now: Now) -> Result<KeyStanding, KeyStanding> {
         self.used = now.moment;
         let begun = self.alone.is_some();
         let mut meter = self.alone.unwrap_or_default();
@@ -158,18 +158,18 @@ impl Held {
     }
 
     /// What this replica knows of the key, for a store that has not heard it from here: it may be one that begins anew.
-    pub fn known(&mut self, store: u32, now: Moment) -> Option<Known> {
+    pub fn known(&mut self, store: u32, now: Moment) -> Option<KeyKnown> {
         if std::mem::replace(&mut self.told, store) == store {
             return None;
         }
         let reset_in = self.reset_at.since(now);
         (self.heard > Moment::default() && !reset_in.is_zero())
-            .then_some(Known { remaining: self.left, heard_ago: now.since(self.heard), reset_in })
+            .then_some(KeyKnown { remaining: self.left, heard_ago: now.since(self.heard), reset_in })
     }
 
     /// How the key stands, as far as this replica knows.
-    pub fn standing(&self, now: Moment) -> Standing {
-        Standing { remaining: self.left.saturating_add(self.have), reset: self.reset_at.since(now), retry: Duration::ZERO }
+    pub fn standing(&self, now: Moment) -> KeyStanding {
+        KeyStanding { remaining: self.left.saturating_add(self.have), reset: self.reset_at.since(now), retry: Duration::ZERO }
     }
 
     fn may_ask(&self, now: Moment) -> bool {

@@ -250,14 +250,14 @@ impl StoreLive {
     }
 }
 
-/// Memories by name, for as long as an object holds them, and the one store of leases.
+/// LimitMemories by name, for as long as an object holds them, and the one store of leases.
 #[derive(Debug, Default)]
-pub struct Memories {
+pub struct LimitMemories {
     held: Mutex<HashMap<String, Weak<Memory>>>,
     leases: Arc<StoreLive>,
 }
 
-impl Memories {
+impl LimitMemories {
     /// The memory of that name.
     pub fn adopt(&self, name: &str) -> Arc<Memory> {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -282,7 +282,7 @@ impl Memories {
         all.into_iter()
     }
 
-    /// What limits counted, verdicts that none met left out. Memories of one object's routes count together.
+    /// What limits counted, verdicts that none met left out. LimitMemories of one object's routes count together.
     pub fn readings(&self) -> Vec<LimitReading> {
         let mut sums: BTreeMap<(Arc<str>, LimitVerdict), u64> = BTreeMap::new();
         for memory in self.all() {

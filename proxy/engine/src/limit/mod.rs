@@ -1,7 +1,7 @@
 //! Limits at the edge: how much who may ask in which time, and who keeps count.
 //!
 //! [`Rate`] and [`Quota`] are the numbers of one limit, a [`Meter`] is what one key has used up of it: arithmetic over integers, with the time
-//! as an argument. A [`Table`] keeps a bounded number of keys. Where replicas share a limit, a [`Book`] keeps the meters, and each replica
+//! as an argument. A [`Table`] keeps a bounded number of keys. Where replicas share a limit, a [`LimitBook`] keeps the meters, and each replica
 //! takes some of a key's share ahead and spends it from a [`Held`], so that the usual request waits for nobody.
 
 mod book;
@@ -15,13 +15,13 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-pub use book::{Ask, Book, Grant, Known};
+pub use book::{ShareAsk, LimitBook, Grant, KeyKnown};
 pub use calendar::{Calendar, Every, Window, ZoneUnknown, check_zone};
-pub use headers::Told;
+pub use headers::HeadersTold;
 pub(crate) use headers::{OWN_HEADERS, policy_item, retry_after};
 pub use held::{Held, Taking};
-pub use memory::{LimitCounts, LimitReading, LimitVerdict, Memories, Memory, Row, RowState, StoreLive, UnderWayPlace};
-pub use numbers::{AMOUNT_MAX, Meter, Now, Numbers, PERIOD_MAX, Quota, Rate, Standing};
+pub use memory::{LimitCounts, LimitReading, LimitVerdict, LimitMemories, Memory, Row, RowState, StoreLive, UnderWayPlace};
+pub use numbers::{AMOUNT_MAX, Meter, Now, Numbers, PERIOD_MAX, Quota, Rate, KeyStanding};
 pub use table::Table;
 pub use wire::{numbers_of, numbers_sent};
 pub(crate) use wire::{quota, rate};

@@ -61,7 +61,7 @@ pub struct Meter {
 
 /// How a key stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct KeyStanding {
     /// What is left at once.
     pub remaining: u64,
     /// Until all of it is there again.
@@ -112,7 +112,7 @@ impl Rate {
         }
     }
 
-    fn standing(&self, meter: &Meter, cost: u64, now: Moment) -> Standing {
+    fn standing(&self, meter: &Meter, cost: u64, now: Moment) -> KeyStanding {
         let begun = now.nanos().saturating_sub(meter.at);
         let whole = self.burst * PART;
         let wanted = cost.saturating_mul(PART);
@@ -120,7 +120,7 @@ impl Rate {
         let short = meter.used.saturating_add(wanted.min(whole)).saturating_sub(whole);
         let retry = if short == 0 && wanted <= whole { Duration::ZERO } else { until(short.max(1)) };
         let reset = if meter.used == 0 { Duration::ZERO } else { until(meter.used) };
-        Standing { remaining: (whole - meter.used) / PART, reset, retry }
+        KeyStanding { remaining: (whole - meter.used) / PART, reset, retry }
     }
 }
 
@@ -163,10 +163,10 @@ impl Quota {
         window
     }
 
-    fn standing(&self, meter: &Meter, cost: u64, window: Window, wall_secs: u64) -> Standing {
+    fn standing(&self, meter: &Meter, cost: u64, window: Window, wall_secs: u64) -> KeyStanding {
         let reset = Duration::from_secs(window.ends.saturating_sub(wall_secs).max(1));
         let remaining = self.amount.saturating_sub(meter.used);
-        Standing { remaining, reset, retry: if cost <= remaining { Duration::ZERO } else { reset } }
+        KeyStanding { remaining, reset, retry: if cost <= remaining { Duration::ZERO } else { reset } }
     }
 }
 
@@ -183,7 +183,7 @@ impl Numbers {
     ///
     /// # Errors
     /// It is not there; what costs more than the whole never is.
-    pub fn take(&self, meter: &mut Meter, cost: u64, now: Now) -> Result<Standing, Standing> {
+    pub fn take(&self, meter: &mut Meter, cost: u64, now: Now) -> Result<KeyStanding, KeyStanding> {
         let before = self.look(meter, cost, now);
         if cost > before.remaining {
             return Err(before);
@@ -193,7 +193,7 @@ impl Numbers {
     }
 
     /// Takes as much of `want` as there is.
-    pub fn take_some(&self, meter: &mut Meter, want: u64, now: Now) -> (u64, Standing) {
+    pub fn take_some(&self, meter: &mut Meter, want: u64, now: Now) -> (u64, KeyStanding) {
         let granted = self.look(meter, 1, now).remaining.min(want);
         meter.used += self.written(granted);
         (granted, self.look(meter, 1, now))
@@ -212,7 +212,7 @@ impl Numbers {
     }
 
     /// How a key stands, for whom `cost` is wanted.
-    pub fn look(&self, meter: &mut Meter, cost: u64, now: Now) -> Standing {
+    pub fn look(&self, meter: &mut Meter, cost: u64, now: Now) -> KeyStanding {
         match self {
             Self::Rate(rate) => {
                 rate.drain(meter, now.moment);

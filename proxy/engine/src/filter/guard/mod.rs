@@ -25,7 +25,7 @@ pub use api_key::ApiKeys;
 pub use basic::{Basic, FAILING_MAX, Failures, PAIR_BYTES_MAX};
 pub use found::Found;
 pub use identify::{Denied, Identify, Tokens};
-pub use limits::{CONCURRENCY_MAX, Counted, KEY_PARTS_MAX, Limit, LimitAsk, LimitOutlook, Limits, ObjectLimits, read};
+pub use limits::{CONCURRENCY_MAX, Counted, KEY_PARTS_MAX, Limit, LimitAsk, LimitOutlook, LimitGuard, ObjectLimits, read};
 pub(crate) use limits::object;
 
 /// One guard of a route.
@@ -38,7 +38,7 @@ pub enum Guard {
     /// Whether they may.
     Authorize(Arc<Authorization>),
     /// How much may come; before it is known who calls, or after.
-    Limit(Arc<Limits>, LimitStage),
+    Limit(Arc<LimitGuard>, LimitStage),
 }
 
 /// Where limits stand in the order.

@@ -16,7 +16,7 @@ fn a_bucket_gives_what_it_holds_and_then_its_rate() {
         assert_eq!(through(&numbers, &mut meter, millis, 100), expected, "{millis}");
     }
     let standing = numbers.look(&mut meter, 1, now(60_000));
-    assert_eq!(standing, Standing { remaining: 0, reset: Duration::from_millis(1500), retry: Duration::from_millis(100) });
+    assert_eq!(standing, KeyStanding { remaining: 0, reset: Duration::from_millis(1500), retry: Duration::from_millis(100) });
 }
 
 #[test]

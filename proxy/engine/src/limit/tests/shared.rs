@@ -10,26 +10,26 @@ const LIMIT: &str = "shop/limits/per-consumer/rate";
 
 /// Proxies that hold one key, the store they ask, and the answers under way.
 struct Play {
-    book: Book,
+    book: LimitBook,
     numbers: Numbers,
     ahead: u64,
     proxies: Vec<Held>,
     /// Answers with the time when they arrive, by proxy.
-    under_way: VecDeque<(u64, usize, Ask)>,
+    under_way: VecDeque<(u64, usize, ShareAsk)>,
     travel_millis: u64,
     passed: Vec<(u64, u64)>,
 }
 
 impl Play {
     fn new(numbers: Numbers, ahead: u64, travel_millis: u64) -> Self {
-        let book = Book::new(8, 100);
+        let book = LimitBook::new(8, 100);
         Self { book, numbers, ahead, proxies: vec![Held::default(); 3], under_way: VecDeque::new(), travel_millis, passed: Vec::new() }
     }
 
     fn ask(&mut self, proxy: usize, want: u64, at: u64) {
         let held = &mut self.proxies[proxy];
         let (known, spent) = (held.known(1, now(at).moment), held.owed());
-        let ask = Ask { limit: LIMIT.into(), key: 7, want, back: 0, spent, known };
+        let ask = ShareAsk { limit: LIMIT.into(), key: 7, want, back: 0, spent, known };
         self.under_way.push_back((at + self.travel_millis, proxy, ask));
     }
 
@@ -103,7 +103,7 @@ fn a_store_that_begins_anew_goes_on_from_what_proxies_know() {
         let mut play = Play::new(numbers, 10, 1);
         for at in 0..20_000_u64 {
             if at == 10_000 {
-                play.book = Book::new(8, 100);
+                play.book = LimitBook::new(8, 100);
                 play.proxies.iter_mut().for_each(|held| drop(held.known(0, now(at).moment)));
             }
             play.arrive(at);
@@ -132,11 +132,22 @@ fn a_proxy_on_its_own_has_its_share_of_what_was_left() {
 }
 
 #[test]
+fn a_book_has_its_bound() {
+    // Aim: beyond its limits a book counts nothing and says so; one that is forgotten makes room.
+    let (book, numbers) = (LimitBook::new(2, 16), rate(1, 1000, 1));
+    let ask = |limit: &str| ShareAsk { limit: limit.into(), key: 7, want: 1, back: 0, spent: 0, known: None };
+    assert_eq!([1, 1, 0], ["a", "b", "a"].map(|limit| book.take(&ask(limit), &numbers, now(0)).unwrap().granted));
+    assert_eq!((book.take(&ask("c"), &numbers, now(0)), book.refused(), book.len()), (None, 1, 2));
+    book.keep(|limit| limit != "a");
+    assert_eq!(book.take(&ask("c"), &numbers, now(0)).map(|grant| grant.granted), Some(1));
+}
+
+#[test]
 fn what_lies_idle_is_given_back() {
     // Aim: a proxy whose client has left holds nothing after a while.
     let mut held = Held::default();
     held.take(1, 10, now(0).moment);
-    let grant = Grant { granted: 11, lasts: Duration::from_secs(60), standing: Standing::default() };
+    let grant = Grant { granted: 11, lasts: Duration::from_secs(60), standing: KeyStanding::default() };
     held.granted(&grant, now(1).moment);
     assert!(matches!(held.take(1, 10, now(1).moment), Taking::Taken { .. }));
     assert_eq!(held.idle(Duration::from_secs(5), now(4000).moment), None);

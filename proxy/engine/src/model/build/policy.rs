@@ -65,7 +65,7 @@ pub(super) struct Memories {
     /// Keys of tokens by where they come from; of all who name them.
     cells: Cells,
     /// Of limits at edges.
-    pub(super) limits: Arc<limit::Memories>,
+    pub(super) limits: Arc<limit::LimitMemories>,
 }
 
 impl Memories {

@@ -7,13 +7,13 @@ use proto::mesh::{self, EdgeLimits, KeyMissing, edge_limit, limit_store};
 use super::key;
 use super::{Bandwidth, CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, WithoutStore};
 use crate::authorize::{TruthOf, ValueOf};
-use crate::limit::{AMOUNT_MAX, Memories, Memory, OBJECT_LIMITS_MAX, Told, quota, rate};
+use crate::limit::{AMOUNT_MAX, LimitMemories, Memory, OBJECT_LIMITS_MAX, HeadersTold, quota, rate};
 use crate::rejected::Wrong;
 
 /// Longest name of a limit.
 const NAME_BYTES_MAX: usize = 63;
 
-pub(crate) fn object(raw: &EdgeLimits, memories: &Memories) -> Result<ObjectLimits, Wrong> {
+pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories) -> Result<ObjectLimits, Wrong> {
     let EdgeLimits { policy, memory, before_auth: _, limits, concurrency, store, without_store, draft_headers, legacy_headers, bandwidth } = raw;
     if memory.is_empty() {
         return Err(Wrong::new("memory", "is empty"));
@@ -53,7 +53,7 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &Memories) -> Result<ObjectLimi
         store: Arc::clone(memories.leases()),
         ahead_percent: ahead_percent.into(),
         without_store,
-        told: Told { draft: *draft_headers, legacy: *legacy_headers },
+        told: HeadersTold { draft: *draft_headers, legacy: *legacy_headers },
     })
 }
 
@@ -61,7 +61,7 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &Memories) -> Result<ObjectLimi
 ///
 /// # Errors
 /// Says what is wrong with it.
-pub fn read(raw: &EdgeLimits, memories: &Memories) -> Result<ObjectLimits, String> {
+pub fn read(raw: &EdgeLimits, memories: &LimitMemories) -> Result<ObjectLimits, String> {
     object(raw, memories).map_err(Wrong::text)
 }
 

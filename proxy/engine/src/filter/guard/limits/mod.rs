@@ -1,4 +1,4 @@
-//! Limits on the road: a guard counts a request, lets it on or answers it, and keeps what the answer is to say of it.
+//! LimitGuard on the road: a guard counts a request, lets it on or answers it, and keeps what the answer is to say of it.
 
 mod compile;
 mod key;
@@ -16,7 +16,7 @@ use crate::authorize::{TruthOf, ValueOf};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::Exchange;
 use crate::limit::{
-    Grant, Known, LimitCounts, LimitVerdict, Memory, Now, Numbers, OWN_HEADERS, RowState, Standing, StoreLive, Taking, Told, UnderWayPlace,
+    Grant, KeyKnown, LimitCounts, LimitVerdict, Memory, Now, Numbers, OWN_HEADERS, RowState, KeyStanding, StoreLive, Taking, HeadersTold, UnderWayPlace,
     policy_item, retry_after,
 };
 use key::{Missing, Part, Seen};
@@ -30,7 +30,7 @@ const ASKS_MAX: u8 = 4;
 
 /// All limits of a rule at one stage.
 #[derive(Debug)]
-pub struct Limits {
+pub struct LimitGuard {
     objects: Vec<Arc<ObjectLimits>>,
     /// For `RateLimit-Policy`.
     policy: Option<HeaderValue>,
@@ -51,7 +51,7 @@ pub struct ObjectLimits {
     pub store: Arc<StoreLive>,
     ahead_percent: u64,
     without_store: WithoutStore,
-    told: Told,
+    told: HeadersTold,
 }
 
 /// What holds while the store is away.
@@ -153,7 +153,7 @@ pub struct Counted(Option<Box<Count>>);
 
 #[derive(Debug, Default)]
 struct Count {
-    tightest: Option<(Arc<ObjectLimits>, usize, Standing)>,
+    tightest: Option<(Arc<ObjectLimits>, usize, KeyStanding)>,
     policies: SmallVec<[HeaderValue; 2]>,
     refused: Option<Arc<str>>,
     /// How often stores were asked for it, and that one did not answer.
@@ -168,17 +168,17 @@ struct Count {
 }
 
 /// What was taken so far, to be put back if a later limit says no.
-type Taken<'l> = SmallVec<[(&'l Arc<ObjectLimits>, usize, u128, u64, Standing); 4]>;
+type Taken<'l> = SmallVec<[(&'l Arc<ObjectLimits>, usize, u128, u64, KeyStanding); 4]>;
 
 /// Why a request goes no further.
 enum Stop {
-    Refused(Standing),
+    Refused(KeyStanding),
     NoKey,
     Away,
     Ask(u128, u64),
 }
 
-impl Limits {
+impl LimitGuard {
     /// Of these objects, the narrowest first; `None`: there are none.
     pub(crate) fn new(objects: Vec<Arc<ObjectLimits>>) -> Option<Self> {
         let mut text = String::new();
@@ -233,7 +233,7 @@ impl Limits {
         let Some(places) = self.enter(seen, count) else {
             put_back(&taken, now);
             let mut answer = LocalReply::of(Reason::RateLimited);
-            answer.headers.push(retry_after(&Standing::default()));
+            answer.headers.push(retry_after(&KeyStanding::default()));
             return Passed::Answered(Box::new(answer));
         };
         count.places.extend(places);
@@ -347,7 +347,7 @@ const BANDWIDTH: [&str; 8] = ["B0", "B1", "B2", "B3", "B4", "B5", "B6", "B7"];
 pub const CONCURRENCY_MAX: usize = CONCURRENCY.len();
 
 /// What was taken of a limit, or that it does not count this request.
-type Took = Option<(u128, u64, Standing)>;
+type Took = Option<(u128, u64, KeyStanding)>;
 
 impl ObjectLimits {
     fn take(self: &Arc<Self>, (place, limit): (usize, &Limit), (seen, count): (&Seen<'_, '_>, &mut Count), now: Now) -> Result<Took, Stop> {
@@ -432,7 +432,7 @@ impl ObjectLimits {
     }
 
     /// Of what a store is asked: what was let through without it, and what is known of the key.
-    pub fn account(&self, key: u128, now: Moment) -> (u64, Option<Known>) {
+    pub fn account(&self, key: u128, now: Moment) -> (u64, Option<KeyKnown>) {
         let session = self.store.session();
         self.memory.rows.with(key, |row| (row.shared().owed(), row.shared().known(session, now)))
     }
@@ -445,7 +445,7 @@ impl ObjectLimits {
 
 impl ObjectLimits {
     /// How keys stand, as far as this proxy knows; at most so many of each part of the table, the newest first.
-    pub(crate) fn standings(&self, most: usize, now: Now) -> Vec<(&Limit, u128, Standing)> {
+    pub(crate) fn standings(&self, most: usize, now: Now) -> Vec<(&Limit, u128, KeyStanding)> {
         let mut found = Vec::new();
         self.memory.rows.each(|key, row| {
             let standing = |limit: &Limit| match &row.state {
@@ -512,7 +512,7 @@ fn put_back(taken: &Taken<'_>, now: Now) {
 
 impl Count {
     /// One more limit lets it on: the tightest is told.
-    fn met(&mut self, object: &Arc<ObjectLimits>, place: usize, standing: Standing) {
+    fn met(&mut self, object: &Arc<ObjectLimits>, place: usize, standing: KeyStanding) {
         let whole = |object: &ObjectLimits, place: usize| object.limits.get(place).map_or(1, |limit| limit.numbers.whole());
         let tighter = self.tightest.as_ref().is_none_or(|(known, at, than)| {
             standing.remaining * whole(known, *at) < than.remaining * whole(object, place)
