@@ -212,3 +212,67 @@ fn read(raw: Option<&RawNumbers>, known: &mut HashMap<Vec<u8>, Numbers>) -> Opti
 fn time(raw: Option<&prost_types::Duration>) -> Duration {
     raw.and_then(|raw| Duration::try_from(*raw).ok()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use proto::mesh::{LimitQuota, LimitRate};
+
+    use super::*;
+
+    fn ask(id: u64, want: u64) -> LimitAsk {
+        let per = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+        LimitAsk {
+            id,
+            memory: "shop/limits".into(),
+            limit: "all".into(),
+            key: vec![7; 16].into(),
+            want,
+            numbers: Some(RawNumbers::Rate(LimitRate { requests: 5, per, burst: 5 })),
+            ..LimitAsk::default()
+        }
+    }
+
+    fn now(secs: u64) -> Now {
+        Now { moment: engine::Moment::after_start(Duration::from_secs(secs)), wall_secs: 1_700_000_000 + secs }
+    }
+
+    #[test]
+    fn grants_are_what_is_left_and_nonsense_is_refused() {
+        // Aim: a key's share is given once, what comes back is given again, and what cannot be counted is told so by its number.
+        let (counter, mut known) = (Counter::default(), HashMap::new());
+        let granted = |ask: &LimitAsk, known: &mut _, secs| {
+            let grant = counter.grant(ask, known, now(secs));
+            assert_eq!(grant.id, ask.id);
+            (grant.granted, grant.remaining, grant.retry_in.is_some_and(|retry| retry.seconds > 0), grant.refused)
+        };
+        assert_eq!(granted(&ask(1, 3), &mut known, 0), (3, 2, false, false));
+        assert_eq!(granted(&ask(2, 3), &mut known, 0), (2, 0, true, false));
+        assert_eq!(granted(&LimitAsk { back: 2, want: 0, ..ask(3, 0) }, &mut known, 0), (0, 2, false, false));
+        assert_eq!(granted(&LimitAsk { spent: 2, ..ask(4, 1) }, &mut known, 0), (0, 0, true, false));
+        assert_eq!(granted(&ask(5, 9), &mut known, 60).0, 5, "a minute later all of it is there again");
+        let zone = LimitQuota { requests: 1, time_zone: "Mars/Olympus".into(), ..LimitQuota::default() };
+        for broken in [
+            LimitAsk { key: vec![7; 15].into(), ..ask(6, 1) },
+            LimitAsk { numbers: None, ..ask(7, 1) },
+            LimitAsk { numbers: Some(RawNumbers::Quota(zone)), ..ask(8, 1) },
+            LimitAsk { numbers: Some(RawNumbers::Rate(LimitRate::default())), ..ask(9, 1) },
+        ] {
+            assert_eq!(granted(&broken, &mut known, 60), (0, 0, false, true), "{broken:?}");
+        }
+        assert_eq!(known.len(), 1, "only numbers that read are remembered");
+    }
+
+    #[test]
+    fn streams_of_a_gateway_are_its_replicas() {
+        // Aim: each proxy of a Gateway counts while its stream lasts, and no other Gateway's does.
+        let counter = Counter::default();
+        let first = Member::join(&counter, "shop/edge".to_owned());
+        let second = Member::join(&counter, "shop/edge".to_owned());
+        let other = Member::join(&counter, "shop/other".to_owned());
+        assert_eq!((first.replicas(), other.replicas()), (2, 1));
+        drop(second);
+        assert_eq!(first.replicas(), 1);
+        drop((first, other));
+        assert!(counter.streams.borrow().is_empty());
+    }
+}

@@ -1,4 +1,4 @@
-//! LimitGuard on the road: a guard counts a request, lets it on or answers it, and keeps what the answer is to say of it.
+//! Limits on the road: a guard counts a request, lets it on or answers it, and keeps what the answer is to say of it.
 
 mod compile;
 mod key;
