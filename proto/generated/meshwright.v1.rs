@@ -67,6 +67,15 @@ pub struct TokenRule {
     pub claims_to_headers: ::prost::alloc::vec::Vec<ClaimHeader>,
     #[prost(message, optional, tag = "12")]
     pub clock_skew: ::core::option::Option<::prost_types::Duration>,
+    /// At an edge: its consumers are found by credentials that name this claim; empty: by any.
+    #[prost(string, tag = "13")]
+    pub consumer_claim: ::prost::alloc::string::String,
+    /// Header `typ` is one of these, whatever its case and with or without "application/"; none: any.
+    #[prost(string, repeated, tag = "14")]
+    pub token_types: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// How long keys that cannot be fetched again are believed; absent: a day.
+    #[prost(message, optional, tag = "15")]
+    pub jwks_max_stale: ::core::option::Option<::prost_types::Duration>,
 }
 impl ::prost::Name for TokenRule {
     const NAME: &'static str = "TokenRule";
@@ -244,6 +253,23 @@ pub struct CallSource {
     pub ip_blocks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     #[prost(message, optional, tag = "4")]
     pub token: ::core::option::Option<TokenSource>,
+    /// Consumers, NAMESPACE/NAME; `*` at one end stands for anything.
+    #[prost(string, repeated, tag = "5")]
+    pub consumers: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(string, repeated, tag = "6")]
+    pub consumer_groups: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Each of them.
+    #[prost(string, repeated, tag = "7")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Cert, Jwt, ApiKey, Basic or Login.
+    #[prost(string, repeated, tag = "8")]
+    pub auth_methods: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// Names of AddressLists that hold the client's address.
+    #[prost(string, repeated, tag = "9")]
+    pub ip_lists: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// CIDRs that hold the address of the TCP peer, whoever is behind it.
+    #[prost(string, repeated, tag = "10")]
+    pub peer_ip_blocks: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for CallSource {
     const NAME: &'static str = "CallSource";
@@ -1743,7 +1769,7 @@ impl ::prost::Name for Progress {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {
-    /// objects, proxies, listeners, routes, clusters, endpoints, policies, certs, epochs, plaintext, egress, traffic, suggestions, audit, refusals.
+    /// objects, consumers, proxies, listeners, routes, clusters, endpoints, policies, certs, epochs, plaintext, egress, traffic, suggestions, audit, refusals.
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     /// Filters; empty: all.
@@ -3337,6 +3363,13 @@ pub struct EdgePolicy {
     pub unavailable: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub api_keys: ::core::option::Option<ApiKeys>,
+    #[prost(message, optional, tag = "3")]
+    pub basic: ::core::option::Option<BasicAuth>,
+    #[prost(message, optional, tag = "4")]
+    pub tokens: ::core::option::Option<EdgeTokens>,
+    /// Who may, once it is known who calls.
+    #[prost(message, optional, tag = "5")]
+    pub authorization: ::core::option::Option<Authorization>,
 }
 impl ::prost::Name for EdgePolicy {
     const NAME: &'static str = "EdgePolicy";
@@ -3346,6 +3379,87 @@ impl ::prost::Name for EdgePolicy {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.EdgePolicy".into()
+    }
+}
+/// Who shows a password (RFC 7617).
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BasicAuth {
+    /// As in ApiKeys.
+    #[prost(string, tag = "1")]
+    pub policy: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub optional: bool,
+    #[prost(message, optional, tag = "3")]
+    pub consumers: ::core::option::Option<ConsumerChoice>,
+    /// Name of a UserFile; empty: none.
+    #[prost(string, tag = "4")]
+    pub users: ::prost::alloc::string::String,
+    #[prost(string, tag = "5")]
+    pub realm: ::prost::alloc::string::String,
+    /// How long a verified pair is remembered; absent: not at all.
+    #[prost(message, optional, tag = "6")]
+    pub remembered: ::core::option::Option<::prost_types::Duration>,
+    /// Absent: everybody may fail as often as they like.
+    #[prost(message, optional, tag = "7")]
+    pub failures: ::core::option::Option<FailureLimit>,
+    #[prost(string, repeated, tag = "8")]
+    pub scopes: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    #[prost(bool, tag = "9")]
+    pub keep: bool,
+    #[prost(message, repeated, tag = "10")]
+    pub headers: ::prost::alloc::vec::Vec<FilledHeader>,
+}
+impl ::prost::Name for BasicAuth {
+    const NAME: &'static str = "BasicAuth";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.BasicAuth".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.BasicAuth".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct FailureLimit {
+    #[prost(uint32, tag = "1")]
+    pub per_minute: u32,
+    /// All parts that are set are the key together.
+    #[prost(bool, tag = "2")]
+    pub client_address: bool,
+    /// Length of the prefix that stands for an IPv6 client; 0: 64.
+    #[prost(uint32, tag = "3")]
+    pub ipv6_prefix: u32,
+    #[prost(bool, tag = "4")]
+    pub username: bool,
+}
+impl ::prost::Name for FailureLimit {
+    const NAME: &'static str = "FailureLimit";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.FailureLimit".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.FailureLimit".into()
+    }
+}
+/// Who shows a token.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EdgeTokens {
+    #[prost(string, tag = "1")]
+    pub policy: ::prost::alloc::string::String,
+    #[prost(bool, tag = "2")]
+    pub optional: bool,
+    #[prost(message, repeated, tag = "3")]
+    pub rules: ::prost::alloc::vec::Vec<TokenRule>,
+}
+impl ::prost::Name for EdgeTokens {
+    const NAME: &'static str = "EdgeTokens";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.EdgeTokens".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.EdgeTokens".into()
     }
 }
 /// Who shows an API key.
@@ -3488,6 +3602,10 @@ impl ::prost::Name for FilledHeader {
 pub struct Consumers {
     #[prost(message, repeated, tag = "1")]
     pub consumers: ::prost::alloc::vec::Vec<Consumer>,
+    #[prost(message, repeated, tag = "2")]
+    pub files: ::prost::alloc::vec::Vec<UserFile>,
+    #[prost(message, repeated, tag = "3")]
+    pub lists: ::prost::alloc::vec::Vec<AddressList>,
 }
 impl ::prost::Name for Consumers {
     const NAME: &'static str = "Consumers";
@@ -3497,6 +3615,42 @@ impl ::prost::Name for Consumers {
     }
     fn type_url() -> ::prost::alloc::string::String {
         "type.googleapis.com/meshwright.v1.Consumers".into()
+    }
+}
+/// Users out of one entry of a Secret, NAMESPACE/NAME/ENTRY.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct UserFile {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub users: ::prost::alloc::vec::Vec<PasswordCredential>,
+}
+impl ::prost::Name for UserFile {
+    const NAME: &'static str = "UserFile";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.UserFile".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.UserFile".into()
+    }
+}
+/// Ranges out of a ConfigMap, NAMESPACE/NAME: one a line.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddressList {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub ranges: ::prost::alloc::string::String,
+}
+impl ::prost::Name for AddressList {
+    const NAME: &'static str = "AddressList";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.AddressList".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.AddressList".into()
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
@@ -4593,6 +4747,9 @@ pub struct ProxyConfig {
     /// What the proxy asks the application when a kubelet asks it to; nothing else.
     #[prost(message, repeated, tag = "17")]
     pub probes: ::prost::alloc::vec::Vec<AppProbe>,
+    /// SPIFFE identities of the mesh's Gateways: whose word on callers from outside is believed.
+    #[prost(string, repeated, tag = "18")]
+    pub gateways: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
 }
 impl ::prost::Name for ProxyConfig {
     const NAME: &'static str = "ProxyConfig";

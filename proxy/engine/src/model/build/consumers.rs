@@ -6,7 +6,7 @@ use std::sync::Arc;
 use proto::mesh;
 
 use super::Staged;
-use crate::consumers::{Book, BookCell, CREDENTIALS_MAX, Page};
+use crate::consumers::{BookCell, CREDENTIALS_MAX, Page};
 use crate::rejected::Wrong;
 
 /// See the module.
@@ -43,9 +43,11 @@ impl Consumers {
         self.pages.len()
     }
 
-    pub(super) fn settle(&mut self) {
-        if std::mem::take(&mut self.changed) {
-            self.cell.publish(Book::bind(self.pages.values().map(|staged| &staged.content)));
+    pub(super) fn settle(&mut self) -> bool {
+        let changed = std::mem::take(&mut self.changed);
+        if changed {
+            self.cell.publish(Page::bind(self.pages.values().map(|staged| &staged.content)));
         }
+        changed
     }
 }
