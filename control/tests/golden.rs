@@ -17,7 +17,7 @@ use engine::model::Snapshot;
 use engine::model::build::Parts;
 use proptest::prelude::*;
 use prost::Message as _;
-use proto::mesh::{Authorization, BackendPolicy, Balance, ClusterPolicy, Egress, Outlier, RetryBudget, RoutePolicy};
+use proto::mesh::{Authorization, BackendPolicy, Balance, ClusterPolicy, Consumers, Egress, Outlier, RetryBudget, RoutePolicy};
 use proto::names::{self, Mode};
 use proto::xds;
 use proto::xds::cluster::Cluster;
@@ -210,6 +210,16 @@ fn authorization(out: &mut String, view: &View) {
     }
 }
 
+/// Who may call from outside, and lists beside them.
+fn callers(out: &mut String, view: &View) {
+    for ((_, name), resource) in &view.resources {
+        let Ok(page) = xds::unpack::<Consumers>(&resource.any) else { continue };
+        page.consumers.iter().for_each(|consumer| writeln!(out, "  {name} {}", said(consumer)).unwrap());
+        page.files.iter().for_each(|file| writeln!(out, "  {name} {}", said(file)).unwrap());
+        page.lists.iter().for_each(|list| writeln!(out, "  {name} {}", said(list)).unwrap());
+    }
+}
+
 /// What nobody has to say (`kinds.md`, defaults); outlier detection is only where there may be several endpoints.
 fn is_default(policy: &ClusterPolicy) -> bool {
     let ClusterPolicy { balance, limits, outlier, check, budget, sessions } = policy;
@@ -275,6 +285,8 @@ fn describe(world: &World) -> String {
             writeln!(out, "  dns {name} {:?}", answer.addresses).unwrap();
         }
         let translated = view(world, &audience, &wants);
+        set.gateways.iter().for_each(|gateway| writeln!(out, "  gateway {gateway}").unwrap());
+        callers(&mut out, &translated);
         authorization(&mut out, &translated);
         policies(&mut out, &translated);
         raw(&mut out, &translated);

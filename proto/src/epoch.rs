@@ -34,7 +34,8 @@ const CONSUMERS: &str = "meshwright.v1.Consumers";
 pub fn counts(type_url: &str) -> bool {
     !type_url.ends_with(CONSUMERS)
         && !type_url.ends_with(".ClusterLoadAssignment")
-        && !type_url.ends_with(".Secret") && !type_url.ends_with("meshwright.v1.Epoch")
+        && !type_url.ends_with(".Secret")
+        && !type_url.ends_with("meshwright.v1.Epoch")
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ pub(crate) struct GetArgs {
 enum GetKind {
     /// Every object, its status, and the last good version where a newer one is refused
     Objects,
+    /// Who may call from outside, and with which credentials
+    Consumers,
     /// Connected proxies and the epoch each of them runs
     Proxies,
     /// Listeners that each proxy runs
@@ -62,6 +64,15 @@ enum GetKind {
 /// Headings and the fields below them.
 type Layout = &'static [(&'static str, &'static str)];
 
+const CONSUMERS: Layout = &[
+    ("NAMESPACE", "namespace"),
+    ("NAME", "name"),
+    ("TEAM", "team"),
+    ("GROUPS", "groups"),
+    ("DISABLED", "disabled"),
+    ("EXPIRES AT", "expires_at"),
+    ("CREDENTIALS", "credentials"),
+];
 const PROXIES: Layout = &[
     ("NAMESPACE", "namespace"),
     ("INSTANCE", "instance"),
@@ -188,6 +199,7 @@ impl GetKind {
     const fn text(self) -> &'static str {
         match self {
             Self::Objects => "objects",
+            Self::Consumers => "consumers",
             Self::Proxies => "proxies",
             Self::Listeners => "listeners",
             Self::Routes => "routes",
@@ -205,6 +217,7 @@ impl GetKind {
     /// The columns of a table, where the fields are fixed by kinds.md.
     const fn columns(self) -> Option<Layout> {
         match self {
+            Self::Consumers => Some(CONSUMERS),
             Self::Proxies => Some(PROXIES),
             Self::Certs => Some(CERTS),
             Self::Epochs => Some(EPOCHS),
@@ -248,6 +261,7 @@ fn found(kind: GetKind, namespace: Option<&str>, name: &str, answer: &Value) -> 
     let place = namespace.map(|namespace| format!(" in namespace {namespace}")).unwrap_or_default();
     match kind {
         GetKind::Objects => bail!("there is no object named {name}{place}; `meshwright get objects` lists all that are"),
+        GetKind::Consumers => bail!("there is no Consumer {name}{place}; `meshwright get consumers` lists all that are"),
         GetKind::Certs => bail!("no workload or instance {name}{place} has a certificate; `meshwright get certs` lists those that have"),
         GetKind::Limits => bail!("no proxy has counted anything for a RateLimit {name}{place} yet"),
         GetKind::Egress => bail!("no call of a workload or instance {name}{place} past the mesh was cut, or would be by an audit"),

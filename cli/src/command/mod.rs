@@ -24,6 +24,7 @@ mod inject;
 mod injector;
 mod install;
 mod intercept;
+mod key;
 mod logs;
 mod policy;
 mod proxy;
@@ -73,6 +74,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Makes one-time join tokens.
     Token(token::TokenArgs),
+    /// Makes, lists, replaces and revokes API keys of consumers.
+    Key(key::KeyArgs),
     /// Shows the certificate authority's work.
     Ca(ca::CaArgs),
     /// Writes a workload's certificate, key and trust bundle as files, and keeps them fresh.
@@ -125,6 +128,7 @@ impl Cli {
             Command::Analyze(args) => analyze::run(args),
             Command::Check(args) => check::run(args),
             Command::Token(args) => token::run(args),
+            Command::Key(args) => key::run(args),
             Command::Ca(args) => ca::run(args),
             Command::Identity(args) => identity::run(args),
             Command::Control(args) => control::run(args),
@@ -178,6 +182,9 @@ mod tests {
             "meshwright explain --from shop/frontend -H nonsense GET http://catalog/",
             "meshwright token create --workload catalog",
             "meshwright token create --workload shop/catalog --life 0s",
+            "meshwright key create acme",
+            "meshwright key revoke partners/acme",
+            "meshwright key rotate partners/acme --overlap 0s",
             "meshwright ca audit --since yesterday",
             "meshwright identity --control nonsense --control-ca x --token-file y --dir z",
             "meshwright identity --control 192.0.2.1:1 --control-ca x --token-file y",

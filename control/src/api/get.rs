@@ -11,7 +11,7 @@ use tonic::Status;
 
 use super::keys::KeysAway;
 use super::live::Ledger;
-use super::{PATIENCE, audit};
+use super::{PATIENCE, audit, consumers};
 use crate::publish::board::{Board, holders};
 use crate::publish::calls::KEPT;
 use crate::publish::edition::Edition;
@@ -37,6 +37,7 @@ pub(super) async fn rows(
     let wanted = Filters { namespace: &request.namespace, name: &request.name };
     match request.kind.as_str() {
         "objects" => Ok(objects((&board.read(Ledger::read), &KeysAway::read(board)), edition, &wanted)),
+        "consumers" => Ok(consumers::rows(edition, |namespace, name| wanted.fits(namespace, &[name]))),
         "proxies" => Ok(wanted.filter(board.proxies())),
         "listeners" | "routes" | "clusters" | "endpoints" | "policies" => Ok(dumps(board, &request.kind, &wanted).await),
         "certs" => Ok(wanted.filter(certs(board, authority.clone(), edition).await?)),
@@ -51,7 +52,7 @@ pub(super) async fn rows(
         "traffic" => Ok(traffic(board, &wanted)),
         "suggestions" => Ok(suggestions(board, edition, request)),
         other => Err(Status::invalid_argument(format!(
-            "there is no `{other}` to get; there are objects, proxies, listeners, routes, clusters, endpoints, policies, certs, epochs, plaintext, egress, limits, traffic, suggestions, audit, refusals"
+            "there is no `{other}` to get; there are objects, consumers, proxies, listeners, routes, clusters, endpoints, policies, certs, epochs, plaintext, egress, limits, traffic, suggestions, audit, refusals"
         ))),
     }
 }

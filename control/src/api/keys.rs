@@ -3,14 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::consumers::ending;
 use crate::publish::board::Board;
 use crate::translate::{Condition, Status};
+use crate::world::edge::Consumer;
 use crate::world::security::authentication::JwtKeys;
 use crate::world::{Object, Spec};
 
 /// Places of keys that some proxy does not reach: proxy and cause, by address.
 #[derive(Debug, Default)]
-pub(super) struct KeysAway(BTreeMap<String, (String, String)>);
+pub(super) struct KeysAway {
+    away: BTreeMap<String, (String, String)>,
+    now_ms: i64,
+}
 
 impl KeysAway {
     /// What connected proxies say now.
@@ -22,12 +27,18 @@ impl KeysAway {
                 away.entry(row.uri).or_insert_with(|| (proxy.clone(), row.error));
             }
         }
-        Self(away)
+        Self { away, now_ms: i64::try_from(board.clock.ms()).unwrap_or(i64::MAX) }
     }
 
     /// Adds the condition where an object has keys fetched, beside `Accepted`.
     pub(super) fn complete(&self, object: &Object, status: &mut Status) {
+        if let Spec::Consumer(consumer) = &object.spec {
+            expiring(consumer, self.now_ms, status);
+            return;
+        }
         let Spec::RequestAuthentication(spec) = &object.spec else { return };
+        // At an edge requests are answered for want of keys; inside, where only tokens are refused, the word is older.
+        let kind = if spec.attachment.targets.is_empty() { "KeysFetched" } else { "KeysAvailable" };
         let uris: Vec<String> = spec
             .rules
             .iter()
@@ -36,7 +47,7 @@ impl KeysAway {
         if uris.is_empty() {
             return;
         }
-        let found = uris.iter().find_map(|uri| Some((uri, self.0.get(uri)?)));
+        let found = uris.iter().find_map(|uri| Some((uri, self.away.get(uri)?)));
         let (reason, message) = match found {
             Some((uri, (proxy, error))) => ("Unreachable", format!("{proxy} cannot fetch {uri}: {error}")),
             None => ("Fetched", String::new()),
@@ -44,7 +55,7 @@ impl KeysAway {
         for ancestor in &mut status.ancestors {
             let Some(generation) = ancestor.conditions.first().map(|accepted| accepted.observed_generation) else { continue };
             ancestor.conditions.push(Condition {
-                kind: "KeysFetched".to_owned(),
+                kind: kind.to_owned(),
                 status: if found.is_none() { "True" } else { "False" },
                 reason: reason.to_owned(),
                 message: message.clone(),
@@ -52,6 +63,19 @@ impl KeysAway {
             });
         }
     }
+}
+
+/// Adds the condition `Expiring` where a credential ends soon.
+fn expiring(consumer: &Consumer, now_ms: i64, status: &mut Status) {
+    let Some(generation) = status.conditions.first().map(|accepted| accepted.observed_generation) else { return };
+    let Some((what, when)) = ending(consumer, now_ms) else { return };
+    status.conditions.push(Condition {
+        kind: "Expiring".to_owned(),
+        status: "True",
+        reason: "Expiring".to_owned(),
+        message: format!("{what} ends at {when}"),
+        observed_generation: generation,
+    });
 }
 
 #[cfg(test)]
@@ -74,7 +98,10 @@ mod tests {
         let text = rule("given", given) + &rule("near", "jwksUri: 'https://near/'") + &rule("far", "jwksUri: 'https://far/'");
         let mut world = World::new(WorldSettings::default(), Allocations::default());
         world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text)) }], 0));
-        let away = KeysAway(BTreeMap::from([("https://far/".to_owned(), ("a/store".to_owned(), "refused".to_owned()))]));
+        let away = KeysAway {
+            away: BTreeMap::from([("https://far/".to_owned(), ("a/store".to_owned(), "refused".to_owned()))]),
+            now_ms: 0,
+        };
         let mut said = BTreeMap::new();
         for (key, mut status) in statuses(&world) {
             away.complete(world.get(&key).unwrap(), &mut status);

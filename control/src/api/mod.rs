@@ -2,6 +2,7 @@
 
 mod apply;
 mod audit;
+mod consumers;
 mod explain;
 mod get;
 mod keys;

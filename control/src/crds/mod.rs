@@ -59,7 +59,12 @@ pub const DEFINITIONS: [Definition; 13] = [
         kind: Kind::Consumer,
         plural: "consumers",
         short: "mwc",
-        columns: &[("Team", "string", ".spec.team"), ("Disabled", "boolean", ".spec.disabled"), ("Expires", "date", ".spec.expiresAt"), ACCEPTED],
+        columns: &[
+            ("Team", "string", ".spec.team"),
+            ("Disabled", "boolean", ".spec.disabled"),
+            ("Expires", "date", ".spec.expiresAt"),
+            ACCEPTED,
+        ],
         spec: structural::of::<kinds::ConsumerSpec>,
     },
     Definition {

@@ -14,7 +14,9 @@ use super::edition::Edition;
 use super::memo::Memo;
 use super::session::{Content, Patch, Withheld, leads_to, type_urls};
 use super::trust;
-use crate::translate::{AUTHENTICATION, AUTHORIZATION, Affected, Audience, EGRESS, Encoded, PartKey, Subject, TRUST, Usable, ViewPart, compose};
+use crate::translate::{
+    AUTHENTICATION, AUTHORIZATION, Affected, Audience, EGRESS, Encoded, PartKey, Subject, TRUST, Usable, ViewPart, compose,
+};
 use crate::world::traffic::Caller;
 
 /// What closes something. A proxy that never had a good version, and hears nothing of it, would stay open; it refuses a bad one by name, and

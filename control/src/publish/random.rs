@@ -134,7 +134,7 @@ impl Random {
 
     /// A kind, with its API and the names that its objects have.
     fn kind(&mut self) -> (&'static str, &'static str, &'static [&'static str]) {
-        match self.draw(49) {
+        match self.draw(57) {
             0..8 => ("v1", "Service", &SERVICES),
             8..13 => ("discovery.k8s.io/v1", "EndpointSlice", &["e0", "e1", "e2"]),
             13..18 => (OWN, "Workload", &WORKLOADS),
@@ -154,6 +154,9 @@ impl Random {
             40 => ("v1", "ConfigMap", &["roots"]),
             41..47 => ("v1", "Pod", &["x-7", "x-1", "y-pod"]),
             47 => ("v1", "Node", &["n0"]),
+            48..51 => (OWN, "ApiKeyAuth", &["k0", "k1"]),
+            51 => (OWN, "BasicAuth", &["b0"]),
+            52..56 => (OWN, "Consumer", &["c0", "c1", "c2"]),
             _ => (GATEWAY_API, "GatewayClass", &[""]),
         }
     }
@@ -269,12 +272,29 @@ impl Random {
         format!("targetRefs: [{target}], {said}")
     }
 
+    fn guard(&mut self) -> String {
+        let target = match self.draw(6) {
+            0..2 => "{kind: Gateway, name: g0}",
+            2 => "{kind: Gateway, name: g0, sectionName: one}",
+            3 => "{kind: HTTPRoute, name: r0}",
+            4 => "{kind: HTTPRoute, name: r1, sectionName: one}",
+            _ => "",
+        };
+        let mode = self.pick(&["mode: Optional", "mode: Required", "mode: Wrong", "scopes: [a]", "consumers: {namespaces: All}"]);
+        if target.is_empty() { mode.to_owned() } else { format!("targetRefs: [{target}], {mode}") }
+    }
+
     /// Metadata and spec of what is about others.
     fn policy(&mut self, (kind, name): (&str, &str), namespace: &str) -> (String, String) {
         let number = self.draw(9);
         let spec = match kind {
             "Gateway" => self.gateway(),
             "TrafficPolicy" => self.traffic(),
+            "ApiKeyAuth" | "BasicAuth" => self.guard(),
+            "Consumer" => {
+                let digit = self.draw(4);
+                format!("disabled: {}, credentials: [{{name: k, apiKey: {{sha256: '{}'}}}}]", number > 6, digit.to_string().repeat(64))
+            }
             "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute" => self.route(kind),
             "ReferenceGrant" => {
                 let (kind, from) = (self.pick(&["HTTPRoute", "GRPCRoute"]), if namespace == "a" { "b" } else { "a" });

@@ -8,8 +8,8 @@ use proto::identity::Identity;
 use proto::mesh::{AccessLog, AppProbe, ProxyConfig, RelayOrder, Tracing};
 use proto::names::Mode;
 
-use super::{Audience, edge_account};
 use super::mtls::{AppliesTo, applies, place};
+use super::{Audience, edge_account};
 use crate::world::own::Telemetry;
 use crate::world::workload::{ProbeKind, Workload};
 use crate::world::{Index, Name, Object, Spec, World};

@@ -114,7 +114,8 @@ impl<'a> Sum<'a> {
     /// Pages on which somebody is otherwise; where several claim one credential, who has it may be another one by now, of whichever page.
     fn consumers(&mut self) {
         let pages: Vec<u8> = self.was.consumers.changes(&self.is.consumers).iter().map(|(page, ..)| **page).collect();
-        let contested = |worlds: (&World, &World)| [worlds.0, worlds.1].into_iter().any(|world| !edge::consumers::claims(world).lost.is_empty());
+        let contested =
+            |worlds: (&World, &World)| [worlds.0, worlds.1].into_iter().any(|world| !edge::consumers::claims(world).lost.is_empty());
         let all = !pages.is_empty() && contested(self.worlds);
         let touched = if all { (0..CONSUMER_PAGES).collect() } else { pages };
         self.touched.extend(touched.into_iter().map(Subject::consumers));

@@ -100,7 +100,7 @@ fn encoded(at: &Cursor<'_>) -> Option<KeptBytes> {
 }
 
 /// An entry of a Secret or a ConfigMap, by name.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ContentRef {
     /// The Secret or ConfigMap.
     pub object: ObjectKey,

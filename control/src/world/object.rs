@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::content::Contents;
 use super::core::{EndpointSlice, Service};
-use super::edge::{ApiKeyAuth, Attachment, BasicAuth, Consumer, EdgeRateLimit};
 use super::door::{Cursor, Fields, Intake, Judge, is_label, is_subdomain};
+use super::edge::{ApiKeyAuth, Attachment, BasicAuth, Consumer, EdgeRateLimit};
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
 use super::own::{Mesh, PeerAuthentication, Telemetry};

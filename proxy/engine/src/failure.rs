@@ -115,6 +115,34 @@ impl Reason {
         }
     }
 
+    /// What a client outside the mesh is told; it names no credential, no backend and nobody else (edge-kinds.md, "Answers the mesh makes").
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::NoRoute => "Nothing is served here.",
+            Self::BadBackend => "The route leads nowhere.",
+            Self::NoEndpoints => "No instance of the service is available.",
+            Self::ConnectFailed | Self::ConnectTimeout => "The service cannot be reached.",
+            Self::TlsFailed | Self::IdentityMismatch => "The service could not prove its identity.",
+            Self::UpstreamReset => "The service broke the exchange off.",
+            Self::UpstreamProtocol => "The service gave no answer that can be understood.",
+            Self::RequestTimeout | Self::AttemptTimeout => "The service did not answer in time.",
+            Self::IdleTimeout => "Nothing was sent for too long.",
+            Self::ClientGone => "The client went away.",
+            Self::Overflow => "Too many requests are waiting.",
+            Self::RateLimited => "Too many requests came within a short time.",
+            Self::Denied => "The caller may not do this.",
+            Self::Unauthenticated => "No valid credential was shown.",
+            Self::Fault => "A fault was injected on purpose.",
+            Self::ConfigPending => "The gateway is not configured yet.",
+            Self::Draining => "The gateway is about to end.",
+            Self::BadRequest => "The request cannot be understood.",
+            Self::TooLarge => "The request is too large.",
+            Self::Misdirected => "The request was meant for another server.",
+            Self::PolicyUnavailable => "A policy that guards this is not available.",
+            Self::Maintenance => "The service is under maintenance.",
+        }
+    }
+
     /// The reason that [`Reason::text`] spells so.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| reason.text() == text)
@@ -139,7 +167,7 @@ impl Reason {
             }
             Self::RateLimited | Self::Denied | Self::Unauthenticated | Self::Fault | Self::PolicyUnavailable | Self::Maintenance => {
                 Blame::Policy
-            },
+            }
         }
     }
 

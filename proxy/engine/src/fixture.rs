@@ -405,6 +405,9 @@ pub(crate) fn authentication() -> mesh::Authentication {
         forward_token: true,
         claims_to_headers: vec![mesh::ClaimHeader { claim: "sub".into(), header: "x-user".into() }],
         clock_skew: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+        consumer_claim: "azp".into(),
+        token_types: vec!["at+jwt".into()],
+        jwks_max_stale: Some(prost_types::Duration { seconds: 3600, nanos: 0 }),
     };
     let withheld = mesh::WithheldTokens {
         from_headers: vec![header("x-token", "")],

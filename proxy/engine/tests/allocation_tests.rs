@@ -10,6 +10,9 @@ use engine::authenticate::{Remembered, TokenVerdict};
 use engine::authorize::{Call, Own};
 use engine::balance::{self, Choice};
 use engine::decide::{Decision, RequestHead, decide};
+use engine::consumers::{Verified, digest};
+use engine::filter::guard::{Found, Watch};
+use engine::filter::{Called, Exchange, Passage, Resume};
 use engine::gate::Enter;
 use engine::health::Outcome;
 use engine::model::Snapshot;
@@ -17,6 +20,7 @@ use engine::model::build::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use prost::{Message, Name};
 use proto::identity::Identity;
+use proto::mesh;
 use proto::mesh::authorization_policy::Action;
 use proto::mesh::path_pattern::Kind;
 use proto::mesh::{
@@ -255,7 +259,7 @@ fn a_judgement_allocates_nothing() {
         let host = format!("H{n}.Shop.:80");
         let head = RequestHead { host: &host, ..RequestHead::new(&Method::GET, &uri, &headers) };
         let source = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
-        let call = Call { peer: Some(&peer), workload: "w", source, port: 80, head: Some(&head), claims: None, own };
+        let call = Call { peer: Some(&peer), workload: "w", source, port: 80, head: Some(&head), claims: None, auth: None, edge: None, own };
         let bytes = Call { head: None, ..call };
         let before = COUNT.get();
         let judgement = authorization.judge(&call);
@@ -299,5 +303,67 @@ fn a_token_that_was_seen_allocates_nothing() {
             (request.headers.get("x-user").unwrap(), request.headers.contains_key("authorization")),
             (&HeaderValue::from_static("ada"), false)
         );
+    }
+}
+
+/// Allocations of a request with an API key at most, beyond those of a route that asks nobody: who it is, and the room for its header.
+const OF_A_KEY_MAX: usize = 3;
+
+#[test]
+fn a_request_with_a_key_allocates_next_to_nothing() {
+    // Aim: a bounded few allocations from the key to the request as the backend gets it: the key taken out, the consumer in its header.
+    const KEY: &str = "a-key-of-more-than-twenty-bytes";
+    let mut parts = Parts::default();
+    let kind = mesh::KeyCredential { sha256: digest(KEY.as_bytes()).to_vec().into(), prefix: "mw_abc".into() };
+    let credential = mesh::Credential { name: "k1".into(), kind: Some(mesh::credential::Kind::ApiKey(kind)), ..mesh::Credential::default() };
+    let acme = mesh::Consumer { namespace: "shop".into(), name: "acme".into(), credentials: vec![credential], ..mesh::Consumer::default() };
+    put(&mut parts, "consumers/00", &mesh::Consumers { consumers: vec![acme], ..mesh::Consumers::default() });
+    parts.settle();
+    let header = mesh::CredentialHeader { name: "x-api-key".into(), prefix: String::new() };
+    let api_keys = mesh::ApiKeys {
+        policy: "shop/keys".into(),
+        from: vec![mesh::CredentialPlace { kind: Some(mesh::credential_place::Kind::Header(header)) }],
+        consumers: Some(mesh::ConsumerChoice { namespaces: vec!["shop".into()], ..mesh::ConsumerChoice::default() }),
+        ..mesh::ApiKeys::default()
+    };
+    let edge = Some(mesh::EdgePolicy { api_keys: Some(api_keys), ..mesh::EdgePolicy::default() });
+    let mut route = rule(RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() }, &["v1"]);
+    let policy = mesh::RoutePolicy { edge, ..mesh::RoutePolicy::default() };
+    route.typed_per_filter_config.insert(proto::names::POLICY.to_owned(), proto::xds::pack(&policy));
+    let host = VirtualHost { name: "*".into(), domains: vec!["*".into()], routes: vec![route], ..Default::default() };
+    put(&mut parts, "t", &RouteConfiguration { name: "t".into(), virtual_hosts: vec![host], ..Default::default() });
+    let snapshot = parts.assemble(1, &Snapshot::default());
+    let (book, mut tokens, mut verified) = (snapshot.consumers.load(), Remembered::new(1), Verified::new([1; 32]));
+    for _ in 0..2 {
+        let request = Request::get("/").header("host", "a").header("x-api-key", KEY).header("accept", "*/*");
+        let mut request = request.body(()).unwrap().into_parts().0;
+        let mut found = Found::default();
+        let table = snapshot.routes.get("t").unwrap();
+        let head = RequestHead::new(&request.method, &request.uri, &request.headers);
+        let Decision::Forward(plan) = decide(table, &head, 0) else { panic!("it leads somewhere") };
+        let before = COUNT.get();
+        let mut exchange = Exchange {
+            request: &mut request,
+            caller: None,
+            address: [192, 0, 2, 7].into(),
+            called: Called { port: 80, tls: false },
+            watch: Some(Watch {
+                book: &book,
+                tokens: &mut tokens,
+                peer: [192, 0, 2, 7].into(),
+                port: 1,
+                verified: &mut verified,
+                wall_secs: 1_780_272_000,
+                found: &mut found,
+            }),
+            now: Moment::default(),
+            draw: 0,
+        };
+        let passage = plan.forward.forth(plan.place, Resume::START, &mut exchange);
+        let spent = COUNT.get() - before;
+        assert!(matches!(passage, Passage::Through), "{passage:?}");
+        assert!(spent <= OF_A_KEY_MAX, "{spent}");
+        assert!(!request.headers.contains_key("x-api-key") && request.headers.contains_key("x-meshwright-consumer"));
+        assert_eq!(found.identified().and_then(|who| who.consumer.as_deref()).map(|consumer| &*consumer.path), Some("shop/acme"));
     }
 }

@@ -71,7 +71,7 @@ impl KeyKeeper {
     fn meet(&self, known: &mut Known) {
         let (live, now) = (self.snapshots.load(), self.telemetry.moment());
         let mut former = std::mem::take(known);
-        for cell in &live.key_cells {
+        for cell in live.key_cells.iter().chain(live.authentication.iter().flat_map(|authentication| authentication.cells())) {
             let uri = cell.at().uri().to_string();
             let kept = former.remove(&uri).filter(|(kept, _)| Arc::ptr_eq(kept, cell));
             known.entry(uri).or_insert_with(|| kept.unwrap_or_else(|| (Arc::clone(cell), Refresh::new(now))));

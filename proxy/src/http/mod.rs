@@ -20,6 +20,6 @@ pub use forwarded::mark_outside;
 pub use hop::{OfHop, Upgrade, clean_request, clean_response, clean_trailers, names_http};
 pub use judge::{Hop, Raw, declared_length, judge_answer, judge_request};
 pub use packed::{pack, unpack};
-pub use reply::{CutOff, grpc_status, grpc_trailers, local_reply};
+pub use reply::{CutOff, grpc_status, grpc_trailers, local_reply, problem, takes_json};
 pub use serve::{Caller, Serving, serve};
 pub use upgrade::{Tunnel, tunnel};

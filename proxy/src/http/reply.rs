@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use engine::failure::{LocalReply, REASON_HEADER, Reason};
-use http::header::{CONTENT_TYPE, HeaderName};
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderName};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::ground::body::Body;
@@ -48,6 +48,39 @@ fn body(reply: &LocalReply) -> Body {
         (_, Some(reason)) => Body::Bytes(Bytes::from_static(reason.text().as_bytes())),
         _ => Body::Empty,
     }
+}
+
+/// Whether a client takes JSON (RFC 9110, section 12.5.1). One that asks for a page is shown text, unless it names JSON as well.
+pub fn takes_json(headers: &HeaderMap) -> bool {
+    let mut told = false;
+    let (mut json, mut page, mut any) = (false, false, false);
+    for range in headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')) {
+        told = true;
+        let (range, rest) = range.split_once(';').unwrap_or((range, ""));
+        // A weight of zero is a refusal (section 12.4.2).
+        let refused = rest.split(';').filter_map(|one| one.trim().strip_prefix("q=")).any(|weight| weight.trim().parse() == Ok(0.0_f32));
+        match range.trim() {
+            _ if refused => {}
+            "application/json" | "application/problem+json" => json = true,
+            "text/html" | "application/xhtml+xml" => page = true,
+            "*/*" | "application/*" => any = true,
+            _ => {}
+        }
+    }
+    !told || json || (any && !page)
+}
+
+/// Makes an answer of the mesh's own a problem (RFC 9457): for clients outside, who may not know our reason codes.
+pub fn problem(response: &mut Response<Body>, reason: Reason, request_id: Option<&str>) {
+    let status = response.status();
+    let (title, detail, code) = (status.canonical_reason().unwrap_or_default(), reason.sentence(), reason.text());
+    let id = request_id.map(|id| format!(",\"request_id\":{}", serde_json::Value::from(id))).unwrap_or_default();
+    let text = format!(
+        "{{\"type\":\"about:blank\",\"title\":\"{title}\",\"status\":{},\"detail\":\"{detail}\",\"reason\":\"{code}\"{id}}}\n",
+        status.as_u16()
+    );
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    *response.body_mut() = Body::Bytes(Bytes::from(text));
 }
 
 /// The gRPC status of a reply: its own, that of its reason, else of its HTTP status (gRPC's "HTTP to gRPC status code mapping").

@@ -38,16 +38,41 @@ pub struct Account {
     started: Instant,
     /// The series that takes the bytes of an opaque connection while it lives.
     live: Option<Arc<Series>>,
+    outside: Option<Outside>,
+}
+
+/// How a client outside the mesh is answered by the mesh itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outside {
+    /// It takes JSON.
+    Json,
+    /// It takes something else.
+    Text,
 }
 
 impl Account {
     pub(super) fn new(worker: Rc<Recorder>, seen: Outline, detail: Option<Box<Detail>>, started: Instant) -> Self {
-        Self { worker, seen, detail, started, live: None }
+        Self { worker, seen, detail, started, live: None, outside: None }
     }
 
     /// Which road it takes.
     pub fn direction(&self) -> Direction {
         self.seen.direction
+    }
+
+    /// It came from outside the mesh, by an edge.
+    pub fn came_from_outside(&mut self, takes_json: bool) {
+        self.outside = Some(if takes_json { Outside::Json } else { Outside::Text });
+    }
+
+    /// How it is answered where it came from outside.
+    pub const fn outside(&self) -> Option<Outside> {
+        self.outside
+    }
+
+    /// Its id, where it is known.
+    pub fn request_id(&self) -> Option<&str> {
+        self.detail.as_ref()?.get(Word::RequestId)
     }
 
     /// When it began.

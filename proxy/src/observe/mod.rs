@@ -5,8 +5,8 @@
 //! own shard and shares no lock with another; a scrape adds the shards up.
 
 mod access;
-mod auth;
 mod account;
+mod auth;
 mod batch;
 mod calls;
 mod collector;
@@ -37,7 +37,7 @@ mod worker;
 mod tests;
 
 pub use access::{AccessLog, LogLines};
-pub use account::Account;
+pub use account::{Account, Outside};
 pub use calls::CallsTold;
 pub use downstream::Downstream;
 pub use export::{Exporter, start};

@@ -227,6 +227,11 @@ impl Detail {
         }
     }
 
+    /// A text.
+    pub(super) fn get(&self, word: Word) -> Option<&str> {
+        self.words.get(&self.text, word)
+    }
+
     /// Adds a text.
     pub(super) fn word(&mut self, word: Word, text: &str) {
         self.words.set(&mut self.text, word, text);

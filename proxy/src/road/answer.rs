@@ -37,6 +37,8 @@ use crate::tls::Bond;
 pub trait Door: Sized + 'static {
     /// Whose calls come in here.
     const DIRECTION: Direction;
+    /// Whether they come from outside the mesh.
+    const OUTSIDE: bool = false;
     /// What an epoch says of one of its connections.
     type Listener;
 
@@ -246,6 +248,9 @@ impl<D: Door> Connection<D> {
         let forms = Forms { traceparent: there.traceparent, tracestate: there.tracestate, b3_single: there.b3, b3_multi: there.x_b3 };
         let mut account = self.shared.observer.begin_walked(D::DIRECTION, &view.snapshot, (&mut parts, forms), &self.downstream);
         self.door.note(&view.listener, &mut account);
+        if D::OUTSIDE {
+            account.came_from_outside(rules::takes_json(&parts.headers));
+        }
         let version = parts.version;
         match self.decided(&view, &mut parts, (raw, waited), &mut account) {
             Ok(passing) if passing.plan.forward.is_bare() => self.straight((parts, received), passing, account),
@@ -434,6 +439,9 @@ impl<D: Door> Connection<D> {
         if plan.forward.is_guarded() && !matches!(passage, Passage::Ask { .. }) {
             account.identified(&mut leg.found);
         }
+        if matches!(passage, Passage::Through) && leg.upgrade == Upgrade::Asked && leg.stand.is_none() {
+            leg.stand = self.stands_outside(&leg.found);
+        }
         match (passage, plan.target) {
             (Passage::Through, _) => self.straight((parts, received), Passing { plan, leg, home: None }, account),
             (Passage::Answered(answer), _) => shown(&plan, &leg, reply(&self.shared, &answer, leg.version, account)),
@@ -502,6 +510,13 @@ impl<D: Door> Connection<D> {
             let plan = Plan { rule: &rule, forward: &forward, place, target: target.as_ref() };
             own.pass(request, Passing { plan, leg, home: None }, next, account)
         }))
+    }
+
+    /// A place for a caller from outside the mesh that may stay for as long as what it showed holds.
+    fn stands_outside(&self, found: &Found) -> Option<Box<Stand>> {
+        let who = found.identified()?;
+        let holds = who.until_secs.map(|until| Duration::from_secs(until.saturating_sub(self.shared.wall_secs().into())));
+        Some(Box::new(self.shared.standing.enter_outside(&self.downstream, who, holds, &self.shared.reader.load())))
     }
 
     /// What stages see of a request.

@@ -50,6 +50,7 @@ struct Edge {
 
 impl Door for Edge {
     const DIRECTION: Direction = Direction::Outbound;
+    const OUTSIDE: bool = true;
     /// `None`: the Gateway has no such port.
     type Listener = Option<Arc<Outbound>>;
 

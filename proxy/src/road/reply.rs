@@ -5,12 +5,12 @@ use std::sync::Arc;
 use engine::decide::TurnedAway;
 use engine::failure::{Blame, Failure, LocalReply, Reason};
 use engine::model::Snapshot;
-use http::header::CONNECTION;
+use http::header::{CONNECTION, CONTENT_TYPE};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 
 use crate::ground::body::Body;
-use crate::http::{grpc_status, local_reply};
-use crate::observe::{Account, Direction, Downstream};
+use crate::http::{grpc_status, local_reply, problem};
+use crate::observe::{Account, Outside, Direction, Downstream};
 use crate::road::shared::Shared;
 
 /// Answers with the mesh's own words.
@@ -21,6 +21,13 @@ pub fn reply(shared: &Shared, reply: &LocalReply, version: Version, mut account:
         account.grpc_status(u32::from(grpc_status(reply)));
     }
     let mut response = local_reply(reply, grpc);
+    if let Some(reason) = reply.reason.filter(|_| !grpc && reply.body.is_empty()) {
+        match account.outside() {
+            None => {}
+            Some(Outside::Json) => problem(&mut response, reason, account.request_id()),
+            Some(Outside::Text) => drop(response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))),
+        }
+    }
     if draining && version != Version::HTTP_2 {
         close_after(&mut response);
     }

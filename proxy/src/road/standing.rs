@@ -4,17 +4,20 @@
 use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use engine::authorize::{Authorization, CallVerdict, Judgement, Ruling};
 use engine::claims::Claims;
-use engine::consumers::{CONSUMER_HEADER, Identified};
+use engine::consumers::{Book, CONSUMER_HEADER, Identified};
 use engine::decide::{self, Caller, RequestHead};
 use engine::failure::Reason;
 use engine::model::{Inbound, MtlsMode, Snapshot};
 use http::{HeaderMap, Method, Uri, request};
 use tokio::task::yield_now;
+use tokio::time::{Sleep, sleep};
 
 use crate::observe::Downstream;
 use crate::snapshots::Snapshots;
@@ -38,6 +41,8 @@ struct Stood {
     port: u16,
     /// Of what was a request.
     head: Option<Head>,
+    /// Who called from outside the mesh.
+    who: Option<Box<Identified>>,
     /// It may not be any more.
     denial: OnceCell<Denial>,
     waker: RefCell<Option<Waker>>,
@@ -67,6 +72,8 @@ pub struct Stand {
     standing: Rc<Standing>,
     stood: Rc<Stood>,
     place: u32,
+    /// When what the caller showed holds no more.
+    ends: Option<Pin<Box<Sleep>>>,
 }
 
 impl Denial {
@@ -114,19 +121,46 @@ impl Standing {
             source: downstream.address,
             port: downstream.local.port(),
             head,
+            who: None,
             denial: OnceCell::new(),
             waker: RefCell::new(None),
         });
         if !Terms::of(allowed).are_of(live) {
             stood.ask(live);
         }
+        self.stand(stood, None)
+    }
+
+    /// The same of a caller from outside the mesh: it may stay as long as what it showed holds, which is so long at most.
+    pub fn enter_outside(
+        self: &Rc<Self>,
+        downstream: &Downstream,
+        who: &Identified,
+        holds: Option<Duration>,
+        live: &Snapshot,
+    ) -> Stand {
+        let stood = Rc::new(Stood {
+            peer: None,
+            source: downstream.address,
+            port: downstream.local.port(),
+            head: None,
+            who: Some(Box::new(who.clone())),
+            denial: OnceCell::new(),
+            waker: RefCell::new(None),
+        });
+        // It may have been revoked since it was looked up.
+        stood.ask(live);
+        self.stand(stood, holds)
+    }
+
+    fn stand(self: &Rc<Self>, stood: Rc<Stood>, holds: Option<Duration>) -> Stand {
         let mut all = self.all.borrow_mut();
         let place = self.free.borrow_mut().pop().unwrap_or_else(|| {
             all.push(None);
             u32::try_from(all.len() - 1).unwrap_or(u32::MAX)
         });
         all[place as usize] = Some(Rc::clone(&stood));
-        Stand { standing: Rc::clone(self), stood, place }
+        Stand { standing: Rc::clone(self), stood, place, ends: holds.map(|holds| Box::pin(sleep(holds))) }
     }
 
     /// How many there are.
@@ -163,16 +197,18 @@ impl Standing {
 struct Terms {
     authorization: Option<Arc<Authorization>>,
     inbound: Option<Arc<Inbound>>,
+    book: Arc<Book>,
 }
 
 impl Terms {
     fn of(snapshot: &Snapshot) -> Self {
-        Self { authorization: snapshot.authorization.clone(), inbound: snapshot.inbound.clone() }
+        Self { authorization: snapshot.authorization.clone(), inbound: snapshot.inbound.clone(), book: snapshot.consumers.load() }
     }
 
     fn are_of(&self, snapshot: &Snapshot) -> bool {
         self.authorization.as_ref().map(Arc::as_ptr) == snapshot.authorization.as_ref().map(Arc::as_ptr)
             && self.inbound.as_ref().map(Arc::as_ptr) == snapshot.inbound.as_ref().map(Arc::as_ptr)
+            && snapshot.consumers.is(&self.book)
     }
 }
 
@@ -198,6 +234,12 @@ pub async fn watch(standing: Weak<Standing>, snapshots: Snapshots) {
 
 impl Stood {
     fn ask(&self, live: &Snapshot) {
+        if let Some(who) = &self.who {
+            if !live.consumers.with(|book| book.still_has(who)) {
+                self.deny(Denial { reason: Reason::Unauthenticated, ruling: None });
+            }
+            return;
+        }
         let caller = caller_of(self.peer.as_deref(), self.source, self.port);
         let head = self.head.as_ref().map(|head| RequestHead::new(&head.method, &head.uri, &head.headers));
         let claims = self.head.as_ref().and_then(|head| head.claims.as_deref());
@@ -207,12 +249,17 @@ impl Stood {
             let told = self.head.as_ref().and_then(|head| head.headers.get(CONSUMER_HEADER)).and_then(Identified::told);
             decide::judge(live, (caller, told.as_ref()), head.as_ref(), claims).as_ref().and_then(Denial::of)
         };
-        let Some(denial) = denial else { return };
+        if let Some(denial) = denial {
+            self.deny(denial);
+        }
+    }
+
+    fn deny(&self, denial: Denial) {
         tracing::info!(
             peer = %self.source,
             reason = denial.reason.text(),
             policy = denial.ruling.as_ref().map_or("", |ruling| &ruling.label),
-            "an open connection is closed: the policies changed, or its port became Strict"
+            "an open connection is closed: the policies changed, its port became Strict, or its credential holds no more"
         );
         // Once is enough: it is closed for the first reason.
         let _ = self.denial.set(denial);
@@ -225,6 +272,10 @@ impl Stood {
 impl Stand {
     /// Ready once it may not be any more.
     pub fn poll_denied(&mut self, cx: &mut Context<'_>) -> Poll<Denial> {
+        if self.ends.as_mut().is_some_and(|ends| ends.as_mut().poll(cx).is_ready()) {
+            self.ends = None;
+            self.stood.deny(Denial { reason: Reason::Unauthenticated, ruling: None });
+        }
         if let Some(denial) = self.stood.denial.get() {
             return Poll::Ready(denial.clone());
         }

@@ -5,6 +5,7 @@ mod attempts;
 mod authorized;
 mod bounds;
 mod called;
+mod callers;
 mod checks;
 mod cost;
 mod counting;
@@ -249,7 +250,14 @@ impl World {
             credentials.push(cell);
             trust.push(believed);
             times.push(time);
-            Means { snapshots, tls, telemetry, network: Network::Virtual(Arc::clone(wires) as _), hashing: crate::road::hashing::Hashing::of(2), connections_max: usize::MAX }
+            Means {
+                snapshots,
+                tls,
+                telemetry,
+                network: Network::Virtual(Arc::clone(wires) as _),
+                hashing: crate::road::hashing::Hashing::of(2),
+                connections_max: usize::MAX,
+            }
         };
         let client_means = means(FRONTEND, "frontend", &client_wires, client_snapshot(&setup, 1));
         let server_means = means(CATALOG, "catalog-v1", &server_wires, server_snapshot(&setup, 1));

@@ -240,6 +240,7 @@ impl Client {
                 }
                 self.snapshots.publish(snapshot);
             }
+            Effect::Consumers => self.snapshots.wake(),
             Effect::TrustBundle(bundle) => {
                 let roots = bundle.iter().map(|der| CertificateDer::from(der.clone())).collect();
                 told(self.trust.publish(roots), bundle.len());

@@ -28,6 +28,8 @@ pub enum Effect {
     Send(Box<DeltaDiscoveryRequest>),
     /// Make this snapshot live.
     Publish(Arc<Snapshot>),
+    /// Others may call from outside the mesh from now on: what stands open is to be looked at again.
+    Consumers,
     /// Judge peers by these roots from now on: those of an older control plane, which sends no `Trust`.
     TrustBundle(Arc<Vec<Vec<u8>>>),
     /// The control plane said whether a name exists.
@@ -243,7 +245,9 @@ impl Session {
             effects.extend(Want::of(name).filter(|_| denied).map(|want| Effect::Answered(want, false)));
             effects.extend(again);
         }
-        self.parts.settle();
+        if self.parts.settle() {
+            effects.push(Effect::Consumers);
+        }
         let bundle = self.parts.trust_bundle();
         if *bundle != *self.trust_bundle && !bundle.is_empty() && self.parts.trust().is_none() {
             self.trust_bundle = Arc::clone(&bundle);

@@ -62,6 +62,7 @@ fn words(effects: &[Effect]) -> Vec<String> {
             format!("{verb} {} {}", request.type_url.rsplit('.').next().unwrap(), request.response_nonce)
         }
         Effect::Publish(snapshot) => format!("publish {}", snapshot.epoch),
+        Effect::Consumers => "consumers".to_owned(),
         Effect::TrustBundle(bundle) => format!("bundle {}", bundle.len()),
         Effect::Answered(Want::Name(host), exists) => format!("{host} {exists}"),
         Effect::Answered(Want::Outbound(address), exists) => format!("{address} {exists}"),

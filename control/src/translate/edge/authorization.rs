@@ -52,7 +52,8 @@ pub(in crate::translate) fn door(index: &Index, gateway: &Name, port: u16) -> Op
         return None;
     }
     let all = all_places(index, gateway);
-    let here = of_places(index, &of_port(index, gateway, port));
+    let places = of_port(index, gateway, port);
+    let here = of_places(index, &places);
     let decides = |policy: &AuthorizationPolicy| policy.action != Action::Audit;
     let alone = |policy: &AuthorizationPolicy| policy.rules.iter().all(|written| is_of_addresses(&written.rule));
     let allowing = of_places(index, &all).into_iter().filter(|(_, policy)| policy.action == Action::Allow);
@@ -76,7 +77,13 @@ fn of_port(index: &Index, gateway: &Name, port: u16) -> Vec<Place> {
 fn is_of_addresses(rule: &AuthorizationRule) -> bool {
     let source = |source: &CallSource| {
         let CallSource { ip_blocks, ip_lists, peer_ip_blocks, .. } = source;
-        *source == CallSource { ip_blocks: ip_blocks.clone(), ip_lists: ip_lists.clone(), peer_ip_blocks: peer_ip_blocks.clone(), ..CallSource::default() }
+        *source
+            == CallSource {
+                ip_blocks: ip_blocks.clone(),
+                ip_lists: ip_lists.clone(),
+                peer_ip_blocks: peer_ip_blocks.clone(),
+                ..CallSource::default()
+            }
     };
     let target = |target: &CallTarget| *target == CallTarget { ports: target.ports.clone(), ..CallTarget::default() };
     let AuthorizationRule { name: _, from, to, not_from, not_to, when } = rule;
@@ -108,7 +115,7 @@ pub(super) fn fault(world: &World, name: &str) -> Option<String> {
     if world.get(&key).is_none() {
         return Some(format!("there is no {key}"));
     }
-    let wrong = |text: &Arc<str>| engine::consumers::AddressList::read(text).err().map(|wrong| format!("{key}: {}", wrong.of("", "").why));
+    let wrong = |text: &Arc<str>| engine::consumers::AddressList::read(text).err().map(|why| format!("{key}: {why}"));
     texts(world, name).iter().find_map(wrong)
 }
 

@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use engine::consumers::{CREDENTIALS_MAX, Digest, digest};
-use proto::mesh::{
-    self, CertificateCredential, KeyCredential, PasswordCredential, TokenCredential, certificate_credential, credential,
-};
+use proto::mesh::{self, CertificateCredential, KeyCredential, PasswordCredential, TokenCredential, certificate_credential, credential};
 
 use super::api_key::chosen;
 use super::basic;
@@ -86,7 +84,13 @@ fn sent(world: &World, object: &Object, consumer: &Consumer, (labels, claims): (
         team: consumer.team.clone().unwrap_or_else(|| object.key.namespace.clone()),
         groups: consumer.groups.clone(),
         attributes: consumer.attributes.clone(),
-        labels: object.metadata.labels.iter().filter(|(name, _)| labels.contains(name)).map(|(name, value)| (name.clone(), value.clone())).collect(),
+        labels: object
+            .metadata
+            .labels
+            .iter()
+            .filter(|(name, _)| labels.contains(name))
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect(),
         disabled: consumer.disabled,
         expires_secs: seconds(consumer.expires_ms),
         credentials: credentials.collect(),
@@ -102,9 +106,7 @@ fn seconds(at_ms: Option<i64>) -> u64 {
 fn told(world: &World, credential: &Credential) -> Option<mesh::Credential> {
     use credential::Kind;
     let kind = match &credential.kind {
-        CredentialKind::Key { sha256, prefix } => {
-            Kind::ApiKey(KeyCredential { sha256: sha256.to_vec().into(), prefix: prefix.clone() })
-        }
+        CredentialKind::Key { sha256, prefix } => Kind::ApiKey(KeyCredential { sha256: sha256.to_vec().into(), prefix: prefix.clone() }),
         CredentialKind::KeyIn(at) => {
             let (digest, prefix) = key_in(world, at).ok()?;
             Kind::ApiKey(KeyCredential { sha256: digest.to_vec().into(), prefix })
@@ -223,8 +225,12 @@ pub(in crate::translate) fn refusal(world: &World, object: &Object) -> Option<Wh
     let (name, winner) = lost.first()?;
     let rest = if lost.len() > 1 { format!(", and {} more likewise", lost.len() - 1) } else { String::new() };
     Some(match winner {
-        Some(winner) if *winner == object.key => WhyNot::new("Conflicted", format!("its credential `{name}` stands twice{rest}; the first counts")),
-        Some(winner) => WhyNot::new("Conflicted", format!("{winner} is older and has the credential `{name}`{rest}; it does not count here")),
+        Some(winner) if *winner == object.key => {
+            WhyNot::new("Conflicted", format!("its credential `{name}` stands twice{rest}; the first counts"))
+        }
+        Some(winner) => {
+            WhyNot::new("Conflicted", format!("{winner} is older and has the credential `{name}`{rest}; it does not count here"))
+        }
         None => WhyNot::new("Invalid", format!("there are {CREDENTIALS_MAX} older credentials already: `{name}`{rest} does not count")),
     })
 }

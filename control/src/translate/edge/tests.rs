@@ -2,7 +2,7 @@
 
 use super::ladder::{Spot, places};
 use crate::source::parse;
-use crate::translate::{analyze, statuses};
+use crate::translate::{audit, statuses};
 use crate::world::{Allocations, Change, Kind, ObjectKey, Origin, World, WorldSettings};
 
 const ROUTES: &str = "\
@@ -28,7 +28,8 @@ spec: {selector: {app: s}, ports: [{port: 80}]}
 
 pub(super) fn world(objects: &[&str]) -> World {
     let mut world = World::new(WorldSettings::default(), Allocations::default());
-    let texts = std::iter::once(ROUTES.to_owned()).chain(objects.iter().map(|text| format!("apiVersion: meshwright.dev/v1alpha1\n{text}\n")));
+    let texts =
+        std::iter::once(ROUTES.to_owned()).chain(objects.iter().map(|text| format!("apiVersion: meshwright.dev/v1alpha1\n{text}\n")));
     for (age, text) in texts.enumerate() {
         let candidates = parse("f.yaml", &text).candidates.into_iter();
         let put = |candidate| Change::Put { origin: Origin::Folder, candidate, now_ms: i64::try_from(age).unwrap() };
@@ -89,10 +90,7 @@ fn the_narrowest_says_each_field_and_what_is_locked_stays() {
         assert!(status.ancestors.iter().all(|ancestor| ancestor.ancestor_ref["kind"] == "Gateway"), "{status:?}");
         told.join("; ")
     };
-    assert_eq!(
-        standing("rule", "team"),
-        "Accepted=True Accepted ; PartiallyInvalid=True Locked ApiKeyAuth shop/gateway locks scopes"
-    );
+    assert_eq!(standing("rule", "team"), "Accepted=True Accepted ; PartiallyInvalid=True Locked ApiKeyAuth shop/gateway locks scopes");
     assert_eq!(standing("late", "team"), "Accepted=False Conflicted ApiKeyAuth team/route is older and wins in mode");
     assert_eq!(standing("gateway", "shop"), "Accepted=True Accepted ");
 }
@@ -119,6 +117,6 @@ fn what_never_was_good_closes_what_it_is_about_and_nothing_else() {
     put(&keys("nobody", "team", "{targetRefs: [{kind: HTTPRoute, name: none}]}"));
     let status = &statuses(&world)[&ObjectKey::new(Kind::ApiKeyAuth, "team", "nobody")];
     assert_eq!(status.ancestors[0].conditions[0].reason, "TargetNotFound");
-    let problems: Vec<String> = analyze(&world).iter().map(ToString::to_string).collect();
+    let problems: Vec<String> = audit(&world).iter().map(ToString::to_string).collect();
     assert!(problems.iter().any(|line| line.contains("there is no HTTPRoute team/none")), "{problems:?}");
 }

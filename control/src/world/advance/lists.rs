@@ -23,7 +23,12 @@ impl Index {
         let of = |kind: Kind| move |object: &Object| object.key.kind == kind && !matches!(object.spec, Spec::Broken(_));
         list(&mut self.routes, (gone, come), |object| matches!(object.spec, Spec::Route(_)), age);
         list(&mut self.peer_authentications, (gone, come), of(Kind::PeerAuthentication), age);
-        list(&mut self.request_authentications, (gone, come), |object| matches!(&object.spec, Spec::RequestAuthentication(spec) if spec.attachment.targets.is_empty()), age);
+        list(
+            &mut self.request_authentications,
+            (gone, come),
+            |object| matches!(&object.spec, Spec::RequestAuthentication(spec) if spec.attachment.targets.is_empty()),
+            age,
+        );
         list(&mut self.telemetries, (gone, come), of(Kind::Telemetry), age);
         if list(&mut self.revocations, (gone, come), of(Kind::Revocation), age) {
             self.revoked = Arc::new(Revoked::of(self.revocations.iter().filter_map(|object| revocation(object))));
@@ -45,9 +50,7 @@ impl Index {
             let faults = settings.flat_map(|policy| policy.settings.faults.iter().flatten());
             self.fault_callers = Arc::new(faults.flat_map(|fault| fault.from.iter().cloned()).collect());
         }
-        let edges = |object: &Object| {
-            attachment(object).map(|at| at.places(&object.key).into_iter().collect()).unwrap_or_default()
-        };
+        let edges = |object: &Object| attachment(object).map(|at| at.places(&object.key).into_iter().collect()).unwrap_or_default();
         place(&mut self.edge, (gone, come), edges, age);
         let pages = |object: &Object| match &object.spec {
             Spec::Consumer(_) => BTreeSet::from([consumer_page(&object.key)]),

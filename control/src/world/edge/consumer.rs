@@ -196,9 +196,13 @@ fn api_key(at: &Cursor<'_>) -> Option<CredentialKind> {
             let prefix = match prefix {
                 Some(at) => {
                     let text = at.text()?;
-                    let fits = text.len() <= PREFIX_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+                    let fits =
+                        text.len() <= PREFIX_BYTES_MAX && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
                     if !fits {
-                        at.error(format!("`{}` is no beginning of a key", text.escape_debug()), format!("use at most {PREFIX_BYTES_MAX} letters, digits, `_` and `-`"));
+                        at.error(
+                            format!("`{}` is no beginning of a key", text.escape_debug()),
+                            format!("use at most {PREFIX_BYTES_MAX} letters, digits, `_` and `-`"),
+                        );
                     }
                     text
                 }
@@ -242,7 +246,10 @@ fn jwt(at: &Cursor<'_>) -> Option<CredentialKind> {
     fields.done();
     let (entries, at) = claims?;
     if entries.is_empty() || entries.len() > LISTED_MAX {
-        at.error(format!("{} claims", entries.len()), format!("name 1 to {LISTED_MAX}: without any, every token of the issuer would be this consumer's"));
+        at.error(
+            format!("{} claims", entries.len()),
+            format!("name 1 to {LISTED_MAX}: without any, every token of the issuer would be this consumer's"),
+        );
     }
     let claims = entries.into_iter().filter_map(|(claim, value)| Some((claim.to_owned(), name(&value)?))).collect();
     Some(CredentialKind::Jwt { issuer: issuer?, claims })
@@ -267,10 +274,14 @@ fn certificate(at: &Cursor<'_>) -> Option<CredentialKind> {
 fn digest(at: &Cursor<'_>) -> Option<[u8; 32]> {
     let text = at.text()?;
     let nibble = |byte: u8| (byte as char).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(|pair| match pair {
-        [high, low] => Some(nibble(*high)? << 4 | nibble(*low)?),
-        _ => None,
-    }).collect();
+    let bytes: Option<Vec<u8>> = text
+        .as_bytes()
+        .chunks(2)
+        .map(|pair| match pair {
+            [high, low] => Some(nibble(*high)? << 4 | nibble(*low)?),
+            _ => None,
+        })
+        .collect();
     let read = bytes.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
     if read.is_none() {
         at.error("it is no SHA-256", "write 64 hexadecimal digits");
@@ -289,7 +300,8 @@ pub(super) fn entry(at: &Cursor<'_>) -> Option<ContentRef> {
 /// A name that may stand in headers and logs.
 fn word(at: &Cursor<'_>) -> Option<String> {
     let text = at.text()?;
-    let fits = (1..=WORD_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let fits =
+        (1..=WORD_BYTES_MAX).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     if !fits {
         at.error(
             format!("`{}` is no such name", text.chars().take(WORD_BYTES_MAX).collect::<String>().escape_debug()),

@@ -21,12 +21,8 @@ use super::traffic::{Place, PolicyTarget, TARGETS_MAX};
 use super::tree::Node;
 
 /// What edge kinds can be about.
-const TARGETS: [(&str, Kind); 4] = [
-    ("Gateway", Kind::Gateway),
-    ("ListenerSet", Kind::ListenerSet),
-    ("HTTPRoute", Kind::HTTPRoute),
-    ("GRPCRoute", Kind::GRPCRoute),
-];
+const TARGETS: [(&str, Kind); 4] =
+    [("Gateway", Kind::Gateway), ("ListenerSet", Kind::ListenerSet), ("HTTPRoute", Kind::HTTPRoute), ("GRPCRoute", Kind::GRPCRoute)];
 
 /// Where an edge object holds: what `targetRefs` names, else all routes of its namespace, else, in the root namespace, the mesh.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -47,7 +43,10 @@ impl Attachment {
             let narrow = targets.iter().any(|target| target.kind.routes_http());
             let namespace = targets.is_empty() && at.key().namespace != proto::annotations::ROOT_NAMESPACE;
             if narrow || namespace {
-                at.error("only what holds for a Gateway, a listener or the mesh can be locked", "remove it, or name a Gateway in targetRefs");
+                at.error(
+                    "only what holds for a Gateway, a listener or the mesh can be locked",
+                    "remove it, or name a Gateway in targetRefs",
+                );
             }
         }
         Self { targets, locked: locked.is_some_and(|(locked, _)| locked) }

@@ -143,9 +143,7 @@ impl CredentialPlace {
     pub fn sent(&self) -> proto::mesh::CredentialPlace {
         use proto::mesh::credential_place::Kind;
         let kind = match self {
-            Self::Header { name, prefix } => {
-                Kind::Header(proto::mesh::CredentialHeader { name: name.clone(), prefix: prefix.clone() })
-            }
+            Self::Header { name, prefix } => Kind::Header(proto::mesh::CredentialHeader { name: name.clone(), prefix: prefix.clone() }),
             Self::Query(name) => Kind::Query(name.clone()),
             Self::Cookie(name) => Kind::Cookie(name.clone()),
         };

@@ -104,7 +104,8 @@ impl RequestAuthentication {
         if read.attachment.targets.is_empty()
             && let Some(rule) = read.rules.iter().position(|rule| rule.consumer.is_some())
         {
-            at.below(&format!("jwtRules[{rule}].consumer")).error("consumers call at Gateways", "remove it, or name a Gateway in targetRefs");
+            at.below(&format!("jwtRules[{rule}].consumer"))
+                .error("consumers call at Gateways", "remove it, or name a Gateway in targetRefs");
         }
         if !at.refused()
             && let Err(wrong) = taken(names::INBOUND, &Authentication { rules: read.sent(at.key()), withheld: None })
@@ -166,7 +167,21 @@ impl JwtRule {
             Some(claim) => Some(claim?),
             None => None,
         };
-        Some(Self { consumer, types, stale, issuer: issuer?, audiences, keys: keys?, headers, query, cookies, forward, fills, skew: skew?, line })
+        Some(Self {
+            consumer,
+            types,
+            stale,
+            issuer: issuer?,
+            audiences,
+            keys: keys?,
+            headers,
+            query,
+            cookies,
+            forward,
+            fills,
+            skew: skew?,
+            line,
+        })
     }
 
     fn sent(&self, key: &ObjectKey) -> TokenRule {

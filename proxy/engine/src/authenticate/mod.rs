@@ -33,8 +33,8 @@ use places::{RuleBits, Shown};
 pub use refresh::{FRESH_MAX, FRESH_MIN, Refresh, fresh_for};
 pub use remembered::{REMEMBERED_BYTES_MAX, Remembered};
 pub use token::TOKEN_BYTES_MAX;
-pub(crate) use token::plain_type;
 use token::Token;
+pub(crate) use token::plain_type;
 
 /// Most rules of one workload.
 pub const TOKEN_RULES_MAX: usize = RuleBits::BITS as usize;

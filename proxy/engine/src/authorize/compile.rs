@@ -113,18 +113,8 @@ fn texts(field: &str, raw: &[String], one: fn(&str) -> Result<TextPattern, Wrong
 }
 
 fn source(raw: &CallSource) -> Result<SourceMatch, Wrong> {
-    let CallSource {
-        principals,
-        namespaces,
-        ip_blocks,
-        token,
-        consumers,
-        consumer_groups,
-        scopes,
-        auth_methods,
-        ip_lists,
-        peer_ip_blocks,
-    } = raw;
+    let CallSource { principals, namespaces, ip_blocks, token, consumers, consumer_groups, scopes, auth_methods, ip_lists, peer_ip_blocks } =
+        raw;
     if *raw == CallSource::default() {
         return Err(nothing());
     }

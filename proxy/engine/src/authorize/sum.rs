@@ -67,18 +67,8 @@ impl PolicySum {
 }
 
 fn of_source(source: &CallSource) -> usize {
-    let CallSource {
-        principals,
-        namespaces,
-        ip_blocks,
-        token,
-        consumers,
-        consumer_groups,
-        scopes,
-        auth_methods,
-        ip_lists,
-        peer_ip_blocks,
-    } = source;
+    let CallSource { principals, namespaces, ip_blocks, token, consumers, consumer_groups, scopes, auth_methods, ip_lists, peer_ip_blocks } =
+        source;
     let values = token.iter().flat_map(|token| token.claims.values()).map(|claim| claim.values.len());
     let texts = [principals, namespaces, ip_blocks, consumers, consumer_groups, scopes, auth_methods, ip_lists, peer_ip_blocks];
     texts.iter().map(|texts| texts.len()).sum::<usize>() + values.sum::<usize>()

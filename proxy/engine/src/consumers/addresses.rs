@@ -4,8 +4,6 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::rejected::Wrong;
-
 /// Most ranges of one list.
 pub const LISTED_MAX: usize = 1_000_000;
 
@@ -21,7 +19,7 @@ impl AddressList {
     ///
     /// # Errors
     /// Names the first line that is neither a range nor an address.
-    pub fn read(text: &str) -> Result<Self, Wrong> {
+    pub fn read(text: &str) -> Result<Self, String> {
         let mut list = Self::default();
         for (number, line) in text.lines().enumerate() {
             let line = line.split('#').next().unwrap_or_default().trim();
@@ -31,7 +29,7 @@ impl AddressList {
             let range = line.parse::<IpNet>().or_else(|_| line.parse::<IpAddr>().map(IpNet::from));
             let range = range.map_err(|_| {
                 let shown: String = line.chars().take(64).collect();
-                Wrong::new("", format!("line {}: `{}` is neither a range nor an address", number + 1, shown.escape_debug()))
+                format!("line {}: `{}` is neither a range nor an address", number + 1, shown.escape_debug())
             })?;
             match range {
                 IpNet::V4(range) => list.v4.push((range.network().into(), range.broadcast().into())),
@@ -41,7 +39,7 @@ impl AddressList {
                 },
             }
             if list.v4.len() + list.v6.len() > LISTED_MAX {
-                return Err(Wrong::new("", format!("holds more than {LISTED_MAX} ranges")));
+                return Err(format!("holds more than {LISTED_MAX} ranges"));
             }
         }
         (list.v4, list.v6) = (joined(list.v4), joined(list.v6));
@@ -96,7 +94,7 @@ mod tests {
         ] {
             assert_eq!(list.holds(address.parse().unwrap()), held, "{address}");
         }
-        let wrong = AddressList::read("10.0.0.0/8\nx").unwrap_err().of("", "");
-        assert!(wrong.to_string().contains("line 2: `x`"), "{wrong}");
+        let wrong = AddressList::read("10.0.0.0/8\nx").unwrap_err();
+        assert!(wrong.contains("line 2: `x`"), "{wrong}");
     }
 }

@@ -2,7 +2,7 @@
 //! A key is found by its SHA-256, so nothing secret is compared, and the proxy holds no key.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest as sha};
@@ -10,7 +10,7 @@ use http::HeaderValue;
 use proto::mesh::{self, credential::Kind};
 
 use super::addresses::AddressList;
-use super::identified::AuthMethod;
+use super::identified::{AuthMethod, Identified};
 use crate::claims::Claims;
 use crate::rejected::Wrong;
 
@@ -120,6 +120,8 @@ type Place = (u32, u32);
 #[derive(Debug, Default)]
 pub struct Book {
     consumers: Vec<Arc<Consumer>>,
+    /// By name; made at the first use, which most books never see.
+    names: OnceLock<HashMap<Box<str>, u32>>,
     keys: HashMap<Digest, Place>,
     users: HashMap<Box<str>, Vec<(Place, Arc<str>)>>,
     /// By issuer, and the name and value of the first claim.
@@ -195,6 +197,13 @@ impl Book {
         None
     }
 
+    /// Whether somebody who proved who it is still has what it showed, as it was. Who is no consumer is known to nobody here.
+    pub fn still_has(&self, who: &Identified) -> bool {
+        let (Some(consumer), Some(shown)) = (&who.consumer, who.credential()) else { return true };
+        let Some(now) = self.named(&consumer.path) else { return false };
+        Arc::ptr_eq(now, consumer) || (!now.disabled && now.expires_secs == consumer.expires_secs && now.credentials.contains(shown))
+    }
+
     /// How many consumers there are.
     pub fn len(&self) -> usize {
         self.consumers.len()
@@ -210,9 +219,11 @@ impl Book {
         self.consumers.iter().map(|consumer| consumer.credentials.len()).sum()
     }
 
-    /// The consumer of that `NAMESPACE/NAME`; for explanations.
+    /// The consumer of that `NAMESPACE/NAME`.
     pub fn named(&self, path: &str) -> Option<&Arc<Consumer>> {
-        self.consumers.iter().find(|consumer| *consumer.path == *path)
+        let of = |(number, consumer): (u32, &Arc<Consumer>)| (consumer.path.clone(), number);
+        let names = self.names.get_or_init(|| (0..).zip(&self.consumers).map(of).collect());
+        self.consumers.get(*names.get(path)? as usize)
     }
 
     fn owner(&self, (consumer, credential): Place) -> Option<Owner> {
@@ -228,6 +239,11 @@ impl BookCell {
     /// The book in force.
     pub fn load(&self) -> Arc<Book> {
         self.0.load_full()
+    }
+
+    /// Whether that is the book in force.
+    pub fn is(&self, book: &Arc<Book>) -> bool {
+        Arc::ptr_eq(&self.0.load(), book)
     }
 
     /// Looks at the book in force in place.
@@ -266,7 +282,7 @@ impl Page {
         for (index, raw) in raw.consumers.iter().enumerate() {
             let (consumer, secrets) = consumer(raw).map_err(|wrong| wrong.within(format!("consumers[{index}]")))?;
             page.credentials += secrets.len();
-            let kept = known.get(&*consumer.path).filter(|known| ****known == consumer).map(|known| Arc::clone(known));
+            let kept = known.get(&*consumer.path).copied().filter(|known| ***known == consumer).cloned();
             page.entries.push((kept.unwrap_or_else(|| Arc::new(consumer)), secrets));
         }
         for raw in &raw.files {
@@ -276,7 +292,7 @@ impl Page {
             page.files.push((name.as_str().into(), users.iter().map(user).collect()));
         }
         for mesh::AddressList { name, ranges } in &raw.lists {
-            let list = AddressList::read(ranges).map_err(|wrong| wrong.within(format!("lists[{}]", name.escape_debug())))?;
+            let list = AddressList::read(ranges).map_err(|why| Wrong::new(format!("lists[{}]", name.escape_debug()), why))?;
             page.lists.push((name.as_str().into(), Arc::new(list)));
         }
         Ok(page)
@@ -326,7 +342,8 @@ fn consumer(raw: &mesh::Consumer) -> Result<(Consumer, Vec<Secret>), Wrong> {
             return Err(Wrong::new(field, format!("holds {count}, which is more than {most}")));
         }
     }
-    let pairs = |pairs: &BTreeMap<String, String>| pairs.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
+    let pairs =
+        |pairs: &BTreeMap<String, String>| pairs.iter().map(|(name, value)| (name.as_str().into(), value.as_str().into())).collect();
     let mut made = Consumer {
         path: format!("{namespace}/{name}").into(),
         namespace: text(namespace, "namespace")?,
@@ -360,9 +377,8 @@ fn credential(consumer: &Consumer, raw: &mesh::Credential) -> Result<(Credential
     if scopes.len() > LISTED_MAX {
         return Err(Wrong::new("scopes", format!("holds {}, which is more than {LISTED_MAX}", scopes.len())));
     }
-    let hash = |bytes: &[u8], field: &str| {
-        Digest::try_from(bytes).map_err(|_| Wrong::new(field, format!("has {} bytes, not 32", bytes.len())))
-    };
+    let hash =
+        |bytes: &[u8], field: &str| Digest::try_from(bytes).map_err(|_| Wrong::new(field, format!("has {} bytes, not 32", bytes.len())));
     let (method, prefix, secret) = match kind {
         None => return Err(Wrong::new("kind", "is missing: api_key, basic, jwt or certificate")),
         Some(Kind::ApiKey(mesh::KeyCredential { sha256, prefix })) => {

@@ -39,7 +39,9 @@ pub fn check_password_hash(text: &str) -> Result<(), String> {
     match text.split('$').nth(1) {
         Some("argon2id" | "scrypt") => phc(text),
         Some("2a" | "2b" | "2y") => bcrypt_cost(text),
-        _ => Err("is no hash that is taken: use argon2id, bcrypt or scrypt; a password itself, and a hash without salt, is none".to_owned()),
+        _ => {
+            Err("is no hash that is taken: use argon2id, bcrypt or scrypt; a password itself, and a hash without salt, is none".to_owned())
+        }
     }
 }
 

@@ -8,8 +8,8 @@ use proto::identity::Identity;
 
 use super::{Asked, Explanation, LimitView};
 use crate::authenticate::{Authentication, Remembered};
-use crate::decide::{Caller, Version};
 use crate::consumers::{BookCell, Verified};
+use crate::decide::{Caller, Version};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::guard::{Counted, Denied, Found, Guard, Passed, Watch};
 use crate::filter::{Called, Exchange, Filter, Outlook, Remote, Stage, Verdict};
@@ -144,7 +144,8 @@ fn guarded(guard: &Guard, exchange: &mut Exchange<'_>, story: String) -> (Option
     let found = exchange.watch.as_ref().map(|watch| &*watch.found);
     let denied = found.and_then(Found::denied).map(Denied::text);
     let who = found.and_then(Found::identified).map(|found| {
-        let whom = found.consumer.as_ref().map_or_else(|| found.subject().unwrap_or_default().into_owned(), |consumer| consumer.path.to_string());
+        let whom =
+            found.consumer.as_ref().map_or_else(|| found.subject().unwrap_or_default().into_owned(), |consumer| consumer.path.to_string());
         format!("{} of {whom}", found.method.text())
     });
     let why = [Some(story.as_str()), denied, who.as_deref()].into_iter().flatten().collect::<Vec<_>>().join("; ");

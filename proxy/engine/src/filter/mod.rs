@@ -26,8 +26,8 @@ use proto::identity::Identity;
 
 pub use cors::{CORS_LIST_MAX, Cors};
 pub(crate) use fault::FaultSteps;
-pub use guard::{Guard, Question, Watch};
 pub use fault::{Abort, DELAY_MAX, Delay, FAULTS_MAX, Outlook};
+pub use guard::{Guard, Question, Watch};
 pub use headers::{HEADER_OPS_MAX, HEADER_VALUE_BYTES_MAX, HeaderOp, HeaderOps};
 pub use rate_limit::{Buckets, KEY_PARTS_MAX, LIMIT_KEYS_MAX, LIMITS_MAX, PER_MAX, REQUESTS_MAX, RateLimit};
 pub use redirect::Redirect;

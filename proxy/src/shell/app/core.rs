@@ -9,7 +9,6 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::road::hashing::Hashing;
 use crate::callout::Callout;
 use crate::callout::keys::KeyKeeper;
 use crate::identity::{Agent, Subject, TokenFile};
@@ -17,6 +16,7 @@ use crate::io::{Clock, Draw, Network};
 use crate::leases::LeaseKeeper;
 use crate::observe::{Exporter, Telemetry, TelemetryOptions};
 use crate::reports::{Reporter, answering};
+use crate::road::hashing::Hashing;
 use crate::shell::admin::Admin;
 use crate::shell::worker::Means;
 use crate::snapshots::Snapshots;
@@ -76,7 +76,14 @@ impl Core {
         Ok(Self {
             lifecycle: Lifecycle::new(snapshots.clone(), Arc::clone(&credentials), Arc::clone(&trust)),
             dialer: Dialer::new(network.clone(), member.control, control),
-            means: Means { snapshots, tls: Arc::new(tls), telemetry, network, hashing: Hashing::of(std::thread::available_parallelism().map_or(1, usize::from)), connections_max: usize::MAX },
+            means: Means {
+                snapshots,
+                tls: Arc::new(tls),
+                telemetry,
+                network,
+                hashing: Hashing::of(std::thread::available_parallelism().map_or(1, usize::from)),
+                connections_max: usize::MAX,
+            },
             credentials,
             trust,
             clock,

@@ -48,14 +48,28 @@ pub(super) fn source(at: &Cursor<'_>) -> Option<CallSource> {
     list("consumers", &mut source.consumers, consumer);
     list("consumerGroups", &mut source.consumer_groups, word);
     list("scopes", &mut source.scopes, |_, text| Some(text));
-    list("authMethods", &mut source.auth_methods, method);
+    list("authMethods", &mut source.auth_methods, proof);
     source.ip_lists = fields.get("ipListRefs").map(|at| some(&at, LISTS_MAX).iter().filter_map(list_ref).collect()).unwrap_or_default();
     source.token = fields.get("jwt").map(|at| token(&at));
-    let all = ["principals", "namespaces", "ipBlocks", "jwt", "peerIpBlocks", "consumers", "consumerGroups", "scopes", "authMethods", "ipListRefs"];
+    let all = [
+        "principals",
+        "namespaces",
+        "ipBlocks",
+        "jwt",
+        "peerIpBlocks",
+        "consumers",
+        "consumerGroups",
+        "scopes",
+        "authMethods",
+        "ipListRefs",
+    ];
     let says = all.iter().any(|name| fields.has(name));
     fields.done();
     if !says {
-        at.error("it names no caller", "add principals, namespaces, ipBlocks, jwt, consumers or consumerGroups; for any caller leave `from` out");
+        at.error(
+            "it names no caller",
+            "add principals, namespaces, ipBlocks, jwt, consumers or consumerGroups; for any caller leave `from` out",
+        );
         return None;
     }
     Some(source)
@@ -64,7 +78,9 @@ pub(super) fn source(at: &Cursor<'_>) -> Option<CallSource> {
 /// `NAMESPACE/NAME`, or its beginning or end with `*` for the rest.
 fn consumer(at: &Cursor<'_>, text: String) -> Option<String> {
     let part = text.strip_suffix('*').or_else(|| text.strip_prefix('*'));
-    let plain = |text: &str| text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'/')) && text.matches('/').count() <= 1;
+    let plain = |text: &str| {
+        text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'/')) && text.matches('/').count() <= 1
+    };
     let fits = match part {
         Some(part) => plain(part),
         None => plain(&text) && text.split_once('/').is_some_and(|(namespace, name)| is_label(namespace) && !name.is_empty()),
@@ -86,7 +102,7 @@ fn word(at: &Cursor<'_>, text: String) -> Option<String> {
 }
 
 /// How a caller proves who it is.
-fn method(at: &Cursor<'_>, text: String) -> Option<String> {
+fn proof(at: &Cursor<'_>, text: String) -> Option<String> {
     let words = engine::consumers::AuthMethod::ALL.map(|method| (method.text(), ()));
     at.word(&words)?;
     Some(text)

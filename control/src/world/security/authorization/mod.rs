@@ -10,9 +10,9 @@ use proto::names;
 
 use super::taken;
 use crate::world::door::{Cursor, Fields};
-use crate::world::own::{Selector, read_selector};
 use crate::world::edge::Attachment;
-use crate::world::{Kind, ObjectKey};
+use crate::world::own::{Selector, read_selector};
+use crate::world::ObjectKey;
 
 /// Most rules of a policy.
 pub const RULES_MAX: usize = 1_000;
@@ -60,7 +60,10 @@ impl AuthorizationPolicy {
         let rules = fields.get("rules").map(|at| rules(&at)).unwrap_or_default();
         let at = fields.at().clone();
         fields.done();
-        let lists = rules.iter().flat_map(|written| written.rule.from.iter().chain(&written.rule.not_from)).any(|source| !source.ip_lists.is_empty());
+        let lists = rules
+            .iter()
+            .flat_map(|written| written.rule.from.iter().chain(&written.rule.not_from))
+            .any(|source| !source.ip_lists.is_empty());
         if lists && attachment.targets.is_empty() {
             at.error("lists of addresses are judged at Gateways only", "name a Gateway or a route in targetRefs, or write ipBlocks");
         }
@@ -98,7 +101,7 @@ impl AuthorizationPolicy {
 }
 
 /// The ConfigMaps whose lists of addresses a policy asks.
-pub(in crate::world) fn lists(policy: &AuthorizationPolicy) -> impl Iterator<Item = &String> {
+pub fn lists(policy: &AuthorizationPolicy) -> impl Iterator<Item = &String> {
     let rules = policy.rules.iter().map(|written| &written.rule);
     rules.flat_map(|rule| rule.from.iter().chain(&rule.not_from)).flat_map(|source| &source.ip_lists)
 }

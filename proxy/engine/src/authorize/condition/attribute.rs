@@ -88,7 +88,9 @@ impl Attribute {
             return Ok(make());
         }
         let known = NAMED.iter().map(|(known, _)| *known).collect::<Vec<_>>().join(", ");
-        Err(format!("`{name}` is no attribute; there are {known}, request.headers[\"NAME\"], token.claims.NAME and consumer.attributes.NAME"))
+        Err(format!(
+            "`{name}` is no attribute; there are {known}, request.headers[\"NAME\"], token.claims.NAME and consumer.attributes.NAME"
+        ))
     }
 
     /// A header by name, whatever its letters' case. The host is none: HTTP/2 says it elsewhere.

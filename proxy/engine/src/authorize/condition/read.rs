@@ -184,7 +184,9 @@ impl Reading {
                 (Some(name), Some(HEADERS)) => Attribute::header(name).map(|name| Some(Attribute::HasHeader(name))),
                 (Some(name), Some(CONSUMER_ATTRIBUTES)) => Ok(Some(Attribute::HasOfConsumer(name.into()))),
                 (Some(name), Some(CLAIMS | AUTH_CLAIMS)) => Ok(Some(Attribute::HasClaim(name.into()))),
-                (None, Some(HEADERS | CLAIMS | AUTH_CLAIMS | CONSUMER_ATTRIBUTES)) => Err("`in` request.headers, claims or attributes takes a name that is written down".to_owned()),
+                (None, Some(HEADERS | CLAIMS | AUTH_CLAIMS | CONSUMER_ATTRIBUTES)) => {
+                    Err("`in` request.headers, claims or attributes takes a name that is written down".to_owned())
+                }
                 _ => Ok(None),
             },
             "matches" => match (self.attribute(&first.expr)?, literal(&second.expr)) {

@@ -36,7 +36,17 @@ fn ask_as(trust_domain: &str, text: &str) -> Result<bool, Unanswered> {
     let claims = Claims { issuer: "https://id.example".into(), content };
     let source: SocketAddr = "[::ffff:10.1.2.3]:4567".parse().unwrap();
     let own = Own { trust_domain: "cluster.local", namespace: "shop", workload: "store" };
-    let call = Call { peer: Some(&peer), workload: "frontend-v1", source, port: 8080, head: Some(&head), claims: Some(&claims), auth: None, edge: None, own };
+    let call = Call {
+        peer: Some(&peer),
+        workload: "frontend-v1",
+        source,
+        port: 8080,
+        head: Some(&head),
+        claims: Some(&claims),
+        auth: None,
+        edge: None,
+        own,
+    };
     condition.holds(&call)
 }
 

@@ -58,9 +58,7 @@ impl Fill {
             return Err(Wrong::new("name", format!("`{name}` is not a policy's to fill")));
         }
         let value = match value {
-            Some(RawValue::Literal(text)) => {
-                FillValue::Literal(text.parse().map_err(|_| Wrong::new("literal", "is no header's value"))?)
-            }
+            Some(RawValue::Literal(text)) => FillValue::Literal(text.parse().map_err(|_| Wrong::new("literal", "is no header's value"))?),
             Some(RawValue::Cel(text)) => FillValue::Made(ValueOf::compile(text).map_err(|why| Wrong::new("cel", why))?),
             None => return Err(Wrong::new("value", "is missing: literal or cel")),
         };
@@ -105,7 +103,13 @@ impl ApiKeys {
     ///
     /// # Errors
     /// It shows one that does not open this.
-    pub(super) fn judge(&self, head: &RequestHead<'_>, book: &Book, now_secs: u64, token: bool) -> Result<Option<(Identified, Digest)>, Denied> {
+    pub(super) fn judge(
+        &self,
+        head: &RequestHead<'_>,
+        book: &Book,
+        now_secs: u64,
+        token: bool,
+    ) -> Result<Option<(Identified, Digest)>, Denied> {
         let key = match places::shown(&self.places, head, |credential| !(token && is_token(credential))) {
             Shown::Nothing => return Ok(None),
             Shown::Several => return Err(Denied::Several),
@@ -121,8 +125,14 @@ impl ApiKeys {
         if !self.consumers.takes(&consumer) {
             return Err(Denied::Elsewhere);
         }
-        let found =
-            Identified { method: AuthMethod::ApiKey, consumer: Some(consumer), credential: Some(place), user: None, claims: None, until_secs };
+        let found = Identified {
+            method: AuthMethod::ApiKey,
+            consumer: Some(consumer),
+            credential: Some(place),
+            user: None,
+            claims: None,
+            until_secs,
+        };
         if !self.scopes.iter().all(|scope| found.has_scope(scope)) {
             return Err(Denied::Scope);
         }

@@ -119,7 +119,8 @@ impl Basic {
             return Err(Wrong::new("realm", format!("is longer than {REALM_BYTES_MAX} bytes")));
         }
         let quoted = realm.replace('\\', "\\\\").replace('"', "\\\"");
-        let challenge = HeaderValue::try_from(format!("Basic realm=\"{quoted}\", charset=\"UTF-8\"")).map_err(|_| Wrong::new("realm", "is no header's value"))?;
+        let challenge = HeaderValue::try_from(format!("Basic realm=\"{quoted}\", charset=\"UTF-8\""))
+            .map_err(|_| Wrong::new("realm", "is no header's value"))?;
         let choice = consumers.as_ref().map(Choice::compile).transpose().map_err(|wrong| wrong.within("consumers"))?;
         let limit = limit.as_ref().map(|limit| {
             let mesh::FailureLimit { per_minute, client_address, ipv6_prefix, username } = limit;
@@ -170,8 +171,14 @@ impl Basic {
         if answer.is_some() && !self.remembered.is_zero() {
             verified.keep(key, now_secs.saturating_add(self.remembered.as_secs().max(1)));
         }
-        let mut found =
-            Identified { method: AuthMethod::Basic, consumer: None, credential: None, user: Some(user.into()), claims: None, until_secs: None };
+        let mut found = Identified {
+            method: AuthMethod::Basic,
+            consumer: None,
+            credential: None,
+            user: Some(user.into()),
+            claims: None,
+            until_secs: None,
+        };
         if let Some((consumer, place)) = owner {
             let credential = consumer.credentials.get(place).ok_or(Denied::Unknown)?;
             found.until_secs = consumer.holds(credential, now_secs).map_err(Denied::from)?;

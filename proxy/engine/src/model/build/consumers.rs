@@ -43,9 +43,11 @@ impl Consumers {
         self.pages.len()
     }
 
-    pub(super) fn settle(&mut self) {
-        if std::mem::take(&mut self.changed) {
+    pub(super) fn settle(&mut self) -> bool {
+        let changed = std::mem::take(&mut self.changed);
+        if changed {
             self.cell.publish(Page::bind(self.pages.values().map(|staged| &staged.content)));
         }
+        changed
     }
 }

@@ -42,10 +42,10 @@ use crate::raw::duration;
 use crate::rejected::Wrong;
 
 pub use self::authentication::WITHHELD_MAX;
-pub use crate::authenticate::{PREFIX_BYTES_MAX, claim_header};
 pub use self::cluster_policy::INTERVAL_MIN;
 pub use self::egress::{EGRESS_ITEMS_MAX, EGRESS_POLICIES_MAX, EGRESS_RULES_MAX, EgressSum, is_outside_host, is_server_name};
 pub use self::route::TABLE_MAX;
+pub use crate::authenticate::{PREFIX_BYTES_MAX, claim_header};
 pub use crate::rejected::Rejected;
 
 /// Most resources of one type.
@@ -247,9 +247,10 @@ impl Parts {
         }
     }
 
-    /// Makes what was put of consumers, or taken away, the book in force. To be called after each answer's resources.
-    pub fn settle(&mut self) {
-        self.consumers.settle();
+    /// Makes what was put of consumers, or taken away, the book in force; whether there was anything. To be called after each answer's
+    /// resources.
+    pub fn settle(&mut self) -> bool {
+        self.consumers.settle()
     }
 
     /// Whom the mesh believes, as staged.

@@ -147,6 +147,7 @@ fn route_policy() -> RoutePolicy {
         policy: "shop/chaos".into(),
     };
     RoutePolicy {
+        edge: Some(edge()),
         filters: Some(filters()),
         attempt_timeout: seconds(1),
         retry: Some(mesh::Retry {
@@ -315,6 +316,51 @@ fn endpoints() -> ClusterLoadAssignment {
     whole
 }
 
+/// Everything that an edge may say of a rule, but that it cannot.
+fn edge() -> mesh::EdgePolicy {
+    use mesh::credential_place::Kind;
+    let headers = vec![
+        mesh::FilledHeader { name: "x-plan".into(), value: Some(mesh::filled_header::Value::Literal("gold".into())) },
+        mesh::FilledHeader { name: "x-consumer".into(), value: Some(mesh::filled_header::Value::Cel("consumer.name".into())) },
+    ];
+    let consumers = Some(mesh::ConsumerChoice {
+        namespaces: vec!["partners".into()],
+        names: vec!["other/acme".into()],
+        labels: [("plan".to_owned(), "gold".to_owned())].into(),
+    });
+    let place = |kind| mesh::CredentialPlace { kind: Some(kind) };
+    mesh::EdgePolicy {
+        unavailable: String::new(),
+        api_keys: Some(mesh::ApiKeys {
+            policy: "shop/keys".into(),
+            optional: true,
+            from: vec![
+                place(Kind::Header(mesh::CredentialHeader { name: "authorization".into(), prefix: "Bearer ".into() })),
+                place(Kind::Query("key".into())),
+                place(Kind::Cookie("key".into())),
+            ],
+            consumers: consumers.clone(),
+            scopes: vec!["read".into()],
+            keep: true,
+            headers: headers.clone(),
+        }),
+        basic: Some(mesh::BasicAuth {
+            policy: "shop/basic".into(),
+            optional: true,
+            consumers,
+            users: "shop/users/htpasswd".into(),
+            realm: "partners".into(),
+            remembered: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+            failures: Some(mesh::FailureLimit { per_minute: 10, client_address: true, ipv6_prefix: 56, username: true }),
+            scopes: vec!["read".into()],
+            keep: true,
+            headers,
+        }),
+        tokens: Some(mesh::EdgeTokens { policy: "shop/tokens".into(), optional: true, rules: fixture::authentication().rules }),
+        authorization: Some(authorization()),
+    }
+}
+
 /// Everything that a policy may say.
 fn authorization() -> mesh::Authorization {
     let token = mesh::TokenSource {
@@ -326,6 +372,12 @@ fn authorization() -> mesh::Authorization {
         namespaces: vec!["shop".into()],
         ip_blocks: vec!["10.0.0.0/8".into()],
         token: Some(token),
+        consumers: vec!["partners/*".into()],
+        consumer_groups: vec!["gold".into()],
+        scopes: vec!["read".into()],
+        auth_methods: vec!["ApiKey".into()],
+        ip_lists: vec!["shop/offices".into()],
+        peer_ip_blocks: vec!["10.0.0.0/8".into()],
     };
     let path = |kind| mesh::PathPattern { kind: Some(kind) };
     let target = mesh::CallTarget {

@@ -1,0 +1,249 @@
+//! Who calls at an edge, over whole connections: order of the steps, what is told to whom, and how long an upgrade lasts.
+
+use std::sync::Arc;
+
+use engine::consumers::digest;
+use engine::model::build::Parts;
+use engine::model::{Action, Forward, RouteTable, Rule, Target};
+use prost::{Message as _, Name};
+use proto::mesh;
+use proto::xds::pack;
+use proto::xds::route::{
+    Route, RouteAction, RouteConfiguration, RouteMatch, VirtualHost, route::Action as RawAction, route_action::ClusterSpecifier,
+    route_match::PathSpecifier,
+};
+
+use super::*;
+
+const KEY: &str = "a-key-of-more-than-twenty-bytes";
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+
+/// Sets a policy before the edge's only rule; who may call is kept apart and may be changed.
+struct Gate {
+    parts: Parts,
+    policy: mesh::RoutePolicy,
+}
+
+impl Gate {
+    fn new(edge: mesh::EdgePolicy) -> Self {
+        let cors = mesh::Cors { allow_origins: vec!["https://page.example".into()], allow_headers: vec!["x-api-key".into()], ..mesh::Cors::default() };
+        let filters = Some(mesh::Filters { cors: Some(cors), ..mesh::Filters::default() });
+        Self { parts: Parts::default(), policy: mesh::RoutePolicy { filters, edge: Some(edge), ..mesh::RoutePolicy::default() } }
+    }
+
+    fn put<M: prost::Message + Name>(&mut self, name: &str, message: &M) {
+        let any = pack(message);
+        self.parts.put(&M::type_url(), name, &proto::epoch::version(&message.encode_to_vec()), &any).unwrap();
+    }
+
+    fn consumers(&mut self, credentials: Vec<mesh::Credential>) {
+        let acme = mesh::Consumer {
+            namespace: "shop".into(),
+            name: "acme".into(),
+            groups: vec!["gold".into()],
+            credentials,
+            ..mesh::Consumer::default()
+        };
+        self.put("consumers/00", &mesh::Consumers { consumers: vec![acme], ..mesh::Consumers::default() });
+        self.parts.settle();
+    }
+
+    /// Puts it before the edge of a world.
+    fn set(&mut self, world: &World) {
+        let action = RouteAction { cluster_specifier: Some(ClusterSpecifier::Cluster("bad_backend".into())), ..RouteAction::default() };
+        let mut route = Route {
+            name: "HTTPRoute/shop/catalog/0".into(),
+            r#match: Some(RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..RouteMatch::default() }),
+            action: Some(RawAction::Route(action)),
+            ..Route::default()
+        };
+        route.typed_per_filter_config.insert(proto::names::POLICY.to_owned(), pack(&self.policy));
+        let host = VirtualHost { name: "*".into(), domains: vec!["shop.example".into()], routes: vec![route], ..VirtualHost::default() };
+        self.put("t", &RouteConfiguration { name: "t".into(), virtual_hosts: vec![host], ..RouteConfiguration::default() });
+        let compiled = self.parts.assemble(2, &Snapshot::default());
+        let table = compiled.routes.get("t").unwrap();
+        let rule = &table.hosts[0].rules[0];
+        let Action::Forward(staged) = &rule.action else { panic!("it leads somewhere") };
+        let cluster = cluster("shop/catalog:80", ClusterKind::Endpoints, &world.setup);
+        let forward = Arc::new(Forward::to(Arc::clone(&staged.policy), Target::Cluster(cluster)));
+        let led = Rule { id: rule.id, source: rule.source.clone(), matches: Arc::clone(&rule.matches), action: Action::Forward(forward) };
+        let hosts = vec![engine::model::VirtualHost::new(vec![Arc::new(led)])];
+        let table = RouteTable { name: "t".into(), domains: Arc::clone(&table.domains), hosts, content: 2 };
+        let edge = Outbound { name: "edge".into(), protocol: Protocol::Http, http: Some(Arc::new(table)), tcp: None, tls: None, content: 2 };
+        let mut snapshot = client_snapshot(&world.setup, 2);
+        snapshot.edges.insert(80, Arc::new(edge));
+        (snapshot.consumers, snapshot.doors) = (compiled.consumers.clone(), compiled.doors.clone());
+        world.client_means.snapshots.publish(Arc::new(snapshot));
+    }
+}
+
+fn key(name: &str, secret: &str) -> mesh::Credential {
+    let kind = mesh::KeyCredential { sha256: digest(secret.as_bytes()).to_vec().into(), prefix: "mw_abc".into() };
+    mesh::Credential { name: name.into(), kind: Some(mesh::credential::Kind::ApiKey(kind)), ..mesh::Credential::default() }
+}
+
+fn of_shop() -> Option<mesh::ConsumerChoice> {
+    Some(mesh::ConsumerChoice { namespaces: vec!["shop".into()], ..mesh::ConsumerChoice::default() })
+}
+
+fn keys() -> mesh::EdgePolicy {
+    let header = mesh::CredentialHeader { name: "x-api-key".into(), prefix: String::new() };
+    let from = vec![mesh::CredentialPlace { kind: Some(mesh::credential_place::Kind::Header(header)) }];
+    let api_keys = mesh::ApiKeys { policy: "shop/keys".into(), from, consumers: of_shop(), ..mesh::ApiKeys::default() };
+    mesh::EdgePolicy { api_keys: Some(api_keys), ..mesh::EdgePolicy::default() }
+}
+
+/// The answer to a request at the edge, its body included; the request closes its connection.
+async fn answered(world: &World, request: &str) -> String {
+    let mut client = world.knock();
+    write(&mut client, &format!("{request}connection: close\r\n\r\n")).await;
+    let answer = head(&mut client).await;
+    answer + &rest(&mut client).await
+}
+
+#[test]
+fn a_page_learns_that_it_is_refused_and_preflights_are_answered_before() {
+    // Aim: CORS comes before the question who calls, and its headers are on the refusal; the refusal is a problem for who takes JSON and text for
+    // who asks for a page; gRPC gets trailers.
+    run(|| async {
+        let world = World::new(Setup::default());
+        let mut gate = Gate::new(keys());
+        gate.consumers(vec![key("k1", KEY)]);
+        gate.set(&world);
+        let preflight = "OPTIONS / HTTP/1.1\r\nhost: shop.example\r\norigin: https://page.example\r\naccess-control-request-method: GET\r\naccess-control-request-headers: x-api-key\r\n";
+        let answer = answered(&world, preflight).await;
+        assert!(answer.starts_with("HTTP/1.1 20") && answer.contains("access-control-allow-origin: https://page.example"), "{answer}");
+        let asked = "GET /a HTTP/1.1\r\nhost: shop.example\r\norigin: https://page.example\r\n";
+        let answer = answered(&world, asked).await;
+        for wanted in [
+            "HTTP/1.1 401 ",
+            "www-authenticate: ApiKey\r\n",
+            "x-meshwright-reason: unauthenticated\r\n",
+            "access-control-allow-origin: https://page.example\r\n",
+            "content-type: application/problem+json\r\n",
+            "\"status\":401",
+            "\"reason\":\"unauthenticated\"",
+        ] {
+            assert!(answer.contains(wanted), "{wanted}: {answer}");
+        }
+        let answer = answered(&world, &format!("{asked}accept: text/html,*/*;q=0.1\r\n")).await;
+        assert!(answer.contains("content-type: text/plain") && answer.ends_with("unauthenticated"), "{answer}");
+        let answer = answered(&world, "POST /a/b HTTP/1.1\r\nhost: shop.example\r\ncontent-type: application/grpc\r\ncontent-length: 0\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("grpc-status: 16\r\n"), "{answer}");
+    });
+}
+
+#[test]
+fn who_called_is_told_to_the_backend_by_gateways_alone() {
+    // Aim: the server's sidecar believes the header from a Gateway's identity and from nobody else; a client's own is removed before.
+    run(|| async {
+        for gateway in [false, true] {
+            let mut world = World::new(Setup::default());
+            let mut server = server_snapshot(&world.setup, 2);
+            if gateway {
+                let known = server.settings.as_deref().cloned().unwrap();
+                server.settings = Some(Arc::new(Settings { gateways: vec![FRONTEND.into()], ..known }));
+            }
+            world.server_means.snapshots.publish(Arc::new(server));
+            let mut gate = Gate::new(keys());
+            gate.consumers(vec![key("k1", KEY)]);
+            gate.set(&world);
+            let mut client = world.knock();
+            let smuggled = "x-meshwright-consumer: shop/boss;groups=admin;method=ApiKey\r\nx_meshwright_consumer: shop/boss\r\n";
+            write(&mut client, &format!("GET / HTTP/1.1\r\nhost: shop.example\r\nx-api-key: {KEY}\r\n{smuggled}\r\n")).await;
+            let mut application = world.application().await;
+            let request = head(&mut application).await;
+            assert!(!request.contains("boss") && !request.contains(KEY), "{request}");
+            assert_eq!(request.contains("x-meshwright-consumer: shop/acme;groups=gold;method=ApiKey\r\n"), gateway, "{request}");
+            write(&mut application, OK).await;
+            head(&mut client).await;
+        }
+    });
+}
+
+#[test]
+fn a_password_is_verified_beside_the_worker() {
+    // Aim: the request waits for its verdict and goes on; a wrong one is refused with the realm.
+    run(|| async {
+        let mut world = World::new(Setup::default());
+        let basic = mesh::BasicAuth { policy: "shop/basic".into(), consumers: of_shop(), realm: "partners".into(), ..mesh::BasicAuth::default() };
+        let mut gate = Gate::new(mesh::EdgePolicy { basic: Some(basic), ..mesh::EdgePolicy::default() });
+        // `secret`, bcrypt of cost 4.
+        let hash = bcrypt::hash_with_salt("secret", 4, [9; 16]).unwrap().to_string();
+        let user = mesh::PasswordCredential { username: "ada".into(), hash };
+        gate.consumers(vec![mesh::Credential { name: "web".into(), kind: Some(mesh::credential::Kind::Basic(user)), ..mesh::Credential::default() }]);
+        gate.set(&world);
+        let answer = answered(&world, "GET / HTTP/1.1\r\nhost: shop.example\r\nauthorization: Basic YWRhOndyb25n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("www-authenticate: Basic realm=\"partners\""), "{answer}");
+        let mut client = world.knock();
+        write(&mut client, "GET / HTTP/1.1\r\nhost: shop.example\r\nauthorization: Basic YWRhOnNlY3JldA==\r\n\r\n").await;
+        let mut application = world.application().await;
+        assert!(!head(&mut application).await.contains("authorization"));
+        write(&mut application, OK).await;
+        assert!(head(&mut client).await.starts_with("HTTP/1.1 200 "));
+    });
+}
+
+#[test]
+fn addresses_are_judged_before_there_is_a_route() {
+    // Aim: a client whose address is denied gets 403, whatever host it asks for; others get the host's answer.
+    run(|| async {
+        let world = World::new(Setup::default());
+        let mut gate = Gate::new(keys());
+        for (block, known, unknown) in [("192.0.2.0/24", "403", "403"), ("198.51.100.0/24", "401", "404")] {
+            let source = mesh::CallSource { ip_blocks: vec![block.into()], ..mesh::CallSource::default() };
+            let rule = mesh::AuthorizationRule { from: vec![source], ..mesh::AuthorizationRule::default() };
+            let policy = mesh::AuthorizationPolicy {
+                name: "shop/addresses".into(),
+                action: mesh::authorization_policy::Action::Deny.into(),
+                rules: vec![rule],
+                ..mesh::AuthorizationPolicy::default()
+            };
+            gate.put("edge/80", &mesh::Authorization { policies: vec![policy], dry_run: false });
+            gate.set(&world);
+            for (host, status) in [("shop.example", known), ("unknown.example", unknown)] {
+                let answer = answered(&world, &format!("GET / HTTP/1.1\r\nhost: {host}\r\n")).await;
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{block} {host}: {answer}");
+            }
+        }
+    });
+}
+
+#[test]
+fn an_upgrade_ends_with_its_credential() {
+    // Aim: what became of a request with a key is cut when the key is revoked, and when its time is over; not when another key goes.
+    run(|| async {
+        for expires in [false, true] {
+            let mut world = World::new(Setup::default());
+            let mut gate = Gate::new(keys());
+            let now = u64::from(world.client.wall_secs());
+            let own = || mesh::Credential { expires_secs: if expires { now + 60 } else { 0 }, ..key("k1", KEY) };
+            gate.consumers(vec![own(), key("k2", "another-key-another-key")]);
+            gate.set(&world);
+            tokio::task::spawn_local(crate::road::standing::watch(Rc::downgrade(&world.client.standing), world.client_means.snapshots.clone()));
+            let mut client = world.knock();
+            let asked = format!("GET / HTTP/1.1\r\nhost: shop.example\r\nx-api-key: {KEY}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+            write(&mut client, &asked).await;
+            let mut application = world.application().await;
+            head(&mut application).await;
+            write(&mut application, "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+            assert!(head(&mut client).await.starts_with("HTTP/1.1 101 "));
+            write(&mut client, "hello").await;
+            assert_eq!(exactly(&mut application, 5).await, "hello");
+            if expires {
+                tokio::time::sleep(Duration::from_secs(61)).await;
+            } else {
+                gate.consumers(vec![own()]);
+                world.client_means.snapshots.wake();
+                tokio::task::yield_now().await;
+                write(&mut client, "again").await;
+                assert_eq!(exactly(&mut application, 5).await, "again");
+                gate.consumers(Vec::new());
+                world.client_means.snapshots.wake();
+            }
+            let mut byte = [0];
+            let read = tokio::time::timeout(Duration::from_secs(5), client.read(&mut byte)).await.expect("it is cut");
+            assert!(!matches!(read, Ok(1..)), "{read:?}");
+        }
+    });
+}
