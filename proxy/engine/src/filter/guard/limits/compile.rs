@@ -79,6 +79,7 @@ fn limit((policy, memory): (&str, &Memory), raw: &mesh::EdgeLimit) -> Result<Lim
     let cost = match cost_cel.as_str() {
         "" if (1..=AMOUNT_MAX).contains(&u64::from(*cost)) => Cost::Same((*cost).into()),
         "" => return Err(Wrong::new("cost", format!("{cost} is not from 1 to {AMOUNT_MAX}"))),
+        _ if *cost > 0 => return Err(Wrong::new("cost", "stands beside cost_cel")),
         text => Cost::Made(ValueOf::compile(text).map_err(|why| Wrong::new("cost_cel", why))?),
     };
     let missing = match KeyMissing::try_from(*missing) {
