@@ -67,7 +67,7 @@ mod tests {
     use crate::translate::edge::ladder::Spot;
     use crate::translate::edge::policy;
     use crate::translate::edge::tests::world;
-    use crate::translate::{analyze, statuses};
+    use crate::translate::{audit, statuses};
     use crate::world::{Kind, ObjectKey, World};
 
     fn limit(name: &str, namespace: &str, spec: &str) -> String {
@@ -110,9 +110,9 @@ mod tests {
         // Aim: a TrafficPolicy's rateLimits and a RateLimit on the same route both count, and `analyze` says so.
         let traffic = "kind: TrafficPolicy\nmetadata: {name: t, namespace: team}\nspec: {targetRefs: [{kind: HTTPRoute, name: r}], rateLimits: [{requests: 1, per: 1s}]}";
         let edge = limit("route", "team", "targetRefs: [{kind: HTTPRoute, name: r}]");
-        let found = analyze(&world(&[traffic, &edge]));
+        let found = audit(&world(&[traffic, &edge]));
         let met = |text: &str| found.iter().any(|problem| problem.to_string().contains(text));
         assert!(met("both count"), "{found:?}");
-        assert!(!analyze(&world(&[&edge])).iter().any(|problem| problem.to_string().contains("both count")));
+        assert!(!audit(&world(&[&edge])).iter().any(|problem| problem.to_string().contains("both count")));
     }
 }

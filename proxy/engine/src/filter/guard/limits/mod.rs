@@ -223,7 +223,11 @@ impl LimitGuard {
                     Err(stopped) => stopped,
                 };
                 if limit.dry_run {
-                    limit.counts.add(LimitVerdict::WouldRefuse);
+                    match stopped {
+                        // On trial it keeps nobody waiting.
+                        Stop::Ask(key, want) => count.aside.push(LimitAsk { object: Arc::clone(object), limit: place, key, want }),
+                        _ => limit.counts.add(LimitVerdict::WouldRefuse),
+                    }
                     continue;
                 }
                 put_back(&taken, now);
