@@ -5,7 +5,7 @@ use std::sync::Arc;
 use engine::consumers::digest;
 use engine::model::build::Parts;
 use engine::model::{Action, Forward, RouteTable, Rule, Target};
-use prost::{Message as _, Name};
+use prost::Name;
 use proto::mesh;
 use proto::xds::pack;
 use proto::xds::route::{
@@ -33,7 +33,7 @@ impl Gate {
 
     fn put<M: prost::Message + Name>(&mut self, name: &str, message: &M) {
         let any = pack(message);
-        self.parts.put(&M::type_url(), name, &proto::epoch::version(&message.encode_to_vec()), &any).unwrap();
+        self.parts.put(&M::type_url(), name, &proto::epoch::version(&any.value), &any).unwrap();
     }
 
     fn consumers(&mut self, credentials: Vec<mesh::Credential>) {

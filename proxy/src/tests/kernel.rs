@@ -85,6 +85,7 @@ async fn a_worker_accepts_serves_drains_and_ends() {
         tls: party(&Authority::new("root"), FRONTEND, "frontend").tls,
         telemetry: crate::observe::start(TelemetryOptions::default(), Clock::System).0,
         network: Network::Kernel { mark: None },
+        hashing: crate::road::hashing::Hashing::of(2),
         connections_max: usize::MAX,
     };
     let workers: Vec<_> = (0..2).map(|n| Worker::spawn(format!("worker-{n}"), means.clone(), n).unwrap()).collect();

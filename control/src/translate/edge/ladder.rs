@@ -113,7 +113,7 @@ impl<'a, T: Rung> Climb<'a, T> {
     {
         let mut steps = Vec::new();
         for (place, at) in places.iter().enumerate() {
-            for object in index.edge.get(at).into_iter().flatten() {
+            for object in index.edge.get(at).into_iter().flatten().filter(|object| object.key.kind == T::KIND) {
                 if let (Some(says), Some(attachment)) = (T::of(object), attachment(object)) {
                     steps.push(Step { place, object, attachment, says });
                 }

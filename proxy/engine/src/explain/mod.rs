@@ -91,7 +91,7 @@ pub fn outbound_named(snapshot: &Snapshot, (destination, names): (SocketAddr, &[
     let address = own_address(snapshot, destination);
     let called = Called { port: destination.port(), tls: false };
     let settings = snapshot.settings.as_deref();
-    let way = Way { asked, caller: None, address, called, settings, judged: None, book: None, tokens: None };
+    let way = Way { asked, caller: None, address, called, settings, judged: None, door: None, book: None, tokens: None };
     match course {
         Course::Outside | Course::Serve(_) | Course::Refuse(Reason::Denied) | Course::Close(Reason::Denied)
             if !snapshot.outbound.contains_key(&destination) =>
@@ -125,7 +125,7 @@ pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
     let (course, proved) = walk(snapshot, door, &Visitor::from_outside(asked), &[]);
     let called = Called { port, tls: false };
     let (settings, book) = (snapshot.settings.as_deref(), Some(&*snapshot.consumers));
-    let way = Way { asked, caller: None, address: None, called, settings, judged: None, book, tokens: None };
+    let way = Way { asked, caller: None, address: None, called, settings, judged: None, door: Some(snapshot), book, tokens: None };
     taken(explanation, (course, Terms::of(snapshot, door)), &way, proved)
 }
 
@@ -164,6 +164,7 @@ pub fn inbound(snapshot: &Snapshot, port: u16, origin: Origin<'_>, asked: &Asked
         called,
         settings: snapshot.settings.as_deref(),
         judged: Some((snapshot, judged)),
+        door: None,
         book: None,
         tokens: snapshot.authentication.as_deref(),
     };

@@ -1,8 +1,10 @@
 //! What authorization policies say of the call that is asked about.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use super::view::PolicyView;
 use super::{Explanation, Way};
-use crate::authorize::{CallVerdict, Told};
+use crate::authorize::{CallVerdict, Judgement, Told};
 use crate::claims::Claims;
 use crate::decide::{self, RequestHead};
 use crate::failure::Reason;
@@ -17,7 +19,7 @@ pub(super) fn told(
     way: &Way<'_>,
     (head, claims): (Option<&RequestHead<'_>>, Option<&Claims>),
 ) -> (Explanation, Option<Reason>) {
-    let Some((snapshot, caller)) = way.judged else { return (explanation, None) };
+    let Some((snapshot, caller)) = way.judged else { return door(explanation, way, head) };
     let Some(authorization) = snapshot.authorization.as_deref() else { return (explanation, None) };
     let call = decide::call(snapshot, caller, head, claims);
     explanation.policies = authorization.told(&call).into_iter().take(POLICIES_TOLD_MAX).map(view).collect();
@@ -28,6 +30,23 @@ pub(super) fn told(
         (Some(_), Some(_)) => "Reply",
         (Some(_), None) => "Close",
     };
+    let why = said(&judgement);
+    (explanation.stage("authorization", verdict, why), refusal)
+}
+
+/// What a Gateway's port says of addresses, before there is a route.
+fn door(explanation: Explanation, way: &Way<'_>, head: Option<&RequestHead<'_>>) -> (Explanation, Option<Reason>) {
+    let source = SocketAddr::new(way.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), 0);
+    let caller = decide::Caller { peer: None, workload: "", source, port: way.called.port };
+    let judgement = way.door.and_then(|snapshot| decide::door(snapshot, way.called.port, caller, head));
+    let Some(judgement) = judgement else { return (explanation, None) };
+    let refusal = judgement.refusal();
+    let verdict = if refusal.is_some() { "Reply" } else { "Continue" };
+    (explanation.stage("address_rules", verdict, said(&judgement)), refusal)
+}
+
+/// A judgement in words.
+fn said(judgement: &Judgement<'_>) -> String {
     let mut why = match judgement.verdict {
         CallVerdict::Allowed => "no policy forbids it".to_owned(),
         CallVerdict::Denied(ruling) if ruling.rule.is_empty() => format!("no rule of {} allows it", ruling.policy),
@@ -40,7 +59,7 @@ pub(super) fn told(
     if judgement.unanswered > 0 {
         why += "; a condition could not be evaluated, which counts against the caller";
     }
-    (explanation.stage("authorization", verdict, why), refusal)
+    why
 }
 
 fn view(told: Told<'_>) -> PolicyView {

@@ -25,6 +25,8 @@ pub(super) struct Way<'a> {
     pub(super) settings: Option<&'a Settings>,
     /// Whose policies judge whom, on the server's side.
     pub(super) judged: Option<(&'a Snapshot, Caller<'a>)>,
+    /// Whose ports judge addresses, at an edge.
+    pub(super) door: Option<&'a Snapshot>,
     /// Who may call from outside, at an edge.
     pub(super) book: Option<&'a BookCell>,
     /// The rules for tokens, at the side that has some.
