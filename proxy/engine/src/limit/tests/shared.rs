@@ -104,7 +104,7 @@ fn a_store_that_begins_anew_goes_on_from_what_proxies_know() {
         for at in 0..20_000_u64 {
             if at == 10_000 {
                 play.book = LimitBook::new(8, 100);
-                play.proxies.iter_mut().for_each(|held| drop(held.known(0, now(at).moment)));
+                play.proxies.iter_mut().for_each(|held| _ = held.known(0, now(at).moment));
             }
             play.arrive(at);
             if at % 10 == 0 {
