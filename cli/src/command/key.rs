@@ -16,7 +16,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::apply::{epoch, failure, last};
 use super::token::workload as path;
-use crate::client::{Control, WhichMesh};
+use crate::client::{self, Control, WhichMesh};
 use crate::output::{self, Columns, ProgressLine, TextOrJson};
 use crate::duration;
 
