@@ -1772,7 +1772,7 @@ impl ::prost::Name for Progress {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {
-    /// objects, consumers, proxies, listeners, routes, clusters, endpoints, policies, certs, epochs, plaintext, egress, traffic, suggestions, audit, refusals.
+    /// objects, proxies, listeners, routes, clusters, endpoints, policies, certs, epochs, plaintext, egress, traffic, suggestions, audit, refusals.
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     /// Filters; empty: all.
@@ -3374,6 +3374,798 @@ pub mod node_server {
         const NAME: &'static str = SERVICE_NAME;
     }
 }
+/// One RateLimit. All that hold for a rule apply, and every one must allow.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EdgeLimits {
+    /// NAMESPACE/NAME of the object.
+    #[prost(string, tag = "1")]
+    pub policy: ::prost::alloc::string::String,
+    /// Key of what is counted, which outlives pushes: the object's, or that of one of its routes.
+    #[prost(string, tag = "2")]
+    pub memory: ::prost::alloc::string::String,
+    /// Before it is known who calls.
+    #[prost(bool, tag = "3")]
+    pub before_auth: bool,
+    #[prost(message, repeated, tag = "4")]
+    pub limits: ::prost::alloc::vec::Vec<EdgeLimit>,
+    #[prost(message, repeated, tag = "5")]
+    pub concurrency: ::prost::alloc::vec::Vec<ConcurrencyLimit>,
+    #[prost(message, optional, tag = "6")]
+    pub store: ::core::option::Option<LimitStore>,
+    #[prost(enumeration = "WithoutStore", tag = "7")]
+    pub without_store: i32,
+    /// What clients are told.
+    #[prost(bool, tag = "8")]
+    pub draft_headers: bool,
+    #[prost(bool, tag = "9")]
+    pub legacy_headers: bool,
+    #[prost(message, repeated, tag = "10")]
+    pub bandwidth: ::prost::alloc::vec::Vec<BandwidthLimit>,
+}
+impl ::prost::Name for EdgeLimits {
+    const NAME: &'static str = "EdgeLimits";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.EdgeLimits".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.EdgeLimits".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct EdgeLimit {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// All of them together are the key; none: one for all.
+    #[prost(message, repeated, tag = "4")]
+    pub key: ::prost::alloc::vec::Vec<EdgeKey>,
+    #[prost(enumeration = "KeyMissing", tag = "5")]
+    pub missing: i32,
+    /// CEL; empty: always.
+    #[prost(string, tag = "6")]
+    pub when: ::prost::alloc::string::String,
+    /// What one request takes; CEL where it is not the same for all.
+    #[prost(uint32, tag = "7")]
+    pub cost: u32,
+    #[prost(string, tag = "8")]
+    pub cost_cel: ::prost::alloc::string::String,
+    /// All proxies count together.
+    #[prost(bool, tag = "9")]
+    pub shared: bool,
+    /// Counts and refuses nobody.
+    #[prost(bool, tag = "10")]
+    pub dry_run: bool,
+    /// A header of the answer that says what the request took in the end; empty: what it took at first.
+    #[prost(string, tag = "11")]
+    pub cost_header: ::prost::alloc::string::String,
+    #[prost(oneof = "edge_limit::Numbers", tags = "2, 3")]
+    pub numbers: ::core::option::Option<edge_limit::Numbers>,
+}
+/// Nested message and enum types in `EdgeLimit`.
+pub mod edge_limit {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Numbers {
+        #[prost(message, tag = "2")]
+        Rate(super::LimitRate),
+        #[prost(message, tag = "3")]
+        Quota(super::LimitQuota),
+    }
+}
+impl ::prost::Name for EdgeLimit {
+    const NAME: &'static str = "EdgeLimit";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.EdgeLimit".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.EdgeLimit".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LimitRate {
+    #[prost(uint32, tag = "1")]
+    pub requests: u32,
+    #[prost(message, optional, tag = "2")]
+    pub per: ::core::option::Option<::prost_types::Duration>,
+    #[prost(uint32, tag = "3")]
+    pub burst: u32,
+}
+impl ::prost::Name for LimitRate {
+    const NAME: &'static str = "LimitRate";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.LimitRate".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.LimitRate".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LimitQuota {
+    #[prost(uint32, tag = "1")]
+    pub requests: u32,
+    #[prost(enumeration = "CalendarPeriod", tag = "2")]
+    pub per: i32,
+    /// Of the IANA database.
+    #[prost(string, tag = "3")]
+    pub time_zone: ::prost::alloc::string::String,
+    /// 1 is Monday, 7 Sunday.
+    #[prost(uint32, tag = "4")]
+    pub week_start: u32,
+}
+impl ::prost::Name for LimitQuota {
+    const NAME: &'static str = "LimitQuota";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.LimitQuota".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.LimitQuota".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EdgeKey {
+    #[prost(oneof = "edge_key::Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
+    pub kind: ::core::option::Option<edge_key::Kind>,
+}
+/// Nested message and enum types in `EdgeKey`.
+pub mod edge_key {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(bool, tag = "1")]
+        Consumer(bool),
+        #[prost(message, tag = "2")]
+        ClientAddress(super::ClientAddressKey),
+        #[prost(string, tag = "3")]
+        Header(::prost::alloc::string::String),
+        #[prost(string, tag = "4")]
+        Claim(::prost::alloc::string::String),
+        #[prost(bool, tag = "5")]
+        Path(bool),
+        #[prost(bool, tag = "6")]
+        Method(bool),
+        #[prost(string, tag = "7")]
+        Cel(::prost::alloc::string::String),
+    }
+}
+impl ::prost::Name for EdgeKey {
+    const NAME: &'static str = "EdgeKey";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.EdgeKey".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.EdgeKey".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ClientAddressKey {
+    /// Bits of an IPv6 address that count.
+    #[prost(uint32, tag = "1")]
+    pub ipv6_prefix: u32,
+}
+impl ::prost::Name for ClientAddressKey {
+    const NAME: &'static str = "ClientAddressKey";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ClientAddressKey".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ClientAddressKey".into()
+    }
+}
+/// Requests under way at once, at one proxy.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ConcurrencyLimit {
+    #[prost(uint32, tag = "1")]
+    pub requests: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub key: ::prost::alloc::vec::Vec<EdgeKey>,
+}
+impl ::prost::Name for ConcurrencyLimit {
+    const NAME: &'static str = "ConcurrencyLimit";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.ConcurrencyLimit".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.ConcurrencyLimit".into()
+    }
+}
+/// Bytes of answers' bodies in a second, at one proxy.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct BandwidthLimit {
+    #[prost(uint32, tag = "1")]
+    pub response_bytes_per_second: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub key: ::prost::alloc::vec::Vec<EdgeKey>,
+}
+impl ::prost::Name for BandwidthLimit {
+    const NAME: &'static str = "BandwidthLimit";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.BandwidthLimit".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.BandwidthLimit".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LimitStore {
+    #[prost(oneof = "limit_store::Kind", tags = "1")]
+    pub kind: ::core::option::Option<limit_store::Kind>,
+}
+/// Nested message and enum types in `LimitStore`.
+pub mod limit_store {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Kind {
+        #[prost(message, tag = "1")]
+        Leases(super::LeaseStore),
+    }
+}
+impl ::prost::Name for LimitStore {
+    const NAME: &'static str = "LimitStore";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.LimitStore".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.LimitStore".into()
+    }
+}
+/// The control plane counts, and proxies take some of each key's share ahead.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LeaseStore {
+    /// Of the whole limit; 0: each request asks.
+    #[prost(uint32, tag = "1")]
+    pub ahead_percent: u32,
+}
+impl ::prost::Name for LeaseStore {
+    const NAME: &'static str = "LeaseStore";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.LeaseStore".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.LeaseStore".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LimitAsks {
+    /// In the first message only: who asks, as in a Hello.
+    #[prost(string, tag = "1")]
+    pub node_id: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub asks: ::prost::alloc::vec::Vec<LimitAsk>,
+}
+impl ::prost::Name for LimitAsks {
+    const NAME: &'static str = "LimitAsks";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.LimitAsks".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.LimitAsks".into()
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LimitAsk {
+    /// Comes back with the grant.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// EdgeLimits.memory and the limit's name.
+    #[prost(string, tag = "2")]
+    pub memory: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub limit: ::prost::alloc::string::String,
+    /// 16 bytes.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub key: ::prost::bytes::Bytes,
+    #[prost(uint64, tag = "5")]
+    pub want: u64,
+    /// Of what was given before.
+    #[prost(uint64, tag = "6")]
+    pub back: u64,
+    /// Was let through while nobody counted.
+    #[prost(uint64, tag = "7")]
+    pub spent: u64,
+    #[prost(message, optional, tag = "8")]
+    pub known: ::core::option::Option<LimitKnown>,
+    #[prost(oneof = "limit_ask::Numbers", tags = "9, 10")]
+    pub numbers: ::core::option::Option<limit_ask::Numbers>,
+}
+/// Nested message and enum types in `LimitAsk`.
+pub mod limit_ask {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Numbers {
+        #[prost(message, tag = "9")]
+        Rate(super::LimitRate),
+        #[prost(message, tag = "10")]
+        Quota(super::LimitQuota),
+    }
+}
+impl ::prost::Name for LimitAsk {
+    const NAME: &'static str = "LimitAsk";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.LimitAsk".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.LimitAsk".into()
+    }
+}
+/// What a proxy was told before, for a control plane that begins anew.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LimitKnown {
+    #[prost(uint64, tag = "1")]
+    pub remaining: u64,
+    #[prost(message, optional, tag = "2")]
+    pub heard_ago: ::core::option::Option<::prost_types::Duration>,
+    #[prost(message, optional, tag = "3")]
+    pub reset_in: ::core::option::Option<::prost_types::Duration>,
+}
+impl ::prost::Name for LimitKnown {
+    const NAME: &'static str = "LimitKnown";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.LimitKnown".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.LimitKnown".into()
+    }
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct LimitGrants {
+    /// Proxies that count together with this one, itself among them.
+    #[prost(uint32, tag = "1")]
+    pub replicas: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub grants: ::prost::alloc::vec::Vec<LimitGrant>,
+}
+impl ::prost::Name for LimitGrants {
+    const NAME: &'static str = "LimitGrants";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.LimitGrants".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.LimitGrants".into()
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LimitGrant {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(uint64, tag = "2")]
+    pub granted: u64,
+    #[prost(message, optional, tag = "3")]
+    pub lasts: ::core::option::Option<::prost_types::Duration>,
+    #[prost(uint64, tag = "4")]
+    pub remaining: u64,
+    #[prost(message, optional, tag = "5")]
+    pub reset_in: ::core::option::Option<::prost_types::Duration>,
+    /// Above zero: there is no more before.
+    #[prost(message, optional, tag = "6")]
+    pub retry_in: ::core::option::Option<::prost_types::Duration>,
+    /// The control plane keeps as many limits as it may: this one is counted by nobody.
+    #[prost(bool, tag = "7")]
+    pub refused: bool,
+}
+impl ::prost::Name for LimitGrant {
+    const NAME: &'static str = "LimitGrant";
+    const PACKAGE: &'static str = "meshwright.v1";
+    fn full_name() -> ::prost::alloc::string::String {
+        "meshwright.v1.LimitGrant".into()
+    }
+    fn type_url() -> ::prost::alloc::string::String {
+        "type.googleapis.com/meshwright.v1.LimitGrant".into()
+    }
+}
+/// What holds while what is counted together cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum WithoutStore {
+    /// Each proxy has its share.
+    Share = 0,
+    /// There is no limit.
+    Allow = 1,
+    /// Nobody is let through.
+    Deny = 2,
+}
+impl WithoutStore {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Share => "WITHOUT_STORE_SHARE",
+            Self::Allow => "WITHOUT_STORE_ALLOW",
+            Self::Deny => "WITHOUT_STORE_DENY",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "WITHOUT_STORE_SHARE" => Some(Self::Share),
+            "WITHOUT_STORE_ALLOW" => Some(Self::Allow),
+            "WITHOUT_STORE_DENY" => Some(Self::Deny),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CalendarPeriod {
+    Hour = 0,
+    Day = 1,
+    Week = 2,
+    Month = 3,
+    Year = 4,
+}
+impl CalendarPeriod {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Hour => "CALENDAR_PERIOD_HOUR",
+            Self::Day => "CALENDAR_PERIOD_DAY",
+            Self::Week => "CALENDAR_PERIOD_WEEK",
+            Self::Month => "CALENDAR_PERIOD_MONTH",
+            Self::Year => "CALENDAR_PERIOD_YEAR",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CALENDAR_PERIOD_HOUR" => Some(Self::Hour),
+            "CALENDAR_PERIOD_DAY" => Some(Self::Day),
+            "CALENDAR_PERIOD_WEEK" => Some(Self::Week),
+            "CALENDAR_PERIOD_MONTH" => Some(Self::Month),
+            "CALENDAR_PERIOD_YEAR" => Some(Self::Year),
+            _ => None,
+        }
+    }
+}
+/// What becomes of a request that lacks a part of the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum KeyMissing {
+    /// All such are one.
+    Together = 0,
+    /// It is not counted.
+    Skipped = 1,
+    /// It is refused.
+    Refused = 2,
+}
+impl KeyMissing {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Together => "KEY_MISSING_TOGETHER",
+            Self::Skipped => "KEY_MISSING_SKIPPED",
+            Self::Refused => "KEY_MISSING_REFUSED",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "KEY_MISSING_TOGETHER" => Some(Self::Together),
+            "KEY_MISSING_SKIPPED" => Some(Self::Skipped),
+            "KEY_MISSING_REFUSED" => Some(Self::Refused),
+            _ => None,
+        }
+    }
+}
+/// Generated client implementations.
+pub mod limit_leases_client {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    use tonic::codegen::http::Uri;
+    /// Between a Gateway's proxies and the control plane, which keeps what they count together.
+    #[derive(Debug, Clone)]
+    pub struct LimitLeasesClient<T> {
+        inner: tonic::client::Grpc<T>,
+    }
+    impl LimitLeasesClient<tonic::transport::Channel> {
+        /// Attempt to create a new client by connecting to a given endpoint.
+        pub async fn connect<D>(dst: D) -> Result<Self, tonic::transport::Error>
+        where
+            D: TryInto<tonic::transport::Endpoint>,
+            D::Error: Into<StdError>,
+        {
+            let conn = tonic::transport::Endpoint::new(dst)?.connect().await?;
+            Ok(Self::new(conn))
+        }
+    }
+    impl<T> LimitLeasesClient<T>
+    where
+        T: tonic::client::GrpcService<tonic::body::Body>,
+        T::Error: Into<StdError>,
+        T::ResponseBody: Body<Data = Bytes> + std::marker::Send + 'static,
+        <T::ResponseBody as Body>::Error: Into<StdError> + std::marker::Send,
+    {
+        pub fn new(inner: T) -> Self {
+            let inner = tonic::client::Grpc::new(inner);
+            Self { inner }
+        }
+        pub fn with_origin(inner: T, origin: Uri) -> Self {
+            let inner = tonic::client::Grpc::with_origin(inner, origin);
+            Self { inner }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> LimitLeasesClient<InterceptedService<T, F>>
+        where
+            F: tonic::service::Interceptor,
+            T::ResponseBody: Default,
+            T: tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+                Response = http::Response<
+                    <T as tonic::client::GrpcService<tonic::body::Body>>::ResponseBody,
+                >,
+            >,
+            <T as tonic::codegen::Service<
+                http::Request<tonic::body::Body>,
+            >>::Error: Into<StdError> + std::marker::Send + std::marker::Sync,
+        {
+            LimitLeasesClient::new(InterceptedService::new(inner, interceptor))
+        }
+        /// Compress requests with the given encoding.
+        ///
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.send_compressed(encoding);
+            self
+        }
+        /// Enable decompressing responses.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.inner = self.inner.accept_compressed(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_decoding_message_size(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.inner = self.inner.max_encoding_message_size(limit);
+            self
+        }
+        pub async fn lease(
+            &mut self,
+            request: impl tonic::IntoStreamingRequest<Message = super::LimitAsks>,
+        ) -> std::result::Result<
+            tonic::Response<tonic::codec::Streaming<super::LimitGrants>>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/meshwright.v1.LimitLeases/Lease",
+            );
+            let mut req = request.into_streaming_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("meshwright.v1.LimitLeases", "Lease"));
+            self.inner.streaming(req, path, codec).await
+        }
+    }
+}
+/// Generated server implementations.
+pub mod limit_leases_server {
+    #![allow(
+        unused_variables,
+        dead_code,
+        missing_docs,
+        clippy::wildcard_imports,
+        clippy::let_unit_value,
+    )]
+    use tonic::codegen::*;
+    /// Generated trait containing gRPC methods that should be implemented for use with LimitLeasesServer.
+    #[async_trait]
+    pub trait LimitLeases: std::marker::Send + std::marker::Sync + 'static {
+        /// Server streaming response type for the Lease method.
+        type LeaseStream: tonic::codegen::tokio_stream::Stream<
+                Item = std::result::Result<super::LimitGrants, tonic::Status>,
+            >
+            + std::marker::Send
+            + 'static;
+        async fn lease(
+            &self,
+            request: tonic::Request<tonic::Streaming<super::LimitAsks>>,
+        ) -> std::result::Result<tonic::Response<Self::LeaseStream>, tonic::Status>;
+    }
+    /// Between a Gateway's proxies and the control plane, which keeps what they count together.
+    #[derive(Debug)]
+    pub struct LimitLeasesServer<T> {
+        inner: Arc<T>,
+        accept_compression_encodings: EnabledCompressionEncodings,
+        send_compression_encodings: EnabledCompressionEncodings,
+        max_decoding_message_size: Option<usize>,
+        max_encoding_message_size: Option<usize>,
+    }
+    impl<T> LimitLeasesServer<T> {
+        pub fn new(inner: T) -> Self {
+            Self::from_arc(Arc::new(inner))
+        }
+        pub fn from_arc(inner: Arc<T>) -> Self {
+            Self {
+                inner,
+                accept_compression_encodings: Default::default(),
+                send_compression_encodings: Default::default(),
+                max_decoding_message_size: None,
+                max_encoding_message_size: None,
+            }
+        }
+        pub fn with_interceptor<F>(
+            inner: T,
+            interceptor: F,
+        ) -> InterceptedService<Self, F>
+        where
+            F: tonic::service::Interceptor,
+        {
+            InterceptedService::new(Self::new(inner), interceptor)
+        }
+        /// Enable decompressing requests with the given encoding.
+        #[must_use]
+        pub fn accept_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.accept_compression_encodings.enable(encoding);
+            self
+        }
+        /// Compress responses with the given encoding, if the client supports it.
+        #[must_use]
+        pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
+            self.send_compression_encodings.enable(encoding);
+            self
+        }
+        /// Limits the maximum size of a decoded message.
+        ///
+        /// Default: `4MB`
+        #[must_use]
+        pub fn max_decoding_message_size(mut self, limit: usize) -> Self {
+            self.max_decoding_message_size = Some(limit);
+            self
+        }
+        /// Limits the maximum size of an encoded message.
+        ///
+        /// Default: `usize::MAX`
+        #[must_use]
+        pub fn max_encoding_message_size(mut self, limit: usize) -> Self {
+            self.max_encoding_message_size = Some(limit);
+            self
+        }
+    }
+    impl<T, B> tonic::codegen::Service<http::Request<B>> for LimitLeasesServer<T>
+    where
+        T: LimitLeases,
+        B: Body + std::marker::Send + 'static,
+        B::Error: Into<StdError> + std::marker::Send + 'static,
+    {
+        type Response = http::Response<tonic::body::Body>;
+        type Error = std::convert::Infallible;
+        type Future = BoxFuture<Self::Response, Self::Error>;
+        fn poll_ready(
+            &mut self,
+            _cx: &mut Context<'_>,
+        ) -> Poll<std::result::Result<(), Self::Error>> {
+            Poll::Ready(Ok(()))
+        }
+        fn call(&mut self, req: http::Request<B>) -> Self::Future {
+            match req.uri().path() {
+                "/meshwright.v1.LimitLeases/Lease" => {
+                    #[allow(non_camel_case_types)]
+                    struct LeaseSvc<T: LimitLeases>(pub Arc<T>);
+                    impl<
+                        T: LimitLeases,
+                    > tonic::server::StreamingService<super::LimitAsks> for LeaseSvc<T> {
+                        type Response = super::LimitGrants;
+                        type ResponseStream = T::LeaseStream;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::ResponseStream>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<tonic::Streaming<super::LimitAsks>>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as LimitLeases>::lease(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = LeaseSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.streaming(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                _ => {
+                    Box::pin(async move {
+                        let mut response = http::Response::new(
+                            tonic::body::Body::default(),
+                        );
+                        let headers = response.headers_mut();
+                        headers
+                            .insert(
+                                tonic::Status::GRPC_STATUS,
+                                (tonic::Code::Unimplemented as i32).into(),
+                            );
+                        headers
+                            .insert(
+                                http::header::CONTENT_TYPE,
+                                tonic::metadata::GRPC_CONTENT_TYPE,
+                            );
+                        Ok(response)
+                    })
+                }
+            }
+        }
+    }
+    impl<T> Clone for LimitLeasesServer<T> {
+        fn clone(&self) -> Self {
+            let inner = self.inner.clone();
+            Self {
+                inner,
+                accept_compression_encodings: self.accept_compression_encodings,
+                send_compression_encodings: self.send_compression_encodings,
+                max_decoding_message_size: self.max_decoding_message_size,
+                max_encoding_message_size: self.max_encoding_message_size,
+            }
+        }
+    }
+    /// Generated gRPC service name
+    pub const SERVICE_NAME: &str = "meshwright.v1.LimitLeases";
+    impl<T> tonic::server::NamedService for LimitLeasesServer<T> {
+        const NAME: &'static str = SERVICE_NAME;
+    }
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct EdgePolicy {
     /// `KIND NAMESPACE/NAME` of an object that fails closed and never was good: every request is answered 500.
@@ -3388,6 +4180,9 @@ pub struct EdgePolicy {
     /// Who may, once it is known who calls.
     #[prost(message, optional, tag = "5")]
     pub authorization: ::core::option::Option<Authorization>,
+    /// All of them must allow.
+    #[prost(message, repeated, tag = "11")]
+    pub limits: ::prost::alloc::vec::Vec<EdgeLimits>,
 }
 impl ::prost::Name for EdgePolicy {
     const NAME: &'static str = "EdgePolicy";

@@ -12,6 +12,7 @@ pub mod http;
 pub mod identity;
 pub mod intercept;
 pub mod io;
+pub mod leases;
 pub mod observe;
 pub mod pool;
 pub mod reports;

@@ -57,6 +57,8 @@ enum GetKind {
     Plaintext,
     /// Calls past the mesh that were cut, or that an EgressPolicy in mode Audit would cut
     Egress,
+    /// How much of each limit at the edge is left, by key
+    Limits,
 }
 
 /// Headings and the fields below them.
@@ -108,6 +110,17 @@ const EGRESS: Layout = &[
     ("CALLS", "calls"),
     ("LAST SEEN", "last_seen"),
     ("WHY", "why"),
+];
+const LIMITS: Layout = &[
+    ("NAMESPACE", "namespace"),
+    ("NAME", "name"),
+    ("LIMIT", "limit"),
+    ("KEY", "key"),
+    ("USED", "used"),
+    ("OF", "limit_value"),
+    ("RESETS AT", "resets_at"),
+    ("STORE", "store"),
+    ("DEGRADED", "degraded"),
 ];
 const PLAINTEXT: Layout =
     &[("SOURCE", "source"), ("DESTINATION", "destination"), ("PORT", "port"), ("CONNECTIONS", "connections"), ("LAST SEEN", "last_seen")];
@@ -197,6 +210,7 @@ impl GetKind {
             Self::Epochs => "epochs",
             Self::Plaintext => "plaintext",
             Self::Egress => "egress",
+            Self::Limits => "limits",
         }
     }
 
@@ -209,6 +223,7 @@ impl GetKind {
             Self::Epochs => Some(EPOCHS),
             Self::Plaintext => Some(PLAINTEXT),
             Self::Egress => Some(EGRESS),
+            Self::Limits => Some(LIMITS),
             Self::Listeners => Some(LISTENERS),
             Self::Routes => Some(ROUTES),
             Self::Clusters => Some(CLUSTERS),
@@ -248,6 +263,7 @@ fn found(kind: GetKind, namespace: Option<&str>, name: &str, answer: &Value) -> 
         GetKind::Objects => bail!("there is no object named {name}{place}; `meshwright get objects` lists all that are"),
         GetKind::Consumers => bail!("there is no Consumer {name}{place}; `meshwright get consumers` lists all that are"),
         GetKind::Certs => bail!("no workload or instance {name}{place} has a certificate; `meshwright get certs` lists those that have"),
+        GetKind::Limits => bail!("no proxy has counted anything for a RateLimit {name}{place} yet"),
         GetKind::Egress => bail!("no call of a workload or instance {name}{place} past the mesh was cut, or would be by an audit"),
         GetKind::Plaintext => bail!("nobody speaks plaintext to a workload or instance {name}{place}"),
         GetKind::Epochs => bail!("there is no epoch {name} any more, or not yet; `meshwright get epochs` lists those that are remembered"),

@@ -48,10 +48,11 @@ pub(super) async fn rows(
         "plaintext" => Ok(plaintext(board, &wanted)),
         "egress" => Ok(egress(board, &wanted)),
         "audit" | "refusals" => audit::rows(authority.clone(), request).await,
+        "limits" => Ok(limits(board, &wanted).await),
         "traffic" => Ok(traffic(board, &wanted)),
         "suggestions" => Ok(suggestions(board, edition, request)),
         other => Err(Status::invalid_argument(format!(
-            "there is no `{other}` to get; there are objects, consumers, proxies, listeners, routes, clusters, endpoints, policies, certs, epochs, plaintext, egress, traffic, suggestions, audit, refusals"
+            "there is no `{other}` to get; there are objects, consumers, proxies, listeners, routes, clusters, endpoints, policies, certs, epochs, plaintext, egress, limits, traffic, suggestions, audit, refusals"
         ))),
     }
 }
@@ -157,6 +158,41 @@ async fn dumps(board: &Arc<Board>, kind: &str, wanted: &Filters<'_>) -> Value {
         rows.extend(join_all(asked).await);
     }
     Value::Object(rows)
+}
+
+/// How keys of limits stand: what proxies count together once, by the proxy that knows of the least that is left; what each counts for itself
+/// by proxy.
+async fn limits(board: &Arc<Board>, wanted: &Filters<'_>) -> Value {
+    let everybody = Filters { namespace: "", name: "" };
+    let Value::Object(told) = dumps(board, "limits", &everybody).await else { return json!([]) };
+    let mut rows: BTreeMap<[String; 5], Value> = BTreeMap::new();
+    for (proxy, own) in told {
+        let Value::Array(own) = own else { continue };
+        for mut row in own {
+            let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
+            let [namespace, name, limit, key] = ["namespace", "name", "limit", "key"].map(text);
+            // A proxy that does not answer has no such fields.
+            if limit.is_empty() || !wanted.fits(&namespace, &[&name]) {
+                continue;
+            }
+            let shared = row["store"] == "leases";
+            let resets_ms = row["resets_at_secs"].as_i64().unwrap_or_default().saturating_mul(1000);
+            if let Some(fields) = row.as_object_mut() {
+                fields.remove("resets_at_secs");
+                fields.insert("resets_at".to_owned(), u64::try_from(resets_ms).map(crate::publish::epoch::moment).unwrap_or_default().into());
+                if !shared {
+                    fields.insert("proxy".to_owned(), proxy.as_str().into());
+                }
+            }
+            let place = [namespace, name, limit, key, if shared { String::new() } else { proxy.clone() }];
+            let left = |row: &Value| row["remaining"].as_u64().unwrap_or(u64::MAX);
+            match rows.get(&place) {
+                Some(known) if left(known) <= left(&row) => {}
+                _ => _ = rows.insert(place, row),
+            }
+        }
+    }
+    rows.into_values().collect()
 }
 
 /// Leaves of what is declared or connected; the authority's book also remembers what was there before.

@@ -30,6 +30,7 @@ use crate::serve::admit::Gate;
 use crate::serve::ads::Ads;
 use crate::serve::authority::SharedAuthority;
 use crate::serve::metrics::{self, Metrics};
+use crate::serve::limits::LimitDesk;
 use crate::serve::reports::Desk;
 use crate::serve::token::{ApiTokens, Guarded};
 use crate::serve::{listen, serve, tls};
@@ -186,7 +187,8 @@ fn stand(
     let ads = || Ads::service(board.clone(), metrics.clone(), stop.clone());
     let api = || Api::service(board.clone(), authority.clone(), store.clone(), rotation.clone(), stop.clone());
     let guarded = Guarded::new(api(), ApiTokens::open(&args.data_dir)?);
-    let remote = Routes::new(ads()).add_service(Desk::service(board.clone(), stop.clone())).add_service(guarded);
+    let limits = LimitDesk::service(board.clone(), stop.clone());
+    let remote = Routes::new(ads()).add_service(Desk::service(board.clone(), stop.clone())).add_service(limits).add_service(guarded);
     let remote = certificates(remote, Gate::new(board.clone()), stop.clone());
     let local = Routes::new(api()).add_service(Agents::service(board.clone(), stop.clone()));
     Ok(Assembled { tasks, remote, plaintext: Routes::new(ads()), local, tls, metrics })

@@ -33,7 +33,7 @@ const LIVE: (&str, &str, &str) = ("Live", "string", ".status..conditions[?(@.typ
 const TARGET: (&str, &str, &str) = ("Target", "string", ".spec.targetRefs[0].name");
 
 /// Every kind of ours that this version gives an effect, in the order in which they are printed.
-pub const DEFINITIONS: [Definition; 12] = [
+pub const DEFINITIONS: [Definition; 13] = [
     Definition {
         kind: Kind::ApiKeyAuth,
         plural: "apikeyauths",
@@ -87,6 +87,13 @@ pub const DEFINITIONS: [Definition; 12] = [
         short: "mwpa",
         columns: &[("Mode", "string", ".spec.mtls.mode"), ACCEPTED, LIVE],
         spec: structural::of::<kinds::PeerAuthenticationSpec>,
+    },
+    Definition {
+        kind: Kind::RateLimit,
+        plural: "ratelimits",
+        short: "mwrl",
+        columns: &[TARGET, ACCEPTED, LIVE],
+        spec: structural::of::<kinds::RateLimitSpec>,
     },
     Definition {
         kind: Kind::RequestAuthentication,

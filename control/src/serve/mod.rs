@@ -2,7 +2,7 @@
 //!
 //! | Door | Who | What answers |
 //! |---|---|---|
-//! | TLS, 15012 | clients with a certificate of the mesh | ADS, Reports, Certificates |
+//! | TLS, 15012 | clients with a certificate of the mesh | ADS, Reports, LimitLeases, Certificates |
 //! | TLS, 15012 | clients without | Certificates, by token |
 //! | TLS, 15012 | commands that show an API token: one looks, the other changes | Control |
 //! | plaintext, loopback | stock clients on this machine | ADS, routing only |
@@ -11,6 +11,7 @@
 pub mod admit;
 pub mod ads;
 pub mod authority;
+pub mod limits;
 pub mod listen;
 pub mod metrics;
 pub mod reports;

@@ -102,7 +102,7 @@ async fn talk(
 }
 
 /// Judges what a proxy claims by the newest edition, and rests until another one may judge otherwise.
-fn judge(board: &Board, peer: &Peer, node: &Claim, following: &Concerned) -> Result<(), Status> {
+pub(super) fn judge(board: &Board, peer: &Peer, node: &Claim, following: &Concerned) -> Result<(), Status> {
     following.rouse();
     let Some(edition) = board.edition() else {
         return Err(Status::unavailable("the configuration has not been read yet; try again in a moment"));

@@ -148,7 +148,7 @@ impl Audit<'_> {
             }
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
-            Spec::ApiKeyAuth(_) | Spec::BasicAuth(_) => self.edge(object),
+            Spec::ApiKeyAuth(_) | Spec::BasicAuth(_) | Spec::RateLimit(_) => self.edge(object),
             Spec::Consumer(consumer) => {
                 if let Some(WhyNot { message, .. }) = edge::consumers::refusal(self.world, object) {
                     self.say(Severity::Warning, key, ("spec.credentials", 0), message, "give each consumer credentials of its own");
@@ -352,6 +352,10 @@ impl Audit<'_> {
 
     /// Where an object of an edge kind does not hold, or not as it says.
     fn edge(&mut self, object: &Object) {
+        for other in edge::limits::met(self.index, object) {
+            let message = format!("{other} has rateLimits for the same requests; both count");
+            self.say(Severity::Info, &object.key, ("spec", 0), message, "keep one of the two: rateLimits is for calls between services");
+        }
         for ancestor in edge::judge(self.world, object) {
             let (field, line) = &ancestor.field;
             let unresolved = ancestor.resolved.and_then(Result::err);

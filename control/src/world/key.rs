@@ -39,6 +39,7 @@ pub enum Kind {
     ApiKeyAuth,
     Consumer,
     BasicAuth,
+    RateLimit,
 }
 
 /// API group of the core kinds.
@@ -84,6 +85,7 @@ impl Kind {
         Self::ApiKeyAuth,
         Self::Consumer,
         Self::BasicAuth,
+        Self::RateLimit,
     ];
 
     /// The name as manifests spell it.
@@ -120,6 +122,7 @@ impl Kind {
             Self::ApiKeyAuth => "ApiKeyAuth",
             Self::Consumer => "Consumer",
             Self::BasicAuth => "BasicAuth",
+            Self::RateLimit => "RateLimit",
         }
     }
 
@@ -150,7 +153,8 @@ impl Kind {
             | Self::Canary
             | Self::ApiKeyAuth
             | Self::Consumer
-            | Self::BasicAuth => OWN,
+            | Self::BasicAuth
+            | Self::RateLimit => OWN,
         }
     }
 

@@ -7,7 +7,7 @@ use super::backend_tls::BackendTlsPolicy;
 use super::content::Contents;
 use super::core::{EndpointSlice, Service};
 use super::door::{Cursor, Fields, Intake, Judge, is_label, is_subdomain};
-use super::edge::{ApiKeyAuth, Attachment, BasicAuth, Consumer};
+use super::edge::{ApiKeyAuth, Attachment, BasicAuth, Consumer, EdgeRateLimit};
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
 use super::listener::ListenerSet;
@@ -77,6 +77,7 @@ pub enum Spec {
     AuthorizationPolicy(Box<AuthorizationPolicy>),
     RequestAuthentication(RequestAuthentication),
     ApiKeyAuth(Box<ApiKeyAuth>),
+    RateLimit(Box<EdgeRateLimit>),
     Consumer(Box<Consumer>),
     BasicAuth(Box<BasicAuth>),
     /// Stands at edges for an object that fails closed and of which no version was ever good: what it is about is answered 500.
@@ -305,6 +306,7 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::BasicAuth => Spec::BasicAuth(Box::new(BasicAuth::read(fields.need("spec")?.fields())?)),
         Kind::Consumer => Spec::Consumer(Box::new(Consumer::read(fields.need("spec")?.fields())?)),
         Kind::ApiKeyAuth => Spec::ApiKeyAuth(Box::new(ApiKeyAuth::read(fields.need("spec")?.fields())?)),
+        Kind::RateLimit => Spec::RateLimit(Box::new(EdgeRateLimit::read(fields.need("spec")?.fields())?)),
         Kind::RequestAuthentication => Spec::RequestAuthentication(RequestAuthentication::read(fields.need("spec")?.fields())?),
         _ => Spec::Unsupported,
     })

@@ -55,6 +55,11 @@ impl Wrong {
         self
     }
 
+    /// For whoever has no resource to name.
+    pub(crate) fn text(self) -> String {
+        if self.field.is_empty() { self.why } else { format!("{}: {}", self.field, self.why) }
+    }
+
     pub(crate) fn of(self, type_url: &str, name: &str) -> Rejected {
         Rejected { type_url: type_url.to_owned(), name: name.to_owned(), field: self.field, why: self.why }
     }

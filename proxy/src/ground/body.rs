@@ -107,6 +107,7 @@ pub struct Followed {
     received: Received,
     follower: Box<dyn Follower>,
     gated: bool,
+    paced: bool,
     /// The follower knows how it ended.
     told: bool,
 }
@@ -119,6 +120,10 @@ pub trait Follower {
     fn ended(&mut self, outcome: Result<(), &Cut>);
     /// Whether the next frame has been waited for too long; asked only while waiting.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason>;
+    /// Whether [`Follower::poll_gate`] is asked before each frame but the first, too.
+    fn is_paced(&self) -> bool {
+        false
+    }
     /// Whether the first frame may be asked for: `false` means that nobody wants it any more. Asked of gated bodies only.
     fn poll_gate(&mut self, _: &mut Context<'_>) -> Poll<bool> {
         Poll::Ready(true)
@@ -360,12 +365,13 @@ impl Body {
             follower.ended(Ok(()));
             return Self::Empty;
         }
-        Self::Followed(Followed { received, follower, gated: false, told: false })
+        let paced = follower.is_paced();
+        Self::Followed(Followed { received, follower, gated: false, paced, told: false })
     }
 
     /// The same, whose first frame is asked for only when the follower says so ([`Follower::poll_gate`]).
     pub fn gated(received: Received, follower: Box<dyn Follower>) -> Self {
-        Self::Followed(Followed { received, follower, gated: true, told: false })
+        Self::Followed(Followed { received, follower, gated: true, paced: false, told: false })
     }
 
     /// The body goes on over this line.
@@ -431,6 +437,7 @@ impl Followed {
         let cut = match self.received.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.follower.frame(&frame);
+                self.gated = self.paced;
                 return Poll::Ready(self.passed(frame).map(Ok));
             }
             Poll::Ready(None) => {

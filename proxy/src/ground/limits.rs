@@ -34,6 +34,8 @@ pub const KEPT_WAIT: Duration = Duration::from_secs(300);
 pub const FAREWELL_WAIT: Duration = Duration::from_secs(10);
 /// How often a connection whose client has closed its side, and waits for an answer, asks whether it was reset since.
 pub const RESET_ASKED_EVERY: Duration = Duration::from_secs(1);
+/// How long a request waits for whoever counts a limit that proxies share; then the limit goes by what it says for that (`onError`).
+pub const STORE_WAIT: Duration = Duration::from_millis(50);
 /// Idle HTTP/1 connections kept per destination; the oldest goes first.
 pub const IDLE_PER_DESTINATION_MAX: usize = 256;
 /// Idle HTTP/1 connections kept in all; beyond it a connection is closed instead of kept.

@@ -199,6 +199,13 @@ impl Account {
         }
     }
 
+    /// The limit that refuses it, `NAMESPACE/NAME/LIMIT`.
+    pub fn limited(&mut self, limit: &str) {
+        if let Some(detail) = &mut self.detail {
+            detail.word(Word::Limit, limit);
+        }
+    }
+
     /// What authorization policies said of it. What denies it is told as its failure.
     pub fn judged(&mut self, judgement: &Judgement<'_>) {
         if let Some(ruling) = judgement.would_deny {

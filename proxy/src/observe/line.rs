@@ -216,13 +216,14 @@ fn end(out: &mut Vec<u8>, batch: &Batch, record: &Record) {
     out.extend_from_slice(b"],\"fault\":");
     optional(out, batch.word(record, Word::Fault));
     // Only where there are policies: most exchanges have none to tell of.
-    let policies: [(&[u8], Word); 6] = [
+    let policies: [(&[u8], Word); 7] = [
         (b",\"consumer\":", Word::Consumer),
         (b",\"auth_method\":", Word::AuthMethod),
         (b",\"credential\":", Word::Credential),
         (b",\"policy\":", Word::Policy),
         (b",\"would_deny\":", Word::WouldDeny),
         (b",\"audited\":", Word::Audited),
+        (b",\"limit\":", Word::Limit),
     ];
     for (key, word) in policies {
         if let Some(text) = batch.word(record, word) {

@@ -64,6 +64,8 @@ pub(super) enum Word {
     Credential,
     /// Which policy denied it.
     Policy,
+    /// Which limit refused it.
+    Limit,
     /// What was done to it on purpose.
     Fault,
     /// Of the failure.

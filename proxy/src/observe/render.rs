@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use engine::failure::Reason;
+use engine::limit::LimitReading;
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -41,6 +42,9 @@ struct Scrape {
     http2_bodies: i64,
     http2_floods: u64,
     edge: Arc<EdgeReadings>,
+    limits: Vec<LimitReading>,
+    limit_keys_evicted: u64,
+    leases_away: Option<bool>,
     process: ProcessReading,
     started_secs: f64,
 }
@@ -58,6 +62,7 @@ impl Telemetry {
 
     fn scrape(&self, process: ProcessReading) -> Scrape {
         let registry = self.registry.lock();
+        let limits = Arc::clone(&self.readings.limits.lock());
         let expiry = self.readings.cert_expiry_unix_secs.load(Ordering::Relaxed);
         let now = i64::try_from(since_1970(self.clock.wall()).as_secs()).unwrap_or(i64::MAX);
         Scrape {
@@ -81,6 +86,9 @@ impl Telemetry {
             http2_bodies: self.readings.http2_bodies.load(Ordering::Relaxed),
             http2_floods: self.readings.http2_floods.count(),
             edge: Arc::clone(&self.readings.edge),
+            leases_away: limits.is_used().then(|| limits.leases().away_since().is_some()),
+            limit_keys_evicted: limits.evicted(),
+            limits: limits.readings(),
             process,
             started_secs: since_1970(self.started).as_secs_f64(),
         }
@@ -196,6 +204,21 @@ impl Scrape {
         Ok(())
     }
 
+    fn limits(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(away) = self.leases_away else { return Ok(()) };
+        let help = "Requests at limits of edges; verdict says what became of them";
+        let mut metric = encoder.encode_descriptor("meshwright_limit", help, None, MetricType::Counter)?;
+        for LimitReading { limit, verdict, count } in &self.limits {
+            let labels = [("limit", &**limit), ("verdict", verdict.text())];
+            ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
+        }
+        let help = "Keys of limits that were forgotten for others: an object had as many as it may";
+        number(encoder, "meshwright_limit_keys_evicted", help, self.limit_keys_evicted)?;
+        let help = "Whether what a kind of objects relies on is away; each goes by what it says for that";
+        let mut metric = encoder.encode_descriptor("meshwright_degraded", help, None, MetricType::Gauge)?;
+        ConstGauge::new(i64::from(away)).encode(metric.encode_family(&[("kind", "RateLimit"), ("name", "leases")])?)
+    }
+
     fn own(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         if let Some(secs) = self.cert_expiry_secs {
             gauge(
@@ -269,6 +292,7 @@ impl prometheus_client::collector::Collector for Scrape {
         self.http(&mut encoder)?;
         self.tcp(&mut encoder)?;
         self.policy(&mut encoder)?;
+        self.limits(&mut encoder)?;
         self.own(&mut encoder)?;
         self.connections(&mut encoder)?;
         self.edge.encode(&mut encoder)?;

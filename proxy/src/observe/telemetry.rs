@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use engine::Moment;
+use engine::limit::LimitMemories;
 use engine::model::Settings;
 use opentelemetry_sdk::trace::SpanData;
 use parking_lot::Mutex;
@@ -82,6 +83,8 @@ pub struct Readings {
     pub http2_floods: Floods,
     /// Of an edge's clients.
     pub edge: Arc<EdgeReadings>,
+    /// What limits counted, of the objects that the live snapshot names.
+    pub limits: Mutex<Arc<LimitMemories>>,
     inbound: Occupancy,
     outbound: Occupancy,
 }

@@ -193,7 +193,7 @@ impl Reporter {
             let answered = match (permit, asked) {
                 (Err(_), _) => Err(format!("this proxy answers {ANSWERS_MAX} questions already; ask again")),
                 (Ok(_), Asked::Explain(ask)) => inspect::explain(&snapshots, mode, &ask, at).await,
-                (Ok(_), Asked::Dump(ask)) => inspect::dump(&snapshots.load(), &ask.kind, at.now),
+                (Ok(_), Asked::Dump(ask)) => inspect::dump(&snapshots.load(), &ask.kind, at),
                 (Ok(_), Asked::LogLevel(ask)) => {
                     logs.set(&ask.filter).map(|()| serde_json::json!({"filter": logs.current()})).map_err(|error| error.to_string())
                 }

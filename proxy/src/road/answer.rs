@@ -13,13 +13,14 @@ use engine::claims::Claims;
 use engine::consumers::CONSUMER_HEADER;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
-use engine::filter::guard::{Found, Question, Watch};
+use engine::filter::guard::{Counted, Found, Question, Watch};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
 use engine::model::{Cluster, Protocol, RouteTable, SessionHome, Snapshot};
 use http::{HeaderMap, Response, StatusCode, request};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::ground::body::{Body, Received};
+use crate::ground::limits::STORE_WAIT;
 use crate::http::{self as rules, Caller, CutOff, Hop, OfHop, Patient, Raw, Upgrade, clean_request, judge_request, take_patience};
 use crate::io::{Rewound, Stream};
 use crate::observe::trace::Forms;
@@ -341,6 +342,7 @@ impl<D: Door> Connection<D> {
             sticky,
             stand,
             found: Found::default(),
+            counted: Counted::default(),
             draw,
         };
         Ok(Passing { plan, leg, home })
@@ -424,9 +426,16 @@ impl<D: Door> Connection<D> {
                 verified: &mut verified,
                 wall_secs: wall_secs(),
                 found: &mut leg.found,
+                counted: &mut leg.counted,
             });
             plan.forward.forth(plan.place, from, &mut exchange)
         };
+        for ask in leg.counted.aside() {
+            self.shared.snapshots.limit_questions().aside(ask);
+        }
+        if let Some(limit) = leg.counted.refused() {
+            account.limited(limit);
+        }
         if plan.forward.is_guarded() && !matches!(passage, Passage::Ask { .. }) {
             account.identified(&mut leg.found);
         }
@@ -445,23 +454,7 @@ impl<D: Door> Connection<D> {
                 account.failed(&Failure::new(Reason::Fault, "a fault on purpose cuts the exchange"));
                 Answering::Cut
             }
-            (Passage::Ask { question, next }, target) => {
-                let (rule, forward, place) = (Arc::clone(plan.rule), Arc::clone(plan.forward), plan.place);
-                let (target, own, mut leg) = (target.cloned().map_err(LocalReply::clone), Rc::clone(self), leg);
-                Answering::Later(Box::pin(async move {
-                    let (began, Question::Password(password)) = (Instant::now(), *question);
-                    let verified = own.shared.hashing.verify(Arc::clone(&password)).await;
-                    leg.waited += began.elapsed();
-                    let plan = Plan { rule: &rule, forward: &forward, place, target: target.as_ref() };
-                    let Some(good) = verified else {
-                        leg.found.overflow();
-                        account.identified(&mut leg.found);
-                        return shown(&plan, &leg, reply(&own.shared, &LocalReply::of(Reason::Overflow), leg.version, account));
-                    };
-                    leg.found.tell(&password, good);
-                    own.pass((parts, received), Passing { plan, leg, home: None }, next, account)
-                }))
-            }
+            (Passage::Ask { question, next }, _) => self.find_out((parts, received), Passing { plan, leg, home: None }, (*question, next), account),
             (Passage::Wait { delay, policy, next }, target) => {
                 account.faulted(format_args!("delay {delay:?}"), policy);
                 let (rule, forward, place) = (Arc::clone(plan.rule), Arc::clone(plan.forward), plan.place);
@@ -478,6 +471,45 @@ impl<D: Door> Connection<D> {
                 }))
             }
         }
+    }
+
+    /// Finds out what a guard wants to know, and asks it again.
+    fn find_out(
+        self: &Rc<Self>,
+        request: (request::Parts, Received),
+        Passing { plan, mut leg, .. }: Passing<'_>,
+        (question, next): (Question, Resume),
+        mut account: Account,
+    ) -> Answering {
+        let (rule, forward, place) = (Arc::clone(plan.rule), Arc::clone(plan.forward), plan.place);
+        let (target, own) = (plan.target.cloned().map_err(LocalReply::clone), Rc::clone(self));
+        Answering::Later(Box::pin(async move {
+            let began = Instant::now();
+            match question {
+                Question::Password(password) => {
+                    let verified = own.shared.hashing.verify(Arc::clone(&password)).await;
+                    let Some(good) = verified else {
+                        let plan = Plan { rule: &rule, forward: &forward, place, target: target.as_ref() };
+                        leg.found.overflow();
+                        account.identified(&mut leg.found);
+                        return shown(&plan, &leg, reply(&own.shared, &LocalReply::of(Reason::Overflow), leg.version, account));
+                    };
+                    leg.found.tell(&password, good);
+                }
+                Question::Limit(ask) => {
+                    let told = match own.shared.snapshots.limit_questions().ask(ask) {
+                        Some(answer) => timeout(STORE_WAIT, answer).await.is_ok_and(|told| told.is_ok()),
+                        None => false,
+                    };
+                    if !told {
+                        leg.counted.unanswered();
+                    }
+                }
+            }
+            leg.waited += began.elapsed();
+            let plan = Plan { rule: &rule, forward: &forward, place, target: target.as_ref() };
+            own.pass(request, Passing { plan, leg, home: None }, next, account)
+        }))
     }
 
     /// A place for a caller from outside the mesh that may stay for as long as what it showed holds.

@@ -1,19 +1,22 @@
 //! Carrying out a decided request.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use engine::failure::{Failure, LocalReply, REASON_HEADER, Reason};
 use engine::filter::Answered;
-use engine::filter::guard::Found;
+use engine::filter::guard::{Counted, Found};
+use engine::limit::Now;
 use engine::model::{Cluster, Forward, Policy, Protocol};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version, request};
 use http_body::Frame;
 use hyper::upgrade::OnUpgrade;
+use tokio::time::{Sleep, sleep};
 
 use crate::ground::body::{Body, Cut, Follower, Received};
 use crate::ground::line::Line;
@@ -66,6 +69,8 @@ pub struct Leg {
     pub stand: Option<Box<Stand>>,
     /// Who calls from outside, as guards have found out.
     pub found: Found,
+    /// What limits have to say on its answer, and its places among requests under way.
+    pub counted: Counted,
     /// The chance of this request.
     pub draw: u64,
 }
@@ -101,6 +106,9 @@ pub struct Journey {
     answered: Answered,
     sticky: Option<Box<Sticky>>,
     stand: Option<Box<Stand>>,
+    counted: Counted,
+    /// Until when the answer's next bytes wait.
+    pace: Option<Pin<Box<Sleep>>>,
     version: Version,
     connect: bool,
     /// The downstream is a mesh peer.
@@ -123,7 +131,7 @@ impl Journey {
     ) -> Box<Self> {
         let policy = &forward.policy;
         let whole = leg.left(policy);
-        let Leg { only, destination, speaks, expects, upgrade, version, at, caller, answered, patient, hash, sticky, stand, draw, .. } =
+        let Leg { only, destination, speaks, expects, upgrade, version, at, caller, answered, patient, hash, sticky, stand, counted, draw, .. } =
             leg;
         let connect = parts.method == Method::CONNECT;
         let class = policy.priority.as_ref().map_or(0, |priority| priority.class(&parts.headers));
@@ -183,6 +191,8 @@ impl Journey {
                 answered,
                 sticky,
                 stand,
+                counted,
+                pace: None,
                 version,
                 connect,
                 peer: at == Hop::Inner,
@@ -233,6 +243,11 @@ impl Journey {
         }
         if !self.forward.is_bare() {
             self.forward.back(self.place, &self.answered, response.headers_mut());
+            if self.counted.is_open() {
+                let now = Now { moment: self.shared.moment(self.shared.clock.now()), wall_secs: self.shared.wall_secs().into() };
+                self.counted.settle(response.headers(), now);
+            }
+            self.counted.tell(response.headers_mut());
         }
         if let (Some(sticky), Some(session), Some(endpoint)) = (&self.sticky, &self.forward.policy.session, self.call.endpoint()) {
             sticky.tell(session, (self.call.cluster(), endpoint), self.shared.wall_secs(), &mut response);
@@ -276,6 +291,7 @@ impl Journey {
         account.add_request_bytes(self.overdue.wait.uploaded());
         let mut response = failed(&self.shared, failure, self.version, account);
         self.forward.show(self.place, &self.answered, response.headers_mut());
+        self.counted.tell(response.headers_mut());
         response
     }
 
@@ -292,6 +308,7 @@ impl Journey {
         let answering = self.call.lease().and_then(Lease::peer);
         let bonds = [caller.as_ref(), answering].map(|peer| peer.map(|peer| bonds.join(peer)));
         let mut stand = self.stand.take();
+        let counted = std::mem::take(&mut self.counted);
         let denied = move |account: &mut Account, cx: &mut Context<'_>| match &mut stand {
             None => Poll::Pending,
             Some(stand) => stand.poll_denied(cx).map(|denial| account.denied(denial.reason, denial.ruling.as_ref())),
@@ -300,6 +317,8 @@ impl Journey {
         let (patience, buffers) = (Rc::clone(&self.shared.patience), Rc::clone(&self.shared.buffers));
         let carrying = bound(bonds, tunnel(both, (self.call.take_held(), guest), patience, buffers));
         tokio::task::spawn_local(async move {
+            // A tunnel is a request under way.
+            let _under_way = counted;
             if let Err(broken) = carrying.await {
                 tracing::debug!(%broken, "a tunnel was cut");
             }
@@ -313,6 +332,10 @@ impl Follower for Journey {
         let Some(account) = &mut self.account else { return };
         if let Some(data) = frame.data_ref() {
             account.add_response_bytes(data.len() as u64);
+            if self.counted.is_paced() {
+                let wait = self.counted.sent(data.len() as u64, self.shared.moment(self.shared.clock.now()));
+                self.pace = (!wait.is_zero()).then(|| Box::pin(sleep(wait)));
+            }
         } else if let Some(status) = frame.trailers_ref().and_then(|trailers| trailers.get("grpc-status"))
             && let Some(status) = status.to_str().ok().and_then(|text| text.parse().ok())
         {
@@ -329,6 +352,20 @@ impl Follower for Journey {
             (Err(cut), _, Some(account)) => account.failed(&cut_off(cut)),
             _ => {}
         }
+    }
+
+    fn is_paced(&self) -> bool {
+        self.counted.is_paced()
+    }
+
+    fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if let Some(pace) = &mut self.pace {
+            ready!(pace.as_mut().poll(cx));
+            self.pace = None;
+            // To wait on purpose is no silence.
+            self.overdue.wait.touch();
+        }
+        Poll::Ready(true)
     }
 
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {

@@ -4,6 +4,7 @@
 //! without waiting, and otherwise ask the control plane (by way of [`Wanted`]) and wait a second at most.
 
 mod learned;
+mod posed;
 #[doc(hidden)]
 pub mod testing;
 mod wanted;
@@ -19,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 
 pub use learned::Learned;
+pub use posed::{LimitQuestions, POSED_MAX, Posed, unanswered};
 pub use wanted::{IDLE, IDLE_ABSENT, NAMES_MAX, Want, WantState, Wanted, WantedChange};
 
 /// Longest wait for the control plane's answer to a first use.
@@ -56,6 +58,7 @@ pub struct Snapshots {
     missed: Arc<Notify>,
     wanted: Arc<Wanted>,
     learned: Arc<Learned>,
+    limit_questions: Arc<LimitQuestions>,
 }
 
 impl Default for Snapshots {
@@ -66,6 +69,7 @@ impl Default for Snapshots {
             missed: Arc::default(),
             wanted: Arc::new(Wanted::default()),
             learned: Arc::new(Learned::default()),
+            limit_questions: Arc::default(),
         }
     }
 }
@@ -128,6 +132,11 @@ impl Snapshots {
     /// The names fetched on first use; the xDS client drives it.
     pub fn wanted(&self) -> &Arc<Wanted> {
         &self.wanted
+    }
+
+    /// What stores are asked of limits that proxies share.
+    pub const fn limit_questions(&self) -> &Arc<LimitQuestions> {
+        &self.limit_questions
     }
 
     /// What DNS answered to the application of names that are not the mesh's.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use engine::Moment;
 use engine::decide::{RequestHead, Version};
-use engine::explain::{self, Asked, dump};
+use engine::explain::{self, Asked, dump, limits};
 use engine::model::Snapshot;
 use http::header::HOST;
 use http::uri::PathAndQuery;
@@ -26,13 +26,14 @@ pub const DUMP_KINDS: [&str; 5] = ["listeners", "routes", "clusters", "endpoints
 ///
 /// # Errors
 /// Another kind.
-pub fn dump(snapshot: &Snapshot, kind: &str, now: Moment) -> Result<Value, String> {
+pub fn dump(snapshot: &Snapshot, kind: &str, Time { now, wall_secs }: Time) -> Result<Value, String> {
     match kind {
         "listeners" => json(&dump::listeners(snapshot)),
         "routes" => json(&dump::routes(snapshot)),
         "clusters" => json(&dump::clusters(snapshot)),
         "endpoints" => json(&dump::endpoints(snapshot, Some(now))),
         "policies" => json(&dump::policies(snapshot)),
+        "limits" => json(&limits::limits(snapshot, engine::limit::Now { moment: now, wall_secs: wall_secs.into() })),
         other => Err(format!("`{other}` is not kept by a proxy; ask for {}", DUMP_KINDS.join(", "))),
     }
 }
@@ -171,9 +172,9 @@ mod tests {
     #[test]
     fn what_runs_is_shown() {
         for kind in DUMP_KINDS {
-            assert!(dump(&Snapshot::default(), kind, Moment::default()).unwrap().is_array(), "{kind}");
+            assert!(dump(&Snapshot::default(), kind, Time::default()).unwrap().is_array(), "{kind}");
         }
-        assert!(dump(&Snapshot::default(), "secrets", Moment::default()).unwrap_err().contains("listeners"));
+        assert!(dump(&Snapshot::default(), "secrets", Time::default()).unwrap_err().contains("listeners"));
     }
 
     /// Aim: questions that cannot be asked are refused with what is wrong; the rest is answered by the engine.

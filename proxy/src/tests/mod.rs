@@ -21,6 +21,7 @@ mod http1;
 mod http2;
 mod interim;
 mod kernel;
+mod limited;
 mod limits;
 mod lives;
 mod opaque;

@@ -232,6 +232,7 @@ impl Client {
                 let _span = info_span!("configuration", epoch = i64::try_from(snapshot.epoch).unwrap_or(i64::MAX)).entered();
                 let readings = &self.telemetry.readings;
                 let before = readings.config_epoch.swap(snapshot.epoch, Ordering::Relaxed);
+                *readings.limits.lock() = Arc::clone(&snapshot.limits);
                 if let Some(settings) = &snapshot.settings {
                     self.telemetry.configured(settings);
                 }

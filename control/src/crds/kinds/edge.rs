@@ -33,7 +33,7 @@ pub(in crate::crds) struct ApiKeyAuthSpec {
 }
 
 /// What only holds for a part of a Gateway belongs to whoever wrote it.
-const LOCKED: (&str, &str) = (
+pub(super) const LOCKED: (&str, &str) = (
     "!has(self.locked) || !self.locked || !has(self.targetRefs) || self.targetRefs.all(t, t.kind != 'HTTPRoute' && t.kind != 'GRPCRoute')",
     "only what holds for a Gateway, a listener or the mesh can be locked",
 );

@@ -4,6 +4,7 @@
 
 mod edge;
 mod fault;
+mod limits;
 mod mesh;
 mod parts;
 mod security;
@@ -11,6 +12,7 @@ mod traffic;
 mod workload;
 
 pub(super) use edge::{ApiKeyAuthSpec, BasicAuthSpec, ConsumerSpec};
+pub(super) use limits::RateLimitSpec;
 pub(super) use mesh::{MeshSpec, TelemetrySpec};
 pub(super) use security::{AuthorizationPolicySpec, EgressPolicySpec, PeerAuthenticationSpec, RequestAuthenticationSpec, RevocationSpec};
 pub(super) use traffic::TrafficPolicySpec;

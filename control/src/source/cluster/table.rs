@@ -47,6 +47,7 @@ pub(super) const fn plural(kind: Kind) -> &'static str {
         Kind::Revocation => "revocations",
         Kind::Canary => "canaries",
         Kind::ApiKeyAuth => "apikeyauths",
+        Kind::RateLimit => "ratelimits",
         Kind::Consumer => "consumers",
         Kind::BasicAuth => "basicauths",
     }

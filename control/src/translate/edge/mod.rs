@@ -7,6 +7,7 @@ mod basic;
 pub(crate) mod consumers;
 mod judge;
 pub(super) mod ladder;
+pub(super) mod limits;
 mod tokens;
 
 use proto::mesh::EdgePolicy;
@@ -39,6 +40,7 @@ fn at(index: &Index, places: &[Place]) -> EdgePolicy {
         basic: Climb::<BasicAuth>::of(index, places).held().map(|held| basic::sent(index, &held)),
         tokens: Climb::<RequestAuthentication>::of(index, places).held().map(|held| tokens::sent(&held)),
         authorization: authorization::sent(index, places),
+        limits: limits::sent(index, places),
     }
 }
 

@@ -4,10 +4,12 @@
 mod api_key;
 mod basic;
 mod consumer;
+mod rate_limit;
 mod value;
 
 pub use api_key::{ApiKeyAuth, ConsumerChoice, Forward, Namespaces};
 pub use basic::{BasicAuth, FailureLimit};
+pub use rate_limit::EdgeRateLimit;
 pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential, CredentialKind, consumer_page, page_of};
 pub use value::{CredentialPlace, FilledHeader, Value};
 
@@ -92,6 +94,7 @@ pub fn attachment(object: &Object) -> Option<&Attachment> {
     match &object.spec {
         Spec::ApiKeyAuth(spec) => Some(&spec.attachment),
         Spec::BasicAuth(spec) => Some(&spec.attachment),
+        Spec::RateLimit(spec) => Some(&spec.attachment),
         Spec::AuthorizationPolicy(spec) => Some(&spec.attachment).filter(|at| !at.targets.is_empty()),
         Spec::RequestAuthentication(spec) => Some(&spec.attachment).filter(|at| !at.targets.is_empty()),
         Spec::Broken(attachment) => Some(attachment),

@@ -67,6 +67,25 @@ pub fn check_value(text: &str) -> Result<(), String> {
     ValueOf::compile(text).map(drop)
 }
 
+/// An expression that is true or false.
+#[derive(Debug)]
+pub struct TruthOf(Condition);
+
+impl TruthOf {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// Says what is wrong with it.
+    pub fn compile(text: &str) -> Result<Self, String> {
+        Condition::compile(text).map(Self)
+    }
+
+    /// Whether it holds for a call; false where it comes to nothing.
+    pub fn holds(&self, call: &Call<'_>) -> bool {
+        self.0.holds(call).unwrap_or(false)
+    }
+}
+
 /// An expression whose outcome is a text or a number.
 #[derive(Debug)]
 pub struct ValueOf(Condition);

@@ -4,6 +4,7 @@
 
 pub mod dump;
 mod edge;
+pub mod limits;
 mod outside;
 mod policies;
 mod view;
@@ -36,7 +37,7 @@ use way::{Drawn, Way};
 const NAMES_TOLD_MAX: usize = 8;
 
 pub use edge::edge;
-pub use view::{BackendView, EndpointView, Explanation, PolicyView, ReplyView, RouteView, StageView, StandingView, Verb};
+pub use view::{BackendView, EndpointView, Explanation, LimitView, PolicyView, ReplyView, RouteView, StageView, StandingView, Verb};
 
 /// A request as a client sends it.
 #[derive(Clone, Copy, Debug)]

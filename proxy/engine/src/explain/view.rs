@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use crate::Moment;
+use crate::filter::guard::LimitOutlook;
 use crate::failure::{LocalReply, Reason};
 use crate::health::{Ejection, Wellness};
 use crate::model::Endpoint;
@@ -22,6 +23,9 @@ pub struct Explanation {
     pub stages: Vec<StageView>,
     /// Verdicts of authorization policies.
     pub policies: Vec<PolicyView>,
+    /// How it stands at limits of edges; nothing is taken of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limits: Vec<LimitView>,
     /// Whether it goes on or is answered by the mesh.
     pub decision: Verb,
     /// The mesh's own answer.
@@ -35,6 +39,26 @@ pub struct Explanation {
     /// The same from the server's side; joined in by the control plane.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub server: Option<Box<Explanation>>,
+}
+
+/// How a request stands at one limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LimitView {
+    /// `NAMESPACE/NAME/LIMIT`.
+    pub name: String,
+    /// Whose share, hashed; null where it is not counted, or lacks a part of the key.
+    pub key: Option<String>,
+    /// What is left, as far as this proxy knows.
+    pub remaining: u64,
+    /// `allowed`, `refused`, `would_refuse`, `no_key`, `not_counted` or `would_ask`.
+    pub verdict: &'static str,
+}
+
+impl LimitView {
+    pub(super) fn of(outlook: LimitOutlook) -> Self {
+        let LimitOutlook { path, key, remaining, verdict } = outlook;
+        Self { name: path.to_string(), key: key.map(|key| format!("{key:032x}")), remaining, verdict }
+    }
 }
 
 /// See [`Explanation::decision`].
@@ -177,6 +201,7 @@ impl Explanation {
             route: None,
             stages: Vec::new(),
             policies: Vec::new(),
+            limits: Vec::new(),
             decision: Verb::Forward,
             reply: None,
             cluster: None,

@@ -6,12 +6,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use http::{HeaderValue, Request, Uri, header, request};
 use proto::identity::Identity;
 
-use super::{Asked, Explanation};
+use super::{Asked, Explanation, LimitView};
 use crate::authenticate::{Authentication, Remembered};
 use crate::consumers::{BookCell, Verified};
 use crate::decide::{Caller, Version};
 use crate::failure::{LocalReply, Reason};
-use crate::filter::guard::{Denied, Found, Guard, Passed, Watch};
+use crate::filter::guard::{Counted, Denied, Found, Guard, Passed, Watch};
 use crate::filter::{Called, Exchange, Filter, Outlook, Remote, Stage, Verdict};
 use crate::model::{Forward, HashKey, SessionHome, SessionTerms, Settings, Snapshot};
 
@@ -84,6 +84,7 @@ impl Way<'_> {
         let (mut tokens, mut verified, mut found) = (Remembered::new(0), Verified::new([0; 32]), Found::default());
         let peer = self.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let mut exchange = self.exchange(&mut parts);
+        let mut counted = Counted::default();
         exchange.watch = Some(Watch {
             book: &book,
             tokens: &mut tokens,
@@ -92,8 +93,12 @@ impl Way<'_> {
             verified: &mut verified,
             wall_secs: self.asked.wall_secs.into(),
             found: &mut found,
+            counted: &mut counted,
         });
         for stage in forward.gates(place) {
+            if let Stage::Guard(Guard::Limit(limits, _)) = stage {
+                explanation.limits.extend(limits.outlook(&exchange).into_iter().map(LimitView::of));
+            }
             let (end, why) = gate(stage, &mut exchange);
             match end {
                 None => explanation = explanation.stage(stage.name(), "Continue", why),
@@ -125,6 +130,11 @@ fn gate(stage: &Stage, exchange: &mut Exchange<'_>) -> (Option<End>, String) {
             Some(reply) => (Some(End::Reply(reply)), format!("{story}; nothing is left now")),
             None => (None, story),
         },
+        // Nothing is taken: what it says is told beside.
+        Stage::Guard(Guard::Limit(limits, _)) => {
+            let end = if limits.outlook(exchange).iter().any(|limit| limit.verdict == "refused") { Some(Reason::RateLimited.into()) } else { None };
+            (end.map(End::Reply), story)
+        }
         Stage::Guard(guard) => guarded(guard, exchange, story),
         Stage::Local(filter) => (ended(filter.on_request(exchange)), story),
     }

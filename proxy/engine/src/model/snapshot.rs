@@ -11,6 +11,7 @@ use super::{Cluster, Datagrams, Edge, Egress, Inbound, Outbound, RouteTable, Tru
 use crate::authenticate::{Authentication, KeyCell};
 use crate::authorize::Authorization;
 use crate::consumers::BookCell;
+use crate::limit::LimitMemories;
 
 /// One epoch's whole configuration of one proxy. A spine of `Arc`s: cloning it copies no content.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +44,8 @@ pub struct Snapshot {
     pub egress: Arc<Egress>,
     /// Who may call from outside: in force at once, whatever the epoch.
     pub consumers: Arc<BookCell>,
+    /// What limits of edges have counted, whatever the epoch.
+    pub limits: Arc<LimitMemories>,
     /// Where keys of tokens come from, whoever asks for tokens.
     pub key_cells: Vec<Arc<KeyCell>>,
     /// Who may call a Gateway's ports, whatever they ask for.

@@ -103,7 +103,7 @@ impl Admin {
             })),
         });
         for kind in inspect::DUMP_KINDS {
-            dump[kind] = inspect::dump(&snapshot, kind, self.telemetry.moment()).unwrap_or(Value::Null);
+            dump[kind] = inspect::dump(&snapshot, kind, Time::of(&self.telemetry)).unwrap_or(Value::Null);
         }
         page(StatusCode::OK, JSON, format!("{dump:#}\n"))
     }

@@ -13,6 +13,7 @@ use crate::callout::Callout;
 use crate::callout::keys::KeyKeeper;
 use crate::identity::{Agent, Subject, TokenFile};
 use crate::io::{Clock, Draw, Network};
+use crate::leases::LeaseKeeper;
 use crate::observe::{Exporter, Telemetry, TelemetryOptions};
 use crate::reports::{Reporter, answering};
 use crate::road::hashing::Hashing;
@@ -152,6 +153,13 @@ impl Core {
             telemetry: Arc::clone(&telemetry),
         };
         tasks.spawn(expiry(Arc::clone(&self.credentials), Arc::clone(&telemetry), stop.clone()));
+        let leases = LeaseKeeper {
+            uplink: uplink.clone(),
+            node: self.node.clone(),
+            snapshots: snapshots.clone(),
+            telemetry: Arc::clone(&telemetry),
+            credentials: Arc::clone(&self.credentials),
+        };
         let reporter = Reporter {
             uplink,
             node: self.node,
@@ -166,6 +174,7 @@ impl Core {
         tasks.spawn(agent.run(Draw::seeded(draw.next()), stop.clone()));
         tasks.spawn(client.run(Draw::seeded(draw.next()), stop.clone()));
         tasks.spawn(reporter.run(Draw::seeded(draw.next()), stop.clone()));
+        tasks.spawn(leases.run(Draw::seeded(draw.next()), stop.clone()));
         let keeper = KeyKeeper { callout: Callout::new(network, tls, snapshots.clone(), Roots::System), snapshots, telemetry };
         tasks.spawn(keeper.run(Draw::seeded(draw.next()), stop.clone()));
         let stop = stop.clone();

@@ -6,6 +6,7 @@ mod api_key;
 mod basic;
 mod found;
 mod identify;
+mod limits;
 mod places;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,8 @@ pub use api_key::ApiKeys;
 pub use basic::{Basic, FAILING_MAX, Failures, PAIR_BYTES_MAX};
 pub use found::Found;
 pub use identify::{Denied, Identify, Tokens};
+pub use limits::{CONCURRENCY_MAX, Counted, KEY_PARTS_MAX, Limit, LimitAsk, LimitOutlook, LimitGuard, ObjectLimits, read};
+pub(crate) use limits::object;
 
 /// One guard of a route.
 #[derive(Clone, Debug)]
@@ -34,6 +37,17 @@ pub enum Guard {
     Identify(Arc<Identify>),
     /// Whether they may.
     Authorize(Arc<Authorization>),
+    /// How much may come; before it is known who calls, or after.
+    Limit(Arc<LimitGuard>, LimitStage),
+}
+
+/// Where limits stand in the order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitStage {
+    /// They guard the guards.
+    BeforeAuth,
+    /// They know who calls.
+    AfterAuth,
 }
 
 /// What guards go by beside the request, and where they note what they find.
@@ -53,11 +67,15 @@ pub struct Watch<'e> {
     pub wall_secs: u64,
     /// Who calls, as far as it is known by now.
     pub found: &'e mut Found,
+    /// What limits have to say on the answer.
+    pub counted: &'e mut Counted,
 }
 
 /// What has to be waited for.
 #[derive(Debug)]
 pub enum Question {
+    /// Whether there is some left of a limit that proxies share.
+    Limit(LimitAsk),
     /// Whether a password is the user's.
     Password(Arc<Password>),
 }
@@ -80,6 +98,7 @@ impl Guard {
         match self {
             Self::Unavailable(_) => Passed::Answered(Box::new(unavailable())),
             Self::Identify(identify) => identify.on_request(exchange),
+            Self::Limit(limits, _) => limits.on_request(exchange),
             Self::Authorize(policies) => authorize(policies, exchange),
         }
     }
@@ -89,6 +108,8 @@ impl Guard {
         match self {
             Self::Unavailable(_) => "policy",
             Self::Identify(identify) => identify.name(),
+            Self::Limit(_, LimitStage::BeforeAuth) => "limit_before_auth",
+            Self::Limit(_, LimitStage::AfterAuth) => "limit",
             Self::Authorize(_) => "authorization",
         }
     }
@@ -98,6 +119,7 @@ impl Guard {
         match self {
             Self::Unavailable(object) => format!("{object} was refused and no version of it was good before: nobody is let in"),
             Self::Identify(identify) => identify.story(),
+            Self::Limit(limits, _) => limits.story(),
             Self::Authorize(policies) => policies.story(),
         }
     }

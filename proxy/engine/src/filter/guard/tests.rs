@@ -106,7 +106,7 @@ impl Edge {
     fn ask(&mut self, request: Request<()>) -> Outcome {
         let (mut parts, ()) = request.into_parts();
         let (mut tokens, mut found, mut asked) = (Remembered::new(1), Found::default(), 0);
-        let book = self.cell.load();
+        let (book, mut counted) = (self.cell.load(), super::Counted::default());
         let (mut status, mut challenges) = (None, Vec::new());
         'guards: for guard in &self.guards {
             loop {
@@ -119,6 +119,7 @@ impl Edge {
                     verified: &mut self.verified,
                     wall_secs: NOW,
                     found: &mut found,
+                    counted: &mut counted,
                 });
                 match guard.on_request(&mut exchange) {
                     Passed::On => continue 'guards,
@@ -128,7 +129,7 @@ impl Edge {
                         break 'guards;
                     }
                     Passed::Asks(question) => {
-                        let Question::Password(password) = *question;
+                        let Question::Password(password) = *question else { panic!("no limit asks here") };
                         asked += 1;
                         found.tell(&password, password.verify());
                     }

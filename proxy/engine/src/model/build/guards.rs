@@ -3,18 +3,19 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use proto::mesh::{EdgePolicy, EdgeTokens};
+use proto::mesh::{EdgeLimits, EdgePolicy, EdgeTokens};
 
 use super::authentication::{self, Cells};
 use crate::authorize;
 use crate::filter::Stage;
-use crate::filter::guard::{ApiKeys, Basic, Failures, Guard, Identify, Tokens};
+use crate::filter::guard::{self, ApiKeys, Basic, Failures, Guard, Identify, LimitGuard, LimitStage, Tokens};
+use crate::limit::LimitMemories;
 use crate::rejected::Wrong;
 
 /// Guards in their fixed order (`edge-kinds.md`), which is said here and nowhere else: 5 maintenance, 6 limits that guard the guards,
 /// 7 who calls, 8 whether they may, 9 rates and quotas. CORS (4) goes before all of them: it is the rule's own filter.
-pub(super) fn guards(raw: &EdgePolicy, cells: &mut Cells, failures: &mut FailureMemories) -> Result<Vec<Stage>, Wrong> {
-    let EdgePolicy { unavailable, api_keys, basic, tokens, authorization } = raw;
+pub(super) fn guards(raw: &EdgePolicy, (cells, memories): (&mut Cells, &LimitMemories), failures: &mut FailureMemories) -> Result<Vec<Stage>, Wrong> {
+    let EdgePolicy { unavailable, api_keys, basic, tokens, authorization, limits } = raw;
     if !unavailable.is_empty() {
         return Ok(vec![Stage::Guard(Guard::Unavailable(unavailable.as_str().into()))]);
     }
@@ -25,7 +26,19 @@ pub(super) fn guards(raw: &EdgePolicy, cells: &mut Cells, failures: &mut Failure
     let identify = Identify::new(tokens, keys, basic).map(|identify| Guard::Identify(Arc::new(identify)));
     let authorize = authorization.as_ref().map(|raw| authorize::compile(raw).map(|all| Guard::Authorize(Arc::new(all))));
     let authorize = authorize.transpose().map_err(|wrong| wrong.within("authorization"))?;
-    Ok(identify.into_iter().chain(authorize).map(Stage::Guard).collect())
+    let early = limited(limits, LimitStage::BeforeAuth, memories)?;
+    let late = limited(limits, LimitStage::AfterAuth, memories)?;
+    Ok(early.into_iter().chain(identify).chain(authorize).chain(late).map(Stage::Guard).collect())
+}
+
+/// The limits of one stage, the narrowest object first.
+fn limited(raw: &[EdgeLimits], stage: LimitStage, memories: &LimitMemories) -> Result<Option<Guard>, Wrong> {
+    let of_stage = |(_, raw): &(usize, &EdgeLimits)| raw.before_auth == (stage == LimitStage::BeforeAuth);
+    let read = |(index, raw): (usize, &EdgeLimits)| {
+        guard::object(raw, memories).map(Arc::new).map_err(|wrong| wrong.within(format!("limits[{index}]")))
+    };
+    let objects = raw.iter().enumerate().filter(of_stage).map(read).collect::<Result<_, _>>()?;
+    Ok(LimitGuard::new(objects).map(|limits| Guard::Limit(Arc::new(limits), stage)))
 }
 
 fn tokens(raw: &EdgeTokens, cells: &mut Cells) -> Result<Tokens, Wrong> {

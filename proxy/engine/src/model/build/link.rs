@@ -38,6 +38,7 @@ impl Parts {
             key_cells: self.policies.cells_in_use(),
             doors: self.doors.iter().map(|(port, staged)| (*port, staged.content.clone())).collect(),
             consumers: Arc::clone(&self.consumers.cell),
+            limits: Arc::clone(&self.policies.memories.limits),
             authentication: self.authentication.as_ref().map(|staged| staged.content.clone()),
             ..Snapshot::default()
         };

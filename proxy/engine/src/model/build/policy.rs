@@ -17,6 +17,7 @@ use super::{duration, guards, unpack};
 use crate::authenticate::KeyCell;
 use crate::filter::chance::MILLION;
 use crate::filter::{Buckets, Cors, FaultSteps, Filter, LIMITS_MAX, RateLimit, Redirect, Rewrite, Stage};
+use crate::limit;
 use crate::matching::compile;
 use crate::model::{HashKey, Hedge, Match, Mirror, Policy, Priority, Session, Steps};
 use crate::rejected::{Wrong, refuse};
@@ -50,7 +51,7 @@ pub(super) struct Policies {
     matches: Interned<Match>,
     whole: Interned<Policy>,
     steps: Interned<Steps>,
-    memories: Memories,
+    pub(super) memories: Memories,
 }
 
 /// What outlives a policy: the memories of rate limits by name, for as long as a limit holds them, and what guards edges, by content.
@@ -61,6 +62,8 @@ pub(super) struct Memories {
     failures: guards::FailureMemories,
     /// Keys of tokens by where they come from; of all who name them.
     cells: Cells,
+    /// Of limits at edges.
+    pub(super) limits: Arc<limit::LimitMemories>,
 }
 
 impl Memories {
@@ -77,8 +80,8 @@ impl Memories {
     /// What guards an edge's rule: rules that say the same share it.
     fn guards(&mut self, raw: &EdgePolicy) -> Result<Arc<Vec<Stage>>, Wrong> {
         self.cells.retain(|_, cell| cell.strong_count() > 0);
-        let (cells, failures) = (&mut self.cells, &mut self.failures);
-        self.guards.get(&raw.encode_to_vec(), || guards::guards(raw, cells, failures))
+        let (cells, failures, limits) = (&mut self.cells, &mut self.failures, &self.limits);
+        self.guards.get(&raw.encode_to_vec(), || guards::guards(raw, (cells, limits), failures))
     }
 }
 

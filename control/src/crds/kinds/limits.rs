@@ -1,0 +1,248 @@
+//! RateLimit.
+
+use schemars::JsonSchema;
+
+use super::edge::LOCKED;
+use super::parts::{EdgeTarget, Empty, HeaderName, LABEL, Positive, Short, rules};
+
+/// How much may come. Objects of all places apply together. Without targetRefs: all routes of the namespace; in the root namespace: the mesh.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = rules(&[
+    LOCKED,
+    ("has(self.limits) && size(self.limits) > 0 || has(self.concurrency) && size(self.concurrency) > 0 || has(self.bandwidth) && size(self.bandwidth) > 0", "it limits nothing"),
+])))]
+pub(in crate::crds) struct RateLimitSpec {
+    /// Gateways and routes it is about.
+    #[schemars(length(max = 16))]
+    target_refs: Option<Vec<EdgeTarget>>,
+    /// What it sets cannot be changed below; limits never are.
+    locked: Option<bool>,
+    /// Whether it counts before it is known who calls.
+    #[schemars(extend("default" = "AfterAuth"))]
+    stage: Option<LimitStage>,
+    /// All of them must allow.
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    limits: Option<Vec<EdgeLimit>>,
+    /// Each route counts for itself.
+    per_target: Option<bool>,
+    /// How many requests may be under way at once, at each proxy.
+    #[schemars(length(max = 8))]
+    concurrency: Option<Vec<BusyLimit>>,
+    /// How many bytes of answers may be sent in a second, by each proxy.
+    #[schemars(length(max = 8))]
+    bandwidth: Option<Vec<WideLimit>>,
+    /// Who keeps what is counted together.
+    store: Option<LimitStore>,
+    /// What holds while that is away.
+    #[schemars(extend("default" = "Local"))]
+    on_error: Option<LimitOnError>,
+    /// What clients are told beside retry-after.
+    #[schemars(extend("default" = "Draft"))]
+    headers: Option<LimitHeaders>,
+}
+
+/// When a limit counts.
+#[derive(JsonSchema)]
+enum LimitStage {
+    AfterAuth,
+    BeforeAuth,
+}
+
+/// What holds while the store is away.
+#[derive(JsonSchema)]
+enum LimitOnError {
+    Local,
+    Allow,
+    Deny,
+}
+
+/// What clients are told.
+#[derive(JsonSchema)]
+enum LimitHeaders {
+    Draft,
+    Legacy,
+    Both,
+    None,
+}
+
+/// A token bucket, or a quota by the calendar.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase", extend("x-kubernetes-validations" = rules(&[
+    ("has(self.quota) ? !has(self.requests) && !has(self.per) && !has(self.burst) : has(self.requests) && has(self.per)", "write either quota, or requests and per"),
+])))]
+struct EdgeLimit {
+    /// What it has counted is kept by this name.
+    #[schemars(regex(pattern = LABEL), length(min = 1, max = 63))]
+    name: String,
+    /// So many,
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    requests: Option<u32>,
+    /// come back in this time,
+    per: Option<Positive>,
+    /// and so many may come at once; as many as come back, if nothing is said.
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    burst: Option<u32>,
+    /// So many in each period of the calendar.
+    quota: Option<CalendarQuota>,
+    /// All parts together are the key; none: one for all.
+    #[schemars(length(max = 8))]
+    key: Option<Vec<EdgeLimitPart>>,
+    /// What becomes of a request that lacks a part of the key.
+    #[schemars(extend("default" = "Shared"))]
+    missing: Option<PartMissing>,
+    /// CEL: which requests count.
+    #[schemars(length(min = 1, max = 4096))]
+    when: Option<String>,
+    /// What a request takes: a number, or CEL that comes to one.
+    #[schemars(extend("default" = 1, "x-kubernetes-int-or-string" = true))]
+    cost: Option<serde_json::Value>,
+    /// A header of the answer that says what it took in the end.
+    cost_from_response: Option<CostHeader>,
+    /// Whether all proxies count together.
+    #[schemars(extend("default" = "Shared"))]
+    replicas: Option<CountedBy>,
+    /// Which answers count; there is no cache yet.
+    #[schemars(extend("default" = "All"))]
+    count: Option<CountedAnswers>,
+    /// Counts and refuses nobody.
+    dry_run: Option<bool>,
+}
+
+/// A header that says what a request took.
+#[derive(JsonSchema)]
+struct CostHeader {
+    /// Its name.
+    header: HeaderName,
+}
+
+/// How many bytes may be sent.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct WideLimit {
+    /// So many in a second.
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    response_bytes_per_second: u32,
+    /// All parts together are the key; none: one for all.
+    #[schemars(length(max = 8))]
+    key: Option<Vec<EdgeLimitPart>>,
+}
+
+/// A part of the key is absent.
+#[derive(JsonSchema)]
+enum PartMissing {
+    Shared,
+    Skip,
+    Deny,
+}
+
+/// Who counts together.
+#[derive(JsonSchema)]
+enum CountedBy {
+    Shared,
+    PerProxy,
+}
+
+/// Which answers count.
+#[derive(JsonSchema)]
+enum CountedAnswers {
+    All,
+}
+
+/// So many in each period of a place's calendar.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct CalendarQuota {
+    /// So many.
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    requests: u32,
+    /// In each.
+    per: QuotaPeriod,
+    /// Of the IANA database.
+    #[schemars(length(min = 1, max = 64), extend("default" = "UTC"))]
+    time_zone: Option<String>,
+    /// The first day of a week.
+    #[schemars(extend("default" = "Monday"))]
+    week_start: Option<DayOfWeek>,
+}
+
+/// A period of the calendar.
+#[derive(JsonSchema)]
+enum QuotaPeriod {
+    Hour,
+    Day,
+    Week,
+    Month,
+    Year,
+}
+
+/// A day.
+#[derive(JsonSchema)]
+enum DayOfWeek {
+    Monday,
+    Tuesday,
+    Wednesday,
+    Thursday,
+    Friday,
+    Saturday,
+    Sunday,
+}
+
+/// Exactly one thing that requests are told apart by.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase", extend("minProperties" = 1, "maxProperties" = 1))]
+struct EdgeLimitPart {
+    /// The consumer that calls, else issuer and subject of its token.
+    consumer: Option<Empty>,
+    /// The client's address.
+    client_address: Option<AddressPart>,
+    /// A header's values.
+    #[schemars(length(max = 2048))]
+    header: Option<HeaderName>,
+    /// A claim of the token.
+    claim: Option<Short>,
+    /// The path, without the query.
+    path: Option<Empty>,
+    /// The method.
+    method: Option<Empty>,
+    /// An expression in CEL.
+    #[schemars(length(min = 1, max = 4096))]
+    cel: Option<String>,
+}
+
+/// The client's address.
+#[derive(JsonSchema)]
+struct AddressPart {
+    /// Bits of an IPv6 address that count.
+    #[schemars(rename = "ipv6Prefix", range(min = 1, max = 128), extend("default" = 64))]
+    ipv6_prefix: Option<u32>,
+}
+
+/// How many requests may be under way.
+#[derive(JsonSchema)]
+struct BusyLimit {
+    /// So many.
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    requests: u32,
+    /// All parts together are the key; none: one for all.
+    #[schemars(length(max = 8))]
+    key: Option<Vec<EdgeLimitPart>>,
+    /// How many may wait; none yet.
+    #[schemars(range(min = 0, max = 0), extend("default" = 0))]
+    queue: Option<u32>,
+}
+
+/// Who keeps what is counted together.
+#[derive(JsonSchema)]
+struct LimitStore {
+    /// The control plane.
+    leases: Option<LeaseStore>,
+}
+
+/// The control plane counts, and proxies take some of each key's share ahead.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "camelCase")]
+struct LeaseStore {
+    /// Of the whole limit; 0: each request asks.
+    #[schemars(range(min = 0, max = 100), extend("default" = 1))]
+    ahead_percent: Option<u32>,
+}

@@ -1,0 +1,112 @@
+//! The way in from the wire.
+
+use std::sync::Arc;
+
+use proto::mesh::{self, EdgeLimits, KeyMissing, edge_limit, limit_store};
+
+use super::key;
+use super::{Bandwidth, CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, WithoutStore};
+use crate::authorize::{TruthOf, ValueOf};
+use crate::limit::{AMOUNT_MAX, LimitMemories, Memory, OBJECT_LIMITS_MAX, HeadersTold, quota, rate};
+use crate::rejected::Wrong;
+
+/// Longest name of a limit.
+const NAME_BYTES_MAX: usize = 63;
+
+pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories) -> Result<ObjectLimits, Wrong> {
+    let EdgeLimits { policy, memory, before_auth: _, limits, concurrency, store, without_store, draft_headers, legacy_headers, bandwidth } = raw;
+    if memory.is_empty() {
+        return Err(Wrong::new("memory", "is empty"));
+    }
+    for (field, count, most) in [
+        ("limits", limits.len(), OBJECT_LIMITS_MAX),
+        ("concurrency", concurrency.len(), CONCURRENCY_MAX),
+        ("bandwidth", bandwidth.len(), CONCURRENCY_MAX),
+    ] {
+        if count > most {
+            return Err(Wrong::new(field, format!("holds {count}, which is more than {most}")));
+        }
+    }
+    let memory = memories.adopt(memory);
+    let limits = limits.iter().enumerate().map(|(index, raw)| limit((policy, &memory), raw).map_err(|wrong| wrong.within(format!("limits[{index}]"))));
+    let busy = concurrency.iter().enumerate().map(|(index, raw)| busy(raw).map_err(|wrong| wrong.within(format!("concurrency[{index}]"))));
+    let wide = bandwidth.iter().enumerate().map(|(index, raw)| wide(raw).map_err(|wrong| wrong.within(format!("bandwidth[{index}]"))));
+    let ahead_percent = match store.as_ref().map(|store| &store.kind) {
+        Some(Some(limit_store::Kind::Leases(mesh::LeaseStore { ahead_percent }))) if *ahead_percent <= 100 => *ahead_percent,
+        Some(Some(limit_store::Kind::Leases(_))) => return Err(Wrong::new("store.leases.ahead_percent", "is more than 100")),
+        Some(None) | None => return Err(Wrong::new("store.kind", "is missing: leases")),
+    };
+    let without_store = match mesh::WithoutStore::try_from(*without_store) {
+        Ok(mesh::WithoutStore::Share) => WithoutStore::Share,
+        Ok(mesh::WithoutStore::Allow) => WithoutStore::Allow,
+        Ok(mesh::WithoutStore::Deny) => WithoutStore::Deny,
+        Err(_) => return Err(Wrong::new("without_store", format!("{without_store} is not known"))),
+    };
+    let limits: Vec<Limit> = limits.collect::<Result<_, _>>()?;
+    let concurrency = busy.collect::<Result<_, _>>()?;
+    Ok(ObjectLimits {
+        policy: policy.as_str().into(),
+        limits,
+        concurrency,
+        bandwidth: wide.collect::<Result<_, _>>()?,
+        memory,
+        store: Arc::clone(memories.leases()),
+        ahead_percent: ahead_percent.into(),
+        without_store,
+        told: HeadersTold { draft: *draft_headers, legacy: *legacy_headers },
+    })
+}
+
+/// Reads an object by itself.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn read(raw: &EdgeLimits, memories: &LimitMemories) -> Result<ObjectLimits, String> {
+    object(raw, memories).map_err(Wrong::text)
+}
+
+fn limit((policy, memory): (&str, &Memory), raw: &mesh::EdgeLimit) -> Result<Limit, Wrong> {
+    let mesh::EdgeLimit { name, numbers, key, missing, when, cost, cost_cel, shared, dry_run, cost_header } = raw;
+    if name.is_empty() || name.len() > NAME_BYTES_MAX {
+        return Err(Wrong::new("name", format!("has {} bytes, not 1 to {NAME_BYTES_MAX}", name.len())));
+    }
+    let numbers = match numbers {
+        Some(edge_limit::Numbers::Rate(raw)) => rate(raw).map_err(|wrong| wrong.within("rate"))?,
+        Some(edge_limit::Numbers::Quota(raw)) => quota(raw).map_err(|wrong| wrong.within("quota"))?,
+        None => return Err(Wrong::new("numbers", "is missing: rate or quota")),
+    };
+    let when = (!when.is_empty()).then(|| TruthOf::compile(when)).transpose().map_err(|why| Wrong::new("when", why))?;
+    let cost = match cost_cel.as_str() {
+        "" if (1..=AMOUNT_MAX).contains(&u64::from(*cost)) => Cost::Same((*cost).into()),
+        "" => return Err(Wrong::new("cost", format!("{cost} is not from 1 to {AMOUNT_MAX}"))),
+        _ if *cost > 0 => return Err(Wrong::new("cost", "stands beside cost_cel")),
+        text => Cost::Made(ValueOf::compile(text).map_err(|why| Wrong::new("cost_cel", why))?),
+    };
+    let missing = match KeyMissing::try_from(*missing) {
+        Ok(KeyMissing::Together) => IfMissing::Together,
+        Ok(KeyMissing::Skipped) => IfMissing::Skip,
+        Ok(KeyMissing::Refused) => IfMissing::Deny,
+        Err(_) => return Err(Wrong::new("missing", format!("{missing} is not known"))),
+    };
+    let settled = || cost_header.parse().map_err(|_| Wrong::new("cost_header", format!("`{}` is not a header name", cost_header.escape_debug())));
+    let settled = (!cost_header.is_empty()).then(settled).transpose()?;
+    let path = format!("{policy}/{name}").into();
+    let (key, counts) = (key::compile(key)?, memory.counts(&path));
+    Ok(Limit { name: name.as_str().into(), path, numbers, shared: *shared, key, missing, when, cost, settled, dry_run: *dry_run, counts })
+}
+
+fn wide(raw: &mesh::BandwidthLimit) -> Result<Bandwidth, Wrong> {
+    let mesh::BandwidthLimit { response_bytes_per_second, key } = raw;
+    if *response_bytes_per_second == 0 {
+        return Err(Wrong::new("response_bytes_per_second", "is 0"));
+    }
+    Ok(Bandwidth { bytes_per_second: (*response_bytes_per_second).into(), key: key::compile(key)? })
+}
+
+fn busy(raw: &mesh::ConcurrencyLimit) -> Result<Concurrency, Wrong> {
+    let mesh::ConcurrencyLimit { requests, key } = raw;
+    if *requests == 0 {
+        return Err(Wrong::new("requests", "is 0"));
+    }
+    Ok(Concurrency { requests: *requests, key: key::compile(key)? })
+}

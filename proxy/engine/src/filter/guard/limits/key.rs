@@ -1,0 +1,199 @@
+//! Whose share of a limit a request takes.
+
+use std::net::{IpAddr, SocketAddr};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use http::{HeaderName, HeaderValue};
+use proto::mesh::edge_key::Kind;
+use proto::mesh::{ClientAddressKey, EdgeKey};
+use smallvec::SmallVec;
+
+use crate::authorize::{AtEdge, Call, Own, ValueOf};
+use crate::consumers::Identified;
+use crate::filter::Exchange;
+use crate::matching::RequestHead;
+use crate::rejected::Wrong;
+
+/// Most parts of one key.
+pub const KEY_PARTS_MAX: usize = 8;
+/// Bytes of a key for which nothing is allocated.
+const KEY_BYTES: usize = 256;
+
+/// One part; all together are the key.
+#[derive(Debug)]
+pub(super) enum Part {
+    /// The consumer, else `ISSUER|SUBJECT` of a token that none claims.
+    Consumer,
+    /// The client's address; of IPv6 so many bits.
+    Address(u8),
+    /// All values of a header.
+    Header(HeaderName),
+    /// A claim's values.
+    Claim(Box<str>),
+    Path,
+    Method,
+    Made(ValueOf),
+}
+
+/// A digest of all parts, and of whose key it is: nobody can make two alike.
+pub(super) type Key = u128;
+
+/// A part of the key is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Missing;
+
+pub(super) fn compile(raw: &[EdgeKey]) -> Result<Vec<Part>, Wrong> {
+    if raw.len() > KEY_PARTS_MAX {
+        return Err(Wrong::new("key", format!("holds {} parts, which is more than {KEY_PARTS_MAX}", raw.len())));
+    }
+    let one = |(index, raw): (usize, &EdgeKey)| Part::compile(raw).map_err(|wrong| wrong.within(format!("key[{index}]")));
+    raw.iter().enumerate().map(one).collect()
+}
+
+impl Part {
+    fn compile(EdgeKey { kind }: &EdgeKey) -> Result<Self, Wrong> {
+        let told = |said: bool, part: Self, field: &str| if said { Ok(part) } else { Err(Wrong::new(field, "is false")) };
+        match kind {
+            None => Err(Wrong::new("kind", "is missing: consumer, client_address, header, claim, path, method or cel")),
+            Some(Kind::Consumer(said)) => told(*said, Self::Consumer, "consumer"),
+            Some(Kind::Path(said)) => told(*said, Self::Path, "path"),
+            Some(Kind::Method(said)) => told(*said, Self::Method, "method"),
+            Some(Kind::ClientAddress(ClientAddressKey { ipv6_prefix })) => {
+                let bits = u8::try_from(*ipv6_prefix).ok().filter(|bits| (1..=128).contains(bits));
+                bits.map(Self::Address).ok_or_else(|| Wrong::new("client_address", format!("{ipv6_prefix} is not from 1 to 128")))
+            }
+            Some(Kind::Header(name)) => {
+                let name = name.parse().map_err(|_| Wrong::new("header", format!("`{}` is not a header name", name.escape_debug())))?;
+                Ok(Self::Header(name))
+            }
+            Some(Kind::Claim(name)) if name.is_empty() => Err(Wrong::new("claim", "is empty")),
+            Some(Kind::Claim(name)) => Ok(Self::Claim(name.as_str().into())),
+            Some(Kind::Cel(text)) => Ok(Self::Made(ValueOf::compile(text).map_err(|why| Wrong::new("cel", why))?)),
+        }
+    }
+
+    /// In words.
+    pub(super) fn story(&self) -> String {
+        match self {
+            Self::Consumer => "consumer".to_owned(),
+            Self::Address(_) => "client address".to_owned(),
+            Self::Header(name) => format!("header {name}"),
+            Self::Claim(name) => format!("claim {name}"),
+            Self::Path => "path".to_owned(),
+            Self::Method => "method".to_owned(),
+            Self::Made(_) => "expression".to_owned(),
+        }
+    }
+}
+
+/// What limits see of a request.
+pub(super) struct Seen<'s, 'e> {
+    exchange: &'s Exchange<'e>,
+    auth: Option<&'s Identified>,
+}
+
+impl<'s, 'e> Seen<'s, 'e> {
+    pub(super) fn of(exchange: &'s Exchange<'e>) -> Self {
+        let auth = exchange.watch.as_ref().and_then(|watch| watch.found.identified());
+        Self { exchange, auth }
+    }
+
+    /// Asks an expression.
+    pub(super) fn call<T>(&self, ask: impl FnOnce(&Call<'_>) -> T) -> T {
+        let request = &self.exchange.request;
+        let watch = self.exchange.watch.as_ref();
+        let head = RequestHead::new(&request.method, &request.uri, &request.headers);
+        ask(&Call {
+            peer: None,
+            workload: "",
+            source: SocketAddr::new(self.exchange.address, watch.map_or(0, |watch| watch.port)),
+            port: self.exchange.called.port,
+            head: Some(&head),
+            claims: self.auth.and_then(|auth| auth.claims.as_deref()),
+            auth: self.auth,
+            edge: watch.map(|watch| AtEdge { peer: watch.peer, book: watch.book }),
+            own: Own::default(),
+        })
+    }
+
+    /// The key of `limit`; with `together` an absent part is one value more.
+    pub(super) fn key(&self, limit: &str, parts: &[Part], together: bool) -> Result<Key, Missing> {
+        let mut text: SmallVec<[u8; KEY_BYTES]> = SmallVec::new();
+        add(&mut text, limit.as_bytes());
+        for part in parts {
+            let there = self.add(&mut text, part);
+            if !there && !together {
+                return Err(Missing);
+            }
+            text.push(u8::from(there));
+        }
+        let whole = digest(&SHA256, &text);
+        let first = whole.as_ref().first_chunk::<16>().copied().unwrap_or_default();
+        Ok(u128::from_be_bytes(first))
+    }
+
+    /// Adds a part's bytes; false: it is not there.
+    fn add(&self, text: &mut SmallVec<[u8; KEY_BYTES]>, part: &Part) -> bool {
+        let request = &self.exchange.request;
+        match part {
+            Part::Consumer => self.caller(text),
+            Part::Address(bits) => {
+                match self.exchange.address.to_canonical() {
+                    IpAddr::V4(address) => add(text, &address.octets()),
+                    IpAddr::V6(address) => {
+                        let kept = u128::from(address) & (u128::MAX << (128 - u32::from((*bits).clamp(1, 128))));
+                        add(text, &kept.to_be_bytes());
+                    }
+                }
+                true
+            }
+            Part::Header(name) => {
+                let mut values = request.headers.get_all(name).iter().map(HeaderValue::as_bytes).peekable();
+                let there = values.peek().is_some();
+                values.for_each(|value| add(text, value));
+                there
+            }
+            Part::Claim(path) => {
+                let claims = self.auth.and_then(|auth| auth.claims.as_deref());
+                let mut values = claims.into_iter().flat_map(|claims| claims.texts(path)).peekable();
+                let there = values.peek().is_some();
+                values.for_each(|value| add(text, value.as_bytes()));
+                there
+            }
+            Part::Path => {
+                add(text, request.uri.path().as_bytes());
+                true
+            }
+            Part::Method => {
+                add(text, request.method.as_str().as_bytes());
+                true
+            }
+            Part::Made(value) => match self.call(|call| value.of(call)) {
+                Some(made) => {
+                    add(text, made.as_bytes());
+                    true
+                }
+                None => false,
+            },
+        }
+    }
+
+    fn caller(&self, text: &mut SmallVec<[u8; KEY_BYTES]>) -> bool {
+        let Some(auth) = self.auth else { return false };
+        if let Some(consumer) = &auth.consumer {
+            add(text, consumer.path.as_bytes());
+            return true;
+        }
+        let (issuer, subject) = (auth.claims.as_ref().map_or("", |claims| &claims.issuer), auth.subject());
+        let Some(subject) = subject else { return false };
+        add(text, issuer.as_bytes());
+        add(text, subject.as_bytes());
+        true
+    }
+}
+
+/// Adds bytes with their length before them, so that no two lists read alike.
+fn add(text: &mut SmallVec<[u8; KEY_BYTES]>, bytes: &[u8]) {
+    text.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+    text.extend_from_slice(bytes);
+}

@@ -1,0 +1,308 @@
+//! What outlives a policy: what is counted of an object's keys, and how its store does.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use super::held::Held;
+use super::numbers::Meter;
+use super::table::Table;
+use super::OBJECT_KEYS_MAX;
+use crate::Moment;
+
+/// What is known of one key of one limit.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Row {
+    /// Which limit of the object; a key is one limit's.
+    pub limit: u8,
+    /// What is known.
+    pub state: RowState,
+}
+
+/// See [`Row`].
+#[derive(Clone, Copy, Debug, Default)]
+pub enum RowState {
+    /// Nothing.
+    #[default]
+    Fresh,
+    /// This proxy counts it.
+    Own(Meter),
+    /// All proxies do, and this one holds a part.
+    Shared(Held),
+    /// Bytes of answers: when what was sent has been worth its time, nanoseconds.
+    Pace(u64),
+}
+
+impl Row {
+    /// Counted by this proxy.
+    pub fn own(&mut self) -> &mut Meter {
+        if !matches!(self.state, RowState::Own(_)) {
+            self.state = RowState::Own(Meter::default());
+        }
+        let RowState::Own(meter) = &mut self.state else { unreachable!() };
+        meter
+    }
+
+    /// Counted by all.
+    pub fn shared(&mut self) -> &mut Held {
+        if !matches!(self.state, RowState::Shared(_)) {
+            self.state = RowState::Shared(Held::default());
+        }
+        let RowState::Shared(held) = &mut self.state else { unreachable!() };
+        held
+    }
+
+    /// The same, of this limit of the object.
+    #[must_use]
+    pub fn of(&mut self, limit: usize) -> &mut Self {
+        self.limit = u8::try_from(limit).unwrap_or(u8::MAX);
+        self
+    }
+}
+
+/// What became of a request at a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[allow(missing_docs, reason = "`text` says what each is")]
+pub enum LimitVerdict {
+    Allowed,
+    Refused,
+    WouldRefuse,
+    NoKey,
+    StoreAwayAllowed,
+    StoreAwayRefused,
+}
+
+impl LimitVerdict {
+    /// Every one, in order; `verdict as usize` is its place.
+    pub const ALL: [Self; 6] =
+        [Self::Allowed, Self::Refused, Self::WouldRefuse, Self::NoKey, Self::StoreAwayAllowed, Self::StoreAwayRefused];
+
+    /// As metrics spell it.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Refused => "refused",
+            Self::WouldRefuse => "would_refuse",
+            Self::NoKey => "no_key",
+            Self::StoreAwayAllowed => "store_away_allowed",
+            Self::StoreAwayRefused => "store_away_refused",
+        }
+    }
+}
+
+/// What a key may be sent ahead of its pace, so that small answers are not cut up.
+const PACE_AHEAD: Duration = Duration::from_millis(100);
+
+/// How often requests met each verdict at one limit.
+#[derive(Debug, Default)]
+pub struct LimitCounts([AtomicU64; LimitVerdict::ALL.len()]);
+
+impl LimitCounts {
+    pub(crate) fn add(&self, verdict: LimitVerdict) {
+        if let Some(count) = self.0.get(verdict as usize) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How often.
+    pub fn get(&self, verdict: LimitVerdict) -> u64 {
+        self.0.get(verdict as usize).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+}
+
+/// How often requests met a verdict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitReading {
+    /// `NAMESPACE/NAME/LIMIT`.
+    pub limit: Arc<str>,
+    /// What became of them.
+    pub verdict: LimitVerdict,
+    /// How many there were.
+    pub count: u64,
+}
+
+/// The memory of one object, or of one of its routes.
+#[derive(Debug)]
+pub struct Memory {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What is known of keys; the limit is a part of each.
+    pub rows: Table<Row>,
+    /// By `NAMESPACE/NAME/LIMIT`.
+    counts: Mutex<BTreeMap<Arc<str>, Arc<LimitCounts>>>,
+    under_way: UnderWay,
+}
+
+impl Memory {
+    fn new(name: &str) -> Self {
+        Self { name: name.into(), rows: Table::new(OBJECT_KEYS_MAX), counts: Mutex::default(), under_way: UnderWay::default() }
+    }
+
+    /// What a limit counts, which goes on as long as some version of the object has it.
+    pub(crate) fn counts(&self, limit: &Arc<str>) -> Arc<LimitCounts> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if !counts.contains_key(limit) {
+            counts.retain(|_, counts| Arc::strong_count(counts) > 1);
+        }
+        Arc::clone(counts.entry(Arc::clone(limit)).or_default())
+    }
+
+    /// Notes that bytes of an answer were sent to a key that may have so many in a second, and says how long the next ones wait.
+    pub(crate) fn sent(&self, key: u128, (bytes, per_second): (u64, u64), now: Moment) -> Duration {
+        let nanos = u64::try_from(u128::from(bytes) * 1_000_000_000 / u128::from(per_second.max(1))).unwrap_or(u64::MAX);
+        let ready = self.rows.with(key, |row| {
+            let before = if let RowState::Pace(ready) = row.state { ready } else { 0 };
+            let ready = before.max(now.nanos()).saturating_add(nanos);
+            *row = Row { limit: u8::MAX, state: RowState::Pace(ready) };
+            ready
+        });
+        Moment::of_nanos(ready).since(now).saturating_sub(PACE_AHEAD)
+    }
+
+    /// Takes one of `most` places of a key for a request; `None`: all are taken.
+    pub(crate) fn enter(self: &Arc<Self>, key: u128, most: u32) -> Option<UnderWayPlace> {
+        let mut places = self.under_way.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = places.entry(key).or_default();
+        if *taken >= most {
+            return None;
+        }
+        *taken += 1;
+        Some(UnderWayPlace { memory: Arc::clone(self), key })
+    }
+}
+
+/// Requests under way by key: no more keys than requests.
+#[derive(Debug, Default)]
+struct UnderWay(Mutex<HashMap<u128, u32>>);
+
+/// A request under way; dropped when it is over.
+#[derive(Debug)]
+pub struct UnderWayPlace {
+    memory: Arc<Memory>,
+    key: u128,
+}
+
+impl Drop for UnderWayPlace {
+    fn drop(&mut self) {
+        let mut places = self.memory.under_way.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = places.get_mut(&self.key) {
+            *taken -= 1;
+            if *taken == 0 {
+                places.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// How a store does, told by whoever speaks with it.
+#[derive(Debug)]
+pub struct StoreLive {
+    /// Nanoseconds of the moment since when it is away; 0: it is there.
+    away_since: AtomicU64,
+    /// Proxies that count together.
+    replicas: AtomicU32,
+    /// Which store that is: a new number for each that may have forgotten.
+    session: AtomicU32,
+}
+
+impl Default for StoreLive {
+    /// Away, until somebody has spoken with it.
+    fn default() -> Self {
+        Self { away_since: AtomicU64::new(1), replicas: AtomicU32::new(1), session: AtomicU32::new(0) }
+    }
+}
+
+impl StoreLive {
+    /// Since when it is away, nanoseconds.
+    pub fn away_since(&self) -> Option<u64> {
+        Some(self.away_since.load(Ordering::Relaxed)).filter(|since| *since > 0)
+    }
+
+    /// It has answered.
+    pub fn is_here(&self) {
+        self.away_since.store(0, Ordering::Relaxed);
+    }
+
+    /// It does not answer. True: it did before.
+    pub fn is_away(&self, now: Moment) -> bool {
+        self.away_since.compare_exchange(0, now.nanos().max(1), Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Another store answers from now on, or the same after a while.
+    pub fn begins(&self) {
+        self.session.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// See [`StoreLive::begins`].
+    pub fn session(&self) -> u32 {
+        self.session.load(Ordering::Relaxed)
+    }
+
+    /// Proxies that count together, this one among them.
+    pub fn replicas(&self) -> u32 {
+        self.replicas.load(Ordering::Relaxed).max(1)
+    }
+
+    /// So many proxies count together.
+    pub fn shared_by(&self, replicas: u32) {
+        self.replicas.store(replicas.max(1), Ordering::Relaxed);
+    }
+}
+
+/// LimitMemories by name, for as long as an object holds them, and the one store of leases.
+#[derive(Debug, Default)]
+pub struct LimitMemories {
+    held: Mutex<HashMap<String, Weak<Memory>>>,
+    leases: Arc<StoreLive>,
+}
+
+impl LimitMemories {
+    /// The memory of that name.
+    pub fn adopt(&self, name: &str) -> Arc<Memory> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(memory) = held.get(name).and_then(Weak::upgrade) {
+            return memory;
+        }
+        held.retain(|_, memory| memory.strong_count() > 0);
+        let fresh = Arc::new(Memory::new(name));
+        held.insert(name.to_owned(), Arc::downgrade(&fresh));
+        fresh
+    }
+
+    /// Whether an object has a memory here.
+    pub fn is_used(&self) -> bool {
+        self.all().next().is_some()
+    }
+
+    /// The memories of all objects in force, and of those that somebody still holds.
+    pub fn all(&self) -> impl Iterator<Item = Arc<Memory>> + use<> {
+        let mut all: Vec<Arc<Memory>> = self.held.lock().unwrap_or_else(PoisonError::into_inner).values().filter_map(Weak::upgrade).collect();
+        all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        all.into_iter()
+    }
+
+    /// What limits counted, verdicts that none met left out. LimitMemories of one object's routes count together.
+    pub fn readings(&self) -> Vec<LimitReading> {
+        let mut sums: BTreeMap<(Arc<str>, LimitVerdict), u64> = BTreeMap::new();
+        for memory in self.all() {
+            for (limit, counts) in memory.counts.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+                for verdict in LimitVerdict::ALL {
+                    *sums.entry((Arc::clone(limit), verdict)).or_default() += counts.get(verdict);
+                }
+            }
+        }
+        let told = sums.into_iter().filter(|(_, count)| *count > 0);
+        told.map(|((limit, verdict), count)| LimitReading { limit, verdict, count }).collect()
+    }
+
+    /// Keys that were forgotten for others.
+    pub fn evicted(&self) -> u64 {
+        self.all().map(|memory| memory.rows.evicted()).sum()
+    }
+
+    /// The control plane's store.
+    pub const fn leases(&self) -> &Arc<StoreLive> {
+        &self.leases
+    }
+}

@@ -1,0 +1,32 @@
+//! Limits at the edge: how much who may ask in which time, and who keeps count.
+//!
+//! [`Rate`] and [`Quota`] are the numbers of one limit, a [`Meter`] is what one key has used up of it: arithmetic over integers, with the time
+//! as an argument. A [`Table`] keeps a bounded number of keys. Where replicas share a limit, a [`LimitBook`] keeps the meters, and each replica
+//! takes some of a key's share ahead and spends it from a [`Held`], so that the usual request waits for nobody.
+
+mod book;
+mod calendar;
+mod headers;
+mod held;
+mod memory;
+mod numbers;
+mod table;
+mod wire;
+#[cfg(test)]
+mod tests;
+
+pub use book::{ShareAsk, LimitBook, Grant, KeyKnown};
+pub use calendar::{Calendar, Every, Window, ZoneUnknown, check_zone};
+pub use headers::HeadersTold;
+pub(crate) use headers::{OWN_HEADERS, policy_item, retry_after};
+pub use held::{Held, Taking};
+pub use memory::{LimitCounts, LimitReading, LimitVerdict, LimitMemories, Memory, Row, RowState, StoreLive, UnderWayPlace};
+pub use numbers::{AMOUNT_MAX, Meter, Now, Numbers, PERIOD_MAX, Quota, Rate, KeyStanding};
+pub use table::Table;
+pub use wire::{numbers_of, numbers_sent};
+pub(crate) use wire::{quota, rate};
+
+/// Most limits of one object.
+pub const OBJECT_LIMITS_MAX: usize = 32;
+/// Most keys that are kept of one object; the one that rested longest goes first.
+pub const OBJECT_KEYS_MAX: usize = 100_000;

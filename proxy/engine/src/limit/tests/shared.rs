@@ -1,0 +1,189 @@
+//! A limit that three proxies share, in virtual time.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMIT: &str = "shop/limits/per-consumer/rate";
+
+/// Proxies that hold one key, the store they ask, and the answers under way.
+struct Play {
+    book: LimitBook,
+    numbers: Numbers,
+    ahead: u64,
+    proxies: Vec<Held>,
+    /// Answers with the time when they arrive, by proxy.
+    under_way: VecDeque<(u64, usize, ShareAsk)>,
+    travel_millis: u64,
+    passed: Vec<(u64, u64)>,
+}
+
+impl Play {
+    fn new(numbers: Numbers, ahead: u64, travel_millis: u64) -> Self {
+        let book = LimitBook::new(8, 100);
+        Self { book, numbers, ahead, proxies: vec![Held::default(); 3], under_way: VecDeque::new(), travel_millis, passed: Vec::new() }
+    }
+
+    fn ask(&mut self, proxy: usize, want: u64, at: u64) {
+        let held = &mut self.proxies[proxy];
+        let (known, spent) = (held.known(1, now(at).moment), held.owed());
+        let ask = ShareAsk { limit: LIMIT.into(), key: 7, want, back: 0, spent, known };
+        self.under_way.push_back((at + self.travel_millis, proxy, ask));
+    }
+
+    /// A request that costs one. Who has to ask waits, and tries again when the answer comes.
+    fn request(&mut self, proxy: usize, at: u64) {
+        match self.proxies[proxy].take(1, self.ahead, now(at).moment) {
+            Taking::Taken { more, .. } => {
+                self.passed.push((at, 1));
+                if more > 0 {
+                    self.ask(proxy, more, at);
+                }
+            }
+            Taking::Empty(_) => {}
+            Taking::Ask(want) => self.ask(proxy, want, at),
+        }
+    }
+
+    /// Lets arrive what has; who waited tries once more.
+    fn arrive(&mut self, at: u64) {
+        while self.under_way.front().is_some_and(|(due, ..)| *due <= at) {
+            let Some((_, proxy, ask)) = self.under_way.pop_front() else { return };
+            let grant = self.book.take(&ask, &self.numbers, now(at)).unwrap();
+            self.proxies[proxy].granted(&grant, now(at).moment);
+            if let Taking::Taken { .. } = self.proxies[proxy].take(1, 0, now(at).moment) {
+                self.passed.push((at, 1));
+            }
+        }
+    }
+
+    fn sum(&self, from: u64, to: u64) -> u64 {
+        self.passed.iter().filter(|(at, _)| (from..to).contains(at)).map(|(_, count)| count).sum()
+    }
+}
+
+#[test]
+fn three_proxies_let_through_what_one_would() {
+    // Aim: a shared limit of 600 a minute over three proxies under twelve times its load: within 2 % in the first minute and in the ten after.
+    for ahead in [0, 6] {
+        let mut play = Play::new(rate(600, 60_000, 600), ahead, 1);
+        for at in 0..660_000_u64 {
+            play.arrive(at);
+            if at % 25 == 0 {
+                (0..3).for_each(|proxy| play.request(proxy, at));
+            }
+        }
+        let (first, rest) = (play.sum(0, 60_000), play.sum(60_000, 660_000));
+        assert!((1176..=1224).contains(&first), "a full bucket and a minute of its rate: {first}, {ahead} ahead");
+        assert!((5880..=6120).contains(&rest), "ten minutes of its rate: {rest}, {ahead} ahead");
+    }
+}
+
+#[test]
+fn a_lopsided_load_finds_the_whole_limit() {
+    // Aim: where one of three proxies has all the load, nothing worth a word stays with the others.
+    let mut play = Play::new(rate(600, 60_000, 600), 6, 1);
+    (0..3).for_each(|proxy| play.request(proxy, 0));
+    for at in 1..120_000_u64 {
+        play.arrive(at);
+        if at % 20 == 0 {
+            play.request(0, at);
+        }
+    }
+    let passed = play.sum(0, 120_000);
+    assert!((1764..=1836).contains(&passed), "{passed}");
+}
+
+#[test]
+fn a_store_that_begins_anew_goes_on_from_what_proxies_know() {
+    // Aim: a takeover in the middle of a month gives no second month, and of a bucket no second burst.
+    for numbers in [quota(1000, Every::Month, "UTC"), rate(10, 60_000, 1000)] {
+        let mut play = Play::new(numbers, 10, 1);
+        for at in 0..20_000_u64 {
+            if at == 10_000 {
+                play.book = LimitBook::new(8, 100);
+                play.proxies.iter_mut().for_each(|held| _ = held.known(0, now(at).moment));
+            }
+            play.arrive(at);
+            if at % 10 == 0 {
+                (0..3).for_each(|proxy| play.request(proxy, at));
+            }
+        }
+        let passed = play.sum(0, 20_000);
+        assert!((900..=1030).contains(&passed), "{passed}");
+    }
+}
+
+#[test]
+fn a_proxy_on_its_own_has_its_share_of_what_was_left() {
+    // Aim: the store goes away when 400 of 1000 are used: three proxies let the rest through between them, and owe it to the store.
+    let numbers = quota(1000, Every::Month, "UTC");
+    let mut play = Play::new(numbers.clone(), 0, 0);
+    for request in 0..400 {
+        play.request(request % 3, request as u64);
+        play.arrive(request as u64);
+    }
+    let share = numbers.share(3);
+    let alone: u64 = play.proxies.iter_mut().map(|held| (0..1000).filter(|_| held.alone(1, &share, 3, now(500)).is_ok()).count() as u64).sum();
+    assert!((590..=600).contains(&alone), "{alone}");
+    assert_eq!(play.proxies.iter_mut().map(Held::owed).sum::<u64>(), alone);
+}
+
+#[test]
+fn a_book_has_its_bound() {
+    // Aim: beyond its limits a book counts nothing and says so; one that is forgotten makes room.
+    let (book, numbers) = (LimitBook::new(2, 16), rate(1, 1000, 1));
+    let ask = |limit: &str| ShareAsk { limit: limit.into(), key: 7, want: 1, back: 0, spent: 0, known: None };
+    assert_eq!([1, 1, 0], ["a", "b", "a"].map(|limit| book.take(&ask(limit), &numbers, now(0)).unwrap().granted));
+    assert_eq!((book.take(&ask("c"), &numbers, now(0)), book.refused(), book.len()), (None, 1, 2));
+    book.keep(|limit| limit != "a");
+    assert_eq!(book.take(&ask("c"), &numbers, now(0)).map(|grant| grant.granted), Some(1));
+}
+
+#[test]
+fn what_lies_idle_is_given_back() {
+    // Aim: a proxy whose client has left holds nothing after a while.
+    let mut held = Held::default();
+    held.take(1, 10, now(0).moment);
+    let grant = Grant { granted: 11, lasts: Duration::from_secs(60), standing: KeyStanding::default() };
+    held.granted(&grant, now(1).moment);
+    assert!(matches!(held.take(1, 10, now(1).moment), Taking::Taken { .. }));
+    assert_eq!(held.idle(Duration::from_secs(5), now(4000).moment), None);
+    assert_eq!(held.idle(Duration::from_secs(5), now(6000).moment), Some(10));
+    assert_eq!(held.have(), 0);
+}
+
+proptest! {
+    /// Aim: over any interleaving of proxies, loads and answers under way, no span of time holds more than the burst, the rate's share of the
+    /// span, and what each proxy may have had in hand.
+    #[test]
+    fn no_interleaving_overspends(
+        amount in 1..200_u64, burst in 1..200_u64, ahead in 0..20_u64, travel in 0..40_u64,
+        steps in prop::collection::vec((0..400_u64, 0..3_usize, 1..30_u64), 1..120),
+    ) {
+        let mut play = Play::new(rate(amount, 1000, burst), ahead, travel);
+        let mut at = 1;
+        for (wait, proxy, requests) in steps {
+            at += wait;
+            play.arrive(at);
+            (0..requests).for_each(|_| play.request(proxy, at));
+        }
+        play.arrive(at + travel);
+        let passed = play.passed.clone();
+        for (first, (from, _)) in passed.iter().enumerate() {
+            let mut sum = 0;
+            for (to, count) in &passed[first..] {
+                sum += count;
+                // What waits for an answer asks for its own part besides.
+                let held = 3 * (ahead + 30);
+                prop_assert!(sum * 1000 <= (burst + held) * 1000 + (to - from) * amount, "{sum} from {from} to {to}");
+            }
+        }
+        let at = at + travel;
+        let in_hand: u64 = play.proxies.iter().map(Held::have).sum();
+        let all = play.sum(0, at + 1);
+        prop_assert!((all + in_hand) * 1000 <= burst * 1000 + at * amount, "{all} and {in_hand} in hand by {at}");
+    }
+}

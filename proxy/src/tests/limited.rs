@@ -1,0 +1,279 @@
+//! Requests under limits of an edge: counted, told, refused; with a store that counts for all proxies, and without.
+
+use engine::limit::{LimitBook, Now, ShareAsk};
+use proto::mesh::{
+    BandwidthLimit, ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, EdgeLimits, EdgePolicy, LeaseStore, LimitRate, LimitStore, RoutePolicy,
+    WithoutStore, edge_key, edge_limit, limit_store,
+};
+
+use super::governed::{GET, OK, ONE, answered, play};
+use super::resources::{Told, told};
+use super::*;
+
+fn rate(name: &str, requests: u32, shared: bool) -> EdgeLimit {
+    let per = Some(prost_types::Duration { seconds: 60, nanos: 0 });
+    let key = vec![EdgeKey { kind: Some(edge_key::Kind::ClientAddress(ClientAddressKey { ipv6_prefix: 64 })) }];
+    let numbers = Some(edge_limit::Numbers::Rate(LimitRate { requests, per, burst: requests }));
+    EdgeLimit { name: name.into(), numbers, key, cost: 1, shared, ..EdgeLimit::default() }
+}
+
+fn object(limits: Vec<EdgeLimit>) -> EdgeLimits {
+    EdgeLimits {
+        policy: "shop/limits".into(),
+        memory: "shop/limits".into(),
+        limits,
+        store: Some(LimitStore { kind: Some(limit_store::Kind::Leases(LeaseStore { ahead_percent: 0 })) }),
+        draft_headers: true,
+        ..EdgeLimits::default()
+    }
+}
+
+fn under(limits: Vec<EdgeLimits>) -> (World, engine::model::build::Parts) {
+    let policy = RoutePolicy { edge: Some(EdgePolicy { limits, ..EdgePolicy::default() }), ..RoutePolicy::default() };
+    told(&Told { policy, ..Told::to(vec![ONE]) })
+}
+
+/// One exchange that gets through: its answer's head.
+async fn through(world: &mut World) -> String {
+    let mut client = world.dial(SERVICE);
+    write(&mut client, GET).await;
+    let _application = play(world, 0, OK).await;
+    answered(&mut client, "200").await
+}
+
+/// One that does not.
+async fn refused(world: &mut World, status: &str) -> String {
+    let mut client = world.dial(SERVICE);
+    write(&mut client, GET).await;
+    let answer = answered(&mut client, status).await;
+    assert!(world.applications.try_recv().is_err(), "the application was asked");
+    answer
+}
+
+#[test]
+fn a_client_is_told_how_it_stands_and_when_to_come_again() {
+    // Aim: the tightest of two limits on every answer, 429 with retry-after when it is used up, and nothing taken of the other for that.
+    run(|| async {
+        let (mut world, _parts) = under(vec![object(vec![rate("small", 3, false), rate("large", 1000, false)])]);
+        for left in [2, 1, 0] {
+            let answer = through(&mut world).await;
+            assert!(answer.contains(&format!("ratelimit: \"small\";r={left};t=")), "{answer}");
+            assert!(answer.contains("ratelimit-policy: \"small\";q=3;w=60, \"large\";q=1000;w=60\r\n"), "{answer}");
+        }
+        let answer = refused(&mut world, "429").await;
+        for wanted in ["x-meshwright-reason: rate_limited\r\n", "retry-after: 20\r\n", "ratelimit: \"small\";r=0;t=60\r\n"] {
+            assert!(answer.contains(wanted), "{wanted}: {answer}");
+        }
+        let metrics = world.client_means.telemetry.render();
+        for wanted in [
+            "meshwright_limit_total{limit=\"shop/limits/small\",verdict=\"allowed\"} 3\n",
+            "meshwright_limit_total{limit=\"shop/limits/small\",verdict=\"refused\"} 1\n",
+            "meshwright_limit_total{limit=\"shop/limits/large\",verdict=\"allowed\"} 3\n",
+        ] {
+            assert!(metrics.contains(wanted), "{wanted}: {metrics}");
+        }
+        tokio::time::advance(Duration::from_secs(20)).await;
+        through(&mut world).await;
+    });
+}
+
+#[test]
+fn what_the_application_says_of_limits_is_not_the_edges_word() {
+    // Aim: its own RateLimit headers give way to ours, also the older ones.
+    run(|| async {
+        let both = EdgeLimits { legacy_headers: true, ..object(vec![rate("one", 10, false)]) };
+        let (mut world, _parts) = under(vec![both]);
+        let mut client = world.dial(SERVICE);
+        write(&mut client, GET).await;
+        let said = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nratelimit: \"mine\";r=1;t=1\r\nx-ratelimit-limit: 7\r\n\r\nok";
+        let _application = play(&mut world, 0, said).await;
+        let answer = answered(&mut client, "200").await;
+        assert!(!answer.contains("mine") && answer.contains("x-ratelimit-limit: 10\r\n"), "{answer}");
+        assert!(answer.contains("x-ratelimit-remaining: 9\r\n") && answer.contains("x-ratelimit-reset: 6\r\n"), "{answer}");
+    });
+}
+
+#[test]
+fn a_limit_on_trial_counts_and_refuses_nobody() {
+    // Aim: dryRun says nothing to clients, and its refusals are counted.
+    run(|| async {
+        let trial = EdgeLimit { dry_run: true, ..rate("trial", 1, false) };
+        let (mut world, _parts) = under(vec![object(vec![trial])]);
+        for _ in 0..3 {
+            let answer = through(&mut world).await;
+            assert!(!answer.contains("ratelimit"), "{answer}");
+        }
+        let metrics = world.client_means.telemetry.render();
+        assert!(metrics.contains("meshwright_limit_total{limit=\"shop/limits/trial\",verdict=\"would_refuse\"} 2\n"), "{metrics}");
+    });
+}
+
+#[test]
+fn while_the_store_is_away_each_limit_goes_by_its_word() {
+    // Aim: Local lets this proxy's share through, Allow everybody, Deny nobody, with 503 policy_unavailable; a store that was never there is away.
+    for (without, passes, then) in [(WithoutStore::Share, 2, "429"), (WithoutStore::Allow, 5, ""), (WithoutStore::Deny, 0, "503")] {
+        run(|| async move {
+            let limits = EdgeLimits { without_store: without.into(), ..object(vec![rate("all", 2, true)]) };
+            let (mut world, _parts) = under(vec![limits]);
+            for _ in 0..passes {
+                through(&mut world).await;
+            }
+            if !then.is_empty() {
+                let answer = refused(&mut world, then).await;
+                assert_eq!(answer.contains("policy_unavailable"), then == "503", "{answer}");
+            }
+            let metrics = world.client_means.telemetry.render();
+            assert!(metrics.contains("meshwright_degraded{kind=\"RateLimit\",name=\"leases\"} 1\n"), "{metrics}");
+        });
+    }
+}
+
+#[test]
+fn a_store_that_says_nothing_holds_nobody_up_for_long() {
+    // Aim: a request that asked waits 50 ms, and then its limit goes by its word.
+    run(|| async {
+        let limits = EdgeLimits { without_store: WithoutStore::Deny.into(), ..object(vec![rate("all", 2, true)]) };
+        let (mut world, _parts) = under(vec![limits]);
+        let snapshots = world.client_means.snapshots.clone();
+        let _hanging = snapshots.limit_questions().take();
+        snapshots.load().limits.leases().is_here();
+        let began = tokio::time::Instant::now();
+        let answer = refused(&mut world, "503").await;
+        assert!(answer.contains("policy_unavailable"), "{answer}");
+        assert_eq!(began.elapsed(), crate::ground::limits::STORE_WAIT);
+    });
+}
+
+#[test]
+fn a_full_queue_is_a_store_that_is_away() {
+    // Aim: where as many questions wait as may, a request is not kept waiting for its own.
+    run(|| async {
+        let limits = EdgeLimits { without_store: WithoutStore::Deny.into(), ..object(vec![rate("all", 2, true)]) };
+        let (mut world, _parts) = under(vec![limits.clone()]);
+        let snapshots = world.client_means.snapshots.clone();
+        snapshots.load().limits.leases().is_here();
+        let own = Arc::new(engine::filter::guard::read(&limits, &engine::limit::LimitMemories::default()).unwrap());
+        for key in 0..crate::snapshots::POSED_MAX as u128 {
+            snapshots.limit_questions().aside(engine::filter::guard::LimitAsk { object: Arc::clone(&own), limit: 0, key, want: 1 });
+        }
+        let began = tokio::time::Instant::now();
+        refused(&mut world, "503").await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+    });
+}
+
+/// Answers what a proxy asks, as the control plane does.
+fn store(snapshots: &Snapshots, book: Arc<LimitBook>) {
+    let mut questions = snapshots.limit_questions().take().unwrap();
+    let leases = Arc::clone(snapshots.load().limits.leases());
+    leases.is_here();
+    tokio::task::spawn_local(async move {
+        while let Some(posed) = questions.recv().await {
+            let (object, key) = (&posed.ask.object, posed.ask.key);
+            let limit = &object.limits[posed.ask.limit];
+            let now = Now { moment: engine::Moment::of_nanos(1_000_000_000), wall_secs: 1_700_000_000 };
+            let (spent, known) = object.account(key, now.moment);
+            let ask = ShareAsk { limit: Arc::clone(&limit.path), key, want: posed.ask.want, back: 0, spent, known };
+            let grant = book.take(&ask, &limit.numbers, now).unwrap();
+            object.granted(key, &grant, now.moment);
+            let _ = posed.told.map(|told| told.send(()));
+        }
+    });
+}
+
+#[test]
+fn proxies_that_count_together_let_through_what_one_would() {
+    // Aim: two proxies before one store share five requests, exactly where each request asks.
+    run(|| async {
+        let book = Arc::new(LimitBook::new(4, 100));
+        let limits = || vec![object(vec![rate("all", 5, true)])];
+        let ((mut one, _one), (mut other, _other)) = (under(limits()), under(limits()));
+        store(&one.client_means.snapshots, Arc::clone(&book));
+        store(&other.client_means.snapshots, Arc::clone(&book));
+        for _ in 0..2 {
+            through(&mut one).await;
+            through(&mut other).await;
+        }
+        through(&mut one).await;
+        for world in [&mut one, &mut other] {
+            let answer = refused(world, "429").await;
+            assert!(answer.contains("ratelimit: \"all\";r=0;"), "{answer}");
+        }
+    });
+}
+
+#[test]
+fn requests_under_way_have_their_places() {
+    // Aim: two at once for one client; the third is told to come again, and finds a place when one of them has ended.
+    run(|| async {
+        let busy = EdgeLimits { concurrency: vec![ConcurrencyLimit { requests: 2, key: Vec::new() }], ..object(Vec::new()) };
+        let (mut world, _parts) = under(vec![busy]);
+        let mut clients = [world.dial(SERVICE), world.dial(SERVICE)];
+        for client in &mut clients {
+            write(client, GET).await;
+        }
+        let (_, mut first) = world.applications.recv().await.unwrap();
+        let (_, mut second) = world.applications.recv().await.unwrap();
+        head(&mut first).await;
+        head(&mut second).await;
+        let answer = refused(&mut world, "429").await;
+        assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
+        for application in [&mut first, &mut second] {
+            write(application, OK).await;
+        }
+        for client in &mut clients {
+            answered(client, "200").await;
+            assert_eq!(exactly(client, 2).await, "ok");
+        }
+        through(&mut world).await;
+    });
+}
+
+#[test]
+fn an_answer_says_what_its_request_took() {
+    // Aim: a request that took five of ten leaves five, and one whose answer says nothing one less.
+    run(|| async {
+        let settled = EdgeLimit { cost_header: "x-cost".into(), ..rate("units", 10, false) };
+        let (mut world, _parts) = under(vec![object(vec![settled])]);
+        let mut client = world.dial(SERVICE);
+        write(&mut client, GET).await;
+        let _application = play(&mut world, 0, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nx-cost: 5\r\n\r\nok").await;
+        answered(&mut client, "200").await;
+        let answer = through(&mut world).await;
+        assert!(answer.contains("ratelimit: \"units\";r=4;"), "{answer}");
+        let answer = through(&mut world).await;
+        assert!(answer.contains("ratelimit: \"units\";r=3;"), "{answer}");
+    });
+}
+
+#[test]
+fn answers_are_sent_at_their_pace() {
+    // Aim: 20,000 bytes at 10,000 a second take two seconds, but for a tenth of one; two answers to one client share them.
+    run(|| async {
+        let wide = EdgeLimits { bandwidth: vec![BandwidthLimit { response_bytes_per_second: 10_000, key: Vec::new() }], ..object(Vec::new()) };
+        let (mut world, _parts) = under(vec![wide]);
+        let began = tokio::time::Instant::now();
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            let mut client = world.dial(SERVICE);
+            write(&mut client, GET).await;
+            let (_, mut application) = world.applications.recv().await.unwrap();
+            head(&mut application).await;
+            clients.push((client, application));
+        }
+        let chunk = "x".repeat(1000);
+        for (_, application) in &mut clients {
+            write(application, "HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n").await;
+            for _ in 0..10 {
+                write(application, &chunk).await;
+            }
+        }
+        for (client, _) in &mut clients {
+            answered(client, "200").await;
+            exactly(client, 10_000).await;
+        }
+        // What a frame brings is sent at once; the next one waits for it.
+        let took = began.elapsed();
+        assert!((Duration::from_millis(900)..Duration::from_millis(2100)).contains(&took), "{took:?}");
+    });
+}
