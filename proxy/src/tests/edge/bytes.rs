@@ -60,7 +60,7 @@ fn a_backend_that_is_bad_resets() {
             world.client_means.snapshots.publish(Arc::new(snapshot));
             let mut client = world.knock();
             let error = client.read(&mut [0]).await.expect_err("a reset");
-            assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{reason}");
+            assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{reason}");
             let metrics = world.client_means.telemetry.render();
             assert!(metrics.contains(&format!("reason=\"{reason}\"")), "{metrics}");
         }

@@ -89,7 +89,7 @@ fn replying(reply: LocalReply) -> Arc<RouteTable> {
 pub(super) fn knock(shared: &Rc<Shared>) -> Socket {
     let (near, far) = pipe();
     let arrival = Arrival { socket: far, peer: "192.0.2.9:5000".parse().unwrap(), destination: "10.0.0.1:8443".parse().unwrap() };
-    super::super::serve(shared, Direction::Outbound, gateway::serve_connection(arrival, PORT, Rc::clone(shared)));
+    serve(shared, Direction::Outbound, gateway::serve_connection(arrival, PORT, Rc::clone(shared)));
     near
 }
 
@@ -106,7 +106,7 @@ pub(super) fn client(alpn: &[&str]) -> ClientConfig {
     config
 }
 
-pub(super) async fn connect(shared: &Rc<Shared>, config: &Arc<ClientConfig>, name: &str) -> std::io::Result<TlsStream<Socket>> {
+pub(super) async fn connect(shared: &Rc<Shared>, config: &Arc<ClientConfig>, name: &str) -> io::Result<TlsStream<Socket>> {
     let name = ServerName::try_from(name.to_owned()).unwrap();
     TlsConnector::from(Arc::clone(config)).connect(name, knock(shared)).await
 }

@@ -73,17 +73,7 @@ pub(super) fn compile(name: &str, raw: &Raw, policies: &mut Policies, secrets: &
     refuse(*use_original_dst == Some(true), "use_original_dst")?;
     metadata::only(metadata.as_ref(), &[])?;
     if let Some(port) = proto::names::edge_udp_port(name) {
-        let fits = endpoint::datagram_port(address.as_ref()).map_err(|wrong| wrong.within("address"))? == port && port != 0;
-        if !fits || TrafficDirection::try_from(*traffic_direction) == Ok(TrafficDirection::Inbound) {
-            return Err(Wrong::new("address", format!("does not fit the name `{name}`")));
-        }
-        refuse(*bind_to_port == Some(false), "bind_to_port")?;
-        refuse(!filter_chains.is_empty(), "filter_chains")?;
-        refuse(default_filter_chain.is_some(), "default_filter_chain")?;
-        refuse(listener_filters_timeout.is_some(), "listener_filters_timeout")?;
-        refuse(*continue_on_listener_filters_timeout, "continue_on_listener_filters_timeout")?;
-        let datagrams = edge::datagrams(name, (udp_listener_config.as_ref(), listener_filters), policies)?;
-        return Ok(Listener::Datagrams(port, datagrams));
+        return datagrams(port, raw, policies);
     }
     refuse(udp_listener_config.is_some(), "udp_listener_config")?;
     inspectors(listener_filters)?;
@@ -120,6 +110,25 @@ pub(super) fn compile(name: &str, raw: &Raw, policies: &mut Policies, secrets: &
         return if fits { Ok(Listener::Edge(port, edge::compile(chains, policies, secrets)?)) } else { Err(wrong_address()) };
     }
     Err(Wrong::new("name", "is none of inbound, out/IP:PORT, edge/PORT, edge/PORT/udp"))
+}
+
+/// An edge's port of datagrams; what all listeners must say was read.
+fn datagrams(port: u16, raw: &Raw, policies: &mut Policies) -> Result<Listener, Wrong> {
+    let Raw { name, address, filter_chains, default_filter_chain, listener_filters, udp_listener_config, bind_to_port, .. } = raw;
+    let found = endpoint::datagram_port(address.as_ref()).map_err(|wrong| wrong.within("address"))?;
+    if found != port || port == 0 {
+        return Err(Wrong::new("address", format!("does not fit the name `{name}`")));
+    }
+    if !matches!(TrafficDirection::try_from(raw.traffic_direction), Ok(TrafficDirection::Unspecified | TrafficDirection::Outbound)) {
+        return Err(Wrong::new("traffic_direction", format!("does not fit the name `{name}`")));
+    }
+    refuse(*bind_to_port == Some(false), "bind_to_port")?;
+    refuse(!filter_chains.is_empty(), "filter_chains")?;
+    refuse(default_filter_chain.is_some(), "default_filter_chain")?;
+    refuse(raw.listener_filters_timeout.is_some(), "listener_filters_timeout")?;
+    refuse(raw.continue_on_listener_filters_timeout, "continue_on_listener_filters_timeout")?;
+    let datagrams = edge::datagrams(name, (udp_listener_config.as_ref(), listener_filters), policies)?;
+    Ok(Listener::Datagrams(port, datagrams))
 }
 
 /// The proxy learns the original destination and the first bytes by itself; these filters say no more than that. Their names are labels.
