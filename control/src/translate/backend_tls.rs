@@ -157,9 +157,9 @@ pub(super) fn judge(index: &Index, object: &Object, policy: &BackendTlsPolicy) -
         let ports = view.service().map_or(&[][..], |service| &service.ports);
         let meant = ports.iter().filter(|port| target.section.as_ref().is_none_or(|section| *section == port.name));
         let backend = |port: u16| Backend { service: (object.key.namespace.clone(), target.name.clone()), port };
-        meant.map(|port| backend(port.port)).any(|backend| {
-            meshed(index, &backend) && self::policy(index, &backend).is_some_and(|policy| policy.key == object.key)
-        })
+        meant
+            .map(|port| backend(port.port))
+            .any(|backend| meshed(index, &backend) && self::policy(index, &backend).is_some_and(|policy| policy.key == object.key))
     };
     for target in &policy.targets {
         let service = (object.key.namespace.clone(), target.name.clone());

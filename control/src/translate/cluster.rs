@@ -66,7 +66,11 @@ impl Destination {
             Self::Datagrams(_) => Protocol::Tcp,
             // Whatever else its listeners speak goes by the name that TLS asks for, or is bytes.
             Self::Gateway(name, port) => {
-                if edge::ports(index, name).contains(&(*port, Family::Http)) { Protocol::Http } else { Protocol::Tcp }
+                if edge::ports(index, name).contains(&(*port, Family::Http)) {
+                    Protocol::Http
+                } else {
+                    Protocol::Tcp
+                }
             }
         }
     }
@@ -142,11 +146,8 @@ fn sockets(index: &Index, destination: &Destination, calling: &Calling) -> Vec<T
         r#match: Some(wire::texts(&[TLS_MODE_MESH])),
         transport_socket: Some(tls(&mesh())),
     };
-    let others = TransportSocketMatch {
-        name: name.to_owned(),
-        r#match: Some(prost_types::Struct::default()),
-        transport_socket: Some(socket),
-    };
+    let others =
+        TransportSocketMatch { name: name.to_owned(), r#match: Some(prost_types::Struct::default()), transport_socket: Some(socket) };
     let takes = !matches!(destination, Destination::Datagrams(_));
     takes.then_some(peers).into_iter().chain([others]).collect()
 }

@@ -20,8 +20,8 @@ use super::rule::Frontend;
 use super::security::{authentication, egress};
 use super::subject::Subject;
 use super::{
-    AUTHENTICATION, AUTHORIZATION, Audience, DNS_RECORD, EGRESS, Encoded, PROXY_CONFIG, dns, edge_tls, listener, policy, protocol, route, security,
-    settings, stream,
+    AUTHENTICATION, AUTHORIZATION, Audience, DNS_RECORD, EGRESS, Encoded, PROXY_CONFIG, dns, edge_tls, listener, policy, protocol, route,
+    security, settings, stream,
 };
 use crate::world::traffic::Caller;
 use crate::world::{Address, Index, Name, Object, World};

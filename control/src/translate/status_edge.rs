@@ -87,9 +87,7 @@ impl<'a> Told<'a> {
             conditions.push(by.say("Conflicted", "True", refusal.reason, refusal.message.clone()));
         }
         conditions.push(match (&standing.unresolved, judged.invalid_kinds.as_slice()) {
-            (_, kinds @ [_, ..]) => {
-                by.say("ResolvedRefs", "False", "InvalidRouteKinds", format!("it cannot carry {}", kinds.join(", ")))
-            }
+            (_, kinds @ [_, ..]) => by.say("ResolvedRefs", "False", "InvalidRouteKinds", format!("it cannot carry {}", kinds.join(", "))),
             (Some(refusal), []) => by.fails("ResolvedRefs", refusal),
             (None, []) => by.say("ResolvedRefs", "True", "ResolvedRefs", standing.remark.clone().unwrap_or_default()),
         });
@@ -180,10 +178,8 @@ fn places(world: &World, name: &Name) -> Vec<Ingress> {
 /// Of a ListenerSet whose parent is a Gateway; of others' Gateways nothing.
 pub(super) fn of_set(world: &World, object: &Object, set: &ListenerSet, by: &Conditions) -> Option<Status> {
     let index = world.index();
-    let refusal = |refusal: &WhyNot| Status {
-        conditions: vec![by.fails("Accepted", refusal), by.fails("Programmed", refusal)],
-        ..Status::default()
-    };
+    let refusal =
+        |refusal: &WhyNot| Status { conditions: vec![by.fails("Accepted", refusal), by.fails("Programmed", refusal)], ..Status::default() };
     let Some(name) = set.parent(&object.key.namespace) else {
         return Some(refusal(&WhyNot::new("Invalid", "its parent is no Gateway")));
     };
