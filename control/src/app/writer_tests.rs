@@ -153,7 +153,7 @@ async fn keys_of_tickets_are_kept_and_turned() {
     assert_eq!(again.world.tickets(), first.world.tickets());
     hours.fetch_add(12, Ordering::Relaxed);
     tokio::time::pause();
-    tokio::time::advance(CLOCK_PERIOD * 2).await;
+    tokio::time::advance(dates::PERIOD * 2).await;
     tokio::time::resume();
     edition(&board, |edition| edition.world.tickets().keys(&gateway).len() == 2).await;
     let turned = board.edition().unwrap();
