@@ -2,6 +2,8 @@
 
 #![allow(clippy::disallowed_types, reason = "a door: what the binary binds; simulations bring doors of their own")]
 
+mod dates;
+mod reading;
 mod tokens;
 mod turns;
 mod writer;

@@ -16,6 +16,8 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use tokio_util::sync::CancellationToken;
 
+use super::dates;
+use super::reading::{parse_one, read_all};
 use crate::node::remembered;
 use crate::publish::board::{Board, Errand, Receipt};
 use crate::publish::edition::Edition;
@@ -26,17 +28,12 @@ use crate::serve::authority::SharedAuthority;
 use crate::serve::metrics::Metrics;
 use crate::store::{Page, Row, Store, StoreError};
 use crate::translate::statuses;
-use crate::world::list::parts;
-use crate::world::object::{Candidate, read};
 use crate::world::problem::{Problem, Severity};
 use crate::world::sorted::Sorted;
-use crate::world::tree::documents;
 use crate::world::{Allocations, Applied, Change, ObjectKey, Origin, Outcome, World, reported};
 
 /// Events handled as one step at most.
 const BATCH_MAX: usize = 64;
-/// How often the world is told the time: by dates certificates end, by age keys of tickets.
-const CLOCK_PERIOD: Duration = Duration::from_secs(60);
 /// Before what a cluster did not take is tried again.
 const UNKEPT_PAUSE: Duration = Duration::from_millis(500);
 
@@ -147,7 +144,7 @@ impl Writer {
     pub(super) async fn run(mut self, mut events: mpsc::Receiver<Errand>, stop: CancellationToken) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         self.tick().await;
-        let mut clock = interval_at(Instant::now() + CLOCK_PERIOD, CLOCK_PERIOD);
+        let mut clock = interval_at(Instant::now() + dates::PERIOD, dates::PERIOD);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         if self.world.synced() {
             // Whoever stood by has read everything before its turn came.
@@ -217,19 +214,12 @@ impl Writer {
         let _ = spawn_blocking(move || store.write(page)).await;
     }
 
-    /// Time goes on. Keys of tickets are kept before anybody has them, so that a replica which takes over has the same.
+    /// Time goes on.
     async fn tick(&mut self) {
-        let now_ms = self.board.clock.age_ms();
-        let mut changes = vec![Change::Clock { now_ms }];
-        let random = rustls::crypto::aws_lc_rs::default_provider().secure_random;
-        match self.world.tickets().turned(now_ms, |bytes| random.fill(bytes)) {
-            Ok(Some(seeds)) => {
-                self.page.put(Row::Tickets, &seeds);
-                self.write().await;
-                changes.push(Change::Tickets(seeds));
-            }
-            Ok(None) => {}
-            Err(_) => tracing::error!("the system gives no random bytes: the keys of session tickets stay as they are"),
+        let (changes, seeds) = dates::due(&self.world, self.board.clock.age_ms());
+        if let Some(seeds) = seeds {
+            self.page.put(Row::Tickets, &seeds);
+            self.write().await;
         }
         if self.world.apply(changes).runtime && self.serial > 0 {
             self.publish(None);
@@ -530,49 +520,8 @@ impl Writer {
     }
 }
 
-/// Every object of every file with its whole content, and what is wrong with the files.
-fn read_all(files: &[(String, String)]) -> (Vec<(Candidate, Value)>, Vec<Problem>) {
-    let (mut found, mut problems) = (Vec::<(Candidate, Value)>::new(), Vec::new());
-    let mut places: BTreeMap<ObjectKey, (String, u32)> = BTreeMap::new();
-    for (file, text) in files {
-        for document in documents(text) {
-            let parts = match document {
-                Ok(node) => parts(file, node),
-                Err(error) => {
-                    problems.push(Problem::of_file(Severity::Error, file, error.line, error.message, "correct the text"));
-                    continue;
-                }
-            };
-            for part in parts {
-                let read = part.and_then(|part| read(file, &part).map(|candidate| (candidate, part.node.json())));
-                match read {
-                    Err(problem) => problems.push(*problem),
-                    Ok((candidate, whole)) => {
-                        problems.extend(candidate.problems.iter().cloned());
-                        if let Some((first, line)) = places.get(&candidate.key) {
-                            let message = format!("{} was given before, in {first}:{line}", candidate.key);
-                            problems.push(Problem::of_file(Severity::Error, file, candidate.line, message, "remove one of them"));
-                        } else {
-                            places.insert(candidate.key.clone(), (file.clone(), candidate.line));
-                            found.push((candidate, whole));
-                        }
-                    }
-                }
-            }
-        }
-    }
-    (found, problems)
-}
-
 fn decode(text: &str) -> Option<NodeReport> {
     NodeReport::decode(STANDARD.decode(text).ok()?.as_slice()).ok()
-}
-
-fn parse_one(file: &str, object: &Value) -> Option<Candidate> {
-    // JSON is YAML: the same door reads both.
-    let node = documents(&object.to_string()).into_iter().next()?.ok()?;
-    let part = parts(file, node).into_iter().next()?.ok()?;
-    read(file, &part).ok().filter(|candidate| candidate.object.is_some())
 }
 
 /// A digest of every object in force, and of whom the mesh believes: what an epoch number stands for.

@@ -153,11 +153,14 @@ async fn keys_of_tickets_are_kept_and_turned() {
     assert_eq!(again.world.tickets(), first.world.tickets());
     hours.fetch_add(12, Ordering::Relaxed);
     tokio::time::pause();
-    tokio::time::advance(CLOCK_PERIOD * 2).await;
+    tokio::time::advance(dates::PERIOD * 2).await;
     tokio::time::resume();
     edition(&board, |edition| edition.world.tickets().keys(&gateway).len() == 2).await;
     let turned = board.edition().unwrap();
-    assert_eq!((turned.epoch, turned.world.tickets().keys(&gateway)[1].clone()), (again.epoch, first.world.tickets().keys(&gateway)[0].clone()));
+    assert_eq!(
+        (turned.epoch, turned.world.tickets().keys(&gateway)[1].clone()),
+        (again.epoch, first.world.tickets().keys(&gateway)[0].clone())
+    );
     let kept: crate::world::tickets::Seeds = store.load(Row::Tickets).unwrap().unwrap();
     assert_eq!(kept, **turned.world.tickets());
 }
@@ -216,7 +219,7 @@ async fn a_book_that_takes_no_write_holds_up_nobody() {
         "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: web, namespace: shop, labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\nendpoints: [{addresses: [192.0.2.1]}]\nports: [{port: 80}]\n",
     );
     fake.state().moods.extend([refusing.clone()]);
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     board.send(Errand::Objects(vec![service(81)])).await;
     edition(&board, |edition| edition.epoch == 2).await;
     board.send(Errand::Objects(vec![slice])).await;

@@ -104,7 +104,9 @@ fn what_is_kept_is_what_would_be_made() {
     }
     // Not in vain: there was everything, parts of every sort changed, and most did not.
     assert!(seen.kinds.len() >= 18, "{seen:?}");
-    assert!(seen.parts.len() == 6 && seen.parts.values().all(|(changed, untouched)| *changed > 20 && untouched > changed), "{seen:?}");
+    let often =
+        |(word, (changed, untouched)): (&&str, &(usize, usize))| *changed > if *word == "secrets" { 5 } else { 20 } && untouched > changed;
+    assert!(seen.parts.len() == 6 && seen.parts.iter().all(often), "{seen:?}");
 }
 
 /// What has been there.

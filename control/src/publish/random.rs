@@ -263,7 +263,8 @@ impl Random {
             ", {{name: tls, port: 443, protocol: TLS, tls: {{mode: Passthrough}}, {all}}}, {{name: tcp, port: 90, protocol: TCP, {all}}}, \
              {{name: udp, port: 90, protocol: UDP, {all}}}"
         );
-        self.some(&https) + &self.some(&others)
+        let https = if self.draw(3) > 0 { https } else { String::new() };
+        https + &self.some(&others)
     }
 
     /// A certificate and its key: one of two.
@@ -345,7 +346,10 @@ impl Random {
             "HTTPRoute" | "GRPCRoute" | "TCPRoute" | "TLSRoute" | "UDPRoute" => self.route(kind),
             "ListenerSet" => {
                 let listeners = self.listeners();
-                format!("parentRef: {{name: g0, namespace: {}}}, listeners: [{{name: set, port: 82, protocol: HTTP}}{listeners}]", self.pick(&NAMESPACES))
+                format!(
+                    "parentRef: {{name: g0, namespace: {}}}, listeners: [{{name: set, port: 82, protocol: HTTP}}{listeners}]",
+                    self.pick(&NAMESPACES)
+                )
             }
             "BackendTLSPolicy" => {
                 let trust =

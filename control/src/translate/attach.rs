@@ -94,9 +94,8 @@ pub(super) fn standing_at(index: &Index, route: &Object, parent: &ParentRef, kno
 
 /// The Gateway that a parent stands for, and what has the listeners that it means.
 fn parent_of(index: &Index, parent: &ParentRef, name: &Name) -> Result<(Name, ObjectKey), Attachment> {
-    let missing = |kind: Kind, name: &Name| {
-        Attachment::Refused(WhyNot::new("NoMatchingParent", format!("there is no {kind} {}/{}", name.0, name.1)))
-    };
+    let missing =
+        |kind: Kind, name: &Name| Attachment::Refused(WhyNot::new("NoMatchingParent", format!("there is no {kind} {}/{}", name.0, name.1)));
     let mut found = (name.clone(), ObjectKey::new(Kind::Gateway, &name.0, &name.1));
     if parent.is_listener_set() {
         let Some(set) = index.listener_sets.get(name) else { return Err(missing(Kind::ListenerSet, name)) };

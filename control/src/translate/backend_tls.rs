@@ -14,7 +14,7 @@ use proto::xds::tls::{self, CertificateValidationContext, SubjectAltNameMatcher}
 use super::attach::{self, Attachment, Backend, WhyNot};
 use super::cluster::{port_of, targets};
 use super::{edge_tls, wire};
-use crate::world::backend_tls::{BackendTlsPolicy, PolicyTarget, ServerName};
+use crate::world::backend_tls::{BackendTlsPolicy, TlsTarget, ServerName};
 use crate::world::route::Rule;
 use crate::world::{Index, Kind, Name, Object, ServiceView, Spec};
 
@@ -26,7 +26,7 @@ pub(super) fn content(object: &Object) -> Option<&BackendTlsPolicy> {
     if let Spec::BackendTlsPolicy(policy) = &object.spec { Some(policy) } else { None }
 }
 
-fn targets_of<'a>(policy: &'a Object, service: &'a str) -> impl Iterator<Item = &'a PolicyTarget> {
+fn targets_of<'a>(policy: &'a Object, service: &'a str) -> impl Iterator<Item = &'a TlsTarget> {
     let targets = content(policy).into_iter().flat_map(|policy| &policy.targets);
     targets.filter(move |target| target.is_service() && target.name == service)
 }
@@ -153,13 +153,13 @@ pub(super) fn judge(index: &Index, object: &Object, policy: &BackendTlsPolicy) -
         return Err(WhyNot::new("Conflicted", format!("{} is older and about the same", rival.key)));
     }
     trust(index, object, policy)?;
-    let behind = |view: &ServiceView, target: &PolicyTarget| {
+    let behind = |view: &ServiceView, target: &TlsTarget| {
         let ports = view.service().map_or(&[][..], |service| &service.ports);
         let meant = ports.iter().filter(|port| target.section.as_ref().is_none_or(|section| *section == port.name));
         let backend = |port: u16| Backend { service: (object.key.namespace.clone(), target.name.clone()), port };
-        meant.map(|port| backend(port.port)).any(|backend| {
-            meshed(index, &backend) && self::policy(index, &backend).is_some_and(|policy| policy.key == object.key)
-        })
+        meant
+            .map(|port| backend(port.port))
+            .any(|backend| meshed(index, &backend) && self::policy(index, &backend).is_some_and(|policy| policy.key == object.key))
     };
     for target in &policy.targets {
         let service = (object.key.namespace.clone(), target.name.clone());
@@ -175,7 +175,7 @@ pub(super) fn judge(index: &Index, object: &Object, policy: &BackendTlsPolicy) -
 }
 
 /// An older policy with the very same target.
-fn older<'a>(index: &'a Index, object: &Object, service: &Name, target: &PolicyTarget) -> Option<&'a Arc<Object>> {
+fn older<'a>(index: &'a Index, object: &Object, service: &Name, target: &TlsTarget) -> Option<&'a Arc<Object>> {
     let rivals = index.backend_tls.get(service)?.iter().take_while(|rival| rival.key != object.key);
     let mut rivals = rivals.filter(|rival| targets_of(rival, &service.1).any(|other| other.section == target.section));
     rivals.next()

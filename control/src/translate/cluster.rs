@@ -142,11 +142,8 @@ fn sockets(index: &Index, destination: &Destination, calling: &Calling) -> Vec<T
         r#match: Some(wire::texts(&[TLS_MODE_MESH])),
         transport_socket: Some(tls(&mesh())),
     };
-    let others = TransportSocketMatch {
-        name: name.to_owned(),
-        r#match: Some(prost_types::Struct::default()),
-        transport_socket: Some(socket),
-    };
+    let others =
+        TransportSocketMatch { name: name.to_owned(), r#match: Some(prost_types::Struct::default()), transport_socket: Some(socket) };
     let takes = !matches!(destination, Destination::Datagrams(_));
     takes.then_some(peers).into_iter().chain([others]).collect()
 }

@@ -85,7 +85,9 @@ fn certificates(world: &World, judged: &Judged<'_>, standing: &TlsStanding, mut 
         match found.validity(world.now_ms()) {
             _ if world.now_ms() == 0 => {}
             Validity::Ended => say(Severity::Error, format!("the certificate of {object} has ended"), "clients refuse it: renew it"),
-            Validity::Early => say(Severity::Warning, format!("the certificate of {object} is not good yet"), "clients refuse it until then"),
+            Validity::Early => {
+                say(Severity::Warning, format!("the certificate of {object} is not good yet"), "clients refuse it until then")
+            }
             Validity::Ending => say(Severity::Warning, format!("the certificate of {object} ends within 30 days"), "renew it"),
             Validity::Good => {}
         }

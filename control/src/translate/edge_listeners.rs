@@ -234,7 +234,9 @@ fn unserved(listener: &Listener) -> Option<WhyNot> {
         ("HTTPS", "Terminate") | ("TLS", "Terminate" | "Passthrough") => None,
         ("HTTPS" | "TLS", mode) => unsupported(format!("a listener for {} has no tls.mode `{mode}`", listener.protocol)),
         (protocol, _) if listener.tls.is_some() => unsupported(format!("a listener for {protocol} has no `tls`")),
-        (protocol @ ("TCP" | "UDP"), _) if listener.hostname.is_some() => unsupported(format!("a listener for {protocol} has no `hostname`")),
+        (protocol @ ("TCP" | "UDP"), _) if listener.hostname.is_some() => {
+            unsupported(format!("a listener for {protocol} has no `hostname`"))
+        }
         _ => None,
     }
 }

@@ -123,11 +123,7 @@ fn tcp(index: &Index, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
         let filters = vec![stream::oldest(&front, edge, place, &mut backends)];
         chains.push(FilterChain { name: judged.name(), filters, ..FilterChain::default() });
     }
-    EdgePort {
-        listener: listener(names::edge(port), port, chains),
-        tables: Vec::new(),
-        destinations: destinations(backends).collect(),
-    }
+    EdgePort { listener: listener(names::edge(port), port, chains), tables: Vec::new(), destinations: destinations(backends).collect() }
 }
 
 fn udp(index: &Index, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {

@@ -2,13 +2,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use proto::xds::cluster::Cluster;
+use proto::xds::core::{TransportSocket, transport_socket};
 use proto::xds::listener::filter::ConfigType;
 use proto::xds::route::RouteConfiguration;
 use proto::xds::route::route::Action;
 use proto::xds::tcp_proxy::TcpProxy;
 use proto::xds::tcp_proxy::tcp_proxy::ClusterSpecifier;
 use proto::xds::tls::{DownstreamTlsContext, Secret, UpstreamTlsContext, secret};
-use proto::xds::core::{TransportSocket, transport_socket};
 use proto::xds::{self, unpack};
 
 use super::*;
@@ -94,7 +94,9 @@ fn gateway(name: &str, spec: &str) -> String {
 
 fn route(kind: &str, name: &str, hostnames: &str, section: &str) -> String {
     let hostnames = if hostnames.is_empty() { String::new() } else { format!("hostnames: [{hostnames}], ") };
-    let spec = format!("spec: {{{hostnames}parentRefs: [{{name: edge, sectionName: {section}}}], rules: [{{backendRefs: [{{name: web, port: 80}}]}}]}}");
+    let spec = format!(
+        "spec: {{{hostnames}parentRefs: [{{name: edge, sectionName: {section}}}], rules: [{{backendRefs: [{{name: web, port: 80}}]}}]}}"
+    );
     document(GATEWAY_API, kind, name, "shop", &spec)
 }
 
@@ -267,7 +269,8 @@ fn clients_certificates_are_asked_for_as_said() {
         cas_ref("missing"),
         [https("a", 443, ""), https("b", 444, ""), https("c", 445, ""), https("d", 446, ", namespace: other")].join(", ")
     );
-    let text = [gateway("edge", &spec), secret("one", "shop", "a.example"), secret("one", "other", "a.example"), cas("roots", "shop")].concat();
+    let text =
+        [gateway("edge", &spec), secret("one", "shop", "a.example"), secret("one", "other", "a.example"), cas("roots", "shop")].concat();
     let mut mesh = Mesh::of(&text);
     let lines = shown(&mesh.view("edge"));
     let chains: Vec<&String> = lines.iter().filter(|line| line.starts_with("  ")).collect();
@@ -320,9 +323,8 @@ fn a_secret_wakes_those_alone_who_have_it() {
     });
     mesh.world.apply(vec![Change::Tickets(seeds.unwrap().unwrap())]);
     assert_eq!(touched(&before, &mesh.world), only(&["edge", "other"]));
-    let secrets = |mesh: &Mesh, gateway: &str| {
-        shown(&mesh.view(gateway)).into_iter().filter(|line| line.starts_with("secret")).collect::<Vec<_>>()
-    };
+    let secrets =
+        |mesh: &Mesh, gateway: &str| shown(&mesh.view(gateway)).into_iter().filter(|line| line.starts_with("secret")).collect::<Vec<_>>();
     assert_eq!(secrets(&mesh, "edge"), ["secret tickets/shop/edge: tickets", "secret tls/shop/one: certificate"]);
     assert_eq!(secrets(&mesh, "other"), ["secret tickets/shop/other: tickets"]);
     for audience in audiences(&mesh.world).into_iter().filter(|one| one.node.mode == names::Mode::Sidecar) {
@@ -369,7 +371,9 @@ fn backends_are_met_as_their_policy_says_or_not_at_all() {
             "BackendTLSPolicy",
             name,
             "shop",
-            &format!("spec: {{targetRefs: [{{group: '', kind: Service, name: web{section}}}], validation: {{hostname: {name}.example, {trust}}}}}"),
+            &format!(
+                "spec: {{targetRefs: [{{group: '', kind: Service, name: web{section}}}], validation: {{hostname: {name}.example, {trust}}}}}"
+            ),
         )
     };
     let roots = "caCertificateRefs: [{group: '', kind: ConfigMap, name: roots}]";
@@ -435,7 +439,8 @@ fn sets_bring_listeners_and_certificates_of_their_own() {
         )
     };
     let route = route("HTTPRoute", "r", "", "own").replace("name: edge", "kind: ListenerSet, name: team");
-    let base = [gateway("edge", spec), route, secret("one", "shop", "t.example"), secret("one", "other", "t.example"), WEB.to_owned()].concat();
+    let base =
+        [gateway("edge", spec), route, secret("one", "shop", "t.example"), secret("one", "other", "t.example"), WEB.to_owned()].concat();
     let mut mesh = Mesh::of(&base);
     let affected = mesh.put("set", Some(&set("")));
     assert!(matches!(affected, Affected::Some(subjects) if subjects.contains(&Subject::gateway(&("shop".to_owned(), "edge".to_owned())))));

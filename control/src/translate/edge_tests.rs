@@ -118,7 +118,8 @@ fn listeners_of_one_gateway_are_bounded() {
 #[test]
 fn routes_attach_to_what_they_name() {
     // Aim: a Gateway's listeners are not its sets', and the other way round; a section, a port, kinds and namespaces choose among them.
-    let tls = "{name: tls, port: 443, protocol: TLS, hostname: '*.example', tls: {mode: Passthrough}, allowedRoutes: {namespaces: {from: All}}}";
+    let tls =
+        "{name: tls, port: 443, protocol: TLS, hostname: '*.example', tls: {mode: Passthrough}, allowedRoutes: {namespaces: {from: All}}}";
     let tcp = "{name: tcp, port: 90, protocol: TCP, allowedRoutes: {namespaces: {from: All}}}";
     let udp = "{name: udp, port: 90, protocol: UDP, allowedRoutes: {namespaces: {from: All}}}";
     let base = gateway(&[tls, tcp, udp].join(", ")) + &set("s", 0, "{name: tls, port: 443, protocol: TLS, hostname: x.example}");

@@ -49,7 +49,8 @@ pub(super) fn granted(index: &Index, from: &ObjectKey, to: &ObjectKey) -> Result
     if from.namespace == to.namespace || index.granted(referrer, &to.namespace, (CORE, to.kind.text(), &to.name)) {
         return Ok(());
     }
-    let message = format!("no ReferenceGrant in {} lets {} of {} refer to {} {}", to.namespace, from.kind, from.namespace, to.kind, to.name);
+    let message =
+        format!("no ReferenceGrant in {} lets {} of {} refer to {} {}", to.namespace, from.kind, from.namespace, to.kind, to.name);
     Err(WhyNot::new("RefNotPermitted", message))
 }
 
@@ -198,8 +199,7 @@ pub(super) fn downstream(index: &Index, name: &Name, gateway: &Gateway, judged: 
     }
     let demand = gateway.clients.on(judged.listener.port).filter(|_| https);
     let validation = |(port, demand): (u16, &ClientDemand)| {
-        let verification =
-            if demand.insecure { TrustChainVerification::AcceptUntrusted } else { TrustChainVerification::VerifyTrustChain };
+        let verification = if demand.insecure { TrustChainVerification::AcceptUntrusted } else { TrustChainVerification::VerifyTrustChain };
         ValidationContextType::CombinedValidationContext(CombinedCertificateValidationContext {
             default_validation_context: Some(CertificateValidationContext {
                 trust_chain_verification: verification.into(),

@@ -19,7 +19,7 @@ use crate::world::listener::ListenerSet;
 use crate::world::{Kind, Name, Object, ObjectKey, World};
 
 /// A Gateway with all that is to be said of its listeners.
-struct Told<'a> {
+struct EdgeStatus<'a> {
     edge: Edge<'a>,
     standings: Vec<TlsStanding>,
     overlaps: BTreeMap<usize, (&'static str, String)>,
@@ -27,7 +27,7 @@ struct Told<'a> {
     pending: Option<WhyNot>,
 }
 
-impl<'a> Told<'a> {
+impl<'a> EdgeStatus<'a> {
     fn of(world: &'a World, name: &'a Name) -> Option<Self> {
         let edge = Edge::of(world.index(), name)?;
         let standings = edge_tls::standings(world, name, edge.gateway, &edge.listeners);
@@ -87,9 +87,7 @@ impl<'a> Told<'a> {
             conditions.push(by.say("Conflicted", "True", refusal.reason, refusal.message.clone()));
         }
         conditions.push(match (&standing.unresolved, judged.invalid_kinds.as_slice()) {
-            (_, kinds @ [_, ..]) => {
-                by.say("ResolvedRefs", "False", "InvalidRouteKinds", format!("it cannot carry {}", kinds.join(", ")))
-            }
+            (_, kinds @ [_, ..]) => by.say("ResolvedRefs", "False", "InvalidRouteKinds", format!("it cannot carry {}", kinds.join(", "))),
             (Some(refusal), []) => by.fails("ResolvedRefs", refusal),
             (None, []) => by.say("ResolvedRefs", "True", "ResolvedRefs", standing.remark.clone().unwrap_or_default()),
         });
@@ -111,7 +109,7 @@ impl<'a> Told<'a> {
 /// Of a Gateway of ours.
 pub(super) fn of_gateway(world: &World, object: &Object, name: &Name, gateway: &Gateway, by: &Conditions) -> Option<Status> {
     let index = world.index();
-    let told = Told::of(world, name)?;
+    let told = EdgeStatus::of(world, name)?;
     let refused = edge_listeners::refused(index, gateway);
     let own: Vec<usize> = told.of_owner(&object.key).map(|(place, _)| place).collect();
     let good = own.iter().filter(|place| told.accepted(**place)).count();
@@ -145,7 +143,7 @@ pub(super) fn of_gateway(world: &World, object: &Object, name: &Name, gateway: &
 }
 
 /// Of what a Gateway itself refers to, where it does.
-fn resolved(world: &World, told: &Told<'_>, gateway: &Gateway, by: &Conditions) -> Option<Condition> {
+fn resolved(world: &World, told: &EdgeStatus<'_>, gateway: &Gateway, by: &Conditions) -> Option<Condition> {
     let unresolved = || told.standings.iter().any(|standing| standing.unresolved.is_some());
     Some(match edge_tls::client_certificate(world, told.edge.name, gateway)? {
         Err(refusal) => by.fails("ResolvedRefs", &refusal),
@@ -180,10 +178,8 @@ fn places(world: &World, name: &Name) -> Vec<Ingress> {
 /// Of a ListenerSet whose parent is a Gateway; of others' Gateways nothing.
 pub(super) fn of_set(world: &World, object: &Object, set: &ListenerSet, by: &Conditions) -> Option<Status> {
     let index = world.index();
-    let refusal = |refusal: &WhyNot| Status {
-        conditions: vec![by.fails("Accepted", refusal), by.fails("Programmed", refusal)],
-        ..Status::default()
-    };
+    let refusal =
+        |refusal: &WhyNot| Status { conditions: vec![by.fails("Accepted", refusal), by.fails("Programmed", refusal)], ..Status::default() };
     let Some(name) = set.parent(&object.key.namespace) else {
         return Some(refusal(&WhyNot::new("Invalid", "its parent is no Gateway")));
     };
@@ -197,7 +193,7 @@ pub(super) fn of_set(world: &World, object: &Object, set: &ListenerSet, by: &Con
     if let Some(refused) = edge_listeners::set_refused(index, gateway, object) {
         return Some(refusal(&refused));
     }
-    let told = Told::of(world, &name)?;
+    let told = EdgeStatus::of(world, &name)?;
     let own: Vec<usize> = told.of_owner(&object.key).map(|(place, _)| place).collect();
     let good = own.iter().filter(|place| told.serves(**place)).count();
     let conditions = if good == 0 {

@@ -13,7 +13,7 @@ const NAMES_MAX: usize = 5;
 #[derive(Clone, Debug, PartialEq)]
 pub struct BackendTlsPolicy {
     /// What it is about.
-    pub targets: Vec<PolicyTarget>,
+    pub targets: Vec<TlsTarget>,
     /// Whose certificates are believed.
     pub cas: Vec<ObjectRef>,
     /// `wellKnownCACertificates`, as written.
@@ -28,7 +28,7 @@ pub struct BackendTlsPolicy {
 
 /// See [`BackendTlsPolicy::targets`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyTarget {
+pub struct TlsTarget {
     /// API group.
     pub group: String,
     /// Kind.
@@ -41,7 +41,7 @@ pub struct PolicyTarget {
     pub line: u32,
 }
 
-impl PolicyTarget {
+impl TlsTarget {
     /// Whether it is a Service.
     pub fn is_service(&self) -> bool {
         self.group == CORE && self.kind == Kind::Service.text()
@@ -68,7 +68,7 @@ impl BackendTlsPolicy {
             let section = target.get("sectionName").and_then(|at| at.text());
             target.done();
             if let (Some(group), Some(kind), Some(name)) = (group, kind, name) {
-                targets.push(PolicyTarget { group, kind, name, section, line: at.line() });
+                targets.push(TlsTarget { group, kind, name, section, line: at.line() });
             }
         }
         let validation = fields.need("validation");

@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
+use super::Versions;
+use super::addressing::Slots;
 use super::certificate::{Certificate, CertificateFault, judge};
 use super::content::Contents;
 use super::key::{Kind, ObjectKey};
 use super::object::Spec;
 use super::sorted::Sorted;
-use super::Versions;
-use super::addressing::Slots;
 
 /// So long a certificate stays in force without its Secret.
 pub const KEPT_MS: i64 = 24 * 60 * 60 * 1000;

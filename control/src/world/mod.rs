@@ -49,8 +49,8 @@ use parking_lot::Mutex;
 use xxhash_rust::xxh3::xxh3_128;
 
 use addressing::{Addressing, Slots};
-use certificate::{Certificate, CertificateFault};
 pub use allocations::{AddressNeeds, Allocations, Ranges, gateway_name};
+use certificate::{Certificate, CertificateFault};
 pub use change::{Applied, Change, Outcome};
 pub use credentials::{Credential, KEPT_MS};
 pub use door::Judge;

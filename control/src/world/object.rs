@@ -297,7 +297,9 @@ fn read_spec(kind: Kind, fields: &mut Fields<'_>) -> Option<Spec> {
         Kind::Gateway => Spec::Gateway(Box::new(Gateway::read(fields.need("spec")?.fields())?)),
         Kind::ListenerSet => Spec::ListenerSet(ListenerSet::read(fields.need("spec")?.fields())?),
         Kind::BackendTLSPolicy => Spec::BackendTlsPolicy(BackendTlsPolicy::read(fields.need("spec")?.fields())?),
-        Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute | Kind::UDPRoute => Spec::Route(Route::read(fields.need("spec")?.fields())?),
+        Kind::HTTPRoute | Kind::GRPCRoute | Kind::TLSRoute | Kind::TCPRoute | Kind::UDPRoute => {
+            Spec::Route(Route::read(fields.need("spec")?.fields())?)
+        }
         Kind::ReferenceGrant => Spec::ReferenceGrant(ReferenceGrant::read(fields.need("spec")?.fields())?),
         Kind::AuthorizationPolicy => Spec::AuthorizationPolicy(Box::new(AuthorizationPolicy::read(fields.need("spec")?.fields())?)),
         Kind::TrafficPolicy => Spec::TrafficPolicy(Box::new(TrafficPolicy::read(fields.need("spec")?.fields())?)),
