@@ -11,7 +11,7 @@ use engine::authorize::{Call, Own};
 use engine::balance::{self, Choice};
 use engine::decide::{Decision, RequestHead, decide};
 use engine::consumers::{Verified, digest};
-use engine::filter::guard::{Found, Watch};
+use engine::filter::guard::{Counted, Found, Watch};
 use engine::filter::{Called, Exchange, Passage, Resume};
 use engine::gate::Enter;
 use engine::health::Outcome;
@@ -309,9 +309,41 @@ fn a_token_that_was_seen_allocates_nothing() {
 /// Allocations of a request with an API key at most, beyond those of a route that asks nobody: who it is, and the room for its header.
 const OF_A_KEY_MAX: usize = 3;
 
+/// The same of limits: what is counted of the request, and the value that its answer says.
+const OF_A_LIMIT_MAX: usize = 2;
+
 #[test]
 fn a_request_with_a_key_allocates_next_to_nothing() {
     // Aim: a bounded few allocations from the key to the request as the backend gets it: the key taken out, the consumer in its header.
+    keyed(Vec::new(), OF_A_KEY_MAX);
+}
+
+#[test]
+fn a_request_under_a_limit_allocates_next_to_nothing() {
+    // Aim: a rate and a quota of the consumer cost two allocations together, from the count to what the client is told.
+    let key = vec![mesh::EdgeKey { kind: Some(mesh::edge_key::Kind::Consumer(true)) }];
+    let rate = mesh::LimitRate { requests: 600, per: Some(prost_types::Duration { seconds: 60, nanos: 0 }), burst: 600 };
+    let month = mesh::LimitQuota { requests: 1000, per: mesh::CalendarPeriod::Month.into(), time_zone: "Europe/Berlin".into(), week_start: 1 };
+    let limit = |name: &str, numbers| mesh::EdgeLimit {
+        name: name.into(),
+        numbers: Some(numbers),
+        key: key.clone(),
+        cost: 1,
+        ..mesh::EdgeLimit::default()
+    };
+    let limits = mesh::EdgeLimits {
+        policy: "shop/limits".into(),
+        memory: "shop/limits".into(),
+        limits: vec![limit("minute", mesh::edge_limit::Numbers::Rate(rate)), limit("month", mesh::edge_limit::Numbers::Quota(month))],
+        store: Some(mesh::LimitStore { kind: Some(mesh::limit_store::Kind::Leases(mesh::LeaseStore { ahead_percent: 1 })) }),
+        draft_headers: true,
+        ..mesh::EdgeLimits::default()
+    };
+    keyed(vec![limits], OF_A_KEY_MAX + OF_A_LIMIT_MAX);
+}
+
+/// A request with an API key, under limits; its second time, when everything is known.
+fn keyed(limits: Vec<mesh::EdgeLimits>, most: usize) {
     const KEY: &str = "a-key-of-more-than-twenty-bytes";
     let mut parts = Parts::default();
     let kind = mesh::KeyCredential { sha256: digest(KEY.as_bytes()).to_vec().into(), prefix: "mw_abc".into() };
@@ -326,7 +358,8 @@ fn a_request_with_a_key_allocates_next_to_nothing() {
         consumers: Some(mesh::ConsumerChoice { namespaces: vec!["shop".into()], ..mesh::ConsumerChoice::default() }),
         ..mesh::ApiKeys::default()
     };
-    let edge = Some(mesh::EdgePolicy { api_keys: Some(api_keys), ..mesh::EdgePolicy::default() });
+    let limited = !limits.is_empty();
+    let edge = Some(mesh::EdgePolicy { api_keys: Some(api_keys), limits, ..mesh::EdgePolicy::default() });
     let mut route = rule(RouteMatch { path_specifier: Some(PathSpecifier::Prefix("/".into())), ..Default::default() }, &["v1"]);
     let policy = mesh::RoutePolicy { edge, ..mesh::RoutePolicy::default() };
     route.typed_per_filter_config.insert(proto::names::POLICY.to_owned(), proto::xds::pack(&policy));
@@ -334,10 +367,10 @@ fn a_request_with_a_key_allocates_next_to_nothing() {
     put(&mut parts, "t", &RouteConfiguration { name: "t".into(), virtual_hosts: vec![host], ..Default::default() });
     let snapshot = parts.assemble(1, &Snapshot::default());
     let (book, mut tokens, mut verified) = (snapshot.consumers.load(), Remembered::new(1), Verified::new([1; 32]));
-    for _ in 0..2 {
+    for time in 0..2 {
         let request = Request::get("/").header("host", "a").header("x-api-key", KEY).header("accept", "*/*");
         let mut request = request.body(()).unwrap().into_parts().0;
-        let mut found = Found::default();
+        let (mut found, mut counted, mut answer) = (Found::default(), Counted::default(), http::HeaderMap::with_capacity(8));
         let table = snapshot.routes.get("t").unwrap();
         let head = RequestHead::new(&request.method, &request.uri, &request.headers);
         let Decision::Forward(plan) = decide(table, &head, 0) else { panic!("it leads somewhere") };
@@ -355,14 +388,17 @@ fn a_request_with_a_key_allocates_next_to_nothing() {
                 verified: &mut verified,
                 wall_secs: 1_780_272_000,
                 found: &mut found,
+                counted: &mut counted,
             }),
             now: Moment::default(),
             draw: 0,
         };
         let passage = plan.forward.forth(plan.place, Resume::START, &mut exchange);
+        counted.tell(&mut answer);
         let spent = COUNT.get() - before;
         assert!(matches!(passage, Passage::Through), "{passage:?}");
-        assert!(spent <= OF_A_KEY_MAX, "{spent}");
+        assert!(spent <= most || (limited && time == 0), "{spent}");
+        assert_eq!(answer.contains_key("ratelimit"), limited);
         assert!(!request.headers.contains_key("x-api-key") && request.headers.contains_key("x-meshwright-consumer"));
         assert_eq!(found.identified().and_then(|who| who.consumer.as_deref()).map(|consumer| &*consumer.path), Some("shop/acme"));
     }
