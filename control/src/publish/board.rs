@@ -294,7 +294,12 @@ impl Board {
             let last = !of_gateway(&self.present.lock().keys, gateway).any(|(_, seats)| seats.count > 0);
             let is_left_to_others = last && self.is_declared(&edition.world, gateway);
             let mut book = self.book.lock();
-            return if is_left_to_others { book.leave_to_gateway(key) } else { book.forget(key, self.clock.us()) };
+            if is_left_to_others {
+                book.leave_to_gateway(key);
+            } else {
+                book.forget(key, self.clock.us());
+            }
+            return;
         }
         if !self.is_declared(&edition.world, key) {
             self.book.lock().forget(key, self.clock.us());

@@ -61,7 +61,7 @@ impl Woken<'_> {
     /// Whether any stream of a proxy follows, or of one of several of a Gateway by the Gateway's key.
     pub fn follows(&self, key: &str) -> bool {
         let is_gateway = || of_key(key).is_some_and(|(.., mode)| mode == Mode::Edge);
-        self.proxies.contains_key(key) || is_gateway() && of_gateway(self.proxies, key).next().is_some()
+        self.proxies.contains_key(key) || (is_gateway() && of_gateway(self.proxies, key).next().is_some())
     }
 }
 

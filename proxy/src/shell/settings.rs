@@ -281,15 +281,8 @@ impl ProxyArgs {
         let dns_upstream = self.resolvers()?;
         let control_roots = read_roots(&self.control_ca)?;
         let edge = self.mode == ProxyMode::Edge;
-        // A Gateway's proxy runs what its Gateway says, in whatever pod; the pod is what its token proves.
-        let replica = Some(instance.clone()).filter(|instance| edge && instance != workload).unwrap_or_default();
-        let served = if edge { workload.to_owned() } else { instance.clone() };
         Ok(Bootstrap {
-            node: NodeIdentity {
-                id: NodeId { mode, namespace: namespace.to_owned(), instance: served },
-                workload: workload.to_owned(),
-                replica,
-            },
+            node: node(mode, namespace, workload, &instance),
             subject: Subject {
                 namespace: namespace.to_owned(),
                 workload: workload.to_owned(),
@@ -386,6 +379,16 @@ pub fn read_roots(file: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
         bail!("--control-ca: {shown} holds no certificate; give the root that the control plane wrote, ca.pem");
     }
     Ok(roots)
+}
+
+/// Who a proxy says it is. A Gateway's runs what its Gateway says, in whatever pod; which pod that is makes it one of several.
+fn node(mode: Mode, namespace: &str, workload: &str, instance: &str) -> NodeIdentity {
+    let (served, replica) = match mode {
+        Mode::Sidecar => (instance, ""),
+        Mode::Edge => (workload, if instance == workload { "" } else { instance }),
+    };
+    let [namespace, served, workload, replica] = [namespace, served, workload, replica].map(str::to_owned);
+    NodeIdentity { id: NodeId { mode, namespace, instance: served }, workload, replica }
 }
 
 /// An error of the command line (exit code 2), of the kind that clap makes by itself.
