@@ -401,7 +401,7 @@ fn clients_prove_themselves_by_certificates() {
         for (required, untrusted, table) in
             [(true, false, [true, false, false]), (false, true, [true, true, true]), (false, false, [true, false, true])]
         {
-            let mut world = World::new(Setup { meshed: false, ..Setup::default() });
+            let mut world = World::new(Setup { meshed: false, endpoints: vec!["10.77.0.9:9000"], ..Setup::default() });
             let authorities = cell("ca", Some(Secret::Authorities(partners.roots())));
             let terms = TlsTerms { clients: Some(ClientCertificates { authorities, required, untrusted }), ..terms(&own) };
             serve_chains(&world, vec![("a.example", https("a", terms, &table_of(&world)))]);
@@ -473,7 +473,7 @@ fn sessions_are_resumed_by_every_proxy_that_has_the_keys() {
 fn a_resumed_session_is_judged_anew() {
     // Aim: authorities that changed end the sessions that rested on them; who is still believed is known again with its certificate.
     run(|| async {
-        let mut world = World::new(Setup { meshed: false, ..Setup::default() });
+        let mut world = World::new(Setup { meshed: false, endpoints: vec!["10.77.0.9:9000"], ..Setup::default() });
         let partners = Authority::new("partners");
         let own = cell("tls", Some(certificate(&Authority::new("public"), &["a.example"])));
         let authorities = cell("ca", Some(Secret::Authorities(partners.roots())));

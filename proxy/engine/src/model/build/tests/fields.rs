@@ -533,6 +533,15 @@ fn good() -> Vec<Resource> {
         resource("shop/a:80", &endpoints()),
         resource("shop/b:80", &assignment("shop/b:80", vec![endpoint("10.1.0.3:8080", "u", HealthStatus::Healthy)])),
         resource("ROOTCA", &Secret { name: "ROOTCA".into(), r#type: Some(secret::Type::ValidationContext(context)) }),
+        resource("trust", &fixture::trust()),
+        resource("dns/catalog", &name),
+        resource("inbound", &fixture::authentication()),
+    ]
+}
+
+/// What an edge has beside HTTP in plaintext. In a group of its own: each picture reads all that is beside it.
+fn edges() -> Vec<Resource> {
+    vec![
         resource("edge/443", &fixture::edge(443, edge_chains())),
         resource("edge/5432", &fixture::edge(5432, vec![chain(&fixture::tcp_to("shop/b:80"))])),
         resource("edge/53/udp", &fixture::edge_datagrams(53, &[("shop/a:80", 2), ("shop/b:80", 1)])),
@@ -540,9 +549,8 @@ fn good() -> Vec<Resource> {
         resource("ca/frontend/shop/edge/0", &fixture::authorities("ca/frontend/shop/edge/0")),
         resource("tickets/shop/edge", &fixture::ticket_keys("tickets/shop/edge", 1)),
         resource("shop/c:443", &backend()),
-        resource("trust", &fixture::trust()),
-        resource("dns/catalog", &name),
-        resource("inbound", &fixture::authentication()),
+        resource("shop/a:80", &fixture::cluster("shop/a:80")),
+        resource("shop/b:80", &fixture::cluster("shop/b:80")),
     ]
 }
 
@@ -566,7 +574,7 @@ fn every_field_is_honoured_or_refused() {
     let mut silent: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let (mut honoured, mut refused) = (BTreeSet::new(), BTreeSet::new());
     // What links to nothing is looked at by itself: each picture reads all that is beside it.
-    let groups = [good(), vec![resource("inbound", &authorization())]];
+    let groups = [good(), edges(), vec![resource("inbound", &authorization())]];
     for (resources, index) in groups.iter().flat_map(|group| (0..group.len()).map(move |index| (group, index))) {
         let before = picture(resources).unwrap();
         let (kind, name, any) = &resources[index];
