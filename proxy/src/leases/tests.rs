@@ -58,7 +58,7 @@ async fn started() -> (Snapshots, mpsc::Receiver<Heard>, JoinSetGuard) {
     let credentials = Arc::new(CredentialCell::default());
     credentials.publish(Authority::new("root").issue("spiffe://cluster.local/ns/shop/sa/edge", "edge"));
     let (telemetry, _) = crate::observe::start(TelemetryOptions::default(), Clock::simulated(SystemTime::now()));
-    let node = NodeIdentity { id: "edge/shop/edge".parse().unwrap(), workload: "edge".into() };
+    let node = NodeIdentity { id: "edge/shop/edge".parse().unwrap(), workload: "edge".into(), replica: String::new() };
     let snapshots = Snapshots::default();
     let keeper = LeaseKeeper { uplink: channel.into(), node, snapshots: snapshots.clone(), telemetry, credentials };
     let mut tasks = tokio::task::JoinSet::new();

@@ -77,7 +77,8 @@ mod tests {
     fn told(world: &World, rule: &str) -> Vec<(String, String, u32)> {
         let route = world.get(&ObjectKey::new(Kind::HTTPRoute, "team", "r")).unwrap();
         let gateway = ("shop".to_owned(), "edge".to_owned());
-        let spot = Spot { gateway: &gateway, listener: "web", route: Some((route, Some(rule))) };
+        let owner = ObjectKey::new(Kind::Gateway, "shop", "edge");
+        let spot = Spot { gateway: &gateway, owner: &owner, listener: "web", route: Some((route, Some(rule))) };
         let limits = policy(world.index(), &spot).unwrap_or_default().limits;
         limits.into_iter().map(|object| (object.policy, object.memory, u32::try_from(object.limits.len()).unwrap())).collect()
     }
