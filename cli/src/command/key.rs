@@ -9,15 +9,14 @@ use aws_lc_rs::rand::fill;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use clap::{Args, Subcommand};
-use proto::mesh::{ApplyRequest, Document, GetRequest, control_client::ControlClient};
+use proto::mesh::{ApplyRequest, Document, GetRequest};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tonic::transport::Channel;
 
 use super::apply::{epoch, failure, last};
 use super::token::workload as path;
-use crate::client::{self, WhichMesh};
+use crate::client::{self, Control, WhichMesh};
 use crate::output::{self, Columns, ProgressLine, TextOrJson};
 use crate::duration;
 
@@ -141,7 +140,7 @@ struct Declared {
 }
 
 impl Declared {
-    async fn read(control: &mut ControlClient<Channel>, path: &str) -> anyhow::Result<Option<Self>> {
+    async fn read(control: &mut Control, path: &str) -> anyhow::Result<Option<Self>> {
         let (namespace, name) = path.split_once('/').context("the consumer is NAMESPACE/NAME")?;
         let request = GetRequest { kind: "objects".to_owned(), namespace: namespace.to_owned(), name: name.to_owned(), ..GetRequest::default() };
         let answer = control.get(request).await.map_err(|status| client::refused(&status))?.into_inner();
@@ -183,7 +182,7 @@ impl Declared {
     }
 
     /// Applies it; the result, where it was taken.
-    async fn apply(&self, control: &mut ControlClient<Channel>, wait: bool) -> anyhow::Result<Value> {
+    async fn apply(&self, control: &mut Control, wait: bool) -> anyhow::Result<Value> {
         let documents = vec![Document { path: format!("Consumer {}/{}", self.namespace, self.name), text: self.manifest() }];
         let request = ApplyRequest { documents, delete: false, wait, timeout: Some(duration::to_message(PATIENCE)) };
         let stream = control.apply(request).await.map_err(|status| client::refused(&status))?.into_inner();
