@@ -15,7 +15,7 @@ use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Versi
 use engine::failure::{Failure, LocalReply, Reason};
 use engine::filter::guard::{Counted, Found, Question, Watch};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
-use engine::model::{Cluster, Protocol, RouteTable, SessionHome, Snapshot};
+use engine::model::{Cluster, Forward, Protocol, RouteTable, SessionHome, Snapshot};
 use http::{HeaderMap, Response, StatusCode, request};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -305,14 +305,8 @@ impl<D: Door> Connection<D> {
             }
         };
         account.matched(plan.rule);
-        let (mut aim, mut sticky, mut home) = ((None, Protocol::Auto), None, None);
-        if let Some(session) = &plan.forward.policy.session
-            && let Some(settings) = view.snapshot.settings.as_ref().filter(|settings| !settings.session_key.is_empty())
-        {
-            let terms = (self.downstream.tls.is_some(), self.shared.wall_secs());
-            let (found, led) = Sticky::find(session, plan.forward, &parts.headers, settings, terms);
-            (sticky, home) = (Some(found), led);
-        }
+        let mut aim = (None, Protocol::Auto);
+        let (sticky, home) = self.session(view, &plan, &parts.headers);
         if let Some(cluster) = home.as_ref().map(|home| &home.cluster).or(plan.target.ok()) {
             account.to_cluster(cluster);
             aim = self.door.aim(&view.snapshot, &view.listener, cluster);
@@ -411,34 +405,7 @@ impl<D: Door> Connection<D> {
         if let Some(home) = &home {
             (plan.place, plan.target) = (Some(home.place), Ok(&home.cluster));
         }
-        let draw = leg.draw;
-        let passage = {
-            let book = plan.forward.is_guarded().then(|| self.view.borrow().snapshot.consumers.load());
-            let (mut tokens, mut verified) = (self.shared.tokens.borrow_mut(), self.shared.verified.borrow_mut());
-            let mut exchange = self.exchange(&mut parts, draw, &account);
-            let wall_secs = || self.shared.wall_secs().into();
-            let peer = self.downstream.address;
-            exchange.watch = book.as_deref().map(|book| Watch {
-                book,
-                tokens: &mut tokens,
-                peer: peer.ip(),
-                port: peer.port(),
-                verified: &mut verified,
-                wall_secs: wall_secs(),
-                found: &mut leg.found,
-                counted: &mut leg.counted,
-            });
-            plan.forward.forth(plan.place, from, &mut exchange)
-        };
-        for ask in leg.counted.aside() {
-            self.shared.snapshots.limit_questions().aside(ask);
-        }
-        if let Some(limit) = leg.counted.refused() {
-            account.limited(limit);
-        }
-        if plan.forward.is_guarded() && !matches!(passage, Passage::Ask { .. }) {
-            account.identified(&mut leg.found);
-        }
+        let passage = self.gates(&mut parts, (plan.forward, plan.place), (from, &mut leg), &mut account);
         if matches!(passage, Passage::Through) && leg.upgrade == Upgrade::Asked && leg.stand.is_none() {
             leg.stand = self.stands_outside(&leg.found);
         }
@@ -530,6 +497,58 @@ impl<D: Door> Connection<D> {
             now: self.shared.moment(account.started()),
             draw,
         }
+    }
+
+    /// How far the gates of a way let a request, and who it is that calls, as its guards find out.
+    fn gates<'f>(
+        &self,
+        parts: &mut request::Parts,
+        (forward, place): (&'f Forward, Option<usize>),
+        (from, leg): (Resume, &mut Leg),
+        account: &mut Account,
+    ) -> Passage<'f> {
+        if !forward.is_guarded() {
+            return forward.forth(place, from, &mut self.exchange(parts, leg.draw, account));
+        }
+        let book = self.view.borrow().snapshot.consumers.load();
+        let passage = {
+            let (mut tokens, mut verified) = (self.shared.tokens.borrow_mut(), self.shared.verified.borrow_mut());
+            let mut exchange = self.exchange(parts, leg.draw, account);
+            let peer = self.downstream.address;
+            exchange.watch = Some(Watch {
+                book: &book,
+                tokens: &mut tokens,
+                peer: peer.ip(),
+                port: peer.port(),
+                verified: &mut verified,
+                wall_secs: self.shared.wall_secs().into(),
+                found: &mut leg.found,
+                counted: &mut leg.counted,
+            });
+            forward.forth(place, from, &mut exchange)
+        };
+        for ask in leg.counted.aside() {
+            self.shared.snapshots.limit_questions().aside(ask);
+        }
+        if let Some(limit) = leg.counted.refused() {
+            account.limited(limit);
+        }
+        if !matches!(passage, Passage::Ask { .. }) {
+            account.identified(&mut leg.found);
+        }
+        passage
+    }
+
+    /// Where a rule keeps a client's session, and the way there if it has one.
+    fn session(&self, view: &InForce<D::Listener>, plan: &Plan<'_>, headers: &HeaderMap) -> (Option<Box<Sticky>>, Option<SessionHome>) {
+        if let Some(session) = &plan.forward.policy.session
+            && let Some(settings) = view.snapshot.settings.as_ref().filter(|settings| !settings.session_key.is_empty())
+        {
+            let terms = (self.downstream.tls.is_some(), self.shared.wall_secs());
+            let (found, led) = Sticky::find(session, plan.forward, headers, settings, terms);
+            return (Some(found), led);
+        }
+        (None, None)
     }
 
     /// How long the caller waits, and whether it retries.

@@ -360,9 +360,8 @@ struct JwtRule {
     /// Header `typ` of tokens that are taken; none: any.
     #[schemars(length(max = 64))]
     token_types: Option<Vec<Short>>,
-    /// How long keys that cannot be fetched again are believed, 1m to 720h.
+    /// How long keys that cannot be fetched again are believed, 1m to 720h. Default: 24h.
     #[schemars(extend(
-        "default" = "24h",
         "x-kubernetes-validations" = rules(&[(
             "duration(self) >= duration('1m') && duration(self) <= duration('720h')",
             "it is too short or too long; use 1m to 720h",

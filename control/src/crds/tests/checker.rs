@@ -108,6 +108,7 @@ impl Checker {
             let mut context = Context::with_env(Arc::clone(&self.language));
             // Milliseconds are compared as durations are.
             context.add_function("duration", |text: Arc<String>| millis(&text)).unwrap();
+            context.add_function("timestamp", |text: Arc<String>| moment(&text)).unwrap();
             context.add_variable_from_value("self", as_cel(schema, value));
             match compiled.execute(&context) {
                 Ok(cel::Value::Bool(true)) => {}
@@ -129,6 +130,11 @@ impl Checker {
             _ => {}
         }
     }
+}
+
+/// A time that the schema's form has been asked for before, in seconds since 1970.
+fn moment(text: &str) -> i64 {
+    time::OffsetDateTime::parse(text, &time::format_description::well_known::Rfc3339).map_or(0, time::OffsetDateTime::unix_timestamp)
 }
 
 fn within(schema: &Value, said: f64) -> bool {

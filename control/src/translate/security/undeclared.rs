@@ -9,6 +9,9 @@ use crate::world::{Index, Instance, Object};
 
 /// What is wrong and what would be right, where a RequestAuthentication selects a workload with such a port.
 pub(super) fn finding(index: &Index, object: &Object, spec: &RequestAuthentication) -> Option<(String, String)> {
+    if !spec.attachment.targets.is_empty() {
+        return None;
+    }
     let chosen = |instance: &&Instance| instance.meshed && applies(object, &spec.selector, &instance.namespace, instance.labels());
     let open = |instance: &Instance| {
         let mut ports = instance.workload().map_or(&[][..], |workload| &workload.ports).iter().map(|port| port.port);

@@ -39,7 +39,7 @@ impl FilledHeader {
     pub(super) fn read(at: &Cursor<'_>) -> Option<Self> {
         let mut fields = at.fields();
         let name = fields.need("name").and_then(|at| {
-            let name = header(&at)?;
+            let name = short_header(&at)?;
             if !engine::model::build::claim_header(&name) {
                 at.error(format!("`{name}` is not a policy's to fill"), "choose a header of your own, such as x-consumer");
                 return None;
@@ -123,7 +123,7 @@ impl CredentialPlace {
                     }
                     None => String::new(),
                 };
-                let name = super::super::traffic::header(&at)?;
+                let name = short_header(&at)?;
                 if matches!(name.as_str(), "host" | "cookie") {
                     at.error(format!("`{name}` holds no credential"), "name a header of its own, or `cookie: NAME`");
                     return None;
@@ -149,6 +149,16 @@ impl CredentialPlace {
         };
         proto::mesh::CredentialPlace { kind: Some(kind) }
     }
+}
+
+/// A header's name of at most 2048 bytes.
+fn short_header(at: &Cursor<'_>) -> Option<String> {
+    let name = header(at)?;
+    if name.len() > TEXT_BYTES_MAX {
+        at.error(format!("{} bytes", name.len()), format!("use at most {TEXT_BYTES_MAX}"));
+        return None;
+    }
+    Some(name)
 }
 
 /// A name of 1 to 2048 bytes.

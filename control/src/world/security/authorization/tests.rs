@@ -101,7 +101,7 @@ fn what_cannot_be_meant_is_refused_at_its_place() {
         ("{rules: [{name: 'a b'}]}", "is no name of a rule"),
         ("{rules: [{when: 'request.method =='}]}", "rules[0].when: the condition is not CEL"),
         ("{selector: {matchLabels: {a: b}}, targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io, name: g}]}", "keep one of them"),
-        ("{targetRefs: [{kind: Service, group: '', name: web}]}", "calls to Service web are judged by its workloads"),
+        ("{targetRefs: [{kind: Service, group: '', name: web}]}", "unknown value `Service`"),
     ] {
         let (policy, problems) = read(spec);
         assert_eq!(policy, None, "{spec}");

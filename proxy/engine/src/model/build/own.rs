@@ -76,10 +76,6 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
     if rotate_at_percent > 99 {
         return Err(Wrong::new("rotate_at_percent", format!("{rotate_at_percent} is not between 1 and 99")));
     }
-    let leaf_life = duration(leaf_life.as_ref(), "leaf_life")?.unwrap_or(LEAF_LIFE_DEFAULT);
-    if leaf_life < Duration::from_secs(1) {
-        return Err(Wrong::new("leaf_life", "is shorter than a second"));
-    }
     Ok(Settings {
         trust_domain: judged_trust_domain(trust_domain)?,
         outside_mesh_denied: *outside_mesh_denied,
@@ -89,7 +85,7 @@ pub(super) fn settings(name: &str, raw: &ProxyConfig) -> Result<Settings, Wrong>
         otlp_endpoint: judged_otlp_endpoint(&otlp_endpoint)?,
         sample_threshold: (percent / 100.0 * (1_u64 << 32) as f64) as u64,
         span_attributes: attributes,
-        leaf_life,
+        leaf_life: judged_leaf_life(leaf_life.as_ref())?,
         rotate_at_percent,
         metric_series_max: if *metric_series_max == 0 { usize::from(METRIC_SERIES_MAX) } else { *metric_series_max as usize },
         namespace: namespace.clone(),
@@ -117,6 +113,14 @@ fn probe((index, AppProbe { port, http_path }): (usize, &AppProbe)) -> Result<mo
         return Err(Wrong::new(format!("probes[{index}].http_path"), format!("`{}` is no path", http_path.escape_debug())));
     }
     Ok(model::AppProbe { port, path: (!http_path.is_empty()).then(|| http_path.clone()) })
+}
+
+fn judged_leaf_life(raw: Option<&prost_types::Duration>) -> Result<Duration, Wrong> {
+    let life = duration(raw, "leaf_life")?.unwrap_or(LEAF_LIFE_DEFAULT);
+    match life < Duration::from_secs(1) {
+        true => Err(Wrong::new("leaf_life", "is shorter than a second")),
+        false => Ok(life),
+    }
 }
 
 fn judged_trust_domain(text: &str) -> Result<String, Wrong> {
