@@ -17,8 +17,8 @@ use time::format_description::well_known::Rfc3339;
 use super::apply::{epoch, failure, last};
 use super::token::workload as path;
 use crate::client::{self, Control, WhichMesh};
-use crate::output::{self, Columns, ProgressLine, TextOrJson};
 use crate::duration;
+use crate::output::{self, Columns, ProgressLine, TextOrJson};
 
 /// Bytes of a key's secret part.
 const SECRET_BYTES: usize = 32;
@@ -29,7 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Arguments of `meshwright key`.
 #[derive(Debug, Args)]
-#[command(after_help = "Example: meshwright key create partners/acme --expires 2160h --scopes read\n  Prints the key once; the mesh keeps its SHA-256.")]
+#[command(
+    after_help = "Example: meshwright key create partners/acme --expires 2160h --scopes read\n  Prints the key once; the mesh keeps its SHA-256."
+)]
 pub(crate) struct KeyArgs {
     #[command(subcommand)]
     action: KeyAction,
@@ -142,7 +144,8 @@ struct Declared {
 impl Declared {
     async fn read(control: &mut Control, path: &str) -> anyhow::Result<Option<Self>> {
         let (namespace, name) = path.split_once('/').context("the consumer is NAMESPACE/NAME")?;
-        let request = GetRequest { kind: "objects".to_owned(), namespace: namespace.to_owned(), name: name.to_owned(), ..GetRequest::default() };
+        let request =
+            GetRequest { kind: "objects".to_owned(), namespace: namespace.to_owned(), name: name.to_owned(), ..GetRequest::default() };
         let answer = control.get(request).await.map_err(|status| client::refused(&status))?.into_inner();
         let rows = output::parse(&answer.json)?;
         let found = rows.as_array().into_iter().flatten().find(|row| row["kind"] == "Consumer" && row["live"] == true);
@@ -315,14 +318,16 @@ fn tell(change: &KeyChangeArgs, fresh: &FreshKey, (consumer, name): (&str, &str)
 async fn list(consumer: Option<&str>, place: &WhichMesh, format: TextOrJson) -> anyhow::Result<ExitCode> {
     let mut control = place.connect().await?;
     let (namespace, name) = consumer.and_then(|path| path.split_once('/')).unwrap_or_default();
-    let request = GetRequest { kind: "consumers".to_owned(), namespace: namespace.to_owned(), name: name.to_owned(), ..GetRequest::default() };
+    let request =
+        GetRequest { kind: "consumers".to_owned(), namespace: namespace.to_owned(), name: name.to_owned(), ..GetRequest::default() };
     let answer = control.get(request).await.map_err(|status| client::refused(&status))?.into_inner();
     let rows = output::parse(&answer.json)?;
     let mut keys = Vec::new();
     for row in rows.as_array().into_iter().flatten() {
         for credential in row["credentials"].as_array().into_iter().flatten().filter(|one| one["kind"] == "ApiKey") {
             let mut credential = credential.clone();
-            credential["consumer"] = format!("{}/{}", row["namespace"].as_str().unwrap_or_default(), row["name"].as_str().unwrap_or_default()).into();
+            credential["consumer"] =
+                format!("{}/{}", row["namespace"].as_str().unwrap_or_default(), row["name"].as_str().unwrap_or_default()).into();
             credential["disabled"] = row["disabled"].clone();
             keys.push(credential);
         }
@@ -374,7 +379,10 @@ mod tests {
         assert_eq!(manifest["metadata"], json!({"name": "acme", "namespace": "partners", "labels": {"plan": "gold"}}));
         assert_eq!((manifest["spec"]["groups"][0].as_str(), manifest["status"].is_null()), (Some("gold"), true));
         let credentials = manifest["spec"]["credentials"].as_array().unwrap();
-        assert_eq!((credentials.len(), credentials[0]["name"].as_str(), credentials[0]["scopes"][0].as_str()), (2, Some("k2"), Some("read")));
+        assert_eq!(
+            (credentials.len(), credentials[0]["name"].as_str(), credentials[0]["scopes"][0].as_str()),
+            (2, Some("k2"), Some("read"))
+        );
         assert!(credentials[0]["expiresAt"].as_str().unwrap().ends_with('Z'));
     }
 }

@@ -62,7 +62,10 @@ pub(super) fn ending(consumer: &Consumer, now_ms: i64) -> Option<(String, String
     if let Some(at) = soon(&consumer.expires_ms) {
         return Some(("the consumer".to_owned(), moment(u64::try_from(at).unwrap_or_default())));
     }
-    let lasting = consumer.credentials.iter().any(|one| matches!(one.kind, CredentialKind::Key { .. } | CredentialKind::KeyIn(_)) && soon(&one.expires_ms).is_none());
+    let lasting = consumer
+        .credentials
+        .iter()
+        .any(|one| matches!(one.kind, CredentialKind::Key { .. } | CredentialKind::KeyIn(_)) && soon(&one.expires_ms).is_none());
     let key = |one: &&Credential| !(lasting && matches!(one.kind, CredentialKind::Key { .. } | CredentialKind::KeyIn(_)));
     let first = consumer.credentials.iter().filter(key).filter_map(|one| Some((one, soon(&one.expires_ms)?))).min_by_key(|(_, at)| *at)?;
     Some((format!("credential `{}`", first.0.name), moment(u64::try_from(first.1).unwrap_or_default())))
@@ -74,7 +77,9 @@ mod tests {
     use crate::source::parse;
 
     fn consumer(credentials: &str) -> Consumer {
-        let text = format!("apiVersion: meshwright.dev/v1alpha1\nkind: Consumer\nmetadata: {{name: a, namespace: b}}\nspec: {{credentials: [{credentials}]}}\n");
+        let text = format!(
+            "apiVersion: meshwright.dev/v1alpha1\nkind: Consumer\nmetadata: {{name: a, namespace: b}}\nspec: {{credentials: [{credentials}]}}\n"
+        );
         let candidate = parse("f", &text).candidates.remove(0);
         let object = candidate.object.unwrap_or_else(|| panic!("{:?}", candidate.problems));
         let Spec::Consumer(consumer) = &object.spec else { panic!("{object:?}") };
@@ -92,6 +97,9 @@ mod tests {
         assert_eq!(told(&key("k1", &at(31))), None);
         assert_eq!(told(&key("k1", &at(29))).as_deref(), Some("credential `k1`"));
         assert_eq!(told(&format!("{}, {{name: k2, apiKey: {{{hash}}}}}", key("k1", &at(1)))), None);
-        assert_eq!(told(&format!("{}, {{name: c, certificate: {{dns: a.example}}, expiresAt: \"{}\"}}", key("k1", &at(40)), at(2))).as_deref(), Some("credential `c`"));
+        assert_eq!(
+            told(&format!("{}, {{name: c, certificate: {{dns: a.example}}, expiresAt: \"{}\"}}", key("k1", &at(40)), at(2))).as_deref(),
+            Some("credential `c`")
+        );
     }
 }

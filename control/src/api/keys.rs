@@ -98,10 +98,8 @@ mod tests {
         let text = rule("given", given) + &rule("near", "jwksUri: 'https://near/'") + &rule("far", "jwksUri: 'https://far/'");
         let mut world = World::new(WorldSettings::default(), Allocations::default());
         world.apply(Folder::default().update(vec![FileChange { file: "f".to_owned(), text: Some(Ok(text)) }], 0));
-        let away = KeysAway {
-            away: BTreeMap::from([("https://far/".to_owned(), ("a/store".to_owned(), "refused".to_owned()))]),
-            now_ms: 0,
-        };
+        let away =
+            KeysAway { away: BTreeMap::from([("https://far/".to_owned(), ("a/store".to_owned(), "refused".to_owned()))]), now_ms: 0 };
         let mut said = BTreeMap::new();
         for (key, mut status) in statuses(&world) {
             away.complete(world.get(&key).unwrap(), &mut status);

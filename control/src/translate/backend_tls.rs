@@ -14,7 +14,7 @@ use proto::xds::tls::{self, CertificateValidationContext, SubjectAltNameMatcher}
 use super::attach::{self, Attachment, Backend, WhyNot};
 use super::cluster::{port_of, targets};
 use super::{edge_tls, wire};
-use crate::world::backend_tls::{BackendTlsPolicy, TlsTarget, ServerName};
+use crate::world::backend_tls::{BackendTlsPolicy, ServerName, TlsTarget};
 use crate::world::route::Rule;
 use crate::world::{Index, Kind, Name, Object, ServiceView, Spec};
 

@@ -66,7 +66,11 @@ impl Destination {
             Self::Datagrams(_) => Protocol::Tcp,
             // Whatever else its listeners speak goes by the name that TLS asks for, or is bytes.
             Self::Gateway(name, port) => {
-                if edge_listeners::ports(index, name).contains(&(*port, Family::Http)) { Protocol::Http } else { Protocol::Tcp }
+                if edge_listeners::ports(index, name).contains(&(*port, Family::Http)) {
+                    Protocol::Http
+                } else {
+                    Protocol::Tcp
+                }
             }
         }
     }

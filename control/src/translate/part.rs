@@ -21,8 +21,8 @@ use super::rule::Frontend;
 use super::security::{authentication, egress};
 use super::subject::Subject;
 use super::{
-    AUTHENTICATION, AUTHORIZATION, Audience, CONSUMERS, DNS_RECORD, EGRESS, Encoded, PROXY_CONFIG, dns, edge_tls, listener, policy, protocol,
-    route, security, settings, stream,
+    AUTHENTICATION, AUTHORIZATION, Audience, CONSUMERS, DNS_RECORD, EGRESS, Encoded, PROXY_CONFIG, dns, edge_tls, listener, policy,
+    protocol, route, security, settings, stream,
 };
 use crate::world::content::ContentRef;
 use crate::world::traffic::Caller;

@@ -9,8 +9,8 @@ use engine::Moment;
 use engine::authenticate::{Remembered, TokenVerdict};
 use engine::authorize::{Call, Own};
 use engine::balance::{self, Choice};
-use engine::decide::{Decision, RequestHead, decide};
 use engine::consumers::{Verified, digest};
+use engine::decide::{Decision, RequestHead, decide};
 use engine::filter::guard::{Counted, Found, Watch};
 use engine::filter::{Called, Exchange, Passage, Resume};
 use engine::gate::Enter;
@@ -259,7 +259,8 @@ fn a_judgement_allocates_nothing() {
         let host = format!("H{n}.Shop.:80");
         let head = RequestHead { host: &host, ..RequestHead::new(&Method::GET, &uri, &headers) };
         let source = std::net::SocketAddr::from(([10, 0, 0, 1], 1));
-        let call = Call { peer: Some(&peer), workload: "w", source, port: 80, head: Some(&head), claims: None, auth: None, edge: None, own };
+        let call =
+            Call { peer: Some(&peer), workload: "w", source, port: 80, head: Some(&head), claims: None, auth: None, edge: None, own };
         let bytes = Call { head: None, ..call };
         let before = COUNT.get();
         let judgement = authorization.judge(&call);
@@ -323,7 +324,8 @@ fn a_request_under_a_limit_allocates_next_to_nothing() {
     // Aim: a rate and a quota of the consumer cost two allocations together, from the count to what the client is told.
     let key = vec![mesh::EdgeKey { kind: Some(mesh::edge_key::Kind::Consumer(true)) }];
     let rate = mesh::LimitRate { requests: 600, per: Some(prost_types::Duration { seconds: 60, nanos: 0 }), burst: 600 };
-    let month = mesh::LimitQuota { requests: 1000, per: mesh::CalendarPeriod::Month.into(), time_zone: "Europe/Berlin".into(), week_start: 1 };
+    let month =
+        mesh::LimitQuota { requests: 1000, per: mesh::CalendarPeriod::Month.into(), time_zone: "Europe/Berlin".into(), week_start: 1 };
     let limit = |name: &str, numbers| mesh::EdgeLimit {
         name: name.into(),
         numbers: Some(numbers),
@@ -347,7 +349,8 @@ fn keyed(limits: Vec<mesh::EdgeLimits>, most: usize) {
     const KEY: &str = "a-key-of-more-than-twenty-bytes";
     let mut parts = Parts::default();
     let kind = mesh::KeyCredential { sha256: digest(KEY.as_bytes()).to_vec().into(), prefix: "mw_abc".into() };
-    let credential = mesh::Credential { name: "k1".into(), kind: Some(mesh::credential::Kind::ApiKey(kind)), ..mesh::Credential::default() };
+    let credential =
+        mesh::Credential { name: "k1".into(), kind: Some(mesh::credential::Kind::ApiKey(kind)), ..mesh::Credential::default() };
     let acme = mesh::Consumer { namespace: "shop".into(), name: "acme".into(), credentials: vec![credential], ..mesh::Consumer::default() };
     put(&mut parts, "consumers/00", &mesh::Consumers { consumers: vec![acme], ..mesh::Consumers::default() });
     parts.settle();

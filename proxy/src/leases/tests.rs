@@ -169,7 +169,10 @@ async fn nonsense_harms_nobody() {
     stream.grants.send(Ok(LimitGrants { replicas: 0, grants: vec![mad.clone()] })).await.unwrap();
     settle().await;
     assert_eq!(object.store.replicas(), 1);
-    let asked = snapshots.limit_questions().ask(engine::filter::guard::LimitAsk { object: Arc::clone(&object), limit: 0, key: 7, want: 1 }).unwrap();
+    let asked = snapshots
+        .limit_questions()
+        .ask(engine::filter::guard::LimitAsk { object: Arc::clone(&object), limit: 0, key: 7, want: 1 })
+        .unwrap();
     stream.asks.next().await.unwrap().unwrap();
     let id = stream.asks.next().await.unwrap().unwrap().asks[0].id;
     stream.grants.send(Ok(LimitGrants { replicas: 1, grants: vec![LimitGrant { id, refused: true, ..mad }] })).await.unwrap();

@@ -421,7 +421,9 @@ impl<D: Door> Connection<D> {
                 account.failed(&Failure::new(Reason::Fault, "a fault on purpose cuts the exchange"));
                 Answering::Cut
             }
-            (Passage::Ask { question, next }, _) => self.find_out((parts, received), Passing { plan, leg, home: None }, (*question, next), account),
+            (Passage::Ask { question, next }, _) => {
+                self.find_out((parts, received), Passing { plan, leg, home: None }, (*question, next), account)
+            }
             (Passage::Wait { delay, policy, next }, target) => {
                 account.faulted(format_args!("delay {delay:?}"), policy);
                 let (rule, forward, place) = (Arc::clone(plan.rule), Arc::clone(plan.forward), plan.place);

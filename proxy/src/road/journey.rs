@@ -131,8 +131,24 @@ impl Journey {
     ) -> Box<Self> {
         let policy = &forward.policy;
         let whole = leg.left(policy);
-        let Leg { only, destination, speaks, expects, upgrade, version, at, caller, answered, patient, hash, sticky, stand, counted, draw, .. } =
-            leg;
+        let Leg {
+            only,
+            destination,
+            speaks,
+            expects,
+            upgrade,
+            version,
+            at,
+            caller,
+            answered,
+            patient,
+            hash,
+            sticky,
+            stand,
+            counted,
+            draw,
+            ..
+        } = leg;
         let connect = parts.method == Method::CONNECT;
         let class = policy.priority.as_ref().map_or(0, |priority| priority.class(&parts.headers));
         let carries = carries(speaks, version, upgrade);

@@ -10,7 +10,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version};
 
 use crate::ground::body::Body;
 use crate::http::{grpc_status, local_reply, problem};
-use crate::observe::{Account, Outside, Direction, Downstream};
+use crate::observe::{Account, Direction, Downstream, Outside};
 use crate::road::shared::Shared;
 
 /// Answers with the mesh's own words.

@@ -3,8 +3,8 @@
 
 use std::cell::{OnceCell, RefCell};
 use std::net::SocketAddr;
-use std::rc::{Rc, Weak};
 use std::pin::Pin;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -132,13 +132,7 @@ impl Standing {
     }
 
     /// The same of a caller from outside the mesh: it may stay as long as what it showed holds, which is so long at most.
-    pub fn enter_outside(
-        self: &Rc<Self>,
-        downstream: &Downstream,
-        who: &Identified,
-        holds: Option<Duration>,
-        live: &Snapshot,
-    ) -> Stand {
+    pub fn enter_outside(self: &Rc<Self>, downstream: &Downstream, who: &Identified, holds: Option<Duration>, live: &Snapshot) -> Stand {
         let stood = Rc::new(Stood {
             peer: None,
             source: downstream.address,

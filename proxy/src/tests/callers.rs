@@ -26,7 +26,11 @@ struct Gate {
 
 impl Gate {
     fn new(edge: mesh::EdgePolicy) -> Self {
-        let cors = mesh::Cors { allow_origins: vec!["https://page.example".into()], allow_headers: vec!["x-api-key".into()], ..mesh::Cors::default() };
+        let cors = mesh::Cors {
+            allow_origins: vec!["https://page.example".into()],
+            allow_headers: vec!["x-api-key".into()],
+            ..mesh::Cors::default()
+        };
         let filters = Some(mesh::Filters { cors: Some(cors), ..mesh::Filters::default() });
         Self { parts: Parts::default(), policy: mesh::RoutePolicy { filters, edge: Some(edge), ..mesh::RoutePolicy::default() } }
     }
@@ -128,7 +132,8 @@ fn a_page_learns_that_it_is_refused_and_preflights_are_answered_before() {
         }
         let answer = answered(&world, &format!("{asked}accept: text/html,*/*;q=0.1\r\n")).await;
         assert!(answer.contains("content-type: text/plain") && answer.ends_with("unauthenticated"), "{answer}");
-        let answer = answered(&world, "POST /a/b HTTP/1.1\r\nhost: shop.example\r\ncontent-type: application/grpc\r\ncontent-length: 0\r\n").await;
+        let answer =
+            answered(&world, "POST /a/b HTTP/1.1\r\nhost: shop.example\r\ncontent-type: application/grpc\r\ncontent-length: 0\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("grpc-status: 16\r\n"), "{answer}");
     });
 }
@@ -166,12 +171,17 @@ fn a_password_is_verified_beside_the_worker() {
     // Aim: the request waits for its verdict and goes on; a wrong one is refused with the realm.
     run(|| async {
         let mut world = World::new(Setup::default());
-        let basic = mesh::BasicAuth { policy: "shop/basic".into(), consumers: of_shop(), realm: "partners".into(), ..mesh::BasicAuth::default() };
+        let basic =
+            mesh::BasicAuth { policy: "shop/basic".into(), consumers: of_shop(), realm: "partners".into(), ..mesh::BasicAuth::default() };
         let mut gate = Gate::new(mesh::EdgePolicy { basic: Some(basic), ..mesh::EdgePolicy::default() });
         // `secret`, bcrypt of cost 4.
         let hash = bcrypt::hash_with_salt("secret", 4, [9; 16]).unwrap().to_string();
         let user = mesh::PasswordCredential { username: "ada".into(), hash };
-        gate.consumers(vec![mesh::Credential { name: "web".into(), kind: Some(mesh::credential::Kind::Basic(user)), ..mesh::Credential::default() }]);
+        gate.consumers(vec![mesh::Credential {
+            name: "web".into(),
+            kind: Some(mesh::credential::Kind::Basic(user)),
+            ..mesh::Credential::default()
+        }]);
         gate.set(&world);
         let answer = answered(&world, "GET / HTTP/1.1\r\nhost: shop.example\r\nauthorization: Basic YWRhOndyb25n\r\n").await;
         assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("www-authenticate: Basic realm=\"partners\""), "{answer}");
@@ -220,9 +230,13 @@ fn an_upgrade_ends_with_its_credential() {
             let own = || mesh::Credential { expires_secs: if expires { now + 60 } else { 0 }, ..key("k1", KEY) };
             gate.consumers(vec![own(), key("k2", "another-key-another-key")]);
             gate.set(&world);
-            tokio::task::spawn_local(crate::road::standing::watch(Rc::downgrade(&world.client.standing), world.client_means.snapshots.clone()));
+            tokio::task::spawn_local(crate::road::standing::watch(
+                Rc::downgrade(&world.client.standing),
+                world.client_means.snapshots.clone(),
+            ));
             let mut client = world.knock();
-            let asked = format!("GET / HTTP/1.1\r\nhost: shop.example\r\nx-api-key: {KEY}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+            let asked =
+                format!("GET / HTTP/1.1\r\nhost: shop.example\r\nx-api-key: {KEY}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
             write(&mut client, &asked).await;
             let mut application = world.application().await;
             head(&mut application).await;

@@ -2,8 +2,8 @@
 
 use engine::limit::{LimitBook, Now, ShareAsk};
 use proto::mesh::{
-    BandwidthLimit, ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, EdgeLimits, EdgePolicy, LeaseStore, LimitRate, LimitStore, RoutePolicy,
-    WithoutStore, edge_key, edge_limit, limit_store,
+    BandwidthLimit, ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, EdgeLimits, EdgePolicy, LeaseStore, LimitRate, LimitStore,
+    RoutePolicy, WithoutStore, edge_key, edge_limit, limit_store,
 };
 
 use super::governed::{GET, OK, ONE, answered, play};
@@ -250,7 +250,8 @@ fn an_answer_says_what_its_request_took() {
 fn answers_are_sent_at_their_pace() {
     // Aim: 20,000 bytes at 10,000 a second take two seconds, but for a tenth of one; two answers to one client share them.
     run(|| async {
-        let wide = EdgeLimits { bandwidth: vec![BandwidthLimit { response_bytes_per_second: 10_000, key: Vec::new() }], ..object(Vec::new()) };
+        let wide =
+            EdgeLimits { bandwidth: vec![BandwidthLimit { response_bytes_per_second: 10_000, key: Vec::new() }], ..object(Vec::new()) };
         let (mut world, _parts) = under(vec![wide]);
         let began = tokio::time::Instant::now();
         let mut clients = Vec::new();

@@ -217,7 +217,7 @@ impl Stream {
                     self.snapshots.wanted().answered(&want, exists);
                 }
                 Effect::StartOver | Effect::Refused(_) => bail!("{effect:?}"),
-                Effect::TrustBundle(_) => {}
+                Effect::TrustBundle(_) | Effect::Consumers => {}
             }
         }
         // Responses come in order, and the epoch last: what does not fit when it comes never will.

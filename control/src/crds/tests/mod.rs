@@ -204,7 +204,10 @@ fn the_door_asks_for_no_field_that_the_schema_lacks() {
 
 /// Fields that the door knows in order to say where they belong.
 fn elsewhere(kind: &str, word: &str) -> bool {
-    matches!((kind, word), ("TrafficPolicy" | "AuthorizationPolicy" | "RequestAuthentication" | "ApiKeyAuth" | "BasicAuth" | "RateLimit", "namespace"))
+    matches!(
+        (kind, word),
+        ("TrafficPolicy" | "AuthorizationPolicy" | "RequestAuthentication" | "ApiKeyAuth" | "BasicAuth" | "RateLimit", "namespace")
+    )
 }
 
 #[test]

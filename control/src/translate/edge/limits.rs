@@ -42,7 +42,18 @@ pub(in crate::translate) fn met<'a>(index: &'a Index, object: &Object) -> Vec<&'
 }
 
 fn one(object: &Object, spec: &EdgeRateLimit, route: Option<&ObjectKey>) -> EdgeLimits {
-    let EdgeRateLimit { attachment: _, before_auth, limits, per_target, concurrency, bandwidth, ahead_percent, without_store, draft, legacy } = spec;
+    let EdgeRateLimit {
+        attachment: _,
+        before_auth,
+        limits,
+        per_target,
+        concurrency,
+        bandwidth,
+        ahead_percent,
+        without_store,
+        draft,
+        legacy,
+    } = spec;
     let policy = object.key.path();
     let memory = match route.filter(|_| *per_target) {
         Some(route) => format!("{policy}@{route}"),
@@ -71,7 +82,9 @@ mod tests {
     use crate::world::{Kind, ObjectKey, World};
 
     fn limit(name: &str, namespace: &str, spec: &str) -> String {
-        format!("kind: RateLimit\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{{spec}, limits: [{{name: all, requests: 1, per: 1s}}]}}")
+        format!(
+            "kind: RateLimit\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{{spec}, limits: [{{name: all, requests: 1, per: 1s}}]}}"
+        )
     }
 
     fn told(world: &World, rule: &str) -> Vec<(String, String, u32)> {
@@ -95,7 +108,8 @@ mod tests {
         ];
         let texts: Vec<&str> = objects.iter().map(String::as_str).collect();
         let world = world(&texts);
-        let names: Vec<String> = told(&world, "two").into_iter().map(|(policy, memory, _)| if policy == memory { policy } else { memory }).collect();
+        let names: Vec<String> =
+            told(&world, "two").into_iter().map(|(policy, memory, _)| if policy == memory { policy } else { memory }).collect();
         assert_eq!(names, ["team/rule", "team/namespace", "shop/listener", "shop/gateway@HTTPRoute team/r", "meshwright-system/mesh"]);
         assert_eq!(told(&world, "one").len(), 4);
         let statuses = statuses(&world);

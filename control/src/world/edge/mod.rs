@@ -9,8 +9,8 @@ mod value;
 
 pub use api_key::{ApiKeyAuth, ConsumerChoice, Forward, Namespaces};
 pub use basic::{BasicAuth, FailureLimit};
-pub use rate_limit::EdgeRateLimit;
 pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential, CredentialKind, consumer_page, page_of};
+pub use rate_limit::EdgeRateLimit;
 pub use value::{CredentialPlace, FilledHeader, Value};
 
 use super::Spec;

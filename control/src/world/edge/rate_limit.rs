@@ -4,7 +4,9 @@ use engine::filter::guard::{CONCURRENCY_MAX, KEY_PARTS_MAX};
 use engine::limit::{AMOUNT_MAX, OBJECT_LIMITS_MAX, PERIOD_MAX, check_zone};
 use proto::mesh::edge_key::Kind as Part;
 use proto::mesh::edge_limit::Numbers;
-use proto::mesh::{BandwidthLimit, CalendarPeriod, ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, KeyMissing, LimitQuota, LimitRate, WithoutStore};
+use proto::mesh::{
+    BandwidthLimit, CalendarPeriod, ClientAddressKey, ConcurrencyLimit, EdgeKey, EdgeLimit, KeyMissing, LimitQuota, LimitRate, WithoutStore,
+};
 
 use super::value::{cel_value, name};
 use super::{Attachment, Cursor};
@@ -50,7 +52,10 @@ impl EdgeRateLimit {
         for at in &listed {
             let Some(limit) = limit(at, before_auth) else { continue };
             if limits.iter().any(|other| other.name == limit.name) {
-                at.error(format!("there is a limit `{}` already", limit.name), "give each a name of its own: what it has counted is kept by it");
+                at.error(
+                    format!("there is a limit `{}` already", limit.name),
+                    "give each a name of its own: what it has counted is kept by it",
+                );
             }
             limits.push(limit);
         }
@@ -217,7 +222,10 @@ fn part(at: &Cursor<'_>, before_auth: bool) -> Option<EdgeKey> {
     }
     fields.done();
     if kinds.len() != 1 {
-        at.error("a part of a key is exactly one of consumer, clientAddress, header, claim, path, method and cel", "write for example `consumer: {}`");
+        at.error(
+            "a part of a key is exactly one of consumer, clientAddress, header, claim, path, method and cel",
+            "write for example `consumer: {}`",
+        );
         return None;
     }
     Some(EdgeKey { kind: Some(kinds.pop()??) })
@@ -295,7 +303,8 @@ mod tests {
     use crate::world::{Candidate, Spec};
 
     fn candidate(spec: &str) -> Candidate {
-        let text = format!("apiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\nmetadata: {{name: l, namespace: shop}}\nspec: {{{spec}}}\n");
+        let text =
+            format!("apiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\nmetadata: {{name: l, namespace: shop}}\nspec: {{{spec}}}\n");
         parse("f.yaml", &text).candidates.remove(0)
     }
 
@@ -327,7 +336,8 @@ mod tests {
         assert_eq!((read.without_store, read.concurrency.len(), limit.key.len()), (WithoutStore::Deny, 1, 5));
         assert_eq!((limit.cost, limit.shared, limit.dry_run, limit.missing), (3, false, true, KeyMissing::Skipped.into()));
         assert!(matches!(limit.numbers, Some(Numbers::Rate(LimitRate { requests: 600, burst: 7, .. }))), "{limit:?}");
-        let plain = good("limits: [{name: a, requests: 10, per: 1s}, {name: b, quota: {requests: 5, per: Week}, cost: 'size(request.path)'}]");
+        let plain =
+            good("limits: [{name: a, requests: 10, per: 1s}, {name: b, quota: {requests: 5, per: Week}, cost: 'size(request.path)'}]");
         let [rate, quota] = plain.limits.as_slice() else { panic!("{plain:?}") };
         assert!(matches!(rate.numbers, Some(Numbers::Rate(LimitRate { burst: 10, .. }))), "the burst is the rate's");
         let Some(Numbers::Quota(numbers)) = &quota.numbers else { panic!("{quota:?}") };
@@ -374,7 +384,8 @@ mod tests {
     #[test]
     fn bounds_are_kept_at_the_door() {
         // Aim: one limit, one part of a key and one concurrency limit more than there may be.
-        let limits = |count: usize| (0..count).map(|number| format!("{{name: l{number}, requests: 1, per: 1s}}")).collect::<Vec<_>>().join(", ");
+        let limits =
+            |count: usize| (0..count).map(|number| format!("{{name: l{number}, requests: 1, per: 1s}}")).collect::<Vec<_>>().join(", ");
         let parts = |count: usize| vec!["{path: {}}"; count].join(", ");
         let busy = |count: usize| vec!["{requests: 1}"; count].join(", ");
         assert_eq!(good(&format!("limits: [{}]", limits(32))).limits.len(), 32);

@@ -435,7 +435,13 @@ fn any_source() -> impl Strategy<Value = CallSource> {
     let blocks = some(&["10.0.0.0/8", "192.0.2.0/24", "2001:db8::/32"], 1);
     (some(&PRINCIPALS, 3), some(&["shop", "pay", "s*", "*"], 1), blocks, token).prop_map(|(principals, namespaces, blocks, token)| {
         let principals = if namespaces.is_empty() && blocks.is_empty() && principals.is_empty() { vec!["*"] } else { principals };
-        CallSource { principals: owned(&principals), namespaces: owned(&namespaces), ip_blocks: owned(&blocks), token, ..CallSource::default() }
+        CallSource {
+            principals: owned(&principals),
+            namespaces: owned(&namespaces),
+            ip_blocks: owned(&blocks),
+            token,
+            ..CallSource::default()
+        }
     })
 }
 

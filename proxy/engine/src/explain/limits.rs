@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::filter::guard::{Guard, ObjectLimits};
 use crate::filter::Stage;
+use crate::filter::guard::{Guard, ObjectLimits};
 use crate::limit::Now;
 use crate::model::{Action, Snapshot};
 

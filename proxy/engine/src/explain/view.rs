@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use crate::Moment;
-use crate::filter::guard::LimitOutlook;
 use crate::failure::{LocalReply, Reason};
+use crate::filter::guard::LimitOutlook;
 use crate::health::{Ejection, Wellness};
 use crate::model::Endpoint;
 

@@ -132,7 +132,11 @@ fn gate(stage: &Stage, exchange: &mut Exchange<'_>) -> (Option<End>, String) {
         },
         // Nothing is taken: what it says is told beside.
         Stage::Guard(Guard::Limit(limits, _)) => {
-            let end = if limits.outlook(exchange).iter().any(|limit| limit.verdict == "refused") { Some(Reason::RateLimited.into()) } else { None };
+            let end = if limits.outlook(exchange).iter().any(|limit| limit.verdict == "refused") {
+                Some(Reason::RateLimited.into())
+            } else {
+                None
+            };
             (end.map(End::Reply), story)
         }
         Stage::Guard(guard) => guarded(guard, exchange, story),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::numbers::{Meter, Now, Numbers, KeyStanding};
+use super::numbers::{KeyStanding, Meter, Now, Numbers};
 use super::table::Table;
 
 /// A share of a rate is good for so long after it was given; one of a quota as long as its window.

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::book::{Grant, KeyKnown};
-use super::numbers::{Meter, Now, Numbers, KeyStanding};
+use super::numbers::{KeyStanding, Meter, Now, Numbers};
 use crate::Moment;
 
 /// See the module.
@@ -163,8 +163,11 @@ impl Held {
             return None;
         }
         let reset_in = self.reset_at.since(now);
-        (self.heard > Moment::default() && !reset_in.is_zero())
-            .then_some(KeyKnown { remaining: self.left, heard_ago: now.since(self.heard), reset_in })
+        (self.heard > Moment::default() && !reset_in.is_zero()).then_some(KeyKnown {
+            remaining: self.left,
+            heard_ago: now.since(self.heard),
+            reset_in,
+        })
     }
 
     /// How the key stands, as far as this replica knows.

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use super::OBJECT_KEYS_MAX;
 use super::held::Held;
 use super::numbers::Meter;
 use super::table::Table;
-use super::OBJECT_KEYS_MAX;
 use crate::Moment;
 
 /// What is known of one key of one limit.
@@ -277,7 +277,8 @@ impl LimitMemories {
 
     /// The memories of all objects in force, and of those that somebody still holds.
     pub fn all(&self) -> impl Iterator<Item = Arc<Memory>> + use<> {
-        let mut all: Vec<Arc<Memory>> = self.held.lock().unwrap_or_else(PoisonError::into_inner).values().filter_map(Weak::upgrade).collect();
+        let mut all: Vec<Arc<Memory>> =
+            self.held.lock().unwrap_or_else(PoisonError::into_inner).values().filter_map(Weak::upgrade).collect();
         all.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         all.into_iter()
     }

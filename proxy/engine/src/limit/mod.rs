@@ -11,17 +11,17 @@ mod held;
 mod memory;
 mod numbers;
 mod table;
-mod wire;
 #[cfg(test)]
 mod tests;
+mod wire;
 
-pub use book::{ShareAsk, LimitBook, Grant, KeyKnown};
+pub use book::{Grant, KeyKnown, LimitBook, ShareAsk};
 pub use calendar::{Calendar, Every, Window, ZoneUnknown, check_zone};
 pub use headers::HeadersTold;
 pub(crate) use headers::{OWN_HEADERS, policy_item, retry_after};
 pub use held::{Held, Taking};
-pub use memory::{LimitCounts, LimitReading, LimitVerdict, LimitMemories, Memory, Row, RowState, StoreLive, UnderWayPlace};
-pub use numbers::{AMOUNT_MAX, Meter, Now, Numbers, PERIOD_MAX, Quota, Rate, KeyStanding};
+pub use memory::{LimitCounts, LimitMemories, LimitReading, LimitVerdict, Memory, Row, RowState, StoreLive, UnderWayPlace};
+pub use numbers::{AMOUNT_MAX, KeyStanding, Meter, Now, Numbers, PERIOD_MAX, Quota, Rate};
 pub use table::Table;
 pub use wire::{numbers_of, numbers_sent};
 pub(crate) use wire::{quota, rate};

@@ -12,7 +12,8 @@ pub(crate) fn rate(raw: &mesh::LimitRate) -> Result<Numbers, Wrong> {
     let per = duration(per.as_ref(), "per")?.unwrap_or_default();
     let rate = Rate::new((*requests).into(), per, (*burst).into());
     let most = PERIOD_MAX.as_secs() / (24 * 3600);
-    rate.map(Numbers::Rate).ok_or_else(|| Wrong::new("", format!("is beyond the bounds: 1 to {AMOUNT_MAX} requests and burst, above 0 and up to {most} days")))
+    rate.map(Numbers::Rate)
+        .ok_or_else(|| Wrong::new("", format!("is beyond the bounds: 1 to {AMOUNT_MAX} requests and burst, above 0 and up to {most} days")))
 }
 
 pub(crate) fn quota(raw: &mesh::LimitQuota) -> Result<Numbers, Wrong> {
@@ -26,7 +27,9 @@ pub(crate) fn quota(raw: &mesh::LimitQuota) -> Result<Numbers, Wrong> {
         Err(_) => return Err(Wrong::new("per", format!("{per} is not known"))),
     };
     let calendar = Calendar::new(every, time_zone).map_err(|unknown| Wrong::new("time_zone", unknown.to_string()))?;
-    Quota::new((*requests).into(), calendar).map(Numbers::Quota).ok_or_else(|| Wrong::new("requests", format!("{requests} is not from 1 to {AMOUNT_MAX}")))
+    Quota::new((*requests).into(), calendar)
+        .map(Numbers::Quota)
+        .ok_or_else(|| Wrong::new("requests", format!("{requests} is not from 1 to {AMOUNT_MAX}")))
 }
 
 /// The numbers of a question to the control plane, as its store counts by them.

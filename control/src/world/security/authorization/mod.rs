@@ -9,10 +9,10 @@ use proto::mesh::{Authorization, AuthorizationPolicy as Sent, AuthorizationRule}
 use proto::names;
 
 use super::taken;
+use crate::world::ObjectKey;
 use crate::world::door::{Cursor, Fields};
 use crate::world::edge::Attachment;
 use crate::world::own::{Selector, read_selector};
-use crate::world::ObjectKey;
 
 /// Most rules of a policy.
 pub const RULES_MAX: usize = 1_000;

@@ -25,8 +25,8 @@ pub use api_key::ApiKeys;
 pub use basic::{Basic, FAILING_MAX, Failures, PAIR_BYTES_MAX};
 pub use found::Found;
 pub use identify::{Denied, Identify, Tokens};
-pub use limits::{CONCURRENCY_MAX, Counted, KEY_PARTS_MAX, Limit, LimitAsk, LimitOutlook, LimitGuard, ObjectLimits, read};
 pub(crate) use limits::object;
+pub use limits::{CONCURRENCY_MAX, Counted, KEY_PARTS_MAX, Limit, LimitAsk, LimitGuard, LimitOutlook, ObjectLimits, read};
 
 /// One guard of a route.
 #[derive(Clone, Debug)]

@@ -46,11 +46,7 @@ fn consumers() -> mesh::Consumers {
     let elsewhere = mesh::Consumer { namespace: "elsewhere".into(), ..consumer("far", vec![key("far", "far-key-far-key-far-key")]) };
     let off = mesh::Consumer { disabled: true, ..consumer("off", vec![key("off", "off-key-off-key-off-key")]) };
     mesh::Consumers {
-        consumers: vec![
-            consumer("acme", vec![key("k1", "good-key-good-key-good-key"), expired, early, read]),
-            elsewhere,
-            off,
-        ],
+        consumers: vec![consumer("acme", vec![key("k1", "good-key-good-key-good-key"), expired, early, read]), elsewhere, off],
         ..mesh::Consumers::default()
     }
 }
@@ -152,7 +148,9 @@ fn with_policy(parts: &mut Parts, policy: mesh::EdgePolicy) -> Snapshot {
 fn with(headers: &[(&str, &str)]) -> Request<()> {
     let mut request = Request::get("http://a.example/x?a=1&api_key=&b=2").body(()).unwrap();
     for (name, value) in headers {
-        request.headers_mut().append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        request
+            .headers_mut()
+            .append(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
     }
     request
 }
@@ -218,7 +216,8 @@ fn the_backend_sees_who_called_and_not_with_what() {
         ("authorization", "Bearer of-the-backend"),
     ];
     let mut request = with(&smuggled);
-    *request.uri_mut() = "http://a.example/x?a=1&api_key=good-key-good-key-good-key&b=2&api_key=good-key-good-key-good-key".parse().unwrap();
+    *request.uri_mut() =
+        "http://a.example/x?a=1&api_key=good-key-good-key-good-key&b=2&api_key=good-key-good-key-good-key".parse().unwrap();
     request.headers_mut().remove("authorization");
     let outcome = edge.ask(request);
     assert_eq!(outcome.status, None, "{:?}", outcome.denied);

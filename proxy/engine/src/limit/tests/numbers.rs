@@ -90,7 +90,9 @@ fn a_share_is_a_part_and_never_nothing() {
 fn numbers_have_their_bounds() {
     // Aim: zero and too much are refused at the door.
     let second = Duration::from_secs(1);
-    for (amount, per, burst) in [(0, second, 1), (1, Duration::ZERO, 1), (1, second, 0), (AMOUNT_MAX + 1, second, 1), (1, second, AMOUNT_MAX + 1)] {
+    for (amount, per, burst) in
+        [(0, second, 1), (1, Duration::ZERO, 1), (1, second, 0), (AMOUNT_MAX + 1, second, 1), (1, second, AMOUNT_MAX + 1)]
+    {
         assert!(Rate::new(amount, per, burst).is_none(), "{amount} {per:?} {burst}");
     }
     assert!(Rate::new(AMOUNT_MAX, PERIOD_MAX, AMOUNT_MAX).is_some());

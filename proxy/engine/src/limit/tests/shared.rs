@@ -126,7 +126,8 @@ fn a_proxy_on_its_own_has_its_share_of_what_was_left() {
         play.arrive(request as u64);
     }
     let share = numbers.share(3);
-    let alone: u64 = play.proxies.iter_mut().map(|held| (0..1000).filter(|_| held.alone(1, &share, 3, now(500)).is_ok()).count() as u64).sum();
+    let alone: u64 =
+        play.proxies.iter_mut().map(|held| (0..1000).filter(|_| held.alone(1, &share, 3, now(500)).is_ok()).count() as u64).sum();
     assert!((590..=600).contains(&alone), "{alone}");
     assert_eq!(play.proxies.iter_mut().map(Held::owed).sum::<u64>(), alone);
 }

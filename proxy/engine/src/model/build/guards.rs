@@ -14,7 +14,11 @@ use crate::rejected::Wrong;
 
 /// Guards in their fixed order (`edge-kinds.md`), which is said here and nowhere else: 5 maintenance, 6 limits that guard the guards,
 /// 7 who calls, 8 whether they may, 9 rates and quotas. CORS (4) goes before all of them: it is the rule's own filter.
-pub(super) fn guards(raw: &EdgePolicy, (cells, memories): (&mut Cells, &LimitMemories), failures: &mut FailureMemories) -> Result<Vec<Stage>, Wrong> {
+pub(super) fn guards(
+    raw: &EdgePolicy,
+    (cells, memories): (&mut Cells, &LimitMemories),
+    failures: &mut FailureMemories,
+) -> Result<Vec<Stage>, Wrong> {
     let EdgePolicy { unavailable, api_keys, basic, tokens, authorization, limits } = raw;
     if !unavailable.is_empty() {
         return Ok(vec![Stage::Guard(Guard::Unavailable(unavailable.as_str().into()))]);

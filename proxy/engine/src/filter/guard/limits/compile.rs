@@ -7,14 +7,15 @@ use proto::mesh::{self, EdgeLimits, KeyMissing, edge_limit, limit_store};
 use super::key;
 use super::{Bandwidth, CONCURRENCY_MAX, Concurrency, Cost, IfMissing, Limit, ObjectLimits, WithoutStore};
 use crate::authorize::{TruthOf, ValueOf};
-use crate::limit::{AMOUNT_MAX, LimitMemories, Memory, OBJECT_LIMITS_MAX, HeadersTold, quota, rate};
+use crate::limit::{AMOUNT_MAX, HeadersTold, LimitMemories, Memory, OBJECT_LIMITS_MAX, quota, rate};
 use crate::rejected::Wrong;
 
 /// Longest name of a limit.
 const NAME_BYTES_MAX: usize = 63;
 
 pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories) -> Result<ObjectLimits, Wrong> {
-    let EdgeLimits { policy, memory, before_auth: _, limits, concurrency, store, without_store, draft_headers, legacy_headers, bandwidth } = raw;
+    let EdgeLimits { policy, memory, before_auth: _, limits, concurrency, store, without_store, draft_headers, legacy_headers, bandwidth } =
+        raw;
     if memory.is_empty() {
         return Err(Wrong::new("memory", "is empty"));
     }
@@ -28,7 +29,10 @@ pub(crate) fn object(raw: &EdgeLimits, memories: &LimitMemories) -> Result<Objec
         }
     }
     let memory = memories.adopt(memory);
-    let limits = limits.iter().enumerate().map(|(index, raw)| limit((policy, &memory), raw).map_err(|wrong| wrong.within(format!("limits[{index}]"))));
+    let limits = limits
+        .iter()
+        .enumerate()
+        .map(|(index, raw)| limit((policy, &memory), raw).map_err(|wrong| wrong.within(format!("limits[{index}]"))));
     let busy = concurrency.iter().enumerate().map(|(index, raw)| busy(raw).map_err(|wrong| wrong.within(format!("concurrency[{index}]"))));
     let wide = bandwidth.iter().enumerate().map(|(index, raw)| wide(raw).map_err(|wrong| wrong.within(format!("bandwidth[{index}]"))));
     let ahead_percent = match store.as_ref().map(|store| &store.kind) {
@@ -88,7 +92,8 @@ fn limit((policy, memory): (&str, &Memory), raw: &mesh::EdgeLimit) -> Result<Lim
         Ok(KeyMissing::Refused) => IfMissing::Deny,
         Err(_) => return Err(Wrong::new("missing", format!("{missing} is not known"))),
     };
-    let settled = || cost_header.parse().map_err(|_| Wrong::new("cost_header", format!("`{}` is not a header name", cost_header.escape_debug())));
+    let settled =
+        || cost_header.parse().map_err(|_| Wrong::new("cost_header", format!("`{}` is not a header name", cost_header.escape_debug())));
     let settled = (!cost_header.is_empty()).then(settled).transpose()?;
     let path = format!("{policy}/{name}").into();
     let (key, counts) = (key::compile(key)?, memory.counts(&path));

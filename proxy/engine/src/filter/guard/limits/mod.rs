@@ -16,8 +16,8 @@ use crate::authorize::{TruthOf, ValueOf};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::Exchange;
 use crate::limit::{
-    Grant, KeyKnown, LimitCounts, LimitVerdict, Memory, Now, Numbers, OWN_HEADERS, RowState, KeyStanding, StoreLive, Taking, HeadersTold, UnderWayPlace,
-    policy_item, retry_after,
+    Grant, HeadersTold, KeyKnown, KeyStanding, LimitCounts, LimitVerdict, Memory, Now, Numbers, OWN_HEADERS, RowState, StoreLive, Taking,
+    UnderWayPlace, policy_item, retry_after,
 };
 use key::{Missing, Part, Seen};
 
@@ -518,9 +518,10 @@ impl Count {
     /// One more limit lets it on: the tightest is told.
     fn met(&mut self, object: &Arc<ObjectLimits>, place: usize, standing: KeyStanding) {
         let whole = |object: &ObjectLimits, place: usize| object.limits.get(place).map_or(1, |limit| limit.numbers.whole());
-        let tighter = self.tightest.as_ref().is_none_or(|(known, at, than)| {
-            standing.remaining * whole(known, *at) < than.remaining * whole(object, place)
-        });
+        let tighter = self
+            .tightest
+            .as_ref()
+            .is_none_or(|(known, at, than)| standing.remaining * whole(known, *at) < than.remaining * whole(object, place));
         if tighter && object.limits.get(place).is_some_and(|limit| !limit.dry_run) {
             self.tightest = Some((Arc::clone(object), place, standing));
         }

@@ -377,12 +377,8 @@ fn limits(before_auth: bool) -> mesh::EdgeLimits {
         key(Kind::Cel("consumer.team".into())),
     ];
     let rate = mesh::LimitRate { requests: 600, per: Some(prost_types::Duration { seconds: 60, nanos: 0 }), burst: 100 };
-    let week = mesh::LimitQuota {
-        requests: 1000,
-        per: mesh::CalendarPeriod::Week.into(),
-        time_zone: "Europe/Berlin".into(),
-        week_start: 1,
-    };
+    let week =
+        mesh::LimitQuota { requests: 1000, per: mesh::CalendarPeriod::Week.into(), time_zone: "Europe/Berlin".into(), week_start: 1 };
     let limit = |name: &str, numbers| mesh::EdgeLimit {
         name: name.into(),
         numbers: Some(numbers),
