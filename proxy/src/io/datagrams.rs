@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 
 use super::Network;
@@ -29,6 +29,15 @@ pub fn bind_datagrams(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
 /// The runtime's.
 pub fn adopt_datagrams(socket: std::net::UdpSocket) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket)
+}
+
+/// Sends a datagram to whom a socket is connected to, at once or not at all. Asks the kernel itself: the runtime takes a socket that it has not
+/// waited for yet for one that has no room.
+///
+/// # Errors
+/// The kernel's, e.g. there is no room, or what the network said of an earlier one.
+pub fn send_datagram(socket: &UdpSocket, datagram: &[u8]) -> io::Result<usize> {
+    SockRef::from(socket).send(datagram)
 }
 
 impl Network {

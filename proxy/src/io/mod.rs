@@ -34,7 +34,7 @@ pub use abrupt::{Abrupt, Seen};
 pub use allocator::Allocator;
 pub use called::Called;
 pub use clock::{Clock, Moment};
-pub use datagrams::{adopt_datagrams, bind_datagrams};
+pub use datagrams::{adopt_datagrams, bind_datagrams, send_datagram};
 pub use draw::Draw;
 pub use gathered::{Gathered, Gathering, gather};
 pub use inherited::{adopt_channel, receive_listener};

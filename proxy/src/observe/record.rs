@@ -73,7 +73,7 @@ pub(super) enum Word {
 }
 
 /// How many [`Word`]s there are.
-pub(super) const WORDS: usize = 14;
+pub(super) const WORDS: usize = Word::Cause as usize + 1;
 
 /// The texts of one exchange, one behind the other in one buffer.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,7 +89,7 @@ impl Words {
     pub(super) fn set(&mut self, buffer: &mut String, word: Word, text: &str) {
         buffer.truncate(self.start(word));
         buffer.push_str(clip(text));
-        // Fourteen texts of 4 KiB: it fits.
+        // Fifteen texts of 4 KiB: it fits.
         self.ends[word as usize..].fill(u16::try_from(buffer.len()).unwrap_or(u16::MAX));
         self.there = self.there & ((1 << word as u16) - 1) | 1 << word as u16;
     }

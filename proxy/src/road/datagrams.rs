@@ -17,12 +17,14 @@ use std::time::Duration;
 use engine::decide::{choose, door};
 use engine::failure::{Failure, Reason};
 use engine::model::{Cluster, ClusterKind, InFlight, Target};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 use crate::ground::drain::DrainStage;
 use crate::ground::limits::{DATAGRAM_BYTES_MAX, DATAGRAMS_PER_TURN};
+use crate::io::send_datagram;
 use crate::observe::EdgeReadings;
 use crate::road::attempt::Tries;
 use crate::road::shared::Shared;
@@ -134,7 +136,7 @@ impl Hall {
         for _ in 0..2 {
             let known = self.sessions.borrow().get(&client).cloned();
             let Some(session) = known.or_else(|| self.begin(client)) else { return self.dropped() };
-            match session.upstream.try_send(datagram) {
+            match send_datagram(&session.upstream, datagram) {
                 Ok(_) => {
                     session.last.set(Instant::now());
                     self.readings().datagrams_received.fetch_add(1, Ordering::Relaxed);
@@ -273,9 +275,11 @@ async fn answers(hall: Weak<Hall>, client: SocketAddr, session: Rc<Session>) {
         let due = session.last.get() + session.idle;
         tokio::select! {
             biased;
-            ready = session.upstream.readable() => {
+            // What the network says of an endpoint (ICMP) makes nothing readable.
+            ready = session.upstream.ready(Interest::READABLE | Interest::ERROR) => {
                 let Some(hall) = hall.upgrade() else { return };
-                if ready.is_err() || !hall.answer(client, &session) {
+                let over = ready.map_or(true, |ready| ready.is_error());
+                if !hall.answer(client, &session) || over {
                     return hall.end(client, session.number);
                 }
             }

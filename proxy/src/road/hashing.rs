@@ -68,7 +68,10 @@ mod tests {
                 tokio::spawn(async move { pool.verify(password).await })
             })
             .collect();
-        tokio::task::yield_now().await;
+        for _ in 0..PASSWORDS_WAITING_MAX {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pool.waiting.load(Ordering::Relaxed), PASSWORDS_WAITING_MAX);
         assert_eq!(pool.verify(password()).await, None);
         for one in waiting.iter().skip(1) {
             one.abort();

@@ -63,7 +63,10 @@ impl Gate {
         };
         route.typed_per_filter_config.insert(proto::names::POLICY.to_owned(), pack(&self.policy));
         let host = VirtualHost { name: "*".into(), domains: vec!["shop.example".into()], routes: vec![route], ..VirtualHost::default() };
-        self.put("t", &RouteConfiguration { name: "t".into(), virtual_hosts: vec![host], ..RouteConfiguration::default() });
+        let virtual_hosts = vec![host];
+        let raw =
+            RouteConfiguration { name: "t".into(), virtual_hosts, ignore_port_in_host_matching: true, ..RouteConfiguration::default() };
+        self.put("t", &raw);
         let compiled = self.parts.assemble(2, &Snapshot::default());
         let table = compiled.routes.get("t").unwrap();
         let rule = &table.hosts[0].rules[0];

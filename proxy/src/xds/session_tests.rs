@@ -78,14 +78,14 @@ fn a_stream_opens_with_everything() {
     let wants = [Want::Outbound("10.96.0.1:80".parse().unwrap()), Want::Name("catalog".into())];
     let requests = session().open(&wants);
     let types: Vec<_> = requests.iter().map(|request| request.type_url.rsplit('.').next().unwrap()).collect();
-    let expected = "Cluster Listener ProxyConfig Egress Trust Authentication Authorization Secret ClusterLoadAssignment \
+    let expected = "Cluster Listener ProxyConfig Egress Trust Authentication Authorization Consumers Secret ClusterLoadAssignment \
                     RouteConfiguration DnsRecord Epoch";
     assert_eq!(types.join(" "), expected);
     assert_eq!(requests[0].node.as_ref().unwrap().id, "sidecar/shop/frontend");
     assert!(requests[1..].iter().all(|request| request.node.is_none()));
     assert_eq!(requests[0].resource_names_subscribe, ["*"]);
     assert_eq!(requests[1].resource_names_subscribe, ["*", "out/10.96.0.1:80"]);
-    assert_eq!(requests[10].resource_names_subscribe, ["*", "dns/catalog"]);
+    assert_eq!(requests[11].resource_names_subscribe, ["*", "dns/catalog"]);
 }
 
 /// Aim: resources are acknowledged as they come, but go live only with an epoch whose digest fits, in either order of arrival.

@@ -150,7 +150,7 @@ fn analyze_tells_what_a_policy_does_not_do() {
         (
             "shop",
             "{targetRefs: [{group: gateway.networking.k8s.io, kind: Gateway, name: edge}], rules: [{}]}",
-            "error: AuthorizationPolicy shop/p: spec.targetRefs[0]: policies for Gateways and routes are not supported",
+            "warning: AuthorizationPolicy shop/p: spec.targetRefs[0]: there is no Gateway shop/edge (correct the reference)",
         ),
     ] {
         let found = analyze(file(text(&[(&format!("{namespace}/p"), spec)])));

@@ -13,6 +13,8 @@ use super::{Attachment, Cursor};
 use crate::world::door::{Fields, is_label};
 use crate::world::traffic::header;
 
+/// Bytes of a header's name in a key.
+const HEADER_BYTES_MAX: usize = 2048;
 /// What a request that comes over IPv6 is counted by, where nothing is said: a household, or a machine with many addresses.
 const IPV6_PREFIX: u32 = 64;
 /// Parts of a key that need to know who calls.
@@ -215,7 +217,13 @@ fn part(at: &Cursor<'_>, before_auth: bool) -> Option<EdgeKey> {
         kinds.push(bits.map(|ipv6_prefix| Part::ClientAddress(ClientAddressKey { ipv6_prefix })));
     }
     if let Some(at) = fields.get("header") {
-        kinds.push(header(&at).map(Part::Header));
+        let fits = |name: &String| {
+            if name.len() > HEADER_BYTES_MAX {
+                at.error(format!("{} bytes", name.len()), format!("use at most {HEADER_BYTES_MAX}"));
+            }
+            name.len() <= HEADER_BYTES_MAX
+        };
+        kinds.push(header(&at).filter(fits).map(Part::Header));
     }
     if let Some(at) = fields.get("cel") {
         kinds.push(cel_value(&at).filter(|text| early(&at, text, before_auth)).map(Part::Cel));

@@ -493,12 +493,14 @@ fn a_resumed_session_is_judged_anew() {
 
 #[test]
 fn hellos_come_in_any_shape() {
-    // Aim: byte by byte, in records of three bytes, and of 16 KiB a ClientHello finds its chain; garbage behind its first bytes is TLS that fails.
+    // Aim: byte by byte, in eight small records, and of nearly 16 KiB a ClientHello finds its chain; garbage behind its first bytes is TLS
+    // that fails.
     run(|| async {
         let world = World::new(Setup::default());
         let own = cell("tls", Some(certificate(&Authority::new("public"), &["a.example"])));
         serve_chains(&world, vec![("a.example", https("a", terms(&own), &replying(LocalReply::of(Reason::NoRoute))))]);
-        let long: Vec<String> = (0..70).map(|n| format!("{n:0>220}")).collect();
+        // With a post-quantum key share of more than 1 KiB: longer ones than 16 KiB are not looked into.
+        let long: Vec<String> = (0..62).map(|n| format!("{n:0>220}")).collect();
         let long: Vec<&str> = long.iter().map(String::as_str).chain(["http/1.1"]).collect();
         for (alpn, cut) in [(&["http/1.1"][..], Cut::Bytes), (&["http/1.1"], Cut::Records), (&long, Cut::Whole), (&long, Cut::Records)] {
             let name = ServerName::try_from("a.example").unwrap();

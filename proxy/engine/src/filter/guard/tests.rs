@@ -291,8 +291,8 @@ fn only_hashes_that_cost_something_and_not_too_much_are_taken() {
         ("$apr1$abcdefgh$rOioh4Wh1VJIr3oLbkqMx0", "is no hash that is taken"),
         ("$argon2i$v=19$m=8,t=1,p=1$c29tZXNhbHQ$j6ZHcm1XaZ2Zo0Qv4T9ENA", "is no hash that is taken"),
         ("$argon2id$v=19$m=1048576,t=1,p=1$c29tZXNhbHQ$j6ZHcm1XaZ2Zo0Qv4T9ENA", "costs more"),
-        ("$argon2id$v=19$m=8,t=1,p=1$c29t$j6ZHcm1XaZ2Zo0Qv4T9ENA", "has no salt"),
-        ("$scrypt$ln=30,r=8,p=1$c29tZXNhbHQ$bWFkZSB1cA", "costs more"),
+        ("$argon2id$v=19$m=8,t=1,p=1$c29t$j6ZHcm1XaZ2Zo0Qv4T9ENA", "is no PHC string"),
+        ("$scrypt$ln=30,r=8,p=1$c29tZXNhbHQ$bWFkZSB1cCBtYWRlIHVwIG1hZGUgdXA", "costs more"),
         ("$2b$31$abcdefghijklmnopqrstuu5Y1VZ0ZzUcgRt0XhZC4eqaPzoWQVPpe", "has the cost 31"),
     ] {
         let told = crate::consumers::check_password_hash(bad).unwrap_err();

@@ -30,12 +30,12 @@ pub(super) fn compile(
     secrets: &mut Secrets,
 ) -> Result<EdgeDraft, Wrong> {
     refuse(rest.is_some(), "default_filter_chain")?;
-    if listed.iter().any(of_tls) {
+    // One without a chain serves TLS of names that nobody leads anywhere yet.
+    if listed.is_empty() || listed.iter().any(of_tls) {
         return Ok(EdgeDraft { content: stamp(), port: Port::Tls(by_server_name(listed, policies, secrets)?) });
     }
     let [only] = listed else {
-        let why = if listed.is_empty() { "is empty" } else { "are several in plaintext: a client's first words do not tell them apart" };
-        return Err(Wrong::new("filter_chains", why));
+        return Err(Wrong::new("filter_chains", "are several in plaintext: a client's first words do not tell them apart"));
     };
     Ok(EdgeDraft { content: stamp(), port: in_plaintext(only, policies).map_err(|wrong| wrong.within("filter_chains[0]"))? })
 }

@@ -43,7 +43,6 @@ fn what_an_edge_cannot_tell_apart_is_refused() {
         edge(443, vec![by_name("a", &[], Some(&context), chain(&rds("t")))])
     };
     let cases: Vec<(Listener, &str)> = vec![
-        (edge(443, vec![]), "filter_chains: is empty"),
         (edge(443, vec![chain(&rds("t")), chain(&tcp_to("c"))]), "are several in plaintext"),
         (edge(443, vec![https("a", &[]), chain(&rds("t"))]), "filter_chains[1].filter_chain_match: must be for tls"),
         (edge(443, vec![https("a", &["x.example"]), https("b", &["x.example"])]), "is listed twice"),

@@ -65,6 +65,7 @@ const SO_ANYWAY: &[(&str, &str)] = &[
     ("Cluster.lb_policy", "load_balancing_policy goes before it"),
     ("Cluster.least_request_lb_config", "the choice of two"),
     ("ConfigSource.resource_api_version", "V3 is what AUTO is"),
+    ("EdsClusterConfig.service_name", "nothing has come for either name"),
     ("HttpConnectionManager.stat_prefix", "empty says nothing"),
     ("HttpConnectionManager.use_remote_address", "false at a sidecar, true at an edge"),
     ("LbEndpoint.health_status", "UNKNOWN is taken for healthy"),
@@ -75,6 +76,8 @@ const SO_ANYWAY: &[(&str, &str)] = &[
     ("Listener.use_original_dst", "false"),
     ("ProxyConfig.trust_domain", "empty is the default"),
     ("QueryParameterMatcher.present_match", "true is what absent is"),
+    ("TokenRule.consumer_claim", "a sidecar knows no consumers"),
+    ("TokenRule.jwks_max_stale", "keys that are given do not age"),
     ("Route.request_headers_to_remove", "a fixed answer sends no request"),
     ("Route.response_headers_to_remove", "a fixed answer has nothing to remove"),
     ("RouteConfiguration.ignore_port_in_host_matching", "false where only `*` is served"),
@@ -147,7 +150,7 @@ fn route_policy() -> RoutePolicy {
         policy: "shop/chaos".into(),
     };
     RoutePolicy {
-        edge: Some(edge()),
+        edge: None,
         filters: Some(filters()),
         attempt_timeout: seconds(1),
         retry: Some(mesh::Retry {
@@ -550,6 +553,13 @@ fn edges() -> Vec<Resource> {
     ]
 }
 
+/// A rule at an edge with all that may guard it, in a group of its own as well: its expressions are compiled for each picture.
+fn guarded() -> Vec<Resource> {
+    let policy = RoutePolicy { edge: Some(edge()), ..RoutePolicy::default() };
+    let rule = Route { typed_per_filter_config: extension(&policy), ..rule("HTTPRoute/shop/catalog/0", prefix("/"), &[("shop/a:80", 1)]) };
+    vec![resource("edge/80", &table("edge/80", vec![host(&["*"], vec![rule])])), resource("shop/a:80", &fixture::cluster("shop/a:80"))]
+}
+
 /// Whatever runs, line by line; numbers that only say "not the same as before" left out.
 fn picture(resources: &[Resource]) -> Result<Vec<String>, String> {
     let mut parts = Parts::default();
@@ -570,7 +580,7 @@ fn every_field_is_honoured_or_refused() {
     let mut silent: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let (mut honoured, mut refused) = (BTreeSet::new(), BTreeSet::new());
     // What links to nothing is looked at by itself: each picture reads all that is beside it.
-    let groups = [good(), edges(), vec![resource("inbound", &authorization())]];
+    let groups = [good(), edges(), guarded(), vec![resource("inbound", &authorization())]];
     for (resources, index) in groups.iter().flat_map(|group| (0..group.len()).map(move |index| (group, index))) {
         let before = picture(resources).unwrap();
         let (kind, name, any) = &resources[index];
