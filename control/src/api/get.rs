@@ -179,8 +179,7 @@ async fn limits(board: &Arc<Board>, wanted: &Filters<'_>) -> Value {
             let resets_ms = row["resets_at_secs"].as_i64().unwrap_or_default().saturating_mul(1000);
             if let Some(fields) = row.as_object_mut() {
                 fields.remove("resets_at_secs");
-                fields
-                    .insert("resets_at".to_owned(), u64::try_from(resets_ms).map(crate::publish::epoch::moment).unwrap_or_default().into());
+                fields.insert("resets_at".to_owned(), u64::try_from(resets_ms).map(moment).unwrap_or_default().into());
                 if !shared {
                     fields.insert("proxy".to_owned(), proxy.as_str().into());
                 }

@@ -123,7 +123,7 @@ fn what_is_kept_is_what_would_be_made() {
 /// What has been there.
 #[derive(Debug, Default)]
 struct Seen {
-    kinds: BTreeSet<crate::world::Kind>,
+    kinds: BTreeSet<Kind>,
     /// By the sort of part: how often one was another one afterwards, and how often none of its subjects was touched.
     parts: BTreeMap<&'static str, (usize, usize)>,
 }

@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use engine::model::build::Parts;
 use proto::annotations as word;
 use proto::names::{self, Mode};
 
@@ -12,10 +11,11 @@ use super::advice::{self, Finding};
 use super::attach::{self, Attachment, WhyNot};
 use super::cluster::targets;
 use super::edge_listeners::{self, Edge, Judged};
+use super::engine_verdict::{refused_by_engine, runner};
 use super::mtls::applies;
 use super::rank::{self, RankedMatch};
 use super::security::{authentication, egress};
-use super::{AUTHORIZATION, Audience, audiences, conflict, edge, edge_advice, security, trust, view};
+use super::{audiences, conflict, edge, edge_advice, security, trust};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
 use crate::world::route::{ParentRef, PathMatch, Reference, Route, Rule, Unsupported};
@@ -578,39 +578,5 @@ impl Audit<'_> {
         });
         let hosts = self.index.services.values().map(|view: &ServiceView| names::dns(&format!("{}.{}", view.name().1, view.name().0)));
         addresses.chain(instances).chain(hosts).collect()
-    }
-}
-
-/// What the proxy's engine would refuse of a view, and whose it is: by our own doing, so always an error.
-fn refused_by_engine(world: &World, audience: &Audience, wants: &BTreeSet<String>) -> Vec<(ObjectKey, String)> {
-    let mut parts = Parts::default();
-    let mut refusals = Vec::new();
-    for ((type_url, name), resource) in &view(world, audience, wants).resources {
-        // Too many AuthorizationPolicies are sent to be refused, and told by their names.
-        if *type_url == AUTHORIZATION && security::is_crowded(world, (&audience.node.namespace, &audience.workload)) {
-            continue;
-        }
-        if let Err(rejected) = parts.put(type_url, name, &resource.version, &resource.any) {
-            let message = format!("the proxy {} would refuse what this leads to: {rejected}", audience.node);
-            refusals.push((owner(audience, name), message));
-        }
-    }
-    refusals
-}
-
-/// The object that a resource stands for: of what has a Service's name the Service, else whoever runs the proxy.
-fn owner(audience: &Audience, resource: &str) -> ObjectKey {
-    let path = resource.split_once(':').and_then(|(path, _)| path.split_once('/'));
-    match path.filter(|(namespace, name)| !matches!(*namespace, "out" | "dns") && !name.contains('/')) {
-        Some((namespace, name)) => ObjectKey::new(Kind::Service, namespace, name),
-        None => runner(audience),
-    }
-}
-
-/// The object that runs a proxy.
-fn runner(audience: &Audience) -> ObjectKey {
-    match audience.node.mode {
-        Mode::Edge => ObjectKey::new(Kind::Gateway, &audience.node.namespace, &audience.node.instance),
-        Mode::Sidecar => ObjectKey::new(Kind::Workload, &audience.node.namespace, &audience.workload),
     }
 }

@@ -8,26 +8,11 @@ use proto::names;
 use proto::words::Protocol;
 
 use super::declared::{declared, routable};
-use super::edge_listeners::{self, Judged};
-use crate::world::gateway::Gateway;
+use super::judged::{self, Judged};
+pub(super) use super::refusal::{WhyNot, content, gateway};
 use crate::world::key::{CORE, GATEWAY_API};
-use crate::world::route::{BackendRef, ParentRef, Reference, Route, Rule};
-use crate::world::{Index, Kind, Name, Object, ObjectKey, ServiceView, Spec};
-
-/// A word and a sentence: why not.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct WhyNot {
-    /// Reason of the condition.
-    pub reason: &'static str,
-    /// Message of the condition.
-    pub message: String,
-}
-
-impl WhyNot {
-    pub(super) fn new(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { reason, message: message.into() }
-    }
-}
+use crate::world::route::{BackendRef, ParentRef, Reference, Rule};
+use crate::world::{Index, Kind, Name, Object, ObjectKey, ServiceView};
 
 /// What became of one parent reference.
 #[derive(Clone, Debug)]
@@ -36,20 +21,10 @@ pub(super) enum Attachment {
     Foreign,
     /// Not attached.
     Refused(WhyNot),
-    /// Attached to these listeners of a Gateway (by their places in [`edge_listeners::listeners`]), with these hosts (`*`: any).
+    /// Attached to these listeners of a Gateway (by their places in [`judged::listeners`]), with these hosts (`*`: any).
     Gateway(Name, Vec<(usize, Vec<String>)>),
     /// Attached to these ports of a Service; other ports are those of routes of a kind that goes first.
     Service(Name, Vec<u16>, Vec<(u16, ObjectKey)>),
-}
-
-/// The content of a route.
-pub(super) fn content(route: &Object) -> Option<&Route> {
-    if let Spec::Route(spec) = &route.spec { Some(spec) } else { None }
-}
-
-/// The content of a Gateway.
-pub(super) fn gateway(object: &Object) -> Option<&Gateway> {
-    if let Spec::Gateway(gateway) = &object.spec { Some(gateway) } else { None }
 }
 
 /// The Gateway that a route's parent leads to, where it is a Gateway or a ListenerSet.
@@ -59,7 +34,7 @@ pub(super) fn leads_to_gateway(index: &Index, route: &ObjectKey, parent: &Parent
         return Some(name);
     }
     let set = index.listener_sets.get(&name).filter(|_| parent.is_listener_set())?;
-    edge_listeners::set(set)?.parent(&name.0)
+    judged::set(set)?.parent(&name.0)
 }
 
 /// Whether a route names a Gateway as a parent, or a ListenerSet of it, attached or not.
@@ -99,14 +74,14 @@ fn parent_of(index: &Index, parent: &ParentRef, name: &Name) -> Result<(Name, Ob
     let mut found = (name.clone(), ObjectKey::new(Kind::Gateway, &name.0, &name.1));
     if parent.is_listener_set() {
         let Some(set) = index.listener_sets.get(name) else { return Err(missing(Kind::ListenerSet, name)) };
-        let Some(gateway) = edge_listeners::set(set).and_then(|set| set.parent(&name.0)) else { return Err(Attachment::Foreign) };
+        let Some(gateway) = judged::set(set).and_then(|set| set.parent(&name.0)) else { return Err(Attachment::Foreign) };
         found = (gateway, set.key.clone());
     }
     let Some(gateway) = index.gateways.get(&found.0) else {
         return Err(if index.foreign_gateways.contains(&found.0) { Attachment::Foreign } else { missing(Kind::Gateway, &found.0) });
     };
     if let Some(set) = index.listener_sets.get(name).filter(|set| set.key == found.1)
-        && let Some(refusal) = edge_listeners::set_refused(index, gateway, set)
+        && let Some(refusal) = judged::set_refused(index, gateway, set)
     {
         let message = format!("{} is not attached: {}", set.key, refusal.message);
         return Err(Attachment::Refused(WhyNot::new("NoMatchingParent", message)));
@@ -120,7 +95,7 @@ fn to_gateway(index: &Index, route: &Object, parent: &ParentRef, name: Name, kno
         Err(attachment) => return attachment,
     };
     let Some(spec) = content(route) else { return Attachment::Foreign };
-    let judged = if known.is_none_or(|(name, _)| *name != gateway) { edge_listeners::listeners(index, &gateway) } else { Vec::new() };
+    let judged = if known.is_none_or(|(name, _)| *name != gateway) { judged::listeners(index, &gateway) } else { Vec::new() };
     let judged = known.filter(|(name, _)| **name == gateway).map_or(judged.as_slice(), |(_, listeners)| listeners);
     let wanted = |judged: &Judged<'_>| {
         judged.owner.key == owner
@@ -133,7 +108,7 @@ fn to_gateway(index: &Index, route: &Object, parent: &ParentRef, name: Name, kno
         return Attachment::Refused(WhyNot::new("NoMatchingParent", message));
     }
     chosen.retain(|(_, judged)| {
-        let admitted = || edge_listeners::admits(index, &owner.namespace, &judged.listener.from, &route.key.namespace);
+        let admitted = || judged::admits(index, &owner.namespace, &judged.listener.from, &route.key.namespace);
         judged.kinds.contains(&route.key.kind) && judged.refused.is_none() && admitted()
     });
     if chosen.is_empty() {

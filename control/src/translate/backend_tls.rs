@@ -12,7 +12,7 @@ use proto::xds::tls::subject_alt_name_matcher::SanType;
 use proto::xds::tls::{self, CertificateValidationContext, SubjectAltNameMatcher};
 
 use super::attach::{self, Attachment, Backend, WhyNot};
-use super::cluster::{port_of, targets};
+use super::endpoint::{port_of, targets};
 use super::{edge_tls, wire};
 use crate::world::backend_tls::{BackendTlsPolicy, ServerName, TlsTarget};
 use crate::world::route::Rule;

@@ -3,10 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use proto::annotations::EXCLUDE_INBOUND_PORTS;
 use proto::names::{self, Mode, SOCKET_MATCH, TLS_MODE_MESH, fact};
-use proto::ports;
-use proto::words::MtlsMode;
 use proto::xds::cluster::Cluster;
 use proto::xds::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, EdsClusterConfig, LbPolicy, TransportSocketMatch};
 use proto::xds::core::{HealthStatus, Locality, Metadata};
@@ -17,13 +14,12 @@ use proto::xds::{pack, tls};
 use super::attach::{self, Backend};
 use super::backend_tls::{self, Upstream};
 use super::edge_listeners::{self, Family};
-use super::mtls::Modes;
-use super::part::Calling;
+use super::endpoint::stranger;
+pub(super) use super::endpoint::{ClusterEndpoint, port_of, targets};
 use super::policy::{self, ClusterTraits};
 use super::protocol::{self, Protocol};
 use super::wire;
-use crate::world::core::{ServicePort, SliceEndpoint};
-use crate::world::{Address, Families, Index, Instance, Kind, Name, ServiceView, Spec};
+use crate::world::{Families, Index, Kind, Name};
 
 /// What a cluster stands for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -90,9 +86,17 @@ impl Destination {
     }
 }
 
-/// A port of a Service by number.
-pub(super) fn port_of(view: &ServiceView, number: u16) -> Option<&ServicePort> {
-    view.service()?.ports.iter().find(|port| port.port == number)
+/// Who calls a cluster, as far as it makes a difference.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Calling {
+    /// From which namespace.
+    pub namespace: String,
+    /// Sidecars, or edges.
+    pub mode: Mode,
+    /// Whether sessions name its endpoints.
+    pub sessions: bool,
+    /// The Secret with which an edge proves who it is, if asked.
+    pub shows: Option<String>,
 }
 
 /// The cluster itself, for whoever calls. It does not depend on the endpoints, which travel at once, but for a BackendTLSPolicy.
@@ -150,126 +154,6 @@ fn sockets(index: &Index, destination: &Destination, calling: &Calling) -> Vec<T
         TransportSocketMatch { name: name.to_owned(), r#match: Some(prost_types::Struct::default()), transport_socket: Some(socket) };
     let takes = !matches!(destination, Destination::Datagrams(_));
     takes.then_some(peers).into_iter().chain([others]).collect()
-}
-
-/// One endpoint before it is written down.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ClusterEndpoint {
-    pub address: SocketAddr,
-    pub namespace: String,
-    pub workload: String,
-    pub instance: String,
-    pub identity: Option<String>,
-    pub health: HealthStatus,
-    pub weight: u32,
-    pub locality: (String, String),
-    /// Its name below a headless Service.
-    pub hostname: Option<String>,
-}
-
-impl ClusterEndpoint {
-    fn of(index: &Index, instance: &Instance, address: SocketAddr) -> Self {
-        let workload = instance.workload();
-        let account = workload.map_or("default", |workload| workload.service_account.as_str());
-        // A server that takes plaintext only is spoken to in plaintext: mesh TLS would be bytes like any other to it.
-        let plaintext = || Modes::new(index, &instance.namespace, instance.labels()).of(address.port()) == MtlsMode::Disabled;
-        let identity = || format!("spiffe://{}/ns/{}/sa/{account}", index.mesh.trust_domain, instance.namespace);
-        let health = match (instance.draining, instance.ready) {
-            (true, _) => HealthStatus::Draining,
-            (false, true) => HealthStatus::Healthy,
-            (false, false) => HealthStatus::Unhealthy,
-        };
-        Self {
-            address,
-            namespace: instance.namespace.clone(),
-            workload: instance.workload.clone(),
-            instance: instance.name.clone(),
-            identity: (instance.meshed && !plaintext() && !arrives_untouched(instance, address.port())).then(identity),
-            health,
-            weight: workload.map_or(1, |workload| workload.weight),
-            locality: instance.locality.clone(),
-            hostname: None,
-        }
-    }
-}
-
-/// Whether a connection to that port goes past the sidecar's inbound side: to the sidecar's own pages, or to a port that its annotation
-/// excludes. Nobody takes mesh TLS there.
-pub(crate) fn arrives_untouched(instance: &Instance, port: u16) -> bool {
-    ports::PAGES.contains(&port) || instance.object.annotated_ports(EXCLUDE_INBOUND_PORTS).contains(&port)
-}
-
-/// Everything behind a Service port: the instances it selects, and what EndpointSlices say. Sorted by address, each once.
-pub(super) fn targets(index: &Index, view: &ServiceView, port: &ServicePort) -> Vec<ClusterEndpoint> {
-    let mut targets = BTreeMap::new();
-    let lenient = view.service().is_some_and(|service| service.publish_not_ready);
-    let families = view.service().map(|service| service.families).unwrap_or_default();
-    let mut add = |mut target: ClusterEndpoint| {
-        if lenient && target.health == HealthStatus::Unhealthy {
-            target.health = HealthStatus::Healthy;
-        }
-        targets.entry(target.address).or_insert(target);
-    };
-    let (namespace, service) = view.name();
-    for instance in view.instances.iter().filter_map(|name| index.instances.get(name)) {
-        let Some(number) = protocol::target(port, instance) else { continue };
-        for address in instance.endpoint_addresses(families) {
-            let target = ClusterEndpoint::of(index, instance, SocketAddr::new(address, number));
-            add(ClusterEndpoint { hostname: instance.hostname_below(service).map(str::to_owned), ..target });
-        }
-    }
-    for slice in index.slices.get(&(namespace.to_owned(), service.to_owned())).into_iter().flatten() {
-        let Spec::EndpointSlice(content) = &slice.spec else { continue };
-        let Some(number) = content.ports.get(&port.name) else { continue };
-        for endpoint in &content.endpoints {
-            let address = SocketAddr::new(endpoint.address, *number);
-            let known = known(index, namespace, endpoint);
-            // A pod that is not known (yet, or any more) may be of the mesh; what has its address by now is another matter.
-            if known.is_none() && endpoint.of_pod && index.in_cluster {
-                continue;
-            }
-            let mut target = known.map_or_else(
-                || stranger(namespace, service, endpoint.target.as_deref(), address),
-                |known| ClusterEndpoint::of(index, known, address),
-            );
-            target.hostname.clone_from(&endpoint.hostname);
-            if endpoint.terminating {
-                target.health = HealthStatus::Draining;
-            } else if !endpoint.ready {
-                target.health = HealthStatus::Unhealthy;
-            }
-            add(target);
-        }
-    }
-    targets.into_values().collect()
-}
-
-/// The instance behind an endpoint: the pod that it names, else whoever has the address.
-fn known<'a>(index: &'a Index, namespace: &str, endpoint: &SliceEndpoint) -> Option<&'a Instance> {
-    if index.in_cluster && endpoint.of_pod {
-        let name = (namespace.to_owned(), endpoint.target.clone()?);
-        return index.instances.get(&name).filter(|instance| instance.addresses.contains(&endpoint.address));
-    }
-    match index.addresses.get(&endpoint.address)? {
-        Address::Instance(name) => index.instances.get(name),
-        _ => None,
-    }
-}
-
-/// An address that no Workload declares: plaintext, named after its pod, else its Service.
-fn stranger(namespace: &str, service: &str, pod: Option<&str>, address: SocketAddr) -> ClusterEndpoint {
-    let name = pod.unwrap_or(service).to_owned();
-    ClusterEndpoint {
-        address,
-        namespace: namespace.to_owned(),
-        workload: name.clone(),
-        instance: name,
-        identity: None,
-        health: HealthStatus::Healthy,
-        weight: 1,
-        locality: Default::default(),
-        hostname: None,
-    }
 }
 
 /// The endpoints of a destination, grouped by locality. A destination without any is an empty assignment, never a missing one.
@@ -340,8 +224,11 @@ pub(super) fn destinations(backends: BTreeSet<Backend>) -> impl Iterator<Item = 
 
 #[cfg(test)]
 mod tests {
+    use super::super::endpoint::known;
     use super::*;
     use crate::source::{FileChange, Folder};
+    use crate::world::Address;
+    use crate::world::core::SliceEndpoint;
     use crate::world::{Allocations, World, WorldSettings};
 
     #[test]

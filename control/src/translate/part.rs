@@ -1,7 +1,7 @@
 //! The parts that views are made of. What a part holds follows from its key and the world alone, and it says which subjects it depends on:
 //! so whoever has made one may give it to all who ask by the same key, until one of its subjects is touched (`publish::memo`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use proto::xds::route::RouteConfiguration;
 use proto::xds::{self, pack};
 
 use super::attach::{self, Backend, content};
-use super::cluster::{Destination, assignment, cluster, destinations, port_of};
+use super::cluster::{Calling, Destination, assignment, cluster, destinations, port_of};
 use super::edge;
 use super::edge_listeners::{self, Edge, Family};
 use super::edge_port::{self, EdgePort};
@@ -20,26 +20,13 @@ use super::mtls::Modes;
 use super::rule::Frontend;
 use super::security::{authentication, egress};
 use super::subject::Subject;
+use super::usable::Usable;
 use super::{
     AUTHENTICATION, AUTHORIZATION, Audience, CONSUMERS, DNS_RECORD, EGRESS, Encoded, PROXY_CONFIG, dns, edge_tls, listener, policy,
     protocol, route, security, settings, stream,
 };
-use crate::world::content::ContentRef;
 use crate::world::traffic::Caller;
 use crate::world::{Address, Index, Name, Object, World};
-
-/// Who calls a cluster, as far as it makes a difference.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Calling {
-    /// From which namespace.
-    pub namespace: String,
-    /// Sidecars, or edges.
-    pub mode: Mode,
-    /// Whether sessions name its endpoints.
-    pub sessions: bool,
-    /// The Secret with which an edge proves who it is, if asked.
-    pub shows: Option<String>,
-}
 
 /// What a part is of: all that its maker sees beside the world.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,16 +47,7 @@ pub enum PartKey {
     Consumers(Arc<Usable>, u8),
 }
 
-/// Which consumers a Gateway's objects can use.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Usable {
-    /// Namespaces, further names, labels.
-    pub(super) choices: Vec<(Vec<String>, Vec<String>, BTreeMap<String, String>)>,
-    /// Files of users.
-    pub(super) files: Vec<ContentRef>,
-    /// ConfigMaps with lists of addresses.
-    pub(super) lists: Vec<String>,
-}
+/// Namespaces, further names, labels.
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proto::annotations::CONTROLLER;
-use serde::Serialize;
 use serde_json::json;
 
 use super::attach::{self, Attachment, WhyNot};
 use super::security::egress;
+pub use super::status_words::{AncestorStatus, Condition, ListenerStatus, ParentStatus, Status};
+use super::status_words::{Conditions, invalid_parts, wholly_invalid};
 use super::{conflict, edge, edge_listeners, policy, security, status_edge, trust};
 use crate::world::edge::Consumer;
 use crate::world::key::{CORE, GATEWAY_API};
@@ -18,85 +19,6 @@ use crate::world::route::{ParentRef, Route, Rule};
 use crate::world::security::authorization::AuthorizationPolicy;
 use crate::world::traffic::TrafficPolicy;
 use crate::world::{Candidate, Kind, Name, Object, ObjectKey, Spec, Versions, World};
-
-/// One condition, as Kubernetes writes it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Condition {
-    /// Its type.
-    #[serde(rename = "type")]
-    pub kind: String,
-    /// `True`, `False` or `Unknown`.
-    pub status: &'static str,
-    /// The word for programs.
-    pub reason: String,
-    /// The sentence for people.
-    pub message: String,
-    /// The generation it speaks of.
-    pub observed_generation: i64,
-}
-
-/// The status of one object; empty parts are left out of its JSON.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Status {
-    /// Conditions of the object itself.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub conditions: Vec<Condition>,
-    /// Of a route: one entry per parent.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub parents: Vec<ParentStatus>,
-    /// Of a Gateway or ListenerSet: one entry per listener.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub listeners: Vec<ListenerStatus>,
-    /// Of a Gateway: where it is reached.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub addresses: Vec<BTreeMap<&'static str, String>>,
-    /// Of a Gateway: how many ListenerSets are attached.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub attached_listener_sets: Option<usize>,
-    /// Of policies: one entry per thing they apply to.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub ancestors: Vec<AncestorStatus>,
-}
-
-/// A route's standing with one parent.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ParentStatus {
-    /// The reference, as written.
-    pub parent_ref: serde_json::Value,
-    /// Who says so.
-    pub controller_name: &'static str,
-    /// The standing.
-    pub conditions: Vec<Condition>,
-}
-
-/// One listener of a Gateway.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ListenerStatus {
-    /// Its name.
-    pub name: String,
-    /// Kinds of routes that may attach: group and kind.
-    pub supported_kinds: Vec<BTreeMap<&'static str, String>>,
-    /// How many routes are attached.
-    pub attached_routes: usize,
-    /// Its conditions.
-    pub conditions: Vec<Condition>,
-}
-
-/// An object's standing with one thing it applies to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct AncestorStatus {
-    /// The thing.
-    pub ancestor_ref: serde_json::Value,
-    /// Who says so.
-    pub controller_name: &'static str,
-    /// The standing.
-    pub conditions: Vec<Condition>,
-}
 
 /// What the status of every object says; objects without anything to say are left out.
 pub fn statuses(world: &World) -> BTreeMap<ObjectKey, Status> {
@@ -153,32 +75,6 @@ fn is_elsewhere(world: &World, route: &ObjectKey, parent: &ParentRef) -> bool {
     let Some(found) = Kind::find(GATEWAY_API, kind) else { return kind != Kind::Service.text() };
     let key = ObjectKey::new(found, parent.namespace.as_ref().unwrap_or(&route.namespace), &parent.name);
     world.slots().get(&key).and_then(newest).is_none_or(|newest| of_others(world, newest))
-}
-
-/// Makes conditions that speak of one generation.
-pub(super) struct Conditions {
-    generation: i64,
-}
-
-impl Conditions {
-    pub(super) fn say(&self, kind: &str, status: &'static str, reason: &str, message: impl Into<String>) -> Condition {
-        Condition {
-            kind: kind.to_owned(),
-            status,
-            reason: reason.to_owned(),
-            message: message.into(),
-            observed_generation: self.generation,
-        }
-    }
-
-    /// True with the kind's own name as the reason, as in Gateway API.
-    pub(super) fn holds(&self, kind: &str) -> Condition {
-        self.say(kind, "True", kind, "")
-    }
-
-    pub(super) fn fails(&self, kind: &str, refusal: &WhyNot) -> Condition {
-        self.say(kind, "False", refusal.reason, refusal.message.clone())
-    }
 }
 
 /// The status of a version in force whose newer one is refused: wherever it speaks of its acceptance, it says so, of the newer one.
@@ -309,31 +205,6 @@ fn of_mesh(world: &World, mesh: &Mesh, by: &Conditions) -> Status {
         None => by.holds("ResolvedRefs"),
     });
     Status { conditions: [by.holds("Accepted")].into_iter().chain(refs).collect(), ..Status::default() }
-}
-
-/// Why no rule of the route can be served as written.
-pub(super) fn wholly_invalid(route: &Route) -> Option<WhyNot> {
-    route.rules.iter().all(Rule::fails).then(|| WhyNot::new("UnsupportedValue", invalid_parts(route)))
-}
-
-/// What is wrong with which rule, in Gateway API's words.
-fn invalid_parts(route: &Route) -> String {
-    let mut parts = Vec::new();
-    for (number, rule) in route.rules.iter().enumerate() {
-        let fate = if rule.matches.is_empty() { "" } else { "; what its other matches match is answered 500" };
-        let dropped = rule.unmatchable.iter().map(|fault| format!("Dropped Rule {number}: {}{fate}", fault.message));
-        parts.extend(dropped);
-        if rule.unmatchable.is_empty() {
-            parts.extend(
-                rule.failing.iter().map(|fault| format!("Dropped Rule {number}: {}; its requests are answered 500", fault.message)),
-            );
-        }
-        let backends = rule.backends().iter().flat_map(|backend| backend.failing.iter().map(move |fault| (&backend.to.name, fault)));
-        parts.extend(
-            backends.map(|(name, fault)| format!("Dropped Rule {number}: {}; the share of backend {name} is answered 500", fault.message)),
-        );
-    }
-    parts.join(". ")
 }
 
 fn of_route(world: &World, object: &Object, route: &Route, by: &Conditions) -> Status {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use proto::names::{self, Mode};
 
-use super::part::{Calling, PartKey, ViewPart};
+use super::cluster::Calling;
+use super::part::{PartKey, ViewPart};
 use super::subject::Subject;
 use super::{Audience, View};
 use crate::world::World;

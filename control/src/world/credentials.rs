@@ -16,7 +16,7 @@ pub const KEPT_MS: i64 = 24 * 60 * 60 * 1000;
 
 /// What is known of one Secret's certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Credential {
+pub struct KeptCertificate {
     /// The one in force.
     pub good: Option<Arc<Certificate>>,
     /// What is wrong with the Secret as it stands, and since when, milliseconds since 1970.
@@ -26,7 +26,7 @@ pub struct Credential {
 /// All of them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Credentials {
-    pub(super) known: Sorted<ObjectKey, Credential>,
+    pub(super) known: Sorted<ObjectKey, KeptCertificate>,
     /// Now, milliseconds since 1970; 0: nobody has said.
     pub(super) now_ms: i64,
 }
@@ -43,10 +43,10 @@ impl Credentials {
             };
             match told {
                 None => self.known.remove(key),
-                Some(Ok(good)) => self.known.insert(key.clone(), Credential { good: Some(Arc::new(good)), fault: None }),
+                Some(Ok(good)) => self.known.insert(key.clone(), KeptCertificate { good: Some(Arc::new(good)), fault: None }),
                 Some(Err(fault)) => {
                     let since = self.known.get(key).and_then(|known| known.fault.as_ref()).map_or(self.now_ms, |(_, since)| *since);
-                    self.known.insert(key.clone(), Credential { good: former, fault: Some((fault, since)) });
+                    self.known.insert(key.clone(), KeptCertificate { good: former, fault: Some((fault, since)) });
                 }
             }
         }
@@ -55,17 +55,17 @@ impl Credentials {
     /// Time goes on. Whether that makes any of them another: one that was kept for long enough is given up, and dates come and go.
     pub(super) fn turn(&mut self, now_ms: i64) -> bool {
         let before = std::mem::replace(&mut self.now_ms, now_ms);
-        let over = |known: &Credential| known.fault.as_ref().is_some_and(|(_, since)| now_ms.saturating_sub(*since) >= KEPT_MS);
+        let over = |known: &KeptCertificate| known.fault.as_ref().is_some_and(|(_, since)| now_ms.saturating_sub(*since) >= KEPT_MS);
         let ended: Vec<ObjectKey> =
             self.known.iter().filter(|(_, known)| known.good.is_some() && over(known)).map(|(key, _)| key.clone()).collect();
         for key in &ended {
             match self.known.get(key).and_then(|known| known.fault.clone()) {
                 // Nothing is left of it.
                 Some((CertificateFault::NoSecret, _)) | None => self.known.remove(key),
-                fault => self.known.insert(key.clone(), Credential { good: None, fault }),
+                fault => self.known.insert(key.clone(), KeptCertificate { good: None, fault }),
             }
         }
-        let aged = |known: &Credential| known.good.as_ref().is_some_and(|good| good.validity(before) != good.validity(now_ms));
+        let aged = |known: &KeptCertificate| known.good.as_ref().is_some_and(|good| good.validity(before) != good.validity(now_ms));
         !ended.is_empty() || self.known.values().any(aged)
     }
 }

@@ -52,7 +52,7 @@ use addressing::{Addressing, Slots};
 pub use allocations::{AddressNeeds, Allocations, Ranges, gateway_name};
 use certificate::{Certificate, CertificateFault};
 pub use change::{Applied, Change, Outcome};
-pub use credentials::{Credential, KEPT_MS};
+pub use credentials::{KEPT_MS, KeptCertificate};
 pub use door::Judge;
 pub(crate) use door::is_label;
 pub use families::Families;
@@ -383,7 +383,7 @@ impl World {
     /// # Errors
     /// There is none in force.
     pub fn credential(&self, secret: &ObjectKey) -> Result<(&Arc<Certificate>, Option<&CertificateFault>), CertificateFault> {
-        let Some(Credential { good, fault }) = self.credentials.known.get(secret) else {
+        let Some(KeptCertificate { good, fault }) = self.credentials.known.get(secret) else {
             return Err(if self.get(secret).is_some() { CertificateFault::NoEntry("tls.crt") } else { CertificateFault::NoSecret });
         };
         match (good, fault) {
@@ -394,7 +394,7 @@ impl World {
     }
 
     /// Every Secret with a certificate, good or not.
-    pub fn credentials(&self) -> &Sorted<ObjectKey, Credential> {
+    pub fn credentials(&self) -> &Sorted<ObjectKey, KeptCertificate> {
         &self.credentials.known
     }
 

@@ -7,7 +7,7 @@ use super::backend_tls::BackendTlsPolicy;
 use super::content::Contents;
 use super::core::{EndpointSlice, Service};
 use super::door::{Cursor, Fields, Intake, Judge, is_label, is_subdomain};
-use super::edge::{ApiKeyAuth, Attachment, BasicAuth, Consumer, EdgeRateLimit};
+use super::edge::{ApiKeyAuth, BasicAuth, Consumer, EdgeAttachment, EdgeRateLimit};
 use super::gateway::{Gateway, GatewayClass, ReferenceGrant};
 use super::key::{Kind, ObjectKey};
 use super::listener::ListenerSet;
@@ -81,7 +81,7 @@ pub enum Spec {
     Consumer(Box<Consumer>),
     BasicAuth(Box<BasicAuth>),
     /// Stands at edges for an object that fails closed and of which no version was ever good: what it is about is answered 500.
-    Broken(Attachment),
+    Broken(EdgeAttachment),
     /// A kind that this version recognises and gives no effect.
     Unsupported,
 }
@@ -144,7 +144,7 @@ pub fn read_judged(file: &str, part: &Part, judge: Judge) -> Result<Candidate, B
     let (metadata, spec) = read_object(&door, part, kind);
     let problems = door.problems();
     let refused = problems.iter().any(|problem| problem.severity == Severity::Error);
-    let broken = if refused { Attachment::of_refused(&key, node) } else { None };
+    let broken = if refused { EdgeAttachment::of_refused(&key, node) } else { None };
     let stand_in = broken.map(|at| Arc::new(Object { key: key.clone(), metadata: metadata.clone(), spec: Spec::Broken(at) }));
     let object = spec.filter(|_| !refused).map(|spec| Arc::new(Object { key: key.clone(), metadata, spec }));
     Ok(Candidate { key, file: file.to_owned(), line: node.line, object, stand_in, problems, raw: text.into(), digest })
@@ -366,5 +366,18 @@ impl Object {
     pub fn annotated_ports(&self, name: &str) -> Vec<u16> {
         let parts = self.annotation(name).into_iter().flat_map(|value| value.split(','));
         parts.filter_map(|part| part.trim().parse().ok()).collect()
+    }
+}
+
+/// Where an object holds at edges; `None`: it is none of an edge.
+pub fn attachment(object: &Object) -> Option<&EdgeAttachment> {
+    match &object.spec {
+        Spec::ApiKeyAuth(spec) => Some(&spec.attachment),
+        Spec::BasicAuth(spec) => Some(&spec.attachment),
+        Spec::RateLimit(spec) => Some(&spec.attachment),
+        Spec::AuthorizationPolicy(spec) => Some(&spec.attachment).filter(|at| !at.targets.is_empty()),
+        Spec::RequestAuthentication(spec) => Some(&spec.attachment).filter(|at| !at.targets.is_empty()),
+        Spec::Broken(attachment) => Some(attachment),
+        _ => None,
     }
 }

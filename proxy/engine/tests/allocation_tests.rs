@@ -1,5 +1,6 @@
 //! The cost of a decision is a promise: nothing is allocated on the way to a backend.
 #![allow(unsafe_code, reason = "a global allocator is unsafe by its signature; this one counts and passes on")]
+#![allow(clippy::unwrap_used, reason = "helpers may unwrap as tests do")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -373,7 +374,7 @@ fn keyed(limits: Vec<mesh::EdgeLimits>, most: usize) {
     for time in 0..2 {
         let request = Request::get("/").header("host", "a").header("x-api-key", KEY).header("accept", "*/*");
         let mut request = request.body(()).unwrap().into_parts().0;
-        let (mut found, mut counted, mut answer) = (Found::default(), Counted::default(), http::HeaderMap::with_capacity(8));
+        let (mut found, mut counted, mut answer) = (Found::default(), Counted::default(), HeaderMap::with_capacity(8));
         let table = snapshot.routes.get("t").unwrap();
         let head = RequestHead::new(&request.method, &request.uri, &request.headers);
         let Decision::Forward(plan) = decide(table, &head, 0) else { panic!("it leads somewhere") };

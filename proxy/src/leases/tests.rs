@@ -8,6 +8,7 @@ use hyper_util::rt::TokioIo;
 use proto::mesh::limit_leases_server::{LimitLeases, LimitLeasesServer};
 use proto::mesh::{LimitAsks, LimitGrant, LimitGrants};
 use tokio::io::DuplexStream;
+use tokio::time::sleep;
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::{Channel, Endpoint, Server};
 use tonic::{Request, Response, Streaming};
@@ -92,7 +93,7 @@ fn object(snapshots: &Snapshots) -> Arc<engine::filter::guard::ObjectLimits> {
 }
 
 async fn settle() {
-    tokio::time::sleep(Duration::from_millis(20)).await;
+    sleep(Duration::from_millis(20)).await;
 }
 
 fn grant(id: u64, granted: u64) -> LimitGrant {
@@ -119,7 +120,7 @@ async fn what_is_asked_is_granted() {
     stream.grants.send(Ok(LimitGrants { replicas: 3, grants: vec![grant(ask.id, 2)] })).await.unwrap();
     answer.await.unwrap();
     assert_eq!(object.memory.rows.peek(7, |row| row.shared().have()), Some(2));
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    sleep(Duration::from_secs(6)).await;
     let back = stream.asks.next().await.unwrap().unwrap().asks;
     assert_eq!(back.iter().map(|ask| (ask.want, ask.back)).collect::<Vec<_>>(), [(0, 2)], "what lies idle goes back");
 }
@@ -140,7 +141,7 @@ async fn a_control_plane_that_is_gone_is_away_and_one_that_comes_back_is_told_al
     stream.grants.send(Ok(LimitGrants { replicas: 1, grants: vec![LimitGrant { reset_in, ..grant(id, 2) }] })).await.unwrap();
     first.await.unwrap();
     let second = snapshots.limit_questions().ask(ask()).unwrap();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    sleep(Duration::from_secs(1)).await;
     assert!(object.store.away_since().is_some(), "it says nothing");
     stream.grants.send(Err(Status::internal("nonsense"))).await.unwrap();
     assert!(second.await.is_err(), "nobody answers any more");
@@ -166,7 +167,7 @@ async fn nonsense_harms_nobody() {
     let mut stream = heard.recv().await.unwrap();
     let negative = Some(prost_types::Duration { seconds: -5, nanos: 0 });
     let mad = LimitGrant { lasts: negative, reset_in: negative, retry_in: negative, ..grant(99, u64::MAX) };
-    stream.grants.send(Ok(LimitGrants { replicas: 0, grants: vec![mad.clone()] })).await.unwrap();
+    stream.grants.send(Ok(LimitGrants { replicas: 0, grants: vec![mad] })).await.unwrap();
     settle().await;
     assert_eq!(object.store.replicas(), 1);
     let asked = snapshots

@@ -38,12 +38,12 @@ pub struct Account {
     started: Instant,
     /// The series that takes the bytes of an opaque connection while it lives.
     live: Option<Arc<Series>>,
-    outside: Option<Outside>,
+    outside: Option<FromOutside>,
 }
 
 /// How a client outside the mesh is answered by the mesh itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outside {
+pub enum FromOutside {
     /// It takes JSON.
     Json,
     /// It takes something else.
@@ -62,11 +62,11 @@ impl Account {
 
     /// It came from outside the mesh, by an edge.
     pub fn came_from_outside(&mut self, takes_json: bool) {
-        self.outside = Some(if takes_json { Outside::Json } else { Outside::Text });
+        self.outside = Some(if takes_json { FromOutside::Json } else { FromOutside::Text });
     }
 
     /// How it is answered where it came from outside.
-    pub const fn outside(&self) -> Option<Outside> {
+    pub const fn outside(&self) -> Option<FromOutside> {
         self.outside
     }
 

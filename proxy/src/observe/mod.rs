@@ -38,7 +38,7 @@ mod worker;
 mod tests;
 
 pub use access::{AccessLog, LogLines};
-pub use account::{Account, Outside};
+pub use account::{Account, FromOutside};
 pub use calls::CallsTold;
 pub use downstream::Downstream;
 pub use edge::{EdgeReadings, client_tls};

@@ -1,5 +1,7 @@
 //! Answering requests: one road, whichever door their connection came in by.
 
+mod caller;
+
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
@@ -21,14 +23,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::ground::body::{Body, Received};
 use crate::ground::limits::STORE_WAIT;
-use crate::http::{self as rules, Caller, CutOff, Hop, OfHop, Patient, Raw, Upgrade, clean_request, judge_request, take_patience};
+use crate::http::{self as rules, Caller, CutOff, Raw, Upgrade, clean_request, judge_request};
 use crate::io::{Rewound, Stream};
 use crate::observe::trace::Forms;
 use crate::observe::{Account, Direction, Downstream};
 use crate::pool::To;
 use crate::road::journey::{Journey, Leg};
 use crate::road::reply::{failed, malformed, refused, reply, too_late};
-use crate::road::session::Sticky;
 use crate::road::shared::Shared;
 use crate::road::standing::Stand;
 use crate::tls::Bond;
@@ -539,33 +540,6 @@ impl<D: Door> Connection<D> {
             account.identified(&mut leg.found);
         }
         passage
-    }
-
-    /// Where a rule keeps a client's session, and the way there if it has one.
-    fn session(&self, view: &InForce<D::Listener>, plan: &Plan<'_>, headers: &HeaderMap) -> (Option<Box<Sticky>>, Option<SessionHome>) {
-        if let Some(session) = &plan.forward.policy.session
-            && let Some(settings) = view.snapshot.settings.as_ref().filter(|settings| !settings.session_key.is_empty())
-        {
-            let terms = (self.downstream.tls.is_some(), self.shared.wall_secs());
-            let (found, led) = Sticky::find(session, plan.forward, headers, settings, terms);
-            return (Some(found), led);
-        }
-        (None, None)
-    }
-
-    /// How long the caller waits, and whether it retries.
-    fn patience(&self, headers: &mut HeaderMap, of_hop: OfHop, waited: Duration) -> Patient {
-        if !(of_hop.deadline || of_hop.layered || of_hop.grpc_timeout || of_hop.tracestate) {
-            return Patient::default();
-        }
-        let own = self.door.caller(&self.downstream) == Caller::Application;
-        // As of its coming.
-        let waited = u64::try_from(waited.as_millis()).unwrap_or(0);
-        take_patience(headers, of_hop, (self.hop(), own), || self.shared.unix_ms().saturating_sub(waited))
-    }
-
-    fn hop(&self) -> Hop {
-        if self.downstream.peer.is_some() { Hop::Inner } else { Hop::First }
     }
 }
 

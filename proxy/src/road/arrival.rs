@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::decide::{Ended, First, Known, Version};
+use engine::decide::{EndedTls, First, Known, Version};
 use engine::failure::{Failure, Reason};
 use engine::model::Snapshot;
 use engine::sniff::{Sniffed, may_be_request};
@@ -110,7 +110,7 @@ impl Heard {
 
     /// The same of a client from outside whose TLS was ended.
     pub fn ended<'k>(&'k self, alpn: Option<&'k str>) -> Known<'k> {
-        Known { ended: Some(Ended { alpn }), ..self.known() }
+        Known { ended: Some(EndedTls { alpn }), ..self.known() }
     }
 
     /// Whether TLS was heard.

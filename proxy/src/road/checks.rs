@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use engine::Moment;
-use engine::health::Question;
+use engine::health::CheckQuestion;
 use engine::model::{Cluster, ClusterKind, Endpoint, Protocol};
 use h2::RecvStream;
 use http::header::{CONNECTION, HOST, USER_AGENT};
@@ -102,11 +102,11 @@ async fn check(shared: &Shared, cluster: &Cluster, endpoint: &Arc<Endpoint>) {
 ///
 /// # Errors
 /// Why that is not good.
-async fn ask(shared: &Shared, to: &To, speaks: Protocol, question: &Question) -> Result<(), String> {
+async fn ask(shared: &Shared, to: &To, speaks: Protocol, question: &CheckQuestion) -> Result<(), String> {
     let address = to.endpoint.address.to_string();
     match question {
-        Question::Tcp => listen(shared, to).await,
-        Question::Http { path, expect, host } => {
+        CheckQuestion::Tcp => listen(shared, to).await,
+        CheckQuestion::Http { path, expect, host } => {
             let host = if host.is_empty() { &address } else { host };
             let status = match speaks {
                 Protocol::Http2 => {
@@ -117,7 +117,7 @@ async fn ask(shared: &Shared, to: &To, speaks: Protocol, question: &Question) ->
             };
             if expect.contains(&status.as_u16()) { Ok(()) } else { Err(format!("the answer is {status}")) }
         }
-        Question::Grpc { service } => {
+        CheckQuestion::Grpc { service } => {
             let request = health::question(&address).header(USER_AGENT, CHECKER).body(()).map_err(told)?;
             let (_driver, response) = stream(shared, to, request, Some(health::framed(service))).await?;
             health::serving(response).await

@@ -122,6 +122,7 @@ impl Journey {
     /// Makes a request that was judged and decided ready to be sent: where the decision leaves no choice to that one place, else to the
     /// cluster's endpoints.
     #[inline]
+    #[allow(clippy::too_many_lines, reason = "one thing after the other, and written in its place")]
     pub fn begin(
         shared: &Rc<Shared>,
         (mut parts, received): (request::Parts, Received),

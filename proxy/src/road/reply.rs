@@ -10,7 +10,7 @@ use http::{HeaderValue, Request, Response, StatusCode, Version};
 
 use crate::ground::body::Body;
 use crate::http::{grpc_status, local_reply, problem};
-use crate::observe::{Account, Direction, Downstream, Outside};
+use crate::observe::{Account, Direction, Downstream, FromOutside};
 use crate::road::shared::Shared;
 
 /// Answers with the mesh's own words.
@@ -24,8 +24,10 @@ pub fn reply(shared: &Shared, reply: &LocalReply, version: Version, mut account:
     if let Some(reason) = reply.reason.filter(|_| !grpc && reply.body.is_empty()) {
         match account.outside() {
             None => {}
-            Some(Outside::Json) => problem(&mut response, reason, account.request_id()),
-            Some(Outside::Text) => drop(response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"))),
+            Some(FromOutside::Json) => problem(&mut response, reason, account.request_id()),
+            Some(FromOutside::Text) => {
+                drop(response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")))
+            }
         }
     }
     if draining && version != Version::HTTP_2 {

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use bytes::Bytes;
-use engine::health::{ActiveCheck, Outlier, Question};
+use engine::health::{ActiveCheck, CheckQuestion, Outlier};
 use http::{HeaderMap, Response};
 
 use super::*;
@@ -14,7 +14,7 @@ const OTHER: &str = "10.77.9.2:80";
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A world whose client asks two endpoints every second.
-fn asking(question: Question) -> (World, Arc<Cluster>) {
+fn asking(question: CheckQuestion) -> (World, Arc<Cluster>) {
     let check = ActiveCheck { question, interval: SECOND, timeout: SECOND / 2, healthy_after: 1, unhealthy_after: 2 };
     let policy = ClusterPolicy { check: Some(check), ..ClusterPolicy::default() };
     let world = World::new(Setup { meshed: false, endpoints: vec![GOOD, OTHER], cluster: policy, ..Setup::default() });
@@ -36,7 +36,7 @@ fn ready(cluster: &Cluster) -> Vec<String> {
 fn a_check_by_http_goes_by_the_status() {
     // Aim: path and host as declared, another status or none is no good answer, and who answers well again is back.
     run(|| async {
-        let question = Question::Http { path: "/healthz?a".into(), expect: vec![200, 204], host: "catalog.shop".into() };
+        let question = CheckQuestion::Http { path: "/healthz?a".into(), expect: vec![200, 204], host: "catalog.shop".into() };
         let (mut world, cluster) = asking(question);
         let answers = Rc::new(RefCell::new("HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n"));
         let now = Rc::clone(&answers);
@@ -88,7 +88,7 @@ fn a_check_by_grpc_wants_serving() {
     // Aim: SERVING is good; NOT_SERVING is not, and neither is a server of something else that answers HTTP/2 with what it has.
     run(|| async {
         for serves_grpc in [true, false] {
-            let (mut world, cluster) = asking(Question::Grpc { service: "shop".into() });
+            let (mut world, cluster) = asking(CheckQuestion::Grpc { service: "shop".into() });
             tokio::task::spawn_local(async move {
                 while let Some((address, mut socket)) = world.applications.recv().await {
                     if address.to_string() == GOOD || serves_grpc {
@@ -108,7 +108,7 @@ fn a_check_by_grpc_wants_serving() {
 fn a_check_by_tcp_wants_a_connection() {
     // Aim: who refuses or does not answer is out, who takes a connection is in.
     run(|| async {
-        let (mut world, cluster) = asking(Question::Tcp);
+        let (mut world, cluster) = asking(CheckQuestion::Tcp);
         let wires = Arc::clone(&world.client_wires);
         tokio::task::spawn_local(async move { while world.applications.recv().await.is_some() {} });
         for troubled in [&wires.refused, &wires.silent] {

@@ -10,7 +10,7 @@ use proto::mesh::{self, CertificateCredential, KeyCredential, PasswordCredential
 use super::api_key::chosen;
 use super::basic;
 use crate::translate::attach::WhyNot;
-use crate::translate::part::Usable;
+use crate::translate::usable::Usable;
 use crate::world::content::ContentRef;
 use crate::world::edge::{Claims, Consumer, ConsumerChoice, Credential, CredentialKind, Namespaces, page_of};
 use crate::world::{Index, Name, Object, ObjectKey, Spec, World};
@@ -156,13 +156,8 @@ fn key_in(world: &World, at: &ContentRef) -> Result<(Digest, String), String> {
 pub(super) fn password_in(world: &World, at: &ContentRef) -> Result<String, String> {
     let bytes = world.content(at).map_err(|error| error.to_string())?;
     let text = std::str::from_utf8(bytes.trim_ascii()).map_err(|_| format!("{at} is no text"))?;
-    check_password(text).map_err(|why| format!("{at} {why}"))?;
+    basic::check_password(text).map_err(|why| format!("{at} {why}"))?;
     Ok(text.to_owned())
-}
-
-/// Judges a hash as the proxy would.
-pub(super) fn check_password(hash: &str) -> Result<(), String> {
-    engine::consumers::check_password_hash(hash)
 }
 
 /// What a credential is known by, whoever has it.

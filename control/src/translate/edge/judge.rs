@@ -8,7 +8,8 @@ use super::ladder::{Climb, Lost, Spot, places};
 use super::{authorization, basic};
 use crate::translate::attach::{self, Attachment as Standing, WhyNot, content};
 use crate::translate::edge_listeners::{self, Judged};
-use crate::world::edge::{ApiKeyAuth, Attachment, BasicAuth, attachment};
+use crate::world::edge::{ApiKeyAuth, BasicAuth, EdgeAttachment};
+use crate::world::object::attachment;
 use crate::world::security::authentication::RequestAuthentication;
 use crate::world::security::authorization::lists;
 use crate::world::traffic::{Place, PolicyTarget};
@@ -143,7 +144,7 @@ fn nowhere(object: &Object) -> EdgeAncestor {
 }
 
 /// The spots of what has no targets.
-fn wide(index: &Index, object: &Object, attachment: &Attachment) -> Vec<(Name, Vec<Place>)> {
+fn wide(index: &Index, object: &Object, attachment: &EdgeAttachment) -> Vec<(Name, Vec<Place>)> {
     let place = attachment.places(&object.key).pop();
     if matches!(place, Some(Place::Mesh)) {
         return index.gateways.keys().flat_map(|name| of_gateway(index, name, None)).collect();

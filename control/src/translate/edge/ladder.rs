@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use crate::translate::attach::{self, content};
 use crate::translate::edge_listeners;
-use crate::world::edge::{Attachment, attachment};
+use crate::world::edge::EdgeAttachment;
+use crate::world::object::attachment;
 use crate::world::traffic::Place;
 use crate::world::{Index, Kind, Name, Object, ObjectKey, Spec};
 
@@ -84,7 +85,7 @@ pub(in crate::translate) trait Rung: Clone + Default {
 struct Step<'a, T> {
     place: usize,
     object: &'a Object,
-    attachment: &'a Attachment,
+    attachment: &'a EdgeAttachment,
     says: &'a T,
 }
 

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::difference::name_of;
-use crate::world::edge::{attachment, consumer_page};
+use crate::world::edge::consumer_page;
 use crate::world::index::{Index, Name, Objects};
-use crate::world::object::Object;
+use crate::world::object::{Object, attachment};
 use crate::world::revocation::{Revocation, Revoked};
 use crate::world::security::authorization::Action;
 use crate::world::sorted::Sorted;

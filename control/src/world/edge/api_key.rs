@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::value::{CredentialPlace, FilledHeader, name};
-use super::{Attachment, Cursor};
+use super::{Cursor, EdgeAttachment};
 use crate::world::door::Fields;
 
 /// Most places, scopes and headers of one object, each.
@@ -13,7 +13,7 @@ const LISTED_MAX: usize = 16;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ApiKeyAuth {
     /// Where it holds.
-    pub attachment: Attachment,
+    pub attachment: EdgeAttachment,
     /// Whether a request without a key is let through.
     pub optional: Option<bool>,
     /// Where keys stand.
@@ -67,7 +67,7 @@ pub enum Namespaces {
 
 impl ApiKeyAuth {
     pub(in crate::world) fn read(mut fields: Fields<'_>) -> Option<Self> {
-        let mut read = Self { attachment: Attachment::read(&mut fields), optional: mode(&mut fields), ..Self::default() };
+        let mut read = Self { attachment: EdgeAttachment::read(&mut fields), optional: mode(&mut fields), ..Self::default() };
         if let Some(at) = fields.get("from") {
             let items = at.list(LISTED_MAX);
             if items.is_empty() && at.is_list() {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::api_key::{ConsumerChoice, Forward, mode};
 use super::consumer::entry;
 use super::value::name;
-use super::{Attachment, Cursor};
+use super::{Cursor, EdgeAttachment};
 use crate::world::content::ContentRef;
 use crate::world::door::Fields;
 
@@ -22,7 +22,7 @@ const ENTRIES_MAX: i64 = engine::consumers::VERIFIED_MAX as i64;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct BasicAuth {
     /// Where it holds.
-    pub attachment: Attachment,
+    pub attachment: EdgeAttachment,
     /// Whether a request without a password is let through.
     pub optional: Option<bool>,
     /// Whose passwords count.
@@ -63,7 +63,7 @@ const IPV6_PREFIX: u8 = 64;
 
 impl BasicAuth {
     pub(in crate::world) fn read(mut fields: Fields<'_>) -> Option<Self> {
-        let mut read = Self { attachment: Attachment::read(&mut fields), optional: mode(&mut fields), ..Self::default() };
+        let mut read = Self { attachment: EdgeAttachment::read(&mut fields), optional: mode(&mut fields), ..Self::default() };
         read.consumers = fields.get("consumers").map(|at| ConsumerChoice::read(&at));
         if let Some(at) = fields.get("users") {
             let mut users = at.fields();

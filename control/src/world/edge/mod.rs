@@ -11,12 +11,10 @@ pub use api_key::{ApiKeyAuth, ConsumerChoice, Forward, Namespaces};
 pub use basic::{BasicAuth, FailureLimit};
 pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential, CredentialKind, consumer_page, page_of};
 pub use rate_limit::EdgeRateLimit;
-pub use value::{CredentialPlace, FilledHeader, Value};
+pub use value::{CredentialPlace, EdgeValue, FilledHeader};
 
-use super::Spec;
 use super::door::{Cursor, Fields, Intake, Judge};
 use super::key::{Kind, ObjectKey};
-use super::object::Object;
 use super::traffic::{Place, PolicyTarget, TARGETS_MAX};
 use super::tree::Node;
 
@@ -26,14 +24,14 @@ const TARGETS: [(&str, Kind); 4] =
 
 /// Where an edge object holds: what `targetRefs` names, else all routes of its namespace, else, in the root namespace, the mesh.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Attachment {
+pub struct EdgeAttachment {
     /// What it is about, by name.
     pub targets: Vec<PolicyTarget>,
     /// What it sets cannot be changed below.
     pub locked: bool,
 }
 
-impl Attachment {
+impl EdgeAttachment {
     /// Reads `targetRefs` and `locked`.
     pub(super) fn read(fields: &mut Fields<'_>) -> Self {
         let targets = fields.get("targetRefs").map(|at| at.list(TARGETS_MAX)).unwrap_or_default();
@@ -86,18 +84,5 @@ impl Attachment {
         }
         let targets: Vec<_> = targets.list(TARGETS_MAX).iter().filter_map(|at| PolicyTarget::read_of(at, &TARGETS)).collect();
         (!targets.is_empty()).then_some(Self { targets, locked: false })
-    }
-}
-
-/// Where an object holds at edges; `None`: it is none of an edge.
-pub fn attachment(object: &Object) -> Option<&Attachment> {
-    match &object.spec {
-        Spec::ApiKeyAuth(spec) => Some(&spec.attachment),
-        Spec::BasicAuth(spec) => Some(&spec.attachment),
-        Spec::RateLimit(spec) => Some(&spec.attachment),
-        Spec::AuthorizationPolicy(spec) => Some(&spec.attachment).filter(|at| !at.targets.is_empty()),
-        Spec::RequestAuthentication(spec) => Some(&spec.attachment).filter(|at| !at.targets.is_empty()),
-        Spec::Broken(attachment) => Some(attachment),
-        _ => None,
     }
 }

@@ -9,7 +9,7 @@ use proto::mesh::{
 };
 
 use super::value::{cel_value, name};
-use super::{Attachment, Cursor};
+use super::{Cursor, EdgeAttachment};
 use crate::world::door::{Fields, is_label};
 use crate::world::traffic::header;
 
@@ -24,7 +24,7 @@ const BY_IDENTITY: [&str; 3] = ["auth.", "consumer.", "token."];
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EdgeRateLimit {
     /// Where it holds.
-    pub attachment: Attachment,
+    pub attachment: EdgeAttachment,
     /// Before it is known who calls.
     pub before_auth: bool,
     /// In their order.
@@ -47,7 +47,7 @@ pub struct EdgeRateLimit {
 
 impl EdgeRateLimit {
     pub(in crate::world) fn read(mut fields: Fields<'_>) -> Option<Self> {
-        let attachment = Attachment::read(&mut fields);
+        let attachment = EdgeAttachment::read(&mut fields);
         let before_auth = fields.get("stage").and_then(|at| at.word(&[("AfterAuth", false), ("BeforeAuth", true)])).unwrap_or_default();
         let listed = fields.get("limits").map(|at| at.list(OBJECT_LIMITS_MAX)).unwrap_or_default();
         let mut limits: Vec<EdgeLimit> = Vec::with_capacity(listed.len());

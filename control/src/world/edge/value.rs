@@ -8,14 +8,14 @@ const TEXT_BYTES_MAX: usize = 2048;
 
 /// A value that is written down, or that an expression makes of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Value {
+pub enum EdgeValue {
     /// As it stands.
     Literal(String),
     /// CEL.
     Cel(String),
 }
 
-impl Value {
+impl EdgeValue {
     /// As proxies are told.
     pub fn sent(&self) -> proto::mesh::filled_header::Value {
         match self {
@@ -31,7 +31,7 @@ pub struct FilledHeader {
     /// Its name, in lower case.
     pub name: String,
     /// What it says.
-    pub value: Value,
+    pub value: EdgeValue,
 }
 
 impl FilledHeader {
@@ -54,9 +54,9 @@ impl FilledHeader {
                     at.error("it is no header's value", format!("use at most {TEXT_BYTES_MAX} visible characters"));
                     return None;
                 }
-                Some(Value::Literal(text))
+                Some(EdgeValue::Literal(text))
             }),
-            (None, Some(at)) => cel_value(&at).map(Value::Cel),
+            (None, Some(at)) => cel_value(&at).map(EdgeValue::Cel),
             _ => {
                 at.error("it says not what stands in the header", "write either `value` or `cel`");
                 None

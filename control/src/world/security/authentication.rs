@@ -10,7 +10,7 @@ use proto::names;
 use super::taken;
 use crate::world::ObjectKey;
 use crate::world::door::{Cursor, Fields};
-use crate::world::edge::Attachment;
+use crate::world::edge::EdgeAttachment;
 use crate::world::own::{Selector, read_selector};
 
 /// Most entries of each list in a rule.
@@ -29,7 +29,7 @@ const TEXT_BYTES_MAX: usize = 2048;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RequestAuthentication {
     /// At which Gateways and routes; by itself, nothing.
-    pub attachment: Attachment,
+    pub attachment: EdgeAttachment,
     /// For whom, inside the mesh.
     pub selector: Selector,
     /// At an edge: whether a request without a token is let through.
@@ -80,7 +80,7 @@ pub enum JwtKeys {
 
 impl RequestAuthentication {
     pub(in crate::world) fn read(mut fields: Fields<'_>) -> Option<Self> {
-        let attachment = Attachment::read_targets(&mut fields);
+        let attachment = EdgeAttachment::read_targets(&mut fields);
         let selector = read_selector(&mut fields);
         if selector.is_some() && !attachment.targets.is_empty() {
             fields.at().error("it has both targetRefs and a selector", "keep one of them");

@@ -10,7 +10,8 @@ use http::HeaderValue;
 use proto::mesh::{self, credential::Kind};
 
 use super::addresses::AddressList;
-use super::identified::{AuthMethod, Identified};
+use super::consumer::{AuthMethod, Consumer, Credential};
+use super::identified::Identified;
 use crate::claims::Claims;
 use crate::rejected::Wrong;
 
@@ -35,86 +36,14 @@ pub fn digest(key: &[u8]) -> Digest {
     out
 }
 
-/// Somebody who calls from outside.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Consumer {
-    /// `NAMESPACE/NAME`.
-    pub path: Box<str>,
-    /// Its namespace.
-    pub namespace: Box<str>,
-    /// Its name.
-    pub name: Box<str>,
-    /// Whose it is.
-    pub team: Box<str>,
-    /// Groups it is in.
-    pub groups: Vec<Box<str>>,
-    /// Further words of it.
-    pub attributes: Vec<(Box<str>, Box<str>)>,
-    /// Labels that choices ask for.
-    pub(super) labels: Vec<(Box<str>, Box<str>)>,
-    /// It may not call.
-    pub disabled: bool,
-    /// Unix time from which on it may not.
-    pub expires_secs: Option<u64>,
-    /// Its credentials.
-    pub credentials: Vec<Credential>,
-}
-
-/// One credential, without what is secret of it.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Credential {
-    /// Its name.
-    pub name: Box<str>,
-    /// What of the key may be told.
-    pub prefix: Box<str>,
-    /// How it is shown.
-    pub method: AuthMethod,
-    /// Unix time before which it does not hold.
-    pub not_before_secs: u64,
-    /// Unix time from which on it does not hold.
-    pub expires_secs: Option<u64>,
-    /// What it is good for.
-    pub scopes: Vec<Box<str>>,
-    /// What the mesh is told of who shows it.
-    pub told: Option<HeaderValue>,
-}
-
-/// Why a credential that is known does not count.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lapsed {
-    /// Its consumer may not call.
-    Disabled,
-    /// Its time is over, or its consumer's.
-    Expired,
-    /// Its time has not come.
-    TooEarly,
-}
-
-impl Consumer {
-    /// Until when a credential of it holds.
-    ///
-    /// # Errors
-    /// It does not hold now.
-    pub fn holds(&self, credential: &Credential, now_secs: u64) -> Result<Option<u64>, Lapsed> {
-        if self.disabled {
-            return Err(Lapsed::Disabled);
-        }
-        if now_secs < credential.not_before_secs {
-            return Err(Lapsed::TooEarly);
-        }
-        let until = [self.expires_secs, credential.expires_secs].into_iter().flatten().min();
-        match until {
-            Some(until) if now_secs >= until => Err(Lapsed::Expired),
-            until => Ok(until),
-        }
-    }
-}
-
 /// A consumer and the place of one of its credentials.
 pub type Owner = (Arc<Consumer>, usize);
 
 /// A place of a consumer and one of its credential.
 type Place = (u32, u32);
+
+/// An issuer, and the name and value of a claim.
+type ClaimNamed = (Box<str>, Box<str>, Box<str>);
 
 /// Everybody who may call. Immutable; [`BookCell`] holds the one in force.
 #[derive(Debug, Default)]
@@ -125,7 +54,7 @@ pub struct Book {
     keys: HashMap<Digest, Place>,
     users: HashMap<Box<str>, Vec<(Place, Arc<str>)>>,
     /// By issuer, and the name and value of the first claim.
-    tokens: HashMap<(Box<str>, Box<str>, Box<str>), Vec<(Place, ClaimsWanted)>>,
+    tokens: HashMap<ClaimNamed, Vec<(Place, ClaimsWanted)>>,
     certificates: HashMap<CertificateName, Place>,
     /// Files of users: name of each, and hash of the password.
     files: HashMap<Box<str>, Users>,

@@ -1,8 +1,8 @@
 //! Which consumers count.
 
-use proto::mesh::ConsumerChoice;
+use proto::mesh;
 
-use super::book::Consumer;
+use super::consumer::Consumer;
 use crate::rejected::Wrong;
 
 /// Most namespaces, names and labels of one choice, of each.
@@ -10,7 +10,7 @@ const LISTED_MAX: usize = 4_096;
 
 /// See the module.
 #[derive(Debug, Default)]
-pub struct Choice {
+pub struct ConsumerChoice {
     /// In order.
     namespaces: Vec<Box<str>>,
     /// `NAMESPACE/NAME`, in order.
@@ -18,9 +18,9 @@ pub struct Choice {
     labels: Vec<(Box<str>, Box<str>)>,
 }
 
-impl Choice {
-    pub(crate) fn compile(raw: &ConsumerChoice) -> Result<Self, Wrong> {
-        let ConsumerChoice { namespaces, names, labels } = raw;
+impl ConsumerChoice {
+    pub(crate) fn compile(raw: &mesh::ConsumerChoice) -> Result<Self, Wrong> {
+        let mesh::ConsumerChoice { namespaces, names, labels } = raw;
         for (field, count) in [("namespaces", namespaces.len()), ("names", names.len()), ("labels", labels.len())] {
             if count > LISTED_MAX {
                 return Err(Wrong::new(field, format!("holds {count}, which is more than {LISTED_MAX}")));

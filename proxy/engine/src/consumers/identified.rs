@@ -5,43 +5,11 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 
-use super::book::{Consumer, Credential};
+use super::consumer::{AuthMethod, Consumer, Credential};
 use crate::claims::Claims;
 
 /// Tells the mesh who called at its edge: `NAMESPACE/NAME;groups=A,B;method=M`.
 pub const CONSUMER_HEADER: HeaderName = HeaderName::from_static("x-meshwright-consumer");
-
-/// How a caller proved who it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs, reason = "each is what its name says")]
-pub enum AuthMethod {
-    Cert,
-    Jwt,
-    ApiKey,
-    Basic,
-    Login,
-}
-
-impl AuthMethod {
-    /// Every method.
-    pub const ALL: [Self; 5] = [Self::Cert, Self::Jwt, Self::ApiKey, Self::Basic, Self::Login];
-
-    /// As policies, headers and logs spell it.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Cert => "Cert",
-            Self::Jwt => "Jwt",
-            Self::ApiKey => "ApiKey",
-            Self::Basic => "Basic",
-            Self::Login => "Login",
-        }
-    }
-
-    /// The method that [`AuthMethod::text`] spells so.
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|method| method.text() == text)
-    }
-}
 
 /// A caller that proved who it is.
 #[derive(Clone, Debug)]

@@ -4,14 +4,16 @@
 mod addresses;
 mod book;
 mod choice;
+mod consumer;
 mod identified;
 mod password;
 mod verified;
 
 pub use addresses::{AddressList, LISTED_MAX as ADDRESSES_MAX};
 pub(crate) use book::Page;
-pub use book::{Book, BookCell, CREDENTIALS_MAX, Consumer, Credential, Digest, KEY_BYTES_MAX, Lapsed, Owner, digest};
-pub use choice::Choice;
-pub use identified::{AuthMethod, CONSUMER_HEADER, Identified};
+pub use book::{Book, BookCell, CREDENTIALS_MAX, Digest, KEY_BYTES_MAX, Owner, digest};
+pub use choice::ConsumerChoice;
+pub use consumer::{AuthMethod, Consumer, Credential, Lapsed};
+pub use identified::{CONSUMER_HEADER, Identified};
 pub use password::{Password, check_password_hash};
 pub use verified::{VERIFIED_MAX, Verified};

@@ -34,7 +34,7 @@ pub struct Known<'c> {
     /// The peer proved itself to be of the mesh.
     pub proved: Option<Proved<'c>>,
     /// TLS of a client from outside was ended here.
-    pub ended: Option<Ended<'c>>,
+    pub ended: Option<EndedTls<'c>>,
     /// Who spoke first inside that TLS.
     pub inside: Option<First<'c>>,
     /// What the client said first, wherever, may be the beginning of a request to a lenient reader ([`crate::sniff::may_be_request`]).
@@ -61,7 +61,7 @@ pub struct Proved<'c> {
 
 /// TLS that was ended at an edge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ended<'c> {
+pub struct EndedTls<'c> {
     /// The protocol agreed on by ALPN, if any.
     pub alpn: Option<&'c str>,
 }
@@ -172,7 +172,7 @@ fn edge(snapshot: &Snapshot, port: u16, known: &Known<'_>) -> Step {
 }
 
 /// Who offers nothing by ALPN speaks HTTP/1.1.
-fn agreed(ended: Option<Ended<'_>>) -> Version {
+fn agreed(ended: Option<EndedTls<'_>>) -> Version {
     if ended.is_some_and(|ended| ended.alpn == Some("h2")) { Version::Http2 } else { Version::Http1 }
 }
 
@@ -399,13 +399,13 @@ mod tests {
         fixture::put(&mut parts, "edge/443", &fixture::edge(443, chains)).unwrap();
         fixture::put(&mut parts, "edge/5432", &fixture::edge(5432, vec![fixture::chain(&fixture::tcp_to("c"))])).unwrap();
         let snapshot = parts.assemble(1, &Snapshot::default());
-        let at = |port, first: Option<&Sniffed>, ended: Option<Ended<'_>>| {
+        let at = |port, first: Option<&Sniffed>, ended: Option<EndedTls<'_>>| {
             let known = Known { first: first.map(First::Client), ended, ..Known::default() };
             word(connection(&snapshot, Door::Edge(port), &known))
         };
         let hello =
             |name: &str| Sniffed::Tls(ClientHello { sni: Some(name.to_owned()).filter(|name| !name.is_empty()), ..ClientHello::default() });
-        let alpn = |alpn| Some(Ended { alpn });
+        let alpn = |alpn| Some(EndedTls { alpn });
         assert_eq!(at(5432, None, None), "Carry");
         assert_eq!(at(443, None, None), "Words");
         for (name, ended, wanted) in [

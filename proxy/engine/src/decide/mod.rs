@@ -18,7 +18,7 @@ use crate::matching;
 use crate::model::{Action, Backend, Cluster, Forward, RouteTable, Rule, Target, VirtualHost};
 
 pub use crate::matching::{RequestHead, without_port};
-pub use connection::{Course, Door, Ended, First, Known, Learn, Proved, Step, Version, carried, carried_at_edge, chain, connection};
+pub use connection::{Course, Door, EndedTls, First, Known, Learn, Proved, Step, Version, carried, carried_at_edge, chain, connection};
 pub use judge::{Caller, call, door, judge};
 pub use request::{EdgeDoor, Facts, Fault, Terms, TurnedAway, admit, request};
 

@@ -22,7 +22,7 @@ use crate::authenticate::{Remembered, TokenVerdict};
 use crate::balance;
 use crate::claims::Claims;
 use crate::decide::{
-    self, Course, Door, Ended, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Terms, Version, without_port,
+    self, Course, Door, EndedTls, Facts, Fault, First, Known, Learn, Proved, RequestHead, Step, Terms, Version, without_port,
 };
 use crate::failure::{LocalReply, Reason};
 use crate::filter::Called;
@@ -231,7 +231,7 @@ fn walk(snapshot: &Snapshot, door: Door, client: &Visitor, names: &[Arc<str>]) -
             Step::Learn(Learn::Listener) => known.asked = true,
             Step::Learn(Learn::Words | Learn::EitherSide) => known.first = Some(First::Client(&client.first)),
             Step::Learn(Learn::Proof) => known.proved = Some(Proved { alpn: client.alpn }),
-            Step::Learn(Learn::Termination) => known.ended = Some(Ended { alpn: client.agreed() }),
+            Step::Learn(Learn::Termination) => known.ended = Some(EndedTls { alpn: client.agreed() }),
             Step::Learn(Learn::WordsInside | Learn::EitherSideInside) => known.inside = Some(First::Client(&client.inside)),
         }
     }

@@ -9,7 +9,7 @@ use crate::spread::mix;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveCheck {
     /// What is asked.
-    pub question: Question,
+    pub question: CheckQuestion,
     /// Time between two checks of an endpoint, give or take a tenth.
     pub interval: Duration,
     /// Longest wait for an answer.
@@ -22,7 +22,7 @@ pub struct ActiveCheck {
 
 /// What an active check asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Question {
+pub enum CheckQuestion {
     /// A GET; one of these statuses is a good answer.
     Http {
         /// Path and query.
@@ -118,7 +118,7 @@ mod tests {
 
     fn check() -> ActiveCheck {
         let (interval, timeout) = (Duration::from_secs(10), Duration::from_secs(1));
-        ActiveCheck { question: Question::Tcp, interval, timeout, healthy_after: 2, unhealthy_after: 3 }
+        ActiveCheck { question: CheckQuestion::Tcp, interval, timeout, healthy_after: 2, unhealthy_after: 3 }
     }
 
     #[test]

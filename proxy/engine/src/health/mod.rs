@@ -7,7 +7,7 @@ mod probes;
 mod standing;
 mod trials;
 
-pub use check::{ActiveCheck, Question};
+pub use check::{ActiveCheck, CheckQuestion};
 pub(crate) use check::{Check, Turned};
 pub use outlier::{Ejection, Outcome, Outlier};
 pub(crate) use outlier::{Period, Tally, latecomers, underachievers};

@@ -1,7 +1,7 @@
 //! One key's share of a limit that is kept elsewhere, as a replica holds it.
 //!
 //! A replica takes some of a key's share ahead and spends it by itself; when half of that is spent it asks for more beside the road. Only who
-//! finds nothing in hand waits for the store. What is held and not used for a while is given back ([`Held::idle`]).
+//! finds nothing in hand waits for the store. What is held and not used for a while is given back ([`HeldShare::idle`]).
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::Moment;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Held {
+pub struct HeldShare {
     /// In hand.
     have: u64,
     /// What is in hand is no good from then on: its window is over.
@@ -55,7 +55,7 @@ const ASKED_AGAIN: Duration = Duration::from_millis(500);
 /// A store that has nothing is let be for so long at least.
 const EMPTY_REST: Duration = Duration::from_millis(5);
 
-impl Held {
+impl HeldShare {
     /// Takes `cost`, of a limit of which up to `ahead` are taken ahead. With zero, each request asks.
     pub fn take(&mut self, cost: u64, ahead: u64, now: Moment) -> Taking {
         self.alone = None;

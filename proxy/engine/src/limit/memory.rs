@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use super::OBJECT_KEYS_MAX;
-use super::held::Held;
+use super::held::HeldShare;
 use super::numbers::Meter;
 use super::table::Table;
 use crate::Moment;
@@ -29,7 +29,7 @@ pub enum RowState {
     /// This proxy counts it.
     Own(Meter),
     /// All proxies do, and this one holds a part.
-    Shared(Held),
+    Shared(HeldShare),
     /// Bytes of answers: when what was sent has been worth its time, nanoseconds.
     Pace(u64),
 }
@@ -45,9 +45,9 @@ impl Row {
     }
 
     /// Counted by all.
-    pub fn shared(&mut self) -> &mut Held {
+    pub fn shared(&mut self) -> &mut HeldShare {
         if !matches!(self.state, RowState::Shared(_)) {
-            self.state = RowState::Shared(Held::default());
+            self.state = RowState::Shared(HeldShare::default());
         }
         let RowState::Shared(held) = &mut self.state else { unreachable!() };
         held

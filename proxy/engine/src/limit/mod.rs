@@ -2,7 +2,7 @@
 //!
 //! [`Rate`] and [`Quota`] are the numbers of one limit, a [`Meter`] is what one key has used up of it: arithmetic over integers, with the time
 //! as an argument. A [`Table`] keeps a bounded number of keys. Where replicas share a limit, a [`LimitBook`] keeps the meters, and each replica
-//! takes some of a key's share ahead and spends it from a [`Held`], so that the usual request waits for nobody.
+//! takes some of a key's share ahead and spends it from a [`HeldShare`], so that the usual request waits for nobody.
 
 mod book;
 mod calendar;
@@ -19,7 +19,7 @@ pub use book::{Grant, KeyKnown, LimitBook, ShareAsk};
 pub use calendar::{Calendar, Every, Window, ZoneUnknown, check_zone};
 pub use headers::HeadersTold;
 pub(crate) use headers::{OWN_HEADERS, policy_item, retry_after};
-pub use held::{Held, Taking};
+pub use held::{HeldShare, Taking};
 pub use memory::{LimitCounts, LimitMemories, LimitReading, LimitVerdict, Memory, Row, RowState, StoreLive, UnderWayPlace};
 pub use numbers::{AMOUNT_MAX, KeyStanding, Meter, Now, Numbers, PERIOD_MAX, Quota, Rate};
 pub use table::Table;

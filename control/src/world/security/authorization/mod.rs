@@ -11,7 +11,7 @@ use proto::names;
 use super::taken;
 use crate::world::ObjectKey;
 use crate::world::door::{Cursor, Fields};
-use crate::world::edge::Attachment;
+use crate::world::edge::EdgeAttachment;
 use crate::world::own::{Selector, read_selector};
 
 /// Most rules of a policy.
@@ -27,7 +27,7 @@ pub const NAME_BYTES_MAX: usize = 63;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AuthorizationPolicy {
     /// Gateways and routes, where an edge judges; by itself, nothing.
-    pub attachment: Attachment,
+    pub attachment: EdgeAttachment,
     /// Serving workloads, by their labels; never together with targets.
     pub selector: Selector,
     /// What it does to a call that one of its rules holds for.
@@ -49,7 +49,7 @@ pub struct WrittenRule {
 
 impl AuthorizationPolicy {
     pub(in crate::world) fn read(mut fields: Fields<'_>) -> Option<Self> {
-        let attachment = Attachment::read_targets(&mut fields);
+        let attachment = EdgeAttachment::read_targets(&mut fields);
         let selector = read_selector(&mut fields);
         if selector.is_some() && !attachment.targets.is_empty() {
             fields.at().error("it has both targetRefs and a selector", "keep one of them");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::health::{ActiveCheck, Ejection, Outcome, Question, Wellness};
+use crate::health::{ActiveCheck, CheckQuestion, Ejection, Outcome, Wellness};
 use crate::model::Ejected;
 
 const BAD: Outcome = Outcome::Answered { status: 503, took: Duration::from_millis(1) };
@@ -132,7 +132,7 @@ fn who_left_with_a_request_under_way_costs_picks_nothing() {
 fn a_flap_is_no_pardon() {
     // Aim: half-open and failing its checks an endpoint comes back as it was within a minute, and as a new one later.
     let check = ActiveCheck {
-        question: Question::Tcp,
+        question: CheckQuestion::Tcp,
         interval: Duration::from_secs(5),
         timeout: Duration::from_secs(1),
         healthy_after: 1,
@@ -242,7 +242,7 @@ fn intervals_throw_out_who_fails_often_or_is_slow() {
 fn checks_take_out_and_bring_back_and_never_empty_a_cluster() {
     // Aim: due checks come for the healthy only; results move endpoints; where all fail, all are used; without checks none counts.
     let check = ActiveCheck {
-        question: Question::Tcp,
+        question: CheckQuestion::Tcp,
         interval: Duration::from_secs(5),
         timeout: Duration::from_secs(1),
         healthy_after: 2,

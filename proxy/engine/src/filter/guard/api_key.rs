@@ -5,11 +5,11 @@ use std::sync::Arc;
 use http::{HeaderName, HeaderValue, request};
 use proto::mesh::{self, FilledHeader, filled_header::Value as RawValue};
 
-use super::identify::Denied;
-use super::places::{self, Shown};
+use super::denied::Denied;
+use super::places::{self, ShownCredential};
 use crate::authenticate::{TokenPlace, claim_header};
 use crate::authorize::{Call, ValueOf};
-use crate::consumers::{AuthMethod, Book, Choice, Digest, Identified, KEY_BYTES_MAX, Lapsed, digest};
+use crate::consumers::{AuthMethod, Book, ConsumerChoice, Digest, Identified, KEY_BYTES_MAX, Lapsed, digest};
 use crate::matching::RequestHead;
 use crate::rejected::Wrong;
 
@@ -24,7 +24,7 @@ pub struct ApiKeys {
     /// Without any a request may go on.
     pub optional: bool,
     pub(super) places: Vec<TokenPlace>,
-    consumers: Choice,
+    consumers: ConsumerChoice,
     scopes: Vec<Box<str>>,
     keep: bool,
     pub(super) fills: Vec<Fill>,
@@ -86,7 +86,7 @@ impl ApiKeys {
         if scopes.len() > LISTED_MAX {
             return Err(Wrong::new("scopes", format!("holds {}, which is more than {LISTED_MAX}", scopes.len())));
         }
-        let choice = consumers.as_ref().map(Choice::compile).transpose().map_err(|wrong| wrong.within("consumers"))?;
+        let choice = consumers.as_ref().map(ConsumerChoice::compile).transpose().map_err(|wrong| wrong.within("consumers"))?;
         Ok(Self {
             policy: policy.as_str().into(),
             optional: *optional,
@@ -111,9 +111,9 @@ impl ApiKeys {
         token: bool,
     ) -> Result<Option<(Identified, Digest)>, Denied> {
         let key = match places::shown(&self.places, head, |credential| !(token && is_token(credential))) {
-            Shown::Nothing => return Ok(None),
-            Shown::Several => return Err(Denied::Several),
-            Shown::One(key) => key,
+            ShownCredential::Nothing => return Ok(None),
+            ShownCredential::Several => return Err(Denied::Several),
+            ShownCredential::One(key) => key,
         };
         if key.len() > KEY_BYTES_MAX {
             return Err(Denied::TooLong);

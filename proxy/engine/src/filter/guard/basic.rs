@@ -15,8 +15,8 @@ use xxhash_rust::xxh3::Xxh3;
 use zeroize::Zeroizing;
 
 use super::api_key::Fill;
-use super::identify::Denied;
-use crate::consumers::{AuthMethod, Book, Choice, Digest, Identified, Owner, Password, Verified};
+use super::denied::Denied;
+use crate::consumers::{AuthMethod, Book, ConsumerChoice, Digest, Identified, Owner, Password, Verified};
 use crate::matching::RequestHead;
 use crate::raw::duration;
 use crate::rejected::Wrong;
@@ -39,7 +39,7 @@ pub struct Basic {
     pub policy: Arc<str>,
     /// Without any a request may go on.
     pub optional: bool,
-    consumers: Choice,
+    consumers: ConsumerChoice,
     /// The file of further users, if there is one.
     users: Option<Box<str>>,
     challenge: HeaderValue,
@@ -100,7 +100,7 @@ pub(super) enum Judged {
 }
 
 /// What is judged, and by what.
-pub(super) struct Asked<'a> {
+pub(super) struct AskedPassword<'a> {
     pub(super) book: &'a Book,
     pub(super) verified: &'a mut Verified,
     /// What came of a question before.
@@ -121,7 +121,7 @@ impl Basic {
         let quoted = realm.replace('\\', "\\\\").replace('"', "\\\"");
         let challenge = HeaderValue::try_from(format!("Basic realm=\"{quoted}\", charset=\"UTF-8\""))
             .map_err(|_| Wrong::new("realm", "is no header's value"))?;
-        let choice = consumers.as_ref().map(Choice::compile).transpose().map_err(|wrong| wrong.within("consumers"))?;
+        let choice = consumers.as_ref().map(ConsumerChoice::compile).transpose().map_err(|wrong| wrong.within("consumers"))?;
         let limit = limit.as_ref().map(|limit| {
             let mesh::FailureLimit { per_minute, client_address, ipv6_prefix, username } = limit;
             let prefix = u8::try_from(*ipv6_prefix).ok().filter(|prefix| (1..=128).contains(prefix)).unwrap_or(64);
@@ -145,10 +145,10 @@ impl Basic {
     ///
     /// # Errors
     /// It shows one that does not open this.
-    pub(super) fn judge(&self, head: &RequestHead<'_>, asked: Asked<'_>) -> Result<Judged, Denied> {
+    pub(super) fn judge(&self, head: &RequestHead<'_>, asked: AskedPassword<'_>) -> Result<Judged, Denied> {
         let Some(shown) = shown(head)? else { return Ok(Judged::Nothing) };
         let (user, secret) = pair(&shown)?;
-        let Asked { book, verified, answer, address, now_secs } = asked;
+        let AskedPassword { book, verified, answer, address, now_secs } = asked;
         let (owner, hash) = self.whose(book, user);
         let key = verified.known_by(user, secret, hash.as_deref().unwrap_or_default());
         let failing = self.failures.as_ref().map(|limit| (limit, limit.key(address, user)));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::identify::Denied;
+use super::denied::Denied;
 use crate::authorize::Ruling;
 use crate::consumers::{AuthMethod, Digest, Identified, Password};
 

@@ -8,7 +8,8 @@ use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::api_key::{ApiKeys, Fill, is_token};
-use super::basic::{Asked, Basic, Judged};
+use super::basic::{AskedPassword, Basic, Judged};
+use super::denied::Denied;
 use super::found::Found;
 use super::{Passed, Question, Watch, unavailable};
 use crate::authenticate::{Accepted, Authentication, KeyCell, TokenFault, TokenVerdict};
@@ -21,108 +22,9 @@ use crate::matching::RequestHead;
 /// gRPC's code (<https://grpc.io/docs/guides/status-codes>).
 const GRPC_UNAUTHENTICATED: u8 = 16;
 
-/// Why a caller is not let on. Who is told learns less than the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[allow(missing_docs, reason = "`text` says what each is")]
-pub enum Denied {
-    Nothing,
-    Several,
-    TooLong,
-    Malformed,
-    Unknown,
-    Elsewhere,
-    Disabled,
-    Expired,
-    TooEarly,
-    Scope,
-    Value,
-    Token,
-    NoKeys,
-    TooMany,
-    Overflow,
-    Forbidden,
-}
-
-impl Denied {
-    /// Every one, in order; `denied as usize` is its place.
-    pub const ALL: [Self; 16] = [
-        Self::Nothing,
-        Self::Several,
-        Self::TooLong,
-        Self::Malformed,
-        Self::Unknown,
-        Self::Elsewhere,
-        Self::Disabled,
-        Self::Expired,
-        Self::TooEarly,
-        Self::Scope,
-        Self::Value,
-        Self::Token,
-        Self::NoKeys,
-        Self::TooMany,
-        Self::Overflow,
-        Self::Forbidden,
-    ];
-
-    /// In words, for logs and explanations.
-    pub const fn text(self) -> &'static str {
-        match self {
-            Self::Nothing => "no credential is shown",
-            Self::Several => "different credentials are shown at one place",
-            Self::TooLong => "the credential is too long",
-            Self::Malformed => "the credential is malformed",
-            Self::Unknown => "nobody has that credential",
-            Self::Elsewhere => "the consumer is none that counts here",
-            Self::Disabled => "the consumer is disabled",
-            Self::Expired => "the credential, or its consumer, has expired",
-            Self::TooEarly => "the credential does not hold yet",
-            Self::Scope => "the credential is not good for this: a scope is missing",
-            Self::Value => "an expression for a header came to nothing",
-            Self::Token => "the token is not accepted",
-            Self::NoKeys => "the keys of the token's issuer are not at hand",
-            Self::TooMany => "too many attempts failed within a minute",
-            Self::Overflow => "too many passwords wait to be verified",
-            Self::Forbidden => "a policy forbids it",
-        }
-    }
-
-    /// As the metric spells it.
-    pub const fn verdict(self) -> &'static str {
-        match self {
-            Self::Nothing => "missing",
-            Self::Several => "several",
-            Self::TooLong => "too_long",
-            Self::Malformed => "malformed",
-            Self::Unknown => "unknown",
-            Self::Elsewhere => "elsewhere",
-            Self::Disabled => "disabled",
-            Self::Expired => "expired",
-            Self::TooEarly => "too_early",
-            Self::Scope => "scope",
-            Self::Value => "value",
-            Self::Token => "token",
-            Self::NoKeys => "no_keys",
-            Self::TooMany => "too_many",
-            Self::Overflow => "overflow",
-            Self::Forbidden => "forbidden",
-        }
-    }
-
-    /// The reason code.
-    pub const fn reason(self) -> Reason {
-        match self {
-            Self::Scope | Self::Forbidden => Reason::Denied,
-            Self::TooMany => Reason::RateLimited,
-            Self::Overflow => Reason::Overflow,
-            Self::NoKeys | Self::Value => Reason::PolicyUnavailable,
-            _ => Reason::Unauthenticated,
-        }
-    }
-}
-
 /// Tokens (JWT) as one of the ways to say who calls.
 #[derive(Debug)]
-pub struct Tokens {
+pub struct TokenGuard {
     pub(crate) rules: Authentication,
     pub(crate) optional: bool,
     /// By place of the rule: the claim that its consumers are found by.
@@ -134,7 +36,7 @@ pub struct Tokens {
 /// All that says who calls a rule, and what is asked of whom.
 #[derive(Debug)]
 pub struct Identify {
-    tokens: Option<Tokens>,
+    tokens: Option<TokenGuard>,
     keys: Option<ApiKeys>,
     basic: Option<Basic>,
     /// A request without any credential goes on.
@@ -161,7 +63,7 @@ enum Sought {
 
 impl Identify {
     /// `None`: nobody asks who calls.
-    pub(crate) fn new(tokens: Option<Tokens>, keys: Option<ApiKeys>, basic: Option<Basic>) -> Option<Self> {
+    pub(crate) fn new(tokens: Option<TokenGuard>, keys: Option<ApiKeys>, basic: Option<Basic>) -> Option<Self> {
         if tokens.is_none() && keys.is_none() && basic.is_none() {
             return None;
         }
@@ -241,7 +143,7 @@ impl Identify {
         }
         let Some(basic) = &self.basic else { return Ok(Sought::Nobody) };
         let Watch { book, verified, found, wall_secs, .. } = watch;
-        let asked = Asked { book, verified, answer: found.answer(), address, now_secs: *wall_secs };
+        let asked = AskedPassword { book, verified, answer: found.answer(), address, now_secs: *wall_secs };
         Ok(match basic.judge(head, asked).map_err(by(AuthMethod::Basic))? {
             Judged::Nothing => Sought::Nobody,
             Judged::Somebody(found) => Sought::Somebody(found, Way::Password),
@@ -329,7 +231,7 @@ impl Identify {
     }
 }
 
-impl Tokens {
+impl TokenGuard {
     /// Whom a token makes its bearer.
     fn bearer(&self, accepted: &Accepted, watch: &Watch<'_>) -> Result<Identified, Denied> {
         let claim = self.claims.get(accepted.rule_number()).and_then(Option::as_deref);

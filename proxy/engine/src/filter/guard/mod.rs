@@ -4,6 +4,7 @@
 
 mod api_key;
 mod basic;
+mod denied;
 mod found;
 mod identify;
 mod limits;
@@ -23,8 +24,9 @@ use crate::matching::RequestHead;
 
 pub use api_key::ApiKeys;
 pub use basic::{Basic, FAILING_MAX, Failures, PAIR_BYTES_MAX};
+pub use denied::Denied;
 pub use found::Found;
-pub use identify::{Denied, Identify, Tokens};
+pub use identify::{Identify, TokenGuard};
 pub(crate) use limits::object;
 pub use limits::{CONCURRENCY_MAX, Counted, KEY_PARTS_MAX, Limit, LimitAsk, LimitGuard, LimitOutlook, ObjectLimits, read};
 

@@ -13,7 +13,7 @@ use crate::rejected::Wrong;
 const PLACES_MAX: usize = 16;
 
 /// What stands where a credential may.
-pub(super) enum Shown<'r> {
+pub(super) enum ShownCredential<'r> {
     /// Nothing, anywhere.
     Nothing,
     /// One, at the first place that has any.
@@ -47,20 +47,20 @@ fn place(raw: &CredentialPlace) -> Result<TokenPlace, Wrong> {
 }
 
 /// The credential that a request shows, of those that may be one. The same one twice at one place is one.
-pub(super) fn shown<'r>(places: &[TokenPlace], request: &RequestHead<'r>, may_be: impl Fn(&[u8]) -> bool) -> Shown<'r> {
+pub(super) fn shown<'r>(places: &[TokenPlace], request: &RequestHead<'r>, may_be: impl Fn(&[u8]) -> bool) -> ShownCredential<'r> {
     for place in places {
-        let mut found = Shown::Nothing;
+        let mut found = ShownCredential::Nothing;
         place.each(request, |credential| match &found {
             _ if !may_be(&credential) => {}
-            Shown::Nothing => found = Shown::One(credential),
-            Shown::One(known) if *known != credential => found = Shown::Several,
-            Shown::One(_) | Shown::Several => {}
+            ShownCredential::Nothing => found = ShownCredential::One(credential),
+            ShownCredential::One(known) if *known != credential => found = ShownCredential::Several,
+            ShownCredential::One(_) | ShownCredential::Several => {}
         });
-        if !matches!(found, Shown::Nothing) {
+        if !matches!(found, ShownCredential::Nothing) {
             return found;
         }
     }
-    Shown::Nothing
+    ShownCredential::Nothing
 }
 
 /// Takes a credential out wherever it stands.

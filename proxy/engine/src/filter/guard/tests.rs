@@ -160,7 +160,8 @@ fn each_key_opens_what_it_is_for_and_nothing_else() {
     // Aim: credential × outcome: unknown, foreign, disabled, expired, early, without the scope; the first place that has one counts; what is
     // there and bad is refused although a good one stands elsewhere.
     let long = "x".repeat(64 << 10);
-    let rows: &[(&[(&str, &str)], Option<u16>, Option<Denied>)] = &[
+    type Row<'r> = (&'r [(&'r str, &'r str)], Option<u16>, Option<Denied>);
+    let rows: &[Row<'_>] = &[
         (&[("x-api-key", "good-key-good-key-good-key")], None, None),
         (&[("authorization", "bearer  good-key-good-key-good-key")], None, None),
         (&[("cookie", "a=b; key=good-key-good-key-good-key")], None, None),

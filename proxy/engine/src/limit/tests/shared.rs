@@ -13,7 +13,7 @@ struct Play {
     book: LimitBook,
     numbers: Numbers,
     ahead: u64,
-    proxies: Vec<Held>,
+    proxies: Vec<HeldShare>,
     /// Answers with the time when they arrive, by proxy.
     under_way: VecDeque<(u64, usize, ShareAsk)>,
     travel_millis: u64,
@@ -23,7 +23,7 @@ struct Play {
 impl Play {
     fn new(numbers: Numbers, ahead: u64, travel_millis: u64) -> Self {
         let book = LimitBook::new(8, 100);
-        Self { book, numbers, ahead, proxies: vec![Held::default(); 3], under_way: VecDeque::new(), travel_millis, passed: Vec::new() }
+        Self { book, numbers, ahead, proxies: vec![HeldShare::default(); 3], under_way: VecDeque::new(), travel_millis, passed: Vec::new() }
     }
 
     fn ask(&mut self, proxy: usize, want: u64, at: u64) {
@@ -129,7 +129,7 @@ fn a_proxy_on_its_own_has_its_share_of_what_was_left() {
     let alone: u64 =
         play.proxies.iter_mut().map(|held| (0..1000).filter(|_| held.alone(1, &share, 3, now(500)).is_ok()).count() as u64).sum();
     assert!((590..=600).contains(&alone), "{alone}");
-    assert_eq!(play.proxies.iter_mut().map(Held::owed).sum::<u64>(), alone);
+    assert_eq!(play.proxies.iter_mut().map(HeldShare::owed).sum::<u64>(), alone);
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_book_has_its_bound() {
 #[test]
 fn what_lies_idle_is_given_back() {
     // Aim: a proxy whose client has left holds nothing after a while.
-    let mut held = Held::default();
+    let mut held = HeldShare::default();
     held.take(1, 10, now(0).moment);
     let grant = Grant { granted: 11, lasts: Duration::from_secs(60), standing: KeyStanding::default() };
     held.granted(&grant, now(1).moment);
@@ -183,7 +183,7 @@ proptest! {
             }
         }
         let at = at + travel;
-        let in_hand: u64 = play.proxies.iter().map(Held::have).sum();
+        let in_hand: u64 = play.proxies.iter().map(HeldShare::have).sum();
         let all = play.sum(0, at + 1);
         prop_assert!((all + in_hand) * 1000 <= burst * 1000 + at * amount, "{all} and {in_hand} in hand by {at}");
     }

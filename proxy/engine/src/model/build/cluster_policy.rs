@@ -12,7 +12,7 @@ use proto::mesh::{
 use super::duration;
 use crate::budget::RetryBudget;
 use crate::gate::Limits;
-use crate::health::{ActiveCheck, Outlier, Question};
+use crate::health::{ActiveCheck, CheckQuestion, Outlier};
 use crate::model::{Algorithm, Balance, ClusterKind, ClusterPolicy, Prefer};
 use crate::rejected::{Wrong, refuse};
 
@@ -118,8 +118,8 @@ fn judged_check(raw: &RawCheck) -> Result<ActiveCheck, Wrong> {
         question: match kind {
             None => return Err(Wrong::new("", "says neither http, grpc nor tcp")),
             Some(Kind::Http(http)) => judged_http(http).map_err(|wrong| wrong.within("http"))?,
-            Some(Kind::Grpc(GrpcCheck { service })) => Question::Grpc { service: service.clone() },
-            Some(Kind::Tcp(TcpCheck {})) => Question::Tcp,
+            Some(Kind::Grpc(GrpcCheck { service })) => CheckQuestion::Grpc { service: service.clone() },
+            Some(Kind::Tcp(TcpCheck {})) => CheckQuestion::Tcp,
         },
         interval: pace(interval.as_ref(), "interval")?,
         timeout: pace(timeout.as_ref(), "timeout")?,
@@ -128,7 +128,7 @@ fn judged_check(raw: &RawCheck) -> Result<ActiveCheck, Wrong> {
     })
 }
 
-fn judged_http(HttpCheck { path, expect, host }: &HttpCheck) -> Result<Question, Wrong> {
+fn judged_http(HttpCheck { path, expect, host }: &HttpCheck) -> Result<CheckQuestion, Wrong> {
     if !path.starts_with('/') || path.parse::<http::uri::PathAndQuery>().is_err() {
         return Err(Wrong::new("path", format!("`{}` is not a path like /healthz", path.escape_debug())));
     }
@@ -146,7 +146,7 @@ fn judged_http(HttpCheck { path, expect, host }: &HttpCheck) -> Result<Question,
     if expect.is_empty() {
         expect.push(STATUS_GOOD);
     }
-    Ok(Question::Http { path: path.clone(), expect, host: host.clone() })
+    Ok(CheckQuestion::Http { path: path.clone(), expect, host: host.clone() })
 }
 
 fn judged_budget(RawBudget { percent: share, min_per_second }: &RawBudget) -> Result<RetryBudget, Wrong> {
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(policy.limits, Limits::default());
         let outlier = policy.outlier.unwrap();
         assert!(outlier.consecutive_errors.is_none() && outlier.success_rate_min_percent.is_none() && outlier.latency_factor.is_none());
-        assert!(matches!(policy.check.unwrap().question, Question::Http { expect, .. } if expect == [200]));
+        assert!(matches!(policy.check.unwrap().question, CheckQuestion::Http { expect, .. } if expect == [200]));
         assert_eq!(policy.budget, RetryBudget { percent: 20.0, min_per_second: 10 });
         for (algorithm, wanted) in [(0, Some(Duration::from_secs(1))), (4, None), (5, None)] {
             let balance = Some(RawBalance { algorithm, slow_start: seconds(1), ..RawBalance::default() });

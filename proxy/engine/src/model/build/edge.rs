@@ -8,20 +8,22 @@ use proto::mesh::{UdpCluster, UdpProxy};
 use proto::xds::core::TransportSocket;
 use proto::xds::listener::{FilterChain, FilterChainMatch, ListenerFilter, UdpListenerConfig, listener_filter};
 
-use super::chains::{application_http, placed};
+use super::chains::{SERVER_NAMES_MAX, TableSource, application_http, of_tls, placed, plaintext, server_names, source};
 use super::hcm::{self, End, Facing};
-use super::listener::{SERVER_NAMES_MAX, TableSource, of_tls, plaintext, server_names, source};
 use super::policy::{Link, Policies};
 use super::secret::Secrets;
 use super::{forward, metadata, stamp, tls, unpack};
 use crate::model::{Chain, Chains, Datagrams, Domains, Forward, Port, Protocol, Serves, TlsTerms};
 use crate::rejected::{Wrong, refuse};
 
+/// What is served there, while it is staged.
+type PortDraft = Port<Forward<Link>, Chains<Serves<Link, TableSource>>, TableSource>;
+
 /// An edge's port while it is staged.
 #[derive(Debug)]
 pub(super) struct EdgeDraft {
     pub(super) content: u64,
-    pub(super) port: Port<Forward<Link>, Chains<Serves<Link, TableSource>>, TableSource>,
+    pub(super) port: PortDraft,
 }
 
 pub(super) fn compile(
@@ -40,10 +42,7 @@ pub(super) fn compile(
     Ok(EdgeDraft { content: stamp(), port: in_plaintext(only, policies).map_err(|wrong| wrong.within("filter_chains[0]"))? })
 }
 
-fn in_plaintext(
-    chain: &FilterChain,
-    policies: &mut Policies,
-) -> Result<Port<Forward<Link>, Chains<Serves<Link, TableSource>>, TableSource>, Wrong> {
+fn in_plaintext(chain: &FilterChain, policies: &mut Policies) -> Result<PortDraft, Wrong> {
     // The name is a label.
     let FilterChain { filter_chain_match, filters, metadata, transport_socket, name: _ } = chain;
     if let Some(raw) = filter_chain_match {

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use proto::mesh::{Egress as RawEgress, EgressPolicy as RawPolicy, EgressRule as RawRule, Originate};
 
 use super::route::next_id;
-use super::{CONNECT_TIMEOUT_DEFAULT, own, stamp};
+use super::{CONNECT_TIMEOUT_DEFAULT, own, pem, stamp};
 use crate::model::{
     Action, Cluster, ClusterKind, Domains, Egress, EgressMode, EgressRule, Forward, Match, Named, Protocol, Roots, RouteTable, Rule,
     RuleSource, Target,
@@ -142,7 +142,7 @@ fn named(raw: &Originate, hosts: &[String]) -> Result<Arc<Named>, Wrong> {
     let roots = if ca_pem.is_empty() {
         Roots::System
     } else {
-        Roots::Given(own::certificates(ca_pem, own::ROOTS_MAX).map_err(|wrong| wrong.within("originate.ca_pem"))?.into())
+        Roots::Given(pem::certificates(ca_pem, own::ROOTS_MAX).map_err(|wrong| wrong.within("originate.ca_pem"))?.into())
     };
     let named = Named::new(sni, roots).filter(|_| is_server_name(sni));
     named.map(Arc::new).ok_or_else(|| Wrong::new("originate.sni", format!("`{}` is no server's name", sni.escape_debug())))

@@ -8,7 +8,7 @@ use proto::mesh::{EdgeLimits, EdgePolicy, EdgeTokens};
 use super::authentication::{self, Cells};
 use crate::authorize;
 use crate::filter::Stage;
-use crate::filter::guard::{self, ApiKeys, Basic, Failures, Guard, Identify, LimitGuard, LimitStage, Tokens};
+use crate::filter::guard::{self, ApiKeys, Basic, Failures, Guard, Identify, LimitGuard, LimitStage, TokenGuard};
 use crate::limit::LimitMemories;
 use crate::rejected::Wrong;
 
@@ -45,10 +45,10 @@ fn limited(raw: &[EdgeLimits], stage: LimitStage, memories: &LimitMemories) -> R
     Ok(LimitGuard::new(objects).map(|limits| Guard::Limit(Arc::new(limits), stage)))
 }
 
-fn tokens(raw: &EdgeTokens, cells: &mut Cells) -> Result<Tokens, Wrong> {
+fn tokens(raw: &EdgeTokens, cells: &mut Cells) -> Result<TokenGuard, Wrong> {
     let EdgeTokens { policy, optional, rules } = raw;
     let claims = rules.iter().map(|rule| Some(rule.consumer_claim.as_str()).filter(|claim| !claim.is_empty()).map(Into::into)).collect();
-    Ok(Tokens { rules: authentication::of_rules(rules, None, cells)?, optional: *optional, claims, policy: policy.as_str().into() })
+    Ok(TokenGuard { rules: authentication::of_rules(rules, None, cells)?, optional: *optional, claims, policy: policy.as_str().into() })
 }
 
 /// Who failed lately, by the object's name.

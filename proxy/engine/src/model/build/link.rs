@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::chains::TableSource;
 use super::edge::EdgeDraft;
-use super::listener::{Listener, Road, TableSource};
+use super::listener::{Listener, Road};
 use super::policy::Link;
 use super::{Parts, inbound, route};
 use crate::failure::{LocalReply, Reason};

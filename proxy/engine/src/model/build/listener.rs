@@ -9,20 +9,14 @@ use proto::xds::core::TrafficDirection;
 use proto::xds::listener::{FilterChain, FilterChainMatch, Listener as Raw, ListenerFilter, listener_filter};
 use proto::xds::{http_inspector, original_dst, tls_inspector};
 
-use super::chains::{application_http, placed};
+use super::chains::{SERVER_NAMES_MAX, TableSource, application_http, of_tls, placed, plaintext, server_names, source};
 use super::edge::EdgeDraft;
-use super::hcm::{self, End, Facing, Routes};
+use super::hcm::{self, End, Facing};
 use super::policy::{Link, Policies};
 use super::secret::Secrets;
-use super::transport::{self, Security};
-use super::{SNIFF_TIMEOUT, duration, edge, endpoint, forward, inbound, metadata, route, same_name, stamp, unpack};
+use super::{SNIFF_TIMEOUT, duration, edge, endpoint, forward, inbound, metadata, same_name, stamp, unpack};
 use crate::model::{ByServerName, Datagrams, Domains, Forward, Protocol};
 use crate::rejected::{Wrong, refuse};
-
-/// The transport protocol of a chain for TLS.
-const TLS: &str = "tls";
-/// Most chains of one listener for TLS by name, and most names of one of them: a route has 1024 at most.
-pub(super) const SERVER_NAMES_MAX: usize = 65_536;
 
 /// What a listener resource becomes; route tables and clusters still by name.
 #[derive(Debug)]
@@ -41,13 +35,6 @@ pub(super) struct Road {
     pub(super) http: Option<TableSource>,
     pub(super) tcp: Option<Forward<Link>>,
     pub(super) tls: Option<ByServerName<Link>>,
-}
-
-/// Where a table comes from.
-#[derive(Debug)]
-pub(super) enum TableSource {
-    Named(String),
-    Inline(route::RouteTable),
 }
 
 pub(super) fn compile(name: &str, raw: &Raw, policies: &mut Policies, secrets: &mut Secrets) -> Result<Listener, Wrong> {
@@ -212,11 +199,6 @@ fn road((listed, rest): (&[FilterChain], Option<&FilterChain>), policies: &mut P
     Ok(Some(Road { content: stamp(), protocol, http, tcp, tls: None }))
 }
 
-/// Whether a chain is for TLS alone.
-pub(super) fn of_tls(chain: &FilterChain) -> bool {
-    chain.filter_chain_match.as_ref().is_some_and(|wanted| wanted.transport_protocol == TLS)
-}
-
 /// TLS that passes untouched to where the name leads that it asks for. What meets no chain is closed, so there is no rest.
 fn by_server_name(listed: &[FilterChain], policies: &mut Policies) -> Result<Road, Wrong> {
     if listed.len() > SERVER_NAMES_MAX {
@@ -241,37 +223,6 @@ fn by_server_name(listed: &[FilterChain], policies: &mut Policies) -> Result<Roa
     Ok(Road { content: stamp(), protocol: Protocol::Tcp, http: None, tcp: None, tls: Some(tls) })
 }
 
-/// No name means any, or none.
-pub(super) fn server_names(raw: &FilterChainMatch, place: usize, names: &mut Domains) -> Result<(), Wrong> {
-    let FilterChainMatch { destination_port, prefix_ranges, server_names, transport_protocol, application_protocols } = raw;
-    refuse(destination_port.is_some(), "destination_port")?;
-    refuse(!prefix_ranges.is_empty(), "prefix_ranges")?;
-    refuse(!application_protocols.is_empty(), "application_protocols")?;
-    if transport_protocol != TLS {
-        return Err(Wrong::new("transport_protocol", "must be tls, as its neighbours'"));
-    }
-    if server_names.is_empty() && !names.add("*", place) {
-        return Err(Wrong::new("server_names", "are missing, and another chain takes every name already"));
-    }
-    if server_names.len() > SERVER_NAMES_MAX {
-        return Err(Wrong::new("server_names", format!("are more than {SERVER_NAMES_MAX}")));
-    }
-    for (index, name) in server_names.iter().enumerate() {
-        let at = |wrong: Wrong| wrong.within(format!("server_names[{index}]"));
-        refuse(name == "*", "").map_err(at)?;
-        route::add_domain(names, name, place).map_err(at)?;
-    }
-    Ok(())
-}
-
-/// Applications come in plaintext.
-pub(super) fn plaintext(raw: Option<&proto::xds::core::TransportSocket>) -> Result<(), Wrong> {
-    match raw.map(transport::downstream).transpose().map_err(|wrong| wrong.within("transport_socket"))? {
-        None | Some(Security::Plain) => Ok(()),
-        Some(Security::Mesh) => Err(Wrong::unsupported("transport_socket")),
-    }
-}
-
 /// Whether the chain is for bytes that turned out to be HTTP.
 fn outbound_match(raw: Option<&FilterChainMatch>) -> Result<bool, Wrong> {
     let Some(raw) = raw else { return Ok(false) };
@@ -282,13 +233,4 @@ fn outbound_match(raw: Option<&FilterChainMatch>) -> Result<bool, Wrong> {
     refuse(!server_names.is_empty(), &at("server_names"))?;
     refuse(!matches!(transport_protocol.as_str(), "" | "raw_buffer"), &at("transport_protocol"))?;
     application_http(application_protocols).map_err(|wrong| wrong.within("filter_chain_match"))
-}
-
-pub(super) fn source(routes: Routes, policies: &mut Policies) -> Result<TableSource, Wrong> {
-    Ok(match routes {
-        Routes::Named(name) => TableSource::Named(name),
-        Routes::Inline(raw) => {
-            TableSource::Inline(route::compile(&raw, None, policies).map_err(|wrong| wrong.within("filters[0].route_config"))?)
-        }
-    })
 }

@@ -22,6 +22,7 @@ mod link;
 mod listener;
 mod metadata;
 mod own;
+mod pem;
 mod policy;
 mod route;
 mod secret;
@@ -461,7 +462,7 @@ impl Parts {
 /// # Errors
 /// What is wrong with it.
 pub fn certificates(pem: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    own::certificates(pem, own::ROOTS_MAX).map_err(|wrong| wrong.of("", "").why)
+    pem::certificates(pem, own::ROOTS_MAX).map_err(|wrong| wrong.of("", "").why)
 }
 
 /// Decodes a resource.

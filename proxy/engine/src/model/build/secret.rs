@@ -11,7 +11,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::interned::Interned;
-use super::{own, same_name, stamp};
+use super::{pem, same_name, stamp};
 use crate::model::{Named, OwnCertificate, Secret, SecretCell, TICKET_KEY_BYTES, TlsTerms};
 use crate::rejected::{Wrong, refuse};
 
@@ -100,7 +100,7 @@ fn compile(name: &str, raw: &Raw) -> Result<Secret, Wrong> {
 fn certificate(raw: &TlsCertificate) -> Result<OwnCertificate, Wrong> {
     let TlsCertificate { certificate_chain, private_key, ocsp_staple } = raw;
     let pem = inline(certificate_chain.as_ref(), "certificate_chain")?;
-    let chain = own::certificates(pem, CHAIN_MAX).map_err(|wrong| wrong.within("certificate_chain"))?;
+    let chain = pem::certificates(pem, CHAIN_MAX).map_err(|wrong| wrong.within("certificate_chain"))?;
     let pem = inline(private_key.as_ref(), "private_key")?;
     if pem.len() > KEY_BYTES_MAX {
         return Err(Wrong::new("private_key", format!("has {} bytes, at most {KEY_BYTES_MAX} are taken", pem.len())));
@@ -131,7 +131,7 @@ pub(super) fn authorities(raw: &CertificateValidationContext, most: usize) -> Re
     refuse(!match_typed_subject_alt_names.is_empty(), "match_typed_subject_alt_names")?;
     refuse(!match_subject_alt_names.is_empty(), "match_subject_alt_names")?;
     let pem = inline(trusted_ca.as_ref(), "trusted_ca")?;
-    own::certificates(pem, most).map_err(|wrong| wrong.within("trusted_ca"))
+    pem::certificates(pem, most).map_err(|wrong| wrong.within("trusted_ca"))
 }
 
 fn ticket_keys(TlsSessionTicketKeys { keys }: &TlsSessionTicketKeys) -> Result<Vec<[u8; TICKET_KEY_BYTES]>, Wrong> {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::secret::{Secrets, inline};
 use super::transport::{config, config_source, plaintext};
-use super::{own, unpack};
+use super::{pem, unpack};
 use crate::model::{ApplicationProtocol, ClientCertificates, Made, Named, PeerName, Roots, SecretCell, TlsTerms, TlsVersion};
 use crate::raw::is_name;
 use crate::rejected::{Wrong, refuse};
@@ -194,7 +194,7 @@ fn peers(raw: &CertificateValidationContext) -> Result<(Roots, Vec<PeerName>), W
         (None, Some(_)) => Roots::System,
         (given, None) => {
             let pem = inline(given.as_ref(), "trusted_ca")?;
-            Roots::Given(own::certificates(pem, ROOTS_GIVEN_MAX).map_err(|wrong| wrong.within("trusted_ca"))?.into())
+            Roots::Given(pem::certificates(pem, ROOTS_GIVEN_MAX).map_err(|wrong| wrong.within("trusted_ca"))?.into())
         }
     };
     if names.len() > PEER_NAMES_MAX {

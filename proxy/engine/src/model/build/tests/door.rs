@@ -215,7 +215,7 @@ fn outbound_listeners_declare_http_tcp_or_neither() {
         assert!(text.contains(part), "{text} should hold {part}");
     }
     let edge = Listener { name: "edge/80".into(), bind_to_port: None, ..fixture::out_nowhere("0.0.0.0:80") };
-    fixture::put(&mut Parts::default(), "edge/80", &edge).expect("TLS of names that nobody leads anywhere yet");
+    put(&mut Parts::default(), "edge/80", &edge).expect("TLS of names that nobody leads anywhere yet");
 }
 
 #[test]

@@ -30,6 +30,7 @@ use proto::xds::types::Percent;
 use proto::xds::{least_request, round_robin};
 use protox::prost_reflect::{DynamicMessage, Kind, MessageDescriptor};
 
+use super::effects::{SO_ANYWAY, WITHOUT_EFFECT};
 use super::walk::Walk;
 use crate::fixture::{self, assignment, chain, endpoint, host, prefix, rule, table};
 use crate::model::Snapshot;
@@ -40,60 +41,6 @@ mod sources;
 
 /// Deepest message that is made up where none is.
 const MADE_UP_MAX: usize = 3;
-
-/// What is accepted and never changes anything, and why that is honest.
-const WITHOUT_EFFECT: &[(&str, &str)] = &[
-    ("FilterChain.name", "a label"),
-    ("Filter.name", "a label: the type decides"),
-    ("ListenerFilter.name", "a label: the type decides"),
-    ("HttpFilter.name", "a label: the type decides"),
-    ("TransportSocket.name", "a label: the type decides"),
-    ("TransportSocketMatch.name", "a label"),
-    ("TypedExtensionConfig.name", "a label: the type decides"),
-    ("VirtualHost.name", "a label: the domains decide"),
-    ("Locality.sub_zone", "a label: zones are the finest that is preferred"),
-    ("ConfigSource.ads", "there is one stream, however it is called"),
-    ("ConfigSource.self", "the same"),
-    ("CommonTlsContext.validation_context", "empty, it says nothing of the peers, which are verified all the same"),
-    ("HeaderValueOption.keep_empty_value", "counts together with an empty value"),
-    ("HttpFilter.is_optional", "counts for filters that we do not know"),
-];
-
-/// Fields of which some values say what is so anyway, as here; others are honoured or refused.
-const SO_ANYWAY: &[(&str, &str)] = &[
-    ("Any.type_url", "balancers of other clients are passed over"),
-    ("Cluster.lb_policy", "load_balancing_policy goes before it"),
-    ("Cluster.least_request_lb_config", "the choice of two"),
-    ("ConfigSource.resource_api_version", "V3 is what AUTO is"),
-    ("EdsClusterConfig.service_name", "nothing has come for either name"),
-    ("HttpConnectionManager.stat_prefix", "empty says nothing"),
-    ("HttpConnectionManager.use_remote_address", "false at a sidecar, true at an edge"),
-    ("LbEndpoint.health_status", "UNKNOWN is taken for healthy"),
-    ("Locality.region", "a group without endpoints is nowhere"),
-    ("Locality.zone", "the same"),
-    ("Listener.bind_to_port", "true where we listen, false where we do not"),
-    ("Listener.traffic_direction", "an outbound name says it already"),
-    ("Listener.use_original_dst", "false"),
-    ("ProxyConfig.trust_domain", "empty is the default"),
-    ("QueryParameterMatcher.present_match", "true is what absent is"),
-    ("TokenRule.consumer_claim", "a sidecar knows no consumers"),
-    ("TokenRule.jwks_max_stale", "keys that are given do not age"),
-    ("Route.request_headers_to_remove", "a fixed answer sends no request"),
-    ("Route.response_headers_to_remove", "a fixed answer has nothing to remove"),
-    ("RouteConfiguration.ignore_port_in_host_matching", "false where only `*` is served"),
-    ("RouteConfiguration.request_headers_to_remove", "the inline table has no rules"),
-    ("RouteConfiguration.response_headers_to_remove", "the same"),
-    ("RouteConfiguration.validate_clusters", "false"),
-    ("RouteMatch.prefix", "empty is every path, as `/` is"),
-    ("RouteMatch.case_sensitive", "true"),
-    ("SetCurrentClientCertDetails.subject", "false"),
-    ("Thresholds.priority", "no limit is no limit"),
-    ("TlsParameters.tls_maximum_protocol_version", "AUTO leaves it to us"),
-    ("TlsParameters.tls_minimum_protocol_version", "AUTO leaves it to us"),
-    ("UpgradeConfig.enabled", "true"),
-    ("VirtualHost.request_headers_to_remove", "a host without rules"),
-    ("VirtualHost.response_headers_to_remove", "the same"),
-];
 
 /// A resource by type and name.
 type Resource = (String, String, Any);

@@ -2,6 +2,7 @@ mod assemble;
 mod broken;
 mod door;
 mod edge;
+mod effects;
 mod fields;
 mod policy;
 mod walk;

@@ -1,0 +1,102 @@
+//! Why a caller from outside is not let on.
+
+use crate::failure::Reason;
+
+/// Why a caller is not let on. Who is told learns less than the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "`text` says what each is")]
+pub enum Denied {
+    Nothing,
+    Several,
+    TooLong,
+    Malformed,
+    Unknown,
+    Elsewhere,
+    Disabled,
+    Expired,
+    TooEarly,
+    Scope,
+    Value,
+    Token,
+    NoKeys,
+    TooMany,
+    Overflow,
+    Forbidden,
+}
+
+impl Denied {
+    /// Every one, in order; `denied as usize` is its place.
+    pub const ALL: [Self; 16] = [
+        Self::Nothing,
+        Self::Several,
+        Self::TooLong,
+        Self::Malformed,
+        Self::Unknown,
+        Self::Elsewhere,
+        Self::Disabled,
+        Self::Expired,
+        Self::TooEarly,
+        Self::Scope,
+        Self::Value,
+        Self::Token,
+        Self::NoKeys,
+        Self::TooMany,
+        Self::Overflow,
+        Self::Forbidden,
+    ];
+
+    /// In words, for logs and explanations.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Nothing => "no credential is shown",
+            Self::Several => "different credentials are shown at one place",
+            Self::TooLong => "the credential is too long",
+            Self::Malformed => "the credential is malformed",
+            Self::Unknown => "nobody has that credential",
+            Self::Elsewhere => "the consumer is none that counts here",
+            Self::Disabled => "the consumer is disabled",
+            Self::Expired => "the credential, or its consumer, has expired",
+            Self::TooEarly => "the credential does not hold yet",
+            Self::Scope => "the credential is not good for this: a scope is missing",
+            Self::Value => "an expression for a header came to nothing",
+            Self::Token => "the token is not accepted",
+            Self::NoKeys => "the keys of the token's issuer are not at hand",
+            Self::TooMany => "too many attempts failed within a minute",
+            Self::Overflow => "too many passwords wait to be verified",
+            Self::Forbidden => "a policy forbids it",
+        }
+    }
+
+    /// As the metric spells it.
+    pub const fn verdict(self) -> &'static str {
+        match self {
+            Self::Nothing => "missing",
+            Self::Several => "several",
+            Self::TooLong => "too_long",
+            Self::Malformed => "malformed",
+            Self::Unknown => "unknown",
+            Self::Elsewhere => "elsewhere",
+            Self::Disabled => "disabled",
+            Self::Expired => "expired",
+            Self::TooEarly => "too_early",
+            Self::Scope => "scope",
+            Self::Value => "value",
+            Self::Token => "token",
+            Self::NoKeys => "no_keys",
+            Self::TooMany => "too_many",
+            Self::Overflow => "overflow",
+            Self::Forbidden => "forbidden",
+        }
+    }
+
+    /// The reason code.
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Scope | Self::Forbidden => Reason::Denied,
+            Self::TooMany => Reason::RateLimited,
+            Self::Overflow => Reason::Overflow,
+            Self::NoKeys | Self::Value => Reason::PolicyUnavailable,
+            _ => Reason::Unauthenticated,
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What a request's caller brings along: its session, its patience.
+
+use std::time::Duration;
+
+use engine::decide::Plan;
+use engine::model::SessionHome;
+use http::HeaderMap;
+
+use super::{Connection, Door, InForce};
+use crate::http::{Caller, Hop, OfHop, Patient, take_patience};
+use crate::road::session::Sticky;
+
+impl<D: Door> Connection<D> {
+    /// Where a rule keeps a client's session, and the way there if it has one.
+    pub(super) fn session(
+        &self,
+        view: &InForce<D::Listener>,
+        plan: &Plan<'_>,
+        headers: &HeaderMap,
+    ) -> (Option<Box<Sticky>>, Option<SessionHome>) {
+        if let Some(session) = &plan.forward.policy.session
+            && let Some(settings) = view.snapshot.settings.as_ref().filter(|settings| !settings.session_key.is_empty())
+        {
+            let terms = (self.downstream.tls.is_some(), self.shared.wall_secs());
+            let (found, led) = Sticky::find(session, plan.forward, headers, settings, terms);
+            return (Some(found), led);
+        }
+        (None, None)
+    }
+
+    /// How long the caller waits, and whether it retries.
+    pub(super) fn patience(&self, headers: &mut HeaderMap, of_hop: OfHop, waited: Duration) -> Patient {
+        if !(of_hop.deadline || of_hop.layered || of_hop.grpc_timeout || of_hop.tracestate) {
+            return Patient::default();
+        }
+        let own = self.door.caller(&self.downstream) == Caller::Application;
+        // As of its coming.
+        let waited = u64::try_from(waited.as_millis()).unwrap_or(0);
+        take_patience(headers, of_hop, (self.hop(), own), || self.shared.unix_ms().saturating_sub(waited))
+    }
+
+    pub(super) fn hop(&self) -> Hop {
+        if self.downstream.peer.is_some() { Hop::Inner } else { Hop::First }
+    }
+}
