@@ -47,8 +47,6 @@ pub enum PartKey {
     Consumers(Arc<Usable>, u8),
 }
 
-/// Namespaces, further names, labels.
-
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ViewPart {
