@@ -157,7 +157,9 @@ impl Candidate {
         match outcome {
             Outcome::Read(seen) => self.saw(seen, now),
             Outcome::Written(seen) => {
-                if std::mem::take(&mut self.new) {
+                // The holder of a Lease that was deleted goes on, if it is the holder still: where its write was long under way, others have
+                // made the Lease, held it and lost it meanwhile.
+                if std::mem::take(&mut self.new) && self.holds(now).is_none() {
                     self.from = now + self.terms.duration;
                 }
                 // From before the write was sent: whoever looks at the Lease saw it later.
@@ -209,7 +211,7 @@ impl Candidate {
             // Nobody has held it as it is: it was never used, or deleted under its holder. It is taken, which tells that holder, and held
             // once that one's time is over.
             _ => {
-                self.new = self.holds(now).is_none();
+                self.new = true;
                 None
             }
         };

@@ -164,6 +164,24 @@ fn a_lease_that_somebody_deletes_is_made_again_by_its_holder() {
 }
 
 #[test]
+fn a_holder_that_slept_makes_a_deleted_lease_anew_like_anybody() {
+    // Aim: it decided to make the Lease while it held, and its write came long after: another has made it, held it and lost it to a second
+    // deletion meanwhile, and holds still.
+    let now = Instant::now();
+    let mut mine = holder(now);
+    mine.next(now + TERMS.renew);
+    mine.on(Outcome::Overtaken, now + TERMS.renew);
+    let decided = now + TERMS.renew + OVERTAKEN_PAUSE;
+    assert!(matches!(read(&mut mine, None, decided), Step::Write(Bid { over: None, .. })));
+    let woken = decided + 2 * TERMS.duration;
+    mine.on(Outcome::Written(seen("9", "me", "t", 0)), woken);
+    assert_eq!(mine.holds(woken), None);
+    assert!(matches!(mine.next(woken), Step::Write(_)), "it is renewed at once");
+    mine.on(Outcome::Written(seen("10", "me", "t2", 0)), woken + MS);
+    assert_eq!(mine.holds(woken + MS), None, "another may believe that it holds");
+}
+
+#[test]
 fn only_what_is_mine_is_given_back() {
     // Aim: the bid names the version that I wrote; after a failure, or when the time is over, there is none.
     let now = Instant::now();

@@ -567,9 +567,13 @@ fn every_field_is_honoured_or_refused() {
 fn fields_within(mut open: Vec<MessageDescriptor>) -> BTreeSet<String> {
     let (mut fields, mut seen) = (BTreeSet::new(), BTreeSet::new());
     while let Some(message) = open.pop() {
-        // A map's keys are told as the field that holds it.
-        for field in message.fields().filter(|field| !message.is_map_entry() || field.name() != "key") {
-            match field.kind() {
+        for field in message.fields() {
+            // A map's keys, and values that are no messages, are told as the field that holds it.
+            let kind = match field.kind() {
+                Kind::Message(entry) if entry.is_map_entry() => entry.map_entry_value_field().kind(),
+                kind => kind,
+            };
+            match kind {
                 Kind::Message(inner) if inner.package_name() == "meshwright.v1" => {
                     open.extend(seen.insert(inner.full_name().to_owned()).then_some(inner));
                 }
