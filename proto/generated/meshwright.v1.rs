@@ -1772,7 +1772,7 @@ impl ::prost::Name for Progress {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {
-    /// objects, proxies, listeners, routes, clusters, endpoints, policies, certs, epochs, plaintext, egress, traffic, suggestions, audit, refusals.
+    /// objects, consumers, proxies, listeners, routes, clusters, endpoints, policies, certs, epochs, plaintext, egress, traffic, suggestions, audit, refusals.
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     /// Filters; empty: all.
