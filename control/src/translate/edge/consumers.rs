@@ -13,7 +13,7 @@ use crate::translate::attach::WhyNot;
 use crate::translate::usable::Usable;
 use crate::world::content::ContentRef;
 use crate::world::edge::{Claims, Consumer, ConsumerChoice, Credential, CredentialKind, Namespaces, page_of};
-use crate::world::{Index, Name, Object, ObjectKey, Spec, World};
+use crate::world::{Index, Name, Object, ObjectKey, Spec, World, references};
 
 /// Shortest key in a Secret: a shorter one could be guessed.
 const KEY_BYTES_MIN: usize = 20;
@@ -95,6 +95,20 @@ fn sent(world: &World, object: &Object, consumer: &Consumer, (labels, claims): (
         expires_secs: seconds(consumer.expires_ms),
         credentials: credentials.collect(),
     }
+}
+
+/// The pages on which something is what an object's content says: keys and passwords of Consumers, files of users, lists of addresses.
+pub(in crate::translate) fn pages_of(index: &Index, content: &ObjectKey) -> BTreeSet<u8> {
+    let refers = |object: &Arc<Object>| object.key.namespace == content.namespace && references(object).contains(content);
+    let consumers = index.consumers.iter().filter(|(_, objects)| objects.iter().any(refers));
+    let mut pages: BTreeSet<u8> = consumers.map(|(page, _)| *page).collect();
+    for object in index.edge.values().flatten().filter(|object| references(object).contains(content)) {
+        match &object.spec {
+            Spec::BasicAuth(spec) => pages.extend(spec.users.iter().map(|at| page_of(&basic::file_name(at)))),
+            _ => _ = pages.insert(page_of(&content.path())),
+        }
+    }
+    pages
 }
 
 /// Whole seconds; what ends within the first second of 1970 has ended.
