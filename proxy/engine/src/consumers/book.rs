@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest as sha};
 use http::HeaderValue;
+use prost::Message as _;
 use proto::mesh::{self, credential::Kind};
 
 use super::addresses::AddressList;
@@ -126,8 +127,11 @@ impl Book {
         None
     }
 
-    /// Whether somebody who proved who it is still has what it showed, as it was. Who is no consumer is known to nobody here.
+    /// Whether somebody who proved who it is still has what it showed, as it was. Who is no consumer and in no file is known to nobody here.
     pub fn still_has(&self, who: &Identified) -> bool {
+        if let Some((file, hash)) = &who.file {
+            return who.user.as_deref().and_then(|user| self.in_file(file, user)) == Some(hash);
+        }
         let (Some(consumer), Some(shown)) = (&who.consumer, who.credential()) else { return true };
         let Some(now) = self.named(&consumer.path) else { return false };
         Arc::ptr_eq(now, consumer) || (!now.disabled && now.expires_secs == consumer.expires_secs && now.credentials.contains(shown))
@@ -344,6 +348,7 @@ fn credential(consumer: &Consumer, raw: &mesh::Credential) -> Result<(Credential
         expires_secs: (*expires_secs > 0).then_some(*expires_secs),
         scopes: scopes.iter().map(|scope| scope.as_str().into()).collect(),
         told: HeaderValue::try_from(told).ok(),
+        mark: digest(&raw.encode_to_vec()),
     };
     Ok((made, secret))
 }

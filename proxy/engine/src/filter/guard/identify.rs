@@ -240,6 +240,7 @@ impl TokenGuard {
             consumer: None,
             credential: None,
             user: None,
+            file: None,
             claims: Some(Arc::clone(&accepted.claims)),
             until_secs: Some(accepted.until_secs()),
         };

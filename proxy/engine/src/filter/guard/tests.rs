@@ -281,6 +281,38 @@ fn passwords_are_asked_about_once_and_unknown_users_cost_the_same() {
 }
 
 #[test]
+fn what_is_replaced_in_its_place_is_not_what_was_shown() {
+    // Aim: a key behind the same name, and a user's password in a file, end what stands open by the former one when they are others or gone;
+    // what stays as it was does not.
+    let secret = bcrypt::hash_with_salt("secret", 4, [7; 16]).unwrap().to_string();
+    let other = bcrypt::hash_with_salt("other", 4, [7; 16]).unwrap().to_string();
+    let known = |key_text: &str, hash: Option<&str>| {
+        let user = |hash: &str| mesh::PasswordCredential { username: "ada".into(), hash: hash.into() };
+        let files = vec![mesh::UserFile { name: "shop/users/all".into(), users: hash.map(user).into_iter().collect() }];
+        mesh::Consumers { consumers: vec![consumer("acme", vec![key("k1", key_text)])], files, ..mesh::Consumers::default() }
+    };
+    let basic = mesh::BasicAuth { policy: "shop/basic".into(), users: "shop/users/all".into(), ..mesh::BasicAuth::default() };
+    let policy = mesh::EdgePolicy { api_keys: Some(keys()), basic: Some(basic), ..mesh::EdgePolicy::default() };
+    let good = "good-key-good-key-good-key";
+    let mut edge = Edge::of(policy, &known(good, Some(&secret)));
+    // ada:secret
+    let asked = [("x-api-key", good), ("authorization", "Basic YWRhOnNlY3JldA==")].map(|shown| edge.ask(with(&[shown])).found);
+    let [by_key, by_password] = asked.map(|found| found.identified().cloned().unwrap());
+    for (now, key_holds, password_holds) in [
+        (known(good, Some(&secret)), true, true),
+        (known("another-another-another-key", Some(&secret)), false, true),
+        (known(good, Some(&other)), true, false),
+        (known(good, None), true, false),
+    ] {
+        let mut parts = Parts::default();
+        put(&mut parts, "consumers/00", &now).unwrap();
+        parts.settle();
+        let book = with_policy(&mut parts, mesh::EdgePolicy::default()).consumers.load();
+        assert_eq!((book.still_has(&by_key), book.still_has(&by_password)), (key_holds, password_holds));
+    }
+}
+
+#[test]
 fn only_hashes_that_cost_something_and_not_too_much_are_taken() {
     // Aim: argon2id, bcrypt and scrypt within bounds; passwords themselves, unsalted hashes and those that would cost everybody are refused.
     for good in [ARGON, BCRYPT, "$scrypt$ln=10,r=8,p=1$c29tZXNhbHQ$bWFkZSB1cCBtYWRlIHVwIG1hZGUgdXA"] {
