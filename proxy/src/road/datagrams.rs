@@ -9,14 +9,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::ptr;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{self, Arc};
 use std::time::Duration;
 
 use engine::decide::{choose, door};
 use engine::failure::{Failure, Reason};
-use engine::model::{Cluster, ClusterKind, InFlight, Target};
+use engine::model::{Cluster, ClusterKind, Endpoint, EndpointSet, InFlight, Snapshot, Target};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::{AbortHandle, JoinSet};
@@ -87,6 +88,10 @@ struct Session {
     idle: Duration,
     last: Cell<Instant>,
     answered: Cell<bool>,
+    cluster: Arc<Cluster>,
+    endpoint: Arc<Endpoint>,
+    /// Under which it was looked at last: see [`Hall::goes_on`].
+    seen: RefCell<(sync::Weak<Snapshot>, sync::Weak<EndpointSet>)>,
     /// Given back when it ends, whoever still holds it.
     place: Cell<Option<(Place, InFlight)>>,
     task: RefCell<Option<AbortHandle>>,
@@ -135,6 +140,13 @@ impl Hall {
     fn pass(self: &Rc<Self>, client: SocketAddr, datagram: &[u8]) {
         for _ in 0..2 {
             let known = self.sessions.borrow().get(&client).cloned();
+            let known = known.filter(|session| {
+                let goes_on = self.goes_on(client, session);
+                if !goes_on {
+                    self.end(client, session.number);
+                }
+                goes_on
+            });
             let Some(session) = known.or_else(|| self.begin(client)) else { return self.dropped() };
             match send_datagram(&session.upstream, datagram) {
                 Ok(_) => {
@@ -200,6 +212,8 @@ impl Hall {
             None => return Err(Failure::new(Reason::NoRoute, "it has no backend")),
         };
         self.fit(cluster)?;
+        // Before one is picked: what changes meanwhile is looked at by the next datagram.
+        let set = cluster.endpoints.load_full();
         let to = Tries::new(None, None, None).next(shared, Some(cluster))?;
         if to.endpoint.identity.is_some() && self.told.borrow().as_ref() != Some(&cluster.name) {
             tracing::info!(cluster = &*cluster.name, "datagrams go in plaintext to peers of the mesh: mesh TLS carries none");
@@ -214,9 +228,40 @@ impl Hall {
             idle: served.forward.policy.idle_timeout.unwrap_or(IDLE),
             last: Cell::new(Instant::now()),
             answered: Cell::new(false),
+            cluster: Arc::clone(cluster),
+            seen: RefCell::new((Arc::downgrade(&snapshot), Arc::downgrade(&set))),
             place: Cell::new(Some((place, to.endpoint.live.enter()))),
+            endpoint: to.endpoint,
             task: RefCell::default(),
         })
+    }
+
+    /// Whether a session may go on: its client is still let in, its port still leads to its cluster, and that still has its endpoint. Who never pauses
+    /// would stay with an address that is somebody else's by now. It is looked at where the epoch or the endpoints are others than before.
+    fn goes_on(&self, client: SocketAddr, session: &Session) -> bool {
+        let set = session.cluster.endpoints.load();
+        let same = {
+            let seen = session.seen.borrow();
+            let epoch = self.shared.reader.with(|live| ptr::eq(Arc::as_ptr(live), seen.0.as_ptr()));
+            epoch && ptr::eq(Arc::as_ptr(&set), seen.1.as_ptr())
+        };
+        if same {
+            return true;
+        }
+        let snapshot = self.shared.reader.load();
+        let judged = door(&snapshot, self.port, standing::caller_of(None, client, self.port), None);
+        let led = |target: &Target| match target {
+            Target::Cluster(cluster) => Arc::ptr_eq(&cluster.endpoints, &session.cluster.endpoints) && self.fit(cluster).is_ok(),
+            Target::Reply(_) => false,
+        };
+        let backends = snapshot.datagrams.get(&self.port).map_or(&[][..], |served| served.forward.backends.as_slice());
+        let stays = judged.is_none_or(|judgement| judgement.allows())
+            && backends.iter().any(|backend| backend.weight > 0 && led(&backend.target))
+            && set.ready.iter().chain(&set.other).any(|one| Arc::ptr_eq(&one.live, &session.endpoint.live));
+        if stays {
+            *session.seen.borrow_mut() = (Arc::downgrade(&snapshot), Arc::downgrade(&set));
+        }
+        stays
     }
 
     /// What is to be met by TLS is not met in plaintext.
@@ -296,6 +341,9 @@ async fn answers(hall: Weak<Hall>, client: SocketAddr, session: Rc<Session>) {
 impl Hall {
     /// Passes on what has come, a bounded part of it; whether the session goes on.
     fn answer(&self, client: SocketAddr, session: &Session) -> bool {
+        if !self.goes_on(client, session) {
+            return false;
+        }
         let mut room = self.room.borrow_mut();
         for _ in 0..DATAGRAMS_PER_TURN {
             match session.upstream.try_recv(&mut room) {
