@@ -208,7 +208,7 @@ fn a_token_of_an_unknown_key_has_its_keys_asked_for() {
             from_headers: vec![mesh::TokenHeader { name: "authorization".into(), prefix: "Bearer ".into() }],
             ..mesh::TokenRule::default()
         };
-        let tokens = mesh::EdgeTokens { policy: "shop/tokens".into(), optional: false, rules: vec![rule] };
+        let tokens = mesh::EdgeTokens { policy: "shop/tokens".into(), optional: false, rules: vec![rule], consumers: of_shop() };
         let mut gate = Gate::new(mesh::EdgePolicy { tokens: Some(tokens), ..mesh::EdgePolicy::default() });
         gate.set(&world);
         let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);

@@ -8,11 +8,11 @@ use engine::consumers::{CREDENTIALS_MAX, Digest, digest};
 use proto::mesh::{self, CertificateCredential, KeyCredential, PasswordCredential, TokenCredential, certificate_credential, credential};
 
 use super::api_key::chosen;
-use super::basic;
+use super::{basic, tokens};
 use crate::translate::attach::WhyNot;
 use crate::translate::usable::Usable;
 use crate::world::content::ContentRef;
-use crate::world::edge::{Claims, Consumer, ConsumerChoice, Credential, CredentialKind, Namespaces, page_of};
+use crate::world::edge::{Claims, Consumer, Credential, CredentialKind, page_of};
 use crate::world::{Index, Name, Object, ObjectKey, Spec, World, references};
 
 /// Shortest key in a Secret: a shorter one could be guessed.
@@ -39,10 +39,7 @@ pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
                     files.extend(spec.users.clone());
                     chosen(index, object, &spec.consumers.clone().unwrap_or_default())
                 }
-                // A token's consumers may be declared wherever a grant lets them be.
-                Spec::RequestAuthentication(_) => {
-                    chosen(index, object, &ConsumerChoice { namespaces: Namespaces::All, ..ConsumerChoice::default() })
-                }
+                Spec::RequestAuthentication(_) => chosen(index, object, &tokens::choice()),
                 _ => continue,
             };
             found.insert((choice.namespaces, choice.names, choice.labels));

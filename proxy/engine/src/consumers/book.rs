@@ -107,8 +107,8 @@ impl Book {
         self.owner(*self.certificates.get(name)?)
     }
 
-    /// Who claims a token; `claim`: by credentials that name that claim only.
-    pub fn by_token(&self, claims: &Claims, claim: Option<&str>) -> Option<Owner> {
+    /// Who claims a token, of those that count; `claim`: by credentials that name that claim only.
+    pub fn by_token(&self, claims: &Claims, claim: Option<&str>, counts: impl Fn(&Consumer) -> bool) -> Option<Owner> {
         if self.tokens.is_empty() {
             return None;
         }
@@ -118,9 +118,9 @@ impl Book {
             for value in claims.texts(name) {
                 let key = (Box::from(&*claims.issuer), Box::from(name), Box::from(&*value));
                 let says = |(name, value): &(Box<str>, Box<str>)| claims.texts(name).any(|said| *said == **value);
-                let found = self.tokens.get(&key).into_iter().flatten().find(|(_, wanted)| wanted.iter().all(says));
-                if let Some((place, _)) = found {
-                    return self.owner(*place);
+                let owners = self.tokens.get(&key).into_iter().flatten().filter(|(_, wanted)| wanted.iter().all(says));
+                if let Some(owner) = owners.filter_map(|(place, _)| self.owner(*place)).find(|(consumer, _)| counts(consumer)) {
+                    return Some(owner);
                 }
             }
         }

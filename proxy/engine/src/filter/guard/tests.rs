@@ -5,6 +5,7 @@ use proto::mesh;
 
 use super::{Denied, Found, Guard, Passed, Question, Watch};
 use crate::authenticate::Remembered;
+use crate::claims::Claims;
 use crate::consumers::{AuthMethod, BookCell, CONSUMER_HEADER, Verified, digest};
 use crate::filter::{Stage, tests::exchange};
 use crate::fixture::put;
@@ -310,6 +311,33 @@ fn what_is_replaced_in_its_place_is_not_what_was_shown() {
         let book = with_policy(&mut parts, mesh::EdgePolicy::default()).consumers.load();
         assert_eq!((book.still_has(&by_key), book.still_has(&by_password)), (key_holds, password_holds));
     }
+}
+
+#[test]
+fn a_token_is_nobodys_of_whom_no_consumer_counts() {
+    // Aim: a Consumer of a namespace that does not count claims no token, though it comes first and is disabled; one that counts does.
+    let jwt = || mesh::Credential {
+        name: "tok".into(),
+        kind: Some(mesh::credential::Kind::Jwt(mesh::TokenCredential {
+            issuer: "https://id.example".into(),
+            claims: [("azp".to_owned(), "app".to_owned())].into(),
+        })),
+        ..mesh::Credential::default()
+    };
+    let thief = mesh::Consumer { namespace: "elsewhere".into(), disabled: true, ..consumer("thief", vec![jwt()]) };
+    let all = mesh::Consumers { consumers: vec![thief, consumer("acme", vec![jwt()])], ..mesh::Consumers::default() };
+    let mut parts = Parts::default();
+    put(&mut parts, "consumers/00", &all).unwrap();
+    parts.settle();
+    let book = with_policy(&mut parts, mesh::EdgePolicy::default()).consumers.load();
+    let content = serde_json::json!({"iss": "https://id.example", "azp": "app"}).as_object().cloned().unwrap();
+    let claims = Claims { issuer: "https://id.example".into(), content };
+    let of = |namespace: &str| {
+        let found = book.by_token(&claims, None, |consumer| *consumer.namespace == *namespace);
+        found.map(|(consumer, _)| consumer.path.to_string())
+    };
+    assert_eq!(of("partners").as_deref(), Some("partners/acme"));
+    assert_eq!(of("nobody"), None);
 }
 
 #[test]
