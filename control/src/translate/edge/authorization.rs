@@ -173,8 +173,11 @@ pub(super) fn listed(index: &Index, gateway: &Name) -> BTreeSet<String> {
     of_places(index, &all).into_iter().flat_map(|(_, policy)| lists(policy).cloned()).collect()
 }
 
-/// A list as proxies are told: all entries of its ConfigMap, one range a line. What cannot be read is left out, line by line.
-pub(super) fn list(world: &World, name: &str) -> AddressList {
+/// A list as proxies are told: all entries of its ConfigMap, one range a line. What cannot be read is left out, line by line. `None`: there is no
+/// such ConfigMap; a proxy that has no list lets nobody in by it, and nobody past it.
+pub(super) fn list(world: &World, name: &str) -> Option<AddressList> {
+    let (namespace, own) = name.split_once('/')?;
+    world.get(&ObjectKey::new(Kind::ConfigMap, namespace, own))?;
     let mut ranges = String::new();
     for line in texts(world, name).iter().flat_map(|text| text.lines()) {
         if engine::consumers::AddressList::read(line).is_ok() {
@@ -182,7 +185,7 @@ pub(super) fn list(world: &World, name: &str) -> AddressList {
             ranges.push('\n');
         }
     }
-    AddressList { name: name.to_owned(), ranges }
+    Some(AddressList { name: name.to_owned(), ranges })
 }
 
 /// Why a list does not say all that it should.

@@ -61,7 +61,7 @@ pub(in crate::translate) fn page(world: &World, usable: &Usable, number: u8) -> 
     let consumers: Vec<_> = index.consumers.get(&number).into_iter().flatten().filter_map(|object| told(object)).collect();
     let on_page = |name: &str| page_of(name) == number;
     let files = usable.files.iter().filter(|at| on_page(&basic::file_name(at))).map(|at| basic::file(world, at)).collect();
-    let lists = usable.lists.iter().filter(|name| on_page(name)).map(|name| super::authorization::list(world, name)).collect();
+    let lists = usable.lists.iter().filter(|name| on_page(name)).filter_map(|name| super::authorization::list(world, name)).collect();
     let page = mesh::Consumers { consumers, files, lists };
     (page != mesh::Consumers::default()).then_some(page)
 }

@@ -97,9 +97,9 @@ impl Book {
         self.files.get(file)?.get(user)
     }
 
-    /// Whether a list holds an address; one that is not there holds none.
-    pub fn lists(&self, list: &str, address: std::net::IpAddr) -> bool {
-        self.lists.get(list).is_some_and(|list| list.holds(address))
+    /// Whether a list holds an address; `None`: there is no such list.
+    pub fn lists(&self, list: &str, address: std::net::IpAddr) -> Option<bool> {
+        self.lists.get(list).map(|list| list.holds(address))
     }
 
     /// Whose certificate that is.

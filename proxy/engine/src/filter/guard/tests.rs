@@ -341,6 +341,34 @@ fn a_token_is_nobodys_of_whom_no_consumer_counts() {
 }
 
 #[test]
+fn a_list_that_is_not_there_lets_nobody_past() {
+    // Aim: a Deny by a list that nobody has sent, or that is gone, holds for everybody, and so does what an Allow excepts; one that is there is asked.
+    use mesh::authorization_policy::Action;
+    for (action, except, list, status) in [
+        (Action::Deny, false, "shop/far", None),
+        (Action::Deny, false, "shop/gone", Some(403)),
+        (Action::Allow, true, "shop/far", None),
+        (Action::Allow, true, "shop/gone", Some(403)),
+        (Action::Allow, false, "shop/gone", Some(403)),
+    ] {
+        let source = vec![mesh::CallSource { ip_lists: vec![list.to_owned()], ..mesh::CallSource::default() }];
+        let (from, not_from) = if except { (Vec::new(), source) } else { (source, Vec::new()) };
+        let rule = mesh::AuthorizationRule { from, not_from, ..mesh::AuthorizationRule::default() };
+        let policy = mesh::AuthorizationPolicy {
+            name: "shop/p".into(),
+            action: action.into(),
+            rules: vec![rule],
+            ..mesh::AuthorizationPolicy::default()
+        };
+        let authorization = Some(mesh::Authorization { policies: vec![policy], dry_run: false });
+        let lists = vec![mesh::AddressList { name: "shop/far".into(), ranges: "192.0.2.0/24\n".into() }];
+        let mut edge =
+            Edge::of(mesh::EdgePolicy { authorization, ..mesh::EdgePolicy::default() }, &mesh::Consumers { lists, ..consumers() });
+        assert_eq!(edge.ask(with(&[])).status, status, "{action:?} {except} {list}");
+    }
+}
+
+#[test]
 fn only_hashes_that_cost_something_and_not_too_much_are_taken() {
     // Aim: argon2id, bcrypt and scrypt within bounds; passwords themselves, unsalted hashes and those that would cost everybody are refused.
     for good in [ARGON, BCRYPT, "$scrypt$ln=10,r=8,p=1$c29tZXNhbHQ$bWFkZSB1cCBtYWRlIHVwIG1hZGUgdXA"] {
