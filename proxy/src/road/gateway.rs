@@ -26,7 +26,7 @@ use crate::road::opening;
 use crate::road::shared::Shared;
 use crate::road::standing::{self, Denial};
 use crate::road::watch;
-use crate::tls::{Alert, EdgeAccepted, Shown};
+use crate::tls::{Alert, EdgeAccepted, Proof, Shown};
 
 /// Serves one connection to a Gateway's port (the port of its listener, whatever the socket's own is). Dropping the future cuts it.
 pub async fn serve_connection(arrival: Arrival, port: u16, shared: Rc<Shared>) {
@@ -118,7 +118,7 @@ impl Visit<'_> {
                 return self.refused(&failure);
             }
         };
-        let EdgeAccepted { stream, alpn, shown, facts } = accepted;
+        let EdgeAccepted { stream, alpn, shown, proof, facts } = accepted;
         self.shared.observer.edge().handshake(&facts);
         let certificate = shown.as_ref().map(|shown| (&*shown.hash_hex, shown.believed));
         let mut downstream = self.downstream();
@@ -126,7 +126,7 @@ impl Visit<'_> {
         // The chain has decided; only what is inside is left to say.
         let Step::Take(course) = self.decide(&heard.ended(alpn)) else { return None };
         let stream = Rewound::new(Bytes::new(), Stream::accepted(stream));
-        let client = EdgeClient::Tls { name, terms, shown };
+        let client = EdgeClient::Tls { name, terms, shown, proof };
         self.take(course, stream, (client, forward), downstream).await
     }
 
@@ -141,7 +141,7 @@ impl Visit<'_> {
         match course {
             Course::Serve(_) | Course::Unreadable => {
                 let address = HeaderValue::from_str(&self.peer.ip().to_string()).ok();
-                let door = Edge { port: self.port, address, client };
+                let door = Edge { shared: Rc::clone(self.shared), port: self.port, address, client };
                 let listener = door.served(&self.snapshot);
                 let view = InForce { snapshot: Arc::clone(&self.snapshot), listener };
                 let connection = Connection::new(self.shared, door, downstream, view);
@@ -206,11 +206,14 @@ enum EdgeClient {
         terms: Arc<TlsTerms>,
         /// What it has shown.
         shown: Option<Shown>,
+        /// The same, to be judged again.
+        proof: Option<Proof>,
     },
 }
 
 /// A Gateway's door.
 struct Edge {
+    shared: Rc<Shared>,
     port: u16,
     /// The client's.
     address: Option<HeaderValue>,
@@ -230,6 +233,14 @@ enum Served {
 }
 
 impl Edge {
+    /// Whether the client's certificate is worth something else by now: then it is for a connection of its own.
+    fn is_doubted(&self) -> bool {
+        match &self.client {
+            EdgeClient::Tls { terms, shown: Some(shown), proof: Some(proof), .. } => !self.shared.tls.edge().stands(terms, shown, proof),
+            EdgeClient::Tls { .. } | EdgeClient::Plaintext => false,
+        }
+    }
+
     fn served(&self, live: &Snapshot) -> Served {
         let (door, tells_client) = match &self.client {
             EdgeClient::Plaintext => (EdgeDoor::Plaintext, false),
@@ -262,6 +273,7 @@ impl Door for Edge {
 
     fn terms<'v>(&self, _: &'v Snapshot, listener: &'v Served) -> Terms<'v> {
         match listener {
+            Served::Table { .. } if self.is_doubted() => Terms::Misdirected,
             Served::Table { table, .. } => Terms::Edge(table),
             Served::Misdirected => Terms::Misdirected,
             Served::NoPort => Terms::NoPort,
