@@ -98,19 +98,15 @@ impl Visit<'_> {
             return self.refused(&failure);
         }
         let forward = decide::carried_at_edge(&self.snapshot, self.port, heard.known().first).cloned();
-        let handshake = async {
-            let places = &self.shared.handshakes;
-            let _place = match places.try_acquire() {
-                Ok(place) => Some(place),
-                Err(_) => {
-                    self.shared.observer.edge().handshakes_full.fetch_add(1, Ordering::Relaxed);
-                    places.acquire().await.ok()
-                }
-            };
-            edge.accept(&terms, Rewound::new(heard.seen.clone(), socket)).await
-        };
+        let full = || _ = self.shared.observer.edge().handshakes_full.fetch_add(1, Ordering::Relaxed);
+        let handshake = self.shared.handshakes.run(full, edge.accept(&terms, Rewound::new(heard.seen.clone(), socket)));
         let late = || Failure::new(Reason::TlsFailed, "the TLS handshake took too long");
-        let accepted = match Box::pin(timeout(HANDSHAKE_WAIT, handshake)).await.unwrap_or_else(|_| Err(late())) {
+        let crowded = || Failure::new(Reason::TlsFailed, "the TLS handshake was the slowest of as many as may be, and made room");
+        let accepted = match Box::pin(timeout(HANDSHAKE_WAIT, handshake)).await {
+            Ok(done) => done.unwrap_or_else(|| Err(crowded())),
+            Err(_) => Err(late()),
+        };
+        let accepted = match accepted {
             Ok(accepted) => accepted,
             Err(failure) => {
                 self.shared.observer.edge().handshakes_failed.fetch_add(1, Ordering::Relaxed);

@@ -573,7 +573,7 @@ fn a_handshake_has_its_time_and_its_place() {
         let began = tokio::time::Instant::now();
         rest(&mut half).await;
         assert!(began.elapsed() < Duration::from_secs(11), "{:?}", began.elapsed());
-        let taken = world.client.handshakes.acquire_many(crate::ground::limits::HANDSHAKES_MAX as u32).await.unwrap();
+        let taken = world.client.handshakes.places().acquire_many(crate::ground::limits::HANDSHAKES_MAX as u32).await.unwrap();
         let config = Arc::new(client(&[]));
         let waiting = connect(&world.client, &config, "a.example");
         assert!(tokio::time::timeout(Duration::from_secs(5), waiting).await.is_err());
