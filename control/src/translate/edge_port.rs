@@ -12,7 +12,7 @@ use proto::xds::pack;
 
 use super::attach::covers;
 use super::cluster::{Destination, destinations};
-use super::edge::authorization::Asked;
+use super::edge::authorization::DoorPolicies;
 use super::edge_listeners::{Edge, Family, Judged};
 use super::protocol::Protocol;
 use super::route::{self, RouteTable};
@@ -60,7 +60,7 @@ fn http(world: &World, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort 
 
 fn tls(world: &World, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
     let index = world.index();
-    let asked = Asked::at(index, edge.name, port);
+    let asked = DoorPolicies::at(index, edge.name, port);
     let (mut chains, mut tables, mut backends) = (Vec::new(), Vec::new(), BTreeSet::new());
     for (place, judged) in edge.at(port, Family::Tls) {
         let socket = judged.terminates().then(|| {
@@ -123,7 +123,7 @@ fn tcp(index: &Index, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
     let (mut chains, mut backends) = (Vec::new(), BTreeSet::new());
     for (place, judged) in edge.at(port, Family::Tcp).take(1) {
         let front = Frontend { index, caller, called: None, listener: Some((edge.name, judged)) };
-        let closed = Asked::at(index, edge.name, port).closes(index, edge.name, judged);
+        let closed = DoorPolicies::at(index, edge.name, port).closes(index, edge.name, judged);
         let filters = vec![if closed { wire::tcp(&[], None) } else { stream::oldest(&front, edge, place, &mut backends) }];
         chains.push(FilterChain { name: judged.name(), filters, ..FilterChain::default() });
     }
@@ -133,7 +133,7 @@ fn tcp(index: &Index, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
 fn udp(index: &Index, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
     let mut backends = BTreeSet::new();
     let mut proxy = UdpProxy::default();
-    let open = |judged: &Judged<'_>| !Asked::at(index, edge.name, port).closes(index, edge.name, judged);
+    let open = |judged: &Judged<'_>| !DoorPolicies::at(index, edge.name, port).closes(index, edge.name, judged);
     for (place, judged) in edge.at(port, Family::Udp).take(1).filter(|&(_, judged)| open(judged)) {
         let front = Frontend { index, caller, called: None, listener: Some((edge.name, judged)) };
         let clusters = stream::datagrams(&front, edge, place, &mut backends);

@@ -18,13 +18,13 @@ pub struct Handshakes {
 }
 
 /// One of them; it leaves when it is dropped.
-struct UnderWay<'h> {
+struct Shaking<'h> {
     all: &'h Handshakes,
     number: u64,
     ends: Rc<Notify>,
 }
 
-impl Drop for UnderWay<'_> {
+impl Drop for Shaking<'_> {
     fn drop(&mut self) {
         self.all.under_way.borrow_mut().remove(&self.number);
     }
@@ -56,12 +56,12 @@ impl Handshakes {
         }
     }
 
-    fn enter(&self) -> UnderWay<'_> {
+    fn enter(&self) -> Shaking<'_> {
         let number = self.count.get();
         self.count.set(number + 1);
         let ends = Rc::new(Notify::new());
         self.under_way.borrow_mut().insert(number, Rc::clone(&ends));
-        UnderWay { all: self, number, ends }
+        Shaking { all: self, number, ends }
     }
 
     /// Ends the one that has been under way longest.

@@ -52,9 +52,9 @@ pub(super) fn sent(index: &Index, places: &[Place]) -> Option<Authorization> {
 /// What is asked at a Gateway's port before any rule: what forbids by addresses alone; and what allows. Where requests come in, that is asked here
 /// by addresses only, and where nothing else at this Gateway allows: rules ask the rest. Connections and datagrams have no rules, so all
 /// that allows is asked here of them, and what wants a request holds for none.
-pub(in crate::translate) struct Asked<'a>(Vec<(&'a Object, &'a AuthorizationPolicy)>);
+pub(in crate::translate) struct DoorPolicies<'a>(Vec<(&'a Object, &'a AuthorizationPolicy)>);
 
-impl<'a> Asked<'a> {
+impl<'a> DoorPolicies<'a> {
     pub(in crate::translate) fn at(index: &'a Index, gateway: &Name, port: u16) -> Self {
         if index.edge.is_empty() {
             return Self(Vec::new());
@@ -103,18 +103,18 @@ impl<'a> Asked<'a> {
 
 /// The same as proxies are told; `None`: nobody is asked.
 pub(in crate::translate) fn door(index: &Index, gateway: &Name, port: u16) -> Option<Authorization> {
-    let policies: Vec<_> = Asked::at(index, gateway, port).0.iter().map(|(object, policy)| policy.sent(&object.key)).collect();
+    let policies: Vec<_> = DoorPolicies::at(index, gateway, port).0.iter().map(|(object, policy)| policy.sent(&object.key)).collect();
     (!policies.is_empty()).then_some(Authorization { policies, dry_run: index.mesh.authorization_dry_run })
 }
 
 /// What status says of a policy that closes listeners of a Gateway, because nobody can ask it there.
 pub(super) fn closing(index: &Index, object: &Object, gateway: &Name) -> Option<WhyNot> {
     content(object)?;
-    let mut doors: BTreeMap<u16, Asked<'_>> = BTreeMap::new();
+    let mut doors: BTreeMap<u16, DoorPolicies<'_>> = BTreeMap::new();
     let mut closed = Vec::new();
     for judged in listeners(index, gateway).iter().filter(|judged| judged.refused.is_none() && streams(judged)) {
         let port = judged.listener.port;
-        let asked = doors.entry(port).or_insert_with(|| Asked::at(index, gateway, port));
+        let asked = doors.entry(port).or_insert_with(|| DoorPolicies::at(index, gateway, port));
         if asked.missed(index, gateway, judged).contains(&&object.key) {
             closed.push(judged.name());
         }
