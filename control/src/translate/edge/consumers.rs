@@ -17,6 +17,9 @@ use crate::world::{Index, Name, Object, ObjectKey, Spec, World, references};
 
 /// Shortest key in a Secret: a shorter one could be guessed.
 const KEY_BYTES_MIN: usize = 20;
+/// Labels of a Consumer that proxies are told: one with more would have its whole page refused, and what is revoked there stay in force. By a label
+/// beyond it nobody is chosen.
+const LABELS_MAX: usize = 64;
 /// Letters of a key of somebody's own that are told.
 const TOLD_BYTES: usize = 4;
 
@@ -86,6 +89,7 @@ fn sent(world: &World, object: &Object, consumer: &Consumer, (labels, claims): (
             .labels
             .iter()
             .filter(|(name, _)| labels.contains(name))
+            .take(LABELS_MAX)
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
         disabled: consumer.disabled,

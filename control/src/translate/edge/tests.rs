@@ -164,3 +164,19 @@ fn what_secrets_say_reaches_those_who_go_by_it() {
     assert!(put(set).contains(&gateway));
     assert!(put(&own("ApiKeyAuth", "targetRefs: [{kind: ListenerSet, name: set}]")).contains(&gateway));
 }
+
+#[test]
+fn no_consumer_spoils_its_page() {
+    // Aim: a Consumer with more labels than proxies take, all of which somebody asks for, is sent with as many as they do.
+    let labels: Vec<String> = (0..70).map(|number| format!("l{number}: x")).collect();
+    let labels = labels.join(", ");
+    let consumer = format!("kind: Consumer\nmetadata: {{name: x, namespace: team, labels: {{{labels}}}}}\nspec: {{}}");
+    let keys = keys("all", "team", &format!("{{{ROUTE}, consumers: {{selector: {{matchLabels: {{{labels}}}}}}}}}"));
+    let world = world(&[&consumer, &keys]);
+    let choice = (vec!["team".to_owned()], Vec::new(), [("l0".to_owned(), "x".to_owned())].into());
+    let asked = (0..70).map(|number| (vec!["team".to_owned()], Vec::new(), [(format!("l{number}"), "x".to_owned())].into()));
+    let usable = crate::translate::usable::Usable { choices: asked.chain([choice]).collect(), files: Vec::new(), lists: Vec::new() };
+    let page = consumer_page(&ObjectKey::new(Kind::Consumer, "team", "x"));
+    let told = super::consumers::page(&world, &usable, page).unwrap();
+    assert_eq!(told.consumers[0].labels.len(), 64);
+}
