@@ -164,15 +164,20 @@ impl Hall {
         self.dropped();
     }
 
-    /// Begins a session. At the bound the oldest that nobody has answered makes room.
+    /// Begins a session. At the bound the oldest that nobody has answered makes room, else one that has been silent for long.
     fn begin(self: &Rc<Self>, client: SocketAddr) -> Option<Rc<Session>> {
-        if self.shut.get() {
+        // Who may not come makes nobody leave.
+        if self.shut.get() || !self.lets_in(&self.shared.reader.load(), client) {
             return None;
         }
-        let place = Place::take(&self.shared).or_else(|| {
-            self.forget_unanswered();
-            Place::take(&self.shared)
-        });
+        let forgets: [fn(&Self); 2] = [Self::forget_unanswered, Self::forget_silent];
+        let mut place = Place::take(&self.shared);
+        for forget in forgets {
+            place = place.or_else(|| {
+                forget(self);
+                Place::take(&self.shared)
+            });
+        }
         let Some(place) = place else {
             if self.readings().sessions_full.fetch_add(1, Ordering::Relaxed) == 0 {
                 tracing::warn!(port = self.port, "no more sessions of datagrams are begun until some end");
@@ -199,10 +204,6 @@ impl Hall {
     fn open(&self, client: SocketAddr, place: Place) -> Result<Session, Failure> {
         let shared = &self.shared;
         let snapshot = shared.reader.load();
-        let judged = door(&snapshot, self.port, standing::caller_of(None, client, self.port), None);
-        if judged.is_some_and(|judgement| !judgement.allows()) {
-            return Err(Failure::new(Reason::Denied, "its address may not"));
-        }
         let served = snapshot.datagrams.get(&self.port);
         let served = served.ok_or_else(|| Failure::new(Reason::NoRoute, "nothing takes datagrams at this port any more"))?;
         let drawn = choose(&served.forward, shared.draw.next());
@@ -236,6 +237,11 @@ impl Hall {
         })
     }
 
+    /// Whether a client's address may come.
+    fn lets_in(&self, snapshot: &Snapshot, client: SocketAddr) -> bool {
+        door(snapshot, self.port, standing::caller_of(None, client, self.port), None).is_none_or(|judgement| judgement.allows())
+    }
+
     /// Whether a session may go on: its client is still let in, its port still leads to its cluster, and that still has its endpoint. Who never pauses
     /// would stay with an address that is somebody else's by now. It is looked at where the epoch or the endpoints are others than before.
     fn goes_on(&self, client: SocketAddr, session: &Session) -> bool {
@@ -249,13 +255,12 @@ impl Hall {
             return true;
         }
         let snapshot = self.shared.reader.load();
-        let judged = door(&snapshot, self.port, standing::caller_of(None, client, self.port), None);
         let led = |target: &Target| match target {
             Target::Cluster(cluster) => Arc::ptr_eq(&cluster.endpoints, &session.cluster.endpoints) && self.fit(cluster).is_ok(),
             Target::Reply(_) => false,
         };
         let backends = snapshot.datagrams.get(&self.port).map_or(&[][..], |served| served.forward.backends.as_slice());
-        let stays = judged.is_none_or(|judgement| judgement.allows())
+        let stays = self.lets_in(&snapshot, client)
             && backends.iter().any(|backend| backend.weight > 0 && led(&backend.target))
             && set.ready.iter().chain(&set.other).any(|one| Arc::ptr_eq(&one.live, &session.endpoint.live));
         if stays {
@@ -293,6 +298,20 @@ impl Hall {
         }
     }
 
+    /// Of some sessions ends the one that has been silent longest, if that is a good part of what it may be.
+    fn forget_silent(&self) {
+        let now = Instant::now();
+        let silence = |session: &Session| now.saturating_duration_since(session.last.get());
+        let longest = {
+            let sessions = self.sessions.borrow();
+            let some = sessions.iter().take(LOOKED_AT_MAX).filter(|(_, session)| silence(session) >= session.idle / SILENT_PART);
+            some.max_by_key(|(_, session)| silence(session)).map(|(client, session)| (*client, session.number))
+        };
+        if let Some((client, number)) = longest {
+            self.end(client, number);
+        }
+    }
+
     fn end(&self, client: SocketAddr, number: u64) {
         let mut sessions = self.sessions.borrow_mut();
         if sessions.get(&client).is_some_and(|session| session.number == number)
@@ -306,6 +325,10 @@ impl Hall {
     }
 }
 
+/// Sessions that are looked at for one that may end, where there is no room.
+const LOOKED_AT_MAX: usize = 64;
+/// What part of the silence that ends a session ends it where there is no room.
+const SILENT_PART: u32 = 8;
 /// Silence that ends a session whose listener says none.
 const IDLE: Duration = Duration::from_secs(60);
 

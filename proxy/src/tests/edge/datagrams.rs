@@ -129,7 +129,8 @@ fn a_session_follows_what_its_port_leads_to() {
 
 #[test]
 fn sessions_have_a_bound_that_forgers_do_not_hold() {
-    // Aim: at the bound the oldest that nobody has answered makes room; those that were answered stay, and the rest is dropped and counted.
+    // Aim: at the bound the oldest that nobody has answered makes room, then one that has been silent for long; those that were answered lately
+    // stay, and the rest is dropped and counted.
     really(|| async {
         let (shared, address) = serving(&[echo().await], Duration::from_secs(60)).await;
         let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -144,6 +145,15 @@ fn sessions_have_a_bound_that_forgers_do_not_hold() {
         assert_eq!((edge.sessions_full.load(Ordering::Relaxed), edge.datagrams_dropped.load(Ordering::Relaxed)), (1, 1));
         assert!(ask(&first, "d").await.is_some());
         drop(silent);
+    });
+    really(|| async {
+        let (shared, address) = serving(&[echo().await], Duration::from_secs(4)).await;
+        let (first, second) = (client(address).await, client(address).await);
+        assert!(ask(&first, "a").await.is_some());
+        shared.datagram_sessions.set(0);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(ask(&second, "b").await.is_some(), "who has been silent for long makes room although it was answered");
+        assert_eq!(shared.observer.edge().sessions.load(Ordering::Relaxed), 1);
     });
     really(|| async {
         let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
