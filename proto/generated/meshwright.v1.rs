@@ -4264,6 +4264,9 @@ pub struct EdgeTokens {
     pub optional: bool,
     #[prost(message, repeated, tag = "3")]
     pub rules: ::prost::alloc::vec::Vec<TokenRule>,
+    /// Of which consumers a token may be; absent: of none.
+    #[prost(message, optional, tag = "10")]
+    pub consumers: ::core::option::Option<ConsumerChoice>,
 }
 impl ::prost::Name for EdgeTokens {
     const NAME: &'static str = "EdgeTokens";
