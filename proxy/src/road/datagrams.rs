@@ -184,7 +184,7 @@ impl Hall {
             }
             return None;
         };
-        match self.open(client, place) {
+        match self.open(place) {
             Ok(session) => {
                 let session = Rc::new(session);
                 self.sessions.borrow_mut().insert(client, Rc::clone(&session));
@@ -201,7 +201,7 @@ impl Hall {
         }
     }
 
-    fn open(&self, client: SocketAddr, place: Place) -> Result<Session, Failure> {
+    fn open(&self, place: Place) -> Result<Session, Failure> {
         let shared = &self.shared;
         let snapshot = shared.reader.load();
         let served = snapshot.datagrams.get(&self.port);
