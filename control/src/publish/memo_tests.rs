@@ -75,7 +75,7 @@ fn what_is_kept_is_what_would_be_made() {
     // Aim: whatever changes: the advanced index is the one built from nothing; what depends on nothing that is touched is the same as
     // before, and an audience too; and a part from the memo is the part made at this moment.
     let mut seen = Seen::default();
-    for seed in 1..=4_u64 {
+    for seed in 1..=6_u64 {
         let mut random = Random::new(seed * 7919);
         let memo = Memo::default();
         let mut before = random.world.clone();
@@ -115,7 +115,12 @@ fn what_is_kept_is_what_would_be_made() {
     assert!(seen.kinds.len() >= 18, "{seen:?}");
     // Consumers are of few Gateways, and rarely change while they are.
     let often = |(word, (changed, untouched)): (&&str, &(usize, usize))| {
-        (**word == *"consumers" || *changed > if **word == *"secrets" { 2 } else { 20 }) && untouched > changed
+        let least = match **word {
+            "consumers" => 1,
+            "secrets" => 3,
+            _ => 20,
+        };
+        *changed >= least && untouched > changed
     };
     assert!(seen.parts.len() == 7 && seen.parts.iter().all(often), "{seen:?}");
 }
