@@ -32,6 +32,8 @@ pub struct HeldShare {
     owed: u64,
     /// The store that has been told what is known of the key; another one has to be.
     told: u32,
+    /// The numbers that the store was heard about ([`Numbers::terms`]).
+    terms: u64,
 }
 
 /// What becomes of a request that wants a part.
@@ -56,6 +58,15 @@ const ASKED_AGAIN: Duration = Duration::from_millis(500);
 const EMPTY_REST: Duration = Duration::from_millis(5);
 
 impl HeldShare {
+    /// Of a limit with these numbers. That the store has nothing holds for the numbers it was asked about: after an edit it is asked again.
+    pub fn under(&mut self, numbers: &Numbers) -> &mut Self {
+        let terms = numbers.terms();
+        if std::mem::replace(&mut self.terms, terms) != terms {
+            self.empty_until = Moment::default();
+        }
+        self
+    }
+
     /// Takes `cost`, of a limit of which up to `ahead` are taken ahead. With zero, each request asks.
     pub fn take(&mut self, cost: u64, ahead: u64, now: Moment) -> Taking {
         self.alone = None;
@@ -89,9 +100,10 @@ impl HeldShare {
         }
         self.left = grant.standing.remaining;
         (self.heard, self.reset_at) = (now, now.plus(grant.standing.reset));
-        // A partial grant says that there is no more, too.
-        let rest = if grant.standing.retry.is_zero() { Duration::ZERO } else { grant.standing.retry.max(EMPTY_REST) };
-        self.empty_until = now.plus(rest);
+        // A partial grant says that there is no more, too. Where there is more, no moment says otherwise: who waited for this answer goes by
+        // the moment at which it came, which is before it.
+        let retry = grant.standing.retry;
+        self.empty_until = if retry.is_zero() { Moment::default() } else { now.plus(retry.max(EMPTY_REST)) };
     }
 
     /// There will be no answer: it may be asked again, and told again of what was let through.
