@@ -4,6 +4,7 @@ mod backends;
 mod bytes;
 mod datagrams;
 mod tls;
+mod told;
 
 use super::*;
 use crate::road::gateway;
