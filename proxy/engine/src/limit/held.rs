@@ -26,7 +26,7 @@ pub struct HeldShare {
     reset_at: Moment,
     /// When the key was used last.
     used: Moment,
-    /// While the store is away: the key's count by this replica alone.
+    /// While the store is away, until it answers again: the key's count by this replica alone.
     alone: Option<Meter>,
     /// What was let through by that, and is to be told to the store.
     owed: u64,
@@ -69,7 +69,6 @@ impl HeldShare {
 
     /// Takes `cost`, of a limit of which up to `ahead` are taken ahead. With zero, each request asks.
     pub fn take(&mut self, cost: u64, ahead: u64, now: Moment) -> Taking {
-        self.alone = None;
         self.used = now;
         self.expire(now);
         if cost <= self.have {
@@ -93,8 +92,11 @@ impl HeldShare {
     /// The store has answered.
     pub fn granted(&mut self, grant: &Grant, now: Moment) {
         self.expire(now);
-        self.asked = None;
+        (self.asked, self.alone) = (None, None);
         self.have = self.have.saturating_add(grant.granted);
+        // An answer to what was asked before the store went away: what went out meanwhile is paid from it.
+        let paid = self.owed.min(self.have);
+        (self.have, self.owed) = (self.have - paid, self.owed - paid);
         if grant.granted > 0 {
             self.have_until = now.plus(grant.lasts);
         }

@@ -166,6 +166,28 @@ fn a_proxy_on_its_own_has_its_share_of_what_was_left() {
 }
 
 #[test]
+fn a_store_that_falls_silent_gives_nobody_more_than_was_left() {
+    // Aim: before it is known to be away each request asks in vain and then goes by itself: all of them together have what was left, once. The
+    // answers that come late pay for that.
+    let (book, numbers) = (LimitBook::new(8, 100), rate(5, 3_600_000, 5));
+    let ask = |want, spent| ShareAsk { limit: LIMIT.into(), key: 7, want, back: 0, spent, known: None };
+    let mut held = HeldShare::default();
+    held.under(&numbers).take(2, 0, now(0).moment);
+    held.granted(&book.take(&ask(2, 0), &numbers, now(1)).unwrap(), now(1).moment);
+    assert!(matches!(held.take(2, 0, now(1).moment), Taking::Taken { .. }));
+    let silent = |held: &mut HeldShare, at| {
+        assert!(matches!(held.under(&numbers).take(1, 0, now(at).moment), Taking::Ask(1)), "{at}");
+        held.alone(1, &numbers, 1, now(at + 50)).is_ok()
+    };
+    assert_eq!((2..8).filter(|request| silent(&mut held, request * 100)).count(), 3);
+    for _ in 2..8 {
+        held.granted(&book.take(&ask(1, 0), &numbers, now(900)).unwrap(), now(900).moment);
+    }
+    assert_eq!((held.have(), held.owed()), (0, 0));
+    assert!(matches!(held.under(&numbers).take(1, 0, now(901).moment), Taking::Empty(_)));
+}
+
+#[test]
 fn a_book_has_its_bound() {
     // Aim: beyond its limits a book counts nothing and says so; one that is forgotten makes room.
     let (book, numbers) = (LimitBook::new(2, 16), rate(1, 1000, 1));
