@@ -22,6 +22,8 @@ const CHAIN_MAX: usize = 16;
 const ENTRY_BYTES_MAX: usize = 64 << 10;
 /// Certificates of authorities for one thing, at most: proxies take no more.
 pub const CAS_MAX: usize = 1024;
+/// The world is told the time once in so long (`app::dates`): what begins within that has begun. Many certificates begin when they are made.
+const CLOCK_STEP_MS: i64 = 60 * 1000;
 /// So long before its end it is worth a word.
 pub const ENDING_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
@@ -153,7 +155,7 @@ fn names(leaf: &X509Certificate<'_>) -> Vec<String> {
 impl Certificate {
     /// How it stands.
     pub fn validity(&self, now_ms: i64) -> Validity {
-        if now_ms < self.begins_ms {
+        if now_ms.saturating_add(CLOCK_STEP_MS) < self.begins_ms {
             Validity::Early
         } else if now_ms > self.ends_ms {
             Validity::Ended

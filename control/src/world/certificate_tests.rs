@@ -108,12 +108,14 @@ fn what_no_proxy_takes_is_told_where_it_stands() {
 
 #[test]
 fn dates_are_told() {
-    // Aim: before, within, 30 days before the end, and after it.
+    // Aim: before, within, 30 days before the end, and after it; one that was made since the world was told the time has begun.
     let (chain, key) = pair(&["a.example"], ((2026, 1, 1), (2026, 12, 31)));
     let judged = judge(&contents(&[("tls.crt", &chain), ("tls.key", &key)])).unwrap();
     let at = |year, month, day| date_time_ymd(year, month, day).unix_timestamp() * 1000;
     for (now_ms, wanted) in [
         (at(2025, 12, 31), Validity::Early),
+        (at(2026, 1, 1) - 60_001, Validity::Early),
+        (at(2026, 1, 1) - 60_000, Validity::Good),
         (at(2026, 6, 1), Validity::Good),
         (at(2026, 12, 2), Validity::Ending),
         (at(2027, 1, 1), Validity::Ended),

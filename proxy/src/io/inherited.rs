@@ -1,15 +1,25 @@
-//! Listening sockets handed over by whoever started us: `PORT\n` with one descriptor each, over a Unix socket (SCM_RIGHTS).
+//! Sockets of an edge's ports handed over by whoever started us: `PORT\n`, of datagrams `PORT/udp\n`, with one descriptor each, over a Unix
+//! socket (SCM_RIGHTS).
 #![allow(unsafe_code, reason = "descriptors by number exist at this door only; each block says why it holds")]
 
 use std::io::{self, IoSliceMut};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
-/// Longest message: a port and a newline.
+/// Longest message: a port, what it is of, and a newline.
 const MESSAGE_BYTES_MAX: usize = 16;
+
+/// A socket that was handed over.
+#[derive(Debug)]
+pub enum HandedOver {
+    /// It listens.
+    Listener(TcpListener),
+    /// Datagrams come to it.
+    Datagrams(UdpSocket),
+}
 
 /// Takes the Unix socket that was inherited under this number. Call it once per number, at the start.
 ///
@@ -32,11 +42,11 @@ pub fn adopt_channel(fd: RawFd) -> io::Result<UnixStream> {
     }
 }
 
-/// Waits for the next listening socket and the port it is for; `None` when the other end is closed. Blocks.
+/// Waits for the next socket and the port it is for; `None` when the other end is closed. Blocks.
 ///
 /// # Errors
 /// The kernel's, or a message that is not of that form; further messages may be read.
-pub fn receive_listener(channel: &UnixStream) -> io::Result<Option<(u16, TcpListener)>> {
+pub fn receive_socket(channel: &UnixStream) -> io::Result<Option<(u16, HandedOver)>> {
     let mut buffer = [0; MESSAGE_BYTES_MAX];
     let mut rights = nix::cmsg_space!([RawFd; 4]);
     let mut slices = [IoSliceMut::new(&mut buffer)];
@@ -52,16 +62,28 @@ pub fn receive_listener(channel: &UnixStream) -> io::Result<Option<(u16, TcpList
     if length == 0 {
         return Ok(None);
     }
-    let bad =
-        |why: &str| io::Error::new(io::ErrorKind::InvalidData, format!("a message on --sockets-fd is no `PORT\\n` with a socket: {why}"));
+    let bad = |why: &str| {
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a message on --sockets-fd is no `PORT\\n` or `PORT/udp\\n` with a socket: {why}"),
+        )
+    };
     let text = std::str::from_utf8(&buffer[..length]).map_err(|_| bad("it is no text"))?;
-    let port = text.trim_end().parse().map_err(|_| bad("it names no port"))?;
+    let text = text.trim_end();
+    let (port, datagrams) = text.strip_suffix("/udp").map_or((text, false), |port| (port, true));
+    let port = port.parse().map_err(|_| bad("it names no port"))?;
     let socket = received.pop().filter(|_| received.is_empty()).ok_or_else(|| bad("it does not carry one descriptor"))?;
-    let listening = socket2::Socket::from(socket);
-    if !listening.is_listener().unwrap_or(false) {
+    let socket = socket2::Socket::from(socket);
+    if datagrams {
+        if !socket.r#type().is_ok_and(|kind| kind == socket2::Type::DGRAM) {
+            return Err(bad("the descriptor is not one of datagrams"));
+        }
+        return Ok(Some((port, HandedOver::Datagrams(socket.into()))));
+    }
+    if !socket.is_listener().unwrap_or(false) {
         return Err(bad("the descriptor does not listen"));
     }
-    Ok(Some((port, listening.into())))
+    Ok(Some((port, HandedOver::Listener(socket.into()))))
 }
 
 #[cfg(test)]
@@ -85,15 +107,26 @@ mod tests {
         };
         send("80\n", &[listener.as_raw_fd()]);
         send("443\n", &[listener.as_raw_fd()]);
-        let (port, received) = receive_listener(&ours).unwrap().unwrap();
-        assert_eq!((port, received.local_addr().unwrap()), (80, listener.local_addr().unwrap()));
-        assert_eq!(receive_listener(&ours).unwrap().unwrap().0, 443);
-        for (text, fds) in [("http\n", &[listener.as_raw_fd()][..]), ("80\n", &[]), ("80\n", &[theirs.as_raw_fd()])] {
+        let Some((80, HandedOver::Listener(received))) = receive_socket(&ours).unwrap() else { panic!("a listener at port 80") };
+        assert_eq!(received.local_addr().unwrap(), listener.local_addr().unwrap());
+        assert!(matches!(receive_socket(&ours).unwrap(), Some((443, HandedOver::Listener(_)))));
+        let datagrams = UdpSocket::bind("127.0.0.1:0").unwrap();
+        send("65535/udp\n", &[datagrams.as_raw_fd()]);
+        let Some((65_535, HandedOver::Datagrams(received))) = receive_socket(&ours).unwrap() else { panic!("datagrams at port 65535") };
+        assert_eq!(received.local_addr().unwrap(), datagrams.local_addr().unwrap());
+        for (text, fds) in [
+            ("http\n", &[listener.as_raw_fd()][..]),
+            ("80\n", &[]),
+            ("80\n", &[theirs.as_raw_fd()]),
+            ("80\n", &[datagrams.as_raw_fd()]),
+            ("80/udp\n", &[listener.as_raw_fd()]),
+            ("/udp\n", &[datagrams.as_raw_fd()]),
+        ] {
             send(text, fds);
-            assert_eq!(receive_listener(&ours).unwrap_err().kind(), io::ErrorKind::InvalidData, "{text}");
+            assert_eq!(receive_socket(&ours).unwrap_err().kind(), io::ErrorKind::InvalidData, "{text}");
         }
         drop(theirs);
-        assert!(receive_listener(&ours).unwrap().is_none());
+        assert!(receive_socket(&ours).unwrap().is_none());
     }
 
     /// Aim: a number that is no socket is refused.

@@ -37,7 +37,7 @@ pub use clock::{Clock, Moment};
 pub use datagrams::{adopt_datagrams, bind_datagrams, send_datagram};
 pub use draw::Draw;
 pub use gathered::{Gathered, Gathering, gather};
-pub use inherited::{adopt_channel, receive_listener};
+pub use inherited::{HandedOver, adopt_channel, receive_socket};
 pub use local::{LocalDoor, LocalStream};
 pub use lossy::Lossy;
 pub use mailbox::Mailbox;

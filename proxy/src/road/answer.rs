@@ -78,7 +78,7 @@ pub trait Door: Sized + 'static {
     fn note(&self, _listener: &Self::Listener, _account: &mut Account) {}
 
     /// Says what only this proxy may say of the caller, and unsays what the caller said of it.
-    fn mark(&self, listener: &Self::Listener, headers: &mut HeaderMap);
+    fn mark(&self, view: &InForce<Self::Listener>, downstream: &Downstream, headers: &mut HeaderMap);
 
     /// Whether the caller may say who called at the mesh's edge.
     fn believes(&self, _snapshot: &Snapshot, _downstream: &Downstream) -> bool {
@@ -282,7 +282,7 @@ impl<D: Door> Connection<D> {
         if D::DIRECTION == Direction::Inbound {
             account.asks(&self.downstream, parts);
         }
-        self.door.mark(&view.listener, &mut parts.headers);
+        self.door.mark(view, &self.downstream, &mut parts.headers);
         if of_hop.consumer && !self.door.believes(&view.snapshot, &self.downstream) {
             parts.headers.remove(CONSUMER_HEADER);
         }

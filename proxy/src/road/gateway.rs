@@ -277,12 +277,12 @@ impl Door for Edge {
         }
     }
 
-    fn mark(&self, listener: &Served, headers: &mut HeaderMap) {
+    fn mark(&self, view: &InForce<Served>, _: &Downstream, headers: &mut HeaderMap) {
         let (https, shown) = match &self.client {
             EdgeClient::Plaintext => (false, None),
             EdgeClient::Tls { shown, .. } => (true, shown.as_ref()),
         };
-        let tells = matches!(listener, Served::Table { tells_client: true, .. });
+        let tells = matches!(view.listener, Served::Table { tells_client: true, .. });
         mark_outside(headers, self.address.as_ref(), https, shown.filter(|_| tells).and_then(Shown::told));
     }
 

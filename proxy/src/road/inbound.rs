@@ -237,6 +237,11 @@ fn forwarded_client_cert(shared: &Shared, peer: &Peer) -> Option<HeaderValue> {
     HeaderValue::from_str(&format!("By={own};Hash={};URI={}", peer.certificate_hash_hex, peer.identity)).ok()
 }
 
+/// One more hop's element behind those before it, as Envoy's APPEND_FORWARD has them.
+fn behind(before: &HeaderValue, own: &HeaderValue) -> Option<HeaderValue> {
+    HeaderValue::from_bytes(&[before.as_bytes(), b",", own.as_bytes()].concat()).ok()
+}
+
 /// The door of calls to the application.
 struct Inward {
     destination: SocketAddr,
@@ -265,10 +270,14 @@ impl Door for Inward {
         account.at_port(listener);
     }
 
-    fn mark(&self, _: &Self::Listener, headers: &mut HeaderMap) {
+    fn mark(&self, view: &InForce<Self::Listener>, downstream: &Downstream, headers: &mut HeaderMap) {
         match &self.client_cert {
-            // Replaces whatever the caller said of itself.
-            Some(value) => drop(headers.insert(X_FORWARDED_CLIENT_CERT, value.clone())),
+            Some(own) => {
+                // Replaces whatever the caller said of itself; what a Gateway has seen of a client outside stays before it.
+                let outside = headers.get(X_FORWARDED_CLIENT_CERT).filter(|_| self.believes(&view.snapshot, downstream));
+                let told = outside.and_then(|outside| behind(outside, own)).unwrap_or_else(|| own.clone());
+                headers.insert(X_FORWARDED_CLIENT_CERT, told);
+            }
             None => drop(headers.remove(X_FORWARDED_CLIENT_CERT)),
         }
     }

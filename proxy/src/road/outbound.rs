@@ -185,7 +185,7 @@ impl Door for Outward {
         decide::Terms::Outbound(listener)
     }
 
-    fn mark(&self, _: &Self::Listener, _: &mut HeaderMap) {}
+    fn mark(&self, _: &InForce<Self::Listener>, _: &Downstream, _: &mut HeaderMap) {}
 
     fn aim(&self, snapshot: &Snapshot, _: &Arc<Outbound>, cluster: &Cluster) -> (Option<To>, Protocol) {
         (Shared::fixed(cluster.kind, snapshot, self.destination), cluster.protocol)

@@ -20,7 +20,7 @@ use crate::http::Caller;
 use crate::io::{Rewound, Stream};
 use crate::observe::{Account, Direction, Downstream};
 use crate::pool::To;
-use crate::road::answer::{Door, Look};
+use crate::road::answer::{Door, InForce, Look};
 use crate::road::arrival::{Carried, Heard, Opaque};
 use crate::road::attempt::{self, OpenedTcp};
 use crate::road::shared::Shared;
@@ -231,7 +231,7 @@ impl Door for Outside {
         }
     }
 
-    fn mark(&self, _: &Self::Listener, _: &mut HeaderMap) {}
+    fn mark(&self, _: &InForce<Self::Listener>, _: &Downstream, _: &mut HeaderMap) {}
 
     fn aim(&self, snapshot: &Snapshot, _: &Arc<RouteTable>, cluster: &Cluster) -> (Option<To>, Protocol) {
         let to = match snapshot.egress.originated(cluster) {

@@ -1,7 +1,7 @@
 //! Doors that come and go: the edge's listeners follow the configuration, explicit listeners follow their Service's address.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::io::receive_listener;
+use crate::io::{HandedOver, receive_socket};
 use crate::shell::listener::Purpose;
 use crate::shell::ports::{self, Reach, open};
 use crate::shell::settings::Map;
@@ -37,15 +37,15 @@ pub async fn open_everywhere(workers: &[Worker], door: Purpose, listener: &TcpLi
     }
 }
 
-/// Waits on a thread of its own for listening sockets that whoever started us hands over.
+/// Waits on a thread of its own for sockets that whoever started us hands over.
 ///
 /// # Errors
 /// The kernel gives no thread.
-pub fn arrivals(channel: UnixStream) -> std::io::Result<mpsc::Receiver<(u16, TcpListener)>> {
+pub fn arrivals(channel: UnixStream) -> std::io::Result<mpsc::Receiver<(u16, HandedOver)>> {
     let (arrived, arrivals) = mpsc::channel(ARRIVED_MAX);
     std::thread::Builder::new().name("sockets".to_owned()).stack_size(STACK_BYTES).spawn(move || {
         loop {
-            match receive_listener(&channel) {
+            match receive_socket(&channel) {
                 Ok(Some(passed)) => {
                     if arrived.blocking_send(passed).is_err() {
                         return;
@@ -70,9 +70,11 @@ pub struct Edges {
     /// Who accepts.
     pub workers: Arc<Vec<Worker>>,
     /// Sockets handed over, by listener port.
-    pub arrivals: Option<mpsc::Receiver<(u16, TcpListener)>>,
+    pub arrivals: Option<mpsc::Receiver<(u16, HandedOver)>>,
     /// Taken in before anything else: no port is opened here while its socket is on its way.
     pub passed: BTreeMap<u16, Vec<TcpListener>>,
+    /// The same of ports of datagrams.
+    pub passed_datagrams: BTreeMap<u16, Vec<UdpSocket>>,
 }
 
 impl Edges {
@@ -87,7 +89,10 @@ impl Edges {
                 biased;
                 () = stop.cancelled() => return,
                 _ = changes.changed() => {}
-                Some((port, listener)) = next(&mut self.arrivals) => self.arrived(port, listener, &open_doors).await,
+                Some((port, socket)) = next(&mut self.arrivals) => match socket {
+                    HandedOver::Listener(listener) => self.arrived(port, listener, &open_doors).await,
+                    HandedOver::Datagrams(socket) => self.datagrams_arrived(port, socket, &open_datagrams).await,
+                },
                 () = sleep(RETRY), if failed => {}
             }
         }
@@ -98,6 +103,19 @@ impl Edges {
             open_everywhere(&self.workers, Purpose::Edge { port }, &listener).await;
         }
         self.passed.entry(port).or_default().push(listener);
+    }
+
+    async fn datagrams_arrived(&mut self, port: u16, socket: UdpSocket, opened: &BTreeSet<u16>) {
+        let of_port = self.passed_datagrams.entry(port).or_default();
+        of_port.push(socket);
+        if opened.contains(&port) {
+            let arrived = of_port.last().map(UdpSocket::try_clone);
+            match (arrived, self.workers.first()) {
+                (Some(Ok(own)), Some(worker)) => worker.open_datagrams(port, own).await,
+                (Some(Err(error)), _) => warn!(port, "edge listener of datagrams: {error}"),
+                _ => {}
+            }
+        }
     }
 
     async fn follow(&self, open_doors: &mut BTreeSet<u16>) -> bool {
@@ -137,12 +155,19 @@ impl Edges {
         failed
     }
 
-    /// The same for ports of datagrams. Each worker has sockets of its own, among which the kernel divides clients.
+    /// The same for ports of datagrams. Each worker has sockets of its own, among which the kernel divides clients; a socket that was handed
+    /// over has one reader, so that a client's datagrams stay with one worker.
     async fn follow_datagrams(&self, opened: &mut BTreeSet<u16>) -> bool {
         let wanted: BTreeSet<u16> = self.snapshots.load().datagrams.keys().copied().collect();
         let mut failed = false;
         for port in wanted.difference(&opened.clone()).copied() {
-            let all: anyhow::Result<Vec<_>> = self.workers.iter().map(|_| ports::open_datagrams(port, "the Gateway's listener")).collect();
+            let all: anyhow::Result<Vec<Vec<UdpSocket>>> = match self.passed_datagrams.get(&port) {
+                Some(passed) => {
+                    let own: std::io::Result<Vec<_>> = passed.iter().map(UdpSocket::try_clone).collect();
+                    own.map(|own| vec![own]).map_err(anyhow::Error::from)
+                }
+                None => self.workers.iter().map(|_| ports::open_datagrams(port, "the Gateway's listener")).collect(),
+            };
             match all {
                 Ok(all) => {
                     for (worker, sockets) in self.workers.iter().zip(all) {
@@ -170,7 +195,7 @@ impl Edges {
     }
 }
 
-async fn next(arrivals: &mut Option<mpsc::Receiver<(u16, TcpListener)>>) -> Option<(u16, TcpListener)> {
+async fn next(arrivals: &mut Option<mpsc::Receiver<(u16, HandedOver)>>) -> Option<(u16, HandedOver)> {
     match arrivals {
         Some(receiver) => match receiver.recv().await {
             Some(passed) => Some(passed),

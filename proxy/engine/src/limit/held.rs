@@ -26,12 +26,14 @@ pub struct HeldShare {
     reset_at: Moment,
     /// When the key was used last.
     used: Moment,
-    /// While the store is away: the key's count by this replica alone.
+    /// While the store is away, until it answers again: the key's count by this replica alone.
     alone: Option<Meter>,
     /// What was let through by that, and is to be told to the store.
     owed: u64,
     /// The store that has been told what is known of the key; another one has to be.
     told: u32,
+    /// The numbers that the store was heard about ([`Numbers::terms`]).
+    terms: u64,
 }
 
 /// What becomes of a request that wants a part.
@@ -56,9 +58,17 @@ const ASKED_AGAIN: Duration = Duration::from_millis(500);
 const EMPTY_REST: Duration = Duration::from_millis(5);
 
 impl HeldShare {
+    /// Of a limit with these numbers. That the store has nothing holds for the numbers it was asked about: after an edit it is asked again.
+    pub fn under(&mut self, numbers: &Numbers) -> &mut Self {
+        let terms = numbers.terms();
+        if std::mem::replace(&mut self.terms, terms) != terms {
+            self.empty_until = Moment::default();
+        }
+        self
+    }
+
     /// Takes `cost`, of a limit of which up to `ahead` are taken ahead. With zero, each request asks.
     pub fn take(&mut self, cost: u64, ahead: u64, now: Moment) -> Taking {
-        self.alone = None;
         self.used = now;
         self.expire(now);
         if cost <= self.have {
@@ -82,16 +92,20 @@ impl HeldShare {
     /// The store has answered.
     pub fn granted(&mut self, grant: &Grant, now: Moment) {
         self.expire(now);
-        self.asked = None;
+        (self.asked, self.alone) = (None, None);
         self.have = self.have.saturating_add(grant.granted);
+        // An answer to what was asked before the store went away: what went out meanwhile is paid from it.
+        let paid = self.owed.min(self.have);
+        (self.have, self.owed) = (self.have - paid, self.owed - paid);
         if grant.granted > 0 {
             self.have_until = now.plus(grant.lasts);
         }
         self.left = grant.standing.remaining;
         (self.heard, self.reset_at) = (now, now.plus(grant.standing.reset));
-        // A partial grant says that there is no more, too.
-        let rest = if grant.standing.retry.is_zero() { Duration::ZERO } else { grant.standing.retry.max(EMPTY_REST) };
-        self.empty_until = now.plus(rest);
+        // A partial grant says that there is no more, too. Where there is more, no moment says otherwise: who waited for this answer goes by
+        // the moment at which it came, which is before it.
+        let retry = grant.standing.retry;
+        self.empty_until = if retry.is_zero() { Moment::default() } else { now.plus(retry.max(EMPTY_REST)) };
     }
 
     /// There will be no answer: it may be asked again, and told again of what was let through.

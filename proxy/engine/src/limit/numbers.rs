@@ -256,6 +256,15 @@ impl Numbers {
         }
     }
 
+    /// By which an edit of the numbers is noticed: other numbers have another one. Of a quota's time zone alone it says nothing; that is met
+    /// when the window ends.
+    pub const fn terms(&self) -> u64 {
+        match self {
+            Self::Rate(rate) => rate.per_nanos ^ rate.amount.rotate_left(42) ^ rate.burst.rotate_left(21),
+            Self::Quota(quota) => !quota.amount ^ quota.calendar.every().usual_secs().rotate_left(32),
+        }
+    }
+
     /// As a meter counts it.
     const fn written(&self, amount: u64) -> u64 {
         match self {

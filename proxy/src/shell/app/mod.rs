@@ -180,7 +180,8 @@ async fn proxy(bootstrap: Bootstrap, sockets: Sockets) -> anyhow::Result<()> {
     }
     if node.id.mode == Mode::Edge {
         let arrivals = sockets.handed_over.map(arrivals).transpose().context("no thread can be started")?;
-        let edges = Edges { snapshots, workers: Arc::clone(&workers), arrivals, passed: Default::default() };
+        let (passed, passed_datagrams) = Default::default();
+        let edges = Edges { snapshots, workers: Arc::clone(&workers), arrivals, passed, passed_datagrams };
         tasks.spawn(edges.run(lifecycle.draining.clone()));
     }
     lifecycle.bound();

@@ -5,6 +5,7 @@ mod bytes;
 mod clients;
 mod datagrams;
 mod tls;
+mod told;
 
 use super::*;
 use crate::road::gateway;

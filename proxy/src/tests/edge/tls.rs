@@ -372,7 +372,7 @@ pub(super) fn showing(authority: &Authority, uri: &str) -> ClientConfig {
 }
 
 /// What the application hears of a client's certificate; `None`: the client is not let in.
-async fn forwarded(world: &mut World, config: ClientConfig) -> Option<String> {
+pub(super) async fn forwarded(world: &mut World, config: ClientConfig) -> Option<String> {
     let mut stream = connect(&world.client, &Arc::new(config), "a.example").await.ok()?;
     // In TLS 1.3 a client hears only afterwards that it is not believed.
     stream.write_all(b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n").await.ok()?;
@@ -386,7 +386,6 @@ async fn forwarded(world: &mut World, config: ClientConfig) -> Option<String> {
     let told = request.lines().find_map(|line| line.strip_prefix("x-forwarded-client-cert: ")).unwrap_or_default();
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest).await;
-    // The application hears of the edge, whose sidecar sets the header anew; the edge's own word comes before.
     Some(told.to_owned())
 }
 

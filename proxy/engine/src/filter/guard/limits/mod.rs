@@ -372,7 +372,7 @@ impl ObjectLimits {
             return self.take_alone((place, limit), (key, cost), now);
         }
         let ahead = limit.ahead(self.ahead_percent);
-        match self.memory.rows.with(key, |row| row.of(place).shared().take(cost, ahead, now.moment)) {
+        match self.memory.rows.with(key, |row| row.of(place).shared().under(&limit.numbers).take(cost, ahead, now.moment)) {
             Taking::Taken { standing, more } => {
                 if more > 0 {
                     count.aside.push(LimitAsk { object: Arc::clone(self), limit: place, key, want: more });

@@ -1,0 +1,32 @@
+//! What an application in the mesh hears of a client outside.
+
+use engine::model::{ClientCertificates, Secret, TlsTerms};
+
+use super::tls::{cell, certificate, client, forwarded, https, serve_chains, showing, table_of, terms};
+use super::*;
+
+#[test]
+fn a_clients_certificate_is_told_through_the_mesh_by_gateways_alone() {
+    // Aim: the server's sidecar leaves a Gateway's word on its client before its own, takes nobody else's, and invents none.
+    run(|| async {
+        let partners = Authority::new("partners");
+        let own = cell("tls", Some(certificate(&Authority::new("public"), &["a.example"])));
+        for (gateway, shown, wanted) in [(true, true, true), (true, false, false), (false, true, false)] {
+            let mut world = World::new(Setup::default());
+            let mut server = server_snapshot(&world.setup, 2);
+            if gateway {
+                let known = server.settings.as_deref().cloned().unwrap();
+                server.settings = Some(Arc::new(Settings { gateways: vec![FRONTEND.into()], ..known }));
+            }
+            world.server_means.snapshots.publish(Arc::new(server));
+            let authorities = cell("ca", Some(Secret::Authorities(partners.roots())));
+            let terms = TlsTerms { clients: Some(ClientCertificates { authorities, required: false, untrusted: false }), ..terms(&own) };
+            serve_chains(&world, vec![("a.example", https("a", terms, &table_of(&world)))]);
+            let config = if shown { showing(&partners, "spiffe://partner/acme") } else { client(&["http/1.1"]) };
+            let told = forwarded(&mut world, config).await.unwrap();
+            assert_eq!(told.starts_with("Hash=") && told.contains("URI=spiffe://partner/acme,By="), wanted, "{told}");
+            assert_eq!(told.starts_with("By="), !wanted, "{told}");
+            assert!(told.ends_with(&format!(";URI={FRONTEND}")), "{told}");
+        }
+    });
+}
