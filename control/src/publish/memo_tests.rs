@@ -115,7 +115,7 @@ fn what_is_kept_is_what_would_be_made() {
     assert!(seen.kinds.len() >= 18, "{seen:?}");
     // Consumers are of few Gateways, and rarely change while they are.
     let often = |(word, (changed, untouched)): (&&str, &(usize, usize))| {
-        let least = match **word {
+        let least = match *word {
             "consumers" => 1,
             "secrets" => 3,
             _ => 20,
