@@ -91,6 +91,7 @@ const CERTS: Layout = &[
     ("SERIAL", "serial"),
     ("NOT AFTER", "not_after"),
     ("ISSUER", "issuer"),
+    ("PROBLEM", "problem"),
 ];
 const EPOCHS: Layout = &[
     ("EPOCH", "epoch"),
