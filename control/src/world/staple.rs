@@ -29,7 +29,7 @@ pub struct Staple {
 
 /// Why an OCSP response is left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StapleFault {
+enum StapleFault {
     /// It does not parse.
     Unreadable,
     /// It is an error instead of an answer.
