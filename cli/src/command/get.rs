@@ -417,6 +417,13 @@ mod tests {
         assert!(text.starts_with("NAMESPACE   INSTANCE   WORKLOAD   KIND"), "{text}");
     }
 
+    /// Aim: what is wrong with a certificate is seen without asking for JSON.
+    #[test]
+    fn certificates_show_their_problems() {
+        let text = table(GetKind::Certs, &json!([{"namespace": "shop", "problem": "it is no OCSP response"}]));
+        assert!(text.contains("PROBLEM") && text.contains("it is no OCSP response"), "{text}");
+    }
+
     proptest::proptest! {
         /// Aim: no answer of another shape makes a table panic.
         #[test]
