@@ -101,7 +101,7 @@ fn side(answer: &Value, whose: &str) -> String {
     }
     line("decision", &field(answer, "decision"));
     if answer["reply"].is_object() {
-        line("reply", &format!("{} {}", plain(&answer["reply"]["status"]), field(&answer["reply"], "reason")));
+        line("reply", &replied(&answer["reply"]));
     }
     line("cluster", &field(answer, "cluster"));
     let mut endpoints = Columns::new(&[
@@ -122,6 +122,15 @@ fn side(answer: &Value, whose: &str) -> String {
     text
 }
 
+/// A status, or that there is none to see.
+fn replied(reply: &Value) -> String {
+    let reason = field(reply, "reason");
+    match plain(&reply["status"]).as_str() {
+        "0" => format!("none, the connection is closed ({reason})"),
+        status => format!("{status} {reason}"),
+    }
+}
+
 fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -134,6 +143,15 @@ fn plain(value: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    /// Aim: a connection that is closed is told as that, and not as a status that there is not.
+    #[test]
+    fn a_close_is_no_status() {
+        let closed = json!({"epoch": 4, "listener": "edge/443", "decision": "Reply", "reply": {"status": 0, "reason": "no_route"}});
+        let text = side(&closed, "client");
+        assert!(text.contains("none, the connection is closed (no_route)"), "{text}");
+        assert_eq!(replied(&json!({"status": 403, "reason": "denied"})), "403 denied");
+    }
 
     /// Aim: both sides of the road are told, with route, reason and endpoints.
     #[test]

@@ -91,6 +91,7 @@ const CERTS: Layout = &[
     ("SERIAL", "serial"),
     ("NOT AFTER", "not_after"),
     ("ISSUER", "issuer"),
+    ("PROBLEM", "problem"),
 ];
 const EPOCHS: Layout = &[
     ("EPOCH", "epoch"),
@@ -414,6 +415,13 @@ mod tests {
     fn proxies_have_their_columns() {
         let text = table(GetKind::Proxies, &json!([{"namespace": "shop", "instance": "a", "epoch": 3}]));
         assert!(text.starts_with("NAMESPACE   INSTANCE   WORKLOAD   KIND"), "{text}");
+    }
+
+    /// Aim: what is wrong with a certificate is seen without asking for JSON.
+    #[test]
+    fn certificates_show_their_problems() {
+        let text = table(GetKind::Certs, &json!([{"namespace": "shop", "problem": "it is no OCSP response"}]));
+        assert!(text.contains("PROBLEM") && text.contains("it is no OCSP response"), "{text}");
     }
 
     proptest::proptest! {

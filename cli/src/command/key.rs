@@ -226,11 +226,13 @@ async fn create(
     change: &KeyChangeArgs,
 ) -> anyhow::Result<ExitCode> {
     let mut control = change.place.connect().await?;
-    let mut declared = Declared::read(&mut control, consumer).await?.unwrap_or_else(|| Declared::new(consumer));
+    let known = Declared::read(&mut control, consumer).await?;
+    let made = known.is_none();
+    let mut declared = known.unwrap_or_else(|| Declared::new(consumer));
     let name = name.unwrap_or_else(|| declared.free_name());
     let fresh = add(&mut declared, &name, expires, &scopes)?;
     let result = declared.apply(&mut control, change.wait).await?;
-    tell(change, &fresh, (consumer, &name), &result)
+    tell(change, &fresh, (consumer, &name, made), &result)
 }
 
 /// Adds a key.
@@ -280,7 +282,7 @@ async fn rotate(
     let name = declared.free_name();
     let fresh = add(&mut declared, &name, expires, &scopes)?;
     let result = declared.apply(&mut control, change.wait).await?;
-    tell(change, &fresh, (consumer, &name), &result)
+    tell(change, &fresh, (consumer, &name, false), &result)
 }
 
 async fn revoke(consumer: &str, key: &str, change: &KeyChangeArgs) -> anyhow::Result<ExitCode> {
@@ -300,16 +302,23 @@ async fn revoke(consumer: &str, key: &str, change: &KeyChangeArgs) -> anyhow::Re
     Ok(ExitCode::SUCCESS)
 }
 
+/// What is said beside a key; `made`: its consumer was not there before, which whoever mistyped a name wants to know.
+fn beside((consumer, name, made): (&str, &str, bool), result: &Value) -> String {
+    let made = if made { format!("made Consumer {consumer}, which was not there\n") } else { String::new() };
+    format!("{made}credential {name} of {consumer}; it is not shown again\n{}", epoch(result).trim_end())
+}
+
 /// Prints a key, this once.
-fn tell(change: &KeyChangeArgs, fresh: &FreshKey, (consumer, name): (&str, &str), result: &Value) -> anyhow::Result<ExitCode> {
+fn tell(change: &KeyChangeArgs, fresh: &FreshKey, about: (&str, &str, bool), result: &Value) -> anyhow::Result<ExitCode> {
+    let (consumer, name, made) = about;
     match change.output {
         TextOrJson::Json => {
-            let row = json!({"consumer": consumer, "name": name, "key": fresh.key, "prefix": fresh.prefix, "change": result});
+            let row = json!({"consumer": consumer, "name": name, "key": fresh.key, "prefix": fresh.prefix, "made_consumer": made, "change": result});
             output::print(&row.to_string())?;
         }
         TextOrJson::Text => {
             output::print(&fresh.key)?;
-            eprintln!("credential {name} of {consumer}; it is not shown again\n{}", epoch(result).trim_end());
+            eprintln!("{}", beside(about, result));
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -365,6 +374,18 @@ mod tests {
             let hash: String = digest(&SHA256, fresh.key.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
             assert_eq!(fresh.sha256, hash);
         }
+    }
+
+    #[test]
+    fn a_consumer_that_was_made_is_told() {
+        // Aim: whoever mistyped a name reads that there is a new Consumer; else nothing of that is said.
+        let told = |made| beside(("partners/acm", "k1", made), &json!({"epoch": 7}));
+        assert!(
+            told(true).starts_with("made Consumer partners/acm, which was not there\ncredential k1 of partners/acm;"),
+            "{}",
+            told(true)
+        );
+        assert!(told(false).starts_with("credential k1 of partners/acm;"), "{}", told(false));
     }
 
     #[test]

@@ -47,8 +47,10 @@ enum Order {
 
 #[derive(Debug)]
 struct Tracked {
-    fingerprint: String,
+    shape: String,
     phase: watch::Sender<Phase>,
+    /// To a Gateway's life: what it follows without an end.
+    orders: Option<watch::Sender<GatewayOrder>>,
 }
 
 /// Everything that runs on this node.
@@ -61,10 +63,28 @@ pub(crate) struct Fleet {
 }
 
 impl Order {
-    fn fingerprint(&self) -> &str {
+    /// What cannot change while it runs: all of an instance, of a Gateway its addresses on the fabric alone.
+    fn shape(&self) -> String {
         match self {
-            Self::Instance(order) => &order.fingerprint,
-            Self::Gateway(order) => &order.fingerprint,
+            Self::Instance(order) => order.fingerprint.clone(),
+            Self::Gateway(order) => order.addresses.join(" "),
+        }
+    }
+}
+
+impl Tracked {
+    /// Tells a Gateway that goes on what changed of it. One of another shape hears nothing: its successor does.
+    fn told(&self, order: &Order) {
+        if let (Some(orders), Order::Gateway(order)) = (&self.orders, order)
+            && self.shape == order.addresses.join(" ")
+        {
+            orders.send_if_modified(|before| {
+                let differs = *before != **order;
+                if differs {
+                    before.clone_from(order);
+                }
+                differs
+            });
         }
     }
 }
@@ -76,12 +96,12 @@ enum MemberChange<K> {
     Drain(K),
 }
 
-/// Compares what runs (with whether it is on its way out) with what is wanted. Pure. What changed its fingerprint is drained now and started
+/// Compares what runs (with whether it is on its way out) with what is wanted. Pure. What changed its shape is drained now and started
 /// when it has gone.
-fn steps<K: Clone + Ord>(running: &BTreeMap<K, (&str, bool)>, wanted: &BTreeMap<K, &str>) -> Vec<MemberChange<K>> {
+fn steps<K: Clone + Ord>(running: &BTreeMap<K, (&str, bool)>, wanted: &BTreeMap<K, String>) -> Vec<MemberChange<K>> {
     let drains = running
         .iter()
-        .filter(|(key, (fingerprint, leaving))| !leaving && wanted.get(key) != Some(fingerprint))
+        .filter(|(key, (shape, leaving))| !leaving && wanted.get(key).map(String::as_str) != Some(*shape))
         .map(|(key, _)| MemberChange::Drain(key.clone()));
     let starts = wanted.keys().filter(|key| !running.contains_key(key)).map(|key| MemberChange::Start(key.clone()));
     drains.chain(starts).collect()
@@ -176,16 +196,18 @@ impl Fleet {
     }
 
     fn step(&mut self, mesh: &Rc<Mesh>) {
-        let running = self
-            .members
-            .iter()
-            .map(|(key, member)| (key.clone(), (member.fingerprint.as_str(), *member.phase.borrow() != Phase::Run)))
-            .collect();
-        let wanted = self.wanted.iter().map(|(key, order)| (key.clone(), order.fingerprint())).collect();
+        let running =
+            self.members.iter().map(|(key, member)| (key.clone(), (member.shape.as_str(), *member.phase.borrow() != Phase::Run))).collect();
+        let wanted = self.wanted.iter().map(|(key, order)| (key.clone(), order.shape())).collect();
         for step in steps(&running, &wanted) {
             match step {
                 MemberChange::Drain(key) => drop(self.members.get(&key).map(|member| member.phase.send_replace(Phase::Drain))),
                 MemberChange::Start(key) => self.start(mesh, key),
+            }
+        }
+        for (key, member) in &self.members {
+            if let Some(order) = self.wanted.get(key) {
+                member.told(order);
             }
         }
     }
@@ -193,10 +215,11 @@ impl Fleet {
     fn start(&mut self, mesh: &Rc<Mesh>, key: (MemberKind, Key)) {
         let Some(order) = self.wanted.get(&key) else { return };
         let (phase, receiver) = watch::channel(Phase::Run);
-        self.members.insert(key.clone(), Tracked { fingerprint: order.fingerprint().to_owned(), phase });
+        let shape = order.shape();
         let mesh = Rc::clone(mesh);
         match order {
             Order::Instance(order) => {
+                self.members.insert(key.clone(), Tracked { shape, phase, orders: None });
                 let order = order.as_ref().clone();
                 self.lives.spawn_local(async move {
                     instance::live(mesh, order, receiver).await;
@@ -204,9 +227,10 @@ impl Fleet {
                 });
             }
             Order::Gateway(order) => {
-                let order = order.as_ref().clone();
+                let (orders, followed) = watch::channel(order.as_ref().clone());
+                self.members.insert(key.clone(), Tracked { shape, phase, orders: Some(orders) });
                 self.lives.spawn_local(async move {
-                    gateway::live(mesh, order, receiver).await;
+                    gateway::live(mesh, followed, receiver).await;
                     key
                 });
             }
@@ -289,7 +313,37 @@ mod tests {
         let running =
             [("same", ("1", false)), ("gone", ("1", false)), ("changed", ("1", false)), ("leaving", ("1", true)), ("back", ("1", true))]
                 .into();
-        let wanted = [("same", "1"), ("changed", "2"), ("new", "1"), ("back", "1")].into();
+        let wanted = [("same", "1"), ("changed", "2"), ("new", "1"), ("back", "1")].map(|(key, shape)| (key, shape.to_owned())).into();
         assert_eq!(steps(&running, &wanted), [MemberChange::Drain("changed"), MemberChange::Drain("gone"), MemberChange::Start("new")]);
+    }
+
+    /// Aim: a Gateway's ports and the machine's addresses that it serves at reach the life that runs; other addresses on the fabric do not,
+    /// for they ask for a new one; and what is the same wakes nobody.
+    #[test]
+    fn a_gateways_ports_change_while_it_lives() {
+        let order = |ports: &[u32], bind: &[&str], addresses: &[&str]| {
+            let text = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+            Order::Gateway(Box::new(GatewayOrder {
+                ports: ports.to_vec(),
+                bind: text(bind),
+                addresses: text(addresses),
+                ..GatewayOrder::default()
+            }))
+        };
+        let first = order(&[80], &[], &["10.77.0.9"]);
+        let Order::Gateway(running) = &first else { unreachable!() };
+        let (orders, mut followed) = watch::channel(running.as_ref().clone());
+        let tracked = Tracked { shape: first.shape(), phase: watch::Sender::new(Phase::Run), orders: Some(orders) };
+        for (order, heard, same_shape) in [
+            (order(&[80], &[], &["10.77.0.9"]), false, true),
+            (order(&[80, 443], &[], &["10.77.0.9"]), true, true),
+            (order(&[80, 443], &["192.0.2.1"], &["10.77.0.9"]), true, true),
+            (order(&[443], &["192.0.2.1"], &["10.77.0.10"]), false, false),
+        ] {
+            tracked.told(&order);
+            assert_eq!(followed.has_changed().unwrap(), heard, "{order:?}");
+            assert_eq!(order.shape() == tracked.shape, same_shape, "{order:?}");
+            followed.borrow_and_update();
+        }
     }
 }

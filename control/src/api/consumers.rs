@@ -46,7 +46,7 @@ fn credential(credential: &Credential) -> Value {
         "not_before": time(credential.not_before_ms),
         "expires_at": time(credential.expires_ms),
         "scopes": credential.scopes,
-        // No proxy tells it yet.
+        // Proxies count credentials by kind and verdict alone: which one it was stands in the access log.
         "last_used": Value::Null,
     })
 }

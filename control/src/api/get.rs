@@ -244,7 +244,7 @@ fn edge_row(shown: &EdgeCertificate<'_>) -> Value {
         "issuer": shown.certificate.issuer,
         "holder": "Edge",
         "secret": format!("{}/{}", shown.secret.namespace, shown.secret.name),
-        "problem": shown.fault.as_ref().map(ToString::to_string),
+        "problem": shown.fault.as_ref().map(ToString::to_string).or_else(|| shown.certificate.staple_refused()),
         "trust_bundle": [],
     })
 }

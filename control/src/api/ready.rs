@@ -127,7 +127,10 @@ fn gateway_lacks(world: &World, key: &Name) -> Option<(&'static str, String)> {
     }
     let closed = gateway_ports(world, key).into_iter().filter(|port| !state.bound.contains_key(port));
     let closed: Vec<String> = closed.map(|(port, udp)| if udp { format!("{port}/udp") } else { port.to_string() }).collect();
-    (!closed.is_empty()).then(|| (what, format!("port {} is not open yet", closed.join(", "))))
+    (!closed.is_empty()).then(|| {
+        let why = if state.message.is_empty() { String::new() } else { format!(": {}", state.message) };
+        (what, format!("port {} is not open yet{why}", closed.join(", ")))
+    })
 }
 
 fn line((namespace, name): &Name, what: &str, message: &str) -> String {

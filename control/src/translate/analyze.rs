@@ -12,13 +12,14 @@ use super::attach::{self, Attachment, WhyNot};
 use super::cluster::targets;
 use super::edge_listeners::{self, Edge, Judged};
 use super::engine_verdict::{refused_by_engine, runner};
-use super::mtls::applies;
+use super::mtls::{applies, is_strict};
 use super::rank::{self, RankedMatch};
 use super::security::{authentication, egress};
 use super::{audiences, conflict, edge, edge_advice, security, trust};
 use crate::source::{FileChange, Folder};
 use crate::world::problem::{Problem, Severity};
 use crate::world::route::{ParentRef, PathMatch, Reference, Route, Rule, Unsupported};
+use crate::world::workload::Workload;
 use crate::world::{Address, Allocations, Change, Index, Kind, Name, Object, ObjectKey, Origin, ServiceView, Spec, World, WorldSettings};
 
 /// Judges manifests offline: everything that is wrong with them, whenever that is, sorted by file and line.
@@ -132,7 +133,7 @@ impl Audit<'_> {
             }
             Spec::Route(route) => self.route(object, route),
             Spec::Service(_) => self.service(key),
-            Spec::Workload(workload) => self.workload(key, &workload.service_account),
+            Spec::Workload(workload) => self.workload(key, workload),
             Spec::TrafficPolicy(_) => self.found(key, advice::findings(self.world, object)),
             Spec::AuthorizationPolicy(policy) if !policy.inbound() => self.edge(object),
             Spec::AuthorizationPolicy(_) => self.found(key, security::findings(self.world, object)),
@@ -342,11 +343,24 @@ impl Audit<'_> {
         }
     }
 
-    fn workload(&mut self, key: &ObjectKey, account: &str) {
+    fn workload(&mut self, key: &ObjectKey, workload: &Workload) {
+        let account = &workload.service_account;
         let declared = account == "default" || self.world.get(&ObjectKey::new(Kind::ServiceAccount, &key.namespace, account)).is_some();
         if !declared {
             let message = format!("there is no ServiceAccount {}/{account}", key.namespace);
             self.say(Severity::Info, key, ("spec.serviceAccount", 0), message, "it works without; Kubernetes would want it");
+        }
+        for port in workload.udp_ports.iter().map(|port| port.port) {
+            if is_strict(self.world, (&key.namespace, &key.name), port) == Some(true) {
+                let message = format!("port {port} is for UDP, which passes outside mTLS although the workload is Strict");
+                self.say(
+                    Severity::Warning,
+                    key,
+                    ("spec.ports", 0),
+                    message,
+                    "whoever reaches the address reaches it: keep others out by the network",
+                );
+            }
         }
     }
 

@@ -91,6 +91,13 @@ fn certificates(world: &World, judged: &Judged<'_>, standing: &TlsStanding, mut 
             Validity::Ending => say(Severity::Warning, format!("the certificate of {object} ends within 30 days"), "renew it"),
             Validity::Good => {}
         }
+        if let Some(why) = found.staple_refused() {
+            say(
+                Severity::Warning,
+                format!("{object}: {why}"),
+                "put a fresh response of the certificate's authority there, or take the entry away",
+            );
+        }
     }
 }
 

@@ -102,7 +102,8 @@ pub(super) fn standing(world: &World, gateway: (&Name, &Gateway), judged: &Judge
                     let message = format!("{object}: {fault}; the certificate that it held stays in force for a day");
                     standing.unresolved.get_or_insert(WhyNot::new("InvalidCertificateRef", message));
                 }
-                if let Some(remark) = dated(world, &object, good) {
+                let unstapled = || good.staple_refused().map(|why| format!("{object}: {why}"));
+                if let Some(remark) = dated(world, &object, good).or_else(unstapled) {
                     standing.remark.get_or_insert(remark);
                 }
                 standing.certificates.push((object, Arc::clone(good)));
@@ -238,7 +239,7 @@ pub(super) fn secrets(world: &World, edge: &Edge<'_>) -> BTreeMap<String, Secret
         secret::Type::TlsCertificate(TlsCertificate {
             certificate_chain: bytes(&found.chain),
             private_key: bytes(&found.key),
-            ocsp_staple: found.staple.as_ref().and_then(|staple| bytes(staple)),
+            ocsp_staple: found.stapled().and_then(|staple| bytes(staple)),
         })
     };
     let mut terminates = false;

@@ -35,7 +35,9 @@ impl<'a> EdgeStatus<'a> {
         let state = world.gateway_states().get(name);
         // In a cluster no node agent tells; there its proxy's acknowledgement does (`status::speak`).
         let told = world.settings().assume_ready || world.settings().in_cluster;
-        let pending = (!told && !state.is_some_and(|state| state.ready)).then(|| {
+        // One that asks for an address which is not to be had goes on where it is.
+        let serves = state.is_some_and(|state| state.ready && !state.message.starts_with(ADDRESS_NOT_USABLE));
+        let pending = (!told && !serves).then(|| {
             let message = state.map(|state| state.message.clone()).unwrap_or_default();
             let reason = if message.starts_with(ADDRESS_NOT_USABLE) { "AddressNotUsable" } else { "Pending" };
             WhyNot::new(reason, message)

@@ -10,6 +10,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::content::{Contents, KeptBytes};
+use super::staple::Staple;
 
 /// Entries of a Secret, as `kubernetes.io/tls` names them.
 const CHAIN: &str = "tls.crt";
@@ -34,8 +35,8 @@ pub struct Certificate {
     pub chain: KeptBytes,
     /// The private key as found, PEM.
     pub key: KeptBytes,
-    /// An OCSP response, DER.
-    pub staple: Option<KeptBytes>,
+    /// The OCSP response beside it.
+    pub staple: Option<Staple>,
     /// DNS names and addresses that it is for.
     pub names: Vec<String>,
     /// Who signed it.
@@ -130,7 +131,7 @@ pub fn judge(contents: &Contents) -> Result<Certificate, CertificateFault> {
     Ok(Certificate {
         chain: chain.clone(),
         key: key.clone(),
-        staple: staple.map(|(_, bytes)| bytes.clone()),
+        staple: staple.map(|(entry, bytes)| Staple::read(entry, bytes, leaf.raw_serial())),
         names: names(leaf),
         issuer: leaf.issuer().to_string(),
         serial: leaf.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -153,6 +154,22 @@ fn names(leaf: &X509Certificate<'_>) -> Vec<String> {
 }
 
 impl Certificate {
+    /// The same at that moment, where its OCSP response begins or ends by then.
+    pub(super) fn at(&self, now_ms: i64) -> Option<Self> {
+        let staple = self.staple.as_ref()?.at(now_ms, CLOCK_STEP_MS)?;
+        Some(Self { staple: Some(staple), ..self.clone() })
+    }
+
+    /// The OCSP response that is stapled.
+    pub fn stapled(&self) -> Option<&KeptBytes> {
+        self.staple.as_ref()?.shown()
+    }
+
+    /// Why the OCSP response beside it is not.
+    pub fn staple_refused(&self) -> Option<String> {
+        self.staple.as_ref()?.refused()
+    }
+
     /// How it stands.
     pub fn validity(&self, now_ms: i64) -> Validity {
         if now_ms.saturating_add(CLOCK_STEP_MS) < self.begins_ms {

@@ -54,7 +54,8 @@ fn a_secret_is_a_certificate_or_says_why_not() {
     }
     let staple = contents(&[("tls.crt", &good), ("tls.key", &key), ("tls.ocsp-staple", "staple")]);
     let judged = judge(&staple).unwrap();
-    assert_eq!(judged.staple.as_deref(), Some(&b"staple"[..]));
+    assert_eq!(judged.stapled(), None);
+    assert_eq!(judged.staple_refused().unwrap(), "its entry `tls.ocsp-staple` is no OCSP response (DER); the certificate is shown without");
     assert!(!format!("{judged:?}").contains("PRIVATE"));
 }
 
@@ -122,6 +123,33 @@ fn dates_are_told() {
     ] {
         assert_eq!(judged.validity(now_ms), wanted, "{now_ms}");
     }
+}
+
+#[test]
+fn a_staple_goes_when_its_time_is_over() {
+    // Aim: an OCSP response that holds is stapled; when it ends, whoever shows the certificate hears so, and shows it without.
+    let (chain, key) = pair(&["a.example"], LONG);
+    let der = CertificateDer::from_pem_slice(chain.as_bytes()).unwrap();
+    let (_, leaf) = X509Certificate::from_der(&der).unwrap();
+    let response = crate::world::staple::tests::response(leaf.raw_serial(), 0x80, "20260529000000Z", Some("20260605000000Z"));
+    let encode = |bytes: &[u8]| base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes);
+    let text = serde_json::json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": "s", "namespace": "a"},
+        "data": {"tls.crt": encode(chain.as_bytes()), "tls.key": encode(key.as_bytes()), "tls.ocsp-staple": encode(&response)}
+    })
+    .to_string();
+    let at = |day| date_time_ymd(2026, 6, day).unix_timestamp() * 1000;
+    let mut world = World::new(WorldSettings::default(), Allocations::default());
+    world.apply(vec![Change::Clock { now_ms: at(1) }]);
+    world.apply(vec![Change::Put { origin: Origin::Folder, candidate: parse("f", &text).candidates.remove(0), now_ms: 0 }]);
+    let secret = ObjectKey::new(Kind::Secret, "a", "s");
+    let shown = |world: &World| world.credential(&secret).unwrap().0.stapled().map(|bytes| bytes.to_vec());
+    assert_eq!(shown(&world), Some(response));
+    assert!(!world.apply(vec![Change::Clock { now_ms: at(2) }]).runtime);
+    let before = world.clone();
+    assert!(world.apply(vec![Change::Clock { now_ms: at(6) }]).runtime, "whoever shows it hears so");
+    assert_eq!(shown(&world), None);
+    assert_eq!(before.credentials().changes(world.credentials()).len(), 1, "and is sent it anew");
 }
 
 #[test]

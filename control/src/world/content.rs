@@ -23,7 +23,7 @@ pub(super) const OBJECT_BYTES_MAX: usize = 1024 * 1024;
 pub struct KeptBytes(Arc<Zeroizing<Vec<u8>>>);
 
 impl KeptBytes {
-    fn new(bytes: Vec<u8>) -> Self {
+    pub(super) fn new(bytes: Vec<u8>) -> Self {
         Self(Arc::new(Zeroizing::new(bytes)))
     }
 }

@@ -43,7 +43,10 @@ impl Credentials {
             };
             match told {
                 None => self.known.remove(key),
-                Some(Ok(good)) => self.known.insert(key.clone(), KeptCertificate { good: Some(Arc::new(good)), fault: None }),
+                Some(Ok(good)) => {
+                    let good = good.at(self.now_ms).unwrap_or(good);
+                    self.known.insert(key.clone(), KeptCertificate { good: Some(Arc::new(good)), fault: None });
+                }
                 Some(Err(fault)) => {
                     let since = self.known.get(key).and_then(|known| known.fault.as_ref()).map_or(self.now_ms, |(_, since)| *since);
                     self.known.insert(key.clone(), KeptCertificate { good: former, fault: Some((fault, since)) });
@@ -65,8 +68,18 @@ impl Credentials {
                 fault => self.known.insert(key.clone(), KeptCertificate { good: None, fault }),
             }
         }
+        let mut stapled = Vec::new();
+        for (key, known) in self.known.iter() {
+            if let Some(good) = known.good.as_ref().and_then(|good| good.at(now_ms)) {
+                stapled.push((key.clone(), KeptCertificate { good: Some(Arc::new(good)), fault: known.fault.clone() }));
+            }
+        }
+        let others = !ended.is_empty() || !stapled.is_empty();
+        for (key, known) in stapled {
+            self.known.insert(key, known);
+        }
         let aged = |known: &KeptCertificate| known.good.as_ref().is_some_and(|good| good.validity(before) != good.validity(now_ms));
-        !ended.is_empty() || self.known.values().any(aged)
+        others || self.known.values().any(aged)
     }
 }
 

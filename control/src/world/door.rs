@@ -77,6 +77,11 @@ impl<'a> Cursor<'a> {
         matches!(self.node.value, Value::List(_))
     }
 
+    /// Whether fields stand here.
+    pub(super) fn is_mapping(&self) -> bool {
+        matches!(self.node.value, Value::Map(_))
+    }
+
     /// The object being read.
     pub(super) fn key(&self) -> &'a ObjectKey {
         &self.door.key

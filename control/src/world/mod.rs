@@ -34,6 +34,7 @@ pub mod revocation;
 pub mod route;
 pub mod security;
 pub mod sorted;
+mod staple;
 pub mod tickets;
 pub mod traffic;
 pub mod tree;

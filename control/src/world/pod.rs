@@ -66,6 +66,7 @@ impl Pod {
                 // The kubelet asks; what the sidecar may be asked instead, the injector tells it.
                 readiness: None,
                 ports: ports(&own),
+                udp_ports: Vec::new(),
                 locality: Default::default(),
                 weight: 1,
             },

@@ -28,8 +28,10 @@ pub struct Workload {
     pub working_dir: Option<String>,
     /// Environment, in order.
     pub env: Vec<(String, String)>,
-    /// Declared ports.
+    /// Declared ports for TCP.
     pub ports: Vec<WorkloadPort>,
+    /// Declared ports for UDP, which passes outside the mesh's TLS.
+    pub udp_ports: Vec<WorkloadPort>,
     /// When it is ready; `None`: the default of `kinds.md`.
     pub readiness: Option<Probe>,
     /// Where it is: region and zone.
@@ -92,6 +94,7 @@ impl Workload {
             working_dir: fields.get("workingDir").and_then(|at| at.text()),
             env: Vec::new(),
             ports: Vec::new(),
+            udp_ports: Vec::new(),
             readiness: None,
             locality: (String::new(), String::new()),
             weight: fields.get("weight").and_then(|at| at.int(1..=1_000)).and_then(|n| u32::try_from(n).ok()).unwrap_or(1),
@@ -149,15 +152,19 @@ impl Workload {
         let name = fields.get("name").and_then(|at| at.text()).unwrap_or_default();
         let port = fields.need("port").and_then(|at| at.port());
         let app_protocol = fields.get("appProtocol").and_then(|at| at.text());
-        let tcp = fields.get("protocol").and_then(|at| at.word(&[("TCP", true), ("UDP", false), ("SCTP", false)])).unwrap_or(true);
+        let words = [("TCP", Some(false)), ("UDP", Some(true)), ("SCTP", None)];
+        let udp = fields.get("protocol").and_then(|at| at.word(&words)).unwrap_or(Some(false));
         fields.done();
         let Some(port) = port else { return };
-        if !tcp {
-            at.error("only TCP ports can be part of the mesh", "remove the port");
-        } else if self.ports.iter().any(|known| known.port == port || (!name.is_empty() && known.name == name)) {
+        let mut known = self.ports.iter().chain(&self.udp_ports);
+        if known.any(|known| known.port == port || (!name.is_empty() && known.name == name)) {
             at.error("a port with that number or name stands twice", "give each port its own number and name");
-        } else {
-            self.ports.push(WorkloadPort { name, port, app_protocol });
+            return;
+        }
+        match udp {
+            Some(false) => self.ports.push(WorkloadPort { name, port, app_protocol }),
+            Some(true) => self.udp_ports.push(WorkloadPort { name, port, app_protocol }),
+            None => at.error("only ports for TCP and UDP can be declared", "remove the port"),
         }
     }
 

@@ -120,9 +120,19 @@ pub trait Follower {
     fn ended(&mut self, outcome: Result<(), &Cut>);
     /// Whether the next frame has been waited for too long; asked only while waiting.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason>;
-    /// Whether [`Follower::poll_gate`] is asked before each frame but the first, too.
+    /// Whether data goes on in portions: [`Follower::keep`], [`Follower::kept_bytes`] and [`Follower::poll_portion`] are asked of such alone.
     fn is_paced(&self) -> bool {
         false
+    }
+    /// Takes data in, to give it out in its own time. Asked while nothing is kept.
+    fn keep(&mut self, _: Bytes) {}
+    /// How much of it was not given out yet.
+    fn kept_bytes(&self) -> usize {
+        0
+    }
+    /// The next portion of what is kept, once it may go on.
+    fn poll_portion(&mut self, _: &mut Context<'_>) -> Poll<Bytes> {
+        Poll::Ready(Bytes::new())
     }
     /// Whether the first frame may be asked for: `false` means that nobody wants it any more. Asked of gated bodies only.
     fn poll_gate(&mut self, _: &mut Context<'_>) -> Poll<bool> {
@@ -434,10 +444,16 @@ impl Followed {
             }
             self.gated = false;
         }
+        if self.kept_bytes() > 0 {
+            return self.poll_portion(cx);
+        }
         let cut = match self.received.poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) if self.paced && frame.data_ref().is_some_and(|data| !data.is_empty()) => {
+                self.follower.keep(frame.into_data().unwrap_or_default());
+                return self.poll_portion(cx);
+            }
             Poll::Ready(Some(Ok(frame))) => {
                 self.follower.frame(&frame);
-                self.gated = self.paced;
                 return Poll::Ready(self.passed(frame).map(Ok));
             }
             Poll::Ready(None) => {
@@ -453,6 +469,30 @@ impl Followed {
         self.end(Err(&cut));
         let farewell = if let Cut::Overdue(reason) = &cut { self.follower.farewell(*reason) } else { None };
         Poll::Ready(Some(farewell.map(Frame::trailers).ok_or(cut)))
+    }
+
+    /// Bytes that have come and wait for their time.
+    fn kept_bytes(&self) -> usize {
+        if self.paced { self.follower.kept_bytes() } else { 0 }
+    }
+
+    fn poll_portion(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let frame = Frame::data(ready!(self.follower.poll_portion(cx)));
+        self.follower.frame(&frame);
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.received.is_end_stream() && self.kept_bytes() == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.received.size_hint();
+        match (self.kept_bytes(), rest.exact()) {
+            (0, _) => rest,
+            (kept, Some(rest)) => SizeHint::with_exact(rest + kept as u64),
+            (_, None) => SizeHint::default(),
+        }
     }
 
     fn end(&mut self, outcome: Result<(), &Cut>) {
@@ -479,7 +519,7 @@ impl Followed {
 impl Drop for Followed {
     fn drop(&mut self) {
         // A receiver that knows the length does not poll for the end.
-        if !self.told && self.received.is_end_stream() {
+        if !self.told && self.is_end_stream() {
             self.follower.ended(Ok(()));
         }
     }
@@ -510,7 +550,7 @@ impl http_body::Body for Body {
             Self::Bytes(bytes) => bytes.is_empty(),
             // Else the length would not be written.
             Self::Claimed(_) => false,
-            Self::Followed(followed) => followed.received.is_end_stream(),
+            Self::Followed(followed) => followed.is_end_stream(),
             Self::Again(again) => again.taken.is_empty() && again.rest.is_end_stream(),
             Self::Made(source) => source.is_end_stream(),
         }
@@ -521,7 +561,7 @@ impl http_body::Body for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Bytes(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Claimed(length) => SizeHint::with_exact(*length),
-            Self::Followed(followed) => followed.received.size_hint(),
+            Self::Followed(followed) => followed.size_hint(),
             Self::Again(again) => {
                 let taken = again.taken.iter().map(|taken| taken.len() as u64).sum::<u64>();
                 again.rest.size_hint().exact().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(taken + rest))

@@ -1,6 +1,7 @@
 //! hyper, and the rules of HTTP that a proxy has to keep: what belongs to one hop, versions, upgrades, the mesh's own answers.
 
 mod convert;
+mod date;
 mod deadline;
 mod dots;
 mod forwarded;
@@ -15,6 +16,7 @@ mod serve;
 mod upgrade;
 
 pub use convert::{frame_for_http1, to_http1, to_http2};
+pub use date::WrittenDate;
 pub use deadline::{Neighbour, Patient, take_patience, tell_patience};
 pub use forwarded::mark_outside;
 pub use hop::{OfHop, Upgrade, clean_request, clean_response, clean_trailers, names_http};

@@ -1,5 +1,6 @@
 //! Sockets of an edge's ports handed over by whoever started us: `PORT\n`, of datagrams `PORT/udp\n`, with one descriptor each, over a Unix
-//! socket (SCM_RIGHTS).
+//! socket (SCM_RIGHTS). `/gone` behind it and one of the port's sockets: all that came for this port so far are to be let go. (That message
+//! has a descriptor too because the kernel may join one without any to the next.)
 #![allow(unsafe_code, reason = "descriptors by number exist at this door only; each block says why it holds")]
 
 use std::io::{self, IoSliceMut};
@@ -9,7 +10,7 @@ use std::os::unix::net::UnixStream;
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 
-/// Longest message: a port, what it is of, and a newline.
+/// Longest message: a port, what it is of, that it goes, and a newline.
 const MESSAGE_BYTES_MAX: usize = 16;
 
 /// A socket that was handed over.
@@ -19,6 +20,11 @@ pub enum HandedOver {
     Listener(TcpListener),
     /// Datagrams come to it.
     Datagrams(UdpSocket),
+    /// Those that came for the port before are to be let go.
+    Gone {
+        /// Those for datagrams.
+        datagrams: bool,
+    },
 }
 
 /// Takes the Unix socket that was inherited under this number. Call it once per number, at the start.
@@ -65,15 +71,19 @@ pub fn receive_socket(channel: &UnixStream) -> io::Result<Option<(u16, HandedOve
     let bad = |why: &str| {
         io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("a message on --sockets-fd is no `PORT\\n` or `PORT/udp\\n` with a socket: {why}"),
+            format!("a message on --sockets-fd is no `PORT\\n` or `PORT/udp\\n`, either with `/gone` or without, with a socket: {why}"),
         )
     };
     let text = std::str::from_utf8(&buffer[..length]).map_err(|_| bad("it is no text"))?;
     let text = text.trim_end();
+    let (text, gone) = text.strip_suffix("/gone").map_or((text, false), |text| (text, true));
     let (port, datagrams) = text.strip_suffix("/udp").map_or((text, false), |port| (port, true));
     let port = port.parse().map_err(|_| bad("it names no port"))?;
     let socket = received.pop().filter(|_| received.is_empty()).ok_or_else(|| bad("it does not carry one descriptor"))?;
     let socket = socket2::Socket::from(socket);
+    if gone {
+        return Ok(Some((port, HandedOver::Gone { datagrams })));
+    }
     if datagrams {
         if !socket.r#type().is_ok_and(|kind| kind == socket2::Type::DGRAM) {
             return Err(bad("the descriptor is not one of datagrams"));
@@ -114,8 +124,13 @@ mod tests {
         send("65535/udp\n", &[datagrams.as_raw_fd()]);
         let Some((65_535, HandedOver::Datagrams(received))) = receive_socket(&ours).unwrap() else { panic!("datagrams at port 65535") };
         assert_eq!(received.local_addr().unwrap(), datagrams.local_addr().unwrap());
+        send("443/gone\n", &[listener.as_raw_fd()]);
+        send("65535/udp/gone\n", &[datagrams.as_raw_fd()]);
+        assert!(matches!(receive_socket(&ours).unwrap(), Some((443, HandedOver::Gone { datagrams: false }))));
+        assert!(matches!(receive_socket(&ours).unwrap(), Some((65_535, HandedOver::Gone { datagrams: true }))));
         for (text, fds) in [
             ("http\n", &[listener.as_raw_fd()][..]),
+            ("80/gone\n", &[]),
             ("80\n", &[]),
             ("80\n", &[theirs.as_raw_fd()]),
             ("80\n", &[datagrams.as_raw_fd()]),

@@ -89,6 +89,16 @@ struct Upgrading {
     caller: Option<Arc<Peer>>,
 }
 
+/// An answer's bytes that have come and have a pace.
+#[derive(Default)]
+struct Portions {
+    rest: Bytes,
+    /// Goes on next.
+    next: Bytes,
+    /// Until when it waits.
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
 /// A decided request and all it needs on its way there and back. Boxed once, because hyper moves what answers a request from hand to hand:
 /// first it is sent, then it follows the answer to its end, where the connection goes back and the exchange is recorded.
 pub struct Journey {
@@ -107,8 +117,8 @@ pub struct Journey {
     sticky: Option<Box<Sticky>>,
     stand: Option<Box<Stand>>,
     counted: Counted,
-    /// Until when the answer's next bytes wait.
-    pace: Option<Pin<Box<Sleep>>>,
+    /// What of the answer waits for its time.
+    portions: Option<Box<Portions>>,
     version: Version,
     connect: bool,
     /// The downstream is a mesh peer.
@@ -209,7 +219,7 @@ impl Journey {
                 sticky,
                 stand,
                 counted,
-                pace: None,
+                portions: None,
                 version,
                 connect,
                 peer: at == Hop::Inner,
@@ -349,10 +359,6 @@ impl Follower for Journey {
         let Some(account) = &mut self.account else { return };
         if let Some(data) = frame.data_ref() {
             account.add_response_bytes(data.len() as u64);
-            if self.counted.is_paced() {
-                let wait = self.counted.sent(data.len() as u64, self.shared.moment(self.shared.clock.now()));
-                self.pace = (!wait.is_zero()).then(|| Box::pin(sleep(wait)));
-            }
         } else if let Some(status) = frame.trailers_ref().and_then(|trailers| trailers.get("grpc-status"))
             && let Some(status) = status.to_str().ok().and_then(|text| text.parse().ok())
         {
@@ -375,14 +381,28 @@ impl Follower for Journey {
         self.counted.is_paced()
     }
 
-    fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
-        if let Some(pace) = &mut self.pace {
-            ready!(pace.as_mut().poll(cx));
-            self.pace = None;
+    fn keep(&mut self, data: Bytes) {
+        self.portions.get_or_insert_default().rest = data;
+    }
+
+    fn kept_bytes(&self) -> usize {
+        self.portions.as_ref().map_or(0, |portions| portions.next.len() + portions.rest.len())
+    }
+
+    fn poll_portion(&mut self, cx: &mut Context<'_>) -> Poll<Bytes> {
+        let Some(portions) = &mut self.portions else { return Poll::Ready(Bytes::new()) };
+        if portions.next.is_empty() {
+            let (bytes, wait) = self.counted.portion(portions.rest.len(), self.shared.moment(self.shared.clock.now()));
+            portions.next = portions.rest.split_to(bytes);
+            portions.wait = (!wait.is_zero()).then(|| Box::pin(sleep(wait)));
+        }
+        if let Some(wait) = &mut portions.wait {
+            ready!(wait.as_mut().poll(cx));
+            portions.wait = None;
             // To wait on purpose is no silence.
             self.overdue.wait.touch();
         }
-        Poll::Ready(true)
+        Poll::Ready(std::mem::take(&mut portions.next))
     }
 
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<Reason> {

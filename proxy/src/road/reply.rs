@@ -5,7 +5,7 @@ use std::sync::Arc;
 use engine::decide::TurnedAway;
 use engine::failure::{Blame, Failure, LocalReply, Reason};
 use engine::model::Snapshot;
-use http::header::{CONNECTION, CONTENT_TYPE};
+use http::header::{CONNECTION, CONTENT_TYPE, DATE};
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 
 use crate::ground::body::Body;
@@ -21,6 +21,9 @@ pub fn reply(shared: &Shared, reply: &LocalReply, version: Version, mut account:
         account.grpc_status(u32::from(grpc_status(reply)));
     }
     let mut response = local_reply(reply, grpc);
+    if let Some(date) = shared.date.at(shared.wall_secs()) {
+        response.headers_mut().entry(DATE).or_insert(date);
+    }
     if let Some(reason) = reply.reason.filter(|_| !grpc && reply.body.is_empty()) {
         match account.outside() {
             None => {}

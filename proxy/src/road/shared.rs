@@ -14,7 +14,7 @@ use engine::model::{ClusterKind, Endpoint, EndpointLive, Health, Locality, Snaps
 use crate::ground::drain::Drain;
 use crate::ground::patience::Patience;
 use crate::ground::replay::ReplayRoom;
-use crate::http::Serving;
+use crate::http::{Serving, WrittenDate};
 use crate::io::{Clock, Draw};
 use crate::observe::{Direction, Observer};
 use crate::pool::{Local, Pool, To};
@@ -56,6 +56,8 @@ pub struct Shared {
     pub mirrors: Cell<usize>,
     /// HTTP servers.
     pub serving: Serving,
+    /// When answers of its own are made.
+    pub date: WrittenDate,
     /// Tokens that were verified.
     pub tokens: RefCell<Remembered>,
     /// Handshakes with clients from outside.

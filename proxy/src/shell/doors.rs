@@ -79,7 +79,8 @@ pub struct Edges {
 
 impl Edges {
     /// Opens and closes doors as the configuration says, until `stop`; connections of a closed door go on. New ones are opened before
-    /// old ones are closed. A port without a socket that was handed over is opened here; one that cannot be is tried again.
+    /// old ones are closed. While somebody hands over sockets, a port waits for its own; else it is opened here, and one that cannot be is
+    /// tried again.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut changes = self.snapshots.changes();
         let (mut open_doors, mut open_datagrams) = (BTreeSet::new(), BTreeSet::new());
@@ -89,9 +90,16 @@ impl Edges {
                 biased;
                 () = stop.cancelled() => return,
                 _ = changes.changed() => {}
-                Some((port, socket)) = next(&mut self.arrivals) => match socket {
-                    HandedOver::Listener(listener) => self.arrived(port, listener, &open_doors).await,
-                    HandedOver::Datagrams(socket) => self.datagrams_arrived(port, socket, &open_datagrams).await,
+                arrival = next(&mut self.arrivals) => match arrival {
+                    Some((port, HandedOver::Listener(listener))) => self.arrived(port, listener, &open_doors).await,
+                    Some((port, HandedOver::Datagrams(socket))) => self.datagrams_arrived(port, socket, &open_datagrams).await,
+                    Some((port, HandedOver::Gone { datagrams: false })) => self.gone(port, &open_doors).await,
+                    Some((port, HandedOver::Gone { datagrams: true })) => self.datagrams_gone(port, &open_datagrams).await,
+                    // Nobody will bring what these wait for.
+                    None => {
+                        open_doors.retain(|port| self.passed.contains_key(port));
+                        open_datagrams.retain(|port| self.passed_datagrams.contains_key(port));
+                    }
                 },
                 () = sleep(RETRY), if failed => {}
             }
@@ -118,6 +126,25 @@ impl Edges {
         }
     }
 
+    /// Lets go of a port's sockets, so that nobody waits in their queues; its connections go on. One that is still wanted waits for others.
+    async fn gone(&mut self, port: u16, open_doors: &BTreeSet<u16>) {
+        self.passed.remove(&port);
+        if open_doors.contains(&port) {
+            for worker in self.workers.iter() {
+                worker.close(Purpose::Edge { port }).await;
+            }
+        }
+    }
+
+    async fn datagrams_gone(&mut self, port: u16, opened: &BTreeSet<u16>) {
+        self.passed_datagrams.remove(&port);
+        if opened.contains(&port) {
+            for worker in self.workers.iter() {
+                worker.close_datagrams(port).await;
+            }
+        }
+    }
+
     async fn follow(&self, open_doors: &mut BTreeSet<u16>) -> bool {
         let wanted: BTreeSet<u16> = self.snapshots.load().edges.keys().copied().collect();
         let mut failed = false;
@@ -129,6 +156,7 @@ impl Edges {
                     }
                     Ok(Vec::new())
                 }
+                None if self.arrivals.is_some() => Ok(Vec::new()),
                 None => open(port, Reach::All, "the Gateway's listener"),
             };
             match own {
@@ -166,6 +194,7 @@ impl Edges {
                     let own: std::io::Result<Vec<_>> = passed.iter().map(UdpSocket::try_clone).collect();
                     own.map(|own| vec![own]).map_err(anyhow::Error::from)
                 }
+                None if self.arrivals.is_some() => Ok(Vec::new()),
                 None => self.workers.iter().map(|_| ports::open_datagrams(port, "the Gateway's listener")).collect(),
             };
             match all {
@@ -195,17 +224,14 @@ impl Edges {
     }
 }
 
+/// The next one; `None`, once: no more will come.
 async fn next(arrivals: &mut Option<mpsc::Receiver<(u16, HandedOver)>>) -> Option<(u16, HandedOver)> {
-    match arrivals {
-        Some(receiver) => match receiver.recv().await {
-            Some(passed) => Some(passed),
-            None => {
-                *arrivals = None;
-                std::future::pending().await
-            }
-        },
-        None => std::future::pending().await,
+    let Some(receiver) = arrivals else { return std::future::pending().await };
+    let arrival = receiver.recv().await;
+    if arrival.is_none() {
+        *arrivals = None;
     }
+    arrival
 }
 
 /// Serves one explicit listener: it stands for its Service's virtual address, opens when that is known and follows it.

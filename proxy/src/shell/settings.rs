@@ -155,7 +155,8 @@ pub struct ProxyArgs {
     /// Worker threads; default: 1 as a sidecar, one per core at the edge
     #[arg(long, env = "MESHWRIGHT_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
-    /// Unix socket over which the edge's listening sockets arrive (SCM_RIGHTS, one per message `PORT\n`)
+    /// Unix socket over which the edge's listening sockets arrive (SCM_RIGHTS, one per message `PORT\n` or `PORT/udp\n`;
+    /// with `/gone` behind it and one of them: those of the port go)
     #[arg(long, env = "MESHWRIGHT_SOCKETS_FD", value_name = "FD")]
     pub sockets_fd: Option<RawFd>,
     /// Resolver for names that are not the mesh's (repeatable); default: those of /etc/resolv.conf

@@ -21,7 +21,7 @@ use crate::ground::limits::{
 };
 use crate::ground::patience::Patience;
 use crate::ground::windows::Bodies;
-use crate::http::Serving;
+use crate::http::{Serving, WrittenDate};
 use crate::io::{Draw, Free, Listening, Network, Pressure, adopt_datagrams, give_back_heap, pipe};
 use crate::observe::{Direction, Observer, Telemetry};
 use crate::pool::{Connector, Hairpin, Pool};
@@ -94,6 +94,7 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
             guests: Both::new(&means.telemetry, means.connections_max, &pressure),
             standing: Rc::default(),
             drain: Both { inbound: Rc::default(), outbound: Rc::default() },
+            date: WrittenDate::default(),
             tokens: RefCell::new(Remembered::new(seed)),
             verified: RefCell::new(Verified::new(secret(&draw))),
             hashing: Arc::clone(&means.hashing),

@@ -1,8 +1,8 @@
 //! `meshwright up` as a user runs it: a folder, real processes, programs nobody here wrote, and nothing left behind.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -131,6 +131,55 @@ fn the_edge_is_reached_from_the_host() {
     assert_eq!(died["pid"], pid);
     up.wait_until(Duration::from_secs(30), "edge ready again", |event| event["event"] == "edge");
     assert_eq!(fetch(), "200");
+    up.end();
+}
+
+/// Aim: a listener that comes and one that goes leave the Gateway's proxy and its connections alone: the same process, the same connection
+/// before and after; the port that came serves, and refuses when it went.
+#[test]
+fn ports_of_the_edge_come_and_go_while_it_runs() {
+    let free: Vec<TcpListener> = (30_000..32_000).filter_map(|port| TcpListener::bind(("0.0.0.0", port)).ok()).take(2).collect();
+    let [first, second] = [0, 1].map(|at: usize| free[at].local_addr().unwrap().port());
+    drop(free);
+    let up = Up::start(&[MANIFESTS, &GATEWAY.replace("PORT", &first.to_string())], &[]);
+    up.wait_for("live", LIVE_MAX);
+    let pid = |up: &Up| {
+        let book = up.book();
+        book["instances"].as_array().unwrap().iter().find(|one| one["edge"] == true).unwrap()["proxy_pid"].as_i64()
+    };
+    let before = pid(&up);
+    let mut kept = TcpStream::connect(("127.0.0.1", first)).unwrap();
+    kept.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut ask = || {
+        kept.write_all(b"HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            kept.read_exact(&mut byte).unwrap();
+            answer.push(byte[0]);
+        }
+        assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    };
+    ask();
+    let listeners = "listeners: [{name: http, port: PORT, protocol: HTTP}]";
+    let both = format!("listeners: [{{name: http, port: {first}, protocol: HTTP}}, {{name: more, port: {second}, protocol: HTTP}}]");
+    let file = up.folder.path().join("1.yaml");
+    fs::write(&file, GATEWAY.replace(listeners, &both)).unwrap();
+    up.wait_until(Duration::from_secs(20), "the second port", |event| event["event"] == "edge" && event["port"] == second);
+    let waited = up.meshwright(&["wait", "--timeout", "20s"]);
+    assert!(waited.status.success(), "{}", String::from_utf8_lossy(&waited.stderr));
+    let url = format!("http://127.0.0.1:{second}/");
+    let fetched = Command::new("curl").args(["-sS", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", &url]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&fetched.stdout), "200", "{}", String::from_utf8_lossy(&fetched.stderr));
+    ask();
+    fs::write(&file, GATEWAY.replace("PORT", &first.to_string())).unwrap();
+    let until = Instant::now() + Duration::from_secs(20);
+    while TcpStream::connect(("127.0.0.1", second)).is_ok() {
+        assert!(Instant::now() < until, "the second port is still open");
+        thread::sleep(Duration::from_millis(20));
+    }
+    ask();
+    assert_eq!(pid(&up), before);
     up.end();
 }
 

@@ -71,18 +71,19 @@ struct WorkloadPort {
     name: Option<String>,
     /// Its number.
     port: Port,
-    /// TCP; nothing else can be part of the mesh.
+    /// TCP, or UDP, which passes outside the mesh's TLS.
     #[schemars(extend("default" = "TCP"))]
     protocol: Option<Protocol>,
     /// What it speaks, such as http or grpc.
     app_protocol: Option<String>,
 }
 
-/// TCP; nothing else can be part of the mesh.
+/// TCP, or UDP, which passes outside the mesh's TLS.
 #[derive(JsonSchema)]
 #[allow(clippy::upper_case_acronyms, reason = "as Kubernetes writes it")]
 enum Protocol {
     TCP,
+    UDP,
 }
 
 /// The kubelet's probe; without httpGet, tcpSocket and exec: a connection to the first port.

@@ -337,3 +337,29 @@ fn analyze_tells_who_cannot_prove_an_identity() {
     assert!(told(&policy));
     assert!(!told(&(policy.clone() + strict)));
 }
+
+#[test]
+fn analyze_tells_of_udp_ports_of_strict_workloads() {
+    // Aim: a port for UDP is declared without an error, and told where its workload refuses plaintext: there alone somebody relies on that.
+    let workload = "---\napiVersion: meshwright.dev/v1alpha1\nkind: Workload\nmetadata: {name: names, namespace: shop, labels: {app: names}}\n\
+                    spec: {command: [a], ports: [{port: 8053}, {name: dns, port: 5353, protocol: UDP}]}\n";
+    let mode = |mode: &str, port: &str| {
+        format!(
+            "---\napiVersion: meshwright.dev/v1alpha1\nkind: PeerAuthentication\nmetadata: {{name: p, namespace: shop}}\n\
+             spec: {{mtls: {{mode: {mode}}}, portLevelMtls: {{{port}}}}}\n"
+        )
+    };
+    for (policy, told) in [
+        (String::new(), false),
+        (mode("Permissive", ""), false),
+        (mode("Strict", ""), true),
+        (mode("Strict", "\"5353\": {mode: Permissive}"), false),
+    ] {
+        let found = analyze(file(format!("{SHOP}{workload}{policy}")));
+        let names: Vec<String> = found.iter().map(ToString::to_string).filter(|line| line.contains("Workload shop/names")).collect();
+        let udp =
+            "warning: Workload shop/names: spec.ports: port 5353 is for UDP, which passes outside mTLS although the workload is Strict";
+        assert_eq!(names.iter().any(|line| line.contains(udp)), told, "{policy}{names:?}");
+        assert!(!names.iter().any(|line| line.contains("error")), "{names:?}");
+    }
+}

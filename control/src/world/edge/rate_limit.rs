@@ -251,6 +251,10 @@ fn condition(at: &Cursor<'_>, before_auth: bool) -> Option<String> {
 
 /// A number, or CEL that comes to one.
 fn cost(at: &Cursor<'_>, before_auth: bool) -> Option<(u32, String)> {
+    if at.is_mapping() {
+        at.error("a cost is a number, or an expression as text", "write it as `cost: 3` or `cost: 'size(request.path)'`");
+        return None;
+    }
     if !at.is_text() {
         return amount(at).map(|cost| (cost, String::new()));
     }
@@ -373,6 +377,7 @@ mod tests {
             (limit("key: [{clientAddress: {ipv6Prefix: 129}}]"), "out of range"),
             (limit("when: request.path"), "the condition"),
             (limit("cost: 0"), "out of range"),
+            (limit("cost: {cel: size(request.path)}"), "a cost is a number, or an expression as text"),
             (limit("count: Misses"), "not served"),
             (limit("costFromResponse: {}"), "header"),
             (format!("stage: BeforeAuth, {}", limit("key: [{consumer: {}}]")), "nobody knows who calls"),

@@ -148,7 +148,7 @@ impl Memory {
         Arc::clone(counts.entry(Arc::clone(limit)).or_default())
     }
 
-    /// Notes that bytes of an answer were sent to a key that may have so many in a second, and says how long the next ones wait.
+    /// Notes that bytes of an answer go to a key that may have so many in a second, and says how long they wait first.
     pub(crate) fn sent(&self, key: u128, (bytes, per_second): (u64, u64), now: Moment) -> Duration {
         let nanos = u64::try_from(u128::from(bytes) * 1_000_000_000 / u128::from(per_second.max(1))).unwrap_or(u64::MAX);
         let ready = self.rows.with(key, |row| {

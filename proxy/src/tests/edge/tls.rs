@@ -193,7 +193,7 @@ fn a_name_leads_to_its_chain_and_no_name_to_none() {
 
 #[test]
 fn versions_and_protocols_are_agreed_as_the_terms_say() {
-    // Aim: ALPN h2, http/1.1, none (HTTP/1.1) and only foreign ones (an alert); TLS versions within the terms.
+    // Aim: ALPN h2, http/1.1, http/1.0 where there is nothing newer, none (HTTP/1.1) and only foreign ones (an alert); TLS versions within the terms.
     run(|| async {
         let world = World::new(Setup::default());
         let own = cell("tls", Some(certificate(&Authority::new("public"), &["a.example"])));
@@ -202,6 +202,8 @@ fn versions_and_protocols_are_agreed_as_the_terms_say() {
             (&["h2", "http/1.1"][..], Some(Some("h2"))),
             (&["http/1.1", "h2"], Some(Some("h2"))),
             (&["http/1.1"], Some(Some("http/1.1"))),
+            (&["http/1.0", "http/1.1"], Some(Some("http/1.1"))),
+            (&["http/1.0"], Some(Some("http/1.0"))),
             (&[], Some(None)),
             (&["imap"], None),
         ] {

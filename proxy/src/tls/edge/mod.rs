@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use engine::failure::{Failure, Reason};
-use engine::model::{Held, Secret, SecretCell, TlsTerms, TlsVersion};
+use engine::model::{ApplicationProtocol, Held, Secret, SecretCell, TlsTerms, TlsVersion};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::server::danger::ClientCertVerifier;
@@ -35,6 +35,9 @@ pub use clients::Shown;
 /// Tickets for a client that does not say how many it wants: browsers open two connections at once.
 const TICKETS_UNASKED: usize = 2;
 
+/// HTTP/1.0 as ALPN names it (RFC 7301, section 6).
+const ALPN_HTTP_10: &[u8] = b"http/1.0";
+
 /// Ends TLS of clients from outside. One per process, shared by all workers.
 pub struct EdgeTls {
     provider: Arc<CryptoProvider>,
@@ -52,7 +55,7 @@ impl fmt::Debug for EdgeTls {
 pub struct EdgeAccepted<S> {
     /// What is inside.
     pub stream: tokio_rustls::server::TlsStream<S>,
-    /// The protocol agreed on, if any: `h2` or `http/1.1`.
+    /// The protocol agreed on, if any: `h2` or `http/1.1`. `http/1.0` is as none: what comes says its version.
     pub alpn: Option<&'static str>,
     /// The certificate that the client has shown, if it has.
     pub shown: Option<Shown>,
@@ -227,6 +230,10 @@ impl EdgeTls {
         };
         let mut config = builder.with_cert_resolver(Arc::new(certificates));
         config.alpn_protocols = terms.alpn.iter().map(|protocol| protocol.text().as_bytes().to_vec()).collect();
+        if terms.alpn.contains(&ApplicationProtocol::Http1) {
+            // Who speaks nothing newer is served as in plaintext.
+            config.alpn_protocols.push(ALPN_HTTP_10.to_vec());
+        }
         // Nothing is remembered of a session but by its client, in a ticket.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

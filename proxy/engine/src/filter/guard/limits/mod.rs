@@ -113,6 +113,8 @@ struct Bandwidth {
     key: Vec<Part>,
 }
 
+/// What has a pace is sent in so many portions a second, so that whole pieces do not run ahead of it.
+const PORTIONS_PER_SEC: u64 = 20;
 /// Somebody's pace.
 #[derive(Debug)]
 struct Pace {
@@ -570,10 +572,13 @@ impl Counted {
         self.0.as_ref().is_some_and(|count| !count.paces.is_empty())
     }
 
-    /// Notes that bytes of its answer were sent, and says how long the next ones wait.
-    pub fn sent(&self, bytes: u64, now: Moment) -> Duration {
-        let paces = self.0.iter().flat_map(|count| &count.paces);
-        paces.map(|pace| pace.memory.sent(pace.key, (bytes, pace.bytes_per_second), now)).max().unwrap_or_default()
+    /// How many of so many bytes of its answer go on next, and how long they wait first.
+    pub fn portion(&self, bytes: usize, now: Moment) -> (usize, Duration) {
+        let paces = || self.0.iter().flat_map(|count| &count.paces);
+        let most = paces().map(|pace| pace.bytes_per_second / PORTIONS_PER_SEC).min().unwrap_or(u64::MAX);
+        let portion = bytes.min(usize::try_from(most).unwrap_or(usize::MAX).max(1));
+        let wait = paces().map(|pace| pace.memory.sent(pace.key, (portion as u64, pace.bytes_per_second), now)).max();
+        (portion, wait.unwrap_or_default())
     }
 
     /// The limit that refused it.
