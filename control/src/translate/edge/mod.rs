@@ -8,6 +8,7 @@ pub(crate) mod consumers;
 mod judge;
 pub(super) mod ladder;
 pub(super) mod limits;
+mod together;
 mod tokens;
 
 use proto::mesh::EdgePolicy;
