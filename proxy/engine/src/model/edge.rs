@@ -75,6 +75,11 @@ impl<S> Chains<S> {
         self.all.get(place?)
     }
 
+    /// Every chain, each at least once.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Chain<S>>> {
+        self.all.iter()
+    }
+
     /// Every chain with its names, sorted.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (Vec<String>, &Arc<Chain<S>>)> {
         self.names.by_place(self.all.len()).into_iter().zip(&self.all)

@@ -10,7 +10,6 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::api_key::{ApiKeys, Fill, is_token};
 use super::basic::{AskedPassword, Basic, Judged};
 use super::denied::Denied;
-use super::found::Found;
 use super::{Passed, Question, Watch, unavailable};
 use crate::authenticate::{Accepted, Authentication, KeyCell, TokenFault, TokenVerdict};
 use crate::authorize::{Call, Own};
@@ -110,7 +109,7 @@ impl Identify {
             }
             Err(denied) => return self.denied(watch, denied),
         };
-        *watch.found = Found::of(identified);
+        watch.found.identify(identified);
         match self.carry_out(exchange, &way) {
             Ok(()) => Passed::On,
             Err(denied) => {

@@ -25,7 +25,7 @@ use crate::matching::RequestHead;
 pub use api_key::ApiKeys;
 pub use basic::{Basic, FAILING_MAX, Failures, PAIR_BYTES_MAX};
 pub use denied::Denied;
-pub use found::Found;
+pub use found::{Found, KeptHead};
 pub use identify::{Identify, TokenGuard};
 pub(crate) use limits::object;
 pub use limits::{CONCURRENCY_MAX, Counted, KEY_PARTS_MAX, Limit, LimitAsk, LimitGuard, LimitOutlook, ObjectLimits, read};
