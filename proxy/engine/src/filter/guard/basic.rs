@@ -160,7 +160,10 @@ impl Basic {
                 if failing.is_some_and(|(limit, key)| limit.counts.is_beyond(key, limit.per_minute, now_secs)) {
                     return Err(Denied::TooMany);
                 }
-                return Ok(Judged::Asks(Password::new(secret, hash, key)));
+                return Ok(Judged::Asks(match hash {
+                    Some(_) => Password::new(secret, hash, key),
+                    None => Password::of_nobody(secret, book.typical(self.users.as_deref()).cloned(), key),
+                }));
             }
         };
         if !good {
