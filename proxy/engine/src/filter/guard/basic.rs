@@ -1,9 +1,8 @@
 //! Usernames and passwords (RFC 7617). A password is verified elsewhere, since that takes long; what was verified is remembered for a while, by
 //! a keyed hash and never itself.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -11,11 +10,11 @@ use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use proto::mesh;
-use xxhash_rust::xxh3::Xxh3;
 use zeroize::Zeroizing;
 
 use super::api_key::Fill;
 use super::denied::Denied;
+use super::failures::{Failing, Failures};
 use crate::consumers::{AuthMethod, Book, ConsumerChoice, Digest, Identified, Owner, Password, Verified};
 use crate::matching::RequestHead;
 use crate::raw::duration;
@@ -23,10 +22,6 @@ use crate::rejected::Wrong;
 
 /// Longest pair of username and password, in bytes.
 pub const PAIR_BYTES_MAX: usize = 1_024;
-/// Most callers whose failures are counted at a time, of one object; what comes beyond is counted together.
-pub const FAILING_MAX: usize = 10_000;
-/// How long failures count.
-const FAILURES_PER: Duration = Duration::from_secs(60);
 /// Most scopes.
 const LISTED_MAX: usize = 16;
 /// Longest name of a realm.
@@ -59,35 +54,6 @@ struct FailureLimit {
     user: bool,
     counts: Arc<Failures>,
 }
-
-/// Who failed lately, and how often. It outlives pushes by the object's name.
-#[derive(Debug, Default)]
-pub struct Failures(Mutex<HashMap<u128, (u64, u32)>>);
-
-impl Failures {
-    /// Whether so many failures are too many now.
-    fn is_beyond(&self, key: u128, most: u32, now_secs: u64) -> bool {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = counts.get(&key).or_else(|| counts.get(&OTHERS).filter(|_| counts.len() >= FAILING_MAX));
-        own.is_some_and(|(since, count)| *count >= most && now_secs < since + FAILURES_PER.as_secs())
-    }
-
-    fn count(&self, key: u128, now_secs: u64) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.len() >= FAILING_MAX && !counts.contains_key(&key) {
-            counts.retain(|_, (since, _)| now_secs < *since + FAILURES_PER.as_secs());
-        }
-        let key = if counts.len() >= FAILING_MAX && !counts.contains_key(&key) { OTHERS } else { key };
-        let own = counts.entry(key).or_insert((now_secs, 0));
-        if now_secs >= own.0 + FAILURES_PER.as_secs() || now_secs < own.0 {
-            *own = (now_secs, 0);
-        }
-        own.1 = own.1.saturating_add(1);
-    }
-}
-
-/// Whoever there is no room for.
-const OTHERS: u128 = 0;
 
 /// What a request comes to.
 pub(super) enum Judged {
@@ -222,26 +188,9 @@ impl Basic {
 }
 
 impl FailureLimit {
-    fn key(&self, address: IpAddr, user: &str) -> u128 {
-        let mut hash = Xxh3::new();
-        if let Some(prefix) = self.address {
-            match address.to_canonical() {
-                IpAddr::V4(v4) => hash.update(&v4.octets()),
-                IpAddr::V6(v6) => hash.update(&(masked(v6, prefix)).to_be_bytes()),
-            }
-        }
-        if self.user {
-            hash.update(b"\0");
-            hash.update(user.as_bytes());
-        }
-        // Nobody's is that of the others.
-        hash.digest128().max(1)
+    fn key(&self, address: IpAddr, user: &str) -> Failing {
+        Failing::of(address, self.address, self.user.then_some(user))
     }
-}
-
-fn masked(address: Ipv6Addr, prefix: u8) -> u128 {
-    let bits = u128::from(address);
-    bits.checked_shr(128 - u32::from(prefix)).map_or(0, |high| high << (128 - u32::from(prefix)))
 }
 
 /// What stands behind `Basic` in the one header that may hold it; decoded.
