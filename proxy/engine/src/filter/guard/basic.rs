@@ -170,11 +170,15 @@ impl Basic {
         found.map_or((None, None), |(owner, hash)| (Some(owner), Some(Arc::clone(hash))))
     }
 
-    /// Takes the password out of what is sent on, unless the backend is to see it.
+    /// Takes the password out of what is sent on, unless the backend is to see it. What else stands in that header is somebody else's.
     pub(super) fn strip(&self, request: &mut http::request::Parts) {
-        if !self.keep {
-            request.headers.remove(AUTHORIZATION);
+        if self.keep {
+            return;
         }
+        let is_other = |value: &&HeaderValue| of_scheme(value.as_bytes()).is_none();
+        let others: Vec<HeaderValue> = request.headers.get_all(AUTHORIZATION).iter().filter(is_other).cloned().collect();
+        request.headers.remove(AUTHORIZATION);
+        others.into_iter().for_each(|value| _ = request.headers.append(AUTHORIZATION, value));
     }
 
     pub(super) fn challenge(&self) -> HeaderValue {
@@ -197,12 +201,7 @@ impl FailureLimit {
 fn shown(head: &RequestHead<'_>) -> Result<Option<Zeroizing<Vec<u8>>>, Denied> {
     let mut found: Option<&[u8]> = None;
     for value in head.headers.get_all(AUTHORIZATION) {
-        let value = value.as_bytes();
-        let Some((scheme, rest)) = value.split_at_checked(5) else { continue };
-        if !scheme.eq_ignore_ascii_case(b"basic") || !rest.first().is_none_or(u8::is_ascii_whitespace) {
-            continue;
-        }
-        let rest = rest.trim_ascii();
+        let Some(rest) = of_scheme(value.as_bytes()) else { continue };
         if found.is_some_and(|other| other != rest) {
             return Err(Denied::Several);
         }
@@ -213,6 +212,13 @@ fn shown(head: &RequestHead<'_>) -> Result<Option<Zeroizing<Vec<u8>>>, Denied> {
         return Err(Denied::TooLong);
     }
     STANDARD.decode(encoded).map(Zeroizing::new).map(Some).map_err(|_| Denied::Malformed)
+}
+
+/// What stands behind `Basic`; `None`: it is of another scheme.
+fn of_scheme(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = value.split_at_checked(5)?;
+    let is_basic = scheme.eq_ignore_ascii_case(b"basic") && rest.first().is_none_or(u8::is_ascii_whitespace);
+    is_basic.then(|| rest.trim_ascii())
 }
 
 /// Username and password: the first colon parts them.
