@@ -10,7 +10,7 @@ use engine::authorize::Judgement;
 use engine::claims::Claims;
 use engine::decide::{self, Course, EdgeDoor, Known, Learn, RequestHead, Step, Terms, connection};
 use engine::failure::{Failure, Reason};
-use engine::model::{Cluster, Forward, Port, Protocol, RouteTable, Snapshot, TlsTerms};
+use engine::model::{Chain, Cluster, Forward, Port, Protocol, RouteTable, Snapshot, TlsTerms};
 use http::{HeaderMap, HeaderValue};
 use tokio::time::timeout;
 
@@ -79,8 +79,9 @@ impl Visit<'_> {
                 Step::Take(course) => {
                     let downstream = self.downstream();
                     let forward = decide::carried_at_edge(&self.snapshot, self.port, heard.known().first).cloned();
+                    let chain = decide::chain(&self.snapshot, self.port, heard.sni()).cloned();
                     let stream = Rewound::new(heard.seen, Stream::Plain(socket));
-                    return self.take(course, stream, (EdgeClient::Plaintext, forward), downstream).await;
+                    return self.take(course, stream, (EdgeClient::Plaintext, forward, chain), downstream).await;
                 }
             }
         }
@@ -123,7 +124,7 @@ impl Visit<'_> {
         let Step::Take(course) = self.decide(&heard.ended(alpn)) else { return None };
         let stream = Rewound::new(Bytes::new(), Stream::accepted(stream));
         let client = EdgeClient::Tls { name, terms, shown, proof };
-        self.take(course, stream, (client, forward), downstream).await
+        self.take(course, stream, (client, forward, Some(chain)), downstream).await
     }
 
     /// Carries the decision out.
@@ -131,7 +132,7 @@ impl Visit<'_> {
         &self,
         course: Course,
         mut stream: Rewound<Stream>,
-        (client, forward): (EdgeClient, Option<Arc<Forward>>),
+        (client, forward, chain): (EdgeClient, Option<Arc<Forward>>, Option<Arc<Chain>>),
         downstream: Downstream,
     ) -> Option<Carried> {
         match course {
@@ -146,7 +147,7 @@ impl Visit<'_> {
             Course::Carry => {
                 let name = self.snapshot.edges.get(&self.port).map_or("", |edge| &*edge.name);
                 let mut account = self.shared.observer.begin_tcp(Direction::Outbound, &self.snapshot, &downstream);
-                if let Some(judgement) = decide::door(&self.snapshot, self.port, standing::caller(&downstream), None) {
+                for judgement in decide::carried_by(&self.snapshot, self.port, chain.as_deref(), standing::caller(&downstream)) {
                     account.judged(&judgement);
                     if let Some(denial) = Denial::of(&judgement) {
                         let policy = denial.ruling.as_ref().map_or("", |ruling| &ruling.label);

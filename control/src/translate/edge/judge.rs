@@ -70,7 +70,7 @@ pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAnc
         let lost: Vec<Lost> = spots.iter().map(|places| lost(index, object, places)).collect();
         let (accepted, partly) = verdict(&lost);
         let gateway = (namespace, name);
-        let partly = partly.or_else(|| authorization::closing(index, object, &gateway));
+        let partly = partly.or_else(|| authorization::partly(index, object, &gateway));
         let (namespace, name) = gateway;
         let reference = json!({"group": Kind::Gateway.group(), "kind": "Gateway", "namespace": namespace, "name": name});
         EdgeAncestor { reference, field, accepted, partly, resolved: resolved.clone() }

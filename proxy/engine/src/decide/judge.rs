@@ -9,7 +9,7 @@ use crate::authorize::{AtEdge, Call, Judgement, Own};
 use crate::claims::Claims;
 use crate::consumers::Identified;
 use crate::filter::{Guard, Stage};
-use crate::model::{RouteTable, Snapshot};
+use crate::model::{Chain, RouteTable, Snapshot};
 
 /// Who calls, and where.
 #[derive(Clone, Copy, Debug)]
@@ -43,6 +43,21 @@ pub fn door<'s>(snapshot: &'s Snapshot, port: u16, caller: Caller<'_>, head: Opt
     let book = snapshot.consumers.load();
     let edge = Some(AtEdge { peer: caller.source.ip(), book: &book });
     Some(policies.judge(&Call { edge, ..call(snapshot, Caller { port, ..caller }, head, None) }))
+}
+
+/// Judges a connection whose bytes are carried at a Gateway's port: by what the port asks of all, then by what its chain asks, if it has one.
+pub fn carried_by<'s>(
+    snapshot: &'s Snapshot,
+    port: u16,
+    chain: Option<&'s Chain>,
+    caller: Caller<'_>,
+) -> impl Iterator<Item = Judgement<'s>> {
+    let by_chain = chain.and_then(|chain| chain.policies.as_deref()).map(|policies| {
+        let book = snapshot.consumers.load();
+        let edge = Some(AtEdge { peer: caller.source.ip(), book: &book });
+        policies.judge(&Call { edge, ..call(snapshot, Caller { port, ..caller }, None, None) })
+    });
+    [door(snapshot, port, caller, None), by_chain].into_iter().flatten()
 }
 
 /// Judges again what became of a request of an edge's client, by the policies of the rule that the request would meet in a table by now. `None`:
