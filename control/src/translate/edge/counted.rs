@@ -52,7 +52,7 @@ fn find<'w>(world: &'w World, limit: &str) -> Option<(ObjectKey, &'w EdgeRateLim
         world.get(&route)?;
         named = Some(route);
     }
-    Some((key, spec, named))
+    Some((key, &**spec, named))
 }
 
 #[cfg(test)]
