@@ -302,8 +302,8 @@ fn denying(source: mesh::CallSource) -> mesh::Authorization {
 
 #[test]
 fn an_upgrade_ends_when_policies_forbid_it() {
-    // Aim: what became of a request is judged again where a policy of addresses, or one of its rule, comes; also where nobody asked who calls, and
-    // by the request's own path; a policy for others leaves it open.
+    // Aim: what became of a request is judged again where a policy of addresses, or one of its rule, comes, by who called; also where nobody asked
+    // who that is; a policy for others leaves it open.
     let from = |block: &str| mesh::CallSource { ip_blocks: vec![block.into()], ..mesh::CallSource::default() };
     let of = |consumer: &str| mesh::CallSource { consumers: vec![consumer.into()], ..mesh::CallSource::default() };
     for (keyed, at_door, other, own) in [
