@@ -16,7 +16,7 @@ use engine::claims::Claims;
 use engine::consumers::CONSUMER_HEADER;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
-use engine::filter::guard::{Counted, Denied, Found, Question, Watch};
+use engine::filter::guard::{Counted, Denied, Question, Watch};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
 use engine::model::{Cluster, Forward, Protocol, RouteTable, SessionHome, Snapshot};
 use http::{HeaderMap, Response, StatusCode, request};
@@ -320,10 +320,7 @@ impl<D: Door> Connection<D> {
         }
         let version = parts.version;
         let claims = token.as_ref().map(|token| &token.claims);
-        let (found, stand) = match upgrade {
-            Upgrade::Asked => self.upgrading(view, (&*parts, claims), plan.forward.is_bare()),
-            Upgrade::No => (Found::default(), None),
-        };
+        let (found, stand) = self.upgrading(view, (&*parts, claims), (upgrade, plan.forward.is_bare()));
         let (mut answered, mut hash) = (Answered::default(), None);
         if !plan.forward.is_bare() {
             let exchange = self.exchange(parts, draw, account);

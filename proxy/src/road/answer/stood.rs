@@ -8,17 +8,22 @@ use engine::filter::guard::Found;
 use http::request;
 
 use super::{Connection, Door, InForce};
+use crate::http::Upgrade;
 use crate::road::standing::{AskedOutside, Stand};
 
 impl<D: Door> Connection<D> {
-    /// What a request that asks to become something else begins with: who comes from outside finds its place when all guards have let it on, which
+    /// What a request begins with that asks to become something else: who comes from outside finds its place when all guards have let it on, which
     /// of a bare way is now.
+    #[inline]
     pub(super) fn upgrading(
         &self,
         view: &InForce<D::Listener>,
         (parts, claims): (&request::Parts, Option<&Arc<Claims>>),
-        bare: bool,
+        (upgrade, bare): (Upgrade, bool),
     ) -> (Found, Option<Box<Stand>>) {
+        if upgrade == Upgrade::No {
+            return (Found::default(), None);
+        }
         if !D::OUTSIDE {
             return (Found::default(), self.door.stand(&self.shared, &view.snapshot, &self.downstream, (parts, claims)));
         }
