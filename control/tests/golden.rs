@@ -165,7 +165,8 @@ fn policies(out: &mut String, view: &View) {
             rules(out, name, &table);
         } else if let Ok(listener) = xds::unpack::<Listener>(&resource.any) {
             for chain in listener.filter_chains.iter().chain(&listener.default_filter_chain) {
-                let Some(filter::ConfigType::TypedConfig(any)) = &chain.filters[0].config_type else { continue };
+                // Who may comes before it, where somebody is asked.
+                let Some(Some(filter::ConfigType::TypedConfig(any))) = chain.filters.last().map(|last| &last.config_type) else { continue };
                 if let Ok(manager) = xds::unpack::<HttpConnectionManager>(any)
                     && let Some(RouteSpecifier::RouteConfig(table)) = &manager.route_specifier
                 {

@@ -1,7 +1,7 @@
 //! `meshwright.v1.LimitLeases`: what proxies of Gateways count together. Each takes some of a key's share ahead of its requests; here are the
 //! meters of all keys, in memory only: a replica that takes over goes on from what proxies know (`engine::limit::LimitBook`).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,9 +22,10 @@ use tonic::{Request, Response, Status, Streaming};
 use super::admit::presented;
 use super::reports::judge;
 use crate::publish::board::Board;
+use crate::publish::edition::Edition;
 use crate::publish::peer::{Claim, Peer, peer_of};
-use crate::world::key::GATEWAY_API;
-use crate::world::{Kind, ObjectKey, Spec, World};
+use crate::translate::{LimitPlaces, limit_exists};
+use crate::world::{Name, World};
 
 /// Largest batch: its questions have some 200 bytes each.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -138,6 +139,7 @@ async fn talk(
     judge(board, peer, &node, &following)?;
     let member = Member::join(counter, format!("{}/{}", node.namespace, node.instance));
     let mut streams = counter.streams.subscribe();
+    let mut own = OwnLimits::new((node.namespace.clone(), node.instance.clone()));
     let mut numbers = HashMap::new();
     let mut grants = Vec::new();
     loop {
@@ -154,13 +156,64 @@ async fn talk(
                 Ok(Some(told)) => {
                     let now = counter.now(board);
                     counter.make_room(board);
-                    grants.extend(told.asks.iter().map(|ask| counter.grant(ask, &mut numbers, now)));
+                    let edition = board.edition();
+                    let world = edition.as_deref().map(|edition| own.look(edition));
+                    let mut hold = |ask: &LimitAsk| world.is_some_and(|world| own.hold(world, ask));
+                    grants.extend(told.asks.iter().map(|ask| if hold(ask) { counter.grant(ask, &mut numbers, now) } else { refused(ask) }));
                 }
                 Ok(None) | Err(_) => return Ok(()),
             },
             Ok(()) = streams.changed() => {}
         }
     }
+}
+
+/// What one Gateway's proxies count: whoever runs as an edge spends no other Gateway's limits by their names.
+struct OwnLimits {
+    gateway: Name,
+    /// The edition that it goes by.
+    serial: Option<u64>,
+    places: LimitPlaces,
+    /// Limits that hold there, as far as they were asked about: no more than there are.
+    known: HashSet<String>,
+}
+
+impl OwnLimits {
+    fn new(gateway: Name) -> Self {
+        Self { gateway, serial: None, places: LimitPlaces::default(), known: HashSet::new() }
+    }
+
+    /// Goes by that edition from now on.
+    fn look<'e>(&mut self, edition: &'e Edition) -> &'e World {
+        if self.serial.replace(edition.serial) != Some(edition.serial) {
+            self.places = LimitPlaces::of(edition.world.index(), &self.gateway);
+            self.known.clear();
+        }
+        &edition.world
+    }
+
+    /// Whether the limit that is asked about holds at the Gateway.
+    fn hold(&mut self, world: &World, ask: &LimitAsk) -> bool {
+        let limit = name_of(ask);
+        if self.known.contains(&limit) {
+            return true;
+        }
+        let holds = self.places.hold(world, &limit);
+        if holds {
+            self.known.insert(limit);
+        }
+        holds
+    }
+}
+
+/// What a limit is counted by.
+fn name_of(ask: &LimitAsk) -> String {
+    format!("{}/{}", ask.memory, ask.limit)
+}
+
+/// The proxy counts on its own.
+fn refused(ask: &LimitAsk) -> LimitGrant {
+    LimitGrant { id: ask.id, refused: true, ..LimitGrant::default() }
 }
 
 impl Counter {
@@ -173,28 +226,27 @@ impl Counter {
     fn make_room(&self, board: &Board) {
         let Some(edition) = board.edition().filter(|_| self.book.is_full()) else { return };
         if self.swept.swap(edition.serial, Ordering::Relaxed) != edition.serial {
-            self.book.keep(|limit| is_there(&edition.world, limit).is_some());
+            self.book.keep(|limit| limit_exists(&edition.world, limit));
         }
     }
 
     /// What cannot be counted is refused, and counted by each proxy on its own.
     fn grant(&self, ask: &LimitAsk, known: &mut HashMap<Vec<u8>, Numbers>, now: Now) -> LimitGrant {
-        let refused = || LimitGrant { id: ask.id, refused: true, ..LimitGrant::default() };
-        let (Some(numbers), Ok(key)) = (read(ask.numbers.as_ref(), known), <[u8; 16]>::try_from(&*ask.key)) else { return refused() };
+        let (Some(numbers), Ok(key)) = (read(ask.numbers.as_ref(), known), <[u8; 16]>::try_from(&*ask.key)) else { return refused(ask) };
         let read = |known: &proto::mesh::LimitKnown| KeyKnown {
             remaining: known.remaining,
             heard_ago: time(known.heard_ago.as_ref()),
             reset_in: time(known.reset_in.as_ref()),
         };
         let asked = ShareAsk {
-            limit: format!("{}/{}", ask.memory, ask.limit).into(),
+            limit: name_of(ask).into(),
             key: u128::from_be_bytes(key),
             want: ask.want,
             back: ask.back,
             spent: ask.spent,
             known: ask.known.as_ref().map(read),
         };
-        let Some(Grant { granted, lasts, standing }) = self.book.take(&asked, &numbers, now) else { return refused() };
+        let Some(Grant { granted, lasts, standing }) = self.book.take(&asked, &numbers, now) else { return refused(ask) };
         let sent = |time: Duration| prost_types::Duration::try_from(time).ok();
         LimitGrant {
             id: ask.id,
@@ -206,21 +258,6 @@ impl Counter {
             refused: false,
         }
     }
-}
-
-/// Whether there is a limit of that name, `NAMESPACE/NAME[@KIND NAMESPACE/ROUTE]/LIMIT`, and the route that counts apart.
-fn is_there(world: &World, limit: &str) -> Option<()> {
-    let (memory, own) = limit.rsplit_once('/')?;
-    let (policy, route) = memory.split_once('@').map_or((memory, None), |(policy, route)| (policy, Some(route)));
-    let (namespace, name) = policy.split_once('/')?;
-    let Spec::RateLimit(spec) = &world.get(&ObjectKey::new(Kind::RateLimit, namespace, name))?.spec else { return None };
-    spec.limits.iter().find(|limit| limit.name == own)?;
-    if let Some(route) = route {
-        let (kind, path) = route.split_once(' ')?;
-        let (namespace, name) = path.split_once('/')?;
-        world.get(&ObjectKey::new(Kind::find(GATEWAY_API, kind)?, namespace, name))?;
-    }
-    Some(())
 }
 
 /// Numbers as they were read before, or read now: zones are looked up once.
@@ -249,8 +286,6 @@ mod tests {
     use proto::mesh::{LimitQuota, LimitRate};
 
     use super::*;
-    use crate::source::{FileChange, Folder};
-    use crate::world::{Allocations, WorldSettings};
 
     fn ask(id: u64, want: u64) -> LimitAsk {
         let per = Some(prost_types::Duration { seconds: 60, nanos: 0 });
@@ -293,31 +328,6 @@ mod tests {
             assert_eq!(granted(&broken, &mut known, 60), (0, 0, false, true), "{broken:?}");
         }
         assert_eq!(known.len(), 1, "only numbers that read are remembered");
-    }
-
-    #[test]
-    fn limits_are_there_as_long_as_somebody_has_them() {
-        // Aim: what is forgotten to make room is a limit whose object, or name in it, or route is no more; nonsense of a proxy is, too.
-        let text = "apiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\nmetadata: {name: l, namespace: shop}\n\
-                    spec: {perTarget: true, limits: [{name: all, requests: 5, per: 1m}]}\n---\n\
-                    apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: shop}\n\
-                    spec: {parentRefs: [{name: edge}], rules: [{backendRefs: [{name: s, port: 80}]}]}\n";
-        let mut world = World::new(WorldSettings::default(), Allocations::default());
-        let change = FileChange { file: "f".to_owned(), text: Some(Ok(text.to_owned())) };
-        world.apply(Folder::default().update(vec![change], 0));
-        for (limit, there) in [
-            ("shop/l/all", true),
-            ("shop/l@HTTPRoute shop/r/all", true),
-            ("shop/l@HTTPRoute shop/gone/all", false),
-            ("shop/l@Other shop/r/all", false),
-            ("shop/l@r/all", false),
-            ("shop/l/other", false),
-            ("shop/gone/all", false),
-            ("all", false),
-            ("", false),
-        ] {
-            assert_eq!(is_there(&world, limit).is_some(), there, "{limit}");
-        }
     }
 
     #[test]

@@ -378,6 +378,7 @@ impl Audit<'_> {
                 let remedy = match reason {
                     "Locked" => "remove the field, or ask whoever owns the Gateway",
                     "Conflicted" => "merge the two",
+                    "UnsupportedValue" => "name the listeners or routes that it is meant for",
                     _ => "correct the reference",
                 };
                 self.say(Severity::Warning, &object.key, (field, *line), message, remedy);

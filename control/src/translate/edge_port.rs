@@ -78,12 +78,16 @@ fn tls(world: &World, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
         }
         let front = Frontend { index, caller, called: None, listener: Some((edge.name, judged)) };
         let closed = asked.closes(index, edge.name, judged);
+        let own = asked.of_chains(index, edge.name, judged).filter(|_| !closed);
         let led = if closed { Vec::new() } else { stream::by_host(&front, edge, place, &mut backends) };
         let several = led.len() > 1;
         for (host, filter) in led {
             let name = if several || judged.passes() { format!("{}/{host}", judged.name()) } else { judged.name() };
             let mut chain = chain(name, &host, filter);
             chain.transport_socket.clone_from(&socket);
+            if let Some(own) = &own {
+                chain.filters.insert(0, wire::asks(own));
+            }
             chains.push(chain);
         }
         chains.extend(shut(edge, place, judged, &chains));

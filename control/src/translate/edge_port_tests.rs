@@ -155,8 +155,15 @@ fn chain_line(chain: &FilterChain) -> String {
             _ = write!(line, " clients {}", if required { "must" } else { "may" });
         }
     }
-    let Some(ConfigType::TypedConfig(config)) = &chain.filters[0].config_type else { panic!("a filter") };
-    match unpack::<TcpProxy>(config) {
+    let config = |filter: &Filter| match &filter.config_type {
+        Some(ConfigType::TypedConfig(config)) => config.clone(),
+        _ => panic!("a filter"),
+    };
+    let (last, before) = chain.filters.split_last().unwrap();
+    for asked in before.iter().map(|filter| unpack::<proto::mesh::Authorization>(&config(filter)).unwrap()) {
+        _ = write!(line, " asks {}", asked.policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>().join(" "));
+    }
+    match unpack::<TcpProxy>(&config(last)) {
         Ok(TcpProxy { cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)), .. }) => {
             _ = write!(line, " -> {cluster}");
         }
@@ -255,9 +262,9 @@ fn tls_goes_by_name_and_bytes_by_age() {
 
 #[test]
 fn addresses_are_judged_where_no_request_comes() {
-    // Aim: what a listener for bytes allows is asked at its port, whatever routes of others allow; what is said of one of several listeners of a
-    // port cannot be asked for it alone, so that one leads nowhere and the policy's status says so; the others go on, and a policy that
-    // never was good lets nobody in.
+    // Aim: what a listener for bytes allows is asked at its port, whatever routes of others allow; what is said of one of several listeners for
+    // TLS its own chains ask; where TCP and UDP have one port it cannot be asked for one alone, so that one leads nowhere and the policy's
+    // status says so; the others go on, and a policy that never was good lets nobody in.
     let policy = |name: &str, target: &str, says: &str| {
         let spec = format!("spec: {{targetRefs: [{{{target}}}], {says}}}");
         document("meshwright.dev/v1alpha1", "AuthorizationPolicy", name, "shop", &spec)
@@ -297,22 +304,61 @@ fn addresses_are_judged_where_no_request_comes() {
     assert_eq!(asked(&view), ["edge/90: shop/office"]);
     let lines = shown(&view);
     for (line, there) in [
-        ("  pass/a.example sni a.example -> shop/web:80", false),
-        ("  other/b.example sni b.example -> shop/web:80", true),
+        ("  pass/a.example sni a.example asks shop/one -> shop/web:80", true),
+        ("  other/b.example sni b.example asks shop/trial -> shop/web:80", true),
         ("  dns -> bad_backend", true),
         ("  tcp -> shop/web:80", true),
     ] {
         assert_eq!(lines.iter().any(|known| known == line), there, "{line}: {lines:#?}");
     }
-    for name in ["one", "names"] {
+    for (name, partly) in [("names", true), ("one", false), ("office", false)] {
         let told = mesh.told(Kind::AuthorizationPolicy, name);
-        assert!(told.contains("PartiallyInvalid=True/UnsupportedValue"), "{name}: {told}");
+        assert_eq!(told.contains("PartiallyInvalid=True/UnsupportedValue"), partly, "{name}: {told}");
     }
-    assert!(!mesh.told(Kind::AuthorizationPolicy, "office").contains("PartiallyInvalid"));
     let broken = policy("broken", &listener("tcp"), "action: Alow");
     let change = FileChange { file: "broken".to_owned(), text: Some(Ok(broken)) };
     mesh.world.apply(mesh.folder.update(vec![change], 0));
     assert!(shown(&mesh.view("edge")).contains(&"  tcp -> bad_backend".to_owned()));
+}
+
+#[test]
+fn policies_that_look_at_requests_are_asked_of_connections() {
+    // Aim: beside HTTPS a TLS listener asks for itself what its Gateway allows and denies, also where another Allow holds for a route; a Deny that
+    // looks at requests is asked of bytes, too, and its status says what that comes to.
+    let policy = |name: &str, target: &str, says: &str| {
+        let spec = format!("spec: {{targetRefs: [{{{target}}}], {says}}}");
+        document("meshwright.dev/v1alpha1", "AuthorizationPolicy", name, "shop", &spec)
+    };
+    let listeners = "{name: web, port: 443, protocol: HTTPS, hostname: w.example, tls: {certificateRefs: [{name: one}]}}, \
+                     {name: pass, port: 443, protocol: TLS, hostname: p.example, tls: {mode: Passthrough}}, \
+                     {name: tcp, port: 90, protocol: TCP}";
+    let text = [
+        gateway("edge", &format!("listeners: [{listeners}]")),
+        route("TLSRoute", "pass", "p.example", "pass"),
+        route("TCPRoute", "tcp", "", "tcp"),
+        route("HTTPRoute", "web", "", "web"),
+        policy("all", "kind: Gateway, name: edge", "action: Allow, rules: [{from: [{ipBlocks: [192.0.2.0/24]}]}]"),
+        policy("admin", "kind: Gateway, name: edge", "action: Deny, rules: [{to: [{paths: [{type: PathPrefix, value: /admin}]}]}]"),
+        policy("partners", "kind: HTTPRoute, name: web", "action: Allow, rules: [{from: [{consumers: ['partners/*']}]}]"),
+        WEB.to_owned(),
+    ]
+    .concat();
+    let mesh = Mesh::of(&text);
+    let view = mesh.view("edge");
+    let lines = shown(&view);
+    let wanted = "  pass/p.example sni p.example asks shop/admin shop/all -> shop/web:80";
+    assert!(lines.iter().any(|line| line == wanted), "{lines:#?}");
+    let doors = view.resources.iter().filter(|((url, _), _)| *url == crate::translate::AUTHORIZATION);
+    let doors: Vec<String> = doors
+        .map(|((_, name), item)| {
+            let asked: proto::mesh::Authorization = unpack(&item.any).unwrap();
+            format!("{name}: {}", asked.policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>().join(" "))
+        })
+        .collect();
+    assert_eq!(doors, ["edge/90: shop/admin shop/all"]);
+    let told = mesh.told(Kind::AuthorizationPolicy, "admin");
+    assert!(told.contains("PartiallyInvalid=True/UnsupportedValue"), "{told}");
+    assert!(!mesh.told(Kind::AuthorizationPolicy, "all").contains("PartiallyInvalid"));
 }
 
 #[test]

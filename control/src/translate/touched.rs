@@ -8,7 +8,6 @@ use std::sync::Arc;
 use super::attach::content;
 use super::subject::{Affected, Subject};
 use super::{attach, backend_tls, edge, edge_listeners, edge_tls, mtls, policy, protocol};
-use crate::world::edge::CONSUMER_PAGES;
 use crate::world::own::Selector;
 use crate::world::traffic::Place;
 use crate::world::{Address, Index, Instance, Kind, Name, Object, ObjectKey, ServiceView, Spec, World, references};
@@ -123,7 +122,8 @@ impl<'a> Sum<'a> {
         [self.was, self.is]
     }
 
-    /// Pages on which somebody is otherwise, or what they show: keys, files of users and lists of addresses stand in contents. Where several claim one credential, who has it may be another one by now, of whichever page.
+    /// Pages on which somebody is otherwise, or what they show: keys, files of users and lists of addresses stand in contents. Where several
+    /// claim one credential, who has it may be another one by now, of whichever page.
     fn consumers(&mut self) {
         let mut pages: BTreeSet<u8> = self.was.consumers.changes(&self.is.consumers).iter().map(|(page, ..)| **page).collect();
         for object in differ(&self.was.contents, &self.is.contents) {
@@ -131,11 +131,8 @@ impl<'a> Sum<'a> {
                 pages.extend(edge::consumers::pages_of(index, &object.key));
             }
         }
-        let contested =
-            |worlds: (&World, &World)| [worlds.0, worlds.1].into_iter().any(|world| !edge::consumers::claims(world).lost.is_empty());
-        let all = !pages.is_empty() && contested(self.worlds);
-        let touched: BTreeSet<u8> = if all { (0..CONSUMER_PAGES).collect() } else { pages };
-        self.touched.extend(touched.into_iter().map(Subject::consumers));
+        pages.extend(edge::consumers::contested(self.worlds.0, self.worlds.1));
+        self.touched.extend(pages.into_iter().map(Subject::consumers));
     }
 
     fn services(&mut self) {

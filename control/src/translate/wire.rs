@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use prost_types::{Struct, Value, value};
+use proto::mesh::Authorization;
 use proto::names;
 use proto::xds::core::{Metadata, SocketAddress, TransportSocket, address, config_source, socket_address, transport_socket};
 use proto::xds::hcm::http_connection_manager::{
@@ -122,6 +123,11 @@ pub(super) fn tcp(split: &[(String, u32)], idle: Option<Duration>) -> Filter {
         idle_timeout: idle.and_then(|idle| prost_types::Duration::try_from(idle).ok()),
     };
     Filter { name: "envoy.filters.network.tcp_proxy".to_owned(), config_type: Some(filter::ConfigType::TypedConfig(pack(&proxy))) }
+}
+
+/// Asks who may, before anything is carried.
+pub(super) fn asks(policies: &Authorization) -> Filter {
+    Filter { name: "meshwright.authorization".to_owned(), config_type: Some(filter::ConfigType::TypedConfig(pack(policies))) }
 }
 
 /// Bytes to one cluster.

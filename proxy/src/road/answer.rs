@@ -1,6 +1,7 @@
 //! Answering requests: one road, whichever door their connection came in by.
 
 mod caller;
+mod stood;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -15,7 +16,7 @@ use engine::claims::Claims;
 use engine::consumers::CONSUMER_HEADER;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
-use engine::filter::guard::{Counted, Denied, Found, Question, Watch};
+use engine::filter::guard::{Counted, Denied, Question, Watch};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
 use engine::model::{Cluster, Forward, Protocol, RouteTable, SessionHome, Snapshot};
 use http::{HeaderMap, Response, StatusCode, request};
@@ -31,7 +32,7 @@ use crate::pool::To;
 use crate::road::journey::{Journey, Leg};
 use crate::road::reply::{failed, malformed, refused, reply, too_late};
 use crate::road::shared::Shared;
-use crate::road::standing::Stand;
+use crate::road::standing::{AskedOutside, Rejudge, Stand};
 use crate::tls::Bond;
 
 /// What sets one way in apart from the others. All else that happens to a request is the same for all.
@@ -108,6 +109,11 @@ pub trait Door: Sized + 'static {
         _downstream: &Downstream,
         _request: (&request::Parts, Option<&Arc<Claims>>),
     ) -> Option<Box<Stand>> {
+        None
+    }
+
+    /// What asks again whether what became of a request from outside may stay open.
+    fn rejudge(&self, _downstream: &Downstream, _asked: AskedOutside) -> Option<Rejudge> {
         None
     }
 
@@ -314,8 +320,7 @@ impl<D: Door> Connection<D> {
         }
         let version = parts.version;
         let claims = token.as_ref().map(|token| &token.claims);
-        let stood = || self.door.stand(&self.shared, &view.snapshot, &self.downstream, (parts, claims));
-        let stand = if upgrade == Upgrade::Asked { stood() } else { None };
+        let (found, stand) = self.upgrading(view, (&*parts, claims), (upgrade, plan.forward.is_bare()));
         let (mut answered, mut hash) = (Answered::default(), None);
         if !plan.forward.is_bare() {
             let exchange = self.exchange(parts, draw, account);
@@ -336,7 +341,7 @@ impl<D: Door> Connection<D> {
             hash,
             sticky,
             stand,
-            found: Found::default(),
+            found,
             counted: Counted::default(),
             draw,
         };
@@ -408,7 +413,7 @@ impl<D: Door> Connection<D> {
         }
         let passage = self.gates(&mut parts, (plan.forward, plan.place), (from, &mut leg), &mut account);
         if matches!(passage, Passage::Through) && leg.upgrade == Upgrade::Asked && leg.stand.is_none() {
-            leg.stand = self.stands_outside(&leg.found);
+            leg.stand = self.stands_outside(&mut leg.found);
         }
         match (passage, plan.target) {
             (Passage::Through, _) => self.straight((parts, received), Passing { plan, leg, home: None }, account),
@@ -480,13 +485,6 @@ impl<D: Door> Connection<D> {
             let plan = Plan { rule: &rule, forward: &forward, place, target: target.as_ref() };
             own.pass(request, Passing { plan, leg, home: None }, next, account)
         }))
-    }
-
-    /// A place for a caller from outside the mesh that may stay for as long as what it showed holds.
-    fn stands_outside(&self, found: &Found) -> Option<Box<Stand>> {
-        let who = found.identified()?;
-        let holds = who.until_secs.map(|until| Duration::from_secs(until.saturating_sub(self.shared.wall_secs().into())));
-        Some(Box::new(self.shared.standing.enter_outside(&self.downstream, who, holds, &self.shared.reader.load())))
     }
 
     /// What stages see of a request.

@@ -10,7 +10,7 @@ use engine::authorize::Judgement;
 use engine::claims::Claims;
 use engine::decide::{self, Course, EdgeDoor, Known, Learn, RequestHead, Step, Terms, connection};
 use engine::failure::{Failure, Reason};
-use engine::model::{Cluster, Forward, Port, Protocol, RouteTable, Snapshot, TlsTerms};
+use engine::model::{Chain, Cluster, Forward, Port, Protocol, RouteTable, Snapshot, TlsTerms};
 use http::{HeaderMap, HeaderValue};
 use tokio::time::timeout;
 
@@ -24,7 +24,7 @@ use crate::road::arrival::{Arrival, Carried, Heard, Opaque, carry};
 use crate::road::attempt::OpenedTcp;
 use crate::road::opening;
 use crate::road::shared::Shared;
-use crate::road::standing::{self, Denial};
+use crate::road::standing::{self, AskedOutside, Denial, Rejudge};
 use crate::road::watch;
 use crate::tls::{Alert, EdgeAccepted, Proof, Shown};
 
@@ -79,8 +79,9 @@ impl Visit<'_> {
                 Step::Take(course) => {
                     let downstream = self.downstream();
                     let forward = decide::carried_at_edge(&self.snapshot, self.port, heard.known().first).cloned();
+                    let chain = decide::chain(&self.snapshot, self.port, heard.sni()).cloned();
                     let stream = Rewound::new(heard.seen, Stream::Plain(socket));
-                    return self.take(course, stream, (EdgeClient::Plaintext, forward), downstream).await;
+                    return self.take(course, stream, (EdgeClient::Plaintext, forward, chain), downstream).await;
                 }
             }
         }
@@ -123,7 +124,7 @@ impl Visit<'_> {
         let Step::Take(course) = self.decide(&heard.ended(alpn)) else { return None };
         let stream = Rewound::new(Bytes::new(), Stream::accepted(stream));
         let client = EdgeClient::Tls { name, terms, shown, proof };
-        self.take(course, stream, (client, forward), downstream).await
+        self.take(course, stream, (client, forward, Some(chain)), downstream).await
     }
 
     /// Carries the decision out.
@@ -131,13 +132,13 @@ impl Visit<'_> {
         &self,
         course: Course,
         mut stream: Rewound<Stream>,
-        (client, forward): (EdgeClient, Option<Arc<Forward>>),
+        (client, forward, chain): (EdgeClient, Option<Arc<Forward>>, Option<Arc<Chain>>),
         downstream: Downstream,
     ) -> Option<Carried> {
         match course {
             Course::Serve(_) | Course::Unreadable => {
                 let address = HeaderValue::from_str(&self.peer.ip().to_string()).ok();
-                let door = Edge { shared: Rc::clone(self.shared), port: self.port, address, client };
+                let door = Edge { shared: Rc::clone(self.shared), port: self.port, address, client: Rc::new(client) };
                 let listener = door.served(&self.snapshot);
                 let view = InForce { snapshot: Arc::clone(&self.snapshot), listener };
                 let connection = Connection::new(self.shared, door, downstream, view);
@@ -146,7 +147,7 @@ impl Visit<'_> {
             Course::Carry => {
                 let name = self.snapshot.edges.get(&self.port).map_or("", |edge| &*edge.name);
                 let mut account = self.shared.observer.begin_tcp(Direction::Outbound, &self.snapshot, &downstream);
-                if let Some(judgement) = decide::door(&self.snapshot, self.port, standing::caller(&downstream), None) {
+                for judgement in decide::carried_by(&self.snapshot, self.port, chain.as_deref(), standing::caller(&downstream)) {
                     account.judged(&judgement);
                     if let Some(denial) = Denial::of(&judgement) {
                         let policy = denial.ruling.as_ref().map_or("", |ruling| &ruling.label);
@@ -208,12 +209,13 @@ enum EdgeClient {
 }
 
 /// A Gateway's door.
+#[derive(Clone)]
 struct Edge {
     shared: Rc<Shared>,
     port: u16,
     /// The client's.
     address: Option<HeaderValue>,
-    client: EdgeClient,
+    client: Rc<EdgeClient>,
 }
 
 /// What an epoch says of a client's requests.
@@ -231,14 +233,14 @@ enum Served {
 impl Edge {
     /// Whether the client's certificate is worth something else by now: then it is for a connection of its own.
     fn is_doubted(&self) -> bool {
-        match &self.client {
+        match &*self.client {
             EdgeClient::Tls { terms, shown: Some(shown), proof: Some(proof), .. } => !self.shared.tls.edge().stands(terms, shown, proof),
             EdgeClient::Tls { .. } | EdgeClient::Plaintext => false,
         }
     }
 
     fn served(&self, live: &Snapshot) -> Served {
-        let (door, tells_client) = match &self.client {
+        let (door, tells_client) = match &*self.client {
             EdgeClient::Plaintext => (EdgeDoor::Plaintext, false),
             EdgeClient::Tls { name, terms, .. } => {
                 let tells = decide::chain(live, self.port, name.as_deref()).is_some_and(|chain| chain.tells_client);
@@ -251,6 +253,25 @@ impl Edge {
             Terms::Unconfigured => Served::Unconfigured,
             Terms::NoPort | Terms::Outbound(_) | Terms::Inbound(_) | Terms::Outside(_) => Served::NoPort,
         }
+    }
+
+    /// Why what became of a client's request may not stay open: its credential is gone, its certificate is worth something else, or policies of
+    /// addresses or of the rule that it would meet by now forbid it.
+    fn denial(&self, live: &Snapshot, caller: decide::Caller<'_>, asked: &AskedOutside) -> Option<Denial> {
+        let refused = |reason| Some(Denial { reason, ruling: None });
+        if let Some(who) = &asked.who
+            && !live.consumers.with(|book| book.still_has(who))
+        {
+            return refused(Reason::Unauthenticated);
+        }
+        let served = self.served(live);
+        if self.is_doubted() || matches!(served, Served::Misdirected) {
+            return refused(Reason::Denied);
+        }
+        let head = RequestHead::new(&asked.head.method, &asked.head.uri, &asked.head.headers);
+        let by_door = decide::door(live, self.port, caller, Some(&head)).as_ref().and_then(Denial::of);
+        let Served::Table { table, .. } = &served else { return by_door };
+        by_door.or_else(|| decide::at_rule(live, table, caller, (&head, asked.who.as_deref())).as_ref().and_then(Denial::of))
     }
 }
 
@@ -278,7 +299,7 @@ impl Door for Edge {
     }
 
     fn mark(&self, view: &InForce<Served>, _: &Downstream, headers: &mut HeaderMap) {
-        let (https, shown) = match &self.client {
+        let (https, shown) = match &*self.client {
             EdgeClient::Plaintext => (false, None),
             EdgeClient::Tls { shown, .. } => (true, shown.as_ref()),
         };
@@ -297,6 +318,11 @@ impl Door for Edge {
         (head, _): (&RequestHead<'_>, Option<&Claims>),
     ) -> Option<Judgement<'s>> {
         decide::door(snapshot, self.port, standing::caller(downstream), Some(head))
+    }
+
+    fn rejudge(&self, downstream: &Downstream, asked: AskedOutside) -> Option<Rejudge> {
+        let (edge, source, port) = (self.clone(), downstream.address, downstream.local.port());
+        Some(Box::new(move |live: &Snapshot| edge.denial(live, standing::caller_of(None, source, port), &asked)))
     }
 
     fn aim(&self, _: &Snapshot, _: &Served, cluster: &Cluster) -> (Option<To>, Protocol) {

@@ -2,6 +2,8 @@
 //! policies change, or what ports demand of callers, each is judged again as when it began, and closed if it may not be any more.
 
 use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
@@ -14,7 +16,8 @@ use engine::claims::Claims;
 use engine::consumers::{Book, CONSUMER_HEADER, Identified};
 use engine::decide::{self, Caller, RequestHead};
 use engine::failure::Reason;
-use engine::model::{Inbound, MtlsMode, Snapshot};
+use engine::filter::guard::KeptHead;
+use engine::model::{Edge, Inbound, MtlsMode, Port, Snapshot};
 use http::{HeaderMap, Method, Uri, request};
 use tokio::task::yield_now;
 use tokio::time::{Sleep, sleep};
@@ -34,21 +37,36 @@ pub struct Standing {
 }
 
 /// What one of them was judged by.
-#[derive(Debug)]
 struct Stood {
     peer: Option<Arc<Peer>>,
     source: SocketAddr,
     port: u16,
     /// Of what was a request.
     head: Option<Head>,
-    /// Who called from outside the mesh.
-    who: Option<Box<Identified>>,
+    /// Of a caller from outside the mesh: asks all that it was let in by.
+    rejudge: Option<Rejudge>,
     /// It may not be any more.
     denial: OnceCell<Denial>,
     waker: RefCell<Option<Waker>>,
 }
 
-#[derive(Debug)]
+/// Asks again whether something may stay open: why not.
+pub type Rejudge = Box<dyn Fn(&Snapshot) -> Option<Denial>>;
+
+/// What a caller from outside the mesh asked for, and who that is.
+pub struct AskedOutside {
+    /// As policies were asked about it.
+    pub head: Box<KeptHead>,
+    /// Who, where that was asked.
+    pub who: Option<Box<Identified>>,
+}
+
+impl fmt::Debug for Stood {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stood").field("source", &self.source).field("port", &self.port).finish_non_exhaustive()
+    }
+}
+
 struct Head {
     method: Method,
     uri: Uri,
@@ -121,7 +139,7 @@ impl Standing {
             source: downstream.address,
             port: downstream.local.port(),
             head,
-            who: None,
+            rejudge: None,
             denial: OnceCell::new(),
             waker: RefCell::new(None),
         });
@@ -131,14 +149,15 @@ impl Standing {
         self.stand(stood, None)
     }
 
-    /// The same of a caller from outside the mesh: it may stay as long as what it showed holds, which is so long at most.
-    pub fn enter_outside(self: &Rc<Self>, downstream: &Downstream, who: &Identified, holds: Option<Duration>, live: &Snapshot) -> Stand {
+    /// The same of a caller from outside the mesh: it may stay as long as what it showed holds, which is so long at most, and whatever let it in
+    /// still does.
+    pub fn enter_outside(self: &Rc<Self>, downstream: &Downstream, rejudge: Rejudge, holds: Option<Duration>, live: &Snapshot) -> Stand {
         let stood = Rc::new(Stood {
             peer: None,
             source: downstream.address,
             port: downstream.local.port(),
             head: None,
-            who: Some(Box::new(who.clone())),
+            rejudge: Some(rejudge),
             denial: OnceCell::new(),
             waker: RefCell::new(None),
         });
@@ -192,18 +211,45 @@ struct Terms {
     authorization: Option<Arc<Authorization>>,
     inbound: Option<Arc<Inbound>>,
     book: Arc<Book>,
+    /// Of a Gateway: policies of addresses, and what is served, each by port.
+    doors: BTreeMap<u16, Arc<Authorization>>,
+    edges: BTreeMap<u16, Arc<Edge>>,
+    /// Of whom is believed to vouch for its clients.
+    stamp: u64,
 }
 
 impl Terms {
     fn of(snapshot: &Snapshot) -> Self {
-        Self { authorization: snapshot.authorization.clone(), inbound: snapshot.inbound.clone(), book: snapshot.consumers.load() }
+        Self {
+            authorization: snapshot.authorization.clone(),
+            inbound: snapshot.inbound.clone(),
+            book: snapshot.consumers.load(),
+            doors: snapshot.doors.clone(),
+            edges: snapshot.edges.clone(),
+            stamp: stamp(snapshot),
+        }
     }
 
     fn are_of(&self, snapshot: &Snapshot) -> bool {
         self.authorization.as_ref().map(Arc::as_ptr) == snapshot.authorization.as_ref().map(Arc::as_ptr)
             && self.inbound.as_ref().map(Arc::as_ptr) == snapshot.inbound.as_ref().map(Arc::as_ptr)
             && snapshot.consumers.is(&self.book)
+            && same(&self.doors, &snapshot.doors)
+            && same(&self.edges, &snapshot.edges)
+            && self.stamp == stamp(snapshot)
     }
+}
+
+/// Whether two maps hold the very same things.
+fn same<T>(these: &BTreeMap<u16, Arc<T>>, those: &BTreeMap<u16, Arc<T>>) -> bool {
+    these.len() == those.len() && these.iter().zip(those).all(|((a, one), (b, other))| a == b && Arc::ptr_eq(one, other))
+}
+
+/// Changes whenever a secret does by which a Gateway's clients are let in: those come and go without an epoch.
+fn stamp(snapshot: &Snapshot) -> u64 {
+    let chains = snapshot.edges.values().filter_map(|edge| if let Port::Tls(chains) = &edge.port { Some(chains) } else { None });
+    let terms = chains.flat_map(|chains| chains.all()).filter_map(|chain| chain.terms.as_ref()?.clients.as_ref());
+    terms.map(|clients| clients.authorities.stamp()).max().unwrap_or(0)
 }
 
 /// Asks again whenever other terms go live, as long as the worker lives.
@@ -228,9 +274,9 @@ pub async fn watch(standing: Weak<Standing>, snapshots: Snapshots) {
 
 impl Stood {
     fn ask(&self, live: &Snapshot) {
-        if let Some(who) = &self.who {
-            if !live.consumers.with(|book| book.still_has(who)) {
-                self.deny(Denial { reason: Reason::Unauthenticated, ruling: None });
+        if let Some(rejudge) = &self.rejudge {
+            if let Some(denial) = rejudge(live) {
+                self.deny(denial);
             }
             return;
         }
@@ -253,7 +299,7 @@ impl Stood {
             peer = %self.source,
             reason = denial.reason.text(),
             policy = denial.ruling.as_ref().map_or("", |ruling| &ruling.label),
-            "an open connection is closed: the policies changed, its port became Strict, or its credential holds no more"
+            "an open connection is closed: the policies changed, its port became Strict, its credential holds no more, or nobody vouches for it"
         );
         // Once is enough: it is closed for the first reason.
         let _ = self.denial.set(denial);

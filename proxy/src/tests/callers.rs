@@ -288,3 +288,64 @@ fn an_upgrade_ends_with_its_credential() {
         }
     });
 }
+
+/// What denies everybody of whom a source speaks.
+fn denying(source: mesh::CallSource) -> mesh::Authorization {
+    let policy = mesh::AuthorizationPolicy {
+        name: "shop/no".into(),
+        action: mesh::authorization_policy::Action::Deny.into(),
+        rules: vec![mesh::AuthorizationRule { from: vec![source], ..mesh::AuthorizationRule::default() }],
+        ..mesh::AuthorizationPolicy::default()
+    };
+    mesh::Authorization { policies: vec![policy], dry_run: false }
+}
+
+#[test]
+fn an_upgrade_ends_when_policies_forbid_it() {
+    // Aim: what became of a request is judged again where a policy of addresses, or one of its rule, comes, by who called; also where nobody asked
+    // who that is; a policy for others leaves it open.
+    let from = |block: &str| mesh::CallSource { ip_blocks: vec![block.into()], ..mesh::CallSource::default() };
+    let of = |consumer: &str| mesh::CallSource { consumers: vec![consumer.into()], ..mesh::CallSource::default() };
+    for (keyed, at_door, other, own) in [
+        (true, true, from("198.51.100.0/24"), from("192.0.2.0/24")),
+        (false, true, from("198.51.100.0/24"), from("192.0.2.0/24")),
+        (true, false, of("shop/other"), of("shop/acme")),
+        (false, false, from("198.51.100.0/24"), from("192.0.2.0/24")),
+    ] {
+        run(|| async {
+            let mut world = World::new(Setup::default());
+            let mut gate = Gate::new(if keyed { keys() } else { mesh::EdgePolicy::default() });
+            gate.consumers(vec![key("k1", KEY)]);
+            gate.set(&world);
+            tokio::task::spawn_local(crate::road::standing::watch(
+                Rc::downgrade(&world.client.standing),
+                world.client_means.snapshots.clone(),
+            ));
+            let mut client = world.knock();
+            let asked =
+                format!("GET /a HTTP/1.1\r\nhost: shop.example\r\nx-api-key: {KEY}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n");
+            write(&mut client, &asked).await;
+            let mut application = world.application().await;
+            head(&mut application).await;
+            write(&mut application, "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n").await;
+            assert!(head(&mut client).await.starts_with("HTTP/1.1 101 "));
+            let mut deny = |source: &mesh::CallSource| {
+                if at_door {
+                    gate.put("edge/80", &denying(source.clone()));
+                } else {
+                    gate.policy.edge =
+                        gate.policy.edge.take().map(|edge| mesh::EdgePolicy { authorization: Some(denying(source.clone())), ..edge });
+                }
+                gate.set(&world);
+            };
+            deny(&other);
+            tokio::task::yield_now().await;
+            write(&mut client, "hello").await;
+            assert_eq!(exactly(&mut application, 5).await, "hello");
+            deny(&own);
+            let mut byte = [0];
+            let read = tokio::time::timeout(Duration::from_secs(5), client.read(&mut byte)).await.expect("it is cut");
+            assert!(!matches!(read, Ok(1..)), "{keyed} {at_door}: {read:?}");
+        });
+    }
+}

@@ -28,7 +28,7 @@ pub enum Effect {
     Send(Box<DeltaDiscoveryRequest>),
     /// Make this snapshot live.
     Publish(Arc<Snapshot>),
-    /// Others may call from outside the mesh from now on: what stands open is to be looked at again.
+    /// Others may call from outside the mesh from now on, or others vouch for them: what stands open is to be looked at again.
     Consumers,
     /// Judge peers by these roots from now on: those of an older control plane, which sends no `Trust`.
     TrustBundle(Arc<Vec<Vec<u8>>>),
@@ -245,7 +245,8 @@ impl Session {
             effects.extend(Want::of(name).filter(|_| denied).map(|want| Effect::Answered(want, false)));
             effects.extend(again);
         }
-        if self.parts.settle() {
+        // Who vouches for an edge's clients comes and goes by secrets.
+        if self.parts.settle() || url == xds::SECRET {
             effects.push(Effect::Consumers);
         }
         let bundle = self.parts.trust_bundle();

@@ -15,7 +15,7 @@ use crate::world::traffic::Place;
 use crate::world::{Index, Kind, Name, Object, ObjectKey, Spec, World};
 
 /// Listeners that are named in one sentence.
-const CLOSED_TOLD_MAX: usize = 8;
+const LISTENERS_TOLD_MAX: usize = 8;
 
 /// The content of a policy for edges.
 fn content(object: &Object) -> Option<&AuthorizationPolicy> {
@@ -49,9 +49,10 @@ pub(super) fn sent(index: &Index, places: &[Place]) -> Option<Authorization> {
     (!policies.is_empty()).then_some(Authorization { policies, dry_run: index.mesh.authorization_dry_run })
 }
 
-/// What is asked at a Gateway's port before any rule: what forbids by addresses alone; and what allows. Where requests come in, that is asked here
-/// by addresses only, and where nothing else at this Gateway allows: rules ask the rest. Connections and datagrams have no rules, so all
-/// that allows is asked here of them, and what wants a request holds for none.
+/// What is asked at a Gateway's port before any rule: what forbids by addresses alone; and what allows. Where requests come in, or TLS that is told
+/// apart by name, that is asked here by addresses only, and where nothing else at this Gateway allows: rules and chains ask the rest. Bytes and
+/// datagrams of a whole port have neither, so all that decides is asked here of them: what allows by a request lets none of them in, and what
+/// denies by one holds for all whom its addresses hold for.
 pub(in crate::translate) struct DoorPolicies<'a>(Vec<(&'a Object, &'a AuthorizationPolicy)>);
 
 impl<'a> DoorPolicies<'a> {
@@ -63,32 +64,39 @@ impl<'a> DoorPolicies<'a> {
         let here: Vec<&Judged<'_>> = judged.iter().filter(|one| one.refused.is_none() && one.listener.port == port).collect();
         let common = of_places(index, &in_common(gateway, &here));
         let all = all_places(index, gateway);
-        let of_requests = here.is_empty() || !here.iter().all(|one| streams(one));
+        let whole = !here.is_empty() && here.iter().all(|one| has_port(one));
         let only = of_places(index, &all)
             .into_iter()
             .filter(|(_, policy)| policy.action == Action::Allow)
             .all(|(object, policy)| is_of_addresses_alone(policy) && common.iter().any(|(known, _)| known.key == object.key));
         let asks = |policy: &AuthorizationPolicy| match policy.action {
-            Action::Deny => is_of_addresses_alone(policy),
-            Action::Allow => !of_requests || only,
+            Action::Deny => whole || is_of_addresses_alone(policy),
+            Action::Allow => whole || only,
             Action::Audit => false,
         };
         Self(common.into_iter().filter(|(_, policy)| asks(policy)).collect())
     }
 
-    /// Policies that hold for the connections or datagrams of a listener and are not asked there: of several listeners at a port the others must
+    fn has(&self, object: &Object) -> bool {
+        self.0.iter().any(|(known, _)| known.key == object.key)
+    }
+
+    /// Policies that hold for the bytes or datagrams of a listener and are not asked there: of several listeners at a port the others must
     /// not meet what is said of one.
     fn missed(&self, index: &'a Index, gateway: &Name, judged: &Judged<'_>) -> Vec<&'a ObjectKey> {
-        if index.mesh.authorization_dry_run {
+        if !has_port(judged) {
             return Vec::new();
         }
-        let decides = |policy: &AuthorizationPolicy| match policy.action {
-            Action::Deny => !policy.dry_run && is_of_addresses_alone(policy),
-            Action::Allow => !policy.dry_run,
-            Action::Audit => false,
-        };
-        let holding = of_places(index, &places_of(gateway, judged)).into_iter().filter(|(_, policy)| decides(policy));
-        holding.map(|(object, _)| &object.key).filter(|key| !self.0.iter().any(|(known, _)| known.key == **key)).collect()
+        let holding = of_places(index, &places_of(gateway, judged)).into_iter();
+        holding.filter(|(object, policy)| decides(index, policy) && !self.has(object)).map(|(object, _)| &object.key).collect()
+    }
+
+    /// What the chains of a listener for TLS ask of its connections, beside what the port asks of all.
+    pub(in crate::translate) fn of_chains(&self, index: &Index, gateway: &Name, judged: &Judged<'_>) -> Option<Authorization> {
+        let own = of_places(index, &places_of(gateway, judged)).into_iter();
+        let asked = own.filter(|(object, policy)| policy.action != Action::Audit && !self.has(object));
+        let policies: Vec<_> = asked.map(|(object, policy)| policy.sent(&object.key)).collect();
+        (!policies.is_empty()).then_some(Authorization { policies, dry_run: index.mesh.authorization_dry_run })
     }
 
     /// Whether a listener for connections or datagrams must lead nowhere: nobody would ask a policy that holds there, or one never was good.
@@ -101,35 +109,63 @@ impl<'a> DoorPolicies<'a> {
     }
 }
 
+/// Whether a policy lets in, or keeps out.
+fn decides(index: &Index, policy: &AuthorizationPolicy) -> bool {
+    policy.action != Action::Audit && !policy.dry_run && !index.mesh.authorization_dry_run
+}
+
 /// The same as proxies are told; `None`: nobody is asked.
 pub(in crate::translate) fn door(index: &Index, gateway: &Name, port: u16) -> Option<Authorization> {
     let policies: Vec<_> = DoorPolicies::at(index, gateway, port).0.iter().map(|(object, policy)| policy.sent(&object.key)).collect();
     (!policies.is_empty()).then_some(Authorization { policies, dry_run: index.mesh.authorization_dry_run })
 }
 
-/// What status says of a policy that closes listeners of a Gateway, because nobody can ask it there.
-pub(super) fn closing(index: &Index, object: &Object, gateway: &Name) -> Option<WhyNot> {
-    content(object)?;
+/// What status says of a policy that cannot be asked as it is written where connections or datagrams come in: it closes listeners of a Gateway,
+/// because nobody can ask it there, or is judged there without what it asks of requests.
+pub(super) fn partly(index: &Index, object: &Object, gateway: &Name) -> Option<WhyNot> {
+    let policy = content(object)?;
+    let looks = decides(index, policy) && !is_of_addresses_alone(policy);
     let mut doors: BTreeMap<u16, DoorPolicies<'_>> = BTreeMap::new();
-    let mut closed = Vec::new();
+    let (mut closed, mut blind) = (Vec::new(), Vec::new());
     for judged in listeners(index, gateway).iter().filter(|judged| judged.refused.is_none() && streams(judged)) {
         let port = judged.listener.port;
         let asked = doors.entry(port).or_insert_with(|| DoorPolicies::at(index, gateway, port));
         if asked.missed(index, gateway, judged).contains(&&object.key) {
             closed.push(judged.name());
+        } else if looks && of_places(index, &places_of(gateway, judged)).iter().any(|(known, _)| known.key == object.key) {
+            blind.push(judged.name());
         }
     }
-    closed.truncate(CLOSED_TOLD_MAX);
-    let message = format!(
-        "it cannot be asked at {}, whose port other listeners have, too, so they lead nowhere: give each a port of its own, or name the Gateway",
-        closed.join(", ")
-    );
-    (!closed.is_empty()).then(|| WhyNot::new("UnsupportedValue", message))
+    closed.truncate(LISTENERS_TOLD_MAX);
+    blind.truncate(LISTENERS_TOLD_MAX);
+    let message = match (closed.as_slice(), blind.as_slice(), policy.action) {
+        ([], [], _) => return None,
+        ([], blind, Action::Allow) => {
+            format!(
+                "at {} no requests come in: there it lets in by addresses and ports alone, and nobody by rules that ask for more",
+                blind.join(", ")
+            )
+        }
+        ([], blind, _) => format!(
+            "at {} no requests come in: there its rules deny everybody whom their addresses and ports hold for, whatever else they ask",
+            blind.join(", ")
+        ),
+        (closed, ..) => format!(
+            "it cannot be asked at {}, whose port other listeners have, too, so they lead nowhere: give each a port of its own, or name the Gateway",
+            closed.join(", ")
+        ),
+    };
+    Some(WhyNot::new("UnsupportedValue", message))
 }
 
 /// Whether connections or datagrams come in at a listener, and no requests.
 fn streams(judged: &Judged<'_>) -> bool {
     matches!(judged.listener.protocol.as_str(), "TCP" | "UDP" | "TLS")
+}
+
+/// Whether it has its port for itself, as far as it is not told apart by name: policies of its port are its own.
+fn has_port(judged: &Judged<'_>) -> bool {
+    matches!(judged.listener.protocol.as_str(), "TCP" | "UDP")
 }
 
 /// The places that a listener belongs to.

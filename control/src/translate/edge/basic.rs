@@ -83,10 +83,15 @@ pub(super) fn file_name(at: &ContentRef) -> String {
     format!("{}/{}/{}", at.object.namespace, at.object.name, at.key)
 }
 
-/// The users of a file (htpasswd: `NAME:HASH`, one a line). Lines that cannot be taken let nobody in.
-pub(super) fn file(world: &World, at: &ContentRef) -> UserFile {
-    let users = lines(world, at).into_iter().flatten().filter_map(Result::ok).take(USERS_MAX);
+/// The users of a file (htpasswd: `NAME:HASH`, one a line), as many as there is room for. Lines that cannot be taken let nobody in.
+pub(super) fn file(world: &World, at: &ContentRef, room: usize) -> UserFile {
+    let users = lines(world, at).into_iter().flatten().filter_map(Result::ok).take(USERS_MAX.min(room));
     UserFile { name: file_name(at), users: users.map(|(username, hash)| PasswordCredential { username, hash }).collect() }
+}
+
+/// How many users of a file proxies are told, where there is room.
+pub(super) fn users(world: &World, at: &ContentRef) -> usize {
+    lines(world, at).into_iter().flatten().filter(Result::is_ok).take(USERS_MAX).count()
 }
 
 /// Why a file, or its first line that cannot be taken, lets nobody in.

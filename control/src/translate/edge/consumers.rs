@@ -1,5 +1,6 @@
 //! Consumers on their way to a Gateway's proxy: those that its objects can use, in pages by a hash of their names, so that a change of one sends
-//! one page. What a key in a Secret is known by is found here; of a credential that several claim the oldest Consumer has it.
+//! one page. What a key in a Secret is known by is found here; of a credential that several claim among whom one object may choose the oldest
+//! Consumer has it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -8,11 +9,12 @@ use engine::consumers::{CREDENTIALS_MAX, Digest, digest};
 use proto::mesh::{self, CertificateCredential, KeyCredential, PasswordCredential, TokenCredential, certificate_credential, credential};
 
 use super::api_key::chosen;
+use super::together::Together;
 use super::{basic, tokens};
 use crate::translate::attach::WhyNot;
 use crate::translate::usable::Usable;
 use crate::world::content::ContentRef;
-use crate::world::edge::{Claims, Consumer, Credential, CredentialKind, page_of};
+use crate::world::edge::{Claims, Consumer, Credential, CredentialKind, consumer_page, page_of};
 use crate::world::{Index, Name, Object, ObjectKey, Spec, World, references};
 
 /// Shortest key in a Secret: a shorter one could be guessed.
@@ -63,7 +65,8 @@ pub(in crate::translate) fn page(world: &World, usable: &Usable, number: u8) -> 
     };
     let consumers: Vec<_> = index.consumers.get(&number).into_iter().flatten().filter_map(|object| told(object)).collect();
     let on_page = |name: &str| page_of(name) == number;
-    let files = usable.files.iter().filter(|at| on_page(&basic::file_name(at))).map(|at| basic::file(world, at)).collect();
+    let files =
+        usable.files.iter().filter(|at| on_page(&basic::file_name(at))).map(|at| basic::file(world, at, claims.room_of(at))).collect();
     let lists = usable.lists.iter().filter(|name| on_page(name)).filter_map(|name| super::authorization::list(world, name)).collect();
     let page = mesh::Consumers { consumers, files, lists };
     (page != mesh::Consumers::default()).then_some(page)
@@ -193,28 +196,117 @@ enum CredentialName {
 
 /// Found once per world.
 pub(in crate::translate) fn claims(world: &World) -> &Claims {
-    world.index().claims.get_or_init(|| Arc::new(find(world)))
+    world.index().claims.get_or_init(|| Arc::new(find(world, CREDENTIALS_MAX)))
 }
 
-fn find(world: &World) -> Claims {
+/// Among whom a credential is one consumer's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Among<'a> {
+    /// Proxies find a key or a certificate before they know by which object.
+    Everybody,
+    /// Whom objects with one choice may use.
+    Chosen(u32),
+    /// Nobody uses it.
+    Itself(&'a ObjectKey),
+}
+
+/// Who or what takes of the room for credentials.
+#[derive(Clone, Copy)]
+enum Claimant<'a> {
+    Consumer(&'a Object),
+    Users(&'a ContentRef),
+}
+
+/// All of them, the oldest first. A file is as old as the oldest object that refers to it.
+fn claimants<'a>(world: &World, index: &'a Index) -> Vec<Claimant<'a>> {
+    let mut files: BTreeMap<&ContentRef, i64> = BTreeMap::new();
+    for object in index.edge.values().flatten() {
+        if let Spec::BasicAuth(spec) = &object.spec
+            && let Some(at) = &spec.users
+        {
+            let age = world.created_ms(object);
+            files.entry(at).and_modify(|known| *known = age.min(*known)).or_insert(age);
+        }
+    }
+    let consumers = index.consumers.values().flatten();
+    let consumers = consumers.map(|object| ((world.created_ms(object), object.key.path()), Claimant::Consumer(&**object)));
+    let files = files.into_iter().map(|(at, age)| ((age, basic::file_name(at)), Claimant::Users(at)));
+    let mut all: Vec<_> = consumers.chain(files).collect();
+    all.sort_by(|(one, _), (other, _)| one.cmp(other));
+    all.into_iter().map(|(_, claimant)| claimant).collect()
+}
+
+/// Among whom a consumer's name, or what its tokens say, is its own.
+fn among<'a>(together: &Together, object: &'a Object) -> Vec<Among<'a>> {
+    let found: Vec<Among<'a>> = together.taking(object).into_iter().map(Among::Chosen).collect();
+    if found.is_empty() { vec![Among::Itself(&object.key)] } else { found }
+}
+
+/// Who has what, of so many credentials at most, those of files included.
+pub(super) fn find(world: &World, most: usize) -> Claims {
     let index = world.index();
-    let mut consumers: Vec<_> = index.consumers.values().flatten().collect();
-    consumers.sort_by_cached_key(|object| (world.created_ms(object), object.key.path()));
-    let mut owners: HashMap<Known, &ObjectKey> = HashMap::new();
+    let claimants = claimants(world, index);
+    if claimants.is_empty() {
+        return Claims::default();
+    }
+    let of_users = Together::of(index, |object| match &object.spec {
+        Spec::BasicAuth(spec) => Some(chosen(index, object, &spec.consumers.clone().unwrap_or_default())),
+        _ => None,
+    });
+    let of_tokens = Together::of(index, |object| {
+        matches!(object.spec, Spec::RequestAuthentication(_)).then(|| chosen(index, object, &tokens::choice()))
+    });
+    let mut owners: HashMap<(Known, Among<'_>), &ObjectKey> = HashMap::new();
     let mut claims = Claims::default();
-    for object in consumers {
+    let mut room = most;
+    for claimant in claimants {
+        let object = match claimant {
+            Claimant::Consumer(object) => object,
+            Claimant::Users(at) => {
+                let users = basic::users(world, at);
+                if users > room {
+                    claims.short.insert(at.clone(), room);
+                }
+                room = room.saturating_sub(users);
+                continue;
+            }
+        };
         for credential in content(object).into_iter().flat_map(|consumer| &consumer.credentials) {
             let Some(known) = known(world, &credential.kind) else { continue };
-            let full = owners.len() >= CREDENTIALS_MAX;
-            let winner = owners.get(&known).map(|winner| (*winner).clone());
-            if winner.is_none() && !full {
-                owners.insert(known, &object.key);
+            let scopes = match known {
+                Known::Key(_) | Known::Certificate(_) => vec![Among::Everybody],
+                Known::User(_) => among(&of_users, object),
+                Known::Token(..) => among(&of_tokens, object),
+            };
+            let winner = scopes.iter().find_map(|scope| owners.get(&(known.clone(), *scope)).map(|winner| (*winner).clone()));
+            if winner.is_none() && room > 0 {
+                room -= 1;
+                owners.extend(scopes.into_iter().map(|scope| ((known.clone(), scope), &object.key)));
                 continue;
             }
             claims.lost.entry(object.key.clone()).or_default().push((credential.name.clone(), winner));
         }
     }
     claims
+}
+
+/// Why some users of a file do not count, for want of room.
+pub(super) fn crowded(world: &World, at: &ContentRef) -> Option<String> {
+    let room = claims(world).short.get(at)?;
+    Some(format!(
+        "there are {CREDENTIALS_MAX} older credentials already: of the users of {at} the first {room} count; remove consumers or users that nobody needs"
+    ))
+}
+
+/// Pages that are otherwise because somebody else has a credential by now, or because there is more room, or less.
+pub(in crate::translate) fn contested(before: &World, after: &World) -> BTreeSet<u8> {
+    let (was, is) = (claims(before), claims(after));
+    if std::ptr::eq(was, is) || was == is {
+        return BTreeSet::new();
+    }
+    let consumers = was.lost.keys().chain(is.lost.keys()).filter(|key| was.lost_of(key) != is.lost_of(key)).map(consumer_page);
+    let files = was.short.keys().chain(is.short.keys()).filter(|at| was.room_of(at) != is.room_of(at));
+    consumers.chain(files.map(|at| page_of(&basic::file_name(at)))).collect()
 }
 
 fn known(world: &World, kind: &CredentialKind) -> Option<Known> {

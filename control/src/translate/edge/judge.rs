@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::json;
 
 use super::ladder::{Climb, Lost, Spot, places};
-use super::{authorization, basic};
+use super::{authorization, basic, consumers};
 use crate::translate::attach::{self, Attachment as Standing, WhyNot, content};
 use crate::translate::edge_listeners::{self, Judged};
 use crate::world::edge::{ApiKeyAuth, BasicAuth, EdgeAttachment};
@@ -70,7 +70,7 @@ pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAnc
         let lost: Vec<Lost> = spots.iter().map(|places| lost(index, object, places)).collect();
         let (accepted, partly) = verdict(&lost);
         let gateway = (namespace, name);
-        let partly = partly.or_else(|| authorization::closing(index, object, &gateway));
+        let partly = partly.or_else(|| authorization::partly(index, object, &gateway));
         let (namespace, name) = gateway;
         let reference = json!({"group": Kind::Gateway.group(), "kind": "Gateway", "namespace": namespace, "name": name});
         EdgeAncestor { reference, field, accepted, partly, resolved: resolved.clone() }
@@ -90,7 +90,10 @@ fn lost(index: &Index, object: &Object, places: &[Place]) -> Lost {
 /// Whether all that it refers to is there.
 fn resolved(world: &World, object: &Object) -> Option<Result<(), WhyNot>> {
     let fault = match &object.spec {
-        Spec::BasicAuth(spec) => basic::fault(world, spec.users.as_ref()?),
+        Spec::BasicAuth(spec) => {
+            let users = spec.users.as_ref()?;
+            basic::fault(world, users).or_else(|| consumers::crowded(world, users))
+        }
         Spec::AuthorizationPolicy(policy) => {
             let mut named = lists(policy).peekable();
             named.peek()?;

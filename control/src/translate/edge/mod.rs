@@ -5,9 +5,11 @@ mod api_key;
 pub(super) mod authorization;
 mod basic;
 pub(crate) mod consumers;
+pub(super) mod counted;
 mod judge;
 pub(super) mod ladder;
 pub(super) mod limits;
+mod together;
 mod tokens;
 
 use proto::mesh::EdgePolicy;

@@ -29,8 +29,10 @@ spec: {selector: {app: s}, ports: [{port: 80}]}
 
 pub(super) fn world(objects: &[&str]) -> World {
     let mut world = World::new(WorldSettings::default(), Allocations::default());
-    let texts =
-        std::iter::once(ROUTES.to_owned()).chain(objects.iter().map(|text| format!("apiVersion: meshwright.dev/v1alpha1\n{text}\n")));
+    let written = |text: &&str| {
+        if text.starts_with("apiVersion:") { (*text).to_owned() } else { format!("apiVersion: meshwright.dev/v1alpha1\n{text}\n") }
+    };
+    let texts = std::iter::once(ROUTES.to_owned()).chain(objects.iter().map(written));
     for (age, text) in texts.enumerate() {
         let candidates = parse("f.yaml", &text).candidates.into_iter();
         let put = |candidate| Change::Put { origin: Origin::Folder, candidate, now_ms: i64::try_from(age).unwrap() };
@@ -179,4 +181,93 @@ fn no_consumer_spoils_its_page() {
     let page = consumer_page(&ObjectKey::new(Kind::Consumer, "team", "x"));
     let told = super::consumers::page(&world, &usable, page).unwrap();
     assert_eq!(told.consumers[0].labels.len(), 64);
+}
+
+/// A Consumer with a username, a token and a key that others may have, too.
+fn caller(name: &str, namespace: &str, labels: &str) -> String {
+    let hash = "9f".repeat(32);
+    format!(
+        "kind: Consumer\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}\nspec:\n  credentials:\n\
+         \x20 - {{name: web, basic: {{username: acme, secretRef: {{name: s, key: h}}}}}}\n\
+         \x20 - {{name: tok, jwt: {{issuer: \"https://id.example\", claims: {{azp: app}}}}}}\n\
+         \x20 - {{name: key, apiKey: {{sha256: {hash}}}}}"
+    )
+}
+
+#[test]
+fn a_username_is_one_consumers_among_those_that_one_object_chooses() {
+    // Aim: an older Consumer of a namespace that nobody uses together with this one takes its key alone; one of the same namespace, and one that
+    // a grant and an object bring together with it, take the username or the token, too; labels keep apart.
+    let basic = |spec: &str| format!("kind: BasicAuth\nmetadata: {{name: b, namespace: team}}\nspec: {{{ROUTE}, consumers: {{{spec}}}}}");
+    let tokens = format!(
+        "kind: RequestAuthentication\nmetadata: {{name: t, namespace: team}}\n\
+         spec: {{{ROUTE}, jwtRules: [{{issuer: \"https://id.example\", jwksUri: \"https://id.example/keys\"}}]}}"
+    );
+    let grant = |kind: &str| {
+        format!(
+            "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\n\
+             metadata: {{name: g, namespace: other}}\nspec:\n  from: [{{group: meshwright.dev, kind: {kind}, namespace: team}}]\n\
+             \x20 to: [{{group: meshwright.dev, kind: Consumer}}]"
+        )
+    };
+    let (old, young) = (caller("old", "other", "of: others"), caller("young", "team", "of: mine"));
+    let (near, all) = (caller("near", "team", "of: others"), basic("namespaces: All"));
+    let other = basic("selector: {matchLabels: {of: others}}").replace("name: b,", "name: c,");
+    let apart = format!("{}\n---\napiVersion: meshwright.dev/v1alpha1\n{other}", basic("selector: {matchLabels: {of: mine}}"));
+    let (of_basic, of_tokens) = (grant("BasicAuth"), grant("RequestAuthentication"));
+    for (name, objects, lost) in [
+        ("nobody uses both", vec![&old, &young], "key"),
+        ("an object without grant", vec![&old, &young, &all], "key"),
+        ("an object and a grant", vec![&old, &young, &all, &of_basic], "web,key"),
+        ("a grant for tokens", vec![&old, &young, &tokens, &of_tokens], "tok,key"),
+        ("one namespace", vec![&near, &young], "web,tok,key"),
+        ("kept apart by labels", vec![&near, &young, &apart], "tok,key"),
+    ] {
+        let texts: Vec<&str> = objects.iter().map(|text| text.as_str()).collect();
+        let world = world(&texts);
+        let claims = super::consumers::claims(&world);
+        let names = |key: &ObjectKey| claims.lost_of(key).iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(",");
+        assert_eq!(names(&ObjectKey::new(Kind::Consumer, "team", "young")), lost, "{name}");
+        assert_eq!(claims.lost.len(), 1, "{name}: {claims:?}");
+    }
+}
+
+#[test]
+fn who_has_a_credential_by_now_is_told_on_every_page() {
+    // Aim: an object that brings two namespaces together takes a username from the younger Consumer, whose page is touched although nothing
+    // that is written there has changed; and the same when it goes.
+    let grant = "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\n\
+                 metadata: {name: g, namespace: other}\nspec:\n  from: [{group: meshwright.dev, kind: BasicAuth, namespace: team}]\n\
+                 \x20 to: [{group: meshwright.dev, kind: Consumer}]";
+    let before = world(&[&caller("old", "other", ""), &caller("young", "team", ""), grant]);
+    let basic = format!("kind: BasicAuth\nmetadata: {{name: b, namespace: team}}\nspec: {{{ROUTE}, consumers: {{namespaces: All}}}}");
+    let mut after = before.clone();
+    let candidates = parse("f.yaml", &format!("apiVersion: meshwright.dev/v1alpha1\n{basic}\n")).candidates.into_iter();
+    after.apply(candidates.map(|candidate| Change::Put { origin: Origin::Folder, candidate, now_ms: 9 }).collect());
+    let page = Subject::consumers(consumer_page(&ObjectKey::new(Kind::Consumer, "team", "young")));
+    for (from, to) in [(&before, &after), (&after, &before)] {
+        match touched(from, to) {
+            Affected::Some(found) => assert!(found.contains(&page), "{found:?}"),
+            Affected::All => panic!("all are touched"),
+        }
+    }
+}
+
+#[test]
+fn users_of_files_take_of_the_room_for_credentials() {
+    // Aim: what is beyond the bound is told of the youngest, by name, and proxies are not sent it; a file counts as many users as it has.
+    let hash = "$2b$12$abcdefghijklmnopqrstuu5Y1VZ0ZzUcgRt0XhZC4eqaPzoWQVPpe";
+    let file = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: s, namespace: team}}\nstringData: {{k: \"a:{hash}\\nb:{hash}\\nc:{hash}\\n\"}}"
+    );
+    let basic =
+        format!("kind: BasicAuth\nmetadata: {{name: b, namespace: team}}\nspec: {{{ROUTE}, users: {{secretRef: {{name: s, key: k}}}}}}");
+    let world = world(&[&caller("old", "team", ""), &file, &basic, &caller("young", "other", "")]);
+    let users = crate::world::content::ContentRef { object: ObjectKey::new(Kind::Secret, "team", "s"), key: "k".to_owned() };
+    let young = ObjectKey::new(Kind::Consumer, "other", "young");
+    for (most, room, lost) in [(8, usize::MAX, 1), (7, usize::MAX, 2), (5, 2, 3), (4, 1, 3), (3, 0, 3)] {
+        let claims = super::consumers::find(&world, most);
+        assert_eq!((claims.room_of(&users), claims.lost_of(&young).len()), (room, lost), "{most}");
+        assert_eq!(super::basic::file(&world, &users, claims.room_of(&users)).users.len(), room.min(3), "{most}");
+    }
 }

@@ -54,7 +54,11 @@ impl Index {
         let before = former.index();
         let mut index = before.clone();
         index.left_out = OnceLock::new();
-        if objects().any(|object| matches!(object.key.kind, Kind::Consumer | Kind::Secret)) {
+        let claims = |object: &Object| {
+            let uses = matches!(object.key.kind, Kind::BasicAuth | Kind::RequestAuthentication | Kind::ReferenceGrant);
+            uses || matches!(object.key.kind, Kind::Consumer | Kind::Secret)
+        };
+        if objects().any(|object| claims(object)) {
             index.claims = OnceLock::new();
         }
         let leads = |object: &Object| {

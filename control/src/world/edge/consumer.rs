@@ -109,12 +109,19 @@ pub fn page_of(name: &str) -> u8 {
 pub struct Claims {
     /// Consumer, to names of its credentials that do not count and who has them; nobody: there is no room.
     pub lost: BTreeMap<ObjectKey, Vec<(String, Option<ObjectKey>)>>,
+    /// Files with more users than there is room for, and how many of each count.
+    pub short: BTreeMap<ContentRef, usize>,
 }
 
 impl Claims {
     /// The credentials of a Consumer that do not count.
     pub fn lost_of(&self, key: &ObjectKey) -> &[(String, Option<ObjectKey>)] {
         self.lost.get(key).map_or(&[], Vec::as_slice)
+    }
+
+    /// How many users of a file may count.
+    pub fn room_of(&self, file: &ContentRef) -> usize {
+        self.short.get(file).copied().unwrap_or(usize::MAX)
     }
 }
 

@@ -12,7 +12,7 @@ mod places;
 mod refresh;
 mod remembered;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod token;
 
 use std::sync::Arc;

@@ -152,6 +152,11 @@ pub struct Judgement<'a> {
 }
 
 impl Judgement<'_> {
+    /// Nobody is let in: what would say who may is not to be had.
+    pub fn unavailable() -> Self {
+        Self { verdict: CallVerdict::Unavailable, would_deny: None, audited: SmallVec::new(), unanswered: 0 }
+    }
+
     /// Whether it may go on.
     pub const fn allows(&self) -> bool {
         matches!(self.verdict, CallVerdict::Allowed)
@@ -204,11 +209,10 @@ impl Authorization {
 
     /// Judges a call.
     pub fn judge(&self, call: &Call<'_>) -> Judgement<'_> {
-        let mut judgement = Judgement { verdict: CallVerdict::Allowed, would_deny: None, audited: SmallVec::new(), unanswered: 0 };
         if self.refused {
-            judgement.verdict = CallVerdict::Unavailable;
-            return judgement;
+            return Judgement::unavailable();
         }
+        let mut judgement = Judgement { verdict: CallVerdict::Allowed, would_deny: None, audited: SmallVec::new(), unanswered: 0 };
         let spent = Spent::default();
         judgement.verdict = match self.deny.first(call, &spent) {
             Some(ruling) => CallVerdict::Denied(ruling),

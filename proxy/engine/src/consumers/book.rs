@@ -13,6 +13,7 @@ use proto::mesh::{self, credential::Kind};
 use super::addresses::AddressList;
 use super::consumer::{AuthMethod, Consumer, Credential};
 use super::identified::Identified;
+use super::password::typical;
 use crate::claims::Claims;
 use crate::rejected::Wrong;
 
@@ -54,6 +55,8 @@ pub struct Book {
     names: OnceLock<HashMap<Box<str>, u32>>,
     keys: HashMap<Digest, Place>,
     users: HashMap<Box<str>, Vec<(Place, Arc<str>)>>,
+    /// A hash that costs what most of theirs do.
+    typical: Option<Arc<str>>,
     /// By issuer, and the name and value of the first claim.
     tokens: HashMap<ClaimNamed, Vec<(Place, ClaimsWanted)>>,
     certificates: HashMap<CertificateName, Place>,
@@ -63,8 +66,14 @@ pub struct Book {
     lists: HashMap<Box<str>, Arc<AddressList>>,
 }
 
-/// Users by name, with the hash of each one's password.
-type Users = HashMap<Box<str>, Arc<str>>;
+/// Users of a file.
+#[derive(Clone, Debug)]
+struct Users {
+    /// By name, with the hash of each one's password.
+    hashes: HashMap<Box<str>, Arc<str>>,
+    /// One that costs what most of them do.
+    typical: Option<Arc<str>>,
+}
 
 /// Claims that a token must have, and their values.
 type ClaimsWanted = Arc<[(Box<str>, Box<str>)]>;
@@ -94,7 +103,13 @@ impl Book {
 
     /// The hash of the password of a user of a file.
     pub fn in_file(&self, file: &str, user: &str) -> Option<&Arc<str>> {
-        self.files.get(file)?.get(user)
+        self.files.get(file)?.hashes.get(user)
+    }
+
+    /// A hash that costs what those of most users of a file do; of consumers, where there is no file or nobody in it.
+    pub fn typical(&self, file: Option<&str>) -> Option<&Arc<str>> {
+        let in_file = file.and_then(|file| self.files.get(file)?.typical.as_ref());
+        in_file.or(self.typical.as_ref())
     }
 
     /// Whether a list holds an address; `None`: there is no such list.
@@ -222,7 +237,9 @@ impl Page {
             let mesh::UserFile { name, users } = raw;
             let user = |raw: &mesh::PasswordCredential| (raw.username.as_str().into(), raw.hash.as_str().into());
             page.credentials += users.len();
-            page.files.push((name.as_str().into(), users.iter().map(user).collect()));
+            let hashes: HashMap<Box<str>, Arc<str>> = users.iter().map(user).collect();
+            let typical = typical(hashes.values());
+            page.files.push((name.as_str().into(), Users { hashes, typical }));
         }
         for mesh::AddressList { name, ranges } in &raw.lists {
             let list = AddressList::read(ranges).map_err(|why| Wrong::new(format!("lists[{}]", name.escape_debug()), why))?;
@@ -259,6 +276,7 @@ impl Page {
             }
             book.consumers.push(Arc::clone(consumer));
         }
+        book.typical = typical(book.users.values().flatten().map(|(_, hash)| hash));
         book
     }
 }

@@ -1,5 +1,6 @@
 //! Passwords and their hashes. A hash that costs next to nothing, or has no salt, is refused, and so is one that would cost everybody else.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ const SCRYPT_R_MAX: u32 = 16;
 const SCRYPT_P_MAX: u32 = 4;
 /// Shortest salt, in bytes.
 const SALT_BYTES_MIN: usize = 8;
-/// Costs as much as a user's, for names that nobody has (argon2id's defaults, RFC 9106 as OWASP has it).
+/// Costs as much as a user's may, for names that nobody has where nobody has any (argon2id's defaults, RFC 9106 as OWASP has it).
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGhhcyB0aGlz$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
 /// Judges a hash as the proxy would.
@@ -77,8 +78,10 @@ fn bcrypt_cost(text: &str) -> Result<(), String> {
 /// A password that somebody shows, to be verified by whoever has time for it.
 pub struct Password {
     secret: Zeroizing<Vec<u8>>,
-    /// `None`: nobody is called so.
+    /// `None`: nobody has any.
     hash: Option<Arc<str>>,
+    /// Nobody is called so: the hash is somebody else's, and what it says does not count.
+    of_nobody: bool,
     /// By which the answer is known again.
     pub(crate) key: Digest,
 }
@@ -92,13 +95,35 @@ impl fmt::Debug for Password {
 impl Password {
     /// One to be verified by a hash; `None`: nobody is called so, and it takes as long. `key`: by which the answer is known again.
     pub fn new(secret: &[u8], hash: Option<Arc<str>>, key: Digest) -> Self {
-        Self { secret: Zeroizing::new(secret.to_vec()), hash, key }
+        Self { secret: Zeroizing::new(secret.to_vec()), of_nobody: hash.is_none(), hash, key }
+    }
+
+    /// One of a name that nobody has: it takes as long as one of whose hash is `like`.
+    pub fn of_nobody(secret: &[u8], like: Option<Arc<str>>, key: Digest) -> Self {
+        Self { secret: Zeroizing::new(secret.to_vec()), hash: like, of_nobody: true, key }
     }
 
     /// Whether it is the user's. Takes as long where nobody is called so.
     pub fn verify(&self) -> bool {
         let good = verify(self.hash.as_deref().unwrap_or(NOBODY), &self.secret);
-        good && self.hash.is_some()
+        good && !self.of_nobody
+    }
+}
+
+/// A hash that costs what most of them do: a name that nobody has is not told from others by the time that it takes. `None`: there are none.
+pub(super) fn typical<'h>(hashes: impl Iterator<Item = &'h Arc<str>>) -> Option<Arc<str>> {
+    let mut counts: BTreeMap<&str, (usize, &Arc<str>)> = BTreeMap::new();
+    for hash in hashes {
+        counts.entry(cost(hash)).or_insert((0, hash)).0 += 1;
+    }
+    counts.into_values().max_by_key(|(count, _)| *count).map(|(_, hash)| Arc::clone(hash))
+}
+
+/// What of a hash says how long it takes: all but salt and hash.
+fn cost(hash: &str) -> &str {
+    match hash.split('$').nth(1) {
+        Some("argon2id" | "scrypt") => hash.rsplitn(3, '$').nth(2).unwrap_or(hash),
+        _ => hash.split('$').nth(2).unwrap_or(hash),
     }
 }
 
@@ -110,5 +135,29 @@ fn verify(hash: &str, secret: &[u8]) -> bool {
         }
         Some("scrypt") => PasswordHash::new(hash).is_ok_and(|hash| Scrypt::default().verify_password(secret, &hash).is_ok()),
         _ => bcrypt::verify(secret, hash).unwrap_or(false),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_nobody_has_costs_what_most_users_do() {
+        // Aim: the hash that an unknown user is verified by is one of the kind and cost that most have, and never lets anybody in, whoever's it is.
+        let bcrypt = |cost: u32, salt: u8| Arc::<str>::from(bcrypt::hash_with_salt("secret", cost, [salt; 16]).unwrap().to_string());
+        let argon = Arc::<str>::from(NOBODY);
+        let (cheap, dear) = ([bcrypt(4, 1), bcrypt(4, 2)], bcrypt(5, 3));
+        for (hashes, wanted) in [
+            (vec![&argon, &cheap[0], &dear, &cheap[1]], Some("04")),
+            (vec![&argon, &argon, &dear], Some("$argon2id$v=19$m=19456,t=2,p=1")),
+            (Vec::new(), None),
+        ] {
+            let found = typical(hashes.into_iter());
+            assert_eq!(found.as_deref().map(cost), wanted);
+        }
+        let key = [0; 32];
+        assert!(Password::new(b"secret", Some(Arc::clone(&dear)), key).verify());
+        assert!(!Password::of_nobody(b"secret", Some(dear), key).verify());
     }
 }

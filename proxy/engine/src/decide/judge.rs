@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 
 use proto::identity::Identity;
 
-use super::RequestHead;
+use super::{Decision, RequestHead, decide};
 use crate::authorize::{AtEdge, Call, Judgement, Own};
 use crate::claims::Claims;
 use crate::consumers::Identified;
-use crate::model::Snapshot;
+use crate::filter::{Guard, Stage};
+use crate::model::{Chain, RouteTable, Snapshot};
 
 /// Who calls, and where.
 #[derive(Clone, Copy, Debug)]
@@ -42,6 +43,50 @@ pub fn door<'s>(snapshot: &'s Snapshot, port: u16, caller: Caller<'_>, head: Opt
     let book = snapshot.consumers.load();
     let edge = Some(AtEdge { peer: caller.source.ip(), book: &book });
     Some(policies.judge(&Call { edge, ..call(snapshot, Caller { port, ..caller }, head, None) }))
+}
+
+/// Judges a connection whose bytes are carried at a Gateway's port: by what the port asks of all, then by what its chain asks, if it has one.
+pub fn carried_by<'s>(
+    snapshot: &'s Snapshot,
+    port: u16,
+    chain: Option<&'s Chain>,
+    caller: Caller<'_>,
+) -> impl Iterator<Item = Judgement<'s>> {
+    let by_chain = chain.and_then(|chain| chain.policies.as_deref()).map(|policies| {
+        let book = snapshot.consumers.load();
+        let edge = Some(AtEdge { peer: caller.source.ip(), book: &book });
+        policies.judge(&Call { edge, ..call(snapshot, Caller { port, ..caller }, None, None) })
+    });
+    [door(snapshot, port, caller, None), by_chain].into_iter().flatten()
+}
+
+/// Judges again what became of a request of an edge's client, by the policies of the rule that the request would meet in a table by now. `None`:
+/// it would meet none, or nobody is asked there.
+pub fn at_rule<'s>(
+    snapshot: &Snapshot,
+    table: &'s RouteTable,
+    caller: Caller<'_>,
+    (head, who): (&RequestHead<'_>, Option<&Identified>),
+) -> Option<Judgement<'s>> {
+    // Whichever backend it would be led to: guards are the rule's.
+    let Decision::Forward(plan) = decide(table, head, 0) else { return None };
+    let book = snapshot.consumers.load();
+    let call = Call {
+        peer: caller.peer,
+        workload: caller.workload,
+        source: caller.source,
+        port: caller.port,
+        head: Some(head),
+        claims: who.and_then(|who| who.claims.as_deref()),
+        auth: who,
+        edge: Some(AtEdge { peer: caller.source.ip(), book: &book }),
+        own: Own::default(),
+    };
+    plan.forward.policy.steps.gates.iter().find_map(|stage| match stage {
+        Stage::Guard(Guard::Unavailable(_)) => Some(Judgement::unavailable()),
+        Stage::Guard(Guard::Authorize(policies)) => Some(policies.judge(&call)).filter(|judgement| !judgement.allows()),
+        _ => None,
+    })
 }
 
 /// The same call, for whoever asks more of it.

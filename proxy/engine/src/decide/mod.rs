@@ -19,7 +19,7 @@ use crate::model::{Action, Backend, Cluster, Forward, RouteTable, Rule, Target, 
 
 pub use crate::matching::{RequestHead, without_port};
 pub use connection::{Course, Door, EndedTls, First, Known, Learn, Proved, Step, Version, carried, carried_at_edge, chain, connection};
-pub use judge::{Caller, call, door, judge};
+pub use judge::{Caller, at_rule, call, carried_by, door, judge};
 pub use request::{EdgeDoor, Facts, Fault, Terms, TurnedAway, admit, request};
 
 static NO_ROUTE: LocalReply = LocalReply::of(Reason::NoRoute);

@@ -30,6 +30,10 @@ pub fn edge(snapshot: &Snapshot, port: u16, asked: &Asked<'_>) -> Explanation {
     };
     if course == Course::Carry {
         let explanation = explanation.stage("protocol", "Continue", "opaque: carried as bytes");
+        let explanation = match chain.and_then(|chain| chain.policies.as_deref()) {
+            Some(policies) => explanation.stage("authorization", "Continue", policies.story()),
+            None => explanation,
+        };
         let explanation = match decide::carried_at_edge(snapshot, port, Some(First::Client(&client.first))) {
             Some(forward) => towards(explanation, forward, &Drawn::default()),
             None => explanation,

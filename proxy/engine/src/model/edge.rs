@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::secret::{Made, SecretCell};
 use super::{Domains, Forward, RouteTable, Target};
+use crate::authorize::Authorization;
 
 /// One TCP port of an edge.
 #[derive(Debug)]
@@ -46,6 +47,8 @@ pub struct Chain<S = Serves> {
     pub serves: S,
     /// What a client's certificate proves is told on (`x-forwarded-client-cert`).
     pub tells_client: bool,
+    /// Who may come, beside what the port asks of all; of bytes alone.
+    pub policies: Option<Arc<Authorization>>,
 }
 
 /// See [`Chain::serves`].
@@ -73,6 +76,11 @@ impl<S> Chains<S> {
     pub fn lookup(&self, name: Option<&str>) -> Option<&Arc<Chain<S>>> {
         let place = name.map_or_else(|| self.names.any(), |name| self.names.named(name));
         self.all.get(place?)
+    }
+
+    /// Every chain, each at least once.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Chain<S>>> {
+        self.all.iter()
     }
 
     /// Every chain with its names, sorted.

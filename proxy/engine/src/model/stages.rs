@@ -54,6 +54,9 @@ impl Forward {
                 return passage;
             }
         }
+        if let Some(watch) = &mut exchange.watch {
+            watch.found.judged(exchange.request);
+        }
         self.changes(place).find_map(|filter| run(filter, exchange)).unwrap_or(Passage::Through)
     }
 

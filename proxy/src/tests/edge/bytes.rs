@@ -24,7 +24,7 @@ fn forward_of(world: &World) -> Arc<Forward> {
 
 fn bytes(name: &str, ended: Option<TlsTerms>, forward: &Arc<Forward>) -> Arc<Chain> {
     let serves = Serves::Bytes(Arc::clone(forward));
-    Arc::new(Chain { name: name.into(), terms: ended.map(Arc::new), serves, tells_client: false })
+    Arc::new(Chain { name: name.into(), terms: ended.map(Arc::new), serves, tells_client: false, policies: None })
 }
 
 #[test]
@@ -132,6 +132,39 @@ fn tls_that_passes_is_the_applications_own() {
         let ended = connect(&world.client, &Arc::new(client(&[])), "ended.example").await.unwrap();
         assert_ne!(ended.get_ref().1.peer_certificates().unwrap()[0], chain[0]);
         assert!(connect(&world.client, &Arc::new(client(&[])), "pass.example").await.is_err());
+    });
+}
+
+#[test]
+fn a_chain_asks_its_own_policies() {
+    // Aim: of two names at a port the one whose policies deny the client's address is cut off before anything is carried, the other goes on.
+    use engine::model::build::Parts;
+    use proto::mesh;
+    run(|| async {
+        let mut world = World::new(tcp());
+        let source = mesh::CallSource { ip_blocks: vec!["192.0.2.0/24".into()], ..mesh::CallSource::default() };
+        let policy = mesh::AuthorizationPolicy {
+            name: "shop/no".into(),
+            action: mesh::authorization_policy::Action::Deny.into(),
+            rules: vec![mesh::AuthorizationRule { from: vec![source], ..mesh::AuthorizationRule::default() }],
+            ..mesh::AuthorizationPolicy::default()
+        };
+        let any = proto::xds::pack(&mesh::Authorization { policies: vec![policy], dry_run: false });
+        let mut parts = Parts::default();
+        parts.put(&<mesh::Authorization as prost::Name>::type_url(), "edge/1", "1", &any).unwrap();
+        let policies = parts.assemble(1, &Snapshot::default()).doors.get(&1).cloned();
+        let forward = forward_of(&world);
+        let serves = Serves::Bytes(Arc::clone(&forward));
+        let denied = Arc::new(Chain { name: "denied".into(), terms: None, serves, tells_client: false, policies });
+        serve_chains(&world, vec![("denied.example", denied), ("open.example", bytes("open", None, &forward))]);
+        let cut = connect(&world.client, &Arc::new(client(&[])), "denied.example").await;
+        assert!(cut.is_err() && world.applications.try_recv().is_err());
+        let (config, name) = (Arc::new(client(&[])), ServerName::try_from("open.example").unwrap());
+        let opening = TlsConnector::from(config).connect(name, knock(&world.client));
+        tokio::select! {
+            _ = opening => panic!("nobody answers"),
+            _ = world.application() => {}
+        }
     });
 }
 

@@ -58,7 +58,7 @@ pub(super) fn terms(certificate: &Arc<SecretCell>) -> TlsTerms {
 
 pub(super) fn https(name: &str, terms: TlsTerms, table: &Arc<RouteTable>) -> Arc<Chain> {
     let serves = Serves::Http(Some(Arc::clone(table)));
-    Arc::new(Chain { name: name.into(), terms: Some(Arc::new(terms)), serves, tells_client: true })
+    Arc::new(Chain { name: name.into(), terms: Some(Arc::new(terms)), serves, tells_client: true, policies: None })
 }
 
 /// Makes these chains live at the client's proxy, in an epoch of its own.

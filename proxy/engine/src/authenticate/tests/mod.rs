@@ -112,7 +112,7 @@ pub(super) fn claims(changes: Value) -> Value {
 }
 
 /// A token of ES256 with these changes of its claims.
-pub(super) fn token(changes: Value) -> String {
+pub(crate) fn token(changes: Value) -> String {
     signed(r#"{"alg":"ES256","kid":"es256","typ":"JWT"}"#, &claims(changes).to_string(), "ES256")
 }
 
@@ -121,7 +121,7 @@ pub(super) fn bearer() -> Vec<TokenHeader> {
 }
 
 /// A rule as it is sent: audience `store`, all keys given, header only.
-pub(super) fn rule() -> RawRule {
+pub(crate) fn rule() -> RawRule {
     RawRule {
         policy: "shop/tokens".into(),
         issuer: ISSUER.into(),

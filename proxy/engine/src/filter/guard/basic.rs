@@ -1,9 +1,8 @@
 //! Usernames and passwords (RFC 7617). A password is verified elsewhere, since that takes long; what was verified is remembered for a while, by
 //! a keyed hash and never itself.
 
-use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine as _;
@@ -11,11 +10,11 @@ use base64::engine::general_purpose::STANDARD;
 use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use proto::mesh;
-use xxhash_rust::xxh3::Xxh3;
 use zeroize::Zeroizing;
 
 use super::api_key::Fill;
 use super::denied::Denied;
+use super::failures::{Failing, Failures};
 use crate::consumers::{AuthMethod, Book, ConsumerChoice, Digest, Identified, Owner, Password, Verified};
 use crate::matching::RequestHead;
 use crate::raw::duration;
@@ -23,10 +22,6 @@ use crate::rejected::Wrong;
 
 /// Longest pair of username and password, in bytes.
 pub const PAIR_BYTES_MAX: usize = 1_024;
-/// Most callers whose failures are counted at a time, of one object; what comes beyond is counted together.
-pub const FAILING_MAX: usize = 10_000;
-/// How long failures count.
-const FAILURES_PER: Duration = Duration::from_secs(60);
 /// Most scopes.
 const LISTED_MAX: usize = 16;
 /// Longest name of a realm.
@@ -59,35 +54,6 @@ struct FailureLimit {
     user: bool,
     counts: Arc<Failures>,
 }
-
-/// Who failed lately, and how often. It outlives pushes by the object's name.
-#[derive(Debug, Default)]
-pub struct Failures(Mutex<HashMap<u128, (u64, u32)>>);
-
-impl Failures {
-    /// Whether so many failures are too many now.
-    fn is_beyond(&self, key: u128, most: u32, now_secs: u64) -> bool {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = counts.get(&key).or_else(|| counts.get(&OTHERS).filter(|_| counts.len() >= FAILING_MAX));
-        own.is_some_and(|(since, count)| *count >= most && now_secs < since + FAILURES_PER.as_secs())
-    }
-
-    fn count(&self, key: u128, now_secs: u64) {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if counts.len() >= FAILING_MAX && !counts.contains_key(&key) {
-            counts.retain(|_, (since, _)| now_secs < *since + FAILURES_PER.as_secs());
-        }
-        let key = if counts.len() >= FAILING_MAX && !counts.contains_key(&key) { OTHERS } else { key };
-        let own = counts.entry(key).or_insert((now_secs, 0));
-        if now_secs >= own.0 + FAILURES_PER.as_secs() || now_secs < own.0 {
-            *own = (now_secs, 0);
-        }
-        own.1 = own.1.saturating_add(1);
-    }
-}
-
-/// Whoever there is no room for.
-const OTHERS: u128 = 0;
 
 /// What a request comes to.
 pub(super) enum Judged {
@@ -160,7 +126,10 @@ impl Basic {
                 if failing.is_some_and(|(limit, key)| limit.counts.is_beyond(key, limit.per_minute, now_secs)) {
                     return Err(Denied::TooMany);
                 }
-                return Ok(Judged::Asks(Password::new(secret, hash, key)));
+                return Ok(Judged::Asks(match hash {
+                    Some(_) => Password::new(secret, hash, key),
+                    None => Password::of_nobody(secret, book.typical(self.users.as_deref()).cloned(), key),
+                }));
             }
         };
         if !good {
@@ -201,11 +170,15 @@ impl Basic {
         found.map_or((None, None), |(owner, hash)| (Some(owner), Some(Arc::clone(hash))))
     }
 
-    /// Takes the password out of what is sent on, unless the backend is to see it.
+    /// Takes the password out of what is sent on, unless the backend is to see it. What else stands in that header is somebody else's.
     pub(super) fn strip(&self, request: &mut http::request::Parts) {
-        if !self.keep {
-            request.headers.remove(AUTHORIZATION);
+        if self.keep {
+            return;
         }
+        let is_other = |value: &&HeaderValue| of_scheme(value.as_bytes()).is_none();
+        let others: Vec<HeaderValue> = request.headers.get_all(AUTHORIZATION).iter().filter(is_other).cloned().collect();
+        request.headers.remove(AUTHORIZATION);
+        others.into_iter().for_each(|value| _ = request.headers.append(AUTHORIZATION, value));
     }
 
     pub(super) fn challenge(&self) -> HeaderValue {
@@ -219,38 +192,16 @@ impl Basic {
 }
 
 impl FailureLimit {
-    fn key(&self, address: IpAddr, user: &str) -> u128 {
-        let mut hash = Xxh3::new();
-        if let Some(prefix) = self.address {
-            match address.to_canonical() {
-                IpAddr::V4(v4) => hash.update(&v4.octets()),
-                IpAddr::V6(v6) => hash.update(&(masked(v6, prefix)).to_be_bytes()),
-            }
-        }
-        if self.user {
-            hash.update(b"\0");
-            hash.update(user.as_bytes());
-        }
-        // Nobody's is that of the others.
-        hash.digest128().max(1)
+    fn key(&self, address: IpAddr, user: &str) -> Failing {
+        Failing::of(address, self.address, self.user.then_some(user))
     }
-}
-
-fn masked(address: Ipv6Addr, prefix: u8) -> u128 {
-    let bits = u128::from(address);
-    bits.checked_shr(128 - u32::from(prefix)).map_or(0, |high| high << (128 - u32::from(prefix)))
 }
 
 /// What stands behind `Basic` in the one header that may hold it; decoded.
 fn shown(head: &RequestHead<'_>) -> Result<Option<Zeroizing<Vec<u8>>>, Denied> {
     let mut found: Option<&[u8]> = None;
     for value in head.headers.get_all(AUTHORIZATION) {
-        let value = value.as_bytes();
-        let Some((scheme, rest)) = value.split_at_checked(5) else { continue };
-        if !scheme.eq_ignore_ascii_case(b"basic") || !rest.first().is_none_or(u8::is_ascii_whitespace) {
-            continue;
-        }
-        let rest = rest.trim_ascii();
+        let Some(rest) = of_scheme(value.as_bytes()) else { continue };
         if found.is_some_and(|other| other != rest) {
             return Err(Denied::Several);
         }
@@ -261,6 +212,13 @@ fn shown(head: &RequestHead<'_>) -> Result<Option<Zeroizing<Vec<u8>>>, Denied> {
         return Err(Denied::TooLong);
     }
     STANDARD.decode(encoded).map(Zeroizing::new).map(Some).map_err(|_| Denied::Malformed)
+}
+
+/// What stands behind `Basic`; `None`: it is of another scheme.
+fn of_scheme(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, rest) = value.split_at_checked(5)?;
+    let is_basic = scheme.eq_ignore_ascii_case(b"basic") && rest.first().is_none_or(u8::is_ascii_whitespace);
+    is_basic.then(|| rest.trim_ascii())
 }
 
 /// Username and password: the first colon parts them.

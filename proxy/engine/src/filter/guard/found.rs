@@ -1,6 +1,9 @@
 //! Who calls from outside, as far as guards have found out.
 
+use std::fmt;
 use std::sync::Arc;
+
+use http::{HeaderMap, Method, Uri, request};
 
 use super::denied::Denied;
 use crate::authorize::Ruling;
@@ -16,12 +19,54 @@ pub struct Found {
     /// How somebody tried to prove who it is, and did not.
     shown: Option<AuthMethod>,
     told: bool,
+    /// Of a request that may become something that stays open.
+    head: Option<Box<KeptHead>>,
+}
+
+/// A request's head as policies were asked about it: they are asked again of what became of it.
+#[derive(Clone)]
+pub struct KeptHead {
+    /// Its method.
+    pub method: Method,
+    /// Its target.
+    pub uri: Uri,
+    /// Its fields.
+    pub headers: HeaderMap,
+}
+
+impl fmt::Debug for KeptHead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeptHead").field("method", &self.method).finish_non_exhaustive()
+    }
+}
+
+impl KeptHead {
+    fn of(request: &request::Parts) -> Box<Self> {
+        Box::new(Self { method: request.method.clone(), uri: request.uri.clone(), headers: request.headers.clone() })
+    }
 }
 
 impl Found {
-    /// Somebody.
-    pub fn of(identified: Identified) -> Self {
-        Self { who: Some(Box::new(identified)), ..Self::default() }
+    /// Somebody; what was found before does not count any more.
+    pub(super) fn identify(&mut self, identified: Identified) {
+        *self = Self { who: Some(Box::new(identified)), head: self.head.take(), ..Self::default() };
+    }
+
+    /// Nobody yet; the request's head is kept, since it may become something that stays open.
+    pub fn keeping(request: &request::Parts) -> Self {
+        Self { head: Some(KeptHead::of(request)), ..Self::default() }
+    }
+
+    /// All guards have let it on: so was it judged, without what they took out of it.
+    pub(crate) fn judged(&mut self, request: &request::Parts) {
+        if let Some(head) = &mut self.head {
+            *head = KeptHead::of(request);
+        }
+    }
+
+    /// The head that was kept.
+    pub fn take_head(&mut self) -> Option<Box<KeptHead>> {
+        self.head.take()
     }
 
     /// Who, if anybody.

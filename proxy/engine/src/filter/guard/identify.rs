@@ -1,16 +1,16 @@
-//! Who calls: any of what is attached. A credential that is there and bad is 401 at once and tried nowhere else; none at all is 401, unless
-//! everything that is attached is optional.
+//! Who calls: any of what is attached. All credentials that are there are judged, whichever says who it is: one that is bad is 401 at once and tried
+//! nowhere else; none at all is 401, unless everything that is attached is optional.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderName, HeaderValue};
+use smallvec::{SmallVec, smallvec};
 
 use super::api_key::{ApiKeys, Fill, is_token};
 use super::basic::{AskedPassword, Basic, Judged};
 use super::denied::Denied;
-use super::found::Found;
 use super::{Passed, Question, Watch, unavailable};
 use crate::authenticate::{Accepted, Authentication, KeyCell, TokenFault, TokenVerdict};
 use crate::authorize::{Call, Own};
@@ -56,11 +56,25 @@ enum Way {
     Password,
 }
 
+/// How credentials were shown, all of them good; whom the first makes a caller is who calls.
+type Ways = SmallVec<[Way; 1]>;
+
 /// What the search for a caller comes to.
 enum Sought {
     Nobody,
-    Somebody(Identified, Way),
+    Somebody(Identified, Ways),
     Asks(Question),
+}
+
+impl Sought {
+    /// Another good credential.
+    fn add(&mut self, found: Identified, way: Way) {
+        if let Self::Somebody(_, ways) = self {
+            ways.push(way);
+        } else {
+            *self = Self::Somebody(found, smallvec![way]);
+        }
+    }
 }
 
 impl Identify {
@@ -99,8 +113,8 @@ impl Identify {
         let Some(watch) = &mut exchange.watch else { return Passed::Answered(Box::new(unavailable())) };
         let head = RequestHead::nameless(&exchange.request.method, &exchange.request.uri, &exchange.request.headers);
         let sought = self.seek(&head, watch, exchange.address);
-        let (identified, way) = match sought {
-            Ok(Sought::Somebody(identified, way)) => (identified, way),
+        let (identified, ways) = match sought {
+            Ok(Sought::Somebody(identified, ways)) => (identified, ways),
             Ok(Sought::Asks(question)) => return Passed::Asks(Box::new(question)),
             Ok(Sought::Nobody) => {
                 if let Some(tokens) = &self.tokens {
@@ -110,8 +124,8 @@ impl Identify {
             }
             Err(denied) => return self.denied(watch, denied),
         };
-        *watch.found = Found::of(identified);
-        match self.carry_out(exchange, &way) {
+        watch.found.identify(identified);
+        match self.carry_out(exchange, &ways) {
             Ok(()) => Passed::On,
             Err(denied) => {
                 if let Some(watch) = &mut exchange.watch {
@@ -122,18 +136,19 @@ impl Identify {
         }
     }
 
-    /// Asks one after the other, in the fixed order.
+    /// Asks one after the other, in the fixed order, also those behind one that says who it is.
     fn seek(&self, head: &RequestHead<'_>, watch: &mut Watch<'_>, address: IpAddr) -> Result<Sought, (Option<AuthMethod>, Denied)> {
         let by = |method: AuthMethod| move |denied: Denied| (Some(method), denied);
         // Where keys may stand at the same places, what has not a token's form is a key.
         let shared = self.tokens.is_some() && self.keys.is_some();
+        let mut sought = Sought::Nobody;
         if let Some(tokens) = &self.tokens {
             let only = |token: &[u8]| !shared || is_token(token);
             match tokens.rules.judge_only(head, watch.tokens, watch.wall_secs, &only) {
                 TokenVerdict::Without => {}
                 TokenVerdict::Accepted(accepted) => {
                     let bearer = tokens.bearer(&accepted, watch).map_err(by(AuthMethod::Jwt))?;
-                    return Ok(Sought::Somebody(bearer, Way::Token(accepted)));
+                    sought.add(bearer, Way::Token(accepted));
                 }
                 TokenVerdict::Refused(fault) => return Err((Some(AuthMethod::Jwt), of_token(fault))),
             }
@@ -141,24 +156,25 @@ impl Identify {
         if let Some(keys) = &self.keys
             && let Some((found, digest)) = keys.judge(head, watch.book, watch.wall_secs, shared).map_err(by(AuthMethod::ApiKey))?
         {
-            return Ok(Sought::Somebody(found, Way::Key(digest)));
+            sought.add(found, Way::Key(digest));
         }
-        let Some(basic) = &self.basic else { return Ok(Sought::Nobody) };
+        let Some(basic) = &self.basic else { return Ok(sought) };
         let Watch { book, verified, found, wall_secs, .. } = watch;
         let asked = AskedPassword { book, verified, answer: found.answer(), address, now_secs: *wall_secs };
-        Ok(match basic.judge(head, asked).map_err(by(AuthMethod::Basic))? {
-            Judged::Nothing => Sought::Nobody,
-            Judged::Somebody(found) => Sought::Somebody(found, Way::Password),
-            Judged::Asks(password) => Sought::Asks(Question::Password(Arc::new(password))),
-        })
+        match basic.judge(head, asked).map_err(by(AuthMethod::Basic))? {
+            Judged::Nothing => {}
+            Judged::Somebody(found) => sought.add(found, Way::Password),
+            Judged::Asks(password) => return Ok(Sought::Asks(Question::Password(Arc::new(password)))),
+        }
+        Ok(sought)
     }
 
     /// Takes out what the backend is not to see, and says what it is to know.
-    fn carry_out(&self, exchange: &mut Exchange<'_>, way: &Way) -> Result<(), Denied> {
-        let fills: &[Fill] = match way {
-            Way::Key(_) => self.keys.as_ref().map_or(&[], |keys| &keys.fills),
-            Way::Password => self.basic.as_ref().map_or(&[], |basic| &basic.fills),
-            Way::Token(_) => &[],
+    fn carry_out(&self, exchange: &mut Exchange<'_>, ways: &[Way]) -> Result<(), Denied> {
+        let fills: &[Fill] = match ways.first() {
+            Some(Way::Key(_)) => self.keys.as_ref().map_or(&[], |keys| &keys.fills),
+            Some(Way::Password) => self.basic.as_ref().map_or(&[], |basic| &basic.fills),
+            Some(Way::Token(_)) | None => &[],
         };
         let mut values = Vec::new();
         if !fills.is_empty() {
@@ -180,13 +196,15 @@ impl Identify {
             }
         }
         if let Some(tokens) = &self.tokens {
-            let verdict = if let Way::Token(accepted) = way { TokenVerdict::Accepted(Arc::clone(accepted)) } else { TokenVerdict::Without };
-            tokens.rules.carry_out(&verdict, exchange.request);
+            let accepted = ways.iter().find_map(|way| if let Way::Token(accepted) = way { Some(Arc::clone(accepted)) } else { None });
+            tokens.rules.carry_out(&accepted.map_or(TokenVerdict::Without, TokenVerdict::Accepted), exchange.request);
         }
-        match (way, &self.keys, &self.basic) {
-            (Way::Key(digest), Some(keys), _) => keys.strip(exchange.request, digest),
-            (Way::Password, _, Some(basic)) => basic.strip(exchange.request),
-            _ => {}
+        for way in ways {
+            match (way, &self.keys, &self.basic) {
+                (Way::Key(digest), Some(keys), _) => keys.strip(exchange.request, digest),
+                (Way::Password, _, Some(basic)) => basic.strip(exchange.request),
+                _ => {}
+            }
         }
         let headers = &mut exchange.request.headers;
         values.into_iter().for_each(|(name, value)| _ = headers.insert(name, value));

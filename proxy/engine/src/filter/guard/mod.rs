@@ -5,6 +5,7 @@
 mod api_key;
 mod basic;
 mod denied;
+mod failures;
 mod found;
 mod identify;
 mod limits;
@@ -23,9 +24,10 @@ use crate::failure::{LocalReply, Reason};
 use crate::matching::RequestHead;
 
 pub use api_key::ApiKeys;
-pub use basic::{Basic, FAILING_MAX, Failures, PAIR_BYTES_MAX};
+pub use basic::{Basic, PAIR_BYTES_MAX};
 pub use denied::Denied;
-pub use found::Found;
+pub use failures::{FAILING_MAX, Failures};
+pub use found::{Found, KeptHead};
 pub use identify::{Identify, TokenGuard};
 pub(crate) use limits::object;
 pub use limits::{CONCURRENCY_MAX, Counted, KEY_PARTS_MAX, Limit, LimitAsk, LimitGuard, LimitOutlook, ObjectLimits, read};

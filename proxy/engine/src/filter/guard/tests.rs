@@ -282,6 +282,51 @@ fn passwords_are_asked_about_once_and_unknown_users_cost_the_same() {
 }
 
 #[test]
+fn all_that_is_shown_is_judged_and_none_of_it_goes_on() {
+    // Aim: beside a good credential a bad one is 401, whichever comes first in the order; of several good ones the first says who it is, and the
+    // backend sees none; a token of the application's own, at a place that says nothing here, stays.
+    use crate::authenticate::tests::{rule, token};
+    let hash = bcrypt::hash_with_salt("secret", 4, [7; 16]).unwrap().to_string();
+    let users = vec![mesh::PasswordCredential { username: "ada".into(), hash }];
+    let files = vec![mesh::UserFile { name: "shop/users/all".into(), users }];
+    let basic = mesh::BasicAuth { policy: "shop/basic".into(), users: "shop/users/all".into(), ..mesh::BasicAuth::default() };
+    let tokens = mesh::EdgeTokens { policy: "shop/tokens".into(), rules: vec![rule()], optional: true, ..mesh::EdgeTokens::default() };
+    let keys = mesh::ApiKeys { from: vec![header("x-api-key", "")], ..keys() };
+    let policy = mesh::EdgePolicy { api_keys: Some(keys), basic: Some(basic), tokens: Some(tokens), ..mesh::EdgePolicy::default() };
+    let mut edge = Edge::of(policy, &mesh::Consumers { files, ..consumers() });
+    let bearer = |claims: serde_json::Value| format!("Bearer {}", token(claims));
+    let fresh = bearer(serde_json::json!({"exp": NOW + 600}));
+    let old = bearer(serde_json::json!({"exp": NOW - 600}));
+    // ada:secret, ada:wrong
+    let (good, bad) = ("Basic YWRhOnNlY3JldA==", "Basic YWRhOndyb25n");
+    let key = "good-key-good-key-good-key";
+    type Row<'r> = (&'r [(&'r str, &'r str)], Result<AuthMethod, Denied>);
+    let rows: &[Row<'_>] = &[
+        (&[("x-api-key", key), ("authorization", bad)], Err(Denied::Unknown)),
+        (&[("x-api-key", "bad"), ("authorization", good)], Err(Denied::Unknown)),
+        (&[("authorization", &fresh), ("x-api-key", "bad")], Err(Denied::Unknown)),
+        (&[("authorization", &fresh), ("authorization", bad)], Err(Denied::Unknown)),
+        (&[("authorization", &old), ("x-api-key", key)], Err(Denied::Expired)),
+        (&[("x-api-key", key), ("authorization", good)], Ok(AuthMethod::ApiKey)),
+        (&[("authorization", &fresh), ("x-api-key", key)], Ok(AuthMethod::Jwt)),
+        (&[("authorization", &fresh), ("authorization", good), ("x-api-key", key)], Ok(AuthMethod::Jwt)),
+        (&[("authorization", good)], Ok(AuthMethod::Basic)),
+    ];
+    for (headers, wanted) in rows {
+        let mut all = headers.to_vec();
+        all.extend([("x-own-token", "of-the-application"), ("proxy-authorization", bad)]);
+        let outcome = edge.ask(with(&all));
+        let found = outcome.denied.map_or_else(|| Ok(outcome.found.identified().unwrap().method), Err);
+        assert_eq!(found, *wanted, "{headers:?}");
+        assert_eq!(outcome.status, wanted.is_err().then_some(401), "{headers:?}");
+        if wanted.is_ok() {
+            let left = ["authorization", "x-api-key", "x-own-token"].map(|name| outcome.request.headers.contains_key(name));
+            assert_eq!(left, [false, false, true], "{headers:?}");
+        }
+    }
+}
+
+#[test]
 fn what_is_replaced_in_its_place_is_not_what_was_shown() {
     // Aim: a key behind the same name, and a user's password in a file, end what stands open by the former one when they are others or gone;
     // what stays as it was does not.

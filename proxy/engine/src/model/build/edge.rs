@@ -4,15 +4,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use prost::Name as _;
-use proto::mesh::{UdpCluster, UdpProxy};
+use proto::mesh::{self, UdpCluster, UdpProxy};
 use proto::xds::core::TransportSocket;
-use proto::xds::listener::{FilterChain, FilterChainMatch, ListenerFilter, UdpListenerConfig, listener_filter};
+use proto::xds::listener::{Filter, FilterChain, FilterChainMatch, ListenerFilter, UdpListenerConfig, filter, listener_filter};
 
 use super::chains::{SERVER_NAMES_MAX, TableSource, application_http, of_tls, placed, plaintext, server_names, source};
 use super::hcm::{self, End, Facing};
 use super::policy::{Link, Policies};
 use super::secret::Secrets;
 use super::{forward, metadata, stamp, tls, unpack};
+use crate::authorize::{self, Authorization};
 use crate::model::{Chain, Chains, Datagrams, Domains, Forward, Port, Protocol, Serves, TlsTerms};
 use crate::rejected::{Wrong, refuse};
 
@@ -96,19 +97,33 @@ fn chain(raw: &FilterChain, policies: &mut Policies, secrets: &mut Secrets) -> R
     let ended = |socket: &TransportSocket| tls::terms(socket, secrets).map_err(|wrong| wrong.within("transport_socket"));
     let terms = transport_socket.as_ref().map(ended).transpose()?.flatten();
     let name = name.as_str().into();
+    let (asked, filters) = asked(filters).map_err(|wrong| wrong.within("filters[0]"))?;
     match hcm::compile(filters, Facing::Edge)? {
         End::Http { protocol, routes, tells_client } => {
+            refuse(asked.is_some(), "filters[0]")?;
             inside(terms.as_deref(), protocol, tells_client)?;
-            Ok(Chain { name, terms, serves: Serves::Http(source(routes, policies)?), tells_client })
+            Ok(Chain { name, terms, serves: Serves::Http(source(routes, policies)?), tells_client, policies: None })
         }
         End::Tcp(raw) => {
             if terms.as_ref().is_some_and(|terms| !terms.alpn.is_empty()) {
                 return Err(Wrong::new("transport_socket.common_tls_context.alpn_protocols", "must be none where bytes are inside"));
             }
             let forward = forward::tcp(&raw, policies).map_err(|wrong| wrong.within("filters[0]"))?;
-            Ok(Chain { name, terms, serves: Serves::Bytes(Arc::new(forward)), tells_client: false })
+            Ok(Chain { name, terms, serves: Serves::Bytes(Arc::new(forward)), tells_client: false, policies: asked })
         }
     }
+}
+
+/// Who may, which a chain asks first, and its other filters.
+fn asked(filters: &[Filter]) -> Result<(Option<Arc<Authorization>>, &[Filter]), Wrong> {
+    // The name is a label; the type decides.
+    if let [Filter { name: _, config_type: Some(filter::ConfigType::TypedConfig(config)) }, rest @ ..] = filters
+        && config.type_url == mesh::Authorization::type_url()
+    {
+        let raw: mesh::Authorization = unpack(config)?;
+        return Ok((Some(Arc::new(authorize::compile(&raw)?)), rest));
+    }
+    Ok((None, filters))
 }
 
 /// Whether requests can be inside.

@@ -154,8 +154,9 @@ impl Parts {
         match previous.filter(|_| unchanged) {
             Some(previous) => Arc::clone(previous),
             None => {
-                let Chain { name, terms, serves: _, tells_client } = staged;
-                Arc::new(Chain { name: Arc::clone(name), terms: terms.clone(), serves, tells_client: *tells_client })
+                let Chain { name, terms, serves: _, tells_client, policies } = staged;
+                let (name, terms, policies) = (Arc::clone(name), terms.clone(), policies.clone());
+                Arc::new(Chain { name, terms, serves, tells_client: *tells_client, policies })
             }
         }
     }

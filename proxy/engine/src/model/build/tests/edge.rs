@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::xds::cluster::Cluster;
 use proto::xds::cluster::cluster::TransportSocketMatch;
 use proto::xds::core::TransportSocket;
-use proto::xds::listener::{FilterChain, Listener};
+use proto::xds::listener::{Filter, FilterChain, Listener, filter};
 use proto::xds::tls::tls_parameters::TlsProtocol;
 use proto::xds::tls::{CommonTlsContext, DownstreamTlsContext, Secret, TlsParameters, UpstreamTlsContext, secret};
 
@@ -26,6 +26,26 @@ fn https(name: &str, names: &[&str]) -> FilterChain {
 fn chain_of(snapshot: &Snapshot, name: &str) -> Arc<Chain> {
     let Port::Tls(chains) = &snapshot.edges[&443].port else { panic!("no TLS") };
     Arc::clone(chains.lookup(Some(name)).unwrap())
+}
+
+/// A chain that asks first who may.
+fn asking(mut chain: FilterChain) -> FilterChain {
+    let policy = proto::mesh::AuthorizationPolicy { name: "shop/p".into(), ..proto::mesh::AuthorizationPolicy::default() };
+    let asked = proto::mesh::Authorization { policies: vec![policy], dry_run: false };
+    let config_type = Some(filter::ConfigType::TypedConfig(proto::xds::pack(&asked)));
+    chain.filters.insert(0, Filter { name: "asks".into(), config_type });
+    chain
+}
+
+#[test]
+fn a_chain_of_bytes_may_ask_who_comes() {
+    // Aim: policies stand before what carries bytes; the others at the port ask nobody.
+    let bytes = |name: &str, host: &str| by_name(name, &[host], None, chain(&tcp_to("c")));
+    let mut parts = Parts::default();
+    put(&mut parts, "edge/443", &edge(443, vec![asking(bytes("a", "a.example")), bytes("b", "b.example")])).unwrap();
+    let snapshot = parts.assemble(1, &Snapshot::default());
+    let asked = ["a.example", "b.example"].map(|name| chain_of(&snapshot, name).policies.is_some());
+    assert_eq!(asked, [true, false]);
 }
 
 #[test]
@@ -50,6 +70,7 @@ fn what_an_edge_cannot_tell_apart_is_refused() {
         (edge(443, vec![https("", &["x.example"])]), "name: is missing, or another chain's"),
         (edge(443, vec![by_name("a", &[], None, chain(&rds("t")))]), "TLS passes untouched here"),
         (edge(443, vec![by_name("a", &[], Some(&ended), chain(&tcp_to("c")))]), "alpn_protocols: must be none"),
+        (edge(443, vec![asking(https("a", &["x.example"]))]), "filters[0]"),
         (edge(443, vec![chain(&fixture::telling_client(rds("t")))]), "in plaintext nobody shows a certificate"),
         (
             edge(443, vec![by_name("a", &[], Some(&ended), chain(&fixture::telling_client(rds("t"))))]),
