@@ -124,7 +124,7 @@ fn side(answer: &Value, whose: &str) -> String {
 
 /// A status, or that there is none to see.
 fn replied(reply: &Value) -> String {
-    let reason = field(reply, "reason");
+    let reason = plain(&reply["reason"]);
     match plain(&reply["status"]).as_str() {
         "0" => format!("none, the connection is closed ({reason})"),
         status => format!("{status} {reason}"),
