@@ -1772,7 +1772,7 @@ impl ::prost::Name for Progress {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetRequest {
-    /// objects, proxies, listeners, routes, clusters, endpoints, policies, certs, epochs, plaintext, egress, traffic, suggestions, audit, refusals.
+    /// objects, consumers, proxies, listeners, routes, clusters, endpoints, policies, certs, epochs, plaintext, egress, traffic, suggestions, audit, refusals.
     #[prost(string, tag = "1")]
     pub kind: ::prost::alloc::string::String,
     /// Filters; empty: all.
@@ -4264,6 +4264,9 @@ pub struct EdgeTokens {
     pub optional: bool,
     #[prost(message, repeated, tag = "3")]
     pub rules: ::prost::alloc::vec::Vec<TokenRule>,
+    /// Of which consumers a token may be; absent: of none.
+    #[prost(message, optional, tag = "10")]
+    pub consumers: ::core::option::Option<ConsumerChoice>,
 }
 impl ::prost::Name for EdgeTokens {
     const NAME: &'static str = "EdgeTokens";

@@ -23,7 +23,16 @@ pub struct Terms {
     pub call: Duration,
 }
 
-/// A takeover within 5 s of a death: at most `duration` and a `look` after the last renewal. A clean stop is seen at the next look.
+impl Terms {
+    /// Who makes a Lease where there was none holds so long after that: another may believe still that it is the holder, or make it anew in
+    /// its turn if it is deleted again. One renewal more than `duration`, so that a holder whose Lease is deleted goes on.
+    fn probation(&self) -> Duration {
+        self.duration + self.renew
+    }
+}
+
+/// A takeover within 5 s of a death: at most `duration` and a `look` after the last renewal. A clean stop is seen at the next look. Where there
+/// is no Lease (the first start, or somebody deleted it) its maker holds after 5 s.
 pub const TERMS: Terms = Terms {
     duration: Duration::from_secs(4),
     hold: Duration::from_secs(3),
@@ -157,10 +166,8 @@ impl Candidate {
         match outcome {
             Outcome::Read(seen) => self.saw(seen, now),
             Outcome::Written(seen) => {
-                // The holder of a Lease that was deleted goes on, if it is the holder still: where its write was long under way, others have
-                // made the Lease, held it and lost it meanwhile.
-                if std::mem::take(&mut self.new) && self.holds(now).is_none() {
-                    self.from = now + self.terms.duration;
+                if std::mem::take(&mut self.new) && !self.nobody_held_since(now) {
+                    self.from = now + self.terms.probation();
                 }
                 // From before the write was sent: whoever looks at the Lease saw it later.
                 self.until = Some(self.sent + self.terms.hold);
@@ -219,6 +226,13 @@ impl Candidate {
         self.fresh = free_at.is_none_or(|at| now >= at);
         self.pause = free_at.filter(|_| !self.fresh).map_or(now, |at| at.min(now + self.terms.look));
         self.sighting = Some((seen, since));
+    }
+
+    /// I hold, and wrote so lately that nobody can have held a Lease of its own since, though it was deleted: who made that one waits for
+    /// [`Terms::probation`] from its answer, later than my write, and holds no longer than `hold` after its last renewal, before `now`.
+    fn nobody_held_since(&self, now: Instant) -> bool {
+        let unseen = self.terms.probation().saturating_sub(self.terms.hold);
+        self.until.is_some_and(|until| self.holds(now).is_some() && now + self.terms.hold <= until + unseen)
     }
 
     fn seen(&self) -> Option<&Seen> {

@@ -129,7 +129,8 @@ impl Random {
                 let (chain, key) = self.pair();
                 let (_, other) = self.pair();
                 let key = if self.draw(4) == 0 { other } else { key };
-                let entries = serde_json::json!({"tls.crt": chain, "tls.key": key});
+                let secret = format!("a-key-of-more-than-twenty-bytes-{}", self.draw(2));
+                let entries = serde_json::json!({"tls.crt": chain, "tls.key": key, "key": secret});
                 (format!("name: {name}, namespace: {namespace}"), format!("stringData: {entries}"))
             }
             "EndpointSlice" => {
@@ -153,7 +154,7 @@ impl Random {
 
     /// A kind, with its API and the names that its objects have.
     fn kind(&mut self) -> (&'static str, &'static str, &'static [&'static str]) {
-        match self.draw(67) {
+        match self.draw(70) {
             0..8 => ("v1", "Service", &SERVICES),
             8..13 => ("discovery.k8s.io/v1", "EndpointSlice", &["e0", "e1", "e2"]),
             13..18 => (OWN, "Workload", &WORKLOADS),
@@ -181,6 +182,7 @@ impl Random {
             57..60 => (OWN, "ApiKeyAuth", &["k0", "k1"]),
             60 => (OWN, "BasicAuth", &["b0"]),
             61..65 => (OWN, "Consumer", &["c0", "c1", "c2"]),
+            65..68 => (OWN, "AuthorizationPolicy", &["p0", "p1"]),
             _ => (GATEWAY_API, "GatewayClass", &[""]),
         }
     }
@@ -325,14 +327,28 @@ impl Random {
         format!("targetRefs: [{target}], {said}")
     }
 
-    fn guard(&mut self) -> String {
-        let target = match self.draw(6) {
+    /// What something at an edge is about; empty: its namespace.
+    fn edge(&mut self) -> &'static str {
+        match self.draw(8) {
             0..2 => "{kind: Gateway, name: g0}",
             2 => "{kind: Gateway, name: g0, sectionName: one}",
             3 => "{kind: HTTPRoute, name: r0}",
             4 => "{kind: HTTPRoute, name: r1, sectionName: one}",
+            5 => "{kind: ListenerSet, name: l0}",
+            6 => "{kind: Gateway, name: g0, sectionName: tcp}",
             _ => "",
-        };
+        }
+    }
+
+    /// Who may call at an edge, by addresses: those of a list, or these.
+    fn addresses(&mut self, target: &str) -> String {
+        let (action, from) =
+            (self.pick(&["Allow", "Deny"]), self.pick(&["ipListRefs: [{kind: ConfigMap, name: roots}]", "ipBlocks: [10.0.0.0/8]"]));
+        format!("targetRefs: [{target}], action: {action}, rules: [{{from: [{{{from}}}]}}]")
+    }
+
+    fn guard(&mut self) -> String {
+        let target = self.edge();
         let mode = self.pick(&["mode: Optional", "mode: Required", "mode: Wrong", "scopes: [a]", "consumers: {namespaces: All}"]);
         if target.is_empty() { mode.to_owned() } else { format!("targetRefs: [{target}], {mode}") }
     }
@@ -364,12 +380,18 @@ impl Random {
             "ApiKeyAuth" | "BasicAuth" => self.guard(),
             "Consumer" => {
                 let digit = self.draw(4);
-                format!("disabled: {}, credentials: [{{name: k, apiKey: {{sha256: '{}'}}}}]", number > 6, digit.to_string().repeat(64))
+                let hash = format!("sha256: '{}'", digit.to_string().repeat(64));
+                let key = if self.draw(2) == 0 { hash } else { "secretRef: {name: tls, key: key}".to_owned() };
+                format!("disabled: {}, credentials: [{{name: k, apiKey: {{{key}}}}}]", number > 6)
             }
             "ReferenceGrant" => {
                 let (kind, from) = (self.pick(&["HTTPRoute", "GRPCRoute"]), if namespace == "a" { "b" } else { "a" });
                 format!("from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {from}}}], to: [{{group: '', kind: Service}}]")
             }
+            "AuthorizationPolicy" if self.draw(2) == 0 => match self.edge() {
+                "" => format!("action: Deny, rules: [{{to: [{{ports: [{}]}}]}}]", number + 1),
+                target => self.addresses(target),
+            },
             _ => {
                 let selector = self.some("selector: {matchLabels: {app: x}}, ");
                 let said = match kind {

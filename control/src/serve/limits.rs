@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use engine::limit::{Grant, KeyKnown, LimitBook, Now, Numbers, OBJECT_KEYS_MAX, ShareAsk, numbers_of};
@@ -22,6 +23,8 @@ use super::admit::presented;
 use super::reports::judge;
 use crate::publish::board::Board;
 use crate::publish::peer::{Claim, Peer, peer_of};
+use crate::world::key::GATEWAY_API;
+use crate::world::{Kind, ObjectKey, Spec, World};
 
 /// Largest batch: its questions have some 200 bytes each.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -38,6 +41,8 @@ pub struct Counter {
     begun: Instant,
     /// Streams by Gateway.
     streams: watch::Sender<BTreeMap<String, u32>>,
+    /// The edition that was looked at last for what may be forgotten.
+    swept: AtomicU64,
 }
 
 /// The service.
@@ -49,7 +54,8 @@ pub struct LimitDesk {
 
 impl Default for Counter {
     fn default() -> Self {
-        Self { book: LimitBook::new(LIMITS_MAX, OBJECT_KEYS_MAX), begun: Instant::now(), streams: watch::Sender::default() }
+        let book = LimitBook::new(LIMITS_MAX, OBJECT_KEYS_MAX);
+        Self { book, begun: Instant::now(), streams: watch::Sender::default(), swept: AtomicU64::new(u64::MAX) }
     }
 }
 
@@ -147,6 +153,7 @@ async fn talk(
             told = asks.message() => match told {
                 Ok(Some(told)) => {
                     let now = counter.now(board);
+                    counter.make_room(board);
                     grants.extend(told.asks.iter().map(|ask| counter.grant(ask, &mut numbers, now)));
                 }
                 Ok(None) | Err(_) => return Ok(()),
@@ -159,6 +166,15 @@ async fn talk(
 impl Counter {
     fn now(&self, board: &Board) -> Now {
         Now { moment: engine::Moment::after_start(self.begun.elapsed()), wall_secs: board.clock.unix().as_secs() }
+    }
+
+    /// Where as many limits are counted as may be, forgets those that nobody has any more: routes come and go, and each may have its own. Once for
+    /// each edition.
+    fn make_room(&self, board: &Board) {
+        let Some(edition) = board.edition().filter(|_| self.book.is_full()) else { return };
+        if self.swept.swap(edition.serial, Ordering::Relaxed) != edition.serial {
+            self.book.keep(|limit| is_there(&edition.world, limit).is_some());
+        }
     }
 
     /// What cannot be counted is refused, and counted by each proxy on its own.
@@ -192,6 +208,21 @@ impl Counter {
     }
 }
 
+/// Whether there is a limit of that name, `NAMESPACE/NAME[@KIND NAMESPACE/ROUTE]/LIMIT`, and the route that counts apart.
+fn is_there(world: &World, limit: &str) -> Option<()> {
+    let (memory, own) = limit.rsplit_once('/')?;
+    let (policy, route) = memory.split_once('@').map_or((memory, None), |(policy, route)| (policy, Some(route)));
+    let (namespace, name) = policy.split_once('/')?;
+    let Spec::RateLimit(spec) = &world.get(&ObjectKey::new(Kind::RateLimit, namespace, name))?.spec else { return None };
+    spec.limits.iter().find(|limit| limit.name == own)?;
+    if let Some(route) = route {
+        let (kind, path) = route.split_once(' ')?;
+        let (namespace, name) = path.split_once('/')?;
+        world.get(&ObjectKey::new(Kind::find(GATEWAY_API, kind)?, namespace, name))?;
+    }
+    Some(())
+}
+
 /// Numbers as they were read before, or read now: zones are looked up once.
 fn read(raw: Option<&RawNumbers>, known: &mut HashMap<Vec<u8>, Numbers>) -> Option<Numbers> {
     let raw = raw?;
@@ -218,6 +249,8 @@ mod tests {
     use proto::mesh::{LimitQuota, LimitRate};
 
     use super::*;
+    use crate::source::{FileChange, Folder};
+    use crate::world::{Allocations, WorldSettings};
 
     fn ask(id: u64, want: u64) -> LimitAsk {
         let per = Some(prost_types::Duration { seconds: 60, nanos: 0 });
@@ -260,6 +293,31 @@ mod tests {
             assert_eq!(granted(&broken, &mut known, 60), (0, 0, false, true), "{broken:?}");
         }
         assert_eq!(known.len(), 1, "only numbers that read are remembered");
+    }
+
+    #[test]
+    fn limits_are_there_as_long_as_somebody_has_them() {
+        // Aim: what is forgotten to make room is a limit whose object, or name in it, or route is no more; nonsense of a proxy is, too.
+        let text = "apiVersion: meshwright.dev/v1alpha1\nkind: RateLimit\nmetadata: {name: l, namespace: shop}\n\
+                    spec: {perTarget: true, limits: [{name: all, requests: 5, per: 1m}]}\n---\n\
+                    apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r, namespace: shop}\n\
+                    spec: {parentRefs: [{name: edge}], rules: [{backendRefs: [{name: s, port: 80}]}]}\n";
+        let mut world = World::new(WorldSettings::default(), Allocations::default());
+        let change = FileChange { file: "f".to_owned(), text: Some(Ok(text.to_owned())) };
+        world.apply(Folder::default().update(vec![change], 0));
+        for (limit, there) in [
+            ("shop/l/all", true),
+            ("shop/l@HTTPRoute shop/r/all", true),
+            ("shop/l@HTTPRoute shop/gone/all", false),
+            ("shop/l@Other shop/r/all", false),
+            ("shop/l@r/all", false),
+            ("shop/l/other", false),
+            ("shop/gone/all", false),
+            ("all", false),
+            ("", false),
+        ] {
+            assert_eq!(is_there(&world, limit).is_some(), there, "{limit}");
+        }
     }
 
     #[test]

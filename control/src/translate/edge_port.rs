@@ -12,6 +12,7 @@ use proto::xds::pack;
 
 use super::attach::covers;
 use super::cluster::{Destination, destinations};
+use super::edge::authorization::DoorPolicies;
 use super::edge_listeners::{Edge, Family, Judged};
 use super::protocol::Protocol;
 use super::route::{self, RouteTable};
@@ -59,6 +60,7 @@ fn http(world: &World, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort 
 
 fn tls(world: &World, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
     let index = world.index();
+    let asked = DoorPolicies::at(index, edge.name, port);
     let (mut chains, mut tables, mut backends) = (Vec::new(), Vec::new(), BTreeSet::new());
     for (place, judged) in edge.at(port, Family::Tls) {
         let socket = judged.terminates().then(|| {
@@ -75,7 +77,8 @@ fn tls(world: &World, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
             continue;
         }
         let front = Frontend { index, caller, called: None, listener: Some((edge.name, judged)) };
-        let led = stream::by_host(&front, edge, place, &mut backends);
+        let closed = asked.closes(index, edge.name, judged);
+        let led = if closed { Vec::new() } else { stream::by_host(&front, edge, place, &mut backends) };
         let several = led.len() > 1;
         for (host, filter) in led {
             let name = if several || judged.passes() { format!("{}/{host}", judged.name()) } else { judged.name() };
@@ -120,7 +123,8 @@ fn tcp(index: &Index, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
     let (mut chains, mut backends) = (Vec::new(), BTreeSet::new());
     for (place, judged) in edge.at(port, Family::Tcp).take(1) {
         let front = Frontend { index, caller, called: None, listener: Some((edge.name, judged)) };
-        let filters = vec![stream::oldest(&front, edge, place, &mut backends)];
+        let closed = DoorPolicies::at(index, edge.name, port).closes(index, edge.name, judged);
+        let filters = vec![if closed { wire::tcp(&[], None) } else { stream::oldest(&front, edge, place, &mut backends) }];
         chains.push(FilterChain { name: judged.name(), filters, ..FilterChain::default() });
     }
     EdgePort { listener: listener(names::edge(port), port, chains), tables: Vec::new(), destinations: destinations(backends).collect() }
@@ -129,7 +133,8 @@ fn tcp(index: &Index, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
 fn udp(index: &Index, edge: &Edge<'_>, port: u16, caller: &Caller) -> EdgePort {
     let mut backends = BTreeSet::new();
     let mut proxy = UdpProxy::default();
-    for (place, judged) in edge.at(port, Family::Udp).take(1) {
+    let open = |judged: &Judged<'_>| !DoorPolicies::at(index, edge.name, port).closes(index, edge.name, judged);
+    for (place, judged) in edge.at(port, Family::Udp).take(1).filter(|&(_, judged)| open(judged)) {
         let front = Frontend { index, caller, called: None, listener: Some((edge.name, judged)) };
         let clusters = stream::datagrams(&front, edge, place, &mut backends);
         proxy.clusters = clusters.into_iter().map(|(cluster, weight)| UdpCluster { cluster, weight }).collect();

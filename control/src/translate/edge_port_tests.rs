@@ -254,6 +254,68 @@ fn tls_goes_by_name_and_bytes_by_age() {
 }
 
 #[test]
+fn addresses_are_judged_where_no_request_comes() {
+    // Aim: what a listener for bytes allows is asked at its port, whatever routes of others allow; what is said of one of several listeners of a
+    // port cannot be asked for it alone, so that one leads nowhere and the policy's status says so; the others go on, and a policy that
+    // never was good lets nobody in.
+    let policy = |name: &str, target: &str, says: &str| {
+        let spec = format!("spec: {{targetRefs: [{{{target}}}], {says}}}");
+        document("meshwright.dev/v1alpha1", "AuthorizationPolicy", name, "shop", &spec)
+    };
+    let listener = |section: &str| format!("kind: Gateway, name: edge, sectionName: {section}");
+    let blocks = "rules: [{from: [{ipBlocks: [192.0.2.0/24]}]}]";
+    let listeners = "{name: pass, port: 443, protocol: TLS, hostname: a.example, tls: {mode: Passthrough}}, \
+                     {name: other, port: 443, protocol: TLS, hostname: b.example, tls: {mode: Passthrough}}, \
+                     {name: dns, port: 53, protocol: TCP}, {name: udp, port: 53, protocol: UDP}, \
+                     {name: tcp, port: 90, protocol: TCP}, {name: web, port: 8080, protocol: HTTP}";
+    let text = [
+        gateway("edge", &format!("listeners: [{listeners}]")),
+        route("TLSRoute", "pass", "a.example", "pass"),
+        route("TLSRoute", "other", "b.example", "other"),
+        route("TCPRoute", "dns", "", "dns"),
+        route("UDPRoute", "udp", "", "udp"),
+        route("TCPRoute", "tcp", "", "tcp"),
+        route("HTTPRoute", "web", "", "web"),
+        policy("office", &listener("tcp"), &format!("action: Allow, {blocks}")),
+        policy("partners", "kind: HTTPRoute, name: web", "action: Allow, rules: [{from: [{consumers: ['partners/*']}]}]"),
+        policy("one", &listener("pass"), &format!("action: Deny, {blocks}")),
+        policy("names", &listener("dns"), &format!("action: Allow, {blocks}")),
+        policy("trial", &listener("other"), &format!("action: Deny, dryRun: true, {blocks}")),
+        WEB.to_owned(),
+    ]
+    .concat();
+    let mut mesh = Mesh::of(&text);
+    let view = mesh.view("edge");
+    let asked = |view: &View| -> Vec<String> {
+        let doors = view.resources.iter().filter(|((url, _), _)| *url == crate::translate::AUTHORIZATION);
+        let told = doors.map(|((_, name), item)| {
+            let asked: proto::mesh::Authorization = unpack(&item.any).unwrap();
+            format!("{name}: {}", asked.policies.iter().map(|policy| policy.name.as_str()).collect::<Vec<_>>().join(" "))
+        });
+        told.collect()
+    };
+    assert_eq!(asked(&view), ["edge/90: shop/office"]);
+    let lines = shown(&view);
+    for (line, there) in [
+        ("  pass/a.example sni a.example -> shop/web:80", false),
+        ("  other/b.example sni b.example -> shop/web:80", true),
+        ("  dns -> bad_backend", true),
+        ("  tcp -> shop/web:80", true),
+    ] {
+        assert_eq!(lines.iter().any(|known| known == line), there, "{line}: {lines:#?}");
+    }
+    for name in ["one", "names"] {
+        let told = mesh.told(Kind::AuthorizationPolicy, name);
+        assert!(told.contains("PartiallyInvalid=True/UnsupportedValue"), "{name}: {told}");
+    }
+    assert!(!mesh.told(Kind::AuthorizationPolicy, "office").contains("PartiallyInvalid"));
+    let broken = policy("broken", &listener("tcp"), "action: Alow");
+    let change = FileChange { file: "broken".to_owned(), text: Some(Ok(broken)) };
+    mesh.world.apply(mesh.folder.update(vec![change], 0));
+    assert!(shown(&mesh.view("edge")).contains(&"  tcp -> bad_backend".to_owned()));
+}
+
+#[test]
 fn clients_certificates_are_asked_for_as_said() {
     // Aim: the default and a port's own word, whom nobody checks, and what cannot be read: then the listener is not accepted and lets nobody
     // in; other Gateways' and namespaces' certificates are shown by leave alone.

@@ -150,10 +150,15 @@ fn client_cas(world: &World, gateway: &Name, demand: &ClientDemand) -> (Vec<u8>,
 /// All CAs that references lead to, as one PEM text, and the first thing that is wrong with them. `reasons`: of what cannot be read, and
 /// of another kind.
 pub(super) fn cas(index: &Index, from: &ObjectKey, refs: &[ObjectRef], reasons: (&'static str, &'static str)) -> (Vec<u8>, Option<WhyNot>) {
-    let (mut pem, mut wrong) = (Vec::new(), None);
+    let (mut pem, mut wrong, mut count) = (Vec::new(), None, 0);
     for to in refs {
         match one_ca(index, from, to, reasons) {
-            Ok(found) => {
+            Ok((_, some)) if count + some > certificate::CAS_MAX => {
+                let message = format!("with {} they are more than {} certificates; it is left out", to.name, certificate::CAS_MAX);
+                _ = wrong.get_or_insert(WhyNot::new(reasons.0, message));
+            }
+            Ok((found, some)) => {
+                count += some;
                 pem.extend_from_slice(&found);
                 pem.push(b'\n');
             }
@@ -163,7 +168,8 @@ pub(super) fn cas(index: &Index, from: &ObjectKey, refs: &[ObjectRef], reasons: 
     (pem, wrong)
 }
 
-fn one_ca(index: &Index, from: &ObjectKey, to: &ObjectRef, reasons: (&'static str, &'static str)) -> Result<Vec<u8>, WhyNot> {
+/// The CAs of one reference, and how many there are.
+fn one_ca(index: &Index, from: &ObjectKey, to: &ObjectRef, reasons: (&'static str, &'static str)) -> Result<(Vec<u8>, usize), WhyNot> {
     let Some(object) = to.object(&from.namespace) else {
         let message = format!("CAs are read from ConfigMaps and Secrets, not from a {} of group \"{}\"", to.kind, to.group);
         return Err(WhyNot::new(reasons.1, message));
@@ -172,8 +178,8 @@ fn one_ca(index: &Index, from: &ObjectKey, to: &ObjectRef, reasons: (&'static st
     let wrong = |message: String| WhyNot::new(reasons.0, message);
     let Some(contents) = index.content(&object) else { return Err(wrong(format!("there is no {object}"))) };
     let entry = contents.entry(CAS).ok_or_else(|| wrong(format!("{object} has no entry `{CAS}`")))?;
-    certificate::cas(entry).ok_or_else(|| wrong(format!("entry `{CAS}` of {object} holds no certificates as PEM")))?;
-    Ok(entry.to_vec())
+    let count = certificate::cas(entry).ok_or_else(|| wrong(format!("entry `{CAS}` of {object} holds no certificates as PEM")))?;
+    Ok((entry.to_vec(), count))
 }
 
 /// The certificate that a Gateway shows its backends.

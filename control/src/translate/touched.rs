@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::attach::content;
 use super::subject::{Affected, Subject};
-use super::{attach, backend_tls, edge, edge_tls, mtls, policy, protocol};
+use super::{attach, backend_tls, edge, edge_listeners, edge_tls, mtls, policy, protocol};
 use crate::world::edge::CONSUMER_PAGES;
 use crate::world::own::Selector;
 use crate::world::traffic::Place;
@@ -123,13 +123,18 @@ impl<'a> Sum<'a> {
         [self.was, self.is]
     }
 
-    /// Pages on which somebody is otherwise; where several claim one credential, who has it may be another one by now, of whichever page.
+    /// Pages on which somebody is otherwise, or what they show: keys, files of users and lists of addresses stand in contents. Where several claim one credential, who has it may be another one by now, of whichever page.
     fn consumers(&mut self) {
-        let pages: Vec<u8> = self.was.consumers.changes(&self.is.consumers).iter().map(|(page, ..)| **page).collect();
+        let mut pages: BTreeSet<u8> = self.was.consumers.changes(&self.is.consumers).iter().map(|(page, ..)| **page).collect();
+        for object in differ(&self.was.contents, &self.is.contents) {
+            for index in self.both() {
+                pages.extend(edge::consumers::pages_of(index, &object.key));
+            }
+        }
         let contested =
             |worlds: (&World, &World)| [worlds.0, worlds.1].into_iter().any(|world| !edge::consumers::claims(world).lost.is_empty());
         let all = !pages.is_empty() && contested(self.worlds);
-        let touched = if all { (0..CONSUMER_PAGES).collect() } else { pages };
+        let touched: BTreeSet<u8> = if all { (0..CONSUMER_PAGES).collect() } else { pages };
         self.touched.extend(touched.into_iter().map(Subject::consumers));
     }
 
@@ -284,6 +289,12 @@ impl<'a> Sum<'a> {
         match key.kind {
             Kind::Service => _ = self.touched.insert(Subject::service(&name)),
             Kind::Gateway => _ = self.touched.insert(Subject::gateway(&name)),
+            Kind::ListenerSet => {
+                for index in self.both() {
+                    let set = index.listener_sets.get(&name).and_then(|object| edge_listeners::set(object));
+                    self.touched.extend(set.and_then(|set| set.parent(&name.0)).as_ref().map(Subject::gateway));
+                }
+            }
             _ => [worlds.0, worlds.1].into_iter().filter_map(|world| world.get(key)).for_each(|route| self.parents(route)),
         }
     }

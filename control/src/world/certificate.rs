@@ -18,6 +18,10 @@ const KEY: &str = "tls.key";
 const STAPLES: [&str; 2] = ["tls.ocsp-staple", "tls.ocsp"];
 /// Certificates of one chain, at most: no client follows more.
 const CHAIN_MAX: usize = 16;
+/// Bytes of a key, of an OCSP response, at most: proxies take no more.
+const ENTRY_BYTES_MAX: usize = 64 << 10;
+/// Certificates of authorities for one thing, at most: proxies take no more.
+pub const CAS_MAX: usize = 1024;
 /// So long before its end it is worth a word.
 pub const ENDING_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
@@ -76,6 +80,9 @@ pub enum CertificateFault {
     /// The chain is longer than anybody follows.
     #[error("its entry `tls.crt` holds more than {CHAIN_MAX} certificates")]
     TooLong,
+    /// An entry is larger than any of its kind.
+    #[error("its entry `{0}` has more than {ENTRY_BYTES_MAX} bytes")]
+    TooLarge(&'static str),
     /// A certificate does not parse.
     #[error("certificate {0} of its entry `tls.crt` is none")]
     NoCertificate(usize),
@@ -94,6 +101,14 @@ pub enum CertificateFault {
 pub fn judge(contents: &Contents) -> Result<Certificate, CertificateFault> {
     let entry = |name: &'static str| contents.entry(name).ok_or(CertificateFault::NoEntry(name));
     let (chain, key) = (entry(CHAIN)?, entry(KEY)?);
+    let staple = STAPLES.iter().find_map(|name| Some((*name, contents.entry(name)?)));
+    for (name, bytes) in staple.into_iter().chain([(KEY, key)]) {
+        if bytes.len() > ENTRY_BYTES_MAX {
+            return Err(CertificateFault::TooLarge(name));
+        }
+    }
+    // Between its certificates may stand what somebody says of them, which is text.
+    std::str::from_utf8(chain).map_err(|_| CertificateFault::NoPem(CHAIN, "certificate"))?;
     let no_chain = |_: pem::Error| CertificateFault::NoPem(CHAIN, "certificate");
     let certificates: Vec<CertificateDer<'static>> =
         CertificateDer::pem_slice_iter(chain).take(CHAIN_MAX + 1).collect::<Result<_, _>>().map_err(no_chain)?;
@@ -113,7 +128,7 @@ pub fn judge(contents: &Contents) -> Result<Certificate, CertificateFault> {
     Ok(Certificate {
         chain: chain.clone(),
         key: key.clone(),
-        staple: STAPLES.iter().find_map(|name| contents.entry(name)).cloned(),
+        staple: staple.map(|(_, bytes)| bytes.clone()),
         names: names(leaf),
         issuer: leaf.issuer().to_string(),
         serial: leaf.raw_serial().iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -166,6 +181,7 @@ fn one_label(host: &str, suffix: &str) -> bool {
 
 /// How many certificates stand in a CA bundle; `None`: something in it is none, or nothing is.
 pub fn cas(bundle: &[u8]) -> Option<usize> {
+    std::str::from_utf8(bundle).ok()?;
     let found: Vec<CertificateDer<'static>> = CertificateDer::pem_slice_iter(bundle).collect::<Result<_, _>>().ok()?;
     let good = |der: &CertificateDer<'_>| X509Certificate::from_der(der).is_ok_and(|(rest, _)| rest.is_empty());
     (!found.is_empty() && found.iter().all(good)).then_some(found.len())

@@ -96,6 +96,17 @@ fn names_are_covered_as_clients_see_it() {
 }
 
 #[test]
+fn what_no_proxy_takes_is_told_where_it_stands() {
+    // Aim: a key and an OCSP response beyond what proxies read are refused here, by name, and not by each proxy.
+    let (chain, key) = pair(&["a.example"], LONG);
+    let large = "x".repeat(ENTRY_BYTES_MAX + 1);
+    let long_key = format!("{key}{large}");
+    assert_eq!(judge(&contents(&[("tls.crt", &chain), ("tls.key", &long_key)])), Err(CertificateFault::TooLarge("tls.key")));
+    let stapled = contents(&[("tls.crt", &chain), ("tls.key", &key), ("tls.ocsp", &large)]);
+    assert_eq!(judge(&stapled), Err(CertificateFault::TooLarge("tls.ocsp")));
+}
+
+#[test]
 fn dates_are_told() {
     // Aim: before, within, 30 days before the end, and after it.
     let (chain, key) = pair(&["a.example"], ((2026, 1, 1), (2026, 12, 31)));

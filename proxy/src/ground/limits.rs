@@ -128,11 +128,12 @@ pub const HEAD_BYTES_READ_MAX: u32 = 256 << 10;
 pub const HEAD_WAIT: Duration = Duration::from_secs(75);
 /// How long a TLS handshake with a client may take, first byte included.
 pub const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
-/// TLS handshakes with clients from outside that one worker has under way. At the bound a further one waits for its turn, within its own
-/// [`HANDSHAKE_WAIT`], and `meshwright_edge_handshakes_full_total` counts it.
+/// TLS handshakes with clients from outside that one worker has under way. At the bound the one that has been under way longest makes room for a
+/// further one, which waits for that within its own [`HANDSHAKE_WAIT`]; `meshwright_edge_handshakes_full_total` counts it.
 pub const HANDSHAKES_MAX: usize = 2048;
 /// Sessions of datagrams of one worker: a client's address and port each, and a descriptor. At the bound the oldest that nobody has answered
-/// makes room; where there is none a further client's datagrams are dropped, and `meshwright_udp_sessions_full_total` counts it.
+/// makes room, else one that has been silent for an eighth of what it may be; where there is none a further client's datagrams are dropped, and
+/// `meshwright_udp_sessions_full_total` counts it.
 pub const DATAGRAM_SESSIONS_MAX: usize = 4096;
 /// Bytes of one datagram: what IP carries.
 pub const DATAGRAM_BYTES_MAX: usize = 65_535;

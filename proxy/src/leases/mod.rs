@@ -124,12 +124,7 @@ impl LeaseKeeper {
                     Ok(None) => return Status::unavailable("the control plane closed the stream"),
                     Err(status) => return status,
                 },
-                room = batches.reserve(), if session.has_more() => match room {
-                    Ok(room) => room.send(session.batch(BATCH_MAX, self.telemetry.moment())),
-                    Err(_) => return Status::unavailable("the stream was closed"),
-                },
-                // What finds no place in a session waits here, and grows into a larger batch.
-                _ = questions.recv_many(&mut posed, BATCH_MAX), if !session.is_full() => session.ask(posed.drain(..), self.telemetry.moment()),
+                // Before whatever a busy proxy has always more of.
                 _ = every.tick() => {
                     let now = self.telemetry.moment();
                     session.look(now);
@@ -137,6 +132,12 @@ impl LeaseKeeper {
                         tracing::warn!("the control plane does not answer about limits; each proxy goes by itself");
                     }
                 }
+                room = batches.reserve(), if session.has_more() => match room {
+                    Ok(room) => room.send(session.batch(BATCH_MAX, self.telemetry.moment())),
+                    Err(_) => return Status::unavailable("the stream was closed"),
+                },
+                // What finds no place in a session waits here, and grows into a larger batch.
+                _ = questions.recv_many(&mut posed, BATCH_MAX), if !session.is_full() => session.ask(posed.drain(..), self.telemetry.moment()),
             }
         }
     }

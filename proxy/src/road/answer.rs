@@ -15,7 +15,7 @@ use engine::claims::Claims;
 use engine::consumers::CONSUMER_HEADER;
 use engine::decide::{self, Decision, Facts, Plan, RequestHead, TurnedAway, Version, admit, decide};
 use engine::failure::{Failure, LocalReply, Reason};
-use engine::filter::guard::{Counted, Found, Question, Watch};
+use engine::filter::guard::{Counted, Denied, Found, Question, Watch};
 use engine::filter::{Answered, Called, Exchange, Passage, Resume};
 use engine::model::{Cluster, Forward, Protocol, RouteTable, SessionHome, Snapshot};
 use http::{HeaderMap, Response, StatusCode, request};
@@ -535,6 +535,9 @@ impl<D: Door> Connection<D> {
         }
         if let Some(limit) = leg.counted.refused() {
             account.limited(limit);
+        }
+        if leg.found.denied() == Some(Denied::NoKeys) {
+            self.shared.snapshots.miss_key();
         }
         if !matches!(passage, Passage::Ask { .. }) {
             account.identified(&mut leg.found);

@@ -9,14 +9,15 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
+use std::ptr;
 use std::rc::{Rc, Weak};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{self, Arc};
 use std::time::Duration;
 
 use engine::decide::{choose, door};
 use engine::failure::{Failure, Reason};
-use engine::model::{Cluster, ClusterKind, InFlight, Target};
+use engine::model::{Cluster, ClusterKind, Endpoint, EndpointSet, InFlight, Snapshot, Target};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::task::{AbortHandle, JoinSet};
@@ -87,6 +88,10 @@ struct Session {
     idle: Duration,
     last: Cell<Instant>,
     answered: Cell<bool>,
+    cluster: Arc<Cluster>,
+    endpoint: Arc<Endpoint>,
+    /// Under which it was looked at last: see [`Hall::goes_on`].
+    seen: RefCell<(sync::Weak<Snapshot>, sync::Weak<EndpointSet>)>,
     /// Given back when it ends, whoever still holds it.
     place: Cell<Option<(Place, InFlight)>>,
     task: RefCell<Option<AbortHandle>>,
@@ -135,6 +140,13 @@ impl Hall {
     fn pass(self: &Rc<Self>, client: SocketAddr, datagram: &[u8]) {
         for _ in 0..2 {
             let known = self.sessions.borrow().get(&client).cloned();
+            let known = known.filter(|session| {
+                let goes_on = self.goes_on(client, session);
+                if !goes_on {
+                    self.end(client, session.number);
+                }
+                goes_on
+            });
             let Some(session) = known.or_else(|| self.begin(client)) else { return self.dropped() };
             match send_datagram(&session.upstream, datagram) {
                 Ok(_) => {
@@ -152,22 +164,27 @@ impl Hall {
         self.dropped();
     }
 
-    /// Begins a session. At the bound the oldest that nobody has answered makes room.
+    /// Begins a session. At the bound the oldest that nobody has answered makes room, else one that has been silent for long.
     fn begin(self: &Rc<Self>, client: SocketAddr) -> Option<Rc<Session>> {
-        if self.shut.get() {
+        // Who may not come makes nobody leave.
+        if self.shut.get() || !self.lets_in(&self.shared.reader.load(), client) {
             return None;
         }
-        let place = Place::take(&self.shared).or_else(|| {
-            self.forget_unanswered();
-            Place::take(&self.shared)
-        });
+        let forgets: [fn(&Self); 2] = [Self::forget_unanswered, Self::forget_silent];
+        let mut place = Place::take(&self.shared);
+        for forget in forgets {
+            place = place.or_else(|| {
+                forget(self);
+                Place::take(&self.shared)
+            });
+        }
         let Some(place) = place else {
             if self.readings().sessions_full.fetch_add(1, Ordering::Relaxed) == 0 {
                 tracing::warn!(port = self.port, "no more sessions of datagrams are begun until some end");
             }
             return None;
         };
-        match self.open(client, place) {
+        match self.open(place) {
             Ok(session) => {
                 let session = Rc::new(session);
                 self.sessions.borrow_mut().insert(client, Rc::clone(&session));
@@ -184,13 +201,9 @@ impl Hall {
         }
     }
 
-    fn open(&self, client: SocketAddr, place: Place) -> Result<Session, Failure> {
+    fn open(&self, place: Place) -> Result<Session, Failure> {
         let shared = &self.shared;
         let snapshot = shared.reader.load();
-        let judged = door(&snapshot, self.port, standing::caller_of(None, client, self.port), None);
-        if judged.is_some_and(|judgement| !judgement.allows()) {
-            return Err(Failure::new(Reason::Denied, "its address may not"));
-        }
         let served = snapshot.datagrams.get(&self.port);
         let served = served.ok_or_else(|| Failure::new(Reason::NoRoute, "nothing takes datagrams at this port any more"))?;
         let drawn = choose(&served.forward, shared.draw.next());
@@ -200,6 +213,8 @@ impl Hall {
             None => return Err(Failure::new(Reason::NoRoute, "it has no backend")),
         };
         self.fit(cluster)?;
+        // Before one is picked: what changes meanwhile is looked at by the next datagram.
+        let set = cluster.endpoints.load_full();
         let to = Tries::new(None, None, None).next(shared, Some(cluster))?;
         if to.endpoint.identity.is_some() && self.told.borrow().as_ref() != Some(&cluster.name) {
             tracing::info!(cluster = &*cluster.name, "datagrams go in plaintext to peers of the mesh: mesh TLS carries none");
@@ -214,9 +229,44 @@ impl Hall {
             idle: served.forward.policy.idle_timeout.unwrap_or(IDLE),
             last: Cell::new(Instant::now()),
             answered: Cell::new(false),
+            cluster: Arc::clone(cluster),
+            seen: RefCell::new((Arc::downgrade(&snapshot), Arc::downgrade(&set))),
             place: Cell::new(Some((place, to.endpoint.live.enter()))),
+            endpoint: to.endpoint,
             task: RefCell::default(),
         })
+    }
+
+    /// Whether a client's address may come.
+    fn lets_in(&self, snapshot: &Snapshot, client: SocketAddr) -> bool {
+        door(snapshot, self.port, standing::caller_of(None, client, self.port), None).is_none_or(|judgement| judgement.allows())
+    }
+
+    /// Whether a session may go on: its client is still let in, its port still leads to its cluster, and that still has its endpoint. Who never pauses
+    /// would stay with an address that is somebody else's by now. It is looked at where the epoch or the endpoints are others than before.
+    fn goes_on(&self, client: SocketAddr, session: &Session) -> bool {
+        let set = session.cluster.endpoints.load();
+        let same = {
+            let seen = session.seen.borrow();
+            let epoch = self.shared.reader.with(|live| ptr::eq(Arc::as_ptr(live), seen.0.as_ptr()));
+            epoch && ptr::eq(Arc::as_ptr(&set), seen.1.as_ptr())
+        };
+        if same {
+            return true;
+        }
+        let snapshot = self.shared.reader.load();
+        let led = |target: &Target| match target {
+            Target::Cluster(cluster) => Arc::ptr_eq(&cluster.endpoints, &session.cluster.endpoints) && self.fit(cluster).is_ok(),
+            Target::Reply(_) => false,
+        };
+        let backends = snapshot.datagrams.get(&self.port).map_or(&[][..], |served| served.forward.backends.as_slice());
+        let stays = self.lets_in(&snapshot, client)
+            && backends.iter().any(|backend| backend.weight > 0 && led(&backend.target))
+            && set.ready.iter().chain(&set.other).any(|one| Arc::ptr_eq(&one.live, &session.endpoint.live));
+        if stays {
+            *session.seen.borrow_mut() = (Arc::downgrade(&snapshot), Arc::downgrade(&set));
+        }
+        stays
     }
 
     /// What is to be met by TLS is not met in plaintext.
@@ -248,6 +298,20 @@ impl Hall {
         }
     }
 
+    /// Of some sessions ends the one that has been silent longest, if that is a good part of what it may be.
+    fn forget_silent(&self) {
+        let now = Instant::now();
+        let silence = |session: &Session| now.saturating_duration_since(session.last.get());
+        let longest = {
+            let sessions = self.sessions.borrow();
+            let some = sessions.iter().take(LOOKED_AT_MAX).filter(|(_, session)| silence(session) >= session.idle / SILENT_PART);
+            some.max_by_key(|(_, session)| silence(session)).map(|(client, session)| (*client, session.number))
+        };
+        if let Some((client, number)) = longest {
+            self.end(client, number);
+        }
+    }
+
     fn end(&self, client: SocketAddr, number: u64) {
         let mut sessions = self.sessions.borrow_mut();
         if sessions.get(&client).is_some_and(|session| session.number == number)
@@ -261,6 +325,10 @@ impl Hall {
     }
 }
 
+/// Sessions that are looked at for one that may end, where there is no room.
+const LOOKED_AT_MAX: usize = 64;
+/// What part of the silence that ends a session ends it where there is no room.
+const SILENT_PART: u32 = 8;
 /// Silence that ends a session whose listener says none.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -296,6 +364,9 @@ async fn answers(hall: Weak<Hall>, client: SocketAddr, session: Rc<Session>) {
 impl Hall {
     /// Passes on what has come, a bounded part of it; whether the session goes on.
     fn answer(&self, client: SocketAddr, session: &Session) -> bool {
+        if !self.goes_on(client, session) {
+            return false;
+        }
         let mut room = self.room.borrow_mut();
         for _ in 0..DATAGRAMS_PER_TURN {
             match session.upstream.try_recv(&mut room) {

@@ -26,7 +26,7 @@ use crate::road::opening;
 use crate::road::shared::Shared;
 use crate::road::standing::{self, Denial};
 use crate::road::watch;
-use crate::tls::{Alert, EdgeAccepted, Shown};
+use crate::tls::{Alert, EdgeAccepted, Proof, Shown};
 
 /// Serves one connection to a Gateway's port (the port of its listener, whatever the socket's own is). Dropping the future cuts it.
 pub async fn serve_connection(arrival: Arrival, port: u16, shared: Rc<Shared>) {
@@ -109,19 +109,15 @@ impl Visit<'_> {
             return self.refused(&failure);
         }
         let forward = decide::carried_at_edge(&self.snapshot, self.port, heard.known().first).cloned();
-        let handshake = async {
-            let places = &self.shared.handshakes;
-            let _place = match places.try_acquire() {
-                Ok(place) => Some(place),
-                Err(_) => {
-                    self.shared.observer.edge().handshakes_full.fetch_add(1, Ordering::Relaxed);
-                    places.acquire().await.ok()
-                }
-            };
-            edge.accept(&terms, Rewound::new(heard.seen.clone(), socket)).await
-        };
+        let full = || _ = self.shared.observer.edge().handshakes_full.fetch_add(1, Ordering::Relaxed);
+        let handshake = self.shared.handshakes.run(full, edge.accept(&terms, Rewound::new(heard.seen.clone(), socket)));
         let late = || Failure::new(Reason::TlsFailed, "the TLS handshake took too long");
-        let accepted = match Box::pin(timeout(HANDSHAKE_WAIT, handshake)).await.unwrap_or_else(|_| Err(late())) {
+        let crowded = || Failure::new(Reason::TlsFailed, "the TLS handshake was the slowest of as many as may be, and made room");
+        let accepted = match Box::pin(timeout(HANDSHAKE_WAIT, handshake)).await {
+            Ok(done) => done.unwrap_or_else(|| Err(crowded())),
+            Err(_) => Err(late()),
+        };
+        let accepted = match accepted {
             Ok(accepted) => accepted,
             Err(failure) => {
                 self.shared.observer.edge().handshakes_failed.fetch_add(1, Ordering::Relaxed);
@@ -129,7 +125,7 @@ impl Visit<'_> {
                 return self.refused(&failure);
             }
         };
-        let EdgeAccepted { stream, alpn, shown, facts } = accepted;
+        let EdgeAccepted { stream, alpn, shown, proof, facts } = accepted;
         self.shared.observer.edge().handshake(&facts);
         let certificate = shown.as_ref().map(|shown| (&*shown.hash_hex, shown.believed));
         let mut downstream = self.downstream();
@@ -137,7 +133,7 @@ impl Visit<'_> {
         // The chain has decided; only what is inside is left to say.
         let Step::Take(course) = self.decide(&heard.ended(alpn)) else { return None };
         let stream = Rewound::new(Bytes::new(), Stream::accepted(stream));
-        let client = EdgeClient::Tls { name, terms, shown };
+        let client = EdgeClient::Tls { name, terms, shown, proof };
         self.take(course, stream, (client, forward), downstream).await
     }
 
@@ -152,7 +148,7 @@ impl Visit<'_> {
         match course {
             Course::Serve(_) | Course::Unreadable => {
                 let address = HeaderValue::from_str(&self.peer.ip().to_string()).ok();
-                let door = Edge { port: self.port, address, client };
+                let door = Edge { shared: Rc::clone(self.shared), port: self.port, address, client };
                 let listener = door.served(&self.snapshot);
                 let view = InForce { snapshot: Arc::clone(&self.snapshot), listener };
                 let connection = Connection::new(self.shared, door, downstream, view);
@@ -217,11 +213,14 @@ enum EdgeClient {
         terms: Arc<TlsTerms>,
         /// What it has shown.
         shown: Option<Shown>,
+        /// The same, to be judged again.
+        proof: Option<Proof>,
     },
 }
 
 /// A Gateway's door.
 struct Edge {
+    shared: Rc<Shared>,
     port: u16,
     /// The client's.
     address: Option<HeaderValue>,
@@ -241,6 +240,14 @@ enum Served {
 }
 
 impl Edge {
+    /// Whether the client's certificate is worth something else by now: then it is for a connection of its own.
+    fn is_doubted(&self) -> bool {
+        match &self.client {
+            EdgeClient::Tls { terms, shown: Some(shown), proof: Some(proof), .. } => !self.shared.tls.edge().stands(terms, shown, proof),
+            EdgeClient::Tls { .. } | EdgeClient::Plaintext => false,
+        }
+    }
+
     fn served(&self, live: &Snapshot) -> Served {
         let (door, tells_client) = match &self.client {
             EdgeClient::Plaintext => (EdgeDoor::Plaintext, false),
@@ -273,6 +280,7 @@ impl Door for Edge {
 
     fn terms<'v>(&self, _: &'v Snapshot, listener: &'v Served) -> Terms<'v> {
         match listener {
+            Served::Table { .. } if self.is_doubted() => Terms::Misdirected,
             Served::Table { table, .. } => Terms::Edge(table),
             Served::Misdirected => Terms::Misdirected,
             Served::NoPort => Terms::NoPort,

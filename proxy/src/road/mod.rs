@@ -10,6 +10,7 @@ pub mod datagrams;
 pub mod discard;
 pub mod gateway;
 pub mod guests;
+pub mod handshakes;
 pub mod hashing;
 pub mod hedging;
 pub mod inbound;

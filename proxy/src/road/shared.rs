@@ -10,7 +10,6 @@ use engine::Moment;
 use engine::authenticate::Remembered;
 use engine::consumers::Verified;
 use engine::model::{ClusterKind, Endpoint, EndpointLive, Health, Locality, Snapshot};
-use tokio::sync::Semaphore;
 
 use crate::ground::drain::Drain;
 use crate::ground::patience::Patience;
@@ -20,6 +19,7 @@ use crate::io::{Clock, Draw};
 use crate::observe::{Direction, Observer};
 use crate::pool::{Local, Pool, To};
 use crate::road::guests::{Both, Guests};
+use crate::road::handshakes::Handshakes;
 use crate::road::hashing::Hashing;
 use crate::road::standing::Standing;
 use crate::snapshots::{Reader, Snapshots};
@@ -58,8 +58,8 @@ pub struct Shared {
     pub serving: Serving,
     /// Tokens that were verified.
     pub tokens: RefCell<Remembered>,
-    /// Places for handshakes with clients from outside.
-    pub handshakes: Semaphore,
+    /// Handshakes with clients from outside.
+    pub handshakes: Handshakes,
     /// Sessions of datagrams that may still be begun.
     pub datagram_sessions: Cell<usize>,
     /// Passwords that were.

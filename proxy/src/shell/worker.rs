@@ -13,7 +13,7 @@ use engine::authenticate::Remembered;
 use engine::consumers::Verified;
 use engine::model::{Endpoint, MtlsMode};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::ground::drain::DrainStage;
 use crate::ground::limits::{
@@ -29,6 +29,7 @@ use crate::road;
 use crate::road::arrival::Arrival;
 use crate::road::checks;
 use crate::road::guests::Both;
+use crate::road::handshakes::Handshakes;
 use crate::road::hashing::Hashing;
 use crate::road::inbound;
 use crate::road::shared::Shared;
@@ -62,7 +63,10 @@ pub struct Means {
 /// A key that nobody outside knows.
 fn secret(draw: &Draw) -> [u8; 32] {
     let mut key = [0; 32];
-    key.chunks_exact_mut(8).for_each(|part| part.copy_from_slice(&draw.next().to_le_bytes()));
+    // Draws are not for secrets: whoever has seen one knows those that follow. They are better than none.
+    if aws_lc_rs::rand::fill(&mut key).is_err() {
+        key.chunks_exact_mut(8).for_each(|part| part.copy_from_slice(&draw.next().to_le_bytes()));
+    }
     key
 }
 
@@ -94,7 +98,7 @@ pub fn shared(means: &Means, seed: u64) -> Rc<Shared> {
             verified: RefCell::new(Verified::new(secret(&draw))),
             hashing: Arc::clone(&means.hashing),
             serving: Serving::new(Rc::clone(&bodies), Rc::clone(&patience), pressure.clone()),
-            handshakes: Semaphore::new(HANDSHAKES_MAX),
+            handshakes: Handshakes::new(HANDSHAKES_MAX),
             datagram_sessions: Cell::new(DATAGRAM_SESSIONS_MAX.min(means.connections_max)),
             draw,
             clock,

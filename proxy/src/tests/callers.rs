@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use engine::consumers::digest;
 use engine::model::build::Parts;
 use engine::model::{Action, Forward, RouteTable, Rule, Target};
@@ -191,6 +193,31 @@ fn a_password_is_verified_beside_the_worker() {
         assert!(!head(&mut application).await.contains("authorization"));
         write(&mut application, OK).await;
         assert!(head(&mut client).await.starts_with("HTTP/1.1 200 "));
+    });
+}
+
+#[test]
+fn a_token_of_an_unknown_key_has_its_keys_asked_for() {
+    // Aim: an edge that is shown a token whose key is not at hand says so to who fetches keys, at once; the client is told that it is ours to mend.
+    run(|| async {
+        let world = World::new(Setup::default());
+        let rule = mesh::TokenRule {
+            policy: "shop/tokens".into(),
+            issuer: "https://id.example".into(),
+            jwks_uri: "http://catalog.shop/keys".into(),
+            from_headers: vec![mesh::TokenHeader { name: "authorization".into(), prefix: "Bearer ".into() }],
+            ..mesh::TokenRule::default()
+        };
+        let tokens = mesh::EdgeTokens { policy: "shop/tokens".into(), optional: false, rules: vec![rule], consumers: of_shop() };
+        let mut gate = Gate::new(mesh::EdgePolicy { tokens: Some(tokens), ..mesh::EdgePolicy::default() });
+        gate.set(&world);
+        let b64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let claims = format!(r#"{{"iss":"https://id.example","sub":"ada","exp":{}}}"#, u64::from(world.client.wall_secs()) + 600);
+        let token = format!("{}.{}.{}", b64(br#"{"alg":"ES256","kid":"new"}"#), b64(claims.as_bytes()), b64(&[1; 64]));
+        let answer = answered(&world, &format!("GET / HTTP/1.1\r\nhost: shop.example\r\nauthorization: Bearer {token}\r\n")).await;
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        let asked = tokio::time::timeout(Duration::from_secs(1), world.client_means.snapshots.key_missed()).await;
+        asked.expect("nobody hears that a key is missed");
     });
 }
 

@@ -43,7 +43,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 pub use bonds::{Bond, Bonds, bound};
 pub use control::{ControlTls, ControlTlsError};
 pub use credential::{Credential, CredentialCell, CredentialError};
-pub use edge::{Alert, EdgeAccepted, EdgeTls, Shown};
+pub use edge::{Alert, EdgeAccepted, EdgeTls, Proof, Shown};
 pub use peer::{Peer, PeerError, read_peer};
 pub use trust::{TrustCell, TrustError};
 #[cfg(test)]

@@ -1,17 +1,21 @@
 //! AuthorizationPolicies at an edge. They add up: those of a rule's route, its listener, its Gateway. Those that look at addresses alone are asked
 //! before any rule, so that they hold for hosts that nobody serves, too.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use proto::mesh::{AddressList, Authorization, AuthorizationRule, CallSource, CallTarget};
 
-use super::ladder::all_places;
-use crate::translate::attach;
+use super::ladder::{Spot, all_places, places};
+use crate::translate::attach::WhyNot;
+use crate::translate::edge_listeners::{Judged, listeners};
 use crate::world::content::ContentRef;
 use crate::world::security::authorization::{Action, AuthorizationPolicy, lists};
 use crate::world::traffic::Place;
 use crate::world::{Index, Kind, Name, Object, ObjectKey, Spec, World};
+
+/// Listeners that are named in one sentence.
+const CLOSED_TOLD_MAX: usize = 8;
 
 /// The content of a policy for edges.
 fn content(object: &Object) -> Option<&AuthorizationPolicy> {
@@ -19,7 +23,7 @@ fn content(object: &Object) -> Option<&AuthorizationPolicy> {
 }
 
 /// The policies of some places, each once, in the order in which they are asked: Deny, Allow, Audit, each by name.
-fn of_places<'a>(index: &'a Index, places: impl IntoIterator<Item = &'a Place>) -> Vec<(&'a Object, &'a AuthorizationPolicy)> {
+fn of_places<'a, 'p>(index: &'a Index, places: impl IntoIterator<Item = &'p Place>) -> Vec<(&'a Object, &'a AuthorizationPolicy)> {
     let objects = places.into_iter().flat_map(|place| index.edge.get(place).into_iter().flatten());
     let mut found: Vec<(&Object, &AuthorizationPolicy)> = Vec::new();
     for object in objects {
@@ -45,32 +49,105 @@ pub(super) fn sent(index: &Index, places: &[Place]) -> Option<Authorization> {
     (!policies.is_empty()).then_some(Authorization { policies, dry_run: index.mesh.authorization_dry_run })
 }
 
-/// What is asked at a Gateway's port before any rule: what forbids by addresses alone; and what allows by them, where nothing else at this
-/// Gateway allows.
-pub(in crate::translate) fn door(index: &Index, gateway: &Name, port: u16) -> Option<Authorization> {
-    if index.edge.is_empty() {
-        return None;
+/// What is asked at a Gateway's port before any rule: what forbids by addresses alone; and what allows. Where requests come in, that is asked here
+/// by addresses only, and where nothing else at this Gateway allows: rules ask the rest. Connections and datagrams have no rules, so all
+/// that allows is asked here of them, and what wants a request holds for none.
+pub(in crate::translate) struct DoorPolicies<'a>(Vec<(&'a Object, &'a AuthorizationPolicy)>);
+
+impl<'a> DoorPolicies<'a> {
+    pub(in crate::translate) fn at(index: &'a Index, gateway: &Name, port: u16) -> Self {
+        if index.edge.is_empty() {
+            return Self(Vec::new());
+        }
+        let judged = listeners(index, gateway);
+        let here: Vec<&Judged<'_>> = judged.iter().filter(|one| one.refused.is_none() && one.listener.port == port).collect();
+        let common = of_places(index, &in_common(gateway, &here));
+        let all = all_places(index, gateway);
+        let of_requests = here.is_empty() || !here.iter().all(|one| streams(one));
+        let only = of_places(index, &all)
+            .into_iter()
+            .filter(|(_, policy)| policy.action == Action::Allow)
+            .all(|(object, policy)| is_of_addresses_alone(policy) && common.iter().any(|(known, _)| known.key == object.key));
+        let asks = |policy: &AuthorizationPolicy| match policy.action {
+            Action::Deny => is_of_addresses_alone(policy),
+            Action::Allow => !of_requests || only,
+            Action::Audit => false,
+        };
+        Self(common.into_iter().filter(|(_, policy)| asks(policy)).collect())
     }
-    let all = all_places(index, gateway);
-    let places = of_port(index, gateway, port);
-    let here = of_places(index, &places);
-    let decides = |policy: &AuthorizationPolicy| policy.action != Action::Audit;
-    let alone = |policy: &AuthorizationPolicy| policy.rules.iter().all(|written| is_of_addresses(&written.rule));
-    let allowing = of_places(index, &all).into_iter().filter(|(_, policy)| policy.action == Action::Allow);
-    let allowing: Vec<_> = allowing.collect();
-    let only = allowing.iter().all(|(object, policy)| alone(policy) && here.iter().any(|(known, _)| known.key == object.key));
-    let asked = here.into_iter().filter(|(_, policy)| decides(policy) && alone(policy) && (policy.action == Action::Deny || only));
-    let policies: Vec<_> = asked.map(|(object, policy)| policy.sent(&object.key)).collect();
+
+    /// Policies that hold for the connections or datagrams of a listener and are not asked there: of several listeners at a port the others must
+    /// not meet what is said of one.
+    fn missed(&self, index: &'a Index, gateway: &Name, judged: &Judged<'_>) -> Vec<&'a ObjectKey> {
+        if index.mesh.authorization_dry_run {
+            return Vec::new();
+        }
+        let decides = |policy: &AuthorizationPolicy| match policy.action {
+            Action::Deny => !policy.dry_run && is_of_addresses_alone(policy),
+            Action::Allow => !policy.dry_run,
+            Action::Audit => false,
+        };
+        let holding = of_places(index, &places_of(gateway, judged)).into_iter().filter(|(_, policy)| decides(policy));
+        holding.map(|(object, _)| &object.key).filter(|key| !self.0.iter().any(|(known, _)| known.key == **key)).collect()
+    }
+
+    /// Whether a listener for connections or datagrams must lead nowhere: nobody would ask a policy that holds there, or one never was good.
+    pub(in crate::translate) fn closes(&self, index: &'a Index, gateway: &Name, judged: &Judged<'_>) -> bool {
+        let of_calls = |places: &[Place]| {
+            let mut objects = places.iter().flat_map(|place| index.edge.get(place).into_iter().flatten());
+            objects.any(|object| matches!(object.spec, Spec::Broken(_)) && object.key.kind == Kind::AuthorizationPolicy)
+        };
+        !index.edge.is_empty() && (of_calls(&places_of(gateway, judged)) || !self.missed(index, gateway, judged).is_empty())
+    }
+}
+
+/// The same as proxies are told; `None`: nobody is asked.
+pub(in crate::translate) fn door(index: &Index, gateway: &Name, port: u16) -> Option<Authorization> {
+    let policies: Vec<_> = DoorPolicies::at(index, gateway, port).0.iter().map(|(object, policy)| policy.sent(&object.key)).collect();
     (!policies.is_empty()).then_some(Authorization { policies, dry_run: index.mesh.authorization_dry_run })
 }
 
-/// The places whose policies hold for whatever comes in at a port: the Gateway's, and the listener's where it has the port alone.
-fn of_port(index: &Index, gateway: &Name, port: u16) -> Vec<Place> {
+/// What status says of a policy that closes listeners of a Gateway, because nobody can ask it there.
+pub(super) fn closing(index: &Index, object: &Object, gateway: &Name) -> Option<WhyNot> {
+    content(object)?;
+    let mut doors: BTreeMap<u16, DoorPolicies<'_>> = BTreeMap::new();
+    let mut closed = Vec::new();
+    for judged in listeners(index, gateway).iter().filter(|judged| judged.refused.is_none() && streams(judged)) {
+        let port = judged.listener.port;
+        let asked = doors.entry(port).or_insert_with(|| DoorPolicies::at(index, gateway, port));
+        if asked.missed(index, gateway, judged).contains(&&object.key) {
+            closed.push(judged.name());
+        }
+    }
+    closed.truncate(CLOSED_TOLD_MAX);
+    let message = format!(
+        "it cannot be asked at {}, whose port other listeners have, too, so they lead nowhere: give each a port of its own, or name the Gateway",
+        closed.join(", ")
+    );
+    (!closed.is_empty()).then(|| WhyNot::new("UnsupportedValue", message))
+}
+
+/// Whether connections or datagrams come in at a listener, and no requests.
+fn streams(judged: &Judged<'_>) -> bool {
+    matches!(judged.listener.protocol.as_str(), "TCP" | "UDP" | "TLS")
+}
+
+/// The places that a listener belongs to.
+fn places_of(gateway: &Name, judged: &Judged<'_>) -> Vec<Place> {
+    places(&Spot { gateway, owner: &judged.owner.key, listener: &judged.listener.name, route: None })
+}
+
+/// The places whose policies hold for whatever comes in at a port: those that all its listeners belong to.
+fn in_common(gateway: &Name, here: &[&Judged<'_>]) -> Vec<Place> {
+    let mut each = here.iter().map(|judged| places_of(gateway, judged));
     let key = ObjectKey::new(Kind::Gateway, &gateway.0, &gateway.1);
-    let spec = index.gateways.get(gateway).and_then(|object| attach::gateway(object));
-    let listeners: Vec<_> = spec.map_or(&[][..], |spec| &spec.listeners).iter().filter(|listener| listener.port == port).collect();
-    let own = if let [only] = listeners.as_slice() { Some(Place::Section(key.clone(), only.name.clone())) } else { None };
-    own.into_iter().chain([Place::Object(key), Place::Mesh]).collect()
+    let mut common = each.next().unwrap_or_else(|| vec![Place::Object(key), Place::Mesh]);
+    each.for_each(|places| common.retain(|place| places.contains(place)));
+    common
+}
+
+fn is_of_addresses_alone(policy: &AuthorizationPolicy) -> bool {
+    policy.rules.iter().all(|written| is_of_addresses(&written.rule))
 }
 
 /// Whether a rule looks at addresses and ports alone.
@@ -96,8 +173,11 @@ pub(super) fn listed(index: &Index, gateway: &Name) -> BTreeSet<String> {
     of_places(index, &all).into_iter().flat_map(|(_, policy)| lists(policy).cloned()).collect()
 }
 
-/// A list as proxies are told: all entries of its ConfigMap, one range a line. What cannot be read is left out, line by line.
-pub(super) fn list(world: &World, name: &str) -> AddressList {
+/// A list as proxies are told: all entries of its ConfigMap, one range a line. What cannot be read is left out, line by line. `None`: there is no
+/// such ConfigMap; a proxy that has no list lets nobody in by it, and nobody past it.
+pub(super) fn list(world: &World, name: &str) -> Option<AddressList> {
+    let (namespace, own) = name.split_once('/')?;
+    world.get(&ObjectKey::new(Kind::ConfigMap, namespace, own))?;
     let mut ranges = String::new();
     for line in texts(world, name).iter().flat_map(|text| text.lines()) {
         if engine::consumers::AddressList::read(line).is_ok() {
@@ -105,7 +185,7 @@ pub(super) fn list(world: &World, name: &str) -> AddressList {
             ranges.push('\n');
         }
     }
-    AddressList { name: name.to_owned(), ranges }
+    Some(AddressList { name: name.to_owned(), ranges })
 }
 
 /// Why a list does not say all that it should.

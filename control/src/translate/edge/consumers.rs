@@ -8,15 +8,18 @@ use engine::consumers::{CREDENTIALS_MAX, Digest, digest};
 use proto::mesh::{self, CertificateCredential, KeyCredential, PasswordCredential, TokenCredential, certificate_credential, credential};
 
 use super::api_key::chosen;
-use super::basic;
+use super::{basic, tokens};
 use crate::translate::attach::WhyNot;
 use crate::translate::usable::Usable;
 use crate::world::content::ContentRef;
-use crate::world::edge::{Claims, Consumer, ConsumerChoice, Credential, CredentialKind, Namespaces, page_of};
-use crate::world::{Index, Name, Object, ObjectKey, Spec, World};
+use crate::world::edge::{Claims, Consumer, Credential, CredentialKind, page_of};
+use crate::world::{Index, Name, Object, ObjectKey, Spec, World, references};
 
 /// Shortest key in a Secret: a shorter one could be guessed.
 const KEY_BYTES_MIN: usize = 20;
+/// Labels of a Consumer that proxies are told: one with more would have its whole page refused, and what is revoked there stay in force. By a label
+/// beyond it nobody is chosen.
+const LABELS_MAX: usize = 64;
 /// Letters of a key of somebody's own that are told.
 const TOLD_BYTES: usize = 4;
 
@@ -39,10 +42,7 @@ pub(in crate::translate) fn usable(index: &Index, gateway: &Name) -> Usable {
                     files.extend(spec.users.clone());
                     chosen(index, object, &spec.consumers.clone().unwrap_or_default())
                 }
-                // A token's consumers may be declared wherever a grant lets them be.
-                Spec::RequestAuthentication(_) => {
-                    chosen(index, object, &ConsumerChoice { namespaces: Namespaces::All, ..ConsumerChoice::default() })
-                }
+                Spec::RequestAuthentication(_) => chosen(index, object, &tokens::choice()),
                 _ => continue,
             };
             found.insert((choice.namespaces, choice.names, choice.labels));
@@ -64,7 +64,7 @@ pub(in crate::translate) fn page(world: &World, usable: &Usable, number: u8) -> 
     let consumers: Vec<_> = index.consumers.get(&number).into_iter().flatten().filter_map(|object| told(object)).collect();
     let on_page = |name: &str| page_of(name) == number;
     let files = usable.files.iter().filter(|at| on_page(&basic::file_name(at))).map(|at| basic::file(world, at)).collect();
-    let lists = usable.lists.iter().filter(|name| on_page(name)).map(|name| super::authorization::list(world, name)).collect();
+    let lists = usable.lists.iter().filter(|name| on_page(name)).filter_map(|name| super::authorization::list(world, name)).collect();
     let page = mesh::Consumers { consumers, files, lists };
     (page != mesh::Consumers::default()).then_some(page)
 }
@@ -89,12 +89,27 @@ fn sent(world: &World, object: &Object, consumer: &Consumer, (labels, claims): (
             .labels
             .iter()
             .filter(|(name, _)| labels.contains(name))
+            .take(LABELS_MAX)
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect(),
         disabled: consumer.disabled,
         expires_secs: seconds(consumer.expires_ms),
         credentials: credentials.collect(),
     }
+}
+
+/// The pages on which something is what an object's content says: keys and passwords of Consumers, files of users, lists of addresses.
+pub(in crate::translate) fn pages_of(index: &Index, content: &ObjectKey) -> BTreeSet<u8> {
+    let refers = |object: &Arc<Object>| object.key.namespace == content.namespace && references(object).contains(content);
+    let consumers = index.consumers.iter().filter(|(_, objects)| objects.iter().any(refers));
+    let mut pages: BTreeSet<u8> = consumers.map(|(page, _)| *page).collect();
+    for object in index.edge.values().flatten().filter(|object| references(object).contains(content)) {
+        match &object.spec {
+            Spec::BasicAuth(spec) => pages.extend(spec.users.iter().map(|at| page_of(&basic::file_name(at)))),
+            _ => _ = pages.insert(page_of(&content.path())),
+        }
+    }
+    pages
 }
 
 /// Whole seconds; what ends within the first second of 1970 has ended.

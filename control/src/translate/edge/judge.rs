@@ -69,6 +69,9 @@ pub(in crate::translate) fn judge(world: &World, object: &Object) -> Vec<EdgeAnc
     ancestors.extend(gateways.into_iter().map(|((namespace, name), (spots, field))| {
         let lost: Vec<Lost> = spots.iter().map(|places| lost(index, object, places)).collect();
         let (accepted, partly) = verdict(&lost);
+        let gateway = (namespace, name);
+        let partly = partly.or_else(|| authorization::closing(index, object, &gateway));
+        let (namespace, name) = gateway;
         let reference = json!({"group": Kind::Gateway.group(), "kind": "Gateway", "namespace": namespace, "name": name});
         EdgeAncestor { reference, field, accepted, partly, resolved: resolved.clone() }
     }));

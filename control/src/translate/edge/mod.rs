@@ -38,7 +38,7 @@ fn at(index: &Index, places: &[Place]) -> EdgePolicy {
         unavailable: String::new(),
         api_keys: Climb::<ApiKeyAuth>::of(index, places).held().map(|held| api_key::sent(index, &held)),
         basic: Climb::<BasicAuth>::of(index, places).held().map(|held| basic::sent(index, &held)),
-        tokens: Climb::<RequestAuthentication>::of(index, places).held().map(|held| tokens::sent(&held)),
+        tokens: Climb::<RequestAuthentication>::of(index, places).held().map(|held| tokens::sent(index, &held)),
         authorization: authorization::sent(index, places),
         limits: limits::sent(index, places),
     }

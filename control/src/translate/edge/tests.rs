@@ -2,7 +2,8 @@
 
 use super::ladder::{Spot, places};
 use crate::source::parse;
-use crate::translate::{audit, statuses};
+use crate::translate::{Affected, Subject, audit, statuses, touched};
+use crate::world::edge::{consumer_page, page_of};
 use crate::world::{Allocations, Change, Kind, ObjectKey, Origin, World, WorldSettings};
 
 const ROUTES: &str = "\
@@ -120,4 +121,62 @@ fn what_never_was_good_closes_what_it_is_about_and_nothing_else() {
     assert_eq!(status.ancestors[0].conditions[0].reason, "TargetNotFound");
     let problems: Vec<String> = audit(&world).iter().map(ToString::to_string).collect();
     assert!(problems.iter().any(|line| line.contains("there is no HTTPRoute team/none")), "{problems:?}");
+}
+
+#[test]
+fn what_secrets_say_reaches_those_who_go_by_it() {
+    // Aim: a key, a file of users or a list of addresses that comes or changes touches its page, so that what is revoked there is refused; and a
+    // policy of a ListenerSet touches its Gateway.
+    let own = |kind: &str, spec: &str| {
+        format!("---\napiVersion: meshwright.dev/v1alpha1\nkind: {kind}\nmetadata: {{name: x, namespace: team}}\nspec: {{{spec}}}\n")
+    };
+    let content = |kind: &str, name: &str, entries: &str| {
+        format!("---\napiVersion: v1\nkind: {kind}\nmetadata: {{name: {name}, namespace: team}}\n{entries}\n")
+    };
+    let mut world = world(&[]);
+    let mut put = |text: &str| {
+        let before = world.clone();
+        let candidates = parse("f.yaml", text).candidates.into_iter();
+        world.apply(candidates.map(|candidate| Change::Put { origin: Origin::Folder, candidate, now_ms: 9 }).collect());
+        match touched(&before, &world) {
+            Affected::Some(found) => found,
+            Affected::All => panic!("all are touched by {text}"),
+        }
+    };
+    put(&own("Consumer", "credentials: [{name: k, apiKey: {secretRef: {name: keys, key: k}}}]"));
+    put(&own("BasicAuth", &format!("{ROUTE}, users: {{secretRef: {{name: users, key: k}}}}")));
+    put(&own(
+        "AuthorizationPolicy",
+        &format!("{ROUTE}, action: Deny, rules: [{{from: [{{ipListRefs: [{{kind: ConfigMap, name: list}}]}}]}}]"),
+    ));
+    let consumer = consumer_page(&ObjectKey::new(Kind::Consumer, "team", "x"));
+    for (kind, name, page) in
+        [("Secret", "keys", consumer), ("Secret", "users", page_of("team/users/k")), ("ConfigMap", "list", page_of("team/list"))]
+    {
+        for text in ["one", "another"] {
+            let entries = if kind == "Secret" { format!("stringData: {{k: {text}}}") } else { format!("data: {{k: {text}}}") };
+            assert!(put(&content(kind, name, &entries)).contains(&Subject::consumers(page)), "{kind} {name}");
+        }
+    }
+    let set = "apiVersion: gateway.networking.k8s.io/v1\nkind: ListenerSet\nmetadata: {name: set, namespace: team}\n\
+               spec: {parentRef: {name: edge, namespace: shop}, listeners: [{name: own, port: 8090, protocol: HTTP}]}\n";
+    let gateway = Subject::gateway(&("shop".to_owned(), "edge".to_owned()));
+    assert!(put(set).contains(&gateway));
+    assert!(put(&own("ApiKeyAuth", "targetRefs: [{kind: ListenerSet, name: set}]")).contains(&gateway));
+}
+
+#[test]
+fn no_consumer_spoils_its_page() {
+    // Aim: a Consumer with more labels than proxies take, all of which somebody asks for, is sent with as many as they do.
+    let labels: Vec<String> = (0..70).map(|number| format!("l{number}: x")).collect();
+    let labels = labels.join(", ");
+    let consumer = format!("kind: Consumer\nmetadata: {{name: x, namespace: team, labels: {{{labels}}}}}\nspec: {{}}");
+    let keys = keys("all", "team", &format!("{{{ROUTE}, consumers: {{selector: {{matchLabels: {{{labels}}}}}}}}}"));
+    let world = world(&[&consumer, &keys]);
+    let choice = (vec!["team".to_owned()], Vec::new(), [("l0".to_owned(), "x".to_owned())].into());
+    let asked = (0..70).map(|number| (vec!["team".to_owned()], Vec::new(), [(format!("l{number}"), "x".to_owned())].into()));
+    let usable = crate::translate::usable::Usable { choices: asked.chain([choice]).collect(), files: Vec::new(), lists: Vec::new() };
+    let page = consumer_page(&ObjectKey::new(Kind::Consumer, "team", "x"));
+    let told = super::consumers::page(&world, &usable, page).unwrap();
+    assert_eq!(told.consumers[0].labels.len(), 64);
 }

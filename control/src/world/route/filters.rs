@@ -114,6 +114,14 @@ pub const PROTECTED: [&str; 10] = [
     "x-forwarded-client-cert",
 ];
 
+/// How headers of requests begin in which the mesh speaks for itself: who called at its edge, how long the caller waits.
+const OF_MESH: &str = "x-meshwright-";
+
+/// Whether a name is one of those, or is read so by applications that take `_` for `-` (CGI, RFC 3875, section 4.1.18).
+fn is_of_mesh(name: &str) -> bool {
+    name.replace('_', "-").starts_with(OF_MESH)
+}
+
 /// Types of filters, and the field that holds what each says.
 const TYPES: [(&str, &str); 8] = [
     ("RequestHeaderModifier", "requestHeaderModifier"),
@@ -161,7 +169,12 @@ impl Filters {
     fn read_one(&mut self, kind: &str, at: &Cursor<'_>, content: Option<Cursor<'_>>, failing: &mut Vec<Unsupported>) {
         let Some(content) = content else { return };
         match kind {
-            "RequestHeaderModifier" => self.request = HeaderOps::read(&content, failing),
+            "RequestHeaderModifier" => {
+                self.request = HeaderOps::read(&content, failing);
+                if let Some(name) = self.request.names().find(|name| is_of_mesh(name)) {
+                    failing.push(fault(at, format!("the header `{name}` is the mesh's to say, and backends believe it")));
+                }
+            }
             "ResponseHeaderModifier" => self.response = HeaderOps::read(&content, failing),
             "RequestMirror" => self.mirrors.extend(Mirror::read(&content)),
             "RequestRedirect" => self.redirect = Redirect::read(&content, failing),
@@ -186,11 +199,16 @@ impl HeaderOps {
             }
         }
         fields.done();
-        let names = set.iter().chain(&add).map(|(name, _)| name).chain(&remove);
-        for name in names.filter(|name| PROTECTED.contains(&name.as_str())) {
+        let read = Self { set, add, remove };
+        for name in read.names().filter(|name| PROTECTED.contains(name)) {
             failing.push(fault(at, format!("the header `{name}` cannot be changed by a filter")));
         }
-        Self { set, add, remove }
+        read
+    }
+
+    /// Every name that it says something of, in lower case.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.set.iter().chain(&self.add).map(|(name, _)| name.as_str()).chain(self.remove.iter().map(String::as_str))
     }
 }
 

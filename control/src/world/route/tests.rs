@@ -228,6 +228,24 @@ fn what_is_said_twice_or_too_much_is_told_and_taken_as_far_as_it_goes() {
 }
 
 #[test]
+fn no_filter_speaks_for_the_mesh() {
+    // Aim: sidecars believe a Gateway who called at the edge, so whoever writes a route must not say it: the rule fails, in any spelling of
+    // the header and whatever is done to it. An answer's headers are the author's.
+    for (name, fails) in
+        [("x-meshwright-consumer", true), ("X_Meshwright_Consumer", true), ("x-meshwright-deadline-ms", true), ("x-tenant", false)]
+    {
+        for said in
+            [format!("set: [{{name: {name}, value: a}}]"), format!("add: [{{name: {name}, value: a}}]"), format!("remove: [{name}]")]
+        {
+            let filter = format!("{{filters: [{{type: RequestHeaderModifier, requestHeaderModifier: {{{said}}}}}]}}");
+            assert_eq!(rule("HTTPRoute", &filter).fails(), fails, "{said}");
+        }
+    }
+    let answers = "{filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [x-meshwright-reason]}}]}";
+    assert!(!rule("HTTPRoute", answers).fails());
+}
+
+#[test]
 fn what_no_request_line_holds_is_no_path() {
     // Aim: the characters of the standard's schema, in matches and in what replaces paths; an empty host is none, an empty section absent.
     let refused = |spec: &str| read("HTTPRoute", spec).0.is_none();

@@ -138,7 +138,7 @@ fn asked(when: &Condition, call: &Call<'_>, unknown: bool, spent: &Spent) -> boo
 }
 
 impl SourceMatch {
-    /// `unknown`: what a token that opaque bytes cannot have is taken to say.
+    /// `unknown`: what a token that opaque bytes cannot have is taken to say, and a list that is not at hand.
     fn holds(&self, call: &Call<'_>, unknown: bool) -> bool {
         let principals = || call.peer.is_some_and(|peer| self.principals.hold(peer.as_str()));
         let namespaces = || call.own_peer().is_some_and(|peer| self.namespaces.hold(peer.namespace()));
@@ -146,7 +146,7 @@ impl SourceMatch {
             && (self.namespaces.is_empty() || namespaces())
             && (self.blocks.is_empty() || within(&self.blocks, call.source.ip()))
             && (self.peer_blocks.is_empty() || within(&self.peer_blocks, call.edge.map_or(call.source.ip(), |edge| edge.peer)))
-            && (self.lists.is_empty() || self.listed(call))
+            && (self.lists.is_empty() || self.listed(call, unknown))
             && self.token.as_ref().is_none_or(|token| if call.head.is_some() { token.holds(call) } else { unknown })
             && (!self.is_of_consumers() || if call.head.is_some() { self.identified(call) } else { unknown })
     }
@@ -171,8 +171,9 @@ impl SourceMatch {
             && self.scopes.iter().all(|scope| auth.has_scope(scope))
     }
 
-    fn listed(&self, call: &Call<'_>) -> bool {
-        call.edge.is_some_and(|edge| self.lists.iter().any(|list| edge.book.lists(list, call.source.ip())))
+    fn listed(&self, call: &Call<'_>, unknown: bool) -> bool {
+        let Some(edge) = call.edge else { return unknown };
+        self.lists.iter().any(|list| edge.book.lists(list, call.source.ip()).unwrap_or(unknown))
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest as sha};
 use http::HeaderValue;
+use prost::Message as _;
 use proto::mesh::{self, credential::Kind};
 
 use super::addresses::AddressList;
@@ -96,9 +97,9 @@ impl Book {
         self.files.get(file)?.get(user)
     }
 
-    /// Whether a list holds an address; one that is not there holds none.
-    pub fn lists(&self, list: &str, address: std::net::IpAddr) -> bool {
-        self.lists.get(list).is_some_and(|list| list.holds(address))
+    /// Whether a list holds an address; `None`: there is no such list.
+    pub fn lists(&self, list: &str, address: std::net::IpAddr) -> Option<bool> {
+        self.lists.get(list).map(|list| list.holds(address))
     }
 
     /// Whose certificate that is.
@@ -106,8 +107,8 @@ impl Book {
         self.owner(*self.certificates.get(name)?)
     }
 
-    /// Who claims a token; `claim`: by credentials that name that claim only.
-    pub fn by_token(&self, claims: &Claims, claim: Option<&str>) -> Option<Owner> {
+    /// Who claims a token, of those that count; `claim`: by credentials that name that claim only.
+    pub fn by_token(&self, claims: &Claims, claim: Option<&str>, counts: impl Fn(&Consumer) -> bool) -> Option<Owner> {
         if self.tokens.is_empty() {
             return None;
         }
@@ -117,17 +118,20 @@ impl Book {
             for value in claims.texts(name) {
                 let key = (Box::from(&*claims.issuer), Box::from(name), Box::from(&*value));
                 let says = |(name, value): &(Box<str>, Box<str>)| claims.texts(name).any(|said| *said == **value);
-                let found = self.tokens.get(&key).into_iter().flatten().find(|(_, wanted)| wanted.iter().all(says));
-                if let Some((place, _)) = found {
-                    return self.owner(*place);
+                let owners = self.tokens.get(&key).into_iter().flatten().filter(|(_, wanted)| wanted.iter().all(says));
+                if let Some(owner) = owners.filter_map(|(place, _)| self.owner(*place)).find(|(consumer, _)| counts(consumer)) {
+                    return Some(owner);
                 }
             }
         }
         None
     }
 
-    /// Whether somebody who proved who it is still has what it showed, as it was. Who is no consumer is known to nobody here.
+    /// Whether somebody who proved who it is still has what it showed, as it was. Who is no consumer and in no file is known to nobody here.
     pub fn still_has(&self, who: &Identified) -> bool {
+        if let Some((file, hash)) = &who.file {
+            return who.user.as_deref().and_then(|user| self.in_file(file, user)) == Some(hash);
+        }
         let (Some(consumer), Some(shown)) = (&who.consumer, who.credential()) else { return true };
         let Some(now) = self.named(&consumer.path) else { return false };
         Arc::ptr_eq(now, consumer) || (!now.disabled && now.expires_secs == consumer.expires_secs && now.credentials.contains(shown))
@@ -344,6 +348,7 @@ fn credential(consumer: &Consumer, raw: &mesh::Credential) -> Result<(Credential
         expires_secs: (*expires_secs > 0).then_some(*expires_secs),
         scopes: scopes.iter().map(|scope| scope.as_str().into()).collect(),
         told: HeaderValue::try_from(told).ok(),
+        mark: digest(&raw.encode_to_vec()),
     };
     Ok((made, secret))
 }

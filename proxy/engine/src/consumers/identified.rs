@@ -22,6 +22,8 @@ pub struct Identified {
     pub credential: Option<usize>,
     /// The user's name, where a password was shown.
     pub user: Option<Arc<str>>,
+    /// The file of users that it stands in, and the hash of its password there.
+    pub file: Option<(Arc<str>, Arc<str>)>,
     /// What its token says.
     pub claims: Option<Arc<Claims>>,
     /// Unix time from which on the proof does not hold any more.
@@ -43,7 +45,8 @@ impl Identified {
             }
         }
         let consumer = Consumer { path: path.into(), namespace: namespace.into(), name: name.into(), groups, ..Consumer::default() };
-        Some(Self { method: method?, consumer: Some(Arc::new(consumer)), credential: None, user: None, claims: None, until_secs: None })
+        let consumer = Some(Arc::new(consumer));
+        Some(Self { method: method?, consumer, credential: None, user: None, file: None, claims: None, until_secs: None })
     }
 
     /// The credential that was shown, where a consumer has it.

@@ -92,6 +92,11 @@ impl LimitBook {
         self.limits.lock().unwrap_or_else(PoisonError::into_inner).retain(|limit, _| there(limit));
     }
 
+    /// Whether there are as many limits as there may be.
+    pub fn is_full(&self) -> bool {
+        self.len() >= self.limits_max
+    }
+
     /// Questions that found no place for their limit.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)

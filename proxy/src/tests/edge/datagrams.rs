@@ -102,8 +102,35 @@ fn a_session_ends_with_its_endpoint() {
 }
 
 #[test]
+fn a_session_follows_what_its_port_leads_to() {
+    // Aim: a client that never pauses stays while its endpoint is listed, ready or not; it goes on to another one when that is taken away, and
+    // nowhere when its port leads nowhere any more.
+    really(|| async {
+        let other = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (shared, address) = serving(&[echo().await], Duration::from_secs(60)).await;
+        let one = client(address).await;
+        assert_eq!(ask(&one, "a").await.as_deref(), Some("a"));
+        let snapshot = shared.reader.load();
+        let Target::Cluster(cluster) = &snapshot.datagrams[&53].forward.backends[0].target else { panic!("it leads to a cluster") };
+        let first = cluster.endpoints.load_full().ready.clone();
+        let second = || vec![endpoint(&other.local_addr().unwrap().to_string(), false)];
+        cluster.endpoints.replace(EndpointSet::new(second(), first));
+        assert_eq!(ask(&one, "b").await.as_deref(), Some("b"));
+        cluster.endpoints.replace(EndpointSet::new(second(), Vec::new()));
+        one.send(b"c").await.unwrap();
+        let mut room = [0; 8];
+        assert_eq!(other.recv_from(&mut room).await.unwrap().0, 1);
+        assert_eq!(shared.observer.edge().sessions.load(Ordering::Relaxed), 1);
+        shared.snapshots.publish(Arc::new(Snapshot::default()));
+        assert_eq!(ask(&one, "d").await, None);
+        assert_eq!(shared.observer.edge().sessions.load(Ordering::Relaxed), 0);
+    });
+}
+
+#[test]
 fn sessions_have_a_bound_that_forgers_do_not_hold() {
-    // Aim: at the bound the oldest that nobody has answered makes room; those that were answered stay, and the rest is dropped and counted.
+    // Aim: at the bound the oldest that nobody has answered makes room, then one that has been silent for long; those that were answered lately
+    // stay, and the rest is dropped and counted.
     really(|| async {
         let (shared, address) = serving(&[echo().await], Duration::from_secs(60)).await;
         let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -118,6 +145,15 @@ fn sessions_have_a_bound_that_forgers_do_not_hold() {
         assert_eq!((edge.sessions_full.load(Ordering::Relaxed), edge.datagrams_dropped.load(Ordering::Relaxed)), (1, 1));
         assert!(ask(&first, "d").await.is_some());
         drop(silent);
+    });
+    really(|| async {
+        let (shared, address) = serving(&[echo().await], Duration::from_secs(4)).await;
+        let (first, second) = (client(address).await, client(address).await);
+        assert!(ask(&first, "a").await.is_some());
+        shared.datagram_sessions.set(0);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(ask(&second, "b").await.is_some(), "who has been silent for long makes room although it was answered");
+        assert_eq!(shared.observer.edge().sessions.load(Ordering::Relaxed), 1);
     });
     really(|| async {
         let silent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

@@ -2,6 +2,7 @@
 
 mod backends;
 mod bytes;
+mod clients;
 mod datagrams;
 mod tls;
 

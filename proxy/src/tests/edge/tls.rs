@@ -78,7 +78,7 @@ pub(super) fn table_of(world: &World) -> Arc<RouteTable> {
 }
 
 /// A table of one answer for every host.
-fn replying(reply: LocalReply) -> Arc<RouteTable> {
+pub(super) fn replying(reply: LocalReply) -> Arc<RouteTable> {
     let text = |text: &str| Arc::<str>::from(text);
     let source = RuleSource { kind: text("HTTPRoute"), namespace: text("a"), name: text("b"), rule: text("0"), label: text("a/b") };
     let rule = Rule { id: 77, source, matches: Arc::new(Match::default()), action: Action::Reply(reply) };
@@ -111,7 +111,7 @@ pub(super) async fn connect(shared: &Rc<Shared>, config: &Arc<ClientConfig>, nam
     TlsConnector::from(Arc::clone(config)).connect(name, knock(shared)).await
 }
 
-async fn get(stream: &mut TlsStream<Socket>, host: &str) -> String {
+pub(super) async fn get(stream: &mut TlsStream<Socket>, host: &str) -> String {
     let ask = format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n");
     stream.write_all(ask.as_bytes()).await.unwrap();
     let mut text = Vec::new();
@@ -321,7 +321,7 @@ fn what_is_misdirected_is_told_so() {
 }
 
 /// Reads what a head's length says.
-async fn drain_body(stream: &mut TlsStream<Socket>, head: &str) {
+pub(super) async fn drain_body(stream: &mut TlsStream<Socket>, head: &str) {
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map_or(0, |length| length.parse().unwrap());
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.unwrap();
@@ -357,7 +357,7 @@ fn requests_over_http2_are_answered_inside_tls() {
 }
 
 /// A client with a certificate of its own.
-fn showing(authority: &Authority, uri: &str) -> ClientConfig {
+pub(super) fn showing(authority: &Authority, uri: &str) -> ClientConfig {
     let (chain, key) = authority.shaped(uri, |_| {});
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider()))
         .with_protocol_versions(&[&TLS13, &TLS12])
@@ -573,7 +573,7 @@ fn a_handshake_has_its_time_and_its_place() {
         let began = tokio::time::Instant::now();
         rest(&mut half).await;
         assert!(began.elapsed() < Duration::from_secs(11), "{:?}", began.elapsed());
-        let taken = world.client.handshakes.acquire_many(crate::ground::limits::HANDSHAKES_MAX as u32).await.unwrap();
+        let taken = world.client.handshakes.places().acquire_many(crate::ground::limits::HANDSHAKES_MAX as u32).await.unwrap();
         let config = Arc::new(client(&[]));
         let waiting = connect(&world.client, &config, "a.example");
         assert!(tokio::time::timeout(Duration::from_secs(5), waiting).await.is_err());

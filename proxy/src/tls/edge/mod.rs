@@ -10,10 +10,12 @@ mod tickets;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use engine::failure::{Failure, Reason};
 use engine::model::{Held, Secret, SecretCell, TlsTerms, TlsVersion};
 use rustls::crypto::CryptoProvider;
+use rustls::pki_types::CertificateDer;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::time_provider::TimeProvider;
@@ -54,8 +56,18 @@ pub struct EdgeAccepted<S> {
     pub alpn: Option<&'static str>,
     /// The certificate that the client has shown, if it has.
     pub shown: Option<Shown>,
+    /// The same, to be judged again.
+    pub proof: Option<Proof>,
     /// How.
     pub facts: TlsFacts,
+}
+
+/// The certificates that a client has shown, for as long as its connection lasts: authorities come and go without an epoch.
+#[derive(Debug)]
+pub struct Proof {
+    chain: Vec<CertificateDer<'static>>,
+    /// Of the authorities by which it was judged last.
+    stamp: AtomicU64,
 }
 
 /// Why a client's TLS is told goodbye before a handshake (RFC 8446, section 6.2).
@@ -114,6 +126,8 @@ impl EdgeTls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        // Before they are looked at: what changes meanwhile is judged by the first request.
+        let stamp = terms.clients.as_ref().map_or(0, |clients| clients.authorities.stamp());
         let server = self.server(terms)?;
         let failed = |error: &dyn fmt::Display| Failure::new(Reason::TlsFailed, format!("TLS from the client: {error}"));
         let accepted = TlsAcceptor::from(Arc::clone(&server.config)).accept(socket).await;
@@ -121,10 +135,30 @@ impl EdgeTls {
         stream.get_mut().1.set_buffer_limit(Some(TLS_UNSENT_BYTES_MAX));
         let state: &CommonState = stream.get_ref().1;
         let shown = self.shown(&server, terms, state).map_err(|error| failed(&error))?;
+        let chain = shown.as_ref().and_then(|_| state.peer_certificates()).map(<[CertificateDer<'static>]>::to_vec);
+        let proof = chain.map(|chain| Proof { chain, stamp: AtomicU64::new(stamp) });
         let agreed = state.alpn_protocol();
         let alpn = terms.alpn.iter().map(|protocol| protocol.text()).find(|known| Some(known.as_bytes()) == agreed);
         let facts = facts(state);
-        Ok(EdgeAccepted { stream, alpn, shown, facts })
+        Ok(EdgeAccepted { stream, alpn, shown, proof, facts })
+    }
+
+    /// Whether what a client has shown is worth as much by now as when its TLS was ended. Costs one load while its authorities stay the same.
+    pub fn stands(&self, terms: &TlsTerms, shown: &Shown, proof: &Proof) -> bool {
+        let Some(clients) = &terms.clients else { return true };
+        let stamp = clients.authorities.stamp();
+        if proof.stamp.load(Ordering::Relaxed) == stamp {
+            return true;
+        }
+        let judge = self.server(terms).ok().and_then(|server| server.judge.clone());
+        let believed = match (judge, proof.chain.as_slice(), self.time.current_time()) {
+            (Some(judge), [leaf, intermediates @ ..], Some(now)) => judge.verify_client_cert(leaf, intermediates, now).is_ok(),
+            _ => false,
+        };
+        if believed == shown.believed {
+            proof.stamp.store(stamp, Ordering::Relaxed);
+        }
+        believed == shown.believed
     }
 
     /// What the client has shown. Of a session that is resumed rustls has judged nothing anew: it is judged here, as is what anybody may show.

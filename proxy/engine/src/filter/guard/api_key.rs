@@ -130,6 +130,7 @@ impl ApiKeys {
             consumer: Some(consumer),
             credential: Some(place),
             user: None,
+            file: None,
             claims: None,
             until_secs,
         };

@@ -41,7 +41,7 @@ pub struct Basic {
     pub optional: bool,
     consumers: ConsumerChoice,
     /// The file of further users, if there is one.
-    users: Option<Box<str>>,
+    users: Option<Arc<str>>,
     challenge: HeaderValue,
     remembered: Duration,
     failures: Option<FailureLimit>,
@@ -150,6 +150,7 @@ impl Basic {
         let (user, secret) = pair(&shown)?;
         let AskedPassword { book, verified, answer, address, now_secs } = asked;
         let (owner, hash) = self.whose(book, user);
+        let file = self.users.clone().zip(hash.clone()).filter(|_| owner.is_none());
         let key = verified.known_by(user, secret, hash.as_deref().unwrap_or_default());
         let failing = self.failures.as_ref().map(|limit| (limit, limit.key(address, user)));
         let good = match answer.filter(|(of, _)| *of == key) {
@@ -176,6 +177,7 @@ impl Basic {
             consumer: None,
             credential: None,
             user: Some(user.into()),
+            file,
             claims: None,
             until_secs: None,
         };

@@ -14,7 +14,7 @@ use super::found::Found;
 use super::{Passed, Question, Watch, unavailable};
 use crate::authenticate::{Accepted, Authentication, KeyCell, TokenFault, TokenVerdict};
 use crate::authorize::{Call, Own};
-use crate::consumers::{AuthMethod, CONSUMER_HEADER, Digest, Identified};
+use crate::consumers::{AuthMethod, CONSUMER_HEADER, ConsumerChoice, Digest, Identified};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::Exchange;
 use crate::matching::RequestHead;
@@ -29,6 +29,8 @@ pub struct TokenGuard {
     pub(crate) optional: bool,
     /// By place of the rule: the claim that its consumers are found by.
     pub(crate) claims: Vec<Option<Box<str>>>,
+    /// Of whom tokens may be.
+    pub(crate) consumers: ConsumerChoice,
     /// By place of the rule: header `typ` of its tokens, in lower case; empty: any.
     pub(crate) policy: Arc<str>,
 }
@@ -240,10 +242,11 @@ impl TokenGuard {
             consumer: None,
             credential: None,
             user: None,
+            file: None,
             claims: Some(Arc::clone(&accepted.claims)),
             until_secs: Some(accepted.until_secs()),
         };
-        if let Some((consumer, place)) = watch.book.by_token(&accepted.claims, claim) {
+        if let Some((consumer, place)) = watch.book.by_token(&accepted.claims, claim, |consumer| self.consumers.takes(consumer)) {
             let credential = consumer.credentials.get(place).ok_or(Denied::Unknown)?;
             let until = consumer.holds(credential, watch.wall_secs).map_err(Denied::from)?;
             found.until_secs = found.until_secs.into_iter().chain(until).min();

@@ -5,6 +5,7 @@ use proto::mesh;
 
 use super::{Denied, Found, Guard, Passed, Question, Watch};
 use crate::authenticate::Remembered;
+use crate::claims::Claims;
 use crate::consumers::{AuthMethod, BookCell, CONSUMER_HEADER, Verified, digest};
 use crate::filter::{Stage, tests::exchange};
 use crate::fixture::put;
@@ -277,6 +278,93 @@ fn passwords_are_asked_about_once_and_unknown_users_cost_the_same() {
     assert_eq!(edge.ask(with(&[("authorization", &good)])).status, None, "who is remembered is not kept out by others' failures");
     for (wrong, denied) in [("Basic !", Denied::Malformed), ("Basic bm9jb2xvbg==", Denied::Malformed), ("basic", Denied::Malformed)] {
         assert_eq!(edge.ask(with(&[("authorization", wrong)])).denied, Some(denied), "{wrong}");
+    }
+}
+
+#[test]
+fn what_is_replaced_in_its_place_is_not_what_was_shown() {
+    // Aim: a key behind the same name, and a user's password in a file, end what stands open by the former one when they are others or gone;
+    // what stays as it was does not.
+    let secret = bcrypt::hash_with_salt("secret", 4, [7; 16]).unwrap().to_string();
+    let other = bcrypt::hash_with_salt("other", 4, [7; 16]).unwrap().to_string();
+    let known = |key_text: &str, hash: Option<&str>| {
+        let user = |hash: &str| mesh::PasswordCredential { username: "ada".into(), hash: hash.into() };
+        let files = vec![mesh::UserFile { name: "shop/users/all".into(), users: hash.map(user).into_iter().collect() }];
+        mesh::Consumers { consumers: vec![consumer("acme", vec![key("k1", key_text)])], files, ..mesh::Consumers::default() }
+    };
+    let basic = mesh::BasicAuth { policy: "shop/basic".into(), users: "shop/users/all".into(), ..mesh::BasicAuth::default() };
+    let policy = mesh::EdgePolicy { api_keys: Some(keys()), basic: Some(basic), ..mesh::EdgePolicy::default() };
+    let good = "good-key-good-key-good-key";
+    let mut edge = Edge::of(policy, &known(good, Some(&secret)));
+    // ada:secret
+    let asked = [("x-api-key", good), ("authorization", "Basic YWRhOnNlY3JldA==")].map(|shown| edge.ask(with(&[shown])).found);
+    let [by_key, by_password] = asked.map(|found| found.identified().cloned().unwrap());
+    for (now, key_holds, password_holds) in [
+        (known(good, Some(&secret)), true, true),
+        (known("another-another-another-key", Some(&secret)), false, true),
+        (known(good, Some(&other)), true, false),
+        (known(good, None), true, false),
+    ] {
+        let mut parts = Parts::default();
+        put(&mut parts, "consumers/00", &now).unwrap();
+        parts.settle();
+        let book = with_policy(&mut parts, mesh::EdgePolicy::default()).consumers.load();
+        assert_eq!((book.still_has(&by_key), book.still_has(&by_password)), (key_holds, password_holds));
+    }
+}
+
+#[test]
+fn a_token_is_nobodys_of_whom_no_consumer_counts() {
+    // Aim: a Consumer of a namespace that does not count claims no token, though it comes first and is disabled; one that counts does.
+    let jwt = || mesh::Credential {
+        name: "tok".into(),
+        kind: Some(mesh::credential::Kind::Jwt(mesh::TokenCredential {
+            issuer: "https://id.example".into(),
+            claims: [("azp".to_owned(), "app".to_owned())].into(),
+        })),
+        ..mesh::Credential::default()
+    };
+    let thief = mesh::Consumer { namespace: "elsewhere".into(), disabled: true, ..consumer("thief", vec![jwt()]) };
+    let all = mesh::Consumers { consumers: vec![thief, consumer("acme", vec![jwt()])], ..mesh::Consumers::default() };
+    let mut parts = Parts::default();
+    put(&mut parts, "consumers/00", &all).unwrap();
+    parts.settle();
+    let book = with_policy(&mut parts, mesh::EdgePolicy::default()).consumers.load();
+    let content = serde_json::json!({"iss": "https://id.example", "azp": "app"}).as_object().cloned().unwrap();
+    let claims = Claims { issuer: "https://id.example".into(), content };
+    let of = |namespace: &str| {
+        let found = book.by_token(&claims, None, |consumer| *consumer.namespace == *namespace);
+        found.map(|(consumer, _)| consumer.path.to_string())
+    };
+    assert_eq!(of("partners").as_deref(), Some("partners/acme"));
+    assert_eq!(of("nobody"), None);
+}
+
+#[test]
+fn a_list_that_is_not_there_lets_nobody_past() {
+    // Aim: a Deny by a list that nobody has sent, or that is gone, holds for everybody, and so does what an Allow excepts; one that is there is asked.
+    use mesh::authorization_policy::Action;
+    for (action, except, list, status) in [
+        (Action::Deny, false, "shop/far", None),
+        (Action::Deny, false, "shop/gone", Some(403)),
+        (Action::Allow, true, "shop/far", None),
+        (Action::Allow, true, "shop/gone", Some(403)),
+        (Action::Allow, false, "shop/gone", Some(403)),
+    ] {
+        let source = vec![mesh::CallSource { ip_lists: vec![list.to_owned()], ..mesh::CallSource::default() }];
+        let (from, not_from) = if except { (Vec::new(), source) } else { (source, Vec::new()) };
+        let rule = mesh::AuthorizationRule { from, not_from, ..mesh::AuthorizationRule::default() };
+        let policy = mesh::AuthorizationPolicy {
+            name: "shop/p".into(),
+            action: action.into(),
+            rules: vec![rule],
+            ..mesh::AuthorizationPolicy::default()
+        };
+        let authorization = Some(mesh::Authorization { policies: vec![policy], dry_run: false });
+        let lists = vec![mesh::AddressList { name: "shop/far".into(), ranges: "192.0.2.0/24\n".into() }];
+        let mut edge =
+            Edge::of(mesh::EdgePolicy { authorization, ..mesh::EdgePolicy::default() }, &mesh::Consumers { lists, ..consumers() });
+        assert_eq!(edge.ask(with(&[])).status, status, "{action:?} {except} {list}");
     }
 }
 

@@ -139,7 +139,9 @@ fn a_book_has_its_bound() {
     let ask = |limit: &str| ShareAsk { limit: limit.into(), key: 7, want: 1, back: 0, spent: 0, known: None };
     assert_eq!([1, 1, 0], ["a", "b", "a"].map(|limit| book.take(&ask(limit), &numbers, now(0)).unwrap().granted));
     assert_eq!((book.take(&ask("c"), &numbers, now(0)), book.refused(), book.len()), (None, 1, 2));
+    assert!(book.is_full());
     book.keep(|limit| limit != "a");
+    assert!(!book.is_full());
     assert_eq!(book.take(&ask("c"), &numbers, now(0)).map(|grant| grant.granted), Some(1));
 }
 

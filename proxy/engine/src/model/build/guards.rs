@@ -7,6 +7,7 @@ use proto::mesh::{EdgeLimits, EdgePolicy, EdgeTokens};
 
 use super::authentication::{self, Cells};
 use crate::authorize;
+use crate::consumers::ConsumerChoice;
 use crate::filter::Stage;
 use crate::filter::guard::{self, ApiKeys, Basic, Failures, Guard, Identify, LimitGuard, LimitStage, TokenGuard};
 use crate::limit::LimitMemories;
@@ -46,9 +47,12 @@ fn limited(raw: &[EdgeLimits], stage: LimitStage, memories: &LimitMemories) -> R
 }
 
 fn tokens(raw: &EdgeTokens, cells: &mut Cells) -> Result<TokenGuard, Wrong> {
-    let EdgeTokens { policy, optional, rules } = raw;
+    let EdgeTokens { policy, optional, rules, consumers } = raw;
+    let consumers = consumers.as_ref().map(ConsumerChoice::compile).transpose().map_err(|wrong| wrong.within("consumers"))?;
+    let consumers = consumers.unwrap_or_default();
     let claims = rules.iter().map(|rule| Some(rule.consumer_claim.as_str()).filter(|claim| !claim.is_empty()).map(Into::into)).collect();
-    Ok(TokenGuard { rules: authentication::of_rules(rules, None, cells)?, optional: *optional, claims, policy: policy.as_str().into() })
+    let rules = authentication::of_rules(rules, None, cells)?;
+    Ok(TokenGuard { rules, optional: *optional, claims, consumers, policy: policy.as_str().into() })
 }
 
 /// Who failed lately, by the object's name.

@@ -297,7 +297,7 @@ fn edge() -> mesh::EdgePolicy {
         basic: Some(mesh::BasicAuth {
             policy: "shop/basic".into(),
             optional: true,
-            consumers,
+            consumers: consumers.clone(),
             users: "shop/users/htpasswd".into(),
             realm: "partners".into(),
             remembered: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
@@ -306,7 +306,7 @@ fn edge() -> mesh::EdgePolicy {
             keep: true,
             headers,
         }),
-        tokens: Some(mesh::EdgeTokens { policy: "shop/tokens".into(), optional: true, rules: fixture::authentication().rules }),
+        tokens: Some(mesh::EdgeTokens { policy: "shop/tokens".into(), optional: true, rules: fixture::authentication().rules, consumers }),
         authorization: Some(authorization()),
         limits: vec![limits(true), limits(false)],
     }
