@@ -60,7 +60,7 @@ pub const FEATURES: [&str; 53] = [
 ];
 
 /// What is claimed beside that where the cluster's definitions are those of the experimental channel: fields that the standard one drops.
-pub const EXPERIMENTAL: [&str; 1] = ["HTTPRouteRetry"];
+pub(super) const EXPERIMENTAL: [&str; 1] = ["HTTPRouteRetry"];
 
 /// What is claimed, sorted; `channel`: that of the cluster's definitions of Gateway API, where known.
 pub(super) fn claimed(channel: Option<&str>) -> Vec<&'static str> {
