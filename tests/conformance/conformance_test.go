@@ -3,14 +3,11 @@
 package conformance
 
 import (
-	"bytes"
 	"context"
 	"flag"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
-	"testing/fstest"
 	"time"
 
 	crds "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -19,7 +16,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gateway "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/gateway-api/conformance"
-	"sigs.k8s.io/gateway-api/conformance/utils/kubernetes"
 	"sigs.k8s.io/yaml"
 )
 
@@ -30,11 +26,7 @@ var (
 	crdFolder  = flag.String("crds", "", "folder of CustomResourceDefinitions to install first; none if empty")
 	controller = flag.String("controller", "meshwright.dev/controller", "controller of the GatewayClass that is made if there is none")
 	edge       = flag.String("edge", "", "manifest of the proxy of a Gateway `public`: each Gateway gets one of its own; none if empty")
-	unawaited  = flag.String("unawaited", "", "Gateway of the suite's base that the suite is not to wait for before each test")
 )
-
-// base is the suite's own file of what all tests build on.
-const base = "base/manifests.yaml"
 
 // Aim: Gateway API's kinds are there before an implementation is, which looks for them.
 func TestKinds(t *testing.T) {
@@ -44,7 +36,7 @@ func TestKinds(t *testing.T) {
 	install(t, conformance.DefaultOptions(t).Client, *crdFolder)
 }
 
-// Aim: what Gateway API asks of an implementation, by its own tests. Flags are the suite's own (`-args -help` lists them) and the two above.
+// Aim: what Gateway API asks of an implementation, by its own tests. Flags are the suite's own (`-args -help` lists them) and those above.
 func TestConformance(t *testing.T) {
 	options := conformance.DefaultOptions(t)
 	if *crdFolder != "" {
@@ -60,38 +52,7 @@ func TestConformance(t *testing.T) {
 	if *edge != "" {
 		runEdges(t, options.Client, options.GatewayClassName, *edge)
 	}
-	if *unawaited != "" {
-		options.ManifestFS = []fs.FS{without(t, *unawaited)}
-	}
 	conformance.RunConformanceWithOptions(t, options)
-}
-
-// suiteFiles are the suite's files, with another base.
-type suiteFiles struct {
-	base fstest.MapFS
-}
-
-// Open opens a file.
-func (files suiteFiles) Open(name string) (fs.File, error) {
-	if name == base {
-		return files.base.Open(name)
-	}
-	return conformance.Manifests.Open(name)
-}
-
-// without gives the suite's files with one Gateway of the base marked so that nobody waits for it. The tests that use it use it all the same.
-func without(t *testing.T, name string) fs.FS {
-	t.Helper()
-	text, err := conformance.Manifests.ReadFile(base)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head := []byte("kind: Gateway\nmetadata:\n  name: " + name + "\n")
-	if bytes.Count(text, head) != 1 {
-		t.Fatalf("the suite's base has no Gateway %s", name)
-	}
-	marked := append(bytes.Clone(head), "  annotations:\n    "+kubernetes.GatewayExcludedFromReadinessChecks+": \"true\"\n"...)
-	return suiteFiles{fstest.MapFS{base: {Data: bytes.Replace(text, head, marked, 1)}}}
 }
 
 // install makes the kinds of a folder known and waits until they are served.

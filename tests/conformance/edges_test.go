@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -63,22 +64,27 @@ func (edges *edges) look(ctx context.Context) error {
 	if err := edges.api.List(ctx, gateways); err != nil {
 		return err
 	}
+	sets := &gateway.ListenerSetList{}
+	if err := edges.api.List(ctx, sets); err != nil {
+		return err
+	}
 	for _, one := range gateways.Items {
 		key := client.ObjectKeyFromObject(&one)
-		ports := fmt.Sprint(one.UID, servicePorts(&one))
-		if string(one.Spec.GatewayClassName) != edges.class || one.DeletionTimestamp != nil || edges.made[key] == ports {
+		ports := servicePorts(&one, sets.Items)
+		made := fmt.Sprint(one.UID, ports)
+		if string(one.Spec.GatewayClassName) != edges.class || one.DeletionTimestamp != nil || edges.made[key] == made {
 			continue
 		}
-		if err := edges.make(ctx, &one); err != nil {
+		if err := edges.make(ctx, &one, ports); err != nil {
 			return fmt.Errorf("%s: %w", key, err)
 		}
-		edges.made[key] = ports
+		edges.made[key] = made
 	}
 	return nil
 }
 
 // make gives one Gateway its proxy, or its Service the ports that the Gateway has now.
-func (edges *edges) make(ctx context.Context, owner *gateway.Gateway) error {
+func (edges *edges) make(ctx context.Context, owner *gateway.Gateway, ports []any) error {
 	text := strings.ReplaceAll(edges.manifest, standsFor, owner.Name)
 	documents := yaml.NewYAMLOrJSONDecoder(strings.NewReader(text), 4096)
 	for {
@@ -92,7 +98,7 @@ func (edges *edges) make(ctx context.Context, owner *gateway.Gateway) error {
 		object.SetNamespace(owner.Namespace)
 		object.SetOwnerReferences([]meta.OwnerReference{*meta.NewControllerRef(owner, gateway.SchemeGroupVersion.WithKind("Gateway"))})
 		if object.GetKind() == "Service" {
-			if err := unstructured.SetNestedSlice(object.Object, servicePorts(owner), "spec", "ports"); err != nil {
+			if err := unstructured.SetNestedSlice(object.Object, ports, "spec", "ports"); err != nil {
 				return err
 			}
 		}
@@ -112,14 +118,33 @@ func (edges *edges) put(ctx context.Context, object *unstructured.Unstructured) 
 	return edges.api.Patch(ctx, object, client.RawPatch(types.ApplyPatchType, text), client.FieldOwner("edges"), client.ForceOwnership)
 }
 
-// servicePorts are the ports of a Gateway's listeners, each once.
-func servicePorts(owner *gateway.Gateway) []any {
+// servicePorts are the ports of a Gateway's listeners and of those that ListenerSets have for it, each once; those for datagrams are
+// others than those for bytes.
+func servicePorts(owner *gateway.Gateway, sets []gateway.ListenerSet) []any {
+	listeners := slices.Clone(owner.Spec.Listeners)
+	for _, set := range sets {
+		parent := client.ObjectKey{Namespace: set.Namespace, Name: string(set.Spec.ParentRef.Name)}
+		if set.Spec.ParentRef.Namespace != nil {
+			parent.Namespace = string(*set.Spec.ParentRef.Namespace)
+		}
+		if parent != client.ObjectKeyFromObject(owner) {
+			continue
+		}
+		for _, entry := range set.Spec.Listeners {
+			listeners = append(listeners, gateway.Listener{Port: entry.Port, Protocol: entry.Protocol})
+		}
+	}
 	var ports []any
-	seen := map[gateway.PortNumber]bool{}
-	for _, listener := range owner.Spec.Listeners {
-		if !seen[listener.Port] {
-			seen[listener.Port] = true
-			ports = append(ports, map[string]any{"name": fmt.Sprintf("port-%d", listener.Port), "port": int64(listener.Port)})
+	seen := map[string]bool{}
+	for _, listener := range listeners {
+		protocol := "TCP"
+		if listener.Protocol == gateway.UDPProtocolType {
+			protocol = "UDP"
+		}
+		name := fmt.Sprintf("%s-%d", strings.ToLower(protocol), listener.Port)
+		if !seen[name] {
+			seen[name] = true
+			ports = append(ports, map[string]any{"name": name, "port": int64(listener.Port), "protocol": protocol})
 		}
 	}
 	return ports

@@ -16,7 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::merge::{Spoken, merged, wait_patiently};
-use super::speak::spoken;
+use super::speak::{Bundle, spoken};
 use crate::publish::board::Board;
 use crate::publish::epoch::{Entry, moment};
 use crate::rotation::AWAY_GRACE;
@@ -52,6 +52,8 @@ const PAGE_MAX: u32 = 500;
 const BUNDLE_DEFINITION: &str = "gatewayclasses.gateway.networking.k8s.io";
 /// Its annotation with that version.
 const BUNDLE_VERSION: &str = "gateway.networking.k8s.io/bundle-version";
+/// Its annotation with their channel: `standard` or `experimental`.
+const BUNDLE_CHANNEL: &str = "gateway.networking.k8s.io/channel";
 
 /// Writes statuses as long as the lease is ours.
 ///
@@ -65,8 +67,8 @@ pub struct Recorder {
     said: Mutex<BTreeMap<ObjectKey, Said>>,
     /// The version that the API server serves each kind in, once known.
     versions: Mutex<BTreeMap<Kind, &'static str>>,
-    /// The version of Gateway API's definitions, and when it was looked for.
-    bundle: Mutex<(Option<String>, Option<Instant>)>,
+    /// Of which version and channel Gateway API's definitions are, and when that was looked for.
+    bundle: Mutex<(Option<Bundle>, Option<Instant>)>,
 }
 
 /// The last word on an object, as far as it is there.
@@ -147,7 +149,7 @@ impl Recorder {
     async fn pass(&self, there: &mut BTreeMap<ObjectKey, Present>) -> Option<Duration> {
         let edition = self.board.edition()?;
         self.look_for_bundle().await;
-        let words = spoken(&self.board, &edition, self.bundle.lock().0.as_deref());
+        let words = spoken(&self.board, &edition, self.bundle.lock().0.as_ref());
         self.said.lock().retain(|key, _| words.contains_key(key));
         let (mut due, mut next) = (Vec::new(), self.patience());
         for (key, mut word) in words {
@@ -274,7 +276,7 @@ impl Recorder {
         Err(last)
     }
 
-    /// Asks Gateway API's definitions for their version, unless that is known since the last look at everything.
+    /// Asks Gateway API's definitions for their version and channel, unless that is known since the last look at everything.
     async fn look_for_bundle(&self) {
         let due = match &*self.bundle.lock() {
             (_, None) => true,
@@ -290,7 +292,11 @@ impl Recorder {
         let mut bundle = self.bundle.lock();
         bundle.1 = Some(Instant::now());
         match found {
-            Ok(definition) => bundle.0 = definition.annotations().get(BUNDLE_VERSION).cloned(),
+            Ok(definition) => {
+                let told = definition.annotations();
+                let channel = told.get(BUNDLE_CHANNEL).cloned();
+                bundle.0 = told.get(BUNDLE_VERSION).map(|version| Bundle { version: version.clone(), channel });
+            }
             Err(error) if error.fault == Fault::Missing => bundle.0 = None,
             // What was known is more likely than nothing.
             Err(error) => tracing::debug!("the version of Gateway API's definitions cannot be read: {error}"),

@@ -37,9 +37,10 @@ spec: {parentRefs: [{name: edge}], rules: [{backendRefs: [{name: nowhere, port: 
 
 const BUNDLE: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/gatewayclasses.gateway.networking.k8s.io";
 
-fn definition(version: &str) -> Value {
+fn definition(channel: &str) -> Value {
+    let annotations = json!({"gateway.networking.k8s.io/bundle-version": "v1.6.3", "gateway.networking.k8s.io/channel": channel});
     json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": "gatewayclasses.gateway.networking.k8s.io", "annotations": {"gateway.networking.k8s.io/bundle-version": version}}})
+        "metadata": {"name": "gatewayclasses.gateway.networking.k8s.io", "annotations": annotations}})
 }
 
 struct Scene {
@@ -74,7 +75,7 @@ async fn scene() -> Scene {
     let object = |kind: &str, name: &str| json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": kind, "metadata": {"name": name, "namespace": "shop"}});
     fake.state()
         .put(CLASS, json!({"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GatewayClass", "metadata": {"name": "meshwright"}}));
-    fake.state().put(BUNDLE, definition("v1.6.3"));
+    fake.state().put(BUNDLE, definition("standard"));
     fake.state().put(GATEWAY, object("Gateway", "edge"));
     fake.state().put(ROUTE, object("HTTPRoute", "web"));
     fake.state().put(LEASE, json!({"metadata": {"name": "control"}, "spec": {"renewTime": "2026-11-29T00:00:00.000000Z"}}));
@@ -135,7 +136,7 @@ async fn statuses_are_written_once_and_again_when_proxies_acknowledge() {
     assert_eq!(condition(&class["conditions"], "Accepted")["status"], "True");
     let version = condition(&class["conditions"], "SupportedVersion");
     assert_eq!((&version["status"], &version["reason"]), (&json!("True"), &json!("SupportedVersion")));
-    assert_eq!(class["supportedFeatures"][0], json!({"name": "GRPCRoute"}));
+    assert_eq!(class["supportedFeatures"][0], json!({"name": "BackendTLSPolicy"}));
     let gateway = scene.status(GATEWAY);
     assert_eq!(condition(&gateway["conditions"], "Accepted")["observedGeneration"], 3);
     assert_eq!(condition(&gateway["conditions"], "Programmed")["reason"], "Pending");
@@ -151,6 +152,20 @@ async fn statuses_are_written_once_and_again_when_proxies_acknowledge() {
     settle().await;
     assert_eq!(condition(&scene.status(GATEWAY)["conditions"], "Programmed")["status"], "True");
     assert_eq!(condition(&scene.status(ROUTE)["parents"][0]["conditions"], "Live")["status"], "True");
+    task.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_class_claims_what_the_definitions_have_fields_for() {
+    // Aim: fields of the experimental channel are claimed where the cluster's definitions are of it, from the next look at them on.
+    let scene = scene().await;
+    let task = scene.record();
+    let claims = || scene.status(CLASS)["supportedFeatures"].to_string().contains("HTTPRouteRetry");
+    settle().await;
+    assert!(!claims());
+    scene.fake.state().put(BUNDLE, definition("experimental"));
+    sleep(Duration::from_secs(601)).await;
+    assert!(claims());
     task.abort();
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use proto::annotations::GATEWAY_NAME;
 
-use super::features::FEATURES;
+use super::features::claimed;
 use super::merge::Spoken;
 use crate::api::live::Ledger;
 use crate::publish::board::Board;
@@ -16,10 +16,18 @@ use crate::world::{Kind, Name, Spec, World};
 /// The version of Gateway API that this one is made for: its features and its definitions.
 const BUNDLE: &str = "v1.6";
 
-/// Of every object whose status is ours to write, what is so now. `bundle`: the version of the cluster's definitions of Gateway API, where
-/// known. `Live`, and a Gateway's `Programmed`, are true only once the proxies
-/// concerned have acknowledged.
-pub(super) fn spoken(board: &Board, edition: &Edition, bundle: Option<&str>) -> BTreeMap<ObjectKey, Spoken> {
+/// The cluster's definitions of Gateway API, as they say themselves.
+#[derive(Clone, Debug)]
+pub(super) struct Bundle {
+    /// Of which version they are.
+    pub version: String,
+    /// Of which channel, where they say.
+    pub channel: Option<String>,
+}
+
+/// Of every object whose status is ours to write, what is so now. `bundle`: of the cluster's definitions, where known. `Live`, and a
+/// Gateway's `Programmed`, are true only once the proxies concerned have acknowledged.
+pub(super) fn spoken(board: &Board, edition: &Edition, bundle: Option<&Bundle>) -> BTreeMap<ObjectKey, Spoken> {
     let ledger = board.read(Ledger::read);
     let ours = statuses(&edition.world).into_iter().filter(|(key, _)| matches!(key.kind.group(), GATEWAY_API | OWN));
     let mut spoken = BTreeMap::new();
@@ -36,9 +44,10 @@ pub(super) fn spoken(board: &Board, edition: &Edition, bundle: Option<&str>) -> 
         }
         let accepted = status.conditions.iter().any(|condition| condition.kind == "Accepted" && condition.status == "True");
         if let Some(bundle) = bundle.filter(|_| key.kind == Kind::GatewayClass) {
-            version(&mut status, bundle);
+            version(&mut status, &bundle.version);
         }
-        let features = if key.kind == Kind::GatewayClass && accepted { FEATURES.to_vec() } else { Vec::new() };
+        let channel = bundle.and_then(|bundle| bundle.channel.as_deref());
+        let features = if key.kind == Kind::GatewayClass && accepted { claimed(channel) } else { Vec::new() };
         // A Gateway's proxy has to be there.
         let resumed = !matches!(key.kind, Kind::Gateway | Kind::ListenerSet) && ledger.resumed(&key);
         let uid = uid(&edition.world, &key);

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use proto::names;
 use proto::words::Protocol;
 
-use super::declared::{declared, routable};
+use super::declared::{declared, encrypted, routable};
 use super::judged::{self, Judged};
 pub(super) use super::refusal::{WhyNot, content, gateway};
+use super::tls_policy;
 use crate::world::key::{CORE, GATEWAY_API};
 use crate::world::route::{BackendRef, ParentRef, Reference, Rule};
 use crate::world::{Index, Kind, Name, Object, ObjectKey, ServiceView};
@@ -352,7 +353,9 @@ pub(super) fn backend(index: &Index, route: &Object, reference: &Reference, gran
         let wanted = reference.port.map_or_else(|| "without number".to_owned(), |port| format!("{port}{of}"));
         return Err(WhyNot::new("BackendNotFound", format!("Service {}/{} has no port {wanted}", service.0, service.1)));
     };
-    if !leads(route.key.kind, port.app_protocol.as_deref()) {
+    // A Gateway meets a port inside TLS as the policy says; sidecars know none.
+    let opened = || !granted && encrypted(port.app_protocol.as_deref()) && tls_policy::of_port(index, &service, port.port).is_some();
+    if !leads(route.key.kind, port.app_protocol.as_deref()) && !opened() {
         let protocol = port.app_protocol.as_deref().unwrap_or_default();
         let (number, kind) = (port.port, route.key.kind);
         let message = format!("port {number} of Service {}/{} speaks {protocol}, which no {kind} can lead to", service.0, service.1);

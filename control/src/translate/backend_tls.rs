@@ -13,33 +13,14 @@ use proto::xds::tls::{self, CertificateValidationContext, SubjectAltNameMatcher}
 
 use super::attach::{self, Attachment, Backend, WhyNot};
 use super::endpoint::{port_of, targets};
+use super::tls_policy::{content, of_port, targets_of};
 use super::{edge_tls, wire};
 use crate::world::backend_tls::{BackendTlsPolicy, ServerName, TlsTarget};
 use crate::world::route::Rule;
-use crate::world::{Index, Kind, Name, Object, ServiceView, Spec};
+use crate::world::{Index, Kind, Name, Object, ServiceView};
 
 /// Most Gateways that are told of: what the schema of a policy's status takes.
 const ANCESTORS_MAX: usize = 16;
-
-/// The content of a BackendTLSPolicy.
-pub(super) fn content(object: &Object) -> Option<&BackendTlsPolicy> {
-    if let Spec::BackendTlsPolicy(policy) = &object.spec { Some(policy) } else { None }
-}
-
-fn targets_of<'a>(policy: &'a Object, service: &'a str) -> impl Iterator<Item = &'a TlsTarget> {
-    let targets = content(policy).into_iter().flat_map(|policy| &policy.targets);
-    targets.filter(move |target| target.is_service() && target.name == service)
-}
-
-/// The policy that a Service port goes by: one that names the port before one for all of it, and of those the oldest.
-pub(super) fn policy<'a>(index: &'a Index, backend: &Backend) -> Option<&'a Arc<Object>> {
-    let policies = index.backend_tls.get(&backend.service)?;
-    let port = index.services.get(&backend.service).and_then(|view| port_of(view, backend.port))?;
-    let says = |section: Option<&str>| {
-        policies.iter().find(|policy| targets_of(policy, &backend.service.1).any(|target| target.section.as_deref() == section))
-    };
-    says(Some(&port.name)).or_else(|| says(None))
-}
 
 /// Whom a policy believes.
 enum Trust {
@@ -87,7 +68,7 @@ pub(super) enum Upstream {
 
 /// See [`Upstream`]. `shows`: the Secret with which the edge proves who it is, if asked.
 pub(super) fn upstream(index: &Index, backend: &Backend, shows: Option<&str>) -> Upstream {
-    let Some(object) = policy(index, backend) else { return Upstream::Plain };
+    let Some(object) = of_port(index, &backend.service, backend.port) else { return Upstream::Plain };
     let Some(policy) = content(object) else { return Upstream::Plain };
     let Ok(trust) = trust(index, object, policy) else { return Upstream::Broken };
     if meshed(index, backend) {
@@ -159,7 +140,7 @@ pub(super) fn judge(index: &Index, object: &Object, policy: &BackendTlsPolicy) -
         let backend = |port: u16| Backend { service: (object.key.namespace.clone(), target.name.clone()), port };
         meant
             .map(|port| backend(port.port))
-            .any(|backend| meshed(index, &backend) && self::policy(index, &backend).is_some_and(|policy| policy.key == object.key))
+            .any(|port| meshed(index, &port) && of_port(index, &port.service, port.port).is_some_and(|policy| policy.key == object.key))
     };
     for target in &policy.targets {
         let service = (object.key.namespace.clone(), target.name.clone());

@@ -50,6 +50,11 @@ pub(super) fn routable(app_protocol: Option<&str>) -> bool {
     app_protocol.is_none_or(|text| word(&text.to_lowercase()).is_some_and(Protocol::is_http))
 }
 
+/// Whether a port says that it speaks HTTP inside TLS, which a BackendTLSPolicy opens.
+pub(super) fn encrypted(app_protocol: Option<&str>) -> bool {
+    app_protocol.is_some_and(|text| matches!(text.to_lowercase().as_str(), "https" | "wss" | "kubernetes.io/wss"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -75,5 +80,7 @@ mod tests {
         }
         assert!(routable(None) && routable(Some("h2c")));
         assert!(!routable(Some("kubernetes.io/wss")) && !routable(Some("acme.io/quark")));
+        assert!(encrypted(Some("HTTPS")) && encrypted(Some("kubernetes.io/wss")));
+        assert!(!encrypted(None) && !encrypted(Some("http")) && !encrypted(Some("tls")));
     }
 }

@@ -532,6 +532,36 @@ fn backends_are_met_as_their_policy_says_or_not_at_all() {
 }
 
 #[test]
+fn a_port_inside_tls_is_opened_by_its_policy() {
+    // Aim: an HTTPRoute may lead to a port that says HTTPS where a BackendTLSPolicy is about it, good or not, and nowhere else.
+    let policy = |trust: &str| {
+        document(
+            GATEWAY_API,
+            "BackendTLSPolicy",
+            "p",
+            "shop",
+            &format!("spec: {{targetRefs: [{{group: '', kind: Service, name: web}}], validation: {{hostname: a.example, {trust}}}}}"),
+        )
+    };
+    let web = WEB.replace("port: 80}, {", "port: 80, appProtocol: HTTPS}, {");
+    let base = [gateway("edge", "listeners: [{name: http, port: 80, protocol: HTTP}]"), route("HTTPRoute", "web", "", "http"), web].concat();
+    let mut mesh = Mesh::of(&base);
+    let stands = |mesh: &Mesh| {
+        let status = &statuses(&mesh.world)[&ObjectKey::new(Kind::HTTPRoute, "shop", "web")];
+        let resolved = status.parents[0].conditions.iter().find(|said| said.kind == "ResolvedRefs").unwrap().reason.clone();
+        (resolved, mesh.view("edge").resources.contains_key(&(xds::CLUSTER, "shop/web:80".to_owned())))
+    };
+    assert_eq!(stands(&mesh), ("UnsupportedProtocol".to_owned(), false));
+    let affected = mesh.put("p", Some(&policy("wellKnownCACertificates: System")));
+    assert!(matches!(affected, Affected::Some(subjects) if subjects.contains(&Subject::service(&("shop".to_owned(), "web".to_owned())))));
+    assert_eq!(stands(&mesh), ("ResolvedRefs".to_owned(), true));
+    mesh.put("p", Some(&policy("caCertificateRefs: [{group: '', kind: ConfigMap, name: none}]")));
+    assert_eq!(stands(&mesh), ("ResolvedRefs".to_owned(), false), "what cannot be believed is answered 500");
+    mesh.put("p", None);
+    assert_eq!(stands(&mesh), ("UnsupportedProtocol".to_owned(), false));
+}
+
+#[test]
 fn sets_bring_listeners_and_certificates_of_their_own() {
     // Aim: a set of another namespace has its own certificates by its own leave, routes that name it, and a status; the Gateway counts it.
     let spec = "allowedListeners: {namespaces: {from: All}}, listeners: [{name: http, port: 80, protocol: HTTP}]";

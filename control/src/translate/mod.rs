@@ -35,6 +35,7 @@ mod status_edge;
 mod status_words;
 mod stream;
 mod subject;
+mod tls_policy;
 mod touched;
 mod trust;
 mod usable;

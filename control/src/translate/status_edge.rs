@@ -80,20 +80,24 @@ impl<'a> EdgeStatus<'a> {
 
     fn listener(&self, place: usize, served: bool, by: &Conditions) -> ListenerStatus {
         let (judged, standing) = (&self.edge.listeners[place], &self.standings[place]);
-        let mut conditions = vec![match (&judged.refused, &standing.refused) {
-            (Some(refusal), _) if judged.conflicted() => by.say("Accepted", "False", "ListenerConflict", refusal.message.clone()),
-            (Some(refusal), _) | (None, Some(refusal)) => by.fails("Accepted", refusal),
-            (None, None) => by.holds("Accepted"),
+        let mut conditions = vec![match judged.refused.as_ref().or(standing.refused.as_ref()) {
+            Some(refusal) => by.fails("Accepted", refusal),
+            None => by.holds("Accepted"),
         }];
-        if let Some(refusal) = judged.refused.as_ref().filter(|_| judged.conflicted()) {
-            conditions.push(by.say("Conflicted", "True", refusal.reason, refusal.message.clone()));
+        let conflict = judged.refused.as_ref().filter(|_| judged.conflicted());
+        if let Some(conflict) = conflict {
+            conditions.push(by.say("Conflicted", "True", conflict.reason, conflict.message.clone()));
         }
         conditions.push(match (&standing.unresolved, judged.invalid_kinds.as_slice()) {
             (_, kinds @ [_, ..]) => by.say("ResolvedRefs", "False", "InvalidRouteKinds", format!("it cannot carry {}", kinds.join(", "))),
             (Some(refusal), []) => by.fails("ResolvedRefs", refusal),
             (None, []) => by.say("ResolvedRefs", "True", "ResolvedRefs", standing.remark.clone().unwrap_or_default()),
         });
-        conditions.push(self.programmed(served && self.serves(place), "Pending", by));
+        conditions.push(match conflict {
+            // The suite wants the conflict's own word in all three.
+            Some(conflict) => by.fails("Programmed", conflict),
+            None => self.programmed(served && self.serves(place), "Pending", by),
+        });
         if let Some((reason, message)) = self.overlaps.get(&place) {
             conditions.push(by.say("OverlappingTLSConfig", "True", reason, message.clone()));
         }

@@ -10,7 +10,7 @@ use engine::authorize::Judgement;
 use engine::claims::Claims;
 use engine::decide::{self, Course, EdgeDoor, Known, Learn, RequestHead, Step, Terms, connection};
 use engine::failure::{Failure, Reason};
-use engine::model::{Chain, Cluster, Forward, Port, Protocol, RouteTable, Snapshot, TlsTerms};
+use engine::model::{Chain, Chains, Cluster, Forward, Port, Protocol, RouteTable, Snapshot, TlsTerms};
 use http::{HeaderMap, HeaderValue};
 use tokio::time::timeout;
 
@@ -58,10 +58,17 @@ impl Visit<'_> {
         connection(&self.snapshot, decide::Door::Edge(self.port), known)
     }
 
+    /// What its port serves by the name that TLS asks for, if it does.
+    fn chains(&self) -> Option<&Chains> {
+        match &self.snapshot.edges.get(&self.port)?.port {
+            Port::Tls(chains) => Some(chains),
+            Port::Http(_) | Port::Bytes(_) => None,
+        }
+    }
+
     /// Listens as it comes, for as long as it takes to know where it goes.
     async fn words(mut self, mut socket: Socket) -> Option<Carried> {
-        let of_tls = matches!(self.snapshot.edges.get(&self.port).map(|edge| &edge.port), Some(Port::Tls(_)));
-        let patience = if of_tls { HANDSHAKE_WAIT } else { HEAD_WAIT };
+        let patience = if self.chains().is_some() { HANDSHAKE_WAIT } else { HEAD_WAIT };
         let mut heard = Heard::default();
         loop {
             match self.decide(&heard.known()) {
@@ -73,7 +80,11 @@ impl Visit<'_> {
                 }
                 Step::Take(Course::Close(reason)) if heard.is_tls() => {
                     self.shared.observer.edge().unnamed.fetch_add(1, Ordering::Relaxed);
-                    Alert::UnrecognizedName.tell(&mut socket).await;
+                    if self.chains().is_some_and(Chains::passes) {
+                        socket.abort();
+                    } else {
+                        Alert::UnrecognizedName.tell(&mut socket).await;
+                    }
                     return self.refused(&Failure::new(reason, format!("{}: no listener has that name", self.asked(&heard))));
                 }
                 Step::Take(course) => {

@@ -62,7 +62,7 @@ impl Index {
             index.claims = OnceLock::new();
         }
         let leads = |object: &Object| {
-            matches!(object.spec, Spec::Route(_) | Spec::Service(_) | Spec::Gateway(_) | Spec::ListenerSet(_))
+            matches!(object.spec, Spec::Route(_) | Spec::Service(_) | Spec::Gateway(_) | Spec::ListenerSet(_) | Spec::BackendTlsPolicy(_))
                 || object.key.kind == Kind::ReferenceGrant
         };
         if objects().any(|object| leads(object)) {

@@ -108,8 +108,8 @@ pub enum Course {
     Outside,
     /// HTTP is answered with the reason, anything else is closed.
     Refuse(Reason),
-    /// It is closed without an answer. Where TLS of a client from outside has asked for a name, it is told that nobody has it (RFC 6066,
-    /// section 3).
+    /// It is closed without an answer. Where TLS of a client from outside has asked for a name at a port that ends all of it, the client is
+    /// told that nobody has it (RFC 6066, section 3).
     Close(Reason),
 }
 

@@ -61,7 +61,10 @@ fn by_server_name(explanation: Explanation, chains: &Chains, client: &Visitor, c
     };
     let asked = hello.sni.as_deref().map_or_else(|| "no name".to_owned(), |name| format!("`{name}`"));
     match chain {
-        None => explanation.stage("tls", "Close", format!("asks for {asked}, and only {} are served here: unrecognized_name", served())),
+        None => {
+            let told = if chains.passes() { "reset" } else { "unrecognized_name" };
+            explanation.stage("tls", "Close", format!("asks for {asked}, and only {} are served here: {told}", served()))
+        }
         Some(Chain { name, terms: None, .. }) => {
             explanation.stage("tls", "Continue", format!("asks for {asked}, which listener {name} is for; it passes untouched"))
         }

@@ -83,6 +83,11 @@ impl<S> Chains<S> {
         self.all.iter()
     }
 
+    /// Whether some TLS passes here untouched: then nobody is answered in TLS by a name that no chain has, as if the port were bytes.
+    pub fn passes(&self) -> bool {
+        self.all.iter().any(|chain| chain.terms.is_none())
+    }
+
     /// Every chain with its names, sorted.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (Vec<String>, &Arc<Chain<S>>)> {
         self.names.by_place(self.all.len()).into_iter().zip(&self.all)
