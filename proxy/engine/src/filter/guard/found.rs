@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::denied::Denied;
 use crate::authorize::Ruling;
+use crate::callout::CalloutTold;
 use crate::consumers::{AuthMethod, Digest, Identified, Password};
 
 /// Who calls, and why not; nothing for most requests.
@@ -16,6 +17,10 @@ pub struct Found {
     /// How somebody tried to prove who it is, and did not.
     shown: Option<AuthMethod>,
     told: bool,
+    /// What a service answered that is asked by the guard whose turn it is.
+    callout: Option<Box<CalloutTold>>,
+    /// It goes on although a service did not say who calls.
+    unchecked: bool,
 }
 
 impl Found {
@@ -37,6 +42,23 @@ impl Found {
     /// What came of a question: the guard that asked is asked again.
     pub fn tell(&mut self, password: &Password, good: bool) {
         self.answer = Some(Box::new((password.key, good)));
+    }
+
+    /// What came of a question to a service: the guard that asked is asked again.
+    pub fn tell_callout(&mut self, told: CalloutTold) {
+        self.callout = Some(Box::new(told));
+    }
+
+    pub(super) fn take_callout(&mut self) -> Option<CalloutTold> {
+        self.callout.take().map(|told| *told)
+    }
+
+    pub(super) fn go_on_unchecked(&mut self) {
+        self.unchecked = true;
+    }
+
+    pub(super) const fn is_unchecked(&self) -> bool {
+        self.unchecked
     }
 
     /// There was no room to find something out.

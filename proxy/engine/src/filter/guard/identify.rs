@@ -10,11 +10,15 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use super::api_key::{ApiKeys, Fill, is_token};
 use super::basic::{AskedPassword, Basic, Judged};
 use super::denied::Denied;
+use super::external::{UNCHECKED_HEADER, unchecked};
 use super::found::Found;
+use super::introspect::{Active, Introspected, Introspection};
 use super::{Passed, Question, Watch, unavailable};
 use crate::authenticate::{Accepted, Authentication, KeyCell, TokenFault, TokenVerdict};
 use crate::authorize::{Call, Own};
-use crate::consumers::{AuthMethod, CONSUMER_HEADER, Digest, Identified};
+use crate::callout::CalloutKind;
+use crate::claims::Claims;
+use crate::consumers::{AuthMethod, CONSUMER_HEADER, ConsumerChoice, Digest, Identified, digest};
 use crate::failure::{LocalReply, Reason};
 use crate::filter::Exchange;
 use crate::matching::RequestHead;
@@ -29,8 +33,16 @@ pub struct TokenGuard {
     pub(crate) optional: bool,
     /// By place of the rule: the claim that its consumers are found by.
     pub(crate) claims: Vec<Option<Box<str>>>,
-    /// By place of the rule: header `typ` of its tokens, in lower case; empty: any.
+    /// The object.
     pub(crate) policy: Arc<str>,
+    /// Who knows tokens that no rule claims.
+    pub(crate) introspection: Option<Arc<Introspection>>,
+}
+
+/// Client certificates as one of the ways to say who calls: one that nobody claims says nothing.
+#[derive(Debug)]
+pub struct CertificateGuard {
+    pub(crate) consumers: ConsumerChoice,
 }
 
 /// All that says who calls a rule, and what is asked of whom.
@@ -39,6 +51,7 @@ pub struct Identify {
     tokens: Option<TokenGuard>,
     keys: Option<ApiKeys>,
     basic: Option<Basic>,
+    certificates: Option<CertificateGuard>,
     /// A request without any credential goes on.
     optional: bool,
     /// Headers that are filled: whatever a caller says there goes.
@@ -50,8 +63,10 @@ pub struct Identify {
 /// How a credential was shown, for what becomes of it.
 enum Way {
     Token(Arc<Accepted>),
+    Opaque(Digest),
     Key(Digest),
     Password,
+    Certificate,
 }
 
 /// What the search for a caller comes to.
@@ -59,19 +74,26 @@ enum Sought {
     Nobody,
     Somebody(Identified, Way),
     Asks(Question),
+    /// Somebody, whom nobody could be asked about.
+    Unchecked,
 }
 
 impl Identify {
     /// `None`: nobody asks who calls.
-    pub(crate) fn new(tokens: Option<TokenGuard>, keys: Option<ApiKeys>, basic: Option<Basic>) -> Option<Self> {
-        if tokens.is_none() && keys.is_none() && basic.is_none() {
+    pub(crate) fn new(
+        tokens: Option<TokenGuard>,
+        keys: Option<ApiKeys>,
+        basic: Option<Basic>,
+        certificates: Option<CertificateGuard>,
+    ) -> Option<Self> {
+        if tokens.is_none() && keys.is_none() && basic.is_none() && certificates.is_none() {
             return None;
         }
         let optional = tokens.iter().all(|tokens| tokens.optional)
             && keys.iter().all(|keys| keys.optional)
             && basic.iter().all(|basic| basic.optional);
         let fills = keys.iter().flat_map(|keys| &keys.fills).chain(basic.iter().flat_map(|basic| &basic.fills));
-        let mut filled: Vec<HeaderName> = vec![CONSUMER_HEADER];
+        let mut filled: Vec<HeaderName> = vec![CONSUMER_HEADER, UNCHECKED_HEADER];
         for fill in fills {
             if !filled.contains(&fill.name) {
                 filled.push(fill.name.clone());
@@ -84,7 +106,7 @@ impl Identify {
                 challenges.push(challenge);
             }
         }
-        Some(Self { tokens, keys, basic, optional, filled, challenges })
+        Some(Self { tokens, keys, basic, certificates, optional, filled, challenges })
     }
 
     /// Where keys of tokens are fetched from.
@@ -100,6 +122,14 @@ impl Identify {
         let (identified, way) = match sought {
             Ok(Sought::Somebody(identified, way)) => (identified, way),
             Ok(Sought::Asks(question)) => return Passed::Asks(Box::new(question)),
+            Ok(Sought::Unchecked) => {
+                watch.found.go_on_unchecked();
+                if let Some(tokens) = &self.tokens {
+                    tokens.rules.unsay(&mut exchange.request.headers);
+                }
+                unchecked(&mut exchange.request.headers, CalloutKind::Introspection);
+                return Passed::On;
+            }
             Ok(Sought::Nobody) => {
                 if let Some(tokens) = &self.tokens {
                     tokens.rules.unsay(&mut exchange.request.headers);
@@ -126,14 +156,20 @@ impl Identify {
         // Where keys may stand at the same places, what has not a token's form is a key.
         let shared = self.tokens.is_some() && self.keys.is_some();
         if let Some(tokens) = &self.tokens {
-            let only = |token: &[u8]| !shared || is_token(token);
+            let opaque = tokens.introspection.is_some();
+            let only = |token: &[u8]| !(shared || opaque) || is_token(token);
             match tokens.rules.judge_only(head, watch.tokens, watch.wall_secs, &only) {
                 TokenVerdict::Without => {}
                 TokenVerdict::Accepted(accepted) => {
                     let bearer = tokens.bearer(&accepted, watch).map_err(by(AuthMethod::Jwt))?;
                     return Ok(Sought::Somebody(bearer, Way::Token(accepted)));
                 }
+                // No rule claims it.
+                TokenVerdict::Refused(TokenFault::Issuer | TokenFault::Malformed) if opaque => {}
                 TokenVerdict::Refused(fault) => return Err((Some(AuthMethod::Jwt), of_token(fault))),
+            }
+            if let Some(sought) = tokens.introspect(head, watch, self.keys.is_some()).map_err(by(AuthMethod::Jwt))? {
+                return Ok(sought);
             }
         }
         if let Some(keys) = &self.keys
@@ -141,14 +177,32 @@ impl Identify {
         {
             return Ok(Sought::Somebody(found, Way::Key(digest)));
         }
-        let Some(basic) = &self.basic else { return Ok(Sought::Nobody) };
+        let Some(basic) = &self.basic else { return self.by_certificate(watch).map_err(by(AuthMethod::Cert)) };
         let Watch { book, verified, found, wall_secs, .. } = watch;
         let asked = AskedPassword { book, verified, answer: found.answer(), address, now_secs: *wall_secs };
         Ok(match basic.judge(head, asked).map_err(by(AuthMethod::Basic))? {
-            Judged::Nothing => Sought::Nobody,
+            Judged::Nothing => self.by_certificate(watch).map_err(by(AuthMethod::Cert))?,
             Judged::Somebody(found) => Sought::Somebody(found, Way::Password),
             Judged::Asks(password) => Sought::Asks(Question::Password(Arc::new(password))),
         })
+    }
+
+    /// Who has shown the connection's certificate. What a request shows by itself says more, and goes before it.
+    fn by_certificate(&self, watch: &Watch<'_>) -> Result<Sought, Denied> {
+        let (Some(guard), Some(certificate)) = (&self.certificates, watch.certificate) else { return Ok(Sought::Nobody) };
+        let owner = watch.book.by_certificate(certificate).filter(|(consumer, _)| guard.consumers.takes(consumer));
+        let Some((consumer, place)) = owner else { return Ok(Sought::Nobody) };
+        let credential = consumer.credentials.get(place).ok_or(Denied::Unknown)?;
+        let until_secs = consumer.holds(credential, watch.wall_secs).map_err(Denied::from)?;
+        let found = Identified {
+            method: AuthMethod::Cert,
+            consumer: Some(consumer),
+            credential: Some(place),
+            user: None,
+            claims: None,
+            until_secs,
+        };
+        Ok(Sought::Somebody(found, Way::Certificate))
     }
 
     /// Takes out what the backend is not to see, and says what it is to know.
@@ -156,7 +210,7 @@ impl Identify {
         let fills: &[Fill] = match way {
             Way::Key(_) => self.keys.as_ref().map_or(&[], |keys| &keys.fills),
             Way::Password => self.basic.as_ref().map_or(&[], |basic| &basic.fills),
-            Way::Token(_) => &[],
+            Way::Token(_) | Way::Opaque(_) | Way::Certificate => &[],
         };
         let mut values = Vec::new();
         if !fills.is_empty() {
@@ -180,6 +234,9 @@ impl Identify {
         if let Some(tokens) = &self.tokens {
             let verdict = if let Way::Token(accepted) = way { TokenVerdict::Accepted(Arc::clone(accepted)) } else { TokenVerdict::Without };
             tokens.rules.carry_out(&verdict, exchange.request);
+        }
+        if let (Way::Opaque(digest), Some(tokens)) = (way, &self.tokens) {
+            tokens.introspection.iter().for_each(|introspection| introspection.strip(exchange.request, digest));
         }
         match (way, &self.keys, &self.basic) {
             (Way::Key(digest), Some(keys), _) => keys.strip(exchange.request, digest),
@@ -214,6 +271,8 @@ impl Identify {
     /// The name that `explain` prints.
     pub(super) fn name(&self) -> &'static str {
         match (&self.tokens, &self.keys, &self.basic) {
+            (None, None, None) => "cert",
+            (Some(tokens), None, None) if tokens.rules.rules().is_empty() => "introspection",
             (Some(_), None, None) => "jwt",
             (None, Some(_), None) => "api_key",
             (None, None, Some(_)) => "basic",
@@ -226,8 +285,10 @@ impl Identify {
         let tokens = self.tokens.iter().map(|tokens| {
             format!("{} asks for a token{}", tokens.policy, if tokens.optional { ", and lets requests without one on" } else { "" })
         });
+        let opaque = self.tokens.iter().filter_map(|tokens| tokens.introspection.as_ref()).map(|opaque| opaque.story());
         let rest = self.keys.iter().map(ApiKeys::story).chain(self.basic.iter().map(Basic::story));
-        tokens.chain(rest).collect::<Vec<_>>().join("; ")
+        let certificates = self.certificates.iter().map(|_| "a consumer's client certificate says who calls".to_owned());
+        tokens.chain(opaque).chain(rest).chain(certificates).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -235,22 +296,43 @@ impl TokenGuard {
     /// Whom a token makes its bearer.
     fn bearer(&self, accepted: &Accepted, watch: &Watch<'_>) -> Result<Identified, Denied> {
         let claim = self.claims.get(accepted.rule_number()).and_then(Option::as_deref);
+        bearer((&accepted.claims, accepted.until_secs()), claim, watch)
+    }
+
+    /// What an opaque token comes to; `None`: there is none. `keys`: what is one of the mesh's own keys is no token.
+    fn introspect(&self, head: &RequestHead<'_>, watch: &mut Watch<'_>, keys: bool) -> Result<Option<Sought>, Denied> {
+        let Some(introspection) = &self.introspection else { return Ok(None) };
+        let told = watch.found.take_callout();
+        let book = watch.book;
+        let key = |credential: &[u8]| keys && book.by_key(&digest(credential)).is_some();
+        Ok(match introspection.judge(head, (book, watch.wall_secs), told, key)? {
+            Introspected::Nothing => None,
+            Introspected::Unchecked => Some(Sought::Unchecked),
+            Introspected::Asks(ask) => Some(Sought::Asks(Question::Token(ask))),
+            Introspected::Active(Active { claims, until_secs }, digest) => {
+                Some(Sought::Somebody(bearer((&claims, until_secs), None, watch)?, Way::Opaque(digest)))
+            }
+        })
+    }
+}
+
+/// Whom claims make the bearer of a token.
+fn bearer((claims, until_secs): (&Arc<Claims>, u64), claim: Option<&str>, watch: &Watch<'_>) -> Result<Identified, Denied> {
         let mut found = Identified {
             method: AuthMethod::Jwt,
             consumer: None,
             credential: None,
             user: None,
-            claims: Some(Arc::clone(&accepted.claims)),
-            until_secs: Some(accepted.until_secs()),
+            claims: Some(Arc::clone(claims)),
+            until_secs: Some(until_secs),
         };
-        if let Some((consumer, place)) = watch.book.by_token(&accepted.claims, claim) {
+        if let Some((consumer, place)) = watch.book.by_token(claims, claim) {
             let credential = consumer.credentials.get(place).ok_or(Denied::Unknown)?;
             let until = consumer.holds(credential, watch.wall_secs).map_err(Denied::from)?;
             found.until_secs = found.until_secs.into_iter().chain(until).min();
             (found.consumer, found.credential) = (Some(consumer), Some(place));
         }
         Ok(found)
-    }
 }
 
 /// At an edge two tokens of one place are no fault of form, but nobody's word (edge-kinds.md, Identity).

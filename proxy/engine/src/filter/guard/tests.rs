@@ -112,6 +112,7 @@ impl Edge {
                     tokens: &mut tokens,
                     peer: exchange.address,
                     port: 40_000,
+                    certificate: None,
                     verified: &mut self.verified,
                     wall_secs: NOW,
                     found: &mut found,

@@ -60,6 +60,7 @@ pub(super) struct Memories {
     buckets: HashMap<String, Weak<Buckets>>,
     guards: Interned<Vec<Stage>>,
     failures: guards::FailureMemories,
+    pub(super) services: guards::Services,
     /// Keys of tokens by where they come from; of all who name them.
     cells: Cells,
     /// Of limits at edges.
@@ -80,8 +81,8 @@ impl Memories {
     /// What guards an edge's rule: rules that say the same share it.
     fn guards(&mut self, raw: &EdgePolicy) -> Result<Arc<Vec<Stage>>, Wrong> {
         self.cells.retain(|_, cell| cell.strong_count() > 0);
-        let (cells, failures, limits) = (&mut self.cells, &mut self.failures, &self.limits);
-        self.guards.get(&raw.encode_to_vec(), || guards::guards(raw, (cells, limits), failures))
+        let (cells, limits, outliving) = (&mut self.cells, &self.limits, (&mut self.failures, &mut self.services));
+        self.guards.get(&raw.encode_to_vec(), || guards::guards(raw, (cells, limits), outliving))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Limits on the road: a guard counts a request, lets it on or answers it, and keeps what the answer is to say of it.
 
 mod compile;
-mod key;
+pub(super) mod key;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::{Passed, Question};
 use crate::Moment;
 use crate::authorize::{TruthOf, ValueOf};
 use crate::failure::{LocalReply, Reason};
-use crate::filter::Exchange;
+use crate::filter::{Exchange, HeaderOp};
 use crate::limit::{
     Grant, HeadersTold, KeyKnown, KeyStanding, LimitCounts, LimitVerdict, Memory, Now, Numbers, OWN_HEADERS, RowState, StoreLive, Taking,
     UnderWayPlace, policy_item, retry_after,
@@ -165,6 +165,8 @@ struct Count {
     /// What was taken and is settled with the answer: the limit's object and place, whose, how much.
     open: Vec<(Arc<ObjectLimits>, usize, u128, u64)>,
     paces: Vec<Pace>,
+    /// What other guards have to say on the answer.
+    said: Vec<HeaderOp>,
 }
 
 /// What was taken so far, to be put back if a later limit says no.
@@ -537,9 +539,20 @@ impl Count {
 impl Counted {
     /// Says on the answer how the tightest limit stands, in place of what an application says there.
     pub fn tell(&self, headers: &mut HeaderMap) {
-        let Some(count) = self.0.as_ref().filter(|count| count.tightest.is_some()) else { return };
+        let Some(count) = self.0.as_ref() else { return };
+        count.said.iter().for_each(|op| op.apply(headers));
+        if count.tightest.is_none() {
+            return;
+        }
         OWN_HEADERS.iter().for_each(|name| _ = headers.remove(name));
         count.tell(|name, value| _ = headers.append(name, value));
+    }
+
+    /// Notes what another guard has to say on the answer.
+    pub(in crate::filter::guard) fn say(&mut self, ops: &[HeaderOp]) {
+        if !ops.is_empty() {
+            self.0.get_or_insert_default().said.extend_from_slice(ops);
+        }
     }
 
     /// Settles what the request took by what its answer says of that; what says nothing, or no number, took what it did.
