@@ -179,7 +179,7 @@ impl Random {
             54 => (GATEWAY_API, "UDPRoute", &["r0"]),
             55..57 => (GATEWAY_API, "ReferenceGrant", &["g0", "g1"]),
             57..60 => (OWN, "ApiKeyAuth", &["k0", "k1"]),
-            60 => (OWN, "BasicAuth", &["b0"]),
+            60 => (OWN, self.pick(&["BasicAuth", "ExternalAuth"]), &["b0"]),
             61..65 => (OWN, "Consumer", &["c0", "c1", "c2"]),
             _ => (GATEWAY_API, "GatewayClass", &[""]),
         }
@@ -362,6 +362,10 @@ impl Random {
                 format!("from: [{{group: gateway.networking.k8s.io, kind: {kind}, namespace: {from}}}], to: [{{group: '', kind: Secret}}]")
             }
             "ApiKeyAuth" | "BasicAuth" => self.guard(),
+            "ExternalAuth" => {
+                let port = self.pick(&["80", "81"]);
+                format!("{}, backendRef: {{name: {}, port: {port}}}", self.guard(), self.pick(&SERVICES))
+            }
             "Consumer" => {
                 let digit = self.draw(4);
                 format!("disabled: {}, credentials: [{{name: k, apiKey: {{sha256: '{}'}}}}]", number > 6, digit.to_string().repeat(64))

@@ -149,6 +149,12 @@ impl Audit<'_> {
             Spec::PeerAuthentication(spec) => self.policy(object, &spec.selector),
             Spec::Telemetry(spec) => self.policy(object, &spec.selector),
             Spec::ApiKeyAuth(_) | Spec::BasicAuth(_) | Spec::RateLimit(_) => self.edge(object),
+            Spec::ExternalAuth(spec) => {
+                self.edge(object);
+                for (severity, field, message, remedy) in edge::external::findings(spec) {
+                    self.say(severity, key, (&field, 0), message, remedy);
+                }
+            }
             Spec::Consumer(consumer) => {
                 if let Some(WhyNot { message, .. }) = edge::consumers::refusal(self.world, object) {
                     self.say(Severity::Warning, key, ("spec.credentials", 0), message, "give each consumer credentials of its own");

@@ -335,7 +335,7 @@ pub(super) fn backend(index: &Index, route: &Object, reference: &Reference, gran
         return Err(WhyNot::new("InvalidKind", message));
     }
     let namespace = reference.namespace.clone().unwrap_or_else(|| route.key.namespace.clone());
-    let from = (GATEWAY_API, route.key.kind.text(), route.key.namespace.as_str());
+    let from = (route.key.kind.group(), route.key.kind.text(), route.key.namespace.as_str());
     // Before existence, so that a stranger cannot ask what exists.
     if !granted && namespace != route.key.namespace && !index.granted(from, &namespace, (CORE, "Service", &reference.name)) {
         let message = format!("no ReferenceGrant in {namespace} lets {} of {} refer to Service {}", from.1, from.2, reference.name);

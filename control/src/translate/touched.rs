@@ -51,6 +51,12 @@ pub fn touched(before: &World, after: &World) -> Affected {
             sum.target((before, after), key);
         }
     }
+    // What authorization servers outside the mesh may be asked.
+    if differ(&was.egress, &is.egress).next().is_some() {
+        for index in sum.both() {
+            sum.touched.extend(index.gateways.keys().map(Subject::gateway));
+        }
+    }
     sum.consumers();
     sum.services();
     sum.instances();
@@ -128,9 +134,19 @@ impl<'a> Sum<'a> {
         let pages: Vec<u8> = self.was.consumers.changes(&self.is.consumers).iter().map(|(page, ..)| **page).collect();
         let contested =
             |worlds: (&World, &World)| [worlds.0, worlds.1].into_iter().any(|world| !edge::consumers::claims(world).lost.is_empty());
-        let all = !pages.is_empty() && contested(self.worlds);
+        let all = !pages.is_empty() && contested(self.worlds) || self.credentials();
         let touched = if all { (0..CONSUMER_PAGES).collect() } else { pages };
         self.touched.extend(touched.into_iter().map(Subject::consumers));
+    }
+
+    /// Whether a Secret or ConfigMap is another one that consumers, or objects of edges, refer to.
+    fn credentials(&self) -> bool {
+        let changed: BTreeSet<&ObjectKey> = differ(&self.was.contents, &self.is.contents).map(|object| &object.key).collect();
+        let refers = |object: &Arc<Object>| references(object).iter().any(|key| changed.contains(key));
+        !changed.is_empty()
+            && self.both().into_iter().any(|index| {
+                index.consumers.values().flatten().any(refers) || index.edge.values().flatten().any(refers)
+            })
     }
 
     fn services(&mut self) {
