@@ -326,6 +326,13 @@ impl Random {
     }
 
     fn guard(&mut self) -> String {
+        let targets = self.edge_targets();
+        let mode = self.pick(&["mode: Optional", "mode: Required", "mode: Wrong", "scopes: [a]", "consumers: {namespaces: All}"]);
+        targets + mode
+    }
+
+    /// What an edge's object is about, if it says so.
+    fn edge_targets(&mut self) -> String {
         let target = match self.draw(6) {
             0..2 => "{kind: Gateway, name: g0}",
             2 => "{kind: Gateway, name: g0, sectionName: one}",
@@ -333,8 +340,7 @@ impl Random {
             4 => "{kind: HTTPRoute, name: r1, sectionName: one}",
             _ => "",
         };
-        let mode = self.pick(&["mode: Optional", "mode: Required", "mode: Wrong", "scopes: [a]", "consumers: {namespaces: All}"]);
-        if target.is_empty() { mode.to_owned() } else { format!("targetRefs: [{target}], {mode}") }
+        if target.is_empty() { String::new() } else { format!("targetRefs: [{target}], ") }
     }
 
     /// Metadata and spec of what is about others.
@@ -363,8 +369,9 @@ impl Random {
             }
             "ApiKeyAuth" | "BasicAuth" => self.guard(),
             "ExternalAuth" => {
-                let port = self.pick(&["80", "81"]);
-                format!("{}, backendRef: {{name: {}, port: {port}}}", self.guard(), self.pick(&SERVICES))
+                let (targets, port) = (self.edge_targets(), self.pick(&["80", "81"]));
+                let more = self.pick(&["timeout: 1s", "timeout: 0s", "protocol: Http", "dryRun: true"]);
+                format!("{targets}backendRef: {{name: {}, port: {port}}}, {more}", self.pick(&SERVICES))
             }
             "Consumer" => {
                 let digit = self.draw(4);

@@ -69,4 +69,6 @@ fn unavailable(broken: &ObjectKey) -> EdgePolicy {
 }
 
 #[cfg(test)]
+mod external_tests;
+#[cfg(test)]
 mod tests;

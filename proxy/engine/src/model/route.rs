@@ -122,7 +122,7 @@ impl<T> Forward<T> {
 
     /// The same, whose policies ask services that are there.
     #[must_use]
-    pub(crate) fn asking(self, asked: Vec<T>) -> Self {
+    pub fn asking(self, asked: Vec<T>) -> Self {
         Self { asked, ..self }
     }
 
