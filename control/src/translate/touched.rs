@@ -144,9 +144,10 @@ impl<'a> Sum<'a> {
         let changed: BTreeSet<&ObjectKey> = differ(&self.was.contents, &self.is.contents).map(|object| &object.key).collect();
         let refers = |object: &Arc<Object>| references(object).iter().any(|key| changed.contains(key));
         !changed.is_empty()
-            && self.both().into_iter().any(|index| {
-                index.consumers.values().flatten().any(refers) || index.edge.values().flatten().any(refers)
-            })
+            && self
+                .both()
+                .into_iter()
+                .any(|index| index.consumers.values().flatten().any(refers) || index.edge.values().flatten().any(refers))
     }
 
     fn services(&mut self) {

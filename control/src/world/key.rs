@@ -211,10 +211,7 @@ impl Kind {
 
     /// Whether what an object of this kind is about at a Gateway stays closed where no version of it can be taken.
     pub const fn fails_closed_at_edges(self) -> bool {
-        matches!(
-            self,
-            Self::AuthorizationPolicy | Self::RequestAuthentication | Self::ApiKeyAuth | Self::BasicAuth | Self::ExternalAuth
-        )
+        matches!(self, Self::AuthorizationPolicy | Self::RequestAuthentication | Self::ApiKeyAuth | Self::BasicAuth | Self::ExternalAuth)
     }
 
     /// The kind of that name in that group.

@@ -262,7 +262,10 @@ mod tests {
         assert!(!live.is_away());
         drop(places);
         let read = callouts.readings();
-        assert_eq!(read.iter().map(|read| (read.kind.text(), read.under_way)).collect::<Vec<_>>(), [("ExternalAuth", 0), ("Introspection", 0)]);
+        assert_eq!(
+            read.iter().map(|read| (read.kind.text(), read.under_way)).collect::<Vec<_>>(),
+            [("ExternalAuth", 0), ("Introspection", 0)]
+        );
         assert_eq!((read[0].counts[1], read[0].counts[5]), (1, 1));
         drop((live, other));
         assert!(callouts.readings().is_empty());

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use engine::failure::Reason;
 use engine::callout::{CalloutOutcome, CalloutReading};
+use engine::failure::Reason;
 use engine::limit::LimitReading;
 use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet};

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use engine::callout::CalloutOutcome;
-use engine::filter::guard::Guard;
 use engine::filter::Stage;
+use engine::filter::guard::Guard;
 use engine::model::{Action, Forward};
 use prost::Message as _;
 use proto::mesh;
@@ -114,14 +114,10 @@ fn framed(message: &[u8]) -> Bytes {
 }
 
 fn allows() -> CheckResponse {
-    let header = HeaderValueOption {
-        header: Some(HeaderValue { key: "x-user".into(), value: "ada".into() }),
-        ..HeaderValueOption::default()
-    };
-    let seen = HeaderValueOption {
-        header: Some(HeaderValue { key: "x-seen".into(), value: "yes".into() }),
-        ..HeaderValueOption::default()
-    };
+    let header =
+        HeaderValueOption { header: Some(HeaderValue { key: "x-user".into(), value: "ada".into() }), ..HeaderValueOption::default() };
+    let seen =
+        HeaderValueOption { header: Some(HeaderValue { key: "x-seen".into(), value: "yes".into() }), ..HeaderValueOption::default() };
     let ok = OkHttpResponse { headers: vec![header], response_headers_to_add: vec![seen], ..OkHttpResponse::default() };
     CheckResponse { status: Some(rpc::Status::default()), http_response: Some(HttpResponse::OkResponse(ok)), dynamic_metadata: None }
 }
@@ -168,7 +164,10 @@ fn a_service_lets_a_request_on_and_changes_it() {
             let asked = asked.recv().await.unwrap().attributes.unwrap();
             let http = asked.request.unwrap().http.unwrap();
             assert_eq!((http.path.as_str(), http.host.as_str(), http.body.as_str()), ("/a?b=1", "shop.example", shown));
-            assert_eq!(http.headers.get("x-envoy-auth-partial-body").map(String::as_str), (bytes_max > 0).then_some(if partial { "true" } else { "false" }));
+            assert_eq!(
+                http.headers.get("x-envoy-auth-partial-body").map(String::as_str),
+                (bytes_max > 0).then_some(if partial { "true" } else { "false" })
+            );
         }
     });
 }
@@ -183,8 +182,12 @@ fn a_service_refuses_and_a_body_may_be_too_long() {
         let socket = service(&mut world).await;
         let _asked = checks(socket, vec![denies()]);
         let answer = head(&mut client).await + &rest(&mut client).await;
-        assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("x-meshwright-reason: denied\r\n") && answer.ends_with("not you"), "{answer}");
-        let chunked = "POST / HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n";
+        assert!(
+            answer.starts_with("HTTP/1.1 403") && answer.contains("x-meshwright-reason: denied\r\n") && answer.ends_with("not you"),
+            "{answer}"
+        );
+        let chunked =
+            "POST / HTTP/1.1\r\nhost: shop.example\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n";
         for request in [ASKED, chunked] {
             let world = asking(mesh::ExternalAuth { body_bytes_max: 3, ..grpc() });
             let mut client = world.knock();
@@ -265,7 +268,9 @@ fn each_way_not_to_answer_goes_by_on_error() {
         ];
         for (instead, outcome) in all {
             for form in [grpc(), http()] {
-                if matches!(instead, Instead::TooMuch | Instead::BreaksOff) && matches!(form.protocol, Some(mesh::external_auth::Protocol::Grpc(_))) {
+                if matches!(instead, Instead::TooMuch | Instead::BreaksOff)
+                    && matches!(form.protocol, Some(mesh::external_auth::Protocol::Grpc(_)))
+                {
                     continue;
                 }
                 for allow_without in [false, true] {
@@ -275,7 +280,8 @@ fn each_way_not_to_answer_goes_by_on_error() {
                         world.client_wires.refused.lock().insert(AUTHZ.parse().unwrap());
                     }
                     let began = tokio::time::Instant::now();
-                    write(&mut client, "GET / HTTP/1.1\r\nhost: shop.example\r\nx-meshwright-unchecked: me\r\nconnection: close\r\n\r\n").await;
+                    write(&mut client, "GET / HTTP/1.1\r\nhost: shop.example\r\nx-meshwright-unchecked: me\r\nconnection: close\r\n\r\n")
+                        .await;
                     let mut held = Vec::new();
                     match instead {
                         Instead::Refuses => {}
@@ -371,7 +377,8 @@ fn an_authorization_server_is_asked_about_opaque_tokens() {
         assert!(question.starts_with("POST /introspect HTTP/1.1\r\n"), "{question}");
         assert!(question.ends_with("token=opaque&token_type_hint=access_token"), "{question}");
         let said = "{\"active\": true, \"sub\": \"ada\"}";
-        write(&mut server, &format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{said}", said.len())).await;
+        write(&mut server, &format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{said}", said.len()))
+            .await;
         let (mut application, asks) = reached(&mut own).await;
         assert!(!asks);
         for _ in 0..2 {
@@ -380,7 +387,12 @@ fn an_authorization_server_is_asked_about_opaque_tokens() {
             assert!(head(&mut client).await.starts_with("HTTP/1.1 200"));
             write(&mut client, asked).await;
         }
-        for nonsense in [None, Some("HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"), Some("nonsense\r\n\r\n"), Some("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]")] {
+        for nonsense in [
+            None,
+            Some("HTTP/1.1 500 No\r\ncontent-length: 0\r\n\r\n"),
+            Some("nonsense\r\n\r\n"),
+            Some("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]"),
+        ] {
             for allow_without in [false, true] {
                 let mut own = world();
                 Gate::new(opaque(allow_without, &format!("http://{AUTHZ}/introspect"))).set(&own);

@@ -34,7 +34,11 @@ impl Gate {
             ..mesh::Cors::default()
         };
         let filters = Some(mesh::Filters { cors: Some(cors), ..mesh::Filters::default() });
-        Self { parts: Parts::default(), policy: mesh::RoutePolicy { filters, edge: Some(edge), ..mesh::RoutePolicy::default() }, asked: Vec::new() }
+        Self {
+            parts: Parts::default(),
+            policy: mesh::RoutePolicy { filters, edge: Some(edge), ..mesh::RoutePolicy::default() },
+            asked: Vec::new(),
+        }
     }
 
     fn put<M: prost::Message + Name>(&mut self, name: &str, message: &M) {

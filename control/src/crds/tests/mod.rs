@@ -220,7 +220,10 @@ fn the_door_asks_for_no_field_that_the_schema_lacks() {
 fn elsewhere(kind: &str, word: &str) -> bool {
     matches!(
         (kind, word),
-        ("TrafficPolicy" | "AuthorizationPolicy" | "RequestAuthentication" | "ApiKeyAuth" | "BasicAuth" | "RateLimit" | "ExternalAuth", "namespace")
+        (
+            "TrafficPolicy" | "AuthorizationPolicy" | "RequestAuthentication" | "ApiKeyAuth" | "BasicAuth" | "RateLimit" | "ExternalAuth",
+            "namespace"
+        )
     )
 }
 

@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use engine::consumers::{CREDENTIALS_MAX, Digest, digest};
-use proto::mesh::{self, CertificateCredential, ClientSecret, KeyCredential, PasswordCredential, TokenCredential, certificate_credential, credential};
+use proto::mesh::{
+    self, CertificateCredential, ClientSecret, KeyCredential, PasswordCredential, TokenCredential, certificate_credential, credential,
+};
 
 use super::api_key::{chosen, chosen_by};
 use super::basic;

@@ -38,20 +38,8 @@ impl Rung for ExternalAuth {
     }
 
     fn fields(&self) -> Vec<&'static str> {
-        let Self {
-            attachment: _,
-            to,
-            http,
-            path,
-            request_headers,
-            response_headers,
-            body,
-            timeout,
-            when,
-            dry_run,
-            cache,
-            allow_without,
-        } = self;
+        let Self { attachment: _, to, http, path, request_headers, response_headers, body, timeout, when, dry_run, cache, allow_without } =
+            self;
         let set = [
             ("backendRef", to.is_some()),
             ("protocol", http.is_some()),
@@ -234,7 +222,12 @@ pub(in crate::translate) fn findings(spec: &ExternalAuth) -> Vec<(Severity, Stri
         say(Severity::Warning, "spec.cache", message, "remove forwardBody, or the cache");
     }
     if spec.dry_run == Some(true) {
-        say(Severity::Info, "spec.dryRun", "the service is asked and waited for, and what it says is only counted", "write false once it is right");
+        say(
+            Severity::Info,
+            "spec.dryRun",
+            "the service is asked and waited for, and what it says is only counted",
+            "write false once it is right",
+        );
     }
     found
 }

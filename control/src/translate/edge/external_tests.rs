@@ -12,7 +12,8 @@ use crate::translate::{audit, statuses};
 use crate::world::route::{Reference, RouteExternal};
 use crate::world::{Kind, ObjectKey, World};
 
-const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: authz, namespace: NS}\nspec: {selector: {app: authz}, ports: [{port: 9000}]}";
+const SERVICE: &str =
+    "apiVersion: v1\nkind: Service\nmetadata: {name: authz, namespace: NS}\nspec: {selector: {app: authz}, ports: [{port: 9000}]}";
 
 fn told(world: &World, rule: &str, own: Option<&RouteExternal>) -> (proto::mesh::EdgePolicy, BTreeSet<Backend>) {
     let route = world.get(&ObjectKey::new(Kind::HTTPRoute, "team", "r")).unwrap();
@@ -44,7 +45,11 @@ const GATEWAY: &str = "targetRefs: [{kind: Gateway, name: edge}]";
 fn each_field_is_said_by_the_narrowest() {
     // Aim: a rule's object changes what it says and leaves the rest to the Gateway's, whose service is in the Gateway's namespace; what is locked
     // stays, and status says so.
-    let gateway = external("g", "shop", &format!("{GATEWAY}, backendRef: {{name: authz, port: 9000}}, timeout: 1s, onError: Allow, cache: {{ttl: 5s}}"));
+    let gateway = external(
+        "g",
+        "shop",
+        &format!("{GATEWAY}, backendRef: {{name: authz, port: 9000}}, timeout: 1s, onError: Allow, cache: {{ttl: 5s}}"),
+    );
     let rule = external("r", "team", &format!("{RULE}, timeout: 2s, dryRun: true, onError: Deny"));
     let world = made(&[&gateway, &rule]);
     let (one, backends) = told(&world, "one", None);
@@ -147,7 +152,8 @@ fn authorization_servers_are_asked_where_egress_allows_it() {
         let status = serde_json::to_string(&statuses(&world)[&ObjectKey::new(Kind::RequestAuthentication, "shop", "t")]).unwrap();
         assert_eq!(status.contains("\"ResolvedRefs\",\"status\":\"False\""), barred, "{status}");
     }
-    let rules = ", jwtRules: [{issuer: a, jwksUri: 'https://id.example/k', fromHeaders: [{name: x-token}], fromCookies: [t], forwardToken: true}]";
+    let rules =
+        ", jwtRules: [{issuer: a, jwksUri: 'https://id.example/k', fromHeaders: [{name: x-token}], fromCookies: [t], forwardToken: true}]";
     let asked = told(&made(&[&text(rules)]), "one", None).0.tokens.unwrap();
     let introspection = asked.introspection.unwrap();
     assert_eq!((asked.rules.len(), introspection.from.len(), introspection.keep), (1, 2, true));

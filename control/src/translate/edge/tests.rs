@@ -30,7 +30,9 @@ spec: {selector: {app: s}, ports: [{port: 80}]}
 
 pub(super) fn world(objects: &[&str]) -> World {
     let mut world = World::new(WorldSettings::default(), Allocations::default());
-    let own = |text: &&str| if text.starts_with("apiVersion") { format!("{text}\n") } else { format!("apiVersion: meshwright.dev/v1alpha1\n{text}\n") };
+    let own = |text: &&str| {
+        if text.starts_with("apiVersion") { format!("{text}\n") } else { format!("apiVersion: meshwright.dev/v1alpha1\n{text}\n") }
+    };
     let texts = std::iter::once(ROUTES.to_owned()).chain(objects.iter().map(own));
     for (age, text) in texts.enumerate() {
         let candidates = parse("f.yaml", &text).candidates.into_iter();

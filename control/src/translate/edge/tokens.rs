@@ -26,7 +26,8 @@ impl Rung for RequestAuthentication {
     }
 
     fn fields(&self) -> Vec<&'static str> {
-        let set = [("mode", self.optional.is_some()), ("jwtRules", !self.rules.is_empty()), ("introspection", self.introspection.is_some())];
+        let set =
+            [("mode", self.optional.is_some()), ("jwtRules", !self.rules.is_empty()), ("introspection", self.introspection.is_some())];
         set.into_iter().filter(|(_, set)| *set).map(|(field, _)| field).collect()
     }
 

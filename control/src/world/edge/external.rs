@@ -162,7 +162,10 @@ fn cache(at: &Cursor<'_>) -> Option<VerdictsKept> {
         None => Some(None),
         Some(at) => {
             if at.is_list() && at.list(usize::MAX).is_empty() {
-                at.error("an empty key: one verdict would be everybody's", "name what tells callers apart, such as `{header: authorization}`");
+                at.error(
+                    "an empty key: one verdict would be everybody's",
+                    "name what tells callers apart, such as `{header: authorization}`",
+                );
             }
             key(&mut fields, false).map(Some)
         }

@@ -10,8 +10,8 @@ mod value;
 
 pub use api_key::{ApiKeyAuth, ConsumerChoice, Forward, Namespaces};
 pub use basic::{BasicAuth, FailureLimit};
-pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential, CredentialKind, consumer_page, page_of};
 pub(super) use consumer::entry;
+pub use consumer::{CONSUMER_PAGES, CREDENTIALS_MAX, Claims, Consumer, Credential, CredentialKind, consumer_page, page_of};
 pub use external::{BodyShown, ExternalAuth, VerdictsKept};
 pub(super) use external::{headers, on_error, path, timeout};
 pub use rate_limit::EdgeRateLimit;

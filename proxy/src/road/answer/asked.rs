@@ -101,7 +101,10 @@ impl<D: Door> Connection<D> {
             Some(Target::Cluster(cluster)) => cluster,
             // What it refers to cannot be used, or is not there yet.
             Some(Target::Reply(answer)) if answer.reason == Some(Reason::BadBackend) => {
-                return Onward::Answered(LocalReply { status: StatusCode::INTERNAL_SERVER_ERROR, ..LocalReply::of(Reason::PolicyUnavailable) });
+                return Onward::Answered(LocalReply {
+                    status: StatusCode::INTERNAL_SERVER_ERROR,
+                    ..LocalReply::of(Reason::PolicyUnavailable)
+                });
             }
             Some(Target::Reply(_)) | None => {
                 leg.found.tell_callout(CalloutTold::Away(CalloutAway::Unreached));

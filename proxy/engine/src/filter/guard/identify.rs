@@ -318,21 +318,21 @@ impl TokenGuard {
 
 /// Whom claims make the bearer of a token.
 fn bearer((claims, until_secs): (&Arc<Claims>, u64), claim: Option<&str>, watch: &Watch<'_>) -> Result<Identified, Denied> {
-        let mut found = Identified {
-            method: AuthMethod::Jwt,
-            consumer: None,
-            credential: None,
-            user: None,
-            claims: Some(Arc::clone(claims)),
-            until_secs: Some(until_secs),
-        };
-        if let Some((consumer, place)) = watch.book.by_token(claims, claim) {
-            let credential = consumer.credentials.get(place).ok_or(Denied::Unknown)?;
-            let until = consumer.holds(credential, watch.wall_secs).map_err(Denied::from)?;
-            found.until_secs = found.until_secs.into_iter().chain(until).min();
-            (found.consumer, found.credential) = (Some(consumer), Some(place));
-        }
-        Ok(found)
+    let mut found = Identified {
+        method: AuthMethod::Jwt,
+        consumer: None,
+        credential: None,
+        user: None,
+        claims: Some(Arc::clone(claims)),
+        until_secs: Some(until_secs),
+    };
+    if let Some((consumer, place)) = watch.book.by_token(claims, claim) {
+        let credential = consumer.credentials.get(place).ok_or(Denied::Unknown)?;
+        let until = consumer.holds(credential, watch.wall_secs).map_err(Denied::from)?;
+        found.until_secs = found.until_secs.into_iter().chain(until).min();
+        (found.consumer, found.credential) = (Some(consumer), Some(place));
+    }
+    Ok(found)
 }
 
 /// At an edge two tokens of one place are no fault of form, but nobody's word (edge-kinds.md, Identity).

@@ -104,7 +104,14 @@ impl Edge {
         let table = snapshot.routes.get("t").unwrap();
         let Action::Forward(forward) = &table.hosts[0].rules[0].action else { panic!("it leads somewhere") };
         let guards = forward.gates(None).filter_map(|stage| if let Stage::Guard(guard) = stage { Some(guard.clone()) } else { None });
-        Self { guards: guards.collect(), cell: snapshot.consumers.clone(), verified: Verified::new([7; 32]), answers: Vec::new(), certificate: None, forms: Vec::new() }
+        Self {
+            guards: guards.collect(),
+            cell: snapshot.consumers.clone(),
+            verified: Verified::new([7; 32]),
+            answers: Vec::new(),
+            certificate: None,
+            forms: Vec::new(),
+        }
     }
 
     fn ask(&mut self, request: Request<()>) -> Outcome {

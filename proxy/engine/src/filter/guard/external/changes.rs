@@ -56,11 +56,7 @@ impl Changes {
     }
 
     /// The same, of query and answer.
-    pub(super) fn new(
-        request: Vec<HeaderOp>,
-        (set, removed): (&[QueryParameter], &[String]),
-        answer: Vec<HeaderOp>,
-    ) -> Self {
+    pub(super) fn new(request: Vec<HeaderOp>, (set, removed): (&[QueryParameter], &[String]), answer: Vec<HeaderOp>) -> Self {
         let set = set.iter().map(|QueryParameter { key, value }| QueryOp::Set(key.clone(), value.clone()));
         let query = removed.iter().cloned().map(QueryOp::Remove).chain(set).take(CHANGES_MAX).collect();
         Self { request, query, answer }

@@ -4,9 +4,9 @@
 mod changes;
 mod over_grpc;
 mod over_http;
-mod verdicts;
 #[cfg(test)]
 mod tests;
+mod verdicts;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -340,7 +340,8 @@ fn named(raw: &[String], field: &str, may: impl Fn(&str) -> bool) -> Result<Vec<
     }
     let one = |(index, text): (usize, &String)| {
         let at = format!("{field}[{index}]");
-        let name: HeaderName = text.parse().map_err(|_| Wrong::new(at.clone(), format!("`{}` is not a header name", text.escape_debug())))?;
+        let name: HeaderName =
+            text.parse().map_err(|_| Wrong::new(at.clone(), format!("`{}` is not a header name", text.escape_debug())))?;
         if may(name.as_str()) { Ok(name) } else { Err(Wrong::new(at, format!("`{name}` is not a service's to say"))) }
     };
     raw.iter().enumerate().map(one).collect()

@@ -20,14 +20,8 @@ use crate::rejected::Wrong;
 /// Longest path that stands before the request's own.
 pub(super) const PATH_BYTES_MAX: usize = 1024;
 /// What an answer that is no yes always says to the client.
-const TOLD: [HeaderName; 6] = [
-    header::LOCATION,
-    header::SET_COOKIE,
-    header::WWW_AUTHENTICATE,
-    header::CONTENT_TYPE,
-    header::CACHE_CONTROL,
-    header::RETRY_AFTER,
-];
+const TOLD: [HeaderName; 6] =
+    [header::LOCATION, header::SET_COOKIE, header::WWW_AUTHENTICATE, header::CONTENT_TYPE, header::CACHE_CONTROL, header::RETRY_AFTER];
 /// What is always shown beside what is named.
 const SHOWN: [HeaderName; 3] = [header::AUTHORIZATION, CONSUMER_HEADER, HeaderName::from_static("x-forwarded-client-cert")];
 /// The claims of a verified token, JSON as base64url.
@@ -114,7 +108,8 @@ impl HttpForm {
     }
 
     fn counts(&self, name: &HeaderName) -> bool {
-        let of_answer = self.all_count && is_end_to_end(name) && external_header(name.as_str()) && *name != header::DATE && *name != header::SERVER;
+        let of_answer =
+            self.all_count && is_end_to_end(name) && external_header(name.as_str()) && *name != header::DATE && *name != header::SERVER;
         of_answer || self.counting.contains(name)
     }
 

@@ -143,7 +143,8 @@ fn denied(denied: DeniedHttpResponse) -> CheckResponse {
 #[test]
 fn a_service_is_shown_the_request_and_who_calls() {
     // Aim: what Envoy shows is shown, with consumer, claims and certificate beside it; the body only as far as was asked for.
-    let mut scene = Scene::new(&mesh::ExternalAuth { body_bytes_max: 3, ..grpc() }, request(&[("x-a", "1"), ("x-a", "2"), ("x-request-id", "r1")]));
+    let mut scene =
+        Scene::new(&mesh::ExternalAuth { body_bytes_max: 3, ..grpc() }, request(&[("x-a", "1"), ("x-a", "2"), ("x-request-id", "r1")]));
     let consumer = Consumer { path: "partners/acme".into(), groups: vec!["gold".into()], ..Consumer::default() };
     scene.found = Found::of(Identified {
         method: AuthMethod::ApiKey,
@@ -157,20 +158,30 @@ fn a_service_is_shown_the_request_and_who_calls() {
     assert_eq!((ask.body(), ask.is_grpc(), ask.timeout().as_secs()), (Some(BodyWanted { bytes_max: 3, partial: false }), true, 1));
     let sent = ask.request(Bytes::from_static(b"abc"), true).unwrap();
     assert_eq!(sent.uri(), "http://authz.shop:9000/envoy.service.auth.v3.Authorization/Check");
-    assert_eq!((&sent.headers()["content-type"], &sent.headers()["te"]), (&"application/grpc".parse().unwrap(), &"trailers".parse().unwrap()));
+    assert_eq!(
+        (&sent.headers()["content-type"], &sent.headers()["te"]),
+        (&"application/grpc".parse().unwrap(), &"trailers".parse().unwrap())
+    );
     let attributes = CheckRequest::decode(&sent.body()[5..]).unwrap().attributes.unwrap();
     let http = attributes.request.unwrap().http.unwrap();
-    assert_eq!((http.method.as_str(), http.path.as_str(), http.host.as_str(), http.id.as_str()), ("POST", "/items?a=1&b=2", "shop.example", "r1"));
+    assert_eq!(
+        (http.method.as_str(), http.path.as_str(), http.host.as_str(), http.id.as_str()),
+        ("POST", "/items?a=1&b=2", "shop.example", "r1")
+    );
     assert_eq!((http.scheme.as_str(), http.protocol.as_str(), http.body.as_str(), http.size), ("http", "HTTP/1.1", "abc", 3));
     let header = |name: &str| http.headers.get(name).map(String::as_str);
     assert_eq!((header("x-a"), header(":path"), header("x-envoy-auth-partial-body")), (Some("1,2"), Some("/items?a=1&b=2"), Some("true")));
     let context = |name: &str| attributes.context_extensions.get(name).map(String::as_str);
-    assert_eq!((context("consumer"), context("consumer_groups"), context("auth_method")), (Some("partners/acme"), Some("gold"), Some("ApiKey")));
+    assert_eq!(
+        (context("consumer"), context("consumer_groups"), context("auth_method")),
+        (Some("partners/acme"), Some("gold"), Some("ApiKey"))
+    );
     assert_eq!(context("certificate_uris"), Some("spiffe://partner/acme"));
     assert_eq!(attributes.source.unwrap().principal, "spiffe://partner/acme");
 
     let some = mesh::GrpcCheck { request_headers: vec!["x-a".into()] };
-    let ask = Scene::new(&mesh::ExternalAuth { protocol: Some(Protocol::Grpc(some)), ..grpc() }, request(&[("x-a", "1"), ("x-b", "2")])).asks();
+    let ask =
+        Scene::new(&mesh::ExternalAuth { protocol: Some(Protocol::Grpc(some)), ..grpc() }, request(&[("x-a", "1"), ("x-b", "2")])).asks();
     let sent = ask.request(Bytes::new(), false).unwrap();
     let http = CheckRequest::decode(&sent.body()[5..]).unwrap().attributes.unwrap().request.unwrap().http.unwrap();
     assert!(http.headers.contains_key("x-a") && !http.headers.contains_key("x-b") && http.headers.contains_key(":method"));
@@ -236,9 +247,20 @@ fn answers_over_grpc_mean_what_envoy_takes_them_for() {
 fn what_is_no_answer_goes_by_on_error() {
     // Aim: every way not to answer, with Deny, Allow and on trial; the mark is the mesh's own, and each is counted.
     let cut = framed(b"").slice(..3);
-    let long = { let mut frame = framed(b"ab").to_vec(); frame[4] = 9; Bytes::from(frame) };
-    let packed = { let mut frame = framed(b"").to_vec(); frame[0] = 1; Bytes::from(frame) };
-    let failed = CheckResponse { http_response: Some(HttpResponse::ErrorResponse(DeniedHttpResponse::default())), ..denied(DeniedHttpResponse::default()) };
+    let long = {
+        let mut frame = framed(b"ab").to_vec();
+        frame[4] = 9;
+        Bytes::from(frame)
+    };
+    let packed = {
+        let mut frame = framed(b"").to_vec();
+        frame[0] = 1;
+        Bytes::from(frame)
+    };
+    let failed = CheckResponse {
+        http_response: Some(HttpResponse::ErrorResponse(DeniedHttpResponse::default())),
+        ..denied(DeniedHttpResponse::default())
+    };
     let status = |status: StatusCode| CalloutTold::Answer(CalloutAnswer { status, ..CalloutAnswer::default() });
     for (told, outcome) in [
         (CalloutTold::Away(CalloutAway::Unreached), CalloutOutcome::Unreached),
@@ -311,7 +333,9 @@ fn by_http_named_headers_go_and_come() {
     let Passed::Answered(reply) = scene.told(Some(http(302, &told))) else { panic!("it is an answer") };
     let names: Vec<&str> = reply.headers.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!((reply.status.as_u16(), reply.headers.len(), &*reply.body), (302, 3, &b"body"[..]), "{names:?}");
-    for (told, status) in [(http(204, &[]), 204), (http(401, &[]), 401), (http(500, &[]), 500), (http(503, &[("x-meshwright-reason", "no_endpoints")]), 503)] {
+    for (told, status) in
+        [(http(204, &[]), 204), (http(401, &[]), 401), (http(500, &[]), 500), (http(503, &[("x-meshwright-reason", "no_endpoints")]), 503)]
+    {
         let mut scene = Scene::of(&plain(check.clone()));
         scene.asks();
         assert_eq!(scene.status(told), Some(status));
@@ -320,7 +344,10 @@ fn by_http_named_headers_go_and_come() {
     let mut scene = Scene::of(&plain(all));
     scene.asks();
     scene.status(http(200, &[("x-user", "ada"), ("host", "evil"), ("content-length", "4"), ("x-meshwright-reason-not", "1")]));
-    assert_eq!((scene.header("x-user"), scene.header("host"), scene.header("content-length")), (Some("ada"), Some("shop.example"), Some("5")));
+    assert_eq!(
+        (scene.header("x-user"), scene.header("host"), scene.header("content-length")),
+        (Some("ada"), Some("shop.example"), Some("5"))
+    );
 }
 
 #[test]

@@ -32,7 +32,10 @@ fn people() -> mesh::Consumers {
     let off = mesh::Consumer { disabled: true, ..consumer("off", vec![named("c", by(By::Sha256(vec![9; 32].into())))]) };
     mesh::Consumers {
         consumers: vec![
-            consumer("acme", vec![named("tok", mesh::credential::Kind::Jwt(token)), named("uri", by(By::Uri("spiffe://partner/acme".into())))]),
+            consumer(
+                "acme",
+                vec![named("tok", mesh::credential::Kind::Jwt(token)), named("uri", by(By::Uri("spiffe://partner/acme".into())))],
+            ),
             consumer("beta", vec![named("dns", by(By::Dns("Beta.example".into()))), key("k1", "good-key-good-key-good-key")]),
             off,
         ],
@@ -50,7 +53,10 @@ fn an_opaque_token_is_what_its_server_says() {
     // Aim: active, not active, expired, not yet; the claims find the consumer; one question while the word counts; the backend sees no token.
     let mut edge = Edge::of(tokens(introspection()), &people());
     let shown = |token: &str| with(&[("authorization", &format!("Bearer {token}")), ("x-meshwright-unchecked", "me")]);
-    edge.answers = vec![says(&format!("{{\"active\": true, \"client_id\": \"mobile\", \"sub\": \"ada\", \"scope\": \"read write\", \"exp\": {}}}", NOW + 60))];
+    edge.answers = vec![says(&format!(
+        "{{\"active\": true, \"client_id\": \"mobile\", \"sub\": \"ada\", \"scope\": \"read write\", \"exp\": {}}}",
+        NOW + 60
+    ))];
     for asked in [1, 0] {
         let outcome = edge.ask(shown("opaque-1"));
         assert_eq!((outcome.status, outcome.asked), (None, asked), "{:?}", outcome.denied);
@@ -62,11 +68,9 @@ fn an_opaque_token_is_what_its_server_says() {
     assert_eq!(edge.forms, ["token=opaque-1&token_type_hint=access_token"]);
     let expired = format!("{{\"active\": true, \"exp\": {}}}", NOW - 60);
     let early = format!("{{\"active\": true, \"nbf\": {}}}", NOW + 60);
-    for (token, answer, denied) in [
-        ("a", "{\"active\": false}", Denied::Inactive),
-        ("b", expired.as_str(), Denied::Expired),
-        ("c", early.as_str(), Denied::Inactive),
-    ] {
+    for (token, answer, denied) in
+        [("a", "{\"active\": false}", Denied::Inactive), ("b", expired.as_str(), Denied::Expired), ("c", early.as_str(), Denied::Inactive)]
+    {
         edge.answers = vec![says(answer)];
         let outcome = edge.ask(shown(token));
         assert_eq!((outcome.status, outcome.denied), (Some(401), Some(denied)), "{answer}");
@@ -80,7 +84,8 @@ fn what_proves_us_is_encoded_and_not_told() {
     // Aim: RFC 6749, section 2.3.1; nothing that is printed has the token or the secret in it.
     let mut edge = Edge::of(tokens(introspection()), &people());
     let (mut parts, ()) = with(&[("authorization", "Bearer a+b")]).into_parts();
-    let (mut remembered, mut found, mut counted, book) = (Remembered::new(1), Found::default(), super::super::Counted::default(), edge.cell.load());
+    let (mut remembered, mut found, mut counted, book) =
+        (Remembered::new(1), Found::default(), super::super::Counted::default(), edge.cell.load());
     let mut exchange = exchange(&mut parts);
     exchange.watch = Some(Watch {
         book: &book,
@@ -96,7 +101,10 @@ fn what_proves_us_is_encoded_and_not_told() {
     let Passed::Asks(question) = edge.guards[0].on_request(&mut exchange) else { panic!("it asks") };
     let Question::Token(ask) = *question else { panic!("about a token") };
     let request = ask.request().unwrap();
-    assert_eq!((request.uri().to_string().as_str(), request.body().as_ref()), ("/introspect", &b"token=a%2Bb&token_type_hint=access_token"[..]));
+    assert_eq!(
+        (request.uri().to_string().as_str(), request.body().as_ref()),
+        ("/introspect", &b"token=a%2Bb&token_type_hint=access_token"[..])
+    );
     // gw%3A1:s3cret%2F
     assert_eq!(request.headers()["authorization"], "Basic Z3clM0ExOnMzY3JldCUyRg==");
     let printed = format!("{ask:?} {book:?} {:?}", request.headers());
@@ -106,7 +114,8 @@ fn what_proves_us_is_encoded_and_not_told() {
 #[test]
 fn a_server_that_is_away_goes_by_on_error() {
     // Aim: gone, hanging and nonsense are 503 under Deny, and nobody's request under Allow, with the mesh's mark.
-    let status = |status: u16| CalloutTold::Answer(CalloutAnswer { status: StatusCode::from_u16(status).unwrap(), ..CalloutAnswer::default() });
+    let status =
+        |status: u16| CalloutTold::Answer(CalloutAnswer { status: StatusCode::from_u16(status).unwrap(), ..CalloutAnswer::default() });
     for told in [
         CalloutTold::Away(CalloutAway::Unreached),
         CalloutTold::Away(CalloutAway::Silent),
