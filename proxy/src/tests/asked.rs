@@ -26,8 +26,10 @@ fn grpc() -> mesh::ExternalAuth {
     mesh::ExternalAuth {
         policy: "shop/authz".into(),
         cluster: "bad_backend".into(),
-        authority: "authz.shop:9000".into(),
-        protocol: Some(mesh::external_auth::Protocol::Grpc(mesh::GrpcCheck::default())),
+        protocol: Some(mesh::external_auth::Protocol::Grpc(mesh::GrpcCheck {
+            authority: "authz.shop:9000".into(),
+            ..mesh::GrpcCheck::default()
+        })),
         timeout: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
         ..mesh::ExternalAuth::default()
     }

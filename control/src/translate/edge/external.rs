@@ -123,13 +123,12 @@ fn of_object(
             all_response_headers: false,
         })
     } else {
-        Protocol::Grpc(GrpcCheck::default())
+        Protocol::Grpc(GrpcCheck { authority, request_headers: Vec::new() })
     };
     let BodyShown { bytes_max, partial } = body.unwrap_or_default();
     Some(mesh::ExternalAuth {
         policy: narrowest.key.path(),
         cluster,
-        authority,
         protocol: Some(protocol),
         body_bytes_max: bytes_max,
         body_partial: partial,
@@ -153,12 +152,11 @@ fn of_rule(index: &Index, OwnCheck { route, name, says }: OwnCheck<'_>, backends
             all_response_headers: response_headers.is_empty(),
         })
     } else {
-        Protocol::Grpc(GrpcCheck { request_headers: request_headers.clone() })
+        Protocol::Grpc(GrpcCheck { authority, request_headers: request_headers.clone() })
     };
     mesh::ExternalAuth {
         policy: name.to_owned(),
         cluster,
-        authority,
         protocol: Some(protocol),
         body_bytes_max: *body_bytes_max,
         body_partial: true,

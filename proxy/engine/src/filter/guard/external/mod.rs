@@ -115,19 +115,8 @@ pub struct ExternalGuard {
 
 impl External {
     pub(crate) fn compile(raw: &mesh::ExternalAuth, callouts: &Callouts) -> Result<Self, Wrong> {
-        let mesh::ExternalAuth {
-            policy,
-            cluster: _,
-            authority,
-            protocol,
-            body_bytes_max,
-            body_partial,
-            timeout,
-            when,
-            dry_run,
-            cache,
-            allow_without,
-        } = raw;
+        let mesh::ExternalAuth { policy, cluster: _, protocol, body_bytes_max, body_partial, timeout, when, dry_run, cache, allow_without } =
+            raw;
         if *body_bytes_max > BODY_BYTES_MAX {
             return Err(Wrong::new("body_bytes_max", format!("{body_bytes_max} is more than {BODY_BYTES_MAX}")));
         }
@@ -136,8 +125,8 @@ impl External {
         let timeout = timeout.ok_or_else(|| Wrong::new("timeout", format!("is not above 0s and up to {}s", TIMEOUT_MAX.as_secs())))?;
         let form = match protocol {
             None => return Err(Wrong::new("protocol", "is missing: grpc or http")),
-            Some(Protocol::Grpc(mesh::GrpcCheck { request_headers })) => {
-                let authority = authority.parse().map_err(|_| Wrong::new("authority", "is no host"))?;
+            Some(Protocol::Grpc(mesh::GrpcCheck { authority, request_headers })) => {
+                let authority = authority.parse().map_err(|_| Wrong::new("grpc.authority", "is no host"))?;
                 Form::Grpc(authority, named(request_headers, "grpc.request_headers", |_| true)?)
             }
             Some(Protocol::Http(raw)) => Form::Http(HttpForm::compile(raw).map_err(|wrong| wrong.within("http"))?),

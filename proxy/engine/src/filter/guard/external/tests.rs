@@ -22,8 +22,7 @@ fn grpc() -> mesh::ExternalAuth {
     mesh::ExternalAuth {
         policy: "shop/authz".into(),
         cluster: "shop/authz:9000".into(),
-        authority: "authz.shop:9000".into(),
-        protocol: Some(Protocol::Grpc(mesh::GrpcCheck::default())),
+        protocol: Some(Protocol::Grpc(mesh::GrpcCheck { authority: "authz.shop:9000".into(), request_headers: Vec::new() })),
         timeout: Some(prost_types::Duration { seconds: 1, nanos: 0 }),
         ..mesh::ExternalAuth::default()
     }
@@ -179,7 +178,7 @@ fn a_service_is_shown_the_request_and_who_calls() {
     assert_eq!(context("certificate_uris"), Some("spiffe://partner/acme"));
     assert_eq!(attributes.source.unwrap().principal, "spiffe://partner/acme");
 
-    let some = mesh::GrpcCheck { request_headers: vec!["x-a".into()] };
+    let some = mesh::GrpcCheck { authority: "a".into(), request_headers: vec!["x-a".into()] };
     let ask =
         Scene::new(&mesh::ExternalAuth { protocol: Some(Protocol::Grpc(some)), ..grpc() }, request(&[("x-a", "1"), ("x-b", "2")])).asks();
     let sent = ask.request(Bytes::new(), false).unwrap();
@@ -395,7 +394,7 @@ fn what_cannot_be_carried_out_is_refused_by_name() {
         (mesh::ExternalAuth { timeout: None, ..grpc() }, "timeout"),
         (mesh::ExternalAuth { timeout: Some(prost_types::Duration { seconds: 61, nanos: 0 }), ..grpc() }, "timeout"),
         (mesh::ExternalAuth { body_bytes_max: BODY_BYTES_MAX + 1, ..grpc() }, "body_bytes_max"),
-        (mesh::ExternalAuth { authority: "a b".into(), ..grpc() }, "authority"),
+        (mesh::ExternalAuth { protocol: Some(Protocol::Grpc(mesh::GrpcCheck::default())), ..grpc() }, "grpc.authority"),
         (mesh::ExternalAuth { when: "1".into(), ..grpc() }, "when"),
         (mesh::ExternalAuth { cache: Some(mesh::CheckCache::default()), ..grpc() }, "cache.ttl"),
         (plain(mesh::HttpCheck { path: "a".into(), ..mesh::HttpCheck::default() }), "http.path"),
