@@ -23,11 +23,11 @@ use crate::road::journey::Leg;
 use crate::road::reply::reply;
 
 /// A request that waits.
-type Waiting = (request::Parts, Received);
+type HeldRequest = (request::Parts, Received);
 
 /// What came of waiting: the request goes on, or is answered.
 enum Onward {
-    On(Waiting),
+    On(HeldRequest),
     Answered(LocalReply),
 }
 
@@ -35,7 +35,7 @@ impl<D: Door> Connection<D> {
     /// Finds out what a guard wants to know, and asks it again.
     pub(super) fn find_out(
         self: &Rc<Self>,
-        request: Waiting,
+        request: HeldRequest,
         Passing { plan, mut leg, .. }: Passing<'_>,
         (question, next): (Question, Resume),
         mut account: Account,
@@ -61,7 +61,7 @@ impl<D: Door> Connection<D> {
     }
 
     /// What can be found out without the request's body.
-    async fn known(&self, request: Waiting, leg: &mut Leg, question: Question) -> Onward {
+    async fn known(&self, request: HeldRequest, leg: &mut Leg, question: Question) -> Onward {
         match question {
             Question::Password(password) => match self.shared.hashing.verify(Arc::clone(&password)).await {
                 Some(good) => leg.found.tell(&password, good),
@@ -92,7 +92,7 @@ impl<D: Door> Connection<D> {
     }
 
     /// Whether a service lets a request go on.
-    async fn check(&self, (mut parts, received): Waiting, (forward, leg): (&Forward, &mut Leg), ask: CheckAsk) -> Onward {
+    async fn check(&self, (mut parts, received): HeldRequest, (forward, leg): (&Forward, &mut Leg), ask: CheckAsk) -> Onward {
         let Some(_place) = ask.external.live().enter() else {
             leg.found.tell_callout(CalloutTold::Away(CalloutAway::Full));
             return Onward::On((parts, received));

@@ -5,14 +5,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
 use super::api_key::{ApiKeys, Fill, is_token};
 use super::basic::{AskedPassword, Basic, Judged};
 use super::denied::Denied;
-use super::external::{UNCHECKED_HEADER, unchecked};
 use super::found::Found;
 use super::introspect::{Active, Introspected, Introspection};
+use super::unsaid::{UNCHECKED_HEADER, unchecked, unsay};
 use super::{Passed, Question, Watch, unavailable};
 use crate::authenticate::{Accepted, Authentication, KeyCell, TokenFault, TokenVerdict};
 use crate::authorize::{Call, Own};
@@ -345,21 +345,5 @@ const fn of_token(fault: TokenFault) -> Denied {
         TokenFault::TooEarly => Denied::TooEarly,
         TokenFault::KeysPending | TokenFault::Unconfigured => Denied::NoKeys,
         _ => Denied::Token,
-    }
-}
-
-/// Takes off what a caller says in headers that are the edge's to fill; names with `_` for `-` are the same to many applications.
-pub(super) fn unsay(headers: &mut HeaderMap, filled: &[HeaderName]) {
-    for name in filled {
-        headers.remove(name);
-    }
-    if !headers.keys().any(|name| name.as_str().contains('_')) {
-        return;
-    }
-    let plain = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    let alike = |a: &HeaderName, b: &HeaderName| a.as_str().bytes().map(plain).eq(b.as_str().bytes().map(plain));
-    let twins: Vec<HeaderName> = headers.keys().filter(|name| filled.iter().any(|filled| alike(filled, name))).cloned().collect();
-    for twin in twins {
-        headers.remove(twin);
     }
 }

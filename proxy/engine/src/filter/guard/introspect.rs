@@ -224,7 +224,8 @@ impl Introspection {
         if let Some((client, secret)) = &self.client {
             if secret.is_empty() {
                 // A public client says who it is, and proves nothing.
-                form.push_str(&format!("&client_id={}", encoded(client)));
+                form.push_str("&client_id=");
+                form.push_str(&encoded(client));
             } else {
                 let Some(secret) = book.secret(secret) else { return self.without(CalloutAway::Unreached) };
                 // RFC 6749, section 2.3.1: both are form-encoded before they are joined.

@@ -13,6 +13,7 @@ mod limits;
 mod places;
 #[cfg(test)]
 mod tests;
+mod unsaid;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -29,13 +30,14 @@ pub use basic::{Basic, FAILING_MAX, Failures, PAIR_BYTES_MAX};
 pub use denied::Denied;
 pub use external::{
     BODY_BYTES_MAX, BodyWanted, CheckAsk, ENTRIES_MAX as CHECK_ENTRIES_MAX, EXTERNAL_MAX, External, ExternalGuard, HEADERS_MAX,
-    TIMEOUT_MAX as CALLOUT_TIMEOUT_MAX, UNCHECKED_HEADER, external_header,
+    TIMEOUT_MAX as CALLOUT_TIMEOUT_MAX, external_header,
 };
 pub use found::Found;
 pub use identify::{CertificateGuard, Identify, TokenGuard};
 pub use introspect::{Introspection, IntrospectionAsk, REMEMBERED_MAX as INTROSPECTED_MAX};
 pub(crate) use limits::object;
 pub use limits::{CONCURRENCY_MAX, Counted, KEY_PARTS_MAX, Limit, LimitAsk, LimitGuard, LimitOutlook, ObjectLimits, read};
+pub use unsaid::UNCHECKED_HEADER;
 
 /// One guard of a route.
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use proto::xds::tcp_proxy::TcpProxy;
 use proto::xds::tcp_proxy::tcp_proxy::{self as tcp_proxy, ClusterSpecifier as TcpCluster};
 
 use super::policy::{self, Link, Policies, Timeouts};
-use super::{OPAQUE_IDLE_DEFAULT, guards, timeout};
+use super::{OPAQUE_IDLE_DEFAULT, timeout};
 use crate::filter::{Filter, RequestHeaders, ResponseHeaders};
 use crate::model::{Backend, Forward, Steps};
 use crate::raw::duration;
@@ -72,7 +72,7 @@ pub(super) fn http(
     };
     let compiled = policies.of_rule(policy, timeouts, headers).map_err(policy::within)?;
     let mirrors = policy::mirrors(policy.filters.as_ref()).map_err(policy::within)?;
-    let asked = guards::asked(policy.edge.as_ref()).map_err(policy::within)?;
+    let asked = policy::asked(policy.edge.as_ref()).map_err(policy::within)?;
     Ok(Forward::new(compiled, checked(backends, "weighted_clusters.clusters").map_err(at)?, mirrors).asking(asked))
 }
 

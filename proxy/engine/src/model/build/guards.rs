@@ -8,7 +8,6 @@ use proto::mesh::{EdgeLimits, EdgePolicy, EdgeTokens};
 
 use super::authentication::{self, Cells};
 use super::interned::Interned;
-use super::policy::Link;
 use crate::authenticate::Authentication;
 use crate::authorize;
 use crate::callout::Callouts;
@@ -92,16 +91,6 @@ impl Services {
         let made = self.introspections.get(&raw.encode_to_vec(), || Introspection::compile(raw, &self.callouts));
         made.map_err(|wrong| wrong.within("introspection"))
     }
-}
-
-/// Where the services of a rule's policies are, in the order in which they are asked.
-pub(super) fn asked(raw: Option<&EdgePolicy>) -> Result<Vec<Link>, Wrong> {
-    // What is refused as a whole asks nobody.
-    let listed = raw.filter(|raw| raw.unavailable.is_empty()).map_or(&[][..], |raw| &raw.external);
-    let one = |(place, raw): (usize, &proto::mesh::ExternalAuth)| {
-        Link::named(&raw.cluster, "cluster").map_err(|wrong| wrong.within(format!("edge.external[{place}]")))
-    };
-    listed.iter().enumerate().map(one).collect()
 }
 
 /// Who failed lately, by the object's name.

@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header};
+use http::{HeaderName, HeaderValue, Request, StatusCode, header};
 use proto::mesh::{self, external_auth::Protocol};
 use proto::xds::auth::AttributeContext;
 
 use super::denied::Denied;
-use super::identify::unsay;
 use super::limits::key::Seen;
+use super::unsaid::{UNCHECKED_HEADER, unchecked, unsay};
 use super::{Passed, Question, unavailable};
 use crate::authorize::TruthOf;
 use crate::callout::{CalloutAway, CalloutKind, CalloutLive, CalloutOutcome, CalloutTold, Callouts};
@@ -34,8 +34,6 @@ pub use changes::external_header;
 use over_http::HttpForm;
 use verdicts::Verdicts;
 
-/// Says to the backend that a request went on without the word of a service that did not answer; its value is what was not asked.
-pub const UNCHECKED_HEADER: HeaderName = HeaderName::from_static("x-meshwright-unchecked");
 /// Most services that one rule's policies ask: an object's, and its own filter's.
 pub const EXTERNAL_MAX: usize = 2;
 /// Most of a body that a service is shown.
@@ -271,13 +269,8 @@ impl ExternalGuard {
     }
 }
 
-/// Says to the backend that nobody has checked a request.
-pub(super) fn unchecked(headers: &mut HeaderMap, kind: CalloutKind) {
-    headers.append(UNCHECKED_HEADER, HeaderValue::from_static(kind.text()));
-}
-
 /// The answer where a service that has to be asked does not answer: it may in a moment.
-pub(super) fn away_reply() -> LocalReply {
+fn away_reply() -> LocalReply {
     let mut reply = LocalReply::of(Reason::PolicyUnavailable);
     reply.headers.push((header::RETRY_AFTER, HeaderValue::from_static("1")));
     reply

@@ -75,26 +75,22 @@ pub(super) fn attributes(exchange: &Exchange<'_>, headers: &[HeaderName]) -> Att
 
 /// Who calls, as far as it is known.
 fn context(watch: &Watch<'_>) -> BTreeMap<String, String> {
-    let mut said = BTreeMap::new();
-    let mut say = |name: &str, value: String| {
-        if !value.is_empty() {
-            said.insert(name.to_owned(), value);
-        }
-    };
+    let mut said: Vec<(&str, String)> = Vec::new();
     if let Some(certificate) = watch.certificate {
-        say("certificate_sha256", certificate.hash_hex());
-        say("certificate_uris", certificate.uris().join(","));
-        say("certificate_dns", certificate.dns_names().join(","));
+        said.push(("certificate_sha256", certificate.hash_hex()));
+        said.push(("certificate_uris", certificate.uris().join(",")));
+        said.push(("certificate_dns", certificate.dns_names().join(",")));
     }
-    let Some(who) = watch.found.identified() else { return said };
-    say("auth_method", who.method.text().to_owned());
-    say("subject", who.subject().map(|subject| subject.into_owned()).unwrap_or_default());
-    if let Some(consumer) = &who.consumer {
-        say("consumer", consumer.path.to_string());
-        say("consumer_groups", consumer.groups.join(","));
+    if let Some(who) = watch.found.identified() {
+        said.push(("auth_method", who.method.text().to_owned()));
+        said.push(("subject", who.subject().map(|subject| subject.into_owned()).unwrap_or_default()));
+        said.push(("claims", claims(who)));
     }
-    say("claims", claims(who));
-    said
+    if let Some(consumer) = watch.found.identified().and_then(|who| who.consumer.as_ref()) {
+        said.push(("consumer", consumer.path.to_string()));
+        said.push(("consumer_groups", consumer.groups.join(",")));
+    }
+    said.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// The claims of a verified token, JSON.
